@@ -1,0 +1,101 @@
+"""Which implementations there are, what each takes, and which one serves a call.
+
+Every family offers its ops twice under the same names: `reference.py`, plain PyTorch, and `autograd.py`, which joins
+the operators of a namespace of `torch.ops` with their backward passes. A backend other than the reference is such a
+namespace: adding one is a file that defines its operators and a line in BACKENDS.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+
+import torch
+
+# Builds of the CPU kernels, by the instruction set that torch itself would use; the first that was built is loaded.
+CPU_BUILDS = {
+    "AVX512": ("_cpu_avx512", "_cpu_avx2", "_cpu_generic"),
+    "AVX2": ("_cpu_avx2", "_cpu_generic"),
+}
+
+
+def _load_cpu() -> tuple[str | None, str | None]:
+    """The name of the extension that was loaded, or why there is none."""
+    why = "the compiled extension is not there; install with a C++ compiler: pip install --no-build-isolation ."
+    for name in CPU_BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("_cpu_generic",)):
+        try:
+            importlib.import_module(f"bfn_kernels.{name}")
+            return name, None
+        except ModuleNotFoundError:
+            continue
+        except ImportError as error:
+            why = f"the compiled extension {name} does not load beside torch {torch.__version__}: {error}"
+    return None, why
+
+
+CPU_BUILD, _CPU_MISSING = _load_cpu()
+
+
+@dataclass(frozen=True)
+class Backend:
+    """An implementation of the ops: on which devices, in which namespace of torch.ops, and why it is not available."""
+
+    name: str
+    device: str | None  # None: any
+    namespace: str | None = None  # None: the reference
+    missing: str | None = None
+    lacks: dict[str, str] = field(default_factory=dict)  # op: why this backend has none
+
+
+# In order of preference.
+BACKENDS = {
+    backend.name: backend
+    for backend in (
+        Backend("cuda", "cuda", "bfn_kernels", missing="the CUDA kernels are not part of this version"),
+        Backend("triton", "cuda", "bfn_kernels_triton", missing="the Triton kernels are not part of this version"),
+        Backend("cpu", "cpu", "bfn_kernels", missing=_CPU_MISSING),
+        Backend("reference", None),
+    )
+}
+
+
+def choose(op: str, name: str | None, device: torch.device) -> Backend:
+    """The backend asked for, or the best there is for the device. Raises ValueError for a name that no backend has or
+    that does not serve the device, RuntimeError for one that is not available or lacks the op."""
+    if name is None:
+        return next(
+            b
+            for b in BACKENDS.values()
+            if b.missing is None and b.device in (None, device.type) and op not in b.lacks
+        )
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be None or one of {list(BACKENDS)}, got {name!r}")
+    backend = BACKENDS[name]
+    if backend.device not in (None, device.type):
+        raise ValueError(f"backend {name!r} takes tensors on {backend.device}, got {device}")
+    if backend.missing is not None:
+        raise RuntimeError(f"backend {name!r} is not available: {backend.missing}")
+    if op in backend.lacks:
+        raise RuntimeError(f"backend {name!r} has no {op}: {backend.lacks[op]}")
+    return backend
+
+
+@dataclass(frozen=True)
+class Family:
+    """The ops of one family of data: `family(op, backend, device)` is the function that serves the call."""
+
+    name: str
+    reference: ModuleType
+    autograd: ModuleType
+
+    def __call__(self, op: str, name: str | None, device: torch.device) -> Callable:
+        backend = choose(f"{self.name}.{op}", name, device)
+        if backend.namespace is None:
+            return getattr(self.reference, op)
+        return functools.partial(getattr(self.autograd, op), getattr(torch.ops, backend.namespace))
+
+
+def native_namespaces() -> list[str]:
+    """The namespaces whose operators are there to be registered."""
+    return sorted({b.namespace for b in BACKENDS.values() if b.namespace and b.missing is None})

@@ -1,0 +1,145 @@
+"""Argument checks and the small conversions that go with them. Every error names the argument, what it was and
+what it may be, before anything runs."""
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+CLASSES = (torch.int64, torch.int32, torch.uint8)
+REDUCTIONS = ("none", "batch", "sum", "mean")
+
+
+def _is_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+
+
+def _dtype(name: str, x: Tensor, allowed: Sequence[torch.dtype]) -> None:
+    if x.dtype not in allowed:
+        raise TypeError(f"{name} must be one of {[str(d).removeprefix('torch.') for d in allowed]}, got {x.dtype}")
+
+
+def data(name: str, x: Tensor) -> None:
+    """Floating-point data `[B, ...]`."""
+    _is_tensor(name, x)
+    _dtype(name, x, FLOATS)
+    if x.dim() == 0:
+        raise ValueError(f"{name} must have a batch dimension, got a scalar")
+
+
+def classes(name: str, x: Tensor) -> None:
+    """Integer classes `[B, ...]`."""
+    _is_tensor(name, x)
+    _dtype(name, x, CLASSES)
+    if x.dim() == 0:
+        raise ValueError(f"{name} must have a batch dimension, got a scalar")
+
+
+def logits(name: str, z: Tensor) -> None:
+    """Floating-point numbers per class `[B, ..., K]`, K at least 2."""
+    data(name, z)
+    if z.dim() < 2 or z.shape[-1] < 2:
+        raise ValueError(f"{name} must have shape [B, ..., K] with K of at least 2, got {tuple(z.shape)}")
+
+
+def like(name: str, value: Tensor, model_name: str, model: Tensor, shape: Sequence[int] | None = None) -> None:
+    """A floating-point tensor on the model's device, of its shape or of the one given."""
+    shape = model.shape if shape is None else shape
+    _is_tensor(name, value)
+    _dtype(name, value, FLOATS)
+    if tuple(value.shape) != tuple(shape):
+        raise ValueError(
+            f"{name} must have shape {tuple(shape)}, as {model_name} of shape {tuple(model.shape)} requires, "
+            f"got {tuple(value.shape)}"
+        )
+    same_device(name, value, model_name, model)
+
+
+def same_device(name: str, value: Tensor, model_name: str, model: Tensor) -> None:
+    if value.device != model.device:
+        raise ValueError(f"{name} must be on {model.device}, where {model_name} is, got {value.device}")
+
+
+def rows(
+    name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, low=-math.inf, high=math.inf
+) -> Tensor:
+    """Numbers that belong to rows, float64: a scalar, or any leading part of `shape` with or without trailing ones.
+
+    Comes back with as many dimensions as `shape`. Outside [low, high] a CPU tensor is refused with ValueError; on
+    other devices, and in compiled code, where looking would cost a synchronisation, the number becomes NaN.
+    """
+    if isinstance(value, Real) and not isinstance(value, bool):
+        if not low <= value <= high:
+            raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
+        return torch.full((1,) * len(shape), float(value), dtype=torch.float64, device=model.device)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
+    _dtype(name, value, (torch.float32, torch.float64))
+    same_device(name, value, "the data", model)
+    if value.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} requires a gradient, but none is defined for it; pass {name}.detach()")
+    kept = value.dim()
+    while kept > 0 and value.shape[kept - 1] == 1:
+        kept -= 1
+    lead = value.shape[:kept]
+    if kept > len(shape) or any(n not in (1, m) for n, m in zip(lead, shape, strict=False)):
+        raise ValueError(
+            f"{name} must be a scalar or have the shape of a leading part of {tuple(shape)}, got {tuple(value.shape)}"
+        )
+    if value.device.type == "cpu" and value.numel() and not torch.compiler.is_compiling():
+        least, most = (v.item() for v in value.detach().aminmax())
+        if not (low <= least and most <= high):
+            raise ValueError(f"{name} must lie in [{low}, {high}], got values from {least} to {most}")
+    wide = value.detach().double().reshape(*lead, *(1,) * (len(shape) - kept))
+    return torch.where((wide >= low) & (wide <= high), wide, math.nan)
+
+
+def integer(name: str, value: int, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}, got {value}")
+
+
+def choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {list(allowed)}, got {value!r}")
+
+
+def interval(name: str, value: tuple[float, float] | None) -> tuple[float, float]:
+    """The two ends; None stands for the whole line."""
+    if value is None:
+        return -math.inf, math.inf
+    if not (isinstance(value, (tuple, list)) and len(value) == 2 and value[0] < value[1]):
+        raise ValueError(f"{name} must be None or a pair (low, high) with low < high, got {value!r}")
+    return float(value[0]), float(value[1])
+
+
+def broadcast_mask(name: str, mask: Tensor | None, model_name: str, model: Tensor, shape: Sequence[int]) -> None:
+    """None or a bool tensor that broadcasts to `shape`."""
+    if mask is None:
+        return
+    _is_tensor(name, mask)
+    _dtype(name, mask, (torch.bool,))
+    same_device(name, mask, model_name, model)
+    trailing = zip(reversed(mask.shape), reversed(shape), strict=False)
+    if mask.dim() > len(shape) or any(m not in (1, n) for m, n in trailing):
+        raise ValueError(f"{name} must broadcast to {tuple(shape)}, got shape {tuple(mask.shape)}")
+
+
+def no_gradient(reason: str, **tensors: Tensor | None) -> None:
+    """Refuses tensors that require a gradient which this library does not define."""
+    if not torch.is_grad_enabled():
+        return
+    for name, value in tensors.items():
+        if value is not None and value.requires_grad:
+            raise ValueError(f"{name} requires a gradient, but {reason}; pass {name}.detach()")
+
+
+def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """float64 if any argument has it, float32 otherwise."""
+    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32

@@ -1,0 +1,270 @@
+"""Ops of continuous data. The input distribution of a variable is a normal: its mean, and a precision per row.
+
+Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]`, or any leading part of the data's shape.
+Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
+Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything runs.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import backends, checks
+from bfn_kernels.arguments import check_out, known_values, randomness, updated_precision
+from bfn_kernels.continuous import autograd, reference
+from bfn_kernels.schedules import ContinuousSchedule, Flow, continuous_schedule, flow
+
+_family = backends.Family("continuous", reference, autograd)
+
+PARAMETRISATIONS = ("noise", "data")
+Rows = float | Tensor
+Clip = tuple[float, float] | None
+
+
+def flow_sample(
+    x: Tensor,
+    t: Rows,
+    *,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    seed: int | Tensor | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """The input distribution's mean after messages up to time t: γx + √(γ(1−γ))·ε, γ = 1 − σ₁^{2t} (77, 80).
+
+    x `[B, ...]`, differentiable; t in [0, 1]. Returns the mean in x's shape and type.
+
+    >>> x = torch.tensor([[0.5, -0.5]])
+    >>> flow_sample(x, 1.0, sigma_1=0.1, noise=torch.zeros(1, 2))
+    tensor([[ 0.4950, -0.4950]])
+    """
+    checks.data("x", x)
+    gamma, one_minus_gamma = continuous_schedule(sigma_1, schedule).gamma(checks.rows("t", t, x.shape, x, 0, 1))
+    random = randomness(x, seed, noise=(noise, x.shape))
+    return _family("flow_sample", backend, x.device)(x, gamma, one_minus_gamma, *random)
+
+
+def sender_sample(
+    x: Tensor,
+    alpha: Rows,
+    *,
+    seed: int | Tensor | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """A message of accuracy α about x: y = x + ε/√α.
+
+    x `[B, ...]`, differentiable; alpha at least 0. Returns y in x's shape and type.
+
+    >>> sender_sample(torch.zeros(1, 2), 4.0, noise=torch.ones(1, 2))
+    tensor([[0.5000, 0.5000]])
+    """
+    checks.data("x", x)
+    alpha = checks.rows("alpha", alpha, x.shape, x, 0)
+    random = randomness(x, seed, noise=(noise, x.shape))
+    return _family("sender_sample", backend, x.device)(x, alpha, *random)
+
+
+def bayesian_update(
+    mean: Tensor, precision: Rows, y: Tensor, alpha: Rows, *, backend: str | None = None
+) -> tuple[Tensor, Rows]:
+    """The input distribution after a message y of accuracy α: ρ' = ρ + α, μ' = (ρμ + αy)/ρ' (49, 50).
+
+    mean, y `[B, ...]`, differentiable; precision and alpha at least 0, not both 0. Returns the mean in the mean's type
+    and the precision (a float if both were).
+
+    >>> bayesian_update(torch.zeros(1, 2), 1.0, torch.ones(1, 2), 3.0)
+    (tensor([[0.7500, 0.7500]]), 4.0)
+    """
+    checks.data("mean", mean)
+    checks.like("y", y, "mean", mean)
+    rho, alpha_rows = _accuracies(mean, precision, alpha)
+    updated = _family("bayesian_update", backend, mean.device)(mean, rho, y, alpha_rows)
+    return updated, updated_precision(precision, alpha, (rho, alpha_rows))
+
+
+def update_sample(
+    x: Tensor,
+    mean: Tensor,
+    precision: Rows,
+    alpha: Rows,
+    *,
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    out: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Rows]:
+    """Sender and update in one pass: ρ' = ρ + α, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε; y is never stored [derived].
+
+    x, mean `[B, ...]`, differentiable; precision and alpha at least 0, not both 0. Where `known_mask` is True, `known`
+    is sent instead of x (inpainting). `out`, which may be mean itself, receives the mean; no gradient then. Returns the
+    mean in the mean's type and the precision (a float if both were).
+
+    >>> update_sample(torch.ones(1, 2), torch.zeros(1, 2), 1.0, 3.0, noise=torch.zeros(1, 2))
+    (tensor([[0.7500, 0.7500]]), 4.0)
+    """
+    checks.data("mean", mean)
+    checks.like("x", x, "mean", mean)
+    known_values(known, known_mask, mean, mean.shape)
+    check_out(out, mean, x=x, mean=mean)
+    rho, alpha_rows = _accuracies(mean, precision, alpha)
+    random = randomness(mean, seed, noise=(noise, mean.shape))
+    if known is not None:
+        x = torch.where(known_mask, known.to(x.dtype), x)
+    updated = _family("update_sample", backend, mean.device)(x, mean, rho, alpha_rows, *random, out)
+    return updated, updated_precision(precision, alpha, (rho, alpha_rows))
+
+
+def predict_data(
+    noise_pred: Tensor,
+    mean: Tensor,
+    t: Rows,
+    *,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    clip: Clip = (-1, 1),
+    backend: str | None = None,
+) -> Tensor:
+    """The data that a noise prediction stands for: x̂ = μ/γ − √((1−γ)/γ)·ε̂ (84), clipped; 0 where t < 1e-6.
+
+    noise_pred, mean `[B, ...]`, differentiable where the clip does not bind; t in [0, 1]; clip None for none. Returns
+    x̂ in noise_pred's shape and type.
+
+    >>> predict_data(torch.zeros(1, 2), torch.full((1, 2), 0.45), 0.5, sigma_1=0.1)
+    tensor([[0.5000, 0.5000]])
+    """
+    checks.data("noise_pred", noise_pred)
+    checks.like("mean", mean, "noise_pred", noise_pred)
+    state = flow(
+        continuous_schedule(sigma_1, schedule), checks.rows("t", t, noise_pred.shape, noise_pred, 0, 1)
+    )
+    clip = checks.interval("clip", clip)
+    return _family("predict_data", backend, noise_pred.device)(noise_pred, mean, state, clip)
+
+
+def continuous_time_loss(
+    x: Tensor,
+    prediction: Tensor,
+    mean: Tensor | None,
+    t: Rows,
+    *,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    clip: Clip = (-1, 1),
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """L∞ in nats: −ln σ₁·(x − x̂)²/σ₁^{2t} per variable (101).
+
+    x, prediction, mean `[B, ...]`, all differentiable; t in [0, 1]. `parametrisation="noise"`: x̂ is made of the
+    prediction and the mean, as by `predict_data`; "data": the prediction is x̂, and mean may be None. mask: bool,
+    broadcastable, False where a variable costs nothing and its x is not looked at. reduction: "mean" over variables,
+    "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
+
+    >>> x = torch.zeros(1, 2)
+    >>> continuous_time_loss(x, x + 1, None, 0.5, sigma_1=0.1, parametrisation="data")
+    tensor(23.0259)
+    """
+    schedule = continuous_schedule(sigma_1, schedule)
+    state, time = data_flow(schedule, x, prediction, mean, t, parametrisation)
+    return _squared_loss(backend, x, prediction, mean, state, schedule.rate(time) / 2, None, clip, mask, reduction)
+
+
+def discrete_time_loss(
+    x: Tensor,
+    prediction: Tensor,
+    mean: Tensor | None,
+    t: Rows,
+    *,
+    n_steps: int,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    clip: Clip = (-1, 1),
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """L_n in nats: n·α_i/2·(x − x̂)² per variable, i = n·t + 1, t = (i − 1)/n (95, 96).
+
+    n_steps: n, at least 1. Everything else as in `continuous_time_loss`, to which it tends as n grows.
+
+    >>> x = torch.zeros(1, 2)
+    >>> discrete_time_loss(x, x + 1, None, 0.0, sigma_1=0.1, n_steps=1, parametrisation="data")
+    tensor(49.5000)
+    """
+    checks.integer("n_steps", n_steps, 1)
+    schedule = continuous_schedule(sigma_1, schedule)
+    state, time = data_flow(schedule, x, prediction, mean, t, parametrisation)
+    weight = n_steps / 2 * schedule.alpha(n_steps * time + 1, n_steps)
+    return _squared_loss(backend, x, prediction, mean, state, weight, None, clip, mask, reduction)
+
+
+def reconstruction_loss(
+    x: Tensor,
+    prediction: Tensor,
+    mean: Tensor | None,
+    *,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    num_bins: int | None = None,
+    parametrisation: str = "noise",
+    clip: Clip = (-1, 1),
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """The cost in nats of x after the last message, the network having seen t = 1: −ln N(x; x̂, σ₁²), or, with
+    `num_bins`, −ln p of x's bin under that normal, which compares with discretised models.
+
+    Everything else as in `continuous_time_loss`; x is not differentiable where `num_bins` is given.
+
+    >>> x = torch.zeros(1, 2)
+    >>> reconstruction_loss(x, x, None, sigma_1=0.1, parametrisation="data")
+    tensor(-1.3836)
+    """
+    schedule = continuous_schedule(sigma_1, schedule)
+    state, time = data_flow(schedule, x, prediction, mean, 1.0, parametrisation)
+    variance = schedule.gamma(time)[1]
+    if num_bins is None:
+        offset = (2 * math.pi * variance).log() / 2
+        return _squared_loss(backend, x, prediction, mean, state, 0.5 / variance, offset, clip, mask, reduction)
+    from bfn_kernels import discretised  # imported late: the discretised family builds on this one
+
+    checks.no_gradient("a bin has none", x=x)
+    x_hat = _family("predict_data", backend, x.device)(prediction, mean, state, checks.interval("clip", clip))
+    return discretised.bin_loss(x, x_hat, variance.sqrt(), num_bins, True, mask, reduction, backend)
+
+
+def data_flow(
+    schedule: ContinuousSchedule, x: Tensor, prediction: Tensor, mean: Tensor | None, t: Rows, parametrisation: str
+) -> tuple[Flow | None, Tensor]:
+    """Checks what the losses share; the flow, None where the network puts out the data itself, and the times."""
+    checks.data("x", x)
+    checks.like("prediction", prediction, "x", x)
+    checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
+    time = checks.rows("t", t, x.shape, x, 0, 1)
+    if parametrisation == "data":
+        return None, time
+    if mean is None:
+        raise ValueError('mean must be given with parametrisation="noise", got None')
+    checks.like("mean", mean, "x", x)
+    return flow(schedule, time), time
+
+
+def _accuracies(mean: Tensor, precision: Rows, alpha: Rows) -> tuple[Tensor, Tensor]:
+    return checks.rows("precision", precision, mean.shape, mean, 0), checks.rows("alpha", alpha, mean.shape, mean, 0)
+
+
+def _squared_loss(backend, x, prediction, mean, state, weight, offset, clip, mask, reduction) -> Tensor:
+    checks.choice("reduction", reduction, checks.REDUCTIONS)
+    checks.broadcast_mask("mask", mask, "x", x, x.shape)
+    mean = None if state is None else mean
+    op = _family("squared_loss", backend, x.device)
+    return op(x, prediction, mean, state, weight, offset, checks.interval("clip", clip), mask, reduction)

@@ -1,0 +1,265 @@
+"""Ops of discrete data: one of K classes per variable. The state of a variable's input distribution is logits.
+
+Shapes: classes `[B, ...]`, numbers per class `[B, ..., K]`; t and alpha are scalars, `[B]`, or any leading part of the
+classes' shape.
+Types: classes int64, int32 or uint8; logits float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for
+float64), one rounding at the end.
+Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything runs; a class
+out of range is an IndexError on the CPU, and NaN for its variable elsewhere.
+"""
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import backends, checks
+from bfn_kernels.arguments import check_out, expectation, known_values, randomness
+from bfn_kernels.discrete import autograd, reference
+from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
+
+_family = backends.Family("discrete", reference, autograd)
+
+CHOICES = ("sample", "mode", "mean")
+RECEIVERS = ("joint", "factorised")
+T_MAX = 1 - 1e-6  # the flow's time is clamped to it
+ROOT_BETA_MIN = 1e-10  # below this √β the flow is the uniform prior
+Rows = float | Tensor
+
+
+def flow_sample(
+    x: Tensor,
+    t: Rows,
+    *,
+    num_classes: int,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    output: str = "probs",
+    dtype: torch.dtype | None = None,
+    seed: int | Tensor | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """The input distribution after messages up to time t: softmax(y), y = β(Ke_x − 1) + √(Kβ)·ε, β = β₁t² (182, 185).
+
+    x `[B, ...]` classes; t in [0, 1]. output: "probs", or "logits" for y itself, the state. Returns `[B, ..., K]` in
+    `dtype` (torch's default type if None); noise has that shape. Nothing is differentiable.
+
+    >>> flow_sample(torch.tensor([1]), 0.0, num_classes=2, beta_1=3.0)
+    tensor([[0.5000, 0.5000]])
+    """
+    checks.classes("x", x)
+    checks.choice("output", output, ("probs", "logits"))
+    schedule = discrete_schedule(beta_1, schedule)
+    beta = schedule.beta(checks.rows("t", t, (*x.shape, 1), x, 0, 1).clamp(max=T_MAX))
+    beta = torch.where(beta.sqrt() < ROOT_BETA_MIN, 0.0, beta)
+    return _messages(x, beta, num_classes, seed, noise, output == "probs", dtype, backend)
+
+
+def sender_sample(
+    x: Tensor,
+    alpha: Rows,
+    *,
+    num_classes: int,
+    dtype: torch.dtype | None = None,
+    seed: int | Tensor | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """A message of accuracy α about x: y ~ N(α(Ke_x − 1), αK·I).
+
+    x `[B, ...]` classes; alpha at least 0. Returns `[B, ..., K]` in `dtype` (torch's default type if None); noise has
+    that shape. Nothing is differentiable.
+
+    >>> sender_sample(torch.tensor([1]), 0.5, num_classes=2, noise=torch.zeros(1, 2))
+    tensor([[-0.5000,  0.5000]])
+    """
+    checks.classes("x", x)
+    alpha = checks.rows("alpha", alpha, (*x.shape, 1), x, 0)
+    return _messages(x, alpha, num_classes, seed, noise, False, dtype, backend)
+
+
+def bayesian_update(logits: Tensor, y: Tensor) -> Tensor:
+    """The input distribution after a message y: θ' ∝ e^y·θ (171), in logits a sum, for which torch's own serves.
+
+    logits, y `[B, ..., K]`, differentiable. Returns logits in their own type.
+
+    >>> bayesian_update(torch.zeros(1, 2), torch.tensor([[0.5, -0.5]]))
+    tensor([[ 0.5000, -0.5000]])
+    """
+    checks.logits("logits", logits)
+    checks.like("y", y, "logits", logits)
+    return (logits + y).to(logits.dtype)
+
+
+def theta(logits: Tensor) -> Tensor:
+    """The probabilities of a state of logits, `[B, ..., K]`; differentiable.
+
+    >>> theta(torch.zeros(1, 2))
+    tensor([[0.5000, 0.5000]])
+    """
+    checks.logits("logits", logits)
+    return logits.softmax(-1)
+
+
+def theta_logits(theta: Tensor) -> Tensor:
+    """A state of logits for probabilities θ, `[B, ..., K]`; differentiable. A θ of 0 gives −∞, which is absorbing.
+
+    >>> theta_logits(torch.tensor([[0.5, 0.5]]))
+    tensor([[-0.6931, -0.6931]])
+    """
+    checks.logits("theta", theta)
+    return theta.log()
+
+
+def update_sample(
+    output_logits: Tensor,
+    state: Tensor,
+    alpha: Rows,
+    *,
+    choose: str = "sample",
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    out: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    noise: Tensor | None = None,
+    draw_noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """One step of ancestral sampling: a class of the output distribution is sent with accuracy α, z' = z + y,
+    y ~ N(α(Ke_k − 1), αK·I) (171).
+
+    output_logits, state `[B, ..., K]`; the state is differentiable, the logits with `choose="mean"` alone; alpha at
+    least 0. choose: what is sent, a "sample" of the output distribution, its "mode", or its "mean" (p in the place of
+    e_k). Where `known_mask` is True, the class `known` `[B, ...]` is sent instead. `out`, which may be the state
+    itself, receives the new state; no gradient then. noise: normals `[B, ..., K]` of the sender; draw_noise: uniforms
+    `[B, ...]` that draw the class. Returns logits in the state's type.
+
+    >>> z = torch.zeros(1, 2)
+    >>> update_sample(torch.tensor([[0.0, 1.0]]), z, 0.5, choose="mode", noise=z)
+    tensor([[-0.5000,  0.5000]])
+    """
+    checks.logits("state", state)
+    checks.like("output_logits", output_logits, "state", state)
+    checks.choice("choose", choose, CHOICES)
+    alpha = checks.rows("alpha", alpha, state.shape[:-1], state, 0)
+    if known is not None:
+        checks.classes("known", known)
+    known_values(known, known_mask, state, state.shape[:-1])
+    check_out(out, state, output_logits=output_logits, state=state)
+    if choose != "mean":
+        checks.no_gradient(f"a {choose} has none", output_logits=output_logits)
+    noises = {"noise": (noise, state.shape)}
+    if choose == "sample":
+        noises["draw_noise"] = (draw_noise, state.shape[:-1])
+    random = randomness(state, seed, **noises)
+    op = _family("update_sample", backend, state.device)
+    return op(
+        output_logits, state, alpha.unsqueeze(-1), choose, known, known_mask, random[0], noise, draw_noise, out
+    )
+
+
+def continuous_time_loss(
+    x: Tensor,
+    logits: Tensor,
+    t: Rows,
+    *,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """L∞ in nats: Kβ₁t·‖e_x − p‖² per variable, p = softmax(logits) (205); ½Kβ'(t) for another schedule.
+
+    x `[B, ...]` classes; logits `[B, ..., K]`, differentiable; t in [0, 1]. mask: bool, broadcastable to x, False where
+    a variable costs nothing and its x is not looked at. reduction: "mean" over variables, "sum", "batch" (sums `[B]`)
+    or "none". Returns float32 (float64 for float64).
+
+    >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1, 2), 0.5, beta_1=3.0)
+    tensor(1.5000)
+    """
+    time = _losses(x, logits, t, mask, reduction)
+    weight = logits.shape[-1] / 2 * discrete_schedule(beta_1, schedule).rate(time)
+    return _family("continuous_time_loss", backend, x.device)(x, logits, weight, mask, reduction)
+
+
+def discrete_time_loss(
+    x: Tensor,
+    logits: Tensor,
+    t: Rows,
+    *,
+    n_steps: int,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    receiver: str = "joint",
+    n_samples: int | None = None,
+    quadrature: int | None = None,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    seed: int | Tensor | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """L_n in nats: n·E[ln p_S(y) − ln p_R(y)] per variable, with α_i, i = n·t + 1 (189, 190, 193).
+
+    n_steps: n. receiver: "joint", the paper's, or "factorised", a mixture for each coordinate of y, which the published
+    code evaluates. The expectation is the mean of `n_samples` draws (10 unless quadrature is given; noise
+    `[n_samples, B, ..., K]`), or a Gauss–Hermite sum over `quadrature` nodes, which the joint receiver has for K = 2
+    alone. Everything else as in `continuous_time_loss`, to which it tends as n grows.
+
+    >>> discrete_time_loss(torch.tensor([1]), torch.zeros(1, 2), 0.0, n_steps=9, beta_1=3.0, quadrature=8)
+    tensor(0.1637)
+    """
+    checks.integer("n_steps", n_steps, 1)
+    checks.choice("receiver", receiver, RECEIVERS)
+    time = _losses(x, logits, t, mask, reduction)
+    if n_samples is None and quadrature is None:
+        n_samples = 10
+    if quadrature is not None and receiver == "joint" and logits.shape[-1] != 2:
+        raise ValueError(
+            "quadrature must be None for the joint receiver with more than two classes, where the expectation is not "
+            f"one-dimensional; got {quadrature} for K = {logits.shape[-1]}"
+        )
+    expect = expectation(logits, logits.shape, quadrature, n_samples, seed, noise)
+    alpha = discrete_schedule(beta_1, schedule).alpha(n_steps * time + 1, n_steps)
+    op = _family("discrete_time_loss", backend, x.device)
+    return op(x, logits, alpha, n_steps, receiver, expect, mask, reduction)
+
+
+def reconstruction_loss(
+    x: Tensor,
+    logits: Tensor,
+    *,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """The cost in nats of x after the last message, the network having seen t = 1: −ln p_x.
+
+    Arguments and result as in `continuous_time_loss`.
+
+    >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1, 2))
+    tensor(0.6931)
+    """
+    _losses(x, logits, 1.0, mask, reduction)
+    return _family("reconstruction_loss", backend, x.device)(x, logits, mask, reduction)
+
+
+def _messages(x, accuracy, num_classes, seed, noise, probs, dtype, backend) -> Tensor:
+    checks.integer("num_classes", num_classes, 2)
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    if dtype not in checks.FLOATS:
+        raise TypeError(f"dtype must be one of {list(checks.FLOATS)}, got {dtype}")
+    random = randomness(x, seed, noise=(noise, (*x.shape, num_classes)))
+    return _family("sender_sample", backend, x.device)(x, accuracy, num_classes, *random, probs, dtype)
+
+
+def _losses(x: Tensor, logits: Tensor, t: Rows, mask: Tensor | None, reduction: str) -> Tensor:
+    """Checks what the losses share; the times."""
+    checks.classes("x", x)
+    checks.logits("logits", logits)
+    if x.shape != logits.shape[:-1]:
+        raise ValueError(f"x must have shape {tuple(logits.shape[:-1])}, that of logits but K, got {tuple(x.shape)}")
+    checks.same_device("x", x, "logits", logits)
+    checks.choice("reduction", reduction, checks.REDUCTIONS)
+    checks.broadcast_mask("mask", mask, "x", x, x.shape)
+    return checks.rows("t", t, x.shape, x, 0, 1)

@@ -1,0 +1,1 @@
+"""Native operators with their backward passes."""

@@ -1,0 +1,173 @@
+"""Discrete data in plain PyTorch: the executable specification. Equation numbers are those of arXiv 2308.07037.
+
+Classes x `[B, ...]`, numbers per class `[B, ..., K]`. Numbers of a row come in float64, `[B, ..., 1]`-broadcastable to
+the latter in flows and updates, to x in losses. The state is logits: θ's zeros would be absorbing.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from bfn_kernels import noise as random
+from bfn_kernels.arguments import Expectation
+from bfn_kernels.checks import compute_dtype
+from bfn_kernels.reduction import hide, reduce
+
+
+def valid_classes(name: str, x: Tensor, num_classes: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Classes to index with, and where x held one. A class out of range is an IndexError on the CPU, where looking is
+    free; elsewhere its variable becomes NaN. Where the mask is False x may be anything."""
+    valid = (x >= 0) & (x < num_classes)
+    if mask is not None:
+        valid = valid | ~mask
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and not valid.all():
+        raise IndexError(f"{name} must hold classes in [0, {num_classes}), got {x[~valid][0].item()}")
+    return torch.where((x >= 0) & (x < num_classes), x, 0).long(), valid
+
+
+def one_hot(x: Tensor, num_classes: int) -> Tensor:
+    return x.unsqueeze(-1) == torch.arange(num_classes, device=x.device)
+
+
+def normals(shape, dtype: torch.dtype, seed: Tensor, noise: Tensor | None) -> Tensor:
+    return random.class_normal(shape, seed, dtype=dtype) if noise is None else noise.to(dtype)
+
+
+def message(centre: Tensor, accuracy: Tensor, eps: Tensor) -> Tensor:
+    """y = β(Kp − 1) + √(Kβ)·ε, p = e_x in (185)."""
+    num_classes = centre.shape[-1]
+    beta, spread = accuracy.to(eps.dtype), (num_classes * accuracy).sqrt().to(eps.dtype)
+    return beta * (num_classes * centre - 1) + spread * eps
+
+
+def sender_sample(
+    x: Tensor,
+    accuracy: Tensor,
+    num_classes: int,
+    seed: Tensor | None,
+    noise: Tensor | None,
+    probs: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    """y ~ N(α(Ke_x − 1), αK·I); with α = β(t), and through a softmax where `probs`, it is the Bayesian flow (185)."""
+    index, valid = valid_classes("x", x, num_classes)
+    work = torch.float64 if dtype == torch.float64 else torch.float32
+    eps = normals((*x.shape, num_classes), work, seed, noise)
+    y = message(one_hot(index, num_classes).to(work), accuracy, eps)
+    y = torch.where(valid.unsqueeze(-1), y, torch.nan)
+    return (y.softmax(-1) if probs else y).to(dtype)
+
+
+def update_sample(
+    output_logits: Tensor,
+    state: Tensor,
+    alpha: Tensor,
+    choose: str,
+    known: Tensor | None,
+    known_mask: Tensor | None,
+    seed: Tensor | None,
+    noise: Tensor | None,
+    draw_noise: Tensor | None,
+    out: Tensor | None,
+) -> Tensor:
+    """z' = z + y: a class is drawn from the output distribution, sent with accuracy α, and the state updated (171)."""
+    dtype = compute_dtype(output_logits, state)
+    num_classes = state.shape[-1]
+    p = output_logits.to(dtype).softmax(-1)
+    if choose == "sample":
+        uniforms = random.class_uniform(p.shape[:-1], seed) if draw_noise is None else draw_noise
+        sent = one_hot(draw_class(p, uniforms.to(dtype)), num_classes).to(dtype)
+    else:
+        sent = one_hot(p.argmax(-1), num_classes).to(dtype) if choose == "mode" else p
+    sent = torch.where(p.isnan().any(-1, keepdim=True), torch.nan, sent)
+    if known is not None:
+        known_mask = known_mask.expand(known.shape)
+        index, valid = valid_classes("known", known, num_classes, known_mask)
+        given = torch.where(valid.unsqueeze(-1), one_hot(index, num_classes).to(dtype), torch.nan)
+        sent = torch.where(known_mask.unsqueeze(-1), given, sent)
+    updated = (state.to(dtype) + message(sent, alpha, normals(state.shape, dtype, seed, noise))).to(state.dtype)
+    return updated if out is None else out.copy_(updated)
+
+
+def draw_class(p: Tensor, uniform: Tensor) -> Tensor:
+    """The first k whose cumulative probability exceeds u; if none does, the last k with p_k > 0."""
+    above = p.cumsum(-1) > uniform.unsqueeze(-1)
+    last = p.shape[-1] - 1 - (p > 0).flip(-1).byte().argmax(-1)
+    return torch.where(above.any(-1), above.byte().argmax(-1), last)
+
+
+def others(logits: Tensor, is_x: Tensor) -> Tensor:
+    """LSE over k ≠ x of z_k, minus z_x: ln((1 − p_x)/p_x). Leaving x out keeps it exact as p_x → 1."""
+    z_x = torch.where(is_x, logits, 0).sum(-1)
+    return logits.masked_fill(is_x, -torch.inf).logsumexp(-1) - z_x
+
+
+def continuous_time_loss(x: Tensor, logits: Tensor, weight: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
+    """L∞ = w‖e_x − p‖² (205), w = ½Kβ'(t), as w(q² + s): q = 1 − p_x, s = Σ p_k² over k ≠ x [derived]."""
+    dtype = compute_dtype(logits)
+    index, valid = valid_classes("x", x, logits.shape[-1], mask)
+    (logits,) = hide(None if mask is None else mask.unsqueeze(-1), logits.to(dtype))
+    is_x = one_hot(index, logits.shape[-1])
+    q = others(logits, is_x).sigmoid()
+    s = logits.softmax(-1).masked_fill(is_x, 0).square().sum(-1)
+    return reduce(torch.where(valid, weight.to(dtype) * (q * q + s), torch.nan), mask, reduction)
+
+
+def reconstruction_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
+    """−ln p_x."""
+    index, valid = valid_classes("x", x, logits.shape[-1], mask)
+    (logits,) = hide(None if mask is None else mask.unsqueeze(-1), logits.to(compute_dtype(logits)))
+    loss = -logsigmoid(-others(logits, one_hot(index, logits.shape[-1])))
+    return reduce(torch.where(valid, loss, torch.nan), mask, reduction)
+
+
+def discrete_time_loss(
+    x: Tensor,
+    logits: Tensor,
+    alpha: Tensor,
+    n_steps: int,
+    receiver: str,
+    expectation: Expectation,
+    mask: Tensor | None,
+    reduction: str,
+) -> Tensor:
+    """L_n = n·E[ln p_S(y) − ln p_R(y)] (189, 190). The nodes of a quadrature serve every class alike."""
+    dtype = compute_dtype(logits)
+    num_classes = logits.shape[-1]
+    index, valid = valid_classes("x", x, num_classes, mask)
+    (logits,) = hide(None if mask is None else mask.unsqueeze(-1), logits.to(dtype))
+    is_x = one_hot(index, num_classes)
+    if receiver == "factorised":
+        divergence = factorised_divergence
+    else:
+        divergence = joint_divergence if expectation.n_samples else binary_divergence
+    loss = torch.zeros_like(logits[..., 0])
+    for eps, weight in expectation.draws(logits, random.class_normal):
+        loss = loss + weight * divergence(is_x, logits, alpha, eps)
+    return reduce(torch.where(valid, n_steps * loss, torch.nan), mask, reduction)
+
+
+def joint_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
+    """y_x + LSE(z) − LSE(z + y), with x left out of both sums [derived]."""
+    y = message(is_x.to(eps.dtype), alpha.unsqueeze(-1), eps)
+    return logsigmoid(-others(logits + y, is_x)) - logsigmoid(-others(logits, is_x))
+
+
+def binary_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
+    """The joint receiver for K = 2, where y_x − y_o ~ N(2α, 4α) is all that matters."""
+    gap = others(logits, is_x)
+    difference = (2 * alpha).to(eps.dtype) + 2 * alpha.sqrt().to(eps.dtype) * eps
+    return logsigmoid(difference - gap) - logsigmoid(-gap)
+
+
+def factorised_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
+    """Σ_d ln N(y_d; m_d, αK) − ln(p_d·N(y_d; α(K−1), αK) + (1 − p_d)·N(y_d; −α, αK)), m_d the sender's mean; with
+    r = √(αK) both densities are those of the sender times 1 or exp(±rε − r²/2)."""
+    r = (alpha * logits.shape[-1]).sqrt().to(eps.dtype).unsqueeze(-1)
+    log_p = logits.log_softmax(-1)
+    log_rest = (-log_p.expm1()).log()
+    shifted = torch.where(is_x, -r, r) * eps - r * r / 2
+    mixture = torch.where(
+        is_x, torch.logaddexp(log_p, log_rest + shifted), torch.logaddexp(log_p + shifted, log_rest)
+    )
+    return -mixture.sum(-1)

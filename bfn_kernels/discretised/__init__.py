@@ -1,0 +1,285 @@
+"""Ops of discretised data: values in [−1, 1] that K bins of width 2/K divide, known by the bins' centres.
+
+The network puts out a normal per variable (`pred_mean`, `pred_log_std`), the output distribution is what it gives to
+the bins; `clip=True` leaves the mass beyond [−1, 1] to the end bins (107–109), `clip=False` renormalises.
+Flow, sender and update are those of `continuous`.
+
+Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]`, or any leading part of the data's shape.
+Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
+Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything runs.
+"""
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import backends, checks
+from bfn_kernels.arguments import check_out, expectation, known_values, randomness, updated_precision
+from bfn_kernels.continuous import Rows, data_flow
+from bfn_kernels.discretised import autograd, reference
+from bfn_kernels.schedules import ContinuousSchedule, Flow, continuous_schedule
+
+_family = backends.Family("discretised", reference, autograd)
+
+CHOICES = ("sample", "mode", "mean")
+
+
+def expected_value(
+    mean: Tensor, std: Tensor, *, num_bins: int, clip: bool = True, backend: str | None = None
+) -> Tensor:
+    """Mean of the output distribution, k̂ = Σ p_k c_k = (1 − 1/K) − h·Σ Φ((b_j − mean)/std) over inner edges b_j.
+
+    mean, std `[B, ...]`, differentiable, std positive; num_bins: K, at least 2. Returns k̂ in mean's shape and type.
+
+    >>> expected_value(torch.tensor([0.3]), torch.tensor([1e-3]), num_bins=16)
+    tensor([0.3125])
+    """
+    _normal(mean, std, num_bins)
+    return _family("expected_value", backend, mean.device)(mean, std, num_bins, clip)
+
+
+def log_prob(
+    x: Tensor, mean: Tensor, std: Tensor, *, num_bins: int, clip: bool = True, backend: str | None = None
+) -> Tensor:
+    """ln p, in nats, of the bin that x lies in, exact far into both tails (107–109).
+
+    x, mean, std `[B, ...]`; mean and std differentiable, std positive. Returns float32 (float64 for float64).
+
+    >>> log_prob(torch.tensor([0.1]), torch.zeros(1), torch.ones(1), num_bins=2)
+    tensor([-0.6931])
+    """
+    checks.data("x", x)
+    _normal(mean, std, num_bins)
+    checks.like("x", x, "mean", mean)
+    return -bin_loss(x, mean, std, num_bins, clip, None, "none", backend)
+
+
+def sample(
+    mean: Tensor,
+    std: Tensor,
+    *,
+    num_bins: int,
+    seed: int | Tensor | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """A draw from the clipped output distribution: the centre of the bin of clamp(mean + std·ε).
+
+    mean, std `[B, ...]`, not differentiable. Returns centres in mean's shape and type.
+
+    >>> sample(torch.tensor([0.3]), torch.tensor([0.1]), num_bins=2, noise=torch.zeros(1))
+    tensor([0.5000])
+    """
+    _normal(mean, std, num_bins)
+    checks.no_gradient("a draw has none", mean=mean, std=std)
+    random = randomness(mean, seed, noise=(noise, mean.shape))
+    return _family("sample", backend, mean.device)(mean, std, num_bins, *random)
+
+
+def mode(mean: Tensor, std: Tensor, *, num_bins: int, backend: str | None = None) -> Tensor:
+    """The centre of the likeliest bin of the clipped output distribution.
+
+    mean, std `[B, ...]`, not differentiable. Returns centres in mean's shape and type.
+
+    >>> mode(torch.tensor([0.3, 5.0]), torch.tensor([0.1, 1.0]), num_bins=4)
+    tensor([0.2500, 0.7500])
+    """
+    _normal(mean, std, num_bins)
+    checks.no_gradient("a mode has none", mean=mean, std=std)
+    return _family("mode", backend, mean.device)(mean, std, num_bins)
+
+
+def continuous_time_loss(
+    x: Tensor,
+    pred_mean: Tensor,
+    pred_log_std: Tensor,
+    mean: Tensor | None,
+    t: Rows,
+    *,
+    num_bins: int,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    clip: bool = True,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """L∞ in nats: −ln σ₁·(x − k̂)²/σ₁^{2t} per variable (101), k̂ the expected value of the output distribution.
+
+    x, pred_mean, pred_log_std, mean `[B, ...]`; the predictions are differentiable; t in [0, 1].
+    `parametrisation="noise"`: the predictions are of the noise (105, 106); "data": of the data, and mean may be None.
+    mask: bool, broadcastable, False where a variable costs nothing and its x is not looked at. reduction: "mean" over
+    variables, "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
+
+    >>> x, s = torch.full((1, 2), 0.5), torch.full((1, 2), -3.0)
+    >>> continuous_time_loss(x, x, s, None, 0.5, sigma_1=0.1, num_bins=2, parametrisation="data")
+    tensor(0.)
+    """
+    schedule = continuous_schedule(sigma_1, schedule)
+    state, time = _network(schedule, x, pred_mean, pred_log_std, mean, t, parametrisation, num_bins, mask, reduction)
+    mean = None if state is None else mean
+    op = _family("continuous_time_loss", backend, x.device)
+    weight = schedule.rate(time) / 2
+    return op(x, pred_mean, pred_log_std, mean, state, weight, num_bins, clip, mask, reduction)
+
+
+def discrete_time_loss(
+    x: Tensor,
+    pred_mean: Tensor,
+    pred_log_std: Tensor,
+    mean: Tensor | None,
+    t: Rows,
+    *,
+    n_steps: int,
+    num_bins: int,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    quadrature: int | None = None,
+    n_samples: int | None = None,
+    parametrisation: str = "noise",
+    clip: bool = True,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    seed: int | Tensor | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """L_n in nats: n·E_ε[−ε²/2 − ln Σ_k p_k·exp(−(y − c_k)²/2τ²)], y = x + τε, τ² = 1/α_i, i = n·t + 1 (113–119).
+
+    n_steps: n. The expectation is a Gauss–Hermite sum over `quadrature` nodes (8 unless n_samples is given), or the
+    mean of `n_samples` draws, as published (noise: `[n_samples, B, ...]`). Everything else as in
+    `continuous_time_loss`, to which it tends as n grows.
+
+    >>> x, s = torch.full((1, 2), 0.5), torch.full((1, 2), -9.0)
+    >>> discrete_time_loss(x, x, s, None, 0.0, sigma_1=0.1, n_steps=2, num_bins=2, parametrisation="data").abs() < 1e-5
+    tensor(True)
+    """
+    checks.integer("n_steps", n_steps, 1)
+    schedule = continuous_schedule(sigma_1, schedule)
+    state, time = _network(schedule, x, pred_mean, pred_log_std, mean, t, parametrisation, num_bins, mask, reduction)
+    mean = None if state is None else mean
+    if n_samples is None and quadrature is None:
+        quadrature = 8
+    expect = expectation(x, x.shape, quadrature, n_samples, seed, noise)
+    alpha = schedule.alpha(n_steps * time + 1, n_steps)
+    op = _family("discrete_time_loss", backend, x.device)
+    return op(
+        x, pred_mean, pred_log_std, mean, state, alpha, n_steps, expect, num_bins, clip, mask, reduction
+    )
+
+
+def reconstruction_loss(
+    x: Tensor,
+    pred_mean: Tensor,
+    pred_log_std: Tensor,
+    mean: Tensor | None,
+    *,
+    num_bins: int,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """The cost in nats of x after the last message, the network having seen t = 1: −ln p_O(x).
+
+    Arguments and result as in `continuous_time_loss`.
+
+    >>> x, s = torch.full((1, 2), 0.5), torch.full((1, 2), -9.0)
+    >>> reconstruction_loss(x, x, s, None, sigma_1=0.1, num_bins=2, parametrisation="data")
+    tensor(0.)
+    """
+    schedule = continuous_schedule(sigma_1, schedule)
+    state, _ = _network(schedule, x, pred_mean, pred_log_std, mean, 1.0, parametrisation, num_bins, mask, reduction)
+    mean = None if state is None else mean
+    op = _family("reconstruction_loss", backend, x.device)
+    return op(x, pred_mean, pred_log_std, mean, state, num_bins, mask, reduction)
+
+
+def update_sample(
+    pred_mean: Tensor,
+    pred_log_std: Tensor,
+    mean: Tensor,
+    precision: Rows,
+    t: Rows,
+    alpha: Rows,
+    *,
+    num_bins: int,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    choose: str = "sample",
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    out: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    noise: Tensor | None = None,
+    draw_noise: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Rows]:
+    """One step of ancestral sampling: a value of the output distribution at time t is sent with accuracy α, and the
+    mean updated, ρ' = ρ + α, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε.
+
+    pred_mean, pred_log_std, mean `[B, ...]`; the mean is differentiable, the predictions with `choose="mean"` alone.
+    choose: what is sent, a "sample" of the output distribution, its "mode" or its "mean". Where `known_mask` is True
+    `known` is sent instead. `out`, which may be mean itself, receives the mean; no gradient then. noise: normals of
+    the sender; draw_noise: normals that draw the value. Returns the mean in the mean's type and the precision (a float
+    if both were).
+
+    >>> m = torch.zeros(1, 1)
+    >>> update_sample(m + 0.4, m - 9, m, 1.0, 0.5, 3.0, sigma_1=0.1, num_bins=2, noise=m, choose="mode",
+    ...               parametrisation="data")
+    (tensor([[0.3750]]), 4.0)
+    """
+    checks.data("mean", mean)
+    checks.choice("choose", choose, CHOICES)
+    schedule = continuous_schedule(sigma_1, schedule)
+    state, _ = data_flow(schedule, mean, pred_mean, mean, t, parametrisation)
+    checks.like("pred_log_std", pred_log_std, "mean", mean)
+    checks.integer("num_bins", num_bins, 2)
+    known_values(known, known_mask, mean, mean.shape)
+    check_out(out, mean, pred_mean=pred_mean, pred_log_std=pred_log_std, mean=mean)
+    if choose != "mean":
+        checks.no_gradient(f"a {choose} has none", pred_mean=pred_mean, pred_log_std=pred_log_std)
+    rho, alpha_rows = (
+        checks.rows(name, value, mean.shape, mean, 0) for name, value in (("precision", precision), ("alpha", alpha))
+    )
+    noises = {"noise": (noise, mean.shape)}
+    if choose == "sample":
+        noises["draw_noise"] = (draw_noise, mean.shape)
+    random = randomness(mean, seed, **noises)
+    op = _family("update_sample", backend, mean.device)
+    updated = op(
+        pred_mean, pred_log_std, mean, state, rho, alpha_rows, num_bins, choose, known, known_mask,
+        random[0], noise, draw_noise, out,
+    )  # fmt: skip
+    return updated, updated_precision(precision, alpha, (rho, alpha_rows))
+
+
+def bin_loss(x, mean, std, num_bins, clip, mask, reduction, backend) -> Tensor:
+    """−ln p of x's bin under normals that are given as they are; `log_prob` and `continuous` share it."""
+    checks.integer("num_bins", num_bins, 2)
+    checks.choice("reduction", reduction, checks.REDUCTIONS)
+    checks.broadcast_mask("mask", mask, "x", x, x.shape)
+    checks.no_gradient("a bin has none", x=x)
+    return _family("bin_loss", backend, x.device)(x, mean, std, num_bins, clip, mask, reduction)
+
+
+def _normal(mean: Tensor, std: Tensor, num_bins: int) -> None:
+    checks.data("mean", mean)
+    checks.like("std", std, "mean", mean)
+    checks.integer("num_bins", num_bins, 2)
+
+
+def _network(
+    schedule, x, pred_mean, pred_log_std, mean, t, parametrisation, num_bins, mask, reduction
+) -> tuple[Flow | None, Tensor]:
+    """Checks what the losses share; the flow and the times."""
+    state, time = data_flow(schedule, x, pred_mean, mean, t, parametrisation)
+    checks.like("pred_log_std", pred_log_std, "x", x)
+    checks.integer("num_bins", num_bins, 2)
+    checks.choice("reduction", reduction, checks.REDUCTIONS)
+    checks.broadcast_mask("mask", mask, "x", x, x.shape)
+    checks.no_gradient("none is defined for discretised data", x=x, mean=mean)
+    return state, time

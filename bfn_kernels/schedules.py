@@ -1,0 +1,165 @@
+"""Accuracy schedules: what a noise level a time stands for. Ops take the numbers that a schedule yields, in float64.
+
+A schedule of continuous and discretised data answers `gamma`, `alpha` and `rate`; one of discrete data `beta`,
+`alpha` and `rate`. Any object with these methods serves as `schedule=`: a new schedule needs no new kernel.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+T_MIN = 1e-6  # before this time nothing was received yet: the data prediction is 0
+
+
+class ContinuousSchedule(Protocol):
+    """What the ops of continuous and discretised data ask of a schedule; times are float64 tensors."""
+
+    def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """γ(t) and 1 − γ(t): either alone would cancel at one end."""
+
+    def alpha(self, i: Tensor, n: int) -> Tensor:
+        """Accuracy of the i-th of n messages."""
+
+    def rate(self, t: Tensor) -> Tensor:
+        """Accuracy per unit of time, α(t) = dρ/dt; the weight of L∞ is half of it."""
+
+
+class DiscreteSchedule(Protocol):
+    """What the ops of discrete data ask of a schedule; times are float64 tensors."""
+
+    def beta(self, t: Tensor) -> Tensor:
+        """Accuracy β(t) received up to time t."""
+
+    def alpha(self, i: Tensor, n: int) -> Tensor:
+        """Accuracy of the i-th of n messages, β(i/n) − β((i−1)/n)."""
+
+    def rate(self, t: Tensor) -> Tensor:
+        """Accuracy per unit of time, β'(t); the weight of L∞ is K/2 times it."""
+
+
+@dataclass(frozen=True)
+class ExponentialVariance:
+    """The paper's schedule of continuous data: the input distribution's variance falls as σ₁^{2t}.
+
+    sigma_1: standard deviation at t = 1, in (0, 1). Raises ValueError outside.
+
+    >>> import torch
+    >>> [round(float(g), 4) for g in ExponentialVariance(0.1).gamma(torch.tensor(0.5, dtype=torch.float64))]
+    [0.9, 0.1]
+    """
+
+    sigma_1: float
+
+    def __post_init__(self):
+        if not 0 < self.sigma_1 < 1:
+            raise ValueError(f"sigma_1 must lie in (0, 1), got {self.sigma_1}")
+
+    def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """γ = 1 − σ₁^{2t} (80)."""
+        log_variance = 2 * math.log(self.sigma_1) * t
+        return -log_variance.expm1(), log_variance.exp()
+
+    def alpha(self, i: Tensor, n: int) -> Tensor:
+        """α_i = σ₁^{−2i/n}(1 − σ₁^{2/n}) (95)."""
+        step = 2 * math.log(self.sigma_1) / n
+        return -math.expm1(step) * (-step * i).exp()
+
+    def rate(self, t: Tensor) -> Tensor:
+        """−2 ln σ₁·σ₁^{−2t}, twice the weight of (101)."""
+        log_variance = 2 * math.log(self.sigma_1)
+        return -log_variance * (-log_variance * t).exp()
+
+
+@dataclass(frozen=True)
+class QuadraticAccuracy:
+    """The paper's schedule of discrete data: β(t) = β₁t² (182).
+
+    beta_1: accuracy at t = 1, positive. Raises ValueError otherwise.
+
+    >>> import torch
+    >>> float(QuadraticAccuracy(3.0).beta(torch.tensor(0.5)))
+    0.75
+    """
+
+    beta_1: float
+
+    def __post_init__(self):
+        if not 0 < self.beta_1 < math.inf:
+            raise ValueError(f"beta_1 must be positive and finite, got {self.beta_1}")
+
+    def beta(self, t: Tensor) -> Tensor:
+        return self.beta_1 * t * t
+
+    def alpha(self, i: Tensor, n: int) -> Tensor:
+        """α_i = β₁(2i − 1)/n² (193)."""
+        return self.beta_1 * (2 * i - 1) / n**2
+
+    def rate(self, t: Tensor) -> Tensor:
+        return 2 * self.beta_1 * t
+
+
+@dataclass(frozen=True)
+class LogarithmicAccuracy:
+    """ChemBFN's schedule of discrete data: β(t) = −(4/K)·ln(1 − t + t·e^{−Kβ₁/4}), which ends at β₁.
+
+    num_classes: K. beta_1: accuracy at t = 1; ChemBFN takes 20.4054/K. Raises ValueError if not positive.
+
+    >>> import torch
+    >>> round(float(LogarithmicAccuracy(10, 2.04054).beta(torch.tensor(1.0))), 5)
+    2.04054
+    """
+
+    num_classes: int
+    beta_1: float
+
+    def __post_init__(self):
+        if self.num_classes < 2 or not 0 < self.beta_1 < math.inf:
+            raise ValueError(f"num_classes must be at least 2 and beta_1 positive, got {self}")
+
+    @property
+    def _slope(self) -> float:
+        return -math.expm1(-self.num_classes * self.beta_1 / 4)
+
+    def beta(self, t: Tensor) -> Tensor:
+        return -4 / self.num_classes * (-self._slope * t).log1p()
+
+    def alpha(self, i: Tensor, n: int) -> Tensor:
+        return self.beta(i / n) - self.beta((i - 1) / n)
+
+    def rate(self, t: Tensor) -> Tensor:
+        return 4 / self.num_classes * self._slope / (1 - self._slope * t)
+
+
+class Flow(NamedTuple):
+    """What turns a noise prediction into a data prediction, per row, in float64."""
+
+    gamma: Tensor
+    one_minus_gamma: Tensor
+    early: Tensor  # t < t_min
+
+    def coefficients(self) -> tuple[Tensor, Tensor]:
+        """a = 1/γ and b = √((1−γ)/γ) of x̂ = aμ − bε̂ (84, 105); both 0 where t < t_min."""
+        a, b = 1 / self.gamma, (self.one_minus_gamma / self.gamma).sqrt()
+        return torch.where(self.early, 0.0, a), torch.where(self.early, 0.0, b)
+
+
+def flow(schedule: ContinuousSchedule, t: Tensor) -> Flow:
+    """The flow at the times of the rows; γ is taken at max(t, t_min)."""
+    return Flow(*schedule.gamma(t.clamp(min=T_MIN)), t < T_MIN)
+
+
+def continuous_schedule(sigma_1: float | None, schedule: ContinuousSchedule | None) -> ContinuousSchedule:
+    """The schedule that the keywords `sigma_1=` and `schedule=` name; exactly one of them must be given."""
+    if (sigma_1 is None) == (schedule is None):
+        raise ValueError(f"exactly one of sigma_1 and schedule must be given, got {sigma_1=} and {schedule=}")
+    return schedule if sigma_1 is None else ExponentialVariance(sigma_1)
+
+
+def discrete_schedule(beta_1: float | None, schedule: DiscreteSchedule | None) -> DiscreteSchedule:
+    """The schedule that the keywords `beta_1=` and `schedule=` name; exactly one of them must be given."""
+    if (beta_1 is None) == (schedule is None):
+        raise ValueError(f"exactly one of beta_1 and schedule must be given, got {beta_1=} and {schedule=}")
+    return schedule if beta_1 is None else QuadraticAccuracy(beta_1)
