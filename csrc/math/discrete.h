@@ -1,0 +1,70 @@
+// Discrete data; equation numbers are those of arXiv 2308.07037. A row holds the K logits of one variable; what sums
+// over k leave the class x out, so that nothing cancels as p_x goes to 1 [derived].
+#pragma once
+
+#include "elementary.h"
+
+namespace bfn {
+
+// y_k = beta (K e_xk - 1) + sqrt(K beta) eps (185); `sent` is e_xk, or p_k.
+template <class T>
+BFN_HD T message(T sent, T beta, T spread, T eps, T num_classes) {
+  return beta * (num_classes * sent - 1) + spread * eps;
+}
+
+// Of e_k = exp(z_k - max): e_x, and sums of e_k and e_k^2 over k != x.
+template <class T>
+struct RowStats {
+  T max, x, rest, rest_square;
+
+  BFN_HD T total() const { return x + rest; }
+  BFN_HD T q() const { return rest / total(); }  // 1 - p_x
+  BFN_HD T s() const { return rest_square / square(total()); }
+};
+
+// L_inf = weight (q^2 + s) (205), and its derivatives by the logit of x and by another.
+template <class T>
+BFN_HD T squared_distance(RowStats<T> row) {
+  return square(row.q()) + row.s();
+}
+
+template <class T>
+BFN_HD T squared_distance_by_x(RowStats<T> row) {
+  return -2 * (row.x / row.total()) * squared_distance(row);
+}
+
+template <class T>
+BFN_HD T squared_distance_by_other(RowStats<T> row, T e) {
+  return 2 * (e / row.total()) * (e / row.total() + (row.x / row.total()) * row.q() - row.s());
+}
+
+// -ln p_x. Where e_x underflows, z_x says how small it is.
+template <class T>
+BFN_HD T cross_entropy(RowStats<T> row, T z_x) {
+  return row.x > T(0.5) ? log1p(row.rest / row.x) : log(row.total()) + row.max - z_x;
+}
+
+// The joint receiver (189, 190): y_x + LSE(z) - LSE(z + y) from `before` and `after`, ln((1 - p_x)/p_x) of z and z + y.
+template <class T>
+BFN_HD T joint_divergence(T before, T after) {
+  return softplus(before) - softplus(after);
+}
+
+// One coordinate of the factorised receiver: -ln(p A + (1 - p) B), where the density ratio A or B that is not 1 is
+// exp(shift); `derivative` is by p.
+template <class T>
+struct FactorisedTerm {
+  T value, derivative;
+};
+
+template <class T>
+BFN_HD FactorisedTerm<T> factorised_term(bool is_x, T p, T rest, T r, T eps) {
+  const T shift = (is_x ? -r : r) * eps - T(0.5) * r * r;
+  // relative to the larger ratio, so that neither overflows
+  const T top = shift > T(0) ? shift : T(0), shifted = exp(shift - top), plain = exp(-top);
+  const T a = is_x ? plain : shifted, b = is_x ? shifted : plain;
+  const T mixture = p * a + rest * b;
+  return {-top - log(mixture), (b - a) / mixture};
+}
+
+}  // namespace bfn

@@ -1,0 +1,90 @@
+// exp, log and the sine and cosine of a signed half turn. float: branch-free polynomials (fitted in the relative
+// maximum norm; the errors named are those of the polynomials, in exact arithmetic) that compilers turn into SIMD;
+// double: the C library.
+#pragma once
+
+#include <limits>
+
+#include "common.h"
+
+namespace bfn {
+
+constexpr double kPi = 3.14159265358979323846;
+constexpr double kLogTwoPi = 1.83787706640934548356;
+constexpr double kSqrtTwoPi = 2.50662827463100050242;
+
+// 3e-9. x = n ln 2 + r, |r| <= ln 2 / 2; 2^n in two factors, so that results below the normal range stay exact.
+BFN_HD float exp(float x) {
+  const float clamped = clamp(x, -104.0f, 89.0f);
+  const float shifted = clamped * 1.44269504f + 12582912.0f;  // rounds to an integer in the low bits
+  const float n = shifted - 12582912.0f;
+  const float r = clamped - n * 0.693359375f + n * 2.12194440e-4f;
+  const float q = 0.49999994f + r * (0.16666515f + r * (0.041668456f + r * (0.0083694188f + r * 0.0013813145f)));
+  const float mantissa = 1.0f + r + r * r * q;
+  const int32_t exponent = static_cast<int32_t>(n), half = exponent >> 1;
+  const float low = bit_cast<float>((half + 127) << 23), high = bit_cast<float>((exponent - half + 127) << 23);
+  return mantissa * low * high;
+}
+
+// 8e-10. Subnormal arguments are scaled up first.
+BFN_HD float log(float x) {
+  const bool subnormal = x < 1.17549435e-38f;
+  const float scaled = subnormal ? x * 8388608.0f : x;
+  const int32_t bits = bit_cast<int32_t>(scaled), exponent = (bits - 0x3f3504f3) >> 23;
+  const float f = bit_cast<float>(bits - (exponent << 23)) - 1.0f;  // mantissa in [sqrt 1/2, sqrt 2)
+  const float e = static_cast<float>(exponent) - (subnormal ? 23.0f : 0.0f);
+  float q = 0.067466386f;
+  q = q * f - 0.11675651f;
+  q = q * f + 0.11888163f;
+  q = q * f - 0.12405589f;
+  q = q * f + 0.14219552f;
+  q = q * f - 0.16667996f;
+  q = q * f + 0.20002119f;
+  q = q * f - 0.25000009f;
+  q = q * f + 0.33333313f;
+  const float value = f + (e * -2.12194440e-4f + f * f * (f * q - 0.5f)) + e * 0.693359375f;
+  const float infinity = std::numeric_limits<float>::infinity();
+  const float edge = x == 0.0f ? -infinity : (x > 0.0f ? x : std::numeric_limits<float>::quiet_NaN());
+  return x > 0.0f && x < infinity ? value : edge;
+}
+
+// log(1 + x) for x > -1, by the rounding of 1 + x (Kahan).
+BFN_HD float log1p(float x) {
+  const float one_plus = 1.0f + x, rounding = one_plus - 1.0f;
+  return rounding == 0.0f || x > 1e8f ? (x > 1e8f ? log(x) : x) : log(one_plus) * (x / rounding);
+}
+
+// sin and cos of pi v, v in [-1, 1]: 3e-9.
+BFN_HD void sincospi(float v, float& sine, float& cosine) {
+  const float shifted = 2.0f * v + 12582912.0f, q = shifted - 12582912.0f;
+  const float x = v - 0.5f * q, z = x * x;
+  const float s = x * (3.1415926439f + z * (-5.1677078291f + z * (2.5497672981f - z * 0.5890786556f)));
+  const float c = 1.0f + z * (-4.9348021734f + z * (4.0587079045f + z * (-1.3350584645f + z * 0.2314295473f)));
+  const int32_t quadrant = static_cast<int32_t>(q);
+  const bool swap = quadrant & 1;
+  sine = (quadrant & 2) ? -(swap ? c : s) : (swap ? c : s);
+  cosine = ((quadrant + 1) & 2) ? -(swap ? s : c) : (swap ? s : c);
+}
+
+BFN_HD double exp(double x) { return ::exp(x); }
+BFN_HD double log(double x) { return ::log(x); }
+BFN_HD double log1p(double x) { return ::log1p(x); }
+BFN_HD void sincospi(double v, double& sine, double& cosine) {
+  sine = ::sin(kPi * v);
+  cosine = ::cos(kPi * v);
+}
+
+BFN_HD float sqrt(float x) { return ::sqrtf(x); }
+BFN_HD double sqrt(double x) { return ::sqrt(x); }
+BFN_HD float floor(float x) { return ::floorf(x); }
+BFN_HD double floor(double x) { return ::floor(x); }
+BFN_HD float abs(float x) { return ::fabsf(x); }
+BFN_HD double abs(double x) { return ::fabs(x); }
+
+// ln(1 + e^x)
+template <class T>
+BFN_HD T softplus(T x) {
+  return (x > T(0) ? x : T(0)) + log1p(exp(-abs(x)));
+}
+
+}  // namespace bfn

@@ -1,0 +1,55 @@
+// The noise of a variable depends on seed and position alone: Philox4x32-10 (Salmon et al. 2011) and Box-Muller.
+#pragma once
+
+#include "elementary.h"
+
+namespace bfn {
+
+// The table of streams; bfn_kernels/noise.py repeats it. A new use of noise takes a new number.
+enum Stream : uint32_t {
+  kSender = 0,      // normals of the sender or of the Bayesian flow
+  kClass = 1,       // uniforms that draw a class
+  kMonteCarlo = 2,  // normals of a Monte-Carlo expectation
+  kOutput = 3,      // normals that draw a value from a discretised output distribution
+};
+
+struct Words {
+  uint32_t w0, w1, w2, w3;
+};
+
+BFN_HD Words philox(uint64_t seed, uint64_t group, uint32_t stream, uint32_t draw) {
+  uint32_t c0 = static_cast<uint32_t>(group), c1 = static_cast<uint32_t>(group >> 32), c2 = stream, c3 = draw;
+  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+#if defined(__CUDA_ARCH__)
+#pragma unroll
+#elif defined(__GNUC__)
+#pragma GCC unroll 10
+#endif
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t p0 = static_cast<uint64_t>(0xD2511F53u) * c0, p1 = static_cast<uint64_t>(0xCD9E8D57u) * c2;
+    c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
+    c1 = static_cast<uint32_t>(p1);
+    c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
+    c3 = static_cast<uint32_t>(p0);
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return {c0, c1, c2, c3};
+}
+
+// In (0, 1]; the same float32 on every backend.
+BFN_HD float unit(uint32_t word) {
+  return static_cast<float>(word) * 0x1p-32f + 0x1p-33f;
+}
+
+template <class T>
+BFN_HD void box_muller(uint32_t radius, uint32_t angle, T& first, T& second) {
+  const T square_radius = T(-2) * log(static_cast<T>(unit(radius)));
+  const T r = sqrt(square_radius > T(0) ? square_radius : T(0));
+  T sine, cosine;
+  sincospi(static_cast<T>(static_cast<float>(static_cast<int32_t>(angle)) * 0x1p-31f), sine, cosine);
+  first = r * cosine;
+  second = r * sine;
+}
+
+}  // namespace bfn
