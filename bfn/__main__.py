@@ -1,0 +1,3 @@
+from bfn.cli import main
+
+main()

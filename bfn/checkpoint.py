@@ -1,0 +1,69 @@
+"""Files that hold tensors and JSON, written whole or not at all, and read without running anything they contain."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+
+class CheckpointError(RuntimeError):
+    """A file that cannot be used; the message names it and the cause."""
+
+
+def digest(tensors: dict[str, Tensor], text: str) -> str:
+    """SHA-256 of everything a file holds: safetensors itself would not notice a flipped bit."""
+    sha = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        sha.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        sha.update(memoryview(tensors[name].flatten().numpy()))
+    return sha.hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file in one step: whatever happens, `path` holds the old content or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    # The rename itself is on the disk only once the directory is.
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Write tensors and a JSON-able state; a save that fails leaves the file that was there."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(state)
+    metadata = {"state": text, "sha256": digest(tensors, text)}
+    write_atomically(path, safetensors.torch.save(tensors, metadata))
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the state of a file that `save` wrote; anything else is a CheckpointError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no checkpoint {path}") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read, it may be truncated: {error}") from error
+    if "state" not in metadata or "sha256" not in metadata:
+        raise CheckpointError(f"checkpoint {path} was not written by bfn: its header has no state and no checksum")
+    if digest(tensors, metadata["state"]) != metadata["sha256"]:
+        raise CheckpointError(f"checkpoint {path} is damaged: its content does not match its checksum")
+    return tensors, json.loads(metadata["state"])

@@ -1,0 +1,134 @@
+"""The command line: bfn train | evaluate | sample | plot."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from accelerate import Accelerator
+from rich.console import Console
+from rich.table import Table
+
+from bfn import plots
+from bfn.checkpoint import CheckpointError
+from bfn.configs import Config, ConfigError, load, shipped
+from bfn.data import Data, load_data
+from bfn.evaluate import Bound, evaluate
+from bfn.model import BFN
+from bfn.sample import sample as draw
+from bfn.train import LOG_FILE, MODEL_FILE, STATE_FILE, Interrupted, Trainer, load_run
+
+app = typer.Typer(help="Train, evaluate and sample Bayesian flow networks.", no_args_is_help=True, add_completion=False)
+console = Console(highlight=False, soft_wrap=True)
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to replace: key=value.")]
+Run = Annotated[Path, typer.Argument(help="The directory of a run.")]
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What the user can put right is told in one line, without a traceback."""
+    try:
+        yield
+    except (ConfigError, CheckpointError, FloatingPointError) as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help=f"One of {', '.join(shipped())}, or the path of a YAML file.")],
+    overrides: Overrides = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run that the directory holds, if any.")] = False,
+) -> None:
+    """Train, or continue a run that was interrupted; then evaluate, sample and plot."""
+    with plain_errors():
+        settings = load(config, overrides or [])
+        out = Path(settings.out)
+        if fresh:
+            for name in (STATE_FILE, MODEL_FILE, LOG_FILE):
+                (out / name).unlink(missing_ok=True)
+        data = load_data(settings)
+        trainer = Trainer(settings, data, console)
+        try:
+            trainer.run()
+        except Interrupted:
+            console.print(f"interrupted and saved at step {trainer.at.step}; the same command continues from there")
+            raise typer.Exit(130) from None
+        at = trainer.at
+        console.print(f"trained {at.step} steps in {at.seconds:.0f} s; the best weights are those of step {at.best_step}")
+        model, _, _ = load_run(out, device=trainer.accelerator.device)
+        bound = evaluated(model, settings, data)
+        console.print(f"held-out bits per dimension: {bound.bits:.3f} (factorised baseline {data.baseline:.2f})")
+        console.print(f"checkpoint: {out / MODEL_FILE}")
+        console.print(f"samples:    {sampled(model, settings, data, out)}")
+        for path in plotted(model, settings, data, out):
+            console.print(f"plot:       {path}")
+
+
+@app.command(name="evaluate")
+def evaluate_command(run: Run, overrides: Overrides = None) -> None:
+    """The bound on held-out data, in bits per dimension."""
+    with plain_errors():
+        model, settings, data = load_run(run, overrides, Accelerator().device)
+        evaluated(model, settings, data)
+
+
+@app.command(name="sample")
+def sample_command(run: Run, overrides: Overrides = None) -> None:
+    """Draw samples and write a picture of them."""
+    with plain_errors():
+        model, settings, data = load_run(run, overrides, Accelerator().device)
+        console.print(f"samples: {sampled(model, settings, data, run)}")
+
+
+@app.command(name="plot")
+def plot_command(run: Run, overrides: Overrides = None) -> None:
+    """Loss curves, and how an input distribution narrows as messages arrive."""
+    with plain_errors():
+        model, settings, data = load_run(run, overrides, Accelerator().device)
+        for path in plotted(model, settings, data, run):
+            console.print(f"plot: {path}")
+
+
+def evaluated(model: BFN, settings: Config, data: Data) -> Bound:
+    """Evaluate on held-out data and print the table."""
+    device = next(model.parameters()).device
+    bound = evaluate(model, data.test, settings.evaluate, device)
+    steps = "continuous time" if settings.evaluate.n_steps is None else f"{settings.evaluate.n_steps} steps"
+    table = Table(title=f"{settings.data.name}, {bound.examples} held-out examples, {steps}")
+    table.add_column("")
+    table.add_column("bits per dimension", justify="right")
+    table.add_row("messages", f"{bound.messages:.4f}")
+    table.add_row("reconstruction", f"{bound.reconstruction:.4f}")
+    table.add_row("bound", f"{bound.bits:.4f} ± {bound.error:.4f}")
+    table.add_row("factorised baseline", f"{data.baseline:.4f}")
+    console.print(table)
+    return bound
+
+
+def sampled(model: BFN, settings: Config, data: Data, out: Path) -> Path:
+    """Draw samples, print them where they are text, and write their picture."""
+    options = settings.sample
+    samples = draw(model, options.count, options.n_steps, seed=options.seed, device=next(model.parameters()).device)
+    if data.symbols:
+        table = Table(title="samples", show_lines=True)
+        table.add_column("")
+        for line in plots.to_text(samples, data.symbols):
+            table.add_row(line)
+        console.print(table)
+    return plots.plot_samples(samples.cpu(), data, out / "samples.png")
+
+
+def plotted(model: BFN, settings: Config, data: Data, out: Path) -> list[Path]:
+    """Write the loss curves, where the run has a log, and the narrowing input distribution."""
+    narrowing = plots.plot_narrowing(
+        model, data, out / "narrowing.png", n_steps=settings.sample.n_steps, seed=settings.sample.seed
+    )
+    log = out / LOG_FILE
+    return [plots.plot_losses(log, data.baseline, out / "losses.png"), narrowing] if log.exists() else [narrowing]
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,162 @@
+"""Configurations: what each key means, the YAML files that ship, and the checks made before work starts."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key."""
+
+
+@dataclass
+class DataConfig:
+    name: str = "digits"  # a name in bfn.data.DATASETS
+    length: int = 64  # characters in a window (text)
+
+
+@dataclass
+class ModelConfig:
+    kind: str = "discretised"  # a name in bfn.model.KINDS
+    sigma_1: float | None = None  # standard deviation of the input distribution at t = 1 (continuous and discretised)
+    beta_1: float | None = None  # accuracy at t = 1 (discrete)
+
+
+@dataclass
+class NetworkConfig:
+    name: str = "unet"  # a name in bfn.networks.NETWORKS
+    width: int = 32  # channels at full resolution, or the transformer's model width
+    depth: int = 2  # residual blocks at each resolution, or layers
+    heads: int = 4
+    dropout: float = 0.0
+
+
+@dataclass
+class TrainConfig:
+    seed: int = 0
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    beta_2: float = 0.99  # AdamW's second-moment decay; the first is 0.9
+    weight_decay: float = 0.01
+    warmup_steps: int = 50
+    clip_norm: float = 1.0  # the gradient's norm is cut to this
+    ema_decay: float = 0.999
+    n_steps: int | None = None  # None trains on the continuous-time loss, n on the n-step loss
+    max_steps: int = 10_000
+    max_seconds: float | None = None  # wall clock, resumed time included
+    validate_every: int = 100  # steps from one validation, log row and checkpoint to the next
+    patience: int = 10  # validations without a better bound before training stops
+    mixed_precision: str = "no"  # "no" or "bf16"
+    cpu: bool = False  # do not use a GPU that is there
+
+
+@dataclass
+class EvaluateConfig:
+    n_steps: int | None = None  # None evaluates the continuous-time bound, n the n-step bound
+    repeats: int = 32  # times t per example, spread evenly
+    batch_size: int = 512
+    seed: int = 0
+
+
+@dataclass
+class SampleConfig:
+    count: int = 64
+    n_steps: int = 100
+    seed: int = 0
+
+
+@dataclass
+class Config:
+    out: str = "runs/digits"  # the run directory
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+
+
+# Keys that must be positive wherever they stand, and keys that must lie in [0, 1).
+POSITIVE = {"length", "sigma_1", "beta_1", "width", "depth", "heads", "batch_size", "learning_rate", "clip_norm"}
+POSITIVE |= {"n_steps", "warmup_steps", "max_steps", "max_seconds", "validate_every", "patience", "repeats", "count"}
+FRACTIONS = {"dropout", "ema_decay", "beta_2"}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def choose(table: Mapping[str, Any], name: str, key: str) -> Any:
+    """The entry of a table that a configuration key names."""
+    if name not in table:
+        raise ConfigError(f"{key}={name!r} is not known; it takes one of {', '.join(table)}")
+    return table[name]
+
+
+def shipped() -> list[str]:
+    """Names of the configurations that ship with the package."""
+    return sorted(f.name.removesuffix(".yaml") for f in resources.files(__name__).iterdir() if f.name.endswith(".yaml"))
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a shipped name or a YAML path, with `key=value` overrides, checked."""
+    if name in shipped():
+        text = (resources.files(__name__) / f"{name}.yaml").read_text()
+    elif Path(name).suffix in {".yaml", ".yml"}:
+        try:
+            text = Path(name).read_text()
+        except OSError as error:
+            raise ConfigError(f"cannot read the configuration {name}: {error.strerror}") from error
+    else:
+        raise ConfigError(f"no configuration {name!r}; give one of {', '.join(shipped())}, or a path ending in .yaml")
+    try:
+        tree = OmegaConf.create(text)
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+    return build(tree, overrides, where=name)
+
+
+def build(tree: Any, overrides: Sequence[str] = (), where: str = "the configuration") -> Config:
+    """A checked Config from a tree of settings; unknown keys and wrong types are refused with a ConfigError."""
+    for override in overrides:
+        if "=" not in override.lstrip("="):
+            raise ConfigError(f"override {override!r} is not of the form key=value")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), tree)
+        where = "an override"
+        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
+        config = OmegaConf.to_object(merged)
+    except ConfigKeyError as error:
+        known = flatten(asdict(Config()))
+        near = difflib.get_close_matches(str(error.full_key), known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(known)}"
+        raise ConfigError(f"unknown key {error.full_key!r} in {where}; {hint}") from error
+    except (OmegaConfBaseException, ValueError, YAMLError) as error:
+        key = getattr(error, "full_key", None)
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{f'key {key!r}' if key else 'a value'} in {where} cannot be used: {reason}") from error
+    assert isinstance(config, Config)
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Refuse values that have the right type and no meaning."""
+    for path, value in flatten(asdict(config)).items():
+        key = path.rpartition(".")[2]
+        if key in POSITIVE and value is not None and not value > 0:
+            raise ConfigError(f"{path}={value} must be positive")
+        if key in FRACTIONS and not 0 <= value < 1:
+            raise ConfigError(f"{path}={value} must lie in [0, 1)")
+    choose(dict.fromkeys(("no", "bf16")), config.train.mixed_precision, "train.mixed_precision")

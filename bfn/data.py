@@ -1,0 +1,97 @@
+"""Data sets that ship inside a dependency, split once and for all, with the baseline that a model has to beat."""
+
+import re
+from dataclasses import dataclass
+from string import ascii_lowercase
+
+import torch
+from torch import Tensor
+
+from bfn.configs import Config, choose
+
+SYMBOLS = " " + ascii_lowercase
+
+
+@dataclass(frozen=True)
+class Data:
+    """Examples [N, ...] of each split: bin centres in [-1, 1] as float32, or classes as int64."""
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    num_classes: int  # bins or classes of a variable
+    baseline: float  # bits per dimension of the best factorised model on the test split
+    symbols: str = ""  # what a class of text stands for
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return tuple(self.train.shape[1:])
+
+
+def factorised_bits(counted: Tensor, scored: Tensor, num_classes: int) -> float:
+    """Bits per dimension of `scored` [N, D] under independent columns: counts of `counted` [M, D], each plus 1/2."""
+    counts = torch.nn.functional.one_hot(counted, num_classes).sum(0).double() + 0.5
+    log_probs = (counts / counts.sum(-1, keepdim=True)).log2()
+    return -log_probs.gather(1, scored.T).mean().item()
+
+
+def split_digits() -> tuple[Tensor, Tensor, Tensor]:
+    """scikit-learn's digits as grey levels 0..16, int64 [N, 8, 8]: 1350 to train, 150 to validate, 297 held out."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    levels = torch.from_numpy(load_digits().images).long()
+    rest, test = train_test_split(levels, test_size=297, random_state=0)
+    train, validation = train_test_split(rest, test_size=150, random_state=0)
+    return train, validation, test
+
+
+def digits(config: Config) -> Data:
+    """Digits with 17 grey levels as the centres of 17 bins of [-1, 1]."""
+    splits = split_digits()
+    train, validation, test = (((2 * s + 1) / 17 - 1).float() for s in splits)
+    return Data(train, validation, test, 17, image_baseline(*splits, 17))
+
+
+def digits_binary(config: Config) -> Data:
+    """Digits as two classes: is the grey level above one half?"""
+    train, validation, test = ((s > 8).long() for s in split_digits())
+    return Data(train, validation, test, 2, image_baseline(train, validation, test, 2))
+
+
+def image_baseline(train: Tensor, validation: Tensor, test: Tensor, num_classes: int) -> float:
+    return factorised_bits(torch.cat([train, validation]).flatten(1), test.flatten(1), num_classes)
+
+
+def read_topics() -> str:
+    """Python's language reference as a-z and single spaces."""
+    from pydoc_data.topics import topics
+
+    return re.sub("[^a-z]+", " ", " ".join(topics[name] for name in sorted(topics)).lower()).strip()
+
+
+def text(config: Config) -> Data:
+    """Windows of the language reference: the first 90 % to train, then 5 % to validate and 5 % held out."""
+    length = config.data.length
+    classes = torch.tensor([SYMBOLS.index(c) for c in read_topics()])
+    ends = [len(classes) * 90 // 100, len(classes) * 95 // 100]
+    train, validation, test = classes.tensor_split(ends)
+    baseline = factorised_bits(torch.cat([train, validation])[:, None], test[:, None], len(SYMBOLS))
+    # Training windows overlap, so that a window starts at many places of the text.
+    return Data(
+        train.unfold(0, length, max(1, length // 8)),
+        validation.unfold(0, length, length),
+        test.unfold(0, length, length),
+        len(SYMBOLS),
+        baseline,
+        SYMBOLS,
+    )
+
+
+DATASETS = {"digits": digits, "digits_binary": digits_binary, "text": text}
+
+
+def load_data(config: Config) -> Data:
+    """The data set that `data.name` names."""
+    return choose(DATASETS, config.data.name, "data.name")(config)

@@ -1,0 +1,60 @@
+"""The bound on held-out data: what the messages cost plus what reconstructing the data costs, in bits per dimension."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bfn.configs import EvaluateConfig
+from bfn.model import BFN
+from bfn_kernels.noise import fold_in
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Bits per dimension; `error` is the standard error of `bits` over the examples."""
+
+    messages: float
+    reconstruction: float
+    error: float
+    examples: int
+
+    @property
+    def bits(self) -> float:
+        return self.messages + self.reconstruction
+
+
+def spread_times(count: int, generator: torch.Generator, n_steps: int | None = None) -> Tensor:
+    """`count` low-discrepancy times in random order: t = (u + i/count) mod 1, or down to a multiple of 1/n_steps."""
+    t = (torch.rand((), generator=generator, dtype=torch.float64) + torch.arange(count) / count) % 1
+    if n_steps is not None:
+        t = (t * n_steps).floor() / n_steps
+    return t[torch.randperm(count, generator=generator)].float()
+
+
+@torch.no_grad()
+def evaluate(model: BFN, data: Tensor, config: EvaluateConfig, device: torch.device | str = "cpu") -> Bound:
+    """Upper bound on -log2 p(x) per dimension of data [N, ...], each example at `repeats` times spread evenly."""
+    model.eval()
+    dimensions = math.prod(data.shape[1:])
+    # One set of times per example: rows hold `repeats` strata of an example, each example starting at its own offset.
+    generator = torch.Generator().manual_seed(config.seed)
+    strata = spread_times(len(data), generator)[:, None] + torch.arange(config.repeats)
+    times = strata / config.repeats
+    if config.n_steps is not None:
+        times = (times * config.n_steps).floor() / config.n_steps
+    messages, reconstruction = [], []
+    for start in range(0, len(data), config.batch_size):
+        x = data[start : start + config.batch_size].to(device)
+        seed = fold_in(config.seed, start)
+        draws = [
+            model(x, t.to(device), seed=fold_in(seed, r), n_steps=config.n_steps, reduction="batch")
+            for r, t in enumerate(times[start : start + config.batch_size].T)
+        ]
+        messages.append(torch.stack(draws).mean(0))
+        reconstruction.append(model.reconstruction(x, seed=fold_in(seed, config.repeats), reduction="batch"))
+    to_bits = 1 / (dimensions * math.log(2))
+    m, r = torch.cat(messages).double() * to_bits, torch.cat(reconstruction).double() * to_bits
+    error = (m + r).std().item() / math.sqrt(len(data))
+    return Bound(m.mean().item(), r.mean().item(), error, len(data))

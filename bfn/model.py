@@ -1,0 +1,252 @@
+"""A Bayesian flow network: the flow, the network and the loss of each kind of data, joined. Losses are in nats."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bfn.configs import Config, ConfigError, choose
+from bfn.data import Data
+from bfn.networks import build_network
+from bfn_kernels import continuous, discrete, discretised
+from bfn_kernels.noise import fold_in
+from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
+
+Output = Any  # what the network says of the output distribution, as the ops take it
+State = Any  # what a sampler carries from message to message: (mean, precision), or logits
+
+
+class BFN(nn.Module, ABC):
+    """What all kinds of data share: the loss of a batch, the reconstruction loss, and the steps of a sampler.
+
+    Data are x [B, ...] and times t [B]. `theta` is what the network sees of the input distribution: means [B, ...], or
+    probabilities [B, ..., K]. Seeds are ints; `reduction` is that of bfn_kernels; losses are in nats.
+    """
+
+    schedule: ExponentialVariance | QuadraticAccuracy
+
+    def __init__(self, config: Config, data: Data, features: int, outputs: int):
+        super().__init__()
+        self.shape, self.num_classes = data.shape, data.num_classes
+        self.network = build_network(config.network, data.shape, features, outputs)
+
+    def forward(
+        self, x: Tensor, t: Tensor, *, seed: int, n_steps: int | None = None, reduction: str = "mean"
+    ) -> Tensor:
+        """L∞ at times t, or L_n at t = (i - 1)/n where n_steps is given."""
+        theta = self.flow(x, t, fold_in(seed, 0))
+        output = self.output(theta, t)
+        if n_steps is None:
+            return self.continuous_time_loss(x, output, theta, t, reduction)
+        return self.discrete_time_loss(x, output, theta, t, n_steps, fold_in(seed, 1), reduction)
+
+    def reconstruction(self, x: Tensor, *, seed: int, reduction: str = "mean") -> Tensor:
+        """-ln p_O(x) given the input distribution that the flow reaches at t = 1."""
+        t = torch.ones(len(x), device=x.device)
+        theta = self.flow(x, t, seed)
+        return self.reconstruction_loss(x, self.output(theta, t), theta, reduction)
+
+    def sample_step(self, state: State, i: int, n: int, *, seed: int) -> State:
+        """The i-th of n sampling steps: the network at t = (i - 1)/n, then a message of accuracy α_i."""
+        theta = self.theta(state)
+        t = torch.full((len(theta),), (i - 1) / n, device=theta.device)
+        alpha = float(self.schedule.alpha(torch.tensor(i, dtype=torch.float64), n))
+        return self.update(self.output(theta, t), state, t, alpha, seed)
+
+    def sample_final(self, state: State) -> Tensor:
+        """The mode of the output distribution at t = 1, which ends a sampling run: data [B, ...]."""
+        theta = self.theta(state)
+        t = torch.ones(len(theta), device=theta.device)
+        return self.mode(self.output(theta, t), theta, t)
+
+    @abstractmethod
+    def flow(self, x: Tensor, t: Tensor, seed: int) -> Tensor:
+        """theta at time t of the Bayesian flow of x."""
+
+    @abstractmethod
+    def output(self, theta: Tensor, t: Tensor) -> Output:
+        """The network's output."""
+
+    @abstractmethod
+    def continuous_time_loss(self, x: Tensor, output: Output, theta: Tensor, t: Tensor, reduction: str) -> Tensor: ...
+
+    @abstractmethod
+    def discrete_time_loss(
+        self, x: Tensor, output: Output, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
+    ) -> Tensor: ...
+
+    @abstractmethod
+    def reconstruction_loss(self, x: Tensor, output: Output, theta: Tensor, reduction: str) -> Tensor: ...
+
+    @abstractmethod
+    def prior(self, count: int, device: torch.device) -> State:
+        """The state of `count` examples before any message."""
+
+    @abstractmethod
+    def theta(self, state: State) -> Tensor:
+        """What the network sees of a state."""
+
+    @abstractmethod
+    def update(self, output: Output, state: State, t: Tensor, alpha: float, seed: int) -> State:
+        """The state after a message of accuracy alpha about a draw from the output distribution."""
+
+    @abstractmethod
+    def mode(self, output: Output, theta: Tensor, t: Tensor) -> Tensor:
+        """The most probable data under the output distribution."""
+
+
+class NormalBFN(BFN):
+    """Shared by continuous and discretised data, whose input distribution is N(mean, 1/precision)."""
+
+    def __init__(self, config: Config, data: Data, outputs: int):
+        super().__init__(config, data, 1, outputs)
+        self.sigma_1 = required(config, "sigma_1")
+        self.schedule = ExponentialVariance(self.sigma_1)
+
+    def flow(self, x: Tensor, t: Tensor, seed: int) -> Tensor:
+        return continuous.flow_sample(x, t, sigma_1=self.sigma_1, seed=seed)
+
+    def output(self, theta: Tensor, t: Tensor) -> Output:
+        return self.network(theta[..., None], t).unbind(-1)
+
+    def prior(self, count: int, device: torch.device) -> State:
+        return torch.zeros(count, *self.shape, device=device), 1.0
+
+    def theta(self, state: State) -> Tensor:
+        return state[0]
+
+
+class ContinuousBFN(NormalBFN):
+    """Continuous data in [-1, 1]; the network predicts the noise. Reconstruction counts bins, so that bits compare."""
+
+    def __init__(self, config: Config, data: Data):
+        super().__init__(config, data, outputs=1)
+
+    def continuous_time_loss(self, x: Tensor, output: Output, theta: Tensor, t: Tensor, reduction: str) -> Tensor:
+        return continuous.continuous_time_loss(x, *output, theta, t, sigma_1=self.sigma_1, reduction=reduction)
+
+    def discrete_time_loss(
+        self, x: Tensor, output: Output, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
+    ) -> Tensor:
+        return continuous.discrete_time_loss(
+            x, *output, theta, t, sigma_1=self.sigma_1, n_steps=n_steps, reduction=reduction
+        )
+
+    def reconstruction_loss(self, x: Tensor, output: Output, theta: Tensor, reduction: str) -> Tensor:
+        return continuous.reconstruction_loss(
+            x, *output, theta, sigma_1=self.sigma_1, num_bins=self.num_classes, reduction=reduction
+        )
+
+    def update(self, output: Output, state: State, t: Tensor, alpha: float, seed: int) -> State:
+        return continuous.update_sample(self.mode(output, state[0], t), *state, alpha, seed=seed)
+
+    def mode(self, output: Output, theta: Tensor, t: Tensor) -> Tensor:
+        return continuous.predict_data(*output, theta, t, sigma_1=self.sigma_1)
+
+
+class DiscretisedBFN(NormalBFN):
+    """Data at the centres of K bins of [-1, 1]; the network predicts the noise's mean and log standard deviation."""
+
+    def __init__(self, config: Config, data: Data):
+        super().__init__(config, data, outputs=2)
+
+    def continuous_time_loss(self, x: Tensor, output: Output, theta: Tensor, t: Tensor, reduction: str) -> Tensor:
+        return discretised.continuous_time_loss(
+            x, *output, theta, t, sigma_1=self.sigma_1, num_bins=self.num_classes, reduction=reduction
+        )
+
+    def discrete_time_loss(
+        self, x: Tensor, output: Output, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
+    ) -> Tensor:
+        return discretised.discrete_time_loss(
+            x, *output, theta, t, sigma_1=self.sigma_1, num_bins=self.num_classes, n_steps=n_steps, reduction=reduction
+        )
+
+    def reconstruction_loss(self, x: Tensor, output: Output, theta: Tensor, reduction: str) -> Tensor:
+        return discretised.reconstruction_loss(
+            x, *output, theta, sigma_1=self.sigma_1, num_bins=self.num_classes, reduction=reduction
+        )
+
+    def update(self, output: Output, state: State, t: Tensor, alpha: float, seed: int) -> State:
+        return discretised.update_sample(
+            *output, *state, t, alpha, sigma_1=self.sigma_1, num_bins=self.num_classes, seed=seed
+        )
+
+    def mode(self, output: Output, theta: Tensor, t: Tensor) -> Tensor:
+        # A message without noise to an input distribution that knows nothing: its mean is then what was sent.
+        sent, _ = discretised.update_sample(
+            *output, theta, 0.0, t, 1.0, sigma_1=self.sigma_1, num_bins=self.num_classes, choose="mode",
+            noise=torch.zeros_like(theta),
+        )  # fmt: skip
+        return sent
+
+
+class DiscreteBFN(BFN):
+    """Classes. With K = 2 the network sees 2·theta_0 - 1 and its one output is the logit of class 1, as published."""
+
+    def __init__(self, config: Config, data: Data):
+        size = 1 if data.num_classes == 2 else data.num_classes
+        super().__init__(config, data, features=size, outputs=size)
+        self.beta_1 = required(config, "beta_1")
+        self.schedule = QuadraticAccuracy(self.beta_1)
+
+    def flow(self, x: Tensor, t: Tensor, seed: int) -> Tensor:
+        return discrete.flow_sample(x, t, num_classes=self.num_classes, beta_1=self.beta_1, seed=seed)
+
+    def output(self, theta: Tensor, t: Tensor) -> Output:
+        if self.num_classes > 2:
+            return self.network(theta, t)
+        logit = self.network(2 * theta[..., :1] - 1, t)
+        return torch.cat([torch.zeros_like(logit), logit], -1)
+
+    def continuous_time_loss(self, x: Tensor, output: Output, theta: Tensor, t: Tensor, reduction: str) -> Tensor:
+        return discrete.continuous_time_loss(x, output, t, beta_1=self.beta_1, reduction=reduction)
+
+    def discrete_time_loss(
+        self, x: Tensor, output: Output, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
+    ) -> Tensor:
+        return discrete.discrete_time_loss(
+            x, output, t, beta_1=self.beta_1, n_steps=n_steps, n_samples=10, seed=seed, reduction=reduction
+        )
+
+    def reconstruction_loss(self, x: Tensor, output: Output, theta: Tensor, reduction: str) -> Tensor:
+        return discrete.reconstruction_loss(x, output, reduction=reduction)
+
+    def prior(self, count: int, device: torch.device) -> State:
+        return torch.zeros(count, *self.shape, self.num_classes, device=device)
+
+    def theta(self, state: State) -> Tensor:
+        return discrete.theta(state)
+
+    def update(self, output: Output, state: State, t: Tensor, alpha: float, seed: int) -> State:
+        return discrete.update_sample(output, state, alpha, seed=seed)
+
+    def mode(self, output: Output, theta: Tensor, t: Tensor) -> Tensor:
+        return output.argmax(-1)
+
+
+KINDS: dict[str, type[NormalBFN] | type[DiscreteBFN]] = {
+    "continuous": ContinuousBFN,
+    "discretised": DiscretisedBFN,
+    "discrete": DiscreteBFN,
+}
+
+
+def required(config: Config, key: str) -> float:
+    """model.sigma_1 or model.beta_1, whichever the kind of data takes; the other must not be set."""
+    value = getattr(config.model, key)
+    other = "beta_1" if key == "sigma_1" else "sigma_1"
+    if value is None or getattr(config.model, other) is not None:
+        raise ConfigError(f"model.kind={config.model.kind!r} needs model.{key} and does not take model.{other}")
+    if key == "sigma_1" and value >= 1:
+        raise ConfigError(f"model.sigma_1={value} must be below 1")
+    return value
+
+
+def build_model(config: Config, data: Data) -> BFN:
+    """The model that `model.kind` names, with fresh weights from torch's default generator."""
+    kind = choose(KINDS, config.model.kind, "model.kind")
+    if (kind is DiscreteBFN) == data.train.is_floating_point():
+        raise ConfigError(f"model.kind={config.model.kind!r} does not fit data.name={config.data.name!r}")
+    return kind(config, data)

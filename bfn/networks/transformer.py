@@ -1,0 +1,50 @@
+"""A small bidirectional transformer for sequences."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bfn.configs import ConfigError
+from bfn.networks.layers import TimeEmbedding, zero_init
+
+
+class Layer(nn.Module):
+    """Attention over the whole sequence, then an MLP; both before a residual sum."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, nn.Dropout(dropout)
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, h: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm_attention(h)).unflatten(-1, (3, self.heads, -1)).movedim(-2, 1).unbind(2)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        h = h + self.dropout(self.out(mixed))
+        return h + self.dropout(self.mlp(self.norm_mlp(h)))
+
+
+class Transformer(nn.Module):
+    """Features [B, L, F] and times [B] -> [B, L, outputs]; positions and time are added to the embedding."""
+
+    def __init__(
+        self, shape: tuple[int, ...], features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float
+    ):
+        super().__init__()
+        if len(shape) != 1:
+            raise ConfigError(f"network.name='transformer' takes sequences, got data of shape {shape}")
+        if width % heads:
+            raise ConfigError(f"network.width={width} must be a multiple of network.heads={heads}")
+        self.embed = nn.Linear(features, width)
+        self.position = nn.Parameter(0.02 * torch.randn(shape[0], width))
+        self.time = nn.Sequential(TimeEmbedding(width), nn.Linear(width, width))
+        self.layers = nn.ModuleList(Layer(width, heads, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.head = zero_init(nn.Linear(width, outputs))
+
+    def forward(self, features: Tensor, t: Tensor) -> Tensor:
+        h = self.embed(features) + self.position + self.time(t)[:, None]
+        for layer in self.layers:
+            h = layer(h)
+        return self.head(self.norm(h))

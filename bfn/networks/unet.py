@@ -1,0 +1,87 @@
+"""A small U-Net for images: two resolutions, with attention at the lower one."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bfn.configs import ConfigError
+from bfn.networks.layers import TimeEmbedding, zero_init
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions around a shift and scale by the time embedding."""
+
+    def __init__(self, channels_in: int, channels: int, time_width: int, dropout: float):
+        super().__init__()
+        self.norm_in, self.norm_out = nn.GroupNorm(8, channels_in), nn.GroupNorm(8, channels)
+        self.conv_in = nn.Conv2d(channels_in, channels, 3, padding=1)
+        self.conv_out = zero_init(nn.Conv2d(channels, channels, 3, padding=1))
+        self.time = nn.Linear(time_width, 2 * channels)
+        self.dropout = nn.Dropout(dropout)
+        self.skip = nn.Identity() if channels_in == channels else nn.Conv2d(channels_in, channels, 1)
+
+    def forward(self, h: Tensor, time: Tensor) -> Tensor:
+        scale, shift = self.time(time)[:, :, None, None].chunk(2, 1)
+        residual = self.conv_in(F.silu(self.norm_in(h)))
+        residual = F.silu(self.norm_out(residual) * (1 + scale) + shift)
+        return self.skip(h) + self.conv_out(self.dropout(residual))
+
+
+class Attention(nn.Module):
+    """Self-attention between all places of an image."""
+
+    def __init__(self, channels: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(8, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zero_init(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, h: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(h)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return h + self.out(mixed.transpose(-1, -2).reshape(h.shape))
+
+
+class UNet(nn.Module):
+    """Features [B, H, W, F] and times [B] -> [B, H, W, outputs]; H and W even, width a multiple of 8 and of heads."""
+
+    def __init__(
+        self, shape: tuple[int, ...], features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float
+    ):
+        super().__init__()
+        if len(shape) != 2 or shape[0] % 2 or shape[1] % 2:
+            raise ConfigError(f"network.name='unet' takes images with even sides, got data of shape {shape}")
+        if width % 8 or 2 * width % heads:
+            raise ConfigError(f"network.width={width} must be a multiple of 8, and twice it of heads={heads}")
+        time_width = 2 * width
+        self.time = TimeEmbedding(time_width)
+        self.stem = nn.Conv2d(features, width, 3, padding=1)
+        self.down = nn.ModuleList(ResBlock(width, width, time_width, dropout) for _ in range(depth))
+        self.reduce = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.middle = nn.ModuleList(ResBlock(2 * width, 2 * width, time_width, dropout) for _ in range(depth))
+        self.attention = Attention(2 * width, heads)
+        self.enlarge = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
+        self.up = nn.ModuleList(ResBlock(2 * width, width, time_width, dropout) for _ in range(depth))
+        self.gain = zero_init(nn.Linear(time_width, features * outputs))
+        self.norm = nn.GroupNorm(8, width)
+        self.head = zero_init(nn.Conv2d(width, outputs, 3, padding=1))
+
+    def forward(self, features: Tensor, t: Tensor) -> Tensor:
+        time = self.time(t)
+        h = self.stem(features.movedim(-1, 1))
+        skips = []
+        for block in self.down:
+            h = block(h, time)
+            skips.append(h)
+        h = self.reduce(h)
+        for block in self.middle:
+            h = block(h, time)
+        h = self.enlarge(self.attention(h))
+        for block in self.up:
+            h = block(torch.cat([h, skips.pop()], 1), time)
+        import os
+        out = self.head(F.silu(self.norm(h))).movedim(1, -1)
+        if os.environ.get("GAIN") != "1": return out
+        gain = self.gain(time).unflatten(-1, (features.shape[-1], -1))
+        return out + torch.einsum("bhwf,bfo->bhwo", features, gain)

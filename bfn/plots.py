@@ -1,0 +1,163 @@
+"""Pictures: samples, loss curves, and how the input distribution of one variable narrows as messages arrive."""
+
+import csv
+import textwrap
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from bfn.data import Data
+from bfn.model import BFN, DiscreteBFN, State
+from bfn.sample import sample
+
+DPI = 150
+
+
+def write(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI, bbox_inches="tight", facecolor="white")
+    plt.close(figure)
+    return path
+
+
+def to_grey(images: Tensor, num_classes: int) -> Tensor:
+    """Brightness in [0, 1] of images of bin centres or classes."""
+    return (images + 1) / 2 if images.is_floating_point() else images / (num_classes - 1)
+
+
+def to_text(classes: Tensor, symbols: str) -> list[str]:
+    """One string per row of classes."""
+    return ["".join(symbols[c] for c in row) for row in classes.tolist()]
+
+
+def draw_images(axes: Axes, images: Tensor, columns: int) -> None:
+    """Images [N, H, W] in [0, 1], tiled with a thin gap."""
+    rows = -(-len(images) // columns)
+    _, height, width = images.shape
+    canvas = torch.full((rows * (height + 1) - 1, columns * (width + 1) - 1), torch.nan)
+    for index, image in enumerate(images):
+        top, left = index // columns * (height + 1), index % columns * (width + 1)
+        canvas[top : top + height, left : left + width] = image
+    axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_axis_off()
+
+
+def plot_samples(samples: Tensor, data: Data, path: Path) -> Path:
+    """A grid of images beside held-out ones, or a panel of text above held-out text."""
+    if data.symbols:
+        return plot_text(samples, data, path)
+    columns = max(1, round(len(samples) ** 0.5))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 5.4), layout="constrained")
+    for axes, images, title in ((left, samples, "Samples"), (right, data.test[: len(samples)], "Held-out data")):
+        draw_images(axes, to_grey(images, data.num_classes), columns)
+        axes.set_title(title)
+    return write(figure, path)
+
+
+def plot_text(samples: Tensor, data: Data, path: Path) -> Path:
+    """Samples and held-out windows, a line each."""
+    lines = ["samples", *to_text(samples, data.symbols), "", "held-out text", *to_text(data.test[:4], data.symbols)]
+    lines = [part for line in lines for part in (textwrap.wrap(line, 100, drop_whitespace=False) or [""])]
+    figure = plt.figure(figsize=(10, 0.4 + 0.22 * len(lines)))
+    for row, line in enumerate(lines):
+        heading = line in ("samples", "held-out text")
+        weight = "bold" if heading else "normal"
+        figure.text(0.02, 1 - (row + 1) / (len(lines) + 1), line, family="monospace", size=10, weight=weight)
+    return write(figure, path)
+
+
+def plot_losses(log: Path, baseline: float, path: Path) -> Path:
+    """Training and validation loss of a run against its steps."""
+    with open(log, newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    steps = [row["step"] for row in rows]
+    validation = [row["validation_bits"] for row in rows]
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    axes.plot(steps, [row["train_bits"] for row in rows], color="0.6", label="training, messages only, with dropout")
+    axes.plot(steps, validation, color="C0", label="validation bound, averaged weights")
+    best = min(range(len(rows)), key=validation.__getitem__)
+    label = f"best: {validation[best]:.3f} at step {steps[best]:.0f}"
+    axes.plot(steps[best], validation[best], "o", color="C0", label=label)
+    axes.axhline(baseline, color="C3", linestyle="--", label=f"factorised baseline: {baseline:.3f}")
+    low, high = min(validation), max(baseline, *validation[len(validation) // 4 :])
+    axes.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
+    axes.set(xlabel="step", ylabel="bits per dimension", title="Loss during training")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return write(figure, path)
+
+
+def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int) -> Path:
+    """One sampling run: the input distribution of one variable after each message, above that of the whole example."""
+    states: list[State] = []
+    device = next(model.parameters()).device
+    result = sample(model, 1, n_steps, seed=seed, device=device, watch=lambda i, state: states.append(state))
+    thetas = torch.stack([model.theta(state)[0] for state in states]).cpu()
+    place = most_varied(data)
+    drawn = result[0][place].item()
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(10, 7), height_ratios=[2.2, 1], layout="constrained")
+    if isinstance(model, DiscreteBFN):
+        draw_probabilities(top, thetas[(slice(None), *place)], int(drawn), data.symbols)
+    else:
+        precisions = torch.stack([state[1][0].flatten()[0] for state in states]).cpu()
+        draw_density(top, thetas[(slice(None), *place)], precisions.rsqrt(), drawn)
+    name = f"character {place[0]}" if data.symbols else f"the pixel in row {place[0]}, column {place[1]}"
+    top.set(title=f"Input distribution of {name} as {n_steps} messages arrive", xlabel="messages received")
+    shown = sorted({round(i * n_steps / 8) for i in range(9)})
+    if data.symbols:
+        draw_lines(bottom, thetas[shown], shown, data.symbols)
+        bottom.set_title("Likeliest characters of the whole window (the fainter, the less probable)")
+    else:
+        images = thetas[..., 1] if isinstance(model, DiscreteBFN) else to_grey(thetas.clamp(-1, 1), data.num_classes)
+        draw_images(bottom, images[shown], len(shown))
+        bottom.set_title("Mean of every pixel after " + ", ".join(map(str, shown)) + " messages")
+    return write(figure, path)
+
+
+def most_varied(data: Data) -> tuple[int, ...]:
+    """The place in an example that differs most from one to the next: where all agree there is little to see."""
+    spread = data.train.double().flatten(1).std(0)
+    return tuple(int(i) for i in torch.unravel_index(spread.argmax(), data.shape))
+
+
+def draw_density(axes: Axes, means: Tensor, stds: Tensor, drawn: float) -> None:
+    """N(mean_i, std_i²) after each number of messages i: darkness is the density over its own peak."""
+    value = torch.linspace(-1.6, 1.6, 400)
+    density = torch.exp(-0.5 * ((value[:, None] - means) / stds) ** 2)
+    last = len(means) - 1
+    axes.imshow(density, origin="lower", aspect="auto", extent=(-0.5, last + 0.5, -1.6, 1.6), cmap="Blues", alpha=0.8)
+    axes.plot(means, color="C0", linewidth=1.5, label="mean")
+    axes.plot(means - stds, color="C0", linewidth=0.8, linestyle=":", label="mean ± standard deviation")
+    axes.plot(means + stds, color="C0", linewidth=0.8, linestyle=":")
+    axes.axhline(drawn, color="C3", linestyle="--", linewidth=1, label=f"value at the end of the run: {drawn:.2f}")
+    axes.set(ylabel="value (-1 white, 1 black)", xlim=(-0.5, last + 0.5), ylim=(-1.6, 1.6))
+    axes.legend(loc="upper right")
+
+
+def draw_probabilities(axes: Axes, theta: Tensor, drawn: int, symbols: str) -> None:
+    """Class probabilities [n + 1, K] after each number of messages."""
+    names = ["space" if s == " " else s for s in symbols] or ["white", "black"]
+    image = axes.imshow(theta.T, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axes.figure.colorbar(image, ax=axes, label="probability", pad=0.01)
+    axes.set_yticks(range(len(names)), names, fontsize=8 if symbols else 10)
+    axes.get_yticklabels()[drawn].set(color="C3", weight="bold")
+    axes.set_ylabel("class (red: at the end of the run)")
+
+
+def draw_lines(axes: Axes, thetas: Tensor, shown: list[int], symbols: str) -> None:
+    """A line of likeliest characters for each number of messages."""
+    probabilities, classes = thetas.max(-1)
+    for row, (line, weights) in enumerate(zip(classes.tolist(), probabilities.tolist(), strict=True)):
+        for column, (c, p) in enumerate(zip(line, weights, strict=True)):
+            axes.text(column, row, symbols[c], family="monospace", size=9, alpha=max(0.1, p), ha="center", va="center")
+    axes.set(xlim=(-1, classes.shape[1]), ylim=(len(shown) - 0.5, -0.5), ylabel="messages received")
+    axes.set_yticks(range(len(shown)), shown)
+    axes.set_xticks([])
