@@ -57,7 +57,7 @@ def train(
             console.print(f"interrupted and saved at step {trainer.at.step}; the same command continues from there")
             raise typer.Exit(130) from None
         at = trainer.at
-        console.print(f"trained {at.step} steps in {at.seconds:.0f} s; the best weights are those of step {at.best_step}")
+        console.print(f"trained {at.step} steps in {at.seconds:.0f} s; the best weights are of step {at.best_step}")
         model, _, _ = load_run(out, device=trainer.accelerator.device)
         bound = evaluated(model, settings, data)
         console.print(f"held-out bits per dimension: {bound.bits:.3f} (factorised baseline {data.baseline:.2f})")

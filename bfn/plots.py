@@ -107,7 +107,7 @@ def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: in
     if isinstance(model, DiscreteBFN):
         draw_probabilities(top, thetas[(slice(None), *place)], int(drawn), data.symbols)
     else:
-        precisions = torch.stack([state[1][0].flatten()[0] for state in states]).cpu()
+        precisions = torch.tensor([precision for _, precision in states])
         draw_density(top, thetas[(slice(None), *place)], precisions.rsqrt(), drawn)
     name = f"character {place[0]}" if data.symbols else f"the pixel in row {place[0]}, column {place[1]}"
     top.set(title=f"Input distribution of {name} as {n_steps} messages arrive", xlabel="messages received")

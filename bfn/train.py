@@ -187,13 +187,14 @@ class Trainer:
     @contextmanager
     def progress(self) -> Iterator[Any]:
         """A progress bar; yields the function that brings it up to date."""
-        columns = TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+        last = TextColumn("{task.description}")
+        columns = TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), last
         with Progress(*columns, console=self.console) as bar:
             task = bar.add_task("", total=self.config.train.max_steps)
 
             def show() -> None:
-                last = f"{self.log[-1]['validation_bits']:.3f} bits, best {self.at.best:.3f}" if self.log else "..."
-                bar.update(task, completed=self.at.step, description=f"validation {last}")
+                bits = f"{self.log[-1]['validation_bits']:.3f} bits, best {self.at.best:.3f}" if self.log else "..."
+                bar.update(task, completed=self.at.step, description=f"validation {bits}")
 
             show()
             yield show

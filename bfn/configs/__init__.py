@@ -142,7 +142,7 @@ def build(tree: Any, overrides: Sequence[str] = (), where: str = "the configurat
         near = difflib.get_close_matches(str(error.full_key), known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(known)}"
         raise ConfigError(f"unknown key {error.full_key!r} in {where}; {hint}") from error
-    except (OmegaConfBaseException, ValueError, YAMLError) as error:
+    except (OmegaConfBaseException, ValueError, TypeError, YAMLError) as error:
         key = getattr(error, "full_key", None)
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"{f'key {key!r}' if key else 'a value'} in {where} cannot be used: {reason}") from error

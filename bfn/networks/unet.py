@@ -80,8 +80,7 @@ class UNet(nn.Module):
         h = self.enlarge(self.attention(h))
         for block in self.up:
             h = block(torch.cat([h, skips.pop()], 1), time)
-        import os
-        out = self.head(F.silu(self.norm(h))).movedim(1, -1)
-        if os.environ.get("GAIN") != "1": return out
+        output = self.head(F.silu(self.norm(h))).movedim(1, -1)
+        # At early times the noise is nearly the input times a number that t sets: do not make convolutions learn that.
         gain = self.gain(time).unflatten(-1, (features.shape[-1], -1))
-        return out + torch.einsum("bhwf,bfo->bhwo", features, gain)
+        return output + torch.einsum("bhwf,bfo->bhwo", features, gain)
