@@ -20,7 +20,7 @@ def digest(tensors: dict[str, Tensor], text: str) -> str:
     sha = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         sha.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        sha.update(memoryview(tensors[name].flatten().numpy()))
+        sha.update(tensors[name].flatten().numpy().data)
     return sha.hexdigest()
 
 

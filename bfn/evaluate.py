@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bfn.configs import EvaluateConfig
 from bfn.model import BFN
-from bfn_kernels.noise import fold_in
+from bfn.seeds import derive
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,14 @@ def evaluate(model: BFN, data: Tensor, config: EvaluateConfig, device: torch.dev
     messages, reconstruction = [], []
     for start in range(0, len(data), config.batch_size):
         x = data[start : start + config.batch_size].to(device)
-        seed = fold_in(config.seed, start)
         draws = [
-            model(x, t.to(device), seed=fold_in(seed, r), n_steps=config.n_steps, reduction="batch")
+            model(x, t.to(device), seed=derive(config.seed, start, r), n_steps=config.n_steps, reduction="batch")
             for r, t in enumerate(times[start : start + config.batch_size].T)
         ]
         messages.append(torch.stack(draws).mean(0))
-        reconstruction.append(model.reconstruction(x, seed=fold_in(seed, config.repeats), reduction="batch"))
+        reconstruction.append(
+            model.reconstruction(x, seed=derive(config.seed, start, config.repeats), reduction="batch")
+        )
     to_bits = 1 / (dimensions * math.log(2))
     m, r = torch.cat(messages).double() * to_bits, torch.cat(reconstruction).double() * to_bits
     error = (m + r).std().item() / math.sqrt(len(data))

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from bfn.configs import Config, ConfigError, choose
 from bfn.data import Data
 from bfn.networks import build_network
+from bfn.seeds import derive
 from bfn_kernels import continuous, discrete, discretised
-from bfn_kernels.noise import fold_in
 from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
 
-Output = Any  # what the network says of the output distribution, as the ops take it
 State = Any  # what a sampler carries from message to message: (mean, precision), or logits
 
 
@@ -35,11 +34,11 @@ class BFN(nn.Module, ABC):
         self, x: Tensor, t: Tensor, *, seed: int, n_steps: int | None = None, reduction: str = "mean"
     ) -> Tensor:
         """L∞ at times t, or L_n at t = (i - 1)/n where n_steps is given."""
-        theta = self.flow(x, t, fold_in(seed, 0))
+        theta = self.flow(x, t, derive(seed, 0))
         output = self.output(theta, t)
         if n_steps is None:
             return self.continuous_time_loss(x, output, theta, t, reduction)
-        return self.discrete_time_loss(x, output, theta, t, n_steps, fold_in(seed, 1), reduction)
+        return self.discrete_time_loss(x, output, theta, t, n_steps, derive(seed, 1), reduction)
 
     def reconstruction(self, x: Tensor, *, seed: int, reduction: str = "mean") -> Tensor:
         """-ln p_O(x) given the input distribution that the flow reaches at t = 1."""
@@ -65,19 +64,19 @@ class BFN(nn.Module, ABC):
         """theta at time t of the Bayesian flow of x."""
 
     @abstractmethod
-    def output(self, theta: Tensor, t: Tensor) -> Output:
-        """The network's output."""
+    def output(self, theta: Tensor, t: Tensor) -> Tensor:
+        """What the network says of the output distribution, [B, ..., outputs]."""
 
     @abstractmethod
-    def continuous_time_loss(self, x: Tensor, output: Output, theta: Tensor, t: Tensor, reduction: str) -> Tensor: ...
+    def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, reduction: str) -> Tensor: ...
 
     @abstractmethod
     def discrete_time_loss(
-        self, x: Tensor, output: Output, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
+        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
     ) -> Tensor: ...
 
     @abstractmethod
-    def reconstruction_loss(self, x: Tensor, output: Output, theta: Tensor, reduction: str) -> Tensor: ...
+    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, reduction: str) -> Tensor: ...
 
     @abstractmethod
     def prior(self, count: int, device: torch.device) -> State:
@@ -88,11 +87,11 @@ class BFN(nn.Module, ABC):
         """What the network sees of a state."""
 
     @abstractmethod
-    def update(self, output: Output, state: State, t: Tensor, alpha: float, seed: int) -> State:
+    def update(self, output: Tensor, state: State, t: Tensor, alpha: float, seed: int) -> State:
         """The state after a message of accuracy alpha about a draw from the output distribution."""
 
     @abstractmethod
-    def mode(self, output: Output, theta: Tensor, t: Tensor) -> Tensor:
+    def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         """The most probable data under the output distribution."""
 
 
@@ -107,8 +106,8 @@ class NormalBFN(BFN):
     def flow(self, x: Tensor, t: Tensor, seed: int) -> Tensor:
         return continuous.flow_sample(x, t, sigma_1=self.sigma_1, seed=seed)
 
-    def output(self, theta: Tensor, t: Tensor) -> Output:
-        return self.network(theta[..., None], t).unbind(-1)
+    def output(self, theta: Tensor, t: Tensor) -> Tensor:
+        return self.network(theta[..., None], t)
 
     def prior(self, count: int, device: torch.device) -> State:
         return torch.zeros(count, *self.shape, device=device), 1.0
@@ -123,26 +122,26 @@ class ContinuousBFN(NormalBFN):
     def __init__(self, config: Config, data: Data):
         super().__init__(config, data, outputs=1)
 
-    def continuous_time_loss(self, x: Tensor, output: Output, theta: Tensor, t: Tensor, reduction: str) -> Tensor:
-        return continuous.continuous_time_loss(x, *output, theta, t, sigma_1=self.sigma_1, reduction=reduction)
+    def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, reduction: str) -> Tensor:
+        return continuous.continuous_time_loss(x, output[..., 0], theta, t, sigma_1=self.sigma_1, reduction=reduction)
 
     def discrete_time_loss(
-        self, x: Tensor, output: Output, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
+        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
     ) -> Tensor:
         return continuous.discrete_time_loss(
-            x, *output, theta, t, sigma_1=self.sigma_1, n_steps=n_steps, reduction=reduction
+            x, output[..., 0], theta, t, sigma_1=self.sigma_1, n_steps=n_steps, reduction=reduction
         )
 
-    def reconstruction_loss(self, x: Tensor, output: Output, theta: Tensor, reduction: str) -> Tensor:
+    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, reduction: str) -> Tensor:
         return continuous.reconstruction_loss(
-            x, *output, theta, sigma_1=self.sigma_1, num_bins=self.num_classes, reduction=reduction
+            x, output[..., 0], theta, sigma_1=self.sigma_1, num_bins=self.num_classes, reduction=reduction
         )
 
-    def update(self, output: Output, state: State, t: Tensor, alpha: float, seed: int) -> State:
-        return continuous.update_sample(self.mode(output, state[0], t), *state, alpha, seed=seed)
+    def update(self, output: Tensor, state: State, t: Tensor, alpha: float, seed: int) -> State:
+        return continuous.update_sample(self.mode(output, state[0], t), state[0], state[1], alpha, seed=seed)
 
-    def mode(self, output: Output, theta: Tensor, t: Tensor) -> Tensor:
-        return continuous.predict_data(*output, theta, t, sigma_1=self.sigma_1)
+    def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
+        return continuous.predict_data(output[..., 0], theta, t, sigma_1=self.sigma_1)
 
 
 class DiscretisedBFN(NormalBFN):
@@ -151,34 +150,41 @@ class DiscretisedBFN(NormalBFN):
     def __init__(self, config: Config, data: Data):
         super().__init__(config, data, outputs=2)
 
-    def continuous_time_loss(self, x: Tensor, output: Output, theta: Tensor, t: Tensor, reduction: str) -> Tensor:
-        return discretised.continuous_time_loss(
-            x, *output, theta, t, sigma_1=self.sigma_1, num_bins=self.num_classes, reduction=reduction
-        )
+    def settings(self, output: Tensor) -> dict[str, Any]:
+        """The keyword arguments that all ops of the family share."""
+        pred_mean, pred_log_std = output.unbind(-1)
+        return {
+            "pred_mean": pred_mean,
+            "pred_log_std": pred_log_std,
+            "sigma_1": self.sigma_1,
+            "num_bins": self.num_classes,
+        }
+
+    def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, reduction: str) -> Tensor:
+        return discretised.continuous_time_loss(x, mean=theta, t=t, reduction=reduction, **self.settings(output))
 
     def discrete_time_loss(
-        self, x: Tensor, output: Output, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
+        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
     ) -> Tensor:
         return discretised.discrete_time_loss(
-            x, *output, theta, t, sigma_1=self.sigma_1, num_bins=self.num_classes, n_steps=n_steps, reduction=reduction
+            x, mean=theta, t=t, n_steps=n_steps, reduction=reduction, **self.settings(output)
         )
 
-    def reconstruction_loss(self, x: Tensor, output: Output, theta: Tensor, reduction: str) -> Tensor:
-        return discretised.reconstruction_loss(
-            x, *output, theta, sigma_1=self.sigma_1, num_bins=self.num_classes, reduction=reduction
-        )
+    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, reduction: str) -> Tensor:
+        return discretised.reconstruction_loss(x, mean=theta, reduction=reduction, **self.settings(output))
 
-    def update(self, output: Output, state: State, t: Tensor, alpha: float, seed: int) -> State:
+    def update(self, output: Tensor, state: State, t: Tensor, alpha: float, seed: int) -> State:
+        mean, precision = state
         return discretised.update_sample(
-            *output, *state, t, alpha, sigma_1=self.sigma_1, num_bins=self.num_classes, seed=seed
+            mean=mean, precision=precision, t=t, alpha=alpha, seed=seed, **self.settings(output)
         )
 
-    def mode(self, output: Output, theta: Tensor, t: Tensor) -> Tensor:
+    def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         # A message without noise to an input distribution that knows nothing: its mean is then what was sent.
+        silent = torch.zeros_like(theta)
         sent, _ = discretised.update_sample(
-            *output, theta, 0.0, t, 1.0, sigma_1=self.sigma_1, num_bins=self.num_classes, choose="mode",
-            noise=torch.zeros_like(theta),
-        )  # fmt: skip
+            mean=theta, precision=0.0, t=t, alpha=1.0, choose="mode", noise=silent, **self.settings(output)
+        )
         return sent
 
 
@@ -194,23 +200,23 @@ class DiscreteBFN(BFN):
     def flow(self, x: Tensor, t: Tensor, seed: int) -> Tensor:
         return discrete.flow_sample(x, t, num_classes=self.num_classes, beta_1=self.beta_1, seed=seed)
 
-    def output(self, theta: Tensor, t: Tensor) -> Output:
+    def output(self, theta: Tensor, t: Tensor) -> Tensor:
         if self.num_classes > 2:
             return self.network(theta, t)
         logit = self.network(2 * theta[..., :1] - 1, t)
         return torch.cat([torch.zeros_like(logit), logit], -1)
 
-    def continuous_time_loss(self, x: Tensor, output: Output, theta: Tensor, t: Tensor, reduction: str) -> Tensor:
+    def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, reduction: str) -> Tensor:
         return discrete.continuous_time_loss(x, output, t, beta_1=self.beta_1, reduction=reduction)
 
     def discrete_time_loss(
-        self, x: Tensor, output: Output, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
+        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
     ) -> Tensor:
         return discrete.discrete_time_loss(
             x, output, t, beta_1=self.beta_1, n_steps=n_steps, n_samples=10, seed=seed, reduction=reduction
         )
 
-    def reconstruction_loss(self, x: Tensor, output: Output, theta: Tensor, reduction: str) -> Tensor:
+    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, reduction: str) -> Tensor:
         return discrete.reconstruction_loss(x, output, reduction=reduction)
 
     def prior(self, count: int, device: torch.device) -> State:
@@ -219,10 +225,10 @@ class DiscreteBFN(BFN):
     def theta(self, state: State) -> Tensor:
         return discrete.theta(state)
 
-    def update(self, output: Output, state: State, t: Tensor, alpha: float, seed: int) -> State:
+    def update(self, output: Tensor, state: State, t: Tensor, alpha: float, seed: int) -> State:
         return discrete.update_sample(output, state, alpha, seed=seed)
 
-    def mode(self, output: Output, theta: Tensor, t: Tensor) -> Tensor:
+    def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         return output.argmax(-1)
 
 

@@ -55,7 +55,7 @@ def plot_samples(samples: Tensor, data: Data, path: Path) -> Path:
     if data.symbols:
         return plot_text(samples, data, path)
     columns = max(1, round(len(samples) ** 0.5))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 5.4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 5.2), layout="constrained", gridspec_kw={"wspace": 0.06})
     for axes, images, title in ((left, samples, "Samples"), (right, data.test[: len(samples)], "Held-out data")):
         draw_images(axes, to_grey(images, data.num_classes), columns)
         axes.set_title(title)
@@ -102,13 +102,14 @@ def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: in
     result = sample(model, 1, n_steps, seed=seed, device=device, watch=lambda i, state: states.append(state))
     thetas = torch.stack([model.theta(state)[0] for state in states]).cpu()
     place = most_varied(data)
+    history = thetas.movedim(0, len(place))[place]
     drawn = result[0][place].item()
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(10, 7), height_ratios=[2.2, 1], layout="constrained")
     if isinstance(model, DiscreteBFN):
-        draw_probabilities(top, thetas[(slice(None), *place)], int(drawn), data.symbols)
+        draw_probabilities(top, history, int(drawn), data.symbols)
     else:
         precisions = torch.tensor([precision for _, precision in states])
-        draw_density(top, thetas[(slice(None), *place)], precisions.rsqrt(), drawn)
+        draw_density(top, history, precisions.rsqrt(), drawn)
     name = f"character {place[0]}" if data.symbols else f"the pixel in row {place[0]}, column {place[1]}"
     top.set(title=f"Input distribution of {name} as {n_steps} messages arrive", xlabel="messages received")
     shown = sorted({round(i * n_steps / 8) for i in range(9)})
@@ -159,5 +160,5 @@ def draw_lines(axes: Axes, thetas: Tensor, shown: list[int], symbols: str) -> No
         for column, (c, p) in enumerate(zip(line, weights, strict=True)):
             axes.text(column, row, symbols[c], family="monospace", size=9, alpha=max(0.1, p), ha="center", va="center")
     axes.set(xlim=(-1, classes.shape[1]), ylim=(len(shown) - 0.5, -0.5), ylabel="messages received")
-    axes.set_yticks(range(len(shown)), shown)
+    axes.set_yticks(range(len(shown)), map(str, shown))
     axes.set_xticks([])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bfn.model import BFN, State
-from bfn_kernels.noise import fold_in
+from bfn.seeds import derive
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def sample(
     state = model.prior(count, torch.device(device))
     for i in range(n_steps + 1):
         if i > 0:
-            state = model.sample_step(state, i, n_steps, seed=fold_in(seed, i))
+            state = model.sample_step(state, i, n_steps, seed=derive(seed, i))
         if watch is not None:
             watch(i, state)
     return model.sample_final(state)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -25,7 +25,7 @@ from bfn.configs import Config, EvaluateConfig, build, flatten
 from bfn.data import Data, load_data
 from bfn.evaluate import evaluate, spread_times
 from bfn.model import BFN, build_model
-from bfn_kernels.noise import fold_in
+from bfn.seeds import derive
 
 STATE_FILE, MODEL_FILE, LOG_FILE = "training.safetensors", "model.safetensors", "log.csv"
 # What train.seed is folded with to seed each part of a run.
@@ -58,7 +58,7 @@ class Trainer:
         self.console = console or Console()
         train = config.train
         self.accelerator = Accelerator(mixed_precision=train.mixed_precision, cpu=train.cpu)
-        torch.manual_seed(fold_in(train.seed, WEIGHTS))
+        torch.manual_seed(derive(train.seed, WEIGHTS))
         model = build_model(config, data).to(self.accelerator.device)
         self.ema = AveragedModel(model, multi_avg_fn=self.average)
         betas = (0.9, train.beta_2)
@@ -73,6 +73,11 @@ class Trainer:
         """EMA whose decay rises to `ema_decay`, so that the first weights are soon forgotten."""
         decay = min(self.config.train.ema_decay, (1 + int(count)) / (10 + int(count)))
         torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    @property
+    def averaged(self) -> BFN:
+        """The model with the EMA weights."""
+        return cast(BFN, self.ema.module)
 
     @property
     def finished(self) -> bool:
@@ -100,7 +105,7 @@ class Trainer:
     def step(self) -> None:
         """One optimizer step."""
         train = self.config.train
-        seed = fold_in(fold_in(train.seed, STEPS), self.at.step)
+        seed = derive(train.seed, STEPS, self.at.step)
         torch.manual_seed(seed)  # for dropout
         x = self.batch().to(self.accelerator.device)
         t = spread_times(len(x), torch.Generator().manual_seed(seed), train.n_steps).to(x.device)
@@ -123,16 +128,16 @@ class Trainer:
         examples = self.data.train
         size = min(self.config.train.batch_size, len(examples))
         epoch, index = divmod(self.at.step, len(examples) // size)
-        generator = torch.Generator().manual_seed(fold_in(fold_in(self.config.train.seed, ORDER), epoch))
+        generator = torch.Generator().manual_seed(derive(self.config.train.seed, ORDER, epoch))
         order = torch.randperm(len(examples), generator=generator)
         return examples[order[index * size : (index + 1) * size]]
 
     def validate(self) -> None:
         """Bound of the EMA weights on the validation split; the weights that are best there are the run's result."""
         train = self.config.train
-        settings = EvaluateConfig(train.n_steps, repeats=16, seed=fold_in(train.seed, VALIDATION))
+        settings = EvaluateConfig(train.n_steps, repeats=16, seed=derive(train.seed, VALIDATION))
         with self.accelerator.autocast():
-            bound = evaluate(self.ema.module, self.data.validation, settings, self.accelerator.device)
+            bound = evaluate(self.averaged, self.data.validation, settings, self.accelerator.device)
         steps = self.at.step - (self.log[-1]["step"] if self.log else 0)
         train_bits = self.at.loss_sum / steps / math.log(2)
         self.at.loss_sum, self.at.stale = 0.0, self.at.stale + 1
@@ -148,7 +153,7 @@ class Trainer:
         if bound.bits < self.at.best:
             self.at.best, self.at.best_step, self.at.stale = bound.bits, self.at.step, 0
             result = {"config": asdict(self.config), "step": self.at.step, "validation_bits": bound.bits}
-            checkpoint.save(self.out / MODEL_FILE, self.ema.module.state_dict(), result)
+            checkpoint.save(self.out / MODEL_FILE, self.averaged.state_dict(), result)
 
     def save(self) -> None:
         """Write all that resuming needs, and the log."""
@@ -228,7 +233,7 @@ def same_run(path: Path, saved: dict[str, Any], config: Config) -> None:
 def asked_to_stop() -> Iterator[list[int]]:
     """A list that fills on Ctrl-C or SIGTERM, so that no step is cut in half; a second one acts at once."""
     asked: list[int] = []
-    old = {}
+    old: dict[int, Any] = {}
 
     def handler(number: int, frame: Any) -> None:
         asked.append(number)

@@ -11,6 +11,7 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int, frequencies: int = 32):
         super().__init__()
+        self.angular: Tensor
         self.register_buffer("angular", 2 * math.pi * torch.logspace(-1, 2, frequencies), persistent=False)
         self.mlp = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 

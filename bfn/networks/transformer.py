@@ -19,7 +19,7 @@ class Layer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, h: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm_attention(h)).unflatten(-1, (3, self.heads, -1)).movedim(-2, 1).unbind(2)
+        q, k, v = self.qkv(self.norm_attention(h)).unflatten(-1, (3, self.heads, -1)).movedim(-2, 1).unbind(-2)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         h = h + self.dropout(self.out(mixed))
         return h + self.dropout(self.mlp(self.norm_mlp(h)))

@@ -1,0 +1,10 @@
+"""Seeds made from seeds."""
+
+from bfn_kernels.noise import fold_in
+
+
+def derive(seed: int, *path: int) -> int:
+    """The seed of one part of what `seed` rules: derive(seed, part, step) is that of a step of a part."""
+    for index in path:
+        seed = int(fold_in(seed, index))
+    return seed
