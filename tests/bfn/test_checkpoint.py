@@ -1,0 +1,94 @@
+import os
+import pickle
+
+import pytest
+import torch
+
+from bfn import checkpoint
+from bfn.checkpoint import CheckpointError
+
+OLD = {"w": torch.arange(1000.0), "n": torch.tensor(3)}
+NEW = {"w": -torch.arange(1000.0), "n": torch.tensor(4)}
+
+
+@pytest.fixture
+def path(tmp_path):
+    checkpoint.save(tmp_path / "c.safetensors", OLD, {"step": 1, "best": float("inf")})
+    return tmp_path / "c.safetensors"
+
+
+def assert_old(path):
+    tensors, state = checkpoint.load(path)
+    assert state == {"step": 1, "best": float("inf")}
+    assert tensors.keys() == OLD.keys() and all(torch.equal(tensors[k], OLD[k]) for k in OLD)
+
+
+def test_what_is_saved_comes_back(path):
+    assert_old(path)
+    checkpoint.save(path, NEW, {"step": 2})
+    tensors, state = checkpoint.load(path)
+    assert torch.equal(tensors["w"], NEW["w"]) and state == {"step": 2}
+
+
+def fail(*args):
+    raise OSError("disk full")
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(path, monkeypatch, call):
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save(path, NEW, {"step": 2})
+    monkeypatch.undo()
+    assert_old(path)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_save_that_is_killed_half_way_leaves_the_old_file(path):
+    child = os.fork()
+    if child == 0:
+        os.fsync = lambda number: os._exit(9)
+        checkpoint.save(path, NEW, {"step": 2})
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert_old(path)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 2000, -1])
+def test_a_truncated_file_is_one_clear_error(path, kept):
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match=r"checkpoint .*c.safetensors cannot be read, it may be truncated"):
+        checkpoint.load(path)
+
+
+def test_a_flipped_bit_is_found_in_tensors_and_in_the_state(path):
+    good = path.read_bytes()
+    for place in (len(good) - 40, good.index(b'\\"step\\": 1') + 10):
+        bad = bytearray(good)
+        bad[place] ^= 1
+        path.write_bytes(bytes(bad))
+        with pytest.raises(CheckpointError, match=r"c.safetensors is damaged: its content does not match its checksum"):
+            checkpoint.load(path)
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("exploded",)
+
+
+def test_a_pickle_is_refused_and_never_run(path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(CheckpointError, match=r"c.safetensors cannot be read"):
+        checkpoint.load(path)
+    assert not (path.parent / "exploded").exists()
+
+
+def test_a_missing_or_foreign_file_is_named(path):
+    from safetensors.torch import save_file
+
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint .*other.safetensors"):
+        checkpoint.load(path.with_name("other.safetensors"))
+    save_file(OLD, path)
+    with pytest.raises(CheckpointError, match=r"c.safetensors was not written by bfn"):
+        checkpoint.load(path)

@@ -1,0 +1,81 @@
+import pytest
+
+from bfn.configs import ConfigError, load, shipped
+from bfn.data import load_data
+from bfn.model import build_model
+
+
+def test_every_shipped_configuration_builds_a_model_of_its_own_directory():
+    assert shipped() == ["digits", "digits_binary", "digits_continuous", "text"]
+    for name in shipped():
+        config = load(name)
+        assert config.out == f"runs/{name}"
+        model = build_model(config, load_data(config))
+        assert 1e5 < sum(p.numel() for p in model.parameters()) < 2e6
+
+
+def test_overrides_replace_what_the_file_says():
+    config = load("digits", ["train.max_steps=7", "network.dropout=0.25", "evaluate.n_steps=20"])
+    assert (config.train.max_steps, config.network.dropout, config.evaluate.n_steps) == (7, 0.25, 20)
+    assert config.model.sigma_1 == load("digits").model.sigma_1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.max_step=3", r"unknown key 'train.max_step' in an override; did you mean train.max_steps"),
+        ("trian.max_steps=3", r"unknown key 'trian' in an override"),
+        ("train.max_steps=many", r"key 'train.max_steps' in an override cannot be used: .*many"),
+        ("train.max_steps=1.5", r"key 'train.max_steps' in an override cannot be used: .*1.5"),
+        ("train=3", r"in an override cannot be used"),
+        ("train.max_steps", r"override 'train.max_steps' is not of the form key=value"),
+        ("train.max_steps=0", r"train.max_steps=0 must be positive"),
+        ("network.dropout=1.0", r"network.dropout=1.0 must lie in \[0, 1\)"),
+        ("train.learning_rate=-1", r"train.learning_rate=-1.0 must be positive"),
+        ("train.mixed_precision=fp8", r"train.mixed_precision='fp8' is not known; it takes one of no, bf16"),
+    ],
+)
+def test_a_bad_override_is_refused_by_name(override: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        load("digits", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.name=digit", "data.name='digit' is not known; it takes one of digits, digits_binary, text"),
+        ("model.kind=cont", "model.kind='cont' is not known; it takes one of continuous, discretised, discrete"),
+        ("network.name=mlp", "network.name='mlp' is not known; it takes one of unet, transformer"),
+        ("model.beta_1=3", "model.kind='discretised' needs model.sigma_1 and does not take model.beta_1"),
+        ("model.sigma_1=1.5", "model.sigma_1=1.5 must be below 1"),
+        ("data.name=digits_binary", "model.kind='discretised' does not fit data.name='digits_binary'"),
+        ("network.name=transformer", "network.name='transformer' takes sequences"),
+        ("network.width=12", "network.width=12 must be a multiple of 8"),
+    ],
+)
+def test_names_and_values_that_do_not_fit_are_refused_before_training(override: str, message: str):
+    config = load("digits", [override])
+    with pytest.raises(ConfigError, match=message):
+        build_model(config, load_data(config))
+
+
+def test_a_file_is_read_and_its_unknown_keys_are_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("train: {max_steps: 5}\nmodel: {sigma_1: 0.1}\n")
+    assert load(str(path)).train.max_steps == 5
+    path.write_text("train: {max_stepz: 5}\n")
+    with pytest.raises(ConfigError, match=r"unknown key 'train.max_stepz' in .*mine.yaml; did you mean train.max_steps"):
+        load(str(path))
+    path.write_text("train: [unclosed\n")
+    with pytest.raises(ConfigError, match=r"mine.yaml is not valid YAML"):
+        load(str(path))
+    path.write_text("- a\n- b\n")
+    with pytest.raises(ConfigError, match=r"mine.yaml"):
+        load(str(path))
+
+
+def test_a_configuration_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match=r"no configuration 'digit'; give one of digits, digits_binary"):
+        load("digit")
+    with pytest.raises(ConfigError, match=r"cannot read the configuration nowhere.yaml: No such file"):
+        load("nowhere.yaml")

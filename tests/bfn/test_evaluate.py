@@ -1,0 +1,89 @@
+import math
+
+import pytest
+import torch
+
+from bfn.configs import EvaluateConfig
+from bfn.data import load_data
+from bfn.evaluate import evaluate, spread_times
+from bfn.model import build_model
+
+
+class Fixed(torch.nn.Module):
+    """A model whose loss at time t is a known function of example and time."""
+
+    def __init__(self):
+        super().__init__()
+        self.times: list[torch.Tensor] = []
+
+    def forward(self, x, t, *, seed, n_steps, reduction):
+        assert reduction == "batch"
+        self.times.append(t)
+        return x[:, 0] * t**2
+
+    def reconstruction(self, x, *, seed, reduction):
+        return x[:, 1]
+
+
+def test_the_bound_is_the_mean_over_examples_and_times_in_bits_per_dimension():
+    x = torch.rand(50, 3, generator=torch.Generator().manual_seed(0))
+    model = Fixed()
+    bound = evaluate(model, x, EvaluateConfig(repeats=200, batch_size=20))
+    nats = x[:, 0] / 3 + x[:, 1]  # the integral of t² is 1/3
+    assert bound.messages == pytest.approx((x[:, 0] / 3).mean().item() / 3 / math.log(2), rel=1e-3)
+    assert bound.reconstruction == pytest.approx(x[:, 1].mean().item() / 3 / math.log(2), rel=1e-6)
+    assert bound.bits == bound.messages + bound.reconstruction
+    assert bound.error == pytest.approx(nats.std().item() / math.sqrt(50) / 3 / math.log(2), rel=1e-2)
+    times = torch.stack([torch.cat(model.times[i * 200 : (i + 1) * 200]).view(200, -1)[:, 0] for i in range(3)])
+    assert torch.equal((times * 200).floor().long(), torch.arange(200).expand(3, 200))  # one time in each stratum
+
+
+def test_the_n_step_bound_visits_every_step_alike():
+    model = Fixed()
+    bound = evaluate(model, torch.ones(10, 2), EvaluateConfig(n_steps=5, repeats=10))
+    assert torch.stack(model.times).flatten().mul(5).round().long().bincount().tolist() == [20] * 5
+    assert bound.messages == pytest.approx(sum((i / 5) ** 2 for i in range(5)) / 5 / 2 / math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("n_steps", [None, 6])
+@pytest.mark.parametrize("name", ["digits", "digits_continuous", "digits_binary", "text"])
+def test_the_bound_agrees_with_plain_monte_carlo(name, n_steps, tiny):
+    config = tiny(name)
+    data = load_data(config)
+    torch.manual_seed(0)
+    model = build_model(config, data).eval()
+    torch.nn.init.normal_(model.network.head.weight, std=0.05)
+    x = data.test[:4]
+    bound = evaluate(model, x, EvaluateConfig(n_steps=n_steps, repeats=32))
+    many = x.repeat(32, *[1] * (x.dim() - 1))
+    t = torch.rand(len(many)) if n_steps is None else torch.randint(n_steps, (len(many),)) / n_steps
+    with torch.no_grad():
+        losses = model(many, t, seed=9, n_steps=n_steps, reduction="batch") / x[0].numel() / math.log(2)
+        reconstruction = model.reconstruction(many, seed=10).item() / math.log(2)
+    tolerance = 5 * losses.std().item() / math.sqrt(len(many))
+    assert tolerance < 0.5 * bound.messages
+    assert abs(bound.messages - losses.mean().item()) < tolerance
+    assert bound.reconstruction == pytest.approx(reconstruction, rel=0.1)
+
+
+def test_the_same_seed_gives_the_same_bound_whatever_was_drawn_before(tiny):
+    config = tiny("digits")
+    data = load_data(config)
+    model = build_model(config, data)
+    bounds = []
+    for seed in (0, 0, 1):
+        torch.rand(7)
+        bounds.append(evaluate(model, data.test[:4], EvaluateConfig(repeats=2, seed=seed)).bits)
+    assert bounds[0] == bounds[1] != bounds[2]
+
+
+@pytest.mark.parametrize("n_steps", [None, 4])
+def test_spread_times_put_one_in_each_stratum_in_random_order(n_steps):
+    t = spread_times(12, torch.Generator().manual_seed(3), n_steps)
+    if n_steps is None:
+        gaps = t.sort().values.diff()
+        torch.testing.assert_close(gaps, torch.full((11,), 1 / 12), atol=1e-6, rtol=0)
+        assert 0 <= t.min() and t.max() < 1
+    else:
+        assert (t * 4).round().long().bincount().tolist() == [3, 3, 3, 3]
+    assert not torch.equal(t, t.sort().values) and not torch.equal(t, t.sort(descending=True).values)

@@ -1,0 +1,88 @@
+import math
+
+import pytest
+import torch
+
+from bfn.data import load_data
+from bfn.model import build_model
+from bfn.sample import sample
+from bfn_kernels import discrete
+
+NAMES = ["digits", "digits_continuous", "digits_binary", "text"]
+
+
+@pytest.fixture(params=NAMES)
+def pair(request, tiny):
+    config = tiny(request.param)
+    data = load_data(config)
+    torch.manual_seed(0)
+    return build_model(config, data), data
+
+
+def test_a_fresh_network_is_differentiable_everywhere(pair):
+    model, data = pair
+    # Zero-initialised layers hide those before them: give every parameter a value first.
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    model(data.train[:4], torch.tensor([0.1, 0.4, 0.7, 0.9]), seed=1).backward()
+    dead = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert dead == []
+
+
+def test_a_network_that_knows_the_data_costs_nothing(pair, oracle):
+    model, data = pair
+    x = data.test[:6]
+    model.network = oracle(model, x)
+    t = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    late = t > 0  # at t = 0 the noise says nothing of continuous data
+    for n_steps in (None, 5):
+        loss = model(x, t * 0.8, seed=3, n_steps=n_steps, reduction="batch")[late]
+        assert loss.abs().max() < 1e-2 * x[0].numel()
+    assert model.reconstruction(x, seed=4) < 0.1
+
+
+def test_sampling_follows_a_network_that_knows_the_data(pair, oracle):
+    model, data = pair
+    x = data.test[:3]
+    model.network = oracle(model, x)
+    drawn = sample(model, 3, 10, seed=5)
+    torch.testing.assert_close(drawn, x, atol=1e-5, rtol=0)
+    times = [t[0].item() for _, t in model.network.seen]
+    assert times == pytest.approx([i / 10 for i in range(11)])
+
+
+def test_two_classes_are_seen_and_put_out_the_right_way_round(tiny, oracle):
+    config = tiny("digits_binary")
+    data = load_data(config)
+    model = build_model(config, data)
+    x = data.test[:5]
+    model.network = oracle(model, x)
+    theta = model.flow(x, torch.ones(5), 0)
+    logits = model.output(theta, torch.ones(5))
+    features = model.network.seen[0][0]
+    assert features.shape == (5, 8, 8, 1)
+    # Class 0 is all but certain where x is 0: the network sees 2·theta_0 - 1 near 1 there, and near -1 where x is 1.
+    assert torch.equal((features[..., 0] < 0).long(), x) and features.abs().min() > 0.5
+    assert torch.equal(logits.argmax(-1), x)
+    torch.testing.assert_close(discrete.theta(logits)[..., 1], torch.sigmoid(80.0 * x - 40))
+
+
+def test_an_ignorant_network_costs_what_the_paper_says(tiny):
+    """Two classes at p = 1/2: L∞ = K·beta_1·t·1/2 nats on average beta_1/2, and the reconstruction ln 2."""
+    config = tiny("digits_binary")
+    data = load_data(config)
+    model = build_model(config, data)  # its head starts at zero
+    x = data.test[:4]
+    t = torch.tensor([0.125, 0.375, 0.625, 0.875])
+    assert model(x, t, seed=0).item() == pytest.approx(9.0 / 2, rel=1e-5)
+    assert model.reconstruction(x, seed=0).item() == pytest.approx(math.log(2), rel=1e-5)
+
+
+def test_noise_follows_the_seed(pair):
+    model, data = pair
+    x, t = data.train[:4], torch.full((4,), 0.5)
+    for n_steps in (None, 4):
+        losses = [model(x, t, seed=s, n_steps=n_steps).item() for s in (1, 1, 2)]
+        assert losses[0] == losses[1]
+    states = [model.flow(x, t, s) for s in (1, 1, 2)]
+    assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
