@@ -1,0 +1,264 @@
+"""The table of cases: every public op, with inputs made from a shape, a type and a generator. Everything else iterates it.
+
+A field of a case is a maker `(shape, dtype, generator) -> value`; numbers are drawn in float64 and rounded once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+import bfn_kernels
+
+# How the families call the ops behind a public function, where that differs: the names in `Backend.lacks`.
+INTERNAL = {
+    "continuous.continuous_time_loss": "continuous.squared_loss",
+    "continuous.discrete_time_loss": "continuous.squared_loss",
+    "continuous.reconstruction_loss": "continuous.squared_loss",
+    "discrete.flow_sample": "discrete.sender_sample",
+    "discretised.log_prob": "discretised.bin_loss",
+}
+WITHOUT_BACKEND = ("discrete.bayesian_update", "discrete.theta", "discrete.theta_logits")  # torch's own ops serve
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str  # "family.op" or "family.op[what is special]"
+    fields: dict[str, Callable]
+    options: dict = field(default_factory=dict)
+    diff: tuple[str, ...] = ()  # the inputs that are differentiable
+    hard: bool = False  # at a place where finite differences say nothing: a kink, huge values
+
+    @property
+    def op(self) -> str:
+        return self.name.split("[")[0]
+
+    @property
+    def internal(self) -> str:
+        return INTERNAL.get(self.op, self.op)
+
+    def inputs(self, shape, dtype, seed: int = 0) -> dict:
+        generator = torch.Generator().manual_seed(seed)
+        return {name: make(tuple(shape), dtype, generator) for name, make in self.fields.items()}
+
+    def __call__(self, inputs: dict, backend: str | None = None, **more) -> Tensor:
+        family, op = self.op.split(".")
+        if self.op not in WITHOUT_BACKEND:
+            more["backend"] = backend
+        result = getattr(getattr(bfn_kernels, family), op)(**inputs, **self.options, **more)
+        return result[0] if isinstance(result, tuple) else result
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def uniform(low, high):
+    return lambda shape, dtype, g: (torch.rand(shape, generator=g, dtype=torch.float64) * (high - low) + low).to(dtype)
+
+
+def log_uniform(low, high):
+    exponent = uniform(torch.tensor(low).double().log(), torch.tensor(high).double().log())
+    return lambda shape, dtype, g: exponent(shape, torch.float64, g).exp().to(dtype)
+
+
+def normal(scale=1.0):
+    return lambda shape, dtype, g: (torch.randn(shape, generator=g, dtype=torch.float64) * scale).to(dtype)
+
+
+def among(*values):
+    def make(shape, dtype, g):
+        return torch.tensor(values, dtype=torch.float64)[torch.randint(len(values), shape, generator=g)].to(dtype)
+
+    return make
+
+
+def per_class(make, num_classes):
+    return lambda shape, dtype, g: make((*shape, num_classes), dtype, g)
+
+
+def draws(make, count):
+    return lambda shape, dtype, g: make((count, *shape), dtype, g)
+
+
+def rows(make, dims=1):
+    """Numbers of a leading part of the shape, in float32 at least, as t and alpha are."""
+    return lambda shape, dtype, g: make(shape[:dims], torch.promote_types(dtype, torch.float32), g)
+
+
+def column(make):
+    return lambda shape, dtype, g: make((shape[0], 1), torch.promote_types(dtype, torch.float32), g)
+
+
+def classes(num_classes, kind=torch.int64):
+    return lambda shape, dtype, g: torch.randint(num_classes, shape, generator=g).to(kind)
+
+
+def some(shape, dtype, g) -> Tensor:
+    """A mask that leaves two of three."""
+    return (torch.arange(torch.Size(shape).numel()) % 3 != 0).reshape(shape)
+
+
+def poisoned(make, value):
+    """`value` where the mask `some` is False: nothing there may be looked at."""
+    return lambda shape, dtype, g: torch.where(some(shape, dtype, g), make(shape, dtype, g), value)
+
+
+def itself(shape, dtype, g) -> torch.dtype:
+    return dtype
+
+
+DATA, TIME, ALPHA = uniform(-1, 1), rows(uniform(0.05, 1)), rows(log_uniform(0.1, 10))
+HARD_TIME, HARD_ALPHA = rows(among(0.0, 1e-7, 1e-4, 0.5, 1.0)), rows(among(1e-9, 1e-7, 1e-3, 1.0, 1e6))
+PAPER = {"sigma_1": 0.03}
+
+CONTINUOUS = [
+    Case("continuous.flow_sample", {"x": DATA, "t": TIME, "noise": normal()}, PAPER, ("x",)),
+    Case("continuous.flow_sample[time per token]", {"x": DATA, "t": rows(uniform(0, 1), 2), "noise": normal()}, PAPER, ("x",)),
+    Case("continuous.flow_sample[ends]", {"x": DATA, "t": HARD_TIME, "noise": normal()}, {"sigma_1": 1e-3}, ("x",)),
+    Case("continuous.sender_sample", {"x": DATA, "alpha": ALPHA, "noise": normal()}, {}, ("x",)),
+    Case("continuous.sender_sample[hard]", {"x": DATA, "alpha": HARD_ALPHA, "noise": normal()}, {}, ("x",), hard=True),
+]  # fmt: skip
+for note, rho, alpha in [("", rows(uniform(1, 9)), ALPHA), ("[hard]", rows(among(0.5, 1.0, 1e6)), HARD_ALPHA)]:
+    accuracies = {"precision": rho, "alpha": alpha}
+    CONTINUOUS += [
+        Case(f"continuous.bayesian_update{note}", {"mean": normal(), "y": normal(2), **accuracies}, {}, ("mean", "y")),
+        Case(f"continuous.update_sample{note}", {"x": DATA, "mean": normal(), "noise": normal(), **accuracies}, {}, ("x", "mean")),
+    ]  # fmt: skip
+KNOWN = {"known": DATA, "known_mask": some}
+CONTINUOUS += [
+    Case("continuous.update_sample[known]", {"x": DATA, "mean": normal(), "noise": normal(), "precision": ALPHA, "alpha": ALPHA, **KNOWN}, {}, ("x", "mean")),
+    Case("continuous.predict_data", {"noise_pred": normal(0.2), "mean": DATA, "t": TIME}, PAPER, ("noise_pred", "mean")),
+    Case("continuous.predict_data[unclipped]", {"noise_pred": normal(), "mean": DATA, "t": TIME}, {"clip": None, **PAPER}, ("noise_pred", "mean")),
+    Case("continuous.predict_data[ends]", {"noise_pred": normal(), "mean": DATA, "t": HARD_TIME}, {"clip": None, **PAPER}, ("noise_pred", "mean"), hard=True),
+]  # fmt: skip
+LOSS = {"x": DATA, "prediction": normal(0.3), "mean": DATA}
+NAN = {"x": poisoned(DATA, torch.nan), "prediction": poisoned(normal(0.3), torch.nan), "mean": DATA, "mask": some}
+for op, extra, options in [
+    ("continuous_time_loss", {"t": TIME}, PAPER),
+    ("discrete_time_loss", {"t": TIME}, {"n_steps": 7, **PAPER}),
+    ("reconstruction_loss", {}, PAPER),
+]:
+    CONTINUOUS += [
+        Case(f"continuous.{op}", {**LOSS, **extra}, options, ("x", "prediction", "mean")),
+        Case(f"continuous.{op}[data]", {**LOSS, **extra}, {"parametrisation": "data", "reduction": "none", **options}, ("x", "prediction")),
+        Case(f"continuous.{op}[unclipped]", {**LOSS, **extra}, {"clip": None, "reduction": "batch", **options}, ("x", "prediction", "mean")),
+        Case(f"continuous.{op}[masked]", {**NAN, **extra}, options, ("x", "prediction", "mean")),
+        Case(f"continuous.{op}[masked sum]", {**NAN, **extra}, {"reduction": "sum", **options}, ("x", "prediction", "mean")),
+    ]  # fmt: skip
+CONTINUOUS += [
+    Case("continuous.continuous_time_loss[ends]", {**LOSS, "t": HARD_TIME}, {"sigma_1": 1e-3, "reduction": "none"}, ("x", "prediction", "mean"), hard=True),
+    Case("continuous.discrete_time_loss[ends]", {**LOSS, "t": HARD_TIME}, {"sigma_1": 1e-3, "n_steps": 20, "reduction": "none"}, ("x", "prediction", "mean"), hard=True),
+    Case("continuous.reconstruction_loss[bins]", LOSS, {"num_bins": 16, "reduction": "none", **PAPER}, ("prediction", "mean")),
+]  # fmt: skip
+
+OUTPUT = {"mean": uniform(-1.2, 1.2), "std": log_uniform(0.02, 2)}
+FAR = {"mean": among(-300, -3.0, -0.999, 0, 1, 300), "std": among(1e-3, 0.01, 0.3, 10)}
+EDGES = among(*(j / 8 - 1 for j in range(17)))  # of 16 bins, exact in every type
+DISCRETISED = []
+for bins in (2, 16, 17, 256):
+    for clip in (True, False):
+        options = {"num_bins": bins, "clip": clip}
+        note = f"K={bins}" if clip else f"K={bins} unclipped"
+        DISCRETISED += [
+            Case(f"discretised.expected_value[{note}]", OUTPUT, options, ("mean", "std")),
+            Case(f"discretised.log_prob[{note}]", {"x": DATA, **OUTPUT}, options, ("mean", "std")),
+        ]
+DISCRETISED += [
+    Case("discretised.expected_value[far]", FAR, {"num_bins": 16}, ("mean", "std"), hard=True),
+    Case("discretised.expected_value[K=4096]", FAR, {"num_bins": 4096}, ("mean", "std"), hard=True),
+    Case("discretised.log_prob[far]", {"x": EDGES, **FAR}, {"num_bins": 16}, ("mean", "std"), hard=True),
+    Case("discretised.log_prob[K=4096]", {"x": DATA, "mean": normal(0.5), "std": log_uniform(1e-3, 10)}, {"num_bins": 4096}, ("mean", "std"), hard=True),
+    Case("discretised.sample", {**OUTPUT, "noise": normal()}, {"num_bins": 16}),
+    Case("discretised.sample[far]", {**FAR, "noise": normal()}, {"num_bins": 2}),
+    Case("discretised.mode", OUTPUT, {"num_bins": 17}),
+]  # fmt: skip
+NET = {"pred_mean": normal(0.3), "pred_log_std": normal(0.5), "mean": DATA}
+LOSS = {"x": DATA, **NET}
+NAN = {**LOSS, "x": poisoned(DATA, torch.nan), "pred_mean": poisoned(normal(), torch.nan), "mask": some}
+PREDICTIONS = ("pred_mean", "pred_log_std")
+DIRECT = {"parametrisation": "data"}
+for op, extra, options in [
+    ("continuous_time_loss", {"t": TIME}, PAPER),
+    ("discrete_time_loss", {"t": TIME}, {"n_steps": 7, **PAPER}),
+    ("reconstruction_loss", {}, PAPER),
+]:
+    unclipped = {} if op == "reconstruction_loss" else {"clip": False}
+    DISCRETISED += [
+        Case(f"discretised.{op}", {**LOSS, **extra}, {"num_bins": 16, **options}, PREDICTIONS),
+        Case(f"discretised.{op}[data]", {**LOSS, **extra}, {"num_bins": 17, "reduction": "none", **DIRECT, **options}, PREDICTIONS),
+        Case(f"discretised.{op}[batch]", {**LOSS, **extra}, {"num_bins": 2, "reduction": "batch", **unclipped, **options}, PREDICTIONS),
+        Case(f"discretised.{op}[masked]", {**NAN, **extra}, {"num_bins": 16, **options}, PREDICTIONS),
+        Case(f"discretised.{op}[masked sum]", {**NAN, **extra}, {"num_bins": 17, "reduction": "sum", **options}, PREDICTIONS),
+        Case(f"discretised.{op}[K=256]", {**LOSS, **extra}, {"num_bins": 256, "reduction": "none", **options}, PREDICTIONS, hard=True),
+    ]  # fmt: skip
+WIDE = {"x": EDGES, "pred_mean": among(-300, -0.7, 0, 0.4, 300), "pred_log_std": among(-12, -7, -2, 0, 2.5), "mean": DATA}
+DISCRETISED += [
+    Case("discretised.continuous_time_loss[hard]", {**WIDE, "t": HARD_TIME}, {"num_bins": 16, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
+    Case("discretised.discrete_time_loss[hard]", {**WIDE, "t": HARD_TIME}, {"num_bins": 16, "n_steps": 20, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
+    Case("discretised.reconstruction_loss[hard]", WIDE, {"num_bins": 16, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
+    Case("discretised.discrete_time_loss[draws]", {**LOSS, "t": TIME, "noise": draws(normal(), 3)}, {"n_steps": 7, "n_samples": 3, "num_bins": 16, **PAPER}, PREDICTIONS),
+    Case("discretised.discrete_time_loss[16 nodes]", {**LOSS, "t": TIME}, {"n_steps": 3, "quadrature": 16, "num_bins": 4, **PAPER}, PREDICTIONS),
+]  # fmt: skip
+STEP = {**NET, "precision": ALPHA, "t": TIME, "alpha": ALPHA, "noise": normal()}
+DISCRETISED += [
+    Case("discretised.update_sample", {**STEP, "draw_noise": normal()}, {"num_bins": 16, **PAPER}, ("mean",), hard=True),
+    Case("discretised.update_sample[data]", {**STEP, "draw_noise": normal()}, {"num_bins": 16, **DIRECT, **PAPER}, ("mean",)),
+    Case("discretised.update_sample[known]", {**STEP, "draw_noise": normal(), **KNOWN}, {"num_bins": 17, **DIRECT, **PAPER}, ("mean",)),
+    Case("discretised.update_sample[mode]", STEP, {"num_bins": 16, "choose": "mode", **DIRECT, **PAPER}, ("mean",)),
+    Case("discretised.update_sample[mean]", STEP, {"num_bins": 16, "choose": "mean", **PAPER}, (*PREDICTIONS, "mean")),
+]  # fmt: skip
+
+BETA = {"beta_1": 3.0}
+DISCRETE = [
+    Case("discrete.bayesian_update", {"logits": per_class(normal(2), 5), "y": per_class(normal(2), 5)}, {}, ("logits", "y")),
+    Case("discrete.theta", {"logits": per_class(normal(2), 5)}, {}, ("logits",)),
+    Case("discrete.theta_logits", {"theta": per_class(uniform(0.1, 1), 3)}, {}, ("theta",)),
+]  # fmt: skip
+for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, torch.int64)]:
+    message = {"x": classes(k, kind), "noise": per_class(normal(), k), "dtype": itself}
+    z = per_class(normal(3), k)
+    step = {"output_logits": z, "state": z, "alpha": ALPHA, "noise": per_class(normal(), k)}
+    drawn = {**step, "draw_noise": uniform(0, 1)}
+    loss = {"x": classes(k, kind), "logits": z}
+    masked = {"x": poisoned(classes(k, kind), 255 if kind == torch.uint8 else -100), "logits": z, "mask": some}
+    DISCRETE += [
+        Case(f"discrete.flow_sample[K={k}]", {**message, "t": TIME}, {"num_classes": k, **BETA}),
+        Case(f"discrete.flow_sample[K={k} logits]", {**message, "t": HARD_TIME}, {"num_classes": k, "output": "logits", **BETA}),
+        Case(f"discrete.sender_sample[K={k}]", {**message, "alpha": ALPHA}, {"num_classes": k}),
+        Case(f"discrete.update_sample[K={k}]", drawn, {}, ("state",)),
+        Case(f"discrete.update_sample[K={k} known]", {**drawn, "known": masked["x"], "known_mask": some}, {}, ("state",)),
+        Case(f"discrete.update_sample[K={k} mode]", step, {"choose": "mode"}, ("state",)),
+        Case(f"discrete.update_sample[K={k} mean]", step, {"choose": "mean"}, ("output_logits", "state")),
+        Case(f"discrete.continuous_time_loss[K={k}]", {**loss, "t": TIME}, BETA, ("logits",)),
+        Case(f"discrete.continuous_time_loss[K={k} masked]", {**masked, "t": TIME}, {"reduction": "batch", **BETA}, ("logits",)),
+        Case(f"discrete.reconstruction_loss[K={k}]", loss, {"reduction": "none"}, ("logits",)),
+        Case(f"discrete.reconstruction_loss[K={k} masked]", masked, {"reduction": "mean"}, ("logits",)),
+    ]  # fmt: skip
+    for receiver in ("joint", "factorised"):
+        few = {"n_steps": 7, "receiver": receiver, **BETA}
+        noisy = {"t": TIME, "noise": draws(per_class(normal(), k), 3)}
+        DISCRETE += [
+            Case(f"discrete.discrete_time_loss[K={k} {receiver}]", {**loss, **noisy}, {"n_samples": 3, **few}, ("logits",)),
+            Case(f"discrete.discrete_time_loss[K={k} {receiver} masked]", {**masked, **noisy}, {"n_samples": 3, "reduction": "sum", **few}, ("logits",)),
+        ]  # fmt: skip
+        if k == 2 or receiver == "factorised":
+            options = {"quadrature": 8, "reduction": "none", **few}
+            DISCRETE.append(Case(f"discrete.discrete_time_loss[K={k} {receiver} nodes]", {**loss, "t": TIME}, options, ("logits",)))  # fmt: skip
+for gap in (10, 30, 100):
+    loss = {"x": classes(5), "logits": per_class(among(-gap, 0, gap), 5)}
+    timed = {**loss, "t": HARD_TIME}
+    each = {"reduction": "none"}
+    DISCRETE += [
+        Case(f"discrete.continuous_time_loss[gap {gap}]", timed, {**each, **BETA}, ("logits",), hard=True),
+        Case(f"discrete.reconstruction_loss[gap {gap}]", loss, each, ("logits",), hard=True),
+        Case(f"discrete.discrete_time_loss[gap {gap} joint]", {**timed, "noise": draws(per_class(normal(), 5), 2)}, {"n_steps": 10, "n_samples": 2, **each, **BETA}, ("logits",), hard=True),
+        Case(f"discrete.discrete_time_loss[gap {gap} factorised]", timed, {"n_steps": 10, "quadrature": 8, "receiver": "factorised", **each, **BETA}, ("logits",), hard=True),
+    ]  # fmt: skip
+big = {"x": classes(4096), "logits": per_class(normal(5), 4096)}
+DISCRETE += [
+    Case("discrete.continuous_time_loss[K=4096]", {**big, "t": TIME}, {"beta_1": 0.005}, ("logits",), hard=True),
+    Case("discrete.reconstruction_loss[K=4096]", big, {}, ("logits",), hard=True),
+]
+
+CASES = CONTINUOUS + DISCRETISED + DISCRETE

@@ -1,0 +1,79 @@
+"""What the test files share: which backends there are, and how results are compared."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from bfn_kernels.backends import BACKENDS
+from cases import CASES, WITHOUT_BACKEND, Case
+
+ON_CPU = [b.name for b in BACKENDS.values() if b.missing is None and b.device in (None, "cpu")]
+NATIVE = [name for name in ON_CPU if name != "reference"]
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def serves(case: Case, backend: str) -> bool:
+    """Whether the backend has a form of its own of the case."""
+    if case.op in WITHOUT_BACKEND:
+        return backend == "reference"
+    return case.internal not in BACKENDS[backend].lacks
+
+
+def pairs(backends, keep=lambda case: True):
+    """Parametrises a test over (case, backend)."""
+    table = [pytest.param(c, b, id=f"{b}-{c.name}") for b in backends for c in CASES if keep(c) and serves(c, b)]
+    return pytest.mark.parametrize(("case", "backend"), table)
+
+
+def named(name: str) -> Case:
+    return next(c for c in CASES if c.name == name)
+
+
+def widened(inputs: dict) -> dict:
+    """The same numbers in float64."""
+    wide = {}
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            value = value.double()
+        wide[name] = torch.float64 if isinstance(value, torch.dtype) else value
+    return wide
+
+
+def weights_like(result: Tensor) -> Tensor:
+    """Numbers around 1, the same for any type of the result, to weigh its elements in a backward pass."""
+    count = torch.arange(result.numel(), dtype=torch.float64).reshape(result.shape)
+    return (1 + (count * 0.75).sin() / 2).bfloat16()
+
+
+def evaluate(case: Case, inputs: dict, backend: str, wanted=None) -> dict[str, Tensor]:
+    """The result, and the gradient of a weighted sum of it for each wanted input."""
+    wanted = case.diff if wanted is None else wanted
+    inputs = {k: v.detach().requires_grad_() if k in wanted else v for k, v in inputs.items()}
+    result = case(inputs, backend)
+    found = {"result": result.detach()}
+    if wanted:
+        grads = torch.autograd.grad(result, [inputs[k] for k in wanted], weights_like(result).to(result.dtype))
+        found |= dict(zip(wanted, grads, strict=True))
+    return found
+
+
+def error(got: Tensor, want: Tensor) -> float:
+    """The largest difference; infinite where shapes differ, or one has NaN or Inf that the other does not."""
+    if got.shape != want.shape:
+        return float("inf")
+    overflows = want.to(got.dtype).double() == got  # what float16 cannot hold is Inf
+    got, want = got.double(), want.double()
+    same = overflows | (got.isnan() & want.isnan())
+    difference = torch.where(same, 0, got - want).abs().nan_to_num(torch.inf, torch.inf)
+    return difference.max().item() if difference.numel() else 0.0
+
+
+def scale(want: Tensor) -> float:
+    finite = want[want.isfinite()].abs()
+    return finite.max().item() if finite.numel() else 0.0
+
+
+def ulp(dtype: torch.dtype, size: float) -> float:
+    """The spacing of numbers of that size; subnormal numbers of float16 are kept, others may be flushed to 0."""
+    info = torch.finfo(dtype)
+    return max(info.eps * size, info.smallest_normal * (info.eps if dtype == torch.float16 else 1))

@@ -1,0 +1,110 @@
+"""Each backend against the float64 reference on the same rounded inputs, results and gradients.
+
+Allowed: twice the error of the reference in that type, or 4 ulp of the result's scale, whichever is larger (DESIGN).
+"""
+
+import pytest
+import torch
+from cases import CASES
+from support import DTYPES, NATIVE, ON_CPU, error, evaluate, named, pairs, scale, ulp, widened
+
+from bfn_kernels import continuous, discrete
+
+SHAPES = [(3, 7), (2, 1), (5, 33), (4, 3, 5), (0, 4), (2, 0)]
+# In float64 the yardstick is itself rounded: ops agree to what their conditioning leaves of 2e-16.
+FLOAT64 = 1e-11
+
+
+def allowed(got, want, plain) -> float:
+    if got.dtype == torch.float64:
+        return FLOAT64 * max(scale(want), 1e-290)
+    return max(2 * error(plain, want), 4 * ulp(got.dtype, scale(want)))
+
+
+def check(case, inputs, backend) -> None:
+    want, plain = evaluate(case, widened(inputs), "reference"), evaluate(case, inputs, "reference")
+    got = evaluate(case, inputs, backend)
+    for name, value in got.items():
+        assert value.dtype == plain[name].dtype, f"{name}: {value.dtype} in the place of {plain[name].dtype}"
+        off, most = error(value, want[name]), allowed(value, want[name], plain[name])
+        assert off <= most, f"{name} of shape {tuple(value.shape)}: error {off:.3g}, allowed {most:.3g}, scale {scale(want[name]):.3g}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pairs(NATIVE)
+def test_agrees_with_the_float64_reference(case, backend, dtype):
+    for seed, shape in enumerate(SHAPES if "4096" not in case.name else SHAPES[:2]):
+        check(case, case.inputs(shape, dtype, seed), backend)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_reference_in_a_narrow_type(case, dtype):
+    """The reference, the yardstick of the others, loses little itself: of a result or gradient of ordinary size no
+    more than 2.4e-4 of it beside the rounding of the type."""
+    # without the clip everything is divided by a mass that may be as small as 1e-5
+    relative = 1e-2 if case.op.startswith("discretised") and case.options.get("clip") is False else 2.4e-4
+    for seed, shape in enumerate(SHAPES[:3] if "4096" not in case.name else SHAPES[:1]):
+        inputs = case.inputs(shape, dtype, seed)
+        want, got = evaluate(case, widened(inputs), "reference"), evaluate(case, inputs, "reference")
+        for name, value in got.items():
+            assert value.dtype in (dtype, torch.float32)
+            most = (relative + 2 * torch.finfo(value.dtype).eps) * scale(want[name]) + 4e-6
+            assert error(value, want[name]) <= most, f"{name}: {error(value, want[name]):.3g}, allowed {most:.3g}"
+
+
+def layouts(x):
+    """The same numbers in other strides."""
+    yield "strided", torch.stack([x, x], -1)[..., 0]
+    yield "transposed", x.transpose(0, 1).contiguous().transpose(0, 1)
+    yield "offset", torch.cat([x.flatten()[:1], x.flatten()])[1:].view(x.shape)
+    if x.dim() == 4:
+        yield "channels_last", x.contiguous(memory_format=torch.channels_last)
+
+
+@pairs(ON_CPU, lambda case: "=257" not in case.name and "4096" not in case.name)
+def test_strided_inputs(case, backend):
+    inputs = case.inputs((2, 3, 2, 5), torch.float32)
+    want = evaluate(case, inputs, backend)
+    tensors = [k for k, v in inputs.items() if isinstance(v, torch.Tensor) and v.dim() > 1]
+    forms = {k: dict(layouts(inputs[k])) for k in tensors}
+    for form in ("strided", "transposed", "offset", "channels_last"):
+        mixed = inputs | {k: forms[k][form] for k in tensors if form in forms[k]}
+        for name, value in evaluate(case, mixed, backend).items():
+            most = 4 * ulp(value.dtype, scale(want[name]))
+            assert error(value, want[name]) <= most, f"{form} {name}"
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+@pytest.mark.parametrize("name", ["continuous.flow_sample", "continuous.sender_sample", "continuous.update_sample"])
+def test_a_dense_memory_format_is_kept(name, backend):
+    inputs = named(name).inputs((2, 3, 4, 5), torch.float32)
+    for key in ("x", "mean", "noise"):
+        if key in inputs:
+            inputs[key] = inputs[key].contiguous(memory_format=torch.channels_last)
+    assert named(name)(inputs, backend).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_expanded_inputs(backend):
+    """A value that stands for many, and a gradient that is one number for many."""
+    x, noise = torch.tensor([[0.3]]).expand(4, 6), torch.ones(4, 6)
+    want = continuous.flow_sample(x.contiguous(), 0.4, sigma_1=0.1, noise=noise, backend=backend)
+    assert torch.equal(continuous.flow_sample(x, 0.4, sigma_1=0.1, noise=noise, backend=backend), want)
+    logits = torch.tensor([0.5, -1.0, 2.0]).expand(4, 6, 3).detach().requires_grad_()
+    classes = torch.arange(24).view(4, 6) % 3
+    loss = discrete.continuous_time_loss(classes, logits, 0.5, beta_1=3.0, backend=backend)
+    (grad,) = torch.autograd.grad(loss, logits)  # arrives as an expanded scalar
+    dense = logits.detach().contiguous().requires_grad_()
+    again = discrete.continuous_time_loss(classes, dense, 0.5, beta_1=3.0, backend=backend)
+    torch.testing.assert_close(grad, torch.autograd.grad(again, dense)[0], rtol=1e-6, atol=0)
+
+
+@pairs(ON_CPU, lambda case: "t" in case.fields and "4096" not in case.name)
+def test_forms_of_t(case, backend):
+    """A number, [B], [B, 1], [B, L] and a trailing 1 all say the same."""
+    inputs = case.inputs((3, 4), torch.float32)
+    forms = [0.4, torch.tensor(0.4), torch.full((3,), 0.4), torch.full((3, 1), 0.4), torch.full((3, 4), 0.4)]
+    results = [case(inputs | {"t": form}, backend) for form in forms]
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=2e-6, atol=1e-6 * scale(results[0]) + 1e-30, equal_nan=True)

@@ -1,0 +1,129 @@
+"""Gradients against finite differences, and what autograd may ask of an op."""
+
+import pytest
+import torch
+from cases import CASES
+from support import NATIVE, ON_CPU, evaluate, named, pairs, weights_like
+
+from bfn_kernels import continuous, discrete, discretised
+
+
+def differentiable(case) -> bool:
+    return bool(case.diff) and "4096" not in case.name
+
+
+@pairs(ON_CPU, lambda case: differentiable(case) and not case.hard and "=257" not in case.name)
+def test_gradcheck(case, backend):
+    inputs = case.inputs((2, 3), torch.float64, seed=3)
+    leaves = [inputs[k].clone().requires_grad_() for k in case.diff]
+
+    def function(*values):
+        # NaN behind a mask must stay out of the finite differences too, which would make NaN of it
+        return case(inputs | dict(zip(case.diff, values, strict=True)), backend)
+
+    assert torch.autograd.gradcheck(function, leaves, eps=1e-6, atol=1e-5, rtol=1e-4, nondet_tol=0.0)
+
+
+@pairs(ON_CPU, lambda case: len(case.diff) > 1)
+def test_one_gradient_at_a_time(case, backend):
+    inputs = case.inputs((3, 5), torch.float32)
+    together = evaluate(case, inputs, backend)
+    for name in case.diff:
+        alone = evaluate(case, inputs, backend, (name,))
+        assert torch.equal(alone["result"].nan_to_num(7.0), together["result"].nan_to_num(7.0))
+        torch.testing.assert_close(alone[name], together[name], rtol=1e-6, atol=1e-7, equal_nan=True)
+
+
+@pairs(ON_CPU, differentiable)
+def test_the_graph_can_be_used_twice(case, backend):
+    inputs = case.inputs((3, 5), torch.float32)
+    inputs |= {k: inputs[k].requires_grad_() for k in case.diff}
+    result, leaves = case(inputs, backend), [inputs[k] for k in case.diff]
+    weights = weights_like(result).to(result.dtype)
+    first = torch.autograd.grad(result, leaves, weights, retain_graph=True)
+    kept = [g.clone() for g in first]
+    scaled = torch.autograd.grad(result, leaves, 2 * weights, retain_graph=True)
+    again = torch.autograd.grad(result, leaves, weights)
+    for before, after, twice, saved in zip(first, again, scaled, kept, strict=True):
+        assert torch.equal(before.nan_to_num(7.0), after.nan_to_num(7.0))
+        assert torch.equal(before.nan_to_num(7.0), saved.nan_to_num(7.0)), "a later backward pass changed it"
+        torch.testing.assert_close(twice, 2 * before, rtol=1e-5, atol=1e-30, equal_nan=True)
+
+
+@pairs(ON_CPU, lambda case: differentiable(case) and "mask" in case.fields)
+def test_no_gradient_behind_a_mask(case, backend):
+    inputs = case.inputs((3, 5), torch.float32)
+    found = evaluate(case, inputs, backend)
+    assert found["result"].isfinite().all()
+    for name in case.diff:
+        assert found[name].isfinite().all()
+        assert (found[name][~inputs["mask"]] == 0).all()
+        assert (found[name][inputs["mask"]] != 0).any()
+
+
+@pairs(NATIVE, lambda case: differentiable(case) and not case.hard)
+def test_a_second_derivative_is_an_error(case, backend):
+    inputs = case.inputs((2, 3), torch.float64)
+    inputs |= {k: inputs[k].requires_grad_() for k in case.diff}
+    leaves = [inputs[k] for k in case.diff]
+    result = case(inputs, backend)
+    with pytest.raises(RuntimeError):
+        grads = torch.autograd.grad((result * result).sum(), leaves, create_graph=True)
+        torch.autograd.grad(sum(g.square().sum() for g in grads), leaves)
+
+
+# Floating-point inputs that an op reads but has no gradient for, those of drawing aside.
+@pairs(ON_CPU)
+def test_other_inputs_may_not_require_a_gradient(case, backend):
+    inputs = case.inputs((2, 3), torch.float32)
+    for name, value in inputs.items():
+        if name in case.diff or not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            continue
+        if name == "mean" and "x" not in case.diff and case.options.get("parametrisation") == "data":
+            pass  # not even read, refused all the same
+        if name == "mean" and case.op.startswith("continuous") and case.options.get("parametrisation") == "data":
+            continue  # differentiable in its op, and not read here
+        with pytest.raises(ValueError, match=rf"\b{name} requires a gradient"):
+            case(inputs | {name: value.clone().requires_grad_()}, backend)
+        with torch.no_grad():
+            case(inputs | {name: value.clone().requires_grad_()}, backend)
+
+
+def test_out_leaves_no_gradient():
+    mean = torch.zeros(2, 3, requires_grad=True)
+    with pytest.raises(ValueError, match="mean requires a gradient"):
+        continuous.update_sample(torch.zeros(2, 3), mean, 1.0, 1.0, out=torch.empty(2, 3))
+    with pytest.raises(ValueError, match="state requires a gradient"):
+        discrete.update_sample(torch.zeros(2, 3), mean, 1.0, out=torch.empty(2, 3), choose="mode")
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_clamps_pass_the_gradient_at_their_ends(backend):
+    """As torch's: min <= x <= max."""
+    prediction = torch.tensor([[-1.5, -1.0, 0.0, 1.0, 1.5]], requires_grad=True)
+    loss = continuous.continuous_time_loss(
+        torch.full((1, 5), 0.5), prediction, None, 0.5, sigma_1=0.1, parametrisation="data", backend=backend
+    )
+    (grad,) = torch.autograd.grad(loss, prediction)
+    assert (grad != 0).tolist() == [[False, True, True, True, False]]
+    log_std = torch.tensor([[-11.0, -7.0, -6.8, 2.2, 2.4, 11.0]], requires_grad=True)  # ln 1e-3 = -6.91, ln 10 = 2.30
+    x = torch.zeros(1, 6)
+    loss = discretised.reconstruction_loss(
+        x, x + 0.01, log_std, None, sigma_1=0.1, num_bins=200, parametrisation="data", backend=backend
+    )
+    (grad,) = torch.autograd.grad(loss, log_std)
+    assert (grad != 0).tolist() == [[False, False, True, True, False, False]]
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_no_gradient_before_the_first_message(backend):
+    """t < 1e-6: the prediction is not used; at 1e-6 it is."""
+    case = named("continuous.predict_data[unclipped]")
+    inputs = case.inputs((3, 4), torch.float64) | {"t": torch.tensor([0.0, 9.9e-7, 1e-6], dtype=torch.float64)}
+    found = evaluate(case, inputs, backend)
+    for name in ("result", *case.diff):
+        assert (found[name] != 0).any(-1).tolist() == [False, False, True]
+
+
+def test_every_case_differs_from_its_neighbours():
+    assert len({case.name for case in CASES}) == len(CASES)
