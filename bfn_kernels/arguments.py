@@ -28,7 +28,7 @@ def randomness(like: Tensor, seed: int | Tensor | None, **noises: tuple[Tensor |
 
 
 class Expectation(NamedTuple):
-    """How E over the sender's noise is taken: the nodes of a quadrature, or a number of draws and where they come from."""
+    """How E over the sender's noise is taken: nodes of a quadrature, or a number of draws and where they come from."""
 
     nodes: tuple[float, ...]
     node_weights: tuple[float, ...]
@@ -101,9 +101,7 @@ def check_out(out: Tensor | None, model: Tensor, /, **inputs: Tensor | None) -> 
     checks.no_gradient("writing into out leaves none", out=out, **inputs)
 
 
-def updated_precision(
-    precision: float | Tensor, alpha: float | Tensor, rows: tuple[Tensor, Tensor]
-) -> float | Tensor:
+def updated_precision(precision: float | Tensor, alpha: float | Tensor, rows: tuple[Tensor, Tensor]) -> float | Tensor:
     """ρ + α: a number if both are, else a tensor with the shape of their rows."""
     if not isinstance(precision, Tensor) and not isinstance(alpha, Tensor):
         return float(precision) + float(alpha)

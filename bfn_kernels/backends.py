@@ -65,9 +65,7 @@ def choose(op: str, name: str | None, device: torch.device) -> Backend:
     that does not serve the device, RuntimeError for one that is not available or lacks the op."""
     if name is None:
         return next(
-            b
-            for b in BACKENDS.values()
-            if b.missing is None and b.device in (None, device.type) and op not in b.lacks
+            b for b in BACKENDS.values() if b.missing is None and b.device in (None, device.type) and op not in b.lacks
         )
     if name not in BACKENDS:
         raise ValueError(f"backend must be None or one of {list(BACKENDS)}, got {name!r}")

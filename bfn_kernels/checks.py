@@ -64,9 +64,7 @@ def same_device(name: str, value: Tensor, model_name: str, model: Tensor) -> Non
         raise ValueError(f"{name} must be on {model.device}, where {model_name} is, got {value.device}")
 
 
-def rows(
-    name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, low=-math.inf, high=math.inf
-) -> Tensor:
+def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, low=-math.inf, high=math.inf) -> Tensor:
     """Numbers that belong to rows, float64: a scalar, or any leading part of `shape` with or without trailing ones.
 
     Comes back with as many dimensions as `shape`. Outside [low, high] a CPU tensor is refused with ValueError; on

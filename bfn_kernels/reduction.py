@@ -1,4 +1,4 @@
-"""Masks and reductions of losses, as the reference does them, and the numbers by which the native operators know them."""
+"""Masks and reductions of losses as the reference does them, and the numbers by which operators know them."""
 
 import torch
 from torch import Tensor

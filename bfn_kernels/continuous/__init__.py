@@ -139,9 +139,7 @@ def predict_data(
     """
     checks.data("noise_pred", noise_pred)
     checks.like("mean", mean, "noise_pred", noise_pred)
-    state = flow(
-        continuous_schedule(sigma_1, schedule), checks.rows("t", t, noise_pred.shape, noise_pred, 0, 1)
-    )
+    state = flow(continuous_schedule(sigma_1, schedule), checks.rows("t", t, noise_pred.shape, noise_pred, 0, 1))
     clip = checks.interval("clip", clip)
     return _family("predict_data", backend, noise_pred.device)(noise_pred, mean, state, clip)
 

@@ -12,7 +12,9 @@ from bfn_kernels.reduction import hide, reduce
 from bfn_kernels.schedules import Flow
 
 
-def normals(like: Tensor, dtype: torch.dtype, seed: Tensor | None, noise: Tensor | None, stream=random.SENDER) -> Tensor:
+def normals(
+    like: Tensor, dtype: torch.dtype, seed: Tensor | None, noise: Tensor | None, stream=random.SENDER
+) -> Tensor:
     """The explicit noise, or that of the seed, in the shape of the data."""
     return random.normal(like.shape, seed, stream, dtype=dtype) if noise is None else noise.to(dtype)
 

@@ -152,9 +152,7 @@ def update_sample(
         noises["draw_noise"] = (draw_noise, state.shape[:-1])
     random = randomness(state, seed, **noises)
     op = _family("update_sample", backend, state.device)
-    return op(
-        output_logits, state, alpha.unsqueeze(-1), choose, known, known_mask, random[0], noise, draw_noise, out
-    )
+    return op(output_logits, state, alpha.unsqueeze(-1), choose, known, known_mask, random[0], noise, draw_noise, out)
 
 
 def continuous_time_loss(

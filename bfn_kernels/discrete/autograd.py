@@ -1,1 +1,127 @@
-"""Native operators with their backward passes."""
+"""Discrete data: the ops of `reference` by the operators of a namespace, and those operators' backward passes."""
+
+import torch
+from torch import Tensor
+
+from bfn_kernels.backends import native_namespaces
+from bfn_kernels.checks import compute_dtype
+from bfn_kernels.discrete import reference
+from bfn_kernels.operators import (
+    Namespace,
+    gradient_fake,
+    loss_fakes,
+    needs,
+    per_variable,
+    register,
+    register_in_place,
+    times_saved,
+)
+from bfn_kernels.reduction import CODES
+
+# The numbers by which the operators know them (csrc/cpu/discrete.h).
+CHOICES = {"sample": 0, "mode": 1, "mean": 2}
+RECEIVERS = {"joint": 0, "factorised": 1}
+
+
+def message_rows(accuracy: Tensor, num_classes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """β and √(Kβ), without the dimension of the classes."""
+    accuracy = accuracy.squeeze(-1)
+    return accuracy.to(dtype), (num_classes * accuracy).sqrt().to(dtype)
+
+
+def sender_sample(ops: Namespace, x: Tensor, accuracy, num_classes, seed, noise, probs, dtype) -> Tensor:
+    rows = message_rows(accuracy, num_classes, torch.float64 if dtype == torch.float64 else torch.float32)
+    return ops.discrete_sender(x, *rows, num_classes, probs, seed, noise, dtype)
+
+
+def update_sample(
+    ops: Namespace, output_logits, state, alpha, choose, known, known_mask, seed, noise, draw_noise, out
+) -> Tensor:
+    if choose == "mean" and any(needs(output_logits)):
+        return reference.update_sample(
+            output_logits, state, alpha, choose, known, known_mask, seed, noise, draw_noise, out
+        )  # fmt: skip
+    rows = message_rows(alpha, state.shape[-1], compute_dtype(output_logits, state))
+    arguments = output_logits, state, *rows, CHOICES[choose], known, known_mask, seed, noise, draw_noise
+    if out is None:
+        return ops.discrete_update(*arguments)
+    ops.discrete_update_out(*arguments, out)
+    return out
+
+
+def continuous_time_loss(ops: Namespace, x: Tensor, logits: Tensor, weight: Tensor, mask, reduction) -> Tensor:
+    return ops.discrete_loss(x, logits, weight.to(compute_dtype(logits)), mask, CODES[reduction])[0]
+
+
+def reconstruction_loss(ops: Namespace, x: Tensor, logits: Tensor, mask, reduction) -> Tensor:
+    return ops.discrete_loss(x, logits, None, mask, CODES[reduction])[0]
+
+
+def discrete_time_loss(
+    ops: Namespace, x: Tensor, logits: Tensor, alpha, n_steps, receiver, expectation, mask, reduction
+) -> Tensor:
+    nodes, node_weights, n_samples, seed, noise = expectation
+    return ops.discrete_nstep(
+        x, logits, alpha.to(compute_dtype(logits)), n_steps, RECEIVERS[receiver], n_samples, nodes, node_weights,
+        seed, noise, mask, CODES[reduction], *needs(logits),
+    )[0]  # fmt: skip
+
+
+def _register(namespace: str) -> None:
+    ops = getattr(torch.ops, namespace)
+
+    def sender_fake(x, beta, spread, num_classes, probs, seed, noise, dtype):
+        return x.new_empty((*x.shape, num_classes), dtype=dtype)
+
+    register(namespace, "discrete_sender", sender_fake)
+
+    def save_update(ctx, inputs, output):
+        ctx.count = len(inputs)
+
+    def update_backward(ctx, grad):
+        # what is sent is a draw or a mode: the state's own share is all that has a gradient
+        return None, grad, *[None] * (ctx.count - 2)
+
+    register(
+        namespace, "discrete_update", lambda logits, state, *rest: torch.empty_like(state), update_backward, save_update
+    )
+    register_in_place(namespace, "discrete_update_out")
+
+    def save_loss(ctx, inputs, output):
+        x, logits, weight, mask, _ = inputs
+        ctx.save_for_backward(x, logits, weight, mask, output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    def loss_backward(ctx, grad, _):
+        x, logits, weight, mask, scale = ctx.saved_tensors
+        grad = per_variable(grad, scale, x.dim())
+        return None, ops.discrete_loss_backward(grad, x, logits, weight, mask), None, None, None
+
+    def loss_fake(x, logits, weight, mask, reduction):
+        return loss_fakes(x, reduction, compute_dtype(logits))
+
+    register(namespace, "discrete_loss", loss_fake, loss_backward, save_loss)
+    register(namespace, "discrete_loss_backward", lambda grad, x, logits, *rest: torch.empty_like(logits))
+
+    def nstep_fake(x, logits, alpha, *rest):
+        *_, reduction, need_logits = rest
+        dtype = compute_dtype(logits)
+        return *loss_fakes(x, reduction, dtype), gradient_fake(logits, need_logits, dtype)
+
+    def save_nstep(ctx, inputs, output):
+        _, scale, by_logits = output
+        ctx.save_for_backward(scale, by_logits)
+        ctx.type, ctx.dims, ctx.count = inputs[1].dtype, inputs[0].dim(), len(inputs)
+        ctx.mark_non_differentiable(scale, by_logits)
+
+    def nstep_backward(ctx, grad, *_):
+        scale, by_logits = ctx.saved_tensors
+        grad = per_variable(grad, scale, ctx.dims)
+        by = times_saved(grad.unsqueeze(-1), [by_logits], [ctx.type], ctx.needs_input_grad[1:2])
+        return None, *by, *[None] * (ctx.count - 2)
+
+    register(namespace, "discrete_nstep", nstep_fake, nstep_backward, save_nstep)
+
+
+for _namespace in native_namespaces():
+    _register(_namespace)

@@ -167,7 +167,5 @@ def factorised_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tens
     log_p = logits.log_softmax(-1)
     log_rest = (-log_p.expm1()).log()
     shifted = torch.where(is_x, -r, r) * eps - r * r / 2
-    mixture = torch.where(
-        is_x, torch.logaddexp(log_p, log_rest + shifted), torch.logaddexp(log_p + shifted, log_rest)
-    )
+    mixture = torch.where(is_x, torch.logaddexp(log_p, log_rest + shifted), torch.logaddexp(log_p + shifted, log_rest))
     return -mixture.sum(-1)

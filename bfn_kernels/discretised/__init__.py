@@ -9,7 +9,6 @@ Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for
 Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything runs.
 """
 
-import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks
@@ -163,9 +162,7 @@ def discrete_time_loss(
     expect = expectation(x, x.shape, quadrature, n_samples, seed, noise)
     alpha = schedule.alpha(n_steps * time + 1, n_steps)
     op = _family("discrete_time_loss", backend, x.device)
-    return op(
-        x, pred_mean, pred_log_std, mean, state, alpha, n_steps, expect, num_bins, clip, mask, reduction
-    )
+    return op(x, pred_mean, pred_log_std, mean, state, alpha, n_steps, expect, num_bins, clip, mask, reduction)
 
 
 def reconstruction_loss(

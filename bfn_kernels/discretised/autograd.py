@@ -1,1 +1,163 @@
-"""Native operators with their backward passes."""
+"""Discretised data: the ops of `reference` by the operators of a namespace, and those operators' backward passes."""
+
+import torch
+from torch import Tensor
+
+from bfn_kernels.backends import native_namespaces
+from bfn_kernels.checks import compute_dtype
+from bfn_kernels.continuous.autograd import prediction_rows, update_rows
+from bfn_kernels.continuous.autograd import update_sample as gaussian_update
+from bfn_kernels.discretised.reference import output_distribution
+from bfn_kernels.operators import (
+    Namespace,
+    gradient_fake,
+    loss_fakes,
+    needs,
+    per_variable,
+    register,
+    register_in_place,
+    times_saved,
+)
+from bfn_kernels.reduction import CODES
+from bfn_kernels.schedules import Flow
+
+# The numbers by which the operators know them (csrc/math/discretised.h, csrc/cpu/discretised.h).
+DIRECT, DATA, NOISE = range(3)
+CHOICES = {"sample": 0, "mode": 1, "mean": 2}
+
+
+def expected_value(ops: Namespace, mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor:
+    return ops.expected_value(mean, std, num_bins, clip, *needs(mean, std))[0]
+
+
+def sample(ops: Namespace, mean: Tensor, std: Tensor, num_bins: int, seed, noise) -> Tensor:
+    return ops.discretised_choose(mean, std, num_bins, CHOICES["sample"], seed, noise)
+
+
+def mode(ops: Namespace, mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
+    return ops.discretised_choose(mean, std, num_bins, CHOICES["mode"], None, None)
+
+
+def network(pred_mean: Tensor, pred_log_std: Tensor, mean: Tensor | None, flow: Flow | None) -> tuple:
+    """The arguments of an operator that say what the network put out, down to the parametrisation."""
+    if flow is None:
+        return pred_mean, pred_log_std, mean, None, None, DATA
+    rows = prediction_rows(pred_mean, flow, compute_dtype(pred_mean, pred_log_std, mean))
+    return pred_mean, pred_log_std, mean, *rows, NOISE
+
+
+def loss(ops, x, output: tuple, num_bins, clip, mask, reduction, weight=None, alpha=None, n_steps=0, expectation=None):
+    """L∞ with a weight, L_n with an alpha and an expectation, the reconstruction loss with neither."""
+    dtype = compute_dtype(x, *output[:3])
+    nodes, node_weights, n_samples, seed, noise = expectation or ((), (), 0, None, None)
+    rows = (None if row is None else row.to(dtype) for row in (weight, alpha))
+    return ops.discretised_loss(
+        x, *output, num_bins, clip, *rows, n_steps, n_samples, nodes, node_weights, seed, noise, mask,
+        CODES[reduction], *needs(*output[:2]),
+    )[0]  # fmt: skip
+
+
+def bin_loss(ops: Namespace, x, mean, std, num_bins, clip, mask, reduction) -> Tensor:
+    return loss(ops, x, (mean, std, None, None, None, DIRECT), num_bins, clip, mask, reduction)
+
+
+def reconstruction_loss(ops: Namespace, x, pred_mean, pred_log_std, mean, flow, num_bins, mask, reduction) -> Tensor:
+    return loss(ops, x, network(pred_mean, pred_log_std, mean, flow), num_bins, True, mask, reduction)
+
+
+def continuous_time_loss(
+    ops: Namespace, x, pred_mean, pred_log_std, mean, flow, weight, num_bins, clip, mask, reduction
+) -> Tensor:
+    return loss(ops, x, network(pred_mean, pred_log_std, mean, flow), num_bins, clip, mask, reduction, weight=weight)
+
+
+def discrete_time_loss(
+    ops: Namespace, x, pred_mean, pred_log_std, mean, flow, alpha, n_steps, expectation, num_bins, clip, mask, reduction
+) -> Tensor:
+    output = network(pred_mean, pred_log_std, mean, flow)
+    return loss(
+        ops, x, output, num_bins, clip, mask, reduction, alpha=alpha, n_steps=n_steps, expectation=expectation
+    )  # fmt: skip
+
+
+def update_sample(
+    ops: Namespace, pred_mean, pred_log_std, mean, flow, precision, alpha, num_bins, choose, known, known_mask,
+    seed, noise, draw_noise, out,
+) -> Tensor:  # fmt: skip
+    if choose == "mean" and any(needs(pred_mean, pred_log_std, mean)):
+        value = expected_value(ops, *output_distribution(pred_mean, pred_log_std, mean, flow), num_bins, True)
+        if known is not None:
+            value = torch.where(known_mask, known.to(value.dtype), value)
+        return gaussian_update(ops, value, mean, precision, alpha, seed, noise)
+    rows = update_rows(precision, alpha, compute_dtype(pred_mean, pred_log_std, mean))
+    arguments = (
+        *network(pred_mean, pred_log_std, mean, flow), num_bins, CHOICES[choose], *rows, known, known_mask,
+        seed, noise, draw_noise,
+    )  # fmt: skip
+    if out is None:
+        return ops.discretised_update(*arguments)
+    ops.discretised_update_out(*arguments, out)
+    return out
+
+
+def _register(namespace: str) -> None:
+    ops = getattr(torch.ops, namespace)
+
+    def expected_value_fake(mean, std, num_bins, clip, need_mean, need_std):
+        dtype = compute_dtype(mean, std)
+        return (
+            torch.empty_like(mean),
+            gradient_fake(mean, need_mean, dtype),
+            gradient_fake(mean, need_std, dtype),
+        )
+
+    def save_expected_value(ctx, inputs, output):
+        _, *gradients = output
+        ctx.save_for_backward(*gradients)
+        ctx.types = [t.dtype for t in inputs[:2]]
+        ctx.mark_non_differentiable(*gradients)
+
+    def expected_value_backward(ctx, grad, *_):
+        by = times_saved(grad, ctx.saved_tensors, ctx.types, ctx.needs_input_grad[:2])
+        return *by, None, None, None, None
+
+    register(namespace, "expected_value", expected_value_fake, expected_value_backward, save_expected_value)
+    register(namespace, "discretised_choose", lambda mean, *rest: torch.empty_like(mean))
+
+    def loss_fake(x, prediction, log_std, mean, a, b, kind, *rest):
+        *_, reduction, need_mean, need_log_std = rest
+        dtype = compute_dtype(x, prediction, log_std, mean)
+        gradients = gradient_fake(x, need_mean, dtype), gradient_fake(x, need_log_std, dtype)
+        return *loss_fakes(x, reduction, dtype), *gradients
+
+    def save_loss(ctx, inputs, output):
+        _, scale, *gradients = output
+        ctx.save_for_backward(scale, *gradients)
+        ctx.types, ctx.dims, ctx.count = [t.dtype for t in inputs[1:3]], inputs[0].dim(), len(inputs)
+        ctx.mark_non_differentiable(scale, *gradients)
+
+    def loss_backward(ctx, grad, *_):
+        scale, *gradients = ctx.saved_tensors
+        by = times_saved(per_variable(grad, scale, ctx.dims), gradients, ctx.types, ctx.needs_input_grad[1:3])
+        return None, *by, *[None] * (ctx.count - 3)
+
+    register(namespace, "discretised_loss", loss_fake, loss_backward, save_loss)
+
+    def save_update(ctx, inputs, output):
+        ctx.save_for_backward(inputs[8])
+        ctx.type, ctx.count = inputs[2].dtype, len(inputs)
+
+    def update_backward(ctx, grad):
+        # what is sent is a draw or a mode: the mean's own share is all that has a gradient
+        by_mean = ops.gaussian_step(grad, ctx.saved_tensors[0], *[None] * 5).to(ctx.type)
+        return None, None, by_mean, *[None] * (ctx.count - 3)
+
+    register(
+        namespace, "discretised_update", lambda prediction, log_std, mean, *rest: torch.empty_like(mean),
+        update_backward, save_update,
+    )  # fmt: skip
+    register_in_place(namespace, "discretised_update_out")
+
+
+for _namespace in native_namespaces():
+    _register(_namespace)

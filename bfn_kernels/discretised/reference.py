@@ -52,7 +52,9 @@ def log_ndtr(z: Tensor) -> Tensor:
     far = (z < -10) & (z.dtype == torch.float32)
     tail = torch.where(far, z, -10.0)
     w = tail**-2
-    series = -(tail**2) / 2 - (-tail).log() - math.log(2 * math.pi) / 2 + (w * (-1 + w * (3 + w * (-15 + w * 105)))).log1p()
+    series = (
+        -(tail**2) / 2 - (-tail).log() - math.log(2 * math.pi) / 2 + (w * (-1 + w * (3 + w * (-15 + w * 105)))).log1p()
+    )
     return torch.where(far, series, torch.special.log_ndtr(torch.where(far, 0.0, z)))
 
 

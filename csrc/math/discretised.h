@@ -125,8 +125,8 @@ BFN_HD WithGradient<T> expected_value(T mean, T std, Bins<T> bins) {
   const double phi_low = density(low), phi_high = density(high);
   const double value = (last * (cdf_high + cdf_low) - h * sums.cdf) / total;
   const double by_mean = -last * (phi_high + phi_low) + h * sums.density + value * (phi_high - phi_low);
-  const double by_std = -last * (high * phi_high + low * phi_low) + h * sums.moment +
-                        value * (high * phi_high - low * phi_low);
+  const double by_std =
+      -last * (high * phi_high + low * phi_low) + h * sums.moment + value * (high * phi_high - low * phi_low);
   return {static_cast<T>(sign * value), static_cast<T>(by_mean / (total * std)),
           static_cast<T>(sign * by_std / (total * std))};
 }

@@ -6,7 +6,8 @@
 
 namespace bfn {
 
-// Mills ratio by the density's exponential alone: Phi(-z) = exp(-z^2/2) mills(z), z >= 0. 2e-8: t P(t), t = 1/(1 + 0.3z).
+// Mills ratio by the density's exponential alone: Phi(-z) = exp(-z^2/2) mills(z), z >= 0. 2e-8: t P(t), t = 1/(1 +
+// 0.3z).
 BFN_HD float mills(float z) {
   const float t = 1.0f / (1.0f + 0.3f * z);
   float p = -0.010760636f;

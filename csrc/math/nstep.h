@@ -1,4 +1,5 @@
-// The n-step loss of discretised data (113-119): -E[eps^2/2 + ln sum_k p_k exp(-(y - c_k)^2 / 2 tau^2)], y = x + tau eps.
+// The n-step loss of discretised data (113-119): -E[eps^2/2 + ln sum_k p_k exp(-(y - c_k)^2 / 2 tau^2)], y = x + tau
+// eps.
 #pragma once
 
 #include "discretised.h"
@@ -21,8 +22,8 @@ BFN_HD BinRange window(T mean, T std, T y, T tau, Bins<T> bins) {
 
 // `log_p` and `responsibility` are scratch for `bins.count` numbers each.
 template <class T>
-BFN_HD WithGradient<T> discrete_time_divergence(T x, T mean, T std, T tau, Bins<T> bins, const T* eps,
-                                                const T* weights, int64_t count, T* log_p, T* responsibility) {
+BFN_HD WithGradient<T> discrete_time_divergence(T x, T mean, T std, T tau, Bins<T> bins, const T* eps, const T* weights,
+                                                int64_t count, T* log_p, T* responsibility) {
   T low = eps[0], high = eps[0], poison = x + mean + std + tau;
   for (int64_t i = 0; i < count; ++i) {
     low = eps[i] < low ? eps[i] : low;

@@ -38,9 +38,7 @@ BFN_HD Words philox(uint64_t seed, uint64_t group, uint32_t stream, uint32_t dra
 }
 
 // In (0, 1]; the same float32 on every backend.
-BFN_HD float unit(uint32_t word) {
-  return static_cast<float>(word) * 0x1p-32f + 0x1p-33f;
-}
+BFN_HD float unit(uint32_t word) { return static_cast<float>(word) * 0x1p-32f + 0x1p-33f; }
 
 template <class T>
 BFN_HD void box_muller(uint32_t radius, uint32_t angle, T& first, T& second) {

@@ -1,0 +1,137 @@
+#include "../cpu/continuous.h"
+
+#include "tensors.h"
+
+namespace bfn {
+namespace {
+
+void gaussian_step_out(const Tensor& state, const MaybeTensor& a, const MaybeTensor& data, const MaybeTensor& b,
+                       const MaybeTensor& std, const MaybeTensor& seed, const MaybeTensor& noise, Tensor out) {
+  const Shape shape = shape_of(state);
+  GaussianStep op{numel(shape),
+                  view("state", state, shape),
+                  view("a", a, shape),
+                  view("data", data, shape),
+                  view("b", b, shape),
+                  view("std", std, shape),
+                  {},
+                  view("out", out, shape)};
+  if (std) op.noise = noise_of(seed, noise, shape, kSender);
+  with_compute_type(compute_type({&state, get(data)}), [&](auto t) { gaussian_step<decltype(t)>(op); });
+}
+
+Tensor gaussian_step_new(const Tensor& state, const MaybeTensor& a, const MaybeTensor& data, const MaybeTensor& b,
+                         const MaybeTensor& std, const MaybeTensor& seed, const MaybeTensor& noise) {
+  Tensor out = torch::stable::empty_like(state);
+  gaussian_step_out(state, a, data, b, std, seed, noise, out);
+  return out;
+}
+
+Prediction prediction_of(const Tensor& prediction, const MaybeTensor& mean, const MaybeTensor& a, const Tensor& b,
+                         double low, double high) {
+  const Shape shape = shape_of(prediction);
+  return {view("prediction", prediction, shape),
+          view("mean", mean, shape),
+          view("a", a, shape),
+          view("b", b, shape),
+          low,
+          high};
+}
+
+// A gradient's tensor, empty where it is not needed, and its view.
+struct Gradient {
+  Tensor tensor;
+  View out;
+
+  Gradient(const Tensor& of, bool needed)
+      : tensor(needed ? torch::stable::empty_like(of) : nothing(of, of.scalar_type())) {
+    if (needed) out = view("gradient", tensor, shape_of(of));
+  }
+};
+
+Tensor predict_data_new(const Tensor& prediction, const MaybeTensor& mean, const MaybeTensor& a, const Tensor& b,
+                        double low, double high) {
+  const Shape shape = shape_of(prediction);
+  Tensor out = torch::stable::empty_like(prediction);
+  const PredictData op{numel(shape), prediction_of(prediction, mean, a, b, low, high), view("out", out, shape)};
+  with_compute_type(compute_type({&prediction, get(mean)}), [&](auto t) { predict_data<decltype(t)>(op); });
+  return out;
+}
+
+std::tuple<Tensor, Tensor> predict_data_backward_new(const Tensor& grad, const Tensor& prediction,
+                                                     const MaybeTensor& mean, const MaybeTensor& a, const Tensor& b,
+                                                     double low, double high, bool need_prediction, bool need_mean) {
+  const Shape shape = shape_of(prediction);
+  const Gradient by_prediction(prediction, need_prediction), by_mean(mean ? *mean : prediction, need_mean);
+  const PredictDataBackward op{numel(shape), view("grad", grad, shape),
+                               prediction_of(prediction, mean, a, b, low, high), by_prediction.out, by_mean.out};
+  with_compute_type(compute_type({&prediction, get(mean)}), [&](auto t) { predict_data_backward<decltype(t)>(op); });
+  return {by_prediction.tensor, by_mean.tensor};
+}
+
+std::tuple<Tensor, Tensor> squared_loss_new(const Tensor& x, const Tensor& prediction, const MaybeTensor& mean,
+                                            const MaybeTensor& a, const Tensor& b, const Tensor& weight,
+                                            const MaybeTensor& offset, double low, double high, const MaybeTensor& mask,
+                                            int64_t reduction) {
+  const Shape shape = shape_of(x);
+  const ScalarType type = compute_type({&x, &prediction, get(mean)});
+  const Reduced to = reduced(x, mask, reduction, type);
+  const SquaredLoss op{view("x", x, shape), prediction_of(prediction, mean, a, b, low, high),
+                       view("weight", weight, shape), view("offset", offset, shape), to.to};
+  with_compute_type(type, [&](auto t) { squared_loss<decltype(t)>(op); });
+  return {to.loss, to.scale};
+}
+
+std::tuple<Tensor, Tensor, Tensor> squared_loss_backward_new(const Tensor& grad, const Tensor& x,
+                                                             const Tensor& prediction, const MaybeTensor& mean,
+                                                             const MaybeTensor& a, const Tensor& b,
+                                                             const Tensor& weight, double low, double high,
+                                                             const MaybeTensor& mask, bool need_x, bool need_prediction,
+                                                             bool need_mean) {
+  const Shape shape = shape_of(x);
+  const Gradient by_x(x, need_x), by_prediction(prediction, need_prediction), by_mean(mean ? *mean : x, need_mean);
+  const SquaredLossBackward op{numel(shape),
+                               view("grad", grad, shape),
+                               view("x", x, shape),
+                               prediction_of(prediction, mean, a, b, low, high),
+                               view("weight", weight, shape),
+                               view("mask", mask, shape),
+                               by_x.out,
+                               by_prediction.out,
+                               by_mean.out};
+  with_compute_type(compute_type({&x, &prediction, get(mean)}),
+                    [&](auto t) { squared_loss_backward<decltype(t)>(op); });
+  return {by_x.tensor, by_prediction.tensor, by_mean.tensor};
+}
+
+}  // namespace
+}  // namespace bfn
+
+STABLE_TORCH_LIBRARY_FRAGMENT(bfn_kernels, m) {
+  m.def(
+      "gaussian_step(Tensor state, Tensor? a, Tensor? data, Tensor? b, Tensor? std, Tensor? seed, Tensor? noise) -> "
+      "Tensor");
+  m.def(
+      "gaussian_step_out(Tensor state, Tensor? a, Tensor? data, Tensor? b, Tensor? std, Tensor? seed, Tensor? noise, "
+      "Tensor(a!) out) -> ()");
+  m.def("predict_data(Tensor prediction, Tensor? mean, Tensor? a, Tensor b, float low, float high) -> Tensor");
+  m.def(
+      "predict_data_backward(Tensor grad, Tensor prediction, Tensor? mean, Tensor? a, Tensor b, float low, float high, "
+      "bool need_prediction, bool need_mean) -> (Tensor, Tensor)");
+  m.def(
+      "squared_loss(Tensor x, Tensor prediction, Tensor? mean, Tensor? a, Tensor b, Tensor weight, Tensor? offset, "
+      "float low, float high, Tensor? mask, int reduction) -> (Tensor, Tensor)");
+  m.def(
+      "squared_loss_backward(Tensor grad, Tensor x, Tensor prediction, Tensor? mean, Tensor? a, Tensor b, Tensor "
+      "weight, float low, float high, Tensor? mask, bool need_x, bool need_prediction, bool need_mean) -> (Tensor, "
+      "Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(bfn_kernels, CPU, m) {
+  m.impl("gaussian_step", TORCH_BOX(&bfn::gaussian_step_new));
+  m.impl("gaussian_step_out", TORCH_BOX(&bfn::gaussian_step_out));
+  m.impl("predict_data", TORCH_BOX(&bfn::predict_data_new));
+  m.impl("predict_data_backward", TORCH_BOX(&bfn::predict_data_backward_new));
+  m.impl("squared_loss", TORCH_BOX(&bfn::squared_loss_new));
+  m.impl("squared_loss_backward", TORCH_BOX(&bfn::squared_loss_backward_new));
+}

@@ -1,0 +1,103 @@
+#include "tensors.h"
+
+#include "../cpu/parallel.h"
+
+namespace bfn {
+
+void run_parallel(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context) {
+  if (count <= grain) {
+    if (count > 0) body(context, 0, count);
+    return;
+  }
+  torch::stable::parallel_for(0, count, grain, [=](int64_t begin, int64_t end) { body(context, begin, end); });
+}
+
+static DType dtype_of_tensor(const char* name, const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      return DType::kFloat;
+    case ScalarType::Double:
+      return DType::kDouble;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case ScalarType::Half:
+      return DType::kHalf;
+    case ScalarType::Long:
+      return DType::kInt64;
+    case ScalarType::Int:
+      return DType::kInt32;
+    case ScalarType::Byte:
+    case ScalarType::Bool:
+      return DType::kUInt8;
+    default:
+      throw std::invalid_argument(std::string(name) + " has a type that the CPU kernels do not take");
+  }
+}
+
+View view(const char* name, const Tensor& x, const Shape& shape) {
+  if (!x.is_cpu()) throw std::invalid_argument(std::string(name) + " must be on the CPU");
+  const int64_t extra = static_cast<int64_t>(shape.size()) - x.dim();
+  View result;
+  if (extra < 0 || shape.size() > kMaxDims) {
+    throw std::invalid_argument(std::string(name) + " has too many dimensions");
+  }
+  result.data = const_cast<void*>(x.const_data_ptr());
+  if (result.data == nullptr) result.data = &result;  // an empty tensor: nothing will be read
+  result.dtype = dtype_of_tensor(name, x);
+  for (int64_t d = static_cast<int64_t>(shape.size()) - 1; d >= 0; --d) {
+    const int64_t size = d < extra ? 1 : x.size(d - extra);
+    if (size != shape[d] && size != 1) {
+      throw std::invalid_argument(std::string(name) + " does not broadcast to the data's shape");
+    }
+    if (shape[d] == 1) continue;
+    const int64_t stride = size == 1 ? 0 : x.stride(d - extra);
+    // from the last dimension on, backwards; reversed below
+    const int last = result.dims - 1;
+    if (last >= 0 && stride == result.stride[last] * result.size[last]) {
+      result.size[last] *= shape[d];
+    } else {
+      result.size[result.dims] = shape[d];
+      result.stride[result.dims++] = stride;
+    }
+  }
+  std::reverse(result.size, result.size + result.dims);
+  std::reverse(result.stride, result.stride + result.dims);
+  return result;
+}
+
+View view(const char* name, const MaybeTensor& x, const Shape& shape) { return x ? view(name, *x, shape) : View{}; }
+
+ScalarType compute_type(std::initializer_list<const Tensor*> tensors) {
+  for (const Tensor* x : tensors) {
+    if (x && x->scalar_type() == ScalarType::Double) return ScalarType::Double;
+  }
+  return ScalarType::Float;
+}
+
+Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type) {
+  return torch::stable::new_empty(like, shape, type);
+}
+
+Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream) {
+  Noise result;
+  result.stream = stream;
+  result.explicit_values = view("noise", noise, shape);
+  if (noise) return result;
+  if (!seed || seed->scalar_type() != ScalarType::Long || seed->numel() != 1 || !seed->is_cpu()) {
+    throw std::invalid_argument("seed must hold one int64 on the CPU where no noise is given");
+  }
+  result.seed = static_cast<uint64_t>(*seed->const_data_ptr<int64_t>());
+  return result;
+}
+
+Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, ScalarType type) {
+  const Shape shape = shape_of(x);
+  const auto code = static_cast<Reduction>(reduction);
+  const int64_t batch = shape[0], per_batch = numel(Shape(shape.begin() + 1, shape.end()));
+  const Shape out = code == Reduction::kNone ? shape : code == Reduction::kBatch ? Shape{batch} : Shape{};
+  Tensor loss = new_tensor(x, out, type), scale = new_tensor(x, {}, type);
+  LossTarget to{code, batch, per_batch, view("mask", mask, shape), view("loss", loss, out), view("scale", scale, {})};
+  return {std::move(loss), std::move(scale), to};
+}
+
+}  // namespace bfn

@@ -1,0 +1,69 @@
+// From torch's tensors to the views that the loops take. Only torch's stable ABI is used.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <initializer_list>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "../cpu/loss.h"
+#include "../cpu/noise.h"
+#include "../cpu/view.h"
+
+namespace bfn {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using MaybeTensor = std::optional<Tensor>;
+using Shape = std::vector<int64_t>;
+
+inline Shape shape_of(const Tensor& x) { return {x.sizes().begin(), x.sizes().end()}; }
+
+inline Shape with(Shape shape, int64_t last) {
+  shape.push_back(last);
+  return shape;
+}
+
+inline int64_t numel(const Shape& shape) {
+  int64_t count = 1;
+  for (const int64_t n : shape) count *= n;
+  return count;
+}
+
+// The tensor broadcast to `shape`, aligned at the last dimension.
+View view(const char* name, const Tensor& x, const Shape& shape);
+View view(const char* name, const MaybeTensor& x, const Shape& shape);
+
+ScalarType compute_type(std::initializer_list<const Tensor*> tensors);
+inline const Tensor* get(const MaybeTensor& x) { return x ? &*x : nullptr; }
+
+// Calls f with a float or a double.
+template <class F>
+void with_compute_type(ScalarType type, F&& f) {
+  if (type == ScalarType::Double) {
+    f(double{});
+  } else {
+    f(float{});
+  }
+}
+
+Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type);
+inline Tensor nothing(const Tensor& like, ScalarType type) { return new_tensor(like, {0}, type); }
+
+Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream);
+
+// The loss and scale that a reduction of `x`-shaped losses makes, and their views.
+struct Reduced {
+  Tensor loss, scale;
+  LossTarget to;
+};
+Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, ScalarType type);
+
+}  // namespace bfn

@@ -1,0 +1,128 @@
+#include "continuous.h"
+
+#include "../math/continuous.h"
+
+namespace bfn {
+namespace {
+
+template <class T>
+struct PredictionBlock {
+  T buffers[4][kBlock];
+  const T *prediction, *mean, *a, *b;
+  T low, high;
+
+  void read(const Prediction& from, int64_t start, int64_t length) {
+    prediction = load(from.prediction, start, length, buffers[0]);
+    mean = load(from.mean, start, length, buffers[1]);
+    a = load(from.a, start, length, buffers[2]);
+    b = load(from.b, start, length, buffers[3]);
+    low = static_cast<T>(from.low);
+    high = static_cast<T>(from.high);
+  }
+  T x_hat(int64_t i) const { return predict(prediction[i], mean[i], a[i], b[i]); }
+};
+
+}  // namespace
+
+template <class T>
+void gaussian_step(const GaussianStep& op) {
+  for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
+    T buffers[6][kBlock], normals[Noise::room(kBlock)];
+    const T* state = load(op.state, start, length, buffers[0]);
+    const T* a = load(op.a, start, length, buffers[1], T(1));
+    T* out = target(op.out, start, buffers[5]);
+    if (op.data) {
+      const T* data = load(op.data, start, length, buffers[2]);
+      const T* b = load(op.b, start, length, buffers[3]);
+      for (int64_t i = 0; i < length; ++i) out[i] = a[i] * state[i] + b[i] * data[i];
+    } else {
+      for (int64_t i = 0; i < length; ++i) out[i] = a[i] * state[i];
+    }
+    if (op.std) {
+      const T* std = load(op.std, start, length, buffers[4]);
+      const T* eps = op.noise.normals(start, length, normals);
+      for (int64_t i = 0; i < length; ++i) out[i] += std[i] * eps[i];
+    }
+    store(op.out, start, length, out);
+  });
+}
+
+template <class T>
+void predict_data(const PredictData& op) {
+  for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
+    PredictionBlock<T> from;
+    T buffer[kBlock];
+    from.read(op.from, start, length);
+    T* out = target(op.out, start, buffer);
+    for (int64_t i = 0; i < length; ++i) out[i] = clamp(from.x_hat(i), from.low, from.high);
+    store(op.out, start, length, out);
+  });
+}
+
+template <class T>
+void predict_data_backward(const PredictDataBackward& op) {
+  for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
+    PredictionBlock<T> from;
+    T buffers[3][kBlock];
+    from.read(op.from, start, length);
+    const T* grad = load(op.grad, start, length, buffers[0]);
+    for (int64_t i = 0; i < length; ++i) {
+      const T x_hat = from.x_hat(i);
+      const T through = x_hat < from.low || x_hat > from.high ? T(0) : grad[i];
+      buffers[1][i] = -from.b[i] * through;
+      buffers[2][i] = from.a[i] * through;
+    }
+    if (op.by_prediction) store(op.by_prediction, start, length, buffers[1]);
+    if (op.by_mean) store(op.by_mean, start, length, buffers[2]);
+  });
+}
+
+template <class T>
+void squared_loss(const SquaredLoss& op) {
+  reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t*, T* loss) {
+    PredictionBlock<T> from;
+    T buffers[3][kBlock];
+    from.read(op.from, start, length);
+    const T* x = load(op.x, start, length, buffers[0]);
+    const T* weight = load(op.weight, start, length, buffers[1]);
+    const T* offset = load(op.offset, start, length, buffers[2]);
+    for (int64_t i = 0; i < length; ++i) {
+      loss[i] = squared_loss(x[i], from.x_hat(i), weight[i], offset[i], from.low, from.high);
+    }
+  });
+}
+
+template <class T>
+void squared_loss_backward(const SquaredLossBackward& op) {
+  for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
+    PredictionBlock<T> from;
+    T buffers[6][kBlock];
+    uint8_t mask_buffer[kBlock];
+    from.read(op.from, start, length);
+    const T* grad = load(op.grad, start, length, buffers[0]);
+    const T* x = load(op.x, start, length, buffers[1]);
+    const T* weight = load(op.weight, start, length, buffers[2]);
+    const uint8_t* mask = load(op.mask, start, length, mask_buffer, uint8_t{1});
+    for (int64_t i = 0; i < length; ++i) {
+      const auto by = squared_loss_gradient(x[i], from.x_hat(i), weight[i], from.a[i], from.b[i], from.low, from.high);
+      buffers[3][i] = mask[i] ? grad[i] * by.by_x : T(0);
+      buffers[4][i] = mask[i] ? grad[i] * by.by_prediction : T(0);
+      buffers[5][i] = mask[i] ? grad[i] * by.by_mean : T(0);
+    }
+    if (op.by_x) store(op.by_x, start, length, buffers[3]);
+    if (op.by_prediction) store(op.by_prediction, start, length, buffers[4]);
+    if (op.by_mean) store(op.by_mean, start, length, buffers[5]);
+  });
+}
+
+#define BFN_INSTANTIATE(T)                                            \
+  template void gaussian_step<T>(const GaussianStep&);                \
+  template void predict_data<T>(const PredictData&);                  \
+  template void predict_data_backward<T>(const PredictDataBackward&); \
+  template void squared_loss<T>(const SquaredLoss&);                  \
+  template void squared_loss_backward<T>(const SquaredLossBackward&);
+BFN_INSTANTIATE(float)
+BFN_INSTANTIATE(double)
+#undef BFN_INSTANTIATE
+
+}  // namespace bfn

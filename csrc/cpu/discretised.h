@@ -1,0 +1,70 @@
+// Loops of discretised data. A view that is null stands for an argument that was not given.
+#pragma once
+
+#include "../math/discretised.h"
+#include "loss.h"
+#include "noise.h"
+
+namespace bfn {
+
+// The two predictions, and what makes a normal of them; `kDirect` takes them for its mean and std.
+struct NetworkOutput {
+  Parametrisation kind;
+  View prediction, log_std, mean, a, b;
+  int64_t num_bins;
+  bool clip;
+};
+
+struct LossGradients {
+  View by_prediction, by_log_std;  // null where none is asked for
+};
+
+struct ExpectedValue {
+  int64_t count;
+  NetworkOutput from;
+  View out;
+  LossGradients gradients;
+};
+
+enum class Choice : int64_t { kSample, kMode, kMean };
+
+struct Choose {
+  int64_t count;
+  NetworkOutput from;
+  Choice choice;
+  Noise draw;
+  View out;
+};
+
+struct DiscretisedUpdate {
+  int64_t count;
+  NetworkOutput from;
+  Choice choice;
+  View state, a, b, std, known, known_mask;
+  Noise noise, draw;
+  View out;
+};
+
+// L_inf has a weight, L_n an alpha and the normals of its expectation, the reconstruction loss neither.
+struct DiscretisedLoss {
+  View x;
+  NetworkOutput from;
+  View weight, alpha;
+  int64_t n_steps, n_samples;
+  const double *nodes, *node_weights;
+  int64_t num_nodes;
+  Noise noise;
+  LossGradients gradients;
+  LossTarget to;
+};
+
+template <class T>
+void expected_value(const ExpectedValue& op);
+template <class T>
+void choose(const Choose& op);
+template <class T>
+void discretised_update(const DiscretisedUpdate& op);
+template <class T>
+void discretised_loss(const DiscretisedLoss& op);
+
+}  // namespace bfn

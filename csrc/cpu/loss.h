@@ -1,0 +1,80 @@
+// Losses per variable, masked and reduced. Sums are taken over fixed blocks and added in order: the same bits for any
+// number of threads.
+#pragma once
+
+#include <vector>
+
+#include "parallel.h"
+#include "view.h"
+
+namespace bfn {
+
+enum class Reduction : int64_t { kNone, kBatch, kSum, kMean };
+
+struct LossTarget {
+  Reduction reduction;
+  int64_t batch, per_batch;
+  View mask;   // 0 where a variable costs nothing
+  View loss;   // per variable, `[batch]` or one number
+  View scale;  // one number: what gradients of the reduced loss are to be multiplied by
+};
+
+// f(start, length, mask, loss): writes the loss of each variable of a block; mask is null where there is none. What f
+// writes where the mask is 0 does not matter. `width`: numbers per variable; blocks hold the fewer variables the more.
+template <class T, class F>
+void reduce_losses(const LossTarget& to, int64_t width, F&& f) {
+  const int64_t size = block_of(width);
+  const bool by_batch = to.reduction == Reduction::kBatch;
+  const int64_t rows = by_batch ? to.batch : 1, row = by_batch ? to.per_batch : to.batch * to.per_batch;
+  const int64_t pieces = (row + size - 1) / size, blocks = rows * pieces;
+  std::vector<double> sums(to.reduction == Reduction::kNone ? 0 : blocks);
+  std::vector<int64_t> counts(to.reduction == Reduction::kMean ? blocks : 0);
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, width * std::min(row, size)));
+  for_range(blocks, grain, [&](int64_t begin, int64_t end) {
+    T buffer[kBlock];
+    uint8_t mask_buffer[kBlock];
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t piece = block % pieces, start = block / pieces * row + piece * size;
+      const int64_t length = std::min(size, row - piece * size);
+      const uint8_t* mask = to.mask ? load(to.mask, start, length, mask_buffer) : nullptr;
+      f(start, length, mask, buffer);
+      int64_t count = length;
+      if (mask) {
+        count = 0;
+        for (int64_t i = 0; i < length; ++i) {
+          if (!mask[i]) buffer[i] = 0;
+          count += mask[i] != 0;
+        }
+      }
+      if (to.reduction == Reduction::kNone) {
+        store(to.loss, start, length, buffer);
+        continue;
+      }
+      double sum = 0;
+      for (int64_t i = 0; i < length; ++i) sum += buffer[i];
+      sums[block] = sum;
+      if (to.reduction == Reduction::kMean) counts[block] = count;
+    }
+  });
+  T scale = 1;
+  if (to.reduction == Reduction::kBatch) {
+    for (int64_t b = 0; b < rows; ++b) {
+      double sum = 0;
+      for (int64_t piece = 0; piece < pieces; ++piece) sum += sums[b * pieces + piece];
+      const T value = static_cast<T>(sum);
+      store(to.loss, b, 1, &value);
+    }
+  } else if (to.reduction != Reduction::kNone) {
+    double sum = 0;
+    int64_t count = 0;
+    for (const double s : sums) sum += s;
+    for (const int64_t c : counts) count += c;
+    const double by = to.reduction == Reduction::kMean ? static_cast<double>(std::max<int64_t>(count, 1)) : 1.0;
+    const T value = static_cast<T>(sum / by);
+    scale = static_cast<T>(1 / by);
+    store(to.loss, 0, 1, &value);
+  }
+  store(to.scale, 0, 1, &scale);
+}
+
+}  // namespace bfn

@@ -1,0 +1,39 @@
+// Threads. The blocks of a job do not depend on the number of threads, so results do not either.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
+namespace bfn {
+
+// Calls body(context, begin, end) over parts of [0, count), at least `grain` long. The bindings define it, by torch's
+// own threads.
+void run_parallel(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context);
+
+constexpr int64_t kBlock = 1024;   // variables that are worked on at a time; a multiple of 4, so that groups are whole
+constexpr int64_t kGrain = 16384;  // variables below which a second thread does not pay
+
+template <class F>
+void for_range(int64_t count, int64_t grain, F&& f) {
+  run_parallel(
+      count, grain,
+      [](void* context, int64_t begin, int64_t end) {
+        (*static_cast<std::remove_reference_t<F>*>(context))(begin, end);
+      },
+      &f);
+}
+
+// Variables of a block where each has `width` numbers.
+inline int64_t block_of(int64_t width) { return std::max<int64_t>(1, kBlock / width); }
+
+// f(start, length) for blocks of [0, count).
+template <class F>
+void for_blocks(int64_t count, int64_t width, F&& f) {
+  const int64_t size = block_of(width), grain = std::max<int64_t>(1, kGrain / (size * width));
+  for_range((count + size - 1) / size, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) f(block * size, std::min(size, count - block * size));
+  });
+}
+
+}  // namespace bfn

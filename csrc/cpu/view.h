@@ -1,0 +1,138 @@
+// Tensors as the loops see them: through the data's shape, in logical order, whatever their type and strides. A view
+// hands out runs of numbers in the arithmetic's type; contiguous numbers of that type come without a copy.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "../math/common.h"
+
+namespace bfn {
+
+enum class DType { kFloat, kDouble, kBFloat16, kHalf, kInt64, kInt32, kUInt8 };
+
+struct BFloat16 {
+  uint16_t bits;
+  operator float() const { return bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+  BFloat16() = default;
+  explicit BFloat16(float x) {
+    const uint32_t u = bit_cast<uint32_t>(x);
+    bits = x != x ? 0x7FC0 : static_cast<uint16_t>((u + 0x7FFF + ((u >> 16) & 1)) >> 16);
+  }
+  explicit BFloat16(double x) : BFloat16(static_cast<float>(x)) {}
+};
+
+constexpr int kMaxDims = 16;
+
+struct View {
+  void* data = nullptr;  // null: the argument was not given
+  DType dtype = DType::kFloat;
+  int dims = 0;  // after dimensions that run on into each other were joined
+  int64_t size[kMaxDims], stride[kMaxDims];
+
+  explicit operator bool() const { return data != nullptr; }
+  bool contiguous() const { return dims == 0 || (dims == 1 && stride[0] == 1); }
+};
+
+template <class T>
+constexpr DType dtype_of();
+template <>
+constexpr DType dtype_of<float>() {
+  return DType::kFloat;
+}
+template <>
+constexpr DType dtype_of<double>() {
+  return DType::kDouble;
+}
+template <>
+constexpr DType dtype_of<int64_t>() {
+  return DType::kInt64;
+}
+template <>
+constexpr DType dtype_of<uint8_t>() {
+  return DType::kUInt8;
+}
+
+// Calls f with a pointer of the element type.
+template <class F>
+void with_type(DType dtype, void* data, F&& f) {
+  switch (dtype) {
+    case DType::kFloat:
+      return f(static_cast<float*>(data));
+    case DType::kDouble:
+      return f(static_cast<double*>(data));
+    case DType::kBFloat16:
+      return f(static_cast<BFloat16*>(data));
+    case DType::kHalf:
+      return f(static_cast<_Float16*>(data));
+    case DType::kInt64:
+      return f(static_cast<int64_t*>(data));
+    case DType::kInt32:
+      return f(static_cast<int32_t*>(data));
+    case DType::kUInt8:
+      return f(static_cast<uint8_t*>(data));
+  }
+}
+
+// f(offset of the run's first element, stride, position in the run, length) for the straight runs of [start, +length).
+template <class F>
+void for_runs(const View& view, int64_t start, int64_t length, F&& f) {
+  if (view.dims == 0) return f(int64_t{0}, int64_t{0}, int64_t{0}, length);
+  const int inner = view.dims - 1;
+  for (int64_t done = 0; done < length;) {
+    int64_t rest = (start + done) / view.size[inner], offset = 0;
+    const int64_t at = (start + done) % view.size[inner], run = std::min(length - done, view.size[inner] - at);
+    for (int d = inner - 1; d >= 0; --d) {
+      offset += rest % view.size[d] * view.stride[d];
+      rest /= view.size[d];
+    }
+    f(offset + at * view.stride[inner], view.stride[inner], done, run);
+    done += run;
+  }
+}
+
+// The numbers [start, start + length); `buffer` holds them where they cannot be read in place. A null view reads as
+// `missing`.
+template <class T>
+const T* load(const View& view, int64_t start, int64_t length, T* buffer, T missing = T(0)) {
+  if (!view) {
+    std::fill_n(buffer, length, missing);
+    return buffer;
+  }
+  if (view.dtype == dtype_of<T>() && view.dims == 1 && view.stride[0] == 1) {
+    return static_cast<const T*>(view.data) + start;
+  }
+  with_type(view.dtype, view.data, [&](const auto* data) {
+    for_runs(view, start, length, [&](int64_t offset, int64_t stride, int64_t at, int64_t run) {
+      if (stride == 0) {
+        std::fill_n(buffer + at, run, static_cast<T>(data[offset]));
+      } else if (stride == 1) {
+        for (int64_t i = 0; i < run; ++i) buffer[at + i] = static_cast<T>(data[offset + i]);
+      } else {
+        for (int64_t i = 0; i < run; ++i) buffer[at + i] = static_cast<T>(data[offset + i * stride]);
+      }
+    });
+  });
+  return buffer;
+}
+
+// Where to write [start, ...): in place if that can be, else `buffer`, which `store` then writes.
+template <class T>
+T* target(const View& view, int64_t start, T* buffer) {
+  if (view.dtype == dtype_of<T>() && view.contiguous()) return static_cast<T*>(view.data) + start;
+  return buffer;
+}
+
+template <class T>
+void store(const View& view, int64_t start, int64_t length, const T* from) {
+  if (view.dtype == dtype_of<T>() && view.contiguous() && from == static_cast<T*>(view.data) + start) return;
+  with_type(view.dtype, view.data, [&](auto* data) {
+    using Element = std::remove_reference_t<decltype(*data)>;
+    for_runs(view, start, length, [&](int64_t offset, int64_t stride, int64_t at, int64_t run) {
+      for (int64_t i = 0; i < run; ++i) data[offset + i * stride] = static_cast<Element>(from[at + i]);
+    });
+  });
+}
+
+}  // namespace bfn
