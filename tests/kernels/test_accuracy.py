@@ -42,8 +42,8 @@ def test_agrees_with_the_float64_reference(case, backend, dtype):
 def test_reference_in_a_narrow_type(case, dtype):
     """The reference, the yardstick of the others, loses little itself: of a result or gradient of ordinary size no
     more than 2.4e-4 of it beside the rounding of the type."""
-    # without the clip everything is divided by a mass that may be as small as 1e-5
-    relative = 1e-2 if case.op.startswith("discretised") and case.options.get("clip") is False else 2.4e-4
+    # without the clip everything is divided by a mass that may be 1e-5, of which float32 knows a few 6e-8
+    relative = 5e-2 if case.op.startswith("discretised") and case.options.get("clip") is False else 2.4e-4
     for seed, shape in enumerate(SHAPES[:3] if "4096" not in case.name else SHAPES[:1]):
         inputs = case.inputs(shape, dtype, seed)
         want, got = evaluate(case, widened(inputs), "reference"), evaluate(case, inputs, "reference")

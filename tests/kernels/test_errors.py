@@ -1,0 +1,173 @@
+"""Bad input: one error of the right type, whose message names the argument and what it was."""
+
+import pytest
+import torch
+from cases import CASES
+from support import ON_CPU, named, serves
+
+from bfn_kernels import continuous, discrete, discretised, noise
+from bfn_kernels.backends import BACKENDS
+
+X = torch.zeros(2, 3)
+CLASSES = torch.zeros(2, 3, dtype=torch.long)
+Z = torch.zeros(2, 3, 4)
+S = {"sigma_1": 0.1}
+
+
+def flow(x=X, t=0.5, **k):
+    return continuous.flow_sample(x, t, **{**S, **k})
+
+
+def loss(x=X, prediction=X, mean=X, t=0.5, **k):
+    return continuous.continuous_time_loss(x, prediction, mean, t, **{**S, **k})
+
+
+def bins(mean=X, std=X + 1, num_bins=4, **k):
+    return discretised.expected_value(mean, std, num_bins=num_bins, **k)
+
+
+def binned(n_steps=3, **k):
+    return discretised.discrete_time_loss(X, X, X, X, 0.5, **{"num_bins": 4, "n_steps": n_steps, **S, **k})
+
+
+def step(**k):
+    return discretised.update_sample(X, X, X, 1.0, 0.5, 1.0, **{"num_bins": 4, **S, **k})
+
+
+def classes(x=CLASSES, logits=Z, t=0.5, **k):
+    return discrete.continuous_time_loss(x, logits, t, **{"beta_1": 3.0, **k})
+
+
+def few(n_steps=3, **k):
+    return discrete.discrete_time_loss(CLASSES, Z, 0.5, **{"beta_1": 3.0, "n_steps": n_steps, **k})
+
+
+def draw(output_logits=Z, state=Z, alpha=1.0, **k):
+    return discrete.update_sample(output_logits, state, alpha, **k)
+
+
+BAD = [
+    (flow, {"x": 3.0}, TypeError, "x must be a tensor.*float"),
+    (flow, {"x": CLASSES}, TypeError, "x must be.*float32.*int64"),
+    (flow, {"x": torch.tensor(1.0)}, ValueError, "x must have a batch dimension"),
+    (flow, {"t": "now"}, TypeError, "t must be a number or a tensor.*str"),
+    (flow, {"t": True}, TypeError, "t must be a number or a tensor.*bool"),
+    (flow, {"t": 1.5}, ValueError, r"t must lie in \[0, 1\].*1.5"),
+    (flow, {"t": float("nan")}, ValueError, "t must lie in.*nan"),
+    (flow, {"t": torch.tensor([0.5, -0.25])}, ValueError, "t must lie in.*-0.25"),
+    (flow, {"t": torch.tensor([0.5, torch.nan])}, ValueError, "t must lie in.*nan"),
+    (flow, {"t": torch.ones(3)}, ValueError, r"t must be a scalar or.*\(2, 3\).*\(3,\)"),
+    (flow, {"t": torch.ones(2).half()}, TypeError, "t must be one of.*float16"),
+    (flow, {"t": torch.ones(2, device="meta")}, ValueError, "t must be on cpu.*meta"),
+    (flow, {"sigma_1": None}, ValueError, "exactly one of sigma_1 and schedule"),
+    (flow, {"schedule": object()}, ValueError, "exactly one of sigma_1 and schedule"),
+    (flow, {"sigma_1": 1.5}, ValueError, r"sigma_1 must lie in \(0, 1\), got 1.5"),
+    (flow, {"noise": X[:1]}, ValueError, r"noise must have shape \(2, 3\).*\(1, 3\)"),
+    (flow, {"noise": CLASSES}, TypeError, "noise must be.*int64"),
+    (flow, {"noise": X, "seed": 1}, ValueError, "seed must be None where noise is given, got 1"),
+    (flow, {"seed": 1.5}, TypeError, "seed must be None, an int or.*float"),
+    (flow, {"seed": torch.zeros(2, dtype=torch.long)}, ValueError, r"seed must hold one int64.*\(2,\)"),
+    (flow, {"seed": torch.tensor(1.0)}, ValueError, "seed must hold one int64.*float32"),
+    (flow, {"backend": "gpu"}, ValueError, "backend must be None or one of.*'gpu'"),
+    (loss, {"prediction": X[:1]}, ValueError, r"prediction must have shape \(2, 3\).*\(1, 3\)"),
+    (loss, {"mean": None}, ValueError, "mean must be given.*None"),
+    (loss, {"mean": X.to("meta")}, ValueError, "mean must be on cpu.*meta"),
+    (loss, {"parametrisation": "x"}, ValueError, "parametrisation must be one of.*'x'"),
+    (loss, {"reduction": "avg"}, ValueError, "reduction must be one of.*'avg'"),
+    (loss, {"clip": (1, -1)}, ValueError, r"clip must be None or a pair.*\(1, -1\)"),
+    (loss, {"mask": X}, TypeError, "mask must be.*bool.*float32"),
+    (loss, {"mask": torch.ones(2, dtype=torch.bool)}, ValueError, r"mask must broadcast to \(2, 3\).*\(2,\)"),
+    (loss, {"mask": torch.ones(2, 3, dtype=torch.bool, device="meta")}, ValueError, "mask must be on cpu.*meta"),
+    (bins, {"std": X[0]}, ValueError, r"std must have shape.*\(3,\)"),
+    (bins, {"num_bins": 1}, ValueError, "num_bins must be at least 2, got 1"),
+    (bins, {"num_bins": 4.0}, TypeError, "num_bins must be an int, got float"),
+    (binned, {"n_steps": 0}, ValueError, "n_steps must be at least 1, got 0"),
+    (binned, {"quadrature": 8, "n_samples": 2}, ValueError, "exactly one of quadrature and n_samples.*8.*2"),
+    (binned, {"quadrature": 1000}, ValueError, "quadrature must be at most 128, got 1000"),
+    (binned, {"quadrature": 8, "seed": 1}, ValueError, "seed and noise must be None with quadrature"),
+    (binned, {"n_samples": 2, "noise": X}, ValueError, r"noise must have shape \(2, 2, 3\).*\(2, 3\)"),
+    (step, {"choose": "best"}, ValueError, "choose must be one of.*'best'"),
+    (step, {"known": X}, ValueError, "known and known_mask must be given together"),
+    (step, {"known": X[0], "known_mask": X > 0}, ValueError, r"known must have shape \(2, 3\), got \(3,\)"),
+    (step, {"out": X[:1]}, ValueError, r"out must have shape.*\(1, 3\)"),
+    (step, {"out": X.double()}, TypeError, "out must be torch.float32.*float64"),
+    (classes, {"x": X}, TypeError, "x must be one of.*int64.*float32"),
+    (classes, {"x": CLASSES[:1]}, ValueError, r"x must have shape \(2, 3\).*\(1, 3\)"),
+    (classes, {"x": CLASSES + 4}, IndexError, r"x must hold classes in \[0, 4\), got 4"),
+    (classes, {"x": CLASSES - 1}, IndexError, r"x must hold classes in \[0, 4\), got -1"),
+    (classes, {"logits": Z[..., :1]}, ValueError, r"logits must have shape.*K of at least 2.*\(2, 3, 1\)"),
+    (classes, {"beta_1": None}, ValueError, "exactly one of beta_1 and schedule"),
+    (classes, {"beta_1": -1.0}, ValueError, "beta_1 must be positive.*-1.0"),
+    (few, {"receiver": "both"}, ValueError, "receiver must be one of.*'both'"),
+    (few, {"quadrature": 8}, ValueError, "quadrature must be None for the joint receiver.*8 for K = 4"),
+    (draw, {"alpha": -1.0}, ValueError, r"alpha must lie in \[0.*got -1.0"),
+    (draw, {"alpha": torch.tensor([1.0, -2.0])}, ValueError, "alpha must lie in.*-2.0"),
+    (draw, {"state": Z[..., :3]}, ValueError, r"output_logits must have shape \(2, 3, 3\).*\(2, 3, 4\)"),
+    (draw, {"known": X, "known_mask": X > 0}, TypeError, "known must be one of.*int64.*float32"),
+    (draw, {"known": CLASSES + 9, "known_mask": X == 0}, IndexError, r"known must hold classes.*got 9"),
+    (draw, {"draw_noise": Z}, ValueError, r"draw_noise must have shape \(2, 3\).*\(2, 3, 4\)"),
+]
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+@pytest.mark.parametrize(("call", "arguments", "kind", "message"), BAD)
+def test_bad_input(call, arguments, kind, message, backend):
+    op = f"{'discretised' if call in (bins, binned, step) else 'continuous'}.expected_value"
+    if op in BACKENDS[backend].lacks and call is bins:
+        backend = None
+    with pytest.raises(kind, match=message):
+        call(**{"backend": backend, **arguments})
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_the_valid_calls_that_the_bad_ones_spoil(backend):
+    for call in (flow, loss, binned, step, classes, few, draw):
+        call(backend=backend)
+
+
+@pytest.mark.parametrize("name", ["num_classes", "alpha", "x"])
+def test_discrete_messages(name):
+    good = {"x": CLASSES, "alpha": 1.0, "num_classes": 4}
+    bad = {"num_classes": 1, "alpha": -0.5, "x": CLASSES + 4}[name]
+    with pytest.raises((ValueError, IndexError), match=f"{name} must"):
+        discrete.sender_sample(**{**good, name: bad})
+    with pytest.raises(TypeError, match="dtype must be one of.*int32"):
+        discrete.sender_sample(**good, dtype=torch.int32)
+
+
+def test_what_backends_says_is_what_can_be_called():
+    """A backend that is missing refuses by its reason; one that is there serves every op that it does not lack."""
+    for backend in BACKENDS.values():
+        for case in CASES[:: 3 if backend.missing is None else 40]:
+            inputs = case.inputs((2, 3), torch.float32)
+            if "backend" in case.options or case.op in ("discrete.bayesian_update", "discrete.theta", "discrete.theta_logits"):
+                continue
+            if backend.device not in (None, "cpu"):
+                with pytest.raises(ValueError, match=f"backend '{backend.name}' takes tensors on {backend.device}"):
+                    case(inputs, backend.name)
+            elif backend.missing is not None:
+                with pytest.raises(RuntimeError, match=f"backend '{backend.name}' is not available: "):
+                    case(inputs, backend.name)
+            elif not serves(case, backend.name):
+                with pytest.raises(RuntimeError, match=f"backend '{backend.name}' has no {case.internal}"):
+                    case(inputs, backend.name)
+            else:
+                case(inputs, backend.name)
+
+
+def test_the_best_backend_is_the_default():
+    """None takes the native kernels where they are: to the bit."""
+    case = named("continuous.flow_sample")
+    inputs = case.inputs((3, 40), torch.float32)
+    assert torch.equal(case(inputs), case(inputs, ON_CPU[0]))
+
+
+def test_meta_tensors_are_served_by_shape():
+    """No backend but the reference takes another device than its own."""
+    x = torch.zeros(2, 3, device="meta")
+    assert flow(x=x, noise=x).shape == (2, 3)
+    if BACKENDS["cpu"].missing is None:
+        with pytest.raises(ValueError, match="takes tensors on cpu, got meta"):
+            flow(x=x, noise=x, backend="cpu")
+    with pytest.raises(ValueError, match="seed must be on meta"):
+        noise.as_seed(torch.tensor(1), x)
