@@ -1,0 +1,105 @@
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from bfn import cli
+from bfn.train import MODEL_FILE, STATE_FILE
+
+TINY = [
+    "network.width=16",
+    "network.depth=1",
+    "network.heads=2",
+    "train.batch_size=32",
+    "evaluate.repeats=2",
+    "sample.n_steps=3",
+]
+
+
+def bfn(*arguments):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The directory of a tiny run, and what training said."""
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    result = bfn("train", "digits", f"out={out}", "train.max_steps=2", "sample.count=4", *TINY)
+    assert result.exit_code == 0, result.output
+    return out, result.output
+
+
+def test_training_ends_with_the_bits_the_baseline_and_the_paths(run):
+    out, output = run
+    line = re.search(r"^held-out bits per dimension: (\d\.\d{3}) \(factorised baseline 2\.44\)$", output, re.M)
+    assert line and 2 < float(line[1]) < 8
+    paths = re.findall(r"^(?:checkpoint|samples|plot): +(\S+)$", output, re.M)
+    assert paths == [str(out / n) for n in (MODEL_FILE, "samples.png", "losses.png", "narrowing.png")]
+    assert all(
+        (out / name).stat().st_size > 1000 for name in (MODEL_FILE, "samples.png", "losses.png", "narrowing.png")
+    )
+
+
+def test_evaluating_says_what_training_said(run):
+    out, output = run
+    result = bfn("evaluate", out)
+    assert result.exit_code == 0
+    bound = re.search(r"bound\D+(\d\.\d{4}) ± \d", result.output)
+    assert bound and f"held-out bits per dimension: {float(bound[1]):.2f}" in output
+    assert "20 steps" in bfn("evaluate", out, "evaluate.n_steps=20").output
+
+
+@pytest.mark.parametrize(
+    ("command", "written"), [("sample", ["samples.png"]), ("plot", ["losses.png", "narrowing.png"])]
+)
+def test_pictures_are_written_again_on_demand(run, command, written):
+    out, _ = run
+    for name in written:
+        (out / name).unlink()
+    result = bfn(command, out)
+    assert result.exit_code == 0 and all(str(out / name) in result.output for name in written)
+    assert all((out / name).exists() for name in written)
+
+
+def test_the_same_command_continues_and_fresh_starts_again(run):
+    out, _ = run
+    settings = [f"out={out}", "sample.count=4", *TINY]
+    result = bfn("train", "digits", "train.max_steps=3", *settings)
+    assert "at step 2" in result.output and "trained 3 steps" in result.output
+    result = bfn("train", "digits", "--fresh", "train.max_steps=1", *settings)
+    assert "continuing" not in result.output and "trained 1 steps" in result.output
+
+
+def test_text_samples_are_printed(tmp_path):
+    settings = ["data.length=16", f"out={tmp_path}", "train.max_steps=1", "sample.count=2", *TINY]
+    result = bfn("train", "text", *settings)
+    assert result.exit_code == 0, result.output
+    assert len(re.findall(r"^│ [a-z ]{16} │$", result.output, re.M)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "digit"], "no configuration 'digit'"),
+        (["train", "digits", "train.max_step=1"], "unknown key 'train.max_step'"),
+        (["train", "digits", "model.beta_1=1"], "model.kind='discretised' needs model.sigma_1"),
+        (["evaluate", "nowhere"], "there is no checkpoint nowhere"),
+        (["sample", "nowhere"], "there is no checkpoint nowhere"),
+        (["plot", "nowhere"], "there is no checkpoint nowhere"),
+    ],
+)
+def test_what_the_user_can_put_right_is_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = bfn(*arguments)
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert result.output.startswith("error: ") and result.output.count("\n") == 1 and message in result.output
+
+
+@pytest.mark.parametrize("name", [STATE_FILE, MODEL_FILE])
+def test_a_truncated_checkpoint_is_one_line(tmp_path, name):
+    settings = ["digits", f"out={tmp_path}", "train.max_steps=1", "sample.count=1", *TINY]
+    assert bfn("train", *settings).exit_code == 0
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-9])
+    result = bfn(*(["train", *settings] if name == STATE_FILE else ["evaluate", tmp_path]))
+    assert result.exit_code == 1 and result.output.count("\n") == 1
+    assert f"{name} cannot be read, it may be truncated" in result.output

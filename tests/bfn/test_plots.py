@@ -1,0 +1,71 @@
+import matplotlib.image
+import pytest
+import torch
+
+from bfn import plots
+from bfn.data import load_data
+from bfn.model import build_model
+
+NAMES = ["digits", "digits_continuous", "digits_binary", "text"]
+
+
+@pytest.fixture(params=NAMES)
+def pair(request, tiny):
+    config = tiny(request.param)
+    data = load_data(config)
+    torch.manual_seed(0)
+    return build_model(config, data), data
+
+
+def ink(path, size):
+    """Standard deviation of the brightness of a picture whose size, in inches, must be near the one asked for."""
+    image = torch.from_numpy(matplotlib.image.imread(path)[..., :3])
+    for pixels, inches in zip(image.shape, reversed(size), strict=False):
+        assert pixels == pytest.approx(inches * plots.DPI, rel=0.1)
+    return image.std().item()
+
+
+def test_samples_are_drawn_beside_held_out_data(pair, tmp_path):
+    _, data = pair
+    path = plots.plot_samples(data.train[:9], data, tmp_path / "new" / "samples.png")
+    image = torch.from_numpy(matplotlib.image.imread(path)[..., :3])
+    assert image.std() > 0.05
+    other = plots.plot_samples(data.train[9:18], data, tmp_path / "other.png")
+    assert not torch.equal(image, torch.from_numpy(matplotlib.image.imread(other)[..., :3]))
+
+
+def test_narrowing_is_drawn_for_every_kind_of_data(pair, tmp_path):
+    model, data = pair
+    path = plots.plot_narrowing(model, data, tmp_path / "narrowing.png", n_steps=6, seed=0)
+    assert ink(path, (10, 7)) > 0.1
+
+
+def test_losses_are_drawn_from_the_log(tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("step,validation_bits,train_bits\n10,3.0,3.5\n20,2.0,2.5\n30,2.2,2.1\n")
+    path = plots.plot_losses(log, 2.4, tmp_path / "losses.png")
+    assert ink(path, (8, 4.5)) > 0.05
+
+
+def test_tiles_keep_every_image_in_its_place():
+    figure, axes = plots.plt.subplots()
+    images = torch.arange(3.0)[:, None, None].expand(3, 2, 2) / 2
+    plots.draw_images(axes, images, 2)
+    canvas = axes.images[0].get_array()
+    plots.plt.close(figure)
+    assert canvas.shape == (5, 5)
+    assert [canvas[0, 0], canvas[1, 4], canvas[4, 1]] == [0, 0.5, 1]
+    assert canvas.mask[2].all() and canvas.mask[:, 2].all() and canvas.mask[3:, 3:].all()
+
+
+def test_the_variable_that_is_shown_is_the_one_that_varies(tiny):
+    data = load_data(tiny("digits"))
+    data.train[:] = 0
+    data.train[::2, 3, 6] = 1
+    assert plots.most_varied(data) == (3, 6)
+
+
+def test_grey_levels_and_text_are_what_the_data_say():
+    assert plots.to_grey(torch.tensor([-1.0, 0.0, 1.0]), 17).tolist() == [0, 0.5, 1]
+    assert plots.to_grey(torch.tensor([0, 1]), 2).tolist() == [0, 1]
+    assert plots.to_text(torch.tensor([[1, 0, 2]]), " ab") == ["a b"]
