@@ -46,7 +46,7 @@ def draw_images(axes: Axes, images: Tensor, columns: int) -> None:
     for index, image in enumerate(images):
         top, left = index // columns * (height + 1), index % columns * (width + 1)
         canvas[top : top + height, left : left + width] = image
-    axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(canvas.numpy(), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
     axes.set_axis_off()
 
 
@@ -87,7 +87,7 @@ def plot_losses(log: Path, baseline: float, path: Path) -> Path:
     label = f"best: {validation[best]:.3f} at step {steps[best]:.0f}"
     axes.plot(steps[best], validation[best], "o", color="C0", label=label)
     axes.axhline(baseline, color="C3", linestyle="--", label=f"factorised baseline: {baseline:.3f}")
-    low, high = min(validation), max(baseline, *validation[len(validation) // 4 :])
+    low, high = min(baseline, *validation), max(baseline, *validation[len(validation) // 4 :])
     axes.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
     axes.set(xlabel="step", ylabel="bits per dimension", title="Loss during training")
     axes.grid(alpha=0.3)
@@ -134,7 +134,9 @@ def draw_density(axes: Axes, means: Tensor, stds: Tensor, drawn: float) -> None:
     value = torch.linspace(-1.6, 1.6, 400)
     density = torch.exp(-0.5 * ((value[:, None] - means) / stds) ** 2)
     last = len(means) - 1
-    axes.imshow(density, origin="lower", aspect="auto", extent=(-0.5, last + 0.5, -1.6, 1.6), cmap="Blues", alpha=0.8)
+    axes.imshow(
+        density.numpy(), origin="lower", aspect="auto", extent=(-0.5, last + 0.5, -1.6, 1.6), cmap="Blues", alpha=0.8
+    )
     axes.plot(means, color="C0", linewidth=1.5, label="mean")
     axes.plot(means - stds, color="C0", linewidth=0.8, linestyle=":", label="mean ± standard deviation")
     axes.plot(means + stds, color="C0", linewidth=0.8, linestyle=":")
@@ -146,7 +148,7 @@ def draw_density(axes: Axes, means: Tensor, stds: Tensor, drawn: float) -> None:
 def draw_probabilities(axes: Axes, theta: Tensor, drawn: int, symbols: str) -> None:
     """Class probabilities [n + 1, K] after each number of messages."""
     names = ["space" if s == " " else s for s in symbols] or ["white", "black"]
-    image = axes.imshow(theta.T, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    image = axes.imshow(theta.T.numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     axes.figure.colorbar(image, ax=axes, label="probability", pad=0.01)
     axes.set_yticks(range(len(names)), names, fontsize=8 if symbols else 10)
     axes.get_yticklabels()[drawn].set(color="C3", weight="bold")
