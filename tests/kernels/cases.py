@@ -216,6 +216,7 @@ DISCRETE = [
     Case("discrete.theta_logits", {"theta": per_class(uniform(0.1, 1), 3)}, {}, ("theta",)),
 ]  # fmt: skip
 for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, torch.int64)]:
+    beta = {"beta_1": min(3.0, 16 / k)}  # K·β₁ as in the paper's experiments: above, every step saturates
     message = {"x": classes(k, kind), "noise": per_class(normal(), k), "dtype": itself}
     z = per_class(normal(3), k)
     step = {"output_logits": z, "state": z, "alpha": ALPHA, "noise": per_class(normal(), k)}
@@ -223,20 +224,20 @@ for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, tor
     loss = {"x": classes(k, kind), "logits": z}
     masked = {"x": poisoned(classes(k, kind), 255 if kind == torch.uint8 else -100), "logits": z, "mask": some}
     DISCRETE += [
-        Case(f"discrete.flow_sample[K={k}]", {**message, "t": TIME}, {"num_classes": k, **BETA}),
-        Case(f"discrete.flow_sample[K={k} logits]", {**message, "t": HARD_TIME}, {"num_classes": k, "output": "logits", **BETA}),
+        Case(f"discrete.flow_sample[K={k}]", {**message, "t": TIME}, {"num_classes": k, **beta}),
+        Case(f"discrete.flow_sample[K={k} logits]", {**message, "t": HARD_TIME}, {"num_classes": k, "output": "logits", **beta}),
         Case(f"discrete.sender_sample[K={k}]", {**message, "alpha": ALPHA}, {"num_classes": k}),
         Case(f"discrete.update_sample[K={k}]", drawn, {}, ("state",)),
         Case(f"discrete.update_sample[K={k} known]", {**drawn, "known": masked["x"], "known_mask": some}, {}, ("state",)),
         Case(f"discrete.update_sample[K={k} mode]", step, {"choose": "mode"}, ("state",)),
         Case(f"discrete.update_sample[K={k} mean]", step, {"choose": "mean"}, ("output_logits", "state")),
-        Case(f"discrete.continuous_time_loss[K={k}]", {**loss, "t": TIME}, BETA, ("logits",)),
-        Case(f"discrete.continuous_time_loss[K={k} masked]", {**masked, "t": TIME}, {"reduction": "batch", **BETA}, ("logits",)),
+        Case(f"discrete.continuous_time_loss[K={k}]", {**loss, "t": TIME}, beta, ("logits",)),
+        Case(f"discrete.continuous_time_loss[K={k} masked]", {**masked, "t": TIME}, {"reduction": "batch", **beta}, ("logits",)),
         Case(f"discrete.reconstruction_loss[K={k}]", loss, {"reduction": "none"}, ("logits",)),
         Case(f"discrete.reconstruction_loss[K={k} masked]", masked, {"reduction": "mean"}, ("logits",)),
     ]  # fmt: skip
     for receiver in ("joint", "factorised"):
-        few = {"n_steps": 7, "receiver": receiver, **BETA}
+        few = {"n_steps": 7, "receiver": receiver, **beta}
         noisy = {"t": TIME, "noise": draws(per_class(normal(), k), 3)}
         DISCRETE += [
             Case(f"discrete.discrete_time_loss[K={k} {receiver}]", {**loss, **noisy}, {"n_samples": 3, **few}, ("logits",)),
