@@ -18,9 +18,9 @@ FLAGS = [
     "-Wall",
     "-Wextra",
     "-Wno-unused-parameter",
-    # torch's stable ABI and Python's limited API: one wheel for torch >= 2.11 and Python >= 3.10
+    "-g0",
+    # torch's stable ABI and, below, Python's limited API: one wheel for torch >= 2.11 and Python >= 3.10
     "-DTORCH_TARGET_VERSION=0x020b000000000000",
-    "-DPy_LIMITED_API=0x030a0000",
 ]
 X86_BUILDS = {
     "_cpu_avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],

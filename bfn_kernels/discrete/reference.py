@@ -165,7 +165,10 @@ def factorised_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tens
     r = √(αK) both densities are those of the sender times 1 or exp(±rε − r²/2)."""
     r = (alpha * logits.shape[-1]).sqrt().to(eps.dtype).unsqueeze(-1)
     log_p = logits.log_softmax(-1)
-    log_rest = (-log_p.expm1()).log()
+    # 1 − p of the likeliest class is summed from the others: subtracted, it would cancel
+    likeliest = one_hot(logits.argmax(-1), logits.shape[-1])
+    rest = logits.masked_fill(likeliest, -torch.inf).logsumexp(-1) - logits.logsumexp(-1)
+    log_rest = torch.where(likeliest, rest.unsqueeze(-1), (-log_p.masked_fill(likeliest, -1).exp()).log1p())
     shifted = torch.where(is_x, -r, r) * eps - r * r / 2
     mixture = torch.where(is_x, torch.logaddexp(log_p, log_rest + shifted), torch.logaddexp(log_p + shifted, log_rest))
     return -mixture.sum(-1)

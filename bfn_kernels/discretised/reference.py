@@ -100,13 +100,15 @@ def expected_value(mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tens
 
 def _expected_value(mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor:
     edges = -1 + 2 / num_bins * torch.arange(1, num_bins, dtype=mean.dtype, device=mean.device)
-    cdf_sum = ndtr((edges - mean.unsqueeze(-1)) / std.unsqueeze(-1)).sum(-1)
     last = 1 - 1 / num_bins
     if clip:
-        return last - 2 / num_bins * cdf_sum
+        return last - 2 / num_bins * ndtr((edges - mean.unsqueeze(-1)) / std.unsqueeze(-1)).sum(-1)
+    # odd in the mean; on this side no tail is 1 minus little
+    sign, mean = torch.where(mean < 0, -1, 1), mean.abs()
     total, uniform = unclipped_total(mean, std)
     ends = last * (ndtr((1 - mean) / std) + ndtr((-1 - mean) / std))
-    return torch.where(uniform, 0.0, (ends - 2 / num_bins * cdf_sum) / total)
+    cdf_sum = ndtr((edges - mean.unsqueeze(-1)) / std.unsqueeze(-1)).sum(-1)
+    return sign * torch.where(uniform, 0.0, (ends - 2 / num_bins * cdf_sum) / total)
 
 
 def sample(mean: Tensor, std: Tensor, num_bins: int, seed: Tensor | None, noise: Tensor | None) -> Tensor:

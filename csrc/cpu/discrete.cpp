@@ -137,8 +137,11 @@ T nstep_row(const DiscreteNStep& op, int64_t row, int64_t x, const T* z, T alpha
     }
   }
   if (factorised) {
-    const T mean = sum_over<T>(0, count, [&](int64_t k) { return p[k] * scratch.sum[k]; });
-    for (int64_t k = 0; k < count; ++k) scratch.sum[k] = p[k] * (scratch.sum[k] - mean);
+    // p_k (g_k - mean of g), which for the likeliest class would cancel: there the differences are summed instead
+    const T* g = scratch.sum.data();
+    const T mean = sum_over<T>(0, count, [&](int64_t k) { return p[k] * g[k]; });
+    const T away = sum_without<T>(likeliest, count, [&](int64_t k) { return p[k] * (g[likeliest] - g[k]); });
+    for (int64_t k = 0; k < count; ++k) scratch.sum[k] = p[k] * (k == likeliest ? away : g[k] - mean);
   } else {
     for (int64_t k = 0; k < count; ++k) scratch.sum[k] += p[k];
   }

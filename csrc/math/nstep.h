@@ -20,6 +20,13 @@ BFN_HD BinRange window(T mean, T std, T y, T tau, Bins<T> bins) {
   return {static_cast<int64_t>(bins.index(peak - reach)), static_cast<int64_t>(bins.index(peak + reach))};
 }
 
+// The std that the window goes by: an unclipped distribution that has next to no mass in [-1, 1] is uniform there.
+template <class T>
+BFN_HD T window_std(T mean, T std, Bins<T> bins) {
+  const bool uniform = !bins.clip && exp(log_total(mean, std).value) < kTinyTotal<T>;
+  return uniform ? T(1e9) : std;
+}
+
 // `log_p` and `responsibility` are scratch for `bins.count` numbers each.
 template <class T>
 BFN_HD WithGradient<T> discrete_time_divergence(T x, T mean, T std, T tau, Bins<T> bins, const T* eps, const T* weights,
@@ -33,8 +40,9 @@ BFN_HD WithGradient<T> discrete_time_divergence(T x, T mean, T std, T tau, Bins<
   poison -= poison;  // 0, or NaN where anything is not finite
   if (!(poison == T(0))) return {poison, poison, poison};
   const int64_t end = bins.count - 1;
-  const int64_t first = window(mean, std, x + tau * low, tau, bins).first;
-  const int64_t last = window(mean, std, x + tau * high, tau, bins).last;
+  const T spread = window_std(mean, std, bins);
+  const int64_t first = window(mean, spread, x + tau * low, tau, bins).first;
+  const int64_t last = window(mean, spread, x + tau * high, tau, bins).last;
   const auto visit = [&](BinRange range, auto&& f) {
     if (range.first > 0) f(int64_t{0});
     for (int64_t k = range.first; k <= range.last; ++k) f(k);
@@ -48,7 +56,7 @@ BFN_HD WithGradient<T> discrete_time_divergence(T x, T mean, T std, T tau, Bins<
   T value = 0;
   for (int64_t i = 0; i < count; ++i) {
     const T y = x + tau * eps[i];
-    const BinRange near = window(mean, std, y, tau, bins);
+    const BinRange near = window(mean, spread, y, tau, bins);
     T top = -std::numeric_limits<T>::infinity(), sum = 0;
     const auto term = [&](int64_t k) { return log_p[k] - half_alpha * square(y - bins.centre(static_cast<T>(k))); };
     visit(near, [&](int64_t k) { top = term(k) > top ? term(k) : top; });
