@@ -6,7 +6,7 @@ from support import ON_CPU
 
 from bfn_kernels import continuous, discrete, discretised
 
-COUNT = 40_000
+COUNT = 20_000
 SIGMAS = 5
 
 on_each = pytest.mark.parametrize("backend", ON_CPU)
