@@ -93,8 +93,15 @@ def recorded() -> dict:
     with Recorder() as recorder:
         for backend in NATIVE:
             for case in KINDS:
-                if serves(case, backend):
-                    evaluate(case, case.inputs((3, 4), torch.float32), backend)
+                if not serves(case, backend):
+                    continue
+                inputs = case.inputs((3, 4), torch.float32)
+                evaluate(case, inputs, backend)
+                if case.op.endswith("update_sample"):
+                    state = inputs["state" if "state" in inputs else "mean"]
+                    case(inputs, backend, out=torch.empty_like(state))
+                if "noise" in inputs:
+                    case({k: v for k, v in inputs.items() if k not in ("noise", "draw_noise")}, backend, seed=1)
     return recorder.calls
 
 
