@@ -1,4 +1,5 @@
-"""The table of cases: every public op, with inputs made from a shape, a type and a generator. Everything else iterates it.
+# ruff: noqa: E501  (a table: one case a line)
+"""The table of cases: every public op, with inputs made from a shape, a type and a generator.
 
 A field of a case is a maker `(shape, dtype, generator) -> value`; numbers are drawn in float64 and rounded once.
 """
@@ -192,7 +193,12 @@ for op, extra, options in [
         Case(f"discretised.{op}[masked sum]", {**NAN, **extra}, {"num_bins": 17, "reduction": "sum", **options}, PREDICTIONS),
         Case(f"discretised.{op}[K=256]", {**LOSS, **extra}, {"num_bins": 256, "reduction": "none", **options}, PREDICTIONS, hard=True),
     ]  # fmt: skip
-WIDE = {"x": EDGES, "pred_mean": among(-300, -0.7, 0, 0.4, 300), "pred_log_std": among(-12, -7, -2, 0, 2.5), "mean": DATA}
+WIDE = {
+    "x": EDGES,
+    "pred_mean": among(-300, -0.7, 0, 0.4, 300),
+    "pred_log_std": among(-12, -7, -2, 0, 2.5),
+    "mean": DATA,
+}
 DISCRETISED += [
     Case("discretised.continuous_time_loss[hard]", {**WIDE, "t": HARD_TIME}, {"num_bins": 16, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
     Case("discretised.discrete_time_loss[hard]", {**WIDE, "t": HARD_TIME}, {"num_bins": 16, "n_steps": 20, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),

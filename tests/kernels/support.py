@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from cases import CASES, WITHOUT_BACKEND, Case
 from torch import Tensor
 
 from bfn_kernels.backends import BACKENDS
-from cases import CASES, WITHOUT_BACKEND, Case
 
 ON_CPU = [b.name for b in BACKENDS.values() if b.missing is None and b.device in (None, "cpu")]
 NATIVE = [name for name in ON_CPU if name != "reference"]

@@ -36,7 +36,9 @@ def check(case, inputs, backend, shape) -> None:
 @pairs(NATIVE)
 def test_agrees_with_the_float64_reference(case, backend, dtype):
     few = "4096" in case.name or "257" in case.name
-    for seed, shape in enumerate(SHAPES[:2] if few else SHAPES if dtype in (torch.float32, torch.bfloat16) else SHAPES[:3]):
+    for seed, shape in enumerate(
+        SHAPES[:2] if few else SHAPES if dtype in (torch.float32, torch.bfloat16) else SHAPES[:3]
+    ):
         check(case, case.inputs(shape, dtype, seed), backend, shape)
 
 

@@ -12,7 +12,9 @@ from bfn_kernels import continuous, discrete, discretised
 def kind(case) -> tuple:
     """Cases of one kind run the same code."""
     words = ("choose", "receiver", "quadrature", "parametrisation", "n_samples", "num_bins")
-    options = tuple((k, case.options[k] if k not in ("quadrature", "num_bins") else True) for k in words if k in case.options)
+    options = tuple(
+        (k, case.options[k] if k not in ("quadrature", "num_bins") else True) for k in words if k in case.options
+    )
     return case.op, frozenset(case.fields), options
 
 

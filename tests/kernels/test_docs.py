@@ -8,7 +8,7 @@ import pytest
 
 import bfn_kernels
 
-MODULES = ["bfn_kernels"] + sorted(
+MODULES = sorted(
     m.name
     for m in pkgutil.walk_packages(bfn_kernels.__path__, "bfn_kernels.")
     if not m.name.rsplit(".", 1)[-1].startswith("_") and not m.name.endswith(".triton")

@@ -131,7 +131,7 @@ def test_discrete_messages(name):
     bad = {"num_classes": 1, "alpha": -0.5, "x": CLASSES + 4}[name]
     with pytest.raises((ValueError, IndexError), match=f"{name} must"):
         discrete.sender_sample(**{**good, name: bad})
-    with pytest.raises(TypeError, match="dtype must be one of.*int32"):
+    with pytest.raises(TypeError, match=r"dtype must be one of.*int32"):
         discrete.sender_sample(**good, dtype=torch.int32)
 
 
@@ -140,7 +140,11 @@ def test_what_backends_says_is_what_can_be_called():
     for backend in BACKENDS.values():
         for case in CASES[:: 3 if backend.missing is None else 40]:
             inputs = case.inputs((2, 3), torch.float32)
-            if "backend" in case.options or case.op in ("discrete.bayesian_update", "discrete.theta", "discrete.theta_logits"):
+            if "backend" in case.options or case.op in (
+                "discrete.bayesian_update",
+                "discrete.theta",
+                "discrete.theta_logits",
+            ):
                 continue
             if backend.device not in (None, "cpu"):
                 with pytest.raises(ValueError, match=f"backend '{backend.name}' takes tensors on {backend.device}"):

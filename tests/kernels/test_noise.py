@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import CASES
-from support import NATIVE, ON_CPU, error, pairs, serves
+from support import NATIVE, ON_CPU, error, serves
 
 from bfn_kernels import continuous, discrete, discretised, noise
 
@@ -112,10 +112,7 @@ def test_backends_make_the_same_normals(backend):
 
 @random_ops
 def test_seeds_matter_and_torch_rules_without_one(case, backend):
-    if "known" in case.fields or "far" in case.name:
-        shape = (9, 9)
-    else:
-        shape = (3, 5)
+    shape = (9, 9) if "known" in case.fields or "far" in case.name else (3, 5)
     assert torch.equal(seeded(case, shape, backend, 5), seeded(case, shape, backend, 5))
     assert not torch.equal(seeded(case, shape, backend, 5), seeded(case, shape, backend, 6))
     torch.manual_seed(0)
@@ -154,5 +151,5 @@ def test_moments(backend):
     for power, (moment, variance) in enumerate([(0, 1), (1, 2), (0, 15), (3, 96)], 1):
         assert abs((z**power).mean().item() - moment) < 5 * (variance / count) ** 0.5
     u = noise.class_uniform((count,), torch.tensor(42)).double()
-    assert 0 < u.min() and u.max() <= 1
+    assert u.min() > 0 and u.max() <= 1
     assert abs(u.mean().item() - 0.5) < 5 / (12 * count) ** 0.5

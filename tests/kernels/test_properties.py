@@ -53,7 +53,10 @@ def test_bins_sum_to_one_and_give_the_expected_value(mean, log_std, num_bins, cl
 def test_the_mode_attains_the_maximum(mean, log_std, num_bins, backend):
     p = probabilities(mean, log_std, num_bins, True, "reference")
     best = discretised.mode(
-        torch.tensor([mean], dtype=torch.float64), torch.tensor([log_std], dtype=torch.float64).exp(), num_bins=num_bins, backend=backend
+        torch.tensor([mean], dtype=torch.float64),
+        torch.tensor([log_std], dtype=torch.float64).exp(),
+        num_bins=num_bins,
+        backend=backend,
     )
     assert p[(centres(num_bins) - best).abs().argmin()] >= p.max() * (1 - 1e-12)
     assert (centres(num_bins) - best).abs().min() < 1e-12
