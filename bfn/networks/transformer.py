@@ -26,7 +26,7 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Features [B, L, F] and times [B] -> [B, L, outputs]; positions and time are added to the embedding."""
+    """Probabilities [B, L, K] and times [B] -> logits [B, L, K]; positions and time are added to the embedding."""
 
     def __init__(
         self, shape: tuple[int, ...], features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float
@@ -34,17 +34,25 @@ class Transformer(nn.Module):
         super().__init__()
         if len(shape) != 1:
             raise ConfigError(f"network.name='transformer' takes sequences, got data of shape {shape}")
+        if features != outputs:
+            raise ConfigError(
+                f"network.name='transformer' takes probabilities of more than two classes, got {features} features"
+            )
         if width % heads:
             raise ConfigError(f"network.width={width} must be a multiple of network.heads={heads}")
         self.embed = nn.Linear(features, width)
         self.position = nn.Parameter(0.02 * torch.randn(shape[0], width))
         self.time = nn.Sequential(TimeEmbedding(width), nn.Linear(width, width))
         self.layers = nn.ModuleList(Layer(width, heads, dropout) for _ in range(depth))
+        self.own = zero_init(nn.Linear(width, 1))
         self.norm = nn.LayerNorm(width)
         self.head = zero_init(nn.Linear(width, outputs))
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:
-        h = self.embed(features) + self.position + self.time(t)[:, None]
+        time = self.time(t)
+        h = self.embed(features) + self.position + time[:, None]
         for layer in self.layers:
             h = layer(h)
-        return self.head(self.norm(h))
+        # What a variable's own messages say adds to what the others say: the layers need only learn the latter.
+        own = features.clamp(min=1e-9).log()
+        return self.head(self.norm(h)) + (1 + self.own(time))[:, None] * own

@@ -64,7 +64,7 @@ def test_a_file_is_read_and_its_unknown_keys_are_refused(tmp_path):
     path.write_text("train: {max_steps: 5}\nmodel: {sigma_1: 0.1}\n")
     assert load(str(path)).train.max_steps == 5
     path.write_text("train: {max_stepz: 5}\n")
-    with pytest.raises(ConfigError, match=r"unknown key 'train.max_stepz' in .*mine.yaml; did you mean train.max_steps"):
+    with pytest.raises(ConfigError, match=r"unknown key 'train.max_stepz' in .*mine.yaml; did you mean"):
         load(str(path))
     path.write_text("train: [unclosed\n")
     with pytest.raises(ConfigError, match=r"mine.yaml is not valid YAML"):

@@ -83,7 +83,7 @@ def test_spread_times_put_one_in_each_stratum_in_random_order(n_steps):
     if n_steps is None:
         gaps = t.sort().values.diff()
         torch.testing.assert_close(gaps, torch.full((11,), 1 / 12), atol=1e-6, rtol=0)
-        assert 0 <= t.min() and t.max() < 1
+        assert t.min() >= 0 and t.max() < 1
     else:
         assert (t * 4).round().long().bincount().tolist() == [3, 3, 3, 3]
     assert not torch.equal(t, t.sort().values) and not torch.equal(t, t.sort(descending=True).values)

@@ -1,0 +1,194 @@
+import math
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bfn.checkpoint import CheckpointError, load
+from bfn.data import load_data
+from bfn.evaluate import evaluate
+from bfn.train import LOG_FILE, MODEL_FILE, STATE_FILE, Interrupted, Trainer, load_run
+
+SETTINGS = ["train.max_steps=9", "train.validate_every=4"]
+
+
+def trained(config, data, stop_at=None):
+    """The trainer after its run, which is asked to stop during step `stop_at`."""
+    trainer = Trainer(config, data)
+    step = trainer.step
+
+    def interrupted_step():
+        step()
+        if trainer.at.step == stop_at:
+            signal.raise_signal(signal.SIGINT)
+
+    if stop_at is not None:
+        trainer.step = interrupted_step
+        with pytest.raises(Interrupted):
+            trainer.run()
+    else:
+        trainer.run()
+    return trainer
+
+
+def assert_same_run(one, other):
+    """Two runs left the same bits: weights, averages, moments, position and log, but for the seconds they took."""
+    (tensors_one, state_one), (tensors_other, state_other) = (load(t.out / STATE_FILE) for t in (one, other))
+    assert tensors_one.keys() == tensors_other.keys()
+    assert [k for k in tensors_one if not torch.equal(tensors_one[k], tensors_other[k])] == []
+    for state in (state_one, state_other):
+        for entry in (state["position"], *state["log"]):
+            del entry["seconds"]
+    assert state_one["position"] == state_other["position"] and state_one["log"] == state_other["log"]
+    best_one, best_other = (load(t.out / MODEL_FILE)[0] for t in (one, other))
+    assert all(torch.equal(best_one[k], best_other[k]) for k in best_one | best_other)
+
+
+@pytest.mark.parametrize("name", ["digits", "text"])
+def test_a_run_that_is_interrupted_and_resumed_ends_with_the_same_bits(name, tiny, tmp_path):
+    config = tiny(name, *SETTINGS, f"out={tmp_path / 'whole'}")
+    data = load_data(config)
+    whole = trained(config, data)
+    parts = tiny(name, *SETTINGS, f"out={tmp_path / 'parts'}")
+    assert trained(parts, data, stop_at=2).at.step == 2  # before the first validation
+    torch.rand(3)  # what a program does between must not matter
+    assert trained(parts, data, stop_at=6).at.step == 6  # between two
+    assert_same_run(whole, trained(parts, data))
+
+
+def test_a_run_that_is_killed_goes_on_from_its_last_save(tiny, tmp_path):
+    config = tiny("digits", *SETTINGS, f"out={tmp_path / 'whole'}")
+    data = load_data(config)
+    whole = trained(config, data)
+    parts = tiny("digits", *SETTINGS, f"out={tmp_path / 'parts'}")
+    killed = Trainer(parts, data)
+    step = killed.step
+
+    def last_step():
+        step()
+        if killed.at.step == 7:
+            raise SystemExit
+
+    killed.step = last_step
+    with pytest.raises(SystemExit):
+        killed.run()
+    again = Trainer(parts, data)
+    assert again.at.step == 4
+    again.run()
+    assert_same_run(whole, again)
+
+
+def test_a_second_interrupt_acts_at_once(tiny):
+    config = tiny("digits", "train.max_steps=5")
+    trainer = Trainer(config, load_data(config))
+
+    def stuck_step():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    trainer.step = stuck_step
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_is_only_resumed_under_its_own_settings_but_may_be_prolonged(tiny):
+    config = tiny("digits", "train.max_steps=2")
+    data = load_data(config)
+    trained(config, data)
+    with pytest.raises(CheckpointError, match=r"training.safetensors holds a run with network.width=16, not 24"):
+        Trainer(tiny("digits", "train.max_steps=2", "network.width=24"), data)
+    assert trained(tiny("digits", "train.max_steps=3"), data).at.step == 3
+
+
+def test_a_truncated_training_state_is_one_clear_error(tiny):
+    config = tiny("digits", "train.max_steps=1")
+    data = load_data(config)
+    path = trained(config, data).out / STATE_FILE
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"training.safetensors cannot be read, it may be truncated"):
+        Trainer(config, data)
+
+
+def test_an_epoch_shows_every_example_once_and_the_next_in_another_order(tiny):
+    config = tiny("digits", "train.batch_size=135")
+    data = load_data(config)
+    trainer = Trainer(config, data)
+    epochs = []
+    for epoch in range(2):
+        batches = []
+        for index in range(10):
+            trainer.at.step = 10 * epoch + index
+            batches.append(trainer.batch())
+        epochs.append(torch.cat(batches).flatten(1))
+    everything = sorted(data.train.flatten(1).tolist())
+    assert sorted(epochs[0].tolist()) == everything == sorted(epochs[1].tolist())
+    assert not torch.equal(epochs[0], epochs[1])
+
+
+def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(tiny, monkeypatch):
+    config = tiny("digits", "train.max_steps=100", "train.validate_every=1", "train.patience=3")
+    trainer = Trainer(config, load_data(config))
+    bounds = iter([3.0, 2.0, 2.5, 2.4, 2.3, 1.0])
+
+    class Bound:
+        error = 0.0
+
+    def evaluate(*args):
+        bound = Bound()
+        bound.bits = next(bounds)
+        return bound
+
+    monkeypatch.setattr("bfn.train.evaluate", evaluate)
+    trainer.run()
+    assert (trainer.at.step, trainer.at.best_step, trainer.at.best) == (5, 2, 2.0)
+    assert load(trainer.out / MODEL_FILE)[1]["step"] == 2
+
+
+def test_training_stops_at_its_time_limit_and_still_yields_a_model(tiny):
+    config = tiny("digits", "train.max_seconds=0.001")
+    trainer = trained(config, load_data(config))
+    assert trainer.at.step == 1 and (trainer.out / MODEL_FILE).exists()
+
+
+def test_the_average_follows_its_rule(tiny):
+    config = tiny("digits", "train.ema_decay=0.5")
+    trainer = Trainer(config, load_data(config))
+    expected = None
+    for step in range(6):
+        trainer.step()
+        weights = trainer.model.network.stem.weight.detach().double()
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = weights if expected is None else decay * expected + (1 - decay) * weights
+    torch.testing.assert_close(trainer.ema.module.network.stem.weight.double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_training(tiny):
+    config = tiny("digits")
+    trainer = Trainer(config, load_data(config))
+    torch.nn.init.constant_(trainer.model.network.head.bias, math.nan)
+    with pytest.raises(FloatingPointError, match="the loss at step 1 is not finite"):
+        trainer.run()
+
+
+# What each tiny run must reach, in bits per dimension; every one of them starts above. The text's unigrams cost 4.06.
+@pytest.mark.parametrize(
+    ("name", "bound", "steps", "more"),
+    [
+        ("digits", 2.4, 80, []),
+        ("digits_continuous", 3.2, 80, []),
+        ("digits_binary", 0.6, 80, []),
+        ("text", 4.3, 320, ["data.length=16", "network.width=32", "train.learning_rate=0.01"]),
+    ],
+)
+def test_every_kind_of_data_learns(name, bound, steps, more, tiny):
+    config = tiny(name, f"train.max_steps={steps}", f"train.validate_every={steps // 2}", *more)
+    data = load_data(config)
+    data = replace(data, validation=data.validation[:150])
+    trainer = Trainer(config, data)
+    assert evaluate(trainer.averaged, data.validation, config.evaluate).bits > bound
+    trainer.run()
+    model, _, _ = load_run(trainer.out)
+    assert evaluate(model, data.validation, config.evaluate).bits < bound
+    assert (trainer.out / LOG_FILE).read_text().count("\n") == 3
