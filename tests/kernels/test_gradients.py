@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import CASES
-from support import NATIVE, ON_CPU, evaluate, named, pairs, weights_like
+from support import NATIVE, ON_CPU, error, evaluate, named, pairs, scale, ulp, weights_like
 
 from bfn_kernels import continuous, discrete, discretised
 
@@ -30,7 +30,9 @@ def test_one_gradient_at_a_time(case, backend):
     together = evaluate(case, inputs, backend)
     for name in case.diff:
         alone = evaluate(case, inputs, backend, (name,))
-        assert torch.equal(alone["result"].nan_to_num(7.0), together["result"].nan_to_num(7.0))
+        # which gradients are wanted may choose between forms of an op, no further apart than rounding
+        off = error(alone["result"], together["result"])
+        assert off <= 4 * ulp(torch.float32, scale(together["result"]))
         torch.testing.assert_close(alone[name], together[name], rtol=1e-6, atol=1e-7, equal_nan=True)
 
 
@@ -61,15 +63,29 @@ def test_no_gradient_behind_a_mask(case, backend):
         assert (found[name][inputs["mask"]] != 0).any()
 
 
-@pairs(NATIVE, lambda case: differentiable(case) and not case.hard)
-def test_a_second_derivative_is_an_error(case, backend):
-    inputs = case.inputs((2, 3), torch.float64)
-    inputs |= {k: inputs[k].requires_grad_() for k in case.diff}
+def second_derivatives(case, inputs, backend):
+    inputs = inputs | {k: inputs[k].clone().requires_grad_() for k in case.diff}
     leaves = [inputs[k] for k in case.diff]
     result = case(inputs, backend)
-    with pytest.raises(RuntimeError):
-        grads = torch.autograd.grad((result * result).sum(), leaves, create_graph=True)
-        torch.autograd.grad(sum(g.square().sum() for g in grads), leaves)
+    grads = torch.autograd.grad((result * result).sum(), leaves, create_graph=True)
+    return torch.autograd.grad(sum(g.square().sum() for g in grads), leaves, allow_unused=True)
+
+
+@pairs(NATIVE, lambda case: differentiable(case) and not case.hard)
+def test_a_second_derivative_is_an_error(case, backend):
+    """Or, where an op is linear and its backward pass is an op like it, right: never None or a wrong number."""
+    inputs = case.inputs((2, 3), torch.float64)
+    if not case.op.endswith(("flow_sample", "sender_sample", "bayesian_update", "update_sample")):
+        with pytest.raises(RuntimeError):
+            second_derivatives(case, inputs, backend)
+        return
+    try:
+        got = second_derivatives(case, inputs, backend)
+    except RuntimeError:
+        return
+    for value, want in zip(got, second_derivatives(case, inputs, "reference"), strict=True):
+        assert value is not None
+        torch.testing.assert_close(value, want, rtol=1e-6, atol=1e-9)
 
 
 # Floating-point inputs that an op reads but has no gradient for, those of drawing aside.
@@ -79,8 +95,6 @@ def test_other_inputs_may_not_require_a_gradient(case, backend):
     for name, value in inputs.items():
         if name in case.diff or not isinstance(value, torch.Tensor) or not value.is_floating_point():
             continue
-        if name == "mean" and "x" not in case.diff and case.options.get("parametrisation") == "data":
-            pass  # not even read, refused all the same
         if name == "mean" and case.op.startswith("continuous") and case.options.get("parametrisation") == "data":
             continue  # differentiable in its op, and not read here
         with pytest.raises(ValueError, match=rf"\b{name} requires a gradient"):
