@@ -64,7 +64,8 @@ def expectation(
             raise ValueError(f"quadrature must be at most {MAX_NODES}, got {quadrature}")
         if noise is not None or seed is not None:
             raise ValueError("seed and noise must be None with quadrature, which draws nothing")
-        return Expectation(*_gauss_hermite(quadrature), 0, None, None)
+        nodes, weights = _gauss_hermite(quadrature)
+        return Expectation(nodes, weights, 0, None, None)
     checks.integer("n_samples", n_samples, 1)
     return Expectation((), (), n_samples, *randomness(like, seed, noise=(noise, (n_samples, *shape))))
 

@@ -17,19 +17,24 @@ def needs(*tensors: Tensor | None) -> list[bool]:
 def register(namespace: str, name: str, fake: Callable, backward: Callable | None = None, save=None) -> None:
     """The fake of an operator and its backward pass: `save(ctx, inputs, output)`, `backward(ctx, *grads)`.
 
-    Without a backward the operator is one whose results have no gradient of their own: asking for one, as a second
-    derivative does, is an error. vmap is an error for all: noise and reductions would not mean what they say.
+    Without a backward the operator is one whose results have no gradient: asking for one is an error. So is a second
+    derivative, refused where the graph for it would be made, since a backward pass that left it out would be silently
+    wrong; and so is vmap, under which noise and reductions would not mean what they say.
     """
     qualified = f"{namespace}::{name}"
 
-    def refuse_backward(ctx, *grads):
-        raise RuntimeError(f"{qualified} is not differentiable here; second derivatives are not defined")
+    def checked_backward(ctx, *grads):
+        if backward is None:
+            raise RuntimeError(f"{qualified} has no gradient")
+        if torch.is_grad_enabled():
+            raise RuntimeError(f"{qualified} has no second derivative; create_graph must be False")
+        return backward(ctx, *grads)
 
     def refuse_vmap(info, in_dims, *args):
         raise RuntimeError(f"{qualified} does not go under vmap; its arguments take batch dimensions of their own")
 
     torch.library.register_fake(qualified, fake)
-    torch.library.register_autograd(qualified, backward or refuse_backward, setup_context=save)
+    torch.library.register_autograd(qualified, checked_backward, setup_context=save)
     torch.library.register_vmap(qualified, refuse_vmap)
 
 

@@ -237,7 +237,8 @@ def reconstruction_loss(
 
     checks.no_gradient("a bin has none", x=x)
     x_hat = _family("predict_data", backend, x.device)(prediction, mean, state, checks.interval("clip", clip))
-    return discretised.bin_loss(x, x_hat, variance.sqrt(), num_bins, True, mask, reduction, backend)
+    std = variance.sqrt().to(checks.compute_dtype(x, x_hat))
+    return discretised.bin_loss(x, x_hat, std, num_bins, True, mask, reduction, backend)
 
 
 def data_flow(
