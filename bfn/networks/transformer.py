@@ -34,14 +34,16 @@ class Transformer(nn.Module):
         super().__init__()
         if len(shape) != 1:
             raise ConfigError(f"network.name='transformer' takes sequences, got data of shape {shape}")
-        if features != outputs:
+        if features < 3 or features != outputs:
             raise ConfigError(
                 f"network.name='transformer' takes probabilities of more than two classes, got {features} features"
             )
         if width % heads:
             raise ConfigError(f"network.width={width} must be a multiple of network.heads={heads}")
-        self.embed = nn.Linear(features, width)
-        self.position = nn.Parameter(0.02 * torch.randn(shape[0], width))
+        # An embedding that sees the neighbours: attention alone takes thousands of steps to find them.
+        self.embed = nn.Conv1d(features, width, 5, padding=2)
+        nn.init.normal_(self.embed.weight, std=0.5)
+        self.position = nn.Parameter(0.5 * torch.randn(shape[0], width))
         self.time = nn.Sequential(TimeEmbedding(width), nn.Linear(width, width))
         self.layers = nn.ModuleList(Layer(width, heads, dropout) for _ in range(depth))
         self.own = zero_init(nn.Linear(width, 1))
@@ -50,7 +52,7 @@ class Transformer(nn.Module):
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:
         time = self.time(t)
-        h = self.embed(features) + self.position + time[:, None]
+        h = self.embed(features.mT).mT + self.position + time[:, None]
         for layer in self.layers:
             h = layer(h)
         # What a variable's own messages say adds to what the others say: the layers need only learn the latter.

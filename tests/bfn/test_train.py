@@ -172,23 +172,23 @@ def test_a_loss_that_is_not_finite_stops_training(tiny):
         trainer.run()
 
 
-# What each tiny run must reach, in bits per dimension; every one of them starts above. The text's unigrams cost 4.06.
+# Every tiny run must do better than the best factorised model of its data, and starts worse than that.
 @pytest.mark.parametrize(
-    ("name", "bound", "steps", "more"),
+    ("name", "steps", "more"),
     [
-        ("digits", 2.4, 80, []),
-        ("digits_continuous", 3.2, 80, []),
-        ("digits_binary", 0.6, 80, []),
-        ("text", 4.3, 320, ["data.length=16", "network.width=32", "train.learning_rate=0.01"]),
+        ("digits", 80, []),
+        ("digits_continuous", 400, ["train.learning_rate=0.005"]),
+        ("digits_binary", 100, []),
+        ("text", 100, ["data.length=16", "network.width=32", "train.learning_rate=0.01"]),
     ],
 )
-def test_every_kind_of_data_learns(name, bound, steps, more, tiny):
+def test_every_kind_of_data_learns(name, steps, more, tiny):
     config = tiny(name, f"train.max_steps={steps}", f"train.validate_every={steps // 2}", *more)
     data = load_data(config)
-    data = replace(data, validation=data.validation[:150])
+    data = replace(data, validation=data.validation[:150], test=data.test[:150])
     trainer = Trainer(config, data)
-    assert evaluate(trainer.averaged, data.validation, config.evaluate).bits > bound
+    assert evaluate(trainer.averaged, data.test, config.evaluate).bits > data.baseline
     trainer.run()
     model, _, _ = load_run(trainer.out)
-    assert evaluate(model, data.validation, config.evaluate).bits < bound
+    assert evaluate(model, data.test, config.evaluate).bits < 0.98 * data.baseline
     assert (trainer.out / LOG_FILE).read_text().count("\n") == 3
