@@ -71,8 +71,12 @@ def expectation(
 
 
 @torch.compiler.assume_constant_result
-@functools.cache
 def _gauss_hermite(order: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return _nodes_and_weights(order)  # the cache lies within, since the compiler looks through one that lies outside
+
+
+@functools.cache
+def _nodes_and_weights(order: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Nodes and weights for a standard normal, by the eigenvalues of the Hermite recurrence (Golub and Welsch)."""
     off_diagonal = torch.arange(1, order, dtype=torch.float64).sqrt()
     nodes, vectors = torch.linalg.eigh(off_diagonal.diag(1) + off_diagonal.diag(-1))

@@ -69,13 +69,17 @@ struct NStepScratch {
 
 // One draw of the joint receiver: its divergence, and softmax(z + y) into the sum that the gradient takes.
 template <class T>
-T joint_draw(const T* z, int64_t x, int64_t count, T before, T alpha, const T* eps, T weight, bool gradient,
+T joint_draw(const T* z, const T* p, int64_t x, int64_t count, T before, T alpha, const T* eps, T weight, bool gradient,
              NStepScratch<T>& scratch) {
-  const T classes = static_cast<T>(count), spread = sqrt(classes * alpha);
+  const T classes = static_cast<T>(count), spread = sqrt(classes * alpha), towards_x = classes * alpha;
   T* shifted = scratch.e.data();
-  for (int64_t k = 0; k < count; ++k) shifted[k] = z[k] + message(T(0), alpha, spread, eps[k], classes);
-  shifted[x] += alpha * classes;
-  const T value = joint_divergence(before, log_odds_row(shifted, x, count));
+  const T mean_growth = sum_without<T>(x, count, [&](int64_t k) {
+    return p[k] * expm1(clamp(spread * (eps[k] - eps[x]) - towards_x, T(-kMaxShift), T(kMaxShift)));
+  });
+  for (int64_t k = 0; k < count; ++k) shifted[k] = z[k] + spread * eps[k];
+  shifted[x] += towards_x;
+  const T value =
+      joint_sum_serves(mean_growth) ? -log1p(mean_growth) : joint_divergence(before, log_odds_row(shifted, x, count));
   if (gradient) {
     softmax(shifted, count);
     for (int64_t k = 0; k < count; ++k) scratch.sum[k] -= weight * shifted[k];
@@ -85,12 +89,13 @@ T joint_draw(const T* z, int64_t x, int64_t count, T before, T alpha, const T* e
 
 // K = 2, by quadrature: y_x - y_o ~ N(2 alpha, 4 alpha).
 template <class T>
-T binary_node(int64_t x, T before, T alpha, T node, T weight, NStepScratch<T>& scratch) {
-  const T after = before - (2 * alpha + 2 * sqrt(alpha) * node);
+T binary_node(const T* p, int64_t x, T before, T alpha, T node, T weight, NStepScratch<T>& scratch) {
+  const T difference = -(2 * alpha + 2 * sqrt(alpha) * node), after = before + difference;
+  const T growth = p[1 - x] * expm1(clamp(difference, T(-kMaxShift), T(kMaxShift)));
   const T other = after > T(0) ? 1 / (1 + exp(-after)) : exp(after) / (1 + exp(after));
   scratch.sum[1 - x] -= weight * other;
   scratch.sum[x] -= weight * (1 - other);
-  return joint_divergence(before, after);
+  return joint_sum_serves(growth) ? -log1p(growth) : joint_divergence(before, after);
 }
 
 // One draw of the factorised receiver: its divergence, and the derivatives by p into the sum. eps is one number for
@@ -119,7 +124,7 @@ T nstep_row(const DiscreteNStep& op, int64_t row, int64_t x, const T* z, T alpha
   softmax(p.data(), count);
   const int64_t likeliest = std::max_element(p.begin(), p.end()) - p.begin();
   const T rest = sum_without<T>(likeliest, count, [&](int64_t k) { return p[k]; });
-  T value = 0;
+  double value = 0;
   for (int64_t i = 0; i < draws; ++i) {
     const T weight = op.n_samples ? T(1) / static_cast<T>(draws) : static_cast<T>(op.node_weights[i]);
     const T node = op.n_samples ? T(0) : static_cast<T>(op.nodes[i]);
@@ -131,9 +136,9 @@ T nstep_row(const DiscreteNStep& op, int64_t row, int64_t x, const T* z, T alpha
       value +=
           weight * factorised_draw(p.data(), x, count, likeliest, rest, alpha, eps, op.n_samples == 0, weight, scratch);
     } else if (op.n_samples) {
-      value += weight * joint_draw(z, x, count, before, alpha, eps, weight, gradient, scratch);
+      value += weight * joint_draw(z, p.data(), x, count, before, alpha, eps, weight, gradient, scratch);
     } else {
-      value += weight * binary_node(x, before, alpha, node, weight, scratch);
+      value += weight * binary_node(p.data(), x, before, alpha, node, weight, scratch);
     }
   }
   if (factorised) {
@@ -146,7 +151,7 @@ T nstep_row(const DiscreteNStep& op, int64_t row, int64_t x, const T* z, T alpha
     for (int64_t k = 0; k < count; ++k) scratch.sum[k] += p[k];
   }
   for (int64_t k = 0; k < count; ++k) scratch.sum[k] *= static_cast<T>(op.n_steps);
-  return static_cast<T>(op.n_steps) * value;
+  return static_cast<T>(static_cast<double>(op.n_steps) * value);
 }
 
 }  // namespace

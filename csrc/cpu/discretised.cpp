@@ -46,7 +46,7 @@ void choose_block(const NetworkBlock<T>& from, Choice choice, const T* eps, int6
   for (int64_t i = 0; i < length; ++i) {
     const auto normal = from.normal(i);
     if (choice == Choice::kMean) {
-      out[i] = expected_value(normal.mean, normal.std, from.bins).value;
+      out[i] = static_cast<T>(expected_value(normal.mean, normal.std, from.bins).value);
     } else if (choice == Choice::kMode) {
       out[i] = mode(normal.mean, normal.std, from.bins);
     } else {
@@ -97,8 +97,8 @@ struct NStep {
 template <class T>
 WithGradient<T> squared_error(T x, T weight, const OutputNormal<T>& normal, Bins<T> bins) {
   const auto k = expected_value(normal.mean, normal.std, bins);
-  const T error = x - k.value;
-  return {weight * error * error, -2 * weight * error * k.by_mean, -2 * weight * error * k.by_std};
+  const double error = x - k.value, slope = -2 * weight * error;
+  return {static_cast<T>(weight * error * error), static_cast<T>(slope * k.by_mean), static_cast<T>(slope * k.by_std)};
 }
 
 template <class T>
@@ -140,8 +140,8 @@ void expected_value(const ExpectedValue& op) {
     for (int64_t i = 0; i < length; ++i) {
       const auto normal = from.normal(i);
       const auto k = expected_value(normal.mean, normal.std, from.bins);
-      buffer[i] = k.value;
-      gradients.set(i, normal, k.by_mean, k.by_std);
+      buffer[i] = static_cast<T>(k.value);
+      gradients.set(i, normal, static_cast<T>(k.by_mean), static_cast<T>(k.by_std));
     }
     store(op.out, start, length, buffer);
     gradients.write(op.gradients, start, length);

@@ -9,17 +9,18 @@ namespace bfn {
 
 constexpr int kSumLanes = 16;
 
+// In double, so that the number of classes does not cost precision.
 template <class T, class F>
 T sum_over(int64_t begin, int64_t end, F&& f) {
-  T lanes[kSumLanes] = {};
+  double lanes[kSumLanes] = {};
   int64_t k = begin;
   for (; k + kSumLanes <= end; k += kSumLanes) {
     for (int j = 0; j < kSumLanes; ++j) lanes[j] += f(k + j);
   }
-  T sum = 0;
+  double sum = 0;
   for (; k < end; ++k) sum += f(k);
   for (int j = 0; j < kSumLanes; ++j) sum += lanes[j];
-  return sum;
+  return static_cast<T>(sum);
 }
 
 // NaN where any of them is.

@@ -44,27 +44,35 @@ BFN_HD T cross_entropy(RowStats<T> row, T z_x) {
   return row.x > T(0.5) ? log1p(row.rest / row.x) : log(row.total()) + row.max - z_x;
 }
 
-// The joint receiver (189, 190): y_x + LSE(z) - LSE(z + y) from `before` and `after`, ln((1 - p_x)/p_x) of z and z + y.
+constexpr double kMaxShift = 80;  // exp of it stays well within float
+
+// The joint receiver (189, 190): y_x + LSE(z) - LSE(z + y) = -ln(1 + S), S the mean of exp(y_k - y_x) - 1 under p.
+// Where S is near -1 or large, `before` and `after`, ln((1 - p_x)/p_x) of z and z + y, say it better.
+template <class T>
+BFN_HD bool joint_sum_serves(T sum) {
+  return sum > T(-0.5) && sum < T(1e8);
+}
+
 template <class T>
 BFN_HD T joint_divergence(T before, T after) {
   return softplus(before) - softplus(after);
 }
 
-// One coordinate of the factorised receiver: -ln(p A + (1 - p) B), where the density ratio A or B that is not 1 is
-// exp(shift); `derivative` is by p.
+// One coordinate of the factorised receiver: -ln of p and 1 - p, one of them times the density ratio exp(shift). With w
+// the one that is: -ln(1 + w (exp(shift) - 1)).
 template <class T>
 struct FactorisedTerm {
-  T value, derivative;
+  T value, derivative;  // by p
 };
 
 template <class T>
 BFN_HD FactorisedTerm<T> factorised_term(bool is_x, T p, T rest, T r, T eps) {
-  const T shift = (is_x ? -r : r) * eps - T(0.5) * r * r;
-  // relative to the larger ratio, so that neither overflows
-  const T top = shift > T(0) ? shift : T(0), shifted = exp(shift - top), plain = exp(-top);
-  const T a = is_x ? plain : shifted, b = is_x ? shifted : plain;
-  const T mixture = p * a + rest * b;
-  return {-top - log(mixture), (b - a) / mixture};
+  const T shift = (is_x ? -r : r) * eps - T(0.5) * r * r, w = is_x ? rest : p;
+  const T capped = shift < T(kMaxShift) ? shift : T(kMaxShift), growth = expm1(capped), sum = w * growth;
+  // w near 1 and a small ratio: what is left of 1 is then the other share
+  const T mixture = sum < T(-0.5) ? (is_x ? p : rest) + w * exp(capped) : 1 + sum;
+  const T value = sum < T(-0.5) ? -log(mixture) : -log1p(sum);
+  return {value - (shift - capped), (is_x ? growth : -growth) / mixture};
 }
 
 }  // namespace bfn

@@ -107,28 +107,29 @@ BFN_HD EdgeSums edge_sums(T mean, T std, Bins<T> bins) {
   return sums;
 }
 
-// k = sum p_k c_k by its closed form over the edges [derived].
+// k = sum p_k c_k by its closed form over the edges [derived], in double: losses take its difference from x.
 template <class T>
-BFN_HD WithGradient<T> expected_value(T mean, T std, Bins<T> bins) {
-  if (!(mean - mean == T(0)) || !(std > T(0))) return {mean + std * 0, mean + std * 0, mean + std * 0};
+BFN_HD WithGradient<double> expected_value(T mean, T std, Bins<T> bins) {
+  if (!(mean - mean == T(0)) || !(std > T(0))) {
+    const double poison = mean + std * 0;
+    return {poison, poison, poison};
+  }
   const double h = 2.0 / static_cast<double>(bins.count), last = 1 - 0.5 * h;
   if (bins.clip) {
     const EdgeSums sums = edge_sums(mean, std, bins);
-    return {static_cast<T>(last - h * sums.cdf), static_cast<T>(h * sums.density / std),
-            static_cast<T>(h * sums.moment / std)};
+    return {(last - h * sums.cdf), (h * sums.density / std), (h * sums.moment / std)};
   }
   const T sign = mean < T(0) ? T(-1) : T(1), m = abs(mean);  // odd in mean; on this side no tail is 1 minus little
   const EdgeSums sums = edge_sums(m, std, bins);
   const double low = (-1 - m) / std, high = (1 - m) / std;
   const double cdf_low = cdf(low), cdf_high = cdf(high), total = cdf_high - cdf_low;
-  if (total < kTinyTotal<double>) return {T(0), T(0), T(0)};
+  if (total < kTinyTotal<double>) return {0, 0, 0};
   const double phi_low = density(low), phi_high = density(high);
   const double value = (last * (cdf_high + cdf_low) - h * sums.cdf) / total;
   const double by_mean = -last * (phi_high + phi_low) + h * sums.density + value * (phi_high - phi_low);
   const double by_std =
       -last * (high * phi_high + low * phi_low) + h * sums.moment + value * (high * phi_high - low * phi_low);
-  return {static_cast<T>(sign * value), static_cast<T>(by_mean / (total * std)),
-          static_cast<T>(sign * by_std / (total * std))};
+  return {(sign * value), (by_mean / (total * std)), (sign * by_std / (total * std))};
 }
 
 // Centre of the likeliest bin: that of the mean, the first or the last; a later one only if strictly better.

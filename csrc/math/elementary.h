@@ -13,17 +13,33 @@ constexpr double kPi = 3.14159265358979323846;
 constexpr double kLogTwoPi = 1.83787706640934548356;
 constexpr double kSqrtTwoPi = 2.50662827463100050242;
 
-// 3e-9. x = n ln 2 + r, |r| <= ln 2 / 2; 2^n in two factors, so that results below the normal range stay exact.
-BFN_HD float exp(float x) {
-  const float clamped = clamp(x, -104.0f, 89.0f);
-  const float shifted = clamped * 1.44269504f + 12582912.0f;  // rounds to an integer in the low bits
+// x = n ln 2 + r, |r| <= ln 2 / 2, and e^r - 1: 3e-9.
+struct ReducedExp {
+  float n, excess;
+};
+
+BFN_HD ReducedExp reduced_exp(float x) {
+  const float shifted = x * 1.44269504f + 12582912.0f;  // rounds to an integer in the low bits
   const float n = shifted - 12582912.0f;
-  const float r = clamped - n * 0.693359375f + n * 2.12194440e-4f;
+  const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
   const float q = 0.49999994f + r * (0.16666515f + r * (0.041668456f + r * (0.0083694188f + r * 0.0013813145f)));
-  const float mantissa = 1.0f + r + r * r * q;
-  const int32_t exponent = static_cast<int32_t>(n), half = exponent >> 1;
-  const float low = bit_cast<float>((half + 127) << 23), high = bit_cast<float>((exponent - half + 127) << 23);
-  return mantissa * low * high;
+  return {n, r + r * r * q};
+}
+
+BFN_HD float power_of_two(int32_t n) { return bit_cast<float>((n + 127) << 23); }
+
+// 2^n in two factors, so that results below the normal range stay exact.
+BFN_HD float exp(float x) {
+  const ReducedExp e = reduced_exp(clamp(x, -104.0f, 89.0f));
+  const int32_t exponent = static_cast<int32_t>(e.n), half = exponent >> 1;
+  return (1.0f + e.excess) * power_of_two(half) * power_of_two(exponent - half);
+}
+
+// e^x - 1 for x < 88
+BFN_HD float expm1(float x) {
+  const ReducedExp e = reduced_exp(clamp(x, -80.0f, 88.0f));
+  const float scale = power_of_two(static_cast<int32_t>(e.n));
+  return scale * e.excess + (scale - 1.0f);
 }
 
 // 8e-10. Subnormal arguments are scaled up first.
@@ -69,6 +85,7 @@ BFN_HD void sincospi(float v, float& sine, float& cosine) {
 BFN_HD double exp(double x) { return ::exp(x); }
 BFN_HD double log(double x) { return ::log(x); }
 BFN_HD double log1p(double x) { return ::log1p(x); }
+BFN_HD double expm1(double x) { return ::expm1(x); }
 BFN_HD void sincospi(double v, double& sine, double& cosine) {
   sine = ::sin(kPi * v);
   cosine = ::cos(kPi * v);
