@@ -21,7 +21,7 @@ run: install
 	$(BIN)/bfn train digits
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: install
 	$(BIN)/ruff check

@@ -236,9 +236,11 @@ def reconstruction_loss(
     from bfn_kernels import discretised  # imported late: the discretised family builds on this one
 
     checks.no_gradient("a bin has none", x=x)
-    x_hat = _family("predict_data", backend, x.device)(prediction, mean, state, checks.interval("clip", clip))
-    std = variance.sqrt().to(checks.compute_dtype(x, x_hat))
-    return discretised.bin_loss(x, x_hat, std, num_bins, True, mask, reduction, backend)
+    # x_hat is no result: it stays in the arithmetic's type
+    dtype = checks.compute_dtype(x, prediction, mean)
+    op = _family("predict_data", backend, x.device)
+    x_hat = op(prediction.to(dtype), mean, state, checks.interval("clip", clip))
+    return discretised.bin_loss(x, x_hat, variance.sqrt().to(dtype), num_bins, True, mask, reduction, backend)
 
 
 def data_flow(

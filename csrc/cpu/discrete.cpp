@@ -63,39 +63,45 @@ T log_odds_row(const T* z, int64_t x, int64_t count) {
 
 template <class T>
 struct NStepScratch {
-  std::vector<T> logits, normals, sum, e;
-  explicit NStepScratch(int64_t count) : logits(count), normals(Noise::room(count)), sum(count), e(count) {}
+  std::vector<T> logits, normals, sum, e, p;
+  explicit NStepScratch(int64_t count) : logits(count), normals(Noise::room(count)), sum(count), e(count), p(count) {}
 };
 
-// One draw of the joint receiver: its divergence, and softmax(z + y) into the sum that the gradient takes.
+// One draw of the joint receiver: its divergence, and weight (softmax(z) - softmax(z + y)) onto the gradient.
 template <class T>
-T joint_draw(const T* z, const T* p, int64_t x, int64_t count, T before, T alpha, const T* eps, T weight, bool gradient,
+T joint_draw(const T* z, const T* p, int64_t x, int64_t count, T before, T alpha, const T* eps, T weight,
              NStepScratch<T>& scratch) {
   const T classes = static_cast<T>(count), spread = sqrt(classes * alpha), towards_x = classes * alpha;
-  T* shifted = scratch.e.data();
-  const T mean_growth = sum_without<T>(x, count, [&](int64_t k) {
-    return p[k] * expm1(clamp(spread * (eps[k] - eps[x]) - towards_x, T(-kMaxShift), T(kMaxShift)));
-  });
+  T *growth = scratch.e.data(), *gradient = scratch.sum.data();
+  for (int64_t k = 0; k < count; ++k) {
+    growth[k] = expm1(clamp(spread * (eps[k] - eps[x]) - towards_x, T(-kMaxShift), T(kMaxShift)));
+  }
+  growth[x] = 0;
+  const T sum = sum_over<T>(0, count, [&](int64_t k) { return p[k] * growth[k]; });
+  if (joint_sum_serves(sum)) {
+    const T factor = weight / (1 + sum);
+    for (int64_t k = 0; k < count; ++k) gradient[k] += factor * p[k] * (sum - growth[k]);
+    return -log1p(sum);
+  }
+  T* shifted = growth;
   for (int64_t k = 0; k < count; ++k) shifted[k] = z[k] + spread * eps[k];
   shifted[x] += towards_x;
-  const T value =
-      joint_sum_serves(mean_growth) ? -log1p(mean_growth) : joint_divergence(before, log_odds_row(shifted, x, count));
-  if (gradient) {
-    softmax(shifted, count);
-    for (int64_t k = 0; k < count; ++k) scratch.sum[k] -= weight * shifted[k];
-  }
+  const T value = joint_divergence(before, log_odds_row(shifted, x, count));
+  softmax(shifted, count);
+  for (int64_t k = 0; k < count; ++k) gradient[k] += weight * (p[k] - shifted[k]);
   return value;
 }
 
 // K = 2, by quadrature: y_x - y_o ~ N(2 alpha, 4 alpha).
 template <class T>
 T binary_node(const T* p, int64_t x, T before, T alpha, T node, T weight, NStepScratch<T>& scratch) {
-  const T difference = -(2 * alpha + 2 * sqrt(alpha) * node), after = before + difference;
-  const T growth = p[1 - x] * expm1(clamp(difference, T(-kMaxShift), T(kMaxShift)));
-  const T other = after > T(0) ? 1 / (1 + exp(-after)) : exp(after) / (1 + exp(after));
-  scratch.sum[1 - x] -= weight * other;
-  scratch.sum[x] -= weight * (1 - other);
-  return joint_sum_serves(growth) ? -log1p(growth) : joint_divergence(before, after);
+  const T difference = -(2 * alpha + 2 * sqrt(alpha) * node), other = p[1 - x];
+  const T growth = expm1(clamp(difference, T(-kMaxShift), T(kMaxShift))), sum = other * growth;
+  const bool serves = joint_sum_serves(sum);
+  const T step = serves ? other * p[x] * growth / (1 + sum) : sigmoid(before + difference) - other;
+  scratch.sum[x] += weight * step;
+  scratch.sum[1 - x] -= weight * step;
+  return serves ? -log1p(sum) : joint_divergence(before, before + difference);
 }
 
 // One draw of the factorised receiver: its divergence, and the derivatives by p into the sum. eps is one number for
@@ -117,12 +123,13 @@ template <class T>
 T nstep_row(const DiscreteNStep& op, int64_t row, int64_t x, const T* z, T alpha, NStepScratch<T>& scratch) {
   const int64_t count = op.num_classes, draws = op.n_samples ? op.n_samples : op.num_nodes;
   const int64_t all = op.to.batch * op.to.per_batch * count;
-  const bool factorised = op.receiver == Receiver::kFactorised, gradient = static_cast<bool>(op.by_logits);
+  const bool factorised = op.receiver == Receiver::kFactorised;
   std::fill(scratch.sum.begin(), scratch.sum.end(), T(0));
   const T before = factorised ? T(0) : log_odds_row(z, x, count);
-  std::vector<T> p(z, z + count);
-  softmax(p.data(), count);
-  const int64_t likeliest = std::max_element(p.begin(), p.end()) - p.begin();
+  T* p = scratch.p.data();
+  std::copy_n(z, count, p);
+  softmax(p, count);
+  const int64_t likeliest = std::max_element(p, p + count) - p;
   const T rest = sum_without<T>(likeliest, count, [&](int64_t k) { return p[k]; });
   double value = 0;
   for (int64_t i = 0; i < draws; ++i) {
@@ -133,12 +140,11 @@ T nstep_row(const DiscreteNStep& op, int64_t row, int64_t x, const T* z, T alpha
       eps = op.noise.row_normals(row, count, scratch.normals.data(), static_cast<uint32_t>(i), all);
     }
     if (factorised) {
-      value +=
-          weight * factorised_draw(p.data(), x, count, likeliest, rest, alpha, eps, op.n_samples == 0, weight, scratch);
+      value += weight * factorised_draw(p, x, count, likeliest, rest, alpha, eps, op.n_samples == 0, weight, scratch);
     } else if (op.n_samples) {
-      value += weight * joint_draw(z, p.data(), x, count, before, alpha, eps, weight, gradient, scratch);
+      value += weight * joint_draw(z, p, x, count, before, alpha, eps, weight, scratch);
     } else {
-      value += weight * binary_node(p.data(), x, before, alpha, node, weight, scratch);
+      value += weight * binary_node(p, x, before, alpha, node, weight, scratch);
     }
   }
   if (factorised) {
@@ -147,8 +153,6 @@ T nstep_row(const DiscreteNStep& op, int64_t row, int64_t x, const T* z, T alpha
     const T mean = sum_over<T>(0, count, [&](int64_t k) { return p[k] * g[k]; });
     const T away = sum_without<T>(likeliest, count, [&](int64_t k) { return p[k] * (g[likeliest] - g[k]); });
     for (int64_t k = 0; k < count; ++k) scratch.sum[k] = p[k] * (k == likeliest ? away : g[k] - mean);
-  } else {
-    for (int64_t k = 0; k < count; ++k) scratch.sum[k] += p[k];
   }
   for (int64_t k = 0; k < count; ++k) scratch.sum[k] *= static_cast<T>(op.n_steps);
   return static_cast<T>(static_cast<double>(op.n_steps) * value);

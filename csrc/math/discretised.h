@@ -117,7 +117,7 @@ BFN_HD WithGradient<double> expected_value(T mean, T std, Bins<T> bins) {
   const double h = 2.0 / static_cast<double>(bins.count), last = 1 - 0.5 * h;
   if (bins.clip) {
     const EdgeSums sums = edge_sums(mean, std, bins);
-    return {(last - h * sums.cdf), (h * sums.density / std), (h * sums.moment / std)};
+    return {last - h * sums.cdf, h * sums.density / std, h * sums.moment / std};
   }
   const T sign = mean < T(0) ? T(-1) : T(1), m = abs(mean);  // odd in mean; on this side no tail is 1 minus little
   const EdgeSums sums = edge_sums(m, std, bins);
@@ -129,7 +129,7 @@ BFN_HD WithGradient<double> expected_value(T mean, T std, Bins<T> bins) {
   const double by_mean = -last * (phi_high + phi_low) + h * sums.density + value * (phi_high - phi_low);
   const double by_std =
       -last * (high * phi_high + low * phi_low) + h * sums.moment + value * (high * phi_high - low * phi_low);
-  return {(sign * value), (by_mean / (total * std)), (sign * by_std / (total * std))};
+  return {sign * value, by_mean / (total * std), sign * by_std / (total * std)};
 }
 
 // Centre of the likeliest bin: that of the mean, the first or the last; a later one only if strictly better.

@@ -104,4 +104,10 @@ BFN_HD T softplus(T x) {
   return (x > T(0) ? x : T(0)) + log1p(exp(-abs(x)));
 }
 
+template <class T>
+BFN_HD T sigmoid(T x) {
+  const T e = exp(-abs(x));
+  return (x > T(0) ? T(1) : e) / (1 + e);
+}
+
 }  // namespace bfn

@@ -1,6 +1,6 @@
 """Each backend against the float64 reference on the same rounded inputs, results and gradients.
 
-Allowed: twice the error of the reference in that type, or 4 ulp of the result's scale, whichever is larger (DESIGN).
+Allowed: twice the error of the reference in that type, or 4 ulp of the result's scale, whichever is larger.
 """
 
 import pytest
@@ -16,45 +16,49 @@ SHAPES = [(3, 7), (2, 1), (5, 33), (4, 3, 5), (0, 4), (2, 0)]
 FLOAT64, FLOAT64_FLOOR, FLOAT64_FAR = 1e-11, 1e-13, 2e-5
 
 
-def allowed(got, want, plain, far_gradient: bool) -> float:
-    if got.dtype == torch.float64:
-        return (FLOAT64_FAR if far_gradient else FLOAT64) * scale(want) + FLOAT64_FLOOR
-    return max(2 * error(plain, want), 4 * ulp(got.dtype, scale(want)))
-
-
-def check(case, inputs, backend, shape) -> None:
-    want, plain = evaluate(case, widened(inputs), "reference"), evaluate(case, inputs, "reference")
-    got = evaluate(case, inputs, backend)
-    for name, value in got.items():
-        assert value.dtype == plain[name].dtype, f"{name}: {value.dtype} in the place of {plain[name].dtype}"
-        far_gradient = name != "result" and case.hard and case.op.split(".")[1] in ("log_prob", "reconstruction_loss")
-        off, most = error(value, want[name]), allowed(value, want[name], plain[name], far_gradient)
-        assert off <= most, f"{name}: error {off:.3g}, allowed {most:.3g}, scale {scale(want[name]):.3g}, {shape=}"
+def check(case, batches, backend) -> None:
+    """Errors are taken relative to each result's scale, and their worst over the batches compared: of two or three
+    numbers alone, plain arithmetic may by luck have none."""
+    worst: dict[str, list[float]] = {}
+    for inputs in batches:
+        want, plain = evaluate(case, widened(inputs), "reference"), evaluate(case, inputs, "reference")
+        for name, value in evaluate(case, inputs, backend).items():
+            assert value.dtype == plain[name].dtype, f"{name}: {value.dtype} in the place of {plain[name].dtype}"
+            size = scale(want[name]) or 1.0
+            if value.dtype == torch.float64:
+                far = name != "result" and case.hard and case.op.split(".")[1] in ("log_prob", "reconstruction_loss")
+                least = (FLOAT64_FAR if far else FLOAT64) + FLOAT64_FLOOR / size
+                found = error(value, want[name]) / size, 0.0, least
+            else:
+                errors = error(value, want[name]), 2 * error(plain[name], want[name]), 4 * ulp(value.dtype, size)
+                found = tuple(e / size for e in errors)
+            worst[name] = [max(pair) for pair in zip(worst.get(name, found), found, strict=True)]
+    for name, (off, twice_plain, least) in worst.items():
+        assert off <= max(twice_plain, least), f"{name}: {off:.3g} of the scale, allowed {max(twice_plain, least):.3g}"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pairs(NATIVE)
 def test_agrees_with_the_float64_reference(case, backend, dtype):
     few = "4096" in case.name or "257" in case.name
-    for seed, shape in enumerate(
-        SHAPES[:2] if few else SHAPES if dtype in (torch.float32, torch.bfloat16) else SHAPES[:3]
-    ):
-        check(case, case.inputs(shape, dtype, seed), backend, shape)
+    shapes = SHAPES[:2] if few else SHAPES if dtype in (torch.float32, torch.bfloat16) else SHAPES[:3]
+    check(case, [case.inputs(shape, dtype, seed) for seed, shape in enumerate(shapes)], backend)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_reference_in_a_narrow_type(case, dtype):
     """The reference, the yardstick of the others, loses little itself: of a result or gradient of ordinary size no
-    more than 2.4e-4 of it beside the rounding of the type."""
+    more than 2.4e-4 of it beside the rounding of the type, and the rounding of the terms of order n that it sums."""
     # without the clip everything is divided by a mass that may be 1e-5, of which float32 knows a few 6e-8
     relative = 5e-2 if case.op.startswith("discretised") and case.options.get("clip") is False else 2.4e-4
+    floor = 16 * torch.finfo(torch.float32).eps * max(4, case.options.get("n_steps", 0))
     for seed, shape in enumerate(SHAPES[:2] if "4096" not in case.name else SHAPES[:1]):
         inputs = case.inputs(shape, dtype, seed)
         want, got = evaluate(case, widened(inputs), "reference"), evaluate(case, inputs, "reference")
         for name, value in got.items():
             assert value.dtype in (dtype, torch.float32)
-            most = (relative + 2 * torch.finfo(value.dtype).eps) * scale(want[name]) + 4e-6
+            most = (relative + 2 * torch.finfo(value.dtype).eps) * scale(want[name]) + floor
             assert error(value, want[name]) <= most, f"{name}: {error(value, want[name]):.3g}, allowed {most:.3g}"
 
 

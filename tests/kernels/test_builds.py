@@ -1,0 +1,54 @@
+"""The builds of the CPU kernels for other processors, and a package without any."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from bfn_kernels import backends
+
+CAPABILITY = {"_cpu_avx512": "avx512", "_cpu_avx2": "avx2", "_cpu_generic": "default"}
+
+COMPUTE = """
+import sys, torch
+from bfn_kernels import backends, discrete, discretised
+x = torch.linspace(-1, 1, 3 * 37).reshape(3, 37)
+s = x.flip(1).clone().requires_grad_()
+a = discretised.discrete_time_loss(x, x, s - 2, x, 0.3, sigma_1=0.03, num_bins=17, n_steps=9, backend=sys.argv[1])
+a.backward()
+b = discrete.flow_sample((x > 0).long(), 0.5, num_classes=5, beta_1=1.0, seed=4, backend=sys.argv[1])
+torch.save([backends.CPU_BUILD, a.detach(), s.grad, b], sys.argv[2])
+"""
+
+
+def computed(path, backend: str, before: str = "", **environment) -> list:
+    command = [sys.executable, "-c", before + COMPUTE, backend, str(path)]
+    subprocess.run(command, check=True, env=os.environ | environment)
+    return torch.load(path)
+
+
+@pytest.mark.skipif(backends.BACKENDS["cpu"].missing is not None, reason="no extension was built")
+@pytest.mark.parametrize("build", CAPABILITY)
+def test_builds_agree(build, tmp_path):
+    best = ["_cpu_generic", "_cpu_avx2", "_cpu_avx512"]
+    if best.index(build) > best.index(backends.CPU_BUILD):
+        pytest.skip("this processor lacks the instructions")
+    loaded, *values = computed(tmp_path / "build", "cpu", ATEN_CPU_CAPABILITY=CAPABILITY[build])
+    assert loaded == build
+    _, *wanted = computed(tmp_path / "reference", "reference")
+    for value, want in zip(values, wanted, strict=True):
+        torch.testing.assert_close(value, want, rtol=2e-5, atol=1e-5)
+
+
+def test_without_an_extension_the_reference_serves(tmp_path):
+    hide = "import sys; sys.modules.update({'bfn_kernels.' + n: None for n in " + repr(list(CAPABILITY)) + "})\n"
+    loaded, *_ = computed(tmp_path / "hidden", "reference", hide)
+    assert loaded is None
+    asked = subprocess.run(
+        [sys.executable, "-c", hide + COMPUTE, "cpu", str(tmp_path / "asked")], capture_output=True, text=True
+    )
+    assert asked.returncode != 0
+    assert "RuntimeError: backend 'cpu' is not available" in asked.stderr
+    assert "pip install --no-build-isolation" in asked.stderr
