@@ -9,9 +9,8 @@ from bfn_kernels import __version__, backends
 
 def main() -> None:
     print(f"bfn_kernels {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
-    print(
-        f"processor   {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-    )
+    capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+    print(f"processor   {platform.machine()}, {capability}, {threads} threads")
     for backend in backends.BACKENDS.values():
         build = f" ({backends.CPU_BUILD})" if backend.name == "cpu" and backends.CPU_BUILD else ""
         state = f"available{build}" if backend.missing is None else f"not available: {backend.missing}"
