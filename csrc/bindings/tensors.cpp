@@ -42,7 +42,8 @@ View view(const char* name, const Tensor& x, const Shape& shape) {
     throw std::invalid_argument(std::string(name) + " has too many dimensions");
   }
   result.data = const_cast<void*>(x.const_data_ptr());
-  if (result.data == nullptr) result.data = &result;  // an empty tensor: nothing will be read
+  static char nothing;
+  if (result.data == nullptr) result.data = &nothing;  // an empty tensor, which is not a missing one
   result.dtype = dtype_of_tensor(name, x);
   for (int64_t d = static_cast<int64_t>(shape.size()) - 1; d >= 0; --d) {
     const int64_t size = d < extra ? 1 : x.size(d - extra);

@@ -7,7 +7,7 @@
 
 namespace bfn {
 
-constexpr int64_t kLanes = 64;  // groups made at a time, so that compilers use SIMD
+constexpr int64_t kLanes = 16;  // groups made at a time, so that compilers use SIMD
 
 // 4 * groups normals; `out` has room for whole multiples of kLanes groups.
 template <class T>
@@ -37,7 +37,8 @@ struct Noise {
   uint32_t stream = kSender;
 
   static constexpr int64_t room(int64_t length) {
-    return ((length + 3) / 4 + 1 + kLanes) / kLanes * kLanes * 4 + 4 * kLanes;
+    const int64_t groups = (length + 3) / 4 + 1;
+    return (groups + kLanes - 1) / kLanes * kLanes * 4;
   }
 
   // Normals of elementwise data, [start, start + length); `buffer` has room(length).
