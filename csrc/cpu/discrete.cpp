@@ -11,7 +11,7 @@ constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 template <class T>
 void softmax(T* z, int64_t count) {
   const T top = max_of(z, count);
-  for (int64_t k = 0; k < count; ++k) z[k] = exp(z[k] - top);
+  for (int64_t k = 0; k < count; ++k) z[k] = exp_difference(z[k], top);
   const T inverse = T(1) / sum_over<T>(0, count, [z](int64_t k) { return z[k]; });
   for (int64_t k = 0; k < count; ++k) z[k] *= inverse;
 }
@@ -51,7 +51,7 @@ Sent<T> choose(const DiscreteUpdate& op, int64_t row, T* p) {
     const int64_t first = std::find(p, p + count, top) - p;
     return {first < count ? first : -1, nullptr};
   }
-  for (int64_t k = 0; k < count; ++k) p[k] = exp(p[k] - top);
+  for (int64_t k = 0; k < count; ++k) p[k] = exp_difference(p[k], top);
   const T total = sum_over<T>(0, count, [p](int64_t k) { return p[k]; });
   return {draw_class(p, count, total, op.draw.uniform<T>(row)), nullptr};
 }

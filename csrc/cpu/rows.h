@@ -54,7 +54,7 @@ T max_of(const T* z, int64_t count) {
 template <class T>
 RowStats<T> row_stats(const T* z, int64_t x, int64_t count, T* e) {
   const T top = max_of(z, count);
-  for (int64_t k = 0; k < count; ++k) e[k] = exp(z[k] - top);
+  for (int64_t k = 0; k < count; ++k) e[k] = exp_difference(z[k], top);
   return {top, e[x], sum_without<T>(x, count, [e](int64_t k) { return e[k]; }),
           sum_without<T>(x, count, [e](int64_t k) { return e[k] * e[k]; })};
 }

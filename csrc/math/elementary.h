@@ -104,6 +104,14 @@ BFN_HD T softplus(T x) {
   return (x > T(0) ? x : T(0)) + log1p(exp(-abs(x)));
 }
 
+// exp(a - b), free of the rounding of a - b, which for logits far apart is most of the error.
+template <class T>
+BFN_HD T exp_difference(T a, T b) {
+  const T difference = a - b, back = difference - a, lost = (a - (difference - back)) - (b + back);
+  const T e = exp(difference);
+  return lost - lost == T(0) ? e + e * lost : e;
+}
+
 template <class T>
 BFN_HD T sigmoid(T x) {
   const T e = exp(-abs(x));
