@@ -13,8 +13,8 @@ $(VENV)/bin/python:
 
 # The environment and the extension are made again only when what they are made of has changed.
 $(VENV)/installed: pyproject.toml setup.py $(CPP) | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24' 'setuptools>=77' wheel ninja 'torch>=2.11'
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24' 'setuptools>=77' wheel ninja numpy 'torch>=2.11'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[train,dev]'
 	touch $@
 
 run: install
