@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bfn.configs import Config, load
-from bfn.model import BFN, ContinuousBFN
+from bfn.data import Data, load_data
+from bfn.model import BFN, ContinuousBFN, build_model
 
 TINY = [
     "network.width=16",
@@ -33,6 +34,15 @@ def tiny(tmp_path: Path) -> Callable[..., Config]:
         return load(name, [*TINY, f"out={tmp_path / name}", *overrides])
 
     return make
+
+
+@pytest.fixture(params=["digits", "digits_continuous", "digits_binary", "text"])
+def pair(request: pytest.FixtureRequest, tiny: Callable[..., Config]) -> tuple[BFN, Data]:
+    """A fresh model of every kind of data, and the data."""
+    config = tiny(request.param)
+    data = load_data(config)
+    torch.manual_seed(0)
+    return build_model(config, data), data
 
 
 class Oracle(nn.Module):

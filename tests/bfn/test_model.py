@@ -8,16 +8,6 @@ from bfn.model import build_model
 from bfn.sample import sample
 from bfn_kernels import discrete
 
-NAMES = ["digits", "digits_continuous", "digits_binary", "text"]
-
-
-@pytest.fixture(params=NAMES)
-def pair(request, tiny):
-    config = tiny(request.param)
-    data = load_data(config)
-    torch.manual_seed(0)
-    return build_model(config, data), data
-
 
 def test_a_fresh_network_is_differentiable_everywhere(pair):
     model, data = pair

@@ -4,17 +4,6 @@ import torch
 
 from bfn import plots
 from bfn.data import load_data
-from bfn.model import build_model
-
-NAMES = ["digits", "digits_continuous", "digits_binary", "text"]
-
-
-@pytest.fixture(params=NAMES)
-def pair(request, tiny):
-    config = tiny(request.param)
-    data = load_data(config)
-    torch.manual_seed(0)
-    return build_model(config, data), data
 
 
 def ink(path, size):
