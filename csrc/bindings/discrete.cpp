@@ -111,27 +111,22 @@ std::tuple<Tensor, Tensor, Tensor> nstep_new(const Tensor& x, const Tensor& logi
   const Shape rows = shape_of(x), shape = with(rows, classes_of(logits));
   const ScalarType type = compute_type({&logits});
   const Reduced to = reduced(x, mask, reduction, type);
-  Tensor by_logits = need_logits ? new_tensor(logits, shape, type) : nothing(logits, type);
+  Tensor by_logits = saved_gradient(logits, type, need_logits);
   BadClass bad;
-  DiscreteNStep op{classes_of(logits),
-                   n_steps,
-                   n_samples,
-                   static_cast<Receiver>(receiver),
-                   nodes.data(),
-                   node_weights.data(),
-                   static_cast<int64_t>(nodes.size()),
-                   view("x", x, rows),
-                   view("logits", logits, shape),
-                   view("alpha", alpha, rows),
-                   {},
-                   need_logits ? view("gradient", by_logits, shape) : View{},
-                   to.to,
-                   &bad};
-  if (n_samples > 0) {
-    Shape draws = shape;
-    draws.insert(draws.begin(), n_samples);
-    op.noise = noise_of(seed, noise, draws, kMonteCarlo);
-  }
+  const DiscreteNStep op{classes_of(logits),
+                         n_steps,
+                         n_samples,
+                         static_cast<Receiver>(receiver),
+                         nodes.data(),
+                         node_weights.data(),
+                         static_cast<int64_t>(nodes.size()),
+                         view("x", x, rows),
+                         view("logits", logits, shape),
+                         view("alpha", alpha, rows),
+                         monte_carlo_noise(seed, noise, shape, n_samples),
+                         need_logits ? view("gradient", by_logits, shape) : View{},
+                         to.to,
+                         &bad};
   with_compute_type(type, [&](auto t) { discrete_nstep<decltype(t)>(op); });
   refuse(bad, "x", op.num_classes);
   return {to.loss, to.scale, by_logits};

@@ -26,8 +26,8 @@ struct Gradients {
   LossGradients out;
 
   Gradients(const Tensor& like, ScalarType type, bool need_prediction, bool need_log_std)
-      : by_prediction(need_prediction ? new_tensor(like, shape_of(like), type) : nothing(like, type)),
-        by_log_std(need_log_std ? new_tensor(like, shape_of(like), type) : nothing(like, type)) {
+      : by_prediction(saved_gradient(like, type, need_prediction)),
+        by_log_std(saved_gradient(like, type, need_log_std)) {
     if (need_prediction) out.by_prediction = view("gradient", by_prediction, shape_of(like));
     if (need_log_std) out.by_log_std = view("gradient", by_log_std, shape_of(like));
   }
@@ -102,23 +102,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> loss_new(const Tensor& x, const Tenso
   const ScalarType type = compute_type({&x, &prediction, &log_std, get(mean)});
   const Reduced to = reduced(x, mask, reduction, type);
   const Gradients gradients(x, type, need_prediction, need_log_std);
-  DiscretisedLoss op{view("x", x, shape),
-                     network_output(prediction, log_std, mean, a, b, parametrisation, num_bins, clip),
-                     view("weight", weight, shape),
-                     view("alpha", alpha, shape),
-                     n_steps,
-                     n_samples,
-                     nodes.data(),
-                     node_weights.data(),
-                     static_cast<int64_t>(nodes.size()),
-                     {},
-                     gradients.out,
-                     to.to};
-  if (n_samples > 0) {
-    Shape draws = shape;
-    draws.insert(draws.begin(), n_samples);
-    op.noise = noise_of(seed, noise, draws, kMonteCarlo);
-  }
+  const DiscretisedLoss op{view("x", x, shape),
+                           network_output(prediction, log_std, mean, a, b, parametrisation, num_bins, clip),
+                           view("weight", weight, shape),
+                           view("alpha", alpha, shape),
+                           n_steps,
+                           n_samples,
+                           nodes.data(),
+                           node_weights.data(),
+                           static_cast<int64_t>(nodes.size()),
+                           monte_carlo_noise(seed, noise, shape, n_samples),
+                           gradients.out,
+                           to.to};
   with_compute_type(type, [&](auto t) { discretised_loss<decltype(t)>(op); });
   return {to.loss, to.scale, gradients.by_prediction, gradients.by_log_std};
 }

@@ -91,6 +91,12 @@ Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& s
   return result;
 }
 
+Noise monte_carlo_noise(const MaybeTensor& seed, const MaybeTensor& noise, Shape shape, int64_t n_samples) {
+  if (n_samples == 0) return {};
+  shape.insert(shape.begin(), n_samples);
+  return noise_of(seed, noise, shape, kMonteCarlo);
+}
+
 Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, ScalarType type) {
   const Shape shape = shape_of(x);
   const auto code = static_cast<Reduction>(reduction);

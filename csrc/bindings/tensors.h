@@ -57,7 +57,15 @@ void with_compute_type(ScalarType type, F&& f) {
 Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type);
 inline Tensor nothing(const Tensor& like, ScalarType type) { return new_tensor(like, {0}, type); }
 
+// A gradient that the forward pass saves, in the arithmetic's type; empty where it is not needed.
+inline Tensor saved_gradient(const Tensor& like, ScalarType type, bool needed) {
+  return needed ? new_tensor(like, shape_of(like), type) : nothing(like, type);
+}
+
 Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream);
+
+// That of `n_samples` draws, of which explicit noise has one per leading index; none for a quadrature.
+Noise monte_carlo_noise(const MaybeTensor& seed, const MaybeTensor& noise, Shape shape, int64_t n_samples);
 
 // The loss and scale that a reduction of `x`-shaped losses makes, and their views.
 struct Reduced {
