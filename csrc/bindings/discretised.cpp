@@ -39,8 +39,8 @@ std::tuple<Tensor, Tensor, Tensor> expected_value_new(const Tensor& mean, const 
   const ScalarType type = compute_type({&mean, &std});
   Tensor out = torch::stable::empty_like(mean);
   const Gradients gradients(mean, type, need_mean, need_std);
-  const ExpectedValue op{numel(shape), network_output(mean, std, {}, {}, {}, 0, num_bins, clip),
-                         view("out", out, shape), gradients.out};
+  const DiscretisedExpectedValue op{numel(shape), network_output(mean, std, {}, {}, {}, 0, num_bins, clip),
+                                    view("out", out, shape), gradients.out};
   with_compute_type(type, [&](auto t) { expected_value<decltype(t)>(op); });
   return {out, gradients.by_prediction, gradients.by_log_std};
 }

@@ -1,159 +1,178 @@
 #include "discretised.h"
 
-#include "../math/nstep.h"
+#include "../math/bin_prob.h"
+#include "../math/discretised.h"
+#include "expected_value.h"
+#include "nstep.h"
 
 namespace bfn {
 namespace {
 
+// What the network put out for a block of variables, and the normals that it stands for.
 template <class T>
 struct NetworkBlock {
-  T buffers[5][kBlock];
-  const T *prediction, *log_std, *mean, *a, *b;
-  Parametrisation kind;
+  T mean[kBlock], std[kBlock], mean_by_prediction[kBlock], std_by_log_std[kBlock];
   Bins<T> bins;
 
-  void read(const NetworkOutput& from, int64_t start, int64_t length) {
-    prediction = load(from.prediction, start, length, buffers[0]);
-    log_std = load(from.log_std, start, length, buffers[1]);
-    mean = load(from.mean, start, length, buffers[2]);
-    a = load(from.a, start, length, buffers[3]);
-    b = load(from.b, start, length, buffers[4]);
-    kind = from.kind;
-    bins = {from.num_bins, from.clip};
-  }
-  OutputNormal<T> normal(int64_t i) const {
-    return output_normal(kind, prediction[i], log_std[i], mean[i], a[i], b[i]);
+  NetworkBlock(const NetworkOutput& from, int64_t start, int64_t length) : bins{from.num_bins, from.clip} {
+    T buffers[5][kBlock];
+    const T* prediction = load(from.prediction, start, length, buffers[0]);
+    const T* log_std = load(from.log_std, start, length, buffers[1]);
+    const T* state = load(from.mean, start, length, buffers[2]);
+    const T* a = load(from.a, start, length, buffers[3]);
+    const T* b = load(from.b, start, length, buffers[4]);
+    for (int64_t i = 0; i < length; ++i) {
+      const auto normal = output_normal(from.kind, prediction[i], log_std[i], state[i], a[i], b[i]);
+      mean[i] = normal.mean;
+      std[i] = normal.std;
+      mean_by_prediction[i] = normal.mean_by_prediction;
+      std_by_log_std[i] = normal.std_by_log_std;
+    }
   }
 };
 
+// Derivatives by a block's means and stds.
 template <class T>
 struct GradientBlock {
-  T by_prediction[kBlock], by_log_std[kBlock];
+  T by_mean[kBlock], by_std[kBlock];
 
-  // The chain rule from the normal to the predictions.
-  void set(int64_t i, const OutputNormal<T>& normal, T by_mean, T by_std) {
-    by_prediction[i] = by_mean * normal.mean_by_prediction;
-    by_log_std[i] = by_std * normal.std_by_log_std;
-  }
-  void write(const LossGradients& to, int64_t start, int64_t length) const {
-    if (to.by_prediction) store(to.by_prediction, start, length, by_prediction);
-    if (to.by_log_std) store(to.by_log_std, start, length, by_log_std);
+  // By the predictions; 0 where the mask is.
+  void write(const LossGradients& to, const NetworkBlock<T>& from, int64_t start, int64_t length,
+             const uint8_t* mask = nullptr) {
+    for (int64_t i = 0; i < length; ++i) by_mean[i] *= from.mean_by_prediction[i];
+    for (int64_t i = 0; i < length; ++i) by_std[i] *= from.std_by_log_std[i];
+    for (int64_t i = 0; mask && i < length; ++i) {
+      by_mean[i] = mask[i] ? by_mean[i] : T(0);
+      by_std[i] = mask[i] ? by_std[i] : T(0);
+    }
+    if (to.by_prediction) store(to.by_prediction, start, length, by_mean);
+    if (to.by_log_std) store(to.by_log_std, start, length, by_std);
   }
 };
 
 template <class T>
 void choose_block(const NetworkBlock<T>& from, Choice choice, const T* eps, int64_t length, T* out) {
-  for (int64_t i = 0; i < length; ++i) {
-    const auto normal = from.normal(i);
-    if (choice == Choice::kMean) {
-      out[i] = static_cast<T>(expected_value(normal.mean, normal.std, from.bins).value);
-    } else if (choice == Choice::kMode) {
-      out[i] = mode(normal.mean, normal.std, from.bins);
-    } else {
-      out[i] = from.bins.centre(from.bins.index(clamp(normal.mean + normal.std * eps[i], T(-1), T(1))));
+  if (choice == Choice::kMean) {
+    ExpectedBlock<T> k;
+    k.sum(from.mean, from.std, length, from.bins);
+    for (int64_t i = 0; i < length; ++i) out[i] = k.base[i] + k.shift[i];
+  } else if (choice == Choice::kMode) {
+    for (int64_t i = 0; i < length; ++i) out[i] = mode(from.mean[i], from.std[i], from.bins);
+  } else {
+    for (int64_t i = 0; i < length; ++i) {
+      out[i] = from.bins.centre(from.bins.index(clamp(from.mean[i] + from.std[i] * eps[i], T(-1), T(1))));
     }
   }
 }
 
-// Sums of an n-step loss over one variable at a time; the scratch is shared by the variables of a block.
+// L_inf: weight (x - k)^2.
 template <class T>
-struct NStep {
-  const DiscretisedLoss& op;
-  int64_t count;
-  std::vector<T> eps, weights, scratch, normals;
-  const T* alpha;
-  T alpha_buffer[kBlock];
+void squared_error(const DiscretisedLoss& op, const NetworkBlock<T>& from, const T* x, int64_t start, int64_t length,
+                   T* loss, GradientBlock<T>& gradients) {
+  T buffer[kBlock];
+  const T* weight = load(op.weight, start, length, buffer);
+  ExpectedBlock<T> k;
+  k.sum(from.mean, from.std, length, from.bins);
+  for (int64_t i = 0; i < length; ++i) {
+    const T error = (x[i] - k.base[i]) - k.shift[i], slope = -2 * weight[i] * error;
+    loss[i] = weight[i] * error * error;
+    gradients.by_mean[i] = slope * k.by_mean[i];
+    gradients.by_std[i] = slope * k.by_std[i];
+  }
+}
 
+// -ln p of the bin of x.
+template <class T>
+void bin_cost(const NetworkBlock<T>& from, const T* x, int64_t length, T* loss, GradientBlock<T>& gradients) {
+  for (int64_t i = 0; i < length; ++i) {
+    const auto p = log_bin_prob(from.bins.index(x[i]), from.mean[i], from.std[i], from.bins);
+    loss[i] = -p.value;
+    gradients.by_mean[i] = -p.by_mean;
+    gradients.by_std[i] = -p.by_std;
+  }
+}
+
+// L_n; one for all blocks of a thread.
+template <class T>
+class NStep {
+ public:
   explicit NStep(const DiscretisedLoss& loss)
       : op(loss),
-        count(loss.n_samples ? loss.n_samples : loss.num_nodes),
-        eps(count),
-        weights(count),
-        scratch(2 * loss.from.num_bins),
-        normals(loss.n_samples ? count * Noise::room(kBlock) : 0) {
-    for (int64_t i = 0; i < count; ++i) {
+        draws(loss.n_samples ? loss.n_samples : loss.num_nodes),
+        eps(draws),
+        weights(draws),
+        results(draws),
+        normals(loss.n_samples ? draws * Noise::room(kBlock) : 0),
+        sum({loss.from.num_bins, loss.from.clip}) {
+    for (int64_t i = 0; i < draws; ++i) {
       eps[i] = op.n_samples ? T(0) : static_cast<T>(op.nodes[i]);
-      weights[i] = op.n_samples ? T(1) / static_cast<T>(count) : static_cast<T>(op.node_weights[i]);
+      weights[i] = op.n_samples ? T(1) / static_cast<T>(draws) : static_cast<T>(op.node_weights[i]);
     }
   }
-  void read(int64_t start, int64_t length) {
-    alpha = load(op.alpha, start, length, alpha_buffer);
+
+  void operator()(const NetworkBlock<T>& from, const T* x, int64_t start, int64_t length, const uint8_t* mask, T* loss,
+                  GradientBlock<T>& gradients) {
+    T alpha_buffer[kBlock];
+    const T* alpha = load(op.alpha, start, length, alpha_buffer);
+    draw(start, length);
+    for (int64_t i = 0; i < length; ++i) {
+      if (mask && !mask[i]) continue;
+      for (int64_t d = 0; d < op.n_samples; ++d) eps[d] = normals[d * Noise::room(kBlock) + i];
+      sum(x[i], from.mean[i], from.std[i], 1 / sqrt(alpha[i]), eps.data(), draws, results.data());
+      T value = 0, by_mean = 0, by_std = 0;
+      for (int64_t d = 0; d < draws; ++d) {
+        value += weights[d] * results[d].value;
+        by_mean += weights[d] * results[d].by_mean;
+        by_std += weights[d] * results[d].by_std;
+      }
+      const T n = static_cast<T>(op.n_steps);
+      loss[i] = -n * value;
+      gradients.by_mean[i] = -n * by_mean;
+      gradients.by_std[i] = -n * by_std;
+    }
+  }
+
+ private:
+  const DiscretisedLoss& op;
+  int64_t draws;
+  std::vector<T> eps, weights;
+  std::vector<WithGradient<T>> results;
+  std::vector<T> normals;
+  NStepSum<T> sum;
+
+  void draw(int64_t start, int64_t length) {
     const int64_t all = op.to.batch * op.to.per_batch;
-    for (int64_t draw = 0; draw < op.n_samples; ++draw) {
-      T* buffer = normals.data() + draw * Noise::room(kBlock);
-      const T* from = op.noise.normals(start, length, buffer, static_cast<uint32_t>(draw), all);
+    for (int64_t d = 0; d < op.n_samples; ++d) {
+      T* buffer = normals.data() + d * Noise::room(kBlock);
+      const T* from = op.noise.normals(start, length, buffer, static_cast<uint32_t>(d), all);
       std::memmove(buffer, from, length * sizeof(T));
     }
   }
-  WithGradient<T> operator()(int64_t i, T x, const OutputNormal<T>& normal, Bins<T> bins) {
-    for (int64_t draw = 0; draw < op.n_samples; ++draw) eps[draw] = normals[draw * Noise::room(kBlock) + i];
-    const T n = static_cast<T>(op.n_steps);
-    const auto d = discrete_time_divergence(x, normal.mean, normal.std, 1 / sqrt(alpha[i]), bins, eps.data(),
-                                            weights.data(), count, scratch.data(), scratch.data() + bins.count);
-    return {n * d.value, n * d.by_mean, n * d.by_std};
-  }
 };
-
-template <class T>
-WithGradient<T> squared_error(T x, T weight, const OutputNormal<T>& normal, Bins<T> bins) {
-  const auto k = expected_value(normal.mean, normal.std, bins);
-  const double error = x - k.value, slope = -2 * weight * error;
-  return {static_cast<T>(weight * error * error), static_cast<T>(slope * k.by_mean), static_cast<T>(slope * k.by_std)};
-}
-
-template <class T>
-WithGradient<T> bin_cost(T x, const OutputNormal<T>& normal, Bins<T> bins) {
-  const auto p = log_bin_prob(bins.index(x), normal.mean, normal.std, bins);
-  return {-p.value, -p.by_mean, -p.by_std};
-}
-
-// Reads a block, has `cost` say what each variable costs, and writes the losses and gradients.
-template <class T, class F>
-void loss_block(const DiscretisedLoss& op, int64_t start, int64_t length, const uint8_t* mask, T* loss, F&& cost) {
-  NetworkBlock<T> from;
-  GradientBlock<T> gradients;
-  T buffer[kBlock];
-  from.read(op.from, start, length);
-  const T* x = load(op.x, start, length, buffer);
-  for (int64_t i = 0; i < length; ++i) {
-    if (mask && !mask[i]) {
-      gradients.by_prediction[i] = gradients.by_log_std[i] = 0;
-      continue;
-    }
-    const auto normal = from.normal(i);
-    const WithGradient<T> c = cost(i, x[i], normal, from.bins);
-    loss[i] = c.value;
-    gradients.set(i, normal, c.by_mean, c.by_std);
-  }
-  gradients.write(op.gradients, start, length);
-}
 
 }  // namespace
 
 template <class T>
-void expected_value(const ExpectedValue& op) {
+void expected_value(const DiscretisedExpectedValue& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    NetworkBlock<T> from;
+    const NetworkBlock<T> from(op.from, start, length);
     GradientBlock<T> gradients;
+    ExpectedBlock<T> k;
     T buffer[kBlock];
-    from.read(op.from, start, length);
-    for (int64_t i = 0; i < length; ++i) {
-      const auto normal = from.normal(i);
-      const auto k = expected_value(normal.mean, normal.std, from.bins);
-      buffer[i] = static_cast<T>(k.value);
-      gradients.set(i, normal, static_cast<T>(k.by_mean), static_cast<T>(k.by_std));
-    }
+    k.sum(from.mean, from.std, length, from.bins);
+    for (int64_t i = 0; i < length; ++i) buffer[i] = k.base[i] + k.shift[i];
+    std::copy_n(k.by_mean, length, gradients.by_mean);
+    std::copy_n(k.by_std, length, gradients.by_std);
     store(op.out, start, length, buffer);
-    gradients.write(op.gradients, start, length);
+    gradients.write(op.gradients, from, start, length);
   });
 }
 
 template <class T>
 void choose(const Choose& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    NetworkBlock<T> from;
+    const NetworkBlock<T> from(op.from, start, length);
     T buffer[kBlock], normals[Noise::room(kBlock)];
-    from.read(op.from, start, length);
     const T* eps = op.choice == Choice::kSample ? op.draw.normals(start, length, normals) : nullptr;
     choose_block(from, op.choice, eps, length, buffer);
     store(op.out, start, length, buffer);
@@ -163,9 +182,8 @@ void choose(const Choose& op) {
 template <class T>
 void discretised_update(const DiscretisedUpdate& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    NetworkBlock<T> from;
+    const NetworkBlock<T> from(op.from, start, length);
     T value[kBlock], buffers[5][kBlock], normals[Noise::room(kBlock)];
-    from.read(op.from, start, length);
     const T* draw = op.choice == Choice::kSample ? op.draw.normals(start, length, normals) : nullptr;
     choose_block(from, op.choice, draw, length, value);
     if (op.known) {
@@ -187,27 +205,26 @@ void discretised_update(const DiscretisedUpdate& op) {
 template <class T>
 void discretised_loss(const DiscretisedLoss& op) {
   reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss) {
+    const NetworkBlock<T> from(op.from, start, length);
+    GradientBlock<T> gradients;
+    T buffer[kBlock];
+    const T* x = load(op.x, start, length, buffer);
     if (op.weight) {
-      T buffer[kBlock];
-      const T* weight = load(op.weight, start, length, buffer);
-      loss_block(op, start, length, mask, loss, [&](int64_t i, T x, const OutputNormal<T>& normal, Bins<T> bins) {
-        return squared_error(x, weight[i], normal, bins);
-      });
+      squared_error(op, from, x, start, length, loss, gradients);
     } else if (op.alpha) {
       NStep<T> nstep(op);
-      nstep.read(start, length);
-      loss_block(op, start, length, mask, loss, nstep);
+      nstep(from, x, start, length, mask, loss, gradients);
     } else {
-      loss_block(op, start, length, mask, loss,
-                 [](int64_t, T x, const OutputNormal<T>& normal, Bins<T> bins) { return bin_cost(x, normal, bins); });
+      bin_cost(from, x, length, loss, gradients);
     }
+    gradients.write(op.gradients, from, start, length, mask);
   });
 }
 
-#define BFN_INSTANTIATE(T)                                       \
-  template void expected_value<T>(const ExpectedValue&);         \
-  template void choose<T>(const Choose&);                        \
-  template void discretised_update<T>(const DiscretisedUpdate&); \
+#define BFN_INSTANTIATE(T)                                          \
+  template void expected_value<T>(const DiscretisedExpectedValue&); \
+  template void choose<T>(const Choose&);                           \
+  template void discretised_update<T>(const DiscretisedUpdate&);    \
   template void discretised_loss<T>(const DiscretisedLoss&);
 BFN_INSTANTIATE(float)
 BFN_INSTANTIATE(double)

@@ -19,7 +19,7 @@ struct LossGradients {
   View by_prediction, by_log_std;  // null where none is asked for
 };
 
-struct ExpectedValue {
+struct DiscretisedExpectedValue {
   int64_t count;
   NetworkOutput from;
   View out;
@@ -59,7 +59,7 @@ struct DiscretisedLoss {
 };
 
 template <class T>
-void expected_value(const ExpectedValue& op);
+void expected_value(const DiscretisedExpectedValue& op);
 template <class T>
 void choose(const Choose& op);
 template <class T>

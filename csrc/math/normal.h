@@ -48,6 +48,18 @@ BFN_HD T cdf(T z) {
   return z < T(0) ? tail : T(1) - tail;
 }
 
+// Phi(-z) and the integral of Phi from -infinity to -z, z >= 0.
+template <class T>
+struct Tail {
+  T density, mass, integral;
+};
+
+template <class T>
+BFN_HD Tail<T> tail(T z) {
+  const T scale = static_cast<T>(1 / kSqrtTwoPi), e = exp(T(-0.5) * z * z), ratio = mills(z);
+  return {e * scale, e * ratio, e * (scale - z * ratio)};
+}
+
 // A logarithm of a probability and its derivatives by the two ends of the interval.
 template <class T>
 struct LogInterval {
@@ -65,21 +77,20 @@ BFN_HD LogInterval<T> log_cdf(T z) {
 }
 
 // ln(Phi(right) - Phi(left)), width = right - left exactly. On one side of 0 it is taken from the nearer edge, so that
-// nothing cancels, however far out; `middle` is (left + right)/2.
+// nothing cancels, however far out; `middle` is (left + right)/2. Selections, no branches: it runs in SIMD lanes.
 template <class T>
 BFN_HD LogInterval<T> log_interval(T left, T right, T middle, T width) {
   const T scale = static_cast<T>(1 / kSqrtTwoPi);
-  if (left <= T(0) && right >= T(0)) {
-    const T p = T(1) - smaller_tail(left) - smaller_tail(right);
-    const T outside = smaller_tail(left) + smaller_tail(right);
-    return {log1p(-outside), -density(left) / p, density(right) / p};
-  }
-  const bool above = left > T(0);
-  const T near = above ? left : -right, far = above ? right : -left;
-  const T drop = exp(-width * abs(middle)), ratio = drop * mills(far) / mills(near);
-  const T by_near = scale / (mills(near) * (T(1) - ratio)), by_far = by_near * drop;
-  const T value = T(-0.5) * near * near + log(mills(near)) + log1p(-ratio);
-  return above ? LogInterval<T>{value, -by_near, by_far} : LogInterval<T>{value, -by_far, by_near};
+  const bool astride = left <= T(0) && right >= T(0), above = left > T(0);
+  const T near = astride ? -left : above ? left : -right, far = astride ? right : above ? right : -left;
+  const T near_mills = mills(near), far_mills = mills(far);
+  const T near_density = exp(T(-0.5) * near * near), far_density = exp(T(-0.5) * far * far);
+  const T drop = exp(-width * abs(middle));  // of the density from the nearer edge to the farther
+  const T missing = astride ? near_density * near_mills + far_density * far_mills : drop * far_mills / near_mills;
+  const T value = log1p(-missing) + (astride ? T(0) : T(-0.5) * near * near + log(near_mills));
+  const T inverse = scale / ((astride ? T(1) : near_mills) * (T(1) - missing));
+  const T by_near = (astride ? near_density : T(1)) * inverse, by_far = (astride ? far_density : drop) * inverse;
+  return astride || above ? LogInterval<T>{value, -by_near, by_far} : LogInterval<T>{value, -by_far, by_near};
 }
 
 }  // namespace bfn

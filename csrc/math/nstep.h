@@ -1,77 +1,98 @@
 // The n-step loss of discretised data (113-119): -E[eps^2/2 + ln sum_k p_k exp(-(y - c_k)^2 / 2 tau^2)], y = x + tau
-// eps.
+// eps. With q_k = (c_k - x)/tau the bracket is ln sum_k p_k exp(q_k (eps - q_k/2)), which has no eps^2 left to cancel.
+//
+// p_k times the other normal is a bump of width s, 1/s^2 = 1/std^2 + 1/tau^2: few bins are summed as they are, many by
+// 32 Gauss-Legendre points, whatever their number [derived]. The end bins of a clipped distribution stand apart.
 #pragma once
 
-#include "discretised.h"
+#include "bin_prob.h"
 
 namespace bfn {
 
-struct BinRange {
-  int64_t first, last;
+// Where the draws' bumps lie: from `offset` on, as a position of bins from the whole number `base`, so that far along
+// the bins no position loses its digits.
+template <class T>
+struct NStepWindow {
+  T base, offset, length;
+  bool cut_low, cut_high;  // the window ends with the bins on that side
+  bool every;              // bin is a point; else Gauss-Legendre points are
 };
 
-// Only bins near the peak of the product of the two normals, and the end bins, matter [derived]; in double all count,
-// so that no window shows as a step.
+constexpr int kNodes = 32;
+constexpr int kMaxPoints = 160;  // of which every bin is one
+constexpr double kReach = 6;     // bumps are 0 to float32 beyond so many s
+constexpr double kMaxSpan = 21;  // s that Gauss-Legendre points cover: 5e-9
+
+// The normal as far as windows and end corrections go by it: an unclipped distribution with next to no mass in [-1, 1]
+// is uniform there.
 template <class T>
-BFN_HD BinRange window(T mean, T std, T y, T tau, Bins<T> bins) {
-  if (sizeof(T) == sizeof(double)) return {0, bins.count - 1};
-  const T s2 = 1 / (1 / (std * std) + 1 / (tau * tau));
-  const T peak = clamp(s2 * (mean / (std * std) + y / (tau * tau)), T(-1), T(1)), reach = 6 * sqrt(s2) + bins.width();
-  return {static_cast<int64_t>(bins.index(peak - reach)), static_cast<int64_t>(bins.index(peak + reach))};
+struct Bump {
+  T std, s, by_mean, by_eps;  // the peak is x + by_mean (mean - x) + by_eps eps
+
+  BFN_HD Bump(T normal_std, T tau, bool uniform) : std(uniform ? T(1e9) : normal_std) {
+    const T sum = square(std) + square(tau);
+    s = std * tau / sqrt(sum);
+    by_mean = square(tau) / sum;
+    by_eps = square(std) / sum * tau;
+  }
+};
+
+// The window of all draws between two eps.
+template <class T>
+BFN_HD NStepWindow<T> nstep_window(T x, T mean, Bump<T> bump, T least_eps, T most_eps, Bins<T> bins) {
+  const T first = bins.clip ? T(1) : T(0), last = bins.last() - first, half = T(0.5), reach = T(kReach) * bump.s;
+  // in double no rule shows as a step
+  if (sizeof(T) == sizeof(double) || last < first) return {first, T(0), last - first, true, true, true};
+  const T centre = x + bump.by_mean * (mean - x);
+  const T from = clamp(centre + bump.by_eps * least_eps, T(-1), T(1)) - reach;
+  const T to = clamp(centre + bump.by_eps * most_eps, T(-1), T(1)) + reach;
+  const T low = bins.position(from) - 1 - half, high = bins.position(to) + half;  // with a bin to spare on each side
+  const bool cut_low = low <= first - half, cut_high = high >= last + half;
+  const T begin = cut_low ? first - half : low, end = cut_high ? last + half : high;
+  const T base = clamp(floor(begin + half), first, last), count = clamp(floor(end + half), first, last) - base + 1;
+  if (count <= T(cut_low || cut_high ? kMaxPoints : kNodes)) return {base, T(0), count - 1, cut_low, cut_high, true};
+  return {base, begin - base, end - begin, cut_low, cut_high, false};
 }
 
-// The std that the window goes by: an unclipped distribution that has next to no mass in [-1, 1] is uniform there.
-template <class T>
-BFN_HD T window_std(T mean, T std, Bins<T> bins) {
-  const bool uniform = !bins.clip && exp(log_total(mean, std).value) < kTinyTotal<T>;
-  return uniform ? T(1e9) : std;
+// Half of the nodes in [0, 1] and their weights there; the others are their mirror images.
+BFN_HD float legendre_node(int i) {
+  constexpr float nodes[kNodes / 2] = {0.00136806908f, 0.00719424423f, 0.0176188722f, 0.032546962f,
+                                       0.0518394221f,  0.0753161931f,  0.102758102f,  0.133908941f,
+                                       0.168477867f,   0.206142121f,   0.246550046f,  0.289324362f,
+                                       0.334065699f,   0.380356319f,   0.427764019f,  0.475846167f};
+  return i < kNodes / 2 ? nodes[i] : 1.0f - nodes[kNodes - 1 - i];
+}
+BFN_HD float legendre_weight(int i) {
+  constexpr float weights[kNodes / 2] = {0.003509305f,  0.00813719737f, 0.0126960327f, 0.0171369315f,
+                                         0.021417949f,  0.0254990296f,  0.0293420467f, 0.0329111114f,
+                                         0.0361728971f, 0.0390969479f,  0.0416559621f, 0.0438260465f,
+                                         0.0455869393f, 0.0469221995f,  0.04781936f,   0.0482700443f};
+  return weights[i < kNodes / 2 ? i : kNodes - 1 - i];
 }
 
-// `log_p` and `responsibility` are scratch for `bins.count` numbers each.
+// The i-th point: its distance from the window's base in bins, and how many bins it stands for.
 template <class T>
-BFN_HD WithGradient<T> discrete_time_divergence(T x, T mean, T std, T tau, Bins<T> bins, const T* eps, const T* weights,
-                                                int64_t count, T* log_p, T* responsibility) {
-  T low = eps[0], high = eps[0], poison = x + mean + std + tau;
-  for (int64_t i = 0; i < count; ++i) {
-    low = eps[i] < low ? eps[i] : low;
-    high = eps[i] > high ? eps[i] : high;
-    poison += eps[i];
-  }
-  poison -= poison;  // 0, or NaN where anything is not finite
-  if (!(poison == T(0))) return {poison, poison, poison};
-  const int64_t end = bins.count - 1;
-  const T spread = window_std(mean, std, bins);
-  const int64_t first = window(mean, spread, x + tau * low, tau, bins).first;
-  const int64_t last = window(mean, spread, x + tau * high, tau, bins).last;
-  const auto visit = [&](BinRange range, auto&& f) {
-    if (range.first > 0) f(int64_t{0});
-    for (int64_t k = range.first; k <= range.last; ++k) f(k);
-    if (range.last < end) f(end);
-  };
-  visit({first, last}, [&](int64_t k) {
-    log_p[k] = log_bin_prob(static_cast<T>(k), mean, std, bins).value;
-    responsibility[k] = 0;
-  });
-  const T half_alpha = T(0.5) / (tau * tau);
-  T value = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const T y = x + tau * eps[i];
-    const BinRange near = window(mean, spread, y, tau, bins);
-    T top = -std::numeric_limits<T>::infinity(), sum = 0;
-    const auto term = [&](int64_t k) { return log_p[k] - half_alpha * square(y - bins.centre(static_cast<T>(k))); };
-    visit(near, [&](int64_t k) { top = term(k) > top ? term(k) : top; });
-    visit(near, [&](int64_t k) { sum += exp(term(k) - top); });
-    value -= weights[i] * (T(0.5) * square(eps[i]) + top + log(sum));
-    visit(near, [&](int64_t k) { responsibility[k] += weights[i] * exp(term(k) - top) / sum; });
-  }
-  WithGradient<T> result{value, 0, 0};
-  visit({first, last}, [&](int64_t k) {
-    if (responsibility[k] == T(0)) return;
-    const auto p = log_bin_prob(static_cast<T>(k), mean, std, bins);
-    result.by_mean -= responsibility[k] * p.by_mean;
-    result.by_std -= responsibility[k] * p.by_std;
-  });
-  return result;
+struct Point {
+  T distance, weight;
+};
+
+template <class T>
+BFN_HD Point<T> nstep_point(NStepWindow<T> window, int i) {
+  if (window.every) return {static_cast<T>(i), T(1)};
+  return {window.offset + window.length * legendre_node(i), window.length * legendre_weight(i)};
+}
+
+// Midpoint rule: a sum over bins from a cut on is the integral and, of l = ln(p_k times the other normal), with its
+// derivatives l', l'' per bin inwards, exp(l) times l'/24 - 7/5760 (l'^3 + 3 l' l''). Returned with its derivatives.
+template <class T>
+BFN_HD WithGradient<T> cut_weight(T by_mean, T q, T eps, bool low, T width, T tau, Bump<T> bump) {
+  const T side = low ? width : -width, width2 = width * width, std2 = square(bump.std);
+  const T first = side * ((eps - q) / tau - by_mean), second = -width2 / square(bump.s);
+  const T first_by_mean = side / std2, first_by_std = 2 * side * by_mean / bump.std;
+  const T second_by_std = 2 * width2 / (std2 * bump.std), third = T(7.0 / 5760);
+  const T by_first = T(1.0 / 24) - third * 3 * (first * first + second), by_second = -third * 3 * first;
+  return {first * (T(1.0 / 24) - third * (first * first + 3 * second)), by_first * first_by_mean,
+          by_first * first_by_std + by_second * second_by_std};
 }
 
 }  // namespace bfn

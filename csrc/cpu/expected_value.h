@@ -1,0 +1,115 @@
+// Expected values of a block of variables, those of one rule together, so that SIMD lanes stay busy.
+#pragma once
+
+#include "../math/expected_value.h"
+#include "parallel.h"
+
+namespace bfn {
+
+constexpr int64_t kVariableLanes = 16;  // variables whose edges are summed at a time
+
+template <class T>
+struct ExpectedBlock {
+  T base[kBlock], shift[kBlock], by_mean[kBlock], by_std[kBlock];
+
+  void sum(const T* mean, const T* std, int64_t length, Bins<T> bins);
+
+ private:
+  void set(int64_t i, const ExpectedValue<T>& k) {
+    base[i] = k.base;
+    shift[i] = k.shift;
+    by_mean[i] = k.by_mean;
+    by_std[i] = k.by_std;
+  }
+};
+
+// What a rule is summed over: arrays with room for whole lanes behind the last variable.
+template <class T>
+struct SortedBlock {
+  static constexpr int64_t kRoom = kBlock + kVariableLanes;
+  T mean[kRoom], std[kRoom], base[kRoom], shift[kRoom], by_mean[kRoom], by_std[kRoom];
+  uint16_t order[kBlock];
+  uint8_t rule[kBlock];
+  int64_t begin[kEdgeRules + 1] = {};
+
+  SortedBlock(const T* means, const T* stds, int64_t length, T h) {
+    for (int64_t i = 0; i < length; ++i) rule[i] = static_cast<uint8_t>(edge_rule(stds[i], h));
+    for (int64_t i = 0; i < length; ++i) ++begin[rule[i] + 1];
+    for (int r = 0; r < kEdgeRules; ++r) begin[r + 1] += begin[r];
+    int64_t next[kEdgeRules];
+    std::copy_n(begin, kEdgeRules, next);
+    for (int64_t i = 0; i < length; ++i) {
+      const int64_t at = next[rule[i]]++;
+      order[at] = static_cast<uint16_t>(i);
+      mean[at] = means[i];
+      std[at] = stds[i];
+    }
+    std::fill_n(mean + length, kVariableLanes, T(0));
+    std::fill_n(std + length, kVariableLanes, T(1));
+  }
+
+  template <class F>
+  void each(EdgeRule which, F&& f) {
+    for (int64_t i = begin[static_cast<int>(which)]; i < begin[static_cast<int>(which) + 1]; ++i) {
+      const ExpectedValue<T> k = f(mean[i], std[i]);
+      base[i] = k.base;
+      shift[i] = k.shift;
+      by_mean[i] = k.by_mean;
+      by_std[i] = k.by_std;
+    }
+  }
+
+  // What it writes behind its own variables the next rule overwrites.
+  void edges(EdgeRule which, Bins<T> bins) {
+    const int64_t seen = kEdgesSeen[static_cast<int>(which)], count = seen < bins.count - 1 ? seen : bins.count - 1;
+    for (int64_t at = begin[static_cast<int>(which)]; at < begin[static_cast<int>(which) + 1]; at += kVariableLanes) {
+      T leading[kVariableLanes], rest[kVariableLanes], unit[kVariableLanes], below[kVariableLanes];
+      T first[kVariableLanes], sums[3][kVariableLanes] = {};
+      for (int64_t j = 0; j < kVariableLanes; ++j) {
+        const EdgeWindow<T> window = edge_window(mean[at + j], std[at + j], count, bins);
+        leading[j] = window.origin.leading;
+        rest[j] = window.origin.rest;
+        unit[j] = window.unit;
+        below[j] = window.below;
+        first[j] = window.first;
+      }
+      for (int64_t i = 0; i < count; ++i) {
+        for (int64_t j = 0; j < kVariableLanes; ++j) {
+          const EdgeWindow<T> window{{leading[j], rest[j], bins.real_count()}, unit[j], below[j], first[j]};
+          add_edge(window, static_cast<T>(i), sums[0][j], sums[1][j], sums[2][j]);
+        }
+      }
+      for (int64_t j = 0; j < kVariableLanes; ++j) {
+        base[at + j] = bins.centre(below[j]);
+        shift[at + j] = bins.width() * sums[0][j];
+        by_mean[at + j] = 2 * unit[j] * sums[1][j];
+        by_std[at + j] = 2 * unit[j] * sums[2][j];
+      }
+    }
+  }
+};
+
+template <class T>
+void ExpectedBlock<T>::sum(const T* mean, const T* std, int64_t length, Bins<T> bins) {
+  if (sizeof(T) == sizeof(double)) {
+    for (int64_t i = 0; i < length; ++i) set(i, expected_value(mean[i], std[i], bins));
+    return;
+  }
+  SortedBlock<T> sorted(mean, std, length, bins.width());
+  for (const EdgeRule rule : {EdgeRule::kSeven, EdgeRule::kThirteen, EdgeRule::kTwentyFive}) sorted.edges(rule, bins);
+  sorted.each(EdgeRule::kSmooth, [bins](T m, T s) { return smooth_sum(m, s, bins); });
+  sorted.each(EdgeRule::kWide, [bins](T m, T s) { return wide_sum(m, s, bins); });
+  for (int64_t i = 0; i < length; ++i) {
+    const int64_t to = sorted.order[i];
+    base[to] = sorted.base[i];
+    shift[to] = sorted.shift[i];
+    by_mean[to] = sorted.by_mean[i];
+    by_std[to] = sorted.by_std[i];
+  }
+  if (bins.clip) return;
+  for (int64_t i = 0; i < length; ++i) {
+    set(i, renormalised({base[i], shift[i], by_mean[i], by_std[i]}, mean[i], std[i], bins));
+  }
+}
+
+}  // namespace bfn

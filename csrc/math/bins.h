@@ -1,0 +1,44 @@
+// K bins of width h = 2/K that divide [-1, 1]; a bin is known by its zero-based index, held as a real so that NaN stays
+// NaN.
+#pragma once
+
+#include "elementary.h"
+
+namespace bfn {
+
+template <class T>
+struct Bins {
+  int64_t count;
+  bool clip;  // the end bins hold the mass beyond [-1, 1]; otherwise the distribution is renormalised
+
+  BFN_HD T real_count() const { return static_cast<T>(count); }
+  BFN_HD T width() const { return T(2) / real_count(); }
+  BFN_HD T last() const { return static_cast<T>(count - 1); }
+  BFN_HD T position(T x) const { return (x * T(0.5) + T(0.5)) * real_count(); }
+  BFN_HD T index(T x) const { return clamp(floor(position(x)), T(0), last()); }
+  BFN_HD T centre(T index) const { return (2 * index + 1) / real_count() - 1; }
+};
+
+template <class T>
+constexpr T kTinyTotal = T(1e-5);  // an unclipped distribution with less mass in [-1, 1] is uniform
+
+BFN_HD float leading_bits(float x) { return bit_cast<float>(bit_cast<uint32_t>(x) & 0xFFFF0000u); }
+BFN_HD double leading_bits(double x) { return x; }
+
+// Distances to a point, in units of 1/K and without the rounding of -1 + 2j/K, which a small std would magnify: K times
+// the leading bits of the point is exact.
+template <class T>
+struct Origin {
+  T leading, rest, count;
+
+  BFN_HD T to_edge(T j) const { return (2 * j - count - leading) - rest; }  // to -1 + 2j/K
+  BFN_HD T to_centre(T index) const { return to_edge(index + T(0.5)); }     // of any real index
+};
+
+template <class T>
+BFN_HD Origin<T> origin_of(T point, Bins<T> bins) {
+  const T leading = leading_bits(point), count = bins.real_count();
+  return {leading * count, (point - leading) * count, count};
+}
+
+}  // namespace bfn

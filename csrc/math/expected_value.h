@@ -1,0 +1,165 @@
+// k = sum p_k c_k, the mean of the output distribution, by its closed form over the inner edges b_j [derived]:
+// k = (1 - 1/K) - h sum Phi(z_j), dk/dmean = (h/std) sum phi(z_j), dk/dstd = (h/std) sum z_j phi(z_j),
+// z_j = (b_j - mean)/std. The edges are a uniform grid, so the sums cost the same for every K.
+#pragma once
+
+#include "bins.h"
+#include "normal.h"
+
+namespace bfn {
+
+// k in two parts: losses take its difference from x, and `base`, where it is a bin's centre, differs from x exactly.
+template <class T>
+struct ExpectedValue {
+  T base, shift, by_mean, by_std;
+};
+
+// Which rule sums over the edges: one that sees few, those within 6 std of the mean; then Euler-Maclaurin; and where
+// std is large, so that its terms would cancel, a Taylor series about the edges' middle.
+enum class EdgeRule : int { kSeven, kThirteen, kTwentyFive, kSmooth, kWide };
+constexpr int kEdgeRules = 5;
+constexpr int64_t kEdgesSeen[] = {7, 13, 25};
+
+template <class T>
+BFN_HD EdgeRule edge_rule(T std, T h) {
+  return std < h / 2   ? EdgeRule::kSeven
+         : std < h     ? EdgeRule::kThirteen
+         : std < 2 * h ? EdgeRule::kTwentyFive
+         : std < T(2)  ? EdgeRule::kSmooth
+                       : EdgeRule::kWide;
+}
+
+// The edges that a rule of `count` edges sees, 1 to K - 1 in all.
+template <class T>
+struct EdgeWindow {
+  Origin<T> origin;
+  T unit, below, first;  // below: the edges left of the mean
+};
+
+template <class T>
+BFN_HD EdgeWindow<T> edge_window(T mean, T std, int64_t count, Bins<T> bins) {
+  const T reach = floor(bins.position(mean) - 3 * bins.real_count() * std) + 1;
+  return {origin_of(mean, bins), 1 / (bins.real_count() * std), bins.index(mean),
+          clamp(reach, T(1), bins.last() - static_cast<T>(count) + 1)};
+}
+
+// The i-th edge's part of the sums. An edge left of the mean counts 0 in `base` and Phi(z) here, one right of it 1 and
+// Phi(z) - 1.
+template <class T>
+BFN_HD void add_edge(EdgeWindow<T> window, T i, T& shift, T& density, T& moment) {
+  const T j = window.first + i, z = window.origin.to_edge(j) * window.unit;
+  const Tail<T> t = tail(abs(z));
+  shift += j > window.below ? t.mass : -t.mass;
+  density += t.density;
+  moment += z * t.density;
+}
+
+template <class T>
+BFN_HD ExpectedValue<T> window_value(EdgeWindow<T> window, T shift, T density, T moment, Bins<T> bins) {
+  return {bins.centre(window.below), bins.width() * shift, 2 * window.unit * density, 2 * window.unit * moment};
+}
+
+template <class T>
+BFN_HD ExpectedValue<T> edge_sum(T mean, T std, int64_t count, Bins<T> bins) {
+  const EdgeWindow<T> window = edge_window(mean, std, count, bins);
+  T shift = 0, density = 0, moment = 0;
+  for (int64_t i = 0; i < count; ++i) add_edge(window, static_cast<T>(i), shift, density, moment);
+  return window_value(window, shift, density, moment, bins);
+}
+
+// Euler-Maclaurin's corrections at an end, to sum Phi, sum phi and sum z phi, with r = h/std the step: over m = 1..4,
+// B_2m/(2m)! r^(2m-1) f^(2m-1)(z), by Hermite polynomials.
+template <class T>
+struct EndCorrection {
+  T cdf, density, moment;
+};
+
+template <class T>
+BFN_HD EndCorrection<T> end_correction(T z, T phi, T r) {
+  const T far = clamp(z, T(-14), T(14));  // where phi is 0, He must not be infinite
+  const T r2 = r * r, c[4] = {T(1) / 12, -r2 / 720, r2 * r2 / 30240, -r2 * r2 * r2 / 1209600};
+  T he[9] = {T(1), far};
+  for (int n = 1; n < 8; ++n) he[n + 1] = far * he[n] - n * he[n - 1];
+  T cdf = 0, density = 0, moment = 0;
+  for (int m = 0; m < 4; ++m) {
+    cdf += c[m] * he[2 * m];
+    density -= c[m] * he[2 * m + 1];
+    moment -= c[m] * he[2 * m + 2];
+  }
+  return {r * phi * cdf, r * phi * density, r * phi * moment};
+}
+
+// std >= 2h, below 2. By the symmetry in the mean no tail is 1 minus little.
+template <class T>
+BFN_HD ExpectedValue<T> smooth_sum(T mean, T std, Bins<T> bins) {
+  const T h = bins.width(), r = h / std, sign = mean < T(0) ? T(-1) : T(1), m = abs(mean);
+  const T low = (h - 1 - m) / std, high = (1 - h - m) / std;  // the first edge and the last
+  const bool beyond = high < T(0);                            // the mean lies right of every edge
+  const Tail<T> a = tail(-low), c = tail(abs(high));
+  const EndCorrection<T> at_low = end_correction(low, a.density, r), at_high = end_correction(high, c.density, r);
+  const T shift =
+      std * (a.integral - c.integral) - h / 2 * (a.mass + (beyond ? c.mass : -c.mass)) - h * (at_high.cdf - at_low.cdf);
+  const T between = (beyond ? c.mass : 1 - c.mass) - a.mass;
+  const T by_mean = between + r / 2 * (a.density + c.density) + r * (at_high.density - at_low.density);
+  const T by_std =
+      a.density - c.density + r / 2 * (low * a.density + high * c.density) + r * (at_high.moment - at_low.moment);
+  return {sign * (beyond ? bins.centre(bins.last()) : m), sign * shift, by_mean, sign * by_std};
+}
+
+// std >= 2. With z = -mean/std, and m_p the sum of h b_j^p: k = -sum over even p of Phi^(p)(z)/p! m_p/std^p, of which
+// the first term has Phi - 1/2 in the place of Phi.
+template <class T>
+BFN_HD ExpectedValue<T> wide_sum(T mean, T std, Bins<T> bins) {
+  const T h = bins.width(), h2 = h * h, z = -mean / std, w = 1 / (std * std);
+  const T moments[5] = {2 - h, T(2.0 / 3) - h + h2 / 3, T(2.0 / 5) - h + h2 * (T(2.0 / 3) - h2 / 15),
+                        T(2.0 / 7) - h + h2 * (1 - h2 * (T(1.0 / 3) - h2 / 21)),
+                        T(2.0 / 9) - h + h2 * (T(4.0 / 3) - h2 * (T(14.0 / 15) - h2 * (T(4.0 / 9) - h2 / 15)))};
+  const Tail<T> t = tail(abs(z));
+  const T far = clamp(z, T(-14), T(14));
+  T value = 0, by_mean = moments[0], by_std = moments[0] * far, power = 1, before = far, he = far * far - 1;
+  for (int n = 1; n < 5; ++n) {
+    power *= w / ((2 * n - 1) * (2 * n));
+    value += power * moments[n] * before;
+    by_mean += power * moments[n] * he;
+    before = far * he - (2 * n) * before;
+    by_std += power * moments[n] * before;
+    he = far * before - (2 * n + 1) * he;
+  }
+  const T half = z < T(0) ? T(0.5) - t.mass : t.mass - T(0.5);
+  return {moments[0] * half, t.density * value, t.density * by_mean / std, t.density * by_std / std};
+}
+
+// The clipped distribution's k without the end bins' mass beyond [-1, 1], over the mass inside (unclipped); 0 where
+// next to nothing is inside.
+template <class T>
+BFN_HD ExpectedValue<T> renormalised(ExpectedValue<T> k, T mean, T std, Bins<T> bins) {
+  const T sign = mean < T(0) ? T(-1) : T(1), m = abs(mean), last = bins.centre(bins.last());
+  const T low = (-1 - m) / std, high = (1 - m) / std;
+  const bool beyond = high < T(0);
+  const Tail<T> a = tail(-low), c = tail(abs(high));
+  const T total = (beyond ? c.mass : 1 - c.mass) - a.mass;
+  const T excess = ((sign * k.base - last) + sign * k.shift + 2 * last * a.mass) / total, value = last + excess;
+  const T by_mean = k.by_mean * std + excess * c.density - (value + last) * a.density;
+  const T by_std = sign * k.by_std * std + excess * high * c.density - (value + last) * low * a.density;
+  const T scale = 1 / (total * std);
+  if (total < kTinyTotal<T>) return {T(0), T(0), T(0), T(0)};
+  return {T(0), sign * value, by_mean * scale, sign * by_std * scale};
+}
+
+template <class T>
+BFN_HD ExpectedValue<T> clipped_value(T mean, T std, Bins<T> bins) {
+  if (sizeof(T) == sizeof(double)) return edge_sum(mean, std, bins.count - 1, bins);  // no rule shows as a step
+  const EdgeRule rule = edge_rule(std, bins.width());
+  if (rule == EdgeRule::kSmooth) return smooth_sum(mean, std, bins);
+  if (rule == EdgeRule::kWide) return wide_sum(mean, std, bins);
+  const int64_t seen = kEdgesSeen[static_cast<int>(rule)];
+  return edge_sum(mean, std, seen < bins.count - 1 ? seen : bins.count - 1, bins);
+}
+
+template <class T>
+BFN_HD ExpectedValue<T> expected_value(T mean, T std, Bins<T> bins) {
+  const ExpectedValue<T> k = clipped_value(mean, std, bins);
+  return bins.clip ? k : renormalised(k, mean, std, bins);
+}
+
+}  // namespace bfn
