@@ -32,8 +32,8 @@ struct SortedBlock {
   uint8_t rule[kBlock];
   int64_t begin[kEdgeRules + 1] = {};
 
-  SortedBlock(const T* means, const T* stds, int64_t length, T h) {
-    for (int64_t i = 0; i < length; ++i) rule[i] = static_cast<uint8_t>(edge_rule(stds[i], h));
+  SortedBlock(const T* means, const T* stds, int64_t length, Bins<T> bins) {
+    for (int64_t i = 0; i < length; ++i) rule[i] = static_cast<uint8_t>(edge_rule(stds[i], bins.width()));
     for (int64_t i = 0; i < length; ++i) ++begin[rule[i] + 1];
     for (int r = 0; r < kEdgeRules; ++r) begin[r + 1] += begin[r];
     int64_t next[kEdgeRules];
@@ -41,7 +41,7 @@ struct SortedBlock {
     for (int64_t i = 0; i < length; ++i) {
       const int64_t at = next[rule[i]]++;
       order[at] = static_cast<uint16_t>(i);
-      mean[at] = means[i];
+      mean[at] = bins.clip ? means[i] : abs(means[i]);
       std[at] = stds[i];
     }
     std::fill_n(mean + length, kVariableLanes, T(0));
@@ -95,7 +95,7 @@ void ExpectedBlock<T>::sum(const T* mean, const T* std, int64_t length, Bins<T> 
     for (int64_t i = 0; i < length; ++i) set(i, expected_value(mean[i], std[i], bins));
     return;
   }
-  SortedBlock<T> sorted(mean, std, length, bins.width());
+  SortedBlock<T> sorted(mean, std, length, bins);
   for (const EdgeRule rule : {EdgeRule::kSeven, EdgeRule::kThirteen, EdgeRule::kTwentyFive}) sorted.edges(rule, bins);
   sorted.each(EdgeRule::kSmooth, [bins](T m, T s) { return smooth_sum(m, s, bins); });
   sorted.each(EdgeRule::kWide, [bins](T m, T s) { return wide_sum(m, s, bins); });

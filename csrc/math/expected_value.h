@@ -129,18 +129,17 @@ BFN_HD ExpectedValue<T> wide_sum(T mean, T std, Bins<T> bins) {
   return {moments[0] * half, t.density * value, t.density * by_mean / std, t.density * by_std / std};
 }
 
-// The clipped distribution's k without the end bins' mass beyond [-1, 1], over the mass inside (unclipped); 0 where
-// next to nothing is inside.
+// From the clipped distribution's k at |mean| to that of the unclipped one: without the end bins' mass beyond [-1, 1],
+// over the mass inside; 0 where next to nothing is inside. Its distance from the last centre is what does not cancel.
 template <class T>
 BFN_HD ExpectedValue<T> renormalised(ExpectedValue<T> k, T mean, T std, Bins<T> bins) {
   const T sign = mean < T(0) ? T(-1) : T(1), m = abs(mean), last = bins.centre(bins.last());
   const T low = (-1 - m) / std, high = (1 - m) / std;
-  const bool beyond = high < T(0);
   const Tail<T> a = tail(-low), c = tail(abs(high));
-  const T total = (beyond ? c.mass : 1 - c.mass) - a.mass;
-  const T excess = ((sign * k.base - last) + sign * k.shift + 2 * last * a.mass) / total, value = last + excess;
+  const T total = (high < T(0) ? c.mass : 1 - c.mass) - a.mass;
+  const T excess = ((k.base - last) + k.shift + 2 * last * a.mass) / total, value = last + excess;
   const T by_mean = k.by_mean * std + excess * c.density - (value + last) * a.density;
-  const T by_std = sign * k.by_std * std + excess * high * c.density - (value + last) * low * a.density;
+  const T by_std = k.by_std * std + excess * high * c.density - (value + last) * low * a.density;
   const T scale = 1 / (total * std);
   if (total < kTinyTotal<T>) return {T(0), T(0), T(0), T(0)};
   return {T(0), sign * value, by_mean * scale, sign * by_std * scale};
@@ -158,8 +157,8 @@ BFN_HD ExpectedValue<T> clipped_value(T mean, T std, Bins<T> bins) {
 
 template <class T>
 BFN_HD ExpectedValue<T> expected_value(T mean, T std, Bins<T> bins) {
-  const ExpectedValue<T> k = clipped_value(mean, std, bins);
-  return bins.clip ? k : renormalised(k, mean, std, bins);
+  if (bins.clip) return clipped_value(mean, std, bins);
+  return renormalised(clipped_value(abs(mean), std, bins), mean, std, bins);
 }
 
 }  // namespace bfn
