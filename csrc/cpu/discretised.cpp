@@ -21,13 +21,19 @@ struct NetworkBlock {
     const T* state = load(from.mean, start, length, buffers[2]);
     const T* a = load(from.a, start, length, buffers[3]);
     const T* b = load(from.b, start, length, buffers[4]);
-    for (int64_t i = 0; i < length; ++i) {
-      const auto normal = output_normal(from.kind, prediction[i], log_std[i], state[i], a[i], b[i]);
-      mean[i] = normal.mean;
-      std[i] = normal.std;
-      mean_by_prediction[i] = normal.mean_by_prediction;
-      std_by_log_std[i] = normal.std_by_log_std;
-    }
+    const auto read = [&](auto kind) {  // known to the compiler, so that the loop has no branch
+      for (int64_t i = 0; i < length; ++i) {
+        const auto normal = output_normal(decltype(kind)::value, prediction[i], log_std[i], state[i], a[i], b[i]);
+        mean[i] = normal.mean;
+        std[i] = normal.std;
+        mean_by_prediction[i] = normal.mean_by_prediction;
+        std_by_log_std[i] = normal.std_by_log_std;
+      }
+    };
+    using P = Parametrisation;
+    if (from.kind == P::kDirect) read(std::integral_constant<P, P::kDirect>{});
+    if (from.kind == P::kData) read(std::integral_constant<P, P::kData>{});
+    if (from.kind == P::kNoise) read(std::integral_constant<P, P::kNoise>{});
   }
 };
 
@@ -84,11 +90,19 @@ void squared_error(const DiscretisedLoss& op, const NetworkBlock<T>& from, const
 // -ln p of the bin of x.
 template <class T>
 void bin_cost(const NetworkBlock<T>& from, const T* x, int64_t length, T* loss, GradientBlock<T>& gradients) {
-  for (int64_t i = 0; i < length; ++i) {
-    const auto p = log_bin_prob(from.bins.index(x[i]), from.mean[i], from.std[i], from.bins);
-    loss[i] = -p.value;
-    gradients.by_mean[i] = -p.by_mean;
-    gradients.by_std[i] = -p.by_std;
+  const auto cost = [&](auto clip) {
+    const Bins<T> bins{from.bins.count, decltype(clip)::value};
+    for (int64_t i = 0; i < length; ++i) {
+      const auto p = log_bin_prob(bins.index(x[i]), from.mean[i], from.std[i], bins);
+      loss[i] = -p.value;
+      gradients.by_mean[i] = -p.by_mean;
+      gradients.by_std[i] = -p.by_std;
+    }
+  };
+  if (from.bins.clip) {
+    cost(std::true_type{});
+  } else {
+    cost(std::false_type{});
   }
 }
 

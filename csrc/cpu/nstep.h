@@ -65,25 +65,22 @@ class NStepSum {
   static int64_t padded(int64_t n) { return (n + kPointLanes - 1) / kPointLanes * kPointLanes; }
 
   WithGradient<T> inner_bin(const Variable& v, T z, T d) const {
-    const WithGradient<T> same{-log(bins.real_count()), T(0), T(0)};
-    return select(v.uniform, same, log_inner_bin(z, d, v.std));
+    if (v.uniform) return {-log(bins.real_count()), T(0), T(0)};
+    return log_inner_bin(z, d, log(d), v.std);
   }
 
   void make_points(const Variable& v, const NStepWindow<T>& window) {
     const Origin<T> from_mean = origin_of(v.mean, bins), from_x = origin_of(v.x, bins);
     const T unit = 1 / (bins.real_count() * v.std), q_unit = 1 / (bins.real_count() * v.tau);
-    const T mean_to_base = from_mean.to_centre(window.base), x_to_base = from_x.to_centre(window.base);
     count = window.every ? static_cast<int64_t>(window.length) + 1 : kNodes;
+    T* distance = terms.data();
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t node = i & (kNodes - 1);
-      const T distance = window.every ? static_cast<T>(i) : window.offset + window.length * nodes[node];
-      const auto p = inner_bin(v, (mean_to_base + 2 * distance) * unit, 2 * unit);
-      q[i] = (x_to_base + 2 * distance) * q_unit;
-      weight[i] = window.every ? T(1) : window.length * node_weights[node];
-      log_p[i] = p.value;
-      by_mean[i] = p.by_mean;
-      by_std[i] = p.by_std;
+      distance[i] = window.every ? static_cast<T>(i) : window.offset + window.length * nodes[i % kNodes];
+      weight[i] = window.every ? T(1) : window.length * node_weights[i % kNodes];
     }
+    const T x_to_base = from_x.to_centre(window.base);
+    for (int64_t i = 0; i < count; ++i) q[i] = (x_to_base + 2 * distance[i]) * q_unit;
+    set_log_probs(v, from_mean.to_centre(window.base), unit, distance);
     if (bins.clip) {
       add_point(from_x.to_centre(T(0)) * q_unit, log_end_bin(from_mean.to_edge(T(1)) * unit, true, v.std));
       add_point(from_x.to_centre(bins.last()) * q_unit,
@@ -91,6 +88,23 @@ class NStepSum {
     }
     const int64_t real = count;
     while (count % kPointLanes) add_point(q[real - 1], {log_p[real - 1], T(0), T(0)}, T(0));
+  }
+
+  void set_log_probs(const Variable& v, T to_base, T unit, const T* distance) {
+    T *value = log_p.data(), *mean = by_mean.data(), *std = by_std.data();
+    const T d = 2 * unit, log_d = log(d), normal_std = v.std;
+    if (v.uniform) {
+      std::fill_n(value, count, -log(bins.real_count()));
+      std::fill_n(mean, count, T(0));
+      std::fill_n(std, count, T(0));
+      return;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const auto p = log_inner_bin((to_base + 2 * distance[i]) * unit, d, log_d, normal_std);
+      value[i] = p.value;
+      mean[i] = p.by_mean;
+      std[i] = p.by_std;
+    }
   }
 
   void add_point(T at_q, WithGradient<T> p, T stands_for = T(1)) {

@@ -7,6 +7,8 @@
 
 #if defined(__CUDACC__)
 #define BFN_HD __host__ __device__ __forceinline__
+#elif defined(__GNUC__)
+#define BFN_HD inline __attribute__((always_inline))  // a call within a loop keeps it from SIMD
 #else
 #define BFN_HD inline
 #endif

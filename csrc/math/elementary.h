@@ -67,7 +67,9 @@ BFN_HD float log(float x) {
 // log(1 + x) for x > -1, by the rounding of 1 + x (Kahan).
 BFN_HD float log1p(float x) {
   const float one_plus = 1.0f + x, rounding = one_plus - 1.0f;
-  return rounding == 0.0f || x > 1e8f ? (x > 1e8f ? log(x) : x) : log(one_plus) * (x / rounding);
+  const bool large = x > 1e8f;  // infinity among them, whose rounding is no number
+  const float value = log(one_plus);
+  return large ? value : rounding == 0.0f ? x : value * (x / rounding);
 }
 
 // sin and cos of pi v, v in [-1, 1]: 3e-9.

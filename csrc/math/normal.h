@@ -90,7 +90,8 @@ BFN_HD LogInterval<T> log_interval(T left, T right, T middle, T width) {
   const T value = log1p(-missing) + (astride ? T(0) : T(-0.5) * near * near + log(near_mills));
   const T inverse = scale / ((astride ? T(1) : near_mills) * (T(1) - missing));
   const T by_near = (astride ? near_density : T(1)) * inverse, by_far = (astride ? far_density : drop) * inverse;
-  return astride || above ? LogInterval<T>{value, -by_near, by_far} : LogInterval<T>{value, -by_far, by_near};
+  const bool in_order = astride || above;
+  return {value, in_order ? -by_near : -by_far, in_order ? by_far : by_near};
 }
 
 }  // namespace bfn
