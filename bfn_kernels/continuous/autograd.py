@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bfn_kernels.backends import native_namespaces
+from bfn_kernels.backends import NAMESPACES
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.operators import Namespace, loss_fakes, per_variable, register, register_in_place
 from bfn_kernels.reduction import CODES
@@ -64,9 +64,7 @@ def squared_loss(ops: Namespace, x, prediction, mean, flow, weight, offset, clip
     return loss
 
 
-def _register(namespace: str) -> None:
-    ops = getattr(torch.ops, namespace)
-
+def _register(ops: Namespace) -> None:
     def save_step(ctx, inputs, output):
         ctx.save_for_backward(inputs[1], inputs[3])
         ctx.types = inputs[0].dtype, None if inputs[2] is None else inputs[2].dtype
@@ -78,8 +76,8 @@ def _register(namespace: str) -> None:
         by_data = ops.gaussian_step(grad, b, *[None] * 5).to(ctx.types[1]) if need_data else None
         return by_state, None, by_data, None, None, None, None
 
-    register(namespace, "gaussian_step", lambda state, *rest: torch.empty_like(state), step_backward, save_step)
-    register_in_place(namespace, "gaussian_step_out")
+    register(ops, "gaussian_step", lambda state, *rest: torch.empty_like(state), step_backward, save_step)
+    register_in_place(ops, "gaussian_step_out")
 
     def save_prediction(ctx, inputs, output):
         *tensors, ctx.low, ctx.high = inputs
@@ -91,7 +89,7 @@ def _register(namespace: str) -> None:
         return *(g if n else None for g, n in zip(by, need, strict=True)), None, None, None, None
 
     register(
-        namespace,
+        ops,
         "predict_data",
         lambda prediction, *rest: torch.empty_like(prediction),
         prediction_backward,
@@ -104,7 +102,7 @@ def _register(namespace: str) -> None:
     def prediction_backward_fake(grad, prediction, mean, a, b, low, high, *need):
         return fakes_like((prediction, prediction if mean is None else mean), need)
 
-    register(namespace, "predict_data_backward", prediction_backward_fake)
+    register(ops, "predict_data_backward", prediction_backward_fake)
 
     def loss_fake(x, prediction, mean, a, b, weight, offset, low, high, mask, reduction):
         return loss_fakes(x, reduction, compute_dtype(x, prediction, mean))
@@ -121,13 +119,13 @@ def _register(namespace: str) -> None:
         by = ops.squared_loss_backward(grad, x, prediction, mean, a, b, weight, ctx.low, ctx.high, mask, *need)
         return *(g if n else None for g, n in zip(by, need, strict=True)), *[None] * 8
 
-    register(namespace, "squared_loss", loss_fake, loss_backward, save_loss)
+    register(ops, "squared_loss", loss_fake, loss_backward, save_loss)
 
     def loss_backward_fake(grad, x, prediction, mean, a, b, weight, low, high, mask, *need):
         return fakes_like((x, prediction, x if mean is None else mean), need)
 
-    register(namespace, "squared_loss_backward", loss_backward_fake)
+    register(ops, "squared_loss_backward", loss_backward_fake)
 
 
-for _namespace in native_namespaces():
-    _register(_namespace)
+for _ops in NAMESPACES.values():
+    _register(_ops)

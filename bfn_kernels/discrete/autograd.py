@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bfn_kernels.backends import native_namespaces
+from bfn_kernels.backends import NAMESPACES
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discrete import reference
 from bfn_kernels.operators import (
@@ -67,13 +67,11 @@ def discrete_time_loss(
     )[0]  # fmt: skip
 
 
-def _register(namespace: str) -> None:
-    ops = getattr(torch.ops, namespace)
-
+def _register(ops: Namespace) -> None:
     def sender_fake(x, beta, spread, num_classes, probs, seed, noise, dtype):
         return x.new_empty((*x.shape, num_classes), dtype=dtype)
 
-    register(namespace, "discrete_sender", sender_fake)
+    register(ops, "discrete_sender", sender_fake)
 
     def save_update(ctx, inputs, output):
         ctx.count = len(inputs)
@@ -82,10 +80,8 @@ def _register(namespace: str) -> None:
         # what is sent is a draw or a mode: the state's own share is all that has a gradient
         return None, grad, *[None] * (ctx.count - 2)
 
-    register(
-        namespace, "discrete_update", lambda logits, state, *rest: torch.empty_like(state), update_backward, save_update
-    )
-    register_in_place(namespace, "discrete_update_out")
+    register(ops, "discrete_update", lambda logits, state, *rest: torch.empty_like(state), update_backward, save_update)
+    register_in_place(ops, "discrete_update_out")
 
     def save_loss(ctx, inputs, output):
         x, logits, weight, mask, _ = inputs
@@ -100,8 +96,8 @@ def _register(namespace: str) -> None:
     def loss_fake(x, logits, weight, mask, reduction):
         return loss_fakes(x, reduction, compute_dtype(logits))
 
-    register(namespace, "discrete_loss", loss_fake, loss_backward, save_loss)
-    register(namespace, "discrete_loss_backward", lambda grad, x, logits, *rest: torch.empty_like(logits))
+    register(ops, "discrete_loss", loss_fake, loss_backward, save_loss)
+    register(ops, "discrete_loss_backward", lambda grad, x, logits, *rest: torch.empty_like(logits))
 
     def nstep_fake(x, logits, alpha, *rest):
         *_, reduction, need_logits = rest
@@ -120,8 +116,8 @@ def _register(namespace: str) -> None:
         by = times_saved(grad.unsqueeze(-1), [by_logits], [ctx.type], ctx.needs_input_grad[1:2])
         return None, *by, *[None] * (ctx.count - 2)
 
-    register(namespace, "discrete_nstep", nstep_fake, nstep_backward, save_nstep)
+    register(ops, "discrete_nstep", nstep_fake, nstep_backward, save_nstep)
 
 
-for _namespace in native_namespaces():
-    _register(_namespace)
+for _ops in NAMESPACES.values():
+    _register(_ops)

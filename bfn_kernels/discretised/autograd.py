@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bfn_kernels.backends import native_namespaces
+from bfn_kernels.backends import NAMESPACES
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.continuous.autograd import prediction_rows, update_rows
 from bfn_kernels.continuous.autograd import update_sample as gaussian_update
@@ -100,9 +100,7 @@ def update_sample(
     return out
 
 
-def _register(namespace: str) -> None:
-    ops = getattr(torch.ops, namespace)
-
+def _register(ops: Namespace) -> None:
     def expected_value_fake(mean, std, num_bins, clip, need_mean, need_std):
         dtype = compute_dtype(mean, std)
         return (
@@ -121,8 +119,8 @@ def _register(namespace: str) -> None:
         by = times_saved(grad, ctx.saved_tensors, ctx.types, ctx.needs_input_grad[:2])
         return *by, None, None, None, None
 
-    register(namespace, "expected_value", expected_value_fake, expected_value_backward, save_expected_value)
-    register(namespace, "discretised_choose", lambda mean, *rest: torch.empty_like(mean))
+    register(ops, "expected_value", expected_value_fake, expected_value_backward, save_expected_value)
+    register(ops, "discretised_choose", lambda mean, *rest: torch.empty_like(mean))
 
     def loss_fake(x, prediction, log_std, mean, a, b, kind, *rest):
         *_, reduction, need_mean, need_log_std = rest
@@ -141,7 +139,7 @@ def _register(namespace: str) -> None:
         by = times_saved(per_variable(grad, scale, ctx.dims), gradients, ctx.types, ctx.needs_input_grad[1:3])
         return None, *by, *[None] * (ctx.count - 3)
 
-    register(namespace, "discretised_loss", loss_fake, loss_backward, save_loss)
+    register(ops, "discretised_loss", loss_fake, loss_backward, save_loss)
 
     def save_update(ctx, inputs, output):
         ctx.save_for_backward(inputs[8])
@@ -153,11 +151,11 @@ def _register(namespace: str) -> None:
         return None, None, by_mean, *[None] * (ctx.count - 3)
 
     register(
-        namespace, "discretised_update", lambda prediction, log_std, mean, *rest: torch.empty_like(mean),
+        ops, "discretised_update", lambda prediction, log_std, mean, *rest: torch.empty_like(mean),
         update_backward, save_update,
     )  # fmt: skip
-    register_in_place(namespace, "discretised_update_out")
+    register_in_place(ops, "discretised_update_out")
 
 
-for _namespace in native_namespaces():
-    _register(_namespace)
+for _ops in NAMESPACES.values():
+    _register(_ops)
