@@ -62,7 +62,7 @@ BACKENDS = {
 }
 
 # The operators that are there, by the name that torch.ops has for them.
-NAMESPACES = {b.namespace: Namespace(b.namespace) for b in BACKENDS.values() if b.namespace and b.missing is None}
+NAMESPACES = {b.namespace: Namespace(name=b.namespace) for b in BACKENDS.values() if b.namespace and b.missing is None}
 
 
 def choose(op: str, name: str | None, device: torch.device) -> Backend:
@@ -85,20 +85,22 @@ def choose(op: str, name: str | None, device: torch.device) -> Backend:
 
 
 class Family:
-    """The ops of one family of data: `family(op, backend, device)` is the function that serves the call."""
+    """The ops of one family of data: `family(op, backend, device)` is the namespace of the backend that serves the
+    call, None for the reference, and the function."""
 
     def __init__(self, name: str, reference: ModuleType, autograd: ModuleType):
         self.name, self.reference, self.autograd = name, reference, autograd
-        self.found: dict[tuple, Callable] = {}
+        self.found: dict[tuple, tuple[Namespace | None, Callable]] = {}
 
-    def __call__(self, op: str, name: str | None, device: torch.device) -> Callable:
-        function = self.found.get((op, name, device))
-        if function is None:
-            function = self.found[op, name, device] = self._find(op, name, device)
-        return function
+    def __call__(self, op: str, name: str | None, device: torch.device) -> tuple[Namespace | None, Callable]:
+        found = self.found.get((op, name, device))
+        if found is None:
+            found = self.found[op, name, device] = self._find(op, name, device)
+        return found
 
-    def _find(self, op: str, name: str | None, device: torch.device) -> Callable:
+    def _find(self, op: str, name: str | None, device: torch.device) -> tuple[Namespace | None, Callable]:
         backend = choose(f"{self.name}.{op}", name, device)
         if backend.namespace is None:
-            return getattr(self.reference, op)
-        return functools.partial(getattr(self.autograd, op), NAMESPACES[backend.namespace])
+            return None, getattr(self.reference, op)
+        ops = NAMESPACES[backend.namespace]
+        return ops, functools.partial(getattr(self.autograd, op), ops)

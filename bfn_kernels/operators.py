@@ -2,6 +2,7 @@
 refusals."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -9,15 +10,14 @@ from torch.overrides import has_torch_function
 
 try:
     from torch._C import _any_requires_grad, _are_functorch_transforms_active, _AutoDispatchBelowAutograd
-except ImportError:  # they are private to torch: without them every call goes the long way
-    _AutoDispatchBelowAutograd = None
+
+    SHORT_WAY = True
+except ImportError:  # they are private to torch
+    SHORT_WAY = False
 
 
-class Namespace:
-    """The operators of a namespace of `torch.ops`, each an attribute that `register` made."""
-
-    def __init__(self, name: str):
-        self.name = name
+class Namespace(SimpleNamespace):
+    """The operators of the namespace `name` of `torch.ops`, each an attribute that `register` made."""
 
 
 def needs(*tensors: Tensor | None) -> list[bool]:
@@ -71,7 +71,7 @@ def _overload(ops: Namespace, name: str) -> Callable:
 def _call(overload: Callable, save: Callable, backward: Callable) -> Callable:
     """The operator without the detour through Python that the dispatcher makes for what `register_autograd` says:
     it costs more than the work on a few thousand variables. Whoever looks at operators still sees every call."""
-    if _AutoDispatchBelowAutograd is None:
+    if not SHORT_WAY:
         return overload
 
     def forward(ctx, *args):

@@ -23,26 +23,18 @@ CHOICES = {"sample": 0, "mode": 1, "mean": 2}
 RECEIVERS = {"joint": 0, "factorised": 1}
 
 
-def message_rows(accuracy: Tensor, num_classes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """β and √(Kβ), without the dimension of the classes."""
-    accuracy = accuracy.squeeze(-1)
-    return accuracy.to(dtype), (num_classes * accuracy).sqrt().to(dtype)
-
-
-def sender_sample(ops: Namespace, x: Tensor, accuracy, num_classes, seed, noise, probs, dtype) -> Tensor:
-    rows = message_rows(accuracy, num_classes, torch.float64 if dtype == torch.float64 else torch.float32)
-    return ops.discrete_sender(x, *rows, num_classes, probs, seed, noise, dtype)
+def sender_sample(ops: Namespace, x: Tensor, alpha, spread, num_classes, seed, noise, probs, dtype) -> Tensor:
+    return ops.discrete_sender(x, alpha, spread, num_classes, probs, seed, noise, dtype)
 
 
 def update_sample(
-    ops: Namespace, output_logits, state, alpha, choose, known, known_mask, seed, noise, draw_noise, out
+    ops: Namespace, output_logits, state, alpha, spread, choose, known, known_mask, seed, noise, draw_noise, out
 ) -> Tensor:
     if choose == "mean" and any(needs(output_logits)):
         return reference.update_sample(
-            output_logits, state, alpha, choose, known, known_mask, seed, noise, draw_noise, out
+            output_logits, state, alpha, spread, choose, known, known_mask, seed, noise, draw_noise, out
         )  # fmt: skip
-    rows = message_rows(alpha, state.shape[-1], compute_dtype(output_logits, state))
-    arguments = output_logits, state, *rows, CHOICES[choose], known, known_mask, seed, noise, draw_noise
+    arguments = output_logits, state, alpha, spread, CHOICES[choose], known, known_mask, seed, noise, draw_noise
     if out is None:
         return ops.discrete_update(*arguments)
     ops.discrete_update_out(*arguments, out)
@@ -50,7 +42,7 @@ def update_sample(
 
 
 def continuous_time_loss(ops: Namespace, x: Tensor, logits: Tensor, weight: Tensor, mask, reduction) -> Tensor:
-    return ops.discrete_loss(x, logits, weight.to(compute_dtype(logits)), mask, CODES[reduction])[0]
+    return ops.discrete_loss(x, logits, weight, mask, CODES[reduction])[0]
 
 
 def reconstruction_loss(ops: Namespace, x: Tensor, logits: Tensor, mask, reduction) -> Tensor:
@@ -62,7 +54,7 @@ def discrete_time_loss(
 ) -> Tensor:
     nodes, node_weights, n_samples, seed, noise = expectation
     return ops.discrete_nstep(
-        x, logits, alpha.to(compute_dtype(logits)), n_steps, RECEIVERS[receiver], n_samples, nodes, node_weights,
+        x, logits, alpha, n_steps, RECEIVERS[receiver], n_samples, nodes, node_weights,
         seed, noise, mask, CODES[reduction], *needs(logits),
     )[0]  # fmt: skip
 

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from bfn_kernels.backends import NAMESPACES
 from bfn_kernels.checks import compute_dtype
-from bfn_kernels.continuous.autograd import prediction_rows, update_rows
 from bfn_kernels.continuous.autograd import update_sample as gaussian_update
 from bfn_kernels.discretised.reference import output_distribution
 from bfn_kernels.operators import (
@@ -19,7 +18,7 @@ from bfn_kernels.operators import (
     times_saved,
 )
 from bfn_kernels.reduction import CODES
-from bfn_kernels.schedules import Flow
+from bfn_kernels.rows import Flow
 
 # The numbers by which the operators know them (csrc/math/discretised.h, csrc/cpu/discretised.h).
 DIRECT, DATA, NOISE = range(3)
@@ -42,17 +41,14 @@ def network(pred_mean: Tensor, pred_log_std: Tensor, mean: Tensor | None, flow: 
     """The arguments of an operator that say what the network put out, down to the parametrisation."""
     if flow is None:
         return pred_mean, pred_log_std, mean, None, None, DATA
-    rows = prediction_rows(pred_mean, flow, compute_dtype(pred_mean, pred_log_std, mean))
-    return pred_mean, pred_log_std, mean, *rows, NOISE
+    return pred_mean, pred_log_std, mean, *flow, NOISE
 
 
 def loss(ops, x, output: tuple, num_bins, clip, mask, reduction, weight=None, alpha=None, n_steps=0, expectation=None):
     """L∞ with a weight, L_n with an alpha and an expectation, the reconstruction loss with neither."""
-    dtype = compute_dtype(x, *output[:3])
     nodes, node_weights, n_samples, seed, noise = expectation or ((), (), 0, None, None)
-    rows = (None if row is None else row.to(dtype) for row in (weight, alpha))
     return ops.discretised_loss(
-        x, *output, num_bins, clip, *rows, n_steps, n_samples, nodes, node_weights, seed, noise, mask,
+        x, *output, num_bins, clip, weight, alpha, n_steps, n_samples, nodes, node_weights, seed, noise, mask,
         CODES[reduction], *needs(*output[:2]),
     )[0]  # fmt: skip
 
@@ -81,18 +77,17 @@ def discrete_time_loss(
 
 
 def update_sample(
-    ops: Namespace, pred_mean, pred_log_std, mean, flow, precision, alpha, num_bins, choose, known, known_mask,
+    ops: Namespace, pred_mean, pred_log_std, mean, flow, keep, take, step_std, num_bins, choose, known, known_mask,
     seed, noise, draw_noise, out,
 ) -> Tensor:  # fmt: skip
     if choose == "mean" and any(needs(pred_mean, pred_log_std, mean)):
         value = expected_value(ops, *output_distribution(pred_mean, pred_log_std, mean, flow), num_bins, True)
         if known is not None:
             value = torch.where(known_mask, known.to(value.dtype), value)
-        return gaussian_update(ops, value, mean, precision, alpha, seed, noise)
-    rows = update_rows(precision, alpha, compute_dtype(pred_mean, pred_log_std, mean))
+        return gaussian_update(ops, value, mean, keep, take, step_std, seed, noise)
     arguments = (
-        *network(pred_mean, pred_log_std, mean, flow), num_bins, CHOICES[choose], *rows, known, known_mask,
-        seed, noise, draw_noise,
+        *network(pred_mean, pred_log_std, mean, flow), num_bins, CHOICES[choose], keep, take, step_std,
+        known, known_mask, seed, noise, draw_noise,
     )  # fmt: skip
     if out is None:
         return ops.discretised_update(*arguments)
