@@ -24,9 +24,9 @@ FLAGS = [
 ]
 X86_BUILDS = {
     "_cpu_avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
-    #    "_cpu_avx2": ["-march=x86-64-v3"],
+    "_cpu_avx2": ["-march=x86-64-v3"],
 }
-builds = {} | (X86_BUILDS if platform.machine() in ("x86_64", "AMD64") else {})
+builds = {"_cpu_generic": []} | (X86_BUILDS if platform.machine() in ("x86_64", "AMD64") else {})
 
 setup(
     ext_modules=[
