@@ -106,11 +106,16 @@ def check_out(out: Tensor | None, model: Tensor, /, **inputs: Tensor | None) -> 
     checks.no_gradient("writing into out leaves none", out=out, **inputs)
 
 
-def updated_precision(precision: float | Tensor, alpha: float | Tensor, rows: tuple[Tensor, Tensor]) -> float | Tensor:
-    """ρ + α: a number if both are, else a tensor with the shape of their rows."""
+def updated_precision(precision: float | Tensor, alpha: float | Tensor, model: Tensor) -> float | Tensor:
+    """ρ + α: a number if both are, else a tensor with the shape of their rows, in ρ's type or float32."""
     if not isinstance(precision, Tensor) and not isinstance(alpha, Tensor):
         return float(precision) + float(alpha)
-    total = rows[0] + rows[1]
-    dtype = precision.dtype if isinstance(precision, Tensor) else torch.float32
+    if isinstance(precision, Tensor) and isinstance(alpha, Tensor) and precision.shape == alpha.shape:
+        if precision.dtype == alpha.dtype:  # as in float64: the sum is rounded once
+            return precision + alpha
+    rho, alpha_rows = (
+        checks.rows(name, v, model.shape, model, 0) for name, v in (("precision", precision), ("alpha", alpha))
+    )
+    total = rho + alpha_rows
     kept = max(v.dim() for v in (precision, alpha) if isinstance(v, Tensor))
-    return total.reshape(total.shape[:kept]).to(dtype)
+    return total.reshape(total.shape[:kept]).to(precision.dtype if isinstance(precision, Tensor) else torch.float32)

@@ -13,6 +13,8 @@ from types import ModuleType
 
 import torch
 
+from bfn_kernels.operators import Namespace
+
 # Builds of the CPU kernels, by the instruction set that torch itself would use; the first that was built is loaded.
 CPU_BUILDS = {
     "AVX512": ("_cpu_avx512", "_cpu_avx2", "_cpu_generic"),
@@ -59,6 +61,9 @@ BACKENDS = {
     )
 }
 
+# The operators that are there, by the name that torch.ops has for them.
+NAMESPACES = {b.namespace: Namespace(name=b.namespace) for b in BACKENDS.values() if b.namespace and b.missing is None}
+
 
 def choose(op: str, name: str | None, device: torch.device) -> Backend:
     """The backend asked for, or the best there is for the device. Raises ValueError for a name that no backend has or
@@ -79,21 +84,23 @@ def choose(op: str, name: str | None, device: torch.device) -> Backend:
     return backend
 
 
-@dataclass(frozen=True)
 class Family:
-    """The ops of one family of data: `family(op, backend, device)` is the function that serves the call."""
+    """The ops of one family of data: `family(op, backend, device)` is the namespace of the backend that serves the
+    call, None for the reference, and the function."""
 
-    name: str
-    reference: ModuleType
-    autograd: ModuleType
+    def __init__(self, name: str, reference: ModuleType, autograd: ModuleType):
+        self.name, self.reference, self.autograd = name, reference, autograd
+        self.found: dict[tuple, tuple[Namespace | None, Callable]] = {}
 
-    def __call__(self, op: str, name: str | None, device: torch.device) -> Callable:
+    def __call__(self, op: str, name: str | None, device: torch.device) -> tuple[Namespace | None, Callable]:
+        found = self.found.get((op, name, device))
+        if found is None:
+            found = self.found[op, name, device] = self._find(op, name, device)
+        return found
+
+    def _find(self, op: str, name: str | None, device: torch.device) -> tuple[Namespace | None, Callable]:
         backend = choose(f"{self.name}.{op}", name, device)
         if backend.namespace is None:
-            return getattr(self.reference, op)
-        return functools.partial(getattr(self.autograd, op), getattr(torch.ops, backend.namespace))
-
-
-def native_namespaces() -> list[str]:
-    """The namespaces whose operators are there to be registered."""
-    return sorted({b.namespace for b in BACKENDS.values() if b.namespace and b.missing is None})
+            return None, getattr(self.reference, op)
+        ops = NAMESPACES[backend.namespace]
+        return ops, functools.partial(getattr(self.autograd, op), ops)

@@ -1,11 +1,23 @@
-"""What the families' autograd modules share: how operators get their fakes, backward passes and refusals."""
+"""What the families' autograd modules share: how operators are called, and get their fakes, backward passes and
+refusals."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function
 
-Namespace = torch._ops._OpNamespace
+try:
+    from torch._C import _any_requires_grad, _are_functorch_transforms_active, _AutoDispatchBelowAutograd
+
+    SHORT_WAY = True
+except ImportError:  # they are private to torch
+    SHORT_WAY = False
+
+
+class Namespace(SimpleNamespace):
+    """The operators of the namespace `name` of `torch.ops`, each an attribute that `register` made."""
 
 
 def needs(*tensors: Tensor | None) -> list[bool]:
@@ -14,33 +26,72 @@ def needs(*tensors: Tensor | None) -> list[bool]:
     return [enabled and t is not None and t.requires_grad for t in tensors]
 
 
-def register(namespace: str, name: str, fake: Callable, backward: Callable | None = None, save=None) -> None:
+def register(ops: Namespace, name: str, fake: Callable, backward: Callable | None = None, save=None) -> None:
     """The fake of an operator and its backward pass: `save(ctx, inputs, output)`, `backward(ctx, *grads)`.
 
     Without a backward the operator is one whose results have no gradient: asking for one is an error. So is a second
     derivative, refused where the graph for it would be made, since a backward pass that left it out would be silently
     wrong; and so is vmap, under which noise and reductions would not mean what they say.
     """
-    qualified = f"{namespace}::{name}"
+    qualified = f"{ops.name}::{name}"
+
+    def save_inputs(ctx, inputs, output):
+        ctx.set_materialize_grads(False)  # zeros for results that have no gradient would be as large as these
+        if save is not None:
+            save(ctx, inputs, output)
 
     def checked_backward(ctx, *grads):
         if backward is None:
             raise RuntimeError(f"{qualified} has no gradient")
         if torch.is_grad_enabled():
             raise RuntimeError(f"{qualified} has no second derivative; create_graph must be False")
+        if grads[0] is None:  # that of the result; others have none
+            return (None,) * len(ctx.needs_input_grad)
         return backward(ctx, *grads)
 
     def refuse_vmap(info, in_dims, *args):
         raise RuntimeError(f"{qualified} does not go under vmap; its arguments take batch dimensions of their own")
 
     torch.library.register_fake(qualified, fake)
-    torch.library.register_autograd(qualified, checked_backward, setup_context=save)
+    torch.library.register_autograd(qualified, checked_backward, setup_context=save_inputs)
     torch.library.register_vmap(qualified, refuse_vmap)
+    setattr(ops, name, _call(_overload(ops, name), save_inputs, checked_backward))
 
 
-def register_in_place(namespace: str, name: str) -> None:
+def register_in_place(ops: Namespace, name: str) -> None:
     """The fake of an operator that writes into its last argument."""
-    torch.library.register_fake(f"{namespace}::{name}", lambda *args, **kwargs: None)
+    torch.library.register_fake(f"{ops.name}::{name}", lambda *args, **kwargs: None)
+    setattr(ops, name, _overload(ops, name))
+
+
+def _overload(ops: Namespace, name: str) -> Callable:
+    return getattr(getattr(torch.ops, ops.name), name).default
+
+
+def _call(overload: Callable, save: Callable, backward: Callable) -> Callable:
+    """The operator without the detour through Python that the dispatcher makes for what `register_autograd` says:
+    it costs more than the work on a few thousand variables. Whoever looks at operators still sees every call."""
+    if not SHORT_WAY:
+        return overload
+
+    def forward(ctx, *args):
+        with _AutoDispatchBelowAutograd():
+            output = overload(*args)
+        save(ctx, args, output)
+        return output
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    differentiable = type(f"{overload}", (torch.autograd.Function,), methods)
+
+    def call(*args):
+        if torch.compiler.is_compiling() or _are_functorch_transforms_active() or has_torch_function(args):
+            return overload(*args)
+        if torch.is_grad_enabled() and _any_requires_grad(*args):
+            return differentiable.apply(*args)
+        with _AutoDispatchBelowAutograd():
+            return overload(*args)
+
+    return call
 
 
 def per_variable(grad: Tensor, scale: Tensor, dims: int) -> Tensor:

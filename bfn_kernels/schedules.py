@@ -6,12 +6,9 @@ A schedule of continuous and discretised data answers `gamma`, `alpha` and `rate
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-import torch
 from torch import Tensor
-
-T_MIN = 1e-6  # before this time nothing was received yet: the data prediction is 0
 
 
 class ContinuousSchedule(Protocol):
@@ -131,24 +128,6 @@ class LogarithmicAccuracy:
 
     def rate(self, t: Tensor) -> Tensor:
         return 4 / self.num_classes * self._slope / (1 - self._slope * t)
-
-
-class Flow(NamedTuple):
-    """What turns a noise prediction into a data prediction, per row, in float64."""
-
-    gamma: Tensor
-    one_minus_gamma: Tensor
-    early: Tensor  # t < t_min
-
-    def coefficients(self) -> tuple[Tensor, Tensor]:
-        """a = 1/γ and b = √((1−γ)/γ) of x̂ = aμ − bε̂ (84, 105); both 0 where t < t_min."""
-        a, b = 1 / self.gamma, (self.one_minus_gamma / self.gamma).sqrt()
-        return torch.where(self.early, 0.0, a), torch.where(self.early, 0.0, b)
-
-
-def flow(schedule: ContinuousSchedule, t: Tensor) -> Flow:
-    """The flow at the times of the rows; γ is taken at max(t, t_min)."""
-    return Flow(*schedule.gamma(t.clamp(min=T_MIN)), t < T_MIN)
 
 
 def continuous_schedule(sigma_1: float | None, schedule: ContinuousSchedule | None) -> ContinuousSchedule:

@@ -5,20 +5,21 @@ Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for
 Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything runs.
 """
 
-import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends, checks
+from bfn_kernels import backends, checks, rows
 from bfn_kernels.arguments import check_out, known_values, randomness, updated_precision
 from bfn_kernels.continuous import autograd, reference
-from bfn_kernels.schedules import ContinuousSchedule, Flow, continuous_schedule, flow
+from bfn_kernels.operators import Namespace
+from bfn_kernels.rows import Flow, Rows
+from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 _family = backends.Family("continuous", reference, autograd)
 
 PARAMETRISATIONS = ("noise", "data")
-Rows = float | Tensor
 Clip = tuple[float, float] | None
 
 
@@ -41,9 +42,10 @@ def flow_sample(
     tensor([[ 0.4950, -0.4950]])
     """
     checks.data("x", x)
-    gamma, one_minus_gamma = continuous_schedule(sigma_1, schedule).gamma(checks.rows("t", t, x.shape, x, 0, 1))
-    random = randomness(x, seed, noise=(noise, x.shape))
-    return _family("flow_sample", backend, x.device)(x, gamma, one_minus_gamma, *random)
+    schedule = continuous_schedule(sigma_1, schedule)
+    ops, op = _family("flow_sample", backend, x.device)
+    gamma, std = rows.of_times(ops, (rows.GAMMA, rows.FLOW_STD), t, x.shape, x, checks.compute_dtype(x), schedule)
+    return op(x, gamma, std, *randomness(x, seed, noise=(noise, x.shape)))
 
 
 def sender_sample(
@@ -62,9 +64,9 @@ def sender_sample(
     tensor([[0.5000, 0.5000]])
     """
     checks.data("x", x)
-    alpha = checks.rows("alpha", alpha, x.shape, x, 0)
-    random = randomness(x, seed, noise=(noise, x.shape))
-    return _family("sender_sample", backend, x.device)(x, alpha, *random)
+    ops, op = _family("sender_sample", backend, x.device)
+    (std,) = rows.of_accuracies(ops, (rows.SENDER_STD,), alpha, x.shape, x, checks.compute_dtype(x))
+    return op(x, std, *randomness(x, seed, noise=(noise, x.shape)))
 
 
 def bayesian_update(
@@ -80,9 +82,10 @@ def bayesian_update(
     """
     checks.data("mean", mean)
     checks.like("y", y, "mean", mean)
-    rho, alpha_rows = _accuracies(mean, precision, alpha)
-    updated = _family("bayesian_update", backend, mean.device)(mean, rho, y, alpha_rows)
-    return updated, updated_precision(precision, alpha, (rho, alpha_rows))
+    ops, op = _family("bayesian_update", backend, mean.device)
+    dtype = checks.compute_dtype(mean, y)
+    keep, take = rows.of_accuracies(ops, (rows.KEEP, rows.TAKE), alpha, mean.shape, mean, dtype, precision)
+    return op(mean, keep, y, take), updated_precision(precision, alpha, mean)
 
 
 def update_sample(
@@ -111,12 +114,13 @@ def update_sample(
     checks.like("x", x, "mean", mean)
     known_values(known, known_mask, mean, mean.shape)
     check_out(out, mean, x=x, mean=mean)
-    rho, alpha_rows = _accuracies(mean, precision, alpha)
-    random = randomness(mean, seed, noise=(noise, mean.shape))
+    ops, op = _family("update_sample", backend, mean.device)
+    dtype = checks.compute_dtype(x, mean)
+    update = rows.of_accuracies(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision)
     if known is not None:
         x = torch.where(known_mask, known.to(x.dtype), x)
-    updated = _family("update_sample", backend, mean.device)(x, mean, rho, alpha_rows, *random, out)
-    return updated, updated_precision(precision, alpha, (rho, alpha_rows))
+    updated = op(x, mean, *update, *randomness(mean, seed, noise=(noise, mean.shape)), out)
+    return updated, updated_precision(precision, alpha, mean)
 
 
 def predict_data(
@@ -139,9 +143,12 @@ def predict_data(
     """
     checks.data("noise_pred", noise_pred)
     checks.like("mean", mean, "noise_pred", noise_pred)
-    state = flow(continuous_schedule(sigma_1, schedule), checks.rows("t", t, noise_pred.shape, noise_pred, 0, 1))
+    schedule = continuous_schedule(sigma_1, schedule)
     clip = checks.interval("clip", clip)
-    return _family("predict_data", backend, noise_pred.device)(noise_pred, mean, state, clip)
+    ops, op = _family("predict_data", backend, noise_pred.device)
+    dtype = checks.compute_dtype(noise_pred, mean)
+    flow = Flow(*rows.of_times(ops, rows.FLOW, t, mean.shape, mean, dtype, schedule))
+    return op(noise_pred, mean, flow, clip)
 
 
 def continuous_time_loss(
@@ -170,8 +177,11 @@ def continuous_time_loss(
     tensor(23.0259)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    state, time = data_flow(schedule, x, prediction, mean, t, parametrisation)
-    return _squared_loss(backend, x, prediction, mean, state, schedule.rate(time) / 2, None, clip, mask, reduction)
+    mean = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
+    ops, op = _family("squared_loss", backend, x.device)
+    dtype = checks.compute_dtype(x, prediction, mean)
+    flow, (weight,) = data_flow(ops, parametrisation, (rows.RATE,), t, x, dtype, schedule, scale=0.5)
+    return op(x, prediction, mean, flow, weight, None, checks.interval("clip", clip), mask, reduction)
 
 
 def discrete_time_loss(
@@ -199,9 +209,11 @@ def discrete_time_loss(
     """
     checks.integer("n_steps", n_steps, 1)
     schedule = continuous_schedule(sigma_1, schedule)
-    state, time = data_flow(schedule, x, prediction, mean, t, parametrisation)
-    weight = n_steps / 2 * schedule.alpha(n_steps * time + 1, n_steps)
-    return _squared_loss(backend, x, prediction, mean, state, weight, None, clip, mask, reduction)
+    mean = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
+    ops, op = _family("squared_loss", backend, x.device)
+    dtype = checks.compute_dtype(x, prediction, mean)
+    flow, (weight,) = data_flow(ops, parametrisation, (rows.ALPHA,), t, x, dtype, schedule, n_steps, n_steps / 2)
+    return op(x, prediction, mean, flow, weight, None, checks.interval("clip", clip), mask, reduction)
 
 
 def reconstruction_loss(
@@ -228,44 +240,50 @@ def reconstruction_loss(
     tensor(-1.3836)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    state, time = data_flow(schedule, x, prediction, mean, 1.0, parametrisation)
-    variance = schedule.gamma(time)[1]
+    mean = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
+    clip = checks.interval("clip", clip)
+    dtype = checks.compute_dtype(x, prediction, mean)
     if num_bins is None:
-        offset = (2 * math.pi * variance).log() / 2
-        return _squared_loss(backend, x, prediction, mean, state, 0.5 / variance, offset, clip, mask, reduction)
+        ops, op = _family("squared_loss", backend, x.device)
+        normal = rows.HALF_PRECISION, rows.LOG_NORMALISER
+        flow, (weight, offset) = data_flow(ops, parametrisation, normal, 1.0, x, dtype, schedule)
+        return op(x, prediction, mean, flow, weight, offset, clip, mask, reduction)
     from bfn_kernels import discretised  # imported late: the discretised family builds on this one
 
     checks.no_gradient("a bin has none", x=x)
-    # x_hat is no result: it stays in the arithmetic's type
-    dtype = checks.compute_dtype(x, prediction, mean)
-    op = _family("predict_data", backend, x.device)
-    x_hat = op(prediction.to(dtype), mean, state, checks.interval("clip", clip))
-    return discretised.bin_loss(x, x_hat, variance.sqrt().to(dtype), num_bins, True, mask, reduction, backend)
+    ops, op = _family("predict_data", backend, x.device)
+    flow, (std,) = data_flow(ops, parametrisation, (rows.STD,), 1.0, x, dtype, schedule)
+    x_hat = op(prediction.to(dtype), mean, flow, clip)  # no result: it stays in the arithmetic's type
+    return discretised.bin_loss(x, x_hat, std, num_bins, True, mask, reduction, backend)
 
 
 def data_flow(
-    schedule: ContinuousSchedule, x: Tensor, prediction: Tensor, mean: Tensor | None, t: Rows, parametrisation: str
-) -> tuple[Flow | None, Tensor]:
-    """Checks what the losses share; the flow, None where the network puts out the data itself, and the times."""
+    ops: Namespace | None, parametrisation: str, which: Sequence[int], t: Rows, x: Tensor, dtype: torch.dtype,
+    schedule: ContinuousSchedule, n_steps: int = 0, scale: float = 1.0,
+) -> tuple[Flow | None, list[Tensor]]:  # fmt: skip
+    """The flow, None where the network puts out the data itself, and the numbers `which` of the rows."""
+    direct = parametrisation == "data"
+    if not direct:
+        which = (*rows.FLOW, *which)
+    made = rows.of_times(ops, which, t, x.shape, x, dtype, schedule, n_steps, scale)
+    return (None, made) if direct else (Flow(*made[:2]), made[2:])
+
+
+def check_prediction(x: Tensor, prediction: Tensor, mean: Tensor | None, parametrisation: str) -> Tensor | None:
+    """What the losses of continuous and discretised data share; the mean, None where it is not read."""
     checks.data("x", x)
     checks.like("prediction", prediction, "x", x)
     checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
-    time = checks.rows("t", t, x.shape, x, 0, 1)
     if parametrisation == "data":
-        return None, time
+        return None
     if mean is None:
         raise ValueError('mean must be given with parametrisation="noise", got None')
     checks.like("mean", mean, "x", x)
-    return flow(schedule, time), time
+    return mean
 
 
-def _accuracies(mean: Tensor, precision: Rows, alpha: Rows) -> tuple[Tensor, Tensor]:
-    return checks.rows("precision", precision, mean.shape, mean, 0), checks.rows("alpha", alpha, mean.shape, mean, 0)
-
-
-def _squared_loss(backend, x, prediction, mean, state, weight, offset, clip, mask, reduction) -> Tensor:
+def _check_loss(x, prediction, mean, parametrisation, mask, reduction) -> Tensor | None:
     checks.choice("reduction", reduction, checks.REDUCTIONS)
+    mean = check_prediction(x, prediction, mean, parametrisation)
     checks.broadcast_mask("mask", mask, "x", x, x.shape)
-    mean = None if state is None else mean
-    op = _family("squared_loss", backend, x.device)
-    return op(x, prediction, mean, state, weight, offset, checks.interval("clip", clip), mask, reduction)
+    return mean

@@ -3,70 +3,48 @@
 import torch
 from torch import Tensor
 
-from bfn_kernels.backends import native_namespaces
+from bfn_kernels.backends import NAMESPACES
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.operators import Namespace, loss_fakes, per_variable, register, register_in_place
 from bfn_kernels.reduction import CODES
-from bfn_kernels.schedules import Flow
+from bfn_kernels.rows import Flow
 
 
-def flow_sample(ops: Namespace, x: Tensor, gamma: Tensor, one_minus_gamma: Tensor, seed, noise) -> Tensor:
-    dtype = compute_dtype(x)
-    std = (gamma * one_minus_gamma).sqrt().to(dtype)
-    return ops.gaussian_step(x, gamma.to(dtype), None, None, std, seed, noise)
+def flow_sample(ops: Namespace, x: Tensor, gamma: Tensor, std: Tensor, seed, noise) -> Tensor:
+    return ops.gaussian_step(x, gamma, None, None, std, seed, noise)
 
 
-def sender_sample(ops: Namespace, x: Tensor, alpha: Tensor, seed, noise) -> Tensor:
-    return ops.gaussian_step(x, None, None, None, alpha.rsqrt().to(compute_dtype(x)), seed, noise)
+def sender_sample(ops: Namespace, x: Tensor, std: Tensor, seed, noise) -> Tensor:
+    return ops.gaussian_step(x, None, None, None, std, seed, noise)
 
 
-def update_rows(precision: Tensor, alpha: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """ρ/ρ', α/ρ' and √α/ρ', ρ' = ρ + α."""
-    total = precision + alpha
-    return (precision / total).to(dtype), (alpha / total).to(dtype), (alpha.sqrt() / total).to(dtype)
-
-
-def bayesian_update(ops: Namespace, mean: Tensor, precision: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
-    keep, take, _ = update_rows(precision, alpha, compute_dtype(mean, y))
+def bayesian_update(ops: Namespace, mean: Tensor, keep: Tensor, y: Tensor, take: Tensor) -> Tensor:
     return ops.gaussian_step(mean, keep, y, take, None, None, None)
 
 
-def update_sample(
-    ops: Namespace, x: Tensor, mean: Tensor, precision: Tensor, alpha: Tensor, seed, noise, out=None
-) -> Tensor:
-    keep, take, std = update_rows(precision, alpha, compute_dtype(x, mean))
+def update_sample(ops: Namespace, x: Tensor, mean: Tensor, keep, take, std, seed, noise, out=None) -> Tensor:
     if out is None:
         return ops.gaussian_step(mean, keep, x, take, std, seed, noise)
     ops.gaussian_step_out(mean, keep, x, take, std, seed, noise, out)
     return out
 
 
-def prediction_rows(prediction: Tensor, flow: Flow | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
+def flow_rows(prediction: Tensor, flow: Flow | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
     """a and b of x̂ = aμ − bε̂; a network that puts out the data itself has b = −1."""
-    if flow is None:
-        return None, torch.full((), -1.0, dtype=dtype, device=prediction.device)
-    a, b = flow.coefficients()
-    return a.to(dtype), b.to(dtype)
+    return (None, torch.full((), -1.0, dtype=dtype, device=prediction.device)) if flow is None else flow
 
 
 def predict_data(ops: Namespace, prediction: Tensor, mean: Tensor | None, flow: Flow | None, clip) -> Tensor:
-    rows = prediction_rows(prediction, flow, compute_dtype(prediction, mean))
-    return ops.predict_data(prediction, None if flow is None else mean, *rows, *clip)
+    rows = flow_rows(prediction, flow, compute_dtype(prediction, mean))
+    return ops.predict_data(prediction, mean, *rows, *clip)
 
 
 def squared_loss(ops: Namespace, x, prediction, mean, flow, weight, offset, clip, mask, reduction) -> Tensor:
-    dtype = compute_dtype(x, prediction, mean)
-    rows = prediction_rows(prediction, flow, dtype)
-    offset = None if offset is None else offset.to(dtype)
-    loss, _ = ops.squared_loss(
-        x, prediction, mean, *rows, weight.to(dtype), offset, *clip, mask, CODES[reduction]
-    )  # fmt: skip
-    return loss
+    rows = flow_rows(prediction, flow, weight.dtype)
+    return ops.squared_loss(x, prediction, mean, *rows, weight, offset, *clip, mask, CODES[reduction])[0]
 
 
-def _register(namespace: str) -> None:
-    ops = getattr(torch.ops, namespace)
-
+def _register(ops: Namespace) -> None:
     def save_step(ctx, inputs, output):
         ctx.save_for_backward(inputs[1], inputs[3])
         ctx.types = inputs[0].dtype, None if inputs[2] is None else inputs[2].dtype
@@ -78,8 +56,8 @@ def _register(namespace: str) -> None:
         by_data = ops.gaussian_step(grad, b, *[None] * 5).to(ctx.types[1]) if need_data else None
         return by_state, None, by_data, None, None, None, None
 
-    register(namespace, "gaussian_step", lambda state, *rest: torch.empty_like(state), step_backward, save_step)
-    register_in_place(namespace, "gaussian_step_out")
+    register(ops, "gaussian_step", lambda state, *rest: torch.empty_like(state), step_backward, save_step)
+    register_in_place(ops, "gaussian_step_out")
 
     def save_prediction(ctx, inputs, output):
         *tensors, ctx.low, ctx.high = inputs
@@ -91,7 +69,7 @@ def _register(namespace: str) -> None:
         return *(g if n else None for g, n in zip(by, need, strict=True)), None, None, None, None
 
     register(
-        namespace,
+        ops,
         "predict_data",
         lambda prediction, *rest: torch.empty_like(prediction),
         prediction_backward,
@@ -104,7 +82,7 @@ def _register(namespace: str) -> None:
     def prediction_backward_fake(grad, prediction, mean, a, b, low, high, *need):
         return fakes_like((prediction, prediction if mean is None else mean), need)
 
-    register(namespace, "predict_data_backward", prediction_backward_fake)
+    register(ops, "predict_data_backward", prediction_backward_fake)
 
     def loss_fake(x, prediction, mean, a, b, weight, offset, low, high, mask, reduction):
         return loss_fakes(x, reduction, compute_dtype(x, prediction, mean))
@@ -121,13 +99,13 @@ def _register(namespace: str) -> None:
         by = ops.squared_loss_backward(grad, x, prediction, mean, a, b, weight, ctx.low, ctx.high, mask, *need)
         return *(g if n else None for g, n in zip(by, need, strict=True)), *[None] * 8
 
-    register(namespace, "squared_loss", loss_fake, loss_backward, save_loss)
+    register(ops, "squared_loss", loss_fake, loss_backward, save_loss)
 
     def loss_backward_fake(grad, x, prediction, mean, a, b, weight, low, high, mask, *need):
         return fakes_like((x, prediction, x if mean is None else mean), need)
 
-    register(namespace, "squared_loss_backward", loss_backward_fake)
+    register(ops, "squared_loss_backward", loss_backward_fake)
 
 
-for _namespace in native_namespaces():
-    _register(_namespace)
+for _ops in NAMESPACES.values():
+    _register(_ops)

@@ -1,6 +1,7 @@
 """Continuous data in plain PyTorch: the executable specification. Equation numbers are those of arXiv 2308.07037.
 
-Numbers of a row (γ, 1 − γ, α, ρ, weights) come in float64 and broadcast to the data; `noise` replaces seeded normals.
+Numbers of a row come from `rows`, in the type of the arithmetic, and broadcast to the data; `noise` replaces seeded
+normals.
 """
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from bfn_kernels import noise as random
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.reduction import hide, reduce
-from bfn_kernels.schedules import Flow
+from bfn_kernels.rows import Flow
 
 
 def normals(
@@ -19,41 +20,34 @@ def normals(
     return random.normal(like.shape, seed, stream, dtype=dtype) if noise is None else noise.to(dtype)
 
 
-def flow_sample(x: Tensor, gamma: Tensor, one_minus_gamma: Tensor, seed: Tensor | None, noise: Tensor | None) -> Tensor:
+def flow_sample(x: Tensor, gamma: Tensor, std: Tensor, seed: Tensor | None, noise: Tensor | None) -> Tensor:
     """mean = γx + √(γ(1−γ))·ε (77)."""
-    dtype = compute_dtype(x)
-    eps = normals(x, dtype, seed, noise)
-    mean = gamma.to(dtype) * x.to(dtype) + (gamma * one_minus_gamma).sqrt().to(dtype) * eps
-    return mean.to(x.dtype)
+    return (gamma * x.to(gamma.dtype) + std * normals(x, std.dtype, seed, noise)).to(x.dtype)
 
 
-def sender_sample(x: Tensor, alpha: Tensor, seed: Tensor | None, noise: Tensor | None) -> Tensor:
+def sender_sample(x: Tensor, std: Tensor, seed: Tensor | None, noise: Tensor | None) -> Tensor:
     """y = x + ε/√α."""
-    dtype = compute_dtype(x)
-    return (x.to(dtype) + alpha.rsqrt().to(dtype) * normals(x, dtype, seed, noise)).to(x.dtype)
+    return (x.to(std.dtype) + std * normals(x, std.dtype, seed, noise)).to(x.dtype)
 
 
-def bayesian_update(mean: Tensor, precision: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
+def bayesian_update(mean: Tensor, keep: Tensor, y: Tensor, take: Tensor) -> Tensor:
     """μ' = (ρμ + αy)/ρ', ρ' = ρ + α (49, 50)."""
-    dtype = compute_dtype(mean, y)
-    total = precision + alpha
-    return ((precision / total).to(dtype) * mean.to(dtype) + (alpha / total).to(dtype) * y.to(dtype)).to(mean.dtype)
+    return (keep * mean.to(keep.dtype) + take * y.to(take.dtype)).to(mean.dtype)
 
 
 def update_sample(
     x: Tensor,
     mean: Tensor,
-    precision: Tensor,
-    alpha: Tensor,
+    keep: Tensor,
+    take: Tensor,
+    std: Tensor,
     seed: Tensor | None,
     noise: Tensor | None,
     out: Tensor | None = None,
 ) -> Tensor:
     """Sender and update in one: μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε [derived]."""
-    dtype = compute_dtype(x, mean)
-    total = precision + alpha
-    updated = (precision / total).to(dtype) * mean.to(dtype) + (alpha / total).to(dtype) * x.to(dtype)
-    updated = (updated + (alpha.sqrt() / total).to(dtype) * normals(mean, dtype, seed, noise)).to(mean.dtype)
+    updated = keep * mean.to(keep.dtype) + take * x.to(take.dtype)
+    updated = (updated + std * normals(mean, std.dtype, seed, noise)).to(mean.dtype)
     return updated if out is None else out.copy_(updated)
 
 
@@ -63,9 +57,8 @@ def predict_data(prediction: Tensor, mean: Tensor | None, flow: Flow | None, cli
     dtype = compute_dtype(prediction, mean)
     if flow is None:
         return prediction.clamp(*clip)
-    a, b = flow.coefficients()
-    wide_mean, noise_pred = hide(~flow.early, mean.to(dtype), prediction.to(dtype))
-    return (a.to(dtype) * wide_mean - b.to(dtype) * noise_pred).clamp(*clip).to(prediction.dtype)
+    wide_mean, noise_pred = hide(flow.started, mean.to(dtype), prediction.to(dtype))
+    return (flow.a * wide_mean - flow.b * noise_pred).clamp(*clip).to(prediction.dtype)
 
 
 def squared_loss(
@@ -83,5 +76,5 @@ def squared_loss(
     dtype = compute_dtype(x, prediction, mean)
     x, prediction, mean = hide(mask, x.to(dtype), prediction.to(dtype), None if mean is None else mean.to(dtype))
     error = x - predict_data(prediction, mean, flow, clip)
-    loss = weight.to(dtype) * error * error
-    return reduce(loss if offset is None else loss + offset.to(dtype), mask, reduction)
+    loss = weight * error * error
+    return reduce(loss if offset is None else loss + offset, mask, reduction)

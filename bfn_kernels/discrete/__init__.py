@@ -11,18 +11,17 @@ out of range is an IndexError on the CPU, and NaN for its variable elsewhere.
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends, checks
+from bfn_kernels import backends, checks, rows
 from bfn_kernels.arguments import check_out, expectation, known_values, randomness
 from bfn_kernels.discrete import autograd, reference
+from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
 _family = backends.Family("discrete", reference, autograd)
 
 CHOICES = ("sample", "mode", "mean")
 RECEIVERS = ("joint", "factorised")
-T_MAX = 1 - 1e-6  # the flow's time is clamped to it
-ROOT_BETA_MIN = 1e-10  # below this √β the flow is the uniform prior
-Rows = float | Tensor
+MESSAGE = rows.ACCURACY, rows.SPREAD
 
 
 def flow_sample(
@@ -49,9 +48,11 @@ def flow_sample(
     checks.classes("x", x)
     checks.choice("output", output, ("probs", "logits"))
     schedule = discrete_schedule(beta_1, schedule)
-    beta = schedule.beta(checks.rows("t", t, (*x.shape, 1), x, 0, 1).clamp(max=T_MAX))
-    beta = torch.where(beta.sqrt() < ROOT_BETA_MIN, 0.0, beta)
-    return _messages(x, beta, num_classes, seed, noise, output == "probs", dtype, backend)
+    dtype, work = _message_types(num_classes, dtype)
+    ops, op = _family("sender_sample", backend, x.device)
+    beta, spread = rows.of_times(ops, (rows.BETA, rows.BETA_SPREAD), t, x.shape, x, work, schedule, scale=num_classes)
+    random = randomness(x, seed, noise=(noise, (*x.shape, num_classes)))
+    return op(x, beta, spread, num_classes, *random, output == "probs", dtype)
 
 
 def sender_sample(
@@ -73,8 +74,11 @@ def sender_sample(
     tensor([[-0.5000,  0.5000]])
     """
     checks.classes("x", x)
-    alpha = checks.rows("alpha", alpha, (*x.shape, 1), x, 0)
-    return _messages(x, alpha, num_classes, seed, noise, False, dtype, backend)
+    dtype, work = _message_types(num_classes, dtype)
+    ops, op = _family("sender_sample", backend, x.device)
+    alpha, spread = rows.of_accuracies(ops, MESSAGE, alpha, x.shape, x, work, scale=num_classes)
+    random = randomness(x, seed, noise=(noise, (*x.shape, num_classes)))
+    return op(x, alpha, spread, num_classes, *random, False, dtype)
 
 
 def bayesian_update(logits: Tensor, y: Tensor) -> Tensor:
@@ -140,7 +144,6 @@ def update_sample(
     checks.logits("state", state)
     checks.like("output_logits", output_logits, "state", state)
     checks.choice("choose", choose, CHOICES)
-    alpha = checks.rows("alpha", alpha, state.shape[:-1], state, 0)
     if known is not None:
         checks.classes("known", known)
     known_values(known, known_mask, state, state.shape[:-1])
@@ -150,9 +153,12 @@ def update_sample(
     noises = {"noise": (noise, state.shape)}
     if choose == "sample":
         noises["draw_noise"] = (draw_noise, state.shape[:-1])
+    ops, op = _family("update_sample", backend, state.device)
+    *lead, num_classes = state.shape
+    dtype = checks.compute_dtype(output_logits, state)
+    alpha, spread = rows.of_accuracies(ops, MESSAGE, alpha, lead, state, dtype, scale=num_classes)
     random = randomness(state, seed, **noises)
-    op = _family("update_sample", backend, state.device)
-    return op(output_logits, state, alpha.unsqueeze(-1), choose, known, known_mask, random[0], noise, draw_noise, out)
+    return op(output_logits, state, alpha, spread, choose, known, known_mask, random[0], noise, draw_noise, out)
 
 
 def continuous_time_loss(
@@ -175,9 +181,12 @@ def continuous_time_loss(
     >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1, 2), 0.5, beta_1=3.0)
     tensor(1.5000)
     """
-    time = _losses(x, logits, t, mask, reduction)
-    weight = logits.shape[-1] / 2 * discrete_schedule(beta_1, schedule).rate(time)
-    return _family("continuous_time_loss", backend, x.device)(x, logits, weight, mask, reduction)
+    _check_loss(x, logits, mask, reduction)
+    schedule = discrete_schedule(beta_1, schedule)
+    ops, op = _family("continuous_time_loss", backend, x.device)
+    dtype, scale = checks.compute_dtype(logits), logits.shape[-1] / 2
+    (weight,) = rows.of_times(ops, (rows.RATE,), t, x.shape, x, dtype, schedule, scale=scale)
+    return op(x, logits, weight, mask, reduction)
 
 
 def discrete_time_loss(
@@ -209,7 +218,7 @@ def discrete_time_loss(
     """
     checks.integer("n_steps", n_steps, 1)
     checks.choice("receiver", receiver, RECEIVERS)
-    time = _losses(x, logits, t, mask, reduction)
+    _check_loss(x, logits, mask, reduction)
     if n_samples is None and quadrature is None:
         n_samples = 10
     if quadrature is not None and receiver == "joint" and logits.shape[-1] != 2:
@@ -217,9 +226,10 @@ def discrete_time_loss(
             "quadrature must be None for the joint receiver with more than two classes, where the expectation is not "
             f"one-dimensional; got {quadrature} for K = {logits.shape[-1]}"
         )
+    schedule = discrete_schedule(beta_1, schedule)
+    ops, op = _family("discrete_time_loss", backend, x.device)
+    (alpha,) = rows.of_times(ops, (rows.ALPHA,), t, x.shape, x, checks.compute_dtype(logits), schedule, n_steps)
     expect = expectation(logits, logits.shape, quadrature, n_samples, seed, noise)
-    alpha = discrete_schedule(beta_1, schedule).alpha(n_steps * time + 1, n_steps)
-    op = _family("discrete_time_loss", backend, x.device)
     return op(x, logits, alpha, n_steps, receiver, expect, mask, reduction)
 
 
@@ -238,21 +248,22 @@ def reconstruction_loss(
     >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1, 2))
     tensor(0.6931)
     """
-    _losses(x, logits, 1.0, mask, reduction)
-    return _family("reconstruction_loss", backend, x.device)(x, logits, mask, reduction)
+    _check_loss(x, logits, mask, reduction)
+    _, op = _family("reconstruction_loss", backend, x.device)
+    return op(x, logits, mask, reduction)
 
 
-def _messages(x, accuracy, num_classes, seed, noise, probs, dtype, backend) -> Tensor:
+def _message_types(num_classes: int, dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]:
+    """Checks what flow and sender share; the type of their result, and that of their arithmetic."""
     checks.integer("num_classes", num_classes, 2)
     dtype = torch.get_default_dtype() if dtype is None else dtype
     if dtype not in checks.FLOATS:
         raise TypeError(f"dtype must be one of {list(checks.FLOATS)}, got {dtype}")
-    random = randomness(x, seed, noise=(noise, (*x.shape, num_classes)))
-    return _family("sender_sample", backend, x.device)(x, accuracy, num_classes, *random, probs, dtype)
+    return dtype, torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _losses(x: Tensor, logits: Tensor, t: Rows, mask: Tensor | None, reduction: str) -> Tensor:
-    """Checks what the losses share; the times."""
+def _check_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str) -> None:
+    """What the losses share."""
     checks.classes("x", x)
     checks.logits("logits", logits)
     if x.shape != logits.shape[:-1]:
@@ -260,4 +271,3 @@ def _losses(x: Tensor, logits: Tensor, t: Rows, mask: Tensor | None, reduction: 
     checks.same_device("x", x, "logits", logits)
     checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.broadcast_mask("mask", mask, "x", x, x.shape)
-    return checks.rows("t", t, x.shape, x, 0, 1)

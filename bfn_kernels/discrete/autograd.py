@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bfn_kernels.backends import native_namespaces
+from bfn_kernels.backends import NAMESPACES
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discrete import reference
 from bfn_kernels.operators import (
@@ -23,26 +23,18 @@ CHOICES = {"sample": 0, "mode": 1, "mean": 2}
 RECEIVERS = {"joint": 0, "factorised": 1}
 
 
-def message_rows(accuracy: Tensor, num_classes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """β and √(Kβ), without the dimension of the classes."""
-    accuracy = accuracy.squeeze(-1)
-    return accuracy.to(dtype), (num_classes * accuracy).sqrt().to(dtype)
-
-
-def sender_sample(ops: Namespace, x: Tensor, accuracy, num_classes, seed, noise, probs, dtype) -> Tensor:
-    rows = message_rows(accuracy, num_classes, torch.float64 if dtype == torch.float64 else torch.float32)
-    return ops.discrete_sender(x, *rows, num_classes, probs, seed, noise, dtype)
+def sender_sample(ops: Namespace, x: Tensor, alpha, spread, num_classes, seed, noise, probs, dtype) -> Tensor:
+    return ops.discrete_sender(x, alpha, spread, num_classes, probs, seed, noise, dtype)
 
 
 def update_sample(
-    ops: Namespace, output_logits, state, alpha, choose, known, known_mask, seed, noise, draw_noise, out
+    ops: Namespace, output_logits, state, alpha, spread, choose, known, known_mask, seed, noise, draw_noise, out
 ) -> Tensor:
     if choose == "mean" and any(needs(output_logits)):
         return reference.update_sample(
-            output_logits, state, alpha, choose, known, known_mask, seed, noise, draw_noise, out
+            output_logits, state, alpha, spread, choose, known, known_mask, seed, noise, draw_noise, out
         )  # fmt: skip
-    rows = message_rows(alpha, state.shape[-1], compute_dtype(output_logits, state))
-    arguments = output_logits, state, *rows, CHOICES[choose], known, known_mask, seed, noise, draw_noise
+    arguments = output_logits, state, alpha, spread, CHOICES[choose], known, known_mask, seed, noise, draw_noise
     if out is None:
         return ops.discrete_update(*arguments)
     ops.discrete_update_out(*arguments, out)
@@ -50,7 +42,7 @@ def update_sample(
 
 
 def continuous_time_loss(ops: Namespace, x: Tensor, logits: Tensor, weight: Tensor, mask, reduction) -> Tensor:
-    return ops.discrete_loss(x, logits, weight.to(compute_dtype(logits)), mask, CODES[reduction])[0]
+    return ops.discrete_loss(x, logits, weight, mask, CODES[reduction])[0]
 
 
 def reconstruction_loss(ops: Namespace, x: Tensor, logits: Tensor, mask, reduction) -> Tensor:
@@ -62,18 +54,16 @@ def discrete_time_loss(
 ) -> Tensor:
     nodes, node_weights, n_samples, seed, noise = expectation
     return ops.discrete_nstep(
-        x, logits, alpha.to(compute_dtype(logits)), n_steps, RECEIVERS[receiver], n_samples, nodes, node_weights,
+        x, logits, alpha, n_steps, RECEIVERS[receiver], n_samples, nodes, node_weights,
         seed, noise, mask, CODES[reduction], *needs(logits),
     )[0]  # fmt: skip
 
 
-def _register(namespace: str) -> None:
-    ops = getattr(torch.ops, namespace)
-
+def _register(ops: Namespace) -> None:
     def sender_fake(x, beta, spread, num_classes, probs, seed, noise, dtype):
         return x.new_empty((*x.shape, num_classes), dtype=dtype)
 
-    register(namespace, "discrete_sender", sender_fake)
+    register(ops, "discrete_sender", sender_fake)
 
     def save_update(ctx, inputs, output):
         ctx.count = len(inputs)
@@ -82,10 +72,8 @@ def _register(namespace: str) -> None:
         # what is sent is a draw or a mode: the state's own share is all that has a gradient
         return None, grad, *[None] * (ctx.count - 2)
 
-    register(
-        namespace, "discrete_update", lambda logits, state, *rest: torch.empty_like(state), update_backward, save_update
-    )
-    register_in_place(namespace, "discrete_update_out")
+    register(ops, "discrete_update", lambda logits, state, *rest: torch.empty_like(state), update_backward, save_update)
+    register_in_place(ops, "discrete_update_out")
 
     def save_loss(ctx, inputs, output):
         x, logits, weight, mask, _ = inputs
@@ -100,8 +88,8 @@ def _register(namespace: str) -> None:
     def loss_fake(x, logits, weight, mask, reduction):
         return loss_fakes(x, reduction, compute_dtype(logits))
 
-    register(namespace, "discrete_loss", loss_fake, loss_backward, save_loss)
-    register(namespace, "discrete_loss_backward", lambda grad, x, logits, *rest: torch.empty_like(logits))
+    register(ops, "discrete_loss", loss_fake, loss_backward, save_loss)
+    register(ops, "discrete_loss_backward", lambda grad, x, logits, *rest: torch.empty_like(logits))
 
     def nstep_fake(x, logits, alpha, *rest):
         *_, reduction, need_logits = rest
@@ -120,8 +108,8 @@ def _register(namespace: str) -> None:
         by = times_saved(grad.unsqueeze(-1), [by_logits], [ctx.type], ctx.needs_input_grad[1:2])
         return None, *by, *[None] * (ctx.count - 2)
 
-    register(namespace, "discrete_nstep", nstep_fake, nstep_backward, save_nstep)
+    register(ops, "discrete_nstep", nstep_fake, nstep_backward, save_nstep)
 
 
-for _namespace in native_namespaces():
-    _register(_namespace)
+for _ops in NAMESPACES.values():
+    _register(_ops)

@@ -1,7 +1,7 @@
 """Discrete data in plain PyTorch: the executable specification. Equation numbers are those of arXiv 2308.07037.
 
-Classes x `[B, ...]`, numbers per class `[B, ..., K]`. Numbers of a row come in float64, `[B, ..., 1]`-broadcastable to
-the latter in flows and updates, to x in losses. The state is logits: θ's zeros would be absorbing.
+Classes x `[B, ...]`, numbers per class `[B, ..., K]`. Numbers of a row come from `rows`, in the type of the arithmetic,
+and broadcast to x. The state is logits: θ's zeros would be absorbing.
 """
 
 import torch
@@ -33,16 +33,15 @@ def normals(shape, dtype: torch.dtype, seed: Tensor, noise: Tensor | None) -> Te
     return random.class_normal(shape, seed, dtype=dtype) if noise is None else noise.to(dtype)
 
 
-def message(centre: Tensor, accuracy: Tensor, eps: Tensor) -> Tensor:
-    """y = β(Kp − 1) + √(Kβ)·ε, p = e_x in (185)."""
-    num_classes = centre.shape[-1]
-    beta, spread = accuracy.to(eps.dtype), (num_classes * accuracy).sqrt().to(eps.dtype)
-    return beta * (num_classes * centre - 1) + spread * eps
+def message(centre: Tensor, alpha: Tensor, spread: Tensor, eps: Tensor) -> Tensor:
+    """y = α(Kp − 1) + √(Kα)·ε, p = e_x in (185)."""
+    return alpha.unsqueeze(-1) * (centre.shape[-1] * centre - 1) + spread.unsqueeze(-1) * eps
 
 
 def sender_sample(
     x: Tensor,
-    accuracy: Tensor,
+    alpha: Tensor,
+    spread: Tensor,
     num_classes: int,
     seed: Tensor | None,
     noise: Tensor | None,
@@ -51,9 +50,8 @@ def sender_sample(
 ) -> Tensor:
     """y ~ N(α(Ke_x − 1), αK·I); with α = β(t), and through a softmax where `probs`, it is the Bayesian flow (185)."""
     index, valid = valid_classes("x", x, num_classes)
-    work = torch.float64 if dtype == torch.float64 else torch.float32
-    eps = normals((*x.shape, num_classes), work, seed, noise)
-    y = message(one_hot(index, num_classes).to(work), accuracy, eps)
+    eps = normals((*x.shape, num_classes), alpha.dtype, seed, noise)
+    y = message(one_hot(index, num_classes).to(alpha.dtype), alpha, spread, eps)
     y = torch.where(valid.unsqueeze(-1), y, torch.nan)
     return (y.softmax(-1) if probs else y).to(dtype)
 
@@ -62,6 +60,7 @@ def update_sample(
     output_logits: Tensor,
     state: Tensor,
     alpha: Tensor,
+    spread: Tensor,
     choose: str,
     known: Tensor | None,
     known_mask: Tensor | None,
@@ -85,7 +84,7 @@ def update_sample(
         index, valid = valid_classes("known", known, num_classes, known_mask)
         given = torch.where(valid.unsqueeze(-1), one_hot(index, num_classes).to(dtype), torch.nan)
         sent = torch.where(known_mask.unsqueeze(-1), given, sent)
-    updated = (state.to(dtype) + message(sent, alpha, normals(state.shape, dtype, seed, noise))).to(state.dtype)
+    updated = (state.to(dtype) + message(sent, alpha, spread, normals(state.shape, dtype, seed, noise))).to(state.dtype)
     return updated if out is None else out.copy_(updated)
 
 
@@ -110,7 +109,7 @@ def continuous_time_loss(x: Tensor, logits: Tensor, weight: Tensor, mask: Tensor
     is_x = one_hot(index, logits.shape[-1])
     q = others(logits, is_x).sigmoid()
     s = logits.softmax(-1).masked_fill(is_x, 0).square().sum(-1)
-    return reduce(torch.where(valid, weight.to(dtype) * (q * q + s), torch.nan), mask, reduction)
+    return reduce(torch.where(valid, weight * (q * q + s), torch.nan), mask, reduction)
 
 
 def reconstruction_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
@@ -149,21 +148,21 @@ def discrete_time_loss(
 
 def joint_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
     """y_x + LSE(z) − LSE(z + y), with x left out of both sums [derived]."""
-    y = message(is_x.to(eps.dtype), alpha.unsqueeze(-1), eps)
+    y = message(is_x.to(eps.dtype), alpha, (logits.shape[-1] * alpha).sqrt(), eps)
     return logsigmoid(-others(logits + y, is_x)) - logsigmoid(-others(logits, is_x))
 
 
 def binary_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
     """The joint receiver for K = 2, where y_x − y_o ~ N(2α, 4α) is all that matters."""
     gap = others(logits, is_x)
-    difference = (2 * alpha).to(eps.dtype) + 2 * alpha.sqrt().to(eps.dtype) * eps
+    difference = 2 * alpha + 2 * alpha.sqrt() * eps
     return logsigmoid(difference - gap) - logsigmoid(-gap)
 
 
 def factorised_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
     """Σ_d ln N(y_d; m_d, αK) − ln(p_d·N(y_d; α(K−1), αK) + (1 − p_d)·N(y_d; −α, αK)), m_d the sender's mean; with
     r = √(αK) both densities are those of the sender times 1 or exp(±rε − r²/2)."""
-    r = (alpha * logits.shape[-1]).sqrt().to(eps.dtype).unsqueeze(-1)
+    r = (alpha * logits.shape[-1]).sqrt().unsqueeze(-1)
     log_p = logits.log_softmax(-1)
     # 1 − p of the likeliest class is summed from the others: subtracted, it would cancel
     likeliest = one_hot(logits.argmax(-1), logits.shape[-1])

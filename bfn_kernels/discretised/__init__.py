@@ -11,11 +11,12 @@ Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a 
 
 from torch import Tensor
 
-from bfn_kernels import backends, checks
+from bfn_kernels import backends, checks, rows
 from bfn_kernels.arguments import check_out, expectation, known_values, randomness, updated_precision
-from bfn_kernels.continuous import Rows, data_flow
+from bfn_kernels.continuous import check_prediction, data_flow
 from bfn_kernels.discretised import autograd, reference
-from bfn_kernels.schedules import ContinuousSchedule, Flow, continuous_schedule
+from bfn_kernels.rows import Rows
+from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 _family = backends.Family("discretised", reference, autograd)
 
@@ -33,7 +34,8 @@ def expected_value(
     tensor([0.3125])
     """
     _normal(mean, std, num_bins)
-    return _family("expected_value", backend, mean.device)(mean, std, num_bins, clip)
+    _, op = _family("expected_value", backend, mean.device)
+    return op(mean, std, num_bins, clip)
 
 
 def log_prob(
@@ -70,8 +72,8 @@ def sample(
     """
     _normal(mean, std, num_bins)
     checks.no_gradient("a draw has none", mean=mean, std=std)
-    random = randomness(mean, seed, noise=(noise, mean.shape))
-    return _family("sample", backend, mean.device)(mean, std, num_bins, *random)
+    _, op = _family("sample", backend, mean.device)
+    return op(mean, std, num_bins, *randomness(mean, seed, noise=(noise, mean.shape)))
 
 
 def mode(mean: Tensor, std: Tensor, *, num_bins: int, backend: str | None = None) -> Tensor:
@@ -84,7 +86,8 @@ def mode(mean: Tensor, std: Tensor, *, num_bins: int, backend: str | None = None
     """
     _normal(mean, std, num_bins)
     checks.no_gradient("a mode has none", mean=mean, std=std)
-    return _family("mode", backend, mean.device)(mean, std, num_bins)
+    _, op = _family("mode", backend, mean.device)
+    return op(mean, std, num_bins)
 
 
 def continuous_time_loss(
@@ -115,11 +118,11 @@ def continuous_time_loss(
     tensor(0.)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    state, time = _network(schedule, x, pred_mean, pred_log_std, mean, t, parametrisation, num_bins, mask, reduction)
-    mean = None if state is None else mean
-    op = _family("continuous_time_loss", backend, x.device)
-    weight = schedule.rate(time) / 2
-    return op(x, pred_mean, pred_log_std, mean, state, weight, num_bins, clip, mask, reduction)
+    mean = _check_loss(x, pred_mean, pred_log_std, mean, parametrisation, num_bins, mask, reduction)
+    ops, op = _family("continuous_time_loss", backend, x.device)
+    dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mean)
+    flow, (weight,) = data_flow(ops, parametrisation, (rows.RATE,), t, x, dtype, schedule, scale=0.5)
+    return op(x, pred_mean, pred_log_std, mean, flow, weight, num_bins, clip, mask, reduction)
 
 
 def discrete_time_loss(
@@ -155,14 +158,14 @@ def discrete_time_loss(
     """
     checks.integer("n_steps", n_steps, 1)
     schedule = continuous_schedule(sigma_1, schedule)
-    state, time = _network(schedule, x, pred_mean, pred_log_std, mean, t, parametrisation, num_bins, mask, reduction)
-    mean = None if state is None else mean
+    mean = _check_loss(x, pred_mean, pred_log_std, mean, parametrisation, num_bins, mask, reduction)
+    ops, op = _family("discrete_time_loss", backend, x.device)
+    dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mean)
+    flow, (alpha,) = data_flow(ops, parametrisation, (rows.ALPHA,), t, x, dtype, schedule, n_steps)
     if n_samples is None and quadrature is None:
         quadrature = 8
     expect = expectation(x, x.shape, quadrature, n_samples, seed, noise)
-    alpha = schedule.alpha(n_steps * time + 1, n_steps)
-    op = _family("discrete_time_loss", backend, x.device)
-    return op(x, pred_mean, pred_log_std, mean, state, alpha, n_steps, expect, num_bins, clip, mask, reduction)
+    return op(x, pred_mean, pred_log_std, mean, flow, alpha, n_steps, expect, num_bins, clip, mask, reduction)
 
 
 def reconstruction_loss(
@@ -188,10 +191,11 @@ def reconstruction_loss(
     tensor(0.)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    state, _ = _network(schedule, x, pred_mean, pred_log_std, mean, 1.0, parametrisation, num_bins, mask, reduction)
-    mean = None if state is None else mean
-    op = _family("reconstruction_loss", backend, x.device)
-    return op(x, pred_mean, pred_log_std, mean, state, num_bins, mask, reduction)
+    mean = _check_loss(x, pred_mean, pred_log_std, mean, parametrisation, num_bins, mask, reduction)
+    ops, op = _family("reconstruction_loss", backend, x.device)
+    dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mean)
+    flow, _ = data_flow(ops, parametrisation, (), 1.0, x, dtype, schedule)
+    return op(x, pred_mean, pred_log_std, mean, flow, num_bins, mask, reduction)
 
 
 def update_sample(
@@ -232,26 +236,26 @@ def update_sample(
     checks.data("mean", mean)
     checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)
-    state, _ = data_flow(schedule, mean, pred_mean, mean, t, parametrisation)
+    check_prediction(mean, pred_mean, mean, parametrisation)
     checks.like("pred_log_std", pred_log_std, "mean", mean)
     checks.integer("num_bins", num_bins, 2)
     known_values(known, known_mask, mean, mean.shape)
     check_out(out, mean, pred_mean=pred_mean, pred_log_std=pred_log_std, mean=mean)
     if choose != "mean":
         checks.no_gradient(f"a {choose} has none", pred_mean=pred_mean, pred_log_std=pred_log_std)
-    rho, alpha_rows = (
-        checks.rows(name, value, mean.shape, mean, 0) for name, value in (("precision", precision), ("alpha", alpha))
-    )
+    ops, op = _family("update_sample", backend, mean.device)
+    dtype = checks.compute_dtype(pred_mean, pred_log_std, mean)
+    flow, _ = data_flow(ops, parametrisation, (), t, mean, dtype, schedule)
+    update = rows.of_accuracies(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision)
     noises = {"noise": (noise, mean.shape)}
     if choose == "sample":
         noises["draw_noise"] = (draw_noise, mean.shape)
     random = randomness(mean, seed, **noises)
-    op = _family("update_sample", backend, mean.device)
     updated = op(
-        pred_mean, pred_log_std, mean, state, rho, alpha_rows, num_bins, choose, known, known_mask,
+        pred_mean, pred_log_std, mean, flow, *update, num_bins, choose, known, known_mask,
         random[0], noise, draw_noise, out,
     )  # fmt: skip
-    return updated, updated_precision(precision, alpha, (rho, alpha_rows))
+    return updated, updated_precision(precision, alpha, mean)
 
 
 def bin_loss(x, mean, std, num_bins, clip, mask, reduction, backend) -> Tensor:
@@ -260,7 +264,8 @@ def bin_loss(x, mean, std, num_bins, clip, mask, reduction, backend) -> Tensor:
     checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.broadcast_mask("mask", mask, "x", x, x.shape)
     checks.no_gradient("a bin has none", x=x)
-    return _family("bin_loss", backend, x.device)(x, mean, std, num_bins, clip, mask, reduction)
+    _, op = _family("bin_loss", backend, x.device)
+    return op(x, mean, std, num_bins, clip, mask, reduction)
 
 
 def _normal(mean: Tensor, std: Tensor, num_bins: int) -> None:
@@ -269,14 +274,14 @@ def _normal(mean: Tensor, std: Tensor, num_bins: int) -> None:
     checks.integer("num_bins", num_bins, 2)
 
 
-def _network(
-    schedule, x, pred_mean, pred_log_std, mean, t, parametrisation, num_bins, mask, reduction
-) -> tuple[Flow | None, Tensor]:
-    """Checks what the losses share; the flow and the times."""
-    state, time = data_flow(schedule, x, pred_mean, mean, t, parametrisation)
+def _check_loss(
+    x, pred_mean, pred_log_std, mean, parametrisation, num_bins, mask, reduction
+) -> Tensor | None:  # fmt: skip
+    """What the losses share; the mean, None where it is not read."""
+    read_mean = check_prediction(x, pred_mean, mean, parametrisation)
     checks.like("pred_log_std", pred_log_std, "x", x)
     checks.integer("num_bins", num_bins, 2)
     checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.broadcast_mask("mask", mask, "x", x, x.shape)
     checks.no_gradient("none is defined for discretised data", x=x, mean=mean)
-    return state, time
+    return read_mean

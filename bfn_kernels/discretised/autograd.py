@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from bfn_kernels.backends import native_namespaces
+from bfn_kernels.backends import NAMESPACES
 from bfn_kernels.checks import compute_dtype
-from bfn_kernels.continuous.autograd import prediction_rows, update_rows
 from bfn_kernels.continuous.autograd import update_sample as gaussian_update
 from bfn_kernels.discretised.reference import output_distribution
 from bfn_kernels.operators import (
@@ -19,7 +18,7 @@ from bfn_kernels.operators import (
     times_saved,
 )
 from bfn_kernels.reduction import CODES
-from bfn_kernels.schedules import Flow
+from bfn_kernels.rows import Flow
 
 # The numbers by which the operators know them (csrc/math/discretised.h, csrc/cpu/discretised.h).
 DIRECT, DATA, NOISE = range(3)
@@ -42,17 +41,14 @@ def network(pred_mean: Tensor, pred_log_std: Tensor, mean: Tensor | None, flow: 
     """The arguments of an operator that say what the network put out, down to the parametrisation."""
     if flow is None:
         return pred_mean, pred_log_std, mean, None, None, DATA
-    rows = prediction_rows(pred_mean, flow, compute_dtype(pred_mean, pred_log_std, mean))
-    return pred_mean, pred_log_std, mean, *rows, NOISE
+    return pred_mean, pred_log_std, mean, *flow, NOISE
 
 
 def loss(ops, x, output: tuple, num_bins, clip, mask, reduction, weight=None, alpha=None, n_steps=0, expectation=None):
     """L∞ with a weight, L_n with an alpha and an expectation, the reconstruction loss with neither."""
-    dtype = compute_dtype(x, *output[:3])
     nodes, node_weights, n_samples, seed, noise = expectation or ((), (), 0, None, None)
-    rows = (None if row is None else row.to(dtype) for row in (weight, alpha))
     return ops.discretised_loss(
-        x, *output, num_bins, clip, *rows, n_steps, n_samples, nodes, node_weights, seed, noise, mask,
+        x, *output, num_bins, clip, weight, alpha, n_steps, n_samples, nodes, node_weights, seed, noise, mask,
         CODES[reduction], *needs(*output[:2]),
     )[0]  # fmt: skip
 
@@ -81,18 +77,17 @@ def discrete_time_loss(
 
 
 def update_sample(
-    ops: Namespace, pred_mean, pred_log_std, mean, flow, precision, alpha, num_bins, choose, known, known_mask,
+    ops: Namespace, pred_mean, pred_log_std, mean, flow, keep, take, step_std, num_bins, choose, known, known_mask,
     seed, noise, draw_noise, out,
 ) -> Tensor:  # fmt: skip
     if choose == "mean" and any(needs(pred_mean, pred_log_std, mean)):
         value = expected_value(ops, *output_distribution(pred_mean, pred_log_std, mean, flow), num_bins, True)
         if known is not None:
             value = torch.where(known_mask, known.to(value.dtype), value)
-        return gaussian_update(ops, value, mean, precision, alpha, seed, noise)
-    rows = update_rows(precision, alpha, compute_dtype(pred_mean, pred_log_std, mean))
+        return gaussian_update(ops, value, mean, keep, take, step_std, seed, noise)
     arguments = (
-        *network(pred_mean, pred_log_std, mean, flow), num_bins, CHOICES[choose], *rows, known, known_mask,
-        seed, noise, draw_noise,
+        *network(pred_mean, pred_log_std, mean, flow), num_bins, CHOICES[choose], keep, take, step_std,
+        known, known_mask, seed, noise, draw_noise,
     )  # fmt: skip
     if out is None:
         return ops.discretised_update(*arguments)
@@ -100,9 +95,7 @@ def update_sample(
     return out
 
 
-def _register(namespace: str) -> None:
-    ops = getattr(torch.ops, namespace)
-
+def _register(ops: Namespace) -> None:
     def expected_value_fake(mean, std, num_bins, clip, need_mean, need_std):
         dtype = compute_dtype(mean, std)
         return (
@@ -121,8 +114,8 @@ def _register(namespace: str) -> None:
         by = times_saved(grad, ctx.saved_tensors, ctx.types, ctx.needs_input_grad[:2])
         return *by, None, None, None, None
 
-    register(namespace, "expected_value", expected_value_fake, expected_value_backward, save_expected_value)
-    register(namespace, "discretised_choose", lambda mean, *rest: torch.empty_like(mean))
+    register(ops, "expected_value", expected_value_fake, expected_value_backward, save_expected_value)
+    register(ops, "discretised_choose", lambda mean, *rest: torch.empty_like(mean))
 
     def loss_fake(x, prediction, log_std, mean, a, b, kind, *rest):
         *_, reduction, need_mean, need_log_std = rest
@@ -141,7 +134,7 @@ def _register(namespace: str) -> None:
         by = times_saved(per_variable(grad, scale, ctx.dims), gradients, ctx.types, ctx.needs_input_grad[1:3])
         return None, *by, *[None] * (ctx.count - 3)
 
-    register(namespace, "discretised_loss", loss_fake, loss_backward, save_loss)
+    register(ops, "discretised_loss", loss_fake, loss_backward, save_loss)
 
     def save_update(ctx, inputs, output):
         ctx.save_for_backward(inputs[8])
@@ -153,11 +146,11 @@ def _register(namespace: str) -> None:
         return None, None, by_mean, *[None] * (ctx.count - 3)
 
     register(
-        namespace, "discretised_update", lambda prediction, log_std, mean, *rest: torch.empty_like(mean),
+        ops, "discretised_update", lambda prediction, log_std, mean, *rest: torch.empty_like(mean),
         update_backward, save_update,
     )  # fmt: skip
-    register_in_place(namespace, "discretised_update_out")
+    register_in_place(ops, "discretised_update_out")
 
 
-for _namespace in native_namespaces():
-    _register(_namespace)
+for _ops in NAMESPACES.values():
+    _register(_ops)

@@ -1,7 +1,8 @@
 """Discretised data in plain PyTorch: the executable specification. Equation numbers are those of arXiv 2308.07037.
 
 x lies in [−1, 1], which K bins of width h = 2/K divide; a bin is known by its centre, and here by its zero-based index
-held as a float, so that NaN stays NaN. Numbers of a row come in float64 and broadcast to the data.
+held as a float, so that NaN stays NaN. Numbers of a row come from `rows`, in the type of the arithmetic, and
+broadcast to the data.
 """
 
 import math
@@ -16,7 +17,7 @@ from bfn_kernels.arguments import Expectation
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.continuous.reference import normals
 from bfn_kernels.reduction import hide, reduce
-from bfn_kernels.schedules import Flow
+from bfn_kernels.rows import Flow
 
 LOG_STD_LIMIT = 10.0
 STD_MIN, STD_MAX = 1e-3, 10.0
@@ -40,10 +41,9 @@ def output_distribution(
     std = pred_log_std.to(dtype).clamp(-LOG_STD_LIMIT, LOG_STD_LIMIT).exp()
     if flow is None:
         return pred_mean.to(dtype), std.clamp(STD_MIN, STD_MAX)
-    a, b = flow.coefficients()
-    mean, noise_pred, std = hide(~flow.early, mean.to(dtype), pred_mean.to(dtype), std)
-    std = torch.where(flow.early, 1.0, (b.to(dtype) * std).clamp(STD_MIN, STD_MAX))
-    return a.to(dtype) * mean - b.to(dtype) * noise_pred, std
+    mean, noise_pred, std = hide(flow.started, mean.to(dtype), pred_mean.to(dtype), std)
+    std = torch.where(flow.started, (flow.b * std).clamp(STD_MIN, STD_MAX), 1.0)
+    return flow.a * mean - flow.b * noise_pred, std
 
 
 def log_ndtr(z: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ def continuous_time_loss(
     x, pred_mean, pred_log_std, mean = hide(mask, x, pred_mean, pred_log_std, mean)
     mu, std = output_distribution(pred_mean, pred_log_std, mean, flow)
     error = x.to(mu.dtype) - _expected_value(mu, std, num_bins, clip)
-    return reduce(weight.to(mu.dtype) * error * error, mask, reduction)
+    return reduce(weight * error * error, mask, reduction)
 
 
 def discrete_time_loss(
@@ -195,7 +195,7 @@ def discrete_time_loss(
     x, pred_mean, pred_log_std, mean = hide(mask, x, pred_mean, pred_log_std, mean)
     mu, std = output_distribution(pred_mean, pred_log_std, mean, flow)
     dtype = mu.dtype
-    x, tau = x.to(dtype), alpha.rsqrt().to(dtype)
+    x, tau = x.to(dtype), alpha.rsqrt()
     index = torch.arange(num_bins, dtype=dtype, device=x.device)
     log_p = log_bin_prob(index, mu.unsqueeze(-1), std.unsqueeze(-1), num_bins, clip)
     loss = torch.zeros_like(x)
@@ -210,8 +210,9 @@ def update_sample(
     pred_log_std: Tensor,
     mean: Tensor,
     flow: Flow | None,
-    precision: Tensor,
-    alpha: Tensor,
+    keep: Tensor,
+    take: Tensor,
+    step_std: Tensor,
     num_bins: int,
     choose: str,
     known: Tensor | None,
@@ -229,4 +230,4 @@ def update_sample(
         value = mode(mu, std, num_bins) if choose == "mode" else sample(mu, std, num_bins, seed, draw_noise)
     if known is not None:
         value = torch.where(known_mask, known.to(value.dtype), value)
-    return continuous.reference.update_sample(value, mean, precision, alpha, seed, noise, out)
+    return continuous.reference.update_sample(value, mean, keep, take, step_std, seed, noise, out)

@@ -34,24 +34,26 @@ static DType dtype_of_tensor(const char* name, const Tensor& x) {
   }
 }
 
-View view(const char* name, const Tensor& x, const Shape& shape) {
+// Dimension d of `shape` is dimension d - offset of x; x has size 1 wherever it has none.
+static View aligned_view(const char* name, const Tensor& x, const Shape& shape, int64_t offset) {
   if (!x.is_cpu()) throw std::invalid_argument(std::string(name) + " must be on the CPU");
-  const int64_t extra = static_cast<int64_t>(shape.size()) - x.dim();
   View result;
-  if (extra < 0 || shape.size() > kMaxDims) {
+  if (offset < 0 || shape.size() > kMaxDims) {
     throw std::invalid_argument(std::string(name) + " has too many dimensions");
   }
   result.data = const_cast<void*>(x.const_data_ptr());
   static char nothing;
   if (result.data == nullptr) result.data = &nothing;  // an empty tensor, which is not a missing one
   result.dtype = dtype_of_tensor(name, x);
+  const auto sizes = x.sizes(), strides = x.strides();
+  const int64_t end = offset + static_cast<int64_t>(sizes.size());
   for (int64_t d = static_cast<int64_t>(shape.size()) - 1; d >= 0; --d) {
-    const int64_t size = d < extra ? 1 : x.size(d - extra);
+    const int64_t size = d < offset || d >= end ? 1 : sizes[d - offset];
     if (size != shape[d] && size != 1) {
       throw std::invalid_argument(std::string(name) + " does not broadcast to the data's shape");
     }
     if (shape[d] == 1) continue;
-    const int64_t stride = size == 1 ? 0 : x.stride(d - extra);
+    const int64_t stride = size == 1 ? 0 : strides[d - offset];
     // from the last dimension on, backwards; reversed below
     const int last = result.dims - 1;
     if (last >= 0 && stride == result.stride[last] * result.size[last]) {
@@ -65,6 +67,12 @@ View view(const char* name, const Tensor& x, const Shape& shape) {
   std::reverse(result.stride, result.stride + result.dims);
   return result;
 }
+
+View view(const char* name, const Tensor& x, const Shape& shape) {
+  return aligned_view(name, x, shape, static_cast<int64_t>(shape.size()) - x.dim());
+}
+
+View leading_view(const char* name, const Tensor& x, const Shape& shape) { return aligned_view(name, x, shape, 0); }
 
 View view(const char* name, const MaybeTensor& x, const Shape& shape) { return x ? view(name, *x, shape) : View{}; }
 

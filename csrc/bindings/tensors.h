@@ -40,6 +40,8 @@ inline int64_t numel(const Shape& shape) {
 // The tensor broadcast to `shape`, aligned at the last dimension.
 View view(const char* name, const Tensor& x, const Shape& shape);
 View view(const char* name, const MaybeTensor& x, const Shape& shape);
+// Aligned at the first dimension instead.
+View leading_view(const char* name, const Tensor& x, const Shape& shape);
 
 ScalarType compute_type(std::initializer_list<const Tensor*> tensors);
 inline const Tensor* get(const MaybeTensor& x) { return x ? &*x : nullptr; }

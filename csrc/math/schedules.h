@@ -1,0 +1,124 @@
+// Accuracy schedules, and the numbers of a row that ops make of a time or of accuracies: always in double.
+#pragma once
+
+#include "common.h"
+
+namespace bfn {
+
+constexpr double kTMin = 1e-6;          // before this time nothing was received yet
+constexpr double kTMax = 1 - 1e-6;      // the time of a discrete flow is clamped to it
+constexpr double kRootBetaMin = 1e-10;  // below this sqrt(beta) a discrete flow is the uniform prior
+
+// bfn_kernels/rows.py has both tables in the same order.
+enum class ScheduleKind : int64_t { kNone, kExponentialVariance, kQuadraticAccuracy, kLogarithmicAccuracy };
+enum class RowNumber : int64_t {
+  kGamma,
+  kFlowStd,
+  kMeanScale,
+  kNoiseScale,
+  kRate,
+  kAlpha,
+  kStd,
+  kHalfPrecision,
+  kLogNormaliser,
+  kBeta,
+  kBetaSpread,
+  kKeep,
+  kTake,
+  kUpdateStd,
+  kSenderStd,
+  kAccuracy,
+  kSpread
+};
+
+// `parameter` is sigma_1 of the exponential variance (80, 95), beta_1 of the others (182, 193).
+struct Schedule {
+  ScheduleKind kind;
+  double parameter, num_classes;
+
+  BFN_HD double log_variance(double t) const { return 2 * std::log(parameter) * t; }
+  BFN_HD double gamma(double t) const { return -std::expm1(log_variance(t)); }
+  BFN_HD double variance(double t) const { return std::exp(log_variance(t)); }  // 1 - gamma
+
+  BFN_HD double slope() const { return -std::expm1(-num_classes * parameter / 4); }
+  BFN_HD double beta(double t) const {
+    if (kind == ScheduleKind::kQuadraticAccuracy) return parameter * t * t;
+    return -4 / num_classes * std::log1p(-slope() * t);
+  }
+
+  // Of the i-th of n messages.
+  BFN_HD double alpha(double i, double n) const {
+    if (kind == ScheduleKind::kExponentialVariance) {
+      const double step = 2 * std::log(parameter) / n;
+      return -std::expm1(step) * std::exp(-step * i);
+    }
+    if (kind == ScheduleKind::kQuadraticAccuracy) return parameter * (2 * i - 1) / (n * n);
+    return beta(i / n) - beta((i - 1) / n);
+  }
+
+  // Accuracy per unit of time.
+  BFN_HD double rate(double t) const {
+    if (kind == ScheduleKind::kExponentialVariance) {
+      const double log_variance = 2 * std::log(parameter);
+      return -log_variance * std::exp(-log_variance * t);
+    }
+    if (kind == ScheduleKind::kQuadraticAccuracy) return 2 * parameter * t;
+    return 4 / num_classes * slope() / (1 - slope() * t);
+  }
+};
+
+struct RowContext {
+  Schedule schedule;
+  double n_steps, scale;
+};
+
+// beta of a discrete flow.
+BFN_HD double flow_beta(const Schedule& schedule, double t) {
+  const double beta = schedule.beta(t > kTMax ? kTMax : t);
+  return std::sqrt(beta) < kRootBetaMin ? 0 : beta;
+}
+
+// `value` is a time or alpha, `rho` the precision before the message.
+BFN_HD double row_number(RowNumber which, const RowContext& of, double value, double rho) {
+  const Schedule& schedule = of.schedule;
+  const double t = value, alpha = value;
+  switch (which) {
+    case RowNumber::kGamma:
+      return schedule.gamma(t);
+    case RowNumber::kFlowStd:
+      return std::sqrt(schedule.gamma(t) * schedule.variance(t));
+    case RowNumber::kMeanScale:
+      return t < kTMin ? 0 : 1 / schedule.gamma(t);
+    case RowNumber::kNoiseScale:
+      return t < kTMin ? 0 : std::sqrt(schedule.variance(t) / schedule.gamma(t));
+    case RowNumber::kRate:
+      return of.scale * schedule.rate(t);
+    case RowNumber::kAlpha:
+      return of.scale * schedule.alpha(of.n_steps * t + 1, of.n_steps);
+    case RowNumber::kStd:
+      return std::sqrt(schedule.variance(t));
+    case RowNumber::kHalfPrecision:
+      return 0.5 / schedule.variance(t);
+    case RowNumber::kLogNormaliser:
+      return std::log(2 * 3.14159265358979323846 * schedule.variance(t)) / 2;
+    case RowNumber::kBeta:
+      return flow_beta(schedule, t);
+    case RowNumber::kBetaSpread:
+      return std::sqrt(of.scale * flow_beta(schedule, t));
+    case RowNumber::kKeep:
+      return rho / (rho + alpha);
+    case RowNumber::kTake:
+      return alpha / (rho + alpha);
+    case RowNumber::kUpdateStd:
+      return std::sqrt(alpha) / (rho + alpha);
+    case RowNumber::kSenderStd:
+      return 1 / std::sqrt(alpha);
+    case RowNumber::kAccuracy:
+      return alpha;
+    case RowNumber::kSpread:
+      return std::sqrt(of.scale * alpha);
+  }
+  return NAN;
+}
+
+}  // namespace bfn
