@@ -1,5 +1,6 @@
-#include "../cpu/continuous.h"
+#include "../ops/continuous.h"
 
+#include "target.h"
 #include "tensors.h"
 
 namespace bfn {
@@ -107,7 +108,7 @@ std::tuple<Tensor, Tensor, Tensor> squared_loss_backward_new(const Tensor& grad,
 }  // namespace
 }  // namespace bfn
 
-STABLE_TORCH_LIBRARY_FRAGMENT(bfn_kernels, m) {
+BFN_SCHEMAS(m) {
   m.def(
       "gaussian_step(Tensor state, Tensor? a, Tensor? data, Tensor? b, Tensor? std, Tensor? seed, Tensor? noise) -> "
       "Tensor");
@@ -127,11 +128,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(bfn_kernels, m) {
       "Tensor, Tensor)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(bfn_kernels, CPU, m) {
-  m.impl("gaussian_step", TORCH_BOX(&bfn::gaussian_step_new));
-  m.impl("gaussian_step_out", TORCH_BOX(&bfn::gaussian_step_out));
-  m.impl("predict_data", TORCH_BOX(&bfn::predict_data_new));
-  m.impl("predict_data_backward", TORCH_BOX(&bfn::predict_data_backward_new));
-  m.impl("squared_loss", TORCH_BOX(&bfn::squared_loss_new));
-  m.impl("squared_loss_backward", TORCH_BOX(&bfn::squared_loss_backward_new));
+BFN_OPERATORS(m) {
+  m.impl("gaussian_step", BFN_BOX(&bfn::gaussian_step_new));
+  m.impl("gaussian_step_out", BFN_BOX(&bfn::gaussian_step_out));
+  m.impl("predict_data", BFN_BOX(&bfn::predict_data_new));
+  m.impl("predict_data_backward", BFN_BOX(&bfn::predict_data_backward_new));
+  m.impl("squared_loss", BFN_BOX(&bfn::squared_loss_new));
+  m.impl("squared_loss_backward", BFN_BOX(&bfn::squared_loss_backward_new));
 }

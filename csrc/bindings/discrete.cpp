@@ -1,5 +1,6 @@
-#include "../cpu/discrete.h"
+#include "../ops/discrete.h"
 
+#include "target.h"
 #include "tensors.h"
 
 namespace bfn {
@@ -139,7 +140,7 @@ std::tuple<Tensor, Tensor, Tensor> nstep_new(const Tensor& x, const Tensor& logi
   "Tensor output_logits, Tensor state, Tensor beta, Tensor spread, int choice, Tensor? known, Tensor? known_mask, " \
   "Tensor? seed, Tensor? noise, Tensor? draw_noise"
 
-STABLE_TORCH_LIBRARY_FRAGMENT(bfn_kernels, m) {
+BFN_SCHEMAS(m) {
   m.def(
       "discrete_sender(Tensor x, Tensor beta, Tensor spread, int num_classes, bool probs, Tensor? seed, Tensor? noise, "
       "ScalarType dtype) -> Tensor");
@@ -153,11 +154,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(bfn_kernels, m) {
       "Tensor, Tensor)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(bfn_kernels, CPU, m) {
-  m.impl("discrete_sender", TORCH_BOX(&bfn::sender_new));
-  m.impl("discrete_update", TORCH_BOX(&bfn::update_new));
-  m.impl("discrete_update_out", TORCH_BOX(&bfn::update_out));
-  m.impl("discrete_loss", TORCH_BOX(&bfn::loss_new));
-  m.impl("discrete_loss_backward", TORCH_BOX(&bfn::loss_backward_new));
-  m.impl("discrete_nstep", TORCH_BOX(&bfn::nstep_new));
+BFN_OPERATORS(m) {
+  m.impl("discrete_sender", BFN_BOX(&bfn::sender_new));
+  m.impl("discrete_update", BFN_BOX(&bfn::update_new));
+  m.impl("discrete_update_out", BFN_BOX(&bfn::update_out));
+  m.impl("discrete_loss", BFN_BOX(&bfn::loss_new));
+  m.impl("discrete_loss_backward", BFN_BOX(&bfn::loss_backward_new));
+  m.impl("discrete_nstep", BFN_BOX(&bfn::nstep_new));
 }

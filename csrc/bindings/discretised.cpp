@@ -1,5 +1,6 @@
-#include "../cpu/discretised.h"
+#include "../ops/discretised.h"
 
+#include "target.h"
 #include "tensors.h"
 
 namespace bfn {
@@ -128,7 +129,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> loss_new(const Tensor& x, const Tenso
   "int choice, Tensor keep, Tensor take, Tensor std, Tensor? known, Tensor? known_mask, Tensor? seed, "       \
   "Tensor? noise, Tensor? draw_noise"
 
-STABLE_TORCH_LIBRARY_FRAGMENT(bfn_kernels, m) {
+BFN_SCHEMAS(m) {
   m.def(
       "expected_value(Tensor mean, Tensor std, int num_bins, bool clip, bool need_mean, bool need_std) -> (Tensor, "
       "Tensor, Tensor)");
@@ -141,10 +142,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(bfn_kernels, m) {
         "(Tensor, Tensor, Tensor, Tensor)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(bfn_kernels, CPU, m) {
-  m.impl("expected_value", TORCH_BOX(&bfn::expected_value_new));
-  m.impl("discretised_choose", TORCH_BOX(&bfn::choose_new));
-  m.impl("discretised_update", TORCH_BOX(&bfn::update_new));
-  m.impl("discretised_update_out", TORCH_BOX(&bfn::update_out));
-  m.impl("discretised_loss", TORCH_BOX(&bfn::loss_new));
+BFN_OPERATORS(m) {
+  m.impl("expected_value", BFN_BOX(&bfn::expected_value_new));
+  m.impl("discretised_choose", BFN_BOX(&bfn::choose_new));
+  m.impl("discretised_update", BFN_BOX(&bfn::update_new));
+  m.impl("discretised_update_out", BFN_BOX(&bfn::update_out));
+  m.impl("discretised_loss", BFN_BOX(&bfn::loss_new));
 }

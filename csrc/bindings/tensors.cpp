@@ -1,16 +1,10 @@
 #include "tensors.h"
 
-#include "../cpu/parallel.h"
+#include <algorithm>
+
+#include "target.h"
 
 namespace bfn {
-
-void run_parallel(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context) {
-  if (count <= grain) {
-    if (count > 0) body(context, 0, count);
-    return;
-  }
-  torch::stable::parallel_for(0, count, grain, [=](int64_t begin, int64_t end) { body(context, begin, end); });
-}
 
 static DType dtype_of_tensor(const char* name, const Tensor& x) {
   switch (x.scalar_type()) {
@@ -30,13 +24,13 @@ static DType dtype_of_tensor(const char* name, const Tensor& x) {
     case ScalarType::Bool:
       return DType::kUInt8;
     default:
-      throw std::invalid_argument(std::string(name) + " has a type that the CPU kernels do not take");
+      throw std::invalid_argument(std::string(name) + " has a type that the kernels do not take");
   }
 }
 
 // Dimension d of `shape` is dimension d - offset of x; x has size 1 wherever it has none.
 static View aligned_view(const char* name, const Tensor& x, const Shape& shape, int64_t offset) {
-  if (!x.is_cpu()) throw std::invalid_argument(std::string(name) + " must be on the CPU");
+  if (!is_here(x)) throw std::invalid_argument(std::string(name) + " must be on " + kDeviceName);
   View result;
   if (offset < 0 || shape.size() > kMaxDims) {
     throw std::invalid_argument(std::string(name) + " has too many dimensions");
@@ -92,10 +86,10 @@ Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& s
   result.stream = stream;
   result.explicit_values = view("noise", noise, shape);
   if (noise) return result;
-  if (!seed || seed->scalar_type() != ScalarType::Long || seed->numel() != 1 || !seed->is_cpu()) {
-    throw std::invalid_argument("seed must hold one int64 on the CPU where no noise is given");
+  if (!seed || seed->scalar_type() != ScalarType::Long || seed->numel() != 1 || !is_here(*seed)) {
+    throw std::invalid_argument(std::string("seed must hold one int64 on ") + kDeviceName + " where no noise is given");
   }
-  result.seed = static_cast<uint64_t>(*seed->const_data_ptr<int64_t>());
+  result.seed = seed->const_data_ptr<int64_t>();
   return result;
 }
 
@@ -112,7 +106,9 @@ Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, Sca
   const Shape out = code == Reduction::kNone ? shape : code == Reduction::kBatch ? Shape{batch} : Shape{};
   Tensor loss = new_tensor(x, out, type), scale = new_tensor(x, {}, type);
   LossTarget to{code, batch, per_batch, view("mask", mask, shape), view("loss", loss, out), view("scale", scale, {})};
-  return {std::move(loss), std::move(scale), to};
+  Tensor workspace = new_tensor(x, {loss_workspace(to)}, ScalarType::Byte);
+  to.workspace = workspace.mutable_data_ptr();
+  return {std::move(loss), std::move(scale), std::move(workspace), to};
 }
 
 }  // namespace bfn

@@ -13,9 +13,9 @@
 #include <tuple>
 #include <vector>
 
-#include "../cpu/loss.h"
-#include "../cpu/noise.h"
-#include "../cpu/view.h"
+#include "../ops/loss.h"
+#include "../ops/noise.h"
+#include "../ops/view.h"
 
 namespace bfn {
 
@@ -71,7 +71,7 @@ Noise monte_carlo_noise(const MaybeTensor& seed, const MaybeTensor& noise, Shape
 
 // The loss and scale that a reduction of `x`-shaped losses makes, and their views.
 struct Reduced {
-  Tensor loss, scale;
+  Tensor loss, scale, workspace;
   LossTarget to;
 };
 Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, ScalarType type);

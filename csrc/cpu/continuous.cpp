@@ -1,6 +1,8 @@
-#include "continuous.h"
+#include "../ops/continuous.h"
 
 #include "../math/continuous.h"
+#include "loss.h"
+#include "noise.h"
 
 namespace bfn {
 namespace {

@@ -1,5 +1,7 @@
-#include "discrete.h"
+#include "../ops/discrete.h"
 
+#include "loss.h"
+#include "noise.h"
 #include "rows.h"
 
 namespace bfn {

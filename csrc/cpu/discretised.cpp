@@ -1,8 +1,10 @@
-#include "discretised.h"
+#include "../ops/discretised.h"
 
 #include "../math/bin_prob.h"
 #include "../math/discretised.h"
 #include "expected_value.h"
+#include "loss.h"
+#include "noise.h"
 #include "nstep.h"
 
 namespace bfn {

@@ -4,20 +4,11 @@
 
 #include <vector>
 
+#include "../ops/loss.h"
 #include "parallel.h"
 #include "view.h"
 
 namespace bfn {
-
-enum class Reduction : int64_t { kNone, kBatch, kSum, kMean };
-
-struct LossTarget {
-  Reduction reduction;
-  int64_t batch, per_batch;
-  View mask;   // 0 where a variable costs nothing
-  View loss;   // per variable, `[batch]` or one number
-  View scale;  // one number: what gradients of the reduced loss are to be multiplied by
-};
 
 // f(start, length, mask, loss): writes the loss of each variable of a block; mask is null where there is none. What f
 // writes where the mask is 0 does not matter. `width`: numbers per variable; blocks hold the fewer variables the more.

@@ -1,7 +1,7 @@
 // Seeded or explicit noise, a run at a time.
 #pragma once
 
-#include "../math/philox.h"
+#include "../ops/noise.h"
 #include "parallel.h"
 #include "view.h"
 
@@ -30,44 +30,38 @@ void fill_normals(T* out, int64_t groups, uint64_t seed, uint64_t first_group, u
   }
 }
 
-// Where noise comes from: an explicit tensor, or a seed and a stream.
-struct Noise {
-  View explicit_values;
-  uint64_t seed = 0;
-  uint32_t stream = kSender;
+constexpr int64_t Noise::room(int64_t length) {
+  const int64_t groups = (length + 3) / 4 + 1;
+  return (groups + kLanes - 1) / kLanes * kLanes * 4;
+}
 
-  static constexpr int64_t room(int64_t length) {
-    const int64_t groups = (length + 3) / 4 + 1;
-    return (groups + kLanes - 1) / kLanes * kLanes * 4;
-  }
+// Normals of elementwise data, [start, start + length); `buffer` has room(length).
+template <class T>
+const T* Noise::normals(int64_t start, int64_t length, T* buffer, uint32_t draw, int64_t draw_stride) const {
+  if (explicit_values) return load(explicit_values, draw * draw_stride + start, length, buffer);
+  const int64_t skip = start % 4;
+  fill_normals(buffer, (skip + length + 3) / 4, static_cast<uint64_t>(*seed), static_cast<uint64_t>(start / 4), stream,
+               draw);
+  return buffer + skip;
+}
 
-  // Normals of elementwise data, [start, start + length); `buffer` has room(length).
-  template <class T>
-  const T* normals(int64_t start, int64_t length, T* buffer, uint32_t draw = 0, int64_t draw_stride = 0) const {
-    if (explicit_values) return load(explicit_values, draw * draw_stride + start, length, buffer);
-    const int64_t skip = start % 4;
-    fill_normals(buffer, (skip + length + 3) / 4, seed, static_cast<uint64_t>(start / 4), stream, draw);
-    return buffer + skip;
-  }
+// Normals of a row of classes.
+template <class T>
+const T* Noise::row_normals(int64_t row, int64_t num_classes, T* buffer, uint32_t draw, int64_t draw_stride) const {
+  if (explicit_values) return load(explicit_values, draw * draw_stride + row * num_classes, num_classes, buffer);
+  const int64_t groups = (num_classes + 3) / 4;
+  fill_normals(buffer, groups, static_cast<uint64_t>(*seed), static_cast<uint64_t>(row * groups), stream, draw);
+  return buffer;
+}
 
-  // Normals of a row of classes.
-  template <class T>
-  const T* row_normals(int64_t row, int64_t num_classes, T* buffer, uint32_t draw = 0, int64_t draw_stride = 0) const {
-    if (explicit_values) return load(explicit_values, draw * draw_stride + row * num_classes, num_classes, buffer);
-    const int64_t groups = (num_classes + 3) / 4;
-    fill_normals(buffer, groups, seed, static_cast<uint64_t>(row * groups), stream, draw);
-    return buffer;
-  }
-
-  // The uniform that draws a class: row r takes word r % 4 of group r / 4.
-  template <class T>
-  T uniform(int64_t row) const {
-    T value;
-    if (explicit_values) return *load(explicit_values, row, 1, &value);
-    const Words w = philox(seed, static_cast<uint64_t>(row / 4), kClass, 0);
-    const uint32_t words[4] = {w.w0, w.w1, w.w2, w.w3};
-    return static_cast<T>(unit(words[row % 4]));
-  }
-};
+// The uniform that draws a class: row r takes word r % 4 of group r / 4.
+template <class T>
+T Noise::uniform(int64_t row) const {
+  T value;
+  if (explicit_values) return *load(explicit_values, row, 1, &value);
+  const Words w = philox(static_cast<uint64_t>(*seed), static_cast<uint64_t>(row / 4), kClass, 0);
+  const uint32_t words[4] = {w.w0, w.w1, w.w2, w.w3};
+  return static_cast<T>(unit(words[row % 4]));
+}
 
 }  // namespace bfn

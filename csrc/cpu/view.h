@@ -1,16 +1,13 @@
-// Tensors as the loops see them: through the data's shape, in logical order, whatever their type and strides. A view
-// hands out runs of numbers in the arithmetic's type; contiguous numbers of that type come without a copy.
+// Views hand out runs of numbers in the arithmetic's type; contiguous numbers of that type come without a copy.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 
-#include "../math/common.h"
+#include "../ops/view.h"
 
 namespace bfn {
-
-enum class DType { kFloat, kDouble, kBFloat16, kHalf, kInt64, kInt32, kUInt8 };
 
 struct BFloat16 {
   uint16_t bits;
@@ -21,18 +18,6 @@ struct BFloat16 {
     bits = x != x ? 0x7FC0 : static_cast<uint16_t>((u + 0x7FFF + ((u >> 16) & 1)) >> 16);
   }
   explicit BFloat16(double x) : BFloat16(static_cast<float>(x)) {}
-};
-
-constexpr int kMaxDims = 16;
-
-struct View {
-  void* data = nullptr;  // null: the argument was not given
-  DType dtype = DType::kFloat;
-  int dims = 0;  // after dimensions that run on into each other were joined
-  int64_t size[kMaxDims], stride[kMaxDims];
-
-  explicit operator bool() const { return data != nullptr; }
-  bool contiguous() const { return dims == 0 || (dims == 1 && stride[0] == 1); }
 };
 
 template <class T>

@@ -89,8 +89,12 @@ BFN_HD double log(double x) { return ::log(x); }
 BFN_HD double log1p(double x) { return ::log1p(x); }
 BFN_HD double expm1(double x) { return ::expm1(x); }
 BFN_HD void sincospi(double v, double& sine, double& cosine) {
+#if defined(__CUDA_ARCH__)
+  ::sincospi(v, &sine, &cosine);
+#else
   sine = ::sin(kPi * v);
   cosine = ::cos(kPi * v);
+#endif
 }
 
 BFN_HD float sqrt(float x) { return ::sqrtf(x); }

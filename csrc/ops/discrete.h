@@ -1,4 +1,4 @@
-// Loops of discrete data. A view that is null stands for an argument that was not given.
+// The ops of discrete data. A view that is null stands for an argument that was not given.
 #pragma once
 
 #include <atomic>

@@ -1,4 +1,4 @@
-// Loops of discretised data. A view that is null stands for an argument that was not given.
+// The ops of discretised data. A view that is null stands for an argument that was not given.
 #pragma once
 
 #include "../math/discretised.h"

@@ -1,0 +1,347 @@
+// How a thread reads and writes neighbouring variables: sixteen bytes at a time where the data is dense and aligned,
+// one by one through any strides and types otherwise.
+#pragma once
+
+#include <initializer_list>
+
+#include "../ops/loss.h"
+#include "../ops/noise.h"
+#include "device.h"
+
+namespace bfn {
+
+// Divides numbers below 2^63 by multiplying (Granlund and Montgomery 1994). Without a divisor the quotient is 0.
+struct Divisor {
+  uint64_t factor = 0;
+  uint32_t shift = 0, any = 0;
+
+  Divisor() = default;
+  explicit Divisor(int64_t by) : any(by != 0) {
+    if (!any) return;
+    while (shift < 63 && (int64_t{1} << shift) < by) ++shift;
+    const uint64_t excess = (uint64_t{1} << shift) - static_cast<uint64_t>(by);
+    factor = static_cast<uint64_t>((static_cast<unsigned __int128>(excess) << 64) / static_cast<uint64_t>(by)) + 1;
+  }
+  __device__ int64_t divide(int64_t x) const {
+    const uint64_t n = static_cast<uint64_t>(x);
+    const uint64_t high = static_cast<uint64_t>((static_cast<unsigned __int128>(n) * factor) >> 64);
+    return any ? static_cast<int64_t>((high + n) >> shift) : 0;
+  }
+};
+
+// Where the number `index` of a view lies. Sizes that fit 32 bits are divided by as such.
+__device__ inline int64_t offset_of(const View& view, int64_t index) {
+  int64_t offset = 0;
+  if (view.dims == 0) return 0;
+  for (int d = view.dims - 1; d > 0; --d) {
+    const int64_t size = view.size[d];
+    const int64_t rest = index <= INT32_MAX && size <= INT32_MAX
+                             ? static_cast<uint32_t>(index) / static_cast<uint32_t>(size)
+                             : index / size;
+    offset += (index - rest * size) * view.stride[d];
+    index = rest;
+  }
+  return offset + index * view.stride[0];
+}
+
+template <class T>
+__device__ T read_at(const View& view, int64_t offset) {
+  switch (view.dtype) {
+    case DType::kFloat:
+      return static_cast<T>(static_cast<const float*>(view.data)[offset]);
+    case DType::kDouble:
+      return static_cast<T>(static_cast<const double*>(view.data)[offset]);
+    case DType::kBFloat16:
+      return static_cast<T>(widen(static_cast<const BFloat16*>(view.data)[offset]));
+    case DType::kHalf:
+      return static_cast<T>(widen(static_cast<const Half*>(view.data)[offset]));
+    case DType::kInt64:
+      return static_cast<T>(static_cast<const int64_t*>(view.data)[offset]);
+    case DType::kInt32:
+      return static_cast<T>(static_cast<const int32_t*>(view.data)[offset]);
+    case DType::kUInt8:
+      return static_cast<T>(static_cast<const uint8_t*>(view.data)[offset]);
+  }
+  return T(0);
+}
+
+template <class T>
+__device__ T read(const View& view, int64_t index, T missing = T(0)) {
+  return view ? read_at<T>(view, offset_of(view, index)) : missing;
+}
+
+template <class T>
+__device__ void write_at(const View& view, int64_t offset, T x) {
+  switch (view.dtype) {
+    case DType::kDouble:
+      static_cast<double*>(view.data)[offset] = static_cast<double>(x);
+      break;
+    case DType::kBFloat16:
+      narrow(static_cast<float>(x), static_cast<BFloat16*>(view.data)[offset]);
+      break;
+    case DType::kHalf:
+      narrow(static_cast<float>(x), static_cast<Half*>(view.data)[offset]);
+      break;
+    default:
+      static_cast<float*>(view.data)[offset] = static_cast<float>(x);
+  }
+}
+
+template <class T>
+__device__ void write(const View& view, int64_t index, T x) {
+  write_at(view, offset_of(view, index), x);
+}
+
+struct alignas(16) Vector {
+  uint32_t words[4];
+};
+
+template <class S, int kCount>
+__device__ __forceinline__ void load_vectors(const S* from, float (&x)[kCount]) {
+  if constexpr (kCount == 1) x[0] = widen(*from);
+  constexpr int kEach = 16 / sizeof(S);
+#pragma unroll
+  for (int i = 0; i < kCount / kEach; ++i) {
+    const Vector vector = reinterpret_cast<const Vector*>(from)[i];
+    S each[kEach];
+    std::memcpy(each, &vector, sizeof(vector));
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) x[i * kEach + j] = widen(each[j]);
+  }
+}
+
+template <class S, int kCount>
+__device__ __forceinline__ void store_vectors(S* to, const float (&x)[kCount]) {
+  if constexpr (kCount == 1) narrow(x[0], *to);
+  constexpr int kEach = 16 / sizeof(S);
+#pragma unroll
+  for (int i = 0; i < kCount / kEach; ++i) {
+    S each[kEach];
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) narrow(x[i * kEach + j], each[j]);
+    Vector vector;
+    std::memcpy(&vector, each, sizeof(vector));
+    reinterpret_cast<Vector*>(to)[i] = vector;
+  }
+}
+
+// The normal of one variable.
+template <class T>
+__device__ __forceinline__ T one_normal(int64_t seed, int64_t index, uint32_t stream, uint32_t draw) {
+  const Words w = philox(static_cast<uint64_t>(seed), static_cast<uint64_t>(index / 4), stream, draw);
+  const bool later = index & 2;
+  T first, second;
+  box_muller(later ? w.w2 : w.w0, later ? w.w3 : w.w1, first, second);
+  return index & 1 ? second : first;
+}
+
+// Four Box-Muller normals for every four variables; `start` is a multiple of four.
+template <class T, int kCount>
+__device__ __forceinline__ void normals(int64_t seed, uint64_t group, uint32_t stream, uint32_t draw,
+                                        T (&eps)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; i += 4) {
+    const Words w = philox(static_cast<uint64_t>(seed), group + i / 4, stream, draw);
+    box_muller(w.w0, w.w1, eps[i], eps[i + 1]);
+    box_muller(w.w2, w.w3, eps[i + 2], eps[i + 3]);
+  }
+}
+
+// Any types and strides, one variable at a time.
+template <class T>
+struct General {
+  using Compute = T;
+  using One = General;
+  static constexpr int kCount = 1;
+  int64_t start, row;
+
+  __device__ void data(const View& view, T (&x)[1], T missing = T(0)) const { x[0] = read(view, start, missing); }
+  __device__ void network(const View& view, T (&x)[1]) const { data(view, x); }
+  __device__ void rows(const View& view, T (&x)[1], T missing = T(0)) const { data(view, x, missing); }
+  __device__ void mask(const View& view, bool (&on)[1]) const { on[0] = read<int>(view, start, 1) != 0; }
+  __device__ void store_data(const View& view, const T (&x)[1]) const { write(view, start, x[0]); }
+  __device__ void store_network(const View& view, const T (&x)[1]) const { store_data(view, x); }
+  __device__ void store_own(const View& view, const T (&x)[1]) const { store_data(view, x); }
+
+  __device__ void noise(const Noise& from, int64_t seed, T (&eps)[1], uint32_t draw = 0,
+                        int64_t draw_stride = 0) const {
+    eps[0] = from.explicit_values ? read<T>(from.explicit_values, draw * draw_stride + start)
+                                  : one_normal<T>(seed, start, from.stream, draw);
+  }
+};
+
+// Contiguous data of type S, what the network put out of type N; numbers of rows are constant, one per row of
+// variables, or one per variable. Noise comes from the seed.
+template <class S, class N, int count = sizeof(S) + sizeof(N) == 8 ? 4 : 8>
+struct Dense {
+  using Compute = float;
+  using One = Dense<S, N, 1>;
+  static constexpr int kCount = count;
+  int64_t start, row;
+
+  __device__ void data(const View& view, float (&x)[kCount], float missing = 0) const { load<S>(view, x, missing); }
+  __device__ void network(const View& view, float (&x)[kCount]) const { load<N>(view, x, 0); }
+  __device__ void rows(const View& view, float (&x)[kCount], float missing = 0) const {
+    if (view.dims == 1 && view.stride[0] == 1) {
+      load<float>(view, x, missing);
+    } else {
+      const float value = view ? static_cast<const float*>(view.data)[view.dims == 2 ? row : 0] : missing;
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) x[j] = value;
+    }
+  }
+  __device__ void mask(const View& view, bool (&on)[kCount]) const {
+    if constexpr (kCount == 1) {
+      on[0] = !view || static_cast<const uint8_t*>(view.data)[start];
+    } else {
+      uint32_t words[kCount / 4];
+#pragma unroll
+      for (int i = 0; i < kCount / 4; ++i) {
+        words[i] = view ? reinterpret_cast<const uint32_t*>(static_cast<const uint8_t*>(view.data) + start)[i] : ~0u;
+      }
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) on[j] = (words[j / 4] >> (8 * (j % 4)) & 255) != 0;
+    }
+  }
+  __device__ void store_data(const View& view, const float (&x)[kCount]) const { store<S>(view, x); }
+  __device__ void store_network(const View& view, const float (&x)[kCount]) const { store<N>(view, x); }
+  __device__ void store_own(const View& view, const float (&x)[kCount]) const { store<float>(view, x); }
+
+  __device__ void noise(const Noise& from, int64_t seed, float (&eps)[kCount], uint32_t draw = 0, int64_t = 0) const {
+    if constexpr (kCount == 1) {
+      eps[0] = one_normal<float>(seed, start, from.stream, draw);
+    } else {
+      normals(seed, static_cast<uint64_t>(start / 4), from.stream, draw, eps);
+    }
+  }
+
+ private:
+  template <class X>
+  __device__ void load(const View& view, float (&x)[kCount], float missing) const {
+    if (view) {
+      load_vectors(static_cast<const X*>(view.data) + start, x);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) x[j] = missing;
+    }
+  }
+  template <class X>
+  __device__ void store(const View& view, const float (&x)[kCount]) const {
+    store_vectors(static_cast<X*>(view.data) + start, x);
+  }
+};
+
+// The rows of dense data: how many variables share their numbers.
+struct RowMap {
+  Divisor length;
+};
+
+// f(at) for the variables [begin, end), taken by threads rank, rank + size, ...; begin is a multiple of At::kCount.
+template <class At, class F>
+__device__ void for_packs(int64_t begin, int64_t end, int64_t rank, int64_t size, const RowMap& rows, F&& f) {
+  int64_t start = begin + rank * At::kCount;
+#pragma unroll 1
+  for (; start + At::kCount <= end; start += size * At::kCount) f(At{start, rows.length.divide(start)});
+  if constexpr (At::kCount > 1) {
+#pragma unroll 1
+    for (start = end - (end - begin) % At::kCount + rank; start < end; start += size) {
+      f(typename At::One{start, rows.length.divide(start)});
+    }
+  }
+}
+
+template <class At, class F>
+__device__ void for_grid(int64_t count, const RowMap& rows, F&& f) {
+  for_packs<At>(0, count, int64_t{blockIdx.x} * blockDim.x + threadIdx.x, int64_t{gridDim.x} * blockDim.x, rows, f);
+}
+
+template <class At>
+int64_t grid_for(int64_t count) {
+  const int64_t blocks = ceil_div(count, int64_t{kThreads} * At::kCount);
+  return blocks < kMaxBlocks ? blocks : kMaxBlocks;
+}
+
+// What the host finds out about the views of an op before it chooses a kernel.
+class Layout {
+ public:
+  Layout& data(const View& view) { return dense_of(view, data_type_); }
+  Layout& network(const View& view) { return dense_of(view, network_type_); }
+  Layout& rows(const View& view) {
+    if (!view || constant(view)) return *this;
+    dense_ &= view.dtype == DType::kFloat;
+    if (view.dims == 2 && view.stride[0] == 1 && view.stride[1] == 0) {
+      dense_ &= row_length_ == 0 || row_length_ == view.size[1];
+      row_length_ = view.size[1];
+    } else {
+      dense_ &= contiguous(view) && aligned(view, 16);
+    }
+    return *this;
+  }
+  Layout& bytes(const View& view) {
+    dense_ &= !view || (contiguous(view) && aligned(view, 4));
+    return *this;
+  }
+  Layout& noise(const Noise& noise) {
+    dense_ &= !noise.explicit_values;
+    return *this;
+  }
+  // Losses of each batch that are summed apart begin at whole packs.
+  Layout& losses(const LossTarget& to) {
+    dense_ &= to.reduction != Reduction::kBatch || to.per_batch % kMultiple == 0;
+    return *this;
+  }
+
+  bool dense() const { return dense_ && row_length_ % kMultiple == 0; }
+  DType data_type() const { return data_type_ == kUnknown ? network_type_ : data_type_; }
+  DType network_type() const { return network_type_; }
+  RowMap row_map() const { return {Divisor(row_length_)}; }
+
+ private:
+  static bool contiguous(const View& view) { return view.dims == 1 && view.stride[0] == 1; }
+  static bool constant(const View& view) { return view.dims == 0 || (view.dims == 1 && view.stride[0] == 0); }
+  static bool aligned(const View& view, uintptr_t to) { return reinterpret_cast<uintptr_t>(view.data) % to == 0; }
+
+  Layout& dense_of(const View& view, DType& type) {
+    if (!view) return *this;
+    dense_ &= contiguous(view) && aligned(view, 16) && (type == kUnknown || type == view.dtype);
+    type = view.dtype;
+    return *this;
+  }
+
+  static constexpr DType kUnknown = DType::kInt64;  // no type of data
+  static constexpr int64_t kMultiple = 8;           // of every At::kCount
+  int64_t row_length_ = 0;
+  bool dense_ = true;
+  DType data_type_ = kUnknown, network_type_ = kUnknown;
+};
+
+template <class At>
+struct Tag {
+  using type = At;
+};
+
+// f(Tag<At>) with the way to read that serves: data of one type.
+template <class T, class F>
+void with_access(const Layout& layout, F&& f) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (layout.dense() && layout.data_type() == DType::kFloat) return f(Tag<Dense<float, float>>{});
+    if (layout.dense() && layout.data_type() == DType::kBFloat16) return f(Tag<Dense<BFloat16, BFloat16>>{});
+    if (layout.dense() && layout.data_type() == DType::kHalf) return f(Tag<Dense<Half, Half>>{});
+  }
+  f(Tag<General<T>>{});
+}
+
+// Data and what a network put out, which under autocast is narrower.
+template <class T, class F>
+void with_network_access(const Layout& layout, F&& f) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (layout.dense() && layout.data_type() == DType::kFloat) {
+      if (layout.network_type() == DType::kBFloat16) return f(Tag<Dense<float, BFloat16>>{});
+      if (layout.network_type() == DType::kHalf) return f(Tag<Dense<float, Half>>{});
+    }
+    if (layout.data_type() == layout.network_type()) return with_access<T>(layout, f);
+  }
+  f(Tag<General<T>>{});
+}
+
+}  // namespace bfn

@@ -1,0 +1,217 @@
+#include "../ops/continuous.h"
+
+#include "../math/continuous.h"
+#include "access.h"
+#include "loss.h"
+
+namespace bfn {
+namespace {
+
+template <class At, bool kNoise>
+__global__ void __launch_bounds__(kThreads, 2)
+    gaussian_step_kernel(const __grid_constant__ GaussianStep op, const __grid_constant__ RowMap rows) {
+  using T = typename At::Compute;
+  const int64_t seed = kNoise && op.noise.seed ? *op.noise.seed : 0;
+  for_grid<At>(op.count, rows, [&](auto at) {
+    constexpr int kCount = decltype(at)::kCount;
+    T state[kCount], data[kCount], a[kCount], b[kCount], out[kCount];
+    at.data(op.state, state);
+    at.data(op.data, data);
+    at.rows(op.a, a, T(1));
+    at.rows(op.b, b);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) out[j] = a[j] * state[j];
+    if (op.data) {
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) out[j] += b[j] * data[j];
+    }
+    if constexpr (kNoise) {
+      T std[kCount], eps[kCount];
+      at.rows(op.std, std);
+      at.noise(op.noise, seed, eps);
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) out[j] += std[j] * eps[j];
+    }
+    at.store_data(op.out, out);
+  });
+}
+
+template <class T>
+struct Interval {
+  T low, high;
+  explicit Interval(const Prediction& from) : low(static_cast<T>(from.low)), high(static_cast<T>(from.high)) {}
+};
+
+// x_hat before the clip, and a and b of it.
+template <class T, int kCount>
+struct DataPrediction {
+  T x_hat[kCount], a[kCount], b[kCount];
+
+  template <class At>
+  __device__ DataPrediction(const At& at, const Prediction& from) {
+    T prediction[kCount], mean[kCount];
+    at.network(from.prediction, prediction);
+    at.data(from.mean, mean);
+    at.rows(from.a, a);
+    at.rows(from.b, b);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) x_hat[j] = predict(prediction[j], mean[j], a[j], b[j]);
+  }
+};
+
+template <class At>
+__global__ void __launch_bounds__(kThreads, 2)
+    predict_data_kernel(const __grid_constant__ PredictData op, const __grid_constant__ RowMap rows,
+                        const Interval<typename At::Compute> clip) {
+  using T = typename At::Compute;
+  for_grid<At>(op.count, rows, [&](auto at) {
+    constexpr int kCount = decltype(at)::kCount;
+    DataPrediction<T, kCount> from(at, op.from);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) from.x_hat[j] = clamp(from.x_hat[j], clip.low, clip.high);
+    at.store_network(op.out, from.x_hat);
+  });
+}
+
+template <class At>
+__global__ void __launch_bounds__(kThreads, 2)
+    predict_data_backward_kernel(const __grid_constant__ PredictDataBackward op, const __grid_constant__ RowMap rows,
+                                 const Interval<typename At::Compute> clip) {
+  using T = typename At::Compute;
+  for_grid<At>(op.count, rows, [&](auto at) {
+    constexpr int kCount = decltype(at)::kCount;
+    const DataPrediction<T, kCount> from(at, op.from);
+    T grad[kCount], by_prediction[kCount], by_mean[kCount];
+    at.network(op.grad, grad);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      const T through = from.x_hat[j] < clip.low || from.x_hat[j] > clip.high ? T(0) : grad[j];
+      by_prediction[j] = -from.b[j] * through;
+      by_mean[j] = from.a[j] * through;
+    }
+    if (op.by_prediction) at.store_network(op.by_prediction, by_prediction);
+    if (op.by_mean) at.store_data(op.by_mean, by_mean);
+  });
+}
+
+template <class At>
+__global__ void __launch_bounds__(kThreads, 2)
+    squared_loss_kernel(const __grid_constant__ SquaredLoss op, const __grid_constant__ RowMap rows,
+                        const Interval<typename At::Compute> clip, const Chunks chunks) {
+  using T = typename At::Compute;
+  reduce_losses<At>(op.to, chunks, rows, [&](auto at, const auto&, auto& loss) {
+    constexpr int kCount = decltype(at)::kCount;
+    const DataPrediction<T, kCount> from(at, op.from);
+    T x[kCount], weight[kCount], offset[kCount];
+    at.data(op.x, x);
+    at.rows(op.weight, weight);
+    at.rows(op.offset, offset);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      loss[j] = squared_loss(x[j], from.x_hat[j], weight[j], offset[j], clip.low, clip.high);
+    }
+  });
+}
+
+template <class At>
+__global__ void __launch_bounds__(kThreads, 2)
+    squared_loss_backward_kernel(const __grid_constant__ SquaredLossBackward op, const __grid_constant__ RowMap rows,
+                                 const Interval<typename At::Compute> clip) {
+  using T = typename At::Compute;
+  for_grid<At>(op.count, rows, [&](auto at) {
+    constexpr int kCount = decltype(at)::kCount;
+    const DataPrediction<T, kCount> from(at, op.from);
+    T x[kCount], weight[kCount], grad[kCount], by_x[kCount], by_prediction[kCount], by_mean[kCount];
+    bool on[kCount];
+    at.data(op.x, x);
+    at.rows(op.weight, weight);
+    at.rows(op.grad, grad);
+    at.mask(op.mask, on);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      const auto by = squared_loss_gradient(x[j], from.x_hat[j], weight[j], from.a[j], from.b[j], clip.low, clip.high);
+      by_x[j] = on[j] ? grad[j] * by.by_x : T(0);
+      by_prediction[j] = on[j] ? grad[j] * by.by_prediction : T(0);
+      by_mean[j] = on[j] ? grad[j] * by.by_mean : T(0);
+    }
+    if (op.by_x) at.store_data(op.by_x, by_x);
+    if (op.by_prediction) at.store_network(op.by_prediction, by_prediction);
+    if (op.by_mean) at.store_data(op.by_mean, by_mean);
+  });
+}
+
+Layout layout_of(const Prediction& from) {
+  return Layout().network(from.prediction).data(from.mean).rows(from.a).rows(from.b);
+}
+
+}  // namespace
+
+template <class T>
+void gaussian_step(const GaussianStep& op) {
+  const Layout layout =
+      Layout().data(op.state).data(op.data).data(op.out).rows(op.a).rows(op.b).rows(op.std).noise(op.noise);
+  with_access<T>(layout, [&](auto tag) {
+    using At = typename decltype(tag)::type;
+    launch(op.std ? &gaussian_step_kernel<At, true> : &gaussian_step_kernel<At, false>, grid_for<At>(op.count),
+           kThreads, op, layout.row_map());
+  });
+}
+
+template <class T>
+void predict_data(const PredictData& op) {
+  const Layout layout = layout_of(op.from).network(op.out);
+  with_network_access<T>(layout, [&](auto tag) {
+    using At = typename decltype(tag)::type;
+    launch(&predict_data_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map(), Interval<T>(op.from));
+  });
+}
+
+template <class T>
+void predict_data_backward(const PredictDataBackward& op) {
+  const Layout layout = layout_of(op.from).network(op.grad).network(op.by_prediction).data(op.by_mean);
+  with_network_access<T>(layout, [&](auto tag) {
+    using At = typename decltype(tag)::type;
+    launch(&predict_data_backward_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map(),
+           Interval<T>(op.from));
+  });
+}
+
+template <class T>
+void squared_loss(const SquaredLoss& op) {
+  const Layout layout = layout_of(op.from).data(op.x).rows(op.weight).rows(op.offset).bytes(op.to.mask).losses(op.to);
+  with_network_access<T>(layout, [&](auto tag) {
+    using At = typename decltype(tag)::type;
+    const Chunks chunks = chunks_of(op.to, int64_t{kThreads} * At::kCount);
+    launch(&squared_loss_kernel<At>, chunks.blocks, kThreads, op, layout.row_map(), Interval<T>(op.from), chunks);
+    finish_losses<T>(op.to, chunks);
+  });
+}
+
+template <class T>
+void squared_loss_backward(const SquaredLossBackward& op) {
+  const Layout layout = layout_of(op.from)
+                            .data(op.x)
+                            .rows(op.weight)
+                            .rows(op.grad)
+                            .bytes(op.mask)
+                            .data(op.by_x)
+                            .network(op.by_prediction)
+                            .data(op.by_mean);
+  with_network_access<T>(layout, [&](auto tag) {
+    using At = typename decltype(tag)::type;
+    launch(&squared_loss_backward_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map(),
+           Interval<T>(op.from));
+  });
+}
+
+#define BFN_INSTANTIATE(T)                                            \
+  template void gaussian_step<T>(const GaussianStep&);                \
+  template void predict_data<T>(const PredictData&);                  \
+  template void predict_data_backward<T>(const PredictDataBackward&); \
+  template void squared_loss<T>(const SquaredLoss&);                  \
+  template void squared_loss_backward<T>(const SquaredLossBackward&);
+BFN_INSTANTIATE(float)
+BFN_INSTANTIATE(double)
+#undef BFN_INSTANTIATE
+
+}  // namespace bfn

@@ -1,0 +1,87 @@
+// What the kernels use of CUDA. Without nvcc a host shim (tests/cuda_on_host) takes its place.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <string>
+#else
+#include "host_shim.h"
+#endif
+
+#include "../math/common.h"
+
+namespace bfn {
+
+constexpr int kThreads = 256;
+constexpr int64_t kMaxBlocks = 2048;  // of loops over a grid: some waves of the largest GPUs
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+#if defined(__CUDACC__)
+// torch's current stream on the current device; the bindings define it.
+void* current_stream();
+
+template <class... P, class... A>
+void launch(void (*kernel)(P...), int64_t blocks, int threads, const A&... arguments) {
+  if (blocks <= 0) return;
+  kernel<<<static_cast<unsigned>(blocks), threads, 0, static_cast<cudaStream_t>(current_stream())>>>(arguments...);
+  const cudaError_t error = cudaGetLastError();
+  if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
+}
+#else
+template <class... P, class... A>
+void launch(void (*kernel)(P...), int64_t blocks, int threads, const A&... arguments) {
+  if (blocks > 0) host_shim::launch([&] { kernel(arguments...); }, blocks, threads);
+}
+#endif
+
+// Floating-point types of 16 bits, by their bits.
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ float widen(BFloat16 x) { return bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+#if defined(__CUDACC__)
+__device__ __forceinline__ float widen(Half x) { return __half2float(bit_cast<__half>(x.bits)); }
+__device__ __forceinline__ void narrow(float x, BFloat16& to) { to = bit_cast<BFloat16>(__float2bfloat16_rn(x)); }
+__device__ __forceinline__ void narrow(float x, Half& to) { to = bit_cast<Half>(__float2half_rn(x)); }
+#else
+inline float widen(Half x) { return bit_cast<_Float16>(x.bits); }
+inline void narrow(float x, Half& to) { to = bit_cast<Half>(static_cast<_Float16>(x)); }
+inline void narrow(float x, BFloat16& to) {
+  const uint32_t u = bit_cast<uint32_t>(x);
+  to.bits = x != x ? 0x7FC0 : static_cast<uint16_t>((u + 0x7FFF + ((u >> 16) & 1)) >> 16);
+}
+#endif
+__device__ __forceinline__ void narrow(float x, float& to) { to = x; }
+
+constexpr unsigned kWholeWarp = 0xffffffffu;
+
+// The same sum for every thread of the block, in an order that its size alone determines.
+template <class T>
+__device__ T block_sum(T x) {
+  __shared__ T of_warp[32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = (blockDim.x + 31) / 32;
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(kWholeWarp, x, step);
+  __syncthreads();  // an earlier sum may still be being read
+  if (lane == 0) of_warp[warp] = x;
+  __syncthreads();
+  x = lane < warps ? of_warp[lane] : T(0);
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(kWholeWarp, x, step);
+  return x;
+}
+
+}  // namespace bfn

@@ -1,0 +1,78 @@
+// Losses per variable, masked and reduced. Each block sums a chunk of variables, whose size does not depend on the
+// device, and a second kernel adds the sums in order: the same bits from run to run.
+#pragma once
+
+#include <algorithm>
+
+#include "../ops/loss.h"
+#include "access.h"
+
+namespace bfn {
+
+struct PartialSum {
+  double sum;
+  int64_t count;
+};
+
+// Rows of losses that are summed apart, and the chunks that each is cut into.
+struct Chunks {
+  int64_t row, size, pieces, blocks;
+};
+
+// `align`: variables that are worked on together. At most 2^10 chunks share a sum, of at most 2^15 variables each, as
+// long as that many hold them.
+inline Chunks chunks_of(const LossTarget& to, int64_t align) {
+  const bool by_batch = to.reduction == Reduction::kBatch;
+  const int64_t rows = by_batch ? to.batch : 1, row = by_batch ? to.per_batch : to.batch * to.per_batch;
+  const int64_t per_block = std::clamp<int64_t>(ceil_div(row, 1024 * align), 1, std::max<int64_t>(1, 32768 / align));
+  const int64_t size = per_block * align, pieces = ceil_div(row, size);
+  return {row, size, pieces, rows * pieces};
+}
+
+// What a block has summed: to the partial sums, or where it is a whole row of `batch` at once.
+template <class T>
+__device__ void finish_block(const LossTarget& to, const Chunks& chunks, double sum, int32_t count) {
+  if (to.reduction == Reduction::kNone) return;
+  sum = block_sum(sum);
+  if (to.reduction == Reduction::kMean && to.mask) count = block_sum(count);
+  if (threadIdx.x != 0) return;
+  if (to.reduction == Reduction::kBatch && chunks.pieces == 1) {
+    static_cast<T*>(to.loss.data)[blockIdx.x] = static_cast<T>(sum);
+  } else {
+    static_cast<PartialSum*>(to.workspace)[blockIdx.x] = {sum, count};
+  }
+}
+
+// f(at, loss): writes the loss of the variables of a pack, whatever it likes where the mask is 0.
+template <class At, class F>
+__device__ void reduce_losses(const LossTarget& to, const Chunks& chunks, const RowMap& rows, F&& f) {
+  using T = typename At::Compute;
+  const uint32_t pieces = static_cast<uint32_t>(chunks.pieces), piece = blockIdx.x % pieces;
+  const int64_t first = blockIdx.x / pieces * chunks.row;
+  const int64_t begin = first + int64_t{piece} * chunks.size;
+  const int64_t end = piece + 1 == pieces ? first + chunks.row : begin + chunks.size;
+  double sum = 0;
+  int32_t count = 0;
+  for_packs<At>(begin, end, threadIdx.x, blockDim.x, rows, [&](auto at) {
+    constexpr int kCount = decltype(at)::kCount;
+    T loss[kCount], of_pack = 0;
+    bool on[kCount];
+    at.mask(to.mask, on);
+    f(at, on, loss);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      loss[j] = on[j] ? loss[j] : T(0);
+      of_pack += loss[j];
+      count += on[j];
+    }
+    sum += of_pack;
+    if (to.reduction == Reduction::kNone) at.store_own(to.loss, loss);
+  });
+  finish_block<T>(to, chunks, sum, count);
+}
+
+// Launches the kernel that adds the partial sums and writes the loss and its scale.
+template <class T>
+void finish_losses(const LossTarget& to, const Chunks& chunks);
+
+}  // namespace bfn

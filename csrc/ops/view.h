@@ -1,0 +1,22 @@
+// Tensors as the ops see them: through the data's shape, in logical order, whatever their type and strides.
+#pragma once
+
+#include "../math/common.h"
+
+namespace bfn {
+
+enum class DType { kFloat, kDouble, kBFloat16, kHalf, kInt64, kInt32, kUInt8 };
+
+constexpr int kMaxDims = 16;
+
+struct View {
+  void* data = nullptr;  // null: the argument was not given
+  DType dtype = DType::kFloat;
+  int dims = 0;  // after dimensions that run on into each other were joined
+  int64_t size[kMaxDims], stride[kMaxDims];
+
+  BFN_HD explicit operator bool() const { return data != nullptr; }
+  BFN_HD bool contiguous() const { return dims == 0 || (dims == 1 && stride[0] == 1); }
+};
+
+}  // namespace bfn

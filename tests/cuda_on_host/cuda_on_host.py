@@ -1,0 +1,83 @@
+"""Builds csrc/cuda with the host compiler and the shim: as operators for the tests of the kernels, and as a program
+that runs under sanitizers."""
+
+import fcntl
+import functools
+import hashlib
+import platform
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = ROOT / "tests" / "cuda_on_host"
+NAMESPACE = "bfn_kernels_cuda_on_host"
+FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter", f"-I{HERE}"]  # fmt: skip
+KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+SHIM = HERE / "host_shim.cpp"
+
+
+def missing() -> str | None:
+    """Why the kernels cannot be built here, if they cannot."""
+    if platform.machine() != "x86_64":
+        return "the shim switches fibers on x86-64 alone"
+    return None if shutil.which("g++") else "there is no g++"
+
+
+def _sources() -> list[Path]:
+    folders = (ROOT / "csrc", HERE)
+    return sorted(p for f in folders for p in f.rglob("*") if p.suffix in (".cu", ".cpp", ".h", ".py"))
+
+
+@functools.cache
+def _folder(kind: str) -> Path:
+    """A folder for what is built of the sources as they are; those of earlier sources are removed."""
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in _sources())).hexdigest()[:16]
+    parent = ROOT / "build" / "cuda_on_host"
+    parent.mkdir(parents=True, exist_ok=True)
+    for old in parent.glob("*-*"):
+        if not old.name.endswith(digest):
+            shutil.rmtree(old, ignore_errors=True)
+    folder = parent / f"{kind}-{digest}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _run(command: list) -> None:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(str(part) for part in command)}\n{done.stderr}")
+
+
+def build(kind: str, sources: dict[Path, list[str]], link: list[str]) -> Path:
+    """Compiles each source with its flags, two at a time, and links them; once for all processes."""
+    folder = _folder(kind)
+    result = folder / "result"
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if result.exists():
+            return result
+        objects = [folder / f"{source.parent.name}_{source.stem}.o" for source in sources]
+        commands = [
+            ["g++", *FLAGS, *flags, "-x", "c++", "-c", source, "-o", to]
+            for (source, flags), to in zip(sources.items(), objects, strict=True)
+        ]
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(_run, commands))
+        _run(["g++", *objects, *link, "-o", folder / "linked"])
+        (folder / "linked").rename(result)
+    return result
+
+
+def operators() -> Path:
+    """A library that defines the operators of NAMESPACE by CUDA's kernels."""
+    from torch.utils.cpp_extension import include_paths, library_paths
+
+    torch_flags = [f"-isystem{path}" for path in include_paths()]
+    torch_flags += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-O1"]
+    names = ("continuous", "discrete", "discretised", "tensors")
+    sources = {ROOT / "csrc" / "bindings" / f"{name}.cpp": torch_flags for name in names}
+    sources |= dict.fromkeys(KERNELS, ["-O2"]) | {SHIM: ["-O2"]}
+    link = ["-shared", *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
+    return build("operators", sources, link)
