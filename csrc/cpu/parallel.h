@@ -11,6 +11,7 @@ namespace bfn {
 // own threads.
 void run_parallel(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context);
 
+constexpr int64_t kLanes = 16;     // numbers that the inner loops take at a time, for SIMD
 constexpr int64_t kBlock = 1024;   // variables that are worked on at a time; a multiple of 4, so that groups are whole
 constexpr int64_t kGrain = 16384;  // variables below which a second thread does not pay
 
