@@ -23,7 +23,7 @@ void gaussian_step_out(const Tensor& state, const MaybeTensor& a, const MaybeTen
 
 Tensor gaussian_step_new(const Tensor& state, const MaybeTensor& a, const MaybeTensor& data, const MaybeTensor& b,
                          const MaybeTensor& std, const MaybeTensor& seed, const MaybeTensor& noise) {
-  Tensor out = torch::stable::empty_like(state);
+  Tensor out = new_like(state);
   gaussian_step_out(state, a, data, b, std, seed, noise, out);
   return out;
 }
@@ -44,8 +44,7 @@ struct Gradient {
   Tensor tensor;
   View out;
 
-  Gradient(const Tensor& of, bool needed)
-      : tensor(needed ? torch::stable::empty_like(of) : nothing(of, of.scalar_type())) {
+  Gradient(const Tensor& of, bool needed) : tensor(needed ? new_like(of) : nothing(of, of.scalar_type())) {
     if (needed) out = view("gradient", tensor, shape_of(of));
   }
 };
@@ -53,7 +52,7 @@ struct Gradient {
 Tensor predict_data_new(const Tensor& prediction, const MaybeTensor& mean, const MaybeTensor& a, const Tensor& b,
                         double low, double high) {
   const Shape shape = shape_of(prediction);
-  Tensor out = torch::stable::empty_like(prediction);
+  Tensor out = new_like(prediction);
   const PredictData op{numel(shape), prediction_of(prediction, mean, a, b, low, high), view("out", out, shape)};
   with_compute_type(compute_type({&prediction, get(mean)}), [&](auto t) { predict_data<decltype(t)>(op); });
   return out;

@@ -66,7 +66,7 @@ void update_out(const Tensor& output_logits, const Tensor& state, const Tensor& 
 Tensor update_new(const Tensor& output_logits, const Tensor& state, const Tensor& beta, const Tensor& spread,
                   int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& seed,
                   const MaybeTensor& noise, const MaybeTensor& draw_noise) {
-  Tensor out = torch::stable::empty_like(state);
+  Tensor out = new_like(state);
   update_out(output_logits, state, beta, spread, choice, known, known_mask, seed, noise, draw_noise, out);
   return out;
 }
@@ -91,7 +91,7 @@ std::tuple<Tensor, Tensor> loss_new(const Tensor& x, const Tensor& logits, const
 Tensor loss_backward_new(const Tensor& grad, const Tensor& x, const Tensor& logits, const MaybeTensor& weight,
                          const MaybeTensor& mask) {
   const Shape rows = shape_of(x), shape = with(rows, classes_of(logits));
-  Tensor by_logits = torch::stable::empty_like(logits);
+  Tensor by_logits = new_like(logits);
   const DiscreteLossBackward op{numel(rows),
                                 classes_of(logits),
                                 view("grad", grad, rows),

@@ -1,5 +1,9 @@
 #include "tensors.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 
 #include "target.h"
@@ -77,9 +81,25 @@ ScalarType compute_type(std::initializer_list<const Tensor*> tensors) {
   return ScalarType::Float;
 }
 
-Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type) {
-  return torch::stable::new_empty(like, shape, type);
+// Before its first use, when page faults of 4 KiB each would cost more than filling it. A wish, not a demand.
+static Tensor in_huge_pages(Tensor x) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = 4096, kWorthwhile = 4 << 20;
+  const uintptr_t bytes = x.numel() * x.element_size();
+  if (bytes >= kWorthwhile) {
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(x.const_data_ptr()), end = (begin + bytes) / kPage * kPage;
+    const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
+    madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+  }
+#endif
+  return x;
 }
+
+Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type) {
+  return in_huge_pages(torch::stable::new_empty(like, shape, type));
+}
+
+Tensor new_like(const Tensor& like) { return in_huge_pages(torch::stable::empty_like(like)); }
 
 Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream) {
   Noise result;

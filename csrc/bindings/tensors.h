@@ -56,7 +56,9 @@ void with_compute_type(ScalarType type, F&& f) {
   }
 }
 
+// Fresh tensors; large ones lie in huge pages where the system has them.
 Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type);
+Tensor new_like(const Tensor& like);
 inline Tensor nothing(const Tensor& like, ScalarType type) { return new_tensor(like, {0}, type); }
 
 // A gradient that the forward pass saves, in the arithmetic's type; empty where it is not needed.

@@ -9,295 +9,326 @@ namespace {
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
-// e of a row over its sum, in place.
+constexpr int64_t kNoClass[kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
 template <class T>
-void softmax(T* z, int64_t count) {
-  const T top = max_of(z, count);
-  for (int64_t k = 0; k < count; ++k) z[k] = exp_difference(z[k], top);
-  const T inverse = T(1) / sum_over<T>(0, count, [z](int64_t k) { return z[k]; });
-  for (int64_t k = 0; k < count; ++k) z[k] *= inverse;
+constexpr T kMinusInfinity = -std::numeric_limits<T>::infinity();
+
+// The rows' classes; -1 where they are out of range or, if `wanted` is given, not wanted.
+void load_classes(const View& view, const Rows& rows, BadClass* bad, const uint8_t* wanted, int64_t (&x)[kLanes]) {
+  load_lanes(view, rows, x);
+  for (int64_t j = 0; j < kLanes; ++j) {
+    if ((wanted && !wanted[j]) || !bad->check(x[j], rows.num_classes)) x[j] = -1;
+  }
 }
 
-// The first k whose cumulative probability exceeds u; if none does, the last k with p_k > 0. -1 for NaN.
 template <class T>
-int64_t draw_class(const T* e, int64_t count, T total, T uniform) {
-  if (!(total - total == T(0))) return -1;
-  T cumulative = 0;
-  for (int64_t k = 0; k < count; ++k) {
-    cumulative += e[k];
-    if (cumulative > uniform * total) return k;
+auto logits_of(const View& view) {
+  return [&view](const Tile& tile, T* buffer) { return load_tile(view, tile, buffer, kMinusInfinity<T>); };
+}
+
+// What the sender of each lane's row is told: a class with everything on it, or p_k = e_k share where that is not 0.
+// NaN is sent where there is neither.
+template <class T>
+struct Sent {
+  int64_t one[kLanes];
+  T share[kLanes] = {}, beta[kLanes], spread[kLanes];
+
+  Sent(const Rows& rows, const View& beta_view, const View& spread_view) {
+    load_lanes(beta_view, rows, beta);
+    load_lanes(spread_view, rows, spread);
+    std::copy_n(kNoClass, kLanes, one);
   }
-  int64_t last = count - 1;
-  while (last > 0 && !(e[last] > T(0))) --last;
+
+  // y of a tile. kShared: there are shares; else e and scale are not looked at.
+  template <bool kShared>
+  void messages(const Tile& tile, const T* __restrict eps, const T* __restrict e, const T* scale,
+                T* __restrict y) const {
+    const StepOf sent(tile, one);
+    const T classes = static_cast<T>(tile.rows.num_classes);
+    T poison[kLanes], by[kLanes];
+    for (int64_t j = 0; j < kLanes; ++j) {
+      poison[j] = one[j] < 0 && share[j] == T(0) ? static_cast<T>(kNaN) : T(0);
+      by[j] = kShared ? share[j] * scale[j] : T(0);
+    }
+    for (int32_t s = 0; s < tile.steps; ++s) {
+      for (int64_t j = 0; j < kLanes; ++j) {
+        const int64_t i = s * kLanes + j;
+        T p = s == sent.at[j] ? T(1) : T(0);
+        if (kShared) p = by[j] > T(0) ? e[i] * by[j] : p;
+        y[i] = message(p, beta[j], spread[j], eps[i], classes) + poison[j];
+      }
+    }
+  }
+};
+
+// The last class of a row with p_k > 0, for a draw that no cumulative probability exceeds.
+template <class T>
+int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
+  int64_t last = 0, t = 0;
+  for_tiles(rows, [&](const Tile& tile) {
+    const T* e = scratch.e.data() + tile.first;
+    const T scale = scratch.tiles[t++].scale[j];
+    for (int64_t k = 0; k < tile.classes; ++k) {
+      if (scale * e[rows.one() ? k : k * kLanes + j] > T(0)) last = tile.first + k;
+    }
+  });
   return last;
 }
 
-// What a network's row sends: p_k if `kMean`, else a class with everything on it.
+// The first class of one row whose cumulative e exceeds `most`: by tiles, by steps, then within the step.
 template <class T>
-struct Sent {
-  int64_t one;  // the class, or -1
-  const T* p;   // the probabilities where no class is sent
-
-  T at(int64_t k) const { return p ? p[k] : static_cast<T>(k == one); }
-};
-
-template <class T>
-Sent<T> choose(const DiscreteUpdate& op, int64_t row, T* p) {
-  const int64_t count = op.num_classes;
-  if (op.choice == DiscreteChoice::kMean) {
-    softmax(p, count);
-    return {-1, p};
-  }
-  const T top = max_of(p, count);
-  if (op.choice == DiscreteChoice::kMode) {
-    const int64_t first = std::find(p, p + count, top) - p;
-    return {first < count ? first : -1, nullptr};
-  }
-  for (int64_t k = 0; k < count; ++k) p[k] = exp_difference(p[k], top);
-  const T total = sum_over<T>(0, count, [p](int64_t k) { return p[k]; });
-  return {draw_class(p, count, total, op.draw.uniform<T>(row)), nullptr};
-}
-
-template <class T>
-T log_odds_row(const T* z, int64_t x, int64_t count) {
-  return log_odds_against<T>(x, count, [z](int64_t k) { return z[k]; });
-}
-
-template <class T>
-struct NStepScratch {
-  std::vector<T> logits, normals, sum, e, p;
-  explicit NStepScratch(int64_t count) : logits(count), normals(Noise::room(count)), sum(count), e(count), p(count) {}
-};
-
-// One draw of the joint receiver: its divergence, and weight (softmax(z) - softmax(z + y)) onto the gradient.
-template <class T>
-T joint_draw(const T* z, const T* p, int64_t x, int64_t count, T before, T alpha, const T* eps, T weight,
-             NStepScratch<T>& scratch) {
-  const T classes = static_cast<T>(count), spread = sqrt(classes * alpha), towards_x = classes * alpha;
-  T *growth = scratch.e.data(), *gradient = scratch.sum.data();
-  for (int64_t k = 0; k < count; ++k) {
-    growth[k] = expm1(clamp(spread * (eps[k] - eps[x]) - towards_x, T(-kMaxShift), T(kMaxShift)));
-  }
-  growth[x] = 0;
-  const T sum = sum_over<T>(0, count, [&](int64_t k) { return p[k] * growth[k]; });
-  if (joint_sum_serves(sum)) {
-    const T factor = weight / (1 + sum);
-    for (int64_t k = 0; k < count; ++k) gradient[k] += factor * p[k] * (sum - growth[k]);
-    return -log1p(sum);
-  }
-  T* shifted = growth;
-  for (int64_t k = 0; k < count; ++k) shifted[k] = z[k] + spread * eps[k];
-  shifted[x] += towards_x;
-  const T value = joint_divergence(before, log_odds_row(shifted, x, count));
-  softmax(shifted, count);
-  for (int64_t k = 0; k < count; ++k) gradient[k] += weight * (p[k] - shifted[k]);
-  return value;
-}
-
-// K = 2, by quadrature: y_x - y_o ~ N(2 alpha, 4 alpha).
-template <class T>
-T binary_node(const T* p, int64_t x, T before, T alpha, T node, T weight, NStepScratch<T>& scratch) {
-  const T difference = -(2 * alpha + 2 * sqrt(alpha) * node), other = p[1 - x];
-  const T growth = expm1(clamp(difference, T(-kMaxShift), T(kMaxShift))), sum = other * growth;
-  const bool serves = joint_sum_serves(sum);
-  const T step = serves ? other * p[x] * growth / (1 + sum) : sigmoid(before + difference) - other;
-  scratch.sum[x] += weight * step;
-  scratch.sum[1 - x] -= weight * step;
-  return serves ? -log1p(sum) : joint_divergence(before, before + difference);
-}
-
-// One draw of the factorised receiver: its divergence, and the derivatives by p into the sum. eps is one number for
-// all classes where `common`.
-template <class T>
-T factorised_draw(const T* p, int64_t x, int64_t count, int64_t likeliest, T rest, T alpha, const T* eps, bool common,
-                  T weight, NStepScratch<T>& scratch) {
-  const T r = sqrt(static_cast<T>(count) * alpha);
-  T* sum = scratch.sum.data();
-  return sum_over<T>(0, count, [&](int64_t k) {
-    const auto term = factorised_term(k == x, p[k], k == likeliest ? rest : 1 - p[k], r, common ? eps[0] : eps[k]);
-    sum[k] += weight * term.derivative;
-    return term.value;
+int64_t draw_along(const Rows& rows, const RowScratch<T>& scratch, double most) {
+  double before = 0;
+  int64_t found = -1, t = 0;
+  for_tiles(rows, [&](const Tile& tile) {
+    const double scale = scratch.tiles[t].scale[0], sum = scale * scratch.tiles[t].rest[0];
+    ++t;
+    if (found < 0 && before + sum > most) {
+      const T* e = scratch.e.data() + tile.first;
+      double steps[kLanes * kFewClasses / kLanes];
+      for (int64_t s = 0; s < tile.steps; ++s) {
+        double step = 0;
+        for (int64_t j = 0; j < kLanes; ++j) step += e[s * kLanes + j];
+        steps[s] = scale * step;
+      }
+      int64_t s = 0;
+      for (; s + 1 < tile.steps && !(before + steps[s] > most); ++s) before += steps[s];
+      found = s * kLanes;
+      for (; found + 1 < tile.classes && !((before += scale * e[found]) > most); ++found) continue;
+      found += tile.first;
+    }
+    before += sum;
   });
+  return found;
 }
 
-// The loss of a row, and its gradient by the logits into scratch.sum.
+// The first class of each lane's row whose cumulative e exceeds `most`; -1 if none does.
 template <class T>
-T nstep_row(const DiscreteNStep& op, int64_t row, int64_t x, const T* z, T alpha, NStepScratch<T>& scratch) {
-  const int64_t count = op.num_classes, draws = op.n_samples ? op.n_samples : op.num_nodes;
-  const int64_t all = op.to.batch * op.to.per_batch * count;
-  const bool factorised = op.receiver == Receiver::kFactorised;
-  std::fill(scratch.sum.begin(), scratch.sum.end(), T(0));
-  const T before = factorised ? T(0) : log_odds_row(z, x, count);
-  T* p = scratch.p.data();
-  std::copy_n(z, count, p);
-  softmax(p, count);
-  const int64_t likeliest = std::max_element(p, p + count) - p;
-  const T rest = sum_without<T>(likeliest, count, [&](int64_t k) { return p[k]; });
-  double value = 0;
-  for (int64_t i = 0; i < draws; ++i) {
-    const T weight = op.n_samples ? T(1) / static_cast<T>(draws) : static_cast<T>(op.node_weights[i]);
-    const T node = op.n_samples ? T(0) : static_cast<T>(op.nodes[i]);
-    const T* eps = &node;
-    if (op.n_samples) {
-      eps = op.noise.row_normals(row, count, scratch.normals.data(), static_cast<uint32_t>(i), all);
+[[gnu::noinline]] void draw_steps(int64_t steps, const T* __restrict e, const double* __restrict most,
+                                  int64_t* __restrict drawn) {
+  if (steps < 1) return;
+  for (int64_t j = 0; j < kLanes; ++j) {
+    double sum = 0;
+    int64_t passed = 0;
+    for (int64_t s = 0; s < steps; ++s) {
+      sum += e[s * kLanes + j];
+      passed += sum > most[j] ? 0 : 1;
     }
-    if (factorised) {
-      value += weight * factorised_draw(p, x, count, likeliest, rest, alpha, eps, op.n_samples == 0, weight, scratch);
-    } else if (op.n_samples) {
-      value += weight * joint_draw(z, p, x, count, before, alpha, eps, weight, scratch);
-    } else {
-      value += weight * binary_node(p, x, before, alpha, node, weight, scratch);
+    drawn[j] = passed < steps ? passed : -1;
+  }
+}
+
+// The first k of each row whose cumulative probability exceeds u; if none does, the last k with p_k > 0. -1 for NaN.
+template <class T>
+void draw_classes(const Rows& rows, const RowSums<T>& sums, const RowScratch<T>& scratch, const T (&uniform)[kLanes],
+                  int64_t (&drawn)[kLanes]) {
+  double most[kLanes];
+  for (int64_t j = 0; j < kLanes; ++j) most[j] = uniform[j] * sums.rest[j];
+  if (rows.one()) {
+    std::fill_n(drawn, kLanes, draw_along(rows, scratch, most[0]));
+  } else {
+    draw_steps(rows.num_classes, scratch.e.data(), most, drawn);
+  }
+  for (int64_t j = 0; j < kLanes; ++j) {
+    if (drawn[j] < 0) drawn[j] = last_class(rows, scratch, j);
+    if (!(sums.rest[j] - sums.rest[j] == 0)) drawn[j] = -1;
+  }
+}
+
+// The largest number of each lane, the first step that has it, and whether there is a NaN.
+template <class T>
+[[gnu::noinline]] void max_places(int64_t steps, const T* __restrict z, T* __restrict most, int32_t* __restrict place,
+                                  int32_t* __restrict nan) {
+  if (steps < 1) return;
+  for (int64_t j = 0; j < kLanes; ++j) {
+    T largest = kMinusInfinity<T>;
+    int32_t at = 0, poisoned = 0;
+    for (int32_t s = 0; s < steps; ++s) {
+      const T value = z[s * kLanes + j];
+      at = value > largest ? s : at;
+      largest = value > largest ? value : largest;
+      poisoned |= value != value ? 1 : 0;
     }
+    most[j] = largest;
+    place[j] = at;
+    nan[j] |= poisoned;
   }
-  if (factorised) {
-    // p_k (g_k - mean of g), which for the likeliest class would cancel: there the differences are summed instead
-    const T* g = scratch.sum.data();
-    const T mean = sum_over<T>(0, count, [&](int64_t k) { return p[k] * g[k]; });
-    const T away = sum_without<T>(likeliest, count, [&](int64_t k) { return p[k] * (g[likeliest] - g[k]); });
-    for (int64_t k = 0; k < count; ++k) scratch.sum[k] = p[k] * (k == likeliest ? away : g[k] - mean);
+}
+
+// The first class of each row with the largest number; -1 for NaN.
+template <class T, class F>
+void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
+  T top[kLanes];
+  int32_t poisoned[kLanes] = {};
+  std::fill_n(mode, kLanes, 0);
+  std::fill_n(top, kLanes, kMinusInfinity<T>);
+  for_tiles(rows, [&](const Tile& tile) {
+    T buffer[kBlock];
+    const T* z = logits(tile, buffer);
+    int32_t step[kLanes];
+    T most[kLanes];
+    max_places(tile.steps, z, most, step, poisoned);
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const int64_t to = rows.one() ? 0 : j, k = rows.one() ? tile.first + step[j] * kLanes + j : step[j];
+      if (most[j] > top[to] || (most[j] == top[to] && k < mode[to])) {
+        top[to] = most[j];
+        mode[to] = k;
+      }
+    }
+  });
+  if (rows.one()) {
+    std::fill_n(poisoned, kLanes, std::any_of(poisoned, poisoned + kLanes, [](int32_t nan) { return nan != 0; }));
+    std::fill_n(mode, kLanes, mode[0]);
   }
-  for (int64_t k = 0; k < count; ++k) scratch.sum[k] *= static_cast<T>(op.n_steps);
-  return static_cast<T>(static_cast<double>(op.n_steps) * value);
+  for (int64_t j = 0; j < kLanes; ++j) {
+    if (poisoned[j]) mode[j] = -1;
+  }
+}
+
+// What the network's rows send; the e of shares are left in the scratch.
+template <class T>
+void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, Sent<T>& sent) {
+  const auto logits = logits_of<T>(op.output_logits);
+  if (op.choice == DiscreteChoice::kMode) return find_modes<T>(rows, logits, sent.one);
+  const RowSums<T> sums(rows, kNoClass, scratch, logits);
+  if (op.choice == DiscreteChoice::kMean) {
+    for (int64_t j = 0; j < kLanes; ++j) sent.share[j] = static_cast<T>(1 / sums.rest[j]);
+  } else {
+    T uniform[kLanes];
+    uniform_lanes(op.draw, rows, uniform);
+    draw_classes(rows, sums, scratch, uniform, sent.one);
+  }
 }
 
 }  // namespace
 
 template <class T>
 void discrete_sender(const DiscreteSender& op) {
-  const int64_t count = op.num_classes;
-  for_blocks(op.count, count, [&](int64_t start, int64_t length) {
-    std::vector<T> normals(Noise::room(count)), buffer(count);
-    for (int64_t row = start; row < start + length; ++row) {
-      int64_t x_buffer;
-      T beta_buffer, spread_buffer;
-      const int64_t x = *load(op.x, row, 1, &x_buffer);
-      const T beta = *load(op.beta, row, 1, &beta_buffer), spread = *load(op.spread, row, 1, &spread_buffer);
-      const T* eps = op.noise.row_normals(row, count, normals.data());
-      T* y = target(op.out, row * count, buffer.data());
-      if (op.bad->check(x, count)) {
-        const T classes = static_cast<T>(count);
-        for (int64_t k = 0; k < count; ++k) y[k] = message(T(0), beta, spread, eps[k], classes);
-        y[x] += beta * classes;
-        if (op.probs) softmax(y, count);
-      } else {
-        std::fill_n(y, count, static_cast<T>(kNaN));
-      }
-      store(op.out, row * count, count, y);
+  const auto make = [&] { return RowScratch<T>(op.num_classes); };
+  for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
+    Sent<T> sent(rows, op.beta, op.spread);
+    load_classes(op.x, rows, op.bad, nullptr, sent.one);
+    const auto messages = [&](const Tile& tile, T* y) {
+      T normals[kBlock];
+      sent.template messages<false>(tile, normal_tile(op.noise, tile, normals), nullptr, nullptr, y);
+      pad_tile(tile, y, kMinusInfinity<T>);
+      return y;
+    };
+    if (op.probs) {
+      const RowSums<T> sums(rows, kNoClass, scratch, messages);
+      T inverse[kLanes];
+      for (int64_t j = 0; j < kLanes; ++j) inverse[j] = static_cast<T>(1 / sums.rest[j]);
+      scratch.store(op.out, rows, [&](const Tile& tile, const T* __restrict e, const T* scale, T* __restrict p) {
+        for_numbers(tile, [&](int64_t i, int64_t, int64_t j) { p[i] = e[i] * (inverse[j] * scale[j]); });
+      });
+    } else {
+      for_tiles(rows, [&](const Tile& tile) {
+        T y[kBlock];
+        store_tile(op.out, tile, messages(tile, y));
+      });
     }
   });
 }
 
 template <class T>
 void discrete_update(const DiscreteUpdate& op) {
-  const int64_t count = op.num_classes;
-  for_blocks(op.count, count, [&](int64_t start, int64_t length) {
-    std::vector<T> normals(Noise::room(count)), p_buffer(count), state_buffer(count);
-    for (int64_t row = start; row < start + length; ++row) {
-      T beta_buffer, spread_buffer;
-      uint8_t mask_buffer = 0;
-      int64_t known_buffer;
-      const T beta = *load(op.beta, row, 1, &beta_buffer), spread = *load(op.spread, row, 1, &spread_buffer);
-      Sent<T> sent{-1, nullptr};
-      if (op.known && *load(op.known_mask, row, 1, &mask_buffer)) {
-        const int64_t known = *load(op.known, row, 1, &known_buffer);
-        if (op.bad->check(known, count)) sent.one = known;
-      } else {
-        const T* logits = load(op.output_logits, row * count, count, p_buffer.data());
-        if (logits != p_buffer.data()) std::copy_n(logits, count, p_buffer.data());
-        sent = choose(op, row, p_buffer.data());
+  const auto make = [&] { return RowScratch<T>(op.num_classes); };
+  for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
+    Sent<T> sent(rows, op.beta, op.spread);
+    uint8_t known[kLanes] = {};
+    if (op.known) load_lanes(op.known_mask, rows, known);
+    if (std::count(known, known + kLanes, 0) > 0) choose(op, rows, scratch, sent);
+    if (op.known) {
+      int64_t x[kLanes];
+      load_classes(op.known, rows, op.bad, known, x);
+      for (int64_t j = 0; j < kLanes; ++j) {
+        sent.one[j] = known[j] ? x[j] : sent.one[j];
+        sent.share[j] = known[j] ? T(0) : sent.share[j];
       }
-      const T* state = load(op.state, row * count, count, state_buffer.data());
-      const T* eps = op.noise.row_normals(row, count, normals.data());
-      const T poison = sent.one < 0 && !sent.p ? static_cast<T>(kNaN) : T(0), classes = static_cast<T>(count);
-      T* out = target(op.out, row * count, p_buffer.data());
-      for (int64_t k = 0; k < count; ++k) {
-        out[k] = state[k] + (message(sent.at(k), beta, spread, eps[k], classes) + poison);
-      }
-      store(op.out, row * count, count, out);
     }
+    const bool shared = std::any_of(sent.share, sent.share + kLanes, [](T share) { return !(share == T(0)); });
+    int64_t t = 0;
+    for_tiles(rows, [&](const Tile& tile) {
+      T buffer[kBlock], y[kBlock];
+      const T* eps = normal_tile(op.noise, tile, buffer);
+      const T *e = scratch.e.data() + tile.first, *scale = scratch.tiles[t++].scale;
+      if (shared) {
+        sent.template messages<true>(tile, eps, e, scale, y);
+      } else {
+        sent.template messages<false>(tile, eps, e, scale, y);
+      }
+      const T* state = load_tile(op.state, tile, buffer, T(0));
+      for (int64_t i = 0; i < tile.padded(); ++i) y[i] += state[i];
+      store_tile(op.out, tile, y);
+    });
   });
 }
 
 template <class T>
 void discrete_loss(const DiscreteLoss& op) {
   const int64_t count = op.num_classes;
-  reduce_losses<T>(op.to, count, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss) {
-    std::vector<T> buffer(count), e(count);
-    for (int64_t i = 0; i < length; ++i) {
-      if (mask && !mask[i]) continue;
-      int64_t x_buffer;
-      T weight_buffer;
-      const int64_t x = *load(op.x, start + i, 1, &x_buffer);
-      loss[i] = static_cast<T>(kNaN);
-      if (!op.bad->check(x, count)) continue;
-      const T* z = load(op.logits, (start + i) * count, count, buffer.data());
-      const auto row = row_stats(z, x, count, e.data());
-      loss[i] =
-          op.weight ? *load(op.weight, start + i, 1, &weight_buffer) * squared_distance(row) : cross_entropy(row, z[x]);
-    }
+  const auto make = [&] { return RowScratch<T>(count); };
+  reduce_losses<T>(op.to, count, make, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, auto& scratch) {
+    for_rows(start, length, count, [&](const Rows& rows) {
+      int64_t x[kLanes];
+      T weight[kLanes], cost[kLanes];
+      uint8_t costs[kLanes];
+      if (!mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs)) return;
+      load_classes(op.x, rows, op.bad, costs, x);
+      const RowSums<T> sums(rows, x, scratch, logits_of<T>(op.logits));
+      load_lanes(op.weight, rows, weight);
+      for (int64_t j = 0; j < rows.count; ++j) {
+        const RowStats<T> row = sums.stats(j);
+        cost[j] = op.weight ? weight[j] * squared_distance(row) : cross_entropy(row, sums.z_x[j]);
+        loss[rows.first - start + j] = x[j] < 0 ? static_cast<T>(kNaN) : cost[j];
+      }
+    });
   });
 }
 
 template <class T>
 void discrete_loss_backward(const DiscreteLossBackward& op) {
-  const int64_t count = op.num_classes;
-  for_blocks(op.count, count, [&](int64_t start, int64_t length) {
-    std::vector<T> buffer(count), e(count);
-    for (int64_t i = start; i < start + length; ++i) {
-      uint8_t mask_buffer;
-      int64_t x_buffer;
-      T grad_buffer, weight_buffer;
-      T* out = e.data();
-      if (!*load(op.mask, i, 1, &mask_buffer, uint8_t{1})) {
-        std::fill_n(out, count, T(0));
-        store(op.by_logits, i * count, count, out);
-        continue;
-      }
-      const int64_t x = *load(op.x, i, 1, &x_buffer);
-      const T grad = *load(op.grad, i, 1, &grad_buffer);
-      const T* z = load(op.logits, i * count, count, buffer.data());
-      const auto row = row_stats(z, x, count, out);
+  const auto make = [&] { return RowScratch<T>(op.num_classes); };
+  for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
+    int64_t x[kLanes];
+    T grad[kLanes], weight[kLanes];
+    uint8_t costs[kLanes];
+    load_lanes(op.mask, rows, costs, uint8_t{1});
+    load_lanes(op.x, rows, x);
+    load_lanes(op.grad, rows, grad);
+    load_lanes(op.weight, rows, weight);
+    const RowSums<T> sums(rows, x, scratch, logits_of<T>(op.logits));
+    // by_x at x, elsewhere p (slope p + level)
+    T by_x[kLanes], inverse[kLanes], slope[kLanes], level[kLanes];
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const RowStats<T> row = sums.stats(j);
+      inverse[j] = 1 / row.total();
       if (op.weight) {
-        const T factor = grad * *load(op.weight, i, 1, &weight_buffer);
-        for (int64_t k = 0; k < count; ++k) out[k] = factor * squared_distance_by_other(row, out[k]);
-        out[x] = factor * squared_distance_by_x(row);
+        const T factor = grad[j] * weight[j];
+        by_x[j] = factor * squared_distance_by_x(row);
+        slope[j] = 2 * factor;
+        level[j] = 2 * factor * (row.x / row.total() * row.q() - row.s());
       } else {
-        const T factor = grad / row.total();
-        for (int64_t k = 0; k < count; ++k) out[k] *= factor;
-        out[x] = -factor * row.rest;
+        by_x[j] = -grad[j] * row.q();
+        slope[j] = 0;
+        level[j] = grad[j];
       }
-      store(op.by_logits, i * count, count, out);
     }
+    scratch.store(op.by_logits, rows, [&](const Tile& tile, const T* __restrict e, const T* scale, T* __restrict by) {
+      const StepOf step(tile, x);
+      for_numbers(tile, [&](int64_t i, int64_t s, int64_t j) {
+        const T p = e[i] * (inverse[j] * scale[j]), other = p * (slope[j] * p + level[j]);
+        by[i] = !costs[j] ? T(0) : s == step.at[j] ? by_x[j] : other;
+      });
+    });
   });
 }
 
-template <class T>
-void discrete_nstep(const DiscreteNStep& op) {
-  const int64_t count = op.num_classes;
-  reduce_losses<T>(op.to, count, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss) {
-    NStepScratch<T> scratch(count);
-    for (int64_t i = 0; i < length; ++i) {
-      int64_t x_buffer = 0;
-      T alpha_buffer;
-      const bool costs = !mask || mask[i];
-      const int64_t x = costs ? *load(op.x, start + i, 1, &x_buffer) : 0;
-      std::fill(scratch.sum.begin(), scratch.sum.end(), T(0));
-      loss[i] = static_cast<T>(kNaN);
-      if (costs && op.bad->check(x, count)) {
-        const T* z = load(op.logits, (start + i) * count, count, scratch.logits.data());
-        loss[i] = nstep_row(op, start + i, x, z, *load(op.alpha, start + i, 1, &alpha_buffer), scratch);
-      }
-      if (op.by_logits) store(op.by_logits, (start + i) * count, count, scratch.sum.data());
-    }
-  });
-}
-
-#define BFN_INSTANTIATE(T)                                              \
-  template void discrete_sender<T>(const DiscreteSender&);              \
-  template void discrete_update<T>(const DiscreteUpdate&);              \
-  template void discrete_loss<T>(const DiscreteLoss&);                  \
-  template void discrete_loss_backward<T>(const DiscreteLossBackward&); \
-  template void discrete_nstep<T>(const DiscreteNStep&);
+#define BFN_INSTANTIATE(T)                                 \
+  template void discrete_sender<T>(const DiscreteSender&); \
+  template void discrete_update<T>(const DiscreteUpdate&); \
+  template void discrete_loss<T>(const DiscreteLoss&);     \
+  template void discrete_loss_backward<T>(const DiscreteLossBackward&);
 BFN_INSTANTIATE(float)
 BFN_INSTANTIATE(double)
 #undef BFN_INSTANTIATE

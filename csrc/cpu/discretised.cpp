@@ -1,5 +1,7 @@
 #include "../ops/discretised.h"
 
+#include <memory>
+
 #include "../math/bin_prob.h"
 #include "../math/discretised.h"
 #include "expected_value.h"
@@ -220,7 +222,8 @@ void discretised_update(const DiscretisedUpdate& op) {
 
 template <class T>
 void discretised_loss(const DiscretisedLoss& op) {
-  reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss) {
+  const auto scratch = [&] { return op.alpha ? std::make_unique<NStep<T>>(op) : nullptr; };
+  reduce_losses<T>(op.to, 1, scratch, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, auto& nstep) {
     const NetworkBlock<T> from(op.from, start, length);
     GradientBlock<T> gradients;
     T buffer[kBlock];
@@ -228,8 +231,7 @@ void discretised_loss(const DiscretisedLoss& op) {
     if (op.weight) {
       squared_error(op, from, x, start, length, loss, gradients);
     } else if (op.alpha) {
-      NStep<T> nstep(op);
-      nstep(from, x, start, length, mask, loss, gradients);
+      (*nstep)(from, x, start, length, mask, loss, gradients);
     } else {
       bin_cost(from, x, length, loss, gradients);
     }

@@ -10,10 +10,11 @@
 
 namespace bfn {
 
-// f(start, length, mask, loss): writes the loss of each variable of a block; mask is null where there is none. What f
-// writes where the mask is 0 does not matter. `width`: numbers per variable; blocks hold the fewer variables the more.
-template <class T, class F>
-void reduce_losses(const LossTarget& to, int64_t width, F&& f) {
+// f(start, length, mask, loss, scratch): writes the loss of each variable of a block; mask is null where there is none.
+// What f writes where the mask is 0 does not matter. `width`: numbers per variable; blocks hold the fewer variables the
+// more. make() gives each thread its scratch.
+template <class T, class M, class F>
+void reduce_losses(const LossTarget& to, int64_t width, M&& make, F&& f) {
   const int64_t size = block_of(width);
   const bool by_batch = to.reduction == Reduction::kBatch;
   const int64_t rows = by_batch ? to.batch : 1, row = by_batch ? to.per_batch : to.batch * to.per_batch;
@@ -24,11 +25,12 @@ void reduce_losses(const LossTarget& to, int64_t width, F&& f) {
   for_range(blocks, grain, [&](int64_t begin, int64_t end) {
     T buffer[kBlock];
     uint8_t mask_buffer[kBlock];
+    auto scratch = make();
     for (int64_t block = begin; block < end; ++block) {
       const int64_t piece = block % pieces, start = block / pieces * row + piece * size;
       const int64_t length = std::min(size, row - piece * size);
       const uint8_t* mask = to.mask ? load(to.mask, start, length, mask_buffer) : nullptr;
-      f(start, length, mask, buffer);
+      f(start, length, mask, buffer, scratch);
       int64_t count = length;
       if (mask) {
         count = 0;
@@ -66,6 +68,13 @@ void reduce_losses(const LossTarget& to, int64_t width, F&& f) {
     store(to.loss, 0, 1, &value);
   }
   store(to.scale, 0, 1, &scale);
+}
+
+template <class T, class F>
+void reduce_losses(const LossTarget& to, int64_t width, F&& f) {
+  reduce_losses<T>(
+      to, width, [] { return NoScratch{}; },
+      [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, NoScratch) { f(start, length, mask, loss); });
 }
 
 }  // namespace bfn

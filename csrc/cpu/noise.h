@@ -1,34 +1,78 @@
 // Seeded or explicit noise, a run at a time.
 #pragma once
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #include "../ops/noise.h"
 #include "parallel.h"
 #include "view.h"
 
 namespace bfn {
 
-constexpr int64_t kLanes = 16;  // groups made at a time, so that compilers use SIMD
+// A register of unsigned 64-bit numbers. Compilers do not see by themselves that only low halves are multiplied, which
+// has an instruction; the general product takes three.
+#if defined(__AVX512F__)
+using Wide = uint64_t __attribute__((vector_size(64)));
+inline Wide wide_product(Wide a, Wide b) { return (Wide)_mm512_mul_epu32((__m512i)a, (__m512i)b); }
+#elif defined(__AVX2__)
+using Wide = uint64_t __attribute__((vector_size(32)));
+inline Wide wide_product(Wide a, Wide b) { return (Wide)_mm256_mul_epu32((__m256i)a, (__m256i)b); }
+#elif defined(__SSE2__)
+using Wide = uint64_t __attribute__((vector_size(16)));
+inline Wide wide_product(Wide a, Wide b) { return (Wide)_mm_mul_epu32((__m128i)a, (__m128i)b); }
+#else
+using Wide = uint64_t __attribute__((vector_size(16)));
+inline Wide wide_product(Wide a, Wide b) { return (a & 0xFFFFFFFFu) * b; }
+#endif
+
+// The words of kLanes groups, `stride` apart.
+inline void fill_words(uint32_t (*words)[kLanes], uint64_t seed, uint64_t first_group, uint64_t stride, uint32_t stream,
+                       uint32_t draw) {
+  constexpr int64_t kWide = sizeof(Wide) / sizeof(uint64_t);
+  Wide even{};
+  for (int64_t j = 0; j < kWide; ++j) even[j] = 2 * j * stride;
+  for (int64_t i = 0; i < kLanes; i += 2 * kWide) {
+    Wide c[2][4];  // even and odd groups, joined at the end
+    for (int odd = 0; odd < 2; ++odd) {
+      c[odd][0] = even + (first_group + (i + odd) * stride);
+      c[odd][1] = c[odd][0] >> 32;
+      c[odd][2] = Wide{} + stream;
+      c[odd][3] = Wide{} + draw;
+      philox_rounds(seed, c[odd][0], c[odd][1], c[odd][2], c[odd][3],
+                    [](Wide a, uint32_t b) { return wide_product(a, Wide{} + b); });
+    }
+    for (int word = 0; word < 4; ++word) {
+      const Wide both = (c[0][word] & 0xFFFFFFFFu) | (c[1][word] << 32);
+      std::memcpy(&words[word][i], &both, sizeof(Wide));
+    }
+  }
+}
+
+// The normals of kLanes groups, `stride` apart.
+template <class T>
+void fill_lanes(T (*normals)[kLanes], uint64_t seed, uint64_t first_group, uint64_t stride, uint32_t stream,
+                uint32_t draw) {
+  uint32_t words[4][kLanes];
+  fill_words(words, seed, first_group, stride, stream, draw);
+  for (int64_t i = 0; i < kLanes; ++i) box_muller(words[0][i], words[1][i], normals[0][i], normals[1][i]);
+  for (int64_t i = 0; i < kLanes; ++i) box_muller(words[2][i], words[3][i], normals[2][i], normals[3][i]);
+}
 
 // 4 * groups normals; `out` has room for whole multiples of kLanes groups.
 template <class T>
 void fill_normals(T* out, int64_t groups, uint64_t seed, uint64_t first_group, uint32_t stream, uint32_t draw) {
-  uint32_t words[4][kLanes];
   T normals[4][kLanes];
   for (int64_t done = 0; done < groups; done += kLanes) {
-    for (int64_t i = 0; i < kLanes; ++i) {
-      const Words w = philox(seed, first_group + done + i, stream, draw);
-      words[0][i] = w.w0;
-      words[1][i] = w.w1;
-      words[2][i] = w.w2;
-      words[3][i] = w.w3;
-    }
-    for (int64_t i = 0; i < kLanes; ++i) box_muller(words[0][i], words[1][i], normals[0][i], normals[1][i]);
-    for (int64_t i = 0; i < kLanes; ++i) box_muller(words[2][i], words[3][i], normals[2][i], normals[3][i]);
+    fill_lanes(normals, seed, first_group + done, 1, stream, draw);
     for (int64_t i = 0; i < kLanes; ++i) {
       for (int j = 0; j < 4; ++j) out[4 * (done + i) + j] = normals[j][i];
     }
   }
 }
+
+inline uint64_t key_of(const Noise& noise) { return static_cast<uint64_t>(*noise.seed); }
 
 constexpr int64_t Noise::room(int64_t length) {
   const int64_t groups = (length + 3) / 4 + 1;
@@ -40,8 +84,7 @@ template <class T>
 const T* Noise::normals(int64_t start, int64_t length, T* buffer, uint32_t draw, int64_t draw_stride) const {
   if (explicit_values) return load(explicit_values, draw * draw_stride + start, length, buffer);
   const int64_t skip = start % 4;
-  fill_normals(buffer, (skip + length + 3) / 4, static_cast<uint64_t>(*seed), static_cast<uint64_t>(start / 4), stream,
-               draw);
+  fill_normals(buffer, (skip + length + 3) / 4, key_of(*this), static_cast<uint64_t>(start / 4), stream, draw);
   return buffer + skip;
 }
 
@@ -50,7 +93,7 @@ template <class T>
 const T* Noise::row_normals(int64_t row, int64_t num_classes, T* buffer, uint32_t draw, int64_t draw_stride) const {
   if (explicit_values) return load(explicit_values, draw * draw_stride + row * num_classes, num_classes, buffer);
   const int64_t groups = (num_classes + 3) / 4;
-  fill_normals(buffer, groups, static_cast<uint64_t>(*seed), static_cast<uint64_t>(row * groups), stream, draw);
+  fill_normals(buffer, groups, key_of(*this), static_cast<uint64_t>(row * groups), stream, draw);
   return buffer;
 }
 
@@ -59,7 +102,7 @@ template <class T>
 T Noise::uniform(int64_t row) const {
   T value;
   if (explicit_values) return *load(explicit_values, row, 1, &value);
-  const Words w = philox(static_cast<uint64_t>(*seed), static_cast<uint64_t>(row / 4), kClass, 0);
+  const Words w = philox(key_of(*this), static_cast<uint64_t>(row / 4), kClass, 0);
   const uint32_t words[4] = {w.w0, w.w1, w.w2, w.w3};
   return static_cast<T>(unit(words[row % 4]));
 }

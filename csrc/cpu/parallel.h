@@ -11,6 +11,7 @@ namespace bfn {
 // own threads.
 void run_parallel(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context);
 
+constexpr int64_t kLanes = 16;     // numbers that the inner loops take at a time, for SIMD
 constexpr int64_t kBlock = 1024;   // variables that are worked on at a time; a multiple of 4, so that groups are whole
 constexpr int64_t kGrain = 16384;  // variables below which a second thread does not pay
 
@@ -24,16 +25,31 @@ void for_range(int64_t count, int64_t grain, F&& f) {
       &f);
 }
 
-// Variables of a block where each has `width` numbers.
-inline int64_t block_of(int64_t width) { return std::max<int64_t>(1, kBlock / width); }
+// Variables of a block where each has `width` numbers: whole multiples of the lanes where there are as many.
+inline int64_t block_of(int64_t width) {
+  const int64_t most = std::max<int64_t>(1, kBlock / width);
+  return most < kLanes ? most : most / kLanes * kLanes;
+}
 
-// f(start, length) for blocks of [0, count).
-template <class F>
-void for_blocks(int64_t count, int64_t width, F&& f) {
+struct NoScratch {};
+
+// f(start, length, scratch) for blocks of [0, count); make() gives each thread its scratch.
+template <class M, class F>
+void for_blocks(int64_t count, int64_t width, M&& make, F&& f) {
   const int64_t size = block_of(width), grain = std::max<int64_t>(1, kGrain / (size * width));
   for_range((count + size - 1) / size, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) f(block * size, std::min(size, count - block * size));
+    auto scratch = make();
+    for (int64_t block = begin; block < end; ++block) {
+      f(block * size, std::min(size, count - block * size), scratch);
+    }
   });
+}
+
+// f(start, length)
+template <class F>
+void for_blocks(int64_t count, int64_t width, F&& f) {
+  for_blocks(
+      count, width, [] { return NoScratch{}; }, [&](int64_t start, int64_t length, NoScratch) { f(start, length); });
 }
 
 }  // namespace bfn

@@ -1,70 +1,298 @@
-// Sums and maxima over the classes of a row, in 16 lanes that compilers turn into SIMD without reordering anything.
+// Rows of classes, 16 lanes at a time. Where rows have few classes the lanes are rows, else they are classes of one
+// row; the loops over a tile, and over what is kept per lane, are the same.
 #pragma once
 
 #include <limits>
+#include <vector>
 
 #include "../math/discrete.h"
+#include "noise.h"
 
 namespace bfn {
 
-constexpr int kSumLanes = 16;
+constexpr int64_t kFewClasses = kBlock / kLanes;
 
-// In double, so that the number of classes does not cost precision.
-template <class T, class F>
-T sum_over(int64_t begin, int64_t end, F&& f) {
-  double lanes[kSumLanes] = {};
-  int64_t k = begin;
-  for (; k + kSumLanes <= end; k += kSumLanes) {
-    for (int j = 0; j < kSumLanes; ++j) lanes[j] += f(k + j);
-  }
-  double sum = 0;
-  for (; k < end; ++k) sum += f(k);
-  for (int j = 0; j < kSumLanes; ++j) sum += lanes[j];
-  return static_cast<T>(sum);
+// What is worked on at a time: up to 16 rows of few classes, or one row.
+struct Rows {
+  int64_t first, count, num_classes;
+
+  bool one() const { return num_classes > kFewClasses; }
+};
+
+// All classes of the rows, or those of one row from `first` on. A step is a class of each row, or 16 classes of one;
+// lane j of step s is at 16 s + j.
+struct Tile {
+  Rows rows;
+  int64_t first, classes, steps;
+
+  int64_t padded() const { return steps * kLanes; }
+};
+
+template <class F>
+void for_rows(int64_t start, int64_t length, int64_t num_classes, F&& f) {
+  const int64_t most = num_classes > kFewClasses ? 1 : kLanes;
+  for (int64_t i = 0; i < length; i += most) f(Rows{start + i, std::min(most, length - i), num_classes});
 }
 
-// NaN where any of them is.
-template <class T, class F>
-T max_over(int64_t begin, int64_t end, F&& f) {
-  T lanes[kSumLanes], top = -std::numeric_limits<T>::infinity();
-  for (int j = 0; j < kSumLanes; ++j) lanes[j] = top;
-  int64_t k = begin;
-  for (; k + kSumLanes <= end; k += kSumLanes) {
-    for (int j = 0; j < kSumLanes; ++j) {
-      const T value = f(k + j);
-      lanes[j] = value <= lanes[j] ? lanes[j] : value;
+// f(rows, scratch) for all rows; make() gives each thread its scratch.
+template <class M, class F>
+void for_row_blocks(int64_t count, int64_t num_classes, M&& make, F&& f) {
+  for_blocks(count, num_classes, make, [&](int64_t start, int64_t length, auto& scratch) {
+    for_rows(start, length, num_classes, [&](const Rows& rows) { f(rows, scratch); });
+  });
+}
+
+template <class F>
+void for_tiles(const Rows& rows, F&& f) {
+  if (!rows.one()) return f(Tile{rows, 0, rows.num_classes, rows.num_classes});
+  for (int64_t first = 0; first < rows.num_classes; first += kBlock) {
+    const int64_t classes = std::min(kBlock, rows.num_classes - first);
+    f(Tile{rows, first, classes, (classes + kLanes - 1) / kLanes});
+  }
+}
+
+// f(i, s, j) for number i of a tile, which is at step s in lane j.
+template <class F>
+void for_numbers(const Tile& tile, F&& f) {
+  for (int32_t s = 0; s < tile.steps; ++s) {
+    for (int32_t j = 0; j < kLanes; ++j) f(s * static_cast<int32_t>(kLanes) + j, s, j);
+  }
+}
+
+// What is behind the end of a row.
+template <class T>
+void pad_tile(const Tile& tile, T* numbers, T pad) {
+  if (tile.rows.one()) std::fill(numbers + tile.classes, numbers + tile.padded(), pad);
+}
+
+// The numbers of a tile; `buffer` holds them where they cannot be read in place.
+template <class T>
+const T* load_tile(const View& view, const Tile& tile, T* buffer, T pad, int64_t offset = 0) {
+  const Rows& rows = tile.rows;
+  const int64_t start = offset + rows.first * rows.num_classes + tile.first;
+  if (rows.one()) {
+    const T* from = load(view, start, tile.classes, buffer);
+    if (tile.classes == tile.padded()) return from;
+    if (from != buffer) std::copy_n(from, tile.classes, buffer);
+    pad_tile(tile, buffer, pad);
+    return buffer;
+  }
+  T staging[kBlock];
+  const T* from = load(view, start, rows.count * tile.classes, staging);
+  for (int64_t j = 0; j < kLanes; ++j) {
+    const T* row = from + std::min(j, rows.count - 1) * tile.classes;
+    for (int64_t s = 0; s < tile.steps; ++s) buffer[s * kLanes + j] = row[s];
+  }
+  return buffer;
+}
+
+template <class T>
+void store_tile(const View& view, const Tile& tile, const T* from) {
+  const Rows& rows = tile.rows;
+  const int64_t start = rows.first * rows.num_classes + tile.first;
+  if (rows.one()) return store(view, start, tile.classes, from);
+  T staging[kBlock];
+  T* to = target(view, start, staging);
+  for (int64_t j = 0; j < rows.count; ++j) {
+    for (int64_t s = 0; s < tile.steps; ++s) to[j * tile.classes + s] = from[s * kLanes + j];
+  }
+  store(view, start, rows.count * tile.classes, to);
+}
+
+// Numbers of rows, one for each lane.
+template <class T>
+void load_lanes(const View& view, const Rows& rows, T (&out)[kLanes], T missing = T(0)) {
+  T buffer[kLanes];
+  const T* from = load(view, rows.first, rows.count, buffer, missing);
+  for (int64_t j = 0; j < kLanes; ++j) out[j] = from[std::min(j, rows.count - 1)];
+}
+
+// A mask's values for the rows, `mask` being at the first; whether any of them costs something.
+inline bool mask_lanes(const Rows& rows, const uint8_t* mask, uint8_t (&costs)[kLanes]) {
+  for (int64_t j = 0; j < kLanes; ++j) costs[j] = mask ? mask[std::min(j, rows.count - 1)] : 1;
+  return std::any_of(costs, costs + kLanes, [](uint8_t cost) { return cost != 0; });
+}
+
+// The step at which each lane meets class x of its row, -1 where it does not.
+struct StepOf {
+  int32_t at[kLanes];
+
+  StepOf(const Tile& tile, const int64_t (&x)[kLanes]) {
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const int64_t k = x[j] - tile.first;
+      const bool met = !tile.rows.one() || (k >= 0 && k < tile.classes && k % kLanes == j);
+      at[j] = static_cast<int32_t>(!met ? -1 : tile.rows.one() ? k / kLanes : k);
     }
   }
-  for (; k < end; ++k) top = f(k) <= top ? top : f(k);
-  for (int j = 0; j < kSumLanes; ++j) top = lanes[j] <= top ? top : lanes[j];
-  return top;
+};
+
+// f(j, s) for the lane that meets class x.
+template <class F>
+void where_met(const StepOf& x, F&& f) {
+  for (int64_t j = 0; j < kLanes; ++j) {
+    if (x.at[j] >= 0) f(j, x.at[j]);
+  }
 }
 
-template <class T, class F>
-T sum_without(int64_t x, int64_t count, F&& f) {
-  return sum_over<T>(0, x, f) + sum_over<T>(x + 1, count, f);
+// A number that one lane of a row has set goes to all of them.
+template <class T>
+void set_lanes(const Rows& rows, int64_t j, T (&lanes)[kLanes], T value) {
+  if (rows.one()) {
+    std::fill_n(lanes, kLanes, value);
+  } else {
+    lanes[j] = value;
+  }
+}
+
+// The sum over the lanes of a row goes to all of them.
+inline void sum_lanes(const Rows& rows, double (&lanes)[kLanes]) {
+  if (!rows.one()) return;
+  double sum = 0;
+  for (const double value : lanes) sum += value;
+  std::fill_n(lanes, kLanes, sum);
 }
 
 template <class T>
-T max_of(const T* z, int64_t count) {
-  return max_over<T>(0, count, [z](int64_t k) { return z[k]; });
+void max_lanes(const Rows& rows, T (&lanes)[kLanes]) {
+  if (rows.one()) std::fill_n(lanes, kLanes, *std::max_element(lanes, lanes + kLanes));
 }
 
-// Of a whole row: e_x and the sums of e_k and e_k^2 over k != x. `e`, if given, receives every e_k.
+// Normals of the classes of a tile.
 template <class T>
-RowStats<T> row_stats(const T* z, int64_t x, int64_t count, T* e) {
-  const T top = max_of(z, count);
-  for (int64_t k = 0; k < count; ++k) e[k] = exp_difference(z[k], top);
-  return {top, e[x], sum_without<T>(x, count, [e](int64_t k) { return e[k]; }),
-          sum_without<T>(x, count, [e](int64_t k) { return e[k] * e[k]; })};
+const T* normal_tile(const Noise& noise, const Tile& tile, T* buffer, uint32_t draw = 0, int64_t draw_stride = 0) {
+  if (noise.explicit_values) return load_tile(noise.explicit_values, tile, buffer, T(0), draw * draw_stride);
+  const int64_t per_row = (tile.rows.num_classes + 3) / 4;
+  const uint64_t group = static_cast<uint64_t>(tile.rows.first * per_row + tile.first / 4);
+  if (tile.rows.one()) {
+    fill_normals(buffer, (tile.classes + 3) / 4, key_of(noise), group, noise.stream, draw);
+  } else {
+    for (int64_t g = 0; g < per_row; ++g) {
+      T(*normals)[kLanes] = reinterpret_cast<T(*)[kLanes]>(buffer + 4 * kLanes * g);
+      fill_lanes(normals, key_of(noise), group + g, per_row, noise.stream, draw);
+    }
+  }
+  return buffer;
 }
 
-// ln((1 - p_x)/p_x), by the largest logit but x's.
-template <class T, class F>
-T log_odds_against(int64_t x, int64_t count, F&& z) {
-  const T below = max_over<T>(0, x, z), above = max_over<T>(x + 1, count, z);
-  const T top = below <= above ? above : below;
-  return log(sum_without<T>(x, count, [&](int64_t k) { return exp(z(k) - top); })) + top - z(x);
+// The uniforms that draw the rows' classes: row r takes word r % 4 of group r / 4.
+template <class T>
+void uniform_lanes(const Noise& noise, const Rows& rows, T (&out)[kLanes]) {
+  if (noise.explicit_values) return load_lanes(noise.explicit_values, rows, out);
+  uint32_t words[4][kLanes];
+  const int64_t first = rows.first / 4;
+  fill_words(words, key_of(noise), static_cast<uint64_t>(first), 1, kClass, 0);
+  for (int64_t j = 0; j < kLanes; ++j) {
+    const int64_t row = rows.first + std::min(j, rows.count - 1);
+    out[j] = static_cast<T>(unit(words[row % 4][row / 4 - first]));
+  }
 }
+
+// Per lane, over the steps of a tile, of which there is at least one: where g++ knows that, the lanes become SIMD. Each
+// loop is a function of its own, since joined ones do not.
+template <class T>
+[[gnu::noinline]] void max_steps(int64_t steps, const T* __restrict z, T* __restrict top) {
+  if (steps < 1) return;
+  for (int64_t j = 0; j < kLanes; ++j) {
+    T most = std::numeric_limits<T>::lowest();  // not -inf, which differs from itself by NaN
+    for (int64_t s = 0; s < steps; ++s) most = z[s * kLanes + j] > most ? z[s * kLanes + j] : most;
+    top[j] = most;
+  }
+}
+
+template <class T>
+[[gnu::noinline]] void exp_steps(int64_t steps, const T* __restrict z, const T* __restrict top, T* __restrict e) {
+  for (int64_t s = 0; s < steps; ++s) {
+    for (int64_t j = 0; j < kLanes; ++j) e[s * kLanes + j] = exp_difference(z[s * kLanes + j], top[j]);
+  }
+}
+
+// Of e and of e^2, but for the step `without`; in double, so that the number of classes does not cost precision.
+template <class T>
+[[gnu::noinline]] void sum_steps(int64_t steps, const T* __restrict e, const int32_t* __restrict without,
+                                 double* __restrict sums, double* __restrict squares) {
+  if (steps < 1) return;
+  for (int64_t j = 0; j < kLanes; ++j) {
+    double sum = 0, square = 0;
+    for (int32_t s = 0; s < steps; ++s) {
+      const T kept = s == without[j] ? T(0) : e[s * kLanes + j];
+      sum += kept;
+      square += static_cast<double>(kept) * kept;
+    }
+    sums[j] = sum;
+    squares[j] = square;
+  }
+}
+
+// Of a tile: e_k = exp(z_k - top), top being the tile's own, and sums but for the class x.
+template <class T>
+struct TileSums {
+  T top[kLanes], scale[kLanes];  // scale: from the tile's top to that of the row
+  double rest[kLanes], square[kLanes];
+
+  void take(const Tile& tile, const T* z, const StepOf& x, T* e) {
+    max_steps(tile.steps, z, top);
+    max_lanes(tile.rows, top);
+    exp_steps(tile.steps, z, top, e);
+    sum_steps(tile.steps, e, x.at, rest, square);
+    sum_lanes(tile.rows, rest);
+    sum_lanes(tile.rows, square);
+  }
+};
+
+// What is kept of the rows between the sweeps over their tiles.
+template <class T>
+struct RowScratch {
+  std::vector<T> e;
+  std::vector<TileSums<T>> tiles;
+
+  explicit RowScratch(int64_t num_classes)
+      : e((num_classes + kBlock - 1) / kBlock * kBlock), tiles(e.size() / kBlock) {}
+
+  // make(tile, e, scale, out) makes the numbers to write of what is kept.
+  template <class F>
+  void store(const View& to, const Rows& rows, F&& make) const {
+    int64_t t = 0;
+    for_tiles(rows, [&](const Tile& tile) {
+      T out[kBlock];
+      make(tile, e.data() + tile.first, tiles[t++].scale, out);
+      store_tile(to, tile, out);
+    });
+  }
+};
+
+// Of whole rows, by lane. `x` is no class (-1) where all of them are to be summed.
+template <class T>
+struct RowSums {
+  T top[kLanes], z_x[kLanes] = {}, e_x[kLanes];
+  double rest[kLanes] = {}, square[kLanes] = {};
+
+  // logits(tile, buffer) gives a tile's numbers.
+  template <class F>
+  RowSums(const Rows& rows, const int64_t (&x)[kLanes], RowScratch<T>& scratch, F&& logits) {
+    int64_t count = 0;
+    for_tiles(rows, [&](const Tile& tile) {
+      T buffer[kBlock];
+      const T* z = logits(tile, buffer);
+      const StepOf step(tile, x);
+      scratch.tiles[count++].take(tile, z, step, scratch.e.data() + tile.first);
+      where_met(step, [&](int64_t j, int64_t s) { set_lanes(rows, j, z_x, z[s * kLanes + j]); });
+    });
+    std::copy_n(scratch.tiles[0].top, kLanes, top);
+    for (int64_t t = 1; t < count; ++t) {
+      for (int64_t j = 0; j < kLanes; ++j) top[j] = std::max(top[j], scratch.tiles[t].top[j]);
+    }
+    for (int64_t t = 0; t < count; ++t) {
+      TileSums<T>& tile = scratch.tiles[t];
+      for (int64_t j = 0; j < kLanes; ++j) {
+        tile.scale[j] = exp_difference(tile.top[j], top[j]);
+        rest[j] += tile.scale[j] * tile.rest[j];
+        square[j] += static_cast<double>(tile.scale[j]) * tile.scale[j] * tile.square[j];
+      }
+    }
+    for (int64_t j = 0; j < kLanes; ++j) e_x[j] = x[j] < 0 ? T(0) : exp_difference(z_x[j], top[j]);
+  }
+  double total(int64_t j) const { return e_x[j] + rest[j]; }
+  RowStats<T> stats(int64_t j) const { return {top[j], e_x[j], static_cast<T>(rest[j]), static_cast<T>(square[j])}; }
+};
 
 }  // namespace bfn

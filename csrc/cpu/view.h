@@ -115,7 +115,11 @@ void store(const View& view, int64_t start, int64_t length, const T* from) {
   with_type(view.dtype, view.data, [&](auto* data) {
     using Element = std::remove_reference_t<decltype(*data)>;
     for_runs(view, start, length, [&](int64_t offset, int64_t stride, int64_t at, int64_t run) {
-      for (int64_t i = 0; i < run; ++i) data[offset + i * stride] = static_cast<Element>(from[at + i]);
+      if (stride == 1) {
+        for (int64_t i = 0; i < run; ++i) data[offset + i] = static_cast<Element>(from[at + i]);
+      } else {
+        for (int64_t i = 0; i < run; ++i) data[offset + i * stride] = static_cast<Element>(from[at + i]);
+      }
     });
   });
 }

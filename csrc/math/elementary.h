@@ -42,13 +42,11 @@ BFN_HD float expm1(float x) {
   return scale * e.excess + (scale - 1.0f);
 }
 
-// 8e-10. Subnormal arguments are scaled up first.
-BFN_HD float log(float x) {
-  const bool subnormal = x < 1.17549435e-38f;
-  const float scaled = subnormal ? x * 8388608.0f : x;
-  const int32_t bits = bit_cast<int32_t>(scaled), exponent = (bits - 0x3f3504f3) >> 23;
+// Of 2^scale x, x positive, finite and not subnormal: 8e-10.
+BFN_HD float log_normal(float x, float scale = 0.0f) {
+  const int32_t bits = bit_cast<int32_t>(x), exponent = (bits - 0x3f3504f3) >> 23;
   const float f = bit_cast<float>(bits - (exponent << 23)) - 1.0f;  // mantissa in [sqrt 1/2, sqrt 2)
-  const float e = static_cast<float>(exponent) - (subnormal ? 23.0f : 0.0f);
+  const float e = static_cast<float>(exponent) + scale;
   float q = 0.067466386f;
   q = q * f - 0.11675651f;
   q = q * f + 0.11888163f;
@@ -58,7 +56,12 @@ BFN_HD float log(float x) {
   q = q * f + 0.20002119f;
   q = q * f - 0.25000009f;
   q = q * f + 0.33333313f;
-  const float value = f + (e * -2.12194440e-4f + f * f * (f * q - 0.5f)) + e * 0.693359375f;
+  return f + (e * -2.12194440e-4f + f * f * (f * q - 0.5f)) + e * 0.693359375f;
+}
+
+BFN_HD float log(float x) {
+  const bool subnormal = x < 1.17549435e-38f;
+  const float value = log_normal(subnormal ? x * 8388608.0f : x, subnormal ? -23.0f : 0.0f);
   const float infinity = std::numeric_limits<float>::infinity();
   const float edge = x == 0.0f ? -infinity : (x > 0.0f ? x : std::numeric_limits<float>::quiet_NaN());
   return x > 0.0f && x < infinity ? value : edge;
@@ -66,10 +69,14 @@ BFN_HD float log(float x) {
 
 // log(1 + x) for x > -1, by the rounding of 1 + x (Kahan).
 BFN_HD float log1p(float x) {
-  const float one_plus = 1.0f + x, rounding = one_plus - 1.0f;
-  const bool large = x > 1e8f;  // infinity among them, whose rounding is no number
-  const float value = log(one_plus);
-  return large ? value : rounding == 0.0f ? x : value * (x / rounding);
+  const float one_plus = 1.0f + x, rounding = one_plus - 1.0f, value = log(one_plus);
+  const float corrected = value * (x / rounding), small = rounding == 0.0f ? x : corrected;
+  return x > 1e8f ? value : small;
+}
+
+// x, negated where the top bit says so; without a branch, which would keep compilers from SIMD.
+BFN_HD float flip_sign(float x, uint32_t top_bit) {
+  return bit_cast<float>(bit_cast<uint32_t>(x) ^ (top_bit & 0x80000000u));
 }
 
 // sin and cos of pi v, v in [-1, 1]: 3e-9.
@@ -78,14 +85,15 @@ BFN_HD void sincospi(float v, float& sine, float& cosine) {
   const float x = v - 0.5f * q, z = x * x;
   const float s = x * (3.1415926439f + z * (-5.1677078291f + z * (2.5497672981f - z * 0.5890786556f)));
   const float c = 1.0f + z * (-4.9348021734f + z * (4.0587079045f + z * (-1.3350584645f + z * 0.2314295473f)));
-  const int32_t quadrant = static_cast<int32_t>(q);
+  const uint32_t quadrant = static_cast<uint32_t>(static_cast<int32_t>(q));
   const bool swap = quadrant & 1;
-  sine = (quadrant & 2) ? -(swap ? c : s) : (swap ? c : s);
-  cosine = ((quadrant + 1) & 2) ? -(swap ? s : c) : (swap ? s : c);
+  sine = flip_sign(swap ? c : s, quadrant << 30);
+  cosine = flip_sign(swap ? s : c, (quadrant + 1) << 30);
 }
 
 BFN_HD double exp(double x) { return ::exp(x); }
 BFN_HD double log(double x) { return ::log(x); }
+BFN_HD double log_normal(double x) { return ::log(x); }
 BFN_HD double log1p(double x) { return ::log1p(x); }
 BFN_HD double expm1(double x) { return ::expm1(x); }
 BFN_HD void sincospi(double v, double& sine, double& cosine) {

@@ -17,8 +17,16 @@ struct Words {
   uint32_t w0, w1, w2, w3;
 };
 
-BFN_HD Words philox(uint64_t seed, uint64_t group, uint32_t stream, uint32_t draw) {
-  uint32_t c0 = static_cast<uint32_t>(group), c1 = static_cast<uint32_t>(group >> 32), c2 = stream, c3 = draw;
+// Of the low halves of unsigned 64-bit numbers; a vector of them has one of its own (cpu/noise.h).
+struct WideProduct {
+  BFN_HD uint64_t operator()(uint64_t a, uint32_t b) const {
+    return static_cast<uint64_t>(static_cast<uint32_t>(a)) * b;
+  }
+};
+
+// The ten rounds on the counter c0..c3, words held in the low halves of 64 bits; the high ones hold anything.
+template <class Wide, class Product>
+BFN_HD void philox_rounds(uint64_t seed, Wide& c0, Wide& c1, Wide& c2, Wide& c3, Product product) {
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
 #if defined(__CUDA_ARCH__)
 #pragma unroll
@@ -26,15 +34,20 @@ BFN_HD Words philox(uint64_t seed, uint64_t group, uint32_t stream, uint32_t dra
 #pragma GCC unroll 10
 #endif
   for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = static_cast<uint64_t>(0xD2511F53u) * c0, p1 = static_cast<uint64_t>(0xCD9E8D57u) * c2;
-    c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-    c1 = static_cast<uint32_t>(p1);
-    c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-    c3 = static_cast<uint32_t>(p0);
+    const Wide p0 = product(c0, 0xD2511F53u), p1 = product(c2, 0xCD9E8D57u);
+    c0 = (p1 >> 32) ^ c1 ^ k0;
+    c1 = p1;
+    c2 = (p0 >> 32) ^ c3 ^ k1;
+    c3 = p0;
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  return {c0, c1, c2, c3};
+}
+
+BFN_HD Words philox(uint64_t seed, uint64_t group, uint32_t stream, uint32_t draw) {
+  uint64_t c0 = group, c1 = group >> 32, c2 = stream, c3 = draw;
+  philox_rounds(seed, c0, c1, c2, c3, WideProduct{});
+  return {static_cast<uint32_t>(c0), static_cast<uint32_t>(c1), static_cast<uint32_t>(c2), static_cast<uint32_t>(c3)};
 }
 
 // In (0, 1]; the same float32 on every backend.
@@ -42,7 +55,7 @@ BFN_HD float unit(uint32_t word) { return static_cast<float>(word) * 0x1p-32f + 
 
 template <class T>
 BFN_HD void box_muller(uint32_t radius, uint32_t angle, T& first, T& second) {
-  const T square_radius = T(-2) * log(static_cast<T>(unit(radius)));
+  const T square_radius = T(-2) * log_normal(static_cast<T>(unit(radius)));
   const T r = sqrt(square_radius > T(0) ? square_radius : T(0));
   T sine, cosine;
   sincospi(static_cast<T>(static_cast<float>(static_cast<int32_t>(angle)) * 0x1p-31f), sine, cosine);
