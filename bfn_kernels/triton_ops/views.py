@@ -42,7 +42,7 @@ def view(x: Tensor | None, shape: torch.Size) -> tuple:
     """The tensor broadcast to `shape`."""
     if x is None:
         return None, DENSE, 0, 0, 0
-    dims = _joined(x, shape)
+    dims = joined(x, shape)
     if len(dims) > 2:
         return view(x.expand(shape).contiguous(), shape)
     (outer, outer_stride), (inner, inner_stride) = [(1, 0)] * (2 - len(dims)) + dims
@@ -55,7 +55,7 @@ def view(x: Tensor | None, shape: torch.Size) -> tuple:
     return x, kind, inner, outer_stride, inner_stride
 
 
-def _joined(x: Tensor, shape: torch.Size) -> list[tuple[int, int]]:
+def joined(x: Tensor, shape: torch.Size) -> list[tuple[int, int]]:
     """Sizes and strides, dimensions that run on into each other joined."""
     dims: list[tuple[int, int]] = []
     for size, stride in zip(shape, x.expand(shape).stride(), strict=True):
@@ -70,7 +70,7 @@ def _joined(x: Tensor, shape: torch.Size) -> list[tuple[int, int]]:
 
 def writable(out: Tensor) -> Tensor:
     """`out` itself if a view describes it, else a dense tensor that is to be copied into it."""
-    return out if len(_joined(out, out.shape)) <= 2 else out.new_empty(out.shape)
+    return out if len(joined(out, out.shape)) <= 2 else out.new_empty(out.shape)
 
 
 @triton.jit
@@ -83,7 +83,7 @@ def block_of(count, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _grid_offset(view, start, place):
+def grid_offset(view, start, place):
     inner, outer_stride, inner_stride = view[2], view[3], view[4]
     row = start // inner
     inner_type: tl.constexpr = tl.uint64 if inner.dtype == tl.int64 else tl.uint32  # the cheaper to divide
@@ -112,7 +112,7 @@ def load(view, block, T: tl.constexpr, missing: tl.constexpr = 0.0):
     elif kind == DENSE:
         return tl.load(pointer + start + place, mask=there, other=0).to(T)
     else:
-        return tl.load(pointer + _grid_offset(view, start, place), mask=there, other=0).to(T)
+        return tl.load(pointer + grid_offset(view, start, place), mask=there, other=0).to(T)
 
 
 @triton.jit
@@ -123,6 +123,6 @@ def store(view, block, value):
     if pointer is not None:
         value = value.to(pointer.dtype.element_ty)
         if kind == GRID:
-            tl.store(pointer + _grid_offset(view, start, place), value, mask=there)
+            tl.store(pointer + grid_offset(view, start, place), value, mask=there)
         else:
             tl.store(pointer + start + place, value, mask=there)
