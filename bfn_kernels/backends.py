@@ -61,12 +61,24 @@ class Backend:
     lacks: dict[str, str] = field(default_factory=dict)  # op: why this backend has none
 
 
+_DISCRETISED = (
+    "expected_value",
+    "sample",
+    "mode",
+    "bin_loss",
+    "continuous_time_loss",
+    "discrete_time_loss",
+    "reconstruction_loss",
+    "update_sample",
+)
+_TRITON_LACKS = {f"discretised.{op}": "its Triton kernel is not written yet" for op in _DISCRETISED}
+
 # In order of preference.
 BACKENDS = {
     backend.name: backend
     for backend in (
         Backend("cuda", "cuda", "bfn_kernels", missing="the CUDA kernels are not part of this version"),
-        Backend("triton", "cuda", "bfn_kernels_triton", missing=_TRITON_MISSING),
+        Backend("triton", "cuda", "bfn_kernels_triton", missing=_TRITON_MISSING, lacks=_TRITON_LACKS),
         Backend("cpu", "cpu", "bfn_kernels", missing=_CPU_MISSING),
         Backend("reference", None),
     )

@@ -90,7 +90,9 @@ class Gradients:
     def __init__(self, *wanted: tuple[Tensor, bool]):
         self.results = tuple(torch.empty_like(t) if needed else t.new_empty(0) for t, needed in wanted)
         self.to = tuple(writable(t) for t in self.results)
-        self.views = tuple(view(t, of.shape) if n else view(None, of.shape) for t, (of, n) in zip(self.to, wanted, strict=True))
+        self.views = tuple(
+            view(t, of.shape) if n else view(None, of.shape) for t, (of, n) in zip(self.to, wanted, strict=True)
+        )
 
     def finish(self) -> tuple[Tensor, ...]:
         for result, to in zip(self.results, self.to, strict=True):
@@ -100,7 +102,15 @@ class Gradients:
 
 
 def predict_data_backward(
-    grad: Tensor, prediction: Tensor, mean, a, b: Tensor, low: float, high: float, need_prediction: bool, need_mean: bool
+    grad: Tensor,
+    prediction: Tensor,
+    mean,
+    a,
+    b: Tensor,
+    low: float,
+    high: float,
+    need_prediction: bool,
+    need_mean: bool,
 ) -> tuple[Tensor, ...]:
     shape = prediction.shape
     gradients = Gradients((prediction, need_prediction), (prediction if mean is None else mean, need_mean))
@@ -130,7 +140,7 @@ def squared_loss(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     shape, count = x.shape, x.numel()
     T = compute_type(x, prediction, mean)
-    losses = Losses(x, mask, reduction, torch.float64 if T == tl.float64 else torch.float32)
+    losses = Losses(x, mask, reduction, torch.float64 if tl.float64 == T else torch.float32)
     launch(
         _squared_loss, programs(count), view(x, shape), *prediction_of(prediction, mean, a, b, shape),
         *(view(t, shape) for t in (weight, offset, mask)), *losses.arguments, count,

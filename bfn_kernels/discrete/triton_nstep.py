@@ -14,7 +14,6 @@ from bfn_kernels.discrete.autograd import RECEIVERS
 from bfn_kernels.triton_ops.classes import (
     class_noise,
     class_view,
-    exp_of_rows,
     is_class,
     load_classes,
     softmax,
@@ -22,7 +21,7 @@ from bfn_kernels.triton_ops.classes import (
     sum_where,
     tile_of,
 )
-from bfn_kernels.triton_ops.elementary import clamp, exp, exp_difference, expm1, log, log1p, sigmoid, softplus
+from bfn_kernels.triton_ops.elementary import clamp, exp, expm1, log, log1p, sigmoid, softplus
 from bfn_kernels.triton_ops.noise import MONTE_CARLO
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import block_of, compute_type, launch, load, programs, view
@@ -42,15 +41,16 @@ def discrete_nstep(
     noise, mask, reduction: int, need_logits: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     shape, T = logits.shape, compute_type(logits)
-    dtype = torch.float64 if T == tl.float64 else torch.float32
+    dtype = torch.float64 if tl.float64 == T else torch.float32
     tile = tile_of(shape[-1])
     losses = Losses(x, mask, reduction, dtype, tile.rows)
     by_logits = torch.empty(shape if need_logits else (0,), dtype=dtype, device=x.device)
-    given = [None, None] if n_samples else [node_tensor(tuple(v), dtype, x.device) for v in (nodes, node_weights)]
-    draws = None if noise is None else noise.reshape(-1, shape[-1])
+    given = [None] * 2 if n_samples else [node_tensor(tuple(v), dtype, x.device) for v in (nodes, node_weights)]
+    draws = noise if noise is None else noise.reshape(-1, shape[-1])
+    draws = class_view(draws, None if draws is None else draws.shape)
     launch(
         _nstep, programs(x.numel(), tile.rows), view(x, x.shape), class_view(logits, shape), view(alpha, x.shape),
-        *given, n_samples or len(nodes), class_view(draws, None if draws is None else draws.shape), seed, view(mask, x.shape), *losses.arguments,
+        *given, n_samples or len(nodes), draws, seed, view(mask, x.shape), *losses.arguments,
         class_view(by_logits if need_logits else None, shape), x.numel(), n_steps,
         JOINT=receiver == RECEIVERS["joint"], EACH=losses.each, K=shape[-1], ROWS=tile.rows, TILE=tile.classes, T=T,
         warps=tile.warps,
