@@ -7,12 +7,14 @@ namespace: adding one is a file that defines its operators and a line in BACKEND
 
 import functools
 import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
 
 import torch
 
+from bfn_kernels import triton_ops
 from bfn_kernels.operators import Namespace
 
 # Builds of the CPU kernels, by the instruction set that torch itself would use; the first that was built is loaded.
@@ -39,6 +41,16 @@ def _load_cpu() -> tuple[str | None, str | None]:
 CPU_BUILD, _CPU_MISSING = _load_cpu()
 
 
+def _define_triton() -> tuple[torch.library.Library | None, str | None]:
+    """The Triton operators, or why there are none. Triton itself is imported when one of them is first called."""
+    if importlib.util.find_spec("triton") is None:
+        return None, "Triton is not there; a CUDA build of torch brings it, or: pip install 'bfn-kernels[triton]'"
+    return triton_ops.define(), None
+
+
+_TRITON_LIBRARY, _TRITON_MISSING = _define_triton()
+
+
 @dataclass(frozen=True)
 class Backend:
     """An implementation of the ops: on which devices, in which namespace of torch.ops, and why it is not available."""
@@ -50,12 +62,24 @@ class Backend:
     lacks: dict[str, str] = field(default_factory=dict)  # op: why this backend has none
 
 
+_DISCRETISED = (
+    "expected_value",
+    "sample",
+    "mode",
+    "bin_loss",
+    "continuous_time_loss",
+    "discrete_time_loss",
+    "reconstruction_loss",
+    "update_sample",
+)
+_TRITON_LACKS = {f"discretised.{op}": "its Triton kernel is not written yet" for op in _DISCRETISED}
+
 # In order of preference.
 BACKENDS = {
     backend.name: backend
     for backend in (
         Backend("cuda", "cuda", "bfn_kernels", missing="the CUDA kernels are not part of this version"),
-        Backend("triton", "cuda", "bfn_kernels_triton", missing="the Triton kernels are not part of this version"),
+        Backend("triton", "cuda", "bfn_kernels_triton", missing=_TRITON_MISSING, lacks=_TRITON_LACKS),
         Backend("cpu", "cpu", "bfn_kernels", missing=_CPU_MISSING),
         Backend("reference", None),
     )

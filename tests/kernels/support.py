@@ -1,11 +1,23 @@
 """What the test files share: which backends there are, and how results are compared."""
 
+import dataclasses
+import os
+
 import pytest
 import torch
 from cases import CASES, WITHOUT_BACKEND, Case
 from torch import Tensor
 
 from bfn_kernels.backends import BACKENDS
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if INTERPRETED:  # a process of its own, for the Triton kernels alone: `make test` starts it where Triton is
+    import interpreter
+
+    interpreter.repair()
+    torch.use_deterministic_algorithms(True)  # fills new memory with NaN
+    del BACKENDS["cpu"]
+    BACKENDS["triton"] = dataclasses.replace(BACKENDS["triton"], device="cpu")
 
 ON_CPU = [b.name for b in BACKENDS.values() if b.missing is None and b.device in (None, "cpu")]
 NATIVE = [name for name in ON_CPU if name != "reference"]

@@ -1,0 +1,310 @@
+"""Discrete data: the operators of `bfn_kernels_triton` and their kernels, csrc/cpu/discrete.cpp again.
+
+Rows whose classes fit a tile are read once. Longer ones are swept several times, their noise being made again.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from bfn_kernels.discrete.triton_nstep import discrete_nstep
+from bfn_kernels.triton_ops.classes import (
+    class_noise,
+    class_view,
+    exp_of_rows,
+    is_class,
+    load_classes,
+    softmax,
+    store_classes,
+    sum_where,
+    tile_of,
+)
+from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, square
+from bfn_kernels.triton_ops.noise import CLASS, SENDER, philox, unit
+from bfn_kernels.triton_ops.reduction import Losses, write_losses
+from bfn_kernels.triton_ops.views import block_of, compute_type, launch, load, programs, view
+
+__all__ = [
+    "discrete_loss",
+    "discrete_loss_backward",
+    "discrete_nstep",
+    "discrete_sender",
+    "discrete_update",
+    "discrete_update_out",
+]
+
+SAMPLE, MODE, MEAN = (tl.constexpr(i) for i in range(3))
+
+
+@triton.jit
+def _message(sent, beta, spread, eps, K: tl.constexpr):
+    """y = β(Kp − 1) + √(Kβ)·ε, p = e_x in (185)."""
+    return beta[:, None] * (K * sent - 1.0) + spread[:, None] * eps
+
+
+@triton.jit
+def _in_range(x, K: tl.constexpr):
+    return (x >= 0) & (x < K)
+
+
+@triton.jit
+def row_total(view, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
+    """The largest number of each row, and the sum of exp(z − max), tile by tile."""
+    top = tl.full(rows[1].shape, float("-inf"), T)
+    total = tl.zeros(rows[1].shape, T)
+    for first in range(0, K, TILE):
+        top, total = _with_tile(load_classes(view, rows, first, K, TILE, T, float("-inf")), top, total)
+    return top, total
+
+
+@triton.jit
+def _with_tile(z, top, total):
+    new = tl.maximum(top, tl.max(z, 1))
+    # −∞ − (−∞): nothing was summed yet
+    kept = tl.where(top == new, 1.0, exp_difference(top, new))
+    return new, total * kept + tl.sum(exp_difference(z, new[:, None]), 1)
+
+
+def discrete_sender(x: Tensor, beta: Tensor, spread: Tensor, num_classes: int, probs: bool, seed, noise, dtype):
+    shape = torch.Size((*x.shape, num_classes))
+    out = torch.empty(shape, dtype=dtype, device=x.device)
+    tile = tile_of(num_classes)
+    launch(
+        _sender, programs(x.numel(), tile.rows), *(view(t, x.shape) for t in (x, beta, spread)),
+        class_view(noise, shape), seed, class_view(out, shape), x.numel(),
+        PROBS=probs, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=compute_type(out), warps=tile.warps,
+    )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _flow(x, beta, spread, noise, seed, rows, first, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
+    eps = class_noise(noise, seed, rows, first, SENDER, 0, 0, K, TILE, T)
+    y = _message(is_class(x, first, TILE).to(T), beta, spread, eps, K)
+    y = tl.where(_in_range(x, K)[:, None], y, float("nan"))
+    return tl.where((first + tl.arange(0, TILE) < K)[None, :], y, float("-inf"))
+
+
+@triton.jit
+def _sender(
+    x, beta, spread, noise, seed, out, count,
+    PROBS: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    rows = block_of(count, ROWS)
+    x, beta, spread = load(x, rows, tl.int64), load(beta, rows, T), load(spread, rows, T)
+    if PROBS and K > TILE:
+        top = tl.full((ROWS,), float("-inf"), T)
+        total = tl.zeros((ROWS,), T)
+        for first in range(0, K, TILE):
+            top, total = _with_tile(_flow(x, beta, spread, noise, seed, rows, first, K, TILE, T), top, total)
+        for first in range(0, K, TILE):
+            y = _flow(x, beta, spread, noise, seed, rows, first, K, TILE, T)
+            store_classes(out, rows, first, exp_difference(y, top[:, None]) / total[:, None], K, TILE)
+    else:
+        for first in range(0, K, TILE):
+            y = _flow(x, beta, spread, noise, seed, rows, first, K, TILE, T)
+            if PROBS:
+                y = softmax(y)
+            store_classes(out, rows, first, y, K, TILE)
+
+
+def discrete_update(output_logits, state: Tensor, beta, spread, choice, known, known_mask, seed, noise, draw_noise):
+    out = torch.empty_like(state)
+    discrete_update_out(output_logits, state, beta, spread, choice, known, known_mask, seed, noise, draw_noise, out)
+    return out
+
+
+def discrete_update_out(
+    output_logits: Tensor, state: Tensor, beta: Tensor, spread: Tensor, choice: int, known, known_mask, seed, noise,
+    draw_noise, out: Tensor,
+) -> None:  # fmt: skip
+    shape, num_classes = state.shape, state.shape[-1]
+    row_shape = shape[:-1]
+    tile, count = tile_of(num_classes), row_shape.numel()
+    to = class_view(out, shape)  # of a copy, where the strides are beyond it
+    launch(
+        _update, programs(count, tile.rows), class_view(output_logits, shape), class_view(state, shape),
+        *(view(t, row_shape) for t in (beta, spread, known, known_mask)), class_view(noise, shape),
+        view(draw_noise, row_shape), seed, to, count,
+        CHOICE=choice, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=compute_type(output_logits, state),
+        warps=tile.warps,
+    )  # fmt: skip
+    if to[0].data_ptr() != out.data_ptr():
+        out.copy_(to[0])
+
+
+@triton.jit
+def _uniform(draw_noise, seed, rows, T: tl.constexpr):
+    """Explicit, or word r % 4 of group r // 4."""
+    if draw_noise[0] is not None:
+        return load(draw_noise, rows, T)
+    else:
+        row = rows[0] + rows[1]
+        w0, w1, w2, w3 = philox(tl.load(seed), row // 4, CLASS, 0)
+        word = tl.where(row % 2 == 0, tl.where(row % 4 == 0, w0, w2), tl.where(row % 4 == 1, w1, w3))
+        return unit(word).to(T)
+
+
+@triton.jit
+def _first_beyond(e, before, threshold, first, K: tl.constexpr, TILE: tl.constexpr):
+    """Of a tile: the first class, of those with e > 0, up to which the sum exceeds the threshold, or K; the last with
+    e > 0, or −1; and the sum."""
+    k = (first + tl.arange(0, TILE))[None, :]
+    cumulative = before[:, None] + tl.cumsum(e, 1)
+    beyond = tl.min(tl.where((cumulative > threshold[:, None]) & (e > 0.0), k, K), 1)
+    return beyond, tl.max(tl.where(e > 0.0, k, -1), 1), before + tl.sum(e, 1)
+
+
+@triton.jit
+def _draw(logits, uniform, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
+    """The first class whose cumulative probability exceeds u; if none does, the last with p > 0. −1 for NaN."""
+    if K <= TILE:
+        e, top = exp_of_rows(load_classes(logits, rows, 0, K, TILE, T, float("-inf")))
+        total = tl.sum(e, 1)
+        drawn, last, _ = _first_beyond(e, tl.zeros(rows[1].shape, T), uniform * total, 0, K, TILE)
+    else:
+        top, total = row_total(logits, rows, K, TILE, T)
+        drawn = tl.full(rows[1].shape, K, tl.int32)
+        last = tl.full(rows[1].shape, -1, tl.int32)
+        done = tl.zeros(rows[1].shape, T)
+        for first in range(0, K, TILE):
+            z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
+            beyond, positive, done = _first_beyond(
+                exp_difference(z, top[:, None]), done, uniform * total, first, K, TILE
+            )
+            drawn = tl.minimum(drawn, beyond)
+            last = tl.maximum(last, positive)
+    return tl.where(total - total == 0.0, tl.where(drawn < K, drawn, last), -1)
+
+
+@triton.jit
+def _mode(logits, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
+    """The first of the largest; −1 for NaN."""
+    best = tl.full(rows[1].shape, float("-inf"), T)
+    mode = tl.full(rows[1].shape, K, tl.int32)
+    bad = tl.zeros(rows[1].shape, tl.int32)
+    for first in range(0, K, TILE):
+        z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
+        k = (first + tl.arange(0, TILE))[None, :]
+        top = tl.max(z, 1)
+        at = tl.min(tl.where(z == top[:, None], k, K), 1)
+        mode = tl.where((top > best) | (mode == K), at, mode)
+        best = tl.maximum(best, top)
+        bad = tl.maximum(bad, tl.max((z != z).to(tl.int32), 1))
+    return tl.where(bad > 0, -1, mode)
+
+
+@triton.jit
+def _update(
+    logits, state, beta, spread, known, known_mask, noise, draw_noise, seed, out, count,
+    CHOICE: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    rows = block_of(count, ROWS)
+    beta, spread = load(beta, rows, T), load(spread, rows, T)
+    sent = tl.full((ROWS,), -1, tl.int64)
+    if CHOICE == SAMPLE:
+        sent = _draw(logits, _uniform(draw_noise, seed, rows, T), rows, K, TILE, T).to(tl.int64)
+    elif CHOICE == MODE:
+        sent = _mode(logits, rows, K, TILE, T).to(tl.int64)
+    else:
+        top, total = row_total(logits, rows, K, TILE, T)
+    given = load(known_mask, rows, tl.int1, False)
+    if known[0] is not None:
+        sent = tl.where(given, load(known, rows, tl.int64), sent)
+    poison = tl.where(_in_range(sent, K), 0.0, float("nan"))
+    for first in range(0, K, TILE):
+        share = is_class(sent, first, TILE).to(T) + poison[:, None]
+        if CHOICE == MEAN:
+            e = exp_difference(load_classes(logits, rows, first, K, TILE, T, float("-inf")), top[:, None])
+            share = tl.where(given[:, None], share, e / total[:, None])
+        eps = class_noise(noise, seed, rows, first, SENDER, 0, 0, K, TILE, T)
+        z = load_classes(state, rows, first, K, TILE, T, 0.0)
+        store_classes(out, rows, first, z + _message(share, beta, spread, eps, K), K, TILE)
+
+
+@triton.jit
+def _stats(view, x, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
+    """Of e = exp(z − max): e_x, the sums of e and e² over the other classes, max and z_x."""
+    top = tl.full(rows[1].shape, float("-inf"), T)
+    rest = tl.zeros(rows[1].shape, T)
+    rest_square = tl.zeros(rows[1].shape, T)
+    z_x = tl.zeros(rows[1].shape, T)
+    for first in range(0, K, TILE):
+        z = load_classes(view, rows, first, K, TILE, T, float("-inf"))
+        is_x = is_class(x, first, TILE)
+        new = tl.maximum(top, tl.max(z, 1))
+        e = tl.where(is_x, 0.0, exp_difference(z, new[:, None]))
+        kept = tl.where(top == new, 1.0, exp_difference(top, new))
+        rest = rest * kept + tl.sum(e, 1)
+        rest_square = rest_square * kept * kept + tl.sum(e * e, 1)
+        z_x += sum_where(is_x, z)
+        top = new
+    return exp_difference(z_x, top), rest, rest_square, top, z_x
+
+
+def discrete_loss(x: Tensor, logits: Tensor, weight, mask, reduction: int) -> tuple[Tensor, Tensor]:
+    tile, num_classes, T = tile_of(logits.shape[-1]), logits.shape[-1], compute_type(logits)
+    losses = Losses(x, mask, reduction, torch.float64 if tl.float64 == T else torch.float32, tile.rows)
+    launch(
+        _loss, programs(x.numel(), tile.rows), view(x, x.shape), class_view(logits, logits.shape),
+        view(weight, x.shape), view(mask, x.shape), *losses.arguments, x.numel(),
+        EACH=losses.each, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=T, warps=tile.warps,
+    )  # fmt: skip
+    return losses.finish()
+
+
+@triton.jit
+def _loss(
+    x, logits, weight, mask, values, counts, count,
+    EACH: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    """L∞ = weight·(q² + s) (205), without a weight −ln p_x."""
+    rows = block_of(count, ROWS)
+    x = load(x, rows, tl.int64)
+    e_x, rest, rest_square, top, z_x = _stats(logits, x, rows, K, TILE, T)
+    total = e_x + rest
+    if weight[0] is not None:
+        loss = load(weight, rows, T) * (square(rest / total) + rest_square / square(total))
+    else:
+        # where e_x underflows, z_x says how small it is
+        loss = tl.where(e_x > 0.5, log1p(rest / tl.where(e_x > 0.5, e_x, 1.0)), log(total) + top - z_x)
+    loss = tl.where(_in_range(x, K), loss, float("nan"))
+    write_losses(loss, load(mask, rows, tl.int1, True), rows, values, counts, EACH)
+
+
+def discrete_loss_backward(grad: Tensor, x: Tensor, logits: Tensor, weight, mask) -> Tensor:
+    shape, tile = logits.shape, tile_of(logits.shape[-1])
+    by_logits = torch.empty_like(logits)
+    to = class_view(by_logits, shape)
+    launch(
+        _loss_backward, programs(x.numel(), tile.rows), view(grad, x.shape), view(x, x.shape),
+        class_view(logits, shape), view(weight, x.shape), view(mask, x.shape), to, x.numel(),
+        K=shape[-1], ROWS=tile.rows, TILE=tile.classes, T=compute_type(logits), warps=tile.warps,
+    )  # fmt: skip
+    return by_logits if to[0].data_ptr() == by_logits.data_ptr() else by_logits.copy_(to[0])
+
+
+@triton.jit
+def _loss_backward(
+    grad, x, logits, weight, mask, by_logits, count,
+    K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    rows = block_of(count, ROWS)
+    x = load(x, rows, tl.int64)
+    e_x, rest, rest_square, top, _ = _stats(logits, x, rows, K, TILE, T)
+    total = e_x + rest
+    p_x, q, s = (e_x / total)[:, None], (rest / total)[:, None], (rest_square / square(total))[:, None]
+    factor = tl.where(_in_range(x, K), load(grad, rows, T), float("nan"))
+    if weight[0] is not None:
+        factor *= 2.0 * load(weight, rows, T)
+    keep = load(mask, rows, tl.int1, True)[:, None]
+    for first in range(0, K, TILE):
+        z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
+        p = exp_difference(z, top[:, None]) / total[:, None]
+        is_x = is_class(x, first, TILE)
+        if weight[0] is not None:
+            by = tl.where(is_x, -p_x * (q * q + s), p * (p + p_x * q - s))
+        else:
+            by = tl.where(is_x, -q, p)
+        store_classes(by_logits, rows, first, tl.where(keep, factor[:, None] * by, 0.0), K, TILE)

@@ -1,0 +1,115 @@
+"""Tiles of discrete data: some rows of K numbers, whole where K fits a tile, else one row a tile at a time.
+
+A view of numbers per class is the view of its rows and a stride of classes; its last dimension does not join the
+others. Where a tile reaches beyond K, it holds −∞ or 0.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from bfn_kernels.triton_ops.elementary import exp_difference
+from bfn_kernels.triton_ops.noise import normals
+from bfn_kernels.triton_ops.views import DENSE, GRID, grid_offset, joined, view
+
+# Numbers of a tile, by the most classes that its rows may have, and its warps: some 16 numbers a thread.
+_TILES = ((2048, 2048, 4), (4096, 4096, 8), (8192, 8192, 16))
+_LARGE = 4096, 8  # beyond: rows of several tiles
+
+
+class Tile(NamedTuple):
+    rows: int
+    classes: int  # a power of two, at least 4
+    warps: int
+
+
+def tile_of(num_classes: int) -> Tile:
+    for most, numbers, warps in _TILES:
+        if num_classes <= most:
+            classes = max(4, triton.next_power_of_2(num_classes))
+            return Tile(numbers // classes, classes, warps)
+    return Tile(1, *_LARGE)
+
+
+def class_view(x: Tensor | None, shape: torch.Size) -> tuple:
+    """The tensor broadcast to `shape`, whose last dimension is that of the classes."""
+    if x is None:
+        return *view(None, shape), 1
+    x = x.expand(shape)
+    if x.is_contiguous():
+        return x, DENSE, 0, 0, 0, 1
+    if len(joined(x[..., 0], shape[:-1])) > 2:
+        return class_view(x.contiguous(), shape)
+    _, _, inner, outer_stride, inner_stride = view(x[..., 0], shape[:-1])
+    return x, GRID, inner, outer_stride, inner_stride, x.stride(-1)
+
+
+@triton.jit
+def _pointers(view, rows, first, K: tl.constexpr, TILE: tl.constexpr):
+    start, place, _, _ = rows
+    k = first + tl.arange(0, TILE)
+    if view[1] == DENSE:
+        return view[0] + start * K + (place[:, None] * K + k[None, :])
+    else:
+        return view[0] + (grid_offset(view, start, place)[:, None] + k[None, :].to(tl.int64) * view[5])
+
+
+@triton.jit
+def within(rows, first, K: tl.constexpr, TILE: tl.constexpr):
+    """Which numbers of a tile there are."""
+    return rows[2][:, None] & (first + tl.arange(0, TILE) < K)[None, :]
+
+
+@triton.jit
+def load_classes(view, rows, first, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr, OTHER: tl.constexpr):
+    """The numbers of the rows for the classes from `first` on."""
+    z = tl.load(_pointers(view, rows, first, K, TILE), mask=within(rows, first, K, TILE), other=0).to(T)
+    return tl.where((first + tl.arange(0, TILE) < K)[None, :], z, OTHER)
+
+
+@triton.jit
+def store_classes(view, rows, first, value, K: tl.constexpr, TILE: tl.constexpr):
+    pointers = _pointers(view, rows, first, K, TILE)
+    tl.store(pointers, value.to(view[0].dtype.element_ty), mask=within(rows, first, K, TILE))
+
+
+@triton.jit
+def class_noise(
+    noise, seed, rows, first, stream: tl.constexpr, draw, count, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr
+):
+    """Explicit normals, one draw's `count` rows after another's, or those of the seed, where each row starts at a group
+    of its own."""
+    start, place, there, rest = rows
+    if noise[0] is not None:
+        return load_classes(noise, (start + draw * count, place, there, rest), first, K, TILE, T, 0.0)
+    else:
+        row_group = (start + place) * ((K + 3) // 4)
+        group = row_group[:, None] + (first // 4 + tl.arange(0, TILE // 4))[None, :]
+        return normals(tl.load(seed), group, stream, draw, T)
+
+
+@triton.jit
+def is_class(x, first, TILE: tl.constexpr):
+    """e_x of each row."""
+    return x[:, None] == (first + tl.arange(0, TILE))[None, :]
+
+
+@triton.jit
+def exp_of_rows(z):
+    """exp(z − max), and max."""
+    top = tl.max(z, 1)
+    return exp_difference(z, top[:, None]), top
+
+
+@triton.jit
+def softmax(z):
+    e, _ = exp_of_rows(z)
+    return e / tl.sum(e, 1)[:, None]
+
+
+@triton.jit
+def sum_where(condition, z):
+    return tl.sum(tl.where(condition, z, 0.0), 1)

@@ -1,0 +1,139 @@
+"""exp, log and the sine and cosine of a half turn: csrc/math/elementary.h again, as Triton functions.
+
+float32: the same polynomials, so that the interpreter and a GPU compute the same, and to the last bits accurately:
+Triton's own exp and log are the hardware's approximations, which are coarse for large arguments and near 1. float64:
+Triton's own.
+"""
+
+import triton
+import triton.language as tl
+
+_ROUND = tl.constexpr(12582912.0)  # 1.5·2²³: adding it rounds to an integer, held in the low bits
+_ROUND_BITS = tl.constexpr(0x4B400000)
+_LN2_HIGH = tl.constexpr(0.693359375)
+_LN2_LOW = tl.constexpr(-2.12194440e-4)
+
+
+@triton.jit
+def clamp(x, low, high):
+    """Comparisons written so that NaN goes through."""
+    x = tl.where(x < low, low, x)
+    return tl.where(x > high, high, x)
+
+
+@triton.jit
+def square(x):
+    return x * x
+
+
+@triton.jit
+def _reduced_exp(x):
+    """2ⁿ and e^r − 1 of x = n·ln 2 + r, n from −126 to 127."""
+    shifted = x * 1.44269504 + _ROUND
+    n = shifted - _ROUND
+    r = x - n * _LN2_HIGH - n * _LN2_LOW
+    q = 0.49999994 + r * (0.16666515 + r * (0.041668456 + r * (0.0083694188 + r * 0.0013813145)))
+    power = ((shifted.to(tl.int32, bitcast=True) << 23) + 0x3F800000).to(tl.float32, bitcast=True)
+    return power, r + r * r * q
+
+
+@triton.jit
+def exp(x):
+    """For x < 88; results below the normal range are 0."""
+    if x.dtype == tl.float64:
+        return tl.exp(x)
+    else:
+        power, excess = _reduced_exp(x)
+        return tl.where(x < -87.33654, 0.0, power + power * excess)
+
+
+@triton.jit
+def expm1(x):
+    """For x < 88."""
+    if x.dtype == tl.float64:
+        e = tl.exp(x)
+        # Kahan: the rounding of e is that of its logarithm
+        near = tl.where((e == 1.0) | (e < 0.5) | (e > 2.0), 2.0, e)
+        return tl.where(e == 1.0, x, tl.where(near == e, (e - 1.0) * x / tl.log(near), e - 1.0))
+    else:
+        power, excess = _reduced_exp(tl.where(x < -80.0, -80.0, x))
+        return power * excess + (power - 1.0)
+
+
+@triton.jit
+def log_normal(x):
+    """ln of a positive, normal, finite number."""
+    if x.dtype == tl.float64:
+        return tl.log(x)
+    else:
+        bits = x.to(tl.int32, bitcast=True)
+        exponent = (bits - 0x3F3504F3) >> 23
+        f = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0  # mantissa in [√½, √2), less 1
+        e = (exponent + _ROUND_BITS).to(tl.float32, bitcast=True) - _ROUND  # cheaper than a conversion
+        q = 0.067466386 * f - 0.11675651
+        q = q * f + 0.11888163
+        q = q * f - 0.12405589
+        q = q * f + 0.14219552
+        q = q * f - 0.16667996
+        q = q * f + 0.20002119
+        q = q * f - 0.25000009
+        q = q * f + 0.33333313
+        return f + (e * _LN2_LOW + f * f * (f * q - 0.5)) + e * _LN2_HIGH
+
+
+@triton.jit
+def log(x):
+    """NaN below 0, −∞ at 0; subnormal arguments count as 0."""
+    usual = (x >= 1.17549435e-38) & (x < float("inf"))
+    edge = tl.where(x > 1.0, x, tl.where(x >= 0.0, float("-inf"), float("nan")))
+    return tl.where(usual, log_normal(tl.where(usual, x, 1.0)), edge)
+
+
+@triton.jit
+def log1p(x):
+    """For x ≥ −1, by the rounding of 1 + x (Kahan)."""
+    one_plus = 1.0 + x
+    rounding = one_plus - 1.0
+    exact = rounding == 0.0
+    by = tl.where(exact | (x > 1e8), 1.0, x / tl.where(exact, 1.0, rounding))
+    return tl.where(exact, x, log(one_plus) * by)
+
+
+@triton.jit
+def sincospi(v):
+    """sin and cos of πv, v in [−1, 1]."""
+    if v.dtype == tl.float64:
+        return tl.sin(v * 3.14159265358979323846), tl.cos(v * 3.14159265358979323846)
+    else:
+        shifted = 2.0 * v + _ROUND
+        x = v - 0.5 * (shifted - _ROUND)
+        z = x * x
+        s = x * (3.1415926439 + z * (-5.1677078291 + z * (2.5497672981 - z * 0.5890786556)))
+        c = 1.0 + z * (-4.9348021734 + z * (4.0587079045 + z * (-1.3350584645 + z * 0.2314295473)))
+        quadrant = shifted.to(tl.int32, bitcast=True)
+        swap = (quadrant & 1) != 0
+        sine, cosine = tl.where(swap, c, s), tl.where(swap, s, c)
+        sine = tl.where((quadrant & 2) != 0, -sine, sine)
+        return sine, tl.where(((quadrant + 1) & 2) != 0, -cosine, cosine)
+
+
+@triton.jit
+def softplus(x):
+    """ln(1 + e^x)"""
+    return tl.where(x > 0.0, x, 0.0) + log1p(exp(-tl.abs(x)))
+
+
+@triton.jit
+def sigmoid(x):
+    e = exp(-tl.abs(x))
+    return tl.where(x > 0.0, 1.0, e) / (1.0 + e)
+
+
+@triton.jit
+def exp_difference(a, b):
+    """exp(a − b), a ≤ b, free of the rounding of a − b, which for logits far apart is most of the error."""
+    difference = a - b
+    back = difference - a
+    lost = (a - (difference - back)) - (b + back)
+    e = exp(difference)
+    return tl.where(lost - lost == 0.0, e + e * lost, e)

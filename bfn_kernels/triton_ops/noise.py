@@ -1,0 +1,51 @@
+"""Noise that depends on seed and position alone: csrc/math/philox.h again, four normals to a call of Philox."""
+
+import triton
+import triton.language as tl
+
+from bfn_kernels import noise
+from bfn_kernels.triton_ops.elementary import log_normal, sincospi
+
+SENDER = tl.constexpr(noise.SENDER)
+CLASS = tl.constexpr(noise.CLASS)
+MONTE_CARLO = tl.constexpr(noise.MONTE_CARLO)
+OUTPUT = tl.constexpr(noise.OUTPUT)
+
+
+@triton.jit
+def philox(seed, group, stream: tl.constexpr, draw):
+    """The four words of each group (int64)."""
+    low = group.to(tl.uint32)
+    high = (group >> 32).to(tl.uint32)
+    zero = low * 0
+    return tl.philox(seed, low, high, zero + stream, zero + draw)
+
+
+@triton.jit
+def unit(word):
+    """In (0, 1]; the same float32 on every backend."""
+    return word.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
+
+
+@triton.jit
+def _box_muller(radius, angle, T: tl.constexpr):
+    square_radius = -2.0 * log_normal(unit(radius).to(T))
+    r = tl.sqrt(tl.where(square_radius > 0.0, square_radius, 0.0))
+    turn = angle.to(tl.int32, bitcast=True).to(tl.float32) * 4.656612873077393e-10
+    sine, cosine = sincospi(turn.to(T))
+    return r * cosine, r * sine
+
+
+@triton.jit
+def interleave(a, b, c, d):
+    """Along the last dimension: a₀ b₀ c₀ d₀ a₁ …"""
+    return tl.interleave(tl.interleave(a, c), tl.interleave(b, d))
+
+
+@triton.jit
+def normals(seed, group, stream: tl.constexpr, draw, T: tl.constexpr):
+    """The standard normals of the groups; the last dimension grows fourfold."""
+    w0, w1, w2, w3 = philox(seed, group, stream, draw)
+    n0, n1 = _box_muller(w0, w1, T)
+    n2, n3 = _box_muller(w2, w3, T)
+    return interleave(n0, n1, n2, n3)

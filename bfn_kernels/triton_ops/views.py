@@ -1,0 +1,128 @@
+"""Tensors as the kernels see them: through the data's shape, in logical order, whatever their type and strides.
+
+A view is a tuple that a kernel takes as one argument: pointer (None: the argument was not given), kind, and the numbers
+that place an element: offset = (index // inner)·outer_stride + (index % inner)·inner_stride. A tensor whose strides
+this does not describe is copied.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# How much of that a kernel has to compute. All are known when it is compiled.
+DENSE = tl.constexpr(0)  # offset = index
+SCALAR = tl.constexpr(1)  # one number for all
+ROWS = tl.constexpr(2)  # a number for each row of at least a block: a block meets two at most
+GRID = tl.constexpr(3)  # all of it
+
+# Elements that a program of an elementwise kernel takes, a multiple of 4 since noise comes in groups, and its warps.
+BLOCK, WARPS = 1024, 4
+
+
+def launch(kernel, programs: int, *arguments, warps: int = WARPS, **constants) -> None:
+    """Runs the kernel on the device of its tensors. FP fusion is asked for: its default differs between versions."""
+    if programs == 0:
+        return
+    tensor = next(t for a in arguments for t in (a if isinstance(a, tuple) else (a,)) if isinstance(t, Tensor))
+    with torch.cuda.device_of(tensor):
+        kernel[(programs,)](*arguments, num_warps=warps, enable_fp_fusion=True, **constants)
+
+
+def programs(count: int, block: int = BLOCK) -> int:
+    return (count + block - 1) // block
+
+
+def compute_type(*tensors: Tensor | None):
+    """The arithmetic's type, as a kernel takes it."""
+    return tl.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else tl.float32
+
+
+def view(x: Tensor | None, shape: torch.Size) -> tuple:
+    """The tensor broadcast to `shape`."""
+    if x is None:
+        return None, DENSE, 0, 0, 0
+    dims = joined(x, shape)
+    if len(dims) > 2:
+        return view(x.expand(shape).contiguous(), shape)
+    (outer, outer_stride), (inner, inner_stride) = [(1, 0)] * (2 - len(dims)) + dims
+    if outer_stride == inner_stride == 0:
+        kind = SCALAR
+    elif outer == 1 and inner_stride == 1:
+        kind = DENSE
+    else:
+        kind = ROWS if inner_stride == 0 and inner >= BLOCK else GRID
+    return x, kind, inner, outer_stride, inner_stride
+
+
+def joined(x: Tensor, shape: torch.Size) -> list[tuple[int, int]]:
+    """Sizes and strides, dimensions that run on into each other joined."""
+    dims: list[tuple[int, int]] = []
+    for size, stride in zip(shape, x.expand(shape).stride(), strict=True):
+        if size == 1:
+            continue
+        if dims and dims[-1][1] == stride * size:
+            dims[-1] = dims[-1][0] * size, stride
+        else:
+            dims.append((size, stride))
+    return dims
+
+
+def writable(out: Tensor) -> Tensor:
+    """`out` itself if a view describes it, else a dense tensor that is to be copied into it."""
+    return out if len(joined(out, out.shape)) <= 2 else out.new_empty(out.shape)
+
+
+@triton.jit
+def block_of(count, BLOCK: tl.constexpr):
+    """The elements that are the program's: where they start (int64), their places, which there are, and how many."""
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    rest = tl.minimum(count - start, BLOCK).to(tl.int32)
+    place = tl.arange(0, BLOCK)
+    return start, place, place < rest, rest
+
+
+@triton.jit
+def grid_offset(view, start, place):
+    inner, outer_stride, inner_stride = view[2], view[3], view[4]
+    row = start // inner
+    inner_type: tl.constexpr = tl.uint64 if inner.dtype == tl.int64 else tl.uint32  # the cheaper to divide
+    along = (start - row * inner).to(inner_type) + place.to(inner_type)
+    further = along // inner.to(inner_type)
+    rest = (along - further * inner.to(inner_type)).to(tl.int64)
+    return (row + further.to(tl.int64)) * outer_stride + rest * inner_stride
+
+
+@triton.jit
+def load(view, block, T: tl.constexpr, missing: tl.constexpr = 0.0):
+    """The view's elements of a block, in the arithmetic's type; `missing` where the argument was not given."""
+    pointer, kind = view[0], view[1]
+    start, place, there, rest = block
+    if pointer is None:
+        return tl.full(place.shape, missing, T)
+    elif kind == SCALAR:
+        return tl.zeros(place.shape, T) + tl.load(pointer).to(T)
+    elif kind == ROWS:
+        inner, stride = view[2], view[3]
+        row = start // inner
+        left = tl.minimum(inner - (start - row * inner), place.shape[0]).to(tl.int32)
+        first = tl.load(pointer + row * stride).to(T)
+        second = tl.load(pointer + (row + 1) * stride, mask=left < rest).to(T)
+        return tl.where(place < left, first, second)
+    elif kind == DENSE:
+        return tl.load(pointer + start + place, mask=there, other=0).to(T)
+    else:
+        return tl.load(pointer + grid_offset(view, start, place), mask=there, other=0).to(T)
+
+
+@triton.jit
+def store(view, block, value):
+    """Nothing where the argument was not given."""
+    pointer, kind = view[0], view[1]
+    start, place, there, _ = block
+    if pointer is not None:
+        value = value.to(pointer.dtype.element_ty)
+        if kind == GRID:
+            tl.store(pointer + grid_offset(view, start, place), value, mask=there)
+        else:
+            tl.store(pointer + start + place, value, mask=there)

@@ -1,0 +1,91 @@
+"""Triton's interpreter with what it does wrong made right, or refused. Imported before any kernel runs.
+
+- float32 becomes bfloat16 by rounding to nearest even, as on a GPU, in the place of truncation; arithmetic on bfloat16,
+  which would work on its bits, is an error.
+- Every lane of a load or store that the mask lets through must lie within a tensor that the kernel was given.
+"""
+
+import numpy as np
+import torch
+import triton.language as tl
+from triton.runtime import interpreter
+
+Builder = type(interpreter.interpreter_builder)
+Handle = interpreter.TensorHandle
+
+
+def _round_to_bfloat16(x: np.ndarray) -> np.ndarray:
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(x), np.uint16(0x7FC0), rounded)
+
+
+def _rounding(cast):
+    def call(self, source, target, *mode):
+        if source.dtype.scalar == tl.float32 and target.scalar == tl.bfloat16:
+            return Handle(_round_to_bfloat16(source.data), tl.bfloat16)
+        return cast(self, source, target, *mode)
+
+    return call
+
+
+def _refusing_bfloat16(name, function):
+    def call(self, *arguments):
+        if any(isinstance(a, Handle) and a.dtype.scalar == tl.bfloat16 for a in arguments):
+            raise TypeError(f"{name} on bfloat16: convert to float32 right after the load")
+        return function(self, *arguments)
+
+    return call
+
+
+_spans: list[tuple[int, int]] = []
+
+
+def _tensors(arguments):
+    for a in arguments:
+        if isinstance(a, torch.Tensor):
+            yield a
+        elif isinstance(a, tuple):
+            yield from _tensors(a)
+
+
+def _noting_spans(initialise):
+    def call(self, arguments, kwargs):
+        found = initialise(self, arguments, kwargs)
+        _spans.clear()
+        for t in _tensors((*found[0], *found[1].values())):
+            last = sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) if t.numel() else -1
+            _spans.append((t.data_ptr(), t.data_ptr() + (last + 1) * t.element_size()))
+        return found
+
+    return call
+
+
+def _checked(what, access, position):
+    def call(self, pointers, *rest):
+        mask = rest[position].data if rest[position] is not None else True
+        addresses = pointers.data[np.broadcast_to(mask, pointers.data.shape)]
+        size = max(1, pointers.dtype.scalar.element_ty.primitive_bitwidth // 8)
+        inside = np.zeros(addresses.shape, bool)
+        for begin, end in _spans:
+            inside |= (addresses >= begin) & (addresses + size <= end)
+        if not inside.all():
+            raise IndexError(f"{what}: {np.count_nonzero(~inside)} of {inside.size} lanes out of bounds")
+        return access(self, pointers, *rest)
+
+    return call
+
+
+def repair() -> None:
+    for name in ("cast_impl", "create_fp_to_fp"):
+        setattr(Builder, name, _rounding(getattr(Builder, name)))
+    for name in ("create_fp_trunc", "create_fp_ext"):
+        setattr(Builder, name, lambda self, source, target: self.cast_impl(source, target))
+    arithmetic = ("fadd", "fsub", "fmul", "fdiv", "fneg", "exp", "log", "sqrt", "minnumf", "maxnumf")
+    compare = [f"fcmp{kind}{test}" for kind in "OU" for test in ("LT", "GT", "LE", "GE", "EQ", "NE")]
+    for name in (f"create_{n}" for n in (*arithmetic, *compare)):
+        setattr(Builder, name, _refusing_bfloat16(name, getattr(Builder, name)))
+    interpreter.GridExecutor._init_args_hst = _noting_spans(interpreter.GridExecutor._init_args_hst)
+    Builder.create_masked_load = _checked("load", Builder.create_masked_load, 0)
+    Builder.create_masked_store = _checked("store", Builder.create_masked_store, 1)
+    np.seterr(all="ignore")  # NaN and infinity are ordinary here
