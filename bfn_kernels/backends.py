@@ -72,7 +72,11 @@ _DISCRETISED = (
     "reconstruction_loss",
     "update_sample",
 )
-_TRITON_LACKS = {f"discretised.{op}": "its Triton kernel is not written yet" for op in _DISCRETISED}
+_TRITON_LACKS = {
+    f"discretised.{op}{variant}": "its Triton kernel is not written yet"
+    for op in _DISCRETISED
+    for variant in ("", "[mixture]")
+}
 
 # In order of preference.
 BACKENDS = {
@@ -116,14 +120,19 @@ class Family:
         self.name, self.reference, self.autograd = name, reference, autograd
         self.found: dict[tuple, tuple[Namespace | None, Callable]] = {}
 
-    def __call__(self, op: str, name: str | None, device: torch.device) -> tuple[Namespace | None, Callable]:
-        found = self.found.get((op, name, device))
+    def __call__(
+        self, op: str, name: str | None, device: torch.device, variant: str = ""
+    ) -> tuple[Namespace | None, Callable]:
+        """`variant`: a form of the op that a backend may lack by itself."""
+        found = self.found.get((op, name, device, variant))
         if found is None:
-            found = self.found[op, name, device] = self._find(op, name, device)
+            found = self.found[op, name, device, variant] = self._find(op, name, device, variant)
         return found
 
-    def _find(self, op: str, name: str | None, device: torch.device) -> tuple[Namespace | None, Callable]:
-        backend = choose(f"{self.name}.{op}", name, device)
+    def _find(
+        self, op: str, name: str | None, device: torch.device, variant: str
+    ) -> tuple[Namespace | None, Callable]:  # fmt: skip
+        backend = choose(f"{self.name}.{op}{variant}", name, device)
         if backend.namespace is None:
             return None, getattr(self.reference, op)
         ops = NAMESPACES[backend.namespace]

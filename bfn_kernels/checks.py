@@ -46,6 +46,13 @@ def logits(name: str, z: Tensor) -> None:
         raise ValueError(f"{name} must have shape [B, ..., K] with K of at least 2, got {tuple(z.shape)}")
 
 
+def components(name: str, z: Tensor, most: int) -> None:
+    """Floating-point numbers per component of a mixture `[B, ..., M]`."""
+    data(name, z)
+    if z.dim() < 2 or not 1 <= z.shape[-1] <= most:
+        raise ValueError(f"{name} must have shape [B, ..., M] with M from 1 to {most}, got {tuple(z.shape)}")
+
+
 def like(name: str, value: Tensor, model_name: str, model: Tensor, shape: Sequence[int] | None = None) -> None:
     """A floating-point tensor on the model's device, of its shape or of the one given."""
     shape = model.shape if shape is None else shape

@@ -18,6 +18,7 @@ CLASS = 1  # uniforms that draw a class: row r takes word r % 4 of group r // 4
 MONTE_CARLO = 2  # normals of a Monte-Carlo expectation, `draw` being the number of the draw
 OUTPUT = 3  # normals that draw a value from a discretised output distribution
 FOLD_IN = 4  # words that make a new seed
+COMPONENT = 5  # uniforms that draw a component of a mixture, numbered as those of classes
 
 _M0, _M1, _W0, _W1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
 _LOW = 0xFFFFFFFF
@@ -72,11 +73,11 @@ def class_normal(shape: torch.Size, seed: Tensor, stream: int = SENDER, draw: in
     return normals[:, :num_classes].reshape(shape)
 
 
-def class_uniform(shape: torch.Size, seed: Tensor) -> Tensor:
+def class_uniform(shape: torch.Size, seed: Tensor, stream: int = CLASS) -> Tensor:
     """One float32 uniform in (0, 1] per row of classes, `shape` being that of the classes drawn."""
     count = math.prod(shape)
     group = torch.arange((count + 3) // 4, device=seed.device)
-    return _unit(philox(seed, group, CLASS)).flatten()[:count].reshape(shape)
+    return _unit(philox(seed, group, stream)).flatten()[:count].reshape(shape)
 
 
 def fold_in(seed: int | Tensor, step: int) -> int | Tensor:

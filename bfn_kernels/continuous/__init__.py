@@ -254,7 +254,7 @@ def reconstruction_loss(
     ops, op = _family("predict_data", backend, x.device)
     flow, (std,) = data_flow(ops, parametrisation, (rows.STD,), 1.0, x, dtype, schedule)
     x_hat = op(prediction.to(dtype), mean, flow, clip)  # no result: it stays in the arithmetic's type
-    return discretised.bin_loss(x, x_hat, std, num_bins, True, mask, reduction, backend)
+    return discretised.bin_loss(x, x_hat, std, None, num_bins, True, mask, reduction, backend)
 
 
 def data_flow(
@@ -269,10 +269,13 @@ def data_flow(
     return (None, made) if direct else (Flow(*made[:2]), made[2:])
 
 
-def check_prediction(x: Tensor, prediction: Tensor, mean: Tensor | None, parametrisation: str) -> Tensor | None:
-    """What the losses of continuous and discretised data share; the mean, None where it is not read."""
+def check_prediction(
+    x: Tensor, prediction: Tensor, mean: Tensor | None, parametrisation: str, shape: Sequence[int] | None = None
+) -> Tensor | None:
+    """What the losses of continuous and discretised data share; the mean, None where it is not read. `shape`: the
+    prediction's, where it is not that of x."""
     checks.data("x", x)
-    checks.like("prediction", prediction, "x", x)
+    checks.like("prediction", prediction, "x", x, shape)
     checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
     if parametrisation == "data":
         return None

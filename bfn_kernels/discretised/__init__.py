@@ -4,10 +4,15 @@ The network puts out a normal per variable (`pred_mean`, `pred_log_std`), the ou
 the bins; `clip=True` leaves the mass beyond [−1, 1] to the end bins (107–109), `clip=False` renormalises.
 Flow, sender and update are those of `continuous`.
 
+`mixture_logits=` `[B, ..., M]` makes the output distribution a mixture of M normals, at most 1024: the two predictions,
+or mean and std, have the same shape then, and its gradient is theirs. Every function takes it.
+
 Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]`, or any leading part of the data's shape.
 Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
 Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything runs.
 """
+
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -21,10 +26,17 @@ from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 _family = backends.Family("discretised", reference, autograd)
 
 CHOICES = ("sample", "mode", "mean")
+MAX_COMPONENTS = 1024
 
 
 def expected_value(
-    mean: Tensor, std: Tensor, *, num_bins: int, clip: bool = True, backend: str | None = None
+    mean: Tensor,
+    std: Tensor,
+    *,
+    num_bins: int,
+    mixture_logits: Tensor | None = None,
+    clip: bool = True,
+    backend: str | None = None,
 ) -> Tensor:
     """Mean of the output distribution, k̂ = Σ p_k c_k = (1 − 1/K) − h·Σ Φ((b_j − mean)/std) over inner edges b_j.
 
@@ -33,13 +45,20 @@ def expected_value(
     >>> expected_value(torch.tensor([0.3]), torch.tensor([1e-3]), num_bins=16)
     tensor([0.3125])
     """
-    _normal(mean, std, num_bins)
-    _, op = _family("expected_value", backend, mean.device)
-    return op(mean, std, num_bins, clip)
+    _normal(mean, std, mixture_logits, num_bins)
+    _, op = _op("expected_value", mixture_logits, backend, mean)
+    return op(mean, std, mixture_logits, num_bins, clip)
 
 
 def log_prob(
-    x: Tensor, mean: Tensor, std: Tensor, *, num_bins: int, clip: bool = True, backend: str | None = None
+    x: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    *,
+    num_bins: int,
+    mixture_logits: Tensor | None = None,
+    clip: bool = True,
+    backend: str | None = None,
 ) -> Tensor:
     """ln p, in nats, of the bin that x lies in, exact far into both tails (107–109).
 
@@ -49,9 +68,9 @@ def log_prob(
     tensor([-0.6931])
     """
     checks.data("x", x)
-    _normal(mean, std, num_bins)
-    checks.like("x", x, "mean", mean)
-    return -bin_loss(x, mean, std, num_bins, clip, None, "none", backend)
+    shape = _normal(mean, std, mixture_logits, num_bins)
+    checks.like("x", x, "mean", mean, shape)
+    return -bin_loss(x, mean, std, mixture_logits, num_bins, clip, None, "none", backend)
 
 
 def sample(
@@ -59,35 +78,47 @@ def sample(
     std: Tensor,
     *,
     num_bins: int,
+    mixture_logits: Tensor | None = None,
     seed: int | Tensor | None = None,
     noise: Tensor | None = None,
+    component_noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """A draw from the clipped output distribution: the centre of the bin of clamp(mean + std·ε).
 
-    mean, std `[B, ...]`, not differentiable. Returns centres in mean's shape and type.
+    mean, std `[B, ...]`, not differentiable. noise: normals; component_noise: uniforms that draw the component of a
+    mixture. Returns centres in mean's shape and type.
 
     >>> sample(torch.tensor([0.3]), torch.tensor([0.1]), num_bins=2, noise=torch.zeros(1))
     tensor([0.5000])
     """
-    _normal(mean, std, num_bins)
-    checks.no_gradient("a draw has none", mean=mean, std=std)
-    _, op = _family("sample", backend, mean.device)
-    return op(mean, std, num_bins, *randomness(mean, seed, noise=(noise, mean.shape)))
+    shape = _normal(mean, std, mixture_logits, num_bins)
+    checks.no_gradient("a draw has none", mean=mean, std=std, mixture_logits=mixture_logits)
+    noises = {"noise": (noise, shape)} | _component(mixture_logits, component_noise, shape)
+    seed, *_ = randomness(mean, seed, **noises)
+    _, op = _op("sample", mixture_logits, backend, mean)
+    return op(mean, std, mixture_logits, num_bins, seed, noise, component_noise)
 
 
-def mode(mean: Tensor, std: Tensor, *, num_bins: int, backend: str | None = None) -> Tensor:
-    """The centre of the likeliest bin of the clipped output distribution.
+def mode(
+    mean: Tensor,
+    std: Tensor,
+    *,
+    num_bins: int,
+    mixture_logits: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """The centre of the likeliest bin of the clipped output distribution; of a mixture, all K bins are tried.
 
     mean, std `[B, ...]`, not differentiable. Returns centres in mean's shape and type.
 
     >>> mode(torch.tensor([0.3, 5.0]), torch.tensor([0.1, 1.0]), num_bins=4)
     tensor([0.2500, 0.7500])
     """
-    _normal(mean, std, num_bins)
-    checks.no_gradient("a mode has none", mean=mean, std=std)
-    _, op = _family("mode", backend, mean.device)
-    return op(mean, std, num_bins)
+    _normal(mean, std, mixture_logits, num_bins)
+    checks.no_gradient("a mode has none", mean=mean, std=std, mixture_logits=mixture_logits)
+    _, op = _op("mode", mixture_logits, backend, mean)
+    return op(mean, std, mixture_logits, num_bins)
 
 
 def continuous_time_loss(
@@ -98,6 +129,7 @@ def continuous_time_loss(
     t: Rows,
     *,
     num_bins: int,
+    mixture_logits: Tensor | None = None,
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
     parametrisation: str = "noise",
@@ -118,11 +150,13 @@ def continuous_time_loss(
     tensor(0.)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    mean = _check_loss(x, pred_mean, pred_log_std, mean, parametrisation, num_bins, mask, reduction)
-    ops, op = _family("continuous_time_loss", backend, x.device)
-    dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mean)
+    mean = _check_loss(
+        x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, num_bins, mask, reduction
+    )  # fmt: skip
+    ops, op = _op("continuous_time_loss", mixture_logits, backend, x)
+    dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mixture_logits, mean)
     flow, (weight,) = data_flow(ops, parametrisation, (rows.RATE,), t, x, dtype, schedule, scale=0.5)
-    return op(x, pred_mean, pred_log_std, mean, flow, weight, num_bins, clip, mask, reduction)
+    return op(x, pred_mean, pred_log_std, mixture_logits, mean, flow, weight, num_bins, clip, mask, reduction)
 
 
 def discrete_time_loss(
@@ -134,6 +168,7 @@ def discrete_time_loss(
     *,
     n_steps: int,
     num_bins: int,
+    mixture_logits: Tensor | None = None,
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
     quadrature: int | None = None,
@@ -158,14 +193,18 @@ def discrete_time_loss(
     """
     checks.integer("n_steps", n_steps, 1)
     schedule = continuous_schedule(sigma_1, schedule)
-    mean = _check_loss(x, pred_mean, pred_log_std, mean, parametrisation, num_bins, mask, reduction)
-    ops, op = _family("discrete_time_loss", backend, x.device)
-    dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mean)
+    mean = _check_loss(
+        x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, num_bins, mask, reduction
+    )  # fmt: skip
+    ops, op = _op("discrete_time_loss", mixture_logits, backend, x)
+    dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mixture_logits, mean)
     flow, (alpha,) = data_flow(ops, parametrisation, (rows.ALPHA,), t, x, dtype, schedule, n_steps)
     if n_samples is None and quadrature is None:
         quadrature = 8
     expect = expectation(x, x.shape, quadrature, n_samples, seed, noise)
-    return op(x, pred_mean, pred_log_std, mean, flow, alpha, n_steps, expect, num_bins, clip, mask, reduction)
+    return op(
+        x, pred_mean, pred_log_std, mixture_logits, mean, flow, alpha, n_steps, expect, num_bins, clip, mask, reduction
+    )  # fmt: skip
 
 
 def reconstruction_loss(
@@ -175,6 +214,7 @@ def reconstruction_loss(
     mean: Tensor | None,
     *,
     num_bins: int,
+    mixture_logits: Tensor | None = None,
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
     parametrisation: str = "noise",
@@ -191,11 +231,13 @@ def reconstruction_loss(
     tensor(0.)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    mean = _check_loss(x, pred_mean, pred_log_std, mean, parametrisation, num_bins, mask, reduction)
-    ops, op = _family("reconstruction_loss", backend, x.device)
-    dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mean)
+    mean = _check_loss(
+        x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, num_bins, mask, reduction
+    )  # fmt: skip
+    ops, op = _op("reconstruction_loss", mixture_logits, backend, x)
+    dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mixture_logits, mean)
     flow, _ = data_flow(ops, parametrisation, (), 1.0, x, dtype, schedule)
-    return op(x, pred_mean, pred_log_std, mean, flow, num_bins, mask, reduction)
+    return op(x, pred_mean, pred_log_std, mixture_logits, mean, flow, num_bins, mask, reduction)
 
 
 def update_sample(
@@ -207,6 +249,7 @@ def update_sample(
     alpha: Rows,
     *,
     num_bins: int,
+    mixture_logits: Tensor | None = None,
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
     parametrisation: str = "noise",
@@ -217,6 +260,7 @@ def update_sample(
     seed: int | Tensor | None = None,
     noise: Tensor | None = None,
     draw_noise: Tensor | None = None,
+    component_noise: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Rows]:
     """One step of ancestral sampling: a value of the output distribution at time t is sent with accuracy α, and the
@@ -225,8 +269,8 @@ def update_sample(
     pred_mean, pred_log_std, mean `[B, ...]`; the mean is differentiable, the predictions with `choose="mean"` alone.
     choose: what is sent, a "sample" of the output distribution, its "mode" or its "mean". Where `known_mask` is True
     `known` is sent instead. `out`, which may be mean itself, receives the mean; no gradient then. noise: normals of
-    the sender; draw_noise: normals that draw the value. Returns the mean in the mean's type and the precision (a float
-    if both were).
+    the sender; draw_noise: normals that draw the value; component_noise: uniforms that draw the component of a mixture.
+    Returns the mean in the mean's type and the precision (a float if both were).
 
     >>> m = torch.zeros(1, 1)
     >>> update_sample(m + 0.4, m - 9, m, 1.0, 0.5, 3.0, sigma_1=0.1, num_bins=2, noise=m, choose="mode",
@@ -236,51 +280,83 @@ def update_sample(
     checks.data("mean", mean)
     checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)
-    check_prediction(mean, pred_mean, mean, parametrisation)
-    checks.like("pred_log_std", pred_log_std, "mean", mean)
-    checks.integer("num_bins", num_bins, 2)
+    _check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation, num_bins)
     known_values(known, known_mask, mean, mean.shape)
-    check_out(out, mean, pred_mean=pred_mean, pred_log_std=pred_log_std, mean=mean)
+    output = {"pred_mean": pred_mean, "pred_log_std": pred_log_std, "mixture_logits": mixture_logits}
+    check_out(out, mean, **output, mean=mean)
     if choose != "mean":
-        checks.no_gradient(f"a {choose} has none", pred_mean=pred_mean, pred_log_std=pred_log_std)
-    ops, op = _family("update_sample", backend, mean.device)
-    dtype = checks.compute_dtype(pred_mean, pred_log_std, mean)
+        checks.no_gradient(f"a {choose} has none", **output)
+    ops, op = _op("update_sample", mixture_logits, backend, mean)
+    dtype = checks.compute_dtype(*output.values(), mean)
     flow, _ = data_flow(ops, parametrisation, (), t, mean, dtype, schedule)
     update = rows.of_accuracies(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision)
     noises = {"noise": (noise, mean.shape)}
     if choose == "sample":
-        noises["draw_noise"] = (draw_noise, mean.shape)
-    random = randomness(mean, seed, **noises)
+        noises |= {"draw_noise": (draw_noise, mean.shape)} | _component(mixture_logits, component_noise, mean.shape)
+    seed, *_ = randomness(mean, seed, **noises)
     updated = op(
-        pred_mean, pred_log_std, mean, flow, *update, num_bins, choose, known, known_mask,
-        random[0], noise, draw_noise, out,
+        *output.values(), mean, flow, *update, num_bins, choose, known, known_mask,
+        seed, noise, draw_noise, component_noise, out,
     )  # fmt: skip
     return updated, updated_precision(precision, alpha, mean)
 
 
-def bin_loss(x, mean, std, num_bins, clip, mask, reduction, backend) -> Tensor:
+def bin_loss(x, mean, std, mixture_logits, num_bins, clip, mask, reduction, backend) -> Tensor:
     """−ln p of x's bin under normals that are given as they are; `log_prob` and `continuous` share it."""
     checks.integer("num_bins", num_bins, 2)
     checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.broadcast_mask("mask", mask, "x", x, x.shape)
     checks.no_gradient("a bin has none", x=x)
-    _, op = _family("bin_loss", backend, x.device)
-    return op(x, mean, std, num_bins, clip, mask, reduction)
+    _, op = _op("bin_loss", mixture_logits, backend, x)
+    return op(x, mean, std, mixture_logits, num_bins, clip, mask, reduction)
 
 
-def _normal(mean: Tensor, std: Tensor, num_bins: int) -> None:
+def _op(name: str, mixture_logits: Tensor | None, backend: str | None, data: Tensor):
+    return _family(name, backend, data.device, "" if mixture_logits is None else "[mixture]")
+
+
+def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int) -> Sequence[int]:
+    """The shape of the variables."""
     checks.data("mean", mean)
     checks.like("std", std, "mean", mean)
     checks.integer("num_bins", num_bins, 2)
+    if mixture_logits is None:
+        return mean.shape
+    checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
+    checks.like("mixture_logits", mixture_logits, "mean", mean)
+    return mean.shape[:-1]
+
+
+def _component(mixture_logits: Tensor | None, noise: Tensor | None, shape: Sequence[int]) -> dict:
+    """The noise that draws a component, as `randomness` takes it."""
+    if mixture_logits is not None:
+        return {"component_noise": (noise, shape)}
+    if noise is not None:
+        raise ValueError("component_noise must be None without mixture_logits")
+    return {}
+
+
+def _check_output(
+    x, name, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, num_bins
+) -> Tensor | None:  # fmt: skip
+    """What the network put out for each of x; the mean, None where it is not read."""
+    each = x.shape
+    if mixture_logits is not None:
+        checks.data(name, x)
+        checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
+        each = (*x.shape, mixture_logits.shape[-1])
+        checks.like("mixture_logits", mixture_logits, name, x, each)
+    read_mean = check_prediction(x, pred_mean, mean, parametrisation, each)
+    checks.like("pred_log_std", pred_log_std, name, x, each)
+    checks.integer("num_bins", num_bins, 2)
+    return read_mean
 
 
 def _check_loss(
-    x, pred_mean, pred_log_std, mean, parametrisation, num_bins, mask, reduction
+    x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, num_bins, mask, reduction
 ) -> Tensor | None:  # fmt: skip
     """What the losses share; the mean, None where it is not read."""
-    read_mean = check_prediction(x, pred_mean, mean, parametrisation)
-    checks.like("pred_log_std", pred_log_std, "x", x)
-    checks.integer("num_bins", num_bins, 2)
+    read_mean = _check_output(x, "x", pred_mean, pred_log_std, mixture_logits, mean, parametrisation, num_bins)
     checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.broadcast_mask("mask", mask, "x", x, x.shape)
     checks.no_gradient("none is defined for discretised data", x=x, mean=mean)

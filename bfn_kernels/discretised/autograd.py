@@ -25,23 +25,28 @@ DIRECT, DATA, NOISE = range(3)
 CHOICES = {"sample": 0, "mode": 1, "mean": 2}
 
 
-def expected_value(ops: Namespace, mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor:
-    return ops.expected_value(mean, std, num_bins, clip, *needs(mean, std))[0]
+def expected_value(ops: Namespace, mean: Tensor, std: Tensor, mixture_logits, num_bins: int, clip: bool) -> Tensor:
+    output = mean, std, mixture_logits
+    return ops.expected_value(*output, num_bins, clip, *needs(*output))[0]
 
 
-def sample(ops: Namespace, mean: Tensor, std: Tensor, num_bins: int, seed, noise) -> Tensor:
-    return ops.discretised_choose(mean, std, num_bins, CHOICES["sample"], seed, noise)
+def sample(
+    ops: Namespace, mean: Tensor, std: Tensor, mixture_logits, num_bins: int, seed, noise, component_noise
+) -> Tensor:
+    return ops.discretised_choose(
+        mean, std, mixture_logits, num_bins, CHOICES["sample"], seed, noise, component_noise
+    )  # fmt: skip
 
 
-def mode(ops: Namespace, mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
-    return ops.discretised_choose(mean, std, num_bins, CHOICES["mode"], None, None)
+def mode(ops: Namespace, mean: Tensor, std: Tensor, mixture_logits, num_bins: int) -> Tensor:
+    return ops.discretised_choose(mean, std, mixture_logits, num_bins, CHOICES["mode"], None, None, None)
 
 
-def network(pred_mean: Tensor, pred_log_std: Tensor, mean: Tensor | None, flow: Flow | None) -> tuple:
+def network(pred_mean: Tensor, pred_log_std: Tensor, mixture_logits, mean: Tensor | None, flow: Flow | None) -> tuple:
     """The arguments of an operator that say what the network put out, down to the parametrisation."""
     if flow is None:
-        return pred_mean, pred_log_std, mean, None, None, DATA
-    return pred_mean, pred_log_std, mean, *flow, NOISE
+        return pred_mean, pred_log_std, mixture_logits, mean, None, None, DATA
+    return pred_mean, pred_log_std, mixture_logits, mean, *flow, NOISE
 
 
 def loss(ops, x, output: tuple, num_bins, clip, mask, reduction, weight=None, alpha=None, n_steps=0, expectation=None):
@@ -49,45 +54,52 @@ def loss(ops, x, output: tuple, num_bins, clip, mask, reduction, weight=None, al
     nodes, node_weights, n_samples, seed, noise = expectation or ((), (), 0, None, None)
     return ops.discretised_loss(
         x, *output, num_bins, clip, weight, alpha, n_steps, n_samples, nodes, node_weights, seed, noise, mask,
-        CODES[reduction], *needs(*output[:2]),
+        CODES[reduction], *needs(*output[:3]),
     )[0]  # fmt: skip
 
 
-def bin_loss(ops: Namespace, x, mean, std, num_bins, clip, mask, reduction) -> Tensor:
-    return loss(ops, x, (mean, std, None, None, None, DIRECT), num_bins, clip, mask, reduction)
+def bin_loss(ops: Namespace, x, mean, std, mixture_logits, num_bins, clip, mask, reduction) -> Tensor:
+    output = mean, std, mixture_logits, None, None, None, DIRECT
+    return loss(ops, x, output, num_bins, clip, mask, reduction)
 
 
-def reconstruction_loss(ops: Namespace, x, pred_mean, pred_log_std, mean, flow, num_bins, mask, reduction) -> Tensor:
-    return loss(ops, x, network(pred_mean, pred_log_std, mean, flow), num_bins, True, mask, reduction)
+def reconstruction_loss(
+    ops: Namespace, x, pred_mean, pred_log_std, mixture_logits, mean, flow, num_bins, mask, reduction
+) -> Tensor:
+    output = network(pred_mean, pred_log_std, mixture_logits, mean, flow)
+    return loss(ops, x, output, num_bins, True, mask, reduction)
 
 
 def continuous_time_loss(
-    ops: Namespace, x, pred_mean, pred_log_std, mean, flow, weight, num_bins, clip, mask, reduction
+    ops: Namespace, x, pred_mean, pred_log_std, mixture_logits, mean, flow, weight, num_bins, clip, mask, reduction
 ) -> Tensor:
-    return loss(ops, x, network(pred_mean, pred_log_std, mean, flow), num_bins, clip, mask, reduction, weight=weight)
+    output = network(pred_mean, pred_log_std, mixture_logits, mean, flow)
+    return loss(ops, x, output, num_bins, clip, mask, reduction, weight=weight)
 
 
 def discrete_time_loss(
-    ops: Namespace, x, pred_mean, pred_log_std, mean, flow, alpha, n_steps, expectation, num_bins, clip, mask, reduction
-) -> Tensor:
-    output = network(pred_mean, pred_log_std, mean, flow)
+    ops: Namespace, x, pred_mean, pred_log_std, mixture_logits, mean, flow, alpha, n_steps, expectation, num_bins,
+    clip, mask, reduction,
+) -> Tensor:  # fmt: skip
+    output = network(pred_mean, pred_log_std, mixture_logits, mean, flow)
     return loss(
         ops, x, output, num_bins, clip, mask, reduction, alpha=alpha, n_steps=n_steps, expectation=expectation
     )  # fmt: skip
 
 
 def update_sample(
-    ops: Namespace, pred_mean, pred_log_std, mean, flow, keep, take, step_std, num_bins, choose, known, known_mask,
-    seed, noise, draw_noise, out,
+    ops: Namespace, pred_mean, pred_log_std, mixture_logits, mean, flow, keep, take, step_std, num_bins, choose, known,
+    known_mask, seed, noise, draw_noise, component_noise, out,
 ) -> Tensor:  # fmt: skip
-    if choose == "mean" and any(needs(pred_mean, pred_log_std, mean)):
-        value = expected_value(ops, *output_distribution(pred_mean, pred_log_std, mean, flow), num_bins, True)
+    if choose == "mean" and any(needs(pred_mean, pred_log_std, mixture_logits, mean)):
+        normal = output_distribution(pred_mean, pred_log_std, mixture_logits, mean, flow)
+        value = expected_value(ops, *normal, num_bins, True)
         if known is not None:
             value = torch.where(known_mask, known.to(value.dtype), value)
         return gaussian_update(ops, value, mean, keep, take, step_std, seed, noise)
     arguments = (
-        *network(pred_mean, pred_log_std, mean, flow), num_bins, CHOICES[choose], keep, take, step_std,
-        known, known_mask, seed, noise, draw_noise,
+        *network(pred_mean, pred_log_std, mixture_logits, mean, flow), num_bins, CHOICES[choose], keep, take, step_std,
+        known, known_mask, seed, noise, draw_noise, component_noise,
     )  # fmt: skip
     if out is None:
         return ops.discretised_update(*arguments)
@@ -95,58 +107,67 @@ def update_sample(
     return out
 
 
+def _one_each(prediction: Tensor, mixture_logits: Tensor | None) -> Tensor:
+    """Fake of a number per variable, in the predictions' type."""
+    return torch.empty_like(prediction if mixture_logits is None else prediction[..., 0])
+
+
 def _register(ops: Namespace) -> None:
-    def expected_value_fake(mean, std, num_bins, clip, need_mean, need_std):
-        dtype = compute_dtype(mean, std)
-        return (
-            torch.empty_like(mean),
-            gradient_fake(mean, need_mean, dtype),
-            gradient_fake(mean, need_std, dtype),
-        )
+    def by_output(grad, ctx, gradients, first):
+        """Those by the predictions and the mixture's logits, which are the inputs from `first` on."""
+        mixed = ctx.types[2] is not None and grad.dim() > 0
+        needed = ctx.needs_input_grad[first : first + 3]
+        return times_saved(grad.unsqueeze(-1) if mixed else grad, gradients, ctx.types, needed)
+
+    def types(*tensors):
+        return [None if t is None else t.dtype for t in tensors]
+
+    def expected_value_fake(mean, std, mixture_logits, num_bins, clip, *need):
+        dtype = compute_dtype(mean, std, mixture_logits)
+        return _one_each(mean, mixture_logits), *(gradient_fake(mean, needed, dtype) for needed in need)
 
     def save_expected_value(ctx, inputs, output):
         _, *gradients = output
         ctx.save_for_backward(*gradients)
-        ctx.types = [t.dtype for t in inputs[:2]]
+        ctx.types, ctx.count = types(*inputs[:3]), len(inputs)
         ctx.mark_non_differentiable(*gradients)
 
     def expected_value_backward(ctx, grad, *_):
-        by = times_saved(grad, ctx.saved_tensors, ctx.types, ctx.needs_input_grad[:2])
-        return *by, None, None, None, None
+        return *by_output(grad, ctx, ctx.saved_tensors, 0), *[None] * (ctx.count - 3)
 
     register(ops, "expected_value", expected_value_fake, expected_value_backward, save_expected_value)
-    register(ops, "discretised_choose", lambda mean, *rest: torch.empty_like(mean))
+    register(ops, "discretised_choose", lambda mean, std, mixture_logits, *rest: _one_each(mean, mixture_logits))
 
-    def loss_fake(x, prediction, log_std, mean, a, b, kind, *rest):
-        *_, reduction, need_mean, need_log_std = rest
-        dtype = compute_dtype(x, prediction, log_std, mean)
-        gradients = gradient_fake(x, need_mean, dtype), gradient_fake(x, need_log_std, dtype)
-        return *loss_fakes(x, reduction, dtype), *gradients
+    def loss_fake(x, prediction, log_std, mixture_logits, mean, a, b, kind, *rest):
+        *_, reduction, need_mean, need_log_std, need_mixture_logits = rest
+        dtype = compute_dtype(x, prediction, log_std, mixture_logits, mean)
+        need = need_mean, need_log_std, need_mixture_logits
+        return *loss_fakes(x, reduction, dtype), *(gradient_fake(prediction, needed, dtype) for needed in need)
 
     def save_loss(ctx, inputs, output):
         _, scale, *gradients = output
         ctx.save_for_backward(scale, *gradients)
-        ctx.types, ctx.dims, ctx.count = [t.dtype for t in inputs[1:3]], inputs[0].dim(), len(inputs)
+        ctx.types, ctx.dims, ctx.count = types(*inputs[1:4]), inputs[0].dim(), len(inputs)
         ctx.mark_non_differentiable(scale, *gradients)
 
     def loss_backward(ctx, grad, *_):
         scale, *gradients = ctx.saved_tensors
-        by = times_saved(per_variable(grad, scale, ctx.dims), gradients, ctx.types, ctx.needs_input_grad[1:3])
-        return None, *by, *[None] * (ctx.count - 3)
+        grad = per_variable(grad, scale, ctx.dims)
+        return None, *by_output(grad, ctx, gradients, 1), *[None] * (ctx.count - 4)
 
     register(ops, "discretised_loss", loss_fake, loss_backward, save_loss)
 
     def save_update(ctx, inputs, output):
-        ctx.save_for_backward(inputs[8])
-        ctx.type, ctx.count = inputs[2].dtype, len(inputs)
+        ctx.save_for_backward(inputs[9])
+        ctx.type, ctx.count = inputs[3].dtype, len(inputs)
 
     def update_backward(ctx, grad):
         # what is sent is a draw or a mode: the mean's own share is all that has a gradient
         by_mean = ops.gaussian_step(grad, ctx.saved_tensors[0], *[None] * 5).to(ctx.type)
-        return None, None, by_mean, *[None] * (ctx.count - 3)
+        return None, None, None, by_mean, *[None] * (ctx.count - 4)
 
     register(
-        ops, "discretised_update", lambda prediction, log_std, mean, *rest: torch.empty_like(mean),
+        ops, "discretised_update", lambda prediction, log_std, mixture_logits, mean, *rest: torch.empty_like(mean),
         update_backward, save_update,
     )  # fmt: skip
     register_in_place(ops, "discretised_update_out")

@@ -6,6 +6,7 @@ broadcast to the data.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from bfn_kernels import noise as random
 from bfn_kernels.arguments import Expectation
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.continuous.reference import normals
+from bfn_kernels.discrete.reference import draw_class
 from bfn_kernels.reduction import hide, reduce
 from bfn_kernels.rows import Flow
 
@@ -32,18 +34,54 @@ def centre(index: Tensor, num_bins: int) -> Tensor:
     return (2 * index + 1) / num_bins - 1
 
 
+class Normal(NamedTuple):
+    """The output distribution before bins: a normal per variable, or a mixture of those along the last dimension."""
+
+    mean: Tensor
+    std: Tensor
+    mixture_logits: Tensor | None
+
+    def mixed(self, parts: Tensor) -> Tensor:
+        """Σ π_m part_m."""
+        return parts if self.mixture_logits is None else (self.mixture_logits.softmax(-1) * parts).sum(-1)
+
+    def log_mixed(self, parts: Tensor) -> Tensor:
+        """ln Σ π_m exp(part_m)."""
+        return parts if self.mixture_logits is None else (self.mixture_logits.log_softmax(-1) + parts).logsumexp(-1)
+
+    def each(self, x: Tensor) -> Tensor:
+        """x of a variable, to be met by all of its components."""
+        return x if self.mixture_logits is None else x.unsqueeze(-1)
+
+    def unsqueeze(self) -> "Normal":
+        """With one more dimension of variables behind the others."""
+        d = -1 if self.mixture_logits is None else -2
+        return Normal(*(None if part is None else part.unsqueeze(d) for part in self))
+
+    @classmethod
+    def of(cls, dtype: torch.dtype, *parts: Tensor | None) -> "Normal":
+        return cls(*(None if part is None else part.to(dtype) for part in parts))
+
+
+def hide_output(mask: Tensor | None, *output: Tensor | None) -> list[Tensor | None]:
+    """What the network put out, zeros where the mask is False; the mixture's logits come last."""
+    return hide(mask if mask is None or output[-1] is None else mask.unsqueeze(-1), *output)
+
+
 def output_distribution(
-    pred_mean: Tensor, pred_log_std: Tensor, mean: Tensor | None, flow: Flow | None
-) -> tuple[Tensor, Tensor]:
+    pred_mean: Tensor, pred_log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor | None, flow: Flow | None
+) -> Normal:
     """Mean and std of the network's normal (105, 106), std clamped to [1e-3, 10]; 0 and 1, with no gradient, where
     t < t_min; without a flow the network puts out the mean itself. In the arithmetic's type."""
-    dtype = compute_dtype(pred_mean, pred_log_std, mean)
-    std = pred_log_std.to(dtype).clamp(-LOG_STD_LIMIT, LOG_STD_LIMIT).exp()
+    dtype = compute_dtype(pred_mean, pred_log_std, mixture_logits, mean)
+    output = Normal.of(dtype, pred_mean, pred_log_std.clamp(-LOG_STD_LIMIT, LOG_STD_LIMIT), mixture_logits)
+    std = output.std.exp()
     if flow is None:
-        return pred_mean.to(dtype), std.clamp(STD_MIN, STD_MAX)
-    mean, noise_pred, std = hide(flow.started, mean.to(dtype), pred_mean.to(dtype), std)
+        return output._replace(std=std.clamp(STD_MIN, STD_MAX))
+    flow = Flow(*(output.each(row) for row in flow))
+    mean, noise_pred, std = hide(flow.started, output.each(mean.to(dtype)), output.mean, std)
     std = torch.where(flow.started, (flow.b * std).clamp(STD_MIN, STD_MAX), 1.0)
-    return flow.a * mean - flow.b * noise_pred, std
+    return output._replace(mean=flow.a * mean - flow.b * noise_pred, std=std)
 
 
 def log_ndtr(z: Tensor) -> Tensor:
@@ -92,13 +130,22 @@ def unclipped_total(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(uniform, 1.0, total), uniform
 
 
-def expected_value(mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor:
-    """k̂ = Σ p_k c_k by its closed form over the inner edges b_j: (1 − 1/K) − h·Σ Φ((b_j − mean)/std) [derived]."""
-    dtype = compute_dtype(mean, std)
-    return _expected_value(mean.to(dtype), std.to(dtype), num_bins, clip).to(mean.dtype)
+def expected_value(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, clip: bool) -> Tensor:
+    """k̂ = Σ p_k c_k."""
+    normal = Normal.of(compute_dtype(mean, std, mixture_logits), mean, std, mixture_logits)
+    return _expected_value(normal, num_bins, clip).to(mean.dtype)
 
 
-def _expected_value(mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor:
+def _expected_value(normal: Normal, num_bins: int, clip: bool) -> Tensor:
+    return normal.mixed(_mean_of_bins(normal.mean, normal.std, num_bins, clip))
+
+
+def _log_prob(index: Tensor, normal: Normal, num_bins: int, clip: bool) -> Tensor:
+    return normal.log_mixed(log_bin_prob(normal.each(index), normal.mean, normal.std, num_bins, clip))
+
+
+def _mean_of_bins(mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor:
+    """That of one normal, by a closed form over the inner edges b_j: (1 − 1/K) − h·Σ Φ((b_j − mean)/std) [derived]."""
     edges = -1 + 2 / num_bins * torch.arange(1, num_bins, dtype=mean.dtype, device=mean.device)
     last = 1 - 1 / num_bins
     if clip:
@@ -111,41 +158,56 @@ def _expected_value(mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Ten
     return sign * torch.where(uniform, 0.0, (ends - 2 / num_bins * cdf_sum) / total)
 
 
-def sample(mean: Tensor, std: Tensor, num_bins: int, seed: Tensor | None, noise: Tensor | None) -> Tensor:
-    """The centre of the bin of clamp(mean + std·ε)."""
-    dtype = compute_dtype(mean, std)
+def sample(
+    mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, seed: Tensor | None,
+    noise: Tensor | None, component_noise: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """The centre of the bin of clamp(mean + std·ε), mean and std those of a component that is drawn first."""
+    dtype, kind = compute_dtype(mean, std, mixture_logits), mean.dtype
+    if mixture_logits is not None:
+        shape = mean.shape[:-1]
+        uniform = random.class_uniform(shape, seed, random.COMPONENT) if component_noise is None else component_noise
+        component = draw_class(mixture_logits.to(dtype).softmax(-1), uniform.to(dtype)).unsqueeze(-1)
+        mean, std = (part.gather(-1, component).squeeze(-1) for part in (mean, std))
     value = mean.to(dtype) + std.to(dtype) * normals(mean, dtype, seed, noise, random.OUTPUT)
-    return centre(bin_index(value.clamp(-1, 1), num_bins), num_bins).to(mean.dtype)
+    return centre(bin_index(value.clamp(-1, 1), num_bins), num_bins).to(kind)
 
 
-def mode(mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
-    """The centre of the likeliest bin: that of the mean, the first or the last, a later one only if strictly better."""
-    dtype = compute_dtype(mean, std)
-    wide_mean, wide_std = mean.to(dtype), std.to(dtype)
-    best = bin_index(wide_mean, num_bins)
-    best_log_p = log_bin_prob(best, wide_mean, wide_std, num_bins, True)
-    for end in (0, num_bins - 1):
-        index = torch.full_like(best, end)
-        log_p = log_bin_prob(index, wide_mean, wide_std, num_bins, True)
-        better = log_p > best_log_p
-        best, best_log_p = torch.where(better, index, best), torch.where(better, log_p, best_log_p)
+def mode(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int) -> Tensor:
+    """The centre of the likeliest bin: that of the mean, the first or the last, a later one only if strictly better.
+    Of a mixture, the first of all bins that has the most mass."""
+    normal = Normal.of(compute_dtype(mean, std, mixture_logits), mean, std, mixture_logits)
+    if mixture_logits is None:
+        bins = (bin_index(normal.mean, num_bins), *(torch.full_like(normal.mean, k) for k in (0, num_bins - 1)))
+    else:
+        bins = (torch.full_like(normal.mean[..., 0], k) for k in range(num_bins))
+    best, best_log_p = None, None
+    for index in bins:
+        log_p = _log_prob(index, normal, num_bins, True)
+        better = log_p > best_log_p if best is not None else torch.ones_like(log_p, dtype=torch.bool)
+        best = index if best is None else torch.where(better, index, best)
+        best_log_p = log_p if best_log_p is None else torch.where(better, log_p, best_log_p)
     return centre(best, num_bins).to(mean.dtype)
 
 
 def bin_loss(
-    x: Tensor, mean: Tensor, std: Tensor, num_bins: int, clip: bool, mask: Tensor | None, reduction: str
-) -> Tensor:
+    x: Tensor, mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, clip: bool,
+    mask: Tensor | None, reduction: str,
+) -> Tensor:  # fmt: skip
     """−ln p of the bin that x lies in."""
-    dtype = compute_dtype(x, mean, std)
-    x, mean, std = hide(mask, x.to(dtype), mean.to(dtype), std.to(dtype) - 1)
-    std = std + 1
-    return reduce(-log_bin_prob(bin_index(x, num_bins), mean, std, num_bins, clip), mask, reduction)
+    dtype = compute_dtype(x, mean, std, mixture_logits)
+    (x,) = hide(mask, x.to(dtype))
+    normal = Normal.of(dtype, mean, std, mixture_logits)
+    mean, std, mixture_logits = hide_output(mask, normal.mean, normal.std - 1, normal.mixture_logits)
+    normal = Normal(mean, std + 1, mixture_logits)
+    return reduce(-_log_prob(bin_index(x, num_bins), normal, num_bins, clip), mask, reduction)
 
 
 def reconstruction_loss(
     x: Tensor,
     pred_mean: Tensor,
     pred_log_std: Tensor,
+    mixture_logits: Tensor | None,
     mean: Tensor | None,
     flow: Flow | None,
     num_bins: int,
@@ -153,15 +215,16 @@ def reconstruction_loss(
     reduction: str,
 ) -> Tensor:
     """−ln p_O(x), the output distribution at t = 1."""
-    pred_mean, pred_log_std, mean = hide(mask, pred_mean, pred_log_std, mean)
-    mu, std = output_distribution(pred_mean, pred_log_std, mean, flow)
-    return bin_loss(x, mu, std, num_bins, True, mask, reduction)
+    (mean,) = hide(mask, mean)
+    normal = output_distribution(*hide_output(mask, pred_mean, pred_log_std, mixture_logits), mean, flow)
+    return bin_loss(x, *normal, num_bins, True, mask, reduction)
 
 
 def continuous_time_loss(
     x: Tensor,
     pred_mean: Tensor,
     pred_log_std: Tensor,
+    mixture_logits: Tensor | None,
     mean: Tensor | None,
     flow: Flow | None,
     weight: Tensor,
@@ -171,9 +234,9 @@ def continuous_time_loss(
     reduction: str,
 ) -> Tensor:
     """L∞ = weight·(x − k̂)², weight −ln σ₁/σ₁^{2t} (101)."""
-    x, pred_mean, pred_log_std, mean = hide(mask, x, pred_mean, pred_log_std, mean)
-    mu, std = output_distribution(pred_mean, pred_log_std, mean, flow)
-    error = x.to(mu.dtype) - _expected_value(mu, std, num_bins, clip)
+    x, mean = hide(mask, x, mean)
+    normal = output_distribution(*hide_output(mask, pred_mean, pred_log_std, mixture_logits), mean, flow)
+    error = x.to(normal.mean.dtype) - _expected_value(normal, num_bins, clip)
     return reduce(weight * error * error, mask, reduction)
 
 
@@ -181,6 +244,7 @@ def discrete_time_loss(
     x: Tensor,
     pred_mean: Tensor,
     pred_log_std: Tensor,
+    mixture_logits: Tensor | None,
     mean: Tensor | None,
     flow: Flow | None,
     alpha: Tensor,
@@ -192,12 +256,12 @@ def discrete_time_loss(
     reduction: str,
 ) -> Tensor:
     """L_n = n·E[−ε²/2 − ln Σ_k p_k·exp(−(y − c_k)²/2τ²)], y = x + τε, τ² = 1/α_i (113–119)."""
-    x, pred_mean, pred_log_std, mean = hide(mask, x, pred_mean, pred_log_std, mean)
-    mu, std = output_distribution(pred_mean, pred_log_std, mean, flow)
-    dtype = mu.dtype
+    x, mean = hide(mask, x, mean)
+    normal = output_distribution(*hide_output(mask, pred_mean, pred_log_std, mixture_logits), mean, flow)
+    dtype = normal.mean.dtype
     x, tau = x.to(dtype), alpha.rsqrt()
     index = torch.arange(num_bins, dtype=dtype, device=x.device)
-    log_p = log_bin_prob(index, mu.unsqueeze(-1), std.unsqueeze(-1), num_bins, clip)
+    log_p = _log_prob(index, normal.unsqueeze(), num_bins, clip)
     loss = torch.zeros_like(x)
     for eps, weight in expectation.draws(x, random.normal):
         z = ((x + tau * eps).unsqueeze(-1) - centre(index, num_bins)) / tau.unsqueeze(-1)
@@ -208,6 +272,7 @@ def discrete_time_loss(
 def update_sample(
     pred_mean: Tensor,
     pred_log_std: Tensor,
+    mixture_logits: Tensor | None,
     mean: Tensor,
     flow: Flow | None,
     keep: Tensor,
@@ -220,14 +285,17 @@ def update_sample(
     seed: Tensor | None,
     noise: Tensor | None,
     draw_noise: Tensor | None,
+    component_noise: Tensor | None,
     out: Tensor | None,
 ) -> Tensor:
     """A value of the output distribution is chosen, sent with accuracy α, and the mean updated."""
-    mu, std = output_distribution(pred_mean, pred_log_std, mean, flow)
+    normal = output_distribution(pred_mean, pred_log_std, mixture_logits, mean, flow)
     if choose == "mean":
-        value = _expected_value(mu, std, num_bins, True)
+        value = _expected_value(normal, num_bins, True)
+    elif choose == "mode":
+        value = mode(*normal, num_bins)
     else:
-        value = mode(mu, std, num_bins) if choose == "mode" else sample(mu, std, num_bins, seed, draw_noise)
+        value = sample(*normal, num_bins, seed, draw_noise, component_noise)
     if known is not None:
         value = torch.where(known_mask, known.to(value.dtype), value)
     return continuous.reference.update_sample(value, mean, keep, take, step_std, seed, noise, out)

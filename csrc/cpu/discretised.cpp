@@ -3,110 +3,143 @@
 #include <memory>
 
 #include "../math/bin_prob.h"
-#include "../math/discretised.h"
 #include "expected_value.h"
 #include "loss.h"
+#include "network.h"
 #include "noise.h"
 #include "nstep.h"
 
 namespace bfn {
 namespace {
 
-// What the network put out for a block of variables, and the normals that it stands for.
+// The bin with the most mass; of a mixture, all bins are tried.
 template <class T>
-struct NetworkBlock {
-  T mean[kBlock], std[kBlock], mean_by_prediction[kBlock], std_by_log_std[kBlock];
-  Bins<T> bins;
-
-  NetworkBlock(const NetworkOutput& from, int64_t start, int64_t length) : bins{from.num_bins, from.clip} {
-    T buffers[5][kBlock];
-    const T* prediction = load(from.prediction, start, length, buffers[0]);
-    const T* log_std = load(from.log_std, start, length, buffers[1]);
-    const T* state = load(from.mean, start, length, buffers[2]);
-    const T* a = load(from.a, start, length, buffers[3]);
-    const T* b = load(from.b, start, length, buffers[4]);
-    const auto read = [&](auto kind) {  // known to the compiler, so that the loop has no branch
-      for (int64_t i = 0; i < length; ++i) {
-        const auto normal = output_normal(decltype(kind)::value, prediction[i], log_std[i], state[i], a[i], b[i]);
-        mean[i] = normal.mean;
-        std[i] = normal.std;
-        mean_by_prediction[i] = normal.mean_by_prediction;
-        std_by_log_std[i] = normal.std_by_log_std;
-      }
-    };
-    using P = Parametrisation;
-    if (from.kind == P::kDirect) read(std::integral_constant<P, P::kDirect>{});
-    if (from.kind == P::kData) read(std::integral_constant<P, P::kData>{});
-    if (from.kind == P::kNoise) read(std::integral_constant<P, P::kNoise>{});
-  }
-};
-
-// Derivatives by a block's means and stds.
-template <class T>
-struct GradientBlock {
-  T by_mean[kBlock], by_std[kBlock];
-
-  // By the predictions; 0 where the mask is.
-  void write(const LossGradients& to, const NetworkBlock<T>& from, int64_t start, int64_t length,
-             const uint8_t* mask = nullptr) {
-    for (int64_t i = 0; i < length; ++i) by_mean[i] *= from.mean_by_prediction[i];
-    for (int64_t i = 0; i < length; ++i) by_std[i] *= from.std_by_log_std[i];
-    for (int64_t i = 0; mask && i < length; ++i) {
-      by_mean[i] = mask[i] ? by_mean[i] : T(0);
-      by_std[i] = mask[i] ? by_std[i] : T(0);
+T likeliest(const NetworkBlock<T>& from, int64_t i) {
+  if (!from.mixed()) return mode(from.mean[i], from.std[i], from.bins);
+  T best = 0, best_mass = -1;
+  for (int64_t k = 0; k < from.bins.count; ++k) {
+    T mass = 0;
+    for (int64_t m = i * from.components; m < (i + 1) * from.components; ++m) {
+      mass += from.share[m] * exp(log_bin_prob(static_cast<T>(k), from.mean[m], from.std[m], from.bins).value);
     }
-    if (to.by_prediction) store(to.by_prediction, start, length, by_mean);
-    if (to.by_log_std) store(to.by_log_std, start, length, by_std);
+    if (mass > best_mass) best = static_cast<T>(k);
+    best_mass = mass <= best_mass ? best_mass : mass;
   }
-};
+  return best_mass >= T(0) ? from.bins.centre(best) : best_mass;
+}
+
+// The component that a uniform draws: the first whose cumulative share exceeds it, else the last with a share.
+template <class T>
+int64_t component_of(const NetworkBlock<T>& from, int64_t i, T uniform) {
+  const T* share = from.share + i * from.components;
+  T cumulative = 0;
+  int64_t last = 0;
+  for (int64_t m = 0; m < from.components; ++m) {
+    cumulative += share[m];
+    if (cumulative > uniform) return m;
+    if (share[m] > T(0)) last = m;
+  }
+  return last;
+}
 
 template <class T>
-void choose_block(const NetworkBlock<T>& from, Choice choice, const T* eps, int64_t length, T* out) {
+void expected_values(const NetworkBlock<T>& from, const ExpectedBlock<T>& k, T* out) {
+  if (!from.mixed()) {
+    for (int64_t i = 0; i < from.length; ++i) out[i] = k.base[i] + k.shift[i];
+    return;
+  }
+  for (int64_t i = 0; i < from.length; ++i) {
+    out[i] = 0;
+    for (int64_t m = i * from.components; m < (i + 1) * from.components; ++m) {
+      out[i] += from.share[m] * (k.base[m] + k.shift[m]);
+    }
+  }
+}
+
+template <class T>
+void choose_block(const NetworkBlock<T>& from, Choice choice, const Noise& draw, const Noise& component, int64_t start,
+                  T* out) {
   if (choice == Choice::kMean) {
     ExpectedBlock<T> k;
-    k.sum(from.mean, from.std, length, from.bins);
-    for (int64_t i = 0; i < length; ++i) out[i] = k.base[i] + k.shift[i];
+    k.sum(from.mean, from.std, from.all(), from.bins);
+    expected_values(from, k, out);
   } else if (choice == Choice::kMode) {
-    for (int64_t i = 0; i < length; ++i) out[i] = mode(from.mean[i], from.std[i], from.bins);
+    for (int64_t i = 0; i < from.length; ++i) out[i] = likeliest(from, i);
   } else {
-    for (int64_t i = 0; i < length; ++i) {
-      out[i] = from.bins.centre(from.bins.index(clamp(from.mean[i] + from.std[i] * eps[i], T(-1), T(1))));
+    T normals[Noise::room(kBlock)];
+    const T* eps = draw.normals(start, from.length, normals);
+    for (int64_t i = 0; i < from.length; ++i) {
+      const int64_t m = from.mixed() ? component_of(from, i, component.uniform<T>(start + i)) : 0;
+      const T value = from.mean[i * from.components + m] + from.std[i * from.components + m] * eps[i];
+      out[i] = from.bins.centre(from.bins.index(clamp(value, T(-1), T(1))));
     }
   }
 }
 
 // L_inf: weight (x - k)^2.
 template <class T>
-void squared_error(const DiscretisedLoss& op, const NetworkBlock<T>& from, const T* x, int64_t start, int64_t length,
-                   T* loss, GradientBlock<T>& gradients) {
+void squared_error(const DiscretisedLoss& op, const NetworkBlock<T>& from, const T* x, int64_t start, T* loss,
+                   GradientBlock<T>& by) {
   T buffer[kBlock];
-  const T* weight = load(op.weight, start, length, buffer);
+  const T* weight = load(op.weight, start, from.length, buffer);
   ExpectedBlock<T> k;
-  k.sum(from.mean, from.std, length, from.bins);
-  for (int64_t i = 0; i < length; ++i) {
-    const T error = (x[i] - k.base[i]) - k.shift[i], slope = -2 * weight[i] * error;
+  k.sum(from.mean, from.std, from.all(), from.bins);
+  if (!from.mixed()) {
+    for (int64_t i = 0; i < from.length; ++i) {
+      const T error = (x[i] - k.base[i]) - k.shift[i], slope = -2 * weight[i] * error;
+      loss[i] = weight[i] * error * error;
+      by.by_mean[i] = slope * k.by_mean[i];
+      by.by_std[i] = slope * k.by_std[i];
+    }
+    return;
+  }
+  for (int64_t i = 0; i < from.length; ++i) {
+    const int64_t first = i * from.components, end = first + from.components;
+    T error = 0;
+    for (int64_t m = first; m < end; ++m) error += from.share[m] * ((x[i] - k.base[m]) - k.shift[m]);
+    const T slope = -2 * weight[i] * error;
     loss[i] = weight[i] * error * error;
-    gradients.by_mean[i] = slope * k.by_mean[i];
-    gradients.by_std[i] = slope * k.by_std[i];
+    for (int64_t m = first; m < end; ++m) {
+      by.by_mean[m] = slope * from.share[m] * k.by_mean[m];
+      by.by_std[m] = slope * from.share[m] * k.by_std[m];
+      by.by_logit[m] = slope * from.share[m] * (error - ((x[i] - k.base[m]) - k.shift[m]));
+    }
   }
 }
 
 // -ln p of the bin of x.
 template <class T>
-void bin_cost(const NetworkBlock<T>& from, const T* x, int64_t length, T* loss, GradientBlock<T>& gradients) {
+void bin_cost(const NetworkBlock<T>& from, const View& x, int64_t start, T* loss, GradientBlock<T>& by) {
+  T buffer[kBlock], log_p[kBlock];
+  const T* each_x = load_each(x, start, from.length, from.components, buffer);
   const auto cost = [&](auto clip) {
     const Bins<T> bins{from.bins.count, decltype(clip)::value};
-    for (int64_t i = 0; i < length; ++i) {
-      const auto p = log_bin_prob(bins.index(x[i]), from.mean[i], from.std[i], bins);
-      loss[i] = -p.value;
-      gradients.by_mean[i] = -p.by_mean;
-      gradients.by_std[i] = -p.by_std;
+    for (int64_t i = 0; i < from.all(); ++i) {
+      const auto p = log_bin_prob(bins.index(each_x[i]), from.mean[i], from.std[i], bins);
+      log_p[i] = p.value;
+      by.by_mean[i] = -p.by_mean;
+      by.by_std[i] = -p.by_std;
     }
   };
   if (from.bins.clip) {
     cost(std::true_type{});
   } else {
     cost(std::false_type{});
+  }
+  if (!from.mixed()) {
+    for (int64_t i = 0; i < from.length; ++i) loss[i] = -log_p[i];
+    return;
+  }
+  for (int64_t i = 0; i < from.length; ++i) {
+    const int64_t first = i * from.components;
+    T part[kBlock];
+    for (int64_t m = 0; m < from.components; ++m) log_p[first + m] += from.log_share[first + m];
+    loss[i] = -log_sum(log_p + first, from.components, part);
+    for (int64_t m = 0; m < from.components; ++m) {
+      by.by_mean[first + m] *= part[m];
+      by.by_std[first + m] *= part[m];
+      by.by_logit[first + m] = from.share[first + m] - part[m];
+    }
   }
 }
 
@@ -119,8 +152,10 @@ class NStep {
         draws(loss.n_samples ? loss.n_samples : loss.num_nodes),
         eps(draws),
         weights(draws),
-        results(draws),
         normals(loss.n_samples ? draws * Noise::room(kBlock) : 0),
+        sums(loss.from.components, DrawSums<T>(draws)),
+        terms(loss.from.components),
+        part(loss.from.components, T(1)),
         sum({loss.from.num_bins, loss.from.clip}) {
     for (int64_t i = 0; i < draws; ++i) {
       eps[i] = op.n_samples ? T(0) : static_cast<T>(op.nodes[i]);
@@ -128,35 +163,53 @@ class NStep {
     }
   }
 
-  void operator()(const NetworkBlock<T>& from, const T* x, int64_t start, int64_t length, const uint8_t* mask, T* loss,
-                  GradientBlock<T>& gradients) {
+  void operator()(const NetworkBlock<T>& from, const T* x, int64_t start, const uint8_t* mask, T* loss,
+                  GradientBlock<T>& by) {
     T alpha_buffer[kBlock];
-    const T* alpha = load(op.alpha, start, length, alpha_buffer);
-    draw(start, length);
-    for (int64_t i = 0; i < length; ++i) {
+    const T* alpha = load(op.alpha, start, from.length, alpha_buffer);
+    draw(start, from.length);
+    for (int64_t i = 0; i < from.length; ++i) {
       if (mask && !mask[i]) continue;
       for (int64_t d = 0; d < op.n_samples; ++d) eps[d] = normals[d * Noise::room(kBlock) + i];
-      sum(x[i], from.mean[i], from.std[i], 1 / sqrt(alpha[i]), eps.data(), draws, results.data());
-      T value = 0, by_mean = 0, by_std = 0;
-      for (int64_t d = 0; d < draws; ++d) {
-        value += weights[d] * results[d].value;
-        by_mean += weights[d] * results[d].by_mean;
-        by_std += weights[d] * results[d].by_std;
+      const int64_t first = i * from.components;
+      for (int64_t m = 0; m < from.components; ++m) {
+        sum(x[i], from.mean[first + m], from.std[first + m], 1 / sqrt(alpha[i]), eps.data(), draws, sums[m]);
       }
-      const T n = static_cast<T>(op.n_steps);
-      loss[i] = -n * value;
-      gradients.by_mean[i] = -n * by_mean;
-      gradients.by_std[i] = -n * by_std;
+      loss[i] = expect(from, first, by);
     }
   }
 
  private:
   const DiscretisedLoss& op;
   int64_t draws;
-  std::vector<T> eps, weights;
-  std::vector<WithGradient<T>> results;
-  std::vector<T> normals;
+  std::vector<T> eps, weights, normals;
+  std::vector<DrawSums<T>> sums;  // of each component
+  std::vector<T> terms, part;
   NStepSum<T> sum;
+
+  // A mixture's sum is that of its components', times their shares.
+  T expect(const NetworkBlock<T>& from, int64_t first, GradientBlock<T>& by) {
+    const T n = static_cast<T>(op.n_steps);
+    std::fill_n(by.by_mean + first, from.components, T(0));
+    std::fill_n(by.by_std + first, from.components, T(0));
+    std::fill_n(by.by_logit + first, from.components, T(0));
+    T value = 0;
+    for (int64_t d = 0; d < draws; ++d) {
+      const T weight = -n * weights[d];
+      if (from.mixed()) {
+        for (int64_t m = 0; m < from.components; ++m) terms[m] = from.log_share[first + m] + sums[m].value[d];
+        value += weight * log_sum(terms.data(), from.components, part.data());
+      } else {
+        value += weight * sums[0].value[d];
+      }
+      for (int64_t m = 0; m < from.components; ++m) {
+        by.by_mean[first + m] += weight * part[m] * sums[m].by_mean[d];
+        by.by_std[first + m] += weight * part[m] * sums[m].by_std[d];
+        if (from.mixed()) by.by_logit[first + m] += weight * (part[m] - from.share[first + m]);
+      }
+    }
+    return value;
+  }
 
   void draw(int64_t start, int64_t length) {
     const int64_t all = op.to.batch * op.to.per_batch;
@@ -172,38 +225,40 @@ class NStep {
 
 template <class T>
 void expected_value(const DiscretisedExpectedValue& op) {
-  for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
+  for_blocks(op.count, op.from.components, [&](int64_t start, int64_t length) {
     const NetworkBlock<T> from(op.from, start, length);
-    GradientBlock<T> gradients;
+    GradientBlock<T> by;
     ExpectedBlock<T> k;
-    T buffer[kBlock];
-    k.sum(from.mean, from.std, length, from.bins);
-    for (int64_t i = 0; i < length; ++i) buffer[i] = k.base[i] + k.shift[i];
-    std::copy_n(k.by_mean, length, gradients.by_mean);
-    std::copy_n(k.by_std, length, gradients.by_std);
-    store(op.out, start, length, buffer);
-    gradients.write(op.gradients, from, start, length);
+    T out[kBlock];
+    k.sum(from.mean, from.std, from.all(), from.bins);
+    expected_values(from, k, out);
+    store(op.out, start, length, out);
+    for (int64_t i = 0; i < from.all(); ++i) {
+      const T share = from.mixed() ? from.share[i] : T(1);
+      by.by_mean[i] = share * k.by_mean[i];
+      by.by_std[i] = share * k.by_std[i];
+      by.by_logit[i] = from.mixed() ? share * (k.base[i] + k.shift[i] - out[i / from.components]) : T(0);
+    }
+    by.write(op.gradients, from, start);
   });
 }
 
 template <class T>
 void choose(const Choose& op) {
-  for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
+  for_blocks(op.count, op.from.components, [&](int64_t start, int64_t length) {
     const NetworkBlock<T> from(op.from, start, length);
-    T buffer[kBlock], normals[Noise::room(kBlock)];
-    const T* eps = op.choice == Choice::kSample ? op.draw.normals(start, length, normals) : nullptr;
-    choose_block(from, op.choice, eps, length, buffer);
-    store(op.out, start, length, buffer);
+    T out[kBlock];
+    choose_block(from, op.choice, op.draw, op.component, start, out);
+    store(op.out, start, length, out);
   });
 }
 
 template <class T>
 void discretised_update(const DiscretisedUpdate& op) {
-  for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
+  for_blocks(op.count, op.from.components, [&](int64_t start, int64_t length) {
     const NetworkBlock<T> from(op.from, start, length);
     T value[kBlock], buffers[5][kBlock], normals[Noise::room(kBlock)];
-    const T* draw = op.choice == Choice::kSample ? op.draw.normals(start, length, normals) : nullptr;
-    choose_block(from, op.choice, draw, length, value);
+    choose_block(from, op.choice, op.draw, op.component, start, value);
     if (op.known) {
       uint8_t mask_buffer[kBlock];
       const T* known = load(op.known, start, length, buffers[0]);
@@ -223,20 +278,20 @@ void discretised_update(const DiscretisedUpdate& op) {
 template <class T>
 void discretised_loss(const DiscretisedLoss& op) {
   const auto scratch = [&] { return op.alpha ? std::make_unique<NStep<T>>(op) : nullptr; };
-  reduce_losses<T>(op.to, 1, scratch, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, auto& nstep) {
+  const auto block = [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, auto& nstep) {
     const NetworkBlock<T> from(op.from, start, length);
-    GradientBlock<T> gradients;
+    GradientBlock<T> by;
     T buffer[kBlock];
-    const T* x = load(op.x, start, length, buffer);
     if (op.weight) {
-      squared_error(op, from, x, start, length, loss, gradients);
+      squared_error(op, from, load(op.x, start, length, buffer), start, loss, by);
     } else if (op.alpha) {
-      (*nstep)(from, x, start, length, mask, loss, gradients);
+      (*nstep)(from, load(op.x, start, length, buffer), start, mask, loss, by);
     } else {
-      bin_cost(from, x, length, loss, gradients);
+      bin_cost(from, op.x, start, loss, by);
     }
-    gradients.write(op.gradients, from, start, length, mask);
-  });
+    by.write(op.gradients, from, start, mask);
+  };
+  reduce_losses<T>(op.to, op.from.components, scratch, block);
 }
 
 #define BFN_INSTANTIATE(T)                                          \

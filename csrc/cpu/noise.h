@@ -97,12 +97,12 @@ const T* Noise::row_normals(int64_t row, int64_t num_classes, T* buffer, uint32_
   return buffer;
 }
 
-// The uniform that draws a class: row r takes word r % 4 of group r / 4.
+// The uniform that draws a class or a component: row r takes word r % 4 of group r / 4.
 template <class T>
 T Noise::uniform(int64_t row) const {
   T value;
   if (explicit_values) return *load(explicit_values, row, 1, &value);
-  const Words w = philox(key_of(*this), static_cast<uint64_t>(row / 4), kClass, 0);
+  const Words w = philox(key_of(*this), static_cast<uint64_t>(row / 4), stream, 0);
   const uint32_t words[4] = {w.w0, w.w1, w.w2, w.w3};
   return static_cast<T>(unit(words[row % 4]));
 }

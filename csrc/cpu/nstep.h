@@ -9,6 +9,13 @@ namespace bfn {
 
 constexpr int64_t kPointLanes = 16;  // points worked on at a time, so that compilers use SIMD
 
+// ln sum_k p_k exp(q_k (eps - q_k / 2)) of every draw, with its derivatives by mean and std.
+template <class T>
+struct DrawSums {
+  std::vector<T> top, value, by_mean, by_std;
+  explicit DrawSums(int64_t draws) : top(draws), value(draws), by_mean(draws), by_std(draws) {}
+};
+
 template <class T>
 class NStepSum {
  public:
@@ -21,8 +28,7 @@ class NStepSum {
     }
   }
 
-  // ln sum_k p_k exp(q_k (eps - q_k / 2)) of every draw, with its derivatives.
-  void operator()(T x, T mean, T std, T tau, const T* eps, int64_t draws, WithGradient<T>* out) {
+  void operator()(T x, T mean, T std, T tau, const T* eps, int64_t draws, DrawSums<T>& out) {
     const WithGradient<T> none{T(0), T(0), T(0)}, total = bins.clip ? none : log_total(mean, std);
     const bool uniform = !bins.clip && exp(total.value) < kTinyTotal<T>;
     const Variable v{x, mean, std, tau, uniform, Bump<T>(std, tau, uniform)};
@@ -40,11 +46,13 @@ class NStepSum {
       make_points(v, window);
       for (int64_t i = begin; i < end; ++i) {
         const Sum sum = sum_of_draw(v, window, eps[i]);
-        const auto share = uniform ? none : total;
-        out[i] = {sum.top + log(sum.value) - share.value, sum.by_mean / sum.value - share.by_mean,
-                  sum.by_std / sum.value - share.by_std};
+        out.top[i] = sum.top;
+        out.value[i] = sum.value;
+        out.by_mean[i] = sum.by_mean;
+        out.by_std[i] = sum.by_std;
       }
     }
+    finish(uniform ? none : total, draws, out);
   }
 
  private:
@@ -63,6 +71,17 @@ class NStepSum {
   T nodes[kNodes], node_weights[kNodes];
 
   static int64_t padded(int64_t n) { return (n + kPointLanes - 1) / kPointLanes * kPointLanes; }
+
+  static void finish(WithGradient<T> total, int64_t draws, DrawSums<T>& out) {
+    T *value = out.value.data(), *by_mean = out.by_mean.data(), *by_std = out.by_std.data();
+    const T* top = out.top.data();
+    for (int64_t i = 0; i < draws; ++i) {
+      const T sum = value[i];
+      value[i] = top[i] + log(sum) - total.value;
+      by_mean[i] = by_mean[i] / sum - total.by_mean;
+      by_std[i] = by_std[i] / sum - total.by_std;
+    }
+  }
 
   WithGradient<T> inner_bin(const Variable& v, T z, T d) const {
     if (v.uniform) return {-log(bins.real_count()), T(0), T(0)};

@@ -180,7 +180,7 @@ void uniform_lanes(const Noise& noise, const Rows& rows, T (&out)[kLanes]) {
   if (noise.explicit_values) return load_lanes(noise.explicit_values, rows, out);
   uint32_t words[4][kLanes];
   const int64_t first = rows.first / 4;
-  fill_words(words, key_of(noise), static_cast<uint64_t>(first), 1, kClass, 0);
+  fill_words(words, key_of(noise), static_cast<uint64_t>(first), 1, noise.stream, 0);
   for (int64_t j = 0; j < kLanes; ++j) {
     const int64_t row = rows.first + std::min(j, rows.count - 1);
     out[j] = static_cast<T>(unit(words[row % 4][row / 4 - first]));

@@ -18,8 +18,8 @@ BFN_HD WithGradient<T> log_total(T mean, T std) {
   return by_mean_and_std(log_interval(left, right, -mean / std, T(2) / std), left, right, std);
 }
 
-// ln of the mass of a bin with its centre at z and a width of d, in units of std, log_d = ln d. A narrow bin is a Taylor series about
-// its centre: the difference of its edges' terms would cancel.
+// ln of the mass of a bin with its centre at z and a width of d, in units of std, log_d = ln d. A narrow bin is a
+// Taylor series about its centre: the difference of its edges' terms would cancel.
 template <class T>
 BFN_HD WithGradient<T> log_inner_bin(T z, T d, T log_d, T std) {
   const T left = z - T(0.5) * d, right = z + T(0.5) * d;

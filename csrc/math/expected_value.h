@@ -22,11 +22,8 @@ constexpr int64_t kEdgesSeen[] = {7, 13, 25};
 
 template <class T>
 BFN_HD EdgeRule edge_rule(T std, T h) {
-  return std < h / 2   ? EdgeRule::kSeven
-         : std < h     ? EdgeRule::kThirteen
-         : std < 2 * h ? EdgeRule::kTwentyFive
-         : std < T(2)  ? EdgeRule::kSmooth
-                       : EdgeRule::kWide;
+  const int rule = (std >= h / 2) + (std >= h) + (std >= 2 * h) + (std >= T(2));  // 2h is at most 2
+  return static_cast<EdgeRule>(rule);
 }
 
 // The edges that a rule of `count` edges sees, 1 to K - 1 in all.

@@ -11,6 +11,8 @@ enum Stream : uint32_t {
   kClass = 1,       // uniforms that draw a class
   kMonteCarlo = 2,  // normals of a Monte-Carlo expectation
   kOutput = 3,      // normals that draw a value from a discretised output distribution
+  kFoldIn = 4,      // words that make a new seed
+  kComponent = 5,   // uniforms that draw a component of a mixture
 };
 
 struct Words {

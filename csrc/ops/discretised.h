@@ -7,23 +7,25 @@
 
 namespace bfn {
 
-// The two predictions, and what makes a normal of them; `kDirect` takes them for its mean and std.
+// The two predictions, and what makes a normal of them; `kDirect` takes them for its mean and std. Of a mixture there
+// are `components` predictions and a logit of each per variable.
 struct NetworkOutput {
   Parametrisation kind;
-  View prediction, log_std, mean, a, b;
+  int64_t components;
+  View prediction, log_std, mixture_logits, mean, a, b;
   int64_t num_bins;
   bool clip;
 };
 
-struct LossGradients {
-  View by_prediction, by_log_std;  // null where none is asked for
+struct NetworkGradients {
+  View by_prediction, by_log_std, by_mixture_logits;  // null where none is asked for
 };
 
 struct DiscretisedExpectedValue {
   int64_t count;
   NetworkOutput from;
   View out;
-  LossGradients gradients;
+  NetworkGradients gradients;
 };
 
 enum class Choice : int64_t { kSample, kMode, kMean };
@@ -32,7 +34,7 @@ struct Choose {
   int64_t count;
   NetworkOutput from;
   Choice choice;
-  Noise draw;
+  Noise draw, component;
   View out;
 };
 
@@ -41,7 +43,7 @@ struct DiscretisedUpdate {
   NetworkOutput from;
   Choice choice;
   View state, a, b, std, known, known_mask;
-  Noise noise, draw;
+  Noise noise, draw, component;
   View out;
 };
 
@@ -54,7 +56,7 @@ struct DiscretisedLoss {
   const double *nodes, *node_weights;
   int64_t num_nodes;
   Noise noise;
-  LossGradients gradients;
+  NetworkGradients gradients;
   LossTarget to;
 };
 

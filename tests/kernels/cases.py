@@ -78,6 +78,12 @@ def per_class(make, num_classes):
     return lambda shape, dtype, g: make((*shape, num_classes), dtype, g)
 
 
+def mixture(fields, *shared):
+    """Those of a mixture of three: all but the `shared` ones for each component, and its logits."""
+    each = {name: make if name in shared else per_class(make, 3) for name, make in fields.items()}
+    return {**each, "mixture_logits": per_class(normal(), 3)}
+
+
 def draws(make, count):
     return lambda shape, dtype, g: make((count, *shape), dtype, g)
 
@@ -173,6 +179,11 @@ DISCRETISED += [
     Case("discretised.sample", {**OUTPUT, "noise": normal()}, {"num_bins": 16}),
     Case("discretised.sample[far]", {**FAR, "noise": normal()}, {"num_bins": 2}),
     Case("discretised.mode", OUTPUT, {"num_bins": 17}),
+    Case("discretised.expected_value[mixture]", mixture(OUTPUT), {"num_bins": 16}, (*OUTPUT, "mixture_logits")),
+    Case("discretised.expected_value[mixture unclipped]", mixture(OUTPUT), {"num_bins": 17, "clip": False}, (*OUTPUT, "mixture_logits")),
+    Case("discretised.log_prob[mixture]", {"x": DATA, **mixture(OUTPUT)}, {"num_bins": 16}, (*OUTPUT, "mixture_logits")),
+    Case("discretised.sample[mixture]", {**mixture(OUTPUT), "noise": normal(), "component_noise": uniform(0, 1)}, {"num_bins": 16}),
+    Case("discretised.mode[mixture]", mixture(OUTPUT), {"num_bins": 17}),
 ]  # fmt: skip
 NET = {"pred_mean": normal(0.3), "pred_log_std": normal(0.5), "mean": DATA}
 LOSS = {"x": DATA, **NET}
@@ -186,6 +197,8 @@ for op, extra, options in [
 ]:
     unclipped = {} if op == "reconstruction_loss" else {"clip": False}
     DISCRETISED += [
+        Case(f"discretised.{op}[mixture]", {**LOSS, **mixture(NET, "mean"), **extra}, {"num_bins": 16, **options}, (*PREDICTIONS, "mixture_logits")),
+        Case(f"discretised.{op}[mixture data]", {**NAN, **mixture(NET, "mean"), **extra}, {"num_bins": 17, "reduction": "batch", **unclipped, **DIRECT, **options}, (*PREDICTIONS, "mixture_logits")),
         Case(f"discretised.{op}", {**LOSS, **extra}, {"num_bins": 16, **options}, PREDICTIONS),
         Case(f"discretised.{op}[data]", {**LOSS, **extra}, {"num_bins": 17, "reduction": "none", **DIRECT, **options}, PREDICTIONS),
         Case(f"discretised.{op}[batch]", {**LOSS, **extra}, {"num_bins": 2, "reduction": "batch", **unclipped, **options}, PREDICTIONS),
@@ -209,6 +222,8 @@ DISCRETISED += [
 STEP = {**NET, "precision": ALPHA, "t": TIME, "alpha": ALPHA, "noise": normal()}
 DISCRETISED += [
     Case("discretised.update_sample", {**STEP, "draw_noise": normal()}, {"num_bins": 16, **PAPER}, ("mean",), hard=True),
+    Case("discretised.update_sample[mixture]", {**STEP, **mixture(NET, "mean"), "draw_noise": normal(), "component_noise": uniform(0, 1)}, {"num_bins": 16, **DIRECT, **PAPER}, ("mean",)),
+    Case("discretised.update_sample[mixture mean]", {**STEP, **mixture(NET, "mean")}, {"num_bins": 16, "choose": "mean", **PAPER}, (*PREDICTIONS, "mixture_logits", "mean")),
     Case("discretised.update_sample[data]", {**STEP, "draw_noise": normal()}, {"num_bins": 16, **DIRECT, **PAPER}, ("mean",)),
     Case("discretised.update_sample[known]", {**STEP, "draw_noise": normal(), **KNOWN}, {"num_bins": 17, **DIRECT, **PAPER}, ("mean",)),
     Case("discretised.update_sample[mode]", STEP, {"num_bins": 16, "choose": "mode", **DIRECT, **PAPER}, ("mean",)),
