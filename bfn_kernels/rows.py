@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bfn_kernels import checks
 from bfn_kernels.backends import NAMESPACES
-from bfn_kernels.operators import Namespace, register
+from bfn_kernels.operators import Namespace, register_plain
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
 
 Rows = float | Tensor
@@ -60,11 +60,11 @@ class Given:
         return self.rho + self.value
 
 
-# csrc/math/schedules.h has the same numbers.
+# The bit of each, in the order of csrc/math/schedules.h; a set of them is made in that order.
 (
     GAMMA, FLOW_STD, MEAN_SCALE, NOISE_SCALE, RATE, ALPHA, STD, HALF_PRECISION, LOG_NORMALISER, BETA, BETA_SPREAD,
     KEEP, TAKE, UPDATE_STD, SENDER_STD, ACCURACY, SPREAD,
-) = range(17)  # fmt: skip
+) = (1 << place for place in range(17))  # fmt: skip
 FORMULAS: dict[int, Callable[[Given], Tensor]] = {
     GAMMA: lambda of: of.gamma()[0],
     FLOW_STD: Given.flow_std,
@@ -94,8 +94,9 @@ SCHEDULES: dict[type, Callable[[Any], tuple[int, float, int]]] = {
 }
 
 
-FLOW = MEAN_SCALE, NOISE_SCALE
-UPDATE = KEEP, TAKE, UPDATE_STD
+FLOW = MEAN_SCALE | NOISE_SCALE
+UPDATE = KEEP | TAKE | UPDATE_STD
+MESSAGE = ACCURACY | SPREAD
 
 
 class Flow(NamedTuple):
@@ -111,7 +112,7 @@ class Flow(NamedTuple):
 
 
 def of_times(
-    ops: Namespace | None, which: Sequence[int], t: Rows, shape: Sequence[int], data: Tensor, dtype: torch.dtype,
+    ops: Namespace | None, which: int, t: Rows, shape: Sequence[int], data: Tensor, dtype: torch.dtype,
     schedule: Any, n_steps: int = 0, scale: float = 1.0,
 ) -> list[Tensor]:  # fmt: skip
     """The numbers `which` of times in [0, 1], in `dtype`; they broadcast to `shape`."""
@@ -123,7 +124,7 @@ def of_times(
 
 
 def of_accuracies(
-    ops: Namespace | None, which: Sequence[int], alpha: Rows, shape: Sequence[int], data: Tensor, dtype: torch.dtype,
+    ops: Namespace | None, which: int, alpha: Rows, shape: Sequence[int], data: Tensor, dtype: torch.dtype,
     precision: Rows | None = None, scale: float = 1.0,
 ) -> list[Tensor]:  # fmt: skip
     """The numbers `which` of an accuracy and of the precision that it is added to, both at least 0."""
@@ -134,8 +135,8 @@ def of_accuracies(
     return made
 
 
-def _by_formulas(which: Sequence[int], dtype: torch.dtype, given: Given) -> list[Tensor]:
-    return [FORMULAS[number](given).to(dtype) for number in which]
+def _by_formulas(which: int, dtype: torch.dtype, given: Given) -> list[Tensor]:
+    return [formula(given).to(dtype) for bit, formula in FORMULAS.items() if which & bit]
 
 
 def _by_operator(
@@ -166,8 +167,8 @@ def _fake(value, rho, shape, schedule, parameter, num_classes, n_steps, scale, w
         for d, size in enumerate(() if given is None else given.shape):
             if size != 1:
                 sizes[d] = size
-    return [value.new_empty(sizes, dtype=dtype) for _ in which]
+    return [value.new_empty(sizes, dtype=dtype) for _ in range(which.bit_count())]
 
 
 for _ops in NAMESPACES.values():
-    register(_ops, "row_numbers", _fake)
+    register_plain(_ops, "row_numbers", _fake)

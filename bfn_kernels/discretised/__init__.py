@@ -12,7 +12,7 @@ Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a 
 from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import check_out, expectation, known_values, randomness, updated_precision
+from bfn_kernels.arguments import check_out, drawn_seed, expectation, known_values, updated_precision
 from bfn_kernels.continuous import check_prediction, data_flow
 from bfn_kernels.discretised import autograd, reference
 from bfn_kernels.rows import Rows
@@ -73,7 +73,7 @@ def sample(
     _normal(mean, std, num_bins)
     checks.no_gradient("a draw has none", mean=mean, std=std)
     _, op = _family("sample", backend, mean.device)
-    return op(mean, std, num_bins, *randomness(mean, seed, noise=(noise, mean.shape)))
+    return op(mean, std, num_bins, drawn_seed(mean, seed, ("noise", noise, mean.shape)), noise)
 
 
 def mode(mean: Tensor, std: Tensor, *, num_bins: int, backend: str | None = None) -> Tensor:
@@ -121,7 +121,7 @@ def continuous_time_loss(
     mean = _check_loss(x, pred_mean, pred_log_std, mean, parametrisation, num_bins, mask, reduction)
     ops, op = _family("continuous_time_loss", backend, x.device)
     dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mean)
-    flow, (weight,) = data_flow(ops, parametrisation, (rows.RATE,), t, x, dtype, schedule, scale=0.5)
+    flow, (weight,) = data_flow(ops, parametrisation, rows.RATE, t, x, dtype, schedule, scale=0.5)
     return op(x, pred_mean, pred_log_std, mean, flow, weight, num_bins, clip, mask, reduction)
 
 
@@ -161,7 +161,7 @@ def discrete_time_loss(
     mean = _check_loss(x, pred_mean, pred_log_std, mean, parametrisation, num_bins, mask, reduction)
     ops, op = _family("discrete_time_loss", backend, x.device)
     dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mean)
-    flow, (alpha,) = data_flow(ops, parametrisation, (rows.ALPHA,), t, x, dtype, schedule, n_steps)
+    flow, (alpha,) = data_flow(ops, parametrisation, rows.ALPHA, t, x, dtype, schedule, n_steps)
     if n_samples is None and quadrature is None:
         quadrature = 8
     expect = expectation(x, x.shape, quadrature, n_samples, seed, noise)
@@ -194,7 +194,7 @@ def reconstruction_loss(
     mean = _check_loss(x, pred_mean, pred_log_std, mean, parametrisation, num_bins, mask, reduction)
     ops, op = _family("reconstruction_loss", backend, x.device)
     dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mean)
-    flow, _ = data_flow(ops, parametrisation, (), 1.0, x, dtype, schedule)
+    flow, _ = data_flow(ops, parametrisation, 0, 1.0, x, dtype, schedule)
     return op(x, pred_mean, pred_log_std, mean, flow, num_bins, mask, reduction)
 
 
@@ -245,15 +245,13 @@ def update_sample(
         checks.no_gradient(f"a {choose} has none", pred_mean=pred_mean, pred_log_std=pred_log_std)
     ops, op = _family("update_sample", backend, mean.device)
     dtype = checks.compute_dtype(pred_mean, pred_log_std, mean)
-    flow, _ = data_flow(ops, parametrisation, (), t, mean, dtype, schedule)
+    flow, _ = data_flow(ops, parametrisation, 0, t, mean, dtype, schedule)
     update = rows.of_accuracies(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision)
-    noises = {"noise": (noise, mean.shape)}
-    if choose == "sample":
-        noises["draw_noise"] = (draw_noise, mean.shape)
-    random = randomness(mean, seed, **noises)
+    draws = [("draw_noise", draw_noise, mean.shape)] if choose == "sample" else []
+    seed = drawn_seed(mean, seed, ("noise", noise, mean.shape), *draws)
     updated = op(
         pred_mean, pred_log_std, mean, flow, *update, num_bins, choose, known, known_mask,
-        random[0], noise, draw_noise, out,
+        seed, noise, draw_noise, out,
     )  # fmt: skip
     return updated, updated_precision(precision, alpha, mean)
 

@@ -38,7 +38,7 @@ std::tuple<Tensor, Tensor, Tensor> expected_value_new(const Tensor& mean, const 
                                                       bool clip, bool need_mean, bool need_std) {
   const Shape shape = shape_of(mean);
   const ScalarType type = compute_type({&mean, &std});
-  Tensor out = torch::stable::empty_like(mean);
+  Tensor out = new_like(mean);
   const Gradients gradients(mean, type, need_mean, need_std);
   const DiscretisedExpectedValue op{numel(shape), network_output(mean, std, {}, {}, {}, 0, num_bins, clip),
                                     view("out", out, shape), gradients.out};
@@ -49,7 +49,7 @@ std::tuple<Tensor, Tensor, Tensor> expected_value_new(const Tensor& mean, const 
 Tensor choose_new(const Tensor& mean, const Tensor& std, int64_t num_bins, int64_t choice, const MaybeTensor& seed,
                   const MaybeTensor& noise) {
   const Shape shape = shape_of(mean);
-  Tensor out = torch::stable::empty_like(mean);
+  Tensor out = new_like(mean);
   Choose op{numel(shape),
             network_output(mean, std, {}, {}, {}, 0, num_bins, true),
             static_cast<Choice>(choice),
@@ -85,7 +85,7 @@ Tensor update_new(const Tensor& prediction, const Tensor& log_std, const Tensor&
                   const MaybeTensor& b, int64_t parametrisation, int64_t num_bins, int64_t choice, const Tensor& keep,
                   const Tensor& take, const Tensor& std, const MaybeTensor& known, const MaybeTensor& known_mask,
                   const MaybeTensor& seed, const MaybeTensor& noise, const MaybeTensor& draw_noise) {
-  Tensor out = torch::stable::empty_like(mean);
+  Tensor out = new_like(mean);
   update_out(prediction, log_std, mean, a, b, parametrisation, num_bins, choice, keep, take, std, known, known_mask,
              seed, noise, draw_noise, out);
   return out;
