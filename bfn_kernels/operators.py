@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 try:
-    from torch._C import _any_requires_grad, _are_functorch_transforms_active, _AutoDispatchBelowAutograd
+    from torch._C import _any_requires_grad, _AutoDispatchBelowAutograd
 
     SHORT_WAY = True
 except ImportError:  # they are private to torch
@@ -90,7 +90,7 @@ def _call(overload: Callable, save: Callable, backward: Callable) -> Callable:
     differentiable = type(f"{overload}", (torch.autograd.Function,), methods)
 
     def call(*args):
-        if torch.compiler.is_compiling() or _are_functorch_transforms_active() or has_torch_function(args):
+        if torch.compiler.is_compiling() or has_torch_function(args):
             return overload(*args)
         if torch.is_grad_enabled() and _any_requires_grad(*args):
             return differentiable.apply(*args)

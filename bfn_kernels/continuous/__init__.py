@@ -42,7 +42,7 @@ def flow_sample(
     checks.data("x", x)
     schedule = continuous_schedule(sigma_1, schedule)
     ops, op = _family("flow_sample", backend, x.device)
-    gamma, std = rows.of_times(ops, rows.GAMMA | rows.FLOW_STD, t, x.shape, x, checks.compute_dtype(x), schedule)
+    gamma, std = rows.numbers(ops, rows.GAMMA | rows.FLOW_STD, t, x.shape, x, checks.compute_dtype(x), schedule)
     return op(x, gamma, std, drawn_seed(x, seed, ("noise", noise, x.shape)), noise)
 
 
@@ -63,7 +63,7 @@ def sender_sample(
     """
     checks.data("x", x)
     ops, op = _family("sender_sample", backend, x.device)
-    (std,) = rows.of_accuracies(ops, rows.SENDER_STD, alpha, x.shape, x, checks.compute_dtype(x))
+    (std,) = rows.numbers(ops, rows.SENDER_STD, alpha, x.shape, x, checks.compute_dtype(x))
     return op(x, std, drawn_seed(x, seed, ("noise", noise, x.shape)), noise)
 
 
@@ -82,7 +82,7 @@ def bayesian_update(
     checks.like("y", y, "mean", mean)
     ops, op = _family("bayesian_update", backend, mean.device)
     dtype = checks.compute_dtype(mean, y)
-    keep, take = rows.of_accuracies(ops, rows.KEEP | rows.TAKE, alpha, mean.shape, mean, dtype, precision)
+    keep, take = rows.numbers(ops, rows.KEEP | rows.TAKE, alpha, mean.shape, mean, dtype, precision=precision)
     return op(mean, keep, y, take), updated_precision(precision, alpha, mean)
 
 
@@ -114,7 +114,7 @@ def update_sample(
     check_out(out, mean, x=x, mean=mean)
     ops, op = _family("update_sample", backend, mean.device)
     dtype = checks.compute_dtype(x, mean)
-    update = rows.of_accuracies(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision)
+    update = rows.numbers(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision=precision)
     if known is not None:
         x = torch.where(known_mask, known.to(x.dtype), x)
     updated = op(x, mean, *update, drawn_seed(mean, seed, ("noise", noise, mean.shape)), noise, out)
@@ -145,7 +145,7 @@ def predict_data(
     clip = checks.interval("clip", clip)
     ops, op = _family("predict_data", backend, noise_pred.device)
     dtype = checks.compute_dtype(noise_pred, mean)
-    flow = Flow(*rows.of_times(ops, rows.FLOW, t, mean.shape, mean, dtype, schedule))
+    flow = Flow(*rows.numbers(ops, rows.FLOW, t, mean.shape, mean, dtype, schedule))
     return op(noise_pred, mean, flow, clip)
 
 
@@ -262,7 +262,7 @@ def data_flow(
     """The flow, None where the network puts out the data itself, and the numbers `which` of the rows."""
     direct = parametrisation == "data"
     which = which if direct else rows.FLOW | which
-    made = rows.of_times(ops, which, t, x.shape, x, dtype, schedule, n_steps, scale)
+    made = rows.numbers(ops, which, t, x.shape, x, dtype, schedule, n_steps=n_steps, scale=scale)
     return (None, made) if direct else (Flow(*made[:2]), made[2:])
 
 

@@ -49,7 +49,7 @@ def flow_sample(
     schedule = discrete_schedule(beta_1, schedule)
     dtype, work = _message_types(num_classes, dtype)
     ops, op = _family("sender_sample", backend, x.device)
-    beta, spread = rows.of_times(ops, rows.BETA | rows.BETA_SPREAD, t, x.shape, x, work, schedule, scale=num_classes)
+    beta, spread = rows.numbers(ops, rows.BETA | rows.BETA_SPREAD, t, x.shape, x, work, schedule, scale=num_classes)
     seed = drawn_seed(x, seed, ("noise", noise, (*x.shape, num_classes)))
     return op(x, beta, spread, num_classes, seed, noise, output == "probs", dtype)
 
@@ -75,7 +75,7 @@ def sender_sample(
     checks.classes("x", x)
     dtype, work = _message_types(num_classes, dtype)
     ops, op = _family("sender_sample", backend, x.device)
-    alpha, spread = rows.of_accuracies(ops, rows.MESSAGE, alpha, x.shape, x, work, scale=num_classes)
+    alpha, spread = rows.numbers(ops, rows.MESSAGE, alpha, x.shape, x, work, scale=num_classes)
     seed = drawn_seed(x, seed, ("noise", noise, (*x.shape, num_classes)))
     return op(x, alpha, spread, num_classes, seed, noise, False, dtype)
 
@@ -152,7 +152,7 @@ def update_sample(
     ops, op = _family("update_sample", backend, state.device)
     lead, num_classes = state.shape[:-1], state.shape[-1]
     dtype = checks.compute_dtype(output_logits, state)
-    alpha, spread = rows.of_accuracies(ops, rows.MESSAGE, alpha, lead, state, dtype, scale=num_classes)
+    alpha, spread = rows.numbers(ops, rows.MESSAGE, alpha, lead, state, dtype, scale=num_classes)
     draws = [("draw_noise", draw_noise, lead)] if choose == "sample" else []
     seed = drawn_seed(state, seed, ("noise", noise, state.shape), *draws)
     return op(output_logits, state, alpha, spread, choose, known, known_mask, seed, noise, draw_noise, out)
@@ -182,7 +182,7 @@ def continuous_time_loss(
     schedule = discrete_schedule(beta_1, schedule)
     ops, op = _family("continuous_time_loss", backend, x.device)
     dtype, scale = checks.compute_dtype(logits), logits.shape[-1] / 2
-    (weight,) = rows.of_times(ops, rows.RATE, t, x.shape, x, dtype, schedule, scale=scale)
+    (weight,) = rows.numbers(ops, rows.RATE, t, x.shape, x, dtype, schedule, scale=scale)
     return op(x, logits, weight, mask, reduction)
 
 
@@ -225,7 +225,7 @@ def discrete_time_loss(
         )
     schedule = discrete_schedule(beta_1, schedule)
     ops, op = _family("discrete_time_loss", backend, x.device)
-    (alpha,) = rows.of_times(ops, rows.ALPHA, t, x.shape, x, checks.compute_dtype(logits), schedule, n_steps)
+    (alpha,) = rows.numbers(ops, rows.ALPHA, t, x.shape, x, checks.compute_dtype(logits), schedule, n_steps=n_steps)
     expect = expectation(logits, logits.shape, quadrature, n_samples, seed, noise)
     return op(x, logits, alpha, n_steps, receiver, expect, mask, reduction)
 

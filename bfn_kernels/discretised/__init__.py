@@ -246,7 +246,7 @@ def update_sample(
     ops, op = _family("update_sample", backend, mean.device)
     dtype = checks.compute_dtype(pred_mean, pred_log_std, mean)
     flow, _ = data_flow(ops, parametrisation, 0, t, mean, dtype, schedule)
-    update = rows.of_accuracies(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision)
+    update = rows.numbers(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision=precision)
     draws = [("draw_noise", draw_noise, mean.shape)] if choose == "sample" else []
     seed = drawn_seed(mean, seed, ("noise", noise, mean.shape), *draws)
     updated = op(
