@@ -13,18 +13,22 @@ from bfn_kernels import noise as random
 MAX_NODES = 128
 
 
-def randomness(like: Tensor, seed: int | Tensor | None, **noises: tuple[Tensor | None, Sequence[int]]) -> tuple:
-    """`seed=` and the explicit noises, each with its shape: the seed as a tensor, None where nothing is left to draw,
-    and the noises."""
-    for name, (noise, shape) in noises.items():
+def drawn_seed(
+    like: Tensor, seed: int | Tensor | None, *noises: tuple[str, Tensor | None, Sequence[int]]
+) -> Tensor | None:
+    """`seed=` as a tensor, beside the explicit noises with their names and shapes; None where nothing is left to
+    draw."""
+    explicit = []
+    for name, noise, shape in noises:
         if noise is not None:
             checks.like(name, noise, "the data", like, shape)
             checks.no_gradient("none is defined for noise", **{name: noise})
-    if all(noise is not None for noise, _ in noises.values()):
-        if seed is not None:
-            raise ValueError(f"seed must be None where {' and '.join(noises)} is given, got {seed!r}")
-        return (None, *(noise for noise, _ in noises.values()))
-    return (random.as_seed(seed, like), *(noise for noise, _ in noises.values()))
+            explicit.append(name)
+    if len(explicit) < len(noises):
+        return random.as_seed(seed, like)
+    if seed is not None:
+        raise ValueError(f"seed must be None where {' and '.join(explicit)} is given, got {seed!r}")
+    return None
 
 
 class Expectation(NamedTuple):
@@ -67,7 +71,7 @@ def expectation(
         nodes, weights = _gauss_hermite(quadrature)
         return Expectation(nodes, weights, 0, None, None)
     checks.integer("n_samples", n_samples, 1)
-    return Expectation((), (), n_samples, *randomness(like, seed, noise=(noise, (n_samples, *shape))))
+    return Expectation((), (), n_samples, drawn_seed(like, seed, ("noise", noise, (n_samples, *shape))), noise)
 
 
 @torch.compiler.assume_constant_result
@@ -110,9 +114,12 @@ def updated_precision(precision: float | Tensor, alpha: float | Tensor, model: T
     """ρ + α: a number if both are, else a tensor with the shape of their rows, in ρ's type or float32."""
     if not isinstance(precision, Tensor) and not isinstance(alpha, Tensor):
         return float(precision) + float(alpha)
-    if isinstance(precision, Tensor) and isinstance(alpha, Tensor) and precision.shape == alpha.shape:
-        if precision.dtype == alpha.dtype:  # as in float64: the sum is rounded once
-            return precision + alpha
+    if (
+        isinstance(precision, Tensor)
+        and isinstance(alpha, Tensor)
+        and (precision.shape, precision.dtype) == (alpha.shape, alpha.dtype)
+    ):
+        return precision + alpha
     rho, alpha_rows = (
         checks.rows(name, v, model.shape, model, 0) for name, v in (("precision", precision), ("alpha", alpha))
     )

@@ -58,7 +58,7 @@ def like(name: str, value: Tensor, model_name: str, model: Tensor, shape: Sequen
     shape = model.shape if shape is None else shape
     _is_tensor(name, value)
     _dtype(name, value, FLOATS)
-    if tuple(value.shape) != tuple(shape):
+    if value.shape != shape:
         raise ValueError(
             f"{name} must have shape {tuple(shape)}, as {model_name} of shape {tuple(model.shape)} requires, "
             f"got {tuple(value.shape)}"
@@ -147,4 +147,7 @@ def no_gradient(reason: str, **tensors: Tensor | None) -> None:
 
 def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
     """float64 if any argument has it, float32 otherwise."""
-    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
+    for t in tensors:
+        if t is not None and t.dtype == torch.float64:
+            return torch.float64
+    return torch.float32

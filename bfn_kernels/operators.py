@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 try:
-    from torch._C import _any_requires_grad, _are_functorch_transforms_active, _AutoDispatchBelowAutograd
+    from torch._C import _any_requires_grad, _AutoDispatchBelowAutograd
 
     SHORT_WAY = True
 except ImportError:  # they are private to torch
@@ -58,10 +58,15 @@ def register(ops: Namespace, name: str, fake: Callable, backward: Callable | Non
     setattr(ops, name, _call(_overload(ops, name), save_inputs, checked_backward))
 
 
-def register_in_place(ops: Namespace, name: str) -> None:
-    """The fake of an operator that writes into its last argument."""
-    torch.library.register_fake(f"{ops.name}::{name}", lambda *args, **kwargs: None)
+def register_plain(ops: Namespace, name: str, fake: Callable) -> None:
+    """The fake of an operator that is never asked for a gradient."""
+    torch.library.register_fake(f"{ops.name}::{name}", fake)
     setattr(ops, name, _overload(ops, name))
+
+
+def register_in_place(ops: Namespace, name: str) -> None:
+    """That of one which writes into its last argument."""
+    register_plain(ops, name, lambda *args, **kwargs: None)
 
 
 def _overload(ops: Namespace, name: str) -> Callable:
@@ -73,10 +78,11 @@ def _call(overload: Callable, save: Callable, backward: Callable) -> Callable:
     it costs more than the work on a few thousand variables. Whoever looks at operators still sees every call."""
     if not SHORT_WAY:
         return overload
+    native = getattr(overload, "_op", overload)  # what it wraps; private too
 
     def forward(ctx, *args):
         with _AutoDispatchBelowAutograd():
-            output = overload(*args)
+            output = native(*args)
         save(ctx, args, output)
         return output
 
@@ -84,12 +90,12 @@ def _call(overload: Callable, save: Callable, backward: Callable) -> Callable:
     differentiable = type(f"{overload}", (torch.autograd.Function,), methods)
 
     def call(*args):
-        if torch.compiler.is_compiling() or _are_functorch_transforms_active() or has_torch_function(args):
+        if torch.compiler.is_compiling() or has_torch_function(args):
             return overload(*args)
         if torch.is_grad_enabled() and _any_requires_grad(*args):
             return differentiable.apply(*args)
         with _AutoDispatchBelowAutograd():
-            return overload(*args)
+            return native(*args)
 
     return call
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bfn_kernels import checks
 from bfn_kernels.backends import NAMESPACES
-from bfn_kernels.operators import Namespace, register
+from bfn_kernels.operators import Namespace, register_plain
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
 
 Rows = float | Tensor
@@ -60,11 +60,14 @@ class Given:
         return self.rho + self.value
 
 
-# csrc/math/schedules.h has the same numbers.
+# The bit of each, in the order of csrc/math/schedules.h; a set of them is made in that order.
 (
     GAMMA, FLOW_STD, MEAN_SCALE, NOISE_SCALE, RATE, ALPHA, STD, HALF_PRECISION, LOG_NORMALISER, BETA, BETA_SPREAD,
     KEEP, TAKE, UPDATE_STD, SENDER_STD, ACCURACY, SPREAD,
-) = range(17)  # fmt: skip
+) = (1 << place for place in range(17))  # fmt: skip
+FLOW = MEAN_SCALE | NOISE_SCALE
+UPDATE = KEEP | TAKE | UPDATE_STD
+MESSAGE = ACCURACY | SPREAD
 FORMULAS: dict[int, Callable[[Given], Tensor]] = {
     GAMMA: lambda of: of.gamma()[0],
     FLOW_STD: Given.flow_std,
@@ -94,10 +97,6 @@ SCHEDULES: dict[type, Callable[[Any], tuple[int, float, int]]] = {
 }
 
 
-FLOW = MEAN_SCALE, NOISE_SCALE
-UPDATE = KEEP, TAKE, UPDATE_STD
-
-
 class Flow(NamedTuple):
     """What turns a noise prediction into data, x̂ = aμ − bε̂ (84, 105); both 0 where t < t_min."""
 
@@ -110,49 +109,28 @@ class Flow(NamedTuple):
         return self.a != 0
 
 
-def of_times(
-    ops: Namespace | None, which: Sequence[int], t: Rows, shape: Sequence[int], data: Tensor, dtype: torch.dtype,
-    schedule: Any, n_steps: int = 0, scale: float = 1.0,
+def numbers(
+    ops: Namespace | None, which: int, value: Rows, shape: Sequence[int], data: Tensor, dtype: torch.dtype,
+    schedule: Any = None, precision: Rows | None = None, n_steps: int = 0, scale: float = 1.0,
 ) -> list[Tensor]:  # fmt: skip
-    """The numbers `which` of times in [0, 1], in `dtype`; they broadcast to `shape`."""
-    made = _by_operator(ops, which, t, None, shape, data, dtype, schedule, n_steps, scale)
-    if made is None:
-        time = checks.rows("t", t, shape, data, 0, 1)
-        made = _by_formulas(which, dtype, Given(time, None, schedule, n_steps, scale))
-    return made
-
-
-def of_accuracies(
-    ops: Namespace | None, which: Sequence[int], alpha: Rows, shape: Sequence[int], data: Tensor, dtype: torch.dtype,
-    precision: Rows | None = None, scale: float = 1.0,
-) -> list[Tensor]:  # fmt: skip
-    """The numbers `which` of an accuracy and of the precision that it is added to, both at least 0."""
-    made = _by_operator(ops, which, alpha, precision, shape, data, dtype, None, 0, scale)
-    if made is None:
-        rho = None if precision is None else checks.rows("precision", precision, shape, data, 0)
-        made = _by_formulas(which, dtype, Given(checks.rows("alpha", alpha, shape, data, 0), rho, None, 0, scale))
-    return made
-
-
-def _by_formulas(which: Sequence[int], dtype: torch.dtype, given: Given) -> list[Tensor]:
-    return [FORMULAS[number](given).to(dtype) for number in which]
-
-
-def _by_operator(
-    ops: Namespace | None, which, value: Rows, rho: Rows | None, shape, data, dtype, schedule, n_steps, scale
-) -> list[Tensor] | None:
-    """None where the operator does not serve; so too for bad values, since `checks.rows` says best what is wrong."""
-    kind = SCHEDULES.get(type(schedule))
-    if ops is None or kind is None or not data.is_cpu or torch.compiler.is_compiling():
-        return None
-    try:
-        values = _row(value, data), None if rho is None else _row(rho, data)
-        return ops.row_numbers(*values, shape, *kind(schedule), n_steps, scale, which, dtype)
-    except ValueError:
-        return None
+    """The set `which`, in `dtype`, broadcastable to `shape`: of times in [0, 1] where there is a schedule, else of
+    accuracies α and of the precisions that they are added to, both at least 0."""
+    native, kind = getattr(ops, "row_numbers", None), SCHEDULES.get(type(schedule))
+    if native is not None and kind is not None and data.is_cpu and not torch.compiler.is_compiling():
+        try:
+            rho = None if precision is None else _row(precision, data)
+            return native(_row(value, data), rho, shape, *kind(schedule), n_steps, scale, which, dtype)
+        except ValueError:
+            pass  # what is wrong is said below, by name
+    name, high = ("alpha", math.inf) if schedule is None else ("t", 1)
+    wide = checks.rows(name, value, shape, data, 0, high)
+    rho = None if precision is None else checks.rows("precision", precision, shape, data, 0)
+    given = Given(wide, rho, schedule, n_steps, scale)
+    return [formula(given).to(dtype) for bit, formula in FORMULAS.items() if which & bit]
 
 
 def _row(value: Rows, data: Tensor) -> Tensor:
+    """What the operator takes; ValueError for anything else."""
     if type(value) is float or type(value) is int:
         return torch.full((), value, dtype=torch.float64, device=data.device)
     if isinstance(value, Tensor) and value.is_cpu and not (value.requires_grad and torch.is_grad_enabled()):
@@ -166,8 +144,9 @@ def _fake(value, rho, shape, schedule, parameter, num_classes, n_steps, scale, w
         for d, size in enumerate(() if given is None else given.shape):
             if size != 1:
                 sizes[d] = size
-    return [value.new_empty(sizes, dtype=dtype) for _ in which]
+    return [value.new_empty(sizes, dtype=dtype) for _ in range(which.bit_count())]
 
 
 for _ops in NAMESPACES.values():
-    register(_ops, "row_numbers", _fake)
+    if hasattr(getattr(torch.ops, _ops.name), "row_numbers"):
+        register_plain(_ops, "row_numbers", _fake)

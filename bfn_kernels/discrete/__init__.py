@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import check_out, expectation, known_values, randomness
+from bfn_kernels.arguments import check_out, drawn_seed, expectation, known_values
 from bfn_kernels.discrete import autograd, reference
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
@@ -21,7 +21,6 @@ _family = backends.Family("discrete", reference, autograd)
 
 CHOICES = ("sample", "mode", "mean")
 RECEIVERS = ("joint", "factorised")
-MESSAGE = rows.ACCURACY, rows.SPREAD
 
 
 def flow_sample(
@@ -50,9 +49,9 @@ def flow_sample(
     schedule = discrete_schedule(beta_1, schedule)
     dtype, work = _message_types(num_classes, dtype)
     ops, op = _family("sender_sample", backend, x.device)
-    beta, spread = rows.of_times(ops, (rows.BETA, rows.BETA_SPREAD), t, x.shape, x, work, schedule, scale=num_classes)
-    random = randomness(x, seed, noise=(noise, (*x.shape, num_classes)))
-    return op(x, beta, spread, num_classes, *random, output == "probs", dtype)
+    beta, spread = rows.numbers(ops, rows.BETA | rows.BETA_SPREAD, t, x.shape, x, work, schedule, scale=num_classes)
+    seed = drawn_seed(x, seed, ("noise", noise, (*x.shape, num_classes)))
+    return op(x, beta, spread, num_classes, seed, noise, output == "probs", dtype)
 
 
 def sender_sample(
@@ -76,9 +75,9 @@ def sender_sample(
     checks.classes("x", x)
     dtype, work = _message_types(num_classes, dtype)
     ops, op = _family("sender_sample", backend, x.device)
-    alpha, spread = rows.of_accuracies(ops, MESSAGE, alpha, x.shape, x, work, scale=num_classes)
-    random = randomness(x, seed, noise=(noise, (*x.shape, num_classes)))
-    return op(x, alpha, spread, num_classes, *random, False, dtype)
+    alpha, spread = rows.numbers(ops, rows.MESSAGE, alpha, x.shape, x, work, scale=num_classes)
+    seed = drawn_seed(x, seed, ("noise", noise, (*x.shape, num_classes)))
+    return op(x, alpha, spread, num_classes, seed, noise, False, dtype)
 
 
 def bayesian_update(logits: Tensor, y: Tensor) -> Tensor:
@@ -150,15 +149,13 @@ def update_sample(
     check_out(out, state, output_logits=output_logits, state=state)
     if choose != "mean":
         checks.no_gradient(f"a {choose} has none", output_logits=output_logits)
-    noises = {"noise": (noise, state.shape)}
-    if choose == "sample":
-        noises["draw_noise"] = (draw_noise, state.shape[:-1])
     ops, op = _family("update_sample", backend, state.device)
-    *lead, num_classes = state.shape
+    lead, num_classes = state.shape[:-1], state.shape[-1]
     dtype = checks.compute_dtype(output_logits, state)
-    alpha, spread = rows.of_accuracies(ops, MESSAGE, alpha, lead, state, dtype, scale=num_classes)
-    random = randomness(state, seed, **noises)
-    return op(output_logits, state, alpha, spread, choose, known, known_mask, random[0], noise, draw_noise, out)
+    alpha, spread = rows.numbers(ops, rows.MESSAGE, alpha, lead, state, dtype, scale=num_classes)
+    draws = [("draw_noise", draw_noise, lead)] if choose == "sample" else []
+    seed = drawn_seed(state, seed, ("noise", noise, state.shape), *draws)
+    return op(output_logits, state, alpha, spread, choose, known, known_mask, seed, noise, draw_noise, out)
 
 
 def continuous_time_loss(
@@ -185,7 +182,7 @@ def continuous_time_loss(
     schedule = discrete_schedule(beta_1, schedule)
     ops, op = _family("continuous_time_loss", backend, x.device)
     dtype, scale = checks.compute_dtype(logits), logits.shape[-1] / 2
-    (weight,) = rows.of_times(ops, (rows.RATE,), t, x.shape, x, dtype, schedule, scale=scale)
+    (weight,) = rows.numbers(ops, rows.RATE, t, x.shape, x, dtype, schedule, scale=scale)
     return op(x, logits, weight, mask, reduction)
 
 
@@ -228,7 +225,7 @@ def discrete_time_loss(
         )
     schedule = discrete_schedule(beta_1, schedule)
     ops, op = _family("discrete_time_loss", backend, x.device)
-    (alpha,) = rows.of_times(ops, (rows.ALPHA,), t, x.shape, x, checks.compute_dtype(logits), schedule, n_steps)
+    (alpha,) = rows.numbers(ops, rows.ALPHA, t, x.shape, x, checks.compute_dtype(logits), schedule, n_steps=n_steps)
     expect = expectation(logits, logits.shape, quadrature, n_samples, seed, noise)
     return op(x, logits, alpha, n_steps, receiver, expect, mask, reduction)
 

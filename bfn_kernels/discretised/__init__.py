@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import check_out, expectation, known_values, randomness, updated_precision
+from bfn_kernels.arguments import check_out, drawn_seed, expectation, known_values, updated_precision
 from bfn_kernels.continuous import check_prediction, data_flow
 from bfn_kernels.discretised import autograd, reference
 from bfn_kernels.rows import Rows
@@ -94,8 +94,7 @@ def sample(
     """
     shape = _normal(mean, std, mixture_logits, num_bins)
     checks.no_gradient("a draw has none", mean=mean, std=std, mixture_logits=mixture_logits)
-    noises = {"noise": (noise, shape)} | _component(mixture_logits, component_noise, shape)
-    seed, *_ = randomness(mean, seed, **noises)
+    seed = drawn_seed(mean, seed, ("noise", noise, shape), *_component(mixture_logits, component_noise, shape))
     _, op = _op("sample", mixture_logits, backend, mean)
     return op(mean, std, mixture_logits, num_bins, seed, noise, component_noise)
 
@@ -155,7 +154,7 @@ def continuous_time_loss(
     )  # fmt: skip
     ops, op = _op("continuous_time_loss", mixture_logits, backend, x)
     dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mixture_logits, mean)
-    flow, (weight,) = data_flow(ops, parametrisation, (rows.RATE,), t, x, dtype, schedule, scale=0.5)
+    flow, (weight,) = data_flow(ops, parametrisation, rows.RATE, t, x, dtype, schedule, scale=0.5)
     return op(x, pred_mean, pred_log_std, mixture_logits, mean, flow, weight, num_bins, clip, mask, reduction)
 
 
@@ -198,7 +197,7 @@ def discrete_time_loss(
     )  # fmt: skip
     ops, op = _op("discrete_time_loss", mixture_logits, backend, x)
     dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mixture_logits, mean)
-    flow, (alpha,) = data_flow(ops, parametrisation, (rows.ALPHA,), t, x, dtype, schedule, n_steps)
+    flow, (alpha,) = data_flow(ops, parametrisation, rows.ALPHA, t, x, dtype, schedule, n_steps)
     if n_samples is None and quadrature is None:
         quadrature = 8
     expect = expectation(x, x.shape, quadrature, n_samples, seed, noise)
@@ -236,7 +235,7 @@ def reconstruction_loss(
     )  # fmt: skip
     ops, op = _op("reconstruction_loss", mixture_logits, backend, x)
     dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mixture_logits, mean)
-    flow, _ = data_flow(ops, parametrisation, (), 1.0, x, dtype, schedule)
+    flow, _ = data_flow(ops, parametrisation, 0, 1.0, x, dtype, schedule)
     return op(x, pred_mean, pred_log_std, mixture_logits, mean, flow, num_bins, mask, reduction)
 
 
@@ -288,12 +287,11 @@ def update_sample(
         checks.no_gradient(f"a {choose} has none", **output)
     ops, op = _op("update_sample", mixture_logits, backend, mean)
     dtype = checks.compute_dtype(*output.values(), mean)
-    flow, _ = data_flow(ops, parametrisation, (), t, mean, dtype, schedule)
-    update = rows.of_accuracies(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision)
-    noises = {"noise": (noise, mean.shape)}
-    if choose == "sample":
-        noises |= {"draw_noise": (draw_noise, mean.shape)} | _component(mixture_logits, component_noise, mean.shape)
-    seed, *_ = randomness(mean, seed, **noises)
+    flow, _ = data_flow(ops, parametrisation, 0, t, mean, dtype, schedule)
+    update = rows.numbers(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision=precision)
+    draws = _component(mixture_logits, component_noise, mean.shape)
+    draws = [("draw_noise", draw_noise, mean.shape), *draws] if choose == "sample" else []
+    seed = drawn_seed(mean, seed, ("noise", noise, mean.shape), *draws)
     updated = op(
         *output.values(), mean, flow, *update, num_bins, choose, known, known_mask,
         seed, noise, draw_noise, component_noise, out,
@@ -327,13 +325,13 @@ def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: 
     return mean.shape[:-1]
 
 
-def _component(mixture_logits: Tensor | None, noise: Tensor | None, shape: Sequence[int]) -> dict:
-    """The noise that draws a component, as `randomness` takes it."""
+def _component(mixture_logits: Tensor | None, noise: Tensor | None, shape: Sequence[int]) -> list[tuple]:
+    """The noise that draws a component, as `drawn_seed` takes it."""
     if mixture_logits is not None:
-        return {"component_noise": (noise, shape)}
+        return [("component_noise", noise, shape)]
     if noise is not None:
         raise ValueError("component_noise must be None without mixture_logits")
-    return {}
+    return []
 
 
 def _check_output(

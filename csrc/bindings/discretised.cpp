@@ -38,7 +38,7 @@ Shape data_shape(const Tensor& prediction, const MaybeTensor& mixture_logits) {
 }
 
 Tensor one_each(const Tensor& prediction, const MaybeTensor& mixture_logits) {
-  if (!mixture_logits) return torch::stable::empty_like(prediction);
+  if (!mixture_logits) return new_like(prediction);
   return new_tensor(prediction, data_shape(prediction, mixture_logits), prediction.scalar_type());
 }
 
@@ -121,7 +121,7 @@ Tensor update_new(const Tensor& prediction, const Tensor& log_std, const MaybeTe
                   int64_t num_bins, int64_t choice, const Tensor& keep, const Tensor& take, const Tensor& std,
                   const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& seed,
                   const MaybeTensor& noise, const MaybeTensor& draw_noise, const MaybeTensor& component_noise) {
-  Tensor out = torch::stable::empty_like(mean);
+  Tensor out = new_like(mean);
   update_out(prediction, log_std, mixture_logits, mean, a, b, parametrisation, num_bins, choice, keep, take, std, known,
              known_mask, seed, noise, draw_noise, component_noise, out);
   return out;

@@ -19,12 +19,11 @@ void join(Shape& rows, const Tensor& value, const Shape& data) {
 }
 
 std::vector<Tensor> row_numbers_new(const Tensor& value, const MaybeTensor& rho, Shape shape, int64_t schedule,
-                                    double parameter, int64_t num_classes, int64_t n_steps, double scale,
-                                    std::vector<int64_t> which, ScalarType dtype) {
+                                    double parameter, int64_t num_classes, int64_t n_steps, double scale, int64_t which,
+                                    ScalarType dtype) {
   Shape rows(shape.size(), 1);
   join(rows, value, shape);
   if (rho) join(rows, *rho, shape);
-  if (which.size() > kMaxRowNumbers) throw std::invalid_argument("too many numbers of a row");
   const Schedule by{static_cast<ScheduleKind>(schedule), parameter, static_cast<double>(num_classes)};
   const bool timed = by.kind != ScheduleKind::kNone;
   std::atomic<bool> bad{false};
@@ -33,16 +32,18 @@ std::vector<Tensor> row_numbers_new(const Tensor& value, const MaybeTensor& rho,
                 rho ? leading_view("rho", *rho, rows) : View{},
                 timed ? 1 : std::numeric_limits<double>::infinity(),
                 {by, static_cast<double>(n_steps), scale},
-                static_cast<int>(which.size()),
+                0,
                 {},
                 {},
                 &bad};
   std::vector<Tensor> out;
-  out.reserve(which.size());
-  for (size_t k = 0; k < which.size(); ++k) {
-    op.which[k] = static_cast<RowNumber>(which[k]);
+  out.reserve(kMaxRowNumbers);
+  for (int64_t k = 0; which >> k; ++k) {
+    if (!(which >> k & 1)) continue;
+    if (op.wanted == kMaxRowNumbers) throw std::invalid_argument("too many numbers of a row");
     out.push_back(new_tensor(value, rows, dtype));
-    op.out[k] = view("out", out[k], rows);
+    op.which[op.wanted] = static_cast<RowNumber>(k);
+    op.out[op.wanted++] = view("out", out.back(), rows);
   }
   with_compute_type(dtype, [&](auto t) { row_numbers<decltype(t)>(op); });
   if (bad) throw std::invalid_argument("a number of a row is out of range");
@@ -55,7 +56,7 @@ std::vector<Tensor> row_numbers_new(const Tensor& value, const MaybeTensor& rho,
 STABLE_TORCH_LIBRARY_FRAGMENT(bfn_kernels, m) {
   m.def(
       "row_numbers(Tensor value, Tensor? rho, int[] shape, int schedule, float parameter, int num_classes, "
-      "int n_steps, float scale, int[] which, ScalarType dtype) -> Tensor[]");
+      "int n_steps, float scale, int which, ScalarType dtype) -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(bfn_kernels, CPU, m) { m.impl("row_numbers", TORCH_BOX(&bfn::row_numbers_new)); }

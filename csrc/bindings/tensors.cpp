@@ -95,11 +95,33 @@ static Tensor in_huge_pages(Tensor x) {
   return x;
 }
 
-Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type) {
-  return in_huge_pages(torch::stable::new_empty(like, shape, type));
+// Contiguous; by the shim itself, since the way through the dispatcher costs more than a small tensor.
+static Tensor fresh(const Tensor& like, const Shape& shape, ScalarType type) {
+  if (shape.size() > kMaxDims) throw std::invalid_argument("too many dimensions");
+  int64_t strides[kMaxDims], stride = 1;
+  for (size_t d = shape.size(); d-- > 0;) {
+    strides[d] = stride;
+    stride *= std::max<int64_t>(shape[d], 1);
+  }
+  int32_t device_type, device_index;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides,
+                                                         dtype, device_type, device_index, &made));
+  return Tensor(made);
 }
 
-Tensor new_like(const Tensor& like) { return in_huge_pages(torch::stable::empty_like(like)); }
+
+Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type) {
+  return in_huge_pages(fresh(like, shape, type));
+}
+
+Tensor new_like(const Tensor& like) {
+  if (like.is_contiguous()) return new_tensor(like, shape_of(like), like.scalar_type());
+  return in_huge_pages(torch::stable::empty_like(like));
+}
 
 Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream) {
   Noise result;
