@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPP := $(shell find csrc -name '*.h' -o -name '*.cpp')
 
-.PHONY: install run test lint format wheel clean
+.PHONY: install run test bench lint format wheel clean
 
 install: $(VENV)/installed
 
@@ -22,6 +22,10 @@ run: install
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+# Under ten minutes; with QUICK=1 about one, at sizes that show only that everything runs.
+bench: install
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 lint: install
 	$(BIN)/ruff check

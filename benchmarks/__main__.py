@@ -1,0 +1,128 @@
+"""Measure every case, print the tables, write a CSV and a plot. The exit status is 1 where anybody was wrong."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks import accuracy, cases, gate, measure, memory, report
+from benchmarks.cases import CASES, Case
+from benchmarks.competitors import available, competitors, prepared
+from benchmarks.report import FAILED, OK, STOPPED, Row
+
+SECONDS, SECONDS_QUICK = 1.5, 0.1  # for the repetitions of one competitor in one case
+WIDTH = 118
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="an eighth of the rows, nothing compiled, few repetitions")
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name has this in it")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the peak extra memory")
+    parser.add_argument("--out", type=Path, default=None, help="directory of the results (runs/benchmarks/<date>)")
+    options = parser.parse_args(arguments)
+    if not options.no_memory:
+        memory.start_server()
+    backends = available()
+    if not backends:
+        print("error: no backend is built; `python -m bfn_kernels.env` says how to get one", file=sys.stderr)
+        return 2
+    chosen = [case for case in CASES if options.only in case.name]
+    if not chosen:
+        parser.error(f"--only {options.only!r} is in the name of no case; they are: {', '.join(c.name for c in CASES)}")
+    started, began = datetime.now(), time.monotonic()
+    out = options.out or Path("runs", "benchmarks", started.strftime("%Y-%m-%d-%H%M%S"))
+    out.mkdir(parents=True, exist_ok=True)
+    console = Console(width=WIDTH, record=True, highlight=False)
+    machine = measure.machine() | {"date": started.isoformat(timespec="seconds"), "quick": str(options.quick)}
+    machine["copy_gb_per_s"] = f"{measure.copy_bandwidth():.1f}"
+    console.print("\n".join(f"{key:<14} {value}" for key, value in machine.items()))
+    rows: list[Row] = []
+    bar = Progress(TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn(), console=Console(stderr=True))
+    with bar:
+        task = bar.add_task("", total=len(chosen))
+        for case in chosen:
+            bar.update(task, description=case.name)
+            actual = cases.quick(case) if options.quick else case
+            rows += run_case(actual, backends, options.quick, not options.no_memory)
+            bar.advance(task)
+            bar.console.print(report.one_line([row for row in rows if row.case == actual.name]))
+        needed = any("L_n" in case.name for case in chosen)
+        errors = accuracy.of_expectations(backends[0]) if needed else {}
+    console.print(report.results_table(rows))
+    held = {row.held_to: None for row in rows if row.held_to}
+    console.print("error: of the output and of each gradient, relative in the 2-norm of a row of the batch, the worst.")
+    for text in held:
+        who = {(row.case, row.competitor): None for row in rows if row.held_to == text}
+        names = "everybody else" if len(who) > len(rows) // 2 else ", ".join(f"{n} in {c}" for c, n in who)
+        console.print(f"held to the {text}: {names}")
+    if errors:
+        console.print(report.errors_table(errors))
+    console.print(report.targets_table(report.targets(chosen, rows, backends[0], errors)))
+    report.write_csv(rows, machine, out / "results.csv")
+    report.plot(rows, out / "time_against_k.png")
+    failed = [row for row in rows if row.status == FAILED]
+    console.print(f"{time.monotonic() - began:.0f} s; results in {out}")
+    for row in failed:
+        console.print(f"[red]FAILED[/] {row.case}, {row.competitor}: {row.note}")
+    (out / "report.txt").write_text(console.export_text())
+    return 1 if failed else 0
+
+
+def run_case(case: Case, backends: list[str], quick: bool, with_memory: bool) -> list[Row]:
+    """Gate, time and memory of all who take part."""
+    tensors, noise = cases.inputs(case)
+    shape, dtype = "×".join(map(str, case.shape)), str(case.dtype).removeprefix("torch.")
+    same = (case.name, case.series, case.op, shape, dtype, case.k, bool(case.diff))
+    found: dict[str, dict] = {}
+    runs: dict[str, measure.Run] = {}
+    for competitor in competitors(case, backends, quick):
+        name = competitor.name
+        try:
+            verdict = gate.check(case, competitor, tensors, noise)
+            found[name] = {"error": verdict.worst, "tolerance": verdict.tolerance, "held_to": verdict.held_to}
+            if verdict.agrees:
+                runs[name] = prepared(competitor, case, tensors)
+                runs[name]()
+            found[name]["status"] = OK if verdict.agrees else FAILED
+            if not verdict.agrees:
+                found[name]["note"] = ", ".join(f"{k} {e:.1e}" for k, e in verdict.errors.items())
+        except Exception as error:
+            # what torch.compile cannot do is its own affair
+            status = STOPPED if competitor.compiled else FAILED
+            found[name] = {"status": status, "note": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+            runs.pop(name, None)
+    for name, timing in measure.timings(runs, SECONDS_QUICK if quick else SECONDS):
+        result = runs[name]()
+        moved = sum(t.nbytes for t in (*tensors.values(), *result))
+        found[name] |= {
+            "median_ms": timing.median * 1e3,
+            "p20_ms": timing.percentile(20) * 1e3,
+            "p80_ms": timing.percentile(80) * 1e3,
+            "repetitions": timing.repetitions,
+            "bytes_moved": moved,
+            "gb_per_s": moved / timing.median / 1e9,
+        }
+        if name in backends:
+            found[name]["allowed_bytes"] = memory.allowed(case, result)
+    first = found.get(backends[0], {}).get("median_ms")
+    for name in runs:
+        if first:
+            found[name]["ratio"] = found[name]["median_ms"] / first
+        if with_memory:
+            peak = memory.peak_extra(case, name)
+            if peak is not None:
+                found[name]["peak_extra_bytes"] = peak
+    runs.clear()
+    torch.compiler.reset()
+    return [Row(*same, competitor=name, **values) for name, values in found.items()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

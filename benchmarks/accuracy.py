@@ -1,0 +1,56 @@
+"""The error of eight nodes and of ten draws, both as a backend evaluates them, against a rule of 4001 points."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from benchmarks import cases, closed_forms
+from benchmarks.cases import CIFAR, MONTE_CARLO, N_STEPS, QUADRATURE, SIGMA_1, Case
+from benchmarks.competitors import kernel
+
+POINTS, REACH = 4001, 8.0
+PER_ROW = 8  # variables of each of the rows
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of |got − want|/(1 + |want|) over the variables."""
+
+    rms: float
+    p95: float
+    worst: float
+
+    @classmethod
+    def of(cls, got: Tensor, want: Tensor) -> "Errors":
+        e = (got.double() - want).abs() / (1 + want.abs())
+        return cls(e.square().mean().sqrt().item(), e.quantile(0.95).item(), e.max().item())
+
+
+def fine_rule(tensors: dict, num_bins: int) -> Tensor:
+    """n·E[−ε²/2 − LSE_k(ln p_k − (y − c_k)²/2τ²)] as a sum over equidistant ε, in float64."""
+    x, mean, log_std, t = (tensors[k].double() for k in ("x", "pred_mean", "pred_log_std", "t"))
+    log_p = closed_forms.log_bin_probs(mean, closed_forms.output_std(log_std), num_bins)
+    step = 2 * math.log(SIGMA_1) / N_STEPS
+    root = (-math.expm1(step) * (-step * (N_STEPS * t + 1)).exp()).sqrt().unsqueeze(-1)
+    centres = (2 * torch.arange(num_bins, dtype=x.dtype) + 1) / num_bins - 1
+    points = torch.linspace(-REACH, REACH, POINTS, dtype=x.dtype)
+    weights = (-points.square() / 2).softmax(0)
+    total = torch.zeros_like(x)
+    for eps, weight in zip(points.tolist(), weights.tolist(), strict=True):
+        z = (x * root + eps).unsqueeze(-1) - (centres * root.unsqueeze(-1))
+        total += weight * (-eps * eps / 2 - (log_p - z * z / 2).logsumexp(-1))
+    return N_STEPS * total
+
+
+def of_expectations(backend: str, num_bins: int = 256) -> dict[str, Errors]:
+    case = Case("discretised.discrete_time_loss", (CIFAR[0], PER_ROW), num_bins)
+    tensors, _ = cases.inputs(case)
+    want = fine_rule(tensors, num_bins)
+    found = {}
+    for options in (QUADRATURE, MONTE_CARLO):
+        asked = replace(case, options=options)
+        call = kernel(backend, asked, "none")
+        found[asked.series] = Errors.of(call(**tensors, **({"seed": 0} if options is MONTE_CARLO else {})), want)
+    return found

@@ -1,0 +1,201 @@
+# ruff: noqa: E501  (a table: one case a line)
+"""The table of cases, with the targets that each must meet. A new case is one line."""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+N_STEPS, DRAWS, NODES = 20, 10, 8
+QUICK = 8  # a quick run has so many times fewer rows
+SIGMA_1 = 1e-3  # of CIFAR-10 with 256 bins
+STD_MIN = 1e-3
+SYMBOLS = {"continuous_time_loss": "L∞", "discrete_time_loss": "L_n"}
+ROWS = ("t", "alpha", "precision")  # numbers of a row, in float32 whatever the data
+GRADIENTS = {  # the inputs that a network puts out
+    "discretised.continuous_time_loss": ("pred_mean", "pred_log_std"),
+    "discretised.discrete_time_loss": ("pred_mean", "pred_log_std"),
+    "discrete.continuous_time_loss": ("logits",),
+    "discrete.discrete_time_loss": ("logits",),
+    "continuous.continuous_time_loss": ("prediction",),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    op: str  # "family.op"
+    shape: tuple[int, ...]  # of the data; one time per row of the first dimension
+    k: int = 0  # bins or classes; 0 for continuous data
+    options: dict = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
+    backward: bool = True  # where the op has gradients
+    # what must hold
+    published: float = 0  # at least so many times as fast as the published formulation
+    closed: float = 0  # and as the best of the closed forms, eager or compiled
+    spread: float = 0  # over the cases that differ from this one in K alone: slowest / fastest at most
+    at_most_us: float = 0  # microseconds a call
+    against: str = ""  # these targets count the competitors of the case of this name, and not this one's own
+
+    @property
+    def family(self) -> str:
+        return self.op.split(".")[0]
+
+    @property
+    def diff(self) -> tuple[str, ...]:
+        return GRADIENTS.get(self.op, ()) if self.backward else ()
+
+    @property
+    def series(self) -> str:
+        """The name of the case, but its K."""
+        name = self.op.split(".")[1]
+        words = [self.family, SYMBOLS.get(name, name)]
+        if "quadrature" in self.options:
+            words.append(f"{self.options['quadrature']} nodes")
+        if "n_samples" in self.options:
+            words.append(f"{self.options['n_samples']} draws")
+        if self.options.get("reuse"):
+            words.append("out=")
+        count = math.prod(self.shape)
+        if count == 64:
+            words.append("of 64 with backward" if self.diff else "of 64")
+        elif self.family == "continuous":
+            words.append(f"of {count:.0e}".replace("e+0", "e"))
+        return " ".join(words)
+
+    @property
+    def name(self) -> str:
+        return f"{self.series} K={self.k}" if self.k else self.series
+
+    @property
+    def elements(self) -> int:
+        """Numbers that a formulation visits which takes every class of every draw."""
+        draws = max(self.options.get("n_samples", 1), self.options.get("quadrature", 1))
+        return math.prod(self.shape) * max(self.k, 1) * draws
+
+    @property
+    def keywords(self) -> dict:
+        """The options of the op, as `bfn_kernels` and the competitors take them."""
+        name = self.op.split(".")[1]
+        found = {k: v for k, v in self.options.items() if k != "reuse"}
+        if name != "update_sample":
+            found |= {"beta_1": beta_1(self.k)} if self.family == "discrete" else {"sigma_1": SIGMA_1}
+        if self.family == "discretised":
+            found["num_bins"] = self.k
+        if self.op == "discrete.flow_sample":
+            found["num_classes"] = self.k
+        if name == "discrete_time_loss":
+            found["n_steps"] = N_STEPS
+        return found
+
+
+def beta_1(k: int) -> float:
+    """K·β₁ as in the paper's text8 experiment: larger, and every step saturates at once."""
+    return 15.2 / k
+
+
+def over_k(bins: tuple[int, ...], case: Case, **first) -> list[Case]:
+    """The case for each number of bins; targets that hold for one of them alone are in `first`, by K."""
+    return [replace(case, k=k, **first.get(f"k{k}", {})) for k in bins]
+
+
+CIFAR, TEXT8, TOKENS, MANY, FEW = (32, 3072), (52, 256), (4, 256), (100, 100_000), (1, 64)
+QUADRATURE, MONTE_CARLO = {"quadrature": NODES}, {"n_samples": DRAWS}
+VERSUS_DRAWS = {"published": 120, "closed": 12, "against": f"discretised L_n {DRAWS} draws K=256"}
+
+CASES = [
+    *over_k((16, 64, 256, 4096, 65536), Case("discretised.continuous_time_loss", CIFAR, spread=2), k256={"published": 300, "closed": 40}),
+    Case("discretised.discrete_time_loss", CIFAR, 256, MONTE_CARLO, published=100, closed=10),
+    *over_k((16, 256, 4096, 65536), Case("discretised.discrete_time_loss", CIFAR, options=QUADRATURE, spread=3), k256=VERSUS_DRAWS),
+    Case("discrete.discrete_time_loss", TEXT8, 27, MONTE_CARLO, published=150, closed=5),
+    Case("discrete.continuous_time_loss", TEXT8, 27),
+    Case("discrete.continuous_time_loss", TOKENS, 32000, published=15, closed=3),
+    Case("discrete.flow_sample", TOKENS, 32000, published=10, closed=4),
+    Case("discrete.update_sample", TOKENS, 32000, published=12, closed=8),
+    Case("continuous.flow_sample", MANY, published=6, closed=6),
+    Case("continuous.update_sample", MANY),
+    Case("continuous.update_sample", MANY, options={"reuse": True}),
+    Case("continuous.continuous_time_loss", MANY),
+    Case("continuous.flow_sample", FEW, at_most_us=10),
+    Case("discrete.flow_sample", FEW, 27, at_most_us=10),
+    Case("continuous.continuous_time_loss", FEW, backward=False, at_most_us=10),
+    Case("continuous.continuous_time_loss", FEW, at_most_us=40),
+    Case("discretised.continuous_time_loss", FEW, 256, backward=False, at_most_us=10),
+    Case("discretised.continuous_time_loss", FEW, 256, at_most_us=40),
+    Case("discrete.continuous_time_loss", FEW, 27, backward=False, at_most_us=10),
+    Case("discrete.continuous_time_loss", FEW, 27, at_most_us=40),
+]  # fmt: skip
+
+
+def quick(case: Case) -> Case:
+    """The same with an eighth of the rows: what it shows is that everything runs, not what anything costs."""
+    return replace(case, shape=(max(1, case.shape[0] // QUICK), *case.shape[1:]))
+
+
+def few(case: Case) -> Case:
+    """The same with few variables and, where they are bins, all K."""
+    return replace(case, shape=(2, *(min(size, 8) for size in case.shape[1:])))
+
+
+def inputs(case: Case, seed: int = 0) -> tuple[dict, dict]:
+    """The op's tensors, and explicit noise for those ops that draw any."""
+    g = torch.Generator().manual_seed(seed)
+    name = case.op.split(".")[1]
+    steps = torch.randint(N_STEPS, case.shape[:1], generator=g) / N_STEPS
+    t = steps if name == "discrete_time_loss" else torch.rand(case.shape[:1], generator=g)
+    made = {"continuous": _continuous, "discretised": _discretised, "discrete": _discrete}[case.family](
+        case, name, t, g
+    )
+    tensors, noise = made
+    cast = lambda v: v.to(case.dtype) if v.is_floating_point() else v  # noqa: E731
+    return {k: v if k in ("t", "alpha") else cast(v) for k, v in tensors.items()}, {
+        k: cast(v) for k, v in noise.items()
+    }
+
+
+def _uniform(shape, g) -> Tensor:
+    return torch.rand(shape, generator=g) * 2 - 1
+
+
+def _continuous(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
+    x, noise = _uniform(case.shape, g), torch.randn(case.shape, generator=g)
+    if name == "flow_sample":
+        return {"x": x, "t": t}, {"noise": noise}
+    mean = _uniform(case.shape, g)
+    if name == "update_sample":
+        return {"x": x, "mean": mean, "precision": 1 + 9 * t, "alpha": 0.5 + t}, {"noise": noise}
+    return {"x": x, "prediction": mean, "t": t}, {}
+
+
+def _discretised(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
+    """std log-uniform in [1e-3, 1]; x from the prediction in half of the variables, uniform in the other half."""
+    mean = _uniform(case.shape, g)
+    log_std = torch.rand(case.shape, generator=g) * math.log(STD_MIN)
+    drawn = (mean + log_std.exp() * torch.randn(case.shape, generator=g)).clamp(-1, 1)
+    x = torch.where(torch.rand(case.shape, generator=g) < 0.5, drawn, _uniform(case.shape, g))
+    index = ((x * 0.5 + 0.5) * case.k).floor().clamp(0, case.k - 1)
+    tensors = {"x": (2 * index + 1) / case.k - 1, "pred_mean": mean, "pred_log_std": log_std, "t": t}
+    draws = case.options.get("n_samples")
+    return tensors, {"noise": torch.randn((draws, *case.shape), generator=g)} if draws else {}
+
+
+def _discrete(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
+    """Logits of standard deviation 3; x from their softmax in half of the variables, uniform in the other half."""
+    wide = (*case.shape, case.k)
+    noise = torch.randn(wide, generator=g)
+    if name == "flow_sample":
+        return {"x": torch.randint(case.k, case.shape, generator=g), "t": t}, {"noise": noise}
+    logits = 3 * torch.randn(wide, generator=g)
+    p = logits.softmax(-1).flatten(0, -2)
+    drawn = torch.multinomial(p, 1, generator=g)
+    if name == "update_sample":
+        # the middle of the class's interval: cumulative sums in float32 may not tell what is nearer to its ends
+        middle = p.double().cumsum(-1).gather(-1, drawn) - p.gather(-1, drawn) / 2
+        alpha = torch.tensor(beta_1(case.k) * N_STEPS / N_STEPS**2)
+        tensors = {"output_logits": logits, "state": torch.randn(wide, generator=g), "alpha": alpha}
+        return tensors, {"noise": noise, "draw_noise": middle.view(case.shape)}
+    other = torch.randint(case.k, case.shape, generator=g)
+    x = torch.where(torch.rand(case.shape, generator=g) < 0.5, drawn.view(case.shape), other)
+    draws = case.options.get("n_samples")
+    tensors = {"x": x, "logits": logits, "t": t}
+    return tensors, {"noise": torch.randn((draws, *wide), generator=g)} if draws else {}

@@ -1,0 +1,146 @@
+"""The closed forms in plain torch: the best of what a user would otherwise write, eager or under torch.compile.
+
+Gradients are autograd's. Where `noise` is given it takes the place of what torch would draw; of the uniforms that draw
+a class, `draw_noise`.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.special import log_ndtr
+
+LOG_RANGE = 10
+
+
+def column(row: Tensor) -> Tensor:
+    """Numbers per row `[B]`, to stand beside data `[B, D]`."""
+    return row.unsqueeze(-1)
+
+
+def continuous_flow_sample(x: Tensor, t: Tensor, noise: Tensor | None = None, *, sigma_1: float) -> Tensor:
+    """γx + √(γ(1−γ))·ε (77)."""
+    log_variance = 2 * math.log(sigma_1) * t
+    gamma, rest = column(-log_variance.expm1()), column(log_variance.exp())
+    if noise is None:
+        noise = torch.randn_like(x)
+    return torch.addcmul(gamma * x, (gamma * rest).sqrt(), noise)
+
+
+def continuous_update_sample(x, mean, precision, alpha, noise=None, *, out: Tensor | None = None) -> Tensor:
+    """(ρμ + αx)/ρ' + (√α/ρ')·ε."""
+    total = precision + alpha
+    if noise is None:
+        noise = torch.randn_like(x)
+    updated = torch.mul(column(precision / total), mean, out=out)
+    updated.addcmul_(column(alpha / total), x)
+    return updated.addcmul_(column(alpha.sqrt() / total), noise)
+
+
+def continuous_continuous_time_loss(x: Tensor, prediction: Tensor, t: Tensor, *, sigma_1: float) -> Tensor:
+    """−ln σ₁·(x − x̂)²/v^t (101)."""
+    return continuous_weight(t, sigma_1) * (x - prediction.clamp(-1, 1)).square()
+
+
+def continuous_weight(t: Tensor, sigma_1: float) -> Tensor:
+    return column(-math.log(sigma_1) * torch.exp(-2 * math.log(sigma_1) * t))
+
+
+def output_std(pred_log_std: Tensor) -> Tensor:
+    return pred_log_std.clamp(-LOG_RANGE, LOG_RANGE).exp().clamp(1e-3, 10)
+
+
+def edges(num_bins: int, dtype: torch.dtype) -> Tensor:
+    return 2 / num_bins * torch.arange(1, num_bins, dtype=dtype) - 1
+
+
+def discretised_continuous_time_loss(x, pred_mean, pred_log_std, t, *, num_bins: int, sigma_1: float) -> Tensor:
+    """k̂ = (1 − 1/K) − h·ΣΦ(z_j) is −(1/K)·Σ erf(z_j/√2)."""
+    scale = (math.sqrt(0.5) / output_std(pred_log_std)).unsqueeze(-1)
+    z = (edges(num_bins, x.dtype) - pred_mean.unsqueeze(-1)) * scale
+    return continuous_weight(t, sigma_1) * (x + z.erf().sum(-1) / num_bins).square()
+
+
+def log_bin_probs(mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
+    """ln p_k `[..., K]`: one ln Φ(−|z|) per edge; a bin on one side of the mean is a difference of two, that of the
+    mean 1 minus both tails. Differences of Φ itself would be 0 in float32 for most bins."""
+    z = (edges(num_bins, mean.dtype) - mean.unsqueeze(-1)) / std.unsqueeze(-1)
+    tail = log_ndtr(-z.abs())
+    below, above = tail[..., :-1], tail[..., 1:]
+    beside = z[..., :-1] * z[..., 1:] > 0
+    nearer, farther = torch.maximum(below, above), torch.minimum(below, above)
+    outside = nearer + torch.log(-torch.expm1(torch.where(beside, farther - nearer, -1.0)))
+    around = torch.log1p(-torch.where(beside, 0.0, below.exp() + above.exp()))
+    ends = []
+    for edge, is_tail in ((z[..., :1] < 0, tail[..., :1]), (z[..., -1:] > 0, tail[..., -1:])):
+        ends.append(torch.where(edge, is_tail, torch.log1p(-torch.where(edge, 0.0, is_tail.exp()))))
+    return torch.cat([ends[0], torch.where(beside, outside, around), ends[1]], -1)
+
+
+def discretised_discrete_time_loss(
+    x, pred_mean, pred_log_std, t, noise=None, *, num_bins, sigma_1, n_steps, n_samples=None, quadrature=None, floor=0.0
+) -> Tensor:
+    """n·E[−ε²/2 − LSE_k(ln p_k − (y − c_k)²/2τ²)] (113–119). `floor`: p as torch's Categorical holds it, which the
+    published formulation uses."""
+    step = 2 * math.log(sigma_1) / n_steps
+    root_alpha = column((-math.expm1(step) * torch.exp(-step * (n_steps * t + 1))).sqrt())
+    log_p = log_bin_probs(pred_mean, output_std(pred_log_std), num_bins)
+    if floor:
+        log_p = log_p.clamp(math.log(floor), math.log1p(-floor)).log_softmax(-1)
+    centres = (2 * torch.arange(num_bins, dtype=x.dtype) + 1) / num_bins - 1
+    if quadrature:
+        nodes, node_weights = np.polynomial.hermite_e.hermegauss(quadrature)
+        expectation = list(zip(nodes.tolist(), (node_weights / node_weights.sum()).tolist(), strict=True))
+    else:
+        draws = torch.randn(n_samples, *x.shape, dtype=x.dtype) if noise is None else noise
+        expectation = [(draw, 1 / n_samples) for draw in draws]
+    loss = torch.zeros_like(x)
+    for eps, weight in expectation:
+        z = (x * root_alpha + eps).unsqueeze(-1) - centres * root_alpha.unsqueeze(-1)
+        loss = loss + weight * (-eps * eps / 2 - torch.logsumexp(log_p - z * z / 2, -1))
+    return n_steps * loss
+
+
+def send(x: Tensor, beta: Tensor, noise: Tensor) -> Tensor:
+    """y + β: a constant in all classes is none to softmax and LSE."""
+    num_classes = noise.shape[-1]
+    beta = beta.to(noise.dtype)
+    y = (num_classes * beta).sqrt().unsqueeze(-1) * noise
+    shift = (num_classes * beta).expand(x.shape).unsqueeze(-1)
+    return y.scatter_add(-1, x.unsqueeze(-1), shift)
+
+
+def discrete_flow_sample(x: Tensor, t: Tensor, noise=None, *, num_classes: int, beta_1: float) -> Tensor:
+    """softmax(β(Ke_x − 1) + √(Kβ)·ε) (182, 185)."""
+    if noise is None:
+        noise = torch.randn(*x.shape, num_classes)
+    return send(x, column(beta_1 * t.clamp(max=1 - 1e-6) ** 2), noise).softmax(-1)
+
+
+def discrete_update_sample(output_logits, state, alpha, noise=None, draw_noise=None) -> Tensor:
+    """z' = z + y, of a class drawn by its cumulative probabilities."""
+    if noise is None:
+        noise = torch.randn_like(state)
+    if draw_noise is None:
+        draw_noise = torch.rand(state.shape[:-1])
+    cumulative = output_logits.softmax(-1).cumsum(-1)
+    sent = torch.searchsorted(cumulative, draw_noise.unsqueeze(-1), right=True).squeeze(-1)
+    return send(sent.clamp(max=state.shape[-1] - 1), alpha, noise) + (state - alpha)
+
+
+def discrete_continuous_time_loss(x: Tensor, logits: Tensor, t: Tensor, *, beta_1: float) -> Tensor:
+    """Kβ₁t·‖e_x − p‖² (205)."""
+    p = logits.softmax(-1)
+    distance = p.square().sum(-1) - 2 * p.gather(-1, x.unsqueeze(-1)).squeeze(-1) + 1
+    return column(logits.shape[-1] * beta_1 * t) * distance
+
+
+def discrete_discrete_time_loss(x, logits, t, noise=None, *, beta_1: float, n_steps: int, n_samples: int) -> Tensor:
+    """n·E[y_x + LSE(z) − LSE(z + y)], the joint receiver (189, 190)."""
+    if noise is None:
+        noise = torch.randn(n_samples, *logits.shape)
+    alpha = column(beta_1 * (2 * (n_steps * t + 1) - 1) / n_steps**2)
+    y = send(x.expand(noise.shape[:-1]), alpha, noise)
+    y_x = y.gather(-1, x.expand(noise.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+    return n_steps * (logits.logsumexp(-1) + (y_x - (logits + y).logsumexp(-1)).mean(0))

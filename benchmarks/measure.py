@@ -1,0 +1,102 @@
+"""Time: repetitions in turn, medians and percentiles; and what the machine can do."""
+
+import gc
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from bfn_kernels import __version__
+from bfn_kernels.backends import CPU_BUILD
+
+SHORTEST = 1e-3  # seconds: a repetition makes as many calls as it takes to last so long
+REPETITIONS = (3, 60)  # at least, at most
+Run = Callable[[], tuple]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds a call over the repetitions."""
+
+    seconds: tuple[float, ...]
+
+    def percentile(self, percent: float) -> float:
+        return torch.tensor(self.seconds, dtype=torch.float64).quantile(percent / 100).item()
+
+    @property
+    def median(self) -> float:
+        return self.percentile(50)
+
+    @property
+    def repetitions(self) -> int:
+        return len(self.seconds)
+
+
+def clock(run: Run, calls: int = 1) -> float:
+    """Seconds a call. A GPU's events, and a flush of its L2 before each, would stand here."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def timings(runs: dict[str, Run], seconds: float) -> Iterator[tuple[str, Timing]]:
+    """Each run is given about so many seconds. Their repetitions take turns, so that all see the same machine."""
+    calls, left = {}, {}
+    for name, run in runs.items():
+        run()
+        once = clock(run)
+        calls[name] = max(1, round(SHORTEST / once))
+        once = clock(run, calls[name]) if calls[name] > 1 else once
+        left[name] = min(max(round(seconds / (once * calls[name])), REPETITIONS[0]), REPETITIONS[1])
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    gc.collect()
+    gc.disable()
+    try:
+        for turn in range(max(left.values(), default=0)):
+            for name, run in runs.items():
+                if turn < left[name]:
+                    found[name].append(clock(run, calls[name]))
+    finally:
+        gc.enable()
+    yield from ((name, Timing(tuple(values))) for name, values in found.items())
+
+
+def copy_bandwidth(megabytes: int = 256) -> float:
+    """GB/s of torch's copy between tensors that are there already, bytes read and written."""
+    source = torch.ones(megabytes * 2**18)
+    target = torch.empty_like(source)
+    ((_, timing),) = timings({"copy": lambda: (target.copy_(source),)}, 0.5)
+    return 2 * source.nbytes / timing.median / 1e9
+
+
+def machine() -> dict[str, str]:
+    """What a figure is worth without which nothing."""
+    return {
+        "processor": f"{processor()} ({torch.backends.cpu.get_cpu_capability()})",
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "compiler": compiler(),
+        "python": platform.python_version(),
+        "bfn_kernels": __version__,
+        "build": str(CPU_BUILD),
+    }
+
+
+def processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def compiler() -> str:
+    """The one that torch.compile uses, and setup.py too."""
+    try:
+        return subprocess.run(["c++", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "none"

@@ -1,0 +1,242 @@
+"""What a run is told by: tables on the screen, one CSV, a plot of time against K."""
+
+import csv
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from rich import box
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from benchmarks.accuracy import Errors
+from benchmarks.cases import Case
+from benchmarks.competitors import COMPILED, EAGER, PUBLISHED
+
+MIB = 2**20
+OK, FAILED, STOPPED = "ok", "FAILED", "stopped"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One competitor in one case. No time is there unless its status is ok."""
+
+    case: str
+    series: str
+    op: str
+    shape: str
+    dtype: str
+    k: int
+    backward: bool
+    competitor: str
+    status: str
+    note: str = ""  # why it is not ok
+    held_to: str = ""
+    error: float = math.nan  # of the output and the gradients, and what is allowed
+    tolerance: float = math.nan
+    median_ms: float = math.nan
+    p20_ms: float = math.nan
+    p80_ms: float = math.nan
+    repetitions: int = 0
+    ratio: float = math.nan  # times as long as the first backend
+    bytes_moved: int = 0  # inputs read, outputs and gradients written, each once
+    gb_per_s: float = math.nan
+    peak_extra_bytes: float = math.nan
+    allowed_bytes: float = math.nan  # of a backend
+
+
+@dataclass(frozen=True)
+class Target:
+    what: str
+    limit: str
+    measured: str
+    met: bool | None  # None: one of the two was not measured
+
+    @classmethod
+    def at_least(cls, what: str, ours: float, theirs: float, limit: float) -> "Target":
+        ratio = theirs / ours
+        return cls(what, f"≥ {limit:g}×", f"{ratio:.3g}×", None if math.isnan(ratio) else ratio >= limit)
+
+
+def median(rows: Sequence[Row], case: str, names: Sequence[str]) -> float:
+    """The least median, in ms, of those competitors."""
+    found = [row.median_ms for row in rows if row.case == case and row.competitor in names and row.status == OK]
+    return min(found, default=math.nan)
+
+
+def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: dict[str, Errors]) -> list[Target]:
+    found = []
+    for case in cases:
+        ours, other = median(rows, case.name, [backend]), case.against or case.name
+        beside = f" (of {case.against})" if case.against else ""
+        if case.published:
+            theirs = median(rows, other, [PUBLISHED])
+            found.append(Target.at_least(f"{case.name}: published{beside}", ours, theirs, case.published))
+        if case.closed:
+            theirs = median(rows, other, [EAGER, COMPILED])
+            found.append(Target.at_least(f"{case.name}: best closed form{beside}", ours, theirs, case.closed))
+        if case.at_most_us:
+            met = None if math.isnan(ours) else ours * 1e3 <= case.at_most_us
+            found.append(Target(case.name, f"≤ {case.at_most_us:g} µs", f"{ours * 1e3:.1f} µs", met))
+    for series, limit in {case.series: case.spread for case in cases if case.spread}.items():
+        times = [median(rows, c.name, [backend]) for c in cases if c.series == series]
+        spread = max(times) / min(times)
+        met = None if any(map(math.isnan, times)) or len(times) < 2 else spread <= limit
+        found.append(Target(f"{series}: slowest / fastest K", f"≤ {limit:g}", f"{spread:.2f}", met))
+    if errors:
+        nodes, draws = errors.values()
+        share = nodes.rms / draws.rms
+        found.append(Target("rms error of nodes / of draws", "< 0.01", f"{share:.2g}", share < 0.01))
+    measured = [row for row in rows if not math.isnan(row.peak_extra_bytes) and not math.isnan(row.allowed_bytes)]
+    over = [row for row in measured if row.peak_extra_bytes > row.allowed_bytes]
+    worst = max(over, key=lambda r: r.peak_extra_bytes - r.allowed_bytes, default=None)
+    told = f"{len(measured) - len(over)} of {len(measured)}"
+    if worst:
+        told += f"; {worst.case}: {worst.peak_extra_bytes / MIB:.1f} of {worst.allowed_bytes / MIB:.1f} MiB"
+    what = "peak extra memory: outputs, gradients, saved ones, 1 MiB per thread"
+    found.append(Target(what, "all", told, not over if measured else None))
+    return found
+
+
+def duration(ms: float) -> str:
+    """Three digits and a unit."""
+    if math.isnan(ms):
+        return "–"
+    value, unit = (ms * 1e3, "µs") if ms < 1 else (ms, "ms") if ms < 1e3 else (ms / 1e3, "s")
+    return f"{value:.{max(0, 2 - math.floor(math.log10(max(value, 1e-9))))}f} {unit}"
+
+
+def number(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else format(value, form)
+
+
+def one_line(rows: Sequence[Row]) -> str:
+    """A case that is done."""
+    times = (f"{row.competitor} {duration(row.median_ms) if row.status == OK else row.status}" for row in rows)
+    return f"{rows[0].case}: {', '.join(times)}"
+
+
+COLUMNS = {  # of the table of results, with their widths
+    "": 11,
+    "median": 8,
+    "p20": 8,
+    "p80": 8,
+    "runs": 4,
+    "times ours": 10,
+    "GB/s": 6,
+    "peak MiB": 8,
+    "allowed": 7,
+    "error": 5,
+    "≤": 5,
+}
+
+
+def results_table(rows: Sequence[Row]) -> Group:
+    """A heading and a table for each case, all of the same columns."""
+
+    def table(header: bool) -> Table:
+        made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=header)
+        for name, width in COLUMNS.items():
+            made.add_column(name, justify="right" if name else "left", width=width, no_wrap=True)
+        return made
+
+    parts: list[Table | str] = [table(True)]
+    for case in dict.fromkeys(row.case for row in rows):
+        of_case, lines = [row for row in rows if row.case == case], table(False)
+        first = of_case[0]
+        passes = ", forward and backward" if first.backward else ""
+        parts += [f"\n[bold]{case}[/] {first.shape} {first.dtype}{passes}", lines]
+        for row in of_case:
+            lines.add_row(*row_cells(row))
+            if row.status != OK:
+                parts.append(f"[red]{row.competitor}: {escape(row.note)}[/]")
+    return Group(*parts)
+
+
+def row_cells(row: Row) -> list[str]:
+    error = [number(row.error, ".0e"), number(row.tolerance, ".0e")]
+    if row.status != OK:
+        return [row.competitor, f"[red]{row.status}[/]", *[""] * 7, *error]
+    return [
+        row.competitor,
+        *(duration(ms) for ms in (row.median_ms, row.p20_ms, row.p80_ms)),
+        str(row.repetitions),
+        number(row.ratio, ".1f" if row.ratio < 100 else ".0f"),
+        number(row.gb_per_s, ".2f"),
+        *(number(b / MIB, ".1f") for b in (row.peak_extra_bytes, row.allowed_bytes)),
+        *error,
+    ]
+
+
+def targets_table(found: Sequence[Target]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="What must hold")
+    for name in ("case", "target", "measured", ""):
+        table.add_column(name, justify="left" if name in ("case", "") else "right")
+    words = {True: "[green]met[/]", False: "[red]not met[/]", None: "not measured"}
+    for target in found:
+        table.add_row(target.what, target.limit, target.measured, words[target.met])
+    return table
+
+
+def errors_table(errors: dict[str, Errors]) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title="Error relative to 1 + |L_n|, against 4001 points, K = 256"
+    )
+    for name in ("expectation", "rms", "95 %", "worst"):
+        table.add_column(name, justify="left" if name == "expectation" else "right")
+    for name, e in errors.items():
+        table.add_row(name, f"{e.rms:.1e}", f"{e.p95:.1e}", f"{e.worst:.1e}")
+    return table
+
+
+def write_csv(rows: Sequence[Row], machine: dict[str, str], path: Path) -> None:
+    """A line for each case and competitor; what is known of the machine in each of them."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(Row)] + list(machine))
+        writer.writeheader()
+        writer.writerows(asdict(row) | machine for row in rows)
+
+
+def read_csv(path: Path) -> list[Row]:
+    read: dict[Any, Callable] = {str: str, int: int, float: float, bool: lambda text: text == "True"}
+    with open(path, newline="") as file:
+        return [Row(**{f.name: read[f.type](line[f.name]) for f in fields(Row)}) for line in csv.DictReader(file)]
+
+
+def plot(rows: Sequence[Row], path: Path) -> Path | None:
+    """Time against K for every series with more than one."""
+    lines: dict[str, dict[str, list[tuple]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row.k and row.status == OK:
+            lines[row.series][row.competitor].append((row.k, row.median_ms, row.p20_ms, row.p80_ms))
+    lines = {s: by for s, by in lines.items() if max(map(len, by.values())) > 1}
+    if not lines:
+        return None
+    names = list(dict.fromkeys(name for by in lines.values() for name in by))
+    figure, panels = plt.subplots(
+        1, len(lines), figsize=(6 * len(lines), 4.5), sharey=True, layout="constrained", squeeze=False
+    )
+    for axes, (title, by) in zip(panels[0], lines.items(), strict=True):
+        for name, points in by.items():
+            k, mid, low, high = zip(*sorted(points), strict=True)
+            colour = f"C{names.index(name)}"
+            axes.plot(k, mid, "o-", color=colour, label=name)
+            axes.fill_between(k, low, high, color=colour, alpha=0.2)
+        axes.set(xscale="log", yscale="log", xlabel="bins K", title=title)
+        axes.set_xticks(sorted({p[0] for points in by.values() for p in points}))
+        axes.get_xaxis().set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:.0f}"))
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend()
+    panels[0][0].set_ylabel("ms, forward and backward (median, p20 to p80)")
+    figure.savefig(path, dpi=150, facecolor="white")
+    plt.close(figure)
+    return path

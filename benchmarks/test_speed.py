@@ -1,0 +1,18 @@
+"""The same cases for pytest-benchmark: `pytest benchmarks --benchmark-only`, with -k to choose."""
+
+import pytest
+
+from benchmarks import cases, gate
+from benchmarks.cases import CASES
+from benchmarks.competitors import available, competitors, prepared
+
+TABLE = [pytest.param(case, c, id=f"{case.name} {c.name}") for case in CASES for c in competitors(case, available())]
+
+
+@pytest.mark.parametrize(("case", "competitor"), TABLE)
+def test_speed(benchmark, case, competitor):
+    benchmark.group = case.name
+    tensors, noise = cases.inputs(case)
+    verdict = gate.check(case, competitor, tensors, noise)
+    assert verdict.agrees, verdict
+    benchmark(prepared(competitor, case, tensors))

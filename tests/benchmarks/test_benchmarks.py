@@ -1,0 +1,226 @@
+"""The runner at tiny sizes: nobody who is wrong is timed, and what is measured is told as it is."""
+
+import dataclasses
+import math
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from rich.console import Console
+
+from benchmarks import __main__ as runner
+from benchmarks import accuracy, cases, gate, measure, memory, report
+from benchmarks.cases import CASES, Case
+from benchmarks.competitors import COMPILED, EAGER, PUBLISHED, available, competitors, kernel, prepared, step
+from benchmarks.report import FAILED, OK, Row
+
+BACKENDS = [*available(), "reference"]
+NODES = next(case for case in CASES if "nodes" in case.name)
+
+
+def tiny(case: Case) -> Case:
+    """Few variables, and no more bins or classes than show the same."""
+    small = cases.few(case)
+    return replace(small, k=min(small.k, 300))
+
+
+def test_names_are_unique():
+    assert len({case.name for case in CASES}) == len(CASES)
+    assert all(not case.against or case.against in {c.name for c in CASES} for case in CASES)
+
+
+@pytest.mark.parametrize("case", [tiny(case) for case in CASES], ids=[case.name for case in CASES])
+def test_all_who_take_part_agree(case):
+    tensors, noise = cases.inputs(case)
+    names = set()
+    for competitor in competitors(case, BACKENDS):
+        names.add(competitor.name)
+        verdict = gate.check(case, replace(competitor, compiled=False), tensors, noise)
+        assert verdict.agrees, (competitor.name, verdict)
+        outputs = prepared(replace(competitor, compiled=False), case, tensors)()
+        assert len(outputs) == 1 + len(case.diff)
+        assert all(output.isfinite().all() for output in outputs)
+    assert {*BACKENDS, EAGER} <= names
+
+
+@pytest.mark.parametrize("case", [tiny(case) for case in CASES if case.published and not case.against], ids=str)
+def test_published_takes_part_where_it_is_the_target(case):
+    assert {PUBLISHED, COMPILED, EAGER} <= {c.name for c in competitors(case, BACKENDS)}
+
+
+def wrong_output(call):
+    return lambda **tensors: 1.01 * call(**tensors)
+
+
+def wrong_gradient(call):
+    def wrong(**tensors):
+        output = call(**tensors)
+        return output.detach() + 0.9 * (output - output.detach())
+
+    return wrong
+
+
+def wrong_in_one_row(call):
+    def wrong(**tensors):
+        output = call(**tensors)
+        return torch.cat([output[:1], 1.01 * output[1:]])
+
+    return wrong
+
+
+def not_a_number(call):
+    def wrong(**tensors):
+        output = call(**tensors)
+        return torch.where(torch.arange(output.shape[-1]) == 1, math.nan, output)
+
+    return wrong
+
+
+@pytest.mark.parametrize("spoil", [wrong_output, wrong_gradient, wrong_in_one_row, not_a_number])
+@pytest.mark.parametrize("op", ["discretised.continuous_time_loss", "discrete.discrete_time_loss"])
+def test_the_gate_refuses(op, spoil):
+    case = tiny(next(case for case in CASES if case.op == op))
+    tensors, noise = cases.inputs(case)
+    good = competitors(case, BACKENDS)[0]
+    bad = replace(good, function=lambda case, reduction: spoil(good.function(case, reduction)))
+    assert gate.check(case, good, tensors, noise).agrees
+    verdict = gate.check(case, bad, tensors, noise)
+    assert not verdict.agrees
+    assert not verdict.worst <= verdict.tolerance
+
+
+def test_a_failed_gate_has_no_time_and_status_1(monkeypatch, tmp_path, capsys):
+    case = tiny(CASES[0])
+    honest = competitors(case, available())
+    spoiled = [replace(c, function=lambda case, r, f=c.function: wrong_output(f(case, r))) for c in honest]
+    monkeypatch.setattr(runner, "competitors", lambda *_: [*spoiled[:1], *honest[1:2]])
+    monkeypatch.setattr(runner, "CASES", [case])
+    assert runner.main(["--no-memory", "--quick", "--out", str(tmp_path)]) == 1
+    rows = {row.competitor: row for row in report.read_csv(tmp_path / "results.csv")}
+    assert rows[honest[0].name].status == FAILED
+    assert math.isnan(rows[honest[0].name].median_ms)
+    assert rows[EAGER].status == OK
+    assert rows[EAGER].median_ms > 0
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_what_is_timed_is_the_mean_of_what_the_gate_saw():
+    for case in (tiny(case) for case in CASES if case.diff and "n_samples" not in case.options):
+        tensors, _ = cases.inputs(case)
+        for competitor in competitors(case, BACKENDS):
+            timed = prepared(replace(competitor, compiled=False), case, tensors)()
+            each = step(competitor.function(case, "none"), gate.leaves(competitor, case, tensors), {})
+            torch.testing.assert_close(timed[0], each[0].mean(), rtol=1e-5, atol=0)
+            for mean_gradient, gradient in zip(timed[1:], each[1:], strict=True):
+                size = gradient.abs().max().item()
+                torch.testing.assert_close(mean_gradient * each[0].numel(), gradient, rtol=1e-4, atol=1e-5 * size)
+
+
+def test_statistics():
+    values = list(range(1, 102))
+    random.Random(0).shuffle(values)
+    timing = measure.Timing(tuple(map(float, values)))
+    assert (timing.median, timing.percentile(20), timing.percentile(80)) == (51, 21, 81)
+    assert timing.repetitions == 101
+
+
+def test_repetitions_take_turns(monkeypatch):
+    order = []
+    monkeypatch.setattr(measure, "clock", lambda run, calls=1: order.append(run()) or 0.02)
+    found = dict(measure.timings({"a": lambda: "a", "b": lambda: "b"}, seconds=0.1))
+    assert [timing.repetitions for timing in found.values()] == [5, 5]
+    assert order[-10:] == ["a", "b"] * 5
+    assert found["a"].median == 0.02
+
+
+def test_short_calls_are_timed_together(monkeypatch):
+    calls = []
+    monkeypatch.setattr(measure, "clock", lambda run, calls_=1: calls.append(calls_) or 1e-5)
+    dict(measure.timings({"a": lambda: None}, seconds=0.01))
+    assert set(calls[1:]) == {100}
+
+
+def test_peak_extra_memory():
+    case = replace(CASES[0], shape=(32, 1000), k=64)
+    peak = memory.peak_extra(case, EAGER)
+    z = 32 * 1000 * 63 * 4
+    assert z < peak < 8 * z
+
+
+def row(**more) -> Row:
+    base = Row("discretised L∞ K=16", "discretised L∞", "op", "32×3072", "float32", 16, True, "cpu", OK)
+    return replace(base, median_ms=2.0, p20_ms=1.5, p80_ms=math.pi, repetitions=7, held_to="a, b", **more)
+
+
+def test_csv_comes_back(tmp_path):
+    rows = [row(), row(status=FAILED, note='wrong, "so"', backward=False, peak_extra_bytes=3.0)]
+    report.write_csv(rows, {"machine": "this, one"}, tmp_path / "results.csv")
+    back = report.read_csv(tmp_path / "results.csv")
+    # NaN, which is what was not measured, is not equal to itself
+    assert [repr(r) for r in back] == [repr(r) for r in rows]
+    assert (tmp_path / "results.csv").read_text().count("this, one") == 2
+
+
+def test_targets():
+    base = Case("discretised.continuous_time_loss", (32, 3072), 16, spread=2)
+    table = [replace(base, published=10, closed=4), replace(base, k=256, at_most_us=100)]
+    one, two = (case.name for case in table)
+    rows = [
+        row(case=one),
+        row(case=one, competitor=EAGER, **{}),
+        replace(row(case=one, competitor=COMPILED), median_ms=7.0),
+        replace(row(case=one, competitor=PUBLISHED), median_ms=20.0),
+        replace(row(case=two, k=256), median_ms=5.0, peak_extra_bytes=3.0, allowed_bytes=2.0),
+    ]
+    rows[1] = replace(rows[1], median_ms=9.0)
+    errors = {"8 nodes": accuracy.Errors(1e-4, 0, 0), "10 draws": accuracy.Errors(0.1, 0, 0)}
+    found = report.targets(table, rows, "cpu", errors)
+    assert [(t.limit, t.measured, t.met) for t in found[:5]] == [
+        ("≥ 10×", "10×", True),
+        ("≥ 4×", "3.5×", False),
+        ("≤ 100 µs", "5000.0 µs", False),
+        ("≤ 2", "2.50", False),
+        ("< 0.01", "0.001", True),
+    ]
+    assert found[5].met is False
+    assert "0 of 1" in found[5].measured
+    stopped = [dataclasses.replace(r, status=FAILED) if r.competitor == PUBLISHED else r for r in rows]
+    assert report.targets(table, stopped, "cpu", errors)[0].met is None
+
+
+def test_tables_fit_and_say_what_was_measured():
+    rows = [row(ratio=1.0), row(competitor=PUBLISHED, ratio=321.0), row(competitor=COMPILED, status=FAILED, note="[x]")]
+    console = Console(width=runner.WIDTH, record=True)
+    console.print(report.results_table(rows))
+    text = console.export_text()
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 120
+    assert "…" not in text
+    assert any("cpu" in line and "2.00 ms" in line and "1.50 ms" in line for line in lines)
+    assert any(PUBLISHED in line and "321" in line for line in lines)
+    assert any(COMPILED in line and "[x]" in line for line in lines)
+
+
+def test_durations():
+    assert [report.duration(ms) for ms in (0.00123, 0.0456, 12.34, 1234.5, math.nan)] == [
+        "1.23 µs", "45.6 µs", "12.3 ms", "1.23 s", "–",
+    ]  # fmt: skip
+
+
+def test_plot_of_time_against_k(tmp_path):
+    assert report.plot([row()], tmp_path / "none.png") is None
+    rows = [row(), replace(row(case="x", k=256), median_ms=3.0)]
+    path = report.plot(rows, tmp_path / "plot.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_fine_rule_agrees_with_many_nodes():
+    case = replace(NODES, shape=(4, 3), k=16)
+    tensors, _ = cases.inputs(case)
+    wide = {k: v.double() for k, v in tensors.items()}
+    want = accuracy.fine_rule(tensors, case.k)
+    got = kernel("reference", replace(case, options={"quadrature": 100}), "none")(**wide)
+    assert accuracy.Errors.of(got, want).worst < 1e-4
+    few = kernel("reference", replace(case, options={"quadrature": 2}), "none")(**wide)
+    assert accuracy.Errors.of(few, want).rms > 1e-3
