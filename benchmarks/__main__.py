@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import accuracy, cases, gate, measure, memory, report
 from benchmarks.cases import CASES, Case
-from benchmarks.competitors import available, competitors, prepared
+from benchmarks.competitors import Competitor, available, competitors, prepared
 from benchmarks.report import FAILED, OK, STOPPED, Row
 
 SECONDS, SECONDS_QUICK = 1.5, 0.1  # for the repetitions of one competitor in one case
@@ -27,8 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak extra memory")
     parser.add_argument("--out", type=Path, default=None, help="directory of the results (runs/benchmarks/<date>)")
     options = parser.parse_args(arguments)
-    if not options.no_memory:
-        memory.start_server()
+    memory.start_server()
     backends = available()
     if not backends:
         print("error: no backend is built; `python -m bfn_kernels.env` says how to get one", file=sys.stderr)
@@ -78,29 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_case(case: Case, backends: list[str], quick: bool, with_memory: bool) -> list[Row]:
     """Gate, time and memory of all who take part."""
     tensors, noise = cases.inputs(case)
-    shape, dtype = "×".join(map(str, case.shape)), str(case.dtype).removeprefix("torch.")
-    same = (case.name, case.series, case.op, shape, dtype, case.k, bool(case.diff))
-    found: dict[str, dict] = {}
-    runs: dict[str, measure.Run] = {}
-    for competitor in competitors(case, backends, quick):
-        name = competitor.name
-        try:
-            verdict = gate.check(case, competitor, tensors, noise)
-            found[name] = {"error": verdict.worst, "tolerance": verdict.tolerance, "held_to": verdict.held_to}
-            if verdict.agrees:
-                runs[name] = prepared(competitor, case, tensors)
-                runs[name]()
-            found[name]["status"] = OK if verdict.agrees else FAILED
-            if not verdict.agrees:
-                found[name]["note"] = ", ".join(f"{k} {e:.1e}" for k, e in verdict.errors.items())
-        except Exception as error:
-            # what torch.compile cannot do is its own affair
-            status = STOPPED if competitor.compiled else FAILED
-            found[name] = {"status": status, "note": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
-            runs.pop(name, None)
-    for name, timing in measure.timings(runs, SECONDS_QUICK if quick else SECONDS):
-        result = runs[name]()
-        moved = sum(t.nbytes for t in (*tensors.values(), *result))
+    taking_part = {competitor.name: competitor for competitor in competitors(case, backends, quick)}
+    found, runs = admitted(case, taking_part, tensors, noise)
+    moved = sum(t.nbytes for t in tensors.values()) + sum(cases.written(case, tensors, noise))
+    times = measure.timings(runs, SECONDS_QUICK if quick else SECONDS)
+    for name, timing in times.items():
         found[name] |= {
             "median_ms": timing.median * 1e3,
             "p20_ms": timing.percentile(20) * 1e3,
@@ -109,19 +90,47 @@ def run_case(case: Case, backends: list[str], quick: bool, with_memory: bool) ->
             "bytes_moved": moved,
             "gb_per_s": moved / timing.median / 1e9,
         }
+        if backends[0] in times:
+            found[name]["ratio"] = timing.median / times[backends[0]].median
         if name in backends:
-            found[name]["allowed_bytes"] = memory.allowed(case, result)
-    first = found.get(backends[0], {}).get("median_ms")
-    for name in runs:
-        if first:
-            found[name]["ratio"] = found[name]["median_ms"] / first
-        if with_memory:
-            peak = memory.peak_extra(case, name)
-            if peak is not None:
-                found[name]["peak_extra_bytes"] = peak
-    runs.clear()
+            found[name]["allowed_bytes"] = cases.allowed(case, tensors, noise)
+        if not with_memory or (quick and name not in backends):
+            continue
+        # what torch.compile made is here, and would take long to be made again
+        here = taking_part[name].compiled
+        peak = memory.peak_of(runs[name]) if here else memory.peak_in_a_process(case, name)
+        if peak is not None:
+            found[name]["peak_extra_bytes"] = peak
     torch.compiler.reset()
+    shape, dtype = "×".join(map(str, case.shape)), str(case.dtype).removeprefix("torch.")
+    same = (case.name, case.series, case.op, shape, dtype, case.k, bool(case.diff))
     return [Row(*same, competitor=name, **values) for name, values in found.items()]
+
+
+def admitted(
+    case: Case, taking_part: dict[str, Competitor], tensors: dict, noise: dict
+) -> tuple[dict[str, dict], dict[str, measure.Run]]:
+    """What the gate found of each, and the runs of those who passed."""
+    found: dict[str, dict] = {}
+    runs: dict[str, measure.Run] = {}
+    for name, competitor in taking_part.items():
+        try:
+            verdict = gate.check(case, competitor, tensors, noise)
+            run = prepared(competitor, case, tensors)
+            if verdict.agrees and competitor.compiled:
+                run()
+        except Exception as error:
+            # what torch.compile cannot do is its own affair
+            status = STOPPED if competitor.compiled else FAILED
+            found[name] = {"status": status, "note": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+            continue
+        found[name] = {"error": verdict.worst, "tolerance": verdict.tolerance, "held_to": verdict.held_to}
+        if verdict.agrees:
+            found[name]["status"], runs[name] = OK, run
+        else:
+            errors = ", ".join(f"{what} {error:.1e}" for what, error in verdict.errors.items())
+            found[name] |= {"status": FAILED, "note": errors}
+    return found, runs
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ GRADIENTS = {  # the inputs that a network puts out
 }
 
 
+ALLOWED_PER_THREAD = 2**20  # bytes beside outputs, gradients and what was saved for them
+
+
 @dataclass(frozen=True)
 class Case:
     op: str  # "family.op"
@@ -125,6 +128,19 @@ CASES = [
     Case("discrete.continuous_time_loss", FEW, 27, backward=False, at_most_us=10),
     Case("discrete.continuous_time_loss", FEW, 27, at_most_us=40),
 ]  # fmt: skip
+
+
+def written(case: Case, tensors: dict, noise: dict) -> tuple[int, int]:
+    """Bytes of the output, a number or as large as the noise, and of the gradients."""
+    output = 4 if case.op.endswith("loss") else noise["noise"].nbytes
+    return output, sum(tensors[name].nbytes for name in case.diff)
+
+
+def allowed(case: Case, tensors: dict, noise: dict) -> int:
+    """Peak extra memory: the output if it is not the caller's own, the gradients, those saved, 1 MiB per thread."""
+    output, gradients = written(case, tensors, noise)
+    own = 0 if case.options.get("reuse") else output
+    return own + 2 * gradients + ALLOWED_PER_THREAD * torch.get_num_threads()
 
 
 def quick(case: Case) -> Case:

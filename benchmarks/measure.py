@@ -4,7 +4,7 @@ import gc
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -43,33 +43,32 @@ def clock(run: Run, calls: int = 1) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def timings(runs: dict[str, Run], seconds: float) -> Iterator[tuple[str, Timing]]:
-    """Each run is given about so many seconds. Their repetitions take turns, so that all see the same machine."""
-    calls, left = {}, {}
+def timings(runs: dict[str, Run], seconds: float) -> dict[str, Timing]:
+    """Each run, which has run before, is given about so many seconds. Their repetitions take turns, so that all see the
+    same machine; those of which three take longer than that come to an end first."""
+    calls, left, found = {}, {}, {}
     for name, run in runs.items():
-        run()
         once = clock(run)
         calls[name] = max(1, round(SHORTEST / once))
-        once = clock(run, calls[name]) if calls[name] > 1 else once
         left[name] = min(max(round(seconds / (once * calls[name])), REPETITIONS[0]), REPETITIONS[1])
-    found: dict[str, list[float]] = {name: [] for name in runs}
+        found[name] = [once] if calls[name] == 1 else []
     gc.collect()
     gc.disable()
     try:
-        for turn in range(max(left.values(), default=0)):
+        for _ in range(REPETITIONS[1]):
             for name, run in runs.items():
-                if turn < left[name]:
+                if len(found[name]) < left[name]:
                     found[name].append(clock(run, calls[name]))
     finally:
         gc.enable()
-    yield from ((name, Timing(tuple(values))) for name, values in found.items())
+    return {name: Timing(tuple(values)) for name, values in found.items()}
 
 
 def copy_bandwidth(megabytes: int = 256) -> float:
     """GB/s of torch's copy between tensors that are there already, bytes read and written."""
     source = torch.ones(megabytes * 2**18)
     target = torch.empty_like(source)
-    ((_, timing),) = timings({"copy": lambda: (target.copy_(source),)}, 0.5)
+    timing = timings({"copy": lambda: (target.copy_(source),)}, 0.5)["copy"]
     return 2 * source.nbytes / timing.median / 1e9
 
 

@@ -1,6 +1,6 @@
 """Peak extra memory: how far a call lifts the resident set of a process of its own, threads' buffers included.
 
-The server that those processes are forked from has imported torch and run nothing; it has 4 KiB pages, so that a
+The server that those processes are forked from has imported torch and run nothing; it has small pages, so that a
 small buffer counts as what it is.
 """
 
@@ -8,7 +8,9 @@ import ctypes
 import gc
 import multiprocessing
 import os
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.forkserver import ensure_running
 
 import torch
 
@@ -18,31 +20,38 @@ from benchmarks.competitors import competitors, prepared
 from bfn_kernels.backends import BACKENDS
 
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch's own switch: large tensors in huge pages
-ALLOWED_PER_THREAD = 2**20
 _context = multiprocessing.get_context("forkserver")
 
 
 def start_server() -> None:
-    """Before this process allocates anything: from here on its large tensors are in huge pages, whoever makes them."""
-    from multiprocessing.forkserver import ensure_running
-
+    """Before anything is allocated: its processes have small pages, this one from here on huge ones for what is large,
+    whoever makes it."""
     os.environ.pop(HUGE_PAGES, None)
-    _context.set_forkserver_preload(["benchmarks.memory"])
+    _context.set_forkserver_preload(["benchmarks.__main__"])
     ensure_running()
     os.environ[HUGE_PAGES] = "1"
 
 
-def allowed(case: Case, result: tuple[torch.Tensor, ...]) -> int:
-    """The contract: the outputs, the gradients and what was saved for them, and 1 MiB per thread."""
-    output, *gradients = result
-    own = 0 if case.options.get("reuse") else output.nbytes
-    return own + 2 * sum(g.nbytes for g in gradients) + ALLOWED_PER_THREAD * torch.get_num_threads()
+def peak_of(run: Callable[[], tuple]) -> int | None:
+    """Bytes by which a call lifts this process; None where the system does not tell."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        with open("/proc/self/clear_refs", "w") as clear:
+            clear.write("5")  # the peak starts from here
+        before = _status("VmRSS")
+        kept = run()  # its results are part of it
+        peak = _status("VmHWM")
+    except (OSError, AttributeError):
+        return None
+    del kept
+    return peak - before
 
 
-def peak_extra(case: Case, name: str, seconds: float = 120) -> int | None:
-    """Bytes; None where the system does not tell, or the process was killed."""
+def peak_in_a_process(case: Case, name: str, seconds: float = 120) -> int | None:
+    """The same in a fresh one; None where it was killed, too."""
     here, there = _context.Pipe(duplex=False)
-    child = _context.Process(target=_measure, args=(case, name, there), daemon=True)
+    child = _context.Process(target=_child, args=(case, name, there), daemon=True)
     child.start()
     there.close()
     try:
@@ -54,27 +63,14 @@ def peak_extra(case: Case, name: str, seconds: float = 120) -> int | None:
         child.join()
 
 
-def _measure(case: Case, name: str, result: Connection) -> None:
-    tensors, _ = cases.inputs(case)
+def _child(case: Case, name: str, result: Connection) -> None:
     competitor = next(c for c in competitors(case, list(BACKENDS)) if c.name == name)
-    run = prepared(competitor, case, tensors)
-    # after this, threads and code are there; what torch.compile makes it makes for one shape
+    run = prepared(competitor, case, cases.inputs(case)[0])
+    # after this, threads and code are there
     torch.zeros(2**22).add_(1)
-    warm = run if competitor.compiled else prepared(competitor, cases.few(case), cases.inputs(cases.few(case))[0])
-    warm()
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        with open("/proc/self/clear_refs", "w") as clear:
-            clear.write("5")  # the peak starts from here
-        before = _status("VmRSS")
-        kept = run()
-        peak = _status("VmHWM")
-    except (OSError, AttributeError):
-        result.send(None)
-        return
-    del kept
-    result.send(peak - before)
+    few = cases.few(case)
+    prepared(competitor, few, cases.inputs(few)[0])()
+    result.send(peak_of(run))
 
 
 def _status(key: str) -> int:

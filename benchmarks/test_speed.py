@@ -6,7 +6,11 @@ from benchmarks import cases, gate
 from benchmarks.cases import CASES
 from benchmarks.competitors import available, competitors, prepared
 
-TABLE = [pytest.param(case, c, id=f"{case.name} {c.name}") for case in CASES for c in competitors(case, available())]
+TABLE = [
+    pytest.param(case, c, id=f"{case.name} {c.name}".replace(" ", "-"))
+    for case in CASES
+    for c in competitors(case, available())
+]
 
 
 @pytest.mark.parametrize(("case", "competitor"), TABLE)
