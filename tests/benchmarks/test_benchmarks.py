@@ -177,9 +177,9 @@ def test_targets():
     errors = {"8 nodes": accuracy.Errors(1e-4, 0, 0), "10 draws": accuracy.Errors(0.1, 0, 0)}
     found = report.targets(table, rows, "cpu", errors)
     assert [(t.limit, t.measured, t.met) for t in found[:5]] == [
-        ("≥ 10×", "10×", True),
+        ("≥ 10×", "10.0×", True),
         ("≥ 4×", "3.5×", False),
-        ("≤ 100 µs", "5000.0 µs", False),
+        ("≤ 100 µs", "5.00 ms", False),
         ("≤ 2", "2.50", False),
         ("< 0.01", "0.001", True),
     ]
