@@ -180,8 +180,9 @@ def row_cells(row: Row) -> list[str]:
     ]
 
 
-def targets_table(found: Sequence[Target]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="What must hold")
+def targets_table(found: Sequence[Target], quick: bool) -> Table:
+    title = "What must hold" + (", but of a full run and not of a quick one" if quick else "")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title)
     for name in ("case", "target", "measured", ""):
         table.add_column(name, justify="left" if name in ("case", "") else "right")
     words = {True: "[green]met[/]", False: "[red]not met[/]", None: "not measured"}
