@@ -148,7 +148,7 @@ def quick(case: Case) -> Case:
 
 def few(case: Case) -> Case:
     """The same with few variables and, where they are bins, all K."""
-    return replace(case, shape=(2, *(min(size, 8) for size in case.shape[1:])))
+    return replace(case, shape=(2, *(min(size, 64) for size in case.shape[1:])))
 
 
 def inputs(case: Case, seed: int = 0) -> tuple[dict, dict]:

@@ -126,8 +126,13 @@ PUBLISHED_OF_OP = {  # where it is not what the op is by default
 
 def competitors(case: Case, backends: list[str], quick: bool = False) -> list[Competitor]:
     """The backends, the first of which the others are compared with, and their peers."""
-    found = [Competitor(name, functools.partial(kernel, name), tolerance=TOLERANCE_KERNEL) for name in backends]
     tolerance = TOLERANCE_LOG_BINS if case.op == "discretised.discrete_time_loss" else TOLERANCE
+    found = [
+        Competitor(
+            name, functools.partial(kernel, name), tolerance=TOLERANCE_KERNEL if BACKENDS[name].namespace else tolerance
+        )
+        for name in backends
+    ]
     eager = Competitor(EAGER, functools.partial(closed_form, closed_forms), tolerance=tolerance)
     peers = [eager]
     reuse, few = case.options.get("reuse"), case.at_most_us
