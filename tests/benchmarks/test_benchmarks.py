@@ -88,6 +88,18 @@ def test_the_gate_refuses(op, spoil):
     verdict = gate.check(case, bad, tensors, noise)
     assert not verdict.agrees
     assert not verdict.worst <= verdict.tolerance
+    assert list(verdict.errors) == ["output", *(f"gradient of {name}" for name in case.diff)]
+
+
+def test_the_error_is_that_of_the_worst_row():
+    want = torch.tensor([[3.0, 4.0], [300.0, 400.0]], dtype=torch.float64)
+    got = want + torch.tensor([[0.05, 0.0], [0.0, 0.5]])
+    assert gate.compare(got, want) == pytest.approx(0.01)
+    assert gate.compare(got, want, share=0.5) == 0
+    assert gate.compare(got[:, :1], want) == math.inf
+    got[1, 1] = math.nan
+    assert math.isnan(gate.compare(got, want))
+    assert math.isnan(gate.compare(got, want, share=0.5))
 
 
 def test_a_failed_gate_has_no_time_and_status_1(monkeypatch, tmp_path, capsys):
