@@ -63,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"held to the {text}: {names}")
     if errors:
         console.print(report.errors_table(errors))
-    console.print(report.targets_table(report.targets(chosen, rows, backends[0], errors)))
+    met = report.targets(chosen, rows, backends[0], errors)
+    console.print(report.targets_table(met, options.quick))
     report.write_csv(rows, machine, out / "results.csv")
     report.plot(rows, out / "time_against_k.png")
     failed = [row for row in rows if row.status == FAILED]

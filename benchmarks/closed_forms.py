@@ -19,23 +19,25 @@ def column(row: Tensor) -> Tensor:
     return row.unsqueeze(-1)
 
 
+def drawn(shape: tuple[int, ...], noise: Tensor | None, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """Normals that the caller may write over."""
+    if noise is not None:
+        return noise.clone() if out is None else out.copy_(noise)
+    return torch.randn(shape, dtype=dtype) if out is None else out.normal_()
+
+
 def continuous_flow_sample(x: Tensor, t: Tensor, noise: Tensor | None = None, *, sigma_1: float) -> Tensor:
     """γx + √(γ(1−γ))·ε (77)."""
     log_variance = 2 * math.log(sigma_1) * t
     gamma, rest = column(-log_variance.expm1()), column(log_variance.exp())
-    if noise is None:
-        noise = torch.randn_like(x)
-    return torch.addcmul(gamma * x, (gamma * rest).sqrt(), noise)
+    return drawn(x.shape, noise, x.dtype).mul_((gamma * rest).sqrt()).addcmul_(gamma, x)
 
 
 def continuous_update_sample(x, mean, precision, alpha, noise=None, *, out: Tensor | None = None) -> Tensor:
     """(ρμ + αx)/ρ' + (√α/ρ')·ε."""
     total = precision + alpha
-    if noise is None:
-        noise = torch.randn_like(x)
-    updated = torch.mul(column(precision / total), mean, out=out)
-    updated.addcmul_(column(alpha / total), x)
-    return updated.addcmul_(column(alpha.sqrt() / total), noise)
+    updated = drawn(x.shape, noise, x.dtype, out).mul_(column(alpha.sqrt() / total))
+    return updated.addcmul_(column(precision / total), mean).addcmul_(column(alpha / total), x)
 
 
 def continuous_continuous_time_loss(x: Tensor, prediction: Tensor, t: Tensor, *, sigma_1: float) -> Tensor:
@@ -103,30 +105,27 @@ def discretised_discrete_time_loss(
 
 
 def send(x: Tensor, beta: Tensor, noise: Tensor) -> Tensor:
-    """y + β: a constant in all classes is none to softmax and LSE."""
-    num_classes = noise.shape[-1]
-    beta = beta.to(noise.dtype)
-    y = (num_classes * beta).sqrt().unsqueeze(-1) * noise
-    shift = (num_classes * beta).expand(x.shape).unsqueeze(-1)
-    return y.scatter_add(-1, x.unsqueeze(-1), shift)
+    """y + β, written over the noise: a constant in all classes is none to softmax and LSE."""
+    shift = (noise.shape[-1] * beta).to(noise.dtype)
+    y = noise.mul_(shift.sqrt().unsqueeze(-1))
+    return y.scatter_add_(-1, x.unsqueeze(-1), shift.expand(x.shape).unsqueeze(-1))
 
 
 def discrete_flow_sample(x: Tensor, t: Tensor, noise=None, *, num_classes: int, beta_1: float) -> Tensor:
     """softmax(β(Ke_x − 1) + √(Kβ)·ε) (182, 185)."""
-    if noise is None:
-        noise = torch.randn(*x.shape, num_classes)
+    noise = drawn((*x.shape, num_classes), noise, t.dtype)
     return send(x, column(beta_1 * t.clamp(max=1 - 1e-6) ** 2), noise).softmax(-1)
 
 
 def discrete_update_sample(output_logits, state, alpha, noise=None, draw_noise=None) -> Tensor:
-    """z' = z + y, of a class drawn by its cumulative probabilities."""
-    if noise is None:
-        noise = torch.randn_like(state)
+    """z' = z + y, of a class drawn by its cumulative probabilities, a third of what torch.multinomial takes."""
     if draw_noise is None:
         draw_noise = torch.rand(state.shape[:-1])
-    cumulative = output_logits.softmax(-1).cumsum(-1)
+    cumulative = output_logits.softmax(-1)
+    torch.cumsum(cumulative, -1, out=cumulative)
     sent = torch.searchsorted(cumulative, draw_noise.unsqueeze(-1), right=True).squeeze(-1)
-    return send(sent.clamp(max=state.shape[-1] - 1), alpha, noise) + (state - alpha)
+    y = send(sent.clamp(max=state.shape[-1] - 1), alpha, drawn(state.shape, noise, state.dtype))
+    return y.add_(state).sub_(alpha)
 
 
 def discrete_continuous_time_loss(x: Tensor, logits: Tensor, t: Tensor, *, beta_1: float) -> Tensor:
@@ -138,9 +137,9 @@ def discrete_continuous_time_loss(x: Tensor, logits: Tensor, t: Tensor, *, beta_
 
 def discrete_discrete_time_loss(x, logits, t, noise=None, *, beta_1: float, n_steps: int, n_samples: int) -> Tensor:
     """n·E[y_x + LSE(z) − LSE(z + y)], the joint receiver (189, 190)."""
-    if noise is None:
-        noise = torch.randn(n_samples, *logits.shape)
     alpha = column(beta_1 * (2 * (n_steps * t + 1) - 1) / n_steps**2)
-    y = send(x.expand(noise.shape[:-1]), alpha, noise)
-    y_x = y.gather(-1, x.expand(noise.shape[:-1]).unsqueeze(-1)).squeeze(-1)
-    return n_steps * (logits.logsumexp(-1) + (y_x - (logits + y).logsumexp(-1)).mean(0))
+    total = n_samples * logits.logsumexp(-1)
+    for draw in range(n_samples):
+        y = send(x, alpha, drawn(logits.shape, None if noise is None else noise[draw], logits.dtype))
+        total = total + y.gather(-1, x.unsqueeze(-1)).squeeze(-1) - (logits + y).logsumexp(-1)
+    return n_steps / n_samples * total

@@ -44,6 +44,7 @@ class Competitor:
     truth: Truth = reference
     held_to: str = "float64 reference"
     tolerance: float = TOLERANCE
+    share: float = 1.0  # of a row's variables, those with the least error, that are held to it
     tensors: Callable[[dict], dict] = field(default=lambda tensors: tensors)  # as this one takes them
     noise: Callable[[dict, dict], dict] = field(default=lambda noise, tensors: noise)
 
@@ -104,8 +105,9 @@ PUBLISHED_OF_OP = {  # where it is not what the op is by default
     "discretised.discrete_time_loss": replace(
         _published,
         truth=floored,
-        held_to="float64 closed form, p floored at 1.2e-7 as torch's Categorical does",
-        tolerance=TOLERANCE_LOG_BINS,
+        # elsewhere p is what float32 leaves of 1 − Φ, a multiple of 6e-8
+        held_to="float64 closed form, p floored at 1.2e-7 as torch's Categorical does, in 95 % of the variables",
+        share=0.95,
     ),
     "discrete.discrete_time_loss": replace(
         _published,
@@ -124,8 +126,13 @@ PUBLISHED_OF_OP = {  # where it is not what the op is by default
 
 def competitors(case: Case, backends: list[str], quick: bool = False) -> list[Competitor]:
     """The backends, the first of which the others are compared with, and their peers."""
-    found = [Competitor(name, functools.partial(kernel, name), tolerance=TOLERANCE_KERNEL) for name in backends]
     tolerance = TOLERANCE_LOG_BINS if case.op == "discretised.discrete_time_loss" else TOLERANCE
+    found = [
+        Competitor(
+            name, functools.partial(kernel, name), tolerance=TOLERANCE_KERNEL if BACKENDS[name].namespace else tolerance
+        )
+        for name in backends
+    ]
     eager = Competitor(EAGER, functools.partial(closed_form, closed_forms), tolerance=tolerance)
     peers = [eager]
     reuse, few = case.options.get("reuse"), case.at_most_us

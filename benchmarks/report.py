@@ -63,7 +63,8 @@ class Target:
     @classmethod
     def at_least(cls, what: str, ours: float, theirs: float, limit: float) -> "Target":
         ratio = theirs / ours
-        return cls(what, f"≥ {limit:g}×", f"{ratio:.3g}×", None if math.isnan(ratio) else ratio >= limit)
+        measured = "–" if math.isnan(ratio) else f"{ratio:.1f}×" if ratio < 100 else f"{ratio:.0f}×"
+        return cls(what, f"≥ {limit:g}×", measured, None if math.isnan(ratio) else ratio >= limit)
 
 
 def median(rows: Sequence[Row], case: str, names: Sequence[str]) -> float:
@@ -76,7 +77,7 @@ def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: di
     found = []
     for case in cases:
         ours, other = median(rows, case.name, [backend]), case.against or case.name
-        beside = f" (of {case.against})" if case.against else ""
+        beside = " of ten draws" if case.against else ""
         if case.published:
             theirs = median(rows, other, [PUBLISHED])
             found.append(Target.at_least(f"{case.name}: published{beside}", ours, theirs, case.published))
@@ -85,12 +86,15 @@ def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: di
             found.append(Target.at_least(f"{case.name}: best closed form{beside}", ours, theirs, case.closed))
         if case.at_most_us:
             met = None if math.isnan(ours) else ours * 1e3 <= case.at_most_us
-            found.append(Target(case.name, f"≤ {case.at_most_us:g} µs", f"{ours * 1e3:.1f} µs", met))
+            found.append(Target(case.name, f"≤ {case.at_most_us:g} µs", duration(ours), met))
     for series, limit in {case.series: case.spread for case in cases if case.spread}.items():
         times = [median(rows, c.name, [backend]) for c in cases if c.series == series]
+        complete = len(times) > 1 and not any(map(math.isnan, times))
         spread = max(times) / min(times)
-        met = None if any(map(math.isnan, times)) or len(times) < 2 else spread <= limit
-        found.append(Target(f"{series}: slowest / fastest K", f"≤ {limit:g}", f"{spread:.2f}", met))
+        told = f"{spread:.2f}" if complete else "–"
+        found.append(
+            Target(f"{series}: slowest / fastest K", f"≤ {limit:g}", told, spread <= limit if complete else None)
+        )
     if errors:
         nodes, draws = errors.values()
         share = nodes.rms / draws.rms
@@ -176,8 +180,9 @@ def row_cells(row: Row) -> list[str]:
     ]
 
 
-def targets_table(found: Sequence[Target]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="What must hold")
+def targets_table(found: Sequence[Target], quick: bool) -> Table:
+    title = "What must hold" + (", but of a full run and not of a quick one" if quick else "")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title)
     for name in ("case", "target", "measured", ""):
         table.add_column(name, justify="left" if name in ("case", "") else "right")
     words = {True: "[green]met[/]", False: "[red]not met[/]", None: "not measured"}
@@ -216,7 +221,7 @@ def plot(rows: Sequence[Row], path: Path) -> Path | None:
     lines: dict[str, dict[str, list[tuple]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row.k and row.status == OK:
-            lines[row.series][row.competitor].append((row.k, row.median_ms, row.p20_ms, row.p80_ms))
+            lines[f"{row.series}, {row.shape}"][row.competitor].append((row.k, row.median_ms, row.p20_ms, row.p80_ms))
     lines = {s: by for s, by in lines.items() if max(map(len, by.values())) > 1}
     if not lines:
         return None

@@ -88,6 +88,18 @@ def test_the_gate_refuses(op, spoil):
     verdict = gate.check(case, bad, tensors, noise)
     assert not verdict.agrees
     assert not verdict.worst <= verdict.tolerance
+    assert list(verdict.errors) == ["output", *(f"gradient of {name}" for name in case.diff)]
+
+
+def test_the_error_is_that_of_the_worst_row():
+    want = torch.tensor([[3.0, 4.0], [300.0, 400.0]], dtype=torch.float64)
+    got = want + torch.tensor([[0.05, 0.0], [0.0, 0.5]])
+    assert gate.compare(got, want) == pytest.approx(0.01)
+    assert gate.compare(got, want, share=0.5) == 0
+    assert gate.compare(got[:, :1], want) == math.inf
+    got[1, 1] = math.nan
+    assert math.isnan(gate.compare(got, want))
+    assert math.isnan(gate.compare(got, want, share=0.5))
 
 
 def test_a_failed_gate_has_no_time_and_status_1(monkeypatch, tmp_path, capsys):
@@ -164,22 +176,23 @@ def test_csv_comes_back(tmp_path):
 
 def test_targets():
     base = Case("discretised.continuous_time_loss", (32, 3072), 16, spread=2)
-    table = [replace(base, published=10, closed=4), replace(base, k=256, at_most_us=100)]
-    one, two = (case.name for case in table)
+    table = [replace(base, published=10, closed=4), replace(base, k=256), replace(base, spread=0, at_most_us=100)]
+    one, two, few = (case.name for case in table)
     rows = [
         row(case=one),
         row(case=one, competitor=EAGER, **{}),
         replace(row(case=one, competitor=COMPILED), median_ms=7.0),
         replace(row(case=one, competitor=PUBLISHED), median_ms=20.0),
         replace(row(case=two, k=256), median_ms=5.0, peak_extra_bytes=3.0, allowed_bytes=2.0),
+        replace(row(case=few), median_ms=0.11),
     ]
     rows[1] = replace(rows[1], median_ms=9.0)
     errors = {"8 nodes": accuracy.Errors(1e-4, 0, 0), "10 draws": accuracy.Errors(0.1, 0, 0)}
     found = report.targets(table, rows, "cpu", errors)
     assert [(t.limit, t.measured, t.met) for t in found[:5]] == [
-        ("≥ 10×", "10×", True),
+        ("≥ 10×", "10.0×", True),
         ("≥ 4×", "3.5×", False),
-        ("≤ 100 µs", "5000.0 µs", False),
+        ("≤ 100 µs", "110 µs", False),
         ("≤ 2", "2.50", False),
         ("< 0.01", "0.001", True),
     ]
