@@ -35,6 +35,13 @@ BFN_HD float exp(float x) {
   return (1.0f + e.excess) * power_of_two(half) * power_of_two(exponent - half);
 }
 
+// For x <= 0, and 0 where the result would be below the normal range: terms of a sum beside the largest.
+BFN_HD float exp_term(float x) {
+  const ReducedExp e = reduced_exp(x < -87.0f ? -87.0f : x);
+  const float value = (1.0f + e.excess) * power_of_two(static_cast<int32_t>(e.n));
+  return x < -87.0f ? 0.0f : value;
+}
+
 // e^x - 1 for x < 88
 BFN_HD float expm1(float x) {
   const ReducedExp e = reduced_exp(clamp(x, -80.0f, 88.0f));
@@ -92,6 +99,7 @@ BFN_HD void sincospi(float v, float& sine, float& cosine) {
 }
 
 BFN_HD double exp(double x) { return ::exp(x); }
+BFN_HD double exp_term(double x) { return ::exp(x); }
 BFN_HD double log(double x) { return ::log(x); }
 BFN_HD double log_normal(double x) { return ::log(x); }
 BFN_HD double log1p(double x) { return ::log1p(x); }

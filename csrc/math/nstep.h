@@ -2,7 +2,7 @@
 // eps. With q_k = (c_k - x)/tau the bracket is ln sum_k p_k exp(q_k (eps - q_k/2)), which has no eps^2 left to cancel.
 //
 // p_k times the other normal is a bump of width s, 1/s^2 = 1/std^2 + 1/tau^2: few bins are summed as they are, many by
-// 32 Gauss-Legendre points, whatever their number [derived]. The end bins of a clipped distribution stand apart.
+// 28 Gauss-Legendre points, whatever their number [derived]. The end bins of a clipped distribution stand apart.
 #pragma once
 
 #include "bin_prob.h"
@@ -18,10 +18,10 @@ struct NStepWindow {
   bool every;              // bin is a point; else Gauss-Legendre points are
 };
 
-constexpr int kNodes = 32;
-constexpr int kMaxPoints = 160;  // of which every bin is one
-constexpr double kReach = 6;     // bumps are 0 to float32 beyond so many s
-constexpr double kMaxSpan = 21;  // s that Gauss-Legendre points cover: 5e-9
+constexpr int kNodes = 28;
+constexpr int kMaxPoints = 128;    // of which every bin is one
+constexpr double kReach = 5.5;     // bumps hold 4e-8 beyond so many s
+constexpr double kMaxSpan = 19.5;  // s that Gauss-Legendre points cover: 9e-8 of the sum
 
 // The normal as far as windows and end corrections go by it: an unclipped distribution with next to no mass in [-1, 1]
 // is uniform there.
@@ -56,17 +56,15 @@ BFN_HD NStepWindow<T> nstep_window(T x, T mean, Bump<T> bump, T least_eps, T mos
 
 // Half of the nodes in [0, 1] and their weights there; the others are their mirror images.
 BFN_HD float legendre_node(int i) {
-  constexpr float nodes[kNodes / 2] = {0.00136806908f, 0.00719424423f, 0.0176188722f, 0.032546962f,
-                                       0.0518394221f,  0.0753161931f,  0.102758102f,  0.133908941f,
-                                       0.168477867f,   0.206142121f,   0.246550046f,  0.289324362f,
-                                       0.334065699f,   0.380356319f,   0.427764019f,  0.475846167f};
+  constexpr float nodes[kNodes / 2] = {0.00177875121f, 0.00934841731f, 0.0228703597f, 0.0421834868f, 0.0670537387f,
+                                       0.0971793145f,  0.132194561f,   0.171674453f,  0.215139764f,  0.262062888f,
+                                       0.311874242f,   0.363969186f,   0.417715359f,  0.472460355f};
   return i < kNodes / 2 ? nodes[i] : 1.0f - nodes[kNodes - 1 - i];
 }
 BFN_HD float legendre_weight(int i) {
-  constexpr float weights[kNodes / 2] = {0.003509305f,  0.00813719737f, 0.0126960327f, 0.0171369315f,
-                                         0.021417949f,  0.0254990296f,  0.0293420467f, 0.0329111114f,
-                                         0.0361728971f, 0.0390969479f,  0.0416559621f, 0.0438260465f,
-                                         0.0455869393f, 0.0469221995f,  0.04781936f,   0.0482700443f};
+  constexpr float weights[kNodes / 2] = {0.0045621413f, 0.0105660563f, 0.0164507139f, 0.0221364674f, 0.0275536728f,
+                                         0.032636462f,  0.0373231071f, 0.0415567086f, 0.0452858722f, 0.048465329f,
+                                         0.0510564838f, 0.053027883f,  0.0543555961f, 0.0550235065f};
   return weights[i < kNodes / 2 ? i : kNodes - 1 - i];
 }
 
