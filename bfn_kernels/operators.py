@@ -27,13 +27,16 @@ def needs(*tensors: Tensor | None) -> list[bool]:
 
 
 def register(ops: Namespace, name: str, fake: Callable, backward: Callable | None = None, save=None) -> None:
-    """The fake of an operator and its backward pass: `save(ctx, inputs, output)`, `backward(ctx, *grads)`.
+    """The fake of an operator, if the namespace has it, and its backward pass: `save(ctx, inputs, output)`,
+    `backward(ctx, *grads)`.
 
     Without a backward the operator is one whose results have no gradient: asking for one is an error. So is a second
     derivative, refused where the graph for it would be made, since a backward pass that left it out would be silently
     wrong; and so is vmap, under which noise and reductions would not mean what they say.
     """
-    qualified = f"{ops.name}::{name}"
+    qualified, overload = f"{ops.name}::{name}", _overload(ops, name)
+    if overload is None:
+        return
 
     def save_inputs(ctx, inputs, output):
         ctx.set_materialize_grads(False)  # zeros for results that have no gradient would be as large as these
@@ -55,13 +58,14 @@ def register(ops: Namespace, name: str, fake: Callable, backward: Callable | Non
     torch.library.register_fake(qualified, fake)
     torch.library.register_autograd(qualified, checked_backward, setup_context=save_inputs)
     torch.library.register_vmap(qualified, refuse_vmap)
-    setattr(ops, name, _call(_overload(ops, name), save_inputs, checked_backward))
+    setattr(ops, name, _call(overload, save_inputs, checked_backward))
 
 
 def register_plain(ops: Namespace, name: str, fake: Callable) -> None:
-    """The fake of an operator that is never asked for a gradient."""
-    torch.library.register_fake(f"{ops.name}::{name}", fake)
-    setattr(ops, name, _overload(ops, name))
+    """The fake of an operator, if the namespace has it, that is never asked for a gradient."""
+    if overload := _overload(ops, name):
+        torch.library.register_fake(f"{ops.name}::{name}", fake)
+        setattr(ops, name, overload)
 
 
 def register_in_place(ops: Namespace, name: str) -> None:
@@ -69,8 +73,9 @@ def register_in_place(ops: Namespace, name: str) -> None:
     register_plain(ops, name, lambda *args, **kwargs: None)
 
 
-def _overload(ops: Namespace, name: str) -> Callable:
-    return getattr(getattr(torch.ops, ops.name), name).default
+def _overload(ops: Namespace, name: str) -> Callable | None:
+    packet = getattr(getattr(torch.ops, ops.name), name, None)
+    return packet and packet.default
 
 
 def _call(overload: Callable, save: Callable, backward: Callable) -> Callable:

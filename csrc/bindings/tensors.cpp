@@ -113,7 +113,6 @@ static Tensor fresh(const Tensor& like, const Shape& shape, ScalarType type) {
   return Tensor(made);
 }
 
-
 Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type) {
   return in_huge_pages(fresh(like, shape, type));
 }
