@@ -54,8 +54,8 @@ void for_tiles(const Rows& rows, F&& f) {
 // f(i, s, j) for number i of a tile, which is at step s in lane j.
 template <class F>
 void for_numbers(const Tile& tile, F&& f) {
-  for (int32_t s = 0; s < tile.steps; ++s) {
-    for (int32_t j = 0; j < kLanes; ++j) f(s * static_cast<int32_t>(kLanes) + j, s, j);
+  for (int64_t s = 0; s < tile.steps; ++s) {
+    for (int64_t j = 0; j < kLanes; ++j) f(s * kLanes + j, static_cast<int32_t>(s), j);
   }
 }
 
@@ -206,24 +206,24 @@ template <class T>
   }
 }
 
-// Of e and of e^2, but for the step `without`; in double, so that the number of classes does not cost precision.
+// Of e and of e^2; in double, so that the number of classes does not cost precision.
 template <class T>
-[[gnu::noinline]] void sum_steps(int64_t steps, const T* __restrict e, const int32_t* __restrict without,
-                                 double* __restrict sums, double* __restrict squares) {
+[[gnu::noinline]] void sum_steps(int64_t steps, const T* __restrict e, double* __restrict sums,
+                                 double* __restrict squares) {
   if (steps < 1) return;
   for (int64_t j = 0; j < kLanes; ++j) {
     double sum = 0, square = 0;
-    for (int32_t s = 0; s < steps; ++s) {
-      const T kept = s == without[j] ? T(0) : e[s * kLanes + j];
-      sum += kept;
-      square += static_cast<double>(kept) * kept;
+    for (int64_t s = 0; s < steps; ++s) {
+      const double value = e[s * kLanes + j];
+      sum += value;
+      square += value * value;
     }
     sums[j] = sum;
     squares[j] = square;
   }
 }
 
-// Of a tile: e_k = exp(z_k - top), top being the tile's own, and sums but for the class x.
+// Of a tile: e_k = exp(z_k - top), top being the tile's own, and sums but for the class x, whose e becomes 0.
 template <class T>
 struct TileSums {
   T top[kLanes], scale[kLanes];  // scale: from the tile's top to that of the row
@@ -233,7 +233,8 @@ struct TileSums {
     max_steps(tile.steps, z, top);
     max_lanes(tile.rows, top);
     exp_steps(tile.steps, z, top, e);
-    sum_steps(tile.steps, e, x.at, rest, square);
+    where_met(x, [&](int64_t j, int64_t s) { e[s * kLanes + j] = 0; });
+    sum_steps(tile.steps, e, rest, square);
     sum_lanes(tile.rows, rest);
     sum_lanes(tile.rows, square);
   }
