@@ -7,28 +7,6 @@
 namespace bfn {
 namespace {
 
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-
-constexpr int64_t kNoClass[kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
-template <class T>
-constexpr T kMinusInfinity = -std::numeric_limits<T>::infinity();
-
-// The rows' classes; -1 where they are out of range, which goes to `bad` if given, or not wanted.
-void load_classes(const View& view, const Rows& rows, const uint8_t (&wanted)[kLanes], int64_t (&x)[kLanes],
-                  BadClass* bad) {
-  load_lanes(view, rows, x);
-  for (int64_t j = 0; j < kLanes; ++j) {
-    const bool valid = x[j] >= 0 && x[j] < rows.num_classes;
-    if (wanted[j] && !valid && bad) bad->check(x[j], rows.num_classes);
-    if (!wanted[j] || !valid) x[j] = -1;
-  }
-}
-
-template <class T>
-auto logits_of(const View& view) {
-  return [&view](const Tile& tile, T* buffer) { return load_tile(view, tile, buffer, kMinusInfinity<T>); };
-}
-
 // What the sender of each lane's row is told: a class with everything on it, or p_k = e_k share where that is not 0.
 // NaN is sent where there is neither.
 template <class T>
@@ -122,41 +100,6 @@ void draw_classes(const Rows& rows, const RowSums<T>& sums, const RowScratch<T>&
   for (int64_t j = 0; j < kLanes; ++j) {
     if (drawn[j] < 0) drawn[j] = last_class(rows, scratch, j);
     if (!(sums.rest[j] - sums.rest[j] == 0)) drawn[j] = -1;
-  }
-}
-
-// The first class of each row with the largest number; -1 for NaN.
-template <class T, class F>
-void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
-  T top[kLanes];
-  int32_t poisoned[kLanes] = {};
-  std::fill_n(mode, kLanes, 0);
-  std::fill_n(top, kLanes, kMinusInfinity<T>);
-  for_tiles(rows, [&](const Tile& tile) {
-    T buffer[kBlock];
-    const T* z = logits(tile, buffer);
-    int32_t step[kLanes] = {};
-    T most[kLanes];
-    std::fill_n(most, kLanes, kMinusInfinity<T>);
-    for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
-      step[j] = z[i] > most[j] ? s : step[j];
-      most[j] = z[i] > most[j] ? z[i] : most[j];
-      poisoned[j] |= z[i] != z[i] ? 1 : 0;
-    });
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const int64_t to = rows.one() ? 0 : j, k = rows.one() ? tile.first + step[j] * kLanes + j : step[j];
-      if (most[j] > top[to] || (most[j] == top[to] && k < mode[to])) {
-        top[to] = most[j];
-        mode[to] = k;
-      }
-    }
-  });
-  if (rows.one()) {
-    std::fill_n(poisoned, kLanes, std::any_of(poisoned, poisoned + kLanes, [](int32_t nan) { return nan != 0; }));
-    std::fill_n(mode, kLanes, mode[0]);
-  }
-  for (int64_t j = 0; j < kLanes; ++j) {
-    if (poisoned[j]) mode[j] = -1;
   }
 }
 
