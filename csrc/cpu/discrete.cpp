@@ -7,25 +7,6 @@
 namespace bfn {
 namespace {
 
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-
-constexpr int64_t kNoClass[kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
-template <class T>
-constexpr T kMinusInfinity = -std::numeric_limits<T>::infinity();
-
-// The rows' classes; -1 where they are out of range or, if `wanted` is given, not wanted.
-void load_classes(const View& view, const Rows& rows, BadClass* bad, const uint8_t* wanted, int64_t (&x)[kLanes]) {
-  load_lanes(view, rows, x);
-  for (int64_t j = 0; j < kLanes; ++j) {
-    if ((wanted && !wanted[j]) || !bad->check(x[j], rows.num_classes)) x[j] = -1;
-  }
-}
-
-template <class T>
-auto logits_of(const View& view) {
-  return [&view](const Tile& tile, T* buffer) { return load_tile(view, tile, buffer, kMinusInfinity<T>); };
-}
-
 // What the sender of each lane's row is told: a class with everything on it, or p_k = e_k share where that is not 0.
 // NaN is sent where there is neither.
 template <class T>
@@ -50,14 +31,11 @@ struct Sent {
       poison[j] = one[j] < 0 && share[j] == T(0) ? static_cast<T>(kNaN) : T(0);
       by[j] = kShared ? share[j] * scale[j] : T(0);
     }
-    for (int32_t s = 0; s < tile.steps; ++s) {
-      for (int64_t j = 0; j < kLanes; ++j) {
-        const int64_t i = s * kLanes + j;
-        T p = s == sent.at[j] ? T(1) : T(0);
-        if (kShared) p = by[j] > T(0) ? e[i] * by[j] : p;
-        y[i] = message(p, beta[j], spread[j], eps[i], classes) + poison[j];
-      }
-    }
+    for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
+      T p = s == sent.at[j] ? T(1) : T(0);
+      if (kShared) p = by[j] > T(0) ? e[i] * by[j] : p;
+      y[i] = message(p, beta[j], spread[j], eps[i], classes) + poison[j];
+    });
   }
 };
 
@@ -102,22 +80,6 @@ int64_t draw_along(const Rows& rows, const RowScratch<T>& scratch, double most) 
   return found;
 }
 
-// The first class of each lane's row whose cumulative e exceeds `most`; -1 if none does.
-template <class T>
-[[gnu::noinline]] void draw_steps(int64_t steps, const T* __restrict e, const double* __restrict most,
-                                  int64_t* __restrict drawn) {
-  if (steps < 1) return;
-  for (int64_t j = 0; j < kLanes; ++j) {
-    double sum = 0;
-    int64_t passed = 0;
-    for (int64_t s = 0; s < steps; ++s) {
-      sum += e[s * kLanes + j];
-      passed += sum > most[j] ? 0 : 1;
-    }
-    drawn[j] = passed < steps ? passed : -1;
-  }
-}
-
 // The first k of each row whose cumulative probability exceeds u; if none does, the last k with p_k > 0. -1 for NaN.
 template <class T>
 void draw_classes(const Rows& rows, const RowSums<T>& sums, const RowScratch<T>& scratch, const T (&uniform)[kLanes],
@@ -127,61 +89,17 @@ void draw_classes(const Rows& rows, const RowSums<T>& sums, const RowScratch<T>&
   if (rows.one()) {
     std::fill_n(drawn, kLanes, draw_along(rows, scratch, most[0]));
   } else {
-    draw_steps(rows.num_classes, scratch.e.data(), most, drawn);
+    double sum[kLanes] = {};
+    int32_t passed[kLanes] = {};
+    for (int64_t s = 0; s < rows.num_classes; ++s) {
+      for (int64_t j = 0; j < kLanes; ++j) sum[j] += scratch.e[s * kLanes + j];
+      for (int64_t j = 0; j < kLanes; ++j) passed[j] += sum[j] > most[j] ? 0 : 1;
+    }
+    for (int64_t j = 0; j < kLanes; ++j) drawn[j] = passed[j] < rows.num_classes ? passed[j] : -1;
   }
   for (int64_t j = 0; j < kLanes; ++j) {
     if (drawn[j] < 0) drawn[j] = last_class(rows, scratch, j);
     if (!(sums.rest[j] - sums.rest[j] == 0)) drawn[j] = -1;
-  }
-}
-
-// The largest number of each lane, the first step that has it, and whether there is a NaN.
-template <class T>
-[[gnu::noinline]] void max_places(int64_t steps, const T* __restrict z, T* __restrict most, int32_t* __restrict place,
-                                  int32_t* __restrict nan) {
-  if (steps < 1) return;
-  for (int64_t j = 0; j < kLanes; ++j) {
-    T largest = kMinusInfinity<T>;
-    int32_t at = 0, poisoned = 0;
-    for (int32_t s = 0; s < steps; ++s) {
-      const T value = z[s * kLanes + j];
-      at = value > largest ? s : at;
-      largest = value > largest ? value : largest;
-      poisoned |= value != value ? 1 : 0;
-    }
-    most[j] = largest;
-    place[j] = at;
-    nan[j] |= poisoned;
-  }
-}
-
-// The first class of each row with the largest number; -1 for NaN.
-template <class T, class F>
-void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
-  T top[kLanes];
-  int32_t poisoned[kLanes] = {};
-  std::fill_n(mode, kLanes, 0);
-  std::fill_n(top, kLanes, kMinusInfinity<T>);
-  for_tiles(rows, [&](const Tile& tile) {
-    T buffer[kBlock];
-    const T* z = logits(tile, buffer);
-    int32_t step[kLanes];
-    T most[kLanes];
-    max_places(tile.steps, z, most, step, poisoned);
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const int64_t to = rows.one() ? 0 : j, k = rows.one() ? tile.first + step[j] * kLanes + j : step[j];
-      if (most[j] > top[to] || (most[j] == top[to] && k < mode[to])) {
-        top[to] = most[j];
-        mode[to] = k;
-      }
-    }
-  });
-  if (rows.one()) {
-    std::fill_n(poisoned, kLanes, std::any_of(poisoned, poisoned + kLanes, [](int32_t nan) { return nan != 0; }));
-    std::fill_n(mode, kLanes, mode[0]);
-  }
-  for (int64_t j = 0; j < kLanes; ++j) {
-    if (poisoned[j]) mode[j] = -1;
   }
 }
 
@@ -207,7 +125,9 @@ void discrete_sender(const DiscreteSender& op) {
   const auto make = [&] { return RowScratch<T>(op.num_classes); };
   for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
     Sent<T> sent(rows, op.beta, op.spread);
-    load_classes(op.x, rows, op.bad, nullptr, sent.one);
+    uint8_t all[kLanes];
+    mask_lanes(rows, nullptr, all);
+    load_classes(op.x, rows, all, sent.one, op.bad);
     const auto messages = [&](const Tile& tile, T* y) {
       T normals[kBlock];
       sent.template messages<false>(tile, normal_tile(op.noise, tile, normals), nullptr, nullptr, y);
@@ -219,7 +139,7 @@ void discrete_sender(const DiscreteSender& op) {
       T inverse[kLanes];
       for (int64_t j = 0; j < kLanes; ++j) inverse[j] = static_cast<T>(1 / sums.rest[j]);
       scratch.store(op.out, rows, [&](const Tile& tile, const T* __restrict e, const T* scale, T* __restrict p) {
-        for_numbers(tile, [&](int64_t i, int64_t, int64_t j) { p[i] = e[i] * (inverse[j] * scale[j]); });
+        for_numbers(tile, [&](int64_t i, int32_t, int64_t j) { p[i] = e[i] * (inverse[j] * scale[j]); });
       });
     } else {
       for_tiles(rows, [&](const Tile& tile) {
@@ -240,7 +160,7 @@ void discrete_update(const DiscreteUpdate& op) {
     if (std::count(known, known + kLanes, 0) > 0) choose(op, rows, scratch, sent);
     if (op.known) {
       int64_t x[kLanes];
-      load_classes(op.known, rows, op.bad, known, x);
+      load_classes(op.known, rows, known, x, op.bad);
       for (int64_t j = 0; j < kLanes; ++j) {
         sent.one[j] = known[j] ? x[j] : sent.one[j];
         sent.share[j] = known[j] ? T(0) : sent.share[j];
@@ -274,7 +194,7 @@ void discrete_loss(const DiscreteLoss& op) {
       T weight[kLanes], cost[kLanes];
       uint8_t costs[kLanes];
       if (!mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs)) return;
-      load_classes(op.x, rows, op.bad, costs, x);
+      load_classes(op.x, rows, costs, x, op.bad);
       const RowSums<T> sums(rows, x, scratch, logits_of<T>(op.logits));
       load_lanes(op.weight, rows, weight);
       for (int64_t j = 0; j < rows.count; ++j) {
@@ -294,15 +214,17 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
     T grad[kLanes], weight[kLanes];
     uint8_t costs[kLanes];
     load_lanes(op.mask, rows, costs, uint8_t{1});
-    load_lanes(op.x, rows, x);
+    load_classes(op.x, rows, costs, x, nullptr);
     load_lanes(op.grad, rows, grad);
     load_lanes(op.weight, rows, weight);
     const RowSums<T> sums(rows, x, scratch, logits_of<T>(op.logits));
-    // by_x at x, elsewhere p (slope p + level)
+    // by_x at x, elsewhere p (slope p + level); nothing where the row costs nothing, whatever its logits
     T by_x[kLanes], inverse[kLanes], slope[kLanes], level[kLanes];
+    int32_t looked_at[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) {
       const RowStats<T> row = sums.stats(j);
       inverse[j] = 1 / row.total();
+      looked_at[j] = costs[j];
       if (op.weight) {
         const T factor = grad[j] * weight[j];
         by_x[j] = factor * squared_distance_by_x(row);
@@ -316,9 +238,10 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
     }
     scratch.store(op.by_logits, rows, [&](const Tile& tile, const T* __restrict e, const T* scale, T* __restrict by) {
       const StepOf step(tile, x);
-      for_numbers(tile, [&](int64_t i, int64_t s, int64_t j) {
+      for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
         const T p = e[i] * (inverse[j] * scale[j]), other = p * (slope[j] * p + level[j]);
-        by[i] = !costs[j] ? T(0) : s == step.at[j] ? by_x[j] : other;
+        const T any = s == step.at[j] ? by_x[j] : other;
+        by[i] = looked_at[j] != 0 ? any : T(0);
       });
     });
   });

@@ -1,195 +1,302 @@
 #include "../ops/discrete.h"
 
 #include "loss.h"
-#include "noise.h"
 #include "rows.h"
 
 namespace bfn {
 namespace {
-constexpr int kSumLanes = 16;
 
-// In double, so that the number of classes does not cost precision.
-template <class T, class F>
-T sum_over(int64_t begin, int64_t end, F&& f) {
-  double lanes[kSumLanes] = {};
-  int64_t k = begin;
-  for (; k + kSumLanes <= end; k += kSumLanes) {
-    for (int j = 0; j < kSumLanes; ++j) lanes[j] += f(k + j);
-  }
-  double sum = 0;
-  for (; k < end; ++k) sum += f(k);
-  for (int j = 0; j < kSumLanes; ++j) sum += lanes[j];
-  return static_cast<T>(sum);
-}
-
-// NaN where any of them is.
-template <class T, class F>
-T max_over(int64_t begin, int64_t end, F&& f) {
-  T lanes[kSumLanes], top = -std::numeric_limits<T>::infinity();
-  for (int j = 0; j < kSumLanes; ++j) lanes[j] = top;
-  int64_t k = begin;
-  for (; k + kSumLanes <= end; k += kSumLanes) {
-    for (int j = 0; j < kSumLanes; ++j) {
-      const T value = f(k + j);
-      lanes[j] = value <= lanes[j] ? lanes[j] : value;
-    }
-  }
-  for (; k < end; ++k) top = f(k) <= top ? top : f(k);
-  for (int j = 0; j < kSumLanes; ++j) top = lanes[j] <= top ? top : lanes[j];
-  return top;
-}
-
-template <class T, class F>
-T sum_without(int64_t x, int64_t count, F&& f) {
-  return sum_over<T>(0, x, f) + sum_over<T>(x + 1, count, f);
-}
-
-template <class T>
-T max_of(const T* z, int64_t count) {
-  return max_over<T>(0, count, [z](int64_t k) { return z[k]; });
-}
-
-// ln((1 - p_x)/p_x), by the largest logit but x's.
-template <class T, class F>
-T log_odds_against(int64_t x, int64_t count, F&& z) {
-  const T below = max_over<T>(0, x, z), above = max_over<T>(x + 1, count, z);
-  const T top = below <= above ? above : below;
-  return log(sum_without<T>(x, count, [&](int64_t k) { return exp(z(k) - top); })) + top - z(x);
-}
-
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-
-// e of a row over its sum, in place.
-template <class T>
-void softmax(T* z, int64_t count) {
-  const T top = max_of(z, count);
-  for (int64_t k = 0; k < count; ++k) z[k] = exp_difference(z[k], top);
-  const T inverse = T(1) / sum_over<T>(0, count, [z](int64_t k) { return z[k]; });
-  for (int64_t k = 0; k < count; ++k) z[k] *= inverse;
-}
-
-template <class T>
-T log_odds_row(const T* z, int64_t x, int64_t count) {
-  return log_odds_against<T>(x, count, [z](int64_t k) { return z[k]; });
-}
-
+// Numbers of the classes of rows, between the sweeps over their tiles.
 template <class T>
 struct NStepScratch {
-  std::vector<T> logits, normals, sum, e, p;
-  explicit NStepScratch(int64_t count) : logits(count), normals(Noise::room(count)), sum(count), e(count), p(count) {}
+  RowScratch<T> rows;
+  std::vector<T> p, growth, ratio, gradient;
+
+  explicit NStepScratch(int64_t num_classes)
+      : rows(num_classes), p(rows.e.size()), growth(p.size()), ratio(p.size()), gradient(p.size()) {}
 };
 
-// One draw of the joint receiver: its divergence, and weight (softmax(z) - softmax(z + y)) onto the gradient.
+// S and M = 1 + S of the joint receiver (math/discrete.h), summed over the steps of a tile.
 template <class T>
-T joint_draw(const T* z, const T* p, int64_t x, int64_t count, T before, T alpha, const T* eps, T weight,
-             NStepScratch<T>& scratch) {
-  const T classes = static_cast<T>(count), spread = sqrt(classes * alpha), towards_x = classes * alpha;
-  T *growth = scratch.e.data(), *gradient = scratch.sum.data();
-  for (int64_t k = 0; k < count; ++k) {
-    growth[k] = expm1(clamp(spread * (eps[k] - eps[x]) - towards_x, T(-kMaxShift), T(kMaxShift)));
+[[gnu::noinline]] void sum_products(int64_t steps, const T* __restrict p, const T* __restrict growth,
+                                    const T* __restrict ratio, double* __restrict excess, double* __restrict mixture) {
+  if (steps < 1) return;
+  for (int64_t j = 0; j < kLanes; ++j) {
+    double sum = 0, all = 0;
+    for (int64_t s = 0; s < steps; ++s) {
+      const int64_t i = s * kLanes + j;
+      sum += p[i] * growth[i];
+      all += p[i] * ratio[i];
+    }
+    excess[j] = sum;
+    mixture[j] = all;
   }
-  growth[x] = 0;
-  const T sum = sum_over<T>(0, count, [&](int64_t k) { return p[k] * growth[k]; });
-  if (joint_sum_serves(sum)) {
-    const T factor = weight / (1 + sum);
-    for (int64_t k = 0; k < count; ++k) gradient[k] += factor * p[k] * (sum - growth[k]);
-    return -log1p(sum);
-  }
-  T* shifted = growth;
-  for (int64_t k = 0; k < count; ++k) shifted[k] = z[k] + spread * eps[k];
-  shifted[x] += towards_x;
-  const T value = joint_divergence(before, log_odds_row(shifted, x, count));
-  softmax(shifted, count);
-  for (int64_t k = 0; k < count; ++k) gradient[k] += weight * (p[k] - shifted[k]);
-  return value;
 }
 
-// K = 2, by quadrature: y_x - y_o ~ N(2 alpha, 4 alpha).
+// The rows in the lanes, and what all draws share.
 template <class T>
-T binary_node(const T* p, int64_t x, T before, T alpha, T node, T weight, NStepScratch<T>& scratch) {
-  const T difference = -(2 * alpha + 2 * sqrt(alpha) * node), other = p[1 - x];
-  const T growth = expm1(clamp(difference, T(-kMaxShift), T(kMaxShift))), sum = other * growth;
-  const bool serves = joint_sum_serves(sum);
-  const T step = serves ? other * p[x] * growth / (1 + sum) : sigmoid(before + difference) - other;
-  scratch.sum[x] += weight * step;
-  scratch.sum[1 - x] -= weight * step;
-  return serves ? -log1p(sum) : joint_divergence(before, before + difference);
-}
+struct NStepRows {
+  const DiscreteNStep& op;
+  const Rows rows;
+  NStepScratch<T>& scratch;
+  int64_t x[kLanes];
+  T alpha[kLanes];
+  double value[kLanes] = {};
 
-// One draw of the factorised receiver: its divergence, and the derivatives by p into the sum. eps is one number for
-// all classes where `common`.
-template <class T>
-T factorised_draw(const T* p, int64_t x, int64_t count, int64_t likeliest, T rest, T alpha, const T* eps, bool common,
-                  T weight, NStepScratch<T>& scratch) {
-  const T r = sqrt(static_cast<T>(count) * alpha);
-  T* sum = scratch.sum.data();
-  return sum_over<T>(0, count, [&](int64_t k) {
-    const auto term = factorised_term(k == x, p[k], k == likeliest ? rest : 1 - p[k], r, common ? eps[0] : eps[k]);
-    sum[k] += weight * term.derivative;
-    return term.value;
-  });
-}
-
-// The loss of a row, and its gradient by the logits into scratch.sum.
-template <class T>
-T nstep_row(const DiscreteNStep& op, int64_t row, int64_t x, const T* z, T alpha, NStepScratch<T>& scratch) {
-  const int64_t count = op.num_classes, draws = op.n_samples ? op.n_samples : op.num_nodes;
-  const int64_t all = op.to.batch * op.to.per_batch * count;
-  const bool factorised = op.receiver == Receiver::kFactorised;
-  std::fill(scratch.sum.begin(), scratch.sum.end(), T(0));
-  const T before = factorised ? T(0) : log_odds_row(z, x, count);
-  T* p = scratch.p.data();
-  std::copy_n(z, count, p);
-  softmax(p, count);
-  const int64_t likeliest = std::max_element(p, p + count) - p;
-  const T rest = sum_without<T>(likeliest, count, [&](int64_t k) { return p[k]; });
-  double value = 0;
-  for (int64_t i = 0; i < draws; ++i) {
-    const T weight = op.n_samples ? T(1) / static_cast<T>(draws) : static_cast<T>(op.node_weights[i]);
-    const T node = op.n_samples ? T(0) : static_cast<T>(op.nodes[i]);
-    const T* eps = &node;
+  // Normals of a draw; those of a quadrature are one number for all classes.
+  const T* normals(const Tile& tile, int64_t draw, T* buffer) const {
     if (op.n_samples) {
-      eps = op.noise.row_normals(row, count, scratch.normals.data(), static_cast<uint32_t>(i), all);
+      const int64_t all = op.to.batch * op.to.per_batch * rows.num_classes;
+      return normal_tile(op.noise, tile, buffer, static_cast<uint32_t>(draw), all);
     }
-    if (factorised) {
-      value += weight * factorised_draw(p, x, count, likeliest, rest, alpha, eps, op.n_samples == 0, weight, scratch);
-    } else if (op.n_samples) {
-      value += weight * joint_draw(z, p, x, count, before, alpha, eps, weight, scratch);
-    } else {
-      value += weight * binary_node(p, x, before, alpha, node, weight, scratch);
+    std::fill_n(buffer, tile.padded(), static_cast<T>(op.nodes[draw]));
+    return buffer;
+  }
+  T weight(int64_t draw) const {
+    return op.n_samples ? T(1) / static_cast<T>(op.n_samples) : static_cast<T>(op.node_weights[draw]);
+  }
+
+  NStepRows(const DiscreteNStep& nstep, const Rows& which, const int64_t (&classes)[kLanes], NStepScratch<T>& kept)
+      : op(nstep), rows(which), scratch(kept) {
+    std::copy_n(classes, kLanes, x);
+    load_lanes(op.alpha, rows, alpha);
+    const RowSums<T> sums(rows, kNoClass, scratch.rows, logits_of<T>(op.logits));
+    int64_t t = 0;
+    for_tiles(rows, [&](const Tile& tile) {
+      T by[kLanes];
+      for (int64_t j = 0; j < kLanes; ++j) by[j] = scratch.rows.tiles[t].scale[j] * static_cast<T>(1 / sums.rest[j]);
+      ++t;
+      const T* __restrict e = scratch.rows.e.data() + tile.first;
+      T* __restrict p = scratch.p.data() + tile.first, * __restrict gradient = scratch.gradient.data() + tile.first;
+      for_numbers(tile, [&](int64_t i, int32_t, int64_t j) { p[i] = e[i] * by[j]; });
+      std::fill_n(gradient, tile.padded(), T(0));
+    });
+  }
+
+  // d_k = y_k - y_x of a draw.
+  struct Differences {
+    T spread[kLanes], towards[kLanes], eps_x[kLanes] = {};
+
+    T at(int64_t j, T eps) const { return spread[j] * (eps - eps_x[j]) - towards[j]; }
+  };
+  Differences differences(int64_t draw) const {
+    Differences d;
+    const T classes = static_cast<T>(rows.num_classes);
+    for (int64_t j = 0; j < kLanes; ++j) {
+      // K = 2, by quadrature: y_x - y_o ~ N(2 alpha, 4 alpha)
+      d.spread[j] = op.n_samples ? sqrt(classes * alpha[j]) : -2 * sqrt(alpha[j]);
+      d.towards[j] = classes * alpha[j];
     }
+    if (!op.n_samples) return d;
+    for_tiles(rows, [&](const Tile& tile) {
+      const StepOf step(tile, x);
+      if (std::all_of(step.at, step.at + kLanes, [](int32_t s) { return s < 0; })) return;
+      T buffer[kBlock];
+      const T* eps = normals(tile, draw, buffer);
+      where_met(step, [&](int64_t j, int64_t s) { set_lanes(rows, j, d.eps_x, eps[s * kLanes + j]); });
+    });
+    return d;
   }
-  if (factorised) {
-    // p_k (g_k - mean of g), which for the likeliest class would cancel: there the differences are summed instead
-    const T* g = scratch.sum.data();
-    const T mean = sum_over<T>(0, count, [&](int64_t k) { return p[k] * g[k]; });
-    const T away = sum_without<T>(likeliest, count, [&](int64_t k) { return p[k] * (g[likeliest] - g[k]); });
-    for (int64_t k = 0; k < count; ++k) scratch.sum[k] = p[k] * (k == likeliest ? away : g[k] - mean);
+
+  // One draw of the joint receiver: its divergence, and weight (softmax(z) - softmax(z + y)) onto the gradient.
+  void joint_draw(int64_t draw) {
+    const Differences d = differences(draw);
+    double excess[kLanes] = {}, mixture[kLanes] = {};
+    for_tiles(rows, [&](const Tile& tile) {
+      T buffer[kBlock];
+      const T* __restrict eps = normals(tile, draw, buffer);
+      T* __restrict growth = scratch.growth.data() + tile.first, * __restrict ratio = scratch.ratio.data() + tile.first;
+      for_numbers(tile, [&](int64_t i, int32_t, int64_t j) {
+        growth[i] = expm1(d.at(j, eps[i]));
+        ratio[i] = exp(d.at(j, eps[i]));
+      });
+      where_met(StepOf(tile, x), [&](int64_t j, int64_t s) {
+        growth[s * kLanes + j] = 0;
+        ratio[s * kLanes + j] = 1;
+      });
+      double tile_excess[kLanes], tile_mixture[kLanes];
+      sum_products(tile.steps, scratch.p.data() + tile.first, growth, ratio, tile_excess, tile_mixture);
+      sum_lanes(rows, tile_excess);
+      sum_lanes(rows, tile_mixture);
+      for (int64_t j = 0; j < kLanes; ++j) {
+        excess[j] += tile_excess[j];
+        mixture[j] += tile_mixture[j];
+      }
+    });
+    T level[kLanes], factor[kLanes], divergence[kLanes];
+    int32_t near_one[kLanes], far[kLanes];
+    bool any_far = false;
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const T sum = static_cast<T>(excess[j]), all = static_cast<T>(mixture[j]);
+      near_one[j] = sum > T(-0.5);
+      far[j] = !joint_mixture_serves(all);
+      any_far |= far[j];
+      level[j] = near_one[j] ? sum : all;
+      const T total = near_one[j] ? 1 + sum : all;
+      factor[j] = weight(draw) / total;
+      divergence[j] = near_one[j] ? -log1p(sum) : -log(total);
+    }
+    for_tiles(rows, [&](const Tile& tile) {
+      const T* __restrict p = scratch.p.data() + tile.first, * __restrict growth = scratch.growth.data() + tile.first;
+      const T* __restrict ratio = scratch.ratio.data() + tile.first;
+      T* __restrict gradient = scratch.gradient.data() + tile.first;
+      for_numbers(tile, [&](int64_t i, int32_t, int64_t j) {
+        const T of = near_one[j] ? growth[i] : ratio[i], by = factor[j] * (p[i] * (level[j] - of));
+        gradient[i] += far[j] ? T(0) : by;
+      });
+    });
+    if (any_far) joint_draw_far(draw, d, far, divergence);
+    for (int64_t j = 0; j < kLanes; ++j) value[j] += static_cast<double>(weight(draw)) * divergence[j];
   }
-  for (int64_t k = 0; k < count; ++k) scratch.sum[k] *= static_cast<T>(op.n_steps);
-  return static_cast<T>(static_cast<double>(op.n_steps) * value);
-}
+
+  // The same where M is too small or too large for float, by the log-odds against x before and after the message.
+  void joint_draw_far(int64_t draw, const Differences& d, const int32_t (&far)[kLanes], T (&divergence)[kLanes]) {
+    const auto odds_against = [](const RowSums<T>& sums, int64_t j) {
+      return log(static_cast<T>(sums.rest[j])) + sums.top[j] - sums.z_x[j];
+    };
+    const auto logits = logits_of<T>(op.logits);
+    const RowSums<T> before(rows, x, scratch.rows, logits);
+    const RowSums<T> after(rows, x, scratch.rows, [&](const Tile& tile, T* shifted) {
+      T buffers[2][kBlock];
+      const T *z = logits(tile, buffers[0]), *eps = normals(tile, draw, buffers[1]);
+      for_numbers(tile, [&](int64_t i, int32_t, int64_t j) { shifted[i] = z[i] + d.at(j, eps[i]); });
+      where_met(StepOf(tile, x), [&](int64_t j, int64_t s) { shifted[s * kLanes + j] = z[s * kLanes + j]; });
+      return shifted;
+    });
+    for (int64_t j = 0; j < kLanes; ++j) {
+      if (far[j]) divergence[j] = joint_divergence(odds_against(before, j), odds_against(after, j));
+    }
+    int64_t t = 0;
+    for_tiles(rows, [&](const Tile& tile) {
+      const T *p = scratch.p.data() + tile.first, *e = scratch.rows.e.data() + tile.first;
+      const T* scale = scratch.rows.tiles[t++].scale;
+      T* gradient = scratch.gradient.data() + tile.first;
+      const StepOf step(tile, x);
+      for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
+        const T now = s == step.at[j] ? after.e_x[j] : e[i] * scale[j];
+        if (far[j]) gradient[i] += weight(draw) * (p[i] - now / static_cast<T>(after.total(j)));
+      });
+    });
+  }
+
+  // One draw of the factorised receiver: its divergence, and the derivatives by p onto the gradient. `ratio` holds 1 -
+  // p.
+  void factorised_draw(int64_t draw) {
+    T r[kLanes];
+    for (int64_t j = 0; j < kLanes; ++j) r[j] = sqrt(static_cast<T>(rows.num_classes) * alpha[j]);
+    const T by = weight(draw);
+    for_tiles(rows, [&](const Tile& tile) {
+      T buffer[kBlock];
+      const T* __restrict eps = normals(tile, draw, buffer);
+      const T* __restrict p = scratch.p.data() + tile.first, * __restrict rest = scratch.ratio.data() + tile.first;
+      T* __restrict terms = scratch.growth.data() + tile.first, * __restrict gradient =
+                                                                    scratch.gradient.data() + tile.first;
+      const StepOf step(tile, x);
+      for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
+        const auto term = factorised_term(s == step.at[j], p[i], rest[i], r[j], eps[i]);
+        terms[i] = term.value;
+        gradient[i] += by * term.derivative;
+      });
+      pad_tile(tile, terms, T(0));
+      double sums[kLanes], squares[kLanes];
+      sum_steps(tile.steps, terms, sums, squares);
+      sum_lanes(rows, sums);
+      for (int64_t j = 0; j < kLanes; ++j) value[j] += static_cast<double>(by) * sums[j];
+    });
+  }
+
+  // 1 - p into `ratio`, of the likeliest class by the sum of the others.
+  void set_rests(const int64_t (&likeliest)[kLanes]) {
+    const RowSums<T> sums(rows, likeliest, scratch.rows, logits_of<T>(op.logits));
+    for_tiles(rows, [&](const Tile& tile) {
+      const T* __restrict p = scratch.p.data() + tile.first;
+      T* __restrict rest = scratch.ratio.data() + tile.first;
+      for_numbers(tile, [&](int64_t i, int32_t, int64_t) { rest[i] = 1 - p[i]; });
+      where_met(StepOf(tile, likeliest),
+                [&](int64_t j, int64_t s) { rest[s * kLanes + j] = static_cast<T>(sums.rest[j] / sums.total(j)); });
+    });
+  }
+
+  // From derivatives g by p to those by the logits: p_k (g_k - mean of g), which for the likeliest class would cancel;
+  // there the differences are summed instead.
+  void through_softmax(const int64_t (&likeliest)[kLanes]) {
+    T largest[kLanes] = {};
+    double mean[kLanes] = {}, away[kLanes] = {};
+    for_tiles(rows, [&](const Tile& tile) {
+      const T* gradient = scratch.gradient.data() + tile.first;
+      where_met(StepOf(tile, likeliest),
+                [&](int64_t j, int64_t s) { set_lanes(rows, j, largest, gradient[s * kLanes + j]); });
+    });
+    for_tiles(rows, [&](const Tile& tile) {
+      const T* __restrict p = scratch.p.data() + tile.first, * __restrict g = scratch.gradient.data() + tile.first;
+      T* __restrict difference = scratch.growth.data() + tile.first;
+      for_numbers(tile, [&](int64_t i, int32_t, int64_t j) { difference[i] = largest[j] - g[i]; });
+      double tile_mean[kLanes], tile_away[kLanes];
+      sum_products(tile.steps, p, g, difference, tile_mean, tile_away);
+      sum_lanes(rows, tile_mean);
+      sum_lanes(rows, tile_away);
+      for (int64_t j = 0; j < kLanes; ++j) {
+        mean[j] += tile_mean[j];
+        away[j] += tile_away[j];
+      }
+    });
+    for_tiles(rows, [&](const Tile& tile) {
+      const T* __restrict p = scratch.p.data() + tile.first;
+      T* __restrict g = scratch.gradient.data() + tile.first;
+      T average[kLanes];
+      for (int64_t j = 0; j < kLanes; ++j) average[j] = static_cast<T>(mean[j]);
+      for_numbers(tile, [&](int64_t i, int32_t, int64_t j) { g[i] = p[i] * (g[i] - average[j]); });
+      where_met(StepOf(tile, likeliest),
+                [&](int64_t j, int64_t s) { g[s * kLanes + j] = p[s * kLanes + j] * static_cast<T>(away[j]); });
+    });
+  }
+
+  // The losses into `value`, their gradients by the logits into the scratch.
+  void run() {
+    const int64_t draws = op.n_samples ? op.n_samples : op.num_nodes;
+    if (op.receiver == Receiver::kJoint) {
+      for (int64_t draw = 0; draw < draws; ++draw) joint_draw(draw);
+      return;
+    }
+    int64_t likeliest[kLanes];
+    find_modes<T>(rows, logits_of<T>(op.logits), likeliest);
+    set_rests(likeliest);
+    for (int64_t draw = 0; draw < draws; ++draw) factorised_draw(draw);
+    through_softmax(likeliest);
+  }
+};
 
 }  // namespace
 
 template <class T>
 void discrete_nstep(const DiscreteNStep& op) {
   const int64_t count = op.num_classes;
-  reduce_losses<T>(op.to, count, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss) {
-    NStepScratch<T> scratch(count);
-    for (int64_t i = 0; i < length; ++i) {
-      int64_t x_buffer = 0;
-      T alpha_buffer;
-      const bool costs = !mask || mask[i];
-      const int64_t x = costs ? *load(op.x, start + i, 1, &x_buffer) : 0;
-      std::fill(scratch.sum.begin(), scratch.sum.end(), T(0));
-      loss[i] = static_cast<T>(kNaN);
-      if (costs && op.bad->check(x, count)) {
-        const T* z = load(op.logits, (start + i) * count, count, scratch.logits.data());
-        loss[i] = nstep_row(op, start + i, x, z, *load(op.alpha, start + i, 1, &alpha_buffer), scratch);
+  const auto make = [&] { return NStepScratch<T>(count); };
+  reduce_losses<T>(op.to, count, make, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, auto& scratch) {
+    for_rows(start, length, count, [&](const Rows& rows) {
+      int64_t x[kLanes];
+      uint8_t costs[kLanes];
+      mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs);
+      load_classes(op.x, rows, costs, x, op.bad);
+      NStepRows<T> nstep(op, rows, x, scratch);
+      nstep.run();
+      T steps[kLanes];
+      for (int64_t j = 0; j < kLanes; ++j) steps[j] = x[j] < 0 ? T(0) : static_cast<T>(op.n_steps);
+      for (int64_t j = 0; j < rows.count; ++j) {
+        const T cost = static_cast<T>(static_cast<double>(op.n_steps) * nstep.value[j]);
+        loss[rows.first - start + j] = x[j] < 0 ? static_cast<T>(kNaN) : cost;
       }
-      if (op.by_logits) store(op.by_logits, (start + i) * count, count, scratch.sum.data());
-    }
+      if (!op.by_logits) return;
+      for_tiles(rows, [&](const Tile& tile) {
+        const T* __restrict gradient = scratch.gradient.data() + tile.first;
+        T out[kBlock];
+        for_numbers(tile, [&](int64_t i, int32_t, int64_t j) {
+          const T by = gradient[i] * steps[j];
+          out[i] = steps[j] > T(0) ? by : T(0);
+        });
+        store_tile(op.by_logits, tile, out);
+      });
+    });
   });
 }
 

@@ -54,8 +54,8 @@ void for_tiles(const Rows& rows, F&& f) {
 // f(i, s, j) for number i of a tile, which is at step s in lane j.
 template <class F>
 void for_numbers(const Tile& tile, F&& f) {
-  for (int32_t s = 0; s < tile.steps; ++s) {
-    for (int32_t j = 0; j < kLanes; ++j) f(s * static_cast<int32_t>(kLanes) + j, s, j);
+  for (int64_t s = 0; s < tile.steps; ++s) {
+    for (int64_t j = 0; j < kLanes; ++j) f(s * kLanes + j, static_cast<int32_t>(s), j);
   }
 }
 
@@ -111,6 +111,28 @@ void load_lanes(const View& view, const Rows& rows, T (&out)[kLanes], T missing 
 inline bool mask_lanes(const Rows& rows, const uint8_t* mask, uint8_t (&costs)[kLanes]) {
   for (int64_t j = 0; j < kLanes; ++j) costs[j] = mask ? mask[std::min(j, rows.count - 1)] : 1;
   return std::any_of(costs, costs + kLanes, [](uint8_t cost) { return cost != 0; });
+}
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+inline constexpr int64_t kNoClass[kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+template <class T>
+constexpr T kMinusInfinity = -std::numeric_limits<T>::infinity();
+
+// The rows' classes; -1 where they are out of range, which goes to `bad` if given, or not wanted.
+inline void load_classes(const View& view, const Rows& rows, const uint8_t (&wanted)[kLanes], int64_t (&x)[kLanes],
+                         BadClass* bad) {
+  load_lanes(view, rows, x);
+  for (int64_t j = 0; j < kLanes; ++j) {
+    const bool valid = x[j] >= 0 && x[j] < rows.num_classes;
+    if (wanted[j] && !valid && bad) bad->check(x[j], rows.num_classes);
+    if (!wanted[j] || !valid) x[j] = -1;
+  }
+}
+
+template <class T>
+auto logits_of(const View& view) {
+  return [&view](const Tile& tile, T* buffer) { return load_tile(view, tile, buffer, kMinusInfinity<T>); };
 }
 
 // The step at which each lane meets class x of its row, -1 where it does not.
@@ -206,24 +228,24 @@ template <class T>
   }
 }
 
-// Of e and of e^2, but for the step `without`; in double, so that the number of classes does not cost precision.
+// Of e and of e^2; in double, so that the number of classes does not cost precision.
 template <class T>
-[[gnu::noinline]] void sum_steps(int64_t steps, const T* __restrict e, const int32_t* __restrict without,
-                                 double* __restrict sums, double* __restrict squares) {
+[[gnu::noinline]] void sum_steps(int64_t steps, const T* __restrict e, double* __restrict sums,
+                                 double* __restrict squares) {
   if (steps < 1) return;
   for (int64_t j = 0; j < kLanes; ++j) {
     double sum = 0, square = 0;
-    for (int32_t s = 0; s < steps; ++s) {
-      const T kept = s == without[j] ? T(0) : e[s * kLanes + j];
-      sum += kept;
-      square += static_cast<double>(kept) * kept;
+    for (int64_t s = 0; s < steps; ++s) {
+      const double value = e[s * kLanes + j];
+      sum += value;
+      square += value * value;
     }
     sums[j] = sum;
     squares[j] = square;
   }
 }
 
-// Of a tile: e_k = exp(z_k - top), top being the tile's own, and sums but for the class x.
+// Of a tile: e_k = exp(z_k - top), top being the tile's own, and sums but for the class x, whose e becomes 0.
 template <class T>
 struct TileSums {
   T top[kLanes], scale[kLanes];  // scale: from the tile's top to that of the row
@@ -233,7 +255,8 @@ struct TileSums {
     max_steps(tile.steps, z, top);
     max_lanes(tile.rows, top);
     exp_steps(tile.steps, z, top, e);
-    sum_steps(tile.steps, e, x.at, rest, square);
+    where_met(x, [&](int64_t j, int64_t s) { e[s * kLanes + j] = 0; });
+    sum_steps(tile.steps, e, rest, square);
     sum_lanes(tile.rows, rest);
     sum_lanes(tile.rows, square);
   }
@@ -294,5 +317,40 @@ struct RowSums {
   double total(int64_t j) const { return e_x[j] + rest[j]; }
   RowStats<T> stats(int64_t j) const { return {top[j], e_x[j], static_cast<T>(rest[j]), static_cast<T>(square[j])}; }
 };
+
+// The first class of each row with the largest number; -1 for NaN.
+template <class T, class F>
+void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
+  T top[kLanes];
+  int32_t poisoned[kLanes] = {};
+  std::fill_n(mode, kLanes, 0);
+  std::fill_n(top, kLanes, kMinusInfinity<T>);
+  for_tiles(rows, [&](const Tile& tile) {
+    T buffer[kBlock];
+    const T* z = logits(tile, buffer);
+    int32_t step[kLanes] = {};
+    T most[kLanes];
+    std::fill_n(most, kLanes, kMinusInfinity<T>);
+    for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
+      step[j] = z[i] > most[j] ? s : step[j];
+      most[j] = z[i] > most[j] ? z[i] : most[j];
+      poisoned[j] |= z[i] != z[i] ? 1 : 0;
+    });
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const int64_t to = rows.one() ? 0 : j, k = rows.one() ? tile.first + step[j] * kLanes + j : step[j];
+      if (most[j] > top[to] || (most[j] == top[to] && k < mode[to])) {
+        top[to] = most[j];
+        mode[to] = k;
+      }
+    }
+  });
+  if (rows.one()) {
+    std::fill_n(poisoned, kLanes, std::any_of(poisoned, poisoned + kLanes, [](int32_t nan) { return nan != 0; }));
+    std::fill_n(mode, kLanes, mode[0]);
+  }
+  for (int64_t j = 0; j < kLanes; ++j) {
+    if (poisoned[j]) mode[j] = -1;
+  }
+}
 
 }  // namespace bfn

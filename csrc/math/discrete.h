@@ -53,6 +53,13 @@ BFN_HD bool joint_sum_serves(T sum) {
   return sum > T(-0.5) && sum < T(1e8);
 }
 
+// M = 1 + S, summed as the mean of exp(y_k - y_x), loses nothing as S nears -1 (the divergence is then -ln M), until
+// it leaves the range of float. Normals that seeds make keep the terms below exp(46).
+template <class T>
+BFN_HD bool joint_mixture_serves(T mixture) {
+  return mixture > T(1e-18) && mixture < T(1e30);
+}
+
 template <class T>
 BFN_HD T joint_divergence(T before, T after) {
   return softplus(before) - softplus(after);
