@@ -39,7 +39,8 @@ def floored(case: Case, tensors: dict, noise: dict) -> Tensor:
 @dataclass(frozen=True)
 class Competitor:
     name: str
-    function: Callable[..., Callable]  # (case, reduction) -> the call
+    # (case, reduction) -> what is called with tensors and noise; losses have the reduction "mean", as timed, or "none"
+    function: Callable[[Case, str], Callable]
     compiled: bool = False
     truth: Truth = reference
     held_to: str = "float64 reference"
@@ -47,11 +48,6 @@ class Competitor:
     share: float = 1.0  # of a row's variables, those with the least error, that are held to it
     tensors: Callable[[dict], dict] = field(default=lambda tensors: tensors)  # as this one takes them
     noise: Callable[[dict, dict], dict] = field(default=lambda noise, tensors: noise)
-
-    def call(self, case: Case, reduction: str) -> Callable:
-        """`call(**tensors, **noise)`; reduction: "mean", as it is timed, or "none". Only losses are reduced."""
-        call = self.function(case, reduction)
-        return torch.compile(call, dynamic=False) if self.compiled else call
 
 
 def kernel(backend: str, case: Case, reduction: str, **more) -> Callable:
@@ -71,10 +67,25 @@ def kernel(backend: str, case: Case, reduction: str, **more) -> Callable:
 
 def closed_form(module, case: Case, reduction: str, **more) -> Callable:
     """The function of that name in `closed_forms` or `published`."""
-    function = functools.partial(getattr(module, case.op.replace(".", "_")), **case.keywords, **more)
+    return reduced(
+        functools.partial(getattr(module, case.op.replace(".", "_")), **case.keywords, **more), case, reduction
+    )
+
+
+def reduced(call: Callable, case: Case, reduction: str) -> Callable:
     if reduction == "none" or not case.op.endswith("loss"):
-        return function
-    return lambda **tensors: function(**tensors).mean()
+        return call
+    return lambda **tensors: call(**tensors).mean()
+
+
+def compiled_closed_form(case: Case) -> Callable[[Case, str], Callable]:
+    """The gate and the clock share what torch.compile makes, but for ops that draw noise: there one form takes it."""
+
+    @functools.cache
+    def form() -> Callable:
+        return torch.compile(closed_form(closed_forms, case, "none"), dynamic=False)
+
+    return lambda case, reduction: reduced(form(), case, reduction)
 
 
 def time_per_variable(tensors: dict) -> dict:
@@ -137,7 +148,7 @@ def competitors(case: Case, backends: list[str], quick: bool = False) -> list[Co
     peers = [eager]
     reuse, few = case.options.get("reuse"), case.at_most_us
     if not (quick or reuse or few):
-        peers.append(replace(eager, name=COMPILED, compiled=True))
+        peers.append(replace(eager, name=COMPILED, function=compiled_closed_form(case), compiled=True))
     if not (reuse or few or "quadrature" in case.options):
         peers.append(PUBLISHED_OF_OP.get(case.op, _published))
     share = cases.QUICK if quick else 1
@@ -168,4 +179,4 @@ def step(call: Callable, tensors: dict, noise: dict) -> tuple[Tensor, ...]:
 
 def prepared(competitor: Competitor, case: Case, tensors: dict) -> Callable[[], tuple[Tensor, ...]]:
     """One repetition, as it is timed: noise is drawn in it."""
-    return functools.partial(step, competitor.call(case, "mean"), leaves(competitor, case, tensors), {})
+    return functools.partial(step, competitor.function(case, "mean"), leaves(competitor, case, tensors), {})

@@ -58,7 +58,7 @@ def check(case: Case, competitor: Competitor, tensors: dict, noise: dict) -> Ver
     columns = torch.arange(shown) * (case.shape[1] // shown)
     taken = leaves(competitor, case, tensors)
     given = competitor.noise(noise, tensors)
-    call = competitor.call(case, "none")
+    call = competitor.function(case, "none")
     found = part(case, dict(enumerate(step(call, taken, given))), columns)
 
     def wide(values: dict) -> dict:

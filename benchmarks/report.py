@@ -12,6 +12,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
 from rich import box
 from rich.console import Group
 from rich.markup import escape
@@ -227,20 +228,21 @@ def plot(rows: Sequence[Row], path: Path) -> Path | None:
         return None
     names = list(dict.fromkeys(name for by in lines.values() for name in by))
     figure, panels = plt.subplots(
-        1, len(lines), figsize=(6 * len(lines), 4.5), sharey=True, layout="constrained", squeeze=False
+        1, len(lines), figsize=(6 * len(lines), 4.8), sharex=True, sharey=True, layout="constrained", squeeze=False
     )
     for axes, (title, by) in zip(panels[0], lines.items(), strict=True):
         for name, points in by.items():
             k, mid, low, high = zip(*sorted(points), strict=True)
             colour = f"C{names.index(name)}"
-            axes.plot(k, mid, "o-", color=colour, label=name)
+            axes.plot(k, mid, "o-", color=colour)
             axes.fill_between(k, low, high, color=colour, alpha=0.2)
         axes.set(xscale="log", yscale="log", xlabel="bins K", title=title)
-        axes.set_xticks(sorted({p[0] for points in by.values() for p in points}))
+        axes.set_xticks(sorted({p[0] for by in lines.values() for points in by.values() for p in points}))
         axes.get_xaxis().set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:.0f}"))
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-        axes.legend()
+    marks = [Line2D([], [], marker="o", color=f"C{index}", label=name) for index, name in enumerate(names)]
+    figure.legend(handles=marks, loc="outside upper center", ncols=len(names), frameon=False)
     panels[0][0].set_ylabel("ms, forward and backward (median, p20 to p80)")
     figure.savefig(path, dpi=150, facecolor="white")
     plt.close(figure)
