@@ -70,7 +70,7 @@ def _smooth_sum(mean, std, K: tl.constexpr):
     by_mean = (tl.where(beyond, c_mass, 1.0 - c_mass) - a_mass) + r / 2 * (a_phi + c_phi)
     by_mean += r * (high_density - low_density)
     by_std = a_phi - c_phi + r / 2 * (low * a_phi + high * c_phi) + r * (high_moment - low_moment)
-    base = tl.where(beyond, 1.0 - 1.0 / K, m)
+    base = tl.where(beyond, centre(m * 0.0 + (K - 1.0), K), m)
     return sign * base, sign * shift, by_mean, sign * by_std
 
 
@@ -110,8 +110,8 @@ def _wide_sum(mean, std, K: tl.constexpr):
 def _renormalised(base, shift, by_mean, by_std, mean, std, K: tl.constexpr):
     """From the clipped distribution's k at |mean| to the unclipped one's: without the end bins' mass beyond [−1, 1],
     over the mass inside; 0 where next to nothing is. Its distance from the last centre is what does not cancel."""
-    last: tl.constexpr = 1.0 - 1.0 / K
     m = tl.abs(mean)
+    last = centre(m * 0.0 + (K - 1.0), K)
     sign = tl.where(mean < 0.0, -1.0, 1.0)
     low, high = (-1.0 - m) / std, (1.0 - m) / std
     a_phi, a_mass, _ = tail(-low)
@@ -119,7 +119,7 @@ def _renormalised(base, shift, by_mean, by_std, mean, std, K: tl.constexpr):
     total = tl.where(high < 0.0, c_mass, 1.0 - c_mass) - a_mass
     tiny = total < TINY_TOTAL
     total = tl.where(tiny, 1.0, total)
-    excess = ((base - last) + shift + 2 * last * a_mass) / total
+    excess = ((base - last) + shift + 2.0 * last * a_mass) / total
     value = last + excess
     by_mean = by_mean * std + excess * c_phi - (value + last) * a_phi
     by_std = by_std * std + excess * high * c_phi - (value + last) * low * a_phi

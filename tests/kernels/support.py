@@ -11,7 +11,7 @@ from torch import Tensor
 from bfn_kernels.backends import BACKENDS
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-if INTERPRETED:  # a process of its own, for the Triton kernels alone: `make test` starts it where Triton is
+if INTERPRETED:  # a process of its own, for the Triton kernels alone (conftest.py)
     import interpreter
 
     interpreter.repair()
