@@ -52,10 +52,10 @@ def nstep_loss(
     P = min(_NODES.value, triton.next_power_of_2(K))
     V = max(4, _NUMBERS // (D * P))
     losses = Losses(x, mask, reduction, dtype, V)
-    tables = [None, None] if n_samples else [nodes, node_weights]
-    tables = [v and constants(tuple(v), dtype, x.device) for v in (*tables, *_legendre())]
+    tables = [None] * 2 if n_samples else [constants(tuple(v), dtype, x.device) for v in (nodes, node_weights)]
+    legendre = tuple(constants(v, dtype, x.device) for v in _legendre())
     launch(
-        _nstep, programs(x.numel(), V), view(x, x.shape), network, view(alpha, x.shape), *tables, draws,
+        _nstep, programs(x.numel(), V), view(x, x.shape), network, view(alpha, x.shape), *tables, legendre, draws,
         None if noise is None else noise.contiguous(), seed, view(mask, x.shape), *gradient_views, *losses.arguments,
         x.numel(), n_steps, EACH=losses.each, KIND=KIND, K=K, CLIP=CLIP, V=V, D=D, P=P, T=KERNEL_TYPES[dtype],
         warps=_WARPS,
@@ -79,16 +79,19 @@ def _draws_of(nodes, noise, seed, first, draws, block, count, D: tl.constexpr, T
 
 
 @triton.jit
-def _window(centre, s, by_eps, least, most, K: tl.constexpr, CLIP: tl.constexpr):
+def _window(x, mean, tau, bump, least, most, K: tl.constexpr, CLIP: tl.constexpr):
     """Where the bumps between two eps lie: from `offset` on, as a position of bins from the whole number `base`, so
     that far along the bins no position loses its digits; their length; whether they are cut by the bins' end on a side;
     and how many bins there are, or −1 where Gauss-Legendre points stand for them."""
     first: tl.constexpr = 1.0 if CLIP else 0.0
     last: tl.constexpr = K - 1.0 - first
-    if centre.dtype == tl.float64 or last < first:  # in double no rule shows as a step
-        zero, no = centre * 0.0, centre != centre
-        return zero + first, zero, zero, no, no, tl.where(no, 0.0, zero + (last - first + 1.0))
+    zero, no = x * 0.0, tl.full(x.shape, False, tl.int1)
+    if x.dtype == tl.float64 or last < first:  # in double no rule shows as a step
+        return zero + first, zero, zero, no, no, tl.full(x.shape, last - first + 1.0, x.dtype)
     else:
+        std, s = bump
+        both = std * std + tau * tau
+        centre, by_eps = x + tau * tau / both * (mean - x), std * std / both * tau  # the peak is centre + by_eps eps
         low = position(clamp(centre + by_eps * least, -1.0, 1.0) - _REACH * s, K) - 1.5
         high = position(clamp(centre + by_eps * most, -1.0, 1.0) + _REACH * s, K) + 0.5
         cut_low, cut_high = low <= first - 0.5, high >= last + 0.5
@@ -125,18 +128,24 @@ def _merge(top, sums, term, value, by_mean, by_std):
 
 
 @triton.jit
-def _add_cut(top, sums, cut, distance, side, eps, points, uniform, std, tau, bump_std, s, K: tl.constexpr):
-    to_base, x_to_base, unit, q_unit = points
-    q = (x_to_base + 2.0 * distance) * q_unit
-    log_p, by_mean, by_std = log_inner_bin((to_base + 2.0 * distance) * unit, 2.0 * unit, log(2.0 * unit), std)
+def _point(distance, places, normal, K: tl.constexpr):
+    """q and ln p, with its derivatives, at a distance in bins from the window's base."""
+    mean_to_base, x_to_base, unit, q_unit = places
+    std, uniform = normal
+    z, width = (mean_to_base + 2.0 * distance) * unit, 2.0 * unit
+    log_p, by_mean, by_std = log_inner_bin(z, width, log(width), std)
     log_p = tl.where(uniform, -log(log_p * 0.0 + K), log_p)
-    by_mean, by_std = tl.where(uniform, 0.0, by_mean)[:, None], tl.where(uniform, 0.0, by_std)[:, None]
-    q = q[:, None]
+    return (x_to_base + 2.0 * distance) * q_unit, log_p, tl.where(uniform, 0.0, by_mean), tl.where(uniform, 0.0, by_std)
+
+
+@triton.jit
+def _add_cut(top, sums, cut, distance, side, eps, places, normal, bump, tau, K: tl.constexpr):
+    q, log_p, by_mean, by_std = _point(distance, places, normal, K)
+    q, by_mean, by_std = q[:, None], by_mean[:, None], by_std[:, None]
     weight, weight_by_mean, weight_by_std = _cut_weight(
-        by_mean, q, eps, side, tau[:, None], bump_std[:, None], s[:, None]
+        by_mean, q, eps, side, tau[:, None], bump[0][:, None], bump[1][:, None]
     )
-    term = tl.where(cut[:, None], exp(log_p[:, None] + q * (eps - 0.5 * q) - top), 0.0)
-    term = tl.where(cut[:, None], term, 0.0)
+    term = exp(log_p[:, None] + q * (eps - 0.5 * q) - top)
     return (
         sums[0] + tl.where(cut[:, None], term * weight, 0.0),
         sums[1] + tl.where(cut[:, None], term * (weight * by_mean + weight_by_mean), 0.0),
@@ -145,16 +154,91 @@ def _add_cut(top, sums, cut, distance, side, eps, points, uniform, std, tau, bum
 
 
 @triton.jit
-def _end_terms(q, log_p, eps):
+def _end_term(edge, q, first, std, eps):
+    """Of a clipped end bin: the terms of all draws, and the derivatives of ln p."""
+    log_p, by_mean, by_std = log_end_bin(edge, first, std)
     q = q[:, None]
-    return log_p[:, None] + q * (eps - 0.5 * q)
+    return log_p[:, None] + q * (eps - 0.5 * q), by_mean[:, None], by_std[:, None]
+
+
+@triton.jit
+def _ends(from_mean, from_x, unit, q_unit, std, eps, K: tl.constexpr):
+    zero = std * 0.0
+    last = zero + (K - 1.0)
+    term, by_mean, by_std = _end_term(
+        to_edge(from_mean, zero + 1.0, K) * unit, to_centre(from_x, zero, K) * q_unit, zero == zero, std, eps
+    )
+    term_l, by_mean_l, by_std_l = _end_term(
+        to_edge(from_mean, last, K) * unit, to_centre(from_x, last, K) * q_unit, zero != zero, std, eps
+    )
+    top = tl.maximum(term, term_l)
+    e, e_l = exp(term - top), exp(term_l - top)
+    return top, (e + e_l, e * by_mean + e_l * by_mean_l, e * by_std + e_l * by_std_l)
+
+
+@triton.jit
+def _add_points(top, sums, first, window, legendre, eps, places, normal, K: tl.constexpr, P: tl.constexpr):
+    """The P points from the given one on."""
+    offset, length, bins = window
+    i = first + tl.arange(0, P)[None, :]
+    distance = bins[:, None] * 0.0 + i
+    stands_for = (i < bins[:, None]).to(eps.dtype)
+    if P == _NODES:
+        inside = (i < _NODES) & (bins < 0.0)[:, None]
+        node = tl.load(legendre[0] + i, mask=i < _NODES, other=0)
+        weight = tl.load(legendre[1] + i, mask=i < _NODES, other=0)
+        distance = tl.where(inside, offset[:, None] + length[:, None] * node, distance)
+        stands_for = tl.where(inside, length[:, None] * weight, stands_for)
+    places = places[0][:, None], places[1][:, None], places[2][:, None], places[3][:, None]
+    q, log_p, by_mean, by_std = _point(distance, places, (normal[0][:, None], normal[1][:, None]), K)
+    there = stands_for > 0.0
+    q, log_p = q[:, None, :], tl.where(there, log_p, float("-inf"))[:, None, :]
+    by_mean, by_std = tl.where(there, by_mean, 0.0)[:, None, :], tl.where(there, by_std, 0.0)[:, None, :]
+    return _merge(top, sums, log_p + q * (eps[:, :, None] - 0.5 * q), stands_for[:, None, :], by_mean, by_std)
+
+
+@triton.jit
+def _sum_of_draws(
+    x, mean, std, tau, uniform, bump, low, high, eps, legendre, K: tl.constexpr, CLIP: tl.constexpr, P: tl.constexpr
+):
+    """ln Σ_k p_k·exp(q_k(eps − q_k/2)) of every draw between two eps, q_k = (c_k − x)/τ: its largest term, and over
+    that the sum and its derivatives."""
+    from_mean, from_x = origin_of(mean, K), origin_of(x, K)
+    unit, q_unit = 1.0 / (K * std), 1.0 / (K * tau)
+    base, offset, length, cut_low, cut_high, bins = _window(x, mean, tau, bump, low, high, K, CLIP)
+    places = to_centre(from_mean, base, K), to_centre(from_x, base, K), unit, q_unit
+    if CLIP:
+        top, sums = _ends(from_mean, from_x, unit, q_unit, std, eps, K)
+    else:
+        top = tl.full(eps.shape, float("-inf"), eps.dtype)
+        sums = eps * 0.0, eps * 0.0, eps * 0.0
+    normal = std, uniform
+    most = tl.max(tl.where(bins < 0.0, P, bins), 0).to(tl.int32)
+    for first in range(0, most, P):
+        top, sums = _add_points(top, sums, first, (offset, length, bins), legendre, eps, places, normal, K, P)
+    if tl.max((cut_low | cut_high).to(tl.int32), 0) > 0:
+        width: tl.constexpr = 2.0 / K
+        sums = _add_cut(top, sums, cut_low, offset, width, eps, places, normal, bump, tau, K)
+        sums = _add_cut(top, sums, cut_high, offset + length, -width, eps, places, normal, bump, tau, K)
+    return top, sums
+
+
+@triton.jit
+def _total(mean, std, CLIP: tl.constexpr):
+    """Where an unclipped distribution is uniform, and ln of its mass in [−1, 1] elsewhere, with its derivatives."""
+    if CLIP:
+        return mean != mean, mean * 0.0, mean * 0.0, mean * 0.0
+    else:
+        value, by_mean, by_std = log_total(mean, std)
+        uniform = is_uniform(value)
+        return uniform, tl.where(uniform, 0.0, value), tl.where(uniform, 0.0, by_mean), tl.where(uniform, 0.0, by_std)
 
 
 @triton.jit
 def _nstep(
-    x, network, alpha, nodes, node_weights, legendre_nodes, legendre_weights, draws, noise, seed, mask,
-    by_prediction, by_log_std, values, counts, count, n_steps, EACH: tl.constexpr, KIND: tl.constexpr,
-    K: tl.constexpr, CLIP: tl.constexpr, V: tl.constexpr, D: tl.constexpr, P: tl.constexpr, T: tl.constexpr,
+    x, network, alpha, nodes, node_weights, legendre, draws, noise, seed, mask, by_prediction, by_log_std, values,
+    counts, count, n_steps, EACH: tl.constexpr, KIND: tl.constexpr, K: tl.constexpr, CLIP: tl.constexpr,
+    V: tl.constexpr, D: tl.constexpr, P: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     block = block_of(count, V)
     keep = load(mask, block, tl.int1, True)
@@ -163,93 +247,34 @@ def _nstep(
     # what is not there must not widen the block's loops
     x, mean = tl.where(there, load(x, block, T), 0.0), tl.where(there, mean, 0.0)
     std, tau = tl.where(there, std, 1.0), 1.0 / tl.sqrt(tl.where(there, load(alpha, block, T), 1.0))
-    uniform = tl.full((V,), False, tl.int1)
-    total, total_by_mean, total_by_std = tl.zeros((V,), T), tl.zeros((V,), T), tl.zeros((V,), T)
-    if not CLIP:
-        log_p, by_mean, by_std = log_total(mean, std)
-        uniform = is_uniform(log_p)
-        total = tl.where(uniform, 0.0, log_p)
-        total_by_mean, total_by_std = tl.where(uniform, 0.0, by_mean), tl.where(uniform, 0.0, by_std)
-    # the peak is x + by_x (mean - x) + by_eps eps
+    uniform, total, total_by_mean, total_by_std = _total(mean, std, CLIP)
     bump_std = tl.where(uniform, 1e9, std)
-    both = bump_std * bump_std + tau * tau
-    s, by_eps = bump_std * tau / tl.sqrt(both), bump_std * bump_std / both * tau
-    centre = x + tau * tau / both * (mean - x)
-    per_window = bump_std / tl.sqrt(both) / _SPAN  # by_eps/s over the span
-    from_mean, from_x = origin_of(mean, K), origin_of(x, K)
-    unit, q_unit = 1.0 / (K * std), 1.0 / (K * tau)
-    loss, slope_mean, slope_std = tl.zeros((V,), T), tl.zeros((V,), T), tl.zeros((V,), T)
+    spread = tl.sqrt(bump_std * bump_std + tau * tau)
+    bump = bump_std, bump_std * tau / spread
+    per_window = bump_std / spread / _SPAN  # of eps: the peaks move by bump_std/spread of s with it
+    loss, slope_mean, slope_std = x * 0.0, x * 0.0, x * 0.0
     for first in range(0, draws, D):
         d = (first + tl.arange(0, D))[None, :]
         eps = _draws_of(nodes, noise, seed, first, draws, block, count, D, T)
         if nodes is None:
-            weight = (tl.zeros((1, D), T) + 1.0) / draws
+            weight = tl.where(d < draws, (tl.zeros((1, D), T) + 1.0) / draws, 0.0)
         else:
             weight = tl.load(node_weights + d, mask=d < draws, other=0)
-        weight = tl.where(d < draws, weight, 0.0)
         least = tl.min(tl.where(d < draws, eps, float("inf")), 1)
         most = tl.max(tl.where(d < draws, eps, float("-inf")), 1)
         group = tl.floor((eps - least[:, None]) * per_window[:, None])
-        groups = tl.floor((most - least) * per_window)
-        groups = tl.max(tl.where((groups > 0.0) & (groups < 64.0), groups, 0.0), 0).to(tl.int32) + 1
-        for g in range(groups):
-            low = least + g / per_window
-            high = tl.minimum(least + (g + 1) / per_window, most)
-            base, offset, length, cut_low, cut_high, bins = _window(centre, s, by_eps, low, high, K, CLIP)
-            points = to_centre(from_mean, base, K), to_centre(from_x, base, K), unit, q_unit
-            top = tl.full((V, D), float("-inf"), T)
-            sums = tl.zeros((V, D), T), tl.zeros((V, D), T), tl.zeros((V, D), T)
-            if CLIP:
-                one = mean * 0.0 + 1.0
-                log_p, by_mean, by_std = log_end_bin(to_edge(from_mean, one, K) * unit, one > 0.0, std)
-                term = _end_terms(to_centre(from_x, one * 0.0, K) * q_unit, log_p, eps)
-                log_q, by_mean_q, by_std_q = log_end_bin(to_edge(from_mean, one * (K - 1.0), K) * unit, one < 0.0, std)
-                term_q = _end_terms(to_centre(from_x, one * (K - 1.0), K) * q_unit, log_q, eps)
-                top = tl.maximum(term, term_q)
-                e, e_q = exp(term - top), exp(term_q - top)
-                sums = (
-                    e + e_q,
-                    e * by_mean[:, None] + e_q * by_mean_q[:, None],
-                    e * by_std[:, None] + e_q * by_std_q[:, None],
-                )
-            every = bins >= 0.0
-            most_points = tl.max(tl.where(every, bins, P * 1.0), 0).to(tl.int32)
-            for c in range(0, most_points, P):
-                i = c + tl.arange(0, P)
-                distance = tl.zeros((V, P), T) + i[None, :]
-                stands_for = tl.where(i[None, :] < bins[:, None], 1.0, 0.0).to(T)
-                if P == _NODES:
-                    inside = (i < _NODES)[None, :] & ~every[:, None]
-                    node = tl.load(legendre_nodes + i, mask=i < _NODES, other=0)[None, :]
-                    node_weight = tl.load(legendre_weights + i, mask=i < _NODES, other=0)[None, :]
-                    distance = tl.where(inside, offset[:, None] + length[:, None] * node, distance)
-                    stands_for = tl.where(inside, length[:, None] * node_weight, stands_for)
-                q = (points[1][:, None] + 2.0 * distance) * q_unit[:, None]
-                z, width = (points[0][:, None] + 2.0 * distance) * unit[:, None], 2.0 * unit[:, None]
-                log_p, by_mean, by_std = log_inner_bin(z, width, log(width), std[:, None])
-                if not CLIP:
-                    log_p = tl.where(uniform[:, None], -log(log_p * 0.0 + K), log_p)
-                    by_mean = tl.where(uniform[:, None], 0.0, by_mean)
-                    by_std = tl.where(uniform[:, None], 0.0, by_std)
-                log_p = tl.where(stands_for > 0.0, log_p, float("-inf"))
-                by_mean = tl.where(stands_for > 0.0, by_mean, 0.0)
-                by_std = tl.where(stands_for > 0.0, by_std, 0.0)
-                q3 = q[:, None, :]
-                top, sums = _merge(
-                    top, sums, log_p[:, None, :] + q3 * (eps[:, :, None] - 0.5 * q3), stands_for[:, None, :],
-                    by_mean[:, None, :], by_std[:, None, :],
-                )  # fmt: skip
-            if tl.max((cut_low | cut_high).to(tl.int32), 0) > 0:
-                width: tl.constexpr = 2.0 / K
-                shared = eps, points, uniform, std, tau, bump_std, s
-                sums = _add_cut(top, sums, cut_low, offset, width, *shared, K)
-                sums = _add_cut(top, sums, cut_high, offset + length, -width, *shared, K)
+        groups = (most - least) * per_window
+        for g in range(tl.max(tl.where((groups > 0.0) & (groups < 64.0), groups, 0.0), 0).to(tl.int32) + 1):
+            low, high = least + g / per_window, tl.minimum(least + (g + 1) / per_window, most)
+            top, sums = _sum_of_draws(
+                x, mean, std, tau, uniform, bump, low, high, eps, legendre, K, CLIP, P
+            )  # fmt: skip
             mine = tl.where(group == g, weight, 0.0)
-            loss += tl.sum(tl.where(mine > 0.0, mine * (top + log(sums[0]) - total[:, None]), 0.0), 1)
-            by = sums[1] / sums[0] - total_by_mean[:, None]
-            slope_mean += tl.sum(tl.where(mine > 0.0, mine * by, 0.0), 1)
-            by = sums[2] / sums[0] - total_by_std[:, None]
-            slope_std += tl.sum(tl.where(mine > 0.0, mine * by, 0.0), 1)
+            value = top + log(sums[0]) - total[:, None]
+            by_mean, by_std = sums[1] / sums[0] - total_by_mean[:, None], sums[2] / sums[0] - total_by_std[:, None]
+            loss += tl.sum(tl.where(mine > 0.0, mine * value, 0.0), 1)
+            slope_mean += tl.sum(tl.where(mine > 0.0, mine * by_mean, 0.0), 1)
+            slope_std += tl.sum(tl.where(mine > 0.0, mine * by_std, 0.0), 1)
     poison = x + mean + std + tau
     loss = tl.where(poison == poison, -n_steps * loss, float("nan"))
     store(by_prediction, block, tl.where(keep, -n_steps * slope_mean * mean_slope, 0.0))

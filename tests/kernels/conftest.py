@@ -1,4 +1,4 @@
-"""`TRITON_INTERPRET=1 pytest tests/kernels`: the tests of the Triton kernels, and they alone, in Triton's interpreter."""
+"""`TRITON_INTERPRET=1 pytest tests/kernels`: the tests of the Triton kernels, and they alone, in the interpreter."""
 
 import importlib.util
 import os
