@@ -31,7 +31,11 @@ SAMPLE, MODE = tl.constexpr(CHOICES["sample"]), tl.constexpr(CHOICES["mode"])
 BLOCK, WARPS = 256, 2
 
 
-def expected_value(mean: Tensor, std: Tensor, num_bins: int, clip: bool, need_mean: bool, need_std: bool):
+# Mixtures are in `lacks` (backends.py): their logits are None here.
+def expected_value(
+    mean: Tensor, std: Tensor, mixture_logits: None, num_bins: int, clip: bool, need_mean: bool, need_std: bool,
+    need_mixture_logits: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
     shape, T = mean.shape, compute_type(mean, std)
     out = torch.empty_like(mean)
     to = writable(out)
@@ -41,7 +45,7 @@ def expected_value(mean: Tensor, std: Tensor, num_bins: int, clip: bool, need_me
         _expected_value, programs(mean.numel(), BLOCK), view(mean, shape), view(std, shape), view(to, shape),
         mean_view, std_view, mean.numel(), K=num_bins, CLIP=clip, T=T, BLOCK=BLOCK, warps=WARPS,
     )  # fmt: skip
-    return out if to is out else out.copy_(to), by_mean, by_std
+    return out if to is out else out.copy_(to), by_mean, by_std, mean.new_empty(0, dtype=dtype)
 
 
 @triton.jit
@@ -68,7 +72,9 @@ def _chosen(mean, std, noise, seed, block, CHOICE: tl.constexpr, K: tl.constexpr
         return base + shift
 
 
-def discretised_choose(mean: Tensor, std: Tensor, num_bins: int, choice: int, seed, noise) -> Tensor:
+def discretised_choose(
+    mean: Tensor, std: Tensor, mixture_logits: None, num_bins: int, choice: int, seed, noise, component_noise: None
+) -> Tensor:
     shape = mean.shape
     out = torch.empty_like(mean)
     to = writable(out)
@@ -88,15 +94,16 @@ def _choose(
     store(out, block, _chosen(load(mean, block, T), load(std, block, T), noise, seed, block, CHOICE, K, T))
 
 
-def discretised_update(prediction: Tensor, log_std: Tensor, mean: Tensor, *rest) -> Tensor:
+def discretised_update(prediction: Tensor, log_std: Tensor, mixture_logits: None, mean: Tensor, *rest) -> Tensor:
     out = torch.empty_like(mean)
-    discretised_update_out(prediction, log_std, mean, *rest, out)
+    discretised_update_out(prediction, log_std, mixture_logits, mean, *rest, out)
     return out
 
 
 def discretised_update_out(
-    prediction: Tensor, log_std: Tensor, mean: Tensor, a, b, parametrisation: int, num_bins: int, choice: int,
-    keep: Tensor, take: Tensor, std: Tensor, known, known_mask, seed, noise, draw_noise, out: Tensor,
+    prediction: Tensor, log_std: Tensor, mixture_logits: None, mean: Tensor, a, b, parametrisation: int,
+    num_bins: int, choice: int, keep: Tensor, take: Tensor, std: Tensor, known, known_mask, seed, noise, draw_noise,
+    component_noise: None, out: Tensor,
 ) -> None:  # fmt: skip
     shape, to = mean.shape, writable(out)
     launch(
@@ -125,14 +132,14 @@ def _update(
 
 
 def discretised_loss(
-    x: Tensor, prediction: Tensor, log_std: Tensor, mean, a, b, parametrisation: int, num_bins: int, clip: bool,
-    weight, alpha, n_steps: int, n_samples: int, nodes, node_weights, seed, noise, mask, reduction: int,
-    need_prediction: bool, need_log_std: bool,
+    x: Tensor, prediction: Tensor, log_std: Tensor, mixture_logits: None, mean, a, b, parametrisation: int,
+    num_bins: int, clip: bool, weight, alpha, n_steps: int, n_samples: int, nodes, node_weights, seed, noise, mask,
+    reduction: int, need_prediction: bool, need_log_std: bool, need_mixture_logits: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     shape, T = x.shape, compute_type(x, prediction, log_std, mean)
     dtype = compute_dtype(x, prediction, log_std, mean)
-    saved = [saved_gradient(x, dtype, needed) for needed in (need_prediction, need_log_std)]
-    gradients, gradient_views = zip(*saved, strict=True)
+    saved = [saved_gradient(x, dtype, needed) for needed in (need_prediction, need_log_std, False)]
+    gradients, (*gradient_views, _) = zip(*saved, strict=True)
     network = network_views(prediction, log_std, mean, a, b, shape)
     if alpha is not None:
         losses = nstep_loss(
