@@ -31,7 +31,7 @@ _NODES = tl.constexpr(32)
 _MOST_POINTS = tl.constexpr(160)  # of which every bin is one
 _REACH = tl.constexpr(6.0)  # bumps are 0 to float32 beyond so many s
 _SPAN = tl.constexpr(9.0)  # s between the peaks that share a window: with the reach 21 for the nodes, 5e-9
-_NUMBERS, _WARPS = 4096, 4  # of a program: variables, draws and points
+_NUMBERS, _WARPS = 1024, 4  # of a program: variables, draws and points
 
 
 @functools.cache
