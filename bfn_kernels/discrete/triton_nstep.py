@@ -18,6 +18,7 @@ from bfn_kernels.triton_ops.classes import (
     softmax,
     store_classes,
     sum_where,
+    tile_limit,
     tile_of,
 )
 from bfn_kernels.triton_ops.elementary import clamp, exp, expm1, log, log1p, sigmoid, softplus
@@ -36,6 +37,11 @@ def discrete_nstep(
     shape, T = logits.shape, compute_type(logits)
     dtype = compute_dtype(logits)
     tile = tile_of(shape[-1])
+    if shape[-1] > tile.classes:
+        raise ValueError(
+            f"discrete_time_loss with backend='triton' takes logits of up to {tile_limit()} classes, got {shape[-1]}; "
+            "backend='reference' takes more"
+        )
     losses = Losses(x, mask, reduction, dtype, tile.rows)
     by_logits = torch.empty(shape if need_logits else (0,), dtype=dtype, device=x.device)
     given = [None] * 2 if n_samples else [constants(tuple(v), dtype, x.device) for v in (nodes, node_weights)]
