@@ -22,6 +22,7 @@ run: install
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto tests/kernels
 
 # Under ten minutes; with QUICK=1 about one, at sizes that show only that everything runs.
 bench: install

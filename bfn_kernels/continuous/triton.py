@@ -5,10 +5,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bfn_kernels.checks import compute_dtype
 from bfn_kernels.triton_ops.elementary import clamp, square
 from bfn_kernels.triton_ops.noise import SENDER, normals
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
-from bfn_kernels.triton_ops.views import BLOCK, block_of, compute_type, launch, load, programs, store, view, writable
+from bfn_kernels.triton_ops.views import (
+    BLOCK,
+    Gradients,
+    block_of,
+    compute_type,
+    launch,
+    load,
+    programs,
+    store,
+    view,
+    writable,
+)
 
 
 def gaussian_step(state: Tensor, a, data, b, std, seed, noise) -> Tensor:
@@ -84,23 +96,6 @@ def _predict_data(
     store(out, block, clamp(x_hat, LOW, HIGH))
 
 
-class Gradients:
-    """New tensors like those of which a gradient is needed, empty where none is; views to write them, and finish."""
-
-    def __init__(self, *wanted: tuple[Tensor, bool]):
-        self.results = tuple(torch.empty_like(t) if needed else t.new_empty(0) for t, needed in wanted)
-        self.to = tuple(writable(t) for t in self.results)
-        self.views = tuple(
-            view(t, of.shape) if n else view(None, of.shape) for t, (of, n) in zip(self.to, wanted, strict=True)
-        )
-
-    def finish(self) -> tuple[Tensor, ...]:
-        for result, to in zip(self.results, self.to, strict=True):
-            if to is not result:
-                result.copy_(to)
-        return self.results
-
-
 def predict_data_backward(
     grad: Tensor,
     prediction: Tensor,
@@ -140,7 +135,7 @@ def squared_loss(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     shape, count = x.shape, x.numel()
     T = compute_type(x, prediction, mean)
-    losses = Losses(x, mask, reduction, torch.float64 if tl.float64 == T else torch.float32)
+    losses = Losses(x, mask, reduction, compute_dtype(x, prediction, mean))
     launch(
         _squared_loss, programs(count), view(x, shape), *prediction_of(prediction, mean, a, b, shape),
         *(view(t, shape) for t in (weight, offset, mask)), *losses.arguments, count,

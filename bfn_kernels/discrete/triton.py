@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discrete.triton_nstep import discrete_nstep
 from bfn_kernels.triton_ops.classes import (
     class_noise,
@@ -245,7 +246,7 @@ def _stats(view, x, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
 
 def discrete_loss(x: Tensor, logits: Tensor, weight, mask, reduction: int) -> tuple[Tensor, Tensor]:
     tile, num_classes, T = tile_of(logits.shape[-1]), logits.shape[-1], compute_type(logits)
-    losses = Losses(x, mask, reduction, torch.float64 if tl.float64 == T else torch.float32, tile.rows)
+    losses = Losses(x, mask, reduction, compute_dtype(logits), tile.rows)
     launch(
         _loss, programs(x.numel(), tile.rows), view(x, x.shape), class_view(logits, logits.shape),
         view(weight, x.shape), view(mask, x.shape), *losses.arguments, x.numel(),

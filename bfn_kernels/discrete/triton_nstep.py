@@ -3,13 +3,12 @@
 A kernel takes whole rows, whose noise it makes once, where K fits a tile.
 """
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discrete.autograd import RECEIVERS
 from bfn_kernels.triton_ops.classes import (
     class_noise,
@@ -19,21 +18,16 @@ from bfn_kernels.triton_ops.classes import (
     softmax,
     store_classes,
     sum_where,
+    tile_limit,
     tile_of,
 )
 from bfn_kernels.triton_ops.elementary import clamp, exp, expm1, log, log1p, sigmoid, softplus
 from bfn_kernels.triton_ops.noise import MONTE_CARLO
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
-from bfn_kernels.triton_ops.views import block_of, compute_type, launch, load, programs, view
+from bfn_kernels.triton_ops.views import block_of, compute_type, constants, launch, load, programs, view
 
 _JOINT = tl.constexpr(RECEIVERS["joint"])
 _MAX_SHIFT = tl.constexpr(80.0)  # exp of it stays well within float32
-
-
-@functools.lru_cache(maxsize=64)
-def node_tensor(nodes: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Kept, since a copy from the host would break the capture of a CUDA graph."""
-    return torch.tensor(nodes, dtype=dtype, device=device)
 
 
 def discrete_nstep(
@@ -41,11 +35,16 @@ def discrete_nstep(
     noise, mask, reduction: int, need_logits: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     shape, T = logits.shape, compute_type(logits)
-    dtype = torch.float64 if tl.float64 == T else torch.float32
+    dtype = compute_dtype(logits)
     tile = tile_of(shape[-1])
+    if shape[-1] > tile.classes:
+        raise ValueError(
+            f"discrete_time_loss with backend='triton' takes logits of up to {tile_limit()} classes, got {shape[-1]}; "
+            "backend='reference' takes more"
+        )
     losses = Losses(x, mask, reduction, dtype, tile.rows)
     by_logits = torch.empty(shape if need_logits else (0,), dtype=dtype, device=x.device)
-    given = [None] * 2 if n_samples else [node_tensor(tuple(v), dtype, x.device) for v in (nodes, node_weights)]
+    given = [None] * 2 if n_samples else [constants(tuple(v), dtype, x.device) for v in (nodes, node_weights)]
     draws = noise if noise is None else noise.reshape(-1, shape[-1])
     draws = class_view(draws, None if draws is None else draws.shape)
     launch(

@@ -15,11 +15,14 @@ _DISCRETE_UPDATE = (
     "Tensor output_logits, Tensor state, Tensor beta, Tensor spread, int choice, Tensor? known, Tensor? known_mask, "
     "Tensor? seed, Tensor? noise, Tensor? draw_noise"
 )
-_NETWORK = "Tensor prediction, Tensor log_std, Tensor? mean, Tensor? a, Tensor? b, int parametrisation, int num_bins"
+_NETWORK = (
+    "Tensor prediction, Tensor log_std, Tensor? mixture_logits, Tensor? mean, Tensor? a, Tensor? b, "
+    "int parametrisation, int num_bins"
+)
 _DISCRETISED_UPDATE = (
-    "Tensor prediction, Tensor log_std, Tensor mean, Tensor? a, Tensor? b, int parametrisation, int num_bins, "
-    "int choice, Tensor keep, Tensor take, Tensor std, Tensor? known, Tensor? known_mask, Tensor? seed, "
-    "Tensor? noise, Tensor? draw_noise"
+    "Tensor prediction, Tensor log_std, Tensor? mixture_logits, Tensor mean, Tensor? a, Tensor? b, "
+    "int parametrisation, int num_bins, int choice, Tensor keep, Tensor take, Tensor std, Tensor? known, "
+    "Tensor? known_mask, Tensor? seed, Tensor? noise, Tensor? draw_noise, Tensor? component_noise"
 )
 SCHEMAS = {
     "continuous": (
@@ -48,14 +51,16 @@ SCHEMAS = {
         "bool need_logits) -> (Tensor, Tensor, Tensor)",
     ),
     "discretised": (
-        "expected_value(Tensor mean, Tensor std, int num_bins, bool clip, bool need_mean, bool need_std) "
-        "-> (Tensor, Tensor, Tensor)",
-        "discretised_choose(Tensor mean, Tensor std, int num_bins, int choice, Tensor? seed, Tensor? noise) -> Tensor",
+        "expected_value(Tensor mean, Tensor std, Tensor? mixture_logits, int num_bins, bool clip, bool need_mean, "
+        "bool need_std, bool need_mixture_logits) -> (Tensor, Tensor, Tensor, Tensor)",
+        "discretised_choose(Tensor mean, Tensor std, Tensor? mixture_logits, int num_bins, int choice, Tensor? seed, "
+        "Tensor? noise, Tensor? component_noise) -> Tensor",
         f"discretised_update({_DISCRETISED_UPDATE}) -> Tensor",
         f"discretised_update_out({_DISCRETISED_UPDATE}, Tensor(a!) out) -> ()",
         f"discretised_loss(Tensor x, {_NETWORK}, bool clip, Tensor? weight, Tensor? alpha, int n_steps, "
         "int n_samples, float[] nodes, float[] node_weights, Tensor? seed, Tensor? noise, Tensor? mask, "
-        "int reduction, bool need_prediction, bool need_log_std) -> (Tensor, Tensor, Tensor, Tensor)",
+        "int reduction, bool need_prediction, bool need_log_std, bool need_mixture_logits) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     ),
 }
 

@@ -34,6 +34,11 @@ def tile_of(num_classes: int) -> Tile:
     return Tile(1, *_LARGE)
 
 
+def tile_limit() -> int:
+    """The most classes of which a tile holds whole rows."""
+    return _TILES[-1][0]
+
+
 def class_view(x: Tensor | None, shape: torch.Size) -> tuple:
     """The tensor broadcast to `shape`, whose last dimension is that of the classes."""
     if x is None:

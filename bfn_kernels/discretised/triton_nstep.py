@@ -1,0 +1,282 @@
+"""The n-step loss of discretised data in Triton (113-119), csrc/{math,cpu}/nstep.h again.
+
+p_k times the sender's normal is a bump of width s: a window of few bins is summed as they are, one of many by 32
+Gauss-Legendre points. A program takes some variables, all at once some of their draws and of their points.
+"""
+
+import functools
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from bfn_kernels.discretised.triton_bins import (
+    is_uniform,
+    log_end_bin,
+    log_inner_bin,
+    log_total,
+    origin_of,
+    output_normal,
+    position,
+    to_centre,
+    to_edge,
+)
+from bfn_kernels.triton_ops.elementary import clamp, exp, log
+from bfn_kernels.triton_ops.noise import MONTE_CARLO, normals
+from bfn_kernels.triton_ops.reduction import Losses, write_losses
+from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, constants, launch, load, programs, store, view
+
+_NODES = tl.constexpr(32)
+_MOST_POINTS = tl.constexpr(160)  # of which every bin is one
+_REACH = tl.constexpr(6.0)  # bumps are 0 to float32 beyond so many s
+_SPAN = tl.constexpr(9.0)  # s between the peaks that share a window: with the reach 21 for the nodes, 5e-9
+_NUMBERS, _WARPS = 1024, 4  # of a program: variables, draws and points
+
+
+@functools.cache
+def _legendre() -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Nodes in [0, 1] and weights, by the eigenvalues of the Legendre recurrence (Golub and Welsch)."""
+    k = torch.arange(1, _NODES.value, dtype=torch.float64)
+    off_diagonal = k / (4 * k * k - 1).sqrt()
+    nodes, vectors = torch.linalg.eigh(off_diagonal.diag(1) + off_diagonal.diag(-1))
+    return tuple((nodes / 2 + 0.5).tolist()), tuple(vectors[0].square().tolist())
+
+
+def nstep_loss(
+    x: Tensor, network: tuple, gradient_views, alpha: Tensor, n_steps: int, n_samples: int, nodes, node_weights,
+    seed, noise, mask, reduction: int, *, dtype: torch.dtype, KIND: int, K: int, CLIP: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    draws = n_samples or len(nodes)
+    D = min(8, triton.next_power_of_2(draws))
+    P = min(_NODES.value, triton.next_power_of_2(K))
+    V = max(4, _NUMBERS // (D * P))
+    losses = Losses(x, mask, reduction, dtype, V)
+    tables = [None] * 2 if n_samples else [constants(tuple(v), dtype, x.device) for v in (nodes, node_weights)]
+    legendre = tuple(constants(v, dtype, x.device) for v in _legendre())
+    launch(
+        _nstep, programs(x.numel(), V), view(x, x.shape), network, view(alpha, x.shape), *tables, legendre, draws,
+        None if noise is None else noise.contiguous(), seed, view(mask, x.shape), *gradient_views, *losses.arguments,
+        x.numel(), n_steps, EACH=losses.each, KIND=KIND, K=K, CLIP=CLIP, V=V, D=D, P=P, T=KERNEL_TYPES[dtype],
+        warps=_WARPS,
+    )  # fmt: skip
+    return losses.finish()
+
+
+@triton.jit
+def _draws_of(nodes, noise, seed, first, draws, block, count, D: tl.constexpr, T: tl.constexpr):
+    """The normals of some draws, [variables, draws]."""
+    start, place, there, _ = block
+    d = first + tl.arange(0, D)
+    if nodes is not None:
+        return tl.zeros((place.shape[0], D), T) + tl.load(nodes + d, mask=d < draws, other=0)[None, :]
+    elif noise is not None:
+        offset = d.to(tl.int64)[None, :] * count + (start + place)[:, None]
+        return tl.load(noise + offset, mask=there[:, None] & (d < draws)[None, :], other=0).to(T)
+    else:
+        group = start // 4 + tl.arange(0, place.shape[0] // 4)[None, :] + tl.zeros((D, 1), tl.int64)
+        return tl.trans(normals(tl.load(seed), group, MONTE_CARLO, d[:, None], T))
+
+
+@triton.jit
+def _window(x, mean, tau, bump, least, most, K: tl.constexpr, CLIP: tl.constexpr):
+    """Where the bumps between two eps lie: from `offset` on, as a position of bins from the whole number `base`, so
+    that far along the bins no position loses its digits; their length; whether they are cut by the bins' end on a side;
+    and how many bins there are, or −1 where Gauss-Legendre points stand for them."""
+    first: tl.constexpr = 1.0 if CLIP else 0.0
+    last: tl.constexpr = K - 1.0 - first
+    zero, no = x * 0.0, tl.full(x.shape, False, tl.int1)
+    if x.dtype == tl.float64 or last < first:  # in double no rule shows as a step
+        return zero + first, zero, zero, no, no, tl.full(x.shape, last - first + 1.0, x.dtype)
+    else:
+        std, s = bump
+        both = std * std + tau * tau
+        centre, by_eps = x + tau * tau / both * (mean - x), std * std / both * tau  # the peak is centre + by_eps eps
+        low = position(clamp(centre + by_eps * least, -1.0, 1.0) - _REACH * s, K) - 1.5
+        high = position(clamp(centre + by_eps * most, -1.0, 1.0) + _REACH * s, K) + 0.5
+        cut_low, cut_high = low <= first - 0.5, high >= last + 0.5
+        begin, end = tl.where(cut_low, first - 0.5, low), tl.where(cut_high, last + 0.5, high)
+        base = clamp(tl.floor(begin + 0.5), first, last)
+        count = clamp(tl.floor(end + 0.5), first, last) - base + 1.0
+        every = count <= tl.where(cut_low | cut_high, _MOST_POINTS, _NODES)
+        return base, begin - base, end - begin, cut_low & ~every, cut_high & ~every, tl.where(every, count, -1.0)
+
+
+@triton.jit
+def _cut_weight(by_mean, q, eps, side, tau, std, s):
+    """Midpoint rule: a sum over bins from a cut on is the integral and, of l = ln(p_k times the other normal), with its
+    derivatives l', l'' per bin inwards, exp(l) times l'/24 − 7/5760·(l'³ + 3l'l''). Returned with its derivatives."""
+    third: tl.constexpr = 7.0 / 5760
+    width2, std2 = side * side, std * std
+    first, second = side * ((eps - q) / tau - by_mean), -width2 / (s * s)
+    by_first, by_second = 1.0 / 24 - third * 3 * (first * first + second), -third * 3 * first
+    by_std = by_first * 2.0 * side * by_mean / std + by_second * 2.0 * width2 / (std2 * std)
+    return first * (1.0 / 24 - third * (first * first + 3.0 * second)), by_first * side / std2, by_std
+
+
+@triton.jit
+def _merge(top, sums, term, value, by_mean, by_std):
+    """Sums of exp(term)·(value, ·by_mean, ·by_std) over the last dimension, added to those that were scaled by top."""
+    new = tl.maximum(top, tl.max(term, 2))
+    kept = tl.where(top == new, 1.0, exp(top - new))
+    e = value * exp(term - new[:, :, None])
+    return new, (
+        sums[0] * kept + tl.sum(e, 2),
+        sums[1] * kept + tl.sum(e * by_mean, 2),
+        sums[2] * kept + tl.sum(e * by_std, 2),
+    )
+
+
+@triton.jit
+def _point(distance, places, normal, K: tl.constexpr):
+    """q and ln p, with its derivatives, at a distance in bins from the window's base."""
+    mean_to_base, x_to_base, unit, q_unit = places
+    std, uniform = normal
+    z, width = (mean_to_base + 2.0 * distance) * unit, 2.0 * unit
+    log_p, by_mean, by_std = log_inner_bin(z, width, log(width), std)
+    log_p = tl.where(uniform, -log(log_p * 0.0 + K), log_p)
+    return (x_to_base + 2.0 * distance) * q_unit, log_p, tl.where(uniform, 0.0, by_mean), tl.where(uniform, 0.0, by_std)
+
+
+@triton.jit
+def _add_cut(top, sums, cut, distance, side, eps, places, normal, bump, tau, K: tl.constexpr):
+    q, log_p, by_mean, by_std = _point(distance, places, normal, K)
+    q, by_mean, by_std = q[:, None], by_mean[:, None], by_std[:, None]
+    weight, weight_by_mean, weight_by_std = _cut_weight(
+        by_mean, q, eps, side, tau[:, None], bump[0][:, None], bump[1][:, None]
+    )
+    term = exp(log_p[:, None] + q * (eps - 0.5 * q) - top)
+    return (
+        sums[0] + tl.where(cut[:, None], term * weight, 0.0),
+        sums[1] + tl.where(cut[:, None], term * (weight * by_mean + weight_by_mean), 0.0),
+        sums[2] + tl.where(cut[:, None], term * (weight * by_std + weight_by_std), 0.0),
+    )
+
+
+@triton.jit
+def _end_term(edge, q, first, std, eps):
+    """Of a clipped end bin: the terms of all draws, and the derivatives of ln p."""
+    log_p, by_mean, by_std = log_end_bin(edge, first, std)
+    q = q[:, None]
+    return log_p[:, None] + q * (eps - 0.5 * q), by_mean[:, None], by_std[:, None]
+
+
+@triton.jit
+def _ends(from_mean, from_x, unit, q_unit, std, eps, K: tl.constexpr):
+    zero = std * 0.0
+    last = zero + (K - 1.0)
+    term, by_mean, by_std = _end_term(
+        to_edge(from_mean, zero + 1.0, K) * unit, to_centre(from_x, zero, K) * q_unit, zero == zero, std, eps
+    )
+    term_l, by_mean_l, by_std_l = _end_term(
+        to_edge(from_mean, last, K) * unit, to_centre(from_x, last, K) * q_unit, zero != zero, std, eps
+    )
+    top = tl.maximum(term, term_l)
+    e, e_l = exp(term - top), exp(term_l - top)
+    return top, (e + e_l, e * by_mean + e_l * by_mean_l, e * by_std + e_l * by_std_l)
+
+
+@triton.jit
+def _add_points(top, sums, first, window, legendre, eps, places, normal, K: tl.constexpr, P: tl.constexpr):
+    """The P points from the given one on."""
+    offset, length, bins = window
+    i = first + tl.arange(0, P)[None, :]
+    distance = bins[:, None] * 0.0 + i
+    stands_for = (i < bins[:, None]).to(eps.dtype)
+    if P == _NODES:
+        inside = (i < _NODES) & (bins < 0.0)[:, None]
+        node = tl.load(legendre[0] + i, mask=i < _NODES, other=0)
+        weight = tl.load(legendre[1] + i, mask=i < _NODES, other=0)
+        distance = tl.where(inside, offset[:, None] + length[:, None] * node, distance)
+        stands_for = tl.where(inside, length[:, None] * weight, stands_for)
+    places = places[0][:, None], places[1][:, None], places[2][:, None], places[3][:, None]
+    q, log_p, by_mean, by_std = _point(distance, places, (normal[0][:, None], normal[1][:, None]), K)
+    there = stands_for > 0.0
+    q, log_p = q[:, None, :], tl.where(there, log_p, float("-inf"))[:, None, :]
+    by_mean, by_std = tl.where(there, by_mean, 0.0)[:, None, :], tl.where(there, by_std, 0.0)[:, None, :]
+    return _merge(top, sums, log_p + q * (eps[:, :, None] - 0.5 * q), stands_for[:, None, :], by_mean, by_std)
+
+
+@triton.jit
+def _sum_of_draws(
+    x, mean, std, tau, uniform, bump, low, high, eps, legendre, K: tl.constexpr, CLIP: tl.constexpr, P: tl.constexpr
+):
+    """ln Σ_k p_k·exp(q_k(eps − q_k/2)) of every draw between two eps, q_k = (c_k − x)/τ: its largest term, and over
+    that the sum and its derivatives."""
+    from_mean, from_x = origin_of(mean, K), origin_of(x, K)
+    unit, q_unit = 1.0 / (K * std), 1.0 / (K * tau)
+    base, offset, length, cut_low, cut_high, bins = _window(x, mean, tau, bump, low, high, K, CLIP)
+    places = to_centre(from_mean, base, K), to_centre(from_x, base, K), unit, q_unit
+    if CLIP:
+        top, sums = _ends(from_mean, from_x, unit, q_unit, std, eps, K)
+    else:
+        top = tl.full(eps.shape, float("-inf"), eps.dtype)
+        sums = eps * 0.0, eps * 0.0, eps * 0.0
+    normal = std, uniform
+    most = tl.max(tl.where(bins < 0.0, P, bins), 0).to(tl.int32)
+    for first in range(0, most, P):
+        top, sums = _add_points(top, sums, first, (offset, length, bins), legendre, eps, places, normal, K, P)
+    if tl.max((cut_low | cut_high).to(tl.int32), 0) > 0:
+        width: tl.constexpr = 2.0 / K
+        sums = _add_cut(top, sums, cut_low, offset, width, eps, places, normal, bump, tau, K)
+        sums = _add_cut(top, sums, cut_high, offset + length, -width, eps, places, normal, bump, tau, K)
+    return top, sums
+
+
+@triton.jit
+def _total(mean, std, CLIP: tl.constexpr):
+    """Where an unclipped distribution is uniform, and ln of its mass in [−1, 1] elsewhere, with its derivatives."""
+    if CLIP:
+        return mean != mean, mean * 0.0, mean * 0.0, mean * 0.0
+    else:
+        value, by_mean, by_std = log_total(mean, std)
+        uniform = is_uniform(value)
+        return uniform, tl.where(uniform, 0.0, value), tl.where(uniform, 0.0, by_mean), tl.where(uniform, 0.0, by_std)
+
+
+@triton.jit
+def _nstep(
+    x, network, alpha, nodes, node_weights, legendre, draws, noise, seed, mask, by_prediction, by_log_std, values,
+    counts, count, n_steps, EACH: tl.constexpr, KIND: tl.constexpr, K: tl.constexpr, CLIP: tl.constexpr,
+    V: tl.constexpr, D: tl.constexpr, P: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    block = block_of(count, V)
+    keep = load(mask, block, tl.int1, True)
+    there = block[2] & keep
+    mean, std, mean_slope, std_slope = output_normal(network, block, KIND, T)
+    # what is not there must not widen the block's loops
+    x, mean = tl.where(there, load(x, block, T), 0.0), tl.where(there, mean, 0.0)
+    std, tau = tl.where(there, std, 1.0), 1.0 / tl.sqrt(tl.where(there, load(alpha, block, T), 1.0))
+    uniform, total, total_by_mean, total_by_std = _total(mean, std, CLIP)
+    bump_std = tl.where(uniform, 1e9, std)
+    spread = tl.sqrt(bump_std * bump_std + tau * tau)
+    bump = bump_std, bump_std * tau / spread
+    per_window = bump_std / spread / _SPAN  # of eps: the peaks move by bump_std/spread of s with it
+    loss, slope_mean, slope_std = x * 0.0, x * 0.0, x * 0.0
+    for first in range(0, draws, D):
+        d = (first + tl.arange(0, D))[None, :]
+        eps = _draws_of(nodes, noise, seed, first, draws, block, count, D, T)
+        if nodes is None:
+            weight = tl.where(d < draws, (tl.zeros((1, D), T) + 1.0) / draws, 0.0)
+        else:
+            weight = tl.load(node_weights + d, mask=d < draws, other=0)
+        least = tl.min(tl.where(d < draws, eps, float("inf")), 1)
+        most = tl.max(tl.where(d < draws, eps, float("-inf")), 1)
+        group = tl.floor((eps - least[:, None]) * per_window[:, None])
+        groups = (most - least) * per_window
+        for g in range(tl.max(tl.where((groups > 0.0) & (groups < 64.0), groups, 0.0), 0).to(tl.int32) + 1):
+            low, high = least + g / per_window, tl.minimum(least + (g + 1) / per_window, most)
+            top, sums = _sum_of_draws(
+                x, mean, std, tau, uniform, bump, low, high, eps, legendre, K, CLIP, P
+            )  # fmt: skip
+            mine = tl.where(group == g, weight, 0.0)
+            value = top + log(sums[0]) - total[:, None]
+            by_mean, by_std = sums[1] / sums[0] - total_by_mean[:, None], sums[2] / sums[0] - total_by_std[:, None]
+            loss += tl.sum(tl.where(mine > 0.0, mine * value, 0.0), 1)
+            slope_mean += tl.sum(tl.where(mine > 0.0, mine * by_mean, 0.0), 1)
+            slope_std += tl.sum(tl.where(mine > 0.0, mine * by_std, 0.0), 1)
+    poison = x + mean + std + tau
+    loss = tl.where(poison == poison, -n_steps * loss, float("nan"))
+    store(by_prediction, block, tl.where(keep, -n_steps * slope_mean * mean_slope, 0.0))
+    store(by_log_std, block, tl.where(keep, -n_steps * slope_std * std_slope, 0.0))
+    write_losses(loss, keep, block, values, counts, EACH)

@@ -1,0 +1,92 @@
+"""The standard normal, csrc/math/normal.h again: each by a form that keeps its relative precision far out."""
+
+import triton
+import triton.language as tl
+
+from bfn_kernels.triton_ops.elementary import exp, log, log1p
+
+_SCALE = tl.constexpr(0.3989422804014327)  # 1/√(2π)
+
+
+@triton.jit
+def mills(z):
+    """Φ(−z)·exp(z²/2), z ≥ 0."""
+    if z.dtype == tl.float64:
+        return _mills64(z)
+    else:
+        t = 1.0 / (1.0 + 0.3 * z)
+        p = -0.010760636 * t + 0.038807508
+        p = p * t - 0.030210897
+        p = p * t - 0.032942172
+        p = p * t + 0.023566415
+        p = p * t + 0.015509112
+        p = p * t + 0.060739022
+        p = p * t + 0.086990468
+        p = p * t + 0.10893643
+        p = p * t + 0.11968205
+        p = p * t + 0.11968268
+        return p * t
+
+
+@triton.jit
+def _mills64(z):
+    """Cody's rational approximations of exp(x²)·erfc(x), x = z/√2 (1969)."""
+    x = z * 0.70710678118654752440
+    y = tl.where(x < 0.46875, x * x, 0.0)
+    n = (((1.85777706184603153e-1 * y + 3.16112374387056560) * y + 1.13864154151050156e2) * y
+         + 3.77485237685302021e2) * y + 3.20937758913846947e3  # fmt: skip
+    d = (((y + 2.36012909523441209e1) * y + 2.44024637934444173e2) * y + 1.28261652607737228e3) * y
+    near = (1.0 - x * n / (d + 2.84423683343917062e3)) * tl.exp(y)
+    y = tl.where(x < 4.0, x, 4.0)
+    n = ((((2.15311535474403846e-8 * y + 5.64188496988670089e-1) * y + 8.88314979438837594) * y
+          + 6.61191906371416295e1) * y + 2.98635138197400131e2) * y + 8.81952221241769090e2  # fmt: skip
+    n = ((n * y + 1.71204761263407058e3) * y + 2.05107837782607147e3) * y + 1.23033935479799725e3
+    d = ((((y + 1.57449261107098347e1) * y + 1.17693950891312499e2) * y + 5.37181101862009858e2) * y
+         + 1.62138957456669019e3) * y + 3.29079923573345963e3  # fmt: skip
+    d = ((d * y + 4.36261909014324716e3) * y + 3.43936767414372164e3) * y + 1.23033935480374942e3
+    middle = n / d
+    x = tl.where(x < 4.0, 4.0, x)
+    w = 1.0 / (x * x)
+    n = ((((1.63153871373020978e-2 * w + 3.05326634961232344e-1) * w + 3.60344899949804439e-1) * w
+          + 1.25781726111229246e-1) * w + 1.60837851487422766e-2) * w + 6.58749161529837803e-4  # fmt: skip
+    d = ((((w + 2.56852019228982242) * w + 1.87295284992346725) * w + 5.27905102951428412e-1) * w
+         + 6.05183413124413191e-2) * w + 2.33520497626869185e-3  # fmt: skip
+    far = (0.56418958354775628695 - w * n / d) / x
+    x = z * 0.70710678118654752440
+    return 0.5 * tl.where(x < 0.46875, near, tl.where(x < 4.0, middle, far))
+
+
+@triton.jit
+def tail(z):
+    """φ(z), Φ(−z) and the integral of Φ up to −z, z ≥ 0."""
+    e, ratio = exp(-0.5 * z * z), mills(z)
+    return e * _SCALE, e * ratio, e * (_SCALE - z * ratio)
+
+
+@triton.jit
+def log_cdf(z):
+    """ln Φ(z) and its derivative."""
+    ratio, exponent = mills(tl.abs(z)), -0.5 * z * z
+    e = exp(exponent)
+    mass = tl.where(z < 0.0, 0.0, e * ratio)
+    value = tl.where(z < 0.0, exponent + log(ratio), log1p(-mass))
+    return value, tl.where(z < 0.0, _SCALE / ratio, _SCALE * e / (1.0 - mass))
+
+
+@triton.jit
+def log_interval(left, right, middle, width):
+    """ln(Φ(right) − Φ(left)) and its derivatives by the two. On one side of 0 it is taken from the nearer edge, so that
+    nothing cancels, however far out."""
+    astride, above = (left <= 0.0) & (right >= 0.0), left > 0.0
+    near = tl.where(astride, -left, tl.where(above, left, -right))
+    far = tl.where(astride, right, tl.where(above, right, -left))
+    near_mills, far_mills = mills(near), mills(far)
+    near_density, far_density = exp(-0.5 * near * near), exp(-0.5 * far * far)
+    drop = exp(-width * tl.abs(middle))  # of the density from the nearer edge to the farther
+    missing = tl.where(astride, near_density * near_mills + far_density * far_mills, drop * far_mills / near_mills)
+    value = log1p(-missing) + tl.where(astride, 0.0, -0.5 * near * near + log(near_mills))
+    inverse = _SCALE / (tl.where(astride, 1.0, near_mills) * (1.0 - missing))
+    by_near = tl.where(astride, near_density, 1.0) * inverse
+    by_far = tl.where(astride, far_density, drop) * inverse
+    in_order = astride | above
+    return value, tl.where(in_order, -by_near, -by_far), tl.where(in_order, by_far, by_near)

@@ -1,0 +1,153 @@
+"""The Triton kernels: what the operators launch is recorded, compiled ahead of time for each architecture as the launch
+would compile it, and disassembled."""
+
+import os
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from bfn_kernels.continuous import triton as continuous
+from bfn_kernels.discrete import triton as discrete
+from bfn_kernels.discrete.autograd import RECEIVERS
+from bfn_kernels.discretised import triton as discretised
+from gpu_build import sass
+from gpu_build.table import Kernel
+
+
+class Launch(NamedTuple):
+    kernel: Any
+    programs: int
+    arguments: tuple
+    options: dict
+
+
+class NoGPU:
+    """Triton's driver of a GPU that is not there: it compiles for it, and runs nothing."""
+
+    def __init__(self, architecture: int):
+        self.target = GPUTarget("cuda", architecture, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+
+def launches(call: Callable[[], object]) -> list[Launch]:
+    """What the call launches; nothing runs."""
+    found = []
+
+    def record(kernel, *arguments, grid, warmup, **options):
+        found.append(Launch(kernel, grid[0], arguments, options))
+
+    run = JITFunction.run
+    JITFunction.run = record
+    try:
+        call()
+    finally:
+        JITFunction.run = run
+    return found
+
+
+def compiled(launch: Launch, architecture: int) -> Any:
+    driver.set_active(NoGPU(architecture))
+    return launch.kernel.warmup(*launch.arguments, grid=(launch.programs,), **launch.options)
+
+
+def measured(name: str, launch: Launch, architecture: int, variables: int, size: float, folder: Path) -> Kernel:
+    """`variables` of the whole launch; instructions count once each, whatever branches and loops do."""
+    cubin = folder / f"triton {name}.sm_{architecture}.cubin".replace(" ", "_").replace(",", "")
+    cubin.write_bytes(compiled(launch, architecture).asm["cubin"])
+    command = [sass.find_tool("cuobjdump"), "-res-usage", str(cubin)]
+    usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack, shared = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK", "SHARED"))
+    counts = Counter(opcode for f in sass.functions(cubin).values() for opcode, _ in f.instructions)
+    spilled = any(opcode.split(".")[0] in ("LDL", "STL") for opcode in counts)
+    threads = launch.programs * launch.options["num_warps"] * 32
+    instructions = sass.by_class(counts, variables / threads)
+    return Kernel("triton", name, architecture, registers, shared, stack if spilled else 0, instructions, size)
+
+
+Row = tuple[str, int, float, Callable[[], object]]  # name, variables, bytes of each, and the call
+
+
+def of_data(x: torch.Tensor) -> list[Row]:
+    """The operators of continuous and of discretised data, by noise predictions and with all gradients."""
+    row, seed, width = torch.ones(x.shape[0], 1), torch.tensor(1), x.element_size()
+    clip, nothing = (-1.0, 1.0), [None] * 3
+    prediction, network = (x, x, row, row), (x, x, None, x, row, row, 2, 256)
+
+    def loss(weight, alpha, n_samples, nodes, seed):
+        arguments = weight, alpha, 7, n_samples, nodes, nodes, seed, None, None, 3, True, True, False
+        return lambda: discretised.discretised_loss(x, *network, True, *arguments)
+
+    rows = [
+        ("gaussian_step, with noise", 3, lambda: continuous.gaussian_step(x, row, x, row, row, seed, None)),
+        ("gaussian_step", 3, lambda: continuous.gaussian_step(x, row, x, row, *nothing)),
+        ("squared_loss", 3, lambda: continuous.squared_loss(x, *prediction, row, None, *clip, None, 3)),
+        (
+            "squared_loss_backward", 5,
+            lambda: continuous.squared_loss_backward(row, x, *prediction, row, *clip, None, False, True, True),
+        ),
+        (
+            "discretised update, a draw", 4,
+            lambda: discretised.discretised_update(*network, 0, row, row, row, None, None, seed, *nothing),
+        ),
+        ("discretised L_inf", 4 + 8 / width, loss(row, None, 0, (), None)),
+        ("discretised reconstruction", 4 + 8 / width, loss(None, None, 0, (), None)),
+        ("discretised L_n, 8 nodes", 4 + 8 / width, loss(None, row, 0, (0.0,) * 8, None)),
+        ("discretised L_n, 10 draws", 4 + 8 / width, loss(None, row, 10, (), seed)),
+    ]  # fmt: skip
+    return [(name, x.numel(), size * width, call) for name, size, call in rows]
+
+
+def of_classes(z: torch.Tensor) -> list[Row]:
+    """Those of discrete data; a class counts as a variable."""
+    x, row, seed = torch.zeros(z.shape[:-1], dtype=torch.long), torch.ones(z.shape[0], 1), torch.tensor(1)
+    classes, width = z.shape[-1], z.element_size()
+    rows = [
+        ("sender", 1, lambda: discrete.discrete_sender(x, row, row, classes, True, seed, None, z.dtype)),
+        ("update, a draw", 3, lambda: discrete.discrete_update(z, z, row, row, 0, None, None, seed, None, None)),
+        ("loss", 1, lambda: discrete.discrete_loss(x, z, row, None, 3)),
+        ("loss_backward", 2, lambda: discrete.discrete_loss_backward(row, x, z, row, None)),
+        *(
+            (
+                f"L_n, {receiver}, 10 draws", 1 + 4 / width,
+                lambda code=code: discrete.discrete_nstep(
+                    x, z, row, 7, code, 10, (), (), seed, None, None, 3, True
+                ),
+            )
+            for receiver, code in RECEIVERS.items()
+        ),
+    ]  # fmt: skip
+    return [(f"discrete {name}, {classes} classes", z.numel(), size * width, call) for name, size, call in rows]
+
+
+def kernels(architectures: Iterable[int], folder: Path) -> list[Kernel]:
+    """Compiles what each operator launches first; the second adds a few sums."""
+    os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        rows = of_data(torch.zeros(32, 3072, dtype=dtype))
+        for classes in (27, 2048, 8192, 32768):
+            rows += of_classes(torch.zeros(64, 16, classes, dtype=dtype))
+        for name, variables, size, call in rows:
+            first, *_ = launches(call)
+            name = f"{name}, {str(dtype).removeprefix('torch.')}"
+            found += [measured(name, first, a, variables, size, folder) for a in architectures]
+    return found

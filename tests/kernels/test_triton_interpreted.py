@@ -1,0 +1,92 @@
+"""What is Triton's own in its interpreter: the repairs, rows of several tiles, classes out of range."""
+
+import pytest
+import torch
+from cases import CASES
+from support import INTERPRETED, error, evaluate, named, scale, serves, ulp
+
+from bfn_kernels import discrete
+
+if not INTERPRETED:
+    pytest.skip("in a process of its own: TRITON_INTERPRET=1 pytest tests/kernels", allow_module_level=True)
+
+import interpreter
+import triton
+import triton.language as tl
+
+from bfn_kernels.triton_ops import classes
+
+
+def test_bfloat16_is_rounded_to_nearest_even():
+    x = torch.randn(4096) * torch.logspace(-30, 30, 4096)
+    x[:4] = torch.tensor([torch.nan, torch.inf, -torch.inf, 1 + 2**-8])
+    rounded = torch.from_numpy(interpreter._round_to_bfloat16(x.numpy()).view("int16")).view(torch.bfloat16)
+    assert torch.equal(rounded.float().nan_to_num(7), x.bfloat16().float().nan_to_num(7))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_interpreter_finds_what_it_should(dtype):
+    """A load beyond a tensor, though within its storage; arithmetic on bfloat16."""
+
+    @triton.jit
+    def double(x, out, count, BLOCK: tl.constexpr):
+        i = tl.arange(0, BLOCK)
+        tl.store(out + i, tl.load(x + i, mask=i < count) * 2.0, mask=i < 8)
+
+    x, out = torch.ones(16, dtype=dtype)[:8], torch.empty(8, dtype=dtype)
+    with pytest.raises(Exception, match="out of bounds"):
+        double[(1,)](x, out, 9, BLOCK=16)
+    if dtype == torch.bfloat16:
+        with pytest.raises(Exception, match="on bfloat16"):
+            double[(1,)](x, out, 8, BLOCK=16)
+    else:
+        double[(1,)](x, out, 8, BLOCK=16)
+        assert (out == 2).all()
+
+
+SWEPT = [
+    c
+    for c in CASES
+    if c.op.startswith("discrete.") and ("K=257" in c.name or "gap" in c.name) and "discrete_time" not in c.op
+]
+
+
+@pytest.mark.parametrize("case", [c for c in SWEPT if serves(c, "triton")], ids=str)
+def test_rows_of_several_tiles(case, monkeypatch):
+    """Tiles of 4 classes, or 64, in the place of whole rows; explicit noise, and that of a seed."""
+    inputs = case.inputs((2, 3), torch.float32)
+    without = {k: v for k, v in inputs.items() if k not in ("noise", "draw_noise")}
+    whole = evaluate(case, inputs, "triton")
+    if "noise" in inputs:
+        whole["seeded"] = case(without, "triton", seed=5)
+    monkeypatch.setattr(classes, "_TILES", ())
+    monkeypatch.setattr(classes, "_LARGE", (4 if "gap" in case.name else 64, 4))
+    swept = evaluate(case, inputs, "triton")
+    if "noise" in inputs:
+        swept["seeded"] = case(without, "triton", seed=5)
+    for name, value in swept.items():
+        assert error(value, whole[name]) <= 4 * ulp(torch.float32, scale(whole[name])), name
+
+
+def test_too_many_classes_for_a_tile(monkeypatch):
+    monkeypatch.setattr(classes, "_TILES", ((4, 16, 4),))
+    monkeypatch.setattr(classes, "_LARGE", (4, 4))
+    inputs = named("discrete.discrete_time_loss[K=27 joint]").inputs((2, 3), torch.float32)
+    with pytest.raises(ValueError, match=r"takes logits of up to 4 classes, got 27"):
+        named("discrete.discrete_time_loss[K=27 joint]")(inputs, "triton")
+
+
+@pytest.mark.parametrize("bad", [-1, 3, 2**40])
+def test_a_class_out_of_range_is_nan_for_its_variable_alone(bad):
+    x, z = torch.tensor([[0, 2, bad], [1, 1, 2]]), torch.randn(2, 3, 3).requires_grad_()
+    where = torch.tensor([[False, False, True], [False, False, False]])
+    for loss in (
+        discrete.continuous_time_loss(x, z, 0.5, beta_1=1.0, reduction="none", backend="triton"),
+        discrete.reconstruction_loss(x, z, reduction="none", backend="triton"),
+        discrete.discrete_time_loss(x, z, 0.5, beta_1=1.0, n_steps=3, seed=1, reduction="none", backend="triton"),
+    ):
+        assert torch.equal(loss.isnan(), where)
+        (grad,) = torch.autograd.grad(loss.sum(), z)
+        assert torch.equal(grad.isnan().any(-1), where)
+    y = discrete.sender_sample(x, 1.0, num_classes=3, seed=1, backend="triton")
+    assert torch.equal(y.isnan().all(-1), where)
