@@ -11,8 +11,10 @@
 
 #include <stdexcept>
 #include <string>
+#define BFN_NOINLINE __noinline__
 #else
 #include "host_shim.h"
+#define BFN_NOINLINE
 #endif
 
 #include "../math/common.h"

@@ -56,17 +56,17 @@ BFN_HD NStepWindow<T> nstep_window(T x, T mean, Bump<T> bump, T least_eps, T mos
 
 // Half of the nodes in [0, 1] and their weights there; the others are their mirror images.
 BFN_HD float legendre_node(int i) {
-  constexpr float nodes[kNodes / 2] = {0.00136806908f, 0.00719424423f, 0.0176188722f, 0.032546962f,
-                                       0.0518394221f,  0.0753161931f,  0.102758102f,  0.133908941f,
-                                       0.168477867f,   0.206142121f,   0.246550046f,  0.289324362f,
-                                       0.334065699f,   0.380356319f,   0.427764019f,  0.475846167f};
+  static constexpr float nodes[kNodes / 2] = {0.00136806908f, 0.00719424423f, 0.0176188722f, 0.032546962f,
+                                              0.0518394221f,  0.0753161931f,  0.102758102f,  0.133908941f,
+                                              0.168477867f,   0.206142121f,   0.246550046f,  0.289324362f,
+                                              0.334065699f,   0.380356319f,   0.427764019f,  0.475846167f};
   return i < kNodes / 2 ? nodes[i] : 1.0f - nodes[kNodes - 1 - i];
 }
 BFN_HD float legendre_weight(int i) {
-  constexpr float weights[kNodes / 2] = {0.003509305f,  0.00813719737f, 0.0126960327f, 0.0171369315f,
-                                         0.021417949f,  0.0254990296f,  0.0293420467f, 0.0329111114f,
-                                         0.0361728971f, 0.0390969479f,  0.0416559621f, 0.0438260465f,
-                                         0.0455869393f, 0.0469221995f,  0.04781936f,   0.0482700443f};
+  static constexpr float weights[kNodes / 2] = {0.003509305f,  0.00813719737f, 0.0126960327f, 0.0171369315f,
+                                                0.021417949f,  0.0254990296f,  0.0293420467f, 0.0329111114f,
+                                                0.0361728971f, 0.0390969479f,  0.0416559621f, 0.0438260465f,
+                                                0.0455869393f, 0.0469221995f,  0.04781936f,   0.0482700443f};
   return weights[i < kNodes / 2 ? i : kNodes - 1 - i];
 }
 
