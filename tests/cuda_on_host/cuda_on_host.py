@@ -83,8 +83,27 @@ def operators() -> Path:
 
     torch_flags = [f"-isystem{path}" for path in include_paths()]
     torch_flags += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-O1"]
-    names = ("continuous", "discrete", "discretised", "tensors")
+    names = ("continuous", "cpu", "discrete", "discretised", "schedules", "tensors")
     sources = {ROOT / "csrc" / "bindings" / f"{name}.cpp": torch_flags for name in names}
+    sources[ROOT / "csrc" / "cpu" / "schedules.cpp"] = ["-O2"]  # the numbers of rows are made on the CPU
     sources |= dict.fromkeys(KERNELS, ["-O2", *_fused()]) | {SHIM: ["-O2"]}
     link = ["-shared", *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
     return build("operators", sources, link)
+
+
+def register() -> None:
+    """Makes them a backend of that name, where they can be built."""
+    import torch
+
+    from bfn_kernels import backends, continuous, discrete, discretised, rows
+    from bfn_kernels.operators import Namespace
+    from bfn_kernels.operators import register as register_operator
+
+    if missing() is not None:
+        return
+    torch.ops.load_library(operators())
+    ops = backends.NAMESPACES[NAMESPACE] = Namespace(name=NAMESPACE)
+    backends.BACKENDS["cuda_on_host"] = backends.Backend("cuda_on_host", "cpu", NAMESPACE)
+    for family in (continuous, discrete, discretised):
+        family.autograd._register(ops)
+    register_operator(ops, "row_numbers", rows._fake)
