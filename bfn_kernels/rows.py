@@ -170,4 +170,5 @@ def _fake(value, rho, shape, schedule, parameter, num_classes, n_steps, scale, w
 
 
 for _ops in NAMESPACES.values():
-    register(_ops, "row_numbers", _fake)
+    if hasattr(getattr(torch.ops, _ops.name), "row_numbers"):
+        register(_ops, "row_numbers", _fake)

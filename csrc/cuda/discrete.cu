@@ -241,7 +241,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <class A, class Team, int kSlots>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, 1)
     nstep_kernel(const __grid_constant__ DiscreteNStep op, const __grid_constant__ Nodes<typename A::Compute> nodes,
                  const Chunks chunks, int team_size) {
   using T = typename A::Compute;

@@ -31,7 +31,7 @@ struct Normals {
 };
 
 template <class At>
-__device__ void store_gradients(const At& at, const LossGradients& to, const OutputNormal<typename At::Compute>& normal,
+__device__ void store_gradients(const At& at, const NetworkGradients& to, const OutputNormal<typename At::Compute>& normal,
                                 typename At::Compute by_mean, typename At::Compute by_std) {
   using T = typename At::Compute;
   const T by_prediction[1] = {by_mean * normal.mean_by_prediction}, by_log_std[1] = {by_std * normal.std_by_log_std};
@@ -151,7 +151,7 @@ constexpr int kDraws = 8;  // worked on at a time
 
 // L_n. Each lane reads a variable; the warp then takes them one by one.
 template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, 1)
     nstep_kernel(const __grid_constant__ DiscretisedLoss op, const __grid_constant__ Nodes<T> nodes,
                  const Chunks chunks) {
   const Bins<T> bins{op.from.num_bins, op.from.clip};

@@ -103,7 +103,8 @@ def register() -> None:
         return
     torch.ops.load_library(operators())
     ops = backends.NAMESPACES[NAMESPACE] = Namespace(name=NAMESPACE)
-    backends.BACKENDS["cuda_on_host"] = backends.Backend("cuda_on_host", "cpu", NAMESPACE)
+    cuda = backends.BACKENDS["cuda"]
+    backends.BACKENDS["cuda_on_host"] = backends.Backend("cuda_on_host", "cpu", NAMESPACE, lacks=cuda.lacks)
     for family in (continuous, discrete, discretised):
         family.autograd._register(ops)
     register_operator(ops, "row_numbers", rows._fake)

@@ -31,7 +31,8 @@ def serves(case: Case, backend: str) -> bool:
     """Whether the backend has a form of its own of the case."""
     if case.op in WITHOUT_BACKEND:
         return backend == "reference"
-    return case.internal not in BACKENDS[backend].lacks
+    variant = "[mixture]" if "mixture_logits" in case.fields else ""
+    return case.internal + variant not in BACKENDS[backend].lacks
 
 
 def pairs(backends, keep=lambda case: True):
