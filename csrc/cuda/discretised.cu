@@ -1,5 +1,7 @@
 #include "../ops/discretised.h"
 
+#include <stdexcept>
+
 #include "../math/bin_prob.h"
 #include "../math/expected_value.h"
 #include "access.h"
@@ -216,6 +218,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 Layout layout_of(const NetworkOutput& from) {
+  if (from.mixture_logits) throw std::invalid_argument("mixture_logits must be None: the kernels take single normals");
   return Layout().network(from.prediction).network(from.log_std).data(from.mean).rows(from.a).rows(from.b);
 }
 
@@ -273,10 +276,10 @@ void discretised_update(const DiscretisedUpdate& op) {
 template <class T>
 void discretised_loss(const DiscretisedLoss& op) {
   const Chunks chunks = chunks_of(op.to, kThreads);
+  const Layout layout = layout_of(op.from).data(op.x).rows(op.weight).bytes(op.to.mask);
   if (op.alpha) {
     launch(&nstep_kernel<T>, chunks.blocks, kThreads, op, Nodes<T>(op.nodes, op.node_weights, op.num_nodes), chunks);
   } else {
-    const Layout layout = layout_of(op.from).data(op.x).rows(op.weight).bytes(op.to.mask);
     with_network_access<T>(layout, [&](auto tag) {
       using At = typename decltype(tag)::type::One;
       launch(op.weight ? &loss_kernel<At, true> : &loss_kernel<At, false>, chunks.blocks, kThreads, op,

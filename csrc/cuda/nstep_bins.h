@@ -30,6 +30,7 @@ class NStepWarp {
     lane_ = threadIdx.x % 32;
     unit_ = 1 / (bins.real_count() * std);
     q_unit_ = 1 / (bins.real_count() * tau);
+    log_width_ = log(2 * unit_);
   }
 
   // Adds weight * ln sum_k p_k exp(q_k (eps - q_k / 2)) of every draw, and its derivatives. Those that one window
@@ -75,14 +76,14 @@ class NStepWarp {
   NStepWindow<T> window_;
   bool uniform_;
   int lane_;
-  T unit_, q_unit_;
+  T unit_, q_unit_, log_width_;
   Term points_[kSlots], end_;
 
   __device__ int count() const { return window_.every ? static_cast<int>(window_.length) + 1 : kNodes; }
 
   __device__ WithGradient<T> inner_bin(T z) const {
     if (uniform_) return {-log(bins_.real_count()), T(0), T(0)};
-    return log_inner_bin(z, 2 * unit_, std_);
+    return log_inner_bin(z, 2 * unit_, log_width_, std_);
   }
   __device__ T q_at(T distance) const {
     return (origin_of(x_, bins_).to_centre(window_.base) + 2 * distance) * q_unit_;
