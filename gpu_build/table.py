@@ -43,13 +43,17 @@ class Kernel:
 
 
 def table(kernels: Iterable[Kernel]) -> Table:
-    made = Table(title="Predicted, not measured. Instructions and bytes per variable; bound on an H100, and the share of its bandwidth.")
+    made = Table(
+        title="Predicted, not measured. Instructions and bytes per variable; bound on an H100, and the share of its bandwidth."
+    )
     for name in ("backend", "kernel"):
         made.add_column(name)
     for name in ("sm", "registers", "shared", "spilled", "instr.", "by class", "bytes", "predicted bound"):
         made.add_column(name, justify="right")
     for k in kernels:
-        classes = " ".join(f"{name} {count:.0f}" for name, count in sorted(k.instructions.items(), key=lambda i: -i[1]) if count >= 1)
+        classes = " ".join(
+            f"{name} {count:.0f}" for name, count in sorted(k.instructions.items(), key=lambda i: -i[1]) if count >= 1
+        )
         counted = (f"{k.total:.0f}", classes, f"{k.bytes:g}", k.bound()) if k.instructions else ("", "", "", "")
         made.add_row(k.backend, k.name, str(k.architecture), str(k.registers), str(k.shared), str(k.spills), *counted)
     return made

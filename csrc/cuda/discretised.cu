@@ -33,8 +33,9 @@ struct Normals {
 };
 
 template <class At>
-__device__ void store_gradients(const At& at, const NetworkGradients& to, const OutputNormal<typename At::Compute>& normal,
-                                typename At::Compute by_mean, typename At::Compute by_std) {
+__device__ void store_gradients(const At& at, const NetworkGradients& to,
+                                const OutputNormal<typename At::Compute>& normal, typename At::Compute by_mean,
+                                typename At::Compute by_std) {
   using T = typename At::Compute;
   const T by_prediction[1] = {by_mean * normal.mean_by_prediction}, by_log_std[1] = {by_std * normal.std_by_log_std};
   if (to.by_prediction) at.store_own(to.by_prediction, by_prediction);
@@ -113,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     at.rows(op.std, std);
     at.noise(op.noise, seed, eps);
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) value[j] = a[j] * state[j] + b[j] * value[j] + std[j] * eps[j];
+    for (int j = 0; j < kCount; ++j) value[j] = fused(std[j], eps[j], fused(b[j], value[j], a[j] * state[j]));
     at.store_data(op.out, value);
   });
 }

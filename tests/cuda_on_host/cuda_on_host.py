@@ -91,6 +91,21 @@ def operators() -> Path:
     return build("operators", sources, link)
 
 
+SANITIZERS = {
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"],
+    "thread": ["-fsanitize=thread"],
+}
+
+
+def program(name: str, sanitizer: str) -> Path:
+    """`driver.cpp` or `bugs.cpp`, with all kernels, under sanitizers. These are told of the fibers by the shim, which
+    they do not look at."""
+    flags = ["-g1", "-O1", *SANITIZERS[sanitizer]]
+    sources = dict.fromkeys([HERE / f"{name}.cpp", *(KERNELS if name == "driver" else [])], flags)
+    sources[SHIM] = ["-O2", "-DSHIM_ASAN" if sanitizer == "address" else "-DSHIM_TSAN"]
+    return build(f"{name}.{sanitizer}", sources, SANITIZERS[sanitizer])
+
+
 def register() -> None:
     """Makes them a backend of that name, where they can be built."""
     import torch
