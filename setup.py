@@ -1,13 +1,16 @@
-"""Builds the CPU kernels once per instruction set; the best that the processor has is loaded at import."""
+"""Builds the CPU kernels once per instruction set, of which the best that the processor has is loaded at import; and
+the CUDA kernels where nvcc is, whether or not torch was built for CUDA."""
 
+import os
 import platform
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension
 
-SOURCES = sorted(str(p) for folder in ("cpu", "bindings") for p in Path("csrc", folder).glob("*.cpp"))
-HEADERS = sorted(str(p) for p in Path("csrc").rglob("*.h"))
 FLAGS = [
     "-O3",
     "-std=c++17",
@@ -22,23 +25,73 @@ FLAGS = [
     # torch's stable ABI and, below, Python's limited API: one wheel for torch >= 2.11 and Python >= 3.10
     "-DTORCH_TARGET_VERSION=0x020b000000000000",
 ]
+HEADERS = sorted(str(p) for p in Path("csrc").rglob("*.h"))
+BINDINGS = {p.stem: str(p) for p in sorted(Path("csrc/bindings").glob("*.cpp"))}
+CPU_SOURCES = sorted(str(p) for p in Path("csrc/cpu").glob("*.cpp"))
+CPU_SOURCES += [path for name, path in BINDINGS.items() if name != "cuda"]
 X86_BUILDS = {
     "_cpu_avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
     "_cpu_avx2": ["-march=x86-64-v3"],
 }
-builds = {"_cpu_generic": []} | (X86_BUILDS if platform.machine() in ("x86_64", "AMD64") else {})
+CPU_BUILDS = {"_cpu_generic": []} | (X86_BUILDS if platform.machine() in ("x86_64", "AMD64") else {})
+
+NVCC = os.environ.get("BFN_NVCC", shutil.which("nvcc") or "")  # BFN_NVCC= builds without CUDA
+CUDA_SOURCES = sorted(Path("csrc/cuda").glob("*.cu"))
+CUDA_BINDINGS = [path for name, path in BINDINGS.items() if name not in ("cpu", "schedules")]
+# Code for A100, H100 and B100, and an intermediate form for what comes after them.
+ARCHITECTURES = os.environ.get("BFN_CUDA_ARCHITECTURES", "80,90,100").split(",")
+NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+
+
+def cuda_objects() -> list[str]:
+    """CUDAExtension refuses beside a torch without CUDA, which the kernels do not include: nvcc is called here."""
+    folder = Path("build/cuda")
+    folder.mkdir(parents=True, exist_ok=True)
+    code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
+    code.append(f"-gencode=arch=compute_{ARCHITECTURES[-1]},code=compute_{ARCHITECTURES[-1]}")
+    newest = max(os.path.getmtime(path) for path in [__file__, *HEADERS])
+
+    def compile(source: Path) -> str:
+        to = folder / f"{source.stem}.{'-'.join(ARCHITECTURES)}.o"
+        if not to.exists() or to.stat().st_mtime < max(newest, source.stat().st_mtime):
+            subprocess.run([NVCC, *NVCC_FLAGS, *code, "-c", str(source), "-o", str(to)], check=True)
+        return str(to)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile, CUDA_SOURCES))
+
+
+class Build(BuildExtension):
+    def build_extensions(self):
+        for extension in self.extensions:
+            if extension.name == "bfn_kernels._cuda":
+                extension.extra_objects = cuda_objects()
+        super().build_extensions()
+
+
+def extension(name: str, sources: list[str], flags: list[str], **more) -> CppExtension:
+    compile_args = {"cxx": [*FLAGS, *flags, f"-DBFN_MODULE={name}"]}
+    return CppExtension(
+        f"bfn_kernels.{name}", sources, depends=HEADERS, extra_compile_args=compile_args, py_limited_api=True, **more
+    )
+
+
+extensions = [extension(name, CPU_SOURCES, flags) for name, flags in CPU_BUILDS.items()]
+if NVCC:
+    toolkit = Path(NVCC).resolve().parents[1]
+    # the runtime is linked statically: whichever one torch has loaded stays the only one with that name
+    extensions.append(
+        extension(
+            "_cuda",
+            CUDA_BINDINGS,
+            ["-DBFN_CUDA", "-DUSE_CUDA"],
+            library_dirs=[str(toolkit / "lib64"), str(toolkit / "lib")],
+            libraries=["cudart_static", "rt", "pthread", "dl"],
+        )
+    )
 
 setup(
-    ext_modules=[
-        CppExtension(
-            f"bfn_kernels.{name}",
-            SOURCES,
-            depends=HEADERS,
-            extra_compile_args={"cxx": [*FLAGS, *flags, f"-DBFN_MODULE={name}"]},
-            py_limited_api=True,
-        )
-        for name, flags in builds.items()
-    ],
-    cmdclass={"build_ext": BuildExtension},
+    ext_modules=extensions,
+    cmdclass={"build_ext": Build},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -41,6 +41,26 @@ def _load_cpu() -> tuple[str | None, str | None]:
 CPU_BUILD, _CPU_MISSING = _load_cpu()
 
 
+def _missing_cuda() -> str | None:
+    """Why there are no CUDA kernels. They are loaded with the first CUDA tensor: beside a torch without CUDA they
+    cannot be."""
+    if _CPU_MISSING is not None:
+        return f"it needs the CPU kernels beside it: {_CPU_MISSING}"
+    if importlib.util.find_spec("bfn_kernels._cuda") is None:
+        return "the compiled extension is not there; install with nvcc: pip install --no-build-isolation ."
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} was built without CUDA"
+    return None
+
+
+_CUDA_MISSING = _missing_cuda()
+
+
+@torch.compiler.assume_constant_result
+def _load_cuda() -> None:
+    importlib.import_module("bfn_kernels._cuda")  # which does nothing from the second time on
+
+
 def _define_triton() -> tuple[torch.library.Library | None, str | None]:
     """The Triton operators, or why there are none. Triton itself is imported when one of them is first called."""
     if importlib.util.find_spec("triton") is None:
@@ -68,11 +88,16 @@ _TRITON_LACKS = {
                "reconstruction_loss", "update_sample")
 }  # fmt: skip
 
+_CUDA_LACKS = {
+    f"discretised.{op}[mixture]": "its CUDA kernel takes single normals; the reference takes mixtures"
+    for op in _DISCRETISED
+}
+
 # In order of preference.
 BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend("cuda", "cuda", "bfn_kernels", missing="the CUDA kernels are not part of this version"),
+        Backend("cuda", "cuda", "bfn_kernels", missing=_CUDA_MISSING, lacks=_CUDA_LACKS),
         Backend("triton", "cuda", "bfn_kernels_triton", missing=_TRITON_MISSING, lacks=_TRITON_LACKS),
         Backend("cpu", "cpu", "bfn_kernels", missing=_CPU_MISSING),
         Backend("reference", None),
@@ -123,6 +148,8 @@ class Family:
         self, op: str, name: str | None, device: torch.device, variant: str
     ) -> tuple[Namespace | None, Callable]:  # fmt: skip
         backend = choose(f"{self.name}.{op}{variant}", name, device)
+        if backend.name == "cuda":
+            _load_cuda()
         if backend.namespace is None:
             return None, getattr(self.reference, op)
         ops = NAMESPACES[backend.namespace]

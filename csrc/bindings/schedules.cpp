@@ -1,5 +1,6 @@
 #include "../cpu/schedules.h"
 
+#include "target.h"
 #include "tensors.h"
 
 namespace bfn {
@@ -53,10 +54,10 @@ std::vector<Tensor> row_numbers_new(const Tensor& value, const MaybeTensor& rho,
 }  // namespace
 }  // namespace bfn
 
-STABLE_TORCH_LIBRARY_FRAGMENT(bfn_kernels, m) {
+BFN_SCHEMAS(m) {
   m.def(
       "row_numbers(Tensor value, Tensor? rho, int[] shape, int schedule, float parameter, int num_classes, "
       "int n_steps, float scale, int which, ScalarType dtype) -> Tensor[]");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(bfn_kernels, CPU, m) { m.impl("row_numbers", TORCH_BOX(&bfn::row_numbers_new)); }
+BFN_OPERATORS(m) { m.impl("row_numbers", BFN_BOX(&bfn::row_numbers_new)); }

@@ -1,6 +1,6 @@
 #include "tensors.h"
 
-#if defined(__linux__)
+#if defined(__linux__) && !defined(BFN_CUDA)
 #include <sys/mman.h>
 #endif
 
@@ -83,7 +83,7 @@ ScalarType compute_type(std::initializer_list<const Tensor*> tensors) {
 
 // Before its first use, when page faults of 4 KiB each would cost more than filling it. A wish, not a demand.
 static Tensor in_huge_pages(Tensor x) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
+#if defined(MADV_HUGEPAGE) && !defined(BFN_CUDA)
   constexpr uintptr_t kPage = 4096, kWorthwhile = 4 << 20;
   const uintptr_t bytes = x.numel() * x.element_size();
   if (bytes >= kWorthwhile) {

@@ -61,7 +61,7 @@ struct SortedBlock {
 
   // What it writes behind its own variables the next rule overwrites.
   void edges(EdgeRule which, Bins<T> bins) {
-    const int64_t seen = kEdgesSeen[static_cast<int>(which)], count = seen < bins.count - 1 ? seen : bins.count - 1;
+    const int64_t seen = edges_seen(which), count = seen < bins.count - 1 ? seen : bins.count - 1;
     for (int64_t at = begin[static_cast<int>(which)]; at < begin[static_cast<int>(which) + 1]; at += kVariableLanes) {
       T leading[kVariableLanes], rest[kVariableLanes], unit[kVariableLanes], below[kVariableLanes];
       T first[kVariableLanes], sums[3][kVariableLanes] = {};

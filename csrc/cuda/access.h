@@ -2,7 +2,7 @@
 // one by one through any strides and types otherwise.
 #pragma once
 
-#include <initializer_list>
+#include <type_traits>
 
 #include "../ops/loss.h"
 #include "../ops/noise.h"
@@ -65,9 +65,15 @@ __device__ T read_at(const View& view, int64_t offset) {
   return T(0);
 }
 
+// Not inlined: what goes through it is slow anyway, and there is much of it.
+template <class T>
+BFN_NOINLINE __device__ T read_any(const View& view, int64_t index) {
+  return read_at<T>(view, offset_of(view, index));
+}
+
 template <class T>
 __device__ T read(const View& view, int64_t index, T missing = T(0)) {
-  return view ? read_at<T>(view, offset_of(view, index)) : missing;
+  return view ? read_any<T>(view, index) : missing;
 }
 
 template <class T>
@@ -88,7 +94,7 @@ __device__ void write_at(const View& view, int64_t offset, T x) {
 }
 
 template <class T>
-__device__ void write(const View& view, int64_t index, T x) {
+BFN_NOINLINE __device__ void write(const View& view, int64_t index, T x) {
   write_at(view, offset_of(view, index), x);
 }
 

@@ -23,14 +23,14 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int j = 0; j < kCount; ++j) out[j] = a[j] * state[j];
     if (op.data) {
 #pragma unroll
-      for (int j = 0; j < kCount; ++j) out[j] += b[j] * data[j];
+      for (int j = 0; j < kCount; ++j) out[j] = fused(b[j], data[j], out[j]);
     }
     if constexpr (kNoise) {
       T std[kCount], eps[kCount];
       at.rows(op.std, std);
       at.noise(op.noise, seed, eps);
 #pragma unroll
-      for (int j = 0; j < kCount; ++j) out[j] += std[j] * eps[j];
+      for (int j = 0; j < kCount; ++j) out[j] = fused(std[j], eps[j], out[j]);
     }
     at.store_data(op.out, out);
   });

@@ -11,8 +11,10 @@
 
 #include <stdexcept>
 #include <string>
+#define BFN_NOINLINE __noinline__
 #else
 #include "host_shim.h"
+#define BFN_NOINLINE
 #endif
 
 #include "../math/common.h"
@@ -65,6 +67,10 @@ inline void narrow(float x, BFloat16& to) {
 }
 #endif
 __device__ __forceinline__ void narrow(float x, float& to) { to = x; }
+
+// a b + c in one rounding, said outright where kernels that read differently must give the same bits.
+__device__ __forceinline__ float fused(float a, float b, float c) { return ::fmaf(a, b, c); }
+__device__ __forceinline__ double fused(double a, double b, double c) { return ::fma(a, b, c); }
 
 constexpr unsigned kWholeWarp = 0xffffffffu;
 

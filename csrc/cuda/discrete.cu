@@ -1,14 +1,326 @@
-#include <stdexcept>
 #include "../ops/discrete.h"
+
+#include "classes.h"
+#include "loss.h"
+#include "nstep_rows.h"
+
 namespace bfn {
-#define S(f, Op)                      \
-  template <class T>                  \
-  void f(const Op&) {                 \
-    throw std::runtime_error("todo"); \
-  }                                   \
-  template void f<float>(const Op&);  \
-  template void f<double>(const Op&);
-S(discrete_sender, DiscreteSender)
-S(discrete_update, DiscreteUpdate) S(discrete_loss, DiscreteLoss) S(discrete_loss_backward, DiscreteLossBackward)
-    S(discrete_nstep, DiscreteNStep)
+namespace {
+
+template <class T>
+constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
+
+__device__ bool is_class(int64_t x, int64_t num_classes) { return x >= 0 && x < num_classes; }
+
+// The message that a class or a distribution sends, with its noise, as the classes of a row.
+template <class A, class Team, int kSlots>
+struct MessageRow {
+  using T = typename A::Compute;
+  const DiscreteSender& op;
+  int64_t seed, row, x;
+  T beta, spread;
+
+  __device__ void operator()(int first, T (&y)[4]) const {
+    const int count = static_cast<int>(op.num_classes);
+    const T classes = static_cast<T>(count);
+    class_normals(op.noise, seed, row, count, first, 0, 0, y);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      y[j] = message(T(0), beta, spread, y[j], classes) + (first + j == x ? beta * classes : T(0));
+    }
+  }
+};
+
+template <class A, class Team, int kSlots>
+__global__ void __launch_bounds__(kThreads, 2) sender_kernel(const __grid_constant__ DiscreteSender op, int team_size) {
+  using T = typename A::Compute;
+  const Team team(team_size);
+  const int count = static_cast<int>(op.num_classes);
+  const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
+  for_rows(team, op.count, [&](int64_t row) {
+    const int64_t x = read<int64_t>(op.x, row);
+    const MessageRow<A, Team, kSlots> message{op, seed, row, x, read<T>(op.beta, row), read<T>(op.spread, row)};
+    Held<T, kSlots> y;
+    y.hold(team, count, message);
+    T top = 0, scale = is_class(x, count) ? T(1) : kNaN<T>;
+    if (op.probs) {
+      constexpr T kNone = -std::numeric_limits<T>::infinity();
+      Sum<T, kSlots> total = 0;
+      top = kNone;
+      for_groups<kSlots>(team, count, [&](int i, int first) {
+        y.get(i, first, message);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          if (first + j < count) top = Larger()(top, y.each[i][j]);
+        }
+      });
+      top = team.reduce(top, kNone, Larger());
+      for_groups<kSlots>(team, count, [&](int i, int first) {
+        y.get(i, first, message);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          if (first + j < count) total += exp_difference(y.each[i][j], top);
+        }
+      });
+      scale /= static_cast<T>(team.reduce(total, Sum<T, kSlots>(0), Add()));
+    }
+    for_groups<kSlots>(team, count, [&](int i, int first) {
+      T out[4];
+      y.get(i, first, message);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) out[j] = (op.probs ? exp_difference(y.each[i][j], top) : y.each[i][j]) * scale;
+      A::store(op.out, row, count, first, out);
+    });
+  });
+}
+
+// What a network's row sends: one class, or -1 and, if `of_p`, exp(z_k - top) * inverse of every class.
+template <class T>
+struct Sent {
+  int64_t one;
+  bool of_p;
+  T top, inverse;
+
+  __device__ T at(int64_t k, T z) const { return of_p ? exp_difference(z, top) * inverse : static_cast<T>(k == one); }
+};
+
+// The first class whose cumulative probability exceeds u; if none does, the last of those that have any.
+template <class A, class Team, int kSlots>
+__device__ int draw_class(const Team& team, ClassRow<A, Team, kSlots>& row, int count, typename A::Compute top,
+                          typename A::Compute below) {
+  using T = typename A::Compute;
+  int first = count, last = 0;
+  T before = 0;
+  // every thread takes part in every round, also those that have no classes left
+  const int rounds = (count + 4 * team.size - 1) / (4 * team.size);
+#pragma unroll 1
+  for (int i = 0; i < rounds; ++i) {
+    T e[4], sum = 0;
+    const int k = 4 * (team.rank + i * team.size);
+    row.group(i, k, e);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      e[j] = k + j < count ? exp_difference(e[j], top) : T(0);
+      sum += e[j];
+    }
+    T cumulative = before + team.sum_before(sum);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      cumulative += e[j];
+      if (e[j] > T(0)) {
+        last = k + j;
+        if (cumulative > below && k + j < first) first = k + j;
+      }
+    }
+    before += team.reduce(sum, T(0), Add());
+  }
+  first = team.reduce(first, count, Smaller());
+  last = team.reduce(last, 0, Larger());
+  return first < count ? first : last;
+}
+
+template <class A, class Team, int kSlots>
+__device__ Sent<typename A::Compute> choose(const Team& team, const DiscreteUpdate& op, int64_t row,
+                                            ClassRow<A, Team, kSlots>& logits, int64_t draw_seed) {
+  using T = typename A::Compute;
+  const int count = static_cast<int>(op.num_classes);
+  const auto stats = logits.stats(-1);
+  if (op.choice == DiscreteChoice::kMean) return {-1, true, stats.max, T(1) / stats.rest};
+  if (!(stats.rest - stats.rest == T(0))) return {-1, false, T(0), T(0)};
+  if (op.choice == DiscreteChoice::kMode) {
+    int first = count;
+    logits.each([&](int, int, int k, T z) { first = z == stats.max && k < first ? k : first; });
+    return {team.reduce(first, count, Smaller()), false, T(0), T(0)};
+  }
+  T uniform;
+  if (op.draw.explicit_values) {
+    uniform = read<T>(op.draw.explicit_values, row);
+  } else {
+    const Words w = philox(static_cast<uint64_t>(draw_seed), static_cast<uint64_t>(row / 4), kClass, 0);
+    const int word = row % 4;
+    uniform = static_cast<T>(unit(word == 0 ? w.w0 : word == 1 ? w.w1 : word == 2 ? w.w2 : w.w3));
+  }
+  return {draw_class(team, logits, count, stats.max, uniform * stats.rest), false, T(0), T(0)};
+}
+
+template <class A, class Team, int kSlots>
+__global__ void __launch_bounds__(kThreads, 2) update_kernel(const __grid_constant__ DiscreteUpdate op, int team_size) {
+  using T = typename A::Compute;
+  const Team team(team_size);
+  const int count = static_cast<int>(op.num_classes);
+  const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.draw.seed ? *op.draw.seed : 0;
+  for_rows(team, op.count, [&](int64_t row) {
+    const T beta = read<T>(op.beta, row), spread = read<T>(op.spread, row), classes = static_cast<T>(count);
+    ClassRow<A, Team, kSlots> logits(team, op.output_logits, row, count);
+    Sent<T> sent{-1, false, T(0), T(0)};
+    if (op.known && read<int>(op.known_mask, row)) {
+      const int64_t known = read<int64_t>(op.known, row);
+      if (is_class(known, count)) sent.one = known;
+    } else {
+      sent = choose(team, op, row, logits, draw_seed);
+    }
+    const T poison = sent.one < 0 && !sent.of_p ? kNaN<T> : T(0);
+    for_groups<kSlots>(team, count, [&](int i, int first) {
+      T z[4], state[4], eps[4];
+      if (sent.of_p) logits.group(i, first, z);
+      A::load(op.state, row, count, first, state);
+      class_normals(op.noise, seed, row, count, first, 0, 0, eps);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        state[j] += message(sent.at(first + j, sent.of_p ? z[j] : T(0)), beta, spread, eps[j], classes) + poison;
+      }
+      A::store(op.out, row, count, first, state);
+    });
+  });
+}
+
+// Calls cost(row, x, on) for the rows of a block's chunk; masked rows cost nothing, and a bad class NaN.
+template <class T, class Team, class F>
+__device__ void reduce_rows(const Team& team, const LossTarget& to, const Chunks& chunks, const View& x_view,
+                            int64_t num_classes, F&& cost) {
+  const uint32_t pieces = static_cast<uint32_t>(chunks.pieces), piece = blockIdx.x % pieces;
+  const int64_t first = blockIdx.x / pieces * chunks.row, begin = first + int64_t{piece} * chunks.size;
+  const int64_t end = piece + 1 == pieces ? first + chunks.row : begin + chunks.size;
+  double sum = 0;
+  int32_t kept = 0;
+#pragma unroll 1
+  for (int64_t row = begin + team.number(); row < end; row += team.per_block()) {
+    const bool on = read<int>(to.mask, row, 1) != 0;
+    const int64_t x = on ? read<int64_t>(x_view, row) : -1;
+    const bool valid = is_class(x, num_classes);
+    const T value = cost(row, valid ? x : 0, valid), loss = on ? (valid ? value : kNaN<T>) : T(0);
+    if (team.rank != 0) continue;
+    if (to.reduction == Reduction::kNone) write(to.loss, row, loss);
+    sum += loss;
+    kept += on;
+  }
+  finish_block<T>(to, chunks, sum, kept);
+}
+
+template <class A, class Team, int kSlots>
+__global__ void __launch_bounds__(kThreads, 2)
+    loss_kernel(const __grid_constant__ DiscreteLoss op, const Chunks chunks, int team_size) {
+  using T = typename A::Compute;
+  const Team team(team_size);
+  reduce_rows<T>(team, op.to, chunks, op.x, op.num_classes, [&](int64_t row, int64_t x, bool on) {
+    if (!on) return T(0);
+    ClassRow<A, Team, kSlots> logits(team, op.logits, row, static_cast<int>(op.num_classes));
+    const auto stats = logits.stats(x);
+    if (op.weight) return read<T>(op.weight, row) * squared_distance(stats);
+    return cross_entropy(stats, read<T>(op.logits, row * op.num_classes + x));
+  });
+}
+
+template <class A, class Team, int kSlots>
+__global__ void __launch_bounds__(kThreads, 2)
+    loss_backward_kernel(const __grid_constant__ DiscreteLossBackward op, int team_size) {
+  using T = typename A::Compute;
+  const Team team(team_size);
+  const int count = static_cast<int>(op.num_classes);
+  for_rows(team, op.count, [&](int64_t row) {
+    const bool on = read<int>(op.mask, row, 1) != 0;
+    const int64_t x = on ? read<int64_t>(op.x, row) : 0;
+    const bool valid = is_class(x, count);
+    ClassRow<A, Team, kSlots> logits(team, op.logits, row, count);
+    const auto stats = logits.stats(valid ? x : 0);
+    const T grad = on ? (valid ? read<T>(op.grad, row) : kNaN<T>) : T(0), inverse = T(1) / stats.total();
+    const T factor = op.weight ? grad * read<T>(op.weight, row) : grad * inverse;
+    const T by_x = op.weight ? factor * squared_distance_by_x(stats) : -factor * stats.rest;
+    for_groups<kSlots>(team, count, [&](int i, int first) {
+      T z[4];
+      logits.group(i, first, z);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const T e = exp_difference(z[j], stats.max);
+        const T by_other = factor * (op.weight ? squared_distance_by_other(stats, e) : e);
+        z[j] = !on ? T(0) : first + j == x ? by_x : by_other;
+      }
+      A::store(op.by_logits, row, count, first, z);
+    });
+  });
+}
+
+template <class A, class Team, int kSlots>
+__global__ void __launch_bounds__(kThreads, 1)
+    nstep_kernel(const __grid_constant__ DiscreteNStep op, const __grid_constant__ Nodes<typename A::Compute> nodes,
+                 const Chunks chunks, int team_size) {
+  using T = typename A::Compute;
+  const Team team(team_size);
+  const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
+  reduce_rows<T>(team, op.to, chunks, op.x, op.num_classes, [&](int64_t row, int64_t x, bool on) {
+    NStepRow<A, Team, kSlots> sum(team, op, nodes, seed, row, x, on);
+    return sum();
+  });
+}
+
+int64_t grid_of(int64_t rows, int threads, int team_size) {
+  return std::min<int64_t>(ceil_div(rows, threads / team_size), kMaxBlocks);
+}
+
+}  // namespace
+
+template <class T>
+void discrete_sender(const DiscreteSender& op) {
+  with_classes<T>(Layout().data(op.out), op.num_classes, [&](auto a, auto team, auto slots, int threads, int size) {
+    launch(&sender_kernel<typename decltype(a)::type, typename decltype(team)::type, decltype(slots)::value>,
+           grid_of(op.count, threads, size), threads, op, size);
+  });
+}
+
+template <class T>
+void discrete_update(const DiscreteUpdate& op) {
+  const Layout layout = Layout().data(op.output_logits).data(op.state).data(op.out);
+  with_classes<T>(layout, op.num_classes, [&](auto a, auto team, auto slots, int threads, int size) {
+    launch(&update_kernel<typename decltype(a)::type, typename decltype(team)::type, decltype(slots)::value>,
+           grid_of(op.count, threads, size), threads, op, size);
+  });
+}
+
+template <class T>
+void discrete_loss(const DiscreteLoss& op) {
+  const Layout layout = Layout().data(op.logits);
+  with_classes<T>(layout, op.num_classes, [&](auto a, auto team, auto slots, int threads, int size) {
+    const Chunks chunks = chunks_of(op.to, threads / size);
+    launch(&loss_kernel<typename decltype(a)::type, typename decltype(team)::type, decltype(slots)::value>,
+           chunks.blocks, threads, op, chunks, size);
+    finish_losses<T>(op.to, chunks);
+  });
+}
+
+template <class T>
+void discrete_loss_backward(const DiscreteLossBackward& op) {
+  const Layout layout = Layout().data(op.logits).data(op.by_logits);
+  with_classes<T>(layout, op.num_classes, [&](auto a, auto team, auto slots, int threads, int size) {
+    launch(&loss_backward_kernel<typename decltype(a)::type, typename decltype(team)::type, decltype(slots)::value>,
+           grid_of(op.count, threads, size), threads, op, size);
+  });
+}
+
+template <class T>
+void discrete_nstep(const DiscreteNStep& op) {
+  const Layout layout = Layout().data(op.logits);
+  const Nodes<T> nodes(op.nodes, op.node_weights, op.num_nodes);
+  const auto run = [&](auto a, auto team, auto slots, int threads, int size) {
+    const Chunks chunks = chunks_of(op.to, threads / size);
+    launch(&nstep_kernel<typename decltype(a)::type, typename decltype(team)::type, decltype(slots)::value>,
+           chunks.blocks, threads, op, nodes, chunks, size);
+    finish_losses<T>(op.to, chunks);
+  };
+  // bound by arithmetic: narrower types go the general way
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (layout.dense() && layout.data_type() == DType::kFloat) return with_team<DenseClasses<T>>(op.num_classes, run);
+  }
+  with_team<AnyClasses<T>>(op.num_classes, run);
+}
+
+#define BFN_INSTANTIATE(T)                                              \
+  template void discrete_sender<T>(const DiscreteSender&);              \
+  template void discrete_update<T>(const DiscreteUpdate&);              \
+  template void discrete_loss<T>(const DiscreteLoss&);                  \
+  template void discrete_loss_backward<T>(const DiscreteLossBackward&); \
+  template void discrete_nstep<T>(const DiscreteNStep&);
+BFN_INSTANTIATE(float)
+BFN_INSTANTIATE(double)
+#undef BFN_INSTANTIATE
+
 }  // namespace bfn

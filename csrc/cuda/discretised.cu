@@ -1,13 +1,302 @@
-#include <stdexcept>
 #include "../ops/discretised.h"
+
+#include <stdexcept>
+
+#include "../math/bin_prob.h"
+#include "../math/expected_value.h"
+#include "access.h"
+#include "loss.h"
+#include "nodes.h"
+#include "nstep_bins.h"
+
 namespace bfn {
-#define S(f, Op)                      \
-  template <class T>                  \
-  void f(const Op&) {                 \
-    throw std::runtime_error("todo"); \
-  }                                   \
-  template void f<float>(const Op&);  \
-  template void f<double>(const Op&);
-S(expected_value, ExpectedValue)
-S(choose, Choose) S(discretised_update, DiscretisedUpdate) S(discretised_loss, DiscretisedLoss)
+namespace {
+
+// The normals that the network put out for a pack of variables.
+template <class T, int kCount>
+struct Normals {
+  OutputNormal<T> each[kCount];
+
+  template <class At>
+  __device__ Normals(const At& at, const NetworkOutput& from) {
+    T prediction[kCount], log_std[kCount], mean[kCount], a[kCount], b[kCount];
+    at.network(from.prediction, prediction);
+    at.network(from.log_std, log_std);
+    at.data(from.mean, mean);
+    at.rows(from.a, a);
+    at.rows(from.b, b);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      each[j] = output_normal(from.kind, prediction[j], log_std[j], mean[j], a[j], b[j]);
+    }
+  }
+};
+
+template <class At>
+__device__ void store_gradients(const At& at, const NetworkGradients& to,
+                                const OutputNormal<typename At::Compute>& normal, typename At::Compute by_mean,
+                                typename At::Compute by_std) {
+  using T = typename At::Compute;
+  const T by_prediction[1] = {by_mean * normal.mean_by_prediction}, by_log_std[1] = {by_std * normal.std_by_log_std};
+  if (to.by_prediction) at.store_own(to.by_prediction, by_prediction);
+  if (to.by_log_std) at.store_own(to.by_log_std, by_log_std);
+}
+
+template <class At>
+__global__ void __launch_bounds__(kThreads, 2)
+    expected_value_kernel(const __grid_constant__ DiscretisedExpectedValue op, const __grid_constant__ RowMap rows) {
+  using T = typename At::Compute;
+  const Bins<T> bins{op.from.num_bins, op.from.clip};
+  for_grid<At>(op.count, rows, [&](auto at) {
+    const Normals<T, 1> from(at, op.from);
+    const auto k = expected_value(from.each[0].mean, from.each[0].std, bins);
+    const T out[1] = {k.base + k.shift};
+    at.store_network(op.out, out);
+    store_gradients(at, op.gradients, from.each[0], k.by_mean, k.by_std);
+  });
+}
+
+template <Choice kChoice, class T>
+__device__ T value_of(const OutputNormal<T>& normal, T eps, Bins<T> bins) {
+  if constexpr (kChoice == Choice::kMean) {
+    const auto k = expected_value(normal.mean, normal.std, bins);
+    return k.base + k.shift;
+  } else if constexpr (kChoice == Choice::kMode) {
+    return mode(normal.mean, normal.std, bins);
+  } else {
+    return bins.centre(bins.index(clamp(normal.mean + normal.std * eps, T(-1), T(1))));
+  }
+}
+
+template <class At, Choice kChoice>
+__global__ void __launch_bounds__(kThreads, 2)
+    choose_kernel(const __grid_constant__ struct Choose op, const __grid_constant__ RowMap rows) {
+  using T = typename At::Compute;
+  const Bins<T> bins{op.from.num_bins, op.from.clip};
+  const int64_t seed = op.draw.seed ? *op.draw.seed : 0;
+  for_grid<At>(op.count, rows, [&](auto at) {
+    constexpr int kCount = decltype(at)::kCount;
+    const Normals<T, kCount> from(at, op.from);
+    T value[kCount], eps[kCount] = {};
+    if constexpr (kChoice == Choice::kSample) at.noise(op.draw, seed, eps);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) value[j] = value_of<kChoice>(from.each[j], eps[j], bins);
+    at.store_network(op.out, value);
+  });
+}
+
+template <class At, Choice kChoice>
+__global__ void __launch_bounds__(kThreads, 2)
+    update_kernel(const __grid_constant__ DiscretisedUpdate op, const __grid_constant__ RowMap rows) {
+  using T = typename At::Compute;
+  const Bins<T> bins{op.from.num_bins, op.from.clip};
+  const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.draw.seed ? *op.draw.seed : 0;
+  for_grid<At>(op.count, rows, [&](auto at) {
+    constexpr int kCount = decltype(at)::kCount;
+    T value[kCount], eps[kCount] = {}, state[kCount], a[kCount], b[kCount], std[kCount];
+    {
+      const Normals<T, kCount> from(at, op.from);
+      if constexpr (kChoice == Choice::kSample) at.noise(op.draw, draw_seed, eps);
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) value[j] = value_of<kChoice>(from.each[j], eps[j], bins);
+    }
+    if (op.known) {
+      T known[kCount];
+      bool given[kCount];
+      at.data(op.known, known);
+      at.mask(op.known_mask, given);
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) value[j] = given[j] ? known[j] : value[j];
+    }
+    at.data(op.state, state);
+    at.rows(op.a, a);
+    at.rows(op.b, b);
+    at.rows(op.std, std);
+    at.noise(op.noise, seed, eps);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) value[j] = fused(std[j], eps[j], fused(b[j], value[j], a[j] * state[j]));
+    at.store_data(op.out, value);
+  });
+}
+
+// L_inf where there is a weight, else -ln p of the bin of x.
+template <class At, bool kSquared>
+__global__ void __launch_bounds__(kThreads, 2)
+    loss_kernel(const __grid_constant__ DiscretisedLoss op, const __grid_constant__ RowMap rows, const Chunks chunks) {
+  using T = typename At::Compute;
+  const Bins<T> bins{op.from.num_bins, op.from.clip};
+  reduce_losses<At>(op.to, chunks, rows, [&](auto at, const auto& on, auto& loss) {
+    const Normals<T, 1> from(at, op.from);
+    T x[1], weight[1], by_mean, by_std;
+    at.data(op.x, x);
+    const T mean = from.each[0].mean, std = from.each[0].std;
+    if constexpr (kSquared) {
+      at.rows(op.weight, weight);
+      const auto k = expected_value(mean, std, bins);
+      const T error = (x[0] - k.base) - k.shift, slope = -2 * weight[0] * error;
+      loss[0] = weight[0] * error * error;
+      by_mean = slope * k.by_mean;
+      by_std = slope * k.by_std;
+    } else {
+      const auto p = log_bin_prob(bins.index(x[0]), mean, std, bins);
+      loss[0] = -p.value;
+      by_mean = -p.by_mean;
+      by_std = -p.by_std;
+    }
+    if (!on[0]) by_mean = by_std = 0;
+    OutputNormal<T> normal = from.each[0];
+    if (!on[0]) normal.mean_by_prediction = normal.std_by_log_std = 0;
+    store_gradients(at, op.gradients, normal, by_mean, by_std);
+  });
+}
+
+constexpr int kDraws = 8;  // worked on at a time
+
+// L_n. Each lane reads a variable; the warp then takes them one by one.
+template <class T>
+__global__ void __launch_bounds__(kThreads, 1)
+    nstep_kernel(const __grid_constant__ DiscretisedLoss op, const __grid_constant__ Nodes<T> nodes,
+                 const Chunks chunks) {
+  const Bins<T> bins{op.from.num_bins, op.from.clip};
+  const int64_t seed = op.noise.seed ? *op.noise.seed : 0, all = op.to.batch * op.to.per_batch;
+  const int lane = threadIdx.x % 32, draws = static_cast<int>(op.n_samples ? op.n_samples : op.num_nodes);
+  const uint32_t pieces = static_cast<uint32_t>(chunks.pieces), piece = blockIdx.x % pieces;
+  const int64_t first = blockIdx.x / pieces * chunks.row, begin = first + int64_t{piece} * chunks.size;
+  const int64_t end = piece + 1 == pieces ? first + chunks.row : begin + chunks.size;
+  double sum = 0;
+  int32_t kept = 0;
+#pragma unroll 1
+  for (int64_t start = begin + threadIdx.x / 32 * 32; start < end; start += blockDim.x) {
+    const bool there = start + lane < end;
+    const General<T> at{there ? start + lane : start, 0};
+    bool on[1];
+    T x[1], alpha[1];
+    at.mask(op.to.mask, on);
+    at.data(op.x, x);
+    at.rows(op.alpha, alpha);
+    const OutputNormal<T> normal = Normals<T, 1>(at, op.from).each[0];
+    const bool counts = there && on[0];
+    WithGradient<T> result{T(0), T(0), T(0)};
+#pragma unroll 1
+    for (int draw = 0; draw < draws; draw += kDraws) {
+      T eps[kDraws], weight[kDraws];
+      const int now = draws - draw < kDraws ? draws - draw : kDraws;
+#pragma unroll
+      for (int i = 0; i < kDraws; ++i) {
+        if (i >= now) continue;
+        T drawn[1] = {nodes.at[draw + i < kMaxNodes ? draw + i : 0]};
+        if (op.n_samples) at.noise(op.noise, seed, drawn, static_cast<uint32_t>(draw + i), all);
+        eps[i] = drawn[0];
+        weight[i] = op.n_samples ? T(1) / static_cast<T>(draws) : nodes.weight[draw + i < kMaxNodes ? draw + i : 0];
+      }
+#pragma unroll 1
+      for (int v = 0; v < 32; ++v) {
+        if (!__shfl_sync(kWholeWarp, static_cast<int>(counts), v)) continue;
+        NStepWarp<T> warp(__shfl_sync(kWholeWarp, x[0], v), __shfl_sync(kWholeWarp, normal.mean, v),
+                          __shfl_sync(kWholeWarp, normal.std, v), 1 / sqrt(__shfl_sync(kWholeWarp, alpha[0], v)), bins);
+        T of_v[kDraws];
+#pragma unroll
+        for (int i = 0; i < kDraws; ++i) of_v[i] = i < now ? __shfl_sync(kWholeWarp, eps[i], v) : T(0);
+        WithGradient<T> added{T(0), T(0), T(0)};
+        warp.add(of_v, weight, now, added);
+        if (lane == v) {
+          result.value += added.value;
+          result.by_mean += added.by_mean;
+          result.by_std += added.by_std;
+        }
+      }
+    }
+    if (!there) continue;
+    const T n = static_cast<T>(op.n_steps), loss[1] = {counts ? -n * result.value : T(0)};
+    OutputNormal<T> through = normal;
+    if (!counts) through.mean_by_prediction = through.std_by_log_std = 0;
+    store_gradients(at, op.gradients, through, counts ? -n * result.by_mean : T(0), counts ? -n * result.by_std : T(0));
+    if (op.to.reduction == Reduction::kNone) at.store_own(op.to.loss, loss);
+    sum += loss[0];
+    kept += counts;
+  }
+  finish_block<T>(op.to, chunks, sum, kept);
+}
+
+Layout layout_of(const NetworkOutput& from) {
+  if (from.mixture_logits) throw std::invalid_argument("mixture_logits must be None: the kernels take single normals");
+  return Layout().network(from.prediction).network(from.log_std).data(from.mean).rows(from.a).rows(from.b);
+}
+
+// f(Tag<At>, choice) by packs where a draw is quick, one by one where a sum over bins is the work.
+template <class At, class F>
+void with_choice(Choice choice, F&& f) {
+  using One = typename At::One;
+  if (choice == Choice::kSample) return f(Tag<At>{}, std::integral_constant<Choice, Choice::kSample>{});
+  if (choice == Choice::kMode) return f(Tag<One>{}, std::integral_constant<Choice, Choice::kMode>{});
+  f(Tag<One>{}, std::integral_constant<Choice, Choice::kMean>{});
+}
+
+}  // namespace
+
+template <class T>
+void expected_value(const DiscretisedExpectedValue& op) {
+  const Layout layout = layout_of(op.from).network(op.out);
+  with_access<T>(layout, [&](auto tag) {
+    using At = typename decltype(tag)::type::One;
+    launch(&expected_value_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map());
+  });
+}
+
+template <class T>
+void choose(const struct Choose& op) {
+  const Layout layout = layout_of(op.from).network(op.out).noise(op.draw);
+  with_access<T>(layout, [&](auto tag) {
+    with_choice<typename decltype(tag)::type>(op.choice, [&](auto at, auto choice) {
+      using At = typename decltype(at)::type;
+      launch(&choose_kernel<At, decltype(choice)::value>, grid_for<At>(op.count), kThreads, op, layout.row_map());
+    });
+  });
+}
+
+template <class T>
+void discretised_update(const DiscretisedUpdate& op) {
+  const Layout layout = layout_of(op.from)
+                            .data(op.state)
+                            .data(op.known)
+                            .data(op.out)
+                            .rows(op.a)
+                            .rows(op.b)
+                            .rows(op.std)
+                            .bytes(op.known_mask)
+                            .noise(op.noise)
+                            .noise(op.draw);
+  with_network_access<T>(layout, [&](auto tag) {
+    with_choice<typename decltype(tag)::type>(op.choice, [&](auto at, auto choice) {
+      using At = typename decltype(at)::type;
+      launch(&update_kernel<At, decltype(choice)::value>, grid_for<At>(op.count), kThreads, op, layout.row_map());
+    });
+  });
+}
+
+template <class T>
+void discretised_loss(const DiscretisedLoss& op) {
+  const Chunks chunks = chunks_of(op.to, kThreads);
+  const Layout layout = layout_of(op.from).data(op.x).rows(op.weight).bytes(op.to.mask);
+  if (op.alpha) {
+    launch(&nstep_kernel<T>, chunks.blocks, kThreads, op, Nodes<T>(op.nodes, op.node_weights, op.num_nodes), chunks);
+  } else {
+    with_network_access<T>(layout, [&](auto tag) {
+      using At = typename decltype(tag)::type::One;
+      launch(op.weight ? &loss_kernel<At, true> : &loss_kernel<At, false>, chunks.blocks, kThreads, op,
+             layout.row_map(), chunks);
+    });
+  }
+  finish_losses<T>(op.to, chunks);
+}
+
+#define BFN_INSTANTIATE(T)                                          \
+  template void expected_value<T>(const DiscretisedExpectedValue&); \
+  template void choose<T>(const struct Choose&);                    \
+  template void discretised_update<T>(const DiscretisedUpdate&);    \
+  template void discretised_loss<T>(const DiscretisedLoss&);
+BFN_INSTANTIATE(float)
+BFN_INSTANTIATE(double)
+#undef BFN_INSTANTIATE
+
 }  // namespace bfn

@@ -19,13 +19,12 @@ struct Chunks {
   int64_t row, size, pieces, blocks;
 };
 
-// `align`: variables that are worked on together. At most 2^10 chunks share a sum, of at most 2^15 variables each, as
-// long as that many hold them.
+// `align`: variables that are worked on together. Some 2^10 chunks in all, of at most 2^15 variables each.
 inline Chunks chunks_of(const LossTarget& to, int64_t align) {
   const bool by_batch = to.reduction == Reduction::kBatch;
-  const int64_t rows = by_batch ? to.batch : 1, row = by_batch ? to.per_batch : to.batch * to.per_batch;
-  const int64_t per_block = std::clamp<int64_t>(ceil_div(row, 1024 * align), 1, std::max<int64_t>(1, 32768 / align));
-  const int64_t size = per_block * align, pieces = ceil_div(row, size);
+  const int64_t all = to.batch * to.per_batch, rows = by_batch ? to.batch : 1, row = by_batch ? to.per_batch : all;
+  const int64_t size = align * std::clamp<int64_t>(ceil_div(all, 1024 * align), 1, 32768 / align);
+  const int64_t pieces = ceil_div(row, size);
   return {row, size, pieces, rows * pieces};
 }
 

@@ -66,14 +66,13 @@ BFN_HD WithGradient<T> log_bin_prob(T index, T mean, T std, Bins<T> bins) {
 template <class T>
 BFN_HD T mode(T mean, T std, Bins<T> bins) {
   T best = bins.index(mean), best_log_p = log_bin_prob(best, mean, std, bins).value;
-  const T ends[2] = {T(0), bins.last()};
-  for (const T end : ends) {
-    const T log_p = log_bin_prob(end, mean, std, bins).value;
-    if (log_p > best_log_p) {
-      best = end;
-      best_log_p = log_p;
-    }
-  }
+  const auto consider = [&](T bin) {
+    const T log_p = log_bin_prob(bin, mean, std, bins).value;
+    best = log_p > best_log_p ? bin : best;
+    best_log_p = log_p > best_log_p ? log_p : best_log_p;
+  };
+  consider(T(0));
+  consider(bins.last());
   return bins.centre(best);
 }
 

@@ -18,7 +18,11 @@ struct ExpectedValue {
 // std is large, so that its terms would cancel, a Taylor series about the edges' middle.
 enum class EdgeRule : int { kSeven, kThirteen, kTwentyFive, kSmooth, kWide };
 constexpr int kEdgeRules = 5;
-constexpr int64_t kEdgesSeen[] = {7, 13, 25};
+
+// Of the first three rules.
+BFN_HD int64_t edges_seen(EdgeRule rule) {
+  return rule == EdgeRule::kSeven ? 7 : rule == EdgeRule::kThirteen ? 13 : 25;
+}
 
 template <class T>
 BFN_HD EdgeRule edge_rule(T std, T h) {
@@ -148,7 +152,7 @@ BFN_HD ExpectedValue<T> clipped_value(T mean, T std, Bins<T> bins) {
   const EdgeRule rule = edge_rule(std, bins.width());
   if (rule == EdgeRule::kSmooth) return smooth_sum(mean, std, bins);
   if (rule == EdgeRule::kWide) return wide_sum(mean, std, bins);
-  const int64_t seen = kEdgesSeen[static_cast<int>(rule)];
+  const int64_t seen = edges_seen(rule);
   return edge_sum(mean, std, seen < bins.count - 1 ? seen : bins.count - 1, bins);
 }
 

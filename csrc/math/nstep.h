@@ -56,15 +56,15 @@ BFN_HD NStepWindow<T> nstep_window(T x, T mean, Bump<T> bump, T least_eps, T mos
 
 // Half of the nodes in [0, 1] and their weights there; the others are their mirror images.
 BFN_HD float legendre_node(int i) {
-  constexpr float nodes[kNodes / 2] = {0.00177875121f, 0.00934841731f, 0.0228703597f, 0.0421834868f, 0.0670537387f,
-                                       0.0971793145f,  0.132194561f,   0.171674453f,  0.215139764f,  0.262062888f,
-                                       0.311874242f,   0.363969186f,   0.417715359f,  0.472460355f};
+  static constexpr float nodes[kNodes / 2] = {
+      0.00177875121f, 0.00934841731f, 0.0228703597f, 0.0421834868f, 0.0670537387f, 0.0971793145f, 0.132194561f,
+      0.171674453f,   0.215139764f,   0.262062888f,  0.311874242f,  0.363969186f,  0.417715359f,  0.472460355f};
   return i < kNodes / 2 ? nodes[i] : 1.0f - nodes[kNodes - 1 - i];
 }
 BFN_HD float legendre_weight(int i) {
-  constexpr float weights[kNodes / 2] = {0.0045621413f, 0.0105660563f, 0.0164507139f, 0.0221364674f, 0.0275536728f,
-                                         0.032636462f,  0.0373231071f, 0.0415567086f, 0.0452858722f, 0.048465329f,
-                                         0.0510564838f, 0.053027883f,  0.0543555961f, 0.0550235065f};
+  static constexpr float weights[kNodes / 2] = {
+      0.0045621413f, 0.0105660563f, 0.0164507139f, 0.0221364674f, 0.0275536728f, 0.032636462f,  0.0373231071f,
+      0.0415567086f, 0.0452858722f, 0.048465329f,  0.0510564838f, 0.053027883f,  0.0543555961f, 0.0550235065f};
   return weights[i < kNodes / 2 ? i : kNodes - 1 - i];
 }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "cuda_on_host"
 NAMESPACE = "bfn_kernels_cuda_on_host"
-FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter", f"-I{HERE}"]  # fmt: skip
+FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter", "-Wno-maybe-uninitialized", f"-I{HERE}"]  # fmt: skip
 KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 SHIM = HERE / "host_shim.cpp"
 
@@ -50,6 +50,13 @@ def _run(command: list) -> None:
         raise RuntimeError(f"{' '.join(str(part) for part in command)}\n{done.stderr}")
 
 
+def _fused() -> list[str]:
+    """Multiplies and adds in one rounding, as a GPU does, where the processor can."""
+    import torch
+
+    return [] if torch.backends.cpu.get_cpu_capability() == "DEFAULT" else ["-mfma", "-ffp-contract=fast"]
+
+
 def build(kind: str, sources: dict[Path, list[str]], link: list[str]) -> Path:
     """Compiles each source with its flags, two at a time, and links them; once for all processes."""
     folder = _folder(kind)
@@ -76,8 +83,43 @@ def operators() -> Path:
 
     torch_flags = [f"-isystem{path}" for path in include_paths()]
     torch_flags += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-O1"]
-    names = ("continuous", "discrete", "discretised", "tensors")
+    names = ("continuous", "cpu", "discrete", "discretised", "schedules", "tensors")
     sources = {ROOT / "csrc" / "bindings" / f"{name}.cpp": torch_flags for name in names}
-    sources |= dict.fromkeys(KERNELS, ["-O2"]) | {SHIM: ["-O2"]}
+    sources[ROOT / "csrc" / "cpu" / "schedules.cpp"] = ["-O2"]  # the numbers of rows are made on the CPU
+    sources |= dict.fromkeys(KERNELS, ["-O2", *_fused()]) | {SHIM: ["-O2"]}
     link = ["-shared", *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
     return build("operators", sources, link)
+
+
+SANITIZERS = {
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"],
+    "thread": ["-fsanitize=thread"],
+}
+
+
+def program(name: str, sanitizer: str) -> Path:
+    """`driver.cpp` or `bugs.cpp`, with all kernels, under sanitizers. These are told of the fibers by the shim, which
+    they do not look at."""
+    flags = ["-g1", "-O1", *SANITIZERS[sanitizer]]
+    sources = dict.fromkeys([HERE / f"{name}.cpp", *(KERNELS if name == "driver" else [])], flags)
+    sources[SHIM] = ["-O2", "-DSHIM_ASAN" if sanitizer == "address" else "-DSHIM_TSAN"]
+    return build(f"{name}.{sanitizer}", sources, SANITIZERS[sanitizer])
+
+
+def register() -> None:
+    """Makes them a backend of that name, where they can be built."""
+    import torch
+
+    from bfn_kernels import backends, continuous, discrete, discretised, rows
+    from bfn_kernels.operators import Namespace
+    from bfn_kernels.operators import register as register_operator
+
+    if missing() is not None:
+        return
+    torch.ops.load_library(operators())
+    ops = backends.NAMESPACES[NAMESPACE] = Namespace(name=NAMESPACE)
+    cuda = backends.BACKENDS["cuda"]
+    backends.BACKENDS["cuda_on_host"] = backends.Backend("cuda_on_host", "cpu", NAMESPACE, lacks=cuda.lacks)
+    for family in (continuous, discrete, discretised):
+        family.autograd._register(ops)
+    register_operator(ops, "row_numbers", rows._fake)

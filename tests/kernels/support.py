@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+import cuda_on_host
 import pytest
 import torch
 from cases import CASES, WITHOUT_BACKEND, Case
@@ -18,6 +19,8 @@ if INTERPRETED:  # a process of its own, for the Triton kernels alone (conftest.
     torch.use_deterministic_algorithms(True)  # fills new memory with NaN
     del BACKENDS["cpu"]
     BACKENDS["triton"] = dataclasses.replace(BACKENDS["triton"], device="cpu")
+else:
+    cuda_on_host.register()  # CUDA's kernels, run on the CPU
 
 ON_CPU = [b.name for b in BACKENDS.values() if b.missing is None and b.device in (None, "cpu")]
 NATIVE = [name for name in ON_CPU if name != "reference"]

@@ -1,0 +1,283 @@
+// A row of classes, shared by a team: each thread holds groups of four classes in registers, or, where there are more
+// classes than that, reads them again in every sweep.
+#pragma once
+
+#include "../math/discrete.h"
+#include "access.h"
+#include "team.h"
+
+namespace bfn {
+
+// Four classes of a row, from `first` on; those beyond the last are left alone.
+template <class T>
+struct AnyClasses {
+  using Compute = T;
+  static constexpr bool kHeldByBlocks = false;  // fewer kernels to compile
+
+  __device__ static void load(const View& view, int64_t row, int count, int first, T (&z)[4]) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (first + j < count) z[j] = read<T>(view, row * count + first + j);
+    }
+  }
+  __device__ static void store(const View& view, int64_t row, int count, int first, const T (&z)[4]) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (first + j < count) write(view, row * count + first + j, z[j]);
+    }
+  }
+};
+
+// Contiguous classes of type S; sixteen or eight bytes at a time where rows hold whole groups of four.
+template <class S>
+struct DenseClasses {
+  using Compute = float;
+  static constexpr bool kHeldByBlocks = true;
+
+  __device__ static void load(const View& view, int64_t row, int count, int first, float (&z)[4]) {
+    const S* from = static_cast<const S*>(view.data) + row * count + first;
+    if (count % 4 == 0) {
+      const Four four = *reinterpret_cast<const Four*>(from);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) z[j] = widen(four.each[j]);
+    } else {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if (first + j < count) z[j] = widen(from[j]);
+      }
+    }
+  }
+  __device__ static void store(const View& view, int64_t row, int count, int first, const float (&z)[4]) {
+    S* to = static_cast<S*>(view.data) + row * count + first;
+    Four four;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) narrow(z[j], four.each[j]);
+    if (count % 4 == 0) {
+      *reinterpret_cast<Four*>(to) = four;
+    } else {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if (first + j < count) to[j] = four.each[j];
+      }
+    }
+  }
+
+ private:
+  struct alignas(4 * sizeof(S)) Four {
+    S each[4];
+  };
+};
+
+// The groups of four that a thread has: `f(slot, first class)`. Without slots there is a loop, and the slot is 0.
+template <int kSlots, class Team, class F>
+__device__ __forceinline__ void for_groups(const Team& team, int count, F&& f) {
+  if constexpr (kSlots > 0) {
+#pragma unroll
+    for (int i = 0; i < kSlots; ++i) {
+      const int first = 4 * (team.rank + i * team.size);
+      if (first < count) f(i, first);
+    }
+  } else {
+#pragma unroll 1
+    for (int first = 4 * team.rank; first < count; first += 4 * team.size) f(0, first);
+  }
+}
+
+// Numbers of the classes of a row, `make(first, numbers)` being how four of them come about.
+template <class T, int kSlots>
+struct Held {
+  T each[kSlots > 0 ? kSlots : 1][4];
+
+  template <class Team, class F>
+  __device__ __forceinline__ void hold(const Team& team, int count, F&& make) {
+    if constexpr (kSlots > 0) for_groups<kSlots>(team, count, [&](int i, int first) { make(first, each[i]); });
+  }
+  // Where they are not held they are made again.
+  template <class F>
+  __device__ __forceinline__ void get(int i, int first, F&& make) {
+    if constexpr (kSlots == 0) make(first, each[i]);
+  }
+};
+
+// Sums over many classes in double, so that their number does not cost precision.
+template <class T, int kSlots>
+using Sum = std::conditional_t<kSlots == 0, double, T>;
+
+// Logits of a row, and what is summed or searched over them.
+template <class A, class Team, int kSlots>
+class ClassRow {
+ public:
+  using T = typename A::Compute;
+
+  __device__ ClassRow(const Team& team, const View& logits, int64_t row, int count)
+      : team_(team), view_(logits), row_(row), count_(count) {
+    z_.hold(team, count, make());
+  }
+
+  // The group of a slot.
+  __device__ __forceinline__ void group(int i, int first, T (&z)[4]) {
+    if constexpr (kSlots > 0) {
+#pragma unroll
+      for (int slot = 0; slot < kSlots; ++slot) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) z[j] = slot == 0 || slot == i ? z_.each[slot][j] : z[j];
+      }
+    } else {
+      A::load(view_, row_, count_, first, z);
+    }
+  }
+  // f(slot, j, k, z_k) for the classes of this thread, in order.
+  template <class F>
+  __device__ __forceinline__ void each(F&& f) {
+    for_groups<kSlots>(team_, count_, [&](int i, int first) {
+      z_.get(i, first, make());
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if (first + j < count_) f(i, j, first + j, z_.each[i][j]);
+      }
+    });
+  }
+  template <class F>
+  __device__ __forceinline__ T max_over(F&& f) {
+    constexpr T kNone = -std::numeric_limits<T>::infinity();
+    T top = kNone;
+    each([&](int i, int j, int k, T z) { top = Larger()(top, f(i, j, k, z)); });
+    return team_.reduce(top, kNone, Larger());
+  }
+  template <class F>
+  __device__ __forceinline__ T sum_over(F&& f) {
+    Sum<T, kSlots> sum = 0;
+    each([&](int i, int j, int k, T z) { sum += f(i, j, k, z); });
+    return static_cast<T>(team_.reduce(sum, Sum<T, kSlots>(0), Add()));
+  }
+  // The number of one class.
+  template <class F>
+  __device__ __forceinline__ T at(int64_t x, F&& f) {
+    T value = 0;
+    each([&](int i, int j, int k, T z) { value = k == x ? f(i, j, k, z) : value; });
+    return team_.reduce(value, T(0), Add());
+  }
+  __device__ T logit(int64_t x) {
+    return at(x, [](int, int, int, T z) { return z; });
+  }
+  __device__ __forceinline__ RowStats<T> stats(int64_t x);
+  __device__ __forceinline__ T log_odds_against(int64_t x, T z_x) {
+    return log_odds_against(x, z_x, [](int, int, int, T z) { return z; });
+  }
+  template <class F>
+  __device__ __forceinline__ T log_odds_against(int64_t x, T z_x, F&& of) {
+    const T top = max_over(
+        [&](int i, int j, int k, T z) { return k == x ? -std::numeric_limits<T>::infinity() : of(i, j, k, z); });
+    const T sum = sum_over([&](int i, int j, int k, T z) { return k == x ? T(0) : exp(of(i, j, k, z) - top); });
+    return log(sum) + top - z_x;
+  }
+
+ private:
+  Team team_;
+  const View& view_;
+  int64_t row_;
+  int count_;
+  Held<T, kSlots> z_;
+
+  __device__ auto make() const {
+    return [this](int first, T(&z)[4]) { A::load(view_, row_, count_, first, z); };
+  }
+};
+
+// One sweep where the classes are not held: sums by the largest so far, scaled when a larger comes.
+template <class A, class Team, int kSlots>
+__device__ __forceinline__ auto ClassRow<A, Team, kSlots>::stats(int64_t x) -> RowStats<T> {
+  constexpr T kNone = -std::numeric_limits<T>::infinity();
+  Sum<T, kSlots> rest = 0, rest_square = 0;
+  T top = kNone, z_x = 0;
+  each([&](int, int, int k, T z) {
+    if (k == x) z_x = z;
+    if constexpr (kSlots == 0) {
+      if (!(z <= top)) {
+        const T factor = top == kNone ? T(0) : exp_difference(top, z);
+        rest *= factor;
+        rest_square *= factor * factor;
+        top = z;
+      }
+      const T e = k == x || z == kNone ? T(0) : exp_difference(z, top);
+      rest += e;
+      rest_square += e * e;
+    } else {
+      top = Larger()(top, z);
+    }
+  });
+  const T own = top;
+  top = team_.reduce(top, kNone, Larger());
+  z_x = team_.reduce(z_x, T(0), Add());
+  if constexpr (kSlots == 0) {
+    const T factor = own == kNone ? T(0) : exp_difference(own, top);
+    rest *= factor;
+    rest_square *= factor * factor;
+  } else {
+    each([&](int, int, int k, T z) {
+      const T e = k == x ? T(0) : exp_difference(z, top);
+      rest += e;
+      rest_square += e * e;
+    });
+  }
+  rest = team_.reduce(rest, Sum<T, kSlots>(0), Add());
+  rest_square = team_.reduce(rest_square, Sum<T, kSlots>(0), Add());
+  const T e_x = x < 0 ? T(0) : exp_difference(z_x, top);
+  return {top, e_x, static_cast<T>(rest), static_cast<T>(rest_square)};
+}
+
+// Four normals of a row.
+template <class T>
+__device__ __forceinline__ void class_normals(const Noise& from, int64_t seed, int64_t row, int count, int first,
+                                              uint32_t draw, int64_t draw_stride, T (&eps)[4]) {
+  if (from.explicit_values) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (first + j < count) eps[j] = read<T>(from.explicit_values, draw * draw_stride + row * count + first + j);
+    }
+  } else {
+    const int64_t groups = (count + 3) / 4;
+    normals(seed, static_cast<uint64_t>(row * groups + first / 4), from.stream, draw, eps);
+  }
+}
+
+// How many threads share a row, and how: up to 128 classes the lanes of a warp, up to 4096 a block that holds them;
+// more are swept.
+constexpr int kHeldSlots = 4;
+
+template <class A, class F>
+void with_team(int64_t num_classes, F&& f) {
+  int size = 1;
+  while (size < 32 && 4 * size < num_classes) size *= 2;
+  if (num_classes <= 128) return f(Tag<A>{}, Tag<WarpTeam>{}, std::integral_constant<int, 1>{}, kThreads, size);
+  if constexpr (A::kHeldByBlocks) {
+    while (size < kThreads && 4 * kHeldSlots * size < num_classes) size *= 2;
+    if (4 * kHeldSlots * size >= num_classes) {
+      return f(Tag<A>{}, Tag<BlockTeam>{}, std::integral_constant<int, kHeldSlots>{}, size, size);
+    }
+  }
+  f(Tag<A>{}, Tag<BlockTeam>{}, std::integral_constant<int, 0>{}, kThreads, kThreads);
+}
+
+// f(Tag<access to classes>, Tag<Team>, slots, threads per block, team size)
+template <class T, class F>
+void with_classes(const Layout& layout, int64_t num_classes, F&& f) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (layout.dense() && layout.data_type() == DType::kFloat) return with_team<DenseClasses<float>>(num_classes, f);
+    if (layout.dense() && layout.data_type() == DType::kBFloat16) {
+      return with_team<DenseClasses<BFloat16>>(num_classes, f);
+    }
+    if (layout.dense() && layout.data_type() == DType::kHalf) return with_team<DenseClasses<Half>>(num_classes, f);
+  }
+  with_team<AnyClasses<T>>(num_classes, f);
+}
+
+// f(row, seat in a block of whoever has it) for all rows of a grid.
+template <class Team, class F>
+__device__ void for_rows(const Team& team, int64_t rows, F&& f) {
+  const int64_t size = int64_t{gridDim.x} * team.per_block();
+#pragma unroll 1
+  for (int64_t row = int64_t{blockIdx.x} * team.per_block() + team.number(); row < rows; row += size) f(row);
+}
+
+}  // namespace bfn

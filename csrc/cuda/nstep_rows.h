@@ -1,0 +1,218 @@
+// The n-step loss of a row of classes (189, 190), and its gradient.
+#pragma once
+
+#include "../ops/discrete.h"
+#include "classes.h"
+#include "nodes.h"
+
+namespace bfn {
+
+template <class A, class Team, int kSlots>
+class NStepRow {
+ public:
+  using T = typename A::Compute;
+
+  __device__ NStepRow(const Team& team, const DiscreteNStep& op, const Nodes<T>& nodes, int64_t seed, int64_t row,
+                      int64_t x, bool on)
+      : team_(team), op_(op), nodes_(nodes), z_(team, op.logits, row, static_cast<int>(op.num_classes)) {
+    count_ = static_cast<int>(op.num_classes);
+    seed_ = seed;
+    row_ = row;
+    x_ = x;
+    on_ = on;
+  }
+
+  // The loss; where the row costs nothing its gradient is 0 all the same.
+  __device__ T operator()() {
+    clear();
+    T value = 0;
+    if (on_) {
+      alpha_ = read<T>(op_.alpha, row_);
+      const auto stats = z_.stats(-1);
+      top_ = stats.max;
+      inverse_ = T(1) / stats.rest;
+      value = op_.receiver == Receiver::kFactorised ? factorised() : joint();
+    }
+    scale(static_cast<T>(op_.n_steps));
+    return static_cast<T>(op_.n_steps) * value;
+  }
+
+ private:
+  Team team_;
+  const DiscreteNStep& op_;
+  const Nodes<T>& nodes_;
+  ClassRow<A, Team, kSlots> z_;
+  int count_;
+  int64_t seed_, row_, x_;
+  bool on_;
+  T alpha_, top_, inverse_;
+  Held<T, kSlots> by_, eps_;  // the gradient; the normals of a draw
+
+  __device__ T* by_logits() const { return static_cast<T*>(op_.by_logits.data) + row_ * count_; }
+  __device__ T p(T z) const { return exp_difference(z, top_) * inverse_; }
+
+  __device__ void clear() {
+    for_groups<kSlots>(team_, count_, [&](int i, int first) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) set(i, j, first + j, T(0));
+    });
+  }
+  __device__ void set(int i, int j, int k, T value) {
+    if constexpr (kSlots > 0) {
+      by_.each[i][j] = value;
+    } else if (k < count_ && op_.by_logits) {
+      by_logits()[k] = value;
+    }
+  }
+  __device__ T get(int i, int j, int k) const {
+    if constexpr (kSlots > 0) return by_.each[i][j];
+    return op_.by_logits ? by_logits()[k] : T(0);
+  }
+  __device__ void scale(T by) {
+    if (!op_.by_logits) return;
+    for_groups<kSlots>(team_, count_, [&](int i, int first) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if (first + j < count_) by_logits()[first + j] = by * get(i, j, first + j);
+      }
+    });
+  }
+
+  __device__ auto normals_of(int draw) const {
+    return [this, draw](int first, T(&eps)[4]) {
+      const int64_t all = op_.to.batch * op_.to.per_batch * count_;
+      class_normals(op_.noise, seed_, row_, count_, first, static_cast<uint32_t>(draw), all, eps);
+    };
+  }
+  // f(i, j, k, z, eps) for the classes of this thread.
+  template <class F>
+  __device__ void each_with_normals(int draw, F&& f) {
+    const auto make = normals_of(draw);
+    z_.each([&](int i, int j, int k, T z) {
+      if (j == 0) eps_.get(i, k, make);
+      f(i, j, k, z, eps_.each[i][j]);
+    });
+  }
+  template <class F>
+  __device__ T sum_with_normals(int draw, F&& f) {
+    Sum<T, kSlots> sum = 0;
+    each_with_normals(draw, [&](int i, int j, int k, T z, T eps) { sum += f(i, j, k, z, eps); });
+    return static_cast<T>(team_.reduce(sum, Sum<T, kSlots>(0), Add()));
+  }
+
+  __device__ T joint() {
+    const T before = z_.log_odds_against(x_, z_.logit(x_));
+    if (op_.n_samples == 0) return binary(before);
+    const int draws = static_cast<int>(op_.n_samples);
+    const T weight = T(1) / static_cast<T>(draws);
+    T value = 0;
+#pragma unroll 1
+    for (int draw = 0; draw < draws; ++draw) value += weight * joint_draw(draw, before, weight);
+    return value;
+  }
+
+  __device__ T joint_draw(int draw, T before, T weight) {
+    const T classes = static_cast<T>(count_), spread = sqrt(classes * alpha_), towards_x = classes * alpha_;
+    eps_.hold(team_, count_, normals_of(draw));
+    const T eps_x = sum_with_normals(draw, [&](int, int, int k, T, T eps) { return k == x_ ? eps : T(0); });
+    const auto growth = [&](int k, T eps) {
+      return k == x_ ? T(0) : expm1(clamp(spread * (eps - eps_x) - towards_x, T(-kMaxShift), T(kMaxShift)));
+    };
+    const T sum = sum_with_normals(draw, [&](int, int, int k, T z, T eps) { return p(z) * growth(k, eps); });
+    if (joint_sum_serves(sum)) {
+      if (op_.by_logits) {
+        const T factor = weight / (1 + sum);
+        each_with_normals(draw, [&](int i, int j, int k, T z, T eps) {
+          set(i, j, k, get(i, j, k) + factor * p(z) * (sum - growth(k, eps)));
+        });
+      }
+      return -log1p(sum);
+    }
+    return far_draw(draw, before, weight, spread, towards_x);
+  }
+
+  // Where the sum cancels or overflows.
+  __device__ T far_draw(int draw, T before, T weight, T spread, T towards_x) {
+    constexpr T kNone = -std::numeric_limits<T>::infinity();
+    T top_other = kNone, z_x = 0;
+    const auto shifted = [&](int k, T z, T eps) { return z + spread * eps + (k == x_ ? towards_x : T(0)); };
+    each_with_normals(draw, [&](int, int, int k, T z, T eps) {
+      const T moved = shifted(k, z, eps);
+      if (k == x_) {
+        z_x = moved;
+      } else {
+        top_other = Larger()(top_other, moved);
+      }
+    });
+    top_other = team_.reduce(top_other, kNone, Larger());
+    z_x = team_.reduce(z_x, T(0), Add());
+    const T others = sum_with_normals(
+        draw, [&](int, int, int k, T z, T eps) { return k == x_ ? T(0) : exp(shifted(k, z, eps) - top_other); });
+    const T after = log(others) + top_other - z_x;
+    if (op_.by_logits) {
+      const T top = Larger()(top_other, z_x);
+      const T inverse = T(1) / (others * exp_difference(top_other, top) + exp_difference(z_x, top));
+      each_with_normals(draw, [&](int i, int j, int k, T z, T eps) {
+        const T moved = exp_difference(shifted(k, z, eps), top) * inverse;
+        set(i, j, k, get(i, j, k) + weight * (p(z) - moved));
+      });
+    }
+    return joint_divergence(before, after);
+  }
+
+  // K = 2, by quadrature: y_x - y_o ~ N(2 alpha, 4 alpha).
+  __device__ T binary(T before) {
+    const T p_x = p(z_.logit(x_)), other = p(z_.logit(1 - x_));
+    T value = 0, step = 0;
+#pragma unroll 1
+    for (int i = 0; i < static_cast<int>(op_.num_nodes); ++i) {
+      const T difference = -(2 * alpha_ + 2 * sqrt(alpha_) * nodes_.at[i]), weight = nodes_.weight[i];
+      const T growth = expm1(clamp(difference, T(-kMaxShift), T(kMaxShift))), sum = other * growth;
+      const bool serves = joint_sum_serves(sum);
+      step += weight * (serves ? other * p_x * growth / (1 + sum) : sigmoid(before + difference) - other);
+      value += weight * (serves ? -log1p(sum) : joint_divergence(before, before + difference));
+    }
+    z_.each([&](int i, int j, int k, T) { set(i, j, k, k == x_ ? step : -step); });
+    return value;
+  }
+
+  __device__ T factorised() {
+    const T r = sqrt(static_cast<T>(count_) * alpha_);
+    int likeliest = count_;
+    z_.each([&](int, int, int k, T z) { likeliest = z == top_ && k < likeliest ? k : likeliest; });
+    likeliest = team_.reduce(likeliest, count_, Smaller());
+    const T rest = z_.sum_over([&](int, int, int k, T z) { return k == likeliest ? T(0) : p(z); });
+    const int draws = static_cast<int>(op_.n_samples ? op_.n_samples : op_.num_nodes);
+    T value = 0;
+#pragma unroll 1
+    for (int draw = 0; draw < draws; ++draw) {
+      const T weight = op_.n_samples ? T(1) / static_cast<T>(draws) : nodes_.weight[draw];
+      const auto term = [&](int i, int j, int k, T z, T eps) {
+        const T p_k = p(z);
+        const auto t = factorised_term(k == x_, p_k, k == likeliest ? rest : 1 - p_k, r, eps);
+        set(i, j, k, get(i, j, k) + weight * t.derivative);
+        return t.value;
+      };
+      if (op_.n_samples) {
+        eps_.hold(team_, count_, normals_of(draw));
+        value += weight * sum_with_normals(draw, term);
+      } else {
+        const T node = nodes_.at[draw];
+        value += weight * z_.sum_over([&](int i, int j, int k, T z) { return term(i, j, k, z, node); });
+      }
+    }
+    if (op_.by_logits) factorised_gradient(likeliest);
+    return value;
+  }
+
+  // p_k (g_k - mean of g), which for the likeliest class would cancel: there the differences are summed instead.
+  __device__ void factorised_gradient(int likeliest) {
+    const T mean = z_.sum_over([&](int i, int j, int k, T z) { return p(z) * get(i, j, k); });
+    const T g = z_.at(likeliest, [&](int i, int j, int k, T) { return get(i, j, k); });
+    const T away =
+        z_.sum_over([&](int i, int j, int k, T z) { return k == likeliest ? T(0) : p(z) * (g - get(i, j, k)); });
+    z_.each([&](int i, int j, int k, T z) { set(i, j, k, p(z) * (k == likeliest ? away : get(i, j, k) - mean)); });
+  }
+};
+
+}  // namespace bfn

@@ -1,0 +1,97 @@
+// Threads that share a row of classes: some lanes of a warp, or a whole block. What a reduction returns is the same
+// for each of them, in an order that their number alone determines.
+#pragma once
+
+#include "device.h"
+
+namespace bfn {
+
+struct Add {
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+
+// NaN where either is.
+struct Larger {
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return b <= a ? a : (a != a ? a : b);
+  }
+};
+
+struct Smaller {
+  __device__ int operator()(int a, int b) const { return b < a ? b : a; }
+};
+
+// `size` is a power of two up to 32.
+struct WarpTeam {
+  int size, rank;
+  unsigned lanes;
+
+  __device__ explicit WarpTeam(int team_size) : size(team_size), rank(threadIdx.x % team_size) {
+    const unsigned first = threadIdx.x % 32 - rank;
+    lanes = (size == 32 ? kWholeWarp : (1u << size) - 1) << first;
+  }
+  __device__ int per_block() const { return blockDim.x / size; }
+  __device__ int number() const { return threadIdx.x / size; }
+
+  template <class T, class F>
+  __device__ T reduce(T x, T, F combine) const {
+    for (int step = size / 2; step > 0; step /= 2) x = combine(x, __shfl_xor_sync(lanes, x, step));
+    return x;
+  }
+  // The sum of what lower ranks bring.
+  template <class T>
+  __device__ T sum_before(T x) const {
+    for (int step = 1; step < size; step *= 2) {
+      const T lower = __shfl_up_sync(lanes, x, step, size);
+      if (rank >= step) x += lower;
+    }
+    const T before = __shfl_up_sync(lanes, x, 1, size);
+    return rank == 0 ? T(0) : before;
+  }
+};
+
+struct BlockTeam {
+  int size, rank;
+
+  __device__ explicit BlockTeam(int) : size(blockDim.x), rank(threadIdx.x) {}
+  __device__ int per_block() const { return 1; }
+  __device__ int number() const { return 0; }
+
+  template <class T, class F>
+  __device__ T reduce(T x, T neutral, F combine) const {
+    __shared__ T of_warp[32];
+    const int warps = size / 32;
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) x = combine(x, __shfl_xor_sync(kWholeWarp, x, step));
+    __syncthreads();  // an earlier reduction may still be being read
+    if (rank % 32 == 0) of_warp[rank / 32] = x;
+    __syncthreads();
+    x = rank % 32 < warps ? of_warp[rank % 32] : neutral;
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) x = combine(x, __shfl_xor_sync(kWholeWarp, x, step));
+    return x;
+  }
+  template <class T>
+  __device__ T sum_before(T x) const {
+    __shared__ T of_warp[32];
+    const int lane = rank % 32;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+      const T lower = __shfl_up_sync(kWholeWarp, x, step);
+      if (lane >= step) x += lower;
+    }
+    __syncthreads();
+    if (lane == 31) of_warp[rank / 32] = x;
+    __syncthreads();
+    T before = __shfl_up_sync(kWholeWarp, x, 1);
+    if (lane == 0) before = T(0);
+    for (int warp = 0; warp < rank / 32; ++warp) before += of_warp[warp];
+    return before;
+  }
+};
+
+}  // namespace bfn

@@ -1,0 +1,55 @@
+"""Compile every kernel for GPUs and print what each costs. The exit status is 1 where one spills or has more
+instructions than budget.json allows."""
+
+import argparse
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from gpu_build.table import Kernel, table
+
+ARCHITECTURES = (80, 90, 100)
+BUDGET = Path(__file__).with_name("budget.json")
+
+
+def over_budget(kernels: Sequence[Kernel], budget: dict[str, float]) -> list[str]:
+    """What is wrong: spills, more instructions than are allowed, kernels and budgets without each other."""
+    wrong = [f"{k.backend} {k.name}, sm_{k.architecture}: spills {k.spills} bytes" for k in kernels if k.spills]
+    gated = {f"{k.name}, sm_{k.architecture}": k for k in kernels if k.gated}
+    for name, k in gated.items():
+        if name not in budget:
+            wrong.append(f"{name}: no budget, {k.total:.1f} instructions")
+        elif k.total > budget[name]:
+            wrong.append(f"{name}: {k.total:.1f} instructions, {budget[name]} are allowed")
+    return wrong + [f"{name}: a budget for a kernel that there is not" for name in budget if name not in gated]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m gpu_build", description=__doc__)
+    parser.add_argument("--only", choices=("cuda", "triton"), help="the kernels of one backend")
+    parser.add_argument("--write-budget", action="store_true", help="allow the CUDA kernels what they have now")
+    options = parser.parse_args(arguments)
+    folder = Path("build/gpu")
+    folder.mkdir(parents=True, exist_ok=True)
+    kernels: list[Kernel] = []
+    for backend in ("cuda", "triton"):
+        if options.only in (None, backend) and importlib.util.find_spec(f"gpu_build.{backend}"):
+            kernels += importlib.import_module(f"gpu_build.{backend}").kernels(ARCHITECTURES, folder)
+    Console(width=150).print(table(kernels))
+    if options.write_budget:
+        counted = {f"{k.name}, sm_{k.architecture}": round(k.total + 0.05, 1) for k in kernels if k.gated}
+        BUDGET.write_text(json.dumps(counted, indent=2) + "\n")
+    budget = json.loads(BUDGET.read_text()) if options.only != "triton" else {}
+    wrong = over_budget(kernels, budget)
+    for line in wrong:
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Instructions of a cubin, by class, in the loop that does the work."""
+
+import functools
+import importlib.util
+import re
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+CLASSES = {
+    "fma": ("FFMA", "FADD", "FMUL", "FFMA2"),
+    "imad": ("IMAD",),
+    "special": ("MUFU", "F2I", "I2F", "F2F", "FRND"),
+    "fp64": ("DADD", "DMUL", "DFMA", "DSETP"),
+    "memory": ("LDG", "STG", "LDS", "STS", "LDL", "STL", "LD", "ST", "ATOM", "ATOMG", "RED"),
+    "shuffle": ("SHFL",),
+    "control": (
+        "BRA", "EXIT", "BSSY", "BSYNC", "BAR", "NOP", "WARPSYNC", "CALL", "RET", "BREAK", "S2R", "CS2R", "LDC", "R2UR",
+        "S2UR", "YIELD", "BMOV", "DEPBAR",
+    ),
+}  # fmt: skip
+CLASS_OF = {opcode: name for name, opcodes in CLASSES.items() for opcode in opcodes}
+INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]+)(.*?);")
+LABEL = re.compile(r"(\.L_x?_?\d+):")
+
+
+def find_tool(name: str) -> str | None:
+    """On the path, of a pip package of NVIDIA's, or of Triton's."""
+    found = shutil.which(name)
+    if found:
+        return found
+    places = []
+    for package, folder in (("nvidia", "cu13/bin"), ("triton", "backends/nvidia/bin")):
+        spec = importlib.util.find_spec(package)
+        places += [Path(root, folder, name) for root in (spec.submodule_search_locations or ())] if spec else []
+    return next((str(place) for place in places if place.exists()), None)
+
+
+def class_of(opcode: str) -> str:
+    stem = opcode.split(".")[0]
+    if stem == "IMAD" and ".MOV" in opcode:
+        return "fma"
+    if stem.startswith("U"):
+        return "uniform"
+    return CLASS_OF.get(stem, "alu")
+
+
+@dataclass
+class Function:
+    instructions: list[tuple[str, str]]  # opcode, arguments
+    labels: dict[str, int]
+
+    def loops(self) -> list[tuple[int, int]]:
+        """First and last instruction of each, by the branches that go back."""
+        found = []
+        for at, (opcode, arguments) in enumerate(self.instructions):
+            label = re.search(r"\.L_x?_?\d+", arguments) if opcode.startswith("BRA") else None
+            if label and self.labels.get(label[0], at + 1) < at:
+                found.append((self.labels[label[0]], at))
+        return found
+
+    def main_loop(self) -> Counter[str]:
+        """Opcodes of the longest loop, each instruction once: branches that are seldom taken count in full, loops
+        within it as if they ran once."""
+        loops = self.loops()
+        if not loops:
+            return Counter(opcode for opcode, _ in self.instructions)
+        first, last = max(loops, key=lambda loop: loop[1] - loop[0])
+        return Counter(opcode for opcode, _ in self.instructions[first : last + 1])
+
+
+@functools.cache
+def functions(cubin: Path) -> dict[str, Function]:
+    """The kernels of a cubin by their mangled names."""
+    tool = find_tool("nvdisasm")
+    if tool is None:
+        raise RuntimeError("there is no nvdisasm; pip install 'bfn-kernels[gpu-build]'")
+    text = subprocess.run([tool, "-c", str(cubin)], capture_output=True, text=True, check=True).stdout
+    found: dict[str, Function] = {}
+    current = Function([], {})
+    for line in text.splitlines():
+        section = re.match(r"\s*\.section\s+\.text\.([\w$]+)", line)
+        if section:
+            current = found.setdefault(section[1], Function([], {}))
+        label = LABEL.match(line)
+        if label:
+            current.labels[label[1]] = len(current.instructions)
+        instruction = INSTRUCTION.match(line)
+        if instruction:
+            current.instructions.append((instruction[1], instruction[2]))
+    return found
+
+
+def by_class(opcodes: Counter[str], variables: float) -> dict[str, float]:
+    """Instructions of each class for one variable."""
+    counts: Counter[str] = Counter()
+    for opcode, count in opcodes.items():
+        counts[class_of(opcode)] += count
+    return {name: count / variables for name, count in counts.items()}

@@ -1,0 +1,224 @@
+// Every kernel on small data, for the sanitizers: each array is exactly as large as it must be. What is computed is
+// held to the reference elsewhere.
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "../../csrc/ops/continuous.h"
+#include "../../csrc/ops/discrete.h"
+#include "../../csrc/ops/discretised.h"
+
+namespace {
+
+using namespace bfn;
+
+constexpr int64_t kSeed = 1234567890123;
+std::vector<std::unique_ptr<char[]>> memory;
+
+template <class S>
+S* array(int64_t count, double scale = 1) {
+  memory.push_back(std::make_unique<char[]>(std::max<int64_t>(1, count * sizeof(S))));
+  S* data = reinterpret_cast<S*>(memory.back().get());
+  for (int64_t i = 0; i < count; ++i) data[i] = static_cast<S>(scale * ((i * 7919 % 200) / 100.0 - 1));
+  return data;
+}
+
+constexpr DType type_of(float) { return DType::kFloat; }
+constexpr DType type_of(double) { return DType::kDouble; }
+constexpr DType type_of(int64_t) { return DType::kInt64; }
+constexpr DType type_of(uint8_t) { return DType::kUInt8; }
+
+template <class S>
+View dense(int64_t count, double scale = 1) {
+  View view;
+  view.data = array<S>(count, scale);
+  view.dtype = type_of(S{});
+  view.dims = 1;
+  view.size[0] = count;
+  view.stride[0] = 1;
+  return view;
+}
+
+// Half precision by its bits; 0x3C00 and 0x3F80 are ones.
+View narrow(int64_t count, DType dtype) {
+  View view = dense<float>((count + 1) / 2);
+  for (int64_t i = 0; i < count; ++i) static_cast<uint16_t*>(view.data)[i] = dtype == DType::kHalf ? 0x3C00 : 0x3F80;
+  view.dtype = dtype;
+  view.size[0] = count;
+  return view;
+}
+
+template <class T>
+View strided(int64_t rows, int64_t columns) {
+  View view = dense<T>(2 * rows * columns);
+  view.dims = 2;
+  view.size[0] = rows;
+  view.size[1] = columns;
+  view.stride[0] = 2 * columns;
+  view.stride[1] = 2;
+  return view;
+}
+
+// One number for each row of `length`.
+template <class T>
+View per_row(int64_t rows, int64_t length, T value) {
+  View view = dense<T>(rows);
+  for (int64_t i = 0; i < rows; ++i) static_cast<T*>(view.data)[i] = value;
+  view.dims = 2;
+  view.size[0] = rows;
+  view.size[1] = length;
+  view.stride[0] = 1;
+  view.stride[1] = 0;
+  return view;
+}
+
+View mask_of(int64_t count) {
+  View view = dense<uint8_t>(count);
+  for (int64_t i = 0; i < count; ++i) static_cast<uint8_t*>(view.data)[i] = i % 3 != 0;
+  return view;
+}
+
+View classes(int64_t count, int64_t num_classes) {
+  View view = dense<int64_t>(count);
+  // with some that are out of range, which must be looked up nowhere
+  for (int64_t i = 0; i < count; ++i) static_cast<int64_t*>(view.data)[i] = i % 11 == 10 ? -100 : i * 31 % num_classes;
+  return view;
+}
+
+Noise seeded(Stream stream) {
+  Noise noise;
+  noise.seed = &kSeed;
+  noise.stream = stream;
+  return noise;
+}
+
+template <class T>
+LossTarget target(int64_t batch, int64_t per_batch, Reduction reduction, bool masked) {
+  const int64_t count = batch * per_batch;
+  const int64_t losses = reduction == Reduction::kNone ? count : reduction == Reduction::kBatch ? batch : 1;
+  LossTarget to{reduction, batch, per_batch, masked ? mask_of(count) : View{}, dense<T>(losses), dense<T>(1)};
+  to.workspace = array<double>(loss_workspace(to) / static_cast<int64_t>(sizeof(double)));
+  return to;
+}
+
+template <class T, class F>
+void each_target(int64_t batch, int64_t per_batch, F&& f) {
+  f(target<T>(batch, per_batch, Reduction::kNone, false));
+  f(target<T>(batch, per_batch, Reduction::kBatch, true));
+  f(target<T>(batch, per_batch, Reduction::kSum, false));
+  f(target<T>(batch, per_batch, Reduction::kMean, true));
+}
+
+// `make(count)`: a view of data.
+template <class T, class F>
+void run_continuous(int64_t batch, int64_t row, F&& make) {
+  const int64_t count = batch * row;
+  const View a = per_row<T>(batch, row, T(0.5)), b = per_row<T>(batch, row, T(0.7));
+  gaussian_step<T>({count, make(count), a, make(count), b, a, seeded(kSender), make(count)});
+  gaussian_step<T>({count, make(count), a, {}, {}, {}, {}, make(count)});
+  const Prediction from{make(count), make(count), a, b, -1, 1};
+  predict_data<T>({count, from, make(count)});
+  predict_data_backward<T>({count, make(count), from, make(count), make(count)});
+  each_target<T>(batch, row, [&](const LossTarget& to) { squared_loss<T>({make(count), from, a, {}, to}); });
+  squared_loss_backward<T>(
+      {count, dense<T>(count), make(count), from, a, mask_of(count), make(count), make(count), make(count)});
+}
+
+template <class T, class F>
+void run_discretised(int64_t batch, int64_t row, F&& make) {
+  const int64_t count = batch * row;
+  const View a = per_row<T>(batch, row, T(1.5)), b = per_row<T>(batch, row, T(0.4));
+  const NetworkOutput from{Parametrisation::kNoise, 1, make(count), make(count), {}, make(count), a, b, 16, true};
+  NetworkOutput direct{
+      Parametrisation::kDirect, 1, make(count), per_row<T>(batch, row, T(0.3)), {}, {}, {}, {}, 16, false};
+  const auto gradients = [&] { return NetworkGradients{dense<T>(count), dense<T>(count), {}}; };
+  expected_value<T>({count, direct, make(count), gradients()});
+  for (const auto choice : {Choice::kSample, Choice::kMode, Choice::kMean}) {
+    choose<T>({count, direct, choice, seeded(kOutput), {}, make(count)});
+    discretised_update<T>({count,
+                           from,
+                           choice,
+                           make(count),
+                           a,
+                           b,
+                           a,
+                           make(count),
+                           mask_of(count),
+                           seeded(kSender),
+                           seeded(kOutput),
+                           {},
+                           make(count)});
+  }
+  const double nodes[3] = {-1.7, 0, 1.7}, weights[3] = {0.2, 0.6, 0.2};
+  each_target<T>(batch, row, [&](const LossTarget& to) {
+    discretised_loss<T>({make(count), from, a, {}, 0, 0, nullptr, nullptr, 0, {}, gradients(), to});
+    discretised_loss<T>({make(count), direct, {}, {}, 0, 0, nullptr, nullptr, 0, {}, gradients(), to});
+  });
+  const LossTarget to = target<T>(batch, row, Reduction::kMean, true);
+  discretised_loss<T>({make(count), from, {}, b, 5, 0, nodes, weights, 3, {}, gradients(), to});
+  discretised_loss<T>({make(count), direct, {}, a, 5, 2, nullptr, nullptr, 0, seeded(kMonteCarlo), {}, to});
+}
+
+template <class T, class F>
+void run_discrete(int64_t batch, int64_t length, int64_t num_classes, F&& make) {
+  const int64_t rows = batch * length, count = rows * num_classes;
+  BadClass bad;
+  const View x = classes(rows, num_classes), alpha = per_row<T>(batch, length, T(0.1));
+  for (const bool probs : {false, true}) {
+    discrete_sender<T>({rows, num_classes, x, alpha, alpha, probs, seeded(kSender), make(count), &bad});
+  }
+  for (const auto choice : {DiscreteChoice::kSample, DiscreteChoice::kMode, DiscreteChoice::kMean}) {
+    discrete_update<T>({rows, num_classes, make(count), make(count), alpha, alpha, choice, x, mask_of(rows),
+                        seeded(kSender), seeded(kClass), make(count), &bad});
+  }
+  each_target<T>(batch, length, [&](const LossTarget& to) {
+    discrete_loss<T>({num_classes, x, make(count), alpha, to, &bad});
+    discrete_loss<T>({num_classes, x, make(count), {}, to, &bad});
+  });
+  discrete_loss_backward<T>({rows, num_classes, dense<T>(rows), x, make(count), alpha, mask_of(rows), make(count)});
+  const double nodes[2] = {-1, 1}, weights[2] = {0.5, 0.5};
+  const LossTarget to = target<T>(batch, length, Reduction::kMean, true);
+  discrete_nstep<T>({num_classes,
+                     5,
+                     0,
+                     Receiver::kFactorised,
+                     nodes,
+                     weights,
+                     2,
+                     x,
+                     make(count),
+                     alpha,
+                     {},
+                     dense<T>(count),
+                     to,
+                     &bad});
+  for (const auto receiver : {Receiver::kJoint, Receiver::kFactorised}) {
+    discrete_nstep<T>({num_classes, 5, 2, receiver, nullptr, nullptr, 0, x, make(count), alpha, seeded(kMonteCarlo),
+                       dense<T>(count), to, &bad});
+  }
+}
+
+template <class T, class F>
+void run_all(const char* name, F&& make) {
+  std::printf("%s\n", name);
+  for (const int64_t row : {1, 7, 40}) {
+    run_continuous<T>(3, row, make);
+    run_discretised<T>(3, row, make);
+  }
+  for (const int64_t num_classes : {2, 5, 27, 128, 260}) run_discrete<T>(2, 3, num_classes, make);
+  memory.clear();
+}
+
+}  // namespace
+
+int main() {
+  run_all<float>("float32", [](int64_t count) { return dense<float>(count); });
+  run_all<float>("bfloat16", [](int64_t count) { return narrow(count, DType::kBFloat16); });
+  run_all<float>("float16", [](int64_t count) { return narrow(count, DType::kHalf); });
+  run_all<float>("float32, strided", [](int64_t count) { return strided<float>(1, count); });
+  run_all<double>("float64", [](int64_t count) { return dense<double>(count); });
+  run_discrete<float>(1, 2, 4100, [](int64_t count) { return dense<float>(count); });
+  run_continuous<float>(1, 5000, [](int64_t count) { return dense<float>(count); });
+  std::puts("done");
+}
