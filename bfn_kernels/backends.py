@@ -82,23 +82,18 @@ class Backend:
     lacks: dict[str, str] = field(default_factory=dict)  # op: why this backend has none
 
 
-_TRITON_LACKS = {
-    f"discretised.{op}[mixture]": "the Triton kernels take one normal per variable"
+_MIXTURES = {
+    f"discretised.{op}[mixture]": "its kernels take one normal per variable"
     for op in ("expected_value", "sample", "mode", "bin_loss", "continuous_time_loss", "discrete_time_loss",
                "reconstruction_loss", "update_sample")
 }  # fmt: skip
-
-_CUDA_LACKS = {
-    f"discretised.{op}[mixture]": "its CUDA kernel takes single normals; the reference takes mixtures"
-    for op in _DISCRETISED
-}
 
 # In order of preference.
 BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend("cuda", "cuda", "bfn_kernels", missing=_CUDA_MISSING, lacks=_CUDA_LACKS),
-        Backend("triton", "cuda", "bfn_kernels_triton", missing=_TRITON_MISSING, lacks=_TRITON_LACKS),
+        Backend("cuda", "cuda", "bfn_kernels", missing=_CUDA_MISSING, lacks=_MIXTURES),
+        Backend("triton", "cuda", "bfn_kernels_triton", missing=_TRITON_MISSING, lacks=_MIXTURES),
         Backend("cpu", "cpu", "bfn_kernels", missing=_CPU_MISSING),
         Backend("reference", None),
     )

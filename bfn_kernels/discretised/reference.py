@@ -63,9 +63,13 @@ class Normal(NamedTuple):
         return cls(*(None if part is None else part.to(dtype) for part in parts))
 
 
-def hide_output(mask: Tensor | None, *output: Tensor | None) -> list[Tensor | None]:
-    """What the network put out, zeros where the mask is False; the mixture's logits come last."""
-    return hide(mask if mask is None or output[-1] is None else mask.unsqueeze(-1), *output)
+def hide_output(
+    mask: Tensor | None, mean: Tensor, std: Tensor, mixture_logits: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What the network put out, zeros where the mask is False."""
+    each = mask if mask is None or mixture_logits is None else mask.unsqueeze(-1)
+    mean, std, mixture_logits = hide(each, mean, std, mixture_logits)
+    return mean, std, mixture_logits
 
 
 def output_distribution(
@@ -177,16 +181,14 @@ def mode(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int
     """The centre of the likeliest bin: that of the mean, the first or the last, a later one only if strictly better.
     Of a mixture, the first of all bins that has the most mass."""
     normal = Normal.of(compute_dtype(mean, std, mixture_logits), mean, std, mixture_logits)
-    if mixture_logits is None:
-        bins = (bin_index(normal.mean, num_bins), *(torch.full_like(normal.mean, k) for k in (0, num_bins - 1)))
-    else:
-        bins = (torch.full_like(normal.mean[..., 0], k) for k in range(num_bins))
-    best, best_log_p = None, None
-    for index in bins:
+    one = mixture_logits is None
+    best = bin_index(normal.mean, num_bins) if one else torch.zeros_like(normal.mean[..., 0])
+    best_log_p = _log_prob(best, normal, num_bins, True)
+    for k in (0, num_bins - 1) if one else range(1, num_bins):
+        index = torch.full_like(best, k)
         log_p = _log_prob(index, normal, num_bins, True)
-        better = log_p > best_log_p if best is not None else torch.ones_like(log_p, dtype=torch.bool)
-        best = index if best is None else torch.where(better, index, best)
-        best_log_p = log_p if best_log_p is None else torch.where(better, log_p, best_log_p)
+        better = log_p > best_log_p
+        best, best_log_p = torch.where(better, index, best), torch.where(better, log_p, best_log_p)
     return centre(best, num_bins).to(mean.dtype)
 
 
@@ -216,7 +218,8 @@ def reconstruction_loss(
 ) -> Tensor:
     """−ln p_O(x), the output distribution at t = 1."""
     (mean,) = hide(mask, mean)
-    normal = output_distribution(*hide_output(mask, pred_mean, pred_log_std, mixture_logits), mean, flow)
+    output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
+    normal = output_distribution(*output, mean, flow)
     return bin_loss(x, *normal, num_bins, True, mask, reduction)
 
 
@@ -235,7 +238,8 @@ def continuous_time_loss(
 ) -> Tensor:
     """L∞ = weight·(x − k̂)², weight −ln σ₁/σ₁^{2t} (101)."""
     x, mean = hide(mask, x, mean)
-    normal = output_distribution(*hide_output(mask, pred_mean, pred_log_std, mixture_logits), mean, flow)
+    output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
+    normal = output_distribution(*output, mean, flow)
     error = x.to(normal.mean.dtype) - _expected_value(normal, num_bins, clip)
     return reduce(weight * error * error, mask, reduction)
 
@@ -257,7 +261,8 @@ def discrete_time_loss(
 ) -> Tensor:
     """L_n = n·E[−ε²/2 − ln Σ_k p_k·exp(−(y − c_k)²/2τ²)], y = x + τε, τ² = 1/α_i (113–119)."""
     x, mean = hide(mask, x, mean)
-    normal = output_distribution(*hide_output(mask, pred_mean, pred_log_std, mixture_logits), mean, flow)
+    output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
+    normal = output_distribution(*output, mean, flow)
     dtype = normal.mean.dtype
     x, tau = x.to(dtype), alpha.rsqrt()
     index = torch.arange(num_bins, dtype=dtype, device=x.device)
