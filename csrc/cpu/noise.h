@@ -88,15 +88,6 @@ const T* Noise::normals(int64_t start, int64_t length, T* buffer, uint32_t draw,
   return buffer + skip;
 }
 
-// Normals of a row of classes.
-template <class T>
-const T* Noise::row_normals(int64_t row, int64_t num_classes, T* buffer, uint32_t draw, int64_t draw_stride) const {
-  if (explicit_values) return load(explicit_values, draw * draw_stride + row * num_classes, num_classes, buffer);
-  const int64_t groups = (num_classes + 3) / 4;
-  fill_normals(buffer, groups, key_of(*this), static_cast<uint64_t>(row * groups), stream, draw);
-  return buffer;
-}
-
 // The uniform that draws a class or a component: row r takes word r % 4 of group r / 4.
 template <class T>
 T Noise::uniform(int64_t row) const {

@@ -16,8 +16,6 @@ struct Noise {
   template <class T>
   const T* normals(int64_t start, int64_t length, T* buffer, uint32_t draw = 0, int64_t draw_stride = 0) const;
   template <class T>
-  const T* row_normals(int64_t row, int64_t num_classes, T* buffer, uint32_t draw = 0, int64_t draw_stride = 0) const;
-  template <class T>
   T uniform(int64_t row) const;
 };
 
