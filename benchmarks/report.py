@@ -193,9 +193,7 @@ def targets_table(found: Sequence[Target], quick: bool) -> Table:
 
 
 def errors_table(errors: dict[str, Errors]) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title="Error relative to 1 + |L_n|, against 4001 points, K = 256"
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Error of L_n over 1 + |L_n|, K = 256", min_width=50)
     for name in ("expectation", "rms", "95 %", "worst"):
         table.add_column(name, justify="left" if name == "expectation" else "right")
     for name, e in errors.items():
