@@ -18,11 +18,11 @@ BFN_HD WithGradient<T> log_total(T mean, T std) {
   return by_mean_and_std(log_interval(left, right, -mean / std, T(2) / std), left, right, std);
 }
 
-// ln of the mass of a bin with its centre at z and a width of d, in units of std, log_d = ln d. A narrow bin is a
+// ln of the mass of a bin with its centre at z and a width of d, in units of std, log_d = ln d; its edges come besides,
+// since a wide bin's z +- d/2 would have lost the nearer one's digits. A narrow bin is a
 // Taylor series about its centre: the difference of its edges' terms would cancel.
 template <class T>
-BFN_HD WithGradient<T> log_inner_bin(T z, T d, T log_d, T std) {
-  const T left = z - T(0.5) * d, right = z + T(0.5) * d;
+BFN_HD WithGradient<T> log_inner_bin(T left, T right, T z, T d, T log_d, T std) {
   const auto wide = by_mean_and_std(log_interval(left, right, z, d), left, right, std);
   if (sizeof(T) == sizeof(double)) return wide;
   const bool narrow = (d < T(0.3)) & (abs(z * d) < T(0.5));  // && would be a branch, which no SIMD loop has
@@ -33,6 +33,11 @@ BFN_HD WithGradient<T> log_inner_bin(T z, T d, T log_d, T std) {
   const T value = T(-0.5) * z2 - static_cast<T>(kLogTwoPi / 2) + log_d + log1p(series);
   return {narrow ? value : wide.value, narrow ? -by_z / std : wide.by_mean,
           narrow ? -(z * by_z + by_d) / std : wide.by_std};
+}
+
+template <class T>
+BFN_HD WithGradient<T> log_inner_bin(T z, T d, T log_d, T std) {
+  return log_inner_bin(z - T(0.5) * d, z + T(0.5) * d, z, d, log_d, std);
 }
 
 // That of a clipped end bin, `z` the edge towards the other bins; the last bin is the first in a mirror.
@@ -51,7 +56,8 @@ template <class T>
 BFN_HD WithGradient<T> log_bin_prob(T index, T mean, T std, Bins<T> bins) {
   const Origin<T> origin = origin_of(mean, bins);
   const T unit = 1 / (bins.real_count() * std);
-  const auto inner = log_inner_bin(origin.to_centre(index) * unit, 2 * unit, log(2 * unit), std);
+  const T left = origin.to_edge(index) * unit, right = origin.to_edge(index + 1) * unit;
+  const auto inner = log_inner_bin(left, right, origin.to_centre(index) * unit, 2 * unit, log(2 * unit), std);
   if (bins.clip) {
     const bool first = index == T(0);
     const auto end = log_end_bin(origin.to_edge(first ? T(1) : bins.last()) * unit, first, std);
