@@ -2,9 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CPP := $(shell find csrc -name '*.h' -o -name '*.cpp')
+comma := ,
+SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+CPP := $(SOURCES) $(shell find tests -name '*.h' -o -name '*.cpp')
+# The CUDA kernels are built for the GPU that there is; without one, `make wheel` alone builds them.
+NVCC := $(if $(shell command -v nvidia-smi),$(shell command -v nvcc))
+EXTRAS := train,dev$(if $(shell command -v nvcc),,$(comma)gpu-build)
 
-.PHONY: install run test bench lint format wheel clean
+.PHONY: install run test bench gpu-build gpu-check lint format wheel clean
 
 install: $(VENV)/installed
 
@@ -12,9 +17,9 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The environment and the extension are made again only when what they are made of has changed.
-$(VENV)/installed: pyproject.toml setup.py $(CPP) | $(VENV)/bin/python
+$(VENV)/installed: pyproject.toml setup.py $(SOURCES) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24' 'setuptools>=77' wheel ninja numpy 'torch>=2.11'
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[train,dev]'
+	BFN_NVCC=$(NVCC) PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[$(EXTRAS)]'
 	touch $@
 
 run: install
@@ -27,6 +32,14 @@ test: install
 # Under ten minutes; with QUICK=1 about one, at sizes that show only that everything runs.
 bench: install
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
+
+# Everything that compiles for GPUs, without one: what each kernel costs, held to a budget.
+gpu-build: install
+	$(BIN)/python -m gpu_build
+
+# On a machine with a GPU, nvcc and a torch for CUDA: builds, tests and times; everything that it says is in the report.
+gpu-check:
+	$(PYTHON) -m gpu_build.check
 
 lint: install
 	$(BIN)/ruff check

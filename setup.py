@@ -3,6 +3,7 @@ the CUDA kernels where nvcc is, whether or not torch was built for CUDA."""
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -61,6 +62,12 @@ def cuda_objects() -> list[str]:
         return list(pool.map(compile, CUDA_SOURCES))
 
 
+def toolkit() -> Path:
+    """Where nvcc's own files are, which may be called through a script elsewhere."""
+    asked = subprocess.run([NVCC, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True, check=True)
+    return Path(re.search(r"TOP=(\S+)", asked.stderr)[1])
+
+
 class Build(BuildExtension):
     def build_extensions(self):
         for extension in self.extensions:
@@ -78,14 +85,13 @@ def extension(name: str, sources: list[str], flags: list[str], **more) -> CppExt
 
 extensions = [extension(name, CPU_SOURCES, flags) for name, flags in CPU_BUILDS.items()]
 if NVCC:
-    toolkit = Path(NVCC).resolve().parents[1]
     # the runtime is linked statically: whichever one torch has loaded stays the only one with that name
     extensions.append(
         extension(
             "_cuda",
             CUDA_BINDINGS,
             ["-DBFN_CUDA", "-DUSE_CUDA"],
-            library_dirs=[str(toolkit / "lib64"), str(toolkit / "lib")],
+            library_dirs=[str(toolkit() / "lib64"), str(toolkit() / "lib")],
             libraries=["cudart_static", "rt", "pthread", "dl"],
         )
     )

@@ -37,9 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path("build/gpu")
     folder.mkdir(parents=True, exist_ok=True)
     kernels: list[Kernel] = []
-    for backend in ("cuda", "triton"):
-        if options.only in (None, backend) and importlib.util.find_spec(f"gpu_build.{backend}"):
-            kernels += importlib.import_module(f"gpu_build.{backend}").kernels(ARCHITECTURES, folder)
+    for backend, needs in (("cuda", "gpu_build.cuda"), ("triton", "triton")):
+        if options.only not in (None, backend):
+            continue
+        if importlib.util.find_spec(needs) is None:
+            print(f"left out: the {backend} kernels, since {needs} is not installed", file=sys.stderr)
+            continue
+        kernels += importlib.import_module(f"gpu_build.{backend}").kernels(ARCHITECTURES, folder)
     Console(width=150).print(table(kernels))
     if options.write_budget:
         counted = {f"{k.name}, sm_{k.architecture}": round(k.total + 0.05, 1) for k in kernels if k.gated}

@@ -38,7 +38,7 @@ COUNTED = {
     "discrete update, up to 4096, float32": ("update_kernelINS_12DenseClassesIfEENS_9BlockTeamELi4", 16, 12),
     "discrete loss, up to 128 classes, float32": ("loss_kernelINS_12DenseClassesIfEENS_8WarpTeamELi1", 4, 4),
     "discrete loss, up to 4096, float32": ("loss_kernelINS_12DenseClassesIfEENS_9BlockTeamELi4", 16, 4),
-    "discrete loss_backward, up to 4096, float32": ("loss_backward_kernelINS_12DenseClassesIfEENS_9BlockTeamELi4", 16, 8),
+    "discrete backward, up to 4096, float32": ("loss_backward_kernelINS_12DenseClassesIfEENS_9BlockTeamELi4", 16, 8),
 }  # fmt: skip
 
 

@@ -44,16 +44,18 @@ class Kernel:
 
 def table(kernels: Iterable[Kernel]) -> Table:
     made = Table(
-        title="Predicted, not measured. Instructions and bytes per variable; bound on an H100, and the share of its bandwidth."
+        title="Predicted, not measured. Per variable; the bound is an H100's, with the share of its bandwidth.",
+        title_justify="left",
     )
-    for name in ("backend", "kernel"):
-        made.add_column(name)
+    made.add_column("kernel")
     for name in ("sm", "registers", "shared", "spilled", "instr.", "by class", "bytes", "predicted bound"):
         made.add_column(name, justify="right")
     for k in kernels:
-        classes = " ".join(
-            f"{name} {count:.0f}" for name, count in sorted(k.instructions.items(), key=lambda i: -i[1]) if count >= 1
-        )
-        counted = (f"{k.total:.0f}", classes, f"{k.bytes:g}", k.bound()) if k.instructions else ("", "", "", "")
-        made.add_row(k.backend, k.name, str(k.architecture), str(k.registers), str(k.shared), str(k.spills), *counted)
+        counted = ("", "", "", "")
+        if k.instructions:
+            most = sorted(k.instructions.items(), key=lambda item: -item[1])
+            classes = " ".join(f"{name} {count:.0f}" for name, count in most if count >= 0.5)
+            counted = (f"{k.total:.1f}", classes, f"{k.bytes:g}", k.bound())
+        resources = (k.architecture, k.registers, k.shared, k.spills)
+        made.add_row(f"{k.backend} {k.name}", *map(str, resources), *counted)
     return made

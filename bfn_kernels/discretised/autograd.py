@@ -109,7 +109,7 @@ def update_sample(
 
 def _one_each(prediction: Tensor, mixture_logits: Tensor | None) -> Tensor:
     """Fake of a number per variable, in the predictions' type."""
-    return torch.empty_like(prediction if mixture_logits is None else prediction[..., 0])
+    return torch.empty_like(prediction) if mixture_logits is None else prediction.new_empty(prediction.shape[:-1])
 
 
 def _register(ops: Namespace) -> None:

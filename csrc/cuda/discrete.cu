@@ -7,6 +7,10 @@
 namespace bfn {
 namespace {
 
+// Blocks that a multiprocessor holds at least; in double registers would not suffice for two.
+template <class A>
+constexpr int kResident = sizeof(typename A::Compute) == sizeof(double) ? 1 : 2;
+
 template <class T>
 constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
 
@@ -32,7 +36,8 @@ struct MessageRow {
 };
 
 template <class A, class Team, int kSlots>
-__global__ void __launch_bounds__(kThreads, 2) sender_kernel(const __grid_constant__ DiscreteSender op, int team_size) {
+__global__ void __launch_bounds__(kThreads, kResident<A>)
+    sender_kernel(const __grid_constant__ DiscreteSender op, int team_size) {
   using T = typename A::Compute;
   const Team team(team_size);
   const int count = static_cast<int>(op.num_classes);
@@ -144,7 +149,8 @@ __device__ Sent<typename A::Compute> choose(const Team& team, const DiscreteUpda
 }
 
 template <class A, class Team, int kSlots>
-__global__ void __launch_bounds__(kThreads, 2) update_kernel(const __grid_constant__ DiscreteUpdate op, int team_size) {
+__global__ void __launch_bounds__(kThreads, kResident<A>)
+    update_kernel(const __grid_constant__ DiscreteUpdate op, int team_size) {
   using T = typename A::Compute;
   const Team team(team_size);
   const int count = static_cast<int>(op.num_classes);
@@ -198,7 +204,7 @@ __device__ void reduce_rows(const Team& team, const LossTarget& to, const Chunks
 }
 
 template <class A, class Team, int kSlots>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kResident<A>)
     loss_kernel(const __grid_constant__ DiscreteLoss op, const Chunks chunks, int team_size) {
   using T = typename A::Compute;
   const Team team(team_size);
@@ -212,7 +218,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <class A, class Team, int kSlots>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kResident<A>)
     loss_backward_kernel(const __grid_constant__ DiscreteLossBackward op, int team_size) {
   using T = typename A::Compute;
   const Team team(team_size);

@@ -13,7 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "cuda_on_host"
 NAMESPACE = "bfn_kernels_cuda_on_host"
-FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter", "-Wno-maybe-uninitialized", f"-I{HERE}"]  # fmt: skip
+FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", f"-I{HERE}", "-Wall", "-Wextra", "-Werror"]
+FLAGS += [f"-Wno-{warning}" for warning in ("unknown-pragmas", "unused-parameter", "maybe-uninitialized")]
 KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 SHIM = HERE / "host_shim.cpp"
 
@@ -86,7 +87,7 @@ def operators() -> Path:
     names = ("continuous", "cpu", "discrete", "discretised", "schedules", "tensors")
     sources = {ROOT / "csrc" / "bindings" / f"{name}.cpp": torch_flags for name in names}
     sources[ROOT / "csrc" / "cpu" / "schedules.cpp"] = ["-O2"]  # the numbers of rows are made on the CPU
-    sources |= dict.fromkeys(KERNELS, ["-O2", *_fused()]) | {SHIM: ["-O2"]}
+    sources |= {kernel: ["-O2", *_fused()] for kernel in KERNELS} | {SHIM: ["-O2"]}
     link = ["-shared", *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
     return build("operators", sources, link)
 

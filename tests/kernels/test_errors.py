@@ -115,6 +115,8 @@ def test_bad_input(call, arguments, kind, message, backend):
     op = f"{'discretised' if call in (bins, binned, step) else 'continuous'}.expected_value"
     if op in BACKENDS[backend].lacks and call is bins:
         backend = None
+    if kind is IndexError and backend == "cuda_on_host":
+        pytest.skip("on a GPU a class out of range gives NaN (test_cuda.py)")
     with pytest.raises(kind, match=message):
         call(**{"backend": backend, **arguments})
 

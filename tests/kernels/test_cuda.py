@@ -1,0 +1,134 @@
+"""What is CUDA's own: its ways to read data, and the operators traced for a GPU that is not there."""
+
+import dataclasses
+
+import pytest
+import torch
+from cases import CASES
+from support import NATIVE, error, evaluate, named, pairs, scale, serves, ulp, widened
+from test_compile import CALLS
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from bfn_kernels import backends, continuous, discrete, discretised
+
+on_host = pytest.mark.skipif("cuda_on_host" not in NATIVE, reason="the kernels are not built for the host")
+# Vectors and what is left over, rows shorter and longer than vectors, several blocks, several chunks of a sum.
+SHAPES = [(3, 40), (2, 8, 3), (5, 9000)]
+
+
+@on_host
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pairs(
+    ["cuda_on_host"],
+    lambda case: not case.op.startswith("discrete.") and "discrete_time" not in case.op and not case.hard,
+)
+def test_vectors(case, dtype, backend):
+    """Dense data in rows of whole vectors, which other tests are too small for. Noise comes from a seed: explicit
+    noise is read one by one."""
+    for shape in SHAPES:
+        inputs = {k: v for k, v in case.inputs(shape, dtype).items() if k not in ("noise", "draw_noise")}
+        random = {"seed": 3} if {"noise", "draw_noise"} & set(case.fields) else {}
+        seeded = dataclasses.replace(case, options={**case.options, **random})
+        want, plain = evaluate(seeded, widened(inputs), "reference"), evaluate(seeded, inputs, "reference")
+        for name, value in evaluate(seeded, inputs, backend).items():
+            most = max(2 * error(plain[name], want[name]), 4 * ulp(value.dtype, scale(want[name])))
+            assert error(value, want[name]) <= most + (2e-6 * scale(want[name]) if random else 0), f"{shape} {name}"
+
+
+@on_host
+@pytest.mark.parametrize("num_classes", [2, 4, 128, 129, 4096, 4100])
+def test_teams(num_classes):
+    """Few classes belong to lanes, more to a block that holds them, most to one that reads them again."""
+    generator = torch.Generator().manual_seed(num_classes)
+    x = torch.randint(num_classes, (2, 3), generator=generator)
+    z = 3 * torch.randn(2, 3, num_classes, generator=generator)
+    beta = {"beta_1": 8 / num_classes}
+    calls = [
+        lambda z, b: discrete.continuous_time_loss(x, z, 0.4, **beta, backend=b),
+        lambda z, b: discrete.reconstruction_loss(x, z, backend=b),
+        lambda z, b: discrete.discrete_time_loss(x, z, 0.4, n_steps=9, n_samples=2, seed=1, **beta, backend=b),
+        lambda z, b: discrete.flow_sample(x, 0.5, num_classes=num_classes, seed=1, dtype=z.dtype, **beta, backend=b),
+        lambda z, b: discrete.update_sample(z, z, 0.01, seed=1, backend=b),
+        lambda z, b: discrete.update_sample(z, z, 0.01, seed=1, choose="mode", backend=b),
+        lambda z, b: discrete.update_sample(z.detach(), z, 0.01, seed=1, choose="mean", backend=b),
+    ]
+    for call in calls:
+        got, want = z.clone().requires_grad_(), z.double().requires_grad_()
+        value, exact = call(got, "cuda_on_host"), call(want, "reference")
+        assert error(value.detach(), exact.detach()) <= 4e-6 * max(1.0, scale(exact.detach()))
+        if value.requires_grad:
+            by, exactly = (torch.autograd.grad(v.sum(), leaf)[0] for v, leaf in ((value, got), (exact, want)))
+            assert error(by, exactly) <= 4e-6 * max(1e-3, scale(exactly))
+
+
+@on_host
+def test_a_class_out_of_range_gives_nan():
+    """Where looking would cost a synchronisation it is no error; nothing is read or written out of bounds."""
+    x, z = torch.tensor([[0, 7], [-1, 2]]), torch.zeros(2, 2, 4, requires_grad=True)
+    bad = torch.tensor([[False, True], [True, False]])
+    loss = discrete.continuous_time_loss(x, z, 0.5, beta_1=1.0, reduction="none", backend="cuda_on_host")
+    assert torch.equal(loss.isnan(), bad)
+    (by,) = torch.autograd.grad(loss.sum(), z)
+    assert torch.equal(by.isnan().any(-1), bad)
+    flow = discrete.flow_sample(x, 0.5, num_classes=4, beta_1=1.0, backend="cuda_on_host")
+    assert torch.equal(flow.isnan().all(-1), bad)
+    new = discrete.update_sample(
+        z.detach(), z.detach(), 1.0, known=x, known_mask=torch.ones(2, 2, dtype=torch.bool), backend="cuda_on_host"
+    )
+    assert torch.equal(new.isnan().all(-1), bad)
+
+
+@pytest.fixture
+def cuda_is_there(monkeypatch):
+    """As if the kernels were: tracing looks at their schemas and fakes alone."""
+    there = dataclasses.replace(backends.BACKENDS["cuda"], missing=None)
+    monkeypatch.setitem(backends.BACKENDS, "cuda", there)
+    monkeypatch.setattr(backends, "_load_cuda", lambda: None)
+    for family in (continuous, discrete, discretised):
+        monkeypatch.setattr(family._family, "found", {})
+
+
+with_schemas = pytest.mark.skipif("cpu" not in NATIVE, reason="the schemas come with the CPU kernels")
+
+
+@with_schemas
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_traced_for_a_gpu(case, cuda_is_there):
+    """Shape, type and device of what public functions return. Beside a torch without CUDA there is no autograd."""
+    if not serves(case, "cuda"):
+        pytest.skip("the reference alone has it")
+    inputs = case.inputs((3, 4), torch.float32)
+    want = case(inputs, "reference")
+    with FakeTensorMode(), torch.no_grad():
+        value = case({k: _on_gpu(v) for k, v in inputs.items()}, "cuda")
+    assert (value.device.type, value.shape, value.dtype) == ("cuda", want.shape, want.dtype)
+
+
+@with_schemas
+@pytest.mark.parametrize("key", [k for k in CALLS if k[0].startswith("bfn_kernels.")], ids=str)
+def test_operators_traced_for_a_gpu(key):
+    """Forward and backward: the same shapes, types and strides as on the CPU."""
+    op, args, kwargs = CALLS[key]
+    want = op(*args, **kwargs)
+    with FakeTensorMode(), torch.no_grad():
+        got = op(*map(_on_gpu, args), **kwargs)
+    for value, like in zip(*(v if isinstance(v, (tuple, list)) else [v] for v in (got, want)), strict=True):
+        if like is not None:
+            assert (value.device.type, value.shape, value.dtype) == ("cuda", like.shape, like.dtype)
+            assert value.stride() == like.stride()
+
+
+def _on_gpu(value):
+    """A tensor like it that is not there; under FakeTensorMode."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
+
+
+def test_what_cuda_lacks_is_said(cuda_is_there):
+    case = named("discretised.expected_value[mixture]")
+    inputs = case.inputs((2, 3), torch.float32)
+    with FakeTensorMode():
+        inputs = {k: _on_gpu(v) for k, v in inputs.items()}
+        with pytest.raises(RuntimeError, match=r"backend 'cuda' has no discretised.expected_value\[mixture\]: "):
+            case(inputs, "cuda")
