@@ -17,8 +17,8 @@ from bfn_kernels.triton_ops.classes import (
     load_classes,
     softmax,
     store_classes,
+    small_tile_limit,
     sum_where,
-    tile_limit,
     tile_of,
 )
 from bfn_kernels.triton_ops.elementary import clamp, exp, expm1, log, log1p, sigmoid, softplus
@@ -36,10 +36,10 @@ def discrete_nstep(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     shape, T = logits.shape, compute_type(logits)
     dtype = compute_dtype(logits)
-    tile = tile_of(shape[-1])
-    if shape[-1] > tile.classes:
+    tile = tile_of(shape[-1], small=True)
+    if shape[-1] > small_tile_limit():
         raise ValueError(
-            f"discrete_time_loss with backend='triton' takes logits of up to {tile_limit()} classes, got {shape[-1]}; "
+            f"discrete_time_loss with backend='triton' takes logits of up to {small_tile_limit()} classes, got {shape[-1]}; "
             "backend='reference' takes more"
         )
     losses = Losses(x, mask, reduction, dtype, tile.rows)

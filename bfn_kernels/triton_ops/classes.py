@@ -18,6 +18,8 @@ from bfn_kernels.triton_ops.views import DENSE, GRID, grid_offset, joined, view
 # Numbers of a tile, by the most classes that its rows may have, and its warps: some 16 numbers a thread.
 _TILES = ((2048, 2048, 4), (4096, 4096, 8), (8192, 8192, 16))
 _LARGE = 4096, 8  # beyond: rows of several tiles
+# Of kernels that hold many numbers of a class at a time: 8 a thread, so that registers do.
+_SMALL_TILES = ((1024, 1024, 4), (2048, 2048, 8))
 
 
 class Tile(NamedTuple):
@@ -26,17 +28,17 @@ class Tile(NamedTuple):
     warps: int
 
 
-def tile_of(num_classes: int) -> Tile:
-    for most, numbers, warps in _TILES:
+def tile_of(num_classes: int, small: bool = False) -> Tile:
+    for most, numbers, warps in _SMALL_TILES if small else _TILES:
         if num_classes <= most:
             classes = max(4, triton.next_power_of_2(num_classes))
             return Tile(numbers // classes, classes, warps)
     return Tile(1, *_LARGE)
 
 
-def tile_limit() -> int:
-    """The most classes of which a tile holds whole rows."""
-    return _TILES[-1][0]
+def small_tile_limit() -> int:
+    """The most classes of which a small tile holds whole rows."""
+    return _SMALL_TILES[-1][0]
 
 
 def class_view(x: Tensor | None, shape: torch.Size) -> tuple:

@@ -69,8 +69,7 @@ def test_rows_of_several_tiles(case, monkeypatch):
 
 
 def test_too_many_classes_for_a_tile(monkeypatch):
-    monkeypatch.setattr(classes, "_TILES", ((4, 16, 4),))
-    monkeypatch.setattr(classes, "_LARGE", (4, 4))
+    monkeypatch.setattr(classes, "_SMALL_TILES", ((4, 16, 4),))
     inputs = named("discrete.discrete_time_loss[K=27 joint]").inputs((2, 3), torch.float32)
     with pytest.raises(ValueError, match=r"takes logits of up to 4 classes, got 27"):
         named("discrete.discrete_time_loss[K=27 joint]")(inputs, "triton")
