@@ -18,8 +18,8 @@ from bfn_kernels.triton_ops.views import DENSE, GRID, grid_offset, joined, view
 # Numbers of a tile, by the most classes that its rows may have, and its warps: some 16 numbers a thread.
 _TILES = ((2048, 2048, 4), (4096, 4096, 8), (8192, 8192, 16))
 _LARGE = 4096, 8  # beyond: rows of several tiles
-# Of kernels that hold many numbers of a class at a time: 8 a thread, so that registers do.
-_SMALL_TILES = ((1024, 1024, 4), (2048, 2048, 8))
+# Of kernels that hold much of each number: fewer a thread, so that registers do.
+_SMALL_TILES = ((512, 512, 4), (1024, 1024, 4), (2048, 2048, 8))
 
 
 class Tile(NamedTuple):
