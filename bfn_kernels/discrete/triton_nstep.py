@@ -49,7 +49,7 @@ def discrete_nstep(
     drawn = draws, class_view(noise, None if noise is None else noise.shape), seed
     gradient = class_view(by_logits if need_logits else None, shape)
     rest = view(mask, x.shape), *losses.arguments
-    constant = {"K": shape[-1], "TILE": tile.classes, "T": T, "warps": tile.warps}
+    constant = {"K": shape[-1], "TILE": tile.classes, "T": T, "warps": tile.warps, "registers": 255}
     if shape[-1] <= tile.classes:
         launch(
             _nstep, programs(x.numel(), tile.rows), *row, *given, *drawn, *rest, gradient, x.numel(), n_steps,

@@ -58,7 +58,7 @@ def nstep_loss(
         _nstep, programs(x.numel(), V), view(x, x.shape), network, view(alpha, x.shape), *tables, legendre, draws,
         None if noise is None else noise.contiguous(), seed, view(mask, x.shape), *gradient_views, *losses.arguments,
         x.numel(), n_steps, EACH=losses.each, KIND=KIND, K=K, CLIP=CLIP, V=V, D=D, P=P, T=KERNEL_TYPES[dtype],
-        warps=_WARPS,
+        warps=_WARPS, registers=255,
     )  # fmt: skip
     return losses.finish()
 
