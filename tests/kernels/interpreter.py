@@ -97,5 +97,5 @@ def enlarge_blocks() -> None:
     from bfn_kernels.discretised import triton_nstep
     from bfn_kernels.triton_ops import classes
 
-    classes._TILES = classes._SMALL_TILES = ((1 << 14, 1 << 14, 4),)
-    triton_nstep._NUMBERS = 1 << 15
+    classes._TILES = classes._SMALL_TILES = ((1 << 12, 1 << 12, 4),)
+    triton_nstep._NUMBERS = 1 << 14
