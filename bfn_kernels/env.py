@@ -14,6 +14,8 @@ def main() -> None:
     for backend in backends.BACKENDS.values():
         build = f" ({backends.CPU_BUILD})" if backend.name == "cpu" and backends.CPU_BUILD else ""
         state = f"available{build}" if backend.missing is None else f"not available: {backend.missing}"
+        if backend.missing is None and backend.device == "cuda" and not torch.cuda.is_available():
+            state = "there, but torch finds no GPU"
         print(f"{backend.name:<11} {state}")
 
 

@@ -6,6 +6,9 @@ import re
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +73,11 @@ def compiled(launch: Launch, architecture: int) -> Any:
 
 
 def measured(name: str, launch: Launch, architecture: int, variables: int, size: float, folder: Path) -> Kernel:
-    """`variables` of the whole launch; instructions count once each, whatever branches and loops do."""
+    """`variables` of the whole launch. Instructions count once each: branches in full, loops as if they ran once, as
+    those over the tiles of long rows do for each tile; not those over edges and draws."""
+    options = launch.options
+    if "TILE" in options and options["K"] > options["TILE"]:
+        variables = launch.programs * options["TILE"]
     cubin = folder / f"triton {name}.sm_{architecture}.cubin".replace(" ", "_").replace(",", "")
     cubin.write_bytes(compiled(launch, architecture).asm["cubin"])
     command = [sass.find_tool("cuobjdump"), "-res-usage", str(cubin)]
@@ -78,7 +85,7 @@ def measured(name: str, launch: Launch, architecture: int, variables: int, size:
     registers, stack, shared = (int(re.search(rf"{what}:(\d+)", usage)[1]) for what in ("REG", "STACK", "SHARED"))
     counts = Counter(opcode for f in sass.functions(cubin).values() for opcode, _ in f.instructions)
     spilled = any(opcode.split(".")[0] in ("LDL", "STL") for opcode in counts)
-    threads = launch.programs * launch.options["num_warps"] * 32
+    threads = launch.programs * options["num_warps"] * 32
     instructions = sass.by_class(counts, variables / threads)
     return Kernel("triton", name, architecture, registers, shared, stack if spilled else 0, instructions, size)
 
@@ -138,16 +145,22 @@ def of_classes(z: torch.Tensor) -> list[Row]:
     return [(f"discrete {name}, {classes} classes", z.numel(), size * width, call) for name, size, call in rows]
 
 
-def kernels(architectures: Iterable[int], folder: Path) -> list[Kernel]:
-    """Compiles what each operator launches first; the second adds a few sums."""
-    os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
+def _of_architecture(architecture: int, folder: Path) -> list[Kernel]:
+    """What each operator launches first; the second adds a few sums."""
     found = []
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype, sizes in ((torch.float32, (27, 2048, 32768)), (torch.bfloat16, (27,))):
         rows = of_data(torch.zeros(32, 3072, dtype=dtype))
-        for classes in (27, 2048, 8192, 32768):
+        for classes in sizes:
             rows += of_classes(torch.zeros(64, 16, classes, dtype=dtype))
         for name, variables, size, call in rows:
             first, *_ = launches(call)
             name = f"{name}, {str(dtype).removeprefix('torch.')}"
-            found += [measured(name, first, a, variables, size, folder) for a in architectures]
+            found.append(measured(name, first, architecture, variables, size, folder))
     return found
+
+
+def kernels(architectures: Iterable[int], folder: Path) -> list[Kernel]:
+    """Compiles for every architecture, two at a time: each has a process, since Triton knows one target at a time."""
+    os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        return [k for found in pool.map(_of_architecture, architectures, repeat(folder)) for k in found]

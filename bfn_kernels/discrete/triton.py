@@ -14,12 +14,16 @@ from bfn_kernels.triton_ops.classes import (
     class_noise,
     class_view,
     exp_of_rows,
+    finite,
+    first_largest,
     is_class,
     load_classes,
+    row_total,
     softmax,
     store_classes,
     sum_where,
     tile_of,
+    with_tile,
 )
 from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, square
 from bfn_kernels.triton_ops.noise import CLASS, SENDER, philox, unit
@@ -47,24 +51,6 @@ def _message(sent, beta, spread, eps, K: tl.constexpr):
 @triton.jit
 def _in_range(x, K: tl.constexpr):
     return (x >= 0) & (x < K)
-
-
-@triton.jit
-def row_total(view, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
-    """The largest number of each row, and the sum of exp(z − max), tile by tile."""
-    top = tl.full(rows[1].shape, float("-inf"), T)
-    total = tl.zeros(rows[1].shape, T)
-    for first in range(0, K, TILE):
-        top, total = _with_tile(load_classes(view, rows, first, K, TILE, T, float("-inf")), top, total)
-    return top, total
-
-
-@triton.jit
-def _with_tile(z, top, total):
-    new = tl.maximum(top, tl.max(z, 1))
-    # −∞ − (−∞): nothing was summed yet
-    kept = tl.where(top == new, 1.0, exp_difference(top, new))
-    return new, total * kept + tl.sum(exp_difference(z, new[:, None]), 1)
 
 
 def discrete_sender(x: Tensor, beta: Tensor, spread: Tensor, num_classes: int, probs: bool, seed, noise, dtype):
@@ -98,7 +84,7 @@ def _sender(
         top = tl.full((ROWS,), float("-inf"), T)
         total = tl.zeros((ROWS,), T)
         for first in range(0, K, TILE):
-            top, total = _with_tile(_flow(x, beta, spread, noise, seed, rows, first, K, TILE, T), top, total)
+            top, total = with_tile(_flow(x, beta, spread, noise, seed, rows, first, K, TILE, T), top, total)
         for first in range(0, K, TILE):
             y = _flow(x, beta, spread, noise, seed, rows, first, K, TILE, T)
             store_classes(out, rows, first, exp_difference(y, top[:, None]) / total[:, None], K, TILE)
@@ -180,23 +166,6 @@ def _draw(logits, uniform, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.cons
 
 
 @triton.jit
-def _mode(logits, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
-    """The first of the largest; −1 for NaN."""
-    best = tl.full(rows[1].shape, float("-inf"), T)
-    mode = tl.full(rows[1].shape, K, tl.int32)
-    bad = tl.zeros(rows[1].shape, tl.int32)
-    for first in range(0, K, TILE):
-        z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
-        k = (first + tl.arange(0, TILE))[None, :]
-        top = tl.max(z, 1)
-        at = tl.min(tl.where(z == top[:, None], k, K), 1)
-        mode = tl.where((top > best) | (mode == K), at, mode)
-        best = tl.maximum(best, top)
-        bad = tl.maximum(bad, tl.max((z != z).to(tl.int32), 1))
-    return tl.where(bad > 0, -1, mode)
-
-
-@triton.jit
 def _update(
     logits, state, beta, spread, known, known_mask, noise, draw_noise, seed, out, count,
     CHOICE: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
@@ -207,7 +176,7 @@ def _update(
     if CHOICE == SAMPLE:
         sent = _draw(logits, _uniform(draw_noise, seed, rows, T), rows, K, TILE, T).to(tl.int64)
     elif CHOICE == MODE:
-        sent = _mode(logits, rows, K, TILE, T).to(tl.int64)
+        sent = first_largest(logits, rows, K, TILE, T).to(tl.int64)
     else:
         top, total = row_total(logits, rows, K, TILE, T)
     given = load(known_mask, rows, tl.int1, False)
@@ -235,7 +204,7 @@ def _stats(view, x, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
         z = load_classes(view, rows, first, K, TILE, T, float("-inf"))
         is_x = is_class(x, first, TILE)
         new = tl.maximum(top, tl.max(z, 1))
-        e = tl.where(is_x, 0.0, exp_difference(z, new[:, None]))
+        e = tl.where(is_x, 0.0, exp_difference(z, finite(new)[:, None]))
         kept = tl.where(top == new, 1.0, exp_difference(top, new))
         rest = rest * kept + tl.sum(e, 1)
         rest_square = rest_square * kept * kept + tl.sum(e * e, 1)

@@ -43,7 +43,7 @@ def expected_value(
     (by_mean, mean_view), (by_std, std_view) = (saved_gradient(mean, dtype, needed) for needed in (need_mean, need_std))
     launch(
         _expected_value, programs(mean.numel(), BLOCK), view(mean, shape), view(std, shape), view(to, shape),
-        mean_view, std_view, mean.numel(), K=num_bins, CLIP=clip, T=T, BLOCK=BLOCK, warps=WARPS,
+        mean_view, std_view, mean.numel(), K=num_bins, CLIP=clip, T=T, BLOCK=BLOCK, warps=WARPS, registers=255,
     )  # fmt: skip
     return out if to is out else out.copy_(to), by_mean, by_std, mean.new_empty(0, dtype=dtype)
 
@@ -80,7 +80,7 @@ def discretised_choose(
     to = writable(out)
     launch(
         _choose, programs(mean.numel(), BLOCK), *(view(t, shape) for t in (mean, std, noise)), seed, view(to, shape),
-        mean.numel(), CHOICE=choice, K=num_bins, T=compute_type(mean, std), BLOCK=BLOCK, warps=WARPS,
+        mean.numel(), CHOICE=choice, K=num_bins, T=compute_type(mean, std), BLOCK=BLOCK, warps=WARPS, registers=255,
     )  # fmt: skip
     return out if to is out else out.copy_(to)
 
@@ -110,7 +110,7 @@ def discretised_update_out(
         _update, programs(mean.numel(), BLOCK), network_views(prediction, log_std, mean, a, b, shape),
         *(view(t, shape) for t in (keep, take, std, known, known_mask, noise, draw_noise)), seed, view(to, shape),
         mean.numel(), KIND=parametrisation, CHOICE=choice, K=num_bins, T=compute_type(prediction, log_std, mean),
-        BLOCK=BLOCK, warps=WARPS,
+        BLOCK=BLOCK, warps=WARPS, registers=255,
     )  # fmt: skip
     if to is not out:
         out.copy_(to)
@@ -151,7 +151,7 @@ def discretised_loss(
     launch(
         _loss, programs(x.numel(), BLOCK), view(x, shape), network, view(weight, shape), view(mask, shape),
         *gradient_views, *losses.arguments, x.numel(), EACH=losses.each, KIND=parametrisation, K=num_bins, CLIP=clip,
-        T=T, BLOCK=BLOCK, warps=WARPS,
+        T=T, BLOCK=BLOCK, warps=WARPS, registers=255,
     )  # fmt: skip
     return (*losses.finish(), *gradients)
 

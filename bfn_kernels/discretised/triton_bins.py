@@ -108,10 +108,10 @@ def is_uniform(total):
 
 
 @triton.jit
-def log_inner_bin(z, d, log_d, std):
-    """ln of the mass of a bin with its centre at z and a width of d in units of std, with its derivatives. A narrow bin
-    is a Taylor series about its centre: the difference of its edges' terms would cancel."""
-    left, right = z - 0.5 * d, z + 0.5 * d
+def log_inner_bin(left, right, z, d, log_d, std):
+    """ln of the mass of a bin with its centre at z and a width of d in units of std, with its derivatives; its edges
+    come besides, since a wide bin's z ± d/2 would have lost the nearer one's digits. A narrow bin is a Taylor series
+    about its centre: the difference of its edges' terms would cancel."""
     value, by_left, by_right = log_interval(left, right, z, d)
     value, by_mean, by_std = _by_mean_and_std(value, by_left, by_right, left, right, std)
     if z.dtype != tl.float64:
@@ -141,7 +141,9 @@ def log_end_bin(z, first, std):
 def log_bin_prob(i, mean, std, K: tl.constexpr, CLIP: tl.constexpr):
     """ln p of a bin (107–109), and its derivatives by mean and std."""
     origin, unit = origin_of(mean, K), 1.0 / (K * std)
-    value, by_mean, by_std = log_inner_bin(to_centre(origin, i, K) * unit, 2.0 * unit, log(2.0 * unit), std)
+    left, right = to_edge(origin, i, K) * unit, to_edge(origin, i + 1.0, K) * unit
+    z, width = to_centre(origin, i, K) * unit, 2.0 * unit
+    value, by_mean, by_std = log_inner_bin(left, right, z, width, log(width), std)
     if CLIP:
         first = i == 0.0
         edge = to_edge(origin, tl.where(first, 1.0, K - 1.0), K) * unit

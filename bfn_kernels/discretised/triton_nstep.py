@@ -58,7 +58,7 @@ def nstep_loss(
         _nstep, programs(x.numel(), V), view(x, x.shape), network, view(alpha, x.shape), *tables, legendre, draws,
         None if noise is None else noise.contiguous(), seed, view(mask, x.shape), *gradient_views, *losses.arguments,
         x.numel(), n_steps, EACH=losses.each, KIND=KIND, K=K, CLIP=CLIP, V=V, D=D, P=P, T=KERNEL_TYPES[dtype],
-        warps=_WARPS,
+        warps=_WARPS, registers=255,
     )  # fmt: skip
     return losses.finish()
 
@@ -133,7 +133,7 @@ def _point(distance, places, normal, K: tl.constexpr):
     mean_to_base, x_to_base, unit, q_unit = places
     std, uniform = normal
     z, width = (mean_to_base + 2.0 * distance) * unit, 2.0 * unit
-    log_p, by_mean, by_std = log_inner_bin(z, width, log(width), std)
+    log_p, by_mean, by_std = log_inner_bin(z - unit, z + unit, z, width, log(width), std)
     log_p = tl.where(uniform, -log(log_p * 0.0 + K), log_p)
     return (x_to_base + 2.0 * distance) * q_unit, log_p, tl.where(uniform, 0.0, by_mean), tl.where(uniform, 0.0, by_std)
 

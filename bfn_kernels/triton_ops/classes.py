@@ -18,6 +18,8 @@ from bfn_kernels.triton_ops.views import DENSE, GRID, grid_offset, joined, view
 # Numbers of a tile, by the most classes that its rows may have, and its warps: some 16 numbers a thread.
 _TILES = ((2048, 2048, 4), (4096, 4096, 8), (8192, 8192, 16))
 _LARGE = 4096, 8  # beyond: rows of several tiles
+# Of kernels that hold much of each number: fewer a thread, so that registers do.
+_SMALL_TILES = ((512, 512, 4), (1024, 1024, 4), (2048, 2048, 8))
 
 
 class Tile(NamedTuple):
@@ -26,17 +28,12 @@ class Tile(NamedTuple):
     warps: int
 
 
-def tile_of(num_classes: int) -> Tile:
-    for most, numbers, warps in _TILES:
+def tile_of(num_classes: int, small: bool = False) -> Tile:
+    for most, numbers, warps in _SMALL_TILES if small else _TILES:
         if num_classes <= most:
             classes = max(4, triton.next_power_of_2(num_classes))
             return Tile(numbers // classes, classes, warps)
-    return Tile(1, *_LARGE)
-
-
-def tile_limit() -> int:
-    """The most classes of which a tile holds whole rows."""
-    return _TILES[-1][0]
+    return Tile(1, *(_SMALL_TILES[-1][1:] if small else _LARGE))
 
 
 def class_view(x: Tensor | None, shape: torch.Size) -> tuple:
@@ -118,3 +115,43 @@ def softmax(z):
 @triton.jit
 def sum_where(condition, z):
     return tl.sum(tl.where(condition, z, 0.0), 1)
+
+
+@triton.jit
+def finite(top):
+    """Where all numbers so far are −∞, another that they can be taken from."""
+    return tl.where(top == float("-inf"), 0.0, top)
+
+
+@triton.jit
+def row_total(view, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
+    """The largest number of each row, and the sum of exp(z − max), tile by tile."""
+    top = tl.full(rows[1].shape, float("-inf"), T)
+    total = tl.zeros(rows[1].shape, T)
+    for first in range(0, K, TILE):
+        top, total = with_tile(load_classes(view, rows, first, K, TILE, T, float("-inf")), top, total)
+    return top, total
+
+
+@triton.jit
+def with_tile(z, top, total):
+    new = tl.maximum(top, tl.max(z, 1))
+    kept = tl.where(top == new, 1.0, exp_difference(top, new))
+    return new, total * kept + tl.sum(exp_difference(z, finite(new)[:, None]), 1)
+
+
+@triton.jit
+def first_largest(logits, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
+    """The first of the largest; −1 for NaN."""
+    best = tl.full(rows[1].shape, float("-inf"), T)
+    mode = tl.full(rows[1].shape, K, tl.int32)
+    bad = tl.zeros(rows[1].shape, tl.int32)
+    for first in range(0, K, TILE):
+        z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
+        k = (first + tl.arange(0, TILE))[None, :]
+        top = tl.max(z, 1)
+        at = tl.min(tl.where(z == top[:, None], k, K), 1)
+        mode = tl.where((top > best) | (mode == K), at, mode)
+        best = tl.maximum(best, top)
+        bad = tl.maximum(bad, tl.max((z != z).to(tl.int32), 1))
+    return tl.where(bad > 0, -1, mode)

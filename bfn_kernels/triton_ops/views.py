@@ -27,10 +27,13 @@ BLOCK, WARPS = 1024, 4
 KERNEL_TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
-def launch(kernel, programs: int, *arguments, warps: int = WARPS, **constants) -> None:
-    """Runs the kernel on the device of its tensors. FP fusion is asked for: its default differs between versions."""
+def launch(kernel, programs: int, *arguments, warps: int = WARPS, registers: int | None = None, **constants) -> None:
+    """Runs the kernel on the device of its tensors. FP fusion is asked for: its default differs between versions.
+    `registers`: how many a thread may take where the compiler would rather spill some."""
     if programs == 0:
         return
+    if registers is not None:
+        constants["maxnreg"] = registers
     tensor = next(t for a in arguments for t in (a if isinstance(a, tuple) else (a,)) if isinstance(t, Tensor))
     with torch.cuda.device_of(tensor):
         kernel[(programs,)](*arguments, num_warps=warps, enable_fp_fusion=True, **constants)

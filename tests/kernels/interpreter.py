@@ -1,4 +1,5 @@
-"""Triton's interpreter with what it does wrong made right, or refused. Imported before any kernel runs.
+"""Triton's interpreter with what it does wrong made right, or refused, and what it does slowly done less often.
+Imported before any kernel runs.
 
 - float32 becomes bfloat16 by rounding to nearest even, as on a GPU, in the place of truncation; arithmetic on bfloat16,
   which would work on its bits, is an error.
@@ -89,3 +90,12 @@ def repair() -> None:
     Builder.create_masked_load = _checked("load", Builder.create_masked_load, 0)
     Builder.create_masked_store = _checked("store", Builder.create_masked_store, 1)
     np.seterr(all="ignore")  # NaN and infinity are ordinary here
+
+
+def enlarge_blocks() -> None:
+    """A program costs milliseconds whatever its size."""
+    from bfn_kernels.discretised import triton_nstep
+    from bfn_kernels.triton_ops import classes
+
+    classes._TILES = classes._SMALL_TILES = ((1 << 12, 1 << 12, 4),)
+    triton_nstep._NUMBERS = 1 << 14

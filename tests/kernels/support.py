@@ -16,6 +16,7 @@ if INTERPRETED:  # a process of its own, for the Triton kernels alone (conftest.
     import interpreter
 
     interpreter.repair()
+    interpreter.enlarge_blocks()
     torch.use_deterministic_algorithms(True)  # fills new memory with NaN
     del BACKENDS["cpu"]
     BACKENDS["triton"] = dataclasses.replace(BACKENDS["triton"], device="cpu")

@@ -40,6 +40,8 @@ def test_agrees_with_the_float64_reference(case, backend, dtype):
     few = "4096" in case.name or "257" in case.name
     shapes = SHAPES[:2] if few else SHAPES if dtype in (torch.float32, torch.bfloat16) else SHAPES[:3]
     if INTERPRETED:
+        if dtype == torch.float64 and "K=4096" in case.name and case.op.startswith("discretised"):
+            pytest.skip("the interpreter takes a minute for 4095 edges, one after the other")
         shapes = shapes[:2] if dtype != torch.float32 else [s for s in shapes if s != (5, 33)]
     check(case, [case.inputs(shape, dtype, seed) for seed, shape in enumerate(shapes)], backend)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import CASES
-from support import evaluate, serves, weights_like
+from support import serves
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bfn_kernels import backends
@@ -22,18 +22,15 @@ def test_schemas_are_those_of_the_native_operators(name):
 
 @pytest.mark.parametrize("case", [c for c in CASES if serves(c, "triton")], ids=str)
 def test_tracing_for_a_gpu_that_is_not_there(case):
-    """Shapes, types and devices of results and gradients, as the compiler sees them."""
+    """Shapes, types and devices, as the compiler sees them. torch's autograd knows no device that it was not built for,
+    so that backward operators are traced on the CPU alone (test_compile.py)."""
     inputs = case.inputs((3, 4), torch.float32)
-    want = evaluate(case, inputs, "reference")
-    with FakeTensorMode() as mode:
-        on_gpu = {k: mode.from_tensor(v).to("cuda") if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
-        on_gpu = {k: v.requires_grad_() if k in case.diff else v for k, v in on_gpu.items()}
+    want = case(inputs, "reference")
+    gpu = torch.device("cuda", 0)
+    with FakeTensorMode():
+        on_gpu = {
+            k: torch.empty_strided(v.shape, v.stride(), dtype=v.dtype, device=gpu) if isinstance(v, torch.Tensor) else v
+            for k, v in inputs.items()
+        }
         result = case(on_gpu, "triton")
-        found = {"result": result}
-        if case.diff:
-            weights = mode.from_tensor(weights_like(want["result"])).to("cuda").to(result.dtype)
-            found |= dict(
-                zip(case.diff, torch.autograd.grad(result, [on_gpu[k] for k in case.diff], weights), strict=True)
-            )
-    for name, value in found.items():
-        assert (value.shape, value.dtype, value.device.type) == (want[name].shape, want[name].dtype, "cuda"), name
+    assert (result.shape, result.dtype, result.device) == (want.shape, want.dtype, gpu)

@@ -1,0 +1,207 @@
+"""The n-step loss of discrete data in Triton for rows that no tile holds: one at a time, tile by tile, the noise being
+made again in every sweep."""
+
+import triton
+import triton.language as tl
+
+from bfn_kernels.discrete.triton_receivers import MAX_SHIFT, factorised_draw, serves, valid_class
+from bfn_kernels.triton_ops.classes import (
+    class_noise,
+    first_largest,
+    is_class,
+    load_classes,
+    row_total,
+    store_classes,
+    sum_where,
+    with_tile,
+)
+from bfn_kernels.triton_ops.elementary import clamp, exp_difference, expm1, log, log1p, softplus
+from bfn_kernels.triton_ops.noise import MONTE_CARLO, normals
+from bfn_kernels.triton_ops.reduction import write_losses
+from bfn_kernels.triton_ops.views import block_of, load
+
+
+@triton.jit
+def _noise_of_x(noise, seed, rows, x, draw, count, K: tl.constexpr, T: tl.constexpr):
+    """The normal of the class x."""
+    start, place, there, _ = rows
+    if noise[0] is not None:
+        return tl.load(noise[0] + (start + draw * count + place) * K + x, mask=there, other=0).to(T)
+    else:
+        group = (start + place) * ((K + 3) // 4) + x // 4
+        four = normals(tl.load(seed), group[:, None], MONTE_CARLO, draw, T)
+        return sum_where(tl.arange(0, 4)[None, :] == (x % 4)[:, None], four)
+
+
+@triton.jit
+def _shifted(logits, rows, x, first, spread, towards_x, eps, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
+    """The logits after a message, but for what all share."""
+    z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
+    return z + spread * eps + tl.where(is_class(x, first, TILE), towards_x, 0.0)
+
+
+@triton.jit
+def _start(rows, T: tl.constexpr):
+    return tl.full(rows[1].shape, float("-inf"), T), tl.zeros(rows[1].shape, T)
+
+
+@triton.jit
+def _log_odds_against(logits, rows, x, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
+    top, total = _start(rows, T)
+    z_x = tl.zeros(rows[1].shape, T)
+    for first in range(0, K, TILE):
+        z, is_x = load_classes(logits, rows, first, K, TILE, T, float("-inf")), is_class(x, first, TILE)
+        top, total = with_tile(tl.where(is_x, float("-inf"), z), top, total)
+        z_x += sum_where(is_x, z)
+    return log(total) + top - z_x
+
+
+@triton.jit
+def _growth(rows, x, first, spread, towards_x, eps, eps_x, K: tl.constexpr, TILE: tl.constexpr):
+    """exp(y_k − y_x) − 1."""
+    difference = clamp(spread * (eps - eps_x[:, None]) - towards_x, -MAX_SHIFT, MAX_SHIFT)
+    return tl.where(is_class(x, first, TILE), 0.0, expm1(difference))
+
+
+@triton.jit
+def joint_sums(
+    x, logits, alpha, draws, noise, seed, mask, values, counts, sums, count, n_steps,
+    EACH: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    """The loss, and of each draw the mean S of exp(y_k − y_x) − 1 under p; where ln(1 + S) does not serve, also the
+    largest of the logits after the message, and the sum of exp(z − max)."""
+    rows = block_of(count, 1)
+    x, alpha = load(x, rows, tl.int64), load(alpha, rows, T)
+    valid = valid_class(x, K)
+    x = tl.where(valid, x, 0)
+    towards_x = K * alpha[:, None]
+    spread = tl.sqrt(towards_x)
+    top, total = row_total(logits, rows, K, TILE, T)
+    before = _log_odds_against(logits, rows, x, K, TILE, T)
+    loss = tl.zeros((1,), T)
+    for draw in range(draws):
+        eps_x = _noise_of_x(noise, seed, rows, x, draw, count, K, T)
+        s = tl.zeros((1,), T)
+        for first in range(0, K, TILE):
+            eps = class_noise(noise, seed, rows, first, MONTE_CARLO, draw, count, K, TILE, T)
+            z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
+            p = exp_difference(z, top[:, None]) / total[:, None]
+            s += tl.sum(p * _growth(rows, x, first, spread, towards_x, eps, eps_x, K, TILE), 1)
+        served = serves(s)
+        value = -log1p(tl.where(served, s, 0.0))
+        y_top, y_total = _start(rows, T)
+        if tl.sum((~served).to(tl.int32)) > 0:
+            others_top, others_total = _start(rows, T)
+            y_x = tl.zeros((1,), T)
+            for first in range(0, K, TILE):
+                eps = class_noise(noise, seed, rows, first, MONTE_CARLO, draw, count, K, TILE, T)
+                y = _shifted(logits, rows, x, first, spread, towards_x, eps, K, TILE, T)
+                is_x = is_class(x, first, TILE)
+                y_top, y_total = with_tile(y, y_top, y_total)
+                others_top, others_total = with_tile(tl.where(is_x, float("-inf"), y), others_top, others_total)
+                y_x += sum_where(is_x, y)
+            after = log(others_total) + others_top - y_x
+            value = tl.where(served, value, softplus(before) - softplus(after))
+        at = sums + ((rows[0] + rows[1]) * draws + draw) * 3
+        tl.store(at, s, mask=rows[2])
+        tl.store(at + 1, y_top, mask=rows[2])
+        tl.store(at + 2, y_total, mask=rows[2])
+        loss += value / draws
+    loss = tl.where(valid, n_steps * loss, float("nan"))
+    write_losses(loss, load(mask, rows, tl.int1, True), rows, values, counts, EACH)
+
+
+@triton.jit
+def joint_gradient(
+    x, logits, alpha, draws, noise, seed, mask, sums, by_logits, count, n_steps,
+    K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    rows = block_of(count, 1)
+    x, alpha = load(x, rows, tl.int64), load(alpha, rows, T)
+    valid, keep = valid_class(x, K)[:, None], load(mask, rows, tl.int1, True)[:, None]
+    x = tl.where(valid_class(x, K), x, 0)
+    towards_x = K * alpha[:, None]
+    spread = tl.sqrt(towards_x)
+    top, total = row_total(logits, rows, K, TILE, T)
+    for first in range(0, K, TILE):
+        z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
+        p = exp_difference(z, top[:, None]) / total[:, None]
+        gradient = tl.zeros((1, TILE), T)
+        for draw in range(draws):
+            at = sums + ((rows[0] + rows[1]) * draws + draw) * 3
+            s, y_top, y_total = tl.load(at)[:, None], tl.load(at + 1)[:, None], tl.load(at + 2)[:, None]
+            eps_x = _noise_of_x(noise, seed, rows, x, draw, count, K, T)
+            eps = class_noise(noise, seed, rows, first, MONTE_CARLO, draw, count, K, TILE, T)
+            growth = _growth(rows, x, first, spread, towards_x, eps, eps_x, K, TILE)
+            by = p * (s - growth) / (1.0 + s)
+            if tl.sum((~serves(s)).to(tl.int32)) > 0:
+                y = _shifted(logits, rows, x, first, spread, towards_x, eps, K, TILE, T)
+                by = tl.where(serves(s), by, p - exp_difference(y, y_top) / y_total)
+            gradient += by / draws
+        gradient = tl.where(valid, n_steps * gradient, float("nan"))
+        store_classes(by_logits, rows, first, tl.where(keep, gradient, 0.0), K, TILE)
+
+
+@triton.jit
+def _factorised_tile(
+    logits, rows, x, first, likeliest, rest_of_likeliest, top, total, alpha, nodes, node_weights, draws, noise, seed,
+    count, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    """A tile's part of the loss, its p, the derivatives by p, and where the likeliest class is."""
+    z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
+    p = exp_difference(z, top[:, None]) / total[:, None]
+    is_likeliest = is_class(likeliest, first, TILE)
+    rest = tl.where(is_likeliest, rest_of_likeliest[:, None], 1.0 - p)
+    r = tl.sqrt(K * alpha)[:, None]
+    is_x, inside = is_class(x, first, TILE), (first + tl.arange(0, TILE) < K)[None, :]
+    loss = tl.zeros((1,), T)
+    slope = tl.zeros((1, TILE), T)
+    for draw in range(draws):
+        if nodes is None:
+            weight = (tl.zeros((), T) + 1.0) / draws
+            eps = class_noise(noise, seed, rows, first, MONTE_CARLO, draw, count, K, TILE, T)
+        else:
+            weight = tl.load(node_weights + draw)
+            eps = tl.zeros((1, TILE), T) + tl.load(nodes + draw)
+        value, by = factorised_draw(p, rest, is_x, inside, r, eps)
+        loss += weight * value
+        slope += weight * by
+    return loss, p, tl.where(inside, slope, 0.0), is_likeliest
+
+
+@triton.jit
+def factorised(
+    x, logits, alpha, nodes, node_weights, draws, noise, seed, mask, values, counts, by_logits, count, n_steps,
+    EACH: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    rows = block_of(count, 1)
+    x, alpha = load(x, rows, tl.int64), load(alpha, rows, T)
+    valid, keep = valid_class(x, K), load(mask, rows, tl.int1, True)
+    top, total = row_total(logits, rows, K, TILE, T)
+    likeliest = first_largest(logits, rows, K, TILE, T)
+    rest = tl.zeros((1,), T)  # 1 − p of the likeliest class, which subtracted would cancel
+    for first in range(0, K, TILE):
+        e = exp_difference(load_classes(logits, rows, first, K, TILE, T, float("-inf")), top[:, None])
+        rest += sum_where(~is_class(likeliest, first, TILE), e)
+    rest /= total
+    loss, mean_of_others, of_likeliest = tl.zeros((1,), T), tl.zeros((1,), T), tl.zeros((1,), T)
+    for first in range(0, K, TILE):
+        value, p, slope, is_likeliest = _factorised_tile(
+            logits, rows, x, first, likeliest, rest, top, total, alpha, nodes, node_weights, draws, noise, seed,
+            count, K, TILE, T,
+        )  # fmt: skip
+        loss += value
+        mean_of_others += sum_where(~is_likeliest, p * slope)
+        of_likeliest += sum_where(is_likeliest, slope)
+    write_losses(tl.where(valid, n_steps * loss, float("nan")), keep, rows, values, counts, EACH)
+    if by_logits[0] is not None:
+        away = (rest * of_likeliest - mean_of_others)[:, None]
+        mean = (mean_of_others + (1.0 - rest) * of_likeliest)[:, None]
+        for first in range(0, K, TILE):
+            _, p, slope, is_likeliest = _factorised_tile(
+                logits, rows, x, first, likeliest, rest, top, total, alpha, nodes, node_weights, draws, noise, seed,
+                count, K, TILE, T,
+            )  # fmt: skip
+            gradient = n_steps * p * tl.where(is_likeliest, away, slope - mean)
+            gradient = tl.where(valid[:, None], gradient, float("nan"))
+            store_classes(by_logits, rows, first, tl.where(keep[:, None], gradient, 0.0), K, TILE)
