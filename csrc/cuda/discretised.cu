@@ -127,10 +127,11 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Bins<T> bins{op.from.num_bins, op.from.clip};
   reduce_losses<At>(op.to, chunks, rows, [&](auto at, const auto& on, auto& loss) {
     const Normals<T, 1> from(at, op.from);
-    T x[1], weight[1], by_mean, by_std;
+    T x[1], by_mean, by_std;
     at.data(op.x, x);
     const T mean = from.each[0].mean, std = from.each[0].std;
     if constexpr (kSquared) {
+      T weight[1];
       at.rows(op.weight, weight);
       const auto k = expected_value(mean, std, bins);
       const T error = (x[0] - k.base) - k.shift, slope = -2 * weight[0] * error;
