@@ -79,3 +79,10 @@ def test_a_class_out_of_range_is_nan_for_its_variable_alone(bad):
         assert torch.equal(grad.isnan().any(-1), where)
     y = discrete.sender_sample(x, 1.0, num_classes=3, seed=1, backend="triton")
     assert torch.equal(y.isnan().all(-1), where)
+
+
+def test_rows_longer_than_a_block():
+    """A block then meets two numbers of rows at most."""
+    inputs = named("continuous.flow_sample").inputs((3, 1500), torch.float32)
+    want, got = (named("continuous.flow_sample")(inputs, backend) for backend in ("reference", "triton"))
+    assert error(got, want.double()) <= 4 * ulp(torch.float32, scale(want))
