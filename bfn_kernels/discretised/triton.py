@@ -94,9 +94,9 @@ def _choose(
     store(out, block, _chosen(load(mean, block, T), load(std, block, T), noise, seed, block, CHOICE, K, T))
 
 
-def discretised_update(prediction: Tensor, log_std: Tensor, mixture_logits: None, mean: Tensor, *rest) -> Tensor:
-    out = torch.empty_like(mean)
-    discretised_update_out(prediction, log_std, mixture_logits, mean, *rest, out)
+def discretised_update(*arguments) -> Tensor:
+    out = torch.empty_like(arguments[3])  # the mean
+    discretised_update_out(*arguments, out)
     return out
 
 
@@ -142,11 +142,11 @@ def discretised_loss(
     gradients, (*gradient_views, _) = zip(*saved, strict=True)
     network = network_views(prediction, log_std, mean, a, b, shape)
     if alpha is not None:
-        losses = nstep_loss(
+        results = nstep_loss(
             x, network, gradient_views, alpha, n_steps, n_samples, nodes, node_weights, seed, noise, mask, reduction,
             dtype=dtype, KIND=parametrisation, K=num_bins, CLIP=clip,
         )  # fmt: skip
-        return (*losses, *gradients)
+        return (*results, *gradients)
     losses = Losses(x, mask, reduction, dtype, BLOCK)
     launch(
         _loss, programs(x.numel(), BLOCK), view(x, shape), network, view(weight, shape), view(mask, shape),
