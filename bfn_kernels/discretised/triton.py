@@ -96,7 +96,7 @@ def _choose(
 
 def discretised_update(*arguments) -> Tensor:
     out = torch.empty_like(arguments[3])  # the mean
-    discretised_update_out(*arguments, out)
+    discretised_update_out(*(*arguments, out))
     return out
 
 
