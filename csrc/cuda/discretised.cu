@@ -151,13 +151,12 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-constexpr int kDraws = 8;  // worked on at a time
-
 // L_n. Each lane reads a variable; the warp then takes them one by one.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 1)
     nstep_kernel(const __grid_constant__ DiscretisedLoss op, const __grid_constant__ Nodes<T> nodes,
                  const Chunks chunks) {
+  constexpr int kDraws = sizeof(T) == sizeof(double) ? 4 : 8;  // worked on at a time, in registers
   const Bins<T> bins{op.from.num_bins, op.from.clip};
   const int64_t seed = op.noise.seed ? *op.noise.seed : 0, all = op.to.batch * op.to.per_batch;
   const int lane = threadIdx.x % 32, draws = static_cast<int>(op.n_samples ? op.n_samples : op.num_nodes);
