@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import CASES
-from support import INTERPRETED, error, evaluate, scale, serves, ulp
+from support import INTERPRETED, error, evaluate, named, scale, serves, ulp
 
 from bfn_kernels import discrete
 
