@@ -158,7 +158,7 @@ def competitors(case: Case, backends: list[str], quick: bool = False) -> list[Co
 
 def available() -> list[str]:
     """The backends that are there, best first; the reference serves as their yardstick and is not timed."""
-    return [b.name for b in BACKENDS.values() if b.missing is None and b.namespace]
+    return [b.name for b in BACKENDS.values() if b.missing is None and b.device == "cpu"]
 
 
 def leaves(competitor: Competitor, case: Case, tensors: dict) -> dict:

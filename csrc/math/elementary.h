@@ -52,7 +52,7 @@ BFN_HD float expm1(float x) {
 // Of 2^scale x, x positive, finite and not subnormal: 8e-10.
 BFN_HD float log_normal(float x, float scale = 0.0f) {
   const int32_t bits = bit_cast<int32_t>(x), exponent = (bits - 0x3f3504f3) >> 23;
-  const float f = bit_cast<float>(bits - (exponent << 23)) - 1.0f;  // mantissa in [sqrt 1/2, sqrt 2)
+  const float f = bit_cast<float>(bits - exponent * (1 << 23)) - 1.0f;  // mantissa in [sqrt 1/2, sqrt 2)
   const float e = static_cast<float>(exponent) + scale;
   float q = 0.067466386f;
   q = q * f - 0.11675651f;

@@ -49,8 +49,8 @@ def test_teams(num_classes):
         lambda z, b: discrete.reconstruction_loss(x, z, backend=b),
         lambda z, b: discrete.discrete_time_loss(x, z, 0.4, n_steps=9, n_samples=2, seed=1, **beta, backend=b),
         lambda z, b: discrete.flow_sample(x, 0.5, num_classes=num_classes, seed=1, dtype=z.dtype, **beta, backend=b),
-        lambda z, b: discrete.update_sample(z, z, 0.01, seed=1, backend=b),
-        lambda z, b: discrete.update_sample(z, z, 0.01, seed=1, choose="mode", backend=b),
+        lambda z, b: discrete.update_sample(z.detach(), z, 0.01, seed=1, backend=b),
+        lambda z, b: discrete.update_sample(z.detach(), z, 0.01, seed=1, choose="mode", backend=b),
         lambda z, b: discrete.update_sample(z.detach(), z, 0.01, seed=1, choose="mean", backend=b),
     ]
     for call in calls:
