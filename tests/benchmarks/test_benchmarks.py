@@ -132,7 +132,7 @@ def test_the_error_is_that_of_the_worst_row():
 
 def test_a_failed_gate_has_no_time_and_status_1(monkeypatch, tmp_path, capsys):
     case = tiny(CASES[0])
-    honest = competitors(case, available())
+    honest = competitors(case, ["cpu"])
     spoiled = [replace(c, function=lambda case, r, f=c.function: wrong_output(f(case, r))) for c in honest]
     monkeypatch.setattr(runner, "competitors", lambda *_: [*spoiled[:1], *honest[1:2]])
     monkeypatch.setattr(runner, "CASES", [case])

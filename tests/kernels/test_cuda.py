@@ -5,11 +5,14 @@ import dataclasses
 import pytest
 import torch
 from cases import CASES
-from support import NATIVE, error, evaluate, named, pairs, scale, serves, ulp, widened
+from support import INTERPRETED, NATIVE, error, evaluate, named, pairs, scale, serves, ulp, widened
 from test_compile import CALLS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bfn_kernels import backends, continuous, discrete, discretised
+
+if INTERPRETED:
+    pytest.skip("a process for the Triton kernels alone", allow_module_level=True)
 
 on_host = pytest.mark.skipif("cuda_on_host" not in NATIVE, reason="the kernels are not built for the host")
 # Vectors and what is left over, rows shorter and longer than vectors, several blocks, several chunks of a sum.
