@@ -165,7 +165,7 @@ def leaves(competitor: Competitor, case: Case, tensors: dict) -> dict:
     """The tensors as the competitor takes them, with gradients asked of those that have one."""
     tensors = competitor.tensors(tensors)
     if case.options.get("reuse"):
-        tensors = tensors | {"out": torch.empty_like(tensors["mean"])}
+        tensors = tensors | {"out": tensors["mean"].clone()}  # whose pages were touched, as those of a state were
     return {k: v.detach().requires_grad_() if k in case.diff else v for k, v in tensors.items()}
 
 
