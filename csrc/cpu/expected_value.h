@@ -51,12 +51,15 @@ struct SortedBlock {
   template <class F>
   void each(EdgeRule which, F&& f) {
     for (int64_t i = begin[static_cast<int>(which)]; i < begin[static_cast<int>(which) + 1]; ++i) {
-      const ExpectedValue<T> k = f(mean[i], std[i]);
-      base[i] = k.base;
-      shift[i] = k.shift;
-      by_mean[i] = k.by_mean;
-      by_std[i] = k.by_std;
+      set(i, f(mean[i], std[i]));
     }
+  }
+
+  void set(int64_t i, const ExpectedValue<T>& k) {
+    base[i] = k.base;
+    shift[i] = k.shift;
+    by_mean[i] = k.by_mean;
+    by_std[i] = k.by_std;
   }
 
   // What it writes behind its own variables the next rule overwrites.
@@ -80,10 +83,8 @@ struct SortedBlock {
         }
       }
       for (int64_t j = 0; j < kVariableLanes; ++j) {
-        base[at + j] = bins.centre(below[j]);
-        shift[at + j] = bins.width() * sums[0][j];
-        by_mean[at + j] = 2 * unit[j] * sums[1][j];
-        by_std[at + j] = 2 * unit[j] * sums[2][j];
+        const EdgeWindow<T> window{{leading[j], rest[j], bins.real_count()}, unit[j], below[j], first[j]};
+        set(at + j, window_value(window, sums[0][j], sums[1][j], sums[2][j], bins));
       }
     }
   }
