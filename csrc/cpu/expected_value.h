@@ -33,7 +33,7 @@ struct SortedBlock {
   int64_t begin[kEdgeRules + 1] = {};
 
   SortedBlock(const T* means, const T* stds, int64_t length, Bins<T> bins) {
-    for (int64_t i = 0; i < length; ++i) rule[i] = static_cast<uint8_t>(edge_rule(stds[i], bins.width()));
+    for (int64_t i = 0; i < length; ++i) rule[i] = static_cast<uint8_t>(edge_rule(stds[i], bins));
     for (int64_t i = 0; i < length; ++i) ++begin[rule[i] + 1];
     for (int r = 0; r < kEdgeRules; ++r) begin[r + 1] += begin[r];
     int64_t next[kEdgeRules];
@@ -97,7 +97,7 @@ void ExpectedBlock<T>::sum(const T* mean, const T* std, int64_t length, Bins<T> 
     return;
   }
   SortedBlock<T> sorted(mean, std, length, bins);
-  for (const EdgeRule rule : {EdgeRule::kSeven, EdgeRule::kThirteen, EdgeRule::kTwentyFive}) sorted.edges(rule, bins);
+  for (const EdgeRule rule : {EdgeRule::kSeven, EdgeRule::kThirteen, EdgeRule::kNineteen}) sorted.edges(rule, bins);
   sorted.each(EdgeRule::kSmooth, [bins](T m, T s) { return smooth_sum(m, s, bins); });
   sorted.each(EdgeRule::kWide, [bins](T m, T s) { return wide_sum(m, s, bins); });
   for (int64_t i = 0; i < length; ++i) {

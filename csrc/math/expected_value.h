@@ -16,17 +16,18 @@ struct ExpectedValue {
 
 // Which rule sums over the edges: one that sees few, those within 6 std of the mean; then Euler-Maclaurin; and where
 // std is large, so that its terms would cancel, a Taylor series about the edges' middle.
-enum class EdgeRule : int { kSeven, kThirteen, kTwentyFive, kSmooth, kWide };
+enum class EdgeRule : int { kSeven, kThirteen, kNineteen, kSmooth, kWide };
 constexpr int kEdgeRules = 5;
 
 // Of the first three rules.
 BFN_HD int64_t edges_seen(EdgeRule rule) {
-  return rule == EdgeRule::kSeven ? 7 : rule == EdgeRule::kThirteen ? 13 : 25;
+  return rule == EdgeRule::kSeven ? 7 : rule == EdgeRule::kThirteen ? 13 : 19;
 }
 
 template <class T>
-BFN_HD EdgeRule edge_rule(T std, T h) {
-  const int rule = (std >= h / 2) + (std >= h) + (std >= 2 * h) + (std >= T(2));  // 2h is at most 2
+BFN_HD EdgeRule edge_rule(T std, Bins<T> bins) {
+  const T h = bins.width(), smooth = bins.count > 8 ? T(1.5) * h : T(2);  // a few edges are as soon summed
+  const int rule = (std >= h / 2) + (std >= h) + (std >= smooth) + (std >= T(2));
   return static_cast<EdgeRule>(rule);
 }
 
@@ -68,7 +69,7 @@ BFN_HD ExpectedValue<T> edge_sum(T mean, T std, int64_t count, Bins<T> bins) {
   return window_value(window, shift, density, moment, bins);
 }
 
-// Euler-Maclaurin's corrections at an end, to sum Phi, sum phi and sum z phi, with r = h/std the step: over m = 1..4,
+// Euler-Maclaurin's corrections at an end, to sum Phi, sum phi and sum z phi, with r = h/std the step: over m = 1..5,
 // B_2m/(2m)! r^(2m-1) f^(2m-1)(z), by Hermite polynomials.
 template <class T>
 struct EndCorrection {
@@ -78,19 +79,19 @@ struct EndCorrection {
 template <class T>
 BFN_HD EndCorrection<T> end_correction(T z, T phi, T r) {
   const T far = clamp(z, T(-14), T(14));  // where phi is 0, He must not be infinite
-  const T r2 = r * r, c[4] = {T(1) / 12, -r2 / 720, r2 * r2 / 30240, -r2 * r2 * r2 / 1209600};
-  T he[9] = {T(1), far};
-  for (int n = 1; n < 8; ++n) he[n + 1] = far * he[n] - n * he[n - 1];
+  const T r2 = r * r, c[5] = {T(1) / 12, T(-1) / 720, T(1) / 30240, T(-1) / 1209600, T(1) / 47900160};
+  T he[11] = {T(1), far};
+  for (int n = 1; n < 10; ++n) he[n + 1] = far * he[n] - n * he[n - 1];
   T cdf = 0, density = 0, moment = 0;
-  for (int m = 0; m < 4; ++m) {
-    cdf += c[m] * he[2 * m];
-    density -= c[m] * he[2 * m + 1];
-    moment -= c[m] * he[2 * m + 2];
+  for (int m = 4; m >= 0; --m) {  // powers of r2 themselves may be too small to be normal numbers
+    cdf = cdf * r2 + c[m] * he[2 * m];
+    density = density * r2 - c[m] * he[2 * m + 1];
+    moment = moment * r2 - c[m] * he[2 * m + 2];
   }
   return {r * phi * cdf, r * phi * density, r * phi * moment};
 }
 
-// std >= 2h, below 2. By the symmetry in the mean no tail is 1 minus little.
+// std >= 1.5h, below 2. By the symmetry in the mean no tail is 1 minus little.
 template <class T>
 BFN_HD ExpectedValue<T> smooth_sum(T mean, T std, Bins<T> bins) {
   const T h = bins.width(), r = h / std, sign = mean < T(0) ? T(-1) : T(1), m = abs(mean);
@@ -149,7 +150,7 @@ BFN_HD ExpectedValue<T> renormalised(ExpectedValue<T> k, T mean, T std, Bins<T> 
 template <class T>
 BFN_HD ExpectedValue<T> clipped_value(T mean, T std, Bins<T> bins) {
   if (sizeof(T) == sizeof(double)) return edge_sum(mean, std, bins.count - 1, bins);  // no rule shows as a step
-  const EdgeRule rule = edge_rule(std, bins.width());
+  const EdgeRule rule = edge_rule(std, bins);
   if (rule == EdgeRule::kSmooth) return smooth_sum(mean, std, bins);
   if (rule == EdgeRule::kWide) return wide_sum(mean, std, bins);
   const int64_t seen = edges_seen(rule);
