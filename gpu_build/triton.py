@@ -19,7 +19,7 @@ from triton.runtime.jit import JITFunction
 
 from bfn_kernels.continuous import triton as continuous
 from bfn_kernels.discrete import triton as discrete
-from bfn_kernels.discrete.autograd import RECEIVERS
+from bfn_kernels.discrete.autograd import RECEIVERS, ROW_STATS
 from bfn_kernels.discretised import triton as discretised
 from gpu_build import sass
 from gpu_build.table import Kernel
@@ -126,12 +126,13 @@ def of_data(x: torch.Tensor) -> list[Row]:
 def of_classes(z: torch.Tensor) -> list[Row]:
     """Those of discrete data; a class counts as a variable."""
     x, row, seed = torch.zeros(z.shape[:-1], dtype=torch.long), torch.ones(z.shape[0], 1), torch.tensor(1)
+    stats = torch.ones(*x.shape, ROW_STATS)
     classes, width = z.shape[-1], z.element_size()
     rows = [
         ("sender", 1, lambda: discrete.discrete_sender(x, row, row, classes, True, seed, None, z.dtype)),
         ("update, a draw", 3, lambda: discrete.discrete_update(z, z, row, row, 0, None, None, seed, None, None)),
-        ("loss", 1, lambda: discrete.discrete_loss(x, z, row, None, 3)),
-        ("loss_backward", 2, lambda: discrete.discrete_loss_backward(row, x, z, row, None)),
+        ("loss", 1, lambda: discrete.discrete_loss(x, z, row, None, 3, True)),
+        ("loss_backward", 2, lambda: discrete.discrete_loss_backward(row, x, z, row, None, stats)),
         *(
             (
                 f"L_n, {receiver}, 10 draws", 1 + 4 / width,

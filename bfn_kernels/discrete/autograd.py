@@ -21,6 +21,7 @@ from bfn_kernels.reduction import CODES
 # The numbers by which the operators know them (csrc/cpu/discrete.h).
 CHOICES = {"sample": 0, "mode": 1, "mean": 2}
 RECEIVERS = {"joint": 0, "factorised": 1}
+ROW_STATS = 4  # numbers of a row that a loss saves for its backward pass
 
 
 def sender_sample(ops: Namespace, x: Tensor, alpha, spread, num_classes, seed, noise, probs, dtype) -> Tensor:
@@ -42,11 +43,11 @@ def update_sample(
 
 
 def continuous_time_loss(ops: Namespace, x: Tensor, logits: Tensor, weight: Tensor, mask, reduction) -> Tensor:
-    return ops.discrete_loss(x, logits, weight, mask, CODES[reduction])[0]
+    return ops.discrete_loss(x, logits, weight, mask, CODES[reduction], *needs(logits))[0]
 
 
 def reconstruction_loss(ops: Namespace, x: Tensor, logits: Tensor, mask, reduction) -> Tensor:
-    return ops.discrete_loss(x, logits, None, mask, CODES[reduction])[0]
+    return ops.discrete_loss(x, logits, None, mask, CODES[reduction], *needs(logits))[0]
 
 
 def discrete_time_loss(
@@ -76,17 +77,20 @@ def _register(ops: Namespace) -> None:
     register_in_place(ops, "discrete_update_out")
 
     def save_loss(ctx, inputs, output):
-        x, logits, weight, mask, _ = inputs
-        ctx.save_for_backward(x, logits, weight, mask, output[1])
-        ctx.mark_non_differentiable(output[1])
+        x, logits, weight, mask, *_ = inputs
+        _, scale, stats = output
+        ctx.save_for_backward(x, logits, weight, mask, scale, stats)
+        ctx.mark_non_differentiable(scale, stats)
 
-    def loss_backward(ctx, grad, _):
-        x, logits, weight, mask, scale = ctx.saved_tensors
+    def loss_backward(ctx, grad, *_):
+        x, logits, weight, mask, scale, stats = ctx.saved_tensors
         grad = per_variable(grad, scale, x.dim())
-        return None, ops.discrete_loss_backward(grad, x, logits, weight, mask), None, None, None
+        return None, ops.discrete_loss_backward(grad, x, logits, weight, mask, stats), None, None, None, None
 
-    def loss_fake(x, logits, weight, mask, reduction):
-        return loss_fakes(x, reduction, compute_dtype(logits))
+    def loss_fake(x, logits, weight, mask, reduction, need_logits):
+        dtype = compute_dtype(logits)
+        stats = x.new_empty((*x.shape, ROW_STATS) if need_logits else (0,), dtype=dtype)
+        return *loss_fakes(x, reduction, dtype), stats
 
     register(ops, "discrete_loss", loss_fake, loss_backward, save_loss)
     register(ops, "discrete_loss_backward", lambda grad, x, logits, *rest: torch.empty_like(logits))

@@ -213,20 +213,23 @@ def _stats(view, x, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
     return exp_difference(z_x, top), rest, rest_square, top, z_x
 
 
-def discrete_loss(x: Tensor, logits: Tensor, weight, mask, reduction: int) -> tuple[Tensor, Tensor]:
+def discrete_loss(
+    x: Tensor, logits: Tensor, weight, mask, reduction: int, need_logits: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     tile, num_classes, T = tile_of(logits.shape[-1]), logits.shape[-1], compute_type(logits)
     losses = Losses(x, mask, reduction, compute_dtype(logits), tile.rows)
+    stats = x.new_empty((*x.shape, 4) if need_logits else (0,), dtype=compute_dtype(logits))
     launch(
         _loss, programs(x.numel(), tile.rows), view(x, x.shape), class_view(logits, logits.shape),
-        view(weight, x.shape), view(mask, x.shape), *losses.arguments, x.numel(),
+        view(weight, x.shape), view(mask, x.shape), stats if need_logits else None, *losses.arguments, x.numel(),
         EACH=losses.each, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=T, warps=tile.warps,
     )  # fmt: skip
-    return losses.finish()
+    return *losses.finish(), stats
 
 
 @triton.jit
 def _loss(
-    x, logits, weight, mask, values, counts, count,
+    x, logits, weight, mask, stats, values, counts, count,
     EACH: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """L∞ = weight·(q² + s) (205), without a weight −ln p_x."""
@@ -234,6 +237,12 @@ def _loss(
     x = load(x, rows, tl.int64)
     e_x, rest, rest_square, top, z_x = _stats(logits, x, rows, K, TILE, T)
     total = e_x + rest
+    if stats is not None:
+        to = stats + 4 * (rows[0] + rows[1])
+        tl.store(to, top, mask=rows[2])
+        tl.store(to + 1, e_x, mask=rows[2])
+        tl.store(to + 2, rest, mask=rows[2])
+        tl.store(to + 3, rest_square, mask=rows[2])
     if weight[0] is not None:
         loss = load(weight, rows, T) * (square(rest / total) + rest_square / square(total))
     else:
@@ -243,13 +252,13 @@ def _loss(
     write_losses(loss, load(mask, rows, tl.int1, True), rows, values, counts, EACH)
 
 
-def discrete_loss_backward(grad: Tensor, x: Tensor, logits: Tensor, weight, mask) -> Tensor:
+def discrete_loss_backward(grad: Tensor, x: Tensor, logits: Tensor, weight, mask, stats: Tensor) -> Tensor:
     shape, tile = logits.shape, tile_of(logits.shape[-1])
     by_logits = torch.empty_like(logits)
     to = class_view(by_logits, shape)
     launch(
         _loss_backward, programs(x.numel(), tile.rows), view(grad, x.shape), view(x, x.shape),
-        class_view(logits, shape), view(weight, x.shape), view(mask, x.shape), to, x.numel(),
+        class_view(logits, shape), view(weight, x.shape), view(mask, x.shape), stats, to, x.numel(),
         K=shape[-1], ROWS=tile.rows, TILE=tile.classes, T=compute_type(logits), warps=tile.warps,
     )  # fmt: skip
     return by_logits if to[0].data_ptr() == by_logits.data_ptr() else by_logits.copy_(to[0])
@@ -257,12 +266,14 @@ def discrete_loss_backward(grad: Tensor, x: Tensor, logits: Tensor, weight, mask
 
 @triton.jit
 def _loss_backward(
-    grad, x, logits, weight, mask, by_logits, count,
+    grad, x, logits, weight, mask, stats, by_logits, count,
     K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     rows = block_of(count, ROWS)
     x = load(x, rows, tl.int64)
-    e_x, rest, rest_square, top, _ = _stats(logits, x, rows, K, TILE, T)
+    row = stats + 4 * (rows[0] + rows[1])
+    top, e_x = tl.load(row, mask=rows[2]), tl.load(row + 1, mask=rows[2])
+    rest, rest_square = tl.load(row + 2, mask=rows[2]), tl.load(row + 3, mask=rows[2])
     total = e_x + rest
     p_x, q, s = (e_x / total)[:, None], (rest / total)[:, None], (rest_square / square(total))[:, None]
     factor = tl.where(_in_range(x, K), load(grad, rows, T), float("nan"))

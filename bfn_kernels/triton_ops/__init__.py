@@ -44,8 +44,10 @@ SCHEMAS = {
         "Tensor? noise, ScalarType dtype) -> Tensor",
         f"discrete_update({_DISCRETE_UPDATE}) -> Tensor",
         f"discrete_update_out({_DISCRETE_UPDATE}, Tensor(a!) out) -> ()",
-        "discrete_loss(Tensor x, Tensor logits, Tensor? weight, Tensor? mask, int reduction) -> (Tensor, Tensor)",
-        "discrete_loss_backward(Tensor grad, Tensor x, Tensor logits, Tensor? weight, Tensor? mask) -> Tensor",
+        "discrete_loss(Tensor x, Tensor logits, Tensor? weight, Tensor? mask, int reduction, "
+        "bool need_logits) -> (Tensor, Tensor, Tensor)",
+        "discrete_loss_backward(Tensor grad, Tensor x, Tensor logits, Tensor? weight, Tensor? mask, Tensor stats) -> "
+        "Tensor",
         "discrete_nstep(Tensor x, Tensor logits, Tensor alpha, int n_steps, int receiver, int n_samples, "
         "float[] nodes, float[] node_weights, Tensor? seed, Tensor? noise, Tensor? mask, int reduction, "
         "bool need_logits) -> (Tensor, Tensor, Tensor)",

@@ -71,25 +71,27 @@ Tensor update_new(const Tensor& output_logits, const Tensor& state, const Tensor
   return out;
 }
 
-std::tuple<Tensor, Tensor> loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& weight,
-                                    const MaybeTensor& mask, int64_t reduction) {
-  const Shape rows = shape_of(x);
+std::tuple<Tensor, Tensor, Tensor> loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& weight,
+                                            const MaybeTensor& mask, int64_t reduction, bool need_logits) {
+  const Shape rows = shape_of(x), four = with(rows, kRowStats);
   const ScalarType type = compute_type({&logits});
   const Reduced to = reduced(x, mask, reduction, type);
+  Tensor stats = new_tensor(logits, need_logits ? four : Shape{0}, type);
   BadClass bad;
   const DiscreteLoss op{classes_of(logits),
                         view("x", x, rows),
                         view("logits", logits, with(rows, classes_of(logits))),
                         view("weight", weight, rows),
+                        need_logits ? view("stats", stats, four) : View{},
                         to.to,
                         &bad};
   with_compute_type(type, [&](auto t) { discrete_loss<decltype(t)>(op); });
   refuse(bad, "x", op.num_classes);
-  return {to.loss, to.scale};
+  return {to.loss, to.scale, stats};
 }
 
 Tensor loss_backward_new(const Tensor& grad, const Tensor& x, const Tensor& logits, const MaybeTensor& weight,
-                         const MaybeTensor& mask) {
+                         const MaybeTensor& mask, const Tensor& stats) {
   const Shape rows = shape_of(x), shape = with(rows, classes_of(logits));
   Tensor by_logits = new_like(logits);
   const DiscreteLossBackward op{numel(rows),
@@ -99,6 +101,7 @@ Tensor loss_backward_new(const Tensor& grad, const Tensor& x, const Tensor& logi
                                 view("logits", logits, shape),
                                 view("weight", weight, rows),
                                 view("mask", mask, rows),
+                                view("stats", stats, with(rows, kRowStats)),
                                 view("gradient", by_logits, shape)};
   with_compute_type(compute_type({&logits}), [&](auto t) { discrete_loss_backward<decltype(t)>(op); });
   return by_logits;
@@ -146,8 +149,13 @@ BFN_SCHEMAS(m) {
       "ScalarType dtype) -> Tensor");
   m.def("discrete_update(" BFN_UPDATE ") -> Tensor");
   m.def("discrete_update_out(" BFN_UPDATE ", Tensor(a!) out) -> ()");
-  m.def("discrete_loss(Tensor x, Tensor logits, Tensor? weight, Tensor? mask, int reduction) -> (Tensor, Tensor)");
-  m.def("discrete_loss_backward(Tensor grad, Tensor x, Tensor logits, Tensor? weight, Tensor? mask) -> Tensor");
+  m.def(
+      "discrete_loss(Tensor x, Tensor logits, Tensor? weight, Tensor? mask, int reduction, bool need_logits) -> "
+      "(Tensor, "
+      "Tensor, Tensor)");
+  m.def(
+      "discrete_loss_backward(Tensor grad, Tensor x, Tensor logits, Tensor? weight, Tensor? mask, Tensor stats) -> "
+      "Tensor");
   m.def(
       "discrete_nstep(Tensor x, Tensor logits, Tensor alpha, int n_steps, int receiver, int n_samples, float[] nodes, "
       "float[] node_weights, Tensor? seed, Tensor? noise, Tensor? mask, int reduction, bool need_logits) -> (Tensor, "

@@ -187,64 +187,70 @@ void discrete_update(const DiscreteUpdate& op) {
 template <class T>
 void discrete_loss(const DiscreteLoss& op) {
   const int64_t count = op.num_classes;
-  const auto make = [&] { return RowScratch<T>(count); };
+  const auto make = [&] { return RowScratch<T>(count, false); };
   reduce_losses<T>(op.to, count, make, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, auto& scratch) {
     for_rows(start, length, count, [&](const Rows& rows) {
       int64_t x[kLanes];
-      T weight[kLanes], cost[kLanes];
+      T weight[kLanes], stats[kLanes * kRowStats] = {};
       uint8_t costs[kLanes];
-      if (!mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs)) return;
+      const auto save = [&] {
+        if (op.stats) store(op.stats, rows.first * kRowStats, rows.count * kRowStats, stats);
+      };
+      if (!mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs)) return save();
       load_classes(op.x, rows, costs, x, op.bad);
       const RowSums<T> sums(rows, x, scratch, logits_of<T>(op.logits));
       load_lanes(op.weight, rows, weight);
       for (int64_t j = 0; j < rows.count; ++j) {
         const RowStats<T> row = sums.stats(j);
-        cost[j] = op.weight ? weight[j] * squared_distance(row) : cross_entropy(row, sums.z_x[j]);
-        loss[rows.first - start + j] = x[j] < 0 ? static_cast<T>(kNaN) : cost[j];
+        const T cost = op.weight ? weight[j] * squared_distance(row) : cross_entropy(row, sums.z_x[j]);
+        loss[rows.first - start + j] = x[j] < 0 ? static_cast<T>(kNaN) : cost;
+        if (costs[j]) std::memcpy(stats + j * kRowStats, &row, sizeof(row));
       }
+      save();
     });
   });
 }
 
 template <class T>
 void discrete_loss_backward(const DiscreteLossBackward& op) {
-  const auto make = [&] { return RowScratch<T>(op.num_classes); };
-  for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
-    int64_t x[kLanes];
-    T grad[kLanes], weight[kLanes];
-    uint8_t costs[kLanes];
-    load_lanes(op.mask, rows, costs, uint8_t{1});
-    load_classes(op.x, rows, costs, x, nullptr);
-    load_lanes(op.grad, rows, grad);
-    load_lanes(op.weight, rows, weight);
-    const RowSums<T> sums(rows, x, scratch, logits_of<T>(op.logits));
-    // by_x at x, elsewhere p (slope p + level); nothing where the row costs nothing, whatever its logits
-    T by_x[kLanes], inverse[kLanes], slope[kLanes], level[kLanes];
-    int32_t looked_at[kLanes];
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const RowStats<T> row = sums.stats(j);
-      inverse[j] = 1 / row.total();
-      looked_at[j] = costs[j];
-      if (op.weight) {
-        const T factor = grad[j] * weight[j];
-        by_x[j] = factor * squared_distance_by_x(row);
-        slope[j] = 2 * factor;
-        level[j] = 2 * factor * (row.x / row.total() * row.q() - row.s());
-      } else {
-        by_x[j] = -grad[j] * row.q();
-        slope[j] = 0;
-        level[j] = grad[j];
-      }
-    }
-    scratch.store(op.by_logits, rows, [&](const Tile& tile, const T* __restrict e, const T* scale, T* __restrict by) {
-      const StepOf step(tile, x);
-      for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
-        const T p = e[i] * (inverse[j] * scale[j]), other = p * (slope[j] * p + level[j]);
-        const T any = s == step.at[j] ? by_x[j] : other;
-        by[i] = looked_at[j] != 0 ? any : T(0);
+  for_row_blocks(
+      op.count, op.num_classes, [] { return NoScratch{}; },
+      [&](const Rows& rows, NoScratch) {
+        int64_t x[kLanes];
+        T grad[kLanes], weight[kLanes], buffer[kLanes * kRowStats];
+        uint8_t costs[kLanes];
+        load_lanes(op.mask, rows, costs, uint8_t{1});
+        load_classes(op.x, rows, costs, x, nullptr);
+        load_lanes(op.grad, rows, grad);
+        load_lanes(op.weight, rows, weight);
+        const T* stats = load(op.stats, rows.first * kRowStats, rows.count * kRowStats, buffer);
+        T top[kLanes], by_x[kLanes], slope[kLanes], level[kLanes], inverse[kLanes];
+        int32_t looked_at[kLanes];
+        for (int64_t j = 0; j < kLanes; ++j) {
+          RowStats<T> row;
+          std::memcpy(&row, stats + std::min(j, rows.count - 1) * kRowStats, sizeof(row));
+          const RowSlopes<T> slopes =
+              op.weight ? squared_distance_slopes(row, grad[j] * weight[j]) : cross_entropy_slopes(row, grad[j]);
+          top[j] = row.max;
+          by_x[j] = slopes.by_x;
+          slope[j] = slopes.slope;
+          level[j] = slopes.level;
+          inverse[j] = slopes.inverse;
+          looked_at[j] = costs[j];  // a row that costs nothing has no gradient, whatever its logits
+        }
+        for_tiles(rows, [&](const Tile& tile) {
+          T logits[kBlock], e[kBlock], out[kBlock];
+          exp_steps(tile.steps, load_tile(op.logits, tile, logits, kMinusInfinity<T>), top, e);
+          T* __restrict by = target_tile(op.by_logits, tile, out);
+          const StepOf step(tile, x);
+          for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
+            const RowSlopes<T> slopes{by_x[j], slope[j], level[j], inverse[j]};
+            const T any = s == step.at[j] ? slopes.by_x : slopes.by_other(e[i]);
+            by[i] = looked_at[j] != 0 ? any : T(0);
+          });
+          store_tile(op.by_logits, tile, by);
+        });
       });
-    });
-  });
 }
 
 #define BFN_INSTANTIATE(T)                                 \

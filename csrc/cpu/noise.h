@@ -12,24 +12,32 @@
 namespace bfn {
 
 // A register of unsigned 64-bit numbers. Compilers do not see by themselves that only low halves are multiplied, which
-// has an instruction; the general product takes three.
+// has an instruction; the general product takes three. With AVX-512 products and shifts wait for the same port, and
+// shuffles do not.
+struct WideWords {
 #if defined(__AVX512F__)
-using Wide = uint64_t __attribute__((vector_size(64)));
-inline Wide wide_product(Wide a, Wide b) { return (Wide)_mm512_mul_epu32((__m512i)a, (__m512i)b); }
+  using Value = uint64_t __attribute__((vector_size(64)));
+  static Value product(Value a, uint32_t b) { return (Value)_mm512_mul_epu32((__m512i)a, (__m512i)(Value{} + b)); }
+  static Value high(Value a) { return (Value)_mm512_shuffle_epi32((__m512i)a, _MM_PERM_CDAB); }
 #elif defined(__AVX2__)
-using Wide = uint64_t __attribute__((vector_size(32)));
-inline Wide wide_product(Wide a, Wide b) { return (Wide)_mm256_mul_epu32((__m256i)a, (__m256i)b); }
+  using Value = uint64_t __attribute__((vector_size(32)));
+  static Value product(Value a, uint32_t b) { return (Value)_mm256_mul_epu32((__m256i)a, (__m256i)(Value{} + b)); }
+  static Value high(Value a) { return a >> 32; }
 #elif defined(__SSE2__)
-using Wide = uint64_t __attribute__((vector_size(16)));
-inline Wide wide_product(Wide a, Wide b) { return (Wide)_mm_mul_epu32((__m128i)a, (__m128i)b); }
+  using Value = uint64_t __attribute__((vector_size(16)));
+  static Value product(Value a, uint32_t b) { return (Value)_mm_mul_epu32((__m128i)a, (__m128i)(Value{} + b)); }
+  static Value high(Value a) { return a >> 32; }
 #else
-using Wide = uint64_t __attribute__((vector_size(16)));
-inline Wide wide_product(Wide a, Wide b) { return (a & 0xFFFFFFFFu) * b; }
+  using Value = uint64_t __attribute__((vector_size(16)));
+  static Value product(Value a, uint32_t b) { return (a & 0xFFFFFFFFu) * b; }
+  static Value high(Value a) { return a >> 32; }
 #endif
+};
 
 // The words of kLanes groups, `stride` apart.
 inline void fill_words(uint32_t (*words)[kLanes], uint64_t seed, uint64_t first_group, uint64_t stride, uint32_t stream,
                        uint32_t draw) {
+  using Wide = WideWords::Value;
   constexpr int64_t kWide = sizeof(Wide) / sizeof(uint64_t);
   Wide even{};
   for (int64_t j = 0; j < kWide; ++j) even[j] = 2 * j * stride;
@@ -40,8 +48,7 @@ inline void fill_words(uint32_t (*words)[kLanes], uint64_t seed, uint64_t first_
       c[odd][1] = c[odd][0] >> 32;
       c[odd][2] = Wide{} + stream;
       c[odd][3] = Wide{} + draw;
-      philox_rounds(seed, c[odd][0], c[odd][1], c[odd][2], c[odd][3],
-                    [](Wide a, uint32_t b) { return wide_product(a, Wide{} + b); });
+      philox_rounds<WideWords>(seed, c[odd][0], c[odd][1], c[odd][2], c[odd][3]);
     }
     for (int word = 0; word < 4; ++word) {
       const Wide both = (c[0][word] & 0xFFFFFFFFu) | (c[1][word] << 32);

@@ -99,6 +99,13 @@ void store_tile(const View& view, const Tile& tile, const T* from) {
   store(view, start, rows.count * tile.classes, to);
 }
 
+// Where to write a tile: in place if that can be, else `buffer`, which `store_tile` then writes.
+template <class T>
+T* target_tile(const View& view, const Tile& tile, T* buffer) {
+  if (!tile.rows.one() || tile.classes != tile.padded()) return buffer;
+  return target(view, tile.rows.first * tile.rows.num_classes + tile.first, buffer);
+}
+
 // Numbers of rows, one for each lane.
 template <class T>
 void load_lanes(const View& view, const Rows& rows, T (&out)[kLanes], T missing = T(0)) {
@@ -221,9 +228,13 @@ template <class T>
   }
 }
 
+// It asks for what lies a tile ahead, which is wanted next: the hardware does not look beyond 4 KiB.
 template <class T>
 [[gnu::noinline]] void exp_steps(int64_t steps, const T* __restrict z, const T* __restrict top, T* __restrict e) {
   for (int64_t s = 0; s < steps; ++s) {
+#if defined(__GNUC__)
+    __builtin_prefetch(z + s * kLanes + kBlock);
+#endif
     for (int64_t j = 0; j < kLanes; ++j) e[s * kLanes + j] = exp_difference(z[s * kLanes + j], top[j]);
   }
 }
@@ -262,14 +273,17 @@ struct TileSums {
   }
 };
 
-// What is kept of the rows between the sweeps over their tiles.
+// What is kept of the rows between the sweeps over their tiles; `keep_e`: of all tiles, e too.
 template <class T>
 struct RowScratch {
-  std::vector<T> e;
+  bool keep_e;
   std::vector<TileSums<T>> tiles;
+  std::vector<T> e;
 
-  explicit RowScratch(int64_t num_classes)
-      : e((num_classes + kBlock - 1) / kBlock * kBlock), tiles(e.size() / kBlock) {}
+  explicit RowScratch(int64_t num_classes, bool keep_all_e = true)
+      : keep_e(keep_all_e),
+        tiles((num_classes + kBlock - 1) / kBlock),
+        e(keep_e ? tiles.size() * kBlock : static_cast<size_t>(kBlock)) {}
 
   // make(tile, e, scale, out) makes the numbers to write of what is kept.
   template <class F>
@@ -297,7 +311,7 @@ struct RowSums {
       T buffer[kBlock];
       const T* z = logits(tile, buffer);
       const StepOf step(tile, x);
-      scratch.tiles[count++].take(tile, z, step, scratch.e.data() + tile.first);
+      scratch.tiles[count++].take(tile, z, step, scratch.e.data() + (scratch.keep_e ? tile.first : 0));
       where_met(step, [&](int64_t j, int64_t s) { set_lanes(rows, j, z_x, z[s * kLanes + j]); });
     });
     std::copy_n(scratch.tiles[0].top, kLanes, top);

@@ -209,9 +209,16 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
   using T = typename A::Compute;
   const Team team(team_size);
   reduce_rows<T>(team, op.to, chunks, op.x, op.num_classes, [&](int64_t row, int64_t x, bool on) {
+    RowStats<T> stats{};
+    if (on) {
+      ClassRow<A, Team, kSlots> logits(team, op.logits, row, static_cast<int>(op.num_classes));
+      stats = logits.stats(x);
+    }
+    if (op.stats && team.rank == 0) {
+      const T numbers[kRowStats] = {stats.max, stats.x, stats.rest, stats.rest_square};
+      for (int64_t i = 0; i < kRowStats; ++i) write(op.stats, row * kRowStats + i, numbers[i]);
+    }
     if (!on) return T(0);
-    ClassRow<A, Team, kSlots> logits(team, op.logits, row, static_cast<int>(op.num_classes));
-    const auto stats = logits.stats(x);
     if (op.weight) return read<T>(op.weight, row) * squared_distance(stats);
     return cross_entropy(stats, read<T>(op.logits, row * op.num_classes + x));
   });
@@ -226,20 +233,19 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
   for_rows(team, op.count, [&](int64_t row) {
     const bool on = read<int>(op.mask, row, 1) != 0;
     const int64_t x = on ? read<int64_t>(op.x, row) : 0;
-    const bool valid = is_class(x, count);
-    ClassRow<A, Team, kSlots> logits(team, op.logits, row, count);
-    const auto stats = logits.stats(valid ? x : 0);
-    const T grad = on ? (valid ? read<T>(op.grad, row) : kNaN<T>) : T(0), inverse = T(1) / stats.total();
-    const T factor = op.weight ? grad * read<T>(op.weight, row) : grad * inverse;
-    const T by_x = op.weight ? factor * squared_distance_by_x(stats) : -factor * stats.rest;
-    for_groups<kSlots>(team, count, [&](int i, int first) {
+    const T grad = is_class(x, count) ? read<T>(op.grad, row) : kNaN<T>;
+    T numbers[kRowStats];
+    for (int64_t i = 0; i < kRowStats; ++i) numbers[i] = read<T>(op.stats, row * kRowStats + i);
+    const RowStats<T> stats{numbers[0], numbers[1], numbers[2], numbers[3]};
+    const RowSlopes<T> slopes =
+        op.weight ? squared_distance_slopes(stats, grad * read<T>(op.weight, row)) : cross_entropy_slopes(stats, grad);
+    for_groups<kSlots>(team, count, [&](int, int first) {
       T z[4];
-      logits.group(i, first, z);
+      A::load(op.logits, row, count, first, z);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const T e = exp_difference(z[j], stats.max);
-        const T by_other = factor * (op.weight ? squared_distance_by_other(stats, e) : e);
-        z[j] = !on ? T(0) : first + j == x ? by_x : by_other;
+        const T by_other = slopes.by_other(exp_difference(z[j], stats.max));
+        z[j] = !on ? T(0) : first + j == x ? slopes.by_x : by_other;
       }
       A::store(op.by_logits, row, count, first, z);
     });

@@ -22,26 +22,35 @@ struct RowStats {
   BFN_HD T s() const { return rest_square / square(total()); }
 };
 
-// L_inf = weight (q^2 + s) (205), and its derivatives by the logit of x and by another.
+// L_inf = weight (q^2 + s) (205).
 template <class T>
 BFN_HD T squared_distance(RowStats<T> row) {
   return square(row.q()) + row.s();
-}
-
-template <class T>
-BFN_HD T squared_distance_by_x(RowStats<T> row) {
-  return -2 * (row.x / row.total()) * squared_distance(row);
-}
-
-template <class T>
-BFN_HD T squared_distance_by_other(RowStats<T> row, T e) {
-  return 2 * (e / row.total()) * (e / row.total() + (row.x / row.total()) * row.q() - row.s());
 }
 
 // -ln p_x. Where e_x underflows, z_x says how small it is.
 template <class T>
 BFN_HD T cross_entropy(RowStats<T> row, T z_x) {
   return row.x > T(0.5) ? log1p(row.rest / row.x) : log(row.total()) + row.max - z_x;
+}
+
+// Derivatives of either loss times a factor: `by_x` by the logit of x, p (slope p + level) by that of another class.
+template <class T>
+struct RowSlopes {
+  T by_x, slope, level, inverse;  // p = e inverse
+
+  BFN_HD T by_other(T e) const { return e * inverse * (slope * (e * inverse) + level); }
+};
+
+template <class T>
+BFN_HD RowSlopes<T> squared_distance_slopes(RowStats<T> row, T factor) {
+  const T inverse = 1 / row.total(), p_x = row.x * inverse;
+  return {-2 * factor * p_x * squared_distance(row), 2 * factor, 2 * factor * (p_x * row.q() - row.s()), inverse};
+}
+
+template <class T>
+BFN_HD RowSlopes<T> cross_entropy_slopes(RowStats<T> row, T factor) {
+  return {-factor * row.q(), T(0), factor, 1 / row.total()};
 }
 
 constexpr double kMaxShift = 80;  // exp of it stays well within float

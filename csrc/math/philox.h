@@ -19,16 +19,17 @@ struct Words {
   uint32_t w0, w1, w2, w3;
 };
 
-// Of the low halves of unsigned 64-bit numbers; a vector of them has one of its own (cpu/noise.h).
-struct WideProduct {
-  BFN_HD uint64_t operator()(uint64_t a, uint32_t b) const {
-    return static_cast<uint64_t>(static_cast<uint32_t>(a)) * b;
-  }
+// What the rounds do with words in the low halves of 64 bits, whose high ones hold anything; vectors of them have
+// their own (cpu/noise.h).
+struct WideWord {
+  using Value = uint64_t;
+  static BFN_HD Value product(Value a, uint32_t b) { return static_cast<uint64_t>(static_cast<uint32_t>(a)) * b; }
+  static BFN_HD Value high(Value a) { return a >> 32; }
 };
 
-// The ten rounds on the counter c0..c3, words held in the low halves of 64 bits; the high ones hold anything.
-template <class Wide, class Product>
-BFN_HD void philox_rounds(uint64_t seed, Wide& c0, Wide& c1, Wide& c2, Wide& c3, Product product) {
+// The ten rounds on the counter c0..c3.
+template <class Wide, class Value = typename Wide::Value>
+BFN_HD void philox_rounds(uint64_t seed, Value& c0, Value& c1, Value& c2, Value& c3) {
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
 #if defined(__CUDA_ARCH__)
 #pragma unroll
@@ -36,10 +37,10 @@ BFN_HD void philox_rounds(uint64_t seed, Wide& c0, Wide& c1, Wide& c2, Wide& c3,
 #pragma GCC unroll 10
 #endif
   for (int round = 0; round < 10; ++round) {
-    const Wide p0 = product(c0, 0xD2511F53u), p1 = product(c2, 0xCD9E8D57u);
-    c0 = (p1 >> 32) ^ c1 ^ k0;
+    const Value p0 = Wide::product(c0, 0xD2511F53u), p1 = Wide::product(c2, 0xCD9E8D57u);
+    c0 = Wide::high(p1) ^ c1 ^ k0;
     c1 = p1;
-    c2 = (p0 >> 32) ^ c3 ^ k1;
+    c2 = Wide::high(p0) ^ c3 ^ k1;
     c3 = p0;
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
@@ -48,7 +49,7 @@ BFN_HD void philox_rounds(uint64_t seed, Wide& c0, Wide& c1, Wide& c2, Wide& c3,
 
 BFN_HD Words philox(uint64_t seed, uint64_t group, uint32_t stream, uint32_t draw) {
   uint64_t c0 = group, c1 = group >> 32, c2 = stream, c3 = draw;
-  philox_rounds(seed, c0, c1, c2, c3, WideProduct{});
+  philox_rounds<WideWord>(seed, c0, c1, c2, c3);
   return {static_cast<uint32_t>(c0), static_cast<uint32_t>(c1), static_cast<uint32_t>(c2), static_cast<uint32_t>(c3)};
 }
 

@@ -42,17 +42,20 @@ struct DiscreteUpdate {
   BadClass* bad;
 };
 
-// L_inf where there is a weight, else -ln p_x.
+constexpr int64_t kRowStats = 4;  // numbers of math/discrete.h's RowStats
+
+// L_inf where there is a weight, else -ln p_x. `stats` takes the RowStats of each row, four numbers, where a gradient
+// will be asked for; zeros for those that the mask leaves out.
 struct DiscreteLoss {
   int64_t num_classes;
-  View x, logits, weight;
+  View x, logits, weight, stats;
   LossTarget to;
   BadClass* bad;
 };
 
 struct DiscreteLossBackward {
   int64_t count, num_classes;
-  View grad, x, logits, weight, mask, by_logits;
+  View grad, x, logits, weight, mask, stats, by_logits;
 };
 
 enum class Receiver : int64_t { kJoint, kFactorised };

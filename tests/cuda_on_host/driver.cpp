@@ -172,11 +172,13 @@ void run_discrete(int64_t batch, int64_t length, int64_t num_classes, F&& make) 
     discrete_update<T>({rows, num_classes, make(count), make(count), alpha, alpha, choice, x, mask_of(rows),
                         seeded(kSender), seeded(kClass), make(count), &bad});
   }
+  const View stats = dense<T>(rows * kRowStats);
   each_target<T>(batch, length, [&](const LossTarget& to) {
-    discrete_loss<T>({num_classes, x, make(count), alpha, to, &bad});
-    discrete_loss<T>({num_classes, x, make(count), {}, to, &bad});
+    discrete_loss<T>({num_classes, x, make(count), alpha, stats, to, &bad});
+    discrete_loss<T>({num_classes, x, make(count), {}, {}, to, &bad});
   });
-  discrete_loss_backward<T>({rows, num_classes, dense<T>(rows), x, make(count), alpha, mask_of(rows), make(count)});
+  discrete_loss_backward<T>(
+      {rows, num_classes, dense<T>(rows), x, make(count), alpha, mask_of(rows), stats, make(count)});
   const double nodes[2] = {-1, 1}, weights[2] = {0.5, 0.5};
   const LossTarget to = target<T>(batch, length, Reduction::kMean, true);
   discrete_nstep<T>({num_classes,
