@@ -1,11 +1,10 @@
 #include "tensors.h"
 
-#if defined(__linux__) && !defined(BFN_CUDA)
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 
+#ifndef BFN_CUDA
+#include "pages.h"
+#endif
 #include "target.h"
 
 namespace bfn {
@@ -81,22 +80,8 @@ ScalarType compute_type(std::initializer_list<const Tensor*> tensors) {
   return ScalarType::Float;
 }
 
-// Before its first use, when page faults of 4 KiB each would cost more than filling it. A wish, not a demand.
-static Tensor in_huge_pages(Tensor x) {
-#if defined(MADV_HUGEPAGE) && !defined(BFN_CUDA)
-  constexpr uintptr_t kPage = 4096, kWorthwhile = 4 << 20;
-  const uintptr_t bytes = x.numel() * x.element_size();
-  if (bytes >= kWorthwhile) {
-    const uintptr_t begin = reinterpret_cast<uintptr_t>(x.const_data_ptr()), end = (begin + bytes) / kPage * kPage;
-    const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
-    madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
-  }
-#endif
-  return x;
-}
-
 // Contiguous; by the shim itself, since the way through the dispatcher costs more than a small tensor.
-static Tensor fresh(const Tensor& like, const Shape& shape, ScalarType type) {
+Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type) {
   if (shape.size() > kMaxDims) throw std::invalid_argument("too many dimensions");
   int64_t strides[kMaxDims], stride = 1;
   for (size_t d = shape.size(); d-- > 0;) {
@@ -107,19 +92,23 @@ static Tensor fresh(const Tensor& like, const Shape& shape, ScalarType type) {
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+#ifndef BFN_CUDA
+  const size_t bytes = static_cast<size_t>(numel(shape)) * aoti_torch_dtype_element_size(dtype);
+  if (void* const pages = bytes >= kWorthwhile ? take_pages(bytes) : nullptr) {
+    const torch::stable::Device device(torch::headeronly::DeviceType::CPU);
+    return torch::stable::from_blob(pages, shape, {strides, shape.size()}, device, type,
+                                    [bytes](void* left) { leave_pages(left, bytes); });
+  }
+#endif
   AtenTensorHandle made;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides,
                                                          dtype, device_type, device_index, &made));
   return Tensor(made);
 }
 
-Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type) {
-  return in_huge_pages(fresh(like, shape, type));
-}
-
 Tensor new_like(const Tensor& like) {
   if (like.is_contiguous()) return new_tensor(like, shape_of(like), like.scalar_type());
-  return in_huge_pages(torch::stable::empty_like(like));
+  return torch::stable::empty_like(like);
 }
 
 Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream) {

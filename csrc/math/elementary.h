@@ -126,12 +126,31 @@ BFN_HD T softplus(T x) {
   return (x > T(0) ? x : T(0)) + log1p(exp(-abs(x)));
 }
 
-// exp(a - b), free of the rounding of a - b, which for logits far apart is most of the error.
+// a - b, and what its rounding lost.
 template <class T>
-BFN_HD T exp_difference(T a, T b) {
-  const T difference = a - b, back = difference - a, lost = (a - (difference - back)) - (b + back);
-  const T e = exp(difference);
-  return lost - lost == T(0) ? e + e * lost : e;
+struct Difference {
+  T value, lost;
+};
+
+template <class T>
+BFN_HD Difference<T> difference_of(T a, T b) {
+  const T value = a - b, back = value - a;
+  return {value, (a - (value - back)) - (b + back)};
+}
+
+// exp(a - b), a <= b, as a term beside the largest: 0 below the normal range. It is free of the rounding of a - b,
+// which for logits far apart is most of the error.
+BFN_HD float exp_difference(float a, float b) {
+  const Difference<float> d = difference_of(a, b);
+  const ReducedExp e = reduced_exp(clamp(d.value, -87.0f, 0.0f));
+  const float value = (1.0f + e.excess) * power_of_two(static_cast<int32_t>(e.n));
+  return d.value < -87.0f ? 0.0f : value + value * d.lost;
+}
+
+BFN_HD double exp_difference(double a, double b) {
+  const Difference<double> d = difference_of(a, b);
+  const double e = ::exp(d.value);
+  return d.lost - d.lost == 0 ? e + e * d.lost : e;
 }
 
 template <class T>

@@ -1,0 +1,96 @@
+#include "pages.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+
+#include <cstdint>
+#include <mutex>
+#include <vector>
+#endif
+
+namespace bfn {
+
+#if defined(__linux__)
+
+namespace {
+
+constexpr size_t kPage = size_t{2} << 20;
+constexpr size_t kMostLeft = size_t{1} << 30;
+
+struct Pages {
+  void* at;
+  size_t bytes;
+};
+
+struct Left {
+  std::mutex mutex;
+  std::vector<Pages> pages;  // in the order in which they were left
+  size_t bytes = 0;
+
+  void remove(size_t i) {
+    bytes -= pages[i].bytes;
+    pages.erase(pages.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+};
+
+// Never destroyed: outputs may live longer than this library's statics.
+Left& left() {
+  static Left& pages = *new Left;
+  return pages;
+}
+
+size_t whole_pages(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+
+// Aligned to a huge page, by asking for one more. What is used of the last one lies in small pages.
+void* fresh_pages(size_t bytes, size_t used) {
+  void* got = mmap(nullptr, bytes + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (got == MAP_FAILED) return nullptr;
+  char* begin = static_cast<char*>(got);
+  const size_t before = (kPage - reinterpret_cast<uintptr_t>(begin) % kPage) % kPage;
+  if (before > 0) munmap(begin, before);
+  if (before < kPage) munmap(begin + before + bytes, kPage - before);
+  madvise(begin + before, used / kPage * kPage, MADV_HUGEPAGE);
+  return begin + before;
+}
+
+}  // namespace
+
+void* take_pages(size_t used) {
+  const size_t bytes = whole_pages(used);
+  {
+    Left& kept = left();
+    const std::lock_guard<std::mutex> lock(kept.mutex);
+    for (size_t i = kept.pages.size(); i-- > 0;) {
+      if (kept.pages[i].bytes != bytes) continue;
+      void* const at = kept.pages[i].at;
+      kept.remove(i);
+      return at;
+    }
+  }
+  return fresh_pages(bytes, used);
+}
+
+void leave_pages(void* pages, size_t used) {
+  const size_t bytes = whole_pages(used);
+  Left& kept = left();
+  const std::lock_guard<std::mutex> lock(kept.mutex);
+  if (bytes > kMostLeft || madvise(pages, bytes, MADV_FREE) != 0) {
+    munmap(pages, bytes);
+    return;
+  }
+  kept.pages.push_back({pages, bytes});
+  kept.bytes += bytes;
+  while (kept.bytes > kMostLeft) {
+    munmap(kept.pages[0].at, kept.pages[0].bytes);
+    kept.remove(0);
+  }
+}
+
+#else
+
+void* take_pages(size_t) { return nullptr; }
+void leave_pages(void*, size_t) {}
+
+#endif
+
+}  // namespace bfn

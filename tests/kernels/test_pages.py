@@ -1,0 +1,59 @@
+"""Large outputs of the CPU kernels lie in pages that earlier ones left."""
+
+import sys
+
+import pytest
+import torch
+
+from bfn_kernels import continuous
+from bfn_kernels.backends import BACKENDS
+
+pytestmark = pytest.mark.skipif(
+    BACKENDS["cpu"].missing is not None or sys.platform != "linux", reason="native kernels on Linux alone"
+)
+MIB = 2**20
+
+
+def flow(mib: int) -> torch.Tensor:
+    x = torch.zeros(1, mib * MIB // 4)
+    return continuous.flow_sample(x, torch.tensor([0.5]), sigma_1=0.1, seed=1)
+
+
+def test_pages_are_filled_again():
+    first, other = flow(8), flow(8)
+    assert first.data_ptr() != other.data_ptr()
+    expected, place = first.clone(), first.data_ptr()
+    first.fill_(torch.nan)
+    del first
+    again = flow(8)
+    assert again.data_ptr() == place
+    assert torch.equal(again, expected)
+
+
+def test_a_view_keeps_them():
+    out = flow(8)
+    view, expected = out[0, 5:9], out[0, 5:9].clone()
+    place = out.data_ptr()
+    del out
+    assert flow(8).data_ptr() != place
+    assert torch.equal(view, expected)
+
+
+def test_small_outputs_and_other_sizes_are_their_own():
+    small, large = flow(1), flow(12)
+    place = large.data_ptr()
+    del large
+    assert flow(8).data_ptr() != place
+    small.resize_(3)  # which those that lie in such pages cannot be
+
+
+def test_no_more_than_a_gibibyte_is_left():
+    def mapped() -> int:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * 4096
+
+    before = mapped()
+    outputs = [flow(384 + 2 * i) for i in range(3)]
+    assert mapped() - before > 1100 * MIB
+    del outputs
+    assert mapped() - before < 1024 * MIB
