@@ -11,6 +11,7 @@ template <class T>
 struct NStepScratch {
   RowScratch<T> rows;
   std::vector<T> p, growth, ratio, gradient;
+  T normals[kBlock];  // of a tile and draw
 
   explicit NStepScratch(int64_t num_classes)
       : rows(num_classes), p(rows.e.size()), growth(p.size()), ratio(p.size()), gradient(p.size()) {}
@@ -33,6 +34,39 @@ template <class T>
   }
 }
 
+// Of a draw of the joint receiver: where M is too small or too large for float; and, elsewhere, its share of the
+// gradient, factor p (level - growth) or, where M is not near 1, of the ratio.
+template <class T>
+struct JointSlopes {
+  T factor[kLanes], level[kLanes];
+  int32_t near_one[kLanes], far[kLanes];
+
+  // Functions of their own, so that the lanes become SIMD.
+  [[gnu::noinline]] void take(const double* __restrict excess, const double* __restrict mixture, T weight,
+                              T* __restrict divergence) {
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const T sum = static_cast<T>(excess[j]), all = static_cast<T>(mixture[j]);
+      const int32_t beyond = joint_mixture_serves(all) ? 0 : 1, near = sum > T(-0.5) ? 1 : beyond;
+      const T total = near ? 1 + sum : all, by_sum = log1p(sum), by_all = log(all);
+      far[j] = beyond;
+      near_one[j] = near;  // growth is finite
+      level[j] = beyond ? T(0) : near ? sum : all;
+      factor[j] = beyond ? T(0) : weight / total;
+      divergence[j] = near ? -by_sum : -by_all;
+    }
+  }
+
+  [[gnu::noinline]] void add(int64_t steps, const T* __restrict p, const T* __restrict growth,
+                             const T* __restrict ratio, T* __restrict gradient) const {
+    for (int64_t s = 0; s < steps; ++s) {
+      for (int64_t j = 0; j < kLanes; ++j) {
+        const int64_t i = s * kLanes + j;
+        gradient[i] += factor[j] * (p[i] * (level[j] - (near_one[j] ? growth[i] : ratio[i])));
+      }
+    }
+  }
+};
+
 // The rows in the lanes, and what all draws share.
 template <class T>
 struct NStepRows {
@@ -42,15 +76,23 @@ struct NStepRows {
   int64_t x[kLanes];
   T alpha[kLanes];
   double value[kLanes] = {};
+  // whose normals the scratch holds, or others
+  int64_t made_draw = -1, made_first = -1;
+  const T* made = nullptr;
 
   // Normals of a draw; those of a quadrature are one number for all classes.
-  const T* normals(const Tile& tile, int64_t draw, T* buffer) const {
+  const T* normals(const Tile& tile, int64_t draw) {
+    if (draw == made_draw && tile.first == made_first) return made;
+    made_draw = draw;
+    made_first = tile.first;
+    made = scratch.normals;
     if (op.n_samples) {
       const int64_t all = op.to.batch * op.to.per_batch * rows.num_classes;
-      return normal_tile(op.noise, tile, buffer, static_cast<uint32_t>(draw), all);
+      made = normal_tile(op.noise, tile, scratch.normals, static_cast<uint32_t>(draw), all);
+    } else {
+      std::fill_n(scratch.normals, tile.padded(), static_cast<T>(op.nodes[draw]));
     }
-    std::fill_n(buffer, tile.padded(), static_cast<T>(op.nodes[draw]));
-    return buffer;
+    return made;
   }
   T weight(int64_t draw) const {
     return op.n_samples ? T(1) / static_cast<T>(op.n_samples) : static_cast<T>(op.node_weights[draw]);
@@ -79,7 +121,7 @@ struct NStepRows {
 
     T at(int64_t j, T eps) const { return spread[j] * (eps - eps_x[j]) - towards[j]; }
   };
-  Differences differences(int64_t draw) const {
+  Differences differences(int64_t draw) {
     Differences d;
     const T classes = static_cast<T>(rows.num_classes);
     for (int64_t j = 0; j < kLanes; ++j) {
@@ -91,8 +133,7 @@ struct NStepRows {
     for_tiles(rows, [&](const Tile& tile) {
       const StepOf step(tile, x);
       if (std::all_of(step.at, step.at + kLanes, [](int32_t s) { return s < 0; })) return;
-      T buffer[kBlock];
-      const T* eps = normals(tile, draw, buffer);
+      const T* eps = normals(tile, draw);
       where_met(step, [&](int64_t j, int64_t s) { set_lanes(rows, j, d.eps_x, eps[s * kLanes + j]); });
     });
     return d;
@@ -103,12 +144,12 @@ struct NStepRows {
     const Differences d = differences(draw);
     double excess[kLanes] = {}, mixture[kLanes] = {};
     for_tiles(rows, [&](const Tile& tile) {
-      T buffer[kBlock];
-      const T* __restrict eps = normals(tile, draw, buffer);
+      const T* __restrict eps = normals(tile, draw);
       T* __restrict growth = scratch.growth.data() + tile.first, * __restrict ratio = scratch.ratio.data() + tile.first;
       for_numbers(tile, [&](int64_t i, int32_t, int64_t j) {
-        growth[i] = expm1(d.at(j, eps[i]));
-        ratio[i] = exp(d.at(j, eps[i]));
+        const ExpAndExpm1<T> e = exp_and_expm1(d.at(j, eps[i]));
+        growth[i] = e.expm1;
+        ratio[i] = e.exp;
       });
       where_met(StepOf(tile, x), [&](int64_t j, int64_t s) {
         growth[s * kLanes + j] = 0;
@@ -123,29 +164,16 @@ struct NStepRows {
         mixture[j] += tile_mixture[j];
       }
     });
-    T level[kLanes], factor[kLanes], divergence[kLanes];
-    int32_t near_one[kLanes], far[kLanes];
-    bool any_far = false;
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const T sum = static_cast<T>(excess[j]), all = static_cast<T>(mixture[j]);
-      near_one[j] = sum > T(-0.5);
-      far[j] = !joint_mixture_serves(all);
-      any_far |= far[j];
-      level[j] = near_one[j] ? sum : all;
-      const T total = near_one[j] ? 1 + sum : all;
-      factor[j] = weight(draw) / total;
-      divergence[j] = near_one[j] ? -log1p(sum) : -log(total);
-    }
+    JointSlopes<T> slopes;
+    T divergence[kLanes];
+    slopes.take(excess, mixture, weight(draw), divergence);
     for_tiles(rows, [&](const Tile& tile) {
-      const T* __restrict p = scratch.p.data() + tile.first, * __restrict growth = scratch.growth.data() + tile.first;
-      const T* __restrict ratio = scratch.ratio.data() + tile.first;
-      T* __restrict gradient = scratch.gradient.data() + tile.first;
-      for_numbers(tile, [&](int64_t i, int32_t, int64_t j) {
-        const T of = near_one[j] ? growth[i] : ratio[i], by = factor[j] * (p[i] * (level[j] - of));
-        gradient[i] += far[j] ? T(0) : by;
-      });
+      const int64_t at = tile.first;
+      slopes.add(tile.steps, &scratch.p[at], &scratch.growth[at], &scratch.ratio[at], &scratch.gradient[at]);
     });
-    if (any_far) joint_draw_far(draw, d, far, divergence);
+    if (std::any_of(slopes.far, slopes.far + kLanes, [](int32_t far) { return far != 0; })) {
+      joint_draw_far(draw, d, slopes.far, divergence);
+    }
     for (int64_t j = 0; j < kLanes; ++j) value[j] += static_cast<double>(weight(draw)) * divergence[j];
   }
 
@@ -157,8 +185,8 @@ struct NStepRows {
     const auto logits = logits_of<T>(op.logits);
     const RowSums<T> before(rows, x, scratch.rows, logits);
     const RowSums<T> after(rows, x, scratch.rows, [&](const Tile& tile, T* shifted) {
-      T buffers[2][kBlock];
-      const T *z = logits(tile, buffers[0]), *eps = normals(tile, draw, buffers[1]);
+      T buffer[kBlock];
+      const T *z = logits(tile, buffer), *eps = normals(tile, draw);
       for_numbers(tile, [&](int64_t i, int32_t, int64_t j) { shifted[i] = z[i] + d.at(j, eps[i]); });
       where_met(StepOf(tile, x), [&](int64_t j, int64_t s) { shifted[s * kLanes + j] = z[s * kLanes + j]; });
       return shifted;
@@ -186,8 +214,7 @@ struct NStepRows {
     for (int64_t j = 0; j < kLanes; ++j) r[j] = sqrt(static_cast<T>(rows.num_classes) * alpha[j]);
     const T by = weight(draw);
     for_tiles(rows, [&](const Tile& tile) {
-      T buffer[kBlock];
-      const T* __restrict eps = normals(tile, draw, buffer);
+      const T* __restrict eps = normals(tile, draw);
       const T* __restrict p = scratch.p.data() + tile.first, * __restrict rest = scratch.ratio.data() + tile.first;
       T* __restrict terms = scratch.growth.data() + tile.first, * __restrict gradient =
                                                                     scratch.gradient.data() + tile.first;

@@ -49,6 +49,19 @@ BFN_HD float expm1(float x) {
   return scale * e.excess + (scale - 1.0f);
 }
 
+// e^x and e^x - 1 by one reduction. At most e^-87 is missing below x = -87.
+template <class T>
+struct ExpAndExpm1 {
+  T exp, expm1;
+};
+
+BFN_HD ExpAndExpm1<float> exp_and_expm1(float x) {
+  const ReducedExp e = reduced_exp(clamp(x, -87.0f, 88.0f));
+  const float scale = power_of_two(static_cast<int32_t>(e.n));
+  const float value = x > 88.0f ? std::numeric_limits<float>::infinity() : scale * (1.0f + e.excess);
+  return {value, scale * e.excess + (scale - 1.0f)};
+}
+
 // Of 2^scale x, x positive, finite and not subnormal: 8e-10.
 BFN_HD float log_normal(float x, float scale = 0.0f) {
   const int32_t bits = bit_cast<int32_t>(x), exponent = (bits - 0x3f3504f3) >> 23;
@@ -104,6 +117,7 @@ BFN_HD double log(double x) { return ::log(x); }
 BFN_HD double log_normal(double x) { return ::log(x); }
 BFN_HD double log1p(double x) { return ::log1p(x); }
 BFN_HD double expm1(double x) { return ::expm1(x); }
+BFN_HD ExpAndExpm1<double> exp_and_expm1(double x) { return {::exp(x), ::expm1(x)}; }
 BFN_HD void sincospi(double v, double& sine, double& cosine) {
 #if defined(__CUDA_ARCH__)
   ::sincospi(v, &sine, &cosine);
