@@ -30,6 +30,11 @@ template <class T>
 void gaussian_step(const GaussianStep& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
     T buffers[6][kBlock], normals[Noise::room(kBlock)];
+    const T* eps = normals;
+    if (op.std) {
+      for (const View* view : {&op.state, &op.data, &op.out}) prefetch(*view, start, length);
+      eps = op.noise.normals(start, length, normals);
+    }
     const T* state = load(op.state, start, length, buffers[0]);
     const T* a = load(op.a, start, length, buffers[1], T(1));
     T* out = target(op.out, start, buffers[5]);
@@ -42,7 +47,6 @@ void gaussian_step(const GaussianStep& op) {
     }
     if (op.std) {
       const T* std = load(op.std, start, length, buffers[4]);
-      const T* eps = op.noise.normals(start, length, normals);
       for (int64_t i = 0; i < length; ++i) out[i] += std[i] * eps[i];
     }
     store(op.out, start, length, out);

@@ -77,6 +77,16 @@ void for_runs(const View& view, int64_t start, int64_t length, F&& f) {
   }
 }
 
+// Asks for numbers that are to be read or written after something that takes longer than to bring them.
+inline void prefetch(const View& view, int64_t start, int64_t length) {
+#if defined(__GNUC__)
+  if (view.dims != 1 || view.stride[0] != 1) return;
+  with_type(view.dtype, view.data, [&](const auto* data) {
+    for (int64_t i = 0; i < length; i += 64 / static_cast<int64_t>(sizeof(*data))) __builtin_prefetch(data + start + i);
+  });
+#endif
+}
+
 // The numbers [start, start + length); `buffer` holds them where they cannot be read in place. A null view reads as
 // `missing`.
 template <class T>
