@@ -67,6 +67,21 @@ struct JointSlopes {
   }
 };
 
+// The terms of the factorised receiver, and their derivatives by p onto the gradient; likewise of its own.
+template <class T>
+[[gnu::noinline]] void factorised_steps(int64_t steps, const int32_t* __restrict x, const T* __restrict p,
+                                        const T* __restrict rest, const T* __restrict eps, const T* __restrict r, T by,
+                                        T* __restrict terms, T* __restrict gradient) {
+  for (int64_t s = 0; s < steps; ++s) {
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const int64_t i = s * kLanes + j;
+      const FactorisedTerm<T> term = factorised_term(s == x[j], p[i], rest[i], r[j], eps[i]);
+      terms[i] = term.value;
+      gradient[i] += by * term.derivative;
+    }
+  }
+}
+
 // The rows in the lanes, and what all draws share.
 template <class T>
 struct NStepRows {
@@ -218,12 +233,7 @@ struct NStepRows {
       const T* __restrict p = scratch.p.data() + tile.first, * __restrict rest = scratch.ratio.data() + tile.first;
       T* __restrict terms = scratch.growth.data() + tile.first, * __restrict gradient =
                                                                     scratch.gradient.data() + tile.first;
-      const StepOf step(tile, x);
-      for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
-        const auto term = factorised_term(s == step.at[j], p[i], rest[i], r[j], eps[i]);
-        terms[i] = term.value;
-        gradient[i] += by * term.derivative;
-      });
+      factorised_steps(tile.steps, StepOf(tile, x).at, p, rest, eps, r, by, terms, gradient);
       pad_tile(tile, terms, T(0));
       double sums[kLanes], squares[kLanes];
       sum_steps(tile.steps, terms, sums, squares);

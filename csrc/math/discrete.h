@@ -81,14 +81,18 @@ struct FactorisedTerm {
   T value, derivative;  // by p
 };
 
+// By selections, not branches: it runs in SIMD lanes.
 template <class T>
 BFN_HD FactorisedTerm<T> factorised_term(bool is_x, T p, T rest, T r, T eps) {
-  const T shift = (is_x ? -r : r) * eps - T(0.5) * r * r, w = is_x ? rest : p;
-  const T capped = shift < T(kMaxShift) ? shift : T(kMaxShift), growth = expm1(capped), sum = w * growth;
+  const T shift = (is_x ? -r : r) * eps - T(0.5) * r * r, w = is_x ? rest : p, other = is_x ? p : rest;
+  const T capped = shift < T(kMaxShift) ? shift : T(kMaxShift);
+  const ExpAndExpm1<T> e = exp_and_expm1(capped);
+  const T sum = w * e.expm1;
   // w near 1 and a small ratio: what is left of 1 is then the other share
-  const T mixture = sum < T(-0.5) ? (is_x ? p : rest) + w * exp(capped) : 1 + sum;
-  const T value = sum < T(-0.5) ? -log(mixture) : -log1p(sum);
-  return {value - (shift - capped), (is_x ? growth : -growth) / mixture};
+  const bool small = sum < T(-0.5);
+  const T mixture = small ? other + w * e.exp : 1 + sum, rounded = mixture - 1, value = log(mixture);
+  const T corrected = rounded == T(0) ? sum : value * (sum / rounded);  // log1p(sum), by the rounding of 1 + sum
+  return {capped - shift - (small ? value : corrected), (is_x ? e.expm1 : -e.expm1) / mixture};
 }
 
 }  // namespace bfn
