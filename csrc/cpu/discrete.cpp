@@ -20,9 +20,9 @@ struct Sent {
     std::copy_n(kNoClass, kLanes, one);
   }
 
-  // y of a tile. kShared: there are shares; else e and scale are not looked at.
-  template <bool kShared>
-  void messages(const Tile& tile, const T* __restrict eps, const T* __restrict e, const T* scale,
+  // y of a tile, on top of `onto` if given. kShared: there are shares; else e and scale are not looked at.
+  template <bool kShared, class Onto>
+  void messages(const Tile& tile, const T* __restrict eps, const T* __restrict e, const T* scale, Onto onto,
                 T* __restrict y) const {
     const StepOf sent(tile, one);
     const T classes = static_cast<T>(tile.rows.num_classes);
@@ -34,7 +34,7 @@ struct Sent {
     for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
       T p = s == sent.at[j] ? T(1) : T(0);
       if (kShared) p = by[j] > T(0) ? e[i] * by[j] : p;
-      y[i] = message(p, beta[j], spread[j], eps[i], classes) + poison[j];
+      y[i] = onto(i) + (message(p, beta[j], spread[j], eps[i], classes) + poison[j]);
     });
   }
 };
@@ -130,7 +130,8 @@ void discrete_sender(const DiscreteSender& op) {
     load_classes(op.x, rows, all, sent.one, op.bad);
     const auto messages = [&](const Tile& tile, T* y) {
       T normals[kBlock];
-      sent.template messages<false>(tile, normal_tile(op.noise, tile, normals), nullptr, nullptr, y);
+      const auto nothing = [](int64_t) { return T(0); };
+      sent.template messages<false>(tile, normal_tile(op.noise, tile, normals), nullptr, nullptr, nothing, y);
       pad_tile(tile, y, kMinusInfinity<T>);
       return y;
     };
@@ -169,17 +170,19 @@ void discrete_update(const DiscreteUpdate& op) {
     const bool shared = std::any_of(sent.share, sent.share + kLanes, [](T share) { return !(share == T(0)); });
     int64_t t = 0;
     for_tiles(rows, [&](const Tile& tile) {
-      T buffer[kBlock], y[kBlock];
-      const T* eps = normal_tile(op.noise, tile, buffer);
+      T normals[kBlock], buffer[kBlock], new_state[kBlock];
+      const T* eps = normal_tile(op.noise, tile, normals);
+      T* out = target_tile(op.out, tile, new_state);
+      const T* __restrict state = load_tile(op.state, tile, buffer, T(0));
+      if (state == out) state = std::copy_n(state, tile.padded(), buffer) - tile.padded();
+      const auto onto = [state](int64_t i) { return state[i]; };
       const T *e = scratch.e.data() + tile.first, *scale = scratch.tiles[t++].scale;
       if (shared) {
-        sent.template messages<true>(tile, eps, e, scale, y);
+        sent.template messages<true>(tile, eps, e, scale, onto, out);
       } else {
-        sent.template messages<false>(tile, eps, e, scale, y);
+        sent.template messages<false>(tile, eps, e, scale, onto, out);
       }
-      const T* state = load_tile(op.state, tile, buffer, T(0));
-      for (int64_t i = 0; i < tile.padded(); ++i) y[i] += state[i];
-      store_tile(op.out, tile, y);
+      store_tile(op.out, tile, out);
     });
   });
 }
