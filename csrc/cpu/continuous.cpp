@@ -30,11 +30,8 @@ template <class T>
 void gaussian_step(const GaussianStep& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
     T buffers[6][kBlock], normals[Noise::room(kBlock)];
-    const T* eps = normals;
-    if (op.std) {
-      for (const View* view : {&op.state, &op.data, &op.out}) prefetch(*view, start, length);
-      eps = op.noise.normals(start, length, normals);
-    }
+    const Ahead<T> ahead({&op.state, &op.data, &op.out}, start);
+    const T* eps = op.std ? op.noise.normals(start, length, normals, 0, 0, ahead) : nullptr;
     const T* state = load(op.state, start, length, buffers[0]);
     const T* a = load(op.a, start, length, buffers[1], T(1));
     T* out = target(op.out, start, buffers[5]);

@@ -131,7 +131,8 @@ void discrete_sender(const DiscreteSender& op) {
     const auto messages = [&](const Tile& tile, T* y) {
       T normals[kBlock];
       const auto nothing = [](int64_t) { return T(0); };
-      sent.template messages<false>(tile, normal_tile(op.noise, tile, normals), nullptr, nullptr, nothing, y);
+      sent.template messages<false>(tile, normal_tile(op.noise, tile, normals, 0, 0, ahead_of<T>({&op.out}, tile)),
+                                    nullptr, nullptr, nothing, y);
       pad_tile(tile, y, kMinusInfinity<T>);
       return y;
     };
@@ -171,7 +172,7 @@ void discrete_update(const DiscreteUpdate& op) {
     int64_t t = 0;
     for_tiles(rows, [&](const Tile& tile) {
       T normals[kBlock], buffer[kBlock], new_state[kBlock];
-      const T* eps = normal_tile(op.noise, tile, normals);
+      const T* eps = normal_tile(op.noise, tile, normals, 0, 0, ahead_of<T>({&op.state, &op.out}, tile));
       T* out = target_tile(op.out, tile, new_state);
       const T* __restrict state = load_tile(op.state, tile, buffer, T(0));
       if (state == out) state = std::copy_n(state, tile.padded(), buffer) - tile.padded();

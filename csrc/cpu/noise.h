@@ -67,11 +67,13 @@ void fill_lanes(T (*normals)[kLanes], uint64_t seed, uint64_t first_group, uint6
   for (int64_t i = 0; i < kLanes; ++i) box_muller(words[2][i], words[3][i], normals[2][i], normals[3][i]);
 }
 
-// 4 * groups normals; `out` has room for whole multiples of kLanes groups.
+// 4 * groups normals; `out` has room for whole multiples of kLanes groups. `ahead`: as many other numbers.
 template <class T>
-void fill_normals(T* out, int64_t groups, uint64_t seed, uint64_t first_group, uint32_t stream, uint32_t draw) {
+void fill_normals(T* out, int64_t groups, uint64_t seed, uint64_t first_group, uint32_t stream, uint32_t draw,
+                  const Ahead<T>& ahead) {
   T normals[4][kLanes];
   for (int64_t done = 0; done < groups; done += kLanes) {
+    ahead.ask(4 * done, 4 * kLanes);
     fill_lanes(normals, seed, first_group + done, 1, stream, draw);
     for (int64_t i = 0; i < kLanes; ++i) {
       for (int j = 0; j < 4; ++j) out[4 * (done + i) + j] = normals[j][i];
@@ -88,10 +90,11 @@ constexpr int64_t Noise::room(int64_t length) {
 
 // Normals of elementwise data, [start, start + length); `buffer` has room(length).
 template <class T>
-const T* Noise::normals(int64_t start, int64_t length, T* buffer, uint32_t draw, int64_t draw_stride) const {
+const T* Noise::normals(int64_t start, int64_t length, T* buffer, uint32_t draw, int64_t draw_stride,
+                        const Ahead<T>& ahead) const {
   if (explicit_values) return load(explicit_values, draw * draw_stride + start, length, buffer);
   const int64_t skip = start % 4;
-  fill_normals(buffer, (skip + length + 3) / 4, key_of(*this), static_cast<uint64_t>(start / 4), stream, draw);
+  fill_normals(buffer, (skip + length + 3) / 4, key_of(*this), static_cast<uint64_t>(start / 4), stream, draw, ahead);
   return buffer + skip;
 }
 

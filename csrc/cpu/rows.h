@@ -87,6 +87,11 @@ const T* load_tile(const View& view, const Tile& tile, T* buffer, T pad, int64_t
 }
 
 template <class T>
+Ahead<T> ahead_of(std::initializer_list<const View*> views, const Tile& tile) {
+  return {views, tile.rows.first * tile.rows.num_classes + tile.first};
+}
+
+template <class T>
 void store_tile(const View& view, const Tile& tile, const T* from) {
   const Rows& rows = tile.rows;
   const int64_t start = rows.first * rows.num_classes + tile.first;
@@ -188,12 +193,13 @@ void max_lanes(const Rows& rows, T (&lanes)[kLanes]) {
 
 // Normals of the classes of a tile.
 template <class T>
-const T* normal_tile(const Noise& noise, const Tile& tile, T* buffer, uint32_t draw = 0, int64_t draw_stride = 0) {
+const T* normal_tile(const Noise& noise, const Tile& tile, T* buffer, uint32_t draw = 0, int64_t draw_stride = 0,
+                     const Ahead<T>& ahead = {}) {
   if (noise.explicit_values) return load_tile(noise.explicit_values, tile, buffer, T(0), draw * draw_stride);
   const int64_t per_row = (tile.rows.num_classes + 3) / 4;
   const uint64_t group = static_cast<uint64_t>(tile.rows.first * per_row + tile.first / 4);
   if (tile.rows.one()) {
-    fill_normals(buffer, (tile.classes + 3) / 4, key_of(noise), group, noise.stream, draw);
+    fill_normals(buffer, (tile.classes + 3) / 4, key_of(noise), group, noise.stream, draw, ahead);
   } else {
     for (int64_t g = 0; g < per_row; ++g) {
       T(*normals)[kLanes] = reinterpret_cast<T(*)[kLanes]>(buffer + 4 * kLanes * g);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 
 #include "../ops/view.h"
 
@@ -77,15 +78,27 @@ void for_runs(const View& view, int64_t start, int64_t length, F&& f) {
   }
 }
 
-// Asks for numbers that are to be read or written after something that takes longer than to bring them.
-inline void prefetch(const View& view, int64_t start, int64_t length) {
+// Numbers that are wanted once something else is done, which asks for them bit by bit: memory is brought meanwhile.
+template <class T>
+struct Ahead {
+  const T* from[3] = {};
+
+  Ahead() = default;
+  Ahead(std::initializer_list<const View*> views, int64_t start) {
+    int64_t count = 0;
+    for (const View* view : views) {
+      const bool in_place = *view && view->dtype == dtype_of<T>() && view->dims == 1 && view->stride[0] == 1;
+      if (in_place) from[count++] = static_cast<const T*>(view->data) + start;
+    }
+  }
+  void ask(int64_t first, int64_t count) const {
 #if defined(__GNUC__)
-  if (view.dims != 1 || view.stride[0] != 1) return;
-  with_type(view.dtype, view.data, [&](const auto* data) {
-    for (int64_t i = 0; i < length; i += 64 / static_cast<int64_t>(sizeof(*data))) __builtin_prefetch(data + start + i);
-  });
+    for (const T* numbers : from) {
+      for (int64_t i = first; numbers && i < first + count; i += 64 / sizeof(T)) __builtin_prefetch(numbers + i);
+    }
 #endif
-}
+  }
+};
 
 // The numbers [start, start + length); `buffer` holds them where they cannot be read in place. A null view reads as
 // `missing`.
