@@ -7,6 +7,10 @@ import sys
 import pytest
 import torch
 
+from bfn.configs import load
+from bfn.data import load_data
+from bfn.model import build_model
+from bfn.sample import sample
 from bfn_kernels import continuous, discrete, discretised
 from bfn_kernels.backends import BACKENDS
 
@@ -118,3 +122,24 @@ def test_compute_sanitizer(tool):
     command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable, "-c", SANITIZED]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("name", ["digits", "digits_continuous", "digits_binary", "text"])
+def test_captured_samples_are_the_same(name):
+    config = load(name, ["network.width=16", "network.depth=1", "network.heads=2"])
+    model = build_model(config, load_data(config))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    model.cuda()
+    for seed in (1, 2):
+        seen, drawn = [], []
+        for capture in (False, True):
+            seen.append([])
+            drawn.append(
+                sample(
+                    model, 3, 6, seed=seed, device="cuda", capture=capture,
+                    watch=lambda i, state, states=seen[-1]: states.extend(state),
+                )
+            )  # fmt: skip
+        assert torch.equal(*drawn)
+        assert len(seen[0]) == len(seen[1]) and all(map(torch.equal, *seen))
