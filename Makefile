@@ -52,7 +52,9 @@ format: install
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(CPP)
 
+# With the CUDA kernels, where nvcc is on the path or in the environment.
 wheel: install
+	BFN_NVCC=$$($(BIN)/python -c 'from gpu_build.sass import find_tool; print(find_tool("nvcc") or "")') \
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
 clean:

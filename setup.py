@@ -6,6 +6,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,12 +42,12 @@ CUDA_SOURCES = sorted(Path("csrc/cuda").glob("*.cu"))
 CUDA_BINDINGS = [path for name, path in BINDINGS.items() if name not in ("cpu", "schedules")]
 # Code for A100, H100 and B100, and an intermediate form for what comes after them.
 ARCHITECTURES = os.environ.get("BFN_CUDA_ARCHITECTURES", "80,90,100").split(",")
-NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "--threads=2", "-Xcompiler=-fPIC,-fvisibility=hidden"]
 
 
-def cuda_objects() -> list[str]:
-    """CUDAExtension refuses beside a torch without CUDA, which the kernels do not include: nvcc is called here."""
-    folder = Path("build/cuda")
+def cuda_objects(folder: Path) -> list[str]:
+    """CUDAExtension refuses beside a torch without CUDA, which the kernels do not include: nvcc is called here. What it
+    says is left beside each object."""
     folder.mkdir(parents=True, exist_ok=True)
     code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
     code.append(f"-gencode=arch=compute_{ARCHITECTURES[-1]},code=compute_{ARCHITECTURES[-1]}")
@@ -55,7 +56,11 @@ def cuda_objects() -> list[str]:
     def compile(source: Path) -> str:
         to = folder / f"{source.stem}.{'-'.join(ARCHITECTURES)}.o"
         if not to.exists() or to.stat().st_mtime < max(newest, source.stat().st_mtime):
-            subprocess.run([NVCC, *NVCC_FLAGS, *code, "-c", str(source), "-o", str(to)], check=True)
+            command = [NVCC, *NVCC_FLAGS, *code, "-c", str(source), "-o", str(to)]
+            done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+            sys.stderr.write(done.stderr)
+            done.check_returncode()
+            to.with_suffix(".log").write_text(done.stderr)
         return str(to)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -72,14 +77,15 @@ class Build(BuildExtension):
     def build_extensions(self):
         for extension in self.extensions:
             if extension.name == "bfn_kernels._cuda":
-                extension.extra_objects = cuda_objects()
+                extension.extra_objects = cuda_objects(Path(self.build_temp, "csrc/cuda"))
+                extension.depends += extension.extra_objects
         super().build_extensions()
 
 
 def extension(name: str, sources: list[str], flags: list[str], **more) -> CppExtension:
     compile_args = {"cxx": [*FLAGS, *flags, f"-DBFN_MODULE={name}"]}
     return CppExtension(
-        f"bfn_kernels.{name}", sources, depends=HEADERS, extra_compile_args=compile_args, py_limited_api=True, **more
+        f"bfn_kernels.{name}", sources, depends=[*HEADERS], extra_compile_args=compile_args, py_limited_api=True, **more
     )
 
 
@@ -93,8 +99,12 @@ if NVCC:
             ["-DBFN_CUDA", "-DUSE_CUDA"],
             library_dirs=[str(toolkit() / "lib64"), str(toolkit() / "lib")],
             libraries=["cudart_static", "rt", "pthread", "dl"],
+            # needed though a CPU's has nothing that is used: through a CUDA torch's the current stream is found
+            extra_link_args=["-Wl,--no-as-needed", "-ltorch"],
         )
     )
+if wanted := os.environ.get("BFN_BUILDS"):  # some of them alone, by name: BFN_BUILDS=_cpu_avx512,_cuda
+    extensions = [e for e in extensions if e.name.removeprefix("bfn_kernels.") in wanted.split(",")]
 
 setup(
     ext_modules=extensions,

@@ -13,22 +13,30 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import accuracy, cases, gate, measure, memory, report
 from benchmarks.cases import CASES, Case
-from benchmarks.competitors import Competitor, available, competitors, prepared
+from benchmarks.competitors import COMPILED, EAGER, PUBLISHED, Competitor, available, competitors, prepared
+from benchmarks.devices import DEVICES, Device
 from benchmarks.report import FAILED, OK, STOPPED, Row
+from bfn_kernels.backends import BACKENDS
 
-SECONDS, SECONDS_QUICK = 1.5, 0.1  # for the repetitions of one competitor in one case
+SECONDS_QUICK = 0.1  # for the repetitions of one competitor in one case
 WIDTH = 118
+NAMES = (*BACKENDS, PUBLISHED, EAGER, COMPILED)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="an eighth of the rows, nothing compiled, few repetitions")
+    parser.add_argument("--device", choices=tuple(DEVICES), default="cpu", help="where the cases run (cpu)")
+    parser.add_argument("--without", action="append", default=[], choices=NAMES, help="leave out a competitor")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name has this in it")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak extra memory")
     parser.add_argument("--out", type=Path, default=None, help="directory of the results (runs/benchmarks/<date>)")
     options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print(f"error: torch {torch.__version__} sees no GPU", file=sys.stderr)
+        return 2
     memory.start_server()
-    backends = available()
+    backends = [name for name in available(options.device) if name not in options.without]
     if not backends:
         print("error: no backend is built; `python -m bfn_kernels.env` says how to get one", file=sys.stderr)
         return 2
@@ -39,8 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or Path("runs", "benchmarks", started.strftime("%Y-%m-%d-%H%M%S"))
     out.mkdir(parents=True, exist_ok=True)
     console = Console(width=WIDTH, record=True, highlight=False)
-    machine = measure.machine() | {"date": started.isoformat(timespec="seconds"), "quick": str(options.quick)}
-    machine["copy_gb_per_s"] = f"{measure.copy_bandwidth():.1f}"
+    device = DEVICES[options.device]()
+    machine = measure.machine(device) | {"date": started.isoformat(timespec="seconds"), "quick": str(options.quick)}
+    copying = measure.copy_bandwidth(device)
+    machine["copy_gb_per_s"] = f"{copying:.1f}"
     console.print("\n".join(f"{key:<14} {value}" for key, value in machine.items()))
     rows: list[Row] = []
     bar = Progress(TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn(), console=Console(stderr=True))
@@ -48,12 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         task = bar.add_task("", total=len(chosen))
         for case in chosen:
             bar.update(task, description=case.name)
-            actual = cases.quick(case) if options.quick else case
-            rows += run_case(actual, backends, options.quick, not options.no_memory)
+            actual = cases.on_gpu(case) if options.device == "cuda" else case
+            actual = cases.quick(actual) if options.quick else actual
+            taking_part = competitors(actual, backends, options.quick, device.max_elements)
+            taking_part = [c for c in taking_part if c.name not in options.without]
+            rows += run_case(actual, taking_part, device, options.quick, not options.no_memory)
             bar.advance(task)
             bar.console.print(report.one_line([row for row in rows if row.case == actual.name]))
         needed = any("L_n" in case.name for case in chosen)
-        errors = accuracy.of_expectations(backends[0]) if needed else {}
+        errors = accuracy.of_expectations(backends[0], device.name) if needed else {}
     console.print(report.results_table(rows))
     held = {row.held_to: None for row in rows if row.held_to}
     console.print("error: of the output and of each gradient, relative in the 2-norm of a row of the batch, the worst.")
@@ -63,8 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"held to the {text}: {names}")
     if errors:
         console.print(report.errors_table(errors))
-    met = report.targets(chosen, rows, backends[0], errors)
-    console.print(report.targets_table(met, options.quick))
+    if options.device == "cpu":
+        met = report.targets(chosen, rows, backends[0], errors)
+        console.print(report.targets_table(met, options.quick))
+    else:
+        console.print(report.bandwidth_table(rows, backends, copying))
     report.write_csv(rows, machine, out / "results.csv")
     report.plot(rows, out / "time_against_k.png")
     failed = [row for row in rows if row.status == FAILED]
@@ -75,13 +91,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def run_case(case: Case, backends: list[str], quick: bool, with_memory: bool) -> list[Row]:
-    """Gate, time and memory of all who take part."""
-    tensors, noise = cases.inputs(case)
-    taking_part = {competitor.name: competitor for competitor in competitors(case, backends, quick)}
+def run_case(
+    case: Case, taking_part: Sequence[Competitor], device: Device, quick: bool, with_memory: bool
+) -> list[Row]:
+    """Gate, time and memory of all who take part, the backends first."""
+    tensors, noise = cases.inputs(case, device=device.name)
+    backends = [c.name for c in taking_part if c.name in BACKENDS]
     found, runs = admitted(case, taking_part, tensors, noise)
     moved = sum(t.nbytes for t in tensors.values()) + sum(cases.written(case, tensors, noise))
-    times = measure.timings(runs, SECONDS_QUICK if quick else SECONDS)
+    times = measure.timings(runs, SECONDS_QUICK if quick else device.seconds, device)
     for name, timing in times.items():
         found[name] |= {
             "median_ms": timing.median * 1e3,
@@ -97,9 +115,8 @@ def run_case(case: Case, backends: list[str], quick: bool, with_memory: bool) ->
             found[name]["allowed_bytes"] = cases.allowed(case, tensors, noise)
         if not with_memory or (quick and name not in backends):
             continue
-        # what torch.compile made is here, and would take long to be made again
-        here = taking_part[name].compiled
-        peak = memory.peak_of(runs[name]) if here else memory.peak_in_a_process(case, name)
+        competitor = next(c for c in taking_part if c.name == name)
+        peak = device.peak(case, competitor, runs[name])
         if peak is not None:
             found[name]["peak_extra_bytes"] = peak
     torch.compiler.reset()
@@ -109,12 +126,13 @@ def run_case(case: Case, backends: list[str], quick: bool, with_memory: bool) ->
 
 
 def admitted(
-    case: Case, taking_part: dict[str, Competitor], tensors: dict, noise: dict
+    case: Case, taking_part: Sequence[Competitor], tensors: dict, noise: dict
 ) -> tuple[dict[str, dict], dict[str, measure.Run]]:
     """What the gate found of each, and the runs of those who passed."""
     found: dict[str, dict] = {}
     runs: dict[str, measure.Run] = {}
-    for name, competitor in taking_part.items():
+    for competitor in taking_part:
+        name = competitor.name
         try:
             verdict = gate.check(case, competitor, tensors, noise)
             run = prepared(competitor, case, tensors)

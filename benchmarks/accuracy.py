@@ -44,13 +44,15 @@ def fine_rule(tensors: dict, num_bins: int) -> Tensor:
     return N_STEPS * total
 
 
-def of_expectations(backend: str, num_bins: int = 256) -> dict[str, Errors]:
+def of_expectations(backend: str, device: str = "cpu", num_bins: int = 256) -> dict[str, Errors]:
     case = Case("discretised.discrete_time_loss", (CIFAR[0], PER_ROW), num_bins)
     tensors, _ = cases.inputs(case)
     want = fine_rule(tensors, num_bins)
+    there = {name: value.to(device) for name, value in tensors.items()}
     found = {}
     for options in (QUADRATURE, MONTE_CARLO):
         asked = replace(case, options=options)
         call = kernel(backend, asked, "none")
-        found[asked.series] = Errors.of(call(**tensors, **({"seed": 0} if options is MONTE_CARLO else {})), want)
+        got = call(**there, **({"seed": 0} if options is MONTE_CARLO else {}))
+        found[asked.series] = Errors.of(got.cpu(), want)
     return found

@@ -19,24 +19,24 @@ def column(row: Tensor) -> Tensor:
     return row.unsqueeze(-1)
 
 
-def drawn(shape: tuple[int, ...], noise: Tensor | None, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+def drawn(shape: tuple[int, ...], noise: Tensor | None, like: Tensor, out: Tensor | None = None) -> Tensor:
     """Normals that the caller may write over."""
     if noise is not None:
         return noise.clone() if out is None else out.copy_(noise)
-    return torch.randn(shape, dtype=dtype) if out is None else out.normal_()
+    return torch.randn(shape, dtype=like.dtype, device=like.device) if out is None else out.normal_()
 
 
 def continuous_flow_sample(x: Tensor, t: Tensor, noise: Tensor | None = None, *, sigma_1: float) -> Tensor:
     """γx + √(γ(1−γ))·ε (77)."""
     log_variance = 2 * math.log(sigma_1) * t
     gamma, rest = column(-log_variance.expm1()), column(log_variance.exp())
-    return drawn(x.shape, noise, x.dtype).mul_((gamma * rest).sqrt()).addcmul_(gamma, x)
+    return drawn(x.shape, noise, x).mul_((gamma * rest).sqrt()).addcmul_(gamma, x)
 
 
 def continuous_update_sample(x, mean, precision, alpha, noise=None, *, out: Tensor | None = None) -> Tensor:
     """(ρμ + αx)/ρ' + (√α/ρ')·ε."""
     total = precision + alpha
-    updated = drawn(x.shape, noise, x.dtype, out).mul_(column(alpha.sqrt() / total))
+    updated = drawn(x.shape, noise, x, out).mul_(column(alpha.sqrt() / total))
     return updated.addcmul_(column(precision / total), mean).addcmul_(column(alpha / total), x)
 
 
@@ -53,21 +53,21 @@ def output_std(pred_log_std: Tensor) -> Tensor:
     return pred_log_std.clamp(-LOG_RANGE, LOG_RANGE).exp().clamp(1e-3, 10)
 
 
-def edges(num_bins: int, dtype: torch.dtype) -> Tensor:
-    return 2 / num_bins * torch.arange(1, num_bins, dtype=dtype) - 1
+def edges(num_bins: int, like: Tensor) -> Tensor:
+    return 2 / num_bins * torch.arange(1, num_bins, dtype=like.dtype, device=like.device) - 1
 
 
 def discretised_continuous_time_loss(x, pred_mean, pred_log_std, t, *, num_bins: int, sigma_1: float) -> Tensor:
     """k̂ = (1 − 1/K) − h·ΣΦ(z_j) is −(1/K)·Σ erf(z_j/√2)."""
     scale = (math.sqrt(0.5) / output_std(pred_log_std)).unsqueeze(-1)
-    z = (edges(num_bins, x.dtype) - pred_mean.unsqueeze(-1)) * scale
+    z = (edges(num_bins, x) - pred_mean.unsqueeze(-1)) * scale
     return continuous_weight(t, sigma_1) * (x + z.erf().sum(-1) / num_bins).square()
 
 
 def log_bin_probs(mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
     """ln p_k `[..., K]`: one ln Φ(−|z|) per edge; a bin on one side of the mean is a difference of two, that of the
     mean 1 minus both tails. Differences of Φ itself would be 0 in float32 for most bins."""
-    z = (edges(num_bins, mean.dtype) - mean.unsqueeze(-1)) / std.unsqueeze(-1)
+    z = (edges(num_bins, mean) - mean.unsqueeze(-1)) / std.unsqueeze(-1)
     tail = log_ndtr(-z.abs())
     below, above = tail[..., :-1], tail[..., 1:]
     beside = z[..., :-1] * z[..., 1:] > 0
@@ -90,12 +90,12 @@ def discretised_discrete_time_loss(
     log_p = log_bin_probs(pred_mean, output_std(pred_log_std), num_bins)
     if floor:
         log_p = log_p.clamp(math.log(floor), math.log1p(-floor)).log_softmax(-1)
-    centres = (2 * torch.arange(num_bins, dtype=x.dtype) + 1) / num_bins - 1
+    centres = (2 * torch.arange(num_bins, dtype=x.dtype, device=x.device) + 1) / num_bins - 1
     if quadrature:
         nodes, node_weights = np.polynomial.hermite_e.hermegauss(quadrature)
         expectation = list(zip(nodes.tolist(), (node_weights / node_weights.sum()).tolist(), strict=True))
     else:
-        draws = torch.randn(n_samples, *x.shape, dtype=x.dtype) if noise is None else noise
+        draws = drawn((n_samples, *x.shape), noise, x)
         expectation = [(draw, 1 / n_samples) for draw in draws]
     loss = torch.zeros_like(x)
     for eps, weight in expectation:
@@ -113,18 +113,18 @@ def send(x: Tensor, beta: Tensor, noise: Tensor) -> Tensor:
 
 def discrete_flow_sample(x: Tensor, t: Tensor, noise=None, *, num_classes: int, beta_1: float) -> Tensor:
     """softmax(β(Ke_x − 1) + √(Kβ)·ε) (182, 185)."""
-    noise = drawn((*x.shape, num_classes), noise, t.dtype)
+    noise = drawn((*x.shape, num_classes), noise, t)
     return send(x, column(beta_1 * t.clamp(max=1 - 1e-6) ** 2), noise).softmax(-1)
 
 
 def discrete_update_sample(output_logits, state, alpha, noise=None, draw_noise=None) -> Tensor:
     """z' = z + y, of a class drawn by its cumulative probabilities, a third of what torch.multinomial takes."""
     if draw_noise is None:
-        draw_noise = torch.rand(state.shape[:-1])
+        draw_noise = torch.rand(state.shape[:-1], device=state.device)
     cumulative = output_logits.softmax(-1)
     torch.cumsum(cumulative, -1, out=cumulative)
     sent = torch.searchsorted(cumulative, draw_noise.unsqueeze(-1), right=True).squeeze(-1)
-    y = send(sent.clamp(max=state.shape[-1] - 1), alpha, drawn(state.shape, noise, state.dtype))
+    y = send(sent.clamp(max=state.shape[-1] - 1), alpha, drawn(state.shape, noise, state))
     return y.add_(state).sub_(alpha)
 
 
@@ -140,6 +140,6 @@ def discrete_discrete_time_loss(x, logits, t, noise=None, *, beta_1: float, n_st
     alpha = column(beta_1 * (2 * (n_steps * t + 1) - 1) / n_steps**2)
     total = n_samples * logits.logsumexp(-1)
     for draw in range(n_samples):
-        y = send(x, alpha, drawn(logits.shape, None if noise is None else noise[draw], logits.dtype))
+        y = send(x, alpha, drawn(logits.shape, None if noise is None else noise[draw], logits))
         total = total + y.gather(-1, x.unsqueeze(-1)).squeeze(-1) - (logits + y).logsumexp(-1)
     return n_steps / n_samples * total

@@ -16,9 +16,6 @@ PUBLISHED, EAGER, COMPILED = "published", "eager", "compiled"
 # The largest error allowed of an output or gradient: relative, by the 2-norm of a row of the batch, in the worst row.
 # Logarithms of bins' probabilities lose digits in float32, and their gradients most, when differences of Φ make them.
 TOLERANCE, TOLERANCE_LOG_BINS, TOLERANCE_KERNEL = 1e-3, 3e-2, 2e-4
-# Formulations that visit every bin of every draw run up to so many numbers a tensor: above, they want more memory than
-# most machines have, or minutes.
-MAX_ELEMENTS = 2**28
 
 Truth = Callable[[Case, dict, dict], Tensor]
 
@@ -136,8 +133,9 @@ PUBLISHED_OF_OP = {  # where it is not what the op is by default
 }
 
 
-def competitors(case: Case, backends: list[str], quick: bool = False) -> list[Competitor]:
-    """The backends, the first of which the others are compared with, and their peers."""
+def competitors(case: Case, backends: list[str], quick: bool = False, max_elements: int = 2**28) -> list[Competitor]:
+    """The backends, the first of which the others are compared with, and their peers. Formulations that visit every bin
+    of every draw run up to so many numbers a tensor: above, they want more memory than there is, or minutes."""
     tolerance = TOLERANCE_LOG_BINS if case.op == "discretised.discrete_time_loss" else TOLERANCE
     found = [
         Competitor(
@@ -153,12 +151,12 @@ def competitors(case: Case, backends: list[str], quick: bool = False) -> list[Co
     if not (reuse or few or "quadrature" in case.options):
         peers.append(PUBLISHED_OF_OP.get(case.op, _published))
     share = cases.QUICK if quick else 1
-    return found + [peer for peer in peers if case.elements <= MAX_ELEMENTS // share]
+    return found + [peer for peer in peers if case.elements <= max_elements // share]
 
 
-def available() -> list[str]:
+def available(device: str = "cpu") -> list[str]:
     """The backends that are there, best first; the reference serves as their yardstick and is not timed."""
-    return [b.name for b in BACKENDS.values() if b.missing is None and b.device == "cpu"]
+    return [b.name for b in BACKENDS.values() if b.missing is None and b.device == device]
 
 
 def leaves(competitor: Competitor, case: Case, tensors: dict) -> dict:

@@ -56,7 +56,7 @@ def part(case: Case, tensors: dict, columns: Tensor) -> dict:
 def check(case: Case, competitor: Competitor, tensors: dict, noise: dict) -> Verdict:
     """The competitor runs at full size, its result is compared where the truth is known."""
     shown = max(1, min(case.shape[1], MAX_NUMBERS * case.shape[1] // case.elements))
-    columns = torch.arange(shown) * (case.shape[1] // shown)
+    columns = torch.arange(shown, device=next(iter(tensors.values())).device) * (case.shape[1] // shown)
     taken = leaves(competitor, case, tensors)
     given = competitor.noise(noise, tensors)
     call = competitor.function(case, "none")

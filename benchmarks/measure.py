@@ -3,18 +3,15 @@
 import gc
 import platform
 import subprocess
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from benchmarks.devices import Device, Run
 from bfn_kernels import __version__
 from bfn_kernels.backends import CPU_BUILD
 
-SHORTEST = 1e-3  # seconds: a repetition makes as many calls as it takes to last so long
 REPETITIONS = (3, 60)  # at least, at most
-Run = Callable[[], tuple]
 
 
 @dataclass(frozen=True)
@@ -35,23 +32,15 @@ class Timing:
         return len(self.seconds)
 
 
-def clock(run: Run, calls: int = 1) -> float:
-    """Seconds a call. A GPU's events, and a flush of its L2 before each, would stand here."""
-    start = time.perf_counter()
-    for _ in range(calls):
-        run()
-    return (time.perf_counter() - start) / calls
-
-
-def timings(runs: dict[str, Run], seconds: float) -> dict[str, Timing]:
+def timings(runs: dict[str, Run], seconds: float, device: Device) -> dict[str, Timing]:
     """Each run, which has run before, is given about so many seconds. Their repetitions take turns, so that all see the
     same machine; those of which three take longer than that come to an end first."""
     calls, left, found = {}, {}, {}
     for name, run in runs.items():
-        once = clock(run)
+        once = device.clock(run)
         if once < seconds:  # one call says little of how long a short one takes
-            once = min(once, *(clock(run) for _ in range(2)))
-        calls[name] = max(1, round(SHORTEST / once))
+            once = min(once, *(device.clock(run) for _ in range(2)))
+        calls[name] = max(1, round(device.shortest / once))
         left[name] = min(max(round(seconds / (once * calls[name])), REPETITIONS[0]), REPETITIONS[1])
         found[name] = [once] if once >= seconds else []
     gc.collect()
@@ -60,23 +49,23 @@ def timings(runs: dict[str, Run], seconds: float) -> dict[str, Timing]:
         for _ in range(REPETITIONS[1]):
             for name, run in runs.items():
                 if len(found[name]) < left[name]:
-                    found[name].append(clock(run, calls[name]))
+                    found[name].append(device.clock(run, calls[name]))
     finally:
         gc.enable()
     return {name: Timing(tuple(values)) for name, values in found.items()}
 
 
-def copy_bandwidth(megabytes: int = 256) -> float:
+def copy_bandwidth(device: Device, megabytes: int = 256) -> float:
     """GB/s of torch's copy between tensors that are there already, bytes read and written."""
-    source = torch.ones(megabytes * 2**18)
+    source = torch.ones(megabytes * 2**18, device=device.name)
     target = torch.empty_like(source)
-    timing = timings({"copy": lambda: (target.copy_(source),)}, 0.5)["copy"]
+    timing = timings({"copy": lambda: (target.copy_(source),)}, 0.5, device)["copy"]
     return 2 * source.nbytes / timing.median / 1e9
 
 
-def machine() -> dict[str, str]:
+def machine(device: Device) -> dict[str, str]:
     """What a figure is worth without which nothing."""
-    return {
+    return device.machine() | {
         "processor": f"{processor()} ({torch.backends.cpu.get_cpu_capability()})",
         "threads": str(torch.get_num_threads()),
         "torch": torch.__version__,

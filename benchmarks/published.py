@@ -8,6 +8,7 @@ Where `noise` is given it takes the place of what torch would draw; of a class d
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ def continuous_flow_sample(x: Tensor, t: Tensor, noise: Tensor | None = None, *,
     gamma = 1 - posterior_var
     mean_mean = gamma * x
     std = (gamma * posterior_var).sqrt()
-    noise = torch.randn(x.shape) if noise is None else noise
+    noise = torch.randn(x.shape, device=x.device) if noise is None else noise
     return mean_mean + std * noise
 
 
@@ -46,8 +47,9 @@ class DiscretisedNormal:
         width = 2.0 / num_bins
         std = pred_log_std.clamp(-LOG_RANGE, LOG_RANGE).exp().clamp(1e-3, 10)
         self.normal = Normal(pred_mean, std, validate_args=False)
-        self.centres = torch.arange(width / 2 - 1, 1, width, dtype=pred_mean.dtype)
-        self.boundaries = torch.arange(width - 1, 1 - width / 2, width, dtype=pred_mean.dtype)
+        like: dict[str, Any] = {"dtype": pred_mean.dtype, "device": pred_mean.device}
+        self.centres = torch.arange(width / 2 - 1, 1, width, **like)
+        self.boundaries = torch.arange(width - 1, 1 - width / 2, width, **like)
 
     def probs(self) -> Tensor:
         cdf = self.normal.cdf(self.boundaries.reshape(-1, *[1] * self.normal.loc.dim()))
@@ -115,7 +117,7 @@ def discrete_discrete_time_loss(x, logits, t, noise=None, *, beta_1: float, n_st
     alpha = (math.sqrt(beta_1) / n_steps) ** 2 * (2 * (t * n_steps + 1) - 1)
     message = sender(x, alpha, num_classes)
     probs = Categorical(logits=logits, validate_args=False).probs
-    classes = torch.arange(num_classes).view(1, 1, num_classes)
+    classes = torch.arange(num_classes, device=x.device).view(1, 1, num_classes)
     components = sender(classes, alpha.unsqueeze(-1), num_classes)
     receiver = MixtureSameFamily(Categorical(probs=probs.unsqueeze(-2)), components)
     y = draw(message, (n_samples,), noise)

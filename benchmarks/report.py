@@ -201,6 +201,20 @@ def errors_table(errors: dict[str, Errors]) -> Table:
     return table
 
 
+def bandwidth_table(rows: Sequence[Row], backends: Sequence[str], copying: float) -> Table:
+    """What must be moved, over the time that it took, beside what a copy does."""
+    title = f"GB/s of what must be moved, and the share of the {copying:.0f} GB/s that a copy does"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title)
+    table.add_column("case")
+    for name in backends:
+        table.add_column(name, justify="right")
+    for case in dict.fromkeys(row.case for row in rows):
+        of_case = {row.competitor: row.gb_per_s for row in rows if row.case == case and row.status == OK}
+        speeds = [of_case.get(name, math.nan) for name in backends]
+        table.add_row(case, *("–" if math.isnan(s) else f"{s:.0f}, {s / copying:.0%}" for s in speeds))
+    return table
+
+
 def write_csv(rows: Sequence[Row], machine: dict[str, str], path: Path) -> None:
     """A line for each case and competitor; what is known of the machine in each of them."""
     with open(path, "w", newline="") as file:

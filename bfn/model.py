@@ -13,7 +13,7 @@ from bfn.seeds import derive
 from bfn_kernels import continuous, discrete, discretised
 from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
 
-State = Any  # what a sampler carries from message to message: (mean, precision), or logits
+State = tuple[Any, ...]  # the tensors that a sampler carries on: mean and precision, or logits alone
 
 
 class BFN(nn.Module, ABC):
@@ -46,11 +46,11 @@ class BFN(nn.Module, ABC):
         theta = self.flow(x, t, seed)
         return self.reconstruction_loss(x, self.output(theta, t), theta, reduction)
 
-    def sample_step(self, state: State, i: int, n: int, *, seed: int) -> State:
-        """The i-th of n sampling steps: the network at t = (i - 1)/n, then a message of accuracy α_i."""
+    def sample_step(self, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> State:
+        """A sampling step: the network at time t, then a message of accuracy alpha. t, alpha and seed are tensors of
+        one number, at which nobody looks: a CUDA graph of a step serves for all."""
         theta = self.theta(state)
-        t = torch.full((len(theta),), (i - 1) / n, device=theta.device)
-        alpha = float(self.schedule.alpha(torch.tensor(i, dtype=torch.float64), n))
+        t = t.expand(len(theta))
         return self.update(self.output(theta, t), state, t, alpha, seed)
 
     def sample_final(self, state: State) -> Tensor:
@@ -87,7 +87,7 @@ class BFN(nn.Module, ABC):
         """What the network sees of a state."""
 
     @abstractmethod
-    def update(self, output: Tensor, state: State, t: Tensor, alpha: float, seed: int) -> State:
+    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> State:
         """The state after a message of accuracy alpha about a draw from the output distribution."""
 
     @abstractmethod
@@ -110,7 +110,8 @@ class NormalBFN(BFN):
         return self.network(theta[..., None], t)
 
     def prior(self, count: int, device: torch.device) -> State:
-        return torch.zeros(count, *self.shape, device=device), 1.0
+        precision = torch.ones((), dtype=torch.float64, device=device)
+        return torch.zeros(count, *self.shape, device=device), precision
 
     def theta(self, state: State) -> Tensor:
         return state[0]
@@ -137,7 +138,7 @@ class ContinuousBFN(NormalBFN):
             x, output[..., 0], theta, sigma_1=self.sigma_1, num_bins=self.num_classes, reduction=reduction
         )
 
-    def update(self, output: Tensor, state: State, t: Tensor, alpha: float, seed: int) -> State:
+    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> State:
         return continuous.update_sample(self.mode(output, state[0], t), state[0], state[1], alpha, seed=seed)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
@@ -173,7 +174,7 @@ class DiscretisedBFN(NormalBFN):
     def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, reduction: str) -> Tensor:
         return discretised.reconstruction_loss(x, mean=theta, reduction=reduction, **self.settings(output))
 
-    def update(self, output: Tensor, state: State, t: Tensor, alpha: float, seed: int) -> State:
+    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> State:
         mean, precision = state
         return discretised.update_sample(
             mean=mean, precision=precision, t=t, alpha=alpha, seed=seed, **self.settings(output)
@@ -220,13 +221,13 @@ class DiscreteBFN(BFN):
         return discrete.reconstruction_loss(x, output, reduction=reduction)
 
     def prior(self, count: int, device: torch.device) -> State:
-        return torch.zeros(count, *self.shape, self.num_classes, device=device)
+        return (torch.zeros(count, *self.shape, self.num_classes, device=device),)
 
     def theta(self, state: State) -> Tensor:
-        return discrete.theta(state)
+        return discrete.theta(state[0])
 
-    def update(self, output: Tensor, state: State, t: Tensor, alpha: float, seed: int) -> State:
-        return discrete.update_sample(output, state, alpha, seed=seed)
+    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> State:
+        return (discrete.update_sample(output, state[0], alpha, seed=seed),)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         return output.argmax(-1)

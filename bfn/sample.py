@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bfn.model import BFN, State
-from bfn.seeds import derive
+from bfn.seeds import derive_each
 
 
 @torch.no_grad()
@@ -17,14 +17,58 @@ def sample(
     *,
     seed: int,
     device: torch.device | str = "cpu",
+    capture: bool | None = None,
     watch: Callable[[int, State], None] | None = None,
 ) -> Tensor:
-    """Draws data [count, ...]. `watch(i, state)` is shown the state after i messages, i = 0..n."""
+    """Draws data [count, ...]. `watch(i, state)` is shown the state after i messages, i = 0..n, to keep if it likes.
+
+    capture: whether one CUDA graph of a step is replayed for the others, which draws the same; None: on a CUDA device.
+    With few examples a step lasts as long as its launches take.
+    """
+    device = torch.device(device)
+    capture = can_capture(device) if capture is None else capture
+    if capture and not can_capture(device):
+        raise ValueError(f"capture must be None or False on {device}, which has no CUDA graphs")
     model.eval()
-    state = model.prior(count, torch.device(device))
+    run = Run(model, count, n_steps, seed, device)
+    step = run.step
     for i in range(n_steps + 1):
         if i > 0:
-            state = model.sample_step(state, i, n_steps, seed=derive(seed, i))
+            step()
+        if i == 1 < n_steps and capture:
+            step = captured(run.step, device)  # what a first call compiles must not be part of it
         if watch is not None:
-            watch(i, state)
-    return model.sample_final(state)
+            watch(i, tuple(value.clone() for value in run.state))
+    return model.sample_final(run.state)
+
+
+class Run:
+    """The state of a sampling run and the numbers of its steps, in tensors that stay where they are: one step after the
+    other does the same to the same memory."""
+
+    def __init__(self, model: BFN, count: int, n_steps: int, seed: int, device: torch.device):
+        self.model, self.state = model, model.prior(count, device)
+        steps = torch.arange(1, n_steps + 1)
+        times = ((steps.double() - 1) / n_steps).float()
+        alphas = model.schedule.alpha(steps.double(), n_steps)
+        self.numbers = tuple(of_each.to(device) for of_each in (times, alphas, derive_each(seed, steps)))
+        self.done = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def step(self) -> None:
+        t, alpha, seed = (of_each.index_select(0, self.done).squeeze(0) for of_each in self.numbers)
+        state = self.model.sample_step(self.state, t, alpha, seed)
+        for value, new in zip(self.state, state, strict=True):
+            value.copy_(new)
+        self.done += 1
+
+
+def can_capture(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def captured(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """The same as a CUDA graph, a launch instead of many. The step must have run before."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
+        step()
+    return graph.replay

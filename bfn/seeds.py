@@ -1,5 +1,8 @@
 """Seeds made from seeds."""
 
+import torch
+from torch import Tensor
+
 from bfn_kernels.noise import fold_in
 
 
@@ -8,3 +11,8 @@ def derive(seed: int, *path: int) -> int:
     for index in path:
         seed = int(fold_in(seed, index))
     return seed
+
+
+def derive_each(seed: int, indices: Tensor) -> Tensor:
+    """derive(seed, index) of each index of an int64 tensor, on its device."""
+    return torch.as_tensor(fold_in(seed, indices))

@@ -34,8 +34,12 @@ def _load_cpu() -> tuple[str | None, str | None]:
         except ModuleNotFoundError:
             continue
         except ImportError as error:
-            why = f"the compiled extension {name} does not load beside torch {torch.__version__}: {error}"
+            why = _does_not_load(name, error)
     return None, why
+
+
+def _does_not_load(name: str, error: ImportError) -> str:
+    return f"the compiled extension {name} does not load beside torch {torch.__version__}: {error}"
 
 
 CPU_BUILD, _CPU_MISSING = _load_cpu()
@@ -58,7 +62,10 @@ _CUDA_MISSING = _missing_cuda()
 
 @torch.compiler.assume_constant_result
 def _load_cuda() -> None:
-    importlib.import_module("bfn_kernels._cuda")  # which does nothing from the second time on
+    try:
+        importlib.import_module("bfn_kernels._cuda")  # which does nothing from the second time on
+    except ImportError as error:
+        raise RuntimeError(_does_not_load("_cuda", error)) from error
 
 
 def _define_triton() -> tuple[torch.library.Library | None, str | None]:
@@ -92,7 +99,7 @@ _MIXTURES = {
 BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend("cuda", "cuda", "bfn_kernels", missing=_CUDA_MISSING, lacks=_MIXTURES),
+        Backend("cuda", "cuda", "bfn_kernels", missing=_CUDA_MISSING),
         Backend("triton", "cuda", "bfn_kernels_triton", missing=_TRITON_MISSING, lacks=_MIXTURES),
         Backend("cpu", "cpu", "bfn_kernels", missing=_CPU_MISSING),
         Backend("reference", None),

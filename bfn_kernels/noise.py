@@ -80,21 +80,23 @@ def class_uniform(shape: torch.Size, seed: Tensor, stream: int = CLASS) -> Tenso
     return _unit(philox(seed, group, stream)).flatten()[:count].reshape(shape)
 
 
-def fold_in(seed: int | Tensor, step: int) -> int | Tensor:
-    """A fresh seed for each step of a loop, made from one seed; an int for an int, an int64 tensor for a tensor.
+def fold_in(seed: int | Tensor, step: int | Tensor) -> int | Tensor:
+    """A fresh seed for each step of a loop, made from one seed: an int where both are, else an int64 tensor.
 
-    seed: int or int64 tensor with one element. step: int. Raises TypeError for anything else.
+    seed: int or int64 tensor with one element. step: int, or an int64 tensor of steps, on the seed's device if that is
+    a tensor. Raises TypeError for anything else.
 
-    >>> fold_in(7, 0) != fold_in(7, 1), fold_in(7, 1) == fold_in(7, 1)
-    (True, True)
+    >>> fold_in(7, 0) != fold_in(7, 1), fold_in(7, 1) == fold_in(7, torch.arange(2))[1]
+    (True, tensor(True))
     """
     if isinstance(seed, Tensor):
-        words = philox(seed, torch.full_like(seed, step), FOLD_IN)
+        words = philox(seed, step if isinstance(step, Tensor) else torch.full_like(seed, step), FOLD_IN)
         return words[..., 0] | (words[..., 1] << 32)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be an int or an int64 tensor, got {type(seed).__name__}")
-    folded = fold_in(torch.tensor(_signed(seed)), step)
-    return int(folded)
+    device = step.device if isinstance(step, Tensor) else None
+    folded = fold_in(torch.tensor(_signed(seed), device=device), step)
+    return folded if isinstance(step, Tensor) else int(folded)
 
 
 def _signed(seed: int) -> int:

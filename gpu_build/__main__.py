@@ -1,5 +1,5 @@
 """Compile every kernel for GPUs and print what each costs. The exit status is 1 where one spills or has more
-instructions than budget.json allows."""
+instructions than budget.json allows, and where the extension `_cuda` lacks an operator or needs what it may not."""
 
 import argparse
 import importlib
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from gpu_build import extension
 from gpu_build.table import Kernel, table
 
 ARCHITECTURES = (80, 90, 100)
@@ -50,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         BUDGET.write_text(json.dumps(counted, indent=2) + "\n")
     budget = json.loads(BUDGET.read_text()) if options.only != "triton" else {}
     wrong = over_budget(kernels, budget)
+    if options.only != "triton":
+        wrong += extension.wrong(extension.library(folder))
     for line in wrong:
         print(f"error: {line}", file=sys.stderr)
     return 1 if wrong else 0

@@ -1,26 +1,92 @@
-"""On a machine with a GPU, nvcc and a torch for CUDA: build for that GPU, run the tests that need one, and time. All
-that is said is in one report; the exit status is 1 where anything failed."""
+"""On a machine with a GPU, nvcc and a torch for CUDA: build for that GPU, run the tests that need one, look for stray
+accesses and races, and time. All that is said is in one report; the exit status is 1 where anything failed."""
 
+import importlib.util
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import torch
 
-PYTHON = sys.executable
+SECONDS = 590  # for all steps
+SANITIZERS = ("memcheck", "racecheck", "synccheck")
+UNCACHED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # each tensor by itself, so that what lies beyond it is noticed
 
 
-def steps(architecture: str) -> list[tuple[str, list[str], dict[str, str]]]:
-    """What is run, with what is added to the environment."""
+@dataclass(frozen=True)
+class Step:
+    name: str
+    command: Sequence[str]
+    environment: dict[str, str] = field(default_factory=dict)  # what is added to it
+    least: int = 5  # seconds that the steps before leave for it
+
+
+def steps(architecture: str, results: Path) -> list[Step]:
+    python, parallel = sys.executable, ["-n", "8"] if importlib.util.find_spec("xdist") else []
+    build = [python, "setup.py", "-q", "build_ext", "--inplace"]
+    benchmarks = [python, "-m", "benchmarks", "--device", "cuda", "--without", "compiled", "--out", str(results)]
+    sanitizer = ["compute-sanitizer", "--error-exitcode", "9", "--tool"]
     return [
-        ("build", [PYTHON, "setup.py", "-q", "build_ext", "--inplace"], {"BFN_CUDA_ARCHITECTURES": architecture}),
-        ("backends", [PYTHON, "-m", "bfn_kernels.env"], {}),
-        ("card", ["nvidia-smi"], {}),
-        ("tests", [PYTHON, "-m", "pytest", "-m", "gpu", "tests/gpu"], {}),
+        Step("build", build, {"BFN_CUDA_ARCHITECTURES": architecture}),
+        Step("backends", [python, "-m", "bfn_kernels.env"]),
+        Step("card", ["nvidia-smi"]),
+        Step("tests", [python, "-m", "pytest", "-m", "gpu", *parallel, "tests/gpu"], least=120),
+        *(
+            Step(tool, [*sanitizer, tool, python, "-m", "gpu_build.sanitized"], UNCACHED, least=30)
+            for tool in SANITIZERS
+        ),
+        Step("benchmarks", benchmarks, least=150),
     ]
+
+
+def carry_out(step: Step, log: Path, seconds: float) -> tuple[str, bool]:
+    """Runs it, no longer than that, with all that it says at the end of the log. How it ended, and whether well."""
+    if shutil.which(step.command[0]) is None:
+        return f"left out: there is no {step.command[0]}", True
+    began = time.monotonic()
+    with open(log, "a") as file:
+        file.write(f"\n== {step.name}\n$ {' '.join(step.command)}\n")
+        file.flush()
+        process = subprocess.Popen(
+            step.command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | step.environment,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its children too
+            process.wait()
+            return f"FAILED: stopped after {seconds:.0f} s", False
+    took = f"{time.monotonic() - began:.0f} s"
+    return (f"ok, {took}", True) if status == 0 else (f"FAILED: exit status {status}, {took}", False)
+
+
+def run(planned: Sequence[Step], report: Path, seconds: float = SECONDS) -> int:
+    """Carries out the steps; the exit status."""
+    ends, well = time.monotonic() + seconds, []
+    summary = [f"gpu-check of {datetime.now():%Y-%m-%d %H:%M:%S}, torch {torch.__version__}, {report.parent.name}"]
+    log = report.with_suffix(".log")
+    log.write_text("")
+    for i, step in enumerate(planned):
+        kept = sum(later.least for later in planned[i + 1 :])
+        state, good = carry_out(step, log, max(step.least, ends - time.monotonic() - kept))
+        well.append(good)
+        summary.append(f"{step.name}: {state}")
+        print(summary[-1], flush=True)
+        report.write_text("\n".join(summary) + "\n" + log.read_text())
+    log.unlink()
+    print(f"report: {report}")
+    return 0 if all(well) else 1
 
 
 def main() -> int:
@@ -29,23 +95,9 @@ def main() -> int:
         return 2
     card = torch.cuda.get_device_name().replace(" ", "-")
     architecture = "{}{}".format(*torch.cuda.get_device_capability())
-    report = Path("runs", "gpu-check", f"{datetime.now():%Y-%m-%d-%H%M%S}-{card}.txt")
-    report.parent.mkdir(parents=True, exist_ok=True)
-    failed = []
-    with open(report, "w") as file:
-        for name, command, environment in steps(architecture):
-            began = time.monotonic()
-            done = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment
-            )
-            state = "ok" if done.returncode == 0 else f"FAILED, exit status {done.returncode}"
-            failed += [name] if done.returncode else []
-            line = f"{name}: {state}, {time.monotonic() - began:.0f} s"
-            file.write(f"== {line}\n$ {' '.join(command)}\n{done.stdout}\n")
-            file.flush()
-            print(line, flush=True)
-    print(f"report: {report}")
-    return 1 if failed else 0
+    folder = Path("runs", "gpu-check", f"{datetime.now():%Y-%m-%d-%H%M%S}-{card}")
+    folder.mkdir(parents=True)
+    return run(steps(architecture, folder), folder / "report.txt")
 
 
 if __name__ == "__main__":

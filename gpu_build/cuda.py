@@ -1,18 +1,18 @@
-"""The CUDA kernels: compiled by nvcc with warnings as errors, and what ptxas and the disassembly say of them."""
+"""The CUDA kernels: compiled by setup.py with warnings as errors, and what ptxas and the disassembly say of them."""
 
+import os
 import re
 import subprocess
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gpu_build import sass
 from gpu_build.table import Kernel
 
-SOURCES = sorted(Path("csrc/cuda").glob("*.cu"))
-FLAGS = [
-    "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xptxas", "-v,-warn-spills,-warn-lmem-usage,-Werror",
-    "-Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra,-Werror", "-cubin",
+STRICT = [
+    "-Xptxas", "-v,-warn-spills,-warn-lmem-usage,-Werror", "-Werror", "all-warnings", "-Xcompiler",
+    "-Wall,-Wextra,-Werror", "--keep", "--keep-dir",
 ]  # fmt: skip
 
 # Whose instructions are counted: a part of the mangled name, variables in a round of the loop, bytes of a variable.
@@ -42,27 +42,31 @@ COUNTED = {
 }  # fmt: skip
 
 
-def compiled(source: Path, architecture: int, folder: Path) -> tuple[Path, str]:
-    """The cubin and what ptxas said."""
-    cubin, log = folder / f"{source.stem}.sm_{architecture}.cubin", folder / f"{source.stem}.sm_{architecture}.log"
-    newest = max(p.stat().st_mtime for p in [source, Path(__file__), *Path("csrc").rglob("*.h")])
-    if not cubin.exists() or cubin.stat().st_mtime < newest:
-        nvcc = sass.find_tool("nvcc")
-        if nvcc is None:
-            raise RuntimeError("there is no nvcc; pip install 'bfn-kernels[gpu-build]'")
-        command = [nvcc, *FLAGS, f"-arch=sm_{architecture}", str(source), "-o", str(cubin)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-        log.write_text(done.stderr)
-    return cubin, log.read_text()
+def build(architectures: Sequence[int], folder: Path) -> None:
+    """Makes the extension `_cuda`; what nvcc makes on the way to it, and says, stays in the folder too."""
+    nvcc = sass.find_tool("nvcc")
+    if nvcc is None:
+        raise RuntimeError("there is no nvcc; pip install 'bfn-kernels[gpu-build]'")
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(folder), "--build-temp", str(folder)]
+    asked = {
+        "BFN_NVCC": nvcc,
+        "BFN_BUILDS": "_cuda",
+        "BFN_CUDA_ARCHITECTURES": ",".join(map(str, architectures)),
+        "NVCC_APPEND_FLAGS": " ".join([*STRICT, str(folder)]),
+    }
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | asked)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
 
 
-def resources(log: str) -> dict[str, tuple[int, int, int]]:
+def resources(log: str, architecture: int) -> dict[str, tuple[int, int, int]]:
     """Registers, bytes of shared memory and bytes spilled of each kernel."""
     found = {}
     for part in log.split("Compiling entry function '")[1:]:
-        name = part.split("'", 1)[0]
+        name, compiled_for = part.split("'", 3)[:3:2]
+        if compiled_for != f"sm_{architecture}":
+            continue
         registers = int(re.search(r"Used (\d+) registers", part)[1])
         shared = re.search(r"(\d+) bytes smem", part)
         spills = sum(int(n) for n in re.findall(r"(\d+) bytes spill", part))
@@ -72,7 +76,7 @@ def resources(log: str) -> dict[str, tuple[int, int, int]]:
 
 def _kernels(cubin: Path, log: str, architecture: int) -> Iterable[Kernel]:
     functions = sass.functions(cubin)
-    known = resources(log)
+    known = resources(log, architecture)
     for name, (part, variables, size) in COUNTED.items():
         for mangled, (registers, shared, spills) in known.items():
             # the digits before a name are its length: without them one name may end in another
@@ -85,9 +89,11 @@ def _kernels(cubin: Path, log: str, architecture: int) -> Iterable[Kernel]:
         yield Kernel("cuda", name, architecture, *(max(numbers) for numbers in zip(*others, strict=True)))
 
 
-def kernels(architectures: Iterable[int], folder: Path) -> list[Kernel]:
-    """Compiles every source for every architecture, two at a time."""
-    jobs = [(source, architecture) for source in SOURCES for architecture in architectures]
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda job: compiled(*job, folder), jobs))
-    return [k for (_, a), (cubin, log) in zip(jobs, results, strict=True) for k in _kernels(cubin, log, a)]
+def kernels(architectures: Sequence[int], folder: Path) -> list[Kernel]:
+    found: list[Kernel] = []
+    build(architectures, folder)
+    for log in sorted(folder.rglob(f"*.{'-'.join(map(str, architectures))}.log")):
+        for architecture in architectures:
+            (cubin,) = folder.glob(f"{log.name.split('.')[0]}.compute_{architecture}*.cubin")
+            found += _kernels(cubin, log.read_text(), architecture)
+    return found

@@ -141,6 +141,15 @@ __device__ __forceinline__ T one_normal(int64_t seed, int64_t index, uint32_t st
   return index & 1 ? second : first;
 }
 
+// The uniform that draws a class or a component: row r takes word r % 4 of group r / 4.
+template <class T>
+__device__ T one_uniform(const Noise& from, int64_t seed, int64_t row) {
+  if (from.explicit_values) return read<T>(from.explicit_values, row);
+  const Words w = philox(static_cast<uint64_t>(seed), static_cast<uint64_t>(row / 4), from.stream, 0);
+  const int word = row % 4;
+  return static_cast<T>(unit(word == 0 ? w.w0 : word == 1 ? w.w1 : word == 2 ? w.w2 : w.w3));
+}
+
 // Four Box-Muller normals for every four variables; `start` is a multiple of four.
 template <class T, int kCount>
 __device__ __forceinline__ void normals(int64_t seed, uint64_t group, uint32_t stream, uint32_t draw,

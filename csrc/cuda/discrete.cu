@@ -137,14 +137,7 @@ __device__ Sent<typename A::Compute> choose(const Team& team, const DiscreteUpda
     logits.each([&](int, int, int k, T z) { first = z == stats.max && k < first ? k : first; });
     return {team.reduce(first, count, Smaller()), false, T(0), T(0)};
   }
-  T uniform;
-  if (op.draw.explicit_values) {
-    uniform = read<T>(op.draw.explicit_values, row);
-  } else {
-    const Words w = philox(static_cast<uint64_t>(draw_seed), static_cast<uint64_t>(row / 4), kClass, 0);
-    const int word = row % 4;
-    uniform = static_cast<T>(unit(word == 0 ? w.w0 : word == 1 ? w.w1 : word == 2 ? w.w2 : w.w3));
-  }
+  const T uniform = one_uniform<T>(op.draw, draw_seed, row);
   return {draw_class(team, logits, count, stats.max, uniform * stats.rest), false, T(0), T(0)};
 }
 

@@ -1,12 +1,10 @@
 #include "../ops/discretised.h"
 
-#include <stdexcept>
-
 #include "../math/bin_prob.h"
 #include "../math/expected_value.h"
 #include "access.h"
 #include "loss.h"
-#include "nodes.h"
+#include "mixtures.h"
 #include "nstep_bins.h"
 
 namespace bfn {
@@ -156,18 +154,14 @@ template <class T>
 __global__ void __launch_bounds__(kThreads, 1)
     nstep_kernel(const __grid_constant__ DiscretisedLoss op, const __grid_constant__ Nodes<T> nodes,
                  const Chunks chunks) {
-  constexpr int kDraws = sizeof(T) == sizeof(double) ? 4 : 8;  // worked on at a time, in registers
   const Bins<T> bins{op.from.num_bins, op.from.clip};
-  const int64_t seed = op.noise.seed ? *op.noise.seed : 0, all = op.to.batch * op.to.per_batch;
-  const int lane = threadIdx.x % 32, draws = static_cast<int>(op.n_samples ? op.n_samples : op.num_nodes);
-  const uint32_t pieces = static_cast<uint32_t>(chunks.pieces), piece = blockIdx.x % pieces;
-  const int64_t first = blockIdx.x / pieces * chunks.row, begin = first + int64_t{piece} * chunks.size;
-  const int64_t end = piece + 1 == pieces ? first + chunks.row : begin + chunks.size;
+  const int lane = threadIdx.x % 32, all = static_cast<int>(op.n_samples ? op.n_samples : op.num_nodes);
+  const Range range = range_of(chunks);
   double sum = 0;
   int32_t kept = 0;
 #pragma unroll 1
-  for (int64_t start = begin + threadIdx.x / 32 * 32; start < end; start += blockDim.x) {
-    const bool there = start + lane < end;
+  for (int64_t start = range.begin + threadIdx.x / 32 * 32; start < range.end; start += blockDim.x) {
+    const bool there = start + lane < range.end;
     const General<T> at{there ? start + lane : start, 0};
     bool on[1];
     T x[1], alpha[1];
@@ -178,27 +172,20 @@ __global__ void __launch_bounds__(kThreads, 1)
     const bool counts = there && on[0];
     WithGradient<T> result{T(0), T(0), T(0)};
 #pragma unroll 1
-    for (int draw = 0; draw < draws; draw += kDraws) {
-      T eps[kDraws], weight[kDraws];
-      const int now = draws - draw < kDraws ? draws - draw : kDraws;
-#pragma unroll
-      for (int i = 0; i < kDraws; ++i) {
-        if (i >= now) continue;
-        T drawn[1] = {nodes.at[draw + i < kMaxNodes ? draw + i : 0]};
-        if (op.n_samples) at.noise(op.noise, seed, drawn, static_cast<uint32_t>(draw + i), all);
-        eps[i] = drawn[0];
-        weight[i] = op.n_samples ? T(1) / static_cast<T>(draws) : nodes.weight[draw + i < kMaxNodes ? draw + i : 0];
-      }
+    for (int draw = 0; draw < all; draw += NStepDraws<T>::kMost) {
+      const NStepDraws<T> own(op, nodes, at, draw, all);
 #pragma unroll 1
       for (int v = 0; v < 32; ++v) {
         if (!__shfl_sync(kWholeWarp, static_cast<int>(counts), v)) continue;
         NStepWarp<T> warp(__shfl_sync(kWholeWarp, x[0], v), __shfl_sync(kWholeWarp, normal.mean, v),
                           __shfl_sync(kWholeWarp, normal.std, v), 1 / sqrt(__shfl_sync(kWholeWarp, alpha[0], v)), bins);
-        T of_v[kDraws];
-#pragma unroll
-        for (int i = 0; i < kDraws; ++i) of_v[i] = i < now ? __shfl_sync(kWholeWarp, eps[i], v) : T(0);
+        const NStepDraws<T> draws = own.of_lane(v);
         WithGradient<T> added{T(0), T(0), T(0)};
-        warp.add(of_v, weight, now, added);
+        warp.each_draw(draws.eps, draws.count, [&](int i, const WithGradient<T>& of_draw) {
+          added.value += draws.weight[i] * of_draw.value;
+          added.by_mean += draws.weight[i] * of_draw.by_mean;
+          added.by_std += draws.weight[i] * of_draw.by_std;
+        });
         if (lane == v) {
           result.value += added.value;
           result.by_mean += added.by_mean;
@@ -219,7 +206,6 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 Layout layout_of(const NetworkOutput& from) {
-  if (from.mixture_logits) throw std::invalid_argument("mixture_logits must be None: the kernels take single normals");
   return Layout().network(from.prediction).network(from.log_std).data(from.mean).rows(from.a).rows(from.b);
 }
 
@@ -236,6 +222,7 @@ void with_choice(Choice choice, F&& f) {
 
 template <class T>
 void expected_value(const DiscretisedExpectedValue& op) {
+  if (op.from.mixture_logits) return mixture_expected_value<T>(op);
   const Layout layout = layout_of(op.from).network(op.out);
   with_access<T>(layout, [&](auto tag) {
     using At = typename decltype(tag)::type::One;
@@ -245,6 +232,7 @@ void expected_value(const DiscretisedExpectedValue& op) {
 
 template <class T>
 void choose(const struct Choose& op) {
+  if (op.from.mixture_logits) return mixture_choose<T>(op);
   const Layout layout = layout_of(op.from).network(op.out).noise(op.draw);
   with_access<T>(layout, [&](auto tag) {
     with_choice<typename decltype(tag)::type>(op.choice, [&](auto at, auto choice) {
@@ -256,6 +244,7 @@ void choose(const struct Choose& op) {
 
 template <class T>
 void discretised_update(const DiscretisedUpdate& op) {
+  if (op.from.mixture_logits) return mixture_update<T>(op);
   const Layout layout = layout_of(op.from)
                             .data(op.state)
                             .data(op.known)
@@ -278,7 +267,9 @@ template <class T>
 void discretised_loss(const DiscretisedLoss& op) {
   const Chunks chunks = chunks_of(op.to, kThreads);
   const Layout layout = layout_of(op.from).data(op.x).rows(op.weight).bytes(op.to.mask);
-  if (op.alpha) {
+  if (op.from.mixture_logits) {
+    mixture_loss<T>(op, chunks);
+  } else if (op.alpha) {
     launch(&nstep_kernel<T>, chunks.blocks, kThreads, op, Nodes<T>(op.nodes, op.node_weights, op.num_nodes), chunks);
   } else {
     with_network_access<T>(layout, [&](auto tag) {

@@ -28,6 +28,17 @@ inline Chunks chunks_of(const LossTarget& to, int64_t align) {
   return {row, size, pieces, rows * pieces};
 }
 
+struct Range {
+  int64_t begin, end;
+};
+
+// The variables of this block.
+__device__ inline Range range_of(const Chunks& chunks) {
+  const uint32_t pieces = static_cast<uint32_t>(chunks.pieces), piece = blockIdx.x % pieces;
+  const int64_t first = blockIdx.x / pieces * chunks.row, begin = first + int64_t{piece} * chunks.size;
+  return {begin, piece + 1 == pieces ? first + chunks.row : begin + chunks.size};
+}
+
 // What a block has summed: to the partial sums, or where it is a whole row of `batch` at once.
 template <class T>
 __device__ void finish_block(const LossTarget& to, const Chunks& chunks, double sum, int32_t count) {
@@ -46,13 +57,10 @@ __device__ void finish_block(const LossTarget& to, const Chunks& chunks, double 
 template <class At, class F>
 __device__ void reduce_losses(const LossTarget& to, const Chunks& chunks, const RowMap& rows, F&& f) {
   using T = typename At::Compute;
-  const uint32_t pieces = static_cast<uint32_t>(chunks.pieces), piece = blockIdx.x % pieces;
-  const int64_t first = blockIdx.x / pieces * chunks.row;
-  const int64_t begin = first + int64_t{piece} * chunks.size;
-  const int64_t end = piece + 1 == pieces ? first + chunks.row : begin + chunks.size;
+  const Range range = range_of(chunks);
   double sum = 0;
   int32_t count = 0;
-  for_packs<At>(begin, end, threadIdx.x, blockDim.x, rows, [&](auto at) {
+  for_packs<At>(range.begin, range.end, threadIdx.x, blockDim.x, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
     T loss[kCount], of_pack = 0;
     bool on[kCount];

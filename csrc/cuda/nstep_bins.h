@@ -2,7 +2,9 @@
 #pragma once
 
 #include "../math/nstep.h"
-#include "device.h"
+#include "../ops/discretised.h"
+#include "access.h"
+#include "nodes.h"
 
 namespace bfn {
 
@@ -33,10 +35,10 @@ class NStepWarp {
     log_width_ = log(2 * unit_);
   }
 
-  // Adds weight * ln sum_k p_k exp(q_k (eps - q_k / 2)) of every draw, and its derivatives. Those that one window
-  // takes share its points; those of a quadrature come in order, normals are near to each other.
-  template <int kDraws>
-  __device__ void add(const T (&eps)[kDraws], const T (&weight)[kDraws], int draws, WithGradient<T>& sum) {
+  // f(i, ln sum_k p_k exp(q_k (eps_i - q_k / 2))) of every draw, with derivatives. Draws that one window takes share
+  // its points; those of a quadrature come in order, normals are near to each other.
+  template <int kDraws, class F>
+  __device__ void each_draw(const T (&eps)[kDraws], int draws, F&& f) {
 #pragma unroll 1
     for (int begin = 0, end; begin < draws; begin = end) {
       T least = 0, most = 0;
@@ -56,7 +58,7 @@ class NStepWarp {
       hold_points();
 #pragma unroll
       for (int i = 0; i < kDraws; ++i) {
-        if (i >= begin && i < end) add_draw(eps[i], weight[i], sum);
+        if (i >= begin && i < end) f(i, of_draw(eps[i]));
       }
     }
   }
@@ -126,7 +128,7 @@ class NStepWarp {
     if (bins_.clip && lane_ < 2) f(end_);
   }
 
-  __device__ void add_draw(T eps, T weight, WithGradient<T>& total) const {
+  __device__ WithGradient<T> of_draw(T eps) const {
     const auto term = [eps](const Term& p) { return p.log_p + p.q * (eps - T(0.5) * p.q); };
     T top = -std::numeric_limits<T>::infinity(), value = 0, by_mean = 0, by_std = 0;
     each([&](const Term& p) { top = term(p) > top ? term(p) : top; });
@@ -143,9 +145,7 @@ class NStepWarp {
     if (!window_.every && window_.cut_low) add_cut(eps, true, top, value, by_mean, by_std);
     if (!window_.every && window_.cut_high) add_cut(eps, false, top, value, by_mean, by_std);
     const WithGradient<T> share = uniform_ ? WithGradient<T>{T(0), T(0), T(0)} : total_;
-    total.value += weight * (top + log(value) - share.value);
-    total.by_mean += weight * (by_mean / value - share.by_mean);
-    total.by_std += weight * (by_std / value - share.by_std);
+    return {top + log(value) - share.value, by_mean / value - share.by_mean, by_std / value - share.by_std};
   }
   __device__ void add_cut(T eps, bool low, T top, T& value, T& by_mean, T& by_std) const {
     const T distance = low ? window_.offset : window_.offset + window_.length;
@@ -156,6 +156,36 @@ class NStepWarp {
     value += term * w.value;
     by_mean += term * (w.value * p.by_mean + w.by_mean);
     by_std += term * (w.value * p.by_std + w.by_std);
+  }
+};
+
+// Some draws of a variable, as many as registers hold, with their weights.
+template <class T>
+struct NStepDraws {
+  static constexpr int kMost = sizeof(T) == sizeof(double) ? 4 : 8;
+  T eps[kMost], weight[kMost];
+  int count;
+
+  // Those from `first` on, by a thread that has the variable.
+  __device__ NStepDraws(const DiscretisedLoss& op, const Nodes<T>& nodes, const General<T>& at, int first, int all) {
+    const int64_t seed = op.noise.seed ? *op.noise.seed : 0, variables = op.to.batch * op.to.per_batch;
+    count = all - first < kMost ? all - first : kMost;
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) {
+      if (i >= count) continue;
+      const int draw = first + i, node = draw < kMaxNodes ? draw : 0;
+      T drawn[1] = {nodes.at[node]};
+      if (op.n_samples) at.noise(op.noise, seed, drawn, static_cast<uint32_t>(draw), variables);
+      eps[i] = drawn[0];
+      weight[i] = op.n_samples ? T(1) / static_cast<T>(all) : nodes.weight[node];
+    }
+  }
+  // Another lane's, for all of the warp.
+  __device__ NStepDraws of_lane(int v) const {
+    NStepDraws there = *this;
+#pragma unroll
+    for (int i = 0; i < kMost; ++i) there.eps[i] = i < count ? __shfl_sync(kWholeWarp, eps[i], v) : T(0);
+    return there;
   }
 };
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from benchmarks.competitors import (
     prepared,
     step,
 )
+from benchmarks.devices import DEVICES, Cpu, Gpu
 from benchmarks.report import FAILED, OK, Row
 
 BACKENDS = [*available(), "reference"]
@@ -165,26 +167,99 @@ def test_statistics():
     assert timing.repetitions == 101
 
 
-def test_repetitions_take_turns(monkeypatch):
+def clocked(clock) -> Cpu:
+    """A device with that clock."""
+    device = Cpu()
+    device.clock = lambda run, calls=1: clock(run, calls)
+    return device
+
+
+def test_repetitions_take_turns():
     order = []
-    monkeypatch.setattr(measure, "clock", lambda run, calls=1: order.append(run()) or 0.02)
-    found = measure.timings({"a": lambda: "a", "b": lambda: "b"}, seconds=0.1)
+    found = measure.timings(
+        {"a": lambda: "a", "b": lambda: "b"}, 0.1, clocked(lambda run, _: order.append(run()) or 0.02)
+    )
     assert [timing.repetitions for timing in found.values()] == [5, 5]
     assert order[-10:] == ["a", "b"] * 5
     assert found["a"].median == 0.02
 
 
-def test_short_calls_are_timed_together(monkeypatch):
+def test_short_calls_are_timed_together():
     calls = []
-    monkeypatch.setattr(measure, "clock", lambda run, calls_=1: calls.append(calls_) or 1e-5)
-    measure.timings({"a": lambda: None}, seconds=0.01)
+    measure.timings({"a": lambda: None}, 0.01, clocked(lambda run, n: calls.append(n) or 1e-5))
     assert calls == [1] * 3 + [100] * 10
 
 
-def test_a_long_call_is_not_made_once_more_than_is_needed(monkeypatch):
+def test_a_long_call_is_not_made_once_more_than_is_needed():
     made = []
-    monkeypatch.setattr(measure, "clock", lambda run, calls=1: made.append(run) or 9.0)
-    assert measure.timings({"a": lambda: None}, seconds=1.5)["a"].repetitions == len(made) == 3
+    device = clocked(lambda run, _: made.append(run) or 9.0)
+    assert measure.timings({"a": lambda: None}, 1.5, device)["a"].repetitions == len(made) == 3
+
+
+def test_a_gpu_is_timed_by_its_events_with_a_cold_cache(monkeypatch):
+    did = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            self.name = f"event {enable_timing}"
+
+        record = lambda self: did.append("record")  # noqa: E731
+        synchronize = lambda self: did.append("synchronize")  # noqa: E731
+        elapsed_time = lambda self, other: 3.0  # noqa: E731
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    gpu = object.__new__(Gpu)
+    gpu.flushed = SimpleNamespace(zero_=lambda: did.append("flush"))
+    assert gpu.clock(lambda: did.append("run"), 2) == pytest.approx(3e-3)
+    assert did == ["flush", "record", "run", "record", "synchronize"] * 2
+    calls = []
+    gpu.clock = lambda run, n=1: calls.append(n) or 1e-6
+    measure.timings({"a": lambda: None}, 1e-5, gpu)
+    assert set(calls) == {1}
+
+
+@pytest.mark.parametrize("case", [tiny(case) for case in CASES], ids=[case.name for case in CASES])
+def test_peers_follow_the_device(case, monkeypatch):
+    """Of tensors: those without data refuse to be joined with others."""
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", False)
+    tensors, noise = cases.inputs(case, device="meta")
+    for competitor in uncompiled(case):
+        if competitor.name not in BACKENDS:
+            taken = gate.leaves(competitor, case, tensors)
+            for given in ({}, competitor.noise(noise, tensors)):
+                outputs = step(competitor.function(case, "none"), taken, given)
+                assert {output.device.type for output in outputs} == {"meta"}
+
+
+def test_a_run_on_a_gpu_that_is_not_there(monkeypatch, tmp_path, capsys):
+    class Pretended(Cpu):
+        machine = lambda self: {"gpu": "none"}  # noqa: E731
+
+    assert runner.main(["--device", "cuda"]) == 2
+    assert "sees no GPU" in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(DEVICES, "cuda", Pretended)
+    monkeypatch.setattr(runner, "available", lambda device: {"cuda": ["cpu"]}[device])
+    monkeypatch.setattr(cases, "ON_GPU", 2)
+    case = replace(tiny(CASES[0]), shape=cases.TEXT8)
+    monkeypatch.setattr(runner, "CASES", [case])
+    arguments = ["--device", "cuda", "--without", "compiled", "--without", "published", "--no-memory"]
+    assert runner.main([*arguments, "--out", str(tmp_path)]) == 0
+    rows = report.read_csv(tmp_path / "results.csv")
+    assert [(row.competitor, row.status, row.shape) for row in rows] == [(n, OK, "104×256") for n in ("cpu", EAGER)]
+    told = (tmp_path / "report.txt").read_text()
+    assert "gpu            none" in told and "What must hold" not in told
+    copying = float(next(line for line in told.splitlines() if "copy_gb_per_s" in line).split()[1])
+    line = next(line for line in told.split("that a copy does")[1].splitlines() if case.name in line)
+    speed, share = line.split(case.name)[1].split(", ")
+    assert float(share.strip(" %")) == pytest.approx(100 * float(speed) / copying, abs=100 / copying)
+
+
+def test_cases_are_larger_on_a_gpu():
+    for case in CASES:
+        larger = math.prod(cases.on_gpu(case).shape) // math.prod(case.shape)
+        small = case.shape in (cases.CIFAR, cases.TEXT8)
+        assert larger == (cases.ON_GPU if small and "n_samples" not in case.options else 1)
 
 
 def test_peak_extra_memory():

@@ -1,9 +1,12 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import bfn.sample
 from bfn.data import load_data
 from bfn.model import build_model
-from bfn.sample import sample
+from bfn.sample import Run, sample
+from bfn.seeds import derive, derive_each
 
 
 @pytest.mark.parametrize("name", ["digits", "digits_continuous", "digits_binary", "text"])
@@ -36,3 +39,94 @@ def test_watching_shows_every_state_and_precision_grows_to_that_of_sigma_1(tiny)
     # The accuracies of all messages add up to 1/sigma_1² - 1.
     assert precisions[0] == 1 and precisions == sorted(precisions)
     assert precisions[-1] == pytest.approx(1 / 0.03**2, rel=1e-5)
+
+
+def lively(pair):
+    """The model with weights that make its outputs differ."""
+    torch.manual_seed(0)
+    for parameter in pair[0].parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return pair[0]
+
+
+def test_samples_are_those_of_steps_by_themselves(pair):
+    """Without the memory that the steps of a run share."""
+    model = lively(pair).eval()
+    state, n = model.prior(3, torch.device("cpu")), 4
+    with torch.no_grad():
+        for i in range(1, n + 1):
+            alpha = model.schedule.alpha(torch.tensor(i, dtype=torch.float64), n)
+            state = model.sample_step(state, torch.tensor((i - 1) / n), alpha, torch.tensor(derive(9, i)))
+        want = model.sample_final(state)
+    seen = []
+    got = sample(model, 3, n, seed=9, watch=lambda i, state: seen.append(state))
+    assert torch.equal(got, want)
+    for value, last in zip(state, seen[-1], strict=True):
+        assert torch.equal(value, last)
+    assert not torch.equal(seen[-2][0], seen[-1][0])
+
+
+def test_a_step_leaves_its_state_where_it_was(pair):
+    run = Run(pair[0].eval(), 2, 3, 0, torch.device("cpu"))
+    places = [value.data_ptr() for value in (*run.state, run.done)]
+    with torch.no_grad():
+        run.step()
+    assert [value.data_ptr() for value in (*run.state, run.done)] == places
+    assert run.done.item() == 1 and run.state[0].abs().sum() > 0
+
+
+class Blind(TorchDispatchMode):
+    """Where looking at a number in a tensor, for which a GPU would have to be waited, is an error."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function is not torch.ops.aten._local_scalar_dense.default, "a number was looked at"
+        return function(*args, **kwargs or {})
+
+
+def test_a_step_looks_at_no_number(pair, monkeypatch):
+    run = Run(pair[0].eval(), 2, 3, 0, torch.device("cpu"))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # when it is checked no more than on a GPU
+    with torch.no_grad(), Blind():
+        run.step()
+    assert run.done.tolist() == [1]
+
+
+def test_seeds_of_many_steps():
+    for seed in (0, -5, 2**64 - 1):
+        assert derive_each(seed, torch.arange(4)).tolist() == [derive(seed, i) for i in range(4)]
+
+
+@pytest.fixture
+def compiled_for_captured(monkeypatch):
+    """What torch.compile records of a step takes the place of a CUDA graph; it is recorded once more wherever a step is
+    not as the one before. A list of what has been captured."""
+    made = []
+
+    def captured(step, device):
+        made.append(step)
+        return torch.compile(step, fullgraph=True, backend="eager")
+
+    monkeypatch.setattr(bfn.sample, "captured", captured)
+    monkeypatch.setattr(bfn.sample, "can_capture", lambda device: True)
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    yield made
+    torch.compiler.reset()
+
+
+def test_one_graph_serves_all_steps_after_the_first(pair, compiled_for_captured):
+    model = lively(pair)
+    plain = sample(model, 2, 6, seed=3, capture=False)
+    assert compiled_for_captured == []
+    states = []
+    assert torch.equal(sample(model, 2, 6, seed=3, watch=lambda i, state: states.append(state)), plain)
+    assert len(compiled_for_captured) == 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert len({value.sum().item() for value, *_ in states}) == 7
+    sample(model, 2, 1, seed=3)
+    assert len(compiled_for_captured) == 1
+
+
+def test_capture_needs_a_gpu(pair):
+    with pytest.raises(ValueError, match="capture must be None or False on cpu"):
+        sample(pair[0], 1, 2, seed=0, capture=True)

@@ -161,6 +161,27 @@ void run_discretised(int64_t batch, int64_t row, F&& make) {
 }
 
 template <class T, class F>
+void run_mixtures(int64_t batch, int64_t row, int64_t components, F&& make) {
+  const int64_t count = batch * row, all = count * components;
+  const View a = per_row<T>(batch, row, T(1.5)), b = per_row<T>(batch, row, T(0.4));
+  const NetworkOutput from{
+      Parametrisation::kNoise, components, make(all), make(all), make(all), make(count), a, b, 16, true};
+  const auto gradients = [&] { return NetworkGradients{dense<T>(all), dense<T>(all), dense<T>(all)}; };
+  expected_value<T>({count, from, make(count), gradients()});
+  for (const auto choice : {Choice::kSample, Choice::kMode, Choice::kMean}) {
+    choose<T>({count, from, choice, seeded(kOutput), seeded(kComponent), make(count)});
+    discretised_update<T>({count, from, choice, make(count), a, b, a, make(count), mask_of(count), seeded(kSender),
+                           seeded(kOutput), seeded(kComponent), make(count)});
+  }
+  each_target<T>(batch, row, [&](const LossTarget& to) {
+    discretised_loss<T>({make(count), from, a, {}, 0, 0, nullptr, nullptr, 0, {}, gradients(), to});
+    discretised_loss<T>({make(count), from, {}, {}, 0, 0, nullptr, nullptr, 0, {}, gradients(), to});
+  });
+  const LossTarget to = target<T>(batch, row, Reduction::kMean, true);
+  discretised_loss<T>({make(count), from, {}, b, 5, 9, nullptr, nullptr, 0, seeded(kMonteCarlo), gradients(), to});
+}
+
+template <class T, class F>
 void run_discrete(int64_t batch, int64_t length, int64_t num_classes, F&& make) {
   const int64_t rows = batch * length, count = rows * num_classes;
   BadClass bad;
@@ -207,6 +228,7 @@ void run_all(const char* name, F&& make) {
   for (const int64_t row : {1, 7, 40}) {
     run_continuous<T>(3, row, make);
     run_discretised<T>(3, row, make);
+    run_mixtures<T>(3, row, 2, make);
   }
   for (const int64_t num_classes : {2, 5, 27, 128, 260}) run_discrete<T>(2, 3, num_classes, make);
   memory.clear();

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,3 +53,33 @@ def test_without_an_extension_the_reference_serves(tmp_path):
     assert asked.returncode != 0
     assert "RuntimeError: backend 'cpu' is not available" in asked.stderr
     assert "pip install --no-build-isolation" in asked.stderr
+
+
+LOAD_CUDA = """
+import sys, torch
+torch.version.cuda = sys.argv[1] or None
+from bfn_kernels import backends
+print(backends.__file__, backends.BACKENDS["cuda"].missing, sep="\\n")
+try:
+    backends._load_cuda()
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(backends.CPU_BUILD is None, reason="no extension was built")
+@pytest.mark.parametrize("version", ["", "13.0"])
+def test_cuda_kernels_that_cannot_be_loaded(version, tmp_path):
+    """A wheel carries them to everybody: it is said why they are not there, or do not fit torch."""
+    package = tmp_path / "bfn_kernels"
+    package.mkdir()
+    for path in Path(backends.__file__).parent.iterdir():
+        if not path.name.startswith("_cuda"):
+            (package / path.name).symlink_to(path)
+    (package / "_cuda.abi3.so").write_text("no library")
+    command = [sys.executable, "-c", LOAD_CUDA, version]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    used, missing, error = done.stdout.splitlines()
+    assert used.startswith(str(tmp_path)), done.stderr
+    assert missing == ("None" if version else f"torch {torch.__version__} was built without CUDA")
+    assert error.startswith(f"the compiled extension _cuda does not load beside torch {torch.__version__}: ")

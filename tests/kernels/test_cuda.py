@@ -66,6 +66,30 @@ def test_teams(num_classes):
 
 
 @on_host
+@pytest.mark.parametrize("components", [1, 40])
+@pytest.mark.parametrize("expect", [{"quadrature": 20}, {"n_samples": 20, "seed": 1}], ids=["nodes", "draws"])
+def test_mixtures_and_draws_by_the_dozen(components, expect):
+    """More draws than are worked on at a time, whose gradients are added up; some of the logits are -inf."""
+    generator = torch.Generator().manual_seed(components)
+    x = 2 * torch.rand(2, 20, generator=generator) - 1
+    output = [torch.randn(2, 20, components, generator=generator) for _ in range(3)]
+    output[1] -= 2
+    output[2][..., 1::3] = -torch.inf
+    mask = torch.arange(40).view(2, 20) % 5 != 0
+    found = {}
+    for backend, dtype in (("cuda_on_host", torch.float32), ("reference", torch.float32), ("reference", torch.float64)):
+        mean, log_std, logits = leaves = [o.to(dtype).requires_grad_() for o in output]
+        loss = discretised.discrete_time_loss(
+            x.to(dtype), mean, log_std, None, 0.5, sigma_1=0.1, num_bins=32, n_steps=9, mixture_logits=logits,
+            mask=mask, parametrisation="data", reduction="none", backend=backend, **expect,
+        )  # fmt: skip
+        found[backend, dtype] = [loss.detach(), *torch.autograd.grad(loss.sum(), leaves)]
+    got, plain, want = found.values()
+    for value, near, exact in zip(got, plain, want, strict=True):
+        assert error(value, exact) <= max(2 * error(near, exact), 4 * ulp(value.dtype, scale(exact)))
+
+
+@on_host
 def test_a_class_out_of_range_gives_nan():
     """Where looking would cost a synchronisation it is no error; nothing is read or written out of bounds."""
     x, z = torch.tensor([[0, 7], [-1, 2]]), torch.zeros(2, 2, 4, requires_grad=True)
@@ -129,10 +153,13 @@ def _on_gpu(value):
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
 
 
-def test_what_cuda_lacks_is_said(cuda_is_there):
+def test_what_a_backend_lacks_is_said(monkeypatch):
+    there = dataclasses.replace(backends.BACKENDS["triton"], missing=None)
+    monkeypatch.setitem(backends.BACKENDS, "triton", there)
+    monkeypatch.setattr(discretised._family, "found", {})
     case = named("discretised.expected_value[mixture]")
     inputs = case.inputs((2, 3), torch.float32)
     with FakeTensorMode():
         inputs = {k: _on_gpu(v) for k, v in inputs.items()}
-        with pytest.raises(RuntimeError, match=r"backend 'cuda' has no discretised.expected_value\[mixture\]: "):
-            case(inputs, "cuda")
+        with pytest.raises(RuntimeError, match=r"backend 'triton' has no discretised.expected_value\[mixture\]: "):
+            case(inputs, "triton")

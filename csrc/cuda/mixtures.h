@@ -1,0 +1,21 @@
+// The ops of discretised data whose output distribution is a mixture of normals: a thread takes a variable, and one
+// component after the other.
+#pragma once
+
+#include "../ops/discretised.h"
+#include "loss.h"
+#include "nodes.h"
+
+namespace bfn {
+
+template <class T>
+void mixture_expected_value(const DiscretisedExpectedValue& op);
+template <class T>
+void mixture_choose(const struct Choose& op);
+template <class T>
+void mixture_update(const DiscretisedUpdate& op);
+// The caller finishes the losses.
+template <class T>
+void mixture_loss(const DiscretisedLoss& op, const Chunks& chunks);
+
+}  // namespace bfn

@@ -1,0 +1,69 @@
+"""The extension `_cuda`, as setup.py links it beside whatever torch is here: what it needs of other libraries, and that
+it has a kernel of every operator."""
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# torch's stable ABI, Python's limited API, and what has a version of the C or C++ runtime's
+ALLOWED = re.compile(r"(aoti_torch_|torch_|Py)\w+|\w+@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+")
+NEEDED = {"libtorch.so", "libtorch_cpu.so"}  # through the former a CUDA torch gives the current stream
+BESIDE_CUDA = "int aoti_torch_get_current_cuda_stream(int device, void** stream) { return *stream = 0, 0; }"
+ON_CPU_ALONE = {"bfn_kernels::row_numbers"}
+
+LOAD = """
+import ctypes, sys
+import torch, bfn_kernels
+ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
+torch.ops.load_library(sys.argv[2])
+has = torch._C._dispatch_has_kernel_for_dispatch_key
+names = [n for n in torch._C._dispatch_get_all_op_names() if n.startswith("bfn_kernels::") and has(n, "CPU")]
+print(*(f"{name} {has(name, 'CUDA')}" for name in names), sep="\\n")
+"""
+
+
+def library(folder: Path) -> Path:
+    """Where setup.py has put it."""
+    return next((folder / "bfn_kernels").glob("_cuda*"))
+
+
+def foreign_symbols(library: Path) -> list[str]:
+    """What it takes from other libraries and may not, since their next version may lack it."""
+    listed = subprocess.run(["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True)
+    symbols = [line.split() for line in listed.stdout.splitlines()]
+    return [name for kind, name in symbols if kind == "U" and not ALLOWED.fullmatch(name)]
+
+
+def needed(library: Path) -> set[str]:
+    """The libraries that it is linked with."""
+    dynamic = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"\(NEEDED\).*\[(.+)\]", dynamic))
+
+
+def operators(library: Path) -> dict[str, bool]:
+    """The native operators, and whether the library has each for CUDA. It is loaded in a process of its own, in which a
+    torch without CUDA is given the one function that it lacks."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, stub = Path(folder, "stub.c"), Path(folder, "stub.so")
+        source.write_text(BESIDE_CUDA)
+        subprocess.run(["cc", "-shared", "-fPIC", source, "-o", stub], check=True)
+        load = [sys.executable, "-c", LOAD, str(stub), str(library)]
+        done = subprocess.run(load, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{library} does not load: {done.stderr}")
+    return {name: has == "True" for name, has in (line.split() for line in done.stdout.splitlines())}
+
+
+def wrong(library: Path) -> list[str]:
+    """What is, one line each."""
+    found = [f"{library.name} needs {name}, which is not of torch's stable ABI" for name in foreign_symbols(library)]
+    linked = needed(library)
+    found += [f"{library.name} is not linked with {name}" for name in sorted(NEEDED - linked)]
+    found += [f"{library.name} is linked with {n}" for n in sorted(linked) if "cuda" in n]
+    known = operators(library)
+    if not known:
+        found.append("there are no operators on the CPU to compare with")
+    lacking = [name for name, has in known.items() if not has and name not in ON_CPU_ALONE]
+    return found + [f"{library.name} has no CUDA kernel of {name}" for name in lacking]

@@ -1,0 +1,74 @@
+"""`make gpu-check` with steps of its tests' own: what its report says, and its exit status."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from bfn_kernels.backends import BACKENDS
+from gpu_build import check, sanitized
+from gpu_build.check import Step
+
+
+def python(name: str, code: str, **more) -> Step:
+    return Step(name, [sys.executable, "-c", code], **more)
+
+
+GOOD = python("good", "import os; print('all', 'is', os.environ['STATE'])", environment={"STATE": "well"})
+BAD = python("bad", "import sys; print('half'); print('wrong', file=sys.stderr); sys.exit(3)")
+ABSENT = Step("absent", ["no-such-tool"])
+
+
+def test_what_fails_does_not_keep_others_from_running(tmp_path, capsys):
+    report = tmp_path / "card" / "report.txt"
+    report.parent.mkdir()
+    assert check.run([BAD, ABSENT, GOOD], report) == 1
+    said, text = capsys.readouterr().out.splitlines(), report.read_text()
+    states = [line.rsplit(", ", 1)[0] for line in said[:3]]
+    assert states == ["bad: FAILED: exit status 3", "absent: left out: there is no no-such-tool", "good: ok"]
+    assert said[3] == f"report: {report}"
+    head, *parts = text.split("\n== ")
+    assert head.startswith("gpu-check of ") and "card" in head
+    assert head.splitlines()[1:4] == said[:3]
+    assert parts[0].startswith("bad\n$ ") and "half" in parts[0] and "wrong" in parts[0]
+    assert parts[1].startswith("good\n$ ") and "all is well" in parts[1]
+    assert list(report.parent.iterdir()) == [report]
+
+
+def test_all_well(tmp_path):
+    assert check.run([GOOD, ABSENT], tmp_path / "report.txt") == 0
+
+
+def test_a_step_that_takes_too_long_is_stopped_with_its_children(tmp_path):
+    """And leaves to those after it what is kept for them."""
+    child = f"import subprocess; subprocess.run([{sys.executable!r}, '-c', 'import time; time.sleep(77.25)'])"
+    slow = python("slow", f"print('begun', flush=True); {child}", least=0)
+    began = time.monotonic()
+    assert check.run([slow, python("after", "print('ran')", least=60)], tmp_path / "report.txt", seconds=63) == 1
+    assert time.monotonic() - began < 60
+    text = (tmp_path / "report.txt").read_text()
+    assert "slow: FAILED: stopped after 3 s" in text and "begun" in text
+    assert "after: ok" in text and "ran" in text
+    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert "time.sleep(77.25)" not in left.replace(child, "")
+
+
+def test_steps_for_a_card(tmp_path):
+    planned = {step.name: step for step in check.steps("90", tmp_path)}
+    assert sum(step.least for step in planned.values()) < check.SECONDS - 60 < 540
+    assert planned["build"].environment == {"BFN_CUDA_ARCHITECTURES": "90"}
+    assert list(planned).index("tests") < list(planned).index("memcheck") < list(planned).index("benchmarks")
+    assert planned["benchmarks"].command[1:5] == ["-m", "benchmarks", "--device", "cuda"]
+
+
+def test_without_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert check.main() == 2
+    assert "sees no GPU" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(BACKENDS["cpu"].missing is not None, reason="the reference takes long")
+def test_what_is_sanitized_runs():
+    sanitized.main("cpu")
