@@ -93,7 +93,7 @@ BACKENDS = {
     backend.name: backend
     for backend in (
         Backend("cuda", "cuda", "bfn_kernels", missing=_CUDA_MISSING, lacks=_MIXTURES),
-        Backend("triton", "cuda", "bfn_kernels_triton", missing=_TRITON_MISSING, lacks=_MIXTURES),
+        Backend("triton", "cuda", "bfn_kernels_triton", missing=_TRITON_MISSING),
         Backend("cpu", "cpu", "bfn_kernels", missing=_CPU_MISSING),
         Backend("reference", None),
     )

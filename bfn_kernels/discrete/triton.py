@@ -26,7 +26,7 @@ from bfn_kernels.triton_ops.classes import (
     with_tile,
 )
 from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, square
-from bfn_kernels.triton_ops.noise import CLASS, SENDER, philox, unit
+from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import block_of, compute_type, launch, load, programs, view
 
@@ -122,18 +122,6 @@ def discrete_update_out(
 
 
 @triton.jit
-def _uniform(draw_noise, seed, rows, T: tl.constexpr):
-    """Explicit, or word r % 4 of group r // 4."""
-    if draw_noise[0] is not None:
-        return load(draw_noise, rows, T)
-    else:
-        row = rows[0] + rows[1]
-        w0, w1, w2, w3 = philox(tl.load(seed), row // 4, CLASS, 0)
-        word = tl.where(row % 2 == 0, tl.where(row % 4 == 0, w0, w2), tl.where(row % 4 == 1, w1, w3))
-        return unit(word).to(T)
-
-
-@triton.jit
 def _first_beyond(e, before, threshold, first, K: tl.constexpr, TILE: tl.constexpr):
     """Of a tile: the first class, of those with e > 0, up to which the sum exceeds the threshold, or K; the last with
     e > 0, or −1; and the sum."""
@@ -174,7 +162,7 @@ def _update(
     beta, spread = load(beta, rows, T), load(spread, rows, T)
     sent = tl.full((ROWS,), -1, tl.int64)
     if CHOICE == SAMPLE:
-        sent = _draw(logits, _uniform(draw_noise, seed, rows, T), rows, K, TILE, T).to(tl.int64)
+        sent = _draw(logits, uniforms(draw_noise, seed, rows, CLASS, T), rows, K, TILE, T).to(tl.int64)
     elif CHOICE == MODE:
         sent = first_largest(logits, rows, K, TILE, T).to(tl.int64)
     else:
