@@ -146,7 +146,7 @@ def reductions(loss, backend):
 
 @on_each
 @given(seed=seeds)
-@settings(max_examples=3)
+@settings(max_examples=1 if INTERPRETED else 3)
 def test_reductions_and_masks(seed, backend):
     """Consistent with each other; a mask does what leaving the variables out would."""
     a, b, x = random(seed, 3, 3, 4)
