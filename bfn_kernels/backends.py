@@ -89,18 +89,12 @@ class Backend:
     lacks: dict[str, str] = field(default_factory=dict)  # op: why this backend has none
 
 
-_MIXTURES = {
-    f"discretised.{op}[mixture]": "its kernels take one normal per variable"
-    for op in ("expected_value", "sample", "mode", "bin_loss", "continuous_time_loss", "discrete_time_loss",
-               "reconstruction_loss", "update_sample")
-}  # fmt: skip
-
 # In order of preference.
 BACKENDS = {
     backend.name: backend
     for backend in (
         Backend("cuda", "cuda", "bfn_kernels", missing=_CUDA_MISSING),
-        Backend("triton", "cuda", "bfn_kernels_triton", missing=_TRITON_MISSING, lacks=_MIXTURES),
+        Backend("triton", "cuda", "bfn_kernels_triton", missing=_TRITON_MISSING),
         Backend("cpu", "cpu", "bfn_kernels", missing=_CPU_MISSING),
         Backend("reference", None),
     )

@@ -1,8 +1,8 @@
 """Numbers that belong to rows: from a time or an accuracy, as a caller gives it, to what the ops take.
 
 Each is made in float64 and rounded once, to the type of the arithmetic. `FORMULAS` has them in plain PyTorch, for any
-schedule and device and for compiled code; csrc/math/schedules.h has the same for the built-in schedules, where one
-operator makes and checks all that a call on the CPU needs.
+schedule and device and for compiled code; csrc/math/schedules.h and triton_ops/rows.py have the same for the built-in
+schedules, where one operator makes all that a call needs, and on the CPU checks it.
 """
 
 import math
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import checks
-from bfn_kernels.backends import NAMESPACES
+from bfn_kernels.backends import BACKENDS, NAMESPACES
 from bfn_kernels.operators import Namespace, register_plain
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
 
 Rows = float | Tensor
+NATIVE = BACKENDS["cpu"].namespace
 
 T_MIN = 1e-6  # before this time nothing was received yet: the data prediction is 0
 T_MAX = 1 - 1e-6  # the time of a discrete flow is clamped to it
@@ -116,24 +117,27 @@ def numbers(
     """The set `which`, in `dtype`, broadcastable to `shape`: of times in [0, 1] where there is a schedule, else of
     accuracies α and of the precisions that they are added to, both at least 0."""
     native, kind = getattr(ops, "row_numbers", None), SCHEDULES.get(type(schedule))
-    if native is not None and kind is not None and data.is_cpu and not torch.compiler.is_compiling():
+    name, high = ("alpha", math.inf) if schedule is None else ("t", 1)
+    # those of csrc run on the CPU alone
+    there = data.is_cpu or (native is not None and ops.name != NATIVE)
+    if native is not None and kind is not None and there and not torch.compiler.is_compiling():
         try:
-            rho = None if precision is None else _row(precision, data)
-            return native(_row(value, data), rho, shape, *kind(schedule), n_steps, scale, which, dtype)
+            rho = None if precision is None else _row(precision, data, math.inf)
+            return native(_row(value, data, high), rho, shape, *kind(schedule), n_steps, scale, which, dtype)
         except ValueError:
             pass  # what is wrong is said below, by name
-    name, high = ("alpha", math.inf) if schedule is None else ("t", 1)
     wide = checks.rows(name, value, shape, data, 0, high)
     rho = None if precision is None else checks.rows("precision", precision, shape, data, 0)
     given = Given(wide, rho, schedule, n_steps, scale)
     return [formula(given).to(dtype) for bit, formula in FORMULAS.items() if which & bit]
 
 
-def _row(value: Rows, data: Tensor) -> Tensor:
+def _row(value: Rows, data: Tensor, high: float) -> Tensor:
     """What the operator takes; ValueError for anything else."""
-    if type(value) is float or type(value) is int:
+    if (type(value) is float or type(value) is int) and 0 <= value <= high:
         return torch.full((), value, dtype=torch.float64, device=data.device)
-    if isinstance(value, Tensor) and value.is_cpu and not (value.requires_grad and torch.is_grad_enabled()):
+    detached = isinstance(value, Tensor) and not (value.requires_grad and torch.is_grad_enabled())
+    if detached and value.device == data.device:
         return value
     raise ValueError
 

@@ -26,7 +26,7 @@ from bfn_kernels.triton_ops.classes import (
     with_tile,
 )
 from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, square
-from bfn_kernels.triton_ops.noise import CLASS, SENDER, philox, unit
+from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import block_of, compute_type, launch, load, programs, view
 
@@ -122,18 +122,6 @@ def discrete_update_out(
 
 
 @triton.jit
-def _uniform(draw_noise, seed, rows, T: tl.constexpr):
-    """Explicit, or word r % 4 of group r // 4."""
-    if draw_noise[0] is not None:
-        return load(draw_noise, rows, T)
-    else:
-        row = rows[0] + rows[1]
-        w0, w1, w2, w3 = philox(tl.load(seed), row // 4, CLASS, 0)
-        word = tl.where(row % 2 == 0, tl.where(row % 4 == 0, w0, w2), tl.where(row % 4 == 1, w1, w3))
-        return unit(word).to(T)
-
-
-@triton.jit
 def _first_beyond(e, before, threshold, first, K: tl.constexpr, TILE: tl.constexpr):
     """Of a tile: the first class, of those with e > 0, up to which the sum exceeds the threshold, or K; the last with
     e > 0, or −1; and the sum."""
@@ -174,7 +162,7 @@ def _update(
     beta, spread = load(beta, rows, T), load(spread, rows, T)
     sent = tl.full((ROWS,), -1, tl.int64)
     if CHOICE == SAMPLE:
-        sent = _draw(logits, _uniform(draw_noise, seed, rows, T), rows, K, TILE, T).to(tl.int64)
+        sent = _draw(logits, uniforms(draw_noise, seed, rows, CLASS, T), rows, K, TILE, T).to(tl.int64)
     elif CHOICE == MODE:
         sent = first_largest(logits, rows, K, TILE, T).to(tl.int64)
     else:
@@ -195,10 +183,11 @@ def _update(
 
 @triton.jit
 def _stats(view, x, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
-    """Of e = exp(z − max): e_x, the sums of e and e² over the other classes, max and z_x."""
+    """Of e = exp(z − max): e_x, the sums of e, e² and e(1 − e) over the other classes, max and z_x."""
     top = tl.full(rows[1].shape, float("-inf"), T)
     rest = tl.zeros(rows[1].shape, T)
     rest_square = tl.zeros(rows[1].shape, T)
+    below_top = tl.zeros(rows[1].shape, T)
     z_x = tl.zeros(rows[1].shape, T)
     for first in range(0, K, TILE):
         z = load_classes(view, rows, first, K, TILE, T, float("-inf"))
@@ -207,10 +196,11 @@ def _stats(view, x, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
         e = tl.where(is_x, 0.0, exp_difference(z, finite(new)[:, None]))
         kept = tl.where(top == new, 1.0, exp_difference(top, new))
         rest = rest * kept + tl.sum(e, 1)
+        below_top = kept * (below_top + (1.0 - kept) * rest_square) + tl.sum(e * (1.0 - e), 1)
         rest_square = rest_square * kept * kept + tl.sum(e * e, 1)
         z_x += sum_where(is_x, z)
         top = new
-    return exp_difference(z_x, top), rest, rest_square, top, z_x
+    return exp_difference(z_x, top), rest, rest_square, below_top, top, z_x
 
 
 def discrete_loss(
@@ -235,14 +225,15 @@ def _loss(
     """L∞ = weight·(q² + s) (205), without a weight −ln p_x."""
     rows = block_of(count, ROWS)
     x = load(x, rows, tl.int64)
-    e_x, rest, rest_square, top, z_x = _stats(logits, x, rows, K, TILE, T)
+    e_x, rest, rest_square, below_top, top, z_x = _stats(logits, x, rows, K, TILE, T)
     total = e_x + rest
     if stats is not None:
         to = stats + 4 * (rows[0] + rows[1])
         tl.store(to, top, mask=rows[2])
         tl.store(to + 1, e_x, mask=rows[2])
         tl.store(to + 2, rest, mask=rows[2])
-        tl.store(to + 3, rest_square, mask=rows[2])
+        # where x is not the top class, Σe² is Σe less this, while this less from that would cancel
+        tl.store(to + 3, tl.where(e_x < 1.0, below_top, rest_square), mask=rows[2])
     if weight[0] is not None:
         loss = load(weight, rows, T) * (square(rest / total) + rest_square / square(total))
     else:
@@ -273,9 +264,10 @@ def _loss_backward(
     x = load(x, rows, tl.int64)
     row = stats + 4 * (rows[0] + rows[1])
     top, e_x = tl.load(row, mask=rows[2]), tl.load(row + 1, mask=rows[2])
-    rest, rest_square = tl.load(row + 2, mask=rows[2]), tl.load(row + 3, mask=rows[2])
-    total = e_x + rest
+    rest, fourth = tl.load(row + 2, mask=rows[2]), tl.load(row + 3, mask=rows[2])
+    total, rest_square = e_x + rest, tl.where(e_x < 1.0, rest - fourth, fourth)
     p_x, q, s = (e_x / total)[:, None], (rest / total)[:, None], (rest_square / square(total))[:, None]
+    top_less_s = ((e_x + fourth) / square(total))[:, None]  # of a top class that is not x
     factor = tl.where(_in_range(x, K), load(grad, rows, T), float("nan"))
     if weight[0] is not None:
         factor *= 2.0 * load(weight, rows, T)
@@ -285,7 +277,8 @@ def _loss_backward(
         p = exp_difference(z, top[:, None]) / total[:, None]
         is_x = is_class(x, first, TILE)
         if weight[0] is not None:
-            by = tl.where(is_x, -p_x * (q * q + s), p * (p + p_x * q - s))
+            p_less_s = tl.where(p > 0.5, top_less_s, p - s)  # cancels as p goes to 1
+            by = tl.where(is_x, -p_x * (q * q + s), p * (p_less_s + p_x * q))
         else:
             by = tl.where(is_x, -q, p)
         store_classes(by_logits, rows, first, tl.where(keep, factor[:, None] * by, 0.0), K, TILE)

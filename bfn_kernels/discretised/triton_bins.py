@@ -11,7 +11,7 @@ from torch import Tensor
 from bfn_kernels.discretised.autograd import DATA, DIRECT
 from bfn_kernels.triton_ops.elementary import clamp, exp, log, log1p
 from bfn_kernels.triton_ops.normal import log_cdf, log_interval
-from bfn_kernels.triton_ops.views import load, view
+from bfn_kernels.triton_ops.views import component_view, load, view
 
 TINY_TOTAL = tl.constexpr(1e-5)  # an unclipped distribution with less mass in [−1, 1] is uniform
 _HALF_LOG_TWO_PI = tl.constexpr(0.91893853320467274178)
@@ -20,9 +20,11 @@ _HALF_LOG_TWO_PI = tl.constexpr(0.91893853320467274178)
 _DIRECT, _DATA = tl.constexpr(DIRECT), tl.constexpr(DATA)
 
 
-def network_views(prediction: Tensor, log_std: Tensor, mean, a, b, shape: torch.Size) -> tuple:
+def network_views(prediction: Tensor, log_std: Tensor, mixture_logits, mean, a, b, shape: torch.Size) -> tuple:
     """What the network put out, as one argument of a kernel."""
-    return tuple(view(t, shape) for t in (prediction, log_std, mean, a, b))
+    each = view if mixture_logits is None else component_view
+    output = [each(t, shape) for t in (prediction, log_std, mixture_logits)]
+    return *output[:2], *(view(t, shape) for t in (mean, a, b)), output[2]
 
 
 @triton.jit

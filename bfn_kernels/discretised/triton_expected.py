@@ -9,7 +9,13 @@ import triton.language as tl
 
 from bfn_kernels.discretised.triton_bins import TINY_TOTAL, centre, index, origin_of, position, to_edge
 from bfn_kernels.triton_ops.elementary import clamp
-from bfn_kernels.triton_ops.normal import tail
+from bfn_kernels.triton_ops.normal import tail, within
+
+# Below std = SMOOTH·h the edges within REACH·std of the mean are summed, but at least FEWEST: beyond, zφ is 4e-8 at
+# most. From std = WIDE on, where the terms of Euler–Maclaurin cancel, a Taylor series takes its place.
+REACH, FEWEST, SMOOTH, WIDE = tl.constexpr(6.0), tl.constexpr(7), tl.constexpr(1.5), tl.constexpr(2.0)
+BERNOULLI = (1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160)  # B_2m/(2m)!, m = 1..5
+CORRECTIONS, SERIES = tl.constexpr(5), tl.constexpr(5)  # terms of the two: 1e-8 at SMOOTH and at WIDE
 
 
 @triton.jit
@@ -17,7 +23,7 @@ def _edge_sum(mean, std, counted, most, K: tl.constexpr):
     """Sums over as many edges as each variable counts of those nearest to the mean: base and shift of k, and its
     derivatives. An edge left of the mean counts 0 in the base and Φ(z) in the shift, one right of it 1 and Φ(z) − 1."""
     origin, unit, below = origin_of(mean, K), 1.0 / (K * std), index(mean, K)
-    first = clamp(tl.floor(position(mean, K) - 3.0 * K * std) + 1.0, 1.0, K - counted)
+    first = clamp(tl.floor(position(mean, K) - std * (REACH * K * 0.5)) + 1.0, 1.0, K - counted)
     shift, density, moment = mean * 0.0, mean * 0.0, mean * 0.0
     for i in range(most):
         j = first + i
@@ -30,32 +36,39 @@ def _edge_sum(mean, std, counted, most, K: tl.constexpr):
     return centre(below, K), (2.0 / K) * shift, 2.0 * unit * density, 2.0 * unit * moment
 
 
+@triton.constexpr_function
+def _bernoulli(i):
+    return BERNOULLI[i]
+
+
 @triton.jit
 def _end_correction(z, phi, r):
-    """Euler–Maclaurin's corrections at an end, to ΣΦ, Σφ and Σzφ with the step r: over m = 1..4,
+    """Euler–Maclaurin's corrections at an end, to ΣΦ, Σφ and Σzφ with the step r: over m,
     B_2m/(2m)!·r^(2m−1)·f^(2m−1)(z), by Hermite polynomials."""
     far = clamp(z, -14.0, 14.0)  # where φ is 0, He must not be infinite
-    c0 = 1.0 / 12
-    r2 = r * r
-    c1, c2, c3 = -r2 / 720, r2 * r2 / 30240, -r2 * r2 * r2 / 1209600
-    he1 = far
-    he2 = far * he1 - 1.0
-    he3 = far * he2 - 2.0 * he1
-    he4 = far * he3 - 3.0 * he2
-    he5 = far * he4 - 4.0 * he3
-    he6 = far * he5 - 5.0 * he4
-    he7 = far * he6 - 6.0 * he5
-    he8 = far * he7 - 7.0 * he6
-    scale = r * phi
-    cdf = scale * (c0 + c1 * he2 + c2 * he4 + c3 * he6)
-    density = -scale * (c0 * he1 + c1 * he3 + c2 * he5 + c3 * he7)
-    moment = -scale * (c0 * he2 + c1 * he4 + c2 * he6 + c3 * he8)
+    cdf, density, moment = far * 0.0, far * 0.0, far * 0.0
+    power, even, odd = r * phi, far * 0.0 + 1.0, far  # He_2m−2 and He_2m−1
+    for i in tl.static_range(CORRECTIONS):
+        term = power * _bernoulli(i)
+        cdf += term * even
+        density -= term * odd
+        even = far * odd - (2 * i + 1) * even
+        moment -= term * even
+        odd = far * even - (2 * i + 2) * odd
+        power *= r * r
     return cdf, density, moment
 
 
 @triton.jit
+def _between(below, below_mass, above, above_mass):
+    """Φ(above) − Φ(−below), below ≥ 0, by the two tails."""
+    inside = within(below, below_mass) + within(tl.abs(above), above_mass)
+    return tl.where(above < 0.0, above_mass - below_mass, inside)
+
+
+@triton.jit
 def _smooth_sum(mean, std, K: tl.constexpr):
-    """2h ≤ std < 2. By the symmetry in the mean no tail is 1 minus little."""
+    """By the symmetry in the mean no tail is 1 minus little."""
     h: tl.constexpr = 2.0 / K
     r, m = h / std, tl.abs(mean)
     sign = tl.where(mean < 0.0, -1.0, 1.0)
@@ -67,43 +80,43 @@ def _smooth_sum(mean, std, K: tl.constexpr):
     high_cdf, high_density, high_moment = _end_correction(high, c_phi, r)
     shift = std * (a_integral - c_integral) - h / 2 * (a_mass + tl.where(beyond, c_mass, -c_mass))
     shift -= h * (high_cdf - low_cdf)
-    by_mean = (tl.where(beyond, c_mass, 1.0 - c_mass) - a_mass) + r / 2 * (a_phi + c_phi)
+    by_mean = _between(-low, a_mass, high, c_mass) + r / 2 * (a_phi + c_phi)
     by_mean += r * (high_density - low_density)
     by_std = a_phi - c_phi + r / 2 * (low * a_phi + high * c_phi) + r * (high_moment - low_moment)
     base = tl.where(beyond, centre(m * 0.0 + (K - 1.0), K), m)
     return sign * base, sign * shift, by_mean, sign * by_std
 
 
-@triton.jit
-def _wide_term(sums, terms, far, w, n: tl.constexpr, moment: tl.constexpr):
-    power, before, he = terms
-    power *= w / ((2 * n - 1) * (2 * n))
-    value = sums[0] + power * moment * before
-    by_mean = sums[1] + power * moment * he
-    before = far * he - (2 * n) * before
-    by_std = sums[2] + power * moment * before
-    return (value, by_mean, by_std), (power, before, far * before - (2 * n + 1) * he)
+@triton.constexpr_function
+def _moment(K, p):
+    """Σ h·b_j^p over the inner edges, p even, by Euler–Maclaurin, which is exact for a polynomial."""
+    h, derivative, total = 2 / K, p, 2 / (p + 1) - 2 / K
+    for m, coefficient in enumerate(BERNOULLI[: p // 2]):
+        total += coefficient * h ** (2 * m + 2) * 2 * derivative
+        derivative *= (p - 2 * m - 1) * (p - 2 * m - 2)
+    return total
 
 
 @triton.jit
 def _wide_sum(mean, std, K: tl.constexpr):
-    """std ≥ 2: a Taylor series about the middle of the edges, with m_p the sum of h·b_j^p."""
-    h: tl.constexpr = 2.0 / K
-    h2: tl.constexpr = h * h
-    m0: tl.constexpr = 2.0 - h
+    """A Taylor series about the middle of the edges: with z = −mean/std, and m_p the sum of h·b_j^p,
+    k = −Σ over even p of Φ^(p)(z)/p!·m_p/std^p, of which the first term has Φ − ½ in the place of Φ."""
+    m0: tl.constexpr = _moment(K, 0)
     z, w = -mean / std, 1.0 / (std * std)
     phi, mass, _ = tail(tl.abs(z))
     far = clamp(z, -14.0, 14.0)
-    sums = far * 0.0, far * 0.0 + m0, m0 * far
-    terms = far * 0.0 + 1.0, far, far * far - 1.0
-    sums, terms = _wide_term(sums, terms, far, w, 1, 2.0 / 3 - h + h2 / 3)
-    sums, terms = _wide_term(sums, terms, far, w, 2, 2.0 / 5 - h + h2 * (2.0 / 3 - h2 / 15))
-    sums, terms = _wide_term(sums, terms, far, w, 3, 2.0 / 7 - h + h2 * (1 - h2 * (1.0 / 3 - h2 / 21)))
-    m4: tl.constexpr = 2.0 / 9 - h + h2 * (4.0 / 3 - h2 * (14.0 / 15 - h2 * (4.0 / 9 - h2 / 15)))
-    sums, terms = _wide_term(sums, terms, far, w, 4, m4)
-    value, by_mean, by_std = sums
-    half = tl.where(z < 0.0, 0.5 - mass, mass - 0.5)
-    return m0 * half, phi * value, phi * by_mean / std, phi * by_std / std
+    value, by_mean, by_std = far * 0.0, far * 0.0 + m0, m0 * far
+    power, odd, even = far * 0.0 + 1.0, far, far * far - 1.0
+    for n in tl.static_range(1, SERIES):
+        power *= w / ((2 * n - 1) * (2 * n))
+        term = power * _moment(K, 2 * n)
+        value += term * odd
+        by_mean += term * even
+        odd = far * even - (2 * n) * odd
+        by_std += term * odd
+        even = far * odd - (2 * n + 1) * even
+    half = within(tl.abs(z), mass)
+    return m0 * tl.where(z < 0.0, half, -half), phi * value, phi * by_mean / std, phi * by_std / std
 
 
 @triton.jit
@@ -116,7 +129,7 @@ def _renormalised(base, shift, by_mean, by_std, mean, std, K: tl.constexpr):
     low, high = (-1.0 - m) / std, (1.0 - m) / std
     a_phi, a_mass, _ = tail(-low)
     c_phi, c_mass, _ = tail(tl.abs(high))
-    total = tl.where(high < 0.0, c_mass, 1.0 - c_mass) - a_mass
+    total = _between(-low, a_mass, high, c_mass)
     tiny = total < TINY_TOTAL
     total = tl.where(tiny, 1.0, total)
     excess = ((base - last) + shift + 2.0 * last * a_mass) / total
@@ -144,9 +157,8 @@ def expected_value(mean, std, K: tl.constexpr, CLIP: tl.constexpr):
     else:
         m = mean if CLIP else tl.abs(mean)
         base, shift, by_mean, by_std = m, m * 0.0 + std * 0.0, m * 0.0, m * 0.0
-        counted = tl.where(std < h / 2, 7.0, tl.where(std < h, 13.0, 25.0))
-        counted = tl.where(counted < K - 1.0, counted, K - 1.0)
-        narrow, wide = std < 2 * h, std >= 2.0
+        counted = clamp(tl.floor(std * (REACH * K)) + 1.0, FEWEST, K - 1.0)
+        narrow, wide = std < SMOOTH * h, std >= WIDE
         wide = wide & ~narrow
         smooth = ~(narrow | wide)
         if _any(narrow):

@@ -1,6 +1,6 @@
 """The n-step loss of discretised data in Triton (113-119), csrc/{math,cpu}/nstep.h again.
 
-p_k times the sender's normal is a bump of width s: a window of few bins is summed as they are, one of many by 32
+p_k times the sender's normal is a bump of width s: a window of few bins is summed as they are, one of many by 28
 Gauss-Legendre points. A program takes some variables, all at once some of their draws and of their points.
 """
 
@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bfn_kernels.discretised import triton_mixtures as mixtures
 from bfn_kernels.discretised.triton_bins import (
     is_uniform,
     log_end_bin,
@@ -25,12 +26,13 @@ from bfn_kernels.discretised.triton_bins import (
 from bfn_kernels.triton_ops.elementary import clamp, exp, log
 from bfn_kernels.triton_ops.noise import MONTE_CARLO, normals
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
-from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, constants, launch, load, programs, store, view
+from bfn_kernels.triton_ops.views import block_of, constants, launch, load, programs, store, view
 
-_NODES = tl.constexpr(32)
-_MOST_POINTS = tl.constexpr(160)  # of which every bin is one
-_REACH = tl.constexpr(6.0)  # bumps are 0 to float32 beyond so many s
-_SPAN = tl.constexpr(9.0)  # s between the peaks that share a window: with the reach 21 for the nodes, 5e-9
+_NODES = tl.constexpr(28)
+_MOST_POINTS = tl.constexpr(128)  # of which every bin is one
+_REACH = tl.constexpr(5.5)  # bumps hold 4e-8 beyond so many s
+_SPAN = tl.constexpr(8.5)  # s between the peaks that share a window: with the reach 19.5 for the nodes, 9e-8
+_MOST_LANES = tl.constexpr(32)  # of points
 _NUMBERS, _WARPS = 1024, 4  # of a program: variables, draws and points
 
 
@@ -44,21 +46,21 @@ def _legendre() -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def nstep_loss(
-    x: Tensor, network: tuple, gradient_views, alpha: Tensor, n_steps: int, n_samples: int, nodes, node_weights,
-    seed, noise, mask, reduction: int, *, dtype: torch.dtype, KIND: int, K: int, CLIP: bool,
+    x: Tensor, network: tuple, gradients: tuple, alpha: Tensor, n_steps: int, n_samples: int, nodes, node_weights,
+    seed, noise, mask, reduction: int, dtype: torch.dtype, of_kernel: dict,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     draws = n_samples or len(nodes)
     D = min(8, triton.next_power_of_2(draws))
-    P = min(_NODES.value, triton.next_power_of_2(K))
+    P = min(_MOST_LANES.value, triton.next_power_of_2(of_kernel["K"]))
     V = max(4, _NUMBERS // (D * P))
     losses = Losses(x, mask, reduction, dtype, V)
     tables = [None] * 2 if n_samples else [constants(tuple(v), dtype, x.device) for v in (nodes, node_weights)]
     legendre = tuple(constants(v, dtype, x.device) for v in _legendre())
     launch(
         _nstep, programs(x.numel(), V), view(x, x.shape), network, view(alpha, x.shape), *tables, legendre, draws,
-        None if noise is None else noise.contiguous(), seed, view(mask, x.shape), *gradient_views, *losses.arguments,
-        x.numel(), n_steps, EACH=losses.each, KIND=KIND, K=K, CLIP=CLIP, V=V, D=D, P=P, T=KERNEL_TYPES[dtype],
-        warps=_WARPS, registers=255,
+        None if noise is None else noise.contiguous(), seed, view(mask, x.shape), gradients, *losses.arguments,
+        x.numel(), n_steps, EACH=losses.each, V=V, D=D, P=P, warps=_WARPS, registers=255,
+        **of_kernel,
     )  # fmt: skip
     return losses.finish()
 
@@ -183,7 +185,7 @@ def _add_points(top, sums, first, window, legendre, eps, places, normal, K: tl.c
     i = first + tl.arange(0, P)[None, :]
     distance = bins[:, None] * 0.0 + i
     stands_for = (i < bins[:, None]).to(eps.dtype)
-    if P == _NODES:
+    if P == _MOST_LANES:
         inside = (i < _NODES) & (bins < 0.0)[:, None]
         node = tl.load(legendre[0] + i, mask=i < _NODES, other=0)
         weight = tl.load(legendre[1] + i, mask=i < _NODES, other=0)
@@ -235,48 +237,97 @@ def _total(mean, std, CLIP: tl.constexpr):
 
 
 @triton.jit
-def _nstep(
-    x, network, alpha, nodes, node_weights, legendre, draws, noise, seed, mask, by_prediction, by_log_std, values,
-    counts, count, n_steps, EACH: tl.constexpr, KIND: tl.constexpr, K: tl.constexpr, CLIP: tl.constexpr,
-    V: tl.constexpr, D: tl.constexpr, P: tl.constexpr, T: tl.constexpr,
-):  # fmt: skip
-    block = block_of(count, V)
-    keep = load(mask, block, tl.int1, True)
-    there = block[2] & keep
-    mean, std, mean_slope, std_slope = output_normal(network, block, KIND, T)
-    # what is not there must not widen the block's loops
-    x, mean = tl.where(there, load(x, block, T), 0.0), tl.where(there, mean, 0.0)
-    std, tau = tl.where(there, std, 1.0), 1.0 / tl.sqrt(tl.where(there, load(alpha, block, T), 1.0))
+def _log_sums(x, normal, tau, eps, d, draws, legendre, K: tl.constexpr, CLIP: tl.constexpr, P: tl.constexpr):
+    """ln Σ_k p_k·exp(q_k(eps − q_k/2)) of some draws, and its derivatives by mean and std: draws that are near to each
+    other share a window."""
+    mean, std = normal
     uniform, total, total_by_mean, total_by_std = _total(mean, std, CLIP)
     bump_std = tl.where(uniform, 1e9, std)
     spread = tl.sqrt(bump_std * bump_std + tau * tau)
     bump = bump_std, bump_std * tau / spread
     per_window = bump_std / spread / _SPAN  # of eps: the peaks move by bump_std/spread of s with it
+    least = tl.min(tl.where(d < draws, eps, float("inf")), 1)
+    most = tl.max(tl.where(d < draws, eps, float("-inf")), 1)
+    group = tl.floor((eps - least[:, None]) * per_window[:, None])
+    groups = (most - least) * per_window
+    value, by_mean, by_std = eps * 0.0, eps * 0.0, eps * 0.0
+    for g in range(tl.max(tl.where((groups > 0.0) & (groups < 64.0), groups, 0.0), 0).to(tl.int32) + 1):
+        low, high = least + g / per_window, tl.minimum(least + (g + 1) / per_window, most)
+        top, sums = _sum_of_draws(x, mean, std, tau, uniform, bump, low, high, eps, legendre, K, CLIP, P)
+        mine = group == g
+        value = tl.where(mine, top + log(sums[0]) - total[:, None], value)
+        by_mean = tl.where(mine, sums[1] / sums[0] - total_by_mean[:, None], by_mean)
+        by_std = tl.where(mine, sums[2] / sums[0] - total_by_std[:, None], by_std)
+    poison = x + mean + std + tau
+    return tl.where((poison == poison)[:, None], value, float("nan")), by_mean, by_std
+
+
+@triton.jit
+def _weights(node_weights, d, draws, T: tl.constexpr):
+    if node_weights is None:
+        return tl.where(d < draws, (tl.zeros(d.shape, T) + 1.0) / draws, 0.0)
+    else:
+        return tl.load(node_weights + d, mask=d < draws, other=0)
+
+
+@triton.jit
+def _expected(weight, value):
+    """The sum over the draws that there are."""
+    return tl.sum(tl.where(weight > 0.0, weight * value, 0.0), 1)
+
+
+@triton.jit
+def _of_block(normal, there):
+    """What is not there must not widen the block's loops."""
+    return tl.where(there, normal[0], 0.0), tl.where(there, normal[1], 1.0)
+
+
+@triton.jit
+def _nstep(
+    x, network, alpha, nodes, node_weights, legendre, draws, noise, seed, mask, by, values, counts, count, n_steps,
+    EACH: tl.constexpr, KIND: tl.constexpr, K: tl.constexpr, CLIP: tl.constexpr, M: tl.constexpr, V: tl.constexpr,
+    D: tl.constexpr, P: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    block = block_of(count, V)
+    keep = load(mask, block, tl.int1, True)
+    there = block[2] & keep
+    x, tau = tl.where(there, load(x, block, T), 0.0), 1.0 / tl.sqrt(tl.where(there, load(alpha, block, T), 1.0))
     loss, slope_mean, slope_std = x * 0.0, x * 0.0, x * 0.0
+    if M == 0:
+        mean, std, mean_by, std_by = output_normal(network, block, KIND, T)
+        normal = _of_block((mean, std), there)
+    else:
+        of = mixtures.shares(network, block, M, T)
     for first in range(0, draws, D):
         d = (first + tl.arange(0, D))[None, :]
         eps = _draws_of(nodes, noise, seed, first, draws, block, count, D, T)
-        if nodes is None:
-            weight = tl.where(d < draws, (tl.zeros((1, D), T) + 1.0) / draws, 0.0)
+        weight = _weights(node_weights, d, draws, T)
+        if M == 0:
+            value, by_mean, by_std = _log_sums(x, normal, tau, eps, d, draws, legendre, K, CLIP, P)
+            loss += _expected(weight, value)
+            slope_mean += _expected(weight, by_mean)
+            slope_std += _expected(weight, by_std)
         else:
-            weight = tl.load(node_weights + d, mask=d < draws, other=0)
-        least = tl.min(tl.where(d < draws, eps, float("inf")), 1)
-        most = tl.max(tl.where(d < draws, eps, float("-inf")), 1)
-        group = tl.floor((eps - least[:, None]) * per_window[:, None])
-        groups = (most - least) * per_window
-        for g in range(tl.max(tl.where((groups > 0.0) & (groups < 64.0), groups, 0.0), 0).to(tl.int32) + 1):
-            low, high = least + g / per_window, tl.minimum(least + (g + 1) / per_window, most)
-            top, sums = _sum_of_draws(
-                x, mean, std, tau, uniform, bump, low, high, eps, legendre, K, CLIP, P
-            )  # fmt: skip
-            mine = tl.where(group == g, weight, 0.0)
-            value = top + log(sums[0]) - total[:, None]
-            by_mean, by_std = sums[1] / sums[0] - total_by_mean[:, None], sums[2] / sums[0] - total_by_std[:, None]
-            loss += tl.sum(tl.where(mine > 0.0, mine * value, 0.0), 1)
-            slope_mean += tl.sum(tl.where(mine > 0.0, mine * by_mean, 0.0), 1)
-            slope_std += tl.sum(tl.where(mine > 0.0, mine * by_std, 0.0), 1)
-    poison = x + mean + std + tau
-    loss = tl.where(poison == poison, -n_steps * loss, float("nan"))
-    store(by_prediction, block, tl.where(keep, -n_steps * slope_mean * mean_slope, 0.0))
-    store(by_log_std, block, tl.where(keep, -n_steps * slope_std * std_slope, 0.0))
-    write_losses(loss, keep, block, values, counts, EACH)
+            top, total = tl.full(eps.shape, float("-inf"), T), eps * 0.0
+            for m in range(M):
+                mean, std, _, _ = mixtures.component(network, m, block, KIND, T)
+                value, _, _ = _log_sums(x, _of_block((mean, std), there), tau, eps, d, draws, legendre, K, CLIP, P)
+                log_share = tl.where(there, mixtures.log_share(network, of, m, block, T), 0.0)
+                top, total = mixtures.log_add(top, total, log_share[:, None] + value)
+            sum_of_all = top + log(total)
+            loss += _expected(weight, sum_of_all)
+            for m in range(M):
+                mean, std, mean_by, std_by = mixtures.component(network, m, block, KIND, T)
+                value, by_mean, by_std = _log_sums(
+                    x, _of_block((mean, std), there), tau, eps, d, draws, legendre, K, CLIP, P
+                )
+                log_share = tl.where(there, mixtures.log_share(network, of, m, block, T), 0.0)
+                part = exp(log_share[:, None] + value - sum_of_all)
+                by_mean = -n_steps * _expected(weight, part * by_mean) * mean_by
+                by_std = -n_steps * _expected(weight, part * by_std) * std_by
+                by_logit = -n_steps * _expected(weight, part - exp(log_share)[:, None])
+                mixtures.write(by, m, block, keep, first > 0, by_mean, by_std, by_logit, T)
+    if M == 0:
+        store(by[0], block, tl.where(keep, -n_steps * slope_mean * mean_by, 0.0))
+        store(by[1], block, tl.where(keep, -n_steps * slope_std * std_by, 0.0))
+    write_losses(-n_steps * loss, keep, block, values, counts, EACH)

@@ -1,7 +1,7 @@
 """The operators of the namespace `bfn_kernels_triton`: the schemas of csrc/bindings again.
 
-What implements them stands in each family's `triton.py` under the operator's name, and is imported, Triton with it,
-when an operator is first called. The modules beside this one are what those share.
+What implements them stands under the operator's name in the module that SCHEMAS says, and is imported, Triton with it,
+when an operator is first called. Most modules beside this one are what those share.
 """
 
 import importlib
@@ -25,7 +25,7 @@ _DISCRETISED_UPDATE = (
     "Tensor? known_mask, Tensor? seed, Tensor? noise, Tensor? draw_noise, Tensor? component_noise"
 )
 SCHEMAS = {
-    "continuous": (
+    "continuous.triton": (
         "gaussian_step(Tensor state, Tensor? a, Tensor? data, Tensor? b, Tensor? std, Tensor? seed, Tensor? noise) "
         "-> Tensor",
         "gaussian_step_out(Tensor state, Tensor? a, Tensor? data, Tensor? b, Tensor? std, Tensor? seed, "
@@ -39,7 +39,7 @@ SCHEMAS = {
         "Tensor weight, float low, float high, Tensor? mask, bool need_x, bool need_prediction, bool need_mean) "
         "-> (Tensor, Tensor, Tensor)",
     ),
-    "discrete": (
+    "discrete.triton": (
         "discrete_sender(Tensor x, Tensor beta, Tensor spread, int num_classes, bool probs, Tensor? seed, "
         "Tensor? noise, ScalarType dtype) -> Tensor",
         f"discrete_update({_DISCRETE_UPDATE}) -> Tensor",
@@ -52,7 +52,7 @@ SCHEMAS = {
         "float[] nodes, float[] node_weights, Tensor? seed, Tensor? noise, Tensor? mask, int reduction, "
         "bool need_logits) -> (Tensor, Tensor, Tensor)",
     ),
-    "discretised": (
+    "discretised.triton": (
         "expected_value(Tensor mean, Tensor std, Tensor? mixture_logits, int num_bins, bool clip, bool need_mean, "
         "bool need_std, bool need_mixture_logits) -> (Tensor, Tensor, Tensor, Tensor)",
         "discretised_choose(Tensor mean, Tensor std, Tensor? mixture_logits, int num_bins, int choice, Tensor? seed, "
@@ -64,12 +64,16 @@ SCHEMAS = {
         "int reduction, bool need_prediction, bool need_log_std, bool need_mixture_logits) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     ),
+    "triton_ops.rows": (
+        "row_numbers(Tensor value, Tensor? rho, int[] shape, int schedule, float parameter, int num_classes, "
+        "int n_steps, float scale, int which, ScalarType dtype) -> Tensor[]",
+    ),
 }
 
 
-def _implementation(family: str, name: str):
+def _implementation(module: str, name: str):
     def call(*arguments):
-        return getattr(importlib.import_module(f"bfn_kernels.{family}.triton"), name)(*arguments)
+        return getattr(importlib.import_module(f"bfn_kernels.{module}"), name)(*arguments)
 
     return call
 
@@ -79,9 +83,9 @@ def define() -> torch.library.Library:
     returned."""
     library = torch.library.Library(NAMESPACE, "DEF")
     keys = ["CUDA"] + ["CPU"] * (os.environ.get("TRITON_INTERPRET") == "1")
-    for family, schemas in SCHEMAS.items():
+    for module, schemas in SCHEMAS.items():
         for schema in schemas:
             name = library.define(schema).split("::")[-1]
             for key in keys:
-                library.impl(name, _implementation(family, name), key)
+                library.impl(name, _implementation(module, name), key)
     return library

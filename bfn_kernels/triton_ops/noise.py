@@ -5,11 +5,13 @@ import triton.language as tl
 
 from bfn_kernels import noise
 from bfn_kernels.triton_ops.elementary import log_normal, sincospi
+from bfn_kernels.triton_ops.views import load
 
 SENDER = tl.constexpr(noise.SENDER)
 CLASS = tl.constexpr(noise.CLASS)
 MONTE_CARLO = tl.constexpr(noise.MONTE_CARLO)
 OUTPUT = tl.constexpr(noise.OUTPUT)
+COMPONENT = tl.constexpr(noise.COMPONENT)
 
 
 @triton.jit
@@ -25,6 +27,18 @@ def philox(seed, group, stream: tl.constexpr, draw):
 def unit(word):
     """In (0, 1]; the same float32 on every backend."""
     return word.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
+
+
+@triton.jit
+def uniforms(explicit, seed, rows, stream: tl.constexpr, T: tl.constexpr):
+    """One a row: explicit, or word r % 4 of group r // 4."""
+    if explicit[0] is not None:
+        return load(explicit, rows, T)
+    else:
+        row = rows[0] + rows[1]
+        w0, w1, w2, w3 = philox(tl.load(seed), row // 4, stream, 0)
+        word = tl.where(row % 2 == 0, tl.where(row % 4 == 0, w0, w2), tl.where(row % 4 == 1, w1, w3))
+        return unit(word).to(T)
 
 
 @triton.jit

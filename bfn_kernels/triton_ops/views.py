@@ -65,6 +65,16 @@ def view(x: Tensor | None, shape: torch.Size) -> tuple:
     return x, kind, inner, outer_stride, inner_stride
 
 
+def component_view(x: Tensor | None, shape: torch.Size) -> tuple:
+    """The view of the first of those along the last dimension, and the stride to the others."""
+    if x is None:
+        return *view(None, shape), 0
+    if len(joined(x[..., 0], shape)) > 2:
+        return component_view(x.contiguous(), shape)
+    _, *place = view(x[..., 0], shape)
+    return x, *place, x.stride(-1)
+
+
 def joined(x: Tensor, shape: torch.Size) -> list[tuple[int, int]]:
     """Sizes and strides, dimensions that run on into each other joined."""
     dims: list[tuple[int, int]] = []
@@ -103,12 +113,6 @@ class Gradients:
             if to is not result:
                 result.copy_(to)
         return self.results
-
-
-def saved_gradient(like: Tensor, dtype: torch.dtype, needed: bool) -> tuple[Tensor, tuple]:
-    """What the forward pass saves, empty where it is not needed, and its view."""
-    saved = torch.empty(like.shape if needed else (0,), dtype=dtype, device=like.device)
-    return saved, view(saved if needed else None, like.shape)
 
 
 @triton.jit

@@ -217,6 +217,7 @@ DISCRETISED += [
     Case("discretised.discrete_time_loss[hard]", {**WIDE, "t": HARD_TIME}, {"num_bins": 16, "n_steps": 20, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
     Case("discretised.reconstruction_loss[hard]", WIDE, {"num_bins": 16, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
     Case("discretised.discrete_time_loss[draws]", {**LOSS, "t": TIME, "noise": draws(normal(), 3)}, {"n_steps": 7, "n_samples": 3, "num_bins": 16, **PAPER}, PREDICTIONS),
+    Case("discretised.discrete_time_loss[mixture 16 nodes]", {**LOSS, **mixture(NET, "mean"), "t": TIME}, {"n_steps": 3, "quadrature": 16, "num_bins": 4, **PAPER}, (*PREDICTIONS, "mixture_logits")),
     Case("discretised.discrete_time_loss[16 nodes]", {**LOSS, "t": TIME}, {"n_steps": 3, "quadrature": 16, "num_bins": 4, **PAPER}, PREDICTIONS),
 ]  # fmt: skip
 STEP = {**NET, "precision": ALPHA, "t": TIME, "alpha": ALPHA, "noise": normal()}

@@ -6,6 +6,8 @@ Imported before any kernel runs.
 - Every lane of a load or store that the mask lets through must lie within a tensor that the kernel was given.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 import triton.language as tl
@@ -90,6 +92,13 @@ def repair() -> None:
     Builder.create_masked_load = _checked("load", Builder.create_masked_load, 0)
     Builder.create_masked_store = _checked("store", Builder.create_masked_store, 1)
     np.seterr(all="ignore")  # NaN and infinity are ordinary here
+    _patch_the_language_once()
+
+
+def _patch_the_language_once() -> None:
+    """In the place of at every launch, and at every call of a function within a kernel: a third of the time."""
+    interpreter._patch_lang(SimpleNamespace(__globals__={"language": tl, "core": tl.core}))
+    interpreter._patch_lang = lambda fn: SimpleNamespace(restore=lambda: None)
 
 
 def enlarge_blocks() -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from support import NATIVE
+from support import INTERPRETED, NATIVE
 from torch.special import ndtr
 
 from bfn_kernels import discretised
@@ -26,6 +26,16 @@ def count_of(num_bins, most):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _large_blocks(monkeypatch):
+    """Of the Triton kernels in the interpreter, where programs cost much and variables little."""
+    if INTERPRETED:
+        from bfn_kernels.discretised import triton, triton_nstep
+
+        monkeypatch.setattr(triton, "BLOCK", 1024)
+        monkeypatch.setattr(triton_nstep, "_NUMBERS", 1 << 18)
 
 
 def sum_over_edges(mean, std, num_bins):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import ON_CPU
+from support import INTERPRETED, ON_CPU
 
 from bfn_kernels import continuous, discrete, discretised
 
-settings.register_profile("bounded", max_examples=25, deadline=None, derandomize=True)
+settings.register_profile("bounded", max_examples=6 if INTERPRETED else 25, deadline=None, derandomize=True)
 settings.load_profile("bounded")
 
 on_each = pytest.mark.parametrize("backend", ON_CPU)
@@ -146,7 +146,7 @@ def reductions(loss, backend):
 
 @on_each
 @given(seed=seeds)
-@settings(max_examples=3)
+@settings(max_examples=1 if INTERPRETED else 3)
 def test_reductions_and_masks(seed, backend):
     """Consistent with each other; a mask does what leaving the variables out would."""
     a, b, x = random(seed, 3, 3, 4)

@@ -1,0 +1,160 @@
+"""Numbers of rows in Triton, csrc/math/schedules.h again: all that a call needs in one launch, in float64."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from bfn_kernels import rows
+from bfn_kernels.triton_ops.elementary import exp, expm1, log, log1p
+from bfn_kernels.triton_ops.views import block_of, constants, launch, load, programs, store, view
+
+# The bits of `rows`, and its numbers of the schedules.
+GAMMA, FLOW_STD, MEAN_SCALE, RATE = map(tl.constexpr, (rows.GAMMA, rows.FLOW_STD, rows.MEAN_SCALE, rows.RATE))
+NOISE_SCALE, ALPHA, STD = map(tl.constexpr, (rows.NOISE_SCALE, rows.ALPHA, rows.STD))
+HALF_PRECISION, BETA, KEEP, TAKE = map(tl.constexpr, (rows.HALF_PRECISION, rows.BETA, rows.KEEP, rows.TAKE))
+UPDATE_STD, SENDER_STD, ACCURACY = map(tl.constexpr, (rows.UPDATE_STD, rows.SENDER_STD, rows.ACCURACY))
+T_MIN, T_MAX, ROOT_BETA_MIN = map(tl.constexpr, (rows.T_MIN, rows.T_MAX, rows.ROOT_BETA_MIN))
+NONE, EXPONENTIAL, QUADRATIC = (tl.constexpr(kind) for kind in range(3))
+COUNT = tl.constexpr(len(rows.FORMULAS))
+_BLOCK, _WARPS = 128, 4
+
+
+def row_numbers(
+    value: Tensor, rho: Tensor | None, shape: Sequence[int], schedule: int, parameter: float, num_classes: int,
+    n_steps: int, scale: float, which: int, dtype: torch.dtype,
+) -> list[Tensor]:  # fmt: skip
+    """A number out of range is NaN: to look at it would cost a synchronisation."""
+    given = [None if t is None else _leading(t, shape) for t in (value, rho)]
+    sizes = torch.broadcast_shapes(*(t.shape for t in given if t is not None))
+    out = [torch.empty(sizes, dtype=dtype, device=value.device) for _ in range(which.bit_count())]
+    of = constants(_derived(schedule, parameter, num_classes, n_steps, scale), torch.float64, value.device)
+    launch(
+        _row_numbers, programs(sizes.numel(), _BLOCK), *(view(t, sizes) for t in given), of,
+        tuple(view(t, sizes) for t in out), sizes.numel(), KIND=schedule, WHICH=which, BLOCK=_BLOCK, warps=_WARPS,
+    )  # fmt: skip
+    return out
+
+
+def _leading(value: Tensor, shape: Sequence[int]) -> Tensor:
+    """With as many dimensions as `shape`, of whose leading ones it has numbers."""
+    lead = value.shape[: len(shape)]
+    fits = all(n in (1, m) for n, m in zip(lead, shape, strict=False)) and lead.numel() == value.numel()
+    if not fits or value.dtype not in (torch.float32, torch.float64):
+        raise ValueError("rows do not fit the data")
+    return value.reshape(*lead, *(1,) * (len(shape) - len(lead)))
+
+
+def _derived(schedule: int, parameter: float, num_classes: int, n_steps: int, scale: float) -> tuple[float, ...]:
+    """What does not depend on the row: n, the scale, and three numbers of the schedule."""
+    if schedule == EXPONENTIAL.value:
+        log_variance = 2 * math.log(parameter)
+        step = log_variance / max(n_steps, 1)
+        return n_steps, scale, log_variance, step, -math.expm1(step)
+    if schedule in (NONE.value, QUADRATIC.value):
+        return n_steps, scale, parameter, 0.0, 0.0
+    return n_steps, scale, -math.expm1(-num_classes * parameter / 4), -4 / num_classes, 0.0
+
+
+@triton.jit
+def _beta(of, t, KIND: tl.constexpr):
+    if KIND == QUADRATIC:
+        return of[2] * t * t
+    else:
+        return of[3] * log1p(-of[2] * t)
+
+
+@triton.jit
+def _alpha(of, i, KIND: tl.constexpr):
+    """Accuracy of the i-th of n messages."""
+    if KIND == EXPONENTIAL:
+        return of[4] * exp(-of[3] * i)
+    elif KIND == QUADRATIC:
+        return of[2] * (2.0 * i - 1.0) / (of[0] * of[0])
+    else:
+        return _beta(of, i / of[0], KIND) - _beta(of, (i - 1.0) / of[0], KIND)
+
+
+@triton.jit
+def _rate(of, t, KIND: tl.constexpr):
+    """Accuracy per unit of time."""
+    if KIND == EXPONENTIAL:
+        return -of[2] * exp(-of[2] * t)
+    elif KIND == QUADRATIC:
+        return 2.0 * of[2] * t
+    else:
+        return -of[3] * of[2] / (1.0 - of[2] * t)
+
+
+@triton.jit
+def _of_variance(of, t, BIT: tl.constexpr):
+    """Those of γ and 1 − γ."""
+    gamma, variance = -expm1(of[2] * t), exp(of[2] * t)
+    if BIT == GAMMA:
+        return gamma
+    elif BIT == FLOW_STD:
+        return tl.sqrt(gamma * variance)
+    elif BIT == MEAN_SCALE:
+        return tl.where(t < T_MIN, 0.0, 1.0 / tl.where(t < T_MIN, 1.0, gamma))
+    elif BIT == NOISE_SCALE:
+        return tl.where(t < T_MIN, 0.0, tl.sqrt(variance / tl.where(t < T_MIN, 1.0, gamma)))
+    elif BIT == STD:
+        return tl.sqrt(variance)
+    elif BIT == HALF_PRECISION:
+        return 0.5 / variance
+    else:
+        return log(6.283185307179586 * variance) / 2.0
+
+
+@triton.jit
+def _of_message(of, alpha, rho, BIT: tl.constexpr):
+    if BIT == KEEP:
+        return rho / (rho + alpha)
+    elif BIT == TAKE:
+        return alpha / (rho + alpha)
+    elif BIT == UPDATE_STD:
+        return tl.sqrt(alpha) / (rho + alpha)
+    elif BIT == SENDER_STD:
+        return 1.0 / tl.sqrt(alpha)
+    elif BIT == ACCURACY:
+        return alpha
+    else:
+        return tl.sqrt(of[1] * alpha)
+
+
+@triton.jit
+def _row_number(of, value, rho, KIND: tl.constexpr, BIT: tl.constexpr):
+    if KIND == NONE:
+        return _of_message(of, value, rho, BIT)
+    elif BIT == RATE:
+        return of[1] * _rate(of, value, KIND)
+    elif BIT == ALPHA:
+        return of[1] * _alpha(of, of[0] * value + 1.0, KIND)
+    elif KIND == EXPONENTIAL:
+        return _of_variance(of, value, BIT)
+    else:
+        beta = _beta(of, tl.where(value > T_MAX, T_MAX, value), KIND)
+        beta = tl.where(tl.sqrt(beta) < ROOT_BETA_MIN, 0.0, beta)
+        return beta if BIT == BETA else tl.sqrt(of[1] * beta)
+
+
+@triton.constexpr_function
+def _place(which, bit):
+    """Of a number among those that are wanted."""
+    return (which & (bit - 1)).bit_count()
+
+
+@triton.jit
+def _row_numbers(value, rho, of, out, count, KIND: tl.constexpr, WHICH: tl.constexpr, BLOCK: tl.constexpr):
+    block = block_of(count, BLOCK)
+    value, rho = load(value, block, tl.float64), load(rho, block, tl.float64)
+    most: tl.constexpr = float("inf") if KIND == NONE else 1.0
+    value = tl.where((value >= 0.0) & (value <= most), value, float("nan"))
+    rho = tl.where(rho >= 0.0, rho, float("nan"))
+    of = tl.load(of), tl.load(of + 1), tl.load(of + 2), tl.load(of + 3), tl.load(of + 4)
+    for k in tl.static_range(COUNT):
+        if WHICH & (1 << k):
+            store(out[_place(WHICH, 1 << k)], block, _row_number(of, value, rho, KIND, 1 << k))
