@@ -91,6 +91,7 @@ def _kernels(cubin: Path, log: str, architecture: int) -> Iterable[Kernel]:
 
 def kernels(architectures: Sequence[int], folder: Path) -> list[Kernel]:
     found: list[Kernel] = []
+    sass.disassembler()  # which is asked for before minutes of compiling, too
     build(architectures, folder)
     for log in sorted(folder.rglob(f"*.{'-'.join(map(str, architectures))}.log")):
         for architecture in architectures:

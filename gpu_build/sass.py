@@ -71,13 +71,17 @@ class Function:
         return Counter(opcode for opcode, _ in self.instructions[first : last + 1])
 
 
-@functools.cache
-def functions(cubin: Path) -> dict[str, Function]:
-    """The kernels of a cubin by their mangled names."""
+def disassembler() -> str:
     tool = find_tool("nvdisasm")
     if tool is None:
         raise RuntimeError("there is no nvdisasm; pip install 'bfn-kernels[gpu-build]'")
-    text = subprocess.run([tool, "-c", str(cubin)], capture_output=True, text=True, check=True).stdout
+    return tool
+
+
+@functools.cache
+def functions(cubin: Path) -> dict[str, Function]:
+    """The kernels of a cubin by their mangled names."""
+    text = subprocess.run([disassembler(), "-c", str(cubin)], capture_output=True, text=True, check=True).stdout
     found: dict[str, Function] = {}
     current = Function([], {})
     for line in text.splitlines():
