@@ -149,60 +149,50 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-// L_n. Each lane reads a variable; the warp then takes them one by one.
+// L_n of one variable.
+template <class T>
+struct NStepVariable {
+  const DiscretisedLoss& op;
+  General<T> at;
+  OutputNormal<T> normal;
+  T x, alpha;
+  WithGradient<T> sum{T(0), T(0), T(0)};
+
+  __device__ NStepVariable(const DiscretisedLoss& loss, const General<T>& place)
+      : op(loss),
+        at(place),
+        normal(Normals<T, 1>(at, op.from).each[0]),
+        x(read<T>(op.x, at.start)),
+        alpha(read<T>(op.alpha, at.start)) {}
+
+  __device__ void add(int v, const NStepDraws<T>& draws, bool) {
+    const Bins<T> bins{op.from.num_bins, op.from.clip};
+    NStepWarp<T> warp(__shfl_sync(kWholeWarp, x, v), __shfl_sync(kWholeWarp, normal.mean, v),
+                      __shfl_sync(kWholeWarp, normal.std, v), 1 / sqrt(__shfl_sync(kWholeWarp, alpha, v)), bins);
+    WithGradient<T> added{T(0), T(0), T(0)};
+    warp.each_draw(draws.eps, draws.count, [&](int i, const WithGradient<T>& of_draw) {
+      added.value += draws.weight[i] * of_draw.value;
+      added.by_mean += draws.weight[i] * of_draw.by_mean;
+      added.by_std += draws.weight[i] * of_draw.by_std;
+    });
+    if (threadIdx.x % 32 != v) return;
+    sum.value += added.value;
+    sum.by_mean += added.by_mean;
+    sum.by_std += added.by_std;
+  }
+  __device__ T finish(bool counts) {
+    const T n = static_cast<T>(op.n_steps);
+    if (!counts) normal.mean_by_prediction = normal.std_by_log_std = 0;
+    store_gradients(at, op.gradients, normal, counts ? -n * sum.by_mean : T(0), counts ? -n * sum.by_std : T(0));
+    return counts ? -n * sum.value : T(0);
+  }
+};
+
 template <class T>
 __global__ void __launch_bounds__(kThreads, 1)
     nstep_kernel(const __grid_constant__ DiscretisedLoss op, const __grid_constant__ Nodes<T> nodes,
                  const Chunks chunks) {
-  const Bins<T> bins{op.from.num_bins, op.from.clip};
-  const int lane = threadIdx.x % 32, all = static_cast<int>(op.n_samples ? op.n_samples : op.num_nodes);
-  const Range range = range_of(chunks);
-  double sum = 0;
-  int32_t kept = 0;
-#pragma unroll 1
-  for (int64_t start = range.begin + threadIdx.x / 32 * 32; start < range.end; start += blockDim.x) {
-    const bool there = start + lane < range.end;
-    const General<T> at{there ? start + lane : start, 0};
-    bool on[1];
-    T x[1], alpha[1];
-    at.mask(op.to.mask, on);
-    at.data(op.x, x);
-    at.rows(op.alpha, alpha);
-    const OutputNormal<T> normal = Normals<T, 1>(at, op.from).each[0];
-    const bool counts = there && on[0];
-    WithGradient<T> result{T(0), T(0), T(0)};
-#pragma unroll 1
-    for (int draw = 0; draw < all; draw += NStepDraws<T>::kMost) {
-      const NStepDraws<T> own(op, nodes, at, draw, all);
-#pragma unroll 1
-      for (int v = 0; v < 32; ++v) {
-        if (!__shfl_sync(kWholeWarp, static_cast<int>(counts), v)) continue;
-        NStepWarp<T> warp(__shfl_sync(kWholeWarp, x[0], v), __shfl_sync(kWholeWarp, normal.mean, v),
-                          __shfl_sync(kWholeWarp, normal.std, v), 1 / sqrt(__shfl_sync(kWholeWarp, alpha[0], v)), bins);
-        const NStepDraws<T> draws = own.of_lane(v);
-        WithGradient<T> added{T(0), T(0), T(0)};
-        warp.each_draw(draws.eps, draws.count, [&](int i, const WithGradient<T>& of_draw) {
-          added.value += draws.weight[i] * of_draw.value;
-          added.by_mean += draws.weight[i] * of_draw.by_mean;
-          added.by_std += draws.weight[i] * of_draw.by_std;
-        });
-        if (lane == v) {
-          result.value += added.value;
-          result.by_mean += added.by_mean;
-          result.by_std += added.by_std;
-        }
-      }
-    }
-    if (!there) continue;
-    const T n = static_cast<T>(op.n_steps), loss[1] = {counts ? -n * result.value : T(0)};
-    OutputNormal<T> through = normal;
-    if (!counts) through.mean_by_prediction = through.std_by_log_std = 0;
-    store_gradients(at, op.gradients, through, counts ? -n * result.by_mean : T(0), counts ? -n * result.by_std : T(0));
-    if (op.to.reduction == Reduction::kNone) at.store_own(op.to.loss, loss);
-    sum += loss[0];
-    kept += counts;
-  }
-  finish_block<T>(op.to, chunks, sum, kept);
+  nstep_losses<T, NStepVariable<T>>(op, nodes, chunks);
 }
 
 Layout layout_of(const NetworkOutput& from) {

@@ -215,73 +215,57 @@ __global__ void __launch_bounds__(kThreads, 1)
   });
 }
 
-// L_n of the variable that a warp works on: -n times the sum over draws; the m-th component's gradients are added to
-// those of the draws before.
+// L_n of one variable.
 template <class T>
-__device__ T nstep_loss(const DiscretisedLoss& op, int64_t variable, const NStepDraws<T>& draws, bool first,
-                        Bins<T> bins) {
-  const Components<T> of(op.from, variable);
-  const T x = read<T>(op.x, variable), tau = 1 / sqrt(read<T>(op.alpha, variable)), n = static_cast<T>(op.n_steps);
-  LogSum<T> total[NStepDraws<T>::kMost];
+struct NStepVariable {
+  const DiscretisedLoss& op;
+  int64_t at;
+  T loss = 0;
+
+  __device__ NStepVariable(const DiscretisedLoss& of, const General<T>& place) : op(of), at(place.start) {}
+
+  // Gradients by the components are added to those of the draws before.
+  __device__ void add(int v, const NStepDraws<T>& draws, bool first) {
+    const bool mine = threadIdx.x % 32 == v;
+    const int64_t variable = __shfl_sync(kWholeWarp, at, v);
+    const Components<T> of(op.from, variable);
+    const Bins<T> bins{op.from.num_bins, op.from.clip};
+    const T x = read<T>(op.x, variable), tau = 1 / sqrt(read<T>(op.alpha, variable)), n = static_cast<T>(op.n_steps);
+    LogSum<T> total[NStepDraws<T>::kMost];
 #pragma unroll 1
-  for (int pass = 0; pass < (any(op.gradients) ? 2 : 1); ++pass) {
+    for (int pass = 0; pass < (any(op.gradients) ? 2 : 1); ++pass) {
 #pragma unroll 1
-    for (int m = 0; m < of.count(); ++m) {
-      const OutputNormal<T> normal = of.normal(m);
-      const T log_share = of.log_share(m);
-      T by_mean = 0, by_std = 0, by_logit = 0;
-      NStepWarp<T> warp(x, normal.mean, normal.std, tau, bins);
-      warp.each_draw(draws.eps, draws.count, [&](int i, const WithGradient<T>& of_draw) {
-        if (pass == 0) return total[i].add(log_share + of_draw.value);
-        const T part = exp(log_share + of_draw.value - total[i].value()), weight = draws.weight[i];
-        by_mean += weight * part * of_draw.by_mean;
-        by_std += weight * part * of_draw.by_std;
-        by_logit += weight * (part - exp(log_share));
-      });
-      if (pass == 1 && threadIdx.x % 32 == 0) {
-        of.store(op.gradients, m, -n * by_mean, -n * by_std, -n * by_logit, !first);
+      for (int m = 0; m < of.count(); ++m) {
+        const OutputNormal<T> normal = of.normal(m);
+        const T log_share = of.log_share(m);
+        T by_mean = 0, by_std = 0, by_logit = 0;
+        NStepWarp<T> warp(x, normal.mean, normal.std, tau, bins);
+        warp.each_draw(draws.eps, draws.count, [&](int i, const WithGradient<T>& of_draw) {
+          if (pass == 0) return total[i].add(log_share + of_draw.value);
+          const T part = exp(log_share + of_draw.value - total[i].value()), weight = draws.weight[i];
+          by_mean += weight * part * of_draw.by_mean;
+          by_std += weight * part * of_draw.by_std;
+          by_logit += weight * (part - exp(log_share));
+        });
+        if (pass == 1 && mine) of.store(op.gradients, m, -n * by_mean, -n * by_std, -n * by_logit, !first);
       }
     }
-  }
-  T value = 0;
+    T sum = 0;
 #pragma unroll
-  for (int i = 0; i < NStepDraws<T>::kMost; ++i) value += i < draws.count ? draws.weight[i] * total[i].value() : T(0);
-  return -n * value;
-}
+    for (int i = 0; i < NStepDraws<T>::kMost; ++i) sum += i < draws.count ? draws.weight[i] * total[i].value() : T(0);
+    if (mine) loss -= n * sum;
+  }
+  __device__ T finish(bool counts) {
+    if (!counts) Components<T>(op.from, at).store_zeros(op.gradients);
+    return loss;
+  }
+};
 
-// Each lane makes the noise of a variable; the warp then takes them one by one.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 1)
     nstep_kernel(const __grid_constant__ DiscretisedLoss op, const __grid_constant__ Nodes<T> nodes,
                  const Chunks chunks) {
-  const Bins<T> bins{op.from.num_bins, op.from.clip};
-  const int lane = threadIdx.x % 32, all = static_cast<int>(op.n_samples ? op.n_samples : op.num_nodes);
-  const Range range = range_of(chunks);
-  double sum = 0;
-  int32_t kept = 0;
-#pragma unroll 1
-  for (int64_t start = range.begin + threadIdx.x / 32 * 32; start < range.end; start += blockDim.x) {
-    const bool there = start + lane < range.end;
-    const General<T> at{there ? start + lane : start, 0};
-    const bool counts = there && read<int>(op.to.mask, at.start, 1) != 0;
-    T loss[1] = {T(0)};
-#pragma unroll 1
-    for (int draw = 0; draw < all; draw += NStepDraws<T>::kMost) {
-      const NStepDraws<T> own(op, nodes, at, draw, all);
-#pragma unroll 1
-      for (int v = 0; v < 32; ++v) {
-        if (!__shfl_sync(kWholeWarp, static_cast<int>(counts), v)) continue;
-        const T added = nstep_loss(op, start + v, own.of_lane(v), draw == 0, bins);
-        if (lane == v) loss[0] += added;
-      }
-    }
-    if (!there) continue;
-    if (!counts) Components<T>(op.from, at.start).store_zeros(op.gradients);
-    if (op.to.reduction == Reduction::kNone) at.store_own(op.to.loss, loss);
-    sum += loss[0];
-    kept += counts;
-  }
-  finish_block<T>(op.to, chunks, sum, kept);
+  nstep_losses<T, NStepVariable<T>>(op, nodes, chunks);
 }
 
 }  // namespace

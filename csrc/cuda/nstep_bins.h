@@ -4,6 +4,7 @@
 #include "../math/nstep.h"
 #include "../ops/discretised.h"
 #include "access.h"
+#include "loss.h"
 #include "nodes.h"
 
 namespace bfn {
@@ -188,5 +189,37 @@ struct NStepDraws {
     return there;
   }
 };
+
+// The losses of a block. The lanes of a warp have a variable each, whose noise they make, and take them one by one
+// together. `Variable(op, at)` is what a lane has of its own; the v-th lane's takes draws by `add(v, draws, first)`,
+// which all lanes call, and `finish(counts)` is its loss.
+template <class T, class Variable>
+__device__ void nstep_losses(const DiscretisedLoss& op, const Nodes<T>& nodes, const Chunks& chunks) {
+  const int lane = threadIdx.x % 32, all = static_cast<int>(op.n_samples ? op.n_samples : op.num_nodes);
+  const Range range = range_of(chunks);
+  double sum = 0;
+  int32_t kept = 0;
+#pragma unroll 1
+  for (int64_t start = range.begin + threadIdx.x / 32 * 32; start < range.end; start += blockDim.x) {
+    const bool there = start + lane < range.end;
+    const General<T> at{there ? start + lane : start, 0};
+    const bool counts = there && read<int>(op.to.mask, at.start, 1) != 0;
+    Variable variable(op, at);
+#pragma unroll 1
+    for (int draw = 0; draw < all; draw += NStepDraws<T>::kMost) {
+      const NStepDraws<T> own(op, nodes, at, draw, all);
+#pragma unroll 1
+      for (int v = 0; v < 32; ++v) {
+        if (__shfl_sync(kWholeWarp, static_cast<int>(counts), v)) variable.add(v, own.of_lane(v), draw == 0);
+      }
+    }
+    if (!there) continue;
+    const T loss[1] = {variable.finish(counts)};
+    if (op.to.reduction == Reduction::kNone) at.store_own(op.to.loss, loss);
+    sum += loss[0];
+    kept += counts;
+  }
+  finish_block<T>(op.to, chunks, sum, kept);
+}
 
 }  // namespace bfn
