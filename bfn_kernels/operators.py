@@ -1,11 +1,12 @@
 """What the families' autograd modules share: how operators are called, and get their fakes, backward passes and
 refusals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
 try:
@@ -32,7 +33,7 @@ def register(ops: Namespace, name: str, fake: Callable, backward: Callable | Non
 
     Without a backward the operator is one whose results have no gradient: asking for one is an error. So is a second
     derivative, refused where the graph for it would be made, since a backward pass that left it out would be silently
-    wrong; and so is vmap, under which noise and reductions would not mean what they say.
+    wrong; so is a forward-mode one, for the same reason; and so is vmap, under which noise and reductions would not mean what they say.
     """
     qualified, overload = f"{ops.name}::{name}", _overload(ops, name)
     if overload is None:
@@ -82,7 +83,12 @@ def _call(overload: Callable, save: Callable, backward: Callable) -> Callable:
     """The operator without the detour through Python that the dispatcher makes for what `register_autograd` says:
     it costs more than the work on a few thousand variables. Whoever looks at operators still sees every call."""
     if not SHORT_WAY:
-        return overload
+
+        def long_way(*args):
+            _refuse_tangents(overload, args)
+            return overload(*args)
+
+        return long_way
     native = getattr(overload, "_op", overload)  # what it wraps; private too
 
     def forward(ctx, *args):
@@ -97,12 +103,20 @@ def _call(overload: Callable, save: Callable, backward: Callable) -> Callable:
     def call(*args):
         if torch.compiler.is_compiling() or has_torch_function(args):
             return overload(*args)
+        _refuse_tangents(overload, args)
         if torch.is_grad_enabled() and _any_requires_grad(*args):
             return differentiable.apply(*args)
         with _AutoDispatchBelowAutograd():
             return native(*args)
 
     return call
+
+
+def _refuse_tangents(overload: Callable, args: Sequence) -> None:
+    if getattr(forward_ad, "_current_level", -1) < 0:  # private to torch; looking at each tensor would take long
+        return
+    if any(isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None for arg in args):
+        raise RuntimeError(f"{overload} has no forward-mode derivative")
 
 
 def per_variable(grad: Tensor, scale: Tensor, dims: int) -> Tensor:

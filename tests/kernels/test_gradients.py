@@ -4,6 +4,7 @@ import pytest
 import torch
 from cases import CASES
 from support import NATIVE, ON_CPU, error, evaluate, named, pairs, scale, ulp, weights_like
+from torch.autograd import forward_ad
 
 from bfn_kernels import continuous, discrete, discretised
 
@@ -86,6 +87,17 @@ def test_a_second_derivative_is_an_error(case, backend):
     for value, want in zip(got, second_derivatives(case, inputs, "reference"), strict=True):
         assert value is not None
         torch.testing.assert_close(value, want, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, of what it loads for dual numbers
+@pairs(NATIVE, lambda case: differentiable(case) and not case.hard)
+def test_a_forward_mode_derivative_is_an_error(case, backend):
+    inputs = case.inputs((2, 3), torch.float64)
+    for name in case.diff:
+        with forward_ad.dual_level():
+            dual = {name: forward_ad.make_dual(inputs[name], torch.ones_like(inputs[name]))}
+            with pytest.raises(RuntimeError, match="forward-mode"):
+                case(inputs | dual, backend)
 
 
 # Floating-point inputs that an op reads but has no gradient for, those of drawing aside.
