@@ -32,8 +32,8 @@ def register(ops: Namespace, name: str, fake: Callable, backward: Callable | Non
     `backward(ctx, *grads)`.
 
     Without a backward the operator is one whose results have no gradient: asking for one is an error. So is a second
-    derivative, refused where the graph for it would be made, since a backward pass that left it out would be silently
-    wrong; so is a forward-mode one, for the same reason; and so is vmap, under which noise and reductions would not mean what they say.
+    derivative, refused where the graph for it would be made, and a forward-mode one, since what left them out would be
+    silently wrong; and so is vmap, under which noise and reductions would not mean what they say.
     """
     qualified, overload = f"{ops.name}::{name}", _overload(ops, name)
     if overload is None:
