@@ -175,7 +175,7 @@ struct NStepVariable {
       added.by_mean += draws.weight[i] * of_draw.by_mean;
       added.by_std += draws.weight[i] * of_draw.by_std;
     });
-    if (threadIdx.x % 32 != v) return;
+    if (static_cast<int>(threadIdx.x % 32) != v) return;
     sum.value += added.value;
     sum.by_mean += added.by_mean;
     sum.by_std += added.by_std;

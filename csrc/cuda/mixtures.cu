@@ -226,7 +226,7 @@ struct NStepVariable {
 
   // Gradients by the components are added to those of the draws before.
   __device__ void add(int v, const NStepDraws<T>& draws, bool first) {
-    const bool mine = threadIdx.x % 32 == v;
+    const bool mine = static_cast<int>(threadIdx.x % 32) == v;
     const int64_t variable = __shfl_sync(kWholeWarp, at, v);
     const Components<T> of(op.from, variable);
     const Bins<T> bins{op.from.num_bins, op.from.clip};
