@@ -154,12 +154,12 @@ def _on_gpu(value):
 
 
 def test_what_a_backend_lacks_is_said(monkeypatch):
-    there = dataclasses.replace(backends.BACKENDS["triton"], missing=None)
-    monkeypatch.setitem(backends.BACKENDS, "triton", there)
+    op = "discretised.expected_value[mixture]"
+    lacking = dataclasses.replace(backends.BACKENDS["cuda"], missing=None, lacks={op: "nobody wrote it"})
+    monkeypatch.setitem(backends.BACKENDS, "cuda", lacking)
     monkeypatch.setattr(discretised._family, "found", {})
-    case = named("discretised.expected_value[mixture]")
-    inputs = case.inputs((2, 3), torch.float32)
+    inputs = named(op).inputs((2, 3), torch.float32)
     with FakeTensorMode():
         inputs = {k: _on_gpu(v) for k, v in inputs.items()}
-        with pytest.raises(RuntimeError, match=r"backend 'triton' has no discretised.expected_value\[mixture\]: "):
-            case(inputs, "triton")
+        with pytest.raises(RuntimeError, match=r"backend 'cuda' has no discretised.expected_value\[mixture\]: nobody"):
+            named(op)(inputs, "cuda")
