@@ -136,8 +136,8 @@ def _row(value: Rows, data: Tensor, high: float) -> Tensor:
     """What the operator takes; ValueError for anything else."""
     if (type(value) is float or type(value) is int) and 0 <= value <= high:
         return torch.full((), value, dtype=torch.float64, device=data.device)
-    detached = isinstance(value, Tensor) and not (value.requires_grad and torch.is_grad_enabled())
-    if detached and value.device == data.device:
+    with_gradient = torch.is_grad_enabled() and isinstance(value, Tensor) and value.requires_grad
+    if isinstance(value, Tensor) and value.device == data.device and not with_gradient:
         return value
     raise ValueError
 

@@ -98,10 +98,12 @@ def of_data(x: torch.Tensor) -> list[Row]:
     row, seed, width = torch.ones(x.shape[0], 1), torch.tensor(1), x.element_size()
     clip, nothing = (-1.0, 1.0), [None] * 3
     prediction, network = (x, x, row, row), (x, x, None, x, row, row, 2, 256)
+    many = torch.zeros(*x.shape, 10, dtype=x.dtype)
+    mixture = (many, many, many, *network[3:])
 
-    def loss(weight, alpha, n_samples, nodes, seed):
-        arguments = weight, alpha, 7, n_samples, nodes, nodes, seed, None, None, 3, True, True, False
-        return lambda: discretised.discretised_loss(x, *network, True, *arguments)
+    def loss(weight, alpha, n_samples, nodes, seed, output=network):
+        arguments = weight, alpha, 7, n_samples, nodes, nodes, seed, None, None, 3, True, True, output is mixture
+        return lambda: discretised.discretised_loss(x, *output, True, *arguments)
 
     rows = [
         ("gaussian_step, with noise", 3, lambda: continuous.gaussian_step(x, row, x, row, row, seed, None)),
@@ -118,6 +120,13 @@ def of_data(x: torch.Tensor) -> list[Row]:
         ("discretised L_inf", 4 + 8 / width, loss(row, None, 0, (), None)),
         ("discretised reconstruction", 4 + 8 / width, loss(None, None, 0, (), None)),
         ("discretised L_n, 8 nodes", 4 + 8 / width, loss(None, row, 0, (0.0,) * 8, None)),
+        ("discretised L_inf, 10 components", 32 + 120 / width, loss(row, None, 0, (), None, mixture)),
+        ("discretised reconstruction, 10 components", 32 + 120 / width, loss(None, None, 0, (), None, mixture)),
+        ("discretised L_n, 8 nodes, 10 components", 32 + 120 / width, loss(None, row, 0, (0.0,) * 8, None, mixture)),
+        (
+            "discretised update, a draw, 10 components", 32,
+            lambda: discretised.discretised_update(*mixture, 0, row, row, row, None, None, seed, *nothing),
+        ),
         ("discretised L_n, 10 draws", 4 + 8 / width, loss(None, row, 10, (), seed)),
     ]  # fmt: skip
     return [(name, x.numel(), size * width, call) for name, size, call in rows]

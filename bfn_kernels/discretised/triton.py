@@ -12,7 +12,7 @@ from bfn_kernels.discretised.autograd import CHOICES, DIRECT
 from bfn_kernels.discretised.triton_bins import centre, index, log_bin_prob, mode, network_views, output_normal
 from bfn_kernels.discretised.triton_expected import expected_value as bins_mean
 from bfn_kernels.discretised.triton_nstep import nstep_loss
-from bfn_kernels.triton_ops.elementary import clamp
+from bfn_kernels.triton_ops.elementary import clamp, log
 from bfn_kernels.triton_ops.noise import OUTPUT, SENDER
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import (
@@ -237,7 +237,7 @@ def _loss(
             )  # fmt: skip
         else:
             i = index(x, K)
-            log_p = mixtures.log_prob(i, network, of, block, KIND, K, CLIP, M, T)
-            loss = -log_p
-            mixtures.write_bin_cost(i, log_p, keep, by, network, of, block, KIND, K, CLIP, M, T)
+            p = mixtures.prob(i, network, of, block, KIND, K, CLIP, M, T)
+            loss = -p[0] - log(p[1])
+            mixtures.write_bin_cost(i, p, keep, by, network, of, block, KIND, K, CLIP, M, T)
     write_losses(loss, keep, block, values, counts, EACH)

@@ -94,30 +94,30 @@ def write_mean_error(
 
 
 @triton.jit
-def log_prob(
+def prob(
     i, network, of, block, KIND: tl.constexpr, K: tl.constexpr, CLIP: tl.constexpr, M: tl.constexpr, T: tl.constexpr
 ):
-    """ln p of a bin."""
+    """p of a bin, as log_add holds it."""
     top = tl.full(block[1].shape, float("-inf"), T)
     total = tl.zeros(block[1].shape, T)
     for m in range(M):
         mean, std, _, _ = component(network, m, block, KIND, T)
         log_p, _, _ = log_bin_prob(i, mean, std, K, CLIP)
         top, total = log_add(top, total, log_share(network, of, m, block, T) + log_p)
-    return top + log(total)
+    return top, total
 
 
 @triton.jit
 def write_bin_cost(
-    i, log_p, keep, by, network, of, block,
+    i, p, keep, by, network, of, block,
     KIND: tl.constexpr, K: tl.constexpr, CLIP: tl.constexpr, M: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """The gradients of −ln p."""
     for m in range(M):
         mean, std, mean_slope, std_slope = component(network, m, block, KIND, T)
-        log_p_m, by_mean, by_std = log_bin_prob(i, mean, std, K, CLIP)
+        log_p, by_mean, by_std = log_bin_prob(i, mean, std, K, CLIP)
         log_share_m = log_share(network, of, m, block, T)
-        part = exp(log_share_m + log_p_m - log_p)
+        part = exp(log_share_m + log_p - p[0]) / p[1]
         by_logit = exp(log_share_m) - part
         write(by, m, block, keep, False, -part * by_mean * mean_slope, -part * by_std * std_slope, by_logit, T)
 

@@ -309,20 +309,20 @@ def _nstep(
             slope_std += _expected(weight, by_std)
         else:
             top, total = tl.full(eps.shape, float("-inf"), T), eps * 0.0
-            for m in range(M):
+            # what the components share would not all fit in registers
+            for m in tl.range(M, disable_licm=True):
                 mean, std, _, _ = mixtures.component(network, m, block, KIND, T)
                 value, _, _ = _log_sums(x, _of_block((mean, std), there), tau, eps, d, draws, legendre, K, CLIP, P)
                 log_share = tl.where(there, mixtures.log_share(network, of, m, block, T), 0.0)
                 top, total = mixtures.log_add(top, total, log_share[:, None] + value)
-            sum_of_all = top + log(total)
-            loss += _expected(weight, sum_of_all)
-            for m in range(M):
+            loss += _expected(weight, top + log(total))
+            for m in tl.range(M, disable_licm=True):
                 mean, std, mean_by, std_by = mixtures.component(network, m, block, KIND, T)
                 value, by_mean, by_std = _log_sums(
                     x, _of_block((mean, std), there), tau, eps, d, draws, legendre, K, CLIP, P
                 )
                 log_share = tl.where(there, mixtures.log_share(network, of, m, block, T), 0.0)
-                part = exp(log_share[:, None] + value - sum_of_all)
+                part = exp(log_share[:, None] + value - top) / total
                 by_mean = -n_steps * _expected(weight, part * by_mean) * mean_by
                 by_std = -n_steps * _expected(weight, part * by_std) * std_by
                 by_logit = -n_steps * _expected(weight, part - exp(log_share)[:, None])

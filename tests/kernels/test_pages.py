@@ -4,13 +4,11 @@ import sys
 
 import pytest
 import torch
+from support import NATIVE
 
 from bfn_kernels import continuous
-from bfn_kernels.backends import BACKENDS
 
-pytestmark = pytest.mark.skipif(
-    BACKENDS["cpu"].missing is not None or sys.platform != "linux", reason="native kernels on Linux alone"
-)
+pytestmark = pytest.mark.skipif("cpu" not in NATIVE or sys.platform != "linux", reason="native kernels on Linux alone")
 MIB = 2**20
 
 
