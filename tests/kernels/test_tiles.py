@@ -1,0 +1,50 @@
+"""Discrete data whose classes just fill what the kernels take at a time, or are one too many: lanes, tiles, teams."""
+
+import pytest
+import torch
+from support import NATIVE
+
+from bfn_kernels import discrete
+
+ROWS = 17  # one more than lanes
+COUNTS = (15, 16, 17, 63, 64, 65, 128, 129, 1023, 1024, 1025, 4096, 4097)
+
+
+def results(num_classes: int, backend: str) -> dict[str, torch.Tensor]:
+    """Of every op, with gradients by the logits. x is the first class, the last, and others."""
+    dtype = torch.float64
+    g = torch.Generator().manual_seed(num_classes)
+    z = torch.randn(1, ROWS, num_classes, generator=g, dtype=dtype).mul(3)
+    x = torch.randint(num_classes, (1, ROWS), generator=g)
+    x[0, :2] = torch.tensor([0, num_classes - 1])
+    t, alpha = torch.tensor([0.3]), torch.tensor(2 / num_classes)
+    shared = {"beta_1": 16 / num_classes, "backend": backend}
+    found = {
+        "flow": discrete.flow_sample(x, t, num_classes=num_classes, seed=1, dtype=dtype, **shared),
+        "sender": discrete.sender_sample(x, alpha, num_classes=num_classes, seed=1, dtype=dtype, backend=backend),
+        **{
+            f"update by {choose}": discrete.update_sample(z, z, alpha, choose=choose, seed=2, backend=backend)
+            for choose in ("sample", "mode", "mean")
+        },
+    }
+    z.requires_grad_()
+    steps = {"n_steps": 5, "reduction": "batch", **shared}
+    losses = {
+        "L_inf": discrete.continuous_time_loss(x, z, t, reduction="batch", **shared),
+        "reconstruction": discrete.reconstruction_loss(x, z, reduction="batch", backend=backend),
+        "L_n joint": discrete.discrete_time_loss(x, z, t, n_samples=2, seed=3, **steps),
+        "L_n factorised": discrete.discrete_time_loss(x, z, t, n_samples=2, seed=3, receiver="factorised", **steps),
+    }
+    for name, loss in losses.items():
+        found[name], found[f"{name} by logits"] = loss.detach(), torch.autograd.grad(loss.sum(), z)[0]
+    return found
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("num_classes", COUNTS)
+def test_counts_of_classes(num_classes, backend):
+    got, want = (results(num_classes, name) for name in (backend, "reference"))
+    for name, value in want.items():
+        torch.testing.assert_close(
+            got[name], value, rtol=1e-9, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}"
+        )
