@@ -122,7 +122,6 @@ def of_data(x: torch.Tensor) -> list[Row]:
         ("discretised L_n, 8 nodes", 4 + 8 / width, loss(None, row, 0, (0.0,) * 8, None)),
         ("discretised L_inf, 10 components", 32 + 120 / width, loss(row, None, 0, (), None, mixture)),
         ("discretised reconstruction, 10 components", 32 + 120 / width, loss(None, None, 0, (), None, mixture)),
-        ("discretised L_n, 8 nodes, 10 components", 32 + 120 / width, loss(None, row, 0, (0.0,) * 8, None, mixture)),
         (
             "discretised update, a draw, 10 components", 32,
             lambda: discretised.discretised_update(*mixture, 0, row, row, row, None, None, seed, *nothing),
