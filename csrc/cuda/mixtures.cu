@@ -22,6 +22,8 @@ struct LogSum {
     }
   }
   __device__ T value() const { return top + log(sum); }
+  // A term's part in the sum; through `value` it would take over the rounding of a large one.
+  __device__ T part(T term) const { return exp(term - top) / sum; }
 };
 
 // Those of one variable.
@@ -196,7 +198,7 @@ __device__ T bin_cost(const DiscretisedLoss& op, const Components<T>& of, T x, B
   for (int m = 0; m < of.count(); ++m) total.add(of.log_share(m) + log_p(m).value);
   for (int m = 0; any(op.gradients) && m < of.count(); ++m) {
     const auto p = log_p(m);
-    const T part = exp(of.log_share(m) + p.value - total.value());
+    const T part = total.part(of.log_share(m) + p.value);
     of.store(op.gradients, m, -part * p.by_mean, -part * p.by_std, of.share(m) - part);
   }
   return -total.value();
@@ -242,7 +244,7 @@ struct NStepVariable {
         NStepWarp<T> warp(x, normal.mean, normal.std, tau, bins);
         warp.each_draw(draws.eps, draws.count, [&](int i, const WithGradient<T>& of_draw) {
           if (pass == 0) return total[i].add(log_share + of_draw.value);
-          const T part = exp(log_share + of_draw.value - total[i].value()), weight = draws.weight[i];
+          const T part = total[i].part(log_share + of_draw.value), weight = draws.weight[i];
           by_mean += weight * part * of_draw.by_mean;
           by_std += weight * part * of_draw.by_std;
           by_logit += weight * (part - exp(log_share));

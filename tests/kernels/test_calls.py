@@ -163,4 +163,8 @@ def test_modes_and_subclasses_see_the_operators():
 def test_without_torchs_private_names(monkeypatch):
     monkeypatch.setattr(operators, "SHORT_WAY", False)
     overload = torch.ops.bfn_kernels.gaussian_step.default
-    assert operators._call(overload, None, None) is overload
+    x, row = torch.rand(2, 3), torch.ones(2, 1)
+    arguments = x, row, None, None, None, None, None
+    with Seen() as seen:
+        result = operators._call(overload, None, None)(*arguments)
+    assert torch.equal(result, CPU.gaussian_step(*arguments)) and "bfn_kernels.gaussian_step" in " ".join(seen.functions)
