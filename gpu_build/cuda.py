@@ -14,9 +14,10 @@ STRICT = [
     "-Xptxas", "-v,-warn-spills,-warn-lmem-usage,-Werror", "-Werror", "all-warnings", "-Xcompiler",
     "-Wall,-Wextra,-Werror", "--keep", "--keep-dir",
 ]  # fmt: skip
+ALONE = Path(__file__).with_name("smooth.cu")  # compiled to be counted, and no part of `_cuda`
 
 # Whose instructions are counted: a part of the mangled name, variables in a round of the loop, bytes of a variable.
-# Numbers of rows are shared by many variables and count nothing.
+# Numbers of rows are shared by many variables and count nothing; gradients are written where the loss itself is.
 COUNTED = {
     "gaussian_step, with noise, float32": ("gaussian_step_kernelINS_5DenseIffLi4EEELb1", 4, 12),
     "gaussian_step, with noise, bfloat16": ("gaussian_step_kernelINS_5DenseINS_8BFloat16ES3_Li8EEELb1", 8, 6),
@@ -27,9 +28,10 @@ COUNTED = {
     "squared_loss, float32": ("squared_loss_kernelINS_5DenseIffLi4EEE", 4, 12),
     "squared_loss, float32 and bfloat16": ("squared_loss_kernelINS_5DenseIfNS_8BFloat16ELi8EEE", 8, 10),
     "squared_loss_backward, float32": ("squared_loss_backward_kernelINS_5DenseIffLi4EEE", 4, 24),
-    "expected_value, float32": ("expected_value_kernelINS_5DenseIffLi1EEE", 1, 12),
-    "discretised L_inf, float32": ("loss_kernelINS_5DenseIffLi1EEELb1", 1, 16),
-    "discretised reconstruction, float32": ("loss_kernelINS_5DenseIffLi1EEELb0", 1, 16),
+    "expected_value, float32": ("expected_value_kernelINS_5DenseIffLi4EEE", 4, 20),
+    "discretised L_inf, float32": ("loss_kernelINS_5DenseIffLi4EEELb1ELb0", 4, 24),
+    "discretised L_inf, float32, std from 1.5h to 2": ("loss_kernelINS_5DenseIffLi4EEELb1ELb1", 4, 24),
+    "discretised reconstruction, float32": ("loss_kernelINS_5DenseIffLi1EEELb0ELb0", 1, 24),
     "discretised update, a draw, float32": ("update_kernelINS_5DenseIffLi4EEELNS_6ChoiceE0", 4, 16),
     "discretised update, a draw, bfloat16": ("update_kernelINS_5DenseINS_8BFloat16ES3_Li8EEELNS_6ChoiceE0", 8, 8),
     "discrete sender, up to 128 classes, float32": ("sender_kernelINS_12DenseClassesIfEENS_8WarpTeamELi1", 4, 4),
@@ -40,6 +42,9 @@ COUNTED = {
     "discrete loss, up to 4096, float32": ("loss_kernelINS_12DenseClassesIfEENS_9BlockTeamELi4", 16, 4),
     "discrete backward, up to 4096, float32": ("loss_backward_kernelINS_12DenseClassesIfEENS_9BlockTeamELi4", 16, 8),
 }  # fmt: skip
+
+# Those whose threads take the variables of a round one after the other in a loop within.
+ONE_BY_ONE = {name for name in COUNTED if name.startswith(("expected_value", "discretised L_inf"))}
 
 
 def build(architectures: Sequence[int], folder: Path) -> None:
@@ -58,6 +63,13 @@ def build(architectures: Sequence[int], folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | asked)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    object_file = folder / f"{ALONE.stem}.{'-'.join(map(str, architectures))}.o"
+    code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
+    command = [nvcc, "-std=c++17", "-O3", "--expt-relaxed-constexpr", *code, *STRICT, str(folder)]
+    done = subprocess.run([*command, "-c", str(ALONE), "-o", str(object_file)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    object_file.with_suffix(".log").write_text(done.stderr)
 
 
 def resources(log: str, architecture: int) -> dict[str, tuple[int, int, int]]:
@@ -81,7 +93,8 @@ def _kernels(cubin: Path, log: str, architecture: int) -> Iterable[Kernel]:
         for mangled, (registers, shared, spills) in known.items():
             # the digits before a name are its length: without them one name may end in another
             if re.search(rf"\d{re.escape(part)}", mangled):
-                counts = sass.by_class(functions[mangled].main_loop(), variables)
+                within = variables if name in ONE_BY_ONE else 1
+                counts = sass.by_class(functions[mangled].main_loop(within), variables)
                 yield Kernel("cuda", name, architecture, registers, shared, spills, counts, size, gated=True)
     others = [known[m] for m in known if not any(re.search(rf"\d{re.escape(p)}", m) for p, _, _ in COUNTED.values())]
     if others:

@@ -61,14 +61,20 @@ class Function:
                 found.append((self.labels[label[0]], at))
         return found
 
-    def main_loop(self) -> Counter[str]:
+    def main_loop(self, within: int = 1) -> Counter[str]:
         """Opcodes of the longest loop, each instruction once: branches that are seldom taken count in full, loops
-        within it as if they ran once."""
-        loops = self.loops()
+        within it as if they ran once, but the longest of these `within` times."""
+        loops = sorted(self.loops(), key=lambda loop: loop[0] - loop[1])
         if not loops:
             return Counter(opcode for opcode, _ in self.instructions)
-        first, last = max(loops, key=lambda loop: loop[1] - loop[0])
-        return Counter(opcode for opcode, _ in self.instructions[first : last + 1])
+        counts = self._between(loops[0])
+        inner = [loop for loop in loops[1:] if loops[0][0] <= loop[0] and loop[1] <= loops[0][1]]
+        for _ in range(within - 1):
+            counts += self._between(inner[0])
+        return counts
+
+    def _between(self, loop: tuple[int, int]) -> Counter[str]:
+        return Counter(opcode for opcode, _ in self.instructions[loop[0] : loop[1] + 1])
 
 
 def disassembler() -> str:

@@ -265,9 +265,27 @@ __device__ void for_packs(int64_t begin, int64_t end, int64_t rank, int64_t size
   }
 }
 
+// f(at, there) likewise for whole packs alone, and as often for every thread of a block: one that is left over in the
+// last round has the last pack once more, and is not `there`.
+template <class At, class F>
+__device__ void for_rounds(int64_t begin, int64_t end, int64_t rank, int64_t size, const RowMap& rows, F&& f) {
+  const int64_t mine = int64_t{threadIdx.x} * At::kCount;
+#pragma unroll 1
+  for (int64_t first = begin + rank * At::kCount - mine; first < end; first += size * At::kCount) {
+    const bool there = first + mine < end;
+    const int64_t start = there ? first + mine : end - At::kCount;
+    f(At{start, rows.length.divide(start)}, there);
+  }
+}
+
 template <class At, class F>
 __device__ void for_grid(int64_t count, const RowMap& rows, F&& f) {
   for_packs<At>(0, count, int64_t{blockIdx.x} * blockDim.x + threadIdx.x, int64_t{gridDim.x} * blockDim.x, rows, f);
+}
+
+template <class At, class F>
+__device__ void for_grid_in_rounds(int64_t count, const RowMap& rows, F&& f) {
+  for_rounds<At>(0, count, int64_t{blockIdx.x} * blockDim.x + threadIdx.x, int64_t{gridDim.x} * blockDim.x, rows, f);
 }
 
 template <class At>
@@ -298,6 +316,10 @@ class Layout {
   }
   Layout& noise(const Noise& noise) {
     dense_ &= !noise.explicit_values;
+    return *this;
+  }
+  Layout& whole_packs(int64_t count) {
+    dense_ &= count % kMultiple == 0;
     return *this;
   }
   // Losses of each batch that are summed apart begin at whole packs.

@@ -14,6 +14,9 @@ struct AnyClasses {
   using Compute = T;
   static constexpr bool kHeldByBlocks = false;  // fewer kernels to compile
 
+  __device__ static T one(const View& view, int64_t row, int count, int64_t k) {
+    return read<T>(view, row * count + k);
+  }
   __device__ static void load(const View& view, int64_t row, int count, int first, T (&z)[4]) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -34,6 +37,9 @@ struct DenseClasses {
   using Compute = float;
   static constexpr bool kHeldByBlocks = true;
 
+  __device__ static float one(const View& view, int64_t row, int count, int64_t k) {
+    return widen(static_cast<const S*>(view.data)[row * count + k]);
+  }
   __device__ static void load(const View& view, int64_t row, int count, int first, float (&z)[4]) {
     const S* from = static_cast<const S*>(view.data) + row * count + first;
     if (count % 4 == 0) {
@@ -188,41 +194,56 @@ class ClassRow {
 template <class A, class Team, int kSlots>
 __device__ __forceinline__ auto ClassRow<A, Team, kSlots>::stats(int64_t x) -> RowStats<T> {
   constexpr T kNone = -std::numeric_limits<T>::infinity();
+  const int own_class = static_cast<int>(x);
   Sum<T, kSlots> rest = 0, rest_square = 0;
-  T top = kNone, z_x = 0;
-  each([&](int, int, int k, T z) {
-    if (k == x) z_x = z;
-    if constexpr (kSlots == 0) {
+  T top = kNone;
+  if constexpr (kSlots > 0) {
+    T others[kSlots][4];  // without class x and those beyond the last
+    const bool whole = count_ % 4 == 0, owner = x >= 0 && own_class / 4 % team_.size == team_.rank;
+#pragma unroll
+    for (int i = 0; i < kSlots; ++i) {
+      const int first = 4 * (team_.rank + i * team_.size);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        others[i][j] = first + (whole ? 0 : j) < count_ ? z_.each[i][j] : kNone;
+        top = Larger()(top, others[i][j]);
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if (owner && first + j == own_class) others[i][j] = kNone;
+      }
+    }
+    top = team_.reduce(top, kNone, Larger());
+#pragma unroll
+    for (int i = 0; i < kSlots; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const T e = exp_difference(others[i][j], top);
+        rest += e;
+        rest_square += e * e;
+      }
+    }
+  } else {
+    each([&](int, int, int k, T z) {
       if (!(z <= top)) {
         const T factor = top == kNone ? T(0) : exp_difference(top, z);
         rest *= factor;
         rest_square *= factor * factor;
         top = z;
       }
-      const T e = k == x || z == kNone ? T(0) : exp_difference(z, top);
-      rest += e;
-      rest_square += e * e;
-    } else {
-      top = Larger()(top, z);
-    }
-  });
-  const T own = top;
-  top = team_.reduce(top, kNone, Larger());
-  z_x = team_.reduce(z_x, T(0), Add());
-  if constexpr (kSlots == 0) {
-    const T factor = own == kNone ? T(0) : exp_difference(own, top);
-    rest *= factor;
-    rest_square *= factor * factor;
-  } else {
-    each([&](int, int, int k, T z) {
-      const T e = k == x ? T(0) : exp_difference(z, top);
+      const T e = k == own_class || z == kNone ? T(0) : exp_difference(z, top);
       rest += e;
       rest_square += e * e;
     });
+    const T own = top;
+    top = team_.reduce(top, kNone, Larger());
+    const T factor = own == kNone ? T(0) : exp_difference(own, top);
+    rest *= factor;
+    rest_square *= factor * factor;
   }
   rest = team_.reduce(rest, Sum<T, kSlots>(0), Add());
   rest_square = team_.reduce(rest_square, Sum<T, kSlots>(0), Add());
-  const T e_x = x < 0 ? T(0) : exp_difference(z_x, top);
+  const T e_x = x < 0 ? T(0) : exp_difference(A::one(view_, row_, count_, x), top);
   return {top, e_x, static_cast<T>(rest), static_cast<T>(rest_square)};
 }
 

@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
     }
     if (!on) return T(0);
     if (op.weight) return read<T>(op.weight, row) * squared_distance(stats);
-    return cross_entropy(stats, read<T>(op.logits, row * op.num_classes + x));
+    return cross_entropy(stats, A::one(op.logits, row, static_cast<int>(op.num_classes), x));
   });
 }
 
@@ -227,6 +227,7 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
     const bool on = read<int>(op.mask, row, 1) != 0;
     const int64_t x = on ? read<int64_t>(op.x, row) : 0;
     const T grad = is_class(x, count) ? read<T>(op.grad, row) : kNaN<T>;
+    const int own = static_cast<int>(x);
     T numbers[kRowStats];
     for (int64_t i = 0; i < kRowStats; ++i) numbers[i] = read<T>(op.stats, row * kRowStats + i);
     const RowStats<T> stats{numbers[0], numbers[1], numbers[2], numbers[3]};
@@ -238,7 +239,7 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const T by_other = slopes.by_other(exp_difference(z[j], stats.max));
-        z[j] = !on ? T(0) : first + j == x ? slopes.by_x : by_other;
+        z[j] = !on ? T(0) : first + j == own ? slopes.by_x : by_other;
       }
       A::store(op.by_logits, row, count, first, z);
     });

@@ -53,29 +53,56 @@ __device__ void finish_block(const LossTarget& to, const Chunks& chunks, double 
   }
 }
 
-// f(at, loss): writes the loss of the variables of a pack, whatever it likes where the mask is 0.
-template <class At, class F>
-__device__ void reduce_losses(const LossTarget& to, const Chunks& chunks, const RowMap& rows, F&& f) {
-  using T = typename At::Compute;
-  const Range range = range_of(chunks);
+// What a thread has summed.
+struct LossSum {
   double sum = 0;
   int32_t count = 0;
-  for_packs<At>(range.begin, range.end, threadIdx.x, blockDim.x, rows, [&](auto at) {
-    constexpr int kCount = decltype(at)::kCount;
-    T loss[kCount], of_pack = 0;
-    bool on[kCount];
-    at.mask(to.mask, on);
-    f(at, on, loss);
+
+  // The losses of the variables of a pack, whatever they are where the mask is 0.
+  template <class At>
+  __device__ void add(const LossTarget& to, const At& at, const bool (&on)[At::kCount],
+                      typename At::Compute (&loss)[At::kCount]) {
+    typename At::Compute of_pack = 0;
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) {
-      loss[j] = on[j] ? loss[j] : T(0);
+    for (int j = 0; j < At::kCount; ++j) {
+      loss[j] = on[j] ? loss[j] : 0;
       of_pack += loss[j];
       count += on[j];
     }
     sum += of_pack;
     if (to.reduction == Reduction::kNone) at.store_own(to.loss, loss);
+  }
+};
+
+// f(at, on, loss): writes the losses of a pack.
+template <class At, class F>
+__device__ void reduce_losses(const LossTarget& to, const Chunks& chunks, const RowMap& rows, F&& f) {
+  const Range range = range_of(chunks);
+  LossSum sum;
+  for_packs<At>(range.begin, range.end, threadIdx.x, blockDim.x, rows, [&](auto at) {
+    constexpr int kCount = decltype(at)::kCount;
+    typename At::Compute loss[kCount];
+    bool on[kCount];
+    at.mask(to.mask, on);
+    f(at, on, loss);
+    sum.add(to, at, on, loss);
   });
-  finish_block<T>(to, chunks, sum, count);
+  finish_block<typename At::Compute>(to, chunks, sum.sum, sum.count);
+}
+
+// f(at, there, on, loss): likewise in rounds (for_rounds).
+template <class At, class F>
+__device__ void reduce_losses_in_rounds(const LossTarget& to, const Chunks& chunks, const RowMap& rows, F&& f) {
+  const Range range = range_of(chunks);
+  LossSum sum;
+  for_rounds<At>(range.begin, range.end, threadIdx.x, blockDim.x, rows, [&](auto at, bool there) {
+    typename At::Compute loss[At::kCount];
+    bool on[At::kCount];
+    at.mask(to.mask, on);
+    f(at, there, on, loss);
+    if (there) sum.add(to, at, on, loss);
+  });
+  finish_block<typename At::Compute>(to, chunks, sum.sum, sum.count);
 }
 
 // Launches the kernel that adds the partial sums and writes the loss and its scale.

@@ -21,7 +21,7 @@ BFN_HD OutputNormal<T> output_normal(Parametrisation kind, T prediction, T log_s
     b = T(-1);
   }
   const bool early = a == T(0) && b == T(0);  // t < t_min: nothing was received yet
-  const T std = abs(b) * exp(clamp(log_std, T(-10), T(10)));
+  const T std = abs(b) * exp_normal(clamp(log_std, T(-10), T(10)));
   const bool flat = early || log_std < T(-10) || log_std > T(10) || std < T(1e-3) || std > T(10);
   const T mu = (a == T(0) ? T(0) : a * mean) - (early ? T(0) : b * prediction);
   return {mu, early ? T(1) : clamp(std, T(1e-3), T(10)), -b, flat ? T(0) : std};

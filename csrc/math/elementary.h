@@ -13,9 +13,10 @@ constexpr double kPi = 3.14159265358979323846;
 constexpr double kLogTwoPi = 1.83787706640934548356;
 constexpr double kSqrtTwoPi = 2.50662827463100050242;
 
-// x = n ln 2 + r, |r| <= ln 2 / 2, and e^r - 1: 3e-9.
+// x = n ln 2 + r, |r| <= ln 2 / 2, and e^r - 1: 3e-9. n is in the low bits of `bits`, as a float's that rounded it.
 struct ReducedExp {
-  float n, excess;
+  int32_t bits;
+  float excess;
 };
 
 BFN_HD ReducedExp reduced_exp(float x) {
@@ -23,29 +24,35 @@ BFN_HD ReducedExp reduced_exp(float x) {
   const float n = shifted - 12582912.0f;
   const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
   const float q = 0.49999994f + r * (0.16666515f + r * (0.041668456f + r * (0.0083694188f + r * 0.0013813145f)));
-  return {n, r + r * r * q};
+  return {bit_cast<int32_t>(shifted), r + r * r * q};
 }
 
-BFN_HD float power_of_two(int32_t n) { return bit_cast<float>((n + 127) << 23); }
+// By the nine lowest bits of n.
+BFN_HD float power_of_two(int32_t n) { return bit_cast<float>((static_cast<uint32_t>(n) << 23) + 0x3f800000u); }
 
 // 2^n in two factors, so that results below the normal range stay exact.
 BFN_HD float exp(float x) {
   const ReducedExp e = reduced_exp(clamp(x, -104.0f, 89.0f));
-  const int32_t exponent = static_cast<int32_t>(e.n), half = exponent >> 1;
+  const int32_t exponent = e.bits - bit_cast<int32_t>(12582912.0f), half = exponent >> 1;
   return (1.0f + e.excess) * power_of_two(half) * power_of_two(exponent - half);
+}
+
+// For |x| < 87
+BFN_HD float exp_normal(float x) {
+  const ReducedExp e = reduced_exp(x);
+  return (1.0f + e.excess) * power_of_two(e.bits);
 }
 
 // For x <= 0, and 0 where the result would be below the normal range: terms of a sum beside the largest.
 BFN_HD float exp_term(float x) {
-  const ReducedExp e = reduced_exp(x < -87.0f ? -87.0f : x);
-  const float value = (1.0f + e.excess) * power_of_two(static_cast<int32_t>(e.n));
+  const float value = exp_normal(x < -87.0f ? -87.0f : x);
   return x < -87.0f ? 0.0f : value;
 }
 
 // e^x - 1 for x < 88
 BFN_HD float expm1(float x) {
   const ReducedExp e = reduced_exp(clamp(x, -80.0f, 88.0f));
-  const float scale = power_of_two(static_cast<int32_t>(e.n));
+  const float scale = power_of_two(e.bits);
   return scale * e.excess + (scale - 1.0f);
 }
 
@@ -57,7 +64,7 @@ struct ExpAndExpm1 {
 
 BFN_HD ExpAndExpm1<float> exp_and_expm1(float x) {
   const ReducedExp e = reduced_exp(clamp(x, -87.0f, 88.0f));
-  const float scale = power_of_two(static_cast<int32_t>(e.n));
+  const float scale = power_of_two(e.bits);
   const float value = x > 88.0f ? std::numeric_limits<float>::infinity() : scale * (1.0f + e.excess);
   return {value, scale * e.excess + (scale - 1.0f)};
 }
@@ -112,6 +119,7 @@ BFN_HD void sincospi(float v, float& sine, float& cosine) {
 }
 
 BFN_HD double exp(double x) { return ::exp(x); }
+BFN_HD double exp_normal(double x) { return ::exp(x); }
 BFN_HD double exp_term(double x) { return ::exp(x); }
 BFN_HD double log(double x) { return ::log(x); }
 BFN_HD double log_normal(double x) { return ::log(x); }
@@ -126,6 +134,19 @@ BFN_HD void sincospi(double v, double& sine, double& cosine) {
   cosine = ::cos(kPi * v);
 #endif
 }
+
+// 1/x for x >= 1e-30, there without the care that a GPU's division takes of others.
+BFN_HD float reciprocal(float x) {
+#if defined(__CUDA_ARCH__)
+  const float capped = x > 1e30f ? 1e30f : x;
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(capped));
+  return ::fmaf(y, ::fmaf(-capped, y, 1.0f), y);
+#else
+  return 1.0f / x;
+#endif
+}
+BFN_HD double reciprocal(double x) { return 1 / x; }
 
 BFN_HD float sqrt(float x) { return ::sqrtf(x); }
 BFN_HD double sqrt(double x) { return ::sqrt(x); }
@@ -156,8 +177,7 @@ BFN_HD Difference<T> difference_of(T a, T b) {
 // which for logits far apart is most of the error.
 BFN_HD float exp_difference(float a, float b) {
   const Difference<float> d = difference_of(a, b);
-  const ReducedExp e = reduced_exp(clamp(d.value, -87.0f, 0.0f));
-  const float value = (1.0f + e.excess) * power_of_two(static_cast<int32_t>(e.n));
+  const float value = exp_normal(d.value < -87.0f ? -87.0f : d.value);
   return d.value < -87.0f ? 0.0f : value + value * d.lost;
 }
 

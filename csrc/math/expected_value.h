@@ -69,42 +69,61 @@ BFN_HD ExpectedValue<T> edge_sum(T mean, T std, int64_t count, Bins<T> bins) {
   return window_value(window, shift, density, moment, bins);
 }
 
-// Euler-Maclaurin's corrections at an end, to sum Phi, sum phi and sum z phi, with r = h/std the step: over m = 1..5,
-// B_2m/(2m)! r^(2m-1) f^(2m-1)(z), by Hermite polynomials.
+// What Euler-Maclaurin adds to the integrals at an end: to sum Phi, without half of Phi there; to sum phi and sum z
+// phi.
 template <class T>
-struct EndCorrection {
+struct EndTerms {
   T cdf, density, moment;
 };
 
+// Its corrections of step r = h/std: over m = 1..5, B_2m/(2m)! r^(2m-1) f^(2m-1)(z), by Hermite polynomials in powers
+// of w = (r z)^2, whose coefficients, polynomials in r^2, both ends share.
 template <class T>
-BFN_HD EndCorrection<T> end_correction(T z, T phi, T r) {
-  const T far = clamp(z, T(-14), T(14));  // where phi is 0, He must not be infinite
-  const T r2 = r * r, c[5] = {T(1) / 12, T(-1) / 720, T(1) / 30240, T(-1) / 1209600, T(1) / 47900160};
-  T he[11] = {T(1), far};
-  for (int n = 1; n < 10; ++n) he[n + 1] = far * he[n] - n * he[n - 1];
-  T cdf = 0, density = 0, moment = 0;
-  for (int m = 4; m >= 0; --m) {  // powers of r2 themselves may be too small to be normal numbers
-    cdf = cdf * r2 + c[m] * he[2 * m];
-    density = density * r2 - c[m] * he[2 * m + 1];
-    moment = moment * r2 - c[m] * he[2 * m + 2];
+struct EulerMaclaurin {
+  T r, cdf[5], density[5];
+
+  BFN_HD explicit EulerMaclaurin(T step) : r(step) {
+    const T v = r * r;
+    cdf[0] = T(1.0 / 12) + v * (T(1.0 / 720) + v * (T(1.0 / 10080) + v * (T(1.0 / 80640) + v * T(1.0 / 456192))));
+    cdf[1] = T(-1.0 / 720) - v * (T(1.0 / 5040) + v * (T(1.0 / 26880) + v * T(1.0 / 114048)));
+    cdf[2] = T(1.0 / 30240) + v * (T(1.0 / 80640) + v * T(1.0 / 228096));
+    cdf[3] = T(-1.0 / 1209600) - v * T(1.0 / 1710720);
+    cdf[4] = T(1.0 / 47900160);
+    density[0] = T(1.0 / 12) + v * (T(1.0 / 240) + v * (T(1.0 / 2016) + v * (T(1.0 / 11520) + v * T(1.0 / 50688))));
+    density[1] = T(-1.0 / 720) - v * (T(1.0 / 3024) + v * (T(1.0 / 11520) + v * T(1.0 / 38016)));
+    density[2] = T(1.0 / 30240) + v * (T(1.0 / 57600) + v * T(1.0 / 126720));
+    density[3] = T(-1.0 / 1209600) - v * T(1.0 / 1330560);
+    density[4] = T(1.0 / 47900160);
   }
-  return {r * phi * cdf, r * phi * density, r * phi * moment};
-}
+
+  // Over r, at the last edge; the first is that of the mirrored sum.
+  BFN_HD EndTerms<T> at(T z, T phi) const {
+    const T w = square(z * r);
+    T c = cdf[4], d = density[4], slope = 9 * density[4];  // of z d
+    for (int k = 3; k >= 0; --k) {
+      c = c * w + cdf[k];
+      d = d * w + density[k];
+      slope = slope * w + (2 * k + 1) * density[k];
+    }
+    return {phi * c, phi * (T(0.5) - r * (z * d)), phi * (T(0.5) * z + r * (slope - z * (z * d)))};
+  }
+};
 
 // std >= 1.5h, below 2. By the symmetry in the mean no tail is 1 minus little.
 template <class T>
 BFN_HD ExpectedValue<T> smooth_sum(T mean, T std, Bins<T> bins) {
-  const T h = bins.width(), r = h / std, sign = mean < T(0) ? T(-1) : T(1), m = abs(mean);
-  const T low = (h - 1 - m) / std, high = (1 - h - m) / std;  // the first edge and the last
-  const bool beyond = high < T(0);                            // the mean lies right of every edge
-  const Tail<T> a = tail(-low), c = tail(abs(high));
-  const EndCorrection<T> at_low = end_correction(low, a.density, r), at_high = end_correction(high, c.density, r);
-  const T shift =
-      std * (a.integral - c.integral) - h / 2 * (a.mass + (beyond ? c.mass : -c.mass)) - h * (at_high.cdf - at_low.cdf);
-  const T between = (beyond ? c.mass : 1 - c.mass) - a.mass;
-  const T by_mean = between + r / 2 * (a.density + c.density) + r * (at_high.density - at_low.density);
-  const T by_std =
-      a.density - c.density + r / 2 * (low * a.density + high * c.density) + r * (at_high.moment - at_low.moment);
+  const T h = bins.width(), unit = reciprocal(std), r = h * unit, sign = mean < T(0) ? T(-1) : T(1), m = abs(mean);
+  // Minus the first edge, and the last; where the density is all but 0, w must not be infinite.
+  const T left = clamp((1 - h + m) * unit, T(0), T(13)), right = clamp((1 - h - m) * unit, T(-13), T(13));
+  const bool beyond = right < T(0);  // the mean lies right of every edge
+  const Tail<T> a = tail(left, exp_normal(T(-0.5) * left * left));
+  const Tail<T> c = tail(abs(right), exp_normal(T(-0.5) * right * right));
+  const EulerMaclaurin<T> ends(r);
+  const EndTerms<T> first = ends.at(left, a.density), last = ends.at(right, c.density);
+  const T mass = beyond ? c.mass : -c.mass;  // right of the last edge, less 1 where that is most
+  const T shift = std * (a.integral - c.integral) - h / 2 * (a.mass + mass) - h * (r * (last.cdf - first.cdf));
+  const T by_mean = (beyond ? T(0) : T(1)) + (mass - a.mass) + r * (last.density + first.density);
+  const T by_std = a.density - c.density + r * (last.moment - first.moment);
   return {sign * (beyond ? bins.centre(bins.last()) : m), sign * shift, by_mean, sign * by_std};
 }
 

@@ -9,7 +9,7 @@ namespace bfn {
 // Mills ratio by the density's exponential alone: Phi(-z) = exp(-z^2/2) mills(z), z >= 0. 2e-8: t P(t), t = 1/(1 +
 // 0.3z).
 BFN_HD float mills(float z) {
-  const float t = 1.0f / (1.0f + 0.3f * z);
+  const float t = reciprocal(1.0f + 0.3f * z);
   float p = -0.010760636f;
   p = p * t + 0.038807508f;
   p = p * t - 0.030210897f;
@@ -54,10 +54,16 @@ struct Tail {
   T density, mass, integral;
 };
 
+// With e = exp(-z^2/2).
+template <class T>
+BFN_HD Tail<T> tail(T z, T e) {
+  const T scale = static_cast<T>(1 / kSqrtTwoPi), ratio = mills(z);
+  return {e * scale, e * ratio, e * (scale - z * ratio)};
+}
+
 template <class T>
 BFN_HD Tail<T> tail(T z) {
-  const T scale = static_cast<T>(1 / kSqrtTwoPi), e = exp(T(-0.5) * z * z), ratio = mills(z);
-  return {e * scale, e * ratio, e * (scale - z * ratio)};
+  return tail(z, exp_term(T(-0.5) * z * z));
 }
 
 // A logarithm of a probability and its derivatives by the two ends of the interval.

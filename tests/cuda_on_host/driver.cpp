@@ -160,6 +160,17 @@ void run_discretised(int64_t batch, int64_t row, F&& make) {
   discretised_loss<T>({make(count), direct, {}, a, 5, 2, nullptr, nullptr, 0, seeded(kMonteCarlo), {}, to});
 }
 
+// Several blocks, which sort their variables by several rules.
+void run_expected_values(int64_t count) {
+  const View a = per_row<float>(1, count, 1.5f), b = per_row<float>(1, count, 0.4f);
+  const auto data = [count] { return dense<float>(count); };
+  const NetworkOutput from{Parametrisation::kNoise, 1, data(), data(), {}, data(), a, b, 16, true};
+  expected_value<float>({count, from, data(), {data(), data(), {}}});
+  each_target<float>(1, count, [&](const LossTarget& to) {
+    discretised_loss<float>({data(), from, a, {}, 0, 0, nullptr, nullptr, 0, {}, {data(), data(), {}}, to});
+  });
+}
+
 template <class T, class F>
 void run_mixtures(int64_t batch, int64_t row, int64_t components, F&& make) {
   const int64_t count = batch * row, all = count * components;
@@ -244,5 +255,6 @@ int main() {
   run_all<double>("float64", [](int64_t count) { return dense<double>(count); });
   run_discrete<float>(1, 2, 4100, [](int64_t count) { return dense<float>(count); });
   run_continuous<float>(1, 5000, [](int64_t count) { return dense<float>(count); });
+  for (const int64_t count : {3000, 3001}) run_expected_values(count);  // whole packs, and one by one
   std::puts("done");
 }

@@ -81,6 +81,7 @@ struct Machine {
   std::vector<Warp> warps;
   unsigned live = 0, at_barrier = 0, barrier_round = 0;
   int barrier_line = 0;
+  bool votes[2] = {};  // of this round of the barrier, and of the last, which may still be being read
   bool progress = false;
   const void* scheduler_stack = nullptr;
   size_t scheduler_stack_size = 0;
@@ -242,7 +243,7 @@ void launch(const std::function<void()>& kernel, int64_t blocks, int threads) {
   for (machine.block = 0; machine.block < machine.blocks; ++machine.block) run_block();
 }
 
-void sync_block(int line) {
+bool sync_block(int line, bool vote) {
   Fiber& fiber = *machine.current;
   fiber.line = line;
   if (machine.at_barrier > 0 && machine.barrier_line != line)
@@ -250,10 +251,12 @@ void sync_block(int line) {
   if (machine.live < machine.threads) die("a barrier after threads of the block have ended", line);
   const unsigned round = machine.barrier_round;
   machine.barrier_line = line;
+  machine.votes[round % 2] |= vote;
   release(&machine.barrier_tags[round % 2]);
   if (++machine.at_barrier == machine.threads) {
     machine.at_barrier = 0;
     ++machine.barrier_round;
+    machine.votes[machine.barrier_round % 2] = false;
     machine.progress = true;
   } else {
     fiber.round = round;
@@ -261,6 +264,7 @@ void sync_block(int line) {
     pause();
   }
   acquire(&machine.barrier_tags[round % 2]);
+  return machine.votes[round % 2];
 }
 
 const uint64_t* exchange(unsigned mask, uint64_t value, int line) {

@@ -19,7 +19,8 @@ Index block_size();
 Index grid_size();
 
 void launch(const std::function<void()>& kernel, int64_t blocks, int threads);
-void sync_block(int line);
+// Whether any thread of the block voted for it.
+bool sync_block(int line, bool vote = false);
 void sync_warp(unsigned mask, int line);
 // Meets the other lanes of the mask and returns what all of them brought, by lane.
 const uint64_t* exchange(unsigned mask, uint64_t value, int line);
@@ -53,6 +54,7 @@ T shuffle(unsigned mask, T value, unsigned source, int line) {
 #define gridDim (::host_shim::grid_size())
 
 inline void __syncthreads(int line = __builtin_LINE()) { host_shim::sync_block(line); }
+inline int __syncthreads_or(int vote, int line = __builtin_LINE()) { return host_shim::sync_block(line, vote != 0); }
 inline void __syncwarp(unsigned mask = ~0u, int line = __builtin_LINE()) { host_shim::sync_warp(mask, line); }
 
 template <class T>

@@ -163,3 +163,19 @@ def test_what_a_backend_lacks_is_said(monkeypatch):
         inputs = {k: _on_gpu(v) for k, v in inputs.items()}
         with pytest.raises(RuntimeError, match=r"backend 'cuda' has no discretised.expected_value\[mixture\]: nobody"):
             named(op)(inputs, "cuda")
+
+
+@on_host
+@pytest.mark.parametrize("clip", [True, False])
+def test_expected_values_do_not_depend_on_their_neighbours(clip):
+    """A block sorts its variables where their standard deviations are of several rules; in order none is mixed but for
+    some warps."""
+    torch.manual_seed(0)
+    mean, std = torch.empty(4096).uniform_(-1.2, 1.2), torch.exp(torch.empty(4096).uniform_(-7, 2))
+    options = {"num_bins": 256, "clip": clip, "backend": "cuda_on_host"}
+    for count in (4096, 4095, 1024, 7):  # packs, and one by one
+        order = std[:count].argsort()
+        mixed = discretised.expected_value(mean[:count], std[:count], **options)
+        assert torch.equal(mixed[order], discretised.expected_value(mean[:count][order], std[:count][order], **options))
+        same = torch.stack([discretised.expected_value(mean[i : i + 1], std[i : i + 1], **options) for i in range(5)])
+        assert torch.equal(mixed[:5], same[:, 0])

@@ -1,0 +1,90 @@
+// The losses of discretised data by a thread for each variable.
+#pragma once
+
+#include "../math/bin_prob.h"
+#include "../ops/discretised.h"
+#include "loss.h"
+#include "sorted.h"
+
+namespace bfn {
+
+// The normals that the network put out for a pack of variables.
+template <class T, int kCount>
+struct Normals {
+  T mean[kCount], std[kCount], mean_by_prediction[kCount], std_by_log_std[kCount];
+
+  template <class At>
+  __device__ Normals(const At& at, const NetworkOutput& from) {
+    T prediction[kCount], log_std[kCount], state[kCount], a[kCount], b[kCount];
+    at.network(from.prediction, prediction);
+    at.network(from.log_std, log_std);
+    at.data(from.mean, state);
+    at.rows(from.a, a);
+    at.rows(from.b, b);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      const OutputNormal<T> normal = output_normal(from.kind, prediction[j], log_std[j], state[j], a[j], b[j]);
+      mean[j] = normal.mean;
+      std[j] = normal.std;
+      mean_by_prediction[j] = normal.mean_by_prediction;
+      std_by_log_std[j] = normal.std_by_log_std;
+    }
+  }
+
+  // By the derivatives by mean and std, which it changes.
+  template <class At>
+  __device__ void store_gradients(const At& at, const NetworkGradients& to, T (&by_mean)[kCount],
+                                  T (&by_std)[kCount]) const {
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      by_mean[j] *= mean_by_prediction[j];
+      by_std[j] *= std_by_log_std[j];
+    }
+    if (to.by_prediction) at.store_own(to.by_prediction, by_mean);
+    if (to.by_log_std) at.store_own(to.by_log_std, by_std);
+  }
+};
+
+// L_inf, or -ln p of the bin of x.
+template <class At, bool kSquared, bool kSmoothAlone = false>
+__global__ void __launch_bounds__(kThreads, 2)
+    loss_kernel(const __grid_constant__ DiscretisedLoss op, const __grid_constant__ RowMap rows, const Chunks chunks) {
+  using T = typename At::Compute;
+  constexpr int kCount = At::kCount;
+  const Bins<T> bins{op.from.num_bins, op.from.clip};
+  reduce_losses_in_rounds<At>(op.to, chunks, rows, [&](const At& at, bool there, const auto& on, auto& loss) {
+    Normals<T, kCount> normals(at, op.from);
+    T x[kCount], by_mean[kCount], by_std[kCount];
+    at.data(op.x, x);
+    if constexpr (kSquared) {
+      T weight[kCount];
+      ExpectedValue<T> k[kCount];
+      at.rows(op.weight, weight);
+      expected_values<kSmoothAlone>(normals.mean, normals.std, bins, k);
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) {
+        const T error = (x[j] - k[j].base) - k[j].shift, slope = -2 * weight[j] * error;
+        loss[j] = weight[j] * error * error;
+        by_mean[j] = slope * k[j].by_mean;
+        by_std[j] = slope * k[j].by_std;
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) {
+        const auto p = log_bin_prob(bins.index(x[j]), normals.mean[j], normals.std[j], bins);
+        loss[j] = -p.value;
+        by_mean[j] = -p.by_mean;
+        by_std[j] = -p.by_std;
+      }
+    }
+    if (!there) return;
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      if (on[j]) continue;  // not even NaN
+      by_mean[j] = by_std[j] = normals.mean_by_prediction[j] = normals.std_by_log_std[j] = 0;
+    }
+    normals.store_gradients(at, op.gradients, by_mean, by_std);
+  });
+}
+
+}  // namespace bfn

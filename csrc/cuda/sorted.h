@@ -1,0 +1,75 @@
+// Expected values of a block's variables. A warp goes through one rule after the other where its variables call for
+// several; then the block sorts its variables by their rules first.
+#pragma once
+
+#include "../math/expected_value.h"
+#include "team.h"
+
+namespace bfn {
+
+// Where each thread of a block puts its variables so that those of a rule follow each other.
+template <class T, int kCount>
+__device__ void place_by_rule(const T (&std)[kCount], Bins<T> bins, int (&place)[kCount]) {
+  constexpr int kBits = 12;  // of the count of each rule, side by side in one number
+  static_assert(kBits * kEdgeRules <= 64 && kThreads * kCount < 1 << kBits, "the counts have room");
+  const auto shift = [bins](T of) { return kBits * static_cast<int>(edge_rule(of, bins)); };
+  uint64_t own = 0;
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) own += uint64_t{1} << shift(std[j]);
+  const BlockTeam block(0);
+  uint64_t next = block.sum_before(own), lower = block.reduce(own, uint64_t{0}, Add());
+#pragma unroll
+  for (int r = 1; r < kEdgeRules; ++r) next += lower <<= kBits;
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) {
+    place[j] = static_cast<int>(next >> shift(std[j])) & ((1 << kBits) - 1);
+    next += uint64_t{1} << shift(std[j]);
+  }
+}
+
+// For all threads of a block of kThreads. What each gets does not depend on the others' variables. `kSmoothAlone`: what
+// is left where every variable is of the smooth rule, which gpu_build counts.
+template <bool kSmoothAlone = false, class T, int kCount>
+__device__ void expected_values(const T (&mean)[kCount], const T (&std)[kCount], Bins<T> bins,
+                                ExpectedValue<T> (&value)[kCount]) {
+  if constexpr (sizeof(T) == sizeof(double)) {  // there is but one rule
+    for (int j = 0; j < kCount; ++j) value[j] = expected_value(mean[j], std[j], bins);
+  } else {
+    struct alignas(16) Slot {
+      T numbers[4];  // mean and std; then an expected value
+    };
+    __shared__ Slot slots[kThreads * kCount];
+    int place[kCount];
+    T least = std[0], most = std[0];
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      place[j] = threadIdx.x + kThreads * j;
+      least = std[j] < least ? std[j] : least;
+      most = std[j] > most ? std[j] : most;
+    }
+    const int from = static_cast<int>(edge_rule(least, bins)), to = static_cast<int>(edge_rule(most, bins));
+    const int of_first = __shfl_sync(kWholeWarp, from, 0);
+    const bool mixed = __syncthreads_or(from != of_first || to != of_first);
+    if (mixed && !kSmoothAlone) place_by_rule(std, bins, place);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      slots[place[j]].numbers[0] = mean[j];
+      slots[place[j]].numbers[1] = std[j];
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int i = threadIdx.x; i < kThreads * kCount; i += kThreads) {
+      const T m = slots[i].numbers[0], s = slots[i].numbers[1];
+      const ExpectedValue<T> k = kSmoothAlone ? smooth_sum(m, s, bins) : expected_value(m, s, bins);
+      slots[i] = {{k.base, k.shift, k.by_mean, k.by_std}};
+    }
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      const Slot slot = slots[place[j]];
+      value[j] = {slot.numbers[0], slot.numbers[1], slot.numbers[2], slot.numbers[3]};
+    }
+  }
+}
+
+}  // namespace bfn
