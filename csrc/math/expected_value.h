@@ -113,8 +113,9 @@ struct EulerMaclaurin {
 template <class T>
 BFN_HD ExpectedValue<T> smooth_sum(T mean, T std, Bins<T> bins) {
   const T h = bins.width(), unit = reciprocal(std), r = h * unit, sign = mean < T(0) ? T(-1) : T(1), m = abs(mean);
-  // Minus the first edge, and the last; where the density is all but 0, w must not be infinite.
-  const T left = clamp((1 - h + m) * unit, T(0), T(13)), right = clamp((1 - h - m) * unit, T(-13), T(13));
+  // Minus the first edge, and the last; where the density is all but 0, w must not be infinite, nor what the density is
+  // multiplied with subnormal.
+  const T left = clamp((1 - h + m) * unit, T(0), T(10)), right = clamp((1 - h - m) * unit, T(-10), T(10));
   const bool beyond = right < T(0);  // the mean lies right of every edge
   const Tail<T> a = tail(left, exp_normal(T(-0.5) * left * left));
   const Tail<T> c = tail(abs(right), exp_normal(T(-0.5) * right * right));
