@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bfn_kernels.backends import CPU_BUILD
-from gpu_build import cuda, extension
+from gpu_build import cuda, extension, sass
 from gpu_build.__main__ import over_budget
 from gpu_build.table import Kernel
 
@@ -36,6 +36,13 @@ def test_a_budget_refuses():
     assert over_budget([one], {}) == ["one, sm_90: no budget, 12.5 instructions"]
     assert over_budget([], {"one, sm_90": 1}) == ["one, sm_90: a budget for a kernel that there is not"]
     assert over_budget([spilled], {}) == ["triton two, sm_90: spills 8 bytes"]
+
+
+def test_a_loop_within_counts_as_often_as_it_runs():
+    loops = [("FADD", ""), ("FMUL", ""), ("BRA", "`(.L_x_1)"), ("STG", ""), ("BRA", "`(.L_x_0)"), ("EXIT", "")]
+    function = sass.Function(loops, {".L_x_0": 0, ".L_x_1": 1})
+    assert function.main_loop() == {"FADD": 1, "FMUL": 1, "BRA": 2, "STG": 1}
+    assert function.main_loop(4) == {"FADD": 1, "FMUL": 4, "BRA": 5, "STG": 1}
 
 
 @pytest.fixture
