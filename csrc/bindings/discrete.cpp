@@ -151,8 +151,7 @@ BFN_SCHEMAS(m) {
   m.def("discrete_update_out(" BFN_UPDATE ", Tensor(a!) out) -> ()");
   m.def(
       "discrete_loss(Tensor x, Tensor logits, Tensor? weight, Tensor? mask, int reduction, bool need_logits) -> "
-      "(Tensor, "
-      "Tensor, Tensor)");
+      "(Tensor, Tensor, Tensor)");
   m.def(
       "discrete_loss_backward(Tensor grad, Tensor x, Tensor logits, Tensor? weight, Tensor? mask, Tensor stats) -> "
       "Tensor");

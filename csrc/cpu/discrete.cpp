@@ -175,7 +175,10 @@ void discrete_update(const DiscreteUpdate& op) {
       const T* eps = normal_tile(op.noise, tile, normals, 0, 0, ahead_of<T>({&op.state, &op.out}, tile));
       T* out = target_tile(op.out, tile, new_state);
       const T* __restrict state = load_tile(op.state, tile, buffer, T(0));
-      if (state == out) state = std::copy_n(state, tile.padded(), buffer) - tile.padded();
+      if (state == out) {
+        std::copy_n(state, tile.padded(), buffer);
+        state = buffer;
+      }
       const auto onto = [state](int64_t i) { return state[i]; };
       const T *e = scratch.e.data() + tile.first, *scale = scratch.tiles[t++].scale;
       if (shared) {
@@ -217,44 +220,42 @@ void discrete_loss(const DiscreteLoss& op) {
 
 template <class T>
 void discrete_loss_backward(const DiscreteLossBackward& op) {
-  for_row_blocks(
-      op.count, op.num_classes, [] { return NoScratch{}; },
-      [&](const Rows& rows, NoScratch) {
-        int64_t x[kLanes];
-        T grad[kLanes], weight[kLanes], buffer[kLanes * kRowStats];
-        uint8_t costs[kLanes];
-        load_lanes(op.mask, rows, costs, uint8_t{1});
-        load_classes(op.x, rows, costs, x, nullptr);
-        load_lanes(op.grad, rows, grad);
-        load_lanes(op.weight, rows, weight);
-        const T* stats = load(op.stats, rows.first * kRowStats, rows.count * kRowStats, buffer);
-        T top[kLanes], by_x[kLanes], slope[kLanes], level[kLanes], inverse[kLanes];
-        int32_t looked_at[kLanes];
-        for (int64_t j = 0; j < kLanes; ++j) {
-          RowStats<T> row;
-          std::memcpy(&row, stats + std::min(j, rows.count - 1) * kRowStats, sizeof(row));
-          const RowSlopes<T> slopes =
-              op.weight ? squared_distance_slopes(row, grad[j] * weight[j]) : cross_entropy_slopes(row, grad[j]);
-          top[j] = row.max;
-          by_x[j] = slopes.by_x;
-          slope[j] = slopes.slope;
-          level[j] = slopes.level;
-          inverse[j] = slopes.inverse;
-          looked_at[j] = costs[j];  // a row that costs nothing has no gradient, whatever its logits
-        }
-        for_tiles(rows, [&](const Tile& tile) {
-          T logits[kBlock], e[kBlock], out[kBlock];
-          exp_steps(tile.steps, load_tile(op.logits, tile, logits, kMinusInfinity<T>), top, e);
-          T* __restrict by = target_tile(op.by_logits, tile, out);
-          const StepOf step(tile, x);
-          for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
-            const RowSlopes<T> slopes{by_x[j], slope[j], level[j], inverse[j]};
-            const T any = s == step.at[j] ? slopes.by_x : slopes.by_other(e[i]);
-            by[i] = looked_at[j] != 0 ? any : T(0);
-          });
-          store_tile(op.by_logits, tile, by);
-        });
+  for_row_blocks(op.count, op.num_classes, [&](const Rows& rows) {
+    int64_t x[kLanes];
+    T grad[kLanes], weight[kLanes], buffer[kLanes * kRowStats];
+    uint8_t costs[kLanes];
+    load_lanes(op.mask, rows, costs, uint8_t{1});
+    load_classes(op.x, rows, costs, x, nullptr);
+    load_lanes(op.grad, rows, grad);
+    load_lanes(op.weight, rows, weight);
+    const T* stats = load(op.stats, rows.first * kRowStats, rows.count * kRowStats, buffer);
+    T top[kLanes], by_x[kLanes], slope[kLanes], level[kLanes], inverse[kLanes];
+    int32_t looked_at[kLanes];
+    for (int64_t j = 0; j < kLanes; ++j) {
+      RowStats<T> row;
+      std::memcpy(&row, stats + std::min(j, rows.count - 1) * kRowStats, sizeof(row));
+      const RowSlopes<T> slopes =
+          op.weight ? squared_distance_slopes(row, grad[j] * weight[j]) : cross_entropy_slopes(row, grad[j]);
+      top[j] = row.max;
+      by_x[j] = slopes.by_x;
+      slope[j] = slopes.slope;
+      level[j] = slopes.level;
+      inverse[j] = slopes.inverse;
+      looked_at[j] = costs[j];  // a row that costs nothing has no gradient, whatever its logits
+    }
+    for_tiles(rows, [&](const Tile& tile) {
+      T logits[kBlock], e[kBlock], out[kBlock];
+      exp_steps(tile.steps, load_tile(op.logits, tile, logits, kMinusInfinity<T>), top, e);
+      T* __restrict by = target_tile(op.by_logits, tile, out);
+      const StepOf step(tile, x);
+      for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
+        const RowSlopes<T> slopes{by_x[j], slope[j], level[j], inverse[j]};
+        const T any = s == step.at[j] ? slopes.by_x : slopes.by_other(e[i]);
+        by[i] = looked_at[j] != 0 ? any : T(0);
       });
+      store_tile(op.by_logits, tile, by);
+    });
+  });
 }
 
 #define BFN_INSTANTIATE(T)                                 \

@@ -8,13 +8,11 @@ namespace bfn {
 
 constexpr int64_t kVariableLanes = 16;  // variables whose edges are summed at a time
 
-template <class T>
-struct ExpectedBlock {
-  T base[kBlock], shift[kBlock], by_mean[kBlock], by_std[kBlock];
+template <class T, int64_t kRoom>
+struct ExpectedArrays {
+  T base[kRoom], shift[kRoom], by_mean[kRoom], by_std[kRoom];
 
-  void sum(const T* mean, const T* std, int64_t length, Bins<T> bins);
-
- private:
+  ExpectedValue<T> at(int64_t i) const { return {base[i], shift[i], by_mean[i], by_std[i]}; }
   void set(int64_t i, const ExpectedValue<T>& k) {
     base[i] = k.base;
     shift[i] = k.shift;
@@ -23,11 +21,15 @@ struct ExpectedBlock {
   }
 };
 
+template <class T>
+struct ExpectedBlock : ExpectedArrays<T, kBlock> {
+  void sum(const T* mean, const T* std, int64_t length, Bins<T> bins);
+};
+
 // What a rule is summed over: arrays with room for whole lanes behind the last variable.
 template <class T>
-struct SortedBlock {
-  static constexpr int64_t kRoom = kBlock + kVariableLanes;
-  T mean[kRoom], std[kRoom], base[kRoom], shift[kRoom], by_mean[kRoom], by_std[kRoom];
+struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
+  T mean[kBlock + kVariableLanes], std[kBlock + kVariableLanes];
   uint16_t order[kBlock];
   uint8_t rule[kBlock];
   int64_t begin[kEdgeRules + 1] = {};
@@ -51,15 +53,8 @@ struct SortedBlock {
   template <class F>
   void each(EdgeRule which, F&& f) {
     for (int64_t i = begin[static_cast<int>(which)]; i < begin[static_cast<int>(which) + 1]; ++i) {
-      set(i, f(mean[i], std[i]));
+      this->set(i, f(mean[i], std[i]));
     }
-  }
-
-  void set(int64_t i, const ExpectedValue<T>& k) {
-    base[i] = k.base;
-    shift[i] = k.shift;
-    by_mean[i] = k.by_mean;
-    by_std[i] = k.by_std;
   }
 
   // What it writes behind its own variables the next rule overwrites.
@@ -84,7 +79,7 @@ struct SortedBlock {
       }
       for (int64_t j = 0; j < kVariableLanes; ++j) {
         const EdgeWindow<T> window{{leading[j], rest[j], bins.real_count()}, unit[j], below[j], first[j]};
-        set(at + j, window_value(window, sums[0][j], sums[1][j], sums[2][j], bins));
+        this->set(at + j, window_value(window, sums[0][j], sums[1][j], sums[2][j], bins));
       }
     }
   }
@@ -93,23 +88,17 @@ struct SortedBlock {
 template <class T>
 void ExpectedBlock<T>::sum(const T* mean, const T* std, int64_t length, Bins<T> bins) {
   if (sizeof(T) == sizeof(double)) {
-    for (int64_t i = 0; i < length; ++i) set(i, expected_value(mean[i], std[i], bins));
+    for (int64_t i = 0; i < length; ++i) this->set(i, expected_value(mean[i], std[i], bins));
     return;
   }
   SortedBlock<T> sorted(mean, std, length, bins);
   for (const EdgeRule rule : {EdgeRule::kSeven, EdgeRule::kThirteen, EdgeRule::kNineteen}) sorted.edges(rule, bins);
   sorted.each(EdgeRule::kSmooth, [bins](T m, T s) { return smooth_sum(m, s, bins); });
   sorted.each(EdgeRule::kWide, [bins](T m, T s) { return wide_sum(m, s, bins); });
-  for (int64_t i = 0; i < length; ++i) {
-    const int64_t to = sorted.order[i];
-    base[to] = sorted.base[i];
-    shift[to] = sorted.shift[i];
-    by_mean[to] = sorted.by_mean[i];
-    by_std[to] = sorted.by_std[i];
-  }
+  for (int64_t i = 0; i < length; ++i) this->set(sorted.order[i], sorted.at(i));
   if (bins.clip) return;
   for (int64_t i = 0; i < length; ++i) {
-    set(i, renormalised({base[i], shift[i], by_mean[i], by_std[i]}, mean[i], std[i], bins));
+    this->set(i, renormalised(this->at(i), mean[i], std[i], bins));
   }
 }
 

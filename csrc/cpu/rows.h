@@ -26,6 +26,7 @@ struct Tile {
   int64_t first, classes, steps;
 
   int64_t padded() const { return steps * kLanes; }
+  int64_t start() const { return rows.first * rows.num_classes + first; }
 };
 
 template <class F>
@@ -40,6 +41,11 @@ void for_row_blocks(int64_t count, int64_t num_classes, M&& make, F&& f) {
   for_blocks(count, num_classes, make, [&](int64_t start, int64_t length, auto& scratch) {
     for_rows(start, length, num_classes, [&](const Rows& rows) { f(rows, scratch); });
   });
+}
+
+template <class F>
+void for_row_blocks(int64_t count, int64_t num_classes, F&& f) {
+  for_row_blocks(count, num_classes, [] { return NoScratch{}; }, [&](const Rows& rows, NoScratch) { f(rows); });
 }
 
 template <class F>
@@ -69,7 +75,7 @@ void pad_tile(const Tile& tile, T* numbers, T pad) {
 template <class T>
 const T* load_tile(const View& view, const Tile& tile, T* buffer, T pad, int64_t offset = 0) {
   const Rows& rows = tile.rows;
-  const int64_t start = offset + rows.first * rows.num_classes + tile.first;
+  const int64_t start = offset + tile.start();
   if (rows.one()) {
     const T* from = load(view, start, tile.classes, buffer);
     if (tile.classes == tile.padded()) return from;
@@ -88,13 +94,13 @@ const T* load_tile(const View& view, const Tile& tile, T* buffer, T pad, int64_t
 
 template <class T>
 Ahead<T> ahead_of(std::initializer_list<const View*> views, const Tile& tile) {
-  return {views, tile.rows.first * tile.rows.num_classes + tile.first};
+  return {views, tile.start()};
 }
 
 template <class T>
 void store_tile(const View& view, const Tile& tile, const T* from) {
   const Rows& rows = tile.rows;
-  const int64_t start = rows.first * rows.num_classes + tile.first;
+  const int64_t start = tile.start();
   if (rows.one()) return store(view, start, tile.classes, from);
   T staging[kBlock];
   T* to = target(view, start, staging);
@@ -108,7 +114,7 @@ void store_tile(const View& view, const Tile& tile, const T* from) {
 template <class T>
 T* target_tile(const View& view, const Tile& tile, T* buffer) {
   if (!tile.rows.one() || tile.classes != tile.padded()) return buffer;
-  return target(view, tile.rows.first * tile.rows.num_classes + tile.first, buffer);
+  return target(view, tile.start(), buffer);
 }
 
 // Numbers of rows, one for each lane.

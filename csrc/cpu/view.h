@@ -78,6 +78,12 @@ void for_runs(const View& view, int64_t start, int64_t length, F&& f) {
   }
 }
 
+// Whether runs of the view are numbers of this type side by side.
+template <class T>
+bool in_place(const View& view) {
+  return view.dtype == dtype_of<T>() && view.dims == 1 && view.stride[0] == 1;
+}
+
 // Numbers that are wanted once something else is done, which asks for them bit by bit: memory is brought meanwhile.
 template <class T>
 struct Ahead {
@@ -87,8 +93,7 @@ struct Ahead {
   Ahead(std::initializer_list<const View*> views, int64_t start) {
     int64_t count = 0;
     for (const View* view : views) {
-      const bool in_place = *view && view->dtype == dtype_of<T>() && view->dims == 1 && view->stride[0] == 1;
-      if (in_place) from[count++] = static_cast<const T*>(view->data) + start;
+      if (*view && in_place<T>(*view)) from[count++] = static_cast<const T*>(view->data) + start;
     }
   }
   void ask(int64_t first, int64_t count) const {
@@ -108,7 +113,7 @@ const T* load(const View& view, int64_t start, int64_t length, T* buffer, T miss
     std::fill_n(buffer, length, missing);
     return buffer;
   }
-  if (view.dtype == dtype_of<T>() && view.dims == 1 && view.stride[0] == 1) {
+  if (in_place<T>(view)) {
     return static_cast<const T*>(view.data) + start;
   }
   with_type(view.dtype, view.data, [&](const auto* data) {

@@ -31,23 +31,6 @@ BFN_HD double mills(double z) {
   return series / (z * kSqrtTwoPi);
 }
 
-template <class T>
-BFN_HD T density(T z) {
-  return exp(T(-0.5) * z * z) * static_cast<T>(1 / kSqrtTwoPi);
-}
-
-// Phi(-|z|)
-template <class T>
-BFN_HD T smaller_tail(T z) {
-  return exp(T(-0.5) * z * z) * mills(abs(z));
-}
-
-template <class T>
-BFN_HD T cdf(T z) {
-  const T tail = smaller_tail(z);
-  return z < T(0) ? tail : T(1) - tail;
-}
-
 // Phi(-z) and the integral of Phi from -infinity to -z, z >= 0.
 template <class T>
 struct Tail {
