@@ -10,6 +10,7 @@ from torch import Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 CLASSES = (torch.int64, torch.int32, torch.uint8)
+ROWS = (torch.float32, torch.float64)
 REDUCTIONS = ("none", "batch", "sum", "mean")
 
 
@@ -83,10 +84,21 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
         return torch.full((1,) * len(shape), float(value), dtype=torch.float64, device=model.device)
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
-    _dtype(name, value, (torch.float32, torch.float64))
+    _dtype(name, value, ROWS)
     same_device(name, value, "the data", model)
     if value.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{name} requires a gradient, but none is defined for it; pass {name}.detach()")
+    lead = leading(name, value, shape)
+    if value.device.type == "cpu" and value.numel() and not torch.compiler.is_compiling():
+        least, most = (v.item() for v in value.detach().aminmax())
+        if not (low <= least and most <= high):
+            raise ValueError(f"{name} must lie in [{low}, {high}], got values from {least} to {most}")
+    wide = value.detach().double().reshape(lead)
+    return torch.where((wide >= low) & (wide <= high), wide, math.nan)
+
+
+def leading(name: str, value: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of rows with as many dimensions as `shape`, of whose leading ones they have numbers."""
     kept = value.dim()
     while kept > 0 and value.shape[kept - 1] == 1:
         kept -= 1
@@ -95,12 +107,7 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
         raise ValueError(
             f"{name} must be a scalar or have the shape of a leading part of {tuple(shape)}, got {tuple(value.shape)}"
         )
-    if value.device.type == "cpu" and value.numel() and not torch.compiler.is_compiling():
-        least, most = (v.item() for v in value.detach().aminmax())
-        if not (low <= least and most <= high):
-            raise ValueError(f"{name} must lie in [{low}, {high}], got values from {least} to {most}")
-    wide = value.detach().double().reshape(*lead, *(1,) * (len(shape) - kept))
-    return torch.where((wide >= low) & (wide <= high), wide, math.nan)
+    return *lead, *(1,) * (len(shape) - kept)
 
 
 def integer(name: str, value: int, low: int) -> None:

@@ -49,9 +49,11 @@ def register(ops: Namespace, name: str, fake: Callable, backward: Callable | Non
             raise RuntimeError(f"{qualified} has no gradient")
         if torch.is_grad_enabled():
             raise RuntimeError(f"{qualified} has no second derivative; create_graph must be False")
-        if grads[0] is None:  # that of the result; others have none
-            return (None,) * len(ctx.needs_input_grad)
-        return backward(ctx, *grads)
+        needed = ctx.needs_input_grad
+        # the first gradient is that of the result; others have none
+        found = (None,) * len(needed) if grads[0] is None else backward(ctx, *grads)
+        # lists of tensors, which have none either, are seen as such by what `register_autograd` makes alone
+        return tuple([None] * len(n) if isinstance(n, list) else g for g, n in zip(found, needed, strict=True))
 
     def refuse_vmap(info, in_dims, *args):
         raise RuntimeError(f"{qualified} does not go under vmap; its arguments take batch dimensions of their own")

@@ -2,7 +2,7 @@
 
 Each is made in float64 and rounded once, to the type of the arithmetic. `FORMULAS` has them in plain PyTorch, for any
 schedule and device and for compiled code; csrc/math/schedules.h and triton_ops/rows.py have the same for the built-in
-schedules, where one operator makes all that a call needs, and on the CPU checks it.
+schedules: on the CPU the operator that needs them makes and checks them itself, on a GPU they are made in one launch.
 """
 
 import math
@@ -90,7 +90,7 @@ FORMULAS: dict[int, Callable[[Given], Tensor]] = {
 }
 
 # By what the operator knows a schedule: its number there, σ₁ or β₁, and K. A subclass may mean something else.
-SCHEDULES: dict[type, Callable[[Any], tuple[int, float, int]]] = {
+SCHEDULES: dict[type, Callable[[Any], tuple[float, ...]]] = {
     type(None): lambda schedule: (0, 0.0, 0),
     ExponentialVariance: lambda schedule: (1, float(schedule.sigma_1), 0),
     QuadraticAccuracy: lambda schedule: (2, float(schedule.beta_1), 0),
@@ -110,45 +110,75 @@ class Flow(NamedTuple):
         return self.a != 0
 
 
+class Numbers(NamedTuple):
+    """The set `which`, in the order of the bits, as an op takes it; or, with `by`, what an operator makes it of."""
+
+    rows: list[Tensor]
+    which: int
+    by: tuple[float, ...] = ()
+
+    @property
+    def flow(self) -> Flow | None:
+        """None where the network puts out the data itself."""
+        return Flow(*self.rows[:2]) if self.which & FLOW else None
+
+    @property
+    def others(self) -> list[Tensor]:
+        """Than those of the flow."""
+        return self.rows[2:] if self.which & FLOW else self.rows
+
+    def only(self, which: int) -> "Numbers":
+        if self.by:
+            return self._replace(which=self.which & which)
+        bits = (bit for bit in FORMULAS if self.which & bit)
+        return Numbers([row for row, bit in zip(self.rows, bits, strict=True) if which & bit], self.which & which)
+
+    def made(self, ops: Namespace, shape: Sequence[int], dtype: torch.dtype) -> "Numbers":
+        """Those themselves."""
+        if not self.by:
+            return self
+        value, rho = (*self.rows, None)[:2]
+        return Numbers([*ops.row_numbers(value, rho, self.which, self.by, shape, dtype).unbind()], self.which)
+
+
+NONE = Numbers([], 0)
+
+
 def numbers(
     ops: Namespace | None, which: int, value: Rows, shape: Sequence[int], data: Tensor, dtype: torch.dtype,
-    schedule: Any = None, precision: Rows | None = None, n_steps: int = 0, scale: float = 1.0,
-) -> list[Tensor]:  # fmt: skip
+    schedule: Any = None, *, precision: Rows | None = None, n_steps: int = 0, scale: float = 1,
+) -> Numbers:  # fmt: skip
     """The set `which`, in `dtype`, broadcastable to `shape`: of times in [0, 1] where there is a schedule, else of
     accuracies α and of the precisions that they are added to, both at least 0."""
-    native, kind = getattr(ops, "row_numbers", None), SCHEDULES.get(type(schedule))
     name, high = ("alpha", math.inf) if schedule is None else ("t", 1)
-    # those of csrc run on the CPU alone
-    there = data.is_cpu or (native is not None and ops.name != NATIVE)
-    if native is not None and kind is not None and there and not torch.compiler.is_compiling():
-        try:
-            rho = None if precision is None else _row(precision, data, math.inf)
-            return native(_row(value, data, high), rho, shape, *kind(schedule), n_steps, scale, which, dtype)
-        except ValueError:
-            pass  # what is wrong is said below, by name
+    kind = SCHEDULES.get(type(schedule))
+    if ops is not None and kind is not None and not torch.compiler.is_compiling():
+        given = [_row(value, data, high)] if precision is None else [_row(value, data, high), _row(precision, data)]
+        if all(row is not None for row in given):
+            made = Numbers(given, which, (*kind(schedule), n_steps, scale))
+            return made if ops.name == NATIVE and data.is_cpu else made.made(ops, shape, dtype)
     wide = checks.rows(name, value, shape, data, 0, high)
     rho = None if precision is None else checks.rows("precision", precision, shape, data, 0)
-    given = Given(wide, rho, schedule, n_steps, scale)
-    return [formula(given).to(dtype) for bit, formula in FORMULAS.items() if which & bit]
+    of = Given(wide, rho, schedule, n_steps, scale)
+    return Numbers([formula(of).to(dtype) for bit, formula in FORMULAS.items() if which & bit], which)
 
 
-def _row(value: Rows, data: Tensor, high: float) -> Tensor:
-    """What the operator takes; ValueError for anything else."""
-    if (type(value) is float or type(value) is int) and 0 <= value <= high:
-        return torch.full((), value, dtype=torch.float64, device=data.device)
-    with_gradient = torch.is_grad_enabled() and isinstance(value, Tensor) and value.requires_grad
-    if isinstance(value, Tensor) and value.device == data.device and not with_gradient:
-        return value
-    raise ValueError
+def _row(value: Rows, data: Tensor, high: float = math.inf) -> Tensor | None:
+    """What an operator takes; None for what is wrong, or has another way."""
+    if type(value) is float or type(value) is int:
+        return torch.full((), value, dtype=torch.float64, device=data.device) if 0 <= value <= high else None
+    if type(value) is not Tensor or value.dtype not in checks.ROWS or value.device != data.device:
+        return None
+    return None if value.requires_grad and torch.is_grad_enabled() else value
 
 
-def _fake(value, rho, shape, schedule, parameter, num_classes, n_steps, scale, which, dtype):
+def _fake(value, rho, which, by, shape, dtype):
     sizes = [1] * len(shape)
     for given in (value, rho):
         for d, size in enumerate(() if given is None else given.shape):
             if size != 1:
                 sizes[d] = size
-    return [value.new_empty(sizes, dtype=dtype) for _ in range(which.bit_count())]
+    return value.new_empty((which.bit_count(), *sizes), dtype=dtype)
 
 
 for _ops in NAMESPACES.values():

@@ -17,10 +17,12 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from bfn_kernels import rows
 from bfn_kernels.continuous import triton as continuous
 from bfn_kernels.discrete import triton as discrete
 from bfn_kernels.discrete.autograd import RECEIVERS, ROW_STATS
 from bfn_kernels.discretised import triton as discretised
+from bfn_kernels.discretised.autograd import NOISE
 from gpu_build import sass
 from gpu_build.table import Kernel
 
@@ -93,42 +95,45 @@ def measured(name: str, launch: Launch, architecture: int, variables: int, size:
 Row = tuple[str, int, float, Callable[[], object]]  # name, variables, bytes of each, and the call
 
 
+def given(row: torch.Tensor, which: int) -> rows.Numbers:
+    return rows.Numbers([row] * which.bit_count(), which)
+
+
 def of_data(x: torch.Tensor) -> list[Row]:
     """The operators of continuous and of discretised data, by noise predictions and with all gradients."""
     row, seed, width = torch.ones(x.shape[0], 1), torch.tensor(1), x.element_size()
-    clip, nothing = (-1.0, 1.0), [None] * 3
-    prediction, network = (x, x, row, row), (x, x, None, x, row, row, 2, 256)
     many = torch.zeros(*x.shape, 10, dtype=x.dtype)
-    mixture = (many, many, many, *network[3:])
+    one, mixture = (x, x, None, x), (many, many, many, x)
+    update, message = given(row, rows.UPDATE), given(row, rows.KEEP | rows.TAKE)
+    prediction = x, x, *given(row, rows.FLOW | rows.RATE), -1.0, 1.0
 
-    def loss(weight, alpha, n_samples, nodes, seed, output=network):
-        arguments = weight, alpha, 7, n_samples, nodes, nodes, seed, None, None, 3, True, True, output is mixture
-        return lambda: discretised.discretised_loss(x, *output, True, *arguments)
+    def loss(which, n_samples=0, nodes=(), seed=None, output=one):
+        numbers = given(row, rows.FLOW | which)
+        arguments = 7, n_samples, nodes, nodes, seed, None, None, 3, True, True, output is mixture
+        return lambda: discretised.discretised_loss(x, *output, *numbers, NOISE, 256, True, *arguments)
 
-    rows = [
-        ("gaussian_step, with noise", 3, lambda: continuous.gaussian_step(x, row, x, row, row, seed, None)),
-        ("gaussian_step", 3, lambda: continuous.gaussian_step(x, row, x, row, *nothing)),
-        ("squared_loss", 3, lambda: continuous.squared_loss(x, *prediction, row, None, *clip, None, 3)),
+    def draw(output):
+        of = NOISE, 256, 0, *update, None, None, seed, None, None, None
+        return lambda: discretised.discretised_update(*output, *given(row, rows.FLOW), *of)
+
+    calls = [
+        ("gaussian_step, with noise", 3, lambda: continuous.gaussian_step(x, x, *update, seed, None)),
+        ("gaussian_step", 3, lambda: continuous.gaussian_step(x, x, *message, None, None)),
+        ("squared_loss", 3, lambda: continuous.squared_loss(x, *prediction, None, 3)),
         (
             "squared_loss_backward", 5,
-            lambda: continuous.squared_loss_backward(row, x, *prediction, row, *clip, None, False, True, True),
+            lambda: continuous.squared_loss_backward(row, x, *prediction, None, False, True, True),
         ),
-        (
-            "discretised update, a draw", 4,
-            lambda: discretised.discretised_update(*network, 0, row, row, row, None, None, seed, *nothing),
-        ),
-        ("discretised L_inf", 4 + 8 / width, loss(row, None, 0, (), None)),
-        ("discretised reconstruction", 4 + 8 / width, loss(None, None, 0, (), None)),
-        ("discretised L_n, 8 nodes", 4 + 8 / width, loss(None, row, 0, (0.0,) * 8, None)),
-        ("discretised L_inf, 10 components", 32 + 120 / width, loss(row, None, 0, (), None, mixture)),
-        ("discretised reconstruction, 10 components", 32 + 120 / width, loss(None, None, 0, (), None, mixture)),
-        (
-            "discretised update, a draw, 10 components", 32,
-            lambda: discretised.discretised_update(*mixture, 0, row, row, row, None, None, seed, *nothing),
-        ),
-        ("discretised L_n, 10 draws", 4 + 8 / width, loss(None, row, 10, (), seed)),
+        ("discretised update, a draw", 4, draw(one)),
+        ("discretised L_inf", 4 + 8 / width, loss(rows.RATE)),
+        ("discretised reconstruction", 4 + 8 / width, loss(0)),
+        ("discretised L_n, 8 nodes", 4 + 8 / width, loss(rows.ALPHA, nodes=(0.0,) * 8)),
+        ("discretised L_inf, 10 components", 32 + 120 / width, loss(rows.RATE, output=mixture)),
+        ("discretised reconstruction, 10 components", 32 + 120 / width, loss(0, output=mixture)),
+        ("discretised update, a draw, 10 components", 32, draw(mixture)),
+        ("discretised L_n, 10 draws", 4 + 8 / width, loss(rows.ALPHA, 10, seed=seed)),
     ]  # fmt: skip
-    return [(name, x.numel(), size * width, call) for name, size, call in rows]
+    return [(name, x.numel(), size * width, call) for name, size, call in calls]
 
 
 def of_classes(z: torch.Tensor) -> list[Row]:
@@ -136,32 +141,33 @@ def of_classes(z: torch.Tensor) -> list[Row]:
     x, row, seed = torch.zeros(z.shape[:-1], dtype=torch.long), torch.ones(z.shape[0], 1), torch.tensor(1)
     stats = torch.ones(*x.shape, ROW_STATS)
     classes, width = z.shape[-1], z.element_size()
-    rows = [
-        ("sender", 1, lambda: discrete.discrete_sender(x, row, row, classes, True, seed, None, z.dtype)),
-        ("update, a draw", 3, lambda: discrete.discrete_update(z, z, row, row, 0, None, None, seed, None, None)),
-        ("loss", 1, lambda: discrete.discrete_loss(x, z, row, None, 3, True)),
-        ("loss_backward", 2, lambda: discrete.discrete_loss_backward(row, x, z, row, None, stats)),
+    message, rate, alpha = (given(row, which) for which in (rows.MESSAGE, rows.RATE, rows.ALPHA))
+    calls = [
+        ("sender", 1, lambda: discrete.discrete_sender(x, *message, classes, True, seed, None, z.dtype)),
+        ("update, a draw", 3, lambda: discrete.discrete_update(z, z, *message, 0, None, None, seed, None, None)),
+        ("loss", 1, lambda: discrete.discrete_loss(x, z, *rate, None, 3, True)),
+        ("loss_backward", 2, lambda: discrete.discrete_loss_backward(row, x, z, *rate, None, stats)),
         *(
             (
                 f"L_n, {receiver}, 10 draws", 1 + 4 / width,
                 lambda code=code: discrete.discrete_nstep(
-                    x, z, row, 7, code, 10, (), (), seed, None, None, 3, True
+                    x, z, *alpha, 7, code, 10, (), (), seed, None, None, 3, True
                 ),
             )
             for receiver, code in RECEIVERS.items()
         ),
     ]  # fmt: skip
-    return [(f"discrete {name}, {classes} classes", z.numel(), size * width, call) for name, size, call in rows]
+    return [(f"discrete {name}, {classes} classes", z.numel(), size * width, call) for name, size, call in calls]
 
 
 def _of_architecture(architecture: int, folder: Path) -> list[Kernel]:
     """What each operator launches first; the second adds a few sums."""
     found = []
     for dtype, sizes in ((torch.float32, (27, 2048, 32768)), (torch.bfloat16, (27,))):
-        rows = of_data(torch.zeros(32, 3072, dtype=dtype))
+        calls = of_data(torch.zeros(32, 3072, dtype=dtype))
         for classes in sizes:
-            rows += of_classes(torch.zeros(64, 16, classes, dtype=dtype))
-        for name, variables, size, call in rows:
+            calls += of_classes(torch.zeros(64, 16, classes, dtype=dtype))
+        for name, variables, size, call in calls:
             first, *_ = launches(call)
             name = f"{name}, {str(dtype).removeprefix('torch.')}"
             found.append(measured(name, first, architecture, variables, size, folder))

@@ -14,7 +14,7 @@ from bfn_kernels import backends, checks, rows
 from bfn_kernels.arguments import check_out, drawn_seed, known_values, updated_precision
 from bfn_kernels.continuous import autograd, reference
 from bfn_kernels.operators import Namespace
-from bfn_kernels.rows import Flow, Rows
+from bfn_kernels.rows import Numbers, Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 _family = backends.Family("continuous", reference, autograd)
@@ -44,8 +44,8 @@ def flow_sample(
     checks.data("x", x)
     schedule = continuous_schedule(sigma_1, schedule)
     ops, op = _family("flow_sample", backend, x.device)
-    gamma, std = rows.numbers(ops, rows.GAMMA | rows.FLOW_STD, t, x.shape, x, checks.compute_dtype(x), schedule)
-    return op(x, gamma, std, drawn_seed(x, seed, ("noise", noise, x.shape)), noise)
+    numbers = rows.numbers(ops, rows.GAMMA | rows.FLOW_STD, t, x.shape, x, checks.compute_dtype(x), schedule)
+    return op(x, numbers, drawn_seed(x, seed, ("noise", noise, x.shape)), noise)
 
 
 def sender_sample(
@@ -65,8 +65,8 @@ def sender_sample(
     """
     checks.data("x", x)
     ops, op = _family("sender_sample", backend, x.device)
-    (std,) = rows.numbers(ops, rows.SENDER_STD, alpha, x.shape, x, checks.compute_dtype(x))
-    return op(x, std, drawn_seed(x, seed, ("noise", noise, x.shape)), noise)
+    numbers = rows.numbers(ops, rows.SENDER_STD, alpha, x.shape, x, checks.compute_dtype(x))
+    return op(x, numbers, drawn_seed(x, seed, ("noise", noise, x.shape)), noise)
 
 
 def bayesian_update(
@@ -84,8 +84,8 @@ def bayesian_update(
     checks.like("y", y, "mean", mean)
     ops, op = _family("bayesian_update", backend, mean.device)
     dtype = checks.compute_dtype(mean, y)
-    keep, take = rows.numbers(ops, rows.KEEP | rows.TAKE, alpha, mean.shape, mean, dtype, precision=precision)
-    return op(mean, keep, y, take), updated_precision(precision, alpha, mean)
+    numbers = rows.numbers(ops, rows.KEEP | rows.TAKE, alpha, mean.shape, mean, dtype, precision=precision)
+    return op(mean, y, numbers), updated_precision(precision, alpha, mean)
 
 
 def update_sample(
@@ -116,10 +116,10 @@ def update_sample(
     check_out(out, mean, x=x, mean=mean)
     ops, op = _family("update_sample", backend, mean.device)
     dtype = checks.compute_dtype(x, mean)
-    update = rows.numbers(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision=precision)
+    numbers = rows.numbers(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision=precision)
     if known is not None:
         x = torch.where(known_mask, known.to(x.dtype), x)
-    updated = op(x, mean, *update, drawn_seed(mean, seed, ("noise", noise, mean.shape)), noise, out)
+    updated = op(x, mean, numbers, drawn_seed(mean, seed, ("noise", noise, mean.shape)), noise, out)
     return updated, updated_precision(precision, alpha, mean)
 
 
@@ -147,8 +147,8 @@ def predict_data(
     clip = checks.interval("clip", clip)
     ops, op = _family("predict_data", backend, noise_pred.device)
     dtype = checks.compute_dtype(noise_pred, mean)
-    flow = Flow(*rows.numbers(ops, rows.FLOW, t, mean.shape, mean, dtype, schedule))
-    return op(noise_pred, mean, flow, clip)
+    numbers = rows.numbers(ops, rows.FLOW, t, mean.shape, mean, dtype, schedule)
+    return op(noise_pred, mean, numbers, clip)
 
 
 def continuous_time_loss(
@@ -180,8 +180,8 @@ def continuous_time_loss(
     mean = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
     ops, op = _family("squared_loss", backend, x.device)
     dtype = checks.compute_dtype(x, prediction, mean)
-    flow, (weight,) = data_flow(ops, parametrisation, rows.RATE, t, x, dtype, schedule, scale=0.5)
-    return op(x, prediction, mean, flow, weight, None, checks.interval("clip", clip), mask, reduction)
+    numbers = data_numbers(ops, parametrisation, rows.RATE, t, x, dtype, schedule, scale=0.5)
+    return op(x, prediction, mean, numbers, checks.interval("clip", clip), mask, reduction)
 
 
 def discrete_time_loss(
@@ -212,8 +212,8 @@ def discrete_time_loss(
     mean = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
     ops, op = _family("squared_loss", backend, x.device)
     dtype = checks.compute_dtype(x, prediction, mean)
-    flow, (weight,) = data_flow(ops, parametrisation, rows.ALPHA, t, x, dtype, schedule, n_steps, n_steps / 2)
-    return op(x, prediction, mean, flow, weight, None, checks.interval("clip", clip), mask, reduction)
+    numbers = data_numbers(ops, parametrisation, rows.ALPHA, t, x, dtype, schedule, n_steps, n_steps / 2)
+    return op(x, prediction, mean, numbers, checks.interval("clip", clip), mask, reduction)
 
 
 def reconstruction_loss(
@@ -246,26 +246,25 @@ def reconstruction_loss(
     if num_bins is None:
         ops, op = _family("squared_loss", backend, x.device)
         normal = rows.HALF_PRECISION | rows.LOG_NORMALISER
-        flow, (weight, offset) = data_flow(ops, parametrisation, normal, 1.0, x, dtype, schedule)
-        return op(x, prediction, mean, flow, weight, offset, clip, mask, reduction)
+        numbers = data_numbers(ops, parametrisation, normal, 1.0, x, dtype, schedule)
+        return op(x, prediction, mean, numbers, clip, mask, reduction)
     from bfn_kernels import discretised  # imported late: the discretised family builds on this one
 
     checks.no_gradient("a bin has none", x=x)
     ops, op = _family("predict_data", backend, x.device)
-    flow, (std,) = data_flow(ops, parametrisation, rows.STD, 1.0, x, dtype, schedule)
-    x_hat = op(prediction.to(dtype), mean, flow, clip)  # no result: it stays in the arithmetic's type
+    numbers = data_numbers(ops, parametrisation, 0, 1.0, x, dtype, schedule)
+    x_hat = op(prediction.to(dtype), mean, numbers, clip)  # no result: it stays in the arithmetic's type
+    (std,) = rows.numbers(None, rows.STD, 1.0, x.shape, x, dtype, schedule).rows
     return discretised.bin_loss(x, x_hat, std, None, num_bins, True, mask, reduction, backend)
 
 
-def data_flow(
+def data_numbers(
     ops: Namespace | None, parametrisation: str, which: int, t: Rows, x: Tensor, dtype: torch.dtype,
     schedule: ContinuousSchedule, n_steps: int = 0, scale: float = 1.0,
-) -> tuple[Flow | None, list[Tensor]]:  # fmt: skip
-    """The flow, None where the network puts out the data itself, and the numbers `which` of the rows."""
-    direct = parametrisation == "data"
-    which = which if direct else rows.FLOW | which
-    made = rows.numbers(ops, which, t, x.shape, x, dtype, schedule, n_steps=n_steps, scale=scale)
-    return (None, made) if direct else (Flow(*made[:2]), made[2:])
+) -> Numbers:  # fmt: skip
+    """The numbers `which` of the rows and, unless the network puts out the data itself, those of the flow."""
+    which = which if parametrisation == "data" else rows.FLOW | which
+    return rows.numbers(ops, which, t, x.shape, x, dtype, schedule, n_steps=n_steps, scale=scale)
 
 
 def check_prediction(

@@ -7,66 +7,66 @@ from bfn_kernels.backends import NAMESPACES
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.operators import Namespace, loss_fakes, per_variable, register, register_in_place
 from bfn_kernels.reduction import CODES
-from bfn_kernels.rows import Flow
+from bfn_kernels.rows import GAMMA, KEEP, TAKE, Numbers
 
 
-def flow_sample(ops: Namespace, x: Tensor, gamma: Tensor, std: Tensor, seed, noise) -> Tensor:
-    return ops.gaussian_step(x, gamma, None, None, std, seed, noise)
+def flow_sample(ops: Namespace, x: Tensor, numbers: Numbers, seed, noise) -> Tensor:
+    return ops.gaussian_step(x, None, *numbers, seed, noise)
 
 
-def sender_sample(ops: Namespace, x: Tensor, std: Tensor, seed, noise) -> Tensor:
-    return ops.gaussian_step(x, None, None, None, std, seed, noise)
+sender_sample = flow_sample
 
 
-def bayesian_update(ops: Namespace, mean: Tensor, keep: Tensor, y: Tensor, take: Tensor) -> Tensor:
-    return ops.gaussian_step(mean, keep, y, take, None, None, None)
+def bayesian_update(ops: Namespace, mean: Tensor, y: Tensor, numbers: Numbers) -> Tensor:
+    return ops.gaussian_step(mean, y, *numbers, None, None)
 
 
-def update_sample(ops: Namespace, x: Tensor, mean: Tensor, keep, take, std, seed, noise, out=None) -> Tensor:
+def update_sample(ops: Namespace, x: Tensor, mean: Tensor, numbers: Numbers, seed, noise, out=None) -> Tensor:
     if out is None:
-        return ops.gaussian_step(mean, keep, x, take, std, seed, noise)
-    ops.gaussian_step_out(mean, keep, x, take, std, seed, noise, out)
+        return ops.gaussian_step(mean, x, *numbers, seed, noise)
+    ops.gaussian_step_out(mean, x, *numbers, seed, noise, out)
     return out
 
 
-def flow_rows(prediction: Tensor, flow: Flow | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
-    """a and b of x̂ = aμ − bε̂; a network that puts out the data itself has b = −1."""
-    return (None, torch.full((), -1.0, dtype=dtype, device=prediction.device)) if flow is None else flow
+def predict_data(ops: Namespace, prediction: Tensor, mean: Tensor | None, numbers: Numbers, clip) -> Tensor:
+    return ops.predict_data(prediction, mean, *numbers, *clip)
 
 
-def predict_data(ops: Namespace, prediction: Tensor, mean: Tensor | None, flow: Flow | None, clip) -> Tensor:
-    rows = flow_rows(prediction, flow, compute_dtype(prediction, mean))
-    return ops.predict_data(prediction, mean, *rows, *clip)
+def squared_loss(ops: Namespace, x, prediction, mean, numbers: Numbers, clip, mask, reduction) -> Tensor:
+    return ops.squared_loss(x, prediction, mean, *numbers, *clip, mask, CODES[reduction])[0]
 
 
-def squared_loss(ops: Namespace, x, prediction, mean, flow, weight, offset, clip, mask, reduction) -> Tensor:
-    rows = flow_rows(prediction, flow, weight.dtype)
-    return ops.squared_loss(x, prediction, mean, *rows, weight, offset, *clip, mask, CODES[reduction])[0]
+def step_backward(ops: Namespace, grad: Tensor, numbers: Numbers, dtype: torch.dtype) -> Tensor:
+    """That of what a step scales by these numbers, of which there is one at most."""
+    return (ops.gaussian_step(grad, None, *numbers, None, None) if numbers.which else grad).to(dtype)
 
 
 def _register(ops: Namespace) -> None:
     def save_step(ctx, inputs, output):
-        ctx.save_for_backward(inputs[1], inputs[3])
-        ctx.types = inputs[0].dtype, None if inputs[2] is None else inputs[2].dtype
+        state, data, given, ctx.which, ctx.by, *_ = inputs
+        ctx.save_for_backward(*given)
+        ctx.types = state.dtype, None if data is None else data.dtype
 
-    def step_backward(ctx, grad):
-        a, b = ctx.saved_tensors
-        need_state, _, need_data, *_ = ctx.needs_input_grad
-        by_state = ops.gaussian_step(grad, a, *[None] * 5).to(ctx.types[0]) if need_state else None
-        by_data = ops.gaussian_step(grad, b, *[None] * 5).to(ctx.types[1]) if need_data else None
-        return by_state, None, by_data, None, None, None, None
+    def backward(ctx, grad):
+        need_state, need_data, *_ = ctx.needs_input_grad
+        numbers = Numbers([*ctx.saved_tensors], ctx.which, ctx.by)
+        by_state = step_backward(ops, grad, numbers.only(GAMMA | KEEP), ctx.types[0]) if need_state else None
+        by_data = step_backward(ops, grad, numbers.only(TAKE), ctx.types[1]) if need_data else None
+        return by_state, by_data, None, None, None, None, None
 
-    register(ops, "gaussian_step", lambda state, *rest: torch.empty_like(state), step_backward, save_step)
+    register(ops, "gaussian_step", lambda state, *rest: torch.empty_like(state), backward, save_step)
     register_in_place(ops, "gaussian_step_out")
 
     def save_prediction(ctx, inputs, output):
-        *tensors, ctx.low, ctx.high = inputs
-        ctx.save_for_backward(*tensors)
+        prediction, mean, given, ctx.which, ctx.by, ctx.low, ctx.high = inputs
+        ctx.save_for_backward(prediction, mean, *given)
 
     def prediction_backward(ctx, grad):
+        prediction, mean, *given = ctx.saved_tensors
         need = ctx.needs_input_grad[:2]
-        by = ops.predict_data_backward(grad, *ctx.saved_tensors, ctx.low, ctx.high, *need)
-        return *(g if n else None for g, n in zip(by, need, strict=True)), None, None, None, None
+        of = prediction, mean, given, ctx.which, ctx.by, ctx.low, ctx.high
+        by = ops.predict_data_backward(grad, *of, *need)
+        return *(g if n else None for g, n in zip(by, need, strict=True)), *[None] * 5
 
     register(
         ops,
@@ -79,29 +79,30 @@ def _register(ops: Namespace) -> None:
     def fakes_like(tensors, needed):
         return tuple(torch.empty_like(t) if n else t.new_empty(0) for t, n in zip(tensors, needed, strict=True))
 
-    def prediction_backward_fake(grad, prediction, mean, a, b, low, high, *need):
+    def prediction_backward_fake(grad, prediction, mean, given, which, by, low, high, *need):
         return fakes_like((prediction, prediction if mean is None else mean), need)
 
     register(ops, "predict_data_backward", prediction_backward_fake)
 
-    def loss_fake(x, prediction, mean, a, b, weight, offset, low, high, mask, reduction):
+    def loss_fake(x, prediction, mean, given, which, by, low, high, mask, reduction):
         return loss_fakes(x, reduction, compute_dtype(x, prediction, mean))
 
     def save_loss(ctx, inputs, output):
-        x, prediction, mean, a, b, weight, _, ctx.low, ctx.high, mask, _ = inputs
-        ctx.save_for_backward(x, prediction, mean, a, b, weight, mask, output[1])
+        x, prediction, mean, given, ctx.which, ctx.by, ctx.low, ctx.high, mask, _ = inputs
+        ctx.save_for_backward(x, prediction, mean, mask, output[1], *given)
         ctx.mark_non_differentiable(output[1])
 
     def loss_backward(ctx, grad, _):
-        x, prediction, mean, a, b, weight, mask, scale = ctx.saved_tensors
+        x, prediction, mean, mask, scale, *given = ctx.saved_tensors
         need = ctx.needs_input_grad[:3]
         grad = per_variable(grad, scale, x.dim())
-        by = ops.squared_loss_backward(grad, x, prediction, mean, a, b, weight, ctx.low, ctx.high, mask, *need)
-        return *(g if n else None for g, n in zip(by, need, strict=True)), *[None] * 8
+        of = prediction, mean, given, ctx.which, ctx.by, ctx.low, ctx.high
+        by = ops.squared_loss_backward(grad, x, *of, mask, *need)
+        return *(g if n else None for g, n in zip(by, need, strict=True)), *[None] * 7
 
     register(ops, "squared_loss", loss_fake, loss_backward, save_loss)
 
-    def loss_backward_fake(grad, x, prediction, mean, a, b, weight, low, high, mask, *need):
+    def loss_backward_fake(grad, x, prediction, mean, given, which, by, low, high, mask, *need):
         return fakes_like((x, prediction, x if mean is None else mean), need)
 
     register(ops, "squared_loss_backward", loss_backward_fake)

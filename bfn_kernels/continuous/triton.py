@@ -1,16 +1,21 @@
 """Continuous data: the operators of `bfn_kernels_triton` and their kernels, csrc/cpu/continuous.cpp again."""
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from bfn_kernels import rows
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.triton_ops.elementary import clamp, square
 from bfn_kernels.triton_ops.noise import SENDER, normals
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
+from bfn_kernels.triton_ops.rows import numbers
 from bfn_kernels.triton_ops.views import (
     BLOCK,
+    KERNEL_TYPES,
     Gradients,
     block_of,
     compute_type,
@@ -22,15 +27,21 @@ from bfn_kernels.triton_ops.views import (
     writable,
 )
 
+WEIGHTS = rows.RATE, rows.ALPHA, rows.HALF_PRECISION  # of a squared loss: L∞, L_n and −ln N(x; x̂, v)
 
-def gaussian_step(state: Tensor, a, data, b, std, seed, noise) -> Tensor:
+
+def gaussian_step(state: Tensor, data, given, which: int, by, seed, noise) -> Tensor:
     out = torch.empty_like(state)
-    gaussian_step_out(state, a, data, b, std, seed, noise, out)
+    gaussian_step_out(state, data, given, which, by, seed, noise, out)
     return out
 
 
-def gaussian_step_out(state: Tensor, a, data, b, std, seed, noise, out: Tensor) -> None:
+def gaussian_step_out(state: Tensor, data, given, which: int, by, seed, noise, out: Tensor) -> None:
     shape, to = state.shape, writable(out)
+    of = numbers(given, which, by, shape, compute_dtype(state, data))
+    a, b, std = of(rows.GAMMA, rows.KEEP), of(rows.TAKE), of(rows.FLOW_STD, rows.UPDATE_STD, rows.SENDER_STD)
+    if data is None and b is not None:  # the backward pass of the data: its number scales the state
+        a, b = b, a
     launch(
         _gaussian_step, programs(state.numel()), *(view(t, shape) for t in (state, a, data, b, std, noise)), seed,
         view(to, shape), state.numel(), T=compute_type(state, data), BLOCK=BLOCK,
@@ -63,24 +74,26 @@ def noise_of(noise, seed, block, stream: tl.constexpr, T: tl.constexpr):
 
 @triton.jit
 def predict(prediction, mean, a, b, block, T: tl.constexpr):
-    """x̂ = aμ − bε̂ (84), 0 with nothing looked at where a = b = 0, that is t < t_min; without an a the prediction is
+    """x̂ = aμ − bε̂ (84), 0 with nothing looked at where a = b = 0, that is t < t_min; without them the prediction is
     x̂. Returned with a and b."""
-    a_row, b_row = load(a, block, T), load(b, block, T)
+    a_row, b_row = load(a, block, T), load(b, block, T, -1.0)
     x_hat = -b_row * load(prediction, block, T)
     if a[0] is not None:
         x_hat = tl.where(a_row == 0.0, x_hat, a_row * load(mean, block, T) + x_hat)
     return tl.where((a_row == 0.0) & (b_row == 0.0), 0.0, x_hat), a_row, b_row
 
 
-def prediction_of(prediction: Tensor, mean: Tensor | None, a: Tensor | None, b: Tensor, shape: torch.Size) -> tuple:
-    return tuple(view(t, shape) for t in (prediction, mean, a, b))
+def prediction_of(prediction: Tensor, mean: Tensor | None, of: Callable[..., Tensor | None]) -> tuple:
+    row = of(rows.MEAN_SCALE), of(rows.NOISE_SCALE)
+    return tuple(view(t, prediction.shape) for t in (prediction, mean, *row))
 
 
-def predict_data(prediction: Tensor, mean, a, b: Tensor, low: float, high: float) -> Tensor:
+def predict_data(prediction: Tensor, mean, given, which: int, by, low: float, high: float) -> Tensor:
     out = torch.empty_like(prediction)
     shape, to = prediction.shape, writable(out)
+    of = numbers(given, which, by, shape, compute_dtype(prediction, mean))
     launch(
-        _predict_data, programs(prediction.numel()), *prediction_of(prediction, mean, a, b, shape), view(to, shape),
+        _predict_data, programs(prediction.numel()), *prediction_of(prediction, mean, of), view(to, shape),
         prediction.numel(), LOW=low, HIGH=high, T=compute_type(prediction, mean), BLOCK=BLOCK,
     )  # fmt: skip
     return out if to is out else out.copy_(to)
@@ -100,18 +113,20 @@ def predict_data_backward(
     grad: Tensor,
     prediction: Tensor,
     mean,
-    a,
-    b: Tensor,
+    given,
+    which: int,
+    by,
     low: float,
     high: float,
     need_prediction: bool,
     need_mean: bool,
 ) -> tuple[Tensor, ...]:
     shape = prediction.shape
+    of = numbers(given, which, by, shape, compute_dtype(prediction, mean))
     gradients = Gradients((prediction, need_prediction), (prediction if mean is None else mean, need_mean))
     launch(
         _predict_data_backward, programs(prediction.numel()), view(grad, shape),
-        *prediction_of(prediction, mean, a, b, shape), *gradients.views, prediction.numel(),
+        *prediction_of(prediction, mean, of), *gradients.views, prediction.numel(),
         LOW=low, HIGH=high, T=compute_type(prediction, mean), BLOCK=BLOCK,
     )  # fmt: skip
     return gradients.finish()
@@ -130,16 +145,15 @@ def _predict_data_backward(
 
 
 def squared_loss(
-    x: Tensor, prediction: Tensor, mean, a, b: Tensor, weight: Tensor, offset, low: float, high: float, mask,
-    reduction: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    shape, count = x.shape, x.numel()
-    T = compute_type(x, prediction, mean)
-    losses = Losses(x, mask, reduction, compute_dtype(x, prediction, mean))
+    x: Tensor, prediction: Tensor, mean, given, which: int, by, low: float, high: float, mask, reduction: int
+) -> tuple[Tensor, Tensor]:
+    shape, count, dtype = x.shape, x.numel(), compute_dtype(x, prediction, mean)
+    of = numbers(given, which, by, shape, dtype)
+    losses = Losses(x, mask, reduction, dtype)
     launch(
-        _squared_loss, programs(count), view(x, shape), *prediction_of(prediction, mean, a, b, shape),
-        *(view(t, shape) for t in (weight, offset, mask)), *losses.arguments, count,
-        LOW=low, HIGH=high, EACH=losses.each, T=T, BLOCK=BLOCK,
+        _squared_loss, programs(count), view(x, shape), *prediction_of(prediction, mean, of),
+        *(view(t, shape) for t in (of(*WEIGHTS), of(rows.LOG_NORMALISER), mask)), *losses.arguments, count,
+        LOW=low, HIGH=high, EACH=losses.each, T=KERNEL_TYPES[dtype], BLOCK=BLOCK,
     )  # fmt: skip
     return losses.finish()
 
@@ -158,14 +172,15 @@ def _squared_loss(
 
 
 def squared_loss_backward(
-    grad: Tensor, x: Tensor, prediction: Tensor, mean, a, b: Tensor, weight: Tensor, low: float, high: float, mask,
+    grad: Tensor, x: Tensor, prediction: Tensor, mean, given, which: int, by, low: float, high: float, mask,
     need_x: bool, need_prediction: bool, need_mean: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     shape = x.shape
+    of = numbers(given, which, by, shape, compute_dtype(x, prediction, mean))
     gradients = Gradients((x, need_x), (prediction, need_prediction), (x if mean is None else mean, need_mean))
     launch(
         _squared_loss_backward, programs(x.numel()), view(grad, shape), view(x, shape),
-        *prediction_of(prediction, mean, a, b, shape), view(weight, shape), view(mask, shape), *gradients.views,
+        *prediction_of(prediction, mean, of), view(of(*WEIGHTS), shape), view(mask, shape), *gradients.views,
         x.numel(), LOW=low, HIGH=high, T=compute_type(x, prediction, mean), BLOCK=BLOCK,
     )  # fmt: skip
     return gradients.finish()

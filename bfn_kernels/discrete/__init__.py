@@ -49,9 +49,9 @@ def flow_sample(
     schedule = discrete_schedule(beta_1, schedule)
     dtype, work = _message_types(num_classes, dtype)
     ops, op = _family("sender_sample", backend, x.device)
-    beta, spread = rows.numbers(ops, rows.BETA | rows.BETA_SPREAD, t, x.shape, x, work, schedule, scale=num_classes)
+    numbers = rows.numbers(ops, rows.BETA | rows.BETA_SPREAD, t, x.shape, x, work, schedule, scale=num_classes)
     seed = drawn_seed(x, seed, ("noise", noise, (*x.shape, num_classes)))
-    return op(x, beta, spread, num_classes, seed, noise, output == "probs", dtype)
+    return op(x, numbers, num_classes, seed, noise, output == "probs", dtype)
 
 
 def sender_sample(
@@ -75,9 +75,9 @@ def sender_sample(
     checks.classes("x", x)
     dtype, work = _message_types(num_classes, dtype)
     ops, op = _family("sender_sample", backend, x.device)
-    alpha, spread = rows.numbers(ops, rows.MESSAGE, alpha, x.shape, x, work, scale=num_classes)
+    numbers = rows.numbers(ops, rows.MESSAGE, alpha, x.shape, x, work, scale=num_classes)
     seed = drawn_seed(x, seed, ("noise", noise, (*x.shape, num_classes)))
-    return op(x, alpha, spread, num_classes, seed, noise, False, dtype)
+    return op(x, numbers, num_classes, seed, noise, False, dtype)
 
 
 def bayesian_update(logits: Tensor, y: Tensor) -> Tensor:
@@ -152,10 +152,10 @@ def update_sample(
     ops, op = _family("update_sample", backend, state.device)
     lead, num_classes = state.shape[:-1], state.shape[-1]
     dtype = checks.compute_dtype(output_logits, state)
-    alpha, spread = rows.numbers(ops, rows.MESSAGE, alpha, lead, state, dtype, scale=num_classes)
+    numbers = rows.numbers(ops, rows.MESSAGE, alpha, lead, state, dtype, scale=num_classes)
     draws = [("draw_noise", draw_noise, lead)] if choose == "sample" else []
     seed = drawn_seed(state, seed, ("noise", noise, state.shape), *draws)
-    return op(output_logits, state, alpha, spread, choose, known, known_mask, seed, noise, draw_noise, out)
+    return op(output_logits, state, numbers, choose, known, known_mask, seed, noise, draw_noise, out)
 
 
 def continuous_time_loss(
@@ -182,8 +182,8 @@ def continuous_time_loss(
     schedule = discrete_schedule(beta_1, schedule)
     ops, op = _family("continuous_time_loss", backend, x.device)
     dtype, scale = checks.compute_dtype(logits), logits.shape[-1] / 2
-    (weight,) = rows.numbers(ops, rows.RATE, t, x.shape, x, dtype, schedule, scale=scale)
-    return op(x, logits, weight, mask, reduction)
+    numbers = rows.numbers(ops, rows.RATE, t, x.shape, x, dtype, schedule, scale=scale)
+    return op(x, logits, numbers, mask, reduction)
 
 
 def discrete_time_loss(
@@ -225,9 +225,9 @@ def discrete_time_loss(
         )
     schedule = discrete_schedule(beta_1, schedule)
     ops, op = _family("discrete_time_loss", backend, x.device)
-    (alpha,) = rows.numbers(ops, rows.ALPHA, t, x.shape, x, checks.compute_dtype(logits), schedule, n_steps=n_steps)
+    numbers = rows.numbers(ops, rows.ALPHA, t, x.shape, x, checks.compute_dtype(logits), schedule, n_steps=n_steps)
     expect = expectation(logits, logits.shape, quadrature, n_samples, seed, noise)
-    return op(x, logits, alpha, n_steps, receiver, expect, mask, reduction)
+    return op(x, logits, numbers, n_steps, receiver, expect, mask, reduction)
 
 
 def reconstruction_loss(

@@ -17,6 +17,7 @@ from bfn_kernels.operators import (
     times_saved,
 )
 from bfn_kernels.reduction import CODES
+from bfn_kernels.rows import NONE, Numbers
 
 # The numbers by which the operators know them (csrc/cpu/discrete.h).
 CHOICES = {"sample": 0, "mode": 1, "mean": 2}
@@ -24,44 +25,45 @@ RECEIVERS = {"joint": 0, "factorised": 1}
 ROW_STATS = 4  # numbers of a row that a loss saves for its backward pass
 
 
-def sender_sample(ops: Namespace, x: Tensor, alpha, spread, num_classes, seed, noise, probs, dtype) -> Tensor:
-    return ops.discrete_sender(x, alpha, spread, num_classes, probs, seed, noise, dtype)
+def sender_sample(ops: Namespace, x: Tensor, numbers: Numbers, num_classes, seed, noise, probs, dtype) -> Tensor:
+    return ops.discrete_sender(x, *numbers, num_classes, probs, seed, noise, dtype)
 
 
 def update_sample(
-    ops: Namespace, output_logits, state, alpha, spread, choose, known, known_mask, seed, noise, draw_noise, out
+    ops: Namespace, output_logits, state, numbers: Numbers, choose, known, known_mask, seed, noise, draw_noise, out
 ) -> Tensor:
     if choose == "mean" and any(needs(output_logits)):
+        made = numbers.made(ops, state.shape[:-1], compute_dtype(output_logits, state))
         return reference.update_sample(
-            output_logits, state, alpha, spread, choose, known, known_mask, seed, noise, draw_noise, out
+            output_logits, state, made, choose, known, known_mask, seed, noise, draw_noise, out
         )  # fmt: skip
-    arguments = output_logits, state, alpha, spread, CHOICES[choose], known, known_mask, seed, noise, draw_noise
+    arguments = output_logits, state, *numbers, CHOICES[choose], known, known_mask, seed, noise, draw_noise
     if out is None:
         return ops.discrete_update(*arguments)
     ops.discrete_update_out(*arguments, out)
     return out
 
 
-def continuous_time_loss(ops: Namespace, x: Tensor, logits: Tensor, weight: Tensor, mask, reduction) -> Tensor:
-    return ops.discrete_loss(x, logits, weight, mask, CODES[reduction], *needs(logits))[0]
+def continuous_time_loss(ops: Namespace, x: Tensor, logits: Tensor, numbers: Numbers, mask, reduction) -> Tensor:
+    return ops.discrete_loss(x, logits, *numbers, mask, CODES[reduction], *needs(logits))[0]
 
 
 def reconstruction_loss(ops: Namespace, x: Tensor, logits: Tensor, mask, reduction) -> Tensor:
-    return ops.discrete_loss(x, logits, None, mask, CODES[reduction], *needs(logits))[0]
+    return ops.discrete_loss(x, logits, *NONE, mask, CODES[reduction], *needs(logits))[0]
 
 
 def discrete_time_loss(
-    ops: Namespace, x: Tensor, logits: Tensor, alpha, n_steps, receiver, expectation, mask, reduction
+    ops: Namespace, x: Tensor, logits: Tensor, numbers: Numbers, n_steps, receiver, expectation, mask, reduction
 ) -> Tensor:
     nodes, node_weights, n_samples, seed, noise = expectation
     return ops.discrete_nstep(
-        x, logits, alpha, n_steps, RECEIVERS[receiver], n_samples, nodes, node_weights,
+        x, logits, *numbers, n_steps, RECEIVERS[receiver], n_samples, nodes, node_weights,
         seed, noise, mask, CODES[reduction], *needs(logits),
     )[0]  # fmt: skip
 
 
 def _register(ops: Namespace) -> None:
-    def sender_fake(x, beta, spread, num_classes, probs, seed, noise, dtype):
+    def sender_fake(x, given, which, by, num_classes, probs, seed, noise, dtype):
         return x.new_empty((*x.shape, num_classes), dtype=dtype)
 
     register(ops, "discrete_sender", sender_fake)
@@ -77,17 +79,18 @@ def _register(ops: Namespace) -> None:
     register_in_place(ops, "discrete_update_out")
 
     def save_loss(ctx, inputs, output):
-        x, logits, weight, mask, *_ = inputs
+        x, logits, given, ctx.which, ctx.by, mask, *_ = inputs
         _, scale, stats = output
-        ctx.save_for_backward(x, logits, weight, mask, scale, stats)
+        ctx.save_for_backward(x, logits, mask, scale, stats, *given)
         ctx.mark_non_differentiable(scale, stats)
 
     def loss_backward(ctx, grad, *_):
-        x, logits, weight, mask, scale, stats = ctx.saved_tensors
+        x, logits, mask, scale, stats, *given = ctx.saved_tensors
         grad = per_variable(grad, scale, x.dim())
-        return None, ops.discrete_loss_backward(grad, x, logits, weight, mask, stats), None, None, None, None
+        by_logits = ops.discrete_loss_backward(grad, x, logits, given, ctx.which, ctx.by, mask, stats)
+        return None, by_logits, *[None] * 6
 
-    def loss_fake(x, logits, weight, mask, reduction, need_logits):
+    def loss_fake(x, logits, given, which, by, mask, reduction, need_logits):
         dtype = compute_dtype(logits)
         stats = x.new_empty((*x.shape, ROW_STATS) if need_logits else (0,), dtype=dtype)
         return *loss_fakes(x, reduction, dtype), stats
@@ -95,7 +98,7 @@ def _register(ops: Namespace) -> None:
     register(ops, "discrete_loss", loss_fake, loss_backward, save_loss)
     register(ops, "discrete_loss_backward", lambda grad, x, logits, *rest: torch.empty_like(logits))
 
-    def nstep_fake(x, logits, alpha, *rest):
+    def nstep_fake(x, logits, *rest):
         *_, reduction, need_logits = rest
         dtype = compute_dtype(logits)
         return *loss_fakes(x, reduction, dtype), gradient_fake(logits, need_logits, dtype)

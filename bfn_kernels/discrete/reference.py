@@ -12,6 +12,7 @@ from bfn_kernels import noise as random
 from bfn_kernels.arguments import Expectation
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.reduction import hide, reduce
+from bfn_kernels.rows import Numbers
 
 
 def valid_classes(name: str, x: Tensor, num_classes: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -40,8 +41,7 @@ def message(centre: Tensor, alpha: Tensor, spread: Tensor, eps: Tensor) -> Tenso
 
 def sender_sample(
     x: Tensor,
-    alpha: Tensor,
-    spread: Tensor,
+    numbers: Numbers,
     num_classes: int,
     seed: Tensor | None,
     noise: Tensor | None,
@@ -49,6 +49,7 @@ def sender_sample(
     dtype: torch.dtype,
 ) -> Tensor:
     """y ~ N(α(Ke_x − 1), αK·I); with α = β(t), and through a softmax where `probs`, it is the Bayesian flow (185)."""
+    alpha, spread = numbers.rows
     index, valid = valid_classes("x", x, num_classes)
     eps = normals((*x.shape, num_classes), alpha.dtype, seed, noise)
     y = message(one_hot(index, num_classes).to(alpha.dtype), alpha, spread, eps)
@@ -59,8 +60,7 @@ def sender_sample(
 def update_sample(
     output_logits: Tensor,
     state: Tensor,
-    alpha: Tensor,
-    spread: Tensor,
+    numbers: Numbers,
     choose: str,
     known: Tensor | None,
     known_mask: Tensor | None,
@@ -70,6 +70,7 @@ def update_sample(
     out: Tensor | None,
 ) -> Tensor:
     """z' = z + y: a class is drawn from the output distribution, sent with accuracy α, and the state updated (171)."""
+    alpha, spread = numbers.rows
     dtype = compute_dtype(output_logits, state)
     num_classes = state.shape[-1]
     p = output_logits.to(dtype).softmax(-1)
@@ -101,8 +102,9 @@ def others(logits: Tensor, is_x: Tensor) -> Tensor:
     return logits.masked_fill(is_x, -torch.inf).logsumexp(-1) - z_x
 
 
-def continuous_time_loss(x: Tensor, logits: Tensor, weight: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
+def continuous_time_loss(x: Tensor, logits: Tensor, numbers: Numbers, mask: Tensor | None, reduction: str) -> Tensor:
     """L∞ = w‖e_x − p‖² (205), w = ½Kβ'(t), as w(q² + s): q = 1 − p_x, s = Σ p_k² over k ≠ x [derived]."""
+    (weight,) = numbers.rows
     dtype = compute_dtype(logits)
     index, valid = valid_classes("x", x, logits.shape[-1], mask)
     (logits,) = hide(None if mask is None else mask.unsqueeze(-1), logits.to(dtype))
@@ -123,7 +125,7 @@ def reconstruction_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reductio
 def discrete_time_loss(
     x: Tensor,
     logits: Tensor,
-    alpha: Tensor,
+    numbers: Numbers,
     n_steps: int,
     receiver: str,
     expectation: Expectation,
@@ -131,6 +133,7 @@ def discrete_time_loss(
     reduction: str,
 ) -> Tensor:
     """L_n = n·E[ln p_S(y) − ln p_R(y)] (189, 190). The nodes of a quadrature serve every class alike."""
+    (alpha,) = numbers.rows
     dtype = compute_dtype(logits)
     num_classes = logits.shape[-1]
     index, valid = valid_classes("x", x, num_classes, mask)

@@ -3,6 +3,8 @@
 Rows whose classes fit a tile are read once. Longer ones are swept several times, their noise being made again.
 """
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discrete.triton_nstep import discrete_nstep
+from bfn_kernels.rows import ACCURACY, BETA, BETA_SPREAD, RATE, SPREAD
 from bfn_kernels.triton_ops.classes import (
     class_noise,
     class_view,
@@ -28,6 +31,7 @@ from bfn_kernels.triton_ops.classes import (
 from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, square
 from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
+from bfn_kernels.triton_ops.rows import numbers
 from bfn_kernels.triton_ops.views import block_of, compute_type, launch, load, programs, view
 
 __all__ = [
@@ -53,12 +57,18 @@ def _in_range(x, K: tl.constexpr):
     return (x >= 0) & (x < K)
 
 
-def discrete_sender(x: Tensor, beta: Tensor, spread: Tensor, num_classes: int, probs: bool, seed, noise, dtype):
+def _of_message(of: Callable[..., Tensor | None], shape: torch.Size) -> list[tuple]:
+    """β and √(Kβ) of a flow or of a message."""
+    return [view(of(*which), shape) for which in ((BETA, ACCURACY), (BETA_SPREAD, SPREAD))]
+
+
+def discrete_sender(x: Tensor, given, which: int, by, num_classes: int, probs: bool, seed, noise, dtype) -> Tensor:
     shape = torch.Size((*x.shape, num_classes))
     out = torch.empty(shape, dtype=dtype, device=x.device)
+    of = numbers(given, which, by, x.shape, compute_dtype(out))
     tile = tile_of(num_classes)
     launch(
-        _sender, programs(x.numel(), tile.rows), *(view(t, x.shape) for t in (x, beta, spread)),
+        _sender, programs(x.numel(), tile.rows), view(x, x.shape), *_of_message(of, x.shape),
         class_view(noise, shape), seed, class_view(out, shape), x.numel(),
         PROBS=probs, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=compute_type(out), warps=tile.warps,
     )  # fmt: skip
@@ -96,23 +106,24 @@ def _sender(
             store_classes(out, rows, first, y, K, TILE)
 
 
-def discrete_update(output_logits, state: Tensor, beta, spread, choice, known, known_mask, seed, noise, draw_noise):
-    out = torch.empty_like(state)
-    discrete_update_out(output_logits, state, beta, spread, choice, known, known_mask, seed, noise, draw_noise, out)
+def discrete_update(*arguments) -> Tensor:
+    out = torch.empty_like(arguments[1])  # the state
+    discrete_update_out(*(*arguments, out))
     return out
 
 
 def discrete_update_out(
-    output_logits: Tensor, state: Tensor, beta: Tensor, spread: Tensor, choice: int, known, known_mask, seed, noise,
+    output_logits: Tensor, state: Tensor, given, which: int, by, choice: int, known, known_mask, seed, noise,
     draw_noise, out: Tensor,
 ) -> None:  # fmt: skip
     shape, num_classes = state.shape, state.shape[-1]
     row_shape = shape[:-1]
+    of = numbers(given, which, by, row_shape, compute_dtype(output_logits, state))
     tile, count = tile_of(num_classes), row_shape.numel()
     to = class_view(out, shape)  # of a copy, where the strides are beyond it
     launch(
         _update, programs(count, tile.rows), class_view(output_logits, shape), class_view(state, shape),
-        *(view(t, row_shape) for t in (beta, spread, known, known_mask)), class_view(noise, shape),
+        *_of_message(of, row_shape), *(view(t, row_shape) for t in (known, known_mask)), class_view(noise, shape),
         view(draw_noise, row_shape), seed, to, count,
         CHOICE=choice, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=compute_type(output_logits, state),
         warps=tile.warps,
@@ -204,14 +215,15 @@ def _stats(view, x, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
 
 
 def discrete_loss(
-    x: Tensor, logits: Tensor, weight, mask, reduction: int, need_logits: bool
+    x: Tensor, logits: Tensor, given, which: int, by, mask, reduction: int, need_logits: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    of = numbers(given, which, by, x.shape, compute_dtype(logits))
     tile, num_classes, T = tile_of(logits.shape[-1]), logits.shape[-1], compute_type(logits)
     losses = Losses(x, mask, reduction, compute_dtype(logits), tile.rows)
     stats = x.new_empty((*x.shape, 4) if need_logits else (0,), dtype=compute_dtype(logits))
     launch(
         _loss, programs(x.numel(), tile.rows), view(x, x.shape), class_view(logits, logits.shape),
-        view(weight, x.shape), view(mask, x.shape), stats if need_logits else None, *losses.arguments, x.numel(),
+        view(of(RATE), x.shape), view(mask, x.shape), stats if need_logits else None, *losses.arguments, x.numel(),
         EACH=losses.each, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=T, warps=tile.warps,
     )  # fmt: skip
     return *losses.finish(), stats
@@ -243,13 +255,16 @@ def _loss(
     write_losses(loss, load(mask, rows, tl.int1, True), rows, values, counts, EACH)
 
 
-def discrete_loss_backward(grad: Tensor, x: Tensor, logits: Tensor, weight, mask, stats: Tensor) -> Tensor:
+def discrete_loss_backward(
+    grad: Tensor, x: Tensor, logits: Tensor, given, which: int, by, mask, stats: Tensor
+) -> Tensor:
+    of = numbers(given, which, by, x.shape, compute_dtype(logits))
     shape, tile = logits.shape, tile_of(logits.shape[-1])
     by_logits = torch.empty_like(logits)
     to = class_view(by_logits, shape)
     launch(
         _loss_backward, programs(x.numel(), tile.rows), view(grad, x.shape), view(x, x.shape),
-        class_view(logits, shape), view(weight, x.shape), view(mask, x.shape), stats, to, x.numel(),
+        class_view(logits, shape), view(of(RATE), x.shape), view(mask, x.shape), stats, to, x.numel(),
         K=shape[-1], ROWS=tile.rows, TILE=tile.classes, T=compute_type(logits), warps=tile.warps,
     )  # fmt: skip
     return by_logits if to[0].data_ptr() == by_logits.data_ptr() else by_logits.copy_(to[0])

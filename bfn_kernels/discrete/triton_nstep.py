@@ -18,6 +18,7 @@ from bfn_kernels.discrete.triton_receivers import (
     log_odds_against,
     valid_class,
 )
+from bfn_kernels.rows import ALPHA
 from bfn_kernels.triton_ops.classes import (
     class_noise,
     class_view,
@@ -30,19 +31,21 @@ from bfn_kernels.triton_ops.classes import (
 )
 from bfn_kernels.triton_ops.noise import MONTE_CARLO
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
+from bfn_kernels.triton_ops.rows import numbers
 from bfn_kernels.triton_ops.views import block_of, compute_type, constants, launch, load, programs, view
 
 
 def discrete_nstep(
-    x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, n_samples: int, nodes, node_weights, seed,
-    noise, mask, reduction: int, need_logits: bool,
+    x: Tensor, logits: Tensor, given, which: int, by, n_steps: int, receiver: int, n_samples: int, nodes, node_weights,
+    seed, noise, mask, reduction: int, need_logits: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     shape, T = logits.shape, compute_type(logits)
     dtype = compute_dtype(logits)
     tile = tile_of(shape[-1], small=True)
     losses = Losses(x, mask, reduction, dtype, tile.rows)
     by_logits = torch.empty(shape if need_logits else (0,), dtype=dtype, device=x.device)
-    given = [None] * 2 if n_samples else [constants(tuple(v), dtype, x.device) for v in (nodes, node_weights)]
+    alpha = numbers(given, which, by, x.shape, dtype)(ALPHA)
+    tables = [None] * 2 if n_samples else [constants(tuple(v), dtype, x.device) for v in (nodes, node_weights)]
     draws, joint = n_samples or len(nodes), receiver == RECEIVERS["joint"]
     noise = noise if noise is None else noise.contiguous().view(-1, shape[-1])
     row = view(x, x.shape), class_view(logits, shape), view(alpha, x.shape)
@@ -52,7 +55,7 @@ def discrete_nstep(
     constant = {"K": shape[-1], "TILE": tile.classes, "T": T, "warps": tile.warps, "registers": 255}
     if shape[-1] <= tile.classes:
         launch(
-            _nstep, programs(x.numel(), tile.rows), *row, *given, *drawn, *rest, gradient, x.numel(), n_steps,
+            _nstep, programs(x.numel(), tile.rows), *row, *tables, *drawn, *rest, gradient, x.numel(), n_steps,
             JOINT=joint, EACH=losses.each, ROWS=tile.rows, **constant,
         )  # fmt: skip
     elif joint:
@@ -68,7 +71,7 @@ def discrete_nstep(
             )  # fmt: skip
     else:
         launch(
-            triton_nstep_large.factorised, x.numel(), *row, *given, *drawn, *rest, gradient, x.numel(), n_steps,
+            triton_nstep_large.factorised, x.numel(), *row, *tables, *drawn, *rest, gradient, x.numel(), n_steps,
             EACH=losses.each, **constant,
         )  # fmt: skip
     return *losses.finish(), by_logits

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
 from bfn_kernels.arguments import check_out, drawn_seed, expectation, known_values, updated_precision
-from bfn_kernels.continuous import check_prediction, data_flow
+from bfn_kernels.continuous import check_prediction, data_numbers
 from bfn_kernels.discretised import autograd, reference
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
@@ -154,8 +154,8 @@ def continuous_time_loss(
     )  # fmt: skip
     ops, op = _op("continuous_time_loss", mixture_logits, backend, x)
     dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mixture_logits, mean)
-    flow, (weight,) = data_flow(ops, parametrisation, rows.RATE, t, x, dtype, schedule, scale=0.5)
-    return op(x, pred_mean, pred_log_std, mixture_logits, mean, flow, weight, num_bins, clip, mask, reduction)
+    numbers = data_numbers(ops, parametrisation, rows.RATE, t, x, dtype, schedule, scale=0.5)
+    return op(x, pred_mean, pred_log_std, mixture_logits, mean, numbers, num_bins, clip, mask, reduction)
 
 
 def discrete_time_loss(
@@ -199,12 +199,12 @@ def discrete_time_loss(
     )  # fmt: skip
     ops, op = _op("discrete_time_loss", mixture_logits, backend, x)
     dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mixture_logits, mean)
-    flow, (alpha,) = data_flow(ops, parametrisation, rows.ALPHA, t, x, dtype, schedule, n_steps)
+    numbers = data_numbers(ops, parametrisation, rows.ALPHA, t, x, dtype, schedule, n_steps)
     if n_samples is None and quadrature is None:
         quadrature = 8
     expect = expectation(x, x.shape, quadrature, n_samples, seed, noise)
     return op(
-        x, pred_mean, pred_log_std, mixture_logits, mean, flow, alpha, n_steps, expect, num_bins, clip, mask, reduction
+        x, pred_mean, pred_log_std, mixture_logits, mean, numbers, n_steps, expect, num_bins, clip, mask, reduction
     )  # fmt: skip
 
 
@@ -237,8 +237,8 @@ def reconstruction_loss(
     )  # fmt: skip
     ops, op = _op("reconstruction_loss", mixture_logits, backend, x)
     dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mixture_logits, mean)
-    flow, _ = data_flow(ops, parametrisation, 0, 1.0, x, dtype, schedule)
-    return op(x, pred_mean, pred_log_std, mixture_logits, mean, flow, num_bins, mask, reduction)
+    numbers = data_numbers(ops, parametrisation, 0, 1.0, x, dtype, schedule)
+    return op(x, pred_mean, pred_log_std, mixture_logits, mean, numbers, num_bins, mask, reduction)
 
 
 def update_sample(
@@ -289,13 +289,13 @@ def update_sample(
         checks.no_gradient(f"a {choose} has none", **output)
     ops, op = _op("update_sample", mixture_logits, backend, mean)
     dtype = checks.compute_dtype(*output.values(), mean)
-    flow, _ = data_flow(ops, parametrisation, 0, t, mean, dtype, schedule)
-    update = rows.numbers(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision=precision)
+    flow = data_numbers(ops, parametrisation, 0, t, mean, dtype, schedule)
+    numbers = rows.numbers(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision=precision)
     draws = _component(mixture_logits, component_noise, mean.shape)
     draws = [("draw_noise", draw_noise, mean.shape), *draws] if choose == "sample" else []
     seed = drawn_seed(mean, seed, ("noise", noise, mean.shape), *draws)
     updated = op(
-        *output.values(), mean, flow, *update, num_bins, choose, known, known_mask,
+        *output.values(), mean, flow, numbers, num_bins, choose, known, known_mask,
         seed, noise, draw_noise, component_noise, out,
     )  # fmt: skip
     return updated, updated_precision(precision, alpha, mean)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from bfn_kernels.backends import NAMESPACES
 from bfn_kernels.checks import compute_dtype
+from bfn_kernels.continuous.autograd import step_backward
 from bfn_kernels.continuous.autograd import update_sample as gaussian_update
 from bfn_kernels.discretised.reference import output_distribution
 from bfn_kernels.operators import (
@@ -18,7 +19,7 @@ from bfn_kernels.operators import (
     times_saved,
 )
 from bfn_kernels.reduction import CODES
-from bfn_kernels.rows import Flow
+from bfn_kernels.rows import FLOW, KEEP, NONE, Numbers
 
 # The numbers by which the operators know them (csrc/math/discretised.h, csrc/cpu/discretised.h).
 DIRECT, DATA, NOISE = range(3)
@@ -42,64 +43,63 @@ def mode(ops: Namespace, mean: Tensor, std: Tensor, mixture_logits, num_bins: in
     return ops.discretised_choose(mean, std, mixture_logits, num_bins, CHOICES["mode"], None, None, None)
 
 
-def network(pred_mean: Tensor, pred_log_std: Tensor, mixture_logits, mean: Tensor | None, flow: Flow | None) -> tuple:
-    """The arguments of an operator that say what the network put out, down to the parametrisation."""
-    if flow is None:
-        return pred_mean, pred_log_std, mixture_logits, mean, None, None, DATA
-    return pred_mean, pred_log_std, mixture_logits, mean, *flow, NOISE
+def parametrisation_of(numbers: Numbers) -> int:
+    return NOISE if numbers.which & FLOW else DATA
 
 
-def loss(ops, x, output: tuple, num_bins, clip, mask, reduction, weight=None, alpha=None, n_steps=0, expectation=None):
-    """L∞ with a weight, L_n with an alpha and an expectation, the reconstruction loss with neither."""
+def loss(
+    ops: Namespace, x, output: tuple, numbers: Numbers, parametrisation: int, num_bins, clip, mask, reduction,
+    n_steps=0, expectation=None,
+) -> Tensor:  # fmt: skip
+    """L∞ with a rate among the numbers, L_n with an α and an expectation, the reconstruction loss with neither."""
     nodes, node_weights, n_samples, seed, noise = expectation or ((), (), 0, None, None)
     return ops.discretised_loss(
-        x, *output, num_bins, clip, weight, alpha, n_steps, n_samples, nodes, node_weights, seed, noise, mask,
-        CODES[reduction], *needs(*output[:3]),
+        x, *output, *numbers, parametrisation, num_bins, clip, n_steps, n_samples, nodes, node_weights, seed, noise,
+        mask, CODES[reduction], *needs(*output[:3]),
     )[0]  # fmt: skip
 
 
 def bin_loss(ops: Namespace, x, mean, std, mixture_logits, num_bins, clip, mask, reduction) -> Tensor:
-    output = mean, std, mixture_logits, None, None, None, DIRECT
-    return loss(ops, x, output, num_bins, clip, mask, reduction)
+    return loss(ops, x, (mean, std, mixture_logits, None), NONE, DIRECT, num_bins, clip, mask, reduction)
 
 
 def reconstruction_loss(
-    ops: Namespace, x, pred_mean, pred_log_std, mixture_logits, mean, flow, num_bins, mask, reduction
+    ops: Namespace, x, pred_mean, pred_log_std, mixture_logits, mean, numbers, num_bins, mask, reduction
 ) -> Tensor:
-    output = network(pred_mean, pred_log_std, mixture_logits, mean, flow)
-    return loss(ops, x, output, num_bins, True, mask, reduction)
+    output = pred_mean, pred_log_std, mixture_logits, mean
+    return loss(ops, x, output, numbers, parametrisation_of(numbers), num_bins, True, mask, reduction)
 
 
 def continuous_time_loss(
-    ops: Namespace, x, pred_mean, pred_log_std, mixture_logits, mean, flow, weight, num_bins, clip, mask, reduction
+    ops: Namespace, x, pred_mean, pred_log_std, mixture_logits, mean, numbers, num_bins, clip, mask, reduction
 ) -> Tensor:
-    output = network(pred_mean, pred_log_std, mixture_logits, mean, flow)
-    return loss(ops, x, output, num_bins, clip, mask, reduction, weight=weight)
+    output = pred_mean, pred_log_std, mixture_logits, mean
+    return loss(ops, x, output, numbers, parametrisation_of(numbers), num_bins, clip, mask, reduction)
 
 
 def discrete_time_loss(
-    ops: Namespace, x, pred_mean, pred_log_std, mixture_logits, mean, flow, alpha, n_steps, expectation, num_bins,
-    clip, mask, reduction,
+    ops: Namespace, x, pred_mean, pred_log_std, mixture_logits, mean, numbers, n_steps, expectation, num_bins, clip,
+    mask, reduction,
 ) -> Tensor:  # fmt: skip
-    output = network(pred_mean, pred_log_std, mixture_logits, mean, flow)
-    return loss(
-        ops, x, output, num_bins, clip, mask, reduction, alpha=alpha, n_steps=n_steps, expectation=expectation
-    )  # fmt: skip
+    output, kind = (pred_mean, pred_log_std, mixture_logits, mean), parametrisation_of(numbers)
+    return loss(ops, x, output, numbers, kind, num_bins, clip, mask, reduction, n_steps, expectation)
 
 
 def update_sample(
-    ops: Namespace, pred_mean, pred_log_std, mixture_logits, mean, flow, keep, take, step_std, num_bins, choose, known,
-    known_mask, seed, noise, draw_noise, component_noise, out,
+    ops: Namespace, pred_mean, pred_log_std, mixture_logits, mean, flow, numbers, num_bins, choose, known, known_mask,
+    seed, noise, draw_noise, component_noise, out,
 ) -> Tensor:  # fmt: skip
     if choose == "mean" and any(needs(pred_mean, pred_log_std, mixture_logits, mean)):
-        normal = output_distribution(pred_mean, pred_log_std, mixture_logits, mean, flow)
+        dtype = compute_dtype(pred_mean, pred_log_std, mixture_logits, mean)
+        rows = flow.made(ops, mean.shape, dtype).flow
+        normal = output_distribution(pred_mean, pred_log_std, mixture_logits, mean, rows)
         value = expected_value(ops, *normal, num_bins, True)
         if known is not None:
             value = torch.where(known_mask, known.to(value.dtype), value)
-        return gaussian_update(ops, value, mean, keep, take, step_std, seed, noise)
+        return gaussian_update(ops, value, mean, numbers, seed, noise)
     arguments = (
-        *network(pred_mean, pred_log_std, mixture_logits, mean, flow), num_bins, CHOICES[choose], keep, take, step_std,
-        known, known_mask, seed, noise, draw_noise, component_noise,
+        pred_mean, pred_log_std, mixture_logits, mean, *flow, parametrisation_of(flow), num_bins, CHOICES[choose],
+        *numbers, known, known_mask, seed, noise, draw_noise, component_noise,
     )  # fmt: skip
     if out is None:
         return ops.discretised_update(*arguments)
@@ -138,7 +138,7 @@ def _register(ops: Namespace) -> None:
     register(ops, "expected_value", expected_value_fake, expected_value_backward, save_expected_value)
     register(ops, "discretised_choose", lambda mean, std, mixture_logits, *rest: _one_each(mean, mixture_logits))
 
-    def loss_fake(x, prediction, log_std, mixture_logits, mean, a, b, kind, *rest):
+    def loss_fake(x, prediction, log_std, mixture_logits, mean, *rest):
         *_, reduction, need_mean, need_log_std, need_mixture_logits = rest
         dtype = compute_dtype(x, prediction, log_std, mixture_logits, mean)
         need = need_mean, need_log_std, need_mixture_logits
@@ -158,12 +158,14 @@ def _register(ops: Namespace) -> None:
     register(ops, "discretised_loss", loss_fake, loss_backward, save_loss)
 
     def save_update(ctx, inputs, output):
-        ctx.save_for_backward(inputs[9])
+        *_, given, ctx.which, ctx.by = inputs[:13]
+        ctx.save_for_backward(*given)
         ctx.type, ctx.count = inputs[3].dtype, len(inputs)
 
     def update_backward(ctx, grad):
         # what is sent is a draw or a mode: the mean's own share is all that has a gradient
-        by_mean = ops.gaussian_step(grad, ctx.saved_tensors[0], *[None] * 5).to(ctx.type)
+        keep = Numbers([*ctx.saved_tensors], ctx.which, ctx.by).only(KEEP)
+        by_mean = step_backward(ops, grad, keep, ctx.type)
         return None, None, None, by_mean, *[None] * (ctx.count - 4)
 
     register(

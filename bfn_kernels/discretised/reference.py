@@ -19,7 +19,7 @@ from bfn_kernels.checks import compute_dtype
 from bfn_kernels.continuous.reference import normals
 from bfn_kernels.discrete.reference import draw_class
 from bfn_kernels.reduction import hide, reduce
-from bfn_kernels.rows import Flow
+from bfn_kernels.rows import Flow, Numbers
 
 LOG_STD_LIMIT = 10.0
 STD_MIN, STD_MAX = 1e-3, 10.0
@@ -211,7 +211,7 @@ def reconstruction_loss(
     pred_log_std: Tensor,
     mixture_logits: Tensor | None,
     mean: Tensor | None,
-    flow: Flow | None,
+    numbers: Numbers,
     num_bins: int,
     mask: Tensor | None,
     reduction: str,
@@ -219,7 +219,7 @@ def reconstruction_loss(
     """−ln p_O(x), the output distribution at t = 1."""
     (mean,) = hide(mask, mean)
     output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
-    normal = output_distribution(*output, mean, flow)
+    normal = output_distribution(*output, mean, numbers.flow)
     return bin_loss(x, *normal, num_bins, True, mask, reduction)
 
 
@@ -229,8 +229,7 @@ def continuous_time_loss(
     pred_log_std: Tensor,
     mixture_logits: Tensor | None,
     mean: Tensor | None,
-    flow: Flow | None,
-    weight: Tensor,
+    numbers: Numbers,
     num_bins: int,
     clip: bool,
     mask: Tensor | None,
@@ -239,7 +238,8 @@ def continuous_time_loss(
     """L∞ = weight·(x − k̂)², weight −ln σ₁/σ₁^{2t} (101)."""
     x, mean = hide(mask, x, mean)
     output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
-    normal = output_distribution(*output, mean, flow)
+    normal = output_distribution(*output, mean, numbers.flow)
+    (weight,) = numbers.others
     error = x.to(normal.mean.dtype) - _expected_value(normal, num_bins, clip)
     return reduce(weight * error * error, mask, reduction)
 
@@ -250,8 +250,7 @@ def discrete_time_loss(
     pred_log_std: Tensor,
     mixture_logits: Tensor | None,
     mean: Tensor | None,
-    flow: Flow | None,
-    alpha: Tensor,
+    numbers: Numbers,
     n_steps: int,
     expectation: Expectation,
     num_bins: int,
@@ -262,7 +261,8 @@ def discrete_time_loss(
     """L_n = n·E[−ε²/2 − ln Σ_k p_k·exp(−(y − c_k)²/2τ²)], y = x + τε, τ² = 1/α_i (113–119)."""
     x, mean = hide(mask, x, mean)
     output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
-    normal = output_distribution(*output, mean, flow)
+    normal = output_distribution(*output, mean, numbers.flow)
+    (alpha,) = numbers.others
     dtype = normal.mean.dtype
     x, tau = x.to(dtype), alpha.rsqrt()
     index = torch.arange(num_bins, dtype=dtype, device=x.device)
@@ -279,10 +279,8 @@ def update_sample(
     pred_log_std: Tensor,
     mixture_logits: Tensor | None,
     mean: Tensor,
-    flow: Flow | None,
-    keep: Tensor,
-    take: Tensor,
-    step_std: Tensor,
+    flow: Numbers,
+    numbers: Numbers,
     num_bins: int,
     choose: str,
     known: Tensor | None,
@@ -294,7 +292,7 @@ def update_sample(
     out: Tensor | None,
 ) -> Tensor:
     """A value of the output distribution is chosen, sent with accuracy α, and the mean updated."""
-    normal = output_distribution(pred_mean, pred_log_std, mixture_logits, mean, flow)
+    normal = output_distribution(pred_mean, pred_log_std, mixture_logits, mean, flow.flow)
     if choose == "mean":
         value = _expected_value(normal, num_bins, True)
     elif choose == "mode":
@@ -303,4 +301,4 @@ def update_sample(
         value = sample(*normal, num_bins, seed, draw_noise, component_noise)
     if known is not None:
         value = torch.where(known_mask, known.to(value.dtype), value)
-    return continuous.reference.update_sample(value, mean, keep, take, step_std, seed, noise, out)
+    return continuous.reference.update_sample(value, mean, numbers, seed, noise, out)

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bfn_kernels import rows
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.continuous.triton import noise_of
 from bfn_kernels.discretised import triton_mixtures as mixtures
@@ -15,6 +16,7 @@ from bfn_kernels.discretised.triton_nstep import nstep_loss
 from bfn_kernels.triton_ops.elementary import clamp, log
 from bfn_kernels.triton_ops.noise import OUTPUT, SENDER
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
+from bfn_kernels.triton_ops.rows import numbers
 from bfn_kernels.triton_ops.views import (
     KERNEL_TYPES,
     block_of,
@@ -70,7 +72,11 @@ def _one_each(prediction: Tensor, mixture_logits: Tensor | None) -> Tensor:
 def _output(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> tuple:
     """The views of normals that are given themselves."""
     shape = mean.shape if mixture_logits is None else mean.shape[:-1]
-    return network_views(mean, std, mixture_logits, None, None, None, shape)
+    return network_views(mean, std, mixture_logits, None, _no_rows, shape)
+
+
+def _no_rows(*which: int) -> None:
+    return None
 
 
 @triton.jit
@@ -149,16 +155,20 @@ def discretised_update(*arguments) -> Tensor:
 
 
 def discretised_update_out(
-    prediction: Tensor, log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor, a, b, parametrisation: int,
-    num_bins: int, choice: int, keep: Tensor, take: Tensor, std: Tensor, known, known_mask, seed, noise, draw_noise,
-    component_noise, out: Tensor,
+    prediction: Tensor, log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor, flow, flow_which: int, flow_by,
+    parametrisation: int, num_bins: int, choice: int, given, which: int, by, known, known_mask, seed, noise,
+    draw_noise, component_noise, out: Tensor,
 ) -> None:  # fmt: skip
     shape, to = mean.shape, writable(out)
+    dtype = compute_dtype(prediction, log_std, mixture_logits, mean)
+    of_flow, of = numbers(flow, flow_which, flow_by, shape, dtype), numbers(given, which, by, shape, dtype)
+    update = of(rows.KEEP), of(rows.TAKE), of(rows.UPDATE_STD)
     launch(
-        _update, programs(mean.numel(), BLOCK), network_views(prediction, log_std, mixture_logits, mean, a, b, shape),
-        *(view(t, shape) for t in (keep, take, std, known, known_mask, noise, draw_noise, component_noise)), seed,
+        _update, programs(mean.numel(), BLOCK),
+        network_views(prediction, log_std, mixture_logits, mean, of_flow, shape),
+        *(view(t, shape) for t in (*update, known, known_mask, noise, draw_noise, component_noise)), seed,
         view(to, shape), mean.numel(), KIND=parametrisation, CHOICE=choice, K=num_bins, M=_components(mixture_logits),
-        T=compute_type(prediction, log_std, mixture_logits, mean), BLOCK=BLOCK, warps=WARPS, registers=255,
+        T=KERNEL_TYPES[dtype], BLOCK=BLOCK, warps=WARPS, registers=255,
     )  # fmt: skip
     if to is not out:
         out.copy_(to)
@@ -179,26 +189,27 @@ def _update(
 
 
 def discretised_loss(
-    x: Tensor, prediction: Tensor, log_std: Tensor, mixture_logits: Tensor | None, mean, a, b, parametrisation: int,
-    num_bins: int, clip: bool, weight, alpha, n_steps: int, n_samples: int, nodes, node_weights, seed, noise, mask,
-    reduction: int, need_prediction: bool, need_log_std: bool, need_mixture_logits: bool,
+    x: Tensor, prediction: Tensor, log_std: Tensor, mixture_logits: Tensor | None, mean, given, which: int, by,
+    parametrisation: int, num_bins: int, clip: bool, n_steps: int, n_samples: int, nodes, node_weights, seed, noise,
+    mask, reduction: int, need_prediction: bool, need_log_std: bool, need_mixture_logits: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     shape, components = x.shape, _components(mixture_logits)
     dtype = compute_dtype(x, prediction, log_std, mixture_logits, mean)
     saved, views = _gradients(
         prediction, dtype, components > 0, need_prediction, need_log_std, need_mixture_logits
     )  # fmt: skip
-    network = network_views(prediction, log_std, mixture_logits, mean, a, b, shape)
+    of = numbers(given, which, by, shape, dtype)
+    network = network_views(prediction, log_std, mixture_logits, mean, of, shape)
     constants = {"KIND": parametrisation, "K": num_bins, "CLIP": clip, "M": components, "T": KERNEL_TYPES[dtype]}
-    if alpha is not None:
+    if which & rows.ALPHA:
         results = nstep_loss(
-            x, network, tuple(views), alpha, n_steps, n_samples, nodes, node_weights, seed, noise, mask, reduction,
-            dtype, constants,
+            x, network, tuple(views), of(rows.ALPHA), n_steps, n_samples, nodes, node_weights, seed, noise, mask,
+            reduction, dtype, constants,
         )  # fmt: skip
         return (*results, *saved)
     losses = Losses(x, mask, reduction, dtype, BLOCK)
     launch(
-        _loss, programs(x.numel(), BLOCK), view(x, shape), network, view(weight, shape), view(mask, shape),
+        _loss, programs(x.numel(), BLOCK), view(x, shape), network, view(of(rows.RATE), shape), view(mask, shape),
         tuple(views), *losses.arguments, x.numel(), EACH=losses.each, BLOCK=BLOCK, warps=WARPS, registers=255,
         **constants,
     )  # fmt: skip

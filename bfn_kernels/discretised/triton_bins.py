@@ -3,11 +3,14 @@
 A bin is known by its zero-based index, held as a real so that NaN stays NaN. K is known when a kernel is compiled.
 """
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from bfn_kernels import rows
 from bfn_kernels.discretised.autograd import DATA, DIRECT
 from bfn_kernels.triton_ops.elementary import clamp, exp, log, log1p
 from bfn_kernels.triton_ops.normal import log_cdf, log_interval
@@ -20,11 +23,13 @@ _HALF_LOG_TWO_PI = tl.constexpr(0.91893853320467274178)
 _DIRECT, _DATA = tl.constexpr(DIRECT), tl.constexpr(DATA)
 
 
-def network_views(prediction: Tensor, log_std: Tensor, mixture_logits, mean, a, b, shape: torch.Size) -> tuple:
-    """What the network put out, as one argument of a kernel."""
+def network_views(
+    prediction: Tensor, log_std: Tensor, mixture_logits, mean, of: Callable[..., Tensor | None], shape: torch.Size
+) -> tuple:
+    """What the network put out, as one argument of a kernel, with those numbers `of` the rows that turn it to data."""
     each = view if mixture_logits is None else component_view
     output = [each(t, shape) for t in (prediction, log_std, mixture_logits)]
-    return *output[:2], *(view(t, shape) for t in (mean, a, b)), output[2]
+    return *output[:2], *(view(t, shape) for t in (mean, of(rows.MEAN_SCALE), of(rows.NOISE_SCALE))), output[2]
 
 
 @triton.jit

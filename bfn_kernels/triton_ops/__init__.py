@@ -11,46 +11,40 @@ import torch
 
 NAMESPACE = "bfn_kernels_triton"
 
+_ROWS = "Tensor[] rows, int which, float[] by"
+_STEP = f"Tensor state, Tensor? data, {_ROWS}, Tensor? seed, Tensor? noise"
+_PREDICTION = f"Tensor prediction, Tensor? mean, {_ROWS}, float low, float high"
 _DISCRETE_UPDATE = (
-    "Tensor output_logits, Tensor state, Tensor beta, Tensor spread, int choice, Tensor? known, Tensor? known_mask, "
-    "Tensor? seed, Tensor? noise, Tensor? draw_noise"
+    f"Tensor output_logits, Tensor state, {_ROWS}, int choice, Tensor? known, Tensor? known_mask, Tensor? seed, "
+    "Tensor? noise, Tensor? draw_noise"
 )
-_NETWORK = (
-    "Tensor prediction, Tensor log_std, Tensor? mixture_logits, Tensor? mean, Tensor? a, Tensor? b, "
-    "int parametrisation, int num_bins"
-)
+_NETWORK = "Tensor prediction, Tensor log_std, Tensor? mixture_logits, Tensor"
 _DISCRETISED_UPDATE = (
-    "Tensor prediction, Tensor log_std, Tensor? mixture_logits, Tensor mean, Tensor? a, Tensor? b, "
-    "int parametrisation, int num_bins, int choice, Tensor keep, Tensor take, Tensor std, Tensor? known, "
-    "Tensor? known_mask, Tensor? seed, Tensor? noise, Tensor? draw_noise, Tensor? component_noise"
+    f"{_NETWORK} mean, Tensor[] flow, int flow_which, float[] flow_by, int parametrisation, int num_bins, int choice, "
+    f"{_ROWS}, Tensor? known, Tensor? known_mask, Tensor? seed, Tensor? noise, Tensor? draw_noise, "
+    "Tensor? component_noise"
 )
 SCHEMAS = {
     "continuous.triton": (
-        "gaussian_step(Tensor state, Tensor? a, Tensor? data, Tensor? b, Tensor? std, Tensor? seed, Tensor? noise) "
-        "-> Tensor",
-        "gaussian_step_out(Tensor state, Tensor? a, Tensor? data, Tensor? b, Tensor? std, Tensor? seed, "
-        "Tensor? noise, Tensor(a!) out) -> ()",
-        "predict_data(Tensor prediction, Tensor? mean, Tensor? a, Tensor b, float low, float high) -> Tensor",
-        "predict_data_backward(Tensor grad, Tensor prediction, Tensor? mean, Tensor? a, Tensor b, float low, "
-        "float high, bool need_prediction, bool need_mean) -> (Tensor, Tensor)",
-        "squared_loss(Tensor x, Tensor prediction, Tensor? mean, Tensor? a, Tensor b, Tensor weight, Tensor? offset, "
-        "float low, float high, Tensor? mask, int reduction) -> (Tensor, Tensor)",
-        "squared_loss_backward(Tensor grad, Tensor x, Tensor prediction, Tensor? mean, Tensor? a, Tensor b, "
-        "Tensor weight, float low, float high, Tensor? mask, bool need_x, bool need_prediction, bool need_mean) "
-        "-> (Tensor, Tensor, Tensor)",
+        f"gaussian_step({_STEP}) -> Tensor",
+        f"gaussian_step_out({_STEP}, Tensor(a!) out) -> ()",
+        f"predict_data({_PREDICTION}) -> Tensor",
+        f"predict_data_backward(Tensor grad, {_PREDICTION}, bool need_prediction, bool need_mean) -> (Tensor, Tensor)",
+        f"squared_loss(Tensor x, {_PREDICTION}, Tensor? mask, int reduction) -> (Tensor, Tensor)",
+        f"squared_loss_backward(Tensor grad, Tensor x, {_PREDICTION}, Tensor? mask, bool need_x, bool need_prediction, "
+        "bool need_mean) -> (Tensor, Tensor, Tensor)",
     ),
     "discrete.triton": (
-        "discrete_sender(Tensor x, Tensor beta, Tensor spread, int num_classes, bool probs, Tensor? seed, "
-        "Tensor? noise, ScalarType dtype) -> Tensor",
+        f"discrete_sender(Tensor x, {_ROWS}, int num_classes, bool probs, Tensor? seed, Tensor? noise, "
+        "ScalarType dtype) -> Tensor",
         f"discrete_update({_DISCRETE_UPDATE}) -> Tensor",
         f"discrete_update_out({_DISCRETE_UPDATE}, Tensor(a!) out) -> ()",
-        "discrete_loss(Tensor x, Tensor logits, Tensor? weight, Tensor? mask, int reduction, "
-        "bool need_logits) -> (Tensor, Tensor, Tensor)",
-        "discrete_loss_backward(Tensor grad, Tensor x, Tensor logits, Tensor? weight, Tensor? mask, Tensor stats) -> "
-        "Tensor",
-        "discrete_nstep(Tensor x, Tensor logits, Tensor alpha, int n_steps, int receiver, int n_samples, "
-        "float[] nodes, float[] node_weights, Tensor? seed, Tensor? noise, Tensor? mask, int reduction, "
-        "bool need_logits) -> (Tensor, Tensor, Tensor)",
+        f"discrete_loss(Tensor x, Tensor logits, {_ROWS}, Tensor? mask, int reduction, bool need_logits) "
+        "-> (Tensor, Tensor, Tensor)",
+        f"discrete_loss_backward(Tensor grad, Tensor x, Tensor logits, {_ROWS}, Tensor? mask, Tensor stats) -> Tensor",
+        f"discrete_nstep(Tensor x, Tensor logits, {_ROWS}, int n_steps, int receiver, int n_samples, float[] nodes, "
+        "float[] node_weights, Tensor? seed, Tensor? noise, Tensor? mask, int reduction, bool need_logits) "
+        "-> (Tensor, Tensor, Tensor)",
     ),
     "discretised.triton": (
         "expected_value(Tensor mean, Tensor std, Tensor? mixture_logits, int num_bins, bool clip, bool need_mean, "
@@ -59,14 +53,13 @@ SCHEMAS = {
         "Tensor? noise, Tensor? component_noise) -> Tensor",
         f"discretised_update({_DISCRETISED_UPDATE}) -> Tensor",
         f"discretised_update_out({_DISCRETISED_UPDATE}, Tensor(a!) out) -> ()",
-        f"discretised_loss(Tensor x, {_NETWORK}, bool clip, Tensor? weight, Tensor? alpha, int n_steps, "
-        "int n_samples, float[] nodes, float[] node_weights, Tensor? seed, Tensor? noise, Tensor? mask, "
+        f"discretised_loss(Tensor x, {_NETWORK}? mean, {_ROWS}, int parametrisation, int num_bins, bool clip, "
+        "int n_steps, int n_samples, float[] nodes, float[] node_weights, Tensor? seed, Tensor? noise, Tensor? mask, "
         "int reduction, bool need_prediction, bool need_log_std, bool need_mixture_logits) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     ),
     "triton_ops.rows": (
-        "row_numbers(Tensor value, Tensor? rho, int[] shape, int schedule, float parameter, int num_classes, "
-        "int n_steps, float scale, int which, ScalarType dtype) -> Tensor[]",
+        "row_numbers(Tensor value, Tensor? rho, int which, float[] by, int[] shape, ScalarType dtype) -> Tensor",
     ),
 }
 

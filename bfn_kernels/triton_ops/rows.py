@@ -1,14 +1,14 @@
 """Numbers of rows in Triton, csrc/math/schedules.h again: all that a call needs in one launch, in float64."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from bfn_kernels import rows
+from bfn_kernels import checks, rows
 from bfn_kernels.triton_ops.elementary import exp, expm1, log, log1p
 from bfn_kernels.triton_ops.views import block_of, constants, launch, load, programs, store, view
 
@@ -24,14 +24,15 @@ _BLOCK, _WARPS = 128, 4
 
 
 def row_numbers(
-    value: Tensor, rho: Tensor | None, shape: Sequence[int], schedule: int, parameter: float, num_classes: int,
-    n_steps: int, scale: float, which: int, dtype: torch.dtype,
-) -> list[Tensor]:  # fmt: skip
+    value: Tensor, rho: Tensor | None, which: int, by: Sequence[float], shape: Sequence[int], dtype: torch.dtype
+) -> Tensor:
     """A number out of range is NaN: to look at it would cost a synchronisation."""
-    given = [None if t is None else _leading(t, shape) for t in (value, rho)]
+    schedule = int(by[0])
+    names = "t" if schedule else "alpha", "precision"
+    given = [None if t is None else _leading(name, t, shape) for name, t in zip(names, (value, rho), strict=True)]
     sizes = torch.broadcast_shapes(*(t.shape for t in given if t is not None))
-    out = [torch.empty(sizes, dtype=dtype, device=value.device) for _ in range(which.bit_count())]
-    of = constants(_derived(schedule, parameter, num_classes, n_steps, scale), torch.float64, value.device)
+    out = torch.empty((which.bit_count(), *sizes), dtype=dtype, device=value.device)
+    of = constants(_derived(schedule, *by[1:]), torch.float64, value.device)
     launch(
         _row_numbers, programs(sizes.numel(), _BLOCK), *(view(t, sizes) for t in given), of,
         tuple(view(t, sizes) for t in out), sizes.numel(), KIND=schedule, WHICH=which, BLOCK=_BLOCK, warps=_WARPS,
@@ -39,16 +40,21 @@ def row_numbers(
     return out
 
 
-def _leading(value: Tensor, shape: Sequence[int]) -> Tensor:
-    """With as many dimensions as `shape`, of whose leading ones it has numbers."""
-    lead = value.shape[: len(shape)]
-    fits = all(n in (1, m) for n, m in zip(lead, shape, strict=False)) and lead.numel() == value.numel()
-    if not fits or value.dtype not in (torch.float32, torch.float64):
-        raise ValueError("rows do not fit the data")
-    return value.reshape(*lead, *(1,) * (len(shape) - len(lead)))
+def _leading(name: str, value: Tensor, shape: Sequence[int]) -> Tensor:
+    return value.reshape(checks.leading(name, value, shape))
 
 
-def _derived(schedule: int, parameter: float, num_classes: int, n_steps: int, scale: float) -> tuple[float, ...]:
+def numbers(
+    given: Sequence[Tensor], which: int, by: Sequence[float], shape: Sequence[int], dtype: torch.dtype
+) -> Callable[..., Tensor | None]:
+    """That of the numbers asked for which there is, as an operator was given them or makes them first."""
+    value, rho = (*given, None, None)[:2]
+    made = row_numbers(value, rho, which, by, shape, dtype).unbind() if by else given
+    by_bit = dict(zip((bit for bit in rows.FORMULAS if which & bit), made, strict=True))
+    return lambda *wanted: next((by_bit[bit] for bit in wanted if bit in by_bit), None)
+
+
+def _derived(schedule: int, parameter: float, num_classes: float, n_steps: float, scale: float) -> tuple[float, ...]:
     """What does not depend on the row: n, the scale, and three numbers of the schedule."""
     if schedule == EXPONENTIAL.value:
         log_variance = 2 * math.log(parameter)

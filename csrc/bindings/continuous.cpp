@@ -1,42 +1,49 @@
 #include "../ops/continuous.h"
 
+#include "numbers.h"
 #include "target.h"
-#include "tensors.h"
 
 namespace bfn {
 namespace {
 
-void gaussian_step_out(const Tensor& state, const MaybeTensor& a, const MaybeTensor& data, const MaybeTensor& b,
-                       const MaybeTensor& std, const MaybeTensor& seed, const MaybeTensor& noise, Tensor out) {
+void gaussian_step_out(const Tensor& state, const MaybeTensor& data, const Tensors& rows, int64_t which,
+                       const Doubles& by, const MaybeTensor& seed, const MaybeTensor& noise, Tensor out) {
   const Shape shape = shape_of(state);
+  const ScalarType type = compute_type({&state, get(data)});
+  const Numbers numbers(rows, which, by, shape, type);
   GaussianStep op{numel(shape),
                   view("state", state, shape),
-                  view("a", a, shape),
+                  numbers.of({RowNumber::kGamma, RowNumber::kKeep}),
                   view("data", data, shape),
-                  view("b", b, shape),
-                  view("std", std, shape),
+                  numbers.of({RowNumber::kTake}),
+                  numbers.of({RowNumber::kFlowStd, RowNumber::kUpdateStd, RowNumber::kSenderStd}),
                   {},
                   view("out", out, shape)};
-  if (std) op.noise = noise_of(seed, noise, shape, kSender);
-  with_compute_type(compute_type({&state, get(data)}), [&](auto t) { gaussian_step<decltype(t)>(op); });
+  if (!data && op.b) std::swap(op.a, op.b);  // the backward pass of the data: its number scales the state
+  if (op.std) op.noise = noise_of(seed, noise, shape, kSender);
+  with_compute_type(type, [&](auto t) { gaussian_step<decltype(t)>(op); });
 }
 
-Tensor gaussian_step_new(const Tensor& state, const MaybeTensor& a, const MaybeTensor& data, const MaybeTensor& b,
-                         const MaybeTensor& std, const MaybeTensor& seed, const MaybeTensor& noise) {
+Tensor gaussian_step_new(const Tensor& state, const MaybeTensor& data, const Tensors& rows, int64_t which,
+                         const Doubles& by, const MaybeTensor& seed, const MaybeTensor& noise) {
   Tensor out = new_like(state);
-  gaussian_step_out(state, a, data, b, std, seed, noise, out);
+  gaussian_step_out(state, data, rows, which, by, seed, noise, out);
   return out;
 }
 
-Prediction prediction_of(const Tensor& prediction, const MaybeTensor& mean, const MaybeTensor& a, const Tensor& b,
-                         double low, double high) {
+Prediction prediction_of(const Tensor& prediction, const MaybeTensor& mean, const Numbers& numbers, double low,
+                         double high) {
   const Shape shape = shape_of(prediction);
   return {view("prediction", prediction, shape),
           view("mean", mean, shape),
-          view("a", a, shape),
-          view("b", b, shape),
+          numbers.of({RowNumber::kMeanScale}),
+          numbers.of({RowNumber::kNoiseScale}),
           low,
           high};
+}
+
+View weight_of(const Numbers& numbers) {
+  return numbers.of({RowNumber::kRate, RowNumber::kAlpha, RowNumber::kHalfPrecision});
 }
 
 // A gradient's tensor, empty where it is not needed, and its view.
@@ -49,82 +56,81 @@ struct Gradient {
   }
 };
 
-Tensor predict_data_new(const Tensor& prediction, const MaybeTensor& mean, const MaybeTensor& a, const Tensor& b,
-                        double low, double high) {
+Tensor predict_data_new(const Tensor& prediction, const MaybeTensor& mean, const Tensors& rows, int64_t which,
+                        const Doubles& by, double low, double high) {
   const Shape shape = shape_of(prediction);
+  const ScalarType type = compute_type({&prediction, get(mean)});
+  const Numbers numbers(rows, which, by, shape, type);
   Tensor out = new_like(prediction);
-  const PredictData op{numel(shape), prediction_of(prediction, mean, a, b, low, high), view("out", out, shape)};
-  with_compute_type(compute_type({&prediction, get(mean)}), [&](auto t) { predict_data<decltype(t)>(op); });
+  const PredictData op{numel(shape), prediction_of(prediction, mean, numbers, low, high), view("out", out, shape)};
+  with_compute_type(type, [&](auto t) { predict_data<decltype(t)>(op); });
   return out;
 }
 
 std::tuple<Tensor, Tensor> predict_data_backward_new(const Tensor& grad, const Tensor& prediction,
-                                                     const MaybeTensor& mean, const MaybeTensor& a, const Tensor& b,
-                                                     double low, double high, bool need_prediction, bool need_mean) {
+                                                     const MaybeTensor& mean, const Tensors& rows, int64_t which,
+                                                     const Doubles& by, double low, double high, bool need_prediction,
+                                                     bool need_mean) {
   const Shape shape = shape_of(prediction);
+  const ScalarType type = compute_type({&prediction, get(mean)});
+  const Numbers numbers(rows, which, by, shape, type);
   const Gradient by_prediction(prediction, need_prediction), by_mean(mean ? *mean : prediction, need_mean);
   const PredictDataBackward op{numel(shape), view("grad", grad, shape),
-                               prediction_of(prediction, mean, a, b, low, high), by_prediction.out, by_mean.out};
-  with_compute_type(compute_type({&prediction, get(mean)}), [&](auto t) { predict_data_backward<decltype(t)>(op); });
+                               prediction_of(prediction, mean, numbers, low, high), by_prediction.out, by_mean.out};
+  with_compute_type(type, [&](auto t) { predict_data_backward<decltype(t)>(op); });
   return {by_prediction.tensor, by_mean.tensor};
 }
 
 std::tuple<Tensor, Tensor> squared_loss_new(const Tensor& x, const Tensor& prediction, const MaybeTensor& mean,
-                                            const MaybeTensor& a, const Tensor& b, const Tensor& weight,
-                                            const MaybeTensor& offset, double low, double high, const MaybeTensor& mask,
-                                            int64_t reduction) {
+                                            const Tensors& rows, int64_t which, const Doubles& by, double low,
+                                            double high, const MaybeTensor& mask, int64_t reduction) {
   const Shape shape = shape_of(x);
   const ScalarType type = compute_type({&x, &prediction, get(mean)});
+  const Numbers numbers(rows, which, by, shape, type);
   const Reduced to = reduced(x, mask, reduction, type);
-  const SquaredLoss op{view("x", x, shape), prediction_of(prediction, mean, a, b, low, high),
-                       view("weight", weight, shape), view("offset", offset, shape), to.to};
+  const SquaredLoss op{view("x", x, shape), prediction_of(prediction, mean, numbers, low, high), weight_of(numbers),
+                       numbers.of({RowNumber::kLogNormaliser}), to.to};
   with_compute_type(type, [&](auto t) { squared_loss<decltype(t)>(op); });
   return {to.loss, to.scale};
 }
 
 std::tuple<Tensor, Tensor, Tensor> squared_loss_backward_new(const Tensor& grad, const Tensor& x,
                                                              const Tensor& prediction, const MaybeTensor& mean,
-                                                             const MaybeTensor& a, const Tensor& b,
-                                                             const Tensor& weight, double low, double high,
-                                                             const MaybeTensor& mask, bool need_x, bool need_prediction,
-                                                             bool need_mean) {
+                                                             const Tensors& rows, int64_t which, const Doubles& by,
+                                                             double low, double high, const MaybeTensor& mask,
+                                                             bool need_x, bool need_prediction, bool need_mean) {
   const Shape shape = shape_of(x);
+  const ScalarType type = compute_type({&x, &prediction, get(mean)});
+  const Numbers numbers(rows, which, by, shape, type);
   const Gradient by_x(x, need_x), by_prediction(prediction, need_prediction), by_mean(mean ? *mean : x, need_mean);
   const SquaredLossBackward op{numel(shape),
                                view("grad", grad, shape),
                                view("x", x, shape),
-                               prediction_of(prediction, mean, a, b, low, high),
-                               view("weight", weight, shape),
+                               prediction_of(prediction, mean, numbers, low, high),
+                               weight_of(numbers),
                                view("mask", mask, shape),
                                by_x.out,
                                by_prediction.out,
                                by_mean.out};
-  with_compute_type(compute_type({&x, &prediction, get(mean)}),
-                    [&](auto t) { squared_loss_backward<decltype(t)>(op); });
+  with_compute_type(type, [&](auto t) { squared_loss_backward<decltype(t)>(op); });
   return {by_x.tensor, by_prediction.tensor, by_mean.tensor};
 }
 
 }  // namespace
 }  // namespace bfn
 
+#define BFN_STEP "Tensor state, Tensor? data, " BFN_ROWS ", Tensor? seed, Tensor? noise"
+#define BFN_PREDICTION "Tensor prediction, Tensor? mean, " BFN_ROWS ", float low, float high"
+
 BFN_SCHEMAS(m) {
-  m.def(
-      "gaussian_step(Tensor state, Tensor? a, Tensor? data, Tensor? b, Tensor? std, Tensor? seed, Tensor? noise) -> "
-      "Tensor");
-  m.def(
-      "gaussian_step_out(Tensor state, Tensor? a, Tensor? data, Tensor? b, Tensor? std, Tensor? seed, Tensor? noise, "
-      "Tensor(a!) out) -> ()");
-  m.def("predict_data(Tensor prediction, Tensor? mean, Tensor? a, Tensor b, float low, float high) -> Tensor");
-  m.def(
-      "predict_data_backward(Tensor grad, Tensor prediction, Tensor? mean, Tensor? a, Tensor b, float low, float high, "
-      "bool need_prediction, bool need_mean) -> (Tensor, Tensor)");
-  m.def(
-      "squared_loss(Tensor x, Tensor prediction, Tensor? mean, Tensor? a, Tensor b, Tensor weight, Tensor? offset, "
-      "float low, float high, Tensor? mask, int reduction) -> (Tensor, Tensor)");
-  m.def(
-      "squared_loss_backward(Tensor grad, Tensor x, Tensor prediction, Tensor? mean, Tensor? a, Tensor b, Tensor "
-      "weight, float low, float high, Tensor? mask, bool need_x, bool need_prediction, bool need_mean) -> (Tensor, "
-      "Tensor, Tensor)");
+  m.def("gaussian_step(" BFN_STEP ") -> Tensor");
+  m.def("gaussian_step_out(" BFN_STEP ", Tensor(a!) out) -> ()");
+  m.def("predict_data(" BFN_PREDICTION ") -> Tensor");
+  m.def("predict_data_backward(Tensor grad, " BFN_PREDICTION
+        ", bool need_prediction, bool need_mean) -> (Tensor, Tensor)");
+  m.def("squared_loss(Tensor x, " BFN_PREDICTION ", Tensor? mask, int reduction) -> (Tensor, Tensor)");
+  m.def("squared_loss_backward(Tensor grad, Tensor x, " BFN_PREDICTION
+        ", Tensor? mask, bool need_x, bool need_prediction, bool need_mean) -> (Tensor, Tensor, Tensor)");
 }
 
 BFN_OPERATORS(m) {

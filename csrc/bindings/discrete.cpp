@@ -1,7 +1,7 @@
 #include "../ops/discrete.h"
 
+#include "numbers.h"
 #include "target.h"
-#include "tensors.h"
 
 namespace bfn {
 namespace {
@@ -15,73 +15,83 @@ void refuse(const BadClass& bad, const char* name, int64_t num_classes) {
 
 int64_t classes_of(const Tensor& logits) { return logits.size(logits.dim() - 1); }
 
-Shape rows_of(const Tensor& logits) {
+Shape lead_of(const Tensor& logits) {
   Shape shape = shape_of(logits);
   shape.pop_back();
   return shape;
 }
 
-Tensor sender_new(const Tensor& x, const Tensor& beta, const Tensor& spread, int64_t num_classes, bool probs,
-                  const MaybeTensor& seed, const MaybeTensor& noise, ScalarType dtype) {
-  const Shape rows = shape_of(x), shape = with(rows, num_classes);
+// Of a flow, or of a message.
+View accuracy_of(const Numbers& numbers) { return numbers.of({RowNumber::kBeta, RowNumber::kAccuracy}); }
+View spread_of(const Numbers& numbers) { return numbers.of({RowNumber::kBetaSpread, RowNumber::kSpread}); }
+
+Tensor sender_new(const Tensor& x, const Tensors& rows, int64_t which, const Doubles& by, int64_t num_classes,
+                  bool probs, const MaybeTensor& seed, const MaybeTensor& noise, ScalarType dtype) {
+  const Shape lead = shape_of(x), shape = with(lead, num_classes);
   Tensor out = new_tensor(x, shape, dtype);
+  const ScalarType type = compute_type({&out});
+  const Numbers numbers(rows, which, by, lead, type);
   BadClass bad;
-  const DiscreteSender op{numel(rows),
+  const DiscreteSender op{numel(lead),
                           num_classes,
-                          view("x", x, rows),
-                          view("beta", beta, rows),
-                          view("spread", spread, rows),
+                          view("x", x, lead),
+                          accuracy_of(numbers),
+                          spread_of(numbers),
                           probs,
                           noise_of(seed, noise, shape, kSender),
                           view("out", out, shape),
                           &bad};
-  with_compute_type(compute_type({&out}), [&](auto t) { discrete_sender<decltype(t)>(op); });
+  with_compute_type(type, [&](auto t) { discrete_sender<decltype(t)>(op); });
   refuse(bad, "x", num_classes);
   return out;
 }
 
-void update_out(const Tensor& output_logits, const Tensor& state, const Tensor& beta, const Tensor& spread,
+void update_out(const Tensor& output_logits, const Tensor& state, const Tensors& rows, int64_t which, const Doubles& by,
                 int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& seed,
                 const MaybeTensor& noise, const MaybeTensor& draw_noise, Tensor out) {
-  const Shape shape = shape_of(state), rows = rows_of(state);
+  const Shape shape = shape_of(state), lead = lead_of(state);
+  const ScalarType type = compute_type({&output_logits, &state});
+  const Numbers numbers(rows, which, by, lead, type);
   BadClass bad;
-  DiscreteUpdate op{numel(rows),
+  DiscreteUpdate op{numel(lead),
                     classes_of(state),
                     view("output_logits", output_logits, shape),
                     view("state", state, shape),
-                    view("beta", beta, rows),
-                    view("spread", spread, rows),
+                    accuracy_of(numbers),
+                    spread_of(numbers),
                     static_cast<DiscreteChoice>(choice),
-                    view("known", known, rows),
-                    view("known_mask", known_mask, rows),
+                    view("known", known, lead),
+                    view("known_mask", known_mask, lead),
                     noise_of(seed, noise, shape, kSender),
                     {},
                     view("out", out, shape),
                     &bad};
-  if (op.choice == DiscreteChoice::kSample) op.draw = noise_of(seed, draw_noise, rows, kClass);
-  with_compute_type(compute_type({&output_logits, &state}), [&](auto t) { discrete_update<decltype(t)>(op); });
+  if (op.choice == DiscreteChoice::kSample) op.draw = noise_of(seed, draw_noise, lead, kClass);
+  with_compute_type(type, [&](auto t) { discrete_update<decltype(t)>(op); });
   refuse(bad, "known", op.num_classes);
 }
 
-Tensor update_new(const Tensor& output_logits, const Tensor& state, const Tensor& beta, const Tensor& spread,
-                  int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& seed,
-                  const MaybeTensor& noise, const MaybeTensor& draw_noise) {
+Tensor update_new(const Tensor& output_logits, const Tensor& state, const Tensors& rows, int64_t which,
+                  const Doubles& by, int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask,
+                  const MaybeTensor& seed, const MaybeTensor& noise, const MaybeTensor& draw_noise) {
   Tensor out = new_like(state);
-  update_out(output_logits, state, beta, spread, choice, known, known_mask, seed, noise, draw_noise, out);
+  update_out(output_logits, state, rows, which, by, choice, known, known_mask, seed, noise, draw_noise, out);
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor> loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& weight,
-                                            const MaybeTensor& mask, int64_t reduction, bool need_logits) {
-  const Shape rows = shape_of(x), four = with(rows, kRowStats);
+std::tuple<Tensor, Tensor, Tensor> loss_new(const Tensor& x, const Tensor& logits, const Tensors& rows, int64_t which,
+                                            const Doubles& by, const MaybeTensor& mask, int64_t reduction,
+                                            bool need_logits) {
+  const Shape lead = shape_of(x), four = with(lead, kRowStats);
   const ScalarType type = compute_type({&logits});
+  const Numbers numbers(rows, which, by, lead, type);
   const Reduced to = reduced(x, mask, reduction, type);
   Tensor stats = new_tensor(logits, need_logits ? four : Shape{0}, type);
   BadClass bad;
   const DiscreteLoss op{classes_of(logits),
-                        view("x", x, rows),
-                        view("logits", logits, with(rows, classes_of(logits))),
-                        view("weight", weight, rows),
+                        view("x", x, lead),
+                        view("logits", logits, with(lead, classes_of(logits))),
+                        numbers.of({RowNumber::kRate}),
                         need_logits ? view("stats", stats, four) : View{},
                         to.to,
                         &bad};
@@ -90,30 +100,33 @@ std::tuple<Tensor, Tensor, Tensor> loss_new(const Tensor& x, const Tensor& logit
   return {to.loss, to.scale, stats};
 }
 
-Tensor loss_backward_new(const Tensor& grad, const Tensor& x, const Tensor& logits, const MaybeTensor& weight,
-                         const MaybeTensor& mask, const Tensor& stats) {
-  const Shape rows = shape_of(x), shape = with(rows, classes_of(logits));
+Tensor loss_backward_new(const Tensor& grad, const Tensor& x, const Tensor& logits, const Tensors& rows, int64_t which,
+                         const Doubles& by, const MaybeTensor& mask, const Tensor& stats) {
+  const Shape lead = shape_of(x), shape = with(lead, classes_of(logits));
+  const ScalarType type = compute_type({&logits});
+  const Numbers numbers(rows, which, by, lead, type);
   Tensor by_logits = new_like(logits);
-  const DiscreteLossBackward op{numel(rows),
+  const DiscreteLossBackward op{numel(lead),
                                 classes_of(logits),
-                                view("grad", grad, rows),
-                                view("x", x, rows),
+                                view("grad", grad, lead),
+                                view("x", x, lead),
                                 view("logits", logits, shape),
-                                view("weight", weight, rows),
-                                view("mask", mask, rows),
-                                view("stats", stats, with(rows, kRowStats)),
+                                numbers.of({RowNumber::kRate}),
+                                view("mask", mask, lead),
+                                view("stats", stats, with(lead, kRowStats)),
                                 view("gradient", by_logits, shape)};
-  with_compute_type(compute_type({&logits}), [&](auto t) { discrete_loss_backward<decltype(t)>(op); });
+  with_compute_type(type, [&](auto t) { discrete_loss_backward<decltype(t)>(op); });
   return by_logits;
 }
 
-std::tuple<Tensor, Tensor, Tensor> nstep_new(const Tensor& x, const Tensor& logits, const Tensor& alpha,
-                                             int64_t n_steps, int64_t receiver, int64_t n_samples,
+std::tuple<Tensor, Tensor, Tensor> nstep_new(const Tensor& x, const Tensor& logits, const Tensors& rows, int64_t which,
+                                             const Doubles& by, int64_t n_steps, int64_t receiver, int64_t n_samples,
                                              std::vector<double> nodes, std::vector<double> node_weights,
                                              const MaybeTensor& seed, const MaybeTensor& noise, const MaybeTensor& mask,
                                              int64_t reduction, bool need_logits) {
-  const Shape rows = shape_of(x), shape = with(rows, classes_of(logits));
+  const Shape lead = shape_of(x), shape = with(lead, classes_of(logits));
   const ScalarType type = compute_type({&logits});
+  const Numbers numbers(rows, which, by, lead, type);
   const Reduced to = reduced(x, mask, reduction, type);
   Tensor by_logits = saved_gradient(logits, type, need_logits);
   BadClass bad;
@@ -124,9 +137,9 @@ std::tuple<Tensor, Tensor, Tensor> nstep_new(const Tensor& x, const Tensor& logi
                          nodes.data(),
                          node_weights.data(),
                          static_cast<int64_t>(nodes.size()),
-                         view("x", x, rows),
+                         view("x", x, lead),
                          view("logits", logits, shape),
-                         view("alpha", alpha, rows),
+                         numbers.of({RowNumber::kAlpha}),
                          monte_carlo_noise(seed, noise, shape, n_samples),
                          need_logits ? view("gradient", by_logits, shape) : View{},
                          to.to,
@@ -139,26 +152,23 @@ std::tuple<Tensor, Tensor, Tensor> nstep_new(const Tensor& x, const Tensor& logi
 }  // namespace
 }  // namespace bfn
 
-#define BFN_UPDATE                                                                                                  \
-  "Tensor output_logits, Tensor state, Tensor beta, Tensor spread, int choice, Tensor? known, Tensor? known_mask, " \
-  "Tensor? seed, Tensor? noise, Tensor? draw_noise"
+#define BFN_UPDATE                                                  \
+  "Tensor output_logits, Tensor state, " BFN_ROWS                   \
+  ", int choice, Tensor? known, Tensor? known_mask, Tensor? seed, " \
+  "Tensor? noise, Tensor? draw_noise"
 
 BFN_SCHEMAS(m) {
-  m.def(
-      "discrete_sender(Tensor x, Tensor beta, Tensor spread, int num_classes, bool probs, Tensor? seed, Tensor? noise, "
-      "ScalarType dtype) -> Tensor");
+  m.def("discrete_sender(Tensor x, " BFN_ROWS
+        ", int num_classes, bool probs, Tensor? seed, Tensor? noise, ScalarType dtype) -> Tensor");
   m.def("discrete_update(" BFN_UPDATE ") -> Tensor");
   m.def("discrete_update_out(" BFN_UPDATE ", Tensor(a!) out) -> ()");
-  m.def(
-      "discrete_loss(Tensor x, Tensor logits, Tensor? weight, Tensor? mask, int reduction, bool need_logits) -> "
-      "(Tensor, Tensor, Tensor)");
-  m.def(
-      "discrete_loss_backward(Tensor grad, Tensor x, Tensor logits, Tensor? weight, Tensor? mask, Tensor stats) -> "
-      "Tensor");
-  m.def(
-      "discrete_nstep(Tensor x, Tensor logits, Tensor alpha, int n_steps, int receiver, int n_samples, float[] nodes, "
-      "float[] node_weights, Tensor? seed, Tensor? noise, Tensor? mask, int reduction, bool need_logits) -> (Tensor, "
-      "Tensor, Tensor)");
+  m.def("discrete_loss(Tensor x, Tensor logits, " BFN_ROWS
+        ", Tensor? mask, int reduction, bool need_logits) -> (Tensor, Tensor, Tensor)");
+  m.def("discrete_loss_backward(Tensor grad, Tensor x, Tensor logits, " BFN_ROWS
+        ", Tensor? mask, Tensor stats) -> Tensor");
+  m.def("discrete_nstep(Tensor x, Tensor logits, " BFN_ROWS
+        ", int n_steps, int receiver, int n_samples, float[] nodes, float[] node_weights, Tensor? seed, "
+        "Tensor? noise, Tensor? mask, int reduction, bool need_logits) -> (Tensor, Tensor, Tensor)");
 }
 
 BFN_OPERATORS(m) {

@@ -1,63 +1,78 @@
-#include "../cpu/schedules.h"
+#include "../ops/schedules.h"
 
+#include "numbers.h"
 #include "target.h"
-#include "tensors.h"
 
 namespace bfn {
 namespace {
 
+std::string written(const Shape& shape) {
+  std::string text;
+  for (const int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
+  return "(" + text + (shape.size() == 1 ? ",)" : ")");
+}
+
 // Joins the dimensions of `value`, which lead those of the data, into those of the rows.
-void join(Shape& rows, const Tensor& value, const Shape& data) {
-  if (value.scalar_type() != ScalarType::Float && value.scalar_type() != ScalarType::Double) {
-    throw std::invalid_argument("rows must be float32 or float64");
-  }
+void join(const char* name, Shape& rows, const Tensor& value, const Shape& data) {
   const auto sizes = value.sizes();
   for (size_t d = 0; d < sizes.size(); ++d) {
     if (sizes[d] == 1) continue;
-    if (d >= rows.size() || sizes[d] != data[d]) throw std::invalid_argument("rows do not fit the data");
+    if (d >= rows.size() || sizes[d] != data[d]) {
+      throw std::invalid_argument(std::string(name) + " must be a scalar or have the shape of a leading part of " +
+                                  written(data) + ", got " + written(shape_of(value)));
+    }
     rows[d] = sizes[d];
   }
 }
 
-std::vector<Tensor> row_numbers_new(const Tensor& value, const MaybeTensor& rho, Shape shape, int64_t schedule,
-                                    double parameter, int64_t num_classes, int64_t n_steps, double scale, int64_t which,
-                                    ScalarType dtype) {
-  Shape rows(shape.size(), 1);
-  join(rows, value, shape);
-  if (rho) join(rows, *rho, shape);
-  const Schedule by{static_cast<ScheduleKind>(schedule), parameter, static_cast<double>(num_classes)};
-  const bool timed = by.kind != ScheduleKind::kNone;
-  std::atomic<bool> bad{false};
-  RowNumbers op{numel(rows),
-                leading_view("value", value, rows),
-                rho ? leading_view("rho", *rho, rows) : View{},
-                timed ? 1 : std::numeric_limits<double>::infinity(),
-                {by, static_cast<double>(n_steps), scale},
-                0,
-                {},
-                {},
-                &bad};
-  std::vector<Tensor> out;
-  out.reserve(kMaxRowNumbers);
-  for (int64_t k = 0; which >> k; ++k) {
-    if (!(which >> k & 1)) continue;
-    if (op.wanted == kMaxRowNumbers) throw std::invalid_argument("too many numbers of a row");
-    out.push_back(new_tensor(value, rows, dtype));
-    op.which[op.wanted] = static_cast<RowNumber>(k);
-    op.out[op.wanted++] = view("out", out.back(), rows);
-  }
-  with_compute_type(dtype, [&](auto t) { row_numbers<decltype(t)>(op); });
-  if (bad) throw std::invalid_argument("a number of a row is out of range");
-  return out;
+Tensor row_numbers_new(const Tensor& value, const MaybeTensor& rho, int64_t which, const Doubles& by,
+                       const Shape& shape, ScalarType type) {
+  return row_numbers_of(rho ? Tensors{value, *rho} : Tensors{value}, which, by, shape, type);
 }
 
 }  // namespace
+
+Tensor row_numbers_of(const Tensors& rows, int64_t which, const Doubles& by, const Shape& shape, ScalarType type) {
+  if (by.size() != 5 || rows.empty()) throw std::invalid_argument("rows are made by five numbers, of one or two");
+  const Schedule schedule{static_cast<ScheduleKind>(by[0]), by[1], by[2]};
+  const Tensor& value = rows[0];
+  const Tensor* rho = rows.size() > 1 ? &rows[1] : nullptr;
+  Shape sizes(shape.size(), 1);
+  join(schedule.kind == ScheduleKind::kNone ? "alpha" : "t", sizes, value, shape);
+  if (rho) join("precision", sizes, *rho, shape);
+  RowNumbers op{numel(sizes),
+                leading_view("rows", value, sizes),
+                rho ? leading_view("precision", *rho, sizes) : View{},
+                {schedule, by[3], by[4]}};
+  for (int64_t k = 0; which >> k; ++k) {
+    if (!(which >> k & 1)) continue;
+    if (op.wanted == kMaxRowNumbers) throw std::invalid_argument("too many numbers of a row");
+    op.which[op.wanted++] = static_cast<RowNumber>(k);
+  }
+  Shape each = sizes;
+  each.insert(each.begin(), op.wanted);
+  const Tensor out = new_tensor(value, each, type);
+  for (int k = 0; k < op.wanted; ++k) op.out[k] = view_of_part("rows", out, k, sizes);
+  with_compute_type(type, [&](auto t) { row_numbers<decltype(t)>(op); });
+  return out;
+}
+
+View Numbers::of(std::initializer_list<RowNumber> wanted) const {
+  for (const RowNumber number : wanted) {
+    const int64_t bit = int64_t{1} << static_cast<int64_t>(number);
+    if (!(which_ & bit)) continue;
+    int64_t place = 0;
+    for (int64_t before = which_ & (bit - 1); before; before &= before - 1) ++place;
+    if (made_) return view_of_part("rows", *made_, place, shape_);
+    return view("rows", given_.at(place), shape_);
+  }
+  return {};
+}
+
 }  // namespace bfn
 
 BFN_SCHEMAS(m) {
-  m.def(
-      "row_numbers(Tensor value, Tensor? rho, int[] shape, int schedule, float parameter, int num_classes, "
-      "int n_steps, float scale, int which, ScalarType dtype) -> Tensor[]");
+  m.def("row_numbers(Tensor value, Tensor? rho, int which, float[] by, int[] shape, ScalarType dtype) -> Tensor");
 }
 
 BFN_OPERATORS(m) { m.impl("row_numbers", BFN_BOX(&bfn::row_numbers_new)); }

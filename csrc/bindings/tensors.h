@@ -40,6 +40,8 @@ inline int64_t numel(const Shape& shape) {
 // The tensor broadcast to `shape`, aligned at the last dimension.
 View view(const char* name, const Tensor& x, const Shape& shape);
 View view(const char* name, const MaybeTensor& x, const Shape& shape);
+// That of one part of the first dimension of x, in float or double.
+View view_of_part(const char* name, const Tensor& x, int64_t part, const Shape& shape);
 // Aligned at the first dimension instead.
 View leading_view(const char* name, const Tensor& x, const Shape& shape);
 

@@ -17,7 +17,7 @@ struct PredictionBlock {
     prediction = load(from.prediction, start, length, buffers[0]);
     mean = load(from.mean, start, length, buffers[1]);
     a = load(from.a, start, length, buffers[2]);
-    b = load(from.b, start, length, buffers[3]);
+    b = load(from.b, start, length, buffers[3], T(-1));
     low = static_cast<T>(from.low);
     high = static_cast<T>(from.high);
   }

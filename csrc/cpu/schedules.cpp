@@ -1,19 +1,59 @@
-#include "schedules.h"
+#include "../ops/schedules.h"
 
-#include <limits>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "parallel.h"
+#include "view.h"
 
 namespace bfn {
+namespace {
+
+// As Python writes it.
+std::string written(double x) {
+  char text[32];
+  for (int digits = 1; digits <= 17; ++digits) {
+    std::snprintf(text, sizeof(text), "%.*g", digits, x);
+    if (std::strtod(text, nullptr) == x) break;
+  }
+  const std::string found = text;
+  return found.find_first_of(".ein") == std::string::npos ? found + ".0" : found;
+}
+
+void check_range(const char* name, const View& view, int64_t count, double high, const char* most) {
+  double least = HUGE_VAL, largest = -HUGE_VAL;
+  bool none = false;  // NaN is in no range
+  for (int64_t start = 0; start < count; start += kBlock) {
+    double buffer[kBlock];
+    const int64_t length = std::min(kBlock, count - start);
+    const double* value = load(view, start, length, buffer);
+    for (int64_t i = 0; i < length; ++i) {
+      least = std::min(least, value[i]);
+      largest = std::max(largest, value[i]);
+      none |= std::isnan(value[i]);
+    }
+  }
+  if (none) least = largest = NAN;
+  if (least >= 0 && largest <= high) return;
+  throw std::invalid_argument(std::string(name) + " must lie in [0, " + most + "], got values from " + written(least) +
+                              " to " + written(largest));
+}
+
+}  // namespace
 
 template <class T>
 void row_numbers(const RowNumbers& op) {
+  std::atomic<bool> bad{false};
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
     double value_buffer[kBlock], rho_buffer[kBlock];
     T buffer[kBlock];
     const double* value = load(op.value, start, length, value_buffer);
     const double* rho = load(op.rho, start, length, rho_buffer);
     for (int64_t i = 0; i < length; ++i) {
-      const bool good = inside(value[i], 0.0, op.high) && inside(rho[i], 0.0, std::numeric_limits<double>::infinity());
-      if (!good) *op.bad = true;
+      if (!op.takes(value[i], rho[i])) bad = true;
     }
     for (int k = 0; k < op.wanted; ++k) {
       T* out = target(op.out[k], start, buffer);
@@ -23,6 +63,10 @@ void row_numbers(const RowNumbers& op) {
       store(op.out[k], start, length, out);
     }
   });
+  if (!bad) return;
+  const bool timed = op.context.schedule.kind != ScheduleKind::kNone;
+  check_range(timed ? "t" : "alpha", op.value, op.count, op.high(), timed ? "1" : "inf");
+  check_range("precision", op.rho, op.count, HUGE_VAL, "inf");
 }
 
 template void row_numbers<float>(const RowNumbers&);

@@ -53,7 +53,7 @@ struct DataPrediction {
     at.network(from.prediction, prediction);
     at.data(from.mean, mean);
     at.rows(from.a, a);
-    at.rows(from.b, b);
+    at.rows(from.b, b, T(-1));
 #pragma unroll
     for (int j = 0; j < kCount; ++j) x_hat[j] = predict(prediction[j], mean[j], a[j], b[j]);
   }

@@ -86,7 +86,6 @@ def operators() -> Path:
     torch_flags += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-O1"]
     names = ("continuous", "cpu", "discrete", "discretised", "pages", "schedules", "tensors")
     sources = {ROOT / "csrc" / "bindings" / f"{name}.cpp": torch_flags for name in names}
-    sources[ROOT / "csrc" / "cpu" / "schedules.cpp"] = ["-O2"]  # the numbers of rows are made on the CPU
     sources |= {kernel: ["-O2", *_fused()] for kernel in KERNELS} | {SHIM: ["-O2"]}
     link = ["-shared", *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
     return build("operators", sources, link)

@@ -8,6 +8,7 @@
 #include "../../csrc/ops/continuous.h"
 #include "../../csrc/ops/discrete.h"
 #include "../../csrc/ops/discretised.h"
+#include "../../csrc/ops/schedules.h"
 
 namespace {
 
@@ -233,6 +234,21 @@ void run_discrete(int64_t batch, int64_t length, int64_t num_classes, F&& make) 
   }
 }
 
+// With values that are out of range.
+template <class T>
+void run_rows(int64_t count) {
+  const Schedule exponential{ScheduleKind::kExponentialVariance, 0.1, 0}, none{ScheduleKind::kNone, 0, 0};
+  row_numbers<T>({count,
+                  dense<float>(count),
+                  {},
+                  {exponential, 20, 0.5},
+                  2,
+                  {RowNumber::kGamma, RowNumber::kRate},
+                  {dense<T>(count), dense<T>(count)}});
+  row_numbers<T>(
+      {count, strided<double>(1, count), dense<float>(count), {none, 0, 1}, 1, {RowNumber::kKeep}, {dense<T>(count)}});
+}
+
 template <class T, class F>
 void run_all(const char* name, F&& make) {
   std::printf("%s\n", name);
@@ -242,6 +258,7 @@ void run_all(const char* name, F&& make) {
     run_mixtures<T>(3, row, 2, make);
   }
   for (const int64_t num_classes : {2, 5, 27, 128, 260}) run_discrete<T>(2, 3, num_classes, make);
+  run_rows<T>(700);
   memory.clear();
 }
 

@@ -147,7 +147,9 @@ def test_operators_traced_for_a_gpu(key):
 
 
 def _on_gpu(value):
-    """A tensor like it that is not there; under FakeTensorMode."""
+    """Tensors like those that are not there; under FakeTensorMode."""
+    if isinstance(value, list):
+        return [_on_gpu(v) for v in value]
     if not isinstance(value, torch.Tensor):
         return value
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")

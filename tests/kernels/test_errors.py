@@ -115,8 +115,9 @@ def test_bad_input(call, arguments, kind, message, backend):
     op = f"{'discretised' if call in (bins, binned, step) else 'continuous'}.expected_value"
     if op in BACKENDS[backend].lacks and call is bins:
         backend = None
-    if kind is IndexError and backend == "cuda_on_host":
-        pytest.skip("on a GPU a class out of range gives NaN (test_cuda.py)")
+    in_a_tensor = kind is IndexError or ("must lie in" in message and any(map(torch.is_tensor, arguments.values())))
+    if in_a_tensor and backend == "cuda_on_host":
+        pytest.skip("on a GPU a number out of range gives NaN (test_cuda.py, test_rows.py)")
     with pytest.raises(kind, match=message):
         call(**{"backend": backend, **arguments})
 

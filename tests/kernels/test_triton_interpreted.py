@@ -5,9 +5,7 @@ import torch
 from cases import CASES
 from support import INTERPRETED, error, evaluate, named, scale, serves, ulp
 
-from bfn_kernels import discrete, rows
-from bfn_kernels.backends import NAMESPACES
-from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
+from bfn_kernels import discrete
 
 if not INTERPRETED:
     pytest.skip("in a process of its own: TRITON_INTERPRET=1 pytest tests/kernels", allow_module_level=True)
@@ -93,43 +91,6 @@ def test_the_gradient_at_a_likely_wrong_class():
         loss = discrete.continuous_time_loss(x, leaf, 0.5, beta_1=1.0, backend=backend)
         found.append(torch.autograd.grad(loss, leaf)[0].double())
     torch.testing.assert_close(*found, rtol=1e-5, atol=0)
-
-
-SCHEDULES = [ExponentialVariance(0.02), QuadraticAccuracy(3.0), LogarithmicAccuracy(27, 0.75), None]
-OF_SCHEDULES = [
-    rows.GAMMA
-    | rows.FLOW_STD
-    | rows.FLOW
-    | rows.STD
-    | rows.HALF_PRECISION
-    | rows.LOG_NORMALISER
-    | rows.RATE
-    | rows.ALPHA,
-    rows.BETA | rows.BETA_SPREAD | rows.RATE | rows.ALPHA,
-    rows.BETA | rows.BETA_SPREAD | rows.RATE | rows.ALPHA,
-    rows.UPDATE | rows.SENDER_STD | rows.MESSAGE,
-]
-
-
-@pytest.mark.parametrize(("schedule", "which"), list(zip(SCHEDULES, OF_SCHEDULES, strict=True)))
-@pytest.mark.parametrize("shape", [(6,), (6, 1), (6, 3), (1, 3), ()], ids=str)
-def test_row_numbers_by_operator_and_by_formula(schedule, which, shape):
-    """In one launch, and to the last bits; NaN out of range."""
-    values = [0.0, 9.9e-7, 0.3, 1 - 1e-7, 1.0, 0.5] if schedule else [0.0, 1e-6, 0.5, 7.0, 1e6, 0.1]
-    value = torch.tensor(values, dtype=torch.float64).repeat(3)[: torch.Size(shape).numel()].reshape(shape)
-    precision = None if schedule else torch.tensor([[1e6, 0.25, 2.0]])
-    of = {"schedule": schedule, "precision": precision, "n_steps": 20, "scale": 13.5}
-    data, ops = torch.zeros(6, 3), NAMESPACES["bfn_kernels_triton"]
-    got, want = (rows.numbers(o, which, value, (6, 3), data, torch.float64, **of) for o in (ops, None))
-    for g, w in zip(got, want, strict=True):
-        assert g.shape == w.shape or g.numel() > w.numel()
-        # 1 − t(1 − exp(−5)), whose rounding grows 150 times by t = 1
-        rtol = 1e-13 if isinstance(schedule, LogarithmicAccuracy) else 2e-15
-        torch.testing.assert_close(g, w.expand(g.shape), rtol=rtol, atol=0, equal_nan=True)
-    kind = rows.SCHEDULES[type(schedule)](schedule)
-    for number in ops.row_numbers(-1 - value, None, (6, 3), *kind, 20, 13.5, which, torch.float32):
-        assert number.dtype == torch.float32
-        assert number.isnan().all()
 
 
 def test_rows_longer_than_a_block():

@@ -1,0 +1,28 @@
+// The numbers of rows that ops make of a time, or of accuracies.
+#pragma once
+
+#include "../math/schedules.h"
+#include "view.h"
+
+namespace bfn {
+
+constexpr int kMaxRowNumbers = 4;  // made at a time
+
+// On the CPU a value out of its range [0, high], or a rho below 0, is std::invalid_argument; elsewhere, where looking
+// at it would cost a synchronisation, its numbers are NaN.
+struct RowNumbers {
+  int64_t count;
+  View value, rho;  // rho may be missing
+  RowContext context;
+  int wanted = 0;
+  RowNumber which[kMaxRowNumbers] = {};
+  View out[kMaxRowNumbers] = {};
+
+  BFN_HD double high() const { return context.schedule.kind == ScheduleKind::kNone ? HUGE_VAL : 1; }
+  BFN_HD bool takes(double v, double r) const { return v >= 0 && v <= high() && r >= 0; }
+};
+
+template <class T>
+void row_numbers(const RowNumbers& op);
+
+}  // namespace bfn

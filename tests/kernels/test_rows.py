@@ -1,0 +1,147 @@
+"""Numbers of rows: what operators make is what the formulas give."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from support import NATIVE
+
+from bfn_kernels import checks, rows
+from bfn_kernels.backends import BACKENDS, NAMESPACES
+from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
+
+DATA = torch.zeros(5, 3)
+TIMES = torch.tensor([0.0, 9.9e-7, 0.3, 1 - 1e-7, 1.0], dtype=torch.float64)
+ACCURACIES = torch.tensor([0.0, 1e-6, 0.5, 7.0, 1e6], dtype=torch.float64)
+OF_TIMES = rows.GAMMA | rows.FLOW_STD | rows.FLOW | rows.STD | rows.HALF_PRECISION | rows.LOG_NORMALISER
+OF_ANY_SCHEDULE = rows.RATE | rows.ALPHA
+SETS = [
+    (ExponentialVariance(0.02), OF_TIMES | OF_ANY_SCHEDULE),
+    (QuadraticAccuracy(3.0), rows.BETA | rows.BETA_SPREAD | OF_ANY_SCHEDULE),
+    (LogarithmicAccuracy(27, 0.75), rows.BETA | rows.BETA_SPREAD | OF_ANY_SCHEDULE),
+    (None, rows.UPDATE | rows.SENDER_STD | rows.MESSAGE),
+]
+EACH = [
+    pytest.param(schedule, bit, id=f"{type(schedule).__name__}-{bit}")
+    for schedule, bits in SETS
+    for bit in rows.FORMULAS
+    if bits & bit
+]
+by_each_backend = pytest.mark.parametrize("backend", NATIVE)
+
+
+@dataclass(frozen=True)
+class Steeper(ExponentialVariance):
+    """A schedule of a user's that no operator knows."""
+
+    def gamma(self, t):
+        return super().gamma(t.sqrt())
+
+
+def numbers(backend, which, value, shape=(5, 3), dtype=torch.float64, **options):
+    ops = NAMESPACES.get(BACKENDS[backend].namespace)
+    return rows.numbers(ops, which, value, shape, DATA, dtype, **options).made(ops, shape, dtype).rows
+
+
+@by_each_backend
+@pytest.mark.parametrize(("schedule", "bit"), EACH)
+def test_by_operator_and_by_formula(schedule, bit, backend):
+    precision = None if schedule else ACCURACIES.flip(0) + 0.25
+    options = {"schedule": schedule, "precision": precision, "n_steps": 20, "scale": 13.5}
+    value = ACCURACIES if schedule is None else TIMES
+    (got,), (want,) = (numbers(b, bit, value, **options) for b in (backend, "reference"))
+    assert got.shape == want.shape == (5, 1)
+    # 1 - t(1 - exp(-5)), whose rounding grows 150 times by t = 1
+    rtol = 1e-13 if isinstance(schedule, LogarithmicAccuracy) else 2e-15
+    torch.testing.assert_close(got, want, rtol=rtol, atol=0, equal_nan=True)
+
+
+def test_every_row_number_has_a_case():
+    assert sum({bit for _, bits in SETS for bit in rows.FORMULAS if bits & bit}) == sum(rows.FORMULAS)
+
+
+@by_each_backend
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (5, 1), (5, 3), (1, 3), (5, 1, 1)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_shapes(shape, dtype, backend):
+    t = torch.linspace(0, 1, 15)[: torch.Size(shape).numel()].reshape(shape).to(dtype)
+    options = {"schedule": ExponentialVariance(0.1), "dtype": torch.float32}
+    for value in (t, t.expand(5, 3).t().contiguous().t() if len(shape) == 2 else t):
+        got, want = (numbers(b, rows.FLOW | rows.STD, value, **options) for b in (backend, "reference"))
+        torch.testing.assert_close(got, want, rtol=1e-7, atol=0)
+
+
+@by_each_backend
+def test_precision_and_accuracy_of_different_shapes(backend):
+    wide, alpha = torch.rand(5, 3) + 1, torch.rand(5)
+    for options in ({"precision": wide}, {"precision": 2}, {"precision": alpha.double()}):
+        got, want = (numbers(b, rows.UPDATE, alpha, **options) for b in (backend, "reference"))
+        torch.testing.assert_close(got, want, rtol=2e-15, atol=0)
+
+
+@by_each_backend
+def test_operators_serve_the_schedules_that_they_know(backend, monkeypatch):
+    def no_formula(*args):
+        raise AssertionError("a formula was asked")
+
+    for schedule in (ExponentialVariance(0.1), Steeper(0.1)):
+        got, want = (numbers(b, rows.GAMMA, TIMES, schedule=schedule) for b in (backend, "reference"))
+        torch.testing.assert_close(got, want, rtol=2e-15, atol=0)
+    monkeypatch.setattr(checks, "rows", no_formula)
+    for value in (TIMES, 0.5, 1):
+        numbers(backend, rows.GAMMA, value, schedule=ExponentialVariance(0.1))
+    with pytest.raises(AssertionError, match="a formula was asked"):
+        numbers(backend, rows.GAMMA, TIMES, schedule=Steeper(0.1))
+
+
+@by_each_backend
+def test_some_of_them(backend):
+    """What a backward pass needs of those that the forward pass was given."""
+    ops = NAMESPACES[BACKENDS[backend].namespace]
+    of = rows.numbers(ops, rows.UPDATE, ACCURACIES, (5, 3), DATA, torch.float64, precision=2.0)
+    keep, take, _ = of.made(ops, (5, 3), torch.float64).rows
+    for which, want in ((rows.TAKE, [take]), (rows.KEEP | rows.TAKE, [keep, take]), (rows.GAMMA, [])):
+        got = of.only(which).made(ops, (5, 3), torch.float64)
+        assert got.which == which & rows.UPDATE
+        torch.testing.assert_close(got.rows, want, rtol=0, atol=0)
+
+
+OUT_OF_RANGE = [torch.tensor([0.5, -0.25, 0, 0, 0]), torch.full((5,), torch.nan), torch.full((5,), 1.0) + 2**-20]
+
+
+@by_each_backend
+@pytest.mark.parametrize("bad", OUT_OF_RANGE, ids=str)
+def test_out_of_range(bad, backend):
+    """An error where looking costs nothing, NaN elsewhere."""
+    for options in ({"schedule": ExponentialVariance(0.1)}, {"precision": bad.neg()}):
+        bits = rows.GAMMA if "schedule" in options else rows.KEEP
+        value = bad if "schedule" in options else 1.0
+        if backend == "cpu":
+            with pytest.raises(ValueError) as error:
+                numbers("cpu", bits, value, **options)
+            with pytest.raises(ValueError) as want:
+                numbers("reference", bits, value, **options)
+            assert str(error.value) == str(want.value)
+        else:
+            given = bad if "schedule" in options else bad.neg()
+            inside = (given >= 0) & (given <= (1 if "schedule" in options else torch.inf))
+            (got,) = numbers(backend, bits, value, **options)
+            assert torch.equal(got.isnan().flatten(), ~inside)
+
+
+@by_each_backend
+@pytest.mark.parametrize(
+    "bad",
+    [
+        torch.ones(3), torch.ones(5, 3, 2), torch.ones(5, 1, 2), "now", torch.ones(5).half(),
+        torch.ones(5, requires_grad=True), torch.ones(5, device="meta"), 1.5, -1, True, None,
+    ],
+    ids=str,
+)  # fmt: skip
+def test_errors_are_the_same(bad, backend):
+    messages = []
+    for b in (backend, "reference"):
+        with pytest.raises((ValueError, TypeError)) as error:
+            numbers(b, rows.GAMMA, bad, schedule=ExponentialVariance(0.1))
+        messages.append((error.type, str(error.value)))
+    assert messages[0] == messages[1]
