@@ -124,17 +124,18 @@ class Numbers(NamedTuple):
 
     @property
     def others(self) -> list[Tensor]:
-        """Than those of the flow."""
+        """Those that are not the flow's."""
         return self.rows[2:] if self.which & FLOW else self.rows
 
     def only(self, which: int) -> "Numbers":
+        """Those that are in this set too."""
         if self.by:
             return self._replace(which=self.which & which)
         bits = (bit for bit in FORMULAS if self.which & bit)
         return Numbers([row for row, bit in zip(self.rows, bits, strict=True) if which & bit], self.which & which)
 
     def made(self, ops: Namespace, shape: Sequence[int], dtype: torch.dtype) -> "Numbers":
-        """Those themselves."""
+        """The numbers themselves, where an operator was to make them."""
         if not self.by:
             return self
         value, rho = (*self.rows, None)[:2]
@@ -155,8 +156,8 @@ def numbers(
     if ops is not None and kind is not None and not torch.compiler.is_compiling():
         given = [_row(value, data, high)] if precision is None else [_row(value, data, high), _row(precision, data)]
         if all(row is not None for row in given):
-            made = Numbers(given, which, (*kind(schedule), n_steps, scale))
-            return made if ops.name == NATIVE and data.is_cpu else made.made(ops, shape, dtype)
+            wanted = Numbers(given, which, (*kind(schedule), n_steps, scale))
+            return wanted if ops.name == NATIVE and data.is_cpu else wanted.made(ops, shape, dtype)
     wide = checks.rows(name, value, shape, data, 0, high)
     rho = None if precision is None else checks.rows("precision", precision, shape, data, 0)
     of = Given(wide, rho, schedule, n_steps, scale)
@@ -173,12 +174,8 @@ def _row(value: Rows, data: Tensor, high: float = math.inf) -> Tensor | None:
 
 
 def _fake(value, rho, which, by, shape, dtype):
-    sizes = [1] * len(shape)
-    for given in (value, rho):
-        for d, size in enumerate(() if given is None else given.shape):
-            if size != 1:
-                sizes[d] = size
-    return value.new_empty((which.bit_count(), *sizes), dtype=dtype)
+    sizes = (checks.leading("rows", given, shape) for given in (value, rho) if given is not None)
+    return value.new_empty((which.bit_count(), *torch.broadcast_shapes(*sizes)), dtype=dtype)
 
 
 for _ops in NAMESPACES.values():

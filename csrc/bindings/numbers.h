@@ -4,9 +4,8 @@
 #include "../math/schedules.h"
 #include "tensors.h"
 
-// `which` has the bits of bfn_kernels/rows.py. `rows` has the numbers, in the order of their bits; or, where `by` says
-// a schedule's kind, its parameter, K, n and a scale, a time or alpha, and with it the precision that alpha is added
-// to.
+// `which` has the bits of bfn_kernels/rows.py. `rows` has the numbers, in their order; or, where `by` says a schedule's
+// kind, its parameter, K, n and a scale, a time or alpha, and the precision that alpha is added to.
 #define BFN_ROWS "Tensor[] rows, int which, float[] by"
 
 namespace bfn {

@@ -34,6 +34,9 @@ Tensor row_numbers_new(const Tensor& value, const MaybeTensor& rho, int64_t whic
 
 Tensor row_numbers_of(const Tensors& rows, int64_t which, const Doubles& by, const Shape& shape, ScalarType type) {
   if (by.size() != 5 || rows.empty()) throw std::invalid_argument("rows are made by five numbers, of one or two");
+  if (type != ScalarType::Float && type != ScalarType::Double) {
+    throw std::invalid_argument("rows must be made in float32 or float64");
+  }
   const Schedule schedule{static_cast<ScheduleKind>(by[0]), by[1], by[2]};
   const Tensor& value = rows[0];
   const Tensor* rho = rows.size() > 1 ? &rows[1] : nullptr;

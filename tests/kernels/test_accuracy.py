@@ -6,7 +6,7 @@ Allowed: twice the error of the reference in that type, or 4 ulp of the result's
 import pytest
 import torch
 from cases import CASES
-from support import DTYPES, INTERPRETED, NATIVE, ON_CPU, error, evaluate, named, pairs, scale, ulp, widened
+from support import DTYPES, INTERPRETED, NATIVE, ON_CPU, error, evaluate, joins, named, pairs, scale, ulp, widened
 
 from bfn_kernels import continuous, discrete
 
@@ -110,7 +110,7 @@ def test_expanded_inputs(backend):
     torch.testing.assert_close(grad, torch.autograd.grad(again, dense)[0], rtol=1e-6, atol=0)
 
 
-@pairs(ON_CPU, lambda case: "t" in case.fields and "4096" not in case.name)
+@pairs(ON_CPU, lambda case: "t" in case.fields and "4096" not in case.name and joins(case))
 def test_forms_of_t(case, backend):
     """A number, [B], [B, 1], [B, L] and a trailing 1 all say the same."""
     inputs = case.inputs((3, 4), torch.float32)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import CASES
-from support import INTERPRETED, NATIVE, evaluate, named, serves, weights_like
+from support import INTERPRETED, NATIVE, evaluate, joins, named, serves, weights_like
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bfn_kernels import continuous, discrete, discretised
@@ -20,7 +20,7 @@ def kind(case) -> tuple:
 
 KINDS = list({kind(case): case for case in reversed(CASES)}.values())[::-1]
 ON_REFERENCE = ["continuous.flow_sample", "discretised.continuous_time_loss", "discrete.update_sample[K=3]"]
-TABLE = [pytest.param(c, b, id=f"{b}-{c.name}") for b in NATIVE for c in KINDS if serves(c, b)]
+TABLE = [pytest.param(c, b, id=f"{b}-{c.name}") for b in NATIVE for c in filter(joins, KINDS) if serves(c, b)]
 TABLE += [pytest.param(named(name), "reference", id=f"reference-{name}") for name in ON_REFERENCE]
 
 
