@@ -244,8 +244,8 @@ def _loss(
         tl.store(to, top, mask=rows[2])
         tl.store(to + 1, e_x, mask=rows[2])
         tl.store(to + 2, rest, mask=rows[2])
-        # where x is not the top class, Σe² is Σe less this, while this less from that would cancel
-        tl.store(to + 3, tl.where(e_x < 1.0, below_top, rest_square), mask=rows[2])
+        # where a wrong class is likelier than not, Σe² is Σe less this, while this less from that would cancel
+        tl.store(to + 3, tl.where((e_x < 1.0) & (total < 2.0), below_top, rest_square), mask=rows[2])
     if weight[0] is not None:
         loss = load(weight, rows, T) * (square(rest / total) + rest_square / square(total))
     else:
@@ -280,7 +280,8 @@ def _loss_backward(
     row = stats + 4 * (rows[0] + rows[1])
     top, e_x = tl.load(row, mask=rows[2]), tl.load(row + 1, mask=rows[2])
     rest, fourth = tl.load(row + 2, mask=rows[2]), tl.load(row + 3, mask=rows[2])
-    total, rest_square = e_x + rest, tl.where(e_x < 1.0, rest - fourth, fourth)
+    total = e_x + rest
+    rest_square = tl.where((e_x < 1.0) & (total < 2.0), rest - fourth, fourth)
     p_x, q, s = (e_x / total)[:, None], (rest / total)[:, None], (rest_square / square(total))[:, None]
     top_less_s = ((e_x + fourth) / square(total))[:, None]  # of a top class that is not x
     factor = tl.where(_in_range(x, K), load(grad, rows, T), float("nan"))

@@ -206,11 +206,19 @@ void discrete_loss(const DiscreteLoss& op) {
       if (!mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs)) return save();
       load_classes(op.x, rows, costs, x, op.bad);
       const RowSums<T> sums(rows, x, scratch, logits_of<T>(op.logits));
+      double spread[kLanes] = {};
+      if (op.weight) sums.spreads(rows, x, logits_of<T>(op.logits), spread);
       load_lanes(op.weight, rows, weight);
+      T moment[kLanes], cost[kLanes];
+      for (int64_t j = 0; j < kLanes; ++j) {  // in SIMD: no branch foresees which row is wrong
+        const RowStats<T> row = sums.stats(j, spread[j]);
+        moment[j] = row.moment;
+        cost[j] = weight[j] * squared_distance(row);
+      }
       for (int64_t j = 0; j < rows.count; ++j) {
-        const RowStats<T> row = sums.stats(j);
-        const T cost = op.weight ? weight[j] * squared_distance(row) : cross_entropy(row, sums.z_x[j]);
-        loss[rows.first - start + j] = x[j] < 0 ? static_cast<T>(kNaN) : cost;
+        const RowStats<T> row{sums.top[j], sums.e_x[j], static_cast<T>(sums.rest[j]), moment[j]};
+        if (!op.weight) cost[j] = cross_entropy(row, sums.z_x[j]);
+        loss[rows.first - start + j] = x[j] < 0 ? static_cast<T>(kNaN) : cost[j];
         if (costs[j]) std::memcpy(stats + j * kRowStats, &row, sizeof(row));
       }
       save();
@@ -229,7 +237,7 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
     load_lanes(op.grad, rows, grad);
     load_lanes(op.weight, rows, weight);
     const T* stats = load(op.stats, rows.first * kRowStats, rows.count * kRowStats, buffer);
-    T top[kLanes], by_x[kLanes], slope[kLanes], level[kLanes], inverse[kLanes];
+    T top[kLanes], by_x[kLanes], slope[kLanes], level[kLanes], origin[kLanes];
     int32_t looked_at[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) {
       RowStats<T> row;
@@ -240,7 +248,7 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
       by_x[j] = slopes.by_x;
       slope[j] = slopes.slope;
       level[j] = slopes.level;
-      inverse[j] = slopes.inverse;
+      origin[j] = slopes.origin;
       looked_at[j] = costs[j];  // a row that costs nothing has no gradient, whatever its logits
     }
     for_tiles(rows, [&](const Tile& tile) {
@@ -249,7 +257,7 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
       T* __restrict by = target_tile(op.by_logits, tile, out);
       const StepOf step(tile, x);
       for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
-        const RowSlopes<T> slopes{by_x[j], slope[j], level[j], inverse[j]};
+        const RowSlopes<T> slopes{by_x[j], slope[j], level[j], origin[j]};
         const T any = s == step.at[j] ? slopes.by_x : slopes.by_other(e[i]);
         by[i] = looked_at[j] != 0 ? any : T(0);
       });

@@ -341,7 +341,29 @@ struct RowSums {
     for (int64_t j = 0; j < kLanes; ++j) e_x[j] = x[j] < 0 ? T(0) : exp_difference(z_x[j], top[j]);
   }
   double total(int64_t j) const { return e_x[j] + rest[j]; }
-  RowStats<T> stats(int64_t j) const { return {top[j], e_x[j], static_cast<T>(rest[j]), static_cast<T>(square[j])}; }
+  RowStats<T> stats(int64_t j, double spread) const { return row_stats(top[j], e_x[j], rest[j], square[j], spread); }
+
+  // Sums of e (1 - e); once more over the row where so little is beside an e of 1 that the difference has lost it.
+  template <class F>
+  void spreads(const Rows& rows, const int64_t (&x)[kLanes], F&& logits, double (&spread)[kLanes]) const {
+    constexpr double kLost = std::numeric_limits<double>::epsilon() / std::numeric_limits<T>::epsilon();
+    int32_t lost[kLanes], any = 0;
+    for (int64_t j = 0; j < kLanes; ++j) {
+      spread[j] = rest[j] - square[j];
+      lost[j] = rest[j] >= 1 && rest[j] < 1 + kLost;
+      any |= lost[j];
+    }
+    if (!any) return;
+    double sums[kLanes] = {};
+    for_tiles(rows, [&](const Tile& tile) {
+      T buffer[kBlock], e[kBlock];
+      exp_steps(tile.steps, logits(tile, buffer), top, e);
+      where_met(StepOf(tile, x), [&](int64_t j, int64_t s) { e[s * kLanes + j] = 0; });
+      for_numbers(tile, [&](int64_t i, int32_t, int64_t j) { sums[j] += static_cast<double>(e[i]) * (1 - e[i]); });
+    });
+    sum_lanes(rows, sums);
+    for (int64_t j = 0; j < kLanes; ++j) spread[j] = lost[j] ? sums[j] : spread[j];
+  }
 };
 
 // The first class of each row with the largest number; -1 for NaN.

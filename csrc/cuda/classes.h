@@ -190,13 +190,16 @@ class ClassRow {
   }
 };
 
-// One sweep where the classes are not held: sums by the largest so far, scaled when a larger comes.
+// One sweep where the classes are not held: sums by the largest so far, scaled when a larger comes. `moment` sums
+// e (e - shift), shift being 1 where class x is not the likeliest: both sums that RowStats chooses from come of it.
 template <class A, class Team, int kSlots>
 __device__ __forceinline__ auto ClassRow<A, Team, kSlots>::stats(int64_t x) -> RowStats<T> {
   constexpr T kNone = -std::numeric_limits<T>::infinity();
   const int own_class = static_cast<int>(x);
-  Sum<T, kSlots> rest = 0, rest_square = 0;
-  T top = kNone;
+  const T z_x = x < 0 ? kNone : A::one(view_, row_, count_, x);
+  const auto shift_of = [&](T largest) { return x >= 0 && z_x < largest ? T(1) : T(0); };
+  Sum<T, kSlots> rest = 0, moment = 0;
+  T top = kNone, shift = 0;
   if constexpr (kSlots > 0) {
     T others[kSlots][4];  // without class x and those beyond the last
     const bool whole = count_ % 4 == 0, owner = x >= 0 && own_class / 4 % team_.size == team_.rank;
@@ -214,37 +217,35 @@ __device__ __forceinline__ auto ClassRow<A, Team, kSlots>::stats(int64_t x) -> R
       }
     }
     top = team_.reduce(top, kNone, Larger());
+    shift = shift_of(top);
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const T e = exp_difference(others[i][j], top);
         rest += e;
-        rest_square += e * e;
+        moment += e * (e - shift);
       }
     }
   } else {
+    const auto raise = [&](T to) {
+      const T factor = top == kNone ? T(0) : exp_difference(top, to), next = shift_of(to);
+      moment = factor * (factor * moment + (factor * shift - next) * rest);
+      rest *= factor;
+      top = to;
+      shift = next;
+    };
     each([&](int, int, int k, T z) {
-      if (!(z <= top)) {
-        const T factor = top == kNone ? T(0) : exp_difference(top, z);
-        rest *= factor;
-        rest_square *= factor * factor;
-        top = z;
-      }
+      if (!(z <= top)) raise(z);
       const T e = k == own_class || z == kNone ? T(0) : exp_difference(z, top);
       rest += e;
-      rest_square += e * e;
+      moment += e * (e - shift);
     });
-    const T own = top;
-    top = team_.reduce(top, kNone, Larger());
-    const T factor = own == kNone ? T(0) : exp_difference(own, top);
-    rest *= factor;
-    rest_square *= factor * factor;
+    raise(team_.reduce(top, kNone, Larger()));
   }
   rest = team_.reduce(rest, Sum<T, kSlots>(0), Add());
-  rest_square = team_.reduce(rest_square, Sum<T, kSlots>(0), Add());
-  const T e_x = x < 0 ? T(0) : exp_difference(A::one(view_, row_, count_, x), top);
-  return {top, e_x, static_cast<T>(rest), static_cast<T>(rest_square)};
+  moment = team_.reduce(moment, Sum<T, kSlots>(0), Add());
+  return row_stats(top, exp_difference(z_x, top), rest, moment + shift * rest, -moment);
 }
 
 // Four normals of a row.

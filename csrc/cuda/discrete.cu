@@ -208,7 +208,7 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
       stats = logits.stats(x);
     }
     if (op.stats && team.rank == 0) {
-      const T numbers[kRowStats] = {stats.max, stats.x, stats.rest, stats.rest_square};
+      const T numbers[kRowStats] = {stats.max, stats.x, stats.rest, stats.moment};
       for (int64_t i = 0; i < kRowStats; ++i) write(op.stats, row * kRowStats + i, numbers[i]);
     }
     if (!on) return T(0);

@@ -12,15 +12,26 @@ BFN_HD T message(T sent, T beta, T spread, T eps, T num_classes) {
   return beta * (num_classes * sent - 1) + spread * eps;
 }
 
-// Of e_k = exp(z_k - max): e_x, and sums of e_k and e_k^2 over k != x.
+// Of e_k = exp(z_k - max): e_x, and sums over k != x of e_k and of e_k^2. Where a wrong class is likelier than not, of
+// e_k (1 - e_k) in the place of e_k^2: p_k - s, which cancels as p_k goes to 1, is (e_x + moment)/total^2 where e_k = 1
+// [derived].
 template <class T>
 struct RowStats {
-  T max, x, rest, rest_square;
+  T max, x, rest, moment;
 
   BFN_HD T total() const { return x + rest; }
   BFN_HD T q() const { return rest / total(); }  // 1 - p_x
-  BFN_HD T s() const { return rest_square / square(total()); }
+  BFN_HD T s() const { return (wrong() ? rest - moment : moment) / square(total()); }
+  BFN_HD bool wrong() const { return (x < T(1)) & (total() < T(2)); }  // no &&: it runs in SIMD lanes
 };
+
+// From sums of e_k, e_k^2 and e_k (1 - e_k), which may be in a wider type.
+template <class T, class S>
+BFN_HD RowStats<T> row_stats(T max, T x, S rest, S square, S spread) {
+  const RowStats<T> row{max, x, static_cast<T>(rest), static_cast<T>(square)};
+  const T moment = static_cast<T>(spread);
+  return {max, x, row.rest, row.wrong() ? moment : row.moment};
+}
 
 // L_inf = weight (q^2 + s) (205).
 template <class T>
@@ -34,23 +45,26 @@ BFN_HD T cross_entropy(RowStats<T> row, T z_x) {
   return row.x > T(0.5) ? log1p(row.rest / row.x) : log(row.total()) + row.max - z_x;
 }
 
-// Derivatives of either loss times a factor: `by_x` by the logit of x, p (slope p + level) by that of another class.
+// Derivatives of either loss times a factor: `by_x` by the logit of x, and `by_other` by that of another class.
 template <class T>
 struct RowSlopes {
-  T by_x, slope, level, inverse;  // p = e inverse
+  T by_x, slope, level, origin;
 
-  BFN_HD T by_other(T e) const { return e * inverse * (slope * (e * inverse) + level); }
+  BFN_HD T by_other(T e) const { return e * (slope * (e - origin) + level); }
 };
 
+// -2 p_x (q^2 + s) and 2 p_k (p_k - s + p_x q), in which p_k - s = (e_k - origin)/total + above/total^2.
 template <class T>
 BFN_HD RowSlopes<T> squared_distance_slopes(RowStats<T> row, T factor) {
-  const T inverse = 1 / row.total(), p_x = row.x * inverse;
-  return {-2 * factor * p_x * squared_distance(row), 2 * factor, 2 * factor * (p_x * row.q() - row.s()), inverse};
+  const T inverse = 1 / row.total(), slope = 2 * factor * square(inverse), by = slope * inverse;
+  const T origin = static_cast<T>(row.wrong()), above = origin * (row.x + 2 * row.moment) - row.moment;
+  return {-by * row.x * (square(row.rest) + (origin * row.total() - above)), slope, by * (row.x * row.rest + above),
+          origin};
 }
 
 template <class T>
 BFN_HD RowSlopes<T> cross_entropy_slopes(RowStats<T> row, T factor) {
-  return {-factor * row.q(), T(0), factor, 1 / row.total()};
+  return {-factor * row.q(), T(0), factor / row.total(), T(0)};
 }
 
 constexpr double kMaxShift = 80;  // exp of it stays well within float

@@ -147,7 +147,7 @@ BFN_HD ExpectedValue<T> wide_sum(T mean, T std, Bins<T> bins) {
     by_std += power * moments[n] * before;
     he = far * before - (2 * n + 1) * he;
   }
-  const T half = z < T(0) ? T(0.5) - t.mass : t.mass - T(0.5);
+  const T inside = within(abs(z), t.mass), half = z < T(0) ? inside : -inside;
   return {moments[0] * half, t.density * value, t.density * by_mean / std, t.density * by_std / std};
 }
 

@@ -31,6 +31,20 @@ BFN_HD double mills(double z) {
   return series / (z * kSqrtTwoPi);
 }
 
+// Phi(z) - 1/2, z >= 0, of mass = Phi(-z): near 0, where that is known to 1e-7, by an odd polynomial, 8e-10.
+BFN_HD float within(float z, float mass) {
+  const float s = z * z;
+  float p = -7.66260867e-06f;
+  p = p * s + 0.00011350748f;
+  p = p * s - 0.00118634853f;
+  p = p * s + 0.00997333011f;
+  p = p * s - 0.0664903608f;
+  p = p * s + 0.39894228f;
+  return z < 1.0f ? z * p : 0.5f - mass;
+}
+
+BFN_HD double within(double, double mass) { return 0.5 - mass; }
+
 // Phi(-z) and the integral of Phi from -infinity to -z, z >= 0.
 template <class T>
 struct Tail {

@@ -68,6 +68,16 @@ def test_expected_value(backend, num_bins):
 
 @pytest.mark.parametrize("backend", NATIVE)
 @pytest.mark.parametrize("num_bins", BINS)
+def test_expected_value_of_a_wide_distribution(backend, num_bins):
+    """Within 1e-7: what counts is Φ − ½, near 0."""
+    std = log_uniform(count_of(num_bins, 4000), 2, 10)
+    mean = torch.empty_like(std).uniform_(-1.2, 1.2)
+    value = discretised.expected_value(mean, std, num_bins=num_bins, backend=backend)
+    assert (value.double() - sum_over_edges(mean, std, num_bins)[0]).abs().max() < 1e-7
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("num_bins", BINS)
 def test_log_prob(backend, num_bins):
     """Within 1e-6·(1 + |ln p|), down to −1e4 nats."""
     count = 4000

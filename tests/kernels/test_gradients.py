@@ -151,5 +151,28 @@ def test_no_gradient_before_the_first_message(backend):
         assert (found[name] != 0).any(-1).tolist() == [False, False, True]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize(
+    ("num_classes", "x", "wrong", "gap"),
+    [(3, 0, 1, 0.5), (3, 0, 1, 12.0), (27, 26, 3, 60.0), (1100, 2, 1090, 12.0), (4100, 4090, 2, 60.0)],
+)
+def test_a_likely_wrong_class(num_classes, x, wrong, gap, backend, dtype):
+    """Its gradient, p_k (p_k - s + p_x q), has no p_k - s that cancels as p_k goes to 1."""
+    z = torch.randn(num_classes, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
+    z[wrong] = z.max() + gap
+    p = z.double().softmax(-1)
+    others = torch.arange(num_classes) != x
+    q, s = p[others].sum(), p[others].square().sum()
+    above = p - s
+    above[wrong] = (p * torch.where(others, p[wrong] - p, p[wrong])).sum()
+    want = torch.where(others, p * (above + p[x] * q), -p[x] * (q * q + s))
+    z.requires_grad_()
+    loss = discrete.continuous_time_loss(torch.tensor([x]), z[None], 1.0, beta_1=0.5 / num_classes, backend=backend)
+    (grad,) = torch.autograd.grad(loss, z)
+    torch.testing.assert_close(loss.double(), 0.5 * (q * q + s), rtol=8 * torch.finfo(dtype).eps, atol=0)
+    torch.testing.assert_close(grad.double(), want, rtol=64 * torch.finfo(dtype).eps, atol=0)
+
+
 def test_every_case_differs_from_its_neighbours():
     assert len({case.name for case in CASES}) == len(CASES)
