@@ -63,6 +63,23 @@ def test_reference_in_a_narrow_type(case, dtype):
             assert error(value, want[name]) <= most, f"{name}: {error(value, want[name]):.3g}, allowed {most:.3g}"
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("backend", NATIVE)
+def test_narrow_types_are_read_and_rounded_as_by_torch(backend, dtype):
+    """Every number of 16 bits; and float32 ones down to where they round to 0, halfway between two narrow ones too.
+    Subnormal numbers of bfloat16, which are those of float32, may be flushed to 0."""
+    every = torch.arange(2**16).to(torch.int16).view(dtype).unsqueeze(0)
+    read, _ = continuous.bayesian_update(every.float(), 0.0, every, 1.0, backend=backend)
+    flushed = torch.finfo(dtype).smallest_normal if dtype == torch.bfloat16 else 0.0
+    assert error(read, torch.where(every.isfinite(), every.double(), torch.nan)) <= flushed  # 0 times infinity is NaN
+    first, last = (torch.tensor(x).view(torch.int32).item() for x in (2.0**-26, 2.0**17))
+    halfway = torch.arange(first, last, 2**11, dtype=torch.int32)
+    wide = torch.cat([halfway + i for i in (-1, 0, 1)]).view(torch.float32).unsqueeze(0)
+    for x in (wide, -wide, torch.tensor([[torch.inf, torch.nan, 1e38, 1e-30, 0.0, -0.0]])):
+        rounded, _ = continuous.bayesian_update(torch.zeros_like(x, dtype=dtype), 0.0, x, 1.0, backend=backend)
+        assert torch.equal(rounded.nan_to_num(7), x.to(dtype).nan_to_num(7))
+
+
 def layouts(x):
     """The same numbers in other strides."""
     yield "strided", torch.stack([x, x], -1)[..., 0]
