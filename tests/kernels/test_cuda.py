@@ -155,6 +155,20 @@ def _on_gpu(value):
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
 
 
+def test_which_comes_first_on_a_gpu(monkeypatch):
+    """Triton, but for ops that CUDA was measured to do faster."""
+    for name in ("cuda", "triton"):
+        monkeypatch.setitem(backends.BACKENDS, name, dataclasses.replace(backends.BACKENDS[name], missing=None))
+    first, gpu = "continuous.flow_sample", torch.device("cuda")
+    assert backends.choose(first, None, gpu).name == "triton"
+    monkeypatch.setitem(backends.CUDA_FIRST, first, "a report")
+    assert backends.choose(first, None, gpu).name == "cuda"
+    assert backends.choose(first, None, torch.device("meta")).name == "reference"
+    lacking = dataclasses.replace(backends.BACKENDS["cuda"], lacks={first: "nobody wrote it"})
+    monkeypatch.setitem(backends.BACKENDS, "cuda", lacking)
+    assert backends.choose(first, None, gpu).name == "triton"
+
+
 def test_what_a_backend_lacks_is_said(monkeypatch):
     op = "discretised.expected_value[mixture]"
     lacking = dataclasses.replace(backends.BACKENDS["cuda"], missing=None, lacks={op: "nobody wrote it"})
