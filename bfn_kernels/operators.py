@@ -49,17 +49,20 @@ def register(ops: Namespace, name: str, fake: Callable, backward: Callable | Non
             raise RuntimeError(f"{qualified} has no gradient")
         if torch.is_grad_enabled():
             raise RuntimeError(f"{qualified} has no second derivative; create_graph must be False")
-        needed = ctx.needs_input_grad
-        # the first gradient is that of the result; others have none
-        found = (None,) * len(needed) if grads[0] is None else backward(ctx, *grads)
-        # lists of tensors, which have none either, are seen as such by what `register_autograd` makes alone
-        return tuple([None] * len(n) if isinstance(n, list) else g for g, n in zip(found, needed, strict=True))
+        if grads[0] is None:  # that of the result; others have none
+            return (None,) * len(ctx.needs_input_grad)
+        return backward(ctx, *grads)
+
+    def backward_with_lists(ctx, *grads):
+        # where a list of tensors was given a list is wanted
+        found, given = checked_backward(ctx, *grads), ctx.needs_input_grad
+        return tuple([None] * len(n) if isinstance(n, list) else g for g, n in zip(found, given, strict=True))
 
     def refuse_vmap(info, in_dims, *args):
         raise RuntimeError(f"{qualified} does not go under vmap; its arguments take batch dimensions of their own")
 
     torch.library.register_fake(qualified, fake)
-    torch.library.register_autograd(qualified, checked_backward, setup_context=save_inputs)
+    torch.library.register_autograd(qualified, backward_with_lists, setup_context=save_inputs)
     torch.library.register_vmap(qualified, refuse_vmap)
     setattr(ops, name, _call(overload, save_inputs, checked_backward))
 
