@@ -100,7 +100,8 @@ def given(row: torch.Tensor, which: int) -> rows.Numbers:
 
 
 def of_data(x: torch.Tensor) -> list[Row]:
-    """The operators of continuous and of discretised data, by noise predictions and with all gradients."""
+    """The operators of continuous and of discretised data, by noise predictions and with all gradients; not the n-step
+    losses of mixtures, which take long to compile and spill up to 150 bytes of a thread."""
     row, seed, width = torch.ones(x.shape[0], 1), torch.tensor(1), x.element_size()
     many = torch.zeros(*x.shape, 10, dtype=x.dtype)
     one, mixture = (x, x, None, x), (many, many, many, x)
