@@ -1,5 +1,6 @@
 import math
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,14 @@ from bfn.train import LOG_FILE, MODEL_FILE, STATE_FILE, Interrupted, Trainer, lo
 SETTINGS = ["train.max_steps=9", "train.validate_every=4"]
 
 
+def interrupt():
+    """Ctrl-C, until it is taken: Python may take a signal a little later, and two that wait as one."""
+    handler = signal.getsignal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+    while signal.getsignal(signal.SIGINT) is handler:
+        time.sleep(0.001)
+
+
 def trained(config, data, stop_at=None):
     """The trainer after its run, which is asked to stop during step `stop_at`."""
     trainer = Trainer(config, data)
@@ -21,7 +30,7 @@ def trained(config, data, stop_at=None):
     def interrupted_step():
         step()
         if trainer.at.step == stop_at:
-            signal.raise_signal(signal.SIGINT)
+            interrupt()
 
     if stop_at is not None:
         trainer.step = interrupted_step
@@ -84,8 +93,8 @@ def test_a_second_interrupt_acts_at_once(tiny):
     trainer = Trainer(config, load_data(config))
 
     def stuck_step():
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+        interrupt()
+        interrupt()
 
     trainer.step = stuck_step
     with pytest.raises(KeyboardInterrupt):
