@@ -120,7 +120,8 @@ def _call(overload: Callable, save: Callable, backward: Callable) -> Callable:
 def _refuse_tangents(overload: Callable, args: Sequence) -> None:
     if getattr(forward_ad, "_current_level", -1) < 0:  # private to torch; looking at each tensor would take long
         return
-    if any(isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None for arg in args):
+    flat = [t for arg in args for t in (arg if isinstance(arg, list) else [arg]) if isinstance(t, Tensor)]
+    if any(forward_ad.unpack_dual(t).tangent is not None for t in flat):
         raise RuntimeError(f"{overload} has no forward-mode derivative")
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function
 
 from bfn_kernels import checks
 from bfn_kernels.backends import BACKENDS, NAMESPACES
@@ -111,7 +112,8 @@ class Flow(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """The set `which`, in the order of the bits, as an op takes it; or, with `by`, what an operator makes it of."""
+    """The set `which`, in the order of the bits, as an op takes it; or, with `by`, what an operator makes it of. What
+    reads `rows`, as `flow` does, needs them made."""
 
     rows: list[Tensor]
     which: int
@@ -136,6 +138,8 @@ class Numbers(NamedTuple):
 
     def made(self, ops: Namespace, shape: Sequence[int], dtype: torch.dtype) -> "Numbers":
         """The numbers themselves, where an operator was to make them."""
+        if not self.which:
+            return NONE
         if not self.by:
             return self
         value, rho = (*self.rows, None)[:2]
@@ -157,7 +161,9 @@ def numbers(
         given = [_row(value, data, high)] if precision is None else [_row(value, data, high), _row(precision, data)]
         if all(row is not None for row in given):
             wanted = Numbers(given, which, (*kind(schedule), n_steps, scale))
-            return wanted if ops.name == NATIVE and data.is_cpu else wanted.made(ops, shape, dtype)
+            # those of single variables are made once, for the backward pass too
+            few = ops.name == NATIVE and data.is_cpu and all(row.dim() < 2 for row in given)
+            return wanted if few else wanted.made(ops, shape, dtype)
     wide = checks.rows(name, value, shape, data, 0, high)
     rho = None if precision is None else checks.rows("precision", precision, shape, data, 0)
     of = Given(wide, rho, schedule, n_steps, scale)
@@ -165,12 +171,19 @@ def numbers(
 
 
 def _row(value: Rows, data: Tensor, high: float = math.inf) -> Tensor | None:
-    """What an operator takes; None for what is wrong, or has another way."""
+    """What an operator takes; None for what is wrong, and for subclasses, which would not be seen in a list."""
     if type(value) is float or type(value) is int:
-        return torch.full((), value, dtype=torch.float64, device=data.device) if 0 <= value <= high else None
-    if type(value) is not Tensor or value.dtype not in checks.ROWS or value.device != data.device:
+        return torch.full((), float(value), dtype=torch.float64, device=data.device) if 0 <= value <= high else None
+    if not isinstance(value, Tensor) or has_torch_function((value,)):
+        return None
+    if value.dtype not in checks.ROWS or value.device != data.device:
         return None
     return None if value.requires_grad and torch.is_grad_enabled() else value
+
+
+def to_save(given: list[Tensor], by: Sequence[float]) -> list[Tensor]:
+    """For a backward pass: a time or an accuracy is the caller's own, who may write into it meanwhile."""
+    return [row.clone() for row in given] if by else given
 
 
 def _fake(value, rho, which, by, shape, dtype):

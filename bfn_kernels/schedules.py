@@ -6,7 +6,7 @@ A schedule of continuous and discretised data answers `gamma`, `alpha` and `rate
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -134,11 +134,17 @@ def continuous_schedule(sigma_1: float | None, schedule: ContinuousSchedule | No
     """The schedule that the keywords `sigma_1=` and `schedule=` name; exactly one of them must be given."""
     if (sigma_1 is None) == (schedule is None):
         raise ValueError(f"exactly one of sigma_1 and schedule must be given, got {sigma_1=} and {schedule=}")
-    return schedule if sigma_1 is None else ExponentialVariance(sigma_1)
+    return _answering("gamma", schedule) if sigma_1 is None else ExponentialVariance(sigma_1)
 
 
 def discrete_schedule(beta_1: float | None, schedule: DiscreteSchedule | None) -> DiscreteSchedule:
     """The schedule that the keywords `beta_1=` and `schedule=` name; exactly one of them must be given."""
     if (beta_1 is None) == (schedule is None):
         raise ValueError(f"exactly one of beta_1 and schedule must be given, got {beta_1=} and {schedule=}")
-    return schedule if beta_1 is None else QuadraticAccuracy(beta_1)
+    return _answering("beta", schedule) if beta_1 is None else QuadraticAccuracy(beta_1)
+
+
+def _answering(method: str, schedule: Any) -> Any:
+    if not hasattr(schedule, method):
+        raise TypeError(f"schedule must have the methods {method}, alpha and rate, got {type(schedule).__name__}")
+    return schedule

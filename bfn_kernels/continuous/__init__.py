@@ -2,7 +2,7 @@
 
 Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]`, or any leading part of the data's shape.
 Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
-Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything runs.
+Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed.
 """
 
 from collections.abc import Sequence

@@ -7,7 +7,7 @@ from bfn_kernels.backends import NAMESPACES
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.operators import Namespace, loss_fakes, per_variable, register, register_in_place
 from bfn_kernels.reduction import CODES
-from bfn_kernels.rows import GAMMA, KEEP, TAKE, Numbers
+from bfn_kernels.rows import GAMMA, KEEP, TAKE, Numbers, to_save
 
 
 def flow_sample(ops: Namespace, x: Tensor, numbers: Numbers, seed, noise) -> Tensor:
@@ -38,13 +38,16 @@ def squared_loss(ops: Namespace, x, prediction, mean, numbers: Numbers, clip, ma
 
 def step_backward(ops: Namespace, grad: Tensor, numbers: Numbers, dtype: torch.dtype) -> Tensor:
     """That of what a step scales by these numbers, of which there is one at most."""
-    return (ops.gaussian_step(grad, None, *numbers, None, None) if numbers.which else grad).to(dtype)
+    if not numbers.which:
+        return grad.to(dtype)
+    wide = grad.to(torch.promote_types(grad.dtype, dtype))  # a step writes in the type of what it scales
+    return ops.gaussian_step(wide, None, *numbers, None, None).to(dtype)
 
 
 def _register(ops: Namespace) -> None:
     def save_step(ctx, inputs, output):
         state, data, given, ctx.which, ctx.by, *_ = inputs
-        ctx.save_for_backward(*given)
+        ctx.save_for_backward(*to_save(given, ctx.by))
         ctx.types = state.dtype, None if data is None else data.dtype
 
     def backward(ctx, grad):
@@ -59,7 +62,7 @@ def _register(ops: Namespace) -> None:
 
     def save_prediction(ctx, inputs, output):
         prediction, mean, given, ctx.which, ctx.by, ctx.low, ctx.high = inputs
-        ctx.save_for_backward(prediction, mean, *given)
+        ctx.save_for_backward(prediction, mean, *to_save(given, ctx.by))
 
     def prediction_backward(ctx, grad):
         prediction, mean, *given = ctx.saved_tensors
@@ -89,7 +92,7 @@ def _register(ops: Namespace) -> None:
 
     def save_loss(ctx, inputs, output):
         x, prediction, mean, given, ctx.which, ctx.by, ctx.low, ctx.high, mask, _ = inputs
-        ctx.save_for_backward(x, prediction, mean, mask, output[1], *given)
+        ctx.save_for_backward(x, prediction, mean, mask, output[1], *to_save(given, ctx.by))
         ctx.mark_non_differentiable(output[1])
 
     def loss_backward(ctx, grad, _):

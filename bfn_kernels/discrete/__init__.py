@@ -4,8 +4,8 @@ Shapes: classes `[B, ...]`, numbers per class `[B, ..., K]`; t and alpha are sca
 classes' shape.
 Types: classes int64, int32 or uint8; logits float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for
 float64), one rounding at the end.
-Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything runs; a class
-out of range is an IndexError on the CPU, and NaN for its variable elsewhere.
+Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed;
+a class out of range is an IndexError on the CPU, and NaN for its variable elsewhere.
 """
 
 import torch

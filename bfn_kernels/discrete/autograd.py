@@ -17,9 +17,9 @@ from bfn_kernels.operators import (
     times_saved,
 )
 from bfn_kernels.reduction import CODES
-from bfn_kernels.rows import NONE, Numbers
+from bfn_kernels.rows import NONE, Numbers, to_save
 
-# The numbers by which the operators know them (csrc/cpu/discrete.h).
+# The numbers by which the operators know them (csrc/ops/discrete.h).
 CHOICES = {"sample": 0, "mode": 1, "mean": 2}
 RECEIVERS = {"joint": 0, "factorised": 1}
 ROW_STATS = 4  # numbers of a row that a loss saves for its backward pass
@@ -81,7 +81,7 @@ def _register(ops: Namespace) -> None:
     def save_loss(ctx, inputs, output):
         x, logits, given, ctx.which, ctx.by, mask, *_ = inputs
         _, scale, stats = output
-        ctx.save_for_backward(x, logits, mask, scale, stats, *given)
+        ctx.save_for_backward(x, logits, mask, scale, stats, *to_save(given, ctx.by))
         ctx.mark_non_differentiable(scale, stats)
 
     def loss_backward(ctx, grad, *_):

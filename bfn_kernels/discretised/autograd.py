@@ -19,9 +19,9 @@ from bfn_kernels.operators import (
     times_saved,
 )
 from bfn_kernels.reduction import CODES
-from bfn_kernels.rows import FLOW, KEEP, NONE, Numbers
+from bfn_kernels.rows import FLOW, KEEP, NONE, Numbers, to_save
 
-# The numbers by which the operators know them (csrc/math/discretised.h, csrc/cpu/discretised.h).
+# The numbers by which the operators know them (csrc/math/discretised.h, csrc/ops/discretised.h).
 DIRECT, DATA, NOISE = range(3)
 CHOICES = {"sample": 0, "mode": 1, "mean": 2}
 
@@ -159,7 +159,7 @@ def _register(ops: Namespace) -> None:
 
     def save_update(ctx, inputs, output):
         *_, given, ctx.which, ctx.by = inputs[:13]
-        ctx.save_for_backward(*given)
+        ctx.save_for_backward(*to_save(given, ctx.by))
         ctx.type, ctx.count = inputs[3].dtype, len(inputs)
 
     def update_backward(ctx, grad):

@@ -48,9 +48,10 @@ def numbers(
     given: Sequence[Tensor], which: int, by: Sequence[float], shape: Sequence[int], dtype: torch.dtype
 ) -> Callable[..., Tensor | None]:
     """That of the numbers asked for which there is, as an operator was given them or makes them first."""
-    value, rho = (*given, None, None)[:2]
-    made = row_numbers(value, rho, which, by, shape, dtype).unbind() if by else given
-    by_bit = dict(zip((bit for bit in rows.FORMULAS if which & bit), made, strict=True))
+    if by:
+        value, rho = (*given, None)[:2]
+        given = row_numbers(value, rho, which, by, shape, dtype).unbind()
+    by_bit = dict(zip((bit for bit in rows.FORMULAS if which & bit), given, strict=True))
     return lambda *wanted: next((by_bit[bit] for bit in wanted if bit in by_bit), None)
 
 

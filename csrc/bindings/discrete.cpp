@@ -13,10 +13,18 @@ void refuse(const BadClass& bad, const char* name, int64_t num_classes) {
   }
 }
 
-int64_t classes_of(const Tensor& logits) { return logits.size(logits.dim() - 1); }
+int64_t check_classes(int64_t num_classes) {
+  if (num_classes < 2) throw std::invalid_argument("there must be at least 2 classes");
+  return num_classes;
+}
+
+int64_t classes_of(const Tensor& logits) {
+  return check_classes(logits.dim() == 0 ? 0 : logits.size(logits.dim() - 1));
+}
 
 Shape lead_of(const Tensor& logits) {
   Shape shape = shape_of(logits);
+  check_classes(shape.empty() ? 0 : shape.back());
   shape.pop_back();
   return shape;
 }
@@ -27,7 +35,7 @@ View spread_of(const Numbers& numbers) { return numbers.of({RowNumber::kBetaSpre
 
 Tensor sender_new(const Tensor& x, const Tensors& rows, int64_t which, const Doubles& by, int64_t num_classes,
                   bool probs, const MaybeTensor& seed, const MaybeTensor& noise, ScalarType dtype) {
-  const Shape lead = shape_of(x), shape = with(lead, num_classes);
+  const Shape lead = shape_of(x), shape = with(lead, check_classes(num_classes));
   Tensor out = new_tensor(x, shape, dtype);
   const ScalarType type = compute_type({&out});
   const Numbers numbers(rows, which, by, lead, type);
@@ -59,7 +67,7 @@ void update_out(const Tensor& output_logits, const Tensor& state, const Tensors&
                     view("state", state, shape),
                     accuracy_of(numbers),
                     spread_of(numbers),
-                    static_cast<DiscreteChoice>(choice),
+                    code("choice", choice, DiscreteChoice::kMean),
                     view("known", known, lead),
                     view("known_mask", known_mask, lead),
                     noise_of(seed, noise, shape, kSender),
@@ -127,13 +135,14 @@ std::tuple<Tensor, Tensor, Tensor> nstep_new(const Tensor& x, const Tensor& logi
   const Shape lead = shape_of(x), shape = with(lead, classes_of(logits));
   const ScalarType type = compute_type({&logits});
   const Numbers numbers(rows, which, by, lead, type);
+  check_nodes(nodes, node_weights, n_samples);
   const Reduced to = reduced(x, mask, reduction, type);
   Tensor by_logits = saved_gradient(logits, type, need_logits);
   BadClass bad;
   const DiscreteNStep op{classes_of(logits),
                          n_steps,
                          n_samples,
-                         static_cast<Receiver>(receiver),
+                         code("receiver", receiver, Receiver::kFactorised),
                          nodes.data(),
                          node_weights.data(),
                          static_cast<int64_t>(nodes.size()),

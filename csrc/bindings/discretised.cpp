@@ -18,7 +18,7 @@ NetworkOutput network_output(const Shape& shape, const Tensor& prediction, const
     throw std::invalid_argument("mixture_logits must be of 1 to 1024 components, got " + std::to_string(components));
   }
   const Shape each = mixture_logits ? with(shape, components) : shape;
-  return {static_cast<Parametrisation>(parametrisation),
+  return {code("parametrisation", parametrisation, Parametrisation::kNoise),
           components,
           view("pred_mean", prediction, each),
           view("pred_log_std", log_std, each),
@@ -87,7 +87,7 @@ Tensor choose_new(const Tensor& mean, const Tensor& std, const MaybeTensor& mixt
   Tensor out = one_each(mean, mixture_logits);
   Choose op{numel(shape),
             normals_of(shape, mean, std, mixture_logits, num_bins, true),
-            static_cast<Choice>(choice),
+            code("choice", choice, Choice::kMean),
             {},
             {},
             view("out", out, shape)};
@@ -109,7 +109,7 @@ void update_out(const Tensor& prediction, const Tensor& log_std, const MaybeTens
   DiscretisedUpdate op{
       numel(shape),
       network_output(shape, prediction, log_std, mixture_logits, mean, of_flow, parametrisation, num_bins, true),
-      static_cast<Choice>(choice),
+      code("choice", choice, Choice::kMean),
       view("mean", mean, shape),
       numbers.of({RowNumber::kKeep}),
       numbers.of({RowNumber::kTake}),
@@ -145,6 +145,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> loss_new(
   const Shape shape = shape_of(x);
   const ScalarType type = compute_type({&x, &prediction, &log_std, get(mixture_logits), get(mean)});
   const Numbers numbers(rows, which, by, shape, type);
+  check_nodes(nodes, node_weights, n_samples);
   const Reduced to = reduced(x, mask, reduction, type);
   const Gradients gradients(prediction, type, need_prediction, need_log_std, need_mixture_logits);
   const DiscretisedLoss op{

@@ -4,8 +4,9 @@
 #include "../math/schedules.h"
 #include "tensors.h"
 
-// `which` has the bits of bfn_kernels/rows.py. `rows` has the numbers, in their order; or, where `by` says a schedule's
-// kind, its parameter, K, n and a scale, a time or alpha, and the precision that alpha is added to.
+// `which` has the bits of bfn_kernels/rows.py. `rows` has the numbers, in their order, which broadcast to the data; or,
+// where `by` says a schedule's kind, its parameter, K, n and a scale, a time or alpha, and the precision that alpha is
+// added to, which have the shape of a leading part of the data's.
 #define BFN_ROWS "Tensor[] rows, int which, float[] by"
 
 namespace bfn {
@@ -21,12 +22,16 @@ class Numbers {
   Numbers(const Tensors& rows, int64_t which, const Doubles& by, const Shape& shape, ScalarType type)
       : shape_(shape), which_(which), given_(rows) {
     if (!by.empty()) made_ = row_numbers_of(rows, which, by, shape, type);
+    check();
   }
 
   // That of those wanted which there is; a view that is null where there is none.
   View of(std::initializer_list<RowNumber> wanted) const;
 
  private:
+  void check() const;
+
+  // the caller's, who keeps them
   const Shape& shape_;
   int64_t which_;
   const Tensors& given_;

@@ -33,11 +33,14 @@ Tensor row_numbers_new(const Tensor& value, const MaybeTensor& rho, int64_t whic
 }  // namespace
 
 Tensor row_numbers_of(const Tensors& rows, int64_t which, const Doubles& by, const Shape& shape, ScalarType type) {
-  if (by.size() != 5 || rows.empty()) throw std::invalid_argument("rows are made by five numbers, of one or two");
+  if (by.size() != 5 || rows.empty() || rows.size() > 2) {
+    throw std::invalid_argument("rows are made by five numbers, of one tensor or two");
+  }
+  const int64_t kind = inside(by[0], 0.0, 9.0) ? static_cast<int64_t>(by[0]) : -1;
   if (type != ScalarType::Float && type != ScalarType::Double) {
     throw std::invalid_argument("rows must be made in float32 or float64");
   }
-  const Schedule schedule{static_cast<ScheduleKind>(by[0]), by[1], by[2]};
+  const Schedule schedule{code("schedule", kind, ScheduleKind::kLogarithmicAccuracy), by[1], by[2]};
   const Tensor& value = rows[0];
   const Tensor* rho = rows.size() > 1 ? &rows[1] : nullptr;
   Shape sizes(shape.size(), 1);
@@ -47,7 +50,7 @@ Tensor row_numbers_of(const Tensors& rows, int64_t which, const Doubles& by, con
                 leading_view("rows", value, sizes),
                 rho ? leading_view("precision", *rho, sizes) : View{},
                 {schedule, by[3], by[4]}};
-  for (int64_t k = 0; which >> k; ++k) {
+  for (int64_t k = 0; k <= static_cast<int64_t>(RowNumber::kSpread); ++k) {
     if (!(which >> k & 1)) continue;
     if (op.wanted == kMaxRowNumbers) throw std::invalid_argument("too many numbers of a row");
     op.which[op.wanted++] = static_cast<RowNumber>(k);
@@ -60,6 +63,15 @@ Tensor row_numbers_of(const Tensors& rows, int64_t which, const Doubles& by, con
   return out;
 }
 
+void Numbers::check() const {
+  size_t wanted = 0;
+  for (int64_t left = which_; left > 0; left &= left - 1) ++wanted;
+  if (which_ < 0 || which_ >> (static_cast<int64_t>(RowNumber::kSpread) + 1)) {
+    throw std::invalid_argument("which has bits of no number of a row");
+  }
+  if (!made_ && given_.size() != wanted) throw std::invalid_argument("rows must be as many numbers as which has bits");
+}
+
 View Numbers::of(std::initializer_list<RowNumber> wanted) const {
   for (const RowNumber number : wanted) {
     const int64_t bit = int64_t{1} << static_cast<int64_t>(number);
@@ -67,7 +79,7 @@ View Numbers::of(std::initializer_list<RowNumber> wanted) const {
     int64_t place = 0;
     for (int64_t before = which_ & (bit - 1); before; before &= before - 1) ++place;
     if (made_) return view_of_part("rows", *made_, place, shape_);
-    return view("rows", given_.at(place), shape_);
+    return view("rows", given_[place], shape_);
   }
   return {};
 }

@@ -90,8 +90,9 @@ ScalarType compute_type(std::initializer_list<const Tensor*> tensors) {
 
 // Contiguous; by the shim itself, since the way through the dispatcher costs more than a small tensor.
 Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type) {
-  if (shape.size() > kMaxDims) throw std::invalid_argument("too many dimensions");
-  int64_t strides[kMaxDims], stride = 1;
+  constexpr size_t kMost = kMaxDims + 1;  // those of data, and one for each of several numbers
+  if (shape.size() > kMost) throw std::invalid_argument("too many dimensions");
+  int64_t strides[kMost], stride = 1;
   for (size_t d = shape.size(); d-- > 0;) {
     strides[d] = stride;
     stride *= std::max<int64_t>(shape[d], 1);
@@ -131,6 +132,12 @@ Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& s
   return result;
 }
 
+void check_nodes(const std::vector<double>& nodes, const std::vector<double>& node_weights, int64_t n_samples) {
+  if (nodes.size() != node_weights.size() || n_samples < 0 || (n_samples > 0 && !nodes.empty())) {
+    throw std::invalid_argument("nodes and node_weights must be as many, and none where n_samples is not 0");
+  }
+}
+
 Noise monte_carlo_noise(const MaybeTensor& seed, const MaybeTensor& noise, Shape shape, int64_t n_samples) {
   if (n_samples == 0) return {};
   shape.insert(shape.begin(), n_samples);
@@ -139,11 +146,12 @@ Noise monte_carlo_noise(const MaybeTensor& seed, const MaybeTensor& noise, Shape
 
 Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, ScalarType type) {
   const Shape shape = shape_of(x);
-  const auto code = static_cast<Reduction>(reduction);
+  if (shape.empty()) throw std::invalid_argument("x must have a batch dimension");
+  const Reduction by = code("reduction", reduction, Reduction::kMean);
   const int64_t batch = shape[0], per_batch = numel(Shape(shape.begin() + 1, shape.end()));
-  const Shape out = code == Reduction::kNone ? shape : code == Reduction::kBatch ? Shape{batch} : Shape{};
+  const Shape out = by == Reduction::kNone ? shape : by == Reduction::kBatch ? Shape{batch} : Shape{};
   Tensor loss = new_tensor(x, out, type), scale = new_tensor(x, {}, type);
-  LossTarget to{code, batch, per_batch, view("mask", mask, shape), view("loss", loss, out), view("scale", scale, {})};
+  LossTarget to{by, batch, per_batch, view("mask", mask, shape), view("loss", loss, out), view("scale", scale, {})};
   Tensor workspace = new_tensor(x, {loss_workspace(to)}, ScalarType::Byte);
   to.workspace = workspace.mutable_data_ptr();
   return {std::move(loss), std::move(scale), std::move(workspace), to};

@@ -31,6 +31,15 @@ inline Shape with(Shape shape, int64_t last) {
   return shape;
 }
 
+// One of an enumeration's numbers, of which the last is given.
+template <class E>
+E code(const char* name, int64_t value, E last) {
+  if (value < 0 || value > static_cast<int64_t>(last)) {
+    throw std::invalid_argument(std::string(name) + " has no meaning for " + std::to_string(value));
+  }
+  return static_cast<E>(value);
+}
+
 inline int64_t numel(const Shape& shape) {
   int64_t count = 1;
   for (const int64_t n : shape) count *= n;
@@ -69,6 +78,9 @@ inline Tensor saved_gradient(const Tensor& like, ScalarType type, bool needed) {
 }
 
 Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream);
+
+// Nodes and their weights are as many, and there are none of them or no draws.
+void check_nodes(const std::vector<double>& nodes, const std::vector<double>& node_weights, int64_t n_samples);
 
 // That of `n_samples` draws, of which explicit noise has one per leading index; none for a quadrature.
 Noise monte_carlo_noise(const MaybeTensor& seed, const MaybeTensor& noise, Shape shape, int64_t n_samples);

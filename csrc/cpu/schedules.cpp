@@ -14,13 +14,14 @@ namespace {
 
 // As Python writes it.
 std::string written(double x) {
-  char text[32];
-  for (int digits = 1; digits <= 17; ++digits) {
-    std::snprintf(text, sizeof(text), "%.*g", digits, x);
+  const double size = std::abs(x);
+  const bool plain = x == 0 || (size >= 1e-4 && size < 1e16);
+  char text[64];
+  for (int digits = 1; digits <= (plain ? 21 : 17); ++digits) {
+    std::snprintf(text, sizeof(text), plain ? "%.*f" : "%.*g", digits, x);
     if (std::strtod(text, nullptr) == x) break;
   }
-  const std::string found = text;
-  return found.find_first_of(".ein") == std::string::npos ? found + ".0" : found;
+  return text;
 }
 
 void check_range(const char* name, const View& view, int64_t count, double high, const char* most) {

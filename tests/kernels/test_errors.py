@@ -1,12 +1,15 @@
 """Bad input: one error of the right type, whose message names the argument and what it was."""
 
+import math
+
 import pytest
 import torch
 from cases import CASES
-from support import ON_CPU, named, serves
+from support import NATIVE, ON_CPU, named, serves
 
-from bfn_kernels import continuous, discrete, discretised, noise
+from bfn_kernels import continuous, discrete, discretised, noise, rows
 from bfn_kernels.backends import BACKENDS
+from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
 
 X = torch.zeros(2, 3)
 CLASSES = torch.zeros(2, 3, dtype=torch.long)
@@ -61,6 +64,8 @@ BAD = [
     (flow, {"t": torch.ones(2, device="meta")}, ValueError, "t must be on cpu.*meta"),
     (flow, {"sigma_1": None}, ValueError, "exactly one of sigma_1 and schedule"),
     (flow, {"schedule": object()}, ValueError, "exactly one of sigma_1 and schedule"),
+    (flow, {"sigma_1": None, "schedule": QuadraticAccuracy(3.0)}, TypeError, "schedule.*gamma.*QuadraticAccuracy"),
+    (classes, {"beta_1": None, "schedule": ExponentialVariance(0.1)}, TypeError, "schedule.*beta.*ExponentialVariance"),
     (flow, {"sigma_1": 1.5}, ValueError, r"sigma_1 must lie in \(0, 1\), got 1.5"),
     (flow, {"noise": X[:1]}, ValueError, r"noise must have shape \(2, 3\).*\(1, 3\)"),
     (flow, {"noise": CLASSES}, TypeError, "noise must be.*int64"),
@@ -126,6 +131,40 @@ def test_bad_input(call, arguments, kind, message, backend):
 def test_the_valid_calls_that_the_bad_ones_spoil(backend):
     for call in (flow, loss, binned, step, classes, few, draw):
         call(backend=backend)
+
+
+ROW = torch.ones(2, 1)
+BY = (1.0, 0.1, 0.0, 0.0, 1.0)
+OPERATORS = {
+    "too few rows": lambda o: o.gaussian_step(X, None, [], rows.GAMMA, (), None, None),
+    "too many rows": lambda o: o.gaussian_step(X, None, [ROW] * 3, rows.GAMMA, (), None, None),
+    "bits of nothing": lambda o: o.gaussian_step(X, None, [ROW], 1 << 40, (), None, None),
+    "a negative set": lambda o: o.gaussian_step(X, None, [ROW], -1, BY, None, None),
+    "nothing to make them of": lambda o: o.gaussian_step(X, None, [], rows.GAMMA, BY, None, None),
+    "an unknown schedule": lambda o: o.gaussian_step(X, None, [ROW], rows.GAMMA, (7.0, *BY[1:]), None, None),
+    "a schedule that is NaN": lambda o: o.gaussian_step(X, None, [ROW], rows.GAMMA, (math.nan, *BY[1:]), None, None),
+    "a short schedule": lambda o: o.gaussian_step(X, None, [ROW], rows.GAMMA, BY[:3], None, None),
+    "numbers in float16": lambda o: o.row_numbers(ROW, None, rows.GAMMA, BY, (2, 3), torch.float16),
+    "no seed": lambda o: o.gaussian_step(X, None, [ROW], rows.FLOW_STD, (), None, None),
+    "no batch": lambda o: o.squared_loss(X[0, 0], X[0, 0], None, [ROW[0, 0]], rows.RATE, (), -1.0, 1.0, None, 3),
+    "an unknown reduction": lambda o: o.squared_loss(X, X, None, [ROW], rows.RATE, (), -1.0, 1.0, None, 4),
+    "no classes": lambda o: o.discrete_loss(CLASSES, Z[..., :0], [], 0, (), None, 3, False),
+    "no classes of a message": lambda o: o.discrete_sender(
+        CLASSES, [ROW, ROW], rows.MESSAGE, (), 0, False, None, Z, torch.float32
+    ),
+    "an unknown choice": lambda o: o.discrete_update(Z, Z, [ROW, ROW], rows.MESSAGE, (), 9, None, None, None, Z, None),
+    "weights without nodes": lambda o: o.discrete_nstep(
+        CLASSES, Z, [ROW], rows.ALPHA, (), 5, 1, 0, (0.5, 1.0), (1.0,), None, None, None, 3, False
+    ),
+}
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="no native operators")
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_called_directly(name):
+    """What no public function asks of them is an error, not a read out of bounds."""
+    with pytest.raises(ValueError):
+        OPERATORS[name](torch.ops.bfn_kernels)
 
 
 @pytest.mark.parametrize("name", ["num_classes", "alpha", "x"])

@@ -124,6 +124,35 @@ def test_out_leaves_no_gradient():
 
 
 @pytest.mark.parametrize("backend", ON_CPU)
+def test_times_may_be_written_over_before_the_backward_pass(backend):
+    x, t = torch.rand(4, 3), torch.rand(4)
+    classes, logits = torch.arange(4), torch.rand(4, 5)
+    for function, data in (
+        (lambda z: continuous.flow_sample(z, t, sigma_1=0.1, seed=1, backend=backend), x),
+        (lambda z: continuous.continuous_time_loss(x, z, x, t, sigma_1=0.1, backend=backend), x.flip(0)),
+        (lambda z: discrete.continuous_time_loss(classes, z, t, beta_1=2.0, backend=backend), logits),
+    ):
+        grads = []
+        for writes in (False, True):
+            leaf, before = data.clone().requires_grad_(), t.clone()
+            result = function(leaf).sum()
+            if writes:
+                t.data.fill_(0.5)  # as by another owner of the memory: no version counter tells
+            grads += torch.autograd.grad(result, leaf)
+            t.data.copy_(before)
+        assert torch.equal(*grads)
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_a_gradient_is_rounded_to_the_type_of_its_own_tensor(backend):
+    mean, y = torch.zeros(2, 3, dtype=torch.bfloat16, requires_grad=True), torch.rand(2, 3, requires_grad=True)
+    updated, _ = continuous.bayesian_update(mean, 1.0, y, 0.3, backend=backend)
+    by_mean, by_y = torch.autograd.grad(updated.sum(), (mean, y))
+    assert torch.equal(by_mean, torch.full_like(mean, 1 / 1.3))
+    torch.testing.assert_close(by_y, torch.full_like(y, 0.3 / 1.3), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
 def test_clamps_pass_the_gradient_at_their_ends(backend):
     """As torch's: min <= x <= max."""
     prediction = torch.tensor([[-1.5, -1.0, 0.0, 1.0, 1.5]], requires_grad=True)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 from support import NATIVE
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bfn_kernels import checks, rows
+from bfn_kernels import checks, continuous, rows
 from bfn_kernels.backends import BACKENDS, NAMESPACES
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
 
@@ -106,7 +107,12 @@ def test_some_of_them(backend):
         torch.testing.assert_close(got.rows, want, rtol=0, atol=0)
 
 
-OUT_OF_RANGE = [torch.tensor([0.5, -0.25, 0, 0, 0]), torch.full((5,), torch.nan), torch.full((5,), 1.0) + 2**-20]
+OUT_OF_RANGE = [
+    torch.tensor([0.5, -0.25, 0, 0, 0]),
+    torch.full((5,), torch.nan),
+    torch.full((5,), 1.0) + 2**-20,
+    *(torch.tensor([0.5, bad, 1, 1, 1]).double() for bad in (20.0, -300.0, 1e15, -1e-5, 1.5e30, torch.inf)),
+]
 
 
 @by_each_backend
@@ -127,6 +133,24 @@ def test_out_of_range(bad, backend):
             inside = (given >= 0) & (given <= (1 if "schedule" in options else torch.inf))
             (got,) = numbers(backend, bits, value, **options)
             assert torch.equal(got.isnan().flatten(), ~inside)
+
+
+@by_each_backend
+def test_data_of_as_many_dimensions_as_there_may_be(backend):
+    shape = (5, *[1] * 15)
+    got, want = (
+        rows.numbers(ops, rows.FLOW, TIMES, shape, torch.zeros(shape), torch.float64, ExponentialVariance(0.1))
+        .made(ops, shape, torch.float64).rows
+        for ops in (NAMESPACES[BACKENDS[backend].namespace], None)
+    )  # fmt: skip
+    torch.testing.assert_close(got, want, rtol=2e-15, atol=0)
+
+
+@by_each_backend
+def test_fake_tensors(backend):
+    with FakeTensorMode():
+        x = continuous.flow_sample(torch.zeros(4, 3), torch.rand(4), sigma_1=0.1, seed=1, backend=backend)
+        assert x.shape == (4, 3)
 
 
 @by_each_backend
