@@ -162,8 +162,8 @@ def numbers(
         if all(row is not None for row in given):
             wanted = Numbers(given, which, (*kind(schedule), n_steps, scale))
             # those of single variables are made once, for the backward pass too
-            few = ops.name == NATIVE and data.is_cpu and all(row.dim() < 2 for row in given)
-            return wanted if few else wanted.made(ops, shape, dtype)
+            few = not which or all(row.dim() < 2 for row in given)
+            return wanted if few and ops.name == NATIVE and data.is_cpu else wanted.made(ops, shape, dtype)
     wide = checks.rows(name, value, shape, data, 0, high)
     rho = None if precision is None else checks.rows("precision", precision, shape, data, 0)
     of = Given(wide, rho, schedule, n_steps, scale)

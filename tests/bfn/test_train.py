@@ -1,6 +1,5 @@
 import math
 import signal
-import time
 from dataclasses import replace
 
 import pytest
@@ -14,12 +13,12 @@ from bfn.train import LOG_FILE, MODEL_FILE, STATE_FILE, Interrupted, Trainer, lo
 SETTINGS = ["train.max_steps=9", "train.validate_every=4"]
 
 
-def interrupt():
-    """Ctrl-C, until it is taken: Python may take a signal a little later, and two that wait as one."""
-    handler = signal.getsignal(signal.SIGINT)
-    signal.raise_signal(signal.SIGINT)
-    while signal.getsignal(signal.SIGINT) is handler:
-        time.sleep(0.001)
+@pytest.fixture(autouse=True)
+def interruptible():
+    """What a shell runs in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def trained(config, data, stop_at=None):
@@ -30,7 +29,7 @@ def trained(config, data, stop_at=None):
     def interrupted_step():
         step()
         if trainer.at.step == stop_at:
-            interrupt()
+            signal.raise_signal(signal.SIGINT)
 
     if stop_at is not None:
         trainer.step = interrupted_step
@@ -93,8 +92,8 @@ def test_a_second_interrupt_acts_at_once(tiny):
     trainer = Trainer(config, load_data(config))
 
     def stuck_step():
-        interrupt()
-        interrupt()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     trainer.step = stuck_step
     with pytest.raises(KeyboardInterrupt):
