@@ -112,7 +112,9 @@ def choose(op: str, name: str | None, device: torch.device) -> Backend:
     """The backend asked for, or the best there is for the device. Raises ValueError for a name that no backend has or
     that does not serve the device, RuntimeError for one that is not available or lacks the op."""
     if name is None:
-        order = [BACKENDS["cuda"]] * (op in CUDA_FIRST) + [*BACKENDS.values()]
+        order = [*BACKENDS.values()]
+        if op in CUDA_FIRST:
+            order.insert(0, BACKENDS["cuda"])
         return next(b for b in order if b.missing is None and b.device in (None, device.type) and op not in b.lacks)
     if name not in BACKENDS:
         raise ValueError(f"backend must be None or one of {list(BACKENDS)}, got {name!r}")

@@ -252,9 +252,9 @@ def reconstruction_loss(
 
     checks.no_gradient("a bin has none", x=x)
     ops, op = _family("predict_data", backend, x.device)
-    numbers = data_numbers(ops, parametrisation, 0, 1.0, x, dtype, schedule)
-    x_hat = op(prediction.to(dtype), mean, numbers, clip)  # no result: it stays in the arithmetic's type
-    (std,) = rows.numbers(None, rows.STD, 1.0, x.shape, x, dtype, schedule).rows
+    numbers = data_numbers(ops, parametrisation, rows.STD, 1.0, x, dtype, schedule).made(ops, x.shape, dtype)
+    x_hat = op(prediction.to(dtype), mean, numbers.only(rows.FLOW), clip)  # no result: in the arithmetic's type
+    (std,) = numbers.others
     return discretised.bin_loss(x, x_hat, std, None, num_bins, True, mask, reduction, backend)
 
 

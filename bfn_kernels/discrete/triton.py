@@ -214,17 +214,23 @@ def _stats(view, x, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
     return exp_difference(z_x, top), rest, rest_square, below_top, top, z_x
 
 
+@triton.jit
+def _wrong(e_x, total):
+    """Whether a wrong class is likelier than not."""
+    return (e_x < 1.0) & (total < 2.0)
+
+
 def discrete_loss(
     x: Tensor, logits: Tensor, given, which: int, by, mask, reduction: int, need_logits: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    of = numbers(given, which, by, x.shape, compute_dtype(logits))
-    tile, num_classes, T = tile_of(logits.shape[-1]), logits.shape[-1], compute_type(logits)
-    losses = Losses(x, mask, reduction, compute_dtype(logits), tile.rows)
-    stats = x.new_empty((*x.shape, 4) if need_logits else (0,), dtype=compute_dtype(logits))
+    dtype, tile, num_classes = compute_dtype(logits), tile_of(logits.shape[-1]), logits.shape[-1]
+    of = numbers(given, which, by, x.shape, dtype)
+    losses = Losses(x, mask, reduction, dtype, tile.rows)
+    stats = x.new_empty((*x.shape, 4) if need_logits else (0,), dtype=dtype)
     launch(
         _loss, programs(x.numel(), tile.rows), view(x, x.shape), class_view(logits, logits.shape),
         view(of(RATE), x.shape), view(mask, x.shape), stats if need_logits else None, *losses.arguments, x.numel(),
-        EACH=losses.each, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=T, warps=tile.warps,
+        EACH=losses.each, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=compute_type(logits), warps=tile.warps,
     )  # fmt: skip
     return *losses.finish(), stats
 
@@ -244,8 +250,8 @@ def _loss(
         tl.store(to, top, mask=rows[2])
         tl.store(to + 1, e_x, mask=rows[2])
         tl.store(to + 2, rest, mask=rows[2])
-        # where a wrong class is likelier than not, Σe² is Σe less this, while this less from that would cancel
-        tl.store(to + 3, tl.where((e_x < 1.0) & (total < 2.0), below_top, rest_square), mask=rows[2])
+        # where one is wrong, Σe² is Σe less this, while this less from that would cancel
+        tl.store(to + 3, tl.where(_wrong(e_x, total), below_top, rest_square), mask=rows[2])
     if weight[0] is not None:
         loss = load(weight, rows, T) * (square(rest / total) + rest_square / square(total))
     else:
@@ -281,7 +287,7 @@ def _loss_backward(
     top, e_x = tl.load(row, mask=rows[2]), tl.load(row + 1, mask=rows[2])
     rest, fourth = tl.load(row + 2, mask=rows[2]), tl.load(row + 3, mask=rows[2])
     total = e_x + rest
-    rest_square = tl.where((e_x < 1.0) & (total < 2.0), rest - fourth, fourth)
+    rest_square = tl.where(_wrong(e_x, total), rest - fourth, fourth)
     p_x, q, s = (e_x / total)[:, None], (rest / total)[:, None], (rest_square / square(total))[:, None]
     top_less_s = ((e_x + fourth) / square(total))[:, None]  # of a top class that is not x
     factor = tl.where(_in_range(x, K), load(grad, rows, T), float("nan"))

@@ -72,11 +72,7 @@ def _one_each(prediction: Tensor, mixture_logits: Tensor | None) -> Tensor:
 def _output(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> tuple:
     """The views of normals that are given themselves."""
     shape = mean.shape if mixture_logits is None else mean.shape[:-1]
-    return network_views(mean, std, mixture_logits, None, _no_rows, shape)
-
-
-def _no_rows(*which: int) -> None:
-    return None
+    return network_views(mean, std, mixture_logits, None, numbers((), 0, (), shape, mean.dtype), shape)
 
 
 @triton.jit

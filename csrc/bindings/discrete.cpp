@@ -24,7 +24,6 @@ int64_t classes_of(const Tensor& logits) {
 
 Shape lead_of(const Tensor& logits) {
   Shape shape = shape_of(logits);
-  check_classes(shape.empty() ? 0 : shape.back());
   shape.pop_back();
   return shape;
 }
@@ -57,12 +56,13 @@ Tensor sender_new(const Tensor& x, const Tensors& rows, int64_t which, const Dou
 void update_out(const Tensor& output_logits, const Tensor& state, const Tensors& rows, int64_t which, const Doubles& by,
                 int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& seed,
                 const MaybeTensor& noise, const MaybeTensor& draw_noise, Tensor out) {
+  const int64_t num_classes = classes_of(state);
   const Shape shape = shape_of(state), lead = lead_of(state);
   const ScalarType type = compute_type({&output_logits, &state});
   const Numbers numbers(rows, which, by, lead, type);
   BadClass bad;
   DiscreteUpdate op{numel(lead),
-                    classes_of(state),
+                    num_classes,
                     view("output_logits", output_logits, shape),
                     view("state", state, shape),
                     accuracy_of(numbers),
@@ -76,7 +76,7 @@ void update_out(const Tensor& output_logits, const Tensor& state, const Tensors&
                     &bad};
   if (op.choice == DiscreteChoice::kSample) op.draw = noise_of(seed, draw_noise, lead, kClass);
   with_compute_type(type, [&](auto t) { discrete_update<decltype(t)>(op); });
-  refuse(bad, "known", op.num_classes);
+  refuse(bad, "known", num_classes);
 }
 
 Tensor update_new(const Tensor& output_logits, const Tensor& state, const Tensors& rows, int64_t which,
@@ -129,9 +129,9 @@ Tensor loss_backward_new(const Tensor& grad, const Tensor& x, const Tensor& logi
 
 std::tuple<Tensor, Tensor, Tensor> nstep_new(const Tensor& x, const Tensor& logits, const Tensors& rows, int64_t which,
                                              const Doubles& by, int64_t n_steps, int64_t receiver, int64_t n_samples,
-                                             std::vector<double> nodes, std::vector<double> node_weights,
-                                             const MaybeTensor& seed, const MaybeTensor& noise, const MaybeTensor& mask,
-                                             int64_t reduction, bool need_logits) {
+                                             const Doubles& nodes, const Doubles& node_weights, const MaybeTensor& seed,
+                                             const MaybeTensor& noise, const MaybeTensor& mask, int64_t reduction,
+                                             bool need_logits) {
   const Shape lead = shape_of(x), shape = with(lead, classes_of(logits));
   const ScalarType type = compute_type({&logits});
   const Numbers numbers(rows, which, by, lead, type);

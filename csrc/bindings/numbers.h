@@ -11,9 +11,6 @@
 
 namespace bfn {
 
-using Tensors = std::vector<Tensor>;
-using Doubles = std::vector<double>;
-
 // Those made, one after the other along a dimension before those of the rows.
 Tensor row_numbers_of(const Tensors& rows, int64_t which, const Doubles& by, const Shape& shape, ScalarType type);
 

@@ -25,6 +25,12 @@ void join(const char* name, Shape& rows, const Tensor& value, const Shape& data)
   }
 }
 
+int64_t size_of(int64_t set) {
+  int64_t size = 0;
+  for (; set; set &= set - 1) ++size;
+  return size;
+}
+
 Tensor row_numbers_new(const Tensor& value, const MaybeTensor& rho, int64_t which, const Doubles& by,
                        const Shape& shape, ScalarType type) {
   return row_numbers_of(rho ? Tensors{value, *rho} : Tensors{value}, which, by, shape, type);
@@ -36,11 +42,12 @@ Tensor row_numbers_of(const Tensors& rows, int64_t which, const Doubles& by, con
   if (by.size() != 5 || rows.empty() || rows.size() > 2) {
     throw std::invalid_argument("rows are made by five numbers, of one tensor or two");
   }
-  const int64_t kind = inside(by[0], 0.0, 9.0) ? static_cast<int64_t>(by[0]) : -1;
+  constexpr ScheduleKind kLast = ScheduleKind::kLogarithmicAccuracy;
+  const int64_t kind = inside(by[0], 0.0, static_cast<double>(kLast)) ? static_cast<int64_t>(by[0]) : -1;
   if (type != ScalarType::Float && type != ScalarType::Double) {
     throw std::invalid_argument("rows must be made in float32 or float64");
   }
-  const Schedule schedule{code("schedule", kind, ScheduleKind::kLogarithmicAccuracy), by[1], by[2]};
+  const Schedule schedule{code("schedule", kind, kLast), by[1], by[2]};
   const Tensor& value = rows[0];
   const Tensor* rho = rows.size() > 1 ? &rows[1] : nullptr;
   Shape sizes(shape.size(), 1);
@@ -64,20 +71,19 @@ Tensor row_numbers_of(const Tensors& rows, int64_t which, const Doubles& by, con
 }
 
 void Numbers::check() const {
-  size_t wanted = 0;
-  for (int64_t left = which_; left > 0; left &= left - 1) ++wanted;
   if (which_ < 0 || which_ >> (static_cast<int64_t>(RowNumber::kSpread) + 1)) {
     throw std::invalid_argument("which has bits of no number of a row");
   }
-  if (!made_ && given_.size() != wanted) throw std::invalid_argument("rows must be as many numbers as which has bits");
+  if (!made_ && static_cast<int64_t>(given_.size()) != size_of(which_)) {
+    throw std::invalid_argument("rows must be as many numbers as which has bits");
+  }
 }
 
 View Numbers::of(std::initializer_list<RowNumber> wanted) const {
   for (const RowNumber number : wanted) {
     const int64_t bit = int64_t{1} << static_cast<int64_t>(number);
     if (!(which_ & bit)) continue;
-    int64_t place = 0;
-    for (int64_t before = which_ & (bit - 1); before; before &= before - 1) ++place;
+    const int64_t place = size_of(which_ & (bit - 1));
     if (made_) return view_of_part("rows", *made_, place, shape_);
     return view("rows", given_[place], shape_);
   }

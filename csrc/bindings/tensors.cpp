@@ -132,7 +132,7 @@ Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& s
   return result;
 }
 
-void check_nodes(const std::vector<double>& nodes, const std::vector<double>& node_weights, int64_t n_samples) {
+void check_nodes(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples) {
   if (nodes.size() != node_weights.size() || n_samples < 0 || (n_samples > 0 && !nodes.empty())) {
     throw std::invalid_argument("nodes and node_weights must be as many, and none where n_samples is not 0");
   }

@@ -23,6 +23,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 using Shape = std::vector<int64_t>;
+using Tensors = std::vector<Tensor>;
+using Doubles = std::vector<double>;
 
 inline Shape shape_of(const Tensor& x) { return {x.sizes().begin(), x.sizes().end()}; }
 
@@ -80,7 +82,7 @@ inline Tensor saved_gradient(const Tensor& like, ScalarType type, bool needed) {
 Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream);
 
 // Nodes and their weights are as many, and there are none of them or no draws.
-void check_nodes(const std::vector<double>& nodes, const std::vector<double>& node_weights, int64_t n_samples);
+void check_nodes(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples);
 
 // That of `n_samples` draws, of which explicit noise has one per leading index; none for a quadrature.
 Noise monte_carlo_noise(const MaybeTensor& seed, const MaybeTensor& noise, Shape shape, int64_t n_samples);
