@@ -6,19 +6,30 @@ from types import SimpleNamespace
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+from torch._ops import OpOverload
+from torch.autograd import forward_ad, profiler
 from torch.overrides import has_torch_function
 
 try:
-    from torch._C import _any_requires_grad, _AutoDispatchBelowAutograd
+    from torch._C import (
+        _any_requires_grad,
+        _are_functorch_transforms_active,
+        _AutoDispatchBelowAutograd,
+        _get_tracing_state,
+        _len_torch_dispatch_stack,
+    )
 
-    SHORT_WAY = True
+    SHORT_WAY = hasattr(profiler, "_is_profiler_enabled") and hasattr(forward_ad, "_current_level")
 except ImportError:  # they are private to torch
     SHORT_WAY = False
 
 
 class Namespace(SimpleNamespace):
-    """The operators of the namespace `name` of `torch.ops`, each an attribute that `register` made."""
+    """The operators of the namespace `name` of `torch.ops`, each an attribute that `register` made; `direct` has some
+    as functions of an extension module."""
+
+    def __init__(self, name: str, direct: object = None):
+        super().__init__(name=name, direct=direct)
 
 
 def needs(*tensors: Tensor | None) -> list[bool]:
@@ -29,7 +40,7 @@ def needs(*tensors: Tensor | None) -> list[bool]:
 
 def register(ops: Namespace, name: str, fake: Callable, backward: Callable | None = None, save=None) -> None:
     """The fake of an operator, if the namespace has it, and its backward pass: `save(ctx, inputs, output)`,
-    `backward(ctx, *grads)`.
+    `backward(ctx, grad)`, where grad is that of the first result: others have none.
 
     Without a backward the operator is one whose results have no gradient: asking for one is an error. So is a second
     derivative, refused where the graph for it would be made, and a forward-mode one, since what left them out would be
@@ -44,14 +55,19 @@ def register(ops: Namespace, name: str, fake: Callable, backward: Callable | Non
         if save is not None:
             save(ctx, inputs, output)
 
+    def save_all(ctx, inputs, output):
+        save_inputs(ctx, inputs, output)
+        if isinstance(output, tuple):
+            ctx.mark_non_differentiable(*output[1:])
+
     def checked_backward(ctx, *grads):
         if backward is None:
             raise RuntimeError(f"{qualified} has no gradient")
         if torch.is_grad_enabled():
             raise RuntimeError(f"{qualified} has no second derivative; create_graph must be False")
-        if grads[0] is None:  # that of the result; others have none
+        if grads[0] is None:
             return (None,) * len(ctx.needs_input_grad)
-        return backward(ctx, *grads)
+        return backward(ctx, grads[0])
 
     def backward_with_lists(ctx, *grads):
         # where a list of tensors was given a list is wanted
@@ -62,9 +78,9 @@ def register(ops: Namespace, name: str, fake: Callable, backward: Callable | Non
         raise RuntimeError(f"{qualified} does not go under vmap; its arguments take batch dimensions of their own")
 
     torch.library.register_fake(qualified, fake)
-    torch.library.register_autograd(qualified, backward_with_lists, setup_context=save_inputs)
+    torch.library.register_autograd(qualified, backward_with_lists, setup_context=save_all)
     torch.library.register_vmap(qualified, refuse_vmap)
-    setattr(ops, name, _call(overload, save_inputs, checked_backward))
+    setattr(ops, name, _call(overload, getattr(ops.direct, name, None), save_inputs, checked_backward))
 
 
 def register_plain(ops: Namespace, name: str, fake: Callable) -> None:
@@ -79,14 +95,16 @@ def register_in_place(ops: Namespace, name: str) -> None:
     register_plain(ops, name, lambda *args, **kwargs: None)
 
 
-def _overload(ops: Namespace, name: str) -> Callable | None:
+def _overload(ops: Namespace, name: str) -> OpOverload | None:
     packet = getattr(getattr(torch.ops, ops.name), name, None)
     return packet and packet.default
 
 
-def _call(overload: Callable, save: Callable, backward: Callable) -> Callable:
-    """The operator without the detour through Python that the dispatcher makes for what `register_autograd` says:
-    it costs more than the work on a few thousand variables. Whoever looks at operators still sees every call."""
+def _call(overload: OpOverload, direct: Callable | None, save: Callable, backward: Callable) -> Callable:
+    """The operator without the detour through Python that the dispatcher makes for what `register_autograd` says, and
+    where there is a direct way, without the dispatcher: both cost more than the work on a few thousand variables.
+    Whoever looks at operators still sees every call. Of several results, those behind the first have no gradient and
+    are there only where none is asked for."""
     if not SHORT_WAY:
 
         def long_way(*args):
@@ -96,30 +114,48 @@ def _call(overload: Callable, save: Callable, backward: Callable) -> Callable:
         return long_way
     native = getattr(overload, "_op", overload)  # what it wraps; private too
 
-    def forward(ctx, *args):
+    def run(args):
+        if direct is not None and not _observed():
+            output = direct(*args)
+            if output is not NotImplemented:
+                return output
         with _AutoDispatchBelowAutograd():
-            output = native(*args)
+            return native(*args)
+
+    def forward(ctx, *args):
+        output = run(args)
         save(ctx, args, output)
-        return output
+        return output[0] if isinstance(output, tuple) else output
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     differentiable = type(f"{overload}", (torch.autograd.Function,), methods)
+    apply = super(torch.autograd.Function, differentiable).apply  # type: ignore[misc]  # passes functorch by
+    several = len(overload._schema.returns) > 1
 
     def call(*args):
         if torch.compiler.is_compiling() or has_torch_function(args):
             return overload(*args)
-        _refuse_tangents(overload, args)
+        if forward_ad._current_level >= 0:  # looking at each tensor takes long
+            _refuse_tangents(overload, args)
         if torch.is_grad_enabled() and _any_requires_grad(*args):
-            return differentiable.apply(*args)
-        with _AutoDispatchBelowAutograd():
-            return native(*args)
+            result = differentiable.apply(*args) if _are_functorch_transforms_active() else apply(*args)
+            return (result,) if several else result
+        return run(args)
 
     return call
 
 
-def _refuse_tangents(overload: Callable, args: Sequence) -> None:
-    if getattr(forward_ad, "_current_level", -1) < 0:  # private to torch; looking at each tensor would take long
-        return
+def _observed() -> bool:
+    """Whether the dispatcher has somebody to tell: modes, transforms, a trace, a profile."""
+    return bool(
+        _len_torch_dispatch_stack()
+        or _are_functorch_transforms_active()
+        or _get_tracing_state()
+        or profiler._is_profiler_enabled
+    )
+
+
+def _refuse_tangents(overload: OpOverload, args: Sequence) -> None:
     flat = [t for arg in args for t in (arg if isinstance(arg, list) else [arg]) if isinstance(t, Tensor)]
     if any(forward_ad.unpack_dual(t).tangent is not None for t in flat):
         raise RuntimeError(f"{overload} has no forward-mode derivative")

@@ -158,11 +158,13 @@ def numbers(
     name, high = ("alpha", math.inf) if schedule is None else ("t", 1)
     kind = SCHEDULES.get(type(schedule))
     if ops is not None and kind is not None and not torch.compiler.is_compiling():
-        given = [_row(value, data, high)] if precision is None else [_row(value, data, high), _row(precision, data)]
-        if all(row is not None for row in given):
+        row = _row(value, data, high)
+        rho = row if precision is None else _row(precision, data)
+        if row is not None and rho is not None:
+            given = [row] if precision is None else [row, rho]
             wanted = Numbers(given, which, (*kind(schedule), n_steps, scale))
             # those of single variables are made once, for the backward pass too
-            few = not which or all(row.dim() < 2 for row in given)
+            few = not which or (row.dim() < 2 and rho.dim() < 2)
             return wanted if few and ops.name == NATIVE and data.is_cpu else wanted.made(ops, shape, dtype)
     wide = checks.rows(name, value, shape, data, 0, high)
     rho = None if precision is None else checks.rows("precision", precision, shape, data, 0)

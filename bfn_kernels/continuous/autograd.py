@@ -93,9 +93,8 @@ def _register(ops: Namespace) -> None:
     def save_loss(ctx, inputs, output):
         x, prediction, mean, given, ctx.which, ctx.by, ctx.low, ctx.high, mask, _ = inputs
         ctx.save_for_backward(x, prediction, mean, mask, output[1], *to_save(given, ctx.by))
-        ctx.mark_non_differentiable(output[1])
 
-    def loss_backward(ctx, grad, _):
+    def loss_backward(ctx, grad):
         x, prediction, mean, mask, scale, *given = ctx.saved_tensors
         need = ctx.needs_input_grad[:3]
         grad = per_variable(grad, scale, x.dim())

@@ -82,9 +82,8 @@ def _register(ops: Namespace) -> None:
         x, logits, given, ctx.which, ctx.by, mask, *_ = inputs
         _, scale, stats = output
         ctx.save_for_backward(x, logits, mask, scale, stats, *to_save(given, ctx.by))
-        ctx.mark_non_differentiable(scale, stats)
 
-    def loss_backward(ctx, grad, *_):
+    def loss_backward(ctx, grad):
         x, logits, mask, scale, stats, *given = ctx.saved_tensors
         grad = per_variable(grad, scale, x.dim())
         by_logits = ops.discrete_loss_backward(grad, x, logits, given, ctx.which, ctx.by, mask, stats)
@@ -107,9 +106,8 @@ def _register(ops: Namespace) -> None:
         _, scale, by_logits = output
         ctx.save_for_backward(scale, by_logits)
         ctx.type, ctx.dims, ctx.count = inputs[1].dtype, inputs[0].dim(), len(inputs)
-        ctx.mark_non_differentiable(scale, by_logits)
 
-    def nstep_backward(ctx, grad, *_):
+    def nstep_backward(ctx, grad):
         scale, by_logits = ctx.saved_tensors
         grad = per_variable(grad, scale, ctx.dims)
         by = times_saved(grad.unsqueeze(-1), [by_logits], [ctx.type], ctx.needs_input_grad[1:2])

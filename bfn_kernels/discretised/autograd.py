@@ -130,9 +130,8 @@ def _register(ops: Namespace) -> None:
         _, *gradients = output
         ctx.save_for_backward(*gradients)
         ctx.types, ctx.count = types(*inputs[:3]), len(inputs)
-        ctx.mark_non_differentiable(*gradients)
 
-    def expected_value_backward(ctx, grad, *_):
+    def expected_value_backward(ctx, grad):
         return *by_output(grad, ctx, ctx.saved_tensors, 0), *[None] * (ctx.count - 3)
 
     register(ops, "expected_value", expected_value_fake, expected_value_backward, save_expected_value)
@@ -148,9 +147,8 @@ def _register(ops: Namespace) -> None:
         _, scale, *gradients = output
         ctx.save_for_backward(scale, *gradients)
         ctx.types, ctx.dims, ctx.count = types(*inputs[1:4]), inputs[0].dim(), len(inputs)
-        ctx.mark_non_differentiable(scale, *gradients)
 
-    def loss_backward(ctx, grad, *_):
+    def loss_backward(ctx, grad):
         scale, *gradients = ctx.saved_tensors
         grad = per_variable(grad, scale, ctx.dims)
         return None, *by_output(grad, ctx, gradients, 1), *[None] * (ctx.count - 4)

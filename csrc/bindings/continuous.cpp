@@ -1,7 +1,7 @@
 #include "../ops/continuous.h"
 
 #include "numbers.h"
-#include "target.h"
+#include "operators.h"
 
 namespace bfn {
 namespace {
@@ -134,10 +134,10 @@ BFN_SCHEMAS(m) {
 }
 
 BFN_OPERATORS(m) {
-  m.impl("gaussian_step", BFN_BOX(&bfn::gaussian_step_new));
-  m.impl("gaussian_step_out", BFN_BOX(&bfn::gaussian_step_out));
-  m.impl("predict_data", BFN_BOX(&bfn::predict_data_new));
-  m.impl("predict_data_backward", BFN_BOX(&bfn::predict_data_backward_new));
-  m.impl("squared_loss", BFN_BOX(&bfn::squared_loss_new));
-  m.impl("squared_loss_backward", BFN_BOX(&bfn::squared_loss_backward_new));
+  bfn::add<&bfn::gaussian_step_new>(m, "gaussian_step");
+  bfn::add<&bfn::gaussian_step_out>(m, "gaussian_step_out");
+  bfn::add<&bfn::predict_data_new>(m, "predict_data");
+  bfn::add<&bfn::predict_data_backward_new>(m, "predict_data_backward");
+  bfn::add<&bfn::squared_loss_new>(m, "squared_loss");
+  bfn::add<&bfn::squared_loss_backward_new>(m, "squared_loss_backward");
 }

@@ -1,7 +1,7 @@
 #include "../ops/discrete.h"
 
 #include "numbers.h"
-#include "target.h"
+#include "operators.h"
 
 namespace bfn {
 namespace {
@@ -181,10 +181,10 @@ BFN_SCHEMAS(m) {
 }
 
 BFN_OPERATORS(m) {
-  m.impl("discrete_sender", BFN_BOX(&bfn::sender_new));
-  m.impl("discrete_update", BFN_BOX(&bfn::update_new));
-  m.impl("discrete_update_out", BFN_BOX(&bfn::update_out));
-  m.impl("discrete_loss", BFN_BOX(&bfn::loss_new));
-  m.impl("discrete_loss_backward", BFN_BOX(&bfn::loss_backward_new));
-  m.impl("discrete_nstep", BFN_BOX(&bfn::nstep_new));
+  bfn::add<&bfn::sender_new>(m, "discrete_sender");
+  bfn::add<&bfn::update_new>(m, "discrete_update");
+  bfn::add<&bfn::update_out>(m, "discrete_update_out");
+  bfn::add<&bfn::loss_new>(m, "discrete_loss");
+  bfn::add<&bfn::loss_backward_new>(m, "discrete_loss_backward");
+  bfn::add<&bfn::nstep_new>(m, "discrete_nstep");
 }

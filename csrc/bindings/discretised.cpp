@@ -1,7 +1,7 @@
 #include "../ops/discretised.h"
 
 #include "numbers.h"
-#include "target.h"
+#include "operators.h"
 
 namespace bfn {
 namespace {
@@ -190,9 +190,9 @@ BFN_SCHEMAS(m) {
 }
 
 BFN_OPERATORS(m) {
-  m.impl("expected_value", BFN_BOX(&bfn::expected_value_new));
-  m.impl("discretised_choose", BFN_BOX(&bfn::choose_new));
-  m.impl("discretised_update", BFN_BOX(&bfn::update_new));
-  m.impl("discretised_update_out", BFN_BOX(&bfn::update_out));
-  m.impl("discretised_loss", BFN_BOX(&bfn::loss_new));
+  bfn::add<&bfn::expected_value_new>(m, "expected_value");
+  bfn::add<&bfn::choose_new>(m, "discretised_choose");
+  bfn::add<&bfn::update_new>(m, "discretised_update");
+  bfn::add<&bfn::update_out>(m, "discretised_update_out");
+  bfn::add<&bfn::loss_new>(m, "discretised_loss");
 }

@@ -1,7 +1,7 @@
 #include "../ops/schedules.h"
 
 #include "numbers.h"
-#include "target.h"
+#include "operators.h"
 
 namespace bfn {
 namespace {
@@ -96,4 +96,4 @@ BFN_SCHEMAS(m) {
   m.def("row_numbers(Tensor value, Tensor? rho, int which, float[] by, int[] shape, ScalarType dtype) -> Tensor");
 }
 
-BFN_OPERATORS(m) { m.impl("row_numbers", BFN_BOX(&bfn::row_numbers_new)); }
+BFN_OPERATORS(m) { bfn::add<&bfn::row_numbers_new>(m, "row_numbers"); }

@@ -2,12 +2,13 @@
 
 #include <algorithm>
 
-#ifndef BFN_CUDA
-#include "pages.h"
-#endif
-#include "target.h"
-
 namespace bfn {
+
+#ifdef BFN_CUDA
+constexpr const char* kDeviceName = "a CUDA device";
+#else
+constexpr const char* kDeviceName = "the CPU";
+#endif
 
 static DType dtype_of_tensor(const char* name, const Tensor& x) {
   switch (x.scalar_type()) {
@@ -34,10 +35,10 @@ static DType dtype_of_tensor(const char* name, const Tensor& x) {
 // Dimension d of `shape` is dimension d - offset of x; x has size 1 wherever it has none. Dimensions of x before the
 // first are left out.
 static View aligned_view(const char* name, const Tensor& x, const Shape& shape, int64_t offset) {
-  if (!is_here(x)) throw std::invalid_argument(std::string(name) + " must be on " + kDeviceName);
+  if (!x.is_here()) throw std::invalid_argument(std::string(name) + " must be on " + kDeviceName);
   View result;
   if (shape.size() > kMaxDims) throw std::invalid_argument(std::string(name) + " has too many dimensions");
-  result.data = const_cast<void*>(x.const_data_ptr());
+  result.data = x.data();
   static char nothing;
   if (result.data == nullptr) result.data = &nothing;  // an empty tensor, which is not a missing one
   result.dtype = dtype_of_tensor(name, x);
@@ -88,36 +89,37 @@ ScalarType compute_type(std::initializer_list<const Tensor*> tensors) {
   return ScalarType::Float;
 }
 
-// Contiguous; by the shim itself, since the way through the dispatcher costs more than a small tensor.
-Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type) {
-  constexpr size_t kMost = kMaxDims + 1;  // those of data, and one for each of several numbers
-  if (shape.size() > kMost) throw std::invalid_argument("too many dimensions");
-  int64_t strides[kMost], stride = 1;
-  for (size_t d = shape.size(); d-- > 0;) {
+// Strides by which the dimensions follow on one another, the one that is named first being the innermost.
+static Tensor new_in_order(const Tensor& like, const Shape& shape, const Shape& order, ScalarType type) {
+  if (shape.size() > kMaxDims + 1) throw std::invalid_argument("too many dimensions");  // one more for several numbers
+  Shape strides(shape.size());
+  int64_t stride = 1;
+  for (const int64_t d : order) {
     strides[d] = stride;
     stride *= std::max<int64_t>(shape[d], 1);
   }
-  int32_t device_type, device_index;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
-  const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
-#ifndef BFN_CUDA
-  const size_t bytes = static_cast<size_t>(numel(shape)) * aoti_torch_dtype_element_size(dtype);
-  if (void* const pages = bytes >= kWorthwhile ? take_pages(bytes) : nullptr) {
-    const torch::stable::Device device(torch::headeronly::DeviceType::CPU);
-    return torch::stable::from_blob(pages, shape, {strides, shape.size()}, device, type,
-                                    [bytes](void* left) { leave_pages(left, bytes); });
-  }
-#endif
-  AtenTensorHandle made;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides,
-                                                         dtype, device_type, device_index, &made));
-  return Tensor(made);
+  return like.make({shape.data(), shape.size()}, {strides.data(), strides.size()}, type);
+}
+
+static Shape backwards(size_t dims) {
+  Shape order(dims);
+  for (size_t d = 0; d < dims; ++d) order[d] = static_cast<int64_t>(dims - 1 - d);
+  return order;
+}
+
+Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type) {
+  return new_in_order(like, shape, backwards(shape.size()), type);
 }
 
 Tensor new_like(const Tensor& like) {
-  if (like.is_contiguous()) return new_tensor(like, shape_of(like), like.scalar_type());
-  return torch::stable::empty_like(like);
+  Shape order = backwards(static_cast<size_t>(like.dim())), strides(order.size());
+  int64_t inner = 0;
+  for (const int64_t d : order) {
+    if (like.size(d) != 1 && like.stride(d) != 0) inner = like.stride(d);
+    strides[d] = inner;  // that of a single or an expanded one says nothing: it stays beside its neighbour
+  }
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return strides[a] < strides[b]; });
+  return new_in_order(like, shape_of(like), order, like.scalar_type());
 }
 
 Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream) {
@@ -125,10 +127,10 @@ Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& s
   result.stream = stream;
   result.explicit_values = view("noise", noise, shape);
   if (noise) return result;
-  if (!seed || seed->scalar_type() != ScalarType::Long || seed->numel() != 1 || !is_here(*seed)) {
+  if (!seed || seed->scalar_type() != ScalarType::Long || seed->numel() != 1 || !seed->is_here()) {
     throw std::invalid_argument(std::string("seed must hold one int64 on ") + kDeviceName + " where no noise is given");
   }
-  result.seed = seed->const_data_ptr<int64_t>();
+  result.seed = static_cast<const int64_t*>(seed->data());
   return result;
 }
 
@@ -153,7 +155,7 @@ Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, Sca
   Tensor loss = new_tensor(x, out, type), scale = new_tensor(x, {}, type);
   LossTarget to{by, batch, per_batch, view("mask", mask, shape), view("loss", loss, out), view("scale", scale, {})};
   Tensor workspace = new_tensor(x, {loss_workspace(to)}, ScalarType::Byte);
-  to.workspace = workspace.mutable_data_ptr();
+  to.workspace = workspace.data();
   return {std::move(loss), std::move(scale), std::move(workspace), to};
 }
 

@@ -1,30 +1,17 @@
-// From torch's tensors to the views that the loops take. Only torch's stable ABI is used.
+// From tensors to the views that the loops take.
 #pragma once
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-
 #include <initializer_list>
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
-#include <vector>
 
 #include "../ops/loss.h"
 #include "../ops/noise.h"
 #include "../ops/view.h"
+#include "tensor.h"
 
 namespace bfn {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using MaybeTensor = std::optional<Tensor>;
-using Shape = std::vector<int64_t>;
-using Tensors = std::vector<Tensor>;
-using Doubles = std::vector<double>;
 
 inline Shape shape_of(const Tensor& x) { return {x.sizes().begin(), x.sizes().end()}; }
 
@@ -69,7 +56,7 @@ void with_compute_type(ScalarType type, F&& f) {
   }
 }
 
-// Fresh tensors; large ones lie in huge pages where the system has them.
+// Fresh tensors: contiguous, or with the dimensions in the order of those of another.
 Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type);
 Tensor new_like(const Tensor& like);
 inline Tensor nothing(const Tensor& like, ScalarType type) { return new_tensor(like, {0}, type); }

@@ -70,6 +70,6 @@ def test_without_torchs_private_names(monkeypatch):
     x, row = torch.rand(2, 3), torch.ones(2, 1)
     arguments = x, None, [row], rows.GAMMA, (), None, None
     with Seen() as seen:
-        result = operators._call(overload, None, None)(*arguments)
+        result = operators._call(overload, None, None, None)(*arguments)
     assert torch.equal(result, CPU.gaussian_step(*arguments))
     assert "bfn_kernels.gaussian_step" in " ".join(seen.functions)
