@@ -14,28 +14,23 @@ ROWS = (torch.float32, torch.float64)
 REDUCTIONS = ("none", "batch", "sum", "mean")
 
 
-def _is_tensor(name: str, value: object) -> None:
+def _tensor(name: str, value: object, allowed: Sequence[torch.dtype]) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-
-
-def _dtype(name: str, x: Tensor, allowed: Sequence[torch.dtype]) -> None:
-    if x.dtype not in allowed:
-        raise TypeError(f"{name} must be one of {[str(d).removeprefix('torch.') for d in allowed]}, got {x.dtype}")
+    if value.dtype not in allowed:
+        raise TypeError(f"{name} must be one of {[str(d).removeprefix('torch.') for d in allowed]}, got {value.dtype}")
 
 
 def data(name: str, x: Tensor) -> None:
     """Floating-point data `[B, ...]`."""
-    _is_tensor(name, x)
-    _dtype(name, x, FLOATS)
+    _tensor(name, x, FLOATS)
     if x.dim() == 0:
         raise ValueError(f"{name} must have a batch dimension, got a scalar")
 
 
 def classes(name: str, x: Tensor) -> None:
     """Integer classes `[B, ...]`."""
-    _is_tensor(name, x)
-    _dtype(name, x, CLASSES)
+    _tensor(name, x, CLASSES)
     if x.dim() == 0:
         raise ValueError(f"{name} must have a batch dimension, got a scalar")
 
@@ -57,8 +52,7 @@ def components(name: str, z: Tensor, most: int) -> None:
 def like(name: str, value: Tensor, model_name: str, model: Tensor, shape: Sequence[int] | None = None) -> None:
     """A floating-point tensor on the model's device, of its shape or of the one given."""
     shape = model.shape if shape is None else shape
-    _is_tensor(name, value)
-    _dtype(name, value, FLOATS)
+    _tensor(name, value, FLOATS)
     if value.shape != shape:
         raise ValueError(
             f"{name} must have shape {tuple(shape)}, as {model_name} of shape {tuple(model.shape)} requires, "
@@ -84,7 +78,7 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
         return torch.full((1,) * len(shape), float(value), dtype=torch.float64, device=model.device)
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
-    _dtype(name, value, ROWS)
+    _tensor(name, value, ROWS)
     same_device(name, value, "the data", model)
     if value.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{name} requires a gradient, but none is defined for it; pass {name}.detach()")
@@ -135,8 +129,7 @@ def broadcast_mask(name: str, mask: Tensor | None, model_name: str, model: Tenso
     """None or a bool tensor that broadcasts to `shape`."""
     if mask is None:
         return
-    _is_tensor(name, mask)
-    _dtype(name, mask, (torch.bool,))
+    _tensor(name, mask, (torch.bool,))
     same_device(name, mask, model_name, model)
     trailing = zip(reversed(mask.shape), reversed(shape), strict=False)
     if mask.dim() > len(shape) or any(m not in (1, n) for m, n in trailing):

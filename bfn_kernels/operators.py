@@ -85,9 +85,19 @@ def register(ops: Namespace, name: str, fake: Callable, backward: Callable | Non
 
 def register_plain(ops: Namespace, name: str, fake: Callable) -> None:
     """The fake of an operator, if the namespace has it, that is never asked for a gradient."""
-    if overload := _overload(ops, name):
-        torch.library.register_fake(f"{ops.name}::{name}", fake)
-        setattr(ops, name, overload)
+    overload = _overload(ops, name)
+    if overload is None:
+        return
+
+    def call(*args):
+        if torch.compiler.is_compiling() or _observed() or has_torch_function(args):
+            return overload(*args)
+        output = direct(*args)
+        return overload(*args) if output is NotImplemented else output
+
+    torch.library.register_fake(f"{ops.name}::{name}", fake)
+    direct = getattr(ops.direct, name, None)
+    setattr(ops, name, call if SHORT_WAY and direct else overload)
 
 
 def register_in_place(ops: Namespace, name: str) -> None:
@@ -130,14 +140,17 @@ def _call(overload: OpOverload, direct: Callable | None, save: Callable, backwar
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     differentiable = type(f"{overload}", (torch.autograd.Function,), methods)
     apply = super(torch.autograd.Function, differentiable).apply  # type: ignore[misc]  # passes functorch by
-    several = len(overload._schema.returns) > 1
+    schema = overload._schema
+    several = len(schema.returns) > 1
+    # only what stands before the numbers of the rows may have a gradient
+    first = next((i for i, a in enumerate(schema.arguments) if str(a.type) not in ("Tensor", "Optional[Tensor]")), None)
 
     def call(*args):
         if torch.compiler.is_compiling() or has_torch_function(args):
             return overload(*args)
         if forward_ad._current_level >= 0:  # looking at each tensor takes long
             _refuse_tangents(overload, args)
-        if torch.is_grad_enabled() and _any_requires_grad(*args):
+        if torch.is_grad_enabled() and _any_requires_grad(*args[:first]):
             result = differentiable.apply(*args) if _are_functorch_transforms_active() else apply(*args)
             return (result,) if several else result
         return run(args)
@@ -161,12 +174,6 @@ def _refuse_tangents(overload: OpOverload, args: Sequence) -> None:
         raise RuntimeError(f"{overload} has no forward-mode derivative")
 
 
-def per_variable(grad: Tensor, scale: Tensor, dims: int) -> Tensor:
-    """The gradient of a reduced loss, in a shape that broadcasts to the variables'."""
-    grad = grad * scale
-    return grad if grad.dim() in (0, dims) else grad.reshape(-1, *(1,) * (dims - 1))
-
-
 def loss_fakes(x: Tensor, reduction: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Fakes of a loss and of its scale."""
     shape = (x.shape, x.shape[:1], (), ())[reduction]
@@ -178,6 +185,9 @@ def gradient_fake(like: Tensor, needed: bool, dtype: torch.dtype) -> Tensor:
     return like.new_empty(like.shape if needed else (0,), dtype=dtype)
 
 
-def times_saved(grad: Tensor, saved: list[Tensor], types: list[torch.dtype], needed: list[bool]) -> list[Tensor | None]:
-    """Saved gradients of each variable's loss times that of the result, in their arguments' types."""
-    return [(s * grad).to(t) if n else None for s, t, n in zip(saved, types, needed, strict=True)]
+def times_saved(
+    ops: Namespace, grad: Tensor, scale: Tensor | None, saved: Sequence[Tensor], types: Sequence, needed: Sequence[bool]
+) -> list[Tensor | None]:
+    """Saved gradients of each variable's result times that of what came of it, in their arguments' types."""
+    each = zip(saved, types, needed, strict=True)
+    return [ops.scaled_gradient(s, grad, scale, t) if n else None for s, t, n in each]

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
+from bfn_kernels.backends import NAMESPACES
 from bfn_kernels.checks import REDUCTIONS
+from bfn_kernels.operators import Namespace, register_plain
 
 CODES = {name: code for code, name in enumerate(REDUCTIONS)}
 
@@ -27,3 +29,11 @@ def reduce(loss: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
         return loss.sum()
     count = loss.numel() if mask is None else mask.expand(loss.shape).sum()
     return loss.sum() / torch.as_tensor(count, device=loss.device).clamp(min=1)
+
+
+def _register(ops: Namespace) -> None:
+    register_plain(ops, "scaled_gradient", lambda saved, grad, scale, dtype: torch.empty_like(saved, dtype=dtype))
+
+
+for _ops in NAMESPACES.values():
+    _register(_ops)

@@ -176,16 +176,11 @@ def _row(value: Rows, data: Tensor, high: float = math.inf) -> Tensor | None:
     """What an operator takes; None for what is wrong, and for subclasses, which would not be seen in a list."""
     if type(value) is float or type(value) is int:
         return torch.full((), float(value), dtype=torch.float64, device=data.device) if 0 <= value <= high else None
-    if not isinstance(value, Tensor) or has_torch_function((value,)):
+    if type(value) is not Tensor and (not isinstance(value, Tensor) or has_torch_function((value,))):
         return None
     if value.dtype not in checks.ROWS or value.device != data.device:
         return None
     return None if value.requires_grad and torch.is_grad_enabled() else value
-
-
-def to_save(given: list[Tensor], by: Sequence[float]) -> list[Tensor]:
-    """For a backward pass: a time or an accuracy is the caller's own, who may write into it meanwhile."""
-    return [row.clone() for row in given] if by else given
 
 
 def _fake(value, rho, which, by, shape, dtype):

@@ -102,7 +102,7 @@ def given(row: torch.Tensor, which: int) -> rows.Numbers:
 def of_data(x: torch.Tensor) -> list[Row]:
     """The operators of continuous and of discretised data, by noise predictions and with all gradients; not the n-step
     losses of mixtures, which take long to compile and spill up to 150 bytes of a thread."""
-    row, seed, width = torch.ones(x.shape[0], 1), torch.tensor(1), x.element_size()
+    row, scale, seed, width = torch.ones(x.shape[0], 1), torch.tensor(1.0), torch.tensor(1), x.element_size()
     many = torch.zeros(*x.shape, 10, dtype=x.dtype)
     one, mixture = (x, x, None, x), (many, many, many, x)
     update, message = given(row, rows.UPDATE), given(row, rows.KEEP | rows.TAKE)
@@ -123,7 +123,7 @@ def of_data(x: torch.Tensor) -> list[Row]:
         ("squared_loss", 3, lambda: continuous.squared_loss(x, *prediction, None, 3)),
         (
             "squared_loss_backward", 5,
-            lambda: continuous.squared_loss_backward(row, x, *prediction, None, False, True, True),
+            lambda: continuous.squared_loss_backward(row, scale, x, *prediction, None, False, True, True),
         ),
         ("discretised update, a draw", 4, draw(one)),
         ("discretised L_inf", 4 + 8 / width, loss(rows.RATE)),
@@ -140,14 +140,14 @@ def of_data(x: torch.Tensor) -> list[Row]:
 def of_classes(z: torch.Tensor) -> list[Row]:
     """Those of discrete data; a class counts as a variable."""
     x, row, seed = torch.zeros(z.shape[:-1], dtype=torch.long), torch.ones(z.shape[0], 1), torch.tensor(1)
-    stats = torch.ones(*x.shape, ROW_STATS)
+    scale, stats = torch.tensor(1.0), torch.ones(*x.shape, ROW_STATS)
     classes, width = z.shape[-1], z.element_size()
     message, rate, alpha = (given(row, which) for which in (rows.MESSAGE, rows.RATE, rows.ALPHA))
     calls = [
         ("sender", 1, lambda: discrete.discrete_sender(x, *message, classes, True, seed, None, z.dtype)),
         ("update, a draw", 3, lambda: discrete.discrete_update(z, z, *message, 0, None, None, seed, None, None)),
         ("loss", 1, lambda: discrete.discrete_loss(x, z, *rate, None, 3, True)),
-        ("loss_backward", 2, lambda: discrete.discrete_loss_backward(row, x, z, *rate, None, stats)),
+        ("loss_backward", 2, lambda: discrete.discrete_loss_backward(row, scale, x, z, *rate, None, stats)),
         *(
             (
                 f"L_n, {receiver}, 10 draws", 1 + 4 / width,

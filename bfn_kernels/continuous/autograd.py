@@ -5,9 +5,9 @@ from torch import Tensor
 
 from bfn_kernels.backends import NAMESPACES
 from bfn_kernels.checks import compute_dtype
-from bfn_kernels.operators import Namespace, loss_fakes, per_variable, register, register_in_place
+from bfn_kernels.operators import Namespace, loss_fakes, register, register_in_place
 from bfn_kernels.reduction import CODES
-from bfn_kernels.rows import GAMMA, KEEP, TAKE, Numbers, to_save
+from bfn_kernels.rows import GAMMA, KEEP, TAKE, Numbers
 
 
 def flow_sample(ops: Namespace, x: Tensor, numbers: Numbers, seed, noise) -> Tensor:
@@ -47,7 +47,7 @@ def step_backward(ops: Namespace, grad: Tensor, numbers: Numbers, dtype: torch.d
 def _register(ops: Namespace) -> None:
     def save_step(ctx, inputs, output):
         state, data, given, ctx.which, ctx.by, *_ = inputs
-        ctx.save_for_backward(*to_save(given, ctx.by))
+        ctx.save_for_backward(*given)
         ctx.types = state.dtype, None if data is None else data.dtype
 
     def backward(ctx, grad):
@@ -62,7 +62,7 @@ def _register(ops: Namespace) -> None:
 
     def save_prediction(ctx, inputs, output):
         prediction, mean, given, ctx.which, ctx.by, ctx.low, ctx.high = inputs
-        ctx.save_for_backward(prediction, mean, *to_save(given, ctx.by))
+        ctx.save_for_backward(prediction, mean, *given)
 
     def prediction_backward(ctx, grad):
         prediction, mean, *given = ctx.saved_tensors
@@ -91,20 +91,23 @@ def _register(ops: Namespace) -> None:
         return loss_fakes(x, reduction, compute_dtype(x, prediction, mean))
 
     def save_loss(ctx, inputs, output):
-        x, prediction, mean, given, ctx.which, ctx.by, ctx.low, ctx.high, mask, _ = inputs
-        ctx.save_for_backward(x, prediction, mean, mask, output[1], *to_save(given, ctx.by))
+        x, prediction, mean, given, *ctx.numbers, mask, _ = inputs
+        ctx.save_for_backward(x, prediction, mean, mask, output[1], *given)
 
     def loss_backward(ctx, grad):
         x, prediction, mean, mask, scale, *given = ctx.saved_tensors
-        need = ctx.needs_input_grad[:3]
-        grad = per_variable(grad, scale, x.dim())
-        of = prediction, mean, given, ctx.which, ctx.by, ctx.low, ctx.high
-        by = ops.squared_loss_backward(grad, x, *of, mask, *need)
-        return *(g if n else None for g, n in zip(by, need, strict=True)), *[None] * 7
+        need_x, need_prediction, need_mean, *others = ctx.needs_input_grad
+        by_x, by_prediction, by_mean = ops.squared_loss_backward(
+            grad, scale, x, prediction, mean, given, *ctx.numbers, mask, need_x, need_prediction, need_mean
+        )
+        return (
+            by_x if need_x else None, by_prediction if need_prediction else None, by_mean if need_mean else None,
+            *[None] * len(others),
+        )  # fmt: skip
 
     register(ops, "squared_loss", loss_fake, loss_backward, save_loss)
 
-    def loss_backward_fake(grad, x, prediction, mean, given, which, by, low, high, mask, *need):
+    def loss_backward_fake(grad, scale, x, prediction, mean, given, which, by, low, high, mask, *need):
         return fakes_like((x, prediction, x if mean is None else mean), need)
 
     register(ops, "squared_loss_backward", loss_backward_fake)

@@ -11,7 +11,7 @@ from bfn_kernels import rows
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.triton_ops.elementary import clamp, square
 from bfn_kernels.triton_ops.noise import SENDER, normals
-from bfn_kernels.triton_ops.reduction import Losses, write_losses
+from bfn_kernels.triton_ops.reduction import Losses, scaled, write_losses
 from bfn_kernels.triton_ops.rows import numbers
 from bfn_kernels.triton_ops.views import (
     BLOCK,
@@ -172,14 +172,14 @@ def _squared_loss(
 
 
 def squared_loss_backward(
-    grad: Tensor, x: Tensor, prediction: Tensor, mean, given, which: int, by, low: float, high: float, mask,
-    need_x: bool, need_prediction: bool, need_mean: bool,
+    grad: Tensor, scale: Tensor, x: Tensor, prediction: Tensor, mean, given, which: int, by, low: float, high: float,
+    mask, need_x: bool, need_prediction: bool, need_mean: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     shape = x.shape
     of = numbers(given, which, by, shape, compute_dtype(x, prediction, mean))
     gradients = Gradients((x, need_x), (prediction, need_prediction), (x if mean is None else mean, need_mean))
     launch(
-        _squared_loss_backward, programs(x.numel()), view(grad, shape), view(x, shape),
+        _squared_loss_backward, programs(x.numel()), view(scaled(grad, scale, x.dim()), shape), view(x, shape),
         *prediction_of(prediction, mean, of), view(of(*WEIGHTS), shape), view(mask, shape), *gradients.views,
         x.numel(), LOW=low, HIGH=high, T=compute_type(x, prediction, mean), BLOCK=BLOCK,
     )  # fmt: skip

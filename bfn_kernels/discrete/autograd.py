@@ -11,13 +11,12 @@ from bfn_kernels.operators import (
     gradient_fake,
     loss_fakes,
     needs,
-    per_variable,
     register,
     register_in_place,
     times_saved,
 )
 from bfn_kernels.reduction import CODES
-from bfn_kernels.rows import NONE, Numbers, to_save
+from bfn_kernels.rows import NONE, Numbers
 
 # The numbers by which the operators know them (csrc/ops/discrete.h).
 CHOICES = {"sample": 0, "mode": 1, "mean": 2}
@@ -81,12 +80,11 @@ def _register(ops: Namespace) -> None:
     def save_loss(ctx, inputs, output):
         x, logits, given, ctx.which, ctx.by, mask, *_ = inputs
         _, scale, stats = output
-        ctx.save_for_backward(x, logits, mask, scale, stats, *to_save(given, ctx.by))
+        ctx.save_for_backward(x, logits, mask, scale, stats, *given)
 
     def loss_backward(ctx, grad):
         x, logits, mask, scale, stats, *given = ctx.saved_tensors
-        grad = per_variable(grad, scale, x.dim())
-        by_logits = ops.discrete_loss_backward(grad, x, logits, given, ctx.which, ctx.by, mask, stats)
+        by_logits = ops.discrete_loss_backward(grad, scale, x, logits, given, ctx.which, ctx.by, mask, stats)
         return None, by_logits, *[None] * 6
 
     def loss_fake(x, logits, given, which, by, mask, reduction, need_logits):
@@ -95,7 +93,7 @@ def _register(ops: Namespace) -> None:
         return *loss_fakes(x, reduction, dtype), stats
 
     register(ops, "discrete_loss", loss_fake, loss_backward, save_loss)
-    register(ops, "discrete_loss_backward", lambda grad, x, logits, *rest: torch.empty_like(logits))
+    register(ops, "discrete_loss_backward", lambda grad, scale, x, logits, *rest: torch.empty_like(logits))
 
     def nstep_fake(x, logits, *rest):
         *_, reduction, need_logits = rest
@@ -105,12 +103,11 @@ def _register(ops: Namespace) -> None:
     def save_nstep(ctx, inputs, output):
         _, scale, by_logits = output
         ctx.save_for_backward(scale, by_logits)
-        ctx.type, ctx.dims, ctx.count = inputs[1].dtype, inputs[0].dim(), len(inputs)
+        ctx.type, ctx.count = inputs[1].dtype, len(inputs)
 
     def nstep_backward(ctx, grad):
         scale, by_logits = ctx.saved_tensors
-        grad = per_variable(grad, scale, ctx.dims)
-        by = times_saved(grad.unsqueeze(-1), [by_logits], [ctx.type], ctx.needs_input_grad[1:2])
+        by = times_saved(ops, grad, scale, [by_logits], [ctx.type], ctx.needs_input_grad[1:2])
         return None, *by, *[None] * (ctx.count - 2)
 
     register(ops, "discrete_nstep", nstep_fake, nstep_backward, save_nstep)

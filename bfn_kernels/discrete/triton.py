@@ -30,7 +30,7 @@ from bfn_kernels.triton_ops.classes import (
 )
 from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, square
 from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
-from bfn_kernels.triton_ops.reduction import Losses, write_losses
+from bfn_kernels.triton_ops.reduction import Losses, scaled, write_losses
 from bfn_kernels.triton_ops.rows import numbers
 from bfn_kernels.triton_ops.views import block_of, compute_type, launch, load, programs, view
 
@@ -262,14 +262,14 @@ def _loss(
 
 
 def discrete_loss_backward(
-    grad: Tensor, x: Tensor, logits: Tensor, given, which: int, by, mask, stats: Tensor
+    grad: Tensor, scale: Tensor, x: Tensor, logits: Tensor, given, which: int, by, mask, stats: Tensor
 ) -> Tensor:
     of = numbers(given, which, by, x.shape, compute_dtype(logits))
     shape, tile = logits.shape, tile_of(logits.shape[-1])
     by_logits = torch.empty_like(logits)
     to = class_view(by_logits, shape)
     launch(
-        _loss_backward, programs(x.numel(), tile.rows), view(grad, x.shape), view(x, x.shape),
+        _loss_backward, programs(x.numel(), tile.rows), view(scaled(grad, scale, x.dim()), x.shape), view(x, x.shape),
         class_view(logits, shape), view(of(RATE), x.shape), view(mask, x.shape), stats, to, x.numel(),
         K=shape[-1], ROWS=tile.rows, TILE=tile.classes, T=compute_type(logits), warps=tile.warps,
     )  # fmt: skip

@@ -13,13 +13,12 @@ from bfn_kernels.operators import (
     gradient_fake,
     loss_fakes,
     needs,
-    per_variable,
     register,
     register_in_place,
     times_saved,
 )
 from bfn_kernels.reduction import CODES
-from bfn_kernels.rows import FLOW, KEEP, NONE, Numbers, to_save
+from bfn_kernels.rows import FLOW, KEEP, NONE, Numbers
 
 # The numbers by which the operators know them (csrc/math/discretised.h, csrc/ops/discretised.h).
 DIRECT, DATA, NOISE = range(3)
@@ -113,26 +112,20 @@ def _one_each(prediction: Tensor, mixture_logits: Tensor | None) -> Tensor:
 
 
 def _register(ops: Namespace) -> None:
-    def by_output(grad, ctx, gradients, first):
-        """Those by the predictions and the mixture's logits, which are the inputs from `first` on."""
-        mixed = ctx.types[2] is not None and grad.dim() > 0
-        needed = ctx.needs_input_grad[first : first + 3]
-        return times_saved(grad.unsqueeze(-1) if mixed else grad, gradients, ctx.types, needed)
-
-    def types(*tensors):
-        return [None if t is None else t.dtype for t in tensors]
+    def types(prediction, log_std, mixture_logits):
+        return prediction.dtype, log_std.dtype, None if mixture_logits is None else mixture_logits.dtype
 
     def expected_value_fake(mean, std, mixture_logits, num_bins, clip, *need):
         dtype = compute_dtype(mean, std, mixture_logits)
         return _one_each(mean, mixture_logits), *(gradient_fake(mean, needed, dtype) for needed in need)
 
     def save_expected_value(ctx, inputs, output):
-        _, *gradients = output
-        ctx.save_for_backward(*gradients)
+        ctx.save_for_backward(*output[1:])
         ctx.types, ctx.count = types(*inputs[:3]), len(inputs)
 
     def expected_value_backward(ctx, grad):
-        return *by_output(grad, ctx, ctx.saved_tensors, 0), *[None] * (ctx.count - 3)
+        by = times_saved(ops, grad, None, ctx.saved_tensors, ctx.types, ctx.needs_input_grad[:3])
+        return *by, *[None] * (ctx.count - 3)
 
     register(ops, "expected_value", expected_value_fake, expected_value_backward, save_expected_value)
     register(ops, "discretised_choose", lambda mean, std, mixture_logits, *rest: _one_each(mean, mixture_logits))
@@ -146,18 +139,18 @@ def _register(ops: Namespace) -> None:
     def save_loss(ctx, inputs, output):
         _, scale, *gradients = output
         ctx.save_for_backward(scale, *gradients)
-        ctx.types, ctx.dims, ctx.count = types(*inputs[1:4]), inputs[0].dim(), len(inputs)
+        ctx.types, ctx.count = types(*inputs[1:4]), len(inputs)
 
     def loss_backward(ctx, grad):
         scale, *gradients = ctx.saved_tensors
-        grad = per_variable(grad, scale, ctx.dims)
-        return None, *by_output(grad, ctx, gradients, 1), *[None] * (ctx.count - 4)
+        by = times_saved(ops, grad, scale, gradients, ctx.types, ctx.needs_input_grad[1:4])
+        return None, *by, *[None] * (ctx.count - 4)
 
     register(ops, "discretised_loss", loss_fake, loss_backward, save_loss)
 
     def save_update(ctx, inputs, output):
         *_, given, ctx.which, ctx.by = inputs[:13]
-        ctx.save_for_backward(*to_save(given, ctx.by))
+        ctx.save_for_backward(*given)
         ctx.type, ctx.count = inputs[3].dtype, len(inputs)
 
     def update_backward(ctx, grad):

@@ -31,8 +31,8 @@ SCHEMAS = {
         f"predict_data({_PREDICTION}) -> Tensor",
         f"predict_data_backward(Tensor grad, {_PREDICTION}, bool need_prediction, bool need_mean) -> (Tensor, Tensor)",
         f"squared_loss(Tensor x, {_PREDICTION}, Tensor? mask, int reduction) -> (Tensor, Tensor)",
-        f"squared_loss_backward(Tensor grad, Tensor x, {_PREDICTION}, Tensor? mask, bool need_x, bool need_prediction, "
-        "bool need_mean) -> (Tensor, Tensor, Tensor)",
+        f"squared_loss_backward(Tensor grad, Tensor scale, Tensor x, {_PREDICTION}, Tensor? mask, bool need_x, "
+        "bool need_prediction, bool need_mean) -> (Tensor, Tensor, Tensor)",
     ),
     "discrete.triton": (
         f"discrete_sender(Tensor x, {_ROWS}, int num_classes, bool probs, Tensor? seed, Tensor? noise, "
@@ -41,7 +41,8 @@ SCHEMAS = {
         f"discrete_update_out({_DISCRETE_UPDATE}, Tensor(a!) out) -> ()",
         f"discrete_loss(Tensor x, Tensor logits, {_ROWS}, Tensor? mask, int reduction, bool need_logits) "
         "-> (Tensor, Tensor, Tensor)",
-        f"discrete_loss_backward(Tensor grad, Tensor x, Tensor logits, {_ROWS}, Tensor? mask, Tensor stats) -> Tensor",
+        f"discrete_loss_backward(Tensor grad, Tensor scale, Tensor x, Tensor logits, {_ROWS}, Tensor? mask, "
+        "Tensor stats) -> Tensor",
         f"discrete_nstep(Tensor x, Tensor logits, {_ROWS}, int n_steps, int receiver, int n_samples, float[] nodes, "
         "float[] node_weights, Tensor? seed, Tensor? noise, Tensor? mask, int reduction, bool need_logits) "
         "-> (Tensor, Tensor, Tensor)",
@@ -58,6 +59,7 @@ SCHEMAS = {
         "int reduction, bool need_prediction, bool need_log_std, bool need_mixture_logits) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     ),
+    "triton_ops.reduction": ("scaled_gradient(Tensor saved, Tensor grad, Tensor? scale, ScalarType dtype) -> Tensor",),
     "triton_ops.rows": (
         "row_numbers(Tensor value, Tensor? rho, int which, float[] by, int[] shape, ScalarType dtype) -> Tensor",
     ),

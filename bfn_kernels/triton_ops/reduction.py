@@ -45,6 +45,17 @@ class Losses:
         return loss, scale
 
 
+def scaled(grad: Tensor, scale: Tensor | None, dims: int) -> Tensor:
+    """The gradient of the result times its scale, in a shape that broadcasts to variables of `dims` dimensions."""
+    if grad.dim() == 0:
+        return grad if scale is None else grad * scale
+    return grad.reshape(*grad.shape, *(1,) * (dims - grad.dim()))  # only a mean has a scale that is not 1
+
+
+def scaled_gradient(saved: Tensor, grad: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    return (saved * scaled(grad, scale, saved.dim())).to(dtype)
+
+
 @triton.jit
 def write_losses(loss, keep, block, values, counts, EACH: tl.constexpr):
     """0 where a variable is not kept, whatever its loss."""

@@ -1,5 +1,6 @@
 #include "../ops/continuous.h"
 
+#include "loss.h"
 #include "numbers.h"
 #include "operators.h"
 
@@ -94,17 +95,18 @@ std::tuple<Tensor, Tensor> squared_loss_new(const Tensor& x, const Tensor& predi
   return {to.loss, to.scale};
 }
 
-std::tuple<Tensor, Tensor, Tensor> squared_loss_backward_new(const Tensor& grad, const Tensor& x,
+std::tuple<Tensor, Tensor, Tensor> squared_loss_backward_new(const Tensor& grad, const Tensor& scale, const Tensor& x,
                                                              const Tensor& prediction, const MaybeTensor& mean,
                                                              const Tensors& rows, int64_t which, const Doubles& by,
                                                              double low, double high, const MaybeTensor& mask,
                                                              bool need_x, bool need_prediction, bool need_mean) {
   const Shape shape = shape_of(x);
   const ScalarType type = compute_type({&x, &prediction, get(mean)});
+  const Tensor by_loss = scaled(grad, scale);
   const Numbers numbers(rows, which, by, shape, type);
   const Gradient by_x(x, need_x), by_prediction(prediction, need_prediction), by_mean(mean ? *mean : x, need_mean);
   const SquaredLossBackward op{numel(shape),
-                               view("grad", grad, shape),
+                               leading_view("grad", by_loss, shape),
                                view("x", x, shape),
                                prediction_of(prediction, mean, numbers, low, high),
                                weight_of(numbers),
@@ -129,7 +131,7 @@ BFN_SCHEMAS(m) {
   m.def("predict_data_backward(Tensor grad, " BFN_PREDICTION
         ", bool need_prediction, bool need_mean) -> (Tensor, Tensor)");
   m.def("squared_loss(Tensor x, " BFN_PREDICTION ", Tensor? mask, int reduction) -> (Tensor, Tensor)");
-  m.def("squared_loss_backward(Tensor grad, Tensor x, " BFN_PREDICTION
+  m.def("squared_loss_backward(Tensor grad, Tensor scale, Tensor x, " BFN_PREDICTION
         ", Tensor? mask, bool need_x, bool need_prediction, bool need_mean) -> (Tensor, Tensor, Tensor)");
 }
 

@@ -187,6 +187,10 @@ Shape given(PyObject* values) {
 }
 
 PyObject* answer(const Tensor& result) {
+  if (result.is_left_out()) {
+    Py_INCREF(Py_None);
+    return Py_None;
+  }
   Made* const made = std::exchange(static_cast<Keeper*>(result.keeper())->made, nullptr);
   void* object = nullptr;
   if (exchange->managed_to_python(&made->managed, &object) != 0) return nullptr;

@@ -1,5 +1,6 @@
 #include "../ops/discrete.h"
 
+#include "loss.h"
 #include "numbers.h"
 #include "operators.h"
 
@@ -94,7 +95,7 @@ std::tuple<Tensor, Tensor, Tensor> loss_new(const Tensor& x, const Tensor& logit
   const ScalarType type = compute_type({&logits});
   const Numbers numbers(rows, which, by, lead, type);
   const Reduced to = reduced(x, mask, reduction, type);
-  Tensor stats = new_tensor(logits, need_logits ? four : Shape{0}, type);
+  Tensor stats = need_logits ? new_tensor(logits, four, type) : nothing(logits, type);
   BadClass bad;
   const DiscreteLoss op{classes_of(logits),
                         view("x", x, lead),
@@ -108,15 +109,17 @@ std::tuple<Tensor, Tensor, Tensor> loss_new(const Tensor& x, const Tensor& logit
   return {to.loss, to.scale, stats};
 }
 
-Tensor loss_backward_new(const Tensor& grad, const Tensor& x, const Tensor& logits, const Tensors& rows, int64_t which,
-                         const Doubles& by, const MaybeTensor& mask, const Tensor& stats) {
+Tensor loss_backward_new(const Tensor& grad, const Tensor& scale, const Tensor& x, const Tensor& logits,
+                         const Tensors& rows, int64_t which, const Doubles& by, const MaybeTensor& mask,
+                         const Tensor& stats) {
   const Shape lead = shape_of(x), shape = with(lead, classes_of(logits));
   const ScalarType type = compute_type({&logits});
+  const Tensor by_loss = scaled(grad, scale);
   const Numbers numbers(rows, which, by, lead, type);
   Tensor by_logits = new_like(logits);
   const DiscreteLossBackward op{numel(lead),
                                 classes_of(logits),
-                                view("grad", grad, lead),
+                                leading_view("grad", by_loss, lead),
                                 view("x", x, lead),
                                 view("logits", logits, shape),
                                 numbers.of({RowNumber::kRate}),
@@ -173,7 +176,7 @@ BFN_SCHEMAS(m) {
   m.def("discrete_update_out(" BFN_UPDATE ", Tensor(a!) out) -> ()");
   m.def("discrete_loss(Tensor x, Tensor logits, " BFN_ROWS
         ", Tensor? mask, int reduction, bool need_logits) -> (Tensor, Tensor, Tensor)");
-  m.def("discrete_loss_backward(Tensor grad, Tensor x, Tensor logits, " BFN_ROWS
+  m.def("discrete_loss_backward(Tensor grad, Tensor scale, Tensor x, Tensor logits, " BFN_ROWS
         ", Tensor? mask, Tensor stats) -> Tensor");
   m.def("discrete_nstep(Tensor x, Tensor logits, " BFN_ROWS
         ", int n_steps, int receiver, int n_samples, float[] nodes, float[] node_weights, Tensor? seed, "

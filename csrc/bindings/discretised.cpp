@@ -1,5 +1,6 @@
 #include "../ops/discretised.h"
 
+#include "loss.h"
 #include "numbers.h"
 #include "operators.h"
 

@@ -41,6 +41,9 @@ class Tensor {
   Tensor make(Sizes sizes, Sizes strides, ScalarType type) const { return make_(*this, sizes, strides, type); }
   void* source() const { return source_; }
   void* keeper() const { return keeper_.get(); }
+  // A result that was not asked for, which only the dispatcher must have.
+  bool is_left_out() const { return left_out_; }
+  void leave_out() { left_out_ = true; }
 
   int64_t numel() const {
     int64_t count = 1;
@@ -52,7 +55,7 @@ class Tensor {
   void* data_;
   Sizes sizes_, strides_;
   ScalarType type_;
-  bool is_here_;
+  bool is_here_, left_out_ = false;
   Make make_;
   void* source_;
   std::shared_ptr<void> keeper_;

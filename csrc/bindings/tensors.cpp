@@ -111,7 +111,13 @@ Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type) {
   return new_in_order(like, shape, backwards(shape.size()), type);
 }
 
-Tensor new_like(const Tensor& like) {
+Tensor nothing(const Tensor& like, ScalarType type) {
+  Tensor empty = new_tensor(like, {0}, type);
+  empty.leave_out();
+  return empty;
+}
+
+Tensor new_like(const Tensor& like, ScalarType type) {
   Shape order = backwards(static_cast<size_t>(like.dim())), strides(order.size());
   int64_t inner = 0;
   for (const int64_t d : order) {
@@ -119,7 +125,7 @@ Tensor new_like(const Tensor& like) {
     strides[d] = inner;  // that of a single or an expanded one says nothing: it stays beside its neighbour
   }
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return strides[a] < strides[b]; });
-  return new_in_order(like, shape_of(like), order, like.scalar_type());
+  return new_in_order(like, shape_of(like), order, type);
 }
 
 Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream) {
@@ -144,19 +150,6 @@ Noise monte_carlo_noise(const MaybeTensor& seed, const MaybeTensor& noise, Shape
   if (n_samples == 0) return {};
   shape.insert(shape.begin(), n_samples);
   return noise_of(seed, noise, shape, kMonteCarlo);
-}
-
-Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, ScalarType type) {
-  const Shape shape = shape_of(x);
-  if (shape.empty()) throw std::invalid_argument("x must have a batch dimension");
-  const Reduction by = code("reduction", reduction, Reduction::kMean);
-  const int64_t batch = shape[0], per_batch = numel(Shape(shape.begin() + 1, shape.end()));
-  const Shape out = by == Reduction::kNone ? shape : by == Reduction::kBatch ? Shape{batch} : Shape{};
-  Tensor loss = new_tensor(x, out, type), scale = new_tensor(x, {}, type);
-  LossTarget to{by, batch, per_batch, view("mask", mask, shape), view("loss", loss, out), view("scale", scale, {})};
-  Tensor workspace = new_tensor(x, {loss_workspace(to)}, ScalarType::Byte);
-  to.workspace = workspace.data();
-  return {std::move(loss), std::move(scale), std::move(workspace), to};
 }
 
 }  // namespace bfn

@@ -6,7 +6,6 @@
 #include <string>
 #include <tuple>
 
-#include "../ops/loss.h"
 #include "../ops/noise.h"
 #include "../ops/view.h"
 #include "tensor.h"
@@ -58,8 +57,9 @@ void with_compute_type(ScalarType type, F&& f) {
 
 // Fresh tensors: contiguous, or with the dimensions in the order of those of another.
 Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type);
-Tensor new_like(const Tensor& like);
-inline Tensor nothing(const Tensor& like, ScalarType type) { return new_tensor(like, {0}, type); }
+Tensor new_like(const Tensor& like, ScalarType type);
+inline Tensor new_like(const Tensor& like) { return new_like(like, like.scalar_type()); }
+Tensor nothing(const Tensor& like, ScalarType type);
 
 // A gradient that the forward pass saves, in the arithmetic's type; empty where it is not needed.
 inline Tensor saved_gradient(const Tensor& like, ScalarType type, bool needed) {
@@ -73,12 +73,5 @@ void check_nodes(const Doubles& nodes, const Doubles& node_weights, int64_t n_sa
 
 // That of `n_samples` draws, of which explicit noise has one per leading index; none for a quadrature.
 Noise monte_carlo_noise(const MaybeTensor& seed, const MaybeTensor& noise, Shape shape, int64_t n_samples);
-
-// The loss and scale that a reduction of `x`-shaped losses makes, and their views.
-struct Reduced {
-  Tensor loss, scale, workspace;
-  LossTarget to;
-};
-Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, ScalarType type);
 
 }  // namespace bfn

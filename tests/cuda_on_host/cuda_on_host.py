@@ -84,7 +84,7 @@ def operators() -> Path:
 
     torch_flags = [f"-isystem{path}" for path in include_paths()]
     torch_flags += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-O1"]
-    names = ("continuous", "cpu", "discrete", "discretised", "dispatcher", "pages", "schedules", "tensors")
+    names = ("continuous", "cpu", "discrete", "discretised", "dispatcher", "loss", "pages", "schedules", "tensors")
     sources = {ROOT / "csrc" / "bindings" / f"{name}.cpp": torch_flags for name in names}
     sources |= {kernel: ["-O2", *_fused()] for kernel in KERNELS} | {SHIM: ["-O2"]}
     link = ["-shared", *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
@@ -110,7 +110,7 @@ def register() -> None:
     """Makes them a backend of that name, where they can be built."""
     import torch
 
-    from bfn_kernels import backends, continuous, discrete, discretised, rows
+    from bfn_kernels import backends, continuous, discrete, discretised, reduction, rows
     from bfn_kernels.operators import Namespace
     from bfn_kernels.operators import register as register_operator
 
@@ -120,6 +120,6 @@ def register() -> None:
     ops = backends.NAMESPACES[NAMESPACE] = Namespace(name=NAMESPACE)
     cuda = backends.BACKENDS["cuda"]
     backends.BACKENDS["cuda_on_host"] = backends.Backend("cuda_on_host", "cpu", NAMESPACE, lacks=cuda.lacks)
-    for family in (continuous, discrete, discretised):
-        family.autograd._register(ops)
+    for module in (continuous.autograd, discrete.autograd, discretised.autograd, reduction):
+        module._register(ops)
     register_operator(ops, "row_numbers", rows._fake)

@@ -1,0 +1,48 @@
+#include "loss.h"
+
+#include "../ops/continuous.h"
+#include "operators.h"
+
+namespace bfn {
+
+Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, ScalarType type) {
+  const Shape shape = shape_of(x);
+  if (shape.empty()) throw std::invalid_argument("x must have a batch dimension");
+  const Reduction by = code("reduction", reduction, Reduction::kMean);
+  const int64_t batch = shape[0], per_batch = numel(Shape(shape.begin() + 1, shape.end()));
+  const Shape out = by == Reduction::kNone ? shape : by == Reduction::kBatch ? Shape{batch} : Shape{};
+  Tensor loss = new_tensor(x, out, type), scale = new_tensor(x, {}, type);
+  LossTarget to{by, batch, per_batch, view("mask", mask, shape), view("loss", loss, out), view("scale", scale, {})};
+  Tensor workspace = new_tensor(x, {loss_workspace(to)}, ScalarType::Byte);
+  to.workspace = workspace.data();
+  return {std::move(loss), std::move(scale), std::move(workspace), to};
+}
+
+Tensor scaled(const Tensor& grad, const MaybeTensor& scale) {
+  if (!scale || grad.dim() > 0) return grad;  // only a mean has one that is not 1
+  Tensor product = new_tensor(grad, {}, grad.scalar_type());
+  const GaussianStep op{1,  view("grad", grad, {}),      view("scale", scale, {}), {}, {}, {},
+                        {}, view("product", product, {})};
+  with_compute_type(grad.scalar_type(), [&](auto t) { gaussian_step<decltype(t)>(op); });
+  return product;
+}
+
+namespace {
+
+// Of a gradient that the forward pass saved, of as many numbers as a variable has.
+Tensor scaled_gradient_new(const Tensor& saved, const Tensor& grad, const MaybeTensor& scale, ScalarType dtype) {
+  const Shape shape = shape_of(saved);
+  const Tensor by = scaled(grad, scale);
+  Tensor out = new_like(saved, dtype);
+  const GaussianStep op{numel(shape), view("saved", saved, shape), leading_view("grad", by, shape), {}, {}, {},
+                        {},           view("out", out, shape)};
+  with_compute_type(saved.scalar_type(), [&](auto t) { gaussian_step<decltype(t)>(op); });
+  return out;
+}
+
+}  // namespace
+}  // namespace bfn
+
+BFN_SCHEMAS(m) { m.def("scaled_gradient(Tensor saved, Tensor grad, Tensor? scale, ScalarType dtype) -> Tensor"); }
+
+BFN_OPERATORS(m) { bfn::add<&bfn::scaled_gradient_new>(m, "scaled_gradient"); }
