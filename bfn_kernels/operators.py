@@ -51,13 +51,13 @@ def register(ops: Namespace, name: str, fake: Callable, backward: Callable | Non
         return
 
     def save_inputs(ctx, inputs, output):
-        ctx.set_materialize_grads(False)  # zeros for results that have no gradient would be as large as these
         if save is not None:
             save(ctx, inputs, output)
 
     def save_all(ctx, inputs, output):
         save_inputs(ctx, inputs, output)
         if isinstance(output, tuple):
+            ctx.set_materialize_grads(False)  # zeros for results that have no gradient would be as large as these
             ctx.mark_non_differentiable(*output[1:])
 
     def checked_backward(ctx, *grads):

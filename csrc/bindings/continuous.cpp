@@ -52,7 +52,7 @@ struct Gradient {
   Tensor tensor;
   View out;
 
-  Gradient(const Tensor& of, bool needed) : tensor(needed ? new_like(of) : nothing(of, of.scalar_type())) {
+  Gradient(const Tensor& of, bool needed) : tensor(needed ? new_like(of) : of.make_none(of.scalar_type())) {
     if (needed) out = view("gradient", tensor, shape_of(of));
   }
 };

@@ -78,7 +78,9 @@ Tensor make(const Tensor&, Sizes sizes, Sizes strides, ScalarType scalar_type) {
   void* const data =
       pages ? pages : std::aligned_alloc(kAlignment, (bytes / kAlignment + 1) * kAlignment);  // at least a byte
   if (!data) throw std::bad_alloc();
-  auto* const made = new Made{{}, {}, {}, bytes, pages != nullptr};
+  auto* const made = new Made;
+  made->bytes = bytes;
+  made->in_pages = pages != nullptr;
   std::copy(sizes.begin(), sizes.end(), made->sizes);
   std::copy(strides.begin(), strides.end(), made->strides);
   made->managed = {{dlpack::kMajor, dlpack::kMinor},
@@ -187,7 +189,7 @@ Shape given(PyObject* values) {
 }
 
 PyObject* answer(const Tensor& result) {
-  if (result.is_left_out()) {
+  if (!result.data()) {
     Py_INCREF(Py_None);
     return Py_None;
   }

@@ -95,7 +95,7 @@ std::tuple<Tensor, Tensor, Tensor> loss_new(const Tensor& x, const Tensor& logit
   const ScalarType type = compute_type({&logits});
   const Numbers numbers(rows, which, by, lead, type);
   const Reduced to = reduced(x, mask, reduction, type);
-  Tensor stats = need_logits ? new_tensor(logits, four, type) : nothing(logits, type);
+  Tensor stats = need_logits ? new_tensor(logits, four, type) : logits.make_none(type);
   BadClass bad;
   const DiscreteLoss op{classes_of(logits),
                         view("x", x, lead),

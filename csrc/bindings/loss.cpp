@@ -13,8 +13,11 @@ Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, Sca
   const Shape out = by == Reduction::kNone ? shape : by == Reduction::kBatch ? Shape{batch} : Shape{};
   Tensor loss = new_tensor(x, out, type), scale = new_tensor(x, {}, type);
   LossTarget to{by, batch, per_batch, view("mask", mask, shape), view("loss", loss, out), view("scale", scale, {})};
-  Tensor workspace = new_tensor(x, {loss_workspace(to)}, ScalarType::Byte);
-  to.workspace = workspace.data();
+  MaybeTensor workspace;
+  if (const int64_t bytes = loss_workspace(to)) {
+    workspace = new_tensor(x, {bytes}, ScalarType::Byte);
+    to.workspace = workspace->data();
+  }
   return {std::move(loss), std::move(scale), std::move(workspace), to};
 }
 

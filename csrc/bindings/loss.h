@@ -8,7 +8,8 @@ namespace bfn {
 
 // The loss and scale that a reduction of `x`-shaped losses makes, and their views.
 struct Reduced {
-  Tensor loss, scale, workspace;
+  Tensor loss, scale;
+  MaybeTensor workspace;
   LossTarget to;
 };
 Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, ScalarType type);

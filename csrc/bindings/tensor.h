@@ -18,7 +18,7 @@ class Tensor {
   // Makes one for the same way out, on the same device.
   using Make = Tensor (*)(const Tensor& like, Sizes sizes, Sizes strides, ScalarType type);
 
-  // `source` is what its way in knows it by; `keeper` keeps those that were made here.
+  // `source` is the dispatcher's handle, null for one from Python; `keeper` keeps those that were made here.
   Tensor(void* data, Sizes sizes, Sizes strides, ScalarType type, bool is_here, Make make, void* source,
          std::shared_ptr<void> keeper = nullptr)
       : data_(data),
@@ -41,9 +41,12 @@ class Tensor {
   Tensor make(Sizes sizes, Sizes strides, ScalarType type) const { return make_(*this, sizes, strides, type); }
   void* source() const { return source_; }
   void* keeper() const { return keeper_.get(); }
-  // A result that was not asked for, which only the dispatcher must have.
-  bool is_left_out() const { return left_out_; }
-  void leave_out() { left_out_ = true; }
+  // Where it was not asked for; the dispatcher alone must have a tensor then too.
+  Tensor make_none(ScalarType type) const {
+    constexpr int64_t kSize = 0, kStride = 1;
+    if (source_) return make({&kSize, 1}, {&kStride, 1}, type);
+    return {nullptr, {}, {}, type, is_here_, make_, nullptr};
+  }
 
   int64_t numel() const {
     int64_t count = 1;
@@ -55,7 +58,7 @@ class Tensor {
   void* data_;
   Sizes sizes_, strides_;
   ScalarType type_;
-  bool is_here_, left_out_ = false;
+  bool is_here_;
   Make make_;
   void* source_;
   std::shared_ptr<void> keeper_;

@@ -111,12 +111,6 @@ Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type) {
   return new_in_order(like, shape, backwards(shape.size()), type);
 }
 
-Tensor nothing(const Tensor& like, ScalarType type) {
-  Tensor empty = new_tensor(like, {0}, type);
-  empty.leave_out();
-  return empty;
-}
-
 Tensor new_like(const Tensor& like, ScalarType type) {
   Shape order = backwards(static_cast<size_t>(like.dim())), strides(order.size());
   int64_t inner = 0;

@@ -59,11 +59,10 @@ void with_compute_type(ScalarType type, F&& f) {
 Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type);
 Tensor new_like(const Tensor& like, ScalarType type);
 inline Tensor new_like(const Tensor& like) { return new_like(like, like.scalar_type()); }
-Tensor nothing(const Tensor& like, ScalarType type);
 
 // A gradient that the forward pass saves, in the arithmetic's type; empty where it is not needed.
 inline Tensor saved_gradient(const Tensor& like, ScalarType type, bool needed) {
-  return needed ? new_tensor(like, shape_of(like), type) : nothing(like, type);
+  return needed ? new_tensor(like, shape_of(like), type) : like.make_none(type);
 }
 
 Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream);
