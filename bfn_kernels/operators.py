@@ -19,7 +19,7 @@ try:
         _len_torch_dispatch_stack,
     )
 
-    SHORT_WAY = hasattr(profiler, "_is_profiler_enabled") and hasattr(forward_ad, "_current_level")
+    SHORT_WAY = hasattr(profiler, "_is_profiler_enabled")
 except ImportError:  # they are private to torch
     SHORT_WAY = False
 
@@ -89,15 +89,17 @@ def register_plain(ops: Namespace, name: str, fake: Callable) -> None:
     if overload is None:
         return
 
+    direct = getattr(ops.direct, name, None) if SHORT_WAY else None
+
     def call(*args):
-        if torch.compiler.is_compiling() or _observed() or has_torch_function(args):
+        if torch.compiler.is_compiling() or has_torch_function(args):
             return overload(*args)
-        output = direct(*args)
+        _refuse_tangents(overload, args)
+        output = NotImplemented if direct is None or _observed() else direct(*args)
         return overload(*args) if output is NotImplemented else output
 
     torch.library.register_fake(f"{ops.name}::{name}", fake)
-    direct = getattr(ops.direct, name, None)
-    setattr(ops, name, call if SHORT_WAY and direct else overload)
+    setattr(ops, name, call)
 
 
 def register_in_place(ops: Namespace, name: str) -> None:
@@ -113,8 +115,8 @@ def _overload(ops: Namespace, name: str) -> OpOverload | None:
 def _call(overload: OpOverload, direct: Callable | None, save: Callable, backward: Callable) -> Callable:
     """The operator without the detour through Python that the dispatcher makes for what `register_autograd` says, and
     where there is a direct way, without the dispatcher: both cost more than the work on a few thousand variables.
-    Whoever looks at operators still sees every call. Of several results, those behind the first have no gradient and
-    are there only where none is asked for."""
+    Modes, transforms, traces and torch's profilers still see every call. Of several results, those behind the first
+    have no gradient and are there only where none is asked for."""
     if not SHORT_WAY:
 
         def long_way(*args):
@@ -148,8 +150,7 @@ def _call(overload: OpOverload, direct: Callable | None, save: Callable, backwar
     def call(*args):
         if torch.compiler.is_compiling() or has_torch_function(args):
             return overload(*args)
-        if forward_ad._current_level >= 0:  # looking at each tensor takes long
-            _refuse_tangents(overload, args)
+        _refuse_tangents(overload, args)
         if torch.is_grad_enabled() and _any_requires_grad(*args[:first]):
             result = differentiable.apply(*args) if _are_functorch_transforms_active() else apply(*args)
             return (result,) if several else result
@@ -169,6 +170,8 @@ def _observed() -> bool:
 
 
 def _refuse_tangents(overload: OpOverload, args: Sequence) -> None:
+    if getattr(forward_ad, "_current_level", 0) < 0:  # private to torch; looking at each tensor takes long
+        return
     flat = [t for arg in args for t in (arg if isinstance(arg, list) else [arg]) if isinstance(t, Tensor)]
     if any(forward_ad.unpack_dual(t).tangent is not None for t in flat):
         raise RuntimeError(f"{overload} has no forward-mode derivative")

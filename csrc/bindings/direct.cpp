@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <new>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -45,66 +45,46 @@ const Type& type_where(F&& f) {
 
 constexpr std::size_t kAlignment = 64;
 
-// A result, until it is handed to Python.
+// A result, which is Python's once it has been answered.
 struct Made {
   dlpack::Managed managed;
   int64_t sizes[kMaxDims + 1], strides[kMaxDims + 1];
+  void* data = nullptr;
   std::size_t bytes;
   bool in_pages;
-};
 
-void destroy(dlpack::Managed* managed) {
-  auto* const made = static_cast<Made*>(managed->owner);
-  if (made->in_pages) {
-    leave_pages(managed->tensor.data, made->bytes);
-  } else {
-    std::free(managed->tensor.data);
-  }
-  delete made;
-}
+  ~Made() { in_pages ? leave_pages(data, bytes) : std::free(data); }
+};
 
 struct Keeper {
-  Made* made;
-  ~Keeper() {
-    if (made) destroy(&made->managed);
-  }
+  std::unique_ptr<Made> made;
 };
+
+void allocate(Made& made) {
+  if (made.bytes >= kWorthwhile) made.data = take_pages(made.bytes);
+  made.in_pages = made.data != nullptr;
+  if (made.in_pages) return;
+  const std::size_t at_least_one = (made.bytes / kAlignment + 1) * kAlignment;
+  made.data = std::aligned_alloc(kAlignment, at_least_one);
+  if (!made.data) throw std::runtime_error("there is no memory for " + std::to_string(made.bytes) + " bytes");
+}
 
 Tensor make(const Tensor&, Sizes sizes, Sizes strides, ScalarType scalar_type) {
   const Type& type = type_where([&](const Type& each) { return each.type == scalar_type; });
-  std::size_t bytes = type.bits / 8;
-  for (const int64_t size : sizes) bytes *= static_cast<std::size_t>(size);
-  void* const pages = bytes >= kWorthwhile ? take_pages(bytes) : nullptr;
-  void* const data =
-      pages ? pages : std::aligned_alloc(kAlignment, (bytes / kAlignment + 1) * kAlignment);  // at least a byte
-  if (!data) throw std::bad_alloc();
-  auto* const made = new Made;
-  made->bytes = bytes;
-  made->in_pages = pages != nullptr;
-  std::copy(sizes.begin(), sizes.end(), made->sizes);
-  std::copy(strides.begin(), strides.end(), made->strides);
-  made->managed = {{dlpack::kMajor, dlpack::kMinor},
-                   made,
-                   destroy,
-                   0,
-                   {data,
-                    dlpack::kCpu,
-                    0,
-                    static_cast<int32_t>(sizes.size()),
-                    {type.code, type.bits, 1},
-                    made->sizes,
-                    made->strides,
-                    0}};
-  auto keeper = std::make_shared<Keeper>(Keeper{nullptr});
-  keeper->made = made;
-  return {data, {made->sizes, sizes.size()}, {made->strides, sizes.size()}, scalar_type, true, make, nullptr, keeper};
-}
-
-template <class T, T (*convert)(PyObject*)>
-T number(PyObject* value) {
-  const T number = convert(value);
-  if (number == T(-1) && PyErr_Occurred()) throw NotPlain();
-  return number;
+  auto keeper = std::make_shared<Keeper>();
+  keeper->made.reset(new Made);
+  Made& made = *keeper->made;
+  made.bytes = type.bits / 8;
+  for (const int64_t size : sizes) made.bytes *= static_cast<std::size_t>(size);
+  allocate(made);
+  std::copy(sizes.begin(), sizes.end(), made.sizes);
+  std::copy(strides.begin(), strides.end(), made.strides);
+  const auto dims = static_cast<int32_t>(sizes.size());
+  const auto destroy = [](dlpack::Managed* managed) { delete static_cast<Made*>(managed->owner); };
+  made.managed = {{dlpack::kMajor, dlpack::kMinor}, &made, destroy, 0, {}};
+  made.managed.tensor = {made.data, dlpack::kCpu, 0, dims, {type.code, type.bits, 1}, made.sizes, made.strides, 0};
+  return {made.data, {made.sizes, sizes.size()}, {made.strides, sizes.size()}, scalar_type, true, make, nullptr,
+          keeper};
 }
 
 // f(item) for those of a list or of a tuple.
@@ -152,14 +132,21 @@ MaybeTensor given(PyObject* value) {
   return given<Tensor>(value);
 }
 
+// No number is asked of an object's own code, which might do anything to the other arguments.
 template <>
 int64_t given(PyObject* value) {
-  return number<long long, PyLong_AsLongLong>(value);
+  if (!PyLong_Check(value)) throw NotPlain();
+  const long long number = PyLong_AsLongLong(value);
+  if (number == -1 && PyErr_Occurred()) throw NotPlain();
+  return number;
 }
 
 template <>
 double given(PyObject* value) {
-  return number<double, PyFloat_AsDouble>(value);
+  if (!PyFloat_Check(value) && !PyLong_Check(value)) throw NotPlain();
+  const double number = PyFloat_Check(value) ? PyFloat_AsDouble(value) : PyLong_AsDouble(value);
+  if (number == -1 && PyErr_Occurred()) throw NotPlain();
+  return number;
 }
 
 template <>
@@ -173,9 +160,17 @@ ScalarType given(PyObject* value) {
   return type_where([&](const Type& each) { return each.dtype == value; }).type;
 }
 
+// Those of a list are held for the call: others may write into it meanwhile.
 template <>
 Tensors given(PyObject* values) {
-  return all_of<Tensor>(values);
+  Tensors found;
+  each_of(values, [&](PyObject* each) {
+    Py_INCREF(each);
+    const std::shared_ptr<PyObject> held(each, Py_DecRef);
+    found.push_back(given<Tensor>(each));
+    found.back().keep(held);
+  });
+  return found;
 }
 
 template <>
@@ -193,7 +188,7 @@ PyObject* answer(const Tensor& result) {
     Py_INCREF(Py_None);
     return Py_None;
   }
-  Made* const made = std::exchange(static_cast<Keeper*>(result.keeper())->made, nullptr);
+  Made* const made = static_cast<Keeper*>(result.keeper())->made.release();
   void* object = nullptr;
   if (exchange->managed_to_python(&made->managed, &object) != 0) return nullptr;
   return static_cast<PyObject*>(object);
@@ -207,14 +202,14 @@ PyObject* error(std::exception_ptr thrown) {
     PyErr_Clear();
     Py_INCREF(Py_NotImplemented);
     return Py_NotImplemented;
-  } catch (const std::bad_alloc&) {
-    return PyErr_NoMemory();
   } catch (const std::invalid_argument& e) {
     PyErr_SetString(PyExc_ValueError, e.what());
   } catch (const std::out_of_range& e) {
     PyErr_SetString(PyExc_IndexError, e.what());
   } catch (const std::exception& e) {
     PyErr_SetString(PyExc_RuntimeError, e.what());
+  } catch (...) {
+    PyErr_SetString(PyExc_RuntimeError, "an unknown error");
   }
   return nullptr;
 }
@@ -240,6 +235,7 @@ static bool prepared() {
   if (!capsule) return false;
   exchange = static_cast<const dlpack::Exchange*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
   if (!exchange || exchange->version.major != dlpack::kMajor) return false;
+  if (!exchange->tensor_from_python || !exchange->managed_to_python) return false;
   for (Type& type : types) {
     if (!(type.dtype = PyObject_GetAttrString(torch, type.name))) return false;
   }
@@ -247,12 +243,15 @@ static bool prepared() {
 }
 
 PyMethodDef* functions() {
-  if (!prepared()) {
-    PyErr_Clear();
-    table().clear();
-  }
-  table().push_back({nullptr, nullptr, 0, nullptr});
-  return table().data();
+  static PyMethodDef* const methods = [] {
+    if (!prepared()) {
+      PyErr_Clear();
+      table().clear();
+    }
+    table().push_back({nullptr, nullptr, 0, nullptr});
+    return table().data();
+  }();
+  return methods;
 }
 
 }  // namespace bfn::direct

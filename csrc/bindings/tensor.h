@@ -1,4 +1,4 @@
-// A tensor as it comes into the library, by torch's dispatcher (operators.h) or from Python itself (direct.h).
+// A tensor as it comes into the library, by torch's dispatcher (dispatcher.h) or from Python itself (direct.h).
 #pragma once
 
 #include <torch/headeronly/core/ScalarType.h>
@@ -41,6 +41,7 @@ class Tensor {
   Tensor make(Sizes sizes, Sizes strides, ScalarType type) const { return make_(*this, sizes, strides, type); }
   void* source() const { return source_; }
   void* keeper() const { return keeper_.get(); }
+  void keep(std::shared_ptr<void> keeper) { keeper_ = std::move(keeper); }
   // Where it was not asked for; the dispatcher alone must have a tensor then too.
   Tensor make_none(ScalarType type) const {
     constexpr int64_t kSize = 0, kStride = 1;

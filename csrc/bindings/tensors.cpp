@@ -1,6 +1,7 @@
 #include "tensors.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace bfn {
 
@@ -89,6 +90,9 @@ ScalarType compute_type(std::initializer_list<const Tensor*> tensors) {
   return ScalarType::Float;
 }
 
+constexpr int64_t kMostBytes = std::numeric_limits<int64_t>::max();
+constexpr const char* kTooLarge = "the result would have more bytes than can be counted";
+
 // Strides by which the dimensions follow on one another, the one that is named first being the innermost.
 static Tensor new_in_order(const Tensor& like, const Shape& shape, const Shape& order, ScalarType type) {
   if (shape.size() > kMaxDims + 1) throw std::invalid_argument("too many dimensions");  // one more for several numbers
@@ -96,8 +100,9 @@ static Tensor new_in_order(const Tensor& like, const Shape& shape, const Shape& 
   int64_t stride = 1;
   for (const int64_t d : order) {
     strides[d] = stride;
-    stride *= std::max<int64_t>(shape[d], 1);
+    if (__builtin_mul_overflow(stride, std::max<int64_t>(shape[d], 1), &stride)) throw std::runtime_error(kTooLarge);
   }
+  if (stride > kMostBytes / static_cast<int64_t>(sizeof(double))) throw std::runtime_error(kTooLarge);
   return like.make({shape.data(), shape.size()}, {strides.data(), strides.size()}, type);
 }
 

@@ -116,6 +116,13 @@ class Wrapped(torch.Tensor):
         return cls(function(*inner, **(kwargs or {})))
 
 
+class Number:
+    """Whose own code is never run: it might do anything to the other arguments."""
+
+    def __float__(self):
+        raise AssertionError("asked for its number")
+
+
 def test_what_is_not_plain_goes_to_the_dispatcher():
     x = torch.rand(2, 3)
     assert torch.equal(flow(Wrapped(x)).inner, flow(x))
@@ -126,12 +133,15 @@ def test_what_is_not_plain_goes_to_the_dispatcher():
     assert torch.equal(DIRECT.gaussian_step(torch.nn.Parameter(x), *arguments), x)
     for odd in (negative, Wrapped(x), x.to("meta"), x.to_sparse(), x.cfloat(), x.numpy(), None):
         assert DIRECT.gaussian_step(odd, *arguments) is NotImplemented
+    assert DIRECT.gaussian_step(x, None, [x[:, :1]], 1, [Number()], None, None) is NotImplemented
     for wrong in ((x,), (x, *arguments, 1), (x, *arguments[:2], None, *arguments[3:]), (x, None, x, *arguments[2:])):
         assert DIRECT.gaussian_step(*wrong) is NotImplemented
 
 
 def test_errors_are_those_of_the_dispatcher(monkeypatch):
     calls = (
+        lambda: flow(torch.zeros(1, 1).expand(1, 2**62)),
+        lambda: flow(torch.zeros(1, 1).expand(1, 2**62 + 2**21)),  # modulo 2⁶⁴ its bytes are a few
         lambda: continuous.flow_sample(torch.rand(2, 3), torch.tensor([0.5, 1.5]), sigma_1=0.1),
         lambda: discrete.reconstruction_loss(torch.tensor([[0, 7]]), torch.zeros(1, 2, 3)),
         lambda: NAMESPACES["bfn_kernels"].gaussian_step(torch.rand(2, 3), None, [], 1, (), None, None),
@@ -140,10 +150,15 @@ def test_errors_are_those_of_the_dispatcher(monkeypatch):
         errors = []
         for observed in (False, True):
             monkeypatch.setattr(operators, "_observed", lambda observed=observed: observed)
-            with pytest.raises((ValueError, IndexError)) as caught:
+            with pytest.raises((ValueError, IndexError, RuntimeError)) as caught:
                 call()
             errors.append(caught.value)
         assert type(errors[0]) is type(errors[1]) and str(errors[0]) == str(errors[1]).splitlines()[0]
+
+
+def test_memory_that_is_not_there_is_an_error(forbidden):
+    with pytest.raises(RuntimeError, match="no memory for"):
+        flow(torch.zeros(1, 1).expand(1, 2**46))
 
 
 def test_results_keep_their_memory_and_give_it_back(forbidden):

@@ -100,6 +100,16 @@ def test_a_forward_mode_derivative_is_an_error(case, backend):
                 case(inputs | dual, backend)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("shape", [(2,), (2, 3)], ids=str)
+def test_nor_has_a_time_one(backend, shape):
+    with forward_ad.dual_level():
+        t = forward_ad.make_dual(torch.full(shape, 0.5), torch.ones(shape))
+        with pytest.raises(RuntimeError, match="forward-mode"):
+            continuous.flow_sample(torch.rand(2, 3), t, sigma_1=0.1, backend=backend)
+
+
 # Floating-point inputs that an op reads but has no gradient for, those of drawing aside.
 @pairs(ON_CPU)
 def test_other_inputs_may_not_require_a_gradient(case, backend):
