@@ -82,10 +82,10 @@ int64_t draw_along(const Rows& rows, const RowScratch<T>& scratch, double most) 
 
 // The first k of each row whose cumulative probability exceeds u; if none does, the last k with p_k > 0. -1 for NaN.
 template <class T>
-void draw_classes(const Rows& rows, const RowSums<T>& sums, const RowScratch<T>& scratch, const T (&uniform)[kLanes],
-                  int64_t (&drawn)[kLanes]) {
+void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScratch<T>& scratch,
+                  const T (&uniform)[kLanes], int64_t (&drawn)[kLanes]) {
   double most[kLanes];
-  for (int64_t j = 0; j < kLanes; ++j) most[j] = uniform[j] * sums.rest[j];
+  for (int64_t j = 0; j < kLanes; ++j) most[j] = uniform[j] * sums[j];
   if (rows.one()) {
     std::fill_n(drawn, kLanes, draw_along(rows, scratch, most[0]));
   } else {
@@ -99,7 +99,7 @@ void draw_classes(const Rows& rows, const RowSums<T>& sums, const RowScratch<T>&
   }
   for (int64_t j = 0; j < kLanes; ++j) {
     if (drawn[j] < 0) drawn[j] = last_class(rows, scratch, j);
-    if (!(sums.rest[j] - sums.rest[j] == 0)) drawn[j] = -1;
+    if (!(sums[j] - sums[j] == 0)) drawn[j] = -1;
   }
 }
 
@@ -108,13 +108,14 @@ template <class T>
 void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, Sent<T>& sent) {
   const auto logits = logits_of<T>(op.output_logits);
   if (op.choice == DiscreteChoice::kMode) return find_modes<T>(rows, logits, sent.one);
-  const RowSums<T> sums(rows, kNoClass, scratch, logits);
   if (op.choice == DiscreteChoice::kMean) {
+    const RowSums<T> sums(rows, kNoClass, scratch, logits);
     for (int64_t j = 0; j < kLanes; ++j) sent.share[j] = static_cast<T>(1 / sums.rest[j]);
   } else {
+    const RowSums<T, Wanted::kDraw> sums(rows, kNoClass, scratch, logits);
     T uniform[kLanes];
     uniform_lanes(op.draw, rows, uniform);
-    draw_classes(rows, sums, scratch, uniform, sent.one);
+    draw_classes(rows, sums.rest, scratch, uniform, sent.one);
   }
 }
 
@@ -205,7 +206,7 @@ void discrete_loss(const DiscreteLoss& op) {
       };
       if (!mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs)) return save();
       load_classes(op.x, rows, costs, x, op.bad);
-      const RowSums<T> sums(rows, x, scratch, logits_of<T>(op.logits));
+      const RowSums<T, Wanted::kSquares> sums(rows, x, scratch, logits_of<T>(op.logits));
       double spread[kLanes] = {};
       if (op.weight) sums.spreads(rows, x, logits_of<T>(op.logits), spread);
       load_lanes(op.weight, rows, weight);

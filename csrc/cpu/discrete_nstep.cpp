@@ -235,8 +235,8 @@ struct NStepRows {
                                                                     scratch.gradient.data() + tile.first;
       factorised_steps(tile.steps, StepOf(tile, x).at, p, rest, eps, r, by, terms, gradient);
       pad_tile(tile, terms, T(0));
-      double sums[kLanes], squares[kLanes];
-      sum_steps(tile.steps, terms, sums, squares);
+      double sums[kLanes];
+      sum_steps<false>(tile.steps, terms, sums);
       sum_lanes(rows, sums);
       for (int64_t j = 0; j < kLanes; ++j) value[j] += static_cast<double>(by) * sums[j];
     });

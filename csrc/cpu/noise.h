@@ -34,51 +34,91 @@ struct WideWords {
 #endif
 };
 
-// The words of kLanes groups, `stride` apart.
-inline void fill_words(uint32_t (*words)[kLanes], uint64_t seed, uint64_t first_group, uint64_t stride, uint32_t stream,
-                       uint32_t draw) {
+// Several of them side by side, so that while one waits for its products others are at work.
+template <int kCount>
+struct Together {
+  struct Value {
+    WideWords::Value at[kCount];
+
+    friend Value operator^(Value a, const Value& b) {
+      for (int i = 0; i < kCount; ++i) a.at[i] ^= b.at[i];
+      return a;
+    }
+    friend Value operator^(Value a, uint32_t b) {
+      for (WideWords::Value& each : a.at) each ^= b;
+      return a;
+    }
+  };
+  static Value product(Value a, uint32_t b) {
+    for (WideWords::Value& each : a.at) each = WideWords::product(each, b);
+    return a;
+  }
+  static Value high(Value a) {
+    for (WideWords::Value& each : a.at) each = WideWords::high(each);
+    return a;
+  }
+};
+
+constexpr int kSets = 2;  // of kLanes groups that are worked on at a time
+
+// The words of sets of kLanes groups, `stride` apart; the sets themselves are `apart`.
+template <int kCount>
+void fill_words(uint32_t (&words)[4][kCount * kLanes], uint64_t seed, uint64_t first_group, uint64_t stride,
+                uint64_t apart, uint32_t stream, uint32_t draw) {
   using Wide = WideWords::Value;
   constexpr int64_t kWide = sizeof(Wide) / sizeof(uint64_t);
   Wide even{};
   for (int64_t j = 0; j < kWide; ++j) even[j] = 2 * j * stride;
   for (int64_t i = 0; i < kLanes; i += 2 * kWide) {
-    Wide c[2][4];  // even and odd groups, joined at the end
-    for (int odd = 0; odd < 2; ++odd) {
-      c[odd][0] = even + (first_group + (i + odd) * stride);
-      c[odd][1] = c[odd][0] >> 32;
-      c[odd][2] = Wide{} + stream;
-      c[odd][3] = Wide{} + draw;
-      philox_rounds<WideWords>(seed, c[odd][0], c[odd][1], c[odd][2], c[odd][3]);
+    typename Together<2 * kCount>::Value c[4];  // even and odd groups of each set, joined at the end
+    for (int k = 0; k < 2 * kCount; ++k) {
+      c[0].at[k] = even + (first_group + (i + k % 2) * stride + k / 2 * apart);
+      c[1].at[k] = c[0].at[k] >> 32;
+      c[2].at[k] = Wide{} + stream;
+      c[3].at[k] = Wide{} + draw;
     }
-    for (int word = 0; word < 4; ++word) {
-      const Wide both = (c[0][word] & 0xFFFFFFFFu) | (c[1][word] << 32);
-      std::memcpy(&words[word][i], &both, sizeof(Wide));
+    philox_rounds<Together<2 * kCount>>(seed, c[0], c[1], c[2], c[3]);
+    for (int set = 0; set < kCount; ++set) {
+      for (int word = 0; word < 4; ++word) {
+        const Wide both = (c[word].at[2 * set] & 0xFFFFFFFFu) | (c[word].at[2 * set + 1] << 32);
+        std::memcpy(&words[word][set * kLanes + i], &both, sizeof(Wide));
+      }
     }
   }
 }
 
-// The normals of kLanes groups, `stride` apart.
-template <class T>
-void fill_lanes(T (*normals)[kLanes], uint64_t seed, uint64_t first_group, uint64_t stride, uint32_t stream,
-                uint32_t draw) {
-  uint32_t words[4][kLanes];
-  fill_words(words, seed, first_group, stride, stream, draw);
-  for (int64_t i = 0; i < kLanes; ++i) box_muller(words[0][i], words[1][i], normals[0][i], normals[1][i]);
-  for (int64_t i = 0; i < kLanes; ++i) box_muller(words[2][i], words[3][i], normals[2][i], normals[3][i]);
+// The normals of those groups.
+template <int kCount, class T>
+void fill_lanes(T (&normals)[4][kCount * kLanes], uint64_t seed, uint64_t first_group, uint64_t stride, uint64_t apart,
+                uint32_t stream, uint32_t draw) {
+  uint32_t words[4][kCount * kLanes];
+  fill_words<kCount>(words, seed, first_group, stride, apart, stream, draw);
+  for (int64_t i = 0; i < kCount * kLanes; ++i) box_muller(words[0][i], words[1][i], normals[0][i], normals[1][i]);
+  for (int64_t i = 0; i < kCount * kLanes; ++i) box_muller(words[2][i], words[3][i], normals[2][i], normals[3][i]);
+}
+
+// f(which, size) for parts of `count`: of kSets, and what is left one by one.
+template <class F>
+void for_sets(int64_t count, F&& f) {
+  int64_t done = 0;
+  for (; done + kSets <= count; done += kSets) f(done, std::integral_constant<int, kSets>());
+  for (; done < count; ++done) f(done, std::integral_constant<int, 1>());
 }
 
 // 4 * groups normals; `out` has room for whole multiples of kLanes groups. `ahead`: as many other numbers.
 template <class T>
 void fill_normals(T* out, int64_t groups, uint64_t seed, uint64_t first_group, uint32_t stream, uint32_t draw,
                   const Ahead<T>& ahead) {
-  T normals[4][kLanes];
-  for (int64_t done = 0; done < groups; done += kLanes) {
-    ahead.ask(4 * done, 4 * kLanes);
-    fill_lanes(normals, seed, first_group + done, 1, stream, draw);
-    for (int64_t i = 0; i < kLanes; ++i) {
+  for_sets((groups + kLanes - 1) / kLanes, [&](int64_t set, auto size) {
+    constexpr int64_t kGroups = size * kLanes;
+    T normals[4][kGroups];
+    const int64_t done = set * kLanes;
+    ahead.ask(4 * done, 4 * kGroups);
+    fill_lanes<size>(normals, seed, first_group + done, 1, kLanes, stream, draw);
+    for (int64_t i = 0; i < kGroups; ++i) {
       for (int j = 0; j < 4; ++j) out[4 * (done + i) + j] = normals[j][i];
     }
-  }
+  });
 }
 
 inline uint64_t key_of(const Noise& noise) { return static_cast<uint64_t>(*noise.seed); }

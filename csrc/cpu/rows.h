@@ -207,10 +207,13 @@ const T* normal_tile(const Noise& noise, const Tile& tile, T* buffer, uint32_t d
   if (tile.rows.one()) {
     fill_normals(buffer, (tile.classes + 3) / 4, key_of(noise), group, noise.stream, draw, ahead);
   } else {
-    for (int64_t g = 0; g < per_row; ++g) {
-      T(*normals)[kLanes] = reinterpret_cast<T(*)[kLanes]>(buffer + 4 * kLanes * g);
-      fill_lanes(normals, key_of(noise), group + g, per_row, noise.stream, draw);
-    }
+    for_sets(per_row, [&](int64_t g, auto size) {
+      T normals[4][size * kLanes];
+      fill_lanes<size>(normals, key_of(noise), group + g, per_row, 1, noise.stream, draw);
+      for (int k = 0; k < 4 * size; ++k) {
+        std::copy_n(normals[k % 4] + k / 4 * kLanes, kLanes, buffer + (4 * g + k) * kLanes);
+      }
+    });
   }
   return buffer;
 }
@@ -221,7 +224,7 @@ void uniform_lanes(const Noise& noise, const Rows& rows, T (&out)[kLanes]) {
   if (noise.explicit_values) return load_lanes(noise.explicit_values, rows, out);
   uint32_t words[4][kLanes];
   const int64_t first = rows.first / 4;
-  fill_words(words, key_of(noise), static_cast<uint64_t>(first), 1, noise.stream, 0);
+  fill_words<1>(words, key_of(noise), static_cast<uint64_t>(first), 1, 0, noise.stream, 0);
   for (int64_t j = 0; j < kLanes; ++j) {
     const int64_t row = rows.first + std::min(j, rows.count - 1);
     out[j] = static_cast<T>(unit(words[row % 4][row / 4 - first]));
@@ -241,32 +244,38 @@ template <class T>
 }
 
 // It asks for what lies a tile ahead, which is wanted next: the hardware does not look beyond 4 KiB.
-template <class T>
+template <bool kExact = true, class T>
 [[gnu::noinline]] void exp_steps(int64_t steps, const T* __restrict z, const T* __restrict top, T* __restrict e) {
   for (int64_t s = 0; s < steps; ++s) {
 #if defined(__GNUC__)
     __builtin_prefetch(z + s * kLanes + kBlock);
 #endif
-    for (int64_t j = 0; j < kLanes; ++j) e[s * kLanes + j] = exp_difference(z[s * kLanes + j], top[j]);
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const T logit = z[s * kLanes + j];
+      e[s * kLanes + j] = kExact ? exp_difference(logit, top[j]) : exp_term(logit - top[j]);
+    }
   }
 }
 
-// Of e and of e^2; in double, so that the number of classes does not cost precision.
-template <class T>
+// Of e and, where they are wanted, of e^2; in double, so that the number of classes does not cost precision.
+template <bool kSquares, class T>
 [[gnu::noinline]] void sum_steps(int64_t steps, const T* __restrict e, double* __restrict sums,
-                                 double* __restrict squares) {
+                                 double* __restrict squares = nullptr) {
   if (steps < 1) return;
   for (int64_t j = 0; j < kLanes; ++j) {
     double sum = 0, square = 0;
     for (int64_t s = 0; s < steps; ++s) {
       const double value = e[s * kLanes + j];
       sum += value;
-      square += value * value;
+      if (kSquares) square += value * value;
     }
     sums[j] = sum;
-    squares[j] = square;
+    if (kSquares) squares[j] = square;
   }
 }
+
+// What the sums of rows are for: with draws the rounding of z - top does no harm.
+enum class Wanted { kDraw, kSums, kSquares };
 
 // Of a tile: e_k = exp(z_k - top), top being the tile's own, and sums but for the class x, whose e becomes 0.
 template <class T>
@@ -274,14 +283,15 @@ struct TileSums {
   T top[kLanes], scale[kLanes];  // scale: from the tile's top to that of the row
   double rest[kLanes], square[kLanes];
 
+  template <Wanted wanted>
   void take(const Tile& tile, const T* z, const StepOf& x, T* e) {
     max_steps(tile.steps, z, top);
     max_lanes(tile.rows, top);
-    exp_steps(tile.steps, z, top, e);
+    exp_steps<wanted != Wanted::kDraw>(tile.steps, z, top, e);
     where_met(x, [&](int64_t j, int64_t s) { e[s * kLanes + j] = 0; });
-    sum_steps(tile.steps, e, rest, square);
+    sum_steps<wanted == Wanted::kSquares>(tile.steps, e, rest, square);
     sum_lanes(tile.rows, rest);
-    sum_lanes(tile.rows, square);
+    if (wanted == Wanted::kSquares) sum_lanes(tile.rows, square);
   }
 };
 
@@ -310,7 +320,7 @@ struct RowScratch {
 };
 
 // Of whole rows, by lane. `x` is no class (-1) where all of them are to be summed.
-template <class T>
+template <class T, Wanted wanted = Wanted::kSums>
 struct RowSums {
   T top[kLanes], z_x[kLanes] = {}, e_x[kLanes];
   double rest[kLanes] = {}, square[kLanes] = {};
@@ -323,7 +333,7 @@ struct RowSums {
       T buffer[kBlock];
       const T* z = logits(tile, buffer);
       const StepOf step(tile, x);
-      scratch.tiles[count++].take(tile, z, step, scratch.e.data() + (scratch.keep_e ? tile.first : 0));
+      scratch.tiles[count++].template take<wanted>(tile, z, step, scratch.e.data() + (scratch.keep_e ? tile.first : 0));
       where_met(step, [&](int64_t j, int64_t s) { set_lanes(rows, j, z_x, z[s * kLanes + j]); });
     });
     std::copy_n(scratch.tiles[0].top, kLanes, top);
@@ -335,7 +345,8 @@ struct RowSums {
       for (int64_t j = 0; j < kLanes; ++j) {
         tile.scale[j] = exp_difference(tile.top[j], top[j]);
         rest[j] += tile.scale[j] * tile.rest[j];
-        square[j] += static_cast<double>(tile.scale[j]) * tile.scale[j] * tile.square[j];
+        if (wanted == Wanted::kSquares)
+          square[j] += static_cast<double>(tile.scale[j]) * tile.scale[j] * tile.square[j];
       }
     }
     for (int64_t j = 0; j < kLanes; ++j) e_x[j] = x[j] < 0 ? T(0) : exp_difference(z_x[j], top[j]);

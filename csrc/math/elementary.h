@@ -70,10 +70,11 @@ BFN_HD ExpAndExpm1<float> exp_and_expm1(float x) {
 }
 
 // Of 2^scale x, x positive, finite and not subnormal: 8e-10.
-BFN_HD float log_normal(float x, float scale = 0.0f) {
-  const int32_t bits = bit_cast<int32_t>(x), exponent = (bits - 0x3f3504f3) >> 23;
-  const float f = bit_cast<float>(bits - exponent * (1 << 23)) - 1.0f;  // mantissa in [sqrt 1/2, sqrt 2)
-  const float e = static_cast<float>(exponent) + scale;
+BFN_HD float log_normal(float x, int32_t scale = 0) {
+  constexpr int32_t kLeast = 0x3f3504f3;  // the mantissa lies in [sqrt 1/2, sqrt 2)
+  const int32_t bits = bit_cast<int32_t>(x) - kLeast, exponent = bits >> 23;
+  const float f = bit_cast<float>((bits & 0x7fffff) + kLeast) - 1.0f;
+  const float e = static_cast<float>(exponent + scale);
   float q = 0.067466386f;
   q = q * f - 0.11675651f;
   q = q * f + 0.11888163f;
@@ -88,7 +89,7 @@ BFN_HD float log_normal(float x, float scale = 0.0f) {
 
 BFN_HD float log(float x) {
   const bool subnormal = x < 1.17549435e-38f;
-  const float value = log_normal(subnormal ? x * 8388608.0f : x, subnormal ? -23.0f : 0.0f);
+  const float value = log_normal(subnormal ? x * 8388608.0f : x, subnormal ? -23 : 0);
   const float infinity = std::numeric_limits<float>::infinity();
   const float edge = x == 0.0f ? -infinity : (x > 0.0f ? x : std::numeric_limits<float>::quiet_NaN());
   return x > 0.0f && x < infinity ? value : edge;
@@ -112,7 +113,7 @@ BFN_HD void sincospi(float v, float& sine, float& cosine) {
   const float x = v - 0.5f * q, z = x * x;
   const float s = x * (3.1415926439f + z * (-5.1677078291f + z * (2.5497672981f - z * 0.5890786556f)));
   const float c = 1.0f + z * (-4.9348021734f + z * (4.0587079045f + z * (-1.3350584645f + z * 0.2314295473f)));
-  const uint32_t quadrant = static_cast<uint32_t>(static_cast<int32_t>(q));
+  const uint32_t quadrant = bit_cast<uint32_t>(shifted);  // in its two lowest bits
   const bool swap = quadrant & 1;
   sine = flip_sign(swap ? c : s, quadrant << 30);
   cosine = flip_sign(swap ? s : c, (quadrant + 1) << 30);
