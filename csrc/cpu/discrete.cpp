@@ -254,7 +254,8 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
     }
     for_tiles(rows, [&](const Tile& tile) {
       T logits[kBlock], e[kBlock], out[kBlock];
-      exp_steps(tile.steps, load_tile(op.logits, tile, logits, kMinusInfinity<T>), top, e);
+      // half a tile: what is written comes in between
+      exp_steps(tile.steps, load_tile(op.logits, tile, logits, kMinusInfinity<T>), top, e, kBlock / 2);
       T* __restrict by = target_tile(op.by_logits, tile, out);
       const StepOf step(tile, x);
       for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {

@@ -243,12 +243,13 @@ template <class T>
   }
 }
 
-// It asks for what lies a tile ahead, which is wanted next: the hardware does not look beyond 4 KiB.
+// It asks for what lies so many numbers ahead, which is wanted next: the hardware does not look beyond 4 KiB.
 template <bool kExact = true, class T>
-[[gnu::noinline]] void exp_steps(int64_t steps, const T* __restrict z, const T* __restrict top, T* __restrict e) {
+[[gnu::noinline]] void exp_steps(int64_t steps, const T* __restrict z, const T* __restrict top, T* __restrict e,
+                                 int64_t ahead = kBlock) {
   for (int64_t s = 0; s < steps; ++s) {
 #if defined(__GNUC__)
-    __builtin_prefetch(z + s * kLanes + kBlock);
+    __builtin_prefetch(z + s * kLanes + ahead);
 #endif
     for (int64_t j = 0; j < kLanes; ++j) {
       const T logit = z[s * kLanes + j];
