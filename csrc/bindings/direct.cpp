@@ -51,7 +51,7 @@ struct Made {
   int64_t sizes[kMaxDims + 1], strides[kMaxDims + 1];
   void* data = nullptr;
   std::size_t bytes;
-  bool in_pages;
+  bool in_pages = false;
 
   ~Made() { in_pages ? leave_pages(data, bytes) : std::free(data); }
 };

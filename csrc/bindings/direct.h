@@ -16,8 +16,27 @@ namespace bfn::direct {
 
 struct NotPlain {};
 
+// What Python gives for an argument of each type; throws NotPlain.
 template <class T>
-T given(PyObject* value);  // throws NotPlain; one each for the types of the operators' arguments
+T given(PyObject* value);
+template <>
+Tensor given(PyObject* value);
+template <>
+MaybeTensor given(PyObject* value);
+template <>
+Tensors given(PyObject* values);
+template <>
+int64_t given(PyObject* value);
+template <>
+double given(PyObject* value);
+template <>
+bool given(PyObject* value);
+template <>
+ScalarType given(PyObject* value);
+template <>
+Doubles given(PyObject* values);
+template <>
+Shape given(PyObject* values);
 
 PyObject* answer(const Tensor& made);
 template <class... T, std::size_t... I>
