@@ -89,14 +89,13 @@ def register_plain(ops: Namespace, name: str, fake: Callable) -> None:
     if overload is None:
         return
 
-    direct = getattr(ops.direct, name, None) if SHORT_WAY else None
+    run = _directly(getattr(ops.direct, name, None), overload)
 
     def call(*args):
         if torch.compiler.is_compiling() or has_torch_function(args):
             return overload(*args)
         _refuse_tangents(overload, args)
-        output = NotImplemented if direct is None or _observed() else direct(*args)
-        return overload(*args) if output is NotImplemented else output
+        return run(*args)
 
     torch.library.register_fake(f"{ops.name}::{name}", fake)
     setattr(ops, name, call)
@@ -126,16 +125,14 @@ def _call(overload: OpOverload, direct: Callable | None, save: Callable, backwar
         return long_way
     native = getattr(overload, "_op", overload)  # what it wraps; private too
 
-    def run(args):
-        if direct is not None and not _observed():
-            output = direct(*args)
-            if output is not NotImplemented:
-                return output
+    def below_autograd(*args):
         with _AutoDispatchBelowAutograd():
             return native(*args)
 
+    run = _directly(direct, below_autograd)
+
     def forward(ctx, *args):
-        output = run(args)
+        output = run(*args)
         save(ctx, args, output)
         return output[0] if isinstance(output, tuple) else output
 
@@ -154,9 +151,21 @@ def _call(overload: OpOverload, direct: Callable | None, save: Callable, backwar
         if torch.is_grad_enabled() and _any_requires_grad(*args[:first]):
             result = differentiable.apply(*args) if _are_functorch_transforms_active() else apply(*args)
             return (result,) if several else result
-        return run(args)
+        return run(*args)
 
     return call
+
+
+def _directly(direct: Callable | None, otherwise: Callable) -> Callable:
+    """The direct way where there is one that serves."""
+    if direct is None or not SHORT_WAY:
+        return otherwise
+
+    def run(*args):
+        output = NotImplemented if _observed() else direct(*args)
+        return otherwise(*args) if output is NotImplemented else output
+
+    return run
 
 
 def _observed() -> bool:

@@ -91,14 +91,14 @@ def _register(ops: Namespace) -> None:
         return loss_fakes(x, reduction, compute_dtype(x, prediction, mean))
 
     def save_loss(ctx, inputs, output):
-        x, prediction, mean, given, *ctx.numbers, mask, _ = inputs
+        x, prediction, mean, given, *ctx.options, mask, _ = inputs
         ctx.save_for_backward(x, prediction, mean, mask, output[1], *given)
 
     def loss_backward(ctx, grad):
         x, prediction, mean, mask, scale, *given = ctx.saved_tensors
         need_x, need_prediction, need_mean, *others = ctx.needs_input_grad
         by_x, by_prediction, by_mean = ops.squared_loss_backward(
-            grad, scale, x, prediction, mean, given, *ctx.numbers, mask, need_x, need_prediction, need_mean
+            grad, scale, x, prediction, mean, given, *ctx.options, mask, need_x, need_prediction, need_mean
         )
         return (
             by_x if need_x else None, by_prediction if need_prediction else None, by_mean if need_mean else None,

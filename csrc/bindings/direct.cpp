@@ -61,7 +61,7 @@ struct Keeper {
 };
 
 void allocate(Made& made) {
-  if (made.bytes >= kWorthwhile) made.data = take_pages(made.bytes);
+  made.data = take_pages(made.bytes);
   made.in_pages = made.data != nullptr;
   if (made.in_pages) return;
   const std::size_t at_least_one = (made.bytes / kAlignment + 1) * kAlignment;
@@ -74,8 +74,7 @@ Tensor make(const Tensor&, Sizes sizes, Sizes strides, ScalarType scalar_type) {
   auto keeper = std::make_shared<Keeper>();
   keeper->made.reset(new Made);
   Made& made = *keeper->made;
-  made.bytes = type.bits / 8;
-  for (const int64_t size : sizes) made.bytes *= static_cast<std::size_t>(size);
+  made.bytes = type.bits / 8 * static_cast<std::size_t>(numel(sizes));
   allocate(made);
   std::copy(sizes.begin(), sizes.end(), made.sizes);
   std::copy(strides.begin(), strides.end(), made.strides);

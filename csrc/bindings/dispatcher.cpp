@@ -37,9 +37,8 @@ Tensor kept(Handle made) {
 Tensor make(const Tensor& like, Sizes sizes, Sizes strides, ScalarType type) {
   const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
 #ifndef BFN_CUDA
-  size_t bytes = aoti_torch_dtype_element_size(dtype);
-  for (const int64_t size : sizes) bytes *= static_cast<size_t>(size);
-  if (void* const pages = bytes >= kWorthwhile ? take_pages(bytes) : nullptr) {
+  const size_t bytes = aoti_torch_dtype_element_size(dtype) * static_cast<size_t>(numel(sizes));
+  if (void* const pages = take_pages(bytes)) {
     const torch::stable::Device device(torch::headeronly::DeviceType::CPU);
     return kept(torch::stable::from_blob(pages, sizes, strides, device, type,
                                          [bytes](void* left) { leave_pages(left, bytes); }));

@@ -15,6 +15,7 @@ namespace bfn {
 namespace {
 
 constexpr size_t kPage = size_t{2} << 20;
+constexpr size_t kWorthwhile = size_t{4} << 20;
 constexpr size_t kMostLeft = size_t{1} << 30;
 
 struct Pages {
@@ -56,6 +57,7 @@ void* fresh_pages(size_t bytes, size_t used) {
 }  // namespace
 
 void* take_pages(size_t used) {
+  if (used < kWorthwhile) return nullptr;
   const size_t bytes = whole_pages(used);
   {
     Left& kept = left();

@@ -7,9 +7,7 @@
 
 namespace bfn {
 
-constexpr size_t kWorthwhile = size_t{4} << 20;  // bytes from which on this is used
-
-// Huge pages for `bytes`; null where there are none to be had.
+// Huge pages for `bytes`; null where there are none to be had, or so little is not worth them.
 void* take_pages(size_t bytes);
 void leave_pages(void* pages, size_t bytes);
 

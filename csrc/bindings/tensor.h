@@ -13,6 +13,12 @@ namespace bfn {
 using torch::headeronly::ScalarType;
 using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 
+inline int64_t numel(Sizes sizes) {
+  int64_t count = 1;
+  for (const int64_t size : sizes) count *= size;
+  return count;
+}
+
 class Tensor {
  public:
   // Makes one for the same way out, on the same device.
@@ -33,6 +39,7 @@ class Tensor {
   void* data() const { return data_; }
   Sizes sizes() const { return sizes_; }
   Sizes strides() const { return strides_; }
+  int64_t numel() const { return bfn::numel(sizes_); }
   int64_t dim() const { return static_cast<int64_t>(sizes_.size()); }
   int64_t size(int64_t d) const { return sizes_[d]; }
   int64_t stride(int64_t d) const { return strides_[d]; }
@@ -47,12 +54,6 @@ class Tensor {
     constexpr int64_t kSize = 0, kStride = 1;
     if (source_) return make({&kSize, 1}, {&kStride, 1}, type);
     return {nullptr, {}, {}, type, is_here_, make_, nullptr};
-  }
-
-  int64_t numel() const {
-    int64_t count = 1;
-    for (const int64_t size : sizes_) count *= size;
-    return count;
   }
 
  private:

@@ -28,12 +28,6 @@ E code(const char* name, int64_t value, E last) {
   return static_cast<E>(value);
 }
 
-inline int64_t numel(const Shape& shape) {
-  int64_t count = 1;
-  for (const int64_t n : shape) count *= n;
-  return count;
-}
-
 // The tensor broadcast to `shape`, aligned at the last dimension.
 View view(const char* name, const Tensor& x, const Shape& shape);
 View view(const char* name, const MaybeTensor& x, const Shape& shape);
