@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -9,26 +10,44 @@ from torch import Tensor
 
 from bfn_kernels import checks
 from bfn_kernels import noise as random
+from bfn_kernels.rows import Rows
 
 MAX_NODES = 128
+STEPS = (torch.int64, torch.int32, torch.int16, torch.uint8)
+
+
+Seed = int | Tensor | None
 
 
 def drawn_seed(
-    like: Tensor, seed: int | Tensor | None, *noises: tuple[str, Tensor | None, Sequence[int]]
+    like: Tensor, seed: Seed, generator: torch.Generator | None, *noises: tuple[str, Tensor | None, Sequence[int]]
 ) -> Tensor | None:
-    """`seed=` as a tensor, beside the explicit noises with their names and shapes; None where nothing is left to
-    draw."""
+    """`seed=` or a number of `generator=` as a tensor, beside the explicit noises with their names and shapes; None
+    where nothing is left to draw."""
     explicit = []
     for name, noise, shape in noises:
         if noise is not None:
             checks.like(name, noise, "the data", like, shape)
             checks.no_gradient("none is defined for noise", **{name: noise})
             explicit.append(name)
+    if isinstance(seed, Integral) and not isinstance(seed, int):
+        seed = int(seed)  # one of numpy's
     if len(explicit) < len(noises):
-        return random.as_seed(seed, like)
-    if seed is not None:
-        raise ValueError(f"seed must be None where {' and '.join(explicit)} is given, got {seed!r}")
+        return random.as_seed(seed, like) if generator is None else _seed_from(generator, seed, like)
+    for name, value in (("seed", seed), ("generator", generator)):
+        if value is not None:
+            raise ValueError(f"{name} must be None where {' and '.join(explicit)} is given, got {value!r}")
     return None
+
+
+def _seed_from(generator: torch.Generator, seed: Seed, like: Tensor) -> Tensor:
+    if seed is not None:
+        raise ValueError(f"at most one of seed and generator may be given, got {seed=} and {generator=}")
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+    if generator.device != like.device:
+        raise ValueError(f"generator must be on {like.device}, got {generator.device}")
+    return random.draw_seed(like.device, generator)
 
 
 class Expectation(NamedTuple):
@@ -56,22 +75,24 @@ def expectation(
     shape: Sequence[int],
     quadrature: int | None,
     n_samples: int | None,
-    seed: int | Tensor | None,
+    seed: Seed,
+    generator: torch.Generator | None,
     noise: Tensor | None,
 ) -> Expectation:
     """Exactly one of `quadrature` and `n_samples` is a number; explicit noise has one draw per leading index."""
     if (quadrature is None) == (n_samples is None):
         raise ValueError(f"exactly one of quadrature and n_samples must be given, got {quadrature=} and {n_samples=}")
     if quadrature is not None:
-        checks.integer("quadrature", quadrature, 1)
+        quadrature = checks.integer("quadrature", quadrature, 1)
         if quadrature > MAX_NODES:
             raise ValueError(f"quadrature must be at most {MAX_NODES}, got {quadrature}")
-        if noise is not None or seed is not None:
-            raise ValueError("seed and noise must be None with quadrature, which draws nothing")
+        if not (noise is seed is generator is None):
+            raise ValueError("seed and noise must be None with quadrature, which draws nothing, and so must generator")
         nodes, weights = _gauss_hermite(quadrature)
         return Expectation(nodes, weights, 0, None, None)
-    checks.integer("n_samples", n_samples, 1)
-    return Expectation((), (), n_samples, drawn_seed(like, seed, ("noise", noise, (n_samples, *shape))), noise)
+    n_samples = checks.integer("n_samples", n_samples, 1)
+    seed = drawn_seed(like, seed, generator, ("noise", noise, (n_samples, *shape)))
+    return Expectation((), (), n_samples, seed, noise)
 
 
 @torch.compiler.assume_constant_result
@@ -87,37 +108,49 @@ def _nodes_and_weights(order: int) -> tuple[tuple[float, ...], tuple[float, ...]
     return tuple(nodes.tolist()), tuple(vectors[0].square().tolist())
 
 
-def known_values(known: Tensor | None, known_mask: Tensor | None, like: Tensor, shape: Sequence[int]) -> None:
-    """`known=` and `known_mask=` come together: where the mask is True, the known value is sent instead."""
+def known_values(known: Tensor | None, known_mask: Tensor | None, like: Tensor, shape: Sequence[int]) -> Tensor | None:
+    """`known=` and `known_mask=` come together: where the mask is True, the known value is sent instead. The mask, with
+    the dimensions of `shape`."""
     if (known is None) != (known_mask is None):
         raise ValueError("known and known_mask must be given together")
     if known is None:
-        return
+        return None
     if tuple(known.shape) != tuple(shape):
         raise ValueError(f"known must have shape {tuple(shape)}, got {tuple(known.shape)}")
     checks.same_device("known", known, "the data", like)
-    checks.broadcast_mask("known_mask", known_mask, "the data", like, shape)
     checks.no_gradient("none is defined for it", known=known)
+    return checks.mask("known_mask", known_mask, "the data", like, shape)
 
 
-def check_out(out: Tensor | None, model: Tensor, /, **inputs: Tensor | None) -> None:
-    """`out=` may be the state itself; writing into it leaves no gradient."""
-    if out is None:
-        return
-    checks.like("out", out, "the state", model)
-    if out.dtype != model.dtype:
-        raise TypeError(f"out must be {model.dtype} as the state is, got {out.dtype}")
-    checks.no_gradient("writing into out leaves none", out=out, **inputs)
+def step_time(t: Rows | None, step: int | Tensor | None, n_steps: int) -> Rows:
+    """The time (i − 1)/n of `step=`, the paper's i, in float64, or t itself; exactly one of them must be given."""
+    if (t is None) == (step is None):
+        raise ValueError(f"exactly one of t and step must be given, got {t=} and {step=}")
+    if step is None:
+        return t
+    if not isinstance(step, Tensor):
+        step = checks.integer("step", step, 1)
+        if step > n_steps:
+            raise ValueError(f"step must lie in [1, {n_steps}], got {step}")
+        return (step - 1) / n_steps
+    if step.dtype not in STEPS:
+        raise TypeError(f"step must be an int or an integer tensor, got {step.dtype}")
+    if step.device.type == "cpu" and step.numel() and not torch.compiler.is_compiling():
+        least, most = (v.item() for v in step.aminmax())
+        if least < 1 or most > n_steps:
+            raise ValueError(f"step must lie in [1, {n_steps}], got values from {least} to {most}")
+    return (step.double() - 1) / n_steps
 
 
-def updated_precision(precision: float | Tensor, alpha: float | Tensor, model: Tensor) -> float | Tensor:
-    """ρ + α: a number if both are, else a tensor with the shape of their rows, in ρ's type or float32."""
+def updated_precision(precision: Rows, alpha: Rows, model: Tensor) -> Rows:
+    """ρ + α: a number if both are, else a tensor with the shape of their rows, in ρ's type, float32 at least."""
     if not isinstance(precision, Tensor) and not isinstance(alpha, Tensor):
         return float(precision) + float(alpha)
     if (
         isinstance(precision, Tensor)
         and isinstance(alpha, Tensor)
         and (precision.shape, precision.dtype) == (alpha.shape, alpha.dtype)
+        and precision.dtype in checks.ROWS
     ):
         return precision + alpha
     rho, alpha_rows = (
@@ -125,4 +158,5 @@ def updated_precision(precision: float | Tensor, alpha: float | Tensor, model: T
     )
     total = rho + alpha_rows
     kept = max(v.dim() for v in (precision, alpha) if isinstance(v, Tensor))
-    return total.reshape(total.shape[:kept]).to(precision.dtype if isinstance(precision, Tensor) else torch.float32)
+    dtype = torch.promote_types(precision.dtype, torch.float32) if isinstance(precision, Tensor) else torch.float32
+    return total.reshape(total.shape[:kept]).to(dtype)

@@ -3,15 +3,17 @@ what it may be, before anything runs."""
 
 import math
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 CLASSES = (torch.int64, torch.int32, torch.uint8)
+SMALL_CLASSES = (torch.int16, torch.int8)  # taken as int32
 ROWS = (torch.float32, torch.float64)
 REDUCTIONS = ("none", "batch", "sum", "mean")
+STEP_TOLERANCE = 1e-6  # of the product nt, for times that were rounded to float32; csrc/math/schedules.h repeats it
 
 
 def _tensor(name: str, value: object, allowed: Sequence[torch.dtype]) -> None:
@@ -28,11 +30,12 @@ def data(name: str, x: Tensor) -> None:
         raise ValueError(f"{name} must have a batch dimension, got a scalar")
 
 
-def classes(name: str, x: Tensor) -> None:
-    """Integer classes `[B, ...]`."""
-    _tensor(name, x, CLASSES)
+def classes(name: str, x: Tensor) -> Tensor:
+    """Integer classes `[B, ...]`, in a type that the operators take."""
+    _tensor(name, x, CLASSES + SMALL_CLASSES)
     if x.dim() == 0:
         raise ValueError(f"{name} must have a batch dimension, got a scalar")
+    return x.int() if x.dtype in SMALL_CLASSES else x
 
 
 def logits(name: str, z: Tensor) -> None:
@@ -78,7 +81,7 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
         return torch.full((1,) * len(shape), float(value), dtype=torch.float64, device=model.device)
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
-    _tensor(name, value, ROWS)
+    _tensor(name, value, FLOATS)
     same_device(name, value, "the data", model)
     if value.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{name} requires a gradient, but none is defined for it; pass {name}.detach()")
@@ -104,11 +107,42 @@ def leading(name: str, value: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
     return *lead, *(1,) * (len(shape) - kept)
 
 
-def integer(name: str, value: int, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+def steps(name: str, t: Tensor, n_steps: int) -> None:
+    """Refuses times on the CPU that no step of L_n has; elsewhere, and in compiled code, their losses become NaN."""
+    if t.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    other = t[step_of(t, n_steps).isnan()]
+    if other.numel():
+        raise ValueError(
+            f"{name} must be (i - 1)/n for a step i from 1 to n = {n_steps}, got {other[0].item()}; or give step=i"
+        )
+
+
+def step_of(t: Tensor, n_steps: int) -> Tensor:
+    """The step i = nt + 1 of n that a time in float64 stands for, up to rounding to float32; NaN for other times."""
+    before = n_steps * t
+    whole = before.round()
+    is_step = ((before - whole).abs() <= STEP_TOLERANCE * before.clamp(min=1)) & (whole < n_steps)
+    return torch.where(is_step, whole + 1, math.nan)
+
+
+def values(name: str, x: Tensor, low: float, high: float, mask: Tensor | None) -> None:
+    """Refuses data outside of [low, high] on the CPU, where the mask is not False; NaN goes through."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    outside = (x < low) | (x > high)
+    outside = outside if mask is None else outside & mask
+    if outside.any():
+        raise ValueError(f"{name} must lie in [{low}, {high}], got {x[outside][0].item()}")
+
+
+def integer(name: str, value: int, low: int) -> int:
+    """The number as Python's own int; numpy's are taken too."""
+    if isinstance(value, bool) or not isinstance(value, (int, Integral)):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < low:
         raise ValueError(f"{name} must be at least {low}, got {value}")
+    return value if isinstance(value, int) else int(value)
 
 
 def choice(name: str, value: str, allowed: Sequence[str]) -> None:
@@ -125,15 +159,26 @@ def interval(name: str, value: tuple[float, float] | None) -> tuple[float, float
     return float(value[0]), float(value[1])
 
 
-def broadcast_mask(name: str, mask: Tensor | None, model_name: str, model: Tensor, shape: Sequence[int]) -> None:
-    """None or a bool tensor that broadcasts to `shape`."""
-    if mask is None:
-        return
-    _tensor(name, mask, (torch.bool,))
-    same_device(name, mask, model_name, model)
-    trailing = zip(reversed(mask.shape), reversed(shape), strict=False)
-    if mask.dim() > len(shape) or any(m not in (1, n) for m, n in trailing):
-        raise ValueError(f"{name} must broadcast to {tuple(shape)}, got shape {tuple(mask.shape)}")
+def mask(name: str, value: Tensor | None, model_name: str, model: Tensor, shape: Sequence[int]) -> Tensor | None:
+    """None, or a bool tensor with as many dimensions as `shape`, to which it broadcasts. One of fewer dimensions has
+    the leading ones, as times have, or the trailing ones, as in torch's broadcasting, whichever fit."""
+    if value is None:
+        return None
+    _tensor(name, value, (torch.bool,))
+    same_device(name, value, model_name, model)
+    missing = (1,) * (len(shape) - value.dim())
+    leading, trailing = (*value.shape, *missing), (*missing, *value.shape)
+    fits = [
+        len(r) == len(shape) and all(m in (1, n) for m, n in zip(r, shape, strict=True)) for r in (leading, trailing)
+    ]
+    if not any(fits):
+        raise ValueError(f"{name} must broadcast to {tuple(shape)}, got shape {tuple(value.shape)}")
+    if all(fits) and leading != trailing:
+        raise ValueError(
+            f"{name} must say which dimensions of {tuple(shape)} it has, by shape {leading} or {trailing}, "
+            f"got {tuple(value.shape)}"
+        )
+    return value.reshape(leading if fits[0] else trailing)
 
 
 def no_gradient(reason: str, **tensors: Tensor | None) -> None:

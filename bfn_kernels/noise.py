@@ -106,7 +106,7 @@ def _signed(seed: int) -> int:
 
 @torch.library.custom_op("bfn_kernels::draw_seed", mutates_args=(), tags=[torch.Tag.nondeterministic_seeded])
 def _draw_seed_op(like: Tensor) -> Tensor:
-    return _draw_seed(like.device)
+    return draw_seed(like.device)
 
 
 @_draw_seed_op.register_fake
@@ -114,15 +114,16 @@ def _(like: Tensor) -> Tensor:
     return torch.empty((), dtype=torch.int64, device=like.device)
 
 
-def _draw_seed(device: torch.device) -> Tensor:
-    return torch.randint(-(2**63), 2**63 - 1, (), device=device)
+def draw_seed(device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    """A seed from a generator, torch's default one of the device if None."""
+    return torch.randint(-(2**63), 2**63 - 1, (), device=device, generator=generator)
 
 
 def as_seed(seed: int | Tensor | None, like: Tensor) -> Tensor:
     """An int64 tensor with one element on `like`'s device; None draws it from torch's default generator there."""
     if seed is None:
         # traced, torch.randint would be replaced by the compiler's own generator: only an opaque op follows torch's
-        return _draw_seed_op(like) if torch.compiler.is_compiling() else _draw_seed(like.device)
+        return _draw_seed_op(like) if torch.compiler.is_compiling() else draw_seed(like.device)
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.numel() != 1:
             raise ValueError(f"seed must hold one int64, got {seed.dtype} of shape {tuple(seed.shape)}")

@@ -102,8 +102,18 @@ def register_plain(ops: Namespace, name: str, fake: Callable) -> None:
 
 
 def register_in_place(ops: Namespace, name: str) -> None:
-    """That of one which writes into its last argument."""
+    """The fake of an operator that writes into its last argument, which autograd is told of."""
     register_plain(ops, name, lambda *args, **kwargs: None)
+    write = getattr(ops, name, None)
+    if write is None:
+        return
+
+    def call(*args):
+        write(*args)
+        if not torch.compiler.is_compiling():  # the compiler tells it itself
+            torch.autograd.graph.increment_version(args[-1])
+
+    setattr(ops, name, call)
 
 
 def _overload(ops: Namespace, name: str) -> OpOverload | None:

@@ -76,7 +76,7 @@ FORMULAS: dict[int, Callable[[Given], Tensor]] = {
     MEAN_SCALE: lambda of: of.coefficients()[0],
     NOISE_SCALE: lambda of: of.coefficients()[1],
     RATE: lambda of: of.scale * of.schedule.rate(of.value),
-    ALPHA: lambda of: of.scale * of.schedule.alpha(of.n_steps * of.value + 1, of.n_steps),  # step i = nt + 1
+    ALPHA: lambda of: of.scale * of.schedule.alpha(checks.step_of(of.value, of.n_steps), of.n_steps),
     STD: lambda of: of.gamma()[1].sqrt(),
     HALF_PRECISION: lambda of: 0.5 / of.gamma()[1],
     LOG_NORMALISER: lambda of: (2 * math.pi * of.gamma()[1]).log() / 2,
@@ -145,6 +145,10 @@ class Numbers(NamedTuple):
         value, rho = (*self.rows, None)[:2]
         return Numbers([*ops.row_numbers(value, rho, self.which, self.by, shape, dtype).unbind()], self.which)
 
+    def hidden(self, mask: Tensor) -> "Numbers":
+        """Those made, 0 where the mask is False: a variable that no message says anything of."""
+        return self._replace(rows=[torch.where(mask, row, 0) for row in self.rows])
+
 
 NONE = Numbers([], 0)
 
@@ -167,6 +171,8 @@ def numbers(
             few = not which or (row.dim() < 2 and rho.dim() < 2)
             return wanted if few and ops.name == NATIVE and data.is_cpu else wanted.made(ops, shape, dtype)
     wide = checks.rows(name, value, shape, data, 0, high)
+    if which & ALPHA:
+        checks.steps(name, wide, n_steps)
     rho = None if precision is None else checks.rows("precision", precision, shape, data, 0)
     of = Given(wide, rho, schedule, n_steps, scale)
     return Numbers([formula(of).to(dtype) for bit, formula in FORMULAS.items() if which & bit], which)
@@ -178,6 +184,8 @@ def _row(value: Rows, data: Tensor, high: float = math.inf) -> Tensor | None:
         return torch.full((), float(value), dtype=torch.float64, device=data.device) if 0 <= value <= high else None
     if type(value) is not Tensor and (not isinstance(value, Tensor) or has_torch_function((value,))):
         return None
+    if value.dtype in (torch.bfloat16, torch.float16):
+        value = value.float()
     if value.dtype not in checks.ROWS or value.device != data.device:
         return None
     return None if value.requires_grad and torch.is_grad_enabled() else value

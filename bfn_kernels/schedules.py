@@ -1,18 +1,36 @@
 """Accuracy schedules: what a noise level a time stands for. Ops take the numbers that a schedule yields, in float64.
 
 A schedule of continuous and discretised data answers `gamma`, `alpha` and `rate`; one of discrete data `beta`,
-`alpha` and `rate`. Any object with these methods serves as `schedule=`: a new schedule needs no new kernel.
+`alpha` and `rate`. Any object with these methods serves as `schedule=`: a new schedule needs no new kernel. The
+schedules here take plain numbers too.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 
+def takes_numbers(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a schedule that is written for tensors, and answers a number by numbers."""
+
+    @functools.wraps(method)
+    def either(self, value, *more):
+        if isinstance(value, Tensor):
+            return method(self, value, *more)
+        answer = method(self, torch.tensor(value, dtype=torch.float64, device="cpu"), *more)
+        return tuple(map(float, answer)) if isinstance(answer, tuple) else float(answer)
+
+    return either
+
+
 class ContinuousSchedule(Protocol):
-    """What the ops of continuous and discretised data ask of a schedule; times are float64 tensors."""
+    """What the ops of continuous and discretised data ask of a schedule: all three methods, elementwise on float64
+    tensors, which none of them may change."""
 
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """γ(t) and 1 − γ(t): either alone would cancel at one end."""
@@ -25,7 +43,8 @@ class ContinuousSchedule(Protocol):
 
 
 class DiscreteSchedule(Protocol):
-    """What the ops of discrete data ask of a schedule; times are float64 tensors."""
+    """What the ops of discrete data ask of a schedule: all three methods, elementwise on float64 tensors, which none of
+    them may change."""
 
     def beta(self, t: Tensor) -> Tensor:
         """Accuracy β(t) received up to time t."""
@@ -43,8 +62,7 @@ class ExponentialVariance:
 
     sigma_1: standard deviation at t = 1, in (0, 1). Raises ValueError outside.
 
-    >>> import torch
-    >>> [round(float(g), 4) for g in ExponentialVariance(0.1).gamma(torch.tensor(0.5, dtype=torch.float64))]
+    >>> [round(g, 4) for g in ExponentialVariance(0.1).gamma(0.5)]
     [0.9, 0.1]
     """
 
@@ -54,16 +72,19 @@ class ExponentialVariance:
         if not 0 < self.sigma_1 < 1:
             raise ValueError(f"sigma_1 must lie in (0, 1), got {self.sigma_1}")
 
+    @takes_numbers
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """γ = 1 − σ₁^{2t} (80)."""
         log_variance = 2 * math.log(self.sigma_1) * t
         return -log_variance.expm1(), log_variance.exp()
 
+    @takes_numbers
     def alpha(self, i: Tensor, n: int) -> Tensor:
         """α_i = σ₁^{−2i/n}(1 − σ₁^{2/n}) (95)."""
         step = 2 * math.log(self.sigma_1) / n
         return -math.expm1(step) * (-step * i).exp()
 
+    @takes_numbers
     def rate(self, t: Tensor) -> Tensor:
         """−2 ln σ₁·σ₁^{−2t}, twice the weight of (101)."""
         log_variance = 2 * math.log(self.sigma_1)
@@ -76,8 +97,7 @@ class QuadraticAccuracy:
 
     beta_1: accuracy at t = 1, positive. Raises ValueError otherwise.
 
-    >>> import torch
-    >>> float(QuadraticAccuracy(3.0).beta(torch.tensor(0.5)))
+    >>> QuadraticAccuracy(3.0).beta(0.5)
     0.75
     """
 
@@ -104,8 +124,7 @@ class LogarithmicAccuracy:
 
     num_classes: K. beta_1: accuracy at t = 1; ChemBFN takes 20.4054/K. Raises ValueError if not positive.
 
-    >>> import torch
-    >>> round(float(LogarithmicAccuracy(10, 2.04054).beta(torch.tensor(1.0))), 5)
+    >>> round(LogarithmicAccuracy(10, 2.04054).beta(1.0), 5)
     2.04054
     """
 
@@ -120,6 +139,7 @@ class LogarithmicAccuracy:
     def _slope(self) -> float:
         return -math.expm1(-self.num_classes * self.beta_1 / 4)
 
+    @takes_numbers
     def beta(self, t: Tensor) -> Tensor:
         return -4 / self.num_classes * (-self._slope * t).log1p()
 
@@ -134,17 +154,23 @@ def continuous_schedule(sigma_1: float | None, schedule: ContinuousSchedule | No
     """The schedule that the keywords `sigma_1=` and `schedule=` name; exactly one of them must be given."""
     if (sigma_1 is None) == (schedule is None):
         raise ValueError(f"exactly one of sigma_1 and schedule must be given, got {sigma_1=} and {schedule=}")
-    return _answering("gamma", schedule) if sigma_1 is None else ExponentialVariance(sigma_1)
+    return _answering(("gamma", "alpha", "rate"), schedule) if sigma_1 is None else ExponentialVariance(sigma_1)
 
 
 def discrete_schedule(beta_1: float | None, schedule: DiscreteSchedule | None) -> DiscreteSchedule:
     """The schedule that the keywords `beta_1=` and `schedule=` name; exactly one of them must be given."""
     if (beta_1 is None) == (schedule is None):
         raise ValueError(f"exactly one of beta_1 and schedule must be given, got {beta_1=} and {schedule=}")
-    return _answering("beta", schedule) if beta_1 is None else QuadraticAccuracy(beta_1)
+    return _answering(("beta", "alpha", "rate"), schedule) if beta_1 is None else QuadraticAccuracy(beta_1)
 
 
-def _answering(method: str, schedule: Any) -> Any:
-    if not hasattr(schedule, method):
-        raise TypeError(f"schedule must have the methods {method}, alpha and rate, got {type(schedule).__name__}")
+def _answering(methods: tuple[str, ...], schedule: Any) -> Any:
+    if isinstance(schedule, type):
+        raise TypeError(f"schedule must be an object, got the class {schedule.__name__}")
+    missing = [method for method in methods if not callable(getattr(schedule, method, None))]
+    if missing:
+        raise TypeError(
+            f"schedule must have the methods {', '.join(methods)}, got {type(schedule).__name__} without "
+            f"{', '.join(missing)}"
+        )
     return schedule

@@ -12,13 +12,13 @@ def main(device: str = "cuda") -> None:
     continuous.update_sample(x, x, 1.0, 2.0, seed=1)
     continuous.continuous_time_loss(x, a, x, 0.5, sigma_1=0.1).backward()
     discretised.continuous_time_loss(x, a, b, x, 0.5, **shared).backward()
-    discretised.discrete_time_loss(x, a, b, x, 0.5, n_steps=9, **shared).backward()
+    discretised.discrete_time_loss(x, a, b, x, step=5, n_steps=9, **shared).backward()
     discretised.update_sample(x, x - 2, x, 1.0, 0.5, 2.0, seed=1, **shared)
     for num_classes in (27, 257, 5000):  # of a lane's, of a block's, and more than it holds
         z = torch.linspace(-3, 3, 14 * num_classes, device=device).view(2, 7, num_classes).requires_grad_()
         classes = torch.arange(14, device=device).view(2, 7)
         discrete.continuous_time_loss(classes, z, 0.5, beta_1=0.1).backward()
-        discrete.discrete_time_loss(classes, z, 0.5, beta_1=0.1, n_steps=9, n_samples=2, seed=1).backward()
+        discrete.discrete_time_loss(classes, z, step=5, beta_1=0.1, n_steps=9, n_samples=2, seed=1).backward()
         discrete.flow_sample(classes, 0.5, num_classes=num_classes, beta_1=0.1, seed=1)
         discrete.update_sample(z.detach(), z.detach(), 0.1, seed=1)
     if x.is_cuda:

@@ -2,6 +2,7 @@
 
 Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]`, or any leading part of the data's shape.
 Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
+Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
 Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed.
 """
 
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import check_out, drawn_seed, known_values, updated_precision
+from bfn_kernels.arguments import drawn_seed, known_values, step_time, updated_precision
 from bfn_kernels.continuous import autograd, reference
 from bfn_kernels.operators import Namespace
+from bfn_kernels.outputs import check_out
 from bfn_kernels.rows import Numbers, Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
@@ -29,13 +31,16 @@ def flow_sample(
     *,
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
+    mask: Tensor | None = None,
     seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """The input distribution's mean after messages up to time t: γx + √(γ(1−γ))·ε, γ = 1 − σ₁^{2t} (77, 80).
 
-    x `[B, ...]`, differentiable; t in [0, 1]. Returns the mean in x's shape and type.
+    x `[B, ...]`, differentiable; t in [0, 1]. mask: bool, False where x is not looked at and the mean is the prior's,
+    0. Returns the mean in x's shape and type.
 
     >>> x = torch.tensor([[0.5, -0.5]])
     >>> flow_sample(x, 1.0, sigma_1=0.1, noise=torch.zeros(1, 2))
@@ -44,8 +49,12 @@ def flow_sample(
     checks.data("x", x)
     schedule = continuous_schedule(sigma_1, schedule)
     ops, op = _family("flow_sample", backend, x.device)
-    numbers = rows.numbers(ops, rows.GAMMA | rows.FLOW_STD, t, x.shape, x, checks.compute_dtype(x), schedule)
-    return op(x, numbers, drawn_seed(x, seed, ("noise", noise, x.shape)), noise)
+    dtype = checks.compute_dtype(x)
+    numbers = rows.numbers(ops, rows.GAMMA | rows.FLOW_STD, t, x.shape, x, dtype, schedule)
+    mask = checks.mask("mask", mask, "x", x, x.shape)
+    if mask is not None:
+        x, numbers = torch.where(mask, x, 0), numbers.made(ops, x.shape, dtype).hidden(mask)
+    return op(x, numbers, drawn_seed(x, seed, generator, ("noise", noise, x.shape)), noise)
 
 
 def sender_sample(
@@ -53,6 +62,7 @@ def sender_sample(
     alpha: Rows,
     *,
     seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -66,7 +76,7 @@ def sender_sample(
     checks.data("x", x)
     ops, op = _family("sender_sample", backend, x.device)
     numbers = rows.numbers(ops, rows.SENDER_STD, alpha, x.shape, x, checks.compute_dtype(x))
-    return op(x, numbers, drawn_seed(x, seed, ("noise", noise, x.shape)), noise)
+    return op(x, numbers, drawn_seed(x, seed, generator, ("noise", noise, x.shape)), noise)
 
 
 def bayesian_update(
@@ -98,6 +108,7 @@ def update_sample(
     known_mask: Tensor | None = None,
     out: Tensor | None = None,
     seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Rows]:
@@ -112,14 +123,14 @@ def update_sample(
     """
     checks.data("mean", mean)
     checks.like("x", x, "mean", mean)
-    known_values(known, known_mask, mean, mean.shape)
-    check_out(out, mean, x=x, mean=mean)
+    known_mask = known_values(known, known_mask, mean, mean.shape)
+    check_out(out, "mean", x=x, mean=mean, known=known, precision=precision, alpha=alpha, noise=noise)
     ops, op = _family("update_sample", backend, mean.device)
     dtype = checks.compute_dtype(x, mean)
     numbers = rows.numbers(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision=precision)
     if known is not None:
         x = torch.where(known_mask, known.to(x.dtype), x)
-    updated = op(x, mean, numbers, drawn_seed(mean, seed, ("noise", noise, mean.shape)), noise, out)
+    updated = op(x, mean, numbers, drawn_seed(mean, seed, generator, ("noise", noise, mean.shape)), noise, out)
     return updated, updated_precision(precision, alpha, mean)
 
 
@@ -168,16 +179,17 @@ def continuous_time_loss(
     """L∞ in nats: −ln σ₁·(x − x̂)²/σ₁^{2t} per variable (101).
 
     x, prediction, mean `[B, ...]`, all differentiable; t in [0, 1]. `parametrisation="noise"`: x̂ is made of the
-    prediction and the mean, as by `predict_data`; "data": the prediction is x̂, and mean may be None. mask: bool,
-    broadcastable, False where a variable costs nothing and its x is not looked at. reduction: "mean" over variables,
-    "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
+    prediction and the mean, as by `predict_data`; "data": the prediction is x̂, and mean may be None. clip: the range
+    of the data, which x̂ is clipped to and an x outside of which is refused on the CPU; None for data without bounds.
+    mask: bool, of the leading dimensions or broadcastable, False where a variable costs nothing and its x is not looked
+    at. reduction: "mean" over variables, "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
 
     >>> x = torch.zeros(1, 2)
     >>> continuous_time_loss(x, x + 1, None, 0.5, sigma_1=0.1, parametrisation="data")
     tensor(23.0259)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    mean = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
+    mean, mask = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
     ops, op = _family("squared_loss", backend, x.device)
     dtype = checks.compute_dtype(x, prediction, mean)
     numbers = data_numbers(ops, parametrisation, rows.RATE, t, x, dtype, schedule, scale=0.5)
@@ -188,9 +200,10 @@ def discrete_time_loss(
     x: Tensor,
     prediction: Tensor,
     mean: Tensor | None,
-    t: Rows,
+    t: Rows | None = None,
     *,
     n_steps: int,
+    step: int | Tensor | None = None,
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
     parametrisation: str = "noise",
@@ -201,15 +214,18 @@ def discrete_time_loss(
 ) -> Tensor:
     """L_n in nats: n·α_i/2·(x − x̂)² per variable, i = n·t + 1, t = (i − 1)/n (95, 96).
 
-    n_steps: n, at least 1. Everything else as in `continuous_time_loss`, to which it tends as n grows.
+    n_steps: n, at least 1. step: i from 1 to n, an int or integers shaped as t may be, in the place of t; a t that is
+    no (i − 1)/n is refused on the CPU and costs NaN elsewhere. Everything else as in `continuous_time_loss`, to which
+    it tends as n grows.
 
     >>> x = torch.zeros(1, 2)
-    >>> discrete_time_loss(x, x + 1, None, 0.0, sigma_1=0.1, n_steps=1, parametrisation="data")
+    >>> discrete_time_loss(x, x + 1, None, step=1, sigma_1=0.1, n_steps=1, parametrisation="data")
     tensor(49.5000)
     """
-    checks.integer("n_steps", n_steps, 1)
+    n_steps = checks.integer("n_steps", n_steps, 1)
+    t = step_time(t, step, n_steps)
     schedule = continuous_schedule(sigma_1, schedule)
-    mean = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
+    mean, mask = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
     ops, op = _family("squared_loss", backend, x.device)
     dtype = checks.compute_dtype(x, prediction, mean)
     numbers = data_numbers(ops, parametrisation, rows.ALPHA, t, x, dtype, schedule, n_steps, n_steps / 2)
@@ -233,14 +249,14 @@ def reconstruction_loss(
     """The cost in nats of x after the last message, the network having seen t = 1: −ln N(x; x̂, σ₁²), or, with
     `num_bins`, −ln p of x's bin under that normal, which compares with discretised models.
 
-    Everything else as in `continuous_time_loss`; x is not differentiable where `num_bins` is given.
+    Everything else as in `continuous_time_loss`; x lies in [−1, 1] and is not differentiable where `num_bins` is given.
 
     >>> x = torch.zeros(1, 2)
     >>> reconstruction_loss(x, x, None, sigma_1=0.1, parametrisation="data")
     tensor(-1.3836)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    mean = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
+    mean, mask = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
     clip = checks.interval("clip", clip)
     dtype = checks.compute_dtype(x, prediction, mean)
     if num_bins is None:
@@ -283,8 +299,8 @@ def check_prediction(
     return mean
 
 
-def _check_loss(x, prediction, mean, parametrisation, mask, reduction) -> Tensor | None:
+def _check_loss(x, prediction, mean, parametrisation, mask, reduction) -> tuple[Tensor | None, Tensor | None]:
+    """The mean and the mask as the ops take them."""
     checks.choice("reduction", reduction, checks.REDUCTIONS)
     mean = check_prediction(x, prediction, mean, parametrisation)
-    checks.broadcast_mask("mask", mask, "x", x, x.shape)
-    return mean
+    return mean, checks.mask("mask", mask, "x", x, x.shape)

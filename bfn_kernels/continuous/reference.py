@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import noise as random
-from bfn_kernels.checks import compute_dtype
+from bfn_kernels.checks import compute_dtype, values
 from bfn_kernels.reduction import hide, reduce
 from bfn_kernels.rows import Numbers
 
@@ -75,6 +75,7 @@ def squared_loss(
     """weight·(x − x̂)² + offset: L∞ (101), L_n (96) and −ln N(x; x̂, v) differ in their weight and offset alone."""
     dtype = compute_dtype(x, prediction, mean)
     x, prediction, mean = hide(mask, x.to(dtype), prediction.to(dtype), None if mean is None else mean.to(dtype))
+    values("x", x, *clip, mask)
     weight, *offset = numbers.others
     error = x - predict_data(prediction, mean, numbers, clip)
     return reduce(sum(offset, weight * error * error), mask, reduction)

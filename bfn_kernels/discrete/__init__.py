@@ -2,8 +2,9 @@
 
 Shapes: classes `[B, ...]`, numbers per class `[B, ..., K]`; t and alpha are scalars, `[B]`, or any leading part of the
 classes' shape.
-Types: classes int64, int32 or uint8; logits float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for
-float64), one rounding at the end.
+Types: classes int64, int32 or uint8 (int16 and int8 are copied to int32); logits float32, bfloat16, float16 or float64;
+arithmetic in float32 (float64 for float64), one rounding at the end.
+Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
 Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed;
 a class out of range is an IndexError on the CPU, and NaN for its variable elsewhere.
 """
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import check_out, drawn_seed, expectation, known_values
+from bfn_kernels.arguments import drawn_seed, expectation, known_values, step_time
 from bfn_kernels.discrete import autograd, reference
+from bfn_kernels.outputs import check_out
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
@@ -31,26 +33,33 @@ def flow_sample(
     beta_1: float | None = None,
     schedule: DiscreteSchedule | None = None,
     output: str = "probs",
+    mask: Tensor | None = None,
     dtype: torch.dtype | None = None,
     seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """The input distribution after messages up to time t: softmax(y), y = β(Ke_x − 1) + √(Kβ)·ε, β = β₁t² (182, 185).
 
-    x `[B, ...]` classes; t in [0, 1]. output: "probs", or "logits" for y itself, the state. Returns `[B, ..., K]` in
-    `dtype` (torch's default type if None); noise has that shape. Nothing is differentiable.
+    x `[B, ...]` classes; t in [0, 1]. output: "probs", or "logits" for y itself, the state. mask: bool, False where x
+    is not looked at (as for padding) and the result is the prior. Returns `[B, ..., K]` in `dtype` (torch's default
+    type if None); noise has that shape. Nothing is differentiable.
 
     >>> flow_sample(torch.tensor([1]), 0.0, num_classes=2, beta_1=3.0)
     tensor([[0.5000, 0.5000]])
     """
-    checks.classes("x", x)
+    x = checks.classes("x", x)
     checks.choice("output", output, ("probs", "logits"))
     schedule = discrete_schedule(beta_1, schedule)
-    dtype, work = _message_types(num_classes, dtype)
+    num_classes = checks.integer("num_classes", num_classes, 2)
+    dtype, work = _message_types(dtype)
     ops, op = _family("sender_sample", backend, x.device)
     numbers = rows.numbers(ops, rows.BETA | rows.BETA_SPREAD, t, x.shape, x, work, schedule, scale=num_classes)
-    seed = drawn_seed(x, seed, ("noise", noise, (*x.shape, num_classes)))
+    mask = checks.mask("mask", mask, "x", x, x.shape)
+    if mask is not None:
+        x, numbers = torch.where(mask, x, 0), numbers.made(ops, x.shape, work).hidden(mask)
+    seed = drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
     return op(x, numbers, num_classes, seed, noise, output == "probs", dtype)
 
 
@@ -61,6 +70,7 @@ def sender_sample(
     num_classes: int,
     dtype: torch.dtype | None = None,
     seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -72,16 +82,18 @@ def sender_sample(
     >>> sender_sample(torch.tensor([1]), 0.5, num_classes=2, noise=torch.zeros(1, 2))
     tensor([[-0.5000,  0.5000]])
     """
-    checks.classes("x", x)
-    dtype, work = _message_types(num_classes, dtype)
+    x = checks.classes("x", x)
+    num_classes = checks.integer("num_classes", num_classes, 2)
+    dtype, work = _message_types(dtype)
     ops, op = _family("sender_sample", backend, x.device)
     numbers = rows.numbers(ops, rows.MESSAGE, alpha, x.shape, x, work, scale=num_classes)
-    seed = drawn_seed(x, seed, ("noise", noise, (*x.shape, num_classes)))
+    seed = drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
     return op(x, numbers, num_classes, seed, noise, False, dtype)
 
 
-def bayesian_update(logits: Tensor, y: Tensor) -> Tensor:
-    """The input distribution after a message y: θ' ∝ e^y·θ (171), in logits a sum, for which torch's own serves.
+def bayesian_update(logits: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
+    """The input distribution after a message y: θ' ∝ e^y·θ (171), in logits a sum, for which torch's own serves every
+    backend.
 
     logits, y `[B, ..., K]`, differentiable. Returns logits in their own type.
 
@@ -90,16 +102,18 @@ def bayesian_update(logits: Tensor, y: Tensor) -> Tensor:
     """
     checks.logits("logits", logits)
     checks.like("y", y, "logits", logits)
+    backends.choose("discrete.bayesian_update", backend, logits.device)
     return (logits + y).to(logits.dtype)
 
 
-def theta(logits: Tensor) -> Tensor:
-    """The probabilities of a state of logits, `[B, ..., K]`; differentiable.
+def theta(logits: Tensor, *, backend: str | None = None) -> Tensor:
+    """The probabilities of a state of logits, `[B, ..., K]`; differentiable. Torch's softmax serves every backend.
 
     >>> theta(torch.zeros(1, 2))
     tensor([[0.5000, 0.5000]])
     """
     checks.logits("logits", logits)
+    backends.choose("discrete.theta", backend, logits.device)
     return logits.softmax(-1)
 
 
@@ -123,6 +137,7 @@ def update_sample(
     known_mask: Tensor | None = None,
     out: Tensor | None = None,
     seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     draw_noise: Tensor | None = None,
     backend: str | None = None,
@@ -143,10 +158,10 @@ def update_sample(
     checks.logits("state", state)
     checks.like("output_logits", output_logits, "state", state)
     checks.choice("choose", choose, CHOICES)
-    if known is not None:
-        checks.classes("known", known)
-    known_values(known, known_mask, state, state.shape[:-1])
-    check_out(out, state, output_logits=output_logits, state=state)
+    known = known if known is None else checks.classes("known", known)
+    known_mask = known_values(known, known_mask, state, state.shape[:-1])
+    others = {"known": known, "alpha": alpha, "noise": noise, "draw_noise": draw_noise}
+    check_out(out, "state", output_logits=output_logits, state=state, **others)
     if choose != "mean":
         checks.no_gradient(f"a {choose} has none", output_logits=output_logits)
     ops, op = _family("update_sample", backend, state.device)
@@ -154,7 +169,7 @@ def update_sample(
     dtype = checks.compute_dtype(output_logits, state)
     numbers = rows.numbers(ops, rows.MESSAGE, alpha, lead, state, dtype, scale=num_classes)
     draws = [("draw_noise", draw_noise, lead)] if choose == "sample" else []
-    seed = drawn_seed(state, seed, ("noise", noise, state.shape), *draws)
+    seed = drawn_seed(state, seed, generator, ("noise", noise, state.shape), *draws)
     return op(output_logits, state, numbers, choose, known, known_mask, seed, noise, draw_noise, out)
 
 
@@ -171,14 +186,14 @@ def continuous_time_loss(
 ) -> Tensor:
     """L∞ in nats: Kβ₁t·‖e_x − p‖² per variable, p = softmax(logits) (205); ½Kβ'(t) for another schedule.
 
-    x `[B, ...]` classes; logits `[B, ..., K]`, differentiable; t in [0, 1]. mask: bool, broadcastable to x, False where
-    a variable costs nothing and its x is not looked at. reduction: "mean" over variables, "sum", "batch" (sums `[B]`)
-    or "none". Returns float32 (float64 for float64).
+    x `[B, ...]` classes; logits `[B, ..., K]`, differentiable; t in [0, 1]. mask: bool, of x's leading dimensions or
+    broadcastable to it, False where a variable costs nothing and its x is not looked at. reduction: "mean" over
+    variables, "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
 
     >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1, 2), 0.5, beta_1=3.0)
     tensor(1.5000)
     """
-    _check_loss(x, logits, mask, reduction)
+    x, mask = _check_loss(x, logits, mask, reduction)
     schedule = discrete_schedule(beta_1, schedule)
     ops, op = _family("continuous_time_loss", backend, x.device)
     dtype, scale = checks.compute_dtype(logits), logits.shape[-1] / 2
@@ -189,9 +204,10 @@ def continuous_time_loss(
 def discrete_time_loss(
     x: Tensor,
     logits: Tensor,
-    t: Rows,
+    t: Rows | None = None,
     *,
     n_steps: int,
+    step: int | Tensor | None = None,
     beta_1: float | None = None,
     schedule: DiscreteSchedule | None = None,
     receiver: str = "joint",
@@ -200,22 +216,25 @@ def discrete_time_loss(
     mask: Tensor | None = None,
     reduction: str = "mean",
     seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """L_n in nats: n·E[ln p_S(y) − ln p_R(y)] per variable, with α_i, i = n·t + 1 (189, 190, 193).
 
-    n_steps: n. receiver: "joint", the paper's, or "factorised", a mixture for each coordinate of y, which the published
-    code evaluates. The expectation is the mean of `n_samples` draws (10 unless quadrature is given; noise
-    `[n_samples, B, ..., K]`), or a Gauss–Hermite sum over `quadrature` nodes, which the joint receiver has for K = 2
-    alone. Everything else as in `continuous_time_loss`, to which it tends as n grows.
+    n_steps: n. step: i from 1 to n, an int or integers shaped as t may be, in the place of t; a t that is no (i − 1)/n
+    is refused on the CPU and costs NaN elsewhere. receiver: "joint", the paper's, or "factorised", a mixture for each
+    coordinate of y, which the published code evaluates. The expectation is the mean of `n_samples` draws (10 unless
+    quadrature is given; noise `[n_samples, B, ..., K]`), or a Gauss–Hermite sum over `quadrature` nodes, which the
+    joint receiver has for K = 2 alone. Everything else as in `continuous_time_loss`, to which it tends as n grows.
 
     >>> discrete_time_loss(torch.tensor([1]), torch.zeros(1, 2), 0.0, n_steps=9, beta_1=3.0, quadrature=8)
     tensor(0.1637)
     """
-    checks.integer("n_steps", n_steps, 1)
+    n_steps = checks.integer("n_steps", n_steps, 1)
+    t = step_time(t, step, n_steps)
     checks.choice("receiver", receiver, RECEIVERS)
-    _check_loss(x, logits, mask, reduction)
+    x, mask = _check_loss(x, logits, mask, reduction)
     if n_samples is None and quadrature is None:
         n_samples = 10
     if quadrature is not None and receiver == "joint" and logits.shape[-1] != 2:
@@ -226,7 +245,7 @@ def discrete_time_loss(
     schedule = discrete_schedule(beta_1, schedule)
     ops, op = _family("discrete_time_loss", backend, x.device)
     numbers = rows.numbers(ops, rows.ALPHA, t, x.shape, x, checks.compute_dtype(logits), schedule, n_steps=n_steps)
-    expect = expectation(logits, logits.shape, quadrature, n_samples, seed, noise)
+    expect = expectation(logits, logits.shape, quadrature, n_samples, seed, generator, noise)
     return op(x, logits, numbers, n_steps, receiver, expect, mask, reduction)
 
 
@@ -245,26 +264,25 @@ def reconstruction_loss(
     >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1, 2))
     tensor(0.6931)
     """
-    _check_loss(x, logits, mask, reduction)
+    x, mask = _check_loss(x, logits, mask, reduction)
     _, op = _family("reconstruction_loss", backend, x.device)
     return op(x, logits, mask, reduction)
 
 
-def _message_types(num_classes: int, dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]:
-    """Checks what flow and sender share; the type of their result, and that of their arithmetic."""
-    checks.integer("num_classes", num_classes, 2)
+def _message_types(dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]:
+    """The type of a message, and that of its arithmetic."""
     dtype = torch.get_default_dtype() if dtype is None else dtype
     if dtype not in checks.FLOATS:
         raise TypeError(f"dtype must be one of {list(checks.FLOATS)}, got {dtype}")
     return dtype, torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _check_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str) -> None:
-    """What the losses share."""
-    checks.classes("x", x)
+def _check_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str) -> tuple[Tensor, Tensor | None]:
+    """What the losses share: classes and mask as the ops take them."""
+    x = checks.classes("x", x)
     checks.logits("logits", logits)
     if x.shape != logits.shape[:-1]:
         raise ValueError(f"x must have shape {tuple(logits.shape[:-1])}, that of logits but K, got {tuple(x.shape)}")
     checks.same_device("x", x, "logits", logits)
     checks.choice("reduction", reduction, checks.REDUCTIONS)
-    checks.broadcast_mask("mask", mask, "x", x, x.shape)
+    return x, checks.mask("mask", mask, "x", x, x.shape)

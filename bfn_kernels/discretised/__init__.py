@@ -9,17 +9,21 @@ or mean and std, have the same shape then, and its gradient is theirs. Every fun
 
 Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]`, or any leading part of the data's shape.
 Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
+Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
 Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed.
 """
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import check_out, drawn_seed, expectation, known_values, updated_precision
+from bfn_kernels.arguments import drawn_seed, expectation, known_values, step_time, updated_precision
 from bfn_kernels.continuous import check_prediction, data_numbers
+from bfn_kernels.discrete.reference import valid_classes
 from bfn_kernels.discretised import autograd, reference
+from bfn_kernels.outputs import check_out
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
@@ -27,6 +31,33 @@ _family = backends.Family("discretised", reference, autograd)
 
 CHOICES = ("sample", "mode", "mean")
 MAX_COMPONENTS = 1024
+
+
+def from_levels(levels: Tensor, *, num_bins: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Bin centres (2k + 1)/K − 1 of levels k = 0 … K − 1, as of an image's grey levels; `x/127.5 − 1` is off-centre.
+
+    levels `[B, ...]`, integers below num_bins, else IndexError on the CPU. Returns `dtype`.
+
+    >>> from_levels(torch.tensor([0, 255], dtype=torch.uint8), num_bins=256)
+    tensor([-0.9961,  0.9961])
+    """
+    num_bins = checks.integer("num_bins", num_bins, 2)
+    index, valid = valid_classes("levels", checks.classes("levels", levels).long(), num_bins)
+    wide = torch.promote_types(dtype, torch.float32)
+    return torch.where(valid, reference.centre(index.to(wide), num_bins), torch.nan).to(dtype)
+
+
+def to_levels(x: Tensor, *, num_bins: int) -> Tensor:
+    """The levels k = 0 … K − 1 of the bins that x lies in, int64: the way back from `from_levels`.
+
+    x `[B, ...]` in [−1, 1], in a type that tells neighbouring centres apart. NaN has level 0.
+
+    >>> to_levels(torch.tensor([-1.0, 0.1, 1.0]), num_bins=4)
+    tensor([0, 2, 3])
+    """
+    checks.data("x", x)
+    wide = x.to(checks.compute_dtype(x))
+    return reference.bin_index(wide, checks.integer("num_bins", num_bins, 2)).nan_to_num(0).long()
 
 
 def expected_value(
@@ -45,7 +76,8 @@ def expected_value(
     >>> expected_value(torch.tensor([0.3]), torch.tensor([1e-3]), num_bins=16)
     tensor([0.3125])
     """
-    _normal(mean, std, mixture_logits, num_bins)
+    num_bins = checks.integer("num_bins", num_bins, 2)
+    _normal(mean, std, mixture_logits)
     _, op = _op("expected_value", mixture_logits, backend, mean)
     return op(mean, std, mixture_logits, num_bins, clip)
 
@@ -68,7 +100,8 @@ def log_prob(
     tensor([-0.6931])
     """
     checks.data("x", x)
-    shape = _normal(mean, std, mixture_logits, num_bins)
+    num_bins = checks.integer("num_bins", num_bins, 2)
+    shape = _normal(mean, std, mixture_logits)
     checks.like("x", x, "mean", mean, shape)
     return -bin_loss(x, mean, std, mixture_logits, num_bins, clip, None, "none", backend)
 
@@ -80,6 +113,7 @@ def sample(
     num_bins: int,
     mixture_logits: Tensor | None = None,
     seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     component_noise: Tensor | None = None,
     backend: str | None = None,
@@ -92,9 +126,12 @@ def sample(
     >>> sample(torch.tensor([0.3]), torch.tensor([0.1]), num_bins=2, noise=torch.zeros(1))
     tensor([0.5000])
     """
-    shape = _normal(mean, std, mixture_logits, num_bins)
+    num_bins = checks.integer("num_bins", num_bins, 2)
+    shape = _normal(mean, std, mixture_logits)
     checks.no_gradient("a draw has none", mean=mean, std=std, mixture_logits=mixture_logits)
-    seed = drawn_seed(mean, seed, ("noise", noise, shape), *_component(mixture_logits, component_noise, shape))
+    seed = drawn_seed(
+        mean, seed, generator, ("noise", noise, shape), *_component(mixture_logits, component_noise, shape)
+    )
     _, op = _op("sample", mixture_logits, backend, mean)
     return op(mean, std, mixture_logits, num_bins, seed, noise, component_noise)
 
@@ -114,7 +151,8 @@ def mode(
     >>> mode(torch.tensor([0.3, 5.0]), torch.tensor([0.1, 1.0]), num_bins=4)
     tensor([0.2500, 0.7500])
     """
-    _normal(mean, std, mixture_logits, num_bins)
+    num_bins = checks.integer("num_bins", num_bins, 2)
+    _normal(mean, std, mixture_logits)
     checks.no_gradient("a mode has none", mean=mean, std=std, mixture_logits=mixture_logits)
     _, op = _op("mode", mixture_logits, backend, mean)
     return op(mean, std, mixture_logits, num_bins)
@@ -139,19 +177,19 @@ def continuous_time_loss(
 ) -> Tensor:
     """L∞ in nats: −ln σ₁·(x − k̂)²/σ₁^{2t} per variable (101), k̂ the expected value of the output distribution.
 
-    x, pred_mean, pred_log_std, mean `[B, ...]`; the predictions are differentiable; t in [0, 1].
+    x, pred_mean, pred_log_std, mean `[B, ...]`; the predictions are differentiable; t in [0, 1]; x in [−1, 1], refused
+    outside on the CPU (`from_levels` makes bin centres of levels 0 … K − 1).
     `parametrisation="noise"`: the predictions are of the noise (105, 106); "data": of the data, and mean may be None.
-    mask: bool, broadcastable, False where a variable costs nothing and its x is not looked at. reduction: "mean" over
-    variables, "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
+    mask: bool, of the leading dimensions or broadcastable, False where a variable costs nothing and its x is not looked
+    at. reduction: "mean" over variables, "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
 
     >>> x, s = torch.full((1, 2), 0.5), torch.full((1, 2), -3.0)
     >>> continuous_time_loss(x, x, s, None, 0.5, sigma_1=0.1, num_bins=2, parametrisation="data")
     tensor(0.)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    mean = _check_loss(
-        x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, num_bins, mask, reduction
-    )  # fmt: skip
+    num_bins = checks.integer("num_bins", num_bins, 2)
+    mean, mask = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
     ops, op = _op("continuous_time_loss", mixture_logits, backend, x)
     dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mixture_logits, mean)
     numbers = data_numbers(ops, parametrisation, rows.RATE, t, x, dtype, schedule, scale=0.5)
@@ -163,10 +201,11 @@ def discrete_time_loss(
     pred_mean: Tensor,
     pred_log_std: Tensor,
     mean: Tensor | None,
-    t: Rows,
+    t: Rows | None = None,
     *,
     n_steps: int,
     num_bins: int,
+    step: int | Tensor | None = None,
     mixture_logits: Tensor | None = None,
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
@@ -177,14 +216,17 @@ def discrete_time_loss(
     mask: Tensor | None = None,
     reduction: str = "mean",
     seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """L_n in nats: n·E_ε[−ε²/2 − ln Σ_k p_k·exp(−(y − c_k)²/2τ²)], y = x + τε, τ² = 1/α_i, i = n·t + 1 (113–119).
 
-    n_steps: n. The expectation is a Gauss–Hermite sum over `quadrature` nodes (8 unless n_samples is given), or the
-    mean of `n_samples` draws, as published (noise: `[n_samples, B, ...]`). Measured, the error of a step relative to 1
-    plus its loss is, in 95 % of the variables and at worst, 2e-3 and 1e-2 with 4 nodes, 2e-4 and 2e-3 with 8, 2e-5 and
+    n_steps: n. step: i from 1 to n, an int or integers shaped as t may be, in the place of t; a t that is no (i − 1)/n
+    is refused on the CPU and costs NaN elsewhere. The expectation is a Gauss–Hermite sum over `quadrature` nodes (8
+    unless n_samples is given), or the mean of `n_samples` draws, as published (noise: `[n_samples, B, ...]`). Measured,
+    the error of a step relative to 1 plus its loss is, in 95 % of the variables and at worst, 2e-3 and 1e-2 with 4
+    nodes, 2e-4 and 2e-3 with 8, 2e-5 and
     5e-4 with 16, 1e-6 and 5e-5 with 32, and 0.2 and 0.7 with ten draws. Everything else as in `continuous_time_loss`,
     to which it tends as n grows.
 
@@ -192,17 +234,17 @@ def discrete_time_loss(
     >>> discrete_time_loss(x, x, s, None, 0.0, sigma_1=0.1, n_steps=2, num_bins=2, parametrisation="data").abs() < 1e-5
     tensor(True)
     """
-    checks.integer("n_steps", n_steps, 1)
+    n_steps = checks.integer("n_steps", n_steps, 1)
+    t = step_time(t, step, n_steps)
     schedule = continuous_schedule(sigma_1, schedule)
-    mean = _check_loss(
-        x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, num_bins, mask, reduction
-    )  # fmt: skip
+    num_bins = checks.integer("num_bins", num_bins, 2)
+    mean, mask = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
     ops, op = _op("discrete_time_loss", mixture_logits, backend, x)
     dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mixture_logits, mean)
     numbers = data_numbers(ops, parametrisation, rows.ALPHA, t, x, dtype, schedule, n_steps)
     if n_samples is None and quadrature is None:
         quadrature = 8
-    expect = expectation(x, x.shape, quadrature, n_samples, seed, noise)
+    expect = expectation(x, x.shape, quadrature, n_samples, seed, generator, noise)
     return op(
         x, pred_mean, pred_log_std, mixture_logits, mean, numbers, n_steps, expect, num_bins, clip, mask, reduction
     )  # fmt: skip
@@ -232,9 +274,8 @@ def reconstruction_loss(
     tensor(0.)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    mean = _check_loss(
-        x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, num_bins, mask, reduction
-    )  # fmt: skip
+    num_bins = checks.integer("num_bins", num_bins, 2)
+    mean, mask = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
     ops, op = _op("reconstruction_loss", mixture_logits, backend, x)
     dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mixture_logits, mean)
     numbers = data_numbers(ops, parametrisation, 0, 1.0, x, dtype, schedule)
@@ -259,6 +300,7 @@ def update_sample(
     known_mask: Tensor | None = None,
     out: Tensor | None = None,
     seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     draw_noise: Tensor | None = None,
     component_noise: Tensor | None = None,
@@ -281,10 +323,12 @@ def update_sample(
     checks.data("mean", mean)
     checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)
-    _check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation, num_bins)
-    known_values(known, known_mask, mean, mean.shape)
+    num_bins = checks.integer("num_bins", num_bins, 2)
+    _check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
+    known_mask = known_values(known, known_mask, mean, mean.shape)
     output = {"pred_mean": pred_mean, "pred_log_std": pred_log_std, "mixture_logits": mixture_logits}
-    check_out(out, mean, **output, mean=mean)
+    others = {"known": known, "precision": precision, "t": t, "alpha": alpha}
+    check_out(out, "mean", mean=mean, **output, **others, noise=noise, draw_noise=draw_noise)
     if choose != "mean":
         checks.no_gradient(f"a {choose} has none", **output)
     ops, op = _op("update_sample", mixture_logits, backend, mean)
@@ -293,7 +337,7 @@ def update_sample(
     numbers = rows.numbers(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision=precision)
     draws = _component(mixture_logits, component_noise, mean.shape)
     draws = [("draw_noise", draw_noise, mean.shape), *draws] if choose == "sample" else []
-    seed = drawn_seed(mean, seed, ("noise", noise, mean.shape), *draws)
+    seed = drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
     updated = op(
         *output.values(), mean, flow, numbers, num_bins, choose, known, known_mask,
         seed, noise, draw_noise, component_noise, out,
@@ -303,9 +347,8 @@ def update_sample(
 
 def bin_loss(x, mean, std, mixture_logits, num_bins, clip, mask, reduction, backend) -> Tensor:
     """−ln p of x's bin under normals that are given as they are; `log_prob` and `continuous` share it."""
-    checks.integer("num_bins", num_bins, 2)
+    num_bins = checks.integer("num_bins", num_bins, 2)
     checks.choice("reduction", reduction, checks.REDUCTIONS)
-    checks.broadcast_mask("mask", mask, "x", x, x.shape)
     checks.no_gradient("a bin has none", x=x)
     _, op = _op("bin_loss", mixture_logits, backend, x)
     return op(x, mean, std, mixture_logits, num_bins, clip, mask, reduction)
@@ -315,11 +358,10 @@ def _op(name: str, mixture_logits: Tensor | None, backend: str | None, data: Ten
     return _family(name, backend, data.device, "" if mixture_logits is None else "[mixture]")
 
 
-def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int) -> Sequence[int]:
+def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Sequence[int]:
     """The shape of the variables."""
     checks.data("mean", mean)
     checks.like("std", std, "mean", mean)
-    checks.integer("num_bins", num_bins, 2)
     if mixture_logits is None:
         return mean.shape
     checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
@@ -336,9 +378,7 @@ def _component(mixture_logits: Tensor | None, noise: Tensor | None, shape: Seque
     return []
 
 
-def _check_output(
-    x, name, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, num_bins
-) -> Tensor | None:  # fmt: skip
+def _check_output(x, name, pred_mean, pred_log_std, mixture_logits, mean, parametrisation) -> Tensor | None:
     """What the network put out for each of x; the mean, None where it is not read."""
     each = x.shape
     if mixture_logits is not None:
@@ -348,16 +388,14 @@ def _check_output(
         checks.like("mixture_logits", mixture_logits, name, x, each)
     read_mean = check_prediction(x, pred_mean, mean, parametrisation, each)
     checks.like("pred_log_std", pred_log_std, name, x, each)
-    checks.integer("num_bins", num_bins, 2)
     return read_mean
 
 
 def _check_loss(
-    x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, num_bins, mask, reduction
-) -> Tensor | None:  # fmt: skip
-    """What the losses share; the mean, None where it is not read."""
-    read_mean = _check_output(x, "x", pred_mean, pred_log_std, mixture_logits, mean, parametrisation, num_bins)
+    x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction
+) -> tuple[Tensor | None, Tensor | None]:
+    """What the losses share: the mean, None where it is not read, and the mask as the ops take it."""
+    read_mean = _check_output(x, "x", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
     checks.choice("reduction", reduction, checks.REDUCTIONS)
-    checks.broadcast_mask("mask", mask, "x", x, x.shape)
     checks.no_gradient("none is defined for discretised data", x=x, mean=mean)
-    return read_mean
+    return read_mean, checks.mask("mask", mask, "x", x, x.shape)

@@ -15,7 +15,7 @@ from torch.special import ndtr
 from bfn_kernels import continuous
 from bfn_kernels import noise as random
 from bfn_kernels.arguments import Expectation
-from bfn_kernels.checks import compute_dtype
+from bfn_kernels.checks import compute_dtype, values
 from bfn_kernels.continuous.reference import normals
 from bfn_kernels.discrete.reference import draw_class
 from bfn_kernels.reduction import hide, reduce
@@ -199,6 +199,7 @@ def bin_loss(
     """−ln p of the bin that x lies in."""
     dtype = compute_dtype(x, mean, std, mixture_logits)
     (x,) = hide(mask, x.to(dtype))
+    values("x", x, -1, 1, mask)
     normal = Normal.of(dtype, mean, std, mixture_logits)
     mean, std, mixture_logits = hide_output(mask, normal.mean, normal.std - 1, normal.mixture_logits)
     normal = Normal(mean, std + 1, mixture_logits)
@@ -237,6 +238,7 @@ def continuous_time_loss(
 ) -> Tensor:
     """L∞ = weight·(x − k̂)², weight −ln σ₁/σ₁^{2t} (101)."""
     x, mean = hide(mask, x, mean)
+    values("x", x, -1, 1, mask)
     output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
     normal = output_distribution(*output, mean, numbers.flow)
     (weight,) = numbers.others
@@ -260,6 +262,7 @@ def discrete_time_loss(
 ) -> Tensor:
     """L_n = n·E[−ε²/2 − ln Σ_k p_k·exp(−(y − c_k)²/2τ²)], y = x + τε, τ² = 1/α_i (113–119)."""
     x, mean = hide(mask, x, mean)
+    values("x", x, -1, 1, mask)
     output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
     normal = output_distribution(*output, mean, numbers.flow)
     (alpha,) = numbers.others

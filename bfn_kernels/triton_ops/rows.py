@@ -18,6 +18,7 @@ NOISE_SCALE, ALPHA, STD = map(tl.constexpr, (rows.NOISE_SCALE, rows.ALPHA, rows.
 HALF_PRECISION, BETA, KEEP, TAKE = map(tl.constexpr, (rows.HALF_PRECISION, rows.BETA, rows.KEEP, rows.TAKE))
 UPDATE_STD, SENDER_STD, ACCURACY = map(tl.constexpr, (rows.UPDATE_STD, rows.SENDER_STD, rows.ACCURACY))
 T_MIN, T_MAX, ROOT_BETA_MIN = map(tl.constexpr, (rows.T_MIN, rows.T_MAX, rows.ROOT_BETA_MIN))
+STEP_TOLERANCE = tl.constexpr(checks.STEP_TOLERANCE)
 NONE, EXPONENTIAL, QUADRATIC = (tl.constexpr(kind) for kind in range(3))
 COUNT = tl.constexpr(len(rows.FORMULAS))
 _BLOCK, _WARPS = 128, 4
@@ -72,6 +73,15 @@ def _beta(of, t, KIND: tl.constexpr):
         return of[2] * t * t
     else:
         return of[3] * log1p(-of[2] * t)
+
+
+@triton.jit
+def _step_of(t, n_steps):
+    """The step i = nt + 1 of n that a time stands for, up to its rounding to float32; NaN for other times."""
+    before = n_steps * t
+    whole = tl.floor(before + 0.5)
+    is_step = (tl.abs(before - whole) <= STEP_TOLERANCE * tl.maximum(before, 1.0)) & (whole < n_steps)
+    return tl.where(is_step, whole + 1.0, float("nan"))
 
 
 @triton.jit
@@ -139,7 +149,7 @@ def _row_number(of, value, rho, KIND: tl.constexpr, BIT: tl.constexpr):
     elif BIT == RATE:
         return of[1] * _rate(of, value, KIND)
     elif BIT == ALPHA:
-        return of[1] * _alpha(of, of[0] * value + 1.0, KIND)
+        return of[1] * _alpha(of, _step_of(value, of[0]), KIND)
     elif KIND == EXPONENTIAL:
         return _of_variance(of, value, BIT)
     else:

@@ -11,25 +11,18 @@ namespace {
 
 Tensor make(const Tensor& like, Sizes sizes, Sizes strides, ScalarType type);
 
-Tensor described(const Handle& x, std::shared_ptr<void> keeper) {
+Tensor described(const Handle& x, void* data, std::shared_ptr<void> keeper) {
 #ifdef BFN_CUDA
   const bool is_here = x.is_cuda();
 #else
   const bool is_here = x.is_cpu();
 #endif
-  return {const_cast<void*>(x.const_data_ptr()),
-          x.sizes(),
-          x.strides(),
-          x.scalar_type(),
-          is_here,
-          make,
-          x.get(),
-          std::move(keeper)};
+  return {data, x.sizes(), x.strides(), x.scalar_type(), is_here, make, x.get(), std::move(keeper)};
 }
 
 Tensor kept(Handle made) {
   auto keeper = std::make_shared<Handle>(std::move(made));
-  return described(*keeper, keeper);
+  return described(*keeper, keeper->mutable_data_ptr(), keeper);
 }
 
 // By the shim itself, since the way through the dispatcher costs more than a small tensor. Large ones lie in huge pages
@@ -56,17 +49,28 @@ Tensor make(const Tensor& like, Sizes sizes, Sizes strides, ScalarType type) {
 
 }  // namespace
 
-Tensor from_torch(const Handle& x) { return described(x, nullptr); }
-
-MaybeTensor from_torch(const std::optional<Handle>& x) {
-  if (!x) return std::nullopt;
-  return from_torch(*x);
+template <>
+Tensor from_torch<Tensor>(const Handle& x) {
+  return described(x, const_cast<void*>(x.const_data_ptr()), nullptr);
 }
 
-Tensors from_torch(const std::vector<Handle>& x) {
+// A lazy clone gets memory of its own where it is to be written into.
+template <>
+Out from_torch<Out>(const Handle& x) {
+  return {described(x, x.mutable_data_ptr(), nullptr)};
+}
+
+template <>
+MaybeTensor from_torch<MaybeTensor>(const std::optional<Handle>& x) {
+  if (!x) return std::nullopt;
+  return from_torch<Tensor>(*x);
+}
+
+template <>
+Tensors from_torch<Tensors>(const std::vector<Handle>& x) {
   Tensors tensors;
   tensors.reserve(x.size());
-  for (const Handle& each : x) tensors.push_back(from_torch(each));
+  for (const Handle& each : x) tensors.push_back(from_torch<Tensor>(each));
   return tensors;
 }
 

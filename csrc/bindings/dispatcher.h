@@ -26,6 +26,10 @@ struct TorchType<Tensor> {
   using type = Handle;
 };
 template <>
+struct TorchType<Out> {
+  using type = Handle;
+};
+template <>
 struct TorchType<MaybeTensor> {
   using type = std::optional<Handle>;
 };
@@ -34,13 +38,19 @@ struct TorchType<Tensors> {
   using type = std::vector<Handle>;
 };
 
+// What an operator takes of type T for a value of torch's.
 template <class T>
-const T& from_torch(const T& value) {
+T from_torch(const typename TorchType<T>::type& value) {
   return value;
 }
-Tensor from_torch(const Handle& x);
-MaybeTensor from_torch(const std::optional<Handle>& x);
-Tensors from_torch(const std::vector<Handle>& x);
+template <>
+Tensor from_torch<Tensor>(const Handle& x);
+template <>
+Out from_torch<Out>(const Handle& x);
+template <>
+MaybeTensor from_torch<MaybeTensor>(const std::optional<Handle>& x);
+template <>
+Tensors from_torch<Tensors>(const std::vector<Handle>& x);
 
 Handle to_torch(const Tensor& made);
 template <class... T>
@@ -55,9 +65,9 @@ template <class R, class... A, R (*f)(A...)>
 struct Function<f> {
   static auto call(const typename TorchType<std::decay_t<A>>::type&... arguments) {
     if constexpr (std::is_void_v<R>) {
-      f(from_torch(arguments)...);
+      f(from_torch<std::decay_t<A>>(arguments)...);
     } else {
-      return to_torch(f(from_torch(arguments)...));
+      return to_torch(f(from_torch<std::decay_t<A>>(arguments)...));
     }
   }
 };

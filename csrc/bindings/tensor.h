@@ -67,6 +67,9 @@ class Tensor {
 };
 
 using MaybeTensor = std::optional<Tensor>;
+struct Out {  // one that the operator writes into
+  Tensor tensor;
+};
 using Tensors = std::vector<Tensor>;
 using Shape = std::vector<int64_t>;
 using Doubles = std::vector<double>;

@@ -82,17 +82,20 @@ void predict_data_backward(const PredictDataBackward& op) {
 
 template <class T>
 void squared_loss(const SquaredLoss& op) {
-  reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t*, T* loss) {
+  RangeOfData<T> range(op.from.low, op.from.high);
+  reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss) {
     PredictionBlock<T> from;
     T buffers[3][kBlock];
     from.read(op.from, start, length);
     const T* x = load(op.x, start, length, buffers[0]);
+    range.check(x, length, mask);
     const T* weight = load(op.weight, start, length, buffers[1]);
     const T* offset = load(op.offset, start, length, buffers[2]);
     for (int64_t i = 0; i < length; ++i) {
       loss[i] = squared_loss(x[i], from.x_hat(i), weight[i], offset[i], from.low, from.high);
     }
   });
+  range.refuse();
 }
 
 template <class T>

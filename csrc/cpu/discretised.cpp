@@ -278,20 +278,24 @@ void discretised_update(const DiscretisedUpdate& op) {
 template <class T>
 void discretised_loss(const DiscretisedLoss& op) {
   const auto scratch = [&] { return op.alpha ? std::make_unique<NStep<T>>(op) : nullptr; };
+  RangeOfData<T> range(-1, 1);
   const auto block = [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, auto& nstep) {
     const NetworkBlock<T> from(op.from, start, length);
     GradientBlock<T> by;
     T buffer[kBlock];
+    const T* x = load(op.x, start, length, buffer);
+    range.check(x, length, mask);
     if (op.weight) {
-      squared_error(op, from, load(op.x, start, length, buffer), start, loss, by);
+      squared_error(op, from, x, start, loss, by);
     } else if (op.alpha) {
-      (*nstep)(from, load(op.x, start, length, buffer), start, mask, loss, by);
+      (*nstep)(from, x, start, mask, loss, by);
     } else {
       bin_cost(from, op.x, start, loss, by);
     }
     by.write(op.gradients, from, start, mask);
   };
   reduce_losses<T>(op.to, op.from.components, scratch, block);
+  range.refuse();
 }
 
 #define BFN_INSTANTIATE(T)                                          \

@@ -2,13 +2,41 @@
 // number of threads.
 #pragma once
 
+#include <atomic>
+#include <stdexcept>
 #include <vector>
 
 #include "../ops/loss.h"
 #include "parallel.h"
 #include "view.h"
+#include "written.h"
 
 namespace bfn {
+
+// Data outside of their range would cost thousands of nats in silence. NaN is in every range: it goes through.
+template <class T>
+class RangeOfData {
+ public:
+  RangeOfData(double low, double high) : low_(static_cast<T>(low)), high_(static_cast<T>(high)) {}
+
+  void check(const T* x, int64_t length, const uint8_t* mask) {
+    int outside = 0;
+    for (int64_t i = 0; i < length; ++i) outside |= (x[i] < low_) | (x[i] > high_);
+    for (int64_t i = 0; outside && i < length; ++i) {
+      if ((x[i] < low_ || x[i] > high_) && !(mask && !mask[i])) found_ = x[i], any_ = true;
+    }
+  }
+  void refuse() const {
+    if (!any_) return;
+    throw std::invalid_argument("x must lie in [" + written(low_) + ", " + written(high_) + "], got " +
+                                written(found_));
+  }
+
+ private:
+  const T low_, high_;
+  std::atomic<bool> any_{false};
+  std::atomic<T> found_{T(0)};
+};
 
 // f(start, length, mask, loss, scratch): writes the loss of each variable of a block; mask is null where there is none.
 // What f writes where the mask is 0 does not matter. `width`: numbers per variable; blocks hold the fewer variables the

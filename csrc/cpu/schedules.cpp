@@ -1,28 +1,15 @@
 #include "../ops/schedules.h"
 
 #include <atomic>
-#include <cstdio>
-#include <cstdlib>
 #include <stdexcept>
 #include <string>
 
 #include "parallel.h"
 #include "view.h"
+#include "written.h"
 
 namespace bfn {
 namespace {
-
-// As Python writes it.
-std::string written(double x) {
-  const double size = std::abs(x);
-  const bool plain = x == 0 || (size >= 1e-4 && size < 1e16);
-  char text[64];
-  for (int digits = 1; digits <= (plain ? 21 : 17); ++digits) {
-    std::snprintf(text, sizeof(text), plain ? "%.*f" : "%.*g", digits, x);
-    if (std::strtod(text, nullptr) == x) break;
-  }
-  return text;
-}
 
 void check_range(const char* name, const View& view, int64_t count, double high, const char* most) {
   double least = HUGE_VAL, largest = -HUGE_VAL;
@@ -41,6 +28,18 @@ void check_range(const char* name, const View& view, int64_t count, double high,
   if (least >= 0 && largest <= high) return;
   throw std::invalid_argument(std::string(name) + " must lie in [0, " + most + "], got values from " + written(least) +
                               " to " + written(largest));
+}
+
+// The first time that no step of L_n has.
+[[noreturn]] void refuse_time(const RowNumbers& op) {
+  double t = 0;
+  for (int64_t i = 0; i < op.count; ++i) {
+    t = *load(op.value, i, 1, &t);
+    if (!op.takes(t, 0)) break;
+  }
+  const std::string n = written(op.context.n_steps);
+  throw std::invalid_argument("t must be (i - 1)/n for a step i from 1 to n = " + n + ", got " + written(t) +
+                              "; or give step=i");
 }
 
 }  // namespace
@@ -68,6 +67,7 @@ void row_numbers(const RowNumbers& op) {
   const bool timed = op.context.schedule.kind != ScheduleKind::kNone;
   check_range(timed ? "t" : "alpha", op.value, op.count, op.high(), timed ? "1" : "inf");
   check_range("precision", op.rho, op.count, HUGE_VAL, "inf");
+  refuse_time(op);
 }
 
 template void row_numbers<float>(const RowNumbers&);

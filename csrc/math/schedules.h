@@ -5,9 +5,10 @@
 
 namespace bfn {
 
-constexpr double kTMin = 1e-6;          // before this time nothing was received yet
-constexpr double kTMax = 1 - 1e-6;      // the time of a discrete flow is clamped to it
-constexpr double kRootBetaMin = 1e-10;  // below this sqrt(beta) a discrete flow is the uniform prior
+constexpr double kTMin = 1e-6;           // before this time nothing was received yet
+constexpr double kTMax = 1 - 1e-6;       // the time of a discrete flow is clamped to it
+constexpr double kStepTolerance = 1e-6;  // of the product nt, for times that were rounded to float32
+constexpr double kRootBetaMin = 1e-10;   // below this sqrt(beta) a discrete flow is the uniform prior
 
 // bfn_kernels/rows.py has both tables in the same order.
 enum class ScheduleKind : int64_t { kNone, kExponentialVariance, kQuadraticAccuracy, kLogarithmicAccuracy };
@@ -70,6 +71,13 @@ struct Schedule {
 struct RowContext {
   Schedule schedule;
   double n_steps, scale;
+
+  // The step i = nt + 1 of n that a time stands for, up to its rounding to float32; NaN for other times.
+  BFN_HD double step_of(double t) const {
+    const double before = n_steps * t, whole = std::round(before);
+    const double error = before < whole ? whole - before : before - whole;
+    return error <= kStepTolerance * (before > 1 ? before : 1) && whole < n_steps ? whole + 1 : NAN;
+  }
 };
 
 // beta of a discrete flow.
@@ -94,7 +102,7 @@ BFN_HD double row_number(RowNumber which, const RowContext& of, double value, do
     case RowNumber::kRate:
       return of.scale * schedule.rate(t);
     case RowNumber::kAlpha:
-      return of.scale * schedule.alpha(of.n_steps * t + 1, of.n_steps);
+      return of.scale * schedule.alpha(of.step_of(t), of.n_steps);
     case RowNumber::kStd:
       return std::sqrt(schedule.variance(t));
     case RowNumber::kHalfPrecision:

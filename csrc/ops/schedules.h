@@ -8,8 +8,8 @@ namespace bfn {
 
 constexpr int kMaxRowNumbers = 4;  // made at a time
 
-// On the CPU a value out of its range [0, high], or a rho below 0, is std::invalid_argument; elsewhere, where looking
-// at it would cost a synchronisation, its numbers are NaN.
+// On the CPU a value out of its range [0, high], a time that no step of L_n has, or a rho below 0 is
+// std::invalid_argument; elsewhere, where looking at it would cost a synchronisation, its numbers are NaN.
 struct RowNumbers {
   int64_t count;
   View value, rho;  // rho may be missing
@@ -19,7 +19,13 @@ struct RowNumbers {
   View out[kMaxRowNumbers] = {};
 
   BFN_HD double high() const { return context.schedule.kind == ScheduleKind::kNone ? HUGE_VAL : 1; }
-  BFN_HD bool takes(double v, double r) const { return v >= 0 && v <= high() && r >= 0; }
+  BFN_HD bool takes(double v, double r) const {
+    if (!(v >= 0 && v <= high() && r >= 0)) return false;
+    for (int k = 0; k < wanted; ++k) {
+      if (which[k] == RowNumber::kAlpha && std::isnan(context.step_of(v))) return false;
+    }
+    return true;
+  }
 };
 
 template <class T>

@@ -116,6 +116,8 @@ def itself(shape, dtype, g) -> torch.dtype:
 
 
 DATA, TIME, ALPHA = uniform(-1, 1), rows(uniform(0.05, 1)), rows(log_uniform(0.1, 10))
+STEP = rows(among(*(i / 7 for i in range(7))))  # times of the steps of n = 7
+HARD_STEP = rows(among(0.0, 0.1, 0.5, 0.9))  # times of the steps of n = 10 and of n = 20
 HARD_TIME, HARD_ALPHA = rows(among(0.0, 1e-7, 1e-4, 0.5, 1.0)), rows(among(1e-9, 1e-7, 1e-3, 1.0, 1e6))
 PAPER = {"sigma_1": 0.03}
 
@@ -143,7 +145,7 @@ LOSS = {"x": DATA, "prediction": normal(0.3), "mean": DATA}
 NAN = {"x": poisoned(DATA, torch.nan), "prediction": poisoned(normal(0.3), torch.nan), "mean": DATA, "mask": some}
 for op, extra, options in [
     ("continuous_time_loss", {"t": TIME}, PAPER),
-    ("discrete_time_loss", {"t": TIME}, {"n_steps": 7, **PAPER}),
+    ("discrete_time_loss", {"t": STEP}, {"n_steps": 7, **PAPER}),
     ("reconstruction_loss", {}, PAPER),
 ]:
     CONTINUOUS += [
@@ -155,7 +157,7 @@ for op, extra, options in [
     ]  # fmt: skip
 CONTINUOUS += [
     Case("continuous.continuous_time_loss[ends]", {**LOSS, "t": HARD_TIME}, {"sigma_1": 1e-3, "reduction": "none"}, ("x", "prediction", "mean"), hard=True),
-    Case("continuous.discrete_time_loss[ends]", {**LOSS, "t": HARD_TIME}, {"sigma_1": 1e-3, "n_steps": 20, "reduction": "none"}, ("x", "prediction", "mean"), hard=True),
+    Case("continuous.discrete_time_loss[ends]", {**LOSS, "t": HARD_STEP}, {"sigma_1": 1e-3, "n_steps": 20, "reduction": "none"}, ("x", "prediction", "mean"), hard=True),
     Case("continuous.reconstruction_loss[bins]", LOSS, {"num_bins": 16, "reduction": "none", **PAPER}, ("prediction", "mean")),
 ]  # fmt: skip
 
@@ -192,7 +194,7 @@ PREDICTIONS = ("pred_mean", "pred_log_std")
 DIRECT = {"parametrisation": "data"}
 for op, extra, options in [
     ("continuous_time_loss", {"t": TIME}, PAPER),
-    ("discrete_time_loss", {"t": TIME}, {"n_steps": 7, **PAPER}),
+    ("discrete_time_loss", {"t": STEP}, {"n_steps": 7, **PAPER}),
     ("reconstruction_loss", {}, PAPER),
 ]:
     unclipped = {} if op == "reconstruction_loss" else {"clip": False}
@@ -214,21 +216,21 @@ WIDE = {
 }
 DISCRETISED += [
     Case("discretised.continuous_time_loss[hard]", {**WIDE, "t": HARD_TIME}, {"num_bins": 16, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
-    Case("discretised.discrete_time_loss[hard]", {**WIDE, "t": HARD_TIME}, {"num_bins": 16, "n_steps": 20, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
+    Case("discretised.discrete_time_loss[hard]", {**WIDE, "t": HARD_STEP}, {"num_bins": 16, "n_steps": 20, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
     Case("discretised.reconstruction_loss[hard]", WIDE, {"num_bins": 16, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
-    Case("discretised.discrete_time_loss[draws]", {**LOSS, "t": TIME, "noise": draws(normal(), 3)}, {"n_steps": 7, "n_samples": 3, "num_bins": 16, **PAPER}, PREDICTIONS),
-    Case("discretised.discrete_time_loss[mixture 16 nodes]", {**LOSS, **mixture(NET, "mean"), "t": TIME}, {"n_steps": 3, "quadrature": 16, "num_bins": 4, **PAPER}, (*PREDICTIONS, "mixture_logits")),
-    Case("discretised.discrete_time_loss[16 nodes]", {**LOSS, "t": TIME}, {"n_steps": 3, "quadrature": 16, "num_bins": 4, **PAPER}, PREDICTIONS),
+    Case("discretised.discrete_time_loss[draws]", {**LOSS, "t": STEP, "noise": draws(normal(), 3)}, {"n_steps": 7, "n_samples": 3, "num_bins": 16, **PAPER}, PREDICTIONS),
+    Case("discretised.discrete_time_loss[mixture 16 nodes]", {**LOSS, **mixture(NET, "mean"), "t": STEP}, {"n_steps": 7, "quadrature": 16, "num_bins": 4, **PAPER}, (*PREDICTIONS, "mixture_logits")),
+    Case("discretised.discrete_time_loss[16 nodes]", {**LOSS, "t": STEP}, {"n_steps": 7, "quadrature": 16, "num_bins": 4, **PAPER}, PREDICTIONS),
 ]  # fmt: skip
-STEP = {**NET, "precision": ALPHA, "t": TIME, "alpha": ALPHA, "noise": normal()}
+UPDATE = {**NET, "precision": ALPHA, "t": TIME, "alpha": ALPHA, "noise": normal()}
 DISCRETISED += [
-    Case("discretised.update_sample", {**STEP, "draw_noise": normal()}, {"num_bins": 16, **PAPER}, ("mean",), hard=True),
-    Case("discretised.update_sample[mixture]", {**STEP, **mixture(NET, "mean"), "draw_noise": normal(), "component_noise": uniform(0, 1)}, {"num_bins": 16, **DIRECT, **PAPER}, ("mean",)),
-    Case("discretised.update_sample[mixture mean]", {**STEP, **mixture(NET, "mean")}, {"num_bins": 16, "choose": "mean", **PAPER}, (*PREDICTIONS, "mixture_logits", "mean")),
-    Case("discretised.update_sample[data]", {**STEP, "draw_noise": normal()}, {"num_bins": 16, **DIRECT, **PAPER}, ("mean",)),
-    Case("discretised.update_sample[known]", {**STEP, "draw_noise": normal(), **KNOWN}, {"num_bins": 17, **DIRECT, **PAPER}, ("mean",)),
-    Case("discretised.update_sample[mode]", STEP, {"num_bins": 16, "choose": "mode", **DIRECT, **PAPER}, ("mean",)),
-    Case("discretised.update_sample[mean]", STEP, {"num_bins": 16, "choose": "mean", **PAPER}, (*PREDICTIONS, "mean")),
+    Case("discretised.update_sample", {**UPDATE, "draw_noise": normal()}, {"num_bins": 16, **PAPER}, ("mean",), hard=True),
+    Case("discretised.update_sample[mixture]", {**UPDATE, **mixture(NET, "mean"), "draw_noise": normal(), "component_noise": uniform(0, 1)}, {"num_bins": 16, **DIRECT, **PAPER}, ("mean",)),
+    Case("discretised.update_sample[mixture mean]", {**UPDATE, **mixture(NET, "mean")}, {"num_bins": 16, "choose": "mean", **PAPER}, (*PREDICTIONS, "mixture_logits", "mean")),
+    Case("discretised.update_sample[data]", {**UPDATE, "draw_noise": normal()}, {"num_bins": 16, **DIRECT, **PAPER}, ("mean",)),
+    Case("discretised.update_sample[known]", {**UPDATE, "draw_noise": normal(), **KNOWN}, {"num_bins": 17, **DIRECT, **PAPER}, ("mean",)),
+    Case("discretised.update_sample[mode]", UPDATE, {"num_bins": 16, "choose": "mode", **DIRECT, **PAPER}, ("mean",)),
+    Case("discretised.update_sample[mean]", UPDATE, {"num_bins": 16, "choose": "mean", **PAPER}, (*PREDICTIONS, "mean")),
 ]  # fmt: skip
 
 BETA = {"beta_1": 3.0}
@@ -260,23 +262,23 @@ for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, tor
     ]  # fmt: skip
     for receiver in ("joint", "factorised"):
         few = {"n_steps": 7, "receiver": receiver, **beta}
-        noisy = {"t": TIME, "noise": draws(per_class(normal(), k), 3)}
+        noisy = {"t": STEP, "noise": draws(per_class(normal(), k), 3)}
         DISCRETE += [
             Case(f"discrete.discrete_time_loss[K={k} {receiver}]", {**loss, **noisy}, {"n_samples": 3, **few}, ("logits",)),
             Case(f"discrete.discrete_time_loss[K={k} {receiver} masked]", {**masked, **noisy}, {"n_samples": 3, "reduction": "sum", **few}, ("logits",)),
         ]  # fmt: skip
         if k == 2 or receiver == "factorised":
             options = {"quadrature": 8, "reduction": "none", **few}
-            DISCRETE.append(Case(f"discrete.discrete_time_loss[K={k} {receiver} nodes]", {**loss, "t": TIME}, options, ("logits",)))  # fmt: skip
+            DISCRETE.append(Case(f"discrete.discrete_time_loss[K={k} {receiver} nodes]", {**loss, "t": STEP}, options, ("logits",)))  # fmt: skip
 for gap in (10, 30, 100):
     loss = {"x": classes(5), "logits": per_class(among(-gap, 0, gap), 5)}
-    timed = {**loss, "t": HARD_TIME}
+    timed, stepped = {**loss, "t": HARD_TIME}, {**loss, "t": HARD_STEP}
     each = {"reduction": "none"}
     DISCRETE += [
         Case(f"discrete.continuous_time_loss[gap {gap}]", timed, {**each, **BETA}, ("logits",), hard=True),
         Case(f"discrete.reconstruction_loss[gap {gap}]", loss, each, ("logits",), hard=True),
-        Case(f"discrete.discrete_time_loss[gap {gap} joint]", {**timed, "noise": draws(per_class(normal(), 5), 2)}, {"n_steps": 10, "n_samples": 2, **each, **BETA}, ("logits",), hard=True),
-        Case(f"discrete.discrete_time_loss[gap {gap} factorised]", timed, {"n_steps": 10, "quadrature": 8, "receiver": "factorised", **each, **BETA}, ("logits",), hard=True),
+        Case(f"discrete.discrete_time_loss[gap {gap} joint]", {**stepped, "noise": draws(per_class(normal(), 5), 2)}, {"n_steps": 10, "n_samples": 2, **each, **BETA}, ("logits",), hard=True),
+        Case(f"discrete.discrete_time_loss[gap {gap} factorised]", stepped, {"n_steps": 10, "quadrature": 8, "receiver": "factorised", **each, **BETA}, ("logits",), hard=True),
     ]  # fmt: skip
 big = {"x": classes(4096), "logits": per_class(normal(5), 4096)}
 DISCRETE += [

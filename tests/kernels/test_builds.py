@@ -17,7 +17,7 @@ import sys, torch
 from bfn_kernels import backends, discrete, discretised
 x = torch.linspace(-1, 1, 3 * 37).reshape(3, 37)
 s = x.flip(1).clone().requires_grad_()
-a = discretised.discrete_time_loss(x, x, s - 2, x, 0.3, sigma_1=0.03, num_bins=17, n_steps=9, backend=sys.argv[1])
+a = discretised.discrete_time_loss(x, x, s - 2, x, step=4, sigma_1=0.03, num_bins=17, n_steps=9, backend=sys.argv[1])
 a.backward()
 b = discrete.flow_sample((x > 0).long(), 0.5, num_classes=5, beta_1=1.0, seed=4, backend=sys.argv[1])
 torch.save([backends.CPU_BUILD, a.detach(), s.grad, b], sys.argv[2])

@@ -50,7 +50,7 @@ def test_teams(num_classes):
     calls = [
         lambda z, b: discrete.continuous_time_loss(x, z, 0.4, **beta, backend=b),
         lambda z, b: discrete.reconstruction_loss(x, z, backend=b),
-        lambda z, b: discrete.discrete_time_loss(x, z, 0.4, n_steps=9, n_samples=2, seed=1, **beta, backend=b),
+        lambda z, b: discrete.discrete_time_loss(x, z, step=5, n_steps=9, n_samples=2, seed=1, **beta, backend=b),
         lambda z, b: discrete.flow_sample(x, 0.5, num_classes=num_classes, seed=1, dtype=z.dtype, **beta, backend=b),
         lambda z, b: discrete.update_sample(z.detach(), z, 0.01, seed=1, backend=b),
         lambda z, b: discrete.update_sample(z.detach(), z, 0.01, seed=1, choose="mode", backend=b),
@@ -80,7 +80,7 @@ def test_mixtures_and_draws_by_the_dozen(components, expect):
     for backend, dtype in (("cuda_on_host", torch.float32), ("reference", torch.float32), ("reference", torch.float64)):
         mean, log_std, logits = leaves = [o.to(dtype).requires_grad_() for o in output]
         loss = discretised.discrete_time_loss(
-            x.to(dtype), mean, log_std, None, 0.5, sigma_1=0.1, num_bins=32, n_steps=9, mixture_logits=logits,
+            x.to(dtype), mean, log_std, None, step=5, sigma_1=0.1, num_bins=32, n_steps=9, mixture_logits=logits,
             mask=mask, parametrisation="data", reduction="none", backend=backend, **expect,
         )  # fmt: skip
         found[backend, dtype] = [loss.detach(), *torch.autograd.grad(loss.sum(), leaves)]

@@ -32,8 +32,10 @@ def results(num_classes: int, backend: str) -> dict[str, torch.Tensor]:
     losses = {
         "L_inf": discrete.continuous_time_loss(x, z, t, reduction="batch", **shared),
         "reconstruction": discrete.reconstruction_loss(x, z, reduction="batch", backend=backend),
-        "L_n joint": discrete.discrete_time_loss(x, z, t, n_samples=2, seed=3, **steps),
-        "L_n factorised": discrete.discrete_time_loss(x, z, t, n_samples=2, seed=3, receiver="factorised", **steps),
+        "L_n joint": discrete.discrete_time_loss(x, z, step=2, n_samples=2, seed=3, **steps),
+        "L_n factorised": discrete.discrete_time_loss(
+            x, z, step=2, n_samples=2, seed=3, receiver="factorised", **steps
+        ),
     }
     for name, loss in losses.items():
         found[name], found[f"{name} by logits"] = loss.detach(), torch.autograd.grad(loss.sum(), z)[0]

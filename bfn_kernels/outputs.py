@@ -1,0 +1,64 @@
+"""`out=`: memory of its own, or the state itself, that a step writes its result into."""
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import checks
+
+
+def check_out(out: Tensor | None, state_name: str, /, **inputs: Tensor | float | None) -> None:
+    """`out=` must be like the state among the inputs. It may be the state itself, and must share no memory with another
+    input; writing into it leaves no gradient."""
+    if out is None:
+        return
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    state = tensors[state_name]
+    checks.like("out", out, "the state", state)
+    if out.dtype != state.dtype:
+        raise TypeError(f"out must be {state.dtype} as the state is, got {out.dtype}")
+    checks.no_gradient("writing into out leaves none", out=out, **tensors)
+    if not torch.compiler.is_compiling():  # what the compiler cannot trace; it writes into copies of its own
+        _check_kind(out)
+    if _overlaps_itself(out):
+        raise ValueError(f"out must have a place of its own for every element, got strides {out.stride()}")
+    written = _memory(out)
+    for name, value in tensors.items():
+        read = _memory(value)
+        if written is None or read is None or written[0] >= read[1] or read[0] >= written[1]:
+            continue
+        if name != state_name or _dims(out) != _dims(value) or written != read:
+            raise ValueError(f"out must be the state itself or share no memory with any input, but it does with {name}")
+
+
+def _check_kind(out: Tensor) -> None:
+    if out.layout != torch.strided or out.is_neg():
+        raise ValueError("out must be a plain tensor, got a sparse one or a view that negates what it shows")
+    if out.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError("out must not be a tensor of inference mode outside of it, where autograd cannot follow it")
+
+
+def _dims(x: Tensor) -> list[tuple[int, int]]:
+    """Strides and sizes of the dimensions with more than one element."""
+    return [(stride, size) for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1]
+
+
+def _overlaps_itself(x: Tensor) -> bool:
+    """Whether an element may lie where another one does: a stride is shorter than what the inner dimensions span."""
+    span = 1
+    for stride, size in sorted(_dims(x)):
+        if stride < span:
+            return True
+        span += stride * (size - 1)
+    return False
+
+
+def _memory(x: Tensor) -> tuple[int, int] | None:
+    """The addresses of the first element and behind the last one; None where there are none, as for fake tensors. The
+    compiler finds out itself what shares memory, and copies."""
+    if torch.compiler.is_compiling() or x.device.type == "meta" or x.numel() == 0:
+        return None
+    try:
+        first = x.data_ptr()
+    except RuntimeError:  # a tensor without storage
+        return None
+    return first, first + (1 + sum(stride * (size - 1) for stride, size in _dims(x))) * x.element_size()

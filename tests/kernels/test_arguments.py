@@ -1,0 +1,323 @@
+"""What the public functions take, and what they refuse because it would be wrong in silence."""
+
+import numpy
+import pytest
+import torch
+from support import ON_CPU
+
+from bfn_kernels import continuous, discrete, discretised
+from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
+
+X, Z = torch.linspace(-1, 1, 12).reshape(3, 4), torch.linspace(-2, 2, 60).reshape(3, 4, 5)
+CLASSES = torch.arange(12).reshape(3, 4) % 5
+S, B = {"sigma_1": 0.1}, {"beta_1": 2.0}
+BINS = {"num_bins": 8, **S}
+ON_EACH = pytest.mark.parametrize("backend", ON_CPU)
+
+
+def gpu_like(backend):
+    """Backends that answer a bad value in a tensor by NaN, as on a GPU, where looking would cost a synchronisation."""
+    return backend in ("cuda_on_host", "triton")
+
+
+L_N = {
+    "continuous": lambda *t, **k: continuous.discrete_time_loss(X, X / 2, X / 3, *t, **S, **k),
+    "discretised": lambda *t, **k: discretised.discrete_time_loss(X, X / 2, X - 2, X / 3, *t, **BINS, **k),
+    "discrete": lambda *t, **k: discrete.discrete_time_loss(
+        CLASSES[..., :1] % 2, Z[:, :1, :2], *t, quadrature=8, **B, **k
+    ),
+}
+
+
+@pytest.mark.parametrize("family", L_N)
+@ON_EACH
+def test_the_step_in_the_place_of_its_time(family, backend):
+    loss = L_N[family]
+    each = torch.tensor([1, 3, 20])
+    for n, i in (
+        (20, 7),
+        (1, 1),
+        (numpy.int64(3), numpy.int32(3)),
+        (20, each),
+        (20, each.short()),
+        (1000, each[:, None]),
+    ):
+        t = (i - 1) / n if not torch.is_tensor(i) else (i.double() - 1) / n
+        got = loss(step=i, n_steps=n, backend=backend)
+        assert got.isfinite() and torch.equal(got, loss(t, n_steps=n, backend=backend))
+    rounded = ((each - 1) / 20).float()  # as floor(20t)/20 comes out in float32
+    assert torch.equal(loss(rounded, n_steps=20, backend=backend), loss(step=each, n_steps=20, backend=backend))
+
+
+@pytest.mark.parametrize("family", L_N)
+@pytest.mark.parametrize("t", [0.3, 1.0, 0.1 + 1e-4, torch.tensor([0.0, 0.1, 0.52]), torch.tensor([0.1, 1.0, 0.1])])
+@ON_EACH
+def test_times_that_no_step_has(family, t, backend):
+    loss = lambda: L_N[family](t, n_steps=9 if t == 0.3 else 10, reduction="batch", backend=backend)  # noqa: E731
+    if torch.is_tensor(t):
+        loss = lambda: L_N[family](t, n_steps=10, reduction="batch", backend=backend)  # noqa: E731
+    if gpu_like(backend):
+        bad = torch.as_tensor(t).expand(3) * 10 % 1 > 1e-3
+        bad |= torch.as_tensor(t).expand(3) == (0.3 if not torch.is_tensor(t) and t == 0.3 else 1.0)
+        assert torch.equal(loss().isnan(), bad)
+    else:
+        with pytest.raises(ValueError, match=r"^t must be \(i - 1\)/n for a step i from 1 to n = (9|10)"):
+            loss()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({}, ValueError, "exactly one of t and step must be given"),
+        ({"t": 0.1, "step": 2}, ValueError, "exactly one of t and step must be given"),
+        ({"step": 0}, ValueError, "step must be at least 1, got 0"),
+        ({"step": 11}, ValueError, r"step must lie in \[1, 10\], got 11"),
+        ({"step": torch.tensor([1, 0, 2])}, ValueError, r"step must lie in \[1, 10\], got values from 0 to 2"),
+        ({"step": 1.5}, TypeError, "step must be an int, got float"),
+        ({"step": torch.ones(3)}, TypeError, "step must be an int or an integer tensor, got torch.float32"),
+        ({"step": torch.ones(2, dtype=torch.long)}, ValueError, "t must be a scalar or have the shape of a leading"),
+    ],
+)
+@pytest.mark.parametrize("family", L_N)
+def test_bad_steps(arguments, kind, message, family):
+    time = [arguments["t"]] if "t" in arguments else []
+    with pytest.raises(kind, match=message):
+        L_N[family](*time, step=arguments.get("step"), n_steps=10)
+
+
+WITH_RANGE = {
+    "continuous L_inf": lambda x, **k: continuous.continuous_time_loss(x, X / 2, X, 0.5, **S, **k),
+    "continuous L_n": lambda x, **k: continuous.discrete_time_loss(x, X / 2, X, 0.5, n_steps=2, **S, **k),
+    "continuous reconstruction": lambda x, **k: continuous.reconstruction_loss(x, X / 2, X, **S, **k),
+    "continuous bins": lambda x, **k: continuous.reconstruction_loss(x, X / 2, X, num_bins=8, **S, **k),
+    "discretised L_inf": lambda x, **k: discretised.continuous_time_loss(x, X / 2, X - 2, X, 0.5, **BINS, **k),
+    "discretised L_n": lambda x, **k: discretised.discrete_time_loss(x, X / 2, X - 2, X, 0.5, n_steps=2, **BINS, **k),
+    "discretised reconstruction": lambda x, **k: discretised.reconstruction_loss(x, X / 2, X - 2, X, **BINS, **k),
+    "log_prob": lambda x, **k: discretised.log_prob(x, X / 2, X + 2, num_bins=8, backend=k.get("backend")),
+}
+
+
+@pytest.mark.parametrize("name", WITH_RANGE)
+@pytest.mark.parametrize("bad", [1.0001, -255.0, float("inf")])
+@pytest.mark.parametrize("backend", [b for b in ON_CPU if not gpu_like(b)])
+def test_data_out_of_range(name, bad, backend):
+    """Grey levels in the place of bin centres, or reals that the default clip does not reach."""
+    loss, x = WITH_RANGE[name], X.clone()
+    x[1, 2] = bad
+    with pytest.raises(ValueError, match=r"^x must lie in \[-1(\.0)?, 1(\.0)?\], got (-255|1.0001|inf)"):
+        loss(x, backend=backend)
+    x[1, 2] = torch.nan
+    assert loss(x, backend=backend).isnan().any()
+    if name != "log_prob":
+        x[1, 2] = bad
+        assert loss(x, backend=backend, mask=x == X).isfinite()
+
+
+@ON_EACH
+def test_data_without_bounds(backend):
+    for loss in (continuous.continuous_time_loss, continuous.discrete_time_loss):
+        n = {"n_steps": 2} if loss is continuous.discrete_time_loss else {}
+        assert loss(X * 9, X, X, 0.5, clip=None, backend=backend, **S, **n).isfinite()
+    assert continuous.continuous_time_loss(X * 9, X, X, 0.5, clip=(-9, 9), backend=backend, **S).isfinite()
+
+
+@pytest.mark.parametrize("num_bins", [2, 17, 256, 4096])
+def test_levels_and_bin_centres(num_bins):
+    levels = torch.arange(num_bins).reshape(2, -1) if num_bins % 2 == 0 else torch.arange(num_bins)
+    x = discretised.from_levels(levels, num_bins=num_bins)
+    assert torch.equal(x, ((2 * levels.double() + 1) / num_bins - 1).float()) or num_bins == 17
+    torch.testing.assert_close(x.double(), (2 * levels.double() + 1) / num_bins - 1, rtol=0, atol=6e-8)
+    assert torch.equal(discretised.to_levels(x, num_bins=num_bins), levels)
+    std = torch.full_like(x, 0.1 / num_bins)
+    assert torch.equal(discretised.mode(x, std, num_bins=num_bins), x)
+    if num_bins == 256:
+        assert torch.equal(discretised.from_levels(levels.byte(), num_bins=256), x)
+        assert discretised.from_levels(levels, num_bins=256, dtype=torch.float64).dtype == torch.float64
+    with pytest.raises(IndexError, match=f"levels must.*{num_bins}"):
+        discretised.from_levels(levels + 1, num_bins=num_bins)
+
+
+MASKS = {
+    "leading": torch.tensor([True, False, True]),
+    "trailing": torch.tensor([True, False, True, True]),
+    "column": torch.tensor([[True], [False], [True]]),
+    "full": X > 0.2,
+}
+MASKED = {
+    "continuous": lambda **k: continuous.continuous_time_loss(X, X / 2, X, 0.5, **S, **k),
+    "discretised": lambda **k: discretised.continuous_time_loss(X, X / 2, X - 2, X, 0.5, **BINS, **k),
+    "discrete": lambda **k: discrete.continuous_time_loss(CLASSES, Z, 0.5, **B, **k),
+}
+
+
+@pytest.mark.parametrize("family", MASKED)
+@pytest.mark.parametrize("name", MASKS)
+@ON_EACH
+def test_masks_of_leading_and_of_trailing_dimensions(name, family, backend):
+    mask = MASKS[name]
+    full = (mask[:, None] if name == "leading" else mask).expand(3, 4)
+    for reduction in ("none", "mean"):
+        loss = lambda m, r=reduction: MASKED[family](mask=m, reduction=r, backend=backend)  # noqa: E731
+        assert torch.equal(loss(mask), loss(full)) and not torch.equal(loss(mask), loss(None))
+
+
+def test_a_mask_that_may_mean_both():
+    square, mask = torch.zeros(3, 3), torch.tensor([True, False, True])
+    for m, fits in ((mask, False), (mask[:, None], True), (mask[None], True), (torch.ones(1, dtype=torch.bool), True)):
+        loss = lambda m=m: continuous.continuous_time_loss(square, square, square, 0.5, mask=m, **S)  # noqa: E731
+        if fits:
+            loss()
+        else:
+            with pytest.raises(ValueError, match=r"^mask must say.*\(3, 1\) or \(1, 3\), got \(3,\)"):
+                loss()
+
+
+@ON_EACH
+def test_known_values_of_whole_rows(backend):
+    known = torch.where(MASKS["column"], X, torch.nan)
+    for mask in (MASKS["leading"], MASKS["column"]):
+        new, _ = continuous.update_sample(
+            X - 9, X, 1.0, 1e9, known=known, known_mask=mask, noise=torch.zeros(3, 4), backend=backend
+        )
+        assert torch.equal((new - X).abs() < 1e-3, MASKS["column"].expand(3, 4))
+
+
+@pytest.mark.parametrize(("output", "prior"), [("probs", 0.2), ("logits", 0.0)])
+@ON_EACH
+def test_padding_passes_through_the_flow_of_classes(output, prior, backend):
+    mask = X > -0.5
+    flow = lambda x, **k: discrete.flow_sample(  # noqa: E731
+        x, 0.5, num_classes=5, seed=1, output=output, backend=backend, **B, **k
+    )
+    got, want = flow(torch.where(mask, CLASSES, -100), mask=mask), flow(CLASSES)
+    assert torch.equal(got[mask], want[mask])
+    torch.testing.assert_close(got[~mask], torch.full_like(got[~mask], prior))
+
+
+@ON_EACH
+def test_padding_passes_through_the_flow_of_reals(backend):
+    mask = X > -0.5
+    data = torch.where(mask, X, torch.nan).requires_grad_()
+    got = continuous.flow_sample(data, 0.5, mask=mask, seed=1, backend=backend, **S)
+    want = continuous.flow_sample(X, 0.5, seed=1, backend=backend, **S)
+    assert torch.equal(got.detach(), torch.where(mask, want, 0.0))
+    (grad,) = torch.autograd.grad(got.sum(), data)
+    assert torch.equal(grad != 0, mask)
+    rows = MASKS["leading"]
+    got = continuous.flow_sample(X, torch.tensor([0.1, 0.5, 0.9]), mask=rows, seed=1, backend=backend, **S)
+    assert torch.equal((got != 0).all(1), rows)
+
+
+@ON_EACH
+def test_times_and_accuracies_in_few_bits(backend):
+    few = torch.tensor([0.125, 0.5, 1.0])
+    for kind in (torch.bfloat16, torch.float16):
+        got, want = (continuous.flow_sample(X, t, seed=1, backend=backend, **S) for t in (few.to(kind), few))
+        assert torch.equal(got, want)
+        mean, precision = continuous.update_sample(X, X, few.to(kind), few.to(kind) + 1, seed=1, backend=backend)
+        assert torch.equal(mean, continuous.update_sample(X, X, few, few + 1, seed=1, backend=backend)[0])
+        assert precision.dtype == torch.float32 and torch.equal(precision, few + few + 1)
+
+
+@ON_EACH
+def test_numpy_numbers(backend):
+    t = numpy.float32(0.5)
+    one, two = (
+        discretised.discrete_time_loss(
+            X, X, X - 2, X, t, n_steps=n, num_bins=k, n_samples=s, seed=seed, backend=backend, **S
+        )
+        for n, k, s, seed in ((2, 8, 3, 5), (numpy.int64(2), numpy.int32(8), numpy.uint8(3), numpy.int64(5)))
+    )
+    assert torch.equal(one, two)
+    got = discrete.flow_sample(CLASSES, t, num_classes=numpy.int64(5), seed=numpy.int16(3), backend=backend, **B)
+    assert torch.equal(got, discrete.flow_sample(CLASSES, 0.5, num_classes=5, seed=3, backend=backend, **B))
+
+
+@pytest.mark.parametrize("kind", [torch.int16, torch.int8], ids=str)
+@ON_EACH
+def test_small_integers_as_classes(kind, backend):
+    want = discrete.continuous_time_loss(CLASSES, Z, 0.5, backend=backend, **B)
+    assert torch.equal(discrete.continuous_time_loss(CLASSES.to(kind), Z, 0.5, backend=backend, **B), want)
+    got, want = (
+        discrete.update_sample(Z, Z, 1.0, known=c, known_mask=X > 0, seed=1, backend=backend)
+        for c in (CLASSES.to(kind), CLASSES)
+    )
+    assert torch.equal(got, want)
+
+
+RANDOM = {
+    "flow": lambda **k: continuous.flow_sample(X, 0.5, **S, **k),
+    "sender": lambda **k: continuous.sender_sample(X, 0.5, **k),
+    "update": lambda **k: continuous.update_sample(X, X, 1.0, 2.0, **k)[0],
+    "binned draw": lambda **k: discretised.sample(X, X + 2, num_bins=99, **k),
+    "binned update": lambda **k: discretised.update_sample(X, X, X, 1.0, 0.5, 2.0, **BINS, **k)[0],
+    "binned L_n": lambda **k: discretised.discrete_time_loss(X, X, X, X, 0.5, n_steps=2, n_samples=2, **BINS, **k),
+    "classes flow": lambda **k: discrete.flow_sample(CLASSES, 0.5, num_classes=5, **B, **k),
+    "classes sender": lambda **k: discrete.sender_sample(CLASSES, 0.5, num_classes=5, **k),
+    "classes update": lambda **k: discrete.update_sample(Z, Z, 0.5, **k),
+    "classes L_n": lambda **k: discrete.discrete_time_loss(CLASSES, Z, 0.5, n_steps=2, **B, **k),
+}
+
+
+@pytest.mark.parametrize("name", RANDOM)
+@ON_EACH
+def test_a_generator_of_the_callers(name, backend):
+    draw, state = RANDOM[name], torch.get_rng_state()
+    first, second, again = (torch.Generator().manual_seed(s) for s in (1, 2, 1))
+    one = draw(generator=first, backend=backend)
+    assert torch.equal(one, draw(generator=again, backend=backend))
+    for other in (first, second):
+        assert not torch.equal(one, draw(generator=other, backend=backend))
+    assert torch.equal(state, torch.get_rng_state())
+    with pytest.raises(ValueError, match="at most one of seed and generator"):
+        draw(generator=first, seed=1, backend=backend)
+    with pytest.raises(TypeError, match=r"generator must be a torch.Generator, got int"):
+        draw(generator=3, backend=backend)
+
+
+def test_a_generator_beside_noise():
+    with pytest.raises(ValueError, match="generator must be None where noise is given"):
+        RANDOM["flow"](noise=X, generator=torch.Generator())
+    with pytest.raises(ValueError, match="generator must be on meta, got cpu"):
+        continuous.sender_sample(X.to("meta"), 1.0, generator=torch.Generator())
+
+
+@pytest.mark.parametrize("schedule", [ExponentialVariance(0.1), QuadraticAccuracy(2.0), LogarithmicAccuracy(5, 2.0)])
+def test_schedules_take_numbers(schedule):
+    start = "gamma" if isinstance(schedule, ExponentialVariance) else "beta"
+    for method, arguments in ((start, (0.25,)), ("rate", (0.25,)), ("alpha", (3, 10))):
+        got = getattr(schedule, method)(*arguments)
+        want = getattr(schedule, method)(torch.tensor(arguments[0], dtype=torch.float64), *arguments[1:])
+        for g, w in zip(got, want, strict=True) if isinstance(got, tuple) else [(got, want)]:
+            assert isinstance(g, float) and g == pytest.approx(w.item(), rel=1e-15)
+
+
+class NoRate:
+    def gamma(self, t):
+        return t, 1 - t
+
+    beta = gamma
+    alpha = None
+
+
+def test_a_schedule_is_checked_when_it_is_given():
+    """Not when a method is first missed, as `rate` would be by the flow."""
+    with pytest.raises(
+        TypeError, match=r"schedule must have the methods gamma, alpha, rate, got NoRate without alpha, rate"
+    ):
+        continuous.flow_sample(X, 0.5, schedule=NoRate())
+    with pytest.raises(
+        TypeError, match=r"schedule must have the methods beta, alpha, rate, got NoRate without alpha, rate"
+    ):
+        discrete.flow_sample(CLASSES, 0.5, num_classes=5, schedule=NoRate())
+    with pytest.raises(TypeError, match="schedule must be an object, got the class ExponentialVariance"):
+        continuous.flow_sample(X, 0.5, schedule=ExponentialVariance)
+
+
+def test_ops_of_torch_take_a_backend():
+    for backend in (None, *ON_CPU):
+        assert torch.equal(discrete.theta(Z, backend=backend), Z.softmax(-1))
+        assert torch.equal(discrete.bayesian_update(Z, Z, backend=backend), Z + Z)
+    for call in (lambda b: discrete.theta(Z, backend=b), lambda b: discrete.bayesian_update(Z, Z, backend=b)):
+        with pytest.raises(ValueError, match="backend must be None or one of"):
+            call("gpu")

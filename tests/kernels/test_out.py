@@ -1,0 +1,100 @@
+"""`out=`: what may be written into, and that autograd and those who share memory notice."""
+
+import pytest
+import torch
+from support import ON_CPU
+
+from bfn_kernels import continuous, discrete, discretised
+
+X, M = torch.linspace(-1, 1, 12).reshape(3, 4), torch.linspace(0.5, -0.5, 12).reshape(3, 4)
+ON_EACH = pytest.mark.parametrize("backend", ON_CPU)
+
+
+def gaussian(m, out, backend, **k):
+    return continuous.update_sample(k.pop("x", X), m, 1.0, 3.0, out=out, seed=7, backend=backend, **k)[0]
+
+
+def binned(m, out, backend, **k):
+    shared = {"sigma_1": 0.1, "num_bins": 8, "parametrisation": "data", "seed": 7, "backend": backend}
+    x = k.pop("x", X)
+    return discretised.update_sample(x, x - 3, m, 1.0, 0.5, 3.0, out=out, **shared, **k)[0]
+
+
+def classed(z, out, backend, **k):
+    return discrete.update_sample(k.pop("x", X), z, 0.3, out=out, seed=7, backend=backend, **k)
+
+
+STEPS = pytest.mark.parametrize("step", [gaussian, binned, classed])
+
+
+@STEPS
+@ON_EACH
+def test_into_memory_of_its_own_and_into_the_state(step, backend):
+    want = step(M, None, backend)
+    for out in (torch.empty(3, 4), torch.empty(4, 3).t(), torch.empty(3, 8)[:, ::2], torch.empty(3, 4, 2)[..., 1]):
+        before = out._version
+        assert step(M, out, backend) is out and torch.equal(out, want) and out._version > before
+    for state in (M.clone(), M.t().contiguous().t()):
+        assert step(state, state, backend) is state and torch.equal(state, want)
+
+
+NOT_PLAIN = {
+    "a negative view": (lambda: torch.zeros(3, 4, dtype=torch.complex64).conj().imag, "plain"),
+    "expanded": (lambda: torch.zeros(3, 1).expand(3, 4), "place of its own"),
+    "overlapping itself": (lambda: torch.zeros(20).as_strided((3, 4), (2, 1)), "place of its own"),
+    "of inference mode": (lambda: torch.inference_mode()(torch.zeros)(3, 4), "inference"),
+    "sparse": (lambda: torch.zeros(3, 4).to_sparse(), "plain"),
+}
+
+
+@STEPS
+@pytest.mark.parametrize("name", NOT_PLAIN)
+@ON_EACH
+def test_what_is_not_plain_is_refused(name, step, backend):
+    make, words = NOT_PLAIN[name]
+    with pytest.raises(ValueError, match=f"^out must.*{words}"):
+        step(M, make(), backend)
+
+
+@STEPS
+@ON_EACH
+def test_shared_memory_is_refused(step, backend):
+    memory = torch.zeros(40)
+    state, shifted = memory[:12].view(3, 4), memory[4:16].view(3, 4)
+    with pytest.raises(ValueError, match=r"^out must be the state itself or share no memory"):
+        step(state, shifted, backend)
+    square = torch.zeros(4, 4)
+    with pytest.raises(ValueError, match=r"^out must be the state itself or share no memory"):
+        step(square, square.t(), backend, x=torch.zeros(4, 4))
+    x = X.clone()
+    with pytest.raises(ValueError, match=r"^out must be the state itself or share no memory"):
+        step(M, x, backend, x=x)
+    step(memory[:12].view(3, 4), memory[12:24].view(3, 4), backend)
+
+
+@STEPS
+@ON_EACH
+def test_autograd_notices(step, backend):
+    """A state that was saved for a backward pass must not be written over in silence."""
+    state, w = M.clone(), torch.ones(3, 4, requires_grad=True)
+    loss = (state * w).sum()
+    step(state, state, backend)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@STEPS
+@ON_EACH
+def test_a_lazy_clone_leaves_its_original_alone(step, backend):
+    original = M.clone()
+    clone = torch._lazy_clone(original)
+    assert torch.equal(step(clone, clone, backend), step(M, None, backend))
+    assert torch.equal(original, M)
+
+
+@STEPS
+@ON_EACH
+def test_in_compiled_code(step, backend):
+    compiled = torch.compile(step, fullgraph=True, backend="eager")
+    for out in (torch.zeros(3, 4), M.clone()):
+        torch.testing.assert_close(compiled(M, out, backend), step(M, None, backend))
