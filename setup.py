@@ -39,7 +39,7 @@ CPU_BUILDS = {"_cpu_generic": []} | (X86_BUILDS if platform.machine() in ("x86_6
 
 NVCC = os.environ.get("BFN_NVCC", shutil.which("nvcc") or "")  # BFN_NVCC= builds without CUDA
 CUDA_SOURCES = sorted(Path("csrc/cuda").glob("*.cu"))
-CUDA_BINDINGS = [path for name, path in BINDINGS.items() if name not in ("cpu", "direct", "pages")]
+CUDA_BINDINGS = [path for name, path in BINDINGS.items() if name not in ("cpu", "pages")]
 # Code for A100, H100 and B100, and an intermediate form for what comes after them.
 ARCHITECTURES = os.environ.get("BFN_CUDA_ARCHITECTURES", "80,90,100").split(",")
 NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "--threads=2", "-Xcompiler=-fPIC,-fvisibility=hidden"]

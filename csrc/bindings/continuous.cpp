@@ -8,7 +8,7 @@ namespace bfn {
 namespace {
 
 void gaussian_step_out(const Tensor& state, const MaybeTensor& data, const Tensors& rows, int64_t which,
-                       const Doubles& by, const MaybeTensor& seed, const MaybeTensor& noise, const Out& out) {
+                       const Doubles& by, const MaybeTensor& seed, const MaybeTensor& noise, Tensor out) {
   const Shape shape = shape_of(state);
   const ScalarType type = compute_type({&state, get(data)});
   const Numbers numbers(rows, which, by, shape, type);
@@ -19,7 +19,7 @@ void gaussian_step_out(const Tensor& state, const MaybeTensor& data, const Tenso
                   numbers.of({RowNumber::kTake}),
                   numbers.of({RowNumber::kFlowStd, RowNumber::kUpdateStd, RowNumber::kSenderStd}),
                   {},
-                  view("out", out.tensor, shape)};
+                  view_of_out(out, shape)};
   if (!data && op.b) std::swap(op.a, op.b);  // the backward pass of the data: its number scales the state
   if (op.std) op.noise = noise_of(seed, noise, shape, kSender);
   with_compute_type(type, [&](auto t) { gaussian_step<decltype(t)>(op); });
@@ -28,7 +28,7 @@ void gaussian_step_out(const Tensor& state, const MaybeTensor& data, const Tenso
 Tensor gaussian_step_new(const Tensor& state, const MaybeTensor& data, const Tensors& rows, int64_t which,
                          const Doubles& by, const MaybeTensor& seed, const MaybeTensor& noise) {
   Tensor out = new_like(state);
-  gaussian_step_out(state, data, rows, which, by, seed, noise, {out});
+  gaussian_step_out(state, data, rows, which, by, seed, noise, out);
   return out;
 }
 
@@ -52,7 +52,7 @@ struct Gradient {
   Tensor tensor;
   View out;
 
-  Gradient(const Tensor& of, bool needed) : tensor(needed ? new_like(of) : of.make_none(of.scalar_type())) {
+  Gradient(const Tensor& of, bool needed) : tensor(needed ? new_like(of) : new_tensor(of, {0}, of.scalar_type())) {
     if (needed) out = view("gradient", tensor, shape_of(of));
   }
 };

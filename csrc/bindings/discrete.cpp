@@ -56,7 +56,7 @@ Tensor sender_new(const Tensor& x, const Tensors& rows, int64_t which, const Dou
 
 void update_out(const Tensor& output_logits, const Tensor& state, const Tensors& rows, int64_t which, const Doubles& by,
                 int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& seed,
-                const MaybeTensor& noise, const MaybeTensor& draw_noise, const Out& out) {
+                const MaybeTensor& noise, const MaybeTensor& draw_noise, Tensor out) {
   const int64_t num_classes = classes_of(state);
   const Shape shape = shape_of(state), lead = lead_of(state);
   const ScalarType type = compute_type({&output_logits, &state});
@@ -73,7 +73,7 @@ void update_out(const Tensor& output_logits, const Tensor& state, const Tensors&
                     view("known_mask", known_mask, lead),
                     noise_of(seed, noise, shape, kSender),
                     {},
-                    view("out", out.tensor, shape),
+                    view_of_out(out, shape),
                     &bad};
   if (op.choice == DiscreteChoice::kSample) op.draw = noise_of(seed, draw_noise, lead, kClass);
   with_compute_type(type, [&](auto t) { discrete_update<decltype(t)>(op); });
@@ -84,7 +84,7 @@ Tensor update_new(const Tensor& output_logits, const Tensor& state, const Tensor
                   const Doubles& by, int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask,
                   const MaybeTensor& seed, const MaybeTensor& noise, const MaybeTensor& draw_noise) {
   Tensor out = new_like(state);
-  update_out(output_logits, state, rows, which, by, choice, known, known_mask, seed, noise, draw_noise, {out});
+  update_out(output_logits, state, rows, which, by, choice, known, known_mask, seed, noise, draw_noise, out);
   return out;
 }
 
@@ -95,7 +95,7 @@ std::tuple<Tensor, Tensor, Tensor> loss_new(const Tensor& x, const Tensor& logit
   const ScalarType type = compute_type({&logits});
   const Numbers numbers(rows, which, by, lead, type);
   const Reduced to = reduced(x, mask, reduction, type);
-  Tensor stats = need_logits ? new_tensor(logits, four, type) : logits.make_none(type);
+  Tensor stats = new_tensor(logits, need_logits ? four : Shape{0}, type);
   BadClass bad;
   const DiscreteLoss op{classes_of(logits),
                         view("x", x, lead),

@@ -103,7 +103,7 @@ void update_out(const Tensor& prediction, const Tensor& log_std, const MaybeTens
                 int64_t num_bins, int64_t choice, const Tensors& rows, int64_t which, const Doubles& by,
                 const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& seed,
                 const MaybeTensor& noise, const MaybeTensor& draw_noise, const MaybeTensor& component_noise,
-                const Out& out) {
+                Tensor out) {
   const Shape shape = shape_of(mean);
   const ScalarType type = compute_type({&prediction, &log_std, get(mixture_logits), &mean});
   const Numbers of_flow(flow, flow_which, flow_by, shape, type), numbers(rows, which, by, shape, type);
@@ -120,7 +120,7 @@ void update_out(const Tensor& prediction, const Tensor& log_std, const MaybeTens
       noise_of(seed, noise, shape, kSender),
       {},
       {},
-      view("out", out.tensor, shape)};
+      view_of_out(out, shape)};
   if (op.choice == Choice::kSample) op.draw = noise_of(seed, draw_noise, shape, kOutput);
   if (op.choice == Choice::kSample && mixture_logits) op.component = noise_of(seed, component_noise, shape, kComponent);
   with_compute_type(type, [&](auto t) { discretised_update<decltype(t)>(op); });
@@ -133,7 +133,7 @@ Tensor update_new(const Tensor& prediction, const Tensor& log_std, const MaybeTe
                   const MaybeTensor& noise, const MaybeTensor& draw_noise, const MaybeTensor& component_noise) {
   Tensor out = new_like(mean);
   update_out(prediction, log_std, mixture_logits, mean, flow, flow_which, flow_by, parametrisation, num_bins, choice,
-             rows, which, by, known, known_mask, seed, noise, draw_noise, component_noise, {out});
+             rows, which, by, known, known_mask, seed, noise, draw_noise, component_noise, out);
   return out;
 }
 

@@ -16,7 +16,7 @@ Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, Sca
   MaybeTensor workspace;
   if (const int64_t bytes = loss_workspace(to)) {
     workspace = new_tensor(x, {bytes}, ScalarType::Byte);
-    to.workspace = workspace->data();
+    to.workspace = workspace->mutable_data_ptr();
   }
   return {std::move(loss), std::move(scale), std::move(workspace), to};
 }

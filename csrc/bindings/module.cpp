@@ -1,10 +1,5 @@
-// `import bfn_kernels._cpu_...` loads the operators; what is in the module itself is in direct.h. Limited API: one file
-// for all Pythons.
+// `import bfn_kernels._cpu_...` loads the operators; the module itself is empty. Limited API: one file for all Pythons.
 #include <Python.h>
-
-#ifndef BFN_CUDA
-#include "direct.h"
-#endif
 
 #define BFN_CONCATENATE(a, b) a##b
 #define BFN_INIT(name) BFN_CONCATENATE(PyInit_, name)
@@ -14,8 +9,5 @@
 PyMODINIT_FUNC BFN_INIT(BFN_MODULE)(void) {
   static PyModuleDef module = {
       PyModuleDef_HEAD_INIT, BFN_QUOTE(BFN_MODULE), nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
-#ifndef BFN_CUDA
-  module.m_methods = bfn::direct::functions();
-#endif
   return PyModule_Create(&module);
 }

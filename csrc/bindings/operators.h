@@ -3,7 +3,10 @@
 // and, for tests, CUDA's kernels run on the CPU, as a namespace of their own.
 #pragma once
 
-#include "dispatcher.h"
+#include <torch/csrc/stable/library.h>
+#ifdef BFN_CUDA
+#include <torch/csrc/stable/accelerator.h>
+#endif
 
 #ifndef BFN_NAMESPACE
 #define BFN_NAMESPACE bfn_kernels
@@ -18,19 +21,22 @@
 #endif
 #define BFN_EXPANDED(macro, ...) macro(__VA_ARGS__)
 
-// A Python module of the CPU's kernels has those that make something as functions too.
-#if defined(BFN_MODULE) && !defined(BFN_CUDA)
-#include "direct.h"
-#endif
-
 namespace bfn {
+
+// The operator f as torch calls it. Its first argument is a tensor, and it runs on that tensor's device.
+template <auto f>
+void boxed(StableIValue* stack, uint64_t num_arguments, uint64_t num_results) {
+#ifdef BFN_CUDA
+  int32_t index = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(torch::stable::detail::to<AtenTensorHandle>(stack[0]), &index));
+  const torch::stable::accelerator::DeviceGuard guard(index);
+#endif
+  (TORCH_BOX(f))(stack, num_arguments, num_results);
+}
 
 template <auto f>
 void add(torch::stable::detail::StableLibrary& library, const char* name) {
-  library.impl(name, &dispatcher::boxed<f>);
-#if defined(BFN_MODULE) && !defined(BFN_CUDA)
-  if constexpr (!std::is_void_v<typename direct::Function<f>::Result>) direct::add(name, &direct::Function<f>::call);
-#endif
+  library.impl(name, &boxed<f>);
 }
 
 }  // namespace bfn

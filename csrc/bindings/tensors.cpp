@@ -1,14 +1,22 @@
 #include "tensors.h"
 
+#include <torch/csrc/stable/ops.h>
+
 #include <algorithm>
 #include <limits>
+
+#ifndef BFN_CUDA
+#include "pages.h"
+#endif
 
 namespace bfn {
 
 #ifdef BFN_CUDA
 constexpr const char* kDeviceName = "a CUDA device";
+static bool is_here(const Tensor& x) { return x.is_cuda(); }
 #else
 constexpr const char* kDeviceName = "the CPU";
+static bool is_here(const Tensor& x) { return x.is_cpu(); }
 #endif
 
 static DType dtype_of_tensor(const char* name, const Tensor& x) {
@@ -36,10 +44,10 @@ static DType dtype_of_tensor(const char* name, const Tensor& x) {
 // Dimension d of `shape` is dimension d - offset of x; x has size 1 wherever it has none. Dimensions of x before the
 // first are left out.
 static View aligned_view(const char* name, const Tensor& x, const Shape& shape, int64_t offset) {
-  if (!x.is_here()) throw std::invalid_argument(std::string(name) + " must be on " + kDeviceName);
+  if (!is_here(x)) throw std::invalid_argument(std::string(name) + " must be on " + kDeviceName);
   View result;
   if (shape.size() > kMaxDims) throw std::invalid_argument(std::string(name) + " has too many dimensions");
-  result.data = x.data();
+  result.data = const_cast<void*>(x.const_data_ptr());
   static char nothing;
   if (result.data == nullptr) result.data = &nothing;  // an empty tensor, which is not a missing one
   result.dtype = dtype_of_tensor(name, x);
@@ -81,6 +89,12 @@ View view_of_part(const char* name, const Tensor& x, int64_t part, const Shape& 
 
 View leading_view(const char* name, const Tensor& x, const Shape& shape) { return aligned_view(name, x, shape, 0); }
 
+View view_of_out(const Tensor& out, const Shape& shape) {
+  View result = view("out", out, shape);
+  if (out.numel() > 0) result.data = out.mutable_data_ptr();
+  return result;
+}
+
 View view(const char* name, const MaybeTensor& x, const Shape& shape) { return x ? view(name, *x, shape) : View{}; }
 
 ScalarType compute_type(std::initializer_list<const Tensor*> tensors) {
@@ -93,6 +107,27 @@ ScalarType compute_type(std::initializer_list<const Tensor*> tensors) {
 constexpr int64_t kMostBytes = std::numeric_limits<int64_t>::max();
 constexpr const char* kTooLarge = "the result would have more bytes than can be counted";
 
+// By the shim itself, since the way through the dispatcher costs more than a small tensor. Large ones lie in huge pages
+// where the system has them.
+static Tensor strided(const Tensor& like, const Shape& shape, const Shape& strides, ScalarType type) {
+  const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+#ifndef BFN_CUDA
+  const size_t bytes = aoti_torch_dtype_element_size(dtype) * static_cast<size_t>(numel(shape));
+  if (void* const pages = take_pages(bytes)) {
+    const torch::stable::Device device(torch::headeronly::DeviceType::CPU);
+    return torch::stable::from_blob(pages, shape, strides, device, type,
+                                    [bytes](void* left) { leave_pages(left, bytes); });
+  }
+#endif
+  int32_t device_type, device_index;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
+                                                         strides.data(), dtype, device_type, device_index, &made));
+  return Tensor(made);
+}
+
 // Strides by which the dimensions follow on one another, the one that is named first being the innermost.
 static Tensor new_in_order(const Tensor& like, const Shape& shape, const Shape& order, ScalarType type) {
   if (shape.size() > kMaxDims + 1) throw std::invalid_argument("too many dimensions");  // one more for several numbers
@@ -103,7 +138,7 @@ static Tensor new_in_order(const Tensor& like, const Shape& shape, const Shape& 
     if (__builtin_mul_overflow(stride, std::max<int64_t>(shape[d], 1), &stride)) throw std::runtime_error(kTooLarge);
   }
   if (stride > kMostBytes / static_cast<int64_t>(sizeof(double))) throw std::runtime_error(kTooLarge);
-  return like.make({shape.data(), shape.size()}, {strides.data(), strides.size()}, type);
+  return strided(like, shape, strides, type);
 }
 
 static Shape backwards(size_t dims) {
@@ -132,10 +167,10 @@ Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& s
   result.stream = stream;
   result.explicit_values = view("noise", noise, shape);
   if (noise) return result;
-  if (!seed || seed->scalar_type() != ScalarType::Long || seed->numel() != 1 || !seed->is_here()) {
+  if (!seed || seed->scalar_type() != ScalarType::Long || seed->numel() != 1 || !is_here(*seed)) {
     throw std::invalid_argument(std::string("seed must hold one int64 on ") + kDeviceName + " where no noise is given");
   }
-  result.seed = static_cast<const int64_t*>(seed->data());
+  result.seed = static_cast<const int64_t*>(seed->const_data_ptr());
   return result;
 }
 

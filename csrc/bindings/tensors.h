@@ -1,16 +1,32 @@
 // From tensors to the views that the loops take.
 #pragma once
 
+#include <torch/csrc/stable/tensor.h>
+
 #include <initializer_list>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "../ops/noise.h"
 #include "../ops/view.h"
-#include "tensor.h"
 
 namespace bfn {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using MaybeTensor = std::optional<Tensor>;
+using Tensors = std::vector<Tensor>;
+using Shape = std::vector<int64_t>;
+using Doubles = std::vector<double>;
+
+inline int64_t numel(const Shape& shape) {
+  int64_t count = 1;
+  for (const int64_t size : shape) count *= size;
+  return count;
+}
 
 inline Shape shape_of(const Tensor& x) { return {x.sizes().begin(), x.sizes().end()}; }
 
@@ -31,6 +47,8 @@ E code(const char* name, int64_t value, E last) {
 // The tensor broadcast to `shape`, aligned at the last dimension.
 View view(const char* name, const Tensor& x, const Shape& shape);
 View view(const char* name, const MaybeTensor& x, const Shape& shape);
+// A tensor that the caller gave to be written into: a lazy clone gets memory of its own first.
+View view_of_out(const Tensor& out, const Shape& shape);
 // That of one part of the first dimension of x, in float or double.
 View view_of_part(const char* name, const Tensor& x, int64_t part, const Shape& shape);
 // Aligned at the first dimension instead.
@@ -56,7 +74,7 @@ inline Tensor new_like(const Tensor& like) { return new_like(like, like.scalar_t
 
 // A gradient that the forward pass saves, in the arithmetic's type; empty where it is not needed.
 inline Tensor saved_gradient(const Tensor& like, ScalarType type, bool needed) {
-  return needed ? new_tensor(like, shape_of(like), type) : like.make_none(type);
+  return new_tensor(like, needed ? shape_of(like) : Shape{0}, type);
 }
 
 Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream);

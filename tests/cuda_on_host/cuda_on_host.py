@@ -84,7 +84,7 @@ def operators() -> Path:
 
     torch_flags = [f"-isystem{path}" for path in include_paths()]
     torch_flags += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-O1"]
-    names = ("continuous", "cpu", "discrete", "discretised", "dispatcher", "loss", "pages", "schedules", "tensors")
+    names = ("continuous", "cpu", "discrete", "discretised", "loss", "pages", "schedules", "tensors")
     sources = {ROOT / "csrc" / "bindings" / f"{name}.cpp": torch_flags for name in names}
     sources |= {kernel: ["-O2", *_fused()] for kernel in KERNELS} | {SHIM: ["-O2"]}
     link = ["-shared", *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]

@@ -1,0 +1,69 @@
+"""Faults of what the public functions take and refuse."""
+
+from fault import Fault
+
+ARGUMENTS, OUT = "tests/kernels/test_arguments.py", "tests/kernels/test_out.py"
+
+FAULTS = [
+    Fault("bfn_kernels/outputs.py", " or out.is_neg():", ":", f"{OUT} -k negative"),
+    Fault("bfn_kernels/outputs.py", "if stride < span:", "if stride < 0:", f"{OUT} -k not_plain"),
+    Fault("bfn_kernels/outputs.py", "_dims(out) != _dims(value) or ", "", f"{OUT} -k shared"),
+    Fault("bfn_kernels/outputs.py", "name != state_name or ", "", f"{OUT} -k shared"),
+    Fault("bfn_kernels/outputs.py", "read[0] >= written[1]", "read[0] > written[0]", f"{OUT} -k shared"),
+    Fault(
+        "bfn_kernels/operators.py",
+        "torch.autograd.graph.increment_version(args[-1])",
+        "pass",
+        f"{OUT} -k autograd_notices",
+    ),
+    Fault(
+        "csrc/bindings/dispatcher.cpp",
+        "return {described(x, x.mutable_data_ptr(), nullptr)};",
+        "return {described(x, const_cast<void*>(x.const_data_ptr()), nullptr)};",
+        f"{OUT} -k lazy_clone",
+    ),
+    Fault("bfn_kernels/checks.py", "& (whole < n_steps)", "", f"{ARGUMENTS} -k no_step_has"),
+    Fault("bfn_kernels/checks.py", "STEP_TOLERANCE = 1e-6", "STEP_TOLERANCE = 1e-2", f"{ARGUMENTS} -k no_step_has"),
+    Fault("csrc/math/schedules.h", "&& whole < n_steps ?", "?", f"{ARGUMENTS} -k no_step_has"),
+    Fault("csrc/math/schedules.h", "kStepTolerance = 1e-6", "kStepTolerance = 1e-2", f"{ARGUMENTS} -k no_step_has"),
+    Fault(
+        "bfn_kernels/triton_ops/rows.py",
+        " & (whole < n_steps)",
+        "",
+        f"TRITON_INTERPRET=1 {ARGUMENTS} -k no_step_has",
+    ),
+    Fault("bfn_kernels/arguments.py", "return (step - 1) / n_steps", "return step / n_steps", f"{ARGUMENTS} -k step"),
+    Fault("bfn_kernels/arguments.py", "least < 1 or ", "", f"{ARGUMENTS} -k bad_steps"),
+    Fault("bfn_kernels/checks.py", "outside if mask is None else outside & mask", "outside", f"{ARGUMENTS} -k range"),
+    Fault("bfn_kernels/checks.py", "(x < low) | (x > high)", "x > high", f"{ARGUMENTS} -k range"),
+    Fault("csrc/cpu/loss.h", "&& !(mask && !mask[i])", "", f"{ARGUMENTS} -k range"),
+    Fault("csrc/cpu/continuous.cpp", "  range.refuse();\n", "", f"{ARGUMENTS} -k range"),
+    Fault("csrc/cpu/discretised.cpp", "  range.refuse();\n", "", f"{ARGUMENTS} -k range"),
+    Fault("bfn_kernels/checks.py", "leading if fits[0] else trailing", "trailing", f"{ARGUMENTS} -k masks"),
+    Fault("bfn_kernels/checks.py", "if all(fits) and leading != trailing:", "if False:", f"{ARGUMENTS} -k both"),
+    Fault("bfn_kernels/rows.py", "torch.where(mask, row, 0) for row", "row for row", f"{ARGUMENTS} -k padding"),
+    Fault(
+        "bfn_kernels/arguments.py",
+        "torch.promote_types(precision.dtype, torch.float32)",
+        "precision.dtype",
+        f"{ARGUMENTS} -k few_bits",
+    ),
+    Fault(
+        "bfn_kernels/arguments.py",
+        "random.draw_seed(like.device, generator)",
+        "random.draw_seed(like.device)",
+        f"{ARGUMENTS} -k generator",
+    ),
+    Fault(
+        "bfn_kernels/schedules.py",
+        "callable(getattr(schedule, method, None))",
+        "hasattr(schedule, method)",
+        f"{ARGUMENTS} -k schedule",
+    ),
+    Fault(
+        "bfn_kernels/discrete/__init__.py",
+        'backends.choose("discrete.theta", backend, logits.device)',
+        "pass",
+        f"{ARGUMENTS} -k take_a_backend",
+    ),
+]
