@@ -62,6 +62,13 @@ def test_pictures_are_written_again_on_demand(run, command, written):
     assert all((out / name).exists() for name in written)
 
 
+def test_pictures_of_a_model_file_are_written_beside_it(run):
+    out, _ = run
+    (out / "samples.png").unlink(missing_ok=True)
+    result = bfn("sample", out / MODEL_FILE, "sample.count=2")
+    assert result.exit_code == 0 and (out / "samples.png").exists()
+
+
 def test_the_same_command_continues_and_fresh_starts_again(run):
     out, _ = run
     settings = [f"out={out}", "sample.count=4", *TINY]

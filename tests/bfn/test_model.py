@@ -76,3 +76,25 @@ def test_noise_follows_the_seed(pair):
         assert losses[0] == losses[1]
     states = [model.flow(x, t, s) for s in (1, 1, 2)]
     assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
+
+
+def test_two_classes_are_summed_up_exactly_and_more_are_drawn(tiny):
+    t = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8])
+    for name, draws in (("digits_binary", False), ("text", True)):
+        config = tiny(name, "data.length=16")
+        model = build_model(config, load_data(config))
+        shape, classes = (5, *model.shape), model.num_classes
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randint(classes, shape, generator=generator)
+        logits = 3 * torch.randn(*shape, classes, generator=generator)
+
+        def loss(seed, model=model, x=x, logits=logits):
+            return model.discrete_time_loss(x, logits, logits, t, 5, seed, "none")
+
+        def kernel(model=model, x=x, logits=logits, **expectation):
+            settings = {"beta_1": model.beta_1, "n_steps": 5, "reduction": "none"}
+            return discrete.discrete_time_loss(x, logits.double(), t, **settings, **expectation).float()
+
+        assert torch.equal(loss(1), loss(2)) != draws
+        want = kernel(n_samples=10, seed=1) if draws else kernel(quadrature=128)
+        torch.testing.assert_close(loss(1), want, atol=1e-5, rtol=1e-4)
