@@ -149,6 +149,8 @@ def build(tree: Any, overrides: Sequence[str] = (), where: str = "the configurat
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"{f'key {key!r}' if key else 'a value'} in {where} cannot be used: {reason}") from error
     assert isinstance(config, Config)
+    if config.train.mixed_precision == "False":
+        config.train.mixed_precision = "no"  # which YAML takes for a boolean
     check(config)
     return config
 

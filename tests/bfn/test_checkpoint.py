@@ -96,6 +96,20 @@ def test_a_flipped_bit_is_found_in_tensors_and_in_the_state(path):
             checkpoint.load(path)
 
 
+def test_tensors_that_change_names_or_shape_are_found(path):
+    tensors = {"a": torch.arange(4.0), "b": -torch.arange(4.0)}
+    checkpoint.save(path, tensors, {})
+    good = path.read_bytes()
+    for old, new in ((b'"a":', b'"c":'), (b'"shape":[4]', b'"shape":[1,4]')):
+        path.write_bytes(moved := good.replace(old, new, 1))
+        assert moved != good
+        # one byte more in the header, which begins with its length and ends in spaces
+        size = int.from_bytes(good[:8], "little") + len(moved) - len(good)
+        path.write_bytes(size.to_bytes(8, "little") + moved[8:])
+        with pytest.raises(CheckpointError, match=r"c.safetensors is damaged"):
+            checkpoint.load(path)
+
+
 class Bomb:
     def __reduce__(self):
         return os.mkdir, ("exploded",)

@@ -98,3 +98,32 @@ def test_two_classes_are_summed_up_exactly_and_more_are_drawn(tiny):
         assert torch.equal(loss(1), loss(2)) != draws
         want = kernel(n_samples=10, seed=1) if draws else kernel(quadrature=128)
         torch.testing.assert_close(loss(1), want, atol=1e-5, rtol=1e-4)
+
+
+def test_what_is_drawn_for_the_loss_does_not_depend_on_what_was_drawn_for_the_flow(pair, monkeypatch):
+    model, data = pair
+    seeds = []
+    flow, loss = model.flow, model.discrete_time_loss
+    monkeypatch.setattr(model, "flow", lambda x, t, seed: seeds.append(seed) or flow(x, t, seed))
+    monkeypatch.setattr(model, "discrete_time_loss", lambda *args: seeds.append(args[5]) or loss(*args))
+    for seed in (1, 2):
+        model(data.test[:2], torch.zeros(2), seed=seed, n_steps=4)
+    assert len(set(seeds)) == 4
+
+
+@pytest.mark.parametrize("name", ["digits", "digits_continuous"])
+def test_reconstruction_counts_the_grey_levels_at_the_end_of_the_flow(name, tiny):
+    """The network puts out zeros: the output distribution is then N(mean/gamma, std²) with gamma = 1 - sigma_1²."""
+    config = tiny(name)
+    data = load_data(config)
+    model = build_model(config, data)
+    x, sigma_1 = data.test[:4], config.model.sigma_1
+    mean = model.flow(x, torch.ones(4), 3).double()
+    gamma = 1 - sigma_1**2
+    std = sigma_1 if name == "digits_continuous" else sigma_1 / math.sqrt(gamma)  # as each family has it
+    output = torch.distributions.Normal(mean / gamma, std)
+    low, high = x.double() - 1 / 17, x.double() + 1 / 17
+    below = torch.where(low < -1 + 1e-6, 0.0, output.cdf(low))
+    above = torch.where(high > 1 - 1e-6, 1.0, output.cdf(high))
+    want = -(above - below).log().mean().item()
+    assert model.reconstruction(x, seed=3).item() == pytest.approx(want, rel=1e-3)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from bfn import checkpoint
 from bfn.checkpoint import CheckpointError
@@ -44,7 +45,8 @@ def calls(trainer, steps):
 
 
 def gradient_norm(trainer):
-    return torch.stack([p.grad.norm() for p in trainer.model.parameters() if p.grad is not None]).norm().item()
+    norms = [p.grad.norm() for p in trainer.model.parameters() if p.grad is not None]
+    return torch.stack(norms).norm().item() if norms else 0.0
 
 
 @pytest.mark.parametrize("decay", [0.15, 0.999])
@@ -67,6 +69,16 @@ def test_gradients_are_cut_to_the_norm_that_is_set(make):
     cut = make(f"train.clip_norm={norm / 3}")
     cut.step()
     assert gradient_norm(cut) == pytest.approx(norm / 3, rel=1e-3)
+
+
+def test_the_gradient_is_that_of_one_step(make, monkeypatch):
+    trainer, left = make(), []
+    monkeypatch.setattr(
+        trainer.accelerator, "backward", lambda loss: left.append(gradient_norm(trainer)) or loss.backward()
+    )
+    for _ in range(3):
+        trainer.step()
+    assert left == [0.0, 0.0, 0.0]
 
 
 def test_the_learning_rate_rises_to_its_value_over_the_warm_up(make):
@@ -159,6 +171,19 @@ def test_validation_is_of_the_averaged_weights_on_the_validation_split_with_one_
     assert first[2] == second[2]  # so that bounds differ by what the weights differ
     other = make("train.max_steps=1", "train.seed=6")
     assert validated(other, monkeypatch, [1.0], [1.0])[0][2].seed != first[2].seed
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_training_and_validation_are_in_the_precision_that_is_set(precision, make):
+    AcceleratorState._reset_state(reset_partial_state=True)  # there is one precision in a process
+    try:
+        trainer, types = make("train.max_steps=1", f"train.mixed_precision={precision}", "train.cpu=true"), []
+        for model in (trainer.model, trainer.averaged):
+            model.network.stem.register_forward_hook(lambda stem, args, output: types.append(output.dtype))
+        trainer.run()
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert len(types) > 2 and set(types) == {torch.bfloat16 if precision == "bf16" else torch.float32}
 
 
 def test_the_log_is_in_bits_per_dimension_since_the_last_row(make, monkeypatch):
@@ -287,3 +312,15 @@ def test_a_run_that_is_asked_to_stop_saves_after_its_step(number, make):
     finally:
         signal.signal(number, before)
     assert checkpoint.load(trainer.out / STATE_FILE)[1]["position"]["step"] == trainer.at.step == 1
+
+
+def test_a_run_that_is_asked_to_stop_in_its_last_step_is_done(make):
+    trainer = make("train.max_steps=1")
+    step = trainer.step
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        trainer.step = lambda: (step(), signal.raise_signal(signal.SIGINT))
+        trainer.run()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert trainer.finished and (trainer.out / MODEL_FILE).exists()
