@@ -34,7 +34,9 @@ except RunError as error:
 @pytest.fixture
 def train(tiny_settings):
     """train("--fresh") runs `bfn train` of tiny digits."""
-    return lambda *arguments: CliRunner().invoke(cli.app, ["train", "digits", *tiny_settings, *map(str, arguments)])
+    return lambda *arguments: CliRunner().invoke(
+        cli.app, ["train", "digits", "train.max_steps=1", *tiny_settings, *map(str, arguments)]
+    )
 
 
 def assert_one_line(result, message):
@@ -150,7 +152,7 @@ def test_an_out_that_cannot_be_written_is_one_line(out, train, tmp_path):
 @pytest.mark.parametrize("name", [STATE_FILE, MODEL_FILE, LOG_FILE, "samples.png"])
 def test_a_full_disk_is_one_line_that_names_the_file(name, train, tmp_path):
     os.symlink("/dev/full", tmp_path / f".{name}.partial")  # where writing fails as on a full disk
-    result = train(f"out={tmp_path}", "train.max_steps=1")
+    result = train(f"out={tmp_path}")
     assert_one_line(result, f"{tmp_path / name}: No space left on device")
     assert not (tmp_path / name).exists()
 
@@ -192,7 +194,7 @@ def test_a_missing_extra_is_all_that_the_command_says():
 @pytest.mark.parametrize("missing", ["bfn.plots", "pydoc_data"])
 def test_what_no_extra_brings_stays_a_traceback(missing, tiny_settings, tmp_path, monkeypatch, not_imported_yet):
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.setattr(sys, "argv", ["bfn", "train", "text", f"out={tmp_path}", *tiny_settings])
+    monkeypatch.setattr(sys, "argv", ["bfn", "train", "text", f"out={tmp_path}", "train.max_steps=1", *tiny_settings])
     with pytest.raises(ModuleNotFoundError, match=missing):
         import_module("bfn.__main__").main()
 

@@ -134,12 +134,12 @@ def test_every_step_of_every_run_has_seeds_and_weights_of_its_own_and_each_is_us
     assert not torch.equal(torch.stack(batches[0]), torch.stack(batches[1]))
 
 
-def test_a_step_trains_with_dropout_and_after_validation_too(make):
+def test_a_step_trains_with_dropout_in_whatever_mode_the_model_was_left(make):
     trainer = make()
     training = []
     trainer.model.network.register_forward_pre_hook(lambda network, args: training.append(network.training))
     trainer.step()
-    trainer.validate()
+    trainer.model.eval()
     trainer.step()
     assert training == [True, True]
 
@@ -294,7 +294,7 @@ def test_a_run_may_be_resumed_for_longer_and_used_in_another_way(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_asked_to_stop_saves_after_its_step(number, make):
     def act_at_once(number, frame):
-        raise KeyboardInterrupt  # as the default would end the tests themselves
+        raise ChildProcessError  # as what signals do by default would end the tests themselves
 
     before = signal.signal(number, act_at_once)
     try:
@@ -308,10 +308,19 @@ def test_a_run_that_is_asked_to_stop_saves_after_its_step(number, make):
         trainer.step = interrupted_step
         with pytest.raises(Interrupted):
             trainer.run()
-        assert signal.getsignal(number) is act_at_once
     finally:
         signal.signal(number, before)
     assert checkpoint.load(trainer.out / STATE_FILE)[1]["position"]["step"] == trainer.at.step == 1
+
+
+def test_signals_mean_during_a_run_alone_that_it_should_stop(make):
+    trainer, numbers = make("train.max_steps=1"), (signal.SIGINT, signal.SIGTERM)
+    step, during = trainer.step, []
+    trainer.step = lambda: (step(), during.extend(map(signal.getsignal, numbers)))
+    before = list(map(signal.getsignal, numbers))
+    trainer.run()
+    assert list(map(signal.getsignal, numbers)) == before
+    assert not {*before} & {*during}
 
 
 def test_a_run_that_is_asked_to_stop_in_its_last_step_is_done(make):

@@ -73,7 +73,7 @@ FAULTS = [
     ),
     Fault(TRAIN, '("data", "model", "network", "train")', '("model", "network")', tests("steps", "not_resumed")),
     Fault(TRAIN, "(signal.SIGINT, signal.SIGTERM)", "(signal.SIGINT,)", tests("steps", "saves_after_its_step")),
-    Fault(TRAIN, "signal.signal(number, previous)", "pass", tests("steps", "saves_after_its_step")),
+    Fault(TRAIN, "signal.signal(number, previous)", "pass", tests("steps", "during_a_run_alone")),
     Fault(TRAIN, "if asked and not self.finished:", "if asked:", tests("steps", "in_its_last_step")),
     Fault(TRAIN, "optimizer | {", "{} and {", tests("train", "interrupted_and_resumed")),
     # a run that is alone
