@@ -158,13 +158,17 @@ def test_a_full_disk_is_one_line_that_names_the_file(name, train, tmp_path):
 
 
 @pytest.fixture
-def not_imported_yet(monkeypatch):
-    """As in a new process, no module of bfn has been imported."""
+def without():
+    """without("typer") is as in a new process where there is no typer, and no module of bfn has been imported."""
     before = dict(sys.modules)
-    for name in before:
-        if name.partition(".")[0] == "bfn":
-            del sys.modules[name]
-    yield
+
+    def hide(missing):
+        for name in before:
+            if name.partition(".")[0] == "bfn" or name.startswith(f"{missing}."):
+                del sys.modules[name]
+        sys.modules[missing] = None
+
+    yield hide
     sys.modules.clear()
     sys.modules.update(before)
 
@@ -172,10 +176,8 @@ def not_imported_yet(monkeypatch):
 @pytest.mark.parametrize(
     "missing", ["accelerate", "matplotlib", "numpy", "omegaconf", "rich", "safetensors", "sklearn", "typer", "yaml"]
 )
-def test_a_missing_extra_is_one_line(missing, tiny_settings, tmp_path, monkeypatch, not_imported_yet):
-    for name in [name for name in sys.modules if name.startswith(f"{missing}.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, missing, None)
+def test_a_missing_extra_is_one_line(missing, tiny_settings, tmp_path, monkeypatch, without):
+    without(missing)
     monkeypatch.setattr(sys, "argv", ["bfn", "train", "digits", f"out={tmp_path}", "train.max_steps=1", *tiny_settings])
     with pytest.raises(SystemExit) as stopped:
         import_module("bfn.__main__").main()
@@ -192,8 +194,8 @@ def test_a_missing_extra_is_all_that_the_command_says():
 
 
 @pytest.mark.parametrize("missing", ["bfn.plots", "pydoc_data"])
-def test_what_no_extra_brings_stays_a_traceback(missing, tiny_settings, tmp_path, monkeypatch, not_imported_yet):
-    monkeypatch.setitem(sys.modules, missing, None)
+def test_what_no_extra_brings_stays_a_traceback(missing, tiny_settings, tmp_path, monkeypatch, without):
+    without(missing)
     monkeypatch.setattr(sys, "argv", ["bfn", "train", "text", f"out={tmp_path}", "train.max_steps=1", *tiny_settings])
     with pytest.raises(ModuleNotFoundError, match=missing):
         import_module("bfn.__main__").main()

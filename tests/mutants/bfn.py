@@ -6,6 +6,7 @@ TRAIN, EVALUATE, DATA, MODEL, SAMPLE = (f"bfn/{name}.py" for name in ("train", "
 CHECKPOINT, ALONE, CLI, CONFIGS, MAIN = (
     f"bfn/{name}.py" for name in ("checkpoint", "alone", "cli", "configs/__init__", "__main__")
 )
+NETWORK = "bfn/networks/{}.py".format
 
 
 def tests(name: str, keyword: str) -> str:
@@ -126,7 +127,7 @@ FAULTS = [
         DATA, "torch.cat([train, validation]).flatten(1), test", "train.flatten(1), test", tests("data", "factorised")
     ),
     Fault(DATA, "(s > 8)", "(s >= 8)", tests("data", "binary")),
-    Fault(DATA, "len(validation), len(test))", "len(train), len(test))", tests("data", "longer_than_a_split")),
+    Fault(DATA, "min(len(validation), len(test))", "len(train)", tests("data", "longer_than_a_split")),
     Fault(CHECKPOINT, "        os.fsync(directory)", "        pass", tests("checkpoint", "on_the_disk")),
     Fault(CHECKPOINT, "            os.fsync(file.fileno())\n", "", tests("checkpoint", "on_the_disk")),
     Fault(CHECKPOINT, "{tuple(tensors[name].shape)}", "", tests("checkpoint", "names_or_shape")),
@@ -160,5 +161,28 @@ FAULTS = [
     Fault(SAMPLE, "derive_each(seed, steps)", "derive_each(seed, 0 * steps)", tests("sample", "by_themselves")),
     Fault(SAMPLE, "((steps.double() - 1) / n_steps)", "(steps.double() / n_steps)", tests("sample", "by_themselves")),
     Fault(SAMPLE, "alpha(steps.double(), n_steps)", "alpha(steps.double(), n_steps + 1)", tests("sample", "watching")),
-    Fault(SAMPLE, "value.clone() for value", "value for value", tests("sample", "watching")),
+    Fault(SAMPLE, "value.clone() for value", "value for value", tests("sample", "by_themselves")),
+    # networks
+    Fault(NETWORK("unet"), "mixed.transpose(-1, -2).reshape", "mixed.reshape", tests("networks", "unet_attends")),
+    Fault(
+        NETWORK("transformer"),
+        "transpose(1, 2).flatten(2)",
+        "flatten(2).unflatten(1, h.shape[1:])",
+        tests("networks", "transformer_attends"),
+    ),
+    Fault(
+        NETWORK("transformer"),
+        "h = h + self.dropout(self.out(mixed))",
+        "h = self.dropout(self.out(mixed))",
+        tests("networks", "transformer_attends"),
+    ),
+    Fault(NETWORK("layers"), "angles.cos()", "angles.sin()", tests("networks", "circles")),
+    Fault(NETWORK("layers"), "2 * math.pi * torch", "torch", tests("networks", "circles")),
+    Fault(NETWORK("transformer"), "(1 + self.own(time))", "self.own(time)", tests("networks", "fresh_transformer")),
+    Fault(
+        NETWORK("unet"),
+        "self.conv_out(self.dropout(residual))",
+        "self.conv_out(residual)",
+        tests("networks", "dropout"),
+    ),
 ]
