@@ -11,19 +11,20 @@ from rich.console import Console
 from rich.table import Table
 
 from bfn import plots
+from bfn.alone import RunError, refuse_several_processes
 from bfn.checkpoint import CheckpointError
 from bfn.configs import Config, ConfigError, load, shipped
 from bfn.data import Data, load_data
 from bfn.evaluate import Bound, evaluate
 from bfn.model import BFN
 from bfn.sample import sample as draw
-from bfn.train import LOG_FILE, MODEL_FILE, STATE_FILE, Interrupted, Trainer, load_run
+from bfn.train import LOG_FILE, MODEL_FILE, Interrupted, Trainer, load_run
 
 app = typer.Typer(help="Train, evaluate and sample Bayesian flow networks.", no_args_is_help=True, add_completion=False)
 console = Console(highlight=False, soft_wrap=True)
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to replace: key=value.")]
-Run = Annotated[Path, typer.Argument(help="The directory of a run.")]
+Run = Annotated[Path, typer.Argument(help="The directory of a run, or its model file.")]
 
 
 @contextmanager
@@ -31,8 +32,9 @@ def plain_errors() -> Iterator[None]:
     """What the user can put right is told in one line, without a traceback."""
     try:
         yield
-    except (ConfigError, CheckpointError, FloatingPointError) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
+    except (ConfigError, CheckpointError, RunError, FloatingPointError, OSError) as error:
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {reason}", style="red", markup=False)
         raise typer.Exit(1) from error
 
 
@@ -44,13 +46,10 @@ def train(
 ) -> None:
     """Train, or continue a run that was interrupted; then evaluate, sample and plot."""
     with plain_errors():
+        refuse_several_processes()
         settings = load(config, overrides or [])
-        out = Path(settings.out)
-        if fresh:
-            for name in (STATE_FILE, MODEL_FILE, LOG_FILE):
-                (out / name).unlink(missing_ok=True)
         data = load_data(settings)
-        trainer = Trainer(settings, data, console)
+        trainer = Trainer(settings, data, console, fresh=fresh)
         try:
             trainer.run()
         except Interrupted:
@@ -58,6 +57,7 @@ def train(
             raise typer.Exit(130) from None
         at = trainer.at
         console.print(f"trained {at.step} steps in {at.seconds:.0f} s; the best weights are of step {at.best_step}")
+        out = trainer.out
         model, _, _ = load_run(out, device=trainer.accelerator.device)
         bound = evaluated(model, settings, data)
         console.print(f"held-out bits per dimension: {bound.bits:.3f} (factorised baseline {data.baseline:.2f})")
@@ -80,7 +80,7 @@ def sample_command(run: Run, overrides: Overrides = None) -> None:
     """Draw samples and write a picture of them."""
     with plain_errors():
         model, settings, data = load_run(run, overrides, Accelerator().device)
-        console.print(f"samples: {sampled(model, settings, data, run)}")
+        console.print(f"samples: {sampled(model, settings, data, directory(run))}")
 
 
 @app.command(name="plot")
@@ -88,8 +88,13 @@ def plot_command(run: Run, overrides: Overrides = None) -> None:
     """Loss curves, and how an input distribution narrows as messages arrive."""
     with plain_errors():
         model, settings, data = load_run(run, overrides, Accelerator().device)
-        for path in plotted(model, settings, data, run):
+        for path in plotted(model, settings, data, directory(run)):
             console.print(f"plot: {path}")
+
+
+def directory(run: Path) -> Path:
+    """Where the pictures of a run lie, given its directory or its model file."""
+    return run if run.is_dir() else run.parent
 
 
 def evaluated(model: BFN, settings: Config, data: Data) -> Bound:
@@ -128,7 +133,3 @@ def plotted(model: BFN, settings: Config, data: Data, out: Path) -> list[Path]:
     )
     log = out / LOG_FILE
     return [plots.plot_losses(log, data.baseline, out / "losses.png"), narrowing] if log.exists() else [narrowing]
-
-
-def main() -> None:
-    app()

@@ -7,7 +7,7 @@ from string import ascii_lowercase
 import torch
 from torch import Tensor
 
-from bfn.configs import Config, choose
+from bfn.configs import Config, ConfigError, choose
 
 SYMBOLS = " " + ascii_lowercase
 
@@ -77,6 +77,8 @@ def text(config: Config) -> Data:
     classes = torch.tensor([SYMBOLS.index(c) for c in read_topics()])
     ends = [len(classes) * 90 // 100, len(classes) * 95 // 100]
     train, validation, test = classes.tensor_split(ends)
+    if length > (shortest := min(len(validation), len(test))):
+        raise ConfigError(f"data.length={length} must be at most {shortest}, the length of the shortest split")
     baseline = factorised_bits(torch.cat([train, validation])[:, None], test[:, None], len(SYMBOLS))
     # Training windows overlap, so that a window starts at many places of the text.
     return Data(

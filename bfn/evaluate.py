@@ -29,8 +29,13 @@ def spread_times(count: int, generator: torch.Generator, n_steps: int | None = N
     """`count` low-discrepancy times in random order: t = (u + i/count) mod 1, or down to a multiple of 1/n_steps."""
     t = (torch.rand((), generator=generator, dtype=torch.float64) + torch.arange(count) / count) % 1
     if n_steps is not None:
-        t = (t * n_steps).floor() / n_steps
+        t = down_to_step(t, n_steps)
     return t[torch.randperm(count, generator=generator)].float()
+
+
+def down_to_step(t: Tensor, n_steps: int) -> Tensor:
+    """Where the step of each time starts, (i - 1)/n_steps for i = 1..n_steps; times just below 1 may round to 1."""
+    return (t * n_steps).floor().clamp(max=n_steps - 1) / n_steps
 
 
 @torch.no_grad()
@@ -43,7 +48,7 @@ def evaluate(model: BFN, data: Tensor, config: EvaluateConfig, device: torch.dev
     strata = spread_times(len(data), generator)[:, None] + torch.arange(config.repeats)
     times = strata / config.repeats
     if config.n_steps is not None:
-        times = (times * config.n_steps).floor() / config.n_steps
+        times = down_to_step(times, config.n_steps)
     messages, reconstruction = [], []
     for start in range(0, len(data), config.batch_size):
         x = data[start : start + config.batch_size].to(device)

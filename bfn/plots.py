@@ -1,6 +1,7 @@
 """Pictures: samples, loss curves, and how the input distribution of one variable narrows as messages arrive."""
 
 import csv
+import io
 import textwrap
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from bfn.checkpoint import write_atomically
 from bfn.data import Data
 from bfn.model import BFN, DiscreteBFN, State
 from bfn.sample import sample
@@ -22,9 +24,10 @@ DPI = 150
 
 
 def write(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI, bbox_inches="tight", facecolor="white")
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=DPI, bbox_inches="tight", facecolor="white")
     plt.close(figure)
+    write_atomically(path, picture.getvalue())
     return path
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from bfn import checkpoint
+from bfn.alone import RunError, lock, refuse_several_processes
 from bfn.checkpoint import CheckpointError
 from bfn.configs import Config, EvaluateConfig, build, flatten
 from bfn.data import Data, load_data
@@ -51,13 +52,20 @@ class Interrupted(Exception):
 
 
 class Trainer:
-    """A run in the directory `config.out`: a new one, or the one that the directory holds, where it was saved last."""
+    """A run in the directory `config.out`: a new one, or the one that the directory holds, where it was saved last.
 
-    def __init__(self, config: Config, data: Data, console: Console | None = None):
+    From here to the end of `run` the directory is locked. Several processes are a RunError, as is a locked directory.
+    fresh: delete the run that the directory holds, if any.
+    """
+
+    def __init__(self, config: Config, data: Data, console: Console | None = None, *, fresh: bool = False):
+        refuse_several_processes()
         self.config, self.data, self.out = config, data, Path(config.out)
         self.console = console or Console()
         train = config.train
         self.accelerator = Accelerator(mixed_precision=train.mixed_precision, cpu=train.cpu)
+        if self.accelerator.num_processes > 1:
+            raise RunError(f"bfn trains in one process, and accelerate has {self.accelerator.num_processes}")
         torch.manual_seed(derive(train.seed, WEIGHTS))
         model = build_model(config, data).to(self.accelerator.device)
         self.ema = AveragedModel(model, multi_avg_fn=self.average)
@@ -66,8 +74,16 @@ class Trainer:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.at = Position()
         self.log: list[dict[str, Any]] = []
-        if (self.out / STATE_FILE).exists():
-            self.restore()
+        self.lock = lock(self.out)
+        try:
+            if fresh:
+                for name in (STATE_FILE, MODEL_FILE, LOG_FILE):
+                    (self.out / name).unlink(missing_ok=True)
+            elif (self.out / STATE_FILE).exists():
+                self.restore()
+        except BaseException:
+            self.lock.close()
+            raise
 
     def average(self, averaged: Any, current: Any, count: Any) -> None:
         """EMA whose decay rises to `ema_decay`, so that the first weights are soon forgotten."""
@@ -87,7 +103,11 @@ class Trainer:
 
     def run(self) -> None:
         """Train until a limit or early stopping; raises Interrupted, having saved, on Ctrl-C or SIGTERM."""
-        with asked_to_stop() as asked, self.progress() as show:
+        if self.lock.closed:
+            raise RunError(
+                f"this trainer has run, and {self.out} is no longer locked; another one continues from there"
+            )
+        with self.lock, asked_to_stop() as asked, self.progress() as show:
             while not self.finished:
                 started = time.monotonic()
                 self.step()

@@ -118,6 +118,8 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
             text = Path(name).read_text()
         except OSError as error:
             raise ConfigError(f"cannot read the configuration {name}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{name} is not valid YAML: {error}") from error
     else:
         raise ConfigError(f"no configuration {name!r}; give one of {', '.join(shipped())}, or a path ending in .yaml")
     try:
@@ -147,6 +149,8 @@ def build(tree: Any, overrides: Sequence[str] = (), where: str = "the configurat
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"{f'key {key!r}' if key else 'a value'} in {where} cannot be used: {reason}") from error
     assert isinstance(config, Config)
+    if config.train.mixed_precision == "False":
+        config.train.mixed_precision = "no"  # which YAML takes for a boolean
     check(config)
     return config
 
@@ -159,4 +163,6 @@ def check(config: Config) -> None:
             raise ConfigError(f"{path}={value} must be positive")
         if key in FRACTIONS and not 0 <= value < 1:
             raise ConfigError(f"{path}={value} must lie in [0, 1)")
+        if key == "seed" and not -(2**63) <= value < 2**64:
+            raise ConfigError(f"{path}={value} must be a number of 64 bits")
     choose(dict.fromkeys(("no", "bf16")), config.train.mixed_precision, "train.mixed_precision")

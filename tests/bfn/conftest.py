@@ -27,6 +27,11 @@ TINY = [
 
 
 @pytest.fixture
+def tiny_settings() -> list[str]:
+    return TINY
+
+
+@pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., Config]:
     """tiny("digits", "train.max_steps=3") is a small configuration that writes to a directory of its own."""
 

@@ -44,6 +44,31 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(path, monkeypatc
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_the_file_is_on_the_disk_before_its_name_and_the_directory_after(path, monkeypatch):
+    done = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(number):
+        done.append(path.parent if os.path.samestat(os.fstat(number), path.parent.stat()) else "a file")
+        fsync(number)
+
+    def noted_replace(old, new):
+        done.append(new)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    checkpoint.save(path, NEW, {"step": 2})
+    assert done == ["a file", path, path.parent]
+
+
+def test_a_save_that_fails_says_which_file_it_was(path):
+    path.with_name(f".{path.name}.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+        checkpoint.save(path, NEW, {"step": 2})
+    assert_old(path)
+
+
 def test_a_save_that_is_killed_half_way_leaves_the_old_file(path):
     child = os.fork()
     if child == 0:
@@ -68,6 +93,20 @@ def test_a_flipped_bit_is_found_in_tensors_and_in_the_state(path):
         bad[place] ^= 1
         path.write_bytes(bytes(bad))
         with pytest.raises(CheckpointError, match=r"c.safetensors is damaged: its content does not match its checksum"):
+            checkpoint.load(path)
+
+
+def test_tensors_that_change_names_or_shape_are_found(path):
+    tensors = {"a": torch.arange(4.0), "b": -torch.arange(4.0)}
+    checkpoint.save(path, tensors, {})
+    good = path.read_bytes()
+    for old, new in ((b'"a":', b'"A":'), (b'"shape":[4]', b'"shape":[1,4]')):
+        path.write_bytes(moved := good.replace(old, new, 1))
+        assert moved != good
+        # one byte more in the header, which begins with its length and ends in spaces
+        size = int.from_bytes(good[:8], "little") + len(moved) - len(good)
+        path.write_bytes(size.to_bytes(8, "little") + moved[8:])
+        with pytest.raises(CheckpointError, match=r"c.safetensors is damaged"):
             checkpoint.load(path)
 
 

@@ -1,4 +1,5 @@
 import re
+import signal
 
 import pytest
 from typer.testing import CliRunner
@@ -47,6 +48,7 @@ def test_evaluating_says_what_training_said(run):
     bound = re.search(r"bound\D+(\d\.\d{4}) ± \d", result.output)
     said = re.search(r"held-out bits per dimension: (\d\.\d{3})", output)
     assert bound and said and float(said[1]) == pytest.approx(float(bound[1]), abs=6e-4)
+    assert "digits, 297 held-out examples, continuous time" in result.output
     assert "20 steps" in bfn("evaluate", out, "evaluate.n_steps=20").output
 
 
@@ -60,6 +62,13 @@ def test_pictures_are_written_again_on_demand(run, command, written):
     result = bfn(command, out)
     assert result.exit_code == 0 and all(str(out / name) in result.output for name in written)
     assert all((out / name).exists() for name in written)
+
+
+def test_pictures_of_a_model_file_are_written_beside_it(run):
+    out, _ = run
+    (out / "samples.png").unlink(missing_ok=True)
+    result = bfn("sample", out / MODEL_FILE, "sample.count=2")
+    assert result.exit_code == 0 and (out / "samples.png").exists()
 
 
 def test_the_same_command_continues_and_fresh_starts_again(run):
@@ -104,3 +113,20 @@ def test_a_truncated_checkpoint_is_one_line(tmp_path, name):
     result = bfn(*(["train", *settings] if name == STATE_FILE else ["evaluate", tmp_path]))
     assert result.exit_code == 1 and result.output.count("\n") == 1
     assert f"{name} cannot be read, it may be truncated" in result.output
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
+    def step(trainer):
+        trainer.at.step += 1
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("bfn.train.Trainer.step", step)
+    result = bfn("train", "digits", f"out={tmp_path}", *TINY)
+    assert result.exit_code == 130 and not (tmp_path / MODEL_FILE).exists()
+    assert result.output.endswith("interrupted and saved at step 1; the same command continues from there\n")
+
+
+def test_a_loss_that_is_not_finite_is_one_line(tmp_path):
+    result = bfn("train", "digits", f"out={tmp_path}", "train.learning_rate=1e30", "train.warmup_steps=1", *TINY)
+    assert result.exit_code == 1 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: the loss at step 2 is not finite; try a lower train.learning_rate")

@@ -18,6 +18,8 @@ def test_overrides_replace_what_the_file_says():
     config = load("digits", ["train.max_steps=7", "network.dropout=0.25", "evaluate.n_steps=20"])
     assert (config.train.max_steps, config.network.dropout, config.evaluate.n_steps) == (7, 0.25, 20)
     assert config.model.sigma_1 == load("digits").model.sigma_1
+    for precision in ("no", "bf16"):
+        assert load("digits", [f"train.mixed_precision={precision}"]).train.mixed_precision == precision
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,7 @@ def test_overrides_replace_what_the_file_says():
         ("train.max_steps=0", r"train.max_steps=0 must be positive"),
         ("network.dropout=1.0", r"network.dropout=1.0 must lie in \[0, 1\)"),
         ("train.learning_rate=-1", r"train.learning_rate=-1.0 must be positive"),
+        ("sample.seed=18446744073709551616", r"sample.seed=18446744073709551616 must be a number of 64 bits"),
         ("train.mixed_precision=fp8", r"train.mixed_precision='fp8' is not known; it takes one of no, bf16"),
     ],
 )
@@ -68,6 +71,9 @@ def test_a_file_is_read_and_its_unknown_keys_are_refused(tmp_path):
         load(str(path))
     path.write_text("train: [unclosed\n")
     with pytest.raises(ConfigError, match=r"mine.yaml is not valid YAML"):
+        load(str(path))
+    path.write_bytes(b"out: \xff\n")
+    with pytest.raises(ConfigError, match=r"mine.yaml is not valid YAML: .*utf-8"):
         load(str(path))
     path.write_text("- a\n- b\n")
     with pytest.raises(ConfigError, match=r"mine.yaml"):

@@ -1,11 +1,12 @@
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from bfn.configs import load
+from bfn.configs import ConfigError, load
 from bfn.data import SYMBOLS, factorised_bits, load_data, read_topics
 
 
@@ -71,6 +72,18 @@ def test_text_splits_do_not_overlap_and_windows_are_whole():
 def test_unigram_baseline_of_text_is_its_cross_entropy():
     data = load_data(load("text"))
     assert 4.0 < data.baseline < 4.2
+    text = read_topics()
+    end = len(text) * 95 // 100  # of training and validation, as with the digits
+    counts, held_out = Counter(text[:end]), Counter(text[end:])
+    bits = -sum(n * math.log2((counts[c] + 0.5) / (end + 27 / 2)) for c, n in held_out.items()) / held_out.total()
+    assert data.baseline == pytest.approx(bits, abs=1e-9)
     assert factorised_bits(torch.tensor([[0], [0], [1]]), torch.tensor([[0], [1]]), 2) == pytest.approx(
         -(math.log2(2.5 / 4) + math.log2(1.5 / 4)) / 2
     )
+
+
+def test_windows_longer_than_a_split_are_refused():
+    shortest = len(read_topics()) * 95 // 100 - len(read_topics()) * 90 // 100
+    assert len(load_data(load("text", [f"data.length={shortest}"])).validation) == 1
+    with pytest.raises(ConfigError, match=f"data.length={shortest + 1} must be at most {shortest}"):
+        load_data(load("text", [f"data.length={shortest + 1}"]))

@@ -5,7 +5,7 @@ import torch
 
 from bfn.configs import EvaluateConfig
 from bfn.data import load_data
-from bfn.evaluate import evaluate, spread_times
+from bfn.evaluate import down_to_step, evaluate, spread_times
 from bfn.model import build_model
 
 
@@ -15,13 +15,17 @@ class Fixed(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.times: list[torch.Tensor] = []
+        self.seeds: list[int] = []
 
     def forward(self, x, t, *, seed, n_steps, reduction):
-        assert reduction == "batch"
+        assert reduction == "batch" and not self.training
         self.times.append(t)
+        self.seeds.append(seed)
         return x[:, 0] * t**2
 
     def reconstruction(self, x, *, seed, reduction):
+        assert reduction == "batch" and not self.training
+        self.seeds.append(seed)
         return x[:, 1]
 
 
@@ -87,3 +91,57 @@ def test_spread_times_put_one_in_each_stratum_in_random_order(n_steps):
     else:
         assert (t * 4).round().long().bincount().tolist() == [3, 3, 3, 3]
     assert not torch.equal(t, t.sort().values) and not torch.equal(t, t.sort(descending=True).values)
+    assert n_steps is not None or shuffled(t)
+
+
+def shuffled(t):
+    """Do steps from one time to the next differ, even where a time beyond 1 goes on from 0?"""
+    return len((t.diff() * len(t)).round().remainder(len(t)).unique()) > 2
+
+
+def test_dropout_is_off(tiny):
+    config = tiny("digits", "network.dropout=0.5")
+    data = load_data(config)
+    model = build_model(config, data)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    bounds = [evaluate(model.train(), data.test[:4], EvaluateConfig(repeats=2)) for _ in range(2)]
+    assert bounds[0] == bounds[1] and not model.training
+
+
+def test_every_call_has_a_seed_of_its_own():
+    model, seeds = Fixed(), []
+    for seed in (0, 1):
+        evaluate(model, torch.rand(5, 2), EvaluateConfig(repeats=4, batch_size=2, seed=seed))
+        seeds.append(model.seeds)
+        model.seeds = []
+    assert [len(of_run) for of_run in seeds] == [15, 15]  # four times, and the reconstruction, of three batches
+    assert len({seed for of_run in seeds for seed in of_run}) == 30
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_times_are_spread_over_the_examples_too(repeats):
+    model = Fixed()
+    evaluate(model, torch.rand(20, 2), EvaluateConfig(repeats=repeats, batch_size=20))
+    times = torch.stack(model.times)  # [repeats, examples]
+    order = times.flatten().sort().values
+    torch.testing.assert_close(order.diff(), torch.full((20 * repeats - 1,), 1 / 20 / repeats), atol=1e-6, rtol=0)
+    assert shuffled(times[0] * repeats)  # whatever order the examples come in
+
+
+@pytest.mark.parametrize("n_steps", [1, 3, 7, 20, 1000])
+def test_times_of_steps_are_their_starts_in_float32_even_where_they_round_to_one(n_steps):
+    starts = torch.arange(n_steps, dtype=torch.float32) / n_steps
+    last = starts[-1:]
+    inside = (torch.arange(n_steps, dtype=torch.float64) + 0.5).div(n_steps).float()
+    assert torch.equal(down_to_step(inside, n_steps), starts)
+    for just_below_one in (torch.tensor([1 - 2**-24]), torch.ones(1)):
+        assert torch.equal(down_to_step(just_below_one, n_steps), last)
+
+
+def test_a_last_time_that_rounds_to_one_is_of_the_last_step(monkeypatch):
+    offsets = torch.tensor([1 - 2**-24, 0.5])  # in float32, 31 more than the first is 32
+    monkeypatch.setattr("bfn.evaluate.spread_times", lambda count, generator: offsets)
+    model = Fixed()
+    evaluate(model, torch.rand(2, 2), EvaluateConfig(n_steps=4, repeats=32))
+    assert torch.stack(model.times)[-1].tolist() == [0.75, 0.75]

@@ -25,8 +25,8 @@ def test_a_network_that_knows_the_data_costs_nothing(pair, oracle):
     model.network = oracle(model, x)
     t = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     late = t > 0  # at t = 0 the noise says nothing of continuous data
-    for n_steps in (None, 5):
-        loss = model(x, t * 0.8, seed=3, n_steps=n_steps, reduction="batch")[late]
+    for n_steps, times in ((None, t * 0.8), (5, t.clamp(max=0.8))):
+        loss = model(x, times, seed=3, n_steps=n_steps, reduction="batch")[late]
         assert loss.abs().max() < 1e-2 * x[0].numel()
     assert model.reconstruction(x, seed=4) < 0.1
 
@@ -76,3 +76,54 @@ def test_noise_follows_the_seed(pair):
         assert losses[0] == losses[1]
     states = [model.flow(x, t, s) for s in (1, 1, 2)]
     assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
+
+
+def test_two_classes_are_summed_up_exactly_and_more_are_drawn(tiny):
+    t = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8])
+    for name, draws in (("digits_binary", False), ("text", True)):
+        config = tiny(name, "data.length=16")
+        model = build_model(config, load_data(config))
+        shape, classes = (5, *model.shape), model.num_classes
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randint(classes, shape, generator=generator)
+        logits = 3 * torch.randn(*shape, classes, generator=generator)
+
+        def loss(seed, model=model, x=x, logits=logits):
+            return model.discrete_time_loss(x, logits, logits, t, 5, seed, "none")
+
+        def kernel(model=model, x=x, logits=logits, **expectation):
+            settings = {"beta_1": model.beta_1, "n_steps": 5, "reduction": "none"}
+            return discrete.discrete_time_loss(x, logits.double(), t, **settings, **expectation).float()
+
+        assert torch.equal(loss(1), loss(2)) != draws
+        want = kernel(n_samples=10, seed=1) if draws else kernel(quadrature=128)
+        torch.testing.assert_close(loss(1), want, atol=1e-5, rtol=1e-4)
+
+
+def test_what_is_drawn_for_the_loss_does_not_depend_on_what_was_drawn_for_the_flow(pair, monkeypatch):
+    model, data = pair
+    seeds = []
+    flow, loss = model.flow, model.discrete_time_loss
+    monkeypatch.setattr(model, "flow", lambda x, t, seed: seeds.append(seed) or flow(x, t, seed))
+    monkeypatch.setattr(model, "discrete_time_loss", lambda *args: seeds.append(args[5]) or loss(*args))
+    for seed in (1, 2):
+        model(data.test[:2], torch.zeros(2), seed=seed, n_steps=4)
+    assert len(set(seeds)) == 4
+
+
+@pytest.mark.parametrize("name", ["digits", "digits_continuous"])
+def test_reconstruction_counts_the_grey_levels_at_the_end_of_the_flow(name, tiny):
+    """The network puts out zeros: the output distribution is then N(mean/gamma, std²) with gamma = 1 - sigma_1²."""
+    config = tiny(name)
+    data = load_data(config)
+    model = build_model(config, data)
+    x, sigma_1 = data.test[:4], config.model.sigma_1
+    mean = model.flow(x, torch.ones(4), 3).double()
+    gamma = 1 - sigma_1**2
+    std = sigma_1 if name == "digits_continuous" else sigma_1 / math.sqrt(gamma)  # as each family has it
+    output = torch.distributions.Normal(mean / gamma, std)
+    low, high = x.double() - 1 / 17, x.double() + 1 / 17
+    below = torch.where(low < -1 + 1e-6, 0.0, output.cdf(low))
+    above = torch.where(high > 1 - 1e-6, 1.0, output.cdf(high))
+    want = -(above - below).log().mean().item()
+    assert model.reconstruction(x, seed=3).item() == pytest.approx(want, rel=1e-3)

@@ -173,7 +173,7 @@ def test_the_average_follows_its_rule(tiny):
 
 
 def test_a_loss_that_is_not_finite_stops_training(tiny):
-    config = tiny("digits")
+    config = tiny("digits", "train.max_steps=2")
     trainer = Trainer(config, load_data(config))
     torch.nn.init.constant_(trainer.model.network.head.bias, math.nan)
     with pytest.raises(FloatingPointError, match="the loss at step 1 is not finite"):

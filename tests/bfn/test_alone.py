@@ -1,0 +1,206 @@
+"""What a run says, in one line, where it cannot be alone, write, or find what it needs."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+import bfn.train
+from bfn import cli
+from bfn.alone import COUNTS, LOCK_FILE, RunError, lock
+from bfn.data import load_data
+from bfn.train import LOG_FILE, MODEL_FILE, STATE_FILE, Trainer
+
+# Tries to lock the directory that it is given, says how that ended, and waits to be killed.
+OTHER = """
+import sys, time
+from pathlib import Path
+from bfn.alone import RunError, lock
+try:
+    file = lock(Path(sys.argv[1]))
+    print("locked", flush=True)
+    time.sleep(60)
+except RunError as error:
+    print(error, flush=True)
+"""
+
+
+@pytest.fixture
+def train(tiny_settings):
+    """train("--fresh") runs `bfn train` of tiny digits."""
+    return lambda *arguments: CliRunner().invoke(
+        cli.app, ["train", "digits", "train.max_steps=1", *tiny_settings, *map(str, arguments)]
+    )
+
+
+def assert_one_line(result, message):
+    """The command failed, and all that it said outside of its progress bar is the message."""
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert result.stderr.count("\n") == 1 and re.fullmatch(f"error: {message}\n", result.stderr), result.stderr
+
+
+@pytest.fixture
+def other_process():
+    """other_process(directory) is a process that has tried to lock it, and what it said."""
+    started = []
+
+    def start(directory):
+        process = subprocess.Popen([sys.executable, "-c", OTHER, str(directory)], stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        return process, process.stdout.readline().strip()
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_one_process_of_several_is_refused_before_any_work(name, train, tiny, tmp_path, monkeypatch):
+    config = tiny("digits")
+    (tmp_path / STATE_FILE).write_bytes(b"old")
+    monkeypatch.setattr(cli, "load_data", lambda config: pytest.fail("work was done"))
+    monkeypatch.setenv(name, "2")
+    assert_one_line(train("--fresh", f"out={tmp_path}"), f"bfn trains in one process, and {name}=2: .*")
+    assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
+    monkeypatch.setattr(bfn.train, "Accelerator", lambda **settings: pytest.fail("work was done"))
+    with pytest.raises(RunError, match=f"{name}=2"):
+        Trainer(config, None)
+
+
+def test_several_processes_of_accelerate_are_refused(tiny, monkeypatch):
+    monkeypatch.setattr(bfn.train, "Accelerator", lambda **settings: SimpleNamespace(num_processes=4))
+    with pytest.raises(RunError, match="bfn trains in one process, and accelerate has 4"):
+        Trainer(tiny("digits"), None)
+
+
+def test_one_process_that_torchrun_started_trains(tiny, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    config = tiny("digits")
+    Trainer(config, load_data(config)).lock.close()
+
+
+def test_a_second_run_in_a_directory_is_refused_until_the_first_is_done(train, tiny, tmp_path):
+    config = tiny("digits", f"out={tmp_path}", "train.max_steps=1", "train.validate_every=1")
+    data = load_data(config)
+    first = Trainer(config, data)
+    (tmp_path / STATE_FILE).write_bytes(b"old")
+    at_work = f"another run is at work in {tmp_path}; wait for it, or choose another out="
+    assert_one_line(train("--fresh", f"out={tmp_path}"), at_work)
+    assert (tmp_path / STATE_FILE).read_bytes() == b"old"
+    asked, save = [], first.save
+
+    def save_while_another_asks():
+        asked.append(train(f"out={tmp_path}"))
+        save()
+
+    first.save = save_while_another_asks
+    first.run()
+    assert_one_line(asked[0], at_work)
+    lock(tmp_path).close()  # nobody holds it
+    with pytest.raises(RunError, match=f"this trainer has run, and {tmp_path} is no longer locked"):
+        first.run()
+
+
+def test_a_trainer_that_cannot_be_made_does_not_keep_its_directory(tiny, tmp_path):
+    config = tiny("digits", f"out={tmp_path}")
+    (tmp_path / STATE_FILE).write_bytes(b"damaged")
+    with pytest.raises(bfn.train.CheckpointError) as failed:
+        Trainer(config, load_data(config))
+    lock(tmp_path).close()
+    assert failed.tb is not None  # which keeps the trainer itself alive
+
+
+def test_the_lock_keeps_other_processes_out_and_goes_with_its_own(tmp_path, other_process):
+    held = lock(tmp_path)
+    assert "another run is at work" in other_process(tmp_path)[1]
+    held.close()
+    killed, said = other_process(tmp_path)
+    assert said == "locked"
+    with pytest.raises(RunError, match="another run is at work"):
+        lock(tmp_path)
+    killed.kill()
+    killed.wait()
+    lock(tmp_path).close()
+
+
+def test_fresh_deletes_the_run_and_nothing_else(tiny, tmp_path):
+    config = tiny("digits", f"out={tmp_path}")
+    for name in (STATE_FILE, MODEL_FILE, LOG_FILE, "notes.txt"):
+        (tmp_path / name).write_text("old")
+    trainer = Trainer(config, load_data(config), fresh=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LOCK_FILE, "notes.txt"]
+    assert trainer.at.step == 0
+    trainer.lock.close()
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", LOCK_FILE])
+def test_an_out_that_cannot_be_written_is_one_line(out, train, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / LOCK_FILE / LOCK_FILE).mkdir(parents=True)  # where the lock should be written is a directory
+    out = tmp_path / out
+    assert_one_line(train(f"out={out}"), f"{out} cannot hold a run, choose another out=: (File|Not|Is) .*")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [STATE_FILE, MODEL_FILE, LOG_FILE, "samples.png"])
+def test_a_full_disk_is_one_line_that_names_the_file(name, train, tmp_path):
+    os.symlink("/dev/full", tmp_path / f".{name}.partial")  # where writing fails as on a full disk
+    result = train(f"out={tmp_path}")
+    assert_one_line(result, f"{tmp_path / name}: No space left on device")
+    assert not (tmp_path / name).exists()
+
+
+@pytest.fixture
+def without():
+    """without("typer") is as in a new process where there is no typer, and no module of bfn has been imported."""
+    before = dict(sys.modules)
+
+    def hide(missing):
+        for name in before:
+            if name.partition(".")[0] == "bfn" or name.startswith(f"{missing}."):
+                del sys.modules[name]
+        sys.modules[missing] = None
+
+    yield hide
+    sys.modules.clear()
+    sys.modules.update(before)
+
+
+@pytest.mark.parametrize(
+    "missing", ["accelerate", "matplotlib", "numpy", "omegaconf", "rich", "safetensors", "sklearn", "typer", "yaml"]
+)
+def test_a_missing_extra_is_one_line(missing, tiny_settings, tmp_path, monkeypatch, without):
+    without(missing)
+    monkeypatch.setattr(sys, "argv", ["bfn", "train", "digits", f"out={tmp_path}", "train.max_steps=1", *tiny_settings])
+    with pytest.raises(SystemExit) as stopped:
+        import_module("bfn.__main__").main()
+    assert stopped.value.code == (
+        f"error: bfn needs {missing}, which is not installed: pip install 'bfn-kernels[train]'"
+    )
+
+
+def test_a_missing_extra_is_all_that_the_command_says():
+    code = "import sys, runpy; sys.modules['typer'] = None; runpy.run_module('bfn', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert re.fullmatch(r"error: .*typer.*pip install 'bfn-kernels\[train\]'\n", done.stderr)
+
+
+@pytest.mark.parametrize("missing", ["bfn.plots", "pydoc_data"])
+def test_what_no_extra_brings_stays_a_traceback(missing, tiny_settings, tmp_path, monkeypatch, without):
+    without(missing)
+    monkeypatch.setattr(sys, "argv", ["bfn", "train", "text", f"out={tmp_path}", "train.max_steps=1", *tiny_settings])
+    with pytest.raises(ModuleNotFoundError, match=missing):
+        import_module("bfn.__main__").main()
+
+
+def test_the_console_script_is_the_one_that_is_tested():
+    script = re.search(r'^bfn = "(.*):(.*)"$', (Path(__file__).parents[2] / "pyproject.toml").read_text(), re.M)
+    assert script and callable(getattr(import_module(script[1]), script[2])) and script[1] == "bfn.__main__"

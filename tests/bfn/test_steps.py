@@ -1,0 +1,335 @@
+"""What every setting of a training step does, and what is measured, kept and written between steps."""
+
+import csv
+import itertools
+import math
+import signal
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from bfn import checkpoint
+from bfn.checkpoint import CheckpointError
+from bfn.configs import flatten, load
+from bfn.data import load_data
+from bfn.train import DURATION, LOG_FILE, MODEL_FILE, STATE_FILE, Interrupted, Trainer, same_run
+
+
+@pytest.fixture
+def make(tiny, tmp_path):
+    """make("train.clip_norm=2") is a trainer of a tiny model with few examples, in a directory of its own."""
+    numbers = itertools.count()
+
+    def trainer(*overrides):
+        config = tiny("digits", f"out={tmp_path / str(next(numbers))}", *overrides)
+        data = load_data(config)
+        return Trainer(config, replace(data, validation=data.validation[:4], test=data.test[:4]))
+
+    return trainer
+
+
+def calls(trainer, steps):
+    """What the model is called with in so many steps, and torch's seed then, which is that of dropout."""
+    seen = []
+
+    def note(module, args, kwargs):
+        seen.append(SimpleNamespace(x=args[0], t=args[1], **kwargs, torch_seed=torch.initial_seed()))
+
+    trainer.model.register_forward_pre_hook(note, with_kwargs=True)
+    for _ in range(steps):
+        trainer.step()
+    return seen
+
+
+def gradient_norm(trainer):
+    norms = [p.grad.norm() for p in trainer.model.parameters() if p.grad is not None]
+    return torch.stack(norms).norm().item() if norms else 0.0
+
+
+@pytest.mark.parametrize("decay", [0.15, 0.999])
+def test_the_average_decays_at_the_rate_that_is_set_once_it_has_risen_to_it(decay, make):
+    trainer = make(f"train.ema_decay={decay}")
+    expected = None
+    for step in range(4):
+        trainer.step()
+        weights = trainer.model.network.stem.weight.detach().double()
+        rate = min(decay, (1 + step) / (10 + step))  # 0.1, 0.18, 0.25, 0.31
+        expected = weights if expected is None else rate * expected + (1 - rate) * weights
+    torch.testing.assert_close(trainer.averaged.network.stem.weight.double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_gradients_are_cut_to_the_norm_that_is_set(make):
+    whole = make("train.clip_norm=1000")
+    whole.step()
+    norm = gradient_norm(whole)
+    assert 0.01 < norm < 100
+    cut = make(f"train.clip_norm={norm / 3}")
+    cut.step()
+    assert gradient_norm(cut) == pytest.approx(norm / 3, rel=1e-3)
+
+
+def test_the_gradient_is_that_of_one_step(make, monkeypatch):
+    trainer, left = make(), []
+    monkeypatch.setattr(
+        trainer.accelerator, "backward", lambda loss: left.append(gradient_norm(trainer)) or loss.backward()
+    )
+    for _ in range(3):
+        trainer.step()
+    assert left == [0.0, 0.0, 0.0]
+
+
+def test_the_learning_rate_rises_to_its_value_over_the_warm_up(make):
+    trainer = make("train.warmup_steps=4", "train.learning_rate=0.008")
+    rates = []
+    trainer.optimizer.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"])
+    )
+    for _ in range(6):
+        trainer.step()
+    assert rates == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.008, 0.008])
+
+
+def test_the_optimizer_is_adamw_with_the_decays_that_are_set(make):
+    trainer = make("train.beta_2=0.75", "train.weight_decay=0.5", "train.warmup_steps=1", "train.learning_rate=0.01")
+    weights = [p for p in trainer.model.parameters()]
+    before = [p.detach().clone() for p in weights]
+    trainer.step()
+    for weight, old in zip(weights, before, strict=True):
+        moments = trainer.optimizer.state[weight]
+        torch.testing.assert_close(moments["exp_avg"], 0.1 * weight.grad)
+        torch.testing.assert_close(moments["exp_avg_sq"], 0.25 * weight.grad**2)
+        step = 0.01 * weight.grad / (weight.grad.abs() + 1e-8)  # the first step's, whatever the betas are
+        torch.testing.assert_close(weight.detach(), old * (1 - 0.01 * 0.5) - step, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("n_steps", [None, 8])
+def test_the_times_of_a_step_are_spread_over_its_examples_and_start_steps(n_steps, make):
+    steps = calls(make(f"train.n_steps={'null' if n_steps is None else n_steps}"), 3)
+    for step in steps:
+        assert step.n_steps == n_steps and step.t.dtype == torch.float32 and len(step.t) == len(step.x) == 32
+        order = step.t.sort().values
+        if n_steps is None:
+            torch.testing.assert_close(order.diff(), torch.full((31,), 1 / 32), atol=1e-6, rtol=0)
+            assert order[0] >= 0 and order[-1] < 1
+        else:
+            assert torch.equal(order, torch.arange(8.0).repeat_interleave(4) / 8)
+        assert not torch.equal(step.t, order) and not torch.equal(step.t, order.flip(0))
+    assert not torch.equal(steps[0].t, steps[1].t) and not torch.equal(steps[1].t, steps[2].t)
+
+
+def test_every_step_of_every_run_has_seeds_and_weights_of_its_own_and_each_is_used_again_by_the_same(make):
+    trainers = [make(f"train.seed={seed}") for seed in (0, 1, 0)]
+    weights = [trainer.model.network.stem.weight.clone() for trainer in trainers]
+    assert torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[1])
+    one, other, again = (calls(trainer, 3) for trainer in trainers)
+    for seeds in ([step.seed for step in one + other], [step.torch_seed for step in one + other]):
+        assert len(set(seeds)) == 6
+    assert [step.seed for step in again] == [step.seed for step in one]
+    assert [step.torch_seed for step in again] == [step.torch_seed for step in one]
+    batches = [[step.x for step in steps] for steps in (one, other, again)]
+    assert torch.equal(torch.stack(batches[0]), torch.stack(batches[2]))
+    assert not torch.equal(torch.stack(batches[0]), torch.stack(batches[1]))
+
+
+def test_a_step_trains_with_dropout_in_whatever_mode_the_model_was_left(make):
+    trainer = make()
+    training = []
+    trainer.model.network.register_forward_pre_hook(lambda network, args: training.append(network.training))
+    trainer.step()
+    trainer.model.eval()
+    trainer.step()
+    assert training == [True, True]
+
+
+def validated(trainer, monkeypatch, bounds, losses):
+    """The run with these bounds and losses in the place of real ones; what `evaluate` was called with."""
+    asked, bits = [], iter(bounds)
+
+    def evaluate(*args):
+        asked.append(args)
+        return SimpleNamespace(bits=next(bits), error=0.5)
+
+    def step():
+        trainer.at.loss_sum += losses[trainer.at.step]
+        trainer.at.step += 1
+
+    monkeypatch.setattr("bfn.train.evaluate", evaluate)
+    trainer.step = step
+    trainer.run()
+    return asked
+
+
+def test_validation_is_of_the_averaged_weights_on_the_validation_split_with_one_seed(make, monkeypatch):
+    trainer = make("train.max_steps=2", "train.validate_every=1", "train.n_steps=7", "train.seed=5")
+    first, second = validated(trainer, monkeypatch, [2.0, 1.0], [1.0, 1.0])
+    for model, data, settings, device in (first, second):
+        assert model is trainer.averaged and data is trainer.data.validation
+        assert (settings.n_steps, settings.repeats) == (7, 16) and device == trainer.accelerator.device
+    assert first[2] == second[2]  # so that bounds differ by what the weights differ
+    other = make("train.max_steps=1", "train.seed=6")
+    assert validated(other, monkeypatch, [1.0], [1.0])[0][2].seed != first[2].seed
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_training_and_validation_are_in_the_precision_that_is_set(precision, make):
+    AcceleratorState._reset_state(reset_partial_state=True)  # there is one precision in a process
+    try:
+        trainer, types = make("train.max_steps=1", f"train.mixed_precision={precision}", "train.cpu=true"), []
+        for model in (trainer.model, trainer.averaged):
+            model.network.stem.register_forward_hook(lambda stem, args, output: types.append(output.dtype))
+        trainer.run()
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert len(types) > 2 and set(types) == {torch.bfloat16 if precision == "bf16" else torch.float32}
+
+
+def test_the_log_is_in_bits_per_dimension_since_the_last_row(make, monkeypatch):
+    trainer = make("train.max_steps=5", "train.validate_every=2")
+    validated(trainer, monkeypatch, [3.0, 2.0, 2.5], [4.0, 2.0, 1.0, 2.0, 0.5])
+    with open(trainer.out / LOG_FILE, newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    assert [row["step"] for row in rows] == [2, 4, 5]
+    assert [row["train_bits"] for row in rows] == pytest.approx([nats / math.log(2) for nats in (3.0, 1.5, 0.5)])
+    assert [row["validation_bits"] for row in rows] == [3.0, 2.0, 2.5]
+    assert [row["validation_error"] for row in rows] == [0.5] * 3
+    assert trainer.log == checkpoint.load(trainer.out / STATE_FILE)[1]["log"]
+    assert (trainer.at.best, trainer.at.best_step, trainer.at.stale) == (2.0, 4, 1)
+
+
+def test_the_loss_of_a_step_is_what_is_added_up(make):
+    trainer = make()
+    losses = []
+    trainer.model.register_forward_hook(lambda module, args, loss: losses.append(loss.item()))
+    for _ in range(3):
+        trainer.step()
+    assert trainer.at.loss_sum == pytest.approx(sum(losses))
+
+
+def test_the_seconds_of_a_run_are_those_of_its_steps_and_of_its_validations(make, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("bfn.train.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    trainer = make("train.max_steps=100", "train.validate_every=2", "train.max_seconds=25")
+
+    def takes(seconds, call):
+        def slow():
+            call()
+            clock[0] += seconds
+
+        return slow
+
+    def step():
+        trainer.at.step += 1
+        trainer.at.loss_sum += 1.0
+
+    monkeypatch.setattr("bfn.train.evaluate", lambda *args: SimpleNamespace(bits=2.0, error=0.5))
+    trainer.step, trainer.validate, trainer.save = (
+        takes(1, step),
+        takes(10, trainer.validate),
+        takes(1000, trainer.save),
+    )
+    trainer.run()
+    # Two steps and a validation take twelve seconds: after two of these, the fifth step passes the limit.
+    assert trainer.at.step == 5 and trainer.at.seconds == 35
+    assert [row["seconds"] for row in trainer.log] == [2, 14, 25]
+
+
+def test_the_averaged_weights_are_what_a_run_results_in(make):
+    trainer = make("train.max_steps=3")
+    trainer.run()
+    tensors, state = checkpoint.load(trainer.out / MODEL_FILE)
+    averaged, raw = trainer.averaged.state_dict(), trainer.model.state_dict()
+    assert tensors.keys() == averaged.keys() == raw.keys()
+    assert all(torch.equal(tensors[name], averaged[name]) for name in tensors)
+    assert not torch.equal(tensors["network.stem.weight"], raw["network.stem.weight"])
+    assert state == {"config": asdict(trainer.config), "step": 3, "validation_bits": trainer.at.best}
+
+
+# What a run is about; its duration, what is done with it afterwards, and where it lies may change.
+DECISIVE = {
+    "data": {"name": "text", "length": 32},
+    "model": {"kind": "continuous", "sigma_1": 0.5, "beta_1": 2.0},
+    "network": {"name": "mlp", "width": 48, "depth": 3, "heads": 8, "dropout": 0.25},
+    "train": {
+        "seed": 3,
+        "batch_size": 7,
+        "learning_rate": 0.5,
+        "beta_2": 0.5,
+        "weight_decay": 0.5,
+        "warmup_steps": 7,
+        "clip_norm": 7.0,
+        "ema_decay": 0.5,
+        "n_steps": 7,
+        "validate_every": 7,
+        "mixed_precision": "bf16",
+        "cpu": True,
+    },
+}
+
+
+def test_every_setting_is_decisive_or_known_not_to_be():
+    settings = flatten(asdict(load("digits")))
+    free = {key for key in settings if key.partition(".")[0] in ("out", "evaluate", "sample")}
+    assert set(flatten(DECISIVE)) == settings.keys() - DURATION - free
+    assert {key: value for key, value in flatten(DECISIVE).items() if settings[key] == value} == {}
+
+
+@pytest.mark.parametrize(("key", "value"), flatten(DECISIVE).items())
+def test_a_run_is_not_resumed_under_another(key, value, tmp_path):
+    config = load("digits")
+    section, _, name = key.partition(".")
+    other = replace(config, **{section: replace(getattr(config, section), **{name: value})})
+    there = getattr(getattr(config, section), name)
+    with pytest.raises(CheckpointError, match=f"holds a run with {key}={there}, not {value};"):
+        same_run(tmp_path, asdict(config), other)
+
+
+def test_a_run_may_be_resumed_for_longer_and_used_in_another_way(tmp_path):
+    changes = ["train.max_steps=9", "train.max_seconds=9", "train.patience=9", "evaluate.repeats=9", "sample.seed=9"]
+    same_run(tmp_path, asdict(load("digits")), load("digits", [*changes, "out=elsewhere"]))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_saves_after_its_step(number, make):
+    def act_at_once(number, frame):
+        raise ChildProcessError  # as what signals do by default would end the tests themselves
+
+    before = signal.signal(number, act_at_once)
+    try:
+        trainer = make("train.max_steps=5")
+        step = trainer.step
+
+        def interrupted_step():
+            signal.raise_signal(number)
+            step()
+
+        trainer.step = interrupted_step
+        with pytest.raises(Interrupted):
+            trainer.run()
+    finally:
+        signal.signal(number, before)
+    assert checkpoint.load(trainer.out / STATE_FILE)[1]["position"]["step"] == trainer.at.step == 1
+
+
+def test_signals_mean_during_a_run_alone_that_it_should_stop(make):
+    trainer, numbers = make("train.max_steps=1"), (signal.SIGINT, signal.SIGTERM)
+    step, during = trainer.step, []
+    trainer.step = lambda: (step(), during.extend(map(signal.getsignal, numbers)))
+    before = list(map(signal.getsignal, numbers))
+    trainer.run()
+    assert list(map(signal.getsignal, numbers)) == before
+    assert not {*before} & {*during}
+
+
+def test_a_run_that_is_asked_to_stop_in_its_last_step_is_done(make):
+    trainer = make("train.max_steps=1")
+    step = trainer.step
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        trainer.step = lambda: (step(), signal.raise_signal(signal.SIGINT))
+        trainer.run()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert trainer.finished and (trainer.out / MODEL_FILE).exists()

@@ -1,0 +1,188 @@
+"""Faults of the package bfn."""
+
+from fault import Fault
+
+TRAIN, EVALUATE, DATA, MODEL, SAMPLE = (f"bfn/{name}.py" for name in ("train", "evaluate", "data", "model", "sample"))
+CHECKPOINT, ALONE, CLI, CONFIGS, MAIN = (
+    f"bfn/{name}.py" for name in ("checkpoint", "alone", "cli", "configs/__init__", "__main__")
+)
+NETWORK = "bfn/networks/{}.py".format
+
+
+def tests(name: str, keyword: str) -> str:
+    return f"tests/bfn/test_{name}.py -k {keyword}"
+
+
+FAULTS = [
+    # a step of training
+    Fault(TRAIN, "min(self.config.train.ema_decay, (1 +", "min(1.0, (1 +", tests("steps", "average_decays")),
+    Fault(TRAIN, "self.ema.update_parameters(", "(lambda model: None)(", tests("steps", "average_decays")),
+    Fault(TRAIN, "train.clip_norm)", "1e9)", tests("steps", "gradients_are_cut")),
+    Fault(TRAIN, "* min(1.0, (self.at.step + 1) / train.warmup_steps)", "", tests("steps", "warm_up")),
+    Fault(TRAIN, "betas = (0.9, train.beta_2)", "betas = (0.9, 0.99)", tests("steps", "adamw")),
+    Fault(TRAIN, "weight_decay=train.weight_decay", "weight_decay=0.01", tests("steps", "adamw")),
+    Fault(
+        TRAIN,
+        "spread_times(len(x), torch.Generator().manual_seed(seed), train.n_steps)",
+        "torch.rand(len(x))",
+        tests("steps", "times_of_a_step"),
+    ),
+    Fault(TRAIN, "manual_seed(seed), train.n_steps)", "manual_seed(seed))", tests("steps", "times_of_a_step")),
+    Fault(TRAIN, "derive(train.seed, STEPS, self.at.step)", "derive(train.seed, STEPS)", tests("steps", "every_step")),
+    Fault(TRAIN, "derive(train.seed, STEPS, self", "derive(0, STEPS, self", tests("steps", "every_step")),
+    Fault(TRAIN, "derive(train.seed, WEIGHTS)", "WEIGHTS", tests("steps", "every_step")),
+    Fault(TRAIN, "torch.manual_seed(seed)  #", "torch.manual_seed(0)  #", tests("steps", "every_step")),
+    Fault(TRAIN, "ORDER, epoch)", "ORDER)", tests("train", "an_epoch")),
+    Fault(TRAIN, "self.model.train()\n", "pass\n", tests("steps", "dropout")),
+    Fault(TRAIN, "self.optimizer.zero_grad()", "pass", tests("steps", "gradient_is_that_of_one_step")),
+    Fault(TRAIN, "self.at.loss_sum += loss.item()", "self.at.loss_sum = loss.item()", tests("steps", "added_up")),
+    Fault(TRAIN, "if not math.isfinite(self.at.loss_sum):", "if False:", tests("train", "not_finite")),
+    # between steps
+    Fault(
+        TRAIN, "self.averaged, self.data.validation", "self.averaged, self.data.test", tests("steps", "validation_is")
+    ),
+    Fault(TRAIN, "evaluate(self.averaged,", "evaluate(self.model,", tests("steps", "validation_is")),
+    Fault(TRAIN, "seed=derive(train.seed, VALIDATION)", "seed=self.at.step", tests("steps", "validation_is")),
+    Fault(TRAIN, "with self.accelerator.autocast():", "if True:", tests("steps", "precision")),
+    Fault(TRAIN, "self.at.loss_sum / steps / math.log(2)", "self.at.loss_sum / steps", tests("steps", "in_bits")),
+    Fault(TRAIN, 'self.at.step - (self.log[-1]["step"] if self.log else 0)', "self.at.step", tests("steps", "in_bits")),
+    Fault(TRAIN, "self.at.loss_sum, self.at.stale = 0.0,", "self.at.stale =", tests("steps", "in_bits")),
+    Fault(
+        TRAIN,
+        "self.validate()\n                    self.at.seconds += time.monotonic() - started",
+        "self.validate()",
+        tests("steps", "seconds"),
+    ),
+    Fault(
+        TRAIN,
+        "self.step()\n                self.at.seconds += time.monotonic() - started",
+        "self.step()",
+        tests("steps", "seconds"),
+    ),
+    Fault(
+        TRAIN,
+        "MODEL_FILE, self.averaged.state_dict()",
+        "MODEL_FILE, self.accelerator.unwrap_model(self.model).state_dict()",
+        tests("steps", "results_in"),
+    ),
+    Fault(TRAIN, "self.at.stale >= train.patience", "self.at.stale > train.patience", tests("train", "no_longer")),
+    Fault(
+        TRAIN,
+        'in ("data", "model", "network", "train") and key not in DURATION',
+        'in ("data", "model", "network", "train") and key not in DURATION | {"train.learning_rate"}',
+        tests("steps", "not_resumed"),
+    ),
+    Fault(TRAIN, '("data", "model", "network", "train")', '("model", "network")', tests("steps", "not_resumed")),
+    Fault(TRAIN, "(signal.SIGINT, signal.SIGTERM)", "(signal.SIGINT,)", tests("steps", "saves_after_its_step")),
+    Fault(TRAIN, "signal.signal(number, previous)", "pass", tests("steps", "during_a_run_alone")),
+    Fault(TRAIN, "if asked and not self.finished:", "if asked:", tests("steps", "in_its_last_step")),
+    Fault(TRAIN, "optimizer | {", "{} and {", tests("train", "interrupted_and_resumed")),
+    # a run that is alone
+    Fault(TRAIN, "        refuse_several_processes()\n", "", tests("alone", "before_any_work")),
+    Fault(CLI, "        refuse_several_processes()\n", "", tests("alone", "before_any_work")),
+    Fault(
+        TRAIN, "self.accelerator.num_processes > 1", "self.accelerator.num_processes > 4", tests("alone", "accelerate")
+    ),
+    Fault(ALONE, "int(count) > 1", "int(count) > 0", tests("alone", "torchrun_started")),
+    Fault(ALONE, "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", tests("alone", "lock_keeps")),
+    Fault(ALONE, "fcntl.LOCK_EX", "fcntl.LOCK_SH", tests("alone", "lock_keeps")),
+    Fault(TRAIN, "self.lock = lock(self.out)", "self.lock = open('/dev/null')", tests("alone", "a_second_run")),
+    Fault(TRAIN, "with self.lock, asked", "with asked", tests("alone", "a_second_run")),
+    Fault(TRAIN, "self.lock.close()\n            raise", "raise", tests("alone", "cannot_be_made")),
+    Fault(TRAIN, "            if fresh:", "            if False:", tests("alone", "fresh")),
+    Fault(CLI, "console, fresh=fresh)", "console)", tests("cli", "fresh")),
+    Fault(CLI, "FloatingPointError, OSError)", "FloatingPointError)", tests("alone", "full_disk")),
+    Fault(CLI, "RunError, FloatingPointError", "FloatingPointError", tests("alone", "cannot_be_written")),
+    Fault(CLI, "RunError, FloatingPointError", "RunError", tests("cli", "not_finite")),
+    Fault(CHECKPOINT, "str(path)) from error", "None) from error", tests("checkpoint", "which_file")),
+    Fault(MAIN, "except ModuleNotFoundError as error:", "except KeyError as error:", tests("alone", "missing_extra")),
+    Fault(MAIN, "| sys.stdlib_module_names", "", tests("alone", "no_extra_brings")),
+    # evaluation
+    Fault(EVALUATE, "    model.eval()\n", "", tests("evaluate", "dropout_is_off")),
+    Fault(EVALUATE, "derive(config.seed, start, r)", "derive(config.seed, start)", tests("evaluate", "every_call")),
+    Fault(EVALUATE, "derive(config.seed, start, r)", "derive(config.seed, r)", tests("evaluate", "every_call")),
+    Fault(
+        EVALUATE,
+        "derive(config.seed, start, config.repeats)",
+        "derive(config.seed, start, 0)",
+        tests("evaluate", "call"),
+    ),
+    Fault(
+        EVALUATE,
+        "spread_times(len(data), generator)[:, None]",
+        "torch.rand(1, generator=generator).expand(len(data), 1)",
+        tests("evaluate", "over_the_examples"),
+    ),
+    Fault(EVALUATE, "t[torch.randperm(count, generator=generator)]", "t", tests("evaluate", "over_the_examples")),
+    Fault(EVALUATE, ".clamp(max=n_steps - 1)", "", tests("evaluate", "round")),
+    Fault(EVALUATE, "(m + r).std()", "m.std()", tests("evaluate", "is_the_mean")),
+    Fault(EVALUATE, "/ math.sqrt(len(data))", "", tests("evaluate", "is_the_mean")),
+    Fault(EVALUATE, "torch.stack(draws).mean(0)", "draws[0]", tests("evaluate", "is_the_mean")),
+    Fault(
+        CLI, "evaluate(model, data.test,", "evaluate(model, data.validation,", tests("cli", "says_what_training_said")
+    ),
+    # data, files and settings
+    Fault(DATA, "torch.cat([train, validation])[:, None], test", "train[:, None], test", tests("data", "unigram")),
+    Fault(
+        DATA, "torch.cat([train, validation]).flatten(1), test", "train.flatten(1), test", tests("data", "factorised")
+    ),
+    Fault(DATA, "(s > 8)", "(s >= 8)", tests("data", "binary")),
+    Fault(DATA, "min(len(validation), len(test))", "len(train)", tests("data", "longer_than_a_split")),
+    Fault(CHECKPOINT, "        os.fsync(directory)", "        pass", tests("checkpoint", "on_the_disk")),
+    Fault(CHECKPOINT, "            os.fsync(file.fileno())\n", "", tests("checkpoint", "on_the_disk")),
+    Fault(CHECKPOINT, "{tuple(tensors[name].shape)}", "", tests("checkpoint", "names_or_shape")),
+    Fault(CHECKPOINT, 'f"{name} {', 'f"{', tests("checkpoint", "names_or_shape")),
+    Fault(CHECKPOINT, "hashlib.sha256(text.encode())", "hashlib.sha256()", tests("checkpoint", "flipped_bit")),
+    Fault(CONFIGS, 'key == "seed"', 'path == "train.seed"', tests("configs", "bad_override")),
+    Fault(CONFIGS, "not value > 0", "not value >= 0", tests("configs", "bad_override")),
+    Fault(CONFIGS, "0 <= value < 1", "0 <= value <= 1", tests("configs", "bad_override")),
+    Fault(CONFIGS, 'mixed_precision == "False"', 'mixed_precision == "no"', tests("configs", "overrides_replace")),
+    # model and sampler
+    Fault(MODEL, '{"quadrature": 32} if', '{"quadrature": 8} if', tests("model", "summed_up")),
+    Fault(MODEL, '"n_samples": 10, "seed"', '"n_samples": 5, "seed"', tests("model", "summed_up")),
+    Fault(MODEL, '"seed": seed}', '"seed": 0}', tests("model", "summed_up")),
+    Fault(MODEL, "n_steps, derive(seed, 1)", "n_steps, derive(seed, 0)", tests("model", "drawn_for_the_loss")),
+    Fault(
+        MODEL,
+        "t = torch.ones(len(x), device=x.device)",
+        "t = torch.full((len(x),), 0.9)",
+        tests("model", "reconstruction_counts"),
+    ),
+    Fault(MODEL, "num_bins=self.num_classes, reduction", "reduction", tests("model", "reconstruction_counts")),
+    Fault(MODEL, "2 * theta[..., :1] - 1", "2 * theta[..., 1:] - 1", tests("model", "the_right_way_round")),
+    Fault(MODEL, "[torch.zeros_like(logit), logit]", "[logit, torch.zeros_like(logit)]", tests("model", "right_way")),
+    Fault(
+        MODEL,
+        "t = torch.ones(len(theta), device",
+        "t = torch.zeros(len(theta), device",
+        tests("model", "sampling_follows"),
+    ),
+    Fault(SAMPLE, "    model.eval()\n", "", tests("sample", "valid_and_follow")),
+    Fault(SAMPLE, "derive_each(seed, steps)", "derive_each(seed, 0 * steps)", tests("sample", "by_themselves")),
+    Fault(SAMPLE, "((steps.double() - 1) / n_steps)", "(steps.double() / n_steps)", tests("sample", "by_themselves")),
+    Fault(SAMPLE, "alpha(steps.double(), n_steps)", "alpha(steps.double(), n_steps + 1)", tests("sample", "watching")),
+    Fault(SAMPLE, "value.clone() for value", "value for value", tests("sample", "by_themselves")),
+    # networks
+    Fault(NETWORK("unet"), "mixed.transpose(-1, -2).reshape", "mixed.reshape", tests("networks", "unet_attends")),
+    Fault(
+        NETWORK("transformer"),
+        "transpose(1, 2).flatten(2)",
+        "flatten(2).unflatten(1, h.shape[1:])",
+        tests("networks", "transformer_attends"),
+    ),
+    Fault(
+        NETWORK("transformer"),
+        "h = h + self.dropout(self.out(mixed))",
+        "h = self.dropout(self.out(mixed))",
+        tests("networks", "transformer_attends"),
+    ),
+    Fault(NETWORK("layers"), "angles.cos()", "angles.sin()", tests("networks", "circles")),
+    Fault(NETWORK("layers"), "2 * math.pi * torch", "torch", tests("networks", "circles")),
+    Fault(NETWORK("transformer"), "(1 + self.own(time))", "self.own(time)", tests("networks", "fresh_transformer")),
+    Fault(
+        NETWORK("unet"),
+        "self.conv_out(self.dropout(residual))",
+        "self.conv_out(residual)",
+        tests("networks", "dropout"),
+    ),
+]
