@@ -1,13 +1,12 @@
 """Keywords that the families share, from what a caller writes to what the backends take."""
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from bfn_kernels import checks
+from bfn_kernels import checks, gauss
 from bfn_kernels import noise as random
 
 MAX_NODES = 128
@@ -68,23 +67,10 @@ def expectation(
             raise ValueError(f"quadrature must be at most {MAX_NODES}, got {quadrature}")
         if noise is not None or seed is not None:
             raise ValueError("seed and noise must be None with quadrature, which draws nothing")
-        nodes, weights = _gauss_hermite(quadrature)
+        nodes, weights = gauss.hermite(quadrature)
         return Expectation(nodes, weights, 0, None, None)
     checks.integer("n_samples", n_samples, 1)
     return Expectation((), (), n_samples, drawn_seed(like, seed, ("noise", noise, (n_samples, *shape))), noise)
-
-
-@torch.compiler.assume_constant_result
-def _gauss_hermite(order: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return _nodes_and_weights(order)  # the cache lies within, since the compiler looks through one that lies outside
-
-
-@functools.cache
-def _nodes_and_weights(order: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Nodes and weights for a standard normal, by the eigenvalues of the Hermite recurrence (Golub and Welsch)."""
-    off_diagonal = torch.arange(1, order, dtype=torch.float64).sqrt()
-    nodes, vectors = torch.linalg.eigh(off_diagonal.diag(1) + off_diagonal.diag(-1))
-    return tuple(nodes.tolist()), tuple(vectors[0].square().tolist())
 
 
 def known_values(known: Tensor | None, known_mask: Tensor | None, like: Tensor, shape: Sequence[int]) -> None:

@@ -75,7 +75,8 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
     if isinstance(value, Real) and not isinstance(value, bool):
         if not low <= value <= high:
             raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
-        return torch.full((1,) * len(shape), float(value), dtype=torch.float64, device=model.device)
+        # added, since compiled code makes a constant of a number that it is to fill a tensor with
+        return torch.zeros((1,) * len(shape), dtype=torch.float64, device=model.device) + value
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
     _tensor(name, value, ROWS)
@@ -83,12 +84,17 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
     if value.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{name} requires a gradient, but none is defined for it; pass {name}.detach()")
     lead = leading(name, value, shape)
-    if value.device.type == "cpu" and value.numel() and not torch.compiler.is_compiling():
+    if value.numel() and shows(value):
         least, most = (v.item() for v in value.detach().aminmax())
         if not (low <= least and most <= high):
             raise ValueError(f"{name} must lie in [{low}, {high}], got values from {least} to {most}")
     wide = value.detach().double().reshape(lead)
     return torch.where((wide >= low) & (wide <= high), wide, math.nan)
+
+
+def shows(x: Tensor) -> bool:
+    """Whether to look at its values is free: fakes have none, and compiled code would wait for them."""
+    return x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
 
 
 def leading(name: str, value: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
@@ -136,12 +142,12 @@ def broadcast_mask(name: str, mask: Tensor | None, model_name: str, model: Tenso
         raise ValueError(f"{name} must broadcast to {tuple(shape)}, got shape {tuple(mask.shape)}")
 
 
-def no_gradient(reason: str, **tensors: Tensor | None) -> None:
+def no_gradient(reason: str, **tensors: object) -> None:
     """Refuses tensors that require a gradient which this library does not define."""
     if not torch.is_grad_enabled():
         return
     for name, value in tensors.items():
-        if value is not None and value.requires_grad:
+        if isinstance(value, Tensor) and value.requires_grad:
             raise ValueError(f"{name} requires a gradient, but {reason}; pass {name}.detach()")
 
 
