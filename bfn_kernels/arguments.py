@@ -1,20 +1,17 @@
 """Keywords that the families share, from what a caller writes to what the backends take."""
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from bfn_kernels import checks
+from bfn_kernels import checks, gauss
 from bfn_kernels import noise as random
 from bfn_kernels.rows import Rows
 
 MAX_NODES = 128
 STEPS = (torch.int64, torch.int32, torch.int16, torch.uint8)
-
 
 Seed = int | Tensor | None
 
@@ -30,8 +27,6 @@ def drawn_seed(
             checks.like(name, noise, "the data", like, shape)
             checks.no_gradient("none is defined for noise", **{name: noise})
             explicit.append(name)
-    if isinstance(seed, Integral) and not isinstance(seed, int):
-        seed = int(seed)  # one of numpy's
     if len(explicit) < len(noises):
         return random.as_seed(seed, like) if generator is None else _seed_from(generator, seed, like)
     for name, value in (("seed", seed), ("generator", generator)):
@@ -88,24 +83,11 @@ def expectation(
             raise ValueError(f"quadrature must be at most {MAX_NODES}, got {quadrature}")
         if not (noise is seed is generator is None):
             raise ValueError("seed and noise must be None with quadrature, which draws nothing, and so must generator")
-        nodes, weights = _gauss_hermite(quadrature)
+        nodes, weights = gauss.hermite(quadrature)
         return Expectation(nodes, weights, 0, None, None)
     n_samples = checks.integer("n_samples", n_samples, 1)
     seed = drawn_seed(like, seed, generator, ("noise", noise, (n_samples, *shape)))
     return Expectation((), (), n_samples, seed, noise)
-
-
-@torch.compiler.assume_constant_result
-def _gauss_hermite(order: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return _nodes_and_weights(order)  # the cache lies within, since the compiler looks through one that lies outside
-
-
-@functools.cache
-def _nodes_and_weights(order: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Nodes and weights for a standard normal, by the eigenvalues of the Hermite recurrence (Golub and Welsch)."""
-    off_diagonal = torch.arange(1, order, dtype=torch.float64).sqrt()
-    nodes, vectors = torch.linalg.eigh(off_diagonal.diag(1) + off_diagonal.diag(-1))
-    return tuple(nodes.tolist()), tuple(vectors[0].square().tolist())
 
 
 def known_values(known: Tensor | None, known_mask: Tensor | None, like: Tensor, shape: Sequence[int]) -> Tensor | None:
@@ -135,7 +117,7 @@ def step_time(t: Rows | None, step: int | Tensor | None, n_steps: int) -> Rows:
         return (step - 1) / n_steps
     if step.dtype not in STEPS:
         raise TypeError(f"step must be an int or an integer tensor, got {step.dtype}")
-    if step.device.type == "cpu" and step.numel() and not torch.compiler.is_compiling():
+    if step.numel() and checks.shows(step):
         least, most = (v.item() for v in step.aminmax())
         if least < 1 or most > n_steps:
             raise ValueError(f"step must lie in [1, {n_steps}], got values from {least} to {most}")

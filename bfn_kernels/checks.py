@@ -78,7 +78,8 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
     if isinstance(value, Real) and not isinstance(value, bool):
         if not low <= value <= high:
             raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
-        return torch.full((1,) * len(shape), float(value), dtype=torch.float64, device=model.device)
+        # added, since compiled code makes a constant of a number that it is to fill a tensor with
+        return torch.zeros((1,) * len(shape), dtype=torch.float64, device=model.device) + value
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
     _tensor(name, value, FLOATS)
@@ -86,12 +87,17 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
     if value.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{name} requires a gradient, but none is defined for it; pass {name}.detach()")
     lead = leading(name, value, shape)
-    if value.device.type == "cpu" and value.numel() and not torch.compiler.is_compiling():
+    if value.numel() and shows(value):
         least, most = (v.item() for v in value.detach().aminmax())
         if not (low <= least and most <= high):
             raise ValueError(f"{name} must lie in [{low}, {high}], got values from {least} to {most}")
     wide = value.detach().double().reshape(lead)
     return torch.where((wide >= low) & (wide <= high), wide, math.nan)
+
+
+def shows(x: Tensor) -> bool:
+    """Whether to look at its values is free: fakes have none, and compiled code would wait for them."""
+    return x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
 
 
 def leading(name: str, value: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
@@ -109,7 +115,7 @@ def leading(name: str, value: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
 
 def steps(name: str, t: Tensor, n_steps: int) -> None:
     """Refuses times on the CPU that no step of L_n has; elsewhere, and in compiled code, their losses become NaN."""
-    if t.device.type != "cpu" or torch.compiler.is_compiling():
+    if not shows(t):
         return
     other = t[step_of(t, n_steps).isnan()]
     if other.numel():
@@ -128,7 +134,7 @@ def step_of(t: Tensor, n_steps: int) -> Tensor:
 
 def values(name: str, x: Tensor, low: float, high: float, mask: Tensor | None) -> None:
     """Refuses data outside of [low, high] on the CPU, where the mask is not False; NaN goes through."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if not shows(x):
         return
     outside = (x < low) | (x > high)
     outside = outside if mask is None else outside & mask
@@ -181,12 +187,12 @@ def mask(name: str, value: Tensor | None, model_name: str, model: Tensor, shape:
     return value.reshape(leading if fits[0] else trailing)
 
 
-def no_gradient(reason: str, **tensors: Tensor | None) -> None:
+def no_gradient(reason: str, **tensors: object) -> None:
     """Refuses tensors that require a gradient which this library does not define."""
     if not torch.is_grad_enabled():
         return
     for name, value in tensors.items():
-        if value is not None and value.requires_grad:
+        if isinstance(value, Tensor) and value.requires_grad:
             raise ValueError(f"{name} requires a gradient, but {reason}; pass {name}.detach()")
 
 

@@ -8,6 +8,8 @@ This module is the readable form; csrc/math/philox.h is the native one, and both
 """
 
 import math
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,16 +31,25 @@ def philox(seed: Tensor, group: Tensor, stream: int, draw: int = 0) -> Tensor:
 
     seed: int64 tensor with one element. group: int64 tensor of any shape.
     """
+    words = _rounds(seed, group, torch.full_like(group, stream), torch.full_like(group, draw))
+    return torch.stack(words, -1)
+
+
+def _rounds(seed: Any, group: Any, c2: Any, c3: Any) -> tuple[Any, Any, Any, Any]:
+    """Of ints, or of int64 tensors."""
     c0, c1 = group & _LOW, (group >> 32) & _LOW
-    c2, c3 = torch.full_like(group, stream), torch.full_like(group, draw)
     k0, k1 = seed & _LOW, (seed >> 32) & _LOW
     for _ in range(10):
-        # int64 products wrap modulo 2^64, which leaves the bits of both halves as they should be
-        p0, p1 = c0 * _M0, c2 * _M1
-        c0, c1 = ((p1 >> 32) & _LOW) ^ c1 ^ k0, p1 & _LOW
-        c2, c3 = ((p0 >> 32) & _LOW) ^ c3 ^ k1, p0 & _LOW
+        (high0, low0), (high1, low1) = _product(c0, _M0), _product(c2, _M1)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
         k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
-    return torch.stack([c0, c1, c2, c3], -1)
+    return c0, c1, c2, c3
+
+
+def _product(word: Any, by: int) -> tuple[Any, Any]:
+    """Its high and its low word, by parts that an int64 holds: of one that overflows, compiled code has other bits."""
+    upper, lower = (word >> 16) * by, (word & 0xFFFF) * by
+    return (upper + (lower >> 16)) >> 16, (((upper & 0xFFFF) << 16) + lower) & _LOW
 
 
 def _unit(words: Tensor) -> Tensor:
@@ -89,19 +100,46 @@ def fold_in(seed: int | Tensor, step: int | Tensor) -> int | Tensor:
     >>> fold_in(7, 0) != fold_in(7, 1), fold_in(7, 1) == fold_in(7, torch.arange(2))[1]
     (True, tensor(True))
     """
-    if isinstance(seed, Tensor):
-        words = philox(seed, step if isinstance(step, Tensor) else torch.full_like(seed, step), FOLD_IN)
-        return words[..., 0] | (words[..., 1] << 32)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be an int or an int64 tensor, got {type(seed).__name__}")
-    device = step.device if isinstance(step, Tensor) else None
-    folded = fold_in(torch.tensor(_signed(seed), device=device), step)
-    return folded if isinstance(step, Tensor) else int(folded)
+    seed, step = _int_or_tensor("seed", seed), _int_or_tensor("step", step)
+    like = next((value for value in (seed, step) if isinstance(value, Tensor)), None)
+    if like is None and not torch.compiler.is_compiling():
+        w0, w1, _, _ = _rounds(seed, step, FOLD_IN, 0)
+        return _signed(w0 | w1 << 32)
+    device = torch.device("cpu") if like is None else like.device
+    seed, step = (value if isinstance(value, Tensor) else _tensor_of(value, device) for value in (seed, step))
+    words = philox(seed, step, FOLD_IN)
+    folded = words[..., 0] | (words[..., 1] << 32)
+    return int(folded) if like is None else folded
+
+
+def _int_or_tensor(name: str, value: Any) -> int | Tensor:
+    """As it is, or Python's own int for one of numpy's."""
+    if isinstance(value, bool) or not isinstance(value, (int, Tensor, Integral)):
+        raise TypeError(f"{name} must be an int or an int64 tensor, got {type(value).__name__}")
+    return value if isinstance(value, (int, Tensor)) else int(value)
 
 
 def _signed(seed: int) -> int:
     """The int64 with the same 64 bits."""
     return (seed + 2**63) % 2**64 - 2**63
+
+
+def _tensor_of(seed: int, device: torch.device) -> Tensor:
+    """The int64 with the same 64 bits as a tensor."""
+    if torch.compiler.is_compiling():
+        # compiled code holds an int that changes in an int64, in which _signed overflows: halves of it do not
+        return _join_seed(seed % 2**32, seed // 2**32 % 2**32, device)
+    return torch.full((), _signed(seed), dtype=torch.int64, device=device)
+
+
+@torch.library.custom_op("bfn_kernels::join_seed", mutates_args=())
+def _join_seed(low: int, high: int, device: torch.device) -> Tensor:
+    return torch.full((), _signed(high << 32 | low), dtype=torch.int64, device=device)
+
+
+@_join_seed.register_fake
+def _(low: int, high: int, device: torch.device) -> Tensor:
+    return torch.empty((), dtype=torch.int64, device=device)
 
 
 @torch.library.custom_op("bfn_kernels::draw_seed", mutates_args=(), tags=[torch.Tag.nondeterministic_seeded])
@@ -124,12 +162,11 @@ def as_seed(seed: int | Tensor | None, like: Tensor) -> Tensor:
     if seed is None:
         # traced, torch.randint would be replaced by the compiler's own generator: only an opaque op follows torch's
         return _draw_seed_op(like) if torch.compiler.is_compiling() else draw_seed(like.device)
+    seed = _int_or_tensor("seed", seed)
     if isinstance(seed, Tensor):
         if seed.dtype != torch.int64 or seed.numel() != 1:
             raise ValueError(f"seed must hold one int64, got {seed.dtype} of shape {tuple(seed.shape)}")
         if seed.device != like.device:
             raise ValueError(f"seed must be on {like.device}, got {seed.device}")
         return seed.reshape(())
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be None, an int or an int64 tensor, got {type(seed).__name__}")
-    return torch.full((), _signed(seed), dtype=torch.int64, device=like.device)
+    return _tensor_of(seed, like.device)

@@ -34,8 +34,13 @@ class Namespace(SimpleNamespace):
 
 def needs(*tensors: Tensor | None) -> list[bool]:
     """Which of the tensors a gradient is asked for."""
-    enabled = torch.is_grad_enabled()
-    return [enabled and t is not None and t.requires_grad for t in tensors]
+    enabled, all_of_them = torch.is_grad_enabled(), transformed()  # an outer transform's gradient does not show here
+    return [enabled and t is not None and (t.requires_grad or all_of_them) for t in tensors]
+
+
+def transformed() -> bool:
+    """Whether torch.func's transforms are at work."""
+    return SHORT_WAY and _are_functorch_transforms_active()
 
 
 def register(ops: Namespace, name: str, fake: Callable, backward: Callable | None = None, save=None) -> None:
@@ -60,14 +65,17 @@ def register(ops: Namespace, name: str, fake: Callable, backward: Callable | Non
             ctx.set_materialize_grads(False)  # zeros for results that have no gradient would be as large as these
             ctx.mark_non_differentiable(*output[1:])
 
-    def checked_backward(ctx, *grads):
+    def first_backward(ctx, grad, *others):
         if backward is None:
             raise RuntimeError(f"{qualified} has no gradient")
-        if torch.is_grad_enabled():
+        if any(other is not None for other in others):
+            raise RuntimeError(f"{qualified} has no second derivative")
+        return (None,) * len(ctx.needs_input_grad) if grad is None else backward(ctx, grad)
+
+    def checked_backward(ctx, *grads):
+        if backward is not None and torch.is_grad_enabled():
             raise RuntimeError(f"{qualified} has no second derivative; create_graph must be False")
-        if grads[0] is None:
-            return (None,) * len(ctx.needs_input_grad)
-        return backward(ctx, grads[0])
+        return first_backward(ctx, *grads)
 
     def backward_with_lists(ctx, *grads):
         # where a list of tensors was given a list is wanted
@@ -80,7 +88,9 @@ def register(ops: Namespace, name: str, fake: Callable, backward: Callable | Non
     torch.library.register_fake(qualified, fake)
     torch.library.register_autograd(qualified, backward_with_lists, setup_context=save_all)
     torch.library.register_vmap(qualified, refuse_vmap)
-    setattr(ops, name, _call(overload, getattr(ops.direct, name, None), save_inputs, checked_backward))
+    under_transforms = _under_transforms(overload, save_inputs, first_backward, refuse_vmap)
+    once = backward and checked_backward
+    setattr(ops, name, _call(overload, getattr(ops.direct, name, None), save_inputs, once, under_transforms))
 
 
 def register_plain(ops: Namespace, name: str, fake: Callable) -> None:
@@ -121,7 +131,23 @@ def _overload(ops: Namespace, name: str) -> OpOverload | None:
     return packet and packet.default
 
 
-def _call(overload: OpOverload, direct: Callable | None, save: Callable, backward: Callable) -> Callable:
+def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, vmap: Callable) -> Callable:
+    """The operator for torch.func, whose transforms take no autograd but of this form, and make a graph of every
+    backward pass. A second derivative is then one of a result that was saved for the first, or of an operator that has
+    none."""
+
+    def setup_context(ctx, inputs, output):
+        ctx.set_materialize_grads(False)
+        save(ctx, inputs, output)
+
+    methods = {"forward": overload, "setup_context": setup_context, "backward": backward, "vmap": vmap}
+    methods = {name: staticmethod(method) for name, method in methods.items()}
+    return type(f"{overload} under transforms", (torch.autograd.Function,), methods).apply
+
+
+def _call(
+    overload: OpOverload, direct: Callable | None, save: Callable, backward: Callable | None, under_transforms: Callable
+) -> Callable:
     """The operator without the detour through Python that the dispatcher makes for what `register_autograd` says, and
     where there is a direct way, without the dispatcher: both cost more than the work on a few thousand variables.
     Modes, transforms, traces and torch's profilers still see every call. Of several results, those behind the first
@@ -158,8 +184,12 @@ def _call(overload: OpOverload, direct: Callable | None, save: Callable, backwar
         if torch.compiler.is_compiling() or has_torch_function(args):
             return overload(*args)
         _refuse_tangents(overload, args)
+        if transformed():
+            return under_transforms(*args)
         if torch.is_grad_enabled() and _any_requires_grad(*args[:first]):
-            result = differentiable.apply(*args) if _are_functorch_transforms_active() else apply(*args)
+            if backward is None:
+                return under_transforms(*args)
+            result = apply(*args)
             return (result,) if several else result
         return run(*args)
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from bfn_kernels.backends import NAMESPACES
 from bfn_kernels.checks import REDUCTIONS
-from bfn_kernels.operators import Namespace, register_plain
+from bfn_kernels.operators import Namespace, register
 
 CODES = {name: code for code, name in enumerate(REDUCTIONS)}
 
@@ -32,7 +32,7 @@ def reduce(loss: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
 
 
 def _register(ops: Namespace) -> None:
-    register_plain(ops, "scaled_gradient", lambda saved, grad, scale, dtype: torch.empty_like(saved, dtype=dtype))
+    register(ops, "scaled_gradient", lambda saved, grad, scale, dtype: torch.empty_like(saved, dtype=dtype))
 
 
 for _ops in NAMESPACES.values():

@@ -99,6 +99,9 @@ SCHEDULES: dict[type, Callable[[Any], tuple[float, ...]]] = {
 }
 
 
+PARAMETERS = ("sigma_1", "beta_1")  # of which the schedules make plain numbers
+
+
 class Flow(NamedTuple):
     """What turns a noise prediction into data, x̂ = aμ − bε̂ (84, 105); both 0 where t < t_min."""
 
@@ -160,6 +163,7 @@ def numbers(
     """The set `which`, in `dtype`, broadcastable to `shape`: of times in [0, 1] where there is a schedule, else of
     accuracies α and of the precisions that they are added to, both at least 0."""
     name, high = ("alpha", math.inf) if schedule is None else ("t", 1)
+    checks.no_gradient("none is defined for it", **{name: getattr(schedule, name, None) for name in PARAMETERS})
     kind = SCHEDULES.get(type(schedule))
     if ops is not None and kind is not None and not torch.compiler.is_compiling():
         row = _row(value, data, high)
@@ -175,7 +179,10 @@ def numbers(
         checks.steps(name, wide, n_steps)
     rho = None if precision is None else checks.rows("precision", precision, shape, data, 0)
     of = Given(wide, rho, schedule, n_steps, scale)
-    return Numbers([formula(of).to(dtype) for bit, formula in FORMULAS.items() if which & bit], which)
+    made = [formula(of).to(dtype) for bit, formula in FORMULAS.items() if which & bit]
+    if any(row.requires_grad for row in made):
+        raise ValueError("schedule requires a gradient, but none is defined for it; give it parameters that have none")
+    return Numbers(made, which)
 
 
 def _row(value: Rows, data: Tensor, high: float = math.inf) -> Tensor | None:

@@ -53,7 +53,8 @@ def _register(ops: Namespace) -> None:
     def backward(ctx, grad):
         need_state, need_data, *_ = ctx.needs_input_grad
         numbers = Numbers([*ctx.saved_tensors], ctx.which, ctx.by)
-        by_state = step_backward(ops, grad, numbers.only(GAMMA | KEEP), ctx.types[0]) if need_state else None
+        of_state = GAMMA | KEEP | (TAKE if ctx.types[1] is None else 0)  # that of the data, in their backward pass
+        by_state = step_backward(ops, grad, numbers.only(of_state), ctx.types[0]) if need_state else None
         by_data = step_backward(ops, grad, numbers.only(TAKE), ctx.types[1]) if need_data else None
         return by_state, by_data, None, None, None, None, None
 

@@ -10,7 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from bfn_kernels import noise as random
 from bfn_kernels.arguments import Expectation
-from bfn_kernels.checks import compute_dtype
+from bfn_kernels.checks import compute_dtype, shows
 from bfn_kernels.reduction import hide, reduce
 from bfn_kernels.rows import Numbers
 
@@ -21,7 +21,7 @@ def valid_classes(name: str, x: Tensor, num_classes: int, mask: Tensor | None = 
     valid = (x >= 0) & (x < num_classes)
     if mask is not None:
         valid = valid | ~mask
-    if x.device.type == "cpu" and not torch.compiler.is_compiling() and not valid.all():
+    if shows(x) and not valid.all():
         raise IndexError(f"{name} must hold classes in [0, {num_classes}), got {x[~valid][0].item()}")
     return torch.where((x >= 0) & (x < num_classes), x, 0).long(), valid
 

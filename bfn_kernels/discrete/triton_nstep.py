@@ -32,7 +32,7 @@ from bfn_kernels.triton_ops.classes import (
 from bfn_kernels.triton_ops.noise import MONTE_CARLO
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.rows import numbers
-from bfn_kernels.triton_ops.views import block_of, compute_type, constants, launch, load, programs, view
+from bfn_kernels.triton_ops.views import block_of, compute_type, launch, load, programs, table, view
 
 
 def discrete_nstep(
@@ -45,7 +45,7 @@ def discrete_nstep(
     losses = Losses(x, mask, reduction, dtype, tile.rows)
     by_logits = torch.empty(shape if need_logits else (0,), dtype=dtype, device=x.device)
     alpha = numbers(given, which, by, x.shape, dtype)(ALPHA)
-    tables = [None] * 2 if n_samples else [constants(tuple(v), dtype, x.device) for v in (nodes, node_weights)]
+    tables = [None] * 2 if n_samples else table((*nodes, *node_weights), dtype, x.device).chunk(2)
     draws, joint = n_samples or len(nodes), receiver == RECEIVERS["joint"]
     noise = noise if noise is None else noise.contiguous().view(-1, shape[-1])
     row = view(x, x.shape), class_view(logits, shape), view(alpha, x.shape)

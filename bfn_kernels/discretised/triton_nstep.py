@@ -4,13 +4,12 @@ p_k times the sender's normal is a bump of width s: a window of few bins is summ
 Gauss-Legendre points. A program takes some variables, all at once some of their draws and of their points.
 """
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from bfn_kernels import gauss
 from bfn_kernels.discretised import triton_mixtures as mixtures
 from bfn_kernels.discretised.triton_bins import (
     is_uniform,
@@ -26,7 +25,7 @@ from bfn_kernels.discretised.triton_bins import (
 from bfn_kernels.triton_ops.elementary import clamp, exp, log
 from bfn_kernels.triton_ops.noise import MONTE_CARLO, normals
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
-from bfn_kernels.triton_ops.views import block_of, constants, launch, load, programs, store, view
+from bfn_kernels.triton_ops.views import block_of, launch, load, programs, store, table, view
 
 _NODES = tl.constexpr(28)
 _MOST_POINTS = tl.constexpr(128)  # of which every bin is one
@@ -34,15 +33,6 @@ _REACH = tl.constexpr(5.5)  # bumps hold 4e-8 beyond so many s
 _SPAN = tl.constexpr(8.5)  # s between the peaks that share a window: with the reach 19.5 for the nodes, 9e-8
 _MOST_LANES = tl.constexpr(32)  # of points
 _NUMBERS, _WARPS = 1024, 4  # of a program: variables, draws and points
-
-
-@functools.cache
-def _legendre() -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Nodes in [0, 1] and weights, by the eigenvalues of the Legendre recurrence (Golub and Welsch)."""
-    k = torch.arange(1, _NODES.value, dtype=torch.float64)
-    off_diagonal = k / (4 * k * k - 1).sqrt()
-    nodes, vectors = torch.linalg.eigh(off_diagonal.diag(1) + off_diagonal.diag(-1))
-    return tuple((nodes / 2 + 0.5).tolist()), tuple(vectors[0].square().tolist())
 
 
 def nstep_loss(
@@ -54,10 +44,11 @@ def nstep_loss(
     P = min(_MOST_LANES.value, triton.next_power_of_2(of_kernel["K"]))
     V = max(4, _NUMBERS // (D * P))
     losses = Losses(x, mask, reduction, dtype, V)
-    tables = [None] * 2 if n_samples else [constants(tuple(v), dtype, x.device) for v in (nodes, node_weights)]
-    legendre = tuple(constants(v, dtype, x.device) for v in _legendre())
+    rules = [*gauss.legendre(_NODES.value), nodes, node_weights]
+    tables = table([value for rule in rules for value in rule], dtype, x.device).split([len(rule) for rule in rules])
+    legendre, normal = tables[:2], [None] * 2 if n_samples else tables[2:]
     launch(
-        _nstep, programs(x.numel(), V), view(x, x.shape), network, view(alpha, x.shape), *tables, legendre, draws,
+        _nstep, programs(x.numel(), V), view(x, x.shape), network, view(alpha, x.shape), *normal, legendre, draws,
         None if noise is None else noise.contiguous(), seed, view(mask, x.shape), gradients, *losses.arguments,
         x.numel(), n_steps, EACH=losses.each, V=V, D=D, P=P, warps=_WARPS, registers=255,
         **of_kernel,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bfn_kernels import checks, rows
 from bfn_kernels.triton_ops.elementary import exp, expm1, log, log1p
-from bfn_kernels.triton_ops.views import block_of, constants, launch, load, programs, store, view
+from bfn_kernels.triton_ops.views import block_of, launch, load, programs, store, view
 
 # The bits of `rows`, and its numbers of the schedules.
 GAMMA, FLOW_STD, MEAN_SCALE, RATE = map(tl.constexpr, (rows.GAMMA, rows.FLOW_STD, rows.MEAN_SCALE, rows.RATE))
@@ -33,10 +33,10 @@ def row_numbers(
     given = [None if t is None else _leading(name, t, shape) for name, t in zip(names, (value, rho), strict=True)]
     sizes = torch.broadcast_shapes(*(t.shape for t in given if t is not None))
     out = torch.empty((which.bit_count(), *sizes), dtype=dtype, device=value.device)
-    of = constants(_derived(schedule, *by[1:]), torch.float64, value.device)
     launch(
-        _row_numbers, programs(sizes.numel(), _BLOCK), *(view(t, sizes) for t in given), of,
-        tuple(view(t, sizes) for t in out), sizes.numel(), KIND=schedule, WHICH=which, BLOCK=_BLOCK, warps=_WARPS,
+        _row_numbers, programs(sizes.numel(), _BLOCK), *(view(t, sizes) for t in given),
+        *map(float, _derived(schedule, *by[1:])), tuple(view(t, sizes) for t in out), sizes.numel(),
+        KIND=schedule, WHICH=which, BLOCK=_BLOCK, warps=_WARPS,
     )  # fmt: skip
     return out
 
@@ -165,13 +165,16 @@ def _place(which, bit):
 
 
 @triton.jit
-def _row_numbers(value, rho, of, out, count, KIND: tl.constexpr, WHICH: tl.constexpr, BLOCK: tl.constexpr):
+def _row_numbers(
+    value, rho, n_steps: tl.float64, scale: tl.float64, first: tl.float64, second: tl.float64, third: tl.float64,
+    out, count, KIND: tl.constexpr, WHICH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     block = block_of(count, BLOCK)
     value, rho = load(value, block, tl.float64), load(rho, block, tl.float64)
     most: tl.constexpr = float("inf") if KIND == NONE else 1.0
     value = tl.where((value >= 0.0) & (value <= most), value, float("nan"))
     rho = tl.where(rho >= 0.0, rho, float("nan"))
-    of = tl.load(of), tl.load(of + 1), tl.load(of + 2), tl.load(of + 3), tl.load(of + 4)
+    of = n_steps, scale, first, second, third
     for k in tl.static_range(COUNT):
         if WHICH & (1 << k):
             store(out[_place(WHICH, 1 << k)], block, _row_number(of, value, rho, KIND, 1 << k))

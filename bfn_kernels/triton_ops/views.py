@@ -5,7 +5,8 @@ that place an element: offset = (index // inner)·outer_stride + (index % inner)
 this does not describe is copied.
 """
 
-import functools
+import ctypes
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -23,6 +24,7 @@ GRID = tl.constexpr(3)  # all of it
 # Elements that a program of an elementwise kernel takes, a multiple of 4 since noise comes in groups, and its warps.
 BLOCK, WARPS = 1024, 4
 
+_MOST_VALUES = 256  # of a table, by one launch: a kernel takes 4 KiB of arguments
 
 KERNEL_TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
@@ -76,8 +78,10 @@ def component_view(x: Tensor | None, shape: torch.Size) -> tuple:
 
 
 def joined(x: Tensor, shape: torch.Size) -> list[tuple[int, int]]:
-    """Sizes and strides, dimensions that run on into each other joined."""
+    """Sizes and strides, dimensions that run on into each other joined; none of an empty tensor."""
     dims: list[tuple[int, int]] = []
+    if 0 in shape:
+        return dims
     for size, stride in zip(shape, x.expand(shape).stride(), strict=True):
         if size == 1:
             continue
@@ -93,10 +97,33 @@ def writable(out: Tensor) -> Tensor:
     return out if len(joined(out, out.shape)) <= 2 else out.new_empty(out.shape)
 
 
-@functools.lru_cache(maxsize=64)
-def constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """On the device; kept, since a copy from the host would break the capture of a CUDA graph."""
-    return torch.tensor(values, dtype=dtype, device=device)
+def table(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On the device, by a kernel whose arguments they are: a copy from the host would break the capture of a CUDA
+    graph, and a table kept from one capture to the next would lie in the first one's memory."""
+    out = torch.empty(len(values), dtype=dtype, device=device)
+    for first in range(0, len(values), _MOST_VALUES):
+        some = values[first : first + _MOST_VALUES]
+        parts = _parts(some, 3 if dtype == torch.float64 else 1)
+        launch(write_table, 1, out[first:], parts, COUNT=len(some), PARTS=len(parts), warps=1)
+    return out
+
+
+def _parts(values: Sequence[float], count: int) -> tuple[tuple[float, ...], ...]:
+    """Numbers of float32, as which a kernel takes a number in a tuple, that add up: three hold a float64."""
+    found, rest = [], [*values]
+    for _ in range(count):
+        found.append(tuple(ctypes.c_float(value).value for value in rest))
+        rest = [value - part for value, part in zip(rest, found[-1], strict=True)]
+    return tuple(found)
+
+
+@triton.jit
+def write_table(out, parts, COUNT: tl.constexpr, PARTS: tl.constexpr):
+    for k in tl.static_range(COUNT):
+        value = tl.zeros((), tl.float64)
+        for part in tl.static_range(PARTS):
+            value += parts[part][k]
+        tl.store(out + k, value.to(out.dtype.element_ty))
 
 
 class Gradients:

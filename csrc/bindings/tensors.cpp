@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #ifndef BFN_CUDA
 #include "pages.h"
@@ -151,14 +152,49 @@ Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type) {
   return new_in_order(like, shape, backwards(shape.size()), type);
 }
 
-Tensor new_like(const Tensor& like, ScalarType type) {
-  Shape order = backwards(static_cast<size_t>(like.dim())), strides(order.size());
-  int64_t inner = 0;
-  for (const int64_t d : order) {
-    if (like.size(d) != 1 && like.stride(d) != 0) inner = like.stride(d);
-    strides[d] = inner;  // that of a single or an expanded one says nothing: it stays beside its neighbour
+// Whether its elements fill a stretch of memory, each place once: torch keeps such strides as they are.
+static bool is_dense(const Tensor& x) {
+  Shape order;
+  for (int64_t d = 0; d < x.dim(); ++d) {
+    if (x.size(d) == 0) return true;
+    if (x.size(d) > 1) order.push_back(d);
   }
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return strides[a] < strides[b]; });
+  std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return x.stride(a) < x.stride(b); });
+  int64_t stride = 1;
+  for (const int64_t d : order) {
+    if (x.stride(d) != stride) return false;
+    stride *= x.size(d);
+  }
+  return true;
+}
+
+// Whether dimension a of x, which stands further in than b, is to change places with it: 1 or -1, and 0 where the
+// strides do not say.
+static int compare(const Tensor& x, int64_t a, int64_t b) {
+  if (x.stride(a) == 0 || x.stride(b) == 0) return 0;
+  if (x.stride(a) != x.stride(b)) return x.stride(a) < x.stride(b) ? -1 : 1;
+  return x.size(a) > x.size(b) ? 1 : 0;
+}
+
+// The very strides of torch::empty_like, by which fakes are made: its sort is no order that another sort would find,
+// since a stride of 0 compares with none.
+Tensor new_like(const Tensor& like, ScalarType type) {
+  if (is_dense(like)) {
+    const auto strides = like.strides();
+    return strided(like, shape_of(like), {strides.begin(), strides.end()}, type);
+  }
+  Shape order = backwards(static_cast<size_t>(like.dim()));
+  for (size_t next = 1; next < order.size(); ++next) {
+    size_t place = next;
+    for (size_t other = next; other-- > 0;) {
+      const int turn = compare(like, order[other], order[place]);
+      if (turn < 0) break;
+      if (turn > 0) {
+        std::swap(order[other], order[place]);
+        place = other;
+      }
+    }
+  }
   return new_in_order(like, shape_of(like), order, type);
 }
 

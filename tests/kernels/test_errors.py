@@ -70,7 +70,7 @@ BAD = [
     (flow, {"noise": X[:1]}, ValueError, r"noise must have shape \(2, 3\).*\(1, 3\)"),
     (flow, {"noise": CLASSES}, TypeError, "noise must be.*int64"),
     (flow, {"noise": X, "seed": 1}, ValueError, "seed must be None where noise is given, got 1"),
-    (flow, {"seed": 1.5}, TypeError, "seed must be None, an int or.*float"),
+    (flow, {"seed": 1.5}, TypeError, "seed must be an int or an int64 tensor, got float"),
     (flow, {"seed": torch.zeros(2, dtype=torch.long)}, ValueError, r"seed must hold one int64.*\(2,\)"),
     (flow, {"seed": torch.tensor(1.0)}, ValueError, "seed must hold one int64.*float32"),
     (flow, {"backend": "gpu"}, ValueError, "backend must be None or one of.*'gpu'"),

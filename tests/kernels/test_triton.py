@@ -3,10 +3,10 @@
 import pytest
 import torch
 from cases import CASES
-from support import serves
+from support import INTERPRETED, serves
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bfn_kernels import backends
+from bfn_kernels import backends, gauss
 from bfn_kernels.triton_ops import NAMESPACE, SCHEMAS
 
 if backends.BACKENDS["triton"].missing is not None:
@@ -34,3 +34,25 @@ def test_tracing_for_a_gpu_that_is_not_there(case):
         }
         result = case(on_gpu, "triton")
     assert (result.shape, result.dtype, result.device) == (want.shape, want.dtype, gpu)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter has no types of arguments")
+def test_numbers_of_a_schedule_are_double():
+    """A float is passed as float32 unless its parameter says otherwise."""
+    from bfn_kernels.triton_ops.rows import _row_numbers
+
+    types = {p.name: p.annotation_type for p in _row_numbers.params}
+    assert {types[name] for name in ("n_steps", "scale", "first", "second", "third")} == {"fp64"}
+
+
+@pytest.mark.parametrize(("dtype", "count"), [(torch.float32, 1), (torch.float64, 3)], ids=str)
+def test_tables_are_passed_exactly(dtype, count):
+    from bfn_kernels.triton_ops.views import _parts
+
+    values = [value for rule in (gauss.hermite(128), gauss.legendre(28)) for numbers in rule for value in numbers]
+    parts = _parts(values, count)
+    assert len(parts) == count
+    total = torch.tensor(parts, dtype=torch.float64)
+    assert torch.equal(total, total.float().double())
+    total = total.sum(0)
+    torch.testing.assert_close(total.to(dtype), torch.tensor(values, dtype=torch.float64).to(dtype), rtol=0, atol=1e-44)
