@@ -16,12 +16,15 @@ from bfn_kernels.triton_ops.normal import tail, within
 # Below std = SMOOTH·h the edges within REACH·std of the mean are summed, but at least FEWEST: beyond, zφ is 4e-8 at
 # most. From std = WIDE on, where the terms of Euler–Maclaurin cancel, a Taylor series takes its place.
 REACH, FEWEST, SMOOTH, WIDE = tl.constexpr(6.0), tl.constexpr(7), tl.constexpr(1.5), tl.constexpr(2.0)
-# B_2m/(2m)!, m = 1..8
-BERNOULLI = (1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -691 / 1307674368000, 1 / 74724249600)
-BERNOULLI += (-3617 / 10670622842880000,)
+BERNOULLI = (  # B_2m/(2m)!, m = 1..12
+    1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -5.2841901386874932e-10, 1.3382536530684679e-11,
+    -3.3896802963225829e-13, 8.5860620562778446e-15, -2.1748686985580619e-16, 5.5090028283602295e-18,
+    -1.3954464685812523e-19,
+)  # fmt: skip
 CORRECTIONS, SERIES = tl.constexpr(5), tl.constexpr(5)  # terms of the two: 1e-8 at SMOOTH and at WIDE
-# Of either sum of the series of wide unclipped distributions: 1e-8 at WIDE, and in float64 1e-17 at its own least std.
-SERIES_UNCLIPPED, WIDE_FLOAT64 = tl.constexpr(8), tl.constexpr(8.0)
+# Of an unclipped distribution another series takes its place, with twelve terms of either sum: 1e-9 at its least std,
+# and in float64 1e-16.
+UNCLIPPED_SERIES, UNCLIPPED_WIDE, UNCLIPPED_WIDE_FLOAT64 = tl.constexpr(12), tl.constexpr(1.0), tl.constexpr(2.0)
 
 
 @triton.jit
@@ -153,7 +156,7 @@ def _wide_series(mean, std, K: tl.constexpr):
     h, before, last = z * 0.0 + 1.0, z * 0.0, z * 0.0  # h_n, h_n−1 and h_n−2
     above, above_by_slope, above_by_w = z * 0.0, z * 0.0, z * 0.0
     below, below_by_slope, below_by_w = z * 0.0, z * 0.0, z * 0.0
-    for i in tl.static_range(SERIES_UNCLIPPED):
+    for i in tl.static_range(UNCLIPPED_SERIES):
         n: tl.constexpr = 2 * i
         after = slope * h - n * w * before
         below += _of_one(n) * h
@@ -177,7 +180,8 @@ def _wide_series(mean, std, K: tl.constexpr):
 @triton.jit
 def _renormalised(base, shift, by_mean, by_std, mean, std, K: tl.constexpr):
     """From the clipped distribution's k at |mean| to the unclipped one's: without the end bins' mass beyond [−1, 1],
-    over the mass inside; 0 where next to nothing is. Its distance from the last centre is what does not cancel."""
+    over the mass inside; 0 where next to nothing is. Where the mean is inside too, the two masses beyond cancel each
+    other least; where it is not, k's distance from the last centre does not cancel, nor do the slopes by it."""
     m = tl.abs(mean)
     last = centre(m * 0.0 + (K - 1.0), K)
     sign = tl.where(mean < 0.0, -1.0, 1.0)
@@ -188,7 +192,8 @@ def _renormalised(base, shift, by_mean, by_std, mean, std, K: tl.constexpr):
     tiny = total < TINY_TOTAL
     total = tl.where(tiny, 1.0, total)
     excess = ((base - last) + shift + 2.0 * last * a_mass) / total
-    value = last + excess
+    inside = (base + (shift + last * (a_mass - c_mass))) / total
+    value = tl.where(high < 0.0, last + excess, inside)
     by_mean = by_mean * std + excess * c_phi - (value + last) * a_phi
     by_std = by_std * std + excess * high * c_phi - (value + last) * low * a_phi
     scale = 1.0 / (total * std)
@@ -225,14 +230,13 @@ def expected_value(mean, std, K: tl.constexpr, CLIP: tl.constexpr):
             base_of, shift_of, by_mean_of, by_std_of = _smooth_sum(m, std, K)
             base, shift = tl.where(smooth, base_of, base), tl.where(smooth, shift_of, shift)
             by_mean, by_std = tl.where(smooth, by_mean_of, by_mean), tl.where(smooth, by_std_of, by_std)
-        if CLIP:
-            if _any(wide):
-                base_of, shift_of, by_mean_of, by_std_of = _wide_sum(m, std, K)
-                base, shift = tl.where(wide, base_of, base), tl.where(wide, shift_of, shift)
-                by_mean, by_std = tl.where(wide, by_mean_of, by_mean), tl.where(wide, by_std_of, by_std)
+        if CLIP and _any(wide):
+            base_of, shift_of, by_mean_of, by_std_of = _wide_sum(m, std, K)
+            base, shift = tl.where(wide, base_of, base), tl.where(wide, shift_of, shift)
+            by_mean, by_std = tl.where(wide, by_mean_of, by_mean), tl.where(wide, by_std_of, by_std)
     if not CLIP:
         base, shift, by_mean, by_std = _renormalised(base, shift, by_mean, by_std, mean, std, K)
-        wide = std >= (WIDE_FLOAT64 if mean.dtype == tl.float64 else WIDE)
+        wide = std >= (UNCLIPPED_WIDE_FLOAT64 if mean.dtype == tl.float64 else UNCLIPPED_WIDE)
         if _any(wide):
             shift_of, by_mean_of, by_std_of = _wide_series(mean, std, K)
             shift, by_mean = tl.where(wide, shift_of, shift), tl.where(wide, by_mean_of, by_mean)

@@ -15,7 +15,7 @@ struct ExpectedValue {
 };
 
 // Which rule sums over the edges: one that sees few, those within 6 std of the mean; then Euler-Maclaurin; and where
-// std is large, so that its terms would cancel, a Taylor series about the edges' middle.
+// std is large, so that its terms would cancel, a series.
 enum class EdgeRule : int { kSeven, kThirteen, kNineteen, kSmooth, kWide };
 constexpr int kEdgeRules = 5;
 
@@ -24,10 +24,16 @@ BFN_HD int64_t edges_seen(EdgeRule rule) {
   return rule == EdgeRule::kSeven ? 7 : rule == EdgeRule::kThirteen ? 13 : 19;
 }
 
+// The least std of the last rule: a Taylor series about the edges' middle if clipped, and if not WideSeries.
+template <class T>
+BFN_HD T wide_std(Bins<T> bins) {
+  return bins.clip || sizeof(T) == sizeof(double) ? T(2) : T(1);
+}
+
 template <class T>
 BFN_HD EdgeRule edge_rule(T std, Bins<T> bins) {
-  const T h = bins.width(), smooth = bins.count > 8 ? T(1.5) * h : T(2);  // a few edges are as soon summed
-  const int rule = (std >= h / 2) + (std >= h) + (std >= smooth) + (std >= T(2));
+  const T h = bins.width(), wide = wide_std(bins), smooth = bins.count > 8 ? T(1.5) * h : wide;  // few edges are summed
+  const int rule = (std >= h / 2) + (std >= h) + (std >= smooth) + (std >= wide);
   return static_cast<EdgeRule>(rule);
 }
 
@@ -157,16 +163,23 @@ BFN_HD ExpectedValue<T> wide_sum(T mean, T std, Bins<T> bins) {
 // of h_n mass_n, even n, mass_n = (integral of x^n/n! over [-1, 1]) [derived]. All by h_n of zx/std and 1/std^2.
 template <class T>
 struct WideSeries {
-  static constexpr int kTerms = 8;  // of either sum: 1e-8 at the least std of float, 1e-17 at that of double
-  static constexpr T kLeastStd = sizeof(T) == sizeof(double) ? 8 : 2;  // of float that of EdgeRule::kWide
+  static constexpr int kTerms = 12;  // of either sum: 1e-9 at the least std of float, 1e-16 at that of double
   T bins[kTerms], mass[kTerms];
 
   // bins_n by Euler-Maclaurin, which is exact: 2(n + 1)/(n + 2)! - 2 sum B_2m/(2m)! h^2m/(n + 2 - 2m)!
   BFN_HD explicit WideSeries(Bins<T> of) {
-    const T bernoulli[kTerms] = {T(1.0 / 12),          T(-1.0 / 720),
-                                 T(1.0 / 30240),       T(-1.0 / 1209600),
-                                 T(1.0 / 47900160),    T(-691.0 / 1307674368000),
-                                 T(1.0 / 74724249600), T(-3617.0 / 10670622842880000)};
+    const T bernoulli[kTerms] = {T(1.0 / 12),
+                                 T(-1.0 / 720),
+                                 T(1.0 / 30240),
+                                 T(-1.0 / 1209600),
+                                 T(1.0 / 47900160),
+                                 T(-5.2841901386874932e-10),
+                                 T(1.3382536530684679e-11),
+                                 T(-3.3896802963225829e-13),
+                                 T(8.5860620562778446e-15),
+                                 T(-2.1748686985580619e-16),
+                                 T(5.5090028283602295e-18),
+                                 T(-1.3954464685812523e-19)};
     const T h2 = square(of.width());
     T inverse[2 * kTerms + 2] = {T(1)};  // of factorials
     for (int j = 1; j < 2 * kTerms + 2; ++j) inverse[j] = inverse[j - 1] / static_cast<T>(j);
@@ -204,14 +217,16 @@ struct WideSeries {
 };
 
 // From the clipped distribution's k at |mean| to that of the unclipped one: without the end bins' mass beyond [-1, 1],
-// over the mass inside; 0 where next to nothing is inside. Its distance from the last centre is what does not cancel.
+// over the mass inside; 0 where next to nothing is inside. Where the mean is inside too, the two masses beyond cancel
+// each other least; where it is not, k's distance from the last centre does not cancel, nor do the slopes by it.
 template <class T>
 BFN_HD ExpectedValue<T> renormalised(ExpectedValue<T> k, T mean, T std, Bins<T> bins) {
   const T sign = mean < T(0) ? T(-1) : T(1), m = abs(mean), last = bins.centre(bins.last());
   const T low = (-1 - m) / std, high = (1 - m) / std;
   const Tail<T> a = tail(-low), c = tail(abs(high));
   const T total = (high < T(0) ? c.mass : 1 - c.mass) - a.mass;
-  const T excess = ((k.base - last) + k.shift + 2 * last * a.mass) / total, value = last + excess;
+  const T excess = ((k.base - last) + k.shift + 2 * last * a.mass) / total;
+  const T value = high < T(0) ? last + excess : (k.base + (k.shift + last * (a.mass - c.mass))) / total;
   const T by_mean = k.by_mean * std + excess * c.density - (value + last) * a.density;
   const T by_std = k.by_std * std + excess * high * c.density - (value + last) * low * a.density;
   const T scale = 1 / (total * std);
@@ -232,7 +247,7 @@ BFN_HD ExpectedValue<T> clipped_value(T mean, T std, Bins<T> bins) {
 template <class T>
 BFN_HD ExpectedValue<T> expected_value(T mean, T std, Bins<T> bins) {
   if (bins.clip) return clipped_value(mean, std, bins);
-  if (std >= WideSeries<T>::kLeastStd) return WideSeries<T>(bins).at(mean, std);
+  if (std >= wide_std(bins)) return WideSeries<T>(bins).at(mean, std);
   return renormalised(clipped_value(abs(mean), std, bins), mean, std, bins);
 }
 
