@@ -196,6 +196,11 @@ struct WideSeries {
     const T unit = 1 / std, w = unit * unit, z = clamp(mean * unit, T(-6), T(6)), slope = z * unit;
     T before = 0, h = 1, last = 0;  // h_n-1, h_n and h_n-2
     T above = 0, above_by_slope = 0, above_by_w = 0, below = 0, below_by_slope = 0, below_by_w = 0;
+#if defined(__CUDA_ARCH__)
+#pragma unroll
+#elif defined(__GNUC__) && !defined(__CUDACC__)
+#pragma GCC unroll 12
+#endif
     for (int i = 0; i < kTerms; ++i) {
       const T n = static_cast<T>(2 * i), next = slope * h - n * w * before;
       below += mass[i] * h;
