@@ -18,12 +18,14 @@ from bfn_kernels.rows import Numbers
 def valid_classes(name: str, x: Tensor, num_classes: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Classes to index with, and where x held one. A class out of range is an IndexError on the CPU, where looking is
     free; elsewhere its variable becomes NaN. Where the mask is False x may be anything."""
-    valid = (x >= 0) & (x < num_classes)
+    index = x.long()  # uint8 holds no number of classes from 256 on to be compared with
+    within = (index >= 0) & (index < num_classes)
+    valid = within
     if mask is not None:
         valid = valid | ~mask
     if shows(x) and not valid.all():
         raise IndexError(f"{name} must hold classes in [0, {num_classes}), got {x[~valid][0].item()}")
-    return torch.where((x >= 0) & (x < num_classes), x, 0).long(), valid
+    return torch.where(within, index, 0), valid
 
 
 def one_hot(x: Tensor, num_classes: int) -> Tensor:
@@ -103,15 +105,20 @@ def others(logits: Tensor, is_x: Tensor) -> Tensor:
 
 
 def continuous_time_loss(x: Tensor, logits: Tensor, numbers: Numbers, mask: Tensor | None, reduction: str) -> Tensor:
-    """L∞ = w‖e_x − p‖² (205), w = ½Kβ'(t), as w(q² + s): q = 1 − p_x, s = Σ p_k² over k ≠ x [derived]."""
+    """L∞ = w‖e_x − p‖² (205), w = ½Kβ'(t), as wq²(1 + Σ r_k² over k ≠ x), q = 1 − p_x, r_k = p_k/q [derived]."""
     (weight,) = numbers.rows
     dtype = compute_dtype(logits)
     index, valid = valid_classes("x", x, logits.shape[-1], mask)
     (logits,) = hide(None if mask is None else mask.unsqueeze(-1), logits.to(dtype))
     is_x = one_hot(index, logits.shape[-1])
-    q = others(logits, is_x).sigmoid()
-    s = logits.softmax(-1).masked_fill(is_x, 0).square().sum(-1)
-    return reduce(torch.where(valid, weight * (q * q + s), torch.nan), mask, reduction)
+    q = logsigmoid(others(logits, is_x)).exp()  # the sigmoid's own gradient cancels as p_x goes to 0
+    r = logits.masked_fill(is_x, -torch.inf).softmax(-1)
+    # where one of them is nearly 1, what it lacks is summed from the others: subtracted, it would cancel
+    less = r.masked_fill(one_hot(r.argmax(-1), logits.shape[-1]), 0)
+    lack = less.sum(-1)
+    by_lack = 1 - lack * (1 - lack) - (less * (1 - less)).sum(-1)
+    squares = torch.where(lack < 0.5, by_lack, r.square().sum(-1))
+    return reduce(torch.where(valid, weight * q * q * (1 + squares), torch.nan), mask, reduction)
 
 
 def reconstruction_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str) -> Tensor:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.special import ndtr
 
 from bfn_kernels import continuous
 from bfn_kernels import noise as random
@@ -23,7 +22,9 @@ from bfn_kernels.rows import Flow, Numbers
 
 LOG_STD_LIMIT = 10.0
 STD_MIN, STD_MAX = 1e-3, 10.0
-TINY_TOTAL = 1e-5  # an unclipped distribution with less mass in [−1, 1] is uniform
+TINY_TOTAL = 1e-5  # an unclipped distribution with less mass in [−1, 1] is uniform: so is every one of std > 8e4
+MODE_NUMBERS = 1 << 18  # of the bins' probabilities of all components, as many as a mixture's mode makes at a time
+WIDE_STD, WIDE_TERMS = 2.0, 30  # from this std on an unclipped mean is a series; beyond the terms lies 1e-17 of it
 
 
 def bin_index(x: Tensor, num_bins: int) -> Tensor:
@@ -88,6 +89,11 @@ def output_distribution(
     return output._replace(mean=flow.a * mean - flow.b * noise_pred, std=std)
 
 
+def ndtr(z: Tensor) -> Tensor:
+    """Φ(z). torch's own is 1 + erf, which has no digits left where z is far below 0."""
+    return torch.erfc(-z * math.sqrt(0.5)) / 2
+
+
 def log_ndtr(z: Tensor) -> Tensor:
     """ln Φ(z). In float32 torch's own loses its gradient where z is far below 0 (factor 6 at −10 000); there an
     asymptotic series takes its place."""
@@ -102,9 +108,8 @@ def log_ndtr(z: Tensor) -> Tensor:
 
 def log_interval(left: Tensor, right: Tensor, middle: Tensor, width: Tensor) -> Tensor:
     """ln(Φ(right) − Φ(left)) from the smaller tail; `middle` and `width` say the same interval, for narrow ones."""
-    narrow = (width < 0.1) & ((middle * width).abs() < 0.3)
-    if left.dtype == torch.float64:
-        narrow = torch.zeros_like(narrow)
+    most_width, most_slope = (0.1, 0.3) if left.dtype == torch.float32 else (1e-3, 1e-2)
+    narrow = (width < most_width) & ((middle * width).abs() < most_slope)
     flip = left > 0
     low, high = torch.where(flip, -right, left), torch.where(flip, -left, right)
     low, high = torch.where(narrow, -1.0, low), torch.where(narrow, 1.0, high)
@@ -122,16 +127,14 @@ def log_bin_prob(index: Tensor, mean: Tensor, std: Tensor, num_bins: int, clip: 
     if clip:
         inside = torch.where(index == num_bins - 1, log_ndtr(-left), inside)
         return torch.where(index == 0, log_ndtr(right), inside)
-    total, uniform = unclipped_total(mean, std)
-    return torch.where(uniform, -math.log(num_bins), inside - total.log())
+    log_total, uniform = unclipped_total(mean, std)
+    return torch.where(uniform, -math.log(num_bins), inside - log_total)
 
 
 def unclipped_total(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Φ((1−mean)/std) − Φ((−1−mean)/std), by the smaller tail, and where it is too small to divide by (there 1)."""
-    away = mean.abs()
-    total = ndtr((1 - away) / std) - ndtr((-1 - away) / std)
-    uniform = total < TINY_TOTAL
-    return torch.where(uniform, 1.0, total), uniform
+    """ln(Φ((1−mean)/std) − Φ((−1−mean)/std)), and where that is too little to divide by."""
+    log_total = log_interval((-1 - mean) / std, (1 - mean) / std, -mean / std, 2 / std)
+    return log_total, log_total < math.log(TINY_TOTAL)
 
 
 def expected_value(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, clip: bool) -> Tensor:
@@ -154,12 +157,35 @@ def _mean_of_bins(mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tenso
     last = 1 - 1 / num_bins
     if clip:
         return last - 2 / num_bins * ndtr((edges - mean.unsqueeze(-1)) / std.unsqueeze(-1)).sum(-1)
-    # odd in the mean; on this side no tail is 1 minus little
-    sign, mean = torch.where(mean < 0, -1, 1), mean.abs()
-    total, uniform = unclipped_total(mean, std)
-    ends = last * (ndtr((1 - mean) / std) + ndtr((-1 - mean) / std))
-    cdf_sum = ndtr((edges - mean.unsqueeze(-1)) / std.unsqueeze(-1)).sum(-1)
-    return sign * torch.where(uniform, 0.0, (ends - 2 / num_bins * cdf_sum) / total)
+    # odd in the mean; on this side no tail is 1 minus little. Of abs there would be no gradient at 0
+    sign = torch.where(mean < 0, -1, 1)
+    log_total, uniform = unclipped_total(mean, std)
+    mean, std = torch.where(uniform, 0.0, sign * mean), torch.where(uniform, 1.0, std)
+    wide = std >= WIDE_STD
+    near = torch.where(wide, 1.0, std)
+    ends = last * (ndtr((1 - mean) / near) + ndtr((-1 - mean) / near))
+    cdf_sum = ndtr((edges - mean.unsqueeze(-1)) / near.unsqueeze(-1)).sum(-1)
+    value = (ends - 2 / num_bins * cdf_sum) / torch.where(uniform | wide, 0.0, log_total).exp()
+    value = torch.where(wide, _mean_of_wide(mean, torch.where(wide, std, WIDE_STD), num_bins), value)
+    return sign * torch.where(uniform, 0.0, value)
+
+
+def _mean_of_wide(mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
+    """The unclipped mean where std is large: the closed form is then a small difference over a small mass. With z =
+    mean/std the density in [−1, 1] is proportional to exp(zx/std − x²/2std²) = Σ He_n(z)·(x/std)^n/n!, so that
+    Σ c_k p_k = Σ He_n(z)/std^n·(Σ_k c_k ∫ x^n/n! over bin k) / Σ He_n(z)/std^n·(∫ x^n/n! over [−1, 1]) [derived]."""
+    edges = torch.linspace(-1, 1, num_bins + 1, dtype=torch.float64, device=mean.device)
+    centres = (edges[1:] + edges[:-1]) / 2
+    before, he = torch.zeros_like(mean), torch.ones_like(mean)  # He_n(z)/std^n, by its recurrence
+    above, below = torch.zeros_like(mean), torch.zeros_like(mean)
+    for n in range(WIDE_TERMS):
+        of_bins = (edges ** (n + 1)).diff() / float(math.factorial(n + 1))
+        if n % 2 == 1:  # the other sums are 0
+            above = above + he * (centres * of_bins).sum()
+        else:
+            below = below + he * of_bins.sum()
+        before, he = he, (mean * he - n * before) / std**2
+    return above / below
 
 
 def sample(
@@ -177,16 +203,26 @@ def sample(
     return centre(bin_index(value.clamp(-1, 1), num_bins), num_bins).to(kind)
 
 
+def likeliest(index: Tensor, normal: Normal, num_bins: int) -> tuple[Tensor, Tensor]:
+    """The first of the bins `index`, along the last dimension, that has the most mass, and ln of that."""
+    log_p, place = _log_prob(index, normal.unsqueeze(), num_bins, True).max(-1, keepdim=True)
+    return index.expand(*log_p.shape[:-1], -1).gather(-1, place).squeeze(-1), log_p.squeeze(-1)
+
+
 def mode(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int) -> Tensor:
     """The centre of the likeliest bin: that of the mean, the first or the last, a later one only if strictly better.
     Of a mixture, the first of all bins that has the most mass."""
     normal = Normal.of(compute_dtype(mean, std, mixture_logits), mean, std, mixture_logits)
-    one = mixture_logits is None
-    best = bin_index(normal.mean, num_bins) if one else torch.zeros_like(normal.mean[..., 0])
-    best_log_p = _log_prob(best, normal, num_bins, True)
-    for k in (0, num_bins - 1) if one else range(1, num_bins):
-        index = torch.full_like(best, k)
-        log_p = _log_prob(index, normal, num_bins, True)
+    if mixture_logits is None:
+        first = bin_index(normal.mean, num_bins)
+        ends = (torch.full_like(first, k) for k in (0, num_bins - 1))
+        best, _ = likeliest(torch.stack([first, *ends], -1), normal, num_bins)
+        return centre(best, num_bins).to(mean.dtype)
+    best = torch.zeros_like(normal.mean[..., 0])
+    best_log_p = torch.full_like(best, -torch.inf)
+    every = torch.arange(num_bins, dtype=best.dtype, device=best.device)
+    for some in every.split(max(1, MODE_NUMBERS // max(1, mean.numel()))):
+        index, log_p = likeliest(some, normal, num_bins)
         better = log_p > best_log_p
         best, best_log_p = torch.where(better, index, best), torch.where(better, log_p, best_log_p)
     return centre(best, num_bins).to(mean.dtype)

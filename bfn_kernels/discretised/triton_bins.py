@@ -102,19 +102,6 @@ def _by_mean_and_std(value, by_left, by_right, left, right, std):
 
 
 @triton.jit
-def log_total(mean, std):
-    """ln of the mass in [−1, 1], and its derivatives by mean and std."""
-    left, right = (-1.0 - mean) / std, (1.0 - mean) / std
-    value, by_left, by_right = log_interval(left, right, -mean / std, 2.0 / std)
-    return _by_mean_and_std(value, by_left, by_right, left, right, std)
-
-
-@triton.jit
-def is_uniform(total):
-    return exp(total) < TINY_TOTAL
-
-
-@triton.jit
 def log_inner_bin(left, right, z, d, log_d, std):
     """ln of the mass of a bin with its centre at z and a width of d in units of std, with its derivatives; its edges
     come besides, since a wide bin's z ± d/2 would have lost the nearer one's digits. A narrow bin is a Taylor series
@@ -134,6 +121,18 @@ def log_inner_bin(left, right, z, d, log_d, std):
         by_mean = tl.where(narrow, -by_z / std, by_mean)
         by_std = tl.where(narrow, -(z * by_z + by_d) / std, by_std)
     return value, by_mean, by_std
+
+
+@triton.jit
+def log_total(mean, std):
+    """ln of the mass in [−1, 1], which is a bin too, and its derivatives by mean and std."""
+    width = 2.0 / std
+    return log_inner_bin((-1.0 - mean) / std, (1.0 - mean) / std, -mean / std, width, log(width), std)
+
+
+@triton.jit
+def is_uniform(total):
+    return exp(total) < TINY_TOTAL
 
 
 @triton.jit

@@ -1,8 +1,10 @@
 """k = Σ p_k c_k, the mean of the output distribution, in Triton: csrc/math/expected_value.h again.
 
 The inner edges are a uniform grid, so that sums over them cost the same for every K: few of them are summed as they
-are, many by Euler–Maclaurin, and where std is large by a Taylor series.
+are, many by Euler–Maclaurin, and where std is large by a Taylor series. Of a wide unclipped distribution it is another.
 """
+
+from math import factorial
 
 import triton
 import triton.language as tl
@@ -14,8 +16,15 @@ from bfn_kernels.triton_ops.normal import tail, within
 # Below std = SMOOTH·h the edges within REACH·std of the mean are summed, but at least FEWEST: beyond, zφ is 4e-8 at
 # most. From std = WIDE on, where the terms of Euler–Maclaurin cancel, a Taylor series takes its place.
 REACH, FEWEST, SMOOTH, WIDE = tl.constexpr(6.0), tl.constexpr(7), tl.constexpr(1.5), tl.constexpr(2.0)
-BERNOULLI = (1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160)  # B_2m/(2m)!, m = 1..5
+BERNOULLI = (  # B_2m/(2m)!, m = 1..12
+    1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -5.2841901386874932e-10, 1.3382536530684679e-11,
+    -3.3896802963225829e-13, 8.5860620562778446e-15, -2.1748686985580619e-16, 5.5090028283602295e-18,
+    -1.3954464685812523e-19,
+)  # fmt: skip
 CORRECTIONS, SERIES = tl.constexpr(5), tl.constexpr(5)  # terms of the two: 1e-8 at SMOOTH and at WIDE
+# Of an unclipped distribution another series takes its place, with twelve terms of either sum: 1e-9 at its least std,
+# and in float64 1e-16.
+UNCLIPPED_SERIES, UNCLIPPED_WIDE, UNCLIPPED_WIDE_FLOAT64 = tl.constexpr(12), tl.constexpr(1.0), tl.constexpr(2.0)
 
 
 @triton.jit
@@ -119,10 +128,60 @@ def _wide_sum(mean, std, K: tl.constexpr):
     return m0 * tl.where(z < 0.0, half, -half), phi * value, phi * by_mean / std, phi * by_std / std
 
 
+@triton.constexpr_function
+def _of_bins(K, n):
+    """Σ c_k·∫ x^n/n! over bin k, n odd, by Euler–Maclaurin, which is exact for a polynomial."""
+    corrections = (
+        coefficient * (2 / K) ** (2 * m) / factorial(n + 2 - 2 * m)
+        for m, coefficient in enumerate(BERNOULLI[: (n + 1) // 2], 1)
+    )
+    return 2 * (n + 1) / factorial(n + 2) - 2 * sum(corrections)
+
+
+@triton.constexpr_function
+def _of_one(n):
+    """∫ x^n/n! over [−1, 1], n even."""
+    return 2 / factorial(n + 1)
+
+
+@triton.jit
+def _wide_series(mean, std, K: tl.constexpr):
+    """Of an unclipped distribution that is wide in [−1, 1], where k is a small difference over a small mass. With z =
+    mean/std its density there is proportional to exp(zx/std − x²/2std²) = Σ h_n·x^n/n!, h_n = He_n(z)/std^n; so k is
+    the sum of h_n times that of bins over odd n, over the sum of h_n times that of one over even n. 0 where next to
+    nothing is inside, as it is from std = 8e4 on."""
+    unit = 1.0 / std
+    w, z = unit * unit, clamp(mean * unit, -6.0, 6.0)
+    slope = z * unit
+    h, before, last = z * 0.0 + 1.0, z * 0.0, z * 0.0  # h_n, h_n−1 and h_n−2
+    above, above_by_slope, above_by_w = z * 0.0, z * 0.0, z * 0.0
+    below, below_by_slope, below_by_w = z * 0.0, z * 0.0, z * 0.0
+    for i in tl.static_range(UNCLIPPED_SERIES):
+        n: tl.constexpr = 2 * i
+        after = slope * h - n * w * before
+        below += _of_one(n) * h
+        below_by_slope += _of_one(n) * n * before
+        below_by_w += _of_one(n) * n * (n - 1) * last
+        above += _of_bins(K, n + 1) * after
+        above_by_slope += _of_bins(K, n + 1) * (n + 1) * h
+        above_by_w += _of_bins(K, n + 1) * (n + 1) * n * before
+        last = h
+        before = after
+        h = slope * after - (n + 1) * w * h
+    k = above / below
+    by_slope = (above_by_slope - k * below_by_slope) / below
+    by_w = -0.5 * (above_by_w - k * below_by_w) / below
+    phi, _, _ = tail(tl.abs(z))
+    tiny = phi * unit * below < TINY_TOTAL
+    by_mean, by_std = w * by_slope, -2.0 * unit * (slope * by_slope + w * by_w)
+    return tl.where(tiny, 0.0, k), tl.where(tiny, 0.0, by_mean), tl.where(tiny, 0.0, by_std)
+
+
 @triton.jit
 def _renormalised(base, shift, by_mean, by_std, mean, std, K: tl.constexpr):
     """From the clipped distribution's k at |mean| to the unclipped one's: without the end bins' mass beyond [−1, 1],
-    over the mass inside; 0 where next to nothing is. Its distance from the last centre is what does not cancel."""
+    over the mass inside; 0 where next to nothing is. Where the mean is inside too, the two masses beyond cancel each
+    other least; where it is not, k's distance from the last centre does not cancel, nor do the slopes by it."""
     m = tl.abs(mean)
     last = centre(m * 0.0 + (K - 1.0), K)
     sign = tl.where(mean < 0.0, -1.0, 1.0)
@@ -133,7 +192,8 @@ def _renormalised(base, shift, by_mean, by_std, mean, std, K: tl.constexpr):
     tiny = total < TINY_TOTAL
     total = tl.where(tiny, 1.0, total)
     excess = ((base - last) + shift + 2.0 * last * a_mass) / total
-    value = last + excess
+    inside = (base + (shift + last * (a_mass - c_mass))) / total
+    value = tl.where(high < 0.0, last + excess, inside)
     by_mean = by_mean * std + excess * c_phi - (value + last) * a_phi
     by_std = by_std * std + excess * high * c_phi - (value + last) * low * a_phi
     scale = 1.0 / (total * std)
@@ -170,11 +230,15 @@ def expected_value(mean, std, K: tl.constexpr, CLIP: tl.constexpr):
             base_of, shift_of, by_mean_of, by_std_of = _smooth_sum(m, std, K)
             base, shift = tl.where(smooth, base_of, base), tl.where(smooth, shift_of, shift)
             by_mean, by_std = tl.where(smooth, by_mean_of, by_mean), tl.where(smooth, by_std_of, by_std)
-        if _any(wide):
+        if CLIP and _any(wide):
             base_of, shift_of, by_mean_of, by_std_of = _wide_sum(m, std, K)
             base, shift = tl.where(wide, base_of, base), tl.where(wide, shift_of, shift)
             by_mean, by_std = tl.where(wide, by_mean_of, by_mean), tl.where(wide, by_std_of, by_std)
-    if CLIP:
-        return base, shift, by_mean, by_std
-    else:
-        return _renormalised(base, shift, by_mean, by_std, mean, std, K)
+    if not CLIP:
+        base, shift, by_mean, by_std = _renormalised(base, shift, by_mean, by_std, mean, std, K)
+        wide = std >= (UNCLIPPED_WIDE_FLOAT64 if mean.dtype == tl.float64 else UNCLIPPED_WIDE)
+        if _any(wide):
+            shift_of, by_mean_of, by_std_of = _wide_series(mean, std, K)
+            shift, by_mean = tl.where(wide, shift_of, shift), tl.where(wide, by_mean_of, by_mean)
+            by_std = tl.where(wide, by_std_of, by_std)
+    return base, shift, by_mean, by_std

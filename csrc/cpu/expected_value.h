@@ -57,6 +57,15 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
     }
   }
 
+  // Of unclipped distributions with these means, all rules but kWide having been summed at |mean|.
+  void renormalise(const T* means, Bins<T> bins) {
+    const int64_t wide = begin[static_cast<int>(EdgeRule::kWide)], end = begin[kEdgeRules];
+    for (int64_t i = 0; i < end; ++i) mean[i] = means[order[i]];
+    for (int64_t i = 0; i < wide; ++i) this->set(i, renormalised(this->at(i), mean[i], std[i], bins));
+    const WideSeries<T> series(bins);
+    for (int64_t i = wide; i < end; ++i) this->set(i, series.at(mean[i], std[i]));
+  }
+
   // What it writes behind its own variables the next rule overwrites.
   void edges(EdgeRule which, Bins<T> bins) {
     const int64_t seen = edges_seen(which), count = seen < bins.count - 1 ? seen : bins.count - 1;
@@ -94,12 +103,12 @@ void ExpectedBlock<T>::sum(const T* mean, const T* std, int64_t length, Bins<T> 
   SortedBlock<T> sorted(mean, std, length, bins);
   for (const EdgeRule rule : {EdgeRule::kSeven, EdgeRule::kThirteen, EdgeRule::kNineteen}) sorted.edges(rule, bins);
   sorted.each(EdgeRule::kSmooth, [bins](T m, T s) { return smooth_sum(m, s, bins); });
-  sorted.each(EdgeRule::kWide, [bins](T m, T s) { return wide_sum(m, s, bins); });
-  for (int64_t i = 0; i < length; ++i) this->set(sorted.order[i], sorted.at(i));
-  if (bins.clip) return;
-  for (int64_t i = 0; i < length; ++i) {
-    this->set(i, renormalised(this->at(i), mean[i], std[i], bins));
+  if (bins.clip) {
+    sorted.each(EdgeRule::kWide, [bins](T m, T s) { return wide_sum(m, s, bins); });
+  } else {
+    sorted.renormalise(mean, bins);
   }
+  for (int64_t i = 0; i < length; ++i) this->set(sorted.order[i], sorted.at(i));
 }
 
 }  // namespace bfn

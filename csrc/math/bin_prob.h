@@ -11,13 +11,6 @@ BFN_HD WithGradient<T> by_mean_and_std(LogInterval<T> p, T left, T right, T std)
   return {p.value, -(p.by_left + p.by_right) / std, -(left * p.by_left + right * p.by_right) / std};
 }
 
-// ln of the mass in [-1, 1].
-template <class T>
-BFN_HD WithGradient<T> log_total(T mean, T std) {
-  const T left = (-1 - mean) / std, right = (1 - mean) / std;
-  return by_mean_and_std(log_interval(left, right, -mean / std, T(2) / std), left, right, std);
-}
-
 // ln of the mass of a bin with its centre at z and a width of d, in units of std, log_d = ln d; its edges come besides,
 // since a wide bin's z +- d/2 would have lost the nearer one's digits. A narrow bin is a
 // Taylor series about its centre: the difference of its edges' terms would cancel.
@@ -38,6 +31,13 @@ BFN_HD WithGradient<T> log_inner_bin(T left, T right, T z, T d, T log_d, T std) 
 template <class T>
 BFN_HD WithGradient<T> log_inner_bin(T z, T d, T log_d, T std) {
   return log_inner_bin(z - T(0.5) * d, z + T(0.5) * d, z, d, log_d, std);
+}
+
+// ln of the mass in [-1, 1], which is a bin too.
+template <class T>
+BFN_HD WithGradient<T> log_total(T mean, T std) {
+  const T width = T(2) / std;
+  return log_inner_bin((-1 - mean) / std, (1 - mean) / std, -mean / std, width, log(width), std);
 }
 
 // That of a clipped end bin, `z` the edge towards the other bins; the last bin is the first in a mirror.

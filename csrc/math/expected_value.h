@@ -15,7 +15,7 @@ struct ExpectedValue {
 };
 
 // Which rule sums over the edges: one that sees few, those within 6 std of the mean; then Euler-Maclaurin; and where
-// std is large, so that its terms would cancel, a Taylor series about the edges' middle.
+// std is large, so that its terms would cancel, a series.
 enum class EdgeRule : int { kSeven, kThirteen, kNineteen, kSmooth, kWide };
 constexpr int kEdgeRules = 5;
 
@@ -24,10 +24,16 @@ BFN_HD int64_t edges_seen(EdgeRule rule) {
   return rule == EdgeRule::kSeven ? 7 : rule == EdgeRule::kThirteen ? 13 : 19;
 }
 
+// The least std of the last rule: a Taylor series about the edges' middle if clipped, and if not WideSeries.
+template <class T>
+BFN_HD T wide_std(Bins<T> bins) {
+  return bins.clip || sizeof(T) == sizeof(double) ? T(2) : T(1);
+}
+
 template <class T>
 BFN_HD EdgeRule edge_rule(T std, Bins<T> bins) {
-  const T h = bins.width(), smooth = bins.count > 8 ? T(1.5) * h : T(2);  // a few edges are as soon summed
-  const int rule = (std >= h / 2) + (std >= h) + (std >= smooth) + (std >= T(2));
+  const T h = bins.width(), wide = wide_std(bins), smooth = bins.count > 8 ? T(1.5) * h : wide;  // few edges are summed
+  const int rule = (std >= h / 2) + (std >= h) + (std >= smooth) + (std >= wide);
   return static_cast<EdgeRule>(rule);
 }
 
@@ -151,15 +157,81 @@ BFN_HD ExpectedValue<T> wide_sum(T mean, T std, Bins<T> bins) {
   return {moments[0] * half, t.density * value, t.density * by_mean / std, t.density * by_std / std};
 }
 
+// Of an unclipped distribution that is wide in [-1, 1], where k is a small difference over a small mass. With z =
+// mean/std its density there is proportional to exp(zx/std - x^2/2std^2), the sum over n of h_n x^n/n!, h_n =
+// He_n(z)/std^n; so k is the sum over odd n of h_n bins_n, bins_n = sum c_k (integral of x^n/n! over bin k), over that
+// of h_n mass_n, even n, mass_n = (integral of x^n/n! over [-1, 1]) [derived]. All by h_n of zx/std and 1/std^2.
+template <class T>
+struct WideSeries {
+  static constexpr int kTerms = 12;  // of either sum: 1e-9 at the least std of float, 1e-16 at that of double
+  T bins[kTerms], mass[kTerms];
+
+  // bins_n by Euler-Maclaurin, which is exact: 2(n + 1)/(n + 2)! - 2 sum B_2m/(2m)! h^2m/(n + 2 - 2m)!
+  BFN_HD explicit WideSeries(Bins<T> of) {
+    const T bernoulli[kTerms] = {T(1.0 / 12),
+                                 T(-1.0 / 720),
+                                 T(1.0 / 30240),
+                                 T(-1.0 / 1209600),
+                                 T(1.0 / 47900160),
+                                 T(-5.2841901386874932e-10),
+                                 T(1.3382536530684679e-11),
+                                 T(-3.3896802963225829e-13),
+                                 T(8.5860620562778446e-15),
+                                 T(-2.1748686985580619e-16),
+                                 T(5.5090028283602295e-18),
+                                 T(-1.3954464685812523e-19)};
+    const T h2 = square(of.width());
+    T inverse[2 * kTerms + 2] = {T(1)};  // of factorials
+    for (int j = 1; j < 2 * kTerms + 2; ++j) inverse[j] = inverse[j - 1] / static_cast<T>(j);
+    for (int i = 0; i < kTerms; ++i) {
+      T corrections = 0;
+      for (int m = i; m >= 0; --m) corrections = h2 * (corrections + bernoulli[m] * inverse[2 * (i - m) + 1]);
+      bins[i] = 2 * (static_cast<T>(2 * i + 2) * inverse[2 * i + 3] - corrections);
+      mass[i] = 2 * inverse[2 * i + 1];
+    }
+  }
+
+  // 0 where next to nothing is inside, as it is from std = 8e4 on.
+  BFN_HD ExpectedValue<T> at(T mean, T std) const {
+    const T unit = 1 / std, w = unit * unit, z = clamp(mean * unit, T(-6), T(6)), slope = z * unit;
+    T before = 0, h = 1, last = 0;  // h_n-1, h_n and h_n-2
+    T above = 0, above_by_slope = 0, above_by_w = 0, below = 0, below_by_slope = 0, below_by_w = 0;
+#if defined(__CUDA_ARCH__)
+#pragma unroll
+#elif defined(__GNUC__) && !defined(__CUDACC__)
+#pragma GCC unroll 12
+#endif
+    for (int i = 0; i < kTerms; ++i) {
+      const T n = static_cast<T>(2 * i), next = slope * h - n * w * before;
+      below += mass[i] * h;
+      below_by_slope += mass[i] * n * before;
+      below_by_w += mass[i] * n * (n - 1) * last;
+      above += bins[i] * next;
+      above_by_slope += bins[i] * (n + 1) * h;
+      above_by_w += bins[i] * (n + 1) * n * before;
+      last = h;
+      before = next;
+      h = slope * next - (n + 1) * w * h;
+    }
+    const T inverse = 1 / below, k = above * inverse;
+    const T by_slope = (above_by_slope - k * below_by_slope) * inverse;
+    const T by_w = T(-0.5) * (above_by_w - k * below_by_w) * inverse;
+    const bool tiny = tail(abs(z)).density * unit * below < kTinyTotal<T>;
+    return {T(0), tiny ? T(0) : k, tiny ? T(0) : w * by_slope, tiny ? T(0) : -2 * unit * (slope * by_slope + w * by_w)};
+  }
+};
+
 // From the clipped distribution's k at |mean| to that of the unclipped one: without the end bins' mass beyond [-1, 1],
-// over the mass inside; 0 where next to nothing is inside. Its distance from the last centre is what does not cancel.
+// over the mass inside; 0 where next to nothing is inside. Where the mean is inside too, the two masses beyond cancel
+// each other least; where it is not, k's distance from the last centre does not cancel, nor do the slopes by it.
 template <class T>
 BFN_HD ExpectedValue<T> renormalised(ExpectedValue<T> k, T mean, T std, Bins<T> bins) {
   const T sign = mean < T(0) ? T(-1) : T(1), m = abs(mean), last = bins.centre(bins.last());
   const T low = (-1 - m) / std, high = (1 - m) / std;
   const Tail<T> a = tail(-low), c = tail(abs(high));
   const T total = (high < T(0) ? c.mass : 1 - c.mass) - a.mass;
-  const T excess = ((k.base - last) + k.shift + 2 * last * a.mass) / total, value = last + excess;
+  const T excess = ((k.base - last) + k.shift + 2 * last * a.mass) / total;
+  const T value = high < T(0) ? last + excess : (k.base + (k.shift + last * (a.mass - c.mass))) / total;
   const T by_mean = k.by_mean * std + excess * c.density - (value + last) * a.density;
   const T by_std = k.by_std * std + excess * high * c.density - (value + last) * low * a.density;
   const T scale = 1 / (total * std);
@@ -180,6 +252,7 @@ BFN_HD ExpectedValue<T> clipped_value(T mean, T std, Bins<T> bins) {
 template <class T>
 BFN_HD ExpectedValue<T> expected_value(T mean, T std, Bins<T> bins) {
   if (bins.clip) return clipped_value(mean, std, bins);
+  if (std >= wide_std(bins)) return WideSeries<T>(bins).at(mean, std);
   return renormalised(clipped_value(abs(mean), std, bins), mean, std, bins);
 }
 
