@@ -142,7 +142,7 @@ def with_tile(z, top, total):
 
 @triton.jit
 def first_largest(logits, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
-    """The first of the largest; −1 for NaN."""
+    """The first of the largest; −1 where p is NaN, as it is where logits are NaN or infinite, or all of them −∞."""
     best = tl.full(rows[1].shape, float("-inf"), T)
     mode = tl.full(rows[1].shape, K, tl.int32)
     bad = tl.zeros(rows[1].shape, tl.int32)
@@ -154,4 +154,4 @@ def first_largest(logits, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.const
         mode = tl.where((top > best) | (mode == K), at, mode)
         best = tl.maximum(best, top)
         bad = tl.maximum(bad, tl.max((z != z).to(tl.int32), 1))
-    return tl.where(bad > 0, -1, mode)
+    return tl.where((bad == 0) & (best - best == 0.0), mode, -1)
