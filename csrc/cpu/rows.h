@@ -378,8 +378,8 @@ struct RowSums {
   }
 };
 
-// The first class of each row with the largest number; -1 where p is NaN, as it is where numbers are NaN or infinite, or
-// all of them -inf.
+// The first class of each row with the largest number; -1 where p is NaN, as it is where numbers are NaN or infinite,
+// or all of them -inf.
 template <class T, class F>
 void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
   T top[kLanes];
