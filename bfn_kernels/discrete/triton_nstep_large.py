@@ -20,6 +20,7 @@ from bfn_kernels.triton_ops.classes import (
     is_class,
     load_classes,
     row_total,
+    start_of_draw,
     store_classes,
     sum_where,
     with_tile,
@@ -35,7 +36,7 @@ def _noise_of(noise, seed, rows, x, draw, count, K: tl.constexpr, T: tl.constexp
     """The normal of a class of each row."""
     start, place, there, _ = rows
     if noise[0] is not None:
-        return tl.load(noise[0] + (start + draw * count + place) * K + x, mask=there, other=0).to(T)
+        return tl.load(noise[0] + (start_of_draw(start, draw, count) + place) * K + x, mask=there, other=0).to(T)
     else:
         group = (start + place) * ((K + 3) // 4) + x // 4
         four = normals(tl.load(seed), group[:, None], MONTE_CARLO, draw, T)

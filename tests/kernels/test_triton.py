@@ -34,3 +34,15 @@ def test_tracing_for_a_gpu_that_is_not_there(case):
         }
         result = case(on_gpu, "triton")
     assert (result.shape, result.dtype, result.device) == (want.shape, want.dtype, gpu)
+
+
+@pytest.mark.parametrize("hip", [None, "6.4"])
+def test_registers_are_asked_for_where_they_can_be(hip, monkeypatch):
+    """ROCm's compiler refuses what it does not know."""
+    from bfn_kernels.discretised import triton as discretised
+    from gpu_build.triton import launches
+
+    monkeypatch.setattr(torch.version, "hip", hip)
+    x = torch.zeros(2, 3)
+    (launch,) = launches(lambda: discretised.expected_value(x, x + 1, None, 4, True, False, False, False))
+    assert ("maxnreg" in launch.options) == (hip is None)
