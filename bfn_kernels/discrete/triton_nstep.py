@@ -103,13 +103,13 @@ def _nstep(
         rest = tl.where(is_likeliest, sum_where(~is_likeliest, p)[:, None], 1.0 - p)
         r = tl.sqrt(K * alpha)
         far_x = valid & is_far(log(sum_where(is_x, p)))
-        far_rest, near, any_far = far_x, inside, tl.sum(far_x.to(tl.int32)) > 0
+        far_rest, any_far = far_x, tl.sum(far_x.to(tl.int32)) > 0
         by_log_p, by_log_rest = tl.zeros((ROWS,), T), tl.zeros((ROWS,), T)
         log_p, log_rest = by_log_p, by_log_rest
         if any_far:
             log_p, log_rest, _ = far_shares(z, is_x, is_likeliest)
             far_rest = far_x & is_far(log_rest)
-            near = inside & ~(is_x & far_x[:, None]) & ~(is_likeliest & far_rest[:, None])
+        near = inside & ~(is_x & far_x[:, None]) & ~(is_likeliest & far_rest[:, None])
     loss = tl.zeros((ROWS,), T)
     gradient = tl.zeros((ROWS, TILE), T)
     for draw in range(draws):
