@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import ON_CPU
+from support import NATIVE, ON_CPU
 from torch import Tensor
 
 from bfn_kernels import discretised
@@ -50,3 +50,44 @@ def test_the_logit_of_a_single_component_has_no_gradient(op, backend):
     torch.testing.assert_close(mixed, alone, rtol=1e-6, atol=1e-6)
     for got, want in zip((by_mean, by_log_std), torch.autograd.grad(alone.sum(), (m, s)), strict=True):
         torch.testing.assert_close(got.squeeze(-1), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+def test_components_that_a_seed_draws_far_along(backend):
+    """Uniforms belong to the variables' positions in the data, not in what is worked on at a time."""
+    mean = torch.tensor([-0.9375, -0.0625, 0.5625]).expand(1000, 3)  # in the middle of bins
+    std, w, noise = torch.full_like(mean, 0.01), torch.zeros_like(mean), torch.zeros(1000)
+    shared = {"num_bins": 16, "mixture_logits": w, "seed": 3}
+    got = discretised.sample(mean, std, noise=noise, backend=backend, **shared)
+    assert torch.equal(got, discretised.sample(mean, std, noise=noise, backend="reference", **shared))
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+def test_normals_that_a_seed_draws_far_along(backend):
+    """65 components a variable: what is worked on at a time starts within a group of four normals."""
+    mean, std = torch.zeros(50, 65), torch.full((50, 65), 0.3)
+    shared = {"num_bins": 64, "mixture_logits": torch.zeros(50, 65), "seed": 3}
+    got, want = (discretised.sample(mean, std, backend=b, **shared) for b in (backend, "reference"))
+    assert (got - want).abs().max() < 1.5 * 2 / 64  # a bin further where the value is at an edge
+
+
+@pytest.mark.parametrize("backend", [b for b in NATIVE if b != "triton"])  # whose programs start with a group
+def test_draws_of_a_loss_far_along(backend):
+    x, mean = torch.linspace(-0.9, 0.9, 50), torch.zeros(50, 65)
+    draws = {"n_steps": 5, "n_samples": 2, "mixture_logits": mean, "seed": 3, "reduction": "none", **DATA}
+    got, want = (
+        discretised.discrete_time_loss(x, mean, mean - 1, None, 0.5, backend=b, **draws)
+        for b in (backend, "reference")
+    )  # fmt: skip
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+@on_each
+def test_bins_that_are_as_likely(backend):
+    """The mean's own comes before the first, the first before the last; of a mixture, the first of all."""
+    zero = torch.zeros(1)
+    assert discretised.mode(zero, zero + 1, num_bins=2, backend=backend).tolist() == [0.5]
+    assert discretised.mode(zero, zero + 10, num_bins=4, backend=backend).tolist() == [-0.75]
+    mean = torch.tensor([[0.75, -0.75]])
+    found = discretised.mode(mean, mean * 0 + 0.1, num_bins=4, mixture_logits=mean * 0, backend=backend)
+    assert found.tolist() == [-0.75]
