@@ -3,26 +3,35 @@
 import torch
 
 from bfn_kernels import continuous, discrete, discretised
+from bfn_kernels.backends import BACKENDS
 
 
 def main(device: str = "cuda") -> None:
+    """By every backend that the device alone has: what comes first there would leave the others unseen."""
+    for backend in BACKENDS.values():
+        if backend.missing is None and backend.device == device:
+            _call(device, backend.name)
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _call(device: str, backend: str) -> None:
     x = torch.linspace(-1, 1, 5 * 333, device=device).view(5, 333)
     a, b = x.flip(0).requires_grad_(), (x - 2).requires_grad_()
-    shared = {"sigma_1": 0.1, "num_bins": 16}
-    continuous.update_sample(x, x, 1.0, 2.0, seed=1)
-    continuous.continuous_time_loss(x, a, x, 0.5, sigma_1=0.1).backward()
+    by = {"backend": backend}
+    shared = {"sigma_1": 0.1, "num_bins": 16, **by}
+    continuous.update_sample(x, x, 1.0, 2.0, seed=1, **by)
+    continuous.continuous_time_loss(x, a, x, 0.5, sigma_1=0.1, **by).backward()
     discretised.continuous_time_loss(x, a, b, x, 0.5, **shared).backward()
     discretised.discrete_time_loss(x, a, b, x, step=5, n_steps=9, **shared).backward()
     discretised.update_sample(x, x - 2, x, 1.0, 0.5, 2.0, seed=1, **shared)
     for num_classes in (27, 257, 5000):  # of a lane's, of a block's, and more than it holds
         z = torch.linspace(-3, 3, 14 * num_classes, device=device).view(2, 7, num_classes).requires_grad_()
         classes = torch.arange(14, device=device).view(2, 7)
-        discrete.continuous_time_loss(classes, z, 0.5, beta_1=0.1).backward()
-        discrete.discrete_time_loss(classes, z, step=5, beta_1=0.1, n_steps=9, n_samples=2, seed=1).backward()
-        discrete.flow_sample(classes, 0.5, num_classes=num_classes, beta_1=0.1, seed=1)
-        discrete.update_sample(z.detach(), z.detach(), 0.1, seed=1)
-    if x.is_cuda:
-        torch.cuda.synchronize()
+        discrete.continuous_time_loss(classes, z, 0.5, beta_1=0.1, **by).backward()
+        discrete.discrete_time_loss(classes, z, step=5, beta_1=0.1, n_steps=9, n_samples=2, seed=1, **by).backward()
+        discrete.flow_sample(classes, 0.5, num_classes=num_classes, beta_1=0.1, seed=1, **by)
+        discrete.update_sample(z.detach(), z.detach(), 0.1, seed=1, **by)
 
 
 if __name__ == "__main__":

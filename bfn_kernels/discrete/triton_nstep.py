@@ -14,6 +14,10 @@ from bfn_kernels.discrete.autograd import RECEIVERS
 from bfn_kernels.discrete.triton_receivers import (
     binary_node,
     factorised_draw,
+    far_draw,
+    far_gradient,
+    far_shares,
+    is_far,
     joint_draw,
     log_odds_against,
     valid_class,
@@ -29,6 +33,7 @@ from bfn_kernels.triton_ops.classes import (
     sum_where,
     tile_of,
 )
+from bfn_kernels.triton_ops.elementary import log
 from bfn_kernels.triton_ops.noise import MONTE_CARLO
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.rows import numbers
@@ -88,7 +93,7 @@ def _nstep(
     z = load_classes(logits, rows, 0, K, TILE, T, float("-inf"))
     k = tl.arange(0, TILE)[None, :]
     is_x, inside = is_class(x, 0, TILE), k < K
-    p = softmax(z)
+    p, valid = softmax(z), valid_class(x, K)
     if JOINT:
         before = log_odds_against(z, is_x, inside)
     else:
@@ -96,7 +101,15 @@ def _nstep(
         is_likeliest = k == tl.min(tl.where(p == top[:, None], k, TILE), 1)[:, None]
         # 1 − p of the likeliest class, subtracted, would cancel
         rest = tl.where(is_likeliest, sum_where(~is_likeliest, p)[:, None], 1.0 - p)
-        r = tl.sqrt(K * alpha)[:, None]
+        r = tl.sqrt(K * alpha)
+        far_x = valid & is_far(log(sum_where(is_x, p)))
+        far_rest, any_far = far_x, tl.sum(far_x.to(tl.int32)) > 0
+        by_log_p, by_log_rest = tl.zeros((ROWS,), T), tl.zeros((ROWS,), T)
+        log_p, log_rest = by_log_p, by_log_rest
+        if any_far:
+            log_p, log_rest, _ = far_shares(z, is_x, is_likeliest)
+            far_rest = far_x & is_far(log_rest)
+        near = inside & ~(is_x & far_x[:, None]) & ~(is_likeliest & far_rest[:, None])
     loss = tl.zeros((ROWS,), T)
     gradient = tl.zeros((ROWS, TILE), T)
     for draw in range(draws):
@@ -106,16 +119,24 @@ def _nstep(
             if JOINT:
                 value, by = joint_draw(z, p, before, is_x, inside, alpha, eps, K)
             else:
-                value, by = factorised_draw(p, rest, is_x, inside, r, eps)
+                eps_x, eps_likeliest = sum_where(is_x, eps), sum_where(is_likeliest, eps)
+                value, by = factorised_draw(p, rest, is_x, near, r[:, None], eps)
         else:
             weight, node = tl.load(node_weights + draw), tl.load(nodes + draw)
             if JOINT:
                 value, by = binary_node(p, before, is_x, inside, alpha, node)
             else:
-                value, by = factorised_draw(p, rest, is_x, inside, r, node)
+                eps_x = tl.zeros((ROWS,), T) + node
+                eps_likeliest = eps_x
+                value, by = factorised_draw(p, rest, is_x, near, r[:, None], node)
+        if not JOINT:  # noqa: SIM102 (the one is known when the kernel is compiled, the other when it runs)
+            if any_far:
+                far_value, by_p, by_rest = far_draw(far_x, far_rest, log_p, log_rest, r, eps_x, eps_likeliest)
+                value += far_value
+                by_log_p += weight * by_p
+                by_log_rest += weight * by_rest
         loss += weight * value
         gradient += weight * by
-    valid = valid_class(x, K)
     write_losses(tl.where(valid, n_steps * loss, float("nan")), keep, rows, values, counts, EACH)
     if by_logits[0] is not None:
         if not JOINT:
@@ -124,5 +145,8 @@ def _nstep(
             largest = sum_where(is_likeliest, gradient)[:, None]
             away = sum_where(~is_likeliest & inside, p * (largest - gradient))[:, None]
             gradient = p * tl.where(is_likeliest, away, gradient - mean)
+            if any_far:
+                _, _, parts = far_shares(z, is_x, is_likeliest)
+                gradient += far_gradient(by_log_p, by_log_rest, p, parts, is_x, is_likeliest)
         gradient = tl.where(valid[:, None], n_steps * gradient, float("nan"))
         store_classes(by_logits, rows, 0, tl.where(keep[:, None], gradient, 0.0), K, TILE)

@@ -4,13 +4,23 @@ made again in every sweep."""
 import triton
 import triton.language as tl
 
-from bfn_kernels.discrete.triton_receivers import MAX_SHIFT, factorised_draw, serves, valid_class
+from bfn_kernels.discrete.triton_receivers import (
+    MAX_SHIFT,
+    factorised_draw,
+    far_draw,
+    far_gradient,
+    is_far,
+    serves,
+    valid_class,
+)
 from bfn_kernels.triton_ops.classes import (
     class_noise,
+    finite,
     first_largest,
     is_class,
     load_classes,
     row_total,
+    start_of_draw,
     store_classes,
     sum_where,
     with_tile,
@@ -22,11 +32,11 @@ from bfn_kernels.triton_ops.views import block_of, load
 
 
 @triton.jit
-def _noise_of_x(noise, seed, rows, x, draw, count, K: tl.constexpr, T: tl.constexpr):
-    """The normal of the class x."""
+def _noise_of(noise, seed, rows, x, draw, count, K: tl.constexpr, T: tl.constexpr):
+    """The normal of a class of each row."""
     start, place, there, _ = rows
     if noise[0] is not None:
-        return tl.load(noise[0] + (start + draw * count + place) * K + x, mask=there, other=0).to(T)
+        return tl.load(noise[0] + (start_of_draw(start, draw, count) + place) * K + x, mask=there, other=0).to(T)
     else:
         group = (start + place) * ((K + 3) // 4) + x // 4
         four = normals(tl.load(seed), group[:, None], MONTE_CARLO, draw, T)
@@ -80,7 +90,7 @@ def joint_sums(
     before = _log_odds_against(logits, rows, x, K, TILE, T)
     loss = tl.zeros((1,), T)
     for draw in range(draws):
-        eps_x = _noise_of_x(noise, seed, rows, x, draw, count, K, T)
+        eps_x = _noise_of(noise, seed, rows, x, draw, count, K, T)
         s = tl.zeros((1,), T)
         for first in range(0, K, TILE):
             eps = class_noise(noise, seed, rows, first, MONTE_CARLO, draw, count, K, TILE, T)
@@ -130,7 +140,7 @@ def joint_gradient(
         for draw in range(draws):
             at = sums + ((rows[0] + rows[1]) * draws + draw) * 3
             s, y_top, y_total = tl.load(at)[:, None], tl.load(at + 1)[:, None], tl.load(at + 2)[:, None]
-            eps_x = _noise_of_x(noise, seed, rows, x, draw, count, K, T)
+            eps_x = _noise_of(noise, seed, rows, x, draw, count, K, T)
             eps = class_noise(noise, seed, rows, first, MONTE_CARLO, draw, count, K, TILE, T)
             growth = _growth(rows, x, first, spread, towards_x, eps, eps_x, K, TILE)
             by = p * (s - growth) / (1.0 + s)
@@ -144,16 +154,18 @@ def joint_gradient(
 
 @triton.jit
 def _factorised_tile(
-    logits, rows, x, first, likeliest, rest_of_likeliest, top, total, alpha, nodes, node_weights, draws, noise, seed,
-    count, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
+    logits, rows, x, first, likeliest, far, rest_of_likeliest, top, total, alpha, nodes, node_weights, draws, noise,
+    seed, count, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """A tile's part of the loss, its p, the derivatives by p, and where the likeliest class is."""
+    """A tile's part of the loss, its p, the derivatives by p, and where the likeliest class is. `far`: the classes that
+    are left out, or −1."""
     z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
     p = exp_difference(z, top[:, None]) / total[:, None]
     is_likeliest = is_class(likeliest, first, TILE)
     rest = tl.where(is_likeliest, rest_of_likeliest[:, None], 1.0 - p)
     r = tl.sqrt(K * alpha)[:, None]
-    is_x, inside = is_class(x, first, TILE), (first + tl.arange(0, TILE) < K)[None, :]
+    is_x, near = is_class(x, first, TILE), (first + tl.arange(0, TILE) < K)[None, :]
+    near = near & ~is_class(far[0], first, TILE) & ~is_class(far[1], first, TILE)
     loss = tl.zeros((1,), T)
     slope = tl.zeros((1, TILE), T)
     for draw in range(draws):
@@ -163,10 +175,33 @@ def _factorised_tile(
         else:
             weight = tl.load(node_weights + draw)
             eps = tl.zeros((1, TILE), T) + tl.load(nodes + draw)
-        value, by = factorised_draw(p, rest, is_x, inside, r, eps)
+        value, by = factorised_draw(p, rest, is_x, near, r, eps)
         loss += weight * value
         slope += weight * by
-    return loss, p, tl.where(inside, slope, 0.0), is_likeliest
+    return loss, p, slope, is_likeliest
+
+
+@triton.jit
+def _far_draws(
+    rows, x, likeliest, far, log_p, log_rest, alpha, nodes, node_weights, draws, noise, seed, count,
+    K: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    """The far classes' part of the loss, and its derivatives by the logarithms of their shares."""
+    loss, by_log_p, by_log_rest = tl.zeros((1,), T), tl.zeros((1,), T), tl.zeros((1,), T)
+    for draw in range(draws):
+        if nodes is None:
+            weight = (tl.zeros((), T) + 1.0) / draws
+            eps_x = _noise_of(noise, seed, rows, x, draw, count, K, T)
+            eps = _noise_of(noise, seed, rows, likeliest, draw, count, K, T)
+        else:
+            weight = tl.load(node_weights + draw)
+            eps_x = tl.zeros((1,), T) + tl.load(nodes + draw)
+            eps = eps_x
+        value, by_p, by_rest = far_draw(far[0] >= 0, far[1] >= 0, log_p, log_rest, tl.sqrt(K * alpha), eps_x, eps)
+        loss += weight * value
+        by_log_p += weight * by_p
+        by_log_rest += weight * by_rest
+    return loss, by_log_p, by_log_rest
 
 
 @triton.jit
@@ -179,15 +214,25 @@ def factorised(
     valid, keep = valid_class(x, K), load(mask, rows, tl.int1, True)
     top, total = row_total(logits, rows, K, TILE, T)
     likeliest = first_largest(logits, rows, K, TILE, T)
-    rest = tl.zeros((1,), T)  # 1 − p of the likeliest class, which subtracted would cancel
+    top_other, others = _start(rows, T)  # but for the likeliest class: 1 less its p would cancel
+    z_x = tl.zeros((1,), T)
     for first in range(0, K, TILE):
-        e = exp_difference(load_classes(logits, rows, first, K, TILE, T, float("-inf")), top[:, None])
-        rest += sum_where(~is_class(likeliest, first, TILE), e)
-    rest /= total
-    loss, mean_of_others, of_likeliest = tl.zeros((1,), T), tl.zeros((1,), T), tl.zeros((1,), T)
+        z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
+        top_other, others = with_tile(tl.where(is_class(likeliest, first, TILE), float("-inf"), z), top_other, others)
+        z_x += sum_where(is_class(x, first, TILE), z)
+    rest = exp_difference(top_other, top) * others / total
+    log_p, log_rest = z_x - top - log(total), top_other - top + log(others) - log(total)
+    far_x = valid & is_far(log_p)
+    far = tl.where(far_x, x, -1), tl.where(far_x & is_far(log_rest), likeliest, -1)
+    loss, by_log_p, by_log_rest = tl.zeros((1,), T), tl.zeros((1,), T), tl.zeros((1,), T)
+    if tl.sum(far_x.to(tl.int32)) > 0:
+        loss, by_log_p, by_log_rest = _far_draws(
+            rows, x, likeliest, far, log_p, log_rest, alpha, nodes, node_weights, draws, noise, seed, count, K, T
+        )  # fmt: skip
+    mean_of_others, of_likeliest = tl.zeros((1,), T), tl.zeros((1,), T)
     for first in range(0, K, TILE):
         value, p, slope, is_likeliest = _factorised_tile(
-            logits, rows, x, first, likeliest, rest, top, total, alpha, nodes, node_weights, draws, noise, seed,
+            logits, rows, x, first, likeliest, far, rest, top, total, alpha, nodes, node_weights, draws, noise, seed,
             count, K, TILE, T,
         )  # fmt: skip
         loss += value
@@ -199,9 +244,12 @@ def factorised(
         mean = (mean_of_others + (1.0 - rest) * of_likeliest)[:, None]
         for first in range(0, K, TILE):
             _, p, slope, is_likeliest = _factorised_tile(
-                logits, rows, x, first, likeliest, rest, top, total, alpha, nodes, node_weights, draws, noise, seed,
-                count, K, TILE, T,
+                logits, rows, x, first, likeliest, far, rest, top, total, alpha, nodes, node_weights, draws, noise,
+                seed, count, K, TILE, T,
             )  # fmt: skip
-            gradient = n_steps * p * tl.where(is_likeliest, away, slope - mean)
-            gradient = tl.where(valid[:, None], gradient, float("nan"))
+            z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
+            parts = exp_difference(z, finite(top_other)[:, None]) / tl.where(others > 0.0, others, 1.0)[:, None]
+            gradient = p * tl.where(is_likeliest, away, slope - mean)
+            gradient += far_gradient(by_log_p, by_log_rest, p, parts, is_class(x, first, TILE), is_likeliest)
+            gradient = tl.where(valid[:, None], n_steps * gradient, float("nan"))
             store_classes(by_logits, rows, first, tl.where(keep[:, None], gradient, 0.0), K, TILE)

@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from bfn_kernels.triton_ops.classes import softmax, sum_where
-from bfn_kernels.triton_ops.elementary import clamp, exp, expm1, log, log1p, sigmoid, softplus
+from bfn_kernels.triton_ops.classes import finite, softmax, sum_where
+from bfn_kernels.triton_ops.elementary import clamp, exp, exp_difference, expm1, log, log1p, sigmoid, softplus
 
 MAX_SHIFT = tl.constexpr(80.0)  # exp of it stays well within float32
 
@@ -56,9 +56,9 @@ def binary_node(p, before, is_x, inside, alpha, node):
 
 
 @triton.jit
-def factorised_draw(p, rest, is_x, inside, r, eps):
+def factorised_draw(p, rest, is_x, near, r, eps):
     """Of each coordinate −ln of p and 1 − p, one of them times the density ratio exp(shift), and its derivative by p:
-    with w the one that is, −ln(1 + w·(exp(shift) − 1))."""
+    with w the one that is, −ln(1 + w·(exp(shift) − 1)). `near`: those that there are and that are not far."""
     shift = tl.where(is_x, -r, r) * eps - 0.5 * r * r
     w = tl.where(is_x, rest, p)
     capped = tl.where(shift < MAX_SHIFT, shift, MAX_SHIFT)
@@ -68,7 +68,50 @@ def factorised_draw(p, rest, is_x, inside, r, eps):
     left = s < -0.5
     mixture = tl.where(left, tl.where(is_x, p, rest) + w * exp(capped), 1.0 + s)
     value = tl.where(left, -log(mixture), -log1p(tl.where(left, 0.0, s))) - (shift - capped)
-    return tl.sum(tl.where(inside, value, 0.0), 1), tl.where(is_x, growth, -growth) / mixture
+    slope = tl.where(is_x, growth, -growth) / mixture
+    return tl.sum(tl.where(near, value, 0.0), 1), tl.where(near, slope, 0.0)
+
+
+@triton.jit
+def is_far(log_share):
+    """Whether both a share and the ratio may underflow beside a w of 1. Where p_x does, so may what the likeliest class
+    leaves to others: those two coordinates, and no others, are then added in logs."""
+    least: tl.constexpr = -64.0 if log_share.dtype == tl.float32 else -660.0
+    return log_share < least
+
+
+@triton.jit
+def far_shares(z, is_x, is_likeliest):
+    """ln p_x, ln of what the likeliest class leaves to others, and which part of that each of those has."""
+    top, others = tl.max(z, 1), tl.where(is_likeliest, float("-inf"), z)
+    log_total, top_other = log(tl.sum(exp_difference(z, top[:, None]), 1)), tl.max(others, 1)
+    e = exp_difference(others, finite(top_other)[:, None])
+    rest = tl.sum(e, 1)
+    parts = e / tl.where(rest > 0.0, rest, 1.0)[:, None]
+    return sum_where(is_x, z) - top - log_total, top_other - top + log(rest) - log_total, parts
+
+
+@triton.jit
+def far_gradient(by_log_p, by_log_rest, p, parts, is_x, is_likeliest):
+    """By the logits: of ln p_x, e_x − p; of ln of the rest, the others' parts of it, −p for the likeliest itself."""
+    return by_log_p[:, None] * (is_x.to(p.dtype) - p) + by_log_rest[:, None] * tl.where(is_likeliest, -p, parts)
+
+
+@triton.jit
+def far_draw(far_x, far_rest, log_p, log_rest, r, eps_x, eps):
+    """Of both −ln(share + exp(shift)), and its derivative by ln share; eps_x and eps are those of x and of the
+    likeliest class. 0 where they are not far."""
+    value, by_log_p = _far_term(log_p, -r * eps_x - 0.5 * r * r)
+    value_of_rest, by_log_rest = _far_term(log_rest, r * eps - 0.5 * r * r)
+    value = tl.where(far_x, value, 0.0) + tl.where(far_rest, value_of_rest, 0.0)
+    return value, tl.where(far_x, by_log_p, 0.0), tl.where(far_rest, by_log_rest, 0.0)
+
+
+@triton.jit
+def _far_term(log_share, shift):
+    above = log_share - shift
+    growth = expm1(tl.where(shift < MAX_SHIFT, shift, MAX_SHIFT))
+    return -tl.where(above > 0.0, log_share, shift) - log1p(exp(-tl.abs(above))), growth * sigmoid(above)
 
 
 @triton.jit

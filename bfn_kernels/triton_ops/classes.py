@@ -79,14 +79,19 @@ def store_classes(view, rows, first, value, K: tl.constexpr, TILE: tl.constexpr)
 
 
 @triton.jit
+def start_of_draw(start, draw, count):
+    """Where a draw's rows start, one draw's `count` rows being behind another's: there may be more than 2³¹ of them."""
+    return start + (tl.zeros((), tl.int64) + draw) * count
+
+
+@triton.jit
 def class_noise(
     noise, seed, rows, first, stream: tl.constexpr, draw, count, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr
 ):
-    """Explicit normals, one draw's `count` rows after another's, or those of the seed, where each row starts at a group
-    of its own."""
+    """Explicit normals of a draw, or those of the seed, where each row starts at a group of its own."""
     start, place, there, rest = rows
     if noise[0] is not None:
-        return load_classes(noise, (start + draw * count, place, there, rest), first, K, TILE, T, 0.0)
+        return load_classes(noise, (start_of_draw(start, draw, count), place, there, rest), first, K, TILE, T, 0.0)
     else:
         row_group = (start + place) * ((K + 3) // 4)
         group = row_group[:, None] + (first // 4 + tl.arange(0, TILE // 4))[None, :]
@@ -142,7 +147,7 @@ def with_tile(z, top, total):
 
 @triton.jit
 def first_largest(logits, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
-    """The first of the largest; −1 for NaN."""
+    """The first of the largest; −1 where p is NaN, as it is where logits are NaN or infinite, or all of them −∞."""
     best = tl.full(rows[1].shape, float("-inf"), T)
     mode = tl.full(rows[1].shape, K, tl.int32)
     bad = tl.zeros(rows[1].shape, tl.int32)
@@ -154,4 +159,4 @@ def first_largest(logits, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.const
         mode = tl.where((top > best) | (mode == K), at, mode)
         best = tl.maximum(best, top)
         bad = tl.maximum(bad, tl.max((z != z).to(tl.int32), 1))
-    return tl.where(bad > 0, -1, mode)
+    return tl.where((bad == 0) & (best - best == 0.0), mode, -1)

@@ -84,7 +84,8 @@ def log_normal(x):
 @triton.jit
 def log(x):
     """NaN below 0, −∞ at 0; subnormal arguments count as 0."""
-    usual = (x >= 1.17549435e-38) & (x < float("inf"))
+    least: tl.constexpr = 2.2250738585072014e-308 if x.dtype == tl.float64 else 1.17549435e-38
+    usual = (x >= least) & (x < float("inf"))
     edge = tl.where(x > 1.0, x, tl.where(x >= 0.0, float("-inf"), float("nan")))
     return tl.where(usual, log_normal(tl.where(usual, x, 1.0)), edge)
 

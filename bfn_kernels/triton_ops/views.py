@@ -31,10 +31,10 @@ KERNEL_TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 def launch(kernel, programs: int, *arguments, warps: int = WARPS, registers: int | None = None, **constants) -> None:
     """Runs the kernel on the device of its tensors. FP fusion is asked for: its default differs between versions.
-    `registers`: how many a thread may take where the compiler would rather spill some."""
+    `registers`: how many a thread may take where the compiler would rather spill some; ROCm's takes no such number."""
     if programs == 0:
         return
-    if registers is not None:
+    if registers is not None and torch.version.hip is None:
         constants["maxnreg"] = registers
     tensor = next(t for a in arguments for t in (a if isinstance(a, tuple) else (a,)) if isinstance(t, Tensor))
     with torch.cuda.device_of(tensor):

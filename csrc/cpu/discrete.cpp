@@ -7,7 +7,7 @@
 namespace bfn {
 namespace {
 
-// What the sender of each lane's row is told: a class with everything on it, or p_k = e_k share where that is not 0.
+// What the sender of each lane's row is told: a class with everything on it, or p_k = e_k share where that is above 0.
 // NaN is sent where there is neither.
 template <class T>
 struct Sent {
@@ -28,7 +28,7 @@ struct Sent {
     const T classes = static_cast<T>(tile.rows.num_classes);
     T poison[kLanes], by[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) {
-      poison[j] = one[j] < 0 && share[j] == T(0) ? static_cast<T>(kNaN) : T(0);
+      poison[j] = one[j] < 0 && !(share[j] > T(0)) ? static_cast<T>(kNaN) : T(0);
       by[j] = kShared ? share[j] * scale[j] : T(0);
     }
     for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
@@ -80,7 +80,8 @@ int64_t draw_along(const Rows& rows, const RowScratch<T>& scratch, double most) 
   return found;
 }
 
-// The first k of each row whose cumulative probability exceeds u; if none does, the last k with p_k > 0. -1 for NaN.
+// The first k of each row whose cumulative probability exceeds u; if none does, the last k with p_k > 0. -1 where p is
+// NaN, as it is where logits are NaN or infinite, or all of them -inf.
 template <class T>
 void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScratch<T>& scratch,
                   const T (&uniform)[kLanes], int64_t (&drawn)[kLanes]) {
@@ -99,7 +100,7 @@ void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScrat
   }
   for (int64_t j = 0; j < kLanes; ++j) {
     if (drawn[j] < 0) drawn[j] = last_class(rows, scratch, j);
-    if (!(sums[j] - sums[j] == 0)) drawn[j] = -1;
+    if (!(sums[j] > 0)) drawn[j] = -1;
   }
 }
 

@@ -1,7 +1,9 @@
 #include "../ops/discrete.h"
 
+#include <optional>
+
+#include "factorised.h"
 #include "loss.h"
-#include "rows.h"
 
 namespace bfn {
 namespace {
@@ -66,21 +68,6 @@ struct JointSlopes {
     }
   }
 };
-
-// The terms of the factorised receiver, and their derivatives by p onto the gradient; likewise of its own.
-template <class T>
-[[gnu::noinline]] void factorised_steps(int64_t steps, const int32_t* __restrict x, const T* __restrict p,
-                                        const T* __restrict rest, const T* __restrict eps, const T* __restrict r, T by,
-                                        T* __restrict terms, T* __restrict gradient) {
-  for (int64_t s = 0; s < steps; ++s) {
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const int64_t i = s * kLanes + j;
-      const FactorisedTerm<T> term = factorised_term(s == x[j], p[i], rest[i], r[j], eps[i]);
-      terms[i] = term.value;
-      gradient[i] += by * term.derivative;
-    }
-  }
-}
 
 // The rows in the lanes, and what all draws share.
 template <class T>
@@ -224,7 +211,7 @@ struct NStepRows {
 
   // One draw of the factorised receiver: its divergence, and the derivatives by p onto the gradient. `ratio` holds 1 -
   // p.
-  void factorised_draw(int64_t draw) {
+  void factorised_draw(int64_t draw, FarTerms<T>* far) {
     T r[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) r[j] = sqrt(static_cast<T>(rows.num_classes) * alpha[j]);
     const T by = weight(draw);
@@ -234,6 +221,7 @@ struct NStepRows {
       T* __restrict terms = scratch.growth.data() + tile.first, * __restrict gradient =
                                                                     scratch.gradient.data() + tile.first;
       factorised_steps(tile.steps, StepOf(tile, x).at, p, rest, eps, r, by, terms, gradient);
+      if (far) far->take(tile, eps, r, by, terms, gradient);
       pad_tile(tile, terms, T(0));
       double sums[kLanes];
       sum_steps<false>(tile.steps, terms, sums);
@@ -298,8 +286,12 @@ struct NStepRows {
     int64_t likeliest[kLanes];
     find_modes<T>(rows, logits_of<T>(op.logits), likeliest);
     set_rests(likeliest);
-    for (int64_t draw = 0; draw < draws; ++draw) factorised_draw(draw);
+    const bool any_far = has_far_terms(rows, x, scratch.p.data());
+    std::optional<FarTerms<T>> far;
+    if (any_far) far.emplace(rows, x, likeliest, scratch.rows, logits_of<T>(op.logits));
+    for (int64_t draw = 0; draw < draws; ++draw) factorised_draw(draw, far ? &*far : nullptr);
     through_softmax(likeliest);
+    if (far) far->add(scratch.rows, scratch.p.data(), scratch.gradient.data());
   }
 };
 

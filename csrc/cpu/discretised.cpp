@@ -15,7 +15,7 @@ namespace {
 // The bin with the most mass; of a mixture, all bins are tried.
 template <class T>
 T likeliest(const NetworkBlock<T>& from, int64_t i) {
-  if (!from.mixed()) return mode(from.mean[i], from.std[i], from.bins);
+  if (!from.mixed) return mode(from.mean[i], from.std[i], from.bins);
   T best = 0, best_mass = -1;
   for (int64_t k = 0; k < from.bins.count; ++k) {
     T mass = 0;
@@ -28,7 +28,8 @@ T likeliest(const NetworkBlock<T>& from, int64_t i) {
   return best_mass >= T(0) ? from.bins.centre(best) : best_mass;
 }
 
-// The component that a uniform draws: the first whose cumulative share exceeds it, else the last with a share.
+// The component that a uniform draws: the first whose cumulative share exceeds it, else the last with a share; -1 where
+// the shares are NaN.
 template <class T>
 int64_t component_of(const NetworkBlock<T>& from, int64_t i, T uniform) {
   const T* share = from.share + i * from.components;
@@ -39,12 +40,12 @@ int64_t component_of(const NetworkBlock<T>& from, int64_t i, T uniform) {
     if (cumulative > uniform) return m;
     if (share[m] > T(0)) last = m;
   }
-  return last;
+  return cumulative == cumulative ? last : -1;
 }
 
 template <class T>
 void expected_values(const NetworkBlock<T>& from, const ExpectedBlock<T>& k, T* out) {
-  if (!from.mixed()) {
+  if (!from.mixed) {
     for (int64_t i = 0; i < from.length; ++i) out[i] = k.base[i] + k.shift[i];
     return;
   }
@@ -69,8 +70,9 @@ void choose_block(const NetworkBlock<T>& from, Choice choice, const Noise& draw,
     T normals[Noise::room(kBlock)];
     const T* eps = draw.normals(start, from.length, normals);
     for (int64_t i = 0; i < from.length; ++i) {
-      const int64_t m = from.mixed() ? component_of(from, i, component.uniform<T>(start + i)) : 0;
-      const T value = from.mean[i * from.components + m] + from.std[i * from.components + m] * eps[i];
+      const int64_t m = from.mixed ? component_of(from, i, component.uniform<T>(start + i)) : 0;
+      const int64_t at = i * from.components + m;
+      const T value = m < 0 ? static_cast<T>(NAN) : from.mean[at] + from.std[at] * eps[i];
       out[i] = from.bins.centre(from.bins.index(clamp(value, T(-1), T(1))));
     }
   }
@@ -84,7 +86,7 @@ void squared_error(const DiscretisedLoss& op, const NetworkBlock<T>& from, const
   const T* weight = load(op.weight, start, from.length, buffer);
   ExpectedBlock<T> k;
   k.sum(from.mean, from.std, from.all(), from.bins);
-  if (!from.mixed()) {
+  if (!from.mixed) {
     for (int64_t i = 0; i < from.length; ++i) {
       const T error = (x[i] - k.base[i]) - k.shift[i], slope = -2 * weight[i] * error;
       loss[i] = weight[i] * error * error;
@@ -126,7 +128,7 @@ void bin_cost(const NetworkBlock<T>& from, const View& x, int64_t start, T* loss
   } else {
     cost(std::false_type{});
   }
-  if (!from.mixed()) {
+  if (!from.mixed) {
     for (int64_t i = 0; i < from.length; ++i) loss[i] = -log_p[i];
     return;
   }
@@ -196,7 +198,7 @@ class NStep {
     T value = 0;
     for (int64_t d = 0; d < draws; ++d) {
       const T weight = -n * weights[d];
-      if (from.mixed()) {
+      if (from.mixed) {
         for (int64_t m = 0; m < from.components; ++m) terms[m] = from.log_share[first + m] + sums[m].value[d];
         value += weight * log_sum(terms.data(), from.components, part.data());
       } else {
@@ -205,7 +207,7 @@ class NStep {
       for (int64_t m = 0; m < from.components; ++m) {
         by.by_mean[first + m] += weight * part[m] * sums[m].by_mean[d];
         by.by_std[first + m] += weight * part[m] * sums[m].by_std[d];
-        if (from.mixed()) by.by_logit[first + m] += weight * (part[m] - from.share[first + m]);
+        if (from.mixed) by.by_logit[first + m] += weight * (part[m] - from.share[first + m]);
       }
     }
     return value;
@@ -234,10 +236,10 @@ void expected_value(const DiscretisedExpectedValue& op) {
     expected_values(from, k, out);
     store(op.out, start, length, out);
     for (int64_t i = 0; i < from.all(); ++i) {
-      const T share = from.mixed() ? from.share[i] : T(1);
+      const T share = from.mixed ? from.share[i] : T(1);
       by.by_mean[i] = share * k.by_mean[i];
       by.by_std[i] = share * k.by_std[i];
-      by.by_logit[i] = from.mixed() ? share * (k.base[i] + k.shift[i] - out[i / from.components]) : T(0);
+      by.by_logit[i] = from.mixed ? share * (k.base[i] + k.shift[i] - out[i / from.components]) : T(0);
     }
     by.write(op.gradients, from, start);
   });

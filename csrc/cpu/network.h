@@ -24,12 +24,16 @@ const T* load_each(const View& view, int64_t start, int64_t length, int64_t comp
 template <class T>
 struct NetworkBlock {
   int64_t length, components;
+  bool mixed;  // also of a single component, whose share is 1
   Bins<T> bins;
   T mean[kBlock], std[kBlock], mean_by_prediction[kBlock], std_by_log_std[kBlock];
   T share[kBlock], log_share[kBlock];  // of a mixture alone
 
   NetworkBlock(const NetworkOutput& from, int64_t start, int64_t variables)
-      : length(variables), components(from.components), bins{from.num_bins, from.clip} {
+      : length(variables),
+        components(from.components),
+        mixed(static_cast<bool>(from.mixture_logits)),
+        bins{from.num_bins, from.clip} {
     T buffers[5][kBlock];
     const T* prediction = load(from.prediction, start * components, all(), buffers[0]);
     const T* log_std = load(from.log_std, start * components, all(), buffers[1]);
@@ -49,11 +53,10 @@ struct NetworkBlock {
     if (from.kind == P::kDirect) read(std::integral_constant<P, P::kDirect>{});
     if (from.kind == P::kData) read(std::integral_constant<P, P::kData>{});
     if (from.kind == P::kNoise) read(std::integral_constant<P, P::kNoise>{});
-    if (mixed()) read_shares(from.mixture_logits, start);
+    if (mixed) read_shares(from.mixture_logits, start);
   }
 
   int64_t all() const { return length * components; }
-  bool mixed() const { return components > 1; }
 
  private:
   void read_shares(const View& logits, int64_t start) {

@@ -378,7 +378,8 @@ struct RowSums {
   }
 };
 
-// The first class of each row with the largest number; -1 for NaN.
+// The first class of each row with the largest number; -1 where p is NaN, as it is where numbers are NaN or infinite,
+// or all of them -inf.
 template <class T, class F>
 void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
   T top[kLanes];
@@ -407,9 +408,10 @@ void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
   if (rows.one()) {
     std::fill_n(poisoned, kLanes, std::any_of(poisoned, poisoned + kLanes, [](int32_t nan) { return nan != 0; }));
     std::fill_n(mode, kLanes, mode[0]);
+    std::fill_n(top, kLanes, top[0]);
   }
   for (int64_t j = 0; j < kLanes; ++j) {
-    if (poisoned[j]) mode[j] = -1;
+    if (poisoned[j] || !(top[j] - top[j] == T(0))) mode[j] = -1;
   }
 }
 

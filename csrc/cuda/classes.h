@@ -120,7 +120,7 @@ class ClassRow {
     z_.hold(team, count, make());
   }
 
-  // The group of a slot.
+  // The group of a slot; left alone where it lies beyond the last class.
   __device__ __forceinline__ void group(int i, int first, T (&z)[4]) {
     if constexpr (kSlots > 0) {
 #pragma unroll
@@ -128,7 +128,7 @@ class ClassRow {
 #pragma unroll
         for (int j = 0; j < 4; ++j) z[j] = slot == 0 || slot == i ? z_.each[slot][j] : z[j];
       }
-    } else {
+    } else if (first < count_) {
       A::load(view_, row_, count_, first, z);
     }
   }

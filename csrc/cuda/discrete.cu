@@ -131,7 +131,7 @@ __device__ Sent<typename A::Compute> choose(const Team& team, const DiscreteUpda
   const int count = static_cast<int>(op.num_classes);
   const auto stats = logits.stats(-1);
   if (op.choice == DiscreteChoice::kMean) return {-1, true, stats.max, T(1) / stats.rest};
-  if (!(stats.rest - stats.rest == T(0))) return {-1, false, T(0), T(0)};
+  if (!(stats.rest > T(0))) return {-1, false, T(0), T(0)};
   if (op.choice == DiscreteChoice::kMode) {
     int first = count;
     logits.each([&](int, int, int k, T z) { first = z == stats.max && k < first ? k : first; });

@@ -49,7 +49,8 @@ class Components {
     const T prediction = read<T>(from_.prediction, first_ + m), log_std = read<T>(from_.log_std, first_ + m);
     return output_normal(from_.kind, prediction, log_std, mean_, a_, b_);
   }
-  // The component that a uniform draws: the first whose cumulative share exceeds it, else the last with a share.
+  // The component that a uniform draws: the first whose cumulative share exceeds it, else the last with a share; -1
+  // where the shares are NaN.
   __device__ int drawn(T uniform) const {
     T cumulative = 0;
     int last = 0;
@@ -59,7 +60,7 @@ class Components {
       if (cumulative > uniform) return m;
       if (part > T(0)) last = m;
     }
-    return last;
+    return cumulative == cumulative ? last : -1;
   }
   // sum of share times f(m).
   template <class F>
@@ -149,7 +150,9 @@ __device__ T value_of(const NetworkOutput& from, Choice choice, const Noise& dra
   T eps[1];
   at.noise(draw, draw.seed ? *draw.seed : 0, eps);
   const T uniform = one_uniform<T>(component, component.seed ? *component.seed : 0, at.start);
-  const OutputNormal<T> normal = of.normal(of.drawn(uniform));
+  const int m = of.drawn(uniform);
+  if (m < 0) return static_cast<T>(NAN);
+  const OutputNormal<T> normal = of.normal(m);
   return bins.centre(bins.index(clamp(normal.mean + normal.std * eps[0], T(-1), T(1))));
 }
 

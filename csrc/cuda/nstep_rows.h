@@ -176,32 +176,85 @@ class NStepRow {
     return value;
   }
 
+  // The coordinates of x and of the likeliest class where their ln has to be added in logs (math/discrete.h).
+  struct Far {
+    int x = -1, likeliest = -1;  // -1 where they are not far
+    T log_p, log_rest, top_other, others;
+    T by_log_p = 0, by_log_rest = 0;
+  };
+  __device__ Far far_terms(int likeliest) {
+    constexpr T kNone = -std::numeric_limits<T>::infinity();
+    Far far;
+    const T z_x = z_.logit(x_);
+    if (!(p(z_x) < kFarShare<T>)) return far;
+    const auto other = [&](int, int, int k, T z) { return k == likeliest ? kNone : z; };
+    far.x = static_cast<int>(x_);
+    far.top_other = z_.max_over(other);
+    far.others = z_.sum_over(
+        [&](int i, int j, int k, T z) { return other(i, j, k, z) == kNone ? T(0) : exp_difference(z, far.top_other); });
+    far.log_p = z_x - top_ + log(inverse_);
+    far.log_rest = far.top_other - top_ + log(far.others) + log(inverse_);
+    if (far.log_rest < log(kFarShare<T>)) far.likeliest = likeliest;
+    return far;
+  }
+  // Both of a draw; eps_x and eps are those of x and of the likeliest.
+  __device__ T far_draw(Far& far, T r, T eps_x, T eps, T weight) {
+    const auto of_x = far_term(far.log_p, density_shift(true, r, eps_x));
+    far.by_log_p += weight * of_x.derivative;
+    if (far.likeliest < 0) return of_x.value;
+    const auto of_rest = far_term(far.log_rest, density_shift(false, r, eps));
+    far.by_log_rest += weight * of_rest.derivative;
+    return of_x.value + of_rest.value;
+  }
+  // Their gradients by the logits: of ln p_x, e_x - p; of ln of the rest, what each of the others has of the rest, less
+  // p for the likeliest itself.
+  __device__ void far_gradient(const Far& far) {
+    z_.each([&](int i, int j, int k, T z) {
+      const T p_k = p(z);
+      T by = far.by_log_p * ((k == far.x ? T(1) : T(0)) - p_k);
+      if (far.likeliest >= 0) {
+        const T of_rest = far.others > T(0) ? exp_difference(z, far.top_other) / far.others : T(0);
+        by += far.by_log_rest * (k == far.likeliest ? -p_k : of_rest);
+      }
+      set(i, j, k, get(i, j, k) + by);
+    });
+  }
+
   __device__ T factorised() {
     const T r = sqrt(static_cast<T>(count_) * alpha_);
     int likeliest = count_;
     z_.each([&](int, int, int k, T z) { likeliest = z == top_ && k < likeliest ? k : likeliest; });
     likeliest = team_.reduce(likeliest, count_, Smaller());
     const T rest = z_.sum_over([&](int, int, int k, T z) { return k == likeliest ? T(0) : p(z); });
+    Far far = far_terms(likeliest);
     const int draws = static_cast<int>(op_.n_samples ? op_.n_samples : op_.num_nodes);
     T value = 0;
 #pragma unroll 1
     for (int draw = 0; draw < draws; ++draw) {
       const T weight = op_.n_samples ? T(1) / static_cast<T>(draws) : nodes_.weight[draw];
       const auto term = [&](int i, int j, int k, T z, T eps) {
+        if (k == far.x || k == far.likeliest) return T(0);
         const T p_k = p(z);
         const auto t = factorised_term(k == x_, p_k, k == likeliest ? rest : 1 - p_k, r, eps);
         set(i, j, k, get(i, j, k) + weight * t.derivative);
         return t.value;
       };
+      T eps_x = op_.n_samples ? T(0) : nodes_.at[draw], eps = eps_x;
       if (op_.n_samples) {
         eps_.hold(team_, count_, normals_of(draw));
         value += weight * sum_with_normals(draw, term);
+        if (far.x >= 0) {
+          eps_x = sum_with_normals(draw, [&](int, int, int k, T, T normal) { return k == far.x ? normal : T(0); });
+          eps = sum_with_normals(draw, [&](int, int, int k, T, T normal) { return k == likeliest ? normal : T(0); });
+        }
       } else {
-        const T node = nodes_.at[draw];
-        value += weight * z_.sum_over([&](int i, int j, int k, T z) { return term(i, j, k, z, node); });
+        value += weight * z_.sum_over([&](int i, int j, int k, T z) { return term(i, j, k, z, eps); });
       }
+      if (far.x >= 0) value += weight * far_draw(far, r, eps_x, eps, weight);
     }
-    if (op_.by_logits) factorised_gradient(likeliest);
+    if (!op_.by_logits) return value;
+    factorised_gradient(likeliest);
+    if (far.x >= 0) far_gradient(far);
     return value;
   }
 

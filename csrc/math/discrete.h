@@ -95,10 +95,15 @@ struct FactorisedTerm {
   T value, derivative;  // by p
 };
 
+template <class T>
+BFN_HD T density_shift(bool is_x, T r, T eps) {
+  return (is_x ? -r : r) * eps - T(0.5) * r * r;
+}
+
 // By selections, not branches: it runs in SIMD lanes.
 template <class T>
 BFN_HD FactorisedTerm<T> factorised_term(bool is_x, T p, T rest, T r, T eps) {
-  const T shift = (is_x ? -r : r) * eps - T(0.5) * r * r, w = is_x ? rest : p, other = is_x ? p : rest;
+  const T shift = density_shift(is_x, r, eps), w = is_x ? rest : p, other = is_x ? p : rest;
   const T capped = shift < T(kMaxShift) ? shift : T(kMaxShift);
   const ExpAndExpm1<T> e = exp_and_expm1(capped);
   const T sum = w * e.expm1;
@@ -107,6 +112,18 @@ BFN_HD FactorisedTerm<T> factorised_term(bool is_x, T p, T rest, T r, T eps) {
   const T mixture = small ? other + w * e.exp : 1 + sum, rounded = mixture - 1, value = log(mixture);
   const T corrected = rounded == T(0) ? sum : value * (sum / rounded);  // log1p(sum), by the rounding of 1 + sum
   return {capped - shift - (small ? value : corrected), (is_x ? e.expm1 : -e.expm1) / mixture};
+}
+
+// A share below which both it and the ratio may underflow beside a w of 1. Where p_x is as small, so may be what the
+// likeliest class leaves to others: those two coordinates, and no others, are then added in logs.
+template <class T>
+constexpr T kFarShare = static_cast<T>(sizeof(T) == sizeof(float) ? 1e-28 : 1e-290);
+
+// -ln(share + exp(shift)), and its derivative by ln share.
+template <class T>
+BFN_HD FactorisedTerm<T> far_term(T log_share, T shift) {
+  const T above = log_share - shift, capped = shift < T(kMaxShift) ? shift : T(kMaxShift);
+  return {-(above > T(0) ? log_share : shift) - log1p(exp(-abs(above))), expm1(capped) * sigmoid(above)};
 }
 
 }  // namespace bfn

@@ -1,5 +1,6 @@
 """`make gpu-check` with steps of its tests' own: what its report says, and its exit status."""
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -7,6 +8,7 @@ import time
 import pytest
 import torch
 
+from bfn_kernels import backends, continuous, discrete, discretised
 from bfn_kernels.backends import BACKENDS
 from gpu_build import check, sanitized
 from gpu_build.check import Step
@@ -70,5 +72,21 @@ def test_without_a_gpu(monkeypatch, capsys):
 
 
 @pytest.mark.skipif(BACKENDS["cpu"].missing is not None, reason="the reference takes long")
-def test_what_is_sanitized_runs():
+def test_what_is_sanitized_runs(monkeypatch):
+    """And every call names its backend: what comes first on a GPU would serve the others'."""
+    asked, choose = set(), backends.choose
+    monkeypatch.setattr(backends, "choose", lambda op, name, device: asked.add(name) or choose(op, name, device))
+    for family in (continuous, discrete, discretised):
+        monkeypatch.setattr(family._family, "found", {})
     sanitized.main("cpu")
+    assert asked == {"cpu"}
+
+
+def test_every_backend_of_a_gpu_is_sanitized(monkeypatch):
+    for name in ("triton", "cuda"):
+        monkeypatch.setitem(BACKENDS, name, dataclasses.replace(BACKENDS[name], missing=None))
+    called = []
+    monkeypatch.setattr(sanitized, "_call", lambda device, backend: called.append((device, backend)))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: called.append("waited for"))
+    sanitized.main()
+    assert called == [("cuda", "triton"), ("cuda", "cuda"), "waited for"]

@@ -56,3 +56,15 @@ def test_tables_are_passed_exactly(dtype, count):
     assert torch.equal(total, total.float().double())
     total = total.sum(0)
     torch.testing.assert_close(total.to(dtype), torch.tensor(values, dtype=torch.float64).to(dtype), rtol=0, atol=1e-44)
+
+
+@pytest.mark.parametrize("hip", [None, "6.4"])
+def test_registers_are_asked_for_where_they_can_be(hip, monkeypatch):
+    """ROCm's compiler refuses what it does not know."""
+    from bfn_kernels.discretised import triton as discretised
+    from gpu_build.triton import launches
+
+    monkeypatch.setattr(torch.version, "hip", hip)
+    x = torch.zeros(2, 3)
+    (launch,) = launches(lambda: discretised.expected_value(x, x + 1, None, 4, True, False, False, False))
+    assert ("maxnreg" in launch.options) == (hip is None)

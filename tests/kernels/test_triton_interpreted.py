@@ -14,7 +14,9 @@ import interpreter
 import triton
 import triton.language as tl
 
+from bfn_kernels.discrete.triton_nstep_large import _noise_of
 from bfn_kernels.triton_ops import classes
+from bfn_kernels.triton_ops.noise import MONTE_CARLO
 
 
 def test_bfloat16_is_rounded_to_nearest_even():
@@ -87,3 +89,20 @@ def test_rows_longer_than_a_block():
     inputs = named("continuous.flow_sample").inputs((3, 1500), torch.float32)
     want, got = (named("continuous.flow_sample")(inputs, backend) for backend in ("reference", "triton"))
     assert error(got, want.double()) <= 4 * ulp(torch.float32, scale(want))
+
+
+@triton.jit
+def _read_a_far_draw(noise, out, start, x, draw, count, K: tl.constexpr):
+    place = tl.arange(0, 1)
+    rows = tl.load(start), place, place < 1, 1
+    eps = classes.class_noise(noise, None, rows, 0, MONTE_CARLO, draw, count, K, K, tl.float32)
+    tl.store(out + tl.arange(0, K)[None, :], eps)
+    tl.store(out + K + place, _noise_of(noise, None, rows, tl.load(x + place), draw, count, K, tl.float32))
+
+
+def test_draws_beyond_32_bits():
+    """Of three draws of 2³⁰ rows of explicit noise, a row before the first stands for the first of the last."""
+    noise, out = torch.arange(4.0).view(1, 4), torch.zeros(5)
+    start, x = torch.tensor(-3 * 2**30), torch.tensor([2])
+    _read_a_far_draw[(1,)](classes.class_view(noise, noise.shape), out, start, x, 3, 2**30, K=4)
+    assert out.tolist() == [0.0, 1.0, 2.0, 3.0, 2.0]

@@ -1,0 +1,106 @@
+// The factorised receiver of discrete data (math/discrete.h): the coordinates of a draw, in lanes.
+#pragma once
+
+#include "rows.h"
+
+namespace bfn {
+
+// The terms of the factorised receiver, and their derivatives by p onto the gradient: a function of its own, so
+// that the lanes become SIMD.
+template <class T>
+[[gnu::noinline]] void factorised_steps(int64_t steps, const int32_t* __restrict x, const T* __restrict p,
+                                        const T* __restrict rest, const T* __restrict eps, const T* __restrict r, T by,
+                                        T* __restrict terms, T* __restrict gradient) {
+  for (int64_t s = 0; s < steps; ++s) {
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const int64_t i = s * kLanes + j;
+      const FactorisedTerm<T> term = factorised_term(s == x[j], p[i], rest[i], r[j], eps[i]);
+      terms[i] = term.value;
+      gradient[i] += by * term.derivative;
+    }
+  }
+}
+
+// Whether p_x of any row is so small that ln has to be added in logs.
+template <class T>
+bool has_far_terms(const Rows& rows, const int64_t (&x)[kLanes], const T* p) {
+  bool any = false;
+  for_tiles(rows, [&](const Tile& tile) {
+    where_met(StepOf(tile, x), [&](int64_t j, int64_t s) { any |= p[tile.first + s * kLanes + j] < kFarShare<T>; });
+  });
+  return any;
+}
+
+// Those coordinates: that of the class x, and that of the likeliest where it leaves as little to all others.
+template <class T>
+class FarTerms {
+ public:
+  // logits(tile, buffer) gives a tile's numbers. What the likeliest class leaves to each of the others stays in the
+  // scratch.
+  template <class F>
+  FarTerms(const Rows& which, const int64_t (&classes)[kLanes], const int64_t (&modes)[kLanes], RowScratch<T>& scratch,
+           F&& logits)
+      : rows(which) {
+    const RowSums<T> all(rows, classes, scratch, logits);
+    const RowSums<T> others(rows, kNoClass, scratch, [&](const Tile& tile, T* without) {
+      T buffer[kBlock];
+      std::copy_n(logits(tile, buffer), tile.padded(), without);
+      where_met(StepOf(tile, modes), [&](int64_t j, int64_t s) { without[s * kLanes + j] = kMinusInfinity<T>; });
+      return without;
+    });
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const T log_total = log(static_cast<T>(all.total(j))), rest = static_cast<T>(others.rest[j]);
+      log_p[j] = all.z_x[j] - all.top[j] - log_total;
+      log_rest[j] = others.top[j] - all.top[j] + log(rest) - log_total;
+      inverse[j] = rest > T(0) ? 1 / rest : T(0);
+      x[j] = classes[j] >= 0 && log_p[j] < log(kFarShare<T>) ? classes[j] : -1;
+      likeliest[j] = x[j] >= 0 && log_rest[j] < log(kFarShare<T>) ? modes[j] : -1;
+    }
+  }
+
+  // Of a draw, into the places of what cannot be relied on there.
+  void take(const Tile& tile, const T* eps, const T (&r)[kLanes], T by, T* terms, T* gradient) {
+    const auto set = [&](int64_t i, FactorisedTerm<T> term, double& by_log) {
+      terms[i] = term.value;
+      gradient[i] = 0;
+      by_log += static_cast<double>(by) * term.derivative;
+    };
+    where_met(StepOf(tile, x), [&](int64_t j, int64_t s) {
+      const int64_t i = s * kLanes + j;
+      set(i, far_term(log_p[j], density_shift(true, r[j], eps[i])), by_log_p[j]);
+    });
+    where_met(StepOf(tile, likeliest), [&](int64_t j, int64_t s) {
+      const int64_t i = s * kLanes + j;
+      set(i, far_term(log_rest[j], density_shift(false, r[j], eps[i])), by_log_rest[j]);
+    });
+  }
+
+  // Their gradients by the logits: of ln p_x, e_x - p; of ln of the rest, p of the likeliest times what each of the
+  // others has of the rest, less p for the likeliest itself.
+  void add(const RowScratch<T>& scratch, const T* p, T* gradient) {
+    sum_lanes(rows, by_log_p);
+    sum_lanes(rows, by_log_rest);
+    int64_t t = 0;
+    for_tiles(rows, [&](const Tile& tile) {
+      const T *e = scratch.e.data() + tile.first, *scale = scratch.tiles[t++].scale;
+      const StepOf at_x(tile, x), at_likeliest(tile, likeliest);
+      for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
+        const T p_k = p[tile.first + i];
+        T by = 0;
+        if (x[j] >= 0) by = static_cast<T>(by_log_p[j]) * ((s == at_x.at[j] ? T(1) : T(0)) - p_k);
+        if (likeliest[j] >= 0) {
+          by += static_cast<T>(by_log_rest[j]) * (s == at_likeliest.at[j] ? -p_k : e[i] * (scale[j] * inverse[j]));
+        }
+        gradient[tile.first + i] += by;
+      });
+    });
+  }
+
+ private:
+  Rows rows;
+  int64_t x[kLanes], likeliest[kLanes];                // -1 where they are not far
+  T log_p[kLanes], log_rest[kLanes], inverse[kLanes];  // inverse: of the sum of e but for the likeliest's
+  double by_log_p[kLanes] = {}, by_log_rest[kLanes] = {};
+};
+
+}  // namespace bfn

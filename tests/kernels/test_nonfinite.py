@@ -1,0 +1,90 @@
+"""NaN and infinities go through: no backend hides what the reference shows."""
+
+import dataclasses
+
+import pytest
+import torch
+from support import NATIVE, ON_CPU, joins, pairs
+
+from bfn_kernels import discrete, discretised
+
+pytestmark = pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # NumPy's, in Triton's interpreter
+inf, nan = torch.inf, torch.nan
+ROWS = ("t", "alpha", "precision")  # out of range they are errors, which other tests are about
+
+
+@pairs(
+    NATIVE, lambda c: joins(c) and not {"mask", "known"} & set(c.fields) and not ("257" in c.name or "4096" in c.name)
+)
+def test_what_is_no_number_stays_none(case, backend):
+    """In one input at a time, three variables far apart: where the reference's result is NaN, so is the backend's."""
+    if "loss" in case.op:
+        case = dataclasses.replace(case, options={**case.options, "reduction": "none"})
+    inputs = case.inputs((3, 4), torch.float32)
+    spoilt = [k for k, v in inputs.items() if isinstance(v, torch.Tensor) and v.is_floating_point() and k not in ROWS]
+    for name in spoilt:
+        value = inputs[name].clone()
+        # the joint receiver's limit for a class that the network rules out is finite, its reference inf - inf
+        bad = (nan, inf, nan if "joint" in case.name else -inf)
+        value.view(-1)[:: value.numel() // 3][:3] = torch.tensor(bad)
+        want, got = (case(inputs | {name: value}, b) for b in ("reference", backend))
+        assert (got.isnan() | ~want.isnan()).all(), name
+
+
+SPECIAL = [  # of the first class, one in the middle and the last; what p is then
+    ((nan, 0, 0), nan),
+    ((0, nan, -inf), nan),
+    ((0, 0, nan), nan),
+    ((inf, 0, 0), nan),
+    ((0, -inf, inf), nan),
+    ((inf, inf, 0), nan),
+    ((nan, inf, nan), nan),
+    ((-inf, 0, 1), 0),
+    ((3e38, 0, -3e38), 0),
+]
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+@pytest.mark.parametrize("num_classes", [3, 17, 100, 1030, 4100])
+def test_what_a_row_without_probabilities_sends(num_classes, backend):
+    """NaN, whatever is chosen of it; and rows beside it send what they would alone."""
+    z = torch.full((len(SPECIAL) + 2, num_classes), -1.0)
+    for row, (logits, _) in zip(z, SPECIAL, strict=False):
+        row[0], row[num_classes // 2], row[-1] = logits
+    z[-2:] = torch.tensor([[nan], [-inf]])
+    bad = torch.tensor([value != value for _, value in SPECIAL] + [True, True])
+    zero, u = torch.zeros_like(z), torch.full(z.shape[:1], 0.6)
+    for choose in ("sample", "mode", "mean"):
+        draw = {"draw_noise": u} if choose == "sample" else {}
+        call = lambda b, choose=choose, draw=draw: discrete.update_sample(  # noqa: E731
+            z, zero, 0.1 / num_classes, choose=choose, noise=zero, backend=b, **draw
+        )
+        got = call(backend)
+        assert torch.equal(got.isnan().all(-1), bad) and torch.equal(got.isnan().any(-1), bad), choose
+        torch.testing.assert_close(got, call("reference"), rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+WITHOUT_SHARES = {
+    1: [[nan], [inf], [-inf]],
+    3: [[nan, 0, 0], [0, 0, nan], [inf, 0, 0], [0, 0, inf], [-inf, -inf, -inf]],
+}
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("components", WITHOUT_SHARES)
+def test_what_a_mixture_without_shares_gives(components, backend):
+    """NaN, however its value is chosen, and whatever the uniform that draws a component."""
+    w = torch.tensor(WITHOUT_SHARES[components]).repeat(2, 1)
+    mean, std = torch.zeros_like(w), torch.ones_like(w)
+    zero, u = torch.zeros(len(w)), torch.linspace(0.01, 0.99, len(w))
+    shared = {"num_bins": 4, "mixture_logits": w, "backend": backend}
+    assert discretised.sample(mean, std, noise=zero, component_noise=u, **shared).isnan().all()
+    assert discretised.mode(mean, std, **shared).isnan().all()
+    assert discretised.expected_value(mean, std, **shared).isnan().all()
+    for choose in ("sample", "mode", "mean"):
+        draw = {"draw_noise": zero, "component_noise": u} if choose == "sample" else {}
+        new, _ = discretised.update_sample(
+            mean, std, zero, 1.0, 0.5, 2.0, sigma_1=0.1, parametrisation="data", choose=choose, noise=zero, **draw,
+            **shared,
+        )  # fmt: skip
+        assert new.isnan().all(), choose

@@ -1,0 +1,90 @@
+"""The factorised receiver where logits are further apart than exp reaches, and messages so accurate that densities are
+too: ln of either has to be added in logs."""
+
+import pytest
+import torch
+from support import NATIVE
+
+from bfn_kernels import discrete
+
+GAPS, ACCURACIES = (60.0, 80.0, 90.0, 120.0, 250.0, 400.0, 1500.0), (100.0, 200.0, 500.0, 2000.0, 6000.0)
+
+
+def rows(num_classes: int, dtype: torch.dtype):
+    """By gap and accuracy: x and logits where x is far below one class, below two that are as likely, and alone above
+    all; Kα of each."""
+    g = torch.Generator().manual_seed(num_classes)
+    x, z, accuracy, gaps = [], [], [], []
+    few = num_classes > 1000
+    for gap in GAPS[3::3] if few else GAPS:
+        for k_alpha in ACCURACIES[1:4:2] if few else ACCURACIES:
+            base = torch.randn(3, num_classes, generator=g, dtype=torch.float64)
+            base[0, -1], base[1, -1] = gap, gap
+            base[1, 0] = gap - 0.5 if num_classes > 2 else 0.0
+            base[2, 1] = gap
+            if num_classes > 3:
+                base[0, 2] = -gap  # underflows even beside x
+            x.append(torch.tensor([num_classes // 3, num_classes // 2, 1]).clamp(max=num_classes - 1))
+            x[-1][0], x[-1][1] = (0, 0) if num_classes == 2 else (x[-1][0], x[-1][1])
+            z.append(base)
+            accuracy.append(k_alpha)
+            gaps.append(gap)
+    return torch.stack(x), torch.stack(z).to(dtype), *torch.tensor([accuracy, gaps], dtype=torch.float64)
+
+
+class Accuracy:
+    """A schedule that gives each row an accuracy of its own."""
+
+    def __init__(self, alpha):
+        self.of = alpha
+
+    def alpha(self, i, n):
+        return self.of.expand_as(i)
+
+    def beta(self, t):
+        return t
+
+    def rate(self, t):
+        return t
+
+
+def results(x, z, accuracy, backend, **expect):
+    z = z.clone().requires_grad_()
+    loss = discrete.discrete_time_loss(
+        x, z, torch.zeros(len(x), 1), n_steps=1, schedule=Accuracy(accuracy.unsqueeze(-1) / z.shape[-1]),
+        receiver="factorised", reduction="none", backend=backend, **expect,
+    )  # fmt: skip
+    return loss.detach(), torch.autograd.grad(loss.sum(), z)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("num_classes", [2, 3, 27, 100, 1030, 4100])
+@pytest.mark.parametrize("backend", NATIVE)
+def test_far_logits_and_accurate_messages(num_classes, backend, dtype):
+    """Within the rounding of numbers as large as the gap and Kα are; by quadrature and by draws."""
+    x, z, accuracy, gap = rows(num_classes, dtype)
+    size = gap + accuracy
+    g = torch.Generator().manual_seed(1)
+    noise = torch.randn(2, *z.shape, generator=g, dtype=torch.float64).to(dtype)
+    for expect in ({"quadrature": 5}, {"n_samples": 2, "noise": noise}):
+        wide = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in expect.items()}
+        loss, grad = results(x, z, accuracy, backend, **expect)
+        want, want_grad = results(x, z.double(), accuracy, "reference", **wide)
+        most = 4 * torch.finfo(dtype).eps * size.unsqueeze(-1)
+        assert ((loss - want).abs() <= most).all(), (loss - want).abs().div(most).max()
+        off = (grad - want_grad).abs().amax(-1)
+        assert (off <= most).all(), off.div(most).max()
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("num_classes", [3, 4100])
+def test_a_class_that_the_network_rules_out(num_classes, backend):
+    """Its loss is the message's own, finite, also where all but one are ruled out; and so are gradients."""
+    z = torch.zeros(1, 2, num_classes)
+    z[0, 0, 1], z[0, 1, 1:] = -torch.inf, -torch.inf
+    x = torch.ones(1, 2, dtype=torch.int64)
+    for expect in ({"quadrature": 5}, {"n_samples": 2, "seed": 1}):
+        loss, grad = results(x, z, torch.tensor([300.0]), backend, **expect)
+        want, _ = results(x, z.double(), torch.tensor([300.0]), "reference", **expect)
+        torch.testing.assert_close(loss.double(), want, rtol=1e-5, atol=0)
+        assert want.isfinite().all() and grad.isfinite().all()
