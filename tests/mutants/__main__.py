@@ -1,5 +1,5 @@
-"""Puts small faults into a copy of the code, one at a time, and runs the tests that should see each. The exit status is 1
-where a fault is seen by none of its tests, and 2 where a fault or its tests are not what they should be."""
+"""Put small faults into a copy of the code, one at a time, and run the tests that should see each. The exit status is
+1 where a fault is seen by none of its tests, and 2 where a fault or its tests are not what they should be."""
 
 import argparse
 import sys
