@@ -37,10 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not chosen:
         console.print(f"no fault has {options.only!r} in it")
         return 2
-    unfit = [line for fault in chosen if (line := wrong(fault, ROOT))]
-    for line in unfit:
+    badly_written = [line for fault in chosen if (line := wrong(fault, ROOT))]
+    for line in badly_written:
         console.print(f"error: {line}", markup=False)
-    if unfit:
+    if badly_written:
         return 2
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
@@ -50,10 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"unmutated {number} of {len(selections)}: {tests}", markup=False)
             code, said = workshop.test(tests)
             if code != 0:
-                console.print(f"{said}\nerror: pytest {tests} gives {code} without a fault", markup=False)
-                return 2
+                selections[tests] = f"{said}\nerror: without a fault, pytest {tests} gives {code}"
+                console.print(selections[tests], markup=False)
         for number, fault in enumerate(chosen, 1):
-            outcome = workshop.outcome(fault)
+            unfit = selections[fault.tests]
+            outcome = Outcome(fault, ERROR, 0.0, unfit) if unfit else workshop.outcome(fault)
             outcomes.append(outcome)
             change = f"{fault.path}: {fault.old.strip()} → {fault.new.strip()}"
             console.print(f"{number} of {len(chosen)} {outcome.verdict} {change}", markup=False)

@@ -98,7 +98,7 @@ FAULTS = [
     Fault(OPS("reduction"), "keep = keep & there", "keep = keep", f"{TRITON}{PROPERTIES} -k masks"),
     Fault(
         OPS("noise"), "tl.where(row % 4 == 1, w1, w3)", "tl.where(row % 4 == 1, w3, w1)",
-        f"{TRITON}tests/kernels/test_noise.py -k 'same_noise and update_sample and K=3'",
+        f"{TRITON}tests/kernels/test_noise.py -k 'same_noise and update_sample and float32'",
     ),
     Fault(
         OPS("views"), "pointer + (row + 1) * stride", "pointer + row * stride",
