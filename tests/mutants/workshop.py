@@ -76,13 +76,9 @@ class Workshop:
             if (root / name).is_file():  # git lists what was removed, too
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(root / name, folder / name)
-        self._copy_host_build()
-
-    def _copy_host_build(self) -> None:
-        """The kernels that tests/cuda_on_host has compiled, which it knows by the sources' content."""
-        built = self.root / "build" / "cuda_on_host"
-        if built.is_dir():
-            shutil.copytree(built, self.folder / "build" / "cuda_on_host", dirs_exist_ok=True)
+        on_host = Path("build", "cuda_on_host")  # which knows by the sources' content what it was built of
+        if (root / on_host).is_dir():
+            shutil.copytree(root / on_host, folder / on_host)
 
     def _run(self, arguments: list[str], **environment: str) -> tuple[int, str]:
         """No code is taken from what was compiled before: a fault may leave a file's size and time as they are."""
@@ -132,6 +128,4 @@ class Workshop:
             if compiled:
                 for built in self.root.glob("bfn_kernels/*.so"):
                     shutil.copy2(built, self.folder / "bfn_kernels" / built.name)
-            if fault.path.startswith("csrc/"):
-                self._copy_host_build()
         return Outcome(fault, verdict, time.monotonic() - begin, said)

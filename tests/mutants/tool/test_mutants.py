@@ -12,17 +12,21 @@ MUTANTS = ROOT / "tests" / "mutants"
 
 
 @pytest.fixture(scope="module")
-def workshop():
-    """Its folder must not stay on the path: a table there has the name of the package `bfn`."""
+def tool():
+    """The folder must not stay on the path: a table there has the name of the package `bfn`."""
     sys.path.insert(0, str(MUTANTS))
     try:
-        spec = importlib.util.spec_from_file_location("workshop", MUTANTS / "workshop.py")
+        spec = importlib.util.spec_from_file_location("mutants_main", MUTANTS / "__main__.py")
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        module.faults()  # the tables import fault.py
-        yield module
+        spec.loader.exec_module(module)  # with fault.py, which the tables import
     finally:
         sys.path.remove(str(MUTANTS))
+    return module
+
+
+@pytest.fixture(scope="module")
+def workshop(tool):
+    return sys.modules["workshop"]
 
 
 def test_every_fault_can_be_put_in_and_names_its_tests(workshop):
@@ -34,8 +38,9 @@ def test_every_fault_can_be_put_in_and_names_its_tests(workshop):
 
 
 @pytest.fixture
-def toy(tmp_path):
+def toy(tmp_path, monkeypatch):
     """A tree of its own: a function, of whose two branches the tests look at one."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # it starts in half the time
     root = tmp_path / "root"
     (root / "tests").mkdir(parents=True)
     (root / "toy.py").write_text("def size(x):\n    return -x if x < 0 else x\n")
@@ -87,3 +92,23 @@ def test_what_the_tool_calls_a_fault(toy, tmp_path, workshop):
 def test_what_is_wrong_with_a_fault(toy, workshop, fault, message):
     found = workshop.wrong(workshop.Fault(*fault), toy)
     assert found is None if message is None else message in found
+
+
+KILLED = ("toy.py", "-x if", "x if", SEEN)
+
+
+@pytest.mark.parametrize(
+    ("fault", "only", "status", "message"),
+    [
+        (KILLED, "toy", 0, "1 killed, 0 SURVIVED, 0 ERROR"),
+        (("toy.py", "else x", "else 0", SEEN), "toy", 1, "0 killed, 1 SURVIVED, 0 ERROR"),
+        (("toy.py", "-x if", "x if", "tests/test_toy.py"), "toy", 2, "without a fault, pytest tests/test_toy.py"),
+        (("toy.py", "x", "y", SEEN), "toy", 2, "must stand there once"),
+        (KILLED, "nothing", 2, "no fault has 'nothing' in it"),
+    ],
+)
+def test_exit_status(toy, tool, workshop, monkeypatch, capsys, fault, only, status, message):
+    monkeypatch.setattr(tool, "ROOT", toy)
+    monkeypatch.setattr(tool, "faults", lambda: [workshop.Fault(*fault)])
+    assert tool.main(["--only", only]) == status
+    assert message in capsys.readouterr().out
