@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import ON_CPU
+from support import FIRST, INTERPRETED, ON_CPU, error, pairs, scale, ulp, widened
 
 from bfn_kernels import continuous, discrete, discretised, noise
 
@@ -147,3 +147,39 @@ def test_types_where_nothing_is_said(monkeypatch):
             torch.set_default_dtype(torch.float32)
         asked = discrete.sender_sample(CLASSES, 0.5, num_classes=3, seed=1, dtype=default)
         assert flow.dtype == message.dtype == default and torch.equal(message, asked)
+
+
+OF_ROWS = ("t", "alpha", "precision", "noise", "draw_noise", "component_noise", "known", "known_mask", "mask")
+
+
+@pairs(ON_CPU, lambda case: case in FIRST and not (INTERPRETED and "mixture" in case.name))  # which take seconds there
+def test_one_argument_of_float64_is_enough(case, backend):
+    """The arithmetic is float64 then, and only the result is rounded, to the type that it has."""
+    inputs = case.inputs((2, 3), torch.float32)
+    data = [k for k, v in inputs.items() if torch.is_tensor(v) and v.is_floating_point() and k not in OF_ROWS]
+    want = case(widened(inputs), "reference")
+    for name in data if len(data) > 1 else []:
+        got = case(inputs | {name: inputs[name].double()}, backend)
+        assert error(got, want) <= 4 * ulp(got.dtype, scale(want)) + 1e-10 * scale(want), name
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_before_anything_was_received_nothing_is_looked_at(backend):
+    """t < 1e-6: the data prediction is 0, the output distribution N(0, 1), whatever mean and network say."""
+    nan = torch.full((2, 3), torch.nan)
+    x, t, of = random(0, 2, 3).tanh(), torch.tensor([0.0, 9e-7]), {"backend": backend, **S}
+    zero = torch.zeros_like(x)
+    prediction, mean = nan.clone().requires_grad_(), nan.clone().requires_grad_()
+    x_hat = continuous.predict_data(prediction, mean, t, **of)
+    assert torch.equal(x_hat.detach(), zero)
+    assert all(torch.equal(g, zero) for g in torch.autograd.grad(x_hat.sum(), (prediction, mean)))
+    loss = continuous.continuous_time_loss(x, prediction, mean, t, reduction="none", **of)
+    want = continuous.continuous_time_loss(x, zero, None, t, parametrisation="data", reduction="none", **of)
+    torch.testing.assert_close(loss, want, rtol=1e-6, atol=0)
+    assert all(torch.equal(g, zero) for g in torch.autograd.grad(loss.sum(), (prediction, mean)))
+    log_std = nan.clone().requires_grad_()
+    of |= {"num_bins": 6, "reduction": "none"}
+    loss = discretised.continuous_time_loss(x, prediction, log_std, nan, t, **of)
+    want = discretised.continuous_time_loss(x, zero, zero, None, t, parametrisation="data", **of)
+    torch.testing.assert_close(loss, want, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(g, zero) for g in torch.autograd.grad(loss.sum(), (prediction, log_std)))

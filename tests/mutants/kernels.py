@@ -52,7 +52,17 @@ FAULTS = [
         "bfn_kernels/backends.py", 'order.insert(0, BACKENDS["cuda"])', 'order.append(BACKENDS["cuda"])',
         "tests/kernels/test_cuda.py -k which_comes_first",
     ),
+    Fault(
+        FAMILY("continuous"), "checks.compute_dtype(noise_pred, mean)", "checks.compute_dtype(noise_pred)",
+        f"{PUBLIC} -k one_argument",
+    ),
     # the reference and what it shares
+    Fault(
+        "bfn_kernels/discretised/reference.py",
+        "output_distribution(compute_dtype(x, *output, mean), *output, mean, numbers.flow)\n    return bin_loss",
+        "output_distribution(compute_dtype(*output, mean), *output, mean, numbers.flow)\n    return bin_loss",
+        f"{PUBLIC} -k 'one_argument and reference'",
+    ),
     Fault(
         "bfn_kernels/discrete/reference.py", "p.cumsum(-1) > uniform", "p.cumsum(-1) >= uniform",
         f"{TIES} -k 'u_at and reference'",
@@ -111,6 +121,15 @@ FAULTS = [
     Fault(
         "bfn_kernels/discretised/triton_mixtures.py", "(cumulative <= uniform) & (share > 0.0)",
         "(cumulative <= uniform)", f"{TRITON}{TIES} -k no_share",
+    ),
+    Fault(
+        "bfn_kernels/continuous/triton.py",
+        "x_hat = tl.where(a_row == 0.0, x_hat, a_row * load(mean, block, T) + x_hat)",
+        "x_hat += a_row * load(mean, block, T)", f"{TRITON}{PUBLIC} -k before_anything",
+    ),
+    Fault(
+        "bfn_kernels/continuous/triton.py", "tl.where((a_row == 0.0) & (b_row == 0.0), 0.0, x_hat), a_row",
+        "x_hat, a_row", f"{TRITON}{PUBLIC} -k before_anything",
     ),
     # C++
     Fault(
