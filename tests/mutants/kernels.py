@@ -74,7 +74,9 @@ FAULTS = [
     Fault(
         "bfn_kernels/reduction.py", ".clamp(min=1)", "", f"{PROPERTIES} -k 'masks and reference'",
     ),
-    Fault("bfn_kernels/rows.py", "T_MIN = 1e-6", "T_MIN = 1.1e-6", f"{ROWS} -k by_formula"),
+    Fault("bfn_kernels/rows.py", "T_MIN = 1e-6", "T_MIN = 1.1e-6", f"{ROWS} -k ends_of_time"),
+    Fault("bfn_kernels/rows.py", "T_MAX = 1 - 1e-6", "T_MAX = 1 - 1.1e-6", f"{ROWS} -k ends_of_time"),
+    Fault("bfn_kernels/rows.py", "ROOT_BETA_MIN = 1e-10", "ROOT_BETA_MIN = 0.0", f"{ROWS} -k ends_of_time"),
     Fault(
         "bfn_kernels/rows.py", "of.n_steps * of.value + 1", "of.n_steps * of.value",
         f"{ROWS} -k by_formula",
@@ -151,8 +153,8 @@ FAULTS = [
         f"{TIES} -k 'clip and (cpu or cuda_on_host)'",
     ),
     Fault(
-        "csrc/math/schedules.h", "t < kTMin ? 0 : 1 / schedule", "t < 2 * kTMin ? 0 : 1 / schedule",
-        f"{ROWS} -k by_formula",
+        "csrc/math/schedules.h", "t < kTMin ? 0 : 1 / schedule", "t < 1.1 * kTMin ? 0 : 1 / schedule",
+        f"{ROWS} -k ends_of_time",
     ),
     # CUDA
     Fault(
