@@ -183,3 +183,61 @@ def test_before_anything_was_received_nothing_is_looked_at(backend):
     want = discretised.continuous_time_loss(x, zero, zero, None, t, parametrisation="data", **of)
     torch.testing.assert_close(loss, want, rtol=1e-5, atol=1e-6)
     assert all(torch.equal(g, zero) for g in torch.autograd.grad(loss.sum(), (prediction, log_std)))
+
+
+@pytest.mark.parametrize("parametrisation", continuous.PARAMETRISATIONS)
+@pytest.mark.parametrize("mixed", [False, True], ids=["one normal", "mixture"])
+def test_reconstruction_of_discretised_data_is_at_the_end_of_time(parametrisation, mixed):
+    """−log_prob under the network's normal at t = 1 (105, 106), by the formulas themselves."""
+    each = (2, 3, 4) if mixed else (2, 3)
+    x, mean, pred_mean, pred_log_std = (
+        random(0, 2, 3).tanh(),
+        random(1, 2, 3).tanh(),
+        random(2, *each),
+        random(3, *each),
+    )
+    logits = random(4, *each) if mixed else None
+    mu, std = pred_mean, pred_log_std.exp()
+    if parametrisation == "noise":
+        gamma = 1 - 0.1**2
+        b = ((1 - gamma) / gamma) ** 0.5
+        mu, std = (mean.unsqueeze(-1) if mixed else mean) / gamma - b * pred_mean, b * std
+    got = discretised.reconstruction_loss(
+        x, pred_mean, pred_log_std, mean, num_bins=6, mixture_logits=logits, parametrisation=parametrisation,
+        reduction="none", **S,
+    )  # fmt: skip
+    want = -discretised.log_prob(x, mu, std, num_bins=6, mixture_logits=logits)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_explicit_noise_stands_for_that_of_the_seed():
+    """One of several given, the seed makes the others, as it would have made them all."""
+    x, z, seed, shape = random(0, 2, 3), random(1, 2, 3, 4), 11, (2, 3)
+    of = {"num_bins": 9, "parametrisation": "data", "backend": "reference", **S}
+    steps = [
+        lambda **k: discrete.update_sample(z, z, 1.0, backend="reference", **k),
+        lambda **k: discretised.update_sample(x, x, x, 1.0, 0.5, 1.0, **of, **k)[0],
+        lambda **k: discretised.update_sample(z, z, x, 1.0, 0.5, 1.0, mixture_logits=3 * z, **of, **k)[0],
+        lambda **k: discretised.sample(z, z.exp(), num_bins=9, mixture_logits=3 * z, backend="reference", **k),
+    ]
+    key = torch.tensor(seed)
+    normals = {"sender": noise.normal(shape, key, noise.SENDER), "value": noise.normal(shape, key, noise.OUTPUT)}
+    component = {"component_noise": noise.class_uniform(shape, key, noise.COMPONENT)}
+    sender, value = {"noise": normals["sender"]}, {"draw_noise": normals["value"]}
+    given = [
+        [{"noise": noise.class_normal(z.shape, key)}, {"draw_noise": noise.class_uniform(shape, key)}],
+        [sender, value],
+        [sender, value, component],
+        [{"noise": normals["value"]}, component],
+    ]
+    for step, noises in zip(steps, given, strict=True):
+        want = step(seed=seed)
+        assert not torch.equal(step(seed=seed + 1), want)
+        for one in noises:
+            assert torch.equal(step(seed=seed, **one), want)
+            others = {k: v for more in noises if more is not one for k, v in more.items()}
+            assert torch.equal(step(seed=seed, **others), want)
+        every = {k: v for more in noises for k, v in more.items()}
+        assert torch.equal(step(**every), want)
+        with pytest.raises(ValueError, match="seed must be None where"):
+            step(seed=seed, **every)

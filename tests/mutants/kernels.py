@@ -56,7 +56,18 @@ FAULTS = [
         FAMILY("continuous"), "checks.compute_dtype(noise_pred, mean)", "checks.compute_dtype(noise_pred)",
         f"{PUBLIC} -k one_argument",
     ),
+    Fault(
+        FAMILY("discretised"), "parametrisation, 0, 1.0, x", "parametrisation, 0, 0.9, x", f"{PUBLIC} -k end_of_time",
+    ),
+    Fault(
+        FAMILY("discretised"), "draws = _component(mixture_logits, component_noise, mean.shape)", "draws = []",
+        f"{PUBLIC} -k stands_for",
+    ),
     # the reference and what it shares
+    Fault(
+        "bfn_kernels/noise.py", "COMPONENT = 5", "COMPONENT = 1",
+        "tests/kernels/test_noise.py -k 'same_noise and mixture and cpu and float32'",
+    ),
     Fault(
         "bfn_kernels/discretised/reference.py",
         "output_distribution(compute_dtype(x, *output, mean), *output, mean, numbers.flow)\n    return bin_loss",
