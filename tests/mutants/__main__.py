@@ -58,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             outcomes.append(outcome)
             change = f"{fault.path}: {fault.old.strip()} → {fault.new.strip()}"
             console.print(f"{number} of {len(chosen)} {outcome.verdict} {change}", markup=False)
-            if outcome.verdict == ERROR:
-                console.print(outcome.said, markup=False)
+            if why := outcome.said if outcome.verdict == ERROR else outcome.reason[:150]:
+                console.print(f"    {why}", markup=False)
     console.print(table(outcomes))
     verdicts = [outcome.verdict for outcome in outcomes]
     console.print(", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in STYLES), markup=False)

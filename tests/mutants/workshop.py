@@ -26,6 +26,11 @@ class Outcome(NamedTuple):
     seconds: float
     said: str = ""  # by the build or by pytest
 
+    @property
+    def reason(self) -> str:
+        """The line of pytest's that says best why a test failed."""
+        return next((line[1:].strip() for line in self.said.splitlines() if line.startswith("E  ")), "")
+
 
 def _table(path: Path) -> ModuleType:
     """By its path, since a table may have the name of a package that it is about."""

@@ -101,6 +101,7 @@ KILLED = ("toy.py", "-x if", "x if", SEEN)
     ("fault", "only", "status", "message"),
     [
         (KILLED, "toy", 0, "1 killed, 0 SURVIVED, 0 ERROR"),
+        (KILLED, "toy", 0, "assert -2 == 2"),
         (("toy.py", "else x", "else 0", SEEN), "toy", 1, "0 killed, 1 SURVIVED, 0 ERROR"),
         (("toy.py", "-x if", "x if", "tests/test_toy.py"), "toy", 2, "without a fault, pytest tests/test_toy.py"),
         (("toy.py", "x", "y", SEEN), "toy", 2, "must stand there once"),
