@@ -126,3 +126,16 @@ def test_a_sum_of_more_rows_of_classes_than_a_block_has_threads(backend):
     for reduction, want in [("sum", 10_000), ("mean", 10_000 / mask.sum().item())]:
         loss = discrete.reconstruction_loss(x, z, mask=mask, reduction=reduction, backend=backend)
         torch.testing.assert_close(loss.item(), float(want), rtol=1e-6, atol=0)
+
+
+@on_each
+@pytest.mark.parametrize("count", [1, 12, 1500])
+def test_what_lies_beyond_the_last_variable_costs_nothing(count, backend):
+    """Every variable costs ½ ln(2πσ₁²), which does not become 0 where there is none."""
+    x = torch.zeros(1, count)
+    each = math.log(2 * math.pi * 0.01) / 2
+    for reduction, want in [("sum", [count * each]), ("mean", [each]), ("batch", [count * each])]:
+        loss = continuous.reconstruction_loss(
+            x, x, None, sigma_1=0.1, parametrisation="data", reduction=reduction, backend=backend
+        )
+        torch.testing.assert_close(loss.double().flatten(), torch.tensor(want).double(), rtol=1e-6, atol=0)

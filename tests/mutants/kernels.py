@@ -118,7 +118,7 @@ FAULTS = [
         OPS("reduction"), "range(0, length, BLOCK)", "range(0, BLOCK, BLOCK)", f"{TRITON}{TIES} -k more_parts",
     ),
     Fault(OPS("reduction"), "counts + done + place", "counts + place", f"{TRITON}{TIES} -k more_parts"),
-    Fault(OPS("reduction"), "keep = keep & there", "keep = keep", f"{TRITON}{PROPERTIES} -k masks"),
+    Fault(OPS("reduction"), "keep = keep & there", "keep = keep", f"{TRITON}{TIES} -k beyond_the_last"),
     Fault(
         OPS("noise"), "tl.where(row % 4 == 1, w1, w3)", "tl.where(row % 4 == 1, w3, w1)",
         f"{TRITON}tests/kernels/test_noise.py -k 'same_noise and update_sample and float32'",
