@@ -136,11 +136,6 @@ FAULTS = [
         "(cumulative <= uniform)", f"{TRITON}{TIES} -k no_share",
     ),
     Fault(
-        "bfn_kernels/continuous/triton.py",
-        "x_hat = tl.where(a_row == 0.0, x_hat, a_row * load(mean, block, T) + x_hat)",
-        "x_hat += a_row * load(mean, block, T)", f"{TRITON}{PUBLIC} -k before_anything",
-    ),
-    Fault(
         "bfn_kernels/continuous/triton.py", "tl.where((a_row == 0.0) & (b_row == 0.0), 0.0, x_hat), a_row",
         "x_hat, a_row", f"{TRITON}{PUBLIC} -k before_anything",
     ),
