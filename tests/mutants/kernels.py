@@ -98,7 +98,9 @@ FAULTS = [
         f"{TRITON}{TIES} -k u_at",
     ),
     Fault(OPS("classes"), "(top > best) | ", "(top >= best) | ", f"{TRITON}{TIES} -k equal_maxima"),
-    Fault(OPS("classes"), "tl.where(bad > 0, -1, mode)", "mode", f"{TRITON}{TIES} -k nan"),
+    Fault(
+        OPS("classes"), "bad = tl.maximum(bad, tl.max((z != z).to(tl.int32), 1))", "bad = bad", f"{TRITON}{TIES} -k nan",
+    ),
     Fault(
         OPS("classes"), "return new, total * kept + tl.sum(", "return new, total + tl.sum(",
         f"{TRITON}{INTERPRETED} -k several_tiles",
