@@ -99,7 +99,8 @@ FAULTS = [
     ),
     Fault(OPS("classes"), "(top > best) | ", "(top >= best) | ", f"{TRITON}{TIES} -k equal_maxima"),
     Fault(
-        OPS("classes"), "bad = tl.maximum(bad, tl.max((z != z).to(tl.int32), 1))", "bad = bad", f"{TRITON}{TIES} -k nan",
+        OPS("classes"), "bad = tl.maximum(bad, tl.max((z != z).to(tl.int32), 1))", "bad = bad",
+        f"{TRITON}{TIES} -k nan",
     ),
     Fault(
         OPS("classes"), "return new, total * kept + tl.sum(", "return new, total + tl.sum(",
