@@ -9,7 +9,7 @@ CPP := $(SOURCES) $(shell find tests -name '*.h' -o -name '*.cpp')
 NVCC := $(if $(shell command -v nvidia-smi),$(shell command -v nvcc))
 EXTRAS := train,dev$(if $(shell command -v nvcc),,$(comma)gpu-build)
 
-.PHONY: install run test bench gpu-build gpu-check lint format wheel clean
+.PHONY: install run test mutants bench gpu-build gpu-check lint format wheel clean
 
 install: $(VENV)/installed
 
@@ -28,6 +28,11 @@ run: install
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto tests/kernels
+
+# Before a release: puts small faults into a copy of the code, each of which its tests should see; ONLY=discrete chooses
+# those that have that in them.
+mutants: install
+	$(BIN)/python tests/mutants --only '$(ONLY)'
 
 # Under ten minutes; with QUICK=1 about one, at sizes that show only that everything runs.
 bench: install

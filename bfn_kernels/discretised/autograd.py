@@ -91,7 +91,7 @@ def update_sample(
     if choose == "mean" and any(needs(pred_mean, pred_log_std, mixture_logits, mean)):
         dtype = compute_dtype(pred_mean, pred_log_std, mixture_logits, mean)
         rows = flow.made(ops, mean.shape, dtype).flow
-        normal = output_distribution(pred_mean, pred_log_std, mixture_logits, mean, rows)
+        normal = output_distribution(dtype, pred_mean, pred_log_std, mixture_logits, mean, rows)
         value = expected_value(ops, *normal, num_bins, True)
         if known is not None:
             value = torch.where(known_mask, known.to(value.dtype), value)

@@ -74,11 +74,11 @@ def hide_output(
 
 
 def output_distribution(
-    pred_mean: Tensor, pred_log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor | None, flow: Flow | None
-) -> Normal:
+    dtype: torch.dtype, pred_mean: Tensor, pred_log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor | None,
+    flow: Flow | None,
+) -> Normal:  # fmt: skip
     """Mean and std of the network's normal (105, 106), std clamped to [1e-3, 10]; 0 and 1, with no gradient, where
-    t < t_min; without a flow the network puts out the mean itself. In the arithmetic's type."""
-    dtype = compute_dtype(pred_mean, pred_log_std, mixture_logits, mean)
+    t < t_min; without a flow the network puts out the mean itself. In `dtype`, that of the arithmetic."""
     output = Normal.of(dtype, pred_mean, pred_log_std.clamp(-LOG_STD_LIMIT, LOG_STD_LIMIT), mixture_logits)
     std = output.std.exp()
     if flow is None:
@@ -256,7 +256,7 @@ def reconstruction_loss(
     """−ln p_O(x), the output distribution at t = 1."""
     (mean,) = hide(mask, mean)
     output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
-    normal = output_distribution(*output, mean, numbers.flow)
+    normal = output_distribution(compute_dtype(x, *output, mean), *output, mean, numbers.flow)
     return bin_loss(x, *normal, num_bins, True, mask, reduction)
 
 
@@ -276,7 +276,7 @@ def continuous_time_loss(
     x, mean = hide(mask, x, mean)
     values("x", x, -1, 1, mask)
     output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
-    normal = output_distribution(*output, mean, numbers.flow)
+    normal = output_distribution(compute_dtype(x, *output, mean), *output, mean, numbers.flow)
     (weight,) = numbers.others
     error = x.to(normal.mean.dtype) - _expected_value(normal, num_bins, clip)
     return reduce(weight * error * error, mask, reduction)
@@ -300,7 +300,7 @@ def discrete_time_loss(
     x, mean = hide(mask, x, mean)
     values("x", x, -1, 1, mask)
     output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
-    normal = output_distribution(*output, mean, numbers.flow)
+    normal = output_distribution(compute_dtype(x, *output, mean), *output, mean, numbers.flow)
     (alpha,) = numbers.others
     dtype = normal.mean.dtype
     x, tau = x.to(dtype), alpha.rsqrt()
@@ -331,7 +331,8 @@ def update_sample(
     out: Tensor | None,
 ) -> Tensor:
     """A value of the output distribution is chosen, sent with accuracy α, and the mean updated."""
-    normal = output_distribution(pred_mean, pred_log_std, mixture_logits, mean, flow.flow)
+    output = pred_mean, pred_log_std, mixture_logits
+    normal = output_distribution(compute_dtype(*output, mean), *output, mean, flow.flow)
     if choose == "mean":
         value = _expected_value(normal, num_bins, True)
     elif choose == "mode":

@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "cuda_on_host"
+BUILT = ROOT / "build" / "cuda_on_host"
 NAMESPACE = "bfn_kernels_cuda_on_host"
 FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", f"-I{HERE}", "-Wall", "-Wextra", "-Werror"]
 FLAGS += [f"-Wno-{warning}" for warning in ("unknown-pragmas", "unused-parameter", "maybe-uninitialized")]
@@ -31,18 +32,33 @@ def _sources() -> list[Path]:
     return sorted(p for f in folders for p in f.rglob("*") if p.suffix in (".cu", ".cpp", ".h", ".py"))
 
 
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
 @functools.cache
 def _folder(kind: str) -> Path:
     """A folder for what is built of the sources as they are; those of earlier sources are removed."""
-    digest = hashlib.sha256(b"".join(p.read_bytes() for p in _sources())).hexdigest()[:16]
-    parent = ROOT / "build" / "cuda_on_host"
-    parent.mkdir(parents=True, exist_ok=True)
-    for old in parent.glob("*-*"):
+    digest = _digest(*(p.read_bytes() for p in _sources()))
+    BUILT.mkdir(parents=True, exist_ok=True)
+    for old in BUILT.glob("*-*"):
         if not old.name.endswith(digest):
             shutil.rmtree(old, ignore_errors=True)
-    folder = parent / f"{kind}-{digest}"
+    folder = BUILT / f"{kind}-{digest}"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+def _object(kind: str, source: Path, flags: list[str]) -> Path:
+    """What the source is compiled to: kept until it changes, or a header does. Those of before are removed."""
+    digest = _digest(*(p.read_bytes() for p in _sources() if p.suffix in (".h", ".py")), source.read_bytes())
+    name = f"{kind}.{source.parent.name}_{source.stem}"
+    result = BUILT / "objects" / f"{name}.{_digest(digest.encode(), repr(flags).encode())}.o"
+    result.parent.mkdir(exist_ok=True)
+    for old in result.parent.glob(f"{name}.*"):
+        if old != result:
+            old.unlink()
+    return result
 
 
 def _run(command: list) -> None:
@@ -66,14 +82,16 @@ def build(kind: str, sources: dict[Path, list[str]], link: list[str]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if result.exists():
             return result
-        objects = [folder / f"{source.parent.name}_{source.stem}.o" for source in sources]
-        commands = [
-            ["g++", *FLAGS, *flags, "-x", "c++", "-c", source, "-o", to]
-            for (source, flags), to in zip(sources.items(), objects, strict=True)
-        ]
+        objects = {source: _object(kind, source, flags) for source, flags in sources.items()}
+
+        def compile(source: Path) -> None:
+            part = objects[source].with_suffix(".part")  # what is interrupted is not taken for the whole
+            _run(["g++", *FLAGS, *sources[source], "-x", "c++", "-c", source, "-o", part])
+            part.rename(objects[source])
+
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(_run, commands))
-        _run(["g++", *objects, *link, "-o", folder / "linked"])
+            list(pool.map(compile, (source for source, to in objects.items() if not to.exists())))
+        _run(["g++", *objects.values(), *link, "-o", folder / "linked"])
         (folder / "linked").rename(result)
     return result
 

@@ -169,3 +169,20 @@ def test_errors_are_the_same(bad, backend):
             numbers(b, rows.GAMMA, bad, schedule=ExponentialVariance(0.1))
         messages.append((error.type, str(error.value)))
     assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize("backend", ["reference", *NATIVE])
+def test_the_ends_of_time(backend):
+    """Nothing was received before t = 1e-6 exactly, and a discrete flow stands still from 1 − 1e-6 on."""
+    early = torch.tensor([0.999e-6, 1e-6, 1.001e-6, 0.5, 1.0], dtype=torch.float64)
+    schedule = ExponentialVariance(0.1)
+    for coefficient in numbers(backend, rows.FLOW, early, schedule=schedule):
+        assert (coefficient != 0).flatten().tolist() == [False, True, True, True, True]
+    late = 1 - torch.tensor([0.5, 1.001e-6, 1e-6, 0.999e-6, 0.0], dtype=torch.float64)
+    (beta,) = numbers(backend, rows.BETA, late, schedule=QuadraticAccuracy(3.0))
+    want = 3 * late.clamp(max=1 - 1e-6) ** 2
+    torch.testing.assert_close(beta.flatten(), want, rtol=1e-14, atol=0)
+    # below √β = 1e-10 the flow is the uniform prior
+    small = early[[0, 2, 3, 4, 4]]
+    (beta,) = numbers(backend, rows.BETA, small, schedule=QuadraticAccuracy(1e-8))  # √β = 1e-4·t
+    assert (beta != 0).flatten().tolist() == [False, True, True, True, True]

@@ -1,0 +1,246 @@
+"""What public functions do beside calling a backend: defaults, types and shapes of results, what they pass on."""
+
+import pytest
+import torch
+from support import FIRST, INTERPRETED, ON_CPU, error, pairs, scale, widened
+
+from bfn_kernels import continuous, discrete, discretised, noise
+
+CLASSES = torch.tensor([[0, 2, 1], [1, 1, 2]])
+S = {"sigma_1": 0.1}
+
+
+def random(seed, *shape, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def test_expectations_where_nothing_is_said():
+    """Ten draws of discrete data, eight nodes of discretised data."""
+    z, x = random(0, 2, 3, 3), random(1, 2, 3).tanh()
+    discrete_loss = lambda **k: discrete.discrete_time_loss(CLASSES, z, 0.5, n_steps=4, beta_1=3.0, **k)  # noqa: E731
+    assert torch.equal(discrete_loss(seed=4), discrete_loss(seed=4, n_samples=10))
+    discretised_loss = lambda **k: discretised.discrete_time_loss(  # noqa: E731
+        x, x, x, x, 0.5, n_steps=4, num_bins=7, **S, **k
+    )
+    assert torch.equal(discretised_loss(), discretised_loss(quadrature=8))
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_as_many_nodes_as_there_may_be(backend):
+    """128, whose sum is that of half as many to all digits where the integrand is smooth."""
+    x, z = torch.tensor([[0, 1]]), random(0, 1, 2, 2, dtype=torch.float64)
+    of = {"beta_1": 1.0, "n_steps": 8, "receiver": "factorised", "backend": backend}
+    most, half = (discrete.discrete_time_loss(x, z, 0.5, quadrature=n, **of) for n in (128, 64))
+    torch.testing.assert_close(most, half, rtol=1e-9, atol=0)
+    x, of = random(1, 1, 2, dtype=torch.float64).tanh(), {"n_steps": 8, "num_bins": 4, "backend": backend, **S}
+    most, half = (discretised.discrete_time_loss(x, x, x, x, 0.5, quadrature=n, **of) for n in (128, 64))
+    torch.testing.assert_close(most, half, rtol=1e-6, atol=0)
+    with pytest.raises(ValueError, match="quadrature must be at most 128, got 129"):
+        discretised.discrete_time_loss(x, x, x, x, 0.5, quadrature=129, **of)
+
+
+ROW, TABLE = torch.tensor([1.0, 3.0]), torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+PRECISIONS = [  # precision, α, and ρ + α: as finely as either has it, in ρ's type, and float32 where ρ is a number
+    (1.0, 2, 3.0),
+    (2, ROW, ROW + 2),
+    (2.0, ROW.double(), ROW + 2),
+    (ROW, 2.0, ROW + 2),
+    (ROW.double(), 2.0, ROW.double() + 2),
+    (ROW, ROW, 2 * ROW),
+    (ROW.double(), ROW, 2 * ROW.double()),
+    (ROW, ROW.double(), 2 * ROW),
+    (ROW, TABLE, ROW[:, None] + TABLE),
+    (TABLE.double(), ROW, (ROW[:, None] + TABLE).double()),
+    (torch.tensor(2.0), ROW, ROW + 2),
+    (ROW[:, None], 2.0, ROW[:, None] + 2),
+]
+
+
+@pytest.mark.parametrize(("precision", "alpha", "want"), PRECISIONS)
+def test_shape_and_type_of_the_precision(precision, alpha, want):
+    x = random(0, 2, 3)
+    found = [
+        continuous.bayesian_update(x, precision, x, alpha)[1],
+        continuous.update_sample(x, x, precision, alpha, seed=1)[1],
+        discretised.update_sample(x, x, x, precision, 0.5, alpha, num_bins=4, seed=1, **S)[1],
+    ]
+    for got in found:
+        assert type(got) is type(want)
+        if isinstance(want, float):
+            assert got == want
+        else:
+            assert got.dtype == want.dtype and torch.equal(got, want)
+
+
+@pytest.mark.parametrize("parametrisation", continuous.PARAMETRISATIONS)
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_reconstruction_by_bins_has_the_clip_and_the_mask(parametrisation, backend):
+    x, mean = random(0, 4, 3).tanh() / 4, random(1, 4, 3).tanh()
+    prediction = random(2, 4, 3) * (0.5 if parametrisation == "data" else 5)
+    mask = torch.arange(12).reshape(4, 3) % 3 != 1
+    of = {"num_bins": 16, "parametrisation": parametrisation, "backend": backend, **S}
+    for clip in ((-0.25, 0.5), None):
+        each = continuous.reconstruction_loss(x, prediction, mean, clip=clip, reduction="none", **of)
+        if parametrisation == "data":
+            x_hat = prediction
+        else:
+            x_hat = continuous.predict_data(prediction, mean, 1.0, clip=None, backend=backend, **S)
+        beyond = (x_hat < -0.25) | (x_hat > 0.5)
+        assert 2 < beyond.sum() < 10
+        clipped = x_hat if clip is None else x_hat.clamp(*clip)
+        std = torch.full_like(x, 0.1)
+        want = -discretised.log_prob(x, clipped, std, num_bins=16, backend=backend)
+        torch.testing.assert_close(each, want, rtol=1e-5, atol=1e-5)
+        for reduction, value in [("none", want * mask), ("mean", want[mask].mean()), ("batch", (want * mask).sum(1))]:
+            hidden = torch.where(mask, x, torch.nan)
+            masked = continuous.reconstruction_loss(
+                hidden, prediction, mean, clip=clip, mask=mask, reduction=reduction, **of
+            )
+            torch.testing.assert_close(masked, value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("choose", ["mode", "mean"])
+def test_what_is_not_drawn_needs_no_seed(choose):
+    """With the sender's noise given, a mode or a mean takes nothing from torch's generator, and no seed."""
+    x, z = random(0, 2, 3), random(1, 2, 3, 3)
+    steps = [
+        lambda **k: discrete.update_sample(z, z, 1.0, choose=choose, noise=z, **k),
+        lambda **k: discretised.update_sample(
+            x, x, x, 1.0, 0.5, 1.0, num_bins=4, choose=choose, noise=x, parametrisation="data", **k
+        )[0],
+        lambda **k: discretised.update_sample(
+            z, z, x, 1.0, 0.5, 1.0, num_bins=4, choose=choose, noise=x, mixture_logits=z, parametrisation="data", **k
+        )[0],
+    ]
+    for step, more in zip(steps, ({}, S, S), strict=True):
+        before = torch.get_rng_state()
+        step(**more)
+        assert torch.equal(torch.get_rng_state(), before)
+        with pytest.raises(ValueError, match="seed must be None where noise is given, got 1"):
+            step(seed=1, **more)
+
+
+@pytest.mark.parametrize("seed", [7, -1, 2**40 + 3])
+def test_a_folded_seed_has_64_bits(seed):
+    """The first two words of a group: the low half and the high one."""
+    for step in (0, 1, 2**33 + 1):
+        w0, w1, *_ = noise.philox(torch.tensor(seed), torch.tensor(step), noise.FOLD_IN).tolist()
+        assert noise.fold_in(seed, step) % 2**64 == w0 + (w1 << 32)
+        assert int(noise.fold_in(torch.tensor(seed), step)) == noise.fold_in(seed, step)
+    assert noise.fold_in(7, 3) == 2891134794951100292  # which must not change: seeds of saved runs come of it
+
+
+def test_types_where_nothing_is_said(monkeypatch):
+    """A state keeps its type though the message has a wider one; messages have torch's default type."""
+    z = random(0, 2, 3, 3, dtype=torch.bfloat16)
+    updated = discrete.bayesian_update(z, random(1, 2, 3, 3))
+    assert updated.dtype == torch.bfloat16
+    assert torch.equal(updated, (z.float() + random(1, 2, 3, 3)).bfloat16())
+    assert discrete.bayesian_update(z.double(), z).dtype == torch.float64
+    assert discrete.theta(z).dtype == discrete.theta_logits(z.float().softmax(-1).bfloat16()).dtype == torch.bfloat16
+    for default in (torch.float64, torch.float32, torch.bfloat16):
+        torch.set_default_dtype(default)
+        try:
+            flow = discrete.flow_sample(CLASSES, 0.5, num_classes=3, beta_1=1.0, seed=1)
+            message = discrete.sender_sample(CLASSES, 0.5, num_classes=3, seed=1)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        asked = discrete.sender_sample(CLASSES, 0.5, num_classes=3, seed=1, dtype=default)
+        assert flow.dtype == message.dtype == default and torch.equal(message, asked)
+
+
+OF_ROWS = ("t", "alpha", "precision", "noise", "draw_noise", "component_noise", "known", "known_mask", "mask")
+
+
+@pairs(ON_CPU, lambda case: case in FIRST and not (INTERPRETED and "mixture" in case.name))  # which take seconds there
+def test_one_argument_of_float64_is_enough(case, backend):
+    """The arithmetic is float64 then, and only the result is rounded, to the type that it has."""
+    inputs = case.inputs((2, 3), torch.float32)
+    data = [k for k, v in inputs.items() if torch.is_tensor(v) and v.is_floating_point() and k not in OF_ROWS]
+    want = case(widened(inputs), "reference")
+    for name in data if len(data) > 1 else []:
+        got = case(inputs | {name: inputs[name].double()}, backend)
+        if got.dtype == torch.float64:
+            assert error(got, want) <= 1e-10 * scale(want), name
+        else:
+            assert torch.equal(got, want.to(got.dtype)), name
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_before_anything_was_received_nothing_is_looked_at(backend):
+    """t < 1e-6: the data prediction is 0, the output distribution N(0, 1), whatever mean and network say."""
+    nan = torch.full((2, 3), torch.nan)
+    x, t, of = random(0, 2, 3).tanh(), torch.tensor([0.0, 9e-7]), {"backend": backend, **S}
+    zero = torch.zeros_like(x)
+    prediction, mean = nan.clone().requires_grad_(), nan.clone().requires_grad_()
+    x_hat = continuous.predict_data(prediction, mean, t, **of)
+    assert torch.equal(x_hat.detach(), zero)
+    assert all(torch.equal(g, zero) for g in torch.autograd.grad(x_hat.sum(), (prediction, mean)))
+    loss = continuous.continuous_time_loss(x, prediction, mean, t, reduction="none", **of)
+    want = continuous.continuous_time_loss(x, zero, None, t, parametrisation="data", reduction="none", **of)
+    torch.testing.assert_close(loss, want, rtol=1e-6, atol=0)
+    assert all(torch.equal(g, zero) for g in torch.autograd.grad(loss.sum(), (prediction, mean)))
+    log_std = nan.clone().requires_grad_()
+    of |= {"num_bins": 6, "reduction": "none"}
+    loss = discretised.continuous_time_loss(x, prediction, log_std, nan, t, **of)
+    want = discretised.continuous_time_loss(x, zero, zero, None, t, parametrisation="data", **of)
+    torch.testing.assert_close(loss, want, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(g, zero) for g in torch.autograd.grad(loss.sum(), (prediction, log_std)))
+
+
+@pytest.mark.parametrize("parametrisation", continuous.PARAMETRISATIONS)
+@pytest.mark.parametrize("mixed", [False, True], ids=["one normal", "mixture"])
+def test_reconstruction_of_discretised_data_is_at_the_end_of_time(parametrisation, mixed):
+    """−log_prob under the network's normal at t = 1 (105, 106), by the formulas themselves."""
+    each = (2, 3, 4) if mixed else (2, 3)
+    x, mean, pred_mean, pred_log_std = (
+        random(0, 2, 3).tanh(),
+        random(1, 2, 3).tanh(),
+        random(2, *each),
+        random(3, *each),
+    )
+    logits = random(4, *each) if mixed else None
+    mu, std = pred_mean, pred_log_std.exp()
+    if parametrisation == "noise":
+        gamma = 1 - 0.1**2
+        b = ((1 - gamma) / gamma) ** 0.5
+        mu, std = (mean.unsqueeze(-1) if mixed else mean) / gamma - b * pred_mean, b * std
+    got = discretised.reconstruction_loss(
+        x, pred_mean, pred_log_std, mean, num_bins=6, mixture_logits=logits, parametrisation=parametrisation,
+        reduction="none", **S,
+    )  # fmt: skip
+    want = -discretised.log_prob(x, mu, std, num_bins=6, mixture_logits=logits)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_explicit_noise_stands_for_that_of_the_seed():
+    """One of several given, the seed makes the others, as it would have made them all."""
+    x, z, seed, shape = random(0, 2, 3), random(1, 2, 3, 4), 11, (2, 3)
+    of = {"num_bins": 9, "parametrisation": "data", "backend": "reference", **S}
+    steps = [
+        lambda **k: discrete.update_sample(z, z, 1.0, backend="reference", **k),
+        lambda **k: discretised.update_sample(x, x, x, 1.0, 0.5, 1.0, **of, **k)[0],
+        lambda **k: discretised.update_sample(z, z, x, 1.0, 0.5, 1.0, mixture_logits=3 * z, **of, **k)[0],
+        lambda **k: discretised.sample(z, z.exp(), num_bins=9, mixture_logits=3 * z, backend="reference", **k),
+    ]
+    key = torch.tensor(seed)
+    normals = {"sender": noise.normal(shape, key, noise.SENDER), "value": noise.normal(shape, key, noise.OUTPUT)}
+    component = {"component_noise": noise.class_uniform(shape, key, noise.COMPONENT)}
+    sender, value = {"noise": normals["sender"]}, {"draw_noise": normals["value"]}
+    given = [
+        [{"noise": noise.class_normal(z.shape, key)}, {"draw_noise": noise.class_uniform(shape, key)}],
+        [sender, value],
+        [sender, value, component],
+        [{"noise": normals["value"]}, component],
+    ]
+    for step, noises in zip(steps, given, strict=True):
+        want = step(seed=seed)
+        assert not torch.equal(step(seed=seed + 1), want)
+        for one in noises:
+            assert torch.equal(step(seed=seed, **one), want)
+            others = {k: v for more in noises if more is not one for k, v in more.items()}
+            assert torch.equal(step(seed=seed, **others), want)
+        every = {k: v for more in noises for k, v in more.items()}
+        assert torch.equal(step(**every), want)
+        with pytest.raises(ValueError, match="seed must be None where"):
+            step(seed=seed, **every)

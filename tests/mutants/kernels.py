@@ -1,0 +1,206 @@
+"""Faults of the public functions, of what they share, of the Triton, C++ and CUDA kernels, and of the gates."""
+
+from fault import Fault
+
+PUBLIC, TIES, ROWS = (f"tests/kernels/test_{name}.py" for name in ("public", "ties", "rows"))
+PROPERTIES, GATE = "tests/kernels/test_properties.py", "tests/benchmarks/test_benchmarks.py"
+TRITON, INTERPRETED = "TRITON_INTERPRET=1 ", "tests/kernels/test_triton_interpreted.py"
+FAMILY = "bfn_kernels/{}/__init__.py".format
+OPS = "bfn_kernels/triton_ops/{}.py".format
+
+FAULTS = [
+    # public functions
+    Fault(FAMILY("discrete"), "n_samples = 10", "n_samples = 5", f"{PUBLIC} -k expectations"),
+    Fault(FAMILY("discretised"), "quadrature = 8", "quadrature = 4", f"{PUBLIC} -k expectations"),
+    Fault(
+        "bfn_kernels/arguments.py", "kept = max(v.dim()", "kept = min(v.dim()", f"{PUBLIC} -k shape_and_type",
+    ),
+    Fault(
+        "bfn_kernels/arguments.py", "precision.dtype if isinstance(precision, Tensor) else torch.float32",
+        "torch.float32", f"{PUBLIC} -k shape_and_type",
+    ),
+    Fault("bfn_kernels/arguments.py", "quadrature > MAX_NODES", "quadrature >= MAX_NODES", f"{PUBLIC} -k nodes"),
+    Fault(
+        FAMILY("continuous"), "numbers.only(rows.FLOW), clip)",
+        'numbers.only(rows.FLOW), checks.interval("clip", None))', f"{PUBLIC} -k by_bins",
+    ),
+    Fault(
+        FAMILY("continuous"), "None, num_bins, True, mask, reduction", "None, num_bins, True, None, reduction",
+        f"{PUBLIC} -k by_bins",
+    ),
+    Fault(
+        FAMILY("discretised"), '*draws] if choose == "sample"', '*draws] if choose != "mean"', f"{PUBLIC} -k seed",
+    ),
+    Fault(
+        FAMILY("discrete"), 'draw_noise, lead)] if choose == "sample"', 'draw_noise, lead)] if choose != "mean"',
+        f"{PUBLIC} -k seed",
+    ),
+    Fault(
+        "bfn_kernels/noise.py", "words[..., 0] | (words[..., 1] << 32)", "words[..., 0]", f"{PUBLIC} -k folded",
+    ),
+    Fault(FAMILY("discrete"), "(logits + y).to(logits.dtype)", "logits + y", f"{PUBLIC} -k types"),
+    Fault(
+        FAMILY("discrete"), "torch.get_default_dtype() if dtype is None", "torch.float32 if dtype is None",
+        f"{PUBLIC} -k types",
+    ),
+    Fault(
+        FAMILY("discrete"), "checks.compute_dtype(logits), logits.shape[-1] / 2",
+        "checks.compute_dtype(logits), logits.shape[-1]", "tests/kernels/test_docs.py",
+    ),
+    Fault(FAMILY("continuous"), "schedule, scale=0.5)", "schedule, scale=1.0)", "tests/kernels/test_docs.py"),
+    Fault(
+        "bfn_kernels/backends.py", 'order.insert(0, BACKENDS["cuda"])', 'order.append(BACKENDS["cuda"])',
+        "tests/kernels/test_cuda.py -k which_comes_first",
+    ),
+    Fault(
+        FAMILY("continuous"), "checks.compute_dtype(noise_pred, mean)", "checks.compute_dtype(noise_pred)",
+        f"{PUBLIC} -k one_argument",
+    ),
+    Fault(
+        FAMILY("discretised"), "parametrisation, 0, 1.0, x", "parametrisation, 0, 0.9, x", f"{PUBLIC} -k end_of_time",
+    ),
+    Fault(
+        FAMILY("discretised"), "draws = _component(mixture_logits, component_noise, mean.shape)", "draws = []",
+        f"{PUBLIC} -k stands_for",
+    ),
+    # the reference and what it shares
+    Fault(
+        "bfn_kernels/noise.py", "COMPONENT = 5", "COMPONENT = 1",
+        "tests/kernels/test_noise.py -k 'same_noise and mixture and cpu and float32'",
+    ),
+    Fault(
+        "bfn_kernels/discretised/reference.py",
+        "output_distribution(compute_dtype(x, *output, mean), *output, mean, numbers.flow)\n    return bin_loss",
+        "output_distribution(compute_dtype(*output, mean), *output, mean, numbers.flow)\n    return bin_loss",
+        f"{PUBLIC} -k 'one_argument and reference'",
+    ),
+    Fault(
+        "bfn_kernels/discrete/reference.py", "p.cumsum(-1) > uniform", "p.cumsum(-1) >= uniform",
+        f"{TIES} -k 'u_at and reference'",
+    ),
+    Fault(
+        "bfn_kernels/noise.py", "per_row, rows = (num_classes + 3) // 4", "per_row, rows = num_classes // 4 + 1",
+        "tests/kernels/test_tiles.py -k 16-cpu",
+    ),
+    Fault(
+        "bfn_kernels/reduction.py", ".clamp(min=1)", "", f"{PROPERTIES} -k 'masks and reference'",
+    ),
+    Fault("bfn_kernels/rows.py", "T_MIN = 1e-6", "T_MIN = 1.1e-6", f"{ROWS} -k ends_of_time"),
+    Fault("bfn_kernels/rows.py", "T_MAX = 1 - 1e-6", "T_MAX = 1 - 1.1e-6", f"{ROWS} -k ends_of_time"),
+    Fault("bfn_kernels/rows.py", "ROOT_BETA_MIN = 1e-10", "ROOT_BETA_MIN = 0.0", f"{ROWS} -k ends_of_time"),
+    Fault(
+        "bfn_kernels/rows.py", "of.n_steps * of.value + 1", "of.n_steps * of.value",
+        f"{ROWS} -k by_formula",
+    ),
+    # Triton
+    Fault(
+        "bfn_kernels/discrete/triton.py", "(cumulative > threshold", "(cumulative >= threshold",
+        f"{TRITON}{TIES} -k u_at",
+    ),
+    Fault(OPS("classes"), "(top > best) | ", "(top >= best) | ", f"{TRITON}{TIES} -k equal_maxima"),
+    Fault(
+        OPS("classes"), "bad = tl.maximum(bad, tl.max((z != z).to(tl.int32), 1))", "bad = bad",
+        f"{TRITON}{TIES} -k nan",
+    ),
+    Fault(
+        OPS("classes"), "return new, total * kept + tl.sum(", "return new, total + tl.sum(",
+        f"{TRITON}{INTERPRETED} -k several_tiles",
+    ),
+    Fault(
+        "bfn_kernels/continuous/triton.py", "(x_hat < LOW) | (x_hat > HIGH), 0.0, -slope",
+        "(x_hat <= LOW) | (x_hat >= HIGH), 0.0, -slope", f"{TRITON}{TIES} -k clip",
+    ),
+    Fault(
+        "bfn_kernels/continuous/triton.py", "(x_hat < LOW) | (x_hat > HIGH), 0.0, load(",
+        "(x_hat <= LOW) | (x_hat >= HIGH), 0.0, load(", f"{TRITON}{TIES} -k clip",
+    ),
+    Fault(
+        OPS("reduction"), "there = place < length - done", "there = place < length", f"{TRITON}{TIES} -k more_parts",
+    ),
+    Fault(
+        OPS("reduction"), "range(0, length, BLOCK)", "range(0, BLOCK, BLOCK)", f"{TRITON}{TIES} -k more_parts",
+    ),
+    Fault(OPS("reduction"), "counts + done + place", "counts + place", f"{TRITON}{TIES} -k more_parts"),
+    Fault(OPS("reduction"), "keep = keep & there", "keep = keep", f"{TRITON}{TIES} -k beyond_the_last"),
+    Fault(
+        OPS("noise"), "tl.where(row % 4 == 1, w1, w3)", "tl.where(row % 4 == 1, w3, w1)",
+        f"{TRITON}tests/kernels/test_noise.py -k 'same_noise and update_sample and float32'",
+    ),
+    Fault(
+        OPS("views"), "pointer + (row + 1) * stride", "pointer + row * stride",
+        f"{TRITON}{INTERPRETED} -k longer_than_a_block",
+    ),
+    Fault(
+        OPS("rows"), "tl.where(value > T_MAX, T_MAX, value)", "value",
+        f"{TRITON}{ROWS} -k 'by_formula and QuadraticAccuracy'",
+    ),
+    Fault(
+        "bfn_kernels/discretised/triton_mixtures.py", "(cumulative <= uniform) & (share > 0.0)",
+        "(cumulative <= uniform)", f"{TRITON}{TIES} -k no_share",
+    ),
+    Fault(
+        "bfn_kernels/continuous/triton.py", "tl.where((a_row == 0.0) & (b_row == 0.0), 0.0, x_hat), a_row",
+        "x_hat, a_row", f"{TRITON}{PUBLIC} -k before_anything",
+    ),
+    # C++
+    Fault(
+        "csrc/cpu/discrete.cpp", "passed[j] += sum[j] > most[j] ? 0 : 1", "passed[j] += sum[j] >= most[j] ? 0 : 1",
+        f"{TIES} -k 'u_at and cpu'",
+    ),
+    Fault("csrc/cpu/discrete.cpp", "+ j] > T(0)) last", "+ j] >= T(0)) last", f"{TIES} -k 'no_share and cpu'"),
+    Fault(
+        "csrc/cpu/rows.h", "(most[j] == top[to] && k < mode[to])", "most[j] == top[to]",
+        f"{TIES} -k 'equal_maxima and cpu'",
+    ),
+    Fault(
+        "csrc/cpu/continuous.cpp", "x_hat < from.low || x_hat > from.high", "x_hat <= from.low || x_hat >= from.high",
+        f"{TIES} -k 'clip and cpu'",
+    ),
+    Fault("csrc/cpu/loss.h", "std::max<int64_t>(count, 1)", "count", f"{PROPERTIES} -k 'masks and cpu'"),
+    Fault(
+        "csrc/math/continuous.h", "x_hat < low || x_hat > high", "x_hat <= low || x_hat >= high",
+        f"{TIES} -k 'clip and (cpu or cuda_on_host)'",
+    ),
+    Fault(
+        "csrc/math/schedules.h", "t < kTMin ? 0 : 1 / schedule", "t < 1.1 * kTMin ? 0 : 1 / schedule",
+        f"{ROWS} -k ends_of_time",
+    ),
+    # CUDA
+    Fault(
+        "csrc/cuda/discrete.cu", "cumulative > below &&", "cumulative >= below &&", f"{TIES} -k 'u_at and cuda'",
+    ),
+    Fault(
+        "csrc/cuda/discrete.cu", "z == stats.max && k < first ?", "z == stats.max ?",
+        f"{TIES} -k 'equal_maxima and cuda'",
+    ),
+    Fault(
+        "csrc/cuda/continuous.cu", "from.x_hat[j] < clip.low || from.x_hat[j] > clip.high",
+        "from.x_hat[j] <= clip.low || from.x_hat[j] >= clip.high", f"{TIES} -k 'clip and cuda'",
+    ),
+    Fault(
+        "csrc/cuda/loss.cu", "i < pieces; i += blockDim.x", "i < pieces; i += pieces", f"{TIES} -k 'sum and cuda'",
+    ),
+    Fault("csrc/cuda/loss.cu", "kMean && count > 0 ?", "kMean ?", f"{PROPERTIES} -k 'masks and cuda'"),
+    Fault(
+        "csrc/cuda/team.h", "warp < rank / 32; ++warp) before", "warp < rank / 32 - 1; ++warp) before",
+        f"{TIES} -k 'u_at and cuda'",
+    ),
+    Fault("csrc/cuda/mixtures.cu", "if (part > T(0)) last = m;", "last = m;", f"{TIES} -k 'no_share and cuda'"),
+    # the gates of benchmarks/ and gpu_build/
+    Fault(
+        "benchmarks/gate.py", "off = torch.where(got.isnan().any(1, keepdim=True), math.nan, off)", "pass",
+        f"{GATE} -k worst_row",
+    ),
+    Fault(
+        "benchmarks/gate.py", "all(e <= self.tolerance for e", "any(e <= self.tolerance for e",
+        f"{GATE} -k gate_refuses",
+    ),
+    Fault(
+        "benchmarks/gate.py", "min=1e-3 * size.max().item()", "min=size.max().item()",
+        f"{GATE} -k worst_row",
+    ),
+    Fault(
+        "gpu_build/__main__.py", "k.total > budget[name]", "k.total >= budget[name]",
+        "tests/gpu_build/test_gpu_build.py -k budget_refuses",
+    ),
+]  # fmt: skip

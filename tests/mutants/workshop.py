@@ -1,0 +1,136 @@
+"""The tables of faults, and the copy of the code that they are put into: the user's own is never touched."""
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from fault import Fault
+
+HERE = Path(__file__).resolve().parent
+NO_TABLES = {"__main__", "fault", "workshop"}
+KILLED, SURVIVED, ERROR = "killed", "SURVIVED", "ERROR"
+LIMIT = 900  # seconds that a build or a selection of tests may take
+
+
+class Outcome(NamedTuple):
+    fault: Fault
+    verdict: str
+    seconds: float
+    said: str = ""  # by the build or by pytest
+
+    @property
+    def reason(self) -> str:
+        """The line of pytest's that says best why a test failed."""
+        return next((line[1:].strip() for line in self.said.splitlines() if line.startswith("E  ")), "")
+
+
+def _table(path: Path) -> ModuleType:
+    """By its path, since a table may have the name of a package that it is about."""
+    spec = importlib.util.spec_from_file_location(f"mutants_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def faults() -> list[Fault]:
+    """Those of all tables."""
+    tables = (path for path in sorted(HERE.glob("*.py")) if path.stem not in NO_TABLES)
+    return [fault for path in tables for fault in _table(path).FAULTS]
+
+
+def command(tests: str) -> tuple[dict[str, str], list[str]]:
+    """What stands before pytest's arguments as in a shell, NAME=value, and the arguments."""
+    words = shlex.split(tests)
+    count = next((i for i, word in enumerate(words) if not re.match(r"[A-Z_]+=", word)), len(words))
+    return dict(word.split("=", 1) for word in words[:count]), words[count:]
+
+
+def wrong(fault: Fault, root: Path) -> str | None:
+    """What is wrong with how a fault is written down."""
+    path = root / fault.path
+    if not path.is_file():
+        return f"{fault.path}: there is no such file"
+    count = path.read_text().count(fault.old)
+    if count != 1:
+        return f"{fault.path}: {fault.old!r} must stand there once, and does {count} times"
+    if fault.old == fault.new:
+        return f"{fault.path}: {fault.old!r} is not changed"
+    files = [word.split("::")[0] for word in command(fault.tests)[1] if word.startswith("tests/")]
+    if not files:
+        return f"{fault.path}: {fault.tests!r} names no file of tests/"
+    return next((f"{fault.path}: its tests {name} are not there" for name in files if not (root / name).exists()), None)
+
+
+class Workshop:
+    """A copy of the files that git does not ignore, and of what was built of them."""
+
+    def __init__(self, root: Path, folder: Path):
+        self.root, self.folder = root, folder
+        listed = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\0")
+        names += [str(path.relative_to(root)) for path in root.glob("bfn_kernels/*.so")]
+        for name in filter(None, names):
+            if (root / name).is_file():  # git lists what was removed, too
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(root / name, folder / name)
+        on_host = Path("build", "cuda_on_host")  # which knows by the sources' content what it was built of
+        if (root / on_host).is_dir():
+            shutil.copytree(root / on_host, folder / on_host)
+
+    def _run(self, arguments: list[str], **environment: str) -> tuple[int, str]:
+        """No code is taken from what was compiled before: a fault may leave a file's size and time as they are."""
+        shutil.rmtree(self.folder / "build" / "inductor", ignore_errors=True)
+        ours = {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": str(self.folder),
+            "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "build" / "inductor"),
+        }
+        try:
+            done = subprocess.run(
+                [sys.executable, *arguments], cwd=self.folder, env=os.environ | ours | environment, timeout=LIMIT,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return 124, f"{arguments} took more than {LIMIT} s"
+        return done.returncode, done.stdout[-4000:]
+
+    def test(self, tests: str) -> tuple[int, str]:
+        """pytest's exit status, and the end of what it said."""
+        environment, arguments = command(tests)
+        return self._run(["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments], **environment)
+
+    def _build(self) -> tuple[int, str]:
+        """The extension that is loaded, alone; nvcc is not asked, since CUDA's kernels are tested on the host."""
+        code, name = self._run(["-c", "from bfn_kernels.backends import CPU_BUILD; print(CPU_BUILD)"])
+        if code != 0:
+            return code, name
+        return self._run(["setup.py", "-q", "build_ext", "--inplace"], BFN_BUILDS=name.split()[-1], BFN_NVCC="")
+
+    def outcome(self, fault: Fault) -> Outcome:
+        """Killed where a test fails or the process dies; whatever else ends pytest says nothing about the fault."""
+        begin = time.monotonic()
+        path = self.folder / fault.path
+        sound = path.read_text()
+        compiled = fault.path.startswith("csrc/") and not fault.path.startswith("csrc/cuda/")
+        try:
+            path.write_text(sound.replace(fault.old, fault.new))
+            code, said = self._build() if compiled else (0, "")
+            verdict = ERROR
+            if code == 0:
+                code, said = self.test(fault.tests)
+                verdict = SURVIVED if code == 0 else KILLED if code == 1 or code < 0 else ERROR
+        finally:
+            path.write_text(sound)  # with a time of its own: the next build compiles it again
+            if compiled:
+                for built in self.root.glob("bfn_kernels/*.so"):
+                    shutil.copy2(built, self.folder / "bfn_kernels" / built.name)
+        return Outcome(fault, verdict, time.monotonic() - begin, said)
