@@ -46,6 +46,7 @@ ROWS = ("t", "alpha", "precision")
 NOISE = ("noise", "draw_noise", "component_noise")
 # An infinity below is the logit of what cannot be, and says something.
 EXTREMES = {"finite": (1e30, -1e30, 1e-30, 0.0, -0.0, "subnormal"), "not finite": (math.nan, math.inf)}
+LOGITS = (1e4, -1e30, 0.0, -0.0, 1e-30)  # the joint receiver of the reference loses everything beside one of 1e30
 STDS = (1e-4, 1e4, 1e30)  # of less than an ulp of the numbers beside it nobody knows anything
 SIZES = (1, 2, 3, 5, 8, 17, 33, 64, 130)
 MOST = 600  # numbers of a tensor, of those that grow with the shape
@@ -100,7 +101,9 @@ class Plan:
 
     def __repr__(self) -> str:
         flags = [f for f in ("mixed", "arranged", "seeded", "masked") if getattr(self, f)]
-        chosen = f"extreme={self.extreme}, count={self.count}, {self.options}, layout={self.layout}, numbers={self.numbers}"
+        chosen = (
+            f"extreme={self.extreme}, count={self.count}, {self.options}, layout={self.layout}, numbers={self.numbers}"
+        )
         return f"{self.case.name} {self.shape} {self.dtype} {' '.join(flags)} {chosen}"
 
     def _repr_pretty_(self, printer, cycle) -> None:  # by hypothesis, which would print the table's functions
@@ -143,7 +146,10 @@ class Plan:
             if self.arranged:
                 value = arrange(value, form, expand=alone)
             if self.extreme and value.numel() and value.is_floating_point() and name not in self._ordinary:
-                value = _touch(name, value, form, EXTREMES[self.extreme], touched)
+                extremes = EXTREMES[self.extreme]
+                if self.extreme == "finite":
+                    extremes = STDS if name == "std" else LOGITS if self.case.op.startswith("discrete.") else extremes
+                value = _touch(name, value, form, extremes, touched)
             inputs[name] = value
         return Call(self, dataclasses.replace(self.case, options=options), inputs, touched)
 
@@ -188,7 +194,7 @@ def _touch(name: str, value: Tensor, form: Random, extremes: tuple, touched: Ten
     info = torch.finfo(value.dtype)
     value = value.detach().clone()
     for _ in range(form.randrange(1, 4)):
-        number = form.choice(STDS if name == "std" and 0.0 in extremes else extremes)
+        number = form.choice(extremes)
         number = info.smallest_normal / 4 if number == "subnormal" else number
         if math.isfinite(number):
             number = max(-info.max, min(number, info.max))

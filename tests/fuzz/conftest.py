@@ -26,7 +26,15 @@ def pytest_pyfunc_call(pyfuncitem):
             "FUZZ_LAST_CALL": str(last), "MALLOC_PERTURB_": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         }  # fmt: skip
         where = f"{pyfuncitem.path}::{pyfuncitem.name}"
-        options = ["-p", "no:xdist", "-p", "no:cacheprovider", "--tb=short", "--rootdir", str(pyfuncitem.config.rootpath)]
+        options = [
+            "-p",
+            "no:xdist",
+            "-p",
+            "no:cacheprovider",
+            "--tb=short",
+            "--rootdir",
+            str(pyfuncitem.config.rootpath),
+        ]
         command = [sys.executable, "-m", "pytest", *options, "-c", str(pyfuncitem.config.inipath), where]
         limit = 60 * float(os.environ.get("FUZZ_MINUTES", 0)) + LONGEST
         try:

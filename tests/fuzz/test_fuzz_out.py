@@ -150,7 +150,9 @@ def leaf(inputs: dict, state: Tensor, form: Random) -> Tensor:
 
 
 def other_shape(inputs: dict, state: Tensor, form: Random) -> Tensor:
-    shape = form.choice([(1, *state.shape), state.shape[:-1], (*state.shape[:-1], state.shape[-1] + 1), (state.numel() + 1,)])
+    shape = form.choice(
+        [(1, *state.shape), state.shape[:-1], (*state.shape[:-1], state.shape[-1] + 1), (state.numel() + 1,)]
+    )
     return torch.zeros(shape, dtype=state.dtype)
 
 
