@@ -13,12 +13,15 @@ import pytest
 import torch
 from cases import CASES, Case
 from hypothesis import strategies as st
-from support import DTYPES
+from support import DTYPES, ON_CPU
 from torch import Tensor
 
 SEED = os.environ.get("FUZZ_SEED")  # by `make fuzz`; without one, every run takes the same examples
 SCALE = int(os.environ.get("FUZZ_SCALE", 1))
 END = float(os.environ.get("FUZZ_END", "inf"))
+BACKENDS = os.environ.get("FUZZ_BACKENDS", ",".join(ON_CPU)).split(",")
+# The kernels that are built for this machine are asked more often than what runs on it to show another's.
+backends = st.sampled_from(["cpu"] * 3 + BACKENDS if "cpu" in BACKENDS else BACKENDS)
 
 hypothesis.settings.register_profile("ci", deadline=None, database=None, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile(
@@ -145,7 +148,8 @@ class Plan:
             alone = not any(k in inputs for k in ("mask", "known_mask"))
             if self.arranged:
                 value = arrange(value, form, expand=alone)
-            if self.extreme and value.numel() and value.is_floating_point() and name not in self._ordinary:
+            floating = value.is_floating_point() and value.numel() > 0
+            if self.extreme and floating and name not in self._ordinary:
                 extremes = EXTREMES[self.extreme]
                 if self.extreme == "finite":
                     extremes = STDS if name == "std" else LOGITS if self.case.op.startswith("discrete.") else extremes
@@ -283,9 +287,8 @@ def plans(draw, keep=lambda case: True, extremes: bool = True, masks: bool = Tru
         options["reduction"] = draw(st.sampled_from(["none", "batch", "sum", "mean"]))
     if case.op.startswith("continuous.") and (loss or case.op.endswith("predict_data")):
         options["clip"] = draw(st.sampled_from([(-1, 1), None, (-0.5, 0.75)]))
-    flag = st.booleans()
+    flag, extreme = st.booleans(), st.sampled_from([None, None, None, *EXTREMES])
     return Plan(
         case, tuple(shape), draw(st.sampled_from(DTYPES)), draw(st.integers(0, 3)) == 3, count, options, draw(flag),
-        draw(st.sampled_from([None, None, None, *EXTREMES])) if extremes else None, draw(flag), masks and loss and draw(flag),
-        draw(st.integers(0, 2**32)),
+        draw(extreme) if extremes else None, draw(flag), masks and loss and draw(flag), draw(st.integers(0, 2**32)),
     )  # fmt: skip

@@ -17,14 +17,13 @@ def ended_by(code: int) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
-    if "FUZZ_LAST_CALL" in os.environ:  # this is that process
-        return None
+    if "FUZZ_LAST_CALL" in os.environ or not getattr(pyfuncitem.module, "NATIVE_CODE", True):
+        return None  # this is that process, or none is needed
     with tempfile.TemporaryDirectory() as folder:
         last = Path(folder, "call")
         # what glibc hands out is full of 0xFE: huge numbers, or NaN, in the place of what was not written
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {
-            "FUZZ_LAST_CALL": str(last), "MALLOC_PERTURB_": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-        }  # fmt: skip
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+        environment |= {"FUZZ_LAST_CALL": str(last), "MALLOC_PERTURB_": "1"}
         where = f"{pyfuncitem.path}::{pyfuncitem.name}"
         options = [
             "-p",

@@ -12,6 +12,7 @@ from oracle import ERRORS
 from bfn_kernels import noise
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
 
+NATIVE_CODE = False  # is called: no process of its own is needed
 anything = st.none() | st.text(max_size=3) | st.booleans() | st.integers() | st.floats() | st.just(torch.ones(2))
 times = st.lists(st.floats(0, 1), min_size=2, max_size=9)
 

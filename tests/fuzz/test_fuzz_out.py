@@ -1,6 +1,7 @@
 """`out=` is plain memory of its own or the state itself, and gets what would have been returned; all else is refused,
 and nothing is written then."""
 
+import math
 import re
 from collections.abc import Callable
 from random import Random
@@ -8,11 +9,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from calls import Plan, arrange, examples, plans, remember
-from hypothesis import given
+from calls import Plan, arrange, backends, examples, plans, remember
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from oracle import ERRORS, allowed
-from support import ON_CPU, serves
+from support import serves
 from torch import Tensor
 
 
@@ -114,15 +115,14 @@ def turned(inputs: dict, state: Tensor, form: Random) -> Tensor:
         stride *= n
     inputs[state_name(inputs)] = plain = state.contiguous()
     out = plain.as_strided(plain.shape, strides)
-    return out if any(a != b for a, b, n in zip(strides, plain.stride(), plain.shape, strict=True) if n > 1) else shifted(
-        inputs, state, form
-    )  # fmt: skip
+    dims = zip(strides, plain.stride(), plain.shape, strict=True)
+    return out if any(a != b for a, b, n in dims if n > 1) else shifted(inputs, state, form)
 
 
 def another_input(inputs: dict, state: Tensor, form: Random) -> Tensor:
     """Memory of an input other than the state."""
-    others = [k for k, v in inputs.items() if k != state_name(inputs) and isinstance(v, Tensor) and v.dtype == state.dtype
-              and v.numel() >= state.numel()]  # fmt: skip
+    tensors = {k: v for k, v in inputs.items() if k != state_name(inputs) and isinstance(v, Tensor)}
+    others = [k for k, v in tensors.items() if v.dtype == state.dtype and v.numel() >= state.numel()]
     if not others:
         return shifted(inputs, state, form)
     name = form.choice(others)
@@ -245,55 +245,41 @@ def written(attempt: Attempt, refused_too: bool) -> None:
     assert named.dtype == out.dtype
 
 
-@pytest.mark.parametrize("backend", ON_CPU)
-def test_taken(backend):
-    @examples(60)
-    @given(plan=plans(lambda c: keep(c) and serves(c, backend), extremes=False), kind=st.sampled_from(TAKEN + MAYBE))
-    def is_taken(plan, kind):
-        attempt = Attempt(plan, kind, backend)
-        remember(attempt)
-        written(attempt, kind in MAYBE)
-
-    is_taken()
+@examples(150)
+@given(plan=plans(keep, extremes=False), kind=st.sampled_from(TAKEN + MAYBE), backend=backends)
+def test_taken(plan, kind, backend):
+    assume(serves(plan.case, backend))
+    attempt = Attempt(plan, kind, backend)
+    remember(attempt)
+    written(attempt, kind in MAYBE)
 
 
-@pytest.mark.parametrize("backend", ON_CPU)
-def test_refused(backend):
-    @examples(120)
-    @given(plan=plans(lambda c: keep(c) and serves(c, backend), extremes=False), kind=st.sampled_from(REFUSED))
-    def is_refused(plan, kind):
-        attempt = Attempt(plan, kind, backend)
-        remember(attempt)
-        call = plan.make()
-        state = call.inputs[state_name(call.inputs)]
-        if state.numel() < 2 or not state.dim():
-            return  # of one number no part overlaps
-        call, inputs, state, out, _ = prepared(attempt)
-        readable = isinstance(out, Tensor) and out.layout == torch.strided and out.device.type == "cpu"
-        before = bits(out) if readable else None
-        with pytest.raises(ERRORS, match=r"\bout\b"):
-            call.case(inputs, attempt.backend, out=out)
-        if readable:
-            assert bits(out) == before, "written to, though it was refused"
-
-    is_refused()
+@examples(300)
+@given(plan=plans(keep, extremes=False), kind=st.sampled_from(REFUSED), backend=backends)
+def test_refused(plan, kind, backend):
+    assume(serves(plan.case, backend) and math.prod(plan.shape) > 1)  # of one number no part overlaps
+    attempt = Attempt(plan, kind, backend)
+    remember(attempt)
+    call, inputs, _, out, _ = prepared(attempt)
+    readable = isinstance(out, Tensor) and out.layout == torch.strided and out.device.type == "cpu"
+    before = bits(out) if readable else None
+    with pytest.raises(ERRORS, match=r"\bout\b"):
+        call.case(inputs, backend, out=out)
+    if readable:
+        assert bits(out) == before, "written to, though it was refused"
 
 
-@pytest.mark.parametrize("backend", ON_CPU)
-def test_autograd_notices(backend):
+@examples(50)
+@given(plan=plans(keep, extremes=False), backend=backends)
+def test_autograd_notices(plan, backend):
     """What a backward pass needs and was written over is an error, never another gradient."""
-
-    @examples(20)
-    @given(plan=plans(lambda c: keep(c) and serves(c, backend), extremes=False))
-    def is_noticed(plan):
-        remember(plan)
-        call = plan.make()
-        inputs = {k: v.clone() if isinstance(v, Tensor) else v for k, v in call.inputs.items()}
-        state = inputs[state_name(inputs)]
-        weight = torch.ones_like(state, requires_grad=True)
-        product = (state * weight).sum()
-        call.case(inputs, backend, out=state)
-        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-            product.backward()
-
-    is_noticed()
+    assume(serves(plan.case, backend))
+    remember((backend, plan))
+    call = plan.make()
+    inputs = {k: v.clone() if isinstance(v, Tensor) else v for k, v in call.inputs.items()}
+    state = inputs[state_name(inputs)]
+    weight = torch.ones_like(state, requires_grad=True)
+    product = (state * weight).sum()
+    call.case(inputs, backend, out=state)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
