@@ -17,23 +17,23 @@ from support import DTYPES, ON_CPU
 from torch import Tensor
 
 SEED = os.environ.get("FUZZ_SEED")  # by `make fuzz`; without one, every run takes the same examples
-SCALE = int(os.environ.get("FUZZ_SCALE", 1))
+SCALE = float(os.environ.get("FUZZ_SCALE", 1))
 END = float(os.environ.get("FUZZ_END", "inf"))
 BACKENDS = os.environ.get("FUZZ_BACKENDS", ",".join(ON_CPU)).split(",")
 # The kernels that are built for this machine are asked more often than what runs on it to show another's.
 backends = st.sampled_from(["cpu"] * 3 + BACKENDS if "cpu" in BACKENDS else BACKENDS)
 
-hypothesis.settings.register_profile("ci", deadline=None, database=None, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile(
-    "fuzz", hypothesis.settings.get_profile("ci"), derandomize=False, suppress_health_check=hypothesis.HealthCheck
+    "ci", deadline=None, database=None, derandomize=True, print_blob=True, suppress_health_check=hypothesis.HealthCheck
 )
+hypothesis.settings.register_profile("fuzz", hypothesis.settings.get_profile("ci"), derandomize=False)
 torch.use_deterministic_algorithms(True)  # torch fills new memory with NaN
 
 
 def examples(count: int):
     """How many examples a property takes, and in which profile."""
     profile = hypothesis.settings.get_profile("fuzz" if SEED else "ci")
-    settings = hypothesis.settings(profile, max_examples=count * SCALE, suppress_health_check=hypothesis.HealthCheck)
+    settings = hypothesis.settings(profile, max_examples=round(count * SCALE))
     return lambda test: settings(hypothesis.seed(int(SEED))(test) if SEED else test)
 
 

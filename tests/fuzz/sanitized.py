@@ -32,6 +32,7 @@ OPTIONS = {
     "PYTHONMALLOC": "malloc",
     "OMP_NUM_THREADS": "1",
     "FUZZ_BACKENDS": "cpu",
+    "FUZZ_SCALE": "0.2",
 }  # fmt: skip
 
 

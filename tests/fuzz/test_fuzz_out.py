@@ -96,6 +96,8 @@ def expanded(inputs: dict, state: Tensor, form: Random) -> Tensor:
 
 
 def overlapping_itself(inputs: dict, state: Tensor, form: Random) -> Tensor:
+    if sum(n > 1 for n in state.shape) < 2:
+        return expanded(inputs, state, form)
     return torch.zeros(sum(state.shape), dtype=state.dtype).as_strided(state.shape, (1,) * state.dim())
 
 
