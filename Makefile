@@ -9,7 +9,9 @@ CPP := $(SOURCES) $(shell find tests -name '*.h' -o -name '*.cpp')
 NVCC := $(if $(shell command -v nvidia-smi),$(shell command -v nvcc))
 EXTRAS := train,dev$(if $(shell command -v nvcc),,$(comma)gpu-build)
 
-.PHONY: install run test mutants bench gpu-build gpu-check lint format wheel clean
+MINUTES ?= 10
+
+.PHONY: install run test mutants fuzz sanitize bench gpu-build gpu-check lint format wheel clean
 
 install: $(VENV)/installed
 
@@ -33,6 +35,14 @@ test: install
 # those that have that in them.
 mutants: install
 	$(BIN)/python tests/mutants --only '$(ONLY)'
+
+# Properties of every op that hypothesis looks for a call against, with new seeds, for MINUTES.
+fuzz: install
+	$(BIN)/python tests/fuzz $(MINUTES)
+
+# The CPU kernels under the sanitizers of g++, in the fuzz and in the tests of the kernels.
+sanitize: install
+	$(BIN)/python tests/fuzz/sanitized.py
 
 # Under ten minutes; with QUICK=1 about one, at sizes that show only that everything runs.
 bench: install

@@ -27,6 +27,11 @@ FLAGS = [
     # torch's stable ABI and, below, Python's limited API: one wheel for torch >= 2.11 and Python >= 3.10
     "-DTORCH_TARGET_VERSION=0x020b000000000000",
 ]
+LINK_FLAGS = []
+if os.environ.get("BFN_SANITIZE"):  # `make sanitize`, which halts on the first thing that they report
+    SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    FLAGS += ["-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS]
+    LINK_FLAGS += SANITIZERS
 HEADERS = sorted(str(p) for p in Path("csrc").rglob("*.h"))
 BINDINGS = {p.stem: str(p) for p in sorted(Path("csrc/bindings").glob("*.cpp"))}
 CPU_SOURCES = sorted(str(p) for p in Path("csrc/cpu").glob("*.cpp"))
@@ -84,6 +89,7 @@ class Build(BuildExtension):
 
 def extension(name: str, sources: list[str], flags: list[str], **more) -> CppExtension:
     compile_args = {"cxx": [*FLAGS, *flags, f"-DBFN_MODULE={name}"]}
+    more["extra_link_args"] = [*LINK_FLAGS, *more.get("extra_link_args", ())]
     return CppExtension(
         f"bfn_kernels.{name}", sources, depends=[*HEADERS], extra_compile_args=compile_args, py_limited_api=True, **more
     )

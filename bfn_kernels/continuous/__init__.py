@@ -129,7 +129,7 @@ def update_sample(
     dtype = checks.compute_dtype(x, mean)
     numbers = rows.numbers(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision=precision)
     if known is not None:
-        x = torch.where(known_mask, known.to(x.dtype), x)
+        x = torch.where(known_mask, known.to(dtype), x.to(dtype))  # known may have more digits than a narrow x
     updated = op(x, mean, numbers, drawn_seed(mean, seed, generator, ("noise", noise, mean.shape)), noise, out)
     return updated, updated_precision(precision, alpha, mean)
 

@@ -192,3 +192,13 @@ def test_out_may_be_the_state(backend):
         columns = torch.full((5, 14), torch.nan)[:, ::2]  # strided memory, written in place
         step(before, columns)
         assert torch.equal(columns, want)
+
+
+@on_each
+def test_known_values_keep_their_digits_beside_a_narrow_prediction(backend):
+    known, mean = torch.full((1, 2), 0.1234567), torch.zeros(1, 2)
+    sure = {"known": known, "known_mask": torch.ones(1, 2, dtype=torch.bool), "noise": mean, "backend": backend}
+    narrow, options = mean.bfloat16(), {"choose": "mode", "sigma_1": 0.1, "num_bins": 4}
+    torch.testing.assert_close(continuous.update_sample(narrow, mean, 0.0, 1e6, **sure)[0], known)
+    new, _ = discretised.update_sample(narrow, narrow, mean, 0.0, 0.5, 1e6, **options, **sure)
+    torch.testing.assert_close(new, known)

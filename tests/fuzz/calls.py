@@ -1,0 +1,294 @@
+"""Calls of the public ops for the fuzz, made of the table of cases: any shape, layout, type, number of classes, form of
+rows and masks, and extreme values."""
+
+import dataclasses
+import math
+import os
+import time
+from pathlib import Path
+from random import Random
+
+import hypothesis
+import pytest
+import torch
+from cases import CASES, Case
+from hypothesis import strategies as st
+from support import DTYPES, ON_CPU
+from torch import Tensor
+
+SEED = os.environ.get("FUZZ_SEED")  # by `make fuzz`; without one, every run takes the same examples
+SCALE = float(os.environ.get("FUZZ_SCALE", 1))
+END = float(os.environ.get("FUZZ_END", "inf"))
+BACKENDS = os.environ.get("FUZZ_BACKENDS", ",".join(ON_CPU)).split(",")
+# The kernels that are built for this machine are asked more often than what runs on it to show another's.
+backends = st.sampled_from(["cpu"] * 3 + BACKENDS if "cpu" in BACKENDS else BACKENDS)
+
+hypothesis.settings.register_profile(
+    "ci", deadline=None, database=None, derandomize=True, print_blob=True, suppress_health_check=hypothesis.HealthCheck
+)
+hypothesis.settings.register_profile("fuzz", hypothesis.settings.get_profile("ci"), derandomize=False)
+torch.use_deterministic_algorithms(True)  # torch fills new memory with NaN
+
+
+def examples(count: int):
+    """How many examples a property takes, and in which profile."""
+    profile = hypothesis.settings.get_profile("fuzz" if SEED else "ci")
+    settings = hypothesis.settings(profile, max_examples=round(count * SCALE))
+    return lambda test: settings(hypothesis.seed(int(SEED))(test) if SEED else test)
+
+
+def remember(call: object) -> None:
+    """Writes down what is about to run, for when the process does not live to tell; ends where the time is over."""
+    if time.time() > END:
+        pytest.skip("the time is over")
+    if "FUZZ_LAST_CALL" in os.environ:
+        Path(os.environ["FUZZ_LAST_CALL"]).write_text(repr(call))
+
+
+ROWS = ("t", "alpha", "precision")
+NOISE = ("noise", "draw_noise", "component_noise")
+# An infinity below is the logit of what cannot be, and says something.
+EXTREMES = {"finite": (1e30, -1e30, 1e-30, 0.0, -0.0, "subnormal"), "not finite": (math.nan, math.inf)}
+LOGITS = (1e4, -1e30, 0.0, -0.0, 1e-30)  # the joint receiver of the reference loses everything beside one of 1e30
+STDS = (1e-4, 1e4, 1e30)  # of less than an ulp of the numbers beside it nobody knows anything
+SIZES = (1, 2, 3, 5, 8, 17, 33, 64, 130)
+MOST = 600  # numbers of a tensor, of those that grow with the shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A public op and its arguments; `touched`, of the data's shape, is where extreme values stand."""
+
+    plan: "Plan"
+    case: Case
+    inputs: dict
+    touched: Tensor
+
+    def __repr__(self) -> str:
+        return repr(self.plan)
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        return self.case.diff
+
+    def contiguous(self, dtype: torch.dtype | None = None) -> dict:
+        """The same numbers in tensors of their own; floating-point ones in `dtype`, if it is given."""
+        return {k: self._plain(v, dtype) for k, v in self.inputs.items()}
+
+    @staticmethod
+    def _plain(value, dtype):
+        if isinstance(value, torch.dtype):
+            return dtype or value
+        if not isinstance(value, Tensor):
+            return value
+        value = value.detach().resolve_neg().clone(memory_format=torch.contiguous_format)
+        return value.to(dtype) if dtype and value.is_floating_point() else value
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Plan:
+    """What hypothesis chose. `layout` seeds everything about form, `numbers` the numbers."""
+
+    case: Case
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    mixed: bool
+    count: int | None  # of classes or components
+    options: dict
+    arranged: bool
+    extreme: str | None  # a key of EXTREMES
+    seeded: bool
+    masked: bool
+    layout: int
+    numbers: int = 0
+
+    def __repr__(self) -> str:
+        flags = [f for f in ("mixed", "arranged", "seeded", "masked") if getattr(self, f)]
+        chosen = (
+            f"extreme={self.extreme}, count={self.count}, {self.options}, layout={self.layout}, numbers={self.numbers}"
+        )
+        return f"{self.case.name} {self.shape} {self.dtype} {' '.join(flags)} {chosen}"
+
+    def _repr_pretty_(self, printer, cycle) -> None:  # by hypothesis, which would print the table's functions
+        printer.text(repr(self))
+
+    @property
+    def _ordinary(self) -> tuple[str, ...]:
+        """What takes no extreme values, since it would be refused or means nothing."""
+        return (*NOISE, "t", *(ROWS if self.extreme == "not finite" else ()))
+
+    def again(self, numbers: int) -> "Plan":
+        """The same call of other numbers."""
+        return dataclasses.replace(self, numbers=numbers)
+
+    def make(self) -> Call:
+        form = Random(self.layout)
+        options = {**self.case.options, **self.options}
+        inputs = self.case.inputs(self.shape, self.dtype, self.numbers)
+        if self.count is not None:
+            inputs = _recount(inputs, self.shape, _count_of(self.case), self.count)
+            if "num_classes" in options:
+                options["num_classes"] = self.count
+        generator = torch.Generator().manual_seed(self.numbers)
+        for name in ROWS:
+            if name in inputs:
+                inputs[name] = _rows(form, self.case.fields[name], self.shape, generator)
+        if self.seeded and any(name in inputs for name in NOISE):
+            inputs = {k: v for k, v in inputs.items() if k not in NOISE} | {"seed": form.randrange(-(2**63), 2**64)}
+        if self.masked and "mask" not in inputs:
+            part = [n if form.random() < 0.7 else 1 for n in self.shape]
+            inputs["mask"] = torch.rand(part, generator=generator) < 0.6
+        touched = torch.zeros(self.shape, dtype=torch.bool)
+        for name, value in inputs.items():
+            if not isinstance(value, Tensor):
+                continue
+            if self.mixed and value.is_floating_point() and name not in ROWS:
+                value = value.to(form.choice(DTYPES))
+            # where others hide what must not be seen, the numbers of one place may not stand in another
+            alone = not any(k in inputs for k in ("mask", "known_mask"))
+            if self.arranged:
+                value = arrange(value, form, expand=alone)
+            floating = value.is_floating_point() and value.numel() > 0
+            if self.extreme and floating and name not in self._ordinary:
+                extremes = EXTREMES[self.extreme]
+                if self.extreme == "finite":
+                    extremes = STDS if name == "std" else LOGITS if self.case.op.startswith("discrete.") else extremes
+                value = _touch(name, value, form, extremes, touched)
+            inputs[name] = value
+        return Call(self, dataclasses.replace(self.case, options=options), inputs, touched)
+
+
+def _count_of(case: Case) -> int | None:
+    """Of components or classes, as the table has them."""
+    sizes = {name: make((2,), torch.float32, torch.Generator()).shape for name, make in case.fields.items() if name in
+             ("mixture_logits", "logits", "state", "theta")}  # fmt: skip
+    for size in sizes.values():
+        return size[-1]
+    return case.options.get("num_classes")
+
+
+def _recount(inputs: dict, shape: tuple, old: int, new: int) -> dict:
+    """With another number of classes or components: those of the table again and again, none like another."""
+    index = torch.arange(new) % old
+    found = {}
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and tuple(value.shape[-1 - len(shape) :]) == (*shape, old):
+            factor = (1 + 0.01 * (torch.arange(new) // old)) if name != "noise" else 1
+            value = (value[..., index] * factor).to(value.dtype)
+        elif name in ("x", "known") and isinstance(value, Tensor) and not value.is_floating_point():
+            value = torch.where((value >= 0) & (value < old), value % new, value)
+        found[name] = value
+    return found
+
+
+def _rows(form: Random, make, shape: tuple, generator: torch.Generator) -> float | Tensor:
+    """Numbers of a leading part of the shape, with or without trailing ones, or a single one."""
+    kept = form.randrange(len(shape) + 1)
+    lead = [n if form.random() < 0.8 else 1 for n in shape[:kept]]
+    numbers = make((math.prod(lead),), form.choice((torch.float32, torch.float64)), generator).reshape(lead)
+    if kept == 0 and form.random() < 0.5:
+        return numbers.item()
+    return numbers.reshape([*lead, *(1,) * form.randrange(len(shape) - kept + 1)])
+
+
+def _touch(name: str, value: Tensor, form: Random, extremes: tuple, touched: Tensor) -> Tensor:
+    """Extreme values at a few places, or none."""
+    if form.random() < 0.4:
+        return value
+    info = torch.finfo(value.dtype)
+    value = value.detach().clone()
+    for _ in range(form.randrange(1, 4)):
+        number = form.choice(extremes)
+        number = info.smallest_normal / 4 if number == "subnormal" else number
+        if math.isfinite(number):
+            number = max(-info.max, min(number, info.max))
+        if name in ("alpha", "precision"):
+            number = abs(number)
+        place = tuple(form.randrange(n) for n in value.shape)
+        value[place] = number
+        if name in ROWS:
+            touched.fill_(True)
+        else:
+            touched[place[: touched.dim()]] = True
+    return value
+
+
+def arrange(x: Tensor, form: Random, expand: bool = True, plain: bool = False) -> Tensor:
+    """The same numbers in another layout; with `expand`, of some places those of another, expanded; with `plain`, in
+    memory of which each number has its own."""
+    for _ in range(form.randrange(3)):
+        x = form.choice(LAYOUTS[: 3 if plain else 5 if expand else 4])(x, form)
+    return x
+
+
+def _junk(x: Tensor) -> float:
+    return math.nan if x.is_floating_point() else 1 if x.dtype == torch.bool else 77
+
+
+def _permuted(x: Tensor, form: Random) -> Tensor:
+    order = form.sample(range(x.dim()), x.dim())
+    return x.permute(order).contiguous().permute([order.index(d) for d in range(x.dim())])
+
+
+def _sliced(x: Tensor, form: Random) -> Tensor:
+    """Of a larger one, whose other numbers are none of the call's."""
+    steps = [form.choice((1, 1, 2, 3)) for _ in x.shape]
+    before, after = ([form.randrange(3) for _ in x.shape] for _ in range(2))
+    sizes = [b + n * s + a for b, n, s, a in zip(before, x.shape, steps, after, strict=True)]
+    place = tuple(slice(b, b + n * s, s) for b, n, s in zip(before, x.shape, steps, strict=True))
+    large = torch.full(sizes, _junk(x), dtype=x.dtype)
+    large[place] = x
+    return large[place]
+
+
+def _offset(x: Tensor, form: Random) -> Tensor:
+    start = form.randrange(1, 6)
+    flat = torch.cat([torch.full((start,), _junk(x), dtype=x.dtype), x.reshape(-1)])
+    return flat[start:].view(x.shape)
+
+
+def _negative(x: Tensor, form: Random) -> Tensor:
+    """What `.conj().imag` gives: a view that stands for the negated numbers of its memory."""
+    return torch._neg_view(-x) if x.is_floating_point() else x
+
+
+def _expanded(x: Tensor, form: Random) -> Tensor:
+    if x.dim() == 0 or x.numel() == 0:
+        return x
+    for d in form.sample(range(x.dim()), form.randrange(1, x.dim() + 1)):
+        x = x.narrow(d, 0, 1).expand(*x.shape[:d], x.shape[d], *x.shape[d + 1 :])
+    return x
+
+
+LAYOUTS = (_permuted, _sliced, _offset, _negative, _expanded)
+
+
+@st.composite
+def plans(draw, keep=lambda case: True, extremes: bool = True, masks: bool = True) -> Plan:
+    case = draw(st.sampled_from([c for c in CASES if keep(c)]))
+    options, count = {}, _count_of(case)
+    if count is not None and not case.hard:
+        least = 1 if "mixture_logits" in case.fields else 2
+        count = draw(st.integers(least, 9) | st.sampled_from([least, count, 15, 16, 17, 33, 64, 65, 130]))
+    elif count is not None:
+        count = None
+    if "nodes" in case.name and "joint" in case.name:
+        count = 2  # the joint receiver's quadrature has no other
+    most = max(1, MOST // (count or _count_of(case) or 1))
+    shape: list[int] = []
+    for _ in range(draw(st.integers(1, 4))):
+        size = 0 if draw(st.integers(0, 19)) == 19 else draw(st.sampled_from(SIZES))
+        shape.append(min(size, most))
+        most = max(1, most // max(1, size))
+    if "num_bins" in case.options and not case.hard:
+        options["num_bins"] = draw(st.integers(2, 40) | st.sampled_from([case.options["num_bins"], 255, 256, 300]))
+    loss = case.op.endswith("loss")
+    if loss:
+        options["reduction"] = draw(st.sampled_from(["none", "batch", "sum", "mean"]))
+    if case.op.startswith("continuous.") and (loss or case.op.endswith("predict_data")):
+        options["clip"] = draw(st.sampled_from([(-1, 1), None, (-0.5, 0.75)]))
+    flag, extreme = st.booleans(), st.sampled_from([None, None, None, *EXTREMES])
+    return Plan(
+        case, tuple(shape), draw(st.sampled_from(DTYPES)), draw(st.integers(0, 3)) == 3, count, options, draw(flag),
+        draw(extreme) if extremes else None, draw(flag), masks and loss and draw(flag), draw(st.integers(0, 2**32)),
+    )  # fmt: skip

@@ -1,0 +1,56 @@
+"""Results lie in memory as `torch.empty_like` says, and as a compiler that runs nothing expects."""
+
+import torch
+from calls import backends, examples, plans, remember
+from hypothesis import assume, given
+from oracle import ERRORS
+from support import serves
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+# Whose layout the result has, where it has the shape of an input.
+LIKE = {
+    "continuous.flow_sample": "x", "continuous.sender_sample": "x", "continuous.bayesian_update": "mean",
+    "continuous.update_sample": "mean", "continuous.predict_data": "noise_pred", "discretised.expected_value": "mean",
+    "discretised.sample": "mean", "discretised.mode": "mean", "discretised.update_sample": "mean",
+    "discrete.update_sample": "state",
+}  # fmt: skip
+
+
+def small(case) -> bool:
+    return "4096" not in case.name
+
+
+def strides(x: Tensor) -> list[int]:
+    """Those that say where a number lies."""
+    return [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1 and x.numel()]
+
+
+def evaluate(case, inputs: dict, backend: str) -> list[Tensor]:
+    """The result and the gradients."""
+    inputs = {k: v.detach().requires_grad_() if k in case.diff else v for k, v in inputs.items()}
+    result = case(inputs, backend)
+    if not case.diff:
+        return [result]
+    return [result, *torch.autograd.grad(result, [inputs[k] for k in case.diff], torch.ones_like(result))]
+
+
+@examples(300)
+@given(plan=plans(small, extremes=False), backend=backends)
+def test_strides(plan, backend):
+    assume(serves(plan.case, backend) and backend != "reference")
+    remember((backend, plan))
+    call = plan.make()
+    try:
+        real = evaluate(call.case, call.inputs, backend)
+    except ERRORS:
+        return  # classes that a mask hides no more
+    like = call.inputs.get(LIKE.get(call.case.op))
+    if like is not None and "mixture_logits" not in call.inputs:
+        assert strides(real[0]) == strides(torch.empty_like(like)), f"not like {like.stride()} of {tuple(like.shape)}"
+    with FakeTensorMode() as mode:
+        inputs = {k: mode.from_tensor(v) if isinstance(v, Tensor) else v for k, v in call.inputs.items()}
+        fake = evaluate(call.case, inputs, backend)
+    for r, f in zip(real, fake, strict=True):
+        assert (r.shape, r.dtype) == (f.shape, f.dtype)
+        assert strides(r) == strides(f), f"{r.stride()}, but the fake has {f.stride()}; shape {tuple(r.shape)}"

@@ -1,0 +1,45 @@
+"""Any valid call gives what the reference gives in float64 on contiguous copies, and leaves its arguments alone."""
+
+import pytest
+import torch
+from calls import BACKENDS, examples, plans, remember
+from hypothesis import given
+from oracle import check
+from support import serves
+from torch import Tensor
+
+FAMILIES = ("continuous", "discretised", "discrete")
+
+
+def few(case) -> bool:
+    return "4096" not in case.name
+
+
+def snapshot(inputs: dict) -> dict:
+    """The memory of the tensors, what lies between their numbers too, and how often they were written to."""
+    tensors = {k: v for k, v in inputs.items() if isinstance(v, Tensor)}
+    return {k: (torch.tensor(v.untyped_storage().tolist()), v._version) for k, v in tensors.items()}
+
+
+def unchanged(inputs: dict, before: dict) -> None:
+    for name, (memory, version) in snapshot(inputs).items():
+        assert torch.equal(memory, before[name][0]), f"{name} was written to"
+        assert version == before[name][1], f"{name}'s version is another"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "reference"])
+def test_values(backend, family):
+    def kept(case):
+        return case.op.startswith(family + ".") and few(case) and serves(case, backend)
+
+    @examples(400 if backend == "cpu" else 60)
+    @given(plan=plans(kept))
+    def agrees(plan):
+        remember(plan)
+        call = plan.make()
+        before = snapshot(call.inputs)
+        check(call, backend)
+        unchanged(call.inputs, before)
+
+    agrees()
