@@ -106,8 +106,6 @@ CUDA_FIRST: dict[str, str] = {}
 
 # The operators that are there, by the name that torch.ops has for them.
 NAMESPACES = {b.namespace: Namespace(b.namespace) for b in BACKENDS.values() if b.namespace and b.missing is None}
-if CPU_BUILD is not None:
-    NAMESPACES[BACKENDS["cpu"].namespace].direct = importlib.import_module(f"bfn_kernels.{CPU_BUILD}")
 
 
 def choose(op: str, name: str | None, device: torch.device) -> Backend:

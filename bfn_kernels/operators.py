@@ -1,46 +1,35 @@
 """What the families' autograd modules share: how operators are called, and get their fakes, backward passes and
 refusals."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.autograd import forward_ad, profiler
+from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
-try:
-    from torch._C import (
-        _any_requires_grad,
-        _are_functorch_transforms_active,
-        _AutoDispatchBelowAutograd,
-        _get_tracing_state,
-        _len_torch_dispatch_stack,
-    )
+# Both are private to torch, which says nowhere else whether torch.func's transforms are at work; without it a gradient
+# of an outer transform alone is an error. Without the other a small call takes a third longer.
+transformed: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
-    SHORT_WAY = hasattr(profiler, "_is_profiler_enabled")
-except ImportError:  # they are private to torch
-    SHORT_WAY = False
+below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib.nullcontext)
 
 
 class Namespace(SimpleNamespace):
-    """The operators of the namespace `name` of `torch.ops`, each an attribute that `register` made; `direct` has some
-    as functions of an extension module."""
+    """The operators of the namespace `name` of `torch.ops`, each an attribute that `register` made."""
 
-    def __init__(self, name: str, direct: object = None):
-        super().__init__(name=name, direct=direct)
+    def __init__(self, name: str):
+        super().__init__(name=name)
 
 
 def needs(*tensors: Tensor | None) -> list[bool]:
     """Which of the tensors a gradient is asked for."""
     enabled, all_of_them = torch.is_grad_enabled(), transformed()  # an outer transform's gradient does not show here
     return [enabled and t is not None and (t.requires_grad or all_of_them) for t in tensors]
-
-
-def transformed() -> bool:
-    """Whether torch.func's transforms are at work."""
-    return SHORT_WAY and _are_functorch_transforms_active()
 
 
 def register(ops: Namespace, name: str, fake: Callable, backward: Callable | None = None, save=None) -> None:
@@ -90,7 +79,7 @@ def register(ops: Namespace, name: str, fake: Callable, backward: Callable | Non
     torch.library.register_vmap(qualified, refuse_vmap)
     under_transforms = _under_transforms(overload, save_inputs, first_backward, refuse_vmap)
     once = backward and checked_backward
-    setattr(ops, name, _call(overload, getattr(ops.direct, name, None), save_inputs, once, under_transforms))
+    setattr(ops, name, _call(overload, save_inputs, once, under_transforms))
 
 
 def register_plain(ops: Namespace, name: str, fake: Callable) -> None:
@@ -99,13 +88,10 @@ def register_plain(ops: Namespace, name: str, fake: Callable) -> None:
     if overload is None:
         return
 
-    run = _directly(getattr(ops.direct, name, None), overload)
-
     def call(*args):
-        if torch.compiler.is_compiling() or has_torch_function(args):
-            return overload(*args)
-        _refuse_tangents(overload, args)
-        return run(*args)
+        if not torch.compiler.is_compiling():
+            _refuse_tangents(overload, args)
+        return overload(*args)
 
     torch.library.register_fake(f"{ops.name}::{name}", fake)
     setattr(ops, name, call)
@@ -141,40 +127,29 @@ def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, 
         save(ctx, inputs, output)
 
     methods = {"forward": overload, "setup_context": setup_context, "backward": backward, "vmap": vmap}
-    methods = {name: staticmethod(method) for name, method in methods.items()}
-    return type(f"{overload} under transforms", (torch.autograd.Function,), methods).apply
+    return _function(f"{overload} under transforms", **methods).apply
 
 
-def _call(
-    overload: OpOverload, direct: Callable | None, save: Callable, backward: Callable | None, under_transforms: Callable
-) -> Callable:
-    """The operator without the detour through Python that the dispatcher makes for what `register_autograd` says, and
-    where there is a direct way, without the dispatcher: both cost more than the work on a few thousand variables.
-    Modes, transforms, traces and torch's profilers still see every call. Of several results, those behind the first
-    have no gradient and are there only where none is asked for."""
-    if not SHORT_WAY:
+def _function(name: str, **methods: Any) -> Any:
+    return type(name, (torch.autograd.Function,), {k: staticmethod(method) for k, method in methods.items()})
 
-        def long_way(*args):
-            _refuse_tangents(overload, args)
+
+def _call(overload: OpOverload, save: Callable, backward: Callable | None, under_transforms: Callable) -> Callable:
+    """The operator without the detour through Python that torch makes for what `register_autograd` says: on a few
+    thousand variables it costs several times what the work does. Of several results, those behind the first have no
+    gradient and are there only where none is asked for."""
+
+    def run(*args):
+        with below_autograd():
             return overload(*args)
-
-        return long_way
-    native = getattr(overload, "_op", overload)  # what it wraps; private too
-
-    def below_autograd(*args):
-        with _AutoDispatchBelowAutograd():
-            return native(*args)
-
-    run = _directly(direct, below_autograd)
 
     def forward(ctx, *args):
         output = run(*args)
         save(ctx, args, output)
         return output[0] if isinstance(output, tuple) else output
 
-    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    differentiable = type(f"{overload}", (torch.autograd.Function,), methods)
-    apply = super(torch.autograd.Function, differentiable).apply  # type: ignore[misc]  # passes functorch by
+    function = _function(f"{overload}", forward=forward, backward=backward)
+    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]  # transforms went another way
     schema = overload._schema
     several = len(schema.returns) > 1
     # only what stands before the numbers of the rows may have a gradient
@@ -186,36 +161,14 @@ def _call(
         _refuse_tangents(overload, args)
         if transformed():
             return under_transforms(*args)
-        if torch.is_grad_enabled() and _any_requires_grad(*args[:first]):
-            if backward is None:
-                return under_transforms(*args)
-            result = apply(*args)
-            return (result,) if several else result
-        return run(*args)
+        if not any(needs(*args[:first])):
+            return run(*args)
+        if backward is None:
+            return under_transforms(*args)
+        result = apply(*args)
+        return (result,) if several else result
 
     return call
-
-
-def _directly(direct: Callable | None, otherwise: Callable) -> Callable:
-    """The direct way where there is one that serves."""
-    if direct is None or not SHORT_WAY:
-        return otherwise
-
-    def run(*args):
-        output = NotImplemented if _observed() else direct(*args)
-        return otherwise(*args) if output is NotImplemented else output
-
-    return run
-
-
-def _observed() -> bool:
-    """Whether the dispatcher has somebody to tell: modes, transforms, a trace, a profile."""
-    return bool(
-        _len_torch_dispatch_stack()
-        or _are_functorch_transforms_active()
-        or _get_tracing_state()
-        or profiler._is_profiler_enabled
-    )
 
 
 def _refuse_tangents(overload: OpOverload, args: Sequence) -> None:
