@@ -126,13 +126,25 @@ def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, 
     backward pass. A second derivative is then one of a result that was saved for the first, or of an operator that has
     none."""
 
-    def setup_context(ctx, inputs, output):
-        ctx.set_materialize_grads(False)
-        save(ctx, inputs, output)
+    class UnderTransforms(torch.autograd.Function):
+        @staticmethod
+        def forward(*args):
+            return overload(*args)
 
-    methods = {"forward": overload, "setup_context": setup_context, "backward": backward, "vmap": vmap}
-    methods = {name: staticmethod(method) for name, method in methods.items()}
-    return type(f"{overload} under transforms", (torch.autograd.Function,), methods).apply
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.set_materialize_grads(False)
+            save(ctx, inputs, output)
+
+        @staticmethod
+        def backward(ctx, *grads):
+            return backward(ctx, *grads)
+
+        @staticmethod
+        def vmap(info, in_dims, *args):
+            return vmap(info, in_dims, *args)
+
+    return UnderTransforms.apply
 
 
 def _call(
