@@ -65,11 +65,9 @@ def register(ops: Namespace, name: str, fake: Callable, backward: Callable | Non
             ctx.set_materialize_grads(False)  # zeros for results that have no gradient would be as large as these
             ctx.mark_non_differentiable(*output[1:])
 
-    def first_backward(ctx, grad, *others):
+    def first_backward(ctx, grad, *of_saved):
         if backward is None:
             raise RuntimeError(f"{qualified} has no gradient")
-        if any(other is not None for other in others):
-            raise RuntimeError(f"{qualified} has no second derivative")
         return (None,) * len(ctx.needs_input_grad) if grad is None else backward(ctx, grad)
 
     def checked_backward(ctx, *grads):
@@ -123,8 +121,8 @@ def _overload(ops: Namespace, name: str) -> OpOverload | None:
 
 def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, vmap: Callable) -> Callable:
     """The operator for torch.func, whose transforms take no autograd but of this form, and make a graph of every
-    backward pass. A second derivative is then one of a result that was saved for the first, or of an operator that has
-    none."""
+    backward pass: a second derivative is refused by the operators that work in the first, which have none, unless they
+    are linear."""
 
     class UnderTransforms(torch.autograd.Function):
         @staticmethod

@@ -35,7 +35,10 @@ FAULTS = [
         "if transformed():\n            return overload(*args)", f"{MODES} -k by_torch_func",
     ),
     Fault(OPERATORS, "(t.requires_grad or all_of_them)", "t.requires_grad", f"{MODES} -k beyond_an_inner"),
-    Fault(OPERATORS, "if any(other is not None for other in others):", "if False:", f"{MODES} -k second_derivatives"),
+    Fault(
+        OPERATORS, 'raise RuntimeError(f"{qualified} has no gradient")', "return (None,) * len(ctx.needs_input_grad)",
+        f"{MODES} -k second_derivatives",
+    ),
     Fault(
         "bfn_kernels/continuous/autograd.py", "| (TAKE if ctx.types[1] is None else 0)", "",
         f"{MODES} -k second_derivatives",
