@@ -54,11 +54,9 @@ def register(ops: Namespace, name: str, fake: Callable, backward: Callable | Non
             ctx.set_materialize_grads(False)  # zeros for results that have no gradient would be as large as these
             ctx.mark_non_differentiable(*output[1:])
 
-    def first_backward(ctx, grad, *others):
+    def first_backward(ctx, grad, *of_saved):
         if backward is None:
             raise RuntimeError(f"{qualified} has no gradient")
-        if any(other is not None for other in others):
-            raise RuntimeError(f"{qualified} has no second derivative")
         return (None,) * len(ctx.needs_input_grad) if grad is None else backward(ctx, grad)
 
     def checked_backward(ctx, *grads):
@@ -119,19 +117,28 @@ def _overload(ops: Namespace, name: str) -> OpOverload | None:
 
 def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, vmap: Callable) -> Callable:
     """The operator for torch.func, whose transforms take no autograd but of this form, and make a graph of every
-    backward pass. A second derivative is then one of a result that was saved for the first, or of an operator that has
-    none."""
+    backward pass: a second derivative is refused by the operators that work in the first, which have none, unless they
+    are linear."""
 
-    def setup_context(ctx, inputs, output):
-        ctx.set_materialize_grads(False)
-        save(ctx, inputs, output)
+    class UnderTransforms(torch.autograd.Function):
+        @staticmethod
+        def forward(*args):
+            return overload(*args)
 
-    methods = {"forward": overload, "setup_context": setup_context, "backward": backward, "vmap": vmap}
-    return _function(f"{overload} under transforms", **methods).apply
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.set_materialize_grads(False)
+            save(ctx, inputs, output)
 
+        @staticmethod
+        def backward(ctx, *grads):
+            return backward(ctx, *grads)
 
-def _function(name: str, **methods: Any) -> Any:
-    return type(name, (torch.autograd.Function,), {k: staticmethod(method) for k, method in methods.items()})
+        @staticmethod
+        def vmap(info, in_dims, *args):
+            return vmap(info, in_dims, *args)
+
+    return UnderTransforms.apply
 
 
 def _call(overload: OpOverload, save: Callable, backward: Callable | None, under_transforms: Callable) -> Callable:
@@ -143,13 +150,19 @@ def _call(overload: OpOverload, save: Callable, backward: Callable | None, under
         with below_autograd():
             return overload(*args)
 
-    def forward(ctx, *args):
-        output = run(*args)
-        save(ctx, args, output)
-        return output[0] if isinstance(output, tuple) else output
+    class Differentiable(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *args):
+            output = run(*args)
+            save(ctx, args, output)
+            return output[0] if isinstance(output, tuple) else output
 
-    function = _function(f"{overload}", forward=forward, backward=backward)
-    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]  # transforms went another way
+        @staticmethod
+        def backward(ctx, *grads):
+            return backward(ctx, *grads)
+
+    # Function.apply looks for transforms, which have gone another way
+    apply = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]
     schema = overload._schema
     several = len(schema.returns) > 1
     # only what stands before the numbers of the rows may have a gradient

@@ -1,0 +1,55 @@
+"""Compilers, graphs, transforms: layouts, changing numbers, modes, torch.func, tables."""
+
+from fault import Fault
+
+MODES, LAYOUTS = "tests/kernels/test_modes.py", "tests/kernels/test_layouts.py"
+NOISE, CHECKS, ROWS = "bfn_kernels/noise.py", "bfn_kernels/checks.py", "bfn_kernels/rows.py"
+OPERATORS, TENSORS, VIEWS = "bfn_kernels/operators.py", "csrc/bindings/tensors.cpp", "bfn_kernels/triton_ops/views.py"
+
+FAULTS = [
+    Fault(NOISE, "seed // 2**32 % 2**32, device", "seed // 2**32 % 2**31, device", f"{MODES} -k seed_that_changes"),
+    Fault(NOISE, "_signed(high << 32 | low)", "_signed(low << 32 | high)", f"{MODES} -k joins_a_seed"),
+    Fault(
+        NOISE, "upper, lower = (word >> 16) * by, (word & 0xFFFF) * by", "upper, lower = 0 * word, word * by",
+        f"{MODES} -k seed_that_changes",
+    ),
+    Fault(NOISE, "return _signed(w0 | w1 << 32)", "return w0 | w1 << 32", f"{MODES} -k fold_in_of_ints"),
+    Fault(
+        NOISE, "if not isinstance(value, Tensor) and not _is_int(value):", "if value is ...:",
+        f"{MODES} -k steps_are_ints",
+    ),
+    Fault(
+        CHECKS, "torch.zeros((1,) * len(shape), dtype=torch.float64, device=model.device) + value",
+        "torch.full((1,) * len(shape), float(value), dtype=torch.float64, device=model.device)",
+        f"{MODES} -k numbers_that_change",
+    ),
+    Fault(CHECKS, "type(x) in (Tensor, torch.nn.Parameter)", "True", f"{MODES} -k fake_tensors"),
+    Fault(
+        ROWS, 'PARAMETERS = ("sigma_1", "beta_1")', "PARAMETERS = ()", f"{MODES} -k a_schedule_that_needs",
+    ),
+    Fault(ROWS, "if any(row.requires_grad for row in made):", "if False:", f"{MODES} -k a_schedule_that_needs"),
+    Fault("bfn_kernels/gauss.py", "return 1 / total", "return 1 / (total + last)", f"{MODES} -k test_nodes"),
+    Fault("bfn_kernels/gauss.py", "[0.0] * (order % 2)", "[]", f"{MODES} -k test_nodes"),
+    Fault(
+        OPERATORS, "if transformed():\n            return under_transforms(*args)",
+        "if transformed():\n            return overload(*args)", f"{MODES} -k by_torch_func",
+    ),
+    Fault(OPERATORS, "(t.requires_grad or all_of_them)", "t.requires_grad", f"{MODES} -k beyond_an_inner"),
+    Fault(
+        OPERATORS, 'raise RuntimeError(f"{qualified} has no gradient")', "return (None,) * len(ctx.needs_input_grad)",
+        f"{MODES} -k second_derivatives",
+    ),
+    Fault(
+        "bfn_kernels/continuous/autograd.py", "| (TAKE if ctx.types[1] is None else 0)", "",
+        f"{MODES} -k second_derivatives",
+    ),
+    Fault(TENSORS, "if (is_dense(like)) return", "if (false) return", LAYOUTS),
+    Fault(TENSORS, "if (x.stride(a) == 0 || x.stride(b) == 0) return 0;", "", LAYOUTS),
+    Fault(TENSORS, "return x.size(a) > x.size(b) ? 1 : 0;", "return 0;", LAYOUTS),
+    Fault(VIEWS, "    if 0 in shape:\n        return dims\n", "", f"{LAYOUTS} -k triton"),
+    Fault(VIEWS, "value += parts[part][k]", "value = parts[part][k]", "tests/kernels/test_accuracy.py -k triton"),
+    Fault(VIEWS, "3 if dtype == torch.float64 else 1", "1", "tests/kernels/test_accuracy.py -k triton"),
+    Fault(
+        "bfn_kernels/triton_ops/rows.py", "n_steps: tl.float64", "n_steps", "tests/kernels/test_triton.py -k double"
+    ),
+]  # fmt: skip
