@@ -112,8 +112,8 @@ constexpr const char* kTooLarge = "the result would have more bytes than can be 
 // where the system has them.
 static Tensor strided(const Tensor& like, const Shape& shape, const Shape& strides, ScalarType type) {
   const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
-#ifndef BFN_CUDA
   const size_t bytes = aoti_torch_dtype_element_size(dtype) * static_cast<size_t>(numel(shape));
+#ifndef BFN_CUDA
   if (void* const pages = take_pages(bytes)) {
     const torch::stable::Device device(torch::headeronly::DeviceType::CPU);
     return torch::stable::from_blob(pages, shape, strides, device, type,
@@ -124,8 +124,10 @@ static Tensor strided(const Tensor& like, const Shape& shape, const Shape& strid
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle made;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
-                                                         strides.data(), dtype, device_type, device_index, &made));
+  if (aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(), dtype, device_type,
+                               device_index, &made) != AOTI_TORCH_SUCCESS) {
+    throw std::runtime_error("there is no memory for " + std::to_string(bytes) + " bytes");
+  }
   return Tensor(made);
 }
 

@@ -1,17 +1,18 @@
-"""The short way of small calls: operators without the dispatcher's detour. It gives what the long way gives, and is
-left where it would not."""
+"""How operators are called: everybody who observes torch sees every call, and no private function of torch decides what
+comes out."""
+
+import contextlib
+import json
 
 import pytest
 import torch
 from support import NATIVE
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from bfn_kernels import continuous, operators, rows
-from bfn_kernels.backends import NAMESPACES
+from bfn_kernels import continuous, operators
 
 pytestmark = pytest.mark.skipif("cpu" not in NATIVE, reason="no native operators")
-
-CPU = NAMESPACES.get("bfn_kernels")
 
 
 def flow(x, **options):
@@ -41,7 +42,7 @@ def test_transforms_of_functions_see_the_operators():
     assert torch.equal(torch.func.grad(lambda x: flow(x).sum())(x.detach()), want) and want.all()
 
 
-class Seen(TorchFunctionMode):
+class SeenByFunction(TorchFunctionMode):
     def __init__(self):
         super().__init__()
         self.functions = []
@@ -51,26 +52,89 @@ class Seen(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+class SeenByDispatch(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.functions = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.functions.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
 class Tagged(torch.Tensor):
     """A subclass that lives by __torch_function__."""
 
 
-def test_modes_and_subclasses_see_the_operators():
-    x = torch.rand(2, 3, requires_grad=True)
-    with Seen() as seen:
+class Wrapped(torch.Tensor):
+    """A subclass that lives by __torch_dispatch__ and has no memory."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        inner = [arg.inner if isinstance(arg, cls) else arg for arg in args]
+        return cls(function(*inner, **(kwargs or {})))
+
+
+@pytest.mark.parametrize("needs_gradient", [False, True])
+@pytest.mark.parametrize("mode", [SeenByFunction, SeenByDispatch])
+def test_modes_see_the_operators(mode, needs_gradient):
+    x = torch.rand(2, 3, requires_grad=needs_gradient)
+    with mode() as seen:
         result = flow(x)
-    assert "bfn_kernels.gaussian_step" in " ".join(seen.functions) and result.requires_grad
+    assert "bfn_kernels.gaussian_step" in " ".join(seen.functions) and result.requires_grad == needs_gradient
+
+
+def test_subclasses_see_the_operators():
+    x = torch.rand(2, 3, requires_grad=True)
     tagged = flow(x.detach().as_subclass(Tagged).requires_grad_())
     assert isinstance(tagged, Tagged) and tagged.requires_grad
-    assert torch.equal(tagged.as_subclass(torch.Tensor), result)
+    assert torch.equal(tagged.as_subclass(torch.Tensor), flow(x))
+    assert torch.equal(flow(Wrapped(x.detach())).inner, flow(x))
+    negative = torch.complex(x, -x).detach().conj().imag
+    assert negative.is_neg() and torch.equal(flow(negative), flow(x))
+
+
+def test_profiles_and_traces_see_the_operators(tmp_path):
+    x = torch.rand(2, 3)
+    with torch.profiler.profile() as profile:
+        flow(x)
+    assert "bfn_kernels::gaussian_step" in {event.key for event in profile.key_averages()}
+    observer = torch.profiler.ExecutionTraceObserver().register_callback(str(tmp_path / "trace.json"))
+    observer.start()
+    flow(x)
+    observer.stop()
+    observer.unregister_callback()
+    nodes = json.loads((tmp_path / "trace.json").read_text())["nodes"]
+    assert "bfn_kernels::gaussian_step" in {node["name"] for node in nodes}
+    traced = torch.jit.trace(flow, x, check_trace=False)
+    assert "bfn_kernels::gaussian_step" in str(traced.graph)
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.vmap(flow)(torch.rand(2, 2, 3))
 
 
 def test_without_torchs_private_names(monkeypatch):
-    monkeypatch.setattr(operators, "SHORT_WAY", False)
-    overload = torch.ops.bfn_kernels.gaussian_step.default
-    x, row = torch.rand(2, 3), torch.ones(2, 1)
-    arguments = x, None, [row], rows.GAMMA, (), None, None
-    with Seen() as seen:
-        result = operators._call(overload, None, None, None, None)(*arguments)
-    assert torch.equal(result, CPU.gaussian_step(*arguments))
-    assert "bfn_kernels.gaussian_step" in " ".join(seen.functions)
+    """They save time alone."""
+    x = torch.rand(2, 3, requires_grad=True)
+    want = flow(x), *torch.autograd.grad(flow(x).sum(), x)
+    monkeypatch.setattr(operators, "below_autograd", contextlib.nullcontext)
+    monkeypatch.setattr(operators, "transformed", lambda: False)
+    for got, expected in zip((flow(x), *torch.autograd.grad(flow(x).sum(), x)), want, strict=True):
+        assert torch.equal(got, expected)
+    assert torch.equal(flow(x.detach()), want[0]) and not flow(x.detach()).requires_grad
+
+
+def test_sizes_that_cannot_be_counted_are_errors():
+    for wide in (2**62, 2**62 + 2**21):  # of the second, the bytes modulo 2⁶⁴ are a few
+        with pytest.raises(RuntimeError, match="more bytes than can be counted"):
+            flow(torch.zeros(1, 1).expand(1, wide))
+    with pytest.raises(RuntimeError, match=f"there is no memory for {2**48} bytes"):
+        flow(torch.zeros(1, 1).expand(1, 2**46))
