@@ -2,6 +2,7 @@
 rows and masks, and extreme values."""
 
 import dataclasses
+import functools
 import math
 import os
 import time
@@ -31,16 +32,34 @@ torch.use_deterministic_algorithms(True)  # torch fills new memory with NaN
 
 
 def examples(count: int):
-    """How many examples a property takes, and in which profile."""
-    profile = hypothesis.settings.get_profile("fuzz" if SEED else "ci")
-    settings = hypothesis.settings(profile, max_examples=round(count * SCALE))
-    return lambda test: settings(hypothesis.seed(int(SEED))(test) if SEED else test)
+    """How many examples a property takes, and in which profile; none when the time is over, but of a failure."""
+    settings = hypothesis.settings(
+        hypothesis.settings.get_profile("fuzz" if SEED else "ci"), max_examples=round(count * SCALE)
+    )
+
+    def decorate(test):
+        inner, failures = test.hypothesis.inner_test, []
+
+        @functools.wraps(inner)
+        def timed(*arguments, **keywords):
+            if time.time() > END and not failures:
+                pytest.skip("the time is over")
+            try:
+                return inner(*arguments, **keywords)
+            except hypothesis.errors.UnsatisfiedAssumption:
+                raise
+            except Exception as failure:
+                failures.append(failure)
+                raise
+
+        test.hypothesis.inner_test = timed
+        return settings(hypothesis.seed(int(SEED))(test) if SEED else test)
+
+    return decorate
 
 
 def remember(call: object) -> None:
-    """Writes down what is about to run, for when the process does not live to tell; ends where the time is over."""
-    if time.time() > END:
-        pytest.skip("the time is over")
+    """Writes down what is about to run, for when the process does not live to tell."""
     if "FUZZ_LAST_CALL" in os.environ:
         Path(os.environ["FUZZ_LAST_CALL"]).write_text(repr(call))
 

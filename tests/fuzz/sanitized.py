@@ -24,6 +24,8 @@ KERNELS = (
     "rows",
     "samplers",
 )
+# ASan keeps freed memory for a while, which the test of what is given back takes for lost.
+CHOSEN = "not cuda_on_host and not reference and not triton and not give_it_back"
 REPORTS = ("AddressSanitizer", "runtime error:")
 OPTIONS = {
     # new memory is full of 0xFF, which is NaN; Python itself leaks
@@ -66,7 +68,7 @@ def main() -> int:
     tests = [str(ROOT / "tests" / "fuzz"), *(str(ROOT / "tests" / "kernels" / f"test_{name}.py") for name in KERNELS)]
     # from that folder, the package in it is the one that is imported
     command = [sys.executable, "-m", "pytest", "-n", "auto", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
-    command += ["-c", str(ROOT / "pyproject.toml"), "-k", "not cuda_on_host and not reference and not triton", *tests]
+    command += ["-c", str(ROOT / "pyproject.toml"), "-k", CHOSEN, *tests]
     environment = os.environ | OPTIONS | {"LD_PRELOAD": preloaded}
     done = subprocess.run(
         command, cwd=FOLDER, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
