@@ -7,12 +7,16 @@ schedules here take plain numbers too.
 
 import functools
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from bfn_kernels import checks
 
 
 def takes_numbers(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,6 +73,7 @@ class ExponentialVariance:
     sigma_1: float
 
     def __post_init__(self):
+        _check_number("sigma_1", self.sigma_1)
         if not 0 < self.sigma_1 < 1:
             raise ValueError(f"sigma_1 must lie in (0, 1), got {self.sigma_1}")
 
@@ -104,8 +109,7 @@ class QuadraticAccuracy:
     beta_1: float
 
     def __post_init__(self):
-        if not 0 < self.beta_1 < math.inf:
-            raise ValueError(f"beta_1 must be positive and finite, got {self.beta_1}")
+        _check_positive("beta_1", self.beta_1)
 
     def beta(self, t: Tensor) -> Tensor:
         return self.beta_1 * t * t
@@ -132,8 +136,8 @@ class LogarithmicAccuracy:
     beta_1: float
 
     def __post_init__(self):
-        if self.num_classes < 2 or not 0 < self.beta_1 < math.inf:
-            raise ValueError(f"num_classes must be at least 2 and beta_1 positive, got {self}")
+        checks.integer("num_classes", self.num_classes, 2)
+        _check_positive("beta_1", self.beta_1)
 
     @property
     def _slope(self) -> float:
@@ -148,6 +152,18 @@ class LogarithmicAccuracy:
 
     def rate(self, t: Tensor) -> Tensor:
         return 4 / self.num_classes * self._slope / (1 - self._slope * t)
+
+
+def _check_number(name: str, value: Any) -> None:
+    single = isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()
+    if isinstance(value, bool) or not (isinstance(value, Real) or single):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+
+
+def _check_positive(name: str, value: Any) -> None:
+    _check_number(name, value)
+    if not 0 < value <= sys.float_info.max:
+        raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
 def continuous_schedule(sigma_1: float | None, schedule: ContinuousSchedule | None) -> ContinuousSchedule:

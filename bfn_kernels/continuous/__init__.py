@@ -6,8 +6,6 @@ Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is dr
 Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -124,7 +122,8 @@ def update_sample(
     checks.data("mean", mean)
     checks.like("x", x, "mean", mean)
     known_mask = known_values(known, known_mask, mean, mean.shape)
-    check_out(out, "mean", x=x, mean=mean, known=known, precision=precision, alpha=alpha, noise=noise)
+    others = {"known": known, "known_mask": known_mask, "precision": precision, "alpha": alpha, "noise": noise}
+    check_out(out, "mean", x=x, mean=mean, **others)
     ops, op = _family("update_sample", backend, mean.device)
     dtype = checks.compute_dtype(x, mean)
     numbers = rows.numbers(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision=precision)
@@ -283,24 +282,19 @@ def data_numbers(
     return rows.numbers(ops, which, t, x.shape, x, dtype, schedule, n_steps=n_steps, scale=scale)
 
 
-def check_prediction(
-    x: Tensor, prediction: Tensor, mean: Tensor | None, parametrisation: str, shape: Sequence[int] | None = None
-) -> Tensor | None:
-    """What the losses of continuous and discretised data share; the mean, None where it is not read. `shape`: the
-    prediction's, where it is not that of x."""
-    checks.data("x", x)
-    checks.like("prediction", prediction, "x", x, shape)
+def read_mean(x: Tensor, mean: Tensor | None, parametrisation: str) -> Tensor | None:
+    """The mean that losses of continuous and discretised data read: None where the network puts out the data itself."""
     checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
-    if parametrisation == "data":
-        return None
-    if mean is None:
+    if mean is not None:
+        checks.like("mean", mean, "x", x)
+    elif parametrisation == "noise":
         raise ValueError('mean must be given with parametrisation="noise", got None')
-    checks.like("mean", mean, "x", x)
-    return mean
+    return None if parametrisation == "data" else mean
 
 
 def _check_loss(x, prediction, mean, parametrisation, mask, reduction) -> tuple[Tensor | None, Tensor | None]:
     """The mean and the mask as the ops take them."""
     checks.choice("reduction", reduction, checks.REDUCTIONS)
-    mean = check_prediction(x, prediction, mean, parametrisation)
-    return mean, checks.mask("mask", mask, "x", x, x.shape)
+    checks.data("x", x)
+    checks.like("prediction", prediction, "x", x)
+    return read_mean(x, mean, parametrisation), checks.mask("mask", mask, "x", x, x.shape)

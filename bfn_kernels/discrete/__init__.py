@@ -160,7 +160,7 @@ def update_sample(
     checks.choice("choose", choose, CHOICES)
     known = known if known is None else checks.classes("known", known)
     known_mask = known_values(known, known_mask, state, state.shape[:-1])
-    others = {"known": known, "alpha": alpha, "noise": noise, "draw_noise": draw_noise}
+    others = {"known": known, "known_mask": known_mask, "alpha": alpha, "noise": noise, "draw_noise": draw_noise}
     check_out(out, "state", output_logits=output_logits, state=state, **others)
     if choose != "mean":
         checks.no_gradient(f"a {choose} has none", output_logits=output_logits)

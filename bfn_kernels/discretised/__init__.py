@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
 from bfn_kernels.arguments import drawn_seed, expectation, known_values, step_time, updated_precision
-from bfn_kernels.continuous import check_prediction, data_numbers
+from bfn_kernels.continuous import data_numbers, read_mean
 from bfn_kernels.discrete.reference import valid_classes
 from bfn_kernels.discretised import autograd, reference
 from bfn_kernels.outputs import check_out
@@ -329,7 +329,7 @@ def update_sample(
     _check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
     known_mask = known_values(known, known_mask, mean, mean.shape)
     output = {"pred_mean": pred_mean, "pred_log_std": pred_log_std, "mixture_logits": mixture_logits}
-    others = {"known": known, "precision": precision, "t": t, "alpha": alpha}
+    others = {"known": known, "known_mask": known_mask, "precision": precision, "t": t, "alpha": alpha}
     check_out(out, "mean", mean=mean, **output, **others, noise=noise, draw_noise=draw_noise)
     if choose != "mean":
         checks.no_gradient(f"a {choose} has none", **output)
@@ -382,22 +382,22 @@ def _component(mixture_logits: Tensor | None, noise: Tensor | None, shape: Seque
 
 def _check_output(x, name, pred_mean, pred_log_std, mixture_logits, mean, parametrisation) -> Tensor | None:
     """What the network put out for each of x; the mean, None where it is not read."""
+    checks.data(name, x)
     each = x.shape
     if mixture_logits is not None:
-        checks.data(name, x)
         checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
         each = (*x.shape, mixture_logits.shape[-1])
         checks.like("mixture_logits", mixture_logits, name, x, each)
-    read_mean = check_prediction(x, pred_mean, mean, parametrisation, each)
+    checks.like("pred_mean", pred_mean, name, x, each)
     checks.like("pred_log_std", pred_log_std, name, x, each)
-    return read_mean
+    return read_mean(x, mean, parametrisation)
 
 
 def _check_loss(
     x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction
 ) -> tuple[Tensor | None, Tensor | None]:
     """What the losses share: the mean, None where it is not read, and the mask as the ops take it."""
-    read_mean = _check_output(x, "x", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
+    mean_read = _check_output(x, "x", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
     checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.no_gradient("none is defined for discretised data", x=x, mean=mean)
-    return read_mean, checks.mask("mask", mask, "x", x, x.shape)
+    return mean_read, checks.mask("mask", mask, "x", x, x.shape)

@@ -176,11 +176,11 @@ def no_tensor(inputs: dict, state: Tensor, form: Random):
     return form.choice(["out", 3.0, [0.0], state.tolist()])
 
 
-MAYBE = (view_of_a_leaf, detached_leaf, inference, lazy_clone, lazily_cloned_state)  # either right or refused
+MAYBE = (view_of_a_leaf, detached_leaf, inference, lazy_clone, lazily_cloned_state, subclass)  # either right or refused
 TAKEN = (fresh, itself, same_place, same_object_in_no_order)
 REFUSED = (
     negative, imaginary, negative_state, expanded, overlapping_itself, shifted, turned, another_input, known_mask,
-    subclass, leaf, other_shape, other_type, meta, sparse, no_tensor,
+    leaf, other_shape, other_type, meta, sparse, no_tensor,
 )  # fmt: skip
 HAVE_OUT = ("continuous.update_sample", "discretised.update_sample", "discrete.update_sample")
 

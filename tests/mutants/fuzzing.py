@@ -2,23 +2,49 @@
 
 from fault import Fault
 
+OUT, VALUES, LAYOUTS = (
+    "tests/fuzz/test_fuzz_out.py",
+    "tests/fuzz/test_fuzz_values.py",
+    "tests/fuzz/test_fuzz_layouts.py",
+)
+
 FAULTS = [
+    Fault("bfn_kernels/outputs.py", " or out.is_neg():", ":", f"{OUT} -k test_refused"),
+    Fault("bfn_kernels/outputs.py", "if stride < span:", "if stride < 0:", f"{OUT} -k test_refused"),
     Fault(
-        "csrc/bindings/direct.cpp",
-        "if (negative != Py_False) throw NotPlain();",
-        "if (!negative) throw NotPlain();",
-        "tests/fuzz/test_fuzz_values.py -k cpu-continuous",
+        "bfn_kernels/outputs.py",
+        "if name != state_name or _dims(out) != _dims(value) or written != read:",
+        "if name != state_name:",
+        f"{OUT} -k test_refused",
+    ),
+    Fault(
+        "bfn_kernels/operators.py",
+        "torch.autograd.graph.increment_version(args[-1])",
+        "pass",
+        f"{OUT} -k 'test_taken or autograd_notices'",
+    ),
+    Fault(
+        "csrc/bindings/tensors.cpp",
+        "if (x.stride(a) == 0 || x.stride(b) == 0) return 0;",
+        "",
+        f"{LAYOUTS} -k strides",
     ),
     Fault(
         "csrc/bindings/tensors.cpp",
         "const int64_t stride = size == 1 ? 0 : strides[d - offset];",
         "const int64_t stride = d < offset || d >= end ? 0 : strides[d - offset];",
-        "tests/fuzz/test_fuzz_values.py -k cpu-continuous",
+        f"{VALUES} -k cpu-continuous",
+    ),
+    Fault(
+        "csrc/cpu/network.h",
+        "mixed(static_cast<bool>(from.mixture_logits)),",
+        "mixed(from.mixture_logits && from.components > 1),",
+        f"{VALUES} -k cpu-discretised",
     ),
     Fault(
         "bfn_kernels/reduction.py",
         "return [t if t is None or mask is None else torch.where(mask, t, torch.zeros_like(t)) for t in tensors]",
         "return [t if t is None or mask is None else t * mask for t in tensors]",
-        "tests/fuzz/test_fuzz_values.py -k cpu-discretised",
+        f"{VALUES} -k cpu-discretised",
     ),
 ]
