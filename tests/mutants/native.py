@@ -195,8 +195,8 @@ FAULTS = [
     Fault(
         CPU("rows.h"),
         "const int64_t per_row = (tile.rows.num_classes + 3) / 4;",
-        "const int64_t per_row = (tile.rows.num_classes + 4) / 4;",
-        f"{NOISE} -k 'same_noise and cpu and discrete.flow_sample'",
+        "const int64_t per_row = (tile.rows.num_classes + 2) / 4;",
+        f"{NOISE} -k 'belongs_to_positions and cpu'",
     ),
     Fault(
         MATH("discrete"),
