@@ -88,3 +88,18 @@ def test_a_class_that_the_network_rules_out(num_classes, backend):
         want, _ = results(x, z.double(), torch.tensor([300.0]), "reference", **expect)
         torch.testing.assert_close(loss.double(), want, rtol=1e-5, atol=0)
         assert want.isfinite().all() and grad.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("gap", [8.0, 12.0, 20.0])
+def test_a_likely_class_costs_little_to_the_last_digits(gap, backend):
+    """1 - p, subtracted, would have none of them."""
+    x, z = torch.zeros(1, 2, dtype=torch.int64), torch.tensor([[[gap, 0.0, -1.0], [gap, -3.0, 0.5]]])
+    for call in (
+        lambda z, b: discrete.reconstruction_loss(x, z, reduction="none", backend=b),
+        lambda z, b: discrete.discrete_time_loss(
+            x, z, 0.5, beta_1=3.0, n_steps=4, n_samples=1, noise=torch.full_like(z, 0.7).unsqueeze(0),
+            receiver="factorised", reduction="none", backend=b,
+        ),
+    ):  # fmt: skip
+        torch.testing.assert_close(call(z, backend).double(), call(z.double(), "reference"), rtol=1e-4, atol=0)
