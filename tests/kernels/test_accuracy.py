@@ -130,7 +130,8 @@ def test_expanded_inputs(backend):
 def test_forms_of_t(case, backend):
     """A number, [B], [B, 1], [B, L] and a trailing 1 all say the same."""
     inputs = case.inputs((3, 4), torch.float32)
-    forms = [0.4, torch.tensor(0.4), torch.full((3,), 0.4), torch.full((3, 1), 0.4), torch.full((3, 4), 0.4)]
+    t = 2 / case.options.get("n_steps", 5)  # which starts a step, where there are any
+    forms = [t, torch.tensor(t), torch.full((3,), t), torch.full((3, 1), t), torch.full((3, 4), t)]
     results = [case(inputs | {"t": form}, backend) for form in forms]
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], rtol=2e-6, atol=1e-6 * scale(results[0]) + 1e-30, equal_nan=True)

@@ -10,7 +10,7 @@ from mpmath import mpf
 from support import INTERPRETED, ON_CPU
 
 from bfn_kernels import discretised
-from bfn_kernels.arguments import _gauss_hermite as gauss_hermite
+from bfn_kernels.gauss import hermite as gauss_hermite
 
 BINS = (2, 3, 16, 255) if not INTERPRETED else (3, 16)
 TINY_TOTAL = 1e-5  # with less mass in [−1, 1] it is uniform by definition
