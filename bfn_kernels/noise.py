@@ -95,12 +95,17 @@ def fold_in(seed: int | Tensor, step: int | Tensor) -> int | Tensor:
     """A fresh seed for each step of a loop, made from one seed: an int where both are, else an int64 tensor.
 
     seed: int or int64 tensor with one element. step: int, or an int64 tensor of steps, on the seed's device if that is
-    a tensor. Raises TypeError for anything else.
+    a tensor. Raises TypeError for anything else, ValueError for a seed of several elements.
 
     >>> fold_in(7, 0) != fold_in(7, 1), fold_in(7, 1) == fold_in(7, torch.arange(2))[1]
     (True, tensor(True))
     """
     seed, step = _int_or_tensor("seed", seed), _int_or_tensor("step", step)
+    for name, value in (("seed", seed), ("step", step)):
+        if isinstance(value, Tensor) and value.dtype != torch.int64:
+            raise TypeError(f"{name} must be an int or an int64 tensor, got {value.dtype}")
+    if isinstance(seed, Tensor) and seed.numel() != 1:
+        raise ValueError(f"seed must hold one int64, got shape {tuple(seed.shape)}")
     like = next((value for value in (seed, step) if isinstance(value, Tensor)), None)
     if like is None and not torch.compiler.is_compiling():
         w0, w1, _, _ = _rounds(seed, step, FOLD_IN, 0)

@@ -112,7 +112,8 @@ def continuous_time_loss(x: Tensor, logits: Tensor, numbers: Numbers, mask: Tens
     (logits,) = hide(None if mask is None else mask.unsqueeze(-1), logits.to(dtype))
     is_x = one_hot(index, logits.shape[-1])
     q = logsigmoid(others(logits, is_x)).exp()  # the sigmoid's own gradient cancels as p_x goes to 0
-    r = logits.masked_fill(is_x, -torch.inf).softmax(-1)
+    rest = logits.masked_fill(is_x, -torch.inf)
+    r = torch.where((rest == -torch.inf).all(-1, keepdim=True), 0, rest).softmax(-1)  # any will do where q = 0
     # where one of them is nearly 1, what it lacks is summed from the others: subtracted, it would cancel
     less = r.masked_fill(one_hot(r.argmax(-1), logits.shape[-1]), 0)
     lack = less.sum(-1)

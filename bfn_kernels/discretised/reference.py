@@ -134,7 +134,7 @@ def log_bin_prob(index: Tensor, mean: Tensor, std: Tensor, num_bins: int, clip: 
 def unclipped_total(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """ln(Φ((1−mean)/std) − Φ((−1−mean)/std)), and where that is too little to divide by."""
     log_total = log_interval((-1 - mean) / std, (1 - mean) / std, -mean / std, 2 / std)
-    return log_total, log_total < math.log(TINY_TOTAL)
+    return log_total, (log_total < math.log(TINY_TOTAL)) | mean.isinf()  # of which the logarithms make NaN
 
 
 def expected_value(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, clip: bool) -> Tensor:

@@ -37,7 +37,7 @@ void check_range(const char* name, const View& view, int64_t count, double high,
     t = *load(op.value, i, 1, &t);
     if (!op.takes(t, 0)) break;
   }
-  const std::string n = written(op.context.n_steps);
+  const std::string n = std::to_string(static_cast<int64_t>(op.context.n_steps));
   throw std::invalid_argument("t must be (i - 1)/n for a step i from 1 to n = " + n + ", got " + written(t) +
                               "; or give step=i");
 }

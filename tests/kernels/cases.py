@@ -111,13 +111,17 @@ def poisoned(make, value):
     return lambda shape, dtype, g: torch.where(some(shape, dtype, g), make(shape, dtype, g), value)
 
 
+def ends_of(n_steps):
+    """Times of the first two steps, of one in the middle and of the last."""
+    return rows(among(0.0, 1 / n_steps, 0.5, 1 - 1 / n_steps))
+
+
 def itself(shape, dtype, g) -> torch.dtype:
     return dtype
 
 
 DATA, TIME, ALPHA = uniform(-1, 1), rows(uniform(0.05, 1)), rows(log_uniform(0.1, 10))
 STEP = rows(among(*(i / 7 for i in range(7))))  # times of the steps of n = 7
-HARD_STEP = rows(among(0.0, 0.05, 0.5, 0.95))  # times of the first steps and the last of n = 20
 HARD_TIME, HARD_ALPHA = rows(among(0.0, 1e-7, 1e-4, 0.5, 1.0)), rows(among(1e-9, 1e-7, 1e-3, 1.0, 1e6))
 PAPER = {"sigma_1": 0.03}
 
@@ -157,7 +161,7 @@ for op, extra, options in [
     ]  # fmt: skip
 CONTINUOUS += [
     Case("continuous.continuous_time_loss[ends]", {**LOSS, "t": HARD_TIME}, {"sigma_1": 1e-3, "reduction": "none"}, ("x", "prediction", "mean"), hard=True),
-    Case("continuous.discrete_time_loss[ends]", {**LOSS, "t": HARD_STEP}, {"sigma_1": 1e-3, "n_steps": 20, "reduction": "none"}, ("x", "prediction", "mean"), hard=True),
+    Case("continuous.discrete_time_loss[ends]", {**LOSS, "t": ends_of(20)}, {"sigma_1": 1e-3, "n_steps": 20, "reduction": "none"}, ("x", "prediction", "mean"), hard=True),
     Case("continuous.reconstruction_loss[bins]", LOSS, {"num_bins": 16, "reduction": "none", **PAPER}, ("prediction", "mean")),
 ]  # fmt: skip
 
@@ -216,7 +220,7 @@ WIDE = {
 }
 DISCRETISED += [
     Case("discretised.continuous_time_loss[hard]", {**WIDE, "t": HARD_TIME}, {"num_bins": 16, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
-    Case("discretised.discrete_time_loss[hard]", {**WIDE, "t": HARD_STEP}, {"num_bins": 16, "n_steps": 20, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
+    Case("discretised.discrete_time_loss[hard]", {**WIDE, "t": ends_of(20)}, {"num_bins": 16, "n_steps": 20, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
     Case("discretised.reconstruction_loss[hard]", WIDE, {"num_bins": 16, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
     Case("discretised.discrete_time_loss[draws]", {**LOSS, "t": STEP, "noise": draws(normal(), 3)}, {"n_steps": 7, "n_samples": 3, "num_bins": 16, **PAPER}, PREDICTIONS),
     Case("discretised.discrete_time_loss[mixture 16 nodes]", {**LOSS, **mixture(NET, "mean"), "t": STEP}, {"n_steps": 7, "quadrature": 16, "num_bins": 4, **PAPER}, (*PREDICTIONS, "mixture_logits")),
@@ -272,13 +276,13 @@ for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, tor
             DISCRETE.append(Case(f"discrete.discrete_time_loss[K={k} {receiver} nodes]", {**loss, "t": STEP}, options, ("logits",)))  # fmt: skip
 for gap in (10, 30, 100):
     loss = {"x": classes(5), "logits": per_class(among(-gap, 0, gap), 5)}
-    timed, stepped = {**loss, "t": HARD_TIME}, {**loss, "t": HARD_STEP}
+    timed, stepped = {**loss, "t": HARD_TIME}, {**loss, "t": ends_of(10)}
     each = {"reduction": "none"}
     DISCRETE += [
         Case(f"discrete.continuous_time_loss[gap {gap}]", timed, {**each, **BETA}, ("logits",), hard=True),
         Case(f"discrete.reconstruction_loss[gap {gap}]", loss, each, ("logits",), hard=True),
-        Case(f"discrete.discrete_time_loss[gap {gap} joint]", {**stepped, "noise": draws(per_class(normal(), 5), 2)}, {"n_steps": 20, "n_samples": 2, **each, **BETA}, ("logits",), hard=True),
-        Case(f"discrete.discrete_time_loss[gap {gap} factorised]", stepped, {"n_steps": 20, "quadrature": 8, "receiver": "factorised", **each, **BETA}, ("logits",), hard=True),
+        Case(f"discrete.discrete_time_loss[gap {gap} joint]", {**stepped, "noise": draws(per_class(normal(), 5), 2)}, {"n_steps": 10, "n_samples": 2, **each, **BETA}, ("logits",), hard=True),
+        Case(f"discrete.discrete_time_loss[gap {gap} factorised]", stepped, {"n_steps": 10, "quadrature": 8, "receiver": "factorised", **each, **BETA}, ("logits",), hard=True),
     ]  # fmt: skip
 big = {"x": classes(4096), "logits": per_class(normal(5), 4096)}
 DISCRETE += [

@@ -18,7 +18,7 @@ OPS = {
         x, m, s, None, 0.5, mixture_logits=w, backend=b, **DATA
     ),
     "L_n": lambda x, m, s, w, b: discretised.discrete_time_loss(
-        x, m, s, None, 0.5, n_steps=5, mixture_logits=w, backend=b, **DATA
+        x, m, s, None, 0.4, n_steps=5, mixture_logits=w, backend=b, **DATA
     ),
     "reconstruction": lambda x, m, s, w, b: discretised.reconstruction_loss(
         x, m, s, None, mixture_logits=w, backend=b, **DATA
@@ -76,7 +76,7 @@ def test_draws_of_a_loss_far_along(backend):
     x, mean = torch.linspace(-0.9, 0.9, 50), torch.zeros(50, 65)
     draws = {"n_steps": 5, "n_samples": 2, "mixture_logits": mean, "seed": 3, "reduction": "none", **DATA}
     got, want = (
-        discretised.discrete_time_loss(x, mean, mean - 1, None, 0.5, backend=b, **draws)
+        discretised.discrete_time_loss(x, mean, mean - 1, None, 0.4, backend=b, **draws)
         for b in (backend, "reference")
     )  # fmt: skip
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
