@@ -41,6 +41,8 @@ def step_backward(ops: Namespace, grad: Tensor, numbers: Numbers, dtype: torch.d
     if not numbers.which:
         return grad.to(dtype)
     wide = grad.to(torch.promote_types(grad.dtype, dtype))  # a step writes in the type of what it scales
+    if not numbers.by and numbers.rows[0].dtype == torch.float64:
+        wide = wide.double()  # the step computed in it, and its numbers are of no other use
     return ops.gaussian_step(wide, None, *numbers, None, None).to(dtype)
 
 

@@ -19,14 +19,14 @@ class Numbers {
   Numbers(const Tensors& rows, int64_t which, const Doubles& by, const Shape& shape, ScalarType type)
       : shape_(shape), which_(which), given_(rows) {
     if (!by.empty()) made_ = row_numbers_of(rows, which, by, shape, type);
-    check();
+    check(type);
   }
 
   // That of those wanted which there is; a view that is null where there is none.
   View of(std::initializer_list<RowNumber> wanted) const;
 
  private:
-  void check() const;
+  void check(ScalarType type) const;
 
   // the caller's, who keeps them
   const Shape& shape_;

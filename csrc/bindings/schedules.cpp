@@ -70,12 +70,17 @@ Tensor row_numbers_of(const Tensors& rows, int64_t which, const Doubles& by, con
   return out;
 }
 
-void Numbers::check() const {
+void Numbers::check(ScalarType type) const {
   if (which_ < 0 || which_ >> (static_cast<int64_t>(RowNumber::kSpread) + 1)) {
     throw std::invalid_argument("which has bits of no number of a row");
   }
   if (!made_ && static_cast<int64_t>(given_.size()) != size_of(which_)) {
     throw std::invalid_argument("rows must be as many numbers as which has bits");
+  }
+  for (const Tensor& row : given_) {
+    if (!made_ && row.scalar_type() != type) {
+      throw std::invalid_argument("rows must have the type of the arithmetic, float64 where any argument has it");
+    }
   }
 }
 

@@ -16,8 +16,8 @@ FAULTS = [
         "bfn_kernels/arguments.py", "kept = max(v.dim()", "kept = min(v.dim()", f"{PUBLIC} -k shape_and_type",
     ),
     Fault(
-        "bfn_kernels/arguments.py", "precision.dtype if isinstance(precision, Tensor) else torch.float32",
-        "torch.float32", f"{PUBLIC} -k shape_and_type",
+        "bfn_kernels/arguments.py", "dtype = torch.promote_types(precision.dtype, torch.float32) if isinstance",
+        "dtype = torch.float32 if isinstance", f"{PUBLIC} -k shape_and_type",
     ),
     Fault("bfn_kernels/arguments.py", "quadrature > MAX_NODES", "quadrature >= MAX_NODES", f"{PUBLIC} -k nodes"),
     Fault(
@@ -89,7 +89,7 @@ FAULTS = [
     Fault("bfn_kernels/rows.py", "T_MAX = 1 - 1e-6", "T_MAX = 1 - 1.1e-6", f"{ROWS} -k ends_of_time"),
     Fault("bfn_kernels/rows.py", "ROOT_BETA_MIN = 1e-10", "ROOT_BETA_MIN = 0.0", f"{ROWS} -k ends_of_time"),
     Fault(
-        "bfn_kernels/rows.py", "of.n_steps * of.value + 1", "of.n_steps * of.value",
+        "bfn_kernels/rows.py", "checks.step_of(of.value, of.n_steps)", "of.n_steps * of.value",
         f"{ROWS} -k by_formula",
     ),
     # Triton

@@ -5,7 +5,7 @@ from fault import Fault
 TESTS = "tests/kernels/"
 REFERENCE, DISCRETE = "bfn_kernels/discretised/reference.py", "bfn_kernels/discrete/reference.py"
 TRITON, SCALAR = "bfn_kernels/discretised/triton_expected.py", "csrc/math/expected_value.h"
-UNCLIPPED, UNCLIPPED_TRITON = f"{TESTS}test_unclipped.py", f"{TESTS}test_unclipped.py -k triton"
+UNCLIPPED, UNCLIPPED_TRITON = f"{TESTS}test_unclipped.py", f"TRITON_INTERPRET=1 {TESTS}test_unclipped.py -k triton"
 
 FAULTS = [
     Fault(  # no gradient at 0
