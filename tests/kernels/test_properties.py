@@ -76,8 +76,8 @@ def test_logits_may_be_shifted(seed, shift, num_classes, t, backend):
         ),
     ] + [
         lambda z, receiver=receiver: discrete.discrete_time_loss(
-            x, z, step=1 + int(9 * t), beta_1=2.0, n_steps=10, n_samples=2, noise=noise, receiver=receiver, reduction="none",
-            backend=backend,
+            x, z, step=1 + int(9 * t), beta_1=2.0, n_steps=10, n_samples=2, noise=noise, receiver=receiver,
+            reduction="none", backend=backend,
         )
         for receiver in ("joint", "factorised")
     ]  # fmt: skip

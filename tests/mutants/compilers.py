@@ -6,6 +6,8 @@ MODES, LAYOUTS = "tests/kernels/test_modes.py", "tests/kernels/test_layouts.py"
 NOISE, CHECKS, ROWS = "bfn_kernels/noise.py", "bfn_kernels/checks.py", "bfn_kernels/rows.py"
 OPERATORS, TENSORS, VIEWS = "bfn_kernels/operators.py", "csrc/bindings/tensors.cpp", "bfn_kernels/triton_ops/views.py"
 
+NODES = "TRITON_INTERPRET=1 tests/kernels/test_accuracy.py -k discretised.discrete_time_loss"
+
 FAULTS = [
     Fault(NOISE, "seed // 2**32 % 2**32, device", "seed // 2**32 % 2**31, device", f"{MODES} -k seed_that_changes"),
     Fault(NOISE, "_signed(high << 32 | low)", "_signed(low << 32 | high)", f"{MODES} -k joins_a_seed"),
@@ -47,8 +49,8 @@ FAULTS = [
     Fault(TENSORS, "if (x.stride(a) == 0 || x.stride(b) == 0) return 0;", "", LAYOUTS),
     Fault(TENSORS, "return x.size(a) > x.size(b) ? 1 : 0;", "return 0;", LAYOUTS),
     Fault(VIEWS, "    if 0 in shape:\n        return dims\n", "", f"TRITON_INTERPRET=1 {LAYOUTS} -k triton"),
-    Fault(VIEWS, "value += parts[part][k]", "value = parts[part][k]", "TRITON_INTERPRET=1 tests/kernels/test_accuracy.py -k 'triton and discretised.discrete_time_loss'"),
-    Fault(VIEWS, "3 if dtype == torch.float64 else 1", "1", "TRITON_INTERPRET=1 tests/kernels/test_accuracy.py -k 'triton and discretised.discrete_time_loss'"),
+    Fault(VIEWS, "value += parts[part][k]", "value = parts[part][k]", NODES),
+    Fault(VIEWS, "3 if dtype == torch.float64 else 1", "1", NODES),
     Fault(
         "bfn_kernels/triton_ops/rows.py", "n_steps: tl.float64", "n_steps", "tests/kernels/test_triton.py -k double"
     ),
