@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bfn.configs import Config, ConfigError, choose
+from bfn_kernels.discretised import from_levels
 
 SYMBOLS = " " + ascii_lowercase
 
@@ -50,7 +51,7 @@ def split_digits() -> tuple[Tensor, Tensor, Tensor]:
 def digits(config: Config) -> Data:
     """Digits with 17 grey levels as the centres of 17 bins of [-1, 1]."""
     splits = split_digits()
-    train, validation, test = (((2 * s + 1) / 17 - 1).float() for s in splits)
+    train, validation, test = (from_levels(s, num_bins=17) for s in splits)
     return Data(train, validation, test, 17, image_baseline(*splits, 17))
 
 
