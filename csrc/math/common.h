@@ -12,6 +12,11 @@
 #else
 #define BFN_HD inline
 #endif
+#if defined(__CUDACC__)  // with registers of its own where it is rare and large
+#define BFN_HD_APART __host__ __device__ __noinline__
+#else
+#define BFN_HD_APART BFN_HD
+#endif
 
 namespace bfn {
 
