@@ -56,7 +56,7 @@ FAULTS = [
     ),
     Fault(
         SCALAR,
-        "  if (std >= wide_std(bins)) return WideSeries<T>(bins).at(mean, std);\n",
+        "  if (std >= wide_std(bins)) return wide_unclipped_value(mean, std, bins);\n",
         "",
         f"{UNCLIPPED} -k 'cpu or cuda'",
     ),
