@@ -96,6 +96,9 @@ def measured(name: str, launch: Launch, architecture: int, variables: int, size:
 Row = tuple[str, int, float, Callable[[], object]]  # name, variables, bytes of each, and the call
 
 
+ONE = (True, True, False)  # the gradients of a mean and a std without a mixture
+
+
 def given(row: torch.Tensor, which: int) -> rows.Numbers:
     return rows.Numbers([row] * which.bit_count(), which)
 
@@ -107,6 +110,7 @@ def of_data(x: torch.Tensor) -> list[Row]:
     many = torch.zeros(*x.shape, 10, dtype=x.dtype)
     one, mixture = (x, x, None, x), (many, many, many, x)
     update, message = given(row, rows.UPDATE), given(row, rows.KEEP | rows.TAKE)
+    normal = x, x, None
     prediction = x, x, *given(row, rows.FLOW | rows.RATE), -1.0, 1.0
 
     def loss(which, n_samples=0, nodes=(), seed=None, output=one):
@@ -126,6 +130,7 @@ def of_data(x: torch.Tensor) -> list[Row]:
             "squared_loss_backward", 5,
             lambda: continuous.squared_loss_backward(row, scale, x, *prediction, None, False, True, True),
         ),
+        ("expected_value, unclipped", 4 + 8 / width, lambda: discretised.expected_value(*normal, 256, False, *ONE)),
         ("discretised update, a draw", 4, draw(one)),
         ("discretised L_inf", 4 + 8 / width, loss(rows.RATE)),
         ("discretised reconstruction", 4 + 8 / width, loss(0)),

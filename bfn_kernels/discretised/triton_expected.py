@@ -4,8 +4,6 @@ The inner edges are a uniform grid, so that sums over them cost the same for eve
 are, many by Euler–Maclaurin, and where std is large by a Taylor series. Of a wide unclipped distribution it is another.
 """
 
-from math import factorial
-
 import triton
 import triton.language as tl
 
@@ -129,19 +127,27 @@ def _wide_sum(mean, std, K: tl.constexpr):
 
 
 @triton.constexpr_function
+def _factorial(n):
+    product = 1
+    for k in range(2, n + 1):
+        product *= k
+    return product
+
+
+@triton.constexpr_function
 def _of_bins(K, n):
     """Σ c_k·∫ x^n/n! over bin k, n odd, by Euler–Maclaurin, which is exact for a polynomial."""
     corrections = (
-        coefficient * (2 / K) ** (2 * m) / factorial(n + 2 - 2 * m)
+        coefficient * (2 / K) ** (2 * m) / _factorial(n + 2 - 2 * m)
         for m, coefficient in enumerate(BERNOULLI[: (n + 1) // 2], 1)
     )
-    return 2 * (n + 1) / factorial(n + 2) - 2 * sum(corrections)
+    return 2 * (n + 1) / _factorial(n + 2) - 2 * sum(corrections)
 
 
 @triton.constexpr_function
 def _of_one(n):
     """∫ x^n/n! over [−1, 1], n even."""
-    return 2 / factorial(n + 1)
+    return 2 / _factorial(n + 1)
 
 
 @triton.jit
@@ -156,8 +162,7 @@ def _wide_series(mean, std, K: tl.constexpr):
     h, before, last = z * 0.0 + 1.0, z * 0.0, z * 0.0  # h_n, h_n−1 and h_n−2
     above, above_by_slope, above_by_w = z * 0.0, z * 0.0, z * 0.0
     below, below_by_slope, below_by_w = z * 0.0, z * 0.0, z * 0.0
-    for i in tl.static_range(UNCLIPPED_SERIES):
-        n: tl.constexpr = 2 * i
+    for n in tl.static_range(0, 2 * UNCLIPPED_SERIES, 2):
         after = slope * h - n * w * before
         below += _of_one(n) * h
         below_by_slope += _of_one(n) * n * before
