@@ -75,7 +75,7 @@ def squared_loss(
     """weight·(x − x̂)² + offset: L∞ (101), L_n (96) and −ln N(x; x̂, v) differ in their weight and offset alone."""
     dtype = compute_dtype(x, prediction, mean)
     x, prediction, mean = hide(mask, x.to(dtype), prediction.to(dtype), None if mean is None else mean.to(dtype))
-    values("x", x, *clip, mask)
+    values("x", x, *clip)
     weight, *offset = numbers.others
     error = x - predict_data(prediction, mean, numbers, clip)
     return reduce(sum(offset, weight * error * error), mask, reduction)

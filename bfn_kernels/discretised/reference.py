@@ -235,7 +235,7 @@ def bin_loss(
     """−ln p of the bin that x lies in."""
     dtype = compute_dtype(x, mean, std, mixture_logits)
     (x,) = hide(mask, x.to(dtype))
-    values("x", x, -1, 1, mask)
+    values("x", x, -1, 1)
     normal = Normal.of(dtype, mean, std, mixture_logits)
     mean, std, mixture_logits = hide_output(mask, normal.mean, normal.std - 1, normal.mixture_logits)
     normal = Normal(mean, std + 1, mixture_logits)
@@ -274,7 +274,7 @@ def continuous_time_loss(
 ) -> Tensor:
     """L∞ = weight·(x − k̂)², weight −ln σ₁/σ₁^{2t} (101)."""
     x, mean = hide(mask, x, mean)
-    values("x", x, -1, 1, mask)
+    values("x", x, -1, 1)
     output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
     normal = output_distribution(compute_dtype(x, *output, mean), *output, mean, numbers.flow)
     (weight,) = numbers.others
@@ -298,7 +298,7 @@ def discrete_time_loss(
 ) -> Tensor:
     """L_n = n·E[−ε²/2 − ln Σ_k p_k·exp(−(y − c_k)²/2τ²)], y = x + τε, τ² = 1/α_i (113–119)."""
     x, mean = hide(mask, x, mean)
-    values("x", x, -1, 1, mask)
+    values("x", x, -1, 1)
     output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
     normal = output_distribution(compute_dtype(x, *output, mean), *output, mean, numbers.flow)
     (alpha,) = numbers.others

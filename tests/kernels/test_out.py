@@ -61,8 +61,9 @@ def test_what_is_not_plain_is_refused(name, step, backend):
 def test_shared_memory_is_refused(step, backend):
     memory = torch.zeros(40)
     state, shifted = memory[:12].view(3, 4), memory[4:16].view(3, 4)
-    with pytest.raises(ValueError, match=r"^out must be the state itself or share no memory"):
-        step(state, shifted, backend)
+    for before, behind in ((state, shifted), (shifted, state)):
+        with pytest.raises(ValueError, match=r"^out must be the state itself or share no memory"):
+            step(before, behind, backend)
     square = torch.zeros(4, 4)
     with pytest.raises(ValueError, match=r"^out must be the state itself or share no memory"):
         step(square, square.t(), backend, x=torch.zeros(4, 4))

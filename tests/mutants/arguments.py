@@ -34,7 +34,6 @@ FAULTS = [
     ),
     Fault("bfn_kernels/arguments.py", "return (step - 1) / n_steps", "return step / n_steps", f"{ARGUMENTS} -k step"),
     Fault("bfn_kernels/arguments.py", "least < 1 or ", "", f"{ARGUMENTS} -k bad_steps"),
-    Fault("bfn_kernels/checks.py", "outside if mask is None else outside & mask", "outside", f"{ARGUMENTS} -k range"),
     Fault("bfn_kernels/checks.py", "(x < low) | (x > high)", "x > high", f"{ARGUMENTS} -k range"),
     Fault("csrc/cpu/loss.h", "&& !(mask && !mask[i])", "", f"{ARGUMENTS} -k range"),
     Fault("csrc/cpu/continuous.cpp", "  range.refuse();\n", "", f"{ARGUMENTS} -k range"),
