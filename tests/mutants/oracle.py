@@ -60,7 +60,12 @@ FAULTS = [
         "",
         f"{UNCLIPPED} -k 'cpu or cuda'",
     ),
-    Fault(SCALAR, "kTerms = 12;", "kTerms = 6;", f"{UNCLIPPED} -k 'cpu or cuda'"),
+    Fault(
+        SCALAR,
+        "i < kTerms; ++i) {\n      const T n = static_cast<T>(2 * i)",
+        "i < kTerms / 2; ++i) {\n      const T n = static_cast<T>(2 * i)",
+        f"{UNCLIPPED} -k 'cpu or cuda'",
+    ),
     Fault(
         SCALAR, "below_by_w += mass[i] * n * (n - 1)", "below_by_w += mass[i] * n * n", f"{UNCLIPPED} -k 'cpu or cuda'"
     ),
