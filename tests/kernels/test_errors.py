@@ -93,6 +93,7 @@ BAD = [
     (binned, {"n_samples": 2, "noise": X}, ValueError, r"noise must have shape \(2, 2, 3\).*\(2, 3\)"),
     (step, {"choose": "best"}, ValueError, "choose must be one of.*'best'"),
     (step, {"known": X}, ValueError, "known and known_mask must be given together"),
+    (step, {"known": "x", "known_mask": X > 0}, TypeError, "known must be a tensor, got str"),
     (step, {"known": X[0], "known_mask": X > 0}, ValueError, r"known must have shape \(2, 3\), got \(3,\)"),
     (step, {"out": X[:1]}, ValueError, r"out must have shape.*\(1, 3\)"),
     (step, {"out": X.double()}, TypeError, "out must be torch.float32.*float64"),

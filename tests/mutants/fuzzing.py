@@ -25,12 +25,6 @@ FAULTS = [
     ),
     Fault(
         "csrc/bindings/tensors.cpp",
-        "if (turn > 0) {",
-        "if (turn > 1) {",
-        f"{LAYOUTS} -k strides",
-    ),
-    Fault(
-        "csrc/bindings/tensors.cpp",
         "const int64_t stride = size == 1 ? 0 : strides[d - offset];",
         "const int64_t stride = d < offset || d >= end ? 0 : strides[d - offset];",
         f"{VALUES} -k cpu-continuous",
