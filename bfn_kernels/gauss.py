@@ -14,7 +14,7 @@ def hermite(order: int) -> Rule:
 
 
 def legendre(order: int) -> Rule:
-    """Those for a uniform variable in [0, 1]."""
+    """Nodes, in ascending order, and weights for a uniform variable in [0, 1]."""
     nodes, weights = _rule(tuple([k / math.sqrt(4 * k * k - 1) for k in range(1, order)]))
     return tuple(node / 2 + 0.5 for node in nodes), weights
 

@@ -12,10 +12,9 @@ from torch._ops import OpOverload
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
-# Both are private to torch, which says nowhere else whether torch.func's transforms are at work; without it a gradient
-# of an outer transform alone is an error. Without the other a small call takes a third longer.
+# Both are private to torch. It says nowhere else whether torch.func's transforms are at work; without that a gradient
+# of an outer transform alone is an error. Without the other, a small call takes a third longer.
 transformed: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
-
 below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib.nullcontext)
 
 

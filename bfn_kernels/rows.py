@@ -149,7 +149,7 @@ class Numbers(NamedTuple):
         return Numbers([*ops.row_numbers(value, rho, self.which, self.by, shape, dtype).unbind()], self.which)
 
     def hidden(self, mask: Tensor) -> "Numbers":
-        """Those made, 0 where the mask is False: a variable that no message says anything of."""
+        """The numbers made, 0 where the mask is False: no message says anything of such a variable."""
         return self._replace(rows=[torch.where(mask, row, 0) for row in self.rows])
 
 

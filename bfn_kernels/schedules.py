@@ -32,7 +32,7 @@ def takes_numbers(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class ContinuousSchedule(Protocol):
-    """What the ops of continuous and discretised data ask of a schedule: all three methods, elementwise on float64
+    """The methods that ops of continuous and discretised data ask of a schedule, all three: elementwise on float64
     tensors, which none of them may change."""
 
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ class ContinuousSchedule(Protocol):
 
 
 class DiscreteSchedule(Protocol):
-    """What the ops of discrete data ask of a schedule: all three methods, elementwise on float64 tensors, which none of
+    """The methods that ops of discrete data ask of a schedule, all three: elementwise on float64 tensors, which none of
     them may change."""
 
     def beta(self, t: Tensor) -> Tensor:

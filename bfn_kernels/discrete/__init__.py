@@ -278,7 +278,7 @@ def _message_types(dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]
 
 
 def _check_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str) -> tuple[Tensor, Tensor | None]:
-    """What the losses share: classes and mask as the ops take them."""
+    """The checks that the losses share; classes and mask as the ops take them."""
     x = checks.classes("x", x)
     checks.logits("logits", logits)
     if x.shape != logits.shape[:-1]:

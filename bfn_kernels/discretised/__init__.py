@@ -228,9 +228,8 @@ def discrete_time_loss(
     is refused on the CPU and costs NaN elsewhere. The expectation is a Gauss–Hermite sum over `quadrature` nodes (8
     unless n_samples is given), or the mean of `n_samples` draws, as published (noise: `[n_samples, B, ...]`). Measured,
     the error of a step relative to 1 plus its loss is, in 95 % of the variables and at worst, 2e-3 and 1e-2 with 4
-    nodes, 2e-4 and 2e-3 with 8, 2e-5 and
-    5e-4 with 16, 1e-6 and 5e-5 with 32, and 0.2 and 0.7 with ten draws. Everything else as in `continuous_time_loss`,
-    to which it tends as n grows.
+    nodes, 2e-4 and 2e-3 with 8, 2e-5 and 5e-4 with 16, 1e-6 and 5e-5 with 32, and 0.2 and 0.7 with ten draws.
+    Everything else as in `continuous_time_loss`, to which it tends as n grows.
 
     >>> x, s = torch.full((1, 2), 0.5), torch.full((1, 2), -9.0)
     >>> discrete_time_loss(x, x, s, None, 0.0, sigma_1=0.1, n_steps=2, num_bins=2, parametrisation="data").abs() < 1e-5
@@ -396,7 +395,7 @@ def _check_output(x, name, pred_mean, pred_log_std, mixture_logits, mean, parame
 def _check_loss(
     x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction
 ) -> tuple[Tensor | None, Tensor | None]:
-    """What the losses share: the mean, None where it is not read, and the mask as the ops take it."""
+    """The checks that the losses share; the mean, None where it is not read, and the mask as the ops take it."""
     mean_read = _check_output(x, "x", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
     checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.no_gradient("none is defined for discretised data", x=x, mean=mean)

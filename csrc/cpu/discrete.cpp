@@ -7,7 +7,7 @@
 namespace bfn {
 namespace {
 
-// What the sender of each lane's row is told: a class with everything on it, or p_k = e_k share where that is above 0.
+// The centre of each lane's message: a class with everything on it, or p_k = e_k share where that is above 0.
 // NaN is sent where there is neither.
 template <class T>
 struct Sent {

@@ -31,7 +31,8 @@ bool has_far_terms(const Rows& rows, const int64_t (&x)[kLanes], const T* p) {
   return any;
 }
 
-// Those coordinates: that of the class x, and that of the likeliest where it leaves as little to all others.
+// The coordinates added in logs: that of the class x, and that of the likeliest where it leaves as little to all
+// others.
 template <class T>
 class FarTerms {
  public:
