@@ -139,18 +139,26 @@ class LogarithmicAccuracy:
         object.__setattr__(self, "beta_1", _positive("beta_1", self.beta_1))
 
     @property
+    def _end(self) -> float:
+        """e^{−Kβ₁/4}, where the logarithm's argument ends."""
+        return math.exp(-self.num_classes * self.beta_1 / 4)
+
+    @property
     def _slope(self) -> float:
         return -math.expm1(-self.num_classes * self.beta_1 / 4)
 
     @takes_numbers
     def beta(self, t: Tensor) -> Tensor:
-        return -4 / self.num_classes * (-self._slope * t).log1p()
+        """The logarithm of 1 − slope·t where that is near 1, and of (1 − t) + t·end where it may be near 0."""
+        passed = self._slope * t
+        logarithm = torch.where(passed < 0.5, (-passed).log1p(), (1 - t + t * self._end).log())
+        return (-4 / self.num_classes * logarithm).clamp(max=float(self.beta_1))
 
     def alpha(self, i: Tensor, n: int) -> Tensor:
         return self.beta(i / n) - self.beta((i - 1) / n)
 
     def rate(self, t: Tensor) -> Tensor:
-        return 4 / self.num_classes * self._slope / (1 - self._slope * t)
+        return 4 / self.num_classes * self._slope / (1 - t + t * self._end)
 
 
 def _number(name: str, value: Any) -> float | Tensor:

@@ -57,14 +57,15 @@ def numbers(
 
 
 def _derived(schedule: int, parameter: float, num_classes: float, n_steps: float, scale: float) -> tuple[float, ...]:
-    """What does not depend on the row: n, the scale, and three numbers of the schedule."""
+    """What does not depend on the row: n, the scale, and four numbers of the schedule."""
     if schedule == EXPONENTIAL.value:
         log_variance = 2 * math.log(parameter)
         step = log_variance / max(n_steps, 1)
-        return n_steps, scale, log_variance, step, -math.expm1(step)
+        return n_steps, scale, log_variance, step, -math.expm1(step), 0.0
     if schedule in (NONE.value, QUADRATIC.value):
-        return n_steps, scale, parameter, 0.0, 0.0
-    return n_steps, scale, -math.expm1(-num_classes * parameter / 4), -4 / num_classes, 0.0
+        return n_steps, scale, parameter, 0.0, 0.0, 0.0
+    passed = -num_classes * parameter / 4
+    return n_steps, scale, -math.expm1(passed), -4 / num_classes, math.exp(passed), parameter
 
 
 @triton.jit
@@ -72,7 +73,9 @@ def _beta(of, t, KIND: tl.constexpr):
     if KIND == QUADRATIC:
         return of[2] * t * t
     else:
-        return of[3] * log1p(-of[2] * t)
+        passed = of[2] * t
+        logarithm = tl.where(passed < 0.5, log1p(-passed), log(1.0 - t + t * of[4]))
+        return tl.minimum(of[3] * logarithm, of[5], propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -103,7 +106,7 @@ def _rate(of, t, KIND: tl.constexpr):
     elif KIND == QUADRATIC:
         return 2.0 * of[2] * t
     else:
-        return -of[3] * of[2] / (1.0 - of[2] * t)
+        return -of[3] * of[2] / (1.0 - t + t * of[4])
 
 
 @triton.jit
@@ -167,14 +170,14 @@ def _place(which, bit):
 @triton.jit
 def _row_numbers(
     value, rho, n_steps: tl.float64, scale: tl.float64, first: tl.float64, second: tl.float64, third: tl.float64,
-    out, count, KIND: tl.constexpr, WHICH: tl.constexpr, BLOCK: tl.constexpr,
+    fourth: tl.float64, out, count, KIND: tl.constexpr, WHICH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     block = block_of(count, BLOCK)
     value, rho = load(value, block, tl.float64), load(rho, block, tl.float64)
     most: tl.constexpr = float("inf") if KIND == NONE else 1.0
     value = tl.where((value >= 0.0) & (value <= most), value, float("nan"))
     rho = tl.where(rho >= 0.0, rho, float("nan"))
-    of = n_steps, scale, first, second, third
+    of = n_steps, scale, first, second, third, fourth
     for k in tl.static_range(COUNT):
         if WHICH & (1 << k):
             store(out[_place(WHICH, 1 << k)], block, _row_number(of, value, rho, KIND, 1 << k))

@@ -42,9 +42,14 @@ struct Schedule {
   BFN_HD double variance(double t) const { return std::exp(log_variance(t)); }  // 1 - gamma
 
   BFN_HD double slope() const { return -std::expm1(-num_classes * parameter / 4); }
+  BFN_HD double end() const { return std::exp(-num_classes * parameter / 4); }
+  // The logarithm of 1 - slope t where that is near 1, and of (1 - t) + t end where it may be near 0.
   BFN_HD double beta(double t) const {
     if (kind == ScheduleKind::kQuadraticAccuracy) return parameter * t * t;
-    return -4 / num_classes * std::log1p(-slope() * t);
+    const double passed = slope() * t;
+    const double logarithm = passed < 0.5 ? std::log1p(-passed) : std::log(1 - t + t * end());
+    const double beta = -4 / num_classes * logarithm;
+    return beta > parameter ? parameter : beta;
   }
 
   // Of the i-th of n messages.
@@ -64,7 +69,7 @@ struct Schedule {
       return -log_variance * std::exp(-log_variance * t);
     }
     if (kind == ScheduleKind::kQuadraticAccuracy) return 2 * parameter * t;
-    return 4 / num_classes * slope() / (1 - slope() * t);
+    return 4 / num_classes * slope() / (1 - t + t * end());
   }
 };
 

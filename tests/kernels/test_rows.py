@@ -1,5 +1,6 @@
 """Numbers of rows: what operators make is what the formulas give."""
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -21,6 +22,8 @@ SETS = [
     (ExponentialVariance(0.02), OF_TIMES | OF_ANY_SCHEDULE),
     (QuadraticAccuracy(3.0), rows.BETA | rows.BETA_SPREAD | OF_ANY_SCHEDULE),
     (LogarithmicAccuracy(27, 0.75), rows.BETA | rows.BETA_SPREAD | OF_ANY_SCHEDULE),
+    (LogarithmicAccuracy(75, 2.0), rows.BETA | rows.BETA_SPREAD | OF_ANY_SCHEDULE),  # 1 - exp(-Kβ₁/4) rounds to 1
+    (LogarithmicAccuracy(50000, 2.0), rows.BETA | rows.BETA_SPREAD | OF_ANY_SCHEDULE),  # exp(-Kβ₁/4) is 0
     (None, rows.UPDATE | rows.SENDER_STD | rows.MESSAGE),
 ]
 EACH = [
@@ -53,9 +56,20 @@ def test_by_operator_and_by_formula(schedule, bit, backend):
     value = ACCURACIES if schedule is None else TIMES_OF_STEPS if bit == rows.ALPHA else TIMES
     (got,), (want,) = (numbers(b, bit, value, **options) for b in (backend, "reference"))
     assert got.shape == want.shape == (5, 1)
-    # 1 - t(1 - exp(-5)), whose rounding grows 150 times by t = 1
+    # a difference of logarithms, whose rounding is that of numbers several times as large
     rtol = 1e-13 if isinstance(schedule, LogarithmicAccuracy) else 2e-15
     torch.testing.assert_close(got, want, rtol=rtol, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("num_classes", [2, 27, 75, 1000, 50000])
+def test_logarithmic_accuracy_ends_at_beta_1(num_classes):
+    schedule, t = LogarithmicAccuracy(num_classes, 2.0), torch.linspace(0, 1, 1001, dtype=torch.float64)
+    assert schedule.beta(1.0) == pytest.approx(2.0, rel=1e-15)
+    assert (schedule.beta(t).diff() > 0).all()
+    assert schedule.alpha(torch.arange(1, 101).double(), 100).sum().item() == pytest.approx(2.0, rel=1e-12)
+    growth = num_classes * 2.0 / 4
+    if growth < 700:
+        assert schedule.rate(1.0) == pytest.approx(4 / num_classes * math.expm1(growth), rel=1e-13)
 
 
 def test_every_row_number_has_a_case():
