@@ -36,7 +36,7 @@ def evaluate(case, inputs: dict, backend: str) -> list[Tensor]:
 
 
 @examples(300)
-@given(plan=plans(small, extremes=False), backend=backends)
+@given(plan=plans(small, extremes=False, layouts=True), backend=backends)
 def test_strides(plan, backend):
     assume(serves(plan.case, backend) and backend != "reference")
     remember((backend, plan))

@@ -2,18 +2,25 @@
 1 where a fault is seen by none of its tests, and 2 where a fault or its tests are not what they should be."""
 
 import argparse
+import os
+import queue
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar
 
+from fault import Fault
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from workshop import ERROR, KILLED, SURVIVED, Outcome, Workshop, faults, wrong
+from workshop import ERROR, KILLED, SURVIVED, Outcome, Workshop, faults, whole_files, wrong
 
 ROOT = Path(__file__).resolve().parents[2]
 STYLES = {KILLED: "green", SURVIVED: "bold red", ERROR: "bold red"}
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 def table(outcomes: Sequence[Outcome]) -> Table:
@@ -26,9 +33,44 @@ def table(outcomes: Sequence[Outcome]) -> Table:
     return shown
 
 
+class Street:
+    """Several workshops at work at a time."""
+
+    def __init__(self, workshops: Sequence[Workshop]):
+        self._count, self._idle = len(workshops), queue.SimpleQueue()
+        for workshop in workshops:
+            self._idle.put(workshop)
+
+    def map(self, task: Callable[[Workshop, Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """What the task gives for each item, in their order."""
+
+        def one(item: Item) -> Result:
+            workshop = self._idle.get()
+            try:
+                return task(workshop, item)
+            finally:
+                self._idle.put(workshop)
+
+        with ThreadPoolExecutor(self._count) as pool:
+            yield from pool.map(one, items)
+
+
+def unfit(street: Street, chosen: Sequence[Fault], console: Console) -> dict[str, str]:
+    """What pytest says of the files of tests that do not pass without a fault."""
+    files = list(dict.fromkeys(whole for fault in chosen for whole in whole_files(fault.tests)))
+    found = {}
+    for number, (tests, (code, said)) in enumerate(zip(files, street.map(Workshop.test, files), strict=True), 1):
+        console.print(f"without a fault, {number} of {len(files)}: {tests}", markup=False)
+        if code != 0:
+            found[tests] = f"{said}\nerror: without a fault, pytest {tests} gives {code}"
+            console.print(found[tests], markup=False)
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python tests/mutants", description=__doc__)
     parser.add_argument("--only", default="", metavar="SUBSTRING", help="faults with this in file, change or tests")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N", help="faults at a time")
     options = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 180)
     chosen = [fault for fault in faults() if any(options.only in part for part in fault)]
@@ -43,19 +85,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if badly_written:
         return 2
     outcomes = []
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        workshop = Workshop(ROOT, Path(folder))
-        selections = dict.fromkeys(fault.tests for fault in chosen)
-        for number, tests in enumerate(selections, 1):
-            console.print(f"unmutated {number} of {len(selections)}: {tests}", markup=False)
-            code, said = workshop.test(tests)
-            if code != 0:
-                selections[tests] = f"{said}\nerror: without a fault, pytest {tests} gives {code}"
-                console.print(selections[tests], markup=False)
-        for number, fault in enumerate(chosen, 1):
-            unfit = selections[fault.tests]
-            outcome = Outcome(fault, ERROR, 0.0, unfit) if unfit else workshop.outcome(fault)
+    with ExitStack() as stack:
+        folders = [stack.enter_context(tempfile.TemporaryDirectory(prefix="mutants-")) for _ in range(options.workers)]
+        jobs = max(1, (os.cpu_count() or 1) // options.workers)
+        street = Street([Workshop(ROOT, Path(folder), jobs) for folder in folders])
+        failing = unfit(street, chosen, console)
+
+        def outcome_of(workshop: Workshop, fault: Fault) -> Outcome:
+            said = [failing[tests] for tests in whole_files(fault.tests) if tests in failing]
+            return Outcome(fault, ERROR, 0.0, said[0]) if said else workshop.outcome(fault)
+
+        for number, outcome in enumerate(street.map(outcome_of, chosen), 1):
             outcomes.append(outcome)
+            fault = outcome.fault
             change = f"{fault.path}: {fault.old.strip()} → {fault.new.strip()}"
             console.print(f"{number} of {len(chosen)} {outcome.verdict} {change}", markup=False)
             if why := outcome.said if outcome.verdict == ERROR else outcome.reason[:150]:

@@ -29,6 +29,7 @@ FAULTS = [
         "const int64_t stride = d < offset || d >= end ? 0 : strides[d - offset];",
         f"{VALUES} -k cpu-continuous",
     ),
+    Fault("csrc/bindings/tensors.cpp", "if (turn > 0) {", "if (turn > 1) {", LAYOUTS),
     Fault(
         "csrc/cpu/network.h",
         "mixed(static_cast<bool>(from.mixture_logits)),",

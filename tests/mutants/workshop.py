@@ -63,17 +63,29 @@ def wrong(fault: Fault, root: Path) -> str | None:
         return f"{fault.path}: {fault.old!r} must stand there once, and does {count} times"
     if fault.old == fault.new:
         return f"{fault.path}: {fault.old!r} is not changed"
-    files = [word.split("::")[0] for word in command(fault.tests)[1] if word.startswith("tests/")]
+    files = files_of(fault.tests)
     if not files:
         return f"{fault.path}: {fault.tests!r} names no file of tests/"
     return next((f"{fault.path}: its tests {name} are not there" for name in files if not (root / name).exists()), None)
 
 
+def files_of(tests: str) -> list[str]:
+    """The files of the tests that pytest's arguments choose from."""
+    return [word.split("::")[0] for word in command(tests)[1] if word.startswith("tests/")]
+
+
+def whole_files(tests: str) -> list[str]:
+    """The same arguments for each file as a whole, with what stands before them."""
+    environment = [f"{name}={shlex.quote(value)}" for name, value in command(tests)[0].items()]
+    return [" ".join([*environment, name]) for name in files_of(tests)]
+
+
 class Workshop:
     """A copy of the files that git does not ignore, and of what was built of them."""
 
-    def __init__(self, root: Path, folder: Path):
-        self.root, self.folder = root, folder
+    def __init__(self, root: Path, folder: Path, jobs: int = 1):
+        """`jobs`: how many files a build may compile at a time."""
+        self.root, self.folder, self.jobs = root, folder, jobs
         listed = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\0")
         names += [str(path.relative_to(root)) for path in root.glob("bfn_kernels/*.so")]
@@ -92,6 +104,7 @@ class Workshop:
             "OMP_NUM_THREADS": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": str(self.folder),
+            "MAX_JOBS": str(self.jobs),
             "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "build" / "inductor"),
         }
         try:

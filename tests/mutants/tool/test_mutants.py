@@ -44,9 +44,10 @@ def toy(tmp_path, monkeypatch):
     (root / "tests").mkdir(parents=True)
     (root / "toy.py").write_text("def size(x):\n    return -x if x < 0 else x\n")
     (root / "tests" / "test_toy.py").write_text(
-        "import os\nfrom toy import size\n\n"
-        "def test_negative():\n    assert size(-2) == 2\n\n"
-        "def test_environment():\n    assert os.environ.get('TOY') == 'a b'\n"
+        "from toy import size\n\ndef test_negative():\n    assert size(-2) == 2\n"
+    )
+    (root / "tests" / "test_environment.py").write_text(
+        "import os\nfrom toy import size\n\ndef test():\n    assert os.environ.get('TOY') == 'a b' and size(-2) == 2\n"
     )
     subprocess.run(["git", "init", "-q", str(root)], check=True)
     return root
@@ -64,7 +65,7 @@ def test_what_the_tool_calls_a_fault(toy, tmp_path, workshop):
             ("-x if", "x if", SEEN),
             ("else x", "else 0", SEEN),  # at which nobody looks
             ("< 0", "> 0", SEEN),  # of the same size as what it replaces, as is the next
-            ("< 0", "< 9", "TOY='a b' tests/test_toy.py"),
+            ("< 0", "< 9", "TOY='a b' tests/test_environment.py"),
             ("-x if", "x if", "tests/test_toy.py -k nobody"),  # no test
             ("return", "return return", SEEN),  # no module
             ("-x if", "__import__('os').abort() if", SEEN),
@@ -94,6 +95,7 @@ def test_what_is_wrong_with_a_fault(toy, workshop, fault, message):
 
 
 KILLED = ("toy.py", "-x if", "x if", SEEN)
+UNFIT = "tests/test_environment.py"
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ KILLED = ("toy.py", "-x if", "x if", SEEN)
         (KILLED, "toy", 0, "1 killed, 0 SURVIVED, 0 ERROR"),
         (KILLED, "toy", 0, "assert -2 == 2"),
         (("toy.py", "else x", "else 0", SEEN), "toy", 1, "0 killed, 1 SURVIVED, 0 ERROR"),
-        (("toy.py", "-x if", "x if", "tests/test_toy.py"), "toy", 2, "without a fault, pytest tests/test_toy.py"),
+        (("toy.py", "-x if", "x if", UNFIT), "toy", 2, f"without a fault, pytest {UNFIT}"),
         (("toy.py", "x", "y", SEEN), "toy", 2, "must stand there once"),
         (KILLED, "nothing", 2, "no fault has 'nothing' in it"),
     ],
