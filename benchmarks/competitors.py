@@ -139,7 +139,7 @@ def competitors(case: Case, backends: list[str], quick: bool = False, max_elemen
     tolerance = TOLERANCE_LOG_BINS if case.op == "discretised.discrete_time_loss" else TOLERANCE
     found = [
         Competitor(
-            name, functools.partial(kernel, name), tolerance=TOLERANCE_KERNEL if BACKENDS[name].namespace else tolerance
+            name, functools.partial(kernel, name), tolerance=TOLERANCE_KERNEL if BACKENDS[name].library else tolerance
         )
         for name in backends
     ]

@@ -4,7 +4,7 @@ Three families, one per kind of data: `continuous`, `discretised` and `discrete`
 (what a time means), `noise` (seeds) and `backends` (which implementation serves a call).
 """
 
-from bfn_kernels import backends, continuous, discrete, discretised, noise, schedules
+from bfn_kernels import backends, common, continuous, discrete, discretised, noise, schedules
 
 __version__ = "0.1.0"
-__all__ = ["backends", "continuous", "discrete", "discretised", "noise", "schedules"]
+__all__ = ["backends", "common", "continuous", "discrete", "discretised", "noise", "schedules"]

@@ -6,12 +6,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bfn_kernels import checks, gauss
+from bfn_kernels import checks, gauss, rows
 from bfn_kernels import noise as random
+from bfn_kernels.operators import Library
 from bfn_kernels.rows import Rows
+from bfn_kernels.schedules import ContinuousSchedule
 
 MAX_NODES = 128
 STEPS = (torch.int64, torch.int32, torch.int16, torch.uint8)
+
+PARAMETRISATIONS = ("noise", "data")
 
 Seed = int | Tensor | None
 
@@ -48,8 +52,8 @@ def _seed_from(generator: torch.Generator, seed: Seed, like: Tensor) -> Tensor:
 class Expectation(NamedTuple):
     """How E over the sender's noise is taken: nodes of a quadrature, or a number of draws and where they come from."""
 
-    nodes: tuple[float, ...]
-    node_weights: tuple[float, ...]
+    nodes: Sequence[float]
+    node_weights: Sequence[float]
     n_samples: int
     seed: Tensor | None
     noise: Tensor | None
@@ -104,6 +108,26 @@ def known_values(known: Tensor | None, known_mask: Tensor | None, like: Tensor, 
     checks.same_device("known", known, "the data", like)
     checks.no_gradient("none is defined for it", known=known)
     return checks.mask("known_mask", known_mask, "the data", like, shape)
+
+
+def read_mean(x: Tensor, mean: Tensor | None, parametrisation: str) -> Tensor | None:
+    """The mean that losses of continuous and discretised data read: None where the network puts out the data itself."""
+    checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
+    if mean is not None:
+        checks.like("mean", mean, "x", x)
+    elif parametrisation == "noise":
+        raise ValueError('mean must be given with parametrisation="noise", got None')
+    return None if parametrisation == "data" else mean
+
+
+def prediction_scalars(
+    library: Library, parametrisation: str, t: Rows, x: Tensor, dtype: torch.dtype, schedule: ContinuousSchedule,
+    wanted: Sequence[str] = (), **numbers,
+) -> Sequence[Tensor | None]:  # fmt: skip
+    """The scales of x̂ = aμ − bε̂, None where the network puts out the data itself, and the scalars wanted."""
+    if parametrisation == "data":
+        return None, None, *rows.scalars(library, wanted, t, x.shape, x, dtype, schedule, **numbers)
+    return rows.scalars(library, (*rows.FLOW, *wanted), t, x.shape, x, dtype, schedule, **numbers)
 
 
 def step_time(t: Rows | None, step: int | Tensor | None, n_steps: int) -> Rows:

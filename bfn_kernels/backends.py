@@ -1,21 +1,20 @@
 """Which implementations there are, what each takes, and which one serves a call.
 
-Every family offers its ops twice under the same names: `reference.py`, plain PyTorch, and `autograd.py`, which joins
-the operators of a namespace of `torch.ops` with their backward passes. A backend other than the reference is such a
-namespace: adding one is a file that defines its operators and a line in BACKENDS.
+Every family declares its operators once, in `operators.py`. They are served by libraries of `torch.ops`, one for C++
+and CUDA, one for Triton, and by `reference.py`, plain PyTorch that has functions of the same names and arguments.
 """
 
-import functools
 import importlib
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from types import ModuleType
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import torch
 
 from bfn_kernels import triton_ops
-from bfn_kernels.operators import Namespace
+from bfn_kernels.operators import Library, Operator
 
 # Builds of the CPU kernels, by the instruction set that torch itself would use; the first that was built is loaded.
 CPU_BUILDS = {
@@ -68,54 +67,70 @@ def _load_cuda() -> None:
         raise RuntimeError(_does_not_load("_cuda", error)) from error
 
 
-def _define_triton() -> tuple[torch.library.Library | None, str | None]:
-    """The Triton operators, or why there are none. Triton itself is imported when one of them is first called."""
+def _missing_triton() -> str | None:
+    """Why there are no Triton kernels. Triton itself is imported when one of them is first called."""
     if importlib.util.find_spec("triton") is None:
-        return None, "Triton is not there; a CUDA build of torch brings it, or: pip install 'bfn-kernels[triton]'"
-    return triton_ops.define(), None
+        return "Triton is not there; a CUDA build of torch brings it, or: pip install 'bfn-kernels[triton]'"
+    return None
 
 
-_TRITON_LIBRARY, _TRITON_MISSING = _define_triton()
+NATIVE, TRITON = "bfn_kernels", "bfn_kernels_triton"
 
 
 @dataclass(frozen=True)
 class Backend:
-    """An implementation of the ops: on which devices, in which namespace of torch.ops, and why it is not available."""
+    """An implementation of the ops: on which devices, in which library of torch.ops, and why it is not available."""
 
     name: str
     device: str | None  # None: any
-    namespace: str | None = None  # None: the reference
+    library: str | None = None  # None: the reference
     missing: str | None = None
-    lacks: dict[str, str] = field(default_factory=dict)  # op: why this backend has none
 
 
 # In order of preference.
 BACKENDS = {
     backend.name: backend
     for backend in (
-        Backend("triton", "cuda", "bfn_kernels_triton", missing=_TRITON_MISSING),
-        Backend("cuda", "cuda", "bfn_kernels", missing=_CUDA_MISSING),
-        Backend("cpu", "cpu", "bfn_kernels", missing=_CPU_MISSING),
+        Backend("triton", "cuda", TRITON, missing=_missing_triton()),
+        Backend("cuda", "cuda", NATIVE, missing=_CUDA_MISSING),
+        Backend("cpu", "cpu", NATIVE, missing=_CPU_MISSING),
         Backend("reference", None),
     )
 }
 
-# The ops that the CUDA kernels were measured to do faster than Triton's, and by which report of benchmarks/results: for
-# these they come first. None is here before `make gpu-check` has run on a GPU.
-CUDA_FIRST: dict[str, str] = {}
-
-# The operators that are there, by the name that torch.ops has for them.
-NAMESPACES = {b.namespace: Namespace(b.namespace) for b in BACKENDS.values() if b.namespace and b.missing is None}
+# The reference has no operators that are common to the families: it makes scalars of rows by their formulas.
+REFERENCE: Any = SimpleNamespace(common=None)
+LIBRARIES: dict[str | None, Any] = {None: REFERENCE}
+_FAMILIES: dict[str, Sequence[Operator]] = {}
 
 
-def choose(op: str, name: str | None, device: torch.device) -> Backend:
+def add_library(library: Library) -> None:
+    """A library that has, or will have, code for the operators of all families."""
+    LIBRARIES[library.name] = library
+    for family, operators in _FAMILIES.items():
+        library.declare(family, operators)
+
+
+def add_family(name: str, operators: Sequence[Operator], reference: ModuleType | None) -> None:
+    """Operators as the attribute `name` of every library."""
+    _FAMILIES[name] = operators
+    setattr(REFERENCE, name, reference)
+    for library in LIBRARIES.values():
+        if library is not REFERENCE:
+            library.declare(name, operators)
+
+
+if _CPU_MISSING is None:
+    add_library(Library(NATIVE))
+if BACKENDS["triton"].missing is None:
+    add_library(Library(TRITON, triton_ops.implement))
+
+
+def choose(name: str | None, device: torch.device) -> Backend:
     """The backend asked for, or the best there is for the device. Raises ValueError for a name that no backend has or
-    that does not serve the device, RuntimeError for one that is not available or lacks the op."""
+    that does not serve the device, RuntimeError for one that is not available."""
     if name is None:
-        order = [*BACKENDS.values()]
-        if op in CUDA_FIRST:
-            order.insert(0, BACKENDS["cuda"])
-        return next(b for b in order if b.missing is None and b.device in (None, device.type) and op not in b.lacks)
+        return next(b for b in BACKENDS.values() if b.missing is None and b.device in (None, device.type))
     if name not in BACKENDS:
         raise ValueError(f"backend must be None or one of {list(BACKENDS)}, got {name!r}")
     backend = BACKENDS[name]
@@ -123,35 +138,12 @@ def choose(op: str, name: str | None, device: torch.device) -> Backend:
         raise ValueError(f"backend {name!r} takes tensors on {backend.device}, got {device}")
     if backend.missing is not None:
         raise RuntimeError(f"backend {name!r} is not available: {backend.missing}")
-    if op in backend.lacks:
-        raise RuntimeError(f"backend {name!r} has no {op}: {backend.lacks[op]}")
     return backend
 
 
-class Family:
-    """The ops of one family of data: `family(op, backend, device)` is the namespace of the backend that serves the
-    call, None for the reference, and the function."""
-
-    def __init__(self, name: str, reference: ModuleType, autograd: ModuleType):
-        self.name, self.reference, self.autograd = name, reference, autograd
-        self.found: dict[tuple, tuple[Namespace | None, Callable]] = {}
-
-    def __call__(
-        self, op: str, name: str | None, device: torch.device, variant: str = ""
-    ) -> tuple[Namespace | None, Callable]:
-        """`variant`: a form of the op that a backend may lack by itself."""
-        found = self.found.get((op, name, device, variant))
-        if found is None:
-            found = self.found[op, name, device, variant] = self._find(op, name, device, variant)
-        return found
-
-    def _find(
-        self, op: str, name: str | None, device: torch.device, variant: str
-    ) -> tuple[Namespace | None, Callable]:  # fmt: skip
-        backend = choose(f"{self.name}.{op}{variant}", name, device)
-        if backend.name == "cuda":
-            _load_cuda()
-        if backend.namespace is None:
-            return None, getattr(self.reference, op)
-        ops = NAMESPACES[backend.namespace]
-        return ops, functools.partial(getattr(self.autograd, op), ops)
+def library(name: str | None, device: torch.device) -> Any:
+    """The operators of the backend asked for, or of the best there is for the device: `library.<family>.<operator>`."""
+    backend = choose(name, device)
+    if backend.name == "cuda":
+        _load_cuda()
+    return LIBRARIES[backend.library]

@@ -38,6 +38,19 @@ def classes(name: str, x: Tensor) -> Tensor:
     return x.int() if x.dtype in SMALL_CLASSES else x
 
 
+def valid_classes(name: str, x: Tensor, num_classes: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Classes to index with, and where x held one. A class out of range is an IndexError on the CPU, where looking is
+    free; elsewhere its variable becomes NaN. Where the mask is False x may be anything."""
+    index = x.long()  # uint8 holds no number of classes from 256 on to be compared with
+    within = (index >= 0) & (index < num_classes)
+    valid = within
+    if mask is not None:
+        valid = valid | ~mask
+    if shows(x) and not valid.all():
+        raise IndexError(f"{name} must hold classes in [0, {num_classes}), got {x[~valid][0].item()}")
+    return torch.where(within, index, 0), valid
+
+
 def logits(name: str, z: Tensor) -> None:
     """Floating-point numbers per class `[B, ..., K]`, K at least 2."""
     data(name, z)
@@ -150,9 +163,11 @@ def integer(name: str, value: int, low: int) -> int:
     return value if isinstance(value, int) else int(value)
 
 
-def choice(name: str, value: str, allowed: Sequence[str]) -> None:
+def choice(name: str, value: str, allowed: Sequence[str]) -> int:
+    """The place of the value among those allowed, by which operators know it."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {list(allowed)}, got {value!r}")
+    return allowed.index(value)
 
 
 def interval(name: str, value: tuple[float, float] | None) -> tuple[float, float]:

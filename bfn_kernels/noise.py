@@ -75,6 +75,13 @@ def normal(shape: torch.Size, seed: Tensor, stream: int = SENDER, draw: int = 0,
     return _box_muller(philox(seed, group, stream, draw), dtype).flatten()[:count].reshape(shape)
 
 
+def normals(
+    like: Tensor, dtype: torch.dtype, seed: Tensor | None, noise: Tensor | None, stream: int = SENDER
+) -> Tensor:
+    """The explicit noise, or that of the seed, in the shape of the data."""
+    return normal(like.shape, seed, stream, dtype=dtype) if noise is None else noise.to(dtype)
+
+
 def class_normal(shape: torch.Size, seed: Tensor, stream: int = SENDER, draw: int = 0, dtype=torch.float32) -> Tensor:
     """Standard normals for rows of classes, `shape = [..., K]`: each row starts at a group of its own."""
     num_classes = shape[-1]
@@ -89,6 +96,13 @@ def class_uniform(shape: torch.Size, seed: Tensor, stream: int = CLASS) -> Tenso
     count = math.prod(shape)
     group = torch.arange((count + 3) // 4, device=seed.device)
     return _unit(philox(seed, group, stream)).flatten()[:count].reshape(shape)
+
+
+def draw_class(p: Tensor, uniform: Tensor) -> Tensor:
+    """The first k whose cumulative probability exceeds u; if none does, the last k with p_k > 0."""
+    above = p.cumsum(-1) > uniform.unsqueeze(-1)
+    last = p.shape[-1] - 1 - (p > 0).flip(-1).byte().argmax(-1)
+    return torch.where(above.any(-1), above.byte().argmax(-1), last)
 
 
 def fold_in(seed: int | Tensor, step: int | Tensor) -> int | Tensor:

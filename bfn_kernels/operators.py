@@ -1,10 +1,13 @@
-"""What the families' autograd modules share: how operators are called, and get their fakes, backward passes and
-refusals."""
+"""What a family says of an operator, once, and what becomes of it in every library of `torch.ops` that has it: schema,
+fake, backward pass and refusals. The code that runs is csrc's or Triton's; the reference has functions of the same
+names and arguments, without those that start with `need_`."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,11 +21,90 @@ transformed: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_a
 below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib.nullcontext)
 
 
-class Namespace(SimpleNamespace):
-    """The operators of the namespace `name` of `torch.ops`, each an attribute that `register` made."""
+class Forward(NamedTuple):
+    """What a backward pass is given of the forward pass: the values whose names `Operator.saved` has, which of the
+    arguments need a gradient, and the arguments' types, None for what is no tensor."""
 
-    def __init__(self, name: str):
-        super().__init__(name=name)
+    saved: Any
+    needed: Sequence[bool]
+    types: Sequence[torch.dtype | None]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator of a family.
+
+    schema: its name, arguments and results. Where there is a backward pass callers get the first result, and others are
+    for that pass alone. Callers do not give the arguments `need_x`, the last ones, which say whether a gradient of `x`
+    is asked for.
+    fake: the results without their numbers, of the same arguments.
+    saved: the names of the arguments and results that the backward pass reads.
+    backward: `(library, grad, forward)` to the gradients of the first arguments, `grad` being that of the first result.
+    Without one no result has a gradient, and asking for one is an error.
+    in_place: whether there is another, `<name>_out`, that writes its result into a last argument `out`.
+    """
+
+    schema: str
+    fake: Callable
+    saved: str = ""
+    backward: Callable | None = None
+    in_place: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.schema.split("(")[0]
+
+    @property
+    def schema_out(self) -> str:
+        arguments = self.schema.partition("(")[2].rpartition(" -> ")[0].removesuffix(")")
+        return f"{self.name}_out({arguments}, Tensor(a!) out) -> ()"
+
+
+class Library:
+    """The operators of the library `name` of `torch.ops`, as attributes of the families that declare them."""
+
+    def __init__(self, name: str, implement: Callable[[torch.library.Library, str, str], None] | None = None):
+        """`implement(library, family, operator)` is for libraries whose code is Python's."""
+        self.name, self.implement = name, implement
+        self._defined = torch.library.Library(name, "FRAGMENT")
+
+    def __getattr__(self, family: str) -> Any:
+        raise AttributeError(f"{self.name} has no operators of {family!r}")
+
+    def declare(self, family: str, operators: Iterable[Operator]) -> None:
+        """Defines a family's operators, for which torch has the names `<family>_<operator>`."""
+        found = SimpleNamespace()
+        setattr(self, family, found)
+        for operator in operators:
+            setattr(found, operator.name, self._declare(family, operator))
+
+    def _define(self, family: str, schema: str) -> OpOverload:
+        name = f"{family}_{schema.split('(')[0]}"
+        self._defined.define(f"{family}_{schema}")
+        if self.implement is not None:
+            self.implement(self._defined, family, schema.split("(")[0])
+        return getattr(getattr(torch.ops, self.name), name).default
+
+    def _declare(self, family: str, operator: Operator) -> Callable:
+        overload = self._define(family, operator.schema)
+        call = _differentiable(self, overload, operator)
+        if not operator.in_place:
+            return call
+        write = self._define(family, operator.schema_out)
+        torch.library.register_fake(write.name(), lambda *arguments, **keywords: None)
+
+        def call_or_write(*arguments):
+            *arguments, out = arguments
+            if out is None:
+                return call(*arguments)
+            if not torch.compiler.is_compiling():
+                _refuse_tangents(write, arguments)
+            write(*arguments, out)
+            if not torch.compiler.is_compiling():  # the compiler tells autograd itself
+                torch.autograd.graph.increment_version(out)
+            return out
+
+        return call_or_write
 
 
 def needs(*tensors: Tensor | None) -> list[bool]:
@@ -31,87 +113,74 @@ def needs(*tensors: Tensor | None) -> list[bool]:
     return [enabled and t is not None and (t.requires_grad or all_of_them) for t in tensors]
 
 
-def register(ops: Namespace, name: str, fake: Callable, backward: Callable | None = None, save=None) -> None:
-    """The fake of an operator, if the namespace has it, and its backward pass: `save(ctx, inputs, output)`,
-    `backward(ctx, grad)`, where grad is that of the first result: others have none.
+def _differentiable(library: Library, overload: OpOverload, operator: Operator) -> Callable:
+    """The operator as a function, its fake and backward pass made known to torch.
 
-    Without a backward the operator is one whose results have no gradient: asking for one is an error. So is a second
-    derivative, refused where the graph for it would be made, and a forward-mode one, since what left them out would be
-    silently wrong; and so is vmap, under which noise and reductions would not mean what they say.
+    A second derivative is refused where the graph for it would be made, and a forward-mode one, since what left them
+    out would be silently wrong; and so is vmap, under which noise and reductions would not mean what they say.
     """
-    qualified, overload = f"{ops.name}::{name}", _overload(ops, name)
-    if overload is None:
-        return
+    name, arguments = overload.name(), [a.name for a in overload._schema.arguments]
+    saving = _Saving(overload, operator.saved.split())
 
-    def save_inputs(ctx, inputs, output):
-        if save is not None:
-            save(ctx, inputs, output)
+    def first_backward(ctx, grad, *of_saved):
+        if operator.backward is None:
+            raise RuntimeError(f"{name} has no gradient")
+        if grad is None:
+            return (None,) * len(arguments)
+        needed = ctx.needs_input_grad
+        found = operator.backward(library, grad, Forward(saving.read(ctx), needed, ctx.types))
+        found = [g if n else None for g, n in zip(found, needed, strict=False)]
+        return *found, *[None] * (len(arguments) - len(found))
+
+    def checked_backward(ctx, *grads):
+        if operator.backward is not None and torch.is_grad_enabled():
+            raise RuntimeError(f"{name} has no second derivative; create_graph must be False")
+        return first_backward(ctx, *grads)
 
     def save_all(ctx, inputs, output):
-        save_inputs(ctx, inputs, output)
+        saving.write(ctx, inputs, output)
         if isinstance(output, tuple):
             ctx.set_materialize_grads(False)  # zeros for results that have no gradient would be as large as these
             ctx.mark_non_differentiable(*output[1:])
 
-    def first_backward(ctx, grad, *of_saved):
-        if backward is None:
-            raise RuntimeError(f"{qualified} has no gradient")
-        return (None,) * len(ctx.needs_input_grad) if grad is None else backward(ctx, grad)
-
-    def checked_backward(ctx, *grads):
-        if backward is not None and torch.is_grad_enabled():
-            raise RuntimeError(f"{qualified} has no second derivative; create_graph must be False")
-        return first_backward(ctx, *grads)
-
-    def backward_with_lists(ctx, *grads):
-        # where a list of tensors was given a list is wanted
-        found, given = checked_backward(ctx, *grads), ctx.needs_input_grad
-        return tuple([None] * len(n) if isinstance(n, list) else g for g, n in zip(found, given, strict=True))
-
     def refuse_vmap(info, in_dims, *args):
-        raise RuntimeError(f"{qualified} does not go under vmap; its arguments take batch dimensions of their own")
+        raise RuntimeError(f"{name} does not go under vmap; its arguments take batch dimensions of their own")
 
-    torch.library.register_fake(qualified, fake)
-    torch.library.register_autograd(qualified, backward_with_lists, setup_context=save_all)
-    torch.library.register_vmap(qualified, refuse_vmap)
-    under_transforms = _under_transforms(overload, save_inputs, first_backward, refuse_vmap)
-    once = backward and checked_backward
-    setattr(ops, name, _call(overload, save_inputs, once, under_transforms))
-
-
-def register_plain(ops: Namespace, name: str, fake: Callable) -> None:
-    """The fake of an operator, if the namespace has it, that is never asked for a gradient."""
-    overload = _overload(ops, name)
-    if overload is None:
-        return
-
-    def call(*args):
-        if not torch.compiler.is_compiling():
-            _refuse_tangents(overload, args)
-        return overload(*args)
-
-    torch.library.register_fake(f"{ops.name}::{name}", fake)
-    setattr(ops, name, call)
+    torch.library.register_fake(name, operator.fake)
+    torch.library.register_autograd(name, checked_backward, setup_context=save_all)
+    torch.library.register_vmap(name, refuse_vmap)
+    once = operator.backward and checked_backward
+    return _call(overload, saving.write, once, _under_transforms(overload, saving.write, first_backward, refuse_vmap))
 
 
-def register_in_place(ops: Namespace, name: str) -> None:
-    """The fake of an operator that writes into its last argument, which autograd is told of."""
-    register_plain(ops, name, lambda *args, **kwargs: None)
-    write = getattr(ops, name, None)
-    if write is None:
-        return
+class _Saving:
+    """Which arguments and results an operator keeps for its backward pass: tensors in torch's way, the rest beside."""
 
-    def call(*args):
-        write(*args)
-        if not torch.compiler.is_compiling():  # the compiler tells it itself
-            torch.autograd.graph.increment_version(args[-1])
+    def __init__(self, overload: OpOverload, names: Sequence[str]):
+        schema = overload._schema
+        values = [*schema.arguments, *schema.returns]
+        place = {value.name: i for i, value in enumerate(values)}
+        self.Saved = namedtuple("Saved", names)  # type: ignore[misc]
+        self.places = [place[name] for name in names]
+        self.is_tensor = ["Tensor" in str(values[i].type) for i in self.places]
+        self.tensors = _leading_tensors(overload)
 
-    setattr(ops, name, call)
+    def write(self, ctx, arguments: Sequence, results) -> None:
+        values = (*arguments, *(results if isinstance(results, tuple) else (results,)))
+        kept = [values[i] for i in self.places]
+        ctx.save_for_backward(*(v for v, tensor in zip(kept, self.is_tensor, strict=True) if tensor))
+        ctx.others = [v for v, tensor in zip(kept, self.is_tensor, strict=True) if not tensor]
+        ctx.types = [None if t is None else t.dtype for t in arguments[: self.tensors]]
+
+    def read(self, ctx) -> Any:
+        tensors, others = iter(ctx.saved_tensors), iter(ctx.others)
+        return self.Saved(*(next(tensors if tensor else others) for tensor in self.is_tensor))
 
 
-def _overload(ops: Namespace, name: str) -> OpOverload | None:
-    packet = getattr(getattr(torch.ops, ops.name), name, None)
-    return packet and packet.default
+def _leading_tensors(overload: OpOverload) -> int:
+    """How many of the first arguments are tensors; only these may have a gradient."""
+    types = [str(a.type) for a in overload._schema.arguments]
+    return next((i for i, t in enumerate(types) if t not in ("Tensor", "Optional[Tensor]")), len(types))
 
 
 def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, vmap: Callable) -> Callable:
@@ -141,9 +210,8 @@ def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, 
 
 
 def _call(overload: OpOverload, save: Callable, backward: Callable | None, under_transforms: Callable) -> Callable:
-    """The operator without the detour through Python that torch makes for what `register_autograd` says: on a few
-    thousand variables it costs several times what the work does. Of several results, those behind the first have no
-    gradient and are there only where none is asked for."""
+    """The operator's first result, without the detour through Python that torch makes for what `register_autograd`
+    says: on a few thousand variables it costs several times what the work does."""
 
     def run(*args):
         with below_autograd():
@@ -154,7 +222,7 @@ def _call(overload: OpOverload, save: Callable, backward: Callable | None, under
         def forward(ctx, *args):
             output = run(*args)
             save(ctx, args, output)
-            return output[0] if isinstance(output, tuple) else output
+            return output[0] if several else output
 
         @staticmethod
         def backward(ctx, *grads):
@@ -162,23 +230,27 @@ def _call(overload: OpOverload, save: Callable, backward: Callable | None, under
 
     # Function.apply looks for transforms, which have gone another way
     apply = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]
-    schema = overload._schema
-    several = len(schema.returns) > 1
-    # only what stands before the numbers of the rows may have a gradient
-    first = next((i for i, a in enumerate(schema.arguments) if str(a.type) not in ("Tensor", "Optional[Tensor]")), None)
+    names = [a.name for a in overload._schema.arguments]
+    needed = [names.index(name.removeprefix("need_")) for name in names if name.startswith("need_")]
+    tensors = _leading_tensors(overload)
+    several = backward is not None and len(overload._schema.returns) > 1
 
     def call(*args):
+        if needed:
+            args = (*args, *needs(*[args[i] for i in needed]))
         if torch.compiler.is_compiling() or has_torch_function(args):
-            return overload(*args)
-        _refuse_tangents(overload, args)
-        if transformed():
-            return under_transforms(*args)
-        if not any(needs(*args[:first])):
-            return run(*args)
-        if backward is None:
-            return under_transforms(*args)
-        result = apply(*args)
-        return (result,) if several else result
+            result = overload(*args)
+        else:
+            _refuse_tangents(overload, args)
+            if transformed():
+                result = under_transforms(*args)
+            elif not any(needs(*args[:tensors])):
+                result = run(*args)
+            elif backward is None:
+                result = under_transforms(*args)
+            else:
+                return apply(*args)
+        return result[0] if several else result
 
     return call
 
@@ -186,8 +258,7 @@ def _call(overload: OpOverload, save: Callable, backward: Callable | None, under
 def _refuse_tangents(overload: OpOverload, args: Sequence) -> None:
     if getattr(forward_ad, "_current_level", 0) < 0:  # private to torch; looking at each tensor takes long
         return
-    flat = [t for arg in args for t in (arg if isinstance(arg, list) else [arg]) if isinstance(t, Tensor)]
-    if any(forward_ad.unpack_dual(t).tangent is not None for t in flat):
+    if any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in args):
         raise RuntimeError(f"{overload} has no forward-mode derivative")
 
 
@@ -203,8 +274,9 @@ def gradient_fake(like: Tensor, needed: bool, dtype: torch.dtype) -> Tensor:
 
 
 def times_saved(
-    ops: Namespace, grad: Tensor, scale: Tensor | None, saved: Sequence[Tensor], types: Sequence, needed: Sequence[bool]
+    library: Library, grad: Tensor, scale: Tensor | None, saved: Sequence[Tensor], forward: Forward, first: int = 0
 ) -> list[Tensor | None]:
-    """Saved gradients of each variable's result times that of what came of it, in their arguments' types."""
-    each = zip(saved, types, needed, strict=True)
-    return [ops.scaled_gradient(s, grad, scale, t) if n else None for s, t, n in each]
+    """The gradients of as many arguments from the first on as were saved, of each variable's result, times that of what
+    came of it, in their arguments' types."""
+    each = zip(saved, forward.types[first:], forward.needed[first:], strict=False)
+    return [library.common.scaled_gradient(s, grad, scale, t) if n else None for s, t, n in each]

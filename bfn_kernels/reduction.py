@@ -1,13 +1,9 @@
-"""Masks and reductions of losses as the reference does them, and the numbers by which operators know them."""
+"""Masks and reductions of losses as the reference does them."""
 
 import torch
 from torch import Tensor
 
-from bfn_kernels.backends import NAMESPACES
-from bfn_kernels.checks import REDUCTIONS
-from bfn_kernels.operators import Namespace, register
-
-CODES = {name: code for code, name in enumerate(REDUCTIONS)}
+NONE, BATCH, SUM, MEAN = range(4)  # the places of checks.REDUCTIONS, and csrc/ops/loss.h's Reduction
 
 
 def hide(mask: Tensor | None, *tensors: Tensor | None) -> list[Tensor | None]:
@@ -15,25 +11,17 @@ def hide(mask: Tensor | None, *tensors: Tensor | None) -> list[Tensor | None]:
     return [t if t is None or mask is None else torch.where(mask, t, torch.zeros_like(t)) for t in tensors]
 
 
-def reduce(loss: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
-    """`loss` per variable `[B, ...]`: "none" keeps it, "batch" sums it to `[B]`, "sum" and "mean" make a scalar of it.
+def reduce(loss: Tensor, mask: Tensor | None, reduction: int) -> Tensor:
+    """`loss` per variable `[B, ...]`: NONE keeps it, BATCH sums it to `[B]`, SUM and MEAN make a scalar of it.
 
-    Where the mask is False the loss is 0; "mean" divides by the number of variables left, or by 1 if there are none.
+    Where the mask is False the loss is 0; MEAN divides by the number of variables left, or by 1 if there are none.
     """
     (loss,) = hide(mask, loss)
-    if reduction == "none":
+    if reduction == NONE:
         return loss
-    if reduction == "batch":
+    if reduction == BATCH:
         return loss.flatten(1).sum(1) if loss.dim() > 1 else loss
-    if reduction == "sum":
+    if reduction == SUM:
         return loss.sum()
     count = loss.numel() if mask is None else mask.expand(loss.shape).sum()
     return loss.sum() / torch.as_tensor(count, device=loss.device).clamp(min=1)
-
-
-def _register(ops: Namespace) -> None:
-    register(ops, "scaled_gradient", lambda saved, grad, scale, dtype: torch.empty_like(saved, dtype=dtype))
-
-
-for _ops in NAMESPACES.values():
-    _register(_ops)

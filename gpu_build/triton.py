@@ -17,12 +17,10 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from bfn_kernels import rows
 from bfn_kernels.continuous import triton as continuous
 from bfn_kernels.discrete import triton as discrete
-from bfn_kernels.discrete.autograd import RECEIVERS, ROW_STATS
+from bfn_kernels.discrete.operators import RECEIVERS, ROW_STATS
 from bfn_kernels.discretised import triton as discretised
-from bfn_kernels.discretised.autograd import NOISE
 from bfn_kernels.triton_ops.views import write_table
 from gpu_build import sass
 from gpu_build.table import Kernel
@@ -96,49 +94,57 @@ def measured(name: str, launch: Launch, architecture: int, variables: int, size:
 Row = tuple[str, int, float, Callable[[], object]]  # name, variables, bytes of each, and the call
 
 
-ONE = (True, True, False)  # the gradients of a mean and a std without a mixture
-
-
-def given(row: torch.Tensor, which: int) -> rows.Numbers:
-    return rows.Numbers([row] * which.bit_count(), which)
-
-
 def of_data(x: torch.Tensor) -> list[Row]:
     """The operators of continuous and of discretised data, by noise predictions and with all gradients; not the n-step
     losses of mixtures, which take long to compile and spill up to 150 bytes of a thread."""
     row, scale, seed, width = torch.ones(x.shape[0], 1), torch.tensor(1.0), torch.tensor(1), x.element_size()
     many = torch.zeros(*x.shape, 10, dtype=x.dtype)
-    one, mixture = (x, x, None, x), (many, many, many, x)
-    update, message = given(row, rows.UPDATE), given(row, rows.KEEP | rows.TAKE)
-    normal = x, x, None
-    prediction = x, x, *given(row, rows.FLOW | rows.RATE), -1.0, 1.0
+    prediction, one, mixture = (x, x, row, row), (x, x, None, x, row, row), (many, many, many, x, row, row)
+    gradients, with_mixture = (True, True, False), (True, True, True)
+    clip, losses = (-1.0, 1.0), (None, 3)  # no mask, and the reduction
 
-    def loss(which, n_samples=0, nodes=(), seed=None, output=one):
-        numbers = given(row, rows.FLOW | which)
-        arguments = 7, n_samples, nodes, nodes, seed, None, None, 3, True, True, output is mixture
-        return lambda: discretised.discretised_loss(x, *output, *numbers, NOISE, 256, True, *arguments)
+    def nstep(nodes=(), n_samples=0):
+        draws = nodes, nodes, n_samples, seed, None
+        return lambda: discretised.discrete_time_loss(x, *one, row, 7, *draws, 256, True, *losses, *gradients)
 
     def draw(output):
-        of = NOISE, 256, 0, *update, None, None, seed, None, None, None
-        return lambda: discretised.discretised_update(*output, *given(row, rows.FLOW), *of)
+        drawn = None, None, seed, None, None, None
+        return lambda: discretised.update_sample(*output, row, row, row, 256, 0, *drawn)
 
     calls = [
-        ("gaussian_step, with noise", 3, lambda: continuous.gaussian_step(x, x, *update, seed, None)),
-        ("gaussian_step", 3, lambda: continuous.gaussian_step(x, x, *message, None, None)),
-        ("squared_loss", 3, lambda: continuous.squared_loss(x, *prediction, None, 3)),
+        ("gaussian_step, with noise", 3, lambda: continuous.gaussian_step(x, row, x, row, row, seed, None)),
+        ("gaussian_step", 3, lambda: continuous.gaussian_step(x, row, x, row, None, None, None)),
+        ("squared_loss", 3, lambda: continuous.squared_loss(x, *prediction, row, None, *clip, *losses)),
         (
             "squared_loss_backward", 5,
-            lambda: continuous.squared_loss_backward(row, scale, x, *prediction, None, False, True, True),
+            lambda: continuous.squared_loss_backward(
+                row, scale, x, *prediction, row, *clip, None, False, True, True
+            ),
         ),
-        ("expected_value, unclipped", 4 + 8 / width, lambda: discretised.expected_value(*normal, 256, False, *ONE)),
+        (
+            "expected_value, unclipped", 4 + 8 / width,
+            lambda: discretised.expected_value(x, x, None, 256, False, *gradients),
+        ),
         ("discretised update, a draw", 4, draw(one)),
-        ("discretised L_inf", 4 + 8 / width, loss(rows.RATE)),
-        ("discretised reconstruction", 4 + 8 / width, loss(0)),
-        ("discretised L_n, 8 nodes", 4 + 8 / width, loss(rows.ALPHA, nodes=(0.0,) * 8)),
-        ("discretised L_inf, 10 components", 32 + 120 / width, loss(rows.RATE, output=mixture)),
-        ("discretised reconstruction, 10 components", 32 + 120 / width, loss(0, output=mixture)),
+        (
+            "discretised L_inf", 4 + 8 / width,
+            lambda: discretised.continuous_time_loss(x, *one, row, 256, True, *losses, *gradients),
+        ),
+        (
+            "discretised reconstruction", 4 + 8 / width,
+            lambda: discretised.reconstruction_loss(x, *one, 256, *losses, *gradients),
+        ),
+        ("discretised L_n, 8 nodes", 4 + 8 / width, nstep((0.0,) * 8)),
+        (
+            "discretised L_inf, 10 components", 32 + 120 / width,
+            lambda: discretised.continuous_time_loss(x, *mixture, row, 256, True, *losses, *with_mixture),
+        ),
+        (
+            "discretised reconstruction, 10 components", 32 + 120 / width,
+            lambda: discretised.reconstruction_loss(x, *mixture, 256, *losses, *with_mixture),
+        ),
         ("discretised update, a draw, 10 components", 32, draw(mixture)),
-        ("discretised L_n, 10 draws", 4 + 8 / width, loss(rows.ALPHA, 10, seed=seed)),
+        ("discretised L_n, 10 draws", 4 + 8 / width, nstep(n_samples=10)),
     ]  # fmt: skip
     return [(name, x.numel(), size * width, call) for name, size, call in calls]
 
@@ -148,20 +154,19 @@ def of_classes(z: torch.Tensor) -> list[Row]:
     x, row, seed = torch.zeros(z.shape[:-1], dtype=torch.long), torch.ones(z.shape[0], 1), torch.tensor(1)
     scale, stats = torch.tensor(1.0), torch.ones(*x.shape, ROW_STATS)
     classes, width = z.shape[-1], z.element_size()
-    message, rate, alpha = (given(row, which) for which in (rows.MESSAGE, rows.RATE, rows.ALPHA))
     calls = [
-        ("sender", 1, lambda: discrete.discrete_sender(x, *message, classes, True, seed, None, z.dtype)),
-        ("update, a draw", 3, lambda: discrete.discrete_update(z, z, *message, 0, None, None, seed, None, None)),
-        ("loss", 1, lambda: discrete.discrete_loss(x, z, *rate, None, 3, True)),
-        ("loss_backward", 2, lambda: discrete.discrete_loss_backward(row, scale, x, z, *rate, None, stats)),
+        ("sender", 1, lambda: discrete.sender_sample(x, row, row, classes, True, seed, None, z.dtype)),
+        ("update, a draw", 3, lambda: discrete.update_sample(z, z, row, row, 0, None, None, seed, None, None)),
+        ("loss", 1, lambda: discrete.continuous_time_loss(x, z, row, None, 3, True)),
+        ("loss_backward", 2, lambda: discrete.loss_backward(row, scale, x, z, row, None, stats)),
         *(
             (
                 f"L_n, {receiver}, 10 draws", 1 + 4 / width,
-                lambda code=code: discrete.discrete_nstep(
-                    x, z, *alpha, 7, code, 10, (), (), seed, None, None, 3, True
+                lambda place=place: discrete.discrete_time_loss(
+                    x, z, row, 7, place, (), (), 10, seed, None, None, 3, True
                 ),
             )
-            for receiver, code in RECEIVERS.items()
+            for place, receiver in enumerate(RECEIVERS)
         ),
     ]  # fmt: skip
     return [(f"discrete {name}, {classes} classes", z.numel(), size * width, call) for name, size, call in calls]

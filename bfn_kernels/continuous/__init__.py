@@ -10,16 +10,26 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import drawn_seed, known_values, step_time, updated_precision
-from bfn_kernels.continuous import autograd, reference
-from bfn_kernels.operators import Namespace
+from bfn_kernels.arguments import (
+    PARAMETRISATIONS as PARAMETRISATIONS,
+)
+from bfn_kernels.arguments import (
+    drawn_seed,
+    known_values,
+    prediction_scalars,
+    read_mean,
+    step_time,
+    updated_precision,
+)
+from bfn_kernels.continuous import reference
+from bfn_kernels.continuous.operators import OPERATORS
 from bfn_kernels.outputs import check_out
-from bfn_kernels.rows import Numbers, Rows
+from bfn_kernels.reduction import hide
+from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
-_family = backends.Family("continuous", reference, autograd)
+backends.add_family("continuous", OPERATORS, reference)
 
-PARAMETRISATIONS = ("noise", "data")
 Clip = tuple[float, float] | None
 
 
@@ -46,13 +56,12 @@ def flow_sample(
     """
     checks.data("x", x)
     schedule = continuous_schedule(sigma_1, schedule)
-    ops, op = _family("flow_sample", backend, x.device)
-    dtype = checks.compute_dtype(x)
-    numbers = rows.numbers(ops, rows.GAMMA | rows.FLOW_STD, t, x.shape, x, dtype, schedule)
+    library = backends.library(backend, x.device)
+    scalars = rows.scalars(library, ("gamma", "flow_std"), t, x.shape, x, checks.compute_dtype(x), schedule)
     mask = checks.mask("mask", mask, "x", x, x.shape)
-    if mask is not None:
-        x, numbers = torch.where(mask, x, 0), numbers.made(ops, x.shape, dtype).hidden(mask)
-    return op(x, numbers, drawn_seed(x, seed, generator, ("noise", noise, x.shape)), noise)
+    x, gamma, std = hide(mask, x, *scalars)
+    seed = drawn_seed(x, seed, generator, ("noise", noise, x.shape))
+    return library.continuous.gaussian_step(x, gamma, None, None, std, seed, noise, None)
 
 
 def sender_sample(
@@ -72,9 +81,10 @@ def sender_sample(
     tensor([[0.5000, 0.5000]])
     """
     checks.data("x", x)
-    ops, op = _family("sender_sample", backend, x.device)
-    numbers = rows.numbers(ops, rows.SENDER_STD, alpha, x.shape, x, checks.compute_dtype(x))
-    return op(x, numbers, drawn_seed(x, seed, generator, ("noise", noise, x.shape)), noise)
+    library = backends.library(backend, x.device)
+    (std,) = rows.scalars(library, ("sender_std",), alpha, x.shape, x, checks.compute_dtype(x))
+    seed = drawn_seed(x, seed, generator, ("noise", noise, x.shape))
+    return library.continuous.gaussian_step(x, None, None, None, std, seed, noise, None)
 
 
 def bayesian_update(
@@ -90,10 +100,10 @@ def bayesian_update(
     """
     checks.data("mean", mean)
     checks.like("y", y, "mean", mean)
-    ops, op = _family("bayesian_update", backend, mean.device)
-    dtype = checks.compute_dtype(mean, y)
-    numbers = rows.numbers(ops, rows.KEEP | rows.TAKE, alpha, mean.shape, mean, dtype, precision=precision)
-    return op(mean, y, numbers), updated_precision(precision, alpha, mean)
+    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(mean, y)
+    keep, take = rows.scalars(library, ("keep", "take"), alpha, mean.shape, mean, dtype, precision=precision)
+    updated = library.continuous.gaussian_step(mean, keep, y, take, None, None, None, None)
+    return updated, updated_precision(precision, alpha, mean)
 
 
 def update_sample(
@@ -124,12 +134,12 @@ def update_sample(
     known_mask = known_values(known, known_mask, mean, mean.shape)
     others = {"known": known, "known_mask": known_mask, "precision": precision, "alpha": alpha, "noise": noise}
     check_out(out, "mean", x=x, mean=mean, **others)
-    ops, op = _family("update_sample", backend, mean.device)
-    dtype = checks.compute_dtype(x, mean)
-    numbers = rows.numbers(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision=precision)
+    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(x, mean)
+    keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean.shape, mean, dtype, precision=precision)
     if known is not None:
         x = torch.where(known_mask, known.to(dtype), x.to(dtype))  # known may have more digits than a narrow x
-    updated = op(x, mean, numbers, drawn_seed(mean, seed, generator, ("noise", noise, mean.shape)), noise, out)
+    seed = drawn_seed(mean, seed, generator, ("noise", noise, mean.shape))
+    updated = library.continuous.gaussian_step(mean, keep, x, take, std, seed, noise, out)
     return updated, updated_precision(precision, alpha, mean)
 
 
@@ -155,10 +165,9 @@ def predict_data(
     checks.like("mean", mean, "noise_pred", noise_pred)
     schedule = continuous_schedule(sigma_1, schedule)
     clip = checks.interval("clip", clip)
-    ops, op = _family("predict_data", backend, noise_pred.device)
-    dtype = checks.compute_dtype(noise_pred, mean)
-    numbers = rows.numbers(ops, rows.FLOW, t, mean.shape, mean, dtype, schedule)
-    return op(noise_pred, mean, numbers, clip)
+    library, dtype = backends.library(backend, noise_pred.device), checks.compute_dtype(noise_pred, mean)
+    scales = rows.scalars(library, rows.FLOW, t, mean.shape, mean, dtype, schedule)
+    return library.continuous.predict_data(noise_pred, mean, *scales, *clip)
 
 
 def continuous_time_loss(
@@ -188,11 +197,11 @@ def continuous_time_loss(
     tensor(23.0259)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    mean, mask = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
-    ops, op = _family("squared_loss", backend, x.device)
-    dtype = checks.compute_dtype(x, prediction, mean)
-    numbers = data_numbers(ops, parametrisation, rows.RATE, t, x, dtype, schedule, scale=0.5)
-    return op(x, prediction, mean, numbers, checks.interval("clip", clip), mask, reduction)
+    mean, mask, how = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
+    library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean)
+    *scales, weight = prediction_scalars(library, parametrisation, t, x, dtype, schedule, ("rate",), scale=0.5)
+    clip = checks.interval("clip", clip)
+    return library.continuous.squared_loss(x, prediction, mean, *scales, weight, None, *clip, mask, how)
 
 
 def discrete_time_loss(
@@ -224,11 +233,13 @@ def discrete_time_loss(
     n_steps = checks.integer("n_steps", n_steps, 1)
     t = step_time(t, step, n_steps)
     schedule = continuous_schedule(sigma_1, schedule)
-    mean, mask = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
-    ops, op = _family("squared_loss", backend, x.device)
-    dtype = checks.compute_dtype(x, prediction, mean)
-    numbers = data_numbers(ops, parametrisation, rows.ALPHA, t, x, dtype, schedule, n_steps, n_steps / 2)
-    return op(x, prediction, mean, numbers, checks.interval("clip", clip), mask, reduction)
+    mean, mask, how = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
+    library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean)
+    *scales, weight = prediction_scalars(
+        library, parametrisation, t, x, dtype, schedule, ("alpha",), n_steps=n_steps, scale=n_steps / 2
+    )
+    clip = checks.interval("clip", clip)
+    return library.continuous.squared_loss(x, prediction, mean, *scales, weight, None, *clip, mask, how)
 
 
 def reconstruction_loss(
@@ -255,46 +266,23 @@ def reconstruction_loss(
     tensor(-1.3836)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    mean, mask = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
+    mean, mask, how = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
     clip = checks.interval("clip", clip)
-    dtype = checks.compute_dtype(x, prediction, mean)
+    library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean)
     if num_bins is None:
-        ops, op = _family("squared_loss", backend, x.device)
-        normal = rows.HALF_PRECISION | rows.LOG_NORMALISER
-        numbers = data_numbers(ops, parametrisation, normal, 1.0, x, dtype, schedule)
-        return op(x, prediction, mean, numbers, clip, mask, reduction)
-    from bfn_kernels import discretised  # imported late: the discretised family builds on this one
-
+        normal = "half_precision", "log_normaliser"
+        scalars = prediction_scalars(library, parametrisation, 1.0, x, dtype, schedule, normal)
+        return library.continuous.squared_loss(x, prediction, mean, *scalars, *clip, mask, how)
+    num_bins = checks.integer("num_bins", num_bins, 2)
     checks.no_gradient("a bin has none", x=x)
-    ops, op = _family("predict_data", backend, x.device)
-    numbers = data_numbers(ops, parametrisation, rows.STD, 1.0, x, dtype, schedule).made(ops, x.shape, dtype)
-    x_hat = op(prediction.to(dtype), mean, numbers.only(rows.FLOW), clip)  # no result: in the arithmetic's type
-    (std,) = numbers.others
-    return discretised.bin_loss(x, x_hat, std, None, num_bins, True, mask, reduction, backend)
+    *scales, std = prediction_scalars(library, parametrisation, 1.0, x, dtype, schedule, ("std",))
+    x_hat = library.continuous.predict_data(prediction.to(dtype), mean, *scales, *clip)  # no result: not rounded
+    return library.discretised.bin_loss(x, x_hat, std, None, num_bins, True, mask, how)
 
 
-def data_numbers(
-    ops: Namespace | None, parametrisation: str, which: int, t: Rows, x: Tensor, dtype: torch.dtype,
-    schedule: ContinuousSchedule, n_steps: int = 0, scale: float = 1.0,
-) -> Numbers:  # fmt: skip
-    """The numbers `which` of the rows and, unless the network puts out the data itself, those of the flow."""
-    which = which if parametrisation == "data" else rows.FLOW | which
-    return rows.numbers(ops, which, t, x.shape, x, dtype, schedule, n_steps=n_steps, scale=scale)
-
-
-def read_mean(x: Tensor, mean: Tensor | None, parametrisation: str) -> Tensor | None:
-    """The mean that losses of continuous and discretised data read: None where the network puts out the data itself."""
-    checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
-    if mean is not None:
-        checks.like("mean", mean, "x", x)
-    elif parametrisation == "noise":
-        raise ValueError('mean must be given with parametrisation="noise", got None')
-    return None if parametrisation == "data" else mean
-
-
-def _check_loss(x, prediction, mean, parametrisation, mask, reduction) -> tuple[Tensor | None, Tensor | None]:
-    """The mean and the mask as the ops take them."""
-    checks.choice("reduction", reduction, checks.REDUCTIONS)
+def _check_loss(x, prediction, mean, parametrisation, mask, reduction) -> tuple[Tensor | None, Tensor | None, int]:
+    """The mean and the mask as the ops take them, and the place of the reduction."""
+    how = checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.data("x", x)
     checks.like("prediction", prediction, "x", x)
-    return read_mean(x, mean, parametrisation), checks.mask("mask", mask, "x", x, x.shape)
+    return read_mean(x, mean, parametrisation), checks.mask("mask", mask, "x", x, x.shape), how

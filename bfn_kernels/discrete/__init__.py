@@ -14,15 +14,15 @@ from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
 from bfn_kernels.arguments import drawn_seed, expectation, known_values, step_time
-from bfn_kernels.discrete import autograd, reference
+from bfn_kernels.discrete import reference
+from bfn_kernels.discrete.operators import CHOICES, MEAN, OPERATORS, RECEIVERS
+from bfn_kernels.operators import needs
 from bfn_kernels.outputs import check_out
+from bfn_kernels.reduction import hide
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
-_family = backends.Family("discrete", reference, autograd)
-
-CHOICES = ("sample", "mode", "mean")
-RECEIVERS = ("joint", "factorised")
+backends.add_family("discrete", OPERATORS, reference)
 
 
 def flow_sample(
@@ -54,13 +54,11 @@ def flow_sample(
     schedule = discrete_schedule(beta_1, schedule)
     num_classes = checks.integer("num_classes", num_classes, 2)
     dtype, work = _message_types(dtype)
-    ops, op = _family("sender_sample", backend, x.device)
-    numbers = rows.numbers(ops, rows.BETA | rows.BETA_SPREAD, t, x.shape, x, work, schedule, scale=num_classes)
-    mask = checks.mask("mask", mask, "x", x, x.shape)
-    if mask is not None:
-        x, numbers = torch.where(mask, x, 0), numbers.made(ops, x.shape, work).hidden(mask)
+    library = backends.library(backend, x.device)
+    scalars = rows.scalars(library, ("beta", "beta_spread"), t, x.shape, x, work, schedule, scale=num_classes)
+    x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
     seed = drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
-    return op(x, numbers, num_classes, seed, noise, output == "probs", dtype)
+    return library.discrete.sender_sample(x, beta, spread, num_classes, output == "probs", seed, noise, dtype)
 
 
 def sender_sample(
@@ -85,10 +83,10 @@ def sender_sample(
     x = checks.classes("x", x)
     num_classes = checks.integer("num_classes", num_classes, 2)
     dtype, work = _message_types(dtype)
-    ops, op = _family("sender_sample", backend, x.device)
-    numbers = rows.numbers(ops, rows.MESSAGE, alpha, x.shape, x, work, scale=num_classes)
+    library = backends.library(backend, x.device)
+    message = rows.scalars(library, rows.MESSAGE, alpha, x.shape, x, work, scale=num_classes)
     seed = drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
-    return op(x, numbers, num_classes, seed, noise, False, dtype)
+    return library.discrete.sender_sample(x, *message, num_classes, False, seed, noise, dtype)
 
 
 def bayesian_update(logits: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
@@ -102,7 +100,7 @@ def bayesian_update(logits: Tensor, y: Tensor, *, backend: str | None = None) ->
     """
     checks.logits("logits", logits)
     checks.like("y", y, "logits", logits)
-    backends.choose("discrete.bayesian_update", backend, logits.device)
+    backends.choose(backend, logits.device)
     return (logits + y).to(logits.dtype)
 
 
@@ -113,7 +111,7 @@ def theta(logits: Tensor, *, backend: str | None = None) -> Tensor:
     tensor([[0.5000, 0.5000]])
     """
     checks.logits("logits", logits)
-    backends.choose("discrete.theta", backend, logits.device)
+    backends.choose(backend, logits.device)
     return logits.softmax(-1)
 
 
@@ -157,20 +155,24 @@ def update_sample(
     """
     checks.logits("state", state)
     checks.like("output_logits", output_logits, "state", state)
-    checks.choice("choose", choose, CHOICES)
+    choice = checks.choice("choose", choose, CHOICES)
     known = known if known is None else checks.classes("known", known)
     known_mask = known_values(known, known_mask, state, state.shape[:-1])
     others = {"known": known, "known_mask": known_mask, "alpha": alpha, "noise": noise, "draw_noise": draw_noise}
     check_out(out, "state", output_logits=output_logits, state=state, **others)
     if choose != "mean":
         checks.no_gradient(f"a {choose} has none", output_logits=output_logits)
-    ops, op = _family("update_sample", backend, state.device)
+    library = backends.library(backend, state.device)
+    if choice == MEAN and any(needs(output_logits)):
+        library = backends.REFERENCE  # the only one with that gradient
     lead, num_classes = state.shape[:-1], state.shape[-1]
     dtype = checks.compute_dtype(output_logits, state)
-    numbers = rows.numbers(ops, rows.MESSAGE, alpha, lead, state, dtype, scale=num_classes)
+    message = rows.scalars(library, rows.MESSAGE, alpha, lead, state, dtype, scale=num_classes)
     draws = [("draw_noise", draw_noise, lead)] if choose == "sample" else []
     seed = drawn_seed(state, seed, generator, ("noise", noise, state.shape), *draws)
-    return op(output_logits, state, numbers, choose, known, known_mask, seed, noise, draw_noise, out)
+    return library.discrete.update_sample(
+        output_logits, state, *message, choice, known, known_mask, seed, noise, draw_noise, out
+    )
 
 
 def continuous_time_loss(
@@ -193,12 +195,11 @@ def continuous_time_loss(
     >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1, 2), 0.5, beta_1=3.0)
     tensor(1.5000)
     """
-    x, mask = _check_loss(x, logits, mask, reduction)
+    x, mask, how = _check_loss(x, logits, mask, reduction)
     schedule = discrete_schedule(beta_1, schedule)
-    ops, op = _family("continuous_time_loss", backend, x.device)
-    dtype, scale = checks.compute_dtype(logits), logits.shape[-1] / 2
-    numbers = rows.numbers(ops, rows.RATE, t, x.shape, x, dtype, schedule, scale=scale)
-    return op(x, logits, numbers, mask, reduction)
+    library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
+    (weight,) = rows.scalars(library, ("rate",), t, x.shape, x, dtype, schedule, scale=logits.shape[-1] / 2)
+    return library.discrete.continuous_time_loss(x, logits, weight, mask, how)
 
 
 def discrete_time_loss(
@@ -233,8 +234,8 @@ def discrete_time_loss(
     """
     n_steps = checks.integer("n_steps", n_steps, 1)
     t = step_time(t, step, n_steps)
-    checks.choice("receiver", receiver, RECEIVERS)
-    x, mask = _check_loss(x, logits, mask, reduction)
+    which = checks.choice("receiver", receiver, RECEIVERS)
+    x, mask, how = _check_loss(x, logits, mask, reduction)
     if n_samples is None and quadrature is None:
         n_samples = 10
     if quadrature is not None and receiver == "joint" and logits.shape[-1] != 2:
@@ -243,10 +244,10 @@ def discrete_time_loss(
             f"one-dimensional; got {quadrature} for K = {logits.shape[-1]}"
         )
     schedule = discrete_schedule(beta_1, schedule)
-    ops, op = _family("discrete_time_loss", backend, x.device)
-    numbers = rows.numbers(ops, rows.ALPHA, t, x.shape, x, checks.compute_dtype(logits), schedule, n_steps=n_steps)
-    expect = expectation(logits, logits.shape, quadrature, n_samples, seed, generator, noise)
-    return op(x, logits, numbers, n_steps, receiver, expect, mask, reduction)
+    library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
+    (alpha,) = rows.scalars(library, ("alpha",), t, x.shape, x, dtype, schedule, n_steps=n_steps)
+    draws = expectation(logits, logits.shape, quadrature, n_samples, seed, generator, noise)
+    return library.discrete.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, mask, how)
 
 
 def reconstruction_loss(
@@ -264,9 +265,8 @@ def reconstruction_loss(
     >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1, 2))
     tensor(0.6931)
     """
-    x, mask = _check_loss(x, logits, mask, reduction)
-    _, op = _family("reconstruction_loss", backend, x.device)
-    return op(x, logits, mask, reduction)
+    x, mask, how = _check_loss(x, logits, mask, reduction)
+    return backends.library(backend, x.device).discrete.reconstruction_loss(x, logits, mask, how)
 
 
 def _message_types(dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]:
@@ -277,12 +277,12 @@ def _message_types(dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]
     return dtype, torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _check_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str) -> tuple[Tensor, Tensor | None]:
-    """The checks that the losses share; classes and mask as the ops take them."""
+def _check_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str) -> tuple[Tensor, Tensor | None, int]:
+    """The checks that the losses share; classes and mask as the ops take them, and the place of the reduction."""
     x = checks.classes("x", x)
     checks.logits("logits", logits)
     if x.shape != logits.shape[:-1]:
         raise ValueError(f"x must have shape {tuple(logits.shape[:-1])}, that of logits but K, got {tuple(x.shape)}")
     checks.same_device("x", x, "logits", logits)
-    checks.choice("reduction", reduction, checks.REDUCTIONS)
-    return x, checks.mask("mask", mask, "x", x, x.shape)
+    how = checks.choice("reduction", reduction, checks.REDUCTIONS)
+    return x, checks.mask("mask", mask, "x", x, x.shape), how

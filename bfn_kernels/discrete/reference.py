@@ -1,8 +1,10 @@
 """Discrete data in plain PyTorch: the executable specification. Equation numbers are those of arXiv 2308.07037.
 
-Classes x `[B, ...]`, numbers per class `[B, ..., K]`. Numbers of a row come from `rows`, in the type of the arithmetic,
+Classes x `[B, ...]`, numbers per class `[B, ..., K]`. Scalars of rows come from `rows`, in the type of the arithmetic,
 and broadcast to x. The state is logits: θ's zeros would be absorbing.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,22 +12,9 @@ from torch.nn.functional import logsigmoid
 
 from bfn_kernels import noise as random
 from bfn_kernels.arguments import Expectation
-from bfn_kernels.checks import compute_dtype, shows
+from bfn_kernels.checks import compute_dtype, valid_classes
+from bfn_kernels.discrete.operators import FACTORISED, MEAN, MODE
 from bfn_kernels.reduction import hide, reduce
-from bfn_kernels.rows import Numbers
-
-
-def valid_classes(name: str, x: Tensor, num_classes: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Classes to index with, and where x held one. A class out of range is an IndexError on the CPU, where looking is
-    free; elsewhere its variable becomes NaN. Where the mask is False x may be anything."""
-    index = x.long()  # uint8 holds no number of classes from 256 on to be compared with
-    within = (index >= 0) & (index < num_classes)
-    valid = within
-    if mask is not None:
-        valid = valid | ~mask
-    if shows(x) and not valid.all():
-        raise IndexError(f"{name} must hold classes in [0, {num_classes}), got {x[~valid][0].item()}")
-    return torch.where(within, index, 0), valid
 
 
 def one_hot(x: Tensor, num_classes: int) -> Tensor:
@@ -42,16 +31,10 @@ def message(centre: Tensor, alpha: Tensor, spread: Tensor, eps: Tensor) -> Tenso
 
 
 def sender_sample(
-    x: Tensor,
-    numbers: Numbers,
-    num_classes: int,
-    seed: Tensor | None,
-    noise: Tensor | None,
-    probs: bool,
-    dtype: torch.dtype,
-) -> Tensor:
+    x: Tensor, alpha: Tensor, spread: Tensor, num_classes: int, probs: bool, seed: Tensor | None,
+    noise: Tensor | None, dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
     """y ~ N(α(Ke_x − 1), αK·I); with α = β(t), and through a softmax where `probs`, it is the Bayesian flow (185)."""
-    alpha, spread = numbers.rows
     index, valid = valid_classes("x", x, num_classes)
     eps = normals((*x.shape, num_classes), alpha.dtype, seed, noise)
     y = message(one_hot(index, num_classes).to(alpha.dtype), alpha, spread, eps)
@@ -60,27 +43,21 @@ def sender_sample(
 
 
 def update_sample(
-    output_logits: Tensor,
-    state: Tensor,
-    numbers: Numbers,
-    choose: str,
-    known: Tensor | None,
-    known_mask: Tensor | None,
-    seed: Tensor | None,
-    noise: Tensor | None,
-    draw_noise: Tensor | None,
-    out: Tensor | None,
-) -> Tensor:
+    output_logits: Tensor, state: Tensor, alpha: Tensor, spread: Tensor, choice: int, known: Tensor | None,
+    known_mask: Tensor | None, seed: Tensor | None, noise: Tensor | None, draw_noise: Tensor | None,
+    out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """z' = z + y: a class is drawn from the output distribution, sent with accuracy α, and the state updated (171)."""
-    alpha, spread = numbers.rows
     dtype = compute_dtype(output_logits, state)
     num_classes = state.shape[-1]
     p = output_logits.to(dtype).softmax(-1)
-    if choose == "sample":
-        uniforms = random.class_uniform(p.shape[:-1], seed) if draw_noise is None else draw_noise
-        sent = one_hot(draw_class(p, uniforms.to(dtype)), num_classes).to(dtype)
+    if choice == MEAN:
+        sent = p
+    elif choice == MODE:
+        sent = one_hot(p.argmax(-1), num_classes).to(dtype)
     else:
-        sent = one_hot(p.argmax(-1), num_classes).to(dtype) if choose == "mode" else p
+        uniforms = random.class_uniform(p.shape[:-1], seed) if draw_noise is None else draw_noise
+        sent = one_hot(random.draw_class(p, uniforms.to(dtype)), num_classes).to(dtype)
     sent = torch.where(p.isnan().any(-1, keepdim=True), torch.nan, sent)
     if known is not None:
         known_mask = known_mask.expand(known.shape)
@@ -91,22 +68,14 @@ def update_sample(
     return updated if out is None else out.copy_(updated)
 
 
-def draw_class(p: Tensor, uniform: Tensor) -> Tensor:
-    """The first k whose cumulative probability exceeds u; if none does, the last k with p_k > 0."""
-    above = p.cumsum(-1) > uniform.unsqueeze(-1)
-    last = p.shape[-1] - 1 - (p > 0).flip(-1).byte().argmax(-1)
-    return torch.where(above.any(-1), above.byte().argmax(-1), last)
-
-
 def others(logits: Tensor, is_x: Tensor) -> Tensor:
     """LSE over k ≠ x of z_k, minus z_x: ln((1 − p_x)/p_x). Leaving x out keeps it exact as p_x → 1."""
     z_x = torch.where(is_x, logits, 0).sum(-1)
     return logits.masked_fill(is_x, -torch.inf).logsumexp(-1) - z_x
 
 
-def continuous_time_loss(x: Tensor, logits: Tensor, numbers: Numbers, mask: Tensor | None, reduction: str) -> Tensor:
+def continuous_time_loss(x: Tensor, logits: Tensor, weight: Tensor, mask: Tensor | None, reduction: int) -> Tensor:
     """L∞ = w‖e_x − p‖² (205), w = ½Kβ'(t), as wq²(1 + Σ r_k² over k ≠ x), q = 1 − p_x, r_k = p_k/q [derived]."""
-    (weight,) = numbers.rows
     dtype = compute_dtype(logits)
     index, valid = valid_classes("x", x, logits.shape[-1], mask)
     (logits,) = hide(None if mask is None else mask.unsqueeze(-1), logits.to(dtype))
@@ -122,7 +91,7 @@ def continuous_time_loss(x: Tensor, logits: Tensor, numbers: Numbers, mask: Tens
     return reduce(torch.where(valid, weight * q * q * (1 + squares), torch.nan), mask, reduction)
 
 
-def reconstruction_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
+def reconstruction_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: int) -> Tensor:
     """−ln p_x."""
     index, valid = valid_classes("x", x, logits.shape[-1], mask)
     (logits,) = hide(None if mask is None else mask.unsqueeze(-1), logits.to(compute_dtype(logits)))
@@ -131,27 +100,22 @@ def reconstruction_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reductio
 
 
 def discrete_time_loss(
-    x: Tensor,
-    logits: Tensor,
-    numbers: Numbers,
-    n_steps: int,
-    receiver: str,
-    expectation: Expectation,
-    mask: Tensor | None,
-    reduction: str,
-) -> Tensor:
+    x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, nodes: Sequence[float],
+    node_weights: Sequence[float], n_samples: int, seed: Tensor | None, noise: Tensor | None, mask: Tensor | None,
+    reduction: int,
+) -> Tensor:  # fmt: skip
     """L_n = n·E[ln p_S(y) − ln p_R(y)] (189, 190). The nodes of a quadrature serve every class alike."""
-    (alpha,) = numbers.rows
     dtype = compute_dtype(logits)
     num_classes = logits.shape[-1]
     index, valid = valid_classes("x", x, num_classes, mask)
     (logits,) = hide(None if mask is None else mask.unsqueeze(-1), logits.to(dtype))
     is_x = one_hot(index, num_classes)
-    if receiver == "factorised":
+    if receiver == FACTORISED:
         divergence = factorised_divergence
     else:
-        divergence = joint_divergence if expectation.n_samples else binary_divergence
+        divergence = joint_divergence if n_samples else binary_divergence
     loss = torch.zeros_like(logits[..., 0])
+    expectation = Expectation(nodes, node_weights, n_samples, seed, noise)
     for eps, weight in expectation.draws(logits, random.class_normal):
         loss = loss + weight * divergence(is_x, logits, alpha, eps)
     return reduce(torch.where(valid, n_steps * loss, torch.nan), mask, reduction)

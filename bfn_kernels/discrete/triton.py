@@ -3,16 +3,14 @@
 Rows whose classes fit a tile are read once. Longer ones are swept several times, their noise being made again.
 """
 
-from collections.abc import Callable
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype
-from bfn_kernels.discrete.triton_nstep import discrete_nstep
-from bfn_kernels.rows import ACCURACY, BETA, BETA_SPREAD, RATE, SPREAD
+from bfn_kernels.discrete import operators
+from bfn_kernels.discrete.triton_nstep import discrete_time_loss
 from bfn_kernels.triton_ops.classes import (
     class_noise,
     class_view,
@@ -31,19 +29,19 @@ from bfn_kernels.triton_ops.classes import (
 from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, square
 from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
 from bfn_kernels.triton_ops.reduction import Losses, scaled, write_losses
-from bfn_kernels.triton_ops.rows import numbers
 from bfn_kernels.triton_ops.views import block_of, compute_type, launch, load, programs, view
 
 __all__ = [
-    "discrete_loss",
-    "discrete_loss_backward",
-    "discrete_nstep",
-    "discrete_sender",
-    "discrete_update",
-    "discrete_update_out",
+    "continuous_time_loss",
+    "discrete_time_loss",
+    "loss_backward",
+    "reconstruction_loss",
+    "sender_sample",
+    "update_sample",
+    "update_sample_out",
 ]
 
-SAMPLE, MODE, MEAN = (tl.constexpr(i) for i in range(3))
+SAMPLE, MODE, MEAN = map(tl.constexpr, (operators.SAMPLE, operators.MODE, operators.MEAN))
 
 
 @triton.jit
@@ -57,18 +55,12 @@ def _in_range(x, K: tl.constexpr):
     return (x >= 0) & (x < K)
 
 
-def _of_message(of: Callable[..., Tensor | None], shape: torch.Size) -> list[tuple]:
-    """β and √(Kβ) of a flow or of a message."""
-    return [view(of(*which), shape) for which in ((BETA, ACCURACY), (BETA_SPREAD, SPREAD))]
-
-
-def discrete_sender(x: Tensor, given, which: int, by, num_classes: int, probs: bool, seed, noise, dtype) -> Tensor:
+def sender_sample(x: Tensor, alpha, spread, num_classes: int, probs: bool, seed, noise, dtype) -> Tensor:
     shape = torch.Size((*x.shape, num_classes))
     out = torch.empty(shape, dtype=dtype, device=x.device)
-    of = numbers(given, which, by, x.shape, compute_dtype(out))
     tile = tile_of(num_classes)
     launch(
-        _sender, programs(x.numel(), tile.rows), view(x, x.shape), *_of_message(of, x.shape),
+        _sender, programs(x.numel(), tile.rows), *(view(t, x.shape) for t in (x, alpha, spread)),
         class_view(noise, shape), seed, class_view(out, shape), x.numel(),
         PROBS=probs, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=compute_type(out), warps=tile.warps,
     )  # fmt: skip
@@ -106,25 +98,23 @@ def _sender(
             store_classes(out, rows, first, y, K, TILE)
 
 
-def discrete_update(*arguments) -> Tensor:
+def update_sample(*arguments) -> Tensor:
     out = torch.empty_like(arguments[1])  # the state
-    discrete_update_out(*(*arguments, out))
+    update_sample_out(*(*arguments, out))
     return out
 
 
-def discrete_update_out(
-    output_logits: Tensor, state: Tensor, given, which: int, by, choice: int, known, known_mask, seed, noise,
-    draw_noise, out: Tensor,
+def update_sample_out(
+    output_logits: Tensor, state: Tensor, alpha, spread, choice: int, known, known_mask, seed, noise, draw_noise,
+    out: Tensor,
 ) -> None:  # fmt: skip
     shape, num_classes = state.shape, state.shape[-1]
-    row_shape = shape[:-1]
-    of = numbers(given, which, by, row_shape, compute_dtype(output_logits, state))
-    tile, count = tile_of(num_classes), row_shape.numel()
+    lead, tile = shape[:-1], tile_of(num_classes)
     to = class_view(out, shape)  # of a copy, where the strides are beyond it
     launch(
-        _update, programs(count, tile.rows), class_view(output_logits, shape), class_view(state, shape),
-        *_of_message(of, row_shape), *(view(t, row_shape) for t in (known, known_mask)), class_view(noise, shape),
-        view(draw_noise, row_shape), seed, to, count,
+        _update, programs(lead.numel(), tile.rows), class_view(output_logits, shape), class_view(state, shape),
+        *(view(t, lead) for t in (alpha, spread, known, known_mask)), class_view(noise, shape),
+        view(draw_noise, lead), seed, to, lead.numel(),
         CHOICE=choice, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=compute_type(output_logits, state),
         warps=tile.warps,
     )  # fmt: skip
@@ -220,19 +210,20 @@ def _wrong(e_x, total):
     return (e_x < 1.0) & (total < 2.0)
 
 
-def discrete_loss(
-    x: Tensor, logits: Tensor, given, which: int, by, mask, reduction: int, need_logits: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def continuous_time_loss(x: Tensor, logits: Tensor, weight, mask, reduction: int, need_logits: bool):
     dtype, tile, num_classes = compute_dtype(logits), tile_of(logits.shape[-1]), logits.shape[-1]
-    of = numbers(given, which, by, x.shape, dtype)
     losses = Losses(x, mask, reduction, dtype, tile.rows)
-    stats = x.new_empty((*x.shape, 4) if need_logits else (0,), dtype=dtype)
+    stats = x.new_empty((*x.shape, operators.ROW_STATS) if need_logits else (0,), dtype=dtype)
     launch(
         _loss, programs(x.numel(), tile.rows), view(x, x.shape), class_view(logits, logits.shape),
-        view(of(RATE), x.shape), view(mask, x.shape), stats if need_logits else None, *losses.arguments, x.numel(),
+        view(weight, x.shape), view(mask, x.shape), stats if need_logits else None, *losses.arguments, x.numel(),
         EACH=losses.each, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=compute_type(logits), warps=tile.warps,
     )  # fmt: skip
     return *losses.finish(), stats
+
+
+def reconstruction_loss(x: Tensor, logits: Tensor, mask, reduction: int, need_logits: bool):
+    return continuous_time_loss(x, logits, None, mask, reduction, need_logits)
 
 
 @triton.jit
@@ -261,24 +252,21 @@ def _loss(
     write_losses(loss, load(mask, rows, tl.int1, True), rows, values, counts, EACH)
 
 
-def discrete_loss_backward(
-    grad: Tensor, scale: Tensor, x: Tensor, logits: Tensor, given, which: int, by, mask, stats: Tensor
-) -> Tensor:
-    of = numbers(given, which, by, x.shape, compute_dtype(logits))
+def loss_backward(grad: Tensor, scale: Tensor, x: Tensor, logits: Tensor, weight, mask, stats: Tensor) -> Tensor:
     shape, tile = logits.shape, tile_of(logits.shape[-1])
-    by_logits = torch.empty_like(logits)
-    to = class_view(by_logits, shape)
+    grad_logits = torch.empty_like(logits)
+    to = class_view(grad_logits, shape)
     launch(
         _loss_backward, programs(x.numel(), tile.rows), view(scaled(grad, scale, x.dim()), x.shape), view(x, x.shape),
-        class_view(logits, shape), view(of(RATE), x.shape), view(mask, x.shape), stats, to, x.numel(),
+        class_view(logits, shape), view(weight, x.shape), view(mask, x.shape), stats, to, x.numel(),
         K=shape[-1], ROWS=tile.rows, TILE=tile.classes, T=compute_type(logits), warps=tile.warps,
     )  # fmt: skip
-    return by_logits if to[0].data_ptr() == by_logits.data_ptr() else by_logits.copy_(to[0])
+    return grad_logits if to[0].data_ptr() == grad_logits.data_ptr() else grad_logits.copy_(to[0])
 
 
 @triton.jit
 def _loss_backward(
-    grad, x, logits, weight, mask, stats, by_logits, count,
+    grad, x, logits, weight, mask, stats, grad_logits, count,
     K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     rows = block_of(count, ROWS)
@@ -303,4 +291,4 @@ def _loss_backward(
             by = tl.where(is_x, -p_x * (q * q + s), p * (p_less_s + p_x * q))
         else:
             by = tl.where(is_x, -q, p)
-        store_classes(by_logits, rows, first, tl.where(keep, factor[:, None] * by, 0.0), K, TILE)
+        store_classes(grad_logits, rows, first, tl.where(keep, factor[:, None] * by, 0.0), K, TILE)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discrete import triton_nstep_large
-from bfn_kernels.discrete.autograd import RECEIVERS
+from bfn_kernels.discrete.operators import JOINT
 from bfn_kernels.discrete.triton_receivers import (
     binary_node,
     factorised_draw,
@@ -22,7 +22,6 @@ from bfn_kernels.discrete.triton_receivers import (
     log_odds_against,
     valid_class,
 )
-from bfn_kernels.rows import ALPHA
 from bfn_kernels.triton_ops.classes import (
     class_noise,
     class_view,
@@ -36,26 +35,24 @@ from bfn_kernels.triton_ops.classes import (
 from bfn_kernels.triton_ops.elementary import log
 from bfn_kernels.triton_ops.noise import MONTE_CARLO
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
-from bfn_kernels.triton_ops.rows import numbers
 from bfn_kernels.triton_ops.views import block_of, compute_type, launch, load, programs, table, view
 
 
-def discrete_nstep(
-    x: Tensor, logits: Tensor, given, which: int, by, n_steps: int, receiver: int, n_samples: int, nodes, node_weights,
+def discrete_time_loss(
+    x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, nodes, node_weights, n_samples: int,
     seed, noise, mask, reduction: int, need_logits: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     shape, T = logits.shape, compute_type(logits)
     dtype = compute_dtype(logits)
     tile = tile_of(shape[-1], small=True)
     losses = Losses(x, mask, reduction, dtype, tile.rows)
-    by_logits = torch.empty(shape if need_logits else (0,), dtype=dtype, device=x.device)
-    alpha = numbers(given, which, by, x.shape, dtype)(ALPHA)
+    grad_logits = torch.empty(shape if need_logits else (0,), dtype=dtype, device=x.device)
     tables = [None] * 2 if n_samples else table((*nodes, *node_weights), dtype, x.device).chunk(2)
-    draws, joint = n_samples or len(nodes), receiver == RECEIVERS["joint"]
+    draws, joint = n_samples or len(nodes), receiver == JOINT
     noise = noise if noise is None else noise.contiguous().view(-1, shape[-1])
     row = view(x, x.shape), class_view(logits, shape), view(alpha, x.shape)
     drawn = draws, class_view(noise, None if noise is None else noise.shape), seed
-    gradient = class_view(by_logits if need_logits else None, shape)
+    gradient = class_view(grad_logits if need_logits else None, shape)
     rest = view(mask, x.shape), *losses.arguments
     constant = {"K": shape[-1], "TILE": tile.classes, "T": T, "warps": tile.warps, "registers": 255}
     if shape[-1] <= tile.classes:
@@ -79,12 +76,12 @@ def discrete_nstep(
             triton_nstep_large.factorised, x.numel(), *row, *tables, *drawn, *rest, gradient, x.numel(), n_steps,
             EACH=losses.each, **constant,
         )  # fmt: skip
-    return *losses.finish(), by_logits
+    return *losses.finish(), grad_logits
 
 
 @triton.jit
 def _nstep(
-    x, logits, alpha, nodes, node_weights, draws, noise, seed, mask, values, counts, by_logits, count, n_steps,
+    x, logits, alpha, nodes, node_weights, draws, noise, seed, mask, values, counts, grad_logits, count, n_steps,
     JOINT: tl.constexpr, EACH: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     rows = block_of(count, ROWS)
@@ -138,7 +135,7 @@ def _nstep(
         loss += weight * value
         gradient += weight * by
     write_losses(tl.where(valid, n_steps * loss, float("nan")), keep, rows, values, counts, EACH)
-    if by_logits[0] is not None:
+    if grad_logits[0] is not None:
         if not JOINT:
             # p_k (g_k − mean of g), which for the likeliest class would cancel: there the differences are summed
             mean = tl.sum(tl.where(inside, p * gradient, 0.0), 1)[:, None]
@@ -149,4 +146,4 @@ def _nstep(
                 _, _, parts = far_shares(z, is_x, is_likeliest)
                 gradient += far_gradient(by_log_p, by_log_rest, p, parts, is_x, is_likeliest)
         gradient = tl.where(valid[:, None], n_steps * gradient, float("nan"))
-        store_classes(by_logits, rows, 0, tl.where(keep[:, None], gradient, 0.0), K, TILE)
+        store_classes(grad_logits, rows, 0, tl.where(keep[:, None], gradient, 0.0), K, TILE)

@@ -123,7 +123,7 @@ def joint_sums(
 
 @triton.jit
 def joint_gradient(
-    x, logits, alpha, draws, noise, seed, mask, sums, by_logits, count, n_steps,
+    x, logits, alpha, draws, noise, seed, mask, sums, grad_logits, count, n_steps,
     K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     rows = block_of(count, 1)
@@ -149,7 +149,7 @@ def joint_gradient(
                 by = tl.where(serves(s), by, p - exp_difference(y, y_top) / y_total)
             gradient += by / draws
         gradient = tl.where(valid, n_steps * gradient, float("nan"))
-        store_classes(by_logits, rows, first, tl.where(keep, gradient, 0.0), K, TILE)
+        store_classes(grad_logits, rows, first, tl.where(keep, gradient, 0.0), K, TILE)
 
 
 @triton.jit
@@ -206,7 +206,7 @@ def _far_draws(
 
 @triton.jit
 def factorised(
-    x, logits, alpha, nodes, node_weights, draws, noise, seed, mask, values, counts, by_logits, count, n_steps,
+    x, logits, alpha, nodes, node_weights, draws, noise, seed, mask, values, counts, grad_logits, count, n_steps,
     EACH: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     rows = block_of(count, 1)
@@ -239,7 +239,7 @@ def factorised(
         mean_of_others += sum_where(~is_likeliest, p * slope)
         of_likeliest += sum_where(is_likeliest, slope)
     write_losses(tl.where(valid, n_steps * loss, float("nan")), keep, rows, values, counts, EACH)
-    if by_logits[0] is not None:
+    if grad_logits[0] is not None:
         away = (rest * of_likeliest - mean_of_others)[:, None]
         mean = (mean_of_others + (1.0 - rest) * of_likeliest)[:, None]
         for first in range(0, K, TILE):
@@ -252,4 +252,4 @@ def factorised(
             gradient = p * tl.where(is_likeliest, away, slope - mean)
             gradient += far_gradient(by_log_p, by_log_rest, p, parts, is_class(x, first, TILE), is_likeliest)
             gradient = tl.where(valid[:, None], n_steps * gradient, float("nan"))
-            store_classes(by_logits, rows, first, tl.where(keep[:, None], gradient, 0.0), K, TILE)
+            store_classes(grad_logits, rows, first, tl.where(keep[:, None], gradient, 0.0), K, TILE)

@@ -19,17 +19,25 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import drawn_seed, expectation, known_values, step_time, updated_precision
-from bfn_kernels.continuous import data_numbers, read_mean
-from bfn_kernels.discrete.reference import valid_classes
-from bfn_kernels.discretised import autograd, reference
+from bfn_kernels.arguments import (
+    drawn_seed,
+    expectation,
+    known_values,
+    prediction_scalars,
+    read_mean,
+    step_time,
+    updated_precision,
+)
+from bfn_kernels.discretised import reference
+from bfn_kernels.discretised.operators import CHOICES, MEAN, OPERATORS
+from bfn_kernels.operators import needs
 from bfn_kernels.outputs import check_out
+from bfn_kernels.reduction import NONE
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
-_family = backends.Family("discretised", reference, autograd)
+backends.add_family("discretised", OPERATORS, reference)
 
-CHOICES = ("sample", "mode", "mean")
 MAX_COMPONENTS = 1024
 
 
@@ -42,7 +50,7 @@ def from_levels(levels: Tensor, *, num_bins: int, dtype: torch.dtype = torch.flo
     tensor([-0.9961,  0.9961])
     """
     num_bins = checks.integer("num_bins", num_bins, 2)
-    index, valid = valid_classes("levels", checks.classes("levels", levels).long(), num_bins)
+    index, valid = checks.valid_classes("levels", checks.classes("levels", levels).long(), num_bins)
     wide = torch.promote_types(dtype, torch.float32)
     return torch.where(valid, reference.centre(index.to(wide), num_bins), torch.nan).to(dtype)
 
@@ -80,8 +88,8 @@ def expected_value(
     """
     num_bins = checks.integer("num_bins", num_bins, 2)
     _normal(mean, std, mixture_logits)
-    _, op = _op("expected_value", mixture_logits, backend, mean)
-    return op(mean, std, mixture_logits, num_bins, clip)
+    library = backends.library(backend, mean.device)
+    return library.discretised.expected_value(mean, std, mixture_logits, num_bins, clip)
 
 
 def log_prob(
@@ -105,7 +113,9 @@ def log_prob(
     num_bins = checks.integer("num_bins", num_bins, 2)
     shape = _normal(mean, std, mixture_logits)
     checks.like("x", x, "mean", mean, shape)
-    return -bin_loss(x, mean, std, mixture_logits, num_bins, clip, None, "none", backend)
+    checks.no_gradient("a bin has none", x=x)
+    library = backends.library(backend, x.device)
+    return -library.discretised.bin_loss(x, mean, std, mixture_logits, num_bins, clip, None, NONE)
 
 
 def sample(
@@ -134,8 +144,8 @@ def sample(
     seed = drawn_seed(
         mean, seed, generator, ("noise", noise, shape), *_component(mixture_logits, component_noise, shape)
     )
-    _, op = _op("sample", mixture_logits, backend, mean)
-    return op(mean, std, mixture_logits, num_bins, seed, noise, component_noise)
+    library = backends.library(backend, mean.device)
+    return library.discretised.sample(mean, std, mixture_logits, num_bins, seed, noise, component_noise)
 
 
 def mode(
@@ -156,8 +166,7 @@ def mode(
     num_bins = checks.integer("num_bins", num_bins, 2)
     _normal(mean, std, mixture_logits)
     checks.no_gradient("a mode has none", mean=mean, std=std, mixture_logits=mixture_logits)
-    _, op = _op("mode", mixture_logits, backend, mean)
-    return op(mean, std, mixture_logits, num_bins)
+    return backends.library(backend, mean.device).discretised.mode(mean, std, mixture_logits, num_bins)
 
 
 def continuous_time_loss(
@@ -191,11 +200,11 @@ def continuous_time_loss(
     """
     schedule = continuous_schedule(sigma_1, schedule)
     num_bins = checks.integer("num_bins", num_bins, 2)
-    mean, mask = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
-    ops, op = _op("continuous_time_loss", mixture_logits, backend, x)
-    dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mixture_logits, mean)
-    numbers = data_numbers(ops, parametrisation, rows.RATE, t, x, dtype, schedule, scale=0.5)
-    return op(x, pred_mean, pred_log_std, mixture_logits, mean, numbers, num_bins, clip, mask, reduction)
+    mean, mask, how = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
+    library, network = backends.library(backend, x.device), (pred_mean, pred_log_std, mixture_logits, mean)
+    dtype = checks.compute_dtype(x, *network)
+    scalars = prediction_scalars(library, parametrisation, t, x, dtype, schedule, ("rate",), scale=0.5)
+    return library.discretised.continuous_time_loss(x, *network, *scalars, num_bins, clip, mask, how)
 
 
 def discrete_time_loss(
@@ -239,15 +248,15 @@ def discrete_time_loss(
     t = step_time(t, step, n_steps)
     schedule = continuous_schedule(sigma_1, schedule)
     num_bins = checks.integer("num_bins", num_bins, 2)
-    mean, mask = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
-    ops, op = _op("discrete_time_loss", mixture_logits, backend, x)
-    dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mixture_logits, mean)
-    numbers = data_numbers(ops, parametrisation, rows.ALPHA, t, x, dtype, schedule, n_steps)
+    mean, mask, how = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
+    library, network = backends.library(backend, x.device), (pred_mean, pred_log_std, mixture_logits, mean)
+    dtype = checks.compute_dtype(x, *network)
+    scalars = prediction_scalars(library, parametrisation, t, x, dtype, schedule, ("alpha",), n_steps=n_steps)
     if n_samples is None and quadrature is None:
         quadrature = 8
-    expect = expectation(x, x.shape, quadrature, n_samples, seed, generator, noise)
-    return op(
-        x, pred_mean, pred_log_std, mixture_logits, mean, numbers, n_steps, expect, num_bins, clip, mask, reduction
+    draws = expectation(x, x.shape, quadrature, n_samples, seed, generator, noise)
+    return library.discretised.discrete_time_loss(
+        x, *network, *scalars, n_steps, *draws, num_bins, clip, mask, how
     )  # fmt: skip
 
 
@@ -276,11 +285,10 @@ def reconstruction_loss(
     """
     schedule = continuous_schedule(sigma_1, schedule)
     num_bins = checks.integer("num_bins", num_bins, 2)
-    mean, mask = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
-    ops, op = _op("reconstruction_loss", mixture_logits, backend, x)
-    dtype = checks.compute_dtype(x, pred_mean, pred_log_std, mixture_logits, mean)
-    numbers = data_numbers(ops, parametrisation, 0, 1.0, x, dtype, schedule)
-    return op(x, pred_mean, pred_log_std, mixture_logits, mean, numbers, num_bins, mask, reduction)
+    mean, mask, how = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
+    library, network = backends.library(backend, x.device), (pred_mean, pred_log_std, mixture_logits, mean)
+    scales = prediction_scalars(library, parametrisation, 1.0, x, checks.compute_dtype(x, *network), schedule)
+    return library.discretised.reconstruction_loss(x, *network, *scales, num_bins, mask, how)
 
 
 def update_sample(
@@ -322,7 +330,7 @@ def update_sample(
     (tensor([[0.3750]]), 4.0)
     """
     checks.data("mean", mean)
-    checks.choice("choose", choose, CHOICES)
+    choice = checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)
     num_bins = checks.integer("num_bins", num_bins, 2)
     _check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
@@ -332,31 +340,25 @@ def update_sample(
     check_out(out, "mean", mean=mean, **output, **others, noise=noise, draw_noise=draw_noise)
     if choose != "mean":
         checks.no_gradient(f"a {choose} has none", **output)
-    ops, op = _op("update_sample", mixture_logits, backend, mean)
-    dtype = checks.compute_dtype(*output.values(), mean)
-    flow = data_numbers(ops, parametrisation, 0, t, mean, dtype, schedule)
-    numbers = rows.numbers(ops, rows.UPDATE, alpha, mean.shape, mean, dtype, precision=precision)
+    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output.values(), mean)
+    scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule)
+    update = rows.scalars(library, rows.UPDATE, alpha, mean.shape, mean, dtype, precision=precision)
     draws = _component(mixture_logits, component_noise, mean.shape)
     draws = [("draw_noise", draw_noise, mean.shape), *draws] if choose == "sample" else []
     seed = drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
-    updated = op(
-        *output.values(), mean, flow, numbers, num_bins, choose, known, known_mask,
-        seed, noise, draw_noise, component_noise, out,
-    )  # fmt: skip
+    if choice == MEAN and any(needs(*output.values(), mean)):  # the operator has no gradient by the predictions
+        a, b = scales
+        normal = reference.output_distribution(dtype, pred_mean, pred_log_std, mixture_logits, mean, a, b)
+        value = library.discretised.expected_value(*normal, num_bins, True)
+        value = value if known is None else torch.where(known_mask, known.to(value.dtype), value)
+        keep, take, std = update
+        updated = library.continuous.gaussian_step(mean, keep, value, take, std, seed, noise, None)
+    else:
+        updated = library.discretised.update_sample(
+            *output.values(), mean, *scales, *update, num_bins, choice, known, known_mask,
+            seed, noise, draw_noise, component_noise, out,
+        )  # fmt: skip
     return updated, updated_precision(precision, alpha, mean)
-
-
-def bin_loss(x, mean, std, mixture_logits, num_bins, clip, mask, reduction, backend) -> Tensor:
-    """−ln p of x's bin under normals that are given as they are; `log_prob` and `continuous` share it."""
-    num_bins = checks.integer("num_bins", num_bins, 2)
-    checks.choice("reduction", reduction, checks.REDUCTIONS)
-    checks.no_gradient("a bin has none", x=x)
-    _, op = _op("bin_loss", mixture_logits, backend, x)
-    return op(x, mean, std, mixture_logits, num_bins, clip, mask, reduction)
-
-
-def _op(name: str, mixture_logits: Tensor | None, backend: str | None, data: Tensor):
-    return _family(name, backend, data.device, "" if mixture_logits is None else "[mixture]")
 
 
 def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Sequence[int]:
@@ -394,9 +396,10 @@ def _check_output(x, name, pred_mean, pred_log_std, mixture_logits, mean, parame
 
 def _check_loss(
     x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction
-) -> tuple[Tensor | None, Tensor | None]:
-    """The checks that the losses share; the mean, None where it is not read, and the mask as the ops take it."""
+) -> tuple[Tensor | None, Tensor | None, int]:
+    """The checks that the losses share; the mean, None where it is not read, the mask as the ops take it, and the place
+    of the reduction."""
     mean_read = _check_output(x, "x", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
-    checks.choice("reduction", reduction, checks.REDUCTIONS)
+    how = checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.no_gradient("none is defined for discretised data", x=x, mean=mean)
-    return mean_read, checks.mask("mask", mask, "x", x, x.shape)
+    return mean_read, checks.mask("mask", mask, "x", x, x.shape), how

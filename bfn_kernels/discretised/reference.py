@@ -1,24 +1,23 @@
 """Discretised data in plain PyTorch: the executable specification. Equation numbers are those of arXiv 2308.07037.
 
 x lies in [−1, 1], which K bins of width h = 2/K divide; a bin is known by its centre, and here by its zero-based index
-held as a float, so that NaN stays NaN. Numbers of a row come from `rows`, in the type of the arithmetic, and
+held as a float, so that NaN stays NaN. Scalars of rows come from `rows`, in the type of the arithmetic, and
 broadcast to the data.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from bfn_kernels import continuous
 from bfn_kernels import noise as random
 from bfn_kernels.arguments import Expectation
 from bfn_kernels.checks import compute_dtype, values
-from bfn_kernels.continuous.reference import normals
-from bfn_kernels.discrete.reference import draw_class
+from bfn_kernels.continuous.reference import gaussian_step
+from bfn_kernels.discretised.operators import MEAN, MODE
 from bfn_kernels.reduction import hide, reduce
-from bfn_kernels.rows import Flow, Numbers
 
 LOG_STD_LIMIT = 10.0
 STD_MIN, STD_MAX = 1e-3, 10.0
@@ -75,18 +74,19 @@ def hide_output(
 
 def output_distribution(
     dtype: torch.dtype, pred_mean: Tensor, pred_log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor | None,
-    flow: Flow | None,
+    mean_scale: Tensor | None, noise_scale: Tensor | None,
 ) -> Normal:  # fmt: skip
     """Mean and std of the network's normal (105, 106), std clamped to [1e-3, 10]; 0 and 1, with no gradient, where
-    t < t_min; without a flow the network puts out the mean itself. In `dtype`, that of the arithmetic."""
+    t < t_min; without scales the network puts out the mean itself. In `dtype`, that of the arithmetic."""
     output = Normal.of(dtype, pred_mean, pred_log_std.clamp(-LOG_STD_LIMIT, LOG_STD_LIMIT), mixture_logits)
     std = output.std.exp()
-    if flow is None:
+    if mean_scale is None:
         return output._replace(std=std.clamp(STD_MIN, STD_MAX))
-    flow = Flow(*(output.each(row) for row in flow))
-    mean, noise_pred, std = hide(flow.started, output.each(mean.to(dtype)), output.mean, std)
-    std = torch.where(flow.started, (flow.b * std).clamp(STD_MIN, STD_MAX), 1.0)
-    return output._replace(mean=flow.a * mean - flow.b * noise_pred, std=std)
+    a, b = output.each(mean_scale), output.each(noise_scale)
+    started = a != 0  # 1/γ, which is at least 1 from t_min on
+    mean, noise_pred, std = hide(started, output.each(mean.to(dtype)), output.mean, std)
+    std = torch.where(started, (b * std).clamp(STD_MIN, STD_MAX), 1.0)
+    return output._replace(mean=a * mean - b * noise_pred, std=std)
 
 
 def ndtr(z: Tensor) -> Tensor:
@@ -197,9 +197,9 @@ def sample(
     if mixture_logits is not None:
         shape = mean.shape[:-1]
         uniform = random.class_uniform(shape, seed, random.COMPONENT) if component_noise is None else component_noise
-        component = draw_class(mixture_logits.to(dtype).softmax(-1), uniform.to(dtype)).unsqueeze(-1)
+        component = random.draw_class(mixture_logits.to(dtype).softmax(-1), uniform.to(dtype)).unsqueeze(-1)
         mean, std = (part.gather(-1, component).squeeze(-1) for part in (mean, std))
-    value = mean.to(dtype) + std.to(dtype) * normals(mean, dtype, seed, noise, random.OUTPUT)
+    value = mean.to(dtype) + std.to(dtype) * random.normals(mean, dtype, seed, noise, random.OUTPUT)
     return centre(bin_index(value.clamp(-1, 1), num_bins), num_bins).to(kind)
 
 
@@ -230,7 +230,7 @@ def mode(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int
 
 def bin_loss(
     x: Tensor, mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, clip: bool,
-    mask: Tensor | None, reduction: str,
+    mask: Tensor | None, reduction: int,
 ) -> Tensor:  # fmt: skip
     """−ln p of the bin that x lies in."""
     dtype = compute_dtype(x, mean, std, mixture_logits)
@@ -243,102 +243,67 @@ def bin_loss(
 
 
 def reconstruction_loss(
-    x: Tensor,
-    pred_mean: Tensor,
-    pred_log_std: Tensor,
-    mixture_logits: Tensor | None,
-    mean: Tensor | None,
-    numbers: Numbers,
-    num_bins: int,
-    mask: Tensor | None,
-    reduction: str,
-) -> Tensor:
+    x: Tensor, pred_mean: Tensor, pred_log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor | None,
+    mean_scale: Tensor | None, noise_scale: Tensor | None, num_bins: int, mask: Tensor | None, reduction: int,
+) -> Tensor:  # fmt: skip
     """−ln p_O(x), the output distribution at t = 1."""
     (mean,) = hide(mask, mean)
     output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
-    normal = output_distribution(compute_dtype(x, *output, mean), *output, mean, numbers.flow)
+    normal = output_distribution(compute_dtype(x, *output, mean), *output, mean, mean_scale, noise_scale)
     return bin_loss(x, *normal, num_bins, True, mask, reduction)
 
 
 def continuous_time_loss(
-    x: Tensor,
-    pred_mean: Tensor,
-    pred_log_std: Tensor,
-    mixture_logits: Tensor | None,
-    mean: Tensor | None,
-    numbers: Numbers,
-    num_bins: int,
-    clip: bool,
-    mask: Tensor | None,
-    reduction: str,
-) -> Tensor:
+    x: Tensor, pred_mean: Tensor, pred_log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor | None,
+    mean_scale: Tensor | None, noise_scale: Tensor | None, weight: Tensor, num_bins: int, clip: bool,
+    mask: Tensor | None, reduction: int,
+) -> Tensor:  # fmt: skip
     """L∞ = weight·(x − k̂)², weight −ln σ₁/σ₁^{2t} (101)."""
     x, mean = hide(mask, x, mean)
     values("x", x, -1, 1)
     output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
-    normal = output_distribution(compute_dtype(x, *output, mean), *output, mean, numbers.flow)
-    (weight,) = numbers.others
+    normal = output_distribution(compute_dtype(x, *output, mean), *output, mean, mean_scale, noise_scale)
     error = x.to(normal.mean.dtype) - _expected_value(normal, num_bins, clip)
     return reduce(weight * error * error, mask, reduction)
 
 
 def discrete_time_loss(
-    x: Tensor,
-    pred_mean: Tensor,
-    pred_log_std: Tensor,
-    mixture_logits: Tensor | None,
-    mean: Tensor | None,
-    numbers: Numbers,
-    n_steps: int,
-    expectation: Expectation,
-    num_bins: int,
-    clip: bool,
-    mask: Tensor | None,
-    reduction: str,
-) -> Tensor:
+    x: Tensor, pred_mean: Tensor, pred_log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor | None,
+    mean_scale: Tensor | None, noise_scale: Tensor | None, alpha: Tensor, n_steps: int, nodes: Sequence[float],
+    node_weights: Sequence[float], n_samples: int, seed: Tensor | None, noise: Tensor | None, num_bins: int,
+    clip: bool, mask: Tensor | None, reduction: int,
+) -> Tensor:  # fmt: skip
     """L_n = n·E[−ε²/2 − ln Σ_k p_k·exp(−(y − c_k)²/2τ²)], y = x + τε, τ² = 1/α_i (113–119)."""
     x, mean = hide(mask, x, mean)
     values("x", x, -1, 1)
     output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
-    normal = output_distribution(compute_dtype(x, *output, mean), *output, mean, numbers.flow)
-    (alpha,) = numbers.others
+    normal = output_distribution(compute_dtype(x, *output, mean), *output, mean, mean_scale, noise_scale)
     dtype = normal.mean.dtype
     x, tau = x.to(dtype), alpha.rsqrt()
     index = torch.arange(num_bins, dtype=dtype, device=x.device)
     log_p = _log_prob(index, normal.unsqueeze(), num_bins, clip)
     loss = torch.zeros_like(x)
-    for eps, weight in expectation.draws(x, random.normal):
+    for eps, weight in Expectation(nodes, node_weights, n_samples, seed, noise).draws(x, random.normal):
         z = ((x + tau * eps).unsqueeze(-1) - centre(index, num_bins)) / tau.unsqueeze(-1)
         loss = loss + weight * (-(eps**2) / 2 - (log_p - z**2 / 2).logsumexp(-1))
     return reduce(n_steps * loss, mask, reduction)
 
 
 def update_sample(
-    pred_mean: Tensor,
-    pred_log_std: Tensor,
-    mixture_logits: Tensor | None,
-    mean: Tensor,
-    flow: Numbers,
-    numbers: Numbers,
-    num_bins: int,
-    choose: str,
-    known: Tensor | None,
-    known_mask: Tensor | None,
-    seed: Tensor | None,
-    noise: Tensor | None,
-    draw_noise: Tensor | None,
-    component_noise: Tensor | None,
-    out: Tensor | None,
-) -> Tensor:
+    pred_mean: Tensor, pred_log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor,
+    mean_scale: Tensor | None, noise_scale: Tensor | None, keep: Tensor, take: Tensor, update_std: Tensor,
+    num_bins: int, choice: int, known: Tensor | None, known_mask: Tensor | None, seed: Tensor | None,
+    noise: Tensor | None, draw_noise: Tensor | None, component_noise: Tensor | None, out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """A value of the output distribution is chosen, sent with accuracy α, and the mean updated."""
     output = pred_mean, pred_log_std, mixture_logits
-    normal = output_distribution(compute_dtype(*output, mean), *output, mean, flow.flow)
-    if choose == "mean":
+    normal = output_distribution(compute_dtype(*output, mean), *output, mean, mean_scale, noise_scale)
+    if choice == MEAN:
         value = _expected_value(normal, num_bins, True)
-    elif choose == "mode":
+    elif choice == MODE:
         value = mode(*normal, num_bins)
     else:
         value = sample(*normal, num_bins, seed, draw_noise, component_noise)
     if known is not None:
         value = torch.where(known_mask, known.to(value.dtype), value)
-    return continuous.reference.update_sample(value, mean, numbers, seed, noise, out)
+    return gaussian_step(mean, keep, value, take, update_std, seed, noise, out)

@@ -1,22 +1,31 @@
 """Discretised data: the operators of `bfn_kernels_triton` and their kernels, csrc/cpu/discretised.cpp again."""
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from bfn_kernels import rows
 from bfn_kernels.checks import compute_dtype
-from bfn_kernels.continuous.triton import noise_of
+from bfn_kernels.discretised import operators
 from bfn_kernels.discretised import triton_mixtures as mixtures
-from bfn_kernels.discretised.autograd import CHOICES, DIRECT
-from bfn_kernels.discretised.triton_bins import centre, index, log_bin_prob, mode, network_views, output_normal
+from bfn_kernels.discretised.triton_bins import (
+    DATA,
+    DIRECT,
+    NOISE,
+    centre,
+    index,
+    log_bin_prob,
+    network_views,
+    output_normal,
+)
+from bfn_kernels.discretised.triton_bins import mode as likeliest_bin
 from bfn_kernels.discretised.triton_expected import expected_value as bins_mean
 from bfn_kernels.discretised.triton_nstep import nstep_loss
 from bfn_kernels.triton_ops.elementary import clamp, log
-from bfn_kernels.triton_ops.noise import OUTPUT, SENDER
+from bfn_kernels.triton_ops.noise import OUTPUT, SENDER, noise_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
-from bfn_kernels.triton_ops.rows import numbers
 from bfn_kernels.triton_ops.views import (
     KERNEL_TYPES,
     block_of,
@@ -31,7 +40,7 @@ from bfn_kernels.triton_ops.views import (
 )
 
 _DIRECT = tl.constexpr(DIRECT)
-SAMPLE, MODE = tl.constexpr(CHOICES["sample"]), tl.constexpr(CHOICES["mode"])
+SAMPLE, MODE = tl.constexpr(operators.SAMPLE), tl.constexpr(operators.MODE)
 # A block decides which rules it runs: the smaller, the fewer; one warp needs no barrier for it.
 BLOCK, WARPS = 256, 2
 
@@ -50,15 +59,14 @@ def _gradients(prediction: Tensor, dtype: torch.dtype, mixed: bool, *needed: boo
 
 
 def expected_value(
-    mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, clip: bool, need_mean: bool,
-    need_std: bool, need_mixture_logits: bool,
-) -> tuple[Tensor, ...]:  # fmt: skip
+    mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, clip: bool, *need: bool
+) -> tuple[Tensor, ...]:
     out = _one_each(mean, mixture_logits)
     to, dtype = writable(out), compute_dtype(mean, std, mixture_logits)
     components = _components(mixture_logits)
-    saved, views = _gradients(mean, dtype, components > 0, need_mean, need_std, need_mixture_logits)
+    saved, views = _gradients(mean, dtype, components > 0, *need)
     launch(
-        _expected_value, programs(out.numel(), BLOCK), _output(mean, std, mixture_logits), view(to, out.shape),
+        _expected_value, programs(out.numel(), BLOCK), _normals(mean, std, mixture_logits), view(to, out.shape),
         tuple(views), out.numel(),
         K=num_bins, CLIP=clip, M=components, T=KERNEL_TYPES[dtype], BLOCK=BLOCK, warps=WARPS, registers=255,
     )  # fmt: skip
@@ -69,10 +77,15 @@ def _one_each(prediction: Tensor, mixture_logits: Tensor | None) -> Tensor:
     return torch.empty_like(prediction) if mixture_logits is None else prediction.new_empty(prediction.shape[:-1])
 
 
-def _output(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> tuple:
+def _normals(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> tuple:
     """The views of normals that are given themselves."""
     shape = mean.shape if mixture_logits is None else mean.shape[:-1]
-    return network_views(mean, std, mixture_logits, None, numbers((), 0, (), shape, mean.dtype), shape)
+    return network_views(shape, mean, std, mixture_logits)
+
+
+def _kind(mean_scale: Tensor | None) -> int:
+    """What the network puts out."""
+    return DATA if mean_scale is None else NOISE
 
 
 @triton.jit
@@ -110,7 +123,7 @@ def _chosen(
         return centre(index(clamp(mean + std * eps, -1.0, 1.0), K), K)
     elif CHOICE == MODE:
         if M == 0:
-            return mode(mean, std, K)
+            return likeliest_bin(mean, std, K)
         else:
             return mixtures.likeliest(network, of, block, KIND, K, M, T)
     else:
@@ -121,13 +134,19 @@ def _chosen(
             return -mixtures.mean_error(tl.zeros(block[1].shape, T), network, of, block, KIND, K, True, M, T)
 
 
-def discretised_choose(
-    mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, choice: int, seed, noise, component_noise
-) -> Tensor:
+def sample(mean: Tensor, std: Tensor, mixture_logits, num_bins: int, seed, noise, component_noise) -> Tensor:
+    return _choose(mean, std, mixture_logits, num_bins, operators.SAMPLE, seed, noise, component_noise)
+
+
+def mode(mean: Tensor, std: Tensor, mixture_logits, num_bins: int) -> Tensor:
+    return _choose(mean, std, mixture_logits, num_bins, operators.MODE, None, None, None)
+
+
+def _choose(mean: Tensor, std: Tensor, mixture_logits, num_bins: int, choice: int, seed, noise, component_noise):
     out = _one_each(mean, mixture_logits)
     to, shape = writable(out), out.shape
     launch(
-        _choose, programs(out.numel(), BLOCK), _output(mean, std, mixture_logits), view(noise, shape),
+        _choice, programs(out.numel(), BLOCK), _normals(mean, std, mixture_logits), view(noise, shape),
         view(component_noise, shape), seed, view(to, shape), out.numel(), CHOICE=choice, K=num_bins,
         M=_components(mixture_logits), T=compute_type(mean, std, mixture_logits), BLOCK=BLOCK, warps=WARPS,
         registers=255,
@@ -136,7 +155,7 @@ def discretised_choose(
 
 
 @triton.jit
-def _choose(
+def _choice(
     network, noise, component_noise, seed, out, count,
     CHOICE: tl.constexpr, K: tl.constexpr, M: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -144,27 +163,25 @@ def _choose(
     store(out, block, _chosen(network, noise, component_noise, seed, block, CHOICE, _DIRECT, K, M, T))
 
 
-def discretised_update(*arguments) -> Tensor:
+def update_sample(*arguments) -> Tensor:
     out = torch.empty_like(arguments[3])  # the mean
-    discretised_update_out(*(*arguments, out))
+    update_sample_out(*(*arguments, out))
     return out
 
 
-def discretised_update_out(
-    prediction: Tensor, log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor, flow, flow_which: int, flow_by,
-    parametrisation: int, num_bins: int, choice: int, given, which: int, by, known, known_mask, seed, noise,
-    draw_noise, component_noise, out: Tensor,
+def update_sample_out(
+    pred_mean: Tensor, pred_log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor, mean_scale, noise_scale,
+    keep, take, update_std, num_bins: int, choice: int, known, known_mask, seed, noise, draw_noise, component_noise,
+    out: Tensor,
 ) -> None:  # fmt: skip
     shape, to = mean.shape, writable(out)
-    dtype = compute_dtype(prediction, log_std, mixture_logits, mean)
-    of_flow, of = numbers(flow, flow_which, flow_by, shape, dtype), numbers(given, which, by, shape, dtype)
-    update = of(rows.KEEP), of(rows.TAKE), of(rows.UPDATE_STD)
+    rows = keep, take, update_std, known, known_mask, noise, draw_noise, component_noise
     launch(
         _update, programs(mean.numel(), BLOCK),
-        network_views(prediction, log_std, mixture_logits, mean, of_flow, shape),
-        *(view(t, shape) for t in (*update, known, known_mask, noise, draw_noise, component_noise)), seed,
-        view(to, shape), mean.numel(), KIND=parametrisation, CHOICE=choice, K=num_bins, M=_components(mixture_logits),
-        T=KERNEL_TYPES[dtype], BLOCK=BLOCK, warps=WARPS, registers=255,
+        network_views(shape, pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale),
+        *(view(t, shape) for t in rows), seed, view(to, shape), mean.numel(),
+        KIND=_kind(mean_scale), CHOICE=choice, K=num_bins, M=_components(mixture_logits),
+        T=compute_type(pred_mean, pred_log_std, mixture_logits, mean), BLOCK=BLOCK, warps=WARPS, registers=255,
     )  # fmt: skip
     if to is not out:
         out.copy_(to)
@@ -184,32 +201,60 @@ def _update(
     store(out, block, updated + load(std, block, T) * eps)
 
 
-def discretised_loss(
-    x: Tensor, prediction: Tensor, log_std: Tensor, mixture_logits: Tensor | None, mean, given, which: int, by,
-    parametrisation: int, num_bins: int, clip: bool, n_steps: int, n_samples: int, nodes, node_weights, seed, noise,
-    mask, reduction: int, need_prediction: bool, need_log_std: bool, need_mixture_logits: bool,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    shape, components = x.shape, _components(mixture_logits)
-    dtype = compute_dtype(x, prediction, log_std, mixture_logits, mean)
-    saved, views = _gradients(
-        prediction, dtype, components > 0, need_prediction, need_log_std, need_mixture_logits
-    )  # fmt: skip
-    of = numbers(given, which, by, shape, dtype)
-    network = network_views(prediction, log_std, mixture_logits, mean, of, shape)
-    constants = {"KIND": parametrisation, "K": num_bins, "CLIP": clip, "M": components, "T": KERNEL_TYPES[dtype]}
-    if which & rows.ALPHA:
-        results = nstep_loss(
-            x, network, tuple(views), of(rows.ALPHA), n_steps, n_samples, nodes, node_weights, seed, noise, mask,
-            reduction, dtype, constants,
+class _LossCall:
+    """What the losses of these data share: views of x and of the network's output, gradients, types."""
+
+    def __init__(self, x: Tensor, network: tuple, kind: int, num_bins: int, clip: bool, need: Sequence[bool]):
+        prediction, _, mixture_logits, *_ = network
+        components = _components(mixture_logits)
+        self.x, self.dtype = x, compute_dtype(x, *network[:4])
+        self.saved, views = _gradients(prediction, self.dtype, components > 0, *need)
+        self.network, self.gradients = network_views(x.shape, *network), tuple(views)
+        self.constants = {"KIND": kind, "K": num_bins, "CLIP": clip, "M": components, "T": KERNEL_TYPES[self.dtype]}
+
+    def squared_or_bin(self, weight: Tensor | None, mask: Tensor | None, reduction: int) -> tuple[Tensor, ...]:
+        x, shape = self.x, self.x.shape
+        losses = Losses(x, mask, reduction, self.dtype, BLOCK)
+        launch(
+            _loss, programs(x.numel(), BLOCK), view(x, shape), self.network, view(weight, shape), view(mask, shape),
+            self.gradients, *losses.arguments, x.numel(), EACH=losses.each, BLOCK=BLOCK, warps=WARPS, registers=255,
+            **self.constants,
         )  # fmt: skip
-        return (*results, *saved)
-    losses = Losses(x, mask, reduction, dtype, BLOCK)
-    launch(
-        _loss, programs(x.numel(), BLOCK), view(x, shape), network, view(of(rows.RATE), shape), view(mask, shape),
-        tuple(views), *losses.arguments, x.numel(), EACH=losses.each, BLOCK=BLOCK, warps=WARPS, registers=255,
-        **constants,
+        return (*losses.finish(), *self.saved)
+
+
+def bin_loss(x: Tensor, mean, std, mixture_logits, num_bins: int, clip: bool, mask, reduction: int, *need: bool):
+    call = _LossCall(x, (mean, std, mixture_logits), DIRECT, num_bins, clip, need)
+    return call.squared_or_bin(None, mask, reduction)
+
+
+def reconstruction_loss(
+    x: Tensor, pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale, num_bins: int, mask,
+    reduction: int, *need: bool,
+):  # fmt: skip
+    network = pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale
+    return _LossCall(x, network, _kind(mean_scale), num_bins, True, need).squared_or_bin(None, mask, reduction)
+
+
+def continuous_time_loss(
+    x: Tensor, pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale, weight: Tensor, num_bins: int,
+    clip: bool, mask, reduction: int, *need: bool,
+):  # fmt: skip
+    network = pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale
+    return _LossCall(x, network, _kind(mean_scale), num_bins, clip, need).squared_or_bin(weight, mask, reduction)
+
+
+def discrete_time_loss(
+    x: Tensor, pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale, alpha: Tensor, n_steps: int,
+    nodes, node_weights, n_samples: int, seed, noise, num_bins: int, clip: bool, mask, reduction: int, *need: bool,
+):  # fmt: skip
+    network = pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale
+    call = _LossCall(x, network, _kind(mean_scale), num_bins, clip, need)
+    results = nstep_loss(
+        x, call.network, call.gradients, alpha, n_steps, n_samples, nodes, node_weights, seed, noise, mask, reduction,
+        call.dtype, call.constants,
     )  # fmt: skip
-    return (*losses.finish(), *saved)
+    return (*results, *call.saved)
 
 
 @triton.jit

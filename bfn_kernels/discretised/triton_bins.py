@@ -3,15 +3,11 @@
 A bin is known by its zero-based index, held as a real so that NaN stays NaN. K is known when a kernel is compiled.
 """
 
-from collections.abc import Callable
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from bfn_kernels import rows
-from bfn_kernels.discretised.autograd import DATA, DIRECT
 from bfn_kernels.triton_ops.elementary import clamp, exp, log, log1p
 from bfn_kernels.triton_ops.normal import log_cdf, log_interval
 from bfn_kernels.triton_ops.views import component_view, load, view
@@ -19,17 +15,18 @@ from bfn_kernels.triton_ops.views import component_view, load, view
 TINY_TOTAL = tl.constexpr(1e-5)  # an unclipped distribution with less mass in [−1, 1] is uniform
 _HALF_LOG_TWO_PI = tl.constexpr(0.91893853320467274178)
 
-
+DIRECT, DATA, NOISE = range(3)  # what a network puts out: a mean and a std, the data, or noise
 _DIRECT, _DATA = tl.constexpr(DIRECT), tl.constexpr(DATA)
 
 
 def network_views(
-    prediction: Tensor, log_std: Tensor, mixture_logits, mean, of: Callable[..., Tensor | None], shape: torch.Size
-) -> tuple:
-    """What the network put out, as one argument of a kernel, with those numbers `of` the rows that turn it to data."""
+    shape: torch.Size, prediction: Tensor, log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor | None = None,
+    mean_scale: Tensor | None = None, noise_scale: Tensor | None = None,
+) -> tuple:  # fmt: skip
+    """What the network put out, as one argument of a kernel, with what turns it to data."""
     each = view if mixture_logits is None else component_view
     output = [each(t, shape) for t in (prediction, log_std, mixture_logits)]
-    return *output[:2], *(view(t, shape) for t in (mean, of(rows.MEAN_SCALE), of(rows.NOISE_SCALE))), output[2]
+    return *output[:2], *(view(t, shape) for t in (mean, mean_scale, noise_scale)), output[2]
 
 
 @triton.jit

@@ -59,10 +59,10 @@ def _write(view, m, block, keep, more, value, T: tl.constexpr):
 
 
 @triton.jit
-def write(by, m, block, keep, more, by_prediction, by_log_std, by_logit, T: tl.constexpr):
+def write(by, m, block, keep, more, grad_prediction, grad_log_std, by_logit, T: tl.constexpr):
     """The gradients of one component, or `more` of them; those that nobody wants are not there."""
-    _write(by[0], m, block, keep, more, by_prediction, T)
-    _write(by[1], m, block, keep, more, by_log_std, T)
+    _write(by[0], m, block, keep, more, grad_prediction, T)
+    _write(by[1], m, block, keep, more, grad_log_std, T)
     _write(by[2], m, block, keep, more, by_logit, T)
 
 

@@ -63,3 +63,14 @@ def normals(seed, group, stream: tl.constexpr, draw, T: tl.constexpr):
     n0, n1 = _box_muller(w0, w1, T)
     n2, n3 = _box_muller(w2, w3, T)
     return interleave(n0, n1, n2, n3)
+
+
+@triton.jit
+def noise_of(noise, seed, block, stream: tl.constexpr, T: tl.constexpr):
+    """Explicit normals, or those of the seed at a block of elementwise data."""
+    if noise[0] is not None:
+        return load(noise, block, T)
+    else:
+        start, place, _, _ = block
+        group = start // 4 + tl.arange(0, place.shape[0] // 4)
+        return normals(tl.load(seed), group, stream, 0, T)

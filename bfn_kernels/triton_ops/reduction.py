@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bfn_kernels.reduction import CODES
+from bfn_kernels.reduction import BATCH, MEAN, NONE
 from bfn_kernels.triton_ops.views import BLOCK, launch, programs
 
 _FINISH_BLOCK, _FINISH_WARPS = 4096, 8
@@ -19,23 +19,23 @@ class Losses:
 
     def __init__(self, x: Tensor, mask: Tensor | None, reduction: int, dtype: torch.dtype, block: int = BLOCK):
         self.x, self.reduction, self.dtype = x, reduction, dtype
-        self.each = reduction in (CODES["none"], CODES["batch"])
+        self.each = reduction in (NONE, BATCH)
         shape = x.shape if self.each else (programs(x.numel(), block),)
         self.values = torch.empty(shape, dtype=dtype if self.each else torch.float64, device=x.device)
-        counted = reduction == CODES["mean"] and mask is not None
+        counted = reduction == MEAN and mask is not None
         self.counts = torch.empty(shape, dtype=torch.int32, device=x.device) if counted else None
         self.arguments = self.values, self.counts
 
     def finish(self) -> tuple[Tensor, Tensor]:
         """The reduced loss, and what gradients of it are to be multiplied by."""
-        if self.reduction == CODES["none"]:
+        if self.reduction == NONE:
             return self.values, self.x.new_ones((), dtype=self.dtype)
-        batch = self.reduction == CODES["batch"]
+        batch = self.reduction == BATCH
         scale = torch.empty((), dtype=self.dtype, device=self.x.device)
         loss = torch.empty(self.x.shape[:1] if batch else (), dtype=self.dtype, device=self.x.device)
         if loss.numel() == 0:
             return loss, scale.fill_(1)
-        divisor = max(self.x.numel(), 1) if self.reduction == CODES["mean"] else 1
+        divisor = max(self.x.numel(), 1) if self.reduction == MEAN else 1
         length = self.values.numel() // loss.numel()
         block = min(_FINISH_BLOCK, triton.next_power_of_2(max(length, 32)))
         launch(

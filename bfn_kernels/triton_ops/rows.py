@@ -1,7 +1,7 @@
-"""Numbers of rows in Triton, csrc/math/schedules.h again: all that a call needs in one launch, in float64."""
+"""Scalars of rows in Triton, csrc/math/schedules.h again: all that a call needs in one launch, in float64."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -12,31 +12,29 @@ from bfn_kernels import checks, rows
 from bfn_kernels.triton_ops.elementary import exp, expm1, log, log1p
 from bfn_kernels.triton_ops.views import block_of, launch, load, programs, store, view
 
-# The bits of `rows`, and its numbers of the schedules.
-GAMMA, FLOW_STD, MEAN_SCALE, RATE = map(tl.constexpr, (rows.GAMMA, rows.FLOW_STD, rows.MEAN_SCALE, rows.RATE))
-NOISE_SCALE, ALPHA, STD = map(tl.constexpr, (rows.NOISE_SCALE, rows.ALPHA, rows.STD))
-HALF_PRECISION, BETA, KEEP, TAKE = map(tl.constexpr, (rows.HALF_PRECISION, rows.BETA, rows.KEEP, rows.TAKE))
-UPDATE_STD, SENDER_STD, ACCURACY = map(tl.constexpr, (rows.UPDATE_STD, rows.SENDER_STD, rows.ACCURACY))
+# The places of the scalars in `rows`, and its numbers of the schedules.
+GAMMA, FLOW_STD, MEAN_SCALE, NOISE_SCALE, RATE, ALPHA, STD, HALF_PRECISION, _, BETA, _, KEEP, TAKE, UPDATE_STD, \
+    SENDER_STD, ACCURACY, _ = map(tl.constexpr, rows.PLACES.values())  # fmt: skip
 T_MIN, T_MAX, ROOT_BETA_MIN = map(tl.constexpr, (rows.T_MIN, rows.T_MAX, rows.ROOT_BETA_MIN))
 STEP_TOLERANCE = tl.constexpr(checks.STEP_TOLERANCE)
-NONE, EXPONENTIAL, QUADRATIC = (tl.constexpr(kind) for kind in range(3))
-COUNT = tl.constexpr(len(rows.FORMULAS))
+NO_SCHEDULE, EXPONENTIAL, QUADRATIC = (tl.constexpr(kind) for kind in range(3))
 _BLOCK, _WARPS = 128, 4
 
 
-def row_numbers(
-    value: Tensor, rho: Tensor | None, which: int, by: Sequence[float], shape: Sequence[int], dtype: torch.dtype
-) -> Tensor:
-    """A number out of range is NaN: to look at it would cost a synchronisation."""
-    schedule = int(by[0])
+def row_scalars(
+    value: Tensor, rho: Tensor | None, wanted: Sequence[int], schedule: int, parameter: float, num_classes: int,
+    n_steps: int, scale: float, shape: Sequence[int], dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    """A value out of range gives NaN: to look at it would cost a synchronisation."""
     names = "t" if schedule else "alpha", "precision"
     given = [None if t is None else _leading(name, t, shape) for name, t in zip(names, (value, rho), strict=True)]
     sizes = torch.broadcast_shapes(*(t.shape for t in given if t is not None))
-    out = torch.empty((which.bit_count(), *sizes), dtype=dtype, device=value.device)
+    out = torch.empty((len(wanted), *sizes), dtype=dtype, device=value.device)
+    numbers = n_steps, scale, *_derived(schedule, parameter, num_classes, n_steps)
     launch(
-        _row_numbers, programs(sizes.numel(), _BLOCK), *(view(t, sizes) for t in given),
-        *map(float, _derived(schedule, *by[1:])), tuple(view(t, sizes) for t in out), sizes.numel(),
-        KIND=schedule, WHICH=which, BLOCK=_BLOCK, warps=_WARPS,
+        _row_scalars, programs(sizes.numel(), _BLOCK), *(view(t, sizes) for t in given), *map(float, numbers),
+        tuple(view(t, sizes) for t in out), sizes.numel(),
+        KIND=schedule, WANTED=tuple(wanted), BLOCK=_BLOCK, warps=_WARPS,
     )  # fmt: skip
     return out
 
@@ -45,27 +43,16 @@ def _leading(name: str, value: Tensor, shape: Sequence[int]) -> Tensor:
     return value.reshape(checks.leading(name, value, shape))
 
 
-def numbers(
-    given: Sequence[Tensor], which: int, by: Sequence[float], shape: Sequence[int], dtype: torch.dtype
-) -> Callable[..., Tensor | None]:
-    """That of the numbers asked for which there is, as an operator was given them or makes them first."""
-    if by:
-        value, rho = (*given, None)[:2]
-        given = row_numbers(value, rho, which, by, shape, dtype).unbind()
-    by_bit = dict(zip((bit for bit in rows.FORMULAS if which & bit), given, strict=True))
-    return lambda *wanted: next((by_bit[bit] for bit in wanted if bit in by_bit), None)
-
-
-def _derived(schedule: int, parameter: float, num_classes: float, n_steps: float, scale: float) -> tuple[float, ...]:
-    """What does not depend on the row: n, the scale, and four numbers of the schedule."""
+def _derived(schedule: int, parameter: float, num_classes: int, n_steps: int) -> tuple[float, ...]:
+    """Four numbers of the schedule, which do not depend on the row."""
     if schedule == EXPONENTIAL.value:
         log_variance = 2 * math.log(parameter)
         step = log_variance / max(n_steps, 1)
-        return n_steps, scale, log_variance, step, -math.expm1(step), 0.0
-    if schedule in (NONE.value, QUADRATIC.value):
-        return n_steps, scale, parameter, 0.0, 0.0, 0.0
+        return log_variance, step, -math.expm1(step), 0.0
+    if schedule in (NO_SCHEDULE.value, QUADRATIC.value):
+        return parameter, 0.0, 0.0, 0.0
     passed = -num_classes * parameter / 4
-    return n_steps, scale, -math.expm1(passed), -4 / num_classes, math.exp(passed), parameter
+    return -math.expm1(passed), -4 / num_classes, math.exp(passed), parameter
 
 
 @triton.jit
@@ -110,74 +97,67 @@ def _rate(of, t, KIND: tl.constexpr):
 
 
 @triton.jit
-def _of_variance(of, t, BIT: tl.constexpr):
+def _of_variance(of, t, WHICH: tl.constexpr):
     """Those of γ and 1 − γ."""
     gamma, variance = -expm1(of[2] * t), exp(of[2] * t)
-    if BIT == GAMMA:
+    if WHICH == GAMMA:
         return gamma
-    elif BIT == FLOW_STD:
+    elif WHICH == FLOW_STD:
         return tl.sqrt(gamma * variance)
-    elif BIT == MEAN_SCALE:
+    elif WHICH == MEAN_SCALE:
         return tl.where(t < T_MIN, 0.0, 1.0 / tl.where(t < T_MIN, 1.0, gamma))
-    elif BIT == NOISE_SCALE:
+    elif WHICH == NOISE_SCALE:
         return tl.where(t < T_MIN, 0.0, tl.sqrt(variance / tl.where(t < T_MIN, 1.0, gamma)))
-    elif BIT == STD:
+    elif WHICH == STD:
         return tl.sqrt(variance)
-    elif BIT == HALF_PRECISION:
+    elif WHICH == HALF_PRECISION:
         return 0.5 / variance
     else:
         return log(6.283185307179586 * variance) / 2.0
 
 
 @triton.jit
-def _of_message(of, alpha, rho, BIT: tl.constexpr):
-    if BIT == KEEP:
+def _of_message(of, alpha, rho, WHICH: tl.constexpr):
+    if WHICH == KEEP:
         return rho / (rho + alpha)
-    elif BIT == TAKE:
+    elif WHICH == TAKE:
         return alpha / (rho + alpha)
-    elif BIT == UPDATE_STD:
+    elif WHICH == UPDATE_STD:
         return tl.sqrt(alpha) / (rho + alpha)
-    elif BIT == SENDER_STD:
+    elif WHICH == SENDER_STD:
         return 1.0 / tl.sqrt(alpha)
-    elif BIT == ACCURACY:
+    elif WHICH == ACCURACY:
         return alpha
     else:
         return tl.sqrt(of[1] * alpha)
 
 
 @triton.jit
-def _row_number(of, value, rho, KIND: tl.constexpr, BIT: tl.constexpr):
-    if KIND == NONE:
-        return _of_message(of, value, rho, BIT)
-    elif BIT == RATE:
+def _row_scalar(of, value, rho, KIND: tl.constexpr, WHICH: tl.constexpr):
+    if KIND == NO_SCHEDULE:
+        return _of_message(of, value, rho, WHICH)
+    elif WHICH == RATE:
         return of[1] * _rate(of, value, KIND)
-    elif BIT == ALPHA:
+    elif WHICH == ALPHA:
         return of[1] * _alpha(of, _step_of(value, of[0]), KIND)
     elif KIND == EXPONENTIAL:
-        return _of_variance(of, value, BIT)
+        return _of_variance(of, value, WHICH)
     else:
         beta = _beta(of, tl.where(value > T_MAX, T_MAX, value), KIND)
         beta = tl.where(tl.sqrt(beta) < ROOT_BETA_MIN, 0.0, beta)
-        return beta if BIT == BETA else tl.sqrt(of[1] * beta)
-
-
-@triton.constexpr_function
-def _place(which, bit):
-    """Of a number among those that are wanted."""
-    return (which & (bit - 1)).bit_count()
+        return beta if WHICH == BETA else tl.sqrt(of[1] * beta)
 
 
 @triton.jit
-def _row_numbers(
+def _row_scalars(
     value, rho, n_steps: tl.float64, scale: tl.float64, first: tl.float64, second: tl.float64, third: tl.float64,
-    fourth: tl.float64, out, count, KIND: tl.constexpr, WHICH: tl.constexpr, BLOCK: tl.constexpr,
+    fourth: tl.float64, out, count, KIND: tl.constexpr, WANTED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     block = block_of(count, BLOCK)
     value, rho = load(value, block, tl.float64), load(rho, block, tl.float64)
-    most: tl.constexpr = float("inf") if KIND == NONE else 1.0
+    most: tl.constexpr = float("inf") if KIND == NO_SCHEDULE else 1.0
     value = tl.where((value >= 0.0) & (value <= most), value, float("nan"))
     rho = tl.where(rho >= 0.0, rho, float("nan"))
     of = n_steps, scale, first, second, third, fourth
-    for k in tl.static_range(COUNT):
-        if WHICH & (1 << k):
-            store(out[_place(WHICH, 1 << k)], block, _row_number(of, value, rho, KIND, 1 << k))
+    for k in tl.static_range(len(WANTED)):
+        store(out[k], block, _row_scalar(of, value, rho, KIND, WANTED[k]))

@@ -1,7 +1,6 @@
 #include "../ops/discrete.h"
 
 #include "loss.h"
-#include "numbers.h"
 #include "operators.h"
 
 namespace bfn {
@@ -29,165 +28,156 @@ Shape lead_of(const Tensor& logits) {
   return shape;
 }
 
-// Of a flow, or of a message.
-View accuracy_of(const Numbers& numbers) { return numbers.of({RowNumber::kBeta, RowNumber::kAccuracy}); }
-View spread_of(const Numbers& numbers) { return numbers.of({RowNumber::kBetaSpread, RowNumber::kSpread}); }
-
-Tensor sender_new(const Tensor& x, const Tensors& rows, int64_t which, const Doubles& by, int64_t num_classes,
-                  bool probs, const MaybeTensor& seed, const MaybeTensor& noise, ScalarType dtype) {
+Tensor sender_sample_new(const Tensor& x, const Tensor& alpha, const Tensor& spread, int64_t num_classes, bool probs,
+                         const MaybeTensor& seed, const MaybeTensor& noise, ScalarType dtype) {
   const Shape lead = shape_of(x), shape = with(lead, check_classes(num_classes));
   Tensor out = new_tensor(x, shape, dtype);
   const ScalarType type = compute_type({&out});
-  const Numbers numbers(rows, which, by, lead, type);
   BadClass bad;
-  const DiscreteSender op{numel(lead),
-                          num_classes,
-                          view("x", x, lead),
-                          accuracy_of(numbers),
-                          spread_of(numbers),
-                          probs,
-                          noise_of(seed, noise, shape, kSender),
-                          view("out", out, shape),
-                          &bad};
+  const DiscreteSender op{
+      .count = numel(lead),
+      .num_classes = num_classes,
+      .x = view("x", x, lead),
+      .alpha = view_of_rows("alpha", alpha, lead, type),
+      .spread = view_of_rows("spread", spread, lead, type),
+      .probs = probs,
+      .noise = noise_of(seed, noise, shape, kSender),
+      .out = view("out", out, shape),
+      .bad = &bad,
+  };
   with_compute_type(type, [&](auto t) { discrete_sender<decltype(t)>(op); });
   refuse(bad, "x", num_classes);
   return out;
 }
 
-void update_out(const Tensor& output_logits, const Tensor& state, const Tensors& rows, int64_t which, const Doubles& by,
-                int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& seed,
-                const MaybeTensor& noise, const MaybeTensor& draw_noise, Tensor out) {
-  const int64_t num_classes = classes_of(state);
+void update_sample_out(const Tensor& output_logits, const Tensor& state, const Tensor& alpha, const Tensor& spread,
+                       int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& seed,
+                       const MaybeTensor& noise, const MaybeTensor& draw_noise, Tensor out) {
   const Shape shape = shape_of(state), lead = lead_of(state);
   const ScalarType type = compute_type({&output_logits, &state});
-  const Numbers numbers(rows, which, by, lead, type);
+  const DiscreteChoice chosen = code("choice", choice, DiscreteChoice::kMean);
   BadClass bad;
-  DiscreteUpdate op{numel(lead),
-                    num_classes,
-                    view("output_logits", output_logits, shape),
-                    view("state", state, shape),
-                    accuracy_of(numbers),
-                    spread_of(numbers),
-                    code("choice", choice, DiscreteChoice::kMean),
-                    view("known", known, lead),
-                    view("known_mask", known_mask, lead),
-                    noise_of(seed, noise, shape, kSender),
-                    {},
-                    view_of_out(out, shape),
-                    &bad};
-  if (op.choice == DiscreteChoice::kSample) op.draw = noise_of(seed, draw_noise, lead, kClass);
+  const DiscreteUpdate op{
+      .count = numel(lead),
+      .num_classes = classes_of(state),
+      .output_logits = view("output_logits", output_logits, shape),
+      .state = view("state", state, shape),
+      .alpha = view_of_rows("alpha", alpha, lead, type),
+      .spread = view_of_rows("spread", spread, lead, type),
+      .choice = chosen,
+      .known = view("known", known, lead),
+      .known_mask = view("known_mask", known_mask, lead),
+      .noise = noise_of(seed, noise, shape, kSender),
+      .draw = chosen == DiscreteChoice::kSample ? noise_of(seed, draw_noise, lead, kClass) : Noise{},
+      .out = view_of_out(out, shape),
+      .bad = &bad,
+  };
   with_compute_type(type, [&](auto t) { discrete_update<decltype(t)>(op); });
-  refuse(bad, "known", num_classes);
+  refuse(bad, "known", op.num_classes);
 }
 
-Tensor update_new(const Tensor& output_logits, const Tensor& state, const Tensors& rows, int64_t which,
-                  const Doubles& by, int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask,
-                  const MaybeTensor& seed, const MaybeTensor& noise, const MaybeTensor& draw_noise) {
+Tensor update_sample_new(const Tensor& output_logits, const Tensor& state, const Tensor& alpha, const Tensor& spread,
+                         int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask,
+                         const MaybeTensor& seed, const MaybeTensor& noise, const MaybeTensor& draw_noise) {
   Tensor out = new_like(state);
-  update_out(output_logits, state, rows, which, by, choice, known, known_mask, seed, noise, draw_noise, out);
+  update_sample_out(output_logits, state, alpha, spread, choice, known, known_mask, seed, noise, draw_noise, out);
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor> loss_new(const Tensor& x, const Tensor& logits, const Tensors& rows, int64_t which,
-                                            const Doubles& by, const MaybeTensor& mask, int64_t reduction,
-                                            bool need_logits) {
+using LossAndSaved = std::tuple<Tensor, Tensor, Tensor>;
+
+LossAndSaved loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& weight, const MaybeTensor& mask,
+                      int64_t reduction, bool need_logits) {
   const Shape lead = shape_of(x), four = with(lead, kRowStats);
   const ScalarType type = compute_type({&logits});
-  const Numbers numbers(rows, which, by, lead, type);
   const Reduced to = reduced(x, mask, reduction, type);
   Tensor stats = new_tensor(logits, need_logits ? four : Shape{0}, type);
   BadClass bad;
-  const DiscreteLoss op{classes_of(logits),
-                        view("x", x, lead),
-                        view("logits", logits, with(lead, classes_of(logits))),
-                        numbers.of({RowNumber::kRate}),
-                        need_logits ? view("stats", stats, four) : View{},
-                        to.to,
-                        &bad};
+  const DiscreteLoss op{
+      .num_classes = classes_of(logits),
+      .x = view("x", x, lead),
+      .logits = view("logits", logits, with(lead, classes_of(logits))),
+      .weight = view_of_rows("weight", weight, lead, type),
+      .stats = need_logits ? view("stats", stats, four) : View{},
+      .to = to.to,
+      .bad = &bad,
+  };
   with_compute_type(type, [&](auto t) { discrete_loss<decltype(t)>(op); });
   refuse(bad, "x", op.num_classes);
   return {to.loss, to.scale, stats};
 }
 
-Tensor loss_backward_new(const Tensor& grad, const Tensor& scale, const Tensor& x, const Tensor& logits,
-                         const Tensors& rows, int64_t which, const Doubles& by, const MaybeTensor& mask,
-                         const Tensor& stats) {
-  const Shape lead = shape_of(x), shape = with(lead, classes_of(logits));
-  const ScalarType type = compute_type({&logits});
-  const Tensor by_loss = scaled(grad, scale);
-  const Numbers numbers(rows, which, by, lead, type);
-  Tensor by_logits = new_like(logits);
-  const DiscreteLossBackward op{numel(lead),
-                                classes_of(logits),
-                                leading_view("grad", by_loss, lead),
-                                view("x", x, lead),
-                                view("logits", logits, shape),
-                                numbers.of({RowNumber::kRate}),
-                                view("mask", mask, lead),
-                                view("stats", stats, with(lead, kRowStats)),
-                                view("gradient", by_logits, shape)};
-  with_compute_type(type, [&](auto t) { discrete_loss_backward<decltype(t)>(op); });
-  return by_logits;
+LossAndSaved continuous_time_loss_new(const Tensor& x, const Tensor& logits, const Tensor& weight,
+                                      const MaybeTensor& mask, int64_t reduction, bool need_logits) {
+  return loss_new(x, logits, weight, mask, reduction, need_logits);
 }
 
-std::tuple<Tensor, Tensor, Tensor> nstep_new(const Tensor& x, const Tensor& logits, const Tensors& rows, int64_t which,
-                                             const Doubles& by, int64_t n_steps, int64_t receiver, int64_t n_samples,
-                                             const Doubles& nodes, const Doubles& node_weights, const MaybeTensor& seed,
-                                             const MaybeTensor& noise, const MaybeTensor& mask, int64_t reduction,
-                                             bool need_logits) {
+LossAndSaved reconstruction_loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& mask, int64_t reduction,
+                                     bool need_logits) {
+  return loss_new(x, logits, {}, mask, reduction, need_logits);
+}
+
+Tensor loss_backward_new(const Tensor& grad, const Tensor& scale, const Tensor& x, const Tensor& logits,
+                         const MaybeTensor& weight, const MaybeTensor& mask, const Tensor& stats) {
   const Shape lead = shape_of(x), shape = with(lead, classes_of(logits));
   const ScalarType type = compute_type({&logits});
-  const Numbers numbers(rows, which, by, lead, type);
+  const Tensor grad_loss = scaled(grad, scale);
+  Tensor grad_logits = new_like(logits);
+  const DiscreteLossBackward op{
+      .count = numel(lead),
+      .num_classes = classes_of(logits),
+      .grad = leading_view("grad", grad_loss, lead),
+      .x = view("x", x, lead),
+      .logits = view("logits", logits, shape),
+      .weight = view_of_rows("weight", weight, lead, type),
+      .mask = view("mask", mask, lead),
+      .stats = view("stats", stats, with(lead, kRowStats)),
+      .grad_logits = view("gradient", grad_logits, shape),
+  };
+  with_compute_type(type, [&](auto t) { discrete_loss_backward<decltype(t)>(op); });
+  return grad_logits;
+}
+
+LossAndSaved discrete_time_loss_new(const Tensor& x, const Tensor& logits, const Tensor& alpha, int64_t n_steps,
+                                    int64_t receiver, const Doubles& nodes, const Doubles& node_weights,
+                                    int64_t n_samples, const MaybeTensor& seed, const MaybeTensor& noise,
+                                    const MaybeTensor& mask, int64_t reduction, bool need_logits) {
+  const Shape lead = shape_of(x), shape = with(lead, classes_of(logits));
+  const ScalarType type = compute_type({&logits});
   check_nodes(nodes, node_weights, n_samples);
   const Reduced to = reduced(x, mask, reduction, type);
-  Tensor by_logits = saved_gradient(logits, type, need_logits);
+  Tensor grad_logits = saved_gradient(logits, type, need_logits);
   BadClass bad;
-  const DiscreteNStep op{classes_of(logits),
-                         n_steps,
-                         n_samples,
-                         code("receiver", receiver, Receiver::kFactorised),
-                         nodes.data(),
-                         node_weights.data(),
-                         static_cast<int64_t>(nodes.size()),
-                         view("x", x, lead),
-                         view("logits", logits, shape),
-                         numbers.of({RowNumber::kAlpha}),
-                         monte_carlo_noise(seed, noise, shape, n_samples),
-                         need_logits ? view("gradient", by_logits, shape) : View{},
-                         to.to,
-                         &bad};
+  const DiscreteNStep op{
+      .num_classes = classes_of(logits),
+      .n_steps = n_steps,
+      .n_samples = n_samples,
+      .receiver = code("receiver", receiver, Receiver::kFactorised),
+      .nodes = nodes.data(),
+      .node_weights = node_weights.data(),
+      .num_nodes = static_cast<int64_t>(nodes.size()),
+      .x = view("x", x, lead),
+      .logits = view("logits", logits, shape),
+      .alpha = view_of_rows("alpha", alpha, lead, type),
+      .noise = monte_carlo_noise(seed, noise, shape, n_samples),
+      .grad_logits = need_logits ? view("gradient", grad_logits, shape) : View{},
+      .to = to.to,
+      .bad = &bad,
+  };
   with_compute_type(type, [&](auto t) { discrete_nstep<decltype(t)>(op); });
   refuse(bad, "x", op.num_classes);
-  return {to.loss, to.scale, by_logits};
+  return {to.loss, to.scale, grad_logits};
 }
 
 }  // namespace
 }  // namespace bfn
 
-#define BFN_UPDATE                                                  \
-  "Tensor output_logits, Tensor state, " BFN_ROWS                   \
-  ", int choice, Tensor? known, Tensor? known_mask, Tensor? seed, " \
-  "Tensor? noise, Tensor? draw_noise"
-
-BFN_SCHEMAS(m) {
-  m.def("discrete_sender(Tensor x, " BFN_ROWS
-        ", int num_classes, bool probs, Tensor? seed, Tensor? noise, ScalarType dtype) -> Tensor");
-  m.def("discrete_update(" BFN_UPDATE ") -> Tensor");
-  m.def("discrete_update_out(" BFN_UPDATE ", Tensor(a!) out) -> ()");
-  m.def("discrete_loss(Tensor x, Tensor logits, " BFN_ROWS
-        ", Tensor? mask, int reduction, bool need_logits) -> (Tensor, Tensor, Tensor)");
-  m.def("discrete_loss_backward(Tensor grad, Tensor scale, Tensor x, Tensor logits, " BFN_ROWS
-        ", Tensor? mask, Tensor stats) -> Tensor");
-  m.def("discrete_nstep(Tensor x, Tensor logits, " BFN_ROWS
-        ", int n_steps, int receiver, int n_samples, float[] nodes, float[] node_weights, Tensor? seed, "
-        "Tensor? noise, Tensor? mask, int reduction, bool need_logits) -> (Tensor, Tensor, Tensor)");
-}
-
 BFN_OPERATORS(m) {
-  bfn::add<&bfn::sender_new>(m, "discrete_sender");
-  bfn::add<&bfn::update_new>(m, "discrete_update");
-  bfn::add<&bfn::update_out>(m, "discrete_update_out");
-  bfn::add<&bfn::loss_new>(m, "discrete_loss");
+  bfn::add<&bfn::sender_sample_new>(m, "discrete_sender_sample");
+  bfn::add<&bfn::update_sample_new>(m, "discrete_update_sample");
+  bfn::add<&bfn::update_sample_out>(m, "discrete_update_sample_out");
+  bfn::add<&bfn::continuous_time_loss_new>(m, "discrete_continuous_time_loss");
+  bfn::add<&bfn::reconstruction_loss_new>(m, "discrete_reconstruction_loss");
   bfn::add<&bfn::loss_backward_new>(m, "discrete_loss_backward");
-  bfn::add<&bfn::nstep_new>(m, "discrete_nstep");
+  bfn::add<&bfn::discrete_time_loss_new>(m, "discrete_discrete_time_loss");
 }

@@ -24,8 +24,12 @@ Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, Sca
 Tensor scaled(const Tensor& grad, const MaybeTensor& scale) {
   if (!scale || grad.dim() > 0) return grad;  // only a mean has one that is not 1
   Tensor product = new_tensor(grad, {}, grad.scalar_type());
-  const GaussianStep op{1,  view("grad", grad, {}),      view("scale", scale, {}), {}, {}, {},
-                        {}, view("product", product, {})};
+  const GaussianStep op{
+      .count = 1,
+      .state = view("grad", grad, {}),
+      .state_scale = view("scale", scale, {}),
+      .out = view("product", product, {}),
+  };
   with_compute_type(grad.scalar_type(), [&](auto t) { gaussian_step<decltype(t)>(op); });
   return product;
 }
@@ -37,8 +41,12 @@ Tensor scaled_gradient_new(const Tensor& saved, const Tensor& grad, const MaybeT
   const Shape shape = shape_of(saved);
   const Tensor by = scaled(grad, scale);
   Tensor out = new_like(saved, dtype);
-  const GaussianStep op{numel(shape), view("saved", saved, shape), leading_view("grad", by, shape), {}, {}, {},
-                        {},           view("out", out, shape)};
+  const GaussianStep op{
+      .count = numel(shape),
+      .state = view("saved", saved, shape),
+      .state_scale = leading_view("grad", by, shape),
+      .out = view("out", out, shape),
+  };
   with_compute_type(saved.scalar_type(), [&](auto t) { gaussian_step<decltype(t)>(op); });
   return out;
 }
@@ -46,6 +54,4 @@ Tensor scaled_gradient_new(const Tensor& saved, const Tensor& grad, const MaybeT
 }  // namespace
 }  // namespace bfn
 
-BFN_SCHEMAS(m) { m.def("scaled_gradient(Tensor saved, Tensor grad, Tensor? scale, ScalarType dtype) -> Tensor"); }
-
-BFN_OPERATORS(m) { bfn::add<&bfn::scaled_gradient_new>(m, "scaled_gradient"); }
+BFN_OPERATORS(m) { bfn::add<&bfn::scaled_gradient_new>(m, "common_scaled_gradient"); }

@@ -1,6 +1,6 @@
-// What the bindings of a family say of their operators. They are the same for every implementation of the ops, each
-// linked into a library of its own: CPU by default; CUDA with BFN_CUDA, beside the CPU's, which defines the schemas;
-// and, for tests, CUDA's kernels run on the CPU, as a namespace of their own.
+// How the bindings of a family become the code of operators that bfn_kernels/<family>/operators.py declares. They are
+// the same for every implementation of the ops, each linked into a library of its own: CPU by default; CUDA with
+// BFN_CUDA; and, for tests, CUDA's kernels run on the CPU, in a namespace of their own.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -13,10 +13,8 @@
 #endif
 
 #ifdef BFN_CUDA
-#define BFN_SCHEMAS(m) [[maybe_unused]] static void schemas(torch::stable::detail::StableLibrary& m)
 #define BFN_OPERATORS(m) BFN_EXPANDED(STABLE_TORCH_LIBRARY_IMPL, BFN_NAMESPACE, CUDA, m)
 #else
-#define BFN_SCHEMAS(m) BFN_EXPANDED(STABLE_TORCH_LIBRARY_FRAGMENT, BFN_NAMESPACE, m)
 #define BFN_OPERATORS(m) BFN_EXPANDED(STABLE_TORCH_LIBRARY_IMPL, BFN_NAMESPACE, CPU, m)
 #endif
 #define BFN_EXPANDED(macro, ...) macro(__VA_ARGS__)

@@ -98,6 +98,14 @@ View view_of_out(const Tensor& out, const Shape& shape) {
 
 View view(const char* name, const MaybeTensor& x, const Shape& shape) { return x ? view(name, *x, shape) : View{}; }
 
+View view_of_rows(const char* name, const MaybeTensor& x, const Shape& shape, ScalarType type) {
+  if (x && x->scalar_type() != type) {
+    throw std::invalid_argument(std::string(name) +
+                                " must have the type of the arithmetic, float64 where any argument has it");
+  }
+  return view(name, x, shape);
+}
+
 ScalarType compute_type(std::initializer_list<const Tensor*> tensors) {
   for (const Tensor* x : tensors) {
     if (x && x->scalar_type() == ScalarType::Double) return ScalarType::Double;

@@ -49,7 +49,9 @@ View view(const char* name, const Tensor& x, const Shape& shape);
 View view(const char* name, const MaybeTensor& x, const Shape& shape);
 // A tensor that the caller gave to be written into: a lazy clone gets memory of its own first.
 View view_of_out(const Tensor& out, const Shape& shape);
-// That of one part of the first dimension of x, in float or double.
+// Scalars of rows, which have the type of the arithmetic.
+View view_of_rows(const char* name, const MaybeTensor& x, const Shape& shape, ScalarType type);
+// One part of the first dimension of x, in float or double.
 View view_of_part(const char* name, const Tensor& x, int64_t part, const Shape& shape);
 // Aligned at the first dimension instead.
 View leading_view(const char* name, const Tensor& x, const Shape& shape);

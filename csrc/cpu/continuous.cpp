@@ -10,18 +10,18 @@ namespace {
 template <class T>
 struct PredictionBlock {
   T buffers[4][kBlock];
-  const T *prediction, *mean, *a, *b;
+  const T *prediction, *mean, *mean_scale, *noise_scale;
   T low, high;
 
   void read(const Prediction& from, int64_t start, int64_t length) {
     prediction = load(from.prediction, start, length, buffers[0]);
     mean = load(from.mean, start, length, buffers[1]);
-    a = load(from.a, start, length, buffers[2]);
-    b = load(from.b, start, length, buffers[3], T(-1));
+    mean_scale = load(from.mean_scale, start, length, buffers[2]);
+    noise_scale = load(from.noise_scale, start, length, buffers[3], T(-1));
     low = static_cast<T>(from.low);
     high = static_cast<T>(from.high);
   }
-  T x_hat(int64_t i) const { return predict(prediction[i], mean[i], a[i], b[i]); }
+  T x_hat(int64_t i) const { return predict(prediction[i], mean[i], mean_scale[i], noise_scale[i]); }
 };
 
 }  // namespace
@@ -31,20 +31,20 @@ void gaussian_step(const GaussianStep& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
     T buffers[6][kBlock], normals[Noise::room(kBlock)];
     const Ahead<T> ahead({&op.state, &op.data, &op.out}, start);
-    const T* eps = op.std ? op.noise.normals(start, length, normals, 0, 0, ahead) : nullptr;
+    const T* eps = op.noise_scale ? op.noise.normals(start, length, normals, 0, 0, ahead) : nullptr;
     const T* state = load(op.state, start, length, buffers[0]);
-    const T* a = load(op.a, start, length, buffers[1], T(1));
+    const T* state_scale = load(op.state_scale, start, length, buffers[1], T(1));
     T* out = target(op.out, start, buffers[5]);
     if (op.data) {
       const T* data = load(op.data, start, length, buffers[2]);
-      const T* b = load(op.b, start, length, buffers[3]);
-      for (int64_t i = 0; i < length; ++i) out[i] = a[i] * state[i] + b[i] * data[i];
+      const T* data_scale = load(op.data_scale, start, length, buffers[3]);
+      for (int64_t i = 0; i < length; ++i) out[i] = state_scale[i] * state[i] + data_scale[i] * data[i];
     } else {
-      for (int64_t i = 0; i < length; ++i) out[i] = a[i] * state[i];
+      for (int64_t i = 0; i < length; ++i) out[i] = state_scale[i] * state[i];
     }
-    if (op.std) {
-      const T* std = load(op.std, start, length, buffers[4]);
-      for (int64_t i = 0; i < length; ++i) out[i] += std[i] * eps[i];
+    if (op.noise_scale) {
+      const T* noise_scale = load(op.noise_scale, start, length, buffers[4]);
+      for (int64_t i = 0; i < length; ++i) out[i] += noise_scale[i] * eps[i];
     }
     store(op.out, start, length, out);
   });
@@ -72,11 +72,11 @@ void predict_data_backward(const PredictDataBackward& op) {
     for (int64_t i = 0; i < length; ++i) {
       const T x_hat = from.x_hat(i);
       const T through = x_hat < from.low || x_hat > from.high ? T(0) : grad[i];
-      buffers[1][i] = -from.b[i] * through;
-      buffers[2][i] = from.a[i] * through;
+      buffers[1][i] = -from.noise_scale[i] * through;
+      buffers[2][i] = from.mean_scale[i] * through;
     }
-    if (op.by_prediction) store(op.by_prediction, start, length, buffers[1]);
-    if (op.by_mean) store(op.by_mean, start, length, buffers[2]);
+    if (op.grad_prediction) store(op.grad_prediction, start, length, buffers[1]);
+    if (op.grad_mean) store(op.grad_mean, start, length, buffers[2]);
   });
 }
 
@@ -110,14 +110,15 @@ void squared_loss_backward(const SquaredLossBackward& op) {
     const T* weight = load(op.weight, start, length, buffers[2]);
     const uint8_t* mask = load(op.mask, start, length, mask_buffer, uint8_t{1});
     for (int64_t i = 0; i < length; ++i) {
-      const auto by = squared_loss_gradient(x[i], from.x_hat(i), weight[i], from.a[i], from.b[i], from.low, from.high);
-      buffers[3][i] = mask[i] ? grad[i] * by.by_x : T(0);
-      buffers[4][i] = mask[i] ? grad[i] * by.by_prediction : T(0);
-      buffers[5][i] = mask[i] ? grad[i] * by.by_mean : T(0);
+      const auto by = squared_loss_gradient(x[i], from.x_hat(i), weight[i], from.mean_scale[i], from.noise_scale[i],
+                                            from.low, from.high);
+      buffers[3][i] = mask[i] ? grad[i] * by.grad_x : T(0);
+      buffers[4][i] = mask[i] ? grad[i] * by.grad_prediction : T(0);
+      buffers[5][i] = mask[i] ? grad[i] * by.grad_mean : T(0);
     }
-    if (op.by_x) store(op.by_x, start, length, buffers[3]);
-    if (op.by_prediction) store(op.by_prediction, start, length, buffers[4]);
-    if (op.by_mean) store(op.by_mean, start, length, buffers[5]);
+    if (op.grad_x) store(op.grad_x, start, length, buffers[3]);
+    if (op.grad_prediction) store(op.grad_prediction, start, length, buffers[4]);
+    if (op.grad_mean) store(op.grad_mean, start, length, buffers[5]);
   });
 }
 

@@ -126,7 +126,7 @@ template <class T>
 void discrete_sender(const DiscreteSender& op) {
   const auto make = [&] { return RowScratch<T>(op.num_classes); };
   for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
-    Sent<T> sent(rows, op.beta, op.spread);
+    Sent<T> sent(rows, op.alpha, op.spread);
     uint8_t all[kLanes];
     mask_lanes(rows, nullptr, all);
     load_classes(op.x, rows, all, sent.one, op.bad);
@@ -158,7 +158,7 @@ template <class T>
 void discrete_update(const DiscreteUpdate& op) {
   const auto make = [&] { return RowScratch<T>(op.num_classes); };
   for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
-    Sent<T> sent(rows, op.beta, op.spread);
+    Sent<T> sent(rows, op.alpha, op.spread);
     uint8_t known[kLanes] = {};
     if (op.known) load_lanes(op.known_mask, rows, known);
     if (std::count(known, known + kLanes, 0) > 0) choose(op, rows, scratch, sent);
@@ -239,7 +239,7 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
     load_lanes(op.grad, rows, grad);
     load_lanes(op.weight, rows, weight);
     const T* stats = load(op.stats, rows.first * kRowStats, rows.count * kRowStats, buffer);
-    T top[kLanes], by_x[kLanes], slope[kLanes], level[kLanes], origin[kLanes];
+    T top[kLanes], grad_x[kLanes], slope[kLanes], level[kLanes], origin[kLanes];
     int32_t looked_at[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) {
       RowStats<T> row;
@@ -247,7 +247,7 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
       const RowSlopes<T> slopes =
           op.weight ? squared_distance_slopes(row, grad[j] * weight[j]) : cross_entropy_slopes(row, grad[j]);
       top[j] = row.max;
-      by_x[j] = slopes.by_x;
+      grad_x[j] = slopes.grad_x;
       slope[j] = slopes.slope;
       level[j] = slopes.level;
       origin[j] = slopes.origin;
@@ -257,14 +257,14 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
       T logits[kBlock], e[kBlock], out[kBlock];
       // half a tile: what is written comes in between
       exp_steps(tile.steps, load_tile(op.logits, tile, logits, kMinusInfinity<T>), top, e, kBlock / 2);
-      T* __restrict by = target_tile(op.by_logits, tile, out);
+      T* __restrict by = target_tile(op.grad_logits, tile, out);
       const StepOf step(tile, x);
       for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
-        const RowSlopes<T> slopes{by_x[j], slope[j], level[j], origin[j]};
-        const T any = s == step.at[j] ? slopes.by_x : slopes.by_other(e[i]);
+        const RowSlopes<T> slopes{grad_x[j], slope[j], level[j], origin[j]};
+        const T any = s == step.at[j] ? slopes.grad_x : slopes.by_other(e[i]);
         by[i] = looked_at[j] != 0 ? any : T(0);
       });
-      store_tile(op.by_logits, tile, by);
+      store_tile(op.grad_logits, tile, by);
     });
   });
 }

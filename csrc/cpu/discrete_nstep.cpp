@@ -315,7 +315,7 @@ void discrete_nstep(const DiscreteNStep& op) {
         const T cost = static_cast<T>(static_cast<double>(op.n_steps) * nstep.value[j]);
         loss[rows.first - start + j] = x[j] < 0 ? static_cast<T>(kNaN) : cost;
       }
-      if (!op.by_logits) return;
+      if (!op.grad_logits) return;
       for_tiles(rows, [&](const Tile& tile) {
         const T* __restrict gradient = scratch.gradient.data() + tile.first;
         T out[kBlock];
@@ -323,7 +323,7 @@ void discrete_nstep(const DiscreteNStep& op) {
           const T by = gradient[i] * steps[j];
           out[i] = steps[j] > T(0) ? by : T(0);
         });
-        store_tile(op.by_logits, tile, out);
+        store_tile(op.grad_logits, tile, out);
       });
     });
   });

@@ -268,9 +268,9 @@ void discretised_update(const DiscretisedUpdate& op) {
       for (int64_t i = 0; i < length; ++i) value[i] = mask[i] ? known[i] : value[i];
     }
     const T* state = load(op.state, start, length, buffers[1]);
-    const T* a = load(op.a, start, length, buffers[2]);
-    const T* b = load(op.b, start, length, buffers[3]);
-    const T* std = load(op.std, start, length, buffers[4]);
+    const T* a = load(op.keep, start, length, buffers[2]);
+    const T* b = load(op.take, start, length, buffers[3]);
+    const T* std = load(op.noise_scale, start, length, buffers[4]);
     const T* eps = op.noise.normals(start, length, normals);
     for (int64_t i = 0; i < length; ++i) value[i] = a[i] * state[i] + b[i] * value[i] + std[i] * eps[i];
     store(op.out, start, length, value);

@@ -38,8 +38,8 @@ struct NetworkBlock {
     const T* prediction = load(from.prediction, start * components, all(), buffers[0]);
     const T* log_std = load(from.log_std, start * components, all(), buffers[1]);
     const T* state = load_each(from.mean, start, length, components, buffers[2]);
-    const T* a = load_each(from.a, start, length, components, buffers[3]);
-    const T* b = load_each(from.b, start, length, components, buffers[4]);
+    const T* a = load_each(from.mean_scale, start, length, components, buffers[3]);
+    const T* b = load_each(from.noise_scale, start, length, components, buffers[4]);
     const auto read = [&](auto kind) {  // known to the compiler, so that the loop has no branch
       for (int64_t i = 0; i < all(); ++i) {
         const auto normal = output_normal(decltype(kind)::value, prediction[i], log_std[i], state[i], a[i], b[i]);
@@ -92,9 +92,9 @@ struct GradientBlock {
   void write(const NetworkGradients& to, const NetworkBlock<T>& from, int64_t start, const uint8_t* mask = nullptr) {
     for (int64_t i = 0; i < from.all(); ++i) by_mean[i] *= from.mean_by_prediction[i];
     for (int64_t i = 0; i < from.all(); ++i) by_std[i] *= from.std_by_log_std[i];
-    write_one(to.by_prediction, from, start, mask, by_mean);
-    write_one(to.by_log_std, from, start, mask, by_std);
-    write_one(to.by_mixture_logits, from, start, mask, by_logit);
+    write_one(to.grad_prediction, from, start, mask, by_mean);
+    write_one(to.grad_log_std, from, start, mask, by_std);
+    write_one(to.grad_mixture_logits, from, start, mask, by_logit);
   }
 
  private:

@@ -31,7 +31,7 @@ void check_range(const char* name, const View& view, int64_t count, double high,
 }
 
 // The first time that no step of L_n has.
-[[noreturn]] void refuse_time(const RowNumbers& op) {
+[[noreturn]] void refuse_time(const RowScalars& op) {
   double t = 0;
   for (int64_t i = 0; i < op.count; ++i) {
     t = *load(op.value, i, 1, &t);
@@ -45,7 +45,7 @@ void check_range(const char* name, const View& view, int64_t count, double high,
 }  // namespace
 
 template <class T>
-void row_numbers(const RowNumbers& op) {
+void row_scalars(const RowScalars& op) {
   std::atomic<bool> bad{false};
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
     double value_buffer[kBlock], rho_buffer[kBlock];
@@ -58,7 +58,7 @@ void row_numbers(const RowNumbers& op) {
     for (int k = 0; k < op.wanted; ++k) {
       T* out = target(op.out[k], start, buffer);
       for (int64_t i = 0; i < length; ++i) {
-        out[i] = static_cast<T>(row_number(op.which[k], op.context, value[i], rho[i]));
+        out[i] = static_cast<T>(row_scalar(op.which[k], op.context, value[i], rho[i]));
       }
       store(op.out[k], start, length, out);
     }
@@ -70,7 +70,7 @@ void row_numbers(const RowNumbers& op) {
   refuse_time(op);
 }
 
-template void row_numbers<float>(const RowNumbers&);
-template void row_numbers<double>(const RowNumbers&);
+template void row_scalars<float>(const RowScalars&);
+template void row_scalars<double>(const RowScalars&);
 
 }  // namespace bfn

@@ -14,23 +14,23 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int64_t seed = kNoise && op.noise.seed ? *op.noise.seed : 0;
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
-    T state[kCount], data[kCount], a[kCount], b[kCount], out[kCount];
+    T state[kCount], data[kCount], state_scale[kCount], data_scale[kCount], out[kCount];
     at.data(op.state, state);
     at.data(op.data, data);
-    at.rows(op.a, a, T(1));
-    at.rows(op.b, b);
+    at.rows(op.state_scale, state_scale, T(1));
+    at.rows(op.data_scale, data_scale);
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) out[j] = a[j] * state[j];
+    for (int j = 0; j < kCount; ++j) out[j] = state_scale[j] * state[j];
     if (op.data) {
 #pragma unroll
-      for (int j = 0; j < kCount; ++j) out[j] = fused(b[j], data[j], out[j]);
+      for (int j = 0; j < kCount; ++j) out[j] = fused(data_scale[j], data[j], out[j]);
     }
     if constexpr (kNoise) {
-      T std[kCount], eps[kCount];
-      at.rows(op.std, std);
+      T noise_scale[kCount], eps[kCount];
+      at.rows(op.noise_scale, noise_scale);
       at.noise(op.noise, seed, eps);
 #pragma unroll
-      for (int j = 0; j < kCount; ++j) out[j] = fused(std[j], eps[j], out[j]);
+      for (int j = 0; j < kCount; ++j) out[j] = fused(noise_scale[j], eps[j], out[j]);
     }
     at.store_data(op.out, out);
   });
@@ -42,20 +42,20 @@ struct Interval {
   explicit Interval(const Prediction& from) : low(static_cast<T>(from.low)), high(static_cast<T>(from.high)) {}
 };
 
-// x_hat before the clip, and a and b of it.
+// x_hat before the clip, and the scales that it is made by.
 template <class T, int kCount>
 struct DataPrediction {
-  T x_hat[kCount], a[kCount], b[kCount];
+  T x_hat[kCount], mean_scale[kCount], noise_scale[kCount];
 
   template <class At>
   __device__ DataPrediction(const At& at, const Prediction& from) {
     T prediction[kCount], mean[kCount];
     at.network(from.prediction, prediction);
     at.data(from.mean, mean);
-    at.rows(from.a, a);
-    at.rows(from.b, b, T(-1));
+    at.rows(from.mean_scale, mean_scale);
+    at.rows(from.noise_scale, noise_scale, T(-1));
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) x_hat[j] = predict(prediction[j], mean[j], a[j], b[j]);
+    for (int j = 0; j < kCount; ++j) x_hat[j] = predict(prediction[j], mean[j], mean_scale[j], noise_scale[j]);
   }
 };
 
@@ -81,16 +81,16 @@ __global__ void __launch_bounds__(kThreads, 2)
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
     const DataPrediction<T, kCount> from(at, op.from);
-    T grad[kCount], by_prediction[kCount], by_mean[kCount];
+    T grad[kCount], grad_prediction[kCount], grad_mean[kCount];
     at.network(op.grad, grad);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       const T through = from.x_hat[j] < clip.low || from.x_hat[j] > clip.high ? T(0) : grad[j];
-      by_prediction[j] = -from.b[j] * through;
-      by_mean[j] = from.a[j] * through;
+      grad_prediction[j] = -from.noise_scale[j] * through;
+      grad_mean[j] = from.mean_scale[j] * through;
     }
-    if (op.by_prediction) at.store_network(op.by_prediction, by_prediction);
-    if (op.by_mean) at.store_data(op.by_mean, by_mean);
+    if (op.grad_prediction) at.store_network(op.grad_prediction, grad_prediction);
+    if (op.grad_mean) at.store_data(op.grad_mean, grad_mean);
   });
 }
 
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
     const DataPrediction<T, kCount> from(at, op.from);
-    T x[kCount], weight[kCount], grad[kCount], by_x[kCount], by_prediction[kCount], by_mean[kCount];
+    T x[kCount], weight[kCount], grad[kCount], grad_x[kCount], grad_prediction[kCount], grad_mean[kCount];
     bool on[kCount];
     at.data(op.x, x);
     at.rows(op.weight, weight);
@@ -129,30 +129,37 @@ __global__ void __launch_bounds__(kThreads, 2)
     at.mask(op.mask, on);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      const auto by = squared_loss_gradient(x[j], from.x_hat[j], weight[j], from.a[j], from.b[j], clip.low, clip.high);
-      by_x[j] = on[j] ? grad[j] * by.by_x : T(0);
-      by_prediction[j] = on[j] ? grad[j] * by.by_prediction : T(0);
-      by_mean[j] = on[j] ? grad[j] * by.by_mean : T(0);
+      const auto by = squared_loss_gradient(x[j], from.x_hat[j], weight[j], from.mean_scale[j], from.noise_scale[j],
+                                            clip.low, clip.high);
+      grad_x[j] = on[j] ? grad[j] * by.grad_x : T(0);
+      grad_prediction[j] = on[j] ? grad[j] * by.grad_prediction : T(0);
+      grad_mean[j] = on[j] ? grad[j] * by.grad_mean : T(0);
     }
-    if (op.by_x) at.store_data(op.by_x, by_x);
-    if (op.by_prediction) at.store_network(op.by_prediction, by_prediction);
-    if (op.by_mean) at.store_data(op.by_mean, by_mean);
+    if (op.grad_x) at.store_data(op.grad_x, grad_x);
+    if (op.grad_prediction) at.store_network(op.grad_prediction, grad_prediction);
+    if (op.grad_mean) at.store_data(op.grad_mean, grad_mean);
   });
 }
 
 Layout layout_of(const Prediction& from) {
-  return Layout().network(from.prediction).data(from.mean).rows(from.a).rows(from.b);
+  return Layout().network(from.prediction).data(from.mean).rows(from.mean_scale).rows(from.noise_scale);
 }
 
 }  // namespace
 
 template <class T>
 void gaussian_step(const GaussianStep& op) {
-  const Layout layout =
-      Layout().data(op.state).data(op.data).data(op.out).rows(op.a).rows(op.b).rows(op.std).noise(op.noise);
+  const Layout layout = Layout()
+                            .data(op.state)
+                            .data(op.data)
+                            .data(op.out)
+                            .rows(op.state_scale)
+                            .rows(op.data_scale)
+                            .rows(op.noise_scale)
+                            .noise(op.noise);
   with_access<T>(layout, [&](auto tag) {
     using At = typename decltype(tag)::type;
-    launch(op.std ? &gaussian_step_kernel<At, true> : &gaussian_step_kernel<At, false>, grid_for<At>(op.count),
+    launch(op.noise_scale ? &gaussian_step_kernel<At, true> : &gaussian_step_kernel<At, false>, grid_for<At>(op.count),
            kThreads, op, layout.row_map());
   });
 }
@@ -168,7 +175,7 @@ void predict_data(const PredictData& op) {
 
 template <class T>
 void predict_data_backward(const PredictDataBackward& op) {
-  const Layout layout = layout_of(op.from).network(op.grad).network(op.by_prediction).data(op.by_mean);
+  const Layout layout = layout_of(op.from).network(op.grad).network(op.grad_prediction).data(op.grad_mean);
   with_network_access<T>(layout, [&](auto tag) {
     using At = typename decltype(tag)::type;
     launch(&predict_data_backward_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map(),
@@ -194,9 +201,9 @@ void squared_loss_backward(const SquaredLossBackward& op) {
                             .rows(op.weight)
                             .rows(op.grad)
                             .bytes(op.mask)
-                            .data(op.by_x)
-                            .network(op.by_prediction)
-                            .data(op.by_mean);
+                            .data(op.grad_x)
+                            .network(op.grad_prediction)
+                            .data(op.grad_mean);
   with_network_access<T>(layout, [&](auto tag) {
     using At = typename decltype(tag)::type;
     launch(&squared_loss_backward_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map(),

@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
   const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
   for_rows(team, op.count, [&](int64_t row) {
     const int64_t x = read<int64_t>(op.x, row);
-    const MessageRow<A, Team, kSlots> message{op, seed, row, x, read<T>(op.beta, row), read<T>(op.spread, row)};
+    const MessageRow<A, Team, kSlots> message{op, seed, row, x, read<T>(op.alpha, row), read<T>(op.spread, row)};
     Held<T, kSlots> y;
     y.hold(team, count, message);
     T top = 0, scale = is_class(x, count) ? T(1) : kNaN<T>;
@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
   const int count = static_cast<int>(op.num_classes);
   const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.draw.seed ? *op.draw.seed : 0;
   for_rows(team, op.count, [&](int64_t row) {
-    const T beta = read<T>(op.beta, row), spread = read<T>(op.spread, row), classes = static_cast<T>(count);
+    const T beta = read<T>(op.alpha, row), spread = read<T>(op.spread, row), classes = static_cast<T>(count);
     ClassRow<A, Team, kSlots> logits(team, op.output_logits, row, count);
     Sent<T> sent{-1, false, T(0), T(0)};
     if (op.known && read<int>(op.known_mask, row)) {
@@ -239,9 +239,9 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const T by_other = slopes.by_other(exp_difference(z[j], stats.max));
-        z[j] = !on ? T(0) : first + j == own ? slopes.by_x : by_other;
+        z[j] = !on ? T(0) : first + j == own ? slopes.grad_x : by_other;
       }
-      A::store(op.by_logits, row, count, first, z);
+      A::store(op.grad_logits, row, count, first, z);
     });
   });
 }
@@ -295,7 +295,7 @@ void discrete_loss(const DiscreteLoss& op) {
 
 template <class T>
 void discrete_loss_backward(const DiscreteLossBackward& op) {
-  const Layout layout = Layout().data(op.logits).data(op.by_logits);
+  const Layout layout = Layout().data(op.logits).data(op.grad_logits);
   with_classes<T>(layout, op.num_classes, [&](auto a, auto team, auto slots, int threads, int size) {
     launch(&loss_backward_kernel<typename decltype(a)::type, typename decltype(team)::type, decltype(slots)::value>,
            grid_of(op.count, threads, size), threads, op, size);

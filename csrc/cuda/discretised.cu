@@ -96,9 +96,9 @@ __global__ void __launch_bounds__(kThreads, 2)
       for (int j = 0; j < kCount; ++j) value[j] = given[j] ? known[j] : value[j];
     }
     at.data(op.state, state);
-    at.rows(op.a, a);
-    at.rows(op.b, b);
-    at.rows(op.std, std);
+    at.rows(op.keep, a);
+    at.rows(op.take, b);
+    at.rows(op.noise_scale, std);
     at.noise(op.noise, seed, eps);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) value[j] = fused(std[j], eps[j], fused(b[j], value[j], a[j] * state[j]));
@@ -150,7 +150,12 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 Layout layout_of(const NetworkOutput& from) {
-  return Layout().network(from.prediction).network(from.log_std).data(from.mean).rows(from.a).rows(from.b);
+  return Layout()
+      .network(from.prediction)
+      .network(from.log_std)
+      .data(from.mean)
+      .rows(from.mean_scale)
+      .rows(from.noise_scale);
 }
 
 // f(Tag<At>, choice) by packs, but one by one where all bins of a variable are the work.
@@ -193,9 +198,9 @@ void discretised_update(const DiscretisedUpdate& op) {
                       .data(op.state)
                       .data(op.known)
                       .data(op.out)
-                      .rows(op.a)
-                      .rows(op.b)
-                      .rows(op.std)
+                      .rows(op.keep)
+                      .rows(op.take)
+                      .rows(op.noise_scale)
                       .bytes(op.known_mask)
                       .noise(op.noise)
                       .noise(op.draw);

@@ -19,8 +19,8 @@ struct Normals {
     at.network(from.prediction, prediction);
     at.network(from.log_std, log_std);
     at.data(from.mean, state);
-    at.rows(from.a, a);
-    at.rows(from.b, b);
+    at.rows(from.mean_scale, a);
+    at.rows(from.noise_scale, b);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       const OutputNormal<T> normal = output_normal(from.kind, prediction[j], log_std[j], state[j], a[j], b[j]);
@@ -40,8 +40,8 @@ struct Normals {
       by_mean[j] *= mean_by_prediction[j];
       by_std[j] *= std_by_log_std[j];
     }
-    if (to.by_prediction) at.store_own(to.by_prediction, by_mean);
-    if (to.by_log_std) at.store_own(to.by_log_std, by_std);
+    if (to.grad_prediction) at.store_own(to.grad_prediction, by_mean);
+    if (to.grad_log_std) at.store_own(to.grad_log_std, by_std);
   }
 };
 

@@ -34,8 +34,8 @@ class Components {
       : from_(from),
         first_(variable * from.components),
         mean_(read<T>(from.mean, variable)),
-        a_(read<T>(from.a, variable)),
-        b_(read<T>(from.b, variable)) {
+        a_(read<T>(from.mean_scale, variable)),
+        b_(read<T>(from.noise_scale, variable)) {
     LogSum<T> total;
     for (int m = 0; m < count(); ++m) total.add(read<T>(from.mixture_logits, first_ + m));
     top_ = total.top;
@@ -73,13 +73,14 @@ class Components {
   // there.
   __device__ void store(const NetworkGradients& to, int m, T by_mean, T by_std, T by_logit, bool add = false) const {
     const OutputNormal<T> through = normal(m);
-    put(to.by_prediction, m, by_mean * through.mean_by_prediction, add);
-    put(to.by_log_std, m, by_std * through.std_by_log_std, add);
-    put(to.by_mixture_logits, m, by_logit, add);
+    put(to.grad_prediction, m, by_mean * through.mean_by_prediction, add);
+    put(to.grad_log_std, m, by_std * through.std_by_log_std, add);
+    put(to.grad_mixture_logits, m, by_logit, add);
   }
   __device__ void store_zeros(const NetworkGradients& to) const {
     for (int m = 0; m < count(); ++m) {
-      for (const View* view : {&to.by_prediction, &to.by_log_std, &to.by_mixture_logits}) put(*view, m, T(0), false);
+      for (const View* view : {&to.grad_prediction, &to.grad_log_std, &to.grad_mixture_logits})
+        put(*view, m, T(0), false);
     }
   }
 
@@ -93,7 +94,9 @@ class Components {
   }
 };
 
-__device__ bool any(const NetworkGradients& to) { return to.by_prediction || to.by_log_std || to.by_mixture_logits; }
+__device__ bool any(const NetworkGradients& to) {
+  return to.grad_prediction || to.grad_log_std || to.grad_mixture_logits;
+}
 
 template <class T>
 __device__ ExpectedValue<T> expected_of(const Components<T>& of, int m, Bins<T> bins) {
@@ -171,7 +174,7 @@ __global__ void __launch_bounds__(kThreads, 1) update_kernel(const __grid_consta
     T value = value_of(op.from, op.choice, op.draw, op.component, at), eps[1];
     if (read<int>(op.known_mask, at.start) != 0) value = read<T>(op.known, at.start);
     at.noise(op.noise, seed, eps);
-    const T a = read<T>(op.a, at.start), b = read<T>(op.b, at.start), std = read<T>(op.std, at.start);
+    const T a = read<T>(op.keep, at.start), b = read<T>(op.take, at.start), std = read<T>(op.noise_scale, at.start);
     const T out[1] = {fused(std, eps[0], fused(b, value, a * read<T>(op.state, at.start)))};
     at.store_data(op.out, out);
   });

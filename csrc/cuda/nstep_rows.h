@@ -48,7 +48,7 @@ class NStepRow {
   T alpha_, top_, inverse_;
   Held<T, kSlots> by_, eps_;  // the gradient; the normals of a draw
 
-  __device__ T* by_logits() const { return static_cast<T*>(op_.by_logits.data) + row_ * count_; }
+  __device__ T* grad_logits() const { return static_cast<T*>(op_.grad_logits.data) + row_ * count_; }
   __device__ T p(T z) const { return exp_difference(z, top_) * inverse_; }
 
   __device__ void clear() {
@@ -60,20 +60,20 @@ class NStepRow {
   __device__ void set(int i, int j, int k, T value) {
     if constexpr (kSlots > 0) {
       by_.each[i][j] = value;
-    } else if (k < count_ && op_.by_logits) {
-      by_logits()[k] = value;
+    } else if (k < count_ && op_.grad_logits) {
+      grad_logits()[k] = value;
     }
   }
   __device__ T get(int i, int j, int k) const {
     if constexpr (kSlots > 0) return by_.each[i][j];
-    return op_.by_logits ? by_logits()[k] : T(0);
+    return op_.grad_logits ? grad_logits()[k] : T(0);
   }
   __device__ void scale(T by) {
-    if (!op_.by_logits) return;
+    if (!op_.grad_logits) return;
     for_groups<kSlots>(team_, count_, [&](int i, int first) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        if (first + j < count_) by_logits()[first + j] = by * get(i, j, first + j);
+        if (first + j < count_) grad_logits()[first + j] = by * get(i, j, first + j);
       }
     });
   }
@@ -120,7 +120,7 @@ class NStepRow {
     };
     const T sum = sum_with_normals(draw, [&](int, int, int k, T z, T eps) { return p(z) * growth(k, eps); });
     if (joint_sum_serves(sum)) {
-      if (op_.by_logits) {
+      if (op_.grad_logits) {
         const T factor = weight / (1 + sum);
         each_with_normals(draw, [&](int i, int j, int k, T z, T eps) {
           set(i, j, k, get(i, j, k) + factor * p(z) * (sum - growth(k, eps)));
@@ -149,7 +149,7 @@ class NStepRow {
     const T others = sum_with_normals(
         draw, [&](int, int, int k, T z, T eps) { return k == x_ ? T(0) : exp(shifted(k, z, eps) - top_other); });
     const T after = log(others) + top_other - z_x;
-    if (op_.by_logits) {
+    if (op_.grad_logits) {
       const T top = Larger()(top_other, z_x);
       const T inverse = T(1) / (others * exp_difference(top_other, top) + exp_difference(z_x, top));
       each_with_normals(draw, [&](int i, int j, int k, T z, T eps) {
@@ -252,7 +252,7 @@ class NStepRow {
       }
       if (far.x >= 0) value += weight * far_draw(far, r, eps_x, eps, weight);
     }
-    if (!op_.by_logits) return value;
+    if (!op_.grad_logits) return value;
     factorised_gradient(likeliest);
     if (far.x >= 0) far_gradient(far);
     return value;

@@ -7,13 +7,13 @@ namespace {
 
 // Few, and in double: one thread a row, whatever the layout.
 template <class T>
-__global__ void __launch_bounds__(kThreads) row_numbers_kernel(const __grid_constant__ RowNumbers op) {
+__global__ void __launch_bounds__(kThreads) row_scalars_kernel(const __grid_constant__ RowScalars op) {
   const int64_t size = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < op.count; i += size) {
     const double value = read<double>(op.value, i), rho = read<double>(op.rho, i);
     for (int k = 0; k < op.wanted; ++k) {
       write(op.out[k], i,
-            op.takes(value, rho) ? static_cast<T>(row_number(op.which[k], op.context, value, rho)) : T(NAN));
+            op.takes(value, rho) ? static_cast<T>(row_scalar(op.which[k], op.context, value, rho)) : T(NAN));
     }
   }
 }
@@ -21,12 +21,12 @@ __global__ void __launch_bounds__(kThreads) row_numbers_kernel(const __grid_cons
 }  // namespace
 
 template <class T>
-void row_numbers(const RowNumbers& op) {
+void row_scalars(const RowScalars& op) {
   const int64_t blocks = ceil_div(op.count, kThreads);
-  launch(&row_numbers_kernel<T>, blocks < kMaxBlocks ? blocks : kMaxBlocks, kThreads, op);
+  launch(&row_scalars_kernel<T>, blocks < kMaxBlocks ? blocks : kMaxBlocks, kThreads, op);
 }
 
-template void row_numbers<float>(const RowNumbers&);
-template void row_numbers<double>(const RowNumbers&);
+template void row_scalars<float>(const RowScalars&);
+template void row_scalars<double>(const RowScalars&);
 
 }  // namespace bfn

@@ -5,17 +5,17 @@
 
 namespace bfn {
 
-// What turns a prediction into data: x = a mean - b prediction (84), with a = b = 0 where t < t_min. A network that
-// puts out the data itself has a = 0, b = -1.
+// What turns a prediction into data: x = mean_scale mean - noise_scale prediction (84), both 0 where t < t_min. A
+// network that puts out the data itself has 0 and -1.
 template <class T>
-BFN_HD T predict(T prediction, T mean, T a, T b) {
-  if (a == T(0)) return b == T(0) ? T(0) : -b * prediction;
-  return a * mean - b * prediction;
+BFN_HD T predict(T prediction, T mean, T mean_scale, T noise_scale) {
+  if (mean_scale == T(0)) return noise_scale == T(0) ? T(0) : -noise_scale * prediction;
+  return mean_scale * mean - noise_scale * prediction;
 }
 
 template <class T>
 struct SquaredLossGradient {
-  T by_x, by_prediction, by_mean;
+  T grad_x, grad_prediction, grad_mean;
 };
 
 // weight (x - clip(x_hat))^2 + offset: (101), (96) and -ln N(x; x_hat, v).
@@ -25,10 +25,11 @@ BFN_HD T squared_loss(T x, T x_hat, T weight, T offset, T low, T high) {
 }
 
 template <class T>
-BFN_HD SquaredLossGradient<T> squared_loss_gradient(T x, T x_hat, T weight, T a, T b, T low, T high) {
-  const T by_x = 2 * weight * (x - clamp(x_hat, low, high));
-  const T by_x_hat = x_hat < low || x_hat > high ? T(0) : -by_x;
-  return {by_x, -b * by_x_hat, a * by_x_hat};
+BFN_HD SquaredLossGradient<T> squared_loss_gradient(T x, T x_hat, T weight, T mean_scale, T noise_scale, T low,
+                                                    T high) {
+  const T grad_x = 2 * weight * (x - clamp(x_hat, low, high));
+  const T grad_x_hat = x_hat < low || x_hat > high ? T(0) : -grad_x;
+  return {grad_x, -noise_scale * grad_x_hat, mean_scale * grad_x_hat};
 }
 
 }  // namespace bfn

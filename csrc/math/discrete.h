@@ -45,10 +45,10 @@ BFN_HD T cross_entropy(RowStats<T> row, T z_x) {
   return row.x > T(0.5) ? log1p(row.rest / row.x) : log(row.total()) + row.max - z_x;
 }
 
-// Derivatives of either loss times a factor: `by_x` by the logit of x, and `by_other` by that of another class.
+// Derivatives of either loss times a factor: `grad_x` by the logit of x, and `by_other` by that of another class.
 template <class T>
 struct RowSlopes {
-  T by_x, slope, level, origin;
+  T grad_x, slope, level, origin;
 
   BFN_HD T by_other(T e) const { return e * (slope * (e - origin) + level); }
 };

@@ -1,4 +1,4 @@
-// Accuracy schedules, and the numbers of a row that ops make of a time or of accuracies: always in double.
+// Accuracy schedules, and the scalars of a row that ops make of a time or of accuracies: always in double.
 #pragma once
 
 #include "common.h"
@@ -12,7 +12,7 @@ constexpr double kRootBetaMin = 1e-10;   // below this sqrt(beta) a discrete flo
 
 // bfn_kernels/rows.py has both tables in the same order.
 enum class ScheduleKind : int64_t { kNone, kExponentialVariance, kQuadraticAccuracy, kLogarithmicAccuracy };
-enum class RowNumber : int64_t {
+enum class RowScalar : int64_t {
   kGamma,
   kFlowStd,
   kMeanScale,
@@ -92,43 +92,43 @@ BFN_HD double flow_beta(const Schedule& schedule, double t) {
 }
 
 // `value` is a time or alpha, `rho` the precision before the message.
-BFN_HD double row_number(RowNumber which, const RowContext& of, double value, double rho) {
+BFN_HD double row_scalar(RowScalar which, const RowContext& of, double value, double rho) {
   const Schedule& schedule = of.schedule;
   const double t = value, alpha = value;
   switch (which) {
-    case RowNumber::kGamma:
+    case RowScalar::kGamma:
       return schedule.gamma(t);
-    case RowNumber::kFlowStd:
+    case RowScalar::kFlowStd:
       return std::sqrt(schedule.gamma(t) * schedule.variance(t));
-    case RowNumber::kMeanScale:
+    case RowScalar::kMeanScale:
       return t < kTMin ? 0 : 1 / schedule.gamma(t);
-    case RowNumber::kNoiseScale:
+    case RowScalar::kNoiseScale:
       return t < kTMin ? 0 : std::sqrt(schedule.variance(t) / schedule.gamma(t));
-    case RowNumber::kRate:
+    case RowScalar::kRate:
       return of.scale * schedule.rate(t);
-    case RowNumber::kAlpha:
+    case RowScalar::kAlpha:
       return of.scale * schedule.alpha(of.step_of(t), of.n_steps);
-    case RowNumber::kStd:
+    case RowScalar::kStd:
       return std::sqrt(schedule.variance(t));
-    case RowNumber::kHalfPrecision:
+    case RowScalar::kHalfPrecision:
       return 0.5 / schedule.variance(t);
-    case RowNumber::kLogNormaliser:
+    case RowScalar::kLogNormaliser:
       return std::log(2 * 3.14159265358979323846 * schedule.variance(t)) / 2;
-    case RowNumber::kBeta:
+    case RowScalar::kBeta:
       return flow_beta(schedule, t);
-    case RowNumber::kBetaSpread:
+    case RowScalar::kBetaSpread:
       return std::sqrt(of.scale * flow_beta(schedule, t));
-    case RowNumber::kKeep:
+    case RowScalar::kKeep:
       return rho / (rho + alpha);
-    case RowNumber::kTake:
+    case RowScalar::kTake:
       return alpha / (rho + alpha);
-    case RowNumber::kUpdateStd:
+    case RowScalar::kUpdateStd:
       return std::sqrt(alpha) / (rho + alpha);
-    case RowNumber::kSenderStd:
+    case RowScalar::kSenderStd:
       return 1 / std::sqrt(alpha);
-    case RowNumber::kAccuracy:
+    case RowScalar::kAccuracy:
       return alpha;
-    case RowNumber::kSpread:
+    case RowScalar::kSpread:
       return std::sqrt(of.scale * alpha);
   }
   return NAN;

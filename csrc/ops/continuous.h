@@ -6,16 +6,16 @@
 
 namespace bfn {
 
-// out = a state + b data + std eps: flow, sender, update, and sender and update in one.
+// out = state_scale state + data_scale data + noise_scale eps: flow, sender, update, and sender and update in one.
 struct GaussianStep {
   int64_t count;
-  View state, a, data, b, std;
+  View state, state_scale, data, data_scale, noise_scale;
   Noise noise;
   View out;
 };
 
 struct Prediction {
-  View prediction, mean, a, b;
+  View prediction, mean, mean_scale, noise_scale;
   double low, high;
 };
 
@@ -25,12 +25,12 @@ struct PredictData {
   View out;
 };
 
-// by_x_hat goes through the clip to the prediction and the mean.
+// The gradient of x_hat goes through the clip to the prediction and the mean.
 struct PredictDataBackward {
   int64_t count;
   View grad;
   Prediction from;
-  View by_prediction, by_mean;
+  View grad_prediction, grad_mean;
 };
 
 struct SquaredLoss {
@@ -44,7 +44,7 @@ struct SquaredLossBackward {
   int64_t count;
   View grad, x;
   Prediction from;
-  View weight, mask, by_x, by_prediction, by_mean;
+  View weight, mask, grad_x, grad_prediction, grad_mean;
 };
 
 template <class T>

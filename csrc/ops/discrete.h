@@ -23,7 +23,7 @@ struct BadClass {
 
 struct DiscreteSender {
   int64_t count, num_classes;
-  View x, beta, spread;
+  View x, alpha, spread;
   bool probs;
   Noise noise;
   View out;
@@ -34,7 +34,7 @@ enum class DiscreteChoice : int64_t { kSample, kMode, kMean };
 
 struct DiscreteUpdate {
   int64_t count, num_classes;
-  View output_logits, state, beta, spread;
+  View output_logits, state, alpha, spread;
   DiscreteChoice choice;
   View known, known_mask;
   Noise noise, draw;
@@ -55,7 +55,7 @@ struct DiscreteLoss {
 
 struct DiscreteLossBackward {
   int64_t count, num_classes;
-  View grad, x, logits, weight, mask, stats, by_logits;
+  View grad, x, logits, weight, mask, stats, grad_logits;
 };
 
 enum class Receiver : int64_t { kJoint, kFactorised };
@@ -67,7 +67,7 @@ struct DiscreteNStep {
   int64_t num_nodes;
   View x, logits, alpha;
   Noise noise;
-  View by_logits;  // null where no gradient is asked for
+  View grad_logits;  // null where no gradient is asked for
   LossTarget to;
   BadClass* bad;
 };

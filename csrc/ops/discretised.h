@@ -12,13 +12,13 @@ namespace bfn {
 struct NetworkOutput {
   Parametrisation kind;
   int64_t components;
-  View prediction, log_std, mixture_logits, mean, a, b;
+  View prediction, log_std, mixture_logits, mean, mean_scale, noise_scale;
   int64_t num_bins;
   bool clip;
 };
 
 struct NetworkGradients {
-  View by_prediction, by_log_std, by_mixture_logits;  // null where none is asked for
+  View grad_prediction, grad_log_std, grad_mixture_logits;  // null where none is asked for
 };
 
 struct DiscretisedExpectedValue {
@@ -42,7 +42,7 @@ struct DiscretisedUpdate {
   int64_t count;
   NetworkOutput from;
   Choice choice;
-  View state, a, b, std, known, known_mask;
+  View state, keep, take, noise_scale, known, known_mask;
   Noise noise, draw, component;
   View out;
 };

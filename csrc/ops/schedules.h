@@ -1,4 +1,4 @@
-// The numbers of rows that ops make of a time, or of accuracies.
+// The scalars of rows that ops make of a time, or of accuracies.
 #pragma once
 
 #include "../math/schedules.h"
@@ -6,29 +6,29 @@
 
 namespace bfn {
 
-constexpr int kMaxRowNumbers = 4;  // made at a time
+constexpr int kMaxRowScalars = 4;  // made at a time
 
 // On the CPU a value out of its range [0, high], a time that no step of L_n has, or a rho below 0 is
 // std::invalid_argument; elsewhere, where looking at it would cost a synchronisation, its numbers are NaN.
-struct RowNumbers {
+struct RowScalars {
   int64_t count;
   View value, rho;  // rho may be missing
   RowContext context;
   int wanted = 0;
-  RowNumber which[kMaxRowNumbers] = {};
-  View out[kMaxRowNumbers] = {};
+  RowScalar which[kMaxRowScalars] = {};
+  View out[kMaxRowScalars] = {};
 
   BFN_HD double high() const { return context.schedule.kind == ScheduleKind::kNone ? HUGE_VAL : 1; }
   BFN_HD bool takes(double v, double r) const {
     if (!(v >= 0 && v <= high() && r >= 0)) return false;
     for (int k = 0; k < wanted; ++k) {
-      if (which[k] == RowNumber::kAlpha && std::isnan(context.step_of(v))) return false;
+      if (which[k] == RowScalar::kAlpha && std::isnan(context.step_of(v))) return false;
     }
     return true;
   }
 };
 
 template <class T>
-void row_numbers(const RowNumbers& op);
+void row_scalars(const RowScalars& op);
 
 }  // namespace bfn

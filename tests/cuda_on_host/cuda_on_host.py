@@ -14,8 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "cuda_on_host"
 BUILT = ROOT / "build" / "cuda_on_host"
 NAMESPACE = "bfn_kernels_cuda_on_host"
-FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", f"-I{HERE}", "-Wall", "-Wextra", "-Werror"]
-FLAGS += [f"-Wno-{warning}" for warning in ("unknown-pragmas", "unused-parameter", "maybe-uninitialized")]
+FLAGS = ["-std=c++20", "-fPIC", "-fvisibility=hidden", f"-I{HERE}", "-Wall", "-Wextra", "-Werror"]
+FLAGS += [
+    f"-Wno-{warning}"
+    for warning in ("unknown-pragmas", "unused-parameter", "maybe-uninitialized", "missing-field-initializers")
+]
 KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 SHIM = HERE / "host_shim.cpp"
 
@@ -128,16 +131,11 @@ def register() -> None:
     """Makes them a backend of that name, where they can be built."""
     import torch
 
-    from bfn_kernels import backends, continuous, discrete, discretised, reduction, rows
-    from bfn_kernels.operators import Namespace
-    from bfn_kernels.operators import register as register_operator
+    from bfn_kernels import backends
+    from bfn_kernels.operators import Library
 
     if missing() is not None:
         return
     torch.ops.load_library(operators())
-    ops = backends.NAMESPACES[NAMESPACE] = Namespace(name=NAMESPACE)
-    cuda = backends.BACKENDS["cuda"]
-    backends.BACKENDS["cuda_on_host"] = backends.Backend("cuda_on_host", "cpu", NAMESPACE, lacks=cuda.lacks)
-    for module in (continuous.autograd, discrete.autograd, discretised.autograd, reduction):
-        module._register(ops)
-    register_operator(ops, "row_numbers", rows._fake)
+    backends.add_library(Library(NAMESPACE))
+    backends.BACKENDS["cuda_on_host"] = backends.Backend("cuda_on_host", "cpu", NAMESPACE)

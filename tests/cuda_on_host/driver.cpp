@@ -238,15 +238,15 @@ void run_discrete(int64_t batch, int64_t length, int64_t num_classes, F&& make) 
 template <class T>
 void run_rows(int64_t count) {
   const Schedule exponential{ScheduleKind::kExponentialVariance, 0.1, 0}, none{ScheduleKind::kNone, 0, 0};
-  row_numbers<T>({count,
+  row_scalars<T>({count,
                   dense<float>(count),
                   {},
                   {exponential, 20, 0.5},
                   2,
-                  {RowNumber::kGamma, RowNumber::kRate},
+                  {RowScalar::kGamma, RowScalar::kRate},
                   {dense<T>(count), dense<T>(count)}});
-  row_numbers<T>(
-      {count, strided<double>(1, count), dense<float>(count), {none, 0, 1}, 1, {RowNumber::kKeep}, {dense<T>(count)}});
+  row_scalars<T>(
+      {count, strided<double>(1, count), dense<float>(count), {none, 0, 1}, 1, {RowScalar::kKeep}, {dense<T>(count)}});
 }
 
 template <class T, class F>

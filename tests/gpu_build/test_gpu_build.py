@@ -69,10 +69,10 @@ def test_symbols_that_are_not_of_the_stable_abi_are_found(library):
 def test_operators_that_are_not_there_are_found(library):
     empty = library("int nothing;")
     known = extension.operators(empty)
-    assert "bfn_kernels::row_numbers" in known and not any(known.values())
+    assert "bfn_kernels::common_row_scalars" in known and not any(known.values())
     found = extension.wrong(empty)
     assert "_cuda.so is not linked with libtorch.so" in found
-    assert "_cuda.so has no CUDA kernel of bfn_kernels::expected_value" in found
+    assert "_cuda.so has no CUDA kernel of bfn_kernels::discretised_expected_value" in found
 
 
 @pytest.mark.skipif(CPU_BUILD is None, reason="no extension was built")

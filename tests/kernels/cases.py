@@ -12,14 +12,6 @@ from torch import Tensor
 
 import bfn_kernels
 
-# How the families call the ops behind a public function, where that differs: the names in `Backend.lacks`.
-INTERNAL = {
-    "continuous.continuous_time_loss": "continuous.squared_loss",
-    "continuous.discrete_time_loss": "continuous.squared_loss",
-    "continuous.reconstruction_loss": "continuous.squared_loss",
-    "discrete.flow_sample": "discrete.sender_sample",
-    "discretised.log_prob": "discretised.bin_loss",
-}
 WITHOUT_BACKEND = ("discrete.bayesian_update", "discrete.theta", "discrete.theta_logits")  # torch's own ops serve
 
 
@@ -34,10 +26,6 @@ class Case:
     @property
     def op(self) -> str:
         return self.name.split("[")[0]
-
-    @property
-    def internal(self) -> str:
-        return INTERNAL.get(self.op, self.op)
 
     def inputs(self, shape, dtype, seed: int = 0) -> dict:
         generator = torch.Generator().manual_seed(seed)

@@ -90,7 +90,7 @@ def test_modes_see_the_operators(mode, needs_gradient):
     x = torch.rand(2, 3, requires_grad=needs_gradient)
     with mode() as seen:
         result = flow(x)
-    assert "bfn_kernels.gaussian_step" in " ".join(seen.functions) and result.requires_grad == needs_gradient
+    assert "bfn_kernels.continuous_gaussian_step" in " ".join(seen.functions) and result.requires_grad == needs_gradient
 
 
 def test_subclasses_see_the_operators():
@@ -107,16 +107,16 @@ def test_profiles_and_traces_see_the_operators(tmp_path):
     x = torch.rand(2, 3)
     with torch.profiler.profile() as profile:
         flow(x)
-    assert "bfn_kernels::gaussian_step" in {event.key for event in profile.key_averages()}
+    assert "bfn_kernels::continuous_gaussian_step" in {event.key for event in profile.key_averages()}
     observer = torch.profiler.ExecutionTraceObserver().register_callback(str(tmp_path / "trace.json"))
     observer.start()
     flow(x)
     observer.stop()
     observer.unregister_callback()
     nodes = json.loads((tmp_path / "trace.json").read_text())["nodes"]
-    assert "bfn_kernels::gaussian_step" in {node["name"] for node in nodes}
+    assert "bfn_kernels::continuous_gaussian_step" in {node["name"] for node in nodes}
     traced = torch.jit.trace(flow, x, check_trace=False)
-    assert "bfn_kernels::gaussian_step" in str(traced.graph)
+    assert "bfn_kernels::continuous_gaussian_step" in str(traced.graph)
     with pytest.raises(RuntimeError, match="vmap"):
         torch.vmap(flow)(torch.rand(2, 2, 3))
 

@@ -135,7 +135,7 @@ def test_out_leaves_no_gradient():
 
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_times_written_over_before_the_backward_pass(backend):
-    """Never a wrong gradient: as everywhere in torch it is an error, unless the numbers were made of them before."""
+    """The scalars of rows were made of them before."""
     x, t = torch.rand(4, 3), torch.rand(4)
     classes, logits = torch.arange(4), torch.rand(4, 5)
     for function, data in (
@@ -147,11 +147,7 @@ def test_times_written_over_before_the_backward_pass(backend):
         (expected,) = torch.autograd.grad(function(leaf).sum(), leaf)
         result = function(leaf).sum()
         t.fill_(0.5)
-        if backend == "cpu":
-            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-                torch.autograd.grad(result, leaf)
-        else:
-            assert torch.equal(torch.autograd.grad(result, leaf)[0], expected)
+        assert torch.equal(torch.autograd.grad(result, leaf)[0], expected)
         t.copy_(before)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import ON_CPU
 
-from bfn_kernels import continuous, discrete, discretised, rows
+from bfn_kernels import continuous, discrete, discretised
 
 X, M = torch.linspace(-1, 1, 12).reshape(3, 4), torch.linspace(0.5, -0.5, 12).reshape(3, 4)
 ON_EACH = pytest.mark.parametrize("backend", ON_CPU)
@@ -98,7 +98,7 @@ def test_an_operator_gives_a_lazy_clone_memory_of_its_own():
     """Though nobody has asked for its address before, as the public functions do."""
     original, ones = M.clone(), torch.ones(1, 1)
     clone = torch._lazy_clone(original)
-    torch.ops.bfn_kernels.gaussian_step_out(X, None, [ones], rows.KEEP, (), None, None, clone)
+    torch.ops.bfn_kernels.continuous_gaussian_step_out(X, ones, None, None, None, None, None, clone)
     assert torch.equal(clone, X) and torch.equal(original, M)
 
 

@@ -9,28 +9,26 @@ from support import NATIVE
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bfn_kernels import checks, continuous, rows
-from bfn_kernels.backends import BACKENDS, NAMESPACES
+from bfn_kernels.backends import BACKENDS, LIBRARIES
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
 
 DATA = torch.zeros(5, 3)
 TIMES = torch.tensor([0.0, 9.9e-7, 0.3, 1 - 1e-7, 1.0], dtype=torch.float64)
 TIMES_OF_STEPS = torch.tensor([0.0, 1 / 20, 0.3, 0.9, 19 / 20], dtype=torch.float64)
 ACCURACIES = torch.tensor([0.0, 1e-6, 0.5, 7.0, 1e6], dtype=torch.float64)
-OF_TIMES = rows.GAMMA | rows.FLOW_STD | rows.FLOW | rows.STD | rows.HALF_PRECISION | rows.LOG_NORMALISER
-OF_ANY_SCHEDULE = rows.RATE | rows.ALPHA
+OF_TIMES = ("gamma", "flow_std", *rows.FLOW, "std", "half_precision", "log_normaliser")
+OF_ANY_SCHEDULE = ("rate", "alpha")
+OF_CLASSES = ("beta", "beta_spread", *OF_ANY_SCHEDULE)
 SETS = [
-    (ExponentialVariance(0.02), OF_TIMES | OF_ANY_SCHEDULE),
-    (QuadraticAccuracy(3.0), rows.BETA | rows.BETA_SPREAD | OF_ANY_SCHEDULE),
-    (LogarithmicAccuracy(27, 0.75), rows.BETA | rows.BETA_SPREAD | OF_ANY_SCHEDULE),
-    (LogarithmicAccuracy(75, 2.0), rows.BETA | rows.BETA_SPREAD | OF_ANY_SCHEDULE),  # 1 - exp(-Kβ₁/4) rounds to 1
-    (LogarithmicAccuracy(50000, 2.0), rows.BETA | rows.BETA_SPREAD | OF_ANY_SCHEDULE),  # exp(-Kβ₁/4) is 0
-    (None, rows.UPDATE | rows.SENDER_STD | rows.MESSAGE),
+    (ExponentialVariance(0.02), OF_TIMES + OF_ANY_SCHEDULE),
+    (QuadraticAccuracy(3.0), OF_CLASSES),
+    (LogarithmicAccuracy(27, 0.75), OF_CLASSES),
+    (LogarithmicAccuracy(75, 2.0), OF_CLASSES),  # 1 - exp(-Kβ₁/4) rounds to 1
+    (LogarithmicAccuracy(50000, 2.0), OF_CLASSES),  # exp(-Kβ₁/4) is 0
+    (None, (*rows.UPDATE, "sender_std", *rows.MESSAGE)),
 ]
 EACH = [
-    pytest.param(schedule, bit, id=f"{type(schedule).__name__}-{bit}")
-    for schedule, bits in SETS
-    for bit in rows.FORMULAS
-    if bits & bit
+    pytest.param(schedule, name, id=f"{type(schedule).__name__}-{name}") for schedule, names in SETS for name in names
 ]
 by_each_backend = pytest.mark.parametrize("backend", NATIVE)
 
@@ -43,18 +41,18 @@ class Steeper(ExponentialVariance):
         return super().gamma(t.sqrt())
 
 
-def numbers(backend, which, value, shape=(5, 3), dtype=torch.float64, **options):
-    ops = NAMESPACES.get(BACKENDS[backend].namespace)
-    return rows.numbers(ops, which, value, shape, DATA, dtype, **options).made(ops, shape, dtype).rows
+def scalars(backend, wanted, value, shape=(5, 3), dtype=torch.float64, data=DATA, **options):
+    library = LIBRARIES[BACKENDS[backend].library]
+    return list(rows.scalars(library, wanted, value, shape, data, dtype, **options))
 
 
 @by_each_backend
-@pytest.mark.parametrize(("schedule", "bit"), EACH)
-def test_by_operator_and_by_formula(schedule, bit, backend):
+@pytest.mark.parametrize(("schedule", "name"), EACH)
+def test_by_operator_and_by_formula(schedule, name, backend):
     precision = None if schedule else ACCURACIES.flip(0) + 0.25
     options = {"schedule": schedule, "precision": precision, "n_steps": 20, "scale": 13.5}
-    value = ACCURACIES if schedule is None else TIMES_OF_STEPS if bit == rows.ALPHA else TIMES
-    (got,), (want,) = (numbers(b, bit, value, **options) for b in (backend, "reference"))
+    value = ACCURACIES if schedule is None else TIMES_OF_STEPS if name == "alpha" else TIMES
+    (got,), (want,) = (scalars(b, (name,), value, **options) for b in (backend, "reference"))
     assert got.shape == want.shape == (5, 1)
     # a difference of logarithms, whose rounding is that of numbers several times as large
     rtol = 1e-13 if isinstance(schedule, LogarithmicAccuracy) else 2e-15
@@ -72,8 +70,8 @@ def test_logarithmic_accuracy_ends_at_beta_1(num_classes):
         assert schedule.rate(1.0) == pytest.approx(4 / num_classes * math.expm1(growth), rel=1e-13)
 
 
-def test_every_row_number_has_a_case():
-    assert sum({bit for _, bits in SETS for bit in rows.FORMULAS if bits & bit}) == sum(rows.FORMULAS)
+def test_every_scalar_has_a_case():
+    assert {name for _, names in SETS for name in names} == set(rows.FORMULAS)
 
 
 @by_each_backend
@@ -83,7 +81,7 @@ def test_shapes(shape, dtype, backend):
     t = torch.linspace(0, 1, 15)[: torch.Size(shape).numel()].reshape(shape).to(dtype)
     options = {"schedule": ExponentialVariance(0.1), "dtype": torch.float32}
     for value in (t, t.expand(5, 3).t().contiguous().t() if len(shape) == 2 else t):
-        got, want = (numbers(b, rows.FLOW | rows.STD, value, **options) for b in (backend, "reference"))
+        got, want = (scalars(b, (*rows.FLOW, "std"), value, **options) for b in (backend, "reference"))
         torch.testing.assert_close(got, want, rtol=1e-7, atol=0)
 
 
@@ -91,7 +89,7 @@ def test_shapes(shape, dtype, backend):
 def test_precision_and_accuracy_of_different_shapes(backend):
     wide, alpha = torch.rand(5, 3) + 1, torch.rand(5)
     for options in ({"precision": wide}, {"precision": 2}, {"precision": alpha.double()}):
-        got, want = (numbers(b, rows.UPDATE, alpha, **options) for b in (backend, "reference"))
+        got, want = (scalars(b, rows.UPDATE, alpha, **options) for b in (backend, "reference"))
         torch.testing.assert_close(got, want, rtol=2e-15, atol=0)
 
 
@@ -101,25 +99,21 @@ def test_operators_serve_the_schedules_that_they_know(backend, monkeypatch):
         raise AssertionError("a formula was asked")
 
     for schedule in (ExponentialVariance(0.1), Steeper(0.1)):
-        got, want = (numbers(b, rows.GAMMA, TIMES, schedule=schedule) for b in (backend, "reference"))
+        got, want = (scalars(b, ("gamma",), TIMES, schedule=schedule) for b in (backend, "reference"))
         torch.testing.assert_close(got, want, rtol=2e-15, atol=0)
     monkeypatch.setattr(checks, "rows", no_formula)
     for value in (TIMES, 0.5, 1):
-        numbers(backend, rows.GAMMA, value, schedule=ExponentialVariance(0.1))
+        scalars(backend, ("gamma",), value, schedule=ExponentialVariance(0.1))
     with pytest.raises(AssertionError, match="a formula was asked"):
-        numbers(backend, rows.GAMMA, TIMES, schedule=Steeper(0.1))
+        scalars(backend, ("gamma",), TIMES, schedule=Steeper(0.1))
 
 
 @by_each_backend
-def test_some_of_them(backend):
-    """What a backward pass needs of those that the forward pass was given."""
-    ops = NAMESPACES[BACKENDS[backend].namespace]
-    of = rows.numbers(ops, rows.UPDATE, ACCURACIES, (5, 3), DATA, torch.float64, precision=2.0)
-    keep, take, _ = of.made(ops, (5, 3), torch.float64).rows
-    for which, want in ((rows.TAKE, [take]), (rows.KEEP | rows.TAKE, [keep, take]), (rows.GAMMA, [])):
-        got = of.only(which).made(ops, (5, 3), torch.float64)
-        assert got.which == which & rows.UPDATE
-        torch.testing.assert_close(got.rows, want, rtol=0, atol=0)
+def test_in_the_order_that_they_are_asked_for(backend):
+    keep, _, std = scalars(backend, rows.UPDATE, ACCURACIES, precision=2.0)
+    got = scalars(backend, ("update_std", "keep"), ACCURACIES, precision=2.0)
+    torch.testing.assert_close(got, [std, keep], rtol=0, atol=0)
+    assert scalars(backend, (), ACCURACIES, precision=2.0) == []
 
 
 OUT_OF_RANGE = [
@@ -135,18 +129,18 @@ OUT_OF_RANGE = [
 def test_out_of_range(bad, backend):
     """An error where looking costs nothing, NaN elsewhere."""
     for options in ({"schedule": ExponentialVariance(0.1)}, {"precision": bad.neg()}):
-        bits = rows.GAMMA if "schedule" in options else rows.KEEP
+        wanted = ("gamma",) if "schedule" in options else ("keep",)
         value = bad if "schedule" in options else 1.0
         if backend == "cpu":
             with pytest.raises(ValueError) as error:
-                numbers("cpu", bits, value, **options)
+                scalars("cpu", wanted, value, **options)
             with pytest.raises(ValueError) as want:
-                numbers("reference", bits, value, **options)
+                scalars("reference", wanted, value, **options)
             assert str(error.value) == str(want.value)
         else:
             given = bad if "schedule" in options else bad.neg()
             inside = (given >= 0) & (given <= (1 if "schedule" in options else torch.inf))
-            (got,) = numbers(backend, bits, value, **options)
+            (got,) = scalars(backend, wanted, value, **options)
             assert torch.equal(got.isnan().flatten(), ~inside)
 
 
@@ -154,10 +148,9 @@ def test_out_of_range(bad, backend):
 def test_data_of_as_many_dimensions_as_there_may_be(backend):
     shape = (5, *[1] * 15)
     got, want = (
-        rows.numbers(ops, rows.FLOW, TIMES, shape, torch.zeros(shape), torch.float64, ExponentialVariance(0.1))
-        .made(ops, shape, torch.float64).rows
-        for ops in (NAMESPACES[BACKENDS[backend].namespace], None)
-    )  # fmt: skip
+        scalars(b, rows.FLOW, TIMES, shape, data=torch.zeros(shape), schedule=ExponentialVariance(0.1))
+        for b in (backend, "reference")
+    )
     torch.testing.assert_close(got, want, rtol=2e-15, atol=0)
 
 
@@ -181,7 +174,7 @@ def test_errors_are_the_same(bad, backend):
     messages = []
     for b in (backend, "reference"):
         with pytest.raises((ValueError, TypeError)) as error:
-            numbers(b, rows.GAMMA, bad, schedule=ExponentialVariance(0.1))
+            scalars(b, ("gamma",), bad, schedule=ExponentialVariance(0.1))
         messages.append((error.type, str(error.value)))
     assert messages[0] == messages[1]
 
@@ -191,13 +184,13 @@ def test_the_ends_of_time(backend):
     """Nothing was received before t = 1e-6 exactly, and a discrete flow stands still from 1 − 1e-6 on."""
     early = torch.tensor([0.999e-6, 1e-6, 1.001e-6, 0.5, 1.0], dtype=torch.float64)
     schedule = ExponentialVariance(0.1)
-    for coefficient in numbers(backend, rows.FLOW, early, schedule=schedule):
+    for coefficient in scalars(backend, rows.FLOW, early, schedule=schedule):
         assert (coefficient != 0).flatten().tolist() == [False, True, True, True, True]
     late = 1 - torch.tensor([0.5, 1.001e-6, 1e-6, 0.999e-6, 0.0], dtype=torch.float64)
-    (beta,) = numbers(backend, rows.BETA, late, schedule=QuadraticAccuracy(3.0))
+    (beta,) = scalars(backend, ("beta",), late, schedule=QuadraticAccuracy(3.0))
     want = 3 * late.clamp(max=1 - 1e-6) ** 2
     torch.testing.assert_close(beta.flatten(), want, rtol=1e-14, atol=0)
     # below √β = 1e-10 the flow is the uniform prior
     small = early[[0, 2, 3, 4, 4]]
-    (beta,) = numbers(backend, rows.BETA, small, schedule=QuadraticAccuracy(1e-8))  # √β = 1e-4·t
+    (beta,) = scalars(backend, ("beta",), small, schedule=QuadraticAccuracy(1e-8))  # √β = 1e-4·t
     assert (beta != 0).flatten().tolist() == [False, True, True, True, True]

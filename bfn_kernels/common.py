@@ -1,0 +1,20 @@
+"""The operators that are common to the families."""
+
+import torch
+
+from bfn_kernels import backends, rows
+from bfn_kernels.operators import Operator
+
+OPERATORS = [
+    Operator(
+        "row_scalars(Tensor value, Tensor? rho, int[] wanted, int schedule, float parameter, int num_classes, "
+        "int n_steps, float scale, int[] shape, ScalarType dtype) -> Tensor",
+        fake=rows.fake_scalars,
+    ),
+    Operator(
+        "scaled_gradient(Tensor saved, Tensor grad, Tensor? scale, ScalarType dtype) -> Tensor",
+        fake=lambda saved, grad, scale, dtype: torch.empty_like(saved, dtype=dtype),
+    ),
+]
+
+backends.add_family("common", OPERATORS, None)

@@ -1,0 +1,86 @@
+"""The operators of continuous data: what each takes, and its backward pass."""
+
+import torch
+from torch import Tensor
+
+from bfn_kernels.checks import compute_dtype
+from bfn_kernels.operators import Forward, Library, Operator, loss_fakes
+
+_PREDICTION = "Tensor prediction, Tensor? mean, Tensor? mean_scale, Tensor? noise_scale"
+
+
+def scaled_by(library: Library, grad: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The gradient of what a step scales."""
+    if scale is None:
+        return grad.to(dtype)
+    wide = grad.to(torch.promote_types(grad.dtype, dtype))  # a step writes in the type of what it scales
+    if scale.dtype == torch.float64:
+        wide = wide.double()  # the step computed in it, and its scalars are of no other use
+    return library.continuous.gaussian_step(wide, scale, None, None, None, None, None, None).to(dtype)
+
+
+def _step_backward(library: Library, grad: Tensor, forward: Forward):
+    (state_scale, data_scale), needed, types = forward
+    grad_state = scaled_by(library, grad, state_scale, types[0]) if needed[0] else None
+    grad_data = scaled_by(library, grad, data_scale, types[2]) if needed[2] else None
+    return grad_state, None, grad_data
+
+
+def _prediction_backward(library: Library, grad: Tensor, forward: Forward):
+    return library.continuous.predict_data_backward(grad, *forward.saved, *forward.needed[:2])
+
+
+def _loss_backward(library: Library, grad: Tensor, forward: Forward):
+    return library.continuous.squared_loss_backward(grad, *forward.saved, *forward.needed[:3])
+
+
+def _fakes_like(tensors, wanted):
+    return tuple(torch.empty_like(t) if n else t.new_empty(0) for t, n in zip(tensors, wanted, strict=True))
+
+
+def _prediction_backward_fake(grad, prediction, mean, mean_scale, noise_scale, low, high, *wanted):
+    return _fakes_like((prediction, prediction if mean is None else mean), wanted)
+
+
+def _loss_fake(x, prediction, mean, *others):
+    return loss_fakes(x, others[-1], compute_dtype(x, prediction, mean))
+
+
+def _loss_backward_fake(grad, scale, x, prediction, mean, *others):
+    return _fakes_like((x, prediction, x if mean is None else mean), others[-3:])
+
+
+OPERATORS = [
+    Operator(
+        "gaussian_step(Tensor state, Tensor? state_scale, Tensor? data, Tensor? data_scale, Tensor? noise_scale, "
+        "Tensor? seed, Tensor? noise) -> Tensor",
+        fake=lambda state, *others: torch.empty_like(state),
+        saved="state_scale data_scale",
+        backward=_step_backward,
+        in_place=True,
+    ),
+    Operator(
+        f"predict_data({_PREDICTION}, float low, float high) -> Tensor",
+        fake=lambda prediction, *others: torch.empty_like(prediction),
+        saved="prediction mean mean_scale noise_scale low high",
+        backward=_prediction_backward,
+    ),
+    Operator(
+        f"predict_data_backward(Tensor grad, {_PREDICTION}, float low, float high, bool want_prediction, "
+        "bool want_mean) -> (Tensor grad_prediction, Tensor grad_mean)",
+        fake=_prediction_backward_fake,
+    ),
+    Operator(
+        f"squared_loss(Tensor x, {_PREDICTION}, Tensor weight, Tensor? offset, float low, float high, Tensor? mask, "
+        "int reduction) -> (Tensor loss, Tensor scale)",
+        fake=_loss_fake,
+        saved="scale x prediction mean mean_scale noise_scale weight low high mask",
+        backward=_loss_backward,
+    ),
+    Operator(
+        f"squared_loss_backward(Tensor grad, Tensor scale, Tensor x, {_PREDICTION}, Tensor weight, float low, "
+        "float high, Tensor? mask, bool want_x, bool want_prediction, bool want_mean) "
+        "-> (Tensor grad_x, Tensor grad_prediction, Tensor grad_mean)",
+        fake=_loss_backward_fake,
+    ),
+]

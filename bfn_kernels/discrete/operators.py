@@ -1,0 +1,91 @@
+"""The operators of discrete data: what each takes, and its backward pass."""
+
+import torch
+from torch import Tensor
+
+from bfn_kernels.checks import compute_dtype
+from bfn_kernels.operators import Forward, Library, Operator, gradient_fake, loss_fakes, times_saved
+
+# Operators know what is chosen by its place here, as csrc/ops/discrete.h does.
+CHOICES = ("sample", "mode", "mean")
+SAMPLE, MODE, MEAN = range(3)
+RECEIVERS = ("joint", "factorised")
+JOINT, FACTORISED = range(2)
+
+ROW_STATS = 4  # numbers of a row that a loss saves for its backward pass
+_LOSS = "Tensor? mask, int reduction, bool need_logits) -> (Tensor loss, Tensor scale, Tensor"
+
+
+def _sender_fake(x, alpha, spread, num_classes, probs, seed, noise, dtype):
+    return x.new_empty((*x.shape, num_classes), dtype=dtype)
+
+
+def _update_backward(library: Library, grad: Tensor, forward: Forward):
+    # what is sent is a draw or a mode: the state's own share is all that has a gradient
+    return None, grad
+
+
+def _loss_fake(x, logits, *others):
+    *_, reduction, need_logits = others
+    stats = x.new_empty((*x.shape, ROW_STATS) if need_logits else (0,), dtype=compute_dtype(logits))
+    return *loss_fakes(x, reduction, compute_dtype(logits)), stats
+
+
+def _continuous_time_loss_backward(library: Library, grad: Tensor, forward: Forward):
+    return None, library.discrete.loss_backward(grad, *forward.saved)
+
+
+def _reconstruction_loss_backward(library: Library, grad: Tensor, forward: Forward):
+    scale, x, logits, mask, stats = forward.saved
+    return None, library.discrete.loss_backward(grad, scale, x, logits, None, mask, stats)
+
+
+def _discrete_time_loss_fake(x, logits, *others):
+    *_, reduction, need_logits = others
+    dtype = compute_dtype(logits)
+    return *loss_fakes(x, reduction, dtype), gradient_fake(logits, need_logits, dtype)
+
+
+def _discrete_time_loss_backward(library: Library, grad: Tensor, forward: Forward):
+    scale, *gradients = forward.saved
+    return None, *times_saved(library, grad, scale, gradients, forward, first=1)
+
+
+OPERATORS = [
+    Operator(
+        "sender_sample(Tensor x, Tensor alpha, Tensor spread, int num_classes, bool probs, Tensor? seed, "
+        "Tensor? noise, ScalarType dtype) -> Tensor",
+        fake=_sender_fake,
+    ),
+    Operator(
+        "update_sample(Tensor output_logits, Tensor state, Tensor alpha, Tensor spread, int choice, Tensor? known, "
+        "Tensor? known_mask, Tensor? seed, Tensor? noise, Tensor? draw_noise) -> Tensor",
+        fake=lambda output_logits, state, *others: torch.empty_like(state),
+        backward=_update_backward,
+        in_place=True,
+    ),
+    Operator(
+        f"continuous_time_loss(Tensor x, Tensor logits, Tensor weight, {_LOSS} stats)",
+        fake=_loss_fake,
+        saved="scale x logits weight mask stats",
+        backward=_continuous_time_loss_backward,
+    ),
+    Operator(
+        f"reconstruction_loss(Tensor x, Tensor logits, {_LOSS} stats)",
+        fake=_loss_fake,
+        saved="scale x logits mask stats",
+        backward=_reconstruction_loss_backward,
+    ),
+    Operator(
+        "loss_backward(Tensor grad, Tensor scale, Tensor x, Tensor logits, Tensor? weight, Tensor? mask, Tensor stats) "
+        "-> Tensor",
+        fake=lambda grad, scale, x, logits, *others: torch.empty_like(logits),
+    ),
+    Operator(
+        "discrete_time_loss(Tensor x, Tensor logits, Tensor alpha, int n_steps, int receiver, float[] nodes, "
+        "float[] node_weights, int n_samples, Tensor? seed, Tensor? noise, " + _LOSS + " grad_logits)",
+        fake=_discrete_time_loss_fake,
+        saved="scale grad_logits",
+        backward=_discrete_time_loss_backward,
+    ),
+]

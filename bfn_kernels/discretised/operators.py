@@ -1,0 +1,117 @@
+"""The operators of discretised data: what each takes, and its backward pass.
+
+The network's output are two predictions and, of a mixture, a logit of each component. Of what it predicts the scales of
+a row tell: with them noise, without them the data.
+"""
+
+import torch
+from torch import Tensor
+
+from bfn_kernels.checks import compute_dtype
+from bfn_kernels.continuous.operators import scaled_by
+from bfn_kernels.operators import Forward, Library, Operator, gradient_fake, loss_fakes, times_saved
+
+CHOICES = ("sample", "mode", "mean")  # operators know what is chosen by its place, as csrc/ops/discretised.h does
+SAMPLE, MODE, MEAN = range(3)
+
+_NORMAL = "Tensor mean, Tensor std, Tensor? mixture_logits"
+_NEED_NORMAL = "bool need_mean, bool need_std, bool need_mixture_logits"
+_NETWORK = "Tensor pred_mean, Tensor pred_log_std, Tensor? mixture_logits, Tensor{} mean, Tensor? mean_scale, " \
+           "Tensor? noise_scale"  # fmt: skip
+_NEED_NETWORK = "bool need_pred_mean, bool need_pred_log_std, bool need_mixture_logits"
+_GRADIENTS = "Tensor grad_mean, Tensor grad_std, Tensor grad_mixture_logits"
+_LOSS = f"-> (Tensor loss, Tensor scale, {_GRADIENTS})"
+
+
+def _one_each(prediction: Tensor, mixture_logits: Tensor | None) -> Tensor:
+    """Fake of a number per variable, in the predictions' type."""
+    return torch.empty_like(prediction) if mixture_logits is None else prediction.new_empty(prediction.shape[:-1])
+
+
+def _choice_fake(mean, std, mixture_logits, *others):
+    return _one_each(mean, mixture_logits)
+
+
+def _expected_value_fake(mean, std, mixture_logits, num_bins, clip, *need):
+    dtype = compute_dtype(mean, std, mixture_logits)
+    return _one_each(mean, mixture_logits), *(gradient_fake(mean, needed, dtype) for needed in need)
+
+
+def _expected_value_backward(library: Library, grad: Tensor, forward: Forward):
+    return times_saved(library, grad, None, forward.saved, forward)
+
+
+def _loss_fake(tensors, *others):
+    """Of a loss whose last arguments are the reduction and which of the gradients are needed."""
+    *_, reduction, need_mean, need_std, need_mixture_logits = others
+    x, prediction, *_ = tensors
+    dtype, need = compute_dtype(*tensors), (need_mean, need_std, need_mixture_logits)
+    return *loss_fakes(x, reduction, dtype), *(gradient_fake(prediction, needed, dtype) for needed in need)
+
+
+def _bin_loss_fake(x, mean, std, mixture_logits, *others):
+    return _loss_fake((x, mean, std, mixture_logits), *others)
+
+
+def _network_loss_fake(x, pred_mean, pred_log_std, mixture_logits, mean, *others):
+    return _loss_fake((x, pred_mean, pred_log_std, mixture_logits, mean), *others)
+
+
+def _loss_backward(library: Library, grad: Tensor, forward: Forward):
+    scale, *gradients = forward.saved
+    return None, *times_saved(library, grad, scale, gradients, forward, first=1)
+
+
+def _update_backward(library: Library, grad: Tensor, forward: Forward):
+    # what is sent is a draw or a mode: the mean's own share is all that has a gradient
+    return None, None, None, scaled_by(library, grad, forward.saved.keep, forward.types[3])
+
+
+def _loss(schema: str, fake) -> Operator:
+    """A loss that saves its gradients."""
+    saved = "scale grad_mean grad_std grad_mixture_logits"
+    return Operator(f"{schema} {_LOSS}", fake=fake, saved=saved, backward=_loss_backward)
+
+
+_X_AND_NETWORK = f"Tensor x, {_NETWORK.format('?')}"
+OPERATORS = [
+    Operator(
+        f"expected_value({_NORMAL}, int num_bins, bool clip, {_NEED_NORMAL}) -> (Tensor value, {_GRADIENTS})",
+        fake=_expected_value_fake,
+        saved="grad_mean grad_std grad_mixture_logits",
+        backward=_expected_value_backward,
+    ),
+    Operator(
+        f"sample({_NORMAL}, int num_bins, Tensor? seed, Tensor? noise, Tensor? component_noise) -> Tensor",
+        fake=_choice_fake,
+    ),
+    Operator(f"mode({_NORMAL}, int num_bins) -> Tensor", fake=_choice_fake),
+    _loss(
+        f"bin_loss(Tensor x, {_NORMAL}, int num_bins, bool clip, Tensor? mask, int reduction, {_NEED_NORMAL})",
+        _bin_loss_fake,
+    ),
+    _loss(
+        f"reconstruction_loss({_X_AND_NETWORK}, int num_bins, Tensor? mask, int reduction, {_NEED_NETWORK})",
+        _network_loss_fake,
+    ),
+    _loss(
+        f"continuous_time_loss({_X_AND_NETWORK}, Tensor weight, int num_bins, bool clip, Tensor? mask, int reduction, "
+        f"{_NEED_NETWORK})",
+        _network_loss_fake,
+    ),
+    _loss(
+        f"discrete_time_loss({_X_AND_NETWORK}, Tensor alpha, int n_steps, float[] nodes, float[] node_weights, "
+        "int n_samples, Tensor? seed, Tensor? noise, int num_bins, bool clip, Tensor? mask, int reduction, "
+        f"{_NEED_NETWORK})",
+        _network_loss_fake,
+    ),
+    Operator(
+        f"update_sample({_NETWORK.format('')}, Tensor keep, Tensor take, Tensor update_std, int num_bins, int choice, "
+        "Tensor? known, Tensor? known_mask, Tensor? seed, Tensor? noise, Tensor? draw_noise, Tensor? component_noise) "
+        "-> Tensor",
+        fake=lambda pred_mean, pred_log_std, mixture_logits, mean, *others: torch.empty_like(mean),
+        saved="keep",
+        backward=_update_backward,
+        in_place=True,
+    ),
+]
