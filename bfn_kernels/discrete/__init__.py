@@ -105,14 +105,13 @@ def bayesian_update(logits: Tensor, y: Tensor, *, backend: str | None = None) ->
 
 
 def theta(logits: Tensor, *, backend: str | None = None) -> Tensor:
-    """The probabilities of a state of logits, `[B, ..., K]`; differentiable. Torch's softmax serves every backend.
+    """The probabilities of a state of logits, `[B, ..., K]`; differentiable. Returns the logits' type.
 
     >>> theta(torch.zeros(1, 2))
     tensor([[0.5000, 0.5000]])
     """
     checks.logits("logits", logits)
-    backends.choose(backend, logits.device)
-    return logits.softmax(-1)
+    return backends.library(backend, logits.device).discrete.theta(logits)
 
 
 def theta_logits(theta: Tensor) -> Tensor:

@@ -51,7 +51,21 @@ def _discrete_time_loss_backward(library: Library, grad: Tensor, forward: Forwar
     return None, *times_saved(library, grad, scale, gradients, forward, first=1)
 
 
+def _theta_backward(library: Library, grad: Tensor, forward: Forward):
+    logits, theta = forward.saved
+    wide = logits.to(compute_dtype(logits))
+    if wide is not logits:  # θ was rounded, and p(g − Σ gp) would cancel
+        theta, grad = library.discrete.theta(wide), grad.to(wide.dtype)
+    return (torch.ops.aten._softmax_backward_data(grad, theta, -1, wide.dtype).to(logits.dtype),)
+
+
 OPERATORS = [
+    Operator(
+        "theta(Tensor logits) -> (Tensor theta)",
+        fake=torch.empty_like,
+        saved="logits theta",
+        backward=_theta_backward,
+    ),
     Operator(
         "sender_sample(Tensor x, Tensor alpha, Tensor spread, int num_classes, bool probs, Tensor? seed, "
         "Tensor? noise, ScalarType dtype) -> Tensor",

@@ -25,6 +25,11 @@ def normals(shape, dtype: torch.dtype, seed: Tensor, noise: Tensor | None) -> Te
     return random.class_normal(shape, seed, dtype=dtype) if noise is None else noise.to(dtype)
 
 
+def theta(logits: Tensor) -> Tensor:
+    """The probabilities of a state of logits."""
+    return logits.to(compute_dtype(logits)).softmax(-1).to(logits.dtype)
+
+
 def message(centre: Tensor, alpha: Tensor, spread: Tensor, eps: Tensor) -> Tensor:
     """y = α(Kp − 1) + √(Kα)·ε, p = e_x in (185)."""
     return alpha.unsqueeze(-1) * (centre.shape[-1] * centre - 1) + spread.unsqueeze(-1) * eps

@@ -37,6 +37,7 @@ __all__ = [
     "loss_backward",
     "reconstruction_loss",
     "sender_sample",
+    "theta",
     "update_sample",
     "update_sample_out",
 ]
@@ -53,6 +54,31 @@ def _message(sent, beta, spread, eps, K: tl.constexpr):
 @triton.jit
 def _in_range(x, K: tl.constexpr):
     return (x >= 0) & (x < K)
+
+
+def theta(logits: Tensor) -> Tensor:
+    shape, tile = logits.shape, tile_of(logits.shape[-1])
+    out = torch.empty_like(logits)
+    to = class_view(out, shape)  # of a copy, where the strides are beyond it
+    launch(
+        _theta, programs(shape[:-1].numel(), tile.rows), class_view(logits, shape), to, shape[:-1].numel(),
+        K=shape[-1], ROWS=tile.rows, TILE=tile.classes, T=compute_type(logits), warps=tile.warps,
+    )  # fmt: skip
+    return out if to[0].data_ptr() == out.data_ptr() else out.copy_(to[0])
+
+
+@triton.jit
+def _theta(
+    logits, out, count, K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr
+):  # fmt: skip
+    rows = block_of(count, ROWS)
+    if K <= TILE:
+        store_classes(out, rows, 0, softmax(load_classes(logits, rows, 0, K, TILE, T, float("-inf"))), K, TILE)
+    else:
+        top, total = row_total(logits, rows, K, TILE, T)
+        for first in range(0, K, TILE):
+            e = exp_difference(load_classes(logits, rows, first, K, TILE, T, float("-inf")), top[:, None])
+            store_classes(out, rows, first, e / total[:, None], K, TILE)
 
 
 def sender_sample(x: Tensor, alpha, spread, num_classes: int, probs: bool, seed, noise, dtype) -> Tensor:

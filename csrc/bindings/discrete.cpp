@@ -28,6 +28,19 @@ Shape lead_of(const Tensor& logits) {
   return shape;
 }
 
+Tensor theta_new(const Tensor& logits) {
+  const Shape shape = shape_of(logits);
+  Tensor out = new_like(logits);
+  const DiscreteTheta op{
+      .count = numel(lead_of(logits)),
+      .num_classes = classes_of(logits),
+      .logits = view("logits", logits, shape),
+      .out = view("out", out, shape),
+  };
+  with_compute_type(compute_type({&logits}), [&](auto t) { discrete_theta<decltype(t)>(op); });
+  return out;
+}
+
 Tensor sender_sample_new(const Tensor& x, const Tensor& alpha, const Tensor& spread, int64_t num_classes, bool probs,
                          const MaybeTensor& seed, const MaybeTensor& noise, ScalarType dtype) {
   const Shape lead = shape_of(x), shape = with(lead, check_classes(num_classes));
@@ -173,6 +186,7 @@ LossAndSaved discrete_time_loss_new(const Tensor& x, const Tensor& logits, const
 }  // namespace bfn
 
 BFN_OPERATORS(m) {
+  bfn::add<&bfn::theta_new>(m, "discrete_theta");
   bfn::add<&bfn::sender_sample_new>(m, "discrete_sender_sample");
   bfn::add<&bfn::update_sample_new>(m, "discrete_update_sample");
   bfn::add<&bfn::update_sample_out>(m, "discrete_update_sample_out");

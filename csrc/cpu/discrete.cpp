@@ -104,6 +104,16 @@ void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScrat
   }
 }
 
+// The probabilities of rows whose e_k, by tiles and their scales, are in the scratch.
+template <class T>
+void store_probs(const View& out, const Rows& rows, const RowSums<T>& sums, RowScratch<T>& scratch) {
+  T inverse[kLanes];
+  for (int64_t j = 0; j < kLanes; ++j) inverse[j] = static_cast<T>(1 / sums.rest[j]);
+  scratch.store(out, rows, [&](const Tile& tile, const T* __restrict e, const T* scale, T* __restrict p) {
+    for_numbers(tile, [&](int64_t i, int32_t, int64_t j) { p[i] = e[i] * (inverse[j] * scale[j]); });
+  });
+}
+
 // What the network's rows send; the e of shares are left in the scratch.
 template <class T>
 void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, Sent<T>& sent) {
@@ -123,6 +133,14 @@ void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, 
 }  // namespace
 
 template <class T>
+void discrete_theta(const DiscreteTheta& op) {
+  const auto make = [&] { return RowScratch<T>(op.num_classes); };
+  for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
+    store_probs(op.out, rows, RowSums<T>(rows, kNoClass, scratch, logits_of<T>(op.logits)), scratch);
+  });
+}
+
+template <class T>
 void discrete_sender(const DiscreteSender& op) {
   const auto make = [&] { return RowScratch<T>(op.num_classes); };
   for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
@@ -139,12 +157,7 @@ void discrete_sender(const DiscreteSender& op) {
       return y;
     };
     if (op.probs) {
-      const RowSums<T> sums(rows, kNoClass, scratch, messages);
-      T inverse[kLanes];
-      for (int64_t j = 0; j < kLanes; ++j) inverse[j] = static_cast<T>(1 / sums.rest[j]);
-      scratch.store(op.out, rows, [&](const Tile& tile, const T* __restrict e, const T* scale, T* __restrict p) {
-        for_numbers(tile, [&](int64_t i, int32_t, int64_t j) { p[i] = e[i] * (inverse[j] * scale[j]); });
-      });
+      store_probs(op.out, rows, RowSums<T>(rows, kNoClass, scratch, messages), scratch);
     } else {
       for_tiles(rows, [&](const Tile& tile) {
         T y[kBlock];
@@ -270,6 +283,7 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
 }
 
 #define BFN_INSTANTIATE(T)                                 \
+  template void discrete_theta<T>(const DiscreteTheta&);   \
   template void discrete_sender<T>(const DiscreteSender&); \
   template void discrete_update<T>(const DiscreteUpdate&); \
   template void discrete_loss<T>(const DiscreteLoss&);     \

@@ -16,6 +16,26 @@ constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
 
 __device__ bool is_class(int64_t x, int64_t num_classes) { return x >= 0 && x < num_classes; }
 
+template <class A, class Team, int kSlots>
+__global__ void __launch_bounds__(kThreads, kResident<A>)
+    theta_kernel(const __grid_constant__ DiscreteTheta op, int team_size) {
+  using T = typename A::Compute;
+  const Team team(team_size);
+  const int count = static_cast<int>(op.num_classes);
+  for_rows(team, op.count, [&](int64_t row) {
+    ClassRow<A, Team, kSlots> logits(team, op.logits, row, count);
+    const RowStats<T> stats = logits.stats(-1);
+    const T inverse = 1 / stats.rest;
+    for_groups<kSlots>(team, count, [&](int i, int first) {
+      T z[4];
+      logits.group(i, first, z);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) z[j] = exp_difference(z[j], stats.max) * inverse;
+      A::store(op.out, row, count, first, z);
+    });
+  });
+}
+
 // The message that a class or a distribution sends, with its noise, as the classes of a row.
 template <class A, class Team, int kSlots>
 struct MessageRow {
@@ -266,6 +286,15 @@ int64_t grid_of(int64_t rows, int threads, int team_size) {
 }  // namespace
 
 template <class T>
+void discrete_theta(const DiscreteTheta& op) {
+  const Layout layout = Layout().data(op.logits).data(op.out);
+  with_classes<T>(layout, op.num_classes, [&](auto a, auto team, auto slots, int threads, int size) {
+    launch(&theta_kernel<typename decltype(a)::type, typename decltype(team)::type, decltype(slots)::value>,
+           grid_of(op.count, threads, size), threads, op, size);
+  });
+}
+
+template <class T>
 void discrete_sender(const DiscreteSender& op) {
   with_classes<T>(Layout().data(op.out), op.num_classes, [&](auto a, auto team, auto slots, int threads, int size) {
     launch(&sender_kernel<typename decltype(a)::type, typename decltype(team)::type, decltype(slots)::value>,
@@ -320,6 +349,7 @@ void discrete_nstep(const DiscreteNStep& op) {
 }
 
 #define BFN_INSTANTIATE(T)                                              \
+  template void discrete_theta<T>(const DiscreteTheta&);                \
   template void discrete_sender<T>(const DiscreteSender&);              \
   template void discrete_update<T>(const DiscreteUpdate&);              \
   template void discrete_loss<T>(const DiscreteLoss&);                  \

@@ -21,6 +21,12 @@ struct BadClass {
   }
 };
 
+// out = softmax of the logits.
+struct DiscreteTheta {
+  int64_t count, num_classes;
+  View logits, out;
+};
+
 struct DiscreteSender {
   int64_t count, num_classes;
   View x, alpha, spread;
@@ -72,6 +78,8 @@ struct DiscreteNStep {
   BadClass* bad;
 };
 
+template <class T>
+void discrete_theta(const DiscreteTheta& op);
 template <class T>
 void discrete_sender(const DiscreteSender& op);
 template <class T>

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import bfn_kernels
 
-WITHOUT_BACKEND = ("discrete.bayesian_update", "discrete.theta", "discrete.theta_logits")  # torch's own ops serve
+WITHOUT_BACKEND = ("discrete.bayesian_update", "discrete.theta_logits")  # torch's own ops serve
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,6 @@ DISCRETISED += [
 BETA = {"beta_1": 3.0}
 DISCRETE = [
     Case("discrete.bayesian_update", {"logits": per_class(normal(2), 5), "y": per_class(normal(2), 5)}, {}, ("logits", "y")),
-    Case("discrete.theta", {"logits": per_class(normal(2), 5)}, {}, ("logits",)),
     Case("discrete.theta_logits", {"theta": per_class(uniform(0.1, 1), 3)}, {}, ("theta",)),
 ]  # fmt: skip
 for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, torch.int64)]:
@@ -240,6 +239,7 @@ for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, tor
     loss = {"x": classes(k, kind), "logits": z}
     masked = {"x": poisoned(classes(k, kind), 255 if kind == torch.uint8 else -100), "logits": z, "mask": some}
     DISCRETE += [
+        Case(f"discrete.theta[K={k}]", {"logits": z}, {}, ("logits",), hard=k == 257),
         Case(f"discrete.flow_sample[K={k}]", {**message, "t": TIME}, {"num_classes": k, **beta}),
         Case(f"discrete.flow_sample[K={k} logits]", {**message, "t": HARD_TIME}, {"num_classes": k, "output": "logits", **beta}),
         Case(f"discrete.sender_sample[K={k}]", {**message, "alpha": ALPHA}, {"num_classes": k}),

@@ -314,10 +314,8 @@ def test_a_schedule_is_checked_when_it_is_given():
         continuous.flow_sample(X, 0.5, schedule=ExponentialVariance)
 
 
-def test_ops_of_torch_take_a_backend():
+def test_an_op_of_torch_takes_a_backend():
     for backend in (None, *ON_CPU):
-        assert torch.equal(discrete.theta(Z, backend=backend), Z.softmax(-1))
         assert torch.equal(discrete.bayesian_update(Z, Z, backend=backend), Z + Z)
-    for call in (lambda b: discrete.theta(Z, backend=b), lambda b: discrete.bayesian_update(Z, Z, backend=b)):
-        with pytest.raises(ValueError, match="backend must be None or one of"):
-            call("gpu")
+    with pytest.raises(ValueError, match="backend must be None or one of"):
+        discrete.bayesian_update(Z, Z, backend="gpu")

@@ -190,7 +190,6 @@ def test_what_backends_says_is_what_can_be_called():
             inputs = case.inputs((2, 3), torch.float32)
             if "backend" in case.options or case.op in (
                 "discrete.bayesian_update",
-                "discrete.theta",
                 "discrete.theta_logits",
             ):
                 continue

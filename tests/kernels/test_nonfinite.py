@@ -59,6 +59,9 @@ def test_what_a_row_without_probabilities_sends(num_classes, backend):
         row[0], row[num_classes // 2], row[-1] = logits
     z[-2:] = torch.tensor([[nan], [-inf]])
     bad = torch.tensor([value != value for _, value in SPECIAL] + [True, True])
+    theta = discrete.theta(z, backend=backend)
+    assert torch.equal(theta.isnan().any(-1), bad)
+    torch.testing.assert_close(theta, z.softmax(-1), rtol=1e-5, atol=1e-7, equal_nan=True)
     zero, u = torch.zeros_like(z), torch.full(z.shape[:1], 0.6)
     for choose in ("sample", "mode", "mean"):
         draw = {"draw_noise": u} if choose == "sample" else {}

@@ -20,6 +20,7 @@ def results(num_classes: int, backend: str) -> dict[str, torch.Tensor]:
     t, alpha = torch.tensor([0.3]), torch.tensor(2 / num_classes)
     shared = {"beta_1": 16 / num_classes, "backend": backend}
     found = {
+        "theta": discrete.theta(z, backend=backend),
         "flow": discrete.flow_sample(x, t, num_classes=num_classes, seed=1, dtype=dtype, **shared),
         "sender": discrete.sender_sample(x, alpha, num_classes=num_classes, seed=1, dtype=dtype, backend=backend),
         **{
