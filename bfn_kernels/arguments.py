@@ -126,8 +126,8 @@ def prediction_scalars(
 ) -> Sequence[Tensor | None]:  # fmt: skip
     """The scales of x̂ = aμ − bε̂, None where the network puts out the data itself, and the scalars wanted."""
     if parametrisation == "data":
-        return None, None, *rows.scalars(library, wanted, t, x.shape, x, dtype, schedule, **numbers)
-    return rows.scalars(library, (*rows.FLOW, *wanted), t, x.shape, x, dtype, schedule, **numbers)
+        return None, None, *rows.scalars(library, wanted, t, x, dtype, schedule, **numbers)
+    return rows.scalars(library, (*rows.FLOW, *wanted), t, x, dtype, schedule, **numbers)
 
 
 def step_time(t: Rows | None, step: int | Tensor | None, n_steps: int) -> Rows:

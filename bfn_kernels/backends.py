@@ -130,7 +130,10 @@ def choose(name: str | None, device: torch.device) -> Backend:
     """The backend asked for, or the best there is for the device. Raises ValueError for a name that no backend has or
     that does not serve the device, RuntimeError for one that is not available."""
     if name is None:
-        return next(b for b in BACKENDS.values() if b.missing is None and b.device in (None, device.type))
+        kind = device.type
+        for backend in BACKENDS.values():
+            if backend.missing is None and (backend.device is None or backend.device == kind):
+                return backend
     if name not in BACKENDS:
         raise ValueError(f"backend must be None or one of {list(BACKENDS)}, got {name!r}")
     backend = BACKENDS[name]

@@ -5,6 +5,7 @@ schedule and device and for compiled code; the operator `row_scalars`, of csrc/m
 makes those of the built-in schedules, all that a call needs in one launch.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class Given:
         return self.rho + self.value
 
 
-# In the order of csrc/math/schedules.h, in which they are asked for.
+# In the order of csrc/math/schedules.h, by which the operator knows them, and in which they are asked for.
 FORMULAS: dict[str, Callable[[Given], Tensor]] = {
     "gamma": lambda of: of.gamma()[0],
     "flow_std": Given.flow_std,
@@ -80,38 +81,52 @@ FORMULAS: dict[str, Callable[[Given], Tensor]] = {
     "accuracy": lambda of: of.value,
     "spread": lambda of: (of.scale * of.value).sqrt(),  # √(Kα)
 }
-PLACES = {name: place for place, name in enumerate(FORMULAS)}
+BITS = {name: 1 << place for place, name in enumerate(FORMULAS)}
 FLOW = "mean_scale", "noise_scale"  # x̂ = aμ − bε̂
 UPDATE = "keep", "take", "update_std"
 MESSAGE = "accuracy", "spread"
 
+
+def _parameter(name: str, value: float | Tensor) -> float:
+    """σ₁ or β₁ of a schedule as a plain number."""
+    if type(value) is not float:
+        checks.no_gradient("none is defined for it", **{name: value})
+    return float(value)
+
+
 # By what the operator knows a schedule: its number there, σ₁ or β₁, and K. A subclass may mean something else.
 SCHEDULES: dict[type, Callable[[Any], tuple[int, float, int]]] = {
     type(None): lambda schedule: (0, 0.0, 0),
-    ExponentialVariance: lambda schedule: (1, float(schedule.sigma_1), 0),
-    QuadraticAccuracy: lambda schedule: (2, float(schedule.beta_1), 0),
-    LogarithmicAccuracy: lambda schedule: (3, float(schedule.beta_1), schedule.num_classes),
+    ExponentialVariance: lambda schedule: (1, _parameter("sigma_1", schedule.sigma_1), 0),
+    QuadraticAccuracy: lambda schedule: (2, _parameter("beta_1", schedule.beta_1), 0),
+    LogarithmicAccuracy: lambda schedule: (3, _parameter("beta_1", schedule.beta_1), schedule.num_classes),
 }
-PARAMETERS = ("sigma_1", "beta_1")  # of which the schedules make plain numbers
+
+
+@functools.cache
+def _bits(names: Sequence[str]) -> int:
+    return sum(BITS[name] for name in names)
 
 
 def scalars(
-    library: Library, wanted: Sequence[str], value: Rows, shape: Sequence[int], data: Tensor, dtype: torch.dtype,
-    schedule: Any = None, *, precision: Rows | None = None, n_steps: int = 0, scale: float = 1,
+    library: Library, wanted: Sequence[str], value: Rows, data: Tensor, dtype: torch.dtype, schedule: Any = None, *,
+    dims: int | None = None, precision: Rows | None = None, n_steps: int = 0, scale: float = 1,
 ) -> Sequence[Tensor]:  # fmt: skip
-    """Those wanted, in `dtype`, broadcastable to `shape`: of times in [0, 1] where there is a schedule, else of
-    accuracies α and of the precisions that they are added to, both at least 0."""
+    """Those wanted, in `dtype`, broadcastable to the first `dims` dimensions of the data, all if None: of times in
+    [0, 1] where there is a schedule, else of accuracies α and of the precisions that they are added to, both at least
+    0."""
+    shape = data.shape if dims is None else data.shape[:dims]
     name, high = ("alpha", math.inf) if schedule is None else ("t", 1)
-    checks.no_gradient("none is defined for it", **{name: getattr(schedule, name, None) for name in PARAMETERS})
-    kind = SCHEDULES.get(type(schedule))
-    if wanted and library.common is not None and kind is not None and not torch.compiler.is_compiling():
+    numbers_of = SCHEDULES.get(type(schedule))
+    numbers = None if numbers_of is None else numbers_of(schedule)
+    if wanted and library.common is not None and numbers is not None and not torch.compiler.is_compiling():
         row = _row(value, data, high)
         rho = row if precision is None else _row(precision, data)
         if row is not None and rho is not None:
-            places = [PLACES[name] for name in wanted]
-            return library.common.row_scalars(
-                row, None if precision is None else rho, places, *kind(schedule), n_steps, scale, shape, dtype
-            ).unbind()
+            if precision is None:
+                rho = None
+            bits = _bits(tuple(wanted))
+            return library.common.row_scalars(row, rho, bits, *numbers, n_steps, scale, shape, dtype)
     wide = checks.rows(name, value, shape, data, 0, high)
     if "alpha" in wanted:
         checks.steps(name, wide, n_steps)
@@ -136,6 +151,7 @@ def _row(value: Rows, data: Tensor, high: float = math.inf) -> Tensor | None:
     return None if value.requires_grad and torch.is_grad_enabled() else value
 
 
-def fake_scalars(value, rho, wanted, schedule, parameter, num_classes, n_steps, scale, shape, dtype) -> Tensor:
+def fake_scalars(value, rho, wanted, schedule, parameter, num_classes, n_steps, scale, shape, dtype):
     sizes = (checks.leading("rows", given, shape) for given in (value, rho) if given is not None)
-    return value.new_empty((len(wanted), *torch.broadcast_shapes(*sizes)), dtype=dtype)
+    each = torch.broadcast_shapes(*sizes)
+    return [value.new_empty(each, dtype=dtype) for _ in range(wanted.bit_count())]

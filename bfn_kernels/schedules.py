@@ -163,6 +163,8 @@ class LogarithmicAccuracy:
 
 def _number(name: str, value: Any) -> float | Tensor:
     """As a float; a tensor of one number stays one."""
+    if type(value) is float:
+        return value
     if isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point():
         return value
     if isinstance(value, bool) or not isinstance(value, Real):

@@ -57,9 +57,9 @@ def flow_sample(
     checks.data("x", x)
     schedule = continuous_schedule(sigma_1, schedule)
     library = backends.library(backend, x.device)
-    scalars = rows.scalars(library, ("gamma", "flow_std"), t, x.shape, x, checks.compute_dtype(x), schedule)
-    mask = checks.mask("mask", mask, "x", x, x.shape)
-    x, gamma, std = hide(mask, x, *scalars)
+    gamma, std = rows.scalars(library, ("gamma", "flow_std"), t, x, checks.compute_dtype(x), schedule)
+    if mask is not None:
+        x, gamma, std = hide(checks.mask("mask", mask, "x", x, x.shape), x, gamma, std)
     seed = drawn_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.continuous.gaussian_step(x, gamma, None, None, std, seed, noise, None)
 
@@ -82,7 +82,7 @@ def sender_sample(
     """
     checks.data("x", x)
     library = backends.library(backend, x.device)
-    (std,) = rows.scalars(library, ("sender_std",), alpha, x.shape, x, checks.compute_dtype(x))
+    (std,) = rows.scalars(library, ("sender_std",), alpha, x, checks.compute_dtype(x))
     seed = drawn_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.continuous.gaussian_step(x, None, None, None, std, seed, noise, None)
 
@@ -101,7 +101,7 @@ def bayesian_update(
     checks.data("mean", mean)
     checks.like("y", y, "mean", mean)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(mean, y)
-    keep, take = rows.scalars(library, ("keep", "take"), alpha, mean.shape, mean, dtype, precision=precision)
+    keep, take = rows.scalars(library, ("keep", "take"), alpha, mean, dtype, precision=precision)
     updated = library.continuous.gaussian_step(mean, keep, y, take, None, None, None, None)
     return updated, updated_precision(precision, alpha, mean)
 
@@ -135,7 +135,7 @@ def update_sample(
     others = {"known": known, "known_mask": known_mask, "precision": precision, "alpha": alpha, "noise": noise}
     check_out(out, "mean", x=x, mean=mean, **others)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(x, mean)
-    keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean.shape, mean, dtype, precision=precision)
+    keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
     if known is not None:
         x = torch.where(known_mask, known.to(dtype), x.to(dtype))  # known may have more digits than a narrow x
     seed = drawn_seed(mean, seed, generator, ("noise", noise, mean.shape))
@@ -166,7 +166,7 @@ def predict_data(
     schedule = continuous_schedule(sigma_1, schedule)
     clip = checks.interval("clip", clip)
     library, dtype = backends.library(backend, noise_pred.device), checks.compute_dtype(noise_pred, mean)
-    scales = rows.scalars(library, rows.FLOW, t, mean.shape, mean, dtype, schedule)
+    scales = rows.scalars(library, rows.FLOW, t, mean, dtype, schedule)
     return library.continuous.predict_data(noise_pred, mean, *scales, *clip)
 
 

@@ -55,7 +55,7 @@ def flow_sample(
     num_classes = checks.integer("num_classes", num_classes, 2)
     dtype, work = _message_types(dtype)
     library = backends.library(backend, x.device)
-    scalars = rows.scalars(library, ("beta", "beta_spread"), t, x.shape, x, work, schedule, scale=num_classes)
+    scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, work, schedule, scale=num_classes)
     x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
     seed = drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
     return library.discrete.sender_sample(x, beta, spread, num_classes, output == "probs", seed, noise, dtype)
@@ -84,7 +84,7 @@ def sender_sample(
     num_classes = checks.integer("num_classes", num_classes, 2)
     dtype, work = _message_types(dtype)
     library = backends.library(backend, x.device)
-    message = rows.scalars(library, rows.MESSAGE, alpha, x.shape, x, work, scale=num_classes)
+    message = rows.scalars(library, rows.MESSAGE, alpha, x, work, scale=num_classes)
     seed = drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
     return library.discrete.sender_sample(x, *message, num_classes, False, seed, noise, dtype)
 
@@ -166,7 +166,7 @@ def update_sample(
         library = backends.REFERENCE  # the only one with that gradient
     lead, num_classes = state.shape[:-1], state.shape[-1]
     dtype = checks.compute_dtype(output_logits, state)
-    message = rows.scalars(library, rows.MESSAGE, alpha, lead, state, dtype, scale=num_classes)
+    message = rows.scalars(library, rows.MESSAGE, alpha, state, dtype, dims=len(lead), scale=num_classes)
     draws = [("draw_noise", draw_noise, lead)] if choose == "sample" else []
     seed = drawn_seed(state, seed, generator, ("noise", noise, state.shape), *draws)
     return library.discrete.update_sample(
@@ -197,7 +197,7 @@ def continuous_time_loss(
     x, mask, how = _check_loss(x, logits, mask, reduction)
     schedule = discrete_schedule(beta_1, schedule)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
-    (weight,) = rows.scalars(library, ("rate",), t, x.shape, x, dtype, schedule, scale=logits.shape[-1] / 2)
+    (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=logits.shape[-1] / 2)
     return library.discrete.continuous_time_loss(x, logits, weight, mask, how)
 
 
@@ -244,7 +244,7 @@ def discrete_time_loss(
         )
     schedule = discrete_schedule(beta_1, schedule)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
-    (alpha,) = rows.scalars(library, ("alpha",), t, x.shape, x, dtype, schedule, n_steps=n_steps)
+    (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
     draws = expectation(logits, logits.shape, quadrature, n_samples, seed, generator, noise)
     return library.discrete.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, mask, how)
 

@@ -342,7 +342,7 @@ def update_sample(
         checks.no_gradient(f"a {choose} has none", **output)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output.values(), mean)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule)
-    update = rows.scalars(library, rows.UPDATE, alpha, mean.shape, mean, dtype, precision=precision)
+    update = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
     draws = _component(mixture_logits, component_noise, mean.shape)
     draws = [("draw_noise", draw_noise, mean.shape), *draws] if choose == "sample" else []
     seed = drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)

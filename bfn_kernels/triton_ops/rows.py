@@ -12,9 +12,9 @@ from bfn_kernels import checks, rows
 from bfn_kernels.triton_ops.elementary import exp, expm1, log, log1p
 from bfn_kernels.triton_ops.views import block_of, launch, load, programs, store, view
 
-# The places of the scalars in `rows`, and its numbers of the schedules.
+# The bits of the scalars in `rows`, and its numbers of the schedules.
 GAMMA, FLOW_STD, MEAN_SCALE, NOISE_SCALE, RATE, ALPHA, STD, HALF_PRECISION, _, BETA, _, KEEP, TAKE, UPDATE_STD, \
-    SENDER_STD, ACCURACY, _ = map(tl.constexpr, rows.PLACES.values())  # fmt: skip
+    SENDER_STD, ACCURACY, _ = map(tl.constexpr, rows.BITS.values())  # fmt: skip
 T_MIN, T_MAX, ROOT_BETA_MIN = map(tl.constexpr, (rows.T_MIN, rows.T_MAX, rows.ROOT_BETA_MIN))
 STEP_TOLERANCE = tl.constexpr(checks.STEP_TOLERANCE)
 NO_SCHEDULE, EXPONENTIAL, QUADRATIC = (tl.constexpr(kind) for kind in range(3))
@@ -22,19 +22,20 @@ _BLOCK, _WARPS = 128, 4
 
 
 def row_scalars(
-    value: Tensor, rho: Tensor | None, wanted: Sequence[int], schedule: int, parameter: float, num_classes: int,
+    value: Tensor, rho: Tensor | None, wanted: int, schedule: int, parameter: float, num_classes: int,
     n_steps: int, scale: float, shape: Sequence[int], dtype: torch.dtype,
-) -> Tensor:  # fmt: skip
+) -> list[Tensor]:  # fmt: skip
     """A value out of range gives NaN: to look at it would cost a synchronisation."""
     names = "t" if schedule else "alpha", "precision"
     given = [None if t is None else _leading(name, t, shape) for name, t in zip(names, (value, rho), strict=True)]
     sizes = torch.broadcast_shapes(*(t.shape for t in given if t is not None))
-    out = torch.empty((len(wanted), *sizes), dtype=dtype, device=value.device)
+    bits = tuple(bit for bit in rows.BITS.values() if wanted & bit)
+    out = [torch.empty(sizes, dtype=dtype, device=value.device) for _ in bits]
     numbers = n_steps, scale, *_derived(schedule, parameter, num_classes, n_steps)
     launch(
         _row_scalars, programs(sizes.numel(), _BLOCK), *(view(t, sizes) for t in given), *map(float, numbers),
         tuple(view(t, sizes) for t in out), sizes.numel(),
-        KIND=schedule, WANTED=tuple(wanted), BLOCK=_BLOCK, warps=_WARPS,
+        KIND=schedule, WANTED=bits, BLOCK=_BLOCK, warps=_WARPS,
     )  # fmt: skip
     return out
 

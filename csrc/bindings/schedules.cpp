@@ -25,12 +25,14 @@ void join(const char* name, Shape& rows, const Tensor& value, const Shape& data)
   }
 }
 
-Tensor row_scalars_new(const Tensor& value, const MaybeTensor& rho, const Shape& wanted, int64_t kind, double parameter,
-                       int64_t num_classes, int64_t n_steps, double scale, const Shape& shape, ScalarType type) {
+Tensors row_scalars_new(const Tensor& value, const MaybeTensor& rho, int64_t wanted, int64_t kind, double parameter,
+                        int64_t num_classes, int64_t n_steps, double scale, const Shape& shape, ScalarType type) {
   if (type != ScalarType::Float && type != ScalarType::Double) {
     throw std::invalid_argument("scalars of rows must be made in float32 or float64");
   }
-  if (wanted.size() > kMaxRowScalars) throw std::invalid_argument("too many scalars of rows are wanted");
+  if (wanted < 0 || wanted >> (static_cast<int64_t>(RowScalar::kSpread) + 1)) {
+    throw std::invalid_argument("wanted has bits of no scalar of a row");
+  }
   const Schedule schedule{code("schedule", kind, ScheduleKind::kLogarithmicAccuracy), parameter,
                           static_cast<double>(num_classes)};
   Shape sizes(shape.size(), 1);
@@ -41,17 +43,17 @@ Tensor row_scalars_new(const Tensor& value, const MaybeTensor& rho, const Shape&
       .value = leading_view("value", value, sizes),
       .rho = rho ? leading_view("precision", *rho, sizes) : View{},
       .context = {schedule, static_cast<double>(n_steps), scale},
-      .wanted = static_cast<int>(wanted.size()),
   };
-  Shape each = sizes;
-  each.insert(each.begin(), op.wanted);
-  const Tensor out = new_tensor(value, each, type);
-  for (int k = 0; k < op.wanted; ++k) {
-    op.which[k] = code("wanted", wanted[k], RowScalar::kSpread);
-    op.out[k] = view_of_part("scalars", out, k, sizes);
+  Tensors scalars;
+  for (int64_t which = 0; wanted >> which; ++which) {
+    if (!(wanted >> which & 1)) continue;
+    if (op.wanted == kMaxRowScalars) throw std::invalid_argument("too many scalars of a row are wanted");
+    scalars.push_back(new_tensor(value, sizes, type));
+    op.which[op.wanted] = static_cast<RowScalar>(which);
+    op.out[op.wanted++] = view("scalars", scalars.back(), sizes);
   }
   with_compute_type(type, [&](auto t) { row_scalars<decltype(t)>(op); });
-  return out;
+  return scalars;
 }
 
 }  // namespace

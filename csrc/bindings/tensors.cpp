@@ -42,8 +42,7 @@ static DType dtype_of_tensor(const char* name, const Tensor& x) {
   }
 }
 
-// Dimension d of `shape` is dimension d - offset of x; x has size 1 wherever it has none. Dimensions of x before the
-// first are left out.
+// Dimension d of `shape` is dimension d - offset of x; x has size 1 wherever it has none.
 static View aligned_view(const char* name, const Tensor& x, const Shape& shape, int64_t offset) {
   if (!is_here(x)) throw std::invalid_argument(std::string(name) + " must be on " + kDeviceName);
   View result;
@@ -79,13 +78,6 @@ View view(const char* name, const Tensor& x, const Shape& shape) {
   const int64_t offset = static_cast<int64_t>(shape.size()) - x.dim();
   if (offset < 0) throw std::invalid_argument(std::string(name) + " has too many dimensions");
   return aligned_view(name, x, shape, offset);
-}
-
-View view_of_part(const char* name, const Tensor& x, int64_t part, const Shape& shape) {
-  View result = aligned_view(name, x, shape, -1);
-  const size_t size = result.dtype == DType::kDouble ? sizeof(double) : sizeof(float);
-  result.data = static_cast<char*>(result.data) + part * x.stride(0) * size;
-  return result;
 }
 
 View leading_view(const char* name, const Tensor& x, const Shape& shape) { return aligned_view(name, x, shape, 0); }

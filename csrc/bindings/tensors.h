@@ -51,8 +51,6 @@ View view(const char* name, const MaybeTensor& x, const Shape& shape);
 View view_of_out(const Tensor& out, const Shape& shape);
 // Scalars of rows, which have the type of the arithmetic.
 View view_of_rows(const char* name, const MaybeTensor& x, const Shape& shape, ScalarType type);
-// One part of the first dimension of x, in float or double.
-View view_of_part(const char* name, const Tensor& x, int64_t part, const Shape& shape);
 // Aligned at the first dimension instead.
 View leading_view(const char* name, const Tensor& x, const Shape& shape);
 

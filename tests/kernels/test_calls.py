@@ -130,6 +130,9 @@ def test_without_torchs_private_names(monkeypatch):
     for got, expected in zip((flow(x), *torch.autograd.grad(flow(x).sum(), x)), want, strict=True):
         assert torch.equal(got, expected)
     assert torch.equal(flow(x.detach()), want[0]) and not flow(x.detach()).requires_grad
+    operator = torch.ops.bfn_kernels.discrete_theta.default
+    assert operators.below_python(operator) is not operator
+    assert operators.below_python(object) is object
 
 
 def test_sizes_that_cannot_be_counted_are_errors():

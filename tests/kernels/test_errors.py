@@ -132,7 +132,7 @@ def test_the_valid_calls_that_the_bad_ones_spoil(backend):
 ROW = torch.ones(2, 1)
 
 
-def row_scalars(ops, wanted=(0,), schedule=1, dtype=torch.float32):
+def row_scalars(ops, wanted=1, schedule=1, dtype=torch.float32):
     return ops.common_row_scalars(ROW, None, wanted, schedule, 0.1, 0, 0, 1.0, (2, 3), dtype)
 
 
@@ -146,9 +146,9 @@ def squared(ops, x=X, reduction=3):
 
 
 OPERATORS = {
-    "scalars of nothing": lambda o: row_scalars(o, wanted=(17,)),
-    "a negative place": lambda o: row_scalars(o, wanted=(-1,)),
-    "too many scalars": lambda o: row_scalars(o, wanted=(0,) * 9),
+    "scalars of nothing": lambda o: row_scalars(o, wanted=1 << 17),
+    "a negative set": lambda o: row_scalars(o, wanted=-1),
+    "too many scalars": lambda o: row_scalars(o, wanted=2**17 - 1),
     "an unknown schedule": lambda o: row_scalars(o, schedule=7),
     "scalars in float16": lambda o: row_scalars(o, dtype=torch.float16),
     "scalars of another type": lambda o: scaled(o, ROW.double()),
