@@ -145,10 +145,10 @@ def competitors(case: Case, backends: list[str], quick: bool = False, max_elemen
     ]
     eager = Competitor(EAGER, functools.partial(closed_form, closed_forms), tolerance=tolerance)
     peers = [eager]
-    reuse, few = case.options.get("reuse"), case.at_most_us
-    if not (quick or reuse or few):
+    reuse = case.options.get("reuse")
+    if not (quick or reuse or case.small):
         peers.append(replace(eager, name=COMPILED, function=compiled_closed_form(case), compiled=True))
-    if not (reuse or few or "quadrature" in case.options):
+    if not (reuse or case.small or "quadrature" in case.options):
         peers.append(PUBLISHED_OF_OP.get(case.op, _published))
     share = cases.QUICK if quick else 1
     return found + [peer for peer in peers if case.elements <= max_elements // share]

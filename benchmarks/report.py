@@ -85,9 +85,6 @@ def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: di
         if case.closed:
             theirs = median(rows, other, [EAGER, COMPILED])
             found.append(Target.at_least(f"{case.name}: best closed form{beside}", ours, theirs, case.closed))
-        if case.at_most_us:
-            met = None if math.isnan(ours) else ours * 1e3 <= case.at_most_us
-            found.append(Target(case.name, f"≤ {case.at_most_us:g} µs", duration(ours), met))
     for series, limit in {case.series: case.spread for case in cases if case.spread}.items():
         times = [median(rows, c.name, [backend]) for c in cases if c.series == series]
         complete = len(times) > 1 and not any(map(math.isnan, times))
