@@ -2,7 +2,9 @@
 
 from fault import Fault
 
-MODES, LAYOUTS = "tests/kernels/test_modes.py", "tests/kernels/test_layouts.py"
+MODES, LAYOUTS, CALLS, GRADIENTS = (
+    f"tests/kernels/test_{name}.py" for name in ("modes", "layouts", "calls", "gradients")
+)
 NOISE, CHECKS, ROWS = "bfn_kernels/noise.py", "bfn_kernels/checks.py", "bfn_kernels/rows.py"
 OPERATORS, TENSORS, VIEWS = "bfn_kernels/operators.py", "csrc/bindings/tensors.cpp", "bfn_kernels/triton_ops/views.py"
 
@@ -33,17 +35,35 @@ FAULTS = [
     Fault("bfn_kernels/gauss.py", "return 1 / total", "return 1 / (total + last)", f"{MODES} -k test_nodes"),
     Fault("bfn_kernels/gauss.py", "[0.0] * (order % 2)", "[]", f"{MODES} -k test_nodes"),
     Fault(
-        OPERATORS, "if transformed():\n            return under_transforms(*args)",
-        "if transformed():\n            return overload(*args)", f"{MODES} -k by_torch_func",
+        OPERATORS, "if transformed():\n                result = under_transforms(*args)",
+        "if transformed():\n                result = overload(*args)", f"{MODES} -k by_torch_func",
     ),
     Fault(OPERATORS, "(t.requires_grad or all_of_them)", "t.requires_grad", f"{MODES} -k beyond_an_inner"),
     Fault(
-        OPERATORS, 'raise RuntimeError(f"{qualified} has no gradient")', "return (None,) * len(ctx.needs_input_grad)",
+        OPERATORS, 'raise RuntimeError(f"{name} has no gradient")', "return (None,) * len(arguments)",
         f"{MODES} -k second_derivatives",
     ),
     Fault(
-        "bfn_kernels/continuous/autograd.py", "| (TAKE if ctx.types[1] is None else 0)", "",
+        "bfn_kernels/continuous/operators.py", "gaussian_step(wide, scale,", "gaussian_step(wide.detach(), scale,",
         f"{MODES} -k second_derivatives",
+    ),
+    # the seam between Python and the kernels
+    Fault(
+        OPERATORS, "enabled, all_of_them = torch.is_grad_enabled(),", "enabled, all_of_them = False,",
+        f"{CALLS} -k there_is_a_graph",
+    ),
+    Fault(
+        OPERATORS, "kept = [values[i] for i in self.places]", "kept = [values[i] for i in sorted(self.places)]",
+        f"{GRADIENTS} -k 'gradcheck and cpu and continuous.continuous_time_loss'",
+    ),
+    Fault(
+        OPERATORS, "zip(saved, forward.types[first:], forward.needed[first:],",
+        "zip(saved, forward.types, forward.needed,",
+        f"{GRADIENTS} -k 'one_gradient and cpu and discretised.continuous_time_loss'",
+    ),
+    Fault(
+        TENSORS, "if (x && x->scalar_type() != type) {", "if (false) {",
+        "tests/kernels/test_errors.py -k 'operators_called_directly'",
     ),
     Fault(TENSORS, "if (is_dense(like)) {", "if (is_dense(like) && like.dim() > 64) {", LAYOUTS),
     Fault(TENSORS, "if (x.stride(a) == 0 || x.stride(b) == 0) return 0;", "", LAYOUTS),

@@ -41,7 +41,9 @@ FAULTS = [
         "every.split(num_bins)",
         f"{TESTS}test_reference.py -k mode",
     ),
-    Fault(DISCRETE, "    index = x.long()  #", "    index = x  #", f"{TESTS}test_reference.py -k integer"),
+    Fault(
+        "bfn_kernels/checks.py", "    index = x.long()  #", "    index = x  #", f"{TESTS}test_reference.py -k integer"
+    ),
     Fault(
         DISCRETE,
         "logsigmoid(others(logits, is_x)).exp()",
