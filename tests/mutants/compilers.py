@@ -14,7 +14,8 @@ FAULTS = [
     Fault(NOISE, "seed // 2**32 % 2**32, device", "seed // 2**32 % 2**31, device", f"{MODES} -k seed_that_changes"),
     Fault(NOISE, "_signed(high << 32 | low)", "_signed(low << 32 | high)", f"{MODES} -k joins_a_seed"),
     Fault(
-        NOISE, "upper, lower = (word >> 16) * by, (word & 0xFFFF) * by", "upper, lower = 0 * word, word * by",
+        NOISE, "upper, lower = (word >> 16) * factor, (word & 0xFFFF) * factor",
+        "upper, lower = 0 * word, word * factor",
         f"{MODES} -k seed_that_changes",
     ),
     Fault(NOISE, "return _signed(w0 | w1 << 32)", "return w0 | w1 << 32", f"{MODES} -k fold_in_of_ints"),
@@ -31,14 +32,14 @@ FAULTS = [
     Fault(
         ROWS, 'PARAMETERS = ("sigma_1", "beta_1")', "PARAMETERS = ()", f"{MODES} -k a_schedule_that_needs",
     ),
-    Fault(ROWS, "if any(row.requires_grad for row in made):", "if False:", f"{MODES} -k a_schedule_that_needs"),
+    Fault(ROWS, "if any(scalar.requires_grad for scalar in made):", "if False:", f"{MODES} -k a_schedule_that_needs"),
     Fault("bfn_kernels/gauss.py", "return 1 / total", "return 1 / (total + last)", f"{MODES} -k test_nodes"),
     Fault("bfn_kernels/gauss.py", "[0.0] * (order % 2)", "[]", f"{MODES} -k test_nodes"),
     Fault(
         OPERATORS, "if transformed():\n                result = under_transforms(*args)",
         "if transformed():\n                result = overload(*args)", f"{MODES} -k by_torch_func",
     ),
-    Fault(OPERATORS, "(t.requires_grad or all_of_them)", "t.requires_grad", f"{MODES} -k beyond_an_inner"),
+    Fault(OPERATORS, "(t.requires_grad or under_transforms)", "t.requires_grad", f"{MODES} -k beyond_an_inner"),
     Fault(
         OPERATORS, 'raise RuntimeError(f"{name} has no gradient")', "return (None,) * len(arguments)",
         f"{MODES} -k second_derivatives",
@@ -49,7 +50,7 @@ FAULTS = [
     ),
     # the seam between Python and the kernels
     Fault(
-        OPERATORS, "enabled, all_of_them = torch.is_grad_enabled(),", "enabled, all_of_them = False,",
+        OPERATORS, "enabled, under_transforms = torch.is_grad_enabled(),", "enabled, under_transforms = False,",
         f"{CALLS} -k there_is_a_graph",
     ),
     Fault(

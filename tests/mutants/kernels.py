@@ -21,8 +21,8 @@ FAULTS = [
     ),
     Fault("bfn_kernels/arguments.py", "quadrature > MAX_NODES", "quadrature >= MAX_NODES", f"{PUBLIC} -k nodes"),
     Fault(
-        FAMILY("continuous"), "prediction.to(dtype), mean, *scales, *clip)",
-        'prediction.to(dtype), mean, *scales, *checks.interval("clip", None))', f"{PUBLIC} -k by_bins",
+        FAMILY("continuous"), "predict_data(wide, mean, *scales, *clip)",
+        'predict_data(wide, mean, *scales, *checks.interval("clip", None))', f"{PUBLIC} -k by_bins",
     ),
     Fault(
         FAMILY("continuous"), "None, num_bins, True, mask, how", "None, num_bins, True, None, how",
@@ -89,7 +89,7 @@ FAULTS = [
     Fault("bfn_kernels/rows.py", "T_MAX = 1 - 1e-6", "T_MAX = 1 - 1.1e-6", f"{ROWS} -k ends_of_time"),
     Fault("bfn_kernels/rows.py", "ROOT_BETA_MIN = 1e-10", "ROOT_BETA_MIN = 0.0", f"{ROWS} -k ends_of_time"),
     Fault(
-        "bfn_kernels/rows.py", "checks.step_of(of.value, of.n_steps)", "of.n_steps * of.value",
+        "bfn_kernels/rows.py", "checks.step_of(row.value, row.n_steps)", "row.n_steps * row.value",
         f"{ROWS} -k by_formula",
     ),
     # Triton
@@ -139,8 +139,8 @@ FAULTS = [
         "(cumulative <= uniform)", f"{TRITON}{TIES} -k no_share",
     ),
     Fault(
-        "bfn_kernels/continuous/triton.py", "tl.where((a == 0.0) & (b == 0.0), 0.0, x_hat), a, b",
-        "x_hat, a, b", f"{TRITON}{PUBLIC} -k before_anything",
+        "bfn_kernels/continuous/triton.py", "tl.where((mean_scale == 0.0) & (noise_scale == 0.0), 0.0, x_hat), mean",
+        "x_hat, mean", f"{TRITON}{PUBLIC} -k before_anything",
     ),
     # C++
     Fault(

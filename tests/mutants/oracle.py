@@ -85,7 +85,12 @@ FAULTS = [
         f"{UNCLIPPED} -k 'log_prob and (cpu or cuda)'",
     ),
     Fault(TRITON, "tl.constexpr(12), tl.constexpr(1.0)", "tl.constexpr(12), tl.constexpr(1e9)", UNCLIPPED_TRITON),
-    Fault(TRITON, "below_by_w += _of_one(n) * n * (n - 1)", "below_by_w += _of_one(n) * n * n", UNCLIPPED_TRITON),
+    Fault(
+        TRITON,
+        "below_by_w += _moment_of_all(n) * n * (n - 1)",
+        "below_by_w += _moment_of_all(n) * n * n",
+        UNCLIPPED_TRITON,
+    ),
     Fault(
         "bfn_kernels/discretised/triton_bins.py",
         "    return log_inner_bin((-1.0 - mean) / std, (1.0 - mean) / std, -mean / std, width, log(width), std)\n",
