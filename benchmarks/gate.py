@@ -63,9 +63,9 @@ def check(case: Case, competitor: Competitor, tensors: dict, noise: dict) -> Ver
     shown = max(1, min(case.shape[1], MAX_NUMBERS * case.shape[1] // case.elements))
     columns = torch.arange(shown, device=next(iter(tensors.values())).device) * (case.shape[1] // shown)
     taken = leaves(competitor, case, tensors)
-    given = competitor.noise(noise, tensors)
+    explicit = competitor.noise(noise, tensors)
     call = competitor.function(case, "none")
-    found = part(case, dict(enumerate(step(call, taken, given))), columns)
+    found = part(case, dict(enumerate(step(call, taken, explicit))), columns)
 
     def wide(values: dict) -> dict:
         return {k: v.double() if v.is_floating_point() else v for k, v in part(case, values, columns).items()}

@@ -120,18 +120,18 @@ def _nstep(
             weight = (tl.zeros((), T) + 1.0) / draws
             eps = class_noise(noise, seed, rows, 0, MONTE_CARLO, draw, count, K, TILE, T)
             if JOINT:
-                value, by = joint_draw(z, p, before, is_x, inside, alpha, eps, K)
+                value, draw_gradient = joint_draw(z, p, before, is_x, inside, alpha, eps, K)
             else:
                 eps_x, eps_likeliest = sum_where(is_x, eps), sum_where(is_likeliest, eps)
-                value, by = factorised_draw(p, rest, is_x, near, r[:, None], eps)
+                value, draw_gradient = factorised_draw(p, rest, is_x, near, r[:, None], eps)
         else:
             weight, node = tl.load(node_weights + draw), tl.load(nodes + draw)
             if JOINT:
-                value, by = binary_node(p, before, is_x, inside, alpha, node)
+                value, draw_gradient = binary_node(p, before, is_x, inside, alpha, node)
             else:
                 eps_x = tl.zeros((ROWS,), T) + node
                 eps_likeliest = eps_x
-                value, by = factorised_draw(p, rest, is_x, near, r[:, None], node)
+                value, draw_gradient = factorised_draw(p, rest, is_x, near, r[:, None], node)
         if not JOINT:  # noqa: SIM102 (JOINT is known when the kernel is compiled, any_far only when it runs)
             if any_far:
                 far_value, by_p, by_rest = far_draw(far_x, far_rest, log_p, log_rest, r, eps_x, eps_likeliest)
@@ -139,7 +139,7 @@ def _nstep(
                 by_log_p += weight * by_p
                 by_log_rest += weight * by_rest
         loss += weight * value
-        gradient += weight * by
+        gradient += weight * draw_gradient
     write_losses(tl.where(valid, n_steps * loss, float("nan")), keep, rows, values, counts, EACH)
     if grad_logits[0] is not None:
         if not JOINT:

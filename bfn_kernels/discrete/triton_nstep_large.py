@@ -145,11 +145,11 @@ def joint_gradient(
             eps_x = _noise_of(noise, seed, rows, x, draw, count, K, T)
             eps = class_noise(noise, seed, rows, first, MONTE_CARLO, draw, count, K, TILE, T)
             growth = _growth(rows, x, first, spread, towards_x, eps, eps_x, K, TILE)
-            by = p * (s - growth) / (1.0 + s)
+            draw_gradient = p * (s - growth) / (1.0 + s)
             if tl.sum((~serves(s)).to(tl.int32)) > 0:
                 y = _shifted(logits, rows, x, first, spread, towards_x, eps, K, TILE, T)
-                by = tl.where(serves(s), by, p - exp_difference(y, y_top) / y_total)
-            gradient += by / draws
+                draw_gradient = tl.where(serves(s), draw_gradient, p - exp_difference(y, y_top) / y_total)
+            gradient += draw_gradient / draws
         gradient = tl.where(valid, n_steps * gradient, float("nan"))
         store_classes(grad_logits, rows, first, tl.where(keep, gradient, 0.0), K, TILE)
 
@@ -177,9 +177,9 @@ def _factorised_tile(
         else:
             weight = tl.load(node_weights + draw)
             eps = tl.zeros((1, TILE), T) + tl.load(nodes + draw)
-        value, by = factorised_draw(p, rest, is_x, near, r, eps)
+        value, draw_slope = factorised_draw(p, rest, is_x, near, r, eps)
         loss += weight * value
-        slope += weight * by
+        slope += weight * draw_slope
     return loss, p, slope, is_likeliest
 
 
