@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 comma := ,
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 CPP := $(SOURCES) $(shell find tests -name '*.h' -o -name '*.cpp')
-# The CUDA kernels are built for the GPU that there is; without one, `make wheel` alone builds them.
+# The CUDA kernels are built if there is a GPU; without one only `make wheel` builds them.
 NVCC := $(if $(shell command -v nvidia-smi),$(shell command -v nvcc))
 EXTRAS := train,dev$(if $(shell command -v nvcc),,$(comma)gpu-build)
 
@@ -18,7 +18,7 @@ install: $(VENV)/installed
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# The environment and the extension are made again only when what they are made of has changed.
+# The environment and the extension are rebuilt only if their sources have changed.
 $(VENV)/installed: pyproject.toml setup.py $(SOURCES) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24' 'setuptools>=77' wheel ninja numpy 'torch>=2.11'
 	BFN_NVCC=$(NVCC) PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[$(EXTRAS)]'
@@ -31,28 +31,28 @@ test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto tests/kernels
 
-# Before a release: puts small faults into a copy of the code, each of which its tests should see; ONLY=discrete chooses
-# those that have that in them.
+# Before a release: puts small faults into a copy of the code, one at a time, and checks that tests fail. ONLY=discrete
+# chooses the faults that contain this text.
 mutants: install
 	$(BIN)/python tests/mutants --only '$(ONLY)'
 
-# Properties of every op that hypothesis looks for a call against, with new seeds, for MINUTES.
+# Lets hypothesis look for calls that break a property of an op, with new seeds, for MINUTES.
 fuzz: install
 	$(BIN)/python tests/fuzz $(MINUTES)
 
-# The CPU kernels under the sanitizers of g++, in the fuzz and in the tests of the kernels.
+# Runs the fuzz and the tests of the kernels with CPU kernels that were built with the sanitizers of g++.
 sanitize: install
 	$(BIN)/python tests/fuzz/sanitized.py
 
-# Under ten minutes; with QUICK=1 about one, at sizes that show only that everything runs.
+# Runs the benchmarks in under ten minutes; QUICK=1 takes about one, at sizes that only show that everything runs.
 bench: install
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
-# Everything that compiles for GPUs, without one: what each kernel costs, held to a budget.
+# Compiles all GPU kernels, which needs no GPU, and checks what each costs against a budget.
 gpu-build: install
 	$(BIN)/python -m gpu_build
 
-# On a machine with a GPU, nvcc and a torch for CUDA: builds, tests and times; everything that it says is in the report.
+# Needs a machine with a GPU, nvcc and a torch for CUDA: builds, tests and times, and writes all output to a report.
 gpu-check:
 	$(PYTHON) -m gpu_build.check
 
@@ -67,7 +67,7 @@ format: install
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(CPP)
 
-# With the CUDA kernels, where nvcc is on the path or in the environment.
+# Builds a wheel, with the CUDA kernels if nvcc is on the path or in the environment.
 wheel: install
 	BFN_NVCC=$$($(BIN)/python -c 'from gpu_build.sass import find_tool; print(find_tool("nvcc") or "")') \
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .

@@ -1,5 +1,5 @@
-"""Builds the CPU kernels once per instruction set, of which the best that the processor has is loaded at import; and
-the CUDA kernels where nvcc is, whether or not torch was built for CUDA."""
+"""Builds the CPU kernels once per instruction set; the best one that the processor supports is loaded at import. Builds
+the CUDA kernels if there is an nvcc, whether or not torch was built for CUDA."""
 
 import os
 import platform
@@ -23,13 +23,13 @@ FLAGS = [
     "-Wall",
     "-Wextra",
     "-Wno-unused-parameter",
-    "-Wno-missing-field-initializers",  # a view that is not named is one that is missing
+    "-Wno-missing-field-initializers",  # fields that an initialiser leaves out are meant to be empty
     "-g0",
     # torch's stable ABI and, below, Python's limited API: one wheel for torch >= 2.11 and Python >= 3.10
     "-DTORCH_TARGET_VERSION=0x020b000000000000",
 ]
 LINK_FLAGS = []
-if os.environ.get("BFN_SANITIZE"):  # `make sanitize`, which halts on the first thing that they report
+if os.environ.get("BFN_SANITIZE"):  # set by `make sanitize`; the first report ends the process
     SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     FLAGS += ["-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS]
     LINK_FLAGS += SANITIZERS
@@ -46,14 +46,14 @@ CPU_BUILDS = {"_cpu_generic": []} | (X86_BUILDS if platform.machine() in ("x86_6
 NVCC = os.environ.get("BFN_NVCC", shutil.which("nvcc") or "")  # BFN_NVCC= builds without CUDA
 CUDA_SOURCES = sorted(Path("csrc/cuda").glob("*.cu"))
 CUDA_BINDINGS = [path for name, path in BINDINGS.items() if name not in ("cpu", "pages")]
-# Code for A100, H100 and B100, and an intermediate form for what comes after them.
+# Machine code for A100, H100 and B100, and an intermediate form for later GPUs.
 ARCHITECTURES = os.environ.get("BFN_CUDA_ARCHITECTURES", "80,90,100").split(",")
 NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "--threads=2", "-Xcompiler=-fPIC,-fvisibility=hidden"]
 
 
 def cuda_objects(folder: Path) -> list[str]:
-    """CUDAExtension refuses beside a torch without CUDA, which the kernels do not include: nvcc is called here. What it
-    says is left beside each object."""
+    """Compiles the CUDA kernels, and leaves the output of nvcc beside each object. nvcc is called here because
+    CUDAExtension refuses to work with a torch without CUDA, whose headers the kernels do not need."""
     folder.mkdir(parents=True, exist_ok=True)
     code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
     code.append(f"-gencode=arch=compute_{ARCHITECTURES[-1]},code=compute_{ARCHITECTURES[-1]}")
@@ -74,7 +74,7 @@ def cuda_objects(folder: Path) -> list[str]:
 
 
 def toolkit() -> Path:
-    """Where nvcc's own files are, which may be called through a script elsewhere."""
+    """The folder of the CUDA toolkit. nvcc is asked for it, since the nvcc on the path may be a script elsewhere."""
     asked = subprocess.run([NVCC, "--dryrun", "-x", "cu", "-c", os.devnull], capture_output=True, text=True, check=True)
     return Path(re.search(r"TOP=(\S+)", asked.stderr)[1])
 
@@ -98,7 +98,7 @@ def extension(name: str, sources: list[str], flags: list[str], **more) -> CppExt
 
 extensions = [extension(name, CPU_SOURCES, flags) for name, flags in CPU_BUILDS.items()]
 if NVCC:
-    # the runtime is linked statically: whichever one torch has loaded stays the only one with that name
+    # the runtime is linked statically, so that it cannot clash with the shared one that torch has loaded
     extensions.append(
         extension(
             "_cuda",
@@ -106,11 +106,12 @@ if NVCC:
             ["-DBFN_CUDA", "-DUSE_CUDA"],
             library_dirs=[str(toolkit() / "lib64"), str(toolkit() / "lib")],
             libraries=["cudart_static", "rt", "pthread", "dl"],
-            # needed though a CPU's has nothing that is used: through a CUDA torch's the current stream is found
+            # libtorch must stay linked though nothing in a CPU build of it is used: in a CUDA build it leads to the
+            # function that returns the current stream
             extra_link_args=["-Wl,--no-as-needed", "-ltorch"],
         )
     )
-if wanted := os.environ.get("BFN_BUILDS"):  # some of them alone, by name: BFN_BUILDS=_cpu_avx512,_cuda
+if wanted := os.environ.get("BFN_BUILDS"):  # builds only these, by name: BFN_BUILDS=_cpu_avx512,_cuda
     extensions = [e for e in extensions if e.name.removeprefix("bfn_kernels.") in wanted.split(",")]
 
 setup(

@@ -1,4 +1,4 @@
-"""Measure every case, print the tables, write a CSV and a plot. The exit status is 1 where anybody was wrong."""
+"""Measure every case, print the tables, write a CSV and a plot. The exit status is 1 if any result was wrong."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ from benchmarks.devices import DEVICES, Device
 from benchmarks.report import FAILED, OK, STOPPED, Row
 from bfn_kernels.backends import BACKENDS
 
-SECONDS_QUICK = 0.1  # for the repetitions of one competitor in one case
+SECONDS_QUICK = 0.1  # spent on the repetitions of one competitor in one case
 WIDTH = 118
 NAMES = (*BACKENDS, PUBLISHED, EAGER, COMPILED)
 
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_case(
     case: Case, taking_part: Sequence[Competitor], device: Device, quick: bool, with_memory: bool
 ) -> list[Row]:
-    """Gate, time and memory of all who take part, the backends first."""
+    """The result of the gate, the time and the memory of each competitor, the backends first."""
     tensors, noise = cases.inputs(case, device=device.name)
     backends = [c.name for c in taking_part if c.name in BACKENDS]
     found, runs = admitted(case, taking_part, tensors, noise)
@@ -128,7 +128,7 @@ def run_case(
 def admitted(
     case: Case, taking_part: Sequence[Competitor], tensors: dict, noise: dict
 ) -> tuple[dict[str, dict], dict[str, measure.Run]]:
-    """What the gate found of each, and the runs of those who passed."""
+    """What the gate found about each competitor, and the runs of those that passed it."""
     found: dict[str, dict] = {}
     runs: dict[str, measure.Run] = {}
     for competitor in taking_part:
@@ -139,7 +139,7 @@ def admitted(
             if verdict.agrees and competitor.compiled:
                 run()
         except Exception as error:
-            # what torch.compile cannot do is its own affair
+            # a failure of torch.compile is not one of ours
             status = STOPPED if competitor.compiled else FAILED
             found[name] = {"status": status, "note": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
             continue

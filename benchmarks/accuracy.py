@@ -1,4 +1,4 @@
-"""The error of eight nodes and of ten draws, both as a backend evaluates them, against a rule of 4001 points."""
+"""The error of a backend's L_n with eight nodes and with ten draws, against a sum over 4001 points."""
 
 import math
 from dataclasses import dataclass, replace
@@ -11,12 +11,12 @@ from benchmarks.cases import CIFAR, MONTE_CARLO, N_STEPS, QUADRATURE, SIGMA_1, C
 from benchmarks.competitors import kernel
 
 POINTS, REACH = 4001, 8.0
-PER_ROW = 8  # variables of each of the rows
+PER_ROW = 8  # variables in each row
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Of |got − want|/(1 + |want|) over the variables."""
+    """Statistics of |got − want|/(1 + |want|) over the variables."""
 
     rms: float
     p95: float

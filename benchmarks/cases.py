@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 N_STEPS, DRAWS, NODES = 20, 10, 8
-QUICK = 8  # a quick run has so many times fewer rows
-ON_GPU = 16  # on a GPU, small images and windows have so many times more: fewer leave most of it idle
-SIGMA_1 = 1e-3  # of CIFAR-10 with 256 bins
+QUICK = 8  # a quick run has an eighth of the rows
+ON_GPU = 16  # a GPU gets so many times more images and windows, since fewer would leave most of it idle
+SIGMA_1 = 1e-3  # the value of the paper for CIFAR-10 with 256 bins
 STD_MIN = 1e-3
 SYMBOLS = {"continuous_time_loss": "L∞", "discrete_time_loss": "L_n"}
-ROWS = ("t", "alpha", "precision")  # numbers of a row, in float32 whatever the data
-GRADIENTS = {  # the inputs that a network puts out
+ROWS = ("t", "alpha", "precision")  # numbers of rows, which are float32 for data of any type
+GRADIENTS = {  # the inputs that are outputs of a network
     "discretised.continuous_time_loss": ("pred_mean", "pred_log_std"),
     "discretised.discrete_time_loss": ("pred_mean", "pred_log_std"),
     "discrete.continuous_time_loss": ("logits",),
@@ -23,8 +23,8 @@ GRADIENTS = {  # the inputs that a network puts out
 }
 
 
-CLEAR = 1e-5  # the least probability of a class that the gate has drawn
-ALLOWED_PER_THREAD = 2**20  # bytes beside outputs, gradients and what was saved for them
+CLEAR = 1e-5  # the least probability of a class that is drawn for the gate
+ALLOWED_PER_THREAD = 2**20  # bytes beyond outputs, gradients and what was saved for these
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Case:
     k: int = 0  # bins or classes; 0 for continuous data
     options: dict = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
-    backward: bool = True  # where the op has gradients
-    # what must hold
-    published: float = 0  # at least so many times as fast as the published formulation
-    closed: float = 0  # and as the best of the closed forms, eager or compiled
-    spread: float = 0  # over the cases that differ from this one in K alone: slowest / fastest at most
-    small: bool = False  # a call whose time is that of calling, which eager PyTorch alone is beside
-    against: str = ""  # these targets count the competitors of the case of this name, and not this one's own
+    backward: bool = True  # whether gradients are computed, if the op has any
+    # the targets; 0 stands for none
+    published: float = 0  # least speed relative to the published formulation
+    closed: float = 0  # least speed relative to the best of the closed forms, eager or compiled
+    spread: float = 0  # largest ratio of the slowest to the fastest case among those that differ in K alone
+    small: bool = False  # whether the time is that of the call itself; eager PyTorch alone is timed beside it
+    against: str = ""  # the case whose competitors the targets refer to, if they are not those of this case
 
     @property
     def family(self) -> str:
@@ -52,7 +52,7 @@ class Case:
 
     @property
     def series(self) -> str:
-        """The name of the case, but its K."""
+        """The name of the case without its K."""
         name = self.op.split(".")[1]
         words = [self.family, SYMBOLS.get(name, name)]
         if "quadrature" in self.options:
@@ -71,13 +71,13 @@ class Case:
 
     @property
     def elements(self) -> int:
-        """Numbers that a formulation visits which takes every class of every draw."""
+        """How many numbers a formulation computes that visits every class of every draw."""
         draws = max(self.options.get("n_samples", 1), self.options.get("quadrature", 1))
         return math.prod(self.shape) * max(self.k, 1) * draws
 
     @property
     def keywords(self) -> dict:
-        """The options of the op, as `bfn_kernels` and the competitors take them."""
+        """The keyword arguments of the op, for `bfn_kernels` and the competitors alike."""
         name = self.op.split(".")[1]
         found = {k: v for k, v in self.options.items() if k != "reuse"}
         if name != "update_sample":
@@ -92,12 +92,12 @@ class Case:
 
 
 def beta_1(k: int) -> float:
-    """K·β₁ as in the paper's text8 experiment: larger, and every step saturates at once."""
+    """β₁ with K·β₁ as in the paper's text8 experiment; if it were larger, every step would saturate at once."""
     return 15.2 / k
 
 
 def over_k(bins: tuple[int, ...], case: Case, **first) -> list[Case]:
-    """The case for each number of bins; targets that hold for one of them alone are in `first`, by K."""
+    """The case for each number of bins. `first` has the targets that apply to a single K, under the name `k<K>`."""
     return [replace(case, k=k, **first.get(f"k{k}", {})) for k in bins]
 
 
@@ -130,13 +130,14 @@ CASES = [
 
 
 def written(case: Case, tensors: dict, noise: dict) -> tuple[int, int]:
-    """Bytes of the output, a number or as large as the noise, and of the gradients."""
+    """The bytes of the output, which is a number or as large as the noise, and of the gradients."""
     output = 4 if case.op.endswith("loss") else noise["noise"].nbytes
     return output, sum(tensors[name].nbytes for name in case.diff)
 
 
 def allowed(case: Case, tensors: dict, noise: dict) -> int:
-    """Peak extra memory: the output if it is not the caller's own, the gradients, those saved, 1 MiB per thread."""
+    """The peak extra memory that is allowed: the output unless the caller passes it, twice the gradients, as they are also
+    saved, and 1 MiB per thread."""
     output, gradients = written(case, tensors, noise)
     own = 0 if case.options.get("reuse") else output
     threads = torch.get_num_threads() if next(iter(tensors.values())).is_cpu else 1
@@ -144,23 +145,23 @@ def allowed(case: Case, tensors: dict, noise: dict) -> int:
 
 
 def quick(case: Case) -> Case:
-    """The same with an eighth of the rows: what it shows is that everything runs, not what anything costs."""
+    """The same case with an eighth of the rows, which shows that everything runs, but not what it costs."""
     return replace(case, shape=(max(1, case.shape[0] // QUICK), *case.shape[1:]))
 
 
 def on_gpu(case: Case) -> Case:
-    """The same with more rows, but for draws, whose published form takes memory enough."""
+    """The same case with more rows, unless it has draws, for which the published formulation needs much memory anyway."""
     wide = case.shape in (CIFAR, TEXT8) and "n_samples" not in case.options
     return replace(case, shape=(case.shape[0] * ON_GPU, *case.shape[1:])) if wide else case
 
 
 def few(case: Case) -> Case:
-    """The same with few variables and, where they are bins, all K."""
+    """The same case with few variables, but with all of its bins or classes."""
     return replace(case, shape=(2, *(min(size, 64) for size in case.shape[1:])))
 
 
 def inputs(case: Case, seed: int = 0, device: str = "cpu") -> tuple[dict, dict]:
-    """The op's tensors, and explicit noise for those ops that draw any."""
+    """The tensors of the op, and explicit noise if the op draws any."""
     g = torch.Generator().manual_seed(seed)
     name = case.op.split(".")[1]
     steps = torch.randint(N_STEPS, case.shape[:1], generator=g) / N_STEPS
@@ -190,7 +191,7 @@ def _continuous(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
 
 
 def _discretised(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
-    """std log-uniform in [1e-3, 1]; x from the prediction in half of the variables, uniform in the other half."""
+    """Inputs with std log-uniform in [1e-3, 1]. Half of x is drawn from the prediction, the other half is uniform."""
     mean = _uniform(case.shape, g)
     log_std = torch.rand(case.shape, generator=g) * math.log(STD_MIN)
     drawn = (mean + log_std.exp() * torch.randn(case.shape, generator=g)).clamp(-1, 1)
@@ -202,7 +203,7 @@ def _discretised(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
 
 
 def _discrete(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
-    """Logits of standard deviation 3; x from their softmax in half of the variables, uniform in the other half."""
+    """Inputs with logits of standard deviation 3. Half of x is drawn from their softmax, the other half is uniform."""
     wide = (*case.shape, case.k)
     noise = torch.randn(wide, generator=g)
     if name == "flow_sample":
@@ -211,7 +212,7 @@ def _discrete(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
     p = logits.softmax(-1).flatten(0, -2)
     drawn = torch.multinomial(p, 1, generator=g)
     if name == "update_sample":
-        # the middle of the class's interval, and no interval so short that sums in float32 could not tell
+        # The uniform is the middle of the class's interval, which must not be too short for sums in float32 to find it.
         drawn = torch.where(p.gather(-1, drawn) < CLEAR, p.argmax(-1, keepdim=True), drawn)
         middle = p.double().cumsum(-1).gather(-1, drawn) - p.gather(-1, drawn) / 2
         alpha = torch.tensor(beta_1(case.k) * N_STEPS / N_STEPS**2)

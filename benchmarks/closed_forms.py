@@ -1,7 +1,7 @@
-"""The closed forms in plain torch: the best of what a user would otherwise write, eager or under torch.compile.
+"""The closed forms in plain torch, the best that a user would write without this library, for torch.compile too.
 
-Gradients are autograd's. Where `noise` is given it takes the place of what torch would draw; of the uniforms that draw
-a class, `draw_noise`.
+Gradients are autograd's. `noise`, if it is passed, replaces the normals that torch would draw, and `draw_noise` the
+uniforms that draw a class.
 """
 
 import math
@@ -15,7 +15,7 @@ LOG_RANGE = 10
 
 
 def column(row: Tensor) -> Tensor:
-    """Numbers per row `[B]`, to stand beside data `[B, D]`."""
+    """Numbers per row `[B]` in the shape `[B, 1]`, which broadcasts to data `[B, D]`."""
     return row.unsqueeze(-1)
 
 
@@ -58,15 +58,15 @@ def edges(num_bins: int, like: Tensor) -> Tensor:
 
 
 def discretised_continuous_time_loss(x, pred_mean, pred_log_std, t, *, num_bins: int, sigma_1: float) -> Tensor:
-    """k̂ = (1 − 1/K) − h·ΣΦ(z_j) is −(1/K)·Σ erf(z_j/√2)."""
+    """weight·(x − k̂)² (101), where k̂ = (1 − 1/K) − h·ΣΦ(z_j) = −(1/K)·Σ erf(z_j/√2)."""
     scale = (math.sqrt(0.5) / output_std(pred_log_std)).unsqueeze(-1)
     z = (edges(num_bins, x) - pred_mean.unsqueeze(-1)) * scale
     return continuous_weight(t, sigma_1) * (x + z.erf().sum(-1) / num_bins).square()
 
 
 def log_bin_probs(mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
-    """ln p_k `[..., K]`: one ln Φ(−|z|) per edge; a bin on one side of the mean is a difference of two, that of the
-    mean 1 minus both tails. Differences of Φ itself would be 0 in float32 for most bins."""
+    """ln p_k `[..., K]` from one ln Φ(−|z|) per edge: a bin on one side of the mean is a difference of two tails, and
+    the bin of the mean is 1 minus both tails. Differences of Φ itself would be 0 in float32 for most bins."""
     z = (edges(num_bins, mean) - mean.unsqueeze(-1)) / std.unsqueeze(-1)
     tail = log_ndtr(-z.abs())
     below, above = tail[..., :-1], tail[..., 1:]
@@ -83,8 +83,8 @@ def log_bin_probs(mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
 def discretised_discrete_time_loss(
     x, pred_mean, pred_log_std, t, noise=None, *, num_bins, sigma_1, n_steps, n_samples=None, quadrature=None, floor=0.0
 ) -> Tensor:
-    """n·E[−ε²/2 − LSE_k(ln p_k − (y − c_k)²/2τ²)] (113–119). `floor`: p as torch's Categorical holds it, which the
-    published formulation uses."""
+    """n·E[−ε²/2 − LSE_k(ln p_k − (y − c_k)²/2τ²)] (113–119). floor: the least p, with which p is what torch's
+    Categorical makes of it in the published formulation."""
     step = 2 * math.log(sigma_1) / n_steps
     root_alpha = column((-math.expm1(step) * torch.exp(-step * (n_steps * t + 1))).sqrt())
     log_p = log_bin_probs(pred_mean, output_std(pred_log_std), num_bins)
@@ -105,7 +105,7 @@ def discretised_discrete_time_loss(
 
 
 def send(x: Tensor, beta: Tensor, noise: Tensor) -> Tensor:
-    """y + β, written over the noise: a constant in all classes is none to softmax and LSE."""
+    """y + β, written over the noise. Adding a constant to all classes does not change softmax, and adds it to LSE."""
     shift = (noise.shape[-1] * beta).to(noise.dtype)
     y = noise.mul_(shift.sqrt().unsqueeze(-1))
     return y.scatter_add_(-1, x.unsqueeze(-1), shift.expand(x.shape).unsqueeze(-1))
@@ -118,7 +118,8 @@ def discrete_flow_sample(x: Tensor, t: Tensor, noise=None, *, num_classes: int, 
 
 
 def discrete_update_sample(output_logits, state, alpha, noise=None, draw_noise=None) -> Tensor:
-    """z' = z + y, of a class drawn by its cumulative probabilities, a third of what torch.multinomial takes."""
+    """z' = z + y for a class drawn from cumulative probabilities, which takes a third of the time of
+    torch.multinomial."""
     if draw_noise is None:
         draw_noise = torch.rand(state.shape[:-1], device=state.device)
     cumulative = output_logits.softmax(-1)

@@ -1,4 +1,4 @@
-"""Who runs in a case, what each is held to, and the call that is timed."""
+"""The competitors in a case, the truth that each must agree with, and the call that is timed."""
 
 import functools
 from collections.abc import Callable
@@ -13,15 +13,16 @@ from benchmarks.cases import Case
 from bfn_kernels.backends import BACKENDS
 
 PUBLISHED, EAGER, COMPILED = "published", "eager", "compiled"
-# The largest error allowed of an output or gradient: relative, by the 2-norm of a row of the batch, in the worst row.
-# Logarithms of bins' probabilities lose digits in float32, and their gradients most, when differences of Φ make them.
+# The largest error that is allowed in an output or gradient, relative in the 2-norm of the worst row of the batch. The
+# logarithms of bins' probabilities, and even more their gradients, lose digits in float32 if they are computed from
+# differences of Φ.
 TOLERANCE, TOLERANCE_LOG_BINS, TOLERANCE_KERNEL = 1e-3, 3e-2, 2e-4
 
 Truth = Callable[[Case, dict, dict], Tensor]
 
 
 def reference(case: Case, tensors: dict, noise: dict, **options) -> Tensor:
-    """The specification, which is `bfn_kernels`' reference, in float64; a loss per variable."""
+    """The result of `bfn_kernels`' reference, which is called with float64; a loss is one per variable."""
     return kernel("reference", case, "none", **options)(**tensors, **noise)
 
 
@@ -36,19 +37,19 @@ def floored(case: Case, tensors: dict, noise: dict) -> Tensor:
 @dataclass(frozen=True)
 class Competitor:
     name: str
-    # (case, reduction) -> what is called with tensors and noise; losses have the reduction "mean", as timed, or "none"
+    # (case, reduction) -> the function of tensors and noise; the reduction of a loss is "mean" for times, else "none"
     function: Callable[[Case, str], Callable]
     compiled: bool = False
     truth: Truth = reference
     held_to: str = "float64 reference"
     tolerance: float = TOLERANCE
-    share: float = 1.0  # of a row's variables, those with the least error, that are held to it
-    tensors: Callable[[dict], dict] = field(default=lambda tensors: tensors)  # as this one takes them
+    share: float = 1.0  # the part of a row's variables, those with the least error, that must agree
+    tensors: Callable[[dict], dict] = field(default=lambda tensors: tensors)  # converts them for this competitor
     noise: Callable[[dict, dict], dict] = field(default=lambda noise, tensors: noise)
 
 
 def kernel(backend: str, case: Case, reduction: str, **more) -> Callable:
-    """The public function, a backend asked for by name."""
+    """The public function, with a backend chosen by name."""
     family, name = case.op.split(".")
     function = getattr(getattr(bfn_kernels, family), name)
     options = {**case.keywords, **more, "backend": backend}
@@ -63,7 +64,7 @@ def kernel(backend: str, case: Case, reduction: str, **more) -> Callable:
 
 
 def closed_form(module, case: Case, reduction: str, **more) -> Callable:
-    """The function of that name in `closed_forms` or `published`."""
+    """The function of the case's op in the module `closed_forms` or `published`."""
     return reduced(
         functools.partial(getattr(module, case.op.replace(".", "_")), **case.keywords, **more), case, reduction
     )
@@ -76,7 +77,8 @@ def reduced(call: Callable, case: Case, reduction: str) -> Callable:
 
 
 def compiled_closed_form(case: Case) -> Callable[[Case, str], Callable]:
-    """The gate and the clock share what torch.compile makes, but for ops that draw noise: there one form takes it."""
+    """The compiled closed form. The gate and the clock share the compiled code, except for ops that draw noise, which
+    the gate calls with explicit noise."""
 
     @functools.cache
     def form() -> Callable:
@@ -86,7 +88,7 @@ def compiled_closed_form(case: Case) -> Callable[[Case, str], Callable]:
 
 
 def time_per_variable(tensors: dict) -> dict:
-    """The published code has a time for each variable."""
+    """The tensors with times and accuracies per variable instead of per row, as the published code has them."""
     for name in ("t", "precision", "alpha"):
         if name in tensors and tensors[name].dim() == 1:
             wide = tensors["x"].shape
@@ -100,7 +102,8 @@ def with_theta(tensors: dict) -> dict:
 
 
 def class_sent(noise: dict, tensors: dict) -> dict:
-    """torch draws classes from a generator alone: for the gate the class that the uniform means is given instead."""
+    """torch can draw classes from a generator only, so the gate passes the class that the uniform stands for
+    instead."""
     if "draw_noise" not in noise:
         return noise
     cumulative = tensors["output_logits"].double().softmax(-1).cumsum(-1)
@@ -109,12 +112,12 @@ def class_sent(noise: dict, tensors: dict) -> dict:
 
 
 _published = Competitor(PUBLISHED, functools.partial(closed_form, published), tensors=time_per_variable)
-PUBLISHED_OF_OP = {  # where it is not what the op is by default
+PUBLISHED_OF_OP = {  # for ops whose published form differs from the default of the op
     "discretised.discrete_time_loss": replace(
         _published,
         tolerance=TOLERANCE_LOG_BINS,
         truth=floored,
-        # elsewhere p is what float32 leaves of 1 − Φ, a multiple of 6e-8
+        # in the other variables p is 1 − Φ rounded by float32 to a multiple of 6e-8
         held_to="float64 closed form, p floored at 1.2e-7 as torch's Categorical does, in 95 % of the variables",
         share=0.95,
     ),
@@ -134,8 +137,11 @@ PUBLISHED_OF_OP = {  # where it is not what the op is by default
 
 
 def competitors(case: Case, backends: list[str], quick: bool = False, max_elements: int = 2**28) -> list[Competitor]:
-    """The backends, the first of which the others are compared with, and their peers. Formulations that visit every bin
-    of every draw run up to so many numbers a tensor: above, they want more memory than there is, or minutes."""
+    """The backends, the first of which the others are compared with, and their peers.
+
+    max_elements: the most numbers per tensor for formulations that visit every bin of every draw; with more they would
+    take minutes, or more memory than there is.
+    """
     tolerance = TOLERANCE_LOG_BINS if case.op == "discretised.discrete_time_loss" else TOLERANCE
     found = [
         Competitor(
@@ -155,20 +161,22 @@ def competitors(case: Case, backends: list[str], quick: bool = False, max_elemen
 
 
 def available(device: str = "cpu") -> list[str]:
-    """The backends that are there, best first; the reference serves as their yardstick and is not timed."""
+    """The available backends, best first. The reference is the truth that they must agree with, and is not timed."""
     return [b.name for b in BACKENDS.values() if b.missing is None and b.device == device]
 
 
 def leaves(competitor: Competitor, case: Case, tensors: dict) -> dict:
-    """The tensors as the competitor takes them, with gradients asked of those that have one."""
+    """The tensors as the competitor takes them; those that have a gradient require it."""
     tensors = competitor.tensors(tensors)
     if case.options.get("reuse"):
-        tensors = tensors | {"out": tensors["mean"].clone()}  # whose pages were touched, as those of a state were
+        tensors = tensors | {
+            "out": tensors["mean"].clone()
+        }  # a clone, whose pages have been touched like those of a state
     return {k: v.detach().requires_grad_() if k in case.diff else v for k, v in tensors.items()}
 
 
 def step(call: Callable, tensors: dict, noise: dict) -> tuple[Tensor, ...]:
-    """The output and, where any are asked for, the gradients of its sum."""
+    """The output, and the gradients of its sum by the tensors that require one."""
     output = call(**tensors, **noise)
     wanted = [v for v in tensors.values() if v.requires_grad]
     if not wanted:
@@ -177,5 +185,5 @@ def step(call: Callable, tensors: dict, noise: dict) -> tuple[Tensor, ...]:
 
 
 def prepared(competitor: Competitor, case: Case, tensors: dict) -> Callable[[], tuple[Tensor, ...]]:
-    """One repetition, as it is timed: noise is drawn in it."""
+    """One repetition as it is timed, which includes drawing the noise."""
     return functools.partial(step, competitor.function(case, "mean"), leaves(competitor, case, tensors), {})

@@ -1,4 +1,4 @@
-"""Where cases run: each device's clock, and how far a call lifts its memory."""
+"""The devices that cases run on: their clocks, and by how much a call raises their memory."""
 
 import time
 from collections.abc import Callable
@@ -14,12 +14,12 @@ Run = Callable[[], tuple]
 
 class Cpu:
     name = "cpu"
-    seconds = 1.5  # for the repetitions of one competitor in one case
-    shortest = 1e-3  # a repetition makes as many calls as it takes to last so long
+    seconds = 1.5  # spent on the repetitions of one competitor in one case
+    shortest = 1e-3  # seconds; a repetition makes enough calls to last so long
     max_elements = 2**28  # see `competitors`
 
     def clock(self, run: Run, calls: int = 1) -> float:
-        """Seconds a call."""
+        """The seconds that a call takes."""
         start = time.perf_counter()
         for _ in range(calls):
             run()
@@ -29,17 +29,17 @@ class Cpu:
         return {}
 
     def peak(self, case: Case, competitor: Competitor, run: Run) -> int | None:
-        # what torch.compile made is here, and would take long to be made again
+        # compiled code exists in this process only, and would take long to be compiled again
         return memory.peak_of(run) if competitor.compiled else memory.peak_in_a_process(case, competitor.name)
 
 
 class Gpu:
-    """By the GPU's own clock, with a cold L2: before each call more is written than one holds. While that lasts the
-    call's launches are queued, so that they count only where they take longer."""
+    """A GPU, timed by its own clock and with a cold L2: before each call more memory is written than an L2 holds. The
+    launches of the call are queued meanwhile, so that they count only if they take longer than the kernels."""
 
     name = "cuda"
     seconds = 0.5
-    shortest = 0.0  # a second call would find in the L2 what the first has left there
+    shortest = 0.0  # a second call in a repetition would find the inputs in the L2
     max_elements = 2**30
 
     def __init__(self):

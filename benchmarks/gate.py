@@ -1,4 +1,4 @@
-"""Nobody is timed who is wrong: outputs and gradients, with explicit noise, against float64."""
+"""The gate: only competitors whose outputs and gradients agree with float64, given the same noise, are timed."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from torch import Tensor
 from benchmarks.cases import Case
 from benchmarks.competitors import Competitor, leaves, step
 
-MAX_NUMBERS = 2**22  # that the float64 truth visits; of larger cases a part of the variables of each row is compared
+# How many numbers the float64 truth computes; in larger cases only a part of the variables of each row is compared.
+MAX_NUMBERS = 2**22
 
 
 @dataclass(frozen=True)
@@ -28,24 +29,28 @@ class Verdict:
 
 
 def compare(got: Tensor, want: Tensor, share: float = 1.0) -> float:
-    """‖got − want‖ / ‖want‖ of each row of the batch, the worst: rows differ in their times, hence in their weights. A
-    row below a thousandth of the largest is held to that: losses near 0 are differences of numbers of order n."""
+    """The largest ‖got − want‖ / ‖want‖ over the rows of the batch, which differ in their times and so in their
+    weights.
+
+    The norm of a row counts as at least a thousandth of the largest one, since losses near 0 are differences of numbers
+    of order n. With `share` below 1, only that part of a row's variables, with the least errors, is compared.
+    """
     if got.shape != want.shape:
         return math.inf
     got, want = got.double().flatten(1), want.flatten(1)
     off = (got - want).abs()
     if share < 1:
-        off = off.sort(dim=1).values[:, : math.ceil(share * off.shape[1])]  # NaN comes last
+        off = off.sort(dim=1).values[:, : math.ceil(share * off.shape[1])]  # NaN is sorted to the end
         off = torch.where(got.isnan().any(1, keepdim=True), math.nan, off)
     size = want.norm(dim=1)
     return (off.norm(dim=1) / size.clamp(min=1e-3 * size.max().item() + 1e-300)).max().item()
 
 
 def part(case: Case, tensors: dict, columns: Tensor) -> dict:
-    """Those variables of each row, wherever a tensor has one number or more per variable."""
+    """The tensors with only these variables of each row; a tensor without a number per variable is left as it is."""
 
     def chosen(value: Tensor) -> Tensor:
-        for axis in (0, 1):  # explicit noise of several draws has those first
+        for axis in (0, 1):  # the first dimension of explicit noise may be that of the draws
             if value.shape[axis : axis + len(case.shape)] == case.shape:
                 return value.index_select(axis + 1, columns)
         return value
@@ -54,13 +59,13 @@ def part(case: Case, tensors: dict, columns: Tensor) -> dict:
 
 
 def check(case: Case, competitor: Competitor, tensors: dict, noise: dict) -> Verdict:
-    """The competitor runs at full size, its result is compared where the truth is known."""
+    """Runs the competitor at full size, and compares its result for the variables whose truth is computed."""
     shown = max(1, min(case.shape[1], MAX_NUMBERS * case.shape[1] // case.elements))
     columns = torch.arange(shown, device=next(iter(tensors.values())).device) * (case.shape[1] // shown)
     taken = leaves(competitor, case, tensors)
-    given = competitor.noise(noise, tensors)
+    explicit = competitor.noise(noise, tensors)
     call = competitor.function(case, "none")
-    found = part(case, dict(enumerate(step(call, taken, given))), columns)
+    found = part(case, dict(enumerate(step(call, taken, explicit))), columns)
 
     def wide(values: dict) -> dict:
         return {k: v.double() if v.is_floating_point() else v for k, v in part(case, values, columns).items()}

@@ -1,4 +1,4 @@
-"""Time: repetitions in turn, medians and percentiles; and what the machine can do."""
+"""Times: repetitions of all competitors in turn, their medians and percentiles; and a description of the machine."""
 
 import gc
 import platform
@@ -11,13 +11,13 @@ from benchmarks.devices import Device, Run
 from bfn_kernels import __version__
 from bfn_kernels.backends import CPU_BUILD
 
-SHORT = 0.05  # seconds of a call that others disturb
-REPETITIONS = (3, 60)  # at least, at most
+SHORT = 0.05  # seconds; a shorter call is disturbed by what ran before it
+REPETITIONS = (3, 60)  # the least and the most
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call over the repetitions."""
+    """The seconds that a call took in each repetition."""
 
     seconds: tuple[float, ...]
 
@@ -34,13 +34,15 @@ class Timing:
 
 
 def timings(runs: dict[str, Run], seconds: float, device: Device) -> dict[str, Timing]:
-    """Each run, which has run before, is given about so many seconds. Their repetitions take turns, so that all see the
-    same machine; those of which three take longer than that come to an end first. A short one is called once before it
-    is timed: what others leave behind, in caches and in threads that still spin, is not its own."""
+    """Times each run, which must have run before, for about so many seconds, but at least three times.
+
+    The repetitions of all runs take turns, so that all see the machine in the same state. A short run is called once
+    before each repetition, so that it is not charged for what the run before it left in caches and in spinning threads.
+    """
     calls, left, found = {}, {}, {}
     for name, run in runs.items():
         once = device.clock(run)
-        if once < seconds:  # one call says little of how long a short one takes
+        if once < seconds:  # the time of one short call varies much
             once = min(once, *(device.clock(run) for _ in range(2)))
         calls[name] = max(1, round(device.shortest / once))
         left[name] = min(max(round(seconds / (once * calls[name])), REPETITIONS[0]), REPETITIONS[1])
@@ -60,7 +62,7 @@ def timings(runs: dict[str, Run], seconds: float, device: Device) -> dict[str, T
 
 
 def copy_bandwidth(device: Device, megabytes: int = 256) -> float:
-    """GB/s of torch's copy between tensors that are there already, bytes read and written."""
+    """The GB/s, read and written, of torch's copy between existing tensors."""
     source = torch.ones(megabytes * 2**18, device=device.name)
     target = torch.empty_like(source)
     timing = timings({"copy": lambda: (target.copy_(source),)}, 0.5, device)["copy"]
@@ -68,7 +70,7 @@ def copy_bandwidth(device: Device, megabytes: int = 256) -> float:
 
 
 def machine(device: Device) -> dict[str, str]:
-    """What a figure is worth without which nothing."""
+    """What one must know about the machine to compare its times with others."""
     return device.machine() | {
         "processor": f"{processor()} ({torch.backends.cpu.get_cpu_capability()})",
         "threads": str(torch.get_num_threads()),
@@ -89,7 +91,7 @@ def processor() -> str:
 
 
 def compiler() -> str:
-    """The one that torch.compile uses, and setup.py too."""
+    """The version of the compiler that torch.compile and setup.py use."""
     try:
         return subprocess.run(["c++", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
     except (OSError, subprocess.CalledProcessError, IndexError):

@@ -1,7 +1,7 @@
-"""Peak extra memory: how far a call lifts the resident set of a process of its own, threads' buffers included.
+"""Peak extra memory: by how much a call raises the resident set of a process of its own, including threads' buffers.
 
-The server that those processes are forked from has imported torch and run nothing; it has small pages, so that a
-small buffer counts as what it is.
+These processes are forked from a server that has imported torch and run nothing. The server uses small pages, so that a
+small buffer is not counted as a huge page.
 """
 
 import ctypes
@@ -19,13 +19,13 @@ from benchmarks.cases import Case
 from benchmarks.competitors import competitors, prepared
 from bfn_kernels.backends import BACKENDS
 
-HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch's own switch: large tensors in huge pages
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch's switch that puts large tensors in huge pages
 _context = multiprocessing.get_context("forkserver")
 
 
 def start_server() -> None:
-    """Before anything is allocated: its processes have small pages, this one from here on huge ones for what is large,
-    whoever makes it."""
+    """Starts the server; this must run before anything is allocated. From here on, this process puts all large tensors
+    in huge pages, whoever makes them; the processes of the server use small ones."""
     os.environ.pop(HUGE_PAGES, None)
     _context.set_forkserver_preload(["benchmarks.__main__"])
     ensure_running()
@@ -33,14 +33,14 @@ def start_server() -> None:
 
 
 def peak_of(run: Callable[[], tuple]) -> int | None:
-    """Bytes by which a call lifts this process; None where the system does not tell."""
+    """The bytes by which a call raises the resident set of this process; None if the system does not say."""
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
         with open("/proc/self/clear_refs", "w") as clear:
-            clear.write("5")  # the peak starts from here
+            clear.write("5")  # resets the peak
         before = _status("VmRSS")
-        kept = run()  # its results are part of it
+        kept = run()  # the results count as well
         peak = _status("VmHWM")
     except (OSError, AttributeError):
         return None
@@ -49,7 +49,7 @@ def peak_of(run: Callable[[], tuple]) -> int | None:
 
 
 def peak_in_a_process(case: Case, name: str, seconds: float = 120) -> int | None:
-    """The same in a fresh one; None where it was killed, too."""
+    """The same as `peak_of` in a new process; None also if that process was killed."""
     here, there = _context.Pipe(duplex=False)
     child = _context.Process(target=_child, args=(case, name, there), daemon=True)
     child.start()
@@ -66,7 +66,7 @@ def peak_in_a_process(case: Case, name: str, seconds: float = 120) -> int | None
 def _child(case: Case, name: str, result: Connection) -> None:
     competitor = next(c for c in competitors(case, list(BACKENDS)) if c.name == name)
     run = prepared(competitor, case, cases.inputs(case)[0])
-    # after this, threads and code are there
+    # this starts the threads and loads the code, which must not count
     torch.zeros(2**22).add_(1)
     few = cases.few(case)
     prepared(competitor, few, cases.inputs(few)[0])()

@@ -1,10 +1,11 @@
 """The published formulation: our own transcription of the formulas as the authors' code evaluates them.
 
-Bins by differences of distribution functions over all K and sums over them; Monte-Carlo receivers as mixture
-densities, `[draws, B, D, K]` and, for discrete data, `[draws, B, D, K, K]`, with torch.distributions; one time per
-variable; the state of discrete data is θ. It is the peer that a user of that code has, not the best there is.
+Probabilities of bins are differences of distribution functions, and sums run over all K of them. Monte-Carlo receivers
+are mixture densities of torch.distributions, `[draws, B, D, K]` and, for discrete data, `[draws, B, D, K, K]`. Every
+variable has a time of its own, and the state of discrete data is θ. This is what users of that code have, not the best
+that is possible.
 
-Where `noise` is given it takes the place of what torch would draw; of a class drawn, `sent`.
+`noise`, if it is passed, replaces the normals that torch would draw, and `sent` the class.
 """
 
 import math
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 LOG_RANGE = 10
-MIN_PROB = torch.finfo(torch.float32).eps  # below it torch's Categorical takes a probability for this one
+MIN_PROB = torch.finfo(torch.float32).eps  # torch's Categorical replaces smaller probabilities by this one
 
 
 def draw(distribution: Normal, shape: tuple[int, ...], noise: Tensor | None) -> Tensor:
@@ -112,7 +113,7 @@ def discrete_continuous_time_loss(x: Tensor, logits: Tensor, t: Tensor, *, beta_
 
 
 def discrete_discrete_time_loss(x, logits, t, noise=None, *, beta_1: float, n_steps: int, n_samples: int) -> Tensor:
-    """The receiver is factorised: each coordinate of y has a mixture over classes of its own."""
+    """L_n with the factorised receiver, in which each coordinate of y has a mixture over classes of its own."""
     num_classes = logits.shape[-1]
     alpha = (math.sqrt(beta_1) / n_steps) ** 2 * (2 * (t * n_steps + 1) - 1)
     message = sender(x, alpha, num_classes)

@@ -1,4 +1,4 @@
-"""What a run is told by: tables on the screen, one CSV, a plot of time against K."""
+"""The report of a run: tables on the screen, a CSV file, and a plot of time against K."""
 
 import csv
 import math
@@ -28,7 +28,7 @@ OK, FAILED, STOPPED = "ok", "FAILED", "stopped"
 
 @dataclass(frozen=True)
 class Row:
-    """One competitor in one case. No time is there unless its status is ok."""
+    """One competitor in one case. It has times only if its status is ok."""
 
     case: str
     series: str
@@ -39,19 +39,19 @@ class Row:
     backward: bool
     competitor: str
     status: str
-    note: str = ""  # why it is not ok
+    note: str = ""  # the reason if the status is not ok
     held_to: str = ""
-    error: float = math.nan  # of the output and the gradients, and what is allowed
+    error: float = math.nan  # the largest one of the output and the gradients
     tolerance: float = math.nan
     median_ms: float = math.nan
     p20_ms: float = math.nan
     p80_ms: float = math.nan
     repetitions: int = 0
-    ratio: float = math.nan  # times as long as the first backend
-    bytes_moved: int = 0  # inputs read, outputs and gradients written, each once
+    ratio: float = math.nan  # its median relative to that of the first backend
+    bytes_moved: int = 0  # by reading the inputs and writing the outputs and gradients once
     gb_per_s: float = math.nan
     peak_extra_bytes: float = math.nan
-    allowed_bytes: float = math.nan  # of a backend
+    allowed_bytes: float = math.nan  # the peak that a backend may have
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Target:
 
 
 def median(rows: Sequence[Row], case: str, names: Sequence[str]) -> float:
-    """The least median, in ms, of those competitors."""
+    """The least median of these competitors, in ms."""
     found = [row.median_ms for row in rows if row.case == case and row.competitor in names and row.status == OK]
     return min(found, default=math.nan)
 
@@ -109,7 +109,7 @@ def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: di
 
 
 def duration(ms: float) -> str:
-    """Three digits and a unit."""
+    """The duration with three digits and a unit."""
     if math.isnan(ms):
         return "–"
     value, unit = (ms * 1e3, "µs") if ms < 1 else (ms, "ms") if ms < 1e3 else (ms / 1e3, "s")
@@ -121,12 +121,12 @@ def number(value: float, form: str) -> str:
 
 
 def one_line(rows: Sequence[Row]) -> str:
-    """A case that is done."""
+    """A finished case in one line."""
     times = (f"{row.competitor} {duration(row.median_ms) if row.status == OK else row.status}" for row in rows)
     return f"{rows[0].case}: {', '.join(times)}"
 
 
-COLUMNS = {  # of the table of results, with their widths
+COLUMNS = {  # the columns of the table of results and their widths
     "": 11,
     "median": 8,
     "p20": 8,
@@ -142,7 +142,7 @@ COLUMNS = {  # of the table of results, with their widths
 
 
 def results_table(rows: Sequence[Row]) -> Group:
-    """A heading and a table for each case, all of the same columns."""
+    """A heading and a table for each case; all tables have the same columns."""
 
     def table(header: bool) -> Table:
         made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=header)
@@ -227,26 +227,26 @@ def read_csv(path: Path) -> list[Row]:
 
 
 def plot(rows: Sequence[Row], path: Path) -> Path | None:
-    """Time against K for every series with more than one."""
+    """Plots time against K for every series that has several K."""
     lines: dict[str, dict[str, list[tuple]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row.k and row.status == OK:
             lines[f"{row.series}, {row.shape}"][row.competitor].append((row.k, row.median_ms, row.p20_ms, row.p80_ms))
-    lines = {s: by for s, by in lines.items() if max(map(len, by.values())) > 1}
+    lines = {series: times for series, times in lines.items() if max(map(len, times.values())) > 1}
     if not lines:
         return None
-    names = list(dict.fromkeys(name for by in lines.values() for name in by))
+    names = list(dict.fromkeys(name for times in lines.values() for name in times))
     figure, panels = plt.subplots(
         1, len(lines), figsize=(6 * len(lines), 4.8), sharex=True, sharey=True, layout="constrained", squeeze=False
     )
-    for axes, (title, by) in zip(panels[0], lines.items(), strict=True):
-        for name, points in by.items():
+    for axes, (title, times) in zip(panels[0], lines.items(), strict=True):
+        for name, points in times.items():
             k, mid, low, high = zip(*sorted(points), strict=True)
             colour = f"C{names.index(name)}"
             axes.plot(k, mid, "o-", color=colour)
             axes.fill_between(k, low, high, color=colour, alpha=0.2)
         axes.set(xscale="log", yscale="log", xlabel="bins K", title=title)
-        axes.set_xticks(sorted({p[0] for by in lines.values() for points in by.values() for p in points}))
+        axes.set_xticks(sorted({p[0] for times in lines.values() for points in times.values() for p in points}))
         axes.get_xaxis().set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:.0f}"))
         axes.minorticks_off()
         axes.grid(alpha=0.3)

@@ -2,6 +2,6 @@
 
 import os
 
-# Threads that wait for each other by spinning take the processor from those they wait for: on a machine with other
-# work a step becomes ten times slower. OpenMP reads this once, when torch is first imported.
+# By default OpenMP's threads spin while they wait, and so take the processor from the threads they wait for: a step is
+# ten times slower if the machine has other work. OpenMP reads this variable once, when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

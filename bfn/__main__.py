@@ -1,4 +1,4 @@
-"""The console script, which says in one line what is missing where the extra `train` is not installed."""
+"""The console script. If the extra `train` is not installed, it says in one line which package is missing."""
 
 import sys
 
@@ -11,7 +11,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         missing = (error.name or "bfn").partition(".")[0]
         if missing in {"bfn", "bfn_kernels"} | sys.stdlib_module_names:
-            raise  # an extra would not help
+            raise  # installing an extra would not help
         sys.exit(f"error: bfn needs {missing}, which is not installed: pip install 'bfn-kernels[train]'")
 
 

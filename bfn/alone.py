@@ -1,4 +1,4 @@
-"""A run is the work of one process alone: two that write to one directory would tear its files apart."""
+"""Makes sure that a run is the work of one process, since two that write to one directory would spoil its files."""
 
 import fcntl
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO
 
 LOCK_FILE = ".lock"
-# Where torchrun and MPI say how many processes they started.
+# The environment variables in which torchrun and MPI say how many processes they started.
 COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
@@ -16,7 +16,7 @@ class RunError(RuntimeError):
 
 
 def refuse_several_processes() -> None:
-    """A RunError where the environment says that this process is one of several."""
+    """Raises a RunError if the environment says that this process is one of several."""
     for name in COUNTS:
         count = os.environ.get(name, "")
         if count.isdigit() and int(count) > 1:
@@ -24,7 +24,7 @@ def refuse_several_processes() -> None:
 
 
 def lock(directory: Path) -> IO[str]:
-    """An open file that keeps others from the directory until it is closed, at the latest by the end of the process."""
+    """Locks the directory until the returned file is closed, at the latest by the end of the process."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with ExitStack() as held:

@@ -1,4 +1,4 @@
-"""Files that hold tensors and JSON, written whole or not at all, and read without running anything they contain."""
+"""Files of tensors and JSON. They are written completely or not at all, and reading one runs no code that it holds."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ class CheckpointError(RuntimeError):
 
 
 def digest(tensors: dict[str, Tensor], text: str) -> str:
-    """SHA-256 of everything a file holds: safetensors itself would not notice a flipped bit."""
+    """The SHA-256 of everything that a file holds; safetensors itself would not notice a flipped bit."""
     sha = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         sha.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
@@ -25,7 +25,7 @@ def digest(tensors: dict[str, Tensor], text: str) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step: whatever happens, `path` holds the old content or the new."""
+    """Replaces a file in one step: whatever happens, `path` holds either the old content or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -34,11 +34,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:  # a full disk does not say for what there was no room
+    except OSError as error:  # the error of a full disk does not name the file
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
-    # The rename itself is on the disk only once the directory is.
+    # The rename is on the disk only after the directory has been written.
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -47,7 +47,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write tensors and a JSON-able state; a save that fails leaves the file that was there."""
+    """Writes tensors and a state that JSON can hold; if it fails, the old file stays as it was."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(state)
     metadata = {"state": text, "sha256": digest(tensors, text)}

@@ -29,7 +29,7 @@ Run = Annotated[Path, typer.Argument(help="The directory of a run, or its model 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """What the user can put right is told in one line, without a traceback."""
+    """Reports errors that the user can fix in one line, without a traceback."""
     try:
         yield
     except (ConfigError, CheckpointError, RunError, FloatingPointError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Data sets that ship inside a dependency, split once and for all, with the baseline that a model has to beat."""
+"""Data sets that come with a dependency, in fixed splits, each with the baseline that a model has to beat."""
 
 import re
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class Data:
     train: Tensor
     validation: Tensor
     test: Tensor
-    num_classes: int  # bins or classes of a variable
+    num_classes: int  # the number of bins or classes of a variable
     baseline: float  # bits per dimension of the best factorised model on the test split
-    symbols: str = ""  # what a class of text stands for
+    symbols: str = ""  # the character of each class of text
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -31,7 +31,8 @@ class Data:
 
 
 def factorised_bits(counted: Tensor, scored: Tensor, num_classes: int) -> float:
-    """Bits per dimension of `scored` [N, D] under independent columns: counts of `counted` [M, D], each plus 1/2."""
+    """The bits per dimension of `scored` [N, D] if its columns are independent, with probabilities from the counts of
+    `counted` [M, D], each plus 1/2."""
     counts = torch.nn.functional.one_hot(counted, num_classes).sum(0).double() + 0.5
     log_probs = (counts / counts.sum(-1, keepdim=True)).log2()
     return -log_probs.gather(1, scored.T).mean().item()
@@ -56,7 +57,7 @@ def digits(config: Config) -> Data:
 
 
 def digits_binary(config: Config) -> Data:
-    """Digits as two classes: is the grey level above one half?"""
+    """Digits as two classes, whether the grey level is above one half."""
     train, validation, test = ((s > 8).long() for s in split_digits())
     return Data(train, validation, test, 2, image_baseline(train, validation, test, 2))
 
@@ -81,7 +82,7 @@ def text(config: Config) -> Data:
     if length > (shortest := min(len(validation), len(test))):
         raise ConfigError(f"data.length={length} must be at most {shortest}, the length of the shortest split")
     baseline = factorised_bits(torch.cat([train, validation])[:, None], test[:, None], len(SYMBOLS))
-    # Training windows overlap, so that a window starts at many places of the text.
+    # Training windows overlap, so that the model sees windows that start at many places of the text.
     return Data(
         train.unfold(0, length, max(1, length // 8)),
         validation.unfold(0, length, length),

@@ -1,4 +1,4 @@
-"""The bound on held-out data: what the messages cost plus what reconstructing the data costs, in bits per dimension."""
+"""The bound on held-out data in bits per dimension: the cost of the messages plus that of reconstructing the data."""
 
 import math
 from dataclasses import dataclass
@@ -34,7 +34,8 @@ def spread_times(count: int, generator: torch.Generator, n_steps: int | None = N
 
 
 def down_to_step(t: Tensor, n_steps: int) -> Tensor:
-    """Where the step of each time starts, (i - 1)/n_steps for i = 1..n_steps; times just below 1 may round to 1."""
+    """The time (i - 1)/n_steps at which the step of each time starts; a time just below 1 that rounds to 1 has i =
+    n_steps."""
     return (t * n_steps).floor().clamp(max=n_steps - 1) / n_steps
 
 
@@ -43,7 +44,8 @@ def evaluate(model: BFN, data: Tensor, config: EvaluateConfig, device: torch.dev
     """Upper bound on -log2 p(x) per dimension of data [N, ...], each example at `repeats` times spread evenly."""
     model.eval()
     dimensions = math.prod(data.shape[1:])
-    # One set of times per example: rows hold `repeats` strata of an example, each example starting at its own offset.
+    # A row holds the times of one example: one in each of `repeats` strata, with an offset that differs between
+    # examples.
     generator = torch.Generator().manual_seed(config.seed)
     strata = spread_times(len(data), generator)[:, None] + torch.arange(config.repeats)
     times = strata / config.repeats

@@ -1,4 +1,4 @@
-"""A Bayesian flow network: the flow, the network and the loss of each kind of data, joined. Losses are in nats."""
+"""Bayesian flow networks: for each kind of data, a model that joins the flow, the network and the loss, in nats."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -13,14 +13,14 @@ from bfn.seeds import derive
 from bfn_kernels import continuous, discrete, discretised
 from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
 
-State = tuple[Any, ...]  # the tensors that a sampler carries on: mean and precision, or logits alone
+State = tuple[Any, ...]  # the tensors that a sampler updates: mean and precision, or logits alone
 
 
 class BFN(nn.Module, ABC):
     """What all kinds of data share: the loss of a batch, the reconstruction loss, and the steps of a sampler.
 
-    Data are x [B, ...] and times t [B]. `theta` is what the network sees of the input distribution: means [B, ...], or
-    probabilities [B, ..., K]. Seeds are ints; `reduction` is that of bfn_kernels; losses are in nats.
+    Data are x [B, ...] and times t [B]. `theta` are the parameters of the input distribution that the network sees:
+    means [B, ...], or probabilities [B, ..., K]. Seeds are ints; `reduction` is as in bfn_kernels; losses are in nats.
     """
 
     schedule: ExponentialVariance | QuadraticAccuracy
@@ -48,7 +48,7 @@ class BFN(nn.Module, ABC):
 
     def sample_step(self, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> State:
         """A sampling step: the network at time t, then a message of accuracy alpha. t, alpha and seed are tensors of
-        one number, at which nobody looks: a CUDA graph of a step serves for all."""
+        one number that the CPU never reads, so that a CUDA graph of one step can be replayed for all of them."""
         theta = self.theta(state)
         t = t.expand(len(theta))
         return self.update(self.output(theta, t), state, t, alpha, seed)
@@ -65,7 +65,7 @@ class BFN(nn.Module, ABC):
 
     @abstractmethod
     def output(self, theta: Tensor, t: Tensor) -> Tensor:
-        """What the network says of the output distribution, [B, ..., outputs]."""
+        """The network's prediction of the output distribution, [B, ..., outputs]."""
 
     @abstractmethod
     def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, reduction: str) -> Tensor: ...
@@ -84,7 +84,7 @@ class BFN(nn.Module, ABC):
 
     @abstractmethod
     def theta(self, state: State) -> Tensor:
-        """What the network sees of a state."""
+        """The parameters of the input distribution that the network sees."""
 
     @abstractmethod
     def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> State:
@@ -96,7 +96,7 @@ class BFN(nn.Module, ABC):
 
 
 class NormalBFN(BFN):
-    """Shared by continuous and discretised data, whose input distribution is N(mean, 1/precision)."""
+    """What continuous and discretised data share: their input distribution is N(mean, 1/precision)."""
 
     def __init__(self, config: Config, data: Data, outputs: int):
         super().__init__(config, data, 1, outputs)
@@ -118,7 +118,8 @@ class NormalBFN(BFN):
 
 
 class ContinuousBFN(NormalBFN):
-    """Continuous data in [-1, 1]; the network predicts the noise. Reconstruction counts bins, so that bits compare."""
+    """Continuous data in [-1, 1]; the network predicts the noise. The reconstruction loss is that of bins, so that its
+    bits can be compared with those of discretised data."""
 
     def __init__(self, config: Config, data: Data):
         super().__init__(config, data, outputs=1)
@@ -181,7 +182,8 @@ class DiscretisedBFN(NormalBFN):
         )
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
-        # A message without noise to an input distribution that knows nothing: its mean is then what was sent.
+        # A message without noise to an input distribution of precision 0 makes the mean equal to the value that was
+        # sent.
         silent = torch.zeros_like(theta)
         sent, _ = discretised.update_sample(
             mean=theta, precision=0.0, t=t, alpha=1.0, choose="mode", noise=silent, **self.settings(output)
@@ -213,7 +215,8 @@ class DiscreteBFN(BFN):
     def discrete_time_loss(
         self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
     ) -> Tensor:
-        # With two classes the expectation is one-dimensional, and nodes cost no more than draws, and are exact.
+        # With two classes the expectation is one-dimensional, and nodes are far more accurate than draws for the same
+        # cost.
         expectation: dict[str, Any] = {"quadrature": 32} if self.num_classes == 2 else {"n_samples": 10, "seed": seed}
         return discrete.discrete_time_loss(
             x, output, t, beta_1=self.beta_1, n_steps=n_steps, reduction=reduction, **expectation

@@ -66,7 +66,7 @@ def plot_samples(samples: Tensor, data: Data, path: Path) -> Path:
 
 
 def plot_text(samples: Tensor, data: Data, path: Path) -> Path:
-    """Samples and held-out windows, a line each."""
+    """Samples and held-out windows of text, one in a line."""
     lines = ["samples", *to_text(samples, data.symbols), "", "held-out text", *to_text(data.test[:4], data.symbols)]
     lines = [part for line in lines for part in (textwrap.wrap(line, 100, drop_whitespace=False) or [""])]
     figure = plt.figure(figsize=(10, 0.4 + 0.22 * len(lines)))
@@ -127,13 +127,13 @@ def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: in
 
 
 def most_varied(data: Data) -> tuple[int, ...]:
-    """The place in an example that differs most from one to the next: where all agree there is little to see."""
+    """The variable that differs most between examples; one that is the same in all of them would show little."""
     spread = data.train.double().flatten(1).std(0)
     return tuple(int(i) for i in torch.unravel_index(spread.argmax(), data.shape))
 
 
 def draw_density(axes: Axes, means: Tensor, stds: Tensor, drawn: float) -> None:
-    """N(mean_i, std_i²) after each number of messages i: darkness is the density over its own peak."""
+    """The density of N(mean_i, std_i²) after each number of messages i, as darkness relative to its own peak."""
     value = torch.linspace(-1.6, 1.6, 400)
     density = torch.exp(-0.5 * ((value[:, None] - means) / stds) ** 2)
     last = len(means) - 1

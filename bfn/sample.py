@@ -20,10 +20,10 @@ def sample(
     capture: bool | None = None,
     watch: Callable[[int, State], None] | None = None,
 ) -> Tensor:
-    """Draws data [count, ...]. `watch(i, state)` is shown the state after i messages, i = 0..n, to keep if it likes.
+    """Draws data [count, ...]. `watch(i, state)` is called with a copy of the state after i messages, i = 0..n.
 
-    capture: whether one CUDA graph of a step is replayed for the others, which draws the same; None: on a CUDA device.
-    With few examples a step lasts as long as its launches take.
+    capture: whether to record one step as a CUDA graph and to replay it for the others, which draws the same data; None
+    means yes on a CUDA device. With few examples most of a step's time is spent on launches, which this saves.
     """
     device = torch.device(device)
     capture = can_capture(device) if capture is None else capture
@@ -36,26 +36,26 @@ def sample(
         if i > 0:
             step()
         if i == 1 < n_steps and capture:
-            step = captured(run.step, device)  # what a first call compiles must not be part of it
+            step = captured(run.step, device)  # after the first step, since what that one compiles must not be recorded
         if watch is not None:
             watch(i, tuple(value.clone() for value in run.state))
     return model.sample_final(run.state)
 
 
 class Run:
-    """The state of a sampling run and the numbers of its steps, in tensors that stay where they are: one step after the
-    other does the same to the same memory."""
+    """The state of a sampling run and the numbers of its steps, in tensors that keep their addresses, so that every
+    step runs the same operations on the same memory."""
 
     def __init__(self, model: BFN, count: int, n_steps: int, seed: int, device: torch.device):
         self.model, self.state = model, model.prior(count, device)
         steps = torch.arange(1, n_steps + 1)
         times = ((steps.double() - 1) / n_steps).float()
         alphas = model.schedule.alpha(steps.double(), n_steps)
-        self.numbers = tuple(of_each.to(device) for of_each in (times, alphas, derive_each(seed, steps)))
+        self.numbers = tuple(numbers.to(device) for numbers in (times, alphas, derive_each(seed, steps)))
         self.done = torch.zeros(1, dtype=torch.int64, device=device)
 
     def step(self) -> None:
-        t, alpha, seed = (of_each.index_select(0, self.done).squeeze(0) for of_each in self.numbers)
+        t, alpha, seed = (numbers.index_select(0, self.done).squeeze(0) for numbers in self.numbers)
         state = self.model.sample_step(self.state, t, alpha, seed)
         for value, new in zip(self.state, state, strict=True):
             value.copy_(new)
@@ -67,7 +67,7 @@ def can_capture(device: torch.device) -> bool:
 
 
 def captured(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """The same as a CUDA graph, a launch instead of many. The step must have run before."""
+    """The step as a CUDA graph, which takes one launch instead of many. The step must have run once before."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
         step()

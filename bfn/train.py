@@ -29,7 +29,7 @@ from bfn.model import BFN, build_model
 from bfn.seeds import derive
 
 STATE_FILE, MODEL_FILE, LOG_FILE = "training.safetensors", "model.safetensors", "log.csv"
-# What train.seed is folded with to seed each part of a run.
+# Each part of a run has a seed of its own: train.seed folded with one of these numbers.
 WEIGHTS, ORDER, STEPS, VALIDATION = range(4)
 # Keys that may change when a run is resumed: they say how long it lasts, not what a step does.
 DURATION = {"train.max_steps", "train.max_seconds", "train.patience"}
@@ -37,14 +37,14 @@ DURATION = {"train.max_steps", "train.max_seconds", "train.patience"}
 
 @dataclass
 class Position:
-    """Where a run stands; with the tensors, all that resuming needs."""
+    """How far a run has come; together with the tensors this is all that resuming needs."""
 
     step: int = 0
     seconds: float = 0.0
     loss_sum: float = 0.0  # nats per dimension, summed over the steps since the last validation
     best: float = math.inf  # validation bound of the best EMA weights, bits per dimension
     best_step: int = 0
-    stale: int = 0  # validations since then
+    stale: int = 0  # validations since best_step
 
 
 class Interrupted(Exception):
@@ -52,9 +52,11 @@ class Interrupted(Exception):
 
 
 class Trainer:
-    """A run in the directory `config.out`: a new one, or the one that the directory holds, where it was saved last.
+    """A run in the directory `config.out`: a new one, or the one that the directory holds, continued from its last
+    save.
 
-    From here to the end of `run` the directory is locked. Several processes are a RunError, as is a locked directory.
+    The directory is locked from here to the end of `run`. A locked directory is a RunError, and so are several
+    processes.
     fresh: delete the run that the directory holds, if any.
     """
 

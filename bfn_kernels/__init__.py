@@ -1,7 +1,7 @@
 """Fused, differentiable ops for Bayesian flow networks (Graves et al. 2023, arXiv 2308.07037).
 
-Three families, one per kind of data: `continuous`, `discretised` and `discrete`. Shared beside them: `schedules`
-(what a time means), `noise` (seeds) and `backends` (which implementation serves a call).
+There are three families of ops, one for each kind of data: `continuous`, `discretised` and `discrete`. They share
+`schedules` (how accuracy grows with time), `noise` (seeds) and `backends` (which implementation serves a call).
 """
 
 from bfn_kernels import backends, common, continuous, discrete, discretised, noise, schedules

@@ -1,4 +1,4 @@
-"""Keywords that the families share, from what a caller writes to what the backends take."""
+"""Keyword arguments that the families share: their checks, and their conversion to what operators take."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -23,8 +23,11 @@ Seed = int | Tensor | None
 def drawn_seed(
     like: Tensor, seed: Seed, generator: torch.Generator | None, *noises: tuple[str, Tensor | None, Sequence[int]]
 ) -> Tensor | None:
-    """`seed=` or a number of `generator=` as a tensor, beside the explicit noises with their names and shapes; None
-    where nothing is left to draw."""
+    """The seed as a tensor, from `seed=`, `generator=` or torch's default generator; None if nothing has to be drawn.
+
+    noises: the explicit noises of the call, each as its name, the tensor or None, and the shape that it must have.
+    Nothing has to be drawn if all of them are tensors.
+    """
     explicit = []
     for name, noise, shape in noises:
         if noise is not None:
@@ -50,7 +53,8 @@ def _seed_from(generator: torch.Generator, seed: Seed, like: Tensor) -> Tensor:
 
 
 class Expectation(NamedTuple):
-    """How E over the sender's noise is taken: nodes of a quadrature, or a number of draws and where they come from."""
+    """How an expectation over the sender's noise is computed: by the nodes and weights of a quadrature, or by draws
+    that come from a seed or are passed as explicit noise."""
 
     nodes: Sequence[float]
     node_weights: Sequence[float]
@@ -59,7 +63,7 @@ class Expectation(NamedTuple):
     noise: Tensor | None
 
     def draws(self, like: Tensor, normal: Callable[..., Tensor]) -> Iterator[tuple[Tensor, float]]:
-        """The normals, shaped like `like` or a scalar for a node, and their weights."""
+        """Yields the normals and the weight of each node, as a scalar, or of each draw, in the shape of `like`."""
         for node, weight in zip(self.nodes, self.node_weights, strict=True):
             yield torch.full((), node, dtype=like.dtype, device=like.device), weight
         for draw in range(self.n_samples):
@@ -78,7 +82,7 @@ def expectation(
     generator: torch.Generator | None,
     noise: Tensor | None,
 ) -> Expectation:
-    """Exactly one of `quadrature` and `n_samples` is a number; explicit noise has one draw per leading index."""
+    """Checks that exactly one of `quadrature` and `n_samples` is a number. Explicit noise is `[n_samples, *shape]`."""
     if (quadrature is None) == (n_samples is None):
         raise ValueError(f"exactly one of quadrature and n_samples must be given, got {quadrature=} and {n_samples=}")
     if quadrature is not None:
@@ -95,8 +99,8 @@ def expectation(
 
 
 def known_values(known: Tensor | None, known_mask: Tensor | None, like: Tensor, shape: Sequence[int]) -> Tensor | None:
-    """`known=` and `known_mask=` come together: where the mask is True, the known value is sent instead. The mask, with
-    the dimensions of `shape`."""
+    """The mask with as many dimensions as `shape`, or None. `known=` and `known_mask=` must be passed together: where
+    the mask is True, the known value is sent instead."""
     if (known is None) != (known_mask is None):
         raise ValueError("known and known_mask must be given together")
     if known is None:
@@ -111,7 +115,7 @@ def known_values(known: Tensor | None, known_mask: Tensor | None, like: Tensor, 
 
 
 def read_mean(x: Tensor, mean: Tensor | None, parametrisation: str) -> Tensor | None:
-    """The mean that losses of continuous and discretised data read: None where the network puts out the data itself."""
+    """The mean that a loss of continuous or discretised data reads: None if the network predicts the data itself."""
     checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
     if mean is not None:
         checks.like("mean", mean, "x", x)
@@ -121,17 +125,23 @@ def read_mean(x: Tensor, mean: Tensor | None, parametrisation: str) -> Tensor | 
 
 
 def prediction_scalars(
-    library: Library, parametrisation: str, t: Rows, x: Tensor, dtype: torch.dtype, schedule: ContinuousSchedule,
-    wanted: Sequence[str] = (), **numbers,
-) -> Sequence[Tensor | None]:  # fmt: skip
-    """The scales of x̂ = aμ − bε̂, None where the network puts out the data itself, and the scalars wanted."""
+    library: Library,
+    parametrisation: str,
+    t: Rows,
+    x: Tensor,
+    dtype: torch.dtype,
+    schedule: ContinuousSchedule,
+    wanted: Sequence[str] = (),
+    **numbers,
+) -> Sequence[Tensor | None]:
+    """mean_scale and noise_scale, each None if the network predicts the data itself, then the wanted row scalars."""
     if parametrisation == "data":
         return None, None, *rows.scalars(library, wanted, t, x, dtype, schedule, **numbers)
     return rows.scalars(library, (*rows.FLOW, *wanted), t, x, dtype, schedule, **numbers)
 
 
 def step_time(t: Rows | None, step: int | Tensor | None, n_steps: int) -> Rows:
-    """The time (i − 1)/n of `step=`, the paper's i, in float64, or t itself; exactly one of them must be given."""
+    """The time (i − 1)/n at which step i of n starts, in float64, or t itself; exactly one of them must be passed."""
     if (t is None) == (step is None):
         raise ValueError(f"exactly one of t and step must be given, got {t=} and {step=}")
     if step is None:
@@ -151,20 +161,20 @@ def step_time(t: Rows | None, step: int | Tensor | None, n_steps: int) -> Rows:
 
 
 def updated_precision(precision: Rows, alpha: Rows, model: Tensor) -> Rows:
-    """ρ + α: a number if both are, else a tensor with the shape of their rows, in ρ's type, float32 at least."""
+    """ρ + α: a number if both are numbers, else a tensor of a number per row, in ρ's type but at least float32."""
     if not isinstance(precision, Tensor) and not isinstance(alpha, Tensor):
         return float(precision) + float(alpha)
     if (
         isinstance(precision, Tensor)
         and isinstance(alpha, Tensor)
         and (precision.shape, precision.dtype) == (alpha.shape, alpha.dtype)
-        and precision.dtype in checks.ROWS
+        and precision.dtype in checks.ROW_TYPES
     ):
         return precision + alpha
-    rho, alpha_rows = (
+    wide_precision, wide_alpha = (
         checks.rows(name, v, model.shape, model, 0) for name, v in (("precision", precision), ("alpha", alpha))
     )
-    total = rho + alpha_rows
+    total = wide_precision + wide_alpha
     kept = max(v.dim() for v in (precision, alpha) if isinstance(v, Tensor))
     dtype = torch.promote_types(precision.dtype, torch.float32) if isinstance(precision, Tensor) else torch.float32
     return total.reshape(total.shape[:kept]).to(dtype)

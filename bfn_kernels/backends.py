@@ -1,7 +1,7 @@
-"""Which implementations there are, what each takes, and which one serves a call.
+"""The backends: which implementations of the operators are available, and which one serves a call.
 
-Every family declares its operators once, in `operators.py`. They are served by libraries of `torch.ops`, one for C++
-and CUDA, one for Triton, and by `reference.py`, plain PyTorch that has functions of the same names and arguments.
+Every family declares its operators once, in `operators.py`. Two libraries of `torch.ops` implement them, one in C++ and
+CUDA and one in Triton, and so does `reference.py`, plain PyTorch functions of the same names and arguments.
 """
 
 import importlib
@@ -16,7 +16,8 @@ import torch
 from bfn_kernels import triton_ops
 from bfn_kernels.operators import Library, Operator
 
-# Builds of the CPU kernels, by the instruction set that torch itself would use; the first that was built is loaded.
+# For each instruction set that torch may use, the builds of the CPU kernels that run on it. The first one that is there
+# is loaded.
 CPU_BUILDS = {
     "AVX512": ("_cpu_avx512", "_cpu_avx2", "_cpu_generic"),
     "AVX2": ("_cpu_avx2", "_cpu_generic"),
@@ -24,7 +25,7 @@ CPU_BUILDS = {
 
 
 def _load_cpu() -> tuple[str | None, str | None]:
-    """The name of the extension that was loaded, or why there is none."""
+    """Loads the CPU kernels; returns the name of the extension, or the reason why there is none."""
     why = "the compiled extension is not there; install with a C++ compiler: pip install --no-build-isolation ."
     for name in CPU_BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("_cpu_generic",)):
         try:
@@ -45,8 +46,8 @@ CPU_BUILD, _CPU_MISSING = _load_cpu()
 
 
 def _missing_cuda() -> str | None:
-    """Why there are no CUDA kernels. They are loaded with the first CUDA tensor: beside a torch without CUDA they
-    cannot be."""
+    """The reason why there are no CUDA kernels, or None. They are loaded with the first CUDA tensor, since they cannot
+    be loaded beside a torch without CUDA."""
     if _CPU_MISSING is not None:
         return f"it needs the CPU kernels beside it: {_CPU_MISSING}"
     if importlib.util.find_spec("bfn_kernels._cuda") is None:
@@ -62,13 +63,13 @@ _CUDA_MISSING = _missing_cuda()
 @torch.compiler.assume_constant_result
 def _load_cuda() -> None:
     try:
-        importlib.import_module("bfn_kernels._cuda")  # which does nothing from the second time on
+        importlib.import_module("bfn_kernels._cuda")  # does nothing from the second call on
     except ImportError as error:
         raise RuntimeError(_does_not_load("_cuda", error)) from error
 
 
 def _missing_triton() -> str | None:
-    """Why there are no Triton kernels. Triton itself is imported when one of them is first called."""
+    """The reason why there are no Triton kernels, or None. Triton is imported when one of them is first called."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not there; a CUDA build of torch brings it, or: pip install 'bfn-kernels[triton]'"
     return None
@@ -79,15 +80,15 @@ NATIVE, TRITON = "bfn_kernels", "bfn_kernels_triton"
 
 @dataclass(frozen=True)
 class Backend:
-    """An implementation of the ops: on which devices, in which library of torch.ops, and why it is not available."""
+    """An implementation of the ops: its device, its library of torch.ops, and the reason if it is not available."""
 
     name: str
-    device: str | None  # None: any
-    library: str | None = None  # None: the reference
+    device: str | None  # None stands for any device
+    library: str | None = None  # None stands for the reference
     missing: str | None = None
 
 
-# In order of preference.
+# In order of preference, best first.
 BACKENDS = {
     backend.name: backend
     for backend in (
@@ -98,21 +99,21 @@ BACKENDS = {
     )
 }
 
-# The reference has no operators that are common to the families: it makes scalars of rows by their formulas.
+# The reference has no operators that are common to the families: it computes row scalars by their formulas.
 REFERENCE: Any = SimpleNamespace(common=None)
 LIBRARIES: dict[str | None, Any] = {None: REFERENCE}
 _FAMILIES: dict[str, Sequence[Operator]] = {}
 
 
 def add_library(library: Library) -> None:
-    """A library that has, or will have, code for the operators of all families."""
+    """Adds a library, which must implement the operators of all families, and declares these in it."""
     LIBRARIES[library.name] = library
     for family, operators in _FAMILIES.items():
         library.declare(family, operators)
 
 
 def add_family(name: str, operators: Sequence[Operator], reference: ModuleType | None) -> None:
-    """Operators as the attribute `name` of every library."""
+    """Declares the operators of a family in every library, where they become the attribute `name`."""
     _FAMILIES[name] = operators
     setattr(REFERENCE, name, reference)
     for library in LIBRARIES.values():
@@ -127,8 +128,11 @@ if BACKENDS["triton"].missing is None:
 
 
 def choose(name: str | None, device: torch.device) -> Backend:
-    """The backend asked for, or the best there is for the device. Raises ValueError for a name that no backend has or
-    that does not serve the device, RuntimeError for one that is not available."""
+    """The backend of that name, or the best one for the device if the name is None.
+
+    Raises ValueError for a name that is unknown or does not serve the device, RuntimeError for a backend that is not
+    available.
+    """
     if name is None:
         kind = device.type
         for backend in BACKENDS.values():
@@ -145,7 +149,7 @@ def choose(name: str | None, device: torch.device) -> Backend:
 
 
 def library(name: str | None, device: torch.device) -> Any:
-    """The operators of the backend asked for, or of the best there is for the device: `library.<family>.<operator>`."""
+    """The operators of the backend that `choose` returns, as `library.<family>.<operator>`."""
     backend = choose(name, device)
     if backend.name == "cuda":
         _load_cuda()

@@ -1,5 +1,7 @@
-"""Argument checks and the small conversions that go with them. Every error names the argument, what it was and
-what it may be, before anything runs."""
+"""Argument checks and the small conversions that go with them.
+
+Every error is raised before anything runs, and names the argument, what it was and what it may be.
+"""
 
 import math
 from collections.abc import Sequence
@@ -10,10 +12,11 @@ from torch import Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 CLASSES = (torch.int64, torch.int32, torch.uint8)
-SMALL_CLASSES = (torch.int16, torch.int8)  # taken as int32
-ROWS = (torch.float32, torch.float64)
+SMALL_CLASSES = (torch.int16, torch.int8)  # converted to int32
+ROW_TYPES = (torch.float32, torch.float64)  # types of times and accuracies that operators take
 REDUCTIONS = ("none", "batch", "sum", "mean")
-STEP_TOLERANCE = 1e-6  # of the product nt, for times that were rounded to float32; csrc/math/schedules.h repeats it
+# The relative error that n·t may have, since times may have been rounded to float32; csrc/math/schedules.h repeats it.
+STEP_TOLERANCE = 1e-6
 
 
 def _tensor(name: str, value: object, allowed: Sequence[torch.dtype]) -> None:
@@ -24,14 +27,14 @@ def _tensor(name: str, value: object, allowed: Sequence[torch.dtype]) -> None:
 
 
 def data(name: str, x: Tensor) -> None:
-    """Floating-point data `[B, ...]`."""
+    """Refuses all but floating-point data `[B, ...]`."""
     _tensor(name, x, FLOATS)
     if x.dim() == 0:
         raise ValueError(f"{name} must have a batch dimension, got a scalar")
 
 
 def classes(name: str, x: Tensor) -> Tensor:
-    """Integer classes `[B, ...]`, in a type that the operators take."""
+    """The integer classes `[B, ...]`, converted to a type that the operators take."""
     _tensor(name, x, CLASSES + SMALL_CLASSES)
     if x.dim() == 0:
         raise ValueError(f"{name} must have a batch dimension, got a scalar")
@@ -39,9 +42,12 @@ def classes(name: str, x: Tensor) -> Tensor:
 
 
 def valid_classes(name: str, x: Tensor, num_classes: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Classes to index with, and where x held one. A class out of range is an IndexError on the CPU, where looking is
-    free; elsewhere its variable becomes NaN. Where the mask is False x may be anything."""
-    index = x.long()  # uint8 holds no number of classes from 256 on to be compared with
+    """Classes that are safe to index with, and a mask of where x held a valid one.
+
+    On the CPU, where looking at values is free, a class out of range is an IndexError; elsewhere its variable becomes
+    NaN. Where the mask is False, x may hold anything.
+    """
+    index = x.long()  # uint8 cannot be compared with a number of classes above 255
     within = (index >= 0) & (index < num_classes)
     valid = within
     if mask is not None:
@@ -52,21 +58,22 @@ def valid_classes(name: str, x: Tensor, num_classes: int, mask: Tensor | None = 
 
 
 def logits(name: str, z: Tensor) -> None:
-    """Floating-point numbers per class `[B, ..., K]`, K at least 2."""
+    """Refuses all but floating-point numbers per class `[B, ..., K]`, K at least 2."""
     data(name, z)
     if z.dim() < 2 or z.shape[-1] < 2:
         raise ValueError(f"{name} must have shape [B, ..., K] with K of at least 2, got {tuple(z.shape)}")
 
 
 def components(name: str, z: Tensor, most: int) -> None:
-    """Floating-point numbers per component of a mixture `[B, ..., M]`."""
+    """Refuses all but floating-point numbers per component of a mixture `[B, ..., M]`, M at most `most`."""
     data(name, z)
     if z.dim() < 2 or not 1 <= z.shape[-1] <= most:
         raise ValueError(f"{name} must have shape [B, ..., M] with M from 1 to {most}, got {tuple(z.shape)}")
 
 
 def like(name: str, value: Tensor, model_name: str, model: Tensor, shape: Sequence[int] | None = None) -> None:
-    """A floating-point tensor on the model's device, of its shape or of the one given."""
+    """Refuses all but a floating-point tensor on the device of `model`, of the given shape or else of the shape of
+    `model`."""
     shape = model.shape if shape is None else shape
     _tensor(name, value, FLOATS)
     if value.shape != shape:
@@ -83,15 +90,16 @@ def same_device(name: str, value: Tensor, model_name: str, model: Tensor) -> Non
 
 
 def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, low=-math.inf, high=math.inf) -> Tensor:
-    """Numbers that belong to rows, float64: a scalar, or any leading part of `shape` with or without trailing ones.
+    """The numbers of rows in float64, with as many dimensions as `shape`.
 
-    Comes back with as many dimensions as `shape`. Outside [low, high] a CPU tensor is refused with ValueError; on
-    other devices, and in compiled code, where looking would cost a synchronisation, the number becomes NaN.
+    value: a scalar, or a tensor shaped like any leading part of `shape`, with or without trailing ones. In a CPU tensor
+    a number outside [low, high] is a ValueError; on other devices and in compiled code, where looking would cost a
+    synchronisation, it becomes NaN.
     """
     if isinstance(value, Real) and not isinstance(value, bool):
         if not low <= value <= high:
             raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
-        # added, since compiled code makes a constant of a number that it is to fill a tensor with
+        # compiled code would turn a number passed to torch.full into a constant; an addition keeps it variable
         return torch.zeros((1,) * len(shape), dtype=torch.float64, device=model.device) + value
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
@@ -109,12 +117,12 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
 
 
 def shows(x: Tensor) -> bool:
-    """Whether to look at its values is free: fakes have none, and compiled code would wait for them."""
+    """Whether its values can be read for free: fake tensors have none, and compiled code would have to wait."""
     return x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
 
 
 def leading(name: str, value: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape of rows with as many dimensions as `shape`, of whose leading ones they have numbers."""
+    """The shape of the numbers of rows, padded by trailing ones to as many dimensions as `shape` has."""
     kept = value.dim()
     while kept > 0 and value.shape[kept - 1] == 1:
         kept -= 1
@@ -127,18 +135,18 @@ def leading(name: str, value: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def steps(name: str, t: Tensor, n_steps: int) -> None:
-    """Refuses times on the CPU that no step of L_n has; elsewhere, and in compiled code, their losses become NaN."""
+    """Refuses times that start no step of L_n, on the CPU; elsewhere, and in compiled code, their losses become NaN."""
     if not shows(t):
         return
-    other = t[step_of(t, n_steps).isnan()]
-    if other.numel():
+    bad = t[step_of(t, n_steps).isnan()]
+    if bad.numel():
         raise ValueError(
-            f"{name} must be (i - 1)/n for a step i from 1 to n = {n_steps}, got {other[0].item()}; or give step=i"
+            f"{name} must be (i - 1)/n for a step i from 1 to n = {n_steps}, got {bad[0].item()}; or give step=i"
         )
 
 
 def step_of(t: Tensor, n_steps: int) -> Tensor:
-    """The step i = nt + 1 of n that a time in float64 stands for, up to rounding to float32; NaN for other times."""
+    """The step i = nt + 1 that starts at a time t (float64, up to rounding to float32); NaN if no step starts there."""
     before = n_steps * t
     whole = before.round()
     is_step = ((before - whole).abs() <= STEP_TOLERANCE * before.clamp(min=1)) & (whole < n_steps)
@@ -146,7 +154,7 @@ def step_of(t: Tensor, n_steps: int) -> Tensor:
 
 
 def values(name: str, x: Tensor, low: float, high: float) -> None:
-    """Refuses data outside of [low, high] on the CPU; NaN goes through."""
+    """Refuses data outside of [low, high] on the CPU; NaN is let through."""
     if not shows(x):
         return
     outside = (x < low) | (x > high)
@@ -155,7 +163,7 @@ def values(name: str, x: Tensor, low: float, high: float) -> None:
 
 
 def integer(name: str, value: int, low: int) -> int:
-    """The number as Python's own int; numpy's are taken too."""
+    """The value as Python's own int; NumPy integers are accepted too."""
     if isinstance(value, bool) or not isinstance(value, (int, Integral)):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < low:
@@ -164,14 +172,14 @@ def integer(name: str, value: int, low: int) -> int:
 
 
 def choice(name: str, value: str, allowed: Sequence[str]) -> int:
-    """The place of the value among those allowed, by which operators know it."""
+    """The place of the value among the allowed ones; operators know it by this number."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {list(allowed)}, got {value!r}")
     return allowed.index(value)
 
 
 def interval(name: str, value: tuple[float, float] | None) -> tuple[float, float]:
-    """The two ends; None stands for the whole line."""
+    """The two ends of an interval; None stands for the whole real line."""
     if value is None:
         return -math.inf, math.inf
     if not (isinstance(value, (tuple, list)) and len(value) == 2 and value[0] < value[1]):
@@ -180,8 +188,11 @@ def interval(name: str, value: tuple[float, float] | None) -> tuple[float, float
 
 
 def mask(name: str, value: Tensor | None, model_name: str, model: Tensor, shape: Sequence[int]) -> Tensor | None:
-    """None, or a bool tensor with as many dimensions as `shape`, to which it broadcasts. One of fewer dimensions has
-    the leading ones, as times have, or the trailing ones, as in torch's broadcasting, whichever fit."""
+    """The mask with as many dimensions as `shape`, to which it broadcasts, or None.
+
+    A mask of fewer dimensions has either the leading ones, as times do, or the trailing ones, as in torch's
+    broadcasting, whichever fit; if both do and they differ, it is refused.
+    """
     if value is None:
         return None
     _tensor(name, value, (torch.bool,))
@@ -202,7 +213,7 @@ def mask(name: str, value: Tensor | None, model_name: str, model: Tensor, shape:
 
 
 def no_gradient(reason: str, **tensors: object) -> None:
-    """Refuses tensors that require a gradient which this library does not define."""
+    """Refuses tensors that require a gradient, for inputs for which none is defined."""
     if not torch.is_grad_enabled():
         return
     for name, value in tensors.items():

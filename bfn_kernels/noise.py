@@ -1,10 +1,11 @@
 """Counter-based random numbers: the noise of a variable depends on a seed and on its position alone.
 
-Philox4x32-10 (Salmon et al. 2011) keyed by the seed. Its counter is (group low, group high, stream, draw); a group
-yields four words, hence four normals or four uniforms. Elementwise data number their variables in logical order,
-group = index // 4; a row of K classes starts at a group of its own, group = row·⌈K/4⌉ + k // 4.
+The generator is Philox4x32-10 (Salmon et al. 2011), keyed by the seed. Its counter is (group low, group high, stream,
+draw). A group yields four words, hence four normals or four uniforms. The variables of elementwise data are numbered in
+logical order, and variable i belongs to group i // 4. A row of K classes starts at a group of its own: class k of row r
+belongs to group r·⌈K/4⌉ + k // 4.
 
-This module is the readable form; csrc/math/philox.h is the native one, and both give the same numbers.
+This module is the readable form; csrc/math/philox.h is the native one, and both yield the same numbers.
 """
 
 import math
@@ -14,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# The table of streams; csrc/math/philox.h repeats it. A new use of noise takes a new number.
+# The table of streams, which csrc/math/philox.h repeats. A new use of noise gets a new number.
 SENDER = 0  # normals of the sender or of the Bayesian flow
-CLASS = 1  # uniforms that draw a class: row r takes word r % 4 of group r // 4
-MONTE_CARLO = 2  # normals of a Monte-Carlo expectation, `draw` being the number of the draw
+CLASS = 1  # uniforms that draw a class: row r uses word r % 4 of group r // 4
+MONTE_CARLO = 2  # normals of a Monte-Carlo expectation, for which `draw` counts the draws
 OUTPUT = 3  # normals that draw a value from a discretised output distribution
 FOLD_IN = 4  # words that make a new seed
 COMPONENT = 5  # uniforms that draw a component of a mixture, numbered as those of classes
@@ -27,7 +28,7 @@ _LOW = 0xFFFFFFFF
 
 
 def philox(seed: Tensor, group: Tensor, stream: int, draw: int = 0) -> Tensor:
-    """The four 32-bit words of each group, `[..., 4]`, held in int64.
+    """The four 32-bit words of each group, as int64 `[..., 4]`.
 
     seed: int64 tensor with one element. group: int64 tensor of any shape.
     """
@@ -36,7 +37,7 @@ def philox(seed: Tensor, group: Tensor, stream: int, draw: int = 0) -> Tensor:
 
 
 def _rounds(seed: Any, group: Any, c2: Any, c3: Any) -> tuple[Any, Any, Any, Any]:
-    """Of ints, or of int64 tensors."""
+    """The four words that the ten rounds of Philox make of a counter; all arguments are ints or int64 tensors."""
     c0, c1 = group & _LOW, (group >> 32) & _LOW
     k0, k1 = seed & _LOW, (seed >> 32) & _LOW
     for _ in range(10):
@@ -46,14 +47,15 @@ def _rounds(seed: Any, group: Any, c2: Any, c3: Any) -> tuple[Any, Any, Any, Any
     return c0, c1, c2, c3
 
 
-def _product(word: Any, by: int) -> tuple[Any, Any]:
-    """Its high and its low word, by parts that an int64 holds: of one that overflows, compiled code has other bits."""
-    upper, lower = (word >> 16) * by, (word & 0xFFFF) * by
+def _product(word: Any, factor: int) -> tuple[Any, Any]:
+    """The high and the low 32 bits of a product of 32-bit words. It is computed in parts that fit in an int64, since
+    products that overflow have other bits in compiled code."""
+    upper, lower = (word >> 16) * factor, (word & 0xFFFF) * factor
     return (upper + (lower >> 16)) >> 16, (((upper & 0xFFFF) << 16) + lower) & _LOW
 
 
 def _unit(words: Tensor) -> Tensor:
-    """float32 uniforms in (0, 1]."""
+    """The words as float32 uniforms in (0, 1]."""
     return words.float() * 2**-32 + 2**-33
 
 
@@ -78,12 +80,12 @@ def normal(shape: torch.Size, seed: Tensor, stream: int = SENDER, draw: int = 0,
 def normals(
     like: Tensor, dtype: torch.dtype, seed: Tensor | None, noise: Tensor | None, stream: int = SENDER
 ) -> Tensor:
-    """The explicit noise, or that of the seed, in the shape of the data."""
+    """The explicit noise if there is one, else normals from the seed, in the shape of `like`."""
     return normal(like.shape, seed, stream, dtype=dtype) if noise is None else noise.to(dtype)
 
 
 def class_normal(shape: torch.Size, seed: Tensor, stream: int = SENDER, draw: int = 0, dtype=torch.float32) -> Tensor:
-    """Standard normals for rows of classes, `shape = [..., K]`: each row starts at a group of its own."""
+    """Standard normals of shape `[..., K]` for rows of K classes, each of which starts at a group of its own."""
     num_classes = shape[-1]
     per_row, rows = (num_classes + 3) // 4, math.prod(shape[:-1])
     group = torch.arange(rows * per_row, device=seed.device)
@@ -92,21 +94,21 @@ def class_normal(shape: torch.Size, seed: Tensor, stream: int = SENDER, draw: in
 
 
 def class_uniform(shape: torch.Size, seed: Tensor, stream: int = CLASS) -> Tensor:
-    """One float32 uniform in (0, 1] per row of classes, `shape` being that of the classes drawn."""
+    """One float32 uniform in (0, 1] for each class that is to be drawn; `shape` is the shape of these classes."""
     count = math.prod(shape)
     group = torch.arange((count + 3) // 4, device=seed.device)
     return _unit(philox(seed, group, stream)).flatten()[:count].reshape(shape)
 
 
 def draw_class(p: Tensor, uniform: Tensor) -> Tensor:
-    """The first k whose cumulative probability exceeds u; if none does, the last k with p_k > 0."""
+    """The first class k whose cumulative probability exceeds u; if none does, the last k with p_k > 0."""
     above = p.cumsum(-1) > uniform.unsqueeze(-1)
     last = p.shape[-1] - 1 - (p > 0).flip(-1).byte().argmax(-1)
     return torch.where(above.any(-1), above.byte().argmax(-1), last)
 
 
 def fold_in(seed: int | Tensor, step: int | Tensor) -> int | Tensor:
-    """A fresh seed for each step of a loop, made from one seed: an int where both are, else an int64 tensor.
+    """A fresh seed for each step of a loop, made from one seed: an int if both arguments are, else an int64 tensor.
 
     seed: int or int64 tensor with one element. step: int, or an int64 tensor of steps, on the seed's device if that is
     a tensor. Raises TypeError for anything else, ValueError for a seed of several elements.
@@ -132,21 +134,21 @@ def fold_in(seed: int | Tensor, step: int | Tensor) -> int | Tensor:
 
 
 def _int_or_tensor(name: str, value: Any) -> int | Tensor:
-    """As it is, or Python's own int for one of numpy's."""
+    """The value itself, or Python's own int in the place of a NumPy integer; TypeError for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, Tensor, Integral)):
         raise TypeError(f"{name} must be an int or an int64 tensor, got {type(value).__name__}")
     return value if isinstance(value, (int, Tensor)) else int(value)
 
 
 def _signed(seed: int) -> int:
-    """The int64 with the same 64 bits."""
+    """The signed number whose int64 has the lowest 64 bits of the seed."""
     return (seed + 2**63) % 2**64 - 2**63
 
 
 def _tensor_of(seed: int, device: torch.device) -> Tensor:
-    """The int64 with the same 64 bits as a tensor."""
+    """An int64 tensor with the lowest 64 bits of the seed."""
     if torch.compiler.is_compiling():
-        # compiled code holds an int that changes in an int64, in which _signed overflows: halves of it do not
+        # compiled code holds a changing int in an int64, where _signed would overflow; two halves of the seed do not
         return _join_seed(seed % 2**32, seed // 2**32 % 2**32, device)
     return torch.full((), _signed(seed), dtype=torch.int64, device=device)
 
@@ -172,14 +174,15 @@ def _(like: Tensor) -> Tensor:
 
 
 def draw_seed(device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-    """A seed from a generator, torch's default one of the device if None."""
+    """A seed drawn from the generator, or from torch's default one of the device if it is None."""
     return torch.randint(-(2**63), 2**63 - 1, (), device=device, generator=generator)
 
 
 def as_seed(seed: int | Tensor | None, like: Tensor) -> Tensor:
-    """An int64 tensor with one element on `like`'s device; None draws it from torch's default generator there."""
+    """The seed as an int64 tensor with one element on the device of `like`; None draws it from torch's default
+    generator of that device."""
     if seed is None:
-        # traced, torch.randint would be replaced by the compiler's own generator: only an opaque op follows torch's
+        # the compiler would replace a traced torch.randint by its own generator; an opaque op keeps torch's
         return _draw_seed_op(like) if torch.compiler.is_compiling() else draw_seed(like.device)
     seed = _int_or_tensor("seed", seed)
     if isinstance(seed, Tensor):

@@ -1,6 +1,8 @@
-"""What a family says of an operator, once, and what becomes of it in every library of `torch.ops` that has it: schema,
-fake, backward pass and refusals. The code that runs is csrc's or Triton's; the reference has functions of the same
-names and arguments, without those that start with `need_`."""
+"""How an operator is declared, and how a declaration is registered in every library of `torch.ops` that serves it.
+
+A family declares each operator once: its schema, fake and backward pass. The code that runs is csrc's or Triton's. The
+reference has functions of the same names and arguments, but for the arguments whose names start with `need_`.
+"""
 
 import contextlib
 from collections import namedtuple
@@ -15,9 +17,9 @@ from torch._ops import OpOverload
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
-# All are private to torch. It says nowhere else whether torch.func's transforms are at work; without that a gradient of
-# an outer transform alone is an error. Without autograd's detour a small call takes a third less time; the operator as
-# C++ has it, below the object that Python has of it, saves 5 % more.
+# These names are private to torch, and each has a fallback. Only the first one says whether a transform of torch.func
+# is active; with its fallback, a gradient that an outer transform alone asks for is an error. With the fallback of the
+# second one a small call takes a third longer, with that of the third one 5 %.
 transformed: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib.nullcontext)
 
@@ -27,8 +29,12 @@ def below_python(overload: OpOverload) -> Callable:
 
 
 class Forward(NamedTuple):
-    """What a backward pass is given of the forward pass: the values whose names `Operator.saved` has, which of the
-    arguments need a gradient, and the arguments' types, None for what is no tensor."""
+    """What a backward pass knows of its forward pass.
+
+    saved: the values that `Operator.saved` names, as attributes.
+    needed: for each argument, whether it needs a gradient.
+    types: for each of the leading tensor arguments its dtype, or None if it was not passed.
+    """
 
     saved: Any
     needed: Sequence[bool]
@@ -39,14 +45,14 @@ class Forward(NamedTuple):
 class Operator:
     """An operator of a family.
 
-    schema: its name, arguments and results. Where there is a backward pass callers get the first result, and others are
-    for that pass alone. Callers do not give the arguments `need_x`, the last ones, which say whether a gradient of `x`
-    is asked for.
-    fake: the results without their numbers, of the same arguments.
+    schema: its name, arguments and results. If the operator has a backward pass, callers get its first result alone:
+    the other results are saved for that pass. The last arguments may be called `need_x`: they say whether x needs a
+    gradient, and are filled in here, not by callers.
+    fake: a function of the same arguments that makes results of the right shape and type without computing them.
     saved: the names of the arguments and results that the backward pass reads.
-    backward: `(library, grad, forward)` to the gradients of the first arguments, `grad` being that of the first result.
-    Without one no result has a gradient, and asking for one is an error.
-    in_place: whether there is another, `<name>_out`, that writes its result into a last argument `out`.
+    backward: a function `(library, grad, forward)` that returns the gradients of the leading arguments, where `grad` is
+    the gradient of the first result. Without it, asking for a gradient is an error.
+    in_place: whether there is a variant `<name>_out` that writes its result into a last argument `out`.
     """
 
     schema: str
@@ -66,10 +72,10 @@ class Operator:
 
 
 class Library:
-    """The operators of the library `name` of `torch.ops`, as attributes of the families that declare them."""
+    """A library of `torch.ops`; an operator is called as `library.<family>.<operator>(...)`."""
 
     def __init__(self, name: str, implement: Callable[[torch.library.Library, str, str], None] | None = None):
-        """`implement(library, family, operator)` is for libraries whose code is Python's."""
+        """`implement(library, family, operator)` registers the code of libraries that are written in Python."""
         self.name, self.implement = name, implement
         self._defined = torch.library.Library(name, "FRAGMENT")
 
@@ -77,11 +83,11 @@ class Library:
         raise AttributeError(f"{self.name} has no operators of {family!r}")
 
     def declare(self, family: str, operators: Iterable[Operator]) -> None:
-        """Defines a family's operators, for which torch has the names `<family>_<operator>`."""
-        found = SimpleNamespace()
-        setattr(self, family, found)
+        """Defines a family's operators; torch knows them as `<family>_<operator>`."""
+        namespace = SimpleNamespace()
+        setattr(self, family, namespace)
         for operator in operators:
-            setattr(found, operator.name, self._declare(family, operator))
+            setattr(namespace, operator.name, self._declare(family, operator))
 
     def _define(self, family: str, schema: str) -> OpOverload:
         name = f"{family}_{schema.split('(')[0]}"
@@ -105,7 +111,7 @@ class Library:
             if not torch.compiler.is_compiling():
                 _refuse_tangents(write, arguments)
             write(*arguments)
-            if not torch.compiler.is_compiling():  # the compiler tells autograd itself
+            if not torch.compiler.is_compiling():  # compiled code increases the version itself
                 torch.autograd.graph.increment_version(out)
             return out
 
@@ -113,31 +119,32 @@ class Library:
 
 
 def needs(*tensors: Tensor | None) -> list[bool]:
-    """Which of the tensors a gradient is asked for."""
+    """For each tensor, whether it needs a gradient. A tensor does not show that an outer transform of torch.func needs
+    its gradient, so under transforms all of them count as if they did."""
     if not torch.is_grad_enabled():
         return [False] * len(tensors)
-    all_of_them = transformed()  # an outer transform's gradient does not show here
-    return [t is not None and (t.requires_grad or all_of_them) for t in tensors]
+    under_transforms = transformed()
+    return [t is not None and (t.requires_grad or under_transforms) for t in tensors]
 
 
 def _differentiable(library: Library, overload: OpOverload, operator: Operator) -> Callable:
-    """The operator as a function, its fake and backward pass made known to torch.
+    """Registers the operator's fake and backward pass with torch; returns the function that callers use.
 
-    A second derivative is refused where the graph for it would be made, and a forward-mode one, since what left them
-    out would be silently wrong; and so is vmap, under which noise and reductions would not mean what they say.
+    Second derivatives, forward-mode derivatives and vmap are errors. The first two are not implemented, and zeros in
+    their place would be silently wrong; under vmap, noise and reductions would not mean what the docstrings say.
     """
     name, arguments = overload.name(), [a.name for a in overload._schema.arguments]
     saving = _Saving(overload, operator.saved.split())
 
-    def first_backward(ctx, grad, *of_saved):
+    def first_backward(ctx, grad, *grads_of_saved):
         if operator.backward is None:
             raise RuntimeError(f"{name} has no gradient")
         if grad is None:
             return (None,) * len(arguments)
         needed = ctx.needs_input_grad
-        found = operator.backward(library, grad, Forward(saving.read(ctx), needed, ctx.types))
-        found = [g if n else None for g, n in zip(found, needed, strict=False)]
-        return *found, *[None] * (len(arguments) - len(found))
+        gradients = operator.backward(library, grad, Forward(saving.read(ctx), needed, ctx.types))
+        gradients = [g if n else None for g, n in zip(gradients, needed, strict=False)]
+        return *gradients, *[None] * (len(arguments) - len(gradients))
 
     def checked_backward(ctx, *grads):
         if operator.backward is not None and torch.is_grad_enabled():
@@ -147,7 +154,7 @@ def _differentiable(library: Library, overload: OpOverload, operator: Operator) 
     def save_all(ctx, inputs, output):
         saving.write(ctx, inputs, output)
         if isinstance(output, tuple):
-            ctx.set_materialize_grads(False)  # zeros for results that have no gradient would be as large as these
+            ctx.set_materialize_grads(False)  # saves making zeros as large as the results that have no gradient
             ctx.mark_non_differentiable(*output[1:])
 
     def refuse_vmap(info, in_dims, *args):
@@ -161,7 +168,7 @@ def _differentiable(library: Library, overload: OpOverload, operator: Operator) 
 
 
 class _Saving:
-    """Which arguments and results an operator keeps for its backward pass: tensors in torch's way, the rest beside."""
+    """Saves arguments and results for the backward pass: tensors by `save_for_backward`, other values on `ctx`."""
 
     def __init__(self, overload: OpOverload, names: Sequence[str]):
         schema = overload._schema
@@ -185,15 +192,17 @@ class _Saving:
 
 
 def _leading_tensors(overload: OpOverload) -> int:
-    """How many of the first arguments are tensors; only these may have a gradient."""
+    """The number of tensors before the first argument of another type; only these may have a gradient."""
     types = [str(a.type) for a in overload._schema.arguments]
     return next((i for i, t in enumerate(types) if t not in ("Tensor", "Optional[Tensor]")), len(types))
 
 
 def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, vmap: Callable) -> Callable:
-    """The operator for torch.func, whose transforms take no autograd but of this form, and make a graph of every
-    backward pass: a second derivative is refused by the operators that work in the first, which have none, unless they
-    are linear."""
+    """The operator in the one form of `autograd.Function` that torch.func's transforms accept.
+
+    These transforms build a graph of every backward pass, so a second derivative cannot be refused there. The operators
+    that the backward pass calls refuse it, unless they are linear and have a right one.
+    """
 
     class UnderTransforms(torch.autograd.Function):
         @staticmethod
@@ -217,8 +226,11 @@ def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, 
 
 
 def _call(overload: OpOverload, save: Callable, backward: Callable | None, under_transforms: Callable) -> Callable:
-    """The operator's first result, without the detour through Python that torch makes for what `register_autograd`
-    says: on a few thousand variables it costs several times what the work does."""
+    """The operator as callers use it: a function that returns its first result.
+
+    It goes past the Python code that torch runs for `register_autograd`, which takes several times as long as the
+    kernel on a few thousand variables.
+    """
 
     operate = below_python(overload)
 
@@ -234,7 +246,7 @@ def _call(overload: OpOverload, save: Callable, backward: Callable | None, under
         def backward(ctx, *grads):
             return backward(ctx, *grads)
 
-    # Function.apply looks for transforms, which have gone another way
+    # torch's Python `apply` would look for transforms again, which `call` has handled before
     apply = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]
     names = [a.name for a in overload._schema.arguments]
     needed = [names.index(name.removeprefix("need_")) for name in names if name.startswith("need_")]
@@ -264,7 +276,7 @@ def _call(overload: OpOverload, save: Callable, backward: Callable | None, under
 
 
 def _refuse_tangents(overload: OpOverload, args: Sequence) -> None:
-    if getattr(forward_ad, "_current_level", 0) < 0:  # private to torch; looking at each tensor takes long
+    if getattr(forward_ad, "_current_level", 0) < 0:  # private to torch, but checking every tensor is slow
         return
     if any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in args):
         raise RuntimeError(f"{overload} has no forward-mode derivative")
@@ -284,7 +296,10 @@ def gradient_fake(like: Tensor, needed: bool, dtype: torch.dtype) -> Tensor:
 def times_saved(
     library: Library, grad: Tensor, scale: Tensor | None, saved: Sequence[Tensor], forward: Forward, first: int = 0
 ) -> list[Tensor | None]:
-    """The gradients of as many arguments from the first on as were saved, of each variable's result, times that of what
-    came of it, in their arguments' types."""
+    """The gradients of the arguments from number `first` on, each in its argument's type.
+
+    saved: for each of these arguments, the derivative of every variable's result. grad: the gradient of the reduced
+    result; scale: the factor that the reduction multiplied it by, or None.
+    """
     each = zip(saved, forward.types[first:], forward.needed[first:], strict=False)
     return [library.common.scaled_gradient(s, grad, scale, t) if n else None for s, t, n in each]

@@ -1,4 +1,4 @@
-"""`out=`: memory of its own, or the state itself, that a step writes its result into."""
+"""The check of `out=`, the tensor that a step writes its result into: it may be the state itself."""
 
 import torch
 from torch import Tensor
@@ -7,8 +7,10 @@ from bfn_kernels import checks
 
 
 def check_out(out: Tensor | None, state_name: str, /, **inputs: Tensor | float | None) -> None:
-    """`out=` must be like the state among the inputs. It may be the state itself, and must share no memory with another
-    input; writing into it leaves no gradient."""
+    """Refuses an `out` that is not like the state, which is the input called `state_name`.
+
+    `out` may be the state itself, and must share no memory with any other input. Writing into it leaves no gradient.
+    """
     if out is None:
         return
     tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
@@ -17,7 +19,7 @@ def check_out(out: Tensor | None, state_name: str, /, **inputs: Tensor | float |
     if out.dtype != state.dtype:
         raise TypeError(f"out must be {state.dtype} as the state is, got {out.dtype}")
     checks.no_gradient("writing into out leaves none", out=out, **tensors)
-    if not torch.compiler.is_compiling():  # what the compiler cannot trace; it writes into copies of its own
+    if not torch.compiler.is_compiling():  # the compiler cannot trace this check, and writes into its own copies
         _check_kind(out)
     if _overlaps_itself(out):
         raise ValueError(f"out must have a place of its own for every element, got strides {out.stride()}")
@@ -38,12 +40,12 @@ def _check_kind(out: Tensor) -> None:
 
 
 def _dims(x: Tensor) -> list[tuple[int, int]]:
-    """Strides and sizes of the dimensions with more than one element."""
+    """The stride and size of each dimension that has more than one element."""
     return [(stride, size) for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1]
 
 
 def _overlaps_itself(x: Tensor) -> bool:
-    """Whether an element may lie where another one does: a stride is shorter than what the inner dimensions span."""
+    """Whether two elements may share an address: some stride is shorter than the span of the dimensions inside it."""
     span = 1
     for stride, size in sorted(_dims(x)):
         if stride < span:
@@ -53,8 +55,10 @@ def _overlaps_itself(x: Tensor) -> bool:
 
 
 def _memory(x: Tensor) -> tuple[int, int] | None:
-    """The addresses of the first element and behind the last one; None where there are none, as for fake tensors. The
-    compiler finds out itself what shares memory, and copies."""
+    """The address of the first element and the one behind the last; None if the tensor has no memory, as fakes have.
+
+    In compiled code it is None too: the compiler itself finds out what shares memory, and copies.
+    """
     if torch.compiler.is_compiling() or x.device.type == "meta" or x.numel() == 0:
         return None
     try:

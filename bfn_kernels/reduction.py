@@ -1,20 +1,22 @@
-"""Masks and reductions of losses as the reference does them."""
+"""How the reference masks and reduces losses."""
 
 import torch
 from torch import Tensor
 
-NONE, BATCH, SUM, MEAN = range(4)  # the places of checks.REDUCTIONS, and csrc/ops/loss.h's Reduction
+# A reduction is known by its place in checks.REDUCTIONS; the enum Reduction of csrc/ops/loss.h has the same numbers.
+NONE, BATCH, SUM, MEAN = range(4)
 
 
 def hide(mask: Tensor | None, *tensors: Tensor | None) -> list[Tensor | None]:
-    """The tensors with zeros where the mask is False, so that no value there, not even NaN, reaches a gradient."""
+    """Zeroes the tensors where the mask is False, so that no value there, not even NaN, reaches a gradient."""
     return [t if t is None or mask is None else torch.where(mask, t, torch.zeros_like(t)) for t in tensors]
 
 
 def reduce(loss: Tensor, mask: Tensor | None, reduction: int) -> Tensor:
-    """`loss` per variable `[B, ...]`: NONE keeps it, BATCH sums it to `[B]`, SUM and MEAN make a scalar of it.
+    """Reduces a loss per variable `[B, ...]`: NONE keeps it, BATCH sums it to `[B]`, SUM and MEAN give a scalar.
 
-    Where the mask is False the loss is 0; MEAN divides by the number of variables left, or by 1 if there are none.
+    Where the mask is False the loss is 0. MEAN divides by the number of variables that the mask keeps, or by 1 if it
+    keeps none.
     """
     (loss,) = hide(mask, loss)
     if reduction == NONE:

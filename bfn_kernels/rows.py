@@ -1,8 +1,8 @@
-"""Row scalars: numbers that belong to rows, from a time or an accuracy, as a caller gives it, to what the ops take.
+"""Row scalars: the numbers that an op needs of each row, computed from the times or accuracies that a caller passes.
 
-Each is made in float64 and rounded once, to the type of the arithmetic. `FORMULAS` has them in plain PyTorch, for any
-schedule and device and for compiled code; the operator `row_scalars`, of csrc/math/schedules.h and triton_ops/rows.py,
-makes those of the built-in schedules, all that a call needs in one launch.
+Each is computed in float64 and rounded once, to the type of the arithmetic. `FORMULAS` has them in plain PyTorch, for
+any schedule and device and for compiled code. For the built-in schedules the operator `row_scalars`, implemented in
+csrc/math/schedules.h and triton_ops/rows.py, computes all that a call needs in one launch.
 """
 
 import functools
@@ -19,19 +19,23 @@ from bfn_kernels import checks
 from bfn_kernels.operators import Library
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
 
-Rows = float | Tensor
+Rows = float | Tensor  # a time, accuracy or precision: one number for all rows, or a tensor with one for each
 
-T_MIN = 1e-6  # before this time nothing was received yet: the data prediction is 0
-T_MAX = 1 - 1e-6  # the time of a discrete flow is clamped to it
-ROOT_BETA_MIN = 1e-10  # below this √β a discrete flow is the uniform prior
+T_MIN = 1e-6  # before this time no message counts as received, and the data prediction is 0
+T_MAX = 1 - 1e-6  # the time of a discrete flow is clamped to this
+ROOT_BETA_MIN = 1e-10  # if √β is below this, a discrete flow is the uniform prior
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a formula may use, in float64: a time or α, the precision ρ before a message, and numbers of the call."""
+class Inputs:
+    """What the formulas read, in float64.
+
+    value: times if there is a schedule, else accuracies α of messages. precision: ρ before the message. n_steps: n, for
+    α_i. scale: a factor that some formulas have.
+    """
 
     value: Tensor
-    rho: Tensor | None
+    precision: Tensor | None
     schedule: Any
     n_steps: int
     scale: float
@@ -45,44 +49,46 @@ class Given:
         gamma, variance = self.gamma()
         return (gamma * variance).sqrt()
 
-    def coefficients(self) -> tuple[Tensor, Tensor]:
-        """a = 1/γ and b = √((1−γ)/γ) of x̂ = aμ − bε̂ (84, 105); both 0 where t < t_min."""
+    def prediction_scales(self) -> tuple[Tensor, Tensor]:
+        """1/γ and √((1−γ)/γ), the scales of μ and ε̂ in x̂ = μ/γ − √((1−γ)/γ)·ε̂ (84, 105); both are 0 if t < t_min."""
         gamma, variance = self.schedule.gamma(self.value.clamp(min=T_MIN))
-        a, b = 1 / gamma, (variance / gamma).sqrt()
-        return torch.where(self.value < T_MIN, 0.0, a), torch.where(self.value < T_MIN, 0.0, b)
+        scales = 1 / gamma, (variance / gamma).sqrt()
+        mean_scale, noise_scale = (torch.where(self.value < T_MIN, 0.0, scale) for scale in scales)
+        return mean_scale, noise_scale
 
     def beta(self) -> Tensor:
-        """That of a discrete flow."""
+        """β(t), the accuracy that a discrete flow has received up to time t."""
         beta = self.schedule.beta(self.value.clamp(max=T_MAX))
         return torch.where(beta.sqrt() < ROOT_BETA_MIN, 0.0, beta)
 
     def updated(self) -> Tensor:
         """ρ' = ρ + α (49)."""
-        return self.rho + self.value
+        return self.precision + self.value
 
 
-# In the order of csrc/math/schedules.h, by which the operator knows them, and in which they are asked for.
-FORMULAS: dict[str, Callable[[Given], Tensor]] = {
-    "gamma": lambda of: of.gamma()[0],
-    "flow_std": Given.flow_std,
-    "mean_scale": lambda of: of.coefficients()[0],
-    "noise_scale": lambda of: of.coefficients()[1],
-    "rate": lambda of: of.scale * of.schedule.rate(of.value),
-    "alpha": lambda of: of.scale * of.schedule.alpha(checks.step_of(of.value, of.n_steps), of.n_steps),
-    "std": lambda of: of.gamma()[1].sqrt(),
-    "half_precision": lambda of: 0.5 / of.gamma()[1],
-    "log_normaliser": lambda of: (2 * math.pi * of.gamma()[1]).log() / 2,
-    "beta": Given.beta,
-    "beta_spread": lambda of: (of.scale * of.beta()).sqrt(),  # √(Kβ) (185)
-    "keep": lambda of: of.rho / of.updated(),  # μ' = (ρμ + αy)/ρ' (50)
-    "take": lambda of: of.value / of.updated(),
-    "update_std": lambda of: of.value.sqrt() / of.updated(),  # what noise of variance 1/α becomes in it
-    "sender_std": lambda of: of.value.rsqrt(),
-    "accuracy": lambda of: of.value,
-    "spread": lambda of: (of.scale * of.value).sqrt(),  # √(Kα)
+# The operator knows a scalar by its bit, and returns those wanted in the order of this table, which
+# csrc/math/schedules.h repeats.
+FORMULAS: dict[str, Callable[[Inputs], Tensor]] = {
+    "gamma": lambda row: row.gamma()[0],
+    "flow_std": Inputs.flow_std,
+    "mean_scale": lambda row: row.prediction_scales()[0],
+    "noise_scale": lambda row: row.prediction_scales()[1],
+    "rate": lambda row: row.scale * row.schedule.rate(row.value),
+    "alpha": lambda row: row.scale * row.schedule.alpha(checks.step_of(row.value, row.n_steps), row.n_steps),
+    "std": lambda row: row.gamma()[1].sqrt(),
+    "half_precision": lambda row: 0.5 / row.gamma()[1],
+    "log_normaliser": lambda row: (2 * math.pi * row.gamma()[1]).log() / 2,
+    "beta": Inputs.beta,
+    "beta_spread": lambda row: (row.scale * row.beta()).sqrt(),  # √(Kβ) (185)
+    "keep": lambda row: row.precision / row.updated(),  # ρ/ρ' in μ' = (ρμ + αy)/ρ' (50)
+    "take": lambda row: row.value / row.updated(),  # α/ρ' in μ' (50)
+    "update_std": lambda row: row.value.sqrt() / row.updated(),  # √α/ρ', the std of y's noise times α/ρ'
+    "sender_std": lambda row: row.value.rsqrt(),
+    "accuracy": lambda row: row.value,
+    "spread": lambda row: (row.scale * row.value).sqrt(),  # √(Kα)
 }
 BITS = {name: 1 << place for place, name in enumerate(FORMULAS)}
-FLOW = "mean_scale", "noise_scale"  # x̂ = aμ − bε̂
+FLOW = "mean_scale", "noise_scale"  # 1/γ and √((1−γ)/γ) in x̂ = μ/γ − √((1−γ)/γ)·ε̂
 UPDATE = "keep", "take", "update_std"
 MESSAGE = "accuracy", "spread"
 
@@ -94,7 +100,8 @@ def _parameter(name: str, value: float | Tensor) -> float:
     return float(value)
 
 
-# By what the operator knows a schedule: its number there, σ₁ or β₁, and K. A subclass may mean something else.
+# How the operator knows a schedule: its number, σ₁ or β₁, and K. A subclass may override methods, so only these exact
+# types are served.
 SCHEDULES: dict[type, Callable[[Any], tuple[int, float, int]]] = {
     type(None): lambda schedule: (0, 0.0, 0),
     ExponentialVariance: lambda schedule: (1, _parameter("sigma_1", schedule.sigma_1), 0),
@@ -109,49 +116,61 @@ def _bits(names: Sequence[str]) -> int:
 
 
 def scalars(
-    library: Library, wanted: Sequence[str], value: Rows, data: Tensor, dtype: torch.dtype, schedule: Any = None, *,
-    dims: int | None = None, precision: Rows | None = None, n_steps: int = 0, scale: float = 1,
-) -> Sequence[Tensor]:  # fmt: skip
-    """Those wanted, in `dtype`, broadcastable to the first `dims` dimensions of the data, all if None: of times in
-    [0, 1] where there is a schedule, else of accuracies α and of the precisions that they are added to, both at least
-    0."""
+    library: Library,
+    wanted: Sequence[str],
+    value: Rows,
+    data: Tensor,
+    dtype: torch.dtype,
+    schedule: Any = None,
+    *,
+    dims: int | None = None,
+    precision: Rows | None = None,
+    n_steps: int = 0,
+    scale: float = 1,
+) -> Sequence[Tensor]:
+    """The wanted row scalars, names in the order of FORMULAS, each in `dtype` and broadcastable to the variables.
+
+    value: a number or `[B]` or any leading part of the variables' shape: times in [0, 1] with a schedule, else
+    accuracies α of messages, at least 0. data: `[B, ...]`, whose first `dims` dimensions (all if None) are those of the
+    variables. precision: ρ before the message, shaped as value may be, at least 0. n_steps and scale: numbers of the
+    whole call.
+    """
     shape = data.shape if dims is None else data.shape[:dims]
     name, high = ("alpha", math.inf) if schedule is None else ("t", 1)
     numbers_of = SCHEDULES.get(type(schedule))
     numbers = None if numbers_of is None else numbers_of(schedule)
     if wanted and library.common is not None and numbers is not None and not torch.compiler.is_compiling():
-        row = _row(value, data, high)
-        rho = row if precision is None else _row(precision, data)
-        if row is not None and rho is not None:
-            if precision is None:
-                rho = None
+        values = _operator_input(value, data, high)
+        precisions = None if precision is None else _operator_input(precision, data)
+        if values is not None and (precision is None or precisions is not None):
             bits = _bits(tuple(wanted))
-            return library.common.row_scalars(row, rho, bits, *numbers, n_steps, scale, shape, dtype)
+            return library.common.row_scalars(values, precisions, bits, *numbers, n_steps, scale, shape, dtype)
     wide = checks.rows(name, value, shape, data, 0, high)
     if "alpha" in wanted:
         checks.steps(name, wide, n_steps)
-    rho = None if precision is None else checks.rows("precision", precision, shape, data, 0)
-    of = Given(wide, rho, schedule, n_steps, scale)
-    made = [FORMULAS[name](of).to(dtype) for name in wanted]
-    if any(row.requires_grad for row in made):
+    wide_precision = None if precision is None else checks.rows("precision", precision, shape, data, 0)
+    inputs = Inputs(wide, wide_precision, schedule, n_steps, scale)
+    made = [FORMULAS[name](inputs).to(dtype) for name in wanted]
+    if any(scalar.requires_grad for scalar in made):
         raise ValueError("schedule requires a gradient, but none is defined for it; give it parameters that have none")
     return made
 
 
-def _row(value: Rows, data: Tensor, high: float = math.inf) -> Tensor | None:
-    """What the operator takes; None for what is wrong, of which `checks` knows more to say, and for subclasses."""
+def _operator_input(value: Rows, data: Tensor, high: float = math.inf) -> Tensor | None:
+    """The value as a tensor that the operator takes. None for subclasses of Tensor, which the formulas serve, and for
+    wrong values, which `checks` refuses with a better message."""
     if type(value) is float or type(value) is int:
         return torch.full((), float(value), dtype=torch.float64, device=data.device) if 0 <= value <= high else None
     if type(value) is not Tensor and (not isinstance(value, Tensor) or has_torch_function((value,))):
         return None
     if value.dtype in (torch.bfloat16, torch.float16):
         value = value.float()
-    if value.dtype not in checks.ROWS or value.device != data.device:
+    if value.dtype not in checks.ROW_TYPES or value.device != data.device:
         return None
     return None if value.requires_grad and torch.is_grad_enabled() else value
 
 
-def fake_scalars(value, rho, wanted, schedule, parameter, num_classes, n_steps, scale, shape, dtype):
-    sizes = (checks.leading("rows", given, shape) for given in (value, rho) if given is not None)
+def fake_scalars(value, precision, wanted, schedule, parameter, num_classes, n_steps, scale, shape, dtype):
+    sizes = (checks.leading("row scalars", t, shape) for t in (value, precision) if t is not None)
     each = torch.broadcast_shapes(*sizes)
     return [value.new_empty(each, dtype=dtype) for _ in range(wanted.bit_count())]

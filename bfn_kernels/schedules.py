@@ -1,8 +1,8 @@
-"""Accuracy schedules: what a noise level a time stands for. Ops take the numbers that a schedule yields, in float64.
+"""Accuracy schedules: how accurate the messages are over time. Ops use the numbers of a schedule in float64.
 
-A schedule of continuous and discretised data answers `gamma`, `alpha` and `rate`; one of discrete data `beta`,
-`alpha` and `rate`. Any object with these methods serves as `schedule=`: a new schedule needs no new kernel. The
-schedules here take plain numbers too.
+A schedule of continuous and discretised data has the methods `gamma`, `alpha` and `rate`; one of discrete data has
+`beta`, `alpha` and `rate`. Any object with these methods can be passed as `schedule=`: a new schedule needs no new
+kernel. The methods of the schedules in this file take plain numbers too.
 """
 
 import functools
@@ -19,7 +19,7 @@ from bfn_kernels import checks
 
 
 def takes_numbers(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of a schedule that is written for tensors, and answers a number by numbers."""
+    """Makes a method that is written for tensors also take a number, for which it returns numbers."""
 
     @functools.wraps(method)
     def either(self, value, *more):
@@ -32,11 +32,11 @@ def takes_numbers(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class ContinuousSchedule(Protocol):
-    """The methods that ops of continuous and discretised data ask of a schedule, all three: elementwise on float64
-    tensors, which none of them may change."""
+    """The three methods that a schedule of continuous or discretised data must have. They work elementwise on float64
+    tensors, which they must not change."""
 
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """γ(t) and 1 − γ(t): either alone would cancel at one end."""
+        """γ(t) and 1 − γ(t); computing one from the other would lose its digits at one end of time."""
 
     def alpha(self, i: Tensor, n: int) -> Tensor:
         """Accuracy of the i-th of n messages."""
@@ -46,8 +46,8 @@ class ContinuousSchedule(Protocol):
 
 
 class DiscreteSchedule(Protocol):
-    """The methods that ops of discrete data ask of a schedule, all three: elementwise on float64 tensors, which none of
-    them may change."""
+    """The three methods that a schedule of discrete data must have. They work elementwise on float64 tensors, which
+    they must not change."""
 
     def beta(self, t: Tensor) -> Tensor:
         """Accuracy β(t) received up to time t."""
@@ -140,16 +140,17 @@ class LogarithmicAccuracy:
 
     @property
     def _end(self) -> float:
-        """e^{−Kβ₁/4}, where the logarithm's argument ends."""
+        """e^{−Kβ₁/4}, the logarithm's argument at t = 1."""
         return math.exp(-self.num_classes * self.beta_1 / 4)
 
     @property
     def _slope(self) -> float:
+        """1 − e^{−Kβ₁/4}, by which the logarithm's argument falls per unit of time."""
         return -math.expm1(-self.num_classes * self.beta_1 / 4)
 
     @takes_numbers
     def beta(self, t: Tensor) -> Tensor:
-        """The logarithm of 1 − slope·t where that is near 1, and of (1 − t) + t·end where it may be near 0."""
+        """−(4/K)·ln(1 − slope·t). The argument is written as (1 − t) + t·end where it may be near 0."""
         passed = self._slope * t
         logarithm = torch.where(passed < 0.5, (-passed).log1p(), (1 - t + t * self._end).log())
         return (-4 / self.num_classes * logarithm).clamp(max=float(self.beta_1))
@@ -162,7 +163,7 @@ class LogarithmicAccuracy:
 
 
 def _number(name: str, value: Any) -> float | Tensor:
-    """As a float; a tensor of one number stays one."""
+    """The value as a float; a floating-point tensor of one number stays a tensor."""
     if type(value) is float:
         return value
     if isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point():
@@ -171,7 +172,7 @@ def _number(name: str, value: Any) -> float | Tensor:
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     try:
         return float(value)
-    except OverflowError:  # of an int beyond all floats
+    except OverflowError:  # an int beyond the largest float
         return math.inf
 
 
@@ -183,20 +184,21 @@ def _positive(name: str, value: Any) -> float | Tensor:
 
 
 def continuous_schedule(sigma_1: float | None, schedule: ContinuousSchedule | None) -> ContinuousSchedule:
-    """The schedule that the keywords `sigma_1=` and `schedule=` name; exactly one of them must be given."""
+    """The schedule that the keywords `sigma_1=` and `schedule=` describe; exactly one of them must be passed."""
     if (sigma_1 is None) == (schedule is None):
         raise ValueError(f"exactly one of sigma_1 and schedule must be given, got {sigma_1=} and {schedule=}")
-    return _answering(("gamma", "alpha", "rate"), schedule) if sigma_1 is None else ExponentialVariance(sigma_1)
+    return _with_methods(("gamma", "alpha", "rate"), schedule) if sigma_1 is None else ExponentialVariance(sigma_1)
 
 
 def discrete_schedule(beta_1: float | None, schedule: DiscreteSchedule | None) -> DiscreteSchedule:
-    """The schedule that the keywords `beta_1=` and `schedule=` name; exactly one of them must be given."""
+    """The schedule that the keywords `beta_1=` and `schedule=` describe; exactly one of them must be passed."""
     if (beta_1 is None) == (schedule is None):
         raise ValueError(f"exactly one of beta_1 and schedule must be given, got {beta_1=} and {schedule=}")
-    return _answering(("beta", "alpha", "rate"), schedule) if beta_1 is None else QuadraticAccuracy(beta_1)
+    return _with_methods(("beta", "alpha", "rate"), schedule) if beta_1 is None else QuadraticAccuracy(beta_1)
 
 
-def _answering(methods: tuple[str, ...], schedule: Any) -> Any:
+def _with_methods(methods: tuple[str, ...], schedule: Any) -> Any:
+    """The schedule, if it is an object that has these methods; else a TypeError."""
     if isinstance(schedule, type):
         raise TypeError(f"schedule must be an object, got the class {schedule.__name__}")
     missing = [method for method in methods if not callable(getattr(schedule, method, None))]

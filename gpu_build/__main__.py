@@ -1,5 +1,6 @@
-"""Compile every kernel for GPUs and print what each costs. The exit status is 1 where one spills or has more
-instructions than budget.json allows, and where the extension `_cuda` lacks an operator or needs what it may not."""
+"""Compile every kernel for GPUs and print what each costs. The exit status is 1 if a kernel spills or has more
+instructions than budget.json allows, or if the extension `_cuda` lacks an operator or needs a symbol that is not
+allowed."""
 
 import argparse
 import importlib
@@ -19,7 +20,7 @@ BUDGET = Path(__file__).with_name("budget.json")
 
 
 def over_budget(kernels: Sequence[Kernel], budget: dict[str, float]) -> list[str]:
-    """What is wrong: spills, more instructions than are allowed, kernels and budgets without each other."""
+    """The errors: kernels that spill or exceed their budget, kernels without a budget, and budgets without a kernel."""
     wrong = [f"{k.backend} {k.name}, sm_{k.architecture}: spills {k.spills} bytes" for k in kernels if k.spills]
     gated = {f"{k.name}, sm_{k.architecture}": k for k in kernels if k.gated}
     for name, k in gated.items():

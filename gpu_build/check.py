@@ -1,5 +1,5 @@
 """On a machine with a GPU, nvcc and a torch for CUDA: build for that GPU, run the tests that need one, look for stray
-accesses and races, and time. All that is said is in one report; the exit status is 1 where anything failed."""
+accesses and races, and run the benchmarks. All output goes to one report; the exit status is 1 if a step failed."""
 
 import importlib.util
 import os
@@ -17,15 +17,16 @@ import torch
 
 SECONDS = 590  # for all steps
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
-UNCACHED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # each tensor by itself, so that what lies beyond it is noticed
+# Allocates each tensor by itself, so that the sanitizer notices accesses beyond its end.
+UNCACHED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 
 
 @dataclass(frozen=True)
 class Step:
     name: str
     command: Sequence[str]
-    environment: dict[str, str] = field(default_factory=dict)  # what is added to it
-    least: int = 5  # seconds that the steps before leave for it
+    environment: dict[str, str] = field(default_factory=dict)  # variables to add to the environment
+    least: int = 5  # seconds that earlier steps must leave for this one
 
 
 def steps(architecture: str, results: Path) -> list[Step]:
@@ -47,7 +48,8 @@ def steps(architecture: str, results: Path) -> list[Step]:
 
 
 def carry_out(step: Step, log: Path, seconds: float) -> tuple[str, bool]:
-    """Runs it, no longer than that, with all that it says at the end of the log. How it ended, and whether well."""
+    """Runs the step for at most so many seconds, and appends its output to the log. Returns how it ended, and whether
+    it succeeded."""
     if shutil.which(step.command[0]) is None:
         return f"left out: there is no {step.command[0]}", True
     began = time.monotonic()
@@ -64,7 +66,7 @@ def carry_out(step: Step, log: Path, seconds: float) -> tuple[str, bool]:
         try:
             status = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # its children too
+            os.killpg(process.pid, signal.SIGKILL)  # the step and its children
             process.wait()
             return f"FAILED: stopped after {seconds:.0f} s", False
     took = f"{time.monotonic() - began:.0f} s"
@@ -72,7 +74,7 @@ def carry_out(step: Step, log: Path, seconds: float) -> tuple[str, bool]:
 
 
 def run(planned: Sequence[Step], report: Path, seconds: float = SECONDS) -> int:
-    """Carries out the steps; the exit status."""
+    """Carries out the steps, and returns the exit status."""
     ends, well = time.monotonic() + seconds, []
     summary = [f"gpu-check of {datetime.now():%Y-%m-%d %H:%M:%S}, torch {torch.__version__}, {report.parent.name}"]
     log = report.with_suffix(".log")

@@ -14,10 +14,10 @@ STRICT = [
     "-Xptxas", "-v,-warn-spills,-warn-lmem-usage,-Werror", "-Werror", "all-warnings", "-Xcompiler",
     "-Wall,-Wextra,-Werror", "--keep", "--keep-dir",
 ]  # fmt: skip
-ALONE = Path(__file__).with_name("smooth.cu")  # compiled to be counted, and no part of `_cuda`
+ALONE = Path(__file__).with_name("smooth.cu")  # compiled for its instruction count only; it is not part of `_cuda`
 
-# Whose instructions are counted: a part of the mangled name, variables in a round of the loop, bytes of a variable.
-# Numbers of rows are shared by many variables and count nothing; gradients are written where the loss itself is.
+# The kernels whose instructions are counted: a part of the mangled name, the variables in one round of the loop, and
+# the bytes moved for a variable. Row scalars are shared by many variables and count as 0 bytes.
 COUNTED = {
     "gaussian_step, with noise, float32": ("gaussian_step_kernelINS_5DenseIffLi4EEELb1", 4, 12),
     "gaussian_step, with noise, bfloat16": ("gaussian_step_kernelINS_5DenseINS_8BFloat16ES3_Li8EEELb1", 8, 6),
@@ -43,12 +43,12 @@ COUNTED = {
     "discrete backward, up to 4096, float32": ("loss_backward_kernelINS_12DenseClassesIfEENS_9BlockTeamELi4", 16, 8),
 }  # fmt: skip
 
-# Those whose threads take the variables of a round one after the other in a loop within.
+# The kernels in which an inner loop computes the variables of a round one by one.
 ONE_BY_ONE = {name for name in COUNTED if name.startswith(("expected_value", "discretised L_inf"))}
 
 
 def build(architectures: Sequence[int], folder: Path) -> None:
-    """Makes the extension `_cuda`; what nvcc makes on the way to it, and says, stays in the folder too."""
+    """Builds the extension `_cuda` in the folder, and keeps the intermediate files and the output of nvcc there."""
     nvcc = sass.find_tool("nvcc")
     if nvcc is None:
         raise RuntimeError("there is no nvcc; pip install 'bfn-kernels[gpu-build]'")
@@ -73,7 +73,7 @@ def build(architectures: Sequence[int], folder: Path) -> None:
 
 
 def resources(log: str, architecture: int) -> dict[str, tuple[int, int, int]]:
-    """Registers, bytes of shared memory and bytes spilled of each kernel."""
+    """The registers, the bytes of shared memory and the spilled bytes of each kernel."""
     found = {}
     for part in log.split("Compiling entry function '")[1:]:
         name, compiled_for = part.split("'", 3)[:3:2]
@@ -91,7 +91,7 @@ def _kernels(cubin: Path, log: str, architecture: int) -> Iterable[Kernel]:
     known = resources(log, architecture)
     for name, (part, variables, size) in COUNTED.items():
         for mangled, (registers, shared, spills) in known.items():
-            # the digits before a name are its length: without them one name may end in another
+            # a mangled name starts with its length; matching these digits rules out names that only end in this one
             if re.search(rf"\d{re.escape(part)}", mangled):
                 within = variables if name in ONE_BY_ONE else 1
                 counts = sass.by_class(functions[mangled].main_loop(within), variables)
@@ -104,7 +104,7 @@ def _kernels(cubin: Path, log: str, architecture: int) -> Iterable[Kernel]:
 
 def kernels(architectures: Sequence[int], folder: Path) -> list[Kernel]:
     found: list[Kernel] = []
-    sass.disassembler()  # which is asked for before minutes of compiling, too
+    sass.disassembler()  # fails now rather than after minutes of compiling
     build(architectures, folder)
     for log in sorted(folder.rglob(f"*.{'-'.join(map(str, architectures))}.log")):
         for architecture in architectures:

@@ -1,5 +1,5 @@
-"""The extension `_cuda`, as setup.py links it beside whatever torch is here: what it needs of other libraries, and that
-it has a kernel of every operator."""
+"""Checks the extension `_cuda` that setup.py links against the installed torch: what it needs from other libraries, and
+whether it has a kernel for every operator."""
 
 import re
 import subprocess
@@ -7,9 +7,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-# torch's stable ABI, Python's limited API, and what has a version of the C or C++ runtime's
+# The symbols of torch's stable ABI, of Python's limited API, and the versioned ones of the C and C++ runtimes.
 ALLOWED = re.compile(r"(aoti_torch_|torch_|Py)\w+|\w+@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+")
-NEEDED = {"libtorch.so", "libtorch_cpu.so"}  # through the former a CUDA torch gives the current stream
+NEEDED = {"libtorch.so", "libtorch_cpu.so"}  # in a CUDA torch the former leads to the current stream
 BESIDE_CUDA = "int aoti_torch_get_current_cuda_stream(int device, void** stream) { return *stream = 0, 0; }"
 
 LOAD = """
@@ -24,12 +24,12 @@ print(*(f"{name} {has(name, 'CUDA')}" for name in names), sep="\\n")
 
 
 def library(folder: Path) -> Path:
-    """Where setup.py has put it."""
+    """The path where setup.py has put the extension."""
     return next((folder / "bfn_kernels").glob("_cuda*"))
 
 
 def foreign_symbols(library: Path) -> list[str]:
-    """What it takes from other libraries and may not, since their next version may lack it."""
+    """The symbols that it imports and must not, since the next version of their library may not have them."""
     listed = subprocess.run(["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True)
     symbols = [line.split() for line in listed.stdout.splitlines()]
     return [name for kind, name in symbols if kind == "U" and not ALLOWED.fullmatch(name)]
@@ -42,8 +42,8 @@ def needed(library: Path) -> set[str]:
 
 
 def operators(library: Path) -> dict[str, bool]:
-    """The native operators, and whether the library has each for CUDA. It is loaded in a process of its own, in which a
-    torch without CUDA is given the one function that it lacks."""
+    """The native operators, and whether the library has a CUDA kernel for each. The library is loaded in a process of
+    its own; if torch was built without CUDA, a stub supplies the one function that is missing there."""
     with tempfile.TemporaryDirectory() as folder:
         source, stub = Path(folder, "stub.c"), Path(folder, "stub.so")
         source.write_text(BESIDE_CUDA)
@@ -56,7 +56,7 @@ def operators(library: Path) -> dict[str, bool]:
 
 
 def wrong(library: Path) -> list[str]:
-    """What is, one line each."""
+    """The errors, in one line each."""
     found = [f"{library.name} needs {name}, which is not of torch's stable ABI" for name in foreign_symbols(library)]
     linked = needed(library)
     found += [f"{library.name} is not linked with {name}" for name in sorted(NEEDED - linked)]

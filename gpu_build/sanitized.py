@@ -1,4 +1,4 @@
-"""A call of each kind, small, for compute-sanitizer; what they compute is held to the reference elsewhere."""
+"""A small call of each kind, for compute-sanitizer. Other tests compare the results with the reference."""
 
 import torch
 
@@ -7,7 +7,7 @@ from bfn_kernels.backends import BACKENDS
 
 
 def main(device: str = "cuda") -> None:
-    """By every backend that the device alone has: what comes first there would leave the others unseen."""
+    """Calls every backend of the device by name, since only the best one would be used otherwise."""
     for backend in BACKENDS.values():
         if backend.missing is None and backend.device == device:
             _call(device, backend.name)
@@ -18,20 +18,22 @@ def main(device: str = "cuda") -> None:
 def _call(device: str, backend: str) -> None:
     x = torch.linspace(-1, 1, 5 * 333, device=device).view(5, 333)
     a, b = x.flip(0).requires_grad_(), (x - 2).requires_grad_()
-    by = {"backend": backend}
-    shared = {"sigma_1": 0.1, "num_bins": 16, **by}
-    continuous.update_sample(x, x, 1.0, 2.0, seed=1, **by)
-    continuous.continuous_time_loss(x, a, x, 0.5, sigma_1=0.1, **by).backward()
+    options = {"backend": backend}
+    shared = {"sigma_1": 0.1, "num_bins": 16, **options}
+    continuous.update_sample(x, x, 1.0, 2.0, seed=1, **options)
+    continuous.continuous_time_loss(x, a, x, 0.5, sigma_1=0.1, **options).backward()
     discretised.continuous_time_loss(x, a, b, x, 0.5, **shared).backward()
     discretised.discrete_time_loss(x, a, b, x, step=5, n_steps=9, **shared).backward()
     discretised.update_sample(x, x - 2, x, 1.0, 0.5, 2.0, seed=1, **shared)
-    for num_classes in (27, 257, 5000):  # of a lane's, of a block's, and more than it holds
+    for num_classes in (27, 257, 5000):  # rows for a lane, for a block, and longer than a block holds
         z = torch.linspace(-3, 3, 14 * num_classes, device=device).view(2, 7, num_classes).requires_grad_()
         classes = torch.arange(14, device=device).view(2, 7)
-        discrete.continuous_time_loss(classes, z, 0.5, beta_1=0.1, **by).backward()
-        discrete.discrete_time_loss(classes, z, step=5, beta_1=0.1, n_steps=9, n_samples=2, seed=1, **by).backward()
-        discrete.flow_sample(classes, 0.5, num_classes=num_classes, beta_1=0.1, seed=1, **by)
-        discrete.update_sample(z.detach(), z.detach(), 0.1, seed=1, **by)
+        discrete.continuous_time_loss(classes, z, 0.5, beta_1=0.1, **options).backward()
+        discrete.discrete_time_loss(
+            classes, z, step=5, beta_1=0.1, n_steps=9, n_samples=2, seed=1, **options
+        ).backward()
+        discrete.flow_sample(classes, 0.5, num_classes=num_classes, beta_1=0.1, seed=1, **options)
+        discrete.update_sample(z.detach(), z.detach(), 0.1, seed=1, **options)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Instructions of a cubin, by class, in the loop that does the work."""
+"""Counts the instructions of a cubin, by class, in the loop that does the work."""
 
 import functools
 import importlib.util
@@ -27,7 +27,7 @@ LABEL = re.compile(r"(\.L_x?_?\d+):")
 
 
 def find_tool(name: str) -> str | None:
-    """On the path, of a pip package of NVIDIA's, or of Triton's."""
+    """The path of a tool: from PATH, from a pip package of NVIDIA, or from Triton."""
     found = shutil.which(name)
     if found:
         return found
@@ -53,7 +53,7 @@ class Function:
     labels: dict[str, int]
 
     def loops(self) -> list[tuple[int, int]]:
-        """First and last instruction of each, by the branches that go back."""
+        """The first and last instruction of each loop, found by its branch back."""
         found = []
         for at, (opcode, arguments) in enumerate(self.instructions):
             label = re.search(r"\.L_x?_?\d+", arguments) if opcode.startswith("BRA") else None
@@ -62,8 +62,8 @@ class Function:
         return found
 
     def main_loop(self, within: int = 1) -> Counter[str]:
-        """Opcodes of the longest loop, each instruction once: branches that are seldom taken count in full, loops
-        within it as if they ran once, but the longest of these `within` times."""
+        """The opcodes of the longest loop. Each instruction counts once: branches that are seldom taken count in full,
+        and inner loops as if they ran once, except for the longest of them, which counts `within` times."""
         loops = sorted(self.loops(), key=lambda loop: loop[0] - loop[1])
         if not loops:
             return Counter(opcode for opcode, _ in self.instructions)
@@ -86,7 +86,7 @@ def disassembler() -> str:
 
 @functools.cache
 def functions(cubin: Path) -> dict[str, Function]:
-    """The kernels of a cubin by their mangled names."""
+    """The kernels of a cubin, by mangled name."""
     text = subprocess.run([disassembler(), "-c", str(cubin)], capture_output=True, text=True, check=True).stdout
     found: dict[str, Function] = {}
     current = Function([], {})
@@ -104,7 +104,7 @@ def functions(cubin: Path) -> dict[str, Function]:
 
 
 def by_class(opcodes: Counter[str], variables: float) -> dict[str, float]:
-    """Instructions of each class for one variable."""
+    """The number of instructions of each class for one variable."""
     counts: Counter[str] = Counter()
     for opcode, count in opcodes.items():
         counts[class_of(opcode)] += count

@@ -1,20 +1,20 @@
-"""What is known of a compiled kernel, the bound that this predicts, and the table of them all."""
+"""A compiled kernel, the bound on its time that is predicted from its instructions, and the table of all kernels."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from rich.table import Table
 
-# An H100: multiprocessors, clock in Hz, bytes per second; lanes per multiprocessor and clock for each class of
-# instructions (CUDA programming guide, compute capability 9.0); all instructions share 128.
+# The multiprocessors, the clock in Hz and the bytes per second of an H100, and the lanes per multiprocessor and clock
+# for each class of instructions (CUDA programming guide, compute capability 9.0); 128 instructions are issued at most.
 SMS, CLOCK, BANDWIDTH, ISSUE = 132, 1.7e9, 3.35e12, 128
 LANES = {"fma": 128, "imad": 64, "alu": 64, "special": 16, "fp64": 64, "memory": 32, "shuffle": 32}
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel for one architecture. Instructions and bytes are those of one variable (one class, of discrete
-    data), by the instructions of the loop over them; without `bytes` they were not counted."""
+    """One kernel for one architecture. Its instructions and bytes are those of one variable (of one class for discrete
+    data), counted in the loop over variables; if `bytes` is 0 they were not counted."""
 
     backend: str
     name: str
@@ -31,7 +31,8 @@ class Kernel:
         return sum(self.instructions.values())
 
     def seconds(self) -> dict[str, float]:
-        """Predicted for one variable, if nothing but that class, the issue of instructions or memory held it back."""
+        """The predicted time for one variable if it were limited by one class of instructions, by their issue or by
+        memory alone."""
         lanes = {c: (self.instructions.get(c, 0.0), rate) for c, rate in LANES.items()} | {"issue": (self.total, ISSUE)}
         taken = {name: count / rate / SMS / CLOCK for name, (count, rate) in lanes.items()}
         return taken | {"bandwidth": self.bytes / BANDWIDTH}

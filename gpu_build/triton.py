@@ -1,5 +1,5 @@
-"""The Triton kernels: what the operators launch is recorded, compiled ahead of time for each architecture as the launch
-would compile it, and disassembled."""
+"""The Triton kernels: records what the operators launch, compiles it for each architecture as the launch itself would,
+and disassembles it."""
 
 import os
 import re
@@ -34,7 +34,7 @@ class Launch(NamedTuple):
 
 
 class NoGPU:
-    """Triton's driver of a GPU that is not there: it compiles for it, and runs nothing."""
+    """A driver for Triton that compiles for a GPU without having one, and runs nothing."""
 
     def __init__(self, architecture: int):
         self.target = GPUTarget("cuda", architecture, 32)
@@ -53,7 +53,7 @@ class NoGPU:
 
 
 def launches(call: Callable[[], object]) -> list[Launch]:
-    """What the call launches; nothing runs."""
+    """Records what the call launches, without running it."""
     found = []
 
     def record(kernel, *arguments, grid, warmup, **options):
@@ -74,8 +74,9 @@ def compiled(launch: Launch, architecture: int) -> Any:
 
 
 def measured(name: str, launch: Launch, architecture: int, variables: int, size: float, folder: Path) -> Kernel:
-    """`variables` of the whole launch. Instructions count once each: branches in full, loops as if they ran once, as
-    those over the tiles of long rows do for each tile; not those over edges and draws."""
+    """The compiled kernel of a launch that works on so many variables. Each instruction counts once: branches count in
+    full and loops as if they ran once. That is right for loops over the tiles of long rows, for which `variables` is
+    reduced to one tile, and too little for loops over edges and draws."""
     options = launch.options
     if "TILE" in options and options["K"] > options["TILE"]:
         variables = launch.programs * options["TILE"]
@@ -91,12 +92,12 @@ def measured(name: str, launch: Launch, architecture: int, variables: int, size:
     return Kernel("triton", name, architecture, registers, shared, stack if spilled else 0, instructions, size)
 
 
-Row = tuple[str, int, float, Callable[[], object]]  # name, variables, bytes of each, and the call
+Row = tuple[str, int, float, Callable[[], object]]  # the name, the variables, the bytes of each, and the call
 
 
 def of_data(x: torch.Tensor) -> list[Row]:
-    """The operators of continuous and of discretised data, by noise predictions and with all gradients; not the n-step
-    losses of mixtures, which take long to compile and spill up to 150 bytes of a thread."""
+    """Calls of the operators of continuous and discretised data, with noise predictions and all gradients. The n-step
+    losses of mixtures are left out, which take long to compile and spill up to 150 bytes a thread."""
     row, scale, seed, width = torch.ones(x.shape[0], 1), torch.tensor(1.0), torch.tensor(1), x.element_size()
     many = torch.zeros(*x.shape, 10, dtype=x.dtype)
     prediction, one, mixture = (x, x, row, row), (x, x, None, x, row, row), (many, many, many, x, row, row)
@@ -150,7 +151,7 @@ def of_data(x: torch.Tensor) -> list[Row]:
 
 
 def of_classes(z: torch.Tensor) -> list[Row]:
-    """Those of discrete data; a class counts as a variable."""
+    """Calls of the operators of discrete data, for which a class counts as a variable."""
     x, row, seed = torch.zeros(z.shape[:-1], dtype=torch.long), torch.ones(z.shape[0], 1), torch.tensor(1)
     scale, stats = torch.tensor(1.0), torch.ones(*x.shape, ROW_STATS)
     classes, width = z.shape[-1], z.element_size()
@@ -173,7 +174,8 @@ def of_classes(z: torch.Tensor) -> list[Row]:
 
 
 def _of_architecture(architecture: int, folder: Path) -> list[Kernel]:
-    """What each operator launches first, but for tables of nodes; the second adds a few sums."""
+    """The kernels of each operator. Of its launches the first one that writes no table of nodes is measured; a second
+    one only adds a few sums."""
     found = []
     for dtype, sizes in ((torch.float32, (27, 2048, 32768)), (torch.bfloat16, (27,))):
         calls = of_data(torch.zeros(32, 3072, dtype=dtype))

@@ -21,7 +21,7 @@ class TimeEmbedding(nn.Module):
 
 
 def zero_init(layer: nn.Module) -> nn.Module:
-    """The layer with all its parameters at zero, so that what it feeds starts as if it were not there."""
+    """Sets all parameters of the layer to zero, so that it adds nothing when training starts, and returns it."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer

@@ -40,7 +40,7 @@ class Transformer(nn.Module):
             )
         if width % heads:
             raise ConfigError(f"network.width={width} must be a multiple of network.heads={heads}")
-        # An embedding that sees the neighbours: attention alone takes thousands of steps to find them.
+        # The embedding sees the neighbours of a variable; attention alone takes thousands of steps to find them.
         self.embed = nn.Conv1d(features, width, 5, padding=2)
         nn.init.normal_(self.embed.weight, std=0.5)
         self.position = nn.Parameter(0.5 * torch.randn(shape[0], width))
@@ -55,6 +55,7 @@ class Transformer(nn.Module):
         h = self.embed(features.mT).mT + self.position + time[:, None]
         for layer in self.layers:
             h = layer(h)
-        # What a variable's own messages say adds to what the others say: the layers need only learn the latter.
+        # The evidence of a variable's own messages is added here, so that the layers need to learn that of the others
+        # only.
         own = features.clamp(min=1e-9).log()
         return self.head(self.norm(h)) + (1 + self.own(time))[:, None] * own

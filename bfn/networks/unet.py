@@ -81,6 +81,7 @@ class UNet(nn.Module):
         for block in self.up:
             h = block(torch.cat([h, skips.pop()], 1), time)
         output = self.head(F.silu(self.norm(h))).movedim(1, -1)
-        # At early times the noise is nearly the input times a number that t sets: do not make convolutions learn that.
+        # At early times the noise is nearly proportional to the input, by a factor that depends on t. It is learned
+        # here, so that the convolutions need not learn it.
         gain = self.gain(time).unflatten(-1, (features.shape[-1], -1))
         return output + torch.einsum("bhwf,bfo->bhwo", features, gain)

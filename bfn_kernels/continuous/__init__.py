@@ -1,4 +1,4 @@
-"""Ops of continuous data. The input distribution of a variable is a normal: its mean, and a precision per row.
+"""Ops of continuous data. The input distribution of a variable is a normal with a mean and a precision per row.
 
 Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]`, or any leading part of the data's shape.
 Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
@@ -47,7 +47,7 @@ def flow_sample(
 ) -> Tensor:
     """The input distribution's mean after messages up to time t: γx + √(γ(1−γ))·ε, γ = 1 − σ₁^{2t} (77, 80).
 
-    x `[B, ...]`, differentiable; t in [0, 1]. mask: bool, False where x is not looked at and the mean is the prior's,
+    x `[B, ...]`, differentiable; t in [0, 1]. mask: bool, False where x is not read and the mean is the prior's,
     0. Returns the mean in x's shape and type.
 
     >>> x = torch.tensor([[0.5, -0.5]])
@@ -137,7 +137,7 @@ def update_sample(
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(x, mean)
     keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
     if known is not None:
-        x = torch.where(known_mask, known.to(dtype), x.to(dtype))  # known may have more digits than a narrow x
+        x = torch.where(known_mask, known.to(dtype), x.to(dtype))  # widened, as known may be wider than x
     seed = drawn_seed(mean, seed, generator, ("noise", noise, mean.shape))
     updated = library.continuous.gaussian_step(mean, keep, x, take, std, seed, noise, out)
     return updated, updated_precision(precision, alpha, mean)
@@ -276,12 +276,13 @@ def reconstruction_loss(
     num_bins = checks.integer("num_bins", num_bins, 2)
     checks.no_gradient("a bin has none", x=x)
     *scales, std = prediction_scalars(library, parametrisation, 1.0, x, dtype, schedule, ("std",))
-    x_hat = library.continuous.predict_data(prediction.to(dtype), mean, *scales, *clip)  # no result: not rounded
+    wide = prediction.to(dtype)  # x̂ has the type of its prediction, and is no result that should be rounded
+    x_hat = library.continuous.predict_data(wide, mean, *scales, *clip)
     return library.discretised.bin_loss(x, x_hat, std, None, num_bins, True, mask, how)
 
 
 def _check_loss(x, prediction, mean, parametrisation, mask, reduction) -> tuple[Tensor | None, Tensor | None, int]:
-    """The mean and the mask as the ops take them, and the place of the reduction."""
+    """The checks that the losses share; returns the mean and mask as operators take them, and the reduction's place."""
     how = checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.data("x", x)
     checks.like("prediction", prediction, "x", x)

@@ -1,4 +1,7 @@
-"""The operators of continuous data: what each takes, and its backward pass."""
+"""The operators of continuous data: the schema, fake and backward pass of each.
+
+The function of the same name in `reference.py` shows what an operator computes, and says the shapes of its arguments.
+"""
 
 import torch
 from torch import Tensor
@@ -9,20 +12,20 @@ from bfn_kernels.operators import Forward, Library, Operator, loss_fakes
 _PREDICTION = "Tensor prediction, Tensor? mean, Tensor? mean_scale, Tensor? noise_scale"
 
 
-def scaled_by(library: Library, grad: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The gradient of what a step scales."""
+def scaled_input_gradient(library: Library, grad: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The gradient, in `dtype`, of an input that a step multiplies by `scale`; without a scale the factor is 1."""
     if scale is None:
         return grad.to(dtype)
-    wide = grad.to(torch.promote_types(grad.dtype, dtype))  # a step writes in the type of what it scales
+    wide = grad.to(torch.promote_types(grad.dtype, dtype))  # gaussian_step returns the type of its state
     if scale.dtype == torch.float64:
-        wide = wide.double()  # the step computed in it, and its scalars are of no other use
+        wide = wide.double()  # scalars of float64 mean that the step was computed in float64
     return library.continuous.gaussian_step(wide, scale, None, None, None, None, None, None).to(dtype)
 
 
 def _step_backward(library: Library, grad: Tensor, forward: Forward):
     (state_scale, data_scale), needed, types = forward
-    grad_state = scaled_by(library, grad, state_scale, types[0]) if needed[0] else None
-    grad_data = scaled_by(library, grad, data_scale, types[2]) if needed[2] else None
+    grad_state = scaled_input_gradient(library, grad, state_scale, types[0]) if needed[0] else None
+    grad_data = scaled_input_gradient(library, grad, data_scale, types[2]) if needed[2] else None
     return grad_state, None, grad_data
 
 
@@ -34,12 +37,13 @@ def _loss_backward(library: Library, grad: Tensor, forward: Forward):
     return library.continuous.squared_loss_backward(grad, *forward.saved, *forward.needed[:3])
 
 
-def _fakes_like(tensors, wanted):
+def _gradient_fakes(tensors, wanted):
+    """The fake of the gradient of each tensor, empty if it is not wanted."""
     return tuple(torch.empty_like(t) if n else t.new_empty(0) for t, n in zip(tensors, wanted, strict=True))
 
 
 def _prediction_backward_fake(grad, prediction, mean, mean_scale, noise_scale, low, high, *wanted):
-    return _fakes_like((prediction, prediction if mean is None else mean), wanted)
+    return _gradient_fakes((prediction, prediction if mean is None else mean), wanted)
 
 
 def _loss_fake(x, prediction, mean, *others):
@@ -47,7 +51,7 @@ def _loss_fake(x, prediction, mean, *others):
 
 
 def _loss_backward_fake(grad, scale, x, prediction, mean, *others):
-    return _fakes_like((x, prediction, x if mean is None else mean), others[-3:])
+    return _gradient_fakes((x, prediction, x if mean is None else mean), others[-3:])
 
 
 OPERATORS = [

@@ -1,7 +1,7 @@
 """Continuous data in plain PyTorch: the executable specification. Equation numbers are those of arXiv 2308.07037.
 
-Scalars of rows come from `rows`, in the type of the arithmetic, and broadcast to the data; `noise` replaces seeded
-normals.
+Data have shape `[B, ...]`. Row scalars (`mean_scale`, `weight`, …) come from the module `rows`, in the type of the
+arithmetic, and broadcast to the data. Explicit `noise` replaces the normals that the seed would make.
 """
 
 from torch import Tensor
@@ -21,12 +21,15 @@ def gaussian_step(
     noise: Tensor | None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Everything that happens to a normal's mean is of this form:
+    """state_scale·state + data_scale·data + noise_scale·ε. Every step of a normal's mean has this form:
 
     the flow, γx + √(γ(1−γ))·ε (77);
     the sender, x + ε/√α;
     the update, μ' = (ρμ + αy)/ρ', ρ' = ρ + α (49, 50);
     sender and update in one, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε [derived].
+
+    state, data and noise: `[B, ...]`, all of one shape. The scales broadcast to it; a scale of None is 1, and data or
+    noise_scale of None leave their term out. seed: an int64 tensor of one element.
     """
     dtype = compute_dtype(state, data)
     value = state.to(dtype)
@@ -47,12 +50,14 @@ def predict_data(
     low: float,
     high: float,
 ) -> Tensor:
-    """x̂ = μ/γ − √((1−γ)/γ)·ε̂ (84), 0 with no gradient where t < t_min, clipped to the data range; without scales the
-    prediction is x̂ itself."""
+    """x̂ = μ/γ − √((1−γ)/γ)·ε̂ (84), clipped to [low, high]; 0 without a gradient where t < t_min.
+
+    prediction and mean: `[B, ...]`. If the scales are None, the prediction is x̂ itself.
+    """
     if mean_scale is None:
         return prediction.clamp(low, high)
     dtype = compute_dtype(prediction, mean)
-    started = mean_scale != 0  # 1/γ, which is at least 1 from t_min on
+    started = mean_scale != 0  # it is 1/γ, at least 1, from t_min on, and 0 before
     wide_mean, noise_pred = hide(started, mean.to(dtype), prediction.to(dtype))
     return (mean_scale * wide_mean - noise_scale * noise_pred).clamp(low, high).to(prediction.dtype)
 
@@ -70,7 +75,11 @@ def squared_loss(
     mask: Tensor | None,
     reduction: int,
 ) -> Tensor:
-    """weight·(x − x̂)² + offset: L∞ (101), L_n (96) and −ln N(x; x̂, v) differ in their weight and offset alone."""
+    """weight·(x − x̂)² + offset: L∞ (101), L_n (96) and −ln N(x; x̂, v) differ in their weight and offset alone.
+
+    x, prediction and mean: `[B, ...]`, all of one shape. mean_scale, noise_scale, weight and offset: row scalars that
+    broadcast to x. mask: bool, broadcasts to x. x̂ is that of `predict_data`.
+    """
     dtype = compute_dtype(x, prediction, mean)
     x, prediction, mean = hide(mask, x.to(dtype), prediction.to(dtype), None if mean is None else mean.to(dtype))
     values("x", x, low, high)

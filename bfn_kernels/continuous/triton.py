@@ -1,4 +1,8 @@
-"""Continuous data: the operators of `bfn_kernels_triton` and their kernels, csrc/cpu/continuous.cpp again."""
+"""The operators of continuous data in Triton, the counterpart of csrc/cpu/continuous.cpp.
+
+An operator takes the arguments of the function of the same name in `reference.py`, whose docstring says their shapes.
+Its kernel takes them as views. `network` is what x̂ is made of: prediction, mean, mean_scale and noise_scale.
+"""
 
 import torch
 import triton
@@ -31,14 +35,12 @@ def gaussian_step(state: Tensor, state_scale, data, data_scale, noise_scale, see
 
 
 def gaussian_step_out(state: Tensor, state_scale, data, data_scale, noise_scale, seed, noise, out: Tensor) -> None:
-    shape, to = state.shape, writable(out)
-    read = state, state_scale, data, data_scale, noise_scale, noise
-    launch(
-        _gaussian_step, programs(state.numel()), *(view(t, shape) for t in read), seed, view(to, shape),
-        state.numel(), T=compute_type(state, data), BLOCK=BLOCK,
-    )  # fmt: skip
-    if to is not out:
-        out.copy_(to)
+    written = writable(out)
+    inputs = _views(state.shape, state, state_scale, data, data_scale, noise_scale, noise)
+    arguments = *inputs, seed, view(written, state.shape), state.numel()
+    launch(_gaussian_step, programs(state.numel()), *arguments, T=compute_type(state, data), BLOCK=BLOCK)
+    if written is not out:
+        out.copy_(written)
 
 
 @triton.jit
@@ -55,87 +57,102 @@ def _gaussian_step(
 
 
 @triton.jit
-def predict(prediction, mean, mean_scale, noise_scale, block, T: tl.constexpr):
-    """x̂ = aμ − bε̂ (84), 0 with nothing looked at where a = b = 0, that is t < t_min; without scales the prediction is
-    x̂. Returned with a and b."""
-    a, b = load(mean_scale, block, T), load(noise_scale, block, T, -1.0)
-    x_hat = -b * load(prediction, block, T)
-    if mean_scale[0] is not None:
-        x_hat = tl.where(a == 0.0, x_hat, a * load(mean, block, T) + x_hat)
-    return tl.where((a == 0.0) & (b == 0.0), 0.0, x_hat), a, b
+def predict(network, block, T: tl.constexpr):
+    """x̂ = mean_scale·μ − noise_scale·ε̂ (84), and the two scales. If both are 0, which they are for t < t_min, x̂ is 0
+    whatever μ and ε̂ are. Without scales the prediction is x̂, as if they were 0 and −1."""
+    prediction, mean = network[0], network[1]
+    mean_scale, noise_scale = load(network[2], block, T), load(network[3], block, T, -1.0)
+    x_hat = -noise_scale * load(prediction, block, T)
+    if network[2][0] is not None:
+        x_hat = tl.where(mean_scale == 0.0, x_hat, mean_scale * load(mean, block, T) + x_hat)
+    return tl.where((mean_scale == 0.0) & (noise_scale == 0.0), 0.0, x_hat), mean_scale, noise_scale
 
 
-def _views(shape: torch.Size, *tensors: Tensor | None) -> list[tuple]:
-    return [view(t, shape) for t in tensors]
+def _views(shape: torch.Size, *tensors: Tensor | None) -> tuple[tuple, ...]:
+    return tuple(view(t, shape) for t in tensors)
 
 
 def predict_data(prediction: Tensor, mean, mean_scale, noise_scale, low: float, high: float) -> Tensor:
+    shape, count = prediction.shape, prediction.numel()
     out = torch.empty_like(prediction)
-    to = writable(out)
-    launch(
-        _predict_data, programs(prediction.numel()),
-        *_views(prediction.shape, prediction, mean, mean_scale, noise_scale, to), prediction.numel(),
-        LOW=low, HIGH=high, T=compute_type(prediction, mean), BLOCK=BLOCK,
-    )  # fmt: skip
-    return out if to is out else out.copy_(to)
+    written = writable(out)
+    arguments = _views(shape, prediction, mean, mean_scale, noise_scale), view(written, shape), count
+    T = compute_type(prediction, mean)
+    launch(_predict_data, programs(count), *arguments, LOW=low, HIGH=high, T=T, BLOCK=BLOCK)
+    return out if written is out else out.copy_(written)
 
 
 @triton.jit
-def _predict_data(
-    prediction, mean, mean_scale, noise_scale, out, count,
-    LOW: tl.constexpr, HIGH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+def _predict_data(network, out, count, LOW: tl.constexpr, HIGH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr):
     block = block_of(count, BLOCK)
-    x_hat, _, _ = predict(prediction, mean, mean_scale, noise_scale, block, T)
+    x_hat, _, _ = predict(network, block, T)
     store(out, block, clamp(x_hat, LOW, HIGH))
 
 
 def predict_data_backward(
-    grad: Tensor, prediction: Tensor, mean, mean_scale, noise_scale, low: float, high: float, want_prediction: bool,
+    grad: Tensor,
+    prediction: Tensor,
+    mean,
+    mean_scale,
+    noise_scale,
+    low: float,
+    high: float,
+    want_prediction: bool,
     want_mean: bool,
-) -> tuple[Tensor, ...]:  # fmt: skip
+) -> tuple[Tensor, ...]:
+    """The gradients of `reference.predict_data` for the prediction and the mean; grad: `[B, ...]`, as its result."""
+    shape, count = prediction.shape, prediction.numel()
     gradients = Gradients((prediction, want_prediction), (prediction if mean is None else mean, want_mean))
-    launch(
-        _predict_data_backward, programs(prediction.numel()),
-        *_views(prediction.shape, grad, prediction, mean, mean_scale, noise_scale), *gradients.views,
-        prediction.numel(), LOW=low, HIGH=high, T=compute_type(prediction, mean), BLOCK=BLOCK,
-    )  # fmt: skip
+    network = _views(shape, prediction, mean, mean_scale, noise_scale)
+    arguments = view(grad, shape), network, *gradients.views, count
+    T = compute_type(prediction, mean)
+    launch(_predict_data_backward, programs(count), *arguments, LOW=low, HIGH=high, T=T, BLOCK=BLOCK)
     return gradients.finish()
 
 
 @triton.jit
 def _predict_data_backward(
-    grad, prediction, mean, mean_scale, noise_scale, grad_prediction, grad_mean, count,
+    grad, network, grad_prediction, grad_mean, count,
     LOW: tl.constexpr, HIGH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     block = block_of(count, BLOCK)
-    x_hat, a, b = predict(prediction, mean, mean_scale, noise_scale, block, T)
-    through = tl.where((x_hat < LOW) | (x_hat > HIGH), 0.0, load(grad, block, T))
-    store(grad_prediction, block, -b * through)
-    store(grad_mean, block, a * through)
+    x_hat, mean_scale, noise_scale = predict(network, block, T)
+    grad_x_hat = tl.where((x_hat < LOW) | (x_hat > HIGH), 0.0, load(grad, block, T))
+    store(grad_prediction, block, -noise_scale * grad_x_hat)
+    store(grad_mean, block, mean_scale * grad_x_hat)
 
 
 def squared_loss(
-    x: Tensor, prediction: Tensor, mean, mean_scale, noise_scale, weight: Tensor, offset, low: float, high: float,
-    mask, reduction: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    count, dtype = x.numel(), compute_dtype(x, prediction, mean)
+    x: Tensor,
+    prediction: Tensor,
+    mean,
+    mean_scale,
+    noise_scale,
+    weight: Tensor,
+    offset,
+    low: float,
+    high: float,
+    mask,
+    reduction: int,
+) -> tuple[Tensor, Tensor]:
+    """Arguments as in `reference.squared_loss`; returns the loss and the factor that its gradients are multiplied
+    by."""
+    shape, count, dtype = x.shape, x.numel(), compute_dtype(x, prediction, mean)
     losses = Losses(x, mask, reduction, dtype)
-    launch(
-        _squared_loss, programs(count),
-        *_views(x.shape, x, prediction, mean, mean_scale, noise_scale, weight, offset, mask), *losses.arguments, count,
-        LOW=low, HIGH=high, EACH=losses.each, T=KERNEL_TYPES[dtype], BLOCK=BLOCK,
-    )  # fmt: skip
+    network = _views(shape, prediction, mean, mean_scale, noise_scale)
+    arguments = view(x, shape), network, *_views(shape, weight, offset, mask), *losses.arguments, count
+    constants = {"LOW": low, "HIGH": high, "EACH": losses.each, "T": KERNEL_TYPES[dtype], "BLOCK": BLOCK}
+    launch(_squared_loss, programs(count), *arguments, **constants)
     return losses.finish()
 
 
 @triton.jit
 def _squared_loss(
-    x, prediction, mean, mean_scale, noise_scale, weight, offset, mask, values, counts, count,
+    x, network, weight, offset, mask, values, counts, count,
     LOW: tl.constexpr, HIGH: tl.constexpr, EACH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     block = block_of(count, BLOCK)
-    x_hat, _, _ = predict(prediction, mean, mean_scale, noise_scale, block, T)
+    x_hat, _, _ = predict(network, block, T)
     loss = load(weight, block, T) * square(load(x, block, T) - clamp(x_hat, LOW, HIGH))
     if offset[0] is not None:
         loss += load(offset, block, T)
@@ -143,28 +160,43 @@ def _squared_loss(
 
 
 def squared_loss_backward(
-    grad: Tensor, scale: Tensor, x: Tensor, prediction: Tensor, mean, mean_scale, noise_scale, weight: Tensor,
-    low: float, high: float, mask, want_x: bool, want_prediction: bool, want_mean: bool,
-) -> tuple[Tensor, ...]:  # fmt: skip
+    grad: Tensor,
+    scale: Tensor,
+    x: Tensor,
+    prediction: Tensor,
+    mean,
+    mean_scale,
+    noise_scale,
+    weight: Tensor,
+    low: float,
+    high: float,
+    mask,
+    want_x: bool,
+    want_prediction: bool,
+    want_mean: bool,
+) -> tuple[Tensor, ...]:
+    """The gradients of `squared_loss` for x, the prediction and the mean. grad: as the loss, `[B, ...]`, `[B]` or a
+    scalar. scale: the scalar that the forward pass returned. The other arguments are those of the forward pass."""
+    shape, count = x.shape, x.numel()
     gradients = Gradients((x, want_x), (prediction, want_prediction), (x if mean is None else mean, want_mean))
-    launch(
-        _squared_loss_backward, programs(x.numel()),
-        *_views(x.shape, scaled(grad, scale, x.dim()), x, prediction, mean, mean_scale, noise_scale, weight, mask),
-        *gradients.views, x.numel(), LOW=low, HIGH=high, T=compute_type(x, prediction, mean), BLOCK=BLOCK,
-    )  # fmt: skip
+    network = _views(shape, prediction, mean, mean_scale, noise_scale)
+    inputs = view(scaled(grad, scale, x.dim()), shape), view(x, shape), network, *_views(shape, weight, mask)
+    T = compute_type(x, prediction, mean)
+    arguments = *inputs, *gradients.views, count
+    launch(_squared_loss_backward, programs(count), *arguments, LOW=low, HIGH=high, T=T, BLOCK=BLOCK)
     return gradients.finish()
 
 
 @triton.jit
 def _squared_loss_backward(
-    grad, x, prediction, mean, mean_scale, noise_scale, weight, mask, grad_x, grad_prediction, grad_mean, count,
+    grad, x, network, weight, mask, grad_x, grad_prediction, grad_mean, count,
     LOW: tl.constexpr, HIGH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     block = block_of(count, BLOCK)
-    x_hat, a, b = predict(prediction, mean, mean_scale, noise_scale, block, T)
+    x_hat, mean_scale, noise_scale = predict(network, block, T)
     slope = 2.0 * load(grad, block, T) * load(weight, block, T) * (load(x, block, T) - clamp(x_hat, LOW, HIGH))
     slope = tl.where(load(mask, block, tl.int1, True), slope, 0.0)
-    through = tl.where((x_hat < LOW) | (x_hat > HIGH), 0.0, -slope)
+    grad_x_hat = tl.where((x_hat < LOW) | (x_hat > HIGH), 0.0, -slope)
     store(grad_x, block, slope)
-    store(grad_prediction, block, -b * through)
-    store(grad_mean, block, a * through)
+    store(grad_prediction, block, -noise_scale * grad_x_hat)
+    store(grad_mean, block, mean_scale * grad_x_hat)

@@ -43,7 +43,7 @@ def flow_sample(
     """The input distribution after messages up to time t: softmax(y), y = β(Ke_x − 1) + √(Kβ)·ε, β = β₁t² (182, 185).
 
     x `[B, ...]` classes; t in [0, 1]. output: "probs", or "logits" for y itself, the state. mask: bool, False where x
-    is not looked at (as for padding) and the result is the prior. Returns `[B, ..., K]` in `dtype` (torch's default
+    is not read (as for padding) and the result is the prior. Returns `[B, ..., K]` in `dtype` (torch's default
     type if None); noise has that shape. Nothing is differentiable.
 
     >>> flow_sample(torch.tensor([1]), 0.0, num_classes=2, beta_1=3.0)
@@ -163,7 +163,7 @@ def update_sample(
         checks.no_gradient(f"a {choose} has none", output_logits=output_logits)
     library = backends.library(backend, state.device)
     if choice == MEAN and any(needs(output_logits)):
-        library = backends.REFERENCE  # the only one with that gradient
+        library = backends.REFERENCE  # the only one that has this gradient
     lead, num_classes = state.shape[:-1], state.shape[-1]
     dtype = checks.compute_dtype(output_logits, state)
     message = rows.scalars(library, rows.MESSAGE, alpha, state, dtype, dims=len(lead), scale=num_classes)
@@ -269,7 +269,7 @@ def reconstruction_loss(
 
 
 def _message_types(dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]:
-    """The type of a message, and that of its arithmetic."""
+    """The type of a message, and the type of its arithmetic."""
     dtype = torch.get_default_dtype() if dtype is None else dtype
     if dtype not in checks.FLOATS:
         raise TypeError(f"dtype must be one of {list(checks.FLOATS)}, got {dtype}")
@@ -277,7 +277,7 @@ def _message_types(dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]
 
 
 def _check_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str) -> tuple[Tensor, Tensor | None, int]:
-    """The checks that the losses share; classes and mask as the ops take them, and the place of the reduction."""
+    """The checks that the losses share; returns classes and mask as operators take them, and the reduction's place."""
     x = checks.classes("x", x)
     checks.logits("logits", logits)
     if x.shape != logits.shape[:-1]:

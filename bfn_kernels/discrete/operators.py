@@ -1,4 +1,7 @@
-"""The operators of discrete data: what each takes, and its backward pass."""
+"""The operators of discrete data: the schema, fake and backward pass of each.
+
+The function of the same name in `reference.py` shows what an operator computes, and says the shapes of its arguments.
+"""
 
 import torch
 from torch import Tensor
@@ -6,13 +9,13 @@ from torch import Tensor
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.operators import Forward, Library, Operator, gradient_fake, loss_fakes, times_saved
 
-# Operators know what is chosen by its place here, as csrc/ops/discrete.h does.
+# Operators know what is sent, and the receiver, by its place here; csrc/ops/discrete.h has the same numbers.
 CHOICES = ("sample", "mode", "mean")
 SAMPLE, MODE, MEAN = range(3)
 RECEIVERS = ("joint", "factorised")
 JOINT, FACTORISED = range(2)
 
-ROW_STATS = 4  # numbers of a row that a loss saves for its backward pass
+ROW_STATS = 4  # how many numbers of each row a loss saves for its backward pass
 _LOSS = "Tensor? mask, int reduction, bool need_logits) -> (Tensor loss, Tensor scale, Tensor"
 
 
@@ -21,7 +24,7 @@ def _sender_fake(x, alpha, spread, num_classes, probs, seed, noise, dtype):
 
 
 def _update_backward(library: Library, grad: Tensor, forward: Forward):
-    # what is sent is a draw or a mode: the state's own share is all that has a gradient
+    # a draw or a mode was sent, which has no gradient, so only the state itself has one
     return None, grad
 
 

@@ -1,7 +1,8 @@
 """Discrete data in plain PyTorch: the executable specification. Equation numbers are those of arXiv 2308.07037.
 
-Classes x `[B, ...]`, numbers per class `[B, ..., K]`. Scalars of rows come from `rows`, in the type of the arithmetic,
-and broadcast to x. The state is logits: θ's zeros would be absorbing.
+Classes x have shape `[B, ...]`, numbers per class `[B, ..., K]`. Row scalars (`alpha`, `weight`, …) come from the
+module `rows`, in the type of the arithmetic, and broadcast to x. The state is logits, since a θ of 0 would stay 0 for
+ever.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ def theta(logits: Tensor) -> Tensor:
 
 
 def message(centre: Tensor, alpha: Tensor, spread: Tensor, eps: Tensor) -> Tensor:
-    """y = α(Kp − 1) + √(Kα)·ε, p = e_x in (185)."""
+    """y = α(Kp − 1) + √(Kα)·ε, where p is e_x in (185)."""
     return alpha.unsqueeze(-1) * (centre.shape[-1] * centre - 1) + spread.unsqueeze(-1) * eps
 
 
@@ -39,7 +40,7 @@ def sender_sample(
     x: Tensor, alpha: Tensor, spread: Tensor, num_classes: int, probs: bool, seed: Tensor | None,
     noise: Tensor | None, dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
-    """y ~ N(α(Ke_x − 1), αK·I); with α = β(t), and through a softmax where `probs`, it is the Bayesian flow (185)."""
+    """y ~ N(α(Ke_x − 1), αK·I), or its softmax if `probs`; with α = β(t) that is the Bayesian flow (185)."""
     index, valid = valid_classes("x", x, num_classes)
     eps = normals((*x.shape, num_classes), alpha.dtype, seed, noise)
     y = message(one_hot(index, num_classes).to(alpha.dtype), alpha, spread, eps)
@@ -52,7 +53,11 @@ def update_sample(
     known_mask: Tensor | None, seed: Tensor | None, noise: Tensor | None, draw_noise: Tensor | None,
     out: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """z' = z + y: a class is drawn from the output distribution, sent with accuracy α, and the state updated (171)."""
+    """z' = z + y: draws a class from the output distribution, sends it with accuracy α, and updates the state (171).
+
+    output_logits, state and noise: `[B, ..., K]`. alpha, and spread = √(Kα): row scalars that broadcast to the classes.
+    known and draw_noise: `[B, ...]`. known_mask: bool, broadcasts to known. seed: an int64 tensor of one element.
+    """
     dtype = compute_dtype(output_logits, state)
     num_classes = state.shape[-1]
     p = output_logits.to(dtype).softmax(-1)
@@ -74,7 +79,8 @@ def update_sample(
 
 
 def others(logits: Tensor, is_x: Tensor) -> Tensor:
-    """LSE over k ≠ x of z_k, minus z_x: ln((1 − p_x)/p_x). Leaving x out keeps it exact as p_x → 1."""
+    """ln((1 − p_x)/p_x), as LSE over k ≠ x of z_k, minus z_x; it is exact as p_x → 1, since x is left out of the
+    sum."""
     z_x = torch.where(is_x, logits, 0).sum(-1)
     return logits.masked_fill(is_x, -torch.inf).logsumexp(-1) - z_x
 
@@ -85,10 +91,10 @@ def continuous_time_loss(x: Tensor, logits: Tensor, weight: Tensor, mask: Tensor
     index, valid = valid_classes("x", x, logits.shape[-1], mask)
     (logits,) = hide(None if mask is None else mask.unsqueeze(-1), logits.to(dtype))
     is_x = one_hot(index, logits.shape[-1])
-    q = logsigmoid(others(logits, is_x)).exp()  # the sigmoid's own gradient cancels as p_x goes to 0
+    q = logsigmoid(others(logits, is_x)).exp()  # the gradient of sigmoid would cancel as p_x goes to 0
     rest = logits.masked_fill(is_x, -torch.inf)
-    r = torch.where((rest == -torch.inf).all(-1, keepdim=True), 0, rest).softmax(-1)  # any will do where q = 0
-    # where one of them is nearly 1, what it lacks is summed from the others: subtracted, it would cancel
+    r = torch.where((rest == -torch.inf).all(-1, keepdim=True), 0, rest).softmax(-1)  # any numbers serve if q = 0
+    # If one r is close to 1, its distance from 1 is summed from the others, since subtracting would cancel.
     less = r.masked_fill(one_hot(r.argmax(-1), logits.shape[-1]), 0)
     lack = less.sum(-1)
     by_lack = 1 - lack * (1 - lack) - (less * (1 - less)).sum(-1)
@@ -109,7 +115,11 @@ def discrete_time_loss(
     node_weights: Sequence[float], n_samples: int, seed: Tensor | None, noise: Tensor | None, mask: Tensor | None,
     reduction: int,
 ) -> Tensor:  # fmt: skip
-    """L_n = n·E[ln p_S(y) − ln p_R(y)] (189, 190). The nodes of a quadrature serve every class alike."""
+    """L_n = n·E[ln p_S(y) − ln p_R(y)] (189, 190). A node of a quadrature stands for the noise of every class.
+
+    x: `[B, ...]`. logits: `[B, ..., K]`. alpha: row scalars α_i that broadcast to x. nodes and node_weights: of the
+    quadrature, or empty. seed: an int64 tensor of one element. noise: `[n_samples, B, ..., K]`. mask: broadcasts to x.
+    """
     dtype = compute_dtype(logits)
     num_classes = logits.shape[-1]
     index, valid = valid_classes("x", x, num_classes, mask)
@@ -127,24 +137,24 @@ def discrete_time_loss(
 
 
 def joint_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
-    """y_x + LSE(z) − LSE(z + y), with x left out of both sums [derived]."""
+    """y_x + LSE(z) − LSE(z + y), computed from sums that leave x out [derived]."""
     y = message(is_x.to(eps.dtype), alpha, (logits.shape[-1] * alpha).sqrt(), eps)
     return logsigmoid(-others(logits + y, is_x)) - logsigmoid(-others(logits, is_x))
 
 
 def binary_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
-    """The joint receiver for K = 2, where y_x − y_o ~ N(2α, 4α) is all that matters."""
+    """The joint receiver for K = 2, which depends on y_x − y_o ~ N(2α, 4α) alone; o is the other class."""
     gap = others(logits, is_x)
     difference = 2 * alpha + 2 * alpha.sqrt() * eps
     return logsigmoid(difference - gap) - logsigmoid(-gap)
 
 
 def factorised_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
-    """Σ_d ln N(y_d; m_d, αK) − ln(p_d·N(y_d; α(K−1), αK) + (1 − p_d)·N(y_d; −α, αK)), m_d the sender's mean; with
-    r = √(αK) both densities are those of the sender times 1 or exp(±rε − r²/2)."""
+    """Σ_d ln N(y_d; m_d, αK) − ln(p_d·N(y_d; α(K−1), αK) + (1 − p_d)·N(y_d; −α, αK)), where m_d is the sender's mean.
+    With r = √(αK), both densities are the sender's times 1 or times exp(±rε − r²/2)."""
     r = (alpha * logits.shape[-1]).sqrt().unsqueeze(-1)
     log_p = logits.log_softmax(-1)
-    # 1 − p of the likeliest class is summed from the others: subtracted, it would cancel
+    # 1 − p of the likeliest class is summed from the others, since subtracting would cancel
     likeliest = one_hot(logits.argmax(-1), logits.shape[-1])
     rest = logits.masked_fill(likeliest, -torch.inf).logsumexp(-1) - logits.logsumexp(-1)
     log_rest = torch.where(likeliest, rest.unsqueeze(-1), (-log_p.masked_fill(likeliest, -1).exp()).log1p())

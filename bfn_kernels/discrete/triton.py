@@ -1,6 +1,7 @@
-"""Discrete data: the operators of `bfn_kernels_triton` and their kernels, csrc/cpu/discrete.cpp again.
+"""The operators of discrete data in Triton, the counterpart of csrc/cpu/discrete.cpp.
 
-Rows whose classes fit a tile are read once. Longer ones are swept several times, their noise being made again.
+An operator takes the arguments of the function of the same name in `reference.py`, whose docstring says their shapes.
+Rows that fit in a tile are read once. Longer ones are read several times, and their noise is computed again each time.
 """
 
 import torch
@@ -47,7 +48,7 @@ SAMPLE, MODE, MEAN = map(tl.constexpr, (operators.SAMPLE, operators.MODE, operat
 
 @triton.jit
 def _message(sent, beta, spread, eps, K: tl.constexpr):
-    """y = β(Kp − 1) + √(Kβ)·ε, p = e_x in (185)."""
+    """y = β(Kp − 1) + √(Kβ)·ε, where p is e_x in (185)."""
     return beta[:, None] * (K * sent - 1.0) + spread[:, None] * eps
 
 
@@ -125,7 +126,7 @@ def _sender(
 
 
 def update_sample(*arguments) -> Tensor:
-    out = torch.empty_like(arguments[1])  # the state
+    out = torch.empty_like(arguments[1])  # like the state
     update_sample_out(*(*arguments, out))
     return out
 
@@ -136,7 +137,7 @@ def update_sample_out(
 ) -> None:  # fmt: skip
     shape, num_classes = state.shape, state.shape[-1]
     lead, tile = shape[:-1], tile_of(num_classes)
-    to = class_view(out, shape)  # of a copy, where the strides are beyond it
+    to = class_view(out, shape)  # the view of a copy, if no view describes the strides
     launch(
         _update, programs(lead.numel(), tile.rows), class_view(output_logits, shape), class_view(state, shape),
         *(view(t, lead) for t in (alpha, spread, known, known_mask)), class_view(noise, shape),
@@ -150,8 +151,8 @@ def update_sample_out(
 
 @triton.jit
 def _first_beyond(e, before, threshold, first, K: tl.constexpr, TILE: tl.constexpr):
-    """Of a tile: the first class, of those with e > 0, up to which the sum exceeds the threshold, or K; the last with
-    e > 0, or −1; and the sum."""
+    """In a tile: the first class with e > 0 up to which the sum of e exceeds the threshold, or K; the last class with
+    e > 0, or −1; and the sum with this tile."""
     k = (first + tl.arange(0, TILE))[None, :]
     cumulative = before[:, None] + tl.cumsum(e, 1)
     beyond = tl.min(tl.where((cumulative > threshold[:, None]) & (e > 0.0), k, K), 1)
@@ -160,7 +161,7 @@ def _first_beyond(e, before, threshold, first, K: tl.constexpr, TILE: tl.constex
 
 @triton.jit
 def _draw(logits, uniform, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
-    """The first class whose cumulative probability exceeds u; if none does, the last with p > 0. −1 for NaN."""
+    """The first class whose cumulative probability exceeds u; if none does, the last one with p > 0; −1 if p is NaN."""
     if K <= TILE:
         e, top = exp_of_rows(load_classes(logits, rows, 0, K, TILE, T, float("-inf")))
         total = tl.sum(e, 1)
@@ -210,7 +211,7 @@ def _update(
 
 @triton.jit
 def _stats(view, x, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
-    """Of e = exp(z − max): e_x, the sums of e, e² and e(1 − e) over the other classes, max and z_x."""
+    """With e = exp(z − max): e_x, the sums of e, e² and e(1 − e) over the other classes, max and z_x."""
     top = tl.full(rows[1].shape, float("-inf"), T)
     rest = tl.zeros(rows[1].shape, T)
     rest_square = tl.zeros(rows[1].shape, T)
@@ -232,7 +233,7 @@ def _stats(view, x, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
 
 @triton.jit
 def _wrong(e_x, total):
-    """Whether a wrong class is likelier than not."""
+    """Whether a wrong class has a probability above ½."""
     return (e_x < 1.0) & (total < 2.0)
 
 
@@ -257,7 +258,7 @@ def _loss(
     x, logits, weight, mask, stats, values, counts, count,
     EACH: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """L∞ = weight·(q² + s) (205), without a weight −ln p_x."""
+    """L∞ = weight·(q² + s) (205), or −ln p_x if there is no weight; s is Σ p_k² over the other classes."""
     rows = block_of(count, ROWS)
     x = load(x, rows, tl.int64)
     e_x, rest, rest_square, below_top, top, z_x = _stats(logits, x, rows, K, TILE, T)
@@ -267,12 +268,12 @@ def _loss(
         tl.store(to, top, mask=rows[2])
         tl.store(to + 1, e_x, mask=rows[2])
         tl.store(to + 2, rest, mask=rows[2])
-        # where one is wrong, Σe² is Σe less this, while this less from that would cancel
+        # if a wrong class is likely, Σe² is computed as Σe − Σe(1 − e), which does not cancel
         tl.store(to + 3, tl.where(_wrong(e_x, total), below_top, rest_square), mask=rows[2])
     if weight[0] is not None:
         loss = load(weight, rows, T) * (square(rest / total) + rest_square / square(total))
     else:
-        # where e_x underflows, z_x says how small it is
+        # z_x still says how small e_x is if e_x underflows
         loss = tl.where(e_x > 0.5, log1p(rest / tl.where(e_x > 0.5, e_x, 1.0)), log(total) + top - z_x)
     loss = tl.where(_in_range(x, K), loss, float("nan"))
     write_losses(loss, load(mask, rows, tl.int1, True), rows, values, counts, EACH)
@@ -303,7 +304,7 @@ def _loss_backward(
     total = e_x + rest
     rest_square = tl.where(_wrong(e_x, total), rest - fourth, fourth)
     p_x, q, s = (e_x / total)[:, None], (rest / total)[:, None], (rest_square / square(total))[:, None]
-    top_less_s = ((e_x + fourth) / square(total))[:, None]  # of a top class that is not x
+    top_less_s = ((e_x + fourth) / square(total))[:, None]  # p − s of the likeliest class, if it is not x
     factor = tl.where(_in_range(x, K), load(grad, rows, T), float("nan"))
     if weight[0] is not None:
         factor *= 2.0 * load(weight, rows, T)
@@ -313,7 +314,7 @@ def _loss_backward(
         p = exp_difference(z, top[:, None]) / total[:, None]
         is_x = is_class(x, first, TILE)
         if weight[0] is not None:
-            p_less_s = tl.where(p > 0.5, top_less_s, p - s)  # cancels as p goes to 1
+            p_less_s = tl.where(p > 0.5, top_less_s, p - s)  # p − s would cancel as p goes to 1
             by = tl.where(is_x, -p_x * (q * q + s), p * (p_less_s + p_x * q))
         else:
             by = tl.where(is_x, -q, p)

@@ -1,6 +1,6 @@
 """The n-step loss of discrete data in Triton, with its gradient: n·E[ln p_S(y) − ln p_R(y)] (189, 190).
 
-A kernel takes whole rows, whose noise it makes once, where K fits a tile.
+If K fits in a tile, one kernel works on whole rows and computes their noise once.
 """
 
 import torch
@@ -39,9 +39,22 @@ from bfn_kernels.triton_ops.views import block_of, compute_type, launch, load, p
 
 
 def discrete_time_loss(
-    x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, nodes, node_weights, n_samples: int,
-    seed, noise, mask, reduction: int, need_logits: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    x: Tensor,
+    logits: Tensor,
+    alpha: Tensor,
+    n_steps: int,
+    receiver: int,
+    nodes,
+    node_weights,
+    n_samples: int,
+    seed,
+    noise,
+    mask,
+    reduction: int,
+    need_logits: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Arguments as in `reference.discrete_time_loss`, whose docstring says their shapes. Returns the loss, the factor
+    that its gradient is multiplied by, and the gradient `[B, ..., K]`, empty if it is not needed."""
     shape, T = logits.shape, compute_type(logits)
     dtype = compute_dtype(logits)
     tile = tile_of(shape[-1], small=True)
@@ -53,29 +66,22 @@ def discrete_time_loss(
     row = view(x, x.shape), class_view(logits, shape), view(alpha, x.shape)
     drawn = draws, class_view(noise, None if noise is None else noise.shape), seed
     gradient = class_view(grad_logits if need_logits else None, shape)
-    rest = view(mask, x.shape), *losses.arguments
-    constant = {"K": shape[-1], "TILE": tile.classes, "T": T, "warps": tile.warps, "registers": 255}
+    keep, sizes, count = view(mask, x.shape), (x.numel(), n_steps), x.numel()
+    constants = {"K": shape[-1], "TILE": tile.classes, "T": T, "warps": tile.warps, "registers": 255}
     if shape[-1] <= tile.classes:
-        launch(
-            _nstep, programs(x.numel(), tile.rows), *row, *tables, *drawn, *rest, gradient, x.numel(), n_steps,
-            JOINT=joint, EACH=losses.each, ROWS=tile.rows, **constant,
-        )  # fmt: skip
+        arguments = *row, *tables, *drawn, keep, *losses.arguments, gradient, *sizes
+        constants |= {"JOINT": joint, "EACH": losses.each, "ROWS": tile.rows}
+        launch(_nstep, programs(count, tile.rows), *arguments, **constants)
     elif joint:
-        sums = torch.empty((x.numel(), draws, 3), dtype=dtype, device=x.device)
-        launch(
-            triton_nstep_large.joint_sums, x.numel(), *row, *drawn, *rest, sums, x.numel(), n_steps, EACH=losses.each,
-            **constant,
-        )  # fmt: skip
+        sums = torch.empty((count, draws, 3), dtype=dtype, device=x.device)
+        arguments = *row, *drawn, keep, *losses.arguments, sums, *sizes
+        launch(triton_nstep_large.joint_sums, count, *arguments, EACH=losses.each, **constants)
         if need_logits:
-            launch(
-                triton_nstep_large.joint_gradient, x.numel(), *row, *drawn, rest[0], sums, gradient, x.numel(),
-                n_steps, **constant,
-            )  # fmt: skip
+            arguments = *row, *drawn, keep, sums, gradient, *sizes
+            launch(triton_nstep_large.joint_gradient, count, *arguments, **constants)
     else:
-        launch(
-            triton_nstep_large.factorised, x.numel(), *row, *tables, *drawn, *rest, gradient, x.numel(), n_steps,
-            EACH=losses.each, **constant,
-        )  # fmt: skip
+        arguments = *row, *tables, *drawn, keep, *losses.arguments, gradient, *sizes
+        launch(triton_nstep_large.factorised, count, *arguments, EACH=losses.each, **constants)
     return *losses.finish(), grad_logits
 
 
@@ -96,7 +102,7 @@ def _nstep(
     else:
         top = tl.max(p, 1)
         is_likeliest = k == tl.min(tl.where(p == top[:, None], k, TILE), 1)[:, None]
-        # 1 − p of the likeliest class, subtracted, would cancel
+        # 1 − p of the likeliest class is summed from the others, since subtracting would cancel
         rest = tl.where(is_likeliest, sum_where(~is_likeliest, p)[:, None], 1.0 - p)
         r = tl.sqrt(K * alpha)
         far_x = valid & is_far(log(sum_where(is_x, p)))
@@ -114,30 +120,31 @@ def _nstep(
             weight = (tl.zeros((), T) + 1.0) / draws
             eps = class_noise(noise, seed, rows, 0, MONTE_CARLO, draw, count, K, TILE, T)
             if JOINT:
-                value, by = joint_draw(z, p, before, is_x, inside, alpha, eps, K)
+                value, draw_gradient = joint_draw(z, p, before, is_x, inside, alpha, eps, K)
             else:
                 eps_x, eps_likeliest = sum_where(is_x, eps), sum_where(is_likeliest, eps)
-                value, by = factorised_draw(p, rest, is_x, near, r[:, None], eps)
+                value, draw_gradient = factorised_draw(p, rest, is_x, near, r[:, None], eps)
         else:
             weight, node = tl.load(node_weights + draw), tl.load(nodes + draw)
             if JOINT:
-                value, by = binary_node(p, before, is_x, inside, alpha, node)
+                value, draw_gradient = binary_node(p, before, is_x, inside, alpha, node)
             else:
                 eps_x = tl.zeros((ROWS,), T) + node
                 eps_likeliest = eps_x
-                value, by = factorised_draw(p, rest, is_x, near, r[:, None], node)
-        if not JOINT:  # noqa: SIM102 (the one is known when the kernel is compiled, the other when it runs)
+                value, draw_gradient = factorised_draw(p, rest, is_x, near, r[:, None], node)
+        if not JOINT:  # noqa: SIM102 (JOINT is known when the kernel is compiled, any_far only when it runs)
             if any_far:
                 far_value, by_p, by_rest = far_draw(far_x, far_rest, log_p, log_rest, r, eps_x, eps_likeliest)
                 value += far_value
                 by_log_p += weight * by_p
                 by_log_rest += weight * by_rest
         loss += weight * value
-        gradient += weight * by
+        gradient += weight * draw_gradient
     write_losses(tl.where(valid, n_steps * loss, float("nan")), keep, rows, values, counts, EACH)
     if grad_logits[0] is not None:
         if not JOINT:
-            # p_k (g_k − mean of g), which for the likeliest class would cancel: there the differences are summed
+            # The gradient is p_k·(g_k − mean of g). For the likeliest class that would cancel, so differences are
+            # summed.
             mean = tl.sum(tl.where(inside, p * gradient, 0.0), 1)[:, None]
             largest = sum_where(is_likeliest, gradient)[:, None]
             away = sum_where(~is_likeliest & inside, p * (largest - gradient))[:, None]

@@ -1,5 +1,5 @@
-"""The n-step loss of discrete data in Triton for rows that no tile holds: one at a time, tile by tile, the noise being
-made again in every sweep."""
+"""The n-step loss of discrete data in Triton for rows that do not fit in a tile. A program works on one row, tile by
+tile, and computes the noise again whenever it goes through the row."""
 
 import triton
 import triton.language as tl
@@ -33,7 +33,7 @@ from bfn_kernels.triton_ops.views import block_of, load
 
 @triton.jit
 def _noise_of(noise, seed, rows, x, draw, count, K: tl.constexpr, T: tl.constexpr):
-    """The normal of a class of each row."""
+    """The normal of class x of each row."""
     start, place, there, _ = rows
     if noise[0] is not None:
         return tl.load(noise[0] + (start_of_draw(start, draw, count) + place) * K + x, mask=there, other=0).to(T)
@@ -45,18 +45,20 @@ def _noise_of(noise, seed, rows, x, draw, count, K: tl.constexpr, T: tl.constexp
 
 @triton.jit
 def _shifted(logits, rows, x, first, spread, towards_x, eps, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
-    """The logits after a message, but for what all share."""
+    """The logits after a message, without the terms that all classes share."""
     z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
     return z + spread * eps + tl.where(is_class(x, first, TILE), towards_x, 0.0)
 
 
 @triton.jit
 def _start(rows, T: tl.constexpr):
+    """The maximum and the sum of `with_tile` before the first tile."""
     return tl.full(rows[1].shape, float("-inf"), T), tl.zeros(rows[1].shape, T)
 
 
 @triton.jit
 def _log_odds_against(logits, rows, x, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
+    """ln((1 − p_x)/p_x), from a sum that leaves x out."""
     top, total = _start(rows, T)
     z_x = tl.zeros(rows[1].shape, T)
     for first in range(0, K, TILE):
@@ -68,7 +70,7 @@ def _log_odds_against(logits, rows, x, K: tl.constexpr, TILE: tl.constexpr, T: t
 
 @triton.jit
 def _growth(rows, x, first, spread, towards_x, eps, eps_x, K: tl.constexpr, TILE: tl.constexpr):
-    """exp(y_k − y_x) − 1."""
+    """exp(y_k − y_x) − 1, which is 0 for k = x."""
     difference = clamp(spread * (eps - eps_x[:, None]) - towards_x, -MAX_SHIFT, MAX_SHIFT)
     return tl.where(is_class(x, first, TILE), 0.0, expm1(difference))
 
@@ -78,8 +80,8 @@ def joint_sums(
     x, logits, alpha, draws, noise, seed, mask, values, counts, sums, count, n_steps,
     EACH: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """The loss, and of each draw the mean S of exp(y_k − y_x) − 1 under p; where ln(1 + S) does not serve, also the
-    largest of the logits after the message, and the sum of exp(z − max)."""
+    """The loss and, for each draw, the mean S of exp(y_k − y_x) − 1 under p. If ln(1 + S) is not accurate, it also
+    saves the largest logit after the message and the sum of exp(z − max)."""
     rows = block_of(count, 1)
     x, alpha = load(x, rows, tl.int64), load(alpha, rows, T)
     valid = valid_class(x, K)
@@ -143,11 +145,11 @@ def joint_gradient(
             eps_x = _noise_of(noise, seed, rows, x, draw, count, K, T)
             eps = class_noise(noise, seed, rows, first, MONTE_CARLO, draw, count, K, TILE, T)
             growth = _growth(rows, x, first, spread, towards_x, eps, eps_x, K, TILE)
-            by = p * (s - growth) / (1.0 + s)
+            draw_gradient = p * (s - growth) / (1.0 + s)
             if tl.sum((~serves(s)).to(tl.int32)) > 0:
                 y = _shifted(logits, rows, x, first, spread, towards_x, eps, K, TILE, T)
-                by = tl.where(serves(s), by, p - exp_difference(y, y_top) / y_total)
-            gradient += by / draws
+                draw_gradient = tl.where(serves(s), draw_gradient, p - exp_difference(y, y_top) / y_total)
+            gradient += draw_gradient / draws
         gradient = tl.where(valid, n_steps * gradient, float("nan"))
         store_classes(grad_logits, rows, first, tl.where(keep, gradient, 0.0), K, TILE)
 
@@ -157,8 +159,8 @@ def _factorised_tile(
     logits, rows, x, first, likeliest, far, rest_of_likeliest, top, total, alpha, nodes, node_weights, draws, noise,
     seed, count, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """A tile's part of the loss, its p, the derivatives by p, and where the likeliest class is. `far`: the classes that
-    are left out, or −1."""
+    """A tile's part of the loss, its p, the derivatives by p, and where the likeliest class is. The classes `far` are
+    left out; −1 stands for none."""
     z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
     p = exp_difference(z, top[:, None]) / total[:, None]
     is_likeliest = is_class(likeliest, first, TILE)
@@ -175,9 +177,9 @@ def _factorised_tile(
         else:
             weight = tl.load(node_weights + draw)
             eps = tl.zeros((1, TILE), T) + tl.load(nodes + draw)
-        value, by = factorised_draw(p, rest, is_x, near, r, eps)
+        value, draw_slope = factorised_draw(p, rest, is_x, near, r, eps)
         loss += weight * value
-        slope += weight * by
+        slope += weight * draw_slope
     return loss, p, slope, is_likeliest
 
 
@@ -186,7 +188,7 @@ def _far_draws(
     rows, x, likeliest, far, log_p, log_rest, alpha, nodes, node_weights, draws, noise, seed, count,
     K: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """The far classes' part of the loss, and its derivatives by the logarithms of their shares."""
+    """The part of the loss that the far classes add, and its derivatives by the logarithms of their shares."""
     loss, by_log_p, by_log_rest = tl.zeros((1,), T), tl.zeros((1,), T), tl.zeros((1,), T)
     for draw in range(draws):
         if nodes is None:
@@ -214,7 +216,7 @@ def factorised(
     valid, keep = valid_class(x, K), load(mask, rows, tl.int1, True)
     top, total = row_total(logits, rows, K, TILE, T)
     likeliest = first_largest(logits, rows, K, TILE, T)
-    top_other, others = _start(rows, T)  # but for the likeliest class: 1 less its p would cancel
+    top_other, others = _start(rows, T)  # without the likeliest class, since 1 − its p would cancel
     z_x = tl.zeros((1,), T)
     for first in range(0, K, TILE):
         z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
@@ -228,7 +230,7 @@ def factorised(
     if tl.sum(far_x.to(tl.int32)) > 0:
         loss, by_log_p, by_log_rest = _far_draws(
             rows, x, likeliest, far, log_p, log_rest, alpha, nodes, node_weights, draws, noise, seed, count, K, T
-        )  # fmt: skip
+        )
     mean_of_others, of_likeliest = tl.zeros((1,), T), tl.zeros((1,), T)
     for first in range(0, K, TILE):
         value, p, slope, is_likeliest = _factorised_tile(

@@ -1,4 +1,5 @@
-"""One draw of the n-step loss of discrete data in Triton, for each receiver, with its gradient: tiles of whole rows."""
+"""One draw of the n-step loss of discrete data in Triton, for each receiver, with its gradient, for tiles of whole
+rows."""
 
 import triton
 import triton.language as tl
@@ -6,12 +7,12 @@ import triton.language as tl
 from bfn_kernels.triton_ops.classes import finite, softmax, sum_where
 from bfn_kernels.triton_ops.elementary import clamp, exp, exp_difference, expm1, log, log1p, sigmoid, softplus
 
-MAX_SHIFT = tl.constexpr(80.0)  # exp of it stays well within float32
+MAX_SHIFT = tl.constexpr(80.0)  # its exponential is well within the range of float32
 
 
 @triton.jit
 def log_odds_against(z, is_x, inside):
-    """ln((1 − p_x)/p_x), by the largest number but x's."""
+    """ln((1 − p_x)/p_x), from a sum that leaves x out."""
     others = tl.where(is_x | ~inside, float("-inf"), z)
     top = tl.max(others, 1)
     return log(tl.sum(exp(others - top[:, None]), 1)) + top - sum_where(is_x, z)
@@ -19,13 +20,13 @@ def log_odds_against(z, is_x, inside):
 
 @triton.jit
 def serves(s):
-    """Whether ln(1 + s) is accurate; else differences of softplus say it better."""
+    """Whether ln(1 + s) is accurate; otherwise a difference of softplus is more accurate."""
     return (s > -0.5) & (s < 1e8)
 
 
 @triton.jit
 def joint_draw(z, p, before, is_x, inside, alpha, eps, K: tl.constexpr):
-    """−ln(1 + S), S the mean of exp(y_k − y_x) − 1 under p, and softmax(z) − softmax(z + y)."""
+    """−ln(1 + S) and its gradient softmax(z) − softmax(z + y), where S is the mean of exp(y_k − y_x) − 1 under p."""
     towards_x = K * alpha[:, None]
     spread = tl.sqrt(towards_x)
     difference = spread * (eps - sum_where(is_x, eps)[:, None]) - towards_x
@@ -44,7 +45,7 @@ def joint_draw(z, p, before, is_x, inside, alpha, eps, K: tl.constexpr):
 
 @triton.jit
 def binary_node(p, before, is_x, inside, alpha, node):
-    """K = 2: y_x − y_o ~ N(2α, 4α)."""
+    """The joint receiver for K = 2, which depends on y_x − y_o ~ N(2α, 4α) alone; o is the other class."""
     difference = -(2.0 * alpha + 2.0 * tl.sqrt(alpha) * node)
     p_x, other = sum_where(is_x, p), sum_where(~is_x & inside, p)
     growth = expm1(clamp(difference, -MAX_SHIFT, MAX_SHIFT))
@@ -57,14 +58,15 @@ def binary_node(p, before, is_x, inside, alpha, node):
 
 @triton.jit
 def factorised_draw(p, rest, is_x, near, r, eps):
-    """Of each coordinate −ln of p and 1 − p, one of them times the density ratio exp(shift), and its derivative by p:
-    with w the one that is, −ln(1 + w·(exp(shift) − 1)). `near`: those that there are and that are not far."""
+    """The sum over coordinates of −ln(1 + w·(exp(shift) − 1)), and its derivative by p. A coordinate's density is a
+    mixture with the shares p and 1 − p, and w is the share whose density is the sender's times exp(shift). Coordinates
+    that are not `near` are left out."""
     shift = tl.where(is_x, -r, r) * eps - 0.5 * r * r
     w = tl.where(is_x, rest, p)
     capped = tl.where(shift < MAX_SHIFT, shift, MAX_SHIFT)
     growth = expm1(capped)
     s = w * growth
-    # w near 1 and a small ratio: what is left of 1 is then the other share
+    # if w is near 1 and the ratio is small, 1 + s cancels, and the mixture is summed from its two shares instead
     left = s < -0.5
     mixture = tl.where(left, tl.where(is_x, p, rest) + w * exp(capped), 1.0 + s)
     value = tl.where(left, -log(mixture), -log1p(tl.where(left, 0.0, s))) - (shift - capped)
@@ -74,15 +76,16 @@ def factorised_draw(p, rest, is_x, near, r, eps):
 
 @triton.jit
 def is_far(log_share):
-    """Whether both a share and the ratio may underflow beside a w of 1. Where p_x does, so may what the likeliest class
-    leaves to others: those two coordinates, and no others, are then added in logs."""
+    """Whether a share is so small that it, and the density ratio too, may underflow next to a w of 1. If p_x is, then
+    1 − p of the likeliest class may be as well. These two coordinates, and no others, are then computed in logs."""
     least: tl.constexpr = -64.0 if log_share.dtype == tl.float32 else -660.0
     return log_share < least
 
 
 @triton.jit
 def far_shares(z, is_x, is_likeliest):
-    """ln p_x, ln of what the likeliest class leaves to others, and which part of that each of those has."""
+    """ln p_x; ln of the rest, which is 1 − p of the likeliest class; and the part of the rest that each other class
+    has."""
     top, others = tl.max(z, 1), tl.where(is_likeliest, float("-inf"), z)
     log_total, top_other = log(tl.sum(exp_difference(z, top[:, None]), 1)), tl.max(others, 1)
     e = exp_difference(others, finite(top_other)[:, None])
@@ -93,14 +96,15 @@ def far_shares(z, is_x, is_likeliest):
 
 @triton.jit
 def far_gradient(by_log_p, by_log_rest, p, parts, is_x, is_likeliest):
-    """By the logits: of ln p_x, e_x − p; of ln of the rest, the others' parts of it, −p for the likeliest itself."""
+    """The gradient by the logits. The derivative of ln p_x is e_x − p; that of ln of the rest is each class's part of
+    it, and −p for the likeliest class."""
     return by_log_p[:, None] * (is_x.to(p.dtype) - p) + by_log_rest[:, None] * tl.where(is_likeliest, -p, parts)
 
 
 @triton.jit
 def far_draw(far_x, far_rest, log_p, log_rest, r, eps_x, eps):
-    """Of both −ln(share + exp(shift)), and its derivative by ln share; eps_x and eps are those of x and of the
-    likeliest class. 0 where they are not far."""
+    """The terms −ln(share + exp(shift)) of x and of the likeliest class, and their derivatives by ln share. eps_x and
+    eps are the normals of these two classes. A term is 0 if its class is not far."""
     value, by_log_p = _far_term(log_p, -r * eps_x - 0.5 * r * r)
     value_of_rest, by_log_rest = _far_term(log_rest, r * eps - 0.5 * r * r)
     value = tl.where(far_x, value, 0.0) + tl.where(far_rest, value_of_rest, 0.0)

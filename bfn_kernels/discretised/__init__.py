@@ -1,11 +1,11 @@
-"""Ops of discretised data: values in [−1, 1] that K bins of width 2/K divide, known by the bins' centres.
+"""Ops of discretised data. K bins of width 2/K divide [−1, 1], and a value is the centre of its bin.
 
-The network puts out a normal per variable (`pred_mean`, `pred_log_std`), the output distribution is what it gives to
-the bins; `clip=True` leaves the mass beyond [−1, 1] to the end bins (107–109), `clip=False` renormalises.
+The network predicts a normal per variable (`pred_mean`, `pred_log_std`). The output distribution gives each bin the
+normal's mass in it: `clip=True` adds the mass beyond [−1, 1] to the end bins (107–109), `clip=False` renormalises.
 Flow, sender and update are those of `continuous`.
 
-`mixture_logits=` `[B, ..., M]` makes the output distribution a mixture of M normals, at most 1024: the two predictions,
-or mean and std, have the same shape then, and its gradient is theirs. Every function takes it.
+`mixture_logits=` `[B, ..., M]`, M at most 1024, makes the output distribution a mixture of M normals. The two
+predictions, or mean and std, then have that shape too, and the logits are differentiable where these are.
 
 Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]`, or any leading part of the data's shape.
 Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
@@ -255,9 +255,7 @@ def discrete_time_loss(
     if n_samples is None and quadrature is None:
         quadrature = 8
     draws = expectation(x, x.shape, quadrature, n_samples, seed, generator, noise)
-    return library.discretised.discrete_time_loss(
-        x, *network, *scalars, n_steps, *draws, num_bins, clip, mask, how
-    )  # fmt: skip
+    return library.discretised.discrete_time_loss(x, *network, *scalars, n_steps, *draws, num_bins, clip, mask, how)
 
 
 def reconstruction_loss(
@@ -346,23 +344,36 @@ def update_sample(
     draws = _component(mixture_logits, component_noise, mean.shape)
     draws = [("draw_noise", draw_noise, mean.shape), *draws] if choose == "sample" else []
     seed = drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
-    if choice == MEAN and any(needs(*output.values(), mean)):  # the operator has no gradient by the predictions
-        a, b = scales
-        normal = reference.output_distribution(dtype, pred_mean, pred_log_std, mixture_logits, mean, a, b)
+    if choice == MEAN and any(needs(*output.values(), mean)):  # the operator has no gradient for the predictions
+        mean_scale, noise_scale = scales
+        normal = reference.output_distribution(
+            dtype, pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale
+        )
         value = library.discretised.expected_value(*normal, num_bins, True)
         value = value if known is None else torch.where(known_mask, known.to(value.dtype), value)
         keep, take, std = update
         updated = library.continuous.gaussian_step(mean, keep, value, take, std, seed, noise, None)
     else:
         updated = library.discretised.update_sample(
-            *output.values(), mean, *scales, *update, num_bins, choice, known, known_mask,
-            seed, noise, draw_noise, component_noise, out,
-        )  # fmt: skip
+            *output.values(),
+            mean,
+            *scales,
+            *update,
+            num_bins,
+            choice,
+            known,
+            known_mask,
+            seed,
+            noise,
+            draw_noise,
+            component_noise,
+            out,
+        )
     return updated, updated_precision(precision, alpha, mean)
 
 
 def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Sequence[int]:
-    """The shape of the variables."""
+    """Checks a normal or a mixture of normals; returns the shape of its variables."""
     checks.data("mean", mean)
     checks.like("std", std, "mean", mean)
     if mixture_logits is None:
@@ -373,7 +384,7 @@ def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Sequenc
 
 
 def _component(mixture_logits: Tensor | None, noise: Tensor | None, shape: Sequence[int]) -> list[tuple]:
-    """The noise that draws a component, as `drawn_seed` takes it."""
+    """The noise that draws a component of a mixture, in the form that `drawn_seed` takes; nothing without a mixture."""
     if mixture_logits is not None:
         return [("component_noise", noise, shape)]
     if noise is not None:
@@ -382,7 +393,7 @@ def _component(mixture_logits: Tensor | None, noise: Tensor | None, shape: Seque
 
 
 def _check_output(x, name, pred_mean, pred_log_std, mixture_logits, mean, parametrisation) -> Tensor | None:
-    """What the network put out for each of x; the mean, None where it is not read."""
+    """Checks the network's output against x; returns the mean, or None if it is not read."""
     checks.data(name, x)
     each = x.shape
     if mixture_logits is not None:
@@ -397,8 +408,8 @@ def _check_output(x, name, pred_mean, pred_log_std, mixture_logits, mean, parame
 def _check_loss(
     x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction
 ) -> tuple[Tensor | None, Tensor | None, int]:
-    """The checks that the losses share; the mean, None where it is not read, the mask as the ops take it, and the place
-    of the reduction."""
+    """The checks that the losses share; returns the mean, or None if it is not read, the mask as operators take it, and
+    the place of the reduction."""
     mean_read = _check_output(x, "x", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
     how = checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.no_gradient("none is defined for discretised data", x=x, mean=mean)

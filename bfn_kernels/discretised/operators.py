@@ -1,30 +1,32 @@
-"""The operators of discretised data: what each takes, and its backward pass.
+"""The operators of discretised data: the schema, fake and backward pass of each.
 
-The network's output are two predictions and, of a mixture, a logit of each component. Of what it predicts the scales of
-a row tell: with them noise, without them the data.
+The function of the same name in `reference.py` shows what an operator computes, and says the shapes of its arguments.
+The network predicts a mean and a log standard deviation and, for a mixture, these and a logit of each component. If the
+row scalars mean_scale and noise_scale are passed, it predicts the noise, else the data.
 """
 
 import torch
 from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype
-from bfn_kernels.continuous.operators import scaled_by
+from bfn_kernels.continuous.operators import scaled_input_gradient
 from bfn_kernels.operators import Forward, Library, Operator, gradient_fake, loss_fakes, times_saved
 
-CHOICES = ("sample", "mode", "mean")  # operators know what is chosen by its place, as csrc/ops/discretised.h does
+# Operators know what is sent by its place here; csrc/ops/discretised.h has the same numbers.
+CHOICES = ("sample", "mode", "mean")
 SAMPLE, MODE, MEAN = range(3)
 
 _NORMAL = "Tensor mean, Tensor std, Tensor? mixture_logits"
 _NEED_NORMAL = "bool need_mean, bool need_std, bool need_mixture_logits"
-_NETWORK = "Tensor pred_mean, Tensor pred_log_std, Tensor? mixture_logits, Tensor{} mean, Tensor? mean_scale, " \
-           "Tensor? noise_scale"  # fmt: skip
+_PREDICTIONS = "Tensor pred_mean, Tensor pred_log_std, Tensor? mixture_logits"
+_NETWORK = f"{_PREDICTIONS}, Tensor{{}} mean, Tensor? mean_scale, Tensor? noise_scale"
 _NEED_NETWORK = "bool need_pred_mean, bool need_pred_log_std, bool need_mixture_logits"
 _GRADIENTS = "Tensor grad_mean, Tensor grad_std, Tensor grad_mixture_logits"
 _LOSS = f"-> (Tensor loss, Tensor scale, {_GRADIENTS})"
 
 
 def _one_each(prediction: Tensor, mixture_logits: Tensor | None) -> Tensor:
-    """Fake of a number per variable, in the predictions' type."""
+    """The fake of one number per variable, in the type of the predictions."""
     return torch.empty_like(prediction) if mixture_logits is None else prediction.new_empty(prediction.shape[:-1])
 
 
@@ -42,7 +44,7 @@ def _expected_value_backward(library: Library, grad: Tensor, forward: Forward):
 
 
 def _loss_fake(tensors, *others):
-    """Of a loss whose last arguments are the reduction and which of the gradients are needed."""
+    """The fake of a loss whose last arguments are the reduction and, for each gradient, whether it is needed."""
     *_, reduction, need_mean, need_std, need_mixture_logits = others
     x, prediction, *_ = tensors
     dtype, need = compute_dtype(*tensors), (need_mean, need_std, need_mixture_logits)
@@ -63,12 +65,12 @@ def _loss_backward(library: Library, grad: Tensor, forward: Forward):
 
 
 def _update_backward(library: Library, grad: Tensor, forward: Forward):
-    # what is sent is a draw or a mode: the mean's own share is all that has a gradient
-    return None, None, None, scaled_by(library, grad, forward.saved.keep, forward.types[3])
+    # a draw or a mode was sent, which has no gradient, so only the mean itself has one
+    return None, None, None, scaled_input_gradient(library, grad, forward.saved.keep, forward.types[3])
 
 
 def _loss(schema: str, fake) -> Operator:
-    """A loss that saves its gradients."""
+    """Declares a loss that computes its gradients in the forward pass and saves them."""
     saved = "scale grad_mean grad_std grad_mixture_logits"
     return Operator(f"{schema} {_LOSS}", fake=fake, saved=saved, backward=_loss_backward)
 

@@ -1,8 +1,8 @@
 """Discretised data in plain PyTorch: the executable specification. Equation numbers are those of arXiv 2308.07037.
 
-x lies in [−1, 1], which K bins of width h = 2/K divide; a bin is known by its centre, and here by its zero-based index
-held as a float, so that NaN stays NaN. Scalars of rows come from `rows`, in the type of the arithmetic, and
-broadcast to the data.
+x `[B, ...]` lies in [−1, 1], which K bins of width h = 2/K divide. The ops name a bin by its centre; in this file it is
+a zero-based index held as a float, so that NaN stays NaN. Row scalars come from the module `rows`, in the type of the
+arithmetic, and broadcast to x.
 """
 
 import math
@@ -21,9 +21,9 @@ from bfn_kernels.reduction import hide, reduce
 
 LOG_STD_LIMIT = 10.0
 STD_MIN, STD_MAX = 1e-3, 10.0
-TINY_TOTAL = 1e-5  # an unclipped distribution with less mass in [−1, 1] is uniform: so is every one of std > 8e4
-MODE_NUMBERS = 1 << 18  # of the bins' probabilities of all components, as many as a mixture's mode makes at a time
-WIDE_STD, WIDE_TERMS = 2.0, 30  # from this std on an unclipped mean is a series; beyond the terms lies 1e-17 of it
+TINY_TOTAL = 1e-5  # an unclipped distribution with less mass in [−1, 1] counts as uniform; so does any of std > 8e4
+MODE_NUMBERS = 1 << 18  # how many probabilities, over bins and components, the mode of a mixture computes at a time
+WIDE_STD, WIDE_TERMS = 2.0, 30  # from this std on, an unclipped mean is a series; the terms left out are 1e-17 of it
 
 
 def bin_index(x: Tensor, num_bins: int) -> Tensor:
@@ -35,7 +35,8 @@ def centre(index: Tensor, num_bins: int) -> Tensor:
 
 
 class Normal(NamedTuple):
-    """The output distribution before bins: a normal per variable, or a mixture of those along the last dimension."""
+    """The output distribution before it is divided into bins: one normal per variable `[B, ...]`, or a mixture of M
+    normals `[B, ..., M]`."""
 
     mean: Tensor
     std: Tensor
@@ -50,11 +51,11 @@ class Normal(NamedTuple):
         return parts if self.mixture_logits is None else (self.mixture_logits.log_softmax(-1) + parts).logsumexp(-1)
 
     def each(self, x: Tensor) -> Tensor:
-        """x of a variable, to be met by all of its components."""
+        """x with a dimension for the components of each variable, if there are any."""
         return x if self.mixture_logits is None else x.unsqueeze(-1)
 
     def unsqueeze(self) -> "Normal":
-        """With one more dimension of variables behind the others."""
+        """The same with one more dimension behind those of the variables."""
         d = -1 if self.mixture_logits is None else -2
         return Normal(*(None if part is None else part.unsqueeze(d) for part in self))
 
@@ -66,37 +67,45 @@ class Normal(NamedTuple):
 def hide_output(
     mask: Tensor | None, mean: Tensor, std: Tensor, mixture_logits: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What the network put out, zeros where the mask is False."""
+    """The network's output with zeros where the mask is False."""
     each = mask if mask is None or mixture_logits is None else mask.unsqueeze(-1)
     mean, std, mixture_logits = hide(each, mean, std, mixture_logits)
     return mean, std, mixture_logits
 
 
 def output_distribution(
-    dtype: torch.dtype, pred_mean: Tensor, pred_log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor | None,
-    mean_scale: Tensor | None, noise_scale: Tensor | None,
-) -> Normal:  # fmt: skip
-    """Mean and std of the network's normal (105, 106), std clamped to [1e-3, 10]; 0 and 1, with no gradient, where
-    t < t_min; without scales the network puts out the mean itself. In `dtype`, that of the arithmetic."""
+    dtype: torch.dtype,
+    pred_mean: Tensor,
+    pred_log_std: Tensor,
+    mixture_logits: Tensor | None,
+    mean: Tensor | None,
+    mean_scale: Tensor | None,
+    noise_scale: Tensor | None,
+) -> Normal:
+    """The mean and std of the network's normal (105, 106), in `dtype`, the type of the arithmetic.
+
+    The std is clamped to [1e-3, 10]. Where t < t_min, mean and std are 0 and 1, without a gradient. If the scales are
+    None, the network predicts the mean itself.
+    """
     output = Normal.of(dtype, pred_mean, pred_log_std.clamp(-LOG_STD_LIMIT, LOG_STD_LIMIT), mixture_logits)
     std = output.std.exp()
     if mean_scale is None:
         return output._replace(std=std.clamp(STD_MIN, STD_MAX))
-    a, b = output.each(mean_scale), output.each(noise_scale)
-    started = a != 0  # 1/γ, which is at least 1 from t_min on
+    mean_scale, noise_scale = output.each(mean_scale), output.each(noise_scale)
+    started = mean_scale != 0  # it is 1/γ, at least 1, from t_min on, and 0 before
     mean, noise_pred, std = hide(started, output.each(mean.to(dtype)), output.mean, std)
-    std = torch.where(started, (b * std).clamp(STD_MIN, STD_MAX), 1.0)
-    return output._replace(mean=a * mean - b * noise_pred, std=std)
+    std = torch.where(started, (noise_scale * std).clamp(STD_MIN, STD_MAX), 1.0)
+    return output._replace(mean=mean_scale * mean - noise_scale * noise_pred, std=std)
 
 
 def ndtr(z: Tensor) -> Tensor:
-    """Φ(z). torch's own is 1 + erf, which has no digits left where z is far below 0."""
+    """Φ(z). torch's own is computed from 1 + erf, which has no digits left where z is far below 0."""
     return torch.erfc(-z * math.sqrt(0.5)) / 2
 
 
 def log_ndtr(z: Tensor) -> Tensor:
-    """ln Φ(z). In float32 torch's own loses its gradient where z is far below 0 (factor 6 at −10 000); there an
-    asymptotic series takes its place."""
+    """ln Φ(z). In float32 the gradient of torch's own is wrong where z is far below 0 (by a factor of 6 at −10 000);
+    there an asymptotic series takes its place."""
     far = (z < -10) & (z.dtype == torch.float32)
     tail = torch.where(far, z, -10.0)
     w = tail**-2
@@ -107,7 +116,8 @@ def log_ndtr(z: Tensor) -> Tensor:
 
 
 def log_interval(left: Tensor, right: Tensor, middle: Tensor, width: Tensor) -> Tensor:
-    """ln(Φ(right) − Φ(left)) from the smaller tail; `middle` and `width` say the same interval, for narrow ones."""
+    """ln(Φ(right) − Φ(left)), computed in the smaller tail. Narrow intervals use `middle` and `width` instead, which
+    describe the same interval."""
     most_width, most_slope = (0.1, 0.3) if left.dtype == torch.float32 else (1e-3, 1e-2)
     narrow = (width < most_width) & ((middle * width).abs() < most_slope)
     flip = left > 0
@@ -120,7 +130,8 @@ def log_interval(left: Tensor, right: Tensor, middle: Tensor, width: Tensor) -> 
 
 
 def log_bin_prob(index: Tensor, mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor:
-    """ln p_k of the bins `index`. Clipped (107–109): the end bins hold the mass beyond. Unclipped: renormalised."""
+    """ln p_k of the bins `index` (107–109). With `clip` the end bins hold the mass beyond [−1, 1]; without it the
+    distribution is renormalised in [−1, 1]."""
     h = 2 / num_bins
     left, right = (-1 + h * index - mean) / std, (-1 + h * (index + 1) - mean) / std
     inside = log_interval(left, right, (centre(index, num_bins) - mean) / std, h / std)
@@ -132,9 +143,9 @@ def log_bin_prob(index: Tensor, mean: Tensor, std: Tensor, num_bins: int, clip: 
 
 
 def unclipped_total(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """ln(Φ((1−mean)/std) − Φ((−1−mean)/std)), and where that is too little to divide by."""
+    """ln(Φ((1−mean)/std) − Φ((−1−mean)/std)), the mass in [−1, 1], and where it is too small to divide by."""
     log_total = log_interval((-1 - mean) / std, (1 - mean) / std, -mean / std, 2 / std)
-    return log_total, (log_total < math.log(TINY_TOTAL)) | mean.isinf()  # of which the logarithms make NaN
+    return log_total, (log_total < math.log(TINY_TOTAL)) | mean.isinf()  # an infinite mean would give NaN
 
 
 def expected_value(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, clip: bool) -> Tensor:
@@ -152,12 +163,13 @@ def _log_prob(index: Tensor, normal: Normal, num_bins: int, clip: bool) -> Tenso
 
 
 def _mean_of_bins(mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor:
-    """That of one normal, by a closed form over the inner edges b_j: (1 − 1/K) − h·Σ Φ((b_j − mean)/std) [derived]."""
+    """Σ p_k c_k of one normal, from its inner edges b_j: (1 − 1/K) − h·Σ Φ((b_j − mean)/std) [derived]."""
     edges = -1 + 2 / num_bins * torch.arange(1, num_bins, dtype=mean.dtype, device=mean.device)
     last = 1 - 1 / num_bins
     if clip:
         return last - 2 / num_bins * ndtr((edges - mean.unsqueeze(-1)) / std.unsqueeze(-1)).sum(-1)
-    # odd in the mean; on this side no tail is 1 minus little. Of abs there would be no gradient at 0
+    # The result is odd in the mean, and is computed for mean ≥ 0, where no tail is close to 1. Multiplying by the sign,
+    # unlike abs, has a gradient at 0.
     sign = torch.where(mean < 0, -1, 1)
     log_total, uniform = unclipped_total(mean, std)
     mean, std = torch.where(uniform, 0.0, sign * mean), torch.where(uniform, 1.0, std)
@@ -171,7 +183,7 @@ def _mean_of_bins(mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tenso
 
 
 def _mean_of_wide(mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
-    """The unclipped mean where std is large: the closed form is then a small difference over a small mass. With z =
+    """Σ p_k c_k of a wide unclipped normal, for which the closed form is a small difference over a small mass. With z =
     mean/std the density in [−1, 1] is proportional to exp(zx/std − x²/2std²) = Σ He_n(z)·(x/std)^n/n!, so that
     Σ c_k p_k = Σ He_n(z)/std^n·(Σ_k c_k ∫ x^n/n! over bin k) / Σ He_n(z)/std^n·(∫ x^n/n! over [−1, 1]) [derived]."""
     edges = torch.linspace(-1, 1, num_bins + 1, dtype=torch.float64, device=mean.device)
@@ -179,20 +191,25 @@ def _mean_of_wide(mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
     before, he = torch.zeros_like(mean), torch.ones_like(mean)  # He_n(z)/std^n, by its recurrence
     above, below = torch.zeros_like(mean), torch.zeros_like(mean)
     for n in range(WIDE_TERMS):
-        of_bins = (edges ** (n + 1)).diff() / float(math.factorial(n + 1))
-        if n % 2 == 1:  # the other sums are 0
-            above = above + he * (centres * of_bins).sum()
+        integrals = (edges ** (n + 1)).diff() / float(math.factorial(n + 1))  # ∫ x^n/n! over each bin
+        if n % 2 == 1:  # the sums of the other parity are 0
+            above = above + he * (centres * integrals).sum()
         else:
-            below = below + he * of_bins.sum()
+            below = below + he * integrals.sum()
         before, he = he, (mean * he - n * before) / std**2
     return above / below
 
 
 def sample(
-    mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, seed: Tensor | None,
-    noise: Tensor | None, component_noise: Tensor | None,
-) -> Tensor:  # fmt: skip
-    """The centre of the bin of clamp(mean + std·ε), mean and std those of a component that is drawn first."""
+    mean: Tensor,
+    std: Tensor,
+    mixture_logits: Tensor | None,
+    num_bins: int,
+    seed: Tensor | None,
+    noise: Tensor | None,
+    component_noise: Tensor | None,
+) -> Tensor:
+    """The centre of the bin of clamp(mean + std·ε); for a mixture, its component is drawn first."""
     dtype, kind = compute_dtype(mean, std, mixture_logits), mean.dtype
     if mixture_logits is not None:
         shape = mean.shape[:-1]
@@ -204,14 +221,14 @@ def sample(
 
 
 def likeliest(index: Tensor, normal: Normal, num_bins: int) -> tuple[Tensor, Tensor]:
-    """The first of the bins `index`, along the last dimension, that has the most mass, and ln of that."""
+    """The bin with the most mass among the bins `index`, the first one if several have it, and ln of that mass."""
     log_p, place = _log_prob(index, normal.unsqueeze(), num_bins, True).max(-1, keepdim=True)
     return index.expand(*log_p.shape[:-1], -1).gather(-1, place).squeeze(-1), log_p.squeeze(-1)
 
 
 def mode(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int) -> Tensor:
-    """The centre of the likeliest bin: that of the mean, the first or the last, a later one only if strictly better.
-    Of a mixture, the first of all bins that has the most mass."""
+    """The centre of the likeliest bin. For one normal it is the bin of the mean, the first or the last, tried in this
+    order; for a mixture all bins are tried in order. A later bin wins only if it is strictly likelier."""
     normal = Normal.of(compute_dtype(mean, std, mixture_logits), mean, std, mixture_logits)
     if mixture_logits is None:
         first = bin_index(normal.mean, num_bins)
@@ -229,9 +246,15 @@ def mode(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int
 
 
 def bin_loss(
-    x: Tensor, mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, clip: bool,
-    mask: Tensor | None, reduction: int,
-) -> Tensor:  # fmt: skip
+    x: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    mixture_logits: Tensor | None,
+    num_bins: int,
+    clip: bool,
+    mask: Tensor | None,
+    reduction: int,
+) -> Tensor:
     """−ln p of the bin that x lies in."""
     dtype = compute_dtype(x, mean, std, mixture_logits)
     (x,) = hide(mask, x.to(dtype))
@@ -243,10 +266,18 @@ def bin_loss(
 
 
 def reconstruction_loss(
-    x: Tensor, pred_mean: Tensor, pred_log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor | None,
-    mean_scale: Tensor | None, noise_scale: Tensor | None, num_bins: int, mask: Tensor | None, reduction: int,
-) -> Tensor:  # fmt: skip
-    """−ln p_O(x), the output distribution at t = 1."""
+    x: Tensor,
+    pred_mean: Tensor,
+    pred_log_std: Tensor,
+    mixture_logits: Tensor | None,
+    mean: Tensor | None,
+    mean_scale: Tensor | None,
+    noise_scale: Tensor | None,
+    num_bins: int,
+    mask: Tensor | None,
+    reduction: int,
+) -> Tensor:
+    """−ln p_O(x), where p_O is the output distribution at t = 1. The arguments are those of `continuous_time_loss`."""
     (mean,) = hide(mask, mean)
     output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
     normal = output_distribution(compute_dtype(x, *output, mean), *output, mean, mean_scale, noise_scale)
@@ -254,11 +285,24 @@ def reconstruction_loss(
 
 
 def continuous_time_loss(
-    x: Tensor, pred_mean: Tensor, pred_log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor | None,
-    mean_scale: Tensor | None, noise_scale: Tensor | None, weight: Tensor, num_bins: int, clip: bool,
-    mask: Tensor | None, reduction: int,
-) -> Tensor:  # fmt: skip
-    """L∞ = weight·(x − k̂)², weight −ln σ₁/σ₁^{2t} (101)."""
+    x: Tensor,
+    pred_mean: Tensor,
+    pred_log_std: Tensor,
+    mixture_logits: Tensor | None,
+    mean: Tensor | None,
+    mean_scale: Tensor | None,
+    noise_scale: Tensor | None,
+    weight: Tensor,
+    num_bins: int,
+    clip: bool,
+    mask: Tensor | None,
+    reduction: int,
+) -> Tensor:
+    """L∞ = weight·(x − k̂)² with the weight −ln σ₁/σ₁^{2t} (101), k̂ the expected value of the output distribution.
+
+    x, mean: `[B, ...]`. pred_mean, pred_log_std: `[B, ...]`, or `[B, ..., M]` like mixture_logits. mean_scale,
+    noise_scale and weight: row scalars that broadcast to x. mask: bool, broadcasts to x.
+    """
     x, mean = hide(mask, x, mean)
     values("x", x, -1, 1)
     output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
@@ -268,12 +312,30 @@ def continuous_time_loss(
 
 
 def discrete_time_loss(
-    x: Tensor, pred_mean: Tensor, pred_log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor | None,
-    mean_scale: Tensor | None, noise_scale: Tensor | None, alpha: Tensor, n_steps: int, nodes: Sequence[float],
-    node_weights: Sequence[float], n_samples: int, seed: Tensor | None, noise: Tensor | None, num_bins: int,
-    clip: bool, mask: Tensor | None, reduction: int,
-) -> Tensor:  # fmt: skip
-    """L_n = n·E[−ε²/2 − ln Σ_k p_k·exp(−(y − c_k)²/2τ²)], y = x + τε, τ² = 1/α_i (113–119)."""
+    x: Tensor,
+    pred_mean: Tensor,
+    pred_log_std: Tensor,
+    mixture_logits: Tensor | None,
+    mean: Tensor | None,
+    mean_scale: Tensor | None,
+    noise_scale: Tensor | None,
+    alpha: Tensor,
+    n_steps: int,
+    nodes: Sequence[float],
+    node_weights: Sequence[float],
+    n_samples: int,
+    seed: Tensor | None,
+    noise: Tensor | None,
+    num_bins: int,
+    clip: bool,
+    mask: Tensor | None,
+    reduction: int,
+) -> Tensor:
+    """L_n = n·E[−ε²/2 − ln Σ_k p_k·exp(−(y − c_k)²/2τ²)], y = x + τε, τ² = 1/α_i (113–119).
+
+    alpha: row scalars α_i that broadcast to x. nodes and node_weights: of the quadrature, or empty. seed: an int64
+    tensor of one element. noise: `[n_samples, B, ...]`. The other arguments are those of `continuous_time_loss`.
+    """
     x, mean = hide(mask, x, mean)
     values("x", x, -1, 1)
     output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
@@ -290,12 +352,31 @@ def discrete_time_loss(
 
 
 def update_sample(
-    pred_mean: Tensor, pred_log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor,
-    mean_scale: Tensor | None, noise_scale: Tensor | None, keep: Tensor, take: Tensor, update_std: Tensor,
-    num_bins: int, choice: int, known: Tensor | None, known_mask: Tensor | None, seed: Tensor | None,
-    noise: Tensor | None, draw_noise: Tensor | None, component_noise: Tensor | None, out: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """A value of the output distribution is chosen, sent with accuracy α, and the mean updated."""
+    pred_mean: Tensor,
+    pred_log_std: Tensor,
+    mixture_logits: Tensor | None,
+    mean: Tensor,
+    mean_scale: Tensor | None,
+    noise_scale: Tensor | None,
+    keep: Tensor,
+    take: Tensor,
+    update_std: Tensor,
+    num_bins: int,
+    choice: int,
+    known: Tensor | None,
+    known_mask: Tensor | None,
+    seed: Tensor | None,
+    noise: Tensor | None,
+    draw_noise: Tensor | None,
+    component_noise: Tensor | None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Chooses a value of the output distribution, sends it with accuracy α, and updates the mean.
+
+    mean, known, noise, draw_noise, component_noise: `[B, ...]`. pred_mean, pred_log_std: `[B, ...]`, or `[B, ..., M]`
+    like mixture_logits. mean_scale, noise_scale, keep, take and update_std: row scalars that broadcast to the mean.
+    known_mask: bool, broadcasts to it. seed: an int64 tensor of one element.
+    """
     output = pred_mean, pred_log_std, mixture_logits
     normal = output_distribution(compute_dtype(*output, mean), *output, mean, mean_scale, noise_scale)
     if choice == MEAN:

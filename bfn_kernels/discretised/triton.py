@@ -1,4 +1,9 @@
-"""Discretised data: the operators of `bfn_kernels_triton` and their kernels, csrc/cpu/discretised.cpp again."""
+"""The operators of discretised data in Triton, the counterpart of csrc/cpu/discretised.cpp.
+
+An operator takes the arguments of the function of the same name in `reference.py`, whose docstring says their shapes,
+and behind them, for each gradient, whether it is needed. Its kernel takes them as views; `network_views` says what
+`network` is. M is the number of a mixture's components, or 0 without one.
+"""
 
 from collections.abc import Sequence
 
@@ -7,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bfn_kernels.arguments import Expectation
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discretised import operators
 from bfn_kernels.discretised import triton_mixtures as mixtures
@@ -41,17 +47,17 @@ from bfn_kernels.triton_ops.views import (
 
 _DIRECT = tl.constexpr(DIRECT)
 SAMPLE, MODE = tl.constexpr(operators.SAMPLE), tl.constexpr(operators.MODE)
-# A block decides which rules it runs: the smaller, the fewer; one warp needs no barrier for it.
-BLOCK, WARPS = 256, 2
+# Each block decides which rules it runs: a smaller block runs fewer of them.
+BLOCK = 256
+_RESOURCES = {"warps": 2, "registers": 255}
 
 
-# Of a mixture the predictions have one more dimension, and M, the number of its components, is not 0.
 def _components(mixture_logits: Tensor | None) -> int:
     return 0 if mixture_logits is None else mixture_logits.shape[-1]
 
 
 def _gradients(prediction: Tensor, dtype: torch.dtype, mixed: bool, *needed: bool) -> tuple[list, list]:
-    """What the forward pass saves, and their views."""
+    """New tensors for the gradients that the forward pass saves, empty if not needed, and their views."""
     saved = [torch.empty(prediction.shape if n else (0,), dtype=dtype, device=prediction.device) for n in needed]
     shape = prediction.shape[:-1] if mixed else prediction.shape
     each = component_view if mixed else view
@@ -62,49 +68,49 @@ def expected_value(
     mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, clip: bool, *need: bool
 ) -> tuple[Tensor, ...]:
     out = _one_each(mean, mixture_logits)
-    to, dtype = writable(out), compute_dtype(mean, std, mixture_logits)
+    written, dtype = writable(out), compute_dtype(mean, std, mixture_logits)
     components = _components(mixture_logits)
     saved, views = _gradients(mean, dtype, components > 0, *need)
-    launch(
-        _expected_value, programs(out.numel(), BLOCK), _normals(mean, std, mixture_logits), view(to, out.shape),
-        tuple(views), out.numel(),
-        K=num_bins, CLIP=clip, M=components, T=KERNEL_TYPES[dtype], BLOCK=BLOCK, warps=WARPS, registers=255,
-    )  # fmt: skip
-    return out if to is out else out.copy_(to), *saved
+    arguments = _normals(mean, std, mixture_logits), view(written, out.shape), tuple(views), out.numel()
+    constants = {"K": num_bins, "CLIP": clip, "M": components, "T": KERNEL_TYPES[dtype]}
+    launch(_expected_value, programs(out.numel(), BLOCK), *arguments, **constants, BLOCK=BLOCK, **_RESOURCES)
+    return out if written is out else out.copy_(written), *saved
 
 
 def _one_each(prediction: Tensor, mixture_logits: Tensor | None) -> Tensor:
+    """A new tensor of one number per variable, in the type of the predictions."""
     return torch.empty_like(prediction) if mixture_logits is None else prediction.new_empty(prediction.shape[:-1])
 
 
 def _normals(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> tuple:
-    """The views of normals that are given themselves."""
+    """The network views of normals that the caller passes themselves."""
     shape = mean.shape if mixture_logits is None else mean.shape[:-1]
     return network_views(shape, mean, std, mixture_logits)
 
 
 def _kind(mean_scale: Tensor | None) -> int:
-    """What the network puts out."""
+    """What the network predicts: the noise if there are scales, else the data."""
     return DATA if mean_scale is None else NOISE
 
 
 @triton.jit
 def _expected_value(
-    network, out, by, count, K: tl.constexpr, CLIP: tl.constexpr, M: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr
-):
+    network, out, gradients, count,
+    K: tl.constexpr, CLIP: tl.constexpr, M: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     block = block_of(count, BLOCK)
     if M == 0:
         base, shift, slope_mean, slope_std = bins_mean(load(network[0], block, T), load(network[1], block, T), K, CLIP)
         store(out, block, base + shift)
-        store(by[0], block, slope_mean)
-        store(by[1], block, slope_std)
+        store(gradients[0], block, slope_mean)
+        store(gradients[1], block, slope_std)
     else:
-        of, zero = mixtures.shares(network, block, M, T), tl.zeros((BLOCK,), T)
-        error = mixtures.mean_error(zero, network, of, block, _DIRECT, K, CLIP, M, T)
+        log_total, zero = mixtures.normaliser(network, block, M, T), tl.zeros((BLOCK,), T)
+        error = mixtures.mean_error(zero, network, log_total, block, _DIRECT, K, CLIP, M, T)
         store(out, block, -error)
         mixtures.write_mean_error(
-            zero, error, zero + 1.0, block[2], by, network, of, block, _DIRECT, K, CLIP, M, T
-        )  # fmt: skip
+            zero, error, zero + 1.0, block[2], gradients, network, log_total, block, _DIRECT, K, CLIP, M, T
+        )
 
 
 @triton.jit
@@ -112,26 +118,27 @@ def _chosen(
     network, noise, component_noise, seed, block,
     CHOICE: tl.constexpr, KIND: tl.constexpr, K: tl.constexpr, M: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
+    """The value of each variable that is sent: a draw, the mode or the mean of its output distribution."""
     if M == 0:
         mean, std, _, _ = output_normal(network, block, KIND, T)
     else:
-        of = mixtures.shares(network, block, M, T)
+        log_total = mixtures.normaliser(network, block, M, T)
     if CHOICE == SAMPLE:
         if M > 0:
-            mean, std = mixtures.drawn(network, of, component_noise, seed, block, KIND, M, T)
+            mean, std = mixtures.drawn(network, log_total, component_noise, seed, block, KIND, M, T)
         eps = noise_of(noise, seed, block, OUTPUT, T)
         return centre(index(clamp(mean + std * eps, -1.0, 1.0), K), K)
     elif CHOICE == MODE:
         if M == 0:
             return likeliest_bin(mean, std, K)
         else:
-            return mixtures.likeliest(network, of, block, KIND, K, M, T)
+            return mixtures.likeliest(network, log_total, block, KIND, K, M, T)
     else:
         if M == 0:
             base, shift, _, _ = bins_mean(mean, std, K, True)
             return base + shift
         else:
-            return -mixtures.mean_error(tl.zeros(block[1].shape, T), network, of, block, KIND, K, True, M, T)
+            return -mixtures.mean_error(tl.zeros(block[1].shape, T), network, log_total, block, KIND, K, True, M, T)
 
 
 def sample(mean: Tensor, std: Tensor, mixture_logits, num_bins: int, seed, noise, component_noise) -> Tensor:
@@ -144,14 +151,13 @@ def mode(mean: Tensor, std: Tensor, mixture_logits, num_bins: int) -> Tensor:
 
 def _choose(mean: Tensor, std: Tensor, mixture_logits, num_bins: int, choice: int, seed, noise, component_noise):
     out = _one_each(mean, mixture_logits)
-    to, shape = writable(out), out.shape
-    launch(
-        _choice, programs(out.numel(), BLOCK), _normals(mean, std, mixture_logits), view(noise, shape),
-        view(component_noise, shape), seed, view(to, shape), out.numel(), CHOICE=choice, K=num_bins,
-        M=_components(mixture_logits), T=compute_type(mean, std, mixture_logits), BLOCK=BLOCK, warps=WARPS,
-        registers=255,
-    )  # fmt: skip
-    return out if to is out else out.copy_(to)
+    written, shape = writable(out), out.shape
+    noises = view(noise, shape), view(component_noise, shape), seed
+    arguments = _normals(mean, std, mixture_logits), *noises, view(written, shape), out.numel()
+    T = compute_type(mean, std, mixture_logits)
+    constants = {"CHOICE": choice, "K": num_bins, "M": _components(mixture_logits), "T": T}
+    launch(_choice, programs(out.numel(), BLOCK), *arguments, **constants, BLOCK=BLOCK, **_RESOURCES)
+    return out if written is out else out.copy_(written)
 
 
 @triton.jit
@@ -164,27 +170,50 @@ def _choice(
 
 
 def update_sample(*arguments) -> Tensor:
-    out = torch.empty_like(arguments[3])  # the mean
+    out = torch.empty_like(arguments[3])  # like the mean
     update_sample_out(*(*arguments, out))
     return out
 
 
 def update_sample_out(
-    pred_mean: Tensor, pred_log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor, mean_scale, noise_scale,
-    keep, take, update_std, num_bins: int, choice: int, known, known_mask, seed, noise, draw_noise, component_noise,
+    pred_mean: Tensor,
+    pred_log_std: Tensor,
+    mixture_logits: Tensor | None,
+    mean: Tensor,
+    mean_scale,
+    noise_scale,
+    keep,
+    take,
+    update_std,
+    num_bins: int,
+    choice: int,
+    known,
+    known_mask,
+    seed,
+    noise,
+    draw_noise,
+    component_noise,
     out: Tensor,
-) -> None:  # fmt: skip
-    shape, to = mean.shape, writable(out)
-    rows = keep, take, update_std, known, known_mask, noise, draw_noise, component_noise
+) -> None:
+    """Arguments as in `reference.update_sample`; out is `[B, ...]`, as the mean is."""
+    shape, written = mean.shape, writable(out)
+    network = network_views(shape, pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale)
+    inputs = keep, take, update_std, known, known_mask, noise, draw_noise, component_noise
+    arguments = network, *(view(t, shape) for t in inputs), seed, view(written, shape), mean.numel()
+    T = compute_type(pred_mean, pred_log_std, mixture_logits, mean)
+    sizes = {"K": num_bins, "M": _components(mixture_logits), "T": T}
     launch(
-        _update, programs(mean.numel(), BLOCK),
-        network_views(shape, pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale),
-        *(view(t, shape) for t in rows), seed, view(to, shape), mean.numel(),
-        KIND=_kind(mean_scale), CHOICE=choice, K=num_bins, M=_components(mixture_logits),
-        T=compute_type(pred_mean, pred_log_std, mixture_logits, mean), BLOCK=BLOCK, warps=WARPS, registers=255,
-    )  # fmt: skip
-    if to is not out:
-        out.copy_(to)
+        _update,
+        programs(mean.numel(), BLOCK),
+        *arguments,
+        KIND=_kind(mean_scale),
+        CHOICE=choice,
+        **sizes,
+        BLOCK=BLOCK,
+        **_RESOURCES,
+    )
+    if written is not out:
+        out.copy_(written)
 
 
 @triton.jit
@@ -202,7 +231,7 @@ def _update(
 
 
 class _LossCall:
-    """What the losses of these data share: views of x and of the network's output, gradients, types."""
+    """A call of a loss: the views of x and of the network's output, the gradients that it saves, and its constants."""
 
     def __init__(self, x: Tensor, network: tuple, kind: int, num_bins: int, clip: bool, need: Sequence[bool]):
         prediction, _, mixture_logits, *_ = network
@@ -213,13 +242,14 @@ class _LossCall:
         self.constants = {"KIND": kind, "K": num_bins, "CLIP": clip, "M": components, "T": KERNEL_TYPES[self.dtype]}
 
     def squared_or_bin(self, weight: Tensor | None, mask: Tensor | None, reduction: int) -> tuple[Tensor, ...]:
+        """Launches the kernel of L∞, or that of −ln p if there is no weight."""
         x, shape = self.x, self.x.shape
         losses = Losses(x, mask, reduction, self.dtype, BLOCK)
+        inputs = view(x, shape), self.network, view(weight, shape), view(mask, shape)
+        arguments = *inputs, self.gradients, *losses.arguments, x.numel()
         launch(
-            _loss, programs(x.numel(), BLOCK), view(x, shape), self.network, view(weight, shape), view(mask, shape),
-            self.gradients, *losses.arguments, x.numel(), EACH=losses.each, BLOCK=BLOCK, warps=WARPS, registers=255,
-            **self.constants,
-        )  # fmt: skip
+            _loss, programs(x.numel(), BLOCK), *arguments, EACH=losses.each, **self.constants, BLOCK=BLOCK, **_RESOURCES
+        )
         return (*losses.finish(), *self.saved)
 
 
@@ -229,40 +259,80 @@ def bin_loss(x: Tensor, mean, std, mixture_logits, num_bins: int, clip: bool, ma
 
 
 def reconstruction_loss(
-    x: Tensor, pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale, num_bins: int, mask,
-    reduction: int, *need: bool,
-):  # fmt: skip
+    x: Tensor,
+    pred_mean,
+    pred_log_std,
+    mixture_logits,
+    mean,
+    mean_scale,
+    noise_scale,
+    num_bins: int,
+    mask,
+    reduction: int,
+    *need: bool,
+):
+    """Arguments as in `reference.reconstruction_loss`; `need` is three flags."""
     network = pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale
     return _LossCall(x, network, _kind(mean_scale), num_bins, True, need).squared_or_bin(None, mask, reduction)
 
 
 def continuous_time_loss(
-    x: Tensor, pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale, weight: Tensor, num_bins: int,
-    clip: bool, mask, reduction: int, *need: bool,
-):  # fmt: skip
+    x: Tensor,
+    pred_mean,
+    pred_log_std,
+    mixture_logits,
+    mean,
+    mean_scale,
+    noise_scale,
+    weight: Tensor,
+    num_bins: int,
+    clip: bool,
+    mask,
+    reduction: int,
+    *need: bool,
+):
+    """Arguments as in `reference.continuous_time_loss`; `need` is three flags."""
     network = pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale
     return _LossCall(x, network, _kind(mean_scale), num_bins, clip, need).squared_or_bin(weight, mask, reduction)
 
 
 def discrete_time_loss(
-    x: Tensor, pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale, alpha: Tensor, n_steps: int,
-    nodes, node_weights, n_samples: int, seed, noise, num_bins: int, clip: bool, mask, reduction: int, *need: bool,
-):  # fmt: skip
+    x: Tensor,
+    pred_mean,
+    pred_log_std,
+    mixture_logits,
+    mean,
+    mean_scale,
+    noise_scale,
+    alpha: Tensor,
+    n_steps: int,
+    nodes,
+    node_weights,
+    n_samples: int,
+    seed,
+    noise,
+    num_bins: int,
+    clip: bool,
+    mask,
+    reduction: int,
+    *need: bool,
+):
+    """Arguments as in `reference.discrete_time_loss`; `need` is three flags."""
     network = pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale
     call = _LossCall(x, network, _kind(mean_scale), num_bins, clip, need)
-    results = nstep_loss(
-        x, call.network, call.gradients, alpha, n_steps, n_samples, nodes, node_weights, seed, noise, mask, reduction,
-        call.dtype, call.constants,
-    )  # fmt: skip
-    return (*results, *call.saved)
+    draws = Expectation(nodes, node_weights, n_samples, seed, noise)
+    losses = nstep_loss(
+        x, call.network, call.gradients, alpha, n_steps, draws, mask, reduction, call.dtype, call.constants
+    )
+    return (*losses, *call.saved)
 
 
 @triton.jit
 def _loss(
-    x, network, weight, mask, by, values, counts, count, EACH: tl.constexpr, KIND: tl.constexpr, K: tl.constexpr,
-    CLIP: tl.constexpr, M: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
+    x, network, weight, mask, gradients, values, counts, count, EACH: tl.constexpr, KIND: tl.constexpr,
+    K: tl.constexpr, CLIP: tl.constexpr, M: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """weight·(x − k)² (101), without a weight −ln p of the bin of x."""
+    """weight·(x − k̂)² (101), or −ln p of the bin of x if there is no weight."""
     block = block_of(count, BLOCK)
     keep = load(mask, block, tl.int1, True)
     x = load(x, block, T)
@@ -276,20 +346,19 @@ def _loss(
         else:
             log_p, by_mean, by_std = log_bin_prob(index(x, K), mean, std, K, CLIP)
             loss, slope = -log_p, -1.0
-        store(by[0], block, tl.where(keep, slope * by_mean * mean_slope, 0.0))
-        store(by[1], block, tl.where(keep, slope * by_std * std_slope, 0.0))
+        store(gradients[0], block, tl.where(keep, slope * by_mean * mean_slope, 0.0))
+        store(gradients[1], block, tl.where(keep, slope * by_std * std_slope, 0.0))
     else:
-        of = mixtures.shares(network, block, M, T)
+        log_total = mixtures.normaliser(network, block, M, T)
         if weight[0] is not None:
             w = load(weight, block, T)
-            error = mixtures.mean_error(x, network, of, block, KIND, K, CLIP, M, T)
+            error = mixtures.mean_error(x, network, log_total, block, KIND, K, CLIP, M, T)
             loss = w * error * error
-            mixtures.write_mean_error(
-                x, error, -2.0 * w * error, keep, by, network, of, block, KIND, K, CLIP, M, T
-            )  # fmt: skip
+            slope = -2.0 * w * error
+            mixtures.write_mean_error(x, error, slope, keep, gradients, network, log_total, block, KIND, K, CLIP, M, T)
         else:
             i = index(x, K)
-            p = mixtures.prob(i, network, of, block, KIND, K, CLIP, M, T)
+            p = mixtures.prob(i, network, log_total, block, KIND, K, CLIP, M, T)
             loss = -p[0] - log(p[1])
-            mixtures.write_bin_cost(i, p, keep, by, network, of, block, KIND, K, CLIP, M, T)
+            mixtures.write_bin_cost(i, p, keep, gradients, network, log_total, block, KIND, K, CLIP, M, T)
     write_losses(loss, keep, block, values, counts, EACH)

@@ -1,6 +1,7 @@
-"""The network's normal, bins and their probabilities in Triton: csrc/math/{discretised,bins,bin_prob}.h again.
+"""The network's normal, bins and their probabilities in Triton, the counterpart of
+csrc/math/{discretised,bins,bin_prob}.h.
 
-A bin is known by its zero-based index, held as a real so that NaN stays NaN. K is known when a kernel is compiled.
+A bin is a zero-based index, held as a float so that NaN stays NaN. K is known when a kernel is compiled.
 """
 
 import torch
@@ -12,18 +13,24 @@ from bfn_kernels.triton_ops.elementary import clamp, exp, log, log1p
 from bfn_kernels.triton_ops.normal import log_cdf, log_interval
 from bfn_kernels.triton_ops.views import component_view, load, view
 
-TINY_TOTAL = tl.constexpr(1e-5)  # an unclipped distribution with less mass in [−1, 1] is uniform
+TINY_TOTAL = tl.constexpr(1e-5)  # an unclipped distribution with less mass in [−1, 1] counts as uniform
 _HALF_LOG_TWO_PI = tl.constexpr(0.91893853320467274178)
 
-DIRECT, DATA, NOISE = range(3)  # what a network puts out: a mean and a std, the data, or noise
+DIRECT, DATA, NOISE = range(3)  # what the predictions are of: a normal itself, the data, or the noise
 _DIRECT, _DATA = tl.constexpr(DIRECT), tl.constexpr(DATA)
 
 
 def network_views(
-    shape: torch.Size, prediction: Tensor, log_std: Tensor, mixture_logits: Tensor | None, mean: Tensor | None = None,
-    mean_scale: Tensor | None = None, noise_scale: Tensor | None = None,
-) -> tuple:  # fmt: skip
-    """What the network put out, as one argument of a kernel, with what turns it to data."""
+    shape: torch.Size,
+    prediction: Tensor,
+    log_std: Tensor,
+    mixture_logits: Tensor | None,
+    mean: Tensor | None = None,
+    mean_scale: Tensor | None = None,
+    noise_scale: Tensor | None = None,
+) -> tuple:
+    """The network's output and what turns it into a normal, as one argument of a kernel: the views of prediction,
+    log_std, mean, mean_scale, noise_scale and mixture_logits, in this order. `shape` is that of the variables."""
     each = view if mixture_logits is None else component_view
     output = [each(t, shape) for t in (prediction, log_std, mixture_logits)]
     return *output[:2], *(view(t, shape) for t in (mean, mean_scale, noise_scale)), output[2]
@@ -31,7 +38,7 @@ def network_views(
 
 @triton.jit
 def output_normal(network, block, KIND: tl.constexpr, T: tl.constexpr):
-    """Mean and std of the network's normal (105, 106), and their derivatives by the two predictions."""
+    """The mean and std of the network's normal (105, 106), and their derivatives by the two predictions."""
     prediction, log_std = load(network[0], block, T), load(network[1], block, T)
     if KIND == _DIRECT:
         one = tl.full(prediction.shape, 1.0, T)
@@ -42,10 +49,11 @@ def output_normal(network, block, KIND: tl.constexpr, T: tl.constexpr):
             std, mu, slope = exp_log_std, prediction, tl.full(prediction.shape, 1.0, T)
             early = tl.full(prediction.shape, False, tl.int1)
         else:
-            a, b = load(network[3], block, T), load(network[4], block, T)
-            early = (a == 0.0) & (b == 0.0)  # t < t_min: nothing was received yet
-            std, slope = tl.abs(b) * exp_log_std, -b
-            mu = tl.where(a == 0.0, 0.0, a * load(network[2], block, T)) - tl.where(early, 0.0, b * prediction)
+            mean_scale, noise_scale = load(network[3], block, T), load(network[4], block, T)
+            early = (mean_scale == 0.0) & (noise_scale == 0.0)  # t < t_min: no message was received yet
+            std, slope = tl.abs(noise_scale) * exp_log_std, -noise_scale
+            mu = tl.where(mean_scale == 0.0, 0.0, mean_scale * load(network[2], block, T))
+            mu -= tl.where(early, 0.0, noise_scale * prediction)
         flat = early | (log_std < -10.0) | (log_std > 10.0) | (std < 1e-3) | (std > 10.0)
         clamped = tl.where(early, 1.0, clamp(std, 1e-3, 10.0))
         return mu, clamped, slope, tl.where(flat, 0.0, std)
@@ -53,6 +61,7 @@ def output_normal(network, block, KIND: tl.constexpr, T: tl.constexpr):
 
 @triton.jit
 def position(x, K: tl.constexpr):
+    """The position of x in units of bins: bin i reaches from i to i + 1."""
     return (x * 0.5 + 0.5) * K
 
 
@@ -63,7 +72,8 @@ def index(x, K: tl.constexpr):
 
 @triton.jit
 def centre(i, K: tl.constexpr):
-    """To the last bit the same wherever it is computed: differences of centres are divided by as little as 1e-5."""
+    """The centre of a bin. It has the same bits wherever it is computed, since differences of centres are divided by
+    numbers as small as 1e-5."""
     if i.dtype == tl.float64:
         return (2.0 * i + 1.0) / K - 1.0
     else:
@@ -72,8 +82,8 @@ def centre(i, K: tl.constexpr):
 
 @triton.jit
 def origin_of(point, K: tl.constexpr):
-    """For distances to a point in units of 1/K, without the rounding of −1 + 2j/K: K times its leading bits
-    is exact."""
+    """K times a point, in two parts of which the first is exact. `to_edge` computes distances in units of 1/K from it,
+    without the rounding error of −1 + 2j/K."""
     if point.dtype == tl.float64:
         leading = point
     else:
@@ -83,26 +93,27 @@ def origin_of(point, K: tl.constexpr):
 
 @triton.jit
 def to_edge(origin, j, K: tl.constexpr):
-    """To −1 + 2j/K."""
+    """The distance to the edge −1 + 2j/K, in units of 1/K."""
     return (2.0 * j - K - origin[0]) - origin[1]
 
 
 @triton.jit
 def to_centre(origin, i, K: tl.constexpr):
-    """To the centre of any real index."""
+    """The distance to the centre of a bin, in units of 1/K; the index may be any real number."""
     return to_edge(origin, i + 0.5, K)
 
 
 @triton.jit
 def _by_mean_and_std(value, by_left, by_right, left, right, std):
+    """The value with its derivatives by mean and std, from those by the edges left and right in units of std."""
     return value, -(by_left + by_right) / std, -(left * by_left + right * by_right) / std
 
 
 @triton.jit
 def log_inner_bin(left, right, z, d, log_d, std):
-    """ln of the mass of a bin with its centre at z and a width of d in units of std, with its derivatives; its edges
-    come besides, since a wide bin's z ± d/2 would have lost the nearer one's digits. A narrow bin is a Taylor series
-    about its centre: the difference of its edges' terms would cancel."""
+    """ln of the mass of a bin, with its derivatives by mean and std. In units of std, z is its centre, d its width, and
+    left and right are its edges, which are passed besides since z ± d/2 would lose the digits of the nearer edge of a
+    wide bin. A narrow bin uses a Taylor series about its centre, since the terms of its edges would cancel."""
     value, by_left, by_right = log_interval(left, right, z, d)
     value, by_mean, by_std = _by_mean_and_std(value, by_left, by_right, left, right, std)
     if z.dtype != tl.float64:
@@ -134,7 +145,8 @@ def is_uniform(total):
 
 @triton.jit
 def log_end_bin(z, first, std):
-    """That of a clipped end bin, z the edge towards the other bins; the last bin is the first in a mirror."""
+    """ln of the mass of a clipped end bin, with its derivatives; z is its edge towards the other bins. The last bin is
+    the mirror image of the first."""
     value, slope = log_cdf(tl.where(first, z, -z))
     slope = tl.where(first, -slope, slope) / std
     return value, slope, z * slope
@@ -166,7 +178,8 @@ def log_bin_prob(i, mean, std, K: tl.constexpr, CLIP: tl.constexpr):
 
 @triton.jit
 def mode(mean, std, K: tl.constexpr):
-    """Centre of the likeliest bin: that of the mean, the first or the last; a later one only if strictly better."""
+    """The centre of the likeliest bin: that of the mean, the first or the last, tried in this order. A later one wins
+    only if it is strictly likelier."""
     best = index(mean, K)
     best_log_p, _, _ = log_bin_prob(best, mean, std, K, True)
     for last in tl.static_range(2):

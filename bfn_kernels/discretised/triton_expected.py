@@ -1,7 +1,8 @@
-"""k = Σ p_k c_k, the mean of the output distribution, in Triton: csrc/math/expected_value.h again.
+"""k̂ = Σ p_k c_k, the mean of the output distribution, in Triton, the counterpart of csrc/math/expected_value.h.
 
-The inner edges are a uniform grid, so that sums over them cost the same for every K: few of them are summed as they
-are, many by Euler–Maclaurin, and where std is large by a Taylor series. Of a wide unclipped distribution it is another.
+The inner edges are a uniform grid, so sums over them can cost the same for every K: a few edges are summed one by one,
+many by Euler–Maclaurin, and if std is large a Taylor series replaces the sum. A wide unclipped distribution has a
+series of its own.
 """
 
 import triton
@@ -11,24 +12,26 @@ from bfn_kernels.discretised.triton_bins import TINY_TOTAL, centre, index, origi
 from bfn_kernels.triton_ops.elementary import clamp
 from bfn_kernels.triton_ops.normal import tail, within
 
-# Below std = SMOOTH·h the edges within REACH·std of the mean are summed, but at least FEWEST: beyond, zφ is 4e-8 at
-# most. From std = WIDE on, where the terms of Euler–Maclaurin cancel, a Taylor series takes its place.
+# Below std = SMOOTH·h the edges within REACH·std of the mean are summed, but at least FEWEST: beyond them zφ is at most
+# 4e-8. From std = WIDE on the terms of Euler–Maclaurin cancel, and a Taylor series takes its place.
 REACH, FEWEST, SMOOTH, WIDE = tl.constexpr(6.0), tl.constexpr(7), tl.constexpr(1.5), tl.constexpr(2.0)
 BERNOULLI = (  # B_2m/(2m)!, m = 1..12
     1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -5.2841901386874932e-10, 1.3382536530684679e-11,
     -3.3896802963225829e-13, 8.5860620562778446e-15, -2.1748686985580619e-16, 5.5090028283602295e-18,
     -1.3954464685812523e-19,
 )  # fmt: skip
-CORRECTIONS, SERIES = tl.constexpr(5), tl.constexpr(5)  # terms of the two: 1e-8 at SMOOTH and at WIDE
-# Of an unclipped distribution another series takes its place, with twelve terms of either sum: 1e-9 at its least std,
-# and in float64 1e-16.
+# The numbers of terms of the two rules, for errors of 1e-8 at SMOOTH and at WIDE.
+CORRECTIONS, SERIES = tl.constexpr(5), tl.constexpr(5)
+# The series of unclipped distributions has twelve terms in each of its sums, and the least std for which it is used:
+# its error there is 1e-9, and 1e-16 in float64.
 UNCLIPPED_SERIES, UNCLIPPED_WIDE, UNCLIPPED_WIDE_FLOAT64 = tl.constexpr(12), tl.constexpr(1.0), tl.constexpr(2.0)
 
 
 @triton.jit
 def _edge_sum(mean, std, counted, most, K: tl.constexpr):
-    """Sums over as many edges as each variable counts of those nearest to the mean: base and shift of k, and its
-    derivatives. An edge left of the mean counts 0 in the base and Φ(z) in the shift, one right of it 1 and Φ(z) − 1."""
+    """The base, shift and derivatives of k̂, from a sum over the `counted` edges nearest to the mean; `most` is the
+    largest number of them in the block. An edge left of the mean adds 0 to the base and Φ(z) to the shift, one right of
+    it adds 1 and Φ(z) − 1."""
     origin, unit, below = origin_of(mean, K), 1.0 / (K * std), index(mean, K)
     first = clamp(tl.floor(position(mean, K) - std * (REACH * K * 0.5)) + 1.0, 1.0, K - counted)
     shift, density, moment = mean * 0.0, mean * 0.0, mean * 0.0
@@ -50,9 +53,9 @@ def _bernoulli(i):
 
 @triton.jit
 def _end_correction(z, phi, r):
-    """Euler–Maclaurin's corrections at an end, to ΣΦ, Σφ and Σzφ with the step r: over m,
-    B_2m/(2m)!·r^(2m−1)·f^(2m−1)(z), by Hermite polynomials."""
-    far = clamp(z, -14.0, 14.0)  # where φ is 0, He must not be infinite
+    """Euler–Maclaurin's corrections at an end of the sums ΣΦ, Σφ and Σzφ with the step r: the sum over m of
+    B_2m/(2m)!·r^(2m−1)·f^(2m−1)(z), with the derivatives f^(2m−1) as Hermite polynomials times φ."""
+    far = clamp(z, -14.0, 14.0)  # beyond, φ is 0, and He must not be infinite there
     cdf, density, moment = far * 0.0, far * 0.0, far * 0.0
     power, even, odd = r * phi, far * 0.0 + 1.0, far  # He_2m−2 and He_2m−1
     for i in tl.static_range(CORRECTIONS):
@@ -68,18 +71,19 @@ def _end_correction(z, phi, r):
 
 @triton.jit
 def _between(below, below_mass, above, above_mass):
-    """Φ(above) − Φ(−below), below ≥ 0, by the two tails."""
+    """Φ(above) − Φ(−below) for below ≥ 0, from the masses of the two tails."""
     inside = within(below, below_mass) + within(tl.abs(above), above_mass)
     return tl.where(above < 0.0, above_mass - below_mass, inside)
 
 
 @triton.jit
 def _smooth_sum(mean, std, K: tl.constexpr):
-    """By the symmetry in the mean no tail is 1 minus little."""
+    """The base, shift and derivatives of k̂ by Euler–Maclaurin. It is computed for |mean|, where no tail is close to
+    1."""
     h: tl.constexpr = 2.0 / K
     r, m = h / std, tl.abs(mean)
     sign = tl.where(mean < 0.0, -1.0, 1.0)
-    low, high = (h - 1.0 - m) / std, (1.0 - h - m) / std  # the first edge and the last
+    low, high = (h - 1.0 - m) / std, (1.0 - h - m) / std  # the first edge and the last one, in units of std
     beyond = high < 0.0  # the mean lies right of every edge
     a_phi, a_mass, a_integral = tail(-low)
     c_phi, c_mass, c_integral = tail(tl.abs(high))
@@ -96,7 +100,7 @@ def _smooth_sum(mean, std, K: tl.constexpr):
 
 @triton.constexpr_function
 def _moment(K, p):
-    """Σ h·b_j^p over the inner edges, p even, by Euler–Maclaurin, which is exact for a polynomial."""
+    """Σ h·b_j^p over the inner edges for even p, by Euler–Maclaurin, which is exact for polynomials."""
     h, derivative, total = 2 / K, p, 2 / (p + 1) - 2 / K
     for m, coefficient in enumerate(BERNOULLI[: p // 2]):
         total += coefficient * h ** (2 * m + 2) * 2 * derivative
@@ -106,8 +110,9 @@ def _moment(K, p):
 
 @triton.jit
 def _wide_sum(mean, std, K: tl.constexpr):
-    """A Taylor series about the middle of the edges: with z = −mean/std, and m_p the sum of h·b_j^p,
-    k = −Σ over even p of Φ^(p)(z)/p!·m_p/std^p, of which the first term has Φ − ½ in the place of Φ."""
+    """The base, shift and derivatives of k̂ by a Taylor series about the middle of the edges: with z = −mean/std and
+    m_p the sum of h·b_j^p, k̂ = −Σ over even p of Φ^(p)(z)/p!·m_p/std^p, where the first term has Φ − ½ instead of
+    Φ."""
     m0: tl.constexpr = _moment(K, 0)
     z, w = -mean / std, 1.0 / (std * std)
     phi, mass, _ = tail(tl.abs(z))
@@ -135,8 +140,8 @@ def _factorial(n):
 
 
 @triton.constexpr_function
-def _of_bins(K, n):
-    """Σ c_k·∫ x^n/n! over bin k, n odd, by Euler–Maclaurin, which is exact for a polynomial."""
+def _moment_of_bins(K, n):
+    """Σ c_k·∫ x^n/n! over bin k for odd n, by Euler–Maclaurin, which is exact for polynomials."""
     corrections = (
         coefficient * (2 / K) ** (2 * m) / _factorial(n + 2 - 2 * m)
         for m, coefficient in enumerate(BERNOULLI[: (n + 1) // 2], 1)
@@ -145,17 +150,17 @@ def _of_bins(K, n):
 
 
 @triton.constexpr_function
-def _of_one(n):
-    """∫ x^n/n! over [−1, 1], n even."""
+def _moment_of_all(n):
+    """∫ x^n/n! over [−1, 1] for even n."""
     return 2 / _factorial(n + 1)
 
 
 @triton.jit
 def _wide_series(mean, std, K: tl.constexpr):
-    """Of an unclipped distribution that is wide in [−1, 1], where k is a small difference over a small mass. With z =
-    mean/std its density there is proportional to exp(zx/std − x²/2std²) = Σ h_n·x^n/n!, h_n = He_n(z)/std^n; so k is
-    the sum of h_n times that of bins over odd n, over the sum of h_n times that of one over even n. 0 where next to
-    nothing is inside, as it is from std = 8e4 on."""
+    """k̂ and its derivatives for an unclipped distribution that is wide in [−1, 1], where the sums over edges would be
+    a small difference over a small mass. With z = mean/std its density there is proportional to exp(zx/std − x²/2std²)
+    = Σ h_n·x^n/n!, h_n = He_n(z)/std^n. So k̂ is Σ h_n·_moment_of_bins(n) over odd n, divided by Σ
+    h_n·_moment_of_all(n) over even n. It is 0 if the mass in [−1, 1] is tiny, as it is from std = 8e4 on."""
     unit = 1.0 / std
     w, z = unit * unit, clamp(mean * unit, -6.0, 6.0)
     slope = z * unit
@@ -164,12 +169,12 @@ def _wide_series(mean, std, K: tl.constexpr):
     below, below_by_slope, below_by_w = z * 0.0, z * 0.0, z * 0.0
     for n in tl.static_range(0, 2 * UNCLIPPED_SERIES, 2):
         after = slope * h - n * w * before
-        below += _of_one(n) * h
-        below_by_slope += _of_one(n) * n * before
-        below_by_w += _of_one(n) * n * (n - 1) * last
-        above += _of_bins(K, n + 1) * after
-        above_by_slope += _of_bins(K, n + 1) * (n + 1) * h
-        above_by_w += _of_bins(K, n + 1) * (n + 1) * n * before
+        below += _moment_of_all(n) * h
+        below_by_slope += _moment_of_all(n) * n * before
+        below_by_w += _moment_of_all(n) * n * (n - 1) * last
+        above += _moment_of_bins(K, n + 1) * after
+        above_by_slope += _moment_of_bins(K, n + 1) * (n + 1) * h
+        above_by_w += _moment_of_bins(K, n + 1) * (n + 1) * n * before
         last = h
         before = after
         h = slope * after - (n + 1) * w * h
@@ -184,9 +189,10 @@ def _wide_series(mean, std, K: tl.constexpr):
 
 @triton.jit
 def _renormalised(base, shift, by_mean, by_std, mean, std, K: tl.constexpr):
-    """From the clipped distribution's k at |mean| to the unclipped one's: without the end bins' mass beyond [−1, 1],
-    over the mass inside; 0 where next to nothing is. Where the mean is inside too, the two masses beyond cancel each
-    other least; where it is not, k's distance from the last centre does not cancel, nor do the slopes by it."""
+    """k̂ of the unclipped distribution from k̂ of the clipped one at |mean|, with its derivatives: the end bins lose
+    the mass beyond [−1, 1], and the rest is divided by the mass inside. It is 0 if the mass inside is tiny. If the mean
+    lies beyond the last bin, the distance of k̂ from the last centre is computed instead, since there it does not
+    cancel."""
     m = tl.abs(mean)
     last = centre(m * 0.0 + (K - 1.0), K)
     sign = tl.where(mean < 0.0, -1.0, 1.0)
@@ -214,10 +220,10 @@ def _any(condition):
 
 @triton.jit
 def expected_value(mean, std, K: tl.constexpr, CLIP: tl.constexpr):
-    """k = Σ p_k c_k in two parts, base and shift, since losses take its difference from x, and its derivatives. Each
-    rule runs where a variable of the block wants it."""
+    """k̂ = Σ p_k c_k and its derivatives by mean and std. k̂ is the sum of two parts, base and shift, from which losses
+    compute x − k̂ without cancellation. Each rule runs only in blocks with a variable that needs it."""
     h: tl.constexpr = 2.0 / K
-    if mean.dtype == tl.float64:  # no rule shows as a step
+    if mean.dtype == tl.float64:  # one rule for all, since the step between two would show in float64
         base, shift, by_mean, by_std = _edge_sum(mean if CLIP else tl.abs(mean), std, K - 1.0, K - 1, K)
     else:
         m = mean if CLIP else tl.abs(mean)

@@ -1,7 +1,8 @@
-"""The n-step loss of discretised data in Triton (113-119), csrc/{math,cpu}/nstep.h again.
+"""The n-step loss of discretised data in Triton (113–119), the counterpart of csrc/{math,cpu}/nstep.h.
 
-p_k times the sender's normal is a bump of width s: a window of few bins is summed as they are, one of many by 28
-Gauss-Legendre points. A program takes some variables, all at once some of their draws and of their points.
+The sum over bins of p_k times the sender's normal runs over a window, since its terms are a bump of width s. A window
+of few bins is summed bin by bin, one of many bins by 28 Gauss–Legendre points. A program works on some variables, and
+at one time on some draws and some points of each.
 """
 
 import torch
@@ -10,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels import gauss
+from bfn_kernels.arguments import Expectation
 from bfn_kernels.discretised import triton_mixtures as mixtures
 from bfn_kernels.discretised.triton_bins import (
     is_uniform,
@@ -28,37 +30,48 @@ from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import block_of, launch, load, programs, store, table, view
 
 _NODES = tl.constexpr(28)
-_MOST_POINTS = tl.constexpr(128)  # of which every bin is one
-_REACH = tl.constexpr(5.5)  # bumps hold 4e-8 beyond so many s
-_SPAN = tl.constexpr(8.5)  # s between the peaks that share a window: with the reach 19.5 for the nodes, 9e-8
-_MOST_LANES = tl.constexpr(32)  # of points
-_NUMBERS, _WARPS = 1024, 4  # of a program: variables, draws and points
+_MOST_POINTS = tl.constexpr(128)  # the most bins that a window at the end of the bins sums one by one
+_REACH = tl.constexpr(5.5)  # the window reaches so many s beyond the peaks; a bump has 4e-8 of its mass beyond that
+_SPAN = tl.constexpr(8.5)  # the most s between peaks that share a window; the 28 nodes then have an error of 9e-8
+_MOST_LANES = tl.constexpr(32)  # the most points that a program works on at a time
+_NUMBERS, _WARPS = 1024, 4  # variables times draws times points of a program, and its warps
 
 
 def nstep_loss(
-    x: Tensor, network: tuple, gradients: tuple, alpha: Tensor, n_steps: int, n_samples: int, nodes, node_weights,
-    seed, noise, mask, reduction: int, dtype: torch.dtype, of_kernel: dict,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    draws = n_samples or len(nodes)
-    D = min(8, triton.next_power_of_2(draws))
-    P = min(_MOST_LANES.value, triton.next_power_of_2(of_kernel["K"]))
+    x: Tensor,
+    network: tuple,
+    gradients: tuple,
+    alpha: Tensor,
+    n_steps: int,
+    expectation: Expectation,
+    mask: Tensor | None,
+    reduction: int,
+    dtype: torch.dtype,
+    constants: dict,
+) -> tuple[Tensor, Tensor]:
+    """The loss and the factor that its gradients are multiplied by. x: `[B, ...]`; alpha and mask broadcast to it.
+    network and gradients: views, see `network_views`. constants: those of the kernel that do not depend on the
+    draws."""
+    count = expectation.n_samples or len(expectation.nodes)
+    D = min(8, triton.next_power_of_2(count))
+    P = min(_MOST_LANES.value, triton.next_power_of_2(constants["K"]))
     V = max(4, _NUMBERS // (D * P))
     losses = Losses(x, mask, reduction, dtype, V)
-    rules = [*gauss.legendre(_NODES.value), nodes, node_weights]
+    rules = [*gauss.legendre(_NODES.value), expectation.nodes, expectation.node_weights]
     tables = table([value for rule in rules for value in rule], dtype, x.device).split([len(rule) for rule in rules])
-    legendre, normal = tables[:2], [None] * 2 if n_samples else tables[2:]
-    launch(
-        _nstep, programs(x.numel(), V), view(x, x.shape), network, view(alpha, x.shape), *normal, legendre, draws,
-        None if noise is None else noise.contiguous(), seed, view(mask, x.shape), gradients, *losses.arguments,
-        x.numel(), n_steps, EACH=losses.each, V=V, D=D, P=P, warps=_WARPS, registers=255,
-        **of_kernel,
-    )  # fmt: skip
+    legendre, hermite = tables[:2], [None] * 2 if expectation.n_samples else tables[2:]
+    noise = None if expectation.noise is None else expectation.noise.contiguous()
+    drawn = *hermite, legendre, count, noise, expectation.seed
+    inputs = view(x, x.shape), network, view(alpha, x.shape), *drawn, view(mask, x.shape)
+    arguments = *inputs, gradients, *losses.arguments, x.numel(), n_steps
+    sizes = {"EACH": losses.each, "V": V, "D": D, "P": P}
+    launch(_nstep, programs(x.numel(), V), *arguments, **sizes, **constants, warps=_WARPS, registers=255)
     return losses.finish()
 
 
 @triton.jit
 def _draws_of(nodes, noise, seed, first, draws, block, count, D: tl.constexpr, T: tl.constexpr):
-    """The normals of some draws, [variables, draws]."""
+    """The normals of D draws from number `first` on, [variables, draws]."""
     start, place, there, _ = block
     d = first + tl.arange(0, D)
     if nodes is not None:
@@ -73,13 +86,16 @@ def _draws_of(nodes, noise, seed, first, draws, block, count, D: tl.constexpr, T
 
 @triton.jit
 def _window(x, mean, tau, bump, least, most, K: tl.constexpr, CLIP: tl.constexpr):
-    """Where the bumps between two eps lie: from `offset` on, as a position of bins from the whole number `base`, so
-    that far along the bins no position loses its digits; their length; whether they are cut by the bins' end on a side;
-    and how many bins there are, or −1 where Gauss-Legendre points stand for them."""
+    """The window of the bumps of all draws between the eps `least` and `most`.
+
+    Returns the whole number of its first bin `base`; the offset from there to where the window begins, relative so that
+    a position far along the bins keeps its digits; its length in bins; whether the first or the last bin cuts it off;
+    and how many bins are summed one by one, or −1 if Gauss–Legendre points take their place.
+    """
     first: tl.constexpr = 1.0 if CLIP else 0.0
     last: tl.constexpr = K - 1.0 - first
     zero, no = x * 0.0, tl.full(x.shape, False, tl.int1)
-    if x.dtype == tl.float64 or last < first:  # in double no rule shows as a step
+    if x.dtype == tl.float64 or last < first:  # one rule in float64, where the step between two would show
         return zero + first, zero, zero, no, no, tl.full(x.shape, last - first + 1.0, x.dtype)
     else:
         std, s = bump
@@ -97,8 +113,9 @@ def _window(x, mean, tau, bump, least, most, K: tl.constexpr, CLIP: tl.constexpr
 
 @triton.jit
 def _cut_weight(by_mean, q, eps, side, tau, std, s):
-    """Midpoint rule: a sum over bins from a cut on is the integral and, of l = ln(p_k times the other normal), with its
-    derivatives l', l'' per bin inwards, exp(l) times l'/24 − 7/5760·(l'³ + 3l'l''). Returned with its derivatives."""
+    """The correction of the midpoint rule where a window is cut off, and its derivatives. With l = ln(p_k times the
+    sender's normal) and its derivatives l' and l'' per bin inwards, the sum over bins is the integral plus exp(l) times
+    l'/24 − 7/5760·(l'³ + 3l'l'')."""
     third: tl.constexpr = 7.0 / 5760
     width2, std2 = side * side, std * std
     first, second = side * ((eps - q) / tau - by_mean), -width2 / (s * s)
@@ -109,7 +126,8 @@ def _cut_weight(by_mean, q, eps, side, tau, std, s):
 
 @triton.jit
 def _merge(top, sums, term, value, by_mean, by_std):
-    """Sums of exp(term)·(value, ·by_mean, ·by_std) over the last dimension, added to those that were scaled by top."""
+    """Adds the sums of exp(term)·value, alone and times by_mean and by_std, over the last dimension to `sums`, which
+    are divided by exp(top)."""
     new = tl.maximum(top, tl.max(term, 2))
     kept = tl.where(top == new, 1.0, exp(top - new))
     e = value * exp(term - new[:, :, None])
@@ -122,7 +140,7 @@ def _merge(top, sums, term, value, by_mean, by_std):
 
 @triton.jit
 def _point(distance, places, normal, K: tl.constexpr):
-    """q and ln p, with its derivatives, at a distance in bins from the window's base."""
+    """q, and ln p with its derivatives, at a distance in bins from the base of the window."""
     mean_to_base, x_to_base, unit, q_unit = places
     std, uniform = normal
     z, width = (mean_to_base + 2.0 * distance) * unit, 2.0 * unit
@@ -133,6 +151,7 @@ def _point(distance, places, normal, K: tl.constexpr):
 
 @triton.jit
 def _add_cut(top, sums, cut, distance, side, eps, places, normal, bump, tau, K: tl.constexpr):
+    """Adds the correction of the midpoint rule to the sums of the variables whose window is cut off at a distance."""
     q, log_p, by_mean, by_std = _point(distance, places, normal, K)
     q, by_mean, by_std = q[:, None], by_mean[:, None], by_std[:, None]
     weight, weight_by_mean, weight_by_std = _cut_weight(
@@ -148,7 +167,7 @@ def _add_cut(top, sums, cut, distance, side, eps, places, normal, bump, tau, K: 
 
 @triton.jit
 def _end_term(edge, q, first, std, eps):
-    """Of a clipped end bin: the terms of all draws, and the derivatives of ln p."""
+    """The terms of a clipped end bin in the sums of all draws, and the derivatives of its ln p."""
     log_p, by_mean, by_std = log_end_bin(edge, first, std)
     q = q[:, None]
     return log_p[:, None] + q * (eps - 0.5 * q), by_mean[:, None], by_std[:, None]
@@ -156,6 +175,7 @@ def _end_term(edge, q, first, std, eps):
 
 @triton.jit
 def _ends(from_mean, from_x, unit, q_unit, std, eps, K: tl.constexpr):
+    """The sums over the two clipped end bins, divided by exp of their largest term."""
     zero = std * 0.0
     last = zero + (K - 1.0)
     term, by_mean, by_std = _end_term(
@@ -171,7 +191,7 @@ def _ends(from_mean, from_x, unit, q_unit, std, eps, K: tl.constexpr):
 
 @triton.jit
 def _add_points(top, sums, first, window, legendre, eps, places, normal, K: tl.constexpr, P: tl.constexpr):
-    """The P points from the given one on."""
+    """Adds the P points from number `first` on to the sums."""
     offset, length, bins = window
     i = first + tl.arange(0, P)[None, :]
     distance = bins[:, None] * 0.0 + i
@@ -194,8 +214,8 @@ def _add_points(top, sums, first, window, legendre, eps, places, normal, K: tl.c
 def _sum_of_draws(
     x, mean, std, tau, uniform, bump, low, high, eps, legendre, K: tl.constexpr, CLIP: tl.constexpr, P: tl.constexpr
 ):
-    """ln Σ_k p_k·exp(q_k(eps − q_k/2)) of every draw between two eps, q_k = (c_k − x)/τ: its largest term, and over
-    that the sum and its derivatives."""
+    """Σ_k p_k·exp(q_k(eps − q_k/2)), q_k = (c_k − x)/τ, of every draw with an eps from `low` to `high`: ln of its
+    largest term, and the sum and its derivatives divided by that term."""
     from_mean, from_x = origin_of(mean, K), origin_of(x, K)
     unit, q_unit = 1.0 / (K * std), 1.0 / (K * tau)
     base, offset, length, cut_low, cut_high, bins = _window(x, mean, tau, bump, low, high, K, CLIP)
@@ -218,7 +238,8 @@ def _sum_of_draws(
 
 @triton.jit
 def _total(mean, std, CLIP: tl.constexpr):
-    """Where an unclipped distribution is uniform, and ln of its mass in [−1, 1] elsewhere, with its derivatives."""
+    """Whether an unclipped distribution counts as uniform, and if not, ln of its mass in [−1, 1] with its
+    derivatives."""
     if CLIP:
         return mean != mean, mean * 0.0, mean * 0.0, mean * 0.0
     else:
@@ -229,14 +250,14 @@ def _total(mean, std, CLIP: tl.constexpr):
 
 @triton.jit
 def _log_sums(x, normal, tau, eps, d, draws, legendre, K: tl.constexpr, CLIP: tl.constexpr, P: tl.constexpr):
-    """ln Σ_k p_k·exp(q_k(eps − q_k/2)) of some draws, and its derivatives by mean and std: draws that are near to each
-    other share a window."""
+    """ln Σ_k p_k·exp(q_k(eps − q_k/2)) of some draws, and its derivatives by mean and std. Draws whose peaks are near
+    each other share a window."""
     mean, std = normal
     uniform, total, total_by_mean, total_by_std = _total(mean, std, CLIP)
     bump_std = tl.where(uniform, 1e9, std)
     spread = tl.sqrt(bump_std * bump_std + tau * tau)
     bump = bump_std, bump_std * tau / spread
-    per_window = bump_std / spread / _SPAN  # of eps: the peaks move by bump_std/spread of s with it
+    per_window = bump_std / spread / _SPAN  # in eps, with which the peaks move by bump_std/spread of s
     least = tl.min(tl.where(d < draws, eps, float("inf")), 1)
     most = tl.max(tl.where(d < draws, eps, float("-inf")), 1)
     group = tl.floor((eps - least[:, None]) * per_window[:, None])
@@ -255,6 +276,7 @@ def _log_sums(x, normal, tau, eps, d, draws, legendre, K: tl.constexpr, CLIP: tl
 
 @triton.jit
 def _weights(node_weights, d, draws, T: tl.constexpr):
+    """The weights of the draws d, 0 for those that do not exist."""
     if node_weights is None:
         return tl.where(d < draws, (tl.zeros(d.shape, T) + 1.0) / draws, 0.0)
     else:
@@ -263,21 +285,21 @@ def _weights(node_weights, d, draws, T: tl.constexpr):
 
 @triton.jit
 def _expected(weight, value):
-    """The sum over the draws that there are."""
+    """The weighted sum over the draws that exist."""
     return tl.sum(tl.where(weight > 0.0, weight * value, 0.0), 1)
 
 
 @triton.jit
-def _of_block(normal, there):
-    """What is not there must not widen the block's loops."""
+def _harmless(normal, there):
+    """The mean and std, replaced by 0 and 1 for variables that do not exist, so that they do not lengthen the loops."""
     return tl.where(there, normal[0], 0.0), tl.where(there, normal[1], 1.0)
 
 
 @triton.jit
 def _nstep(
-    x, network, alpha, nodes, node_weights, legendre, draws, noise, seed, mask, by, values, counts, count, n_steps,
-    EACH: tl.constexpr, KIND: tl.constexpr, K: tl.constexpr, CLIP: tl.constexpr, M: tl.constexpr, V: tl.constexpr,
-    D: tl.constexpr, P: tl.constexpr, T: tl.constexpr,
+    x, network, alpha, nodes, node_weights, legendre, draws, noise, seed, mask, gradients, values, counts, count,
+    n_steps, EACH: tl.constexpr, KIND: tl.constexpr, K: tl.constexpr, CLIP: tl.constexpr, M: tl.constexpr,
+    V: tl.constexpr, D: tl.constexpr, P: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     block = block_of(count, V)
     keep = load(mask, block, tl.int1, True)
@@ -286,9 +308,9 @@ def _nstep(
     loss, slope_mean, slope_std = x * 0.0, x * 0.0, x * 0.0
     if M == 0:
         mean, std, mean_by, std_by = output_normal(network, block, KIND, T)
-        normal = _of_block((mean, std), there)
+        normal = _harmless((mean, std), there)
     else:
-        of = mixtures.shares(network, block, M, T)
+        log_total = mixtures.normaliser(network, block, M, T)
     for first in range(0, draws, D):
         d = (first + tl.arange(0, D))[None, :]
         eps = _draws_of(nodes, noise, seed, first, draws, block, count, D, T)
@@ -300,25 +322,25 @@ def _nstep(
             slope_std += _expected(weight, by_std)
         else:
             top, total = tl.full(eps.shape, float("-inf"), T), eps * 0.0
-            # what the components share would not all fit in registers
+            # licm would keep in registers what the components share, more than fits there
             for m in tl.range(M, disable_licm=True):
                 mean, std, _, _ = mixtures.component(network, m, block, KIND, T)
-                value, _, _ = _log_sums(x, _of_block((mean, std), there), tau, eps, d, draws, legendre, K, CLIP, P)
-                log_share = tl.where(there, mixtures.log_share(network, of, m, block, T), 0.0)
+                value, _, _ = _log_sums(x, _harmless((mean, std), there), tau, eps, d, draws, legendre, K, CLIP, P)
+                log_share = tl.where(there, mixtures.log_share(network, log_total, m, block, T), 0.0)
                 top, total = mixtures.log_add(top, total, log_share[:, None] + value)
             loss += _expected(weight, top + log(total))
             for m in tl.range(M, disable_licm=True):
                 mean, std, mean_by, std_by = mixtures.component(network, m, block, KIND, T)
                 value, by_mean, by_std = _log_sums(
-                    x, _of_block((mean, std), there), tau, eps, d, draws, legendre, K, CLIP, P
+                    x, _harmless((mean, std), there), tau, eps, d, draws, legendre, K, CLIP, P
                 )
-                log_share = tl.where(there, mixtures.log_share(network, of, m, block, T), 0.0)
+                log_share = tl.where(there, mixtures.log_share(network, log_total, m, block, T), 0.0)
                 part = exp(log_share[:, None] + value - top) / total
                 by_mean = -n_steps * _expected(weight, part * by_mean) * mean_by
                 by_std = -n_steps * _expected(weight, part * by_std) * std_by
-                by_logit = -n_steps * _expected(weight, part - exp(log_share)[:, None])
-                mixtures.write(by, m, block, keep, first > 0, by_mean, by_std, by_logit, T)
+                grad_logit = -n_steps * _expected(weight, part - exp(log_share)[:, None])
+                mixtures.write(gradients, m, block, keep, first > 0, by_mean, by_std, grad_logit, T)
     if M == 0:
-        store(by[0], block, tl.where(keep, -n_steps * slope_mean * mean_by, 0.0))
-        store(by[1], block, tl.where(keep, -n_steps * slope_std * std_by, 0.0))
+        store(gradients[0], block, tl.where(keep, -n_steps * slope_mean * mean_by, 0.0))
+        store(gradients[1], block, tl.where(keep, -n_steps * slope_std * std_by, 0.0))
     write_losses(-n_steps * loss, keep, block, values, counts, EACH)

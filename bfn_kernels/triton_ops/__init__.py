@@ -1,4 +1,4 @@
-"""What the Triton kernels of the families share, and how they become the code of a library of `torch.ops`."""
+"""The library of `torch.ops` that is implemented in Triton; the submodules hold what its kernels share."""
 
 import importlib
 import os
@@ -7,8 +7,11 @@ import torch
 
 
 def implement(library: torch.library.Library, family: str, name: str) -> None:
-    """The code of an operator, on a GPU and, for Triton's interpreter, on the CPU: the function of that name in the
-    family's `triton.py`, which is imported, Triton with it, when the operator is first called."""
+    """Registers the code of an operator: the function of that name in the family's `triton.py`.
+
+    That module, and Triton with it, is imported when the operator is first called. The code is registered for GPUs, and
+    for the CPU too if Triton's interpreter runs it.
+    """
     module = "bfn_kernels.triton_ops.common" if family == "common" else f"bfn_kernels.{family}.triton"
 
     def call(*arguments):

@@ -1,7 +1,7 @@
-"""Tiles of discrete data: some rows of K numbers, whole where K fits a tile, else one row a tile at a time.
+"""Tiles of discrete data. A tile holds some whole rows of K numbers if K fits in it, else a part of one row.
 
-A view of numbers per class is the view of its rows and a stride of classes; its last dimension does not join the
-others. Where a tile reaches beyond K, it holds −∞ or 0.
+The view of a tensor of numbers per class is the view of its rows followed by the stride of its classes. The elements of
+a tile beyond K are −∞ or 0.
 """
 
 from typing import NamedTuple
@@ -15,10 +15,10 @@ from bfn_kernels.triton_ops.elementary import exp_difference
 from bfn_kernels.triton_ops.noise import normals
 from bfn_kernels.triton_ops.views import DENSE, GRID, grid_offset, joined, view
 
-# Numbers of a tile, by the most classes that its rows may have, and its warps: some 16 numbers a thread.
+# The most classes that a row may have for this tile, the numbers in the tile, and its warps: about 16 numbers a thread.
 _TILES = ((2048, 2048, 4), (4096, 4096, 8), (8192, 8192, 16))
-_LARGE = 4096, 8  # beyond: rows of several tiles
-# Of kernels that hold much of each number: fewer a thread, so that registers do.
+_LARGE = 4096, 8  # the numbers and warps for longer rows, which take several tiles
+# The tiles of kernels that keep much data per number: fewer numbers a thread, so that they fit in the registers.
 _SMALL_TILES = ((512, 512, 4), (1024, 1024, 4), (2048, 2048, 8))
 
 
@@ -37,7 +37,7 @@ def tile_of(num_classes: int, small: bool = False) -> Tile:
 
 
 def class_view(x: Tensor | None, shape: torch.Size) -> tuple:
-    """The tensor broadcast to `shape`, whose last dimension is that of the classes."""
+    """The view of a tensor broadcast to `shape`, whose last dimension is that of the classes."""
     if x is None:
         return *view(None, shape), 1
     x = x.expand(shape)
@@ -61,7 +61,7 @@ def _pointers(view, rows, first, K: tl.constexpr, TILE: tl.constexpr):
 
 @triton.jit
 def within(rows, first, K: tl.constexpr, TILE: tl.constexpr):
-    """Which numbers of a tile there are."""
+    """Whether each number of a tile exists."""
     return rows[2][:, None] & (first + tl.arange(0, TILE) < K)[None, :]
 
 
@@ -80,7 +80,8 @@ def store_classes(view, rows, first, value, K: tl.constexpr, TILE: tl.constexpr)
 
 @triton.jit
 def start_of_draw(start, draw, count):
-    """Where a draw's rows start, one draw's `count` rows being behind another's: there may be more than 2³¹ of them."""
+    """The index of the first row of a draw, in explicit noise that has `count` rows for each draw. The index is int64,
+    as there may be more than 2³¹ rows."""
     return start + (tl.zeros((), tl.int64) + draw) * count
 
 
@@ -88,7 +89,7 @@ def start_of_draw(start, draw, count):
 def class_noise(
     noise, seed, rows, first, stream: tl.constexpr, draw, count, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr
 ):
-    """Explicit normals of a draw, or those of the seed, where each row starts at a group of its own."""
+    """The explicit normals of a draw, or those that the seed makes, for which each row starts at a group of its own."""
     start, place, there, rest = rows
     if noise[0] is not None:
         return load_classes(noise, (start_of_draw(start, draw, count), place, there, rest), first, K, TILE, T, 0.0)
@@ -100,13 +101,13 @@ def class_noise(
 
 @triton.jit
 def is_class(x, first, TILE: tl.constexpr):
-    """e_x of each row."""
+    """The one-hot vector e_x of each row."""
     return x[:, None] == (first + tl.arange(0, TILE))[None, :]
 
 
 @triton.jit
 def exp_of_rows(z):
-    """exp(z − max), and max."""
+    """exp(z − max) and max of each row."""
     top = tl.max(z, 1)
     return exp_difference(z, top[:, None]), top
 
@@ -124,13 +125,13 @@ def sum_where(condition, z):
 
 @triton.jit
 def finite(top):
-    """Where all numbers so far are −∞, another that they can be taken from."""
+    """The largest number so far, or 0 if all are −∞, so that it can be subtracted from them."""
     return tl.where(top == float("-inf"), 0.0, top)
 
 
 @triton.jit
 def row_total(view, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
-    """The largest number of each row, and the sum of exp(z − max), tile by tile."""
+    """The largest number of each row and the sum of exp(z − max), computed tile by tile."""
     top = tl.full(rows[1].shape, float("-inf"), T)
     total = tl.zeros(rows[1].shape, T)
     for first in range(0, K, TILE):
@@ -140,6 +141,7 @@ def row_total(view, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
 
 @triton.jit
 def with_tile(z, top, total):
+    """The largest number and the sum of exp(z − max) of a row, with one more tile of it."""
     new = tl.maximum(top, tl.max(z, 1))
     kept = tl.where(top == new, 1.0, exp_difference(top, new))
     return new, total * kept + tl.sum(exp_difference(z, finite(new)[:, None]), 1)
@@ -147,7 +149,7 @@ def with_tile(z, top, total):
 
 @triton.jit
 def first_largest(logits, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
-    """The first of the largest; −1 where p is NaN, as it is where logits are NaN or infinite, or all of them −∞."""
+    """The first class with the largest logit. −1 if p is NaN, which it is if a logit is NaN or +∞ or all are −∞."""
     best = tl.full(rows[1].shape, float("-inf"), T)
     mode = tl.full(rows[1].shape, K, tl.int32)
     bad = tl.zeros(rows[1].shape, tl.int32)

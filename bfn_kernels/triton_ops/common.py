@@ -1,4 +1,4 @@
-"""The operators that are common to the families."""
+"""The Triton code of the operators that are common to the families."""
 
 from bfn_kernels.triton_ops.reduction import scaled_gradient
 from bfn_kernels.triton_ops.rows import row_scalars

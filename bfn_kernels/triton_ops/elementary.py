@@ -1,8 +1,8 @@
-"""exp, log and the sine and cosine of a half turn: csrc/math/elementary.h again, as Triton functions.
+"""exp, log, sine and cosine as Triton functions, the counterpart of csrc/math/elementary.h.
 
-float32: the same polynomials, so that the interpreter and a GPU compute the same, and to the last bits accurately:
-Triton's own exp and log are the hardware's approximations, which are coarse for large arguments and near 1. float64:
-Triton's own.
+In float32 they are the polynomials of that file, which are accurate to the last bits and give the same in the
+interpreter and on a GPU. Triton's own exp and log are approximations of the hardware, which are coarse for large
+arguments and near 1. In float64 they are Triton's own.
 """
 
 import triton
@@ -16,7 +16,7 @@ _LN2_LOW = tl.constexpr(-2.12194440e-4)
 
 @triton.jit
 def clamp(x, low, high):
-    """Comparisons written so that NaN goes through."""
+    """x clamped to [low, high]; the comparisons are written so that NaN stays NaN."""
     x = tl.where(x < low, low, x)
     return tl.where(x > high, high, x)
 
@@ -39,7 +39,7 @@ def _reduced_exp(x):
 
 @triton.jit
 def exp(x):
-    """For x < 88; results below the normal range are 0."""
+    """e^x for x < 88; results below the range of normal numbers are 0."""
     if x.dtype == tl.float64:
         return tl.exp(x)
     else:
@@ -49,10 +49,10 @@ def exp(x):
 
 @triton.jit
 def expm1(x):
-    """For x < 88."""
+    """e^x − 1 for x < 88."""
     if x.dtype == tl.float64:
         e = tl.exp(x)
-        # Kahan: the rounding of e is that of its logarithm
+        # Kahan: e and its logarithm have the same rounding error, which cancels in their ratio
         near = tl.where((e == 1.0) | (e < 0.5) | (e > 2.0), 2.0, e)
         return tl.where(e == 1.0, x, tl.where(near == e, (e - 1.0) * x / tl.log(near), e - 1.0))
     else:
@@ -62,7 +62,7 @@ def expm1(x):
 
 @triton.jit
 def log_normal(x):
-    """ln of a positive, normal, finite number."""
+    """ln x of a positive, normal, finite x."""
     if x.dtype == tl.float64:
         return tl.log(x)
     else:
@@ -83,7 +83,7 @@ def log_normal(x):
 
 @triton.jit
 def log(x):
-    """NaN below 0, −∞ at 0; subnormal arguments count as 0."""
+    """ln x: NaN below 0, and −∞ at 0 and for subnormal x."""
     least: tl.constexpr = 2.2250738585072014e-308 if x.dtype == tl.float64 else 1.17549435e-38
     usual = (x >= least) & (x < float("inf"))
     edge = tl.where(x > 1.0, x, tl.where(x >= 0.0, float("-inf"), float("nan")))
@@ -92,17 +92,17 @@ def log(x):
 
 @triton.jit
 def log1p(x):
-    """For x ≥ −1, by the rounding of 1 + x (Kahan)."""
+    """ln(1 + x) for x ≥ −1, corrected for the rounding of 1 + x (Kahan)."""
     one_plus = 1.0 + x
     rounding = one_plus - 1.0
     exact = rounding == 0.0
-    by = tl.where(exact | (x > 1e8), 1.0, x / tl.where(exact, 1.0, rounding))
-    return tl.where(exact, x, log(one_plus) * by)
+    correction = tl.where(exact | (x > 1e8), 1.0, x / tl.where(exact, 1.0, rounding))
+    return tl.where(exact, x, log(one_plus) * correction)
 
 
 @triton.jit
 def sincospi(v):
-    """sin and cos of πv, v in [−1, 1]."""
+    """sin(πv) and cos(πv) for v in [−1, 1]."""
     if v.dtype == tl.float64:
         return tl.sin(v * 3.14159265358979323846), tl.cos(v * 3.14159265358979323846)
     else:
@@ -132,7 +132,7 @@ def sigmoid(x):
 
 @triton.jit
 def exp_difference(a, b):
-    """exp(a − b), a ≤ b, free of the rounding of a − b, which for logits far apart is most of the error."""
+    """exp(a − b) for a ≤ b, without the rounding error of a − b, which is most of the error if logits are far apart."""
     difference = a - b
     back = difference - a
     lost = (a - (difference - back)) - (b + back)

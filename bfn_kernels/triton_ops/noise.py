@@ -1,4 +1,5 @@
-"""Noise that depends on seed and position alone: csrc/math/philox.h again, four normals to a call of Philox."""
+"""Noise that depends on a seed and a position alone, the counterpart of csrc/math/philox.h: a call of Philox makes four
+normals."""
 
 import triton
 import triton.language as tl
@@ -16,7 +17,7 @@ COMPONENT = tl.constexpr(noise.COMPONENT)
 
 @triton.jit
 def philox(seed, group, stream: tl.constexpr, draw):
-    """The four words of each group (int64)."""
+    """The four random words of each group; groups are int64."""
     low = group.to(tl.uint32)
     high = (group >> 32).to(tl.uint32)
     zero = low * 0
@@ -25,13 +26,13 @@ def philox(seed, group, stream: tl.constexpr, draw):
 
 @triton.jit
 def unit(word):
-    """In (0, 1]; the same float32 on every backend."""
+    """The word as a uniform in (0, 1], the same float32 on every backend."""
     return word.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
 
 
 @triton.jit
 def uniforms(explicit, seed, rows, stream: tl.constexpr, T: tl.constexpr):
-    """One a row: explicit, or word r % 4 of group r // 4."""
+    """A uniform for each row: an explicit one, or row r takes word r % 4 of group r // 4."""
     if explicit[0] is not None:
         return load(explicit, rows, T)
     else:
@@ -52,13 +53,13 @@ def _box_muller(radius, angle, T: tl.constexpr):
 
 @triton.jit
 def interleave(a, b, c, d):
-    """Along the last dimension: a₀ b₀ c₀ d₀ a₁ …"""
+    """The four arguments interleaved along the last dimension: a₀ b₀ c₀ d₀ a₁ …"""
     return tl.interleave(tl.interleave(a, c), tl.interleave(b, d))
 
 
 @triton.jit
 def normals(seed, group, stream: tl.constexpr, draw, T: tl.constexpr):
-    """The standard normals of the groups; the last dimension grows fourfold."""
+    """The standard normals of the groups, four for each along the last dimension."""
     w0, w1, w2, w3 = philox(seed, group, stream, draw)
     n0, n1 = _box_muller(w0, w1, T)
     n2, n3 = _box_muller(w2, w3, T)
@@ -67,7 +68,7 @@ def normals(seed, group, stream: tl.constexpr, draw, T: tl.constexpr):
 
 @triton.jit
 def noise_of(noise, seed, block, stream: tl.constexpr, T: tl.constexpr):
-    """Explicit normals, or those of the seed at a block of elementwise data."""
+    """The explicit normals of a block of elementwise data, or those that the seed makes at its positions."""
     if noise[0] is not None:
         return load(noise, block, T)
     else:

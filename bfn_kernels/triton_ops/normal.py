@@ -1,4 +1,5 @@
-"""The standard normal, csrc/math/normal.h again: each by a form that keeps its relative precision far out."""
+"""Functions of the standard normal, the counterpart of csrc/math/normal.h. Their relative precision is kept far into
+both tails."""
 
 import triton
 import triton.language as tl
@@ -10,7 +11,7 @@ _SCALE = tl.constexpr(0.3989422804014327)  # 1/√(2π)
 
 @triton.jit
 def mills(z):
-    """Φ(−z)·exp(z²/2), z ≥ 0."""
+    """Φ(−z)·exp(z²/2) for z ≥ 0."""
     if z.dtype == tl.float64:
         return _mills64(z)
     else:
@@ -58,14 +59,15 @@ def _mills64(z):
 
 @triton.jit
 def tail(z):
-    """φ(z), Φ(−z) and the integral of Φ up to −z, z ≥ 0."""
+    """φ(z), Φ(−z) and the integral of Φ from −∞ to −z, for z ≥ 0."""
     e, ratio = exp(-0.5 * z * z), mills(z)
     return e * _SCALE, e * ratio, e * (_SCALE - z * ratio)
 
 
 @triton.jit
 def within(z, mass):
-    """Φ(z) − ½, z ≥ 0, of mass = Φ(−z): near 0, where that is known to 1e-7, by a polynomial, 8e-10."""
+    """Φ(z) − ½ for z ≥ 0, where mass = Φ(−z). Near 0, where the mass has an error of 1e-7, a polynomial with an error
+    of 8e-10 takes its place."""
     if z.dtype == tl.float64:
         return 0.5 - mass
     else:
@@ -90,14 +92,14 @@ def log_cdf(z):
 
 @triton.jit
 def log_interval(left, right, middle, width):
-    """ln(Φ(right) − Φ(left)) and its derivatives by the two. On one side of 0 it is taken from the nearer edge, so that
-    nothing cancels, however far out."""
+    """ln(Φ(right) − Φ(left)) and its derivatives by left and by right. If both edges are on one side of 0, it is
+    computed from the tail at the nearer edge, so that nothing cancels."""
     astride, above = (left <= 0.0) & (right >= 0.0), left > 0.0
     near = tl.where(astride, -left, tl.where(above, left, -right))
     far = tl.where(astride, right, tl.where(above, right, -left))
     near_mills, far_mills = mills(near), mills(far)
     near_density, far_density = exp(-0.5 * near * near), exp(-0.5 * far * far)
-    drop = exp(-width * tl.abs(middle))  # of the density from the nearer edge to the farther
+    drop = exp(-width * tl.abs(middle))  # the ratio of the densities at the farther and the nearer edge
     missing = tl.where(astride, near_density * near_mills + far_density * far_mills, drop * far_mills / near_mills)
     value = log1p(-missing) + tl.where(astride, 0.0, -0.5 * near * near + log(near_mills))
     inverse = _SCALE / (tl.where(astride, 1.0, near_mills) * (1.0 - missing))

@@ -1,4 +1,4 @@
-"""Losses per variable, masked and reduced in a fixed order: block sums first, which one program adds."""
+"""Losses per variable, masked and reduced in a fixed order: each program sums its block, then one adds these sums."""
 
 import torch
 import triton
@@ -12,9 +12,8 @@ _FINISH_BLOCK, _FINISH_WARPS = 4096, 8
 
 
 class Losses:
-    """Where a loss's kernel writes: one number per variable, or, where all are summed, a sum and a count per program.
-
-    `arguments` and `each` are what the kernel hands to `write_losses`.
+    """The memory that a loss's kernel writes to: a number per variable, or a sum and a count per program if all
+    variables are summed. The kernel passes `arguments` and `each` on to `write_losses`.
     """
 
     def __init__(self, x: Tensor, mask: Tensor | None, reduction: int, dtype: torch.dtype, block: int = BLOCK):
@@ -27,7 +26,7 @@ class Losses:
         self.arguments = self.values, self.counts
 
     def finish(self) -> tuple[Tensor, Tensor]:
-        """The reduced loss, and what gradients of it are to be multiplied by."""
+        """The reduced loss, and the factor that its gradients must be multiplied by."""
         if self.reduction == NONE:
             return self.values, self.x.new_ones((), dtype=self.dtype)
         batch = self.reduction == BATCH
@@ -38,27 +37,31 @@ class Losses:
         divisor = max(self.x.numel(), 1) if self.reduction == MEAN else 1
         length = self.values.numel() // loss.numel()
         block = min(_FINISH_BLOCK, triton.next_power_of_2(max(length, 32)))
-        launch(
-            _finish, loss.numel(), self.values, self.counts, length, divisor, loss, scale,
-            warps=min(_FINISH_WARPS, max(1, block // 128)), BLOCK=block,
-        )  # fmt: skip
+        warps = min(_FINISH_WARPS, max(1, block // 128))
+        arguments = self.values, self.counts, length, divisor, loss, scale
+        launch(_finish, loss.numel(), *arguments, warps=warps, BLOCK=block)
         return loss, scale
 
 
 def scaled(grad: Tensor, scale: Tensor | None, dims: int) -> Tensor:
-    """The gradient of the result times its scale, in a shape that broadcasts to variables of `dims` dimensions."""
+    """The gradient of the reduced loss times its scale, in a shape that broadcasts to variables of `dims`
+    dimensions."""
     if grad.dim() == 0:
         return grad if scale is None else grad * scale
-    return grad.reshape(*grad.shape, *(1,) * (dims - grad.dim()))  # only a mean has a scale that is not 1
+    return grad.reshape(
+        *grad.shape, *(1,) * (dims - grad.dim())
+    )  # without the scale, which is 1 unless the result is a scalar
 
 
 def scaled_gradient(saved: Tensor, grad: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The gradient of an input: its saved derivatives times the scaled gradient of the reduced loss."""
     return (saved * scaled(grad, scale, saved.dim())).to(dtype)
 
 
 @triton.jit
 def write_losses(loss, keep, block, values, counts, EACH: tl.constexpr):
-    """0 where a variable is not kept, whatever its loss."""
+    """Writes the losses of a block, or their sum and count. A variable that is not kept costs 0, even if its loss is
+    NaN."""
     start, place, there, _ = block
     keep = keep & there
     loss = tl.where(keep, loss, 0.0)
@@ -82,9 +85,9 @@ def _finish(values, counts, length, divisor, loss, scale, BLOCK: tl.constexpr):
         total += tl.load(values + row * length + done + place, mask=there, other=0).to(tl.float64)
         if counts is not None:
             count += tl.load(counts + done + place, mask=there, other=0)
-    by = tl.zeros((), tl.float64) + divisor
+    count_or_one = tl.zeros((), tl.float64) + divisor
     if counts is not None:
-        by = tl.maximum(tl.sum(count, 0), 1).to(tl.float64)
+        count_or_one = tl.maximum(tl.sum(count, 0), 1).to(tl.float64)
     T = loss.dtype.element_ty
-    tl.store(loss + row, (tl.sum(total, 0) / by).to(T))
-    tl.store(scale, (1.0 / by).to(T))
+    tl.store(loss + row, (tl.sum(total, 0) / count_or_one).to(T))
+    tl.store(scale, (1.0 / count_or_one).to(T))

@@ -1,4 +1,5 @@
-"""Scalars of rows in Triton, csrc/math/schedules.h again: all that a call needs in one launch, in float64."""
+"""Row scalars in Triton, the counterpart of csrc/math/schedules.h: one launch computes all that a call needs, in
+float64."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from bfn_kernels import checks, rows
 from bfn_kernels.triton_ops.elementary import exp, expm1, log, log1p
 from bfn_kernels.triton_ops.views import block_of, launch, load, programs, store, view
 
-# The bits of the scalars in `rows`, and its numbers of the schedules.
+# The bits of the row scalars in `rows.BITS`, and the numbers of the schedules in `rows.SCHEDULES`.
 GAMMA, FLOW_STD, MEAN_SCALE, NOISE_SCALE, RATE, ALPHA, STD, HALF_PRECISION, _, BETA, _, KEEP, TAKE, UPDATE_STD, \
     SENDER_STD, ACCURACY, _ = map(tl.constexpr, rows.BITS.values())  # fmt: skip
 T_MIN, T_MAX, ROOT_BETA_MIN = map(tl.constexpr, (rows.T_MIN, rows.T_MAX, rows.ROOT_BETA_MIN))
@@ -22,21 +23,42 @@ _BLOCK, _WARPS = 128, 4
 
 
 def row_scalars(
-    value: Tensor, rho: Tensor | None, wanted: int, schedule: int, parameter: float, num_classes: int,
-    n_steps: int, scale: float, shape: Sequence[int], dtype: torch.dtype,
-) -> list[Tensor]:  # fmt: skip
-    """A value out of range gives NaN: to look at it would cost a synchronisation."""
+    value: Tensor,
+    precision: Tensor | None,
+    wanted: int,
+    schedule: int,
+    parameter: float,
+    num_classes: int,
+    n_steps: int,
+    scale: float,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    """The row scalars whose bits are wanted, in the order of `rows.FORMULAS`.
+
+    value and precision: `[]`, `[B]` or any leading part of `shape`, which is the shape of the variables. A value out of
+    range gives NaN, since looking at it would cost a synchronisation.
+    """
     names = "t" if schedule else "alpha", "precision"
-    given = [None if t is None else _leading(name, t, shape) for name, t in zip(names, (value, rho), strict=True)]
-    sizes = torch.broadcast_shapes(*(t.shape for t in given if t is not None))
+    inputs = [
+        None if t is None else _leading(name, t, shape) for name, t in zip(names, (value, precision), strict=True)
+    ]
+    sizes = torch.broadcast_shapes(*(t.shape for t in inputs if t is not None))
     bits = tuple(bit for bit in rows.BITS.values() if wanted & bit)
     out = [torch.empty(sizes, dtype=dtype, device=value.device) for _ in bits]
-    numbers = n_steps, scale, *_derived(schedule, parameter, num_classes, n_steps)
+    numbers = n_steps, scale, *_constants(schedule, parameter, num_classes, n_steps)
     launch(
-        _row_scalars, programs(sizes.numel(), _BLOCK), *(view(t, sizes) for t in given), *map(float, numbers),
-        tuple(view(t, sizes) for t in out), sizes.numel(),
-        KIND=schedule, WANTED=bits, BLOCK=_BLOCK, warps=_WARPS,
-    )  # fmt: skip
+        _row_scalars,
+        programs(sizes.numel(), _BLOCK),
+        *(view(t, sizes) for t in inputs),
+        *map(float, numbers),
+        tuple(view(t, sizes) for t in out),
+        sizes.numel(),
+        KIND=schedule,
+        WANTED=bits,
+        BLOCK=_BLOCK,
+        warps=_WARPS,
+    )
     return out
 
 
@@ -44,8 +66,10 @@ def _leading(name: str, value: Tensor, shape: Sequence[int]) -> Tensor:
     return value.reshape(checks.leading(name, value, shape))
 
 
-def _derived(schedule: int, parameter: float, num_classes: int, n_steps: int) -> tuple[float, ...]:
-    """Four numbers of the schedule, which do not depend on the row."""
+def _constants(schedule: int, parameter: float, num_classes: int, n_steps: int) -> tuple[float, ...]:
+    """Four numbers of the schedule that are the same for all rows. The kernel keeps them behind n and the scale in a
+    tuple of six numbers: the exponential schedule has 2·ln σ₁, 2·ln σ₁/n and 1 − σ₁^{2/n}, the quadratic one β₁, and
+    the logarithmic one the slope 1 − e^{−Kβ₁/4}, −4/K, e^{−Kβ₁/4} and β₁."""
     if schedule == EXPONENTIAL.value:
         log_variance = 2 * math.log(parameter)
         step = log_variance / max(n_steps, 1)
@@ -57,18 +81,18 @@ def _derived(schedule: int, parameter: float, num_classes: int, n_steps: int) ->
 
 
 @triton.jit
-def _beta(of, t, KIND: tl.constexpr):
+def _beta(numbers, t, KIND: tl.constexpr):
     if KIND == QUADRATIC:
-        return of[2] * t * t
+        return numbers[2] * t * t
     else:
-        passed = of[2] * t
-        logarithm = tl.where(passed < 0.5, log1p(-passed), log(1.0 - t + t * of[4]))
-        return tl.minimum(of[3] * logarithm, of[5], propagate_nan=tl.PropagateNan.ALL)
+        passed = numbers[2] * t
+        logarithm = tl.where(passed < 0.5, log1p(-passed), log(1.0 - t + t * numbers[4]))
+        return tl.minimum(numbers[3] * logarithm, numbers[5], propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def _step_of(t, n_steps):
-    """The step i = nt + 1 of n that a time stands for, up to its rounding to float32; NaN for other times."""
+    """The step i = nt + 1 that starts at a time t, up to its rounding to float32; NaN if no step starts there."""
     before = n_steps * t
     whole = tl.floor(before + 0.5)
     is_step = (tl.abs(before - whole) <= STEP_TOLERANCE * tl.maximum(before, 1.0)) & (whole < n_steps)
@@ -76,89 +100,90 @@ def _step_of(t, n_steps):
 
 
 @triton.jit
-def _alpha(of, i, KIND: tl.constexpr):
-    """Accuracy of the i-th of n messages."""
+def _alpha(numbers, i, KIND: tl.constexpr):
+    """The accuracy of the i-th of n messages."""
     if KIND == EXPONENTIAL:
-        return of[4] * exp(-of[3] * i)
+        return numbers[4] * exp(-numbers[3] * i)
     elif KIND == QUADRATIC:
-        return of[2] * (2.0 * i - 1.0) / (of[0] * of[0])
+        return numbers[2] * (2.0 * i - 1.0) / (numbers[0] * numbers[0])
     else:
-        return _beta(of, i / of[0], KIND) - _beta(of, (i - 1.0) / of[0], KIND)
+        return _beta(numbers, i / numbers[0], KIND) - _beta(numbers, (i - 1.0) / numbers[0], KIND)
 
 
 @triton.jit
-def _rate(of, t, KIND: tl.constexpr):
-    """Accuracy per unit of time."""
+def _rate(numbers, t, KIND: tl.constexpr):
+    """The accuracy per unit of time."""
     if KIND == EXPONENTIAL:
-        return -of[2] * exp(-of[2] * t)
+        return -numbers[2] * exp(-numbers[2] * t)
     elif KIND == QUADRATIC:
-        return 2.0 * of[2] * t
+        return 2.0 * numbers[2] * t
     else:
-        return -of[3] * of[2] / (1.0 - t + t * of[4])
+        return -numbers[3] * numbers[2] / (1.0 - t + t * numbers[4])
 
 
 @triton.jit
-def _of_variance(of, t, WHICH: tl.constexpr):
-    """Those of γ and 1 − γ."""
-    gamma, variance = -expm1(of[2] * t), exp(of[2] * t)
-    if WHICH == GAMMA:
+def _from_variance(numbers, t, PLACE: tl.constexpr):
+    """The scalars that are made of γ and 1 − γ."""
+    gamma, variance = -expm1(numbers[2] * t), exp(numbers[2] * t)
+    if PLACE == GAMMA:
         return gamma
-    elif WHICH == FLOW_STD:
+    elif PLACE == FLOW_STD:
         return tl.sqrt(gamma * variance)
-    elif WHICH == MEAN_SCALE:
+    elif PLACE == MEAN_SCALE:
         return tl.where(t < T_MIN, 0.0, 1.0 / tl.where(t < T_MIN, 1.0, gamma))
-    elif WHICH == NOISE_SCALE:
+    elif PLACE == NOISE_SCALE:
         return tl.where(t < T_MIN, 0.0, tl.sqrt(variance / tl.where(t < T_MIN, 1.0, gamma)))
-    elif WHICH == STD:
+    elif PLACE == STD:
         return tl.sqrt(variance)
-    elif WHICH == HALF_PRECISION:
+    elif PLACE == HALF_PRECISION:
         return 0.5 / variance
     else:
         return log(6.283185307179586 * variance) / 2.0
 
 
 @triton.jit
-def _of_message(of, alpha, rho, WHICH: tl.constexpr):
-    if WHICH == KEEP:
-        return rho / (rho + alpha)
-    elif WHICH == TAKE:
-        return alpha / (rho + alpha)
-    elif WHICH == UPDATE_STD:
-        return tl.sqrt(alpha) / (rho + alpha)
-    elif WHICH == SENDER_STD:
+def _from_message(numbers, alpha, precision, PLACE: tl.constexpr):
+    """The scalars that are made of an accuracy α and a precision ρ."""
+    if PLACE == KEEP:
+        return precision / (precision + alpha)
+    elif PLACE == TAKE:
+        return alpha / (precision + alpha)
+    elif PLACE == UPDATE_STD:
+        return tl.sqrt(alpha) / (precision + alpha)
+    elif PLACE == SENDER_STD:
         return 1.0 / tl.sqrt(alpha)
-    elif WHICH == ACCURACY:
+    elif PLACE == ACCURACY:
         return alpha
     else:
-        return tl.sqrt(of[1] * alpha)
+        return tl.sqrt(numbers[1] * alpha)
 
 
 @triton.jit
-def _row_scalar(of, value, rho, KIND: tl.constexpr, WHICH: tl.constexpr):
+def _row_scalar(numbers, value, precision, KIND: tl.constexpr, PLACE: tl.constexpr):
     if KIND == NO_SCHEDULE:
-        return _of_message(of, value, rho, WHICH)
-    elif WHICH == RATE:
-        return of[1] * _rate(of, value, KIND)
-    elif WHICH == ALPHA:
-        return of[1] * _alpha(of, _step_of(value, of[0]), KIND)
+        return _from_message(numbers, value, precision, PLACE)
+    elif PLACE == RATE:
+        return numbers[1] * _rate(numbers, value, KIND)
+    elif PLACE == ALPHA:
+        return numbers[1] * _alpha(numbers, _step_of(value, numbers[0]), KIND)
     elif KIND == EXPONENTIAL:
-        return _of_variance(of, value, WHICH)
+        return _from_variance(numbers, value, PLACE)
     else:
-        beta = _beta(of, tl.where(value > T_MAX, T_MAX, value), KIND)
+        beta = _beta(numbers, tl.where(value > T_MAX, T_MAX, value), KIND)
         beta = tl.where(tl.sqrt(beta) < ROOT_BETA_MIN, 0.0, beta)
-        return beta if WHICH == BETA else tl.sqrt(of[1] * beta)
+        return beta if PLACE == BETA else tl.sqrt(numbers[1] * beta)
 
 
 @triton.jit
 def _row_scalars(
-    value, rho, n_steps: tl.float64, scale: tl.float64, first: tl.float64, second: tl.float64, third: tl.float64,
+    value, precision, n_steps: tl.float64, scale: tl.float64, first: tl.float64, second: tl.float64, third: tl.float64,
     fourth: tl.float64, out, count, KIND: tl.constexpr, WANTED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     block = block_of(count, BLOCK)
-    value, rho = load(value, block, tl.float64), load(rho, block, tl.float64)
+    value, precision = load(value, block, tl.float64), load(precision, block, tl.float64)
     most: tl.constexpr = float("inf") if KIND == NO_SCHEDULE else 1.0
     value = tl.where((value >= 0.0) & (value <= most), value, float("nan"))
-    rho = tl.where(rho >= 0.0, rho, float("nan"))
-    of = n_steps, scale, first, second, third, fourth
+    precision = tl.where(precision >= 0.0, precision, float("nan"))
+    numbers = n_steps, scale, first, second, third, fourth
     for k in tl.static_range(len(WANTED)):
-        store(out[k], block, _row_scalar(of, value, rho, KIND, WANTED[k]))
+        store(out[k], block, _row_scalar(numbers, value, precision, KIND, WANTED[k]))

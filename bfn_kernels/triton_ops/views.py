@@ -1,8 +1,9 @@
-"""Tensors as the kernels see them: through the data's shape, in logical order, whatever their type and strides.
+"""Views: tensors as the kernels read them, broadcast to the data's shape, in logical order, of any type and strides.
 
-A view is a tuple that a kernel takes as one argument: pointer (None: the argument was not given), kind, and the numbers
-that place an element: offset = (index // inner)·outer_stride + (index % inner)·inner_stride. A tensor whose strides
-this does not describe is copied.
+A view is a tuple that a kernel takes as one argument: a pointer (None if the argument was not passed), a kind, and the
+numbers inner, outer_stride and inner_stride that locate the element with a logical index:
+offset = (index // inner)·outer_stride + (index % inner)·inner_stride. A tensor whose strides this formula cannot
+describe is copied.
 """
 
 import ctypes
@@ -15,23 +16,27 @@ from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype
 
-# How much of that a kernel has to compute. All are known when it is compiled.
-DENSE = tl.constexpr(0)  # offset = index
-SCALAR = tl.constexpr(1)  # one number for all
-ROWS = tl.constexpr(2)  # a number for each row of at least a block: a block meets two at most
-GRID = tl.constexpr(3)  # all of it
+# The kind of a view says how much of the formula a kernel has to compute. It is known when the kernel is compiled.
+DENSE = tl.constexpr(0)  # the offset is the index
+SCALAR = tl.constexpr(1)  # all elements are one number
+ROWS = tl.constexpr(2)  # one number for each row of at least a block, so that a block needs at most two of them
+GRID = tl.constexpr(3)  # the whole formula
 
-# Elements that a program of an elementwise kernel takes, a multiple of 4 since noise comes in groups, and its warps.
+# The elements that a program of an elementwise kernel computes, a multiple of 4 since noise comes in groups, and its
+# warps.
 BLOCK, WARPS = 1024, 4
 
-_MOST_VALUES = 256  # of a table, by one launch: a kernel takes 4 KiB of arguments
+_MOST_VALUES = 256  # in a table that one launch writes, since a kernel takes at most 4 KiB of arguments
 
 KERNEL_TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 def launch(kernel, programs: int, *arguments, warps: int = WARPS, registers: int | None = None, **constants) -> None:
-    """Runs the kernel on the device of its tensors. FP fusion is asked for: its default differs between versions.
-    `registers`: how many a thread may take where the compiler would rather spill some; ROCm's takes no such number."""
+    """Runs the kernel on the device of its tensors.
+
+    FP fusion is requested because its default differs between versions of Triton. registers: how many registers a
+    thread may use, for kernels in which the compiler would otherwise spill some; ROCm's compiler has no such option.
+    """
     if programs == 0:
         return
     if registers is not None and torch.version.hip is None:
@@ -46,12 +51,12 @@ def programs(count: int, block: int = BLOCK) -> int:
 
 
 def compute_type(*tensors: Tensor | None):
-    """The arithmetic's type, as a kernel takes it."""
+    """The type of the arithmetic, as a kernel takes it."""
     return KERNEL_TYPES[compute_dtype(*tensors)]
 
 
 def view(x: Tensor | None, shape: torch.Size) -> tuple:
-    """The tensor broadcast to `shape`."""
+    """The view of a tensor broadcast to `shape`."""
     if x is None:
         return None, DENSE, 0, 0, 0
     dims = joined(x, shape)
@@ -68,7 +73,7 @@ def view(x: Tensor | None, shape: torch.Size) -> tuple:
 
 
 def component_view(x: Tensor | None, shape: torch.Size) -> tuple:
-    """The view of the first of those along the last dimension, and the stride to the others."""
+    """The view of the first component along the last dimension, and the stride to the others."""
     if x is None:
         return *view(None, shape), 0
     if len(joined(x[..., 0], shape)) > 2:
@@ -78,7 +83,8 @@ def component_view(x: Tensor | None, shape: torch.Size) -> tuple:
 
 
 def joined(x: Tensor, shape: torch.Size) -> list[tuple[int, int]]:
-    """Sizes and strides, dimensions that run on into each other joined; none of an empty tensor."""
+    """The sizes and strides of x broadcast to `shape`, with dimensions that continue each other joined into one. An
+    empty tensor has none."""
     dims: list[tuple[int, int]] = []
     if 0 in shape:
         return dims
@@ -93,13 +99,13 @@ def joined(x: Tensor, shape: torch.Size) -> list[tuple[int, int]]:
 
 
 def writable(out: Tensor) -> Tensor:
-    """`out` itself if a view describes it, else a dense tensor that is to be copied into it."""
+    """`out` itself if a view describes it, else a new dense tensor, which the caller must copy into it."""
     return out if len(joined(out, out.shape)) <= 2 else out.new_empty(out.shape)
 
 
 def table(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """On the device, by a kernel whose arguments they are: a copy from the host would break the capture of a CUDA
-    graph, and a table kept from one capture to the next would lie in the first one's memory."""
+    """A tensor of these values on the device, written by a kernel that takes them as arguments. A copy from the host
+    would break the capture of a CUDA graph, and a cached table would lie in the memory of the first graph."""
     out = torch.empty(len(values), dtype=dtype, device=device)
     for first in range(0, len(values), _MOST_VALUES):
         some = values[first : first + _MOST_VALUES]
@@ -109,7 +115,8 @@ def table(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> 
 
 
 def _parts(values: Sequence[float], count: int) -> tuple[tuple[float, ...], ...]:
-    """Numbers of float32, as which a kernel takes a number in a tuple, that add up: three hold a float64."""
+    """Splits each value into float32 numbers that add up to it, since a kernel takes the numbers in a tuple as float32;
+    three of them hold a float64."""
     found, rest = [], [*values]
     for _ in range(count):
         found.append(tuple(ctypes.c_float(value).value for value in rest))
@@ -127,24 +134,27 @@ def write_table(out, parts, COUNT: tl.constexpr, PARTS: tl.constexpr):
 
 
 class Gradients:
-    """New tensors like those of which a gradient is needed, empty where none is, and the views to write them."""
+    """New tensors for gradients, each like its input or empty if it is not wanted, and the views that kernels write
+    to."""
 
     def __init__(self, *wanted: tuple[Tensor, bool]):
-        self.results = tuple(torch.empty_like(t) if needed else t.new_empty(0) for t, needed in wanted)
-        self.to = tuple(writable(t) for t in self.results)
-        pairs = zip(self.to, wanted, strict=True)
-        self.views = tuple(view(t if needed else None, of.shape) for t, (of, needed) in pairs)
+        self.results = tuple(torch.empty_like(x) if needed else x.new_empty(0) for x, needed in wanted)
+        self.written = tuple(writable(t) for t in self.results)
+        pairs = zip(self.written, wanted, strict=True)
+        self.views = tuple(view(t if needed else None, x.shape) for t, (x, needed) in pairs)
 
     def finish(self) -> tuple[Tensor, ...]:
-        for result, to in zip(self.results, self.to, strict=True):
-            if to is not result:
-                result.copy_(to)
+        """The gradients, once a kernel has written them."""
+        for result, written in zip(self.results, self.written, strict=True):
+            if written is not result:
+                result.copy_(written)
         return self.results
 
 
 @triton.jit
 def block_of(count, BLOCK: tl.constexpr):
-    """The elements that are the program's: where they start (int64), their places, which there are, and how many."""
+    """The elements of the program: the index of the first (int64), their places from it on, whether each one exists,
+    and how many do."""
     start = tl.program_id(0).to(tl.int64) * BLOCK
     rest = tl.minimum(count - start, BLOCK).to(tl.int32)
     place = tl.arange(0, BLOCK)
@@ -164,7 +174,7 @@ def grid_offset(view, start, place):
 
 @triton.jit
 def load(view, block, T: tl.constexpr, missing: tl.constexpr = 0.0):
-    """The view's elements of a block, in the arithmetic's type; `missing` where the argument was not given."""
+    """The elements of a block in the type of the arithmetic, or `missing` if the argument was not passed."""
     pointer, kind = view[0], view[1]
     start, place, there, rest = block
     if pointer is None:
@@ -186,7 +196,7 @@ def load(view, block, T: tl.constexpr, missing: tl.constexpr = 0.0):
 
 @triton.jit
 def store(view, block, value):
-    """Nothing where the argument was not given."""
+    """Writes the elements of a block; does nothing if the argument was not passed."""
     pointer, kind = view[0], view[1]
     start, place, there, _ = block
     if pointer is not None:

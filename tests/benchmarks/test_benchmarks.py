@@ -38,7 +38,7 @@ def tiny(case: Case) -> Case:
 
 
 def uncompiled(case: Case) -> list[Competitor]:
-    """What torch.compile is given is what `eager` runs; it takes too long for here."""
+    """Leaves out the compiled competitor, which takes too long here and compiles what `eager` runs."""
     return [competitor for competitor in competitors(case, BACKENDS) if not competitor.compiled]
 
 
@@ -220,7 +220,7 @@ def test_a_gpu_is_timed_by_its_events_with_a_cold_cache(monkeypatch):
 
 @pytest.mark.parametrize("case", [tiny(case) for case in CASES], ids=[case.name for case in CASES])
 def test_peers_follow_the_device(case, monkeypatch):
-    """Of tensors: those without data refuse to be joined with others."""
+    """The peers make every tensor on the device of their inputs; tensors on another one cannot be joined with these."""
     monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", False)
     tensors, noise = cases.inputs(case, device="meta")
     for competitor in uncompiled(case):

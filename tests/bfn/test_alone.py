@@ -1,4 +1,4 @@
-"""What a run says, in one line, where it cannot be alone, write, or find what it needs."""
+"""The one-line error of a run that is not alone, cannot write its files or does not find a package that it needs."""
 
 import os
 import re
@@ -114,7 +114,7 @@ def test_a_trainer_that_cannot_be_made_does_not_keep_its_directory(tiny, tmp_pat
     with pytest.raises(bfn.train.CheckpointError) as failed:
         Trainer(config, load_data(config))
     lock(tmp_path).close()
-    assert failed.tb is not None  # which keeps the trainer itself alive
+    assert failed.tb is not None  # the traceback keeps the trainer alive
 
 
 def test_the_lock_keeps_other_processes_out_and_goes_with_its_own(tmp_path, other_process):
@@ -143,7 +143,7 @@ def test_fresh_deletes_the_run_and_nothing_else(tiny, tmp_path):
 @pytest.mark.parametrize("out", ["file", "file/below", LOCK_FILE])
 def test_an_out_that_cannot_be_written_is_one_line(out, train, tmp_path):
     (tmp_path / "file").write_text("mine")
-    (tmp_path / LOCK_FILE / LOCK_FILE).mkdir(parents=True)  # where the lock should be written is a directory
+    (tmp_path / LOCK_FILE / LOCK_FILE).mkdir(parents=True)  # a directory is in the place of the lock file
     out = tmp_path / out
     assert_one_line(train(f"out={out}"), f"{out} cannot hold a run, choose another out=: (File|Not|Is) .*")
     assert (tmp_path / "file").read_text() == "mine"
@@ -151,7 +151,7 @@ def test_an_out_that_cannot_be_written_is_one_line(out, train, tmp_path):
 
 @pytest.mark.parametrize("name", [STATE_FILE, MODEL_FILE, LOG_FILE, "samples.png"])
 def test_a_full_disk_is_one_line_that_names_the_file(name, train, tmp_path):
-    os.symlink("/dev/full", tmp_path / f".{name}.partial")  # where writing fails as on a full disk
+    os.symlink("/dev/full", tmp_path / f".{name}.partial")  # writing there fails as on a full disk
     result = train(f"out={tmp_path}")
     assert_one_line(result, f"{tmp_path / name}: No space left on device")
     assert not (tmp_path / name).exists()

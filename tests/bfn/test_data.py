@@ -73,7 +73,7 @@ def test_unigram_baseline_of_text_is_its_cross_entropy():
     data = load_data(load("text"))
     assert 4.0 < data.baseline < 4.2
     text = read_topics()
-    end = len(text) * 95 // 100  # of training and validation, as with the digits
+    end = len(text) * 95 // 100  # the end of training and validation data, as for the digits
     counts, held_out = Counter(text[:end]), Counter(text[end:])
     bits = -sum(n * math.log2((counts[c] + 0.5) / (end + 27 / 2)) for c, n in held_out.items()) / held_out.total()
     assert data.baseline == pytest.approx(bits, abs=1e-9)

@@ -1,4 +1,4 @@
-"""What the layers of the networks compute, whatever their weights are."""
+"""Properties of the layers of the networks that hold for any weights."""
 
 import math
 

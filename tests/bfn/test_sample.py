@@ -50,7 +50,7 @@ def lively(pair):
 
 
 def test_samples_are_those_of_steps_by_themselves(pair):
-    """Without the memory that the steps of a run share."""
+    """A sampling run whose steps do not share memory."""
     model = lively(pair).eval()
     state, n = model.prior(3, torch.device("cpu")), 4
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_a_step_leaves_its_state_where_it_was(pair):
 
 
 class Blind(TorchDispatchMode):
-    """Where looking at a number in a tensor, for which a GPU would have to be waited, is an error."""
+    """Makes it an error to read a number of a tensor, for which one would have to wait for a GPU."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         assert function is not torch.ops.aten._local_scalar_dense.default, "a number was looked at"

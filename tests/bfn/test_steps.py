@@ -1,4 +1,4 @@
-"""What every setting of a training step does, and what is measured, kept and written between steps."""
+"""The effect of every setting on a training step, and what is measured, kept and written between steps."""
 
 import csv
 import itertools
@@ -32,7 +32,7 @@ def make(tiny, tmp_path):
 
 
 def calls(trainer, steps):
-    """What the model is called with in so many steps, and torch's seed then, which is that of dropout."""
+    """The arguments of the model in each of so many steps, and torch's seed at that time, which seeds dropout."""
     seen = []
 
     def note(module, args, kwargs):
@@ -168,7 +168,7 @@ def test_validation_is_of_the_averaged_weights_on_the_validation_split_with_one_
     for model, data, settings, device in (first, second):
         assert model is trainer.averaged and data is trainer.data.validation
         assert (settings.n_steps, settings.repeats) == (7, 16) and device == trainer.accelerator.device
-    assert first[2] == second[2]  # so that bounds differ by what the weights differ
+    assert first[2] == second[2]  # the seeds are equal, so that bounds differ only if the weights do
     other = make("train.max_steps=1", "train.seed=6")
     assert validated(other, monkeypatch, [1.0], [1.0])[0][2].seed != first[2].seed
 
@@ -294,7 +294,7 @@ def test_a_run_may_be_resumed_for_longer_and_used_in_another_way(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_asked_to_stop_saves_after_its_step(number, make):
     def act_at_once(number, frame):
-        raise ChildProcessError  # as what signals do by default would end the tests themselves
+        raise ChildProcessError  # the default action of the signal would end the tests themselves
 
     before = signal.signal(number, act_at_once)
     try:

@@ -15,7 +15,7 @@ SETTINGS = ["train.max_steps=9", "train.validate_every=4"]
 
 @pytest.fixture(autouse=True)
 def interruptible():
-    """What a shell runs in the background ignores Ctrl-C."""
+    """Restores the default action of Ctrl-C, which a process that a shell runs in the background ignores."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -60,7 +60,7 @@ def test_a_run_that_is_interrupted_and_resumed_ends_with_the_same_bits(name, tin
     whole = trained(config, data)
     parts = tiny(name, *SETTINGS, f"out={tmp_path / 'parts'}")
     assert trained(parts, data, stop_at=2).at.step == 2  # before the first validation
-    torch.rand(3)  # what a program does between must not matter
+    torch.rand(3)  # random numbers that a program draws in between must not matter
     assert trained(parts, data, stop_at=6).at.step == 6  # between two
     assert_same_run(whole, trained(parts, data))
 

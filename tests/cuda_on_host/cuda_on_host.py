@@ -24,7 +24,7 @@ SHIM = HERE / "host_shim.cpp"
 
 
 def missing() -> str | None:
-    """Why the kernels cannot be built here, if they cannot."""
+    """The reason why the kernels cannot be built here, or None."""
     if platform.machine() != "x86_64":
         return "the shim switches fibers on x86-64 alone"
     return None if shutil.which("g++") else "there is no g++"
@@ -41,7 +41,7 @@ def _digest(*parts: bytes) -> str:
 
 @functools.cache
 def _folder(kind: str) -> Path:
-    """A folder for what is built of the sources as they are; those of earlier sources are removed."""
+    """A folder for the builds of the present sources; the builds of earlier sources are removed."""
     digest = _digest(*(p.read_bytes() for p in _sources()))
     BUILT.mkdir(parents=True, exist_ok=True)
     for old in BUILT.glob("*-*"):
@@ -53,7 +53,7 @@ def _folder(kind: str) -> Path:
 
 
 def _object(kind: str, source: Path, flags: list[str]) -> Path:
-    """What the source is compiled to: kept until it changes, or a header does. Those of before are removed."""
+    """The object file of a source, which is kept until the source or a header changes. Earlier ones are removed."""
     digest = _digest(*(p.read_bytes() for p in _sources() if p.suffix in (".h", ".py")), source.read_bytes())
     name = f"{kind}.{source.parent.name}_{source.stem}"
     result = BUILT / "objects" / f"{name}.{_digest(digest.encode(), repr(flags).encode())}.o"
@@ -71,14 +71,14 @@ def _run(command: list) -> None:
 
 
 def _fused() -> list[str]:
-    """Multiplies and adds in one rounding, as a GPU does, where the processor can."""
+    """The flags that fuse a multiplication and an addition as a GPU does, if the processor can."""
     import torch
 
     return [] if torch.backends.cpu.get_cpu_capability() == "DEFAULT" else ["-mfma", "-ffp-contract=fast"]
 
 
 def build(kind: str, sources: dict[Path, list[str]], link: list[str]) -> Path:
-    """Compiles each source with its flags, two at a time, and links them; once for all processes."""
+    """Compiles each source with its flags, two at a time, and links them; one process does this for all."""
     folder = _folder(kind)
     result = folder / "result"
     with open(folder / "lock", "w") as lock:
@@ -88,7 +88,9 @@ def build(kind: str, sources: dict[Path, list[str]], link: list[str]) -> Path:
         objects = {source: _object(kind, source, flags) for source, flags in sources.items()}
 
         def compile(source: Path) -> None:
-            part = objects[source].with_suffix(".part")  # what is interrupted is not taken for the whole
+            part = objects[source].with_suffix(
+                ".part"
+            )  # an interrupted compilation must not leave a file of the final name
             _run(["g++", *FLAGS, *sources[source], "-x", "c++", "-c", source, "-o", part])
             part.rename(objects[source])
 
@@ -128,7 +130,7 @@ def program(name: str, sanitizer: str) -> Path:
 
 
 def register() -> None:
-    """Makes them a backend of that name, where they can be built."""
+    """Makes the kernels a backend of that name, if they can be built."""
     import torch
 
     from bfn_kernels import backends

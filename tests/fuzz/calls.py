@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from support import DTYPES, ON_CPU
 from torch import Tensor
 
-SEED = os.environ.get("FUZZ_SEED")  # by `make fuzz`; without one, every run takes the same examples
+SEED = os.environ.get("FUZZ_SEED")  # set by `make fuzz`; without it every run has the same examples
 SCALE = float(os.environ.get("FUZZ_SCALE", 1))
 END = float(os.environ.get("FUZZ_END", "inf"))
 BACKENDS = os.environ.get("FUZZ_BACKENDS", ",".join(ON_CPU)).split(",")
-# The kernels that are built for this machine are asked more often than what runs on it to show another's.
+# The kernels that were built for this machine are called more often than those that stand in for a GPU's.
 backends = st.sampled_from(["cpu"] * 3 + BACKENDS if "cpu" in BACKENDS else BACKENDS)
 
 hypothesis.settings.register_profile(
@@ -32,7 +32,8 @@ torch.use_deterministic_algorithms(True)  # torch fills new memory with NaN
 
 
 def examples(count: int):
-    """How many examples a property takes, and in which profile; none when the time is over, but of a failure."""
+    """Sets the number of examples of a property. When the time is over, it is skipped, unless a failure is being
+    shrunk."""
     settings = hypothesis.settings(
         hypothesis.settings.get_profile("fuzz" if SEED else "ci"), max_examples=round(count * SCALE)
     )
@@ -59,24 +60,24 @@ def examples(count: int):
 
 
 def remember(call: object) -> None:
-    """Writes down what is about to run, for when the process does not live to tell."""
+    """Writes down the call that is about to run, in case the process crashes."""
     if "FUZZ_LAST_CALL" in os.environ:
         Path(os.environ["FUZZ_LAST_CALL"]).write_text(repr(call))
 
 
 ROWS = ("t", "alpha", "precision")
 NOISE = ("noise", "draw_noise", "component_noise")
-# An infinity below is the logit of what cannot be, and says something.
+# −∞ is missing here, since as a logit it is valid and means a probability of 0.
 EXTREMES = {"finite": (1e30, -1e30, 1e-30, 0.0, -0.0, "subnormal"), "not finite": (math.nan, math.inf)}
-LOGITS = (1e4, -1e30, 0.0, -0.0, 1e-30)  # the joint receiver of the reference loses everything beside one of 1e30
-STDS = (1e-4, 1e4, 1e30)  # of less than an ulp of the numbers beside it nobody knows anything
+LOGITS = (1e4, -1e30, 0.0, -0.0, 1e-30)  # not 1e30, beside which the reference's joint receiver has no digits left
+STDS = (1e-4, 1e4, 1e30)  # not smaller ones, which would be below the rounding error of other numbers
 SIZES = (1, 2, 3, 5, 8, 17, 33, 64, 130)
-MOST = 600  # numbers of a tensor, of those that grow with the shape
+MOST = 600  # the most numbers in a tensor whose size grows with the shape
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """A public op and its arguments; `touched`, of the data's shape, is where extreme values stand."""
+    """A public op and its arguments. `touched`, a mask of the data's shape, says where extreme values are."""
 
     plan: "Plan"
     case: Case
@@ -91,7 +92,7 @@ class Call:
         return self.case.diff
 
     def contiguous(self, dtype: torch.dtype | None = None) -> dict:
-        """The same numbers in tensors of their own; floating-point ones in `dtype`, if it is given."""
+        """The inputs in new contiguous tensors, and those of floating point in `dtype` if it is not None."""
         return {k: self._plain(v, dtype) for k, v in self.inputs.items()}
 
     @staticmethod
@@ -106,13 +107,13 @@ class Call:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Plan:
-    """What hypothesis chose. `layout` seeds everything about form, `numbers` the numbers."""
+    """What hypothesis chose. `layout` is the seed of shapes and strides, `numbers` that of the numbers."""
 
     case: Case
     shape: tuple[int, ...]
     dtype: torch.dtype
     mixed: bool
-    count: int | None  # of classes or components
+    count: int | None  # the number of classes or components
     options: dict
     arranged: bool
     extreme: str | None  # a key of EXTREMES
@@ -128,20 +129,20 @@ class Plan:
         )
         return f"{self.case.name} {self.shape} {self.dtype} {' '.join(flags)} {chosen}"
 
-    def _repr_pretty_(self, printer, cycle) -> None:  # by hypothesis, which would print the table's functions
+    def _repr_pretty_(self, printer, cycle) -> None:  # hypothesis would print the functions of the table of cases
         printer.text(repr(self))
 
     @property
     def _ordinary(self) -> tuple[str, ...]:
-        """What takes no extreme values, since it would be refused or means nothing."""
+        """The inputs that get no extreme values, since they would be refused or meaningless."""
         return (*NOISE, "t", *(ROWS if self.extreme == "not finite" else ()))
 
     def again(self, numbers: int) -> "Plan":
-        """The same call of other numbers."""
+        """The same call with other numbers."""
         return dataclasses.replace(self, numbers=numbers)
 
     def make(self) -> Call:
-        # hypothesis likes a few numbers more than others; without what stands beside it, so would the forms
+        # hypothesis prefers a few numbers; mixing in the case and shape keeps it from preferring a few layouts
         form = Random(repr((self.layout, self.case.name, self.shape)))
         options = {**self.case.options, **self.options}
         inputs = self.case.inputs(self.shape, self.dtype, self.numbers)
@@ -164,7 +165,7 @@ class Plan:
                 continue
             if self.mixed and value.is_floating_point() and name not in ROWS:
                 value = value.to(form.choice(DTYPES))
-            # where others hide what must not be seen, the numbers of one place may not stand in another
+            # masked places hold values that must not be read, so numbers may not be moved to other places
             alone = not any(k in inputs for k in ("mask", "known_mask"))
             if self.arranged:
                 value = arrange(value, form, expand=alone)
@@ -179,16 +180,19 @@ class Plan:
 
 
 def _count_of(case: Case) -> int | None:
-    """Of components or classes, as the table has them."""
-    sizes = {name: make((2,), torch.float32, torch.Generator()).shape for name, make in case.fields.items() if name in
-             ("mixture_logits", "logits", "state", "theta")}  # fmt: skip
+    """The number of components or classes that the case has in the table."""
+    sizes = {
+        name: make((2,), torch.float32, torch.Generator()).shape
+        for name, make in case.fields.items()
+        if name in ("mixture_logits", "logits", "state", "theta")
+    }
     for size in sizes.values():
         return size[-1]
     return case.options.get("num_classes")
 
 
 def _recount(inputs: dict, shape: tuple, old: int, new: int) -> dict:
-    """With another number of classes or components: those of the table again and again, none like another."""
+    """The inputs with another number of classes or components: those of the table are repeated, each with a change."""
     index = torch.arange(new) % old
     found = {}
     for name, value in inputs.items():
@@ -251,7 +255,8 @@ def _permuted(x: Tensor, form: Random) -> Tensor:
 
 
 def _sliced(x: Tensor, form: Random) -> Tensor:
-    """Of a larger one with the same order of dimensions, whose other numbers are none of the call's."""
+    """The tensor as a slice of a larger one with the same order of dimensions, whose other numbers the call must not
+    read."""
     order = sorted(range(x.dim()), key=x.stride, reverse=True)
     steps = [form.choice((1, 1, 2, 3)) for _ in x.shape]
     before, after = ([form.randrange(3) for _ in x.shape] for _ in range(2))
@@ -270,7 +275,7 @@ def _offset(x: Tensor, form: Random) -> Tensor:
 
 
 def _negative(x: Tensor, form: Random) -> Tensor:
-    """What `.conj().imag` gives: a view that stands for the negated numbers of its memory."""
+    """The tensor as `.conj().imag` returns it: a view that negates the numbers in its memory."""
     return torch._neg_view(-x) if x.is_floating_point() else x
 
 
@@ -314,7 +319,15 @@ def plans(draw, keep=lambda case: True, extremes: bool = True, masks: bool = Tru
         options["clip"] = draw(st.sampled_from([(-1, 1), None, (-0.5, 0.75)]))
     flag, extreme = st.booleans(), st.sampled_from([None, None, None, *EXTREMES])
     return Plan(
-        case, tuple(shape), draw(st.sampled_from(DTYPES)), draw(st.integers(0, 3)) == 3, count, options,
-        layouts or draw(flag), draw(extreme) if extremes else None, draw(flag), masks and loss and draw(flag),
+        case,
+        tuple(shape),
+        draw(st.sampled_from(DTYPES)),
+        draw(st.integers(0, 3)) == 3,
+        count,
+        options,
+        layouts or draw(flag),
+        draw(extreme) if extremes else None,
+        draw(flag),
+        masks and loss and draw(flag),
         draw(st.integers(0, 2**32)),
-    )  # fmt: skip
+    )

@@ -21,7 +21,7 @@ def pytest_pyfunc_call(pyfuncitem):
         return None  # this is that process, or none is needed
     with tempfile.TemporaryDirectory() as folder:
         last = Path(folder, "call")
-        # what glibc hands out is full of 0xFE: huge numbers, or NaN, in the place of what was not written
+        # glibc fills new memory with 0xFE, so that numbers that were never written are huge or NaN
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
         environment |= {"FUZZ_LAST_CALL": str(last), "MALLOC_PERTURB_": "1"}
         where = f"{pyfuncitem.path}::{pyfuncitem.name}"

@@ -1,4 +1,4 @@
-"""What a call must give: what the reference gives in float64 on contiguous copies, as exactly as in tests/kernels."""
+"""Compares the result of a call with that of the reference in float64 on contiguous copies, as tests/kernels do."""
 
 import torch
 from calls import Call, Plan
@@ -6,16 +6,16 @@ from support import error, scale, ulp, weights_like
 from torch import Tensor
 
 ERRORS = (ValueError, TypeError, IndexError, RuntimeError)
-FLOAT64, FLOAT64_FLOOR = 1e-9, 1e-11  # where the yardstick itself is rounded, and autograd through it cancels
-FAR = 2e-5  # of a gradient where a loss is 4e10, as in tests/kernels
+FLOAT64, FLOAT64_FLOOR = 1e-9, 1e-11  # allowed in float64, in which the reference itself has rounding errors
+FAR = 2e-5  # the relative error allowed of a gradient if the loss is 4e10, as in tests/kernels
 OTHER_NUMBERS = 6
-SLACK = 4  # tests/kernels measure how exact an op is; rare inputs, which are looked for here, may be worse
-ANSWERS_BY_NAN = ("cuda_on_host", "triton")  # for values out of range, or does not look, as on a GPU
-HUGE = 1e20  # where the reference overflows another may not
+SLACK = 4  # the factor by which the rare inputs that the fuzz looks for may be less accurate than tests/kernels allow
+ANSWERS_BY_NAN = ("cuda_on_host", "triton")  # these return NaN for values out of range, or ignore them, as a GPU does
+HUGE = 1e20  # if the reference overflows, a backend may instead return numbers larger than this
 
 
 def outcome(call: Call, inputs: dict, backend: str) -> dict[str, Tensor] | Exception:
-    """The result and its gradients, or the error; that of the layout's own gradient too."""
+    """The result of a call and its gradients, or the error that it raised."""
     inputs = {k: v.detach().requires_grad_() if k in call.leaves else v for k, v in inputs.items()}
     try:
         result = call.case(inputs, backend)
@@ -30,12 +30,12 @@ def outcome(call: Call, inputs: dict, backend: str) -> dict[str, Tensor] | Excep
 
 
 def _yardsticks(call: Call) -> tuple:
-    """The reference's outcome in the call's own types, and in float64."""
+    """The outcome of the reference in the types of the call, and in float64."""
     return tuple(outcome(call, call.contiguous(dtype), "reference") for dtype in (None, torch.float64))
 
 
 def _spread(touched: Tensor, value: Tensor) -> Tensor:
-    """Where numbers of `value` come of touched variables: all of them, in what is reduced."""
+    """Where the numbers of `value` depend on touched variables; after a reduction all of them may."""
     shape = touched.shape
     if value.shape[: len(shape)] == shape and value.dim() >= len(shape):
         return touched.reshape(*shape, *(1,) * (value.dim() - len(shape))).expand(value.shape)
@@ -43,13 +43,13 @@ def _spread(touched: Tensor, value: Tensor) -> Tensor:
 
 
 def _split(touched: Tensor, *values: Tensor) -> list[list[Tensor]]:
-    """The untouched numbers of each, and the touched."""
+    """The untouched numbers of each value, then the touched ones."""
     where = _spread(touched, values[0])
     return [[v[~where] for v in values], [v[where] for v in values]]
 
 
 def allowed(got: Tensor, plain: Tensor, want: Tensor) -> tuple[float, float]:
-    """The error, and how large it may be."""
+    """The error, and the largest one that is allowed."""
     size = scale(want)
     if got.dtype == torch.float64:
         return error(got, want), FLOAT64 * size + FLOAT64_FLOOR
@@ -57,8 +57,9 @@ def allowed(got: Tensor, plain: Tensor, want: Tensor) -> tuple[float, float]:
 
 
 def _comparable(values: list[Tensor], finite: bool) -> list[Tensor]:
-    """Of touched numbers those on which the reference agrees with itself: finite in both types, or in neither, where
-    no number may take their place. What is made of infinite or missing numbers may be missing, too."""
+    """The touched numbers that can be compared: those that the reference finds finite in both types. Where it finds
+    none in either type, the call must not return an ordinary number. If the extreme values are not finite, NaN is
+    accepted."""
     got, plain, want = values
     narrow = want.to(plain.dtype)
     off = ~plain.isfinite() & ~narrow.isfinite()
@@ -72,12 +73,12 @@ def check(call: Call, backend: str) -> None:
     plain, want = _yardsticks(call)
     got = outcome(call, call.inputs, backend)
     if isinstance(plain, ValueError) and backend in ANSWERS_BY_NAN and "must lie in" in str(plain):
-        return  # a value out of range, at which it does not look
+        return  # this backend does not look for values out of range
     if isinstance(plain, Exception):
         assert type(got) is type(plain), f"the reference says {plain!r}, and this is {got!r}"
         return
     if isinstance(got, ValueError) and call.touched.any() and any(k in str(got) for k in call.inputs):
-        return  # extreme values may be refused, by name
+        return  # an extreme value may be refused, by a message that names the argument
     if isinstance(got, Exception):
         raise AssertionError("the reference has a result") from got
     for name, value in got.items():
@@ -85,23 +86,24 @@ def check(call: Call, backend: str) -> None:
         assert value.shape == plain[name].shape, f"{name} has the shape {value.shape}, not {plain[name].shape}"
         untouched, touched = _split(call.touched, value, plain[name], want[name])
         kinds = {"": untouched}
-        if name == "result":  # a gradient at such places says little
+        if name == "result":  # gradients at extreme values say little
             kinds["touched "] = _comparable(touched, call.plan.extreme == "finite")
         for kind, values in kinds.items():
             off, most = allowed(*values)
             if name != "result" and call.case.hard:
                 most = max(most, FAR * scale(values[2]))
             if kind:
-                most = max(most, SLACK * ulp(value.dtype, 1.0))  # of a difference that is 0, say
+                most = max(most, SLACK * ulp(value.dtype, 1.0))  # for a difference that is 0, for example
             if off <= most:
                 continue
-            # of few numbers plain arithmetic may by luck have no error at all: others of the same call say what it has
+            # with few numbers the reference may have no rounding error by luck, so other numbers are tried for the
+            # limit
             most = max(most, *(_other(call.plan.again(n), name) for n in range(1, OTHER_NUMBERS)))
             assert off <= most, f"{kind}{name}: error {off:.3g}, allowed {most:.3g}\n{values[0]}\n{values[2]}"
 
 
 def _other(plan: Plan, name: str) -> float:
-    """What other numbers of the call would be allowed."""
+    """The error that would be allowed for the same call with other numbers."""
     call = plan.make()
     plain, want = _yardsticks(call)
     if isinstance(plain, Exception):

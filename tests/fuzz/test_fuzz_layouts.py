@@ -22,7 +22,7 @@ def small(case) -> bool:
 
 
 def strides(x: Tensor) -> list[int]:
-    """Those that say where a number lies."""
+    """The strides that matter, which are those of dimensions with several elements."""
     return [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1 and x.numel()]
 
 

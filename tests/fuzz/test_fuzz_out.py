@@ -259,7 +259,7 @@ def test_taken(plan, kind, backend):
 @examples(300)
 @given(plan=plans(keep, extremes=False), kind=st.sampled_from(REFUSED), backend=backends)
 def test_refused(plan, kind, backend):
-    assume(serves(plan.case, backend) and math.prod(plan.shape) > 1)  # of one number no part overlaps
+    assume(serves(plan.case, backend) and math.prod(plan.shape) > 1)  # a single number has no part that could overlap
     attempt = Attempt(plan, kind, backend)
     remember(attempt)
     call, inputs, _, out, _ = prepared(attempt)
@@ -274,7 +274,7 @@ def test_refused(plan, kind, backend):
 @examples(50)
 @given(plan=plans(keep, extremes=False), backend=backends)
 def test_autograd_notices(plan, backend):
-    """What a backward pass needs and was written over is an error, never another gradient."""
+    """Writing over a tensor that a backward pass needs is an error, and never gives a wrong gradient."""
     assume(serves(plan.case, backend))
     remember((backend, plan))
     call = plan.make()

@@ -1,4 +1,4 @@
-"""What only a GPU can show. `make gpu-check` runs it; elsewhere it is skipped."""
+"""Tests that need a GPU. `make gpu-check` runs them; without a GPU they are skipped."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def step(x, mean, seed, backend, out=None):
 def test_a_graph_replays_with_fresh_seeds(backend):
     x = torch.rand(64, 100, device="cuda")
     seed, out = torch.zeros((), dtype=torch.int64, device="cuda"), torch.empty_like(x)
-    step(x, x, seed, backend, out)  # what is compiled at a first call is not captured
+    step(x, x, seed, backend, out)  # compiles what must not be captured
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -111,9 +111,14 @@ def test_captured_samples_are_the_same(name):
             seen.append([])
             drawn.append(
                 sample(
-                    model, 3, 6, seed=seed, device="cuda", capture=capture,
+                    model,
+                    3,
+                    6,
+                    seed=seed,
+                    device="cuda",
+                    capture=capture,
                     watch=lambda i, state, states=seen[-1]: states.extend(state),
                 )
-            )  # fmt: skip
+            )
         assert torch.equal(*drawn)
         assert len(seen[0]) == len(seen[1]) and all(map(torch.equal, *seen))

@@ -44,7 +44,7 @@ def test_all_well(tmp_path):
 
 
 def test_a_step_that_takes_too_long_is_stopped_with_its_children(tmp_path):
-    """And leaves to those after it what is kept for them."""
+    """The later steps keep the time that is reserved for them."""
     child = f"import subprocess; subprocess.run([{sys.executable!r}, '-c', 'import time; time.sleep(77.25)'])"
     slow = python("slow", f"print('begun', flush=True); {child}", least=0)
     began = time.monotonic()
@@ -73,7 +73,7 @@ def test_without_a_gpu(monkeypatch, capsys):
 
 @pytest.mark.skipif(BACKENDS["cpu"].missing is not None, reason="the reference takes long")
 def test_what_is_sanitized_runs(monkeypatch):
-    """And every call names its backend: what comes first on a GPU would serve the others'."""
+    """Every call must name its backend, since otherwise the best one would serve all calls."""
     asked, choose = set(), backends.choose
     monkeypatch.setattr(backends, "choose", lambda name, device: asked.add(name) or choose(name, device))
     sanitized.main("cpu")

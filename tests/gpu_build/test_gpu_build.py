@@ -1,4 +1,4 @@
-"""What holds the GPU builds to something, without one: it must be able to say no."""
+"""The checks of the GPU builds, which need no GPU: each must be able to fail."""
 
 import subprocess
 from pathlib import Path

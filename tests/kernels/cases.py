@@ -12,16 +12,16 @@ from torch import Tensor
 
 import bfn_kernels
 
-WITHOUT_BACKEND = ("discrete.bayesian_update", "discrete.theta_logits")  # torch's own ops serve
+WITHOUT_BACKEND = ("discrete.bayesian_update", "discrete.theta_logits")  # torch's own ops compute these
 
 
 @dataclass(frozen=True)
 class Case:
-    name: str  # "family.op" or "family.op[what is special]"
+    name: str  # "family.op" or "family.op[its variant]"
     fields: dict[str, Callable]
     options: dict = field(default_factory=dict)
     diff: tuple[str, ...] = ()  # the inputs that are differentiable
-    hard: bool = False  # at a place where finite differences say nothing: a kink, huge values
+    hard: bool = False  # whether its inputs are at kinks or huge, where finite differences fail
 
     @property
     def op(self) -> str:
@@ -67,7 +67,7 @@ def per_class(make, num_classes):
 
 
 def mixture(fields, *shared):
-    """Those of a mixture of three: all but the `shared` ones for each component, and its logits."""
+    """The fields of a mixture of three components: each field but the `shared` ones has a number per component."""
     each = {name: make if name in shared else per_class(make, 3) for name, make in fields.items()}
     return {**each, "mixture_logits": per_class(normal(), 3)}
 
@@ -77,7 +77,7 @@ def draws(make, count):
 
 
 def rows(make, dims=1):
-    """Numbers of a leading part of the shape, in float32 at least, as t and alpha are."""
+    """Numbers of the leading dimensions of the shape, in float32 at least, as t and alpha are."""
     return lambda shape, dtype, g: make(shape[:dims], torch.promote_types(dtype, torch.float32), g)
 
 
@@ -90,17 +90,17 @@ def classes(num_classes, kind=torch.int64):
 
 
 def some(shape, dtype, g) -> Tensor:
-    """A mask that leaves two of three."""
+    """A mask that keeps two of three variables."""
     return (torch.arange(torch.Size(shape).numel()) % 3 != 0).reshape(shape)
 
 
 def poisoned(make, value):
-    """`value` where the mask `some` is False: nothing there may be looked at."""
+    """Inputs with `value` where the mask `some` is False, which no op may read."""
     return lambda shape, dtype, g: torch.where(some(shape, dtype, g), make(shape, dtype, g), value)
 
 
 def ends_of(n_steps):
-    """Times of the first two steps, of one in the middle and of the last."""
+    """The times of the first two steps, of one in the middle and of the last one."""
     return rows(among(0.0, 1 / n_steps, 0.5, 1 - 1 / n_steps))
 
 
@@ -109,7 +109,7 @@ def itself(shape, dtype, g) -> torch.dtype:
 
 
 DATA, TIME, ALPHA = uniform(-1, 1), rows(uniform(0.05, 1)), rows(log_uniform(0.1, 10))
-STEP = rows(among(*(i / 7 for i in range(7))))  # times of the steps of n = 7
+STEP = rows(among(*(i / 7 for i in range(7))))  # the times at which the steps of n = 7 start
 HARD_TIME, HARD_ALPHA = rows(among(0.0, 1e-7, 1e-4, 0.5, 1.0)), rows(among(1e-9, 1e-7, 1e-3, 1.0, 1e6))
 PAPER = {"sigma_1": 0.03}
 
@@ -155,7 +155,7 @@ CONTINUOUS += [
 
 OUTPUT = {"mean": uniform(-1.2, 1.2), "std": log_uniform(0.02, 2)}
 FAR = {"mean": among(-300, -3.0, -0.999, 0, 1, 300), "std": among(1e-3, 0.01, 0.3, 10)}
-EDGES = among(*(j / 8 - 1 for j in range(17)))  # of 16 bins, exact in every type
+EDGES = among(*(j / 8 - 1 for j in range(17)))  # the edges of 16 bins, which are exact in every type
 DISCRETISED = []
 for bins in (2, 16, 17, 256):
     for clip in (True, False):
@@ -231,7 +231,7 @@ DISCRETE = [
     Case("discrete.theta_logits", {"theta": per_class(uniform(0.1, 1), 3)}, {}, ("theta",)),
 ]  # fmt: skip
 for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, torch.int64)]:
-    beta = {"beta_1": min(3.0, 16 / k)}  # K·β₁ as in the paper's experiments: above, every step saturates
+    beta = {"beta_1": min(3.0, 16 / k)}  # K·β₁ is as in the paper's experiments, since larger ones saturate
     message = {"x": classes(k, kind), "noise": per_class(normal(), k), "dtype": itself}
     z = per_class(normal(3), k)
     step = {"output_logits": z, "state": z, "alpha": ALPHA, "noise": per_class(normal(), k)}

@@ -1,4 +1,4 @@
-"""`TRITON_INTERPRET=1 pytest tests/kernels`: the tests of the Triton kernels, and they alone, in the interpreter."""
+"""Under TRITON_INTERPRET=1 only the tests of the Triton kernels run, in Triton's interpreter."""
 
 import importlib.util
 import os
@@ -6,7 +6,7 @@ import os
 import pytest
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-# What says nothing more there, or takes too long: an element costs a thousand times what it costs on any backend.
+# Tests that would show nothing new in the interpreter, or take too long: it is a thousand times slower than a backend.
 LEFT_OUT = {
     "test_gradcheck": "gradients are compared with the reference's, of which gradcheck is the test",
     "test_a_second_derivative_is_an_error": "refused by what all operators share",

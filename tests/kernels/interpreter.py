@@ -1,9 +1,9 @@
-"""Triton's interpreter with what it does wrong made right, or refused, and what it does slowly done less often.
-Imported before any kernel runs.
+"""Repairs of Triton's interpreter: its errors are corrected or refused, and slow work is done less often. This module
+must be imported before any kernel runs.
 
 - float32 becomes bfloat16 by rounding to nearest even, as on a GPU, in the place of truncation; arithmetic on bfloat16,
   which would work on its bits, is an error.
-- Every lane of a load or store that the mask lets through must lie within a tensor that the kernel was given.
+- Every lane of a load or store whose mask is True must lie within a tensor that was passed to the kernel.
 """
 
 from types import SimpleNamespace
@@ -97,14 +97,15 @@ def repair() -> None:
 
 
 def _patch_the_language_once() -> None:
-    """In the place of at every launch, and at every call of a function within a kernel: a third of the time."""
+    """Patches the language once. The interpreter does so at every launch and at every call of a function in a kernel,
+    which takes a third of its time."""
     interpreter._patch_lang(SimpleNamespace(__globals__={"language": tl, "core": tl.core}))
     interpreter._patch_lang = lambda fn: SimpleNamespace(restore=lambda: None)
 
 
 def _remember_types() -> None:
-    """Those that NumPy has for Triton's, and those of blocks, in the place of making them for every operation: a fifth
-    of the time."""
+    """Caches NumPy's types and the types of blocks. The interpreter makes them anew for every operation, which takes a
+    fifth of its time."""
     numpy_type, make, known, made = interpreter._get_np_dtype, tl.block_type.__init__, {}, {}
 
     def known_type(of):
@@ -127,7 +128,7 @@ def _remember_types() -> None:
 
 
 def enlarge_blocks() -> None:
-    """A program costs milliseconds whatever its size."""
+    """Makes tiles larger, since a program takes milliseconds whatever its size."""
     from bfn_kernels.discretised import triton_nstep
     from bfn_kernels.triton_ops import classes
 

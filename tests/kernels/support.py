@@ -1,4 +1,4 @@
-"""What the test files share: which backends there are, and how results are compared."""
+"""What the test files share: the backends that run here, and how results are compared."""
 
 import dataclasses
 import os
@@ -12,7 +12,7 @@ from torch import Tensor
 from bfn_kernels.backends import BACKENDS
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-if INTERPRETED:  # a process of its own, for the Triton kernels alone (conftest.py)
+if INTERPRETED:  # this process tests the Triton kernels only (conftest.py)
     import interpreter
 
     interpreter.repair()
@@ -21,7 +21,7 @@ if INTERPRETED:  # a process of its own, for the Triton kernels alone (conftest.
     del BACKENDS["cpu"]
     BACKENDS["triton"] = dataclasses.replace(BACKENDS["triton"], device="cpu")
 else:
-    cuda_on_host.register()  # CUDA's kernels, run on the CPU
+    cuda_on_host.register()  # makes the CUDA kernels, compiled for the CPU, a backend
 
 ON_CPU = [b.name for b in BACKENDS.values() if b.missing is None and b.device in (None, "cpu")]
 NATIVE = [name for name in ON_CPU if name != "reference"]
@@ -29,7 +29,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def serves(case: Case, backend: str) -> bool:
-    """Whether the backend has a form of its own of the case."""
+    """Whether the backend has its own implementation of the op."""
     return case.op not in WITHOUT_BACKEND or backend == "reference"
 
 
@@ -37,8 +37,8 @@ FIRST = {(case.op, "mixture_logits" in case.fields): case for case in reversed(C
 
 
 def joins(case: Case) -> bool:
-    """Whether to try how the case joins autograd and the compiler, which is the same in every namespace: in the
-    interpreter, where a call takes long, one case of each op."""
+    """Whether to test autograd and the compiler with this case. They work alike for all cases of an op, so in the slow
+    interpreter one case of each op is enough."""
     return case in FIRST or not INTERPRETED
 
 
@@ -53,7 +53,7 @@ def named(name: str) -> Case:
 
 
 def widened(inputs: dict) -> dict:
-    """The same numbers in float64."""
+    """The same inputs in float64."""
     wide = {}
     for name, value in inputs.items():
         if isinstance(value, Tensor) and value.is_floating_point():
@@ -63,13 +63,13 @@ def widened(inputs: dict) -> dict:
 
 
 def weights_like(result: Tensor) -> Tensor:
-    """Numbers around 1, the same for any type of the result, to weigh its elements in a backward pass."""
+    """Numbers around 1 that weigh the elements of a result in a backward pass; they are the same for every type."""
     count = torch.arange(result.numel(), dtype=torch.float64).reshape(result.shape)
     return (1 + (count * 0.75).sin() / 2).bfloat16()
 
 
 def evaluate(case: Case, inputs: dict, backend: str, wanted=None) -> dict[str, Tensor]:
-    """The result, and the gradient of a weighted sum of it for each wanted input."""
+    """The result of a case, and the gradient of its weighted sum by each of the wanted inputs."""
     wanted = case.diff if wanted is None else wanted
     inputs = {k: v.detach().requires_grad_() if k in wanted else v for k, v in inputs.items()}
     result = case(inputs, backend)
@@ -81,10 +81,11 @@ def evaluate(case: Case, inputs: dict, backend: str, wanted=None) -> dict[str, T
 
 
 def error(got: Tensor, want: Tensor) -> float:
-    """The largest difference; infinite where shapes differ, or one has NaN or Inf that the other does not."""
+    """The largest difference. It is infinite if the shapes differ or only one of the two has NaN or infinity
+    somewhere."""
     if got.shape != want.shape:
         return float("inf")
-    overflows = want.to(got.dtype).double() == got  # what float16 cannot hold is Inf
+    overflows = want.to(got.dtype).double() == got  # numbers too large for float16 become infinite
     got, want = got.double(), want.double()
     same = overflows | (got.isnan() & want.isnan())
     difference = torch.where(same, 0, got - want).abs().nan_to_num(torch.inf, torch.inf)
@@ -97,6 +98,6 @@ def scale(want: Tensor) -> float:
 
 
 def ulp(dtype: torch.dtype, size: float) -> float:
-    """The spacing of numbers of that size; subnormal numbers of float16 are kept, others may be flushed to 0."""
+    """The spacing of numbers of this size. Subnormal numbers of float16 are kept; those of other types may become 0."""
     info = torch.finfo(dtype)
     return max(info.eps * size, info.smallest_normal * (info.eps if dtype == torch.float16 else 1))

@@ -130,7 +130,7 @@ def test_expanded_inputs(backend):
 def test_forms_of_t(case, backend):
     """A number, [B], [B, 1], [B, L] and a trailing 1 all say the same."""
     inputs = case.inputs((3, 4), torch.float32)
-    t = 2 / case.options.get("n_steps", 5)  # which starts a step, where there are any
+    t = 2 / case.options.get("n_steps", 5)  # a time at which a step starts, if there are steps
     forms = [t, torch.tensor(t), torch.full((3,), t), torch.full((3, 1), t), torch.full((3, 4), t)]
     results = [case(inputs | {"t": form}, backend) for form in forms]
     for result in results[1:]:

@@ -1,4 +1,4 @@
-"""What the public functions take, and what they refuse because it would be wrong in silence."""
+"""The arguments that public functions accept, and those that they refuse because results would be silently wrong."""
 
 import numpy
 import pytest
@@ -16,7 +16,8 @@ ON_EACH = pytest.mark.parametrize("backend", ON_CPU)
 
 
 def gpu_like(backend):
-    """Backends that answer a bad value in a tensor by NaN, as on a GPU, where looking would cost a synchronisation."""
+    """The backends that return NaN for a bad value in a tensor, as on a GPU, where looking would cost a
+    synchronisation."""
     return backend in ("cuda_on_host", "triton")
 
 
@@ -45,7 +46,7 @@ def test_the_step_in_the_place_of_its_time(family, backend):
         t = (i - 1) / n if not torch.is_tensor(i) else (i.double() - 1) / n
         got = loss(step=i, n_steps=n, backend=backend)
         assert got.isfinite() and torch.equal(got, loss(t, n_steps=n, backend=backend))
-    rounded = ((each - 1) / 20).float()  # as floor(20t)/20 comes out in float32
+    rounded = ((each - 1) / 20).float()  # rounded like floor(20t)/20 in float32
     assert torch.equal(loss(rounded, n_steps=20, backend=backend), loss(step=each, n_steps=20, backend=backend))
 
 
@@ -301,7 +302,7 @@ class NoRate:
 
 
 def test_a_schedule_is_checked_when_it_is_given():
-    """Not when a method is first missed, as `rate` would be by the flow."""
+    """All methods are checked at once, not when one is first called: the flow would never miss `rate`."""
     with pytest.raises(
         TypeError, match=r"schedule must have the methods gamma, alpha, rate, got NoRate without alpha, rate"
     ):

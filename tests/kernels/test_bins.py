@@ -19,7 +19,7 @@ def log_uniform(count, low, high):
 
 
 def count_of(num_bins, most):
-    """Fewer variables for more bins, so that float64 sums over all of them stay short."""
+    """The shape of the data: fewer variables for more bins, so that float64 sums over all bins stay short."""
     return max(60, min(most, 2_000_000 // num_bins))
 
 
@@ -30,7 +30,8 @@ def _seed():
 
 @pytest.fixture(autouse=True)
 def _large_blocks(monkeypatch):
-    """Of the Triton kernels in the interpreter, where programs cost much and variables little."""
+    """Enlarges the blocks of the Triton kernels in the interpreter, where a program costs much and a variable
+    little."""
     if INTERPRETED:
         from bfn_kernels.discretised import triton, triton_nstep
 
@@ -39,11 +40,11 @@ def _large_blocks(monkeypatch):
 
 
 def sum_over_edges(mean, std, num_bins):
-    """k̂ and its derivatives, from the smaller tail at every edge."""
+    """k̂ and its derivatives, computed in the smaller tail at every edge."""
     mean, std, h = mean.double().unsqueeze(-1), std.double().unsqueeze(-1), 2 / num_bins
     j = torch.arange(1, num_bins, dtype=torch.float64)
     z = (-1 + h * j - mean) / std
-    below = ((mean + 1) / h).floor().clamp(0, num_bins - 1)  # of k̂: the centre of the bin of the mean, and tails
+    below = ((mean + 1) / h).floor().clamp(0, num_bins - 1)  # k̂ is the centre of this bin plus tails
     tails = torch.where(j > below, ndtr(-z), -ndtr(z)).sum(-1)
     phi = (-z * z / 2).exp() / math.sqrt(2 * math.pi)
     value = ((2 * below + 1) / num_bins - 1).squeeze(-1) + h * tails
@@ -53,7 +54,8 @@ def sum_over_edges(mean, std, num_bins):
 @pytest.mark.parametrize("backend", NATIVE)
 @pytest.mark.parametrize("num_bins", BINS)
 def test_expected_value(backend, num_bins):
-    """Within 4e-7, derivatives within 4e-7/std: std from 1e-3 to 10, means inside, at the ends and far out."""
+    """k̂ is within 4e-7 and its derivatives within 4e-7/std, for std from 1e-3 to 10 and means inside, at the ends and
+    far out."""
     count = count_of(num_bins, 9000)
     std, near, far = log_uniform(count, 1e-3, 10), torch.empty(count).uniform_(-1.1, 1.1), torch.rand(count) * 600 - 300
     end = torch.randn(count).sign() * (1 - 2 / num_bins * torch.rand(count) + 2 * std * torch.randn(count))
@@ -69,7 +71,7 @@ def test_expected_value(backend, num_bins):
 @pytest.mark.parametrize("backend", NATIVE)
 @pytest.mark.parametrize("num_bins", BINS)
 def test_expected_value_of_a_wide_distribution(backend, num_bins):
-    """Within 1e-7: what counts is Φ − ½, near 0."""
+    """k̂ is within 1e-7; it depends on Φ − ½ near 0."""
     std = log_uniform(count_of(num_bins, 4000), 2, 10)
     mean = torch.empty_like(std).uniform_(-1.2, 1.2)
     value = discretised.expected_value(mean, std, num_bins=num_bins, backend=backend)
@@ -79,7 +81,7 @@ def test_expected_value_of_a_wide_distribution(backend, num_bins):
 @pytest.mark.parametrize("backend", NATIVE)
 @pytest.mark.parametrize("num_bins", BINS)
 def test_log_prob(backend, num_bins):
-    """Within 1e-6·(1 + |ln p|), down to −1e4 nats."""
+    """ln p is within 1e-6·(1 + |ln p|), down to −1e4 nats."""
     count = 4000
     std = log_uniform(count, 1e-3, 10)
     x = (2 * torch.randint(num_bins, (count,)) + 1) / num_bins - 1
@@ -93,7 +95,7 @@ def test_log_prob(backend, num_bins):
 
 
 class Accuracy:
-    """A schedule that gives every variable an accuracy of its own."""
+    """A schedule in which every variable has an accuracy of its own."""
 
     def __init__(self, tau):
         self.of = tau.double() ** -2
@@ -127,16 +129,25 @@ def divergence(x, mean, std, tau, num_bins, nodes, weights):
 
 def n_step_loss(x, mean, log_std, tau, num_bins, **more):
     loss = discretised.discrete_time_loss(
-        x.unsqueeze(-1), mean.unsqueeze(-1), log_std.unsqueeze(-1), None, torch.zeros(len(x), 1), n_steps=1,
-        schedule=Accuracy(tau.unsqueeze(-1)), num_bins=num_bins, parametrisation="data", reduction="none", **more,
-    )  # fmt: skip
+        x.unsqueeze(-1),
+        mean.unsqueeze(-1),
+        log_std.unsqueeze(-1),
+        None,
+        torch.zeros(len(x), 1),
+        n_steps=1,
+        schedule=Accuracy(tau.unsqueeze(-1)),
+        num_bins=num_bins,
+        parametrisation="data",
+        reduction="none",
+        **more,
+    )
     return loss.squeeze(-1)
 
 
 @pytest.mark.parametrize("backend", NATIVE)
 @pytest.mark.parametrize("num_bins", BINS)
 def test_n_step_sum(backend, num_bins):
-    """Within 2e-6·(1 + |value|); gradients, times std, within 2e-6 of that."""
+    """The loss is within 2e-6·(1 + |value|), and so are its gradients times std."""
     x, mean, log_std, tau = variables(num_bins, count_of(num_bins, 1500))
     mean, log_std = mean.requires_grad_(), log_std.requires_grad_()
     loss = n_step_loss(x, mean, log_std, tau, num_bins, backend=backend)

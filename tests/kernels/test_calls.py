@@ -1,5 +1,5 @@
-"""How operators are called: everybody who observes torch sees every call, and no private function of torch decides what
-comes out."""
+"""How operators are called: everything that observes torch sees every call, and no private function of torch changes a
+result."""
 
 import contextlib
 import json
@@ -36,7 +36,7 @@ def test_when_there_is_a_graph():
 
 
 def test_transforms_of_functions_see_the_operators():
-    """Never a gradient of 0 instead."""
+    """A transform that does not see the operator would return a gradient of 0."""
     x = torch.rand(2, 3)
     (want,) = torch.autograd.grad(flow(x.requires_grad_()).sum(), x)
     assert torch.equal(torch.func.grad(lambda x: flow(x).sum())(x.detach()), want) and want.all()
@@ -63,11 +63,11 @@ class SeenByDispatch(TorchDispatchMode):
 
 
 class Tagged(torch.Tensor):
-    """A subclass that lives by __torch_function__."""
+    """A subclass that works through __torch_function__."""
 
 
 class Wrapped(torch.Tensor):
-    """A subclass that lives by __torch_dispatch__ and has no memory."""
+    """A subclass that works through __torch_dispatch__ and has no memory."""
 
     @staticmethod
     def __new__(cls, inner):
@@ -122,7 +122,7 @@ def test_profiles_and_traces_see_the_operators(tmp_path):
 
 
 def test_without_torchs_private_names(monkeypatch):
-    """They save time alone."""
+    """The private names only save time, and results are the same without them."""
     x = torch.rand(2, 3, requires_grad=True)
     want = flow(x), *torch.autograd.grad(flow(x).sum(), x)
     monkeypatch.setattr(operators, "below_autograd", contextlib.nullcontext)
@@ -136,7 +136,7 @@ def test_without_torchs_private_names(monkeypatch):
 
 
 def test_sizes_that_cannot_be_counted_are_errors():
-    for wide in (2**62, 2**62 + 2**21):  # of the second, the bytes modulo 2⁶⁴ are a few
+    for wide in (2**62, 2**62 + 2**21):  # the second one has few bytes modulo 2⁶⁴
         with pytest.raises(RuntimeError, match="more bytes than can be counted"):
             flow(torch.zeros(1, 1).expand(1, wide))
     with pytest.raises(RuntimeError, match=f"there is no memory for {2**48} bytes"):

@@ -65,8 +65,9 @@ def test_seeds_in_compiled_code(backend):
     """The same seed as in eager code, and torch's generator where there is none."""
     function = torch.compile(
         lambda x, seed: continuous.flow_sample(x, 0.5, sigma_1=0.1, seed=seed, backend=backend),
-        fullgraph=True, backend="aot_eager",
-    )  # fmt: skip
+        fullgraph=True,
+        backend="aot_eager",
+    )
     x = torch.rand(3, 5)
     eager = continuous.flow_sample(x, 0.5, sigma_1=0.1, seed=4, backend=backend)
     torch.testing.assert_close(function(x, torch.tensor(4)), eager)

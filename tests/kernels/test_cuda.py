@@ -1,4 +1,5 @@
-"""What is CUDA's own: its ways to read data, and the operators traced for a GPU that is not there."""
+"""Tests of the CUDA kernels alone: their ways to read data, and operators that are traced for a GPU without having
+one."""
 
 import dataclasses
 
@@ -80,9 +81,21 @@ def test_mixtures_and_draws_by_the_dozen(components, expect):
     for backend, dtype in (("cuda_on_host", torch.float32), ("reference", torch.float32), ("reference", torch.float64)):
         mean, log_std, logits = leaves = [o.to(dtype).requires_grad_() for o in output]
         loss = discretised.discrete_time_loss(
-            x.to(dtype), mean, log_std, None, step=5, sigma_1=0.1, num_bins=32, n_steps=9, mixture_logits=logits,
-            mask=mask, parametrisation="data", reduction="none", backend=backend, **expect,
-        )  # fmt: skip
+            x.to(dtype),
+            mean,
+            log_std,
+            None,
+            step=5,
+            sigma_1=0.1,
+            num_bins=32,
+            n_steps=9,
+            mixture_logits=logits,
+            mask=mask,
+            parametrisation="data",
+            reduction="none",
+            backend=backend,
+            **expect,
+        )
         found[backend, dtype] = [loss.detach(), *torch.autograd.grad(loss.sum(), leaves)]
     got, plain, want = found.values()
     for value, near, exact in zip(got, plain, want, strict=True):
@@ -91,7 +104,7 @@ def test_mixtures_and_draws_by_the_dozen(components, expect):
 
 @on_host
 def test_a_class_out_of_range_gives_nan():
-    """Where looking would cost a synchronisation it is no error; nothing is read or written out of bounds."""
+    """It is no error, since looking would cost a synchronisation; nothing is read or written out of bounds."""
     x, z = torch.tensor([[0, 7], [-1, 2]]), torch.zeros(2, 2, 4, requires_grad=True)
     bad = torch.tensor([[False, True], [True, False]])
     loss = discrete.continuous_time_loss(x, z, 0.5, beta_1=1.0, reduction="none", backend="cuda_on_host")
@@ -108,7 +121,7 @@ def test_a_class_out_of_range_gives_nan():
 
 @pytest.fixture
 def cuda_is_there(monkeypatch):
-    """As if the kernels were: tracing looks at their schemas and fakes alone."""
+    """Pretends that the CUDA kernels are available, since tracing uses their schemas and fakes only."""
     there = dataclasses.replace(backends.BACKENDS["cuda"], missing=None)
     monkeypatch.setitem(backends.BACKENDS, "cuda", there)
     monkeypatch.setattr(backends, "_load_cuda", lambda: None)
@@ -133,7 +146,7 @@ def test_traced_for_a_gpu(case, cuda_is_there):
 @with_schemas
 @pytest.mark.parametrize("key", [k for k in CALLS if k[0].startswith("bfn_kernels.")], ids=str)
 def test_operators_traced_for_a_gpu(key):
-    """Forward and backward: the same shapes, types and strides as on the CPU."""
+    """Forward and backward operators give the same shapes, types and strides as on the CPU."""
     op, args, kwargs = CALLS[key]
     want = op(*args, **kwargs)
     with FakeTensorMode(), torch.no_grad():

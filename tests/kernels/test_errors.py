@@ -137,7 +137,7 @@ def row_scalars(ops, wanted=1, schedule=1, dtype=torch.float32):
 
 
 def scaled(ops, *arguments):
-    """Of a state and its scale, followed by the other arguments."""
+    """A gaussian_step of X with these arguments first, and None for the others."""
     return ops.continuous_gaussian_step(X, *arguments, *[None] * (6 - len(arguments)))
 
 
@@ -168,7 +168,7 @@ OPERATORS = {
 @pytest.mark.skipif("cpu" not in NATIVE, reason="no native operators")
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators_called_directly(name):
-    """What no public function asks of them is an error, not a read out of bounds."""
+    """Arguments that no public function passes are errors, and not reads out of bounds."""
     with pytest.raises(ValueError):
         OPERATORS[name](torch.ops.bfn_kernels)
 

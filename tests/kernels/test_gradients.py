@@ -31,7 +31,7 @@ def test_one_gradient_at_a_time(case, backend):
     together = evaluate(case, inputs, backend)
     for name in case.diff:
         alone = evaluate(case, inputs, backend, (name,))
-        # which gradients are wanted may choose between forms of an op, no further apart than rounding
+        # the wanted gradients may select a variant of an op, whose result may differ by rounding
         off = error(alone["result"], together["result"])
         assert off <= 4 * ulp(torch.float32, scale(together["result"]))
         torch.testing.assert_close(alone[name], together[name], rtol=1e-6, atol=1e-7, equal_nan=True)
@@ -74,7 +74,7 @@ def second_derivatives(case, inputs, backend):
 
 @pairs(NATIVE, lambda case: differentiable(case) and not case.hard)
 def test_a_second_derivative_is_an_error(case, backend):
-    """Or, where an op is linear and its backward pass is an op like it, right: never None or a wrong number."""
+    """It is an error, or right if the op is linear and its backward pass is an op too; never None or a wrong number."""
     inputs = case.inputs((2, 3), torch.float64)
     if not case.op.endswith(("flow_sample", "sender_sample", "bayesian_update", "update_sample")):
         with pytest.raises(RuntimeError):
@@ -110,7 +110,7 @@ def test_nor_has_a_time_one(backend, shape):
             continuous.flow_sample(torch.rand(2, 3), t, sigma_1=0.1, backend=backend)
 
 
-# Floating-point inputs that an op reads but has no gradient for, those of drawing aside.
+# Floating-point inputs that an op reads but has no gradient for, apart from noise.
 @pairs(ON_CPU)
 def test_other_inputs_may_not_require_a_gradient(case, backend):
     inputs = case.inputs((2, 3), torch.float32)
@@ -135,7 +135,7 @@ def test_out_leaves_no_gradient():
 
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_times_written_over_before_the_backward_pass(backend):
-    """The scalars of rows were made of them before."""
+    """The row scalars were computed from the times before they changed."""
     x, t = torch.rand(4, 3), torch.rand(4)
     classes, logits = torch.arange(4), torch.rand(4, 5)
     for function, data in (
@@ -162,7 +162,7 @@ def test_a_gradient_is_rounded_to_the_type_of_its_own_tensor(backend):
 
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_clamps_pass_the_gradient_at_their_ends(backend):
-    """As torch's: min <= x <= max."""
+    """As for torch's clamp, where min <= x <= max."""
     prediction = torch.tensor([[-1.5, -1.0, 0.0, 1.0, 1.5]], requires_grad=True)
     loss = continuous.continuous_time_loss(
         torch.full((1, 5), 0.5), prediction, None, 0.5, sigma_1=0.1, parametrisation="data", backend=backend

@@ -86,7 +86,7 @@ def test_results_are_laid_out_as_torch_would(backend):
 
 @pytest.mark.parametrize("backend", NATIVE)
 def test_fakes_are_laid_out_as_results(backend):
-    """As far as strides say anything: not where a dimension has one element, or all have none."""
+    """Strides are compared only where they matter: not for dimensions of one element, nor for empty tensors."""
     draw, mode = random.Random(1), FakeTensorMode()
     for x in (layout(draw) for _ in range(8 if INTERPRETED else 60)):
         with mode:

@@ -30,7 +30,7 @@ OPS = {
 
 
 def network(x: Tensor, components: int) -> list[Tensor]:
-    """Means, logarithms of standard deviations, and logits."""
+    """The means, logarithms of standard deviations and logits of a mixture."""
     g = torch.Generator().manual_seed(components)
     return [torch.randn(*x.shape, components, generator=g) - shift for shift in (0, 2, 0)]
 
@@ -55,7 +55,7 @@ def test_the_logit_of_a_single_component_has_no_gradient(op, backend):
 @pytest.mark.parametrize("backend", NATIVE)
 def test_components_that_a_seed_draws_far_along(backend):
     """Uniforms belong to the variables' positions in the data, not in what is worked on at a time."""
-    mean = torch.tensor([-0.9375, -0.0625, 0.5625]).expand(1000, 3)  # in the middle of bins
+    mean = torch.tensor([-0.9375, -0.0625, 0.5625]).expand(1000, 3)  # the middles of bins
     std, w, noise = torch.full_like(mean, 0.01), torch.zeros_like(mean), torch.zeros(1000)
     shared = {"num_bins": 16, "mixture_logits": w, "seed": 3}
     got = discretised.sample(mean, std, noise=noise, backend=backend, **shared)
@@ -76,15 +76,15 @@ def test_draws_of_a_loss_far_along(backend):
     x, mean = torch.linspace(-0.9, 0.9, 50), torch.zeros(50, 65)
     draws = {"n_steps": 5, "n_samples": 2, "mixture_logits": mean, "seed": 3, "reduction": "none", **DATA}
     got, want = (
-        discretised.discrete_time_loss(x, mean, mean - 1, None, 0.4, backend=b, **draws)
-        for b in (backend, "reference")
-    )  # fmt: skip
+        discretised.discrete_time_loss(x, mean, mean - 1, None, 0.4, backend=b, **draws) for b in (backend, "reference")
+    )
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
 @on_each
 def test_bins_that_are_as_likely(backend):
-    """The mean's own comes before the first, the first before the last; of a mixture, the first of all."""
+    """Among equally likely bins that of the mean wins over the first, and this over the last; for a mixture the first
+    one wins."""
     zero = torch.zeros(1)
     assert discretised.mode(zero, zero + 1, num_bins=2, backend=backend).tolist() == [0.5]
     assert discretised.mode(zero, zero + 10, num_bins=4, backend=backend).tolist() == [-0.75]

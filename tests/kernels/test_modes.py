@@ -15,7 +15,8 @@ SEEDS = [0, 1, 2, -1, -(2**63), 2**63, 2**64 - 1, 2**64 + 5, 3, 4, 5, 6]
 
 
 def compilations(function, values, compiler: str = "aot_eager") -> int:
-    """How many graphs it takes to call the function with each of them, compiled, for the results of eager code."""
+    """The number of graphs that the compiled function needs for these values; its results must be those of eager
+    code."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     compiled = torch.compile(function, fullgraph=True, backend=compiler)
@@ -27,8 +28,8 @@ def compilations(function, values, compiler: str = "aot_eager") -> int:
 @pytest.mark.skipif(INTERPRETED, reason="the same whatever the backend")
 @pytest.mark.parametrize("backend", NATIVE[:1])
 def test_a_seed_that_changes_is_compiled_twice(backend):
-    """Inductor holds an int that changes in an int64: seed=step failed from the second step on, and the noise of -1 was
-    not that of eager code, whose products wrap."""
+    """Inductor holds an int that changes in an int64. Once, seed=step failed from the second step on, and the noise of
+    seed -1 differed from that of eager code, where products wrap."""
 
     def seeded(seed):
         given = [seed, noise.fold_in(3, seed)]
@@ -75,7 +76,7 @@ NUMBERS = {
 @pytest.mark.parametrize("backend", ON_CPU)
 @pytest.mark.parametrize("name", NUMBERS)
 def test_numbers_that_change_are_compiled_twice(name, backend):
-    """Every number was a constant of a graph of its own, of which torch makes no more than eight."""
+    """If every number were a constant of its graph, torch would stop compiling after eight of them."""
     if INTERPRETED and name != "t":
         pytest.skip("the graph's part of a number is the same for all; the interpreter takes long")
     assert compilations(lambda value: NUMBERS[name](value, backend), TIMES) == 2
@@ -93,7 +94,7 @@ def nodes(quadrature, backend, given=lambda tensor: tensor):
 @pytest.mark.skipif(INTERPRETED, reason="the same whatever the backend; the interpreter takes long")
 @pytest.mark.parametrize("backend", NATIVE)
 def test_options_that_change_are_compiled(backend):
-    """What a kernel is made for is a constant of its graph."""
+    """Options for which a kernel is specialised are constants of the graph."""
     few = (3, 4, 5)
     assert compilations(lambda n: nodes(n, backend), few) == 3
     assert compilations(lambda k: discretised.mode(X, X.exp(), num_bins=k, backend=backend), few) <= 3
@@ -117,7 +118,7 @@ def test_nodes(order):
 
 @pytest.fixture
 def forgotten():
-    """Nothing kept from earlier calls, nor for later ones."""
+    """Clears the cache of nodes before and after the test."""
     gauss._nodes_and_weights.cache_clear()
     yield
     gauss._nodes_and_weights.cache_clear()
@@ -128,13 +129,15 @@ def test_nodes_under_fake_tensors(backend, forgotten):
     with FakeTensorMode() as mode:
         fakes = nodes(5, backend, mode.from_tensor)
         assert noise.fold_in(7, 1) == noise.fold_in(7, 2 - 1) != noise.fold_in(7, 2)
-    for fake, real in zip(fakes, nodes(5, backend), strict=True):  # with nodes that were made under the mode
+    for fake, real in zip(
+        fakes, nodes(5, backend), strict=True
+    ):  # these use the nodes that were computed under the mode
         assert isinstance(real.item(), float) and real.isfinite() and real.dtype == fake.dtype
 
 
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_a_default_device_is_not_that_of_an_op(backend, forgotten):
-    """Inputs say where; it makes no number unknown either."""
+    """The inputs decide the device of the results, and no number is made on the default device."""
     torch.set_default_device("meta")
     try:
         losses = nodes(5, backend)
@@ -176,7 +179,7 @@ def test_fold_in_of_ints_and_of_tensors_is_the_same():
 
 
 def shares(inputs: dict, case, backend):
-    """A scalar function of what is differentiable."""
+    """A scalar function of the differentiable inputs, and these inputs."""
 
     def function(leaves):
         result = case(inputs | dict(zip(case.diff, leaves, strict=True)), backend)
@@ -209,7 +212,7 @@ def test_gradients_by_torch_func(case, backend):
 
 @pytest.mark.parametrize(("case", "backend"), DIFFERENTIABLE)
 def test_second_derivatives_by_torch_func_are_errors(case, backend):
-    """Or, where an op is linear, right: never zero or a wrong number in silence."""
+    """It is an error, or right if the op is linear; never silently zero or wrong."""
     inputs = case.inputs((2, 3), torch.float64)
 
     def squares(by):
@@ -250,7 +253,7 @@ def test_other_transforms_stay_refused(backend):
 
 
 class Learned:
-    """A schedule of a user's own, whose numbers need a gradient."""
+    """A user's own schedule whose parameter requires a gradient."""
 
     def __init__(self, scale):
         self.scale = scale

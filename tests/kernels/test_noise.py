@@ -36,7 +36,7 @@ def seeded(case, shape, backend, seed, dtype=torch.float32):
 
 
 def zeros(backend, shape, seed, dtype=torch.float32):
-    """The sender's normals: a message of accuracy 1 about 0."""
+    """The sender's normals, read from a message of accuracy 1 about 0."""
     return continuous.sender_sample(torch.zeros(shape, dtype=dtype), 1.0, seed=seed, backend=backend)
 
 
@@ -69,7 +69,7 @@ def test_a_seed_means_its_64_bits(backend):
 
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_noise_belongs_to_positions(backend):
-    """Elementwise data by their logical index, whatever the strides; rows of classes from a group of their own."""
+    """Elementwise data use their logical index, whatever their strides; each row of classes has groups of its own."""
     flat = zeros(backend, (60,), 3)
     assert torch.equal(zeros(backend, (3, 4, 5), 3).flatten(), flat)
     x = torch.zeros(5, 4, 3).permute(2, 1, 0)

@@ -1,4 +1,4 @@
-"""NaN and infinities go through: no backend hides what the reference shows."""
+"""NaN and infinities: where the reference has NaN, no backend hides it."""
 
 import dataclasses
 
@@ -21,7 +21,8 @@ ROWS = ("t", "alpha", "precision")  # out of range they are errors, which other 
     NATIVE, lambda c: joins(c) and not {"mask", "known"} & set(c.fields) and not ("257" in c.name or "4096" in c.name)
 )
 def test_what_is_no_number_stays_none(case, backend):
-    """In one input at a time, three variables far apart: where the reference's result is NaN, so is the backend's."""
+    """Three variables of one input are bad at a time; where the reference's result is NaN, the backend's must be
+    too."""
     if "loss" in case.op:
         case = dataclasses.replace(case, options={**case.options, "reduction": "none"})
     inputs = case.inputs((3, 4), torch.float32)
@@ -37,7 +38,7 @@ def test_what_is_no_number_stays_none(case, backend):
         assert (got.isnan() | ~want.isnan()).all(), name
 
 
-SPECIAL = [  # of the first class, one in the middle and the last; what p is then
+SPECIAL = [  # logits of the first class, of one in the middle and of the last, and NaN if p is NaN then
     ((nan, 0, 0), nan),
     ((0, nan, -inf), nan),
     ((0, 0, nan), nan),
@@ -53,7 +54,7 @@ SPECIAL = [  # of the first class, one in the middle and the last; what p is the
 @pytest.mark.parametrize("backend", ON_CPU)
 @pytest.mark.parametrize("num_classes", [3, 17, 100, 1030, 4100])
 def test_what_a_row_without_probabilities_sends(num_classes, backend):
-    """NaN, whatever is chosen of it; and rows beside it send what they would alone."""
+    """Such a row gives NaN whatever is chosen, and the rows next to it send what they would send alone."""
     z = torch.full((len(SPECIAL) + 2, num_classes), -1.0)
     for row, (logits, _) in zip(z, SPECIAL, strict=False):
         row[0], row[num_classes // 2], row[-1] = logits
@@ -82,7 +83,7 @@ WITHOUT_SHARES = {
 @pytest.mark.parametrize("backend", NATIVE)
 @pytest.mark.parametrize("components", WITHOUT_SHARES)
 def test_what_a_mixture_without_shares_gives(components, backend):
-    """NaN, however its value is chosen, and whatever the uniform that draws a component."""
+    """The result is NaN, however the value is chosen and whatever uniform draws a component."""
     w = torch.tensor(WITHOUT_SHARES[components]).repeat(2, 1)
     mean, std = torch.zeros_like(w), torch.ones_like(w)
     zero, u = torch.zeros(len(w)), torch.linspace(0.01, 0.99, len(w))
@@ -93,7 +94,17 @@ def test_what_a_mixture_without_shares_gives(components, backend):
     for choose in ("sample", "mode", "mean"):
         draw = {"draw_noise": zero, "component_noise": u} if choose == "sample" else {}
         new, _ = discretised.update_sample(
-            mean, std, zero, 1.0, 0.5, 2.0, sigma_1=0.1, parametrisation="data", choose=choose, noise=zero, **draw,
+            mean,
+            std,
+            zero,
+            1.0,
+            0.5,
+            2.0,
+            sigma_1=0.1,
+            parametrisation="data",
+            choose=choose,
+            noise=zero,
+            **draw,
             **shared,
-        )  # fmt: skip
+        )
         assert new.isnan().all(), choose

@@ -95,7 +95,7 @@ def test_a_lazy_clone_leaves_its_original_alone(step, backend):
 
 @pytest.mark.skipif("cpu" not in ON_CPU, reason="no native operators")
 def test_an_operator_gives_a_lazy_clone_memory_of_its_own():
-    """Though nobody has asked for its address before, as the public functions do."""
+    """The operator writes to a lazy clone even if nothing has read its address before, as public functions do."""
     original, ones = M.clone(), torch.ones(1, 1)
     clone = torch._lazy_clone(original)
     torch.ops.bfn_kernels.continuous_gaussian_step_out(X, ones, None, None, None, None, None, clone)

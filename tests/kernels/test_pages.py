@@ -42,7 +42,7 @@ def test_small_outputs_and_other_sizes_are_their_own():
     place = large.data_ptr()
     del large
     assert flow(8).data_ptr() != place
-    small.resize_(3)  # which those that lie in such pages cannot be
+    small.resize_(3)  # tensors in such pages cannot be resized
 
 
 def test_no_more_than_a_gibibyte_is_left():

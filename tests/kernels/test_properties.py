@@ -1,4 +1,4 @@
-"""What must hold for any input: hypothesis looks for one where it does not."""
+"""Properties that must hold for any input; hypothesis looks for inputs that break them."""
 
 import math
 
@@ -42,9 +42,12 @@ def test_bins_sum_to_one_and_give_the_expected_value(mean, log_std, num_bins, cl
     # without the clip a mass of at least 1e-5 divides, which is known to 1e-16
     assert abs(p.sum().item() - 1) < (1e-12 if clip else 1e-9)
     value = discretised.expected_value(
-        torch.tensor([mean], dtype=torch.float64), torch.tensor([log_std], dtype=torch.float64).exp(),
-        num_bins=num_bins, clip=clip, backend=backend,
-    )  # fmt: skip
+        torch.tensor([mean], dtype=torch.float64),
+        torch.tensor([log_std], dtype=torch.float64).exp(),
+        num_bins=num_bins,
+        clip=clip,
+        backend=backend,
+    )
     assert abs(value.item() - (p * centres(num_bins)).sum().item()) < (1e-12 if clip else 1e-9)
 
 
@@ -131,7 +134,7 @@ def test_many_steps_tend_to_continuous_time(seed, backend):
 
 
 def reductions(loss, backend):
-    """What each reduction gives of a function of (mask, reduction)."""
+    """The result of a function of (mask, reduction) for each reduction."""
     mask = (torch.arange(12) % 3 != 0).reshape(3, 4)
     for chosen in (None, mask, mask[0], mask[:, :1], torch.zeros(3, 4, dtype=torch.bool)):
         each = loss(chosen, "none")

@@ -1,4 +1,4 @@
-"""What public functions do beside calling a backend: defaults, types and shapes of results, what they pass on."""
+"""What public functions do besides calling a backend: defaults, types and shapes of results, arguments passed on."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def random(seed, *shape, dtype=torch.float32):
 
 
 def test_expectations_where_nothing_is_said():
-    """Ten draws of discrete data, eight nodes of discretised data."""
+    """Discrete data have ten draws, and discretised data eight nodes."""
     z, x = random(0, 2, 3, 3), random(1, 2, 3).tanh()
     discrete_loss = lambda **k: discrete.discrete_time_loss(CLASSES, z, 0.5, n_steps=4, beta_1=3.0, **k)  # noqa: E731
     assert torch.equal(discrete_loss(seed=4), discrete_loss(seed=4, n_samples=10))
@@ -27,7 +27,7 @@ def test_expectations_where_nothing_is_said():
 
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_as_many_nodes_as_there_may_be(backend):
-    """128, whose sum is that of half as many to all digits where the integrand is smooth."""
+    """128 nodes are allowed; for a smooth integrand their sum equals that of half as many to all digits."""
     x, z = torch.tensor([[0, 1]]), random(0, 1, 2, 2, dtype=torch.float64)
     of = {"beta_1": 1.0, "n_steps": 8, "receiver": "factorised", "backend": backend}
     most, half = (discrete.discrete_time_loss(x, z, 0.5, quadrature=n, **of) for n in (128, 64))
@@ -101,7 +101,7 @@ def test_reconstruction_by_bins_has_the_clip_and_the_mask(parametrisation, backe
 
 @pytest.mark.parametrize("choose", ["mode", "mean"])
 def test_what_is_not_drawn_needs_no_seed(choose):
-    """With the sender's noise given, a mode or a mean takes nothing from torch's generator, and no seed."""
+    """If the sender's noise is passed, a mode or a mean draws nothing from torch's generator, and takes no seed."""
     x, z = random(0, 2, 3), random(1, 2, 3, 3)
     steps = [
         lambda **k: discrete.update_sample(z, z, 1.0, choose=choose, noise=z, **k),
@@ -122,16 +122,16 @@ def test_what_is_not_drawn_needs_no_seed(choose):
 
 @pytest.mark.parametrize("seed", [7, -1, 2**40 + 3])
 def test_a_folded_seed_has_64_bits(seed):
-    """The first two words of a group: the low half and the high one."""
+    """The seed has the first two words of a group as its low and high half."""
     for step in (0, 1, 2**33 + 1):
         w0, w1, *_ = noise.philox(torch.tensor(seed), torch.tensor(step), noise.FOLD_IN).tolist()
         assert noise.fold_in(seed, step) % 2**64 == w0 + (w1 << 32)
         assert int(noise.fold_in(torch.tensor(seed), step)) == noise.fold_in(seed, step)
-    assert noise.fold_in(7, 3) == 2891134794951100292  # which must not change: seeds of saved runs come of it
+    assert noise.fold_in(7, 3) == 2891134794951100292  # must not change, since saved runs depend on it
 
 
 def test_types_where_nothing_is_said(monkeypatch):
-    """A state keeps its type though the message has a wider one; messages have torch's default type."""
+    """A state keeps its type even if the message is wider; messages have torch's default type."""
     z = random(0, 2, 3, 3, dtype=torch.bfloat16)
     updated = discrete.bayesian_update(z, random(1, 2, 3, 3))
     assert updated.dtype == torch.bfloat16
@@ -152,7 +152,9 @@ def test_types_where_nothing_is_said(monkeypatch):
 OF_ROWS = ("t", "alpha", "precision", "noise", "draw_noise", "component_noise", "known", "known_mask", "mask")
 
 
-@pairs(ON_CPU, lambda case: case in FIRST and not (INTERPRETED and "mixture" in case.name))  # which take seconds there
+@pairs(
+    ON_CPU, lambda case: case in FIRST and not (INTERPRETED and "mixture" in case.name)
+)  # mixtures take seconds there
 def test_one_argument_of_float64_is_enough(case, backend):
     """The arithmetic is float64 then, and only the result is rounded, to the type that it has."""
     inputs = case.inputs((2, 3), torch.float32)
@@ -213,15 +215,22 @@ def test_reconstruction_of_discretised_data_is_at_the_end_of_time(parametrisatio
         b = ((1 - gamma) / gamma) ** 0.5
         mu, std = (mean.unsqueeze(-1) if mixed else mean) / gamma - b * pred_mean, b * std
     got = discretised.reconstruction_loss(
-        x, pred_mean, pred_log_std, mean, num_bins=6, mixture_logits=logits, parametrisation=parametrisation,
-        reduction="none", **S,
-    )  # fmt: skip
+        x,
+        pred_mean,
+        pred_log_std,
+        mean,
+        num_bins=6,
+        mixture_logits=logits,
+        parametrisation=parametrisation,
+        reduction="none",
+        **S,
+    )
     want = -discretised.log_prob(x, mu, std, num_bins=6, mixture_logits=logits)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_explicit_noise_stands_for_that_of_the_seed():
-    """One of several given, the seed makes the others, as it would have made them all."""
+    """If one of several noises is passed, the seed makes the others as it would if none was passed."""
     x, z, seed, shape = random(0, 2, 3), random(1, 2, 3, 4), 11, (2, 3)
     of = {"num_bins": 9, "parametrisation": "data", "backend": "reference", **S}
     steps = [

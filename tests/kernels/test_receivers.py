@@ -1,5 +1,5 @@
-"""The factorised receiver where logits are further apart than exp reaches, and messages so accurate that densities are
-too: ln of either has to be added in logs."""
+"""The factorised receiver for logits so far apart, and messages so accurate, that shares and densities underflow: their
+sum has to be computed from logarithms."""
 
 import pytest
 import torch
@@ -11,8 +11,8 @@ GAPS, ACCURACIES = (60.0, 80.0, 90.0, 120.0, 250.0, 400.0, 1500.0), (100.0, 200.
 
 
 def rows(num_classes: int, dtype: torch.dtype):
-    """By gap and accuracy: x and logits where x is far below one class, below two that are as likely, and alone above
-    all; Kα of each."""
+    """For each gap and accuracy: x and logits in which x is far below one class, far below two equal ones, and far
+    above all; and Kα."""
     g = torch.Generator().manual_seed(num_classes)
     x, z, accuracy, gaps = [], [], [], []
     few = num_classes > 1000
@@ -33,7 +33,7 @@ def rows(num_classes: int, dtype: torch.dtype):
 
 
 class Accuracy:
-    """A schedule that gives each row an accuracy of its own."""
+    """A schedule in which each row has an accuracy of its own."""
 
     def __init__(self, alpha):
         self.of = alpha
@@ -51,9 +51,16 @@ class Accuracy:
 def results(x, z, accuracy, backend, **expect):
     z = z.clone().requires_grad_()
     loss = discrete.discrete_time_loss(
-        x, z, torch.zeros(len(x), 1), n_steps=1, schedule=Accuracy(accuracy.unsqueeze(-1) / z.shape[-1]),
-        receiver="factorised", reduction="none", backend=backend, **expect,
-    )  # fmt: skip
+        x,
+        z,
+        torch.zeros(len(x), 1),
+        n_steps=1,
+        schedule=Accuracy(accuracy.unsqueeze(-1) / z.shape[-1]),
+        receiver="factorised",
+        reduction="none",
+        backend=backend,
+        **expect,
+    )
     return loss.detach(), torch.autograd.grad(loss.sum(), z)[0]
 
 
@@ -61,7 +68,7 @@ def results(x, z, accuracy, backend, **expect):
 @pytest.mark.parametrize("num_classes", [2, 3, 27, 100, 1030, 4100])
 @pytest.mark.parametrize("backend", NATIVE)
 def test_far_logits_and_accurate_messages(num_classes, backend, dtype):
-    """Within the rounding of numbers as large as the gap and Kα are; by quadrature and by draws."""
+    """The error is at most the rounding of numbers as large as the gap and Kα, for nodes and for draws."""
     x, z, accuracy, gap = rows(num_classes, dtype)
     size = gap + accuracy
     g = torch.Generator().manual_seed(1)
@@ -98,8 +105,16 @@ def test_a_likely_class_costs_little_to_the_last_digits(gap, backend):
     for call in (
         lambda z, b: discrete.reconstruction_loss(x, z, reduction="none", backend=b),
         lambda z, b: discrete.discrete_time_loss(
-            x, z, 0.5, beta_1=3.0, n_steps=4, n_samples=1, noise=torch.full_like(z, 0.7).unsqueeze(0),
-            receiver="factorised", reduction="none", backend=b,
+            x,
+            z,
+            0.5,
+            beta_1=3.0,
+            n_steps=4,
+            n_samples=1,
+            noise=torch.full_like(z, 0.7).unsqueeze(0),
+            receiver="factorised",
+            reduction="none",
+            backend=b,
         ),
-    ):  # fmt: skip
+    ):
         torch.testing.assert_close(call(z, backend).double(), call(z.double(), "reference"), rtol=1e-4, atol=0)

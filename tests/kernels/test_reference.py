@@ -1,5 +1,5 @@
-"""The reference, which is the oracle of the others, against what is not it: sums as the paper writes them, in float64.
-The other backends are held to the same."""
+"""The reference, with which other tests compare the backends, against sums as the paper writes them, in float64. The
+other backends are compared with these sums too."""
 
 import math
 
@@ -20,7 +20,7 @@ def _seed():
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int32], ids=str)
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_classes_of_any_integer_type(backend, kind, num_classes):
-    """uint8 cannot hold the number of classes that its own are compared with."""
+    """uint8 cannot hold the number of classes, with which its values are compared."""
     x, z = torch.tensor([[0, 7, 254, 128]]), torch.randn(1, 4, num_classes)
     noise, mask, b = torch.randn(1, 4, num_classes), torch.tensor([[True, True, True, False]]), {"backend": backend}
     draw = {"known_mask": mask, "noise": noise, "draw_noise": torch.full((1, 4), 0.3), **b}
@@ -64,7 +64,7 @@ def test_gradient_of_the_discrete_loss(backend, num_classes, scale):
 
 
 def test_mode_of_a_mixture():
-    """Of all bins, however many of them are looked at together."""
+    """The mode does not depend on how many bins are compared at a time."""
     num_bins, shape = 300, (40, 3, 2)
     mean, std, logits = torch.randn(shape) / 2, torch.rand(shape) + 0.01, torch.randn(shape)
     mean[0], logits[1, :, 1] = 3.0, -100.0

@@ -1,4 +1,4 @@
-"""Numbers of rows: what operators make is what the formulas give."""
+"""Row scalars: the operators compute what the formulas say."""
 
 import math
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ by_each_backend = pytest.mark.parametrize("backend", NATIVE)
 
 @dataclass(frozen=True)
 class Steeper(ExponentialVariance):
-    """A schedule of a user's that no operator knows."""
+    """A user's own schedule, which no operator knows."""
 
     def gamma(self, t):
         return super().gamma(t.sqrt())
@@ -54,7 +54,7 @@ def test_by_operator_and_by_formula(schedule, name, backend):
     value = ACCURACIES if schedule is None else TIMES_OF_STEPS if name == "alpha" else TIMES
     (got,), (want,) = (scalars(b, (name,), value, **options) for b in (backend, "reference"))
     assert got.shape == want.shape == (5, 1)
-    # a difference of logarithms, whose rounding is that of numbers several times as large
+    # α of this schedule is a difference of logarithms that are several times as large, and has their rounding error
     rtol = 1e-13 if isinstance(schedule, LogarithmicAccuracy) else 2e-15
     torch.testing.assert_close(got, want, rtol=rtol, atol=0, equal_nan=True)
 
@@ -127,7 +127,7 @@ OUT_OF_RANGE = [
 @by_each_backend
 @pytest.mark.parametrize("bad", OUT_OF_RANGE, ids=str)
 def test_out_of_range(bad, backend):
-    """An error where looking costs nothing, NaN elsewhere."""
+    """On the CPU, where looking costs nothing, it is an error; elsewhere it gives NaN."""
     for options in ({"schedule": ExponentialVariance(0.1)}, {"precision": bad.neg()}):
         wanted = ("gamma",) if "schedule" in options else ("keep",)
         value = bad if "schedule" in options else 1.0
@@ -165,11 +165,20 @@ def test_fake_tensors(backend):
 @pytest.mark.parametrize(
     "bad",
     [
-        torch.ones(3), torch.ones(5, 3, 2), torch.ones(5, 1, 2), "now", torch.ones(5).int(),
-        torch.ones(5, requires_grad=True), torch.ones(5, device="meta"), 1.5, -1, True, None,
+        torch.ones(3),
+        torch.ones(5, 3, 2),
+        torch.ones(5, 1, 2),
+        "now",
+        torch.ones(5).int(),
+        torch.ones(5, requires_grad=True),
+        torch.ones(5, device="meta"),
+        1.5,
+        -1,
+        True,
+        None,
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_errors_are_the_same(bad, backend):
     messages = []
     for b in (backend, "reference"):
@@ -181,7 +190,7 @@ def test_errors_are_the_same(bad, backend):
 
 @pytest.mark.parametrize("backend", ["reference", *NATIVE])
 def test_the_ends_of_time(backend):
-    """Nothing was received before t = 1e-6 exactly, and a discrete flow stands still from 1 − 1e-6 on."""
+    """No message counts as received before t = 1e-6, and a discrete flow stands still from t = 1 − 1e-6 on."""
     early = torch.tensor([0.999e-6, 1e-6, 1.001e-6, 0.5, 1.0], dtype=torch.float64)
     schedule = ExponentialVariance(0.1)
     for coefficient in scalars(backend, rows.FLOW, early, schedule=schedule):

@@ -90,7 +90,7 @@ def test_classes_that_are_drawn(backend):
     p = torch.tensor([0.5, 0.001, 0.249, 0.0, 0.25])
     logits = p.log().expand(COUNT, 5)
     state = torch.zeros(COUNT, 5)
-    # so accurate a message names its class: K·α in the class sent against a spread of √(K·α)
+    # a message so accurate shows its class: K·α in the class that was sent, with a spread of √(K·α)
     sent = discrete.update_sample(logits, state, 200.0, seed=1, backend=backend).argmax(-1)
     has_frequencies(sent, p)
     new = discrete.update_sample(logits, state, 0.3, choose="mode", seed=2, backend=backend)
@@ -118,11 +118,20 @@ def test_values_that_are_drawn(mean, std, backend):
     p = discretised.log_prob(centres, torch.full((6,), mean), torch.full((6,), std), num_bins=6).exp()
     drawn = discretised.sample(full(mean), full(std), num_bins=6, seed=1, backend=backend)
     has_frequencies(((drawn + 1) * 3).long(), p)
-    # within a step: the mean that a message of enormous accuracy leaves is the value that was sent
+    # after a message of enormous accuracy the mean is the value that was sent
     new, _ = discretised.update_sample(
-        full(mean), full(std).log(), full(0.0), 1.0, 0.5, 1e8,
-        sigma_1=0.1, num_bins=6, parametrisation="data", seed=2, backend=backend,
-    )  # fmt: skip
+        full(mean),
+        full(std).log(),
+        full(0.0),
+        1.0,
+        0.5,
+        1e8,
+        sigma_1=0.1,
+        num_bins=6,
+        parametrisation="data",
+        seed=2,
+        backend=backend,
+    )
     assert (new - centres[((new + 1) * 3).long().clamp(0, 5)]).abs().max() < 1e-3
     has_frequencies(((new + 1) * 3).long().clamp(0, 5), p)
 
@@ -143,9 +152,19 @@ def test_draws_agree_with_quadrature_discrete(receiver, backend):
 def test_draws_agree_with_quadrature_discretised(backend):
     full = lambda v, n=COUNT: torch.full((n,), v)  # noqa: E731
     call = lambda n, **k: discretised.discrete_time_loss(  # noqa: E731
-        full(0.3, n), full(0.1, n), full(-1.0, n), None, 0.25, sigma_1=0.1, n_steps=4, num_bins=8,
-        parametrisation="data", reduction="none", backend=backend, **k,
-    )  # fmt: skip
+        full(0.3, n),
+        full(0.1, n),
+        full(-1.0, n),
+        None,
+        0.25,
+        sigma_1=0.1,
+        n_steps=4,
+        num_bins=8,
+        parametrisation="data",
+        reduction="none",
+        backend=backend,
+        **k,
+    )
     draws = call(COUNT, n_samples=2, seed=4).double()
     assert abs(draws.mean() - call(1, quadrature=64)) < SIGMAS * draws.std() / COUNT**0.5
 
@@ -158,16 +177,36 @@ def test_known_values_are_sent(backend):
     for choose in ("sample", "mode", "mean"):
         draw = {"draw_noise": zero} if choose == "sample" else {}
         new, _ = discretised.update_sample(
-            zero - 0.9, zero - 9, zero, 1.0, 0.5, 3.0, sigma_1=0.1, num_bins=10, parametrisation="data",
-            choose=choose, known=known, known_mask=mask, noise=zero, **draw, backend=backend,
-        )  # fmt: skip
+            zero - 0.9,
+            zero - 9,
+            zero,
+            1.0,
+            0.5,
+            3.0,
+            sigma_1=0.1,
+            num_bins=10,
+            parametrisation="data",
+            choose=choose,
+            known=known,
+            known_mask=mask,
+            noise=zero,
+            **draw,
+            backend=backend,
+        )
         torch.testing.assert_close(new, torch.where(mask, 0.375, -0.675).expand(4, 6), rtol=1e-5, atol=1e-6)
         z = torch.zeros(4, 6, 3)
         draw = {"draw_noise": zero + 0.5} if choose == "sample" else {}
         new = discrete.update_sample(
-            z + torch.tensor([9e3, 0.0, 0.0]), z, 1.0, choose=choose, known=torch.where(mask, 2, -100).expand(4, 6),
-            known_mask=mask, noise=z, **draw, backend=backend,
-        )  # fmt: skip
+            z + torch.tensor([9e3, 0.0, 0.0]),
+            z,
+            1.0,
+            choose=choose,
+            known=torch.where(mask, 2, -100).expand(4, 6),
+            known_mask=mask,
+            noise=z,
+            **draw,
+            backend=backend,
+        )
         assert (new.argmax(-1) == torch.where(mask, 2, 0)).all()
     new, _ = continuous.update_sample(
         zero - 0.9, zero, 1.0, 3.0, known=known, known_mask=mask, noise=zero, backend=backend

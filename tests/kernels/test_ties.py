@@ -1,4 +1,4 @@
-"""Numbers exactly at an edge: of a draw, of a clip, of a tile, of what a sum takes at a time. On every backend."""
+"""Numbers exactly at an edge on every backend: the edges of draws, clips and tiles, and the ends of partial sums."""
 
 import math
 
@@ -9,7 +9,7 @@ from support import INTERPRETED, ON_CPU
 from bfn_kernels import continuous, discrete, discretised
 
 on_each = pytest.mark.parametrize("backend", ON_CPU)
-# Within a vector, a row that a tile or a block holds, and one of several, which are smaller in the interpreter.
+# Rows that fit in a vector, in a tile or block, and in several of these; the interpreter has smaller tiles.
 COUNTS = (4, 64, 1024) if INTERPRETED else (4, 64, 1024, 8192)
 
 
@@ -25,7 +25,7 @@ def small_tiles(monkeypatch):
 
 
 def sent(logits, backend, **k):
-    """The class that a step sends, read off a message without noise."""
+    """The class that a step sends, which a message without noise shows."""
     zero = torch.zeros_like(logits)
     return discrete.update_sample(logits, zero, 1.0, noise=zero, backend=backend, **k).argmax(-1)
 
@@ -42,7 +42,7 @@ def test_u_at_a_cumulative_probability(count, backend):
 @on_each
 @pytest.mark.parametrize("count", COUNTS)
 def test_the_first_of_equal_maxima(count, backend):
-    """Wherever the second lies: beside it, in another lane, in another tile."""
+    """The first of two equal maxima wins, whether the second is next to it, in another lane or in another tile."""
     firsts = [0, 0, 0, 1, count // 4, count // 2 - 1, count - 2, count // 3]
     seconds = [1, count // 2, count - 1, count - 1, count // 2, count // 2, count - 1, count - 1]
     z = -torch.ones(len(firsts), count)
@@ -54,7 +54,7 @@ def test_the_first_of_equal_maxima(count, backend):
 @on_each
 @pytest.mark.parametrize("count", COUNTS)
 def test_nan_anywhere_among_logits_is_a_nan_state(count, backend):
-    """Of that variable alone, though a larger logit comes before it or behind it."""
+    """A NaN logit makes this variable NaN and no other, even if a larger logit comes before it or after it."""
     z = torch.zeros(4, count)
     z[0, 0], z[1, count // 2], z[2, -1] = torch.nan, torch.nan, torch.nan
     z[:, 1] = 5.0
@@ -66,7 +66,7 @@ def test_nan_anywhere_among_logits_is_a_nan_state(count, backend):
 
 @on_each
 def test_a_prediction_exactly_at_the_clip_has_a_gradient(backend):
-    """As torch.clamp has it: within, ends included."""
+    """The gradient passes inside the clip and at its ends, as that of torch.clamp does."""
     x = torch.zeros(2, 6)
     prediction = torch.tensor([-1.5, -1.0, -0.5, 0.5, 1.0, 1.5]).expand(2, 6).clone().requires_grad_()
     loss = continuous.continuous_time_loss(
@@ -86,7 +86,7 @@ def test_a_prediction_exactly_at_the_clip_has_a_gradient(backend):
 
 @on_each
 def test_a_draw_that_no_share_exceeds_is_the_last_with_one(backend):
-    """u = 1, the last class or component having probability 0."""
+    """u = 1 draws no class or component of probability 0, even if it is the last."""
     z = torch.tensor([[0.0, 0.0, 0.0, -torch.inf], [0.0, 0.0, -torch.inf, -torch.inf]])
     assert sent(z, backend, draw_noise=torch.ones(2)).tolist() == [2, 1]
     long = torch.zeros(1, COUNTS[-1])
@@ -94,9 +94,14 @@ def test_a_draw_that_no_share_exceeds_is_the_last_with_one(backend):
     assert sent(long, backend, draw_noise=torch.ones(1)).tolist() == [6]
     mean = torch.tensor([-0.75, -0.25, 0.25, 0.75]).expand(2, 4)
     drawn = discretised.sample(
-        mean, torch.full_like(mean, 0.01), num_bins=4, mixture_logits=z, noise=torch.zeros(2),
-        component_noise=torch.ones(2), backend=backend,
-    )  # fmt: skip
+        mean,
+        torch.full_like(mean, 0.01),
+        num_bins=4,
+        mixture_logits=z,
+        noise=torch.zeros(2),
+        component_noise=torch.ones(2),
+        backend=backend,
+    )
     assert drawn.tolist() == [0.25, -0.25]
 
 
@@ -110,9 +115,17 @@ def test_a_sum_of_more_parts_than_are_taken_at_a_time(backend):
         kept = x.numel() if mask is None else int(mask.sum())
         for reduction, want in [("batch", error.sum(1)), ("sum", error.sum()), ("mean", error.sum() / kept)]:
             loss = continuous.continuous_time_loss(
-                x, torch.ones_like(x), None, 0.0, sigma_1=0.1, parametrisation="data", clip=None, mask=mask,
-                reduction=reduction, backend=backend,
-            )  # fmt: skip
+                x,
+                torch.ones_like(x),
+                None,
+                0.0,
+                sigma_1=0.1,
+                parametrisation="data",
+                clip=None,
+                mask=mask,
+                reduction=reduction,
+                backend=backend,
+            )
             torch.testing.assert_close(loss.double(), want * math.log(10), rtol=1e-6, atol=0)
 
 
@@ -121,7 +134,7 @@ def test_a_sum_of_more_rows_of_classes_than_a_block_has_threads(backend):
     """Each block of a GPU has one row of 129 classes: 300 partial sums, and as many counts."""
     count = 40 if INTERPRETED else 300
     x, z = torch.zeros(count, dtype=torch.int64), torch.zeros(count, 129)
-    z[:, 0], x[-1] = 1e4, 1  # which costs 10 000, and the others nothing
+    z[:, 0], x[-1] = 1e4, 1  # this variable costs 10 000, and the others nothing
     mask = torch.arange(count) % 4 != 1
     for reduction, want in [("sum", 10_000), ("mean", 10_000 / mask.sum().item())]:
         loss = discrete.reconstruction_loss(x, z, mask=mask, reduction=reduction, backend=backend)

@@ -11,7 +11,7 @@ COUNTS = (15, 16, 17, 63, 64, 65, 128, 129, 1023, 1024, 1025, 4096, 4097)
 
 
 def results(num_classes: int, backend: str) -> dict[str, torch.Tensor]:
-    """Of every op, with gradients by the logits. x is the first class, the last, and others."""
+    """A call of every op, with gradients by the logits. x is the first class, the last one, and others."""
     dtype = torch.float64
     g = torch.Generator().manual_seed(num_classes)
     z = torch.randn(1, ROWS, num_classes, generator=g, dtype=dtype).mul(3)

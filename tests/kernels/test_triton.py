@@ -1,4 +1,4 @@
-"""What is Triton's own where nothing runs: tracing for a GPU."""
+"""Tests of the Triton kernels that run none of them, such as tracing for a GPU."""
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def test_tables_are_passed_exactly(dtype, count):
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter asks for no registers")
 @pytest.mark.parametrize("hip", [None, "6.4"])
 def test_registers_are_asked_for_where_they_can_be(hip, monkeypatch):
-    """ROCm's compiler refuses what it does not know."""
+    """ROCm's compiler refuses options that it does not know."""
     from bfn_kernels.discretised import triton as discretised
     from gpu_build.triton import launches
 

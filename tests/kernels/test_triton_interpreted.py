@@ -1,4 +1,4 @@
-"""What is Triton's own in its interpreter: the repairs, rows of several tiles, classes out of range."""
+"""Tests for Triton's interpreter alone: its repairs, rows of several tiles, classes out of range."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_bfloat16_is_rounded_to_nearest_even():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_interpreter_finds_what_it_should(dtype):
-    """A load beyond a tensor, though within its storage; arithmetic on bfloat16."""
+    """A load beyond a tensor is an error, even within its storage, and so is arithmetic on bfloat16."""
 
     @triton.jit
     def double(x, out, count, BLOCK: tl.constexpr):
@@ -101,7 +101,7 @@ def _read_a_far_draw(noise, out, start, x, draw, count, K: tl.constexpr):
 
 
 def test_draws_beyond_32_bits():
-    """Of three draws of 2³⁰ rows of explicit noise, a row before the first stands for the first of the last."""
+    """A row before the first one stands for the first row of the last of three draws of 2³⁰ rows."""
     noise, out = torch.arange(4.0).view(1, 4), torch.zeros(5)
     start, x = torch.tensor(-3 * 2**30), torch.tensor([2])
     _read_a_far_draw[(1,)](classes.class_view(noise, noise.shape), out, start, x, 3, 2**30, K=4)

@@ -13,7 +13,7 @@ from bfn_kernels import discretised
 from bfn_kernels.gauss import hermite as gauss_hermite
 
 BINS = (2, 3, 16, 255) if not INTERPRETED else (3, 16)
-TINY_TOTAL = 1e-5  # with less mass in [−1, 1] it is uniform by definition
+TINY_TOTAL = 1e-5  # a distribution with less mass in [−1, 1] is uniform by definition
 WIDE = 2.0  # from this std on numbers are held to their own size, below to 1/std
 
 
@@ -49,7 +49,7 @@ def points(num_bins):
     mean = torch.randn(count, generator=g) * (1 + std).clamp(max=100)
     mean[::3] = torch.rand(len(mean[::3]), generator=g) * 2.2 - 1.1
     mean[1::9], mean[4::9] = 0.0, mean[4::9].sign() * 300
-    mean[5::9] = (1 + 3 * std[5::9]).clamp(max=300)  # of which little is inside, all of it in one tail
+    mean[5::9] = (1 + 3 * std[5::9]).clamp(max=300)  # these have little mass inside, all of it in one tail
     likely = mean + std * torch.randn(count, generator=g)
     x = torch.where(std < 1, likely, torch.rand(count, generator=g) * 2 - 1).clamp(-1, 1)
     index = ((x / 2 + 0.5) * num_bins).long().clamp(0, num_bins - 1)
@@ -71,7 +71,7 @@ def evaluate(function, mean, std, dtype):
 @pytest.mark.parametrize("num_bins", BINS)
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_expected_value(backend, num_bins, dtype):
-    """Where std is large it is a small difference over a small mass, and is still known to a few ulp of itself."""
+    """If std is large, k̂ is a small difference over a small mass, and must still be accurate to a few ulp."""
     (_, mean, std), want, _ = points(num_bins)
     options = {"num_bins": num_bins, "clip": False, "backend": backend}
     got = evaluate(lambda m, s: discretised.expected_value(m, s, **options), mean, std, dtype)
@@ -114,9 +114,20 @@ def test_n_step_loss_far_from_the_bins(backend):
 
     def loss(mean, log_std):
         return discretised.discrete_time_loss(
-            x.unsqueeze(-1), mean.unsqueeze(-1), log_std.unsqueeze(-1), None, t, n_steps=n_steps, sigma_1=sigma_1,
-            num_bins=num_bins, parametrisation="data", clip=False, reduction="none", quadrature=4, backend=backend,
-        )  # fmt: skip
+            x.unsqueeze(-1),
+            mean.unsqueeze(-1),
+            log_std.unsqueeze(-1),
+            None,
+            t,
+            n_steps=n_steps,
+            sigma_1=sigma_1,
+            num_bins=num_bins,
+            parametrisation="data",
+            clip=False,
+            reduction="none",
+            quadrature=4,
+            backend=backend,
+        )
 
     def from_the_formula(mean, log_std):
         edges = (2 * torch.arange(num_bins + 1, dtype=torch.float64) / num_bins - 1 - mean.unsqueeze(-1)).abs()

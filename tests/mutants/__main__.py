@@ -1,5 +1,5 @@
-"""Put small faults into a copy of the code, one at a time, and run the tests that should see each. The exit status is
-1 where a fault is seen by none of its tests, and 2 where a fault or its tests are not what they should be."""
+"""Put small faults into a copy of the code, one at a time, and run the tests that should fail. The exit status is 1 if
+a fault makes none of its tests fail, and 2 if a fault cannot be put in or its tests cannot run."""
 
 import argparse
 import os
@@ -33,8 +33,8 @@ def table(outcomes: Sequence[Outcome]) -> Table:
     return shown
 
 
-class Street:
-    """Several workshops at work at a time."""
+class Pool:
+    """Several workshops that work at the same time."""
 
     def __init__(self, workshops: Sequence[Workshop]):
         self._count, self._idle = len(workshops), queue.SimpleQueue()
@@ -42,7 +42,7 @@ class Street:
             self._idle.put(workshop)
 
     def map(self, task: Callable[[Workshop, Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """What the task gives for each item, in their order."""
+        """Yields the result of the task for each item, in the order of the items."""
 
         def one(item: Item) -> Result:
             workshop = self._idle.get()
@@ -51,15 +51,15 @@ class Street:
             finally:
                 self._idle.put(workshop)
 
-        with ThreadPoolExecutor(self._count) as pool:
-            yield from pool.map(one, items)
+        with ThreadPoolExecutor(self._count) as threads:
+            yield from threads.map(one, items)
 
 
-def unfit(street: Street, chosen: Sequence[Fault], console: Console) -> dict[str, str]:
-    """What pytest says of the files of tests that do not pass without a fault."""
+def unfit(pool: Pool, chosen: Sequence[Fault], console: Console) -> dict[str, str]:
+    """The output of pytest for each file of tests that does not pass without a fault."""
     files = list(dict.fromkeys(whole for fault in chosen for whole in whole_files(fault.tests)))
     found = {}
-    for number, (tests, (code, said)) in enumerate(zip(files, street.map(Workshop.test, files), strict=True), 1):
+    for number, (tests, (code, said)) in enumerate(zip(files, pool.map(Workshop.test, files), strict=True), 1):
         console.print(f"without a fault, {number} of {len(files)}: {tests}", markup=False)
         if code != 0:
             found[tests] = f"{said}\nerror: without a fault, pytest {tests} gives {code}"
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 180)
     chosen = [fault for fault in faults() if any(options.only in part for part in fault)]
-    # what is compiled comes last: each of those leaves the builds for others behind
+    # faults of compiled code come last, since they leave the builds for other instruction sets behind
     chosen.sort(key=lambda fault: fault.path.startswith("csrc/"))
     if not chosen:
         console.print(f"no fault has {options.only!r} in it")
@@ -88,14 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         folders = [stack.enter_context(tempfile.TemporaryDirectory(prefix="mutants-")) for _ in range(options.workers)]
         jobs = max(1, (os.cpu_count() or 1) // options.workers)
-        street = Street([Workshop(ROOT, Path(folder), jobs) for folder in folders])
-        failing = unfit(street, chosen, console)
+        pool = Pool([Workshop(ROOT, Path(folder), jobs) for folder in folders])
+        failing = unfit(pool, chosen, console)
 
         def outcome_of(workshop: Workshop, fault: Fault) -> Outcome:
             said = [failing[tests] for tests in whole_files(fault.tests) if tests in failing]
             return Outcome(fault, ERROR, 0.0, said[0]) if said else workshop.outcome(fault)
 
-        for number, outcome in enumerate(street.map(outcome_of, chosen), 1):
+        for number, outcome in enumerate(pool.map(outcome_of, chosen), 1):
             outcomes.append(outcome)
             fault = outcome.fault
             change = f"{fault.path}: {fault.old.strip()} → {fault.new.strip()}"

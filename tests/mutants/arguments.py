@@ -12,7 +12,7 @@ FAULTS = [
     Fault("bfn_kernels/outputs.py", "read[0] >= written[1]", "read[0] > written[0]", f"{OUT} -k shared"),
     Fault(
         "bfn_kernels/operators.py",
-        "torch.autograd.graph.increment_version(args[-1])",
+        "torch.autograd.graph.increment_version(out)",
         "pass",
         f"{OUT} -k autograd_notices",
     ),
@@ -40,7 +40,18 @@ FAULTS = [
     Fault("csrc/cpu/discretised.cpp", "  range.refuse();\n", "", f"{ARGUMENTS} -k range"),
     Fault("bfn_kernels/checks.py", "leading if fits[0] else trailing", "trailing", f"{ARGUMENTS} -k masks"),
     Fault("bfn_kernels/checks.py", "if all(fits) and leading != trailing:", "if False:", f"{ARGUMENTS} -k both"),
-    Fault("bfn_kernels/rows.py", "torch.where(mask, row, 0) for row", "row for row", f"{ARGUMENTS} -k padding"),
+    Fault(
+        "bfn_kernels/continuous/__init__.py",
+        'x, gamma, std = hide(checks.mask("mask", mask, "x", x, x.shape), x, gamma, std)',
+        '(x,) = hide(checks.mask("mask", mask, "x", x, x.shape), x)',
+        f"{ARGUMENTS} -k padding",
+    ),
+    Fault(
+        "bfn_kernels/discrete/__init__.py",
+        'hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)',
+        '(*hide(checks.mask("mask", mask, "x", x, x.shape), x), *scalars)',
+        f"{ARGUMENTS} -k padding",
+    ),
     Fault(
         "bfn_kernels/arguments.py",
         "torch.promote_types(precision.dtype, torch.float32)",
@@ -61,8 +72,8 @@ FAULTS = [
     ),
     Fault(
         "bfn_kernels/discrete/__init__.py",
-        'backends.choose("discrete.theta", backend, logits.device)',
-        "pass",
+        "backends.choose(backend, logits.device)\n    return (logits + y)",
+        "return (logits + y)",
         f"{ARGUMENTS} -k take_a_backend",
     ),
 ]

@@ -2,7 +2,9 @@
 
 from fault import Fault
 
-MODES, LAYOUTS = "tests/kernels/test_modes.py", "tests/kernels/test_layouts.py"
+MODES, LAYOUTS, CALLS, GRADIENTS = (
+    f"tests/kernels/test_{name}.py" for name in ("modes", "layouts", "calls", "gradients")
+)
 NOISE, CHECKS, ROWS = "bfn_kernels/noise.py", "bfn_kernels/checks.py", "bfn_kernels/rows.py"
 OPERATORS, TENSORS, VIEWS = "bfn_kernels/operators.py", "csrc/bindings/tensors.cpp", "bfn_kernels/triton_ops/views.py"
 
@@ -12,7 +14,8 @@ FAULTS = [
     Fault(NOISE, "seed // 2**32 % 2**32, device", "seed // 2**32 % 2**31, device", f"{MODES} -k seed_that_changes"),
     Fault(NOISE, "_signed(high << 32 | low)", "_signed(low << 32 | high)", f"{MODES} -k joins_a_seed"),
     Fault(
-        NOISE, "upper, lower = (word >> 16) * by, (word & 0xFFFF) * by", "upper, lower = 0 * word, word * by",
+        NOISE, "upper, lower = (word >> 16) * factor, (word & 0xFFFF) * factor",
+        "upper, lower = 0 * word, word * factor",
         f"{MODES} -k seed_that_changes",
     ),
     Fault(NOISE, "return _signed(w0 | w1 << 32)", "return w0 | w1 << 32", f"{MODES} -k fold_in_of_ints"),
@@ -27,23 +30,44 @@ FAULTS = [
     ),
     Fault(CHECKS, "type(x) in (Tensor, torch.nn.Parameter)", "True", f"{MODES} -k fake_tensors"),
     Fault(
-        ROWS, 'PARAMETERS = ("sigma_1", "beta_1")', "PARAMETERS = ()", f"{MODES} -k a_schedule_that_needs",
+        ROWS, "if type(value) is not float:", "if False:", f"{MODES} -k a_schedule_that_needs",
     ),
-    Fault(ROWS, "if any(row.requires_grad for row in made):", "if False:", f"{MODES} -k a_schedule_that_needs"),
+    Fault(ROWS, "if any(scalar.requires_grad for scalar in made):", "if False:", f"{MODES} -k a_schedule_that_needs"),
     Fault("bfn_kernels/gauss.py", "return 1 / total", "return 1 / (total + last)", f"{MODES} -k test_nodes"),
     Fault("bfn_kernels/gauss.py", "[0.0] * (order % 2)", "[]", f"{MODES} -k test_nodes"),
     Fault(
-        OPERATORS, "if transformed():\n            return under_transforms(*args)",
-        "if transformed():\n            return overload(*args)", f"{MODES} -k by_torch_func",
+        OPERATORS, "if transformed():\n                result = under_transforms(*args)",
+        "if transformed():\n                result = overload(*args)", f"{MODES} -k by_torch_func",
     ),
-    Fault(OPERATORS, "(t.requires_grad or all_of_them)", "t.requires_grad", f"{MODES} -k beyond_an_inner"),
+    Fault(OPERATORS, "(t.requires_grad or under_transforms)", "t.requires_grad", f"{MODES} -k beyond_an_inner"),
     Fault(
-        OPERATORS, 'raise RuntimeError(f"{qualified} has no gradient")', "return (None,) * len(ctx.needs_input_grad)",
+        OPERATORS, 'raise RuntimeError(f"{name} has no gradient")', "return (None,) * len(arguments)",
         f"{MODES} -k second_derivatives",
     ),
     Fault(
-        "bfn_kernels/continuous/autograd.py", "| (TAKE if ctx.types[1] is None else 0)", "",
+        "bfn_kernels/continuous/operators.py", "gaussian_step(wide, scale,", "gaussian_step(wide.detach(), scale,",
         f"{MODES} -k second_derivatives",
+    ),
+    # the seam between Python and the kernels
+    Fault(
+        OPERATORS, "if not torch.is_grad_enabled():", "if True:",
+        f"{GRADIENTS} -k 'one_gradient and cpu and discrete_time'",
+    ),
+    Fault(
+        OPERATORS, "(torch.is_grad_enabled() and any(", "(False and any(", f"{CALLS} -k there_is_a_graph",
+    ),
+    Fault(
+        OPERATORS, "kept = [values[i] for i in self.places]", "kept = [values[i] for i in sorted(self.places)]",
+        f"{GRADIENTS} -k 'gradcheck and cpu and continuous.continuous_time_loss'",
+    ),
+    Fault(
+        OPERATORS, "zip(saved, forward.types[first:], forward.needed[first:],",
+        "zip(saved, forward.types, forward.needed,",
+        f"{GRADIENTS} -k 'one_gradient and cpu and discretised.continuous_time_loss'",
+    ),
+    Fault(
+        TENSORS, "if (x && x->scalar_type() != type) {", "if (false) {",
+        "tests/kernels/test_errors.py -k 'operators_called_directly'",
     ),
     Fault(TENSORS, "if (is_dense(like)) {", "if (is_dense(like) && like.dim() > 64) {", LAYOUTS),
     Fault(TENSORS, "if (x.stride(a) == 0 || x.stride(b) == 0) return 0;", "", LAYOUTS),

@@ -21,11 +21,11 @@ FAULTS = [
     ),
     Fault("bfn_kernels/arguments.py", "quadrature > MAX_NODES", "quadrature >= MAX_NODES", f"{PUBLIC} -k nodes"),
     Fault(
-        FAMILY("continuous"), "numbers.only(rows.FLOW), clip)",
-        'numbers.only(rows.FLOW), checks.interval("clip", None))', f"{PUBLIC} -k by_bins",
+        FAMILY("continuous"), "predict_data(wide, mean, *scales, *clip)",
+        'predict_data(wide, mean, *scales, *checks.interval("clip", None))', f"{PUBLIC} -k by_bins",
     ),
     Fault(
-        FAMILY("continuous"), "None, num_bins, True, mask, reduction", "None, num_bins, True, None, reduction",
+        FAMILY("continuous"), "None, num_bins, True, mask, how", "None, num_bins, True, None, how",
         f"{PUBLIC} -k by_bins",
     ),
     Fault(
@@ -44,12 +44,12 @@ FAULTS = [
         f"{PUBLIC} -k types",
     ),
     Fault(
-        FAMILY("discrete"), "checks.compute_dtype(logits), logits.shape[-1] / 2",
-        "checks.compute_dtype(logits), logits.shape[-1]", "tests/kernels/test_docs.py",
+        FAMILY("discrete"), "schedule, scale=logits.shape[-1] / 2)", "schedule, scale=logits.shape[-1])",
+        "tests/kernels/test_docs.py",
     ),
-    Fault(FAMILY("continuous"), "schedule, scale=0.5)", "schedule, scale=1.0)", "tests/kernels/test_docs.py"),
+    Fault(FAMILY("continuous"), "(\"rate\",), scale=0.5)", "(\"rate\",), scale=1.0)", "tests/kernels/test_docs.py"),
     Fault(
-        "bfn_kernels/backends.py", 'order.insert(0, BACKENDS["cuda"])', 'order.append(BACKENDS["cuda"])',
+        "bfn_kernels/backends.py", "for backend in BACKENDS.values():", "for backend in reversed(BACKENDS.values()):",
         "tests/kernels/test_cuda.py -k which_comes_first",
     ),
     Fault(
@@ -57,7 +57,7 @@ FAULTS = [
         f"{PUBLIC} -k one_argument",
     ),
     Fault(
-        FAMILY("discretised"), "parametrisation, 0, 1.0, x", "parametrisation, 0, 0.9, x", f"{PUBLIC} -k end_of_time",
+        FAMILY("discretised"), "parametrisation, 1.0, x", "parametrisation, 0.9, x", f"{PUBLIC} -k end_of_time",
     ),
     Fault(
         FAMILY("discretised"), "draws = _component(mixture_logits, component_noise, mean.shape)", "draws = []",
@@ -70,12 +70,12 @@ FAULTS = [
     ),
     Fault(
         "bfn_kernels/discretised/reference.py",
-        "output_distribution(compute_dtype(x, *output, mean), *output, mean, numbers.flow)\n    return bin_loss",
-        "output_distribution(compute_dtype(*output, mean), *output, mean, numbers.flow)\n    return bin_loss",
+        "(compute_dtype(x, *output, mean), *output, mean, mean_scale, noise_scale)\n    return bin_loss",
+        "(compute_dtype(*output, mean), *output, mean, mean_scale, noise_scale)\n    return bin_loss",
         f"{PUBLIC} -k 'one_argument and reference'",
     ),
     Fault(
-        "bfn_kernels/discrete/reference.py", "p.cumsum(-1) > uniform", "p.cumsum(-1) >= uniform",
+        "bfn_kernels/noise.py", "p.cumsum(-1) > uniform", "p.cumsum(-1) >= uniform",
         f"{TIES} -k 'u_at and reference'",
     ),
     Fault(
@@ -89,7 +89,7 @@ FAULTS = [
     Fault("bfn_kernels/rows.py", "T_MAX = 1 - 1e-6", "T_MAX = 1 - 1.1e-6", f"{ROWS} -k ends_of_time"),
     Fault("bfn_kernels/rows.py", "ROOT_BETA_MIN = 1e-10", "ROOT_BETA_MIN = 0.0", f"{ROWS} -k ends_of_time"),
     Fault(
-        "bfn_kernels/rows.py", "checks.step_of(of.value, of.n_steps)", "of.n_steps * of.value",
+        "bfn_kernels/rows.py", "checks.step_of(row.value, row.n_steps)", "row.n_steps * row.value",
         f"{ROWS} -k by_formula",
     ),
     # Triton
@@ -139,8 +139,8 @@ FAULTS = [
         "(cumulative <= uniform)", f"{TRITON}{TIES} -k no_share",
     ),
     Fault(
-        "bfn_kernels/continuous/triton.py", "tl.where((a_row == 0.0) & (b_row == 0.0), 0.0, x_hat), a_row",
-        "x_hat, a_row", f"{TRITON}{PUBLIC} -k before_anything",
+        "bfn_kernels/continuous/triton.py", "tl.where((mean_scale == 0.0) & (noise_scale == 0.0), 0.0, x_hat), mean",
+        "x_hat, mean", f"{TRITON}{PUBLIC} -k before_anything",
     ),
     # C++
     Fault(

@@ -15,8 +15,8 @@ FAULTS = [
     Fault(CUDA("classes.h"), "} else if (first < count_) {", "} else {", HOST),
     Fault(
         "gpu_build/sanitized.py",
-        'by = {"backend": backend}',
-        'by = {"backend": None}',
+        'options = {"backend": backend}',
+        'options = {"backend": None}',
         "tests/gpu_build/test_check.py -k sanitized",
     ),
     Fault(

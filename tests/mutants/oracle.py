@@ -41,7 +41,9 @@ FAULTS = [
         "every.split(num_bins)",
         f"{TESTS}test_reference.py -k mode",
     ),
-    Fault(DISCRETE, "    index = x.long()  #", "    index = x  #", f"{TESTS}test_reference.py -k integer"),
+    Fault(
+        "bfn_kernels/checks.py", "    index = x.long()  #", "    index = x  #", f"{TESTS}test_reference.py -k integer"
+    ),
     Fault(
         DISCRETE,
         "logsigmoid(others(logits, is_x)).exp()",
@@ -83,7 +85,12 @@ FAULTS = [
         f"{UNCLIPPED} -k 'log_prob and (cpu or cuda)'",
     ),
     Fault(TRITON, "tl.constexpr(12), tl.constexpr(1.0)", "tl.constexpr(12), tl.constexpr(1e9)", UNCLIPPED_TRITON),
-    Fault(TRITON, "below_by_w += _of_one(n) * n * (n - 1)", "below_by_w += _of_one(n) * n * n", UNCLIPPED_TRITON),
+    Fault(
+        TRITON,
+        "below_by_w += _moment_of_all(n) * n * (n - 1)",
+        "below_by_w += _moment_of_all(n) * n * n",
+        UNCLIPPED_TRITON,
+    ),
     Fault(
         "bfn_kernels/discretised/triton_bins.py",
         "    return log_inner_bin((-1.0 - mean) / std, (1.0 - mean) / std, -mean / std, width, log(width), std)\n",

@@ -1,4 +1,4 @@
-"""The tables of faults, and the copy of the code that they are put into: the user's own is never touched."""
+"""The tables of faults, and the copy of the code that they are put into; the user's own files are never changed."""
 
 import importlib.util
 import os
@@ -17,23 +17,23 @@ from fault import Fault
 HERE = Path(__file__).resolve().parent
 NO_TABLES = {"__main__", "fault", "workshop"}
 KILLED, SURVIVED, ERROR = "killed", "SURVIVED", "ERROR"
-LIMIT = 900  # seconds that a build or a selection of tests may take
+LIMIT = 900  # the most seconds for a build or a selection of tests
 
 
 class Outcome(NamedTuple):
     fault: Fault
     verdict: str
     seconds: float
-    said: str = ""  # by the build or by pytest
+    said: str = ""  # the output of the build or of pytest
 
     @property
     def reason(self) -> str:
-        """The line of pytest's that says best why a test failed."""
+        """The first line of pytest's output that says why a test failed."""
         return next((line[1:].strip() for line in self.said.splitlines() if line.startswith("E  ")), "")
 
 
 def _table(path: Path) -> ModuleType:
-    """By its path, since a table may have the name of a package that it is about."""
+    """Imports a table by its path, since it may have the same name as a package."""
     spec = importlib.util.spec_from_file_location(f"mutants_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -41,20 +41,21 @@ def _table(path: Path) -> ModuleType:
 
 
 def faults() -> list[Fault]:
-    """Those of all tables."""
+    """The faults of all tables."""
     tables = (path for path in sorted(HERE.glob("*.py")) if path.stem not in NO_TABLES)
     return [fault for path in tables for fault in _table(path).FAULTS]
 
 
 def command(tests: str) -> tuple[dict[str, str], list[str]]:
-    """What stands before pytest's arguments as in a shell, NAME=value, and the arguments."""
+    """Splits a selection of tests into environment variables, written NAME=value as in a shell, and pytest's
+    arguments."""
     words = shlex.split(tests)
     count = next((i for i, word in enumerate(words) if not re.match(r"[A-Z_]+=", word)), len(words))
     return dict(word.split("=", 1) for word in words[:count]), words[count:]
 
 
 def wrong(fault: Fault, root: Path) -> str | None:
-    """What is wrong with how a fault is written down."""
+    """What is wrong with the entry of a fault, or None."""
     path = root / fault.path
     if not path.is_file():
         return f"{fault.path}: there is no such file"
@@ -70,35 +71,36 @@ def wrong(fault: Fault, root: Path) -> str | None:
 
 
 def files_of(tests: str) -> list[str]:
-    """The files of the tests that pytest's arguments choose from."""
+    """The files of tests that pytest's arguments name."""
     return [word.split("::")[0] for word in command(tests)[1] if word.startswith("tests/")]
 
 
 def whole_files(tests: str) -> list[str]:
-    """The same arguments for each file as a whole, with what stands before them."""
+    """The arguments that run each of these files as a whole, in the same environment."""
     environment = [f"{name}={shlex.quote(value)}" for name, value in command(tests)[0].items()]
     return [" ".join([*environment, name]) for name in files_of(tests)]
 
 
 class Workshop:
-    """A copy of the files that git does not ignore, and of what was built of them."""
+    """A copy of the files that git does not ignore, and of the compiled extensions."""
 
     def __init__(self, root: Path, folder: Path, jobs: int = 1):
-        """`jobs`: how many files a build may compile at a time."""
+        """jobs: how many files a build may compile at a time."""
         self.root, self.folder, self.jobs = root, folder, jobs
         listed = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\0")
         names += [str(path.relative_to(root)) for path in root.glob("bfn_kernels/*.so")]
         for name in filter(None, names):
-            if (root / name).is_file():  # git lists what was removed, too
+            if (root / name).is_file():  # git also lists files that were removed
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(root / name, folder / name)
-        on_host = Path("build", "cuda_on_host")  # which knows by the sources' content what it was built of
+        on_host = Path("build", "cuda_on_host")  # its builds are named by the content of their sources
         if (root / on_host).is_dir():
             shutil.copytree(root / on_host, folder / on_host)
 
     def _run(self, arguments: list[str], **environment: str) -> tuple[int, str]:
-        """No code is taken from what was compiled before: a fault may leave a file's size and time as they are."""
+        """Runs Python without any cache of compiled code, since a fault may leave the size and time of a file
+        unchanged."""
         shutil.rmtree(self.folder / "build" / "inductor", ignore_errors=True)
         ours = {
             "OMP_NUM_THREADS": "1",
@@ -117,19 +119,21 @@ class Workshop:
         return done.returncode, done.stdout[-4000:]
 
     def test(self, tests: str) -> tuple[int, str]:
-        """pytest's exit status, and the end of what it said."""
+        """The exit status of pytest, and the end of its output."""
         environment, arguments = command(tests)
         return self._run(["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments], **environment)
 
     def _build(self) -> tuple[int, str]:
-        """The extension that is loaded, alone; nvcc is not asked, since CUDA's kernels are tested on the host."""
+        """Builds only the extension that is loaded here, and without nvcc, since CUDA's kernels are tested on the
+        host."""
         code, name = self._run(["-c", "from bfn_kernels.backends import CPU_BUILD; print(CPU_BUILD)"])
         if code != 0:
             return code, name
         return self._run(["setup.py", "-q", "build_ext", "--inplace"], BFN_BUILDS=name.split()[-1], BFN_NVCC="")
 
     def outcome(self, fault: Fault) -> Outcome:
-        """Killed where a test fails or the process dies; whatever else ends pytest says nothing about the fault."""
+        """A fault is killed if a test fails or the process dies; any other end of pytest says nothing about the
+        fault."""
         begin = time.monotonic()
         path = self.folder / fault.path
         sound = path.read_text()
@@ -142,7 +146,7 @@ class Workshop:
                 code, said = self.test(fault.tests)
                 verdict = SURVIVED if code == 0 else KILLED if code == 1 or code < 0 else ERROR
         finally:
-            path.write_text(sound)  # with a time of its own: the next build compiles it again
+            path.write_text(sound)  # writing it gives it a new time, so that the next build compiles it again
             if compiled:
                 for built in self.root.glob("bfn_kernels/*.so"):
                     shutil.copy2(built, self.folder / "bfn_kernels" / built.name)
