@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bfn_kernels import triton_ops
+from bfn_kernels import checks, triton_ops
 from bfn_kernels.operators import Library, Operator
 
 # For each instruction set that torch may use, the builds of the CPU kernels that run on it. The first one that is there
@@ -125,6 +125,21 @@ if _CPU_MISSING is None:
     add_library(Library(NATIVE))
 if BACKENDS["triton"].missing is None:
     add_library(Library(TRITON, triton_ops.implement))
+
+
+def keep_memory(most: int) -> None:
+    """Bounds the memory that large outputs of the CPU kernels leave behind, to be filled again by later outputs.
+
+    most: bytes at a time, 2³⁰ unless set; 0 ends it, and outputs come from torch's allocator. What is beyond the bound
+    is given back at once. Outputs below 4 MiB always come from torch's. Raises TypeError or ValueError for what is no
+    such number.
+
+    >>> keep_memory(2**28)
+    >>> keep_memory(2**30)
+    """
+    most = checks.integer("most", most, 0)
+    if CPU_BUILD is not None:
+        importlib.import_module(f"bfn_kernels.{CPU_BUILD}").keep_memory(min(most, 2**62))
 
 
 def choose(name: str | None, device: torch.device) -> Backend:

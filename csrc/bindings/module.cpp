@@ -1,5 +1,21 @@
-// `import bfn_kernels._cpu_...` loads the operators; the module itself is empty. Limited API: one file for all Pythons.
+// `import bfn_kernels._cpu_...` loads the operators; the module itself has one function on the CPU. Limited API: one
+// file for all Pythons.
 #include <Python.h>
+
+#ifdef BFN_CUDA
+static PyMethodDef* const kMethods = nullptr;
+#else
+#include "pages.h"
+
+static PyObject* keep_memory(PyObject*, PyObject* bytes) {
+  const size_t most = PyLong_AsSize_t(bytes);
+  if (PyErr_Occurred()) return nullptr;
+  bfn::keep_pages(most);
+  Py_RETURN_NONE;
+}
+
+static PyMethodDef kMethods[] = {{"keep_memory", keep_memory, METH_O, nullptr}, {}};
+#endif
 
 #define BFN_CONCATENATE(a, b) a##b
 #define BFN_INIT(name) BFN_CONCATENATE(PyInit_, name)
@@ -8,6 +24,6 @@
 
 PyMODINIT_FUNC BFN_INIT(BFN_MODULE)(void) {
   static PyModuleDef module = {
-      PyModuleDef_HEAD_INIT, BFN_QUOTE(BFN_MODULE), nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+      PyModuleDef_HEAD_INIT, BFN_QUOTE(BFN_MODULE), nullptr, -1, kMethods, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&module);
 }

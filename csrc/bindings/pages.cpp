@@ -16,7 +16,6 @@ namespace {
 
 constexpr size_t kPage = size_t{2} << 20;
 constexpr size_t kWorthwhile = size_t{4} << 20;
-constexpr size_t kMostLeft = size_t{1} << 30;
 
 struct Pages {
   void* at;
@@ -26,11 +25,17 @@ struct Pages {
 struct Left {
   std::mutex mutex;
   std::vector<Pages> pages;  // in the order in which they were left
-  size_t bytes = 0;
+  size_t bytes = 0, most = size_t{1} << 30;
 
   void remove(size_t i) {
     bytes -= pages[i].bytes;
     pages.erase(pages.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+  void give_back() {
+    while (bytes > most) {
+      munmap(pages[0].at, pages[0].bytes);
+      remove(0);
+    }
   }
 };
 
@@ -62,6 +67,7 @@ void* take_pages(size_t used) {
   {
     Left& kept = left();
     const std::lock_guard<std::mutex> lock(kept.mutex);
+    if (kept.most == 0) return nullptr;
     for (size_t i = kept.pages.size(); i-- > 0;) {
       if (kept.pages[i].bytes != bytes) continue;
       void* const at = kept.pages[i].at;
@@ -76,22 +82,27 @@ void leave_pages(void* pages, size_t used) {
   const size_t bytes = whole_pages(used);
   Left& kept = left();
   const std::lock_guard<std::mutex> lock(kept.mutex);
-  if (bytes > kMostLeft || madvise(pages, bytes, MADV_FREE) != 0) {
+  if (bytes > kept.most || madvise(pages, bytes, MADV_FREE) != 0) {
     munmap(pages, bytes);
     return;
   }
   kept.pages.push_back({pages, bytes});
   kept.bytes += bytes;
-  while (kept.bytes > kMostLeft) {
-    munmap(kept.pages[0].at, kept.pages[0].bytes);
-    kept.remove(0);
-  }
+  kept.give_back();
+}
+
+void keep_pages(size_t bytes) {
+  Left& kept = left();
+  const std::lock_guard<std::mutex> lock(kept.mutex);
+  kept.most = bytes;
+  kept.give_back();
 }
 
 #else
 
 void* take_pages(size_t) { return nullptr; }
 void leave_pages(void*, size_t) {}
+void keep_pages(size_t) {}
 
 #endif
 

@@ -11,4 +11,7 @@ namespace bfn {
 void* take_pages(size_t bytes);
 void leave_pages(void* pages, size_t bytes);
 
+// Bounds what is left at a time; 0 ends it.
+void keep_pages(size_t bytes);
+
 }  // namespace bfn

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import NATIVE
 
-from bfn_kernels import continuous
+from bfn_kernels import backends, continuous
 
 pytestmark = pytest.mark.skipif("cpu" not in NATIVE or sys.platform != "linux", reason="native kernels on Linux alone")
 MIB = 2**20
@@ -45,13 +45,38 @@ def test_small_outputs_and_other_sizes_are_their_own():
     small.resize_(3)  # tensors in such pages cannot be resized
 
 
-def test_no_more_than_a_gibibyte_is_left():
-    def mapped() -> int:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[0]) * 4096
+def mapped() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * 4096
 
+
+def test_no_more_than_a_gibibyte_is_left():
     before = mapped()
     outputs = [flow(384 + 2 * i) for i in range(3)]
     assert mapped() - before > 1100 * MIB
     del outputs
     assert mapped() - before < 1024 * MIB
+
+
+@pytest.fixture
+def usual():
+    yield
+    backends.keep_memory(2**30)
+
+
+def test_what_is_left_can_be_bounded_and_ended(usual):
+    backends.keep_memory(0)
+    backends.keep_memory(110 * MIB)
+    outputs = [flow(100), flow(102)]
+    before = mapped()
+    del outputs
+    assert 90 * MIB < before - mapped() < 110 * MIB
+    backends.keep_memory(0)
+    assert before - mapped() > 200 * MIB
+    flow(8).resize_(3)  # torch's own memory
+
+
+def test_a_bound_that_is_none():
+    for most, error in ((-1, ValueError), (1.5, TypeError), ("1 GiB", TypeError)):
+        with pytest.raises(error):
+            backends.keep_memory(most)
