@@ -11,27 +11,34 @@ Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, Sca
   const Reduction by = code("reduction", reduction, Reduction::kMean);
   const int64_t batch = shape[0], per_batch = numel(Shape(shape.begin() + 1, shape.end()));
   const Shape out = by == Reduction::kNone ? shape : by == Reduction::kBatch ? Shape{batch} : Shape{};
-  Tensor loss = new_tensor(x, out, type), scale = new_tensor(x, {}, type);
-  LossTarget to{by, batch, per_batch, view("mask", mask, shape), view("loss", loss, out), view("scale", scale, {})};
+  Output loss = output(x, out, type), scale = output(x, {}, type);
+  LossTarget to{
+      .reduction = by,
+      .batch = batch,
+      .per_batch = per_batch,
+      .mask = view("mask", mask, shape),
+      .loss = loss.view,
+      .scale = scale.view,
+  };
   MaybeTensor workspace;
   if (const int64_t bytes = loss_workspace(to)) {
-    workspace = new_tensor(x, {bytes}, ScalarType::Byte);
+    workspace = output(x, {bytes}, ScalarType::Byte).tensor;
     to.workspace = workspace->mutable_data_ptr();
   }
-  return {std::move(loss), std::move(scale), std::move(workspace), to};
+  return {std::move(loss.tensor), std::move(scale.tensor), std::move(workspace), to};
 }
 
 Tensor scaled(const Tensor& grad, const MaybeTensor& scale) {
   if (!scale || grad.dim() > 0) return grad;  // only a mean has one that is not 1
-  Tensor product = new_tensor(grad, {}, grad.scalar_type());
+  Output product = output(grad, {}, grad.scalar_type());
   const GaussianStep op{
       .count = 1,
       .state = view("grad", grad, {}),
       .state_scale = view("scale", scale, {}),
-      .out = view("product", product, {}),
+      .out = product.view,
   };
   with_compute_type(grad.scalar_type(), [&](auto t) { gaussian_step<decltype(t)>(op); });
-  return product;
+  return product.tensor;
 }
 
 namespace {
@@ -40,15 +47,15 @@ namespace {
 Tensor scaled_gradient_new(const Tensor& saved, const Tensor& grad, const MaybeTensor& scale, ScalarType dtype) {
   const Shape shape = shape_of(saved);
   const Tensor by = scaled(grad, scale);
-  Tensor out = new_like(saved, dtype);
+  const Output out = output_like(saved, dtype);
   const GaussianStep op{
       .count = numel(shape),
       .state = view("saved", saved, shape),
       .state_scale = leading_view("grad", by, shape),
-      .out = view("out", out, shape),
+      .out = out.view,
   };
   with_compute_type(saved.scalar_type(), [&](auto t) { gaussian_step<decltype(t)>(op); });
-  return out;
+  return out.tensor;
 }
 
 }  // namespace

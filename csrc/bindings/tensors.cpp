@@ -158,10 +158,6 @@ static Shape backwards(size_t dims) {
   return order;
 }
 
-Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type) {
-  return new_in_order(like, shape, backwards(shape.size()), type);
-}
-
 // Whether its elements fill a stretch of memory, each place once: torch keeps such strides as they are.
 static bool is_dense(const Tensor& x) {
   Shape order;
@@ -208,6 +204,18 @@ Tensor new_like(const Tensor& like, ScalarType type) {
   return new_in_order(like, shape_of(like), order, type);
 }
 
+Output output(const Tensor& like, const Shape& shape, ScalarType type, bool needed) {
+  if (!needed) return {new_in_order(like, {0}, {0}, type), View{}};
+  const Tensor made = new_in_order(like, shape, backwards(shape.size()), type);
+  return {made, view("output", made, shape)};
+}
+
+Output output_like(const Tensor& like, ScalarType type, bool needed) {
+  if (!needed) return output(like, {}, type, false);
+  const Tensor made = new_like(like, type);
+  return {made, view("output", made, shape_of(like))};
+}
+
 Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream) {
   Noise result;
   result.stream = stream;
@@ -220,16 +228,19 @@ Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& s
   return result;
 }
 
-void check_nodes(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples) {
+Draws draws_of(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples, const MaybeTensor& seed,
+               const MaybeTensor& noise, Shape shape) {
   if (nodes.size() != node_weights.size() || n_samples < 0 || (n_samples > 0 && !nodes.empty())) {
     throw std::invalid_argument("nodes and node_weights must be as many, and none where n_samples is not 0");
   }
-}
-
-Noise monte_carlo_noise(const MaybeTensor& seed, const MaybeTensor& noise, Shape shape, int64_t n_samples) {
-  if (n_samples == 0) return {};
   shape.insert(shape.begin(), n_samples);
-  return noise_of(seed, noise, shape, kMonteCarlo);
+  return {
+      .n_samples = n_samples,
+      .num_nodes = static_cast<int64_t>(nodes.size()),
+      .nodes = nodes.data(),
+      .node_weights = node_weights.data(),
+      .noise = n_samples > 0 ? noise_of(seed, noise, shape, kMonteCarlo) : Noise{},
+  };
 }
 
 }  // namespace bfn

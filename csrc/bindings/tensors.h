@@ -69,22 +69,25 @@ void with_compute_type(ScalarType type, F&& f) {
   }
 }
 
-// Fresh tensors: contiguous, or with the dimensions in the order of those of another.
-Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type);
+// A fresh tensor with the strides of another.
 Tensor new_like(const Tensor& like, ScalarType type);
 inline Tensor new_like(const Tensor& like) { return new_like(like, like.scalar_type()); }
 
-// A gradient that the forward pass saves, in the arithmetic's type; empty where it is not needed.
-inline Tensor saved_gradient(const Tensor& like, ScalarType type, bool needed) {
-  return new_tensor(like, needed ? shape_of(like) : Shape{0}, type);
+// A fresh tensor, contiguous or like another, and its view; where it is not needed, an empty tensor and a null view.
+struct Output {
+  Tensor tensor;
+  View view;
+};
+Output output(const Tensor& like, const Shape& shape, ScalarType type, bool needed = true);
+Output output_like(const Tensor& like, ScalarType type, bool needed = true);
+inline Output output_like(const Tensor& like, bool needed = true) {
+  return output_like(like, like.scalar_type(), needed);
 }
 
 Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream);
 
-// Nodes and their weights are as many, and there are none of them or no draws.
-void check_nodes(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples);
-
-// That of `n_samples` draws, of which explicit noise has one per leading index; none for a quadrature.
-Noise monte_carlo_noise(const MaybeTensor& seed, const MaybeTensor& noise, Shape shape, int64_t n_samples);
+// The draws or nodes of an expectation over data of this shape; explicit noise has one draw per leading index.
+Draws draws_of(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples, const MaybeTensor& seed,
+               const MaybeTensor& noise, Shape shape);
 
 }  // namespace bfn

@@ -108,8 +108,8 @@ void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScrat
 template <class T>
 void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, Sent<T>& sent) {
   const auto logits = logits_of<T>(op.output_logits);
-  if (op.choice == DiscreteChoice::kMode) return find_modes<T>(rows, logits, sent.one);
-  if (op.choice == DiscreteChoice::kMean) {
+  if (op.choice == Choice::kMode) return find_modes<T>(rows, logits, sent.one);
+  if (op.choice == Choice::kMean) {
     const RowSums<T> sums(rows, kNoClass, scratch, logits);
     for (int64_t j = 0; j < kLanes; ++j) sent.share[j] = static_cast<T>(1 / sums.rest[j]);
   } else {
@@ -124,12 +124,13 @@ void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, 
 
 template <class T>
 void discrete_sender(const DiscreteSender& op) {
+  BadClass bad;
   const auto make = [&] { return RowScratch<T>(op.num_classes); };
   for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
     Sent<T> sent(rows, op.alpha, op.spread);
     uint8_t all[kLanes];
     mask_lanes(rows, nullptr, all);
-    load_classes(op.x, rows, all, sent.one, op.bad);
+    load_classes(op.x, rows, all, sent.one, &bad);
     const auto messages = [&](const Tile& tile, T* y) {
       T normals[kBlock];
       const auto nothing = [](int64_t) { return T(0); };
@@ -152,10 +153,12 @@ void discrete_sender(const DiscreteSender& op) {
       });
     }
   });
+  bad.refuse("x", op.num_classes);
 }
 
 template <class T>
 void discrete_update(const DiscreteUpdate& op) {
+  BadClass bad;
   const auto make = [&] { return RowScratch<T>(op.num_classes); };
   for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
     Sent<T> sent(rows, op.alpha, op.spread);
@@ -164,7 +167,7 @@ void discrete_update(const DiscreteUpdate& op) {
     if (std::count(known, known + kLanes, 0) > 0) choose(op, rows, scratch, sent);
     if (op.known) {
       int64_t x[kLanes];
-      load_classes(op.known, rows, known, x, op.bad);
+      load_classes(op.known, rows, known, x, &bad);
       for (int64_t j = 0; j < kLanes; ++j) {
         sent.one[j] = known[j] ? x[j] : sent.one[j];
         sent.share[j] = known[j] ? T(0) : sent.share[j];
@@ -191,10 +194,12 @@ void discrete_update(const DiscreteUpdate& op) {
       store_tile(op.out, tile, out);
     });
   });
+  bad.refuse("known", op.num_classes);
 }
 
 template <class T>
 void discrete_loss(const DiscreteLoss& op) {
+  BadClass bad;
   const int64_t count = op.num_classes;
   const auto make = [&] { return RowScratch<T>(count, false); };
   reduce_losses<T>(op.to, count, make, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, auto& scratch) {
@@ -206,7 +211,7 @@ void discrete_loss(const DiscreteLoss& op) {
         if (op.stats) store(op.stats, rows.first * kRowStats, rows.count * kRowStats, stats);
       };
       if (!mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs)) return save();
-      load_classes(op.x, rows, costs, x, op.bad);
+      load_classes(op.x, rows, costs, x, &bad);
       const RowSums<T, Wanted::kSquares> sums(rows, x, scratch, logits_of<T>(op.logits));
       double spread[kLanes] = {};
       if (op.weight) sums.spreads(rows, x, logits_of<T>(op.logits), spread);
@@ -226,6 +231,7 @@ void discrete_loss(const DiscreteLoss& op) {
       save();
     });
   });
+  bad.refuse("x", op.num_classes);
 }
 
 template <class T>
@@ -269,13 +275,9 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
   });
 }
 
-#define BFN_INSTANTIATE(T)                                 \
-  template void discrete_sender<T>(const DiscreteSender&); \
-  template void discrete_update<T>(const DiscreteUpdate&); \
-  template void discrete_loss<T>(const DiscreteLoss&);     \
-  template void discrete_loss_backward<T>(const DiscreteLossBackward&);
-BFN_INSTANTIATE(float)
-BFN_INSTANTIATE(double)
-#undef BFN_INSTANTIATE
+BFN_INSTANTIATE(discrete_sender, const DiscreteSender&);
+BFN_INSTANTIATE(discrete_update, const DiscreteUpdate&);
+BFN_INSTANTIATE(discrete_loss, const DiscreteLoss&);
+BFN_INSTANTIATE(discrete_loss_backward, const DiscreteLossBackward&);
 
 }  // namespace bfn

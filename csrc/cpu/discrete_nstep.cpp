@@ -88,17 +88,15 @@ struct NStepRows {
     made_draw = draw;
     made_first = tile.first;
     made = scratch.normals;
-    if (op.n_samples) {
+    if (op.draws.n_samples) {
       const int64_t all = op.to.batch * op.to.per_batch * rows.num_classes;
-      made = normal_tile(op.noise, tile, scratch.normals, static_cast<uint32_t>(draw), all);
+      made = normal_tile(op.draws.noise, tile, scratch.normals, static_cast<uint32_t>(draw), all);
     } else {
-      std::fill_n(scratch.normals, tile.padded(), static_cast<T>(op.nodes[draw]));
+      std::fill_n(scratch.normals, tile.padded(), static_cast<T>(op.draws.nodes[draw]));
     }
     return made;
   }
-  T weight(int64_t draw) const {
-    return op.n_samples ? T(1) / static_cast<T>(op.n_samples) : static_cast<T>(op.node_weights[draw]);
-  }
+  T weight(int64_t draw) const { return weight_of<T>(op.draws, draw); }
 
   NStepRows(const DiscreteNStep& nstep, const Rows& which, const int64_t (&classes)[kLanes], NStepScratch<T>& kept)
       : op(nstep), rows(which), scratch(kept) {
@@ -128,10 +126,10 @@ struct NStepRows {
     const T classes = static_cast<T>(rows.num_classes);
     for (int64_t j = 0; j < kLanes; ++j) {
       // K = 2, by quadrature: y_x - y_o ~ N(2 alpha, 4 alpha)
-      d.spread[j] = op.n_samples ? sqrt(classes * alpha[j]) : -2 * sqrt(alpha[j]);
+      d.spread[j] = op.draws.n_samples ? sqrt(classes * alpha[j]) : -2 * sqrt(alpha[j]);
       d.towards[j] = classes * alpha[j];
     }
-    if (!op.n_samples) return d;
+    if (!op.draws.n_samples) return d;
     for_tiles(rows, [&](const Tile& tile) {
       const StepOf step(tile, x);
       if (std::all_of(step.at, step.at + kLanes, [](int32_t s) { return s < 0; })) return;
@@ -278,7 +276,7 @@ struct NStepRows {
 
   // The losses into `value`, their gradients by the logits into the scratch.
   void run() {
-    const int64_t draws = op.n_samples ? op.n_samples : op.num_nodes;
+    const int64_t draws = op.draws.count();
     if (op.receiver == Receiver::kJoint) {
       for (int64_t draw = 0; draw < draws; ++draw) joint_draw(draw);
       return;
@@ -299,6 +297,7 @@ struct NStepRows {
 
 template <class T>
 void discrete_nstep(const DiscreteNStep& op) {
+  BadClass bad;
   const int64_t count = op.num_classes;
   const auto make = [&] { return NStepScratch<T>(count); };
   reduce_losses<T>(op.to, count, make, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, auto& scratch) {
@@ -306,7 +305,7 @@ void discrete_nstep(const DiscreteNStep& op) {
       int64_t x[kLanes];
       uint8_t costs[kLanes];
       mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs);
-      load_classes(op.x, rows, costs, x, op.bad);
+      load_classes(op.x, rows, costs, x, &bad);
       NStepRows<T> nstep(op, rows, x, scratch);
       nstep.run();
       T steps[kLanes];
@@ -327,9 +326,9 @@ void discrete_nstep(const DiscreteNStep& op) {
       });
     });
   });
+  bad.refuse("x", count);
 }
 
-template void discrete_nstep<float>(const DiscreteNStep&);
-template void discrete_nstep<double>(const DiscreteNStep&);
+BFN_INSTANTIATE(discrete_nstep, const DiscreteNStep&);
 
 }  // namespace bfn

@@ -67,10 +67,10 @@ void choose_block(const NetworkBlock<T>& from, Choice choice, const Noise& draw,
   } else if (choice == Choice::kMode) {
     for (int64_t i = 0; i < from.length; ++i) out[i] = likeliest(from, i);
   } else {
-    T normals[Noise::room(kBlock)];
-    const T* eps = draw.normals(start, from.length, normals);
+    T normals[noise_room(kBlock)];
+    const T* eps = normals_of(draw, start, from.length, normals);
     for (int64_t i = 0; i < from.length; ++i) {
-      const int64_t m = from.mixed ? component_of(from, i, component.uniform<T>(start + i)) : 0;
+      const int64_t m = from.mixed ? component_of(from, i, uniform_of<T>(component, start + i)) : 0;
       const int64_t at = i * from.components + m;
       const T value = m < 0 ? static_cast<T>(NAN) : from.mean[at] + from.std[at] * eps[i];
       out[i] = from.bins.centre(from.bins.index(clamp(value, T(-1), T(1))));
@@ -151,17 +151,17 @@ class NStep {
  public:
   explicit NStep(const DiscretisedLoss& loss)
       : op(loss),
-        draws(loss.n_samples ? loss.n_samples : loss.num_nodes),
+        draws(loss.draws.count()),
         eps(draws),
         weights(draws),
-        normals(loss.n_samples ? draws * Noise::room(kBlock) : 0),
+        normals(loss.draws.n_samples * noise_room(kBlock)),
         sums(loss.from.components, DrawSums<T>(draws)),
         terms(loss.from.components),
         part(loss.from.components, T(1)),
         sum({loss.from.num_bins, loss.from.clip}) {
     for (int64_t i = 0; i < draws; ++i) {
-      eps[i] = op.n_samples ? T(0) : static_cast<T>(op.nodes[i]);
-      weights[i] = op.n_samples ? T(1) / static_cast<T>(draws) : static_cast<T>(op.node_weights[i]);
+      eps[i] = op.draws.n_samples ? T(0) : static_cast<T>(op.draws.nodes[i]);
+      weights[i] = weight_of<T>(op.draws, i);
     }
   }
 
@@ -172,7 +172,7 @@ class NStep {
     draw(start, from.length);
     for (int64_t i = 0; i < from.length; ++i) {
       if (mask && !mask[i]) continue;
-      for (int64_t d = 0; d < op.n_samples; ++d) eps[d] = normals[d * Noise::room(kBlock) + i];
+      for (int64_t d = 0; d < op.draws.n_samples; ++d) eps[d] = normals[d * noise_room(kBlock) + i];
       const int64_t first = i * from.components;
       for (int64_t m = 0; m < from.components; ++m) {
         sum(x[i], from.mean[first + m], from.std[first + m], 1 / sqrt(alpha[i]), eps.data(), draws, sums[m]);
@@ -215,9 +215,9 @@ class NStep {
 
   void draw(int64_t start, int64_t length) {
     const int64_t all = op.to.batch * op.to.per_batch;
-    for (int64_t d = 0; d < op.n_samples; ++d) {
-      T* buffer = normals.data() + d * Noise::room(kBlock);
-      const T* from = op.noise.normals(start, length, buffer, static_cast<uint32_t>(d), all);
+    for (int64_t d = 0; d < op.draws.n_samples; ++d) {
+      T* buffer = normals.data() + d * noise_room(kBlock);
+      const T* from = normals_of(op.draws.noise, start, length, buffer, static_cast<uint32_t>(d), all);
       std::memmove(buffer, from, length * sizeof(T));
     }
   }
@@ -259,7 +259,7 @@ template <class T>
 void discretised_update(const DiscretisedUpdate& op) {
   for_blocks(op.count, op.from.components, [&](int64_t start, int64_t length) {
     const NetworkBlock<T> from(op.from, start, length);
-    T value[kBlock], buffers[5][kBlock], normals[Noise::room(kBlock)];
+    T value[kBlock], buffers[5][kBlock], normals[noise_room(kBlock)];
     choose_block(from, op.choice, op.draw, op.component, start, value);
     if (op.known) {
       uint8_t mask_buffer[kBlock];
@@ -271,7 +271,7 @@ void discretised_update(const DiscretisedUpdate& op) {
     const T* a = load(op.keep, start, length, buffers[2]);
     const T* b = load(op.take, start, length, buffers[3]);
     const T* std = load(op.noise_scale, start, length, buffers[4]);
-    const T* eps = op.noise.normals(start, length, normals);
+    const T* eps = normals_of(op.noise, start, length, normals);
     for (int64_t i = 0; i < length; ++i) value[i] = a[i] * state[i] + b[i] * value[i] + std[i] * eps[i];
     store(op.out, start, length, value);
   });
@@ -300,13 +300,9 @@ void discretised_loss(const DiscretisedLoss& op) {
   range.refuse();
 }
 
-#define BFN_INSTANTIATE(T)                                          \
-  template void expected_value<T>(const DiscretisedExpectedValue&); \
-  template void choose<T>(const Choose&);                           \
-  template void discretised_update<T>(const DiscretisedUpdate&);    \
-  template void discretised_loss<T>(const DiscretisedLoss&);
-BFN_INSTANTIATE(float)
-BFN_INSTANTIATE(double)
-#undef BFN_INSTANTIATE
+BFN_INSTANTIATE(expected_value, const DiscretisedExpectedValue&);
+BFN_INSTANTIATE(choose, const Choose&);
+BFN_INSTANTIATE(discretised_update, const DiscretisedUpdate&);
+BFN_INSTANTIATE(discretised_loss, const DiscretisedLoss&);
 
 }  // namespace bfn

@@ -123,29 +123,34 @@ void fill_normals(T* out, int64_t groups, uint64_t seed, uint64_t first_group, u
 
 inline uint64_t key_of(const Noise& noise) { return static_cast<uint64_t>(*noise.seed); }
 
-constexpr int64_t Noise::room(int64_t length) {
+// How large a buffer normals_of() needs.
+constexpr int64_t noise_room(int64_t length) {
   const int64_t groups = (length + 3) / 4 + 1;
   return (groups + kLanes - 1) / kLanes * kLanes * 4;
 }
 
-// Normals of elementwise data, [start, start + length); `buffer` has room(length).
+// Normals of elementwise data, [start, start + length); `buffer` has noise_room(length).
 template <class T>
-const T* Noise::normals(int64_t start, int64_t length, T* buffer, uint32_t draw, int64_t draw_stride,
-                        const Ahead<T>& ahead) const {
-  if (explicit_values) return load(explicit_values, draw * draw_stride + start, length, buffer);
+const T* normals_of(const Noise& noise, int64_t start, int64_t length, T* buffer, uint32_t draw = 0,
+                    int64_t draw_stride = 0, const Ahead<T>& ahead = {}) {
+  if (noise.explicit_values) return load(noise.explicit_values, draw * draw_stride + start, length, buffer);
   const int64_t skip = start % 4;
-  fill_normals(buffer, (skip + length + 3) / 4, key_of(*this), static_cast<uint64_t>(start / 4), stream, draw, ahead);
+  const uint64_t group = static_cast<uint64_t>(start / 4);
+  fill_normals(buffer, (skip + length + 3) / 4, key_of(noise), group, noise.stream, draw, ahead);
   return buffer + skip;
 }
 
-// The uniform that draws a class or a component: row r takes word r % 4 of group r / 4.
+// The uniform that draws the class or the component of a row.
 template <class T>
-T Noise::uniform(int64_t row) const {
+T uniform_of(const Noise& noise, int64_t row) {
   T value;
-  if (explicit_values) return *load(explicit_values, row, 1, &value);
-  const Words w = philox(key_of(*this), static_cast<uint64_t>(row / 4), stream, 0);
-  const uint32_t words[4] = {w.w0, w.w1, w.w2, w.w3};
-  return static_cast<T>(unit(words[row % 4]));
+  if (noise.explicit_values) return *load(noise.explicit_values, row, 1, &value);
+  return unit_of_row<T>(key_of(noise), row, noise.stream);
+}
+
+template <class T>
+T weight_of(const Draws& draws, int64_t draw) {
+  return draws.n_samples ? T(1) / static_cast<T>(draws.n_samples) : static_cast<T>(draws.node_weights[draw]);
 }
 
 }  // namespace bfn

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../math/discrete.h"
+#include "bad_class.h"
 #include "noise.h"
 
 namespace bfn {
@@ -142,8 +143,8 @@ inline void load_classes(const View& view, const Rows& rows, const uint8_t (&wan
                          BadClass* bad) {
   load_lanes(view, rows, x);
   for (int64_t j = 0; j < kLanes; ++j) {
-    const bool valid = x[j] >= 0 && x[j] < rows.num_classes;
-    if (wanted[j] && !valid && bad) bad->check(x[j], rows.num_classes);
+    const bool valid = is_class(x[j], rows.num_classes);
+    if (wanted[j] && !valid && bad) bad->take(x[j]);
     if (!wanted[j] || !valid) x[j] = -1;
   }
 }

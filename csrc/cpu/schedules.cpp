@@ -70,7 +70,6 @@ void row_scalars(const RowScalars& op) {
   refuse_time(op);
 }
 
-template void row_scalars<float>(const RowScalars&);
-template void row_scalars<double>(const RowScalars&);
+BFN_INSTANTIATE(row_scalars, const RowScalars&);
 
 }  // namespace bfn

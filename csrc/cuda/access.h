@@ -141,13 +141,11 @@ __device__ __forceinline__ T one_normal(int64_t seed, int64_t index, uint32_t st
   return index & 1 ? second : first;
 }
 
-// The uniform that draws a class or a component: row r takes word r % 4 of group r / 4.
+// The uniform that draws the class or the component of a row.
 template <class T>
 __device__ T one_uniform(const Noise& from, int64_t seed, int64_t row) {
   if (from.explicit_values) return read<T>(from.explicit_values, row);
-  const Words w = philox(static_cast<uint64_t>(seed), static_cast<uint64_t>(row / 4), from.stream, 0);
-  const int word = row % 4;
-  return static_cast<T>(unit(word == 0 ? w.w0 : word == 1 ? w.w1 : word == 2 ? w.w2 : w.w3));
+  return unit_of_row<T>(static_cast<uint64_t>(seed), row, from.stream);
 }
 
 // Four Box-Muller normals for every four variables; `start` is a multiple of four.

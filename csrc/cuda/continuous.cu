@@ -211,14 +211,10 @@ void squared_loss_backward(const SquaredLossBackward& op) {
   });
 }
 
-#define BFN_INSTANTIATE(T)                                            \
-  template void gaussian_step<T>(const GaussianStep&);                \
-  template void predict_data<T>(const PredictData&);                  \
-  template void predict_data_backward<T>(const PredictDataBackward&); \
-  template void squared_loss<T>(const SquaredLoss&);                  \
-  template void squared_loss_backward<T>(const SquaredLossBackward&);
-BFN_INSTANTIATE(float)
-BFN_INSTANTIATE(double)
-#undef BFN_INSTANTIATE
+BFN_INSTANTIATE(gaussian_step, const GaussianStep&);
+BFN_INSTANTIATE(predict_data, const PredictData&);
+BFN_INSTANTIATE(predict_data_backward, const PredictDataBackward&);
+BFN_INSTANTIATE(squared_loss, const SquaredLoss&);
+BFN_INSTANTIATE(squared_loss_backward, const SquaredLossBackward&);
 
 }  // namespace bfn

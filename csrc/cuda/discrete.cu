@@ -14,8 +14,6 @@ constexpr int kResident = sizeof(typename A::Compute) == sizeof(double) ? 1 : 2;
 template <class T>
 constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
 
-__device__ bool is_class(int64_t x, int64_t num_classes) { return x >= 0 && x < num_classes; }
-
 // The message that a class or a distribution sends, with its noise, as the classes of a row.
 template <class A, class Team, int kSlots>
 struct MessageRow {
@@ -130,9 +128,9 @@ __device__ Sent<typename A::Compute> choose(const Team& team, const DiscreteUpda
   using T = typename A::Compute;
   const int count = static_cast<int>(op.num_classes);
   const auto stats = logits.stats(-1);
-  if (op.choice == DiscreteChoice::kMean) return {-1, true, stats.max, T(1) / stats.rest};
+  if (op.choice == Choice::kMean) return {-1, true, stats.max, T(1) / stats.rest};
   if (!(stats.rest > T(0))) return {-1, false, T(0), T(0)};
-  if (op.choice == DiscreteChoice::kMode) {
+  if (op.choice == Choice::kMode) {
     int first = count;
     logits.each([&](int, int, int k, T z) { first = z == stats.max && k < first ? k : first; });
     return {team.reduce(first, count, Smaller()), false, T(0), T(0)};
@@ -177,13 +175,11 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
 template <class T, class Team, class F>
 __device__ void reduce_rows(const Team& team, const LossTarget& to, const Chunks& chunks, const View& x_view,
                             int64_t num_classes, F&& cost) {
-  const uint32_t pieces = static_cast<uint32_t>(chunks.pieces), piece = blockIdx.x % pieces;
-  const int64_t first = blockIdx.x / pieces * chunks.row, begin = first + int64_t{piece} * chunks.size;
-  const int64_t end = piece + 1 == pieces ? first + chunks.row : begin + chunks.size;
+  const Range range = range_of(chunks);
   double sum = 0;
   int32_t kept = 0;
 #pragma unroll 1
-  for (int64_t row = begin + team.number(); row < end; row += team.per_block()) {
+  for (int64_t row = range.begin + team.number(); row < range.end; row += team.per_block()) {
     const bool on = read<int>(to.mask, row, 1) != 0;
     const int64_t x = on ? read<int64_t>(x_view, row) : -1;
     const bool valid = is_class(x, num_classes);
@@ -252,7 +248,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                  const Chunks chunks, int team_size) {
   using T = typename A::Compute;
   const Team team(team_size);
-  const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
+  const int64_t seed = op.draws.noise.seed ? *op.draws.noise.seed : 0;
   reduce_rows<T>(team, op.to, chunks, op.x, op.num_classes, [&](int64_t row, int64_t x, bool on) {
     NStepRow<A, Team, kSlots> sum(team, op, nodes, seed, row, x, on);
     return sum();
@@ -305,7 +301,7 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
 template <class T>
 void discrete_nstep(const DiscreteNStep& op) {
   const Layout layout = Layout().data(op.logits);
-  const Nodes<T> nodes(op.nodes, op.node_weights, op.num_nodes);
+  const Nodes<T> nodes(op.draws);
   const auto run = [&](auto a, auto team, auto slots, int threads, int size) {
     const Chunks chunks = chunks_of(op.to, threads / size);
     launch(&nstep_kernel<typename decltype(a)::type, typename decltype(team)::type, decltype(slots)::value>,
@@ -319,14 +315,10 @@ void discrete_nstep(const DiscreteNStep& op) {
   with_team<AnyClasses<T>>(op.num_classes, run);
 }
 
-#define BFN_INSTANTIATE(T)                                              \
-  template void discrete_sender<T>(const DiscreteSender&);              \
-  template void discrete_update<T>(const DiscreteUpdate&);              \
-  template void discrete_loss<T>(const DiscreteLoss&);                  \
-  template void discrete_loss_backward<T>(const DiscreteLossBackward&); \
-  template void discrete_nstep<T>(const DiscreteNStep&);
-BFN_INSTANTIATE(float)
-BFN_INSTANTIATE(double)
-#undef BFN_INSTANTIATE
+BFN_INSTANTIATE(discrete_sender, const DiscreteSender&);
+BFN_INSTANTIATE(discrete_update, const DiscreteUpdate&);
+BFN_INSTANTIATE(discrete_loss, const DiscreteLoss&);
+BFN_INSTANTIATE(discrete_loss_backward, const DiscreteLossBackward&);
+BFN_INSTANTIATE(discrete_nstep, const DiscreteNStep&);
 
 }  // namespace bfn

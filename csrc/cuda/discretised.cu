@@ -219,7 +219,7 @@ void discretised_loss(const DiscretisedLoss& op) {
   if (op.from.mixture_logits) {
     mixture_loss<T>(op, chunks);
   } else if (op.alpha) {
-    launch(&nstep_kernel<T>, chunks.blocks, kThreads, op, Nodes<T>(op.nodes, op.node_weights, op.num_nodes), chunks);
+    launch(&nstep_kernel<T>, chunks.blocks, kThreads, op, Nodes<T>(op.draws), chunks);
   } else {
     Layout layout = layout_of(op.from).data(op.x).rows(op.weight).bytes(op.to.mask);
     if (op.weight) layout.whole_packs(op.to.batch * op.to.per_batch).losses(op.to);
@@ -236,13 +236,9 @@ void discretised_loss(const DiscretisedLoss& op) {
   finish_losses<T>(op.to, chunks);
 }
 
-#define BFN_INSTANTIATE(T)                                          \
-  template void expected_value<T>(const DiscretisedExpectedValue&); \
-  template void choose<T>(const struct Choose&);                    \
-  template void discretised_update<T>(const DiscretisedUpdate&);    \
-  template void discretised_loss<T>(const DiscretisedLoss&);
-BFN_INSTANTIATE(float)
-BFN_INSTANTIATE(double)
-#undef BFN_INSTANTIATE
+BFN_INSTANTIATE(expected_value, const DiscretisedExpectedValue&);
+BFN_INSTANTIATE(choose, const struct Choose&);
+BFN_INSTANTIATE(discretised_update, const DiscretisedUpdate&);
+BFN_INSTANTIATE(discretised_loss, const DiscretisedLoss&);
 
 }  // namespace bfn

@@ -38,7 +38,6 @@ void finish_losses(const LossTarget& to, const Chunks& chunks) {
          to.batch * to.per_batch);
 }
 
-template void finish_losses<float>(const LossTarget&, const Chunks&);
-template void finish_losses<double>(const LossTarget&, const Chunks&);
+BFN_INSTANTIATE(finish_losses, const LossTarget&, const Chunks&);
 
 }  // namespace bfn

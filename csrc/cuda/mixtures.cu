@@ -296,19 +296,15 @@ void mixture_update(const DiscretisedUpdate& op) {
 template <class T>
 void mixture_loss(const DiscretisedLoss& op, const Chunks& chunks) {
   if (op.alpha) {
-    launch(&nstep_kernel<T>, chunks.blocks, kThreads, op, Nodes<T>(op.nodes, op.node_weights, op.num_nodes), chunks);
+    launch(&nstep_kernel<T>, chunks.blocks, kThreads, op, Nodes<T>(op.draws), chunks);
   } else {
     launch(&loss_kernel<T>, chunks.blocks, kThreads, op, chunks);
   }
 }
 
-#define BFN_INSTANTIATE(T)                                                  \
-  template void mixture_expected_value<T>(const DiscretisedExpectedValue&); \
-  template void mixture_choose<T>(const struct Choose&);                    \
-  template void mixture_update<T>(const DiscretisedUpdate&);                \
-  template void mixture_loss<T>(const DiscretisedLoss&, const Chunks&);
-BFN_INSTANTIATE(float)
-BFN_INSTANTIATE(double)
-#undef BFN_INSTANTIATE
+BFN_INSTANTIATE(mixture_expected_value, const DiscretisedExpectedValue&);
+BFN_INSTANTIATE(mixture_choose, const struct Choose&);
+BFN_INSTANTIATE(mixture_update, const DiscretisedUpdate&);
+BFN_INSTANTIATE(mixture_loss, const DiscretisedLoss&, const Chunks&);
 
 }  // namespace bfn

@@ -169,16 +169,17 @@ struct NStepDraws {
 
   // Those from `first` on, by a thread that has the variable.
   __device__ NStepDraws(const DiscretisedLoss& op, const Nodes<T>& nodes, const General<T>& at, int first, int all) {
-    const int64_t seed = op.noise.seed ? *op.noise.seed : 0, variables = op.to.batch * op.to.per_batch;
+    const Noise& noise = op.draws.noise;
+    const int64_t seed = noise.seed ? *noise.seed : 0, variables = op.to.batch * op.to.per_batch;
     count = all - first < kMost ? all - first : kMost;
 #pragma unroll
     for (int i = 0; i < kMost; ++i) {
       if (i >= count) continue;
       const int draw = first + i, node = draw < kMaxNodes ? draw : 0;
       T drawn[1] = {nodes.at[node]};
-      if (op.n_samples) at.noise(op.noise, seed, drawn, static_cast<uint32_t>(draw), variables);
+      if (op.draws.n_samples) at.noise(noise, seed, drawn, static_cast<uint32_t>(draw), variables);
       eps[i] = drawn[0];
-      weight[i] = op.n_samples ? T(1) / static_cast<T>(all) : nodes.weight[node];
+      weight[i] = op.draws.n_samples ? T(1) / static_cast<T>(all) : nodes.weight[node];
     }
   }
   // Another lane's, for all of the warp.
@@ -195,7 +196,7 @@ struct NStepDraws {
 // which all lanes call, and `finish(counts)` is its loss.
 template <class T, class Variable>
 __device__ void nstep_losses(const DiscretisedLoss& op, const Nodes<T>& nodes, const Chunks& chunks) {
-  const int lane = threadIdx.x % 32, all = static_cast<int>(op.n_samples ? op.n_samples : op.num_nodes);
+  const int lane = threadIdx.x % 32, all = static_cast<int>(op.draws.count());
   const Range range = range_of(chunks);
   double sum = 0;
   int32_t kept = 0;

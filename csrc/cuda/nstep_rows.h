@@ -81,7 +81,7 @@ class NStepRow {
   __device__ auto normals_of(int draw) const {
     return [this, draw](int first, T(&eps)[4]) {
       const int64_t all = op_.to.batch * op_.to.per_batch * count_;
-      class_normals(op_.noise, seed_, row_, count_, first, static_cast<uint32_t>(draw), all, eps);
+      class_normals(op_.draws.noise, seed_, row_, count_, first, static_cast<uint32_t>(draw), all, eps);
     };
   }
   // f(i, j, k, z, eps) for the classes of this thread.
@@ -102,8 +102,8 @@ class NStepRow {
 
   __device__ T joint() {
     const T before = z_.log_odds_against(x_, z_.logit(x_));
-    if (op_.n_samples == 0) return binary(before);
-    const int draws = static_cast<int>(op_.n_samples);
+    if (op_.draws.n_samples == 0) return binary(before);
+    const int draws = static_cast<int>(op_.draws.n_samples);
     const T weight = T(1) / static_cast<T>(draws);
     T value = 0;
 #pragma unroll 1
@@ -165,7 +165,7 @@ class NStepRow {
     const T p_x = p(z_.logit(x_)), other = p(z_.logit(1 - x_));
     T value = 0, step = 0;
 #pragma unroll 1
-    for (int i = 0; i < static_cast<int>(op_.num_nodes); ++i) {
+    for (int i = 0; i < static_cast<int>(op_.draws.num_nodes); ++i) {
       const T difference = -(2 * alpha_ + 2 * sqrt(alpha_) * nodes_.at[i]), weight = nodes_.weight[i];
       const T growth = expm1(clamp(difference, T(-kMaxShift), T(kMaxShift))), sum = other * growth;
       const bool serves = joint_sum_serves(sum);
@@ -227,11 +227,11 @@ class NStepRow {
     likeliest = team_.reduce(likeliest, count_, Smaller());
     const T rest = z_.sum_over([&](int, int, int k, T z) { return k == likeliest ? T(0) : p(z); });
     Far far = far_terms(likeliest);
-    const int draws = static_cast<int>(op_.n_samples ? op_.n_samples : op_.num_nodes);
+    const int draws = static_cast<int>(op_.draws.count());
     T value = 0;
 #pragma unroll 1
     for (int draw = 0; draw < draws; ++draw) {
-      const T weight = op_.n_samples ? T(1) / static_cast<T>(draws) : nodes_.weight[draw];
+      const T weight = op_.draws.n_samples ? T(1) / static_cast<T>(draws) : nodes_.weight[draw];
       const auto term = [&](int i, int j, int k, T z, T eps) {
         if (k == far.x || k == far.likeliest) return T(0);
         const T p_k = p(z);
@@ -239,8 +239,8 @@ class NStepRow {
         set(i, j, k, get(i, j, k) + weight * t.derivative);
         return t.value;
       };
-      T eps_x = op_.n_samples ? T(0) : nodes_.at[draw], eps = eps_x;
-      if (op_.n_samples) {
+      T eps_x = op_.draws.n_samples ? T(0) : nodes_.at[draw], eps = eps_x;
+      if (op_.draws.n_samples) {
         eps_.hold(team_, count_, normals_of(draw));
         value += weight * sum_with_normals(draw, term);
         if (far.x >= 0) {

@@ -26,7 +26,6 @@ void row_scalars(const RowScalars& op) {
   launch(&row_scalars_kernel<T>, blocks < kMaxBlocks ? blocks : kMaxBlocks, kThreads, op);
 }
 
-template void row_scalars<float>(const RowScalars&);
-template void row_scalars<double>(const RowScalars&);
+BFN_INSTANTIATE(row_scalars, const RowScalars&);
 
 }  // namespace bfn

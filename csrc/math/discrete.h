@@ -6,6 +6,8 @@
 
 namespace bfn {
 
+BFN_HD bool is_class(int64_t x, int64_t num_classes) { return x >= 0 && x < num_classes; }
+
 // y_k = beta (K e_xk - 1) + sqrt(K beta) eps (185); `sent` is e_xk, or p_k.
 template <class T>
 BFN_HD T message(T sent, T beta, T spread, T eps, T num_classes) {

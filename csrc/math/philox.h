@@ -56,6 +56,14 @@ BFN_HD Words philox(uint64_t seed, uint64_t group, uint32_t stream, uint32_t dra
 // In (0, 1]; the same float32 on every backend.
 BFN_HD float unit(uint32_t word) { return static_cast<float>(word) * 0x1p-32f + 0x1p-33f; }
 
+// The uniform that draws a class or a component: row r takes word r % 4 of group r / 4.
+template <class T>
+BFN_HD T unit_of_row(uint64_t seed, int64_t row, uint32_t stream) {
+  const Words w = philox(seed, static_cast<uint64_t>(row / 4), stream, 0);
+  const int word = row % 4;
+  return static_cast<T>(unit(word == 0 ? w.w0 : word == 1 ? w.w1 : word == 2 ? w.w2 : w.w3));
+}
+
 template <class T>
 BFN_HD void box_muller(uint32_t radius, uint32_t angle, T& first, T& second) {
   const T square_radius = T(-2) * log_normal(static_cast<T>(unit(radius)));

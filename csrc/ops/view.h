@@ -3,6 +3,11 @@
 
 #include "../math/common.h"
 
+// Each implementation of the ops makes them for the two types of arithmetic.
+#define BFN_INSTANTIATE(function, ...)        \
+  template void function<float>(__VA_ARGS__); \
+  template void function<double>(__VA_ARGS__)
+
 namespace bfn {
 
 enum class DType { kFloat, kDouble, kBFloat16, kHalf, kInt64, kInt32, kUInt8 };

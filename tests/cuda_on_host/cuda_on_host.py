@@ -105,8 +105,8 @@ def operators() -> Path:
 
     torch_flags = [f"-isystem{path}" for path in include_paths()]
     torch_flags += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-O1"]
-    names = ("continuous", "cpu", "discrete", "discretised", "loss", "pages", "schedules", "tensors")
-    sources = {ROOT / "csrc" / "bindings" / f"{name}.cpp": torch_flags for name in names}
+    bindings = sorted((ROOT / "csrc" / "bindings").glob("*.cpp"))
+    sources = {source: torch_flags for source in bindings if source.stem not in ("cuda", "module")}
     sources |= {kernel: ["-O2", *_fused()] for kernel in KERNELS} | {SHIM: ["-O2"]}
     link = ["-shared", *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
     return build("operators", sources, link)

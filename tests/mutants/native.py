@@ -34,8 +34,8 @@ FAULTS = [
     ),
     Fault(
         CPU("discretised.cpp"),
-        "component.uniform<T>(start + i)",
-        "component.uniform<T>(i)",
+        "uniform_of<T>(component, start + i)",
+        "uniform_of<T>(component, i)",
         f"{MIXTURES} -k 'components_that and cpu'",
     ),
     Fault(
