@@ -6,9 +6,8 @@
 namespace bfn {
 namespace {
 
-// Normals that are given themselves, or with what makes normals of a network's output: the mean of the input
-// distribution and the scales of noise predictions. Of a mixture, predictions and logits have a last dimension of their
-// own.
+// The arguments that give normals: their mean and std or, with the input distribution's mean and the two scales, a
+// network's predictions of them. Predictions and logits of a mixture have a last dimension for its components.
 struct Network {
   const Tensor &prediction, &log_std;
   const MaybeTensor& mixture_logits;
@@ -18,14 +17,14 @@ struct Network {
     return compute_type({x, &prediction, &log_std, get(mixture_logits), get(mean)});
   }
 
-  // Without the components.
+  // The shape of the predictions without the components.
   Shape data_shape() const {
     Shape shape = shape_of(prediction);
     if (mixture_logits) shape.pop_back();
     return shape;
   }
 
-  // One number per variable, in the predictions' type.
+  // A tensor of one number per variable, in the predictions' type.
   Output one_each() const {
     return mixture_logits ? output(prediction, data_shape(), prediction.scalar_type()) : output_like(prediction);
   }
@@ -143,9 +142,10 @@ void update_sample_out(const Tensor& pred_mean, const Tensor& pred_log_std, cons
   with_compute_type(type, [&](auto t) { discretised_update<decltype(t)>(op); });
 }
 
-// What the losses return, and what they share.
+// The loss, its scale and the saved gradients.
 using LossAndSaved = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
+// The arguments that all losses share; called, it runs the op that the others complete.
 struct LossCall {
   const Tensor& x;
   Network network;

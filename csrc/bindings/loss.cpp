@@ -29,7 +29,7 @@ Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, Sca
 }
 
 Tensor scaled(const Tensor& grad, const MaybeTensor& scale) {
-  if (!scale || grad.dim() > 0) return grad;  // only a mean has one that is not 1
+  if (!scale || grad.dim() > 0) return grad;  // only a mean has a scale that is not 1
   Output product = output(grad, {}, grad.scalar_type());
   const GaussianStep op{
       .count = 1,
@@ -43,7 +43,7 @@ Tensor scaled(const Tensor& grad, const MaybeTensor& scale) {
 
 namespace {
 
-// Of a gradient that the forward pass saved, of as many numbers as a variable has.
+// The gradient that the forward pass saved, which may have several numbers per variable, times that of the loss.
 Tensor scaled_gradient_new(const Tensor& saved, const Tensor& grad, const MaybeTensor& scale, ScalarType dtype) {
   const Shape shape = shape_of(saved);
   const Tensor by = scaled(grad, scale);

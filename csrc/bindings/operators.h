@@ -1,6 +1,6 @@
-// How the bindings of a family become the code of operators that bfn_kernels/<family>/operators.py declares. They are
-// the same for every implementation of the ops, each linked into a library of its own: CPU by default; CUDA with
-// BFN_CUDA; and, for tests, CUDA's kernels run on the CPU, in a namespace of their own.
+// How a family's bindings become the code of the operators that bfn_kernels/<family>/operators.py declares. The
+// bindings are the same for every implementation of the ops, each of which is linked into a library of its own: the
+// CPU's by default, CUDA's with BFN_CUDA and, for tests, CUDA's kernels run on the CPU, in a namespace of their own.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -42,7 +42,8 @@ void add(torch::stable::detail::StableLibrary& library, const char* name) {
   library.impl(name, &boxed<f>);
 }
 
-// The functional form of an operator that writes into its last argument: a new tensor, like argument number kLike.
+// The functional form of an operator that writes into its last argument: that is a new tensor, like argument number
+// kLike.
 template <auto out_form, size_t kLike, class Arguments, class Numbers>
 struct Functional;
 template <auto out_form, size_t kLike, class... A, size_t... number>

@@ -61,7 +61,7 @@ static View aligned_view(const char* name, const Tensor& x, const Shape& shape, 
     }
     if (shape[d] == 1) continue;
     const int64_t stride = size == 1 ? 0 : strides[d - offset];
-    // from the last dimension on, backwards; reversed below
+    // the dimensions are taken from the last one on, and reversed below
     const int last = result.dims - 1;
     if (last >= 0 && stride == result.stride[last] * result.size[last]) {
       result.size[last] *= shape[d];
@@ -116,8 +116,8 @@ ScalarType compute_type(std::initializer_list<const Tensor*> tensors) {
 constexpr int64_t kMostBytes = std::numeric_limits<int64_t>::max();
 constexpr const char* kTooLarge = "the result would have more bytes than can be counted";
 
-// By the shim itself, since the way through the dispatcher costs more than a small tensor. Large ones lie in huge pages
-// where the system has them.
+// It calls the shim itself, since the way through the dispatcher costs more than a small tensor. Large ones lie in huge
+// pages where the system has them.
 static Tensor strided(const Tensor& like, const Shape& shape, const Shape& strides, ScalarType type) {
   const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   const size_t bytes = aoti_torch_dtype_element_size(dtype) * static_cast<size_t>(numel(shape));
@@ -139,9 +139,10 @@ static Tensor strided(const Tensor& like, const Shape& shape, const Shape& strid
   return Tensor(made);
 }
 
-// Strides by which the dimensions follow on one another, the one that is named first being the innermost.
+// A tensor whose dimensions follow on one another in this order, of which the first is the innermost.
 static Tensor new_in_order(const Tensor& like, const Shape& shape, const Shape& order, ScalarType type) {
-  if (shape.size() > kMaxDims + 1) throw std::invalid_argument("too many dimensions");  // one more for several numbers
+  if (shape.size() > kMaxDims + 1)
+    throw std::invalid_argument("too many dimensions");  // a tensor of several numbers per variable has one more
   Shape strides(shape.size());
   int64_t stride = 1;
   for (const int64_t d : order) {
@@ -158,7 +159,7 @@ static Shape backwards(size_t dims) {
   return order;
 }
 
-// Whether its elements fill a stretch of memory, each place once: torch keeps such strides as they are.
+// Whether the elements of x fill a stretch of memory, each place once: torch keeps such strides as they are.
 static bool is_dense(const Tensor& x) {
   Shape order;
   for (int64_t d = 0; d < x.dim(); ++d) {
@@ -182,8 +183,8 @@ static int compare(const Tensor& x, int64_t a, int64_t b) {
   return x.size(a) > x.size(b) ? 1 : 0;
 }
 
-// The very strides of torch::empty_like, by which fakes are made: its sort is no order that another sort would find,
-// since a stride of 0 compares with none.
+// The strides must be those of torch::empty_like, by which fakes are made. Its sort is repeated here as it is: another
+// one would find another order, since a stride of 0 compares with none.
 Tensor new_like(const Tensor& like, ScalarType type) {
   if (is_dense(like)) {
     const auto strides = like.strides();

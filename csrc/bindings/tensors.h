@@ -1,4 +1,4 @@
-// From tensors to the views that the loops take.
+// Tensors as the views that the ops take.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -35,7 +35,7 @@ inline Shape with(Shape shape, int64_t last) {
   return shape;
 }
 
-// One of an enumeration's numbers, of which the last is given.
+// The member of an enumeration with this number; `last` is its last one.
 template <class E>
 E code(const char* name, int64_t value, E last) {
   if (value < 0 || value > static_cast<int64_t>(last)) {
@@ -47,13 +47,13 @@ E code(const char* name, int64_t value, E last) {
 // The tensor broadcast to `shape`, aligned at the last dimension.
 View view(const char* name, const Tensor& x, const Shape& shape);
 View view(const char* name, const MaybeTensor& x, const Shape& shape);
-// A tensor that the caller gave to be written into: a lazy clone gets memory of its own first.
+// The view of a tensor that the caller gave to be written into: a lazy clone gets memory of its own first.
 View view_of_out(const Tensor& out, const Shape& shape);
-// Scalars of rows, which have the type of the arithmetic.
+// The view of row scalars, which must have the type of the arithmetic.
 View view_of_rows(const char* name, const MaybeTensor& x, const Shape& shape, ScalarType type);
-// One part of the first dimension of x, in float or double.
+// The view of one part of the first dimension of x, which is float or double.
 View view_of_part(const char* name, const Tensor& x, int64_t part, const Shape& shape);
-// Aligned at the first dimension instead.
+// The tensor broadcast to `shape`, aligned at the first dimension.
 View leading_view(const char* name, const Tensor& x, const Shape& shape);
 
 ScalarType compute_type(std::initializer_list<const Tensor*> tensors);

@@ -1,4 +1,4 @@
-// A class out of range that some thread met, for the error.
+// Remembers a class out of range that any thread met, for the error after the loops.
 #pragma once
 
 #include <atomic>

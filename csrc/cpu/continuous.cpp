@@ -70,10 +70,10 @@ void predict_data_backward(const PredictDataBackward& op) {
     from.read(op.from, start, length);
     const T* grad = load(op.grad, start, length, buffers[0]);
     for (int64_t i = 0; i < length; ++i) {
-      const T x_hat = from.x_hat(i);
-      const T through = x_hat < from.low || x_hat > from.high ? T(0) : grad[i];
-      buffers[1][i] = -from.noise_scale[i] * through;
-      buffers[2][i] = from.mean_scale[i] * through;
+      const auto by =
+          prediction_gradient(grad[i], from.x_hat(i), from.mean_scale[i], from.noise_scale[i], from.low, from.high);
+      buffers[1][i] = by.grad_prediction;
+      buffers[2][i] = by.grad_mean;
     }
     if (op.grad_prediction) store(op.grad_prediction, start, length, buffers[1]);
     if (op.grad_mean) store(op.grad_mean, start, length, buffers[2]);

@@ -7,8 +7,8 @@
 namespace bfn {
 namespace {
 
-// The centre of each lane's message: a class with everything on it, or p_k = e_k share where that is above 0.
-// NaN is sent where there is neither.
+// What each lane's row sends: one class, or the distribution p_k = e_k share where that share is above 0. A row that
+// has neither sends NaN.
 template <class T>
 struct Sent {
   int64_t one[kLanes];
@@ -20,7 +20,7 @@ struct Sent {
     std::copy_n(kNoClass, kLanes, one);
   }
 
-  // y of a tile, on top of `onto` if given. kShared: there are shares; else e and scale are not looked at.
+  // Writes onto(i) + y_i for a tile. Without kShared no row sends a distribution, and e and scale are not looked at.
   template <bool kShared, class Onto>
   void messages(const Tile& tile, const T* __restrict eps, const T* __restrict e, const T* scale, Onto onto,
                 T* __restrict y) const {
@@ -28,7 +28,7 @@ struct Sent {
     const T classes = static_cast<T>(tile.rows.num_classes);
     T poison[kLanes], by[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) {
-      poison[j] = one[j] < 0 && !(share[j] > T(0)) ? static_cast<T>(kNaN) : T(0);
+      poison[j] = one[j] < 0 && !(share[j] > T(0)) ? kNaN<T> : T(0);
       by[j] = kShared ? share[j] * scale[j] : T(0);
     }
     for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
@@ -39,7 +39,7 @@ struct Sent {
   }
 };
 
-// The last class of a row with p_k > 0, for a draw that no cumulative probability exceeds.
+// The last class of a row with p_k > 0 takes a draw that no cumulative probability exceeds.
 template <class T>
 int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
   int64_t last = 0, t = 0;
@@ -53,7 +53,7 @@ int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
   return last;
 }
 
-// The first class of one row whose cumulative e exceeds `most`: by tiles, by steps, then within the step.
+// The first class of one row whose cumulative e exceeds `most`. The search goes by tiles, by steps, then within a step.
 template <class T>
 int64_t draw_along(const Rows& rows, const RowScratch<T>& scratch, double most) {
   double before = 0;
@@ -80,8 +80,8 @@ int64_t draw_along(const Rows& rows, const RowScratch<T>& scratch, double most) 
   return found;
 }
 
-// The first k of each row whose cumulative probability exceeds u; if none does, the last k with p_k > 0. -1 where p is
-// NaN, as it is where logits are NaN or infinite, or all of them -inf.
+// Draws the first k of each row whose cumulative probability exceeds u; if none does, the last k with p_k > 0. It is -1
+// where p is NaN, as it is where logits are NaN or infinite, or all of them -inf.
 template <class T>
 void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScratch<T>& scratch,
                   const T (&uniform)[kLanes], int64_t (&drawn)[kLanes]) {
@@ -104,7 +104,7 @@ void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScrat
   }
 }
 
-// What the network's rows send; the e of shares are left in the scratch.
+// Decides what the network's rows send; the e of distributions are left in the scratch.
 template <class T>
 void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, Sent<T>& sent) {
   const auto logits = logits_of<T>(op.output_logits);
@@ -217,7 +217,8 @@ void discrete_loss(const DiscreteLoss& op) {
       if (op.weight) sums.spreads(rows, x, logits_of<T>(op.logits), spread);
       load_lanes(op.weight, rows, weight);
       T moment[kLanes], cost[kLanes];
-      for (int64_t j = 0; j < kLanes; ++j) {  // in SIMD: no branch foresees which row is wrong
+      for (int64_t j = 0; j < kLanes;
+           ++j) {  // the lanes are SIMD, since no branch predictor foresees which row is wrong
         const RowStats<T> row = sums.stats(j, spread[j]);
         moment[j] = row.moment;
         cost[j] = weight[j] * squared_distance(row);
@@ -225,7 +226,7 @@ void discrete_loss(const DiscreteLoss& op) {
       for (int64_t j = 0; j < rows.count; ++j) {
         const RowStats<T> row{sums.top[j], sums.e_x[j], static_cast<T>(sums.rest[j]), moment[j]};
         if (!op.weight) cost[j] = cross_entropy(row, sums.z_x[j]);
-        loss[rows.first - start + j] = x[j] < 0 ? static_cast<T>(kNaN) : cost[j];
+        loss[rows.first - start + j] = x[j] < 0 ? kNaN<T> : cost[j];
         if (costs[j]) std::memcpy(stats + j * kRowStats, &row, sizeof(row));
       }
       save();
@@ -261,7 +262,7 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
     }
     for_tiles(rows, [&](const Tile& tile) {
       T logits[kBlock], e[kBlock], out[kBlock];
-      // half a tile: what is written comes in between
+      // only half a tile is asked for ahead, since the output's lines come in between
       exp_steps(tile.steps, load_tile(op.logits, tile, logits, kMinusInfinity<T>), top, e, kBlock / 2);
       T* __restrict by = target_tile(op.grad_logits, tile, out);
       const StepOf step(tile, x);

@@ -1,4 +1,4 @@
-// Numbers in the words of errors.
+// How numbers are written in errors.
 #pragma once
 
 #include <cmath>
@@ -8,7 +8,7 @@
 
 namespace bfn {
 
-// As Python writes it.
+// Writes a number as Python does: by the fewest digits that give it back.
 inline std::string written(double x) {
   const double size = std::abs(x);
   const bool plain = x == 0 || (size >= 1e-4 && size < 1e16);

@@ -7,14 +7,11 @@
 namespace bfn {
 namespace {
 
-// Blocks that a multiprocessor holds at least; in double registers would not suffice for two.
+// How many blocks a multiprocessor holds at least. In double the registers would not suffice for two.
 template <class A>
 constexpr int kResident = sizeof(typename A::Compute) == sizeof(double) ? 1 : 2;
 
-template <class T>
-constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
-
-// The message that a class or a distribution sends, with its noise, as the classes of a row.
+// Makes the message that the class x sends, with its noise: four classes of a row at a time.
 template <class A, class Team, int kSlots>
 struct MessageRow {
   using T = typename A::Compute;
@@ -47,9 +44,8 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
     y.hold(team, count, message);
     T top = 0, scale = is_class(x, count) ? T(1) : kNaN<T>;
     if (op.probs) {
-      constexpr T kNone = -std::numeric_limits<T>::infinity();
       Sum<T, kSlots> total = 0;
-      top = kNone;
+      top = kMinusInfinity<T>;
       for_groups<kSlots>(team, count, [&](int i, int first) {
         y.get(i, first, message);
 #pragma unroll
@@ -57,7 +53,7 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
           if (first + j < count) top = Larger()(top, y.each[i][j]);
         }
       });
-      top = team.reduce(top, kNone, Larger());
+      top = team.reduce(top, kMinusInfinity<T>, Larger());
       for_groups<kSlots>(team, count, [&](int i, int first) {
         y.get(i, first, message);
 #pragma unroll
@@ -77,7 +73,8 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
   });
 }
 
-// What a network's row sends: one class, or -1 and, if `of_p`, exp(z_k - top) * inverse of every class.
+// What a network's row sends: one class or, if `of_p`, the distribution exp(z_k - top) * inverse. A row with neither,
+// whose class is -1, sends NaN.
 template <class T>
 struct Sent {
   int64_t one;
@@ -87,7 +84,7 @@ struct Sent {
   __device__ T at(int64_t k, T z) const { return of_p ? exp_difference(z, top) * inverse : static_cast<T>(k == one); }
 };
 
-// The first class whose cumulative probability exceeds u; if none does, the last of those that have any.
+// Draws the first class whose cumulative e exceeds `below`; if none does, the last with a probability above 0.
 template <class A, class Team, int kSlots>
 __device__ int draw_class(const Team& team, ClassRow<A, Team, kSlots>& row, int count, typename A::Compute top,
                           typename A::Compute below) {
@@ -308,7 +305,7 @@ void discrete_nstep(const DiscreteNStep& op) {
            chunks.blocks, threads, op, nodes, chunks, size);
     finish_losses<T>(op.to, chunks);
   };
-  // bound by arithmetic: narrower types go the general way
+  // it is bound by arithmetic, so narrower types go the general way
   if constexpr (sizeof(T) == sizeof(float)) {
     if (layout.dense() && layout.data_type() == DType::kFloat) return with_team<DenseClasses<T>>(op.num_classes, run);
   }

@@ -5,7 +5,7 @@
 
 namespace bfn {
 
-constexpr int kMaxNodes = 128;  // bfn_kernels/arguments.py refuses more
+constexpr int kMaxNodes = 128;  // the public functions refuse more
 
 template <class T>
 struct Nodes {

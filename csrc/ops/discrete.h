@@ -27,8 +27,8 @@ struct DiscreteUpdate {
 
 constexpr int64_t kRowStats = sizeof(RowStats<float>) / sizeof(float);  // the numbers that are saved of a row
 
-// L_inf where there is a weight, else -ln p_x. `stats` takes the RowStats of each row, four numbers, where a gradient
-// will be asked for; zeros for those that the mask leaves out.
+// L_inf (205) where there is a weight, else -ln p_x. Where a gradient will be asked for, `stats` saves the RowStats of
+// each row: zeros where the mask leaves it out.
 struct DiscreteLoss {
   int64_t num_classes;
   View x, logits, weight, stats;

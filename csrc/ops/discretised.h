@@ -7,10 +7,10 @@
 
 namespace bfn {
 
-constexpr int64_t kMaxComponents = 1024;  // of a mixture
+constexpr int64_t kMaxComponents = 1024;  // a mixture has at most so many
 
-// The two predictions, and what makes a normal of them; `kDirect` takes them for its mean and std. Of a mixture there
-// are `components` predictions and a logit of each per variable.
+// The two predictions, and the numbers that make a normal of them (105, 106); `kDirect` takes them for its mean and
+// std. A mixture has `components` pairs of predictions, and as many logits, per variable.
 struct NetworkOutput {
   Parametrisation kind;
   int64_t components;

@@ -8,7 +8,7 @@ namespace bfn {
 
 struct Noise {
   View explicit_values;
-  const int64_t* seed = nullptr;  // where the data is: a captured graph replays with whatever stands there then
+  const int64_t* seed = nullptr;  // on the data's device, so that a captured graph replays with the value of that time
   uint32_t stream = kSender;
 };
 
