@@ -6,7 +6,7 @@ from torch import Tensor
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.operators import Forward, Library, Operator, gradient_fake, loss_fakes, times_saved
 
-# Operators know what is chosen by its place here, as csrc/ops/discrete.h does.
+# Operators know what is chosen by its place here, as csrc/ops/noise.h does.
 CHOICES = ("sample", "mode", "mean")
 SAMPLE, MODE, MEAN = range(3)
 RECEIVERS = ("joint", "factorised")

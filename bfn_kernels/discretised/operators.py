@@ -11,7 +11,7 @@ from bfn_kernels.checks import compute_dtype
 from bfn_kernels.continuous.operators import scaled_by
 from bfn_kernels.operators import Forward, Library, Operator, gradient_fake, loss_fakes, times_saved
 
-CHOICES = ("sample", "mode", "mean")  # operators know what is chosen by its place, as csrc/ops/discretised.h does
+CHOICES = ("sample", "mode", "mean")  # operators know what is chosen by its place, as csrc/ops/noise.h does
 SAMPLE, MODE, MEAN = range(3)
 
 _NORMAL = "Tensor mean, Tensor std, Tensor? mixture_logits"
