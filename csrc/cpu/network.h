@@ -34,6 +34,7 @@ LogSum<T> log_sum(const T* terms, int64_t components, T* e) {
 // Arrays hold the components of a variable side by side. A block has at most kBlock of them.
 template <class T>
 struct NetworkBlock {
+  static_assert(kMaxComponents <= kBlock, "a block holds all components of a variable");
   int64_t length, components;
   bool mixed;  // a mixture may have a single component, whose share is 1
   Bins<T> bins;

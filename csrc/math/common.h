@@ -61,14 +61,14 @@ BFN_HD T square(T x) {
 // a b + c. On a GPU it has one rounding by contract, since kernels that differ in how they read must give the same
 // bits.
 BFN_HD float fused(float a, float b, float c) {
-#if defined(__CUDA_ARCH__)
+#if defined(__CUDA_ARCH__) || defined(BFN_CUDA_ON_HOST)
   return ::fmaf(a, b, c);
 #else
   return a * b + c;
 #endif
 }
 BFN_HD double fused(double a, double b, double c) {
-#if defined(__CUDA_ARCH__)
+#if defined(__CUDA_ARCH__) || defined(BFN_CUDA_ON_HOST)
   return ::fma(a, b, c);
 #else
   return a * b + c;

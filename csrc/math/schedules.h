@@ -1,7 +1,7 @@
 // Accuracy schedules, and the row scalars that they give for a time or an accuracy. All of it is in double.
 #pragma once
 
-#include "common.h"
+#include "elementary.h"
 
 namespace bfn {
 
@@ -113,7 +113,7 @@ BFN_HD double row_scalar(RowScalar which, const RowContext& of, double value, do
     case RowScalar::kHalfPrecision:
       return 0.5 / schedule.variance(t);
     case RowScalar::kLogNormaliser:
-      return std::log(2 * 3.14159265358979323846 * schedule.variance(t)) / 2;
+      return std::log(2 * kPi * schedule.variance(t)) / 2;
     case RowScalar::kBeta:
       return flow_beta(schedule, t);
     case RowScalar::kBetaSpread:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "cuda_on_host"
 BUILT = ROOT / "build" / "cuda_on_host"
 NAMESPACE = "bfn_kernels_cuda_on_host"
-FLAGS = ["-std=c++20", "-fPIC", "-fvisibility=hidden", f"-I{HERE}", "-Wall", "-Wextra", "-Werror"]
+FLAGS = ["-std=c++20", "-fPIC", "-fvisibility=hidden", f"-I{HERE}", "-DBFN_CUDA_ON_HOST", "-Wall", "-Wextra", "-Werror"]
 FLAGS += [
     f"-Wno-{warning}"
     for warning in ("unknown-pragmas", "unused-parameter", "maybe-uninitialized", "missing-field-initializers")
