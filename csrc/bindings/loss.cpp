@@ -22,7 +22,7 @@ Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, Sca
   };
   MaybeTensor workspace;
   if (const int64_t bytes = loss_workspace(to)) {
-    workspace = output(x, {bytes}, ScalarType::Byte).tensor;
+    workspace = new_tensor(x, {bytes}, ScalarType::Byte);
     to.workspace = workspace->mutable_data_ptr();
   }
   return {std::move(loss.tensor), std::move(scale.tensor), std::move(workspace), to};

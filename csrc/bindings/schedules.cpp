@@ -45,7 +45,7 @@ Tensor row_scalars_new(const Tensor& value, const MaybeTensor& rho, const Shape&
   };
   Shape each = sizes;
   each.insert(each.begin(), op.wanted);
-  const Tensor out = output(value, each, type).tensor;
+  const Tensor out = new_tensor(value, each, type);
   for (int k = 0; k < op.wanted; ++k) {
     op.which[k] = code("wanted", wanted[k], RowScalar::kSpread);
     op.out[k] = view_of_part("scalars", out, k, sizes);

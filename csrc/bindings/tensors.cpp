@@ -159,6 +159,10 @@ static Shape backwards(size_t dims) {
   return order;
 }
 
+Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type) {
+  return new_in_order(like, shape, backwards(shape.size()), type);
+}
+
 // Whether the elements of x fill a stretch of memory, each place once: torch keeps such strides as they are.
 static bool is_dense(const Tensor& x) {
   Shape order;
@@ -206,8 +210,8 @@ Tensor new_like(const Tensor& like, ScalarType type) {
 }
 
 Output output(const Tensor& like, const Shape& shape, ScalarType type, bool needed) {
-  if (!needed) return {new_in_order(like, {0}, {0}, type), View{}};
-  const Tensor made = new_in_order(like, shape, backwards(shape.size()), type);
+  if (!needed) return {new_tensor(like, {0}, type), View{}};
+  const Tensor made = new_tensor(like, shape, type);
   return {made, view("output", made, shape)};
 }
 

@@ -69,7 +69,8 @@ void with_compute_type(ScalarType type, F&& f) {
   }
 }
 
-// A fresh tensor with the strides of another.
+// Fresh tensors: contiguous, or with the strides of another.
+Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type);
 Tensor new_like(const Tensor& like, ScalarType type);
 inline Tensor new_like(const Tensor& like) { return new_like(like, like.scalar_type()); }
 
