@@ -34,9 +34,8 @@ if os.environ.get("BFN_SANITIZE"):  # set by `make sanitize`; the first report e
     FLAGS += ["-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS]
     LINK_FLAGS += SANITIZERS
 HEADERS = sorted(str(p) for p in Path("csrc").rglob("*.h"))
-BINDINGS = {p.stem: str(p) for p in sorted(Path("csrc/bindings").glob("*.cpp"))}
-CPU_SOURCES = sorted(str(p) for p in Path("csrc/cpu").glob("*.cpp"))
-CPU_SOURCES += [path for name, path in BINDINGS.items() if name != "cuda"]
+BINDINGS = sorted(str(p) for p in Path("csrc/bindings").glob("*.cpp"))
+CPU_SOURCES = sorted(str(p) for p in Path("csrc/cpu").glob("*.cpp")) + BINDINGS
 X86_BUILDS = {
     "_cpu_avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
     "_cpu_avx2": ["-march=x86-64-v3"],
@@ -45,7 +44,6 @@ CPU_BUILDS = {"_cpu_generic": []} | (X86_BUILDS if platform.machine() in ("x86_6
 
 NVCC = os.environ.get("BFN_NVCC", shutil.which("nvcc") or "")  # BFN_NVCC= builds without CUDA
 CUDA_SOURCES = sorted(Path("csrc/cuda").glob("*.cu"))
-CUDA_BINDINGS = [path for name, path in BINDINGS.items() if name not in ("cpu", "pages")]
 # Machine code for A100, H100 and B100, and an intermediate form for later GPUs.
 ARCHITECTURES = os.environ.get("BFN_CUDA_ARCHITECTURES", "80,90,100").split(",")
 NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "--threads=2", "-Xcompiler=-fPIC,-fvisibility=hidden"]
@@ -102,7 +100,7 @@ if NVCC:
     extensions.append(
         extension(
             "_cuda",
-            CUDA_BINDINGS,
+            BINDINGS,
             ["-DBFN_CUDA", "-DUSE_CUDA"],
             library_dirs=[str(toolkit() / "lib64"), str(toolkit() / "lib")],
             libraries=["cudart_static", "rt", "pthread", "dl"],

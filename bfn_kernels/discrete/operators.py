@@ -9,7 +9,7 @@ from torch import Tensor
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.operators import Forward, Library, Operator, gradient_fake, loss_fakes, times_saved
 
-# Operators know what is sent, and the receiver, by its place here; csrc/ops/discrete.h has the same numbers.
+# Operators know what is sent, and the receiver, by its place here; csrc/ops has the same numbers.
 CHOICES = ("sample", "mode", "mean")
 SAMPLE, MODE, MEAN = range(3)
 RECEIVERS = ("joint", "factorised")

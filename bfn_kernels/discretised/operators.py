@@ -12,7 +12,7 @@ from bfn_kernels.checks import compute_dtype
 from bfn_kernels.continuous.operators import scaled_input_gradient
 from bfn_kernels.operators import Forward, Library, Operator, gradient_fake, loss_fakes, times_saved
 
-# Operators know what is sent by its place here; csrc/ops/discretised.h has the same numbers.
+# Operators know what is sent by its place here; csrc/ops/noise.h has the same numbers.
 CHOICES = ("sample", "mode", "mean")
 SAMPLE, MODE, MEAN = range(3)
 

@@ -24,54 +24,30 @@ void gaussian_step_out(const Tensor& state, const MaybeTensor& state_scale, cons
   with_compute_type(type, [&](auto t) { gaussian_step<decltype(t)>(op); });
 }
 
-Tensor gaussian_step_new(const Tensor& state, const MaybeTensor& state_scale, const MaybeTensor& data,
-                         const MaybeTensor& data_scale, const MaybeTensor& noise_scale, const MaybeTensor& seed,
-                         const MaybeTensor& noise) {
-  Tensor out = new_like(state);
-  gaussian_step_out(state, state_scale, data, data_scale, noise_scale, seed, noise, out);
-  return out;
+Prediction predicted(const Tensor& prediction, const MaybeTensor& mean, const MaybeTensor& mean_scale,
+                     const MaybeTensor& noise_scale, double low, double high, const Shape& shape, ScalarType type) {
+  return {
+      .prediction = view("prediction", prediction, shape),
+      .mean = view("mean", mean, shape),
+      .mean_scale = view_of_rows("mean_scale", mean_scale, shape, type),
+      .noise_scale = view_of_rows("noise_scale", noise_scale, shape, type),
+      .low = low,
+      .high = high,
+  };
 }
-
-// What the network put out, and how it becomes data.
-struct Predicted {
-  const Tensor& prediction;
-  const MaybeTensor &mean, &mean_scale, &noise_scale;
-  double low, high;
-
-  Prediction over(const Shape& shape, ScalarType type) const {
-    return {
-        .prediction = view("prediction", prediction, shape),
-        .mean = view("mean", mean, shape),
-        .mean_scale = view_of_rows("mean_scale", mean_scale, shape, type),
-        .noise_scale = view_of_rows("noise_scale", noise_scale, shape, type),
-        .low = low,
-        .high = high,
-    };
-  }
-};
-
-// A gradient's tensor, empty where it is not wanted, and its view.
-struct Gradient {
-  Tensor tensor;
-  View out;
-
-  Gradient(const Tensor& of, bool wanted) : tensor(wanted ? new_like(of) : new_tensor(of, {0}, of.scalar_type())) {
-    if (wanted) out = view("gradient", tensor, shape_of(of));
-  }
-};
 
 Tensor predict_data_new(const Tensor& prediction, const MaybeTensor& mean, const MaybeTensor& mean_scale,
                         const MaybeTensor& noise_scale, double low, double high) {
   const Shape shape = shape_of(prediction);
   const ScalarType type = compute_type({&prediction, get(mean)});
-  Tensor out = new_like(prediction);
+  const Output out = output_like(prediction);
   const PredictData op{
       .count = numel(shape),
-      .from = Predicted{prediction, mean, mean_scale, noise_scale, low, high}.over(shape, type),
-      .out = view("out", out, shape),
+      .from = predicted(prediction, mean, mean_scale, noise_scale, low, high, shape, type),
+      .out = out.view,
   };
   with_compute_type(type, [&](auto t) { predict_data<decltype(t)>(op); });
-  return out;
+  return out.tensor;
 }
 
 std::tuple<Tensor, Tensor> predict_data_backward_new(const Tensor& grad, const Tensor& prediction,
@@ -80,13 +56,14 @@ std::tuple<Tensor, Tensor> predict_data_backward_new(const Tensor& grad, const T
                                                      bool want_prediction, bool want_mean) {
   const Shape shape = shape_of(prediction);
   const ScalarType type = compute_type({&prediction, get(mean)});
-  const Gradient grad_prediction(prediction, want_prediction), grad_mean(mean ? *mean : prediction, want_mean);
+  const Output grad_prediction = output_like(prediction, want_prediction);
+  const Output grad_mean = output_like(mean ? *mean : prediction, want_mean);
   const PredictDataBackward op{
       .count = numel(shape),
       .grad = view("grad", grad, shape),
-      .from = Predicted{prediction, mean, mean_scale, noise_scale, low, high}.over(shape, type),
-      .grad_prediction = grad_prediction.out,
-      .grad_mean = grad_mean.out,
+      .from = predicted(prediction, mean, mean_scale, noise_scale, low, high, shape, type),
+      .grad_prediction = grad_prediction.view,
+      .grad_mean = grad_mean.view,
   };
   with_compute_type(type, [&](auto t) { predict_data_backward<decltype(t)>(op); });
   return {grad_prediction.tensor, grad_mean.tensor};
@@ -101,7 +78,7 @@ std::tuple<Tensor, Tensor> squared_loss_new(const Tensor& x, const Tensor& predi
   const Reduced to = reduced(x, mask, reduction, type);
   const SquaredLoss op{
       .x = view("x", x, shape),
-      .from = Predicted{prediction, mean, mean_scale, noise_scale, low, high}.over(shape, type),
+      .from = predicted(prediction, mean, mean_scale, noise_scale, low, high, shape, type),
       .weight = view_of_rows("weight", weight, shape, type),
       .offset = view_of_rows("offset", offset, shape, type),
       .to = to.to,
@@ -119,18 +96,18 @@ std::tuple<Tensor, Tensor, Tensor> squared_loss_backward_new(const Tensor& grad,
   const Shape shape = shape_of(x);
   const ScalarType type = compute_type({&x, &prediction, get(mean)});
   const Tensor grad_loss = scaled(grad, scale);
-  const Gradient grad_x(x, want_x), grad_prediction(prediction, want_prediction),
-      grad_mean(mean ? *mean : x, want_mean);
+  const Output grad_x = output_like(x, want_x), grad_prediction = output_like(prediction, want_prediction);
+  const Output grad_mean = output_like(mean ? *mean : x, want_mean);
   const SquaredLossBackward op{
       .count = numel(shape),
       .grad = leading_view("grad", grad_loss, shape),
       .x = view("x", x, shape),
-      .from = Predicted{prediction, mean, mean_scale, noise_scale, low, high}.over(shape, type),
+      .from = predicted(prediction, mean, mean_scale, noise_scale, low, high, shape, type),
       .weight = view_of_rows("weight", weight, shape, type),
       .mask = view("mask", mask, shape),
-      .grad_x = grad_x.out,
-      .grad_prediction = grad_prediction.out,
-      .grad_mean = grad_mean.out,
+      .grad_x = grad_x.view,
+      .grad_prediction = grad_prediction.view,
+      .grad_mean = grad_mean.view,
   };
   with_compute_type(type, [&](auto t) { squared_loss_backward<decltype(t)>(op); });
   return {grad_x.tensor, grad_prediction.tensor, grad_mean.tensor};
@@ -140,8 +117,7 @@ std::tuple<Tensor, Tensor, Tensor> squared_loss_backward_new(const Tensor& grad,
 }  // namespace bfn
 
 BFN_OPERATORS(m) {
-  bfn::add<&bfn::gaussian_step_new>(m, "continuous_gaussian_step");
-  bfn::add<&bfn::gaussian_step_out>(m, "continuous_gaussian_step_out");
+  bfn::add_both<&bfn::gaussian_step_out, 0>(m, "continuous_gaussian_step", "continuous_gaussian_step_out");
   bfn::add<&bfn::predict_data_new>(m, "continuous_predict_data");
   bfn::add<&bfn::predict_data_backward_new>(m, "continuous_predict_data_backward");
   bfn::add<&bfn::squared_loss_new>(m, "continuous_squared_loss");

@@ -6,11 +6,8 @@
 namespace bfn {
 namespace {
 
-constexpr int64_t kMaxComponents = 1024;
-
-// Normals that are given themselves, or with what makes normals of a network's output: the mean of the input
-// distribution and the scales of noise predictions. Of a mixture, predictions and logits have a last dimension of their
-// own.
+// The arguments that give normals: their mean and std or, with the input distribution's mean and the two scales, a
+// network's predictions of them. Predictions and logits of a mixture have a last dimension for its components.
 struct Network {
   const Tensor &prediction, &log_std;
   const MaybeTensor& mixture_logits;
@@ -20,23 +17,26 @@ struct Network {
     return compute_type({x, &prediction, &log_std, get(mixture_logits), get(mean)});
   }
 
-  // Without the components.
+  // The shape of the predictions without the components.
   Shape data_shape() const {
     Shape shape = shape_of(prediction);
     if (mixture_logits) shape.pop_back();
     return shape;
   }
 
-  // One number per variable, in the predictions' type.
-  Tensor one_each() const {
-    return mixture_logits ? new_tensor(prediction, data_shape(), prediction.scalar_type()) : new_like(prediction);
+  // A tensor of one number per variable, in the predictions' type.
+  Output one_each() const {
+    return mixture_logits ? output(prediction, data_shape(), prediction.scalar_type()) : output_like(prediction);
   }
+
+  Parametrisation predicted() const { return mean_scale ? Parametrisation::kNoise : Parametrisation::kData; }
 
   NetworkOutput over(const Shape& shape, ScalarType type, Parametrisation kind, int64_t num_bins, bool clip) const {
     if (num_bins < 2) throw std::invalid_argument("num_bins must be at least 2");
     const int64_t components = mixture_logits ? mixture_logits->size(mixture_logits->dim() - 1) : 1;
     if (components < 1 || components > kMaxComponents) {
-      throw std::invalid_argument("mixture_logits must be of 1 to 1024 components, got " + std::to_string(components));
+      throw std::invalid_argument("mixture_logits must be of 1 to " + std::to_string(kMaxComponents) +
+                                  " components, got " + std::to_string(components));
     }
     const Shape each = mixture_logits ? with(shape, components) : shape;
     return {
@@ -52,30 +52,18 @@ struct Network {
         .clip = clip,
     };
   }
-
-  NetworkOutput normals(const Shape& shape, ScalarType type, int64_t num_bins, bool clip) const {
-    return over(shape, type, Parametrisation::kDirect, num_bins, clip);
-  }
-
-  NetworkOutput predicted(const Shape& shape, ScalarType type, int64_t num_bins, bool clip) const {
-    return over(shape, type, mean_scale ? Parametrisation::kNoise : Parametrisation::kData, num_bins, clip);
-  }
 };
 
-// The gradients in the arithmetic's type, empty where not needed.
+// The gradients that the forward pass saves.
 struct Gradients {
-  Tensor grad_mean, grad_std, grad_mixture_logits;
-  NetworkGradients out;
+  Output mean, std, mixture_logits;
 
   Gradients(const Tensor& like, ScalarType type, bool need_mean, bool need_std, bool need_mixture_logits)
-      : grad_mean(saved_gradient(like, type, need_mean)),
-        grad_std(saved_gradient(like, type, need_std)),
-        grad_mixture_logits(saved_gradient(like, type, need_mixture_logits)) {
-    const Shape shape = shape_of(like);
-    if (need_mean) out.grad_prediction = view("gradient", grad_mean, shape);
-    if (need_std) out.grad_log_std = view("gradient", grad_std, shape);
-    if (need_mixture_logits) out.grad_mixture_logits = view("gradient", grad_mixture_logits, shape);
-  }
+      : mean(output(like, shape_of(like), type, need_mean)),
+        std(output(like, shape_of(like), type, need_std)),
+        mixture_logits(output(like, shape_of(like), type, need_mixture_logits)) {}
+
+  NetworkGradients views() const { return {mean.view, std.view, mixture_logits.view}; }
 };
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> expected_value_new(const Tensor& mean, const Tensor& std,
@@ -85,32 +73,32 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> expected_value_new(const Tensor& mean
   const Network network{mean, std, mixture_logits};
   const Shape shape = network.data_shape();
   const ScalarType type = network.compute_type_with(nullptr);
-  Tensor out = network.one_each();
-  const Gradients by(mean, type, need_mean, need_std, need_mixture_logits);
+  const Output out = network.one_each();
+  const Gradients saved(mean, type, need_mean, need_std, need_mixture_logits);
   const DiscretisedExpectedValue op{
       .count = numel(shape),
-      .from = network.normals(shape, type, num_bins, clip),
-      .out = view("out", out, shape),
-      .gradients = by.out,
+      .from = network.over(shape, type, Parametrisation::kDirect, num_bins, clip),
+      .out = out.view,
+      .gradients = saved.views(),
   };
   with_compute_type(type, [&](auto t) { expected_value<decltype(t)>(op); });
-  return {out, by.grad_mean, by.grad_std, by.grad_mixture_logits};
+  return {out.tensor, saved.mean.tensor, saved.std.tensor, saved.mixture_logits.tensor};
 }
 
 Tensor choose_new(const Network& network, int64_t num_bins, Choice choice, const Noise& draw, const Noise& component) {
   const Shape shape = network.data_shape();
   const ScalarType type = network.compute_type_with(nullptr);
-  Tensor out = network.one_each();
+  const Output out = network.one_each();
   const Choose op{
       .count = numel(shape),
-      .from = network.normals(shape, type, num_bins, true),
+      .from = network.over(shape, type, Parametrisation::kDirect, num_bins, true),
       .choice = choice,
       .draw = draw,
       .component = component,
-      .out = view("out", out, shape),
+      .out = out.view,
   };
   with_compute_type(type, [&](auto t) { choose<decltype(t)>(op); });
-  return out;
+  return out.tensor;
 }
 
 Tensor sample_new(const Tensor& mean, const Tensor& std, const MaybeTensor& mixture_logits, int64_t num_bins,
@@ -138,7 +126,7 @@ void update_sample_out(const Tensor& pred_mean, const Tensor& pred_log_std, cons
   const bool drawn = chosen == Choice::kSample;
   const DiscretisedUpdate op{
       .count = numel(shape),
-      .from = network.predicted(shape, type, num_bins, true),
+      .from = network.over(shape, type, network.predicted(), num_bins, true),
       .choice = chosen,
       .state = view("mean", mean, shape),
       .keep = view_of_rows("keep", keep, shape, type),
@@ -154,36 +142,27 @@ void update_sample_out(const Tensor& pred_mean, const Tensor& pred_log_std, cons
   with_compute_type(type, [&](auto t) { discretised_update<decltype(t)>(op); });
 }
 
-Tensor update_sample_new(const Tensor& pred_mean, const Tensor& pred_log_std, const MaybeTensor& mixture_logits,
-                         const Tensor& mean, const MaybeTensor& mean_scale, const MaybeTensor& noise_scale,
-                         const Tensor& keep, const Tensor& take, const Tensor& update_std, int64_t num_bins,
-                         int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask,
-                         const MaybeTensor& seed, const MaybeTensor& noise, const MaybeTensor& draw_noise,
-                         const MaybeTensor& component_noise) {
-  Tensor out = new_like(mean);
-  update_sample_out(pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale, keep, take, update_std,
-                    num_bins, choice, known, known_mask, seed, noise, draw_noise, component_noise, out);
-  return out;
-}
-
-// What the losses return, and what they share.
+// The loss, its scale and the saved gradients.
 using LossAndSaved = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
+// The arguments that all losses share; called, it runs the op that the others complete.
 struct LossCall {
   const Tensor& x;
+  Network network;
   const MaybeTensor& mask;
   int64_t reduction;
   bool need_mean, need_std, need_mixture_logits;
+  Shape shape = shape_of(x);
+  ScalarType type = network.compute_type_with(&x);
 
-  LossAndSaved operator()(ScalarType type, const Tensor& prediction, DiscretisedLoss op) const {
-    const Shape shape = shape_of(x);
+  LossAndSaved operator()(DiscretisedLoss op) const {
     const Reduced to = reduced(x, mask, reduction, type);
-    const Gradients by(prediction, type, need_mean, need_std, need_mixture_logits);
+    const Gradients saved(network.prediction, type, need_mean, need_std, need_mixture_logits);
     op.x = view("x", x, shape);
-    op.gradients = by.out;
+    op.gradients = saved.views();
     op.to = to.to;
     with_compute_type(type, [&](auto t) { discretised_loss<decltype(t)>(op); });
-    return {to.loss, to.scale, by.grad_mean, by.grad_std, by.grad_mixture_logits};
+    return {to.loss, to.scale, saved.mean.tensor, saved.std.tensor, saved.mixture_logits.tensor};
   }
 };
 
@@ -191,9 +170,8 @@ LossAndSaved bin_loss_new(const Tensor& x, const Tensor& mean, const Tensor& std
                           int64_t num_bins, bool clip, const MaybeTensor& mask, int64_t reduction, bool need_mean,
                           bool need_std, bool need_mixture_logits) {
   const Network network{mean, std, mixture_logits};
-  const ScalarType type = network.compute_type_with(&x);
-  const LossCall loss{x, mask, reduction, need_mean, need_std, need_mixture_logits};
-  return loss(type, mean, {.from = network.normals(shape_of(x), type, num_bins, clip)});
+  const LossCall loss{x, network, mask, reduction, need_mean, need_std, need_mixture_logits};
+  return loss({.from = network.over(loss.shape, loss.type, Parametrisation::kDirect, num_bins, clip)});
 }
 
 LossAndSaved reconstruction_loss_new(const Tensor& x, const Tensor& pred_mean, const Tensor& pred_log_std,
@@ -202,9 +180,8 @@ LossAndSaved reconstruction_loss_new(const Tensor& x, const Tensor& pred_mean, c
                                      const MaybeTensor& mask, int64_t reduction, bool need_mean, bool need_std,
                                      bool need_mixture_logits) {
   const Network network{pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale};
-  const ScalarType type = network.compute_type_with(&x);
-  const LossCall loss{x, mask, reduction, need_mean, need_std, need_mixture_logits};
-  return loss(type, pred_mean, {.from = network.predicted(shape_of(x), type, num_bins, true)});
+  const LossCall loss{x, network, mask, reduction, need_mean, need_std, need_mixture_logits};
+  return loss({.from = network.over(loss.shape, loss.type, network.predicted(), num_bins, true)});
 }
 
 LossAndSaved continuous_time_loss_new(const Tensor& x, const Tensor& pred_mean, const Tensor& pred_log_std,
@@ -213,13 +190,11 @@ LossAndSaved continuous_time_loss_new(const Tensor& x, const Tensor& pred_mean, 
                                       const Tensor& weight, int64_t num_bins, bool clip, const MaybeTensor& mask,
                                       int64_t reduction, bool need_mean, bool need_std, bool need_mixture_logits) {
   const Network network{pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale};
-  const ScalarType type = network.compute_type_with(&x);
-  const LossCall loss{x, mask, reduction, need_mean, need_std, need_mixture_logits};
-  return loss(type, pred_mean,
-              {
-                  .from = network.predicted(shape_of(x), type, num_bins, clip),
-                  .weight = view_of_rows("weight", weight, shape_of(x), type),
-              });
+  const LossCall loss{x, network, mask, reduction, need_mean, need_std, need_mixture_logits};
+  return loss({
+      .from = network.over(loss.shape, loss.type, network.predicted(), num_bins, clip),
+      .weight = view_of_rows("weight", weight, loss.shape, loss.type),
+  });
 }
 
 LossAndSaved discrete_time_loss_new(const Tensor& x, const Tensor& pred_mean, const Tensor& pred_log_std,
@@ -230,21 +205,13 @@ LossAndSaved discrete_time_loss_new(const Tensor& x, const Tensor& pred_mean, co
                                     int64_t num_bins, bool clip, const MaybeTensor& mask, int64_t reduction,
                                     bool need_mean, bool need_std, bool need_mixture_logits) {
   const Network network{pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale};
-  const Shape shape = shape_of(x);
-  const ScalarType type = network.compute_type_with(&x);
-  check_nodes(nodes, node_weights, n_samples);
-  const LossCall loss{x, mask, reduction, need_mean, need_std, need_mixture_logits};
-  return loss(type, pred_mean,
-              {
-                  .from = network.predicted(shape, type, num_bins, clip),
-                  .alpha = view_of_rows("alpha", alpha, shape, type),
-                  .n_steps = n_steps,
-                  .n_samples = n_samples,
-                  .nodes = nodes.data(),
-                  .node_weights = node_weights.data(),
-                  .num_nodes = static_cast<int64_t>(nodes.size()),
-                  .noise = monte_carlo_noise(seed, noise, shape, n_samples),
-              });
+  const LossCall loss{x, network, mask, reduction, need_mean, need_std, need_mixture_logits};
+  return loss({
+      .from = network.over(loss.shape, loss.type, network.predicted(), num_bins, clip),
+      .alpha = view_of_rows("alpha", alpha, loss.shape, loss.type),
+      .n_steps = n_steps,
+      .draws = draws_of(nodes, node_weights, n_samples, seed, noise, loss.shape),
+  });
 }
 
 }  // namespace
@@ -254,8 +221,7 @@ BFN_OPERATORS(m) {
   bfn::add<&bfn::expected_value_new>(m, "discretised_expected_value");
   bfn::add<&bfn::sample_new>(m, "discretised_sample");
   bfn::add<&bfn::mode_new>(m, "discretised_mode");
-  bfn::add<&bfn::update_sample_new>(m, "discretised_update_sample");
-  bfn::add<&bfn::update_sample_out>(m, "discretised_update_sample_out");
+  bfn::add_both<&bfn::update_sample_out, 3>(m, "discretised_update_sample", "discretised_update_sample_out");
   bfn::add<&bfn::bin_loss_new>(m, "discretised_bin_loss");
   bfn::add<&bfn::reconstruction_loss_new>(m, "discretised_reconstruction_loss");
   bfn::add<&bfn::continuous_time_loss_new>(m, "discretised_continuous_time_loss");

@@ -11,47 +11,42 @@ Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, Sca
   const Reduction by = code("reduction", reduction, Reduction::kMean);
   const int64_t batch = shape[0], per_batch = numel(Shape(shape.begin() + 1, shape.end()));
   const Shape out = by == Reduction::kNone ? shape : by == Reduction::kBatch ? Shape{batch} : Shape{};
-  Tensor loss = new_tensor(x, out, type), scale = new_tensor(x, {}, type);
-  LossTarget to{by, batch, per_batch, view("mask", mask, shape), view("loss", loss, out), view("scale", scale, {})};
+  Output loss = output(x, out, type), scale = output(x, {}, type);
+  LossTarget to{
+      .reduction = by,
+      .batch = batch,
+      .per_batch = per_batch,
+      .mask = view("mask", mask, shape),
+      .loss = loss.view,
+      .scale = scale.view,
+  };
   MaybeTensor workspace;
   if (const int64_t bytes = loss_workspace(to)) {
     workspace = new_tensor(x, {bytes}, ScalarType::Byte);
     to.workspace = workspace->mutable_data_ptr();
   }
-  return {std::move(loss), std::move(scale), std::move(workspace), to};
+  return {std::move(loss.tensor), std::move(scale.tensor), std::move(workspace), to};
+}
+
+// x times the scales, of which there are as many as it has leading dimensions.
+static Tensor times(const Tensor& x, const View& scale, const Output& out) {
+  const Shape shape = shape_of(x);
+  const GaussianStep op{.count = numel(shape), .state = view("x", x, shape), .state_scale = scale, .out = out.view};
+  with_compute_type(x.scalar_type(), [&](auto t) { gaussian_step<decltype(t)>(op); });
+  return out.tensor;
 }
 
 Tensor scaled(const Tensor& grad, const MaybeTensor& scale) {
-  if (!scale || grad.dim() > 0) return grad;  // only a mean has one that is not 1
-  Tensor product = new_tensor(grad, {}, grad.scalar_type());
-  const GaussianStep op{
-      .count = 1,
-      .state = view("grad", grad, {}),
-      .state_scale = view("scale", scale, {}),
-      .out = view("product", product, {}),
-  };
-  with_compute_type(grad.scalar_type(), [&](auto t) { gaussian_step<decltype(t)>(op); });
-  return product;
+  if (!scale || grad.dim() > 0) return grad;  // only a mean has a scale that is not 1
+  return times(grad, view("scale", scale, {}), output(grad, {}, grad.scalar_type()));
 }
 
-namespace {
-
-// Of a gradient that the forward pass saved, of as many numbers as a variable has.
-Tensor scaled_gradient_new(const Tensor& saved, const Tensor& grad, const MaybeTensor& scale, ScalarType dtype) {
-  const Shape shape = shape_of(saved);
-  const Tensor by = scaled(grad, scale);
-  Tensor out = new_like(saved, dtype);
-  const GaussianStep op{
-      .count = numel(shape),
-      .state = view("saved", saved, shape),
-      .state_scale = leading_view("grad", by, shape),
-      .out = view("out", out, shape),
-  };
-  with_compute_type(saved.scalar_type(), [&](auto t) { gaussian_step<decltype(t)>(op); });
-  return out;
+// The gradient that the forward pass saved, which may have several numbers per variable, times that of the loss.
+static Tensor scaled_gradient_new(const Tensor& saved, const Tensor& grad, const MaybeTensor& scale, ScalarType dtype) {
+  const Tensor factor = scaled(grad, scale);
+  return times(saved, leading_view("grad", factor, shape_of(saved)), output_like(saved, dtype));
 }
 
-}  // namespace
 }  // namespace bfn
 
 BFN_OPERATORS(m) { bfn::add<&bfn::scaled_gradient_new>(m, "common_scaled_gradient"); }

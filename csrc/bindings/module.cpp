@@ -5,7 +5,7 @@
 #ifdef BFN_CUDA
 static PyMethodDef* const kMethods = nullptr;
 #else
-#include "pages.h"
+#include "../cpu/pages.h"
 
 static PyObject* keep_memory(PyObject*, PyObject* bytes) {
   const size_t most = PyLong_AsSize_t(bytes);
@@ -19,11 +19,9 @@ static PyMethodDef kMethods[] = {{"keep_memory", keep_memory, METH_O, nullptr}, 
 
 #define BFN_CONCATENATE(a, b) a##b
 #define BFN_INIT(name) BFN_CONCATENATE(PyInit_, name)
-#define BFN_QUOTE_(name) #name
-#define BFN_QUOTE(name) BFN_QUOTE_(name)
 
 PyMODINIT_FUNC BFN_INIT(BFN_MODULE)(void) {
   static PyModuleDef module = {
-      PyModuleDef_HEAD_INIT, BFN_QUOTE(BFN_MODULE), nullptr, -1, kMethods, nullptr, nullptr, nullptr, nullptr};
+      PyModuleDef_HEAD_INIT, "bfn_kernels", nullptr, -1, kMethods, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&module);
 }

@@ -1,9 +1,14 @@
-// How the bindings of a family become the code of operators that bfn_kernels/<family>/operators.py declares. They are
-// the same for every implementation of the ops, each linked into a library of its own: CPU by default; CUDA with
-// BFN_CUDA; and, for tests, CUDA's kernels run on the CPU, in a namespace of their own.
+// How a family's bindings become the code of the operators that bfn_kernels/<family>/operators.py declares. The
+// bindings are the same for every implementation of the ops, each of which is linked into a library of its own: the
+// CPU's by default, CUDA's with BFN_CUDA and, for tests, CUDA's kernels run on the CPU, in a namespace of their own.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
+
+#include <tuple>
+#include <utility>
+
+#include "tensors.h"
 #ifdef BFN_CUDA
 #include <torch/csrc/stable/accelerator.h>
 #endif
@@ -35,6 +40,28 @@ void boxed(StableIValue* stack, uint64_t num_arguments, uint64_t num_results) {
 template <auto f>
 void add(torch::stable::detail::StableLibrary& library, const char* name) {
   library.impl(name, &boxed<f>);
+}
+
+// The functional form of an operator that writes into its last argument: that is a new tensor, like argument number
+// kLike.
+template <auto out_form, size_t kLike, class Arguments, class Numbers>
+struct Functional;
+template <auto out_form, size_t kLike, class... A, size_t... number>
+struct Functional<out_form, kLike, std::tuple<A...>, std::index_sequence<number...>> {
+  static Tensor call(std::tuple_element_t<number, std::tuple<A...>>... inputs) {
+    Tensor out = new_like(std::get<kLike>(std::tie(inputs...)));
+    out_form(inputs..., out);
+    return out;
+  }
+};
+
+template <auto out_form, size_t kLike>
+void add_both(torch::stable::detail::StableLibrary& library, const char* name, const char* out_name) {
+  [&]<class... A>(void (*)(A...)) {
+    using Inputs = std::make_index_sequence<sizeof...(A) - 1>;
+    add<&Functional<out_form, kLike, std::tuple<A...>, Inputs>::call>(library, name);
+  }(out_form);
+  add<out_form>(library, out_name);
 }
 
 }  // namespace bfn

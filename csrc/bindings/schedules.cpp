@@ -1,18 +1,13 @@
 #include "../ops/schedules.h"
 
+#include "../cpu/written.h"
 #include "operators.h"
 #include "tensors.h"
 
 namespace bfn {
 namespace {
 
-std::string written(const Shape& shape) {
-  std::string text;
-  for (const int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
-  return "(" + text + (shape.size() == 1 ? ",)" : ")");
-}
-
-// Joins the dimensions of `value`, which lead those of the data, into those of the rows.
+// Widens the shape of the rows by the dimensions of `value`, which lead those of the data.
 void join(const char* name, Shape& rows, const Tensor& value, const Shape& data) {
   const auto sizes = value.sizes();
   for (size_t d = 0; d < sizes.size(); ++d) {

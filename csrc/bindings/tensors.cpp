@@ -7,7 +7,7 @@
 #include <utility>
 
 #ifndef BFN_CUDA
-#include "pages.h"
+#include "../cpu/pages.h"
 #endif
 
 namespace bfn {
@@ -60,7 +60,7 @@ static View aligned_view(const char* name, const Tensor& x, const Shape& shape, 
     }
     if (shape[d] == 1) continue;
     const int64_t stride = size == 1 ? 0 : strides[d - offset];
-    // from the last dimension on, backwards; reversed below
+    // the dimensions are taken from the last one on, and reversed below
     const int last = result.dims - 1;
     if (last >= 0 && stride == result.stride[last] * result.size[last]) {
       result.size[last] *= shape[d];
@@ -108,8 +108,8 @@ ScalarType compute_type(std::initializer_list<const Tensor*> tensors) {
 constexpr int64_t kMostBytes = std::numeric_limits<int64_t>::max();
 constexpr const char* kTooLarge = "the result would have more bytes than can be counted";
 
-// By the shim itself, since the way through the dispatcher costs more than a small tensor. Large ones lie in huge pages
-// where the system has them.
+// It calls the shim itself, since the way through the dispatcher costs more than a small tensor. Large ones lie in huge
+// pages where the system has them.
 static Tensor strided(const Tensor& like, const Shape& shape, const Shape& strides, ScalarType type) {
   const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   const size_t bytes = aoti_torch_dtype_element_size(dtype) * static_cast<size_t>(numel(shape));
@@ -131,9 +131,10 @@ static Tensor strided(const Tensor& like, const Shape& shape, const Shape& strid
   return Tensor(made);
 }
 
-// Strides by which the dimensions follow on one another, the one that is named first being the innermost.
+// A tensor whose dimensions follow on one another in this order, of which the first is the innermost.
 static Tensor new_in_order(const Tensor& like, const Shape& shape, const Shape& order, ScalarType type) {
-  if (shape.size() > kMaxDims + 1) throw std::invalid_argument("too many dimensions");  // one more for several numbers
+  if (shape.size() > kMaxDims + 1)
+    throw std::invalid_argument("too many dimensions");  // a tensor of several numbers per variable has one more
   Shape strides(shape.size());
   int64_t stride = 1;
   for (const int64_t d : order) {
@@ -154,7 +155,7 @@ Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type) {
   return new_in_order(like, shape, backwards(shape.size()), type);
 }
 
-// Whether its elements fill a stretch of memory, each place once: torch keeps such strides as they are.
+// Whether the elements of x fill a stretch of memory, each place once: torch keeps such strides as they are.
 static bool is_dense(const Tensor& x) {
   Shape order;
   for (int64_t d = 0; d < x.dim(); ++d) {
@@ -178,8 +179,8 @@ static int compare(const Tensor& x, int64_t a, int64_t b) {
   return x.size(a) > x.size(b) ? 1 : 0;
 }
 
-// The very strides of torch::empty_like, by which fakes are made: its sort is no order that another sort would find,
-// since a stride of 0 compares with none.
+// The strides must be those of torch::empty_like, by which fakes are made. Its sort is repeated here as it is: another
+// one would find another order, since a stride of 0 compares with none.
 Tensor new_like(const Tensor& like, ScalarType type) {
   if (is_dense(like)) {
     const auto strides = like.strides();
@@ -200,6 +201,18 @@ Tensor new_like(const Tensor& like, ScalarType type) {
   return new_in_order(like, shape_of(like), order, type);
 }
 
+Output output(const Tensor& like, const Shape& shape, ScalarType type, bool needed) {
+  if (!needed) return {new_tensor(like, {0}, type), View{}};
+  const Tensor made = new_tensor(like, shape, type);
+  return {made, view("output", made, shape)};
+}
+
+Output output_like(const Tensor& like, ScalarType type, bool needed) {
+  if (!needed) return output(like, {}, type, false);
+  const Tensor made = new_like(like, type);
+  return {made, view("output", made, shape_of(like))};
+}
+
 Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream) {
   Noise result;
   result.stream = stream;
@@ -212,16 +225,19 @@ Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& s
   return result;
 }
 
-void check_nodes(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples) {
+Draws draws_of(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples, const MaybeTensor& seed,
+               const MaybeTensor& noise, Shape shape) {
   if (nodes.size() != node_weights.size() || n_samples < 0 || (n_samples > 0 && !nodes.empty())) {
     throw std::invalid_argument("nodes and node_weights must be as many, and none where n_samples is not 0");
   }
-}
-
-Noise monte_carlo_noise(const MaybeTensor& seed, const MaybeTensor& noise, Shape shape, int64_t n_samples) {
-  if (n_samples == 0) return {};
   shape.insert(shape.begin(), n_samples);
-  return noise_of(seed, noise, shape, kMonteCarlo);
+  return {
+      .n_samples = n_samples,
+      .num_nodes = static_cast<int64_t>(nodes.size()),
+      .nodes = nodes.data(),
+      .node_weights = node_weights.data(),
+      .noise = n_samples > 0 ? noise_of(seed, noise, shape, kMonteCarlo) : Noise{},
+  };
 }
 
 }  // namespace bfn

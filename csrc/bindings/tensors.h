@@ -1,4 +1,4 @@
-// From tensors to the views that the loops take.
+// Tensors as the views that the ops take.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -35,7 +35,7 @@ inline Shape with(Shape shape, int64_t last) {
   return shape;
 }
 
-// One of an enumeration's numbers, of which the last is given.
+// The member of an enumeration with this number; `last` is its last one.
 template <class E>
 E code(const char* name, int64_t value, E last) {
   if (value < 0 || value > static_cast<int64_t>(last)) {
@@ -47,11 +47,11 @@ E code(const char* name, int64_t value, E last) {
 // The tensor broadcast to `shape`, aligned at the last dimension.
 View view(const char* name, const Tensor& x, const Shape& shape);
 View view(const char* name, const MaybeTensor& x, const Shape& shape);
-// A tensor that the caller gave to be written into: a lazy clone gets memory of its own first.
+// The view of a tensor that the caller gave to be written into: a lazy clone gets memory of its own first.
 View view_of_out(const Tensor& out, const Shape& shape);
-// Scalars of rows, which have the type of the arithmetic.
+// The view of row scalars, which must have the type of the arithmetic.
 View view_of_rows(const char* name, const MaybeTensor& x, const Shape& shape, ScalarType type);
-// Aligned at the first dimension instead.
+// The tensor broadcast to `shape`, aligned at the first dimension.
 View leading_view(const char* name, const Tensor& x, const Shape& shape);
 
 ScalarType compute_type(std::initializer_list<const Tensor*> tensors);
@@ -60,29 +60,30 @@ inline const Tensor* get(const MaybeTensor& x) { return x ? &*x : nullptr; }
 // Calls f with a float or a double.
 template <class F>
 void with_compute_type(ScalarType type, F&& f) {
-  if (type == ScalarType::Double) {
-    f(double{});
-  } else {
-    f(float{});
-  }
+  if (type == ScalarType::Double) return f(double{});
+  f(float{});
 }
 
-// Fresh tensors: contiguous, or with the dimensions in the order of those of another.
+// Fresh tensors: contiguous, or with the strides of another.
 Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type);
 Tensor new_like(const Tensor& like, ScalarType type);
 inline Tensor new_like(const Tensor& like) { return new_like(like, like.scalar_type()); }
 
-// A gradient that the forward pass saves, in the arithmetic's type; empty where it is not needed.
-inline Tensor saved_gradient(const Tensor& like, ScalarType type, bool needed) {
-  return new_tensor(like, needed ? shape_of(like) : Shape{0}, type);
+// A fresh tensor, contiguous or like another, and its view; where it is not needed, an empty tensor and a null view.
+struct Output {
+  Tensor tensor;
+  View view;
+};
+Output output(const Tensor& like, const Shape& shape, ScalarType type, bool needed = true);
+Output output_like(const Tensor& like, ScalarType type, bool needed = true);
+inline Output output_like(const Tensor& like, bool needed = true) {
+  return output_like(like, like.scalar_type(), needed);
 }
 
 Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream);
 
-// Nodes and their weights are as many, and there are none of them or no draws.
-void check_nodes(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples);
-
-// That of `n_samples` draws, of which explicit noise has one per leading index; none for a quadrature.
-Noise monte_carlo_noise(const MaybeTensor& seed, const MaybeTensor& noise, Shape shape, int64_t n_samples);
+// The draws or nodes of an expectation over data of this shape; explicit noise has one draw per leading index.
+Draws draws_of(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples, const MaybeTensor& seed,
+               const MaybeTensor& noise, Shape shape);
 
 }  // namespace bfn

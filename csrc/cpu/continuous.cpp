@@ -29,9 +29,9 @@ struct PredictionBlock {
 template <class T>
 void gaussian_step(const GaussianStep& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    T buffers[6][kBlock], normals[Noise::room(kBlock)];
+    T buffers[6][kBlock], normals[noise_room(kBlock)];
     const Ahead<T> ahead({&op.state, &op.data, &op.out}, start);
-    const T* eps = op.noise_scale ? op.noise.normals(start, length, normals, 0, 0, ahead) : nullptr;
+    const T* eps = op.noise_scale ? normals_of(op.noise, start, length, normals, 0, 0, ahead) : nullptr;
     const T* state = load(op.state, start, length, buffers[0]);
     const T* state_scale = load(op.state_scale, start, length, buffers[1], T(1));
     T* out = target(op.out, start, buffers[5]);
@@ -70,10 +70,10 @@ void predict_data_backward(const PredictDataBackward& op) {
     from.read(op.from, start, length);
     const T* grad = load(op.grad, start, length, buffers[0]);
     for (int64_t i = 0; i < length; ++i) {
-      const T x_hat = from.x_hat(i);
-      const T through = x_hat < from.low || x_hat > from.high ? T(0) : grad[i];
-      buffers[1][i] = -from.noise_scale[i] * through;
-      buffers[2][i] = from.mean_scale[i] * through;
+      const auto by =
+          prediction_gradient(grad[i], from.x_hat(i), from.mean_scale[i], from.noise_scale[i], from.low, from.high);
+      buffers[1][i] = by.grad_prediction;
+      buffers[2][i] = by.grad_mean;
     }
     if (op.grad_prediction) store(op.grad_prediction, start, length, buffers[1]);
     if (op.grad_mean) store(op.grad_mean, start, length, buffers[2]);
@@ -122,14 +122,10 @@ void squared_loss_backward(const SquaredLossBackward& op) {
   });
 }
 
-#define BFN_INSTANTIATE(T)                                            \
-  template void gaussian_step<T>(const GaussianStep&);                \
-  template void predict_data<T>(const PredictData&);                  \
-  template void predict_data_backward<T>(const PredictDataBackward&); \
-  template void squared_loss<T>(const SquaredLoss&);                  \
-  template void squared_loss_backward<T>(const SquaredLossBackward&);
-BFN_INSTANTIATE(float)
-BFN_INSTANTIATE(double)
-#undef BFN_INSTANTIATE
+BFN_INSTANTIATE(gaussian_step, const GaussianStep&);
+BFN_INSTANTIATE(predict_data, const PredictData&);
+BFN_INSTANTIATE(predict_data_backward, const PredictDataBackward&);
+BFN_INSTANTIATE(squared_loss, const SquaredLoss&);
+BFN_INSTANTIATE(squared_loss_backward, const SquaredLossBackward&);
 
 }  // namespace bfn

@@ -7,8 +7,8 @@
 namespace bfn {
 namespace {
 
-// The centre of each lane's message: a class with everything on it, or p_k = e_k share where that is above 0.
-// NaN is sent where there is neither.
+// What each lane's row sends: one class, or the distribution p_k = e_k share where that share is above 0. A row that
+// has neither sends NaN.
 template <class T>
 struct Sent {
   int64_t one[kLanes];
@@ -20,7 +20,7 @@ struct Sent {
     std::copy_n(kNoClass, kLanes, one);
   }
 
-  // y of a tile, on top of `onto` if given. kShared: there are shares; else e and scale are not looked at.
+  // Writes onto(i) + y_i for a tile. Without kShared no row sends a distribution, and e and scale are not looked at.
   template <bool kShared, class Onto>
   void messages(const Tile& tile, const T* __restrict eps, const T* __restrict e, const T* scale, Onto onto,
                 T* __restrict y) const {
@@ -28,7 +28,7 @@ struct Sent {
     const T classes = static_cast<T>(tile.rows.num_classes);
     T poison[kLanes], by[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) {
-      poison[j] = one[j] < 0 && !(share[j] > T(0)) ? static_cast<T>(kNaN) : T(0);
+      poison[j] = one[j] < 0 && !(share[j] > T(0)) ? kNaN<T> : T(0);
       by[j] = kShared ? share[j] * scale[j] : T(0);
     }
     for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
@@ -39,7 +39,7 @@ struct Sent {
   }
 };
 
-// The last class of a row with p_k > 0, for a draw that no cumulative probability exceeds.
+// The last class of a row with p_k > 0 takes a draw that no cumulative probability exceeds.
 template <class T>
 int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
   int64_t last = 0, t = 0;
@@ -53,7 +53,7 @@ int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
   return last;
 }
 
-// The first class of one row whose cumulative e exceeds `most`: by tiles, by steps, then within the step.
+// The first class of one row whose cumulative e exceeds `most`. The search goes by tiles, by steps, then within a step.
 template <class T>
 int64_t draw_along(const Rows& rows, const RowScratch<T>& scratch, double most) {
   double before = 0;
@@ -80,8 +80,8 @@ int64_t draw_along(const Rows& rows, const RowScratch<T>& scratch, double most) 
   return found;
 }
 
-// The first k of each row whose cumulative probability exceeds u; if none does, the last k with p_k > 0. -1 where p is
-// NaN, as it is where logits are NaN or infinite, or all of them -inf.
+// Draws the first k of each row whose cumulative probability exceeds u; if none does, the last k with p_k > 0. It is -1
+// where p is NaN, as it is where logits are NaN or infinite, or all of them -inf.
 template <class T>
 void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScratch<T>& scratch,
                   const T (&uniform)[kLanes], int64_t (&drawn)[kLanes]) {
@@ -114,12 +114,12 @@ void store_probs(const View& out, const Rows& rows, const RowSums<T>& sums, RowS
   });
 }
 
-// What the network's rows send; the e of shares are left in the scratch.
+// Decides what the network's rows send; the e of distributions are left in the scratch.
 template <class T>
 void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, Sent<T>& sent) {
   const auto logits = logits_of<T>(op.output_logits);
-  if (op.choice == DiscreteChoice::kMode) return find_modes<T>(rows, logits, sent.one);
-  if (op.choice == DiscreteChoice::kMean) {
+  if (op.choice == Choice::kMode) return find_modes<T>(rows, logits, sent.one);
+  if (op.choice == Choice::kMean) {
     const RowSums<T> sums(rows, kNoClass, scratch, logits);
     for (int64_t j = 0; j < kLanes; ++j) sent.share[j] = static_cast<T>(1 / sums.rest[j]);
   } else {
@@ -142,12 +142,13 @@ void discrete_theta(const DiscreteTheta& op) {
 
 template <class T>
 void discrete_sender(const DiscreteSender& op) {
+  BadClass bad;
   const auto make = [&] { return RowScratch<T>(op.num_classes); };
   for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
     Sent<T> sent(rows, op.alpha, op.spread);
     uint8_t all[kLanes];
     mask_lanes(rows, nullptr, all);
-    load_classes(op.x, rows, all, sent.one, op.bad);
+    load_classes(op.x, rows, all, sent.one, &bad);
     const auto messages = [&](const Tile& tile, T* y) {
       T normals[kBlock];
       const auto nothing = [](int64_t) { return T(0); };
@@ -165,10 +166,12 @@ void discrete_sender(const DiscreteSender& op) {
       });
     }
   });
+  bad.refuse("x", op.num_classes);
 }
 
 template <class T>
 void discrete_update(const DiscreteUpdate& op) {
+  BadClass bad;
   const auto make = [&] { return RowScratch<T>(op.num_classes); };
   for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
     Sent<T> sent(rows, op.alpha, op.spread);
@@ -177,7 +180,7 @@ void discrete_update(const DiscreteUpdate& op) {
     if (std::count(known, known + kLanes, 0) > 0) choose(op, rows, scratch, sent);
     if (op.known) {
       int64_t x[kLanes];
-      load_classes(op.known, rows, known, x, op.bad);
+      load_classes(op.known, rows, known, x, &bad);
       for (int64_t j = 0; j < kLanes; ++j) {
         sent.one[j] = known[j] ? x[j] : sent.one[j];
         sent.share[j] = known[j] ? T(0) : sent.share[j];
@@ -204,10 +207,12 @@ void discrete_update(const DiscreteUpdate& op) {
       store_tile(op.out, tile, out);
     });
   });
+  bad.refuse("known", op.num_classes);
 }
 
 template <class T>
 void discrete_loss(const DiscreteLoss& op) {
+  BadClass bad;
   const int64_t count = op.num_classes;
   const auto make = [&] { return RowScratch<T>(count, false); };
   reduce_losses<T>(op.to, count, make, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, auto& scratch) {
@@ -219,13 +224,14 @@ void discrete_loss(const DiscreteLoss& op) {
         if (op.stats) store(op.stats, rows.first * kRowStats, rows.count * kRowStats, stats);
       };
       if (!mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs)) return save();
-      load_classes(op.x, rows, costs, x, op.bad);
+      load_classes(op.x, rows, costs, x, &bad);
       const RowSums<T, Wanted::kSquares> sums(rows, x, scratch, logits_of<T>(op.logits));
       double spread[kLanes] = {};
       if (op.weight) sums.spreads(rows, x, logits_of<T>(op.logits), spread);
       load_lanes(op.weight, rows, weight);
       T moment[kLanes], cost[kLanes];
-      for (int64_t j = 0; j < kLanes; ++j) {  // in SIMD: no branch foresees which row is wrong
+      for (int64_t j = 0; j < kLanes;
+           ++j) {  // the lanes are SIMD, since no branch predictor foresees which row is wrong
         const RowStats<T> row = sums.stats(j, spread[j]);
         moment[j] = row.moment;
         cost[j] = weight[j] * squared_distance(row);
@@ -233,12 +239,13 @@ void discrete_loss(const DiscreteLoss& op) {
       for (int64_t j = 0; j < rows.count; ++j) {
         const RowStats<T> row{sums.top[j], sums.e_x[j], static_cast<T>(sums.rest[j]), moment[j]};
         if (!op.weight) cost[j] = cross_entropy(row, sums.z_x[j]);
-        loss[rows.first - start + j] = x[j] < 0 ? static_cast<T>(kNaN) : cost[j];
+        loss[rows.first - start + j] = x[j] < 0 ? kNaN<T> : cost[j];
         if (costs[j]) std::memcpy(stats + j * kRowStats, &row, sizeof(row));
       }
       save();
     });
   });
+  bad.refuse("x", op.num_classes);
 }
 
 template <class T>
@@ -268,7 +275,7 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
     }
     for_tiles(rows, [&](const Tile& tile) {
       T logits[kBlock], e[kBlock], out[kBlock];
-      // half a tile: what is written comes in between
+      // only half a tile is asked for ahead, since the output's lines come in between
       exp_steps(tile.steps, load_tile(op.logits, tile, logits, kMinusInfinity<T>), top, e, kBlock / 2);
       T* __restrict by = target_tile(op.grad_logits, tile, out);
       const StepOf step(tile, x);
@@ -282,14 +289,10 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
   });
 }
 
-#define BFN_INSTANTIATE(T)                                 \
-  template void discrete_theta<T>(const DiscreteTheta&);   \
-  template void discrete_sender<T>(const DiscreteSender&); \
-  template void discrete_update<T>(const DiscreteUpdate&); \
-  template void discrete_loss<T>(const DiscreteLoss&);     \
-  template void discrete_loss_backward<T>(const DiscreteLossBackward&);
-BFN_INSTANTIATE(float)
-BFN_INSTANTIATE(double)
-#undef BFN_INSTANTIATE
+BFN_INSTANTIATE(discrete_theta, const DiscreteTheta&);
+BFN_INSTANTIATE(discrete_sender, const DiscreteSender&);
+BFN_INSTANTIATE(discrete_update, const DiscreteUpdate&);
+BFN_INSTANTIATE(discrete_loss, const DiscreteLoss&);
+BFN_INSTANTIATE(discrete_loss_backward, const DiscreteLossBackward&);
 
 }  // namespace bfn

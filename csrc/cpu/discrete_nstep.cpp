@@ -8,18 +8,18 @@
 namespace bfn {
 namespace {
 
-// Numbers of the classes of rows, between the sweeps over their tiles.
+// Numbers that are kept of every class between the sweeps over a row's tiles.
 template <class T>
 struct NStepScratch {
   RowScratch<T> rows;
   std::vector<T> p, growth, ratio, gradient;
-  T normals[kBlock];  // of a tile and draw
+  T normals[kBlock];  // those of one tile in one draw
 
   explicit NStepScratch(int64_t num_classes)
       : rows(num_classes), p(rows.e.size()), growth(p.size()), ratio(p.size()), gradient(p.size()) {}
 };
 
-// S and M = 1 + S of the joint receiver (math/discrete.h), summed over the steps of a tile.
+// Sums S and M = 1 + S of the joint receiver (math/discrete.h) over the steps of a tile.
 template <class T>
 [[gnu::noinline]] void sum_products(int64_t steps, const T* __restrict p, const T* __restrict growth,
                                     const T* __restrict ratio, double* __restrict excess, double* __restrict mixture) {
@@ -36,25 +36,21 @@ template <class T>
   }
 }
 
-// Of a draw of the joint receiver: where M is too small or too large for float; and, elsewhere, its share of the
-// gradient, factor p (level - growth) or, where M is not near 1, of the ratio.
+// A draw of the joint receiver in lanes.
 template <class T>
-struct JointSlopes {
-  T factor[kLanes], level[kLanes];
-  int32_t near_one[kLanes], far[kLanes];
+struct JointDraws {
+  T divergence[kLanes], factor[kLanes], level[kLanes];
+  int32_t near_one[kLanes], beyond[kLanes];
 
-  // Functions of their own, so that the lanes become SIMD.
-  [[gnu::noinline]] void take(const double* __restrict excess, const double* __restrict mixture, T weight,
-                              T* __restrict divergence) {
+  // These are functions of their own, so that the lanes become SIMD.
+  [[gnu::noinline]] void take(const double* __restrict excess, const double* __restrict mixture, T weight) {
     for (int64_t j = 0; j < kLanes; ++j) {
-      const T sum = static_cast<T>(excess[j]), all = static_cast<T>(mixture[j]);
-      const int32_t beyond = joint_mixture_serves(all) ? 0 : 1, near = sum > T(-0.5) ? 1 : beyond;
-      const T total = near ? 1 + sum : all, by_sum = log1p(sum), by_all = log(all);
-      far[j] = beyond;
-      near_one[j] = near;  // growth is finite
-      level[j] = beyond ? T(0) : near ? sum : all;
-      factor[j] = beyond ? T(0) : weight / total;
-      divergence[j] = near ? -by_sum : -by_all;
+      const JointDraw<T> draw(static_cast<T>(excess[j]), static_cast<T>(mixture[j]), weight);
+      divergence[j] = draw.divergence;
+      factor[j] = draw.factor;
+      level[j] = draw.level;
+      near_one[j] = draw.near_one;
+      beyond[j] = draw.beyond;
     }
   }
 
@@ -63,13 +59,13 @@ struct JointSlopes {
     for (int64_t s = 0; s < steps; ++s) {
       for (int64_t j = 0; j < kLanes; ++j) {
         const int64_t i = s * kLanes + j;
-        gradient[i] += factor[j] * (p[i] * (level[j] - (near_one[j] ? growth[i] : ratio[i])));
+        gradient[i] += JointDraw<T>(factor[j], level[j], near_one[j]).slope(p[i], {ratio[i], growth[i]});
       }
     }
   }
 };
 
-// The rows in the lanes, and what all draws share.
+// The rows in the lanes, and the numbers that all draws share.
 template <class T>
 struct NStepRows {
   const DiscreteNStep& op;
@@ -78,27 +74,25 @@ struct NStepRows {
   int64_t x[kLanes];
   T alpha[kLanes];
   double value[kLanes] = {};
-  // whose normals the scratch holds, or others
+  // The tile and draw whose normals `made` points to.
   int64_t made_draw = -1, made_first = -1;
   const T* made = nullptr;
 
-  // Normals of a draw; those of a quadrature are one number for all classes.
+  // The normals of a draw. A quadrature's node is one number for all classes.
   const T* normals(const Tile& tile, int64_t draw) {
     if (draw == made_draw && tile.first == made_first) return made;
     made_draw = draw;
     made_first = tile.first;
     made = scratch.normals;
-    if (op.n_samples) {
+    if (op.draws.n_samples) {
       const int64_t all = op.to.batch * op.to.per_batch * rows.num_classes;
-      made = normal_tile(op.noise, tile, scratch.normals, static_cast<uint32_t>(draw), all);
+      made = normal_tile(op.draws.noise, tile, scratch.normals, static_cast<uint32_t>(draw), all);
     } else {
-      std::fill_n(scratch.normals, tile.padded(), static_cast<T>(op.nodes[draw]));
+      std::fill_n(scratch.normals, tile.padded(), static_cast<T>(op.draws.nodes[draw]));
     }
     return made;
   }
-  T weight(int64_t draw) const {
-    return op.n_samples ? T(1) / static_cast<T>(op.n_samples) : static_cast<T>(op.node_weights[draw]);
-  }
+  T weight(int64_t draw) const { return weight_of<T>(op.draws, draw); }
 
   NStepRows(const DiscreteNStep& nstep, const Rows& which, const int64_t (&classes)[kLanes], NStepScratch<T>& kept)
       : op(nstep), rows(which), scratch(kept) {
@@ -127,11 +121,11 @@ struct NStepRows {
     Differences d;
     const T classes = static_cast<T>(rows.num_classes);
     for (int64_t j = 0; j < kLanes; ++j) {
-      // K = 2, by quadrature: y_x - y_o ~ N(2 alpha, 4 alpha)
-      d.spread[j] = op.n_samples ? sqrt(classes * alpha[j]) : -2 * sqrt(alpha[j]);
+      // a quadrature has K = 2, where y_x - y_o ~ N(2 alpha, 4 alpha)
+      d.spread[j] = op.draws.n_samples ? sqrt(classes * alpha[j]) : -2 * sqrt(alpha[j]);
       d.towards[j] = classes * alpha[j];
     }
-    if (!op.n_samples) return d;
+    if (!op.draws.n_samples) return d;
     for_tiles(rows, [&](const Tile& tile) {
       const StepOf step(tile, x);
       if (std::all_of(step.at, step.at + kLanes, [](int32_t s) { return s < 0; })) return;
@@ -141,7 +135,8 @@ struct NStepRows {
     return d;
   }
 
-  // One draw of the joint receiver: its divergence, and weight (softmax(z) - softmax(z + y)) onto the gradient.
+  // Adds one draw of the joint receiver (189, 190) to `value`, and weight (softmax(z) - softmax(z + y)) to the
+  // gradient.
   void joint_draw(int64_t draw) {
     const Differences d = differences(draw);
     double excess[kLanes] = {}, mixture[kLanes] = {};
@@ -166,21 +161,20 @@ struct NStepRows {
         mixture[j] += tile_mixture[j];
       }
     });
-    JointSlopes<T> slopes;
-    T divergence[kLanes];
-    slopes.take(excess, mixture, weight(draw), divergence);
+    JointDraws<T> joint;
+    joint.take(excess, mixture, weight(draw));
     for_tiles(rows, [&](const Tile& tile) {
       const int64_t at = tile.first;
-      slopes.add(tile.steps, &scratch.p[at], &scratch.growth[at], &scratch.ratio[at], &scratch.gradient[at]);
+      joint.add(tile.steps, &scratch.p[at], &scratch.growth[at], &scratch.ratio[at], &scratch.gradient[at]);
     });
-    if (std::any_of(slopes.far, slopes.far + kLanes, [](int32_t far) { return far != 0; })) {
-      joint_draw_far(draw, d, slopes.far, divergence);
+    if (std::any_of(joint.beyond, joint.beyond + kLanes, [](int32_t beyond) { return beyond != 0; })) {
+      joint_draw_beyond(draw, d, joint.beyond, joint.divergence);
     }
-    for (int64_t j = 0; j < kLanes; ++j) value[j] += static_cast<double>(weight(draw)) * divergence[j];
+    for (int64_t j = 0; j < kLanes; ++j) value[j] += static_cast<double>(weight(draw)) * joint.divergence[j];
   }
 
-  // The same where M is too small or too large for float, by the log-odds against x before and after the message.
-  void joint_draw_far(int64_t draw, const Differences& d, const int32_t (&far)[kLanes], T (&divergence)[kLanes]) {
+  // Does the same where M is too small or too large for float, by the log-odds against x before and after the message.
+  void joint_draw_beyond(int64_t draw, const Differences& d, const int32_t (&beyond)[kLanes], T (&divergence)[kLanes]) {
     const auto odds_against = [](const RowSums<T>& sums, int64_t j) {
       return log(static_cast<T>(sums.rest[j])) + sums.top[j] - sums.z_x[j];
     };
@@ -194,7 +188,7 @@ struct NStepRows {
       return shifted;
     });
     for (int64_t j = 0; j < kLanes; ++j) {
-      if (far[j]) divergence[j] = joint_divergence(odds_against(before, j), odds_against(after, j));
+      if (beyond[j]) divergence[j] = joint_divergence(odds_against(before, j), odds_against(after, j));
     }
     int64_t t = 0;
     for_tiles(rows, [&](const Tile& tile) {
@@ -204,13 +198,12 @@ struct NStepRows {
       const StepOf step(tile, x);
       for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
         const T now = s == step.at[j] ? after.e_x[j] : e[i] * scale[j];
-        if (far[j]) gradient[i] += weight(draw) * (p[i] - now / static_cast<T>(after.total(j)));
+        if (beyond[j]) gradient[i] += weight(draw) * (p[i] - now / static_cast<T>(after.total(j)));
       });
     });
   }
 
-  // One draw of the factorised receiver: its divergence, and the derivatives by p onto the gradient. `ratio` holds 1 -
-  // p.
+  // Adds one draw of the factorised receiver to `value`, and its derivatives by p to the gradient. `ratio` holds 1 - p.
   void factorised_draw(int64_t draw, FarTerms<T>* far) {
     T r[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) r[j] = sqrt(static_cast<T>(rows.num_classes) * alpha[j]);
@@ -230,7 +223,7 @@ struct NStepRows {
     });
   }
 
-  // 1 - p into `ratio`, of the likeliest class by the sum of the others.
+  // Writes 1 - p into `ratio`; for the likeliest class, where it would cancel, it is the sum of the others.
   void set_rests(const int64_t (&likeliest)[kLanes]) {
     const RowSums<T> sums(rows, likeliest, scratch.rows, logits_of<T>(op.logits));
     for_tiles(rows, [&](const Tile& tile) {
@@ -242,8 +235,8 @@ struct NStepRows {
     });
   }
 
-  // From derivatives g by p to those by the logits: p_k (g_k - mean of g), which for the likeliest class would cancel;
-  // there the differences are summed instead.
+  // Turns derivatives g by p into those by the logits, p_k (g_k - mean of g). For the likeliest class that would
+  // cancel: there the differences are summed instead.
   void through_softmax(const int64_t (&likeliest)[kLanes]) {
     T largest[kLanes] = {};
     double mean[kLanes] = {}, away[kLanes] = {};
@@ -276,9 +269,9 @@ struct NStepRows {
     });
   }
 
-  // The losses into `value`, their gradients by the logits into the scratch.
+  // Leaves the losses in `value` and their gradients by the logits in the scratch.
   void run() {
-    const int64_t draws = op.n_samples ? op.n_samples : op.num_nodes;
+    const int64_t draws = op.draws.count();
     if (op.receiver == Receiver::kJoint) {
       for (int64_t draw = 0; draw < draws; ++draw) joint_draw(draw);
       return;
@@ -299,6 +292,7 @@ struct NStepRows {
 
 template <class T>
 void discrete_nstep(const DiscreteNStep& op) {
+  BadClass bad;
   const int64_t count = op.num_classes;
   const auto make = [&] { return NStepScratch<T>(count); };
   reduce_losses<T>(op.to, count, make, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, auto& scratch) {
@@ -306,14 +300,14 @@ void discrete_nstep(const DiscreteNStep& op) {
       int64_t x[kLanes];
       uint8_t costs[kLanes];
       mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs);
-      load_classes(op.x, rows, costs, x, op.bad);
+      load_classes(op.x, rows, costs, x, &bad);
       NStepRows<T> nstep(op, rows, x, scratch);
       nstep.run();
       T steps[kLanes];
       for (int64_t j = 0; j < kLanes; ++j) steps[j] = x[j] < 0 ? T(0) : static_cast<T>(op.n_steps);
       for (int64_t j = 0; j < rows.count; ++j) {
         const T cost = static_cast<T>(static_cast<double>(op.n_steps) * nstep.value[j]);
-        loss[rows.first - start + j] = x[j] < 0 ? static_cast<T>(kNaN) : cost;
+        loss[rows.first - start + j] = x[j] < 0 ? kNaN<T> : cost;
       }
       if (!op.grad_logits) return;
       for_tiles(rows, [&](const Tile& tile) {
@@ -327,9 +321,9 @@ void discrete_nstep(const DiscreteNStep& op) {
       });
     });
   });
+  bad.refuse("x", count);
 }
 
-template void discrete_nstep<float>(const DiscreteNStep&);
-template void discrete_nstep<double>(const DiscreteNStep&);
+BFN_INSTANTIATE(discrete_nstep, const DiscreteNStep&);
 
 }  // namespace bfn

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "../math/bin_prob.h"
+#include "../math/continuous.h"
 #include "expected_value.h"
 #include "loss.h"
 #include "network.h"
@@ -12,47 +13,34 @@
 namespace bfn {
 namespace {
 
-// The bin with the most mass; of a mixture, all bins are tried.
 template <class T>
 T likeliest(const NetworkBlock<T>& from, int64_t i) {
   if (!from.mixed) return mode(from.mean[i], from.std[i], from.bins);
-  T best = 0, best_mass = -1;
-  for (int64_t k = 0; k < from.bins.count; ++k) {
+  return mixture_mode(from.bins, [&](T bin) {
     T mass = 0;
     for (int64_t m = i * from.components; m < (i + 1) * from.components; ++m) {
-      mass += from.share[m] * exp(log_bin_prob(static_cast<T>(k), from.mean[m], from.std[m], from.bins).value);
+      mass += from.share[m] * exp(log_bin_prob(bin, from.mean[m], from.std[m], from.bins).value);
     }
-    if (mass > best_mass) best = static_cast<T>(k);
-    best_mass = mass <= best_mass ? best_mass : mass;
-  }
-  return best_mass >= T(0) ? from.bins.centre(best) : best_mass;
+    return mass;
+  });
 }
 
-// The component that a uniform draws: the first whose cumulative share exceeds it, else the last with a share; -1 where
-// the shares are NaN.
 template <class T>
 int64_t component_of(const NetworkBlock<T>& from, int64_t i, T uniform) {
   const T* share = from.share + i * from.components;
-  T cumulative = 0;
-  int64_t last = 0;
-  for (int64_t m = 0; m < from.components; ++m) {
-    cumulative += share[m];
-    if (cumulative > uniform) return m;
-    if (share[m] > T(0)) last = m;
-  }
-  return cumulative == cumulative ? last : -1;
+  return drawn_component(static_cast<int>(from.components), uniform, [share](int m) { return share[m]; });
 }
 
 template <class T>
 void expected_values(const NetworkBlock<T>& from, const ExpectedBlock<T>& k, T* out) {
   if (!from.mixed) {
-    for (int64_t i = 0; i < from.length; ++i) out[i] = k.base[i] + k.shift[i];
+    for (int64_t i = 0; i < from.length; ++i) out[i] = k.at(i).value();
     return;
   }
   for (int64_t i = 0; i < from.length; ++i) {
     out[i] = 0;
     for (int64_t m = i * from.components; m < (i + 1) * from.components; ++m) {
-      out[i] += from.share[m] * (k.base[m] + k.shift[m]);
+      out[i] += from.share[m] * k.at(m).value();
     }
   }
 }
@@ -67,18 +55,17 @@ void choose_block(const NetworkBlock<T>& from, Choice choice, const Noise& draw,
   } else if (choice == Choice::kMode) {
     for (int64_t i = 0; i < from.length; ++i) out[i] = likeliest(from, i);
   } else {
-    T normals[Noise::room(kBlock)];
-    const T* eps = draw.normals(start, from.length, normals);
+    T normals[noise_room(kBlock)];
+    const T* eps = normals_of(draw, start, from.length, normals);
     for (int64_t i = 0; i < from.length; ++i) {
-      const int64_t m = from.mixed ? component_of(from, i, component.uniform<T>(start + i)) : 0;
+      const int64_t m = from.mixed ? component_of(from, i, uniform_of<T>(component, start + i)) : 0;
       const int64_t at = i * from.components + m;
-      const T value = m < 0 ? static_cast<T>(NAN) : from.mean[at] + from.std[at] * eps[i];
-      out[i] = from.bins.centre(from.bins.index(clamp(value, T(-1), T(1))));
+      out[i] = from.bins.quantised(m < 0 ? kNaN<T> : from.mean[at] + from.std[at] * eps[i]);
     }
   }
 }
 
-// L_inf: weight (x - k)^2.
+// L_inf (101).
 template <class T>
 void squared_error(const DiscretisedLoss& op, const NetworkBlock<T>& from, const T* x, int64_t start, T* loss,
                    GradientBlock<T>& by) {
@@ -88,39 +75,38 @@ void squared_error(const DiscretisedLoss& op, const NetworkBlock<T>& from, const
   k.sum(from.mean, from.std, from.all(), from.bins);
   if (!from.mixed) {
     for (int64_t i = 0; i < from.length; ++i) {
-      const T error = (x[i] - k.base[i]) - k.shift[i], slope = -2 * weight[i] * error;
-      loss[i] = weight[i] * error * error;
-      by.by_mean[i] = slope * k.by_mean[i];
-      by.by_std[i] = slope * k.by_std[i];
+      const SquaredError<T> cost(weight[i], k.at(i).error(x[i]));
+      loss[i] = cost.loss;
+      by.by_mean[i] = cost.slope * k.by_mean[i];
+      by.by_std[i] = cost.slope * k.by_std[i];
     }
     return;
   }
   for (int64_t i = 0; i < from.length; ++i) {
     const int64_t first = i * from.components, end = first + from.components;
     T error = 0;
-    for (int64_t m = first; m < end; ++m) error += from.share[m] * ((x[i] - k.base[m]) - k.shift[m]);
-    const T slope = -2 * weight[i] * error;
-    loss[i] = weight[i] * error * error;
+    for (int64_t m = first; m < end; ++m) error += from.share[m] * k.at(m).error(x[i]);
+    const SquaredError<T> cost(weight[i], error);
+    loss[i] = cost.loss;
     for (int64_t m = first; m < end; ++m) {
-      by.by_mean[m] = slope * from.share[m] * k.by_mean[m];
-      by.by_std[m] = slope * from.share[m] * k.by_std[m];
-      by.by_logit[m] = slope * from.share[m] * (error - ((x[i] - k.base[m]) - k.shift[m]));
+      by.set(m, mean_gradient(cost.slope * from.share[m], k.at(m), error - k.at(m).error(x[i])));
     }
   }
 }
 
-// -ln p of the bin of x.
+// The cost -ln p of the bin of x (107-109).
 template <class T>
 void bin_cost(const NetworkBlock<T>& from, const View& x, int64_t start, T* loss, GradientBlock<T>& by) {
   T buffer[kBlock], log_p[kBlock];
   const T* each_x = load_each(x, start, from.length, from.components, buffer);
+  const T weight = from.mixed ? T(1) : T(-1);  // ln p's weight in the cost; a mixture's components get theirs below
   const auto cost = [&](auto clip) {
     const Bins<T> bins{from.bins.count, decltype(clip)::value};
     for (int64_t i = 0; i < from.all(); ++i) {
       const auto p = log_bin_prob(bins.index(each_x[i]), from.mean[i], from.std[i], bins);
       log_p[i] = p.value;
-      by.by_mean[i] = -p.by_mean;
-      by.by_std[i] = -p.by_std;
+      by.by_mean[i] = weight * p.by_mean;
+      by.by_std[i] = weight * p.by_std;
     }
   };
   if (from.bins.clip) {
@@ -133,35 +119,35 @@ void bin_cost(const NetworkBlock<T>& from, const View& x, int64_t start, T* loss
     return;
   }
   for (int64_t i = 0; i < from.length; ++i) {
-    const int64_t first = i * from.components;
-    T part[kBlock];
-    for (int64_t m = 0; m < from.components; ++m) log_p[first + m] += from.log_share[first + m];
-    loss[i] = -log_sum(log_p + first, from.components, part);
-    for (int64_t m = 0; m < from.components; ++m) {
-      by.by_mean[first + m] *= part[m];
-      by.by_std[first + m] *= part[m];
-      by.by_logit[first + m] = from.share[first + m] - part[m];
+    const int64_t first = i * from.components, end = first + from.components;
+    T e[kBlock];
+    for (int64_t m = first; m < end; ++m) log_p[m] += from.log_share[m];
+    const LogSum<T> total = log_sum(log_p + first, from.components, e);
+    loss[i] = -total.value();
+    for (int64_t m = first; m < end; ++m) {
+      const WithGradient<T> of_component{log_p[m], by.by_mean[m], by.by_std[m]};
+      by.set(m, log_sum_gradient(T(-1), e[m - first] / total.sum, from.share[m], of_component));
     }
   }
 }
 
-// L_n; one for all blocks of a thread.
+// L_n (113-119). A thread has one object for all of its blocks.
 template <class T>
 class NStep {
  public:
   explicit NStep(const DiscretisedLoss& loss)
       : op(loss),
-        draws(loss.n_samples ? loss.n_samples : loss.num_nodes),
+        draws(loss.draws.count()),
         eps(draws),
         weights(draws),
-        normals(loss.n_samples ? draws * Noise::room(kBlock) : 0),
+        normals(loss.draws.n_samples * noise_room(kBlock)),
         sums(loss.from.components, DrawSums<T>(draws)),
         terms(loss.from.components),
-        part(loss.from.components, T(1)),
+        e(loss.from.components),
         sum({loss.from.num_bins, loss.from.clip}) {
     for (int64_t i = 0; i < draws; ++i) {
-      eps[i] = op.n_samples ? T(0) : static_cast<T>(op.nodes[i]);
-      weights[i] = op.n_samples ? T(1) / static_cast<T>(draws) : static_cast<T>(op.node_weights[i]);
+      eps[i] = op.draws.n_samples ? T(0) : static_cast<T>(op.draws.nodes[i]);
+      weights[i] = weight_of<T>(op.draws, i);
     }
   }
 
@@ -172,7 +158,7 @@ class NStep {
     draw(start, from.length);
     for (int64_t i = 0; i < from.length; ++i) {
       if (mask && !mask[i]) continue;
-      for (int64_t d = 0; d < op.n_samples; ++d) eps[d] = normals[d * Noise::room(kBlock) + i];
+      for (int64_t d = 0; d < op.draws.n_samples; ++d) eps[d] = normals[d * noise_room(kBlock) + i];
       const int64_t first = i * from.components;
       for (int64_t m = 0; m < from.components; ++m) {
         sum(x[i], from.mean[first + m], from.std[first + m], 1 / sqrt(alpha[i]), eps.data(), draws, sums[m]);
@@ -185,11 +171,11 @@ class NStep {
   const DiscretisedLoss& op;
   int64_t draws;
   std::vector<T> eps, weights, normals;
-  std::vector<DrawSums<T>> sums;  // of each component
-  std::vector<T> terms, part;
+  std::vector<DrawSums<T>> sums;  // one for each component
+  std::vector<T> terms, e;
   NStepSum<T> sum;
 
-  // A mixture's sum is that of its components', times their shares.
+  // The sum over bins is linear in p: a mixture's is that of its components, times their shares.
   T expect(const NetworkBlock<T>& from, int64_t first, GradientBlock<T>& by) {
     const T n = static_cast<T>(op.n_steps);
     std::fill_n(by.by_mean + first, from.components, T(0));
@@ -198,16 +184,17 @@ class NStep {
     T value = 0;
     for (int64_t d = 0; d < draws; ++d) {
       const T weight = -n * weights[d];
-      if (from.mixed) {
-        for (int64_t m = 0; m < from.components; ++m) terms[m] = from.log_share[first + m] + sums[m].value[d];
-        value += weight * log_sum(terms.data(), from.components, part.data());
-      } else {
+      if (!from.mixed) {
         value += weight * sums[0].value[d];
+        by.by_mean[first] += weight * sums[0].by_mean[d];
+        by.by_std[first] += weight * sums[0].by_std[d];
+        continue;
       }
+      for (int64_t m = 0; m < from.components; ++m) terms[m] = from.log_share[first + m] + sums[m].value[d];
+      const LogSum<T> total = log_sum(terms.data(), from.components, e.data());
+      value += weight * total.value();
       for (int64_t m = 0; m < from.components; ++m) {
-        by.by_mean[first + m] += weight * part[m] * sums[m].by_mean[d];
-        by.by_std[first + m] += weight * part[m] * sums[m].by_std[d];
-        if (from.mixed) by.by_logit[first + m] += weight * (part[m] - from.share[first + m]);
+        by.add(first + m, log_sum_gradient(weight, e[m] / total.sum, from.share[first + m], sums[m].at(d)));
       }
     }
     return value;
@@ -215,9 +202,9 @@ class NStep {
 
   void draw(int64_t start, int64_t length) {
     const int64_t all = op.to.batch * op.to.per_batch;
-    for (int64_t d = 0; d < op.n_samples; ++d) {
-      T* buffer = normals.data() + d * Noise::room(kBlock);
-      const T* from = op.noise.normals(start, length, buffer, static_cast<uint32_t>(d), all);
+    for (int64_t d = 0; d < op.draws.n_samples; ++d) {
+      T* buffer = normals.data() + d * noise_room(kBlock);
+      const T* from = normals_of(op.draws.noise, start, length, buffer, static_cast<uint32_t>(d), all);
       std::memmove(buffer, from, length * sizeof(T));
     }
   }
@@ -237,9 +224,7 @@ void expected_value(const DiscretisedExpectedValue& op) {
     store(op.out, start, length, out);
     for (int64_t i = 0; i < from.all(); ++i) {
       const T share = from.mixed ? from.share[i] : T(1);
-      by.by_mean[i] = share * k.by_mean[i];
-      by.by_std[i] = share * k.by_std[i];
-      by.by_logit[i] = from.mixed ? share * (k.base[i] + k.shift[i] - out[i / from.components]) : T(0);
+      by.set(i, mean_gradient(share, k.at(i), from.mixed ? k.at(i).value() - out[i / from.components] : T(0)));
     }
     by.write(op.gradients, from, start);
   });
@@ -259,7 +244,7 @@ template <class T>
 void discretised_update(const DiscretisedUpdate& op) {
   for_blocks(op.count, op.from.components, [&](int64_t start, int64_t length) {
     const NetworkBlock<T> from(op.from, start, length);
-    T value[kBlock], buffers[5][kBlock], normals[Noise::room(kBlock)];
+    T value[kBlock], buffers[5][kBlock], normals[noise_room(kBlock)];
     choose_block(from, op.choice, op.draw, op.component, start, value);
     if (op.known) {
       uint8_t mask_buffer[kBlock];
@@ -268,11 +253,13 @@ void discretised_update(const DiscretisedUpdate& op) {
       for (int64_t i = 0; i < length; ++i) value[i] = mask[i] ? known[i] : value[i];
     }
     const T* state = load(op.state, start, length, buffers[1]);
-    const T* a = load(op.keep, start, length, buffers[2]);
-    const T* b = load(op.take, start, length, buffers[3]);
-    const T* std = load(op.noise_scale, start, length, buffers[4]);
-    const T* eps = op.noise.normals(start, length, normals);
-    for (int64_t i = 0; i < length; ++i) value[i] = a[i] * state[i] + b[i] * value[i] + std[i] * eps[i];
+    const T* keep = load(op.keep, start, length, buffers[2]);
+    const T* take = load(op.take, start, length, buffers[3]);
+    const T* noise_scale = load(op.noise_scale, start, length, buffers[4]);
+    const T* eps = normals_of(op.noise, start, length, normals);
+    for (int64_t i = 0; i < length; ++i) {
+      value[i] = updated_mean(keep[i], state[i], take[i], value[i], noise_scale[i], eps[i]);
+    }
     store(op.out, start, length, value);
   });
 }
@@ -300,13 +287,9 @@ void discretised_loss(const DiscretisedLoss& op) {
   range.refuse();
 }
 
-#define BFN_INSTANTIATE(T)                                          \
-  template void expected_value<T>(const DiscretisedExpectedValue&); \
-  template void choose<T>(const Choose&);                           \
-  template void discretised_update<T>(const DiscretisedUpdate&);    \
-  template void discretised_loss<T>(const DiscretisedLoss&);
-BFN_INSTANTIATE(float)
-BFN_INSTANTIATE(double)
-#undef BFN_INSTANTIATE
+BFN_INSTANTIATE(expected_value, const DiscretisedExpectedValue&);
+BFN_INSTANTIATE(choose, const Choose&);
+BFN_INSTANTIATE(discretised_update, const DiscretisedUpdate&);
+BFN_INSTANTIATE(discretised_loss, const DiscretisedLoss&);
 
 }  // namespace bfn

@@ -5,8 +5,8 @@
 
 namespace bfn {
 
-// The terms of the factorised receiver, and their derivatives by p onto the gradient: a function of its own, so
-// that the lanes become SIMD.
+// Writes the terms of the factorised receiver and adds their derivatives by p to the gradient. It is a function of its
+// own, so that the lanes become SIMD.
 template <class T>
 [[gnu::noinline]] void factorised_steps(int64_t steps, const int32_t* __restrict x, const T* __restrict p,
                                         const T* __restrict rest, const T* __restrict eps, const T* __restrict r, T by,
@@ -21,7 +21,7 @@ template <class T>
   }
 }
 
-// Whether p_x of any row is so small that ln has to be added in logs.
+// Whether p_x of any row is so small that its coordinate has to be added in logs (far_term).
 template <class T>
 bool has_far_terms(const Rows& rows, const int64_t (&x)[kLanes], const T* p) {
   bool any = false;
@@ -31,13 +31,12 @@ bool has_far_terms(const Rows& rows, const int64_t (&x)[kLanes], const T* p) {
   return any;
 }
 
-// The coordinates added in logs: that of the class x, and that of the likeliest where it leaves as little to all
-// others.
+// The coordinates that are added in logs: that of the class x, and that of the likeliest class where it leaves as
+// little to all others.
 template <class T>
 class FarTerms {
  public:
-  // logits(tile, buffer) gives a tile's numbers. What the likeliest class leaves to each of the others stays in the
-  // scratch.
+  // `logits(tile, buffer)` returns a tile's logits. The scratch is left with the e of all classes but the likeliest.
   template <class F>
   FarTerms(const Rows& which, const int64_t (&classes)[kLanes], const int64_t (&modes)[kLanes], RowScratch<T>& scratch,
            F&& logits)
@@ -59,7 +58,7 @@ class FarTerms {
     }
   }
 
-  // Of a draw, into the places of what cannot be relied on there.
+  // Replaces the terms of a draw that cannot be relied on, and keeps their derivatives by the logs.
   void take(const Tile& tile, const T* eps, const T (&r)[kLanes], T by, T* terms, T* gradient) {
     const auto set = [&](int64_t i, FactorisedTerm<T> term, double& by_log) {
       terms[i] = term.value;
@@ -76,8 +75,8 @@ class FarTerms {
     });
   }
 
-  // Their gradients by the logits: of ln p_x, e_x - p; of ln of the rest, p of the likeliest times what each of the
-  // others has of the rest, less p for the likeliest itself.
+  // Adds the gradients by the logits: that of ln p_x is e_x - p; that of ln(1 - p_m), m the likeliest class, is p_m
+  // times the share that each other class has of the rest, and -p_m at m itself.
   void add(const RowScratch<T>& scratch, const T* p, T* gradient) {
     sum_lanes(rows, by_log_p);
     sum_lanes(rows, by_log_rest);
@@ -99,8 +98,8 @@ class FarTerms {
 
  private:
   Rows rows;
-  int64_t x[kLanes], likeliest[kLanes];                // -1 where they are not far
-  T log_p[kLanes], log_rest[kLanes], inverse[kLanes];  // inverse: of the sum of e but for the likeliest's
+  int64_t x[kLanes], likeliest[kLanes];                // -1 where the row has no far term
+  T log_p[kLanes], log_rest[kLanes], inverse[kLanes];  // `inverse` is 1 over the sum of e without the likeliest
   double by_log_p[kLanes] = {}, by_log_rest[kLanes] = {};
 };
 

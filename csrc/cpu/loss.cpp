@@ -2,6 +2,6 @@
 
 namespace bfn {
 
-int64_t loss_workspace(const LossTarget&) { return 0; }  // the partial sums are a vector of reduce_losses
+int64_t loss_workspace(const LossTarget&) { return 0; }  // reduce_losses keeps its partial sums itself
 
 }  // namespace bfn

@@ -1,5 +1,5 @@
-// Losses per variable, masked and reduced. Sums are taken over fixed blocks and added in order: the same bits for any
-// number of threads.
+// Losses per variable, masked and reduced. Sums are taken over fixed blocks and added in order, so that any number of
+// threads gives the same bits.
 #pragma once
 
 #include <atomic>
@@ -13,7 +13,7 @@
 
 namespace bfn {
 
-// Data outside of their range would cost thousands of nats in silence. NaN is in every range: it goes through.
+// Refuses data outside of their range, which would cost thousands of nats in silence. NaN goes through.
 template <class T>
 class RangeOfData {
  public:
@@ -38,9 +38,9 @@ class RangeOfData {
   std::atomic<T> found_{T(0)};
 };
 
-// f(start, length, mask, loss, scratch): writes the loss of each variable of a block; mask is null where there is none.
-// What f writes where the mask is 0 does not matter. `width`: numbers per variable; blocks hold the fewer variables the
-// more. make() gives each thread its scratch.
+// Calls f(start, length, mask, loss, scratch), which writes the loss of each variable of a block; mask is null where
+// there is none, and what f writes where it is 0 does not matter. A variable has `width` numbers: the more, the fewer
+// variables a block has. make() gives each thread its scratch.
 template <class T, class M, class F>
 void reduce_losses(const LossTarget& to, int64_t width, M&& make, F&& f) {
   const int64_t size = block_of(width);

@@ -4,13 +4,14 @@
 #include <type_traits>
 
 #include "../math/discretised.h"
+#include "../math/mixtures.h"
 #include "../ops/discretised.h"
 #include "parallel.h"
 #include "view.h"
 
 namespace bfn {
 
-// The numbers of variables [start, start + length), once for each component.
+// The numbers of variables [start, start + length), repeated for each component.
 template <class T>
 const T* load_each(const View& view, int64_t start, int64_t length, int64_t components, T* buffer) {
   if (components == 1) return load(view, start, length, buffer);
@@ -20,14 +21,25 @@ const T* load_each(const View& view, int64_t start, int64_t length, int64_t comp
   return buffer;
 }
 
+// The log-sum of terms that lie in an array, in loops that SIMD lanes take; exp(term - top) of each goes to `e`.
+template <class T>
+LogSum<T> log_sum(const T* terms, int64_t components, T* e) {
+  LogSum<T> total{terms[0], T(0)};
+  for (int64_t m = 1; m < components; ++m) total.top = terms[m] <= total.top ? total.top : terms[m];
+  for (int64_t m = 0; m < components; ++m) e[m] = exp(terms[m] - total.top);
+  for (int64_t m = 0; m < components; ++m) total.sum += e[m];
+  return total;
+}
+
 // Arrays hold the components of a variable side by side. A block has at most kBlock of them.
 template <class T>
 struct NetworkBlock {
+  static_assert(kMaxComponents <= kBlock, "a block holds all components of a variable");
   int64_t length, components;
-  bool mixed;  // also of a single component, whose share is 1
+  bool mixed;  // a mixture may have a single component, whose share is 1
   Bins<T> bins;
   T mean[kBlock], std[kBlock], mean_by_prediction[kBlock], std_by_log_std[kBlock];
-  T share[kBlock], log_share[kBlock];  // of a mixture alone
+  T share[kBlock], log_share[kBlock];  // only a mixture has them
 
   NetworkBlock(const NetworkOutput& from, int64_t start, int64_t variables)
       : length(variables),
@@ -38,11 +50,12 @@ struct NetworkBlock {
     const T* prediction = load(from.prediction, start * components, all(), buffers[0]);
     const T* log_std = load(from.log_std, start * components, all(), buffers[1]);
     const T* state = load_each(from.mean, start, length, components, buffers[2]);
-    const T* a = load_each(from.mean_scale, start, length, components, buffers[3]);
-    const T* b = load_each(from.noise_scale, start, length, components, buffers[4]);
-    const auto read = [&](auto kind) {  // known to the compiler, so that the loop has no branch
+    const T* mean_scale = load_each(from.mean_scale, start, length, components, buffers[3]);
+    const T* noise_scale = load_each(from.noise_scale, start, length, components, buffers[4]);
+    const auto read = [&](auto kind) {  // the compiler knows `kind`, so that the loop has no branch
       for (int64_t i = 0; i < all(); ++i) {
-        const auto normal = output_normal(decltype(kind)::value, prediction[i], log_std[i], state[i], a[i], b[i]);
+        const auto normal =
+            output_normal(decltype(kind)::value, prediction[i], log_std[i], state[i], mean_scale[i], noise_scale[i]);
         mean[i] = normal.mean;
         std[i] = normal.std;
         mean_by_prediction[i] = normal.mean_by_prediction;
@@ -60,35 +73,32 @@ struct NetworkBlock {
 
  private:
   void read_shares(const View& logits, int64_t start) {
-    const T* z = load(logits, start * components, all(), share);
+    const T* z = load(logits, start * components, all(), log_share);
     for (int64_t i = 0; i < all(); i += components) {
-      T top = z[i], sum = 0;
-      for (int64_t m = i; m < i + components; ++m) top = z[m] <= top ? top : z[m];
-      for (int64_t m = i; m < i + components; ++m) log_share[m] = z[m] - top;
-      for (int64_t m = i; m < i + components; ++m) sum += exp(log_share[m]);
-      for (int64_t m = i; m < i + components; ++m) log_share[m] -= log(sum);
+      const LogShares<T> log_shares(log_sum(z + i, components, share + i));
+      for (int64_t m = i; m < i + components; ++m) log_share[m] = log_shares(z[m]);
     }
     for (int64_t i = 0; i < all(); ++i) share[i] = exp(log_share[i]);
   }
 };
-
-// ln sum_m exp(terms_m), and the parts of the terms in it.
-template <class T>
-T log_sum(const T* terms, int64_t components, T* parts) {
-  T top = terms[0], sum = 0;
-  for (int64_t m = 1; m < components; ++m) top = terms[m] <= top ? top : terms[m];
-  for (int64_t m = 0; m < components; ++m) parts[m] = exp(terms[m] - top);
-  for (int64_t m = 0; m < components; ++m) sum += parts[m];
-  for (int64_t m = 0; m < components; ++m) parts[m] /= sum;
-  return top + log(sum);
-}
 
 // Derivatives by a block's means, stds and logits.
 template <class T>
 struct GradientBlock {
   T by_mean[kBlock], by_std[kBlock], by_logit[kBlock];
 
-  // By the predictions; 0 where the mask is.
+  void set(int64_t i, ComponentGradient<T> by) {
+    by_mean[i] = by.by_mean;
+    by_std[i] = by.by_std;
+    by_logit[i] = by.by_logit;
+  }
+  void add(int64_t i, ComponentGradient<T> by) {
+    by_mean[i] += by.by_mean;
+    by_std[i] += by.by_std;
+    by_logit[i] += by.by_logit;
+  }
+
+  // Writes the derivatives by the predictions; they are 0 where the mask is.
   void write(const NetworkGradients& to, const NetworkBlock<T>& from, int64_t start, const uint8_t* mask = nullptr) {
     for (int64_t i = 0; i < from.all(); ++i) by_mean[i] *= from.mean_by_prediction[i];
     for (int64_t i = 0; i < from.all(); ++i) by_std[i] *= from.std_by_log_std[i];

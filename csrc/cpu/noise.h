@@ -1,4 +1,4 @@
-// Seeded or explicit noise, a run at a time.
+// Seeded or explicit noise, made a run at a time.
 #pragma once
 
 #if defined(__SSE2__)
@@ -11,9 +11,9 @@
 
 namespace bfn {
 
-// A register of unsigned 64-bit numbers. Compilers do not see by themselves that only low halves are multiplied, which
-// has an instruction; the general product takes three. With AVX-512 products and shifts wait for the same port, and
-// shuffles do not.
+// A register of unsigned 64-bit numbers. Compilers do not see by themselves that only the low halves are multiplied,
+// which is one instruction where the general product takes three. With AVX-512 the high half comes by a shuffle, since
+// shifts would wait for the port of the products.
 struct WideWords {
 #if defined(__AVX512F__)
   using Value = uint64_t __attribute__((vector_size(64)));
@@ -34,7 +34,7 @@ struct WideWords {
 #endif
 };
 
-// Several of them side by side, so that while one waits for its products others are at work.
+// Several registers side by side: while one waits for its products others are at work.
 template <int kCount>
 struct Together {
   struct Value {
@@ -59,9 +59,9 @@ struct Together {
   }
 };
 
-constexpr int kSets = 2;  // of kLanes groups that are worked on at a time
+constexpr int kSets = 2;  // so many sets of kLanes groups are worked on at a time
 
-// The words of sets of kLanes groups, `stride` apart; the sets themselves are `apart`.
+// Makes the words of kCount sets of kLanes groups. Groups of a set lie `stride` apart, the sets themselves `apart`.
 template <int kCount>
 void fill_words(uint32_t (&words)[4][kCount * kLanes], uint64_t seed, uint64_t first_group, uint64_t stride,
                 uint64_t apart, uint32_t stream, uint32_t draw) {
@@ -87,7 +87,7 @@ void fill_words(uint32_t (&words)[4][kCount * kLanes], uint64_t seed, uint64_t f
   }
 }
 
-// The normals of those groups.
+// Makes the normals of those groups.
 template <int kCount, class T>
 void fill_lanes(T (&normals)[4][kCount * kLanes], uint64_t seed, uint64_t first_group, uint64_t stride, uint64_t apart,
                 uint32_t stream, uint32_t draw) {
@@ -97,7 +97,7 @@ void fill_lanes(T (&normals)[4][kCount * kLanes], uint64_t seed, uint64_t first_
   for (int64_t i = 0; i < kCount * kLanes; ++i) box_muller(words[2][i], words[3][i], normals[2][i], normals[3][i]);
 }
 
-// f(which, size) for parts of `count`: of kSets, and what is left one by one.
+// Calls f(first, size) for `count` sets: kSets of them at a time, then those that are left one by one.
 template <class F>
 void for_sets(int64_t count, F&& f) {
   int64_t done = 0;
@@ -105,7 +105,8 @@ void for_sets(int64_t count, F&& f) {
   for (; done < count; ++done) f(done, std::integral_constant<int, 1>());
 }
 
-// 4 * groups normals; `out` has room for whole multiples of kLanes groups. `ahead`: as many other numbers.
+// Makes 4 * groups normals; `out` has room for whole multiples of kLanes groups. Meanwhile `ahead` asks for as many
+// other numbers.
 template <class T>
 void fill_normals(T* out, int64_t groups, uint64_t seed, uint64_t first_group, uint32_t stream, uint32_t draw,
                   const Ahead<T>& ahead) {
@@ -123,29 +124,34 @@ void fill_normals(T* out, int64_t groups, uint64_t seed, uint64_t first_group, u
 
 inline uint64_t key_of(const Noise& noise) { return static_cast<uint64_t>(*noise.seed); }
 
-constexpr int64_t Noise::room(int64_t length) {
+// The size of the buffer that normals_of() needs for `length` numbers.
+constexpr int64_t noise_room(int64_t length) {
   const int64_t groups = (length + 3) / 4 + 1;
   return (groups + kLanes - 1) / kLanes * kLanes * 4;
 }
 
-// Normals of elementwise data, [start, start + length); `buffer` has room(length).
+// The normals [start, start + length) of elementwise data; `buffer` has room for noise_room(length).
 template <class T>
-const T* Noise::normals(int64_t start, int64_t length, T* buffer, uint32_t draw, int64_t draw_stride,
-                        const Ahead<T>& ahead) const {
-  if (explicit_values) return load(explicit_values, draw * draw_stride + start, length, buffer);
+const T* normals_of(const Noise& noise, int64_t start, int64_t length, T* buffer, uint32_t draw = 0,
+                    int64_t draw_stride = 0, const Ahead<T>& ahead = {}) {
+  if (noise.explicit_values) return load(noise.explicit_values, draw * draw_stride + start, length, buffer);
   const int64_t skip = start % 4;
-  fill_normals(buffer, (skip + length + 3) / 4, key_of(*this), static_cast<uint64_t>(start / 4), stream, draw, ahead);
+  const uint64_t group = static_cast<uint64_t>(start / 4);
+  fill_normals(buffer, (skip + length + 3) / 4, key_of(noise), group, noise.stream, draw, ahead);
   return buffer + skip;
 }
 
-// The uniform that draws a class or a component: row r takes word r % 4 of group r / 4.
+// The uniform that draws the class or the component of a row.
 template <class T>
-T Noise::uniform(int64_t row) const {
+T uniform_of(const Noise& noise, int64_t row) {
   T value;
-  if (explicit_values) return *load(explicit_values, row, 1, &value);
-  const Words w = philox(key_of(*this), static_cast<uint64_t>(row / 4), stream, 0);
-  const uint32_t words[4] = {w.w0, w.w1, w.w2, w.w3};
-  return static_cast<T>(unit(words[row % 4]));
+  if (noise.explicit_values) return *load(noise.explicit_values, row, 1, &value);
+  return unit_of_row<T>(key_of(noise), row, noise.stream);
+}
+
+template <class T>
+T weight_of(const Draws& draws, int64_t draw) {
+  return draws.n_samples ? T(1) / static_cast<T>(draws.n_samples) : static_cast<T>(draws.node_weights[draw]);
 }
 
 }  // namespace bfn

@@ -1,4 +1,4 @@
-// Sums of the discretised n-step loss for one variable: its points, made once for all draws, and the draws' sums.
+// Sums of the discretised n-step loss for one variable. Its points are made once for all draws of a window.
 #pragma once
 
 #include <algorithm>
@@ -8,13 +8,15 @@
 
 namespace bfn {
 
-constexpr int64_t kDrawLanes = 8;  // draws worked on at a time, so that compilers use SIMD
+constexpr int64_t kDrawLanes = 8;  // so many draws are worked on at a time, so that compilers use SIMD
 
-// ln sum_k p_k exp(q_k (eps - q_k / 2)) of every draw, with its derivatives by mean and std.
+// ln sum_k p_k exp(q_k (eps - q_k / 2)) of every draw (math/nstep.h), with its derivatives by mean and std.
 template <class T>
 struct DrawSums {
   std::vector<T> value, by_mean, by_std;
   explicit DrawSums(int64_t draws) : value(draws), by_mean(draws), by_std(draws) {}
+
+  WithGradient<T> at(int64_t draw) const { return {value[draw], by_mean[draw], by_std[draw]}; }
 };
 
 template <class T>
@@ -30,37 +32,27 @@ class NStepSum {
   }
 
   void operator()(T x, T mean, T std, T tau, const T* eps, int64_t draws, DrawSums<T>& out) {
-    const WithGradient<T> none{T(0), T(0), T(0)}, total = bins.clip ? none : log_total(mean, std);
-    const bool uniform = !bins.clip && exp(total.value) < kTinyTotal<T>;
-    const Variable v{x, mean, std, tau, uniform, Bump<T>(std, tau, uniform), uniform ? none : total};
+    const NStepNormal<T> normal(x, mean, std, tau, bins);
     for (int64_t begin = 0, end; begin < draws; begin = end) {
       end = begin + 1;
       T least = eps[begin], most = least;
-      // as many draws as one window takes; those of a quadrature come in order, normals are near to each other
+      // one window takes as many draws as it can: those of a quadrature come in order, normals are near to each other
       for (; end < draws; ++end) {
         const T low = eps[end] < least ? eps[end] : least, high = eps[end] > most ? eps[end] : most;
-        if ((high - low) * v.bump.by_eps > T(kMaxSpan - 2 * kReach) * v.bump.s) break;
+        if (!normal.share_window(low, high)) break;
         least = low;
         most = high;
       }
-      const auto window = nstep_window(x, mean, v.bump, least, most, bins);
-      make_points(v, window);
-      for (int64_t i = begin; i < end; i += kDrawLanes) sum_draws(v, eps, i, std::min(end, i + kDrawLanes), out);
+      make_points(normal, normal.window(least, most));
+      for (int64_t i = begin; i < end; i += kDrawLanes) sum_draws(normal, eps, i, std::min(end, i + kDrawLanes), out);
     }
   }
 
  private:
-  struct Variable {
-    T x, mean, std, tau;
-    bool uniform;
-    Bump<T> bump;
-    WithGradient<T> total;
-  };
-  // An end of the points beyond which there are bins no more.
+  // An end of the window beyond which there are no more bins.
   struct Cut {
     bool low;
-    T q;
-    WithGradient<T> log_p;
+    NStepPlace<T> place;
   };
 
   Bins<T> bins;
@@ -69,92 +61,86 @@ class NStepSum {
   Cut cuts[2];
   T nodes[kNodes], node_weights[kNodes];
 
-  void make_points(const Variable& v, const NStepWindow<T>& window) {
-    const Origin<T> from_mean = origin_of(v.mean, bins), from_x = origin_of(v.x, bins);
-    const T unit = 1 / (bins.real_count() * v.std), q_unit = 1 / (bins.real_count() * v.tau);
-    const T mean_to_base = from_mean.to_centre(window.base), x_to_base = from_x.to_centre(window.base);
-    count = window.every ? static_cast<int64_t>(window.length) + 1 : kNodes;
+  // The loops read a copy of the normal, which no store can change, so that they become SIMD.
+  void make_points(const NStepNormal<T> normal, const NStepWindow<T> window) {
+    count = window.count();
     for (int64_t i = 0; i < count; ++i) {
       const int64_t node = i % kNodes;
-      distance[i] = window.every ? static_cast<T>(i) : window.offset + window.length * nodes[node];
-      weight[i] = window.every ? T(1) : window.length * node_weights[node];
+      const Point<T> point =
+          window.every ? window.bin(static_cast<T>(i)) : window.node(nodes[node], node_weights[node]);
+      distance[i] = point.distance;
+      weight[i] = point.weight;
     }
-    for (int64_t i = 0; i < count; ++i) q[i] = (x_to_base + 2 * distance[i]) * q_unit;
-    set_log_probs(v, mean_to_base, unit);
+    for (int64_t i = 0; i < count; ++i) q[i] = normal.q_at(window.base, distance[i]);
+    set_log_probs(normal, window.base);
     num_cuts = 0;
     for (const bool low : {true, false}) {
-      if (window.every || !(low ? window.cut_low : window.cut_high)) continue;
-      const T at = low ? window.offset : window.offset + window.length, d = 2 * unit;
-      const WithGradient<T> same{-log(bins.real_count()), T(0), T(0)};
-      const auto p = v.uniform ? same : log_inner_bin((mean_to_base + 2 * at) * unit, d, log(d), v.std);
-      cuts[num_cuts++] = {low, (x_to_base + 2 * at) * q_unit, p};
+      if (window.cut(low)) cuts[num_cuts++] = {low, normal.place(window.base, window.end(low))};
     }
-    if (!bins.clip) return;
-    add_end(from_x.to_centre(T(0)) * q_unit, log_end_bin(from_mean.to_edge(T(1)) * unit, true, v.std));
-    add_end(from_x.to_centre(bins.last()) * q_unit, log_end_bin(from_mean.to_edge(bins.last()) * unit, false, v.std));
+    for (const bool first : {true, false}) {
+      if (bins.clip) add_end(normal.end_bin(first));
+    }
   }
 
-  void set_log_probs(const Variable& v, T to_base, T unit) {
+  void set_log_probs(const NStepNormal<T> normal, T base) {
     T *value = log_p.data(), *mean = by_mean.data(), *std = by_std.data();
     const T* from_base = distance.data();
-    const T d = 2 * unit, log_d = log(d), normal_std = v.std;
-    if (v.uniform) {
-      std::fill_n(value, count, -log(bins.real_count()));
+    if (normal.uniform) {
+      std::fill_n(value, count, normal.same_for_all().value);
       std::fill_n(mean, count, T(0));
       std::fill_n(std, count, T(0));
       return;
     }
     for (int64_t i = 0; i < count; ++i) {
-      const auto p = log_inner_bin((to_base + 2 * from_base[i]) * unit, d, log_d, normal_std);
+      const auto p = normal.inner_bin(normal.z_at(base, from_base[i]));
       value[i] = p.value;
       mean[i] = p.by_mean;
       std[i] = p.by_std;
     }
   }
 
-  void add_end(T at_q, WithGradient<T> p) {
-    q[count] = at_q;
-    log_p[count] = p.value;
-    by_mean[count] = p.by_mean;
-    by_std[count] = p.by_std;
+  void add_end(NStepPlace<T> end) {
+    q[count] = end.q;
+    log_p[count] = end.log_p.value;
+    by_mean[count] = end.log_p.by_mean;
+    by_std[count] = end.log_p.by_std;
     weight[count++] = T(1);
   }
 
-  // Draws [begin, end), at most kDrawLanes.
-  void sum_draws(const Variable& v, const T* draws, int64_t begin, int64_t end, DrawSums<T>& out) const {
+  // Sums the draws [begin, end), at most kDrawLanes of them.
+  void sum_draws(const NStepNormal<T>& normal, const T* draws, int64_t begin, int64_t end, DrawSums<T>& out) const {
     T eps[kDrawLanes], top[kDrawLanes], value[kDrawLanes] = {}, mean[kDrawLanes] = {}, std[kDrawLanes] = {};
     for (int64_t j = 0; j < kDrawLanes; ++j) {
       eps[j] = draws[std::min(begin + j, end - 1)];
-      top[j] = -std::numeric_limits<T>::infinity();
+      top[j] = kMinusInfinity<T>;
     }
     for (int64_t i = 0; i < count; ++i) {
       for (int64_t j = 0; j < kDrawLanes; ++j) {
-        const T term = log_p[i] + q[i] * (eps[j] - T(0.5) * q[i]);
+        const T term = nstep_exponent(log_p[i], q[i], eps[j]);
         top[j] = term > top[j] ? term : top[j];
       }
     }
     for (int64_t i = 0; i < count; ++i) {
       for (int64_t j = 0; j < kDrawLanes; ++j) {
-        const T term = weight[i] * exp_term(log_p[i] + q[i] * (eps[j] - T(0.5) * q[i]) - top[j]);
+        const T term = weight[i] * exp_term(nstep_exponent(log_p[i], q[i], eps[j]) - top[j]);
         value[j] += term;
         mean[j] += term * by_mean[i];
         std[j] += term * by_std[i];
       }
     }
     for (int64_t c = 0; c < num_cuts; ++c) {
-      const Cut& cut = cuts[c];
       for (int64_t j = 0; j < kDrawLanes; ++j) {
-        const auto w = cut_weight(cut.log_p.by_mean, cut.q, eps[j], cut.low, bins.width(), v.tau, v.bump);
-        const T term = exp(cut.log_p.value + cut.q * (eps[j] - T(0.5) * cut.q) - top[j]);
-        value[j] += term * w.value;
-        mean[j] += term * (w.value * cut.log_p.by_mean + w.by_mean);
-        std[j] += term * (w.value * cut.log_p.by_std + w.by_std);
+        const auto term = normal.cut_term(cuts[c].place, eps[j], cuts[c].low, top[j]);
+        value[j] += term.value;
+        mean[j] += term.by_mean;
+        std[j] += term.by_std;
       }
     }
     for (int64_t j = 0; j < kDrawLanes; ++j) {
-      mean[j] = mean[j] / value[j] - v.total.by_mean;
-      std[j] = std[j] / value[j] - v.total.by_std;
-      value[j] = top[j] + log(value[j]) - v.total.value;
+      const auto log_sum = normal.log_of(top[j], {value[j], mean[j], std[j]});
+      value[j] = log_sum.value;
+      mean[j] = log_sum.by_mean;
+      std[j] = log_sum.by_std;
     }
     std::copy_n(value, end - begin, out.value.data() + begin);
     std::copy_n(mean, end - begin, out.by_mean.data() + begin);

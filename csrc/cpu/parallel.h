@@ -1,4 +1,4 @@
-// Threads. The blocks of a job do not depend on the number of threads, so results do not either.
+// Threads. The blocks of a job do not depend on the number of threads, so the results do not either.
 #pragma once
 
 #include <algorithm>
@@ -11,9 +11,10 @@ namespace bfn {
 // own threads.
 void run_parallel(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context);
 
-constexpr int64_t kLanes = 16;     // numbers that the inner loops take at a time, for SIMD
-constexpr int64_t kBlock = 1024;   // variables that are worked on at a time; a multiple of 4, so that groups are whole
-constexpr int64_t kGrain = 16384;  // variables below which a second thread does not pay
+constexpr int64_t kLanes = 16;  // the inner loops take so many numbers at a time, for SIMD
+constexpr int64_t kBlock =
+    1024;  // a thread works on so many variables at a time: a multiple of 4, so that Philox groups are whole
+constexpr int64_t kGrain = 16384;  // below so many variables a second thread does not pay
 
 template <class F>
 void for_range(int64_t count, int64_t grain, F&& f) {
@@ -25,7 +26,7 @@ void for_range(int64_t count, int64_t grain, F&& f) {
       &f);
 }
 
-// Variables of a block where each has `width` numbers: whole multiples of the lanes where there are as many.
+// How many variables of `width` numbers a block has: a whole multiple of the lanes where there are as many.
 inline int64_t block_of(int64_t width) {
   const int64_t most = std::max<int64_t>(1, kBlock / width);
   return most < kLanes ? most : most / kLanes * kLanes;
@@ -33,7 +34,7 @@ inline int64_t block_of(int64_t width) {
 
 struct NoScratch {};
 
-// f(start, length, scratch) for blocks of [0, count); make() gives each thread its scratch.
+// Calls f(start, length, scratch) for the blocks of [0, count); make() gives each thread its scratch.
 template <class M, class F>
 void for_blocks(int64_t count, int64_t width, M&& make, F&& f) {
   const int64_t size = block_of(width), grain = std::max<int64_t>(1, kGrain / (size * width));
@@ -45,7 +46,7 @@ void for_blocks(int64_t count, int64_t width, M&& make, F&& f) {
   });
 }
 
-// f(start, length)
+// Calls f(start, length), which needs no scratch.
 template <class F>
 void for_blocks(int64_t count, int64_t width, F&& f) {
   for_blocks(

@@ -1,18 +1,19 @@
 // Rows of classes, 16 lanes at a time. Where rows have few classes the lanes are rows, else they are classes of one
-// row; the loops over a tile, and over what is kept per lane, are the same.
+// row; the loops over a tile, and over numbers per lane, are the same.
 #pragma once
 
 #include <limits>
 #include <vector>
 
 #include "../math/discrete.h"
+#include "bad_class.h"
 #include "noise.h"
 
 namespace bfn {
 
 constexpr int64_t kFewClasses = kBlock / kLanes;
 
-// What is worked on at a time: up to 16 rows of few classes, or one row.
+// The rows that are worked on at a time: up to 16 of few classes, or one.
 struct Rows {
   int64_t first, count, num_classes;
 
@@ -35,7 +36,7 @@ void for_rows(int64_t start, int64_t length, int64_t num_classes, F&& f) {
   for (int64_t i = 0; i < length; i += most) f(Rows{start + i, std::min(most, length - i), num_classes});
 }
 
-// f(rows, scratch) for all rows; make() gives each thread its scratch.
+// Calls f(rows, scratch) for all rows; make() gives each thread its scratch.
 template <class M, class F>
 void for_row_blocks(int64_t count, int64_t num_classes, M&& make, F&& f) {
   for_blocks(count, num_classes, make, [&](int64_t start, int64_t length, auto& scratch) {
@@ -57,7 +58,7 @@ void for_tiles(const Rows& rows, F&& f) {
   }
 }
 
-// f(i, s, j) for number i of a tile, which is at step s in lane j.
+// Calls f(i, s, j) for each number i of a tile, which is at step s in lane j.
 template <class F>
 void for_numbers(const Tile& tile, F&& f) {
   for (int64_t s = 0; s < tile.steps; ++s) {
@@ -65,7 +66,7 @@ void for_numbers(const Tile& tile, F&& f) {
   }
 }
 
-// What is behind the end of a row.
+// Fills the lanes behind the end of a row.
 template <class T>
 void pad_tile(const Tile& tile, T* numbers, T pad) {
   if (tile.rows.one()) std::fill(numbers + tile.classes, numbers + tile.padded(), pad);
@@ -125,25 +126,21 @@ void load_lanes(const View& view, const Rows& rows, T (&out)[kLanes], T missing 
   for (int64_t j = 0; j < kLanes; ++j) out[j] = from[std::min(j, rows.count - 1)];
 }
 
-// A mask's values for the rows, `mask` being at the first; whether any of them costs something.
+// Reads a mask that points to the first row, 1 where there is none; returns whether any of the rows costs something.
 inline bool mask_lanes(const Rows& rows, const uint8_t* mask, uint8_t (&costs)[kLanes]) {
   for (int64_t j = 0; j < kLanes; ++j) costs[j] = mask ? mask[std::min(j, rows.count - 1)] : 1;
   return std::any_of(costs, costs + kLanes, [](uint8_t cost) { return cost != 0; });
 }
 
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-
 inline constexpr int64_t kNoClass[kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
-template <class T>
-constexpr T kMinusInfinity = -std::numeric_limits<T>::infinity();
 
-// The rows' classes; -1 where they are out of range, which goes to `bad` if given, or not wanted.
+// Reads the rows' classes. A class is -1 where it is not wanted, or out of range, which `bad` remembers if given.
 inline void load_classes(const View& view, const Rows& rows, const uint8_t (&wanted)[kLanes], int64_t (&x)[kLanes],
                          BadClass* bad) {
   load_lanes(view, rows, x);
   for (int64_t j = 0; j < kLanes; ++j) {
-    const bool valid = x[j] >= 0 && x[j] < rows.num_classes;
-    if (wanted[j] && !valid && bad) bad->check(x[j], rows.num_classes);
+    const bool valid = is_class(x[j], rows.num_classes);
+    if (wanted[j] && !valid && bad) bad->take(x[j]);
     if (!wanted[j] || !valid) x[j] = -1;
   }
 }
@@ -166,7 +163,7 @@ struct StepOf {
   }
 };
 
-// f(j, s) for the lane that meets class x.
+// Calls f(j, s) for each lane j that meets class x, at step s.
 template <class F>
 void where_met(const StepOf& x, F&& f) {
   for (int64_t j = 0; j < kLanes; ++j) {
@@ -174,7 +171,7 @@ void where_met(const StepOf& x, F&& f) {
   }
 }
 
-// A number that one lane of a row has set goes to all of them.
+// Sets a number that lane j has found: where the lanes are one row, all of them get it.
 template <class T>
 void set_lanes(const Rows& rows, int64_t j, T (&lanes)[kLanes], T value) {
   if (rows.one()) {
@@ -184,7 +181,7 @@ void set_lanes(const Rows& rows, int64_t j, T (&lanes)[kLanes], T value) {
   }
 }
 
-// The sum over the lanes of a row goes to all of them.
+// Where the lanes are one row, the sum over them goes to all of them.
 inline void sum_lanes(const Rows& rows, double (&lanes)[kLanes]) {
   if (!rows.one()) return;
   double sum = 0;
@@ -231,19 +228,20 @@ void uniform_lanes(const Noise& noise, const Rows& rows, T (&out)[kLanes]) {
   }
 }
 
-// Per lane, over the steps of a tile, of which there is at least one: where g++ knows that, the lanes become SIMD. Each
-// loop is a function of its own, since joined ones do not.
+// The largest number of each lane over the steps of a tile. There is at least one step: where g++ knows that, the lanes
+// become SIMD. Each such loop is a function of its own, since joined ones do not.
 template <class T>
 [[gnu::noinline]] void max_steps(int64_t steps, const T* __restrict z, T* __restrict top) {
   if (steps < 1) return;
   for (int64_t j = 0; j < kLanes; ++j) {
-    T most = std::numeric_limits<T>::lowest();  // not -inf, which differs from itself by NaN
+    T most = std::numeric_limits<T>::lowest();  // not -inf, since -inf - -inf is NaN
     for (int64_t s = 0; s < steps; ++s) most = z[s * kLanes + j] > most ? z[s * kLanes + j] : most;
     top[j] = most;
   }
 }
 
-// It asks for what lies so many numbers ahead, which is wanted next: the hardware does not look beyond 4 KiB.
+// e = exp(z - top). Each step prefetches the logits that lie `ahead` numbers further, which are wanted next: the
+// hardware does not look beyond 4 KiB.
 template <bool kExact = true, class T>
 [[gnu::noinline]] void exp_steps(int64_t steps, const T* __restrict z, const T* __restrict top, T* __restrict e,
                                  int64_t ahead = kBlock) {
@@ -258,7 +256,7 @@ template <bool kExact = true, class T>
   }
 }
 
-// Of e and, where they are wanted, of e^2; in double, so that the number of classes does not cost precision.
+// Sums of e and, where they are wanted, of e^2: in double, so that the number of classes does not cost precision.
 template <bool kSquares, class T>
 [[gnu::noinline]] void sum_steps(int64_t steps, const T* __restrict e, double* __restrict sums,
                                  double* __restrict squares = nullptr) {
@@ -275,13 +273,13 @@ template <bool kSquares, class T>
   }
 }
 
-// What the sums of rows are for: with draws the rounding of z - top does no harm.
+// What the sums of a row are for. For a draw exp_term serves, since there the rounding of z - top does no harm.
 enum class Wanted { kDraw, kSums, kSquares };
 
-// Of a tile: e_k = exp(z_k - top), top being the tile's own, and sums but for the class x, whose e becomes 0.
+// A tile's e_k = exp(z_k - top), by the tile's own top, and their sums without the class x, whose e becomes 0.
 template <class T>
 struct TileSums {
-  T top[kLanes], scale[kLanes];  // scale: from the tile's top to that of the row
+  T top[kLanes], scale[kLanes];  // e times `scale` is by the row's top
   double rest[kLanes], square[kLanes];
 
   template <Wanted wanted>
@@ -296,7 +294,7 @@ struct TileSums {
   }
 };
 
-// What is kept of the rows between the sweeps over their tiles; `keep_e`: of all tiles, e too.
+// Numbers that are kept between the sweeps over a row's tiles. With `keep_e` the e of all tiles are, too.
 template <class T>
 struct RowScratch {
   bool keep_e;
@@ -308,7 +306,7 @@ struct RowScratch {
         tiles((num_classes + kBlock - 1) / kBlock),
         e(keep_e ? tiles.size() * kBlock : static_cast<size_t>(kBlock)) {}
 
-  // make(tile, e, scale, out) makes the numbers to write of what is kept.
+  // Writes a view, whose numbers make(tile, e, scale, out) makes of those that are kept.
   template <class F>
   void store(const View& to, const Rows& rows, F&& make) const {
     int64_t t = 0;
@@ -320,13 +318,13 @@ struct RowScratch {
   }
 };
 
-// Of whole rows, by lane. `x` is no class (-1) where all of them are to be summed.
+// Sums over whole rows, by lane, without the class x; with x = -1 over all classes.
 template <class T, Wanted wanted = Wanted::kSums>
 struct RowSums {
   T top[kLanes], z_x[kLanes] = {}, e_x[kLanes];
   double rest[kLanes] = {}, square[kLanes] = {};
 
-  // logits(tile, buffer) gives a tile's numbers.
+  // `logits(tile, buffer)` returns a tile's logits.
   template <class F>
   RowSums(const Rows& rows, const int64_t (&x)[kLanes], RowScratch<T>& scratch, F&& logits) {
     int64_t count = 0;
@@ -355,7 +353,8 @@ struct RowSums {
   double total(int64_t j) const { return e_x[j] + rest[j]; }
   RowStats<T> stats(int64_t j, double spread) const { return row_stats(top[j], e_x[j], rest[j], square[j], spread); }
 
-  // Sums of e (1 - e); once more over the row where so little is beside an e of 1 that the difference has lost it.
+  // Sums of e (1 - e). Where little stands beside an e of 1, the difference of the sums has lost it: then the row is
+  // summed once more.
   template <class F>
   void spreads(const Rows& rows, const int64_t (&x)[kLanes], F&& logits, double (&spread)[kLanes]) const {
     constexpr double kLost = std::numeric_limits<double>::epsilon() / std::numeric_limits<T>::epsilon();

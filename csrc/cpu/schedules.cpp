@@ -30,7 +30,7 @@ void check_range(const char* name, const View& view, int64_t count, double high,
                               " to " + written(largest));
 }
 
-// The first time that no step of L_n has.
+// Names the first time that no step of L_n has.
 [[noreturn]] void refuse_time(const RowScalars& op) {
   double t = 0;
   for (int64_t i = 0; i < op.count; ++i) {
@@ -70,7 +70,6 @@ void row_scalars(const RowScalars& op) {
   refuse_time(op);
 }
 
-template void row_scalars<float>(const RowScalars&);
-template void row_scalars<double>(const RowScalars&);
+BFN_INSTANTIATE(row_scalars, const RowScalars&);
 
 }  // namespace bfn

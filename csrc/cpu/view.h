@@ -1,4 +1,4 @@
-// Views hand out runs of numbers in the arithmetic's type; contiguous numbers of that type come without a copy.
+// Views give runs of numbers in the arithmetic's type; contiguous numbers of that type are read without a copy.
 #pragma once
 
 #include <algorithm>
@@ -6,44 +6,10 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "../math/float16.h"
 #include "../ops/view.h"
 
 namespace bfn {
-
-struct BFloat16 {
-  uint16_t bits;
-  operator float() const { return bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
-  BFloat16() = default;
-  explicit BFloat16(float x) {
-    const uint32_t u = bit_cast<uint32_t>(x);
-    bits = x != x ? 0x7FC0 : static_cast<uint16_t>((u + 0x7FFF + ((u >> 16) & 1)) >> 16);
-  }
-  explicit BFloat16(double x) : BFloat16(static_cast<float>(x)) {}
-};
-
-// By bits and selections alone: compilers convert _Float16 one number at a time.
-struct Half {
-  uint16_t bits;
-  operator float() const {
-    constexpr uint32_t kExponent = 0x7C00u << 13, kRebias = (127 - 15) << 23;
-    constexpr float kLeastNormal = 6.103515625e-5f;
-    const uint32_t magnitude = (bits & 0x7FFFu) << 13, exponent = magnitude & kExponent;
-    const uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude + kRebias + (1 << 23)) - kLeastNormal);
-    const uint32_t normal = magnitude + kRebias + (exponent == kExponent ? kRebias : 0);  // infinity and NaN as such
-    return bit_cast<float>((exponent == 0 ? subnormal : normal) | (bits & 0x8000u) << 16);
-  }
-  Half() = default;
-  explicit Half(float x) {
-    constexpr uint32_t kInfinity = 0x7F800000, kTooLarge = (127 + 16) << 23, kNormal = (127 - 14) << 23;
-    const uint32_t u = bit_cast<uint32_t>(x), magnitude = u & 0x7FFFFFFF;
-    const uint32_t normal = (magnitude - ((127 - 15) << 23) + 0xFFF + ((magnitude >> 13) & 1)) >> 13;
-    const uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) & 0x7FFFFF;  // the sum rounds it
-    const uint32_t special = magnitude > kInfinity ? 0x7E00 : 0x7C00;
-    const uint32_t finite = magnitude < kNormal ? subnormal : normal;
-    bits = static_cast<uint16_t>((magnitude >= kTooLarge ? special : finite) | (u >> 16 & 0x8000));
-  }
-  explicit Half(double x) : Half(static_cast<float>(x)) {}
-};
 
 template <class T>
 constexpr DType dtype_of();
@@ -85,7 +51,8 @@ void with_type(DType dtype, void* data, F&& f) {
   }
 }
 
-// f(offset of the run's first element, stride, position in the run, length) for the straight runs of [start, +length).
+// Calls f(offset of the first element, stride, position in [0, length), count) for each straight run of the numbers
+// [start, start + length).
 template <class F>
 void for_runs(const View& view, int64_t start, int64_t length, F&& f) {
   if (view.dims == 0) return f(int64_t{0}, int64_t{0}, int64_t{0}, length);
@@ -102,13 +69,14 @@ void for_runs(const View& view, int64_t start, int64_t length, F&& f) {
   }
 }
 
-// Whether runs of the view are numbers of this type side by side.
+// Whether the view's numbers are of this type and lie side by side.
 template <class T>
 bool in_place(const View& view) {
   return view.dtype == dtype_of<T>() && view.dims == 1 && view.stride[0] == 1;
 }
 
-// Numbers that are wanted once something else is done, which asks for them bit by bit: memory is brought meanwhile.
+// Numbers that are wanted once something else is done: that asks for them bit by bit, so that memory is fetched
+// meanwhile.
 template <class T>
 struct Ahead {
   const T* from[3] = {};
@@ -129,8 +97,8 @@ struct Ahead {
   }
 };
 
-// The numbers [start, start + length); `buffer` holds them where they cannot be read in place. A null view reads as
-// `missing`.
+// Reads the numbers [start, start + length); `buffer` holds them where they cannot be read in place. A null view reads
+// as `missing`.
 template <class T>
 const T* load(const View& view, int64_t start, int64_t length, T* buffer, T missing = T(0)) {
   if (!view) {

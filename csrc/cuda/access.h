@@ -1,5 +1,5 @@
 // How a thread reads and writes neighbouring variables: sixteen bytes at a time where the data is dense and aligned,
-// one by one through any strides and types otherwise.
+// else one by one, through any strides and types.
 #pragma once
 
 #include <type_traits>
@@ -29,7 +29,7 @@ struct Divisor {
   }
 };
 
-// Where the number `index` of a view lies. Sizes that fit 32 bits are divided by as such.
+// Where the number `index` of a view lies. Numbers that fit 32 bits are divided as such, which is faster.
 __device__ inline int64_t offset_of(const View& view, int64_t index) {
   int64_t offset = 0;
   if (view.dims == 0) return 0;
@@ -65,7 +65,7 @@ __device__ T read_at(const View& view, int64_t offset) {
   return T(0);
 }
 
-// Not inlined: what goes through it is slow anyway, and there is much of it.
+// It is not inlined: its callers are slow anyway, and many.
 template <class T>
 BFN_NOINLINE __device__ T read_any(const View& view, int64_t index) {
   return read_at<T>(view, offset_of(view, index));
@@ -141,16 +141,14 @@ __device__ __forceinline__ T one_normal(int64_t seed, int64_t index, uint32_t st
   return index & 1 ? second : first;
 }
 
-// The uniform that draws a class or a component: row r takes word r % 4 of group r / 4.
+// The uniform that draws the class or the component of a row.
 template <class T>
 __device__ T one_uniform(const Noise& from, int64_t seed, int64_t row) {
   if (from.explicit_values) return read<T>(from.explicit_values, row);
-  const Words w = philox(static_cast<uint64_t>(seed), static_cast<uint64_t>(row / 4), from.stream, 0);
-  const int word = row % 4;
-  return static_cast<T>(unit(word == 0 ? w.w0 : word == 1 ? w.w1 : word == 2 ? w.w2 : w.w3));
+  return unit_of_row<T>(static_cast<uint64_t>(seed), row, from.stream);
 }
 
-// Four Box-Muller normals for every four variables; `start` is a multiple of four.
+// Four Box-Muller normals for each group of four variables.
 template <class T, int kCount>
 __device__ __forceinline__ void normals(int64_t seed, uint64_t group, uint32_t stream, uint32_t draw,
                                         T (&eps)[kCount]) {
@@ -162,7 +160,7 @@ __device__ __forceinline__ void normals(int64_t seed, uint64_t group, uint32_t s
   }
 }
 
-// Any types and strides, one variable at a time.
+// Access to any types and strides, one variable at a time.
 template <class T>
 struct General {
   using Compute = T;
@@ -185,7 +183,7 @@ struct General {
   }
 };
 
-// Contiguous data of type S, what the network put out of type N; numbers of rows are constant, one per row of
+// Access to contiguous data of type S and network outputs of type N. Row scalars are constant, one per row of
 // variables, or one per variable. Noise comes from the seed.
 template <class S, class N, int count = sizeof(S) + sizeof(N) == 8 ? 4 : 8>
 struct Dense {
@@ -246,12 +244,12 @@ struct Dense {
   }
 };
 
-// The rows of dense data: how many variables share their numbers.
+// How many variables of dense data share a row scalar.
 struct RowMap {
   Divisor length;
 };
 
-// f(at) for the variables [begin, end), taken by threads rank, rank + size, ...; begin is a multiple of At::kCount.
+// Calls f(at) for the packs of [begin, end) that thread `rank` of `size` takes; begin is a multiple of At::kCount.
 template <class At, class F>
 __device__ void for_packs(int64_t begin, int64_t end, int64_t rank, int64_t size, const RowMap& rows, F&& f) {
   int64_t start = begin + rank * At::kCount;
@@ -265,8 +263,8 @@ __device__ void for_packs(int64_t begin, int64_t end, int64_t rank, int64_t size
   }
 }
 
-// f(at, there) likewise for whole packs alone, and as often for every thread of a block: one that is left over in the
-// last round has the last pack once more, and is not `there`.
+// Calls f(at, there) likewise, for whole packs alone, and equally often for every thread of a block: a thread that is
+// left over in the last round gets the last pack once more, and is not `there`.
 template <class At, class F>
 __device__ void for_rounds(int64_t begin, int64_t end, int64_t rank, int64_t size, const RowMap& rows, F&& f) {
   const int64_t mine = int64_t{threadIdx.x} * At::kCount;
@@ -294,7 +292,7 @@ int64_t grid_for(int64_t count) {
   return blocks < kMaxBlocks ? blocks : kMaxBlocks;
 }
 
-// What the host finds out about the views of an op before it chooses a kernel.
+// The facts about an op's views by which the host chooses a kernel.
 class Layout {
  public:
   Layout& data(const View& view) { return dense_of(view, data_type_); }
@@ -322,7 +320,7 @@ class Layout {
     dense_ &= count % kMultiple == 0;
     return *this;
   }
-  // Losses of each batch that are summed apart begin at whole packs.
+  // Losses that are summed apart for each batch must begin at whole packs.
   Layout& losses(const LossTarget& to) {
     dense_ &= to.reduction != Reduction::kBatch || to.per_batch % kMultiple == 0;
     return *this;
@@ -345,8 +343,8 @@ class Layout {
     return *this;
   }
 
-  static constexpr DType kUnknown = DType::kInt64;  // no type of data
-  static constexpr int64_t kMultiple = 8;           // of every At::kCount
+  static constexpr DType kUnknown = DType::kInt64;  // no data has this type
+  static constexpr int64_t kMultiple = 8;           // every At::kCount divides it
   int64_t row_length_ = 0;
   bool dense_ = true;
   DType data_type_ = kUnknown, network_type_ = kUnknown;
@@ -357,7 +355,7 @@ struct Tag {
   using type = At;
 };
 
-// f(Tag<At>) with the way to read that serves: data of one type.
+// Calls f(Tag<At>) with the access that serves data of one type.
 template <class T, class F>
 void with_access(const Layout& layout, F&& f) {
   if constexpr (sizeof(T) == sizeof(float)) {
@@ -368,7 +366,7 @@ void with_access(const Layout& layout, F&& f) {
   f(Tag<General<T>>{});
 }
 
-// Data and what a network put out, which under autocast is narrower.
+// Calls f(Tag<At>) likewise where a network's outputs may be narrower than the data, as they are under autocast.
 template <class T, class F>
 void with_network_access(const Layout& layout, F&& f) {
   if constexpr (sizeof(T) == sizeof(float)) {

@@ -1,5 +1,5 @@
-// A row of classes, shared by a team: each thread holds groups of four classes in registers, or, where there are more
-// classes than that, reads them again in every sweep.
+// A row of classes, shared by a team. Each thread holds groups of four classes in registers or, where there are too
+// many for that, reads them again in every sweep.
 #pragma once
 
 #include "../math/discrete.h"
@@ -8,11 +8,12 @@
 
 namespace bfn {
 
-// Four classes of a row, from `first` on; those beyond the last are left alone.
+// Access to four classes of a row, from `first` on, of any type and strides. Those beyond the last class are left
+// alone.
 template <class T>
 struct AnyClasses {
   using Compute = T;
-  static constexpr bool kHeldByBlocks = false;  // fewer kernels to compile
+  static constexpr bool kHeldByBlocks = false;  // so that there are fewer kernels to compile
 
   __device__ static T one(const View& view, int64_t row, int count, int64_t k) {
     return read<T>(view, row * count + k);
@@ -31,7 +32,7 @@ struct AnyClasses {
   }
 };
 
-// Contiguous classes of type S; sixteen or eight bytes at a time where rows hold whole groups of four.
+// Access to contiguous classes of type S: sixteen or eight bytes at a time where rows hold whole groups of four.
 template <class S>
 struct DenseClasses {
   using Compute = float;
@@ -74,7 +75,7 @@ struct DenseClasses {
   };
 };
 
-// The groups of four that a thread has: `f(slot, first class)`. Without slots there is a loop, and the slot is 0.
+// Calls f(slot, first class) for the groups of four that a thread has. Without slots it is a loop, and the slot is 0.
 template <int kSlots, class Team, class F>
 __device__ __forceinline__ void for_groups(const Team& team, int count, F&& f) {
   if constexpr (kSlots > 0) {
@@ -89,7 +90,7 @@ __device__ __forceinline__ void for_groups(const Team& team, int count, F&& f) {
   }
 }
 
-// Numbers of the classes of a row, `make(first, numbers)` being how four of them come about.
+// Numbers of a row's classes, held in registers where there are slots. `make(first, numbers)` makes four of them.
 template <class T, int kSlots>
 struct Held {
   T each[kSlots > 0 ? kSlots : 1][4];
@@ -98,18 +99,18 @@ struct Held {
   __device__ __forceinline__ void hold(const Team& team, int count, F&& make) {
     if constexpr (kSlots > 0) for_groups<kSlots>(team, count, [&](int i, int first) { make(first, each[i]); });
   }
-  // Where they are not held they are made again.
+  // Makes a group again where it is not held.
   template <class F>
   __device__ __forceinline__ void get(int i, int first, F&& make) {
     if constexpr (kSlots == 0) make(first, each[i]);
   }
 };
 
-// Sums over many classes in double, so that their number does not cost precision.
+// The type of sums over classes. Many are summed in double, so that their number does not cost precision.
 template <class T, int kSlots>
 using Sum = std::conditional_t<kSlots == 0, double, T>;
 
-// Logits of a row, and what is summed or searched over them.
+// The logits of a row, with sums and searches over them.
 template <class A, class Team, int kSlots>
 class ClassRow {
  public:
@@ -120,7 +121,7 @@ class ClassRow {
     z_.hold(team, count, make());
   }
 
-  // The group of a slot; left alone where it lies beyond the last class.
+  // Reads the group of a slot; z is left alone where it lies beyond the last class.
   __device__ __forceinline__ void group(int i, int first, T (&z)[4]) {
     if constexpr (kSlots > 0) {
 #pragma unroll
@@ -132,7 +133,7 @@ class ClassRow {
       A::load(view_, row_, count_, first, z);
     }
   }
-  // f(slot, j, k, z_k) for the classes of this thread, in order.
+  // Calls f(slot, j, k, z_k) for the classes of this thread, in order.
   template <class F>
   __device__ __forceinline__ void each(F&& f) {
     for_groups<kSlots>(team_, count_, [&](int i, int first) {
@@ -145,10 +146,9 @@ class ClassRow {
   }
   template <class F>
   __device__ __forceinline__ T max_over(F&& f) {
-    constexpr T kNone = -std::numeric_limits<T>::infinity();
-    T top = kNone;
+    T top = kMinusInfinity<T>;
     each([&](int i, int j, int k, T z) { top = Larger()(top, f(i, j, k, z)); });
-    return team_.reduce(top, kNone, Larger());
+    return team_.reduce(top, kMinusInfinity<T>, Larger());
   }
   template <class F>
   __device__ __forceinline__ T sum_over(F&& f) {
@@ -156,7 +156,7 @@ class ClassRow {
     each([&](int i, int j, int k, T z) { sum += f(i, j, k, z); });
     return static_cast<T>(team_.reduce(sum, Sum<T, kSlots>(0), Add()));
   }
-  // The number of one class.
+  // The number f of the class x, for all threads.
   template <class F>
   __device__ __forceinline__ T at(int64_t x, F&& f) {
     T value = 0;
@@ -172,8 +172,7 @@ class ClassRow {
   }
   template <class F>
   __device__ __forceinline__ T log_odds_against(int64_t x, T z_x, F&& of) {
-    const T top = max_over(
-        [&](int i, int j, int k, T z) { return k == x ? -std::numeric_limits<T>::infinity() : of(i, j, k, z); });
+    const T top = max_over([&](int i, int j, int k, T z) { return k == x ? kMinusInfinity<T> : of(i, j, k, z); });
     const T sum = sum_over([&](int i, int j, int k, T z) { return k == x ? T(0) : exp(of(i, j, k, z) - top); });
     return log(sum) + top - z_x;
   }
@@ -190,16 +189,16 @@ class ClassRow {
   }
 };
 
-// One sweep where the classes are not held: sums by the largest so far, scaled when a larger comes. `moment` sums
-// e (e - shift), shift being 1 where class x is not the likeliest: both sums that RowStats chooses from come of it.
+// Where the classes are not held it takes one sweep: the sums are by the largest logit so far, and scaled when a larger
+// one comes. `moment` sums e (e - shift), with a shift of 1 where class x is not the likeliest, which gives both sums
+// that RowStats chooses from.
 template <class A, class Team, int kSlots>
 __device__ __forceinline__ auto ClassRow<A, Team, kSlots>::stats(int64_t x) -> RowStats<T> {
-  constexpr T kNone = -std::numeric_limits<T>::infinity();
   const int own_class = static_cast<int>(x);
-  const T z_x = x < 0 ? kNone : A::one(view_, row_, count_, x);
+  const T z_x = x < 0 ? kMinusInfinity<T> : A::one(view_, row_, count_, x);
   const auto shift_of = [&](T largest) { return x >= 0 && z_x < largest ? T(1) : T(0); };
   Sum<T, kSlots> rest = 0, moment = 0;
-  T top = kNone, shift = 0;
+  T top = kMinusInfinity<T>, shift = 0;
   if constexpr (kSlots > 0) {
     T others[kSlots][4];  // without class x and those beyond the last
     const bool whole = count_ % 4 == 0, owner = x >= 0 && own_class / 4 % team_.size == team_.rank;
@@ -208,15 +207,15 @@ __device__ __forceinline__ auto ClassRow<A, Team, kSlots>::stats(int64_t x) -> R
       const int first = 4 * (team_.rank + i * team_.size);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        others[i][j] = first + (whole ? 0 : j) < count_ ? z_.each[i][j] : kNone;
+        others[i][j] = first + (whole ? 0 : j) < count_ ? z_.each[i][j] : kMinusInfinity<T>;
         top = Larger()(top, others[i][j]);
       }
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        if (owner && first + j == own_class) others[i][j] = kNone;
+        if (owner && first + j == own_class) others[i][j] = kMinusInfinity<T>;
       }
     }
-    top = team_.reduce(top, kNone, Larger());
+    top = team_.reduce(top, kMinusInfinity<T>, Larger());
     shift = shift_of(top);
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
@@ -229,7 +228,7 @@ __device__ __forceinline__ auto ClassRow<A, Team, kSlots>::stats(int64_t x) -> R
     }
   } else {
     const auto raise = [&](T to) {
-      const T factor = top == kNone ? T(0) : exp_difference(top, to), next = shift_of(to);
+      const T factor = top == kMinusInfinity<T> ? T(0) : exp_difference(top, to), next = shift_of(to);
       moment = factor * (factor * moment + (factor * shift - next) * rest);
       rest *= factor;
       top = to;
@@ -237,18 +236,18 @@ __device__ __forceinline__ auto ClassRow<A, Team, kSlots>::stats(int64_t x) -> R
     };
     each([&](int, int, int k, T z) {
       if (!(z <= top)) raise(z);
-      const T e = k == own_class || z == kNone ? T(0) : exp_difference(z, top);
+      const T e = k == own_class || z == kMinusInfinity<T> ? T(0) : exp_difference(z, top);
       rest += e;
       moment += e * (e - shift);
     });
-    raise(team_.reduce(top, kNone, Larger()));
+    raise(team_.reduce(top, kMinusInfinity<T>, Larger()));
   }
   rest = team_.reduce(rest, Sum<T, kSlots>(0), Add());
   moment = team_.reduce(moment, Sum<T, kSlots>(0), Add());
   return row_stats(top, exp_difference(z_x, top), rest, moment + shift * rest, -moment);
 }
 
-// Four normals of a row.
+// The normals of four classes of a row.
 template <class T>
 __device__ __forceinline__ void class_normals(const Noise& from, int64_t seed, int64_t row, int count, int first,
                                               uint32_t draw, int64_t draw_stride, T (&eps)[4]) {
@@ -263,8 +262,8 @@ __device__ __forceinline__ void class_normals(const Noise& from, int64_t seed, i
   }
 }
 
-// How many threads share a row, and how: up to 128 classes the lanes of a warp, up to 4096 a block that holds them;
-// more are swept.
+// Chooses the team of a row: lanes of a warp up to 128 classes, a block that holds them up to 4096, and a block that
+// sweeps over more.
 constexpr int kHeldSlots = 4;
 
 template <class A, class F>
@@ -281,7 +280,7 @@ void with_team(int64_t num_classes, F&& f) {
   f(Tag<A>{}, Tag<BlockTeam>{}, std::integral_constant<int, 0>{}, kThreads, kThreads);
 }
 
-// f(Tag<access to classes>, Tag<Team>, slots, threads per block, team size)
+// Calls f(Tag<access to classes>, Tag<Team>, slots, threads per block, team size).
 template <class T, class F>
 void with_classes(const Layout& layout, int64_t num_classes, F&& f) {
   if constexpr (sizeof(T) == sizeof(float)) {
@@ -294,7 +293,7 @@ void with_classes(const Layout& layout, int64_t num_classes, F&& f) {
   with_team<AnyClasses<T>>(num_classes, f);
 }
 
-// f(row, seat in a block of whoever has it) for all rows of a grid.
+// Calls f(row) for the rows of this team among all rows of a grid.
 template <class Team, class F>
 __device__ void for_rows(const Team& team, int64_t rows, F&& f) {
   const int64_t size = int64_t{gridDim.x} * team.per_block();

@@ -42,7 +42,7 @@ struct Interval {
   explicit Interval(const Prediction& from) : low(static_cast<T>(from.low)), high(static_cast<T>(from.high)) {}
 };
 
-// x_hat before the clip, and the scales that it is made by.
+// x_hat before the clip (84), and the scales that made it.
 template <class T, int kCount>
 struct DataPrediction {
   T x_hat[kCount], mean_scale[kCount], noise_scale[kCount];
@@ -85,9 +85,10 @@ __global__ void __launch_bounds__(kThreads, 2)
     at.network(op.grad, grad);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      const T through = from.x_hat[j] < clip.low || from.x_hat[j] > clip.high ? T(0) : grad[j];
-      grad_prediction[j] = -from.noise_scale[j] * through;
-      grad_mean[j] = from.mean_scale[j] * through;
+      const auto by =
+          prediction_gradient(grad[j], from.x_hat[j], from.mean_scale[j], from.noise_scale[j], clip.low, clip.high);
+      grad_prediction[j] = by.grad_prediction;
+      grad_mean[j] = by.grad_mean;
     }
     if (op.grad_prediction) at.store_network(op.grad_prediction, grad_prediction);
     if (op.grad_mean) at.store_data(op.grad_mean, grad_mean);
@@ -211,14 +212,10 @@ void squared_loss_backward(const SquaredLossBackward& op) {
   });
 }
 
-#define BFN_INSTANTIATE(T)                                            \
-  template void gaussian_step<T>(const GaussianStep&);                \
-  template void predict_data<T>(const PredictData&);                  \
-  template void predict_data_backward<T>(const PredictDataBackward&); \
-  template void squared_loss<T>(const SquaredLoss&);                  \
-  template void squared_loss_backward<T>(const SquaredLossBackward&);
-BFN_INSTANTIATE(float)
-BFN_INSTANTIATE(double)
-#undef BFN_INSTANTIATE
+BFN_INSTANTIATE(gaussian_step, const GaussianStep&);
+BFN_INSTANTIATE(predict_data, const PredictData&);
+BFN_INSTANTIATE(predict_data_backward, const PredictDataBackward&);
+BFN_INSTANTIATE(squared_loss, const SquaredLoss&);
+BFN_INSTANTIATE(squared_loss_backward, const SquaredLossBackward&);
 
 }  // namespace bfn

@@ -1,4 +1,4 @@
-// What the kernels use of CUDA. Without nvcc a host shim (tests/cuda_on_host) takes its place.
+// What the kernels use of CUDA. Without nvcc a shim for the host (tests/cuda_on_host) takes its place.
 #pragma once
 
 #include <cstdint>
@@ -17,12 +17,12 @@
 #define BFN_NOINLINE
 #endif
 
-#include "../math/common.h"
+#include "../math/float16.h"
 
 namespace bfn {
 
 constexpr int kThreads = 256;
-constexpr int64_t kMaxBlocks = 2048;  // of loops over a grid: some waves of the largest GPUs
+constexpr int64_t kMaxBlocks = 2048;  // a grid that loops is some waves of the largest GPUs
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -44,33 +44,18 @@ void launch(void (*kernel)(P...), int64_t blocks, int threads, const A&... argum
 }
 #endif
 
-// Floating-point types of 16 bits, by their bits.
-struct BFloat16 {
-  uint16_t bits;
-};
-struct Half {
-  uint16_t bits;
-};
-
 __device__ __forceinline__ float widen(float x) { return x; }
-__device__ __forceinline__ float widen(BFloat16 x) { return bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+__device__ __forceinline__ float widen(BFloat16 x) { return x; }
 #if defined(__CUDACC__)
 __device__ __forceinline__ float widen(Half x) { return __half2float(bit_cast<__half>(x.bits)); }
 __device__ __forceinline__ void narrow(float x, BFloat16& to) { to = bit_cast<BFloat16>(__float2bfloat16_rn(x)); }
 __device__ __forceinline__ void narrow(float x, Half& to) { to = bit_cast<Half>(__float2half_rn(x)); }
 #else
-inline float widen(Half x) { return bit_cast<_Float16>(x.bits); }
-inline void narrow(float x, Half& to) { to = bit_cast<Half>(static_cast<_Float16>(x)); }
-inline void narrow(float x, BFloat16& to) {
-  const uint32_t u = bit_cast<uint32_t>(x);
-  to.bits = x != x ? 0x7FC0 : static_cast<uint16_t>((u + 0x7FFF + ((u >> 16) & 1)) >> 16);
-}
+inline float widen(Half x) { return x; }
+inline void narrow(float x, BFloat16& to) { to = BFloat16(x); }
+inline void narrow(float x, Half& to) { to = Half(x); }
 #endif
 __device__ __forceinline__ void narrow(float x, float& to) { to = x; }
-
-// a b + c in one rounding, said outright where kernels that read differently must give the same bits.
-__device__ __forceinline__ float fused(float a, float b, float c) { return ::fmaf(a, b, c); }
-__device__ __forceinline__ double fused(double a, double b, double c) { return ::fma(a, b, c); }
 
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
@@ -81,7 +66,7 @@ __device__ T block_sum(T x) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = (blockDim.x + 31) / 32;
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(kWholeWarp, x, step);
-  __syncthreads();  // an earlier sum may still be being read
+  __syncthreads();  // other threads may still read an earlier sum
   if (lane == 0) of_warp[warp] = x;
   __syncthreads();
   x = lane < warps ? of_warp[lane] : T(0);

@@ -7,14 +7,9 @@
 namespace bfn {
 namespace {
 
-// Blocks that a multiprocessor holds at least; in double registers would not suffice for two.
+// How many blocks a multiprocessor holds at least. In double the registers would not suffice for two.
 template <class A>
 constexpr int kResident = sizeof(typename A::Compute) == sizeof(double) ? 1 : 2;
-
-template <class T>
-constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
-
-__device__ bool is_class(int64_t x, int64_t num_classes) { return x >= 0 && x < num_classes; }
 
 template <class A, class Team, int kSlots>
 __global__ void __launch_bounds__(kThreads, kResident<A>)
@@ -36,7 +31,7 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
   });
 }
 
-// The message that a class or a distribution sends, with its noise, as the classes of a row.
+// Makes the message that the class x sends, with its noise: four classes of a row at a time.
 template <class A, class Team, int kSlots>
 struct MessageRow {
   using T = typename A::Compute;
@@ -69,9 +64,8 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
     y.hold(team, count, message);
     T top = 0, scale = is_class(x, count) ? T(1) : kNaN<T>;
     if (op.probs) {
-      constexpr T kNone = -std::numeric_limits<T>::infinity();
       Sum<T, kSlots> total = 0;
-      top = kNone;
+      top = kMinusInfinity<T>;
       for_groups<kSlots>(team, count, [&](int i, int first) {
         y.get(i, first, message);
 #pragma unroll
@@ -79,7 +73,7 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
           if (first + j < count) top = Larger()(top, y.each[i][j]);
         }
       });
-      top = team.reduce(top, kNone, Larger());
+      top = team.reduce(top, kMinusInfinity<T>, Larger());
       for_groups<kSlots>(team, count, [&](int i, int first) {
         y.get(i, first, message);
 #pragma unroll
@@ -99,7 +93,8 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
   });
 }
 
-// What a network's row sends: one class, or -1 and, if `of_p`, exp(z_k - top) * inverse of every class.
+// What a network's row sends: one class or, if `of_p`, the distribution exp(z_k - top) * inverse. A row with neither,
+// whose class is -1, sends NaN.
 template <class T>
 struct Sent {
   int64_t one;
@@ -109,7 +104,7 @@ struct Sent {
   __device__ T at(int64_t k, T z) const { return of_p ? exp_difference(z, top) * inverse : static_cast<T>(k == one); }
 };
 
-// The first class whose cumulative probability exceeds u; if none does, the last of those that have any.
+// Draws the first class whose cumulative e exceeds `below`; if none does, the last with a probability above 0.
 template <class A, class Team, int kSlots>
 __device__ int draw_class(const Team& team, ClassRow<A, Team, kSlots>& row, int count, typename A::Compute top,
                           typename A::Compute below) {
@@ -150,9 +145,9 @@ __device__ Sent<typename A::Compute> choose(const Team& team, const DiscreteUpda
   using T = typename A::Compute;
   const int count = static_cast<int>(op.num_classes);
   const auto stats = logits.stats(-1);
-  if (op.choice == DiscreteChoice::kMean) return {-1, true, stats.max, T(1) / stats.rest};
+  if (op.choice == Choice::kMean) return {-1, true, stats.max, T(1) / stats.rest};
   if (!(stats.rest > T(0))) return {-1, false, T(0), T(0)};
-  if (op.choice == DiscreteChoice::kMode) {
+  if (op.choice == Choice::kMode) {
     int first = count;
     logits.each([&](int, int, int k, T z) { first = z == stats.max && k < first ? k : first; });
     return {team.reduce(first, count, Smaller()), false, T(0), T(0)};
@@ -197,13 +192,11 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
 template <class T, class Team, class F>
 __device__ void reduce_rows(const Team& team, const LossTarget& to, const Chunks& chunks, const View& x_view,
                             int64_t num_classes, F&& cost) {
-  const uint32_t pieces = static_cast<uint32_t>(chunks.pieces), piece = blockIdx.x % pieces;
-  const int64_t first = blockIdx.x / pieces * chunks.row, begin = first + int64_t{piece} * chunks.size;
-  const int64_t end = piece + 1 == pieces ? first + chunks.row : begin + chunks.size;
+  const Range range = range_of(chunks);
   double sum = 0;
   int32_t kept = 0;
 #pragma unroll 1
-  for (int64_t row = begin + team.number(); row < end; row += team.per_block()) {
+  for (int64_t row = range.begin + team.number(); row < range.end; row += team.per_block()) {
     const bool on = read<int>(to.mask, row, 1) != 0;
     const int64_t x = on ? read<int64_t>(x_view, row) : -1;
     const bool valid = is_class(x, num_classes);
@@ -272,7 +265,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                  const Chunks chunks, int team_size) {
   using T = typename A::Compute;
   const Team team(team_size);
-  const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
+  const int64_t seed = op.draws.noise.seed ? *op.draws.noise.seed : 0;
   reduce_rows<T>(team, op.to, chunks, op.x, op.num_classes, [&](int64_t row, int64_t x, bool on) {
     NStepRow<A, Team, kSlots> sum(team, op, nodes, seed, row, x, on);
     return sum();
@@ -334,29 +327,25 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
 template <class T>
 void discrete_nstep(const DiscreteNStep& op) {
   const Layout layout = Layout().data(op.logits);
-  const Nodes<T> nodes(op.nodes, op.node_weights, op.num_nodes);
+  const Nodes<T> nodes(op.draws);
   const auto run = [&](auto a, auto team, auto slots, int threads, int size) {
     const Chunks chunks = chunks_of(op.to, threads / size);
     launch(&nstep_kernel<typename decltype(a)::type, typename decltype(team)::type, decltype(slots)::value>,
            chunks.blocks, threads, op, nodes, chunks, size);
     finish_losses<T>(op.to, chunks);
   };
-  // bound by arithmetic: narrower types go the general way
+  // it is bound by arithmetic, so narrower types go the general way
   if constexpr (sizeof(T) == sizeof(float)) {
     if (layout.dense() && layout.data_type() == DType::kFloat) return with_team<DenseClasses<T>>(op.num_classes, run);
   }
   with_team<AnyClasses<T>>(op.num_classes, run);
 }
 
-#define BFN_INSTANTIATE(T)                                              \
-  template void discrete_theta<T>(const DiscreteTheta&);                \
-  template void discrete_sender<T>(const DiscreteSender&);              \
-  template void discrete_update<T>(const DiscreteUpdate&);              \
-  template void discrete_loss<T>(const DiscreteLoss&);                  \
-  template void discrete_loss_backward<T>(const DiscreteLossBackward&); \
-  template void discrete_nstep<T>(const DiscreteNStep&);
-BFN_INSTANTIATE(float)
-BFN_INSTANTIATE(double)
-#undef BFN_INSTANTIATE
+BFN_INSTANTIATE(discrete_theta, const DiscreteTheta&);
+BFN_INSTANTIATE(discrete_sender, const DiscreteSender&);
+BFN_INSTANTIATE(discrete_update, const DiscreteUpdate&);
+BFN_INSTANTIATE(discrete_loss, const DiscreteLoss&);
+BFN_INSTANTIATE(discrete_loss_backward, const DiscreteLossBackward&);
+BFN_INSTANTIATE(discrete_nstep, const DiscreteNStep&);
 
 }  // namespace bfn

@@ -1,5 +1,6 @@
 #include "../ops/discretised.h"
 
+#include "../math/continuous.h"
 #include "discretised_loss.h"
 #include "mixtures.h"
 #include "nstep_bins.h"
@@ -21,7 +22,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     T out[kCount], by_mean[kCount], by_std[kCount];
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      out[j] = k[j].base + k[j].shift;
+      out[j] = k[j].value();
       by_mean[j] = k[j].by_mean;
       by_std[j] = k[j].by_std;
     }
@@ -37,16 +38,16 @@ __device__ void values_of(const Normals<T, kCount>& from, const T (&eps)[kCount]
 #pragma unroll
   for (int j = 0; j < kCount; ++j) {
     if constexpr (kChoice == Choice::kMean) {
-      value[j] = k[j].base + k[j].shift;
+      value[j] = k[j].value();
     } else if constexpr (kChoice == Choice::kMode) {
       value[j] = mode(from.mean[j], from.std[j], bins);
     } else {
-      value[j] = bins.centre(bins.index(clamp(from.mean[j] + from.std[j] * eps[j], T(-1), T(1))));
+      value[j] = bins.quantised(from.mean[j] + from.std[j] * eps[j]);
     }
   }
 }
 
-// f(at, there): in rounds where blocks sort their variables.
+// Calls f(at, there) for all packs: in rounds where blocks sort their variables.
 template <class At, Choice kChoice, class F>
 __device__ void for_choices(int64_t count, const RowMap& rows, F&& f) {
   if constexpr (kChoice == Choice::kMean) {
@@ -80,7 +81,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.draw.seed ? *op.draw.seed : 0;
   for_choices<At, kChoice>(op.count, rows, [&](auto at, bool there) {
     constexpr int kCount = decltype(at)::kCount;
-    T value[kCount], eps[kCount] = {}, state[kCount], a[kCount], b[kCount], std[kCount];
+    T value[kCount], eps[kCount] = {}, state[kCount], keep[kCount], take[kCount], noise_scale[kCount];
     {
       const Normals<T, kCount> from(at, op.from);
       if constexpr (kChoice == Choice::kSample) at.noise(op.draw, draw_seed, eps);
@@ -96,17 +97,19 @@ __global__ void __launch_bounds__(kThreads, 2)
       for (int j = 0; j < kCount; ++j) value[j] = given[j] ? known[j] : value[j];
     }
     at.data(op.state, state);
-    at.rows(op.keep, a);
-    at.rows(op.take, b);
-    at.rows(op.noise_scale, std);
+    at.rows(op.keep, keep);
+    at.rows(op.take, take);
+    at.rows(op.noise_scale, noise_scale);
     at.noise(op.noise, seed, eps);
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) value[j] = fused(std[j], eps[j], fused(b[j], value[j], a[j] * state[j]));
+    for (int j = 0; j < kCount; ++j) {
+      value[j] = updated_mean(keep[j], state[j], take[j], value[j], noise_scale[j], eps[j]);
+    }
     at.store_data(op.out, value);
   });
 }
 
-// L_n of one variable.
+// L_n of one variable (113-119).
 template <class T>
 struct NStepVariable {
   const DiscretisedLoss& op;
@@ -158,7 +161,7 @@ Layout layout_of(const NetworkOutput& from) {
       .rows(from.noise_scale);
 }
 
-// f(Tag<At>, choice) by packs, but one by one where all bins of a variable are the work.
+// Calls f(Tag<At>, choice). A mode takes variables one by one, since each is much work.
 template <class At, class F>
 void with_choice(Choice choice, F&& f) {
   if (choice == Choice::kSample) return f(Tag<At>{}, std::integral_constant<Choice, Choice::kSample>{});
@@ -219,7 +222,7 @@ void discretised_loss(const DiscretisedLoss& op) {
   if (op.from.mixture_logits) {
     mixture_loss<T>(op, chunks);
   } else if (op.alpha) {
-    launch(&nstep_kernel<T>, chunks.blocks, kThreads, op, Nodes<T>(op.nodes, op.node_weights, op.num_nodes), chunks);
+    launch(&nstep_kernel<T>, chunks.blocks, kThreads, op, Nodes<T>(op.draws), chunks);
   } else {
     Layout layout = layout_of(op.from).data(op.x).rows(op.weight).bytes(op.to.mask);
     if (op.weight) layout.whole_packs(op.to.batch * op.to.per_batch).losses(op.to);
@@ -236,13 +239,9 @@ void discretised_loss(const DiscretisedLoss& op) {
   finish_losses<T>(op.to, chunks);
 }
 
-#define BFN_INSTANTIATE(T)                                          \
-  template void expected_value<T>(const DiscretisedExpectedValue&); \
-  template void choose<T>(const struct Choose&);                    \
-  template void discretised_update<T>(const DiscretisedUpdate&);    \
-  template void discretised_loss<T>(const DiscretisedLoss&);
-BFN_INSTANTIATE(float)
-BFN_INSTANTIATE(double)
-#undef BFN_INSTANTIATE
+BFN_INSTANTIATE(expected_value, const DiscretisedExpectedValue&);
+BFN_INSTANTIATE(choose, const struct Choose&);
+BFN_INSTANTIATE(discretised_update, const DiscretisedUpdate&);
+BFN_INSTANTIATE(discretised_loss, const DiscretisedLoss&);
 
 }  // namespace bfn

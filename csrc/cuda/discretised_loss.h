@@ -1,4 +1,4 @@
-// The losses of discretised data by a thread for each variable.
+// The losses of discretised data for which a thread takes a pack of variables.
 #pragma once
 
 #include "../math/bin_prob.h"
@@ -15,15 +15,16 @@ struct Normals {
 
   template <class At>
   __device__ Normals(const At& at, const NetworkOutput& from) {
-    T prediction[kCount], log_std[kCount], state[kCount], a[kCount], b[kCount];
+    T prediction[kCount], log_std[kCount], state[kCount], mean_scale[kCount], noise_scale[kCount];
     at.network(from.prediction, prediction);
     at.network(from.log_std, log_std);
     at.data(from.mean, state);
-    at.rows(from.mean_scale, a);
-    at.rows(from.noise_scale, b);
+    at.rows(from.mean_scale, mean_scale);
+    at.rows(from.noise_scale, noise_scale);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      const OutputNormal<T> normal = output_normal(from.kind, prediction[j], log_std[j], state[j], a[j], b[j]);
+      const OutputNormal<T> normal =
+          output_normal(from.kind, prediction[j], log_std[j], state[j], mean_scale[j], noise_scale[j]);
       mean[j] = normal.mean;
       std[j] = normal.std;
       mean_by_prediction[j] = normal.mean_by_prediction;
@@ -31,7 +32,7 @@ struct Normals {
     }
   }
 
-  // By the derivatives by mean and std, which it changes.
+  // Turns derivatives by mean and std into those by the predictions, in place, and stores them.
   template <class At>
   __device__ void store_gradients(const At& at, const NetworkGradients& to, T (&by_mean)[kCount],
                                   T (&by_std)[kCount]) const {
@@ -45,7 +46,7 @@ struct Normals {
   }
 };
 
-// L_inf, or -ln p of the bin of x.
+// L_inf (101), or -ln p of the bin of x (107-109).
 template <class At, bool kSquared, bool kSmoothAlone = false>
 __global__ void __launch_bounds__(kThreads, 2)
     loss_kernel(const __grid_constant__ DiscretisedLoss op, const __grid_constant__ RowMap rows, const Chunks chunks) {
@@ -63,10 +64,10 @@ __global__ void __launch_bounds__(kThreads, 2)
       expected_values<kSmoothAlone>(normals.mean, normals.std, bins, k);
 #pragma unroll
       for (int j = 0; j < kCount; ++j) {
-        const T error = (x[j] - k[j].base) - k[j].shift, slope = -2 * weight[j] * error;
-        loss[j] = weight[j] * error * error;
-        by_mean[j] = slope * k[j].by_mean;
-        by_std[j] = slope * k[j].by_std;
+        const SquaredError<T> cost(weight[j], k[j].error(x[j]));
+        loss[j] = cost.loss;
+        by_mean[j] = cost.slope * k[j].by_mean;
+        by_std[j] = cost.slope * k[j].by_std;
       }
     } else {
 #pragma unroll
@@ -80,7 +81,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (!there) return;
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      if (on[j]) continue;  // not even NaN
+      if (on[j]) continue;  // elsewhere the gradient is 0, whatever was computed
       by_mean[j] = by_std[j] = normals.mean_by_prediction[j] = normals.std_by_log_std[j] = 0;
     }
     normals.store_gradients(at, op.gradients, by_mean, by_std);

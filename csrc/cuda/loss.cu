@@ -29,7 +29,7 @@ int64_t loss_workspace(const LossTarget& to) {
 
 template <class T>
 void finish_losses(const LossTarget& to, const Chunks& chunks) {
-  // a batch of rows without any variables has sums of 0; where rows were summed at once, only the scale is left
+  // Batches without any variables have sums of 0. Where one block summed each batch, only the scale is left.
   const bool by_batch = to.reduction == Reduction::kBatch, summed = by_batch && chunks.pieces == 1;
   LossTarget target = to;
   if (summed) target.reduction = Reduction::kNone;
@@ -38,7 +38,6 @@ void finish_losses(const LossTarget& to, const Chunks& chunks) {
          to.batch * to.per_batch);
 }
 
-template void finish_losses<float>(const LossTarget&, const Chunks&);
-template void finish_losses<double>(const LossTarget&, const Chunks&);
+BFN_INSTANTIATE(finish_losses, const LossTarget&, const Chunks&);
 
 }  // namespace bfn

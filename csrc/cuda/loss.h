@@ -1,5 +1,5 @@
 // Losses per variable, masked and reduced. Each block sums a chunk of variables, whose size does not depend on the
-// device, and a second kernel adds the sums in order: the same bits from run to run.
+// device, and a second kernel adds the sums in order, so that every run gives the same bits.
 #pragma once
 
 #include <algorithm>
@@ -14,12 +14,13 @@ struct PartialSum {
   int64_t count;
 };
 
-// Rows of losses that are summed apart, and the chunks that each is cut into.
+// The parts of `row` losses that are summed apart, and the chunks that each is cut into.
 struct Chunks {
   int64_t row, size, pieces, blocks;
 };
 
-// `align`: variables that are worked on together. Some 2^10 chunks in all, of at most 2^15 variables each.
+// Chunks are whole multiples of the `align` variables that are worked on together: some 2^10 in all, of at most 2^15
+// variables each.
 inline Chunks chunks_of(const LossTarget& to, int64_t align) {
   const bool by_batch = to.reduction == Reduction::kBatch;
   const int64_t all = to.batch * to.per_batch, rows = by_batch ? to.batch : 1, row = by_batch ? to.per_batch : all;
@@ -39,7 +40,7 @@ __device__ inline Range range_of(const Chunks& chunks) {
   return {begin, piece + 1 == pieces ? first + chunks.row : begin + chunks.size};
 }
 
-// What a block has summed: to the partial sums, or where it is a whole row of `batch` at once.
+// Writes what a block has summed to the partial sums or, where that is a whole part, to the loss itself.
 template <class T>
 __device__ void finish_block(const LossTarget& to, const Chunks& chunks, double sum, int32_t count) {
   if (to.reduction == Reduction::kNone) return;
@@ -53,12 +54,12 @@ __device__ void finish_block(const LossTarget& to, const Chunks& chunks, double 
   }
 }
 
-// What a thread has summed.
+// The sum and the count of a thread's losses.
 struct LossSum {
   double sum = 0;
   int32_t count = 0;
 
-  // The losses of the variables of a pack, whatever they are where the mask is 0.
+  // Adds the losses of a pack, which count 0 where the mask does.
   template <class At>
   __device__ void add(const LossTarget& to, const At& at, const bool (&on)[At::kCount],
                       typename At::Compute (&loss)[At::kCount]) {
@@ -74,7 +75,7 @@ struct LossSum {
   }
 };
 
-// f(at, on, loss): writes the losses of a pack.
+// Calls f(at, on, loss), which writes the losses of a pack, for the block's chunk.
 template <class At, class F>
 __device__ void reduce_losses(const LossTarget& to, const Chunks& chunks, const RowMap& rows, F&& f) {
   const Range range = range_of(chunks);
@@ -90,7 +91,7 @@ __device__ void reduce_losses(const LossTarget& to, const Chunks& chunks, const 
   finish_block<typename At::Compute>(to, chunks, sum.sum, sum.count);
 }
 
-// f(at, there, on, loss): likewise in rounds (for_rounds).
+// Calls f(at, there, on, loss) likewise in rounds (for_rounds).
 template <class At, class F>
 __device__ void reduce_losses_in_rounds(const LossTarget& to, const Chunks& chunks, const RowMap& rows, F&& f) {
   const Range range = range_of(chunks);

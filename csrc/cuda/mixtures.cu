@@ -1,32 +1,15 @@
 #include "mixtures.h"
 
 #include "../math/bin_prob.h"
-#include "../math/expected_value.h"
+#include "../math/continuous.h"
+#include "../math/mixtures.h"
 #include "access.h"
 #include "nstep_bins.h"
 
 namespace bfn {
 namespace {
 
-// ln sum exp of terms that come one by one.
-template <class T>
-struct LogSum {
-  T top = -std::numeric_limits<T>::infinity(), sum = 0;
-
-  __device__ void add(T term) {
-    if (term > top) {
-      sum = sum * exp(top - term) + 1;
-      top = term;
-    } else {
-      sum += term == top ? T(1) : exp(term - top);
-    }
-  }
-  __device__ T value() const { return top + log(sum); }
-  // A term's part in the sum; through `value` it would take over the rounding of a large one.
-  __device__ T part(T term) const { return exp(term - top) / sum; }
-};
-
-// Those of one variable.
+// The components of one variable, read again by every function.
 template <class T>
 class Components {
  public:
@@ -34,48 +17,31 @@ class Components {
       : from_(from),
         first_(variable * from.components),
         mean_(read<T>(from.mean, variable)),
-        a_(read<T>(from.mean_scale, variable)),
-        b_(read<T>(from.noise_scale, variable)) {
-    LogSum<T> total;
-    for (int m = 0; m < count(); ++m) total.add(read<T>(from.mixture_logits, first_ + m));
-    top_ = total.top;
-    log_sum_ = log(total.sum);
-  }
+        mean_scale_(read<T>(from.mean_scale, variable)),
+        noise_scale_(read<T>(from.noise_scale, variable)),
+        log_shares_(sum_of_logits()) {}
 
   __device__ int count() const { return static_cast<int>(from_.components); }
-  __device__ T log_share(int m) const { return (read<T>(from_.mixture_logits, first_ + m) - top_) - log_sum_; }
+  __device__ T log_share(int m) const { return log_shares_(logit(m)); }
   __device__ T share(int m) const { return exp(log_share(m)); }
   __device__ OutputNormal<T> normal(int m) const {
     const T prediction = read<T>(from_.prediction, first_ + m), log_std = read<T>(from_.log_std, first_ + m);
-    return output_normal(from_.kind, prediction, log_std, mean_, a_, b_);
+    return output_normal(from_.kind, prediction, log_std, mean_, mean_scale_, noise_scale_);
   }
-  // The component that a uniform draws: the first whose cumulative share exceeds it, else the last with a share; -1
-  // where the shares are NaN.
-  __device__ int drawn(T uniform) const {
-    T cumulative = 0;
-    int last = 0;
-    for (int m = 0; m < count(); ++m) {
-      const T part = share(m);
-      cumulative += part;
-      if (cumulative > uniform) return m;
-      if (part > T(0)) last = m;
-    }
-    return cumulative == cumulative ? last : -1;
-  }
-  // sum of share times f(m).
+  // sum_m pi_m f(m)
   template <class F>
   __device__ T mean_of(F&& f) const {
     T sum = 0;
     for (int m = 0; m < count(); ++m) sum += share(m) * f(m);
     return sum;
   }
-  // Gradients by the m-th component's mean, std and logit, as those by what the network put out; `add` to what is
-  // there.
-  __device__ void store(const NetworkGradients& to, int m, T by_mean, T by_std, T by_logit, bool add = false) const {
+  // Stores the gradients by the m-th component's predictions and logit, given those by its mean, std and logit. With
+  // `add` they are added to what is stored.
+  __device__ void store(const NetworkGradients& to, int m, ComponentGradient<T> by, bool add = false) const {
     const OutputNormal<T> through = normal(m);
-    put(to.grad_prediction, m, by_mean * through.mean_by_prediction, add);
-    put(to.grad_log_std, m, by_std * through.std_by_log_std, add);
-    put(to.grad_mixture_logits, m, by_logit, add);
+    put(to.grad_prediction, m, by.by_mean * through.mean_by_prediction, add);
+    put(to.grad_log_std, m, by.by_std * through.std_by_log_std, add);
+    put(to.grad_mixture_logits, m, by.by_logit, add);
   }
   __device__ void store_zeros(const NetworkGradients& to) const {
     for (int m = 0; m < count(); ++m) {
@@ -87,8 +53,15 @@ class Components {
  private:
   const NetworkOutput& from_;
   int64_t first_;
-  T mean_, a_, b_, top_, log_sum_;
+  T mean_, mean_scale_, noise_scale_;
+  LogShares<T> log_shares_;
 
+  __device__ T logit(int m) const { return read<T>(from_.mixture_logits, first_ + m); }
+  __device__ LogSum<T> sum_of_logits() const {
+    LogSum<T> total;
+    for (int m = 0; m < count(); ++m) total.add(logit(m));
+    return total;
+  }
   __device__ void put(const View& view, int m, T value, bool add) const {
     if (view) write(view, first_ + m, (add ? read<T>(view, first_ + m) : T(0)) + value);
   }
@@ -106,10 +79,7 @@ __device__ ExpectedValue<T> expected_of(const Components<T>& of, int m, Bins<T> 
 
 template <class T>
 __device__ T mixture_mean(const Components<T>& of, Bins<T> bins) {
-  return of.mean_of([&](int m) {
-    const auto k = expected_of(of, m, bins);
-    return k.base + k.shift;
-  });
+  return of.mean_of([&](int m) { return expected_of(of, m, bins).value(); });
 }
 
 template <class T>
@@ -122,25 +92,19 @@ __global__ void __launch_bounds__(kThreads, 1)
     at.store_network(op.out, out);
     for (int m = 0; any(op.gradients) && m < of.count(); ++m) {
       const auto k = expected_of(of, m, bins);
-      const T share = of.share(m);
-      of.store(op.gradients, m, share * k.by_mean, share * k.by_std, share * (k.base + k.shift - out[0]));
+      of.store(op.gradients, m, mean_gradient(of.share(m), k, k.value() - out[0]));
     }
   });
 }
 
-// The bin with the most mass: all are tried.
 template <class T>
 __device__ T likeliest(const Components<T>& of, Bins<T> bins) {
-  T best = 0, best_mass = -1;
-  for (int64_t k = 0; k < bins.count; ++k) {
-    const T mass = of.mean_of([&](int m) {
+  return mixture_mode(bins, [&](T bin) {
+    return of.mean_of([&](int m) {
       const OutputNormal<T> normal = of.normal(m);
-      return exp(log_bin_prob(static_cast<T>(k), normal.mean, normal.std, bins).value);
+      return exp(log_bin_prob(bin, normal.mean, normal.std, bins).value);
     });
-    if (mass > best_mass) best = static_cast<T>(k);
-    best_mass = mass <= best_mass ? best_mass : mass;
-  }
-  return best_mass >= T(0) ? bins.centre(best) : best_mass;
+  });
 }
 
 template <class T>
@@ -153,10 +117,10 @@ __device__ T value_of(const NetworkOutput& from, Choice choice, const Noise& dra
   T eps[1];
   at.noise(draw, draw.seed ? *draw.seed : 0, eps);
   const T uniform = one_uniform<T>(component, component.seed ? *component.seed : 0, at.start);
-  const int m = of.drawn(uniform);
-  if (m < 0) return static_cast<T>(NAN);
+  const int m = drawn_component(of.count(), uniform, [&](int component) { return of.share(component); });
+  if (m < 0) return kNaN<T>;
   const OutputNormal<T> normal = of.normal(m);
-  return bins.centre(bins.index(clamp(normal.mean + normal.std * eps[0], T(-1), T(1))));
+  return bins.quantised(normal.mean + normal.std * eps[0]);
 }
 
 template <class T>
@@ -174,26 +138,26 @@ __global__ void __launch_bounds__(kThreads, 1) update_kernel(const __grid_consta
     T value = value_of(op.from, op.choice, op.draw, op.component, at), eps[1];
     if (read<int>(op.known_mask, at.start) != 0) value = read<T>(op.known, at.start);
     at.noise(op.noise, seed, eps);
-    const T a = read<T>(op.keep, at.start), b = read<T>(op.take, at.start), std = read<T>(op.noise_scale, at.start);
-    const T out[1] = {fused(std, eps[0], fused(b, value, a * read<T>(op.state, at.start)))};
+    const T keep = read<T>(op.keep, at.start), take = read<T>(op.take, at.start);
+    const T noise_scale = read<T>(op.noise_scale, at.start);
+    const T out[1] = {updated_mean(keep, read<T>(op.state, at.start), take, value, noise_scale, eps[0])};
     at.store_data(op.out, out);
   });
 }
 
-// L_inf: weight (x - k)^2.
+// L_inf (101).
 template <class T>
 __device__ T squared_error(const DiscretisedLoss& op, const Components<T>& of, T x, T weight, Bins<T> bins) {
-  const auto distance = [&](const ExpectedValue<T>& k) { return (x - k.base) - k.shift; };
-  const T error = of.mean_of([&](int m) { return distance(expected_of(of, m, bins)); }), slope = -2 * weight * error;
+  const T error = of.mean_of([&](int m) { return expected_of(of, m, bins).error(x); });
+  const SquaredError<T> cost(weight, error);
   for (int m = 0; any(op.gradients) && m < of.count(); ++m) {
     const auto k = expected_of(of, m, bins);
-    const T by = slope * of.share(m);
-    of.store(op.gradients, m, by * k.by_mean, by * k.by_std, by * (error - distance(k)));
+    of.store(op.gradients, m, mean_gradient(cost.slope * of.share(m), k, error - k.error(x)));
   }
-  return weight * error * error;
+  return cost.loss;
 }
 
-// -ln p of the bin of x.
+// The cost -ln p of the bin of x (107-109).
 template <class T>
 __device__ T bin_cost(const DiscretisedLoss& op, const Components<T>& of, T x, Bins<T> bins) {
   const auto log_p = [&](int m) {
@@ -205,7 +169,7 @@ __device__ T bin_cost(const DiscretisedLoss& op, const Components<T>& of, T x, B
   for (int m = 0; any(op.gradients) && m < of.count(); ++m) {
     const auto p = log_p(m);
     const T part = total.part(of.log_share(m) + p.value);
-    of.store(op.gradients, m, -part * p.by_mean, -part * p.by_std, of.share(m) - part);
+    of.store(op.gradients, m, log_sum_gradient(T(-1), part, of.share(m), p));
   }
   return -total.value();
 }
@@ -223,7 +187,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   });
 }
 
-// L_n of one variable.
+// L_n of one variable (113-119).
 template <class T>
 struct NStepVariable {
   const DiscretisedLoss& op;
@@ -232,7 +196,7 @@ struct NStepVariable {
 
   __device__ NStepVariable(const DiscretisedLoss& of, const General<T>& place) : op(of), at(place.start) {}
 
-  // Gradients by the components are added to those of the draws before.
+  // Adds some draws; the first ones' gradients are stored, later ones' added to them.
   __device__ void add(int v, const NStepDraws<T>& draws, bool first) {
     const bool mine = static_cast<int>(threadIdx.x % 32) == v;
     const int64_t variable = __shfl_sync(kWholeWarp, at, v);
@@ -246,16 +210,17 @@ struct NStepVariable {
       for (int m = 0; m < of.count(); ++m) {
         const OutputNormal<T> normal = of.normal(m);
         const T log_share = of.log_share(m);
-        T by_mean = 0, by_std = 0, by_logit = 0;
+        ComponentGradient<T> sum{T(0), T(0), T(0)};
         NStepWarp<T> warp(x, normal.mean, normal.std, tau, bins);
         warp.each_draw(draws.eps, draws.count, [&](int i, const WithGradient<T>& of_draw) {
           if (pass == 0) return total[i].add(log_share + of_draw.value);
-          const T part = total[i].part(log_share + of_draw.value), weight = draws.weight[i];
-          by_mean += weight * part * of_draw.by_mean;
-          by_std += weight * part * of_draw.by_std;
-          by_logit += weight * (part - exp(log_share));
+          const T part = total[i].part(log_share + of_draw.value);
+          const auto by = log_sum_gradient(-n * draws.weight[i], part, exp(log_share), of_draw);
+          sum.by_mean += by.by_mean;
+          sum.by_std += by.by_std;
+          sum.by_logit += by.by_logit;
         });
-        if (pass == 1 && mine) of.store(op.gradients, m, -n * by_mean, -n * by_std, -n * by_logit, !first);
+        if (pass == 1 && mine) of.store(op.gradients, m, sum, !first);
       }
     }
     T sum = 0;
@@ -296,19 +261,15 @@ void mixture_update(const DiscretisedUpdate& op) {
 template <class T>
 void mixture_loss(const DiscretisedLoss& op, const Chunks& chunks) {
   if (op.alpha) {
-    launch(&nstep_kernel<T>, chunks.blocks, kThreads, op, Nodes<T>(op.nodes, op.node_weights, op.num_nodes), chunks);
+    launch(&nstep_kernel<T>, chunks.blocks, kThreads, op, Nodes<T>(op.draws), chunks);
   } else {
     launch(&loss_kernel<T>, chunks.blocks, kThreads, op, chunks);
   }
 }
 
-#define BFN_INSTANTIATE(T)                                                  \
-  template void mixture_expected_value<T>(const DiscretisedExpectedValue&); \
-  template void mixture_choose<T>(const struct Choose&);                    \
-  template void mixture_update<T>(const DiscretisedUpdate&);                \
-  template void mixture_loss<T>(const DiscretisedLoss&, const Chunks&);
-BFN_INSTANTIATE(float)
-BFN_INSTANTIATE(double)
-#undef BFN_INSTANTIATE
+BFN_INSTANTIATE(mixture_expected_value, const DiscretisedExpectedValue&);
+BFN_INSTANTIATE(mixture_choose, const struct Choose&);
+BFN_INSTANTIATE(mixture_update, const DiscretisedUpdate&);
+BFN_INSTANTIATE(mixture_loss, const DiscretisedLoss&, const Chunks&);
 
 }  // namespace bfn

@@ -1,4 +1,4 @@
-// The sum over bins of the discretised n-step loss, by the lanes of a warp: each takes every 32nd point.
+// The sum over bins of the discretised n-step loss (math/nstep.h) by the lanes of a warp: each takes every 32nd point.
 #pragma once
 
 #include "../math/nstep.h"
@@ -21,23 +21,15 @@ __device__ T warp_sum(T x) {
   return warp_reduce(x, [](T a, T b) { return a + b; });
 }
 
-// One variable, the same for all lanes.
+// The sums of one variable, which is the same for all lanes.
 template <class T>
 class NStepWarp {
  public:
   __device__ NStepWarp(T x, T mean, T std, T tau, Bins<T> bins)
-      : x_(x), mean_(mean), std_(std), tau_(tau), bins_(bins), bump_(std, tau, false) {
-    total_ = bins.clip ? WithGradient<T>{T(0), T(0), T(0)} : log_total(mean, std);
-    uniform_ = !bins.clip && exp(total_.value) < kTinyTotal<T>;
-    if (uniform_) bump_ = Bump<T>(std, tau, true);
-    lane_ = threadIdx.x % 32;
-    unit_ = 1 / (bins.real_count() * std);
-    q_unit_ = 1 / (bins.real_count() * tau);
-    log_width_ = log(2 * unit_);
-  }
+      : normal_(x, mean, std, tau, bins), lane_(threadIdx.x % 32) {}
 
-  // f(i, ln sum_k p_k exp(q_k (eps_i - q_k / 2))) of every draw, with derivatives. Draws that one window takes share
-  // its points; those of a quadrature come in order, normals are near to each other.
+  // Calls f(i, ln sum_k p_k exp(q_k (eps_i - q_k / 2)) with its derivatives) for every draw. Draws that one window
+  // serves share its points; those of a quadrature come in order, normals are near to each other.
   template <int kDraws, class F>
   __device__ void each_draw(const T (&eps)[kDraws], int draws, F&& f) {
 #pragma unroll 1
@@ -49,13 +41,13 @@ class NStepWarp {
       for (int i = 0; i < kDraws; ++i) {
         if (i < begin || i >= draws || !open) continue;
         const T low = i == begin || eps[i] < least ? eps[i] : least, high = i == begin || eps[i] > most ? eps[i] : most;
-        open = i == begin || !((high - low) * bump_.by_eps > T(kMaxSpan - 2 * kReach) * bump_.s);
+        open = i == begin || normal_.share_window(low, high);
         if (!open) continue;
         least = low;
         most = high;
         end = i + 1;
       }
-      window_ = nstep_window(x_, mean_, bump_, least, most, bins_);
+      window_ = normal_.window(least, most);
       hold_points();
 #pragma unroll
       for (int i = 0; i < kDraws; ++i) {
@@ -72,66 +64,44 @@ class NStepWarp {
     T q, log_p, by_mean, by_std, weight;
   };
 
-  T x_, mean_, std_, tau_;
-  Bins<T> bins_;
-  Bump<T> bump_;
-  WithGradient<T> total_;
+  NStepNormal<T> normal_;
   NStepWindow<T> window_;
-  bool uniform_;
   int lane_;
-  T unit_, q_unit_, log_width_;
   Term points_[kSlots], end_;
 
-  __device__ int count() const { return window_.every ? static_cast<int>(window_.length) + 1 : kNodes; }
-
-  __device__ WithGradient<T> inner_bin(T z) const {
-    if (uniform_) return {-log(bins_.real_count()), T(0), T(0)};
-    return log_inner_bin(z, 2 * unit_, log_width_, std_);
-  }
-  __device__ T q_at(T distance) const {
-    return (origin_of(x_, bins_).to_centre(window_.base) + 2 * distance) * q_unit_;
-  }
-  __device__ T z_at(T distance) const {
-    return (origin_of(mean_, bins_).to_centre(window_.base) + 2 * distance) * unit_;
+  __device__ static Term term_of(const NStepPlace<T>& at, T weight) {
+    return {at.q, at.log_p.value, at.log_p.by_mean, at.log_p.by_std, weight};
   }
   __device__ Term point(int i) const {
     const Point<T> at = nstep_point(window_, i);
-    const auto p = inner_bin(z_at(at.distance));
-    return {q_at(at.distance), p.value, p.by_mean, p.by_std, at.weight};
-  }
-  // Lane 0 has the first bin of a clipped distribution, lane 1 the last.
-  __device__ Term end_bin() const {
-    const bool first = lane_ == 0;
-    const T edge = first ? T(1) : bins_.last(), bin = first ? T(0) : bins_.last();
-    const auto p = log_end_bin(origin_of(mean_, bins_).to_edge(edge) * unit_, first, std_);
-    return {origin_of(x_, bins_).to_centre(bin) * q_unit_, p.value, p.by_mean, p.by_std, T(1)};
+    return term_of(normal_.place(window_.base, at.distance), at.weight);
   }
   __device__ void hold_points() {
     if constexpr (kHeld) {
 #pragma unroll
       for (int s = 0; s < kSlots; ++s) {
-        if (lane_ + 32 * s < count()) points_[s] = point(lane_ + 32 * s);
+        if (lane_ + 32 * s < window_.count()) points_[s] = point(lane_ + 32 * s);
       }
     }
-    if (bins_.clip) end_ = end_bin();
+    if (normal_.bins.clip) end_ = term_of(normal_.end_bin(lane_ == 0), T(1));  // lane 0 has the first, lane 1 the last
   }
   template <class F>
   __device__ void each(F&& f) const {
     if constexpr (kHeld) {
 #pragma unroll
       for (int s = 0; s < kSlots; ++s) {
-        if (lane_ + 32 * s < count()) f(points_[s]);
+        if (lane_ + 32 * s < window_.count()) f(points_[s]);
       }
     } else {
 #pragma unroll 1
-      for (int i = lane_; i < count(); i += 32) f(point(i));
+      for (int i = lane_; i < window_.count(); i += 32) f(point(i));
     }
-    if (bins_.clip && lane_ < 2) f(end_);
+    if (normal_.bins.clip && lane_ < 2) f(end_);
   }
 
   __device__ WithGradient<T> of_draw(T eps) const {
-    const auto term = [eps](const Term& p) { return p.log_p + p.q * (eps - T(0.5) * p.q); };
-    T top = -std::numeric_limits<T>::infinity(), value = 0, by_mean = 0, by_std = 0;
+    const auto term = [eps](const Term& p) { return nstep_exponent(p.log_p, p.q, eps); };
+    T top = kMinusInfinity<T>, value = 0, by_mean = 0, by_std = 0;
     each([&](const Term& p) { top = term(p) > top ? term(p) : top; });
     top = warp_reduce(top, [](T a, T b) { return b > a ? b : a; });
     each([&](const Term& p) {
@@ -140,48 +110,42 @@ class NStepWarp {
       by_mean += e * p.by_mean;
       by_std += e * p.by_std;
     });
-    value = warp_sum(value);
-    by_mean = warp_sum(by_mean);
-    by_std = warp_sum(by_std);
-    if (!window_.every && window_.cut_low) add_cut(eps, true, top, value, by_mean, by_std);
-    if (!window_.every && window_.cut_high) add_cut(eps, false, top, value, by_mean, by_std);
-    const WithGradient<T> share = uniform_ ? WithGradient<T>{T(0), T(0), T(0)} : total_;
-    return {top + log(value) - share.value, by_mean / value - share.by_mean, by_std / value - share.by_std};
+    WithGradient<T> sum{warp_sum(value), warp_sum(by_mean), warp_sum(by_std)};
+    if (window_.cut(true)) add_cut(eps, true, top, sum);
+    if (window_.cut(false)) add_cut(eps, false, top, sum);
+    return normal_.log_of(top, sum);
   }
-  __device__ void add_cut(T eps, bool low, T top, T& value, T& by_mean, T& by_std) const {
-    const T distance = low ? window_.offset : window_.offset + window_.length;
-    const T q = q_at(distance);
-    const auto p = inner_bin(z_at(distance));
-    const auto w = cut_weight(p.by_mean, q, eps, low, bins_.width(), tau_, bump_);
-    const T term = exp(p.value + q * (eps - T(0.5) * q) - top);
-    value += term * w.value;
-    by_mean += term * (w.value * p.by_mean + w.by_mean);
-    by_std += term * (w.value * p.by_std + w.by_std);
+  __device__ void add_cut(T eps, bool low, T top, WithGradient<T>& sum) const {
+    const auto term = normal_.cut_term(normal_.place(window_.base, window_.end(low)), eps, low, top);
+    sum.value += term.value;
+    sum.by_mean += term.by_mean;
+    sum.by_std += term.by_std;
   }
 };
 
-// Some draws of a variable, as many as registers hold, with their weights.
+// As many draws of a variable as registers hold, with their weights.
 template <class T>
 struct NStepDraws {
   static constexpr int kMost = sizeof(T) == sizeof(double) ? 4 : 8;
   T eps[kMost], weight[kMost];
   int count;
 
-  // Those from `first` on, by a thread that has the variable.
+  // The thread that has the variable makes the draws from `first` on.
   __device__ NStepDraws(const DiscretisedLoss& op, const Nodes<T>& nodes, const General<T>& at, int first, int all) {
-    const int64_t seed = op.noise.seed ? *op.noise.seed : 0, variables = op.to.batch * op.to.per_batch;
+    const Noise& noise = op.draws.noise;
+    const int64_t seed = noise.seed ? *noise.seed : 0, variables = op.to.batch * op.to.per_batch;
     count = all - first < kMost ? all - first : kMost;
 #pragma unroll
     for (int i = 0; i < kMost; ++i) {
       if (i >= count) continue;
       const int draw = first + i, node = draw < kMaxNodes ? draw : 0;
       T drawn[1] = {nodes.at[node]};
-      if (op.n_samples) at.noise(op.noise, seed, drawn, static_cast<uint32_t>(draw), variables);
+      if (op.draws.n_samples) at.noise(noise, seed, drawn, static_cast<uint32_t>(draw), variables);
       eps[i] = drawn[0];
-      weight[i] = op.n_samples ? T(1) / static_cast<T>(all) : nodes.weight[node];
+      weight[i] = op.draws.n_samples ? T(1) / static_cast<T>(all) : nodes.weight[node];
     }
   }
-  // Another lane's, for all of the warp.
+  // The draws of lane v, for all lanes of the warp.
   __device__ NStepDraws of_lane(int v) const {
     NStepDraws there = *this;
 #pragma unroll
@@ -190,12 +154,12 @@ struct NStepDraws {
   }
 };
 
-// The losses of a block. The lanes of a warp have a variable each, whose noise they make, and take them one by one
-// together. `Variable(op, at)` is what a lane has of its own; the v-th lane's takes draws by `add(v, draws, first)`,
-// which all lanes call, and `finish(counts)` is its loss.
+// The losses of a block. Each lane of a warp has a variable and makes its noise; then all lanes work on one variable
+// after the other. `Variable(op, at)` is a lane's own; all lanes call add(v, draws, first), which adds draws to the
+// variable of lane v, and finish(counts) returns a lane's loss.
 template <class T, class Variable>
 __device__ void nstep_losses(const DiscretisedLoss& op, const Nodes<T>& nodes, const Chunks& chunks) {
-  const int lane = threadIdx.x % 32, all = static_cast<int>(op.n_samples ? op.n_samples : op.num_nodes);
+  const int lane = threadIdx.x % 32, all = static_cast<int>(op.draws.count());
   const Range range = range_of(chunks);
   double sum = 0;
   int32_t kept = 0;

@@ -22,7 +22,7 @@ class NStepRow {
     on_ = on;
   }
 
-  // The loss; where the row costs nothing its gradient is 0 all the same.
+  // The loss. A row that costs nothing has a gradient of 0 written all the same.
   __device__ T operator()() {
     clear();
     T value = 0;
@@ -81,10 +81,10 @@ class NStepRow {
   __device__ auto normals_of(int draw) const {
     return [this, draw](int first, T(&eps)[4]) {
       const int64_t all = op_.to.batch * op_.to.per_batch * count_;
-      class_normals(op_.noise, seed_, row_, count_, first, static_cast<uint32_t>(draw), all, eps);
+      class_normals(op_.draws.noise, seed_, row_, count_, first, static_cast<uint32_t>(draw), all, eps);
     };
   }
-  // f(i, j, k, z, eps) for the classes of this thread.
+  // Calls f(i, j, k, z, eps) for the classes of this thread.
   template <class F>
   __device__ void each_with_normals(int draw, F&& f) {
     const auto make = normals_of(draw);
@@ -102,8 +102,8 @@ class NStepRow {
 
   __device__ T joint() {
     const T before = z_.log_odds_against(x_, z_.logit(x_));
-    if (op_.n_samples == 0) return binary(before);
-    const int draws = static_cast<int>(op_.n_samples);
+    if (op_.draws.n_samples == 0) return binary(before);
+    const int draws = static_cast<int>(op_.draws.n_samples);
     const T weight = T(1) / static_cast<T>(draws);
     T value = 0;
 #pragma unroll 1
@@ -115,26 +115,25 @@ class NStepRow {
     const T classes = static_cast<T>(count_), spread = sqrt(classes * alpha_), towards_x = classes * alpha_;
     eps_.hold(team_, count_, normals_of(draw));
     const T eps_x = sum_with_normals(draw, [&](int, int, int k, T, T eps) { return k == x_ ? eps : T(0); });
-    const auto growth = [&](int k, T eps) {
-      return k == x_ ? T(0) : expm1(clamp(spread * (eps - eps_x) - towards_x, T(-kMaxShift), T(kMaxShift)));
-    };
-    const T sum = sum_with_normals(draw, [&](int, int, int k, T z, T eps) { return p(z) * growth(k, eps); });
-    if (joint_sum_serves(sum)) {
-      if (op_.grad_logits) {
-        const T factor = weight / (1 + sum);
-        each_with_normals(draw, [&](int i, int j, int k, T z, T eps) {
-          set(i, j, k, get(i, j, k) + factor * p(z) * (sum - growth(k, eps)));
-        });
-      }
-      return -log1p(sum);
+    const auto ratio = [&](int k, T eps) { return exp_and_expm1(k == x_ ? T(0) : spread * (eps - eps_x) - towards_x); };
+    const T sum = sum_with_normals(draw, [&](int, int, int k, T z, T eps) { return p(z) * ratio(k, eps).expm1; });
+    T mixture = 1 + sum;
+    if (!(sum > T(-0.5))) {
+      mixture = sum_with_normals(draw, [&](int, int, int k, T z, T eps) { return p(z) * ratio(k, eps).exp; });
     }
-    return far_draw(draw, before, weight, spread, towards_x);
+    const JointDraw<T> joint(sum, mixture, weight);
+    if (joint.beyond) return draw_beyond(draw, before, weight, spread, towards_x);
+    if (op_.grad_logits) {
+      each_with_normals(draw, [&](int i, int j, int k, T z, T eps) {
+        set(i, j, k, get(i, j, k) + joint.slope(p(z), ratio(k, eps)));
+      });
+    }
+    return joint.divergence;
   }
 
-  // Where the sum cancels or overflows.
-  __device__ T far_draw(int draw, T before, T weight, T spread, T towards_x) {
-    constexpr T kNone = -std::numeric_limits<T>::infinity();
-    T top_other = kNone, z_x = 0;
+  // A draw whose M is beyond the range of float (JointDraw), by the log-odds before and after the message.
+  __device__ T draw_beyond(int draw, T before, T weight, T spread, T towards_x) {
+    T top_other = kMinusInfinity<T>, z_x = 0;
     const auto shifted = [&](int k, T z, T eps) { return z + spread * eps + (k == x_ ? towards_x : T(0)); };
     each_with_normals(draw, [&](int, int, int k, T z, T eps) {
       const T moved = shifted(k, z, eps);
@@ -144,7 +143,7 @@ class NStepRow {
         top_other = Larger()(top_other, moved);
       }
     });
-    top_other = team_.reduce(top_other, kNone, Larger());
+    top_other = team_.reduce(top_other, kMinusInfinity<T>, Larger());
     z_x = team_.reduce(z_x, T(0), Add());
     const T others = sum_with_normals(
         draw, [&](int, int, int k, T z, T eps) { return k == x_ ? T(0) : exp(shifted(k, z, eps) - top_other); });
@@ -160,44 +159,44 @@ class NStepRow {
     return joint_divergence(before, after);
   }
 
-  // K = 2, by quadrature: y_x - y_o ~ N(2 alpha, 4 alpha).
+  // A quadrature for K = 2, where y_x - y_o ~ N(2 alpha, 4 alpha).
   __device__ T binary(T before) {
     const T p_x = p(z_.logit(x_)), other = p(z_.logit(1 - x_));
     T value = 0, step = 0;
 #pragma unroll 1
-    for (int i = 0; i < static_cast<int>(op_.num_nodes); ++i) {
+    for (int i = 0; i < static_cast<int>(op_.draws.num_nodes); ++i) {
       const T difference = -(2 * alpha_ + 2 * sqrt(alpha_) * nodes_.at[i]), weight = nodes_.weight[i];
-      const T growth = expm1(clamp(difference, T(-kMaxShift), T(kMaxShift))), sum = other * growth;
-      const bool serves = joint_sum_serves(sum);
-      step += weight * (serves ? other * p_x * growth / (1 + sum) : sigmoid(before + difference) - other);
-      value += weight * (serves ? -log1p(sum) : joint_divergence(before, before + difference));
+      const ExpAndExpm1<T> ratio = exp_and_expm1(difference);
+      const JointDraw<T> joint(other * ratio.expm1, p_x + other * ratio.exp, weight);
+      step += joint.beyond ? weight * (sigmoid(before + difference) - other) : joint.slope(p_x, {T(1), T(0)});
+      value += weight * (joint.beyond ? joint_divergence(before, before + difference) : joint.divergence);
     }
     z_.each([&](int i, int j, int k, T) { set(i, j, k, k == x_ ? step : -step); });
     return value;
   }
 
-  // The coordinates of x and of the likeliest class where their ln has to be added in logs (math/discrete.h).
+  // The coordinates of x and of the likeliest class that have to be added in logs (far_term).
   struct Far {
-    int x = -1, likeliest = -1;  // -1 where they are not far
+    int x = -1, likeliest = -1;  // -1 where there is no far term
     T log_p, log_rest, top_other, others;
     T by_log_p = 0, by_log_rest = 0;
   };
   __device__ Far far_terms(int likeliest) {
-    constexpr T kNone = -std::numeric_limits<T>::infinity();
     Far far;
     const T z_x = z_.logit(x_);
     if (!(p(z_x) < kFarShare<T>)) return far;
-    const auto other = [&](int, int, int k, T z) { return k == likeliest ? kNone : z; };
+    const auto other = [&](int, int, int k, T z) { return k == likeliest ? kMinusInfinity<T> : z; };
     far.x = static_cast<int>(x_);
     far.top_other = z_.max_over(other);
-    far.others = z_.sum_over(
-        [&](int i, int j, int k, T z) { return other(i, j, k, z) == kNone ? T(0) : exp_difference(z, far.top_other); });
+    far.others = z_.sum_over([&](int i, int j, int k, T z) {
+      return other(i, j, k, z) == kMinusInfinity<T> ? T(0) : exp_difference(z, far.top_other);
+    });
     far.log_p = z_x - top_ + log(inverse_);
     far.log_rest = far.top_other - top_ + log(far.others) + log(inverse_);
     if (far.log_rest < log(kFarShare<T>)) far.likeliest = likeliest;
     return far;
   }
-  // Both of a draw; eps_x and eps are those of x and of the likeliest.
+  // The far terms of a draw; eps_x and eps are the normals of x and of the likeliest class.
   __device__ T far_draw(Far& far, T r, T eps_x, T eps, T weight) {
     const auto of_x = far_term(far.log_p, density_shift(true, r, eps_x));
     far.by_log_p += weight * of_x.derivative;
@@ -206,8 +205,8 @@ class NStepRow {
     far.by_log_rest += weight * of_rest.derivative;
     return of_x.value + of_rest.value;
   }
-  // Their gradients by the logits: of ln p_x, e_x - p; of ln of the rest, what each of the others has of the rest, less
-  // p for the likeliest itself.
+  // Adds the far terms' gradients by the logits: that of ln p_x is e_x - p; that of ln(1 - p_m), m the likeliest class,
+  // is p_m times the share that each other class has of the rest, and -p_m at m itself.
   __device__ void far_gradient(const Far& far) {
     z_.each([&](int i, int j, int k, T z) {
       const T p_k = p(z);
@@ -227,11 +226,11 @@ class NStepRow {
     likeliest = team_.reduce(likeliest, count_, Smaller());
     const T rest = z_.sum_over([&](int, int, int k, T z) { return k == likeliest ? T(0) : p(z); });
     Far far = far_terms(likeliest);
-    const int draws = static_cast<int>(op_.n_samples ? op_.n_samples : op_.num_nodes);
+    const int draws = static_cast<int>(op_.draws.count());
     T value = 0;
 #pragma unroll 1
     for (int draw = 0; draw < draws; ++draw) {
-      const T weight = op_.n_samples ? T(1) / static_cast<T>(draws) : nodes_.weight[draw];
+      const T weight = op_.draws.n_samples ? T(1) / static_cast<T>(draws) : nodes_.weight[draw];
       const auto term = [&](int i, int j, int k, T z, T eps) {
         if (k == far.x || k == far.likeliest) return T(0);
         const T p_k = p(z);
@@ -239,8 +238,8 @@ class NStepRow {
         set(i, j, k, get(i, j, k) + weight * t.derivative);
         return t.value;
       };
-      T eps_x = op_.n_samples ? T(0) : nodes_.at[draw], eps = eps_x;
-      if (op_.n_samples) {
+      T eps_x = op_.draws.n_samples ? T(0) : nodes_.at[draw], eps = eps_x;
+      if (op_.draws.n_samples) {
         eps_.hold(team_, count_, normals_of(draw));
         value += weight * sum_with_normals(draw, term);
         if (far.x >= 0) {
@@ -258,7 +257,8 @@ class NStepRow {
     return value;
   }
 
-  // p_k (g_k - mean of g), which for the likeliest class would cancel: there the differences are summed instead.
+  // Turns derivatives g by p into those by the logits, p_k (g_k - mean of g). For the likeliest class that would
+  // cancel: there the differences are summed instead.
   __device__ void factorised_gradient(int likeliest) {
     const T mean = z_.sum_over([&](int i, int j, int k, T z) { return p(z) * get(i, j, k); });
     const T g = z_.at(likeliest, [&](int i, int j, int k, T) { return get(i, j, k); });

@@ -5,7 +5,7 @@
 namespace bfn {
 namespace {
 
-// Few, and in double: one thread a row, whatever the layout.
+// Row scalars are few and in double, so one thread takes a row, whatever the layout.
 template <class T>
 __global__ void __launch_bounds__(kThreads) row_scalars_kernel(const __grid_constant__ RowScalars op) {
   const int64_t size = int64_t{gridDim.x} * blockDim.x;
@@ -26,7 +26,6 @@ void row_scalars(const RowScalars& op) {
   launch(&row_scalars_kernel<T>, blocks < kMaxBlocks ? blocks : kMaxBlocks, kThreads, op);
 }
 
-template void row_scalars<float>(const RowScalars&);
-template void row_scalars<double>(const RowScalars&);
+BFN_INSTANTIATE(row_scalars, const RowScalars&);
 
 }  // namespace bfn

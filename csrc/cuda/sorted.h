@@ -1,5 +1,5 @@
-// Expected values of a block's variables. A warp goes through one rule after the other where its variables call for
-// several; then the block sorts its variables by their rules first.
+// Expected values of a block's variables. A warp would go through one rule after the other where its variables call for
+// several: then the block sorts its variables by their rules first.
 #pragma once
 
 #include "../math/expected_value.h"
@@ -7,10 +7,10 @@
 
 namespace bfn {
 
-// Where each thread of a block puts its variables so that those of a rule follow each other.
+// Finds the places of a thread's variables among those of the block, so that those of a rule follow each other.
 template <class T, int kCount>
 __device__ void place_by_rule(const T (&std)[kCount], Bins<T> bins, int (&place)[kCount]) {
-  constexpr int kBits = 12;  // of the count of each rule, side by side in one number
+  constexpr int kBits = 12;  // the counts of the rules lie side by side in one number
   static_assert(kBits * kEdgeRules <= 64 && kThreads * kCount < 1 << kBits, "the counts have room");
   const auto shift = [bins](T of) { return kBits * static_cast<int>(edge_rule(of, bins)); };
   uint64_t own = 0;
@@ -27,16 +27,16 @@ __device__ void place_by_rule(const T (&std)[kCount], Bins<T> bins, int (&place)
   }
 }
 
-// For all threads of a block of kThreads. What each gets does not depend on the others' variables. `kSmoothAlone`: what
-// is left where every variable is of the smooth rule, which gpu_build counts.
+// All threads of a block of kThreads call it; what each gets does not depend on the others' variables. With
+// kSmoothAlone it is the code that runs where every variable is of the smooth rule, which gpu_build counts.
 template <bool kSmoothAlone = false, class T, int kCount>
 __device__ void expected_values(const T (&mean)[kCount], const T (&std)[kCount], Bins<T> bins,
                                 ExpectedValue<T> (&value)[kCount]) {
-  if constexpr (sizeof(T) == sizeof(double)) {  // there is but one rule
+  if constexpr (sizeof(T) == sizeof(double)) {  // double has one rule alone
     for (int j = 0; j < kCount; ++j) value[j] = expected_value(mean[j], std[j], bins);
   } else {
     struct alignas(16) Slot {
-      T numbers[4];  // mean and std; then an expected value
+      T numbers[4];  // they are mean and std, then an expected value
     };
     __shared__ Slot slots[kThreads * kCount];
     int place[kCount];

@@ -1,5 +1,5 @@
-// Threads that share a row of classes: some lanes of a warp, or a whole block. What a reduction returns is the same
-// for each of them, in an order that their number alone determines.
+// Threads that share a row of classes: some lanes of a warp, or a whole block. A reduction returns the same to each of
+// them, and its order depends on their number alone.
 #pragma once
 
 #include "device.h"
@@ -13,7 +13,7 @@ struct Add {
   }
 };
 
-// NaN where either is.
+// The larger of two numbers; NaN where either is.
 struct Larger {
   template <class T>
   __device__ T operator()(T a, T b) const {
@@ -74,7 +74,7 @@ struct BlockTeam {
     const int warps = size / 32;
 #pragma unroll
     for (int step = 16; step > 0; step /= 2) x = combine(x, __shfl_xor_sync(kWholeWarp, x, step));
-    __syncthreads();  // an earlier reduction may still be being read
+    __syncthreads();  // other threads may still read an earlier reduction
     if (rank % 32 == 0) of_warp[rank / 32] = x;
     __syncthreads();
     x = rank % 32 < warps ? of_warp[rank % 32] : neutral;

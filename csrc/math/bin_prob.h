@@ -11,18 +11,18 @@ BFN_HD WithGradient<T> by_mean_and_std(LogInterval<T> p, T left, T right, T std)
   return {p.value, -(p.by_left + p.by_right) / std, -(left * p.by_left + right * p.by_right) / std};
 }
 
-// ln of the mass of a bin with its centre at z and a width of d, in units of std, log_d = ln d; its edges come besides,
-// since a wide bin's z +- d/2 would have lost the nearer one's digits. A narrow bin is a
-// Taylor series about its centre: the difference of its edges' terms would cancel.
+// ln of the mass of a bin with its centre at z and a width of d, in units of std; log_d = ln d. Its edges are given
+// too, since z +- d/2 of a wide bin would have lost the nearer edge's digits. For a narrow bin, where the difference of
+// its edges' terms would cancel, a Taylor series about its centre serves.
 template <class T>
 BFN_HD WithGradient<T> log_inner_bin(T left, T right, T z, T d, T log_d, T std) {
   const auto wide = by_mean_and_std(log_interval(left, right, z, d), left, right, std);
   if (sizeof(T) == sizeof(double)) return wide;
-  const bool narrow = (d < T(0.3)) & (abs(z * d) < T(0.5));  // && would be a branch, which no SIMD loop has
+  const bool narrow = (d < T(0.3)) & (abs(z * d) < T(0.5));  // && would be a branch, which keeps a loop from SIMD
   const T z2 = z * z, d2 = d * d;
   const T series = d2 * ((z2 - 1) / 24 + d2 * (z2 * z2 - 6 * z2 + 3) / 1920), total = 1 + series;
   const T by_z = -z + d2 * (z / 12 + d2 * (z2 - 3) * z / 480) / total;
-  const T by_d = 1 + d2 * ((z2 - 1) / 12 + d2 * (z2 * z2 - 6 * z2 + 3) / 480) / total;  // times d
+  const T by_d = 1 + d2 * ((z2 - 1) / 12 + d2 * (z2 * z2 - 6 * z2 + 3) / 480) / total;  // the derivative by d, times d
   const T value = T(-0.5) * z2 - static_cast<T>(kLogTwoPi / 2) + log_d + log1p(series);
   return {narrow ? value : wide.value, narrow ? -by_z / std : wide.by_mean,
           narrow ? -(z * by_z + by_d) / std : wide.by_std};
@@ -40,7 +40,7 @@ BFN_HD WithGradient<T> log_total(T mean, T std) {
   return log_inner_bin((-1 - mean) / std, (1 - mean) / std, -mean / std, width, log(width), std);
 }
 
-// That of a clipped end bin, `z` the edge towards the other bins; the last bin is the first in a mirror.
+// ln of the mass of a clipped end bin, whose edge towards the other bins is z. The last bin is the first in a mirror.
 template <class T>
 BFN_HD WithGradient<T> log_end_bin(T z, bool first, T std) {
   const auto p = log_cdf(first ? z : -z);
@@ -52,6 +52,7 @@ BFN_HD WithGradient<T> select(bool first, WithGradient<T> a, WithGradient<T> b) 
   return {first ? a.value : b.value, first ? a.by_mean : b.by_mean, first ? a.by_std : b.by_std};
 }
 
+// ln p of the bin with this index (107-109).
 template <class T>
 BFN_HD WithGradient<T> log_bin_prob(T index, T mean, T std, Bins<T> bins) {
   const Origin<T> origin = origin_of(mean, bins);
@@ -68,7 +69,8 @@ BFN_HD WithGradient<T> log_bin_prob(T index, T mean, T std, Bins<T> bins) {
   return select(exp(total.value) < kTinyTotal<T>, {log(unit * std), T(0), T(0)}, share);
 }
 
-// Centre of the likeliest bin: that of the mean, the first or the last; a later one only if strictly better.
+// The centre of the likeliest bin, which is the mean's, the first or the last [derived]. A later one must be strictly
+// better.
 template <class T>
 BFN_HD T mode(T mean, T std, Bins<T> bins) {
   T best = bins.index(mean), best_log_p = log_bin_prob(best, mean, std, bins).value;

@@ -1,5 +1,4 @@
-// K bins of width h = 2/K that divide [-1, 1]; a bin is known by its zero-based index, held as a real so that NaN stays
-// NaN.
+// K bins of width h = 2/K that divide [-1, 1]. A bin's zero-based index is held as a real, so that NaN stays NaN.
 #pragma once
 
 #include "elementary.h"
@@ -17,6 +16,7 @@ struct Bins {
   BFN_HD T position(T x) const { return (x * T(0.5) + T(0.5)) * real_count(); }
   BFN_HD T index(T x) const { return clamp(floor(position(x)), T(0), last()); }
   BFN_HD T centre(T index) const { return (2 * index + 1) / real_count() - 1; }
+  BFN_HD T quantised(T x) const { return centre(index(clamp(x, T(-1), T(1)))); }
 };
 
 template <class T>
@@ -25,14 +25,14 @@ constexpr T kTinyTotal = T(1e-5);  // an unclipped distribution with less mass i
 BFN_HD float leading_bits(float x) { return bit_cast<float>(bit_cast<uint32_t>(x) & 0xFFFF0000u); }
 BFN_HD double leading_bits(double x) { return x; }
 
-// Distances to a point, in units of 1/K and without the rounding of -1 + 2j/K, which a small std would magnify: K times
-// the leading bits of the point is exact.
+// Distances from a point, in units of 1/K and without the rounding of -1 + 2j/K, which a small std would magnify: K
+// times the leading bits of the point is exact.
 template <class T>
 struct Origin {
   T leading, rest, count;
 
-  BFN_HD T to_edge(T j) const { return (2 * j - count - leading) - rest; }  // to -1 + 2j/K
-  BFN_HD T to_centre(T index) const { return to_edge(index + T(0.5)); }     // of any real index
+  BFN_HD T to_edge(T j) const { return (2 * j - count - leading) - rest; }  // the edge -1 + 2j/K
+  BFN_HD T to_centre(T index) const { return to_edge(index + T(0.5)); }     // the index may be any real
 };
 
 template <class T>

@@ -1,18 +1,20 @@
-// What every formula needs: it compiles for the host and, under nvcc, for the device. No torch, no CUDA runtime.
+// What every formula needs. It compiles for the host and, under nvcc, for the device; it needs neither torch nor the
+// CUDA runtime.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #if defined(__CUDACC__)
 #define BFN_HD __host__ __device__ __forceinline__
 #elif defined(__GNUC__)
-#define BFN_HD inline __attribute__((always_inline))  // a call within a loop keeps it from SIMD
+#define BFN_HD inline __attribute__((always_inline))  // a call within a loop would keep it from SIMD
 #else
 #define BFN_HD inline
 #endif
-#if defined(__CUDACC__)  // with registers of its own where it is rare and large
+#if defined(__CUDACC__)  // a large function that is rarely called has registers of its own
 #define BFN_HD_APART __host__ __device__ __noinline__
 #else
 #define BFN_HD_APART BFN_HD
@@ -20,11 +22,16 @@
 
 namespace bfn {
 
-// Mean, std, and the derivatives by them, of whatever a function of a normal returns.
+// A function of a normal, and its derivatives by the normal's mean and std.
 template <class T>
 struct WithGradient {
   T value, by_mean, by_std;
 };
+
+template <class T>
+constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
+template <class T>
+constexpr T kMinusInfinity = -std::numeric_limits<T>::infinity();
 
 template <class To, class From>
 BFN_HD To bit_cast(From from) {
@@ -34,7 +41,7 @@ BFN_HD To bit_cast(From from) {
   return to;
 }
 
-// Comparisons written so that NaN goes through.
+// The comparisons let NaN through.
 template <class T>
 BFN_HD T clamp(T x, T low, T high) {
   x = x < low ? low : x;
@@ -49,6 +56,23 @@ BFN_HD bool inside(T x, T low, T high) {
 template <class T>
 BFN_HD T square(T x) {
   return x * x;
+}
+
+// a b + c. On a GPU it has one rounding by contract, since kernels that differ in how they read must give the same
+// bits.
+BFN_HD float fused(float a, float b, float c) {
+#if defined(__CUDA_ARCH__) || defined(BFN_CUDA_ON_HOST)
+  return ::fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+BFN_HD double fused(double a, double b, double c) {
+#if defined(__CUDA_ARCH__) || defined(BFN_CUDA_ON_HOST)
+  return ::fma(a, b, c);
+#else
+  return a * b + c;
+#endif
 }
 
 }  // namespace bfn

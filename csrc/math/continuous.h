@@ -5,12 +5,24 @@
 
 namespace bfn {
 
-// What turns a prediction into data: x = mean_scale mean - noise_scale prediction (84), both 0 where t < t_min. A
-// network that puts out the data itself has 0 and -1.
+// A noise prediction becomes data by x = mean_scale mean - noise_scale prediction (84); both scales are 0 where t <
+// t_min. A network that puts out the data itself has the scales 0 and -1.
 template <class T>
 BFN_HD T predict(T prediction, T mean, T mean_scale, T noise_scale) {
   if (mean_scale == T(0)) return noise_scale == T(0) ? T(0) : -noise_scale * prediction;
   return mean_scale * mean - noise_scale * prediction;
+}
+
+// The gradients of (84), given that of the clipped x_hat, which passes where low <= x_hat <= high.
+template <class T>
+struct PredictionGradient {
+  T grad_prediction, grad_mean;
+};
+
+template <class T>
+BFN_HD PredictionGradient<T> prediction_gradient(T grad, T x_hat, T mean_scale, T noise_scale, T low, T high) {
+  const T grad_x_hat = x_hat < low || x_hat > high ? T(0) : grad;
+  return {-noise_scale * grad_x_hat, mean_scale * grad_x_hat};
 }
 
 template <class T>
@@ -18,7 +30,7 @@ struct SquaredLossGradient {
   T grad_x, grad_prediction, grad_mean;
 };
 
-// weight (x - clip(x_hat))^2 + offset: (101), (96) and -ln N(x; x_hat, v).
+// weight (x - clip(x_hat))^2 + offset is L_inf (101), L_n (96) and -ln N(x; x_hat, v).
 template <class T>
 BFN_HD T squared_loss(T x, T x_hat, T weight, T offset, T low, T high) {
   return weight * square(x - clamp(x_hat, low, high)) + offset;
@@ -28,8 +40,14 @@ template <class T>
 BFN_HD SquaredLossGradient<T> squared_loss_gradient(T x, T x_hat, T weight, T mean_scale, T noise_scale, T low,
                                                     T high) {
   const T grad_x = 2 * weight * (x - clamp(x_hat, low, high));
-  const T grad_x_hat = x_hat < low || x_hat > high ? T(0) : -grad_x;
-  return {grad_x, -noise_scale * grad_x_hat, mean_scale * grad_x_hat};
+  const auto by = prediction_gradient(-grad_x, x_hat, mean_scale, noise_scale, low, high);
+  return {grad_x, by.grad_prediction, by.grad_mean};
+}
+
+// The mean after a message about x, sender and update (49, 50) in one: keep mean + take x + noise_scale eps.
+template <class T>
+BFN_HD T updated_mean(T keep, T mean, T take, T x, T noise_scale, T eps) {
+  return fused(noise_scale, eps, fused(take, x, keep * mean));
 }
 
 }  // namespace bfn

@@ -6,15 +6,17 @@
 
 namespace bfn {
 
-// y_k = beta (K e_xk - 1) + sqrt(K beta) eps (185); `sent` is e_xk, or p_k.
+BFN_HD bool is_class(int64_t x, int64_t num_classes) { return x >= 0 && x < num_classes; }
+
+// y_k = beta (K e_xk - 1) + sqrt(K beta) eps (185), where `sent` is e_xk, or p_k if a distribution is sent.
 template <class T>
 BFN_HD T message(T sent, T beta, T spread, T eps, T num_classes) {
   return beta * (num_classes * sent - 1) + spread * eps;
 }
 
-// Of e_k = exp(z_k - max): e_x, and sums over k != x of e_k and of e_k^2. Where a wrong class is likelier than not, of
-// e_k (1 - e_k) in the place of e_k^2: p_k - s, which cancels as p_k goes to 1, is (e_x + moment)/total^2 where e_k = 1
-// [derived].
+// With e_k = exp(z_k - max): e_x, the sum `rest` of the other e_k, and the sum `moment` of their squares. Where a wrong
+// class is likelier than not, `moment` sums e_k (1 - e_k) instead: p_k - s, which cancels as p_k goes to 1, is
+// (e_x + moment)/total^2 where e_k = 1 [derived].
 template <class T>
 struct RowStats {
   T max, x, rest, moment;
@@ -22,10 +24,12 @@ struct RowStats {
   BFN_HD T total() const { return x + rest; }
   BFN_HD T q() const { return rest / total(); }  // 1 - p_x
   BFN_HD T s() const { return (wrong() ? rest - moment : moment) / square(total()); }
-  BFN_HD bool wrong() const { return (x < T(1)) & (total() < T(2)); }  // no &&: it runs in SIMD lanes
+  BFN_HD bool wrong() const {
+    return (x < T(1)) & (total() < T(2));
+  }  // && would be a branch, which keeps a loop from SIMD
 };
 
-// From sums of e_k, e_k^2 and e_k (1 - e_k), which may be in a wider type.
+// RowStats of the sums of e_k, e_k^2 and e_k (1 - e_k), which may be in a wider type.
 template <class T, class S>
 BFN_HD RowStats<T> row_stats(T max, T x, S rest, S square, S spread) {
   const RowStats<T> row{max, x, static_cast<T>(rest), static_cast<T>(square)};
@@ -45,7 +49,7 @@ BFN_HD T cross_entropy(RowStats<T> row, T z_x) {
   return row.x > T(0.5) ? log1p(row.rest / row.x) : log(row.total()) + row.max - z_x;
 }
 
-// Derivatives of either loss times a factor: `grad_x` by the logit of x, and `by_other` by that of another class.
+// Derivatives of a loss of a row, times a factor: `grad_x` by the logit of x, by_other() by that of another class.
 template <class T>
 struct RowSlopes {
   T grad_x, slope, level, origin;
@@ -53,7 +57,8 @@ struct RowSlopes {
   BFN_HD T by_other(T e) const { return e * (slope * (e - origin) + level); }
 };
 
-// -2 p_x (q^2 + s) and 2 p_k (p_k - s + p_x q), in which p_k - s = (e_k - origin)/total + above/total^2.
+// L_inf's derivatives are -2 p_x (q^2 + s) and 2 p_k (p_k - s + p_x q), with p_k - s = (e_k - origin)/total +
+// above/total^2 [derived].
 template <class T>
 BFN_HD RowSlopes<T> squared_distance_slopes(RowStats<T> row, T factor) {
   const T inverse = 1 / row.total(), slope = 2 * factor * square(inverse), by = slope * inverse;
@@ -69,30 +74,43 @@ BFN_HD RowSlopes<T> cross_entropy_slopes(RowStats<T> row, T factor) {
 
 constexpr double kMaxShift = 80;  // exp of it stays well within float
 
-// The joint receiver (189, 190): y_x + LSE(z) - LSE(z + y) = -ln(1 + S), S the mean of exp(y_k - y_x) - 1 under p.
-// Where S is near -1 or large, `before` and `after`, ln((1 - p_x)/p_x) of z and z + y, say it better.
+// A draw of the joint receiver (189, 190): y_x + LSE(z) - LSE(z + y) = -ln M, M the mean under p of the ratios
+// exp(d_k), d_k = y_k - y_x. Near M = 1 it is -ln(1 + S), S the mean of the growths exp(d_k) - 1; as S nears -1, M
+// loses nothing, until it leaves the range of float. What lies `beyond` is said by joint_divergence. Normals that seeds
+// make keep the ratios below exp(46).
 template <class T>
-BFN_HD bool joint_sum_serves(T sum) {
-  return sum > T(-0.5) && sum < T(1e8);
-}
+struct JointDraw {
+  T divergence, factor, level;
+  int32_t near_one, beyond;  // numbers, since bool would keep a loop from SIMD
 
-// M = 1 + S, summed as the mean of exp(y_k - y_x), loses nothing as S nears -1 (the divergence is then -ln M), until
-// it leaves the range of float. Normals that seeds make keep the terms below exp(46).
-template <class T>
-BFN_HD bool joint_mixture_serves(T mixture) {
-  return mixture > T(1e-18) && mixture < T(1e30);
-}
+  // `sum` and `mixture` are S and M, which need not be known where S is above -1/2; 1 + S serves there.
+  BFN_HD JointDraw(T sum, T mixture, T weight) {
+    beyond = mixture > T(1e-18) && mixture < T(1e30) ? 0 : 1;
+    near_one = sum > T(-0.5) ? 1 : beyond;
+    const T by_sum = log1p(sum), by_mixture = log(mixture);
+    divergence = near_one ? -by_sum : -by_mixture;
+    level = beyond ? T(0) : near_one ? sum : mixture;
+    factor = beyond ? T(0) : weight / (near_one ? 1 + sum : mixture);
+  }
+  BFN_HD JointDraw(T by, T at, int32_t near) : factor(by), level(at), near_one(near), beyond(0) {}
 
+  // The draw's share of weight (softmax(z) - softmax(z + y)), the gradient by a logit; 0 where it lies beyond.
+  BFN_HD T slope(T p, ExpAndExpm1<T> ratio) const {
+    return factor * (p * (level - (near_one ? ratio.expm1 : ratio.exp)));
+  }
+};
+
+// -ln M by the log-odds ln((1 - p_x)/p_x) of z and of z + y.
 template <class T>
 BFN_HD T joint_divergence(T before, T after) {
   return softplus(before) - softplus(after);
 }
 
-// One coordinate of the factorised receiver: -ln of p and 1 - p, one of them times the density ratio exp(shift). With w
-// the one that is: -ln(1 + w (exp(shift) - 1)).
+// One coordinate of the factorised receiver. Its mixture has the weights p and 1 - p, one of which, w, is multiplied by
+// the density ratio exp(shift): the value is -ln(1 + w (exp(shift) - 1)) [derived].
 template <class T>
 struct FactorisedTerm {
-  T value, derivative;  // by p
+  T value, derivative;  // the derivative by p
 };
 
 template <class T>
@@ -100,26 +118,26 @@ BFN_HD T density_shift(bool is_x, T r, T eps) {
   return (is_x ? -r : r) * eps - T(0.5) * r * r;
 }
 
-// By selections, not branches: it runs in SIMD lanes.
+// Selections take the place of branches, since it runs in SIMD lanes.
 template <class T>
 BFN_HD FactorisedTerm<T> factorised_term(bool is_x, T p, T rest, T r, T eps) {
   const T shift = density_shift(is_x, r, eps), w = is_x ? rest : p, other = is_x ? p : rest;
   const T capped = shift < T(kMaxShift) ? shift : T(kMaxShift);
   const ExpAndExpm1<T> e = exp_and_expm1(capped);
   const T sum = w * e.expm1;
-  // w near 1 and a small ratio: what is left of 1 is then the other share
+  // where w is near 1 and the ratio small, the other share is what is left of 1
   const bool small = sum < T(-0.5);
   const T mixture = small ? other + w * e.exp : 1 + sum, rounded = mixture - 1, value = log(mixture);
   const T corrected = rounded == T(0) ? sum : value * (sum / rounded);  // log1p(sum), by the rounding of 1 + sum
   return {capped - shift - (small ? value : corrected), (is_x ? e.expm1 : -e.expm1) / mixture};
 }
 
-// A share below which both it and the ratio may underflow beside a w of 1. Where p_x is as small, so may be what the
-// likeliest class leaves to others: those two coordinates, and no others, are then added in logs.
+// Below this share both it and the ratio may underflow beside a w of 1. Where p_x is as small, what the likeliest class
+// leaves to the others may be, too: those two coordinates, and no others, are then added in logs.
 template <class T>
 constexpr T kFarShare = static_cast<T>(sizeof(T) == sizeof(float) ? 1e-28 : 1e-290);
 
-// -ln(share + exp(shift)), and its derivative by ln share.
+// A coordinate in logs, -ln(share + exp(shift)), and its derivative by ln share.
 template <class T>
 BFN_HD FactorisedTerm<T> far_term(T log_share, T shift) {
   const T above = log_share - shift, capped = shift < T(kMaxShift) ? shift : T(kMaxShift);

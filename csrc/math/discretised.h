@@ -7,24 +7,31 @@ namespace bfn {
 
 enum class Parametrisation : int64_t { kDirect, kData, kNoise };
 
-// With the derivatives of mean and std by the two predictions (105, 106).
+// bfn_kernels/discretised/reference.py has the same limits.
+constexpr double kMinStd = 1e-3, kMaxStd = 10, kMaxLogStd = 10;
+
+// A component of the output distribution, and the derivatives of its mean and std by the two predictions.
 template <class T>
 struct OutputNormal {
   T mean, std, mean_by_prediction, std_by_log_std;
 };
 
+// (105, 106): the mean is mean_scale mean - noise_scale prediction, the std |noise_scale| exp(log_std); both log_std
+// and std are clamped. A network that puts out the data's mean itself has the scales 0 and -1.
 template <class T>
-BFN_HD OutputNormal<T> output_normal(Parametrisation kind, T prediction, T log_std, T mean, T a, T b) {
+BFN_HD OutputNormal<T> output_normal(Parametrisation kind, T prediction, T log_std, T mean, T mean_scale,
+                                     T noise_scale) {
   if (kind == Parametrisation::kDirect) return {prediction, log_std, T(1), T(1)};
   if (kind == Parametrisation::kData) {
-    a = T(0);
-    b = T(-1);
+    mean_scale = T(0);
+    noise_scale = T(-1);
   }
-  const bool early = a == T(0) && b == T(0);  // t < t_min: nothing was received yet
-  const T std = abs(b) * exp_normal(clamp(log_std, T(-10), T(10)));
-  const bool flat = early || log_std < T(-10) || log_std > T(10) || std < T(1e-3) || std > T(10);
-  const T mu = (a == T(0) ? T(0) : a * mean) - (early ? T(0) : b * prediction);
-  return {mu, early ? T(1) : clamp(std, T(1e-3), T(10)), -b, flat ? T(0) : std};
+  const T low = T(kMinStd), high = T(kMaxStd), most = T(kMaxLogStd);
+  const bool early = mean_scale == T(0) && noise_scale == T(0);  // t < t_min: nothing was received yet
+  const T std = abs(noise_scale) * exp_normal(clamp(log_std, -most, most));
+  const bool flat = early || log_std < -most || log_std > most || std < low || std > high;
+  const T mu = (mean_scale == T(0) ? T(0) : mean_scale * mean) - (early ? T(0) : noise_scale * prediction);
+  return {mu, early ? T(1) : clamp(std, low, high), -noise_scale, flat ? T(0) : std};
 }
 
 }  // namespace bfn

@@ -1,9 +1,7 @@
-// exp, log and the sine and cosine of a signed half turn. float: branch-free polynomials (fitted in the relative
-// maximum norm; the errors named are those of the polynomials, in exact arithmetic) that compilers turn into SIMD;
-// double: the C library.
+// exp, log and the sine and cosine of a signed half turn. Those of float are polynomials without branches, which
+// compilers turn into SIMD; they were fitted in the relative maximum norm, and the errors named are theirs in exact
+// arithmetic. Those of double are the C library's.
 #pragma once
-
-#include <limits>
 
 #include "common.h"
 
@@ -13,7 +11,8 @@ constexpr double kPi = 3.14159265358979323846;
 constexpr double kLogTwoPi = 1.83787706640934548356;
 constexpr double kSqrtTwoPi = 2.50662827463100050242;
 
-// x = n ln 2 + r, |r| <= ln 2 / 2, and e^r - 1: 3e-9. n is in the low bits of `bits`, as a float's that rounded it.
+// x = n ln 2 + r, |r| <= ln 2 / 2: `excess` is e^r - 1, with an error of 3e-9, and n is in the low bits of `bits`, the
+// bits of the float whose rounding made it.
 struct ReducedExp {
   int32_t bits;
   float excess;
@@ -27,7 +26,7 @@ BFN_HD ReducedExp reduced_exp(float x) {
   return {bit_cast<int32_t>(shifted), r + r * r * q};
 }
 
-// By the nine lowest bits of n.
+// 2^n; only the nine lowest bits of n count.
 BFN_HD float power_of_two(int32_t n) { return bit_cast<float>((static_cast<uint32_t>(n) << 23) + 0x3f800000u); }
 
 // 2^n in two factors, so that results below the normal range stay exact.
@@ -37,13 +36,13 @@ BFN_HD float exp(float x) {
   return (1.0f + e.excess) * power_of_two(half) * power_of_two(exponent - half);
 }
 
-// For |x| < 87
+// e^x for |x| < 87
 BFN_HD float exp_normal(float x) {
   const ReducedExp e = reduced_exp(x);
   return (1.0f + e.excess) * power_of_two(e.bits);
 }
 
-// For x <= 0, and 0 where the result would be below the normal range: terms of a sum beside the largest.
+// e^x for x <= 0, as a term of a sum beside the largest: it is 0 where it would be below the normal range.
 BFN_HD float exp_term(float x) {
   const float value = exp_normal(x < -87.0f ? -87.0f : x);
   return x < -87.0f ? 0.0f : value;
@@ -69,7 +68,7 @@ BFN_HD ExpAndExpm1<float> exp_and_expm1(float x) {
   return {value, scale * e.excess + (scale - 1.0f)};
 }
 
-// Of 2^scale x, x positive, finite and not subnormal: 8e-10.
+// ln(2^scale x) of an x that is positive, finite and not subnormal; the error is 8e-10.
 BFN_HD float log_normal(float x, int32_t scale = 0) {
   constexpr int32_t kLeast = 0x3f3504f3;  // the mantissa lies in [sqrt 1/2, sqrt 2)
   const int32_t bits = bit_cast<int32_t>(x) - kLeast, exponent = bits >> 23;
@@ -102,18 +101,18 @@ BFN_HD float log1p(float x) {
   return x > 1e8f ? value : small;
 }
 
-// x, negated where the top bit says so; without a branch, which would keep compilers from SIMD.
+// x, negated where the top bit is set. A branch would keep compilers from SIMD.
 BFN_HD float flip_sign(float x, uint32_t top_bit) {
   return bit_cast<float>(bit_cast<uint32_t>(x) ^ (top_bit & 0x80000000u));
 }
 
-// sin and cos of pi v, v in [-1, 1]: 3e-9.
+// sin and cos of pi v for v in [-1, 1]; the error is 3e-9.
 BFN_HD void sincospi(float v, float& sine, float& cosine) {
   const float shifted = 2.0f * v + 12582912.0f, q = shifted - 12582912.0f;
   const float x = v - 0.5f * q, z = x * x;
   const float s = x * (3.1415926439f + z * (-5.1677078291f + z * (2.5497672981f - z * 0.5890786556f)));
   const float c = 1.0f + z * (-4.9348021734f + z * (4.0587079045f + z * (-1.3350584645f + z * 0.2314295473f)));
-  const uint32_t quadrant = bit_cast<uint32_t>(shifted);  // in its two lowest bits
+  const uint32_t quadrant = bit_cast<uint32_t>(shifted);  // its two lowest bits are the quadrant
   const bool swap = quadrant & 1;
   sine = flip_sign(swap ? c : s, quadrant << 30);
   cosine = flip_sign(swap ? s : c, (quadrant + 1) << 30);
@@ -136,7 +135,7 @@ BFN_HD void sincospi(double v, double& sine, double& cosine) {
 #endif
 }
 
-// 1/x for x >= 1e-30, there without the care that a GPU's division takes of others.
+// 1/x for x >= 1e-30, without the care that a GPU's division takes of smaller numbers.
 BFN_HD float reciprocal(float x) {
 #if defined(__CUDA_ARCH__)
   const float capped = x > 1e30f ? 1e30f : x;
@@ -174,8 +173,8 @@ BFN_HD Difference<T> difference_of(T a, T b) {
   return {value, (a - (value - back)) - (b + back)};
 }
 
-// exp(a - b), a <= b, as a term beside the largest: 0 below the normal range. It is free of the rounding of a - b,
-// which for logits far apart is most of the error.
+// exp(a - b) for a <= b, as a term beside the largest: it is 0 below the normal range. It is free of the rounding of
+// a - b, which for logits far apart is most of the error.
 BFN_HD float exp_difference(float a, float b) {
   const Difference<float> d = difference_of(a, b);
   const float value = exp_normal(d.value < -87.0f ? -87.0f : d.value);

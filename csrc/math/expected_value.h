@@ -8,23 +8,34 @@
 
 namespace bfn {
 
-// k in two parts: losses take its difference from x, and `base`, where it is a bin's centre, differs from x exactly.
+// k = base + shift. Losses take its difference from x, and where `base` is a bin's centre it differs from x exactly.
 template <class T>
 struct ExpectedValue {
   T base, shift, by_mean, by_std;
+
+  BFN_HD T value() const { return base + shift; }
+  BFN_HD T error(T x) const { return (x - base) - shift; }  // x - k
 };
 
-// Which rule sums over the edges: one that sees few, those within 6 std of the mean; then Euler-Maclaurin; and where
-// std is large, so that its terms would cancel, a series.
+// L_inf = weight (x - k)^2, which is (101) with k as the prediction; and its derivative by k.
+template <class T>
+struct SquaredError {
+  T loss, slope;
+
+  BFN_HD SquaredError(T weight, T error) : loss(weight * error * error), slope(-2 * weight * error) {}
+};
+
+// The rule that sums over the edges. The first three see the few edges within 6 std of the mean; then comes
+// Euler-Maclaurin; and where std is large, so that its terms would cancel, a series.
 enum class EdgeRule : int { kSeven, kThirteen, kNineteen, kSmooth, kWide };
 constexpr int kEdgeRules = 5;
 
-// Of the first three rules.
+// How many edges each of the first three rules sees.
 BFN_HD int64_t edges_seen(EdgeRule rule) {
   return rule == EdgeRule::kSeven ? 7 : rule == EdgeRule::kThirteen ? 13 : 19;
 }
 
-// The least std of the last rule: a Taylor series about the edges' middle if clipped, and if not WideSeries.
+// The least std of the last rule, which is a Taylor series about the edges' middle if clipped, and WideSeries if not.
 template <class T>
 BFN_HD T wide_std(Bins<T> bins) {
   return bins.clip || sizeof(T) == sizeof(double) ? T(2) : T(1);
@@ -32,7 +43,8 @@ BFN_HD T wide_std(Bins<T> bins) {
 
 template <class T>
 BFN_HD EdgeRule edge_rule(T std, Bins<T> bins) {
-  const T h = bins.width(), wide = wide_std(bins), smooth = bins.count > 8 ? T(1.5) * h : wide;  // few edges are summed
+  const T h = bins.width(), wide = wide_std(bins),
+          smooth = bins.count > 8 ? T(1.5) * h : wide;  // few edges are always summed
   const int rule = (std >= h / 2) + (std >= h) + (std >= smooth) + (std >= wide);
   return static_cast<EdgeRule>(rule);
 }
@@ -41,7 +53,7 @@ BFN_HD EdgeRule edge_rule(T std, Bins<T> bins) {
 template <class T>
 struct EdgeWindow {
   Origin<T> origin;
-  T unit, below, first;  // below: the edges left of the mean
+  T unit, below, first;  // `below` counts the edges left of the mean
 };
 
 template <class T>
@@ -51,7 +63,7 @@ BFN_HD EdgeWindow<T> edge_window(T mean, T std, int64_t count, Bins<T> bins) {
           clamp(reach, T(1), bins.last() - static_cast<T>(count) + 1)};
 }
 
-// The i-th edge's part of the sums. An edge left of the mean counts 0 in `base` and Phi(z) here, one right of it 1 and
+// Adds the i-th edge to the sums. An edge left of the mean counts 0 in `base` and Phi(z) here, one right of it 1 and
 // Phi(z) - 1.
 template <class T>
 BFN_HD void add_edge(EdgeWindow<T> window, T i, T& shift, T& density, T& moment) {
@@ -75,15 +87,14 @@ BFN_HD ExpectedValue<T> edge_sum(T mean, T std, int64_t count, Bins<T> bins) {
   return window_value(window, shift, density, moment, bins);
 }
 
-// What Euler-Maclaurin adds to the integrals at an end: to sum Phi, without half of Phi there; to sum phi and sum z
-// phi.
+// The terms that Euler-Maclaurin adds at an end to the integrals of Phi (but for half of Phi there), phi and z phi.
 template <class T>
 struct EndTerms {
   T cdf, density, moment;
 };
 
-// Its corrections of step r = h/std: over m = 1..5, B_2m/(2m)! r^(2m-1) f^(2m-1)(z), by Hermite polynomials in powers
-// of w = (r z)^2, whose coefficients, polynomials in r^2, both ends share.
+// The corrections of Euler-Maclaurin for the step r = h/std: over m = 1..5, B_2m/(2m)! r^(2m-1) f^(2m-1)(z). They are
+// Hermite polynomials in powers of w = (r z)^2, whose coefficients, polynomials in r^2, both ends share.
 template <class T>
 struct EulerMaclaurin {
   T r, cdf[5], density[5];
@@ -102,10 +113,10 @@ struct EulerMaclaurin {
     density[4] = T(1.0 / 47900160);
   }
 
-  // Over r, at the last edge; the first is that of the mirrored sum.
+  // The terms at the last edge, over r; those at the first are the mirrored sum's.
   BFN_HD EndTerms<T> at(T z, T phi) const {
     const T w = square(z * r);
-    T c = cdf[4], d = density[4], slope = 9 * density[4];  // of z d
+    T c = cdf[4], d = density[4], slope = 9 * density[4];  // the derivative of z d
     for (int k = 3; k >= 0; --k) {
       c = c * w + cdf[k];
       d = d * w + density[k];
@@ -115,27 +126,27 @@ struct EulerMaclaurin {
   }
 };
 
-// std >= 1.5h, below 2. By the symmetry in the mean no tail is 1 minus little.
+// The rule for std from 1.5h to 2. It sums at |mean|, by symmetry, so that no tail is 1 minus little.
 template <class T>
 BFN_HD ExpectedValue<T> smooth_sum(T mean, T std, Bins<T> bins) {
   const T h = bins.width(), unit = reciprocal(std), r = h * unit, sign = mean < T(0) ? T(-1) : T(1), m = abs(mean);
-  // Minus the first edge, and the last; where the density is all but 0, w must not be infinite, nor what the density is
-  // multiplied with subnormal.
+  // `left` is minus the first edge, `right` the last. They are clamped where the density is all but 0, so that w is not
+  // infinite there, nor the density's factor subnormal.
   const T left = clamp((1 - h + m) * unit, T(0), T(10)), right = clamp((1 - h - m) * unit, T(-10), T(10));
   const bool beyond = right < T(0);  // the mean lies right of every edge
   const Tail<T> a = tail(left, exp_normal(T(-0.5) * left * left));
   const Tail<T> c = tail(abs(right), exp_normal(T(-0.5) * right * right));
   const EulerMaclaurin<T> ends(r);
   const EndTerms<T> first = ends.at(left, a.density), last = ends.at(right, c.density);
-  const T mass = beyond ? c.mass : -c.mass;  // right of the last edge, less 1 where that is most
+  const T mass = beyond ? c.mass : -c.mass;  // the mass right of the last edge, less 1 where that is most of it
   const T shift = std * (a.integral - c.integral) - h / 2 * (a.mass + mass) - h * (r * (last.cdf - first.cdf));
   const T by_mean = (beyond ? T(0) : T(1)) + (mass - a.mass) + r * (last.density + first.density);
   const T by_std = a.density - c.density + r * (last.moment - first.moment);
   return {sign * (beyond ? bins.centre(bins.last()) : m), sign * shift, by_mean, sign * by_std};
 }
 
-// std >= 2. With z = -mean/std, and m_p the sum of h b_j^p: k = -sum over even p of Phi^(p)(z)/p! m_p/std^p, of which
-// the first term has Phi - 1/2 in the place of Phi.
+// The rule for std >= 2. With z = -mean/std and m_p the sum of h b_j^p, k is minus the sum over even p of
+// Phi^(p)(z)/p! m_p/std^p, of which the first term has Phi - 1/2 in the place of Phi.
 template <class T>
 BFN_HD ExpectedValue<T> wide_sum(T mean, T std, Bins<T> bins) {
   const T h = bins.width(), h2 = h * h, z = -mean / std, w = 1 / (std * std);
@@ -157,13 +168,14 @@ BFN_HD ExpectedValue<T> wide_sum(T mean, T std, Bins<T> bins) {
   return {moments[0] * half, t.density * value, t.density * by_mean / std, t.density * by_std / std};
 }
 
-// Of an unclipped distribution that is wide in [-1, 1], where k is a small difference over a small mass. With z =
-// mean/std its density there is proportional to exp(zx/std - x^2/2std^2), the sum over n of h_n x^n/n!, h_n =
-// He_n(z)/std^n; so k is the sum over odd n of h_n bins_n, bins_n = sum c_k (integral of x^n/n! over bin k), over that
-// of h_n mass_n, even n, mass_n = (integral of x^n/n! over [-1, 1]) [derived]. All by h_n of zx/std and 1/std^2.
+// k of an unclipped distribution that is wide in [-1, 1], where it is a small difference over a small mass. With z =
+// mean/std the density there is proportional to exp(zx/std - x^2/2std^2) = the sum over n of h_n x^n/n!, h_n =
+// He_n(z)/std^n. So k is the sum over odd n of h_n bins_n, bins_n = sum c_k (integral of x^n/n! over bin k), divided by
+// the sum over even n of h_n mass_n, mass_n = (integral of x^n/n! over [-1, 1]) [derived].
 template <class T>
 struct WideSeries {
-  static constexpr int kTerms = 12;  // of either sum: 1e-9 at the least std of float, 1e-16 at that of double
+  static constexpr int kTerms =
+      12;  // the error of either sum is 1e-9 at the least std of float, 1e-16 at that of double
   T bins[kTerms], mass[kTerms];
 
   // bins_n by Euler-Maclaurin, which is exact: 2(n + 1)/(n + 2)! - 2 sum B_2m/(2m)! h^2m/(n + 2 - 2m)!
@@ -181,7 +193,7 @@ struct WideSeries {
                                  T(5.5090028283602295e-18),
                                  T(-1.3954464685812523e-19)};
     const T h2 = square(of.width());
-    T inverse[2 * kTerms + 2] = {T(1)};  // of factorials
+    T inverse[2 * kTerms + 2] = {T(1)};  // 1/j!
     for (int j = 1; j < 2 * kTerms + 2; ++j) inverse[j] = inverse[j - 1] / static_cast<T>(j);
     for (int i = 0; i < kTerms; ++i) {
       T corrections = 0;
@@ -191,7 +203,7 @@ struct WideSeries {
     }
   }
 
-  // 0 where next to nothing is inside, as it is from std = 8e4 on.
+  // k is 0 where next to nothing is inside, as it is from std = 8e4 on.
   BFN_HD ExpectedValue<T> at(T mean, T std) const {
     const T unit = 1 / std, w = unit * unit, z = clamp(mean * unit, T(-6), T(6)), slope = z * unit;
     T before = 0, h = 1, last = 0;  // h_n-1, h_n and h_n-2
@@ -221,9 +233,9 @@ struct WideSeries {
   }
 };
 
-// From the clipped distribution's k at |mean| to that of the unclipped one: without the end bins' mass beyond [-1, 1],
-// over the mass inside; 0 where next to nothing is inside. Where the mean is inside too, the two masses beyond cancel
-// each other least; where it is not, k's distance from the last centre does not cancel, nor do the slopes by it.
+// Makes the unclipped distribution's k of the clipped one's at |mean|: it takes the end bins' mass beyond [-1, 1] away
+// and divides by the mass inside; k is 0 where next to nothing is inside. If the mean is inside, too, the two masses
+// beyond cancel least; if it is not, k's distance from the last centre does not cancel, nor do the slopes by it.
 template <class T>
 BFN_HD ExpectedValue<T> renormalised(ExpectedValue<T> k, T mean, T std, Bins<T> bins) {
   const T sign = mean < T(0) ? T(-1) : T(1), m = abs(mean), last = bins.centre(bins.last());
@@ -241,7 +253,7 @@ BFN_HD ExpectedValue<T> renormalised(ExpectedValue<T> k, T mean, T std, Bins<T> 
 
 template <class T>
 BFN_HD ExpectedValue<T> clipped_value(T mean, T std, Bins<T> bins) {
-  if (sizeof(T) == sizeof(double)) return edge_sum(mean, std, bins.count - 1, bins);  // no rule shows as a step
+  if (sizeof(T) == sizeof(double)) return edge_sum(mean, std, bins.count - 1, bins);  // one rule, so that no step shows
   const EdgeRule rule = edge_rule(std, bins);
   if (rule == EdgeRule::kSmooth) return smooth_sum(mean, std, bins);
   if (rule == EdgeRule::kWide) return wide_sum(mean, std, bins);

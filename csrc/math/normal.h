@@ -1,4 +1,4 @@
-// The standard normal: density, tails and the probability of an interval, each by a form that keeps its relative
+// The standard normal: its density, tails and the probability of an interval, each by a form that keeps its relative
 // precision far out.
 #pragma once
 
@@ -6,8 +6,8 @@
 
 namespace bfn {
 
-// Mills ratio by the density's exponential alone: Phi(-z) = exp(-z^2/2) mills(z), z >= 0. 2e-8: t P(t), t = 1/(1 +
-// 0.3z).
+// The Mills ratio of the density without its constant: Phi(-z) = exp(-z^2/2) mills(z) for z >= 0. It is t P(t), t =
+// 1/(1 + 0.3z), with an error of 2e-8.
 BFN_HD float mills(float z) {
   const float t = reciprocal(1.0f + 0.3f * z);
   float p = -0.010760636f;
@@ -26,12 +26,13 @@ BFN_HD float mills(float z) {
 
 BFN_HD double mills(double z) {
   if (z < 20) return 0.5 * ::erfc(z * 0.70710678118654752440) * ::exp(0.5 * z * z);
-  const double w = 1 / (z * z);  // asymptotic: 3e-15 at 20
+  const double w = 1 / (z * z);  // the asymptotic series' error is 3e-15 at 20
   const double series = 1 - w * (1 - w * (3 - w * (15 - w * (105 - w * (945 - w * (10395 - w * 135135))))));
   return series / (z * kSqrtTwoPi);
 }
 
-// Phi(z) - 1/2, z >= 0, of mass = Phi(-z): near 0, where that is known to 1e-7, by an odd polynomial, 8e-10.
+// Phi(z) - 1/2 for z >= 0, given mass = Phi(-z). Near 0, where the mass has an error of 1e-7, an odd polynomial has one
+// of 8e-10.
 BFN_HD float within(float z, float mass) {
   const float s = z * z;
   float p = -7.66260867e-06f;
@@ -45,13 +46,13 @@ BFN_HD float within(float z, float mass) {
 
 BFN_HD double within(double, double mass) { return 0.5 - mass; }
 
-// Phi(-z) and the integral of Phi from -infinity to -z, z >= 0.
+// The density, Phi(-z) and the integral of Phi from -infinity to -z, for z >= 0.
 template <class T>
 struct Tail {
   T density, mass, integral;
 };
 
-// With e = exp(-z^2/2).
+// The caller knows e = exp(-z^2/2).
 template <class T>
 BFN_HD Tail<T> tail(T z, T e) {
   const T scale = static_cast<T>(1 / kSqrtTwoPi), ratio = mills(z);
@@ -63,13 +64,13 @@ BFN_HD Tail<T> tail(T z) {
   return tail(z, exp_term(T(-0.5) * z * z));
 }
 
-// A logarithm of a probability and its derivatives by the two ends of the interval.
+// The logarithm of an interval's probability, and its derivatives by the two ends.
 template <class T>
 struct LogInterval {
   T value, by_left, by_right;
 };
 
-// ln Phi(z), and its derivative as by_right.
+// ln Phi(z); its derivative is by_right.
 template <class T>
 BFN_HD LogInterval<T> log_cdf(T z) {
   const T ratio = mills(abs(z)), exponent = T(-0.5) * z * z, e = exp(exponent);
@@ -79,8 +80,9 @@ BFN_HD LogInterval<T> log_cdf(T z) {
   return {log1p(-tail), T(0), scale * e / (T(1) - tail)};
 }
 
-// ln(Phi(right) - Phi(left)), width = right - left exactly. On one side of 0 it is taken from the nearer edge, so that
-// nothing cancels, however far out; `middle` is (left + right)/2. Selections, no branches: it runs in SIMD lanes.
+// ln(Phi(right) - Phi(left)), where width = right - left exactly and middle = (left + right)/2. On one side of 0 it is
+// taken from the nearer edge, so that nothing cancels, however far out. It has selections and no branches, since it
+// runs in SIMD lanes.
 template <class T>
 BFN_HD LogInterval<T> log_interval(T left, T right, T middle, T width) {
   const T scale = static_cast<T>(1 / kSqrtTwoPi);

@@ -9,22 +9,37 @@
 
 namespace bfn {
 
-// Where the draws' bumps lie: from `offset` on, as a position of bins from the whole number `base`, so that far along
-// the bins no position loses its digits.
+constexpr int kNodes = 28;
+
+// A place in a window, as its distance from the base in bins, and how many bins it stands for.
+template <class T>
+struct Point {
+  T distance, weight;
+};
+
+// The part of the bins where the draws' bumps lie. It begins at base + offset, in bins; `base` is a whole number, so
+// that far along the bins no position loses its digits.
 template <class T>
 struct NStepWindow {
   T base, offset, length;
-  bool cut_low, cut_high;  // the window ends with the bins on that side
-  bool every;              // bin is a point; else Gauss-Legendre points are
+  bool cut_low, cut_high;  // whether the window ends with the bins on that side
+  bool every;              // whether every bin is a point; else Gauss-Legendre points are
+
+  BFN_HD int count() const { return every ? static_cast<int>(length) + 1 : kNodes; }
+  BFN_HD bool cut(bool low) const { return !every && (low ? cut_low : cut_high); }
+  BFN_HD T end(bool low) const { return low ? offset : offset + length; }
+  // The point of the i-th bin, and that of a Gauss-Legendre node in [0, 1].
+  BFN_HD Point<T> bin(T i) const { return {i, T(1)}; }
+  BFN_HD Point<T> node(T at, T weight) const { return {offset + length * at, length * weight}; }
 };
 
-constexpr int kNodes = 28;
-constexpr int kMaxPoints = 128;    // of which every bin is one
-constexpr double kReach = 5.5;     // bumps hold 4e-8 beyond so many s
-constexpr double kMaxSpan = 19.5;  // s that Gauss-Legendre points cover: 9e-8 of the sum
+constexpr int kMaxPoints = 128;    // up to so many bins every one is a point
+constexpr double kReach = 5.5;     // a bump has 4e-8 of its mass beyond so many s
+constexpr double kMaxSpan = 19.5;  // Gauss-Legendre points cover so many s with an error of 9e-8 of the sum
 
-// The normal as far as windows and end corrections go by it: an unclipped distribution with next to no mass in [-1, 1]
-// is uniform there.
+// p_k times the message's normal, as windows and end corrections see it. An unclipped distribution with next to no mass
+// in
+// [-1, 1] is uniform there.
 template <class T>
 struct Bump {
   T std, s, by_mean, by_eps;  // the peak is x + by_mean (mean - x) + by_eps eps
@@ -41,12 +56,13 @@ struct Bump {
 template <class T>
 BFN_HD NStepWindow<T> nstep_window(T x, T mean, Bump<T> bump, T least_eps, T most_eps, Bins<T> bins) {
   const T first = bins.clip ? T(1) : T(0), last = bins.last() - first, half = T(0.5), reach = T(kReach) * bump.s;
-  // in double no rule shows as a step
+  // double sums every bin, so that no rule shows as a step
   if (sizeof(T) == sizeof(double) || last < first) return {first, T(0), last - first, true, true, true};
   const T centre = x + bump.by_mean * (mean - x);
   const T from = clamp(centre + bump.by_eps * least_eps, T(-1), T(1)) - reach;
   const T to = clamp(centre + bump.by_eps * most_eps, T(-1), T(1)) + reach;
-  const T low = bins.position(from) - 1 - half, high = bins.position(to) + half;  // with a bin to spare on each side
+  const T low = bins.position(from) - 1 - half,
+          high = bins.position(to) + half;  // they leave a bin to spare on each side
   const bool cut_low = low <= first - half, cut_high = high >= last + half;
   const T begin = cut_low ? first - half : low, end = cut_high ? last + half : high;
   const T base = clamp(floor(begin + half), first, last), count = clamp(floor(end + half), first, last) - base + 1;
@@ -54,7 +70,7 @@ BFN_HD NStepWindow<T> nstep_window(T x, T mean, Bump<T> bump, T least_eps, T mos
   return {base, begin - base, end - begin, cut_low, cut_high, false};
 }
 
-// Half of the nodes in [0, 1] and their weights there; the others are their mirror images.
+// The Gauss-Legendre nodes in [0, 1] and their weights: half of them stand here, the others are their mirror images.
 BFN_HD float legendre_node(int i) {
   static constexpr float nodes[kNodes / 2] = {
       0.00177875121f, 0.00934841731f, 0.0228703597f, 0.0421834868f, 0.0670537387f, 0.0971793145f, 0.132194561f,
@@ -68,20 +84,14 @@ BFN_HD float legendre_weight(int i) {
   return weights[i < kNodes / 2 ? i : kNodes - 1 - i];
 }
 
-// The i-th point: its distance from the window's base in bins, and how many bins it stands for.
-template <class T>
-struct Point {
-  T distance, weight;
-};
-
 template <class T>
 BFN_HD Point<T> nstep_point(NStepWindow<T> window, int i) {
-  if (window.every) return {static_cast<T>(i), T(1)};
-  return {window.offset + window.length * legendre_node(i), window.length * legendre_weight(i)};
+  return window.every ? window.bin(static_cast<T>(i)) : window.node(legendre_node(i), legendre_weight(i));
 }
 
-// Midpoint rule: a sum over bins from a cut on is the integral and, of l = ln(p_k times the other normal), with its
-// derivatives l', l'' per bin inwards, exp(l) times l'/24 - 7/5760 (l'^3 + 3 l' l''). Returned with its derivatives.
+// By the midpoint rule a sum over bins from a cut on is the integral plus exp(l) (l'/24 - 7/5760 (l'^3 + 3 l' l'')),
+// where l = ln(p_k times the other normal) has the derivatives l', l'' per bin inwards [derived]. This is the factor of
+// exp(l), with its derivatives.
 template <class T>
 BFN_HD WithGradient<T> cut_weight(T by_mean, T q, T eps, bool low, T width, T tau, Bump<T> bump) {
   const T side = low ? width : -width, width2 = width * width, std2 = square(bump.std);
@@ -92,5 +102,80 @@ BFN_HD WithGradient<T> cut_weight(T by_mean, T q, T eps, bool low, T width, T ta
   return {first * (T(1.0 / 24) - third * (first * first + 3 * second)), by_first * first_by_mean,
           by_first * first_by_std + by_second * second_by_std};
 }
+
+// ln p_k + q_k (eps - q_k/2), the exponent of a term of the sum.
+template <class T>
+BFN_HD T nstep_exponent(T log_p, T q, T eps) {
+  return log_p + q * (eps - T(0.5) * q);
+}
+
+// A place among the bins: q there, and ln p with its derivatives.
+template <class T>
+struct NStepPlace {
+  T q;
+  WithGradient<T> log_p;
+};
+
+// What the draws of a variable share: x, the normal of the output distribution, and the bins.
+template <class T>
+struct NStepNormal {
+  T x, mean, std, tau;
+  Bins<T> bins;
+  bool uniform;
+  Bump<T> bump;
+  WithGradient<T> total;      // ln of the mass in [-1, 1], which divides that of an unclipped distribution
+  T unit, q_unit, log_width;  // 1/K in units of std and of tau, ln of a bin's width in units of std
+
+  BFN_HD NStepNormal(T at, T normal_mean, T normal_std, T message_std, Bins<T> of)
+      : NStepNormal(at, normal_mean, normal_std, message_std, of,
+                    of.clip ? WithGradient<T>{T(0), T(0), T(0)} : log_total(normal_mean, normal_std)) {}
+
+  // Whether one window serves all draws between two eps.
+  BFN_HD bool share_window(T least_eps, T most_eps) const {
+    return !((most_eps - least_eps) * bump.by_eps > T(kMaxSpan - 2 * kReach) * bump.s);
+  }
+  BFN_HD NStepWindow<T> window(T least_eps, T most_eps) const {
+    return nstep_window(x, mean, bump, least_eps, most_eps, bins);
+  }
+  BFN_HD T q_at(T base, T distance) const { return (origin_of(x, bins).to_centre(base) + 2 * distance) * q_unit; }
+  BFN_HD T z_at(T base, T distance) const { return (origin_of(mean, bins).to_centre(base) + 2 * distance) * unit; }
+  BFN_HD WithGradient<T> same_for_all() const { return {-log(bins.real_count()), T(0), T(0)}; }
+  BFN_HD WithGradient<T> inner_bin(T z) const { return log_inner_bin(z, 2 * unit, log_width, std); }
+  BFN_HD NStepPlace<T> place(T base, T distance) const {
+    return {q_at(base, distance), uniform ? same_for_all() : inner_bin(z_at(base, distance))};
+  }
+  // The first or the last bin of a clipped distribution.
+  BFN_HD NStepPlace<T> end_bin(bool first) const {
+    const T edge = first ? T(1) : bins.last(), bin = first ? T(0) : bins.last();
+    return {origin_of(x, bins).to_centre(bin) * q_unit,
+            log_end_bin(origin_of(mean, bins).to_edge(edge) * unit, first, std)};
+  }
+  // The correction of the sum at a cut (cut_weight), and its derivatives, beside exp(top).
+  BFN_HD WithGradient<T> cut_term(NStepPlace<T> cut, T eps, bool low, T top) const {
+    const auto w = cut_weight(cut.log_p.by_mean, cut.q, eps, low, bins.width(), tau, bump);
+    const T term = exp(nstep_exponent(cut.log_p.value, cut.q, eps) - top);
+    return {term * w.value, term * (w.value * cut.log_p.by_mean + w.by_mean),
+            term * (w.value * cut.log_p.by_std + w.by_std)};
+  }
+  // ln of a sum of terms that were taken beside exp(top).
+  BFN_HD WithGradient<T> log_of(T top, WithGradient<T> sum) const {
+    return {top + log(sum.value) - total.value, sum.by_mean / sum.value - total.by_mean,
+            sum.by_std / sum.value - total.by_std};
+  }
+
+ private:
+  BFN_HD NStepNormal(T at, T normal_mean, T normal_std, T message_std, Bins<T> of, WithGradient<T> inside)
+      : x(at),
+        mean(normal_mean),
+        std(normal_std),
+        tau(message_std),
+        bins(of),
+        uniform(!of.clip && exp(inside.value) < kTinyTotal<T>),
+        bump(normal_std, message_std, uniform),
+        total(uniform ? WithGradient<T>{T(0), T(0), T(0)} : inside),
+        unit(1 / (of.real_count() * normal_std)),
+        q_unit(1 / (of.real_count() * message_std)),
+        log_width(log(2 * unit)) {}
+};
 
 }  // namespace bfn

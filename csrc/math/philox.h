@@ -19,8 +19,8 @@ struct Words {
   uint32_t w0, w1, w2, w3;
 };
 
-// What the rounds do with words in the low halves of 64 bits, whose high ones hold anything; vectors of them have
-// their own (cpu/noise.h).
+// The operations of the rounds on words in the low halves of 64 bits, whose high halves hold anything. Vectors of words
+// have operations of their own (cpu/noise.h).
 struct WideWord {
   using Value = uint64_t;
   static BFN_HD Value product(Value a, uint32_t b) { return static_cast<uint64_t>(static_cast<uint32_t>(a)) * b; }
@@ -53,8 +53,16 @@ BFN_HD Words philox(uint64_t seed, uint64_t group, uint32_t stream, uint32_t dra
   return {static_cast<uint32_t>(c0), static_cast<uint32_t>(c1), static_cast<uint32_t>(c2), static_cast<uint32_t>(c3)};
 }
 
-// In (0, 1]; the same float32 on every backend.
+// A uniform in (0, 1], the same float32 on every backend.
 BFN_HD float unit(uint32_t word) { return static_cast<float>(word) * 0x1p-32f + 0x1p-33f; }
+
+// The uniform that draws a class or a component: row r takes word r % 4 of group r / 4.
+template <class T>
+BFN_HD T unit_of_row(uint64_t seed, int64_t row, uint32_t stream) {
+  const Words w = philox(seed, static_cast<uint64_t>(row / 4), stream, 0);
+  const int word = row % 4;
+  return static_cast<T>(unit(word == 0 ? w.w0 : word == 1 ? w.w1 : word == 2 ? w.w2 : w.w3));
+}
 
 template <class T>
 BFN_HD void box_muller(uint32_t radius, uint32_t angle, T& first, T& second) {

@@ -1,13 +1,13 @@
-// Accuracy schedules, and the scalars of a row that ops make of a time or of accuracies: always in double.
+// Accuracy schedules, and the row scalars that they give for a time or an accuracy. All of it is in double.
 #pragma once
 
-#include "common.h"
+#include "elementary.h"
 
 namespace bfn {
 
 constexpr double kTMin = 1e-6;           // before this time nothing was received yet
 constexpr double kTMax = 1 - 1e-6;       // the time of a discrete flow is clamped to it
-constexpr double kStepTolerance = 1e-6;  // of the product nt, for times that were rounded to float32
+constexpr double kStepTolerance = 1e-6;  // n t of a step may be off by so much, since times were rounded to float32
 constexpr double kRootBetaMin = 1e-10;   // below this sqrt(beta) a discrete flow is the uniform prior
 
 // bfn_kernels/rows.py has both tables in the same order.
@@ -43,7 +43,7 @@ struct Schedule {
 
   BFN_HD double slope() const { return -std::expm1(-num_classes * parameter / 4); }
   BFN_HD double end() const { return std::exp(-num_classes * parameter / 4); }
-  // The logarithm of 1 - slope t where that is near 1, and of (1 - t) + t end where it may be near 0.
+  // The logarithm is taken of 1 - slope t where that is near 1, and of (1 - t) + t end where it may be near 0.
   BFN_HD double beta(double t) const {
     if (kind == ScheduleKind::kQuadraticAccuracy) return parameter * t * t;
     const double passed = slope() * t;
@@ -52,7 +52,7 @@ struct Schedule {
     return beta > parameter ? parameter : beta;
   }
 
-  // Of the i-th of n messages.
+  // The accuracy of the i-th of n messages (95, 193).
   BFN_HD double alpha(double i, double n) const {
     if (kind == ScheduleKind::kExponentialVariance) {
       const double step = 2 * std::log(parameter) / n;
@@ -85,13 +85,13 @@ struct RowContext {
   }
 };
 
-// beta of a discrete flow.
+// The beta of a discrete flow (182), whose time and prior have limits.
 BFN_HD double flow_beta(const Schedule& schedule, double t) {
   const double beta = schedule.beta(t > kTMax ? kTMax : t);
   return std::sqrt(beta) < kRootBetaMin ? 0 : beta;
 }
 
-// `value` is a time or alpha, `rho` the precision before the message.
+// One row scalar: `value` is a time or alpha, `rho` the precision before the message.
 BFN_HD double row_scalar(RowScalar which, const RowContext& of, double value, double rho) {
   const Schedule& schedule = of.schedule;
   const double t = value, alpha = value;
@@ -113,7 +113,7 @@ BFN_HD double row_scalar(RowScalar which, const RowContext& of, double value, do
     case RowScalar::kHalfPrecision:
       return 0.5 / schedule.variance(t);
     case RowScalar::kLogNormaliser:
-      return std::log(2 * 3.14159265358979323846 * schedule.variance(t)) / 2;
+      return std::log(2 * kPi * schedule.variance(t)) / 2;
     case RowScalar::kBeta:
       return flow_beta(schedule, t);
     case RowScalar::kBetaSpread:

@@ -6,7 +6,8 @@
 
 namespace bfn {
 
-// out = state_scale state + data_scale data + noise_scale eps: flow, sender, update, and sender and update in one.
+// out = state_scale state + data_scale data + noise_scale eps: the flow (77), the sender, the update (49, 50), and
+// sender and update in one.
 struct GaussianStep {
   int64_t count;
   View state, state_scale, data, data_scale, noise_scale;
@@ -14,6 +15,7 @@ struct GaussianStep {
   View out;
 };
 
+// A prediction and what makes data of it (84), clipped to [low, high].
 struct Prediction {
   View prediction, mean, mean_scale, noise_scale;
   double low, high;

@@ -1,25 +1,12 @@
-// The ops of discrete data. A view that is null stands for an argument that was not given.
+// The ops of discrete data. A view that is null stands for an argument that was not given. A class out of range is
+// std::out_of_range on the CPU; elsewhere, where looking at it would cost a synchronisation, it makes NaN.
 #pragma once
 
-#include <atomic>
-
+#include "../math/discrete.h"
 #include "loss.h"
 #include "noise.h"
 
 namespace bfn {
-
-// A class out of range that was met, for the error; -1 is one too.
-struct BadClass {
-  std::atomic<bool> found{false};
-  std::atomic<int64_t> value{0};
-
-  bool check(int64_t x, int64_t num_classes) {
-    if (x >= 0 && x < num_classes) return true;
-    value = x;
-    found = true;
-    return false;
-  }
-};
 
 // out = softmax of the logits.
 struct DiscreteTheta {
@@ -33,30 +20,25 @@ struct DiscreteSender {
   bool probs;
   Noise noise;
   View out;
-  BadClass* bad;
 };
-
-enum class DiscreteChoice : int64_t { kSample, kMode, kMean };
 
 struct DiscreteUpdate {
   int64_t count, num_classes;
   View output_logits, state, alpha, spread;
-  DiscreteChoice choice;
+  Choice choice;
   View known, known_mask;
   Noise noise, draw;
   View out;
-  BadClass* bad;
 };
 
-constexpr int64_t kRowStats = 4;  // numbers of math/discrete.h's RowStats
+constexpr int64_t kRowStats = sizeof(RowStats<float>) / sizeof(float);  // the numbers that are saved of a row
 
-// L_inf where there is a weight, else -ln p_x. `stats` takes the RowStats of each row, four numbers, where a gradient
-// will be asked for; zeros for those that the mask leaves out.
+// L_inf (205) where there is a weight, else -ln p_x. Where a gradient will be asked for, `stats` saves the RowStats of
+// each row: zeros where the mask leaves it out.
 struct DiscreteLoss {
   int64_t num_classes;
   View x, logits, weight, stats;
   LossTarget to;
-  BadClass* bad;
 };
 
 struct DiscreteLossBackward {
@@ -67,15 +49,12 @@ struct DiscreteLossBackward {
 enum class Receiver : int64_t { kJoint, kFactorised };
 
 struct DiscreteNStep {
-  int64_t num_classes, n_steps, n_samples;
+  int64_t num_classes, n_steps;
   Receiver receiver;
-  const double *nodes, *node_weights;
-  int64_t num_nodes;
+  Draws draws;
   View x, logits, alpha;
-  Noise noise;
   View grad_logits;  // null where no gradient is asked for
   LossTarget to;
-  BadClass* bad;
 };
 
 template <class T>

@@ -7,8 +7,10 @@
 
 namespace bfn {
 
-// The two predictions, and what makes a normal of them; `kDirect` takes them for its mean and std. Of a mixture there
-// are `components` predictions and a logit of each per variable.
+constexpr int64_t kMaxComponents = 1024;  // a mixture has at most so many
+
+// The two predictions, and the numbers that make a normal of them (105, 106); `kDirect` takes them for its mean and
+// std. A mixture has `components` pairs of predictions, and as many logits, per variable.
 struct NetworkOutput {
   Parametrisation kind;
   int64_t components;
@@ -27,8 +29,6 @@ struct DiscretisedExpectedValue {
   View out;
   NetworkGradients gradients;
 };
-
-enum class Choice : int64_t { kSample, kMode, kMean };
 
 struct Choose {
   int64_t count;
@@ -52,10 +52,8 @@ struct DiscretisedLoss {
   View x;
   NetworkOutput from;
   View weight, alpha;
-  int64_t n_steps, n_samples;
-  const double *nodes, *node_weights;
-  int64_t num_nodes;
-  Noise noise;
+  int64_t n_steps;
+  Draws draws;
   NetworkGradients gradients;
   LossTarget to;
 };

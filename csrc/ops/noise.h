@@ -6,21 +6,22 @@
 
 namespace bfn {
 
-template <class T>
-struct Ahead;  // csrc/cpu/view.h
-
 struct Noise {
   View explicit_values;
-  const int64_t* seed = nullptr;  // where the data is: a captured graph replays with whatever stands there then
+  const int64_t* seed = nullptr;  // on the data's device, so that a captured graph replays with the value of that time
   uint32_t stream = kSender;
-
-  // Runs of it, for the loops of the CPU: csrc/cpu/noise.h.
-  static constexpr int64_t room(int64_t length);
-  template <class T>
-  const T* normals(int64_t start, int64_t length, T* buffer, uint32_t draw = 0, int64_t draw_stride = 0,
-                   const Ahead<T>& ahead = Ahead<T>()) const;
-  template <class T>
-  T uniform(int64_t row) const;
 };
+
+// The normals of an expectation: `n_samples` draws of the noise or, where that is 0, the nodes of a quadrature.
+struct Draws {
+  int64_t n_samples, num_nodes;
+  const double *nodes, *node_weights;  // on the host
+  Noise noise;
+
+  BFN_HD int64_t count() const { return n_samples ? n_samples : num_nodes; }
+};
+
+// What a sampler sends of the network's output distribution.
+enum class Choice : int64_t { kSample, kMode, kMean };
 
 }  // namespace bfn

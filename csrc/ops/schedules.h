@@ -1,4 +1,4 @@
-// The scalars of rows that ops make of a time, or of accuracies.
+// Row scalars: the numbers that ops need of each row's time or accuracy.
 #pragma once
 
 #include "../math/schedules.h"
@@ -6,7 +6,7 @@
 
 namespace bfn {
 
-constexpr int kMaxRowScalars = 4;  // made at a time
+constexpr int kMaxRowScalars = 4;  // one call makes at most so many
 
 // On the CPU a value out of its range [0, high], a time that no step of L_n has, or a rho below 0 is
 // std::invalid_argument; elsewhere, where looking at it would cost a synchronisation, its numbers are NaN.

@@ -3,6 +3,11 @@
 
 #include "../math/common.h"
 
+// Each implementation of the ops instantiates them for the two types of arithmetic.
+#define BFN_INSTANTIATE(function, ...)        \
+  template void function<float>(__VA_ARGS__); \
+  template void function<double>(__VA_ARGS__)
+
 namespace bfn {
 
 enum class DType { kFloat, kDouble, kBFloat16, kHalf, kInt64, kInt32, kUInt8 };
@@ -10,9 +15,9 @@ enum class DType { kFloat, kDouble, kBFloat16, kHalf, kInt64, kInt32, kUInt8 };
 constexpr int kMaxDims = 16;
 
 struct View {
-  void* data = nullptr;  // null: the argument was not given
+  void* data = nullptr;  // null where the argument was not given
   DType dtype = DType::kFloat;
-  int dims = 0;  // after dimensions that run on into each other were joined
+  int dims = 0;  // dimensions that continue each other count as one
   int64_t size[kMaxDims], stride[kMaxDims];
 
   BFN_HD explicit operator bool() const { return data != nullptr; }

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "cuda_on_host"
 BUILT = ROOT / "build" / "cuda_on_host"
 NAMESPACE = "bfn_kernels_cuda_on_host"
-FLAGS = ["-std=c++20", "-fPIC", "-fvisibility=hidden", f"-I{HERE}", "-Wall", "-Wextra", "-Werror"]
+FLAGS = ["-std=c++20", "-fPIC", "-fvisibility=hidden", f"-I{HERE}", "-DBFN_CUDA_ON_HOST", "-Wall", "-Wextra", "-Werror"]
 FLAGS += [
     f"-Wno-{warning}"
     for warning in ("unknown-pragmas", "unused-parameter", "maybe-uninitialized", "missing-field-initializers")
@@ -107,8 +107,9 @@ def operators() -> Path:
 
     torch_flags = [f"-isystem{path}" for path in include_paths()]
     torch_flags += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-O1"]
-    names = ("continuous", "cpu", "discrete", "discretised", "loss", "pages", "schedules", "tensors")
-    sources = {ROOT / "csrc" / "bindings" / f"{name}.cpp": torch_flags for name in names}
+    bindings = sorted((ROOT / "csrc" / "bindings").glob("*.cpp"))
+    sources = {source: torch_flags for source in bindings if source.stem != "module"}
+    sources[ROOT / "csrc" / "cpu" / "pages.cpp"] = ["-O1"]
     sources |= {kernel: ["-O2", *_fused()] for kernel in KERNELS} | {SHIM: ["-O2"]}
     link = ["-shared", *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
     return build("operators", sources, link)

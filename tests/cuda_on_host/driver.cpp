@@ -153,12 +153,12 @@ void run_discretised(int64_t batch, int64_t row, F&& make) {
   }
   const double nodes[3] = {-1.7, 0, 1.7}, weights[3] = {0.2, 0.6, 0.2};
   each_target<T>(batch, row, [&](const LossTarget& to) {
-    discretised_loss<T>({make(count), from, a, {}, 0, 0, nullptr, nullptr, 0, {}, gradients(), to});
-    discretised_loss<T>({make(count), direct, {}, {}, 0, 0, nullptr, nullptr, 0, {}, gradients(), to});
+    discretised_loss<T>({make(count), from, a, {}, 0, {}, gradients(), to});
+    discretised_loss<T>({make(count), direct, {}, {}, 0, {}, gradients(), to});
   });
   const LossTarget to = target<T>(batch, row, Reduction::kMean, true);
-  discretised_loss<T>({make(count), from, {}, b, 5, 0, nodes, weights, 3, {}, gradients(), to});
-  discretised_loss<T>({make(count), direct, {}, a, 5, 2, nullptr, nullptr, 0, seeded(kMonteCarlo), {}, to});
+  discretised_loss<T>({make(count), from, {}, b, 5, {0, 3, nodes, weights, {}}, gradients(), to});
+  discretised_loss<T>({make(count), direct, {}, a, 5, {2, 0, nullptr, nullptr, seeded(kMonteCarlo)}, {}, to});
 }
 
 // Several blocks, which sort their variables by several rules.
@@ -168,7 +168,7 @@ void run_expected_values(int64_t count) {
   const NetworkOutput from{Parametrisation::kNoise, 1, data(), data(), {}, data(), a, b, 16, true};
   expected_value<float>({count, from, data(), {data(), data(), {}}});
   each_target<float>(1, count, [&](const LossTarget& to) {
-    discretised_loss<float>({data(), from, a, {}, 0, 0, nullptr, nullptr, 0, {}, {data(), data(), {}}, to});
+    discretised_loss<float>({data(), from, a, {}, 0, {}, {data(), data(), {}}, to});
   });
 }
 
@@ -186,51 +186,38 @@ void run_mixtures(int64_t batch, int64_t row, int64_t components, F&& make) {
                            seeded(kOutput), seeded(kComponent), make(count)});
   }
   each_target<T>(batch, row, [&](const LossTarget& to) {
-    discretised_loss<T>({make(count), from, a, {}, 0, 0, nullptr, nullptr, 0, {}, gradients(), to});
-    discretised_loss<T>({make(count), from, {}, {}, 0, 0, nullptr, nullptr, 0, {}, gradients(), to});
+    discretised_loss<T>({make(count), from, a, {}, 0, {}, gradients(), to});
+    discretised_loss<T>({make(count), from, {}, {}, 0, {}, gradients(), to});
   });
   const LossTarget to = target<T>(batch, row, Reduction::kMean, true);
-  discretised_loss<T>({make(count), from, {}, b, 5, 9, nullptr, nullptr, 0, seeded(kMonteCarlo), gradients(), to});
+  discretised_loss<T>({make(count), from, {}, b, 5, {9, 0, nullptr, nullptr, seeded(kMonteCarlo)}, gradients(), to});
 }
 
 template <class T, class F>
 void run_discrete(int64_t batch, int64_t length, int64_t num_classes, F&& make) {
   const int64_t rows = batch * length, count = rows * num_classes;
-  BadClass bad;
   const View x = classes(rows, num_classes), alpha = per_row<T>(batch, length, T(0.1));
   for (const bool probs : {false, true}) {
-    discrete_sender<T>({rows, num_classes, x, alpha, alpha, probs, seeded(kSender), make(count), &bad});
+    discrete_sender<T>({rows, num_classes, x, alpha, alpha, probs, seeded(kSender), make(count)});
   }
-  for (const auto choice : {DiscreteChoice::kSample, DiscreteChoice::kMode, DiscreteChoice::kMean}) {
+  for (const auto choice : {Choice::kSample, Choice::kMode, Choice::kMean}) {
     discrete_update<T>({rows, num_classes, make(count), make(count), alpha, alpha, choice, x, mask_of(rows),
-                        seeded(kSender), seeded(kClass), make(count), &bad});
+                        seeded(kSender), seeded(kClass), make(count)});
   }
   const View stats = dense<T>(rows * kRowStats);
   each_target<T>(batch, length, [&](const LossTarget& to) {
-    discrete_loss<T>({num_classes, x, make(count), alpha, stats, to, &bad});
-    discrete_loss<T>({num_classes, x, make(count), {}, {}, to, &bad});
+    discrete_loss<T>({num_classes, x, make(count), alpha, stats, to});
+    discrete_loss<T>({num_classes, x, make(count), {}, {}, to});
   });
   discrete_loss_backward<T>(
       {rows, num_classes, dense<T>(rows), x, make(count), alpha, mask_of(rows), stats, make(count)});
   const double nodes[2] = {-1, 1}, weights[2] = {0.5, 0.5};
   const LossTarget to = target<T>(batch, length, Reduction::kMean, true);
-  discrete_nstep<T>({num_classes,
-                     5,
-                     0,
-                     Receiver::kFactorised,
-                     nodes,
-                     weights,
-                     2,
-                     x,
-                     make(count),
-                     alpha,
-                     {},
-                     dense<T>(count),
-                     to,
-                     &bad});
+  discrete_nstep<T>(
+      {num_classes, 5, Receiver::kFactorised, {0, 2, nodes, weights, {}}, x, make(count), alpha, dense<T>(count), to});
+  const Draws drawn{2, 0, nullptr, nullptr, seeded(kMonteCarlo)};
   for (const auto receiver : {Receiver::kJoint, Receiver::kFactorised}) {
-    discrete_nstep<T>({num_classes, 5, 2, receiver, nullptr, nullptr, 0, x, make(count), alpha, seeded(kMonteCarlo),
-                       dense<T>(count), to, &bad});
+    discrete_nstep<T>({num_classes, 5, receiver, drawn, x, make(count), alpha, dense<T>(count), to});
   }
 }
 

@@ -152,10 +152,6 @@ FAULTS = [
         "csrc/cpu/rows.h", "(most[j] == top[to] && k < mode[to])", "most[j] == top[to]",
         f"{TIES} -k 'equal_maxima and cpu'",
     ),
-    Fault(
-        "csrc/cpu/continuous.cpp", "x_hat < from.low || x_hat > from.high", "x_hat <= from.low || x_hat >= from.high",
-        f"{TIES} -k 'clip and cpu'",
-    ),
     Fault("csrc/cpu/loss.h", "std::max<int64_t>(count, 1)", "count", f"{PROPERTIES} -k 'masks and cpu'"),
     Fault(
         "csrc/math/continuous.h", "x_hat < low || x_hat > high", "x_hat <= low || x_hat >= high",
@@ -174,10 +170,6 @@ FAULTS = [
         f"{TIES} -k 'equal_maxima and cuda'",
     ),
     Fault(
-        "csrc/cuda/continuous.cu", "from.x_hat[j] < clip.low || from.x_hat[j] > clip.high",
-        "from.x_hat[j] <= clip.low || from.x_hat[j] >= clip.high", f"{TIES} -k 'clip and cuda'",
-    ),
-    Fault(
         "csrc/cuda/loss.cu", "i < pieces; i += blockDim.x", "i < pieces; i += pieces", f"{TIES} -k 'sum and cuda'",
     ),
     Fault("csrc/cuda/loss.cu", "kMean && count > 0 ?", "kMean ?", f"{PROPERTIES} -k 'masks and cuda'"),
@@ -185,7 +177,6 @@ FAULTS = [
         "csrc/cuda/team.h", "warp < rank / 32; ++warp) before", "warp < rank / 32 - 1; ++warp) before",
         f"{TIES} -k 'u_at and cuda'",
     ),
-    Fault("csrc/cuda/mixtures.cu", "if (part > T(0)) last = m;", "last = m;", f"{TIES} -k 'no_share and cuda'"),
     # the gates of benchmarks/ and gpu_build/
     Fault(
         "benchmarks/gate.py", "off = torch.where(got.isnan().any(1, keepdim=True), math.nan, off)", "pass",

@@ -34,15 +34,15 @@ FAULTS = [
     ),
     Fault(
         CPU("discretised.cpp"),
-        "component.uniform<T>(start + i)",
-        "component.uniform<T>(i)",
+        "uniform_of<T>(component, start + i)",
+        "uniform_of<T>(component, i)",
         f"{MIXTURES} -k 'components_that and cpu'",
     ),
     Fault(
-        CPU("discretised.cpp"),
-        "if (share[m] > T(0)) last = m;",
+        MATH("mixtures"),
+        "if (share > T(0)) last = m;",
         "last = m;",
-        f"{TIES} -k 'no_share and cpu'",
+        f"{TIES} -k 'no_share and (cpu or cuda)'",
     ),
     Fault(
         CPU("noise.h"),
@@ -57,16 +57,10 @@ FAULTS = [
         f"{MIXTURES} -k 'likely and (cpu or cuda)'",
     ),
     Fault(
-        CPU("discretised.cpp"),
+        MATH("mixtures"),
         "if (mass > best_mass) best",
         "if (mass >= best_mass) best",
-        f"{MIXTURES} -k 'likely and cpu'",
-    ),
-    Fault(
-        CUDA("mixtures.cu"),
-        "if (mass > best_mass) best",
-        "if (mass >= best_mass) best",
-        f"{MIXTURES} -k 'likely and cuda'",
+        f"{MIXTURES} -k 'likely and (cpu or cuda)'",
     ),
     Fault(
         CUDA("mixtures.cu"),
@@ -112,22 +106,16 @@ FAULTS = [
         f"{NONFINITE} -k 'row and cpu'",
     ),
     Fault(
-        CPU("discretised.cpp"),
+        MATH("mixtures"),
         "return cumulative == cumulative ? last : -1;",
         "return last;",
-        f"{NONFINITE} -k 'without_shares and cpu'",
+        f"{NONFINITE} -k 'without_shares and (cpu or cuda)'",
     ),
     Fault(
         CUDA("discrete.cu"),
         "if (!(stats.rest > T(0)))",
         "if (!(stats.rest - stats.rest == T(0)))",
         f"{NONFINITE} -k 'row and cuda'",
-    ),
-    Fault(
-        CUDA("mixtures.cu"),
-        "return cumulative == cumulative ? last : -1;",
-        "return last;",
-        f"{NONFINITE} -k 'without_shares and cuda'",
     ),
     Fault(
         OPS("classes"),

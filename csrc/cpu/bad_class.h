@@ -1,0 +1,28 @@
+// Remembers a class out of range that any thread met, for the error after the loops.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace bfn {
+
+class BadClass {
+ public:
+  void take(int64_t x) {
+    value_ = x;
+    found_ = true;
+  }
+  void refuse(const char* name, int64_t num_classes) const {
+    if (!found_) return;
+    throw std::out_of_range(std::string(name) + " must hold classes in [0, " + std::to_string(num_classes) + "), got " +
+                            std::to_string(value_));
+  }
+
+ private:
+  std::atomic<bool> found_{false};
+  std::atomic<int64_t> value_{0};
+};
+
+}  // namespace bfn

@@ -1,0 +1,82 @@
+// Mixtures of M normals. Implementations hold the components in different ways: what one has comes from functions of
+// its number m.
+#pragma once
+
+#include "expected_value.h"
+
+namespace bfn {
+
+// ln sum_m exp(term_m), by the largest term and a sum beside it.
+template <class T>
+struct LogSum {
+  T top = kMinusInfinity<T>, sum = 0;
+
+  // Takes terms one by one.
+  BFN_HD void add(T term) {
+    if (term > top) {
+      sum = sum * exp(top - term) + 1;
+      top = term;
+    } else {
+      sum += term == top ? T(1) : exp(term - top);
+    }
+  }
+  BFN_HD T value() const { return top + log(sum); }
+  // A term's part in the sum; through `value` it would take over the rounding of a large one.
+  BFN_HD T part(T term) const { return exp(term - top) / sum; }
+};
+
+// ln pi_m of a mixture's logits. Their log-sum is held in two parts, for the same reason.
+template <class T>
+struct LogShares {
+  T top, log_sum;
+
+  BFN_HD explicit LogShares(LogSum<T> logits) : top(logits.top), log_sum(log(logits.sum)) {}
+  BFN_HD T operator()(T logit) const { return (logit - top) - log_sum; }
+};
+
+// The component that a uniform draws: the first whose cumulative share exceeds it, else the last with a share; -1 where
+// the shares are NaN.
+template <class T, class F>
+BFN_HD int drawn_component(int count, T uniform, F&& share_of) {
+  T cumulative = 0;
+  int last = 0;
+  for (int m = 0; m < count; ++m) {
+    const T share = share_of(m);
+    cumulative += share;
+    if (cumulative > uniform) return m;
+    if (share > T(0)) last = m;
+  }
+  return cumulative == cumulative ? last : -1;
+}
+
+// The centre of the bin with the most mass, the first of several. A mixture has many maxima: all bins are tried.
+template <class T, class F>
+BFN_HD T mixture_mode(Bins<T> bins, F&& mass_of) {
+  T best = 0, best_mass = -1;
+  for (int64_t k = 0; k < bins.count; ++k) {
+    const T mass = mass_of(static_cast<T>(k));
+    if (mass > best_mass) best = static_cast<T>(k);
+    best_mass = mass <= best_mass ? best_mass : mass;
+  }
+  return best_mass >= T(0) ? bins.centre(best) : best_mass;  // a mass of NaN gives NaN
+}
+
+// The derivatives of a function by the mean, std and logit of a component.
+template <class T>
+struct ComponentGradient {
+  T by_mean, by_std, by_logit;
+};
+
+// Those of a function of k = sum_m pi_m k_m: `slope` is its derivative by k, times pi_m, and `excess` is k_m - k.
+template <class T>
+BFN_HD ComponentGradient<T> mean_gradient(T slope, ExpectedValue<T> of_component, T excess) {
+  return {slope * of_component.by_mean, slope * of_component.by_std, slope * excess};
+}
+
+// Those of weight ln sum_m pi_m p_m, in which the component's part is pi_m p_m / sum.
+template <class T>
+BFN_HD ComponentGradient<T> log_sum_gradient(T weight, T part, T share, WithGradient<T> log_p) {
+  return {weight * part * log_p.by_mean, weight * part * log_p.by_std, weight * (part - share)};
+}
+
+}  // namespace bfn
