@@ -99,6 +99,8 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
     if isinstance(value, Real) and not isinstance(value, bool):
         if not low <= value <= high:
             raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
+        if isinstance(value, int) and abs(value) >= 2**63:  # which torch refuses, and float() beyond its largest number
+            value = float(min(max(value, -(2**1023)), 2**1023))
         # compiled code would turn a number passed to torch.full into a constant; an addition keeps it variable
         return torch.zeros((1,) * len(shape), dtype=torch.float64, device=model.device) + value
     if not isinstance(value, Tensor):

@@ -47,7 +47,7 @@ def _dims(x: Tensor) -> list[tuple[int, int]]:
 def _overlaps_itself(x: Tensor) -> bool:
     """Whether two elements may share an address: some stride is shorter than the span of the dimensions inside it."""
     span = 1
-    for stride, size in sorted(_dims(x)):
+    for stride, size in sorted(_dims(x)) if x.numel() else ():
         if stride < span:
             return True
         span += stride * (size - 1)

@@ -159,7 +159,7 @@ def scalars(
 def _operator_input(value: Rows, data: Tensor, high: float = math.inf) -> Tensor | None:
     """The value as a tensor that the operator takes. None for subclasses of Tensor, which the formulas serve, and for
     wrong values, which `checks` refuses with a better message."""
-    if type(value) is float or type(value) is int:
+    if type(value) is float or (type(value) is int and value < 2**63):
         return torch.full((), float(value), dtype=torch.float64, device=data.device) if 0 <= value <= high else None
     if type(value) is not Tensor and (not isinstance(value, Tensor) or has_torch_function((value,))):
         return None

@@ -45,7 +45,7 @@ def same_place(inputs: dict, state: Tensor, form: Random) -> Tensor:
 
 
 def same_object_in_no_order(inputs: dict, state: Tensor, form: Random) -> Tensor:
-    inputs[state_name(inputs)] = state = arrange(state, form, plain=True)
+    inputs[state_name(inputs)] = state = arrange(state.clone(), form, plain=True)
     return state
 
 

@@ -221,6 +221,15 @@ def test_times_and_accuracies_in_few_bits(backend):
 
 
 @ON_EACH
+@pytest.mark.parametrize("alpha", [2**63, 2**70, 10**400], ids=["2**63", "2**70", "10**400"])
+def test_an_accuracy_beyond_all_integers_of_torch(alpha, backend):
+    got = continuous.sender_sample(X, alpha, noise=X, backend=backend)
+    torch.testing.assert_close(got, X, rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="alpha must lie in"):
+        continuous.sender_sample(X, -alpha, noise=X, backend=backend)
+
+
+@ON_EACH
 def test_numpy_numbers(backend):
     t = numpy.float32(0.5)
     one, two = (

@@ -47,6 +47,13 @@ NOT_PLAIN = {
 }
 
 
+@ON_EACH
+def test_nothing_overlaps_nothing(backend):
+    nothing = torch.zeros(2, 0, 1)
+    out = torch.zeros(1).as_strided((2, 0, 1), (0, 1, 0))
+    assert gaussian(nothing, out, backend, x=nothing) is out
+
+
 @STEPS
 @pytest.mark.parametrize("name", NOT_PLAIN)
 @ON_EACH
