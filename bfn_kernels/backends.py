@@ -99,8 +99,7 @@ BACKENDS = {
     )
 }
 
-# The reference has no operators that are common to the families: it computes row scalars by their formulas.
-REFERENCE: Any = SimpleNamespace(common=None)
+REFERENCE: Any = SimpleNamespace()
 LIBRARIES: dict[str | None, Any] = {None: REFERENCE}
 _FAMILIES: dict[str, Sequence[Operator]] = {}
 
@@ -113,7 +112,11 @@ def add_library(library: Library) -> None:
 
 
 def add_family(name: str, operators: Sequence[Operator], reference: ModuleType | None) -> None:
-    """Declares the operators of a family in every library, where they become the attribute `name`."""
+    """Declares the operators of a family in every library, where they become the attribute `name`.
+
+    reference: the module of their plain PyTorch functions; None for the operators that are common to the families, in
+    whose place the reference uses formulas and autograd.
+    """
     _FAMILIES[name] = operators
     setattr(REFERENCE, name, reference)
     for library in LIBRARIES.values():

@@ -25,11 +25,12 @@ below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib
 
 
 def below_python(overload: OpOverload) -> Callable:
+    """The operator as C++ has it, below the object that Python calls."""
     return getattr(overload, "_op", overload)
 
 
 class Forward(NamedTuple):
-    """What a backward pass knows of its forward pass.
+    """The record of a forward pass that its backward pass is given.
 
     saved: the values that `Operator.saved` names, as attributes.
     needed: for each argument, whether it needs a gradient.
@@ -90,11 +91,11 @@ class Library:
             setattr(namespace, operator.name, self._declare(family, operator))
 
     def _define(self, family: str, schema: str) -> OpOverload:
-        name = f"{family}_{schema.split('(')[0]}"
+        name = schema.split("(")[0]
         self._defined.define(f"{family}_{schema}")
         if self.implement is not None:
-            self.implement(self._defined, family, schema.split("(")[0])
-        return getattr(getattr(torch.ops, self.name), name).default
+            self.implement(self._defined, family, name)
+        return getattr(getattr(torch.ops, self.name), f"{family}_{name}").default
 
     def _declare(self, family: str, operator: Operator) -> Callable:
         overload = self._define(family, operator.schema)

@@ -28,7 +28,7 @@ ROOT_BETA_MIN = 1e-10  # if √β is below this, a discrete flow is the uniform 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the formulas read, in float64.
+    """The inputs of the formulas, in float64.
 
     value: times if there is a schedule, else accuracies α of messages. precision: ρ before the message. n_steps: n, for
     α_i. scale: a factor that some formulas have.

@@ -58,8 +58,7 @@ def flow_sample(
     schedule = continuous_schedule(sigma_1, schedule)
     library = backends.library(backend, x.device)
     gamma, std = rows.scalars(library, ("gamma", "flow_std"), t, x, checks.compute_dtype(x), schedule)
-    if mask is not None:
-        x, gamma, std = hide(checks.mask("mask", mask, "x", x, x.shape), x, gamma, std)
+    x, gamma, std = hide(checks.mask("mask", mask, "x", x, x.shape), x, gamma, std)
     seed = drawn_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.continuous.gaussian_step(x, gamma, None, None, std, seed, noise, None)
 

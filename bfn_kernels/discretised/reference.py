@@ -98,6 +98,23 @@ def output_distribution(
     return output._replace(mean=mean_scale * mean - noise_scale * noise_pred, std=std)
 
 
+def hidden_distribution(
+    mask: Tensor | None,
+    x: Tensor,
+    pred_mean: Tensor,
+    pred_log_std: Tensor,
+    mixture_logits: Tensor | None,
+    mean: Tensor | None,
+    mean_scale: Tensor | None,
+    noise_scale: Tensor | None,
+) -> Normal:
+    """The output distribution that a loss of x sees: where the mask is False, the network's output and the mean count
+    as zeros. The other arguments are those of `output_distribution`."""
+    (mean,) = hide(mask, mean)
+    output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
+    return output_distribution(compute_dtype(x, *output, mean), *output, mean, mean_scale, noise_scale)
+
+
 def ndtr(z: Tensor) -> Tensor:
     """Φ(z). torch's own is computed from 1 + erf, which has no digits left where z is far below 0."""
     return torch.erfc(-z * math.sqrt(0.5)) / 2
@@ -278,9 +295,8 @@ def reconstruction_loss(
     reduction: int,
 ) -> Tensor:
     """−ln p_O(x), where p_O is the output distribution at t = 1. The arguments are those of `continuous_time_loss`."""
-    (mean,) = hide(mask, mean)
-    output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
-    normal = output_distribution(compute_dtype(x, *output, mean), *output, mean, mean_scale, noise_scale)
+    network = pred_mean, pred_log_std, mixture_logits, mean
+    normal = hidden_distribution(mask, x, *network, mean_scale, noise_scale)
     return bin_loss(x, *normal, num_bins, True, mask, reduction)
 
 
@@ -303,10 +319,10 @@ def continuous_time_loss(
     x, mean: `[B, ...]`. pred_mean, pred_log_std: `[B, ...]`, or `[B, ..., M]` like mixture_logits. mean_scale,
     noise_scale and weight: row scalars that broadcast to x. mask: bool, broadcasts to x.
     """
-    x, mean = hide(mask, x, mean)
+    (x,) = hide(mask, x)
     values("x", x, -1, 1)
-    output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
-    normal = output_distribution(compute_dtype(x, *output, mean), *output, mean, mean_scale, noise_scale)
+    network = pred_mean, pred_log_std, mixture_logits, mean
+    normal = hidden_distribution(mask, x, *network, mean_scale, noise_scale)
     error = x.to(normal.mean.dtype) - _expected_value(normal, num_bins, clip)
     return reduce(weight * error * error, mask, reduction)
 
@@ -336,10 +352,10 @@ def discrete_time_loss(
     alpha: row scalars α_i that broadcast to x. nodes and node_weights: of the quadrature, or empty. seed: an int64
     tensor of one element. noise: `[n_samples, B, ...]`. The other arguments are those of `continuous_time_loss`.
     """
-    x, mean = hide(mask, x, mean)
+    (x,) = hide(mask, x)
     values("x", x, -1, 1)
-    output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
-    normal = output_distribution(compute_dtype(x, *output, mean), *output, mean, mean_scale, noise_scale)
+    network = pred_mean, pred_log_std, mixture_logits, mean
+    normal = hidden_distribution(mask, x, *network, mean_scale, noise_scale)
     dtype = normal.mean.dtype
     x, tau = x.to(dtype), alpha.rsqrt()
     index = torch.arange(num_bins, dtype=dtype, device=x.device)

@@ -1,4 +1,4 @@
-// What the kernels ask torch about their device.
+// The kernels reach the streams of a GPU and the threads of a CPU by way of torch.
 #ifdef BFN_CUDA
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>

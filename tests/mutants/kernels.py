@@ -70,8 +70,8 @@ FAULTS = [
     ),
     Fault(
         "bfn_kernels/discretised/reference.py",
-        "(compute_dtype(x, *output, mean), *output, mean, mean_scale, noise_scale)\n    return bin_loss",
-        "(compute_dtype(*output, mean), *output, mean, mean_scale, noise_scale)\n    return bin_loss",
+        "return output_distribution(compute_dtype(x, *output, mean), *output,",
+        "return output_distribution(compute_dtype(*output, mean), *output,",
         f"{PUBLIC} -k 'one_argument and reference'",
     ),
     Fault(
