@@ -90,17 +90,17 @@ def test_wrong_arguments(plan, backend, data):
     given[name] = value
     case = type(call.case)(call.case.name, {}, {})
 
-    def outcome(backend):
+    def outcome(backend, **others):
         torch.manual_seed(3)
         try:
-            return case(given, backend)
+            return case({**given, **others}, backend)
         except ERRORS as error:
             return error
 
     got = outcome(backend)
+    names = parameters(call.case.op)
     if isinstance(got, Exception):
-        names = "|".join(parameters(call.case.op))
-        assert re.search(rf"\b({names})\b", str(got)), f"it names no argument: {got!r}"
+        assert re.search(rf"\b({'|'.join(names)})\b", str(got)), f"it names no argument: {got!r}"
         return
     want = outcome("reference")
     if backend != "cpu" and "must lie in" in str(want):
@@ -109,6 +109,9 @@ def test_wrong_arguments(plan, backend, data):
     assert (got.shape, got.dtype) == (want.shape, want.dtype)
     if got.device.type != "meta" and call.case.op.split(".")[1] != "mode" and got.numel():
         off, most = allowed(got.detach(), want.detach(), want.detach())
+        if "reduction" in names:  # the rounding errors of terms remain where their sum is 0
+            terms = outcome("reference", reduction="none").detach()
+            most = max(most, allowed(terms, terms, terms.abs().sum())[1])
         # two roundings of one number, beside one another
         assert off <= 64 * most or "sample" in call.case.op, f"{off:.3g}, allowed {most:.3g}"
 
