@@ -139,14 +139,22 @@ def discrete_time_loss(
 def joint_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
     """y_x + LSE(z) − LSE(z + y), computed from sums that leave x out [derived]."""
     y = message(is_x.to(eps.dtype), alpha, (logits.shape[-1] * alpha).sqrt(), eps)
-    return logsigmoid(-others(logits + y, is_x)) - logsigmoid(-others(logits, is_x))
+    rest = logits.masked_fill(is_x, -torch.inf)
+    log_share = torch.where((rest == -torch.inf).all(-1, keepdim=True), 0, rest).log_softmax(-1)
+    drift = (log_share + y).masked_fill(is_x, -torch.inf).logsumexp(-1) - torch.where(is_x, y, 0).sum(-1)
+    return drifted(others(logits, is_x), drift)
 
 
 def binary_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
     """The joint receiver for K = 2, which depends on y_x − y_o ~ N(2α, 4α) alone; o is the other class."""
-    gap = others(logits, is_x)
-    difference = 2 * alpha + 2 * alpha.sqrt() * eps
-    return logsigmoid(difference - gap) - logsigmoid(-gap)
+    return drifted(others(logits, is_x), -2 * alpha - 2 * alpha.sqrt() * eps)
+
+
+def drifted(gap: Tensor, drift: Tensor) -> Tensor:
+    """ln(1 + e^gap) − ln(1 + e^(gap + drift)), where the drift counts beside a gap that has no digits for it."""
+    above = gap > 0
+    side = torch.where(above, 1, -1)
+    return logsigmoid(side * (gap + drift)) - logsigmoid(side * gap) - torch.where(above, drift, 0)
 
 
 def factorised_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
