@@ -3,6 +3,7 @@
 #include <atomic>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "parallel.h"
 #include "view.h"
@@ -35,31 +36,45 @@ void check_range(const char* name, const View& view, int64_t count, double high,
   double t = 0;
   for (int64_t i = 0; i < op.count; ++i) {
     t = *load(op.value, i, 1, &t);
-    if (!op.takes(t, 0)) break;
+    if (!op.starts_step(t)) break;
   }
   const std::string n = std::to_string(static_cast<int64_t>(op.context.n_steps));
   throw std::invalid_argument("t must be (i - 1)/n for a step i from 1 to n = " + n + ", got " + written(t) +
                               "; or give step=i");
 }
 
+// Calls f with the scalar as a constant, so that loops in f are SIMD of its formula alone.
+template <class F, int64_t... which>
+void with_scalar(RowScalar wanted, std::integer_sequence<int64_t, which...>, F&& f) {
+  ((static_cast<int64_t>(wanted) == which ? f(std::integral_constant<int64_t, which>()) : void()), ...);
+}
+
+using EachScalar = std::make_integer_sequence<int64_t, static_cast<int64_t>(RowScalar::kSpread) + 1>;
+
 }  // namespace
 
 template <class T>
 void row_scalars(const RowScalars& op) {
+  const bool steps = op.of_steps();
   std::atomic<bool> bad{false};
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
     double value_buffer[kBlock], rho_buffer[kBlock];
     T buffer[kBlock];
     const double* value = load(op.value, start, length, value_buffer);
     const double* rho = load(op.rho, start, length, rho_buffer);
-    for (int64_t i = 0; i < length; ++i) {
-      if (!op.takes(value[i], rho[i])) bad = true;
+    const RowContext context = op.context;  // a copy, which stores cannot change
+    int64_t refused = 0;
+    for (int64_t i = 0; i < length; ++i) refused += op.in_range(value[i], rho[i]) ? 0 : 1;
+    if (steps) {
+      for (int64_t i = 0; i < length; ++i) refused += op.starts_step(value[i]) ? 0 : 1;
     }
+    if (refused) bad = true;
     for (int k = 0; k < op.wanted; ++k) {
       T* out = target(op.out[k], start, buffer);
-      for (int64_t i = 0; i < length; ++i) {
-        out[i] = static_cast<T>(row_scalar(op.which[k], op.context, value[i], rho[i]));
-      }
+      with_scalar(op.which[k], EachScalar(), [&](auto which) {
+        constexpr auto kWhich = static_cast<RowScalar>(which());
+        for (int64_t i = 0; i < length; ++i) out[i] = static_cast<T>(row_scalar(kWhich, context, value[i], rho[i]));
+      });
       store(op.out[k], start, length, out);
     }
   });
