@@ -40,6 +40,7 @@ class Case:
     closed: float = 0  # least speed relative to the best of the closed forms, eager or compiled
     spread: float = 0  # largest ratio of the slowest to the fastest case among those that differ in K alone
     small: bool = False  # whether the time is that of the call itself; eager PyTorch alone is timed beside it
+    note: str = ""  # what tells the case from others of its op, in its name
     against: str = ""  # the case whose competitors the targets refer to, if they are not those of this case
 
     @property
@@ -61,6 +62,8 @@ class Case:
             words.append(f"{self.options['n_samples']} draws")
         if self.options.get("reuse"):
             words.append("out=")
+        if self.note:
+            words.append(self.note)
         if self.small:
             words.append("of 64 with backward" if self.diff else "of 64")
         return " ".join(words)
@@ -102,6 +105,7 @@ def over_k(bins: tuple[int, ...], case: Case, **first) -> list[Case]:
 
 
 CIFAR, TEXT8, TOKENS, MANY, FEW = (32, 3072), (52, 256), (4, 256), (100, 100_000), (1, 64)
+NODES_3D = (20_000, 3)  # as many nodes of graphs, each with three coordinates and a time of its own
 QUADRATURE, MONTE_CARLO = {"quadrature": NODES}, {"n_samples": DRAWS}
 VERSUS_DRAWS = {"published": 120, "closed": 12, "against": f"discretised L_n {DRAWS} draws K=256"}
 
@@ -118,6 +122,8 @@ CASES = [
     Case("continuous.update_sample", MANY),
     Case("continuous.update_sample", MANY, options={"reuse": True}),
     Case("continuous.continuous_time_loss", MANY),
+    Case("continuous.flow_sample", NODES_3D, note="of nodes", closed=2),
+    Case("continuous.continuous_time_loss", NODES_3D, note="of nodes", closed=2),
     Case("continuous.flow_sample", FEW, small=True, closed=1),
     Case("discrete.flow_sample", FEW, 27, small=True, closed=1),
     Case("continuous.continuous_time_loss", FEW, backward=False, small=True, closed=1),

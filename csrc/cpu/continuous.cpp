@@ -12,6 +12,7 @@ struct PredictionBlock {
   T buffers[4][kBlock];
   const T *prediction, *mean, *mean_scale, *noise_scale;
   T low, high;
+  bool is_data;  // whether the network puts out the data itself
 
   void read(const Prediction& from, int64_t start, int64_t length) {
     prediction = load(from.prediction, start, length, buffers[0]);
@@ -20,8 +21,15 @@ struct PredictionBlock {
     noise_scale = load(from.noise_scale, start, length, buffers[3], T(-1));
     low = static_cast<T>(from.low);
     high = static_cast<T>(from.high);
+    is_data = !from.mean_scale && !from.noise_scale;
   }
   T x_hat(int64_t i) const { return predict(prediction[i], mean[i], mean_scale[i], noise_scale[i]); }
+  // Calls f with the function that gives the prediction number i.
+  template <class F>
+  void with_x_hat(F&& f) const {
+    if (is_data) return f([&](int64_t i) { return prediction[i]; });
+    f([&](int64_t i) { return x_hat(i); });
+  }
 };
 
 }  // namespace
@@ -91,9 +99,11 @@ void squared_loss(const SquaredLoss& op) {
     range.check(x, length, mask);
     const T* weight = load(op.weight, start, length, buffers[1]);
     const T* offset = load(op.offset, start, length, buffers[2]);
-    for (int64_t i = 0; i < length; ++i) {
-      loss[i] = squared_loss(x[i], from.x_hat(i), weight[i], offset[i], from.low, from.high);
-    }
+    from.with_x_hat([&](auto x_hat) {
+      for (int64_t i = 0; i < length; ++i) {
+        loss[i] = squared_loss(x[i], x_hat(i), weight[i], offset[i], from.low, from.high);
+      }
+    });
   });
   range.refuse();
 }
@@ -102,23 +112,31 @@ template <class T>
 void squared_loss_backward(const SquaredLossBackward& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
     PredictionBlock<T> from;
-    T buffers[6][kBlock];
+    T buffers[4][kBlock];
     uint8_t mask_buffer[kBlock];
     from.read(op.from, start, length);
     const T* grad = load(op.grad, start, length, buffers[0]);
     const T* x = load(op.x, start, length, buffers[1]);
     const T* weight = load(op.weight, start, length, buffers[2]);
-    const uint8_t* mask = load(op.mask, start, length, mask_buffer, uint8_t{1});
-    for (int64_t i = 0; i < length; ++i) {
-      const auto by = squared_loss_gradient(x[i], from.x_hat(i), weight[i], from.mean_scale[i], from.noise_scale[i],
-                                            from.low, from.high);
-      buffers[3][i] = mask[i] ? grad[i] * by.grad_x : T(0);
-      buffers[4][i] = mask[i] ? grad[i] * by.grad_prediction : T(0);
-      buffers[5][i] = mask[i] ? grad[i] * by.grad_mean : T(0);
-    }
-    if (op.grad_x) store(op.grad_x, start, length, buffers[3]);
-    if (op.grad_prediction) store(op.grad_prediction, start, length, buffers[4]);
-    if (op.grad_mean) store(op.grad_mean, start, length, buffers[5]);
+    const uint8_t* mask = op.mask ? load(op.mask, start, length, mask_buffer) : nullptr;
+    const auto write = [&](const View& to, T SquaredLossGradient<T>::* which) {
+      if (!to) return;
+      T* out = target(to, start, buffers[3]);
+      from.with_x_hat([&](auto x_hat) {
+        for (int64_t i = 0; i < length; ++i) {
+          const auto by = squared_loss_gradient(x[i], x_hat(i), weight[i], from.mean_scale[i], from.noise_scale[i],
+                                                from.low, from.high);
+          out[i] = grad[i] * by.*which;
+        }
+      });
+      for (int64_t i = 0; mask && i < length; ++i) {
+        if (!mask[i]) out[i] = 0;
+      }
+      store(to, start, length, out);
+    };
+    write(op.grad_x, &SquaredLossGradient<T>::grad_x);
+    write(op.grad_prediction, &SquaredLossGradient<T>::grad_prediction);
+    write(op.grad_mean, &SquaredLossGradient<T>::grad_mean);
   });
 }
 

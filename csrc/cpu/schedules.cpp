@@ -43,13 +43,41 @@ void check_range(const char* name, const View& view, int64_t count, double high,
                               "; or give step=i");
 }
 
-// Calls f with the scalar as a constant, so that loops in f are SIMD of its formula alone.
-template <class F, int64_t... which>
-void with_scalar(RowScalar wanted, std::integer_sequence<int64_t, which...>, F&& f) {
-  ((static_cast<int64_t>(wanted) == which ? f(std::integral_constant<int64_t, which>()) : void()), ...);
+// Calls f with the member of an enumeration as a constant; `last` is its last one.
+template <auto last, class F>
+void with_constant(decltype(last) member, F&& f) {
+  [&]<int64_t... which>(std::integer_sequence<int64_t, which...>) {
+    ((static_cast<int64_t>(member) == which
+          ? f(std::integral_constant<decltype(last), static_cast<decltype(last)>(which)>())
+          : void()),
+     ...);
+  }(std::make_integer_sequence<int64_t, static_cast<int64_t>(last) + 1>());
 }
 
-using EachScalar = std::make_integer_sequence<int64_t, static_cast<int64_t>(RowScalar::kSpread) + 1>;
+constexpr bool has_forms(RowScalar which) {
+  return which == RowScalar::kRate || which == RowScalar::kAlpha || which == RowScalar::kBeta ||
+         which == RowScalar::kBetaSpread;
+}
+
+// Calls f with a function that computes the scalar and has no branch that is the same for all rows, so that loops in f
+// are SIMD.
+template <class F>
+void with_formula(RowScalar wanted, const RowContext& context, F&& f) {
+  with_constant<RowScalar::kSpread>(wanted, [&](auto which) {
+    const auto call = [&](RowContext of) {
+      f([of, which](double value, double rho) { return row_scalar(which, of, value, rho); });
+    };
+    if constexpr (!has_forms(which)) {
+      call(context);
+    } else {
+      with_constant<ScheduleKind::kLogarithmicAccuracy>(context.schedule.kind, [&](auto kind) {
+        RowContext of = context;
+        of.schedule.kind = kind;
+        call(of);
+      });
+    }
+  });
+}
 
 }  // namespace
 
@@ -62,7 +90,6 @@ void row_scalars(const RowScalars& op) {
     T buffer[kBlock];
     const double* value = load(op.value, start, length, value_buffer);
     const double* rho = load(op.rho, start, length, rho_buffer);
-    const RowContext context = op.context;  // a copy, which stores cannot change
     int64_t refused = 0;
     for (int64_t i = 0; i < length; ++i) refused += op.in_range(value[i], rho[i]) ? 0 : 1;
     if (steps) {
@@ -71,9 +98,8 @@ void row_scalars(const RowScalars& op) {
     if (refused) bad = true;
     for (int k = 0; k < op.wanted; ++k) {
       T* out = target(op.out[k], start, buffer);
-      with_scalar(op.which[k], EachScalar(), [&](auto which) {
-        constexpr auto kWhich = static_cast<RowScalar>(which());
-        for (int64_t i = 0; i < length; ++i) out[i] = static_cast<T>(row_scalar(kWhich, context, value[i], rho[i]));
+      with_formula(op.which[k], op.context, [&](auto formula) {
+        for (int64_t i = 0; i < length; ++i) out[i] = static_cast<T>(formula(value[i], rho[i]));
       });
       store(op.out[k], start, length, out);
     }
