@@ -7,30 +7,56 @@
 namespace bfn {
 namespace {
 
+// The data that a network predicts by way of its noise.
 template <class T>
 struct PredictionBlock {
   T buffers[4][kBlock];
-  const T *prediction, *mean, *mean_scale, *noise_scale;
+  const T *prediction, *mean, *mean_scales, *noise_scales;
   T low, high;
-  bool is_data;  // whether the network puts out the data itself
 
   void read(const Prediction& from, int64_t start, int64_t length) {
     prediction = load(from.prediction, start, length, buffers[0]);
     mean = load(from.mean, start, length, buffers[1]);
-    mean_scale = load(from.mean_scale, start, length, buffers[2]);
-    noise_scale = load(from.noise_scale, start, length, buffers[3], T(-1));
+    mean_scales = load(from.mean_scale, start, length, buffers[2]);
+    noise_scales = load(from.noise_scale, start, length, buffers[3]);
     low = static_cast<T>(from.low);
     high = static_cast<T>(from.high);
-    is_data = !from.mean_scale && !from.noise_scale;
   }
-  T x_hat(int64_t i) const { return predict(prediction[i], mean[i], mean_scale[i], noise_scale[i]); }
-  // Calls f with the function that gives the prediction number i.
-  template <class F>
-  void with_x_hat(F&& f) const {
-    if (is_data) return f([&](int64_t i) { return prediction[i]; });
-    f([&](int64_t i) { return x_hat(i); });
-  }
+  T mean_scale(int64_t i) const { return mean_scales[i]; }
+  T noise_scale(int64_t i) const { return noise_scales[i]; }
+  T x_hat(int64_t i) const { return predict(prediction[i], mean[i], mean_scales[i], noise_scales[i]); }
 };
+
+// The data that a network puts out itself.
+template <class T>
+struct DataBlock {
+  T buffer[kBlock];
+  const T* prediction;
+  T low, high;
+
+  void read(const Prediction& from, int64_t start, int64_t length) {
+    prediction = load(from.prediction, start, length, buffer);
+    low = static_cast<T>(from.low);
+    high = static_cast<T>(from.high);
+  }
+  T mean_scale(int64_t i) const { return 0; }
+  T noise_scale(int64_t i) const { return -1; }
+  T x_hat(int64_t i) const { return prediction[i]; }
+};
+
+// Calls f with what reads the predictions of a block.
+template <class T, class F>
+void with_prediction(const Prediction& from, int64_t start, int64_t length, F&& f) {
+  if (from.mean_scale || from.noise_scale) {
+    PredictionBlock<T> block;
+    block.read(from, start, length);
+    f(block);
+  } else {
+    DataBlock<T> block;
+    block.read(from, start, length);
+    f(block);
+  }
+}
 
 }  // namespace
 
@@ -61,11 +87,11 @@ void gaussian_step(const GaussianStep& op) {
 template <class T>
 void predict_data(const PredictData& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    PredictionBlock<T> from;
     T buffer[kBlock];
-    from.read(op.from, start, length);
     T* out = target(op.out, start, buffer);
-    for (int64_t i = 0; i < length; ++i) out[i] = clamp(from.x_hat(i), from.low, from.high);
+    with_prediction<T>(op.from, start, length, [&](const auto& from) {
+      for (int64_t i = 0; i < length; ++i) out[i] = clamp(from.x_hat(i), from.low, from.high);
+    });
     store(op.out, start, length, out);
   });
 }
@@ -73,16 +99,16 @@ void predict_data(const PredictData& op) {
 template <class T>
 void predict_data_backward(const PredictDataBackward& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    PredictionBlock<T> from;
     T buffers[3][kBlock];
-    from.read(op.from, start, length);
     const T* grad = load(op.grad, start, length, buffers[0]);
-    for (int64_t i = 0; i < length; ++i) {
-      const auto by =
-          prediction_gradient(grad[i], from.x_hat(i), from.mean_scale[i], from.noise_scale[i], from.low, from.high);
-      buffers[1][i] = by.grad_prediction;
-      buffers[2][i] = by.grad_mean;
-    }
+    with_prediction<T>(op.from, start, length, [&](const auto& from) {
+      for (int64_t i = 0; i < length; ++i) {
+        const auto by =
+            prediction_gradient(grad[i], from.x_hat(i), from.mean_scale(i), from.noise_scale(i), from.low, from.high);
+        buffers[1][i] = by.grad_prediction;
+        buffers[2][i] = by.grad_mean;
+      }
+    });
     if (op.grad_prediction) store(op.grad_prediction, start, length, buffers[1]);
     if (op.grad_mean) store(op.grad_mean, start, length, buffers[2]);
   });
@@ -92,17 +118,19 @@ template <class T>
 void squared_loss(const SquaredLoss& op) {
   RangeOfData<T> range(op.from.low, op.from.high);
   reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss) {
-    PredictionBlock<T> from;
     T buffers[3][kBlock];
-    from.read(op.from, start, length);
     const T* x = load(op.x, start, length, buffers[0]);
     range.check(x, length, mask);
     const T* weight = load(op.weight, start, length, buffers[1]);
-    const T* offset = load(op.offset, start, length, buffers[2]);
-    from.with_x_hat([&](auto x_hat) {
-      for (int64_t i = 0; i < length; ++i) {
-        loss[i] = squared_loss(x[i], x_hat(i), weight[i], offset[i], from.low, from.high);
-      }
+    with_prediction<T>(op.from, start, length, [&](const auto& from) {
+      const auto each = [&](auto offset) {
+        for (int64_t i = 0; i < length; ++i) {
+          loss[i] = squared_loss(x[i], from.x_hat(i), weight[i], offset(i), from.low, from.high);
+        }
+      };
+      if (!op.offset) return each([](int64_t) { return T(0); });
+      const T* offset = load(op.offset, start, length, buffers[2]);
+      each([&](int64_t i) { return offset[i]; });
     });
   });
   range.refuse();
@@ -111,32 +139,31 @@ void squared_loss(const SquaredLoss& op) {
 template <class T>
 void squared_loss_backward(const SquaredLossBackward& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    PredictionBlock<T> from;
     T buffers[4][kBlock];
     uint8_t mask_buffer[kBlock];
-    from.read(op.from, start, length);
     const T* grad = load(op.grad, start, length, buffers[0]);
     const T* x = load(op.x, start, length, buffers[1]);
     const T* weight = load(op.weight, start, length, buffers[2]);
     const uint8_t* mask = op.mask ? load(op.mask, start, length, mask_buffer) : nullptr;
-    const auto write = [&](const View& to, T SquaredLossGradient<T>::* which) {
-      if (!to) return;
-      T* out = target(to, start, buffers[3]);
-      from.with_x_hat([&](auto x_hat) {
+    with_prediction<T>(op.from, start, length, [&](const auto& from) {
+      // A loop for each gradient that is wanted, which computes nothing else.
+      const auto write = [&](const View& to, T SquaredLossGradient<T>::* which) {
+        if (!to) return;
+        T* out = target(to, start, buffers[3]);
         for (int64_t i = 0; i < length; ++i) {
-          const auto by = squared_loss_gradient(x[i], x_hat(i), weight[i], from.mean_scale[i], from.noise_scale[i],
+          const auto by = squared_loss_gradient(x[i], from.x_hat(i), weight[i], from.mean_scale(i), from.noise_scale(i),
                                                 from.low, from.high);
           out[i] = grad[i] * by.*which;
         }
-      });
-      for (int64_t i = 0; mask && i < length; ++i) {
-        if (!mask[i]) out[i] = 0;
-      }
-      store(to, start, length, out);
-    };
-    write(op.grad_x, &SquaredLossGradient<T>::grad_x);
-    write(op.grad_prediction, &SquaredLossGradient<T>::grad_prediction);
-    write(op.grad_mean, &SquaredLossGradient<T>::grad_mean);
+        for (int64_t i = 0; mask && i < length; ++i) {
+          if (!mask[i]) out[i] = 0;
+        }
+        store(to, start, length, out);
+      };
+      write(op.grad_x, &SquaredLossGradient<T>::grad_x);
+      write(op.grad_prediction, &SquaredLossGradient<T>::grad_prediction);
+      write(op.grad_mean, &SquaredLossGradient<T>::grad_mean);
+    });
   });
 }
 

@@ -41,10 +41,11 @@ class RangeOfData {
 // The sum, in lanes, since additions to a single number would wait for each other.
 template <class T>
 double sum_of(const T* x, int64_t length) {
-  double sums[kLanes] = {};
-  const int64_t whole = length / kLanes * kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes) {
-    for (int64_t j = 0; j < kLanes; ++j) sums[j] += x[i + j];
+  constexpr int64_t kSums = 2 * kLanes;
+  double sums[kSums] = {};
+  const int64_t whole = length / kSums * kSums;
+  for (int64_t i = 0; i < whole; i += kSums) {
+    for (int64_t j = 0; j < kSums; ++j) sums[j] += x[i + j];
   }
   for (int64_t i = whole; i < length; ++i) sums[i - whole] += x[i];
   double sum = 0;
