@@ -20,10 +20,10 @@ class Indexed(NamedTuple):
 
     >>> from bfn_kernels import continuous
     >>> nodes, graph = torch.ones(3, 2), torch.tensor([0, 0, 1])
-    >>> t = Indexed(torch.tensor([0.0, 1.0]), graph)
+    >>> t = Indexed(torch.tensor([0.5, 1.0]), graph)
     >>> continuous.flow_sample(nodes, t, sigma_1=0.1, noise=torch.zeros(3, 2))
-    tensor([[0.0000, 0.0000],
-            [0.0000, 0.0000],
+    tensor([[0.9000, 0.9000],
+            [0.9000, 0.9000],
             [0.9900, 0.9900]])
     """
 

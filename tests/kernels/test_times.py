@@ -80,6 +80,25 @@ def test_row_scalars_of_repeated_numbers_are_made_once(backend):
             same(made.expand(data.shape), want.expand(data.shape))
 
 
+SHAPES = [(1100, 1), (600, 2), (400, 3), (400, 4), (300, 5), (100, 15), (100, 16), (100, 17), (3, 1500), (40, 7, 9)]
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_rows_of_any_length(shape, backend):
+    """Rows do not end where the blocks of a kernel do."""
+    x, noise, t = torch.rand(shape), torch.zeros(shape), torch.rand(shape)
+    rows = [t.flatten(1)[:, 0], t[:1], t]
+    if len(shape) == 3:
+        rows += [t[:, :, 0], t[:1, :, 0], t[:, :1, 0], t[:, :1].expand(shape)]
+    for data in (x, torch.rand(shape[::-1]).permute(*range(len(shape))[::-1])):
+        for each in rows:
+            got, want = (
+                continuous.flow_sample(data, each, sigma_1=0.1, noise=noise, backend=b) for b in (backend, "reference")
+            )
+            torch.testing.assert_close(got, want, rtol=3e-7, atol=1e-9)
+
+
 def test_repeated_numbers_must_fit_the_data():
     for t in (torch.rand(()).expand(7), torch.rand(6, 1).expand(6, 4), torch.rand(1).expand(6, 5, 2)):
         with pytest.raises(ValueError, match="t must be a scalar or have the shape of a leading part of"):
