@@ -2,10 +2,13 @@
 """The table of cases, with the targets that each must meet. A new case is one line."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+
+from bfn_kernels import Indexed
 
 N_STEPS, DRAWS, NODES = 20, 10, 8
 QUICK = 8  # a quick run has an eighth of the rows
@@ -40,6 +43,8 @@ class Case:
     closed: float = 0  # least speed relative to the best of the closed forms, eager or compiled
     spread: float = 0  # largest ratio of the slowest to the fastest case among those that differ in K alone
     small: bool = False  # whether the time is that of the call itself; eager PyTorch alone is timed beside it
+    times: str = ""  # what a row is, or what our ops take in the place of a time for each row, one of PASSED
+    within: float = 0  # largest ratio of our time to our time in the case `against`
     against: str = ""  # the case whose competitors the targets refer to, if they are not those of this case
 
     @property
@@ -61,6 +66,8 @@ class Case:
             words.append(f"{self.options['n_samples']} draws")
         if self.options.get("reuse"):
             words.append("out=")
+        if self.times:
+            words.append(self.times)
         if self.small:
             words.append("of 64 with backward" if self.diff else "of 64")
         return " ".join(words)
@@ -101,7 +108,15 @@ def over_k(bins: tuple[int, ...], case: Case, **first) -> list[Case]:
     return [replace(case, k=k, **first.get(f"k{k}", {})) for k in bins]
 
 
+def of_atoms(op: str) -> list[Case]:
+    """The op with a time for each node of graphs, with these expanded to the data's shape, and with one for each graph."""
+    node = Case(op, ATOMS, times="per node", closed=2)
+    wide = replace(node, times="per node, expanded", closed=0, within=1.1, against=node.name)
+    return [node, wide, replace(node, times="per graph")]
+
+
 CIFAR, TEXT8, TOKENS, MANY, FEW = (32, 3072), (52, 256), (4, 256), (100, 100_000), (1, 64)
+ATOMS = (20_000, 3)  # the nodes of graphs, each with three coordinates
 QUADRATURE, MONTE_CARLO = {"quadrature": NODES}, {"n_samples": DRAWS}
 VERSUS_DRAWS = {"published": 120, "closed": 12, "against": f"discretised L_n {DRAWS} draws K=256"}
 
@@ -118,6 +133,10 @@ CASES = [
     Case("continuous.update_sample", MANY),
     Case("continuous.update_sample", MANY, options={"reuse": True}),
     Case("continuous.continuous_time_loss", MANY),
+    Case("continuous.flow_sample", MANY, times="t expanded", within=1.1, against="continuous flow_sample"),
+    Case("continuous.update_sample", MANY, times="t expanded", within=1.1, against="continuous update_sample"),
+    Case("discretised.continuous_time_loss", CIFAR, 256, times="t expanded", within=1.1, against="discretised L∞ K=256"),
+    *[case for op in ("flow_sample", "continuous_time_loss") for case in of_atoms(f"continuous.{op}")],
     Case("continuous.flow_sample", FEW, small=True, closed=1),
     Case("discrete.flow_sample", FEW, 27, small=True, closed=1),
     Case("continuous.continuous_time_loss", FEW, backward=False, small=True, closed=1),
@@ -127,6 +146,20 @@ CASES = [
     Case("discrete.continuous_time_loss", FEW, 27, backward=False, small=True, closed=1),
     Case("discrete.continuous_time_loss", FEW, 27, small=True, closed=1),
 ]  # fmt: skip
+
+
+GRAPH = 20  # nodes
+PASSED: dict[str, Callable[[Case, Tensor], Tensor | Indexed]] = {
+    "t expanded": lambda case, row: row.unsqueeze(-1).expand(case.shape),
+    "per node, expanded": lambda case, row: row.unsqueeze(-1).expand(case.shape),
+    "per graph": lambda case, row: Indexed(row[::GRAPH].clone(), torch.arange(len(row), device=row.device) // GRAPH),
+}
+
+
+def as_passed(case: Case, tensors: dict) -> dict:
+    """The tensors as our ops take them: the numbers of rows in the form that the case is about."""
+    form = PASSED.get(case.times)
+    return {k: form(case, v) if form and k in ROWS and v.dim() else v for k, v in tensors.items()}
 
 
 def written(case: Case, tensors: dict, noise: dict) -> tuple[int, int]:
@@ -166,6 +199,8 @@ def inputs(case: Case, seed: int = 0, device: str = "cpu") -> tuple[dict, dict]:
     name = case.op.split(".")[1]
     steps = torch.randint(N_STEPS, case.shape[:1], generator=g) / N_STEPS
     t = steps if name == "discrete_time_loss" else torch.rand(case.shape[:1], generator=g)
+    if case.times == "per graph":
+        t = t[::GRAPH].repeat_interleave(GRAPH)[: len(t)]
     made = {"continuous": _continuous, "discretised": _discretised, "discrete": _discrete}[case.family](
         case, name, t, g
     )

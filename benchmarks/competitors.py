@@ -145,16 +145,19 @@ def competitors(case: Case, backends: list[str], quick: bool = False, max_elemen
     tolerance = TOLERANCE_LOG_BINS if case.op == "discretised.discrete_time_loss" else TOLERANCE
     found = [
         Competitor(
-            name, functools.partial(kernel, name), tolerance=TOLERANCE_KERNEL if BACKENDS[name].library else tolerance
+            name,
+            functools.partial(kernel, name),
+            tolerance=TOLERANCE_KERNEL if BACKENDS[name].library else tolerance,
+            tensors=functools.partial(cases.as_passed, case),
         )
         for name in backends
     ]
     eager = Competitor(EAGER, functools.partial(closed_form, closed_forms), tolerance=tolerance)
     peers = [eager]
     reuse = case.options.get("reuse")
-    if not (quick or reuse or case.small):
+    if not (quick or reuse or case.small or case.within):
         peers.append(replace(eager, name=COMPILED, function=compiled_closed_form(case), compiled=True))
-    if not (reuse or case.small or "quadrature" in case.options):
+    if not (reuse or case.small or case.within or "quadrature" in case.options):
         peers.append(PUBLISHED_OF_OP.get(case.op, _published))
     share = cases.QUICK if quick else 1
     return found + [peer for peer in peers if case.elements <= max_elements // share]
@@ -178,7 +181,7 @@ def leaves(competitor: Competitor, case: Case, tensors: dict) -> dict:
 def step(call: Callable, tensors: dict, noise: dict) -> tuple[Tensor, ...]:
     """The output, and the gradients of its sum by the tensors that require one."""
     output = call(**tensors, **noise)
-    wanted = [v for v in tensors.values() if v.requires_grad]
+    wanted = [v for v in tensors.values() if isinstance(v, Tensor) and v.requires_grad]
     if not wanted:
         return (output,)
     return output.detach(), *torch.autograd.grad(output, wanted, torch.ones_like(output))

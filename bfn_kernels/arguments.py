@@ -8,8 +8,8 @@ from torch import Tensor
 
 from bfn_kernels import checks, gauss, rows
 from bfn_kernels import noise as random
+from bfn_kernels.indexed import Indexed, Rows, grouped
 from bfn_kernels.operators import Library
-from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule
 
 MAX_NODES = 128
@@ -161,9 +161,22 @@ def step_time(t: Rows | None, step: int | Tensor | None, n_steps: int) -> Rows:
 
 
 def updated_precision(precision: Rows, alpha: Rows, model: Tensor) -> Rows:
-    """ρ + α: a number if both are numbers, else a tensor of a number per row, in ρ's type but at least float32."""
-    if not isinstance(precision, Tensor) and not isinstance(alpha, Tensor):
-        return float(precision) + float(alpha)
+    """ρ + α: a number if both are numbers, Indexed if both have the same groups or one has them and the other is a
+    number, else a tensor of a number per row, in ρ's type but at least float32."""
+    rho, sent, groups = grouped(("precision", "alpha"), precision, alpha, model)
+    if groups is not None:
+        return Indexed(_sum_of_rows(rho, sent, groups.values), groups.index)
+    if not isinstance(rho, Tensor) and not isinstance(sent, Tensor):
+        return float(rho) + float(sent)
+    once_rho, once_sent = checks.once("precision", rho, model.shape), checks.once("alpha", sent, model.shape)
+    total = _sum_of_rows(once_rho, once_sent, model)
+    if once_rho is rho and once_sent is sent:
+        return total
+    leads = (checks.leading("rows", v, model.shape) for v in (rho, sent) if isinstance(v, Tensor))
+    return total.expand(torch.broadcast_shapes(*leads)[: total.dim()])
+
+
+def _sum_of_rows(precision: float | Tensor, alpha: float | Tensor, model: Tensor) -> Tensor:
     if (
         isinstance(precision, Tensor)
         and isinstance(alpha, Tensor)

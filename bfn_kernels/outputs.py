@@ -4,16 +4,18 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import checks
+from bfn_kernels.indexed import Indexed, Rows
 
 
-def check_out(out: Tensor | None, state_name: str, /, **inputs: Tensor | float | None) -> None:
+def check_out(out: Tensor | None, state_name: str, /, **inputs: Tensor | Rows | None) -> None:
     """Refuses an `out` that is not like the state, which is the input called `state_name`.
 
     `out` may be the state itself, and must share no memory with any other input. Writing into it leaves no gradient.
     """
     if out is None:
         return
-    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    named = {name: value.values if isinstance(value, Indexed) else value for name, value in inputs.items()}
+    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
     state = tensors[state_name]
     checks.like("out", out, "the state", state)
     if out.dtype != state.dtype:

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from bfn_kernels import checks
+from bfn_kernels.indexed import Rows as Rows
+from bfn_kernels.indexed import grouped
 from bfn_kernels.operators import Library
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
-
-Rows = float | Tensor  # a time, accuracy or precision: one number for all rows, or a tensor with one for each
 
 T_MIN = 1e-6  # before this time no message counts as received, and the data prediction is 0
 T_MAX = 1 - 1e-6  # the time of a discrete flow is clamped to this
@@ -130,25 +130,33 @@ def scalars(
 ) -> Sequence[Tensor]:
     """The wanted row scalars, names in the order of FORMULAS, each in `dtype` and broadcastable to the variables.
 
-    value: a number or `[B]` or any leading part of the variables' shape: times in [0, 1] with a schedule, else
-    accuracies α of messages, at least 0. data: `[B, ...]`, whose first `dims` dimensions (all if None) are those of the
-    variables. precision: ρ before the message, shaped as value may be, at least 0. n_steps and scale: numbers of the
-    whole call.
+    value: a number or `[B]` or any leading part of the variables' shape, or Indexed: times in [0, 1] with a schedule,
+    else accuracies α of messages, at least 0. data: `[B, ...]`, whose first `dims` dimensions (all if None) are those
+    of the variables. precision: ρ before the message, shaped as value may be, at least 0. n_steps and scale: numbers of
+    the whole call.
     """
     shape = data.shape if dims is None else data.shape[:dims]
     name, high = ("alpha", math.inf) if schedule is None else ("t", 1)
+    plain, plain_precision, groups = grouped((name, "precision"), value, precision, data)
+    if groups is not None:  # the groups are the rows
+        made = scalars(
+            library, wanted, plain, groups.values, dtype, schedule,
+            precision=plain_precision, n_steps=n_steps, scale=scale,
+        )  # fmt: skip
+        return [groups.of_rows(scalar, len(shape)) for scalar in made]
+    plain, plain_precision = checks.once(name, plain, shape), checks.once("precision", plain_precision, shape)
     numbers_of = SCHEDULES.get(type(schedule))
     numbers = None if numbers_of is None else numbers_of(schedule)
     if wanted and library.common is not None and numbers is not None and not torch.compiler.is_compiling():
-        values = _operator_input(value, data, high)
-        precisions = None if precision is None else _operator_input(precision, data)
+        values = _operator_input(plain, data, high)
+        precisions = None if precision is None else _operator_input(plain_precision, data)
         if values is not None and (precision is None or precisions is not None):
             bits = _bits(tuple(wanted))
             return library.common.row_scalars(values, precisions, bits, *numbers, n_steps, scale, shape, dtype)
-    wide = checks.rows(name, value, shape, data, 0, high)
+    wide = checks.rows(name, plain, shape, data, 0, high)
     if "alpha" in wanted:
         checks.steps(name, wide, n_steps)
-    wide_precision = None if precision is None else checks.rows("precision", precision, shape, data, 0)
+    wide_precision = None if precision is None else checks.rows("precision", plain_precision, shape, data, 0)
     inputs = Inputs(wide, wide_precision, schedule, n_steps, scale)
     made = [FORMULAS[name](inputs).to(dtype) for name in wanted]
     if any(scalar.requires_grad for scalar in made):
@@ -156,7 +164,7 @@ def scalars(
     return made
 
 
-def _operator_input(value: Rows, data: Tensor, high: float = math.inf) -> Tensor | None:
+def _operator_input(value: float | Tensor, data: Tensor, high: float = math.inf) -> Tensor | None:
     """The value as a tensor that the operator takes. None for subclasses of Tensor, which the formulas serve, and for
     wrong values, which `checks` refuses with a better message."""
     if type(value) is float or (type(value) is int and value < 2**63):

@@ -1,7 +1,7 @@
 """Ops of discrete data: one of K classes per variable. The state of a variable's input distribution is logits.
 
-Shapes: classes `[B, ...]`, numbers per class `[B, ..., K]`; t and alpha are scalars, `[B]`, or any leading part of the
-classes' shape.
+Shapes: classes `[B, ...]`, numbers per class `[B, ..., K]`; t and alpha are scalars, `[B]`, any leading part of the
+classes' shape, or `Indexed`.
 Types: classes int64, int32 or uint8 (int16 and int8 are copied to int32); logits float32, bfloat16, float16 or float64;
 arithmetic in float32 (float64 for float64), one rounding at the end.
 Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.

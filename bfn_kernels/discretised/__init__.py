@@ -7,7 +7,7 @@ Flow, sender and update are those of `continuous`.
 `mixture_logits=` `[B, ..., M]`, M at most 1024, makes the output distribution a mixture of M normals. The two
 predictions, or mean and std, then have that shape too, and the logits are differentiable where these are.
 
-Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]`, or any leading part of the data's shape.
+Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]`, any leading part of the data's shape, or `Indexed`.
 Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
 Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
 Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed.

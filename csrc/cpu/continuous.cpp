@@ -7,22 +7,56 @@
 namespace bfn {
 namespace {
 
+// The data that a network predicts by way of its noise.
 template <class T>
 struct PredictionBlock {
   T buffers[4][kBlock];
-  const T *prediction, *mean, *mean_scale, *noise_scale;
+  const T *prediction, *mean, *mean_scales, *noise_scales;
   T low, high;
 
   void read(const Prediction& from, int64_t start, int64_t length) {
     prediction = load(from.prediction, start, length, buffers[0]);
     mean = load(from.mean, start, length, buffers[1]);
-    mean_scale = load(from.mean_scale, start, length, buffers[2]);
-    noise_scale = load(from.noise_scale, start, length, buffers[3], T(-1));
+    mean_scales = load(from.mean_scale, start, length, buffers[2]);
+    noise_scales = load(from.noise_scale, start, length, buffers[3]);
     low = static_cast<T>(from.low);
     high = static_cast<T>(from.high);
   }
-  T x_hat(int64_t i) const { return predict(prediction[i], mean[i], mean_scale[i], noise_scale[i]); }
+  T mean_scale(int64_t i) const { return mean_scales[i]; }
+  T noise_scale(int64_t i) const { return noise_scales[i]; }
+  T x_hat(int64_t i) const { return predict(prediction[i], mean[i], mean_scales[i], noise_scales[i]); }
 };
+
+// The data that a network puts out itself.
+template <class T>
+struct DataBlock {
+  T buffer[kBlock];
+  const T* prediction;
+  T low, high;
+
+  void read(const Prediction& from, int64_t start, int64_t length) {
+    prediction = load(from.prediction, start, length, buffer);
+    low = static_cast<T>(from.low);
+    high = static_cast<T>(from.high);
+  }
+  T mean_scale(int64_t i) const { return 0; }
+  T noise_scale(int64_t i) const { return -1; }
+  T x_hat(int64_t i) const { return prediction[i]; }
+};
+
+// Calls f with what reads the predictions of a block.
+template <class T, class F>
+void with_prediction(const Prediction& from, int64_t start, int64_t length, F&& f) {
+  if (from.mean_scale || from.noise_scale) {
+    PredictionBlock<T> block;
+    block.read(from, start, length);
+    f(block);
+  } else {
+    DataBlock<T> block;
+    block.read(from, start, length);
+    f(block);
+  }
+}
 
 }  // namespace
 
@@ -53,11 +87,11 @@ void gaussian_step(const GaussianStep& op) {
 template <class T>
 void predict_data(const PredictData& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    PredictionBlock<T> from;
     T buffer[kBlock];
-    from.read(op.from, start, length);
     T* out = target(op.out, start, buffer);
-    for (int64_t i = 0; i < length; ++i) out[i] = clamp(from.x_hat(i), from.low, from.high);
+    with_prediction<T>(op.from, start, length, [&](const auto& from) {
+      for (int64_t i = 0; i < length; ++i) out[i] = clamp(from.x_hat(i), from.low, from.high);
+    });
     store(op.out, start, length, out);
   });
 }
@@ -65,16 +99,16 @@ void predict_data(const PredictData& op) {
 template <class T>
 void predict_data_backward(const PredictDataBackward& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    PredictionBlock<T> from;
     T buffers[3][kBlock];
-    from.read(op.from, start, length);
     const T* grad = load(op.grad, start, length, buffers[0]);
-    for (int64_t i = 0; i < length; ++i) {
-      const auto by =
-          prediction_gradient(grad[i], from.x_hat(i), from.mean_scale[i], from.noise_scale[i], from.low, from.high);
-      buffers[1][i] = by.grad_prediction;
-      buffers[2][i] = by.grad_mean;
-    }
+    with_prediction<T>(op.from, start, length, [&](const auto& from) {
+      for (int64_t i = 0; i < length; ++i) {
+        const auto by =
+            prediction_gradient(grad[i], from.x_hat(i), from.mean_scale(i), from.noise_scale(i), from.low, from.high);
+        buffers[1][i] = by.grad_prediction;
+        buffers[2][i] = by.grad_mean;
+      }
+    });
     if (op.grad_prediction) store(op.grad_prediction, start, length, buffers[1]);
     if (op.grad_mean) store(op.grad_mean, start, length, buffers[2]);
   });
@@ -84,16 +118,20 @@ template <class T>
 void squared_loss(const SquaredLoss& op) {
   RangeOfData<T> range(op.from.low, op.from.high);
   reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss) {
-    PredictionBlock<T> from;
     T buffers[3][kBlock];
-    from.read(op.from, start, length);
     const T* x = load(op.x, start, length, buffers[0]);
     range.check(x, length, mask);
     const T* weight = load(op.weight, start, length, buffers[1]);
-    const T* offset = load(op.offset, start, length, buffers[2]);
-    for (int64_t i = 0; i < length; ++i) {
-      loss[i] = squared_loss(x[i], from.x_hat(i), weight[i], offset[i], from.low, from.high);
-    }
+    with_prediction<T>(op.from, start, length, [&](const auto& from) {
+      const auto each = [&](auto offset) {
+        for (int64_t i = 0; i < length; ++i) {
+          loss[i] = squared_loss(x[i], from.x_hat(i), weight[i], offset(i), from.low, from.high);
+        }
+      };
+      if (!op.offset) return each([](int64_t) { return T(0); });
+      const T* offset = load(op.offset, start, length, buffers[2]);
+      each([&](int64_t i) { return offset[i]; });
+    });
   });
   range.refuse();
 }
@@ -101,24 +139,31 @@ void squared_loss(const SquaredLoss& op) {
 template <class T>
 void squared_loss_backward(const SquaredLossBackward& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    PredictionBlock<T> from;
-    T buffers[6][kBlock];
+    T buffers[4][kBlock];
     uint8_t mask_buffer[kBlock];
-    from.read(op.from, start, length);
     const T* grad = load(op.grad, start, length, buffers[0]);
     const T* x = load(op.x, start, length, buffers[1]);
     const T* weight = load(op.weight, start, length, buffers[2]);
-    const uint8_t* mask = load(op.mask, start, length, mask_buffer, uint8_t{1});
-    for (int64_t i = 0; i < length; ++i) {
-      const auto by = squared_loss_gradient(x[i], from.x_hat(i), weight[i], from.mean_scale[i], from.noise_scale[i],
-                                            from.low, from.high);
-      buffers[3][i] = mask[i] ? grad[i] * by.grad_x : T(0);
-      buffers[4][i] = mask[i] ? grad[i] * by.grad_prediction : T(0);
-      buffers[5][i] = mask[i] ? grad[i] * by.grad_mean : T(0);
-    }
-    if (op.grad_x) store(op.grad_x, start, length, buffers[3]);
-    if (op.grad_prediction) store(op.grad_prediction, start, length, buffers[4]);
-    if (op.grad_mean) store(op.grad_mean, start, length, buffers[5]);
+    const uint8_t* mask = op.mask ? load(op.mask, start, length, mask_buffer) : nullptr;
+    with_prediction<T>(op.from, start, length, [&](const auto& from) {
+      // A loop for each gradient that is wanted, which computes nothing else.
+      const auto write = [&](const View& to, T SquaredLossGradient<T>::* which) {
+        if (!to) return;
+        T* out = target(to, start, buffers[3]);
+        for (int64_t i = 0; i < length; ++i) {
+          const auto by = squared_loss_gradient(x[i], from.x_hat(i), weight[i], from.mean_scale(i), from.noise_scale(i),
+                                                from.low, from.high);
+          out[i] = grad[i] * by.*which;
+        }
+        for (int64_t i = 0; mask && i < length; ++i) {
+          if (!mask[i]) out[i] = 0;
+        }
+        store(to, start, length, out);
+      };
+      write(op.grad_x, &SquaredLossGradient<T>::grad_x);
+      write(op.grad_prediction, &SquaredLossGradient<T>::grad_prediction);
+      write(op.grad_mean, &SquaredLossGradient<T>::grad_mean);
+    });
   });
 }
 

@@ -38,6 +38,21 @@ class RangeOfData {
   std::atomic<T> found_{T(0)};
 };
 
+// The sum, in lanes, since additions to a single number would wait for each other.
+template <class T>
+double sum_of(const T* x, int64_t length) {
+  constexpr int64_t kSums = 2 * kLanes;
+  double sums[kSums] = {};
+  const int64_t whole = length / kSums * kSums;
+  for (int64_t i = 0; i < whole; i += kSums) {
+    for (int64_t j = 0; j < kSums; ++j) sums[j] += x[i + j];
+  }
+  for (int64_t i = whole; i < length; ++i) sums[i - whole] += x[i];
+  double sum = 0;
+  for (const double lane : sums) sum += lane;
+  return sum;
+}
+
 // Calls f(start, length, mask, loss, scratch), which writes the loss of each variable of a block; mask is null where
 // there is none, and what f writes where it is 0 does not matter. A variable has `width` numbers: the more, the fewer
 // variables a block has. make() gives each thread its scratch.
@@ -71,9 +86,7 @@ void reduce_losses(const LossTarget& to, int64_t width, M&& make, F&& f) {
         store(to.loss, start, length, buffer);
         continue;
       }
-      double sum = 0;
-      for (int64_t i = 0; i < length; ++i) sum += buffer[i];
-      sums[block] = sum;
+      sums[block] = sum_of(buffer, length);
       if (to.reduction == Reduction::kMean) counts[block] = count;
     }
   });

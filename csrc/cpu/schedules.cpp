@@ -3,6 +3,7 @@
 #include <atomic>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "parallel.h"
 #include "view.h"
@@ -35,31 +36,71 @@ void check_range(const char* name, const View& view, int64_t count, double high,
   double t = 0;
   for (int64_t i = 0; i < op.count; ++i) {
     t = *load(op.value, i, 1, &t);
-    if (!op.takes(t, 0)) break;
+    if (!op.starts_step(t)) break;
   }
   const std::string n = std::to_string(static_cast<int64_t>(op.context.n_steps));
   throw std::invalid_argument("t must be (i - 1)/n for a step i from 1 to n = " + n + ", got " + written(t) +
                               "; or give step=i");
 }
 
+// Calls f with the member of an enumeration as a constant; `last` is its last one.
+template <auto last, class F>
+void with_constant(decltype(last) member, F&& f) {
+  [&]<int64_t... which>(std::integer_sequence<int64_t, which...>) {
+    ((static_cast<int64_t>(member) == which
+          ? f(std::integral_constant<decltype(last), static_cast<decltype(last)>(which)>())
+          : void()),
+     ...);
+  }(std::make_integer_sequence<int64_t, static_cast<int64_t>(last) + 1>());
+}
+
+constexpr bool has_forms(RowScalar which) {
+  return which == RowScalar::kRate || which == RowScalar::kAlpha || which == RowScalar::kBeta ||
+         which == RowScalar::kBetaSpread;
+}
+
+// Calls f with a function that computes the scalar and has no branch that is the same for all rows, so that loops in f
+// are SIMD.
+template <class F>
+void with_formula(RowScalar wanted, const RowContext& context, F&& f) {
+  with_constant<RowScalar::kSpread>(wanted, [&](auto which) {
+    const auto call = [&](RowContext of) {
+      f([of, which](double value, double rho) { return row_scalar(which, of, value, rho); });
+    };
+    if constexpr (!has_forms(which)) {
+      call(context);
+    } else {
+      with_constant<ScheduleKind::kLogarithmicAccuracy>(context.schedule.kind, [&](auto kind) {
+        RowContext of = context;
+        of.schedule.kind = kind;
+        call(of);
+      });
+    }
+  });
+}
+
 }  // namespace
 
 template <class T>
 void row_scalars(const RowScalars& op) {
+  const bool steps = op.of_steps();
   std::atomic<bool> bad{false};
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
     double value_buffer[kBlock], rho_buffer[kBlock];
     T buffer[kBlock];
     const double* value = load(op.value, start, length, value_buffer);
     const double* rho = load(op.rho, start, length, rho_buffer);
-    for (int64_t i = 0; i < length; ++i) {
-      if (!op.takes(value[i], rho[i])) bad = true;
+    int64_t refused = 0;
+    for (int64_t i = 0; i < length; ++i) refused += op.in_range(value[i], rho[i]) ? 0 : 1;
+    if (steps) {
+      for (int64_t i = 0; i < length; ++i) refused += op.starts_step(value[i]) ? 0 : 1;
     }
+    if (refused) bad = true;
     for (int k = 0; k < op.wanted; ++k) {
       T* out = target(op.out[k], start, buffer);
-      for (int64_t i = 0; i < length; ++i) {
-        out[i] = static_cast<T>(row_scalar(op.which[k], op.context, value[i], rho[i]));
-      }
+      with_formula(op.which[k], op.context, [&](auto formula) {
+        for (int64_t i = 0; i < length; ++i) out[i] = static_cast<T>(formula(value[i], rho[i]));
+      });
       store(op.out[k], start, length, out);
     }
   });

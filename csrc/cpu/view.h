@@ -8,6 +8,7 @@
 
 #include "../math/float16.h"
 #include "../ops/view.h"
+#include "parallel.h"
 
 namespace bfn {
 
@@ -57,15 +58,23 @@ template <class F>
 void for_runs(const View& view, int64_t start, int64_t length, F&& f) {
   if (view.dims == 0) return f(int64_t{0}, int64_t{0}, int64_t{0}, length);
   const int inner = view.dims - 1;
+  int64_t place[kMaxDims], offset = 0;
+  for (int d = inner; d >= 0; --d) {
+    place[d] = start % view.size[d];
+    start /= view.size[d];
+    offset += place[d] * view.stride[d];
+  }
   for (int64_t done = 0; done < length;) {
-    int64_t rest = (start + done) / view.size[inner], offset = 0;
-    const int64_t at = (start + done) % view.size[inner], run = std::min(length - done, view.size[inner] - at);
-    for (int d = inner - 1; d >= 0; --d) {
-      offset += rest % view.size[d] * view.stride[d];
-      rest /= view.size[d];
-    }
-    f(offset + at * view.stride[inner], view.stride[inner], done, run);
+    const int64_t run = std::min(length - done, view.size[inner] - place[inner]);
+    f(offset, view.stride[inner], done, run);
     done += run;
+    place[inner] += run;
+    offset += run * view.stride[inner];
+    for (int d = inner; d > 0 && place[d] == view.size[d]; --d) {
+      offset += view.stride[d - 1] - view.size[d] * view.stride[d];
+      place[d] = 0;
+      ++place[d - 1];
+    }
   }
 }
 
@@ -97,6 +106,55 @@ struct Ahead {
   }
 };
 
+// Writes `rows` numbers, `times` times each. With kTimes, which is `times` where it is not 0, the loop is SIMD.
+template <int64_t kTimes, class T, class E>
+void repeat_rows(const E* from, int64_t stride, int64_t times, int64_t rows, T* to) {
+  if constexpr (kTimes > 0) {
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < kTimes; ++j) to[i * kTimes + j] = static_cast<T>(from[i * stride]);
+    }
+  } else {
+    for (int64_t i = 0; i < rows; ++i) {
+      const T value = static_cast<T>(from[i * stride]);
+      T* const row = to + i * times;
+      if (times < kLanes && (rows - i) * times >= kLanes) {
+        for (int64_t j = 0; j < kLanes; ++j) row[j] = value;  // the next rows write over what is too much
+      } else {
+        std::fill_n(row, times, value);
+      }
+    }
+  }
+}
+
+// Reads the numbers [start, start + length) of a view whose last dimension repeats a number.
+template <class T, class E>
+void load_repeated(const View& view, const E* data, int64_t start, int64_t length, T* to) {
+  const int64_t times = view.size[1], stride = view.stride[0], skip = start % times;
+  const E* from = data + start / times * stride;
+  if (skip) {
+    const int64_t head = std::min(times - skip, length);
+    std::fill_n(to, head, static_cast<T>(*from));
+    to += head;
+    length -= head;
+    from += stride;
+  }
+  const int64_t rows = length / times, tail = length % times;
+  switch (times) {
+    case 2:
+      repeat_rows<2>(from, stride, times, rows, to);
+      break;
+    case 3:
+      repeat_rows<3>(from, stride, times, rows, to);
+      break;
+    case 4:
+      repeat_rows<4>(from, stride, times, rows, to);
+      break;
+    default:
+      repeat_rows<0>(from, stride, times, rows, to);
+  }
+  if (tail) std::fill_n(to + rows * times, tail, static_cast<T>(from[rows * stride]));
+}
+
 // Reads the numbers [start, start + length); `buffer` holds them where they cannot be read in place. A null view reads
 // as `missing`.
 template <class T>
@@ -109,6 +167,7 @@ const T* load(const View& view, int64_t start, int64_t length, T* buffer, T miss
     return static_cast<const T*>(view.data) + start;
   }
   with_type(view.dtype, view.data, [&](const auto* data) {
+    if (view.dims == 2 && view.stride[1] == 0) return load_repeated(view, data, start, length, buffer);
     for_runs(view, start, length, [&](int64_t offset, int64_t stride, int64_t at, int64_t run) {
       if (stride == 0) {
         std::fill_n(buffer + at, run, static_cast<T>(data[offset]));

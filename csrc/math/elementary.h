@@ -1,6 +1,6 @@
 // exp, log and the sine and cosine of a signed half turn. Those of float are polynomials without branches, which
 // compilers turn into SIMD; they were fitted in the relative maximum norm, and the errors named are theirs in exact
-// arithmetic. Those of double are the C library's.
+// arithmetic. Those of double are the C library's, but for `exp_and_expm1`, which row scalars need.
 #pragma once
 
 #include "common.h"
@@ -28,6 +28,11 @@ BFN_HD ReducedExp reduced_exp(float x) {
 
 // 2^n; only the nine lowest bits of n count.
 BFN_HD float power_of_two(int32_t n) { return bit_cast<float>((static_cast<uint32_t>(n) << 23) + 0x3f800000u); }
+
+// 2^n; only the twelve lowest bits of n count.
+BFN_HD double power_of_two(int64_t n) {
+  return bit_cast<double>((static_cast<uint64_t>(n) << 52) + 0x3ff0000000000000u);
+}
 
 // 2^n in two factors, so that results below the normal range stay exact.
 BFN_HD float exp(float x) {
@@ -125,7 +130,34 @@ BFN_HD double log(double x) { return ::log(x); }
 BFN_HD double log_normal(double x) { return ::log(x); }
 BFN_HD double log1p(double x) { return ::log1p(x); }
 BFN_HD double expm1(double x) { return ::expm1(x); }
-BFN_HD ExpAndExpm1<double> exp_and_expm1(double x) { return {::exp(x), ::expm1(x)}; }
+// SIMD needs a form without branches. With |r| <= ln 2 / 2, the first term of the series of e^r - 1 that is left out is
+// 1.2e-17 of it. Powers of two are in two factors, so that only results out of range overflow or lose digits.
+BFN_HD ExpAndExpm1<double> exp_and_expm1(double x) {
+#if defined(__CUDA_ARCH__)
+  return {::exp(x), ::expm1(x)};
+#else
+  constexpr double kRounds = 6755399441055744.0;  // numbers added to it are rounded to integers in the low bits
+  const double capped = clamp(x, -746.0, 710.0);
+  const double shifted = capped * 1.44269504088896340736 + kRounds, n = shifted - kRounds;
+  const double r = capped - n * 6.93147180369123816490e-01 - n * 1.90821492927058770002e-10;
+  double q = 1 / 6227020800.0;  // 1/13!
+  q = q * r + 1 / 479001600.0;
+  q = q * r + 1 / 39916800.0;
+  q = q * r + 1 / 3628800.0;
+  q = q * r + 1 / 362880.0;
+  q = q * r + 1 / 40320.0;
+  q = q * r + 1 / 5040.0;
+  q = q * r + 1 / 720.0;
+  q = q * r + 1 / 120.0;
+  q = q * r + 1 / 24.0;
+  q = q * r + 1 / 6.0;
+  q = q * r + 1 / 2.0;
+  const double excess = r + r * r * q;
+  const int64_t bits = bit_cast<int64_t>(shifted), half = bit_cast<int64_t>(n * 0.5 + kRounds);
+  const double first = power_of_two(half), rest = power_of_two(bits - half);
+  return {(1 + excess) * first * rest, (first * excess + (first - power_of_two(half - bits))) * rest};
+#endif
+}
 BFN_HD void sincospi(double v, double& sine, double& cosine) {
 #if defined(__CUDA_ARCH__)
   ::sincospi(v, &sine, &cosine);

@@ -38,8 +38,8 @@ struct Schedule {
   double parameter, num_classes;
 
   BFN_HD double log_variance(double t) const { return 2 * std::log(parameter) * t; }
-  BFN_HD double gamma(double t) const { return -std::expm1(log_variance(t)); }
-  BFN_HD double variance(double t) const { return std::exp(log_variance(t)); }  // 1 - gamma
+  BFN_HD double gamma(double t) const { return -exp_and_expm1(log_variance(t)).expm1; }
+  BFN_HD double variance(double t) const { return exp_and_expm1(log_variance(t)).exp; }  // 1 - gamma
 
   BFN_HD double slope() const { return -std::expm1(-num_classes * parameter / 4); }
   BFN_HD double end() const { return std::exp(-num_classes * parameter / 4); }
@@ -56,7 +56,7 @@ struct Schedule {
   BFN_HD double alpha(double i, double n) const {
     if (kind == ScheduleKind::kExponentialVariance) {
       const double step = 2 * std::log(parameter) / n;
-      return -std::expm1(step) * std::exp(-step * i);
+      return -std::expm1(step) * exp_and_expm1(-step * i).exp;
     }
     if (kind == ScheduleKind::kQuadraticAccuracy) return parameter * (2 * i - 1) / (n * n);
     return beta(i / n) - beta((i - 1) / n);
@@ -66,7 +66,7 @@ struct Schedule {
   BFN_HD double rate(double t) const {
     if (kind == ScheduleKind::kExponentialVariance) {
       const double log_variance = 2 * std::log(parameter);
-      return -log_variance * std::exp(-log_variance * t);
+      return -log_variance * exp_and_expm1(-log_variance * t).exp;
     }
     if (kind == ScheduleKind::kQuadraticAccuracy) return 2 * parameter * t;
     return 4 / num_classes * slope() / (1 - t + t * end());

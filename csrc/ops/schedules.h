@@ -19,13 +19,14 @@ struct RowScalars {
   View out[kMaxRowScalars] = {};
 
   BFN_HD double high() const { return context.schedule.kind == ScheduleKind::kNone ? HUGE_VAL : 1; }
-  BFN_HD bool takes(double v, double r) const {
-    if (!(v >= 0 && v <= high() && r >= 0)) return false;
-    for (int k = 0; k < wanted; ++k) {
-      if (which[k] == RowScalar::kAlpha && std::isnan(context.step_of(v))) return false;
-    }
-    return true;
+  BFN_HD bool in_range(double v, double r) const { return (v >= 0) & (v <= high()) & (r >= 0); }
+  BFN_HD bool starts_step(double v) const { return !std::isnan(context.step_of(v)); }
+  BFN_HD bool of_steps() const {
+    bool found = false;
+    for (int k = 0; k < wanted; ++k) found |= which[k] == RowScalar::kAlpha;
+    return found;
   }
+  BFN_HD bool takes(double v, double r) const { return in_range(v, r) && (!of_steps() || starts_step(v)); }
 };
 
 template <class T>

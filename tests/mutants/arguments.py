@@ -3,8 +3,37 @@
 from fault import Fault
 
 ARGUMENTS, OUT = "tests/kernels/test_arguments.py", "tests/kernels/test_out.py"
+TIMES = "tests/kernels/test_times.py"
 
 FAULTS = [
+    Fault("bfn_kernels/checks.py", "slice(1) if stride == 0", "slice(None) if stride == 0", f"{TIMES} -k made_once"),
+    Fault(
+        "bfn_kernels/checks.py",
+        "    leading(name, value, shape)\n    return value[",
+        "    return value[",
+        f"{TIMES} -k fit",
+    ),
+    Fault("bfn_kernels/checks.py", "if least < 0 or most >= len(values)", "if least < 0", f"{TIMES} -k wrong_groups"),
+    Fault("bfn_kernels/indexed.py", "more[0].index is not groups.index or ", "", f"{TIMES} -k updated"),
+    Fault("bfn_kernels/indexed.py", "v.numel() != 1]", "v.dim() == 2]", f"{TIMES} -k 'numbers_of_its_rows and cpu'"),
+    Fault(
+        "bfn_kernels/indexed.py",
+        "torch.where(within, index, 0)), math.nan",
+        "index.clamp(0, len(values) - 1)), 0.5",
+        f"{TIMES} -k nobody",
+    ),
+    Fault(
+        "bfn_kernels/outputs.py",
+        "value.values if isinstance(value, Indexed) else value",
+        "value",
+        f"{TIMES} -k out_may",
+    ),
+    Fault(
+        "bfn_kernels/arguments.py",
+        "total.expand(torch.broadcast_shapes(*leads)[: total.dim()])",
+        "total",
+        f"{TIMES} -k updated",
+    ),
     Fault("bfn_kernels/outputs.py", " or out.is_neg():", ":", f"{OUT} -k negative"),
     Fault("bfn_kernels/outputs.py", "if stride < span:", "if stride < 0:", f"{OUT} -k not_plain"),
     Fault("bfn_kernels/outputs.py", "_dims(out) != _dims(value) or ", "", f"{OUT} -k shared"),

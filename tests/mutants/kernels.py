@@ -144,6 +144,21 @@ FAULTS = [
     ),
     # C++
     Fault(
+        "csrc/cpu/view.h", "std::min(times - skip, length)", "times - skip",
+        "tests/kernels/test_times.py -k 'any_length and cpu'",
+    ),
+    Fault(
+        "csrc/cpu/view.h", "to[i * kTimes + j] =", "to[i * kTimes + j % 2] =",
+        "tests/kernels/test_times.py -k 'any_length and cpu'",
+    ),
+    Fault(
+        "csrc/cpu/view.h", "view.stride[d - 1] - view.size[d] * view.stride[d]", "view.stride[d - 1]",
+        "tests/kernels/test_times.py -k 'any_length and cpu'",
+    ),
+    Fault("csrc/math/elementary.h", "1 / 479001600.0", "1 / 39916800.0", f"{ROWS} -k every_size"),
+    Fault("csrc/math/elementary.h", "1 / 6227020800.0", "0", f"{ROWS} -k every_size"),
+    Fault("csrc/cpu/loss.h", "sums[i - whole] += x[i];", "sums[0] += 0 * x[i];", f"{PROPERTIES} -k 'masks and cpu'"),
+    Fault(
         "csrc/cpu/discrete.cpp", "passed[j] += sum[j] > most[j] ? 0 : 1", "passed[j] += sum[j] >= most[j] ? 0 : 1",
         f"{TIES} -k 'u_at and cpu'",
     ),
