@@ -127,8 +127,13 @@ for note, rho, alpha in [("", rows(uniform(1, 9)), ALPHA), ("[hard]", rows(among
         Case(f"continuous.update_sample{note}", {"x": DATA, "mean": normal(), "noise": normal(), **accuracies}, {}, ("x", "mean")),
     ]  # fmt: skip
 KNOWN = {"known": DATA, "known_mask": some}
+STEP_ON = {"x": normal(0.3), "mean": DATA, "t": TIME, "noise": normal(), "precision": ALPHA, "alpha": ALPHA}
 CONTINUOUS += [
     Case("continuous.update_sample[known]", {"x": DATA, "mean": normal(), "noise": normal(), "precision": ALPHA, "alpha": ALPHA, **KNOWN}, {}, ("x", "mean")),
+    Case("continuous.update_sample[prediction]", STEP_ON, PAPER, ("x", "mean")),
+    Case("continuous.update_sample[prediction, data]", STEP_ON, {"parametrisation": "data", **PAPER}, ("x", "mean")),
+    Case("continuous.update_sample[prediction, known]", {**STEP_ON, **KNOWN}, PAPER, ("x", "mean")),
+    Case("continuous.update_sample[prediction, ends]", {**STEP_ON, "t": HARD_TIME}, {"clip": None, **PAPER}, ("x", "mean"), hard=True),
     Case("continuous.predict_data", {"noise_pred": normal(0.2), "mean": DATA, "t": TIME}, PAPER, ("noise_pred", "mean")),
     Case("continuous.predict_data[unclipped]", {"noise_pred": normal(), "mean": DATA, "t": TIME}, {"clip": None, **PAPER}, ("noise_pred", "mean")),
     Case("continuous.predict_data[ends]", {"noise_pred": normal(), "mean": DATA, "t": HARD_TIME}, {"clip": None, **PAPER}, ("noise_pred", "mean"), hard=True),
