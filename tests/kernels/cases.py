@@ -36,6 +36,8 @@ class Case:
         if self.op not in WITHOUT_BACKEND:
             more["backend"] = backend
         result = getattr(getattr(bfn_kernels, family), op)(**inputs, **self.options, **more)
+        if self.op == "discretised.output_distribution":
+            return torch.stack(result, -1)
         return result[0] if isinstance(result, tuple) else result
 
     def __repr__(self) -> str:
@@ -218,6 +220,12 @@ DISCRETISED += [
     Case("discretised.discrete_time_loss[draws]", {**LOSS, "t": STEP, "noise": draws(normal(), 3)}, {"n_steps": 7, "n_samples": 3, "num_bins": 16, **PAPER}, PREDICTIONS),
     Case("discretised.discrete_time_loss[mixture 16 nodes]", {**LOSS, **mixture(NET, "mean"), "t": STEP}, {"n_steps": 7, "quadrature": 16, "num_bins": 4, **PAPER}, (*PREDICTIONS, "mixture_logits")),
     Case("discretised.discrete_time_loss[16 nodes]", {**LOSS, "t": STEP}, {"n_steps": 7, "quadrature": 16, "num_bins": 4, **PAPER}, PREDICTIONS),
+]  # fmt: skip
+DISCRETISED += [
+    Case("discretised.output_distribution", {**NET, "t": TIME}, PAPER, tuple(NET)),
+    Case("discretised.output_distribution[data]", {**NET, "t": TIME}, {**DIRECT, **PAPER}, PREDICTIONS),
+    Case("discretised.output_distribution[mixture]", {name: per_class(NET[name], 3) for name in PREDICTIONS} | {"mean": DATA, "t": TIME}, PAPER, tuple(NET)),
+    Case("discretised.output_distribution[hard]", {"pred_mean": WIDE["pred_mean"], "pred_log_std": WIDE["pred_log_std"], "mean": DATA, "t": HARD_TIME}, PAPER, tuple(NET), hard=True),
 ]  # fmt: skip
 UPDATE = {**NET, "precision": ALPHA, "t": TIME, "alpha": ALPHA, "noise": normal()}
 DISCRETISED += [

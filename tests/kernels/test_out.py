@@ -14,6 +14,11 @@ def gaussian(m, out, backend, **k):
     return continuous.update_sample(k.pop("x", X), m, 1.0, 3.0, out=out, seed=7, backend=backend, **k)[0]
 
 
+def predicted(m, out, backend, **k):
+    x, of = k.pop("x", X), {"t": 0.5, "sigma_1": 0.1, "seed": 7, "backend": backend}
+    return continuous.update_sample(x, m, 1.0, 3.0, out=out, **of, **k)[0]
+
+
 def binned(m, out, backend, **k):
     shared = {"sigma_1": 0.1, "num_bins": 8, "parametrisation": "data", "seed": 7, "backend": backend}
     x = k.pop("x", X)
@@ -24,7 +29,7 @@ def classed(z, out, backend, **k):
     return discrete.update_sample(k.pop("x", X), z, 0.3, out=out, seed=7, backend=backend, **k)
 
 
-STEPS = pytest.mark.parametrize("step", [gaussian, binned, classed])
+STEPS = pytest.mark.parametrize("step", [gaussian, predicted, binned, classed])
 
 
 @STEPS
