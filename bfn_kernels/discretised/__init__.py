@@ -89,9 +89,9 @@ def output_distribution(
     mean and std are 0 and 1 where t < 1e-6. Returns both in pred_mean's shape, in float32 (float64 for float64).
 
     >>> zero = torch.zeros(1, 2)
-    >>> mean, std = output_distribution(zero, zero - 1, zero + 0.45, 0.5, sigma_1=0.1)
+    >>> mean, std = output_distribution(zero, zero - 1, zero + 0.36, 0.5, sigma_1=0.1)
     >>> mean, std, mode(mean, std, num_bins=16)
-    (tensor([[0.5000, 0.5000]]), tensor([[0.1226, 0.1226]]), tensor([[0.4375, 0.4375]]))
+    (tensor([[0.4000, 0.4000]]), tensor([[0.1226, 0.1226]]), tensor([[0.4375, 0.4375]]))
     """
     schedule = continuous_schedule(sigma_1, schedule)
     checks.data("pred_mean", pred_mean)

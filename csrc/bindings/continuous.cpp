@@ -37,9 +37,9 @@ Prediction predicted(const Tensor& prediction, const MaybeTensor& mean, const Ma
 }
 
 void update_sample_out(const Tensor& prediction, const Tensor& mean, const MaybeTensor& mean_scale,
-                       const MaybeTensor& noise_scale, const Tensor& keep, const Tensor& take,
-                       const Tensor& update_std, double low, double high, const MaybeTensor& known,
-                       const MaybeTensor& known_mask, const MaybeTensor& seed, const MaybeTensor& noise, Tensor out) {
+                       const MaybeTensor& noise_scale, const Tensor& keep, const Tensor& take, const Tensor& update_std,
+                       double low, double high, const MaybeTensor& known, const MaybeTensor& known_mask,
+                       const MaybeTensor& seed, const MaybeTensor& noise, Tensor out) {
   const Shape shape = shape_of(mean);
   const ScalarType type = compute_type({&prediction, &mean});
   const ContinuousUpdate op{

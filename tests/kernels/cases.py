@@ -22,6 +22,7 @@ class Case:
     options: dict = field(default_factory=dict)
     diff: tuple[str, ...] = ()  # the inputs that are differentiable
     hard: bool = False  # whether its inputs are at kinks or huge, where finite differences fail
+    into: str = ""  # the argument that the op writes the result into: it gets a new tensor like the state
 
     @property
     def op(self) -> str:
@@ -35,7 +36,11 @@ class Case:
         family, op = self.op.split(".")
         if self.op not in WITHOUT_BACKEND:
             more["backend"] = backend
+        if self.into:
+            more[self.into] = torch.empty_like(inputs["state"])
         result = getattr(getattr(bfn_kernels, family), op)(**inputs, **self.options, **more)
+        if self.into:
+            return more[self.into]
         if self.op == "discretised.output_distribution":
             return torch.stack(result, -1)
         return result[0] if isinstance(result, tuple) else result
@@ -260,6 +265,7 @@ for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, tor
         Case(f"discrete.update_sample[K={k} known]", {**drawn, "known": masked["x"], "known_mask": some}, {}, ("state",)),
         Case(f"discrete.update_sample[K={k} mode]", step, {"choose": "mode"}, ("state",)),
         Case(f"discrete.update_sample[K={k} mean]", step, {"choose": "mean"}, ("output_logits", "state")),
+        Case(f"discrete.update_sample[K={k} theta]", drawn, {}, into="theta_out"),
         Case(f"discrete.continuous_time_loss[K={k}]", {**loss, "t": TIME}, beta, ("logits",)),
         Case(f"discrete.continuous_time_loss[K={k} masked]", {**masked, "t": TIME}, {"reduction": "batch", **beta}, ("logits",)),
         Case(f"discrete.reconstruction_loss[K={k}]", loss, {"reduction": "none"}, ("logits",)),

@@ -129,6 +129,8 @@ BAD = [
     (draw, {"state": Z[..., :3]}, ValueError, r"output_logits must have shape \(2, 3, 3\).*\(2, 3, 4\)"),
     (draw, {"known": X, "known_mask": X > 0}, TypeError, "known must be one of.*int64.*float32"),
     (draw, {"known": CLASSES + 9, "known_mask": X == 0}, IndexError, r"known must hold classes.*got 9"),
+    (draw, {"theta_out": Z[:1]}, ValueError, r"theta_out must have shape \(2, 3, 4\).*\(1, 3, 4\)"),
+    (draw, {"theta_out": Z.int()}, TypeError, "theta_out must be one of.*int32"),
     (draw, {"draw_noise": Z}, ValueError, r"draw_noise must have shape \(2, 3\).*\(2, 3, 4\)"),
 ]
 

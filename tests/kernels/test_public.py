@@ -206,10 +206,8 @@ def test_a_step_on_a_prediction_is_a_step_on_what_it_stands_for(backend, known, 
     t, of = torch.tensor([0.3, 0.0]), {"noise": random(2, 2, 3), "backend": backend}
     if known is not None:
         of |= {"known": known, "known_mask": torch.tensor([[True, False, True]])}
-    if parametrisation == "noise":
-        x_hat = continuous.predict_data(x, mean, t, backend=backend, **S)
-    else:
-        x_hat = x.clamp(-1, 1)
+    predicted = continuous.predict_data(x, mean, t, backend=backend, **S)
+    x_hat = predicted if parametrisation == "noise" else x.clamp(-1, 1)
     want, _ = continuous.update_sample(x_hat, mean, 2.0, 0.5, **of)
     got, precision = continuous.update_sample(x, mean, 2.0, 0.5, t=t, parametrisation=parametrisation, **S, **of)
     assert precision == 2.5
