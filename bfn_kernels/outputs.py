@@ -21,7 +21,7 @@ def check_out(out: Tensor | None, state_name: str, /, **inputs: Tensor | float |
 
 
 def check_theta_out(theta_out: Tensor | None, state: Tensor, /, **tensors: Tensor | float | None) -> None:
-    """Refuses a `theta_out` that has not the state's shape. It must share no memory with the other tensors of the call,
+    """Refuses a `theta_out` that has not the state's shape. It must share no memory with any other tensor of the call,
     and leaves no gradient either."""
     if theta_out is not None:
         checks.like("theta_out", theta_out, "the state", state)
@@ -29,7 +29,7 @@ def check_theta_out(theta_out: Tensor | None, state: Tensor, /, **tensors: Tenso
 
 
 def _check_place(what: str, out: Tensor, inputs: dict, state_name: str | None) -> None:
-    """Refuses an `out`, whose own name is `what`, that cannot be written to. It may be the input called `state_name`."""
+    """Refuses an `out`, called `what`, that cannot be written to. It may be the input called `state_name`."""
     tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
     checks.no_gradient(f"writing into {what} leaves none", **{what: out}, **tensors)
     if not torch.compiler.is_compiling():  # the compiler cannot trace this check, and writes into its own copies
@@ -42,10 +42,8 @@ def _check_place(what: str, out: Tensor, inputs: dict, state_name: str | None) -
         if written is None or read is None or written[0] >= read[1] or read[0] >= written[1]:
             continue
         if name != state_name or _dims(out) != _dims(value) or written != read:
-            may_be = "share no memory with another argument" if state_name is None else (
-                "be the state itself or share no memory with any input"
-            )  # fmt: skip
-            raise ValueError(f"{what} must {may_be}, but it does with {name}")
+            itself = "" if state_name is None else "be the state itself or "
+            raise ValueError(f"{what} must {itself}share no memory with any input, but it does with {name}")
 
 
 def _check_kind(what: str, out: Tensor) -> None:

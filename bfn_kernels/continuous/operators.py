@@ -81,9 +81,9 @@ OPERATORS = [
         in_place=True,
     ),
     Operator(
-        "update_sample(Tensor prediction, Tensor mean, Tensor? mean_scale, Tensor? noise_scale, Tensor keep, Tensor take, "
-        "Tensor update_std, float low, float high, Tensor? known, Tensor? known_mask, Tensor? seed, Tensor? noise) "
-        "-> Tensor",
+        "update_sample(Tensor prediction, Tensor mean, Tensor? mean_scale, Tensor? noise_scale, Tensor keep, "
+        "Tensor take, Tensor update_std, float low, float high, Tensor? known, Tensor? known_mask, Tensor? seed, "
+        "Tensor? noise) -> Tensor",
         fake=lambda prediction, mean, *others: torch.empty_like(mean),
         saved="prediction mean mean_scale noise_scale keep take low high known_mask",
         backward=_update_backward,

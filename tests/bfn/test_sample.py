@@ -50,13 +50,13 @@ def lively(pair):
 
 
 def test_samples_are_those_of_steps_by_themselves(pair):
-    """A sampling run whose steps do not share memory."""
+    """A sampling run whose steps do not share memory, except for the state."""
     model = lively(pair).eval()
     state, n = model.prior(3, torch.device("cpu")), 4
     with torch.no_grad():
         for i in range(1, n + 1):
             alpha = model.schedule.alpha(torch.tensor(i, dtype=torch.float64), n)
-            state = model.sample_step(state, torch.tensor((i - 1) / n), alpha, torch.tensor(derive(9, i)))
+            model.sample_step(state, torch.tensor((i - 1) / n), alpha, torch.tensor(derive(9, i)))
         want = model.sample_final(state)
     seen = []
     got = sample(model, 3, n, seed=9, watch=lambda i, state: seen.append(state))
