@@ -130,7 +130,9 @@ def test_theta_has_memory_of_its_own(backend):
     state, x, memory = M.clone(), X.clone(), torch.zeros(40)
     out = memory[:12].view(3, 4)
     for theta_out, name in ((state, "state"), (x, "output_logits"), (memory[4:16].view(3, 4), "out")):
-        with pytest.raises(ValueError, match=f"^theta_out must share no memory with any input, but it does with {name}"):
+        with pytest.raises(
+            ValueError, match=f"^theta_out must share no memory with any input, but it does with {name}"
+        ):
             classed(state, out, backend, x=x, theta_out=theta_out)
     for make, words in NOT_PLAIN.values():
         with pytest.raises(ValueError, match=f"^theta_out must.*{words}"):
