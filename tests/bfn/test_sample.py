@@ -75,6 +75,16 @@ def test_a_step_leaves_its_state_where_it_was(pair):
     assert run.done.item() == 1 and run.state[0].abs().sum() > 0
 
 
+def test_a_state_of_classes_has_what_its_network_sees(tiny):
+    config = tiny("text")
+    model = lively((build_model(config, load_data(config)), None)).eval()
+    state = model.prior(2, torch.device("cpu"))
+    for i in range(3):
+        torch.testing.assert_close(model.theta(state), state[0].softmax(-1))
+        with torch.no_grad():
+            model.sample_step(state, torch.tensor(i / 3), torch.tensor(0.5), torch.tensor(i))
+
+
 class Blind(TorchDispatchMode):
     """Makes it an error to read a number of a tensor, for which one would have to wait for a GPU."""
 
