@@ -13,7 +13,7 @@ from bfn.seeds import derive
 from bfn_kernels import continuous, discrete, discretised
 from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
 
-State = tuple[Any, ...]  # the tensors that a sampler updates: mean and precision, or logits alone
+State = tuple[Tensor, ...]  # what a sampler writes over in every step: mean and precision, or logits and theta
 
 
 class BFN(nn.Module, ABC):
@@ -46,12 +46,13 @@ class BFN(nn.Module, ABC):
         theta = self.flow(x, t, seed)
         return self.reconstruction_loss(x, self.output(theta, t), theta, reduction)
 
-    def sample_step(self, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> State:
-        """A sampling step: the network at time t, then a message of accuracy alpha. t, alpha and seed are tensors of
-        one number that the CPU never reads, so that a CUDA graph of one step can be replayed for all of them."""
+    def sample_step(self, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
+        """A sampling step, after which the state is another: the network at time t, then a message of accuracy alpha.
+        t, alpha and seed are tensors of one number that the CPU never reads, so that a CUDA graph of one step can be
+        replayed for all of them."""
         theta = self.theta(state)
         t = t.expand(len(theta))
-        return self.update(self.output(theta, t), state, t, alpha, seed)
+        self.update(self.output(theta, t), state, t, alpha, seed)
 
     def sample_final(self, state: State) -> Tensor:
         """The mode of the output distribution at t = 1, which ends a sampling run: data [B, ...]."""
@@ -87,8 +88,8 @@ class BFN(nn.Module, ABC):
         """The parameters of the input distribution that the network sees."""
 
     @abstractmethod
-    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> State:
-        """The state after a message of accuracy alpha about a draw from the output distribution."""
+    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
+        """Updates the state by a message of accuracy alpha about a draw from the output distribution."""
 
     @abstractmethod
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
@@ -139,8 +140,12 @@ class ContinuousBFN(NormalBFN):
             x, output[..., 0], theta, sigma_1=self.sigma_1, num_bins=self.num_classes, reduction=reduction
         )
 
-    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> State:
-        return continuous.update_sample(self.mode(output, state[0], t), state[0], state[1], alpha, seed=seed)
+    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
+        mean, precision = state
+        _, updated = continuous.update_sample(
+            output[..., 0], mean, precision, alpha, t=t, sigma_1=self.sigma_1, seed=seed, out=mean
+        )
+        precision.copy_(updated)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         return continuous.predict_data(output[..., 0], theta, t, sigma_1=self.sigma_1)
@@ -175,20 +180,16 @@ class DiscretisedBFN(NormalBFN):
     def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, reduction: str) -> Tensor:
         return discretised.reconstruction_loss(x, mean=theta, reduction=reduction, **self.settings(output))
 
-    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> State:
+    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
         mean, precision = state
-        return discretised.update_sample(
-            mean=mean, precision=precision, t=t, alpha=alpha, seed=seed, **self.settings(output)
+        _, updated = discretised.update_sample(
+            mean=mean, precision=precision, t=t, alpha=alpha, seed=seed, out=mean, **self.settings(output)
         )
+        precision.copy_(updated)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
-        # A message without noise to an input distribution of precision 0 makes the mean equal to the value that was
-        # sent.
-        silent = torch.zeros_like(theta)
-        sent, _ = discretised.update_sample(
-            mean=theta, precision=0.0, t=t, alpha=1.0, choose="mode", noise=silent, **self.settings(output)
-        )
-        return sent
+        normal = discretised.output_distribution(*output.unbind(-1), theta, t, sigma_1=self.sigma_1)
+        return discretised.mode(*normal, num_bins=self.num_classes)
 
 
 class DiscreteBFN(BFN):
@@ -226,13 +227,15 @@ class DiscreteBFN(BFN):
         return discrete.reconstruction_loss(x, output, reduction=reduction)
 
     def prior(self, count: int, device: torch.device) -> State:
-        return (torch.zeros(count, *self.shape, self.num_classes, device=device),)
+        logits = torch.zeros(count, *self.shape, self.num_classes, device=device)
+        return logits, torch.full_like(logits, 1 / self.num_classes)
 
     def theta(self, state: State) -> Tensor:
-        return discrete.theta(state[0])
+        return state[1]
 
-    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> State:
-        return (discrete.update_sample(output, state[0], alpha, seed=seed),)
+    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
+        logits, theta = state
+        discrete.update_sample(output, logits, alpha, out=logits, theta_out=theta, seed=seed)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         return output.argmax(-1)

@@ -56,9 +56,7 @@ class Run:
 
     def step(self) -> None:
         t, alpha, seed = (numbers.index_select(0, self.done).squeeze(0) for numbers in self.numbers)
-        state = self.model.sample_step(self.state, t, alpha, seed)
-        for value, new in zip(self.state, state, strict=True):
-            value.copy_(new)
+        self.model.sample_step(self.state, t, alpha, seed)
         self.done += 1
 
 

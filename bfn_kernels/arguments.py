@@ -114,11 +114,14 @@ def known_values(known: Tensor | None, known_mask: Tensor | None, like: Tensor, 
     return checks.mask("known_mask", known_mask, "the data", like, shape)
 
 
-def read_mean(x: Tensor, mean: Tensor | None, parametrisation: str) -> Tensor | None:
-    """The mean that a loss of continuous or discretised data reads: None if the network predicts the data itself."""
+def read_mean(
+    x: Tensor, mean: Tensor | None, parametrisation: str, name: str = "x", shape: Sequence[int] | None = None
+) -> Tensor | None:
+    """The mean that an op of continuous or discretised data reads: None if the network predicts the data itself. x,
+    which is called `name`, or `shape` says what shape the mean must have."""
     checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
     if mean is not None:
-        checks.like("mean", mean, "x", x)
+        checks.like("mean", mean, name, x, shape)
     elif parametrisation == "noise":
         raise ValueError('mean must be given with parametrisation="noise", got None')
     return None if parametrisation == "data" else mean

@@ -54,6 +54,7 @@ class Operator:
     backward: a function `(library, grad, forward)` that returns the gradients of the leading arguments, where `grad` is
     the gradient of the first result. Without it, asking for a gradient is an error.
     in_place: whether there is a variant `<name>_out` that writes its result into a last argument `out`.
+    beside: the name of a tensor that this variant writes too, if it is passed as an argument behind `out`.
     """
 
     schema: str
@@ -61,6 +62,7 @@ class Operator:
     saved: str = ""
     backward: Callable | None = None
     in_place: bool = False
+    beside: str = ""
 
     @property
     def name(self) -> str:
@@ -69,7 +71,8 @@ class Operator:
     @property
     def schema_out(self) -> str:
         arguments = self.schema.partition("(")[2].rpartition(" -> ")[0].removesuffix(")")
-        return f"{self.name}_out({arguments}, Tensor(a!) out) -> ()"
+        beside = f", Tensor(b!)? {self.beside}" if self.beside else ""
+        return f"{self.name}_out({arguments}, Tensor(a!) out{beside}) -> ()"
 
 
 class Library:
@@ -105,15 +108,20 @@ class Library:
         write = self._define(family, operator.schema_out)
         torch.library.register_fake(write.name(), lambda *arguments, **keywords: None)
 
+        inputs = len(overload._schema.arguments)
+
         def call_or_write(*arguments):
-            out = arguments[-1]
+            out, *beside = arguments[inputs:]
             if out is None:
-                return call(*arguments[:-1])
+                if not any(t is not None for t in beside):
+                    return call(*arguments[:inputs])
+                out = operator.fake(*arguments[:inputs])  # of real tensors it makes a real one
+                arguments = *arguments[:inputs], out, *beside
             if not torch.compiler.is_compiling():
                 _refuse_tangents(write, arguments)
             write(*arguments)
             if not torch.compiler.is_compiling():  # compiled code increases the version itself
-                torch.autograd.graph.increment_version(out)
+                torch.autograd.graph.increment_version([t for t in (out, *beside) if t is not None])
             return out
 
         return call_or_write

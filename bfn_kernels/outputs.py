@@ -1,4 +1,4 @@
-"""The check of `out=`, the tensor that a step writes its result into: it may be the state itself."""
+"""The checks of `out=` and `theta_out=`, the tensors that a step writes its results into."""
 
 import torch
 from torch import Tensor
@@ -14,31 +14,47 @@ def check_out(out: Tensor | None, state_name: str, /, **inputs: Tensor | Rows | 
     """
     if out is None:
         return
-    named = {name: value.values if isinstance(value, Indexed) else value for name, value in inputs.items()}
-    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
-    state = tensors[state_name]
+    state = inputs[state_name]
     checks.like("out", out, "the state", state)
     if out.dtype != state.dtype:
         raise TypeError(f"out must be {state.dtype} as the state is, got {out.dtype}")
-    checks.no_gradient("writing into out leaves none", out=out, **tensors)
+    _check_place("out", out, inputs, state_name)
+
+
+def check_theta_out(theta_out: Tensor | None, state: Tensor, /, **tensors: Tensor | Rows | None) -> None:
+    """Refuses a `theta_out` that has not the state's shape. It must share no memory with any other tensor of the call,
+    and leaves no gradient either."""
+    if theta_out is not None:
+        checks.like("theta_out", theta_out, "the state", state)
+        _check_place("theta_out", theta_out, {**tensors, "state": state}, None)
+
+
+def _check_place(what: str, out: Tensor, inputs: dict, state_name: str | None) -> None:
+    """Refuses an `out`, called `what`, that cannot be written to. It may be the input called `state_name`."""
+    named = {name: value.values if isinstance(value, Indexed) else value for name, value in inputs.items()}
+    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    checks.no_gradient(f"writing into {what} leaves none", **{what: out}, **tensors)
     if not torch.compiler.is_compiling():  # the compiler cannot trace this check, and writes into its own copies
-        _check_kind(out)
+        _check_kind(what, out)
     if _overlaps_itself(out):
-        raise ValueError(f"out must have a place of its own for every element, got strides {out.stride()}")
+        raise ValueError(f"{what} must have a place of its own for every element, got strides {out.stride()}")
     written = _memory(out)
     for name, value in tensors.items():
         read = _memory(value)
         if written is None or read is None or written[0] >= read[1] or read[0] >= written[1]:
             continue
         if name != state_name or _dims(out) != _dims(value) or written != read:
-            raise ValueError(f"out must be the state itself or share no memory with any input, but it does with {name}")
+            itself = "" if state_name is None else "be the state itself or "
+            raise ValueError(f"{what} must {itself}share no memory with any input, but it does with {name}")
 
 
-def _check_kind(out: Tensor) -> None:
+def _check_kind(what: str, out: Tensor) -> None:
     if out.layout != torch.strided or out.is_neg():
-        raise ValueError("out must be a plain tensor, got a sparse one or a view that negates what it shows")
+        raise ValueError(f"{what} must be a plain tensor, got a sparse one or a view that negates what it shows")
     if out.is_inference() and not torch.is_inference_mode_enabled():
-        raise ValueError("out must not be a tensor of inference mode outside of it, where autograd cannot follow it")
+        raise ValueError(
+            f"{what} must not be a tensor of inference mode outside of it, where autograd cannot follow it"
+        )
 
 
 def _dims(x: Tensor) -> list[tuple[int, int]]:

@@ -23,6 +23,8 @@ COUNTED = {
     "gaussian_step, with noise, bfloat16": ("gaussian_step_kernelINS_5DenseINS_8BFloat16ES3_Li8EEELb1", 8, 6),
     "gaussian_step, float32": ("gaussian_step_kernelINS_5DenseIffLi4EEELb0", 4, 12),
     "gaussian_step, bfloat16": ("gaussian_step_kernelINS_5DenseINS_8BFloat16ES3_Li8EEELb0", 8, 6),
+    "continuous update on a prediction, float32": ("update_kernelINS_5DenseIffLi4EEEEEv", 4, 12),
+    "output_std, float32": ("output_std_kernelINS_5DenseIffLi4EEE", 4, 12),
     "predict_data, float32": ("predict_data_kernelINS_5DenseIffLi4EEE", 4, 12),
     "predict_data_backward, float32": ("predict_data_backward_kernelINS_5DenseIffLi4EEE", 4, 20),
     "squared_loss, float32": ("squared_loss_kernelINS_5DenseIffLi4EEE", 4, 12),

@@ -115,6 +115,10 @@ def of_data(x: torch.Tensor) -> list[Row]:
     calls = [
         ("gaussian_step, with noise", 3, lambda: continuous.gaussian_step(x, row, x, row, row, seed, None)),
         ("gaussian_step", 3, lambda: continuous.gaussian_step(x, row, x, row, None, None, None)),
+        (
+            "continuous update on a prediction", 3,
+            lambda: continuous.update_sample(*prediction, row, row, row, *clip, None, None, seed, None),
+        ),
         ("squared_loss", 3, lambda: continuous.squared_loss(x, *prediction, row, None, *clip, *losses)),
         (
             "squared_loss_backward", 5,
@@ -122,6 +126,7 @@ def of_data(x: torch.Tensor) -> list[Row]:
                 row, scale, x, *prediction, row, *clip, None, False, True, True
             ),
         ),
+        ("output_std", 2 + 4 / width, lambda: discretised.output_std(x, row, row, True)),
         (
             "expected_value, unclipped", 4 + 8 / width,
             lambda: discretised.expected_value(x, x, None, 256, False, *gradients),
@@ -158,6 +163,10 @@ def of_classes(z: torch.Tensor) -> list[Row]:
     calls = [
         ("sender", 1, lambda: discrete.sender_sample(x, row, row, classes, True, seed, None, z.dtype)),
         ("update, a draw", 3, lambda: discrete.update_sample(z, z, row, row, 0, None, None, seed, None, None)),
+        (
+            "update with theta, a draw", 4,
+            lambda: discrete.update_sample_out(z, z, row, row, 0, None, None, seed, None, None, z, z),
+        ),
         ("loss", 1, lambda: discrete.continuous_time_loss(x, z, row, None, 3, True)),
         ("loss_backward", 2, lambda: discrete.loss_backward(row, scale, x, z, row, None, stats)),
         *(

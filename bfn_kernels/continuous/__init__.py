@@ -6,6 +6,8 @@ Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is dr
 Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -111,6 +113,11 @@ def update_sample(
     precision: Rows,
     alpha: Rows,
     *,
+    t: Rows | None = None,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    clip: Clip = (-1, 1),
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
     out: Tensor | None = None,
@@ -121,24 +128,41 @@ def update_sample(
 ) -> tuple[Tensor, Rows]:
     """Sender and update in one pass: ρ' = ρ + α, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε; y is never stored [derived].
 
-    x, mean `[B, ...]`, differentiable; precision and alpha at least 0, not both 0. Where `known_mask` is True, `known`
-    is sent instead of x (inpainting). `out`, which may be mean itself, receives the mean; no gradient then. Returns the
-    mean in the mean's type and the precision (a float if both were).
+    x, mean `[B, ...]`, differentiable; precision and alpha at least 0, not both 0. With t, one step of sampling: x is
+    what the network put out at time t, and the data x̂ that it stands for is sent, as `predict_data` or, with
+    `parametrisation="data"`, the clip alone makes it. sigma_1, schedule, parametrisation and clip are of t. Where
+    `known_mask` is True, `known` is sent instead (inpainting). `out`, which may be mean itself, receives the mean; no
+    gradient then. Returns the mean in the mean's type and the precision (a float if both were).
 
     >>> update_sample(torch.ones(1, 2), torch.zeros(1, 2), 1.0, 3.0, noise=torch.zeros(1, 2))
     (tensor([[0.7500, 0.7500]]), 4.0)
+    >>> noise_pred, mean = torch.zeros(1, 2), torch.full((1, 2), 0.45)
+    >>> update_sample(noise_pred, mean, 1.0, 3.0, t=0.5, sigma_1=0.1, noise=torch.zeros(1, 2))
+    (tensor([[0.4875, 0.4875]]), 4.0)
     """
     checks.data("mean", mean)
     checks.like("x", x, "mean", mean)
     known_mask = known_values(known, known_mask, mean, mean.shape)
     others = {"known": known, "known_mask": known_mask, "precision": precision, "alpha": alpha, "noise": noise}
-    check_out(out, "mean", x=x, mean=mean, **others)
+    check_out(out, "mean", x=x, mean=mean, t=t, **others)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(x, mean)
-    keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
-    if known is not None:
-        x = torch.where(known_mask, known.to(dtype), x.to(dtype))  # widened, as known may be wider than x
+    scales, ends = (None, None), (-math.inf, math.inf)
+    if t is not None:
+        schedule = continuous_schedule(sigma_1, schedule)
+        checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
+        ends = checks.interval("clip", clip)
+        scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule)
+    elif not (sigma_1 is schedule is None and parametrisation == "noise" and clip == (-1, 1)):
+        raise ValueError("t must be given with sigma_1, schedule, parametrisation or clip, got None")
+    update = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
     seed = drawn_seed(mean, seed, generator, ("noise", noise, mean.shape))
-    updated = library.continuous.gaussian_step(mean, keep, x, take, std, seed, noise, out)
+    if t is None and known is None:
+        keep, take, std = update
+        updated = library.continuous.gaussian_step(mean, keep, x, take, std, seed, noise, out)
+    else:
+        updated = library.continuous.update_sample(
+            x, mean, *scales, *update, *ends, known, known_mask, seed, noise, out
+        )
     return updated, updated_precision(precision, alpha, mean)
 
 

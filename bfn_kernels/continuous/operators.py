@@ -29,6 +29,23 @@ def _step_backward(library: Library, grad: Tensor, forward: Forward):
     return grad_state, None, grad_data
 
 
+def _update_backward(library: Library, grad: Tensor, forward: Forward):
+    saved, (need_prediction, need_mean, *_), types = forward
+    dtype = saved.keep.dtype  # wide, so that the two parts of the mean's gradient are rounded once
+    grad_sent = scaled_input_gradient(library, grad, saved.take, dtype)
+    if saved.known_mask is not None:
+        grad_sent = torch.where(saved.known_mask, 0, grad_sent)
+    predicted = saved.prediction.to(dtype), saved.mean.to(dtype), saved.mean_scale, saved.noise_scale
+    through_mean = need_mean and saved.mean_scale is not None
+    grad_prediction, grad_mean = library.continuous.predict_data_backward(
+        grad_sent, *predicted, saved.low, saved.high, need_prediction, through_mean
+    )
+    if need_mean:
+        kept = scaled_input_gradient(library, grad, saved.keep, dtype)
+        grad_mean = kept + grad_mean if through_mean else kept
+    return grad_prediction.to(types[0]), grad_mean.to(types[1])
+
+
 def _prediction_backward(library: Library, grad: Tensor, forward: Forward):
     return library.continuous.predict_data_backward(grad, *forward.saved, *forward.needed[:2])
 
@@ -61,6 +78,15 @@ OPERATORS = [
         fake=lambda state, *others: torch.empty_like(state),
         saved="state_scale data_scale",
         backward=_step_backward,
+        in_place=True,
+    ),
+    Operator(
+        "update_sample(Tensor prediction, Tensor mean, Tensor? mean_scale, Tensor? noise_scale, Tensor keep, "
+        "Tensor take, Tensor update_std, float low, float high, Tensor? known, Tensor? known_mask, Tensor? seed, "
+        "Tensor? noise) -> Tensor",
+        fake=lambda prediction, mean, *others: torch.empty_like(mean),
+        saved="prediction mean mean_scale noise_scale keep take low high known_mask",
+        backward=_update_backward,
         in_place=True,
     ),
     Operator(

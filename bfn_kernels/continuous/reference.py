@@ -4,6 +4,7 @@ Data have shape `[B, ...]`. Row scalars (`mean_scale`, `weight`, …) come from 
 arithmetic, and broadcast to the data. Explicit `noise` replaces the normals that the seed would make.
 """
 
+import torch
 from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype, values
@@ -40,6 +41,35 @@ def gaussian_step(
     if noise_scale is not None:
         value = value + noise_scale * normals(state, dtype, seed, noise)
     return value.to(state.dtype) if out is None else out.copy_(value)
+
+
+def update_sample(
+    prediction: Tensor,
+    mean: Tensor,
+    mean_scale: Tensor | None,
+    noise_scale: Tensor | None,
+    keep: Tensor,
+    take: Tensor,
+    update_std: Tensor,
+    low: float,
+    high: float,
+    known: Tensor | None,
+    known_mask: Tensor | None,
+    seed: Tensor | None,
+    noise: Tensor | None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Sends x̂, or what is known, with accuracy α, and updates the mean.
+
+    prediction, mean, known, noise: `[B, ...]`. mean_scale, noise_scale, keep, take and update_std: row scalars that
+    broadcast to the mean. known_mask: bool, broadcasts to it. seed: an int64 tensor of one element. x̂ is that of
+    `predict_data`.
+    """
+    dtype = compute_dtype(prediction, mean)
+    sent = predict_data(prediction.to(dtype), mean, mean_scale, noise_scale, low, high)
+    if known is not None:
+        sent = torch.where(known_mask, known.to(dtype), sent)
+    return gaussian_step(mean, keep, sent, take, update_std, seed, noise, out)
 
 
 def predict_data(

@@ -56,6 +56,52 @@ def _gaussian_step(
     store(out, block, value)
 
 
+def update_sample(*arguments) -> Tensor:
+    out = torch.empty_like(arguments[1])  # like the mean
+    update_sample_out(*(*arguments, out))
+    return out
+
+
+def update_sample_out(
+    prediction: Tensor,
+    mean: Tensor,
+    mean_scale,
+    noise_scale,
+    keep,
+    take,
+    update_std,
+    low: float,
+    high: float,
+    known,
+    known_mask,
+    seed,
+    noise,
+    out: Tensor,
+) -> None:
+    shape, count, written = mean.shape, mean.numel(), writable(out)
+    network = _views(shape, prediction, mean, mean_scale, noise_scale)
+    inputs = _views(shape, keep, take, update_std, known, known_mask, noise)
+    arguments = network, *inputs, seed, view(written, shape), count
+    T = compute_type(prediction, mean)
+    launch(_update, programs(count), *arguments, LOW=low, HIGH=high, T=T, BLOCK=BLOCK)
+    if written is not out:
+        out.copy_(written)
+
+
+@triton.jit
+def _update(
+    network, keep, take, std, known, known_mask, noise, seed, out, count,
+    LOW: tl.constexpr, HIGH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    block = block_of(count, BLOCK)
+    x_hat, _, _ = predict(network, block, T)
+    sent = clamp(x_hat, LOW, HIGH)
+    if known[0] is not None:
+        sent = tl.where(load(known_mask, block, tl.int1), load(known, block, T), sent)
+    updated = load(keep, block, T) * load(network[1], block, T) + load(take, block, T) * sent
+    store(out, block, updated + load(std, block, T) * noise_of(noise, seed, block, SENDER, T))
+
+
 @triton.jit
 def predict(network, block, T: tl.constexpr):
     """x̂ = mean_scale·μ − noise_scale·ε̂ (84), and the two scales. If both are 0, which they are for t < t_min, x̂ is 0

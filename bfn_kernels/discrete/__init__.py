@@ -17,7 +17,7 @@ from bfn_kernels.arguments import drawn_seed, expectation, known_values, step_ti
 from bfn_kernels.discrete import reference
 from bfn_kernels.discrete.operators import CHOICES, MEAN, OPERATORS, RECEIVERS
 from bfn_kernels.operators import needs
-from bfn_kernels.outputs import check_out
+from bfn_kernels.outputs import check_out, check_theta_out
 from bfn_kernels.reduction import hide
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
@@ -133,6 +133,7 @@ def update_sample(
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
     out: Tensor | None = None,
+    theta_out: Tensor | None = None,
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
@@ -145,8 +146,9 @@ def update_sample(
     output_logits, state `[B, ..., K]`; the state is differentiable, the logits with `choose="mean"` alone; alpha at
     least 0. choose: what is sent, a "sample" of the output distribution, its "mode", or its "mean" (p in the place of
     e_k). Where `known_mask` is True, the class `known` `[B, ...]` is sent instead. `out`, which may be the state
-    itself, receives the new state; no gradient then. noise: normals `[B, ..., K]` of the sender; draw_noise: uniforms
-    `[B, ...]` that draw the class. Returns logits in the state's type.
+    itself, receives the new state, and `theta_out`, of the state's shape and any of the types, its probabilities, which
+    the network sees next, as `theta` gives them; no gradient then. noise: normals `[B, ..., K]` of the sender;
+    draw_noise: uniforms `[B, ...]` that draw the class. Returns logits in the state's type.
 
     >>> z = torch.zeros(1, 2)
     >>> update_sample(torch.tensor([[0.0, 1.0]]), z, 0.5, choose="mode", noise=z)
@@ -159,6 +161,7 @@ def update_sample(
     known_mask = known_values(known, known_mask, state, state.shape[:-1])
     others = {"known": known, "known_mask": known_mask, "alpha": alpha, "noise": noise, "draw_noise": draw_noise}
     check_out(out, "state", output_logits=output_logits, state=state, **others)
+    check_theta_out(theta_out, state, output_logits=output_logits, out=out, **others)
     if choose != "mean":
         checks.no_gradient(f"a {choose} has none", output_logits=output_logits)
     library = backends.library(backend, state.device)
@@ -170,7 +173,7 @@ def update_sample(
     draws = [("draw_noise", draw_noise, lead)] if choose == "sample" else []
     seed = drawn_seed(state, seed, generator, ("noise", noise, state.shape), *draws)
     return library.discrete.update_sample(
-        output_logits, state, *message, choice, known, known_mask, seed, noise, draw_noise, out
+        output_logits, state, *message, choice, known, known_mask, seed, noise, draw_noise, out, theta_out
     )
 
 

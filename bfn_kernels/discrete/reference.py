@@ -51,12 +51,13 @@ def sender_sample(
 def update_sample(
     output_logits: Tensor, state: Tensor, alpha: Tensor, spread: Tensor, choice: int, known: Tensor | None,
     known_mask: Tensor | None, seed: Tensor | None, noise: Tensor | None, draw_noise: Tensor | None,
-    out: Tensor | None = None,
+    out: Tensor | None = None, theta_out: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """z' = z + y: draws a class from the output distribution, sends it with accuracy α, and updates the state (171).
 
     output_logits, state and noise: `[B, ..., K]`. alpha, and spread = √(Kα): row scalars that broadcast to the classes.
     known and draw_noise: `[B, ...]`. known_mask: bool, broadcasts to known. seed: an int64 tensor of one element.
+    theta_out: `[B, ..., K]`, receives the probabilities of the new state.
     """
     dtype = compute_dtype(output_logits, state)
     num_classes = state.shape[-1]
@@ -75,6 +76,8 @@ def update_sample(
         given = torch.where(valid.unsqueeze(-1), one_hot(index, num_classes).to(dtype), torch.nan)
         sent = torch.where(known_mask.unsqueeze(-1), given, sent)
     updated = (state.to(dtype) + message(sent, alpha, spread, normals(state.shape, dtype, seed, noise))).to(state.dtype)
+    if theta_out is not None:
+        theta_out.copy_(updated.to(dtype).softmax(-1))
     return updated if out is None else out.copy_(updated)
 
 

@@ -127,26 +127,27 @@ def _sender(
 
 def update_sample(*arguments) -> Tensor:
     out = torch.empty_like(arguments[1])  # like the state
-    update_sample_out(*(*arguments, out))
+    update_sample_out(*(*arguments, out, None))
     return out
 
 
 def update_sample_out(
     output_logits: Tensor, state: Tensor, alpha, spread, choice: int, known, known_mask, seed, noise, draw_noise,
-    out: Tensor,
+    out: Tensor, theta_out: Tensor | None,
 ) -> None:  # fmt: skip
     shape, num_classes = state.shape, state.shape[-1]
     lead, tile = shape[:-1], tile_of(num_classes)
-    to = class_view(out, shape)  # the view of a copy, if no view describes the strides
+    written = [(t, class_view(t, shape)) for t in (out, theta_out)]  # of a copy, if no view describes the strides
     launch(
         _update, programs(lead.numel(), tile.rows), class_view(output_logits, shape), class_view(state, shape),
         *(view(t, lead) for t in (alpha, spread, known, known_mask)), class_view(noise, shape),
-        view(draw_noise, lead), seed, to, lead.numel(),
+        view(draw_noise, lead), seed, *(to for _, to in written), lead.numel(),
         CHOICE=choice, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=compute_type(output_logits, state),
         warps=tile.warps,
     )  # fmt: skip
-    if to[0].data_ptr() != out.data_ptr():
-        out.copy_(to[0])
+    for given, to in written:
+        if given is not None and to[0].data_ptr() != given.data_ptr():
+            given.copy_(to[0])
 
 
 @triton.jit
@@ -183,7 +184,7 @@ def _draw(logits, uniform, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.cons
 
 @triton.jit
 def _update(
-    logits, state, beta, spread, known, known_mask, noise, draw_noise, seed, out, count,
+    logits, state, beta, spread, known, known_mask, noise, draw_noise, seed, out, theta, count,
     CHOICE: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     rows = block_of(count, ROWS)
@@ -199,6 +200,8 @@ def _update(
     if known[0] is not None:
         sent = tl.where(given, load(known, rows, tl.int64), sent)
     poison = tl.where(_in_range(sent, K), 0.0, float("nan"))
+    new_top = tl.full((ROWS,), float("-inf"), T)
+    new_total = tl.zeros((ROWS,), T)
     for first in range(0, K, TILE):
         share = is_class(sent, first, TILE).to(T) + poison[:, None]
         if CHOICE == MEAN:
@@ -206,7 +209,19 @@ def _update(
             share = tl.where(given[:, None], share, e / total[:, None])
         eps = class_noise(noise, seed, rows, first, SENDER, 0, 0, K, TILE, T)
         z = load_classes(state, rows, first, K, TILE, T, 0.0)
-        store_classes(out, rows, first, z + _message(share, beta, spread, eps, K), K, TILE)
+        z += _message(share, beta, spread, eps, K)
+        store_classes(out, rows, first, z, K, TILE)
+        if theta[0] is not None:
+            z = tl.where((first + tl.arange(0, TILE) < K)[None, :], z.to(out[0].dtype.element_ty).to(T), float("-inf"))
+            if K <= TILE:
+                store_classes(theta, rows, 0, softmax(z), K, TILE)
+            else:
+                new_top, new_total = with_tile(z, new_top, new_total)
+    if theta[0] is not None and K > TILE:
+        tl.debug_barrier()  # the new state is read again, maybe by other threads than those that wrote it
+        for first in range(0, K, TILE):
+            e = exp_difference(load_classes(out, rows, first, K, TILE, T, float("-inf")), new_top[:, None])
+            store_classes(theta, rows, first, e / new_total[:, None], K, TILE)
 
 
 @triton.jit

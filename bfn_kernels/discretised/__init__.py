@@ -13,6 +13,7 @@ Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is dr
 Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -30,7 +31,7 @@ from bfn_kernels.arguments import (
 )
 from bfn_kernels.discretised import reference
 from bfn_kernels.discretised.operators import CHOICES, MEAN, OPERATORS
-from bfn_kernels.operators import needs
+from bfn_kernels.operators import Library, needs
 from bfn_kernels.outputs import check_out
 from bfn_kernels.reduction import NONE
 from bfn_kernels.rows import Rows
@@ -66,6 +67,43 @@ def to_levels(x: Tensor, *, num_bins: int) -> Tensor:
     checks.data("x", x)
     wide = x.to(checks.compute_dtype(x))
     return reference.bin_index(wide, checks.integer("num_bins", num_bins, 2)).nan_to_num(0).long()
+
+
+def output_distribution(
+    pred_mean: Tensor,
+    pred_log_std: Tensor,
+    mean: Tensor | None,
+    t: Rows,
+    *,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mean and std of the data that the network predicts at time t (105, 106): μ/γ − √((1−γ)/γ)·pred_mean and
+    √((1−γ)/γ)·exp(pred_log_std), or with `parametrisation="data"` pred_mean and exp(pred_log_std). `sample`, `mode`,
+    `expected_value` and `log_prob` take them.
+
+    pred_mean, pred_log_std `[B, ...]` or, of a mixture, `[B, ..., M]`; mean `[B, ...]`, or None with "data". All are
+    differentiable; t in [0, 1]. pred_log_std is clamped to ±10, and the std to [1e-3, 10]; with the noise predicted,
+    mean and std are 0 and 1 where t < 1e-6. Returns both in pred_mean's shape, in float32 (float64 for float64).
+
+    >>> zero = torch.zeros(1, 2)
+    >>> mean, std = output_distribution(zero, zero - 1, zero + 0.36, 0.5, sigma_1=0.1)
+    >>> mean, std, mode(mean, std, num_bins=16)
+    (tensor([[0.4000, 0.4000]]), tensor([[0.1226, 0.1226]]), tensor([[0.4375, 0.4375]]))
+    """
+    schedule = continuous_schedule(sigma_1, schedule)
+    checks.data("pred_mean", pred_mean)
+    checks.like("pred_log_std", pred_log_std, "pred_mean", pred_mean)
+    lead = pred_mean.shape[:-1]
+    mixed = len(lead) > 0 and isinstance(mean, Tensor) and mean.shape == lead
+    shape = lead if mixed else pred_mean.shape
+    mean = read_mean(pred_mean, mean, parametrisation, "pred_mean", shape)
+    library = backends.library(backend, pred_mean.device)
+    dtype = checks.compute_dtype(pred_mean, pred_log_std, mean)
+    scales = prediction_scalars(library, parametrisation, t, pred_mean, dtype, schedule, dims=len(shape))
+    return _output_distribution(library, dtype, pred_mean, pred_log_std, mean, scales)
 
 
 def expected_value(
@@ -345,11 +383,8 @@ def update_sample(
     draws = [("draw_noise", draw_noise, mean.shape), *draws] if choose == "sample" else []
     seed = drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
     if choice == MEAN and any(needs(*output.values(), mean)):  # the operator has no gradient for the predictions
-        mean_scale, noise_scale = scales
-        normal = reference.output_distribution(
-            dtype, pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale
-        )
-        value = library.discretised.expected_value(*normal, num_bins, True)
+        normal = _output_distribution(library, dtype, pred_mean, pred_log_std, mean, scales)
+        value = library.discretised.expected_value(*normal, mixture_logits, num_bins, True)
         value = value if known is None else torch.where(known_mask, known.to(value.dtype), value)
         keep, take, std = update
         updated = library.continuous.gaussian_step(mean, keep, value, take, std, seed, noise, None)
@@ -381,6 +416,17 @@ def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Sequenc
     checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
     checks.like("mixture_logits", mixture_logits, "mean", mean)
     return mean.shape[:-1]
+
+
+def _output_distribution(
+    library: Library, dtype: torch.dtype, pred_mean, pred_log_std, mean, scales
+) -> tuple[Tensor, Tensor]:
+    """Mean and std in `dtype`, the type of the arithmetic. The mean is x̂ of continuous data without its clip."""
+    if mean is not None and mean.dim() < pred_mean.dim():
+        mean = mean.unsqueeze(-1).expand(pred_mean.shape)
+        scales = [None if scale is None else scale.unsqueeze(-1) for scale in scales]
+    data_mean = library.continuous.predict_data(pred_mean.to(dtype), mean, *scales, -math.inf, math.inf)
+    return data_mean, library.discretised.output_std(pred_log_std.to(dtype), *scales)
 
 
 def _component(mixture_logits: Tensor | None, noise: Tensor | None, shape: Sequence[int]) -> list[tuple]:

@@ -43,6 +43,14 @@ def _expected_value_backward(library: Library, grad: Tensor, forward: Forward):
     return times_saved(library, grad, None, forward.saved, forward)
 
 
+def _output_std_fake(pred_log_std, mean_scale, noise_scale, need):
+    return torch.empty_like(pred_log_std), gradient_fake(pred_log_std, need, compute_dtype(pred_log_std))
+
+
+def _output_std_backward(library: Library, grad: Tensor, forward: Forward):
+    return times_saved(library, grad, None, forward.saved, forward)
+
+
 def _loss_fake(tensors, *others):
     """The fake of a loss whose last arguments are the reduction and, for each gradient, whether it is needed."""
     *_, reduction, need_mean, need_std, need_mixture_logits = others
@@ -77,6 +85,13 @@ def _loss(schema: str, fake) -> Operator:
 
 _X_AND_NETWORK = f"Tensor x, {_NETWORK.format('?')}"
 OPERATORS = [
+    Operator(
+        "output_std(Tensor pred_log_std, Tensor? mean_scale, Tensor? noise_scale, bool need_pred_log_std) "
+        "-> (Tensor std, Tensor grad_pred_log_std)",
+        fake=_output_std_fake,
+        saved="grad_pred_log_std",
+        backward=_output_std_backward,
+    ),
     Operator(
         f"expected_value({_NORMAL}, int num_bins, bool clip, {_NEED_NORMAL}) -> (Tensor value, {_GRADIENTS})",
         fake=_expected_value_fake,

@@ -87,15 +87,24 @@ def output_distribution(
     The std is clamped to [1e-3, 10]. Where t < t_min, mean and std are 0 and 1, without a gradient. If the scales are
     None, the network predicts the mean itself.
     """
-    output = Normal.of(dtype, pred_mean, pred_log_std.clamp(-LOG_STD_LIMIT, LOG_STD_LIMIT), mixture_logits)
-    std = output.std.exp()
+    output = Normal.of(dtype, pred_mean, pred_log_std, mixture_logits)
     if mean_scale is None:
-        return output._replace(std=std.clamp(STD_MIN, STD_MAX))
+        return output._replace(std=output_std(output.std, None, None))
     mean_scale, noise_scale = output.each(mean_scale), output.each(noise_scale)
     started = mean_scale != 0  # it is 1/γ, at least 1, from t_min on, and 0 before
-    mean, noise_pred, std = hide(started, output.each(mean.to(dtype)), output.mean, std)
-    std = torch.where(started, (noise_scale * std).clamp(STD_MIN, STD_MAX), 1.0)
+    mean, noise_pred = hide(started, output.each(mean.to(dtype)), output.mean)
+    std = output_std(output.std, mean_scale, noise_scale)
     return output._replace(mean=mean_scale * mean - noise_scale * noise_pred, std=std)
+
+
+def output_std(pred_log_std: Tensor, mean_scale: Tensor | None, noise_scale: Tensor | None) -> Tensor:
+    """The std of `output_distribution`, in the type of pred_log_std: it depends on no other prediction."""
+    std = pred_log_std.to(compute_dtype(pred_log_std)).clamp(-LOG_STD_LIMIT, LOG_STD_LIMIT).exp()
+    if mean_scale is None:
+        return std.clamp(STD_MIN, STD_MAX).to(pred_log_std.dtype)
+    started = mean_scale != 0
+    (std,) = hide(started, std)
+    return torch.where(started, (noise_scale * std).clamp(STD_MIN, STD_MAX), 1.0).to(pred_log_std.dtype)
 
 
 def hidden_distribution(

@@ -64,6 +64,23 @@ def _gradients(prediction: Tensor, dtype: torch.dtype, mixed: bool, *needed: boo
     return saved, [each(t if n else None, shape) for t, n in zip(saved, needed, strict=True)]
 
 
+def output_std(pred_log_std: Tensor, mean_scale, noise_scale, need: bool) -> tuple[Tensor, ...]:
+    out, count, dtype = torch.empty_like(pred_log_std), pred_log_std.numel(), compute_dtype(pred_log_std)
+    written, (saved, (grad,)) = writable(out), _gradients(pred_log_std, dtype, False, need)
+    network = network_views(out.shape, None, pred_log_std, None, None, mean_scale, noise_scale)
+    constants = {"KIND": _kind(mean_scale), "T": KERNEL_TYPES[dtype], "BLOCK": BLOCK}
+    launch(_output_std, programs(count, BLOCK), network, view(written, out.shape), grad, count, **constants)
+    return out if written is out else out.copy_(written), *saved
+
+
+@triton.jit
+def _output_std(network, out, grad, count, KIND: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr):
+    block = block_of(count, BLOCK)
+    _, std, _, slope = output_normal(network, block, KIND, T)
+    store(out, block, std)
+    store(grad, block, slope)
+
+
 def expected_value(
     mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, clip: bool, *need: bool
 ) -> tuple[Tensor, ...]:

@@ -22,7 +22,7 @@ _DIRECT, _DATA = tl.constexpr(DIRECT), tl.constexpr(DATA)
 
 def network_views(
     shape: torch.Size,
-    prediction: Tensor,
+    prediction: Tensor | None,
     log_std: Tensor,
     mixture_logits: Tensor | None,
     mean: Tensor | None = None,

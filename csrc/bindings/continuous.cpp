@@ -36,6 +36,26 @@ Prediction predicted(const Tensor& prediction, const MaybeTensor& mean, const Ma
   };
 }
 
+void update_sample_out(const Tensor& prediction, const Tensor& mean, const MaybeTensor& mean_scale,
+                       const MaybeTensor& noise_scale, const Tensor& keep, const Tensor& take, const Tensor& update_std,
+                       double low, double high, const MaybeTensor& known, const MaybeTensor& known_mask,
+                       const MaybeTensor& seed, const MaybeTensor& noise, Tensor out) {
+  const Shape shape = shape_of(mean);
+  const ScalarType type = compute_type({&prediction, &mean});
+  const ContinuousUpdate op{
+      .count = numel(shape),
+      .from = predicted(prediction, mean, mean_scale, noise_scale, low, high, shape, type),
+      .keep = view_of_rows("keep", keep, shape, type),
+      .take = view_of_rows("take", take, shape, type),
+      .noise_scale = view_of_rows("update_std", update_std, shape, type),
+      .known = view("known", known, shape),
+      .known_mask = view("known_mask", known_mask, shape),
+      .noise = noise_of(seed, noise, shape, kSender),
+      .out = view_of_out(out, shape),
+  };
+  with_compute_type(type, [&](auto t) { continuous_update<decltype(t)>(op); });
+}
+
 Tensor predict_data_new(const Tensor& prediction, const MaybeTensor& mean, const MaybeTensor& mean_scale,
                         const MaybeTensor& noise_scale, double low, double high) {
   const Shape shape = shape_of(prediction);
@@ -118,6 +138,7 @@ std::tuple<Tensor, Tensor, Tensor> squared_loss_backward_new(const Tensor& grad,
 
 BFN_OPERATORS(m) {
   bfn::add_both<&bfn::gaussian_step_out, 0>(m, "continuous_gaussian_step", "continuous_gaussian_step_out");
+  bfn::add_both<&bfn::update_sample_out, 1>(m, "continuous_update_sample", "continuous_update_sample_out");
   bfn::add<&bfn::predict_data_new>(m, "continuous_predict_data");
   bfn::add<&bfn::predict_data_backward_new>(m, "continuous_predict_data_backward");
   bfn::add<&bfn::squared_loss_new>(m, "continuous_squared_loss");

@@ -66,6 +66,30 @@ struct Gradients {
   NetworkGradients views() const { return {mean.view, std.view, mixture_logits.view}; }
 };
 
+std::tuple<Tensor, Tensor> output_std_new(const Tensor& pred_log_std, const MaybeTensor& mean_scale,
+                                          const MaybeTensor& noise_scale, bool need_pred_log_std) {
+  const Shape shape = shape_of(pred_log_std);
+  const ScalarType type = compute_type({&pred_log_std});
+  const Output out = output_like(pred_log_std), grad = output(pred_log_std, shape, type, need_pred_log_std);
+  const OutputStd op{
+      .count = numel(shape),
+      .from = {.kind = mean_scale ? Parametrisation::kNoise : Parametrisation::kData,
+               .components = 1,
+               .prediction = {},
+               .log_std = view("pred_log_std", pred_log_std, shape),
+               .mixture_logits = {},
+               .mean = {},
+               .mean_scale = view_of_rows("mean_scale", mean_scale, shape, type),
+               .noise_scale = view_of_rows("noise_scale", noise_scale, shape, type),
+               .num_bins = 0,
+               .clip = false},
+      .out = out.view,
+      .grad = grad.view,
+  };
+  with_compute_type(type, [&](auto t) { output_std<decltype(t)>(op); });
+  return {out.tensor, grad.tensor};
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> expected_value_new(const Tensor& mean, const Tensor& std,
                                                               const MaybeTensor& mixture_logits, int64_t num_bins,
                                                               bool clip, bool need_mean, bool need_std,
@@ -218,6 +242,7 @@ LossAndSaved discrete_time_loss_new(const Tensor& x, const Tensor& pred_mean, co
 }  // namespace bfn
 
 BFN_OPERATORS(m) {
+  bfn::add<&bfn::output_std_new>(m, "discretised_output_std");
   bfn::add<&bfn::expected_value_new>(m, "discretised_expected_value");
   bfn::add<&bfn::sample_new>(m, "discretised_sample");
   bfn::add<&bfn::mode_new>(m, "discretised_mode");

@@ -43,23 +43,27 @@ void add(torch::stable::detail::StableLibrary& library, const char* name) {
 }
 
 // The functional form of an operator that writes into its last argument: that is a new tensor, like argument number
-// kLike.
-template <auto out_form, size_t kLike, class Arguments, class Numbers>
+// kLike. What the operator may write into beside it, as kBeside says behind it, is not given.
+template <auto out_form, size_t kLike, bool kBeside, class Arguments, class Numbers>
 struct Functional;
-template <auto out_form, size_t kLike, class... A, size_t... number>
-struct Functional<out_form, kLike, std::tuple<A...>, std::index_sequence<number...>> {
+template <auto out_form, size_t kLike, bool kBeside, class... A, size_t... number>
+struct Functional<out_form, kLike, kBeside, std::tuple<A...>, std::index_sequence<number...>> {
   static Tensor call(std::tuple_element_t<number, std::tuple<A...>>... inputs) {
     Tensor out = new_like(std::get<kLike>(std::tie(inputs...)));
-    out_form(inputs..., out);
+    if constexpr (kBeside) {
+      out_form(inputs..., out, {});
+    } else {
+      out_form(inputs..., out);
+    }
     return out;
   }
 };
 
-template <auto out_form, size_t kLike>
+template <auto out_form, size_t kLike, bool kBeside = false>
 void add_both(torch::stable::detail::StableLibrary& library, const char* name, const char* out_name) {
   [&]<class... A>(void (*)(A...)) {
-    using Inputs = std::make_index_sequence<sizeof...(A) - 1>;
-    add<&Functional<out_form, kLike, std::tuple<A...>, Inputs>::call>(library, name);
+    using Inputs = std::make_index_sequence<sizeof...(A) - 1 - kBeside>;
+    add<&Functional<out_form, kLike, kBeside, std::tuple<A...>, Inputs>::call>(library, name);
   }(out_form);
   add<out_form>(library, out_name);
 }

@@ -85,6 +85,32 @@ void gaussian_step(const GaussianStep& op) {
 }
 
 template <class T>
+void continuous_update(const ContinuousUpdate& op) {
+  for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
+    PredictionBlock<T> from;
+    T buffers[5][kBlock], sent[kBlock], normals[noise_room(kBlock)];
+    const Ahead<T> ahead({&op.from.prediction, &op.from.mean, &op.out}, start);
+    const T* eps = normals_of(op.noise, start, length, normals, 0, 0, ahead);
+    from.read(op.from, start, length);
+    for (int64_t i = 0; i < length; ++i) sent[i] = clamp(from.x_hat(i), from.low, from.high);
+    if (op.known) {
+      uint8_t mask_buffer[kBlock];
+      const T* known = load(op.known, start, length, buffers[0]);
+      const uint8_t* mask = load(op.known_mask, start, length, mask_buffer);
+      for (int64_t i = 0; i < length; ++i) sent[i] = mask[i] ? known[i] : sent[i];
+    }
+    const T* keep = load(op.keep, start, length, buffers[1]);
+    const T* take = load(op.take, start, length, buffers[2]);
+    const T* noise_scale = load(op.noise_scale, start, length, buffers[3]);
+    T* out = target(op.out, start, buffers[4]);
+    for (int64_t i = 0; i < length; ++i) {
+      out[i] = updated_mean(keep[i], from.mean[i], take[i], sent[i], noise_scale[i], eps[i]);
+    }
+    store(op.out, start, length, out);
+  });
+}
+
+template <class T>
 void predict_data(const PredictData& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
     T buffer[kBlock];
@@ -168,6 +194,7 @@ void squared_loss_backward(const SquaredLossBackward& op) {
 }
 
 BFN_INSTANTIATE(gaussian_step, const GaussianStep&);
+BFN_INSTANTIATE(continuous_update, const ContinuousUpdate&);
 BFN_INSTANTIATE(predict_data, const PredictData&);
 BFN_INSTANTIATE(predict_data_backward, const PredictDataBackward&);
 BFN_INSTANTIATE(squared_loss, const SquaredLoss&);

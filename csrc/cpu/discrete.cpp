@@ -206,6 +206,7 @@ void discrete_update(const DiscreteUpdate& op) {
       }
       store_tile(op.out, tile, out);
     });
+    if (op.theta) store_probs(op.theta, rows, RowSums<T>(rows, kNoClass, scratch, logits_of<T>(op.out)), scratch);
   });
   bad.refuse("known", op.num_classes);
 }

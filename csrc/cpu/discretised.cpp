@@ -213,6 +213,15 @@ class NStep {
 }  // namespace
 
 template <class T>
+void output_std(const OutputStd& op) {
+  for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
+    const NetworkBlock<T> from(op.from, start, length);
+    store(op.out, start, length, from.std);
+    if (op.grad) store(op.grad, start, length, from.std_by_log_std);
+  });
+}
+
+template <class T>
 void expected_value(const DiscretisedExpectedValue& op) {
   for_blocks(op.count, op.from.components, [&](int64_t start, int64_t length) {
     const NetworkBlock<T> from(op.from, start, length);
@@ -287,6 +296,7 @@ void discretised_loss(const DiscretisedLoss& op) {
   range.refuse();
 }
 
+BFN_INSTANTIATE(output_std, const OutputStd&);
 BFN_INSTANTIATE(expected_value, const DiscretisedExpectedValue&);
 BFN_INSTANTIATE(choose, const Choose&);
 BFN_INSTANTIATE(discretised_update, const DiscretisedUpdate&);

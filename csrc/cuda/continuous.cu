@@ -42,14 +42,14 @@ struct Interval {
   explicit Interval(const Prediction& from) : low(static_cast<T>(from.low)), high(static_cast<T>(from.high)) {}
 };
 
-// x_hat before the clip (84), and the scales that made it.
+// x_hat before the clip (84), and the mean and scales that made it.
 template <class T, int kCount>
 struct DataPrediction {
-  T x_hat[kCount], mean_scale[kCount], noise_scale[kCount];
+  T x_hat[kCount], mean[kCount], mean_scale[kCount], noise_scale[kCount];
 
   template <class At>
   __device__ DataPrediction(const At& at, const Prediction& from) {
-    T prediction[kCount], mean[kCount];
+    T prediction[kCount];
     at.network(from.prediction, prediction);
     at.data(from.mean, mean);
     at.rows(from.mean_scale, mean_scale);
@@ -58,6 +58,38 @@ struct DataPrediction {
     for (int j = 0; j < kCount; ++j) x_hat[j] = predict(prediction[j], mean[j], mean_scale[j], noise_scale[j]);
   }
 };
+
+template <class At>
+__global__ void __launch_bounds__(kThreads, 2)
+    update_kernel(const __grid_constant__ ContinuousUpdate op, const __grid_constant__ RowMap rows,
+                  const Interval<typename At::Compute> clip) {
+  using T = typename At::Compute;
+  const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
+  for_grid<At>(op.count, rows, [&](auto at) {
+    constexpr int kCount = decltype(at)::kCount;
+    DataPrediction<T, kCount> from(at, op.from);
+    T keep[kCount], take[kCount], noise_scale[kCount], eps[kCount];
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) from.x_hat[j] = clamp(from.x_hat[j], clip.low, clip.high);
+    if (op.known) {
+      T known[kCount];
+      bool given[kCount];
+      at.data(op.known, known);
+      at.mask(op.known_mask, given);
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) from.x_hat[j] = given[j] ? known[j] : from.x_hat[j];
+    }
+    at.rows(op.keep, keep);
+    at.rows(op.take, take);
+    at.rows(op.noise_scale, noise_scale);
+    at.noise(op.noise, seed, eps);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      from.x_hat[j] = updated_mean(keep[j], from.mean[j], take[j], from.x_hat[j], noise_scale[j], eps[j]);
+    }
+    at.store_data(op.out, from.x_hat);
+  });
+}
 
 template <class At>
 __global__ void __launch_bounds__(kThreads, 2)
@@ -166,6 +198,22 @@ void gaussian_step(const GaussianStep& op) {
 }
 
 template <class T>
+void continuous_update(const ContinuousUpdate& op) {
+  const Layout layout = layout_of(op.from)
+                            .data(op.known)
+                            .data(op.out)
+                            .rows(op.keep)
+                            .rows(op.take)
+                            .rows(op.noise_scale)
+                            .bytes(op.known_mask)
+                            .noise(op.noise);
+  with_network_access<T>(layout, [&](auto tag) {
+    using At = typename decltype(tag)::type;
+    launch(&update_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map(), Interval<T>(op.from));
+  });
+}
+
+template <class T>
 void predict_data(const PredictData& op) {
   const Layout layout = layout_of(op.from).network(op.out);
   with_network_access<T>(layout, [&](auto tag) {
@@ -213,6 +261,7 @@ void squared_loss_backward(const SquaredLossBackward& op) {
 }
 
 BFN_INSTANTIATE(gaussian_step, const GaussianStep&);
+BFN_INSTANTIATE(continuous_update, const ContinuousUpdate&);
 BFN_INSTANTIATE(predict_data, const PredictData&);
 BFN_INSTANTIATE(predict_data_backward, const PredictDataBackward&);
 BFN_INSTANTIATE(squared_loss, const SquaredLoss&);

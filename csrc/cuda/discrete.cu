@@ -12,23 +12,26 @@ template <class A>
 constexpr int kResident = sizeof(typename A::Compute) == sizeof(double) ? 1 : 2;
 
 template <class A, class Team, int kSlots>
+__device__ void store_softmax(const Team& team, const View& from, const View& out, int64_t row, int count) {
+  using T = typename A::Compute;
+  ClassRow<A, Team, kSlots> logits(team, from, row, count);
+  const RowStats<T> stats = logits.stats(-1);
+  const T inverse = 1 / stats.rest;
+  for_groups<kSlots>(team, count, [&](int i, int first) {
+    T z[4];
+    logits.group(i, first, z);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) z[j] = exp_difference(z[j], stats.max) * inverse;
+    A::store(out, row, count, first, z);
+  });
+}
+
+template <class A, class Team, int kSlots>
 __global__ void __launch_bounds__(kThreads, kResident<A>)
     theta_kernel(const __grid_constant__ DiscreteTheta op, int team_size) {
-  using T = typename A::Compute;
   const Team team(team_size);
   const int count = static_cast<int>(op.num_classes);
-  for_rows(team, op.count, [&](int64_t row) {
-    ClassRow<A, Team, kSlots> logits(team, op.logits, row, count);
-    const RowStats<T> stats = logits.stats(-1);
-    const T inverse = 1 / stats.rest;
-    for_groups<kSlots>(team, count, [&](int i, int first) {
-      T z[4];
-      logits.group(i, first, z);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) z[j] = exp_difference(z[j], stats.max) * inverse;
-      A::store(op.out, row, count, first, z);
-    });
-  });
+  for_rows(team, op.count, [&](int64_t row) { store_softmax<A, Team, kSlots>(team, op.logits, op.out, row, count); });
 }
 
 // Makes the message that the class x sends, with its noise: four classes of a row at a time.
@@ -185,6 +188,8 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
       }
       A::store(op.out, row, count, first, state);
     });
+    // each thread reads the classes of the new state that it has written itself
+    if (op.theta) store_softmax<A, Team, kSlots>(team, op.out, op.theta, row, count);
   });
 }
 
@@ -297,7 +302,7 @@ void discrete_sender(const DiscreteSender& op) {
 
 template <class T>
 void discrete_update(const DiscreteUpdate& op) {
-  const Layout layout = Layout().data(op.output_logits).data(op.state).data(op.out);
+  const Layout layout = Layout().data(op.output_logits).data(op.state).data(op.out).data(op.theta);
   with_classes<T>(layout, op.num_classes, [&](auto a, auto team, auto slots, int threads, int size) {
     launch(&update_kernel<typename decltype(a)::type, typename decltype(team)::type, decltype(slots)::value>,
            grid_of(op.count, threads, size), threads, op, size);

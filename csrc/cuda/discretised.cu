@@ -10,6 +10,17 @@ namespace {
 
 template <class At>
 __global__ void __launch_bounds__(kThreads, 2)
+    output_std_kernel(const __grid_constant__ OutputStd op, const __grid_constant__ RowMap rows) {
+  using T = typename At::Compute;
+  for_grid<At>(op.count, rows, [&](auto at) {
+    const Normals<T, decltype(at)::kCount> normals(at, op.from);
+    at.store_network(op.out, normals.std);
+    if (op.grad) at.store_own(op.grad, normals.std_by_log_std);
+  });
+}
+
+template <class At>
+__global__ void __launch_bounds__(kThreads, 2)
     expected_value_kernel(const __grid_constant__ DiscretisedExpectedValue op, const __grid_constant__ RowMap rows) {
   using T = typename At::Compute;
   constexpr int kCount = At::kCount;
@@ -172,6 +183,15 @@ void with_choice(Choice choice, F&& f) {
 }  // namespace
 
 template <class T>
+void output_std(const OutputStd& op) {
+  const Layout layout = layout_of(op.from).network(op.out);
+  with_access<T>(layout, [&](auto tag) {
+    using At = typename decltype(tag)::type;
+    launch(&output_std_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map());
+  });
+}
+
+template <class T>
 void expected_value(const DiscretisedExpectedValue& op) {
   if (op.from.mixture_logits) return mixture_expected_value<T>(op);
   const Layout layout = layout_of(op.from).network(op.out).whole_packs(op.count);
@@ -239,6 +259,7 @@ void discretised_loss(const DiscretisedLoss& op) {
   finish_losses<T>(op.to, chunks);
 }
 
+BFN_INSTANTIATE(output_std, const OutputStd&);
 BFN_INSTANTIATE(expected_value, const DiscretisedExpectedValue&);
 BFN_INSTANTIATE(choose, const struct Choose&);
 BFN_INSTANTIATE(discretised_update, const DiscretisedUpdate&);

@@ -21,6 +21,15 @@ struct Prediction {
   double low, high;
 };
 
+// Sender and update in one, of x_hat or of what is known. The state is the mean that the prediction was made of.
+struct ContinuousUpdate {
+  int64_t count;
+  Prediction from;
+  View keep, take, noise_scale, known, known_mask;
+  Noise noise;
+  View out;
+};
+
 struct PredictData {
   int64_t count;
   Prediction from;
@@ -51,6 +60,8 @@ struct SquaredLossBackward {
 
 template <class T>
 void gaussian_step(const GaussianStep& op);
+template <class T>
+void continuous_update(const ContinuousUpdate& op);
 template <class T>
 void predict_data(const PredictData& op);
 template <class T>

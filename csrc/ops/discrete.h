@@ -28,7 +28,7 @@ struct DiscreteUpdate {
   Choice choice;
   View known, known_mask;
   Noise noise, draw;
-  View out;
+  View out, theta;  // theta, if it is not null, gets the softmax of what out gets
 };
 
 constexpr int64_t kRowStats = sizeof(RowStats<float>) / sizeof(float);  // the numbers that are saved of a row

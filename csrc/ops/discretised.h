@@ -23,6 +23,13 @@ struct NetworkGradients {
   View grad_prediction, grad_log_std, grad_mixture_logits;  // null where none is asked for
 };
 
+// The std alone, and its derivative by log_std where `grad` is not null; the prediction and the mean are null.
+struct OutputStd {
+  int64_t count;
+  NetworkOutput from;
+  View out, grad;
+};
+
 struct DiscretisedExpectedValue {
   int64_t count;
   NetworkOutput from;
@@ -58,6 +65,8 @@ struct DiscretisedLoss {
   LossTarget to;
 };
 
+template <class T>
+void output_std(const OutputStd& op);
 template <class T>
 void expected_value(const DiscretisedExpectedValue& op);
 template <class T>

@@ -50,13 +50,13 @@ def lively(pair):
 
 
 def test_samples_are_those_of_steps_by_themselves(pair):
-    """A sampling run whose steps do not share memory."""
+    """A sampling run whose steps do not share memory, except for the state."""
     model = lively(pair).eval()
     state, n = model.prior(3, torch.device("cpu")), 4
     with torch.no_grad():
         for i in range(1, n + 1):
             alpha = model.schedule.alpha(torch.tensor(i, dtype=torch.float64), n)
-            state = model.sample_step(state, torch.tensor((i - 1) / n), alpha, torch.tensor(derive(9, i)))
+            model.sample_step(state, torch.tensor((i - 1) / n), alpha, torch.tensor(derive(9, i)))
         want = model.sample_final(state)
     seen = []
     got = sample(model, 3, n, seed=9, watch=lambda i, state: seen.append(state))
@@ -73,6 +73,16 @@ def test_a_step_leaves_its_state_where_it_was(pair):
         run.step()
     assert [value.data_ptr() for value in (*run.state, run.done)] == places
     assert run.done.item() == 1 and run.state[0].abs().sum() > 0
+
+
+def test_a_state_of_classes_has_what_its_network_sees(tiny):
+    config = tiny("text")
+    model = lively((build_model(config, load_data(config)), None)).eval()
+    state = model.prior(2, torch.device("cpu"))
+    for i in range(3):
+        torch.testing.assert_close(model.theta(state), state[0].softmax(-1))
+        with torch.no_grad():
+            model.sample_step(state, torch.tensor(i / 3), torch.tensor(0.5), torch.tensor(i))
 
 
 class Blind(TorchDispatchMode):

@@ -119,6 +119,7 @@ void run_continuous(int64_t batch, int64_t row, F&& make) {
   gaussian_step<T>({count, make(count), a, make(count), b, a, seeded(kSender), make(count)});
   gaussian_step<T>({count, make(count), a, {}, {}, {}, {}, make(count)});
   const Prediction from{make(count), make(count), a, b, -1, 1};
+  continuous_update<T>({count, from, a, b, a, make(count), mask_of(count), seeded(kSender), make(count)});
   predict_data<T>({count, from, make(count)});
   predict_data_backward<T>({count, make(count), from, make(count), make(count)});
   each_target<T>(batch, row, [&](const LossTarget& to) { squared_loss<T>({make(count), from, a, {}, to}); });
@@ -134,6 +135,8 @@ void run_discretised(int64_t batch, int64_t row, F&& make) {
   NetworkOutput direct{
       Parametrisation::kDirect, 1, make(count), per_row<T>(batch, row, T(0.3)), {}, {}, {}, {}, 16, false};
   const auto gradients = [&] { return NetworkGradients{dense<T>(count), dense<T>(count), {}}; };
+  output_std<T>(
+      {count, {Parametrisation::kNoise, 1, {}, make(count), {}, {}, a, b, 16, true}, make(count), dense<T>(count)});
   expected_value<T>({count, direct, make(count), gradients()});
   for (const auto choice : {Choice::kSample, Choice::kMode, Choice::kMean}) {
     choose<T>({count, direct, choice, seeded(kOutput), {}, make(count)});
@@ -202,7 +205,8 @@ void run_discrete(int64_t batch, int64_t length, int64_t num_classes, F&& make) 
   }
   for (const auto choice : {Choice::kSample, Choice::kMode, Choice::kMean}) {
     discrete_update<T>({rows, num_classes, make(count), make(count), alpha, alpha, choice, x, mask_of(rows),
-                        seeded(kSender), seeded(kClass), make(count)});
+                        seeded(kSender), seeded(kClass), make(count),
+                        choice == Choice::kSample ? make(count) : View{}});
   }
   const View stats = dense<T>(rows * kRowStats);
   each_target<T>(batch, length, [&](const LossTarget& to) {

@@ -22,6 +22,7 @@ class Case:
     options: dict = field(default_factory=dict)
     diff: tuple[str, ...] = ()  # the inputs that are differentiable
     hard: bool = False  # whether its inputs are at kinks or huge, where finite differences fail
+    into: str = ""  # the argument that the op writes the result into: it gets a new tensor like the state
 
     @property
     def op(self) -> str:
@@ -35,7 +36,13 @@ class Case:
         family, op = self.op.split(".")
         if self.op not in WITHOUT_BACKEND:
             more["backend"] = backend
+        if self.into:
+            more[self.into] = torch.empty_like(inputs["state"])
         result = getattr(getattr(bfn_kernels, family), op)(**inputs, **self.options, **more)
+        if self.into:
+            return more[self.into]
+        if self.op == "discretised.output_distribution":
+            return torch.stack(result, -1)
         return result[0] if isinstance(result, tuple) else result
 
     def __repr__(self) -> str:
@@ -127,8 +134,13 @@ for note, rho, alpha in [("", rows(uniform(1, 9)), ALPHA), ("[hard]", rows(among
         Case(f"continuous.update_sample{note}", {"x": DATA, "mean": normal(), "noise": normal(), **accuracies}, {}, ("x", "mean")),
     ]  # fmt: skip
 KNOWN = {"known": DATA, "known_mask": some}
+STEP_ON = {"x": normal(0.3), "mean": DATA, "t": TIME, "noise": normal(), "precision": ALPHA, "alpha": ALPHA}
 CONTINUOUS += [
     Case("continuous.update_sample[known]", {"x": DATA, "mean": normal(), "noise": normal(), "precision": ALPHA, "alpha": ALPHA, **KNOWN}, {}, ("x", "mean")),
+    Case("continuous.update_sample[prediction]", STEP_ON, PAPER, ("x", "mean")),
+    Case("continuous.update_sample[prediction, data]", STEP_ON, {"parametrisation": "data", **PAPER}, ("x", "mean")),
+    Case("continuous.update_sample[prediction, known]", {**STEP_ON, **KNOWN}, PAPER, ("x", "mean")),
+    Case("continuous.update_sample[prediction, ends]", {**STEP_ON, "t": HARD_TIME}, {"clip": None, **PAPER}, ("x", "mean"), hard=True),
     Case("continuous.predict_data", {"noise_pred": normal(0.2), "mean": DATA, "t": TIME}, PAPER, ("noise_pred", "mean")),
     Case("continuous.predict_data[unclipped]", {"noise_pred": normal(), "mean": DATA, "t": TIME}, {"clip": None, **PAPER}, ("noise_pred", "mean")),
     Case("continuous.predict_data[ends]", {"noise_pred": normal(), "mean": DATA, "t": HARD_TIME}, {"clip": None, **PAPER}, ("noise_pred", "mean"), hard=True),
@@ -214,6 +226,12 @@ DISCRETISED += [
     Case("discretised.discrete_time_loss[mixture 16 nodes]", {**LOSS, **mixture(NET, "mean"), "t": STEP}, {"n_steps": 7, "quadrature": 16, "num_bins": 4, **PAPER}, (*PREDICTIONS, "mixture_logits")),
     Case("discretised.discrete_time_loss[16 nodes]", {**LOSS, "t": STEP}, {"n_steps": 7, "quadrature": 16, "num_bins": 4, **PAPER}, PREDICTIONS),
 ]  # fmt: skip
+DISCRETISED += [
+    Case("discretised.output_distribution", {**NET, "t": TIME}, PAPER, tuple(NET)),
+    Case("discretised.output_distribution[data]", {**NET, "t": TIME}, {**DIRECT, **PAPER}, PREDICTIONS),
+    Case("discretised.output_distribution[mixture]", {name: per_class(NET[name], 3) for name in PREDICTIONS} | {"mean": DATA, "t": TIME}, PAPER, tuple(NET)),
+    Case("discretised.output_distribution[hard]", {"pred_mean": WIDE["pred_mean"], "pred_log_std": WIDE["pred_log_std"], "mean": DATA, "t": HARD_TIME}, PAPER, tuple(NET), hard=True),
+]  # fmt: skip
 UPDATE = {**NET, "precision": ALPHA, "t": TIME, "alpha": ALPHA, "noise": normal()}
 DISCRETISED += [
     Case("discretised.update_sample", {**UPDATE, "draw_noise": normal()}, {"num_bins": 16, **PAPER}, ("mean",), hard=True),
@@ -247,6 +265,7 @@ for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, tor
         Case(f"discrete.update_sample[K={k} known]", {**drawn, "known": masked["x"], "known_mask": some}, {}, ("state",)),
         Case(f"discrete.update_sample[K={k} mode]", step, {"choose": "mode"}, ("state",)),
         Case(f"discrete.update_sample[K={k} mean]", step, {"choose": "mean"}, ("output_logits", "state")),
+        Case(f"discrete.update_sample[K={k} theta]", drawn, {}, into="theta_out"),
         Case(f"discrete.continuous_time_loss[K={k}]", {**loss, "t": TIME}, beta, ("logits",)),
         Case(f"discrete.continuous_time_loss[K={k} masked]", {**masked, "t": TIME}, {"reduction": "batch", **beta}, ("logits",)),
         Case(f"discrete.reconstruction_loss[K={k}]", loss, {"reduction": "none"}, ("logits",)),

@@ -1,8 +1,8 @@
 """Repairs of Triton's interpreter: its errors are corrected or refused, and slow work is done less often. This module
 must be imported before any kernel runs.
 
-- float32 becomes bfloat16 by rounding to nearest even, as on a GPU, in the place of truncation; arithmetic on bfloat16,
-  which would work on its bits, is an error.
+- float32 and float64 become bfloat16 by rounding to nearest even, as on a GPU, in the place of truncation and of bits
+  that mean nothing; arithmetic on bfloat16, which would work on its bits, is an error.
 - Every lane of a load or store whose mask is True must lie within a tensor that was passed to the kernel.
 """
 
@@ -25,7 +25,7 @@ def _round_to_bfloat16(x: np.ndarray) -> np.ndarray:
 
 def _rounding(cast):
     def call(self, source, target, *mode):
-        if source.dtype.scalar == tl.float32 and target.scalar == tl.bfloat16:
+        if source.dtype.scalar in (tl.float32, tl.float64) and target.scalar == tl.bfloat16:
             return Handle(_round_to_bfloat16(source.data), tl.bfloat16)
         return cast(self, source, target, *mode)
 

@@ -15,7 +15,7 @@ def kind(case) -> tuple:
     options = tuple(
         (k, case.options[k] if k not in ("quadrature", "num_bins") else True) for k in words if k in case.options
     )
-    return case.op, frozenset(case.fields), options
+    return case.op, frozenset(case.fields), options, case.into
 
 
 KINDS = list({kind(case): case for case in reversed(CASES)}.values())[::-1]

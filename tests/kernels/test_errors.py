@@ -35,6 +35,14 @@ def step(**k):
     return discretised.update_sample(X, X, X, 1.0, 0.5, 1.0, **{"num_bins": 4, **S, **k})
 
 
+def sent(**k):
+    return continuous.update_sample(X, X, 1.0, 1.0, **k)
+
+
+def normal(pred_mean=X, pred_log_std=X, mean=X, t=0.5, **k):
+    return discretised.output_distribution(pred_mean, pred_log_std, mean, t, **{**S, **k})
+
+
 def classes(x=CLASSES, logits=Z, t=0.5, **k):
     return discrete.continuous_time_loss(x, logits, t, **{"beta_1": 3.0, **k})
 
@@ -95,6 +103,18 @@ BAD = [
     (step, {"known": X[0], "known_mask": X > 0}, ValueError, r"known must have shape \(2, 3\), got \(3,\)"),
     (step, {"out": X[:1]}, ValueError, r"out must have shape.*\(1, 3\)"),
     (step, {"out": X.double()}, TypeError, "out must be torch.float32.*float64"),
+    (sent, S, ValueError, "t must be given with sigma_1.*None"),
+    (sent, {"parametrisation": "data"}, ValueError, "t must be given with.*parametrisation.*None"),
+    (sent, {"clip": None}, ValueError, "t must be given with.*clip.*None"),
+    (sent, {"t": 0.5}, ValueError, "exactly one of sigma_1 and schedule"),
+    (sent, {"t": 1.5, **S}, ValueError, r"t must lie in \[0, 1\].*1.5"),
+    (sent, {"t": 0.5, "parametrisation": "x", **S}, ValueError, "parametrisation must be one of.*'x'"),
+    (sent, {"t": 0.5, "clip": (1, -1), **S}, ValueError, r"clip must be None or a pair.*\(1, -1\)"),
+    (normal, {"pred_log_std": X[:1]}, ValueError, r"pred_log_std must have shape \(2, 3\).*\(1, 3\)"),
+    (normal, {"mean": X[:, :2]}, ValueError, r"mean must have shape \(2, 3\), as pred_mean.*\(2, 2\)"),
+    (normal, {"mean": None}, ValueError, "mean must be given.*None"),
+    (normal, {"t": torch.ones(3)}, ValueError, r"t must be a scalar or.*\(2, 3\).*\(3,\)"),
+    (normal, {"pred_mean": Z, "pred_log_std": Z, "t": torch.ones(4)}, ValueError, r"t must be.*\(2, 3\), got \(4,\)"),
     (classes, {"x": X}, TypeError, "x must be one of.*int64.*float32"),
     (classes, {"x": CLASSES[:1]}, ValueError, r"x must have shape \(2, 3\).*\(1, 3\)"),
     (classes, {"x": CLASSES + 4}, IndexError, r"x must hold classes in \[0, 4\), got 4"),
@@ -109,6 +129,8 @@ BAD = [
     (draw, {"state": Z[..., :3]}, ValueError, r"output_logits must have shape \(2, 3, 3\).*\(2, 3, 4\)"),
     (draw, {"known": X, "known_mask": X > 0}, TypeError, "known must be one of.*int64.*float32"),
     (draw, {"known": CLASSES + 9, "known_mask": X == 0}, IndexError, r"known must hold classes.*got 9"),
+    (draw, {"theta_out": Z[:1]}, ValueError, r"theta_out must have shape \(2, 3, 4\).*\(1, 3, 4\)"),
+    (draw, {"theta_out": Z.int()}, TypeError, "theta_out must be one of.*int32"),
     (draw, {"draw_noise": Z}, ValueError, r"draw_noise must have shape \(2, 3\).*\(2, 3, 4\)"),
 ]
 
@@ -125,7 +147,7 @@ def test_bad_input(call, arguments, kind, message, backend):
 
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_the_valid_calls_that_the_bad_ones_spoil(backend):
-    for call in (flow, loss, binned, step, classes, few, draw):
+    for call in (flow, loss, binned, step, sent, normal, classes, few, draw):
         call(backend=backend)
 
 

@@ -41,6 +41,7 @@ def bins(x, backend):
     of = {"num_bins": 4, "backend": backend}
     return (
         discretised.expected_value(x, std, **of),
+        *discretised.output_distribution(x, x, x, 0.5, sigma_1=0.1, backend=backend),
         discretised.sample(x, std, seed=1, **of),
         discretised.mode(x, std, **of),
         discretised.update_sample(x, x, x, 1.0, 0.5, 1.0, sigma_1=0.1, seed=1, **of)[0],
@@ -54,6 +55,7 @@ OPS = {
         continuous.sender_sample(x, 0.5, seed=1, backend=b),
         continuous.bayesian_update(x, 1.0, x, 1.0, backend=b)[0],
         continuous.update_sample(x, x, 1.0, 1.0, seed=1, backend=b)[0],
+        continuous.update_sample(x, x, 1.0, 1.0, t=0.5, sigma_1=0.1, seed=1, backend=b)[0],
         continuous.predict_data(x, x, 0.5, sigma_1=0.1, backend=b),
     ),
     "predictions' gradients": gradients(

@@ -14,6 +14,11 @@ def gaussian(m, out, backend, **k):
     return continuous.update_sample(k.pop("x", X), m, 1.0, 3.0, out=out, seed=7, backend=backend, **k)[0]
 
 
+def predicted(m, out, backend, **k):
+    x, of = k.pop("x", X), {"t": 0.5, "sigma_1": 0.1, "seed": 7, "backend": backend}
+    return continuous.update_sample(x, m, 1.0, 3.0, out=out, **of, **k)[0]
+
+
 def binned(m, out, backend, **k):
     shared = {"sigma_1": 0.1, "num_bins": 8, "parametrisation": "data", "seed": 7, "backend": backend}
     x = k.pop("x", X)
@@ -24,7 +29,7 @@ def classed(z, out, backend, **k):
     return discrete.update_sample(k.pop("x", X), z, 0.3, out=out, seed=7, backend=backend, **k)
 
 
-STEPS = pytest.mark.parametrize("step", [gaussian, binned, classed])
+STEPS = pytest.mark.parametrize("step", [gaussian, predicted, binned, classed])
 
 
 @STEPS
@@ -100,6 +105,46 @@ def test_a_lazy_clone_leaves_its_original_alone(step, backend):
     assert torch.equal(original, M)
 
 
+KINDS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("state_kind", KINDS, ids=str)
+@ON_EACH
+def test_theta_is_that_of_the_state_that_is_returned(state_kind, kind, backend):
+    """Of any type and strides, beside a new state and beside one that is written over; rows may be long."""
+    for shape in ((3, 4), (2, 19, 3), (2, 5000)):
+        x, m = torch.randn(shape), torch.randn(shape).to(state_kind)
+        want = classed(m, None, backend, x=x)
+        theta = discrete.theta(want.to(torch.promote_types(state_kind, torch.float32)), backend=backend)
+        for theta_out in (torch.empty(shape, dtype=kind), torch.empty(*shape, 2, dtype=kind)[..., 1]):
+            for out in (None, torch.empty_like(m), m.clone()):
+                before, state = theta_out._version, m if out is None else out.copy_(m)
+                got = classed(state, out, backend, x=x, theta_out=theta_out)
+                assert torch.equal(got, want) and (out is None or got is out) and theta_out._version > before
+                torch.testing.assert_close(theta_out, theta.to(kind), rtol=4e-6 + 2 * torch.finfo(kind).eps, atol=0)
+
+
+@ON_EACH
+def test_theta_has_memory_of_its_own(backend):
+    state, x, memory = M.clone(), X.clone(), torch.zeros(40)
+    out = memory[:12].view(3, 4)
+    for theta_out, name in ((state, "state"), (x, "output_logits"), (memory[4:16].view(3, 4), "out")):
+        with pytest.raises(
+            ValueError, match=f"^theta_out must share no memory with any input, but it does with {name}"
+        ):
+            classed(state, out, backend, x=x, theta_out=theta_out)
+    for make, words in NOT_PLAIN.values():
+        with pytest.raises(ValueError, match=f"^theta_out must.*{words}"):
+            classed(M, None, backend, theta_out=make())
+    with pytest.raises(ValueError, match=r"^theta_out must have shape \(3, 4\).*\(3,\)"):
+        classed(M, None, backend, theta_out=torch.empty(3))
+    for state, theta_out in ((M.clone().requires_grad_(), torch.empty(3, 4)), (M, X.clone().requires_grad_())):
+        with pytest.raises(ValueError, match="requires a gradient, but writing into theta_out leaves none"):
+            classed(state, None, backend, theta_out=theta_out)
+    assert torch.equal(state, M) and torch.equal(x, X) and (memory == 0).all()
+
+
 @pytest.mark.skipif("cpu" not in ON_CPU, reason="no native operators")
 def test_an_operator_gives_a_lazy_clone_memory_of_its_own():
     """The operator writes to a lazy clone even if nothing has read its address before, as public functions do."""
@@ -115,3 +160,22 @@ def test_in_compiled_code(step, backend):
     compiled = torch.compile(step, fullgraph=True, backend="eager")
     for out in (torch.zeros(3, 4), M.clone()):
         torch.testing.assert_close(compiled(M, out, backend), step(M, None, backend))
+
+
+@ON_EACH
+def test_theta_in_compiled_code(backend):
+    """Where the compiler makes functions of operators that write."""
+
+    def loop(state, theta, out):
+        for _ in range(2):
+            state = classed(state, state if out else None, backend, x=theta + X, theta_out=theta)
+        return state, 2 * theta
+
+    for out in (False, True):
+        torch._dynamo.reset()
+        want = loop(M.clone(), X.exp(), out)
+        for name in ("aot_eager", "inductor"):
+            state, theta = M.clone(), X.exp()
+            got = torch.compile(loop, fullgraph=True, backend=name)(state, theta, out)
+            torch.testing.assert_close((*got, theta), (*want, want[1] / 2))
+            assert torch.equal(state, got[0] if out else M)

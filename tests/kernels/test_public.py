@@ -198,6 +198,55 @@ def test_before_anything_was_received_nothing_is_looked_at(backend):
 
 
 @pytest.mark.parametrize("parametrisation", continuous.PARAMETRISATIONS)
+@pytest.mark.parametrize("known", [None, random(5, 2, 3)], ids=["all predicted", "some known"])
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_a_step_on_a_prediction_is_a_step_on_what_it_stands_for(backend, known, parametrisation):
+    """The default clip binds some of these predictions. Gradients too: that of the mean goes both ways."""
+    x, mean = random(0, 2, 3).requires_grad_(), random(1, 2, 3).requires_grad_()
+    t, of = torch.tensor([0.3, 0.0]), {"noise": random(2, 2, 3), "backend": backend}
+    if known is not None:
+        of |= {"known": known, "known_mask": torch.tensor([[True, False, True]])}
+    predicted = continuous.predict_data(x, mean, t, backend=backend, **S)
+    x_hat = predicted if parametrisation == "noise" else x.clamp(-1, 1)
+    want, _ = continuous.update_sample(x_hat, mean, 2.0, 0.5, **of)
+    got, precision = continuous.update_sample(x, mean, 2.0, 0.5, t=t, parametrisation=parametrisation, **S, **of)
+    assert precision == 2.5
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+    w = random(3, 2, 3)
+    for a, b in zip(*(torch.autograd.grad((w * v).sum(), (x, mean)) for v in (got, want)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["one normal", "mixture"])
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_the_output_distribution_is_what_a_step_sends(backend, mixed):
+    """`mode` and `expected_value` of it are the values that steps without noise on a mean of precision 0 arrive at."""
+    each = (2, 3, 4) if mixed else (2, 3)
+    predictions, mean = (random(0, *each), random(1, *each)), random(2, 2, 3).tanh()
+    t, of = torch.tensor([0.7, 1e-7]), {"mixture_logits": random(3, *each) if mixed else None, "num_bins": 16}
+    normal = discretised.output_distribution(*predictions, mean, t, backend=backend, **S)
+    silent = {"alpha": 1.0, "noise": torch.zeros(2, 3), "backend": backend, **S}
+    for choose, of_normal in (("mode", discretised.mode), ("mean", discretised.expected_value)):
+        want, _ = discretised.update_sample(*predictions, mean, 0.0, t, choose=choose, **silent, **of)
+        torch.testing.assert_close(of_normal(*normal, backend=backend, **of), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_the_limits_of_an_output_distribution(backend, dtype):
+    """Each std to its own last digits, however small: it is not rounded to 16 bits."""
+    log_std = torch.tensor([[-20.0, -6.9, -6.0, -0.5, 2.3, 2.5, 11.0]], dtype=dtype)
+    for t, parametrisation in ((0.6, "noise"), (0.6, "data"), (1e-7, "noise")):
+        of = {"parametrisation": parametrisation, "backend": backend, **S}
+        _, std = discretised.output_distribution(log_std, log_std, log_std, t, **of)
+        variance = 0.1 ** (2 * t) if parametrisation == "noise" else 0.5
+        want = (log_std.double().clamp(-10, 10).exp() * (variance / (1 - variance)) ** 0.5).clamp(1e-3, 10)
+        want = torch.ones_like(want) if t < 1e-6 and parametrisation == "noise" else want
+        assert std.dtype == torch.float32
+        torch.testing.assert_close(std.double(), want, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("parametrisation", continuous.PARAMETRISATIONS)
 @pytest.mark.parametrize("mixed", [False, True], ids=["one normal", "mixture"])
 def test_reconstruction_of_discretised_data_is_at_the_end_of_time(parametrisation, mixed):
     """−log_prob under the network's normal at t = 1 (105, 106), by the formulas themselves."""

@@ -28,6 +28,8 @@ def results(num_classes: int, backend: str) -> dict[str, torch.Tensor]:
             for choose in ("sample", "mode", "mean")
         },
     }
+    found["theta of an update"] = torch.empty_like(z)
+    discrete.update_sample(z, z, alpha, seed=2, theta_out=found["theta of an update"], backend=backend)
     z.requires_grad_()
     steps = {"n_steps": 5, "reduction": "batch", **shared}
     losses = {

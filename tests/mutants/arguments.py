@@ -41,9 +41,23 @@ FAULTS = [
     Fault("bfn_kernels/outputs.py", "read[0] >= written[1]", "read[0] > written[0]", f"{OUT} -k shared"),
     Fault(
         "bfn_kernels/operators.py",
-        "torch.autograd.graph.increment_version(out)",
+        "torch.autograd.graph.increment_version([t for t in (out, *beside) if t is not None])",
         "pass",
         f"{OUT} -k autograd_notices",
+    ),
+    Fault("bfn_kernels/operators.py", "(out, *beside) if t is not None]", "(out,)]", f"{OUT} -k theta_is"),
+    Fault("bfn_kernels/outputs.py", '{**tensors, "state": state}, None)', "tensors, None)", f"{OUT} -k theta_has"),
+    Fault(
+        "bfn_kernels/discrete/__init__.py",
+        "output_logits=output_logits, out=out, **others)",
+        "output_logits=output_logits, **others)",
+        f"{OUT} -k theta_has",
+    ),
+    Fault(
+        "bfn_kernels/continuous/__init__.py",
+        "elif not (sigma_1 is schedule is None and",
+        "elif not (",
+        "tests/kernels/test_errors.py -k 'bad_input and sent'",
     ),
     Fault(
         "csrc/bindings/tensors.cpp",

@@ -92,6 +92,42 @@ FAULTS = [
         "bfn_kernels/rows.py", "checks.step_of(row.value, row.n_steps)", "row.n_steps * row.value",
         f"{ROWS} -k by_formula",
     ),
+    # a step on a prediction, the network's normal, theta beside a step
+    Fault(
+        "bfn_kernels/continuous/operators.py", "torch.where(saved.known_mask, 0, grad_sent)", "grad_sent",
+        f"{PUBLIC} -k a_step_on",
+    ),
+    Fault(
+        "bfn_kernels/continuous/operators.py", "kept + grad_mean if through_mean else kept", "kept",
+        f"{PUBLIC} -k a_step_on",
+    ),
+    Fault(
+        FAMILY("discretised"), "pred_log_std.to(dtype), *scales)", "pred_log_std, *scales)", f"{PUBLIC} -k limits_of",
+    ),
+    Fault(
+        "csrc/cpu/continuous.cpp", "sent[i] = clamp(from.x_hat(i), from.low, from.high);", "sent[i] = from.x_hat(i);",
+        f"{PUBLIC} -k 'a_step_on and cpu'",
+    ),
+    Fault(
+        "csrc/cuda/continuous.cu", "from.x_hat[j] = given[j] ? known[j] : from.x_hat[j];", "from.x_hat[j] = known[j];",
+        f"{PUBLIC} -k 'a_step_on and cuda'",
+    ),
+    Fault(
+        "csrc/cpu/discretised.cpp", "store(op.grad, start, length, from.std_by_log_std)",
+        "store(op.grad, start, length, from.std)", "tests/kernels/test_accuracy.py -k 'output_distribution and cpu'",
+    ),
+    Fault(
+        "csrc/cuda/discretised.cu", "at.store_own(op.grad, normals.std_by_log_std)",
+        "at.store_own(op.grad, normals.std)", "tests/kernels/test_accuracy.py -k 'output_distribution and cuda'",
+    ),
+    Fault(
+        "csrc/cuda/discrete.cu", "kSlots>(team, op.out, op.theta, row, count)",
+        "kSlots>(team, op.state, op.theta, row, count)", "tests/kernels/test_out.py -k 'theta_is and cuda'",
+    ),
+    Fault(
+        "bfn_kernels/discrete/triton.py", "z.to(out[0].dtype.element_ty).to(T)", "z",
+        f"{TRITON}tests/kernels/test_out.py -k theta_is",
+    ),
     # Triton
     Fault(
         "bfn_kernels/discrete/triton.py", "(cumulative > threshold", "(cumulative >= threshold",
