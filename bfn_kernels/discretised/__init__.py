@@ -6,6 +6,8 @@ Flow, sender and update are those of `continuous`.
 
 `mixture_logits=` `[B, ..., M]`, M at most 1024, makes the output distribution a mixture of M normals. The two
 predictions, or mean and std, then have that shape too, and the logits are differentiable where these are.
+With `pred_log_std=None`, `pred_mean` is both predictions as networks put them out, stacked in a last dimension of two,
+`[B, ..., 2]` or `[B, ..., M, 2]`, and so is its gradient, at the cost of two tensors; `unbind` costs a pass more.
 
 Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]`, or any leading part of the data's shape.
 Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
@@ -20,6 +22,9 @@ from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
 from bfn_kernels.arguments import (
+    PUBLISHED,
+    Limits,
+    bins_and_limits,
     drawn_seed,
     expectation,
     known_values,
@@ -172,7 +177,7 @@ def mode(
 def continuous_time_loss(
     x: Tensor,
     pred_mean: Tensor,
-    pred_log_std: Tensor,
+    pred_log_std: Tensor | None,
     mean: Tensor | None,
     t: Rows,
     *,
@@ -181,6 +186,7 @@ def continuous_time_loss(
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
     parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
     clip: bool = True,
     mask: Tensor | None = None,
     reduction: str = "mean",
@@ -191,6 +197,7 @@ def continuous_time_loss(
     x, pred_mean, pred_log_std, mean `[B, ...]`; the predictions are differentiable; t in [0, 1]; x in [−1, 1], refused
     outside on the CPU (`from_levels` makes bin centres of levels 0 … K − 1).
     `parametrisation="noise"`: the predictions are of the noise (105, 106); "data": of the data, and mean may be None.
+    limits: `bfn_kernels.Limits` of the predictions' std, and of t.
     mask: bool, of the leading dimensions or broadcastable, False where a variable costs nothing and its x is not looked
     at. reduction: "mean" over variables, "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
 
@@ -199,18 +206,18 @@ def continuous_time_loss(
     tensor(0.)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    num_bins = checks.integer("num_bins", num_bins, 2)
+    bins = bins_and_limits(num_bins, limits)
     mean, mask, how = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
     library, network = backends.library(backend, x.device), (pred_mean, pred_log_std, mixture_logits, mean)
     dtype = checks.compute_dtype(x, *network)
-    scalars = prediction_scalars(library, parametrisation, t, x, dtype, schedule, ("rate",), scale=0.5)
-    return library.discretised.continuous_time_loss(x, *network, *scalars, num_bins, clip, mask, how)
+    scalars = prediction_scalars(library, parametrisation, t, x, dtype, schedule, limits, ("rate",), scale=0.5)
+    return library.discretised.continuous_time_loss(x, *network, *scalars, *bins, clip, mask, how)
 
 
 def discrete_time_loss(
     x: Tensor,
     pred_mean: Tensor,
-    pred_log_std: Tensor,
+    pred_log_std: Tensor | None,
     mean: Tensor | None,
     t: Rows | None = None,
     *,
@@ -223,6 +230,7 @@ def discrete_time_loss(
     quadrature: int | None = None,
     n_samples: int | None = None,
     parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
     clip: bool = True,
     mask: Tensor | None = None,
     reduction: str = "mean",
@@ -247,21 +255,21 @@ def discrete_time_loss(
     n_steps = checks.integer("n_steps", n_steps, 1)
     t = step_time(t, step, n_steps)
     schedule = continuous_schedule(sigma_1, schedule)
-    num_bins = checks.integer("num_bins", num_bins, 2)
+    bins = bins_and_limits(num_bins, limits)
     mean, mask, how = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
     library, network = backends.library(backend, x.device), (pred_mean, pred_log_std, mixture_logits, mean)
     dtype = checks.compute_dtype(x, *network)
-    scalars = prediction_scalars(library, parametrisation, t, x, dtype, schedule, ("alpha",), n_steps=n_steps)
+    scalars = prediction_scalars(library, parametrisation, t, x, dtype, schedule, limits, ("alpha",), n_steps=n_steps)
     if n_samples is None and quadrature is None:
         quadrature = 8
     draws = expectation(x, x.shape, quadrature, n_samples, seed, generator, noise)
-    return library.discretised.discrete_time_loss(x, *network, *scalars, n_steps, *draws, num_bins, clip, mask, how)
+    return library.discretised.discrete_time_loss(x, *network, *scalars, n_steps, *draws, *bins, clip, mask, how)
 
 
 def reconstruction_loss(
     x: Tensor,
     pred_mean: Tensor,
-    pred_log_std: Tensor,
+    pred_log_std: Tensor | None,
     mean: Tensor | None,
     *,
     num_bins: int,
@@ -269,6 +277,7 @@ def reconstruction_loss(
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
     parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
     mask: Tensor | None = None,
     reduction: str = "mean",
     backend: str | None = None,
@@ -282,16 +291,16 @@ def reconstruction_loss(
     tensor(0.)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    num_bins = checks.integer("num_bins", num_bins, 2)
+    bins = bins_and_limits(num_bins, limits)
     mean, mask, how = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
     library, network = backends.library(backend, x.device), (pred_mean, pred_log_std, mixture_logits, mean)
-    scales = prediction_scalars(library, parametrisation, 1.0, x, checks.compute_dtype(x, *network), schedule)
-    return library.discretised.reconstruction_loss(x, *network, *scales, num_bins, mask, how)
+    scales = prediction_scalars(library, parametrisation, 1.0, x, checks.compute_dtype(x, *network), schedule, limits)
+    return library.discretised.reconstruction_loss(x, *network, *scales, *bins, mask, how)
 
 
 def update_sample(
     pred_mean: Tensor,
-    pred_log_std: Tensor,
+    pred_log_std: Tensor | None,
     mean: Tensor,
     precision: Rows,
     t: Rows,
@@ -302,6 +311,7 @@ def update_sample(
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
     parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
     choose: str = "sample",
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
@@ -317,6 +327,7 @@ def update_sample(
     mean updated, ρ' = ρ + α, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε.
 
     pred_mean, pred_log_std, mean `[B, ...]`; the mean is differentiable, the predictions with `choose="mean"` alone.
+    limits and a pred_log_std of None: as in `continuous_time_loss`.
     choose: what is sent, a "sample" of the output distribution, its "mode" or its "mean". Where `known_mask` is True
     `known` is sent instead. `out`, which may be mean itself, receives the mean; no gradient then. noise: normals of
     the sender; draw_noise: normals that draw the value; component_noise: uniforms that draw the component of a mixture.
@@ -330,7 +341,7 @@ def update_sample(
     checks.data("mean", mean)
     choice = checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)
-    num_bins = checks.integer("num_bins", num_bins, 2)
+    bins = bins_and_limits(num_bins, limits)
     _check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
     known_mask = known_values(known, known_mask, mean, mean.shape)
     output = {"pred_mean": pred_mean, "pred_log_std": pred_log_std, "mixture_logits": mixture_logits}
@@ -339,16 +350,13 @@ def update_sample(
     if choose != "mean":
         checks.no_gradient(f"a {choose} has none", **output)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output.values(), mean)
-    scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule)
+    scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
     update = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
     draws = _component(mixture_logits, component_noise, mean.shape)
     draws = [("draw_noise", draw_noise, mean.shape), *draws] if choose == "sample" else []
     seed = drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
     if choice == MEAN and any(needs(*output.values(), mean)):  # the operator has no gradient for the predictions
-        mean_scale, noise_scale = scales
-        normal = reference.output_distribution(
-            dtype, pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale
-        )
+        normal = reference.output_distribution(dtype, *output.values(), mean, *scales, *bins[1:])
         value = library.discretised.expected_value(*normal, num_bins, True)
         value = value if known is None else torch.where(known_mask, known.to(value.dtype), value)
         keep, take, std = update
@@ -359,7 +367,7 @@ def update_sample(
             mean,
             *scales,
             *update,
-            num_bins,
+            *bins,
             choice,
             known,
             known_mask,
@@ -400,8 +408,9 @@ def _check_output(x, name, pred_mean, pred_log_std, mixture_logits, mean, parame
         checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
         each = (*x.shape, mixture_logits.shape[-1])
         checks.like("mixture_logits", mixture_logits, name, x, each)
-    checks.like("pred_mean", pred_mean, name, x, each)
-    checks.like("pred_log_std", pred_log_std, name, x, each)
+    checks.like("pred_mean", pred_mean, name, x, each if pred_log_std is not None else (*each, 2))
+    if pred_log_std is not None:
+        checks.like("pred_log_std", pred_log_std, name, x, each)
     return read_mean(x, mean, parametrisation)
 
 

@@ -133,7 +133,7 @@ ROW = torch.ones(2, 1)
 
 
 def row_scalars(ops, wanted=1, schedule=1, dtype=torch.float32):
-    return ops.common_row_scalars(ROW, None, wanted, schedule, 0.1, 0, 0, 1.0, (2, 3), dtype)
+    return ops.common_row_scalars(ROW, None, wanted, schedule, 0.1, 0, 0, 1.0, 1e-6, (2, 3), dtype)
 
 
 def scaled(ops, *arguments):
