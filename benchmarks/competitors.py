@@ -149,6 +149,8 @@ def competitors(case: Case, backends: list[str], quick: bool = False, max_elemen
         )
         for name in backends
     ]
+    if case.beside:  # its peers are those of the other case
+        return found
     eager = Competitor(EAGER, functools.partial(closed_form, closed_forms), tolerance=tolerance)
     peers = [eager]
     reuse = case.options.get("reuse")

@@ -23,6 +23,7 @@ from benchmarks.cases import Case
 from benchmarks.competitors import COMPILED, EAGER, PUBLISHED
 
 MIB = 2**20
+SAME = 1.05  # the ratio of two times that counts as none, since clocks are no better
 OK, FAILED, STOPPED = "ok", "FAILED", "stopped"
 
 
@@ -85,6 +86,10 @@ def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: di
         if case.closed:
             theirs = median(rows, other, [EAGER, COMPILED])
             found.append(Target.at_least(f"{case.name}: best closed form{beside}", ours, theirs, case.closed))
+        if case.beside:
+            ratio = ours / median(rows, case.beside, [backend])
+            told, met = ("–", None) if math.isnan(ratio) else (f"{ratio:.2f}", ratio <= SAME)
+            found.append(Target(f"{case.name}: time / {case.beside}", f"≤ {SAME:g}", told, met))
     for series, limit in {case.series: case.spread for case in cases if case.spread}.items():
         times = [median(rows, c.name, [backend]) for c in cases if c.series == series]
         complete = len(times) > 1 and not any(map(math.isnan, times))

@@ -154,10 +154,9 @@ class DiscretisedBFN(NormalBFN):
 
     def settings(self, output: Tensor) -> dict[str, Any]:
         """The keyword arguments that all ops of the family share."""
-        pred_mean, pred_log_std = output.unbind(-1)
         return {
-            "pred_mean": pred_mean,
-            "pred_log_std": pred_log_std,
+            "pred_mean": output,
+            "pred_log_std": None,  # the output is both, stacked
             "sigma_1": self.sigma_1,
             "num_bins": self.num_classes,
         }

@@ -293,10 +293,10 @@ def reconstruction_loss(
         return library.continuous.squared_loss(x, prediction, mean, *scalars, *clip, mask, how)
     num_bins = checks.integer("num_bins", num_bins, 2)
     checks.no_gradient("a bin has none", x=x)
-    *scales, std = scalars
+    *scales, width = scalars
     wide = prediction.to(dtype)  # x̂ has the type of its prediction, and is no result that should be rounded
     x_hat = library.continuous.predict_data(wide, mean, *scales, *clip)
-    return library.discretised.bin_loss(x, x_hat, std, None, num_bins, True, mask, how)
+    return library.discretised.bin_loss(x, x_hat, width, None, num_bins, True, mask, how)
 
 
 class _ConstantVariance(NamedTuple):

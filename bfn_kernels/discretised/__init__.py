@@ -356,8 +356,11 @@ def update_sample(
     draws = [("draw_noise", draw_noise, mean.shape), *draws] if choose == "sample" else []
     seed = drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
     if choice == MEAN and any(needs(*output.values(), mean)):  # the operator has no gradient for the predictions
-        normal = reference.output_distribution(dtype, *output.values(), mean, *scales, *bins[1:])
-        value = library.discretised.expected_value(*normal, num_bins, True)
+        mean_scale, noise_scale = scales
+        normal = reference.output_distribution(
+            dtype, pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale, *bins[1:]
+        )
+        value = library.discretised.expected_value(*normal, bins[0], True)
         value = value if known is None else torch.where(known_mask, known.to(value.dtype), value)
         keep, take, std = update
         updated = library.continuous.gaussian_step(mean, keep, value, take, std, seed, noise, None)

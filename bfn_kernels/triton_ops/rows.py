@@ -68,9 +68,9 @@ def _leading(name: str, value: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _constants(schedule: int, parameter: float, num_classes: int, n_steps: int) -> tuple[float, ...]:
-    """Four numbers of the schedule that are the same for all rows. The kernel keeps them between n and the scale, and
-    t_min, in a tuple of seven numbers: the exponential schedule has 2·ln σ₁, 2·ln σ₁/n and 1 − σ₁^{2/n}, the quadratic one β₁, and
-    the logarithmic one the slope 1 − e^{−Kβ₁/4}, −4/K, e^{−Kβ₁/4} and β₁."""
+    """Four numbers of the schedule that are the same for all rows. The kernel keeps them in a tuple of seven numbers,
+    between n and the scale, and t_min: the exponential schedule has 2·ln σ₁, 2·ln σ₁/n and 1 − σ₁^{2/n}, the quadratic
+    one β₁, and the logarithmic one the slope 1 − e^{−Kβ₁/4}, −4/K, e^{−Kβ₁/4} and β₁."""
     if schedule == EXPONENTIAL.value:
         log_variance = 2 * math.log(parameter)
         step = log_variance / max(n_steps, 1)
