@@ -53,7 +53,8 @@ class Case:
 
     @property
     def diff(self) -> tuple[str, ...]:
-        return GRADIENTS.get(self.op, ()) if self.backward else ()
+        found = GRADIENTS.get(self.op, ()) if self.backward else ()
+        return found[:1] if self.options.get("stacked") else found
 
     @property
     def series(self) -> str:
@@ -68,6 +69,8 @@ class Case:
             words.append("out=")
         if self.times:
             words.append(self.times)
+        if self.options.get("stacked"):
+            words.append("stacked")
         if self.small:
             words.append("of 64 with backward" if self.diff else "of 64")
         return " ".join(words)
@@ -86,7 +89,9 @@ class Case:
     def keywords(self) -> dict:
         """The keyword arguments of the op, for `bfn_kernels` and the competitors alike."""
         name = self.op.split(".")[1]
-        found = {k: v for k, v in self.options.items() if k != "reuse"}
+        found = {k: v for k, v in self.options.items() if k not in ("reuse", "stacked")}
+        if self.options.get("stacked"):
+            found["pred_log_std"] = None
         if name != "update_sample":
             found |= {"beta_1": beta_1(self.k)} if self.family == "discrete" else {"sigma_1": SIGMA_1}
         if self.family == "discretised":
@@ -122,6 +127,7 @@ VERSUS_DRAWS = {"published": 120, "closed": 12, "against": f"discretised L_n {DR
 
 CASES = [
     *over_k((16, 64, 256, 4096, 65536), Case("discretised.continuous_time_loss", CIFAR, spread=2), k256={"published": 300, "closed": 40}),
+    Case("discretised.continuous_time_loss", CIFAR, 256, {"stacked": True}, within=1.05, against="discretised L∞ K=256"),
     Case("discretised.discrete_time_loss", CIFAR, 256, MONTE_CARLO, published=100, closed=10),
     *over_k((16, 256, 4096, 65536), Case("discretised.discrete_time_loss", CIFAR, options=QUADRATURE, spread=3), k256=VERSUS_DRAWS),
     Case("discrete.discrete_time_loss", TEXT8, 27, MONTE_CARLO, published=150, closed=5),
@@ -233,6 +239,8 @@ def _discretised(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
     x = torch.where(torch.rand(case.shape, generator=g) < 0.5, drawn, _uniform(case.shape, g))
     index = ((x * 0.5 + 0.5) * case.k).floor().clamp(0, case.k - 1)
     tensors = {"x": (2 * index + 1) / case.k - 1, "pred_mean": mean, "pred_log_std": log_std, "t": t}
+    if case.options.get("stacked"):
+        tensors["pred_mean"] = torch.stack([mean, tensors.pop("pred_log_std")], -1)
     draws = case.options.get("n_samples")
     return tensors, {"noise": torch.randn((draws, *case.shape), generator=g)} if draws else {}
 

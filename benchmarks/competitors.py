@@ -152,12 +152,14 @@ def competitors(case: Case, backends: list[str], quick: bool = False, max_elemen
         )
         for name in backends
     ]
+    if case.within:  # its peers are those of the other case
+        return found
     eager = Competitor(EAGER, functools.partial(closed_form, closed_forms), tolerance=tolerance)
     peers = [eager]
     reuse = case.options.get("reuse")
-    if not (quick or reuse or case.small or case.within):
+    if not (quick or reuse or case.small):
         peers.append(replace(eager, name=COMPILED, function=compiled_closed_form(case), compiled=True))
-    if not (reuse or case.small or case.within or "quadrature" in case.options):
+    if not (reuse or case.small or "quadrature" in case.options):
         peers.append(PUBLISHED_OF_OP.get(case.op, _published))
     share = cases.QUICK if quick else 1
     return found + [peer for peer in peers if case.elements <= max_elements // share]

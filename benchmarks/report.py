@@ -88,7 +88,7 @@ def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: di
         if case.within:
             ratio = ours / median(rows, case.against, [backend])
             told, met = ("–", None) if math.isnan(ratio) else (f"{ratio:.2f}", ratio <= case.within)
-            found.append(Target(f"{case.name} / {case.against}", f"≤ {case.within:g}", told, met))
+            found.append(Target(f"{case.name}: time / {case.against}", f"≤ {case.within:g}", told, met))
     for series, limit in {case.series: case.spread for case in cases if case.spread}.items():
         times = [median(rows, c.name, [backend]) for c in cases if c.series == series]
         complete = len(times) > 1 and not any(map(math.isnan, times))

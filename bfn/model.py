@@ -1,7 +1,7 @@
 """Bayesian flow networks: for each kind of data, a model that joins the flow, the network and the loss, in nats."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -145,7 +145,7 @@ class ContinuousBFN(NormalBFN):
         _, updated = continuous.update_sample(
             output[..., 0], mean, precision, alpha, t=t, sigma_1=self.sigma_1, seed=seed, out=mean
         )
-        precision.copy_(updated)
+        precision.copy_(cast(Tensor, updated))
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         return continuous.predict_data(output[..., 0], theta, t, sigma_1=self.sigma_1)
@@ -159,10 +159,9 @@ class DiscretisedBFN(NormalBFN):
 
     def settings(self, output: Tensor) -> dict[str, Any]:
         """The keyword arguments that all ops of the family share."""
-        pred_mean, pred_log_std = output.unbind(-1)
         return {
-            "pred_mean": pred_mean,
-            "pred_log_std": pred_log_std,
+            "pred_mean": output,
+            "pred_log_std": None,  # the output is both, stacked
             "sigma_1": self.sigma_1,
             "num_bins": self.num_classes,
         }
@@ -185,10 +184,10 @@ class DiscretisedBFN(NormalBFN):
         _, updated = discretised.update_sample(
             mean=mean, precision=precision, t=t, alpha=alpha, seed=seed, out=mean, **self.settings(output)
         )
-        precision.copy_(updated)
+        precision.copy_(cast(Tensor, updated))
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
-        normal = discretised.output_distribution(*output.unbind(-1), theta, t, sigma_1=self.sigma_1)
+        normal = discretised.output_distribution(output, None, theta, t, sigma_1=self.sigma_1)
         return discretised.mode(*normal, num_bins=self.num_classes)
 
 

@@ -20,6 +20,50 @@ PARAMETRISATIONS = ("noise", "data")
 Seed = int | Tensor | None
 
 
+class Limits(NamedTuple):
+    """The limits of what a network puts out; the defaults are the published ones.
+
+    std: the least and the largest standard deviation that an output distribution may have, from 1e-6 to 1e6.
+    log_std: the largest |ln std| that is taken of a prediction, up to 80; what it gives is held to `std` thereafter.
+    t_min: in a noise parametrisation, the time before which the input distribution counts as having received nothing,
+    so that x̂ is 0 and the output distribution N(0, 1); from 1e-30 to 1.
+    Predictions have a gradient where they are within the limits or at them.
+
+    >>> Limits(std=(1e-5, 10.0), log_std=12.0)
+    Limits(std=(1e-05, 10.0), log_std=12.0, t_min=1e-06)
+    """
+
+    std: tuple[float, float] = (1e-3, 10.0)
+    log_std: float = 10.0
+    t_min: float = rows.T_MIN
+
+
+PUBLISHED = Limits()
+# What limits may be: beyond, float32 has no digits left, or no numbers.
+STD_RANGE, LOG_STD_MAX, T_MIN_LEAST = (1e-6, 1e6), 80.0, 1e-30
+
+
+def checked_limits(limits: Limits) -> Limits:
+    """The limits with plain numbers in them."""
+    if limits == PUBLISHED:
+        return PUBLISHED
+    if not isinstance(limits, Limits):
+        raise TypeError(f"limits must be bfn_kernels.Limits, got {type(limits).__name__}")
+    if not isinstance(limits.std, (tuple, list)) or len(limits.std) != 2:
+        raise ValueError(f"limits.std must be a pair (low, high), got {limits.std!r}")
+    low, high = (checks.number("limits.std", value, *STD_RANGE) for value in limits.std)
+    if low > high:
+        raise ValueError(f"limits.std must be a pair (low, high) with low <= high, got {limits.std!r}")
+    log_std = checks.number("limits.log_std", limits.log_std, 0.0, LOG_STD_MAX)
+    return Limits((low, high), log_std, checks.number("limits.t_min", limits.t_min, T_MIN_LEAST, 1.0))
+
+
+def bins_and_limits(num_bins: int, limits: Limits) -> tuple[int, float, float, float]:
+    """K and the limits of the std, as the operators that read a network's output take them."""
+    (low, high), log_std, _ = checked_limits(limits)
+    return checks.integer("num_bins", num_bins, 2), low, high, log_std
+
+
 def drawn_seed(
     like: Tensor, seed: Seed, generator: torch.Generator | None, *noises: tuple[str, Tensor | None, Sequence[int]]
 ) -> Tensor | None:
@@ -134,13 +178,15 @@ def prediction_scalars(
     x: Tensor,
     dtype: torch.dtype,
     schedule: ContinuousSchedule,
+    limits: Limits,
     wanted: Sequence[str] = (),
     **numbers,
 ) -> Sequence[Tensor | None]:
     """mean_scale and noise_scale, each None if the network predicts the data itself, then the wanted row scalars."""
+    t_min = checked_limits(limits).t_min
     if parametrisation == "data":
         return None, None, *rows.scalars(library, wanted, t, x, dtype, schedule, **numbers)
-    return rows.scalars(library, (*rows.FLOW, *wanted), t, x, dtype, schedule, **numbers)
+    return rows.scalars(library, (*rows.FLOW, *wanted), t, x, dtype, schedule, t_min=t_min, **numbers)
 
 
 def step_time(t: Rows | None, step: int | Tensor | None, n_steps: int) -> Rows:

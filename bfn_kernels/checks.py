@@ -199,6 +199,15 @@ def integer(name: str, value: int, low: int) -> int:
     return value if isinstance(value, int) else int(value)
 
 
+def number(name: str, value: float, low: float, high: float) -> float:
+    """The value as Python's own float."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
+    return float(value)
+
+
 def choice(name: str, value: str, allowed: Sequence[str]) -> int:
     """The place of the value among the allowed ones; operators know it by this number."""
     if value not in allowed:

@@ -1,5 +1,7 @@
 """The checks of `out=` and `theta_out=`, the tensors that a step writes its results into."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ def check_out(out: Tensor | None, state_name: str, /, **inputs: Tensor | Rows | 
     """
     if out is None:
         return
-    state = inputs[state_name]
+    state: Any = inputs[state_name]
     checks.like("out", out, "the state", state)
     if out.dtype != state.dtype:
         raise TypeError(f"out must be {state.dtype} as the state is, got {out.dtype}")

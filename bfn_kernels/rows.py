@@ -21,7 +21,7 @@ from bfn_kernels.indexed import grouped
 from bfn_kernels.operators import Library
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
 
-T_MIN = 1e-6  # before this time no message counts as received, and the data prediction is 0
+T_MIN = 1e-6  # before this time, unless a caller sets another, no message counts as received: the data prediction is 0
 T_MAX = 1 - 1e-6  # the time of a discrete flow is clamped to this
 ROOT_BETA_MIN = 1e-10  # if √β is below this, a discrete flow is the uniform prior
 
@@ -31,7 +31,7 @@ class Inputs:
     """The inputs of the formulas, in float64.
 
     value: times if there is a schedule, else accuracies α of messages. precision: ρ before the message. n_steps: n, for
-    α_i. scale: a factor that some formulas have.
+    α_i. scale: a factor that some formulas have. t_min: before this time no message counts as received.
     """
 
     value: Tensor
@@ -39,6 +39,7 @@ class Inputs:
     schedule: Any
     n_steps: int
     scale: float
+    t_min: float
 
     def gamma(self) -> tuple[Tensor, Tensor]:
         """γ and 1 − γ."""
@@ -51,9 +52,9 @@ class Inputs:
 
     def prediction_scales(self) -> tuple[Tensor, Tensor]:
         """1/γ and √((1−γ)/γ), the scales of μ and ε̂ in x̂ = μ/γ − √((1−γ)/γ)·ε̂ (84, 105); both are 0 if t < t_min."""
-        gamma, variance = self.schedule.gamma(self.value.clamp(min=T_MIN))
+        gamma, variance = self.schedule.gamma(self.value.clamp(min=self.t_min))
         scales = 1 / gamma, (variance / gamma).sqrt()
-        mean_scale, noise_scale = (torch.where(self.value < T_MIN, 0.0, scale) for scale in scales)
+        mean_scale, noise_scale = (torch.where(self.value < self.t_min, 0.0, scale) for scale in scales)
         return mean_scale, noise_scale
 
     def beta(self) -> Tensor:
@@ -127,13 +128,14 @@ def scalars(
     precision: Rows | None = None,
     n_steps: int = 0,
     scale: float = 1,
+    t_min: float = T_MIN,
 ) -> Sequence[Tensor]:
     """The wanted row scalars, names in the order of FORMULAS, each in `dtype` and broadcastable to the variables.
 
     value: a number or `[B]` or any leading part of the variables' shape, or Indexed: times in [0, 1] with a schedule,
     else accuracies α of messages, at least 0. data: `[B, ...]`, whose first `dims` dimensions (all if None) are those
-    of the variables. precision: ρ before the message, shaped as value may be, at least 0. n_steps and scale: numbers of
-    the whole call.
+    of the variables. precision: ρ before the message, shaped as value may be, at least 0. n_steps, scale and t_min:
+    numbers of the whole call.
     """
     shape = data.shape if dims is None else data.shape[:dims]
     name, high = ("alpha", math.inf) if schedule is None else ("t", 1)
@@ -141,7 +143,7 @@ def scalars(
     if groups is not None:  # the groups are the rows
         made = scalars(
             library, wanted, plain, groups.values, dtype, schedule,
-            precision=plain_precision, n_steps=n_steps, scale=scale,
+            precision=plain_precision, n_steps=n_steps, scale=scale, t_min=t_min,
         )  # fmt: skip
         return [groups.of_rows(scalar, len(shape)) for scalar in made]
     plain, plain_precision = checks.once(name, plain, shape), checks.once("precision", plain_precision, shape)
@@ -152,12 +154,12 @@ def scalars(
         precisions = None if precision is None else _operator_input(plain_precision, data)
         if values is not None and (precision is None or precisions is not None):
             bits = _bits(tuple(wanted))
-            return library.common.row_scalars(values, precisions, bits, *numbers, n_steps, scale, shape, dtype)
+            return library.common.row_scalars(values, precisions, bits, *numbers, n_steps, scale, t_min, shape, dtype)
     wide = checks.rows(name, plain, shape, data, 0, high)
     if "alpha" in wanted:
         checks.steps(name, wide, n_steps)
     wide_precision = None if precision is None else checks.rows("precision", plain_precision, shape, data, 0)
-    inputs = Inputs(wide, wide_precision, schedule, n_steps, scale)
+    inputs = Inputs(wide, wide_precision, schedule, n_steps, scale, t_min)
     made = [FORMULAS[name](inputs).to(dtype) for name in wanted]
     if any(scalar.requires_grad for scalar in made):
         raise ValueError("schedule requires a gradient, but none is defined for it; give it parameters that have none")
@@ -178,7 +180,7 @@ def _operator_input(value: float | Tensor, data: Tensor, high: float = math.inf)
     return None if value.requires_grad and torch.is_grad_enabled() else value
 
 
-def fake_scalars(value, precision, wanted, schedule, parameter, num_classes, n_steps, scale, shape, dtype):
+def fake_scalars(value, precision, wanted, schedule, parameter, num_classes, n_steps, scale, t_min, shape, dtype):
     sizes = (checks.leading("row scalars", t, shape) for t in (value, precision) if t is not None)
     each = torch.broadcast_shapes(*sizes)
     return [value.new_empty(each, dtype=dtype) for _ in range(wanted.bit_count())]

@@ -17,6 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from bfn_kernels.arguments import PUBLISHED
 from bfn_kernels.continuous import triton as continuous
 from bfn_kernels.discrete import triton as discrete
 from bfn_kernels.discrete.operators import RECEIVERS, ROW_STATS
@@ -103,14 +104,15 @@ def of_data(x: torch.Tensor) -> list[Row]:
     prediction, one, mixture = (x, x, row, row), (x, x, None, x, row, row), (many, many, many, x, row, row)
     gradients, with_mixture = (True, True, False), (True, True, True)
     clip, losses = (-1.0, 1.0), (None, 3)  # no mask, and the reduction
+    bins = 256, *PUBLISHED.std, PUBLISHED.log_std
 
     def nstep(nodes=(), n_samples=0):
         draws = nodes, nodes, n_samples, seed, None
-        return lambda: discretised.discrete_time_loss(x, *one, row, 7, *draws, 256, True, *losses, *gradients)
+        return lambda: discretised.discrete_time_loss(x, *one, row, 7, *draws, *bins, True, *losses, *gradients)
 
     def draw(output):
         drawn = None, None, seed, None, None, None
-        return lambda: discretised.update_sample(*output, row, row, row, 256, 0, *drawn)
+        return lambda: discretised.update_sample(*output, row, row, row, *bins, 0, *drawn)
 
     calls = [
         ("gaussian_step, with noise", 3, lambda: continuous.gaussian_step(x, row, x, row, row, seed, None)),
@@ -126,7 +128,7 @@ def of_data(x: torch.Tensor) -> list[Row]:
                 row, scale, x, *prediction, row, *clip, None, False, True, True
             ),
         ),
-        ("output_std", 2 + 4 / width, lambda: discretised.output_std(x, row, row, True)),
+        ("output_std", 2 + 4 / width, lambda: discretised.output_std(x, row, row, *bins[1:], True)),
         (
             "expected_value, unclipped", 4 + 8 / width,
             lambda: discretised.expected_value(x, x, None, 256, False, *gradients),
@@ -134,20 +136,20 @@ def of_data(x: torch.Tensor) -> list[Row]:
         ("discretised update, a draw", 4, draw(one)),
         (
             "discretised L_inf", 4 + 8 / width,
-            lambda: discretised.continuous_time_loss(x, *one, row, 256, True, *losses, *gradients),
+            lambda: discretised.continuous_time_loss(x, *one, row, *bins, True, *losses, *gradients),
         ),
         (
             "discretised reconstruction", 4 + 8 / width,
-            lambda: discretised.reconstruction_loss(x, *one, 256, *losses, *gradients),
+            lambda: discretised.reconstruction_loss(x, *one, *bins, *losses, *gradients),
         ),
         ("discretised L_n, 8 nodes", 4 + 8 / width, nstep((0.0,) * 8)),
         (
             "discretised L_inf, 10 components", 32 + 120 / width,
-            lambda: discretised.continuous_time_loss(x, *mixture, row, 256, True, *losses, *with_mixture),
+            lambda: discretised.continuous_time_loss(x, *mixture, row, *bins, True, *losses, *with_mixture),
         ),
         (
             "discretised reconstruction, 10 components", 32 + 120 / width,
-            lambda: discretised.reconstruction_loss(x, *mixture, 256, *losses, *with_mixture),
+            lambda: discretised.reconstruction_loss(x, *mixture, *bins, *losses, *with_mixture),
         ),
         ("discretised update, a draw, 10 components", 32, draw(mixture)),
         ("discretised L_n, 10 draws", 4 + 8 / width, nstep(n_samples=10)),

@@ -7,6 +7,8 @@ Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a 
 """
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +18,9 @@ from bfn_kernels.arguments import (
     PARAMETRISATIONS as PARAMETRISATIONS,
 )
 from bfn_kernels.arguments import (
+    PUBLISHED,
+    STD_RANGE,
+    Limits,
     drawn_seed,
     known_values,
     prediction_scalars,
@@ -117,6 +122,7 @@ def update_sample(
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
     parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
     clip: Clip = (-1, 1),
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
@@ -130,9 +136,9 @@ def update_sample(
 
     x, mean `[B, ...]`, differentiable; precision and alpha at least 0, not both 0. With t, one step of sampling: x is
     what the network put out at time t, and the data x̂ that it stands for is sent, as `predict_data` or, with
-    `parametrisation="data"`, the clip alone makes it. sigma_1, schedule, parametrisation and clip are of t. Where
-    `known_mask` is True, `known` is sent instead (inpainting). `out`, which may be mean itself, receives the mean; no
-    gradient then. Returns the mean in the mean's type and the precision (a float if both were).
+    `parametrisation="data"`, the clip alone makes it. sigma_1, schedule, parametrisation, limits and clip are of t.
+    Where `known_mask` is True, `known` is sent instead (inpainting). `out`, which may be mean itself, receives the
+    mean; no gradient then. Returns the mean in the mean's type and the precision (a float if both were).
 
     >>> update_sample(torch.ones(1, 2), torch.zeros(1, 2), 1.0, 3.0, noise=torch.zeros(1, 2))
     (tensor([[0.7500, 0.7500]]), 4.0)
@@ -146,14 +152,15 @@ def update_sample(
     others = {"known": known, "known_mask": known_mask, "precision": precision, "alpha": alpha, "noise": noise}
     check_out(out, "mean", x=x, mean=mean, t=t, **others)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(x, mean)
-    scales, ends = (None, None), (-math.inf, math.inf)
+    scales: Sequence[Tensor | None] = (None, None)
+    ends = -math.inf, math.inf
     if t is not None:
         schedule = continuous_schedule(sigma_1, schedule)
         checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
         ends = checks.interval("clip", clip)
-        scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule)
-    elif not (sigma_1 is schedule is None and parametrisation == "noise" and clip == (-1, 1)):
-        raise ValueError("t must be given with sigma_1, schedule, parametrisation or clip, got None")
+        scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
+    elif not (sigma_1 is schedule is None and (parametrisation, limits, clip) == ("noise", PUBLISHED, (-1, 1))):
+        raise ValueError("t must be given with sigma_1, schedule, parametrisation, limits or clip, got None")
     update = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
     seed = drawn_seed(mean, seed, generator, ("noise", noise, mean.shape))
     if t is None and known is None:
@@ -173,13 +180,14 @@ def predict_data(
     *,
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
+    limits: Limits = PUBLISHED,
     clip: Clip = (-1, 1),
     backend: str | None = None,
 ) -> Tensor:
-    """The data that a noise prediction stands for: x̂ = μ/γ − √((1−γ)/γ)·ε̂ (84), clipped; 0 where t < 1e-6.
+    """The data that a noise prediction stands for: x̂ = μ/γ − √((1−γ)/γ)·ε̂ (84), clipped; 0 where t < t_min.
 
-    noise_pred, mean `[B, ...]`, differentiable where the clip does not bind; t in [0, 1]; clip None for none. Returns
-    x̂ in noise_pred's shape and type.
+    noise_pred, mean `[B, ...]`, differentiable where the clip does not bind; t in [0, 1]; clip None for none; limits:
+    `bfn_kernels.Limits`, whose t_min is 1e-6. Returns x̂ in noise_pred's shape and type.
 
     >>> predict_data(torch.zeros(1, 2), torch.full((1, 2), 0.45), 0.5, sigma_1=0.1)
     tensor([[0.5000, 0.5000]])
@@ -189,7 +197,7 @@ def predict_data(
     schedule = continuous_schedule(sigma_1, schedule)
     clip = checks.interval("clip", clip)
     library, dtype = backends.library(backend, noise_pred.device), checks.compute_dtype(noise_pred, mean)
-    scales = rows.scalars(library, rows.FLOW, t, mean, dtype, schedule)
+    scales = prediction_scalars(library, "noise", t, mean, dtype, schedule, limits)
     return library.continuous.predict_data(noise_pred, mean, *scales, *clip)
 
 
@@ -202,6 +210,7 @@ def continuous_time_loss(
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
     parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
     clip: Clip = (-1, 1),
     mask: Tensor | None = None,
     reduction: str = "mean",
@@ -210,7 +219,8 @@ def continuous_time_loss(
     """L∞ in nats: −ln σ₁·(x − x̂)²/σ₁^{2t} per variable (101).
 
     x, prediction, mean `[B, ...]`, all differentiable; t in [0, 1]. `parametrisation="noise"`: x̂ is made of the
-    prediction and the mean, as by `predict_data`; "data": the prediction is x̂, and mean may be None. clip: the range
+    prediction and the mean, as by `predict_data`, whose limits these are; "data": the prediction is x̂, and mean may be
+    None. clip: the range
     of the data, which x̂ is clipped to and an x outside of which is refused on the CPU; None for data without bounds.
     mask: bool, of the leading dimensions or broadcastable, False where a variable costs nothing and its x is not looked
     at. reduction: "mean" over variables, "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
@@ -222,7 +232,7 @@ def continuous_time_loss(
     schedule = continuous_schedule(sigma_1, schedule)
     mean, mask, how = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean)
-    *scales, weight = prediction_scalars(library, parametrisation, t, x, dtype, schedule, ("rate",), scale=0.5)
+    *scales, weight = prediction_scalars(library, parametrisation, t, x, dtype, schedule, limits, ("rate",), scale=0.5)
     clip = checks.interval("clip", clip)
     return library.continuous.squared_loss(x, prediction, mean, *scales, weight, None, *clip, mask, how)
 
@@ -238,6 +248,7 @@ def discrete_time_loss(
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
     parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
     clip: Clip = (-1, 1),
     mask: Tensor | None = None,
     reduction: str = "mean",
@@ -259,7 +270,7 @@ def discrete_time_loss(
     mean, mask, how = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean)
     *scales, weight = prediction_scalars(
-        library, parametrisation, t, x, dtype, schedule, ("alpha",), n_steps=n_steps, scale=n_steps / 2
+        library, parametrisation, t, x, dtype, schedule, limits, ("alpha",), n_steps=n_steps, scale=n_steps / 2
     )
     clip = checks.interval("clip", clip)
     return library.continuous.squared_loss(x, prediction, mean, *scales, weight, None, *clip, mask, how)
@@ -273,35 +284,55 @@ def reconstruction_loss(
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
     num_bins: int | None = None,
+    std: float | None = None,
     parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
     clip: Clip = (-1, 1),
     mask: Tensor | None = None,
     reduction: str = "mean",
     backend: str | None = None,
 ) -> Tensor:
-    """The cost in nats of x after the last message, the network having seen t = 1: −ln N(x; x̂, σ₁²), or, with
+    """The cost in nats of x after the last message, the network having seen t = 1: −ln N(x; x̂, std²), or, with
     `num_bins`, −ln p of x's bin under that normal, which compares with discretised models.
 
+    std: from 1e-6 to 1e6; that of the flow at t = 1, σ₁, unless given. The published code takes 0.7σ₁ for 16 bins.
     Everything else as in `continuous_time_loss`; x lies in [−1, 1] and is not differentiable where `num_bins` is given.
 
     >>> x = torch.zeros(1, 2)
     >>> reconstruction_loss(x, x, None, sigma_1=0.1, parametrisation="data")
     tensor(-1.3836)
+    >>> reconstruction_loss(x, x, None, sigma_1=0.1, std=0.07, num_bins=16, parametrisation="data")
+    tensor(0.7702)
     """
     schedule = continuous_schedule(sigma_1, schedule)
     mean, mask, how = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
     clip = checks.interval("clip", clip)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean)
+    of_normal = ("half_precision", "log_normaliser") if num_bins is None else ("std",)
+    if std is None:
+        scalars = prediction_scalars(library, parametrisation, 1.0, x, dtype, schedule, limits, of_normal)
+    else:
+        scales = prediction_scalars(library, parametrisation, 1.0, x, dtype, schedule, limits)
+        given = _ConstantVariance(checks.number("std", std, *STD_RANGE) ** 2)
+        scalars = *scales, *rows.scalars(library, of_normal, 1.0, x, dtype, given)
     if num_bins is None:
-        normal = "half_precision", "log_normaliser"
-        scalars = prediction_scalars(library, parametrisation, 1.0, x, dtype, schedule, normal)
         return library.continuous.squared_loss(x, prediction, mean, *scalars, *clip, mask, how)
     num_bins = checks.integer("num_bins", num_bins, 2)
     checks.no_gradient("a bin has none", x=x)
-    *scales, std = prediction_scalars(library, parametrisation, 1.0, x, dtype, schedule, ("std",))
+    *scales, width = scalars
     wide = prediction.to(dtype)  # x̂ has the type of its prediction, and is no result that should be rounded
     x_hat = library.continuous.predict_data(wide, mean, *scales, *clip)
-    return library.discretised.bin_loss(x, x_hat, std, None, num_bins, True, mask, how)
+    return library.discretised.bin_loss(x, x_hat, width, None, num_bins, True, mask, how)
+
+
+class _ConstantVariance(NamedTuple):
+    """Stands for a schedule where the row scalars of a normal of a given variance are wanted."""
+
+    variance: float
+
+    def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        variance = torch.full_like(t, self.variance)
+        return 1 - variance, variance
 
 
 def _check_loss(x, prediction, mean, parametrisation, mask, reduction) -> tuple[Tensor | None, Tensor | None, int]:

@@ -6,6 +6,8 @@ Flow, sender and update are those of `continuous`.
 
 `mixture_logits=` `[B, ..., M]`, M at most 1024, makes the output distribution a mixture of M normals. The two
 predictions, or mean and std, then have that shape too, and the logits are differentiable where these are.
+With `pred_log_std=None`, `pred_mean` is both predictions as networks put them out, stacked in a last dimension of two,
+`[B, ..., 2]` or `[B, ..., M, 2]`, and so is its gradient, at the cost of two tensors; `unbind` costs a pass more.
 
 Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]`, any leading part of the data's shape, or `Indexed`.
 Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
@@ -21,6 +23,9 @@ from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
 from bfn_kernels.arguments import (
+    PUBLISHED,
+    Limits,
+    bins_and_limits,
     drawn_seed,
     expectation,
     known_values,
@@ -71,13 +76,14 @@ def to_levels(x: Tensor, *, num_bins: int) -> Tensor:
 
 def output_distribution(
     pred_mean: Tensor,
-    pred_log_std: Tensor,
+    pred_log_std: Tensor | None,
     mean: Tensor | None,
     t: Rows,
     *,
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
     parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mean and std of the data that the network predicts at time t (105, 106): μ/γ − √((1−γ)/γ)·pred_mean and
@@ -85,8 +91,9 @@ def output_distribution(
     `expected_value` and `log_prob` take them.
 
     pred_mean, pred_log_std `[B, ...]` or, of a mixture, `[B, ..., M]`; mean `[B, ...]`, or None with "data". All are
-    differentiable; t in [0, 1]. pred_log_std is clamped to ±10, and the std to [1e-3, 10]; with the noise predicted,
-    mean and std are 0 and 1 where t < 1e-6. Returns both in pred_mean's shape, in float32 (float64 for float64).
+    differentiable; t in [0, 1]. limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with the
+    noise predicted, mean and std are 0 and 1 before its t_min. Returns both in that shape, in float32 (float64 for
+    float64).
 
     >>> zero = torch.zeros(1, 2)
     >>> mean, std = output_distribution(zero, zero - 1, zero + 0.36, 0.5, sigma_1=0.1)
@@ -94,7 +101,11 @@ def output_distribution(
     (tensor([[0.4000, 0.4000]]), tensor([[0.1226, 0.1226]]), tensor([[0.4375, 0.4375]]))
     """
     schedule = continuous_schedule(sigma_1, schedule)
+    _, *std_limits = bins_and_limits(2, limits)
     checks.data("pred_mean", pred_mean)
+    if pred_log_std is None and (pred_mean.dim() == 0 or pred_mean.shape[-1] != 2):
+        raise ValueError(f"pred_mean must have shape [..., 2] without pred_log_std, got {tuple(pred_mean.shape)}")
+    pred_mean, pred_log_std = reference.pair(pred_mean, pred_log_std)
     checks.like("pred_log_std", pred_log_std, "pred_mean", pred_mean)
     lead = pred_mean.shape[:-1]
     mixed = len(lead) > 0 and isinstance(mean, Tensor) and mean.shape == lead
@@ -102,8 +113,8 @@ def output_distribution(
     mean = read_mean(pred_mean, mean, parametrisation, "pred_mean", shape)
     library = backends.library(backend, pred_mean.device)
     dtype = checks.compute_dtype(pred_mean, pred_log_std, mean)
-    scales = prediction_scalars(library, parametrisation, t, pred_mean, dtype, schedule, dims=len(shape))
-    return _output_distribution(library, dtype, pred_mean, pred_log_std, mean, scales)
+    scales = prediction_scalars(library, parametrisation, t, pred_mean, dtype, schedule, limits, dims=len(shape))
+    return _output_distribution(library, dtype, pred_mean, pred_log_std, mean, scales, std_limits)
 
 
 def expected_value(
@@ -210,7 +221,7 @@ def mode(
 def continuous_time_loss(
     x: Tensor,
     pred_mean: Tensor,
-    pred_log_std: Tensor,
+    pred_log_std: Tensor | None,
     mean: Tensor | None,
     t: Rows,
     *,
@@ -219,6 +230,7 @@ def continuous_time_loss(
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
     parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
     clip: bool = True,
     mask: Tensor | None = None,
     reduction: str = "mean",
@@ -229,6 +241,7 @@ def continuous_time_loss(
     x, pred_mean, pred_log_std, mean `[B, ...]`; the predictions are differentiable; t in [0, 1]; x in [−1, 1], refused
     outside on the CPU (`from_levels` makes bin centres of levels 0 … K − 1).
     `parametrisation="noise"`: the predictions are of the noise (105, 106); "data": of the data, and mean may be None.
+    limits: `bfn_kernels.Limits` of the predictions' std, and of t.
     mask: bool, of the leading dimensions or broadcastable, False where a variable costs nothing and its x is not looked
     at. reduction: "mean" over variables, "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
 
@@ -237,18 +250,18 @@ def continuous_time_loss(
     tensor(0.)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    num_bins = checks.integer("num_bins", num_bins, 2)
+    bins = bins_and_limits(num_bins, limits)
     mean, mask, how = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
     library, network = backends.library(backend, x.device), (pred_mean, pred_log_std, mixture_logits, mean)
     dtype = checks.compute_dtype(x, *network)
-    scalars = prediction_scalars(library, parametrisation, t, x, dtype, schedule, ("rate",), scale=0.5)
-    return library.discretised.continuous_time_loss(x, *network, *scalars, num_bins, clip, mask, how)
+    scalars = prediction_scalars(library, parametrisation, t, x, dtype, schedule, limits, ("rate",), scale=0.5)
+    return library.discretised.continuous_time_loss(x, *network, *scalars, *bins, clip, mask, how)
 
 
 def discrete_time_loss(
     x: Tensor,
     pred_mean: Tensor,
-    pred_log_std: Tensor,
+    pred_log_std: Tensor | None,
     mean: Tensor | None,
     t: Rows | None = None,
     *,
@@ -261,6 +274,7 @@ def discrete_time_loss(
     quadrature: int | None = None,
     n_samples: int | None = None,
     parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
     clip: bool = True,
     mask: Tensor | None = None,
     reduction: str = "mean",
@@ -285,21 +299,21 @@ def discrete_time_loss(
     n_steps = checks.integer("n_steps", n_steps, 1)
     t = step_time(t, step, n_steps)
     schedule = continuous_schedule(sigma_1, schedule)
-    num_bins = checks.integer("num_bins", num_bins, 2)
+    bins = bins_and_limits(num_bins, limits)
     mean, mask, how = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
     library, network = backends.library(backend, x.device), (pred_mean, pred_log_std, mixture_logits, mean)
     dtype = checks.compute_dtype(x, *network)
-    scalars = prediction_scalars(library, parametrisation, t, x, dtype, schedule, ("alpha",), n_steps=n_steps)
+    scalars = prediction_scalars(library, parametrisation, t, x, dtype, schedule, limits, ("alpha",), n_steps=n_steps)
     if n_samples is None and quadrature is None:
         quadrature = 8
     draws = expectation(x, x.shape, quadrature, n_samples, seed, generator, noise)
-    return library.discretised.discrete_time_loss(x, *network, *scalars, n_steps, *draws, num_bins, clip, mask, how)
+    return library.discretised.discrete_time_loss(x, *network, *scalars, n_steps, *draws, *bins, clip, mask, how)
 
 
 def reconstruction_loss(
     x: Tensor,
     pred_mean: Tensor,
-    pred_log_std: Tensor,
+    pred_log_std: Tensor | None,
     mean: Tensor | None,
     *,
     num_bins: int,
@@ -307,6 +321,7 @@ def reconstruction_loss(
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
     parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
     mask: Tensor | None = None,
     reduction: str = "mean",
     backend: str | None = None,
@@ -320,16 +335,16 @@ def reconstruction_loss(
     tensor(0.)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    num_bins = checks.integer("num_bins", num_bins, 2)
+    bins = bins_and_limits(num_bins, limits)
     mean, mask, how = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
     library, network = backends.library(backend, x.device), (pred_mean, pred_log_std, mixture_logits, mean)
-    scales = prediction_scalars(library, parametrisation, 1.0, x, checks.compute_dtype(x, *network), schedule)
-    return library.discretised.reconstruction_loss(x, *network, *scales, num_bins, mask, how)
+    scales = prediction_scalars(library, parametrisation, 1.0, x, checks.compute_dtype(x, *network), schedule, limits)
+    return library.discretised.reconstruction_loss(x, *network, *scales, *bins, mask, how)
 
 
 def update_sample(
     pred_mean: Tensor,
-    pred_log_std: Tensor,
+    pred_log_std: Tensor | None,
     mean: Tensor,
     precision: Rows,
     t: Rows,
@@ -340,6 +355,7 @@ def update_sample(
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
     parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
     choose: str = "sample",
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
@@ -355,6 +371,7 @@ def update_sample(
     mean updated, ρ' = ρ + α, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε.
 
     pred_mean, pred_log_std, mean `[B, ...]`; the mean is differentiable, the predictions with `choose="mean"` alone.
+    limits and a pred_log_std of None: as in `continuous_time_loss`.
     choose: what is sent, a "sample" of the output distribution, its "mode" or its "mean". Where `known_mask` is True
     `known` is sent instead. `out`, which may be mean itself, receives the mean; no gradient then. noise: normals of
     the sender; draw_noise: normals that draw the value; component_noise: uniforms that draw the component of a mixture.
@@ -368,7 +385,7 @@ def update_sample(
     checks.data("mean", mean)
     choice = checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)
-    num_bins = checks.integer("num_bins", num_bins, 2)
+    bins = bins_and_limits(num_bins, limits)
     _check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
     known_mask = known_values(known, known_mask, mean, mean.shape)
     output = {"pred_mean": pred_mean, "pred_log_std": pred_log_std, "mixture_logits": mixture_logits}
@@ -377,14 +394,14 @@ def update_sample(
     if choose != "mean":
         checks.no_gradient(f"a {choose} has none", **output)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output.values(), mean)
-    scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule)
+    scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
     update = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
     draws = _component(mixture_logits, component_noise, mean.shape)
     draws = [("draw_noise", draw_noise, mean.shape), *draws] if choose == "sample" else []
     seed = drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
     if choice == MEAN and any(needs(*output.values(), mean)):  # the operator has no gradient for the predictions
-        normal = _output_distribution(library, dtype, pred_mean, pred_log_std, mean, scales)
-        value = library.discretised.expected_value(*normal, mixture_logits, num_bins, True)
+        normal = _output_distribution(library, dtype, pred_mean, pred_log_std, mean, scales, bins[1:])
+        value = library.discretised.expected_value(*normal, mixture_logits, bins[0], True)
         value = value if known is None else torch.where(known_mask, known.to(value.dtype), value)
         keep, take, std = update
         updated = library.continuous.gaussian_step(mean, keep, value, take, std, seed, noise, None)
@@ -394,7 +411,7 @@ def update_sample(
             mean,
             *scales,
             *update,
-            num_bins,
+            *bins,
             choice,
             known,
             known_mask,
@@ -419,14 +436,15 @@ def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Sequenc
 
 
 def _output_distribution(
-    library: Library, dtype: torch.dtype, pred_mean, pred_log_std, mean, scales
+    library: Library, dtype: torch.dtype, pred_mean, pred_log_std, mean, scales, std_limits
 ) -> tuple[Tensor, Tensor]:
     """Mean and std in `dtype`, the type of the arithmetic. The mean is x̂ of continuous data without its clip."""
+    pred_mean, pred_log_std = reference.pair(pred_mean, pred_log_std)
     if mean is not None and mean.dim() < pred_mean.dim():
         mean = mean.unsqueeze(-1).expand(pred_mean.shape)
         scales = [None if scale is None else scale.unsqueeze(-1) for scale in scales]
     data_mean = library.continuous.predict_data(pred_mean.to(dtype), mean, *scales, -math.inf, math.inf)
-    return data_mean, library.discretised.output_std(pred_log_std.to(dtype), *scales)
+    return data_mean, library.discretised.output_std(pred_log_std.to(dtype), *scales, *std_limits)
 
 
 def _component(mixture_logits: Tensor | None, noise: Tensor | None, shape: Sequence[int]) -> list[tuple]:
@@ -446,8 +464,9 @@ def _check_output(x, name, pred_mean, pred_log_std, mixture_logits, mean, parame
         checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
         each = (*x.shape, mixture_logits.shape[-1])
         checks.like("mixture_logits", mixture_logits, name, x, each)
-    checks.like("pred_mean", pred_mean, name, x, each)
-    checks.like("pred_log_std", pred_log_std, name, x, each)
+    checks.like("pred_mean", pred_mean, name, x, each if pred_log_std is not None else (*each, 2))
+    if pred_log_std is not None:
+        checks.like("pred_log_std", pred_log_std, name, x, each)
     return read_mean(x, mean, parametrisation)
 
 

@@ -2,7 +2,8 @@
 
 The function of the same name in `reference.py` shows what an operator computes, and says the shapes of its arguments.
 The network predicts a mean and a log standard deviation and, for a mixture, these and a logit of each component. If the
-row scalars mean_scale and noise_scale are passed, it predicts the noise, else the data.
+row scalars mean_scale and noise_scale are passed, it predicts the noise, else the data. Without pred_log_std, pred_mean
+has both in a last dimension of two.
 """
 
 import torch
@@ -18,8 +19,10 @@ SAMPLE, MODE, MEAN = range(3)
 
 _NORMAL = "Tensor mean, Tensor std, Tensor? mixture_logits"
 _NEED_NORMAL = "bool need_mean, bool need_std, bool need_mixture_logits"
-_PREDICTIONS = "Tensor pred_mean, Tensor pred_log_std, Tensor? mixture_logits"
+_PREDICTIONS = "Tensor pred_mean, Tensor? pred_log_std, Tensor? mixture_logits"
 _NETWORK = f"{_PREDICTIONS}, Tensor{{}} mean, Tensor? mean_scale, Tensor? noise_scale"
+_LIMITS = "float std_min, float std_max, float log_std_max"
+_BINS = f"int num_bins, {_LIMITS}"
 _NEED_NETWORK = "bool need_pred_mean, bool need_pred_log_std, bool need_mixture_logits"
 _GRADIENTS = "Tensor grad_mean, Tensor grad_std, Tensor grad_mixture_logits"
 _LOSS = f"-> (Tensor loss, Tensor scale, {_GRADIENTS})"
@@ -43,7 +46,8 @@ def _expected_value_backward(library: Library, grad: Tensor, forward: Forward):
     return times_saved(library, grad, None, forward.saved, forward)
 
 
-def _output_std_fake(pred_log_std, mean_scale, noise_scale, need):
+def _output_std_fake(pred_log_std, *others):
+    *_, need = others
     return torch.empty_like(pred_log_std), gradient_fake(pred_log_std, need, compute_dtype(pred_log_std))
 
 
@@ -54,9 +58,11 @@ def _output_std_backward(library: Library, grad: Tensor, forward: Forward):
 def _loss_fake(tensors, *others):
     """The fake of a loss whose last arguments are the reduction and, for each gradient, whether it is needed."""
     *_, reduction, need_mean, need_std, need_mixture_logits = others
-    x, prediction, *_ = tensors
+    x, prediction, *rest = tensors
     dtype, need = compute_dtype(*tensors), (need_mean, need_std, need_mixture_logits)
-    return *loss_fakes(x, reduction, dtype), *(gradient_fake(prediction, needed, dtype) for needed in need)
+    output = (prediction, *(prediction if t is None else t for t in rest[:2]))
+    gradients = (gradient_fake(t, needed, dtype) for t, needed in zip(output, need, strict=True))
+    return *loss_fakes(x, reduction, dtype), *gradients
 
 
 def _bin_loss_fake(x, mean, std, mixture_logits, *others):
@@ -86,7 +92,7 @@ def _loss(schema: str, fake) -> Operator:
 _X_AND_NETWORK = f"Tensor x, {_NETWORK.format('?')}"
 OPERATORS = [
     Operator(
-        "output_std(Tensor pred_log_std, Tensor? mean_scale, Tensor? noise_scale, bool need_pred_log_std) "
+        f"output_std(Tensor pred_log_std, Tensor? mean_scale, Tensor? noise_scale, {_LIMITS}, bool need_pred_log_std) "
         "-> (Tensor std, Tensor grad_pred_log_std)",
         fake=_output_std_fake,
         saved="grad_pred_log_std",
@@ -108,22 +114,22 @@ OPERATORS = [
         _bin_loss_fake,
     ),
     _loss(
-        f"reconstruction_loss({_X_AND_NETWORK}, int num_bins, Tensor? mask, int reduction, {_NEED_NETWORK})",
+        f"reconstruction_loss({_X_AND_NETWORK}, {_BINS}, Tensor? mask, int reduction, {_NEED_NETWORK})",
         _network_loss_fake,
     ),
     _loss(
-        f"continuous_time_loss({_X_AND_NETWORK}, Tensor weight, int num_bins, bool clip, Tensor? mask, int reduction, "
+        f"continuous_time_loss({_X_AND_NETWORK}, Tensor weight, {_BINS}, bool clip, Tensor? mask, int reduction, "
         f"{_NEED_NETWORK})",
         _network_loss_fake,
     ),
     _loss(
         f"discrete_time_loss({_X_AND_NETWORK}, Tensor alpha, int n_steps, float[] nodes, float[] node_weights, "
-        "int n_samples, Tensor? seed, Tensor? noise, int num_bins, bool clip, Tensor? mask, int reduction, "
+        f"int n_samples, Tensor? seed, Tensor? noise, {_BINS}, bool clip, Tensor? mask, int reduction, "
         f"{_NEED_NETWORK})",
         _network_loss_fake,
     ),
     Operator(
-        f"update_sample({_NETWORK.format('')}, Tensor keep, Tensor take, Tensor update_std, int num_bins, int choice, "
+        f"update_sample({_NETWORK.format('')}, Tensor keep, Tensor take, Tensor update_std, {_BINS}, int choice, "
         "Tensor? known, Tensor? known_mask, Tensor? seed, Tensor? noise, Tensor? draw_noise, Tensor? component_noise) "
         "-> Tensor",
         fake=lambda pred_mean, pred_log_std, mixture_logits, mean, *others: torch.empty_like(mean),

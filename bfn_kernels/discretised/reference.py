@@ -19,8 +19,6 @@ from bfn_kernels.continuous.reference import gaussian_step
 from bfn_kernels.discretised.operators import MEAN, MODE
 from bfn_kernels.reduction import hide, reduce
 
-LOG_STD_LIMIT = 10.0
-STD_MIN, STD_MAX = 1e-3, 10.0
 TINY_TOTAL = 1e-5  # an unclipped distribution with less mass in [−1, 1] counts as uniform; so does any of std > 8e4
 MODE_NUMBERS = 1 << 18  # how many probabilities, over bins and components, the mode of a mixture computes at a time
 WIDE_STD, WIDE_TERMS = 2.0, 30  # from this std on, an unclipped mean is a series; the terms left out are 1e-17 of it
@@ -64,6 +62,14 @@ class Normal(NamedTuple):
         return cls(*(None if part is None else part.to(dtype) for part in parts))
 
 
+def pair(pred_mean: Tensor, pred_log_std: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The two predictions, of which pred_mean has both in its last dimension where there is no pred_log_std."""
+    if pred_log_std is not None:
+        return pred_mean, pred_log_std
+    pred_mean, pred_log_std = pred_mean.unbind(-1)
+    return pred_mean, pred_log_std
+
+
 def hide_output(
     mask: Tensor | None, mean: Tensor, std: Tensor, mixture_logits: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -76,52 +82,61 @@ def hide_output(
 def output_distribution(
     dtype: torch.dtype,
     pred_mean: Tensor,
-    pred_log_std: Tensor,
+    pred_log_std: Tensor | None,
     mixture_logits: Tensor | None,
     mean: Tensor | None,
     mean_scale: Tensor | None,
     noise_scale: Tensor | None,
+    *limits: float,
 ) -> Normal:
     """The mean and std of the network's normal (105, 106), in `dtype`, the type of the arithmetic.
 
-    The std is clamped to [1e-3, 10]. Where t < t_min, mean and std are 0 and 1, without a gradient. If the scales are
-    None, the network predicts the mean itself.
+    Where t < t_min, mean and std are 0 and 1, without a gradient. If the scales are None, the network predicts the mean
+    itself. limits: those of `output_std`.
     """
+    pred_mean, pred_log_std = pair(pred_mean, pred_log_std)
     output = Normal.of(dtype, pred_mean, pred_log_std, mixture_logits)
     if mean_scale is None:
-        return output._replace(std=output_std(output.std, None, None))
+        return output._replace(std=output_std(output.std, None, None, *limits))
     mean_scale, noise_scale = output.each(mean_scale), output.each(noise_scale)
     started = mean_scale != 0  # it is 1/γ, at least 1, from t_min on, and 0 before
     mean, noise_pred = hide(started, output.each(mean.to(dtype)), output.mean)
-    std = output_std(output.std, mean_scale, noise_scale)
+    std = output_std(output.std, mean_scale, noise_scale, *limits)
     return output._replace(mean=mean_scale * mean - noise_scale * noise_pred, std=std)
 
 
-def output_std(pred_log_std: Tensor, mean_scale: Tensor | None, noise_scale: Tensor | None) -> Tensor:
-    """The std of `output_distribution`, in the type of pred_log_std: it depends on no other prediction."""
-    std = pred_log_std.to(compute_dtype(pred_log_std)).clamp(-LOG_STD_LIMIT, LOG_STD_LIMIT).exp()
+def output_std(
+    pred_log_std: Tensor, mean_scale: Tensor | None, noise_scale: Tensor | None, std_min: float, std_max: float,
+    log_std_max: float,
+) -> Tensor:  # fmt: skip
+    """The std of `output_distribution`, in the type of pred_log_std: it depends on no other prediction.
+
+    Its logarithm is clamped to [−log_std_max, log_std_max], then the std to [std_min, std_max].
+    """
+    std = pred_log_std.to(compute_dtype(pred_log_std)).clamp(-log_std_max, log_std_max).exp()
     if mean_scale is None:
-        return std.clamp(STD_MIN, STD_MAX).to(pred_log_std.dtype)
+        return std.clamp(std_min, std_max).to(pred_log_std.dtype)
     started = mean_scale != 0
     (std,) = hide(started, std)
-    return torch.where(started, (noise_scale * std).clamp(STD_MIN, STD_MAX), 1.0).to(pred_log_std.dtype)
+    return torch.where(started, (noise_scale * std).clamp(std_min, std_max), 1.0).to(pred_log_std.dtype)
 
 
 def hidden_distribution(
     mask: Tensor | None,
     x: Tensor,
     pred_mean: Tensor,
-    pred_log_std: Tensor,
+    pred_log_std: Tensor | None,
     mixture_logits: Tensor | None,
     mean: Tensor | None,
     mean_scale: Tensor | None,
     noise_scale: Tensor | None,
+    *limits: float,
 ) -> Normal:
     """The output distribution that a loss of x sees: where the mask is False, the network's output and the mean count
     as zeros. The other arguments are those of `output_distribution`."""
     (mean,) = hide(mask, mean)
-    output = hide_output(mask, pred_mean, pred_log_std, mixture_logits)
-    return output_distribution(compute_dtype(x, *output, mean), *output, mean, mean_scale, noise_scale)
+    output = hide_output(mask, *pair(pred_mean, pred_log_std), mixture_logits)
+    return output_distribution(compute_dtype(x, *output, mean), *output, mean, mean_scale, noise_scale, *limits)
 
 
 def ndtr(z: Tensor) -> Tensor:
@@ -294,44 +309,51 @@ def bin_loss(
 def reconstruction_loss(
     x: Tensor,
     pred_mean: Tensor,
-    pred_log_std: Tensor,
+    pred_log_std: Tensor | None,
     mixture_logits: Tensor | None,
     mean: Tensor | None,
     mean_scale: Tensor | None,
     noise_scale: Tensor | None,
     num_bins: int,
+    std_min: float,
+    std_max: float,
+    log_std_max: float,
     mask: Tensor | None,
     reduction: int,
 ) -> Tensor:
     """−ln p_O(x), where p_O is the output distribution at t = 1. The arguments are those of `continuous_time_loss`."""
     network = pred_mean, pred_log_std, mixture_logits, mean
-    normal = hidden_distribution(mask, x, *network, mean_scale, noise_scale)
+    normal = hidden_distribution(mask, x, *network, mean_scale, noise_scale, std_min, std_max, log_std_max)
     return bin_loss(x, *normal, num_bins, True, mask, reduction)
 
 
 def continuous_time_loss(
     x: Tensor,
     pred_mean: Tensor,
-    pred_log_std: Tensor,
+    pred_log_std: Tensor | None,
     mixture_logits: Tensor | None,
     mean: Tensor | None,
     mean_scale: Tensor | None,
     noise_scale: Tensor | None,
     weight: Tensor,
     num_bins: int,
+    std_min: float,
+    std_max: float,
+    log_std_max: float,
     clip: bool,
     mask: Tensor | None,
     reduction: int,
 ) -> Tensor:
     """L∞ = weight·(x − k̂)² with the weight −ln σ₁/σ₁^{2t} (101), k̂ the expected value of the output distribution.
 
-    x, mean: `[B, ...]`. pred_mean, pred_log_std: `[B, ...]`, or `[B, ..., M]` like mixture_logits. mean_scale,
-    noise_scale and weight: row scalars that broadcast to x. mask: bool, broadcasts to x.
+    x, mean: `[B, ...]`. pred_mean, pred_log_std: `[B, ...]`, or `[B, ..., M]` like mixture_logits; if pred_log_std is
+    None, pred_mean is both, `[B, ..., 2]` or `[B, ..., M, 2]`. mean_scale, noise_scale and weight: row scalars that
+    broadcast to x. std_min, std_max, log_std_max: see `output_distribution`. mask: bool, broadcasts to x.
     """
     (x,) = hide(mask, x)
     values("x", x, -1, 1)
     network = pred_mean, pred_log_std, mixture_logits, mean
-    normal = hidden_distribution(mask, x, *network, mean_scale, noise_scale)
+    normal = hidden_distribution(mask, x, *network, mean_scale, noise_scale, std_min, std_max, log_std_max)
     error = x.to(normal.mean.dtype) - _expected_value(normal, num_bins, clip)
     return reduce(weight * error * error, mask, reduction)
 
@@ -339,7 +361,7 @@ def continuous_time_loss(
 def discrete_time_loss(
     x: Tensor,
     pred_mean: Tensor,
-    pred_log_std: Tensor,
+    pred_log_std: Tensor | None,
     mixture_logits: Tensor | None,
     mean: Tensor | None,
     mean_scale: Tensor | None,
@@ -352,6 +374,9 @@ def discrete_time_loss(
     seed: Tensor | None,
     noise: Tensor | None,
     num_bins: int,
+    std_min: float,
+    std_max: float,
+    log_std_max: float,
     clip: bool,
     mask: Tensor | None,
     reduction: int,
@@ -364,7 +389,7 @@ def discrete_time_loss(
     (x,) = hide(mask, x)
     values("x", x, -1, 1)
     network = pred_mean, pred_log_std, mixture_logits, mean
-    normal = hidden_distribution(mask, x, *network, mean_scale, noise_scale)
+    normal = hidden_distribution(mask, x, *network, mean_scale, noise_scale, std_min, std_max, log_std_max)
     dtype = normal.mean.dtype
     x, tau = x.to(dtype), alpha.rsqrt()
     index = torch.arange(num_bins, dtype=dtype, device=x.device)
@@ -378,7 +403,7 @@ def discrete_time_loss(
 
 def update_sample(
     pred_mean: Tensor,
-    pred_log_std: Tensor,
+    pred_log_std: Tensor | None,
     mixture_logits: Tensor | None,
     mean: Tensor,
     mean_scale: Tensor | None,
@@ -387,6 +412,9 @@ def update_sample(
     take: Tensor,
     update_std: Tensor,
     num_bins: int,
+    std_min: float,
+    std_max: float,
+    log_std_max: float,
     choice: int,
     known: Tensor | None,
     known_mask: Tensor | None,
@@ -398,12 +426,13 @@ def update_sample(
 ) -> Tensor:
     """Chooses a value of the output distribution, sends it with accuracy α, and updates the mean.
 
-    mean, known, noise, draw_noise, component_noise: `[B, ...]`. pred_mean, pred_log_std: `[B, ...]`, or `[B, ..., M]`
-    like mixture_logits. mean_scale, noise_scale, keep, take and update_std: row scalars that broadcast to the mean.
+    mean, known, noise, draw_noise, component_noise: `[B, ...]`. The network's output and the limits are as in
+    `continuous_time_loss`. mean_scale, noise_scale, keep, take and update_std: row scalars that broadcast to the mean.
     known_mask: bool, broadcasts to it. seed: an int64 tensor of one element.
     """
     output = pred_mean, pred_log_std, mixture_logits
-    normal = output_distribution(compute_dtype(*output, mean), *output, mean, mean_scale, noise_scale)
+    limits = std_min, std_max, log_std_max
+    normal = output_distribution(compute_dtype(*output, mean), *output, mean, mean_scale, noise_scale, *limits)
     if choice == MEAN:
         value = _expected_value(normal, num_bins, True)
     elif choice == MODE:

@@ -17,11 +17,10 @@ from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discretised import operators
 from bfn_kernels.discretised import triton_mixtures as mixtures
 from bfn_kernels.discretised.triton_bins import (
-    DATA,
     DIRECT,
-    NOISE,
     centre,
     index,
+    kind_of,
     log_bin_prob,
     network_views,
     output_normal,
@@ -45,7 +44,7 @@ from bfn_kernels.triton_ops.views import (
     writable,
 )
 
-_DIRECT = tl.constexpr(DIRECT)
+_DIRECT = tl.constexpr((DIRECT,))
 SAMPLE, MODE = tl.constexpr(operators.SAMPLE), tl.constexpr(operators.MODE)
 # Each block decides which rules it runs: a smaller block runs fewer of them.
 BLOCK = 256
@@ -56,21 +55,32 @@ def _components(mixture_logits: Tensor | None) -> int:
     return 0 if mixture_logits is None else mixture_logits.shape[-1]
 
 
-def _gradients(prediction: Tensor, dtype: torch.dtype, mixed: bool, *needed: bool) -> tuple[list, list]:
-    """New tensors for the gradients that the forward pass saves, empty if not needed, and their views."""
-    saved = [torch.empty(prediction.shape if n else (0,), dtype=dtype, device=prediction.device) for n in needed]
-    shape = prediction.shape[:-1] if mixed else prediction.shape
-    each = component_view if mixed else view
-    return saved, [each(t if n else None, shape) for t, n in zip(saved, needed, strict=True)]
+def _gradients(
+    shape: torch.Size, output: Sequence[Tensor | None], dtype: torch.dtype, needed: Sequence[bool]
+) -> tuple[list, list]:
+    """New tensors for the gradients that the forward pass saves, empty if not needed, and their views. output: the two
+    predictions and the logits of the mixture; `shape` is that of the variables."""
+    sizes = [t.shape if t is not None and n else (0,) for t, n in zip(output, needed, strict=True)]
+    saved = [torch.empty(size, dtype=dtype, device=output[0].device) for size in sizes]
+    written = [t if n else None for t, n in zip(saved, needed, strict=True)]
+    if output[1] is None and written[0] is not None:
+        written[:2] = written[0].unbind(-1)
+    each = view if output[2] is None else component_view
+    return saved, [each(t, shape) for t in written]
 
 
-def output_std(pred_log_std: Tensor, mean_scale, noise_scale, need: bool) -> tuple[Tensor, ...]:
+def output_std(
+    pred_log_std: Tensor, mean_scale: Tensor | None, noise_scale: Tensor | None, std_min: float, std_max: float,
+    log_std_max: float, need: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     out, count, dtype = torch.empty_like(pred_log_std), pred_log_std.numel(), compute_dtype(pred_log_std)
-    written, (saved, (grad,)) = writable(out), _gradients(pred_log_std, dtype, False, need)
+    written, output = writable(out), (pred_log_std, pred_log_std, None)
+    saved, views = _gradients(out.shape, output, dtype, (False, need, False))
     network = network_views(out.shape, None, pred_log_std, None, None, mean_scale, noise_scale)
-    constants = {"KIND": _kind(mean_scale), "T": KERNEL_TYPES[dtype], "BLOCK": BLOCK}
-    launch(_output_std, programs(count, BLOCK), network, view(written, out.shape), grad, count, **constants)
-    return out if written is out else out.copy_(written), *saved
+    kind = kind_of(mean_scale, std_min, std_max, log_std_max)
+    constants = {"KIND": kind, "T": KERNEL_TYPES[dtype], "BLOCK": BLOCK}
+    launch(_output_std, programs(count, BLOCK), network, view(written, out.shape), views[1], count, **constants)
+    return out if written is out else out.copy_(written), saved[1]
 
 
 @triton.jit
@@ -87,7 +97,7 @@ def expected_value(
     out = _one_each(mean, mixture_logits)
     written, dtype = writable(out), compute_dtype(mean, std, mixture_logits)
     components = _components(mixture_logits)
-    saved, views = _gradients(mean, dtype, components > 0, *need)
+    saved, views = _gradients(out.shape, (mean, std, mixture_logits), dtype, need)
     arguments = _normals(mean, std, mixture_logits), view(written, out.shape), tuple(views), out.numel()
     constants = {"K": num_bins, "CLIP": clip, "M": components, "T": KERNEL_TYPES[dtype]}
     launch(_expected_value, programs(out.numel(), BLOCK), *arguments, **constants, BLOCK=BLOCK, **_RESOURCES)
@@ -103,11 +113,6 @@ def _normals(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> tuple:
     """The network views of normals that the caller passes themselves."""
     shape = mean.shape if mixture_logits is None else mean.shape[:-1]
     return network_views(shape, mean, std, mixture_logits)
-
-
-def _kind(mean_scale: Tensor | None) -> int:
-    """What the network predicts: the noise if there are scales, else the data."""
-    return DATA if mean_scale is None else NOISE
 
 
 @triton.jit
@@ -203,6 +208,9 @@ def update_sample_out(
     take,
     update_std,
     num_bins: int,
+    std_min: float,
+    std_max: float,
+    log_std_max: float,
     choice: int,
     known,
     known_mask,
@@ -223,7 +231,7 @@ def update_sample_out(
         _update,
         programs(mean.numel(), BLOCK),
         *arguments,
-        KIND=_kind(mean_scale),
+        KIND=kind_of(mean_scale, std_min, std_max, log_std_max),
         CHOICE=choice,
         **sizes,
         BLOCK=BLOCK,
@@ -250,13 +258,13 @@ def _update(
 class _LossCall:
     """A call of a loss: the views of x and of the network's output, the gradients that it saves, and its constants."""
 
-    def __init__(self, x: Tensor, network: tuple, kind: int, num_bins: int, clip: bool, need: Sequence[bool]):
-        prediction, _, mixture_logits, *_ = network
-        components = _components(mixture_logits)
+    def __init__(self, x: Tensor, network: tuple, kind: tuple, num_bins: int, clip: bool, need: Sequence[bool]):
+        output = network[:3]
         self.x, self.dtype = x, compute_dtype(x, *network[:4])
-        self.saved, views = _gradients(prediction, self.dtype, components > 0, *need)
+        self.saved, views = _gradients(x.shape, output, self.dtype, need)
         self.network, self.gradients = network_views(x.shape, *network), tuple(views)
-        self.constants = {"KIND": kind, "K": num_bins, "CLIP": clip, "M": components, "T": KERNEL_TYPES[self.dtype]}
+        sizes = {"K": num_bins, "M": _components(output[2])}
+        self.constants = {"KIND": kind, **sizes, "CLIP": clip, "T": KERNEL_TYPES[self.dtype]}
 
     def squared_or_bin(self, weight: Tensor | None, mask: Tensor | None, reduction: int) -> tuple[Tensor, ...]:
         """Launches the kernel of L∞, or that of −ln p if there is no weight."""
@@ -271,7 +279,7 @@ class _LossCall:
 
 
 def bin_loss(x: Tensor, mean, std, mixture_logits, num_bins: int, clip: bool, mask, reduction: int, *need: bool):
-    call = _LossCall(x, (mean, std, mixture_logits), DIRECT, num_bins, clip, need)
+    call = _LossCall(x, (mean, std, mixture_logits), (DIRECT,), num_bins, clip, need)
     return call.squared_or_bin(None, mask, reduction)
 
 
@@ -284,13 +292,17 @@ def reconstruction_loss(
     mean_scale,
     noise_scale,
     num_bins: int,
+    std_min: float,
+    std_max: float,
+    log_std_max: float,
     mask,
     reduction: int,
     *need: bool,
 ):
     """Arguments as in `reference.reconstruction_loss`; `need` is three flags."""
     network = pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale
-    return _LossCall(x, network, _kind(mean_scale), num_bins, True, need).squared_or_bin(None, mask, reduction)
+    kind = kind_of(mean_scale, std_min, std_max, log_std_max)
+    return _LossCall(x, network, kind, num_bins, True, need).squared_or_bin(None, mask, reduction)
 
 
 def continuous_time_loss(
@@ -303,6 +315,9 @@ def continuous_time_loss(
     noise_scale,
     weight: Tensor,
     num_bins: int,
+    std_min: float,
+    std_max: float,
+    log_std_max: float,
     clip: bool,
     mask,
     reduction: int,
@@ -310,7 +325,8 @@ def continuous_time_loss(
 ):
     """Arguments as in `reference.continuous_time_loss`; `need` is three flags."""
     network = pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale
-    return _LossCall(x, network, _kind(mean_scale), num_bins, clip, need).squared_or_bin(weight, mask, reduction)
+    kind = kind_of(mean_scale, std_min, std_max, log_std_max)
+    return _LossCall(x, network, kind, num_bins, clip, need).squared_or_bin(weight, mask, reduction)
 
 
 def discrete_time_loss(
@@ -329,6 +345,9 @@ def discrete_time_loss(
     seed,
     noise,
     num_bins: int,
+    std_min: float,
+    std_max: float,
+    log_std_max: float,
     clip: bool,
     mask,
     reduction: int,
@@ -336,7 +355,7 @@ def discrete_time_loss(
 ):
     """Arguments as in `reference.discrete_time_loss`; `need` is three flags."""
     network = pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale
-    call = _LossCall(x, network, _kind(mean_scale), num_bins, clip, need)
+    call = _LossCall(x, network, kind_of(mean_scale, std_min, std_max, log_std_max), num_bins, clip, need)
     draws = Expectation(nodes, node_weights, n_samples, seed, noise)
     losses = nstep_loss(
         x, call.network, call.gradients, alpha, n_steps, draws, mask, reduction, call.dtype, call.constants

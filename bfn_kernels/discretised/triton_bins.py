@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bfn_kernels.discretised.reference import pair
 from bfn_kernels.triton_ops.elementary import clamp, exp, log, log1p
 from bfn_kernels.triton_ops.normal import log_cdf, log_interval
 from bfn_kernels.triton_ops.views import component_view, load, view
@@ -16,21 +17,30 @@ from bfn_kernels.triton_ops.views import component_view, load, view
 TINY_TOTAL = tl.constexpr(1e-5)  # an unclipped distribution with less mass in [−1, 1] counts as uniform
 _HALF_LOG_TWO_PI = tl.constexpr(0.91893853320467274178)
 
-DIRECT, DATA, NOISE = range(3)  # what the predictions are of: a normal itself, the data, or the noise
+# What the predictions are of: a normal itself, the data, or the noise. Kernels know it as KIND, a tuple that has the
+# limits std_min, std_max and log_std_max behind it, where there are any.
+DIRECT, DATA, NOISE = range(3)
 _DIRECT, _DATA = tl.constexpr(DIRECT), tl.constexpr(DATA)
+
+
+def kind_of(mean_scale: Tensor | None, *limits: float) -> tuple:
+    """KIND of predictions of the noise if there are scales, else of the data."""
+    return DATA if mean_scale is None else NOISE, *limits
 
 
 def network_views(
     shape: torch.Size,
     prediction: Tensor | None,
-    log_std: Tensor,
+    log_std: Tensor | None,
     mixture_logits: Tensor | None,
     mean: Tensor | None = None,
     mean_scale: Tensor | None = None,
     noise_scale: Tensor | None = None,
 ) -> tuple:
     """The network's output and what turns it into a normal, as one argument of a kernel: the views of prediction,
-    log_std, mean, mean_scale, noise_scale and mixture_logits, in this order. `shape` is that of the variables."""
+    log_std, mean, mean_scale, noise_scale and mixture_logits, in this order. `shape` is that of the variables. Without
+    log_std, prediction has both in its last dimension."""
+    prediction, log_std = pair(prediction, log_std)
     each = view if mixture_logits is None else component_view
     output = [each(t, shape) for t in (prediction, log_std, mixture_logits)]
     return *output[:2], *(view(t, shape) for t in (mean, mean_scale, noise_scale)), output[2]
@@ -40,12 +50,15 @@ def network_views(
 def output_normal(network, block, KIND: tl.constexpr, T: tl.constexpr):
     """The mean and std of the network's normal (105, 106), and their derivatives by the two predictions."""
     prediction, log_std = load(network[0], block, T), load(network[1], block, T)
-    if KIND == _DIRECT:
+    if KIND[0] == _DIRECT:
         one = tl.full(prediction.shape, 1.0, T)
         return prediction, log_std, one, one
     else:
-        exp_log_std = exp(clamp(log_std, -10.0, 10.0))
-        if KIND == _DATA:
+        low: tl.constexpr = KIND[1]
+        high: tl.constexpr = KIND[2]
+        most: tl.constexpr = KIND[3]
+        exp_log_std = exp(clamp(log_std, -most, most))
+        if KIND[0] == _DATA:
             std, mu, slope = exp_log_std, prediction, tl.full(prediction.shape, 1.0, T)
             early = tl.full(prediction.shape, False, tl.int1)
         else:
@@ -54,8 +67,8 @@ def output_normal(network, block, KIND: tl.constexpr, T: tl.constexpr):
             std, slope = tl.abs(noise_scale) * exp_log_std, -noise_scale
             mu = tl.where(mean_scale == 0.0, 0.0, mean_scale * load(network[2], block, T))
             mu -= tl.where(early, 0.0, noise_scale * prediction)
-        flat = early | (log_std < -10.0) | (log_std > 10.0) | (std < 1e-3) | (std > 10.0)
-        clamped = tl.where(early, 1.0, clamp(std, 1e-3, 10.0))
+        flat = early | (log_std < -most) | (log_std > most) | (std < low) | (std > high)
+        clamped = tl.where(early, 1.0, clamp(std, low, high))
         return mu, clamped, slope, tl.where(flat, 0.0, std)
 
 

@@ -28,11 +28,21 @@ UNCLIPPED_SERIES, UNCLIPPED_WIDE, UNCLIPPED_WIDE_FLOAT64 = tl.constexpr(12), tl.
 
 
 @triton.jit
+def _edges_left_of(mean, K: tl.constexpr):
+    """The number of inner edges left of the mean. The mean's bin is found by rounded numbers, and to a small std it
+    matters on which side of a near edge the mean lies."""
+    origin, bin = origin_of(mean, K), index(mean, K)
+    down = tl.where(to_edge(origin, bin, K) > 0.0, 1.0, 0.0)
+    up = tl.where(to_edge(origin, bin + 1.0, K) < 0.0, 1.0, 0.0)
+    return clamp(bin - down + up, 0.0, K - 1.0)
+
+
+@triton.jit
 def _edge_sum(mean, std, counted, most, K: tl.constexpr):
     """The base, shift and derivatives of k̂, from a sum over the `counted` edges nearest to the mean; `most` is the
     largest number of them in the block. An edge left of the mean adds 0 to the base and Φ(z) to the shift, one right of
     it adds 1 and Φ(z) − 1."""
-    origin, unit, below = origin_of(mean, K), 1.0 / (K * std), index(mean, K)
+    origin, unit, below = origin_of(mean, K), 1.0 / (K * std), _edges_left_of(mean, K)
     first = clamp(tl.floor(position(mean, K) - std * (REACH * K * 0.5)) + 1.0, 1.0, K - counted)
     shift, density, moment = mean * 0.0, mean * 0.0, mean * 0.0
     for i in range(most):

@@ -140,11 +140,16 @@ def _merge(top, sums, term, value, by_mean, by_std):
 
 @triton.jit
 def _point(distance, places, normal, K: tl.constexpr):
-    """q, and ln p with its derivatives, at a distance in bins from the base of the window."""
-    mean_to_base, x_to_base, unit, q_unit = places
+    """q, and ln p with its derivatives, at a distance in bins from the base of the window. The bin's edges are computed
+    apart, each from a whole number of bins, since a small std magnifies any rounding of theirs."""
+    leading, rest, base, x_to_base, unit, q_unit = places
     std, uniform = normal
-    z, width = (mean_to_base + 2.0 * distance) * unit, 2.0 * unit
-    log_p, by_mean, by_std = log_inner_bin(z - unit, z + unit, z, width, log(width), std)
+    whole, width = tl.floor(distance), 2.0 * unit
+    leading -= 2.0 * (distance - whole)
+    edge = 2.0 * (base + whole) - K
+    left, right = (edge - leading - rest) * unit, (edge + 2.0 - leading - rest) * unit
+    z = 0.5 * (left + right)
+    log_p, by_mean, by_std = log_inner_bin(left, right, z, width, log(width), std)
     log_p = tl.where(uniform, -log(log_p * 0.0 + K), log_p)
     return (x_to_base + 2.0 * distance) * q_unit, log_p, tl.where(uniform, 0.0, by_mean), tl.where(uniform, 0.0, by_std)
 
@@ -202,7 +207,8 @@ def _add_points(top, sums, first, window, legendre, eps, places, normal, K: tl.c
         weight = tl.load(legendre[1] + i, mask=i < _NODES, other=0)
         distance = tl.where(inside, offset[:, None] + length[:, None] * node, distance)
         stands_for = tl.where(inside, length[:, None] * weight, stands_for)
-    places = places[0][:, None], places[1][:, None], places[2][:, None], places[3][:, None]
+    leading, rest, base, x_to_base, unit, q_unit = places
+    places = leading[:, None], rest[:, None], base[:, None], x_to_base[:, None], unit[:, None], q_unit[:, None]
     q, log_p, by_mean, by_std = _point(distance, places, (normal[0][:, None], normal[1][:, None]), K)
     there = stands_for > 0.0
     q, log_p = q[:, None, :], tl.where(there, log_p, float("-inf"))[:, None, :]
@@ -219,7 +225,7 @@ def _sum_of_draws(
     from_mean, from_x = origin_of(mean, K), origin_of(x, K)
     unit, q_unit = 1.0 / (K * std), 1.0 / (K * tau)
     base, offset, length, cut_low, cut_high, bins = _window(x, mean, tau, bump, low, high, K, CLIP)
-    places = to_centre(from_mean, base, K), to_centre(from_x, base, K), unit, q_unit
+    places = from_mean[0], from_mean[1], base, to_centre(from_x, base, K), unit, q_unit
     if CLIP:
         top, sums = _ends(from_mean, from_x, unit, q_unit, std, eps, K)
     else:

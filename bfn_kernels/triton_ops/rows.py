@@ -16,7 +16,7 @@ from bfn_kernels.triton_ops.views import block_of, launch, load, programs, store
 # The bits of the row scalars in `rows.BITS`, and the numbers of the schedules in `rows.SCHEDULES`.
 GAMMA, FLOW_STD, MEAN_SCALE, NOISE_SCALE, RATE, ALPHA, STD, HALF_PRECISION, _, BETA, _, KEEP, TAKE, UPDATE_STD, \
     SENDER_STD, ACCURACY, _ = map(tl.constexpr, rows.BITS.values())  # fmt: skip
-T_MIN, T_MAX, ROOT_BETA_MIN = map(tl.constexpr, (rows.T_MIN, rows.T_MAX, rows.ROOT_BETA_MIN))
+T_MAX, ROOT_BETA_MIN = map(tl.constexpr, (rows.T_MAX, rows.ROOT_BETA_MIN))
 STEP_TOLERANCE = tl.constexpr(checks.STEP_TOLERANCE)
 NO_SCHEDULE, EXPONENTIAL, QUADRATIC = (tl.constexpr(kind) for kind in range(3))
 _BLOCK, _WARPS = 128, 4
@@ -31,6 +31,7 @@ def row_scalars(
     num_classes: int,
     n_steps: int,
     scale: float,
+    t_min: float,
     shape: Sequence[int],
     dtype: torch.dtype,
 ) -> list[Tensor]:
@@ -46,7 +47,7 @@ def row_scalars(
     sizes = torch.broadcast_shapes(*(t.shape for t in inputs if t is not None))
     bits = tuple(bit for bit in rows.BITS.values() if wanted & bit)
     out = [torch.empty(sizes, dtype=dtype, device=value.device) for _ in bits]
-    numbers = n_steps, scale, *_constants(schedule, parameter, num_classes, n_steps)
+    numbers = n_steps, scale, *_constants(schedule, parameter, num_classes, n_steps), t_min
     launch(
         _row_scalars,
         programs(sizes.numel(), _BLOCK),
@@ -67,9 +68,9 @@ def _leading(name: str, value: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _constants(schedule: int, parameter: float, num_classes: int, n_steps: int) -> tuple[float, ...]:
-    """Four numbers of the schedule that are the same for all rows. The kernel keeps them behind n and the scale in a
-    tuple of six numbers: the exponential schedule has 2·ln σ₁, 2·ln σ₁/n and 1 − σ₁^{2/n}, the quadratic one β₁, and
-    the logarithmic one the slope 1 − e^{−Kβ₁/4}, −4/K, e^{−Kβ₁/4} and β₁."""
+    """Four numbers of the schedule that are the same for all rows. The kernel keeps them in a tuple of seven numbers,
+    between n and the scale, and t_min: the exponential schedule has 2·ln σ₁, 2·ln σ₁/n and 1 − σ₁^{2/n}, the quadratic
+    one β₁, and the logarithmic one the slope 1 − e^{−Kβ₁/4}, −4/K, e^{−Kβ₁/4} and β₁."""
     if schedule == EXPONENTIAL.value:
         log_variance = 2 * math.log(parameter)
         step = log_variance / max(n_steps, 1)
@@ -130,9 +131,9 @@ def _from_variance(numbers, t, PLACE: tl.constexpr):
     elif PLACE == FLOW_STD:
         return tl.sqrt(gamma * variance)
     elif PLACE == MEAN_SCALE:
-        return tl.where(t < T_MIN, 0.0, 1.0 / tl.where(t < T_MIN, 1.0, gamma))
+        return tl.where(t < numbers[6], 0.0, 1.0 / tl.where(t < numbers[6], 1.0, gamma))
     elif PLACE == NOISE_SCALE:
-        return tl.where(t < T_MIN, 0.0, tl.sqrt(variance / tl.where(t < T_MIN, 1.0, gamma)))
+        return tl.where(t < numbers[6], 0.0, tl.sqrt(variance / tl.where(t < numbers[6], 1.0, gamma)))
     elif PLACE == STD:
         return tl.sqrt(variance)
     elif PLACE == HALF_PRECISION:
@@ -177,13 +178,13 @@ def _row_scalar(numbers, value, precision, KIND: tl.constexpr, PLACE: tl.constex
 @triton.jit
 def _row_scalars(
     value, precision, n_steps: tl.float64, scale: tl.float64, first: tl.float64, second: tl.float64, third: tl.float64,
-    fourth: tl.float64, out, count, KIND: tl.constexpr, WANTED: tl.constexpr, BLOCK: tl.constexpr,
+    fourth: tl.float64, t_min: tl.float64, out, count, KIND: tl.constexpr, WANTED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     block = block_of(count, BLOCK)
     value, precision = load(value, block, tl.float64), load(precision, block, tl.float64)
     most: tl.constexpr = float("inf") if KIND == NO_SCHEDULE else 1.0
     value = tl.where((value >= 0.0) & (value <= most), value, float("nan"))
     precision = tl.where(precision >= 0.0, precision, float("nan"))
-    numbers = n_steps, scale, first, second, third, fourth
+    numbers = n_steps, scale, first, second, third, fourth, t_min
     for k in tl.static_range(len(WANTED)):
         store(out[k], block, _row_scalar(numbers, value, precision, KIND, WANTED[k]))

@@ -7,14 +7,16 @@ namespace bfn {
 namespace {
 
 // The arguments that give normals: their mean and std or, with the input distribution's mean and the two scales, a
-// network's predictions of them. Predictions and logits of a mixture have a last dimension for its components.
+// network's predictions of them. Predictions and logits of a mixture have a last dimension for its components. Without
+// log_std, the prediction has both in a last dimension of two.
 struct Network {
-  const Tensor &prediction, &log_std;
+  const Tensor& prediction;
+  const MaybeTensor log_std;
   const MaybeTensor& mixture_logits;
   const MaybeTensor mean = {}, mean_scale = {}, noise_scale = {};
 
   ScalarType compute_type_with(const Tensor* x) const {
-    return compute_type({x, &prediction, &log_std, get(mixture_logits), get(mean)});
+    return compute_type({x, &prediction, get(log_std), get(mixture_logits), get(mean)});
   }
 
   // The shape of the predictions without the components.
@@ -31,7 +33,8 @@ struct Network {
 
   Parametrisation predicted() const { return mean_scale ? Parametrisation::kNoise : Parametrisation::kData; }
 
-  NetworkOutput over(const Shape& shape, ScalarType type, Parametrisation kind, int64_t num_bins, bool clip) const {
+  NetworkOutput over(const Shape& shape, ScalarType type, Parametrisation kind, int64_t num_bins, bool clip,
+                     OutputLimits limits = {}) const {
     if (num_bins < 2) throw std::invalid_argument("num_bins must be at least 2");
     const int64_t components = mixture_logits ? mixture_logits->size(mixture_logits->dim() - 1) : 1;
     if (components < 1 || components > kMaxComponents) {
@@ -42,32 +45,47 @@ struct Network {
     return {
         .kind = kind,
         .components = components,
-        .prediction = view("pred_mean", prediction, each),
-        .log_std = view("pred_log_std", log_std, each),
+        .prediction = log_std ? view("pred_mean", prediction, each) : view_of_half("pred_mean", prediction, each, 0),
+        .log_std = log_std ? view("pred_log_std", *log_std, each) : view_of_half("pred_mean", prediction, each, 1),
         .mixture_logits = view("mixture_logits", mixture_logits, each),
         .mean = view("mean", mean, shape),
         .mean_scale = view_of_rows("mean_scale", mean_scale, shape, type),
         .noise_scale = view_of_rows("noise_scale", noise_scale, shape, type),
         .num_bins = num_bins,
         .clip = clip,
+        .limits = limits,
     };
   }
 };
 
-// The gradients that the forward pass saves.
+// The gradients that the forward pass saves, in the shapes of what they are of.
 struct Gradients {
   Output mean, std, mixture_logits;
+  bool stacked;
 
-  Gradients(const Tensor& like, ScalarType type, bool need_mean, bool need_std, bool need_mixture_logits)
-      : mean(output(like, shape_of(like), type, need_mean)),
-        std(output(like, shape_of(like), type, need_std)),
-        mixture_logits(output(like, shape_of(like), type, need_mixture_logits)) {}
+  Gradients(const Network& of, ScalarType type, bool need_mean, bool need_std, bool need_mixture_logits)
+      : mean(output(of.prediction, shape_of(of.prediction), type, need_mean)),
+        std(output_of(of.log_std, of.prediction, type, need_std)),
+        mixture_logits(output_of(of.mixture_logits, of.prediction, type, need_mixture_logits)),
+        stacked(!of.log_std && need_mean) {}
 
-  NetworkGradients views() const { return {mean.view, std.view, mixture_logits.view}; }
+  NetworkGradients views() const {
+    if (!stacked) return {mean.view, std.view, mixture_logits.view};
+    Shape each = shape_of(mean.tensor);
+    each.pop_back();
+    return {view_of_half("gradient", mean.tensor, each, 0), view_of_half("gradient", mean.tensor, each, 1),
+            mixture_logits.view};
+  }
+
+ private:
+  static Output output_of(const MaybeTensor& x, const Tensor& prediction, ScalarType type, bool needed) {
+    return output(prediction, x ? shape_of(*x) : Shape{0}, type, needed && x);
+  }
 };
 
 std::tuple<Tensor, Tensor> output_std_new(const Tensor& pred_log_std, const MaybeTensor& mean_scale,
-                                          const MaybeTensor& noise_scale, bool need_pred_log_std) {
+                                          const MaybeTensor& noise_scale, double std_min, double std_max,
+                                          double log_std_max, bool need_pred_log_std) {
   const Shape shape = shape_of(pred_log_std);
   const ScalarType type = compute_type({&pred_log_std});
   const Output out = output_like(pred_log_std), grad = output(pred_log_std, shape, type, need_pred_log_std);
@@ -82,7 +100,8 @@ std::tuple<Tensor, Tensor> output_std_new(const Tensor& pred_log_std, const Mayb
                .mean_scale = view_of_rows("mean_scale", mean_scale, shape, type),
                .noise_scale = view_of_rows("noise_scale", noise_scale, shape, type),
                .num_bins = 0,
-               .clip = false},
+               .clip = false,
+               .limits = {std_min, std_max, log_std_max}},
       .out = out.view,
       .grad = grad.view,
   };
@@ -98,7 +117,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> expected_value_new(const Tensor& mean
   const Shape shape = network.data_shape();
   const ScalarType type = network.compute_type_with(nullptr);
   const Output out = network.one_each();
-  const Gradients saved(mean, type, need_mean, need_std, need_mixture_logits);
+  const Gradients saved(network, type, need_mean, need_std, need_mixture_logits);
   const DiscretisedExpectedValue op{
       .count = numel(shape),
       .from = network.over(shape, type, Parametrisation::kDirect, num_bins, clip),
@@ -137,12 +156,12 @@ Tensor mode_new(const Tensor& mean, const Tensor& std, const MaybeTensor& mixtur
   return choose_new({mean, std, mixture_logits}, num_bins, Choice::kMode, {}, {});
 }
 
-void update_sample_out(const Tensor& pred_mean, const Tensor& pred_log_std, const MaybeTensor& mixture_logits,
+void update_sample_out(const Tensor& pred_mean, const MaybeTensor& pred_log_std, const MaybeTensor& mixture_logits,
                        const Tensor& mean, const MaybeTensor& mean_scale, const MaybeTensor& noise_scale,
                        const Tensor& keep, const Tensor& take, const Tensor& update_std, int64_t num_bins,
-                       int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& seed,
-                       const MaybeTensor& noise, const MaybeTensor& draw_noise, const MaybeTensor& component_noise,
-                       Tensor out) {
+                       double std_min, double std_max, double log_std_max, int64_t choice, const MaybeTensor& known,
+                       const MaybeTensor& known_mask, const MaybeTensor& seed, const MaybeTensor& noise,
+                       const MaybeTensor& draw_noise, const MaybeTensor& component_noise, Tensor out) {
   const Network network{pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale};
   const Shape shape = shape_of(mean);
   const ScalarType type = network.compute_type_with(nullptr);
@@ -150,7 +169,7 @@ void update_sample_out(const Tensor& pred_mean, const Tensor& pred_log_std, cons
   const bool drawn = chosen == Choice::kSample;
   const DiscretisedUpdate op{
       .count = numel(shape),
-      .from = network.over(shape, type, network.predicted(), num_bins, true),
+      .from = network.over(shape, type, network.predicted(), num_bins, true, {std_min, std_max, log_std_max}),
       .choice = chosen,
       .state = view("mean", mean, shape),
       .keep = view_of_rows("keep", keep, shape, type),
@@ -181,7 +200,7 @@ struct LossCall {
 
   LossAndSaved operator()(DiscretisedLoss op) const {
     const Reduced to = reduced(x, mask, reduction, type);
-    const Gradients saved(network.prediction, type, need_mean, need_std, need_mixture_logits);
+    const Gradients saved(network, type, need_mean, need_std, need_mixture_logits);
     op.x = view("x", x, shape);
     op.gradients = saved.views();
     op.to = to.to;
@@ -198,40 +217,43 @@ LossAndSaved bin_loss_new(const Tensor& x, const Tensor& mean, const Tensor& std
   return loss({.from = network.over(loss.shape, loss.type, Parametrisation::kDirect, num_bins, clip)});
 }
 
-LossAndSaved reconstruction_loss_new(const Tensor& x, const Tensor& pred_mean, const Tensor& pred_log_std,
+LossAndSaved reconstruction_loss_new(const Tensor& x, const Tensor& pred_mean, const MaybeTensor& pred_log_std,
                                      const MaybeTensor& mixture_logits, const MaybeTensor& mean,
                                      const MaybeTensor& mean_scale, const MaybeTensor& noise_scale, int64_t num_bins,
-                                     const MaybeTensor& mask, int64_t reduction, bool need_mean, bool need_std,
-                                     bool need_mixture_logits) {
+                                     double std_min, double std_max, double log_std_max, const MaybeTensor& mask,
+                                     int64_t reduction, bool need_mean, bool need_std, bool need_mixture_logits) {
   const Network network{pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale};
   const LossCall loss{x, network, mask, reduction, need_mean, need_std, need_mixture_logits};
-  return loss({.from = network.over(loss.shape, loss.type, network.predicted(), num_bins, true)});
+  return loss({.from = network.over(loss.shape, loss.type, network.predicted(), num_bins, true,
+                                    {std_min, std_max, log_std_max})});
 }
 
-LossAndSaved continuous_time_loss_new(const Tensor& x, const Tensor& pred_mean, const Tensor& pred_log_std,
+LossAndSaved continuous_time_loss_new(const Tensor& x, const Tensor& pred_mean, const MaybeTensor& pred_log_std,
                                       const MaybeTensor& mixture_logits, const MaybeTensor& mean,
                                       const MaybeTensor& mean_scale, const MaybeTensor& noise_scale,
-                                      const Tensor& weight, int64_t num_bins, bool clip, const MaybeTensor& mask,
-                                      int64_t reduction, bool need_mean, bool need_std, bool need_mixture_logits) {
+                                      const Tensor& weight, int64_t num_bins, double std_min, double std_max,
+                                      double log_std_max, bool clip, const MaybeTensor& mask, int64_t reduction,
+                                      bool need_mean, bool need_std, bool need_mixture_logits) {
   const Network network{pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale};
   const LossCall loss{x, network, mask, reduction, need_mean, need_std, need_mixture_logits};
   return loss({
-      .from = network.over(loss.shape, loss.type, network.predicted(), num_bins, clip),
+      .from = network.over(loss.shape, loss.type, network.predicted(), num_bins, clip, {std_min, std_max, log_std_max}),
       .weight = view_of_rows("weight", weight, loss.shape, loss.type),
   });
 }
 
-LossAndSaved discrete_time_loss_new(const Tensor& x, const Tensor& pred_mean, const Tensor& pred_log_std,
+LossAndSaved discrete_time_loss_new(const Tensor& x, const Tensor& pred_mean, const MaybeTensor& pred_log_std,
                                     const MaybeTensor& mixture_logits, const MaybeTensor& mean,
                                     const MaybeTensor& mean_scale, const MaybeTensor& noise_scale, const Tensor& alpha,
                                     int64_t n_steps, const Doubles& nodes, const Doubles& node_weights,
                                     int64_t n_samples, const MaybeTensor& seed, const MaybeTensor& noise,
-                                    int64_t num_bins, bool clip, const MaybeTensor& mask, int64_t reduction,
-                                    bool need_mean, bool need_std, bool need_mixture_logits) {
+                                    int64_t num_bins, double std_min, double std_max, double log_std_max, bool clip,
+                                    const MaybeTensor& mask, int64_t reduction, bool need_mean, bool need_std,
+                                    bool need_mixture_logits) {
   const Network network{pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale};
   const LossCall loss{x, network, mask, reduction, need_mean, need_std, need_mixture_logits};
   return loss({
-      .from = network.over(loss.shape, loss.type, network.predicted(), num_bins, clip),
+      .from = network.over(loss.shape, loss.type, network.predicted(), num_bins, clip, {std_min, std_max, log_std_max}),
       .alpha = view_of_rows("alpha", alpha, loss.shape, loss.type),
       .n_steps = n_steps,
       .draws = draws_of(nodes, node_weights, n_samples, seed, noise, loss.shape),

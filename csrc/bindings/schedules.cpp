@@ -21,7 +21,8 @@ void join(const char* name, Shape& rows, const Tensor& value, const Shape& data)
 }
 
 Tensors row_scalars_new(const Tensor& value, const MaybeTensor& rho, int64_t wanted, int64_t kind, double parameter,
-                        int64_t num_classes, int64_t n_steps, double scale, const Shape& shape, ScalarType type) {
+                        int64_t num_classes, int64_t n_steps, double scale, double t_min, const Shape& shape,
+                        ScalarType type) {
   if (type != ScalarType::Float && type != ScalarType::Double) {
     throw std::invalid_argument("scalars of rows must be made in float32 or float64");
   }
@@ -37,7 +38,7 @@ Tensors row_scalars_new(const Tensor& value, const MaybeTensor& rho, int64_t wan
       .count = numel(sizes),
       .value = leading_view("value", value, sizes),
       .rho = rho ? leading_view("precision", *rho, sizes) : View{},
-      .context = {schedule, static_cast<double>(n_steps), scale},
+      .context = {schedule, static_cast<double>(n_steps), scale, t_min},
   };
   Tensors scalars;
   for (int64_t which = 0; wanted >> which; ++which) {

@@ -42,8 +42,9 @@ static DType dtype_of_tensor(const char* name, const Tensor& x) {
   }
 }
 
-// Dimension d of `shape` is dimension d - offset of x; x has size 1 wherever it has none.
-static View aligned_view(const char* name, const Tensor& x, const Shape& shape, int64_t offset) {
+// Dimension d of `shape` is dimension d - offset of x, of which the first `dims` count; x has size 1 wherever it has
+// none.
+static View aligned_view(const char* name, const Tensor& x, int64_t dims, const Shape& shape, int64_t offset) {
   if (!is_here(x)) throw std::invalid_argument(std::string(name) + " must be on " + kDeviceName);
   View result;
   if (shape.size() > kMaxDims) throw std::invalid_argument(std::string(name) + " has too many dimensions");
@@ -52,7 +53,7 @@ static View aligned_view(const char* name, const Tensor& x, const Shape& shape, 
   if (result.data == nullptr) result.data = &nothing;  // an empty tensor, which is not a missing one
   result.dtype = dtype_of_tensor(name, x);
   const auto sizes = x.sizes(), strides = x.strides();
-  const int64_t end = offset + static_cast<int64_t>(sizes.size());
+  const int64_t end = offset + dims;
   for (int64_t d = static_cast<int64_t>(shape.size()) - 1; d >= 0; --d) {
     const int64_t size = d < offset || d >= end ? 1 : sizes[d - offset];
     if (size != shape[d] && size != 1) {
@@ -77,10 +78,22 @@ static View aligned_view(const char* name, const Tensor& x, const Shape& shape, 
 View view(const char* name, const Tensor& x, const Shape& shape) {
   const int64_t offset = static_cast<int64_t>(shape.size()) - x.dim();
   if (offset < 0) throw std::invalid_argument(std::string(name) + " has too many dimensions");
-  return aligned_view(name, x, shape, offset);
+  return aligned_view(name, x, x.dim(), shape, offset);
 }
 
-View leading_view(const char* name, const Tensor& x, const Shape& shape) { return aligned_view(name, x, shape, 0); }
+View view_of_half(const char* name, const Tensor& x, const Shape& shape, int64_t which) {
+  const int64_t dims = x.dim() - 1;
+  if (dims != static_cast<int64_t>(shape.size()) || x.size(dims) != 2) {
+    throw std::invalid_argument(std::string(name) + " must have a last dimension of two beside those of the data");
+  }
+  View half = aligned_view(name, x, dims, shape, 0);
+  half.data = static_cast<char*>(half.data) + which * x.stride(dims) * static_cast<int64_t>(x.element_size());
+  return half;
+}
+
+View leading_view(const char* name, const Tensor& x, const Shape& shape) {
+  return aligned_view(name, x, x.dim(), shape, 0);
+}
 
 View view_of_out(const Tensor& out, const Shape& shape) {
   View result = view("out", out, shape);

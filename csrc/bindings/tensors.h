@@ -47,6 +47,8 @@ E code(const char* name, int64_t value, E last) {
 // The tensor broadcast to `shape`, aligned at the last dimension.
 View view(const char* name, const Tensor& x, const Shape& shape);
 View view(const char* name, const MaybeTensor& x, const Shape& shape);
+// One half, number 0 or 1, of a tensor whose last dimension, of two, `shape` does not have.
+View view_of_half(const char* name, const Tensor& x, const Shape& shape, int64_t which);
 // The view of a tensor that the caller gave to be written into: a lazy clone gets memory of its own first.
 View view_of_out(const Tensor& out, const Shape& shape);
 // The view of row scalars, which must have the type of the arithmetic.

@@ -52,10 +52,11 @@ struct NetworkBlock {
     const T* state = load_each(from.mean, start, length, components, buffers[2]);
     const T* mean_scale = load_each(from.mean_scale, start, length, components, buffers[3]);
     const T* noise_scale = load_each(from.noise_scale, start, length, components, buffers[4]);
-    const auto read = [&](auto kind) {  // the compiler knows `kind`, so that the loop has no branch
+    const OutputLimits limits = from.limits;  // a copy, which what is written below cannot be
+    const auto read = [&](auto kind) {        // the compiler knows `kind`, so that the loop has no branch
       for (int64_t i = 0; i < all(); ++i) {
-        const auto normal =
-            output_normal(decltype(kind)::value, prediction[i], log_std[i], state[i], mean_scale[i], noise_scale[i]);
+        const auto normal = output_normal(decltype(kind)::value, limits, prediction[i], log_std[i], state[i],
+                                          mean_scale[i], noise_scale[i]);
         mean[i] = normal.mean;
         std[i] = normal.std;
         mean_by_prediction[i] = normal.mean_by_prediction;
@@ -102,18 +103,19 @@ struct GradientBlock {
   void write(const NetworkGradients& to, const NetworkBlock<T>& from, int64_t start, const uint8_t* mask = nullptr) {
     for (int64_t i = 0; i < from.all(); ++i) by_mean[i] *= from.mean_by_prediction[i];
     for (int64_t i = 0; i < from.all(); ++i) by_std[i] *= from.std_by_log_std[i];
-    write_one(to.grad_prediction, from, start, mask, by_mean);
-    write_one(to.grad_log_std, from, start, mask, by_std);
-    write_one(to.grad_mixture_logits, from, start, mask, by_logit);
+    hide(to.grad_prediction, from, mask, by_mean);
+    hide(to.grad_log_std, from, mask, by_std);
+    hide(to.grad_mixture_logits, from, mask, by_logit);
+    const int64_t first = start * from.components;
+    store_pair(to.grad_prediction, to.grad_log_std, first, from.all(), by_mean, by_std);
+    if (to.grad_mixture_logits) store(to.grad_mixture_logits, first, from.all(), by_logit);
   }
 
  private:
-  void write_one(const View& to, const NetworkBlock<T>& from, int64_t start, const uint8_t* mask, T* values) {
-    if (!to) return;
-    for (int64_t i = 0; mask && i < from.length; ++i) {
+  static void hide(const View& to, const NetworkBlock<T>& from, const uint8_t* mask, T* values) {
+    for (int64_t i = 0; to && mask && i < from.length; ++i) {
       if (!mask[i]) std::fill_n(values + i * from.components, from.components, T(0));
     }
-    store(to, start * from.components, from.all(), values);
   }
 };
 

@@ -64,12 +64,14 @@ class NStepSum {
   // The loops read a copy of the normal, which no store can change, so that they become SIMD.
   void make_points(const NStepNormal<T> normal, const NStepWindow<T> window) {
     count = window.count();
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t node = i % kNodes;
-      const Point<T> point =
-          window.every ? window.bin(static_cast<T>(i)) : window.node(nodes[node], node_weights[node]);
+    const auto set = [&](int64_t i, Point<T> point) {
       distance[i] = point.distance;
       weight[i] = point.weight;
+    };
+    if (window.every) {
+      for (int64_t i = 0; i < count; ++i) set(i, window.bin(static_cast<T>(i)));
+    } else {
+      for (int64_t i = 0; i < kNodes; ++i) set(i, window.node(nodes[i], node_weights[i]));
     }
     for (int64_t i = 0; i < count; ++i) q[i] = normal.q_at(window.base, distance[i]);
     set_log_probs(normal, window.base);
@@ -92,7 +94,7 @@ class NStepSum {
       return;
     }
     for (int64_t i = 0; i < count; ++i) {
-      const auto p = normal.inner_bin(normal.z_at(base, from_base[i]));
+      const auto p = normal.inner_bin(base, from_base[i]);
       value[i] = p.value;
       mean[i] = p.by_mean;
       std[i] = p.by_std;

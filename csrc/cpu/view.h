@@ -173,6 +173,8 @@ const T* load(const View& view, int64_t start, int64_t length, T* buffer, T miss
         std::fill_n(buffer + at, run, static_cast<T>(data[offset]));
       } else if (stride == 1) {
         for (int64_t i = 0; i < run; ++i) buffer[at + i] = static_cast<T>(data[offset + i]);
+      } else if (stride == 2) {  // half of a stacked pair; SIMD takes a stride that the compiler knows
+        for (int64_t i = 0; i < run; ++i) buffer[at + i] = static_cast<T>(data[offset + 2 * i]);
       } else {
         for (int64_t i = 0; i < run; ++i) buffer[at + i] = static_cast<T>(data[offset + i * stride]);
       }
@@ -201,6 +203,24 @@ void store(const View& view, int64_t start, int64_t length, const T* from) {
       }
     });
   });
+}
+
+// Stores numbers for two views, together where these are the halves of a stacked tensor.
+template <class T>
+void store_pair(const View& first, const View& second, int64_t start, int64_t length, const T* a, const T* b) {
+  const auto is_half = [](const View& view) {
+    return view.dtype == dtype_of<T>() && view.dims == 1 && view.stride[0] == 2;
+  };
+  T* const out = static_cast<T*>(first.data) + 2 * start;
+  if (is_half(first) && is_half(second) && static_cast<T*>(second.data) == static_cast<T*>(first.data) + 1) {
+    for (int64_t i = 0; i < length; ++i) {
+      out[2 * i] = a[i];
+      out[2 * i + 1] = b[i];
+    }
+    return;
+  }
+  if (first) store(first, start, length, a);
+  if (second) store(second, start, length, b);
 }
 
 }  // namespace bfn

@@ -24,7 +24,7 @@ struct Normals {
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       const OutputNormal<T> normal =
-          output_normal(from.kind, prediction[j], log_std[j], state[j], mean_scale[j], noise_scale[j]);
+          output_normal(from.kind, from.limits, prediction[j], log_std[j], state[j], mean_scale[j], noise_scale[j]);
       mean[j] = normal.mean;
       std[j] = normal.std;
       mean_by_prediction[j] = normal.mean_by_prediction;

@@ -26,7 +26,7 @@ class Components {
   __device__ T share(int m) const { return exp(log_share(m)); }
   __device__ OutputNormal<T> normal(int m) const {
     const T prediction = read<T>(from_.prediction, first_ + m), log_std = read<T>(from_.log_std, first_ + m);
-    return output_normal(from_.kind, prediction, log_std, mean_, mean_scale_, noise_scale_);
+    return output_normal(from_.kind, from_.limits, prediction, log_std, mean_, mean_scale_, noise_scale_);
   }
   // sum_m pi_m f(m)
   template <class F>

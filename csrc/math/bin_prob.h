@@ -28,11 +28,6 @@ BFN_HD WithGradient<T> log_inner_bin(T left, T right, T z, T d, T log_d, T std) 
           narrow ? -(z * by_z + by_d) / std : wide.by_std};
 }
 
-template <class T>
-BFN_HD WithGradient<T> log_inner_bin(T z, T d, T log_d, T std) {
-  return log_inner_bin(z - T(0.5) * d, z + T(0.5) * d, z, d, log_d, std);
-}
-
 // ln of the mass in [-1, 1], which is a bin too.
 template <class T>
 BFN_HD WithGradient<T> log_total(T mean, T std) {

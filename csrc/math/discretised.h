@@ -7,8 +7,10 @@ namespace bfn {
 
 enum class Parametrisation : int64_t { kDirect, kData, kNoise };
 
-// bfn_kernels/discretised/reference.py has the same limits.
-constexpr double kMinStd = 1e-3, kMaxStd = 10, kMaxLogStd = 10;
+// What the std, and before it |log_std|, are clamped to.
+struct OutputLimits {
+  double std_min, std_max, log_std_max;
+};
 
 // A component of the output distribution, and the derivatives of its mean and std by the two predictions.
 template <class T>
@@ -19,17 +21,17 @@ struct OutputNormal {
 // (105, 106): the mean is mean_scale mean - noise_scale prediction, the std |noise_scale| exp(log_std); both log_std
 // and std are clamped. A network that puts out the data's mean itself has the scales 0 and -1.
 template <class T>
-BFN_HD OutputNormal<T> output_normal(Parametrisation kind, T prediction, T log_std, T mean, T mean_scale,
-                                     T noise_scale) {
+BFN_HD OutputNormal<T> output_normal(Parametrisation kind, OutputLimits limits, T prediction, T log_std, T mean,
+                                     T mean_scale, T noise_scale) {
   if (kind == Parametrisation::kDirect) return {prediction, log_std, T(1), T(1)};
   if (kind == Parametrisation::kData) {
     mean_scale = T(0);
     noise_scale = T(-1);
   }
-  const T low = T(kMinStd), high = T(kMaxStd), most = T(kMaxLogStd);
+  const T low = T(limits.std_min), high = T(limits.std_max), most = T(limits.log_std_max);
   const bool early = mean_scale == T(0) && noise_scale == T(0);  // t < t_min: nothing was received yet
   const T std = abs(noise_scale) * exp_normal(clamp(log_std, -most, most));
-  const bool flat = early || log_std < -most || log_std > most || std < low || std > high;
+  const bool flat = early | (log_std < -most) | (log_std > most) | (std < low) | (std > high);
   const T mu = (mean_scale == T(0) ? T(0) : mean_scale * mean) - (early ? T(0) : noise_scale * prediction);
   return {mu, early ? T(1) : clamp(std, low, high), -noise_scale, flat ? T(0) : std};
 }

@@ -56,10 +56,20 @@ struct EdgeWindow {
   T unit, below, first;  // `below` counts the edges left of the mean
 };
 
+// The number of inner edges left of the mean. The mean's bin is found by rounded numbers, and to a small std it matters
+// on which side of a near edge the mean lies.
+template <class T>
+BFN_HD T edges_left_of(T mean, Bins<T> bins) {
+  const Origin<T> origin = origin_of(mean, bins);
+  const T bin = bins.index(mean), down = origin.to_edge(bin) > T(0) ? T(1) : T(0);
+  const T up = origin.to_edge(bin + 1) < T(0) ? T(1) : T(0);
+  return clamp(bin - down + up, T(0), bins.last());
+}
+
 template <class T>
 BFN_HD EdgeWindow<T> edge_window(T mean, T std, int64_t count, Bins<T> bins) {
   const T reach = floor(bins.position(mean) - 3 * bins.real_count() * std) + 1;
-  return {origin_of(mean, bins), 1 / (bins.real_count() * std), bins.index(mean),
+  return {origin_of(mean, bins), 1 / (bins.real_count() * std), edges_left_of(mean, bins),
           clamp(reach, T(1), bins.last() - static_cast<T>(count) + 1)};
 }
 

@@ -138,11 +138,18 @@ struct NStepNormal {
     return nstep_window(x, mean, bump, least_eps, most_eps, bins);
   }
   BFN_HD T q_at(T base, T distance) const { return (origin_of(x, bins).to_centre(base) + 2 * distance) * q_unit; }
-  BFN_HD T z_at(T base, T distance) const { return (origin_of(mean, bins).to_centre(base) + 2 * distance) * unit; }
   BFN_HD WithGradient<T> same_for_all() const { return {-log(bins.real_count()), T(0), T(0)}; }
-  BFN_HD WithGradient<T> inner_bin(T z) const { return log_inner_bin(z, 2 * unit, log_width, std); }
+  // The bin at a distance from the base, which may lie between two. Its edges are computed apart, each from a whole
+  // number of bins, since a small std magnifies any rounding of theirs.
+  BFN_HD WithGradient<T> inner_bin(T base, T distance) const {
+    const Origin<T> from = origin_of(mean, bins);
+    const T whole = floor(distance), leading = from.leading - 2 * (distance - whole);
+    const T edge = 2 * (base + whole) - bins.real_count();
+    const T left = ((edge - leading) - from.rest) * unit, right = ((edge + 2 - leading) - from.rest) * unit;
+    return log_inner_bin(left, right, T(0.5) * (left + right), 2 * unit, log_width, std);
+  }
   BFN_HD NStepPlace<T> place(T base, T distance) const {
-    return {q_at(base, distance), uniform ? same_for_all() : inner_bin(z_at(base, distance))};
+    return {q_at(base, distance), uniform ? same_for_all() : inner_bin(base, distance)};
   }
   // The first or the last bin of a clipped distribution.
   BFN_HD NStepPlace<T> end_bin(bool first) const {

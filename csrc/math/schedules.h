@@ -5,7 +5,6 @@
 
 namespace bfn {
 
-constexpr double kTMin = 1e-6;           // before this time nothing was received yet
 constexpr double kTMax = 1 - 1e-6;       // the time of a discrete flow is clamped to it
 constexpr double kStepTolerance = 1e-6;  // n t of a step may be off by so much, since times were rounded to float32
 constexpr double kRootBetaMin = 1e-10;   // below this sqrt(beta) a discrete flow is the uniform prior
@@ -76,6 +75,7 @@ struct Schedule {
 struct RowContext {
   Schedule schedule;
   double n_steps, scale;
+  double t_min;  // before this time nothing was received yet
 
   // The step i = nt + 1 of n that a time stands for, up to its rounding to float32; NaN for other times.
   BFN_HD double step_of(double t) const {
@@ -101,9 +101,9 @@ BFN_HD double row_scalar(RowScalar which, const RowContext& of, double value, do
     case RowScalar::kFlowStd:
       return std::sqrt(schedule.gamma(t) * schedule.variance(t));
     case RowScalar::kMeanScale:
-      return t < kTMin ? 0 : 1 / schedule.gamma(t);
+      return t < of.t_min ? 0 : 1 / schedule.gamma(t);
     case RowScalar::kNoiseScale:
-      return t < kTMin ? 0 : std::sqrt(schedule.variance(t) / schedule.gamma(t));
+      return t < of.t_min ? 0 : std::sqrt(schedule.variance(t) / schedule.gamma(t));
     case RowScalar::kRate:
       return of.scale * schedule.rate(t);
     case RowScalar::kAlpha:

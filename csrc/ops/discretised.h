@@ -10,13 +10,14 @@ namespace bfn {
 constexpr int64_t kMaxComponents = 1024;  // a mixture has at most so many
 
 // The two predictions, and the numbers that make a normal of them (105, 106); `kDirect` takes them for its mean and
-// std. A mixture has `components` pairs of predictions, and as many logits, per variable.
+// std, without limits. A mixture has `components` pairs of predictions, and as many logits, per variable.
 struct NetworkOutput {
   Parametrisation kind;
   int64_t components;
   View prediction, log_std, mixture_logits, mean, mean_scale, noise_scale;
   int64_t num_bins;
   bool clip;
+  OutputLimits limits;
 };
 
 struct NetworkGradients {

@@ -127,16 +127,21 @@ void run_continuous(int64_t batch, int64_t row, F&& make) {
       {count, dense<T>(count), make(count), from, a, mask_of(count), make(count), make(count), make(count)});
 }
 
+constexpr OutputLimits kLimits{1e-3, 10, 10};
+
 template <class T, class F>
 void run_discretised(int64_t batch, int64_t row, F&& make) {
   const int64_t count = batch * row;
   const View a = per_row<T>(batch, row, T(1.5)), b = per_row<T>(batch, row, T(0.4));
-  const NetworkOutput from{Parametrisation::kNoise, 1, make(count), make(count), {}, make(count), a, b, 16, true};
+  const NetworkOutput from{
+      Parametrisation::kNoise, 1, make(count), make(count), {}, make(count), a, b, 16, true, kLimits};
   NetworkOutput direct{
       Parametrisation::kDirect, 1, make(count), per_row<T>(batch, row, T(0.3)), {}, {}, {}, {}, 16, false};
   const auto gradients = [&] { return NetworkGradients{dense<T>(count), dense<T>(count), {}}; };
-  output_std<T>(
-      {count, {Parametrisation::kNoise, 1, {}, make(count), {}, {}, a, b, 16, true}, make(count), dense<T>(count)});
+  output_std<T>({count,
+                 {Parametrisation::kNoise, 1, {}, make(count), {}, {}, a, b, 16, true, kLimits},
+                 make(count),
+                 dense<T>(count)});
   expected_value<T>({count, direct, make(count), gradients()});
   for (const auto choice : {Choice::kSample, Choice::kMode, Choice::kMean}) {
     choose<T>({count, direct, choice, seeded(kOutput), {}, make(count)});
@@ -168,7 +173,7 @@ void run_discretised(int64_t batch, int64_t row, F&& make) {
 void run_expected_values(int64_t count) {
   const View a = per_row<float>(1, count, 1.5f), b = per_row<float>(1, count, 0.4f);
   const auto data = [count] { return dense<float>(count); };
-  const NetworkOutput from{Parametrisation::kNoise, 1, data(), data(), {}, data(), a, b, 16, true};
+  const NetworkOutput from{Parametrisation::kNoise, 1, data(), data(), {}, data(), a, b, 16, true, kLimits};
   expected_value<float>({count, from, data(), {data(), data(), {}}});
   each_target<float>(1, count, [&](const LossTarget& to) {
     discretised_loss<float>({data(), from, a, {}, 0, {}, {data(), data(), {}}, to});
@@ -180,7 +185,7 @@ void run_mixtures(int64_t batch, int64_t row, int64_t components, F&& make) {
   const int64_t count = batch * row, all = count * components;
   const View a = per_row<T>(batch, row, T(1.5)), b = per_row<T>(batch, row, T(0.4));
   const NetworkOutput from{
-      Parametrisation::kNoise, components, make(all), make(all), make(all), make(count), a, b, 16, true};
+      Parametrisation::kNoise, components, make(all), make(all), make(all), make(count), a, b, 16, true, kLimits};
   const auto gradients = [&] { return NetworkGradients{dense<T>(all), dense<T>(all), dense<T>(all)}; };
   expected_value<T>({count, from, make(count), gradients()});
   for (const auto choice : {Choice::kSample, Choice::kMode, Choice::kMean}) {
@@ -232,12 +237,17 @@ void run_rows(int64_t count) {
   row_scalars<T>({count,
                   dense<float>(count),
                   {},
-                  {exponential, 20, 0.5},
+                  {exponential, 20, 0.5, 1e-6},
                   2,
                   {RowScalar::kGamma, RowScalar::kRate},
                   {dense<T>(count), dense<T>(count)}});
-  row_scalars<T>(
-      {count, strided<double>(1, count), dense<float>(count), {none, 0, 1}, 1, {RowScalar::kKeep}, {dense<T>(count)}});
+  row_scalars<T>({count,
+                  strided<double>(1, count),
+                  dense<float>(count),
+                  {none, 0, 1, 0},
+                  1,
+                  {RowScalar::kKeep},
+                  {dense<T>(count)}});
 }
 
 template <class T, class F>

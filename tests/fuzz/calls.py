@@ -196,7 +196,10 @@ def _recount(inputs: dict, shape: tuple, old: int, new: int) -> dict:
     index = torch.arange(new) % old
     found = {}
     for name, value in inputs.items():
-        if isinstance(value, Tensor) and tuple(value.shape[-1 - len(shape) :]) == (*shape, old):
+        if name == "pred_mean" and tuple(value.shape) == (*shape, old, 2):  # a stacked pair for each component
+            value = value[..., index, :] * (1 + 0.01 * (torch.arange(new) // old)).unsqueeze(-1)
+            value = value.to(inputs[name].dtype)
+        elif isinstance(value, Tensor) and tuple(value.shape[-1 - len(shape) :]) == (*shape, old):
             factor = (1 + 0.01 * (torch.arange(new) // old)) if name != "noise" else 1
             value = (value[..., index] * factor).to(value.dtype)
         elif name in ("x", "known") and isinstance(value, Tensor) and not value.is_floating_point():

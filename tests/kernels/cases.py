@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import bfn_kernels
+from bfn_kernels import Limits
 
 WITHOUT_BACKEND = ("discrete.bayesian_update", "discrete.theta_logits")  # torch's own ops compute these
 
@@ -111,6 +112,11 @@ def ends_of(n_steps):
     return rows(among(0.0, 1 / n_steps, 0.5, 1 - 1 / n_steps))
 
 
+def pair(first, second):
+    """Two fields in one, stacked in a last dimension."""
+    return lambda shape, dtype, g: torch.stack([first(shape, dtype, g), second(shape, dtype, g)], -1)
+
+
 def itself(shape, dtype, g) -> torch.dtype:
     return dtype
 
@@ -163,6 +169,11 @@ CONTINUOUS += [
     Case("continuous.continuous_time_loss[ends]", {**LOSS, "t": HARD_TIME}, {"sigma_1": 1e-3, "reduction": "none"}, ("x", "prediction", "mean"), hard=True),
     Case("continuous.discrete_time_loss[ends]", {**LOSS, "t": ends_of(20)}, {"sigma_1": 1e-3, "n_steps": 20, "reduction": "none"}, ("x", "prediction", "mean"), hard=True),
     Case("continuous.reconstruction_loss[bins]", LOSS, {"num_bins": 16, "reduction": "none", **PAPER}, ("prediction", "mean")),
+    Case("continuous.reconstruction_loss[std]", LOSS, {"std": 0.7 * 0.03, **PAPER}, ("x", "prediction", "mean")),
+    Case("continuous.reconstruction_loss[bins std]", LOSS, {"num_bins": 16, "std": 0.7 * 0.03, "reduction": "none", **PAPER}, ("prediction", "mean")),
+    Case("continuous.predict_data[limits]", {"noise_pred": normal(), "mean": DATA, "t": rows(uniform(0, 1))}, {"clip": None, "limits": Limits(t_min=0.3), **PAPER}, ("noise_pred", "mean")),
+    Case("continuous.continuous_time_loss[limits]", {**LOSS, "t": rows(uniform(0, 1))}, {"clip": None, "limits": Limits(t_min=0.3), **PAPER}, ("x", "prediction", "mean")),
+    Case("continuous.discrete_time_loss[limits]", {**LOSS, "t": STEP}, {"n_steps": 7, "clip": None, "limits": Limits(t_min=0.3), **PAPER}, ("x", "prediction", "mean")),
 ]  # fmt: skip
 
 OUTPUT = {"mean": uniform(-1.2, 1.2), "std": log_uniform(0.02, 2)}
@@ -195,6 +206,9 @@ NET = {"pred_mean": normal(0.3), "pred_log_std": normal(0.5), "mean": DATA}
 LOSS = {"x": DATA, **NET}
 NAN = {**LOSS, "x": poisoned(DATA, torch.nan), "pred_mean": poisoned(normal(), torch.nan), "mask": some}
 PREDICTIONS = ("pred_mean", "pred_log_std")
+NARROW = Limits(std=(0.2, 0.9), log_std=0.8, t_min=0.3)  # each limit binds some of the predictions
+STACKED = {"pred_mean": pair(NET["pred_mean"], NET["pred_log_std"]), "mean": DATA}
+UNSTACKED = {"pred_log_std": None}
 DIRECT = {"parametrisation": "data"}
 for op, extra, options in [
     ("continuous_time_loss", {"t": TIME}, PAPER),
@@ -210,6 +224,11 @@ for op, extra, options in [
         Case(f"discretised.{op}[batch]", {**LOSS, **extra}, {"num_bins": 2, "reduction": "batch", **unclipped, **options}, PREDICTIONS),
         Case(f"discretised.{op}[masked]", {**NAN, **extra}, {"num_bins": 16, **options}, PREDICTIONS),
         Case(f"discretised.{op}[masked sum]", {**NAN, **extra}, {"num_bins": 17, "reduction": "sum", **options}, PREDICTIONS),
+        Case(f"discretised.{op}[limits]", {**LOSS, **extra}, {"num_bins": 16, "limits": NARROW, "reduction": "none", **options}, PREDICTIONS),
+        Case(f"discretised.{op}[limits data]", {**LOSS, **extra}, {"num_bins": 17, "limits": NARROW, **DIRECT, **options}, PREDICTIONS),
+        Case(f"discretised.{op}[stacked]", {"x": DATA, **STACKED, **extra}, {"num_bins": 16, **UNSTACKED, **options}, ("pred_mean",)),
+        Case(f"discretised.{op}[stacked masked]", {"x": NAN["x"], "mask": some, **STACKED, **extra}, {"num_bins": 16, "reduction": "none", **UNSTACKED, **DIRECT, **options}, ("pred_mean",)),
+        Case(f"discretised.{op}[stacked mixture]", {"x": DATA, **mixture(STACKED, "mean"), **extra}, {"num_bins": 16, **UNSTACKED, **options}, ("pred_mean", "mixture_logits")),
         Case(f"discretised.{op}[K=256]", {**LOSS, **extra}, {"num_bins": 256, "reduction": "none", **options}, PREDICTIONS, hard=True),
     ]  # fmt: skip
 WIDE = {
@@ -232,7 +251,8 @@ DISCRETISED += [
     Case("discretised.output_distribution[mixture]", {name: per_class(NET[name], 3) for name in PREDICTIONS} | {"mean": DATA, "t": TIME}, PAPER, tuple(NET)),
     Case("discretised.output_distribution[hard]", {"pred_mean": WIDE["pred_mean"], "pred_log_std": WIDE["pred_log_std"], "mean": DATA, "t": HARD_TIME}, PAPER, tuple(NET), hard=True),
 ]  # fmt: skip
-UPDATE = {**NET, "precision": ALPHA, "t": TIME, "alpha": ALPHA, "noise": normal()}
+STEPPED = {"precision": ALPHA, "t": TIME, "alpha": ALPHA, "noise": normal()}
+UPDATE, UPDATE_STACKED = {**NET, **STEPPED}, {**STACKED, **STEPPED}
 DISCRETISED += [
     Case("discretised.update_sample", {**UPDATE, "draw_noise": normal()}, {"num_bins": 16, **PAPER}, ("mean",), hard=True),
     Case("discretised.update_sample[mixture]", {**UPDATE, **mixture(NET, "mean"), "draw_noise": normal(), "component_noise": uniform(0, 1)}, {"num_bins": 16, **DIRECT, **PAPER}, ("mean",)),
@@ -240,6 +260,10 @@ DISCRETISED += [
     Case("discretised.update_sample[data]", {**UPDATE, "draw_noise": normal()}, {"num_bins": 16, **DIRECT, **PAPER}, ("mean",)),
     Case("discretised.update_sample[known]", {**UPDATE, "draw_noise": normal(), **KNOWN}, {"num_bins": 17, **DIRECT, **PAPER}, ("mean",)),
     Case("discretised.update_sample[mode]", UPDATE, {"num_bins": 16, "choose": "mode", **DIRECT, **PAPER}, ("mean",)),
+    Case("discretised.update_sample[limits]", {**UPDATE, "draw_noise": normal()}, {"num_bins": 16, "limits": NARROW, **PAPER}, ("mean",), hard=True),
+    Case("discretised.update_sample[limits mean]", UPDATE, {"num_bins": 16, "choose": "mean", "limits": NARROW, **PAPER}, (*PREDICTIONS, "mean")),
+    Case("discretised.update_sample[stacked]", {**UPDATE_STACKED, "draw_noise": normal()}, {"num_bins": 16, **UNSTACKED, **DIRECT, **PAPER}, ("mean",)),
+    Case("discretised.update_sample[stacked mean]", UPDATE_STACKED, {"num_bins": 16, "choose": "mean", **UNSTACKED, **PAPER}, ("pred_mean", "mean")),
     Case("discretised.update_sample[mean]", UPDATE, {"num_bins": 16, "choose": "mean", **PAPER}, (*PREDICTIONS, "mean")),
 ]  # fmt: skip
 

@@ -5,7 +5,7 @@ import torch
 from cases import CASES
 from support import NATIVE, ON_CPU, named
 
-from bfn_kernels import continuous, discrete, discretised, noise
+from bfn_kernels import Limits, continuous, discrete, discretised, noise
 from bfn_kernels.backends import BACKENDS
 from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
 
@@ -27,8 +27,14 @@ def bins(mean=X, std=X + 1, num_bins=4, **k):
     return discretised.expected_value(mean, std, num_bins=num_bins, **k)
 
 
-def binned(n_steps=3, **k):
-    return discretised.discrete_time_loss(X, X, X, X, 0.0, **{"num_bins": 4, "n_steps": n_steps, **S, **k})
+def binned(n_steps=3, pred_mean=X, pred_log_std=X, **k):
+    return discretised.discrete_time_loss(
+        X, pred_mean, pred_log_std, X, 0.0, **{"num_bins": 4, "n_steps": n_steps, **S, **k}
+    )
+
+
+def reconstruction(**k):
+    return continuous.reconstruction_loss(X, X, X, **{**S, **k})
 
 
 def step(**k):
@@ -97,6 +103,19 @@ BAD = [
     (binned, {"quadrature": 1000}, ValueError, "quadrature must be at most 128, got 1000"),
     (binned, {"quadrature": 8, "seed": 1}, ValueError, "seed and noise must be None with quadrature"),
     (binned, {"n_samples": 2, "noise": X}, ValueError, r"noise must have shape \(2, 2, 3\).*\(2, 3\)"),
+    (binned, {"pred_log_std": None}, ValueError, r"pred_mean must have shape \(2, 3, 2\).*\(2, 3\)"),
+    (binned, {"pred_mean": torch.zeros(2, 3, 2)}, ValueError, r"pred_mean must have shape \(2, 3\).*\(2, 3, 2\)"),
+    (binned, {"limits": (1e-3, 10.0)}, TypeError, "limits must be bfn_kernels.Limits, got tuple"),
+    (binned, {"limits": Limits(std=1e-3)}, ValueError, r"limits.std must be a pair.*0.001"),
+    (binned, {"limits": Limits(std=(2.0, 1.0))}, ValueError, r"limits.std must be a pair.*low <= high.*2.0, 1.0"),
+    (binned, {"limits": Limits(std=(1e-9, 10.0))}, ValueError, r"limits.std must lie in \[1e-06.*got 1e-09"),
+    (binned, {"limits": Limits(std=(1e-3, torch.inf))}, ValueError, "limits.std must lie in.*inf"),
+    (binned, {"limits": Limits(std=(1e-3, "10"))}, TypeError, "limits.std must be a number, got str"),
+    (binned, {"limits": Limits(log_std=100.0)}, ValueError, r"limits.log_std must lie in \[0.0, 80.0\], got 100.0"),
+    (loss, {"limits": Limits(t_min=0)}, ValueError, r"limits.t_min must lie in \[1e-30, 1.0\], got 0"),
+    (loss, {"limits": Limits(t_min=torch.nan)}, ValueError, "limits.t_min must lie in.*nan"),
+    (reconstruction, {"std": 0.0}, ValueError, r"std must lie in \[1e-06, 1000000.0\], got 0.0"),
+    (reconstruction, {"std": X}, TypeError, "std must be a number, got Tensor"),
     (step, {"choose": "best"}, ValueError, "choose must be one of.*'best'"),
     (step, {"known": X}, ValueError, "known and known_mask must be given together"),
     (step, {"known": "x", "known_mask": X > 0}, TypeError, "known must be a tensor, got str"),
@@ -147,7 +166,7 @@ def test_bad_input(call, arguments, kind, message, backend):
 
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_the_valid_calls_that_the_bad_ones_spoil(backend):
-    for call in (flow, loss, binned, step, sent, normal, classes, few, draw):
+    for call in (flow, loss, binned, reconstruction, step, sent, normal, classes, few, draw):
         call(backend=backend)
 
 
@@ -155,7 +174,7 @@ ROW = torch.ones(2, 1)
 
 
 def row_scalars(ops, wanted=1, schedule=1, dtype=torch.float32):
-    return ops.common_row_scalars(ROW, None, wanted, schedule, 0.1, 0, 0, 1.0, (2, 3), dtype)
+    return ops.common_row_scalars(ROW, None, wanted, schedule, 0.1, 0, 0, 1.0, 1e-6, (2, 3), dtype)
 
 
 def scaled(ops, *arguments):
@@ -181,6 +200,9 @@ OPERATORS = {
     "no classes": lambda o: o.discrete_reconstruction_loss(CLASSES, Z[..., :0], None, 3, False),
     "no classes of a message": lambda o: o.discrete_sender_sample(CLASSES, ROW, ROW, 0, False, None, Z, torch.float32),
     "an unknown choice": lambda o: o.discrete_update_sample(Z, Z, ROW, ROW, 9, None, None, None, Z, None),
+    "a pair of three": lambda o: o.discretised_reconstruction_loss(
+        X, torch.zeros(2, 3, 3), None, None, None, None, None, 4, 1e-3, 10.0, 10.0, None, 3, False, False, False
+    ),
     "weights without nodes": lambda o: o.discrete_discrete_time_loss(
         CLASSES, Z, ROW, 5, 1, (0.5, 1.0), (1.0,), 0, None, None, None, 3, False
     ),

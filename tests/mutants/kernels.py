@@ -209,7 +209,7 @@ FAULTS = [
         f"{TIES} -k 'clip and (cpu or cuda_on_host)'",
     ),
     Fault(
-        "csrc/math/schedules.h", "t < kTMin ? 0 : 1 / schedule", "t < 1.1 * kTMin ? 0 : 1 / schedule",
+        "csrc/math/schedules.h", "t < of.t_min ? 0 : 1 / schedule", "t < 1.1 * of.t_min ? 0 : 1 / schedule",
         f"{ROWS} -k ends_of_time",
     ),
     # CUDA
