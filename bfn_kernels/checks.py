@@ -92,7 +92,7 @@ def same_device(name: str, value: Tensor, model_name: str, model: Tensor) -> Non
 
 def once(name: str, value: Tensor, shape: Sequence[int]) -> Tensor:
     """Numbers of rows without the repetitions that `expand` made: a dimension of stride 0 has size 1."""
-    if value.layout is not torch.strided or 0 not in value.stride():
+    if 0 not in value.stride():
         return value
     leading(name, value, shape)
     return value[tuple(slice(1) if stride == 0 else slice(None) for stride in value.stride())]

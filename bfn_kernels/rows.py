@@ -143,9 +143,9 @@ def scalars(
         more: dict[str, Any] = {"dims": dims if groups is None else 1, "n_steps": n_steps, "scale": scale}
         made = scalars(library, wanted, one, model, dtype, schedule, precision=other, **more)
         return made if groups is None else [groups.of_rows(scalar, len(shape)) for scalar in made]
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and 0 in value.stride():
         value = checks.once(name, value, shape)
-    if isinstance(precision, Tensor):
+    if isinstance(precision, Tensor) and 0 in precision.stride():
         precision = checks.once("precision", precision, shape)
     numbers_of = SCHEDULES.get(type(schedule))
     numbers = None if numbers_of is None else numbers_of(schedule)
