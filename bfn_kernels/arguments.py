@@ -212,16 +212,19 @@ def step_time(t: Rows | None, step: int | Tensor | None, n_steps: int) -> Rows:
 def updated_precision(precision: Rows, alpha: Rows, model: Tensor) -> Rows:
     """ρ + α: a number if both are numbers, Indexed if both have the same groups or one has them and the other is a
     number, else a tensor of a number per row, in ρ's type but at least float32."""
-    rho, sent, groups = grouped(("precision", "alpha"), precision, alpha, model)
-    if groups is not None:
-        return Indexed(_sum_of_rows(rho, sent, groups.values), groups.index)
-    if not isinstance(rho, Tensor) and not isinstance(sent, Tensor):
-        return float(rho) + float(sent)
-    once_rho, once_sent = checks.once("precision", rho, model.shape), checks.once("alpha", sent, model.shape)
-    total = _sum_of_rows(once_rho, once_sent, model)
-    if once_rho is rho and once_sent is sent:
+    if isinstance(precision, Indexed) or isinstance(alpha, Indexed):
+        one, other, groups = grouped(("precision", "alpha"), precision, alpha, model)
+        if groups is not None:
+            return Indexed(_sum_of_rows(one, other, groups.values), groups.index)
+        return updated_precision(one, other, model)
+    if not isinstance(precision, Tensor) and not isinstance(alpha, Tensor):
+        return float(precision) + float(alpha)
+    rho = checks.once("precision", precision, model.shape) if isinstance(precision, Tensor) else precision
+    sent = checks.once("alpha", alpha, model.shape) if isinstance(alpha, Tensor) else alpha
+    total = _sum_of_rows(rho, sent, model)
+    if rho is precision and sent is alpha:
         return total
-    leads = (checks.leading("rows", v, model.shape) for v in (rho, sent) if isinstance(v, Tensor))
+    leads = (checks.leading("rows", v, model.shape) for v in (precision, alpha) if isinstance(v, Tensor))
     return total.expand(torch.broadcast_shapes(*leads)[: total.dim()])
 
 

@@ -6,7 +6,6 @@ Every error is raised before anything runs, and names the argument, what it was 
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,9 +90,9 @@ def same_device(name: str, value: Tensor, model_name: str, model: Tensor) -> Non
         raise ValueError(f"{name} must be on {model.device}, where {model_name} is, got {value.device}")
 
 
-def once(name: str, value: Any, shape: Sequence[int]) -> Any:
+def once(name: str, value: Tensor, shape: Sequence[int]) -> Tensor:
     """Numbers of rows without the repetitions that `expand` made: a dimension of stride 0 has size 1."""
-    if not isinstance(value, Tensor) or value.layout != torch.strided or 0 not in value.stride():
+    if 0 not in value.stride():
         return value
     leading(name, value, shape)
     return value[tuple(slice(1) if stride == 0 else slice(None) for stride in value.stride())]

@@ -50,9 +50,9 @@ def grouped(names: tuple[str, str], value: Rows, other: Rows | None, model: Tens
     If both have the same groups, or one has groups and the other is one number, they are returned as numbers per group
     and the last result has the index. Else they are returned as numbers per row, and the last result is None.
     """
-    if not isinstance(value, Indexed) and not isinstance(other, Indexed):
-        return value, other, None
     found = {name: v for name, v in zip(names, (value, other), strict=True) if isinstance(v, Indexed)}
+    if not found:
+        return value, other, None
     for name, each in found.items():
         checks.indexed(name, *each, model)
     groups, *more = found.values()

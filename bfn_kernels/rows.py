@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from bfn_kernels import checks
+from bfn_kernels.indexed import Indexed, grouped
 from bfn_kernels.indexed import Rows as Rows
-from bfn_kernels.indexed import grouped
 from bfn_kernels.operators import Library
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
 
@@ -139,26 +139,28 @@ def scalars(
     """
     shape = data.shape if dims is None else data.shape[:dims]
     name, high = ("alpha", math.inf) if schedule is None else ("t", 1)
-    plain, plain_precision, groups = grouped((name, "precision"), value, precision, data)
-    if groups is not None:  # the groups are the rows
-        made = scalars(
-            library, wanted, plain, groups.values, dtype, schedule,
-            precision=plain_precision, n_steps=n_steps, scale=scale, t_min=t_min,
-        )  # fmt: skip
-        return [groups.of_rows(scalar, len(shape)) for scalar in made]
-    plain, plain_precision = checks.once(name, plain, shape), checks.once("precision", plain_precision, shape)
+    if isinstance(value, Indexed) or isinstance(precision, Indexed):
+        one, other, groups = grouped((name, "precision"), value, precision, data)
+        model = data if groups is None else groups.values  # the groups are the rows
+        more: dict[str, Any] = {"dims": dims if groups is None else 1, "n_steps": n_steps, "scale": scale}
+        made = scalars(library, wanted, one, model, dtype, schedule, precision=other, t_min=t_min, **more)
+        return made if groups is None else [groups.of_rows(scalar, len(shape)) for scalar in made]
+    if isinstance(value, Tensor) and 0 in value.stride():
+        value = checks.once(name, value, shape)
+    if isinstance(precision, Tensor) and 0 in precision.stride():
+        precision = checks.once("precision", precision, shape)
     numbers_of = SCHEDULES.get(type(schedule))
     numbers = None if numbers_of is None else numbers_of(schedule)
     if wanted and library.common is not None and numbers is not None and not torch.compiler.is_compiling():
-        values = _operator_input(plain, data, high)
-        precisions = None if precision is None else _operator_input(plain_precision, data)
+        values = _operator_input(value, data, high)
+        precisions = None if precision is None else _operator_input(precision, data)
         if values is not None and (precision is None or precisions is not None):
             bits = _bits(tuple(wanted))
             return library.common.row_scalars(values, precisions, bits, *numbers, n_steps, scale, t_min, shape, dtype)
-    wide = checks.rows(name, plain, shape, data, 0, high)
+    wide = checks.rows(name, value, shape, data, 0, high)
     if "alpha" in wanted:
         checks.steps(name, wide, n_steps)
-    wide_precision = None if precision is None else checks.rows("precision", plain_precision, shape, data, 0)
+    wide_precision = None if precision is None else checks.rows("precision", precision, shape, data, 0)
     inputs = Inputs(wide, wide_precision, schedule, n_steps, scale, t_min)
     made = [FORMULAS[name](inputs).to(dtype) for name in wanted]
     if any(scalar.requires_grad for scalar in made):
