@@ -41,6 +41,8 @@ class Case:
     # the targets; 0 stands for none
     published: float = 0  # least speed relative to the published formulation
     closed: float = 0  # least speed relative to the best of the closed forms, eager or compiled
+    eager: float = 0  # least speed relative to one of them, where they have targets of their own
+    compiled: float = 0
     spread: float = 0  # largest ratio of the slowest to the fastest case among those that differ in K alone
     small: bool = False  # whether the time is that of the call itself; eager PyTorch alone is timed beside it
     times: str = ""  # what a row is, or what our ops take in the place of a time for each row, one of PASSED
@@ -92,7 +94,7 @@ class Case:
         found = {k: v for k, v in self.options.items() if k not in ("reuse", "stacked")}
         if self.options.get("stacked"):
             found["pred_log_std"] = None
-        if name != "update_sample":
+        if name not in ("update_sample", "theta"):
             found |= {"beta_1": beta_1(self.k)} if self.family == "discrete" else {"sigma_1": SIGMA_1}
         if self.family == "discretised":
             found["num_bins"] = self.k
@@ -123,6 +125,7 @@ def of_atoms(op: str) -> list[Case]:
 CIFAR, TEXT8, TOKENS, MANY, FEW = (32, 3072), (52, 256), (4, 256), (100, 100_000), (1, 64)
 ATOMS = (20_000, 3)  # the nodes of graphs, each with three coordinates
 QUADRATURE, MONTE_CARLO = {"quadrature": NODES}, {"n_samples": DRAWS}
+SHORT_LOSS, SHORT_ROWS = {"published": 5, "eager": 3, "compiled": 2}, {"published": 6, "closed": 3}
 VERSUS_DRAWS = {"published": 120, "closed": 12, "against": f"discretised L_n {DRAWS} draws K=256"}
 
 CASES = [
@@ -131,7 +134,10 @@ CASES = [
     Case("discretised.discrete_time_loss", CIFAR, 256, MONTE_CARLO, published=100, closed=10),
     *over_k((16, 256, 4096, 65536), Case("discretised.discrete_time_loss", CIFAR, options=QUADRATURE, spread=3), k256=VERSUS_DRAWS),
     Case("discrete.discrete_time_loss", TEXT8, 27, MONTE_CARLO, published=150, closed=5),
-    Case("discrete.continuous_time_loss", TEXT8, 27),
+    *over_k((4, 8, 13, 27, 64), Case("discrete.continuous_time_loss", TEXT8, **SHORT_LOSS)),
+    *over_k((4, 8, 27, 64), Case("discrete.flow_sample", TEXT8, **SHORT_ROWS)),
+    *over_k((4, 8, 27, 64), Case("discrete.update_sample", TEXT8, **SHORT_ROWS)),
+    *over_k((4, 8, 27, 64), Case("discrete.theta", TEXT8, **SHORT_ROWS)),
     Case("discrete.continuous_time_loss", TOKENS, 32000, published=15, closed=3),
     Case("discrete.flow_sample", TOKENS, 32000, published=10, closed=4),
     Case("discrete.update_sample", TOKENS, 32000, published=12, closed=8),
@@ -169,8 +175,9 @@ def as_passed(case: Case, tensors: dict) -> dict:
 
 
 def written(case: Case, tensors: dict, noise: dict) -> tuple[int, int]:
-    """The bytes of the output, which is a number or as large as the noise, and of the gradients."""
-    output = 4 if case.op.endswith("loss") else noise["noise"].nbytes
+    """The bytes of the output, which is a number or as large as the noise or the logits, and of the gradients."""
+    wide = noise.get("noise", tensors.get("logits"))
+    output = 4 if case.op.endswith("loss") else wide.nbytes
     return output, sum(tensors[name].nbytes for name in case.diff)
 
 
@@ -252,6 +259,8 @@ def _discrete(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
     if name == "flow_sample":
         return {"x": torch.randint(case.k, case.shape, generator=g), "t": t}, {"noise": noise}
     logits = 3 * torch.randn(wide, generator=g)
+    if name == "theta":
+        return {"logits": logits}, {}
     p = logits.softmax(-1).flatten(0, -2)
     drawn = torch.multinomial(p, 1, generator=g)
     if name == "update_sample":

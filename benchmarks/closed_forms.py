@@ -117,6 +117,10 @@ def discrete_flow_sample(x: Tensor, t: Tensor, noise=None, *, num_classes: int, 
     return send(x, column(beta_1 * t.clamp(max=1 - 1e-6) ** 2), noise).softmax(-1)
 
 
+def discrete_theta(logits: Tensor) -> Tensor:
+    return logits.softmax(-1)
+
+
 def discrete_update_sample(output_logits, state, alpha, noise=None, draw_noise=None) -> Tensor:
     """z' = z + y for a class drawn from cumulative probabilities, which takes a third of the time of
     torch.multinomial."""

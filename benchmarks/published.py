@@ -96,6 +96,10 @@ def discrete_flow_sample(x: Tensor, t: Tensor, noise=None, *, num_classes: int, 
     return torch.where(early.unsqueeze(-1), torch.ones_like(probs) / num_classes, probs)
 
 
+def discrete_theta(logits: Tensor) -> Tensor:
+    return Categorical(logits=logits, validate_args=False).probs
+
+
 def discrete_update_sample(output_logits, theta, alpha, noise=None, sent=None) -> Tensor:
     num_classes = theta.shape[-1]
     sent = Categorical(logits=output_logits, validate_args=False).sample() if sent is None else sent

@@ -2,7 +2,7 @@
 
 #include "loss.h"
 #include "noise.h"
-#include "rows.h"
+#include "row_sums.h"
 
 namespace bfn {
 namespace {
@@ -17,22 +17,22 @@ struct Sent {
   Sent(const Rows& rows, const View& beta_view, const View& spread_view) {
     load_lanes(beta_view, rows, beta);
     load_lanes(spread_view, rows, spread);
-    std::copy_n(kNoClass, kLanes, one);
+    std::fill_n(one, kLanes, -1);
   }
 
   // Writes onto(i) + y_i for a tile. Without kShared no row sends a distribution, and e and scale are not looked at.
   template <bool kShared, class Onto>
   void messages(const Tile& tile, const T* __restrict eps, const T* __restrict e, const T* scale, Onto onto,
                 T* __restrict y) const {
-    const StepOf sent(tile, one);
+    const ClassAt sent(tile, one);
     const T classes = static_cast<T>(tile.rows.num_classes);
     T poison[kLanes], by[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) {
       poison[j] = one[j] < 0 && !(share[j] > T(0)) ? kNaN<T> : T(0);
       by[j] = kShared ? share[j] * scale[j] : T(0);
     }
-    for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
-      T p = s == sent.at[j] ? T(1) : T(0);
+    for_numbers(tile, [&](int64_t i, int32_t k, auto j) {
+      T p = k == sent.at[j] ? T(1) : T(0);
       if (kShared) p = by[j] > T(0) ? e[i] * by[j] : p;
       y[i] = onto(i) + (message(p, beta[j], spread[j], eps[i], classes) + poison[j]);
     });
@@ -47,30 +47,30 @@ int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
     const T* e = scratch.e.data() + tile.first;
     const T scale = scratch.tiles[t++].scale[j];
     for (int64_t k = 0; k < tile.classes; ++k) {
-      if (scale * e[rows.one() ? k : k * kLanes + j] > T(0)) last = tile.first + k;
+      if (scale * e[tile.at(j, k)] > T(0)) last = tile.first + k;
     }
   });
   return last;
 }
 
-// The first class of one row whose cumulative e exceeds `most`. The search goes by tiles, by steps, then within a step.
+// The first class of row j whose cumulative e exceeds `most`, where lanes are classes. The search goes by tiles, by
+// steps, then within a step.
 template <class T>
-int64_t draw_along(const Rows& rows, const RowScratch<T>& scratch, double most) {
+int64_t draw_across(const Rows& rows, int64_t j, const RowScratch<T>& scratch, double most) {
   double before = 0;
   int64_t found = -1, t = 0;
   for_tiles(rows, [&](const Tile& tile) {
-    const double scale = scratch.tiles[t].scale[0], sum = scale * scratch.tiles[t].rest[0];
+    const double scale = scratch.tiles[t].scale[j], sum = scale * scratch.tiles[t].rest[j];
     ++t;
     if (found < 0 && before + sum > most) {
-      const T* e = scratch.e.data() + tile.first;
-      double steps[kLanes * kFewClasses / kLanes];
-      for (int64_t s = 0; s < tile.steps; ++s) {
-        double step = 0;
-        for (int64_t j = 0; j < kLanes; ++j) step += e[s * kLanes + j];
-        steps[s] = scale * step;
-      }
+      const T* e = scratch.e.data() + tile.first + j * tile.pitch();
       int64_t s = 0;
-      for (; s + 1 < tile.steps && !(before + steps[s] > most); ++s) before += steps[s];
+      for (; s + 1 < tile.steps; ++s) {
+        double step = 0;
+        for (int64_t lane = 0; lane < kLanes; ++lane) step += e[s * kLanes + lane];
+        if (before + scale * step > most) break;
+        before += scale * step;
+      }
       found = s * kLanes;
       for (; found + 1 < tile.classes && !((before += scale * e[found]) > most); ++found) continue;
       found += tile.first;
@@ -87,8 +87,8 @@ void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScrat
                   const T (&uniform)[kLanes], int64_t (&drawn)[kLanes]) {
   double most[kLanes];
   for (int64_t j = 0; j < kLanes; ++j) most[j] = uniform[j] * sums[j];
-  if (rows.one()) {
-    std::fill_n(drawn, kLanes, draw_along(rows, scratch, most[0]));
+  if (rows.across) {
+    for (int64_t j = 0; j < rows.count; ++j) set_lanes(rows, j, drawn, draw_across(rows, j, scratch, most[j]));
   } else {
     double sum[kLanes] = {};
     int32_t passed[kLanes] = {};
@@ -98,7 +98,7 @@ void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScrat
     }
     for (int64_t j = 0; j < kLanes; ++j) drawn[j] = passed[j] < rows.num_classes ? passed[j] : -1;
   }
-  for (int64_t j = 0; j < kLanes; ++j) {
+  for (int64_t j = 0; j < rows.count; ++j) {
     if (drawn[j] < 0) drawn[j] = last_class(rows, scratch, j);
     if (!(sums[j] > 0)) drawn[j] = -1;
   }
@@ -107,10 +107,10 @@ void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScrat
 // The probabilities of rows whose e_k, by tiles and their scales, are in the scratch.
 template <class T>
 void store_probs(const View& out, const Rows& rows, const RowSums<T>& sums, RowScratch<T>& scratch) {
-  T inverse[kLanes];
-  for (int64_t j = 0; j < kLanes; ++j) inverse[j] = static_cast<T>(1 / sums.rest[j]);
-  scratch.store(out, rows, [&](const Tile& tile, const T* __restrict e, const T* scale, T* __restrict p) {
-    for_numbers(tile, [&](int64_t i, int32_t, int64_t j) { p[i] = e[i] * (inverse[j] * scale[j]); });
+  scratch.store(out, rows, [&](const Tile& tile, const T* e, const T* scale, T* p) {
+    T by[kLanes];
+    for (int64_t j = 0; j < kLanes; ++j) by[j] = static_cast<T>(1 / sums.rest[j]) * scale[j];
+    scale_tile(tile, e, by, p);
   });
 }
 
@@ -120,10 +120,10 @@ void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, 
   const auto logits = logits_of<T>(op.output_logits);
   if (op.choice == Choice::kMode) return find_modes<T>(rows, logits, sent.one);
   if (op.choice == Choice::kMean) {
-    const RowSums<T> sums(rows, kNoClass, scratch, logits);
+    const RowSums<T> sums(rows, nullptr, scratch, logits);
     for (int64_t j = 0; j < kLanes; ++j) sent.share[j] = static_cast<T>(1 / sums.rest[j]);
   } else {
-    const RowSums<T, Wanted::kDraw> sums(rows, kNoClass, scratch, logits);
+    const RowSums<T, Wanted::kDraw> sums(rows, nullptr, scratch, logits);
     T uniform[kLanes];
     uniform_lanes(op.draw, rows, uniform);
     draw_classes(rows, sums.rest, scratch, uniform, sent.one);
@@ -136,7 +136,7 @@ template <class T>
 void discrete_theta(const DiscreteTheta& op) {
   const auto make = [&] { return RowScratch<T>(op.num_classes); };
   for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
-    store_probs(op.out, rows, RowSums<T>(rows, kNoClass, scratch, logits_of<T>(op.logits)), scratch);
+    store_probs(op.out, rows, RowSums<T>(rows, nullptr, scratch, logits_of<T>(op.logits)), scratch);
   });
 }
 
@@ -158,7 +158,7 @@ void discrete_sender(const DiscreteSender& op) {
       return y;
     };
     if (op.probs) {
-      store_probs(op.out, rows, RowSums<T>(rows, kNoClass, scratch, messages), scratch);
+      store_probs(op.out, rows, RowSums<T>(rows, nullptr, scratch, messages), scratch);
     } else {
       for_tiles(rows, [&](const Tile& tile) {
         T y[kBlock];
@@ -188,13 +188,14 @@ void discrete_update(const DiscreteUpdate& op) {
     }
     const bool shared = std::any_of(sent.share, sent.share + kLanes, [](T share) { return !(share == T(0)); });
     int64_t t = 0;
-    for_tiles(rows, [&](const Tile& tile) {
-      T normals[kBlock], buffer[kBlock], new_state[kBlock];
-      const T* eps = normal_tile(op.noise, tile, normals, 0, 0, ahead_of<T>({&op.state, &op.out}, tile));
+    // The e of a tile are read before sums over its new state take their place.
+    const auto update = [&](const Tile& tile, T* new_state) -> const T* {
+      T normals[kBlock], buffer[kBlock];
+      const T* eps = normal_tile(op.noise, tile, normals, 0, 0, ahead_of<T>({&op.state, &op.out, &op.theta}, tile));
       T* out = target_tile(op.out, tile, new_state);
       const T* __restrict state = load_tile(op.state, tile, buffer, T(0));
       if (state == out) {
-        std::copy_n(state, tile.padded(), buffer);
+        std::copy_n(state, tile.numbers(), buffer);
         state = buffer;
       }
       const auto onto = [state](int64_t i) { return state[i]; };
@@ -205,8 +206,18 @@ void discrete_update(const DiscreteUpdate& op) {
         sent.template messages<false>(tile, eps, e, scale, onto, out);
       }
       store_tile(op.out, tile, out);
-    });
-    if (op.theta) store_probs(op.theta, rows, RowSums<T>(rows, kNoClass, scratch, logits_of<T>(op.out)), scratch);
+      if (op.out.dtype != dtype_of<T>()) return load_tile(op.out, tile, new_state, kMinusInfinity<T>);
+      pad_tile(tile, out, kMinusInfinity<T>);
+      return out;
+    };
+    if (op.theta) {
+      store_probs(op.theta, rows, RowSums<T>(rows, nullptr, scratch, update), scratch);
+    } else {
+      for_tiles(rows, [&](const Tile& tile) {
+        T new_state[kBlock];
+        update(tile, new_state);
+      });
+    }
   });
   bad.refuse("known", op.num_classes);
 }
@@ -216,36 +227,37 @@ void discrete_loss(const DiscreteLoss& op) {
   BadClass bad;
   const int64_t count = op.num_classes;
   const auto make = [&] { return RowScratch<T>(count, false); };
-  reduce_losses<T>(op.to, count, make, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, auto& scratch) {
-    for_rows(start, length, count, [&](const Rows& rows) {
-      int64_t x[kLanes];
-      T weight[kLanes], stats[kLanes * kRowStats] = {};
-      uint8_t costs[kLanes];
-      const auto save = [&] {
-        if (op.stats) store(op.stats, rows.first * kRowStats, rows.count * kRowStats, stats);
-      };
-      if (!mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs)) return save();
-      load_classes(op.x, rows, costs, x, &bad);
-      const RowSums<T, Wanted::kSquares> sums(rows, x, scratch, logits_of<T>(op.logits));
-      double spread[kLanes] = {};
-      if (op.weight) sums.spreads(rows, x, logits_of<T>(op.logits), spread);
-      load_lanes(op.weight, rows, weight);
-      T moment[kLanes], cost[kLanes];
-      for (int64_t j = 0; j < kLanes;
-           ++j) {  // the lanes are SIMD, since no branch predictor foresees which row is wrong
-        const RowStats<T> row = sums.stats(j, spread[j]);
-        moment[j] = row.moment;
-        cost[j] = weight[j] * squared_distance(row);
-      }
-      for (int64_t j = 0; j < rows.count; ++j) {
-        const RowStats<T> row{sums.top[j], sums.e_x[j], static_cast<T>(sums.rest[j]), moment[j]};
-        if (!op.weight) cost[j] = cross_entropy(row, sums.z_x[j]);
-        loss[rows.first - start + j] = x[j] < 0 ? kNaN<T> : cost[j];
-        if (costs[j]) std::memcpy(stats + j * kRowStats, &row, sizeof(row));
-      }
-      save();
-    });
-  });
+  reduce_losses<T>(op.to, row_width(count), make,
+                   [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, auto& scratch) {
+                     for_rows(start, length, count, [&](const Rows& rows) {
+                       int64_t x[kLanes];
+                       T weight[kLanes], stats[kLanes * kRowStats] = {};
+                       uint8_t costs[kLanes];
+                       const auto save = [&] {
+                         if (op.stats) store(op.stats, rows.first * kRowStats, rows.count * kRowStats, stats);
+                       };
+                       if (!mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs)) return save();
+                       load_classes(op.x, rows, costs, x, &bad);
+                       const RowSums<T, Wanted::kSquares> sums(rows, x, scratch, logits_of<T>(op.logits));
+                       double spread[kLanes] = {};
+                       if (op.weight) sums.spreads(rows, x, logits_of<T>(op.logits), spread);
+                       load_lanes(op.weight, rows, weight);
+                       T moment[kLanes], cost[kLanes];
+                       for (int64_t j = 0; j < kLanes;
+                            ++j) {  // the lanes are SIMD, since no branch predictor foresees which row is wrong
+                         const RowStats<T> row = sums.stats(j, spread[j]);
+                         moment[j] = row.moment;
+                         cost[j] = weight[j] * squared_distance(row);
+                       }
+                       for (int64_t j = 0; j < rows.count; ++j) {
+                         const RowStats<T> row{sums.top[j], sums.e_x[j], static_cast<T>(sums.rest[j]), moment[j]};
+                         if (!op.weight) cost[j] = cross_entropy(row, sums.z_x[j]);
+                         loss[rows.first - start + j] = x[j] < 0 ? kNaN<T> : cost[j];
+                         if (costs[j]) std::memcpy(stats + j * kRowStats, &row, sizeof(row));
+                       }
+                       save();
+                     });
+                   });
   bad.refuse("x", op.num_classes);
 }
 
@@ -277,12 +289,12 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
     for_tiles(rows, [&](const Tile& tile) {
       T logits[kBlock], e[kBlock], out[kBlock];
       // only half a tile is asked for ahead, since the output's lines come in between
-      exp_steps(tile.steps, load_tile(op.logits, tile, logits, kMinusInfinity<T>), top, e, kBlock / 2);
+      exp_tile(tile, load_tile(op.logits, tile, logits, kMinusInfinity<T>), top, e, kBlock / 2);
       T* __restrict by = target_tile(op.grad_logits, tile, out);
-      const StepOf step(tile, x);
-      for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
+      const ClassAt at(tile, x);
+      for_numbers(tile, [&](int64_t i, int32_t k, auto j) {
         const RowSlopes<T> slopes{grad_x[j], slope[j], level[j], origin[j]};
-        const T any = s == step.at[j] ? slopes.grad_x : slopes.by_other(e[i]);
+        const T any = k == at.at[j] ? slopes.grad_x : slopes.by_other(e[i]);
         by[i] = looked_at[j] != 0 ? any : T(0);
       });
       store_tile(op.grad_logits, tile, by);

@@ -88,7 +88,7 @@ struct NStepRows {
       const int64_t all = op.to.batch * op.to.per_batch * rows.num_classes;
       made = normal_tile(op.draws.noise, tile, scratch.normals, static_cast<uint32_t>(draw), all);
     } else {
-      std::fill_n(scratch.normals, tile.padded(), static_cast<T>(op.draws.nodes[draw]));
+      std::fill_n(scratch.normals, tile.numbers(), static_cast<T>(op.draws.nodes[draw]));
     }
     return made;
   }
@@ -98,7 +98,7 @@ struct NStepRows {
       : op(nstep), rows(which), scratch(kept) {
     std::copy_n(classes, kLanes, x);
     load_lanes(op.alpha, rows, alpha);
-    const RowSums<T> sums(rows, kNoClass, scratch.rows, logits_of<T>(op.logits));
+    const RowSums<T> sums(rows, nullptr, scratch.rows, logits_of<T>(op.logits));
     int64_t t = 0;
     for_tiles(rows, [&](const Tile& tile) {
       T by[kLanes];
@@ -106,8 +106,8 @@ struct NStepRows {
       ++t;
       const T* __restrict e = scratch.rows.e.data() + tile.first;
       T* __restrict p = scratch.p.data() + tile.first, * __restrict gradient = scratch.gradient.data() + tile.first;
-      for_numbers(tile, [&](int64_t i, int32_t, int64_t j) { p[i] = e[i] * by[j]; });
-      std::fill_n(gradient, tile.padded(), T(0));
+      for_numbers(tile, [&](int64_t i, int32_t, auto j) { p[i] = e[i] * by[j]; });
+      std::fill_n(gradient, tile.numbers(), T(0));
     });
   }
 
@@ -127,10 +127,7 @@ struct NStepRows {
     }
     if (!op.draws.n_samples) return d;
     for_tiles(rows, [&](const Tile& tile) {
-      const StepOf step(tile, x);
-      if (std::all_of(step.at, step.at + kLanes, [](int32_t s) { return s < 0; })) return;
-      const T* eps = normals(tile, draw);
-      where_met(step, [&](int64_t j, int64_t s) { set_lanes(rows, j, d.eps_x, eps[s * kLanes + j]); });
+      where_met(tile, x, [&](int64_t j, int64_t i) { set_lanes(rows, j, d.eps_x, normals(tile, draw)[i]); });
     });
     return d;
   }
@@ -143,14 +140,14 @@ struct NStepRows {
     for_tiles(rows, [&](const Tile& tile) {
       const T* __restrict eps = normals(tile, draw);
       T* __restrict growth = scratch.growth.data() + tile.first, * __restrict ratio = scratch.ratio.data() + tile.first;
-      for_numbers(tile, [&](int64_t i, int32_t, int64_t j) {
+      for_numbers(tile, [&](int64_t i, int32_t, auto j) {
         const ExpAndExpm1<T> e = exp_and_expm1(d.at(j, eps[i]));
         growth[i] = e.expm1;
         ratio[i] = e.exp;
       });
-      where_met(StepOf(tile, x), [&](int64_t j, int64_t s) {
-        growth[s * kLanes + j] = 0;
-        ratio[s * kLanes + j] = 1;
+      where_met(tile, x, [&](int64_t, int64_t i) {
+        growth[i] = 0;
+        ratio[i] = 1;
       });
       double tile_excess[kLanes], tile_mixture[kLanes];
       sum_products(tile.steps, scratch.p.data() + tile.first, growth, ratio, tile_excess, tile_mixture);
@@ -183,8 +180,8 @@ struct NStepRows {
     const RowSums<T> after(rows, x, scratch.rows, [&](const Tile& tile, T* shifted) {
       T buffer[kBlock];
       const T *z = logits(tile, buffer), *eps = normals(tile, draw);
-      for_numbers(tile, [&](int64_t i, int32_t, int64_t j) { shifted[i] = z[i] + d.at(j, eps[i]); });
-      where_met(StepOf(tile, x), [&](int64_t j, int64_t s) { shifted[s * kLanes + j] = z[s * kLanes + j]; });
+      for_numbers(tile, [&](int64_t i, int32_t, auto j) { shifted[i] = z[i] + d.at(j, eps[i]); });
+      where_met(tile, x, [&](int64_t, int64_t i) { shifted[i] = z[i]; });
       return shifted;
     });
     for (int64_t j = 0; j < kLanes; ++j) {
@@ -195,9 +192,9 @@ struct NStepRows {
       const T *p = scratch.p.data() + tile.first, *e = scratch.rows.e.data() + tile.first;
       const T* scale = scratch.rows.tiles[t++].scale;
       T* gradient = scratch.gradient.data() + tile.first;
-      const StepOf step(tile, x);
-      for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
-        const T now = s == step.at[j] ? after.e_x[j] : e[i] * scale[j];
+      const ClassAt at(tile, x);
+      for_numbers(tile, [&](int64_t i, int32_t k, auto j) {
+        const T now = k == at.at[j] ? after.e_x[j] : e[i] * scale[j];
         if (beyond[j]) gradient[i] += weight(draw) * (p[i] - now / static_cast<T>(after.total(j)));
       });
     });
@@ -217,7 +214,7 @@ struct NStepRows {
       if (far) far->take(tile, eps, r, by, terms, gradient);
       pad_tile(tile, terms, T(0));
       double sums[kLanes];
-      sum_steps<false>(tile.steps, terms, sums);
+      sum_steps<false>(1, tile.steps, terms, sums);
       sum_lanes(rows, sums);
       for (int64_t j = 0; j < kLanes; ++j) value[j] += static_cast<double>(by) * sums[j];
     });
@@ -229,9 +226,9 @@ struct NStepRows {
     for_tiles(rows, [&](const Tile& tile) {
       const T* __restrict p = scratch.p.data() + tile.first;
       T* __restrict rest = scratch.ratio.data() + tile.first;
-      for_numbers(tile, [&](int64_t i, int32_t, int64_t) { rest[i] = 1 - p[i]; });
-      where_met(StepOf(tile, likeliest),
-                [&](int64_t j, int64_t s) { rest[s * kLanes + j] = static_cast<T>(sums.rest[j] / sums.total(j)); });
+      for_numbers(tile, [&](int64_t i, int32_t, auto) { rest[i] = 1 - p[i]; });
+      where_met(tile, likeliest,
+                [&](int64_t j, int64_t i) { rest[i] = static_cast<T>(sums.rest[j] / sums.total(j)); });
     });
   }
 
@@ -242,13 +239,13 @@ struct NStepRows {
     double mean[kLanes] = {}, away[kLanes] = {};
     for_tiles(rows, [&](const Tile& tile) {
       const T* gradient = scratch.gradient.data() + tile.first;
-      where_met(StepOf(tile, likeliest),
-                [&](int64_t j, int64_t s) { set_lanes(rows, j, largest, gradient[s * kLanes + j]); });
+      where_met(tile, likeliest,
+                [&](int64_t j, int64_t i) { set_lanes(rows, j, largest, gradient[i]); });
     });
     for_tiles(rows, [&](const Tile& tile) {
       const T* __restrict p = scratch.p.data() + tile.first, * __restrict g = scratch.gradient.data() + tile.first;
       T* __restrict difference = scratch.growth.data() + tile.first;
-      for_numbers(tile, [&](int64_t i, int32_t, int64_t j) { difference[i] = largest[j] - g[i]; });
+      for_numbers(tile, [&](int64_t i, int32_t, auto j) { difference[i] = largest[j] - g[i]; });
       double tile_mean[kLanes], tile_away[kLanes];
       sum_products(tile.steps, p, g, difference, tile_mean, tile_away);
       sum_lanes(rows, tile_mean);
@@ -263,9 +260,9 @@ struct NStepRows {
       T* __restrict g = scratch.gradient.data() + tile.first;
       T average[kLanes];
       for (int64_t j = 0; j < kLanes; ++j) average[j] = static_cast<T>(mean[j]);
-      for_numbers(tile, [&](int64_t i, int32_t, int64_t j) { g[i] = p[i] * (g[i] - average[j]); });
-      where_met(StepOf(tile, likeliest),
-                [&](int64_t j, int64_t s) { g[s * kLanes + j] = p[s * kLanes + j] * static_cast<T>(away[j]); });
+      for_numbers(tile, [&](int64_t i, int32_t, auto j) { g[i] = p[i] * (g[i] - average[j]); });
+      where_met(tile, likeliest,
+                [&](int64_t j, int64_t i) { g[i] = p[i] * static_cast<T>(away[j]); });
     });
   }
 
@@ -296,7 +293,7 @@ void discrete_nstep(const DiscreteNStep& op) {
   const int64_t count = op.num_classes;
   const auto make = [&] { return NStepScratch<T>(count); };
   reduce_losses<T>(op.to, count, make, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, auto& scratch) {
-    for_rows(start, length, count, [&](const Rows& rows) {
+    for_single_rows(start, length, count, [&](const Rows& rows) {
       int64_t x[kLanes];
       uint8_t costs[kLanes];
       mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs);
@@ -313,7 +310,7 @@ void discrete_nstep(const DiscreteNStep& op) {
       for_tiles(rows, [&](const Tile& tile) {
         const T* __restrict gradient = scratch.gradient.data() + tile.first;
         T out[kBlock];
-        for_numbers(tile, [&](int64_t i, int32_t, int64_t j) {
+        for_numbers(tile, [&](int64_t i, int32_t, auto j) {
           const T by = gradient[i] * steps[j];
           out[i] = steps[j] > T(0) ? by : T(0);
         });

@@ -1,9 +1,21 @@
 // The factorised receiver of discrete data (math/discrete.h): the coordinates of a draw, in lanes.
 #pragma once
 
-#include "rows.h"
+#include "row_sums.h"
 
 namespace bfn {
+
+// The step at which each lane meets class x of its row, -1 where it does not.
+struct StepOf {
+  int32_t at[kLanes];
+
+  StepOf(const Tile& tile, const int64_t (&x)[kLanes]) {
+    const ClassAt k(tile, x);
+    for (int32_t j = 0; j < kLanes; ++j) {
+      at[j] = !tile.rows.across || k.at[j] < 0 ? k.at[j] : k.at[j] % kLanes == j ? k.at[j] / kLanes : -1;
+    }
+  }
+};
 
 // Writes the terms of the factorised receiver and adds their derivatives by p to the gradient. It is a function of its
 // own, so that the lanes become SIMD.
@@ -26,7 +38,7 @@ template <class T>
 bool has_far_terms(const Rows& rows, const int64_t (&x)[kLanes], const T* p) {
   bool any = false;
   for_tiles(rows, [&](const Tile& tile) {
-    where_met(StepOf(tile, x), [&](int64_t j, int64_t s) { any |= p[tile.first + s * kLanes + j] < kFarShare<T>; });
+    where_met(tile, x, [&](int64_t, int64_t i) { any |= p[tile.first + i] < kFarShare<T>; });
   });
   return any;
 }
@@ -42,10 +54,10 @@ class FarTerms {
            F&& logits)
       : rows(which) {
     const RowSums<T> all(rows, classes, scratch, logits);
-    const RowSums<T> others(rows, kNoClass, scratch, [&](const Tile& tile, T* without) {
+    const RowSums<T> others(rows, nullptr, scratch, [&](const Tile& tile, T* without) {
       T buffer[kBlock];
-      std::copy_n(logits(tile, buffer), tile.padded(), without);
-      where_met(StepOf(tile, modes), [&](int64_t j, int64_t s) { without[s * kLanes + j] = kMinusInfinity<T>; });
+      std::copy_n(logits(tile, buffer), tile.numbers(), without);
+      where_met(tile, modes, [&](int64_t, int64_t i) { without[i] = kMinusInfinity<T>; });
       return without;
     });
     for (int64_t j = 0; j < kLanes; ++j) {
@@ -65,12 +77,10 @@ class FarTerms {
       gradient[i] = 0;
       by_log += static_cast<double>(by) * term.derivative;
     };
-    where_met(StepOf(tile, x), [&](int64_t j, int64_t s) {
-      const int64_t i = s * kLanes + j;
+    where_met(tile, x, [&](int64_t j, int64_t i) {
       set(i, far_term(log_p[j], density_shift(true, r[j], eps[i])), by_log_p[j]);
     });
-    where_met(StepOf(tile, likeliest), [&](int64_t j, int64_t s) {
-      const int64_t i = s * kLanes + j;
+    where_met(tile, likeliest, [&](int64_t j, int64_t i) {
       set(i, far_term(log_rest[j], density_shift(false, r[j], eps[i])), by_log_rest[j]);
     });
   }
@@ -83,13 +93,13 @@ class FarTerms {
     int64_t t = 0;
     for_tiles(rows, [&](const Tile& tile) {
       const T *e = scratch.e.data() + tile.first, *scale = scratch.tiles[t++].scale;
-      const StepOf at_x(tile, x), at_likeliest(tile, likeliest);
-      for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
+      const ClassAt at_x(tile, x), at_likeliest(tile, likeliest);
+      for_numbers(tile, [&](int64_t i, int32_t k, auto j) {
         const T p_k = p[tile.first + i];
         T by = 0;
-        if (x[j] >= 0) by = static_cast<T>(by_log_p[j]) * ((s == at_x.at[j] ? T(1) : T(0)) - p_k);
+        if (x[j] >= 0) by = static_cast<T>(by_log_p[j]) * ((k == at_x.at[j] ? T(1) : T(0)) - p_k);
         if (likeliest[j] >= 0) {
-          by += static_cast<T>(by_log_rest[j]) * (s == at_likeliest.at[j] ? -p_k : e[i] * (scale[j] * inverse[j]));
+          by += static_cast<T>(by_log_rest[j]) * (k == at_likeliest.at[j] ? -p_k : e[i] * (scale[j] * inverse[j]));
         }
         gradient[tile.first + i] += by;
       });

@@ -1,9 +1,6 @@
-// Rows of classes, 16 lanes at a time. Where rows have few classes the lanes are rows, else they are classes of one
-// row; the loops over a tile, and over numbers per lane, are the same.
+// Rows of classes, up to 16 at a time, in lanes. Where rows have few classes, lane j is row j; else the lanes are
+// classes of a row, and the rows follow each other. The loops over a tile, and over numbers per row, are the same.
 #pragma once
-
-#include <limits>
-#include <vector>
 
 #include "../math/discrete.h"
 #include "bad_class.h"
@@ -11,35 +8,53 @@
 
 namespace bfn {
 
-constexpr int64_t kFewClasses = kBlock / kLanes;
+constexpr int64_t kFewClasses = 32;  // with more, turning rows into lanes costs more than the lanes that a row leaves
 
-// The rows that are worked on at a time: up to 16 of few classes, or one.
+// The rows that are worked on at a time.
 struct Rows {
   int64_t first, count, num_classes;
-
-  bool one() const { return num_classes > kFewClasses; }
+  bool across;  // whether lanes are classes of a row
 };
 
-// All classes of the rows, or those of one row from `first` on. A step is a class of each row, or 16 classes of one;
-// lane j of step s is at 16 s + j.
+inline int64_t whole_lanes(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
+
+// All classes of the rows, or those of one row from `first` on. A step is a class of each row, or 16 classes of one.
 struct Tile {
   Rows rows;
   int64_t first, classes, steps;
 
-  int64_t padded() const { return steps * kLanes; }
+  int64_t pitch() const { return steps * kLanes; }  // from one row to the next, where lanes are classes
+  int64_t numbers() const { return (rows.across ? rows.count : 1) * pitch(); }
+  int64_t at(int64_t j, int64_t k) const { return rows.across ? j * pitch() + k : k * kLanes + j; }
   int64_t start() const { return rows.first * rows.num_classes + first; }
 };
 
+// Calls f(rows) for all rows, as many at a time as fill a tile.
 template <class F>
 void for_rows(int64_t start, int64_t length, int64_t num_classes, F&& f) {
-  const int64_t most = num_classes > kFewClasses ? 1 : kLanes;
-  for (int64_t i = 0; i < length; i += most) f(Rows{start + i, std::min(most, length - i), num_classes});
+  const bool across = num_classes > kFewClasses;
+  const int64_t fit = across ? std::max<int64_t>(1, kBlock / whole_lanes(num_classes)) : kLanes;
+  const int64_t most = std::min(kLanes, fit);
+  for (int64_t i = 0; i < length; i += most) f(Rows{start + i, std::min(most, length - i), num_classes, across});
+}
+
+// Calls f(rows), where rows whose lanes are classes come one by one, so that a number of a row is in all lanes.
+template <class F>
+void for_single_rows(int64_t start, int64_t length, int64_t num_classes, F&& f) {
+  const bool across = num_classes > kBlock / kLanes;
+  const int64_t most = across ? 1 : kLanes;
+  for (int64_t i = 0; i < length; i += most) f(Rows{start + i, std::min(most, length - i), num_classes, across});
+}
+
+// The numbers that a row takes in a tile.
+inline int64_t row_width(int64_t num_classes) {
+  return num_classes > kFewClasses ? whole_lanes(num_classes) : num_classes;
 }
 
 // Calls f(rows, scratch) for all rows; make() gives each thread its scratch.
 template <class M, class F>
 void for_row_blocks(int64_t count, int64_t num_classes, M&& make, F&& f) {
-  for_blocks(count, num_classes, make, [&](int64_t start, int64_t length, auto& scratch) {
+  for_blocks(count, row_width(num_classes), make, [&](int64_t start, int64_t length, auto& scratch) {
     for_rows(start, length, num_classes, [&](const Rows& rows) { f(rows, scratch); });
   });
 }
@@ -51,45 +66,95 @@ void for_row_blocks(int64_t count, int64_t num_classes, F&& f) {
 
 template <class F>
 void for_tiles(const Rows& rows, F&& f) {
-  if (!rows.one()) return f(Tile{rows, 0, rows.num_classes, rows.num_classes});
+  if (!rows.across) return f(Tile{rows, 0, rows.num_classes, rows.num_classes});
   for (int64_t first = 0; first < rows.num_classes; first += kBlock) {
     const int64_t classes = std::min(kBlock, rows.num_classes - first);
-    f(Tile{rows, first, classes, (classes + kLanes - 1) / kLanes});
+    f(Tile{rows, first, classes, whole_lanes(classes) / kLanes});
   }
 }
 
-// Calls f(i, s, j) for each number i of a tile, which is at step s in lane j.
+// The row of a number whose row is that of the numbers around it, too.
+struct SameRow {
+  int64_t row;
+
+  operator int64_t() const { return row; }
+};
+
+// Calls f(i, k, j) for each number i of a tile, which is that of its class k in row j. The types of j differ, so that
+// there are two functions f, each called at one place: otherwise compilers would not inline them.
 template <class F>
-void for_numbers(const Tile& tile, F&& f) {
-  for (int64_t s = 0; s < tile.steps; ++s) {
-    for (int64_t j = 0; j < kLanes; ++j) f(s * kLanes + j, static_cast<int32_t>(s), j);
+[[gnu::always_inline]] inline void for_numbers(const Tile& tile, F&& f) {
+  if (tile.rows.across) {
+    for (int64_t j = 0; j < tile.rows.count; ++j) {
+      for (int64_t s = 0; s < tile.steps; ++s) {
+        for (int64_t k = s * kLanes; k < (s + 1) * kLanes; ++k) {
+          f(j * tile.pitch() + k, static_cast<int32_t>(k), SameRow{j});
+        }
+      }
+    }
+    return;
+  }
+  for (int64_t k = 0; k < tile.steps; ++k) {
+    for (int64_t j = 0; j < kLanes; ++j) f(k * kLanes + j, static_cast<int32_t>(k), j);
   }
 }
 
-// Fills the lanes behind the end of a row.
+// Fills the lanes behind the end of each row.
 template <class T>
 void pad_tile(const Tile& tile, T* numbers, T pad) {
-  if (tile.rows.one()) std::fill(numbers + tile.classes, numbers + tile.padded(), pad);
+  for (int64_t j = 0; tile.rows.across && j < tile.rows.count; ++j) {
+    std::fill(numbers + j * tile.pitch() + tile.classes, numbers + (j + 1) * tile.pitch(), pad);
+  }
 }
 
-// The numbers of a tile; `buffer` holds them where they cannot be read in place.
+// One round of the shuffle that turns 16 rows into lanes, two of which do it: the numbers of the four quarters take
+// turns. It is a function of its own, so that the numbers become SIMD.
+template <class T>
+[[gnu::noinline]] void take_turns(int64_t quarter, const T* __restrict from, T* __restrict to) {
+  for (int64_t i = 0; i < quarter; ++i) {
+    for (int64_t q = 0; q < 4; ++q) to[4 * i + q] = from[q * quarter + i];
+  }
+}
+
+// Undoes such a round.
+template <class T>
+[[gnu::noinline]] void take_turns_back(int64_t quarter, const T* __restrict from, T* __restrict to) {
+  for (int64_t i = 0; i < quarter; ++i) {
+    for (int64_t q = 0; q < 4; ++q) to[q * quarter + i] = from[4 * i + q];
+  }
+}
+
+// Turns 16 rows into lanes.
+template <class T>
+void rows_to_lanes(int64_t classes, const T* from, T* to) {
+  T halfway[kBlock];
+  take_turns(4 * classes, from, halfway);
+  take_turns(4 * classes, halfway, to);
+}
+
+// The numbers of a tile; `buffer` holds them where they cannot be read in place. Lanes beyond the last row repeat it.
 template <class T>
 const T* load_tile(const View& view, const Tile& tile, T* buffer, T pad, int64_t offset = 0) {
-  const Rows& rows = tile.rows;
-  const int64_t start = offset + tile.start();
-  if (rows.one()) {
-    const T* from = load(view, start, tile.classes, buffer);
-    if (tile.classes == tile.padded()) return from;
-    if (from != buffer) std::copy_n(from, tile.classes, buffer);
+  const int64_t start = offset + tile.start(), count = tile.rows.count, classes = tile.classes;
+  if (tile.rows.across) {
+    const T* from = load(view, start, count * classes, buffer);
+    if (classes == tile.pitch()) return from;
+    for (int64_t j = count - 1; j >= 0; --j) {  // from behind, since `from` may be the buffer
+      std::memmove(buffer + j * tile.pitch(), from + j * classes, classes * sizeof(T));
+    }
     pad_tile(tile, buffer, pad);
     return buffer;
   }
   T staging[kBlock];
-  const T* from = load(view, start, rows.count * tile.classes, staging);
-  for (int64_t j = 0; j < kLanes; ++j) {
-    const T* row = from + std::min(j, rows.count - 1) * tile.classes;
-    for (int64_t s = 0; s < tile.steps; ++s) buffer[s * kLanes + j] = row[s];
+  const T* from = load(view, start, count * classes, staging);
+  if (count < kLanes) {
+    if (from != staging) std::copy_n(from, count * classes, staging);
+    from = staging;
+    for (int64_t j = count; j < kLanes; ++j) {
+      std::copy_n(staging + (count - 1) * classes, classes, staging + j * classes);
+    }
   }
+  rows_to_lanes(classes, from, buffer);
   return buffer;
 }
 
@@ -100,49 +165,63 @@ Ahead<T> ahead_of(std::initializer_list<const View*> views, const Tile& tile) {
 
 template <class T>
 void store_tile(const View& view, const Tile& tile, const T* from) {
-  const Rows& rows = tile.rows;
-  const int64_t start = tile.start();
-  if (rows.one()) return store(view, start, tile.classes, from);
+  const int64_t start = tile.start(), count = tile.rows.count, classes = tile.classes;
+  if (tile.rows.across && classes == tile.pitch()) return store(view, start, count * classes, from);
   T staging[kBlock];
-  T* to = target(view, start, staging);
-  for (int64_t j = 0; j < rows.count; ++j) {
-    for (int64_t s = 0; s < tile.steps; ++s) to[j * tile.classes + s] = from[s * kLanes + j];
+  T* to = tile.rows.across || count == kLanes ? target(view, start, staging) : staging;
+  if (tile.rows.across) {
+    for (int64_t j = 0; j < count; ++j) std::copy_n(from + j * tile.pitch(), classes, to + j * classes);
+  } else {
+    T halfway[kBlock];
+    take_turns_back(4 * classes, from, halfway);
+    take_turns_back(4 * classes, halfway, to);
   }
-  store(view, start, rows.count * tile.classes, to);
+  store(view, start, count * classes, to);
 }
 
 // Where to write a tile: in place if that can be, else `buffer`, which `store_tile` then writes.
 template <class T>
 T* target_tile(const View& view, const Tile& tile, T* buffer) {
-  if (!tile.rows.one() || tile.classes != tile.padded()) return buffer;
+  if (!tile.rows.across || tile.classes != tile.pitch()) return buffer;
   return target(view, tile.start(), buffer);
 }
 
-// Numbers of rows, one for each lane.
+// Copies numbers of rows, one for each lane; lanes beyond the last row repeat it.
+template <class T>
+void copy_lanes(const Rows& rows, const T* from, T (&out)[kLanes]) {
+  if (rows.count == kLanes) {
+    std::copy_n(from, kLanes, out);
+  } else {
+    for (int64_t j = 0; j < kLanes; ++j) out[j] = from[std::min(j, rows.count - 1)];
+  }
+}
+
 template <class T>
 void load_lanes(const View& view, const Rows& rows, T (&out)[kLanes], T missing = T(0)) {
   T buffer[kLanes];
-  const T* from = load(view, rows.first, rows.count, buffer, missing);
-  for (int64_t j = 0; j < kLanes; ++j) out[j] = from[std::min(j, rows.count - 1)];
+  copy_lanes(rows, load(view, rows.first, rows.count, buffer, missing), out);
 }
 
 // Reads a mask that points to the first row, 1 where there is none; returns whether any of the rows costs something.
 inline bool mask_lanes(const Rows& rows, const uint8_t* mask, uint8_t (&costs)[kLanes]) {
-  for (int64_t j = 0; j < kLanes; ++j) costs[j] = mask ? mask[std::min(j, rows.count - 1)] : 1;
+  if (!mask) {
+    std::fill_n(costs, kLanes, uint8_t{1});
+    return true;
+  }
+  copy_lanes(rows, mask, costs);
   return std::any_of(costs, costs + kLanes, [](uint8_t cost) { return cost != 0; });
 }
-
-inline constexpr int64_t kNoClass[kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
 
 // Reads the rows' classes. A class is -1 where it is not wanted, or out of range, which `bad` remembers if given.
 inline void load_classes(const View& view, const Rows& rows, const uint8_t (&wanted)[kLanes], int64_t (&x)[kLanes],
                          BadClass* bad) {
   load_lanes(view, rows, x);
-  for (int64_t j = 0; j < kLanes; ++j) {
-    const bool valid = is_class(x[j], rows.num_classes);
-    if (wanted[j] && !valid && bad) bad->take(x[j]);
-    if (!wanted[j] || !valid) x[j] = -1;
+  int64_t any_bad = 0;
+  for (int64_t j = 0; j < kLanes; ++j) any_bad |= wanted[j] && !is_class(x[j], rows.num_classes) ? 1 : 0;
+  for (int64_t j = 0; any_bad && bad && j < kLanes; ++j) {
+    if (wanted[j] && !is_class(x[j], rows.num_classes)) bad->take(x[j]);
   }
+  for (int64_t j = 0; j < kLanes; ++j) x[j] = wanted[j] && is_class(x[j], rows.num_classes) ? x[j] : -1;
 }
 
 template <class T>
@@ -150,48 +229,40 @@ auto logits_of(const View& view) {
   return [&view](const Tile& tile, T* buffer) { return load_tile(view, tile, buffer, kMinusInfinity<T>); };
 }
 
-// The step at which each lane meets class x of its row, -1 where it does not.
-struct StepOf {
+// Where class x of each row is among the tile's classes, -1 where it is not.
+struct ClassAt {
   int32_t at[kLanes];
 
-  StepOf(const Tile& tile, const int64_t (&x)[kLanes]) {
+  ClassAt(const Tile& tile, const int64_t (&x)[kLanes]) {
     for (int64_t j = 0; j < kLanes; ++j) {
       const int64_t k = x[j] - tile.first;
-      const bool met = !tile.rows.one() || (k >= 0 && k < tile.classes && k % kLanes == j);
-      at[j] = static_cast<int32_t>(!met ? -1 : tile.rows.one() ? k / kLanes : k);
+      at[j] = x[j] >= tile.first && k < tile.classes ? static_cast<int32_t>(k) : -1;
     }
   }
 };
 
-// Calls f(j, s) for each lane j that meets class x, at step s.
+// Calls f(j, i) for each row j whose class x is number i of the tile. x may be null, where no class is wanted.
 template <class F>
-void where_met(const StepOf& x, F&& f) {
-  for (int64_t j = 0; j < kLanes; ++j) {
-    if (x.at[j] >= 0) f(j, x.at[j]);
+void where_met(const Tile& tile, const int64_t* x, F&& f) {
+  const int64_t count = !x ? 0 : tile.rows.across ? tile.rows.count : kLanes;
+  for (int64_t j = 0; j < count; ++j) {
+    const int64_t k = x[j] - tile.first;
+    if (x[j] >= tile.first && k < tile.classes) f(j, tile.at(j, k));
   }
 }
 
-// Sets a number that lane j has found: where the lanes are one row, all of them get it.
+// Sets a number that was found of row j, in lane j and in lanes that repeat it.
 template <class T>
 void set_lanes(const Rows& rows, int64_t j, T (&lanes)[kLanes], T value) {
-  if (rows.one()) {
-    std::fill_n(lanes, kLanes, value);
-  } else {
-    lanes[j] = value;
-  }
+  std::fill(lanes + j, j + 1 < rows.count ? lanes + j + 1 : lanes + kLanes, value);
 }
 
-// Where the lanes are one row, the sum over them goes to all of them.
+// Puts numbers together that are in lanes of one row: the sum goes to all of them.
 inline void sum_lanes(const Rows& rows, double (&lanes)[kLanes]) {
-  if (!rows.one()) return;
+  if (!rows.across) return;
   double sum = 0;
   for (const double value : lanes) sum += value;
   std::fill_n(lanes, kLanes, sum);
-}
-
-template <class T>
-void max_lanes(const Rows& rows, T (&lanes)[kLanes]) {
-  if (rows.one()) std::fill_n(lanes, kLanes, *std::max_element(lanes, lanes + kLanes));
 }
 
 // Normals of the classes of a tile.
@@ -199,10 +270,14 @@ template <class T>
 const T* normal_tile(const Noise& noise, const Tile& tile, T* buffer, uint32_t draw = 0, int64_t draw_stride = 0,
                      const Ahead<T>& ahead = {}) {
   if (noise.explicit_values) return load_tile(noise.explicit_values, tile, buffer, T(0), draw * draw_stride);
-  const int64_t per_row = (tile.rows.num_classes + 3) / 4;
+  const int64_t per_row = (tile.rows.num_classes + 3) / 4, count = tile.rows.count;
   const uint64_t group = static_cast<uint64_t>(tile.rows.first * per_row + tile.first / 4);
-  if (tile.rows.one()) {
-    fill_normals(buffer, (tile.classes + 3) / 4, key_of(noise), group, noise.stream, draw, ahead);
+  if (tile.rows.across) {
+    const int64_t groups = (tile.classes + 3) / 4, room = 4 * groups;
+    fill_normals(buffer, count * groups, key_of(noise), group, noise.stream, draw, ahead);
+    for (int64_t j = count - 1; j > 0 && room < tile.pitch(); --j) {
+      std::memmove(buffer + j * tile.pitch(), buffer + j * room, room * sizeof(T));
+    }
   } else {
     for_sets(per_row, [&](int64_t g, auto size) {
       T normals[4][size * kLanes];
@@ -225,192 +300,6 @@ void uniform_lanes(const Noise& noise, const Rows& rows, T (&out)[kLanes]) {
   for (int64_t j = 0; j < kLanes; ++j) {
     const int64_t row = rows.first + std::min(j, rows.count - 1);
     out[j] = static_cast<T>(unit(words[row % 4][row / 4 - first]));
-  }
-}
-
-// The largest number of each lane over the steps of a tile. There is at least one step: where g++ knows that, the lanes
-// become SIMD. Each such loop is a function of its own, since joined ones do not.
-template <class T>
-[[gnu::noinline]] void max_steps(int64_t steps, const T* __restrict z, T* __restrict top) {
-  if (steps < 1) return;
-  for (int64_t j = 0; j < kLanes; ++j) {
-    T most = std::numeric_limits<T>::lowest();  // not -inf, since -inf - -inf is NaN
-    for (int64_t s = 0; s < steps; ++s) most = z[s * kLanes + j] > most ? z[s * kLanes + j] : most;
-    top[j] = most;
-  }
-}
-
-// e = exp(z - top). Each step prefetches the logits that lie `ahead` numbers further, which are wanted next: the
-// hardware does not look beyond 4 KiB.
-template <bool kExact = true, class T>
-[[gnu::noinline]] void exp_steps(int64_t steps, const T* __restrict z, const T* __restrict top, T* __restrict e,
-                                 int64_t ahead = kBlock) {
-  for (int64_t s = 0; s < steps; ++s) {
-#if defined(__GNUC__)
-    __builtin_prefetch(z + s * kLanes + ahead);
-#endif
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const T logit = z[s * kLanes + j];
-      e[s * kLanes + j] = kExact ? exp_difference(logit, top[j]) : exp_term(logit - top[j]);
-    }
-  }
-}
-
-// Sums of e and, where they are wanted, of e^2: in double, so that the number of classes does not cost precision.
-template <bool kSquares, class T>
-[[gnu::noinline]] void sum_steps(int64_t steps, const T* __restrict e, double* __restrict sums,
-                                 double* __restrict squares = nullptr) {
-  if (steps < 1) return;
-  for (int64_t j = 0; j < kLanes; ++j) {
-    double sum = 0, square = 0;
-    for (int64_t s = 0; s < steps; ++s) {
-      const double value = e[s * kLanes + j];
-      sum += value;
-      if (kSquares) square += value * value;
-    }
-    sums[j] = sum;
-    if (kSquares) squares[j] = square;
-  }
-}
-
-// What the sums of a row are for. For a draw exp_term serves, since there the rounding of z - top does no harm.
-enum class Wanted { kDraw, kSums, kSquares };
-
-// A tile's e_k = exp(z_k - top), by the tile's own top, and their sums without the class x, whose e becomes 0.
-template <class T>
-struct TileSums {
-  T top[kLanes], scale[kLanes];  // e times `scale` is by the row's top
-  double rest[kLanes], square[kLanes];
-
-  template <Wanted wanted>
-  void take(const Tile& tile, const T* z, const StepOf& x, T* e) {
-    max_steps(tile.steps, z, top);
-    max_lanes(tile.rows, top);
-    exp_steps<wanted != Wanted::kDraw>(tile.steps, z, top, e);
-    where_met(x, [&](int64_t j, int64_t s) { e[s * kLanes + j] = 0; });
-    sum_steps<wanted == Wanted::kSquares>(tile.steps, e, rest, square);
-    sum_lanes(tile.rows, rest);
-    if (wanted == Wanted::kSquares) sum_lanes(tile.rows, square);
-  }
-};
-
-// Numbers that are kept between the sweeps over a row's tiles. With `keep_e` the e of all tiles are, too.
-template <class T>
-struct RowScratch {
-  bool keep_e;
-  std::vector<TileSums<T>> tiles;
-  std::vector<T> e;
-
-  explicit RowScratch(int64_t num_classes, bool keep_all_e = true)
-      : keep_e(keep_all_e),
-        tiles((num_classes + kBlock - 1) / kBlock),
-        e(keep_e ? tiles.size() * kBlock : static_cast<size_t>(kBlock)) {}
-
-  // Writes a view, whose numbers make(tile, e, scale, out) makes of those that are kept.
-  template <class F>
-  void store(const View& to, const Rows& rows, F&& make) const {
-    int64_t t = 0;
-    for_tiles(rows, [&](const Tile& tile) {
-      T out[kBlock];
-      make(tile, e.data() + tile.first, tiles[t++].scale, out);
-      store_tile(to, tile, out);
-    });
-  }
-};
-
-// Sums over whole rows, by lane, without the class x; with x = -1 over all classes.
-template <class T, Wanted wanted = Wanted::kSums>
-struct RowSums {
-  T top[kLanes], z_x[kLanes] = {}, e_x[kLanes];
-  double rest[kLanes] = {}, square[kLanes] = {};
-
-  // `logits(tile, buffer)` returns a tile's logits.
-  template <class F>
-  RowSums(const Rows& rows, const int64_t (&x)[kLanes], RowScratch<T>& scratch, F&& logits) {
-    int64_t count = 0;
-    for_tiles(rows, [&](const Tile& tile) {
-      T buffer[kBlock];
-      const T* z = logits(tile, buffer);
-      const StepOf step(tile, x);
-      scratch.tiles[count++].template take<wanted>(tile, z, step, scratch.e.data() + (scratch.keep_e ? tile.first : 0));
-      where_met(step, [&](int64_t j, int64_t s) { set_lanes(rows, j, z_x, z[s * kLanes + j]); });
-    });
-    std::copy_n(scratch.tiles[0].top, kLanes, top);
-    for (int64_t t = 1; t < count; ++t) {
-      for (int64_t j = 0; j < kLanes; ++j) top[j] = std::max(top[j], scratch.tiles[t].top[j]);
-    }
-    for (int64_t t = 0; t < count; ++t) {
-      TileSums<T>& tile = scratch.tiles[t];
-      for (int64_t j = 0; j < kLanes; ++j) {
-        tile.scale[j] = exp_difference(tile.top[j], top[j]);
-        rest[j] += tile.scale[j] * tile.rest[j];
-        if (wanted == Wanted::kSquares)
-          square[j] += static_cast<double>(tile.scale[j]) * tile.scale[j] * tile.square[j];
-      }
-    }
-    for (int64_t j = 0; j < kLanes; ++j) e_x[j] = x[j] < 0 ? T(0) : exp_difference(z_x[j], top[j]);
-  }
-  double total(int64_t j) const { return e_x[j] + rest[j]; }
-  RowStats<T> stats(int64_t j, double spread) const { return row_stats(top[j], e_x[j], rest[j], square[j], spread); }
-
-  // Sums of e (1 - e). Where little stands beside an e of 1, the difference of the sums has lost it: then the row is
-  // summed once more.
-  template <class F>
-  void spreads(const Rows& rows, const int64_t (&x)[kLanes], F&& logits, double (&spread)[kLanes]) const {
-    constexpr double kLost = std::numeric_limits<double>::epsilon() / std::numeric_limits<T>::epsilon();
-    int32_t lost[kLanes], any = 0;
-    for (int64_t j = 0; j < kLanes; ++j) {
-      spread[j] = rest[j] - square[j];
-      lost[j] = rest[j] >= 1 && rest[j] < 1 + kLost;
-      any |= lost[j];
-    }
-    if (!any) return;
-    double sums[kLanes] = {};
-    for_tiles(rows, [&](const Tile& tile) {
-      T buffer[kBlock], e[kBlock];
-      exp_steps(tile.steps, logits(tile, buffer), top, e);
-      where_met(StepOf(tile, x), [&](int64_t j, int64_t s) { e[s * kLanes + j] = 0; });
-      for_numbers(tile, [&](int64_t i, int32_t, int64_t j) { sums[j] += static_cast<double>(e[i]) * (1 - e[i]); });
-    });
-    sum_lanes(rows, sums);
-    for (int64_t j = 0; j < kLanes; ++j) spread[j] = lost[j] ? sums[j] : spread[j];
-  }
-};
-
-// The first class of each row with the largest number; -1 where p is NaN, as it is where numbers are NaN or infinite,
-// or all of them -inf.
-template <class T, class F>
-void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
-  T top[kLanes];
-  int32_t poisoned[kLanes] = {};
-  std::fill_n(mode, kLanes, 0);
-  std::fill_n(top, kLanes, kMinusInfinity<T>);
-  for_tiles(rows, [&](const Tile& tile) {
-    T buffer[kBlock];
-    const T* z = logits(tile, buffer);
-    int32_t step[kLanes] = {};
-    T most[kLanes];
-    std::fill_n(most, kLanes, kMinusInfinity<T>);
-    for_numbers(tile, [&](int64_t i, int32_t s, int64_t j) {
-      step[j] = z[i] > most[j] ? s : step[j];
-      most[j] = z[i] > most[j] ? z[i] : most[j];
-      poisoned[j] |= z[i] != z[i] ? 1 : 0;
-    });
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const int64_t to = rows.one() ? 0 : j, k = rows.one() ? tile.first + step[j] * kLanes + j : step[j];
-      if (most[j] > top[to] || (most[j] == top[to] && k < mode[to])) {
-        top[to] = most[j];
-        mode[to] = k;
-      }
-    }
-  });
-  if (rows.one()) {
-    std::fill_n(poisoned, kLanes, std::any_of(poisoned, poisoned + kLanes, [](int32_t nan) { return nan != 0; }));
-    std::fill_n(mode, kLanes, mode[0]);
-    std::fill_n(top, kLanes, top[0]);
-  }
-  for (int64_t j = 0; j < kLanes; ++j) {
-    if (poisoned[j] || !(top[j] - top[j] == T(0))) mode[j] = -1;
   }
 }
 

@@ -1,0 +1,274 @@
+// What is summed over the classes of rows: exponentials by the row's largest logit; and the class that has it.
+#pragma once
+
+#include <limits>
+#include <vector>
+
+#include "rows.h"
+
+namespace bfn {
+
+// The largest number of each lane over the steps of each set of lanes. There is at least one step: where g++ knows
+// that, the lanes become SIMD. Each such loop is a function of its own, since joined ones do not.
+template <class T>
+[[gnu::noinline]] void max_steps(int64_t sets, int64_t steps, const T* __restrict z, T* __restrict top) {
+  if (steps < 1) return;
+  for (int64_t set = 0; set < sets; ++set) {
+    for (int64_t j = 0; j < kLanes; ++j) {
+      T most = std::numeric_limits<T>::lowest();  // not -inf, since -inf - -inf is NaN
+      for (int64_t s = 0; s < steps; ++s) {
+        const T number = z[(set * steps + s) * kLanes + j];
+        most = number > most ? number : most;
+      }
+      top[set * kLanes + j] = most;
+    }
+  }
+}
+
+// Sums of e and, where they are wanted, of e^2: in double, so that the number of classes does not cost precision.
+template <bool kSquares, class T>
+[[gnu::noinline]] void sum_steps(int64_t sets, int64_t steps, const T* __restrict e, double* __restrict sums,
+                                 double* __restrict squares = nullptr) {
+  if (steps < 1) return;
+  for (int64_t set = 0; set < sets; ++set) {
+    for (int64_t j = 0; j < kLanes; ++j) {
+      double sum = 0, square = 0;
+      for (int64_t s = 0; s < steps; ++s) {
+        const double value = e[(set * steps + s) * kLanes + j];
+        sum += value;
+        if (kSquares) square += value * value;
+      }
+      sums[set * kLanes + j] = sum;
+      if (kSquares) squares[set * kLanes + j] = square;
+    }
+  }
+}
+
+// Joins the lanes of rows, one row after the other, to a number for each row: join(steps, numbers, out) does so with
+// the rows in lanes.
+template <class T, class F>
+void join_lanes(const Rows& rows, const T* lanes, T (&out)[kLanes], F&& join) {
+  T turned[kLanes * kLanes], joined[kLanes];
+  if (rows.count == 1) {
+    for (int64_t j = 0; j < kLanes; ++j) std::fill_n(turned + j * kLanes, kLanes, lanes[j]);
+  } else {
+    rows_to_lanes(kLanes, lanes, turned);
+  }
+  join(kLanes, turned, joined);
+  copy_lanes(rows, joined, out);
+}
+
+// The largest number of each row of a tile.
+template <class T>
+void max_tile(const Tile& tile, const T* z, T (&top)[kLanes]) {
+  if (!tile.rows.across) return max_steps(1, tile.steps, z, top);
+  T lanes[kLanes * kLanes];
+  max_steps(tile.rows.count, tile.steps, z, lanes);
+  join_lanes(tile.rows, lanes, top, [](int64_t steps, const T* from, T* to) { max_steps(1, steps, from, to); });
+}
+
+template <bool kSquares, class T>
+void sum_tile(const Tile& tile, const T* e, double (&sums)[kLanes], double (&squares)[kLanes]) {
+  if (!tile.rows.across) return sum_steps<kSquares>(1, tile.steps, e, sums, squares);
+  double sum[kLanes * kLanes], square[kLanes * kLanes];
+  sum_steps<kSquares>(tile.rows.count, tile.steps, e, sum, square);
+  const auto plus = [](int64_t steps, const double* from, double* to) { sum_steps<false>(1, steps, from, to); };
+  join_lanes(tile.rows, sum, sums, plus);
+  if (kSquares) join_lanes(tile.rows, square, squares, plus);
+}
+
+template <bool kExact, class T>
+T exp_of(T logit, T top) {
+  return kExact ? exp_difference(logit, top) : exp_term(logit - top);
+}
+
+// e = exp(z - top). Each step prefetches the logits that lie `ahead` numbers further, which are wanted next: the
+// hardware does not look beyond 4 KiB.
+template <bool kExact, class T>
+[[gnu::noinline]] void exp_steps(int64_t steps, const T* __restrict z, const T* __restrict top, T* __restrict e,
+                                 int64_t ahead) {
+  for (int64_t s = 0; s < steps; ++s) {
+#if defined(__GNUC__)
+    __builtin_prefetch(z + s * kLanes + ahead);
+#endif
+    for (int64_t j = 0; j < kLanes; ++j) e[s * kLanes + j] = exp_of<kExact>(z[s * kLanes + j], top[j]);
+  }
+}
+
+// The same where the lanes are classes: each row, `pitch` numbers, has one top.
+template <bool kExact, class T>
+[[gnu::noinline]] void exp_rows(int64_t count, int64_t pitch, const T* __restrict z, const T* __restrict top,
+                                T* __restrict e, int64_t ahead) {
+  for (int64_t j = 0; j < count; ++j) {
+    const T most = top[j];
+    for (int64_t i = j * pitch; i < (j + 1) * pitch; i += kLanes) {
+#if defined(__GNUC__)
+      __builtin_prefetch(z + i + ahead);
+#endif
+      for (int64_t lane = 0; lane < kLanes; ++lane) e[i + lane] = exp_of<kExact>(z[i + lane], most);
+    }
+  }
+}
+
+template <bool kExact = true, class T>
+void exp_tile(const Tile& tile, const T* z, const T (&top)[kLanes], T* e, int64_t ahead = kBlock) {
+  if (tile.rows.across) {
+    exp_rows<kExact>(tile.rows.count, tile.pitch(), z, top, e, ahead);
+  } else {
+    exp_steps<kExact>(tile.steps, z, top, e, ahead);
+  }
+}
+
+// out = e by, the factor of each row.
+template <class T>
+[[gnu::noinline]] void scale_tile(const Tile& tile, const T* __restrict e, const T* __restrict by, T* __restrict out) {
+  for_numbers(tile, [&](int64_t i, int32_t, auto j) { out[i] = e[i] * by[j]; });
+}
+
+// What the sums of a row are for. For a draw exp_term serves, since there the rounding of z - top does no harm.
+enum class Wanted { kDraw, kSums, kSquares };
+
+// A tile's e_k = exp(z_k - top), by the tile's own top, and their sums without the class x, whose e becomes 0.
+template <class T>
+struct TileSums {
+  T top[kLanes], scale[kLanes];  // e times `scale` is by the row's top
+  double rest[kLanes], square[kLanes];
+
+  template <Wanted wanted>
+  void take(const Tile& tile, const T* z, const int64_t* x, T* e) {
+    max_tile(tile, z, top);
+    exp_tile<wanted != Wanted::kDraw>(tile, z, top, e);
+    where_met(tile, x, [&](int64_t, int64_t i) { e[i] = 0; });
+    sum_tile<wanted == Wanted::kSquares>(tile, e, rest, square);
+  }
+};
+
+// Numbers that are kept between the sweeps over a row's tiles. With `keep_e` the e of all tiles are, too.
+template <class T>
+struct RowScratch {
+  bool keep_e;
+  std::vector<TileSums<T>> tiles;
+  std::vector<T> e;
+
+  explicit RowScratch(int64_t num_classes, bool keep_all_e = true)
+      : keep_e(keep_all_e),
+        tiles((num_classes + kBlock - 1) / kBlock),
+        e(keep_e ? tiles.size() * kBlock : static_cast<size_t>(kBlock)) {}
+
+  // Writes a view, whose numbers make(tile, e, scale, out) makes of those that are kept.
+  template <class F>
+  void store(const View& to, const Rows& rows, F&& make) const {
+    int64_t t = 0;
+    for_tiles(rows, [&](const Tile& tile) {
+      T buffer[kBlock];
+      T* out = target_tile(to, tile, buffer);
+      make(tile, e.data() + tile.first, tiles[t++].scale, out);
+      store_tile(to, tile, out);
+    });
+  }
+};
+
+// Sums over whole rows without the class x; with x = -1, or none, over all classes.
+template <class T, Wanted wanted = Wanted::kSums>
+struct RowSums {
+  T top[kLanes], z_x[kLanes] = {}, e_x[kLanes] = {};
+  double rest[kLanes], square[kLanes];
+
+  // `logits(tile, buffer)` returns a tile's logits.
+  template <class F>
+  RowSums(const Rows& rows, const int64_t* x, RowScratch<T>& scratch, F&& logits) {
+    int64_t count = 0;
+    for_tiles(rows, [&](const Tile& tile) {
+      T buffer[kBlock];
+      const T* z = logits(tile, buffer);
+      scratch.tiles[count++].template take<wanted>(tile, z, x, scratch.e.data() + (scratch.keep_e ? tile.first : 0));
+      where_met(tile, x, [&](int64_t j, int64_t i) { set_lanes(rows, j, z_x, z[i]); });
+    });
+    join(scratch.tiles.data(), count);
+    for (int64_t j = 0; x && j < kLanes; ++j) e_x[j] = x[j] < 0 ? T(0) : exp_difference(z_x[j], top[j]);
+  }
+  double total(int64_t j) const { return e_x[j] + rest[j]; }
+  RowStats<T> stats(int64_t j, double spread) const { return row_stats(top[j], e_x[j], rest[j], square[j], spread); }
+
+  // Sums of e (1 - e). Where little stands beside an e of 1, the difference of the sums has lost it: then the row is
+  // summed once more.
+  template <class F>
+  void spreads(const Rows& rows, const int64_t* x, F&& logits, double (&spread)[kLanes]) const {
+    constexpr double kLost = std::numeric_limits<double>::epsilon() / std::numeric_limits<T>::epsilon();
+    int32_t lost[kLanes], any = 0;
+    for (int64_t j = 0; j < kLanes; ++j) {
+      spread[j] = rest[j] - square[j];
+      lost[j] = rest[j] >= 1 && rest[j] < 1 + kLost;
+      any |= lost[j];
+    }
+    if (!any) return;
+    double sums[kLanes] = {};
+    for_tiles(rows, [&](const Tile& tile) {
+      T buffer[kBlock], e[kBlock];
+      exp_tile(tile, logits(tile, buffer), top, e);
+      where_met(tile, x, [&](int64_t, int64_t i) { e[i] = 0; });
+      for_numbers(tile, [&](int64_t i, int32_t, auto j) { sums[j] += static_cast<double>(e[i]) * (1 - e[i]); });
+    });
+    for (int64_t j = 0; j < kLanes; ++j) spread[j] = lost[j] ? sums[std::min(j, rows.count - 1)] : spread[j];
+  }
+
+ private:
+  void join(TileSums<T>* tiles, int64_t count) {
+    std::copy_n(tiles[0].top, kLanes, top);
+    for (int64_t t = 1; t < count; ++t) {
+      for (int64_t j = 0; j < kLanes; ++j) top[j] = std::max(top[j], tiles[t].top[j]);
+    }
+    for (int64_t t = 0; t < count; ++t) {
+      for (int64_t j = 0; j < kLanes; ++j) {
+        const T scale = count == 1 ? T(1) : exp_difference(tiles[t].top[j], top[j]);
+        tiles[t].scale[j] = scale;
+        rest[j] = (t == 0 ? 0 : rest[j]) + scale * tiles[t].rest[j];
+        if (wanted == Wanted::kSquares) {
+          square[j] = (t == 0 ? 0 : square[j]) + static_cast<double>(scale) * scale * tiles[t].square[j];
+        }
+      }
+    }
+  }
+};
+
+// The first class of each row with the largest number; -1 where p is NaN, as it is where numbers are NaN or infinite,
+// or all of them -inf.
+template <class T, class F>
+void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
+  T top[kLanes];
+  int32_t poisoned[kLanes] = {};
+  std::fill_n(mode, kLanes, 0);
+  std::fill_n(top, kLanes, kMinusInfinity<T>);
+  for_tiles(rows, [&](const Tile& tile) {
+    T buffer[kBlock];
+    const T* numbers = logits(tile, buffer);
+    for (int64_t row = 0; row < (rows.across ? rows.count : 1); ++row) {
+      const T* z = numbers + row * tile.pitch();
+      int32_t step[kLanes] = {}, nan[kLanes] = {};
+      T most[kLanes];
+      std::fill_n(most, kLanes, kMinusInfinity<T>);
+      for (int32_t s = 0; s < tile.steps; ++s) {
+        for (int64_t j = 0; j < kLanes; ++j) {
+          const T number = z[s * kLanes + j];
+          step[j] = number > most[j] ? s : step[j];
+          most[j] = number > most[j] ? number : most[j];
+          nan[j] |= number != number ? 1 : 0;
+        }
+      }
+      for (int64_t j = 0; j < kLanes; ++j) {
+        const int64_t to = rows.across ? row : j, k = rows.across ? tile.first + step[j] * kLanes + j : step[j];
+        poisoned[to] |= nan[j];
+        if (most[j] > top[to] || (most[j] == top[to] && k < mode[to])) {
+          top[to] = most[j];
+          mode[to] = k;
+        }
+      }
+    }
+  });
+  for (int64_t j = 0; j < kLanes; ++j) {
+    const int64_t from = std::min(j, rows.count - 1);
+    mode[j] = poisoned[from] || !(top[from] - top[from] == T(0)) ? -1 : mode[from];
+  }
+}
+
+}  // namespace bfn
