@@ -145,9 +145,9 @@ def _point(distance, places, normal, K: tl.constexpr):
     leading, rest, base, x_to_base, unit, q_unit = places
     std, uniform = normal
     whole, width = tl.floor(distance), 2.0 * unit
-    leading -= 2.0 * (distance - whole)
+    beyond = 2.0 * (distance - whole) - rest
     edge = 2.0 * (base + whole) - K
-    left, right = (edge - leading - rest) * unit, (edge + 2.0 - leading - rest) * unit
+    left, right = (edge - leading + beyond) * unit, (edge + 2.0 - leading + beyond) * unit
     z = 0.5 * (left + right)
     log_p, by_mean, by_std = log_inner_bin(left, right, z, width, log(width), std)
     log_p = tl.where(uniform, -log(log_p * 0.0 + K), log_p)

@@ -143,9 +143,9 @@ struct NStepNormal {
   // number of bins, since a small std magnifies any rounding of theirs.
   BFN_HD WithGradient<T> inner_bin(T base, T distance) const {
     const Origin<T> from = origin_of(mean, bins);
-    const T whole = floor(distance), leading = from.leading - 2 * (distance - whole);
+    const T whole = floor(distance), beyond = 2 * (distance - whole) - from.rest;
     const T edge = 2 * (base + whole) - bins.real_count();
-    const T left = ((edge - leading) - from.rest) * unit, right = ((edge + 2 - leading) - from.rest) * unit;
+    const T left = ((edge - from.leading) + beyond) * unit, right = ((edge + 2 - from.leading) + beyond) * unit;
     return log_inner_bin(left, right, T(0.5) * (left + right), 2 * unit, log_width, std);
   }
   BFN_HD NStepPlace<T> place(T base, T distance) const {
