@@ -54,6 +54,7 @@ class Operator:
     backward: a function `(library, grad, forward)` that returns the gradients of the leading arguments, where `grad` is
     the gradient of the first result. Without it, asking for a gradient is an error.
     in_place: whether there is a variant `<name>_out` that writes its result into a last argument `out`.
+    library: the name of the one library that has it, if the others do without it.
     """
 
     schema: str
@@ -61,6 +62,7 @@ class Operator:
     saved: str = ""
     backward: Callable | None = None
     in_place: bool = False
+    library: str = ""
 
     @property
     def name(self) -> str:
@@ -88,7 +90,8 @@ class Library:
         namespace = SimpleNamespace()
         setattr(self, family, namespace)
         for operator in operators:
-            setattr(namespace, operator.name, self._declare(family, operator))
+            if operator.library in ("", self.name):
+                setattr(namespace, operator.name, self._declare(family, operator))
 
     def _define(self, family: str, schema: str) -> OpOverload:
         name = schema.split("(")[0]

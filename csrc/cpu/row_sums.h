@@ -125,20 +125,25 @@ template <class T>
   for_numbers(tile, [&](int64_t i, int32_t, auto j) { out[i] = e[i] * by[j]; });
 }
 
-// What the sums of a row are for. For a draw exp_term serves, since there the rounding of z - top does no harm.
-enum class Wanted { kDraw, kSums, kSquares };
+// What the sums of a row are for. Where the rounding of z - top does no harm, exp_term serves: for a draw, and for
+// numbers that were rounded themselves just before.
+enum class Wanted { kRounded, kSums, kSquares };
 
-// A tile's e_k = exp(z_k - top), by the tile's own top, and their sums without the class x, whose e becomes 0.
+// A tile's e_k = exp(z_k - top), by the tile's own top, and their sums without the class x, whose e becomes 0 and whose
+// logit is kept.
 template <class T>
 struct TileSums {
   T top[kLanes], scale[kLanes];  // e times `scale` is by the row's top
   double rest[kLanes], square[kLanes];
 
   template <Wanted wanted>
-  void take(const Tile& tile, const T* z, const int64_t* x, T* e) {
+  void take(const Tile& tile, const T* z, const int64_t* x, T* e, T (&z_x)[kLanes]) {
     max_tile(tile, z, top);
-    exp_tile<wanted != Wanted::kDraw>(tile, z, top, e);
-    where_met(tile, x, [&](int64_t, int64_t i) { e[i] = 0; });
+    exp_tile<wanted != Wanted::kRounded>(tile, z, top, e);
+    where_met(tile, x, [&](int64_t j, int64_t i) {
+      set_lanes(tile.rows, j, z_x, z[i]);
+      e[i] = 0;
+    });
     sum_tile<wanted == Wanted::kSquares>(tile, e, rest, square);
   }
 };
@@ -181,8 +186,8 @@ struct RowSums {
     for_tiles(rows, [&](const Tile& tile) {
       T buffer[kBlock];
       const T* z = logits(tile, buffer);
-      scratch.tiles[count++].template take<wanted>(tile, z, x, scratch.e.data() + (scratch.keep_e ? tile.first : 0));
-      where_met(tile, x, [&](int64_t j, int64_t i) { set_lanes(rows, j, z_x, z[i]); });
+      T* e = scratch.e.data() + (scratch.keep_e ? tile.first : 0);
+      scratch.tiles[count++].template take<wanted>(tile, z, x, e, z_x);
     });
     join(scratch.tiles.data(), count);
     for (int64_t j = 0; x && j < kLanes; ++j) e_x[j] = x[j] < 0 ? T(0) : exp_difference(z_x[j], top[j]);
@@ -201,7 +206,7 @@ struct RowSums {
       lost[j] = rest[j] >= 1 && rest[j] < 1 + kLost;
       any |= lost[j];
     }
-    if (!any) return;
+    if (!any || rows.num_classes == 2) return;  // a single e (1 - e) is a difference that has lost nothing
     double sums[kLanes] = {};
     for_tiles(rows, [&](const Tile& tile) {
       T buffer[kBlock], e[kBlock];
@@ -215,17 +220,21 @@ struct RowSums {
  private:
   void join(TileSums<T>* tiles, int64_t count) {
     std::copy_n(tiles[0].top, kLanes, top);
+    std::copy_n(tiles[0].rest, kLanes, rest);
+    if (wanted == Wanted::kSquares) std::copy_n(tiles[0].square, kLanes, square);
+    std::fill_n(tiles[0].scale, kLanes, T(1));
+    if (count == 1) return;
     for (int64_t t = 1; t < count; ++t) {
       for (int64_t j = 0; j < kLanes; ++j) top[j] = std::max(top[j], tiles[t].top[j]);
     }
+    std::fill_n(rest, kLanes, 0.0);
+    std::fill_n(square, kLanes, 0.0);
     for (int64_t t = 0; t < count; ++t) {
       for (int64_t j = 0; j < kLanes; ++j) {
-        const T scale = count == 1 ? T(1) : exp_difference(tiles[t].top[j], top[j]);
+        const T scale = exp_difference(tiles[t].top[j], top[j]);
         tiles[t].scale[j] = scale;
-        rest[j] = (t == 0 ? 0 : rest[j]) + scale * tiles[t].rest[j];
-        if (wanted == Wanted::kSquares) {
-          square[j] = (t == 0 ? 0 : square[j]) + static_cast<double>(scale) * scale * tiles[t].square[j];
-        }
+        rest[j] += scale * tiles[t].rest[j];
+        if (wanted == Wanted::kSquares) square[j] += static_cast<double>(scale) * scale * tiles[t].square[j];
       }
     }
   }
