@@ -44,17 +44,21 @@ template <bool kSquares, class T>
   }
 }
 
-// Joins the lanes of rows, one row after the other, to a number for each row: join(steps, numbers, out) does so with
-// the rows in lanes.
+// Joins the lanes of each row by f; the rows follow each other.
 template <class T, class F>
-void join_lanes(const Rows& rows, const T* lanes, T (&out)[kLanes], F&& join) {
-  T turned[kLanes * kLanes], joined[kLanes];
+void join_lanes(const Rows& rows, const T* lanes, T (&out)[kLanes], F&& f) {
   if (rows.count == 1) {
-    for (int64_t j = 0; j < kLanes; ++j) std::fill_n(turned + j * kLanes, kLanes, lanes[j]);
-  } else {
-    rows_to_lanes(kLanes, lanes, turned);
+    T joined = lanes[0];
+    for (int64_t j = 1; j < kLanes; ++j) joined = f(joined, lanes[j]);
+    std::fill_n(out, kLanes, joined);
+    return;
   }
-  join(kLanes, turned, joined);
+  T turned[kLanes * kLanes], joined[kLanes];
+  rows_to_lanes(kLanes, lanes, turned);
+  std::copy_n(turned, kLanes, joined);
+  for (int64_t s = 1; s < kLanes; ++s) {
+    for (int64_t j = 0; j < kLanes; ++j) joined[j] = f(joined[j], turned[s * kLanes + j]);
+  }
   copy_lanes(rows, joined, out);
 }
 
@@ -64,7 +68,7 @@ void max_tile(const Tile& tile, const T* z, T (&top)[kLanes]) {
   if (!tile.rows.across) return max_steps(1, tile.steps, z, top);
   T lanes[kLanes * kLanes];
   max_steps(tile.rows.count, tile.steps, z, lanes);
-  join_lanes(tile.rows, lanes, top, [](int64_t steps, const T* from, T* to) { max_steps(1, steps, from, to); });
+  join_lanes(tile.rows, lanes, top, [](T a, T b) { return b > a ? b : a; });
 }
 
 template <bool kSquares, class T>
@@ -72,7 +76,7 @@ void sum_tile(const Tile& tile, const T* e, double (&sums)[kLanes], double (&squ
   if (!tile.rows.across) return sum_steps<kSquares>(1, tile.steps, e, sums, squares);
   double sum[kLanes * kLanes], square[kLanes * kLanes];
   sum_steps<kSquares>(tile.rows.count, tile.steps, e, sum, square);
-  const auto plus = [](int64_t steps, const double* from, double* to) { sum_steps<false>(1, steps, from, to); };
+  const auto plus = [](double a, double b) { return a + b; };
   join_lanes(tile.rows, sum, sums, plus);
   if (kSquares) join_lanes(tile.rows, square, squares, plus);
 }
