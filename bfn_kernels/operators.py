@@ -55,6 +55,7 @@ class Operator:
     the gradient of the first result. Without it, asking for a gradient is an error.
     in_place: whether there is a variant `<name>_out` that writes its result into a last argument `out`.
     beside: the name of a tensor that this variant writes too, if it is passed as an argument behind `out`.
+    library: the name of the one library that has it, if the others do without it.
     """
 
     schema: str
@@ -63,6 +64,7 @@ class Operator:
     backward: Callable | None = None
     in_place: bool = False
     beside: str = ""
+    library: str = ""
 
     @property
     def name(self) -> str:
@@ -91,7 +93,8 @@ class Library:
         namespace = SimpleNamespace()
         setattr(self, family, namespace)
         for operator in operators:
-            setattr(namespace, operator.name, self._declare(family, operator))
+            if operator.library in ("", self.name):
+                setattr(namespace, operator.name, self._declare(family, operator))
 
     def _define(self, family: str, schema: str) -> OpOverload:
         name = schema.split("(")[0]

@@ -9,13 +9,16 @@ Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a 
 a class out of range is an IndexError on the CPU, and NaN for its variable elsewhere.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
 from bfn_kernels.arguments import drawn_seed, expectation, known_values, step_time
 from bfn_kernels.discrete import reference
-from bfn_kernels.discrete.operators import CHOICES, MEAN, OPERATORS, RECEIVERS
+from bfn_kernels.discrete.operators import CHOICES, MEAN, OPERATORS, RECEIVERS, SHORT_ROW
 from bfn_kernels.operators import needs
 from bfn_kernels.outputs import check_out, check_theta_out
 from bfn_kernels.reduction import hide
@@ -201,6 +204,9 @@ def continuous_time_loss(
     schedule = discrete_schedule(beta_1, schedule)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
     (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=logits.shape[-1] / 2)
+    at_once = _loss_with_gradient(library, logits)
+    if at_once is not None:
+        return at_once(x, logits, weight, mask, how)
     return library.discrete.continuous_time_loss(x, logits, weight, mask, how)
 
 
@@ -268,7 +274,11 @@ def reconstruction_loss(
     tensor(0.6931)
     """
     x, mask, how = _check_loss(x, logits, mask, reduction)
-    return backends.library(backend, x.device).discrete.reconstruction_loss(x, logits, mask, how)
+    library = backends.library(backend, x.device)
+    at_once = _loss_with_gradient(library, logits)
+    if at_once is not None:
+        return at_once(x, logits, None, mask, how)
+    return library.discrete.reconstruction_loss(x, logits, mask, how)
 
 
 def _message_types(dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]:
@@ -277,6 +287,12 @@ def _message_types(dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]
     if dtype not in checks.FLOATS:
         raise TypeError(f"dtype must be one of {list(checks.FLOATS)}, got {dtype}")
     return dtype, torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _loss_with_gradient(library: Any, logits: Tensor) -> Callable | None:
+    """The operator that makes the gradient of a loss in the forward pass, if there is one for these logits."""
+    short = logits.is_cpu and logits.shape[-1] <= SHORT_ROW
+    return getattr(library.discrete, "loss_with_gradient", None) if short else None
 
 
 def _check_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str) -> tuple[Tensor, Tensor | None, int]:

@@ -15,6 +15,7 @@ SAMPLE, MODE, MEAN = range(3)
 RECEIVERS = ("joint", "factorised")
 JOINT, FACTORISED = range(2)
 
+SHORT_ROW = 128  # up to so many classes a CPU makes the gradient of a loss in the forward pass, which has them in cache
 ROW_STATS = 4  # how many numbers of each row a loss saves for its backward pass
 _LOSS = "Tensor? mask, int reduction, bool need_logits) -> (Tensor loss, Tensor scale, Tensor"
 
@@ -43,13 +44,13 @@ def _reconstruction_loss_backward(library: Library, grad: Tensor, forward: Forwa
     return None, library.discrete.loss_backward(grad, scale, x, logits, None, mask, stats)
 
 
-def _discrete_time_loss_fake(x, logits, *others):
+def _loss_with_gradient_fake(x, logits, *others):
     *_, reduction, need_logits = others
     dtype = compute_dtype(logits)
     return *loss_fakes(x, reduction, dtype), gradient_fake(logits, need_logits, dtype)
 
 
-def _discrete_time_loss_backward(library: Library, grad: Tensor, forward: Forward):
+def _loss_with_gradient_backward(library: Library, grad: Tensor, forward: Forward):
     scale, *gradients = forward.saved
     return None, *times_saved(library, grad, scale, gradients, forward, first=1)
 
@@ -95,6 +96,14 @@ OPERATORS = [
         backward=_reconstruction_loss_backward,
     ),
     Operator(
+        # the L∞ of short rows on a CPU or, without a weight, the reconstruction loss
+        f"loss_with_gradient(Tensor x, Tensor logits, Tensor? weight, {_LOSS} grad_logits)",
+        fake=_loss_with_gradient_fake,
+        saved="scale grad_logits",
+        backward=_loss_with_gradient_backward,
+        library="bfn_kernels",
+    ),
+    Operator(
         "loss_backward(Tensor grad, Tensor scale, Tensor x, Tensor logits, Tensor? weight, Tensor? mask, Tensor stats) "
         "-> Tensor",
         fake=lambda grad, scale, x, logits, *others: torch.empty_like(logits),
@@ -102,8 +111,8 @@ OPERATORS = [
     Operator(
         "discrete_time_loss(Tensor x, Tensor logits, Tensor alpha, int n_steps, int receiver, float[] nodes, "
         "float[] node_weights, int n_samples, Tensor? seed, Tensor? noise, " + _LOSS + " grad_logits)",
-        fake=_discrete_time_loss_fake,
+        fake=_loss_with_gradient_fake,
         saved="scale grad_logits",
-        backward=_discrete_time_loss_backward,
+        backward=_loss_with_gradient_backward,
     ),
 ]

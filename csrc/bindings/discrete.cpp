@@ -80,22 +80,24 @@ void update_sample_out(const Tensor& output_logits, const Tensor& state, const T
 
 using LossAndSaved = std::tuple<Tensor, Tensor, Tensor>;
 
+// Saves the gradient of each variable's loss, or else what the backward pass makes it of.
 LossAndSaved loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& weight, const MaybeTensor& mask,
-                      int64_t reduction, bool need_logits) {
+                      int64_t reduction, bool need_logits, bool gradient = false) {
   const Shape lead = shape_of(x);
   const ScalarType type = compute_type({&logits});
   const Reduced to = reduced(x, mask, reduction, type);
-  const Output stats = output(logits, with(lead, kRowStats), type, need_logits);
+  const Output saved = output(logits, with(lead, gradient ? classes_of(logits) : kRowStats), type, need_logits);
   const DiscreteLoss op{
       .num_classes = classes_of(logits),
       .x = view("x", x, lead),
       .logits = view("logits", logits, with(lead, classes_of(logits))),
       .weight = view_of_rows("weight", weight, lead, type),
-      .stats = stats.view,
+      .stats = gradient ? View{} : saved.view,
+      .grad_logits = gradient ? saved.view : View{},
       .to = to.to,
   };
   with_compute_type(type, [&](auto t) { discrete_loss<decltype(t)>(op); });
-  return {to.loss, to.scale, stats.tensor};
+  return {to.loss, to.scale, saved.tensor};
 }
 
 LossAndSaved continuous_time_loss_new(const Tensor& x, const Tensor& logits, const Tensor& weight,
@@ -128,6 +130,14 @@ Tensor loss_backward_new(const Tensor& grad, const Tensor& scale, const Tensor& 
   with_compute_type(type, [&](auto t) { discrete_loss_backward<decltype(t)>(op); });
   return grad_logits.tensor;
 }
+
+#ifndef BFN_CUDA
+// The loss and, where it is needed, the gradient of each variable's loss.
+LossAndSaved loss_with_gradient_new(const Tensor& x, const Tensor& logits, const MaybeTensor& weight,
+                                    const MaybeTensor& mask, int64_t reduction, bool need_logits) {
+  return loss_new(x, logits, weight, mask, reduction, need_logits, true);
+}
+#endif
 
 LossAndSaved discrete_time_loss_new(const Tensor& x, const Tensor& logits, const Tensor& alpha, int64_t n_steps,
                                     int64_t receiver, const Doubles& nodes, const Doubles& node_weights,
@@ -162,5 +172,8 @@ BFN_OPERATORS(m) {
   bfn::add<&bfn::continuous_time_loss_new>(m, "discrete_continuous_time_loss");
   bfn::add<&bfn::reconstruction_loss_new>(m, "discrete_reconstruction_loss");
   bfn::add<&bfn::loss_backward_new>(m, "discrete_loss_backward");
+#ifndef BFN_CUDA
+  bfn::add<&bfn::loss_with_gradient_new>(m, "discrete_loss_with_gradient");
+#endif
   bfn::add<&bfn::discrete_time_loss_new>(m, "discrete_discrete_time_loss");
 }

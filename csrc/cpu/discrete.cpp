@@ -2,7 +2,7 @@
 
 #include "loss.h"
 #include "noise.h"
-#include "row_sums.h"
+#include "row_slopes.h"
 
 namespace bfn {
 namespace {
@@ -24,18 +24,18 @@ struct Sent {
   template <bool kShared, class Onto>
   void messages(const Tile& tile, const T* __restrict eps, const T* __restrict e, const T* scale, Onto onto,
                 T* __restrict y) const {
-    const ClassAt sent(tile, one);
     const T classes = static_cast<T>(tile.rows.num_classes);
     T poison[kLanes], by[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) {
       poison[j] = one[j] < 0 && !(share[j] > T(0)) ? kNaN<T> : T(0);
       by[j] = kShared ? share[j] * scale[j] : T(0);
     }
-    for_numbers(tile, [&](int64_t i, int32_t k, auto j) {
-      T p = k == sent.at[j] ? T(1) : T(0);
-      if (kShared) p = by[j] > T(0) ? e[i] * by[j] : p;
+    for_numbers(tile, [&](int64_t i, int32_t, auto j) {
+      const T p = kShared && by[j] > T(0) ? e[i] * by[j] : T(0);
       y[i] = onto(i) + (message(p, beta[j], spread[j], eps[i], classes) + poison[j]);
     });
+    where_met(tile, one,
+              [&](int64_t j, int64_t i) { y[i] = onto(i) + message(T(1), beta[j], spread[j], eps[i], classes); });
   }
 };
 
@@ -66,10 +66,11 @@ int64_t draw_across(const Rows& rows, int64_t j, const RowScratch<T>& scratch, d
       const T* e = scratch.e.data() + tile.first + j * tile.pitch();
       int64_t s = 0;
       for (; s + 1 < tile.steps; ++s) {
-        double step = 0;
-        for (int64_t lane = 0; lane < kLanes; ++lane) step += e[s * kLanes + lane];
-        if (before + scale * step > most) break;
-        before += scale * step;
+        double parts[4] = {};
+        for (int64_t lane = 0; lane < kLanes; ++lane) parts[lane % 4] += e[s * kLanes + lane];
+        const double step = scale * ((parts[0] + parts[1]) + (parts[2] + parts[3]));
+        if (before + step > most) break;
+        before += step;
       }
       found = s * kLanes;
       for (; found + 1 < tile.classes && !((before += scale * e[found]) > most); ++found) continue;
@@ -87,13 +88,20 @@ void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScrat
                   const T (&uniform)[kLanes], int64_t (&drawn)[kLanes]) {
   double most[kLanes];
   for (int64_t j = 0; j < kLanes; ++j) most[j] = uniform[j] * sums[j];
-  if (rows.across) {
+  const int64_t pitch = row_width(rows.num_classes);
+  if (rows.across && kLanes * pitch > kBlock) {
     for (int64_t j = 0; j < rows.count; ++j) set_lanes(rows, j, drawn, draw_across(rows, j, scratch, most[j]));
   } else {
+    T turned[kBlock];
+    const T* e = scratch.e.data();
+    if (rows.across) {
+      rows_to_lanes(pitch, e, turned);
+      e = turned;
+    }
     double sum[kLanes] = {};
     int32_t passed[kLanes] = {};
     for (int64_t s = 0; s < rows.num_classes; ++s) {
-      for (int64_t j = 0; j < kLanes; ++j) sum[j] += scratch.e[s * kLanes + j];
+      for (int64_t j = 0; j < kLanes; ++j) sum[j] += e[s * kLanes + j];
       for (int64_t j = 0; j < kLanes; ++j) passed[j] += sum[j] > most[j] ? 0 : 1;
     }
     for (int64_t j = 0; j < kLanes; ++j) drawn[j] = passed[j] < rows.num_classes ? passed[j] : -1;
@@ -106,11 +114,21 @@ void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScrat
 
 // The probabilities of rows whose e_k, by tiles and their scales, are in the scratch.
 template <class T>
-void store_probs(const View& out, const Rows& rows, const RowSums<T>& sums, RowScratch<T>& scratch) {
+void store_probs(const View& out, const Rows& rows, const double (&sums)[kLanes], RowScratch<T>& scratch) {
   scratch.store(out, rows, [&](const Tile& tile, const T* e, const T* scale, T* p) {
     T by[kLanes];
-    for (int64_t j = 0; j < kLanes; ++j) by[j] = static_cast<T>(1 / sums.rest[j]) * scale[j];
+    for (int64_t j = 0; j < kLanes; ++j) by[j] = static_cast<T>(1 / sums[j]) * scale[j];
     scale_tile(tile, e, by, p);
+  });
+}
+
+// Saves what rows that cost nothing leave to the backward pass: zeros.
+template <class T>
+void save_nothing(const DiscreteLoss& op, const Rows& rows) {
+  const T zeros[kBlock] = {};
+  if (op.stats) store(op.stats, rows.first * kRowStats, rows.count * kRowStats, zeros);
+  for_tiles(rows, [&](const Tile& tile) {
+    if (op.grad_logits) store_tile(op.grad_logits, tile, zeros);
   });
 }
 
@@ -123,7 +141,7 @@ void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, 
     const RowSums<T> sums(rows, nullptr, scratch, logits);
     for (int64_t j = 0; j < kLanes; ++j) sent.share[j] = static_cast<T>(1 / sums.rest[j]);
   } else {
-    const RowSums<T, Wanted::kDraw> sums(rows, nullptr, scratch, logits);
+    const RowSums<T, Wanted::kRounded> sums(rows, nullptr, scratch, logits);
     T uniform[kLanes];
     uniform_lanes(op.draw, rows, uniform);
     draw_classes(rows, sums.rest, scratch, uniform, sent.one);
@@ -136,7 +154,7 @@ template <class T>
 void discrete_theta(const DiscreteTheta& op) {
   const auto make = [&] { return RowScratch<T>(op.num_classes); };
   for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
-    store_probs(op.out, rows, RowSums<T>(rows, nullptr, scratch, logits_of<T>(op.logits)), scratch);
+    store_probs(op.out, rows, RowSums<T>(rows, nullptr, scratch, logits_of<T>(op.logits)).rest, scratch);
   });
 }
 
@@ -158,7 +176,7 @@ void discrete_sender(const DiscreteSender& op) {
       return y;
     };
     if (op.probs) {
-      store_probs(op.out, rows, RowSums<T>(rows, nullptr, scratch, messages), scratch);
+      store_probs(op.out, rows, RowSums<T, Wanted::kRounded>(rows, nullptr, scratch, messages).rest, scratch);
     } else {
       for_tiles(rows, [&](const Tile& tile) {
         T y[kBlock];
@@ -226,78 +244,67 @@ template <class T>
 void discrete_loss(const DiscreteLoss& op) {
   BadClass bad;
   const int64_t count = op.num_classes;
-  const auto make = [&] { return RowScratch<T>(count, false); };
-  reduce_losses<T>(op.to, row_width(count), make,
-                   [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, auto& scratch) {
-                     for_rows(start, length, count, [&](const Rows& rows) {
-                       int64_t x[kLanes];
-                       T weight[kLanes], stats[kLanes * kRowStats] = {};
-                       uint8_t costs[kLanes];
-                       const auto save = [&] {
-                         if (op.stats) store(op.stats, rows.first * kRowStats, rows.count * kRowStats, stats);
-                       };
-                       if (!mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs)) return save();
-                       load_classes(op.x, rows, costs, x, &bad);
-                       const RowSums<T, Wanted::kSquares> sums(rows, x, scratch, logits_of<T>(op.logits));
-                       double spread[kLanes] = {};
-                       if (op.weight) sums.spreads(rows, x, logits_of<T>(op.logits), spread);
-                       load_lanes(op.weight, rows, weight);
-                       T moment[kLanes], cost[kLanes];
-                       for (int64_t j = 0; j < kLanes;
-                            ++j) {  // the lanes are SIMD, since no branch predictor foresees which row is wrong
-                         const RowStats<T> row = sums.stats(j, spread[j]);
-                         moment[j] = row.moment;
-                         cost[j] = weight[j] * squared_distance(row);
-                       }
-                       for (int64_t j = 0; j < rows.count; ++j) {
-                         const RowStats<T> row{sums.top[j], sums.e_x[j], static_cast<T>(sums.rest[j]), moment[j]};
-                         if (!op.weight) cost[j] = cross_entropy(row, sums.z_x[j]);
-                         loss[rows.first - start + j] = x[j] < 0 ? kNaN<T> : cost[j];
-                         if (costs[j]) std::memcpy(stats + j * kRowStats, &row, sizeof(row));
-                       }
-                       save();
-                     });
-                   });
+  const auto make = [&] { return RowScratch<T>(count, static_cast<bool>(op.grad_logits)); };
+  const auto block = [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, RowScratch<T>& scratch) {
+    const RowNumbers<int64_t> classes(op.x, start, length);
+    const RowNumbers<T> weights(op.weight, start, length);
+    for_rows(start, length, count, [&](const Rows& rows) {
+      uint8_t costs[kLanes];
+      if (!mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs)) return save_nothing<T>(op, rows);
+      int64_t x[kLanes];
+      classes.lanes(rows, x);
+      check_classes(rows, costs, x, &bad);
+      const RowSums<T, Wanted::kSquares> sums(rows, x, scratch, logits_of<T>(op.logits));
+      double spread[kLanes] = {};
+      if (op.weight) sums.spreads(rows, x, logits_of<T>(op.logits), spread);
+      T weight[kLanes], cost[kLanes];
+      weights.lanes(rows, weight);
+      LaneStats<T> stats;
+      for (int64_t j = 0; j < kLanes; ++j) {
+        const RowStats<T> row = sums.stats(j, spread[j]);
+        stats.set(j, row);
+        cost[j] = weight[j] * squared_distance(row);
+      }
+      for (int64_t j = 0; !op.weight && j < kLanes; ++j) cost[j] = cross_entropy(stats.at(j), sums.z_x[j]);
+      for (int64_t j = 0; j < rows.count; ++j) loss[rows.first - start + j] = x[j] < 0 ? kNaN<T> : cost[j];
+      if (op.stats) stats.store_where(costs, op.stats, rows);
+      if (op.grad_logits) {
+        const LaneSlopes<T> slopes(stats, op.weight ? weight : nullptr, nullptr, costs);
+        scratch.store(op.grad_logits, rows, [&](const Tile& tile, const T* e, const T* scale, T* out) {
+          slopes.write(tile, x, e, scale, out);
+        });
+      }
+    });
+  };
+  reduce_losses<T>(op.to, row_width(count), make, block);
   bad.refuse("x", op.num_classes);
 }
 
 template <class T>
 void discrete_loss_backward(const DiscreteLossBackward& op) {
-  for_row_blocks(op.count, op.num_classes, [&](const Rows& rows) {
-    int64_t x[kLanes];
-    T grad[kLanes], weight[kLanes], buffer[kLanes * kRowStats];
-    uint8_t costs[kLanes];
-    load_lanes(op.mask, rows, costs, uint8_t{1});
-    load_classes(op.x, rows, costs, x, nullptr);
-    load_lanes(op.grad, rows, grad);
-    load_lanes(op.weight, rows, weight);
-    const T* stats = load(op.stats, rows.first * kRowStats, rows.count * kRowStats, buffer);
-    T top[kLanes], grad_x[kLanes], slope[kLanes], level[kLanes], origin[kLanes];
-    int32_t looked_at[kLanes];
-    for (int64_t j = 0; j < kLanes; ++j) {
-      RowStats<T> row;
-      std::memcpy(&row, stats + std::min(j, rows.count - 1) * kRowStats, sizeof(row));
-      const RowSlopes<T> slopes =
-          op.weight ? squared_distance_slopes(row, grad[j] * weight[j]) : cross_entropy_slopes(row, grad[j]);
-      top[j] = row.max;
-      grad_x[j] = slopes.grad_x;
-      slope[j] = slopes.slope;
-      level[j] = slopes.level;
-      origin[j] = slopes.origin;
-      looked_at[j] = costs[j];  // a row that costs nothing has no gradient, whatever its logits
-    }
-    for_tiles(rows, [&](const Tile& tile) {
-      T logits[kBlock], e[kBlock], out[kBlock];
-      // only half a tile is asked for ahead, since the output's lines come in between
-      exp_tile(tile, load_tile(op.logits, tile, logits, kMinusInfinity<T>), top, e, kBlock / 2);
-      T* __restrict by = target_tile(op.grad_logits, tile, out);
-      const ClassAt at(tile, x);
-      for_numbers(tile, [&](int64_t i, int32_t k, auto j) {
-        const RowSlopes<T> slopes{grad_x[j], slope[j], level[j], origin[j]};
-        const T any = k == at.at[j] ? slopes.grad_x : slopes.by_other(e[i]);
-        by[i] = looked_at[j] != 0 ? any : T(0);
+  for_blocks(op.count, row_width(op.num_classes), [&](int64_t start, int64_t length) {
+    const RowNumbers<int64_t> classes(op.x, start, length);
+    const RowNumbers<uint8_t> mask(op.mask, start, length, 1);
+    const RowNumbers<T> grads(op.grad, start, length), weights(op.weight, start, length);
+    for_rows(start, length, op.num_classes, [&](const Rows& rows) {
+      int64_t x[kLanes];
+      T grad[kLanes], weight[kLanes];
+      uint8_t costs[kLanes];
+      mask.lanes(rows, costs);
+      classes.lanes(rows, x);
+      check_classes(rows, costs, x, nullptr);
+      grads.lanes(rows, grad);
+      weights.lanes(rows, weight);
+      const LaneStats<T> stats(op.stats, rows);
+      const LaneSlopes<T> slopes(stats, op.weight ? weight : nullptr, grad, costs);
+      for_tiles(rows, [&](const Tile& tile) {
+        T logits[kBlock], e[kBlock], out[kBlock];
+        // only half a tile is asked for ahead, since the output's lines come in between
+        exp_tile(tile, load_tile(op.logits, tile, logits, kMinusInfinity<T>), stats.max(), e, kBlock / 2);
+        T* by = target_tile(op.grad_logits, tile, out);
+        slopes.write(tile, x, e, nullptr, by);
+        store_tile(op.grad_logits, tile, by);
       });
-      store_tile(op.grad_logits, tile, by);
     });
   });
 }

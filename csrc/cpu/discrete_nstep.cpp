@@ -227,8 +227,7 @@ struct NStepRows {
       const T* __restrict p = scratch.p.data() + tile.first;
       T* __restrict rest = scratch.ratio.data() + tile.first;
       for_numbers(tile, [&](int64_t i, int32_t, auto) { rest[i] = 1 - p[i]; });
-      where_met(tile, likeliest,
-                [&](int64_t j, int64_t i) { rest[i] = static_cast<T>(sums.rest[j] / sums.total(j)); });
+      where_met(tile, likeliest, [&](int64_t j, int64_t i) { rest[i] = static_cast<T>(sums.rest[j] / sums.total(j)); });
     });
   }
 
@@ -239,8 +238,7 @@ struct NStepRows {
     double mean[kLanes] = {}, away[kLanes] = {};
     for_tiles(rows, [&](const Tile& tile) {
       const T* gradient = scratch.gradient.data() + tile.first;
-      where_met(tile, likeliest,
-                [&](int64_t j, int64_t i) { set_lanes(rows, j, largest, gradient[i]); });
+      where_met(tile, likeliest, [&](int64_t j, int64_t i) { set_lanes(rows, j, largest, gradient[i]); });
     });
     for_tiles(rows, [&](const Tile& tile) {
       const T* __restrict p = scratch.p.data() + tile.first, * __restrict g = scratch.gradient.data() + tile.first;
@@ -261,8 +259,7 @@ struct NStepRows {
       T average[kLanes];
       for (int64_t j = 0; j < kLanes; ++j) average[j] = static_cast<T>(mean[j]);
       for_numbers(tile, [&](int64_t i, int32_t, auto j) { g[i] = p[i] * (g[i] - average[j]); });
-      where_met(tile, likeliest,
-                [&](int64_t j, int64_t i) { g[i] = p[i] * static_cast<T>(away[j]); });
+      where_met(tile, likeliest, [&](int64_t j, int64_t i) { g[i] = p[i] * static_cast<T>(away[j]); });
     });
   }
 

@@ -44,17 +44,21 @@ template <bool kSquares, class T>
   }
 }
 
-// Joins the lanes of rows, one row after the other, to a number for each row: join(steps, numbers, out) does so with
-// the rows in lanes.
+// Joins the lanes of each row by f; the rows follow each other.
 template <class T, class F>
-void join_lanes(const Rows& rows, const T* lanes, T (&out)[kLanes], F&& join) {
-  T turned[kLanes * kLanes], joined[kLanes];
+void join_lanes(const Rows& rows, const T* lanes, T (&out)[kLanes], F&& f) {
   if (rows.count == 1) {
-    for (int64_t j = 0; j < kLanes; ++j) std::fill_n(turned + j * kLanes, kLanes, lanes[j]);
-  } else {
-    rows_to_lanes(kLanes, lanes, turned);
+    T joined = lanes[0];
+    for (int64_t j = 1; j < kLanes; ++j) joined = f(joined, lanes[j]);
+    std::fill_n(out, kLanes, joined);
+    return;
   }
-  join(kLanes, turned, joined);
+  T turned[kLanes * kLanes], joined[kLanes];
+  rows_to_lanes(kLanes, lanes, turned);
+  std::copy_n(turned, kLanes, joined);
+  for (int64_t s = 1; s < kLanes; ++s) {
+    for (int64_t j = 0; j < kLanes; ++j) joined[j] = f(joined[j], turned[s * kLanes + j]);
+  }
   copy_lanes(rows, joined, out);
 }
 
@@ -64,7 +68,7 @@ void max_tile(const Tile& tile, const T* z, T (&top)[kLanes]) {
   if (!tile.rows.across) return max_steps(1, tile.steps, z, top);
   T lanes[kLanes * kLanes];
   max_steps(tile.rows.count, tile.steps, z, lanes);
-  join_lanes(tile.rows, lanes, top, [](int64_t steps, const T* from, T* to) { max_steps(1, steps, from, to); });
+  join_lanes(tile.rows, lanes, top, [](T a, T b) { return b > a ? b : a; });
 }
 
 template <bool kSquares, class T>
@@ -72,7 +76,7 @@ void sum_tile(const Tile& tile, const T* e, double (&sums)[kLanes], double (&squ
   if (!tile.rows.across) return sum_steps<kSquares>(1, tile.steps, e, sums, squares);
   double sum[kLanes * kLanes], square[kLanes * kLanes];
   sum_steps<kSquares>(tile.rows.count, tile.steps, e, sum, square);
-  const auto plus = [](int64_t steps, const double* from, double* to) { sum_steps<false>(1, steps, from, to); };
+  const auto plus = [](double a, double b) { return a + b; };
   join_lanes(tile.rows, sum, sums, plus);
   if (kSquares) join_lanes(tile.rows, square, squares, plus);
 }
@@ -125,20 +129,25 @@ template <class T>
   for_numbers(tile, [&](int64_t i, int32_t, auto j) { out[i] = e[i] * by[j]; });
 }
 
-// What the sums of a row are for. For a draw exp_term serves, since there the rounding of z - top does no harm.
-enum class Wanted { kDraw, kSums, kSquares };
+// What the sums of a row are for. Where the rounding of z - top does no harm, exp_term serves: for a draw, and for
+// numbers that were rounded themselves just before.
+enum class Wanted { kRounded, kSums, kSquares };
 
-// A tile's e_k = exp(z_k - top), by the tile's own top, and their sums without the class x, whose e becomes 0.
+// A tile's e_k = exp(z_k - top), by the tile's own top, and their sums without the class x, whose e becomes 0 and whose
+// logit is kept.
 template <class T>
 struct TileSums {
   T top[kLanes], scale[kLanes];  // e times `scale` is by the row's top
   double rest[kLanes], square[kLanes];
 
   template <Wanted wanted>
-  void take(const Tile& tile, const T* z, const int64_t* x, T* e) {
+  void take(const Tile& tile, const T* z, const int64_t* x, T* e, T (&z_x)[kLanes]) {
     max_tile(tile, z, top);
-    exp_tile<wanted != Wanted::kDraw>(tile, z, top, e);
-    where_met(tile, x, [&](int64_t, int64_t i) { e[i] = 0; });
+    exp_tile<wanted != Wanted::kRounded>(tile, z, top, e);
+    where_met(tile, x, [&](int64_t j, int64_t i) {
+      set_lanes(tile.rows, j, z_x, z[i]);
+      e[i] = 0;
+    });
     sum_tile<wanted == Wanted::kSquares>(tile, e, rest, square);
   }
 };
@@ -181,8 +190,8 @@ struct RowSums {
     for_tiles(rows, [&](const Tile& tile) {
       T buffer[kBlock];
       const T* z = logits(tile, buffer);
-      scratch.tiles[count++].template take<wanted>(tile, z, x, scratch.e.data() + (scratch.keep_e ? tile.first : 0));
-      where_met(tile, x, [&](int64_t j, int64_t i) { set_lanes(rows, j, z_x, z[i]); });
+      T* e = scratch.e.data() + (scratch.keep_e ? tile.first : 0);
+      scratch.tiles[count++].template take<wanted>(tile, z, x, e, z_x);
     });
     join(scratch.tiles.data(), count);
     for (int64_t j = 0; x && j < kLanes; ++j) e_x[j] = x[j] < 0 ? T(0) : exp_difference(z_x[j], top[j]);
@@ -201,7 +210,7 @@ struct RowSums {
       lost[j] = rest[j] >= 1 && rest[j] < 1 + kLost;
       any |= lost[j];
     }
-    if (!any) return;
+    if (!any || rows.num_classes == 2) return;  // a single e (1 - e) is a difference that has lost nothing
     double sums[kLanes] = {};
     for_tiles(rows, [&](const Tile& tile) {
       T buffer[kBlock], e[kBlock];
@@ -215,17 +224,21 @@ struct RowSums {
  private:
   void join(TileSums<T>* tiles, int64_t count) {
     std::copy_n(tiles[0].top, kLanes, top);
+    std::copy_n(tiles[0].rest, kLanes, rest);
+    if (wanted == Wanted::kSquares) std::copy_n(tiles[0].square, kLanes, square);
+    std::fill_n(tiles[0].scale, kLanes, T(1));
+    if (count == 1) return;
     for (int64_t t = 1; t < count; ++t) {
       for (int64_t j = 0; j < kLanes; ++j) top[j] = std::max(top[j], tiles[t].top[j]);
     }
+    std::fill_n(rest, kLanes, 0.0);
+    std::fill_n(square, kLanes, 0.0);
     for (int64_t t = 0; t < count; ++t) {
       for (int64_t j = 0; j < kLanes; ++j) {
-        const T scale = count == 1 ? T(1) : exp_difference(tiles[t].top[j], top[j]);
+        const T scale = exp_difference(tiles[t].top[j], top[j]);
         tiles[t].scale[j] = scale;
-        rest[j] = (t == 0 ? 0 : rest[j]) + scale * tiles[t].rest[j];
-        if (wanted == Wanted::kSquares) {
-          square[j] = (t == 0 ? 0 : square[j]) + static_cast<double>(scale) * scale * tiles[t].square[j];
-        }
+        rest[j] += scale * tiles[t].rest[j];
+        if (wanted == Wanted::kSquares) square[j] += static_cast<double>(scale) * scale * tiles[t].square[j];
       }
     }
   }

@@ -202,6 +202,21 @@ void load_lanes(const View& view, const Rows& rows, T (&out)[kLanes], T missing 
   copy_lanes(rows, load(view, rows.first, rows.count, buffer, missing), out);
 }
 
+// Numbers of the rows of a block, which are read at once.
+template <class T>
+class RowNumbers {
+ public:
+  RowNumbers(const View& view, int64_t start, int64_t length, T missing = T(0))
+      : start_(start), from_(load(view, start, length, buffer_, missing)) {}
+
+  void lanes(const Rows& rows, T (&out)[kLanes]) const { copy_lanes(rows, from_ + rows.first - start_, out); }
+
+ private:
+  T buffer_[kBlock];
+  int64_t start_;
+  const T* from_;
+};
+
 // Reads a mask that points to the first row, 1 where there is none; returns whether any of the rows costs something.
 inline bool mask_lanes(const Rows& rows, const uint8_t* mask, uint8_t (&costs)[kLanes]) {
   if (!mask) {
@@ -212,16 +227,20 @@ inline bool mask_lanes(const Rows& rows, const uint8_t* mask, uint8_t (&costs)[k
   return std::any_of(costs, costs + kLanes, [](uint8_t cost) { return cost != 0; });
 }
 
-// Reads the rows' classes. A class is -1 where it is not wanted, or out of range, which `bad` remembers if given.
-inline void load_classes(const View& view, const Rows& rows, const uint8_t (&wanted)[kLanes], int64_t (&x)[kLanes],
-                         BadClass* bad) {
-  load_lanes(view, rows, x);
+// Makes a class -1 where it is not wanted, or out of range, which `bad` remembers if given.
+inline void check_classes(const Rows& rows, const uint8_t (&wanted)[kLanes], int64_t (&x)[kLanes], BadClass* bad) {
   int64_t any_bad = 0;
   for (int64_t j = 0; j < kLanes; ++j) any_bad |= wanted[j] && !is_class(x[j], rows.num_classes) ? 1 : 0;
   for (int64_t j = 0; any_bad && bad && j < kLanes; ++j) {
     if (wanted[j] && !is_class(x[j], rows.num_classes)) bad->take(x[j]);
   }
   for (int64_t j = 0; j < kLanes; ++j) x[j] = wanted[j] && is_class(x[j], rows.num_classes) ? x[j] : -1;
+}
+
+inline void load_classes(const View& view, const Rows& rows, const uint8_t (&wanted)[kLanes], int64_t (&x)[kLanes],
+                         BadClass* bad) {
+  load_lanes(view, rows, x);
+  check_classes(rows, wanted, x, bad);
 }
 
 template <class T>
@@ -254,7 +273,8 @@ void where_met(const Tile& tile, const int64_t* x, F&& f) {
 // Sets a number that was found of row j, in lane j and in lanes that repeat it.
 template <class T>
 void set_lanes(const Rows& rows, int64_t j, T (&lanes)[kLanes], T value) {
-  std::fill(lanes + j, j + 1 < rows.count ? lanes + j + 1 : lanes + kLanes, value);
+  lanes[j] = value;
+  if (j + 1 >= rows.count) std::fill(lanes + j, lanes + kLanes, value);
 }
 
 // Puts numbers together that are in lanes of one row: the sum goes to all of them.
@@ -270,12 +290,12 @@ template <class T>
 const T* normal_tile(const Noise& noise, const Tile& tile, T* buffer, uint32_t draw = 0, int64_t draw_stride = 0,
                      const Ahead<T>& ahead = {}) {
   if (noise.explicit_values) return load_tile(noise.explicit_values, tile, buffer, T(0), draw * draw_stride);
-  const int64_t per_row = (tile.rows.num_classes + 3) / 4, count = tile.rows.count;
+  const int64_t per_row = (tile.rows.num_classes + 3) / 4;
   const uint64_t group = static_cast<uint64_t>(tile.rows.first * per_row + tile.first / 4);
   if (tile.rows.across) {
     const int64_t groups = (tile.classes + 3) / 4, room = 4 * groups;
-    fill_normals(buffer, count * groups, key_of(noise), group, noise.stream, draw, ahead);
-    for (int64_t j = count - 1; j > 0 && room < tile.pitch(); --j) {
+    fill_normals(buffer, tile.rows.count * groups, key_of(noise), group, noise.stream, draw, ahead);
+    for (int64_t j = tile.rows.count - 1; j > 0 && room < tile.pitch(); --j) {
       std::memmove(buffer + j * tile.pitch(), buffer + j * room, room * sizeof(T));
     }
   } else {

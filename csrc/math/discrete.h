@@ -62,7 +62,7 @@ struct RowSlopes {
 template <class T>
 BFN_HD RowSlopes<T> squared_distance_slopes(RowStats<T> row, T factor) {
   const T inverse = 1 / row.total(), slope = 2 * factor * square(inverse), by = slope * inverse;
-  const T origin = static_cast<T>(row.wrong()), above = origin * (row.x + 2 * row.moment) - row.moment;
+  const T origin = row.wrong() ? T(1) : T(0), above = origin * (row.x + 2 * row.moment) - row.moment;
   return {-by * row.x * (square(row.rest) + (origin * row.total() - above)), slope, by * (row.x * row.rest + above),
           origin};
 }

@@ -34,10 +34,11 @@ struct DiscreteUpdate {
 constexpr int64_t kRowStats = sizeof(RowStats<float>) / sizeof(float);  // the numbers that are saved of a row
 
 // L_inf (205) where there is a weight, else -ln p_x. Where a gradient will be asked for, `stats` saves the RowStats of
-// each row: zeros where the mask leaves it out.
+// each row: zeros where the mask leaves it out. A CPU may make the gradient at once instead; only it looks at
+// `grad_logits`.
 struct DiscreteLoss {
   int64_t num_classes;
-  View x, logits, weight, stats;
+  View x, logits, weight, stats, grad_logits;
   LossTarget to;
 };
 

@@ -7,7 +7,7 @@ from support import NATIVE
 from bfn_kernels import discrete
 
 ROWS = 17  # one more than lanes
-COUNTS = (15, 16, 17, 63, 64, 65, 128, 129, 1023, 1024, 1025, 4096, 4097)
+COUNTS = (2, 15, 16, 17, 32, 33, 63, 64, 65, 128, 129, 512, 513, 1023, 1024, 1025, 4096, 4097)
 
 
 def results(num_classes: int, backend: str) -> dict[str, torch.Tensor]:

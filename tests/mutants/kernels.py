@@ -198,9 +198,9 @@ FAULTS = [
         "csrc/cpu/discrete.cpp", "passed[j] += sum[j] > most[j] ? 0 : 1", "passed[j] += sum[j] >= most[j] ? 0 : 1",
         f"{TIES} -k 'u_at and cpu'",
     ),
-    Fault("csrc/cpu/discrete.cpp", "+ j] > T(0)) last", "+ j] >= T(0)) last", f"{TIES} -k 'no_share and cpu'"),
+    Fault("csrc/cpu/discrete.cpp", "k)] > T(0)) last", "k)] >= T(0)) last", f"{TIES} -k 'no_share and cpu'"),
     Fault(
-        "csrc/cpu/rows.h", "(most[j] == top[to] && k < mode[to])", "most[j] == top[to]",
+        "csrc/cpu/row_sums.h", "(most[j] == top[to] && k < mode[to])", "most[j] == top[to]",
         f"{TIES} -k 'equal_maxima and cpu'",
     ),
     Fault("csrc/cpu/loss.h", "std::max<int64_t>(count, 1)", "count", f"{PROPERTIES} -k 'masks and cpu'"),

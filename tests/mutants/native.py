@@ -100,9 +100,9 @@ FAULTS = [
         f"{NONFINITE} -k 'row and cpu'",
     ),
     Fault(
-        CPU("rows.h"),
-        "if (poisoned[j] || !(top[j] - top[j] == T(0)))",
-        "if (poisoned[j])",
+        CPU("row_sums.h"),
+        "poisoned[from] || !(top[from] - top[from] == T(0)) ? -1",
+        "poisoned[from] ? -1",
         f"{NONFINITE} -k 'row and cpu'",
     ),
     Fault(
@@ -124,8 +124,8 @@ FAULTS = [
         f"{TRITON}{NONFINITE} -k row",
     ),
     # the factorised receiver
-    Fault(CPU("factorised.h"), "kLanes + j] < kFarShare<T>;", "kLanes + j] < 0;", f"{RECEIVERS} -k cpu"),
-    Fault(CPU("factorised.h"), "(s == at_likeliest.at[j] ? -p_k :", "(false ? -p_k :", f"{RECEIVERS} -k cpu"),
+    Fault(CPU("factorised.h"), "p[tile.first + i] < kFarShare<T>;", "p[tile.first + i] < 0;", f"{RECEIVERS} -k cpu"),
+    Fault(CPU("factorised.h"), "(k == at_likeliest.at[j] ? -p_k :", "(false ? -p_k :", f"{RECEIVERS} -k cpu"),
     Fault(
         MATH("discrete"),
         "expm1(capped) * sigmoid(above)}",
@@ -154,7 +154,7 @@ FAULTS = [
     Fault(
         CPU("discrete_nstep.cpp"),
         "static_cast<T>(sums.rest[j] / sums.total(j))",
-        "1 - p[s * kLanes + j]",
+        "1 - p[i]",
         f"{RECEIVERS} -k 'digits and cpu'",
     ),
     # offsets and launches of Triton's kernels
