@@ -28,11 +28,12 @@ NATIVE = [name for name in ON_CPU if name != "reference"]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-LACKING = {("cuda_on_host", "binary"), ("triton", "binary")}  # families that a backend does not have yet
+CODE = {"cuda_on_host": "csrc/cuda/{}.cu", "triton": "bfn_kernels/{}/triton.py"}  # of a family
 
 
 def has_family(backend: str, family: str) -> bool:
-    return (backend, family) not in LACKING
+    """Whether the backend has code of the family, which comes to the CPU first."""
+    return backend not in CODE or (cuda_on_host.ROOT / CODE[backend].format(family)).exists()
 
 
 def serves(case: Case, backend: str) -> bool:
