@@ -6,6 +6,12 @@
 
 namespace bfn {
 
+// The sign of a class, and NaN for what is neither 1 nor 0.
+template <class T, class Class>
+BFN_HD T binary_sign(Class x) {
+  return x == 1 ? T(1) : x == 0 ? T(-1) : kNaN<T>;
+}
+
 // y_1 - y_0 ~ N(2 alpha s, 4 alpha), spread = 2 sqrt(alpha); where a distribution is sent, 2p - 1 is in the place of s
 // (185).
 template <class T>

@@ -108,8 +108,7 @@ def operators() -> Path:
     torch_flags = [f"-isystem{path}" for path in include_paths()]
     torch_flags += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-O1"]
     bindings = sorted((ROOT / "csrc" / "bindings").glob("*.cpp"))
-    without_kernels = {"binary"} - {kernel.stem for kernel in KERNELS}
-    sources = {source: torch_flags for source in bindings if source.stem not in {"module", *without_kernels}}
+    sources = {source: torch_flags for source in bindings if source.stem != "module"}
     sources[ROOT / "csrc" / "cpu" / "pages.cpp"] = ["-O1"]
     sources |= {kernel: ["-O2", *_fused()] for kernel in KERNELS} | {SHIM: ["-O2"]}
     link = ["-shared", *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]

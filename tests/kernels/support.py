@@ -28,18 +28,8 @@ NATIVE = [name for name in ON_CPU if name != "reference"]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-CODE = {"cuda_on_host": "csrc/cuda/{}.cu", "triton": "bfn_kernels/{}/triton.py"}  # of a family
-
-
-def has_family(backend: str, family: str) -> bool:
-    """Whether the backend has code of the family, which comes to the CPU first."""
-    return backend not in CODE or (cuda_on_host.ROOT / CODE[backend].format(family)).exists()
-
-
 def serves(case: Case, backend: str) -> bool:
     """Whether the backend has its own implementation of the op."""
-    if not has_family(backend, case.op.split(".")[0]):
-        return False
     return case.op not in WITHOUT_BACKEND or backend == "reference"
 
 
