@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       d[j] = binary_message(s[j], alpha[j], spread[j], d[j]);
-      if (op.probs) d[j] = sigmoid(d[j]);
+      if (op.probs) d[j] = BinaryShares<T>(d[j]).p;
     }
     at.store_data(op.out, d);
   });

@@ -32,7 +32,7 @@ struct BinaryShares {
   T small, larger;  // exp(-|u|), and the larger one of p and q
 
   BFN_HD explicit BinaryShares(T towards_x) : u(towards_x), small(exp_term(-abs(towards_x))) {
-    larger = 1 / (1 + small);
+    larger = reciprocal(1 + small);
     const T smaller = small * larger;
     p = u < T(0) ? smaller : larger;
     q = u < T(0) ? larger : smaller;
@@ -79,13 +79,13 @@ template <class T>
 BFN_HD BinaryTerm<T> binary_draw(T p, T q, ExpAndExpm1<T> ratio) {
   const T sum = q * ratio.expm1;
   const bool low = sum < T(-0.5);
-  const T mixture = low ? p + q * ratio.exp : 1 + sum, inverse = 1 / mixture;
+  const T mixture = low ? p + q * ratio.exp : 1 + sum, inverse = reciprocal(mixture);
   return {-log_mixture(low ? mixture - 1 : sum, mixture, inverse), p * sum * inverse};
 }
 
 // The same for an r beyond that, where the two parts of -ln M do not cancel: softplus(-u) - softplus(-u - r).
 template <class T>
-BFN_HD BinaryTerm<T> binary_draw_beyond(T u, T q, T r) {
+BFN_HD_APART BinaryTerm<T> binary_draw_beyond(T u, T q, T r) {
   return {softplus(-u) - softplus(-u - r), sigmoid(-u - r) - q};
 }
 

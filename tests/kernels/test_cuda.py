@@ -24,8 +24,10 @@ SHAPES = [(3, 40), (2, 8, 3), (5, 9000)]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pairs(
     ["cuda_on_host"],
-    lambda case: case.op.startswith("binary.")
-    or (not case.op.startswith("discrete.") and "discrete_time" not in case.op and not case.hard),
+    lambda case: (
+        case.op.startswith("binary.")
+        or (not case.op.startswith("discrete.") and "discrete_time" not in case.op and not case.hard)
+    ),
 )
 def test_vectors(case, dtype, backend):
     """Dense data in rows of whole vectors, which other tests are too small for. Noise comes from a seed: explicit
