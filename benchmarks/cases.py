@@ -22,6 +22,8 @@ GRADIENTS = {  # the inputs that are outputs of a network
     "discretised.discrete_time_loss": ("pred_mean", "pred_log_std"),
     "discrete.continuous_time_loss": ("logits",),
     "discrete.discrete_time_loss": ("logits",),
+    "binary.continuous_time_loss": ("logits",),
+    "binary.discrete_time_loss": ("logits",),
     "continuous.continuous_time_loss": ("prediction",),
 }
 
@@ -34,7 +36,7 @@ ALLOWED_PER_THREAD = 2**20  # bytes beyond outputs, gradients and what was saved
 class Case:
     op: str  # "family.op"
     shape: tuple[int, ...]  # of the data; one time per row of the first dimension
-    k: int = 0  # bins or classes; 0 for continuous data
+    k: int = 0  # bins or classes; 0 for continuous and binary data
     options: dict = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
     backward: bool = True  # whether gradients are computed, if the op has any
@@ -95,7 +97,11 @@ class Case:
         if self.options.get("stacked"):
             found["pred_log_std"] = None
         if name not in ("update_sample", "theta"):
-            found |= {"beta_1": beta_1(self.k)} if self.family == "discrete" else {"sigma_1": SIGMA_1}
+            of_classes = self.family in ("discrete", "binary")
+            if of_classes and name != "reconstruction_loss":
+                found["beta_1"] = beta_1(self.k or 2)
+            elif not of_classes:
+                found["sigma_1"] = SIGMA_1
         if self.family == "discretised":
             found["num_bins"] = self.k
         if self.op == "discrete.flow_sample":
@@ -124,6 +130,7 @@ def of_atoms(op: str) -> list[Case]:
 
 CIFAR, TEXT8, TOKENS, MANY, FEW = (32, 3072), (52, 256), (4, 256), (100, 100_000), (1, 64)
 ATOMS = (20_000, 3)  # the nodes of graphs, each with three coordinates
+MNIST = (512, 784)
 QUADRATURE, MONTE_CARLO = {"quadrature": NODES}, {"n_samples": DRAWS}
 VERSUS_DRAWS = {"published": 120, "closed": 12, "against": f"discretised L_n {DRAWS} draws K=256"}
 
@@ -140,6 +147,12 @@ CASES = [
     Case("discrete.continuous_time_loss", TOKENS, 32000, published=15, closed=3),
     Case("discrete.flow_sample", TOKENS, 32000, published=10, closed=4),
     Case("discrete.update_sample", TOKENS, 32000, published=12, closed=8),
+    Case("binary.flow_sample", MNIST, published=6, closed=3),
+    Case("binary.continuous_time_loss", MNIST, published=4, closed=2),
+    Case("binary.reconstruction_loss", MNIST, published=2, closed=2),
+    Case("binary.update_sample", MNIST, published=6, closed=3),
+    Case("binary.discrete_time_loss", MNIST, options=MONTE_CARLO),
+    Case("binary.discrete_time_loss", MNIST, options=QUADRATURE, published=40, closed=4, against=f"binary L_n {DRAWS} draws"),
     Case("continuous.flow_sample", MANY, published=6, closed=6),
     Case("continuous.update_sample", MANY),
     Case("continuous.update_sample", MANY, options={"reuse": True}),
@@ -212,10 +225,8 @@ def inputs(case: Case, seed: int = 0, device: str = "cpu") -> tuple[dict, dict]:
     t = steps if name == "discrete_time_loss" else torch.rand(case.shape[:1], generator=g)
     if case.times == "per graph":
         t = t[::GRAPH].repeat_interleave(GRAPH)[: len(t)]
-    made = {"continuous": _continuous, "discretised": _discretised, "discrete": _discrete}[case.family](
-        case, name, t, g
-    )
-    tensors, noise = made
+    make = {"continuous": _continuous, "discretised": _discretised, "discrete": _discrete, "binary": _binary}
+    tensors, noise = make[case.family](case, name, t, g)
     cast = lambda v: v.to(device, case.dtype if v.is_floating_point() else v.dtype)  # noqa: E731
     return {k: v.to(device) if k in ("t", "alpha") else cast(v) for k, v in tensors.items()}, {
         k: cast(v) for k, v in noise.items()
@@ -273,3 +284,21 @@ def _discrete(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
     draws = case.options.get("n_samples")
     tensors = {"x": x, "logits": logits, "t": t}
     return tensors, {"noise": torch.randn((draws, *wide), generator=g)} if draws else {}
+
+
+def _binary(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
+    """Inputs with logits of standard deviation 3. In losses, half of x is drawn from them, the other half is uniform."""
+    noise, u = torch.randn(case.shape, generator=g), torch.rand(case.shape, generator=g)
+    z = 3 * torch.randn(case.shape, generator=g)
+    x = (u < z.sigmoid()).long()
+    if name == "flow_sample":
+        return {"x": x, "t": t}, {"noise": noise}
+    if name == "update_sample":
+        u = torch.where((u - (-z).sigmoid()).abs() < CLEAR, 0.5 * u, u)  # class 0, where rounding would decide
+        alpha = torch.tensor(beta_1(2) / N_STEPS)
+        tensors = {"output_logits": z, "state": torch.randn(case.shape, generator=g), "alpha": alpha}
+        return tensors, {"noise": noise, "draw_noise": u}
+    x = torch.where(torch.rand(case.shape, generator=g) < 0.5, x, torch.randint(2, case.shape, generator=g))
+    draws = case.options.get("n_samples")
+    tensors = {"x": x, "logits": z} | ({} if name == "reconstruction_loss" else {"t": t})
+    return tensors, {"noise": torch.randn((draws, *case.shape), generator=g)} if draws else {}

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.special import log_ndtr
 
@@ -80,6 +81,14 @@ def log_bin_probs(mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
     return torch.cat([ends[0], torch.where(beside, outside, around), ends[1]], -1)
 
 
+def expectation(like: Tensor, noise: Tensor | None, n_samples: int | None, quadrature: int | None) -> list[tuple]:
+    """The draws or nodes, with their weights."""
+    if not quadrature:
+        return [(draw, 1 / n_samples) for draw in drawn((n_samples, *like.shape), noise, like)]
+    nodes, node_weights = np.polynomial.hermite_e.hermegauss(quadrature)
+    return list(zip(nodes.tolist(), (node_weights / node_weights.sum()).tolist(), strict=True))
+
+
 def discretised_discrete_time_loss(
     x, pred_mean, pred_log_std, t, noise=None, *, num_bins, sigma_1, n_steps, n_samples=None, quadrature=None, floor=0.0
 ) -> Tensor:
@@ -91,14 +100,8 @@ def discretised_discrete_time_loss(
     if floor:
         log_p = log_p.clamp(math.log(floor), math.log1p(-floor)).log_softmax(-1)
     centres = (2 * torch.arange(num_bins, dtype=x.dtype, device=x.device) + 1) / num_bins - 1
-    if quadrature:
-        nodes, node_weights = np.polynomial.hermite_e.hermegauss(quadrature)
-        expectation = list(zip(nodes.tolist(), (node_weights / node_weights.sum()).tolist(), strict=True))
-    else:
-        draws = drawn((n_samples, *x.shape), noise, x)
-        expectation = [(draw, 1 / n_samples) for draw in draws]
     loss = torch.zeros_like(x)
-    for eps, weight in expectation:
+    for eps, weight in expectation(x, noise, n_samples, quadrature):
         z = (x * root_alpha + eps).unsqueeze(-1) - centres * root_alpha.unsqueeze(-1)
         loss = loss + weight * (-eps * eps / 2 - torch.logsumexp(log_p - z * z / 2, -1))
     return n_steps * loss
@@ -148,3 +151,43 @@ def discrete_discrete_time_loss(x, logits, t, noise=None, *, beta_1: float, n_st
         y = send(x, alpha, drawn(logits.shape, None if noise is None else noise[draw], logits))
         total = total + y.gather(-1, x.unsqueeze(-1)).squeeze(-1) - (logits + y).logsumexp(-1)
     return n_steps / n_samples * total
+
+
+def sign(x: Tensor, like: Tensor) -> Tensor:
+    """1 for class 1, and −1 for class 0."""
+    return (2 * x - 1).to(like.dtype)
+
+
+def binary_flow_sample(x: Tensor, t: Tensor, noise: Tensor | None = None, *, beta_1: float) -> Tensor:
+    """σ(d), d ~ N(2βs, 4β)."""
+    beta = column(beta_1 * t.clamp(max=1 - 1e-6) ** 2)
+    return drawn(x.shape, noise, t).mul_((4 * beta).sqrt()).addcmul_(2 * beta, sign(x, t)).sigmoid_()
+
+
+def binary_update_sample(output_logits, state, alpha, noise=None, draw_noise=None) -> Tensor:
+    """d' = d + 2αs + 2√α·ε for a class that is drawn."""
+    u = torch.rand(state.shape, device=state.device) if draw_noise is None else draw_noise
+    y = drawn(state.shape, noise, state).mul_((4 * alpha).sqrt()).add_(state)
+    return y.add_(torch.where(u < torch.sigmoid(-output_logits), -2 * alpha, 2 * alpha))
+
+
+def binary_continuous_time_loss(x: Tensor, logits: Tensor, t: Tensor, *, beta_1: float) -> Tensor:
+    """4β₁t·σ(−sz)²."""
+    return column(4 * beta_1 * t) * torch.sigmoid(-sign(x, logits) * logits).square()
+
+
+def binary_reconstruction_loss(x: Tensor, logits: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, x.to(logits.dtype), reduction="none")
+
+
+def binary_discrete_time_loss(
+    x, logits, t, noise=None, *, beta_1: float, n_steps: int, n_samples=None, quadrature=None
+) -> Tensor:
+    """n·E[softplus(−sz) − softplus(−sz − r)], r = 2α + 2√α·sε."""
+    alpha = column(beta_1 * (2 * (n_steps * t + 1) - 1) / n_steps**2)
+    s = sign(x, logits)
+    against = -s * logits
+    loss = F.softplus(against)
+    for eps, weight in expectation(logits, noise, n_samples, quadrature):
+        loss = loss - weight * F.softplus(against - 2 * alpha - 2 * alpha.sqrt() * s * eps)
+    return n_steps * loss

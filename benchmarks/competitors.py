@@ -55,7 +55,7 @@ def kernel(backend: str, case: Case, reduction: str, **more) -> Callable:
     options = {**case.keywords, **more, "backend": backend}
     if name.endswith("loss"):
         options["reduction"] = reduction
-        if family != "discrete":
+        if family in ("continuous", "discretised"):
             options["parametrisation"] = "data"
             options["mean"] = None
     if name == "update_sample" and family == "continuous":
@@ -111,6 +111,35 @@ def class_sent(noise: dict, tensors: dict) -> dict:
     return {"noise": noise["noise"], "sent": sent}
 
 
+def both_thetas(case: Case, tensors: dict, noise: dict) -> Tensor:
+    return published.both(reference(case, tensors, noise).sigmoid())
+
+
+def both_probs(case: Case, tensors: dict, noise: dict) -> Tensor:
+    return published.both(reference(case, tensors, noise))
+
+
+def with_both_thetas(tensors: dict) -> dict:
+    rest = {name: value for name, value in tensors.items() if name != "state"}
+    return rest | {"theta": published.both(tensors["state"].sigmoid())}
+
+
+def of_both_classes(noise: dict, tensors: dict, scale: float = 1.0) -> dict:
+    """Normals of two classes that do what those of binary data do."""
+    return {name: torch.stack([-scale * value, scale * value], -1) for name, value in noise.items()}
+
+
+def half_for_each(noise: dict, tensors: dict) -> dict:
+    return of_both_classes(noise, tensors, 0.5**0.5)
+
+
+def bit_sent(noise: dict, tensors: dict) -> dict:
+    if "draw_noise" not in noise:
+        return noise
+    sent = noise["draw_noise"] >= (-tensors["output_logits"]).sigmoid()
+    return half_for_each({"noise": noise["noise"]}, tensors) | {"sent": sent.long()}
+
+
 _published = Competitor(PUBLISHED, functools.partial(closed_form, published), tensors=time_per_variable)
 PUBLISHED_OF_OP = {  # for ops whose published form differs from the default of the op
     "discretised.discrete_time_loss": replace(
@@ -132,6 +161,22 @@ PUBLISHED_OF_OP = {  # for ops whose published form differs from the default of 
         held_to="softmax of the float64 reference, the class drawn being given",
         tensors=with_theta,
         noise=class_sent,
+    ),
+    "binary.flow_sample": replace(
+        _published, truth=both_probs, held_to="float64 reference, probabilities of both classes", noise=half_for_each
+    ),
+    "binary.discrete_time_loss": replace(
+        _published,
+        truth=functools.partial(reference, receiver="factorised"),
+        held_to="float64 reference, factorised receiver",
+        noise=of_both_classes,
+    ),
+    "binary.update_sample": replace(
+        _published,
+        truth=both_thetas,
+        held_to="probabilities of both classes by the float64 reference, the class drawn being given",
+        tensors=with_both_thetas,
+        noise=bit_sent,
     ),
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import Categorical, MixtureSameFamily, Normal
+from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, Normal
 
 LOG_RANGE = 10
 MIN_PROB = torch.finfo(torch.float32).eps  # torch's Categorical replaces smaller probabilities by this one
@@ -110,20 +110,57 @@ def discrete_update_sample(output_logits, theta, alpha, noise=None, sent=None) -
 
 
 def discrete_continuous_time_loss(x: Tensor, logits: Tensor, t: Tensor, *, beta_1: float) -> Tensor:
-    num_classes = logits.shape[-1]
-    probs = Categorical(logits=logits, validate_args=False).probs
+    return squared_distance(x, Categorical(logits=logits, validate_args=False).probs, t, beta_1)
+
+
+def squared_distance(x: Tensor, probs: Tensor, t: Tensor, beta_1: float) -> Tensor:
+    num_classes = probs.shape[-1]
     distance = num_classes * (F.one_hot(x, num_classes) - probs).square().sum(-1)
     return t * beta_1 * distance
 
 
 def discrete_discrete_time_loss(x, logits, t, noise=None, *, beta_1: float, n_steps: int, n_samples: int) -> Tensor:
+    probs = Categorical(logits=logits, validate_args=False).probs
+    return factorised_loss(x, probs, t, noise, beta_1, n_steps, n_samples)
+
+
+def factorised_loss(x, probs, t, noise, beta_1: float, n_steps: int, n_samples: int) -> Tensor:
     """L_n with the factorised receiver, in which each coordinate of y has a mixture over classes of its own."""
-    num_classes = logits.shape[-1]
+    num_classes = probs.shape[-1]
     alpha = (math.sqrt(beta_1) / n_steps) ** 2 * (2 * (t * n_steps + 1) - 1)
     message = sender(x, alpha, num_classes)
-    probs = Categorical(logits=logits, validate_args=False).probs
     classes = torch.arange(num_classes, device=x.device).view(1, 1, num_classes)
     components = sender(classes, alpha.unsqueeze(-1), num_classes)
     receiver = MixtureSameFamily(Categorical(probs=probs.unsqueeze(-2)), components)
     y = draw(message, (n_samples,), noise)
     return n_steps * (message.log_prob(y) - receiver.log_prob(y)).mean(0).sum(-1)
+
+
+# Binary data are two classes, whose state is both of their probabilities. The network puts out the logit of class 1.
+
+
+def both(p: Tensor) -> Tensor:
+    """The probabilities of both classes, of that of class 1."""
+    return torch.cat([1 - p.unsqueeze(-1), p.unsqueeze(-1)], -1)
+
+
+def binary_flow_sample(x: Tensor, t: Tensor, noise=None, *, beta_1: float) -> Tensor:
+    return discrete_flow_sample(x, t, noise, num_classes=2, beta_1=beta_1)
+
+
+def binary_update_sample(output_logits, theta, alpha, noise=None, sent=None) -> Tensor:
+    sent = Bernoulli(logits=output_logits, validate_args=False).sample().long() if sent is None else sent
+    return discrete_update_sample(output_logits, theta, alpha, noise, sent)
+
+
+def binary_continuous_time_loss(x: Tensor, logits: Tensor, t: Tensor, *, beta_1: float) -> Tensor:
+    return squared_distance(x, both(Bernoulli(logits=logits, validate_args=False).probs), t, beta_1)
+
+
+def binary_reconstruction_loss(x: Tensor, logits: Tensor) -> Tensor:
+    return -Bernoulli(logits=logits, validate_args=False).log_prob(x.float())
+
+
+def binary_discrete_time_loss(x, logits, t, noise=None, *, beta_1: float, n_steps: int, n_samples: int) -> Tensor:
+    probs = both(Bernoulli(logits=logits, validate_args=False).probs)
+    return factorised_loss(x, probs, t, noise, beta_1, n_steps, n_samples)

@@ -1,13 +1,25 @@
 """Fused, differentiable ops for Bayesian flow networks (Graves et al. 2023, arXiv 2308.07037).
 
-There are three families of ops, one for each kind of data: `continuous`, `discretised` and `discrete`. They share
-`schedules` (how accuracy grows with time), `noise` (seeds) and `backends` (which implementation serves a call).
-`Indexed` is a time, an accuracy or a precision for each of many graphs; `Limits` are those of a network's output.
+There are four families of ops, one for each kind of data: `continuous`, `discretised`, `discrete`, and `binary` for two
+classes by one logit. They share `schedules` (how accuracy grows with time), `noise` (seeds) and `backends` (which
+implementation serves a call). `Indexed` is a time, an accuracy or a precision for each of many graphs; `Limits` are
+those of a network's output.
 """
 
-from bfn_kernels import backends, common, continuous, discrete, discretised, noise, schedules
+from bfn_kernels import backends, binary, common, continuous, discrete, discretised, noise, schedules
 from bfn_kernels.arguments import Limits
 from bfn_kernels.indexed import Indexed
 
 __version__ = "0.1.0"
-__all__ = ["Indexed", "Limits", "backends", "common", "continuous", "discrete", "discretised", "noise", "schedules"]
+__all__ = [
+    "Indexed",
+    "Limits",
+    "backends",
+    "binary",
+    "common",
+    "continuous",
+    "discrete",
+    "discretised",
+    "noise",
+    "schedules",
+]

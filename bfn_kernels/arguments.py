@@ -142,6 +142,14 @@ def expectation(
     return Expectation((), (), n_samples, seed, noise)
 
 
+def message_types(dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]:
+    """The type of a message about classes, torch's default one if it is None, and the type of its arithmetic."""
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    if dtype not in checks.FLOATS:
+        raise TypeError(f"dtype must be one of {list(checks.FLOATS)}, got {dtype}")
+    return dtype, torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def known_values(known: Tensor | None, known_mask: Tensor | None, like: Tensor, shape: Sequence[int]) -> Tensor | None:
     """The mask with as many dimensions as `shape`, or None. `known=` and `known_mask=` must be passed together: where
     the mask is True, the known value is sent instead."""

@@ -34,11 +34,13 @@ def data(name: str, x: Tensor) -> None:
         raise ValueError(f"{name} must have a batch dimension, got a scalar")
 
 
-def classes(name: str, x: Tensor) -> Tensor:
-    """The integer classes `[B, ...]`, converted to a type that the operators take."""
-    _tensor(name, x, CLASSES + SMALL_CLASSES)
+def classes(name: str, x: Tensor, booleans: bool = False) -> Tensor:
+    """The integer classes `[B, ...]`, or booleans if they are allowed, in a type that the operators take."""
+    _tensor(name, x, CLASSES + SMALL_CLASSES + (torch.bool,) * booleans)
     if x.dim() == 0:
         raise ValueError(f"{name} must have a batch dimension, got a scalar")
+    if x.dtype == torch.bool:
+        return x.view(torch.uint8)
     return x.int() if x.dtype in SMALL_CLASSES else x
 
 

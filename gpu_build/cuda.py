@@ -43,6 +43,12 @@ COUNTED = {
     "discrete loss, up to 128 classes, float32": ("loss_kernelINS_12DenseClassesIfEENS_8WarpTeamELi1", 4, 4),
     "discrete loss, up to 4096, float32": ("loss_kernelINS_12DenseClassesIfEENS_9BlockTeamELi4", 16, 4),
     "discrete backward, up to 4096, float32": ("loss_backward_kernelINS_12DenseClassesIfEENS_9BlockTeamELi4", 16, 8),
+    "binary sender, float32": ("binary_sender_kernelINS_5DenseIffLi4EEE", 4, 12),
+    "binary update, a draw, float32": ("binary_update_kernelINS_5DenseIffLi4EEELNS_6ChoiceE0", 4, 12),
+    "binary update, a draw, bfloat16": ("binary_update_kernelINS_5DenseINS_8BFloat16ES3_Li8EEELNS_6ChoiceE0", 8, 6),
+    "binary L_inf, float32": ("binary_loss_kernelINS_5DenseIffLi4EEELb1", 4, 16),
+    "binary reconstruction, float32": ("binary_loss_kernelINS_5DenseIffLi4EEELb0", 4, 16),
+    "binary L_n, a draw, float32": ("binary_nstep_kernelINS_5DenseIffLi4EEE", 4, 16),
 }  # fmt: skip
 
 # The kernels in which an inner loop computes the variables of a round one by one.

@@ -18,6 +18,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from bfn_kernels.arguments import PUBLISHED
+from bfn_kernels.binary import triton as binary
 from bfn_kernels.continuous import triton as continuous
 from bfn_kernels.discrete import triton as discrete
 from bfn_kernels.discrete.operators import RECEIVERS, ROW_STATS
@@ -157,6 +158,26 @@ def of_data(x: torch.Tensor) -> list[Row]:
     return [(name, x.numel(), size * width, call) for name, size, call in calls]
 
 
+def of_bits(z: torch.Tensor) -> list[Row]:
+    """Calls of the operators of binary data, with all gradients."""
+    x, row, seed = torch.zeros(z.shape, dtype=torch.long), torch.ones(z.shape[0], 1), torch.tensor(1)
+    width, losses = z.element_size(), (None, 3, True)  # no mask, the reduction, and the gradient
+
+    def nstep(nodes=(), n_samples=0):
+        draws = nodes, nodes, n_samples, seed, None
+        return lambda: binary.discrete_time_loss(x, z, row, 7, 0, *draws, *losses)
+
+    calls = [
+        ("sender", 1 + 8 / width, lambda: binary.sender_sample(x, row, row, True, seed, None, z.dtype)),
+        ("update, a draw", 3, lambda: binary.update_sample(z, z, row, row, 0, None, None, seed, None, None)),
+        ("L_inf", 1 + 12 / width, lambda: binary.continuous_time_loss(x, z, row, *losses)),
+        ("reconstruction", 1 + 12 / width, lambda: binary.reconstruction_loss(x, z, *losses)),
+        ("L_n, 8 nodes", 1 + 12 / width, nstep((0.0,) * 8)),
+        ("L_n, 10 draws", 1 + 12 / width, nstep(n_samples=10)),
+    ]
+    return [(f"binary {name}", z.numel(), size * width, call) for name, size, call in calls]
+
+
 def of_classes(z: torch.Tensor) -> list[Row]:
     """Calls of the operators of discrete data, for which a class counts as a variable."""
     x, row, seed = torch.zeros(z.shape[:-1], dtype=torch.long), torch.ones(z.shape[0], 1), torch.tensor(1)
@@ -189,7 +210,8 @@ def _of_architecture(architecture: int, folder: Path) -> list[Kernel]:
     one only adds a few sums."""
     found = []
     for dtype, sizes in ((torch.float32, (27, 2048, 32768)), (torch.bfloat16, (27,))):
-        calls = of_data(torch.zeros(32, 3072, dtype=dtype))
+        data = torch.zeros(32, 3072, dtype=dtype)
+        calls = of_data(data) + of_bits(data)
         for classes in sizes:
             calls += of_classes(torch.zeros(64, 16, classes, dtype=dtype))
         for name, variables, size, call in calls:

@@ -24,6 +24,7 @@ from bfn_kernels.triton_ops.views import (
     programs,
     store,
     view,
+    views,
     writable,
 )
 
@@ -36,7 +37,7 @@ def gaussian_step(state: Tensor, state_scale, data, data_scale, noise_scale, see
 
 def gaussian_step_out(state: Tensor, state_scale, data, data_scale, noise_scale, seed, noise, out: Tensor) -> None:
     written = writable(out)
-    inputs = _views(state.shape, state, state_scale, data, data_scale, noise_scale, noise)
+    inputs = views(state.shape, state, state_scale, data, data_scale, noise_scale, noise)
     arguments = *inputs, seed, view(written, state.shape), state.numel()
     launch(_gaussian_step, programs(state.numel()), *arguments, T=compute_type(state, data), BLOCK=BLOCK)
     if written is not out:
@@ -114,15 +115,11 @@ def predict(network, block, T: tl.constexpr):
     return tl.where((mean_scale == 0.0) & (noise_scale == 0.0), 0.0, x_hat), mean_scale, noise_scale
 
 
-def _views(shape: torch.Size, *tensors: Tensor | None) -> tuple[tuple, ...]:
-    return tuple(view(t, shape) for t in tensors)
-
-
 def predict_data(prediction: Tensor, mean, mean_scale, noise_scale, low: float, high: float) -> Tensor:
     shape, count = prediction.shape, prediction.numel()
     out = torch.empty_like(prediction)
     written = writable(out)
-    arguments = _views(shape, prediction, mean, mean_scale, noise_scale), view(written, shape), count
+    arguments = views(shape, prediction, mean, mean_scale, noise_scale), view(written, shape), count
     T = compute_type(prediction, mean)
     launch(_predict_data, programs(count), *arguments, LOW=low, HIGH=high, T=T, BLOCK=BLOCK)
     return out if written is out else out.copy_(written)
@@ -149,7 +146,7 @@ def predict_data_backward(
     """The gradients of `reference.predict_data` for the prediction and the mean; grad: `[B, ...]`, as its result."""
     shape, count = prediction.shape, prediction.numel()
     gradients = Gradients((prediction, want_prediction), (prediction if mean is None else mean, want_mean))
-    network = _views(shape, prediction, mean, mean_scale, noise_scale)
+    network = views(shape, prediction, mean, mean_scale, noise_scale)
     arguments = view(grad, shape), network, *gradients.views, count
     T = compute_type(prediction, mean)
     launch(_predict_data_backward, programs(count), *arguments, LOW=low, HIGH=high, T=T, BLOCK=BLOCK)
@@ -185,8 +182,8 @@ def squared_loss(
     by."""
     shape, count, dtype = x.shape, x.numel(), compute_dtype(x, prediction, mean)
     losses = Losses(x, mask, reduction, dtype)
-    network = _views(shape, prediction, mean, mean_scale, noise_scale)
-    arguments = view(x, shape), network, *_views(shape, weight, offset, mask), *losses.arguments, count
+    network = views(shape, prediction, mean, mean_scale, noise_scale)
+    arguments = view(x, shape), network, *views(shape, weight, offset, mask), *losses.arguments, count
     constants = {"LOW": low, "HIGH": high, "EACH": losses.each, "T": KERNEL_TYPES[dtype], "BLOCK": BLOCK}
     launch(_squared_loss, programs(count), *arguments, **constants)
     return losses.finish()
@@ -225,8 +222,8 @@ def squared_loss_backward(
     scalar. scale: the scalar that the forward pass returned. The other arguments are those of the forward pass."""
     shape, count = x.shape, x.numel()
     gradients = Gradients((x, want_x), (prediction, want_prediction), (x if mean is None else mean, want_mean))
-    network = _views(shape, prediction, mean, mean_scale, noise_scale)
-    inputs = view(scaled(grad, scale, x.dim()), shape), view(x, shape), network, *_views(shape, weight, mask)
+    network = views(shape, prediction, mean, mean_scale, noise_scale)
+    inputs = view(scaled(grad, scale, x.dim()), shape), view(x, shape), network, *views(shape, weight, mask)
     T = compute_type(x, prediction, mean)
     arguments = *inputs, *gradients.views, count
     launch(_squared_loss_backward, programs(count), *arguments, LOW=low, HIGH=high, T=T, BLOCK=BLOCK)

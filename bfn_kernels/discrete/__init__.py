@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import drawn_seed, expectation, known_values, step_time
+from bfn_kernels.arguments import drawn_seed, expectation, known_values, message_types, step_time
 from bfn_kernels.discrete import reference
 from bfn_kernels.discrete.operators import CHOICES, MEAN, OPERATORS, RECEIVERS, SHORT_ROW
 from bfn_kernels.operators import needs
@@ -56,7 +56,7 @@ def flow_sample(
     checks.choice("output", output, ("probs", "logits"))
     schedule = discrete_schedule(beta_1, schedule)
     num_classes = checks.integer("num_classes", num_classes, 2)
-    dtype, work = _message_types(dtype)
+    dtype, work = message_types(dtype)
     library = backends.library(backend, x.device)
     scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, work, schedule, scale=num_classes)
     x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
@@ -85,7 +85,7 @@ def sender_sample(
     """
     x = checks.classes("x", x)
     num_classes = checks.integer("num_classes", num_classes, 2)
-    dtype, work = _message_types(dtype)
+    dtype, work = message_types(dtype)
     library = backends.library(backend, x.device)
     message = rows.scalars(library, rows.MESSAGE, alpha, x, work, scale=num_classes)
     seed = drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
@@ -279,14 +279,6 @@ def reconstruction_loss(
     if at_once is not None:
         return at_once(x, logits, None, mask, how)
     return library.discrete.reconstruction_loss(x, logits, mask, how)
-
-
-def _message_types(dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]:
-    """The type of a message, and the type of its arithmetic."""
-    dtype = torch.get_default_dtype() if dtype is None else dtype
-    if dtype not in checks.FLOATS:
-        raise TypeError(f"dtype must be one of {list(checks.FLOATS)}, got {dtype}")
-    return dtype, torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _loss_with_gradient(library: Any, logits: Tensor) -> Callable | None:

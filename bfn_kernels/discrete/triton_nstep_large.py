@@ -20,13 +20,12 @@ from bfn_kernels.triton_ops.classes import (
     is_class,
     load_classes,
     row_total,
-    start_of_draw,
     store_classes,
     sum_where,
     with_tile,
 )
 from bfn_kernels.triton_ops.elementary import clamp, exp_difference, expm1, log, log1p, softplus
-from bfn_kernels.triton_ops.noise import MONTE_CARLO, normals
+from bfn_kernels.triton_ops.noise import MONTE_CARLO, normals, start_of_draw
 from bfn_kernels.triton_ops.reduction import write_losses
 from bfn_kernels.triton_ops.views import block_of, load
 

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels.triton_ops.elementary import exp_difference
-from bfn_kernels.triton_ops.noise import normals
+from bfn_kernels.triton_ops.noise import normals, start_of_draw
 from bfn_kernels.triton_ops.views import DENSE, GRID, grid_offset, joined, view
 
 # The most classes that a row may have for this tile, the numbers in the tile, and its warps: about 16 numbers a thread.
@@ -76,13 +76,6 @@ def load_classes(view, rows, first, K: tl.constexpr, TILE: tl.constexpr, T: tl.c
 def store_classes(view, rows, first, value, K: tl.constexpr, TILE: tl.constexpr):
     pointers = _pointers(view, rows, first, K, TILE)
     tl.store(pointers, value.to(view[0].dtype.element_ty), mask=within(rows, first, K, TILE))
-
-
-@triton.jit
-def start_of_draw(start, draw, count):
-    """The index of the first row of a draw, in explicit noise that has `count` rows for each draw. The index is int64,
-    as there may be more than 2³¹ rows."""
-    return start + (tl.zeros((), tl.int64) + draw) * count
 
 
 @triton.jit

@@ -67,11 +67,31 @@ def normals(seed, group, stream: tl.constexpr, draw, T: tl.constexpr):
 
 
 @triton.jit
-def noise_of(noise, seed, block, stream: tl.constexpr, T: tl.constexpr):
-    """The explicit normals of a block of elementwise data, or those that the seed makes at its positions."""
+def start_of_draw(start, draw, count):
+    """The index of the first row of a draw, in explicit noise that has `count` rows for each draw. The index is int64,
+    as there may be more than 2³¹ rows."""
+    return start + (tl.zeros((), tl.int64) + draw) * count
+
+
+@triton.jit
+def noise_of(noise, seed, block, stream: tl.constexpr, T: tl.constexpr, draw=0, count=0):
+    """The explicit normals of a block of elementwise data, `count` of them for each draw, or those that the seed makes
+    at its positions."""
+    start, place, there, rest = block
     if noise[0] is not None:
-        return load(noise, block, T)
+        return load(noise, (start_of_draw(start, draw, count), place, there, rest), T)
+    else:
+        group = start // 4 + tl.arange(0, place.shape[0] // 4)
+        return normals(tl.load(seed), group, stream, draw, T)
+
+
+@triton.jit
+def uniforms_of(explicit, seed, block, stream: tl.constexpr, T: tl.constexpr):
+    """What `uniforms` gives for a block of elementwise data, of which each word of a group serves one."""
+    if explicit[0] is not None:
+        return load(explicit, block, T)
     else:
         start, place, _, _ = block
         group = start // 4 + tl.arange(0, place.shape[0] // 4)
-        return normals(tl.load(seed), group, stream, 0, T)
+        w0, w1, w2, w3 = philox(tl.load(seed), group, stream, 0)
+        return unit(interleave(w0, w1, w2, w3)).to(T)

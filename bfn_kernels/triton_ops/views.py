@@ -72,6 +72,10 @@ def view(x: Tensor | None, shape: torch.Size) -> tuple:
     return x, kind, inner, outer_stride, inner_stride
 
 
+def views(shape: torch.Size, *tensors: Tensor | None) -> tuple[tuple, ...]:
+    return tuple(view(t, shape) for t in tensors)
+
+
 def component_view(x: Tensor | None, shape: torch.Size) -> tuple:
     """The view of the first component along the last dimension, and the stride to the others."""
     if x is None:

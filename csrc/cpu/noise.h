@@ -141,6 +141,23 @@ const T* normals_of(const Noise& noise, int64_t start, int64_t length, T* buffer
   return buffer + skip;
 }
 
+// The uniforms [start, start + length) that draw classes of elementwise data; `buffer` has room for noise_room(length).
+template <class T>
+const T* uniforms_of(const Noise& noise, int64_t start, int64_t length, T* buffer) {
+  if (noise.explicit_values) return load(noise.explicit_values, start, length, buffer);
+  const int64_t skip = start % 4, groups = (skip + length + 3) / 4;
+  for_sets((groups + kLanes - 1) / kLanes, [&](int64_t set, auto size) {
+    constexpr int64_t kGroups = size * kLanes;
+    uint32_t words[4][kGroups];
+    const int64_t done = set * kLanes;
+    fill_words<size>(words, key_of(noise), static_cast<uint64_t>(start / 4 + done), 1, kLanes, noise.stream, 0);
+    for (int64_t i = 0; i < kGroups; ++i) {
+      for (int j = 0; j < 4; ++j) buffer[4 * (done + i) + j] = static_cast<T>(unit(words[j][i]));
+    }
+  });
+  return buffer + skip;
+}
+
 // The uniform that draws the class or the component of a row.
 template <class T>
 T uniform_of(const Noise& noise, int64_t row) {

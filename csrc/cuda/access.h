@@ -160,6 +160,19 @@ __device__ __forceinline__ void normals(int64_t seed, uint64_t group, uint32_t s
   }
 }
 
+// Four uniforms likewise.
+template <class T, int kCount>
+__device__ __forceinline__ void uniforms(int64_t seed, uint64_t group, uint32_t stream, T (&u)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; i += 4) {
+    const Words w = philox(static_cast<uint64_t>(seed), group + i / 4, stream, 0);
+    u[i] = unit(w.w0);
+    u[i + 1] = unit(w.w1);
+    u[i + 2] = unit(w.w2);
+    u[i + 3] = unit(w.w3);
+  }
+}
+
 // Access to any types and strides, one variable at a time.
 template <class T>
 struct General {
@@ -172,6 +185,10 @@ struct General {
   __device__ void network(const View& view, T (&x)[1]) const { data(view, x); }
   __device__ void rows(const View& view, T (&x)[1], T missing = T(0)) const { data(view, x, missing); }
   __device__ void mask(const View& view, bool (&on)[1]) const { on[0] = read<int>(view, start, 1) != 0; }
+  template <class F>
+  __device__ void each_class(const View& view, F&& f) const {
+    f(0, read<int64_t>(view, start));
+  }
   __device__ void store_data(const View& view, const T (&x)[1]) const { write(view, start, x[0]); }
   __device__ void store_network(const View& view, const T (&x)[1]) const { store_data(view, x); }
   __device__ void store_own(const View& view, const T (&x)[1]) const { store_data(view, x); }
@@ -180,6 +197,9 @@ struct General {
                         int64_t draw_stride = 0) const {
     eps[0] = from.explicit_values ? read<T>(from.explicit_values, draw * draw_stride + start)
                                   : one_normal<T>(seed, start, from.stream, draw);
+  }
+  __device__ void uniforms(const Noise& from, int64_t seed, T (&u)[1]) const {
+    u[0] = one_uniform<T>(from, seed, start);
   }
 };
 
@@ -216,6 +236,13 @@ struct Dense {
       for (int j = 0; j < kCount; ++j) on[j] = (words[j / 4] >> (8 * (j % 4)) & 255) != 0;
     }
   }
+  // Calls f(j, x) for each class, an integer of the view's own type.
+  template <class F>
+  __device__ void each_class(const View& view, F&& f) const {
+    if (view.dtype == DType::kInt64) return each_of<int64_t>(view, f);
+    if (view.dtype == DType::kInt32) return each_of<int32_t>(view, f);
+    each_of<uint8_t>(view, f);
+  }
   __device__ void store_data(const View& view, const float (&x)[kCount]) const { store<S>(view, x); }
   __device__ void store_network(const View& view, const float (&x)[kCount]) const { store<N>(view, x); }
   __device__ void store_own(const View& view, const float (&x)[kCount]) const { store<float>(view, x); }
@@ -227,8 +254,24 @@ struct Dense {
       normals(seed, static_cast<uint64_t>(start / 4), from.stream, draw, eps);
     }
   }
+  __device__ void uniforms(const Noise& from, int64_t seed, float (&u)[kCount]) const {
+    if constexpr (kCount == 1) {
+      u[0] = one_uniform<float>(from, seed, start);
+    } else {
+      bfn::uniforms(seed, static_cast<uint64_t>(start / 4), from.stream, u);
+    }
+  }
 
  private:
+  template <class X, class F>
+  __device__ void each_of(const View& view, F&& f) const {
+    struct alignas(sizeof(X) * kCount < 16 ? sizeof(X) * kCount : 16) Pack {
+      X each[kCount];
+    };
+    const Pack pack = *reinterpret_cast<const Pack*>(static_cast<const X*>(view.data) + start);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) f(j, pack.each[j]);
+  }
   template <class X>
   __device__ void load(const View& view, float (&x)[kCount], float missing) const {
     if (view) {
@@ -310,6 +353,10 @@ class Layout {
   }
   Layout& bytes(const View& view) {
     dense_ &= !view || (contiguous(view) && aligned(view, 4));
+    return *this;
+  }
+  Layout& classes(const View& view) {
+    dense_ &= !view || (contiguous(view) && aligned(view, 16));
     return *this;
   }
   Layout& noise(const Noise& noise) {

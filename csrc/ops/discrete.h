@@ -47,8 +47,6 @@ struct DiscreteLossBackward {
   View grad, x, logits, weight, mask, stats, grad_logits;
 };
 
-enum class Receiver : int64_t { kJoint, kFactorised };
-
 struct DiscreteNStep {
   int64_t num_classes, n_steps;
   Receiver receiver;

@@ -21,6 +21,9 @@ struct Draws {
   BFN_HD int64_t count() const { return n_samples ? n_samples : num_nodes; }
 };
 
+// The receiver of classes: that of the paper, or a mixture of its own for each coordinate of a message.
+enum class Receiver : int64_t { kJoint, kFactorised };
+
 // What a sampler sends of the network's output distribution.
 enum class Choice : int64_t { kSample, kMode, kMean };
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "../../csrc/ops/binary.h"
 #include "../../csrc/ops/continuous.h"
 #include "../../csrc/ops/discrete.h"
 #include "../../csrc/ops/discretised.h"
@@ -28,6 +29,7 @@ S* array(int64_t count, double scale = 1) {
 constexpr DType type_of(float) { return DType::kFloat; }
 constexpr DType type_of(double) { return DType::kDouble; }
 constexpr DType type_of(int64_t) { return DType::kInt64; }
+constexpr DType type_of(int32_t) { return DType::kInt32; }
 constexpr DType type_of(uint8_t) { return DType::kUInt8; }
 
 template <class S>
@@ -80,10 +82,11 @@ View mask_of(int64_t count) {
   return view;
 }
 
+template <class Class = int64_t>
 View classes(int64_t count, int64_t num_classes) {
-  View view = dense<int64_t>(count);
+  View view = dense<Class>(count);
   // with some that are out of range, which must be looked up nowhere
-  for (int64_t i = 0; i < count; ++i) static_cast<int64_t*>(view.data)[i] = i % 11 == 10 ? -100 : i * 31 % num_classes;
+  for (int64_t i = 0; i < count; ++i) static_cast<Class*>(view.data)[i] = i % 11 == 10 ? 100 : i * 31 % num_classes;
   return view;
 }
 
@@ -230,6 +233,28 @@ void run_discrete(int64_t batch, int64_t length, int64_t num_classes, F&& make) 
   }
 }
 
+template <class Class, class T, class F>
+void run_binary(int64_t batch, int64_t row, F&& make) {
+  const int64_t count = batch * row;
+  const View x = classes<Class>(count, 2), alpha = per_row<T>(batch, row, T(0.1)),
+             large = per_row<T>(batch, row, T(80));
+  for (const bool probs : {false, true}) {
+    binary_sender<T>({count, x, alpha, alpha, probs, seeded(kSender), make(count)});
+  }
+  for (const auto choice : {Choice::kSample, Choice::kMode, Choice::kMean}) {
+    binary_update<T>({count, make(count), make(count), alpha, alpha, choice, x, mask_of(count), seeded(kSender),
+                      seeded(kClass), make(count)});
+  }
+  const double nodes[2] = {-1, 1}, weights[2] = {0.5, 0.5};
+  const Draws drawn{2, 0, nullptr, nullptr, seeded(kMonteCarlo)};
+  each_target<T>(batch, row, [&](const LossTarget& to) {
+    binary_loss<T>({x, make(count), alpha, dense<T>(count), to});
+    binary_loss<T>({x, make(count), {}, {}, to});
+    binary_nstep<T>({5, Receiver::kFactorised, {0, 2, nodes, weights, {}}, x, make(count), large, dense<T>(count), to});
+    binary_nstep<T>({5, Receiver::kJoint, drawn, x, make(count), alpha, {}, to});
+  });
+}
+
 // With values that are out of range.
 template <class T>
 void run_rows(int64_t count) {
@@ -257,6 +282,9 @@ void run_all(const char* name, F&& make) {
     run_continuous<T>(3, row, make);
     run_discretised<T>(3, row, make);
     run_mixtures<T>(3, row, 2, make);
+    run_binary<int64_t, T>(3, row, make);
+    run_binary<int32_t, T>(3, row, make);
+    run_binary<uint8_t, T>(3, row, make);
   }
   for (const int64_t num_classes : {2, 5, 27, 128, 260}) run_discrete<T>(2, 3, num_classes, make);
   run_rows<T>(700);

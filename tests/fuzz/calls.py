@@ -173,7 +173,8 @@ class Plan:
             if self.extreme and floating and name not in self._ordinary:
                 extremes = EXTREMES[self.extreme]
                 if self.extreme == "finite":
-                    extremes = STDS if name == "std" else LOGITS if self.case.op.startswith("discrete.") else extremes
+                    has_logits = self.case.op.startswith(("discrete.", "binary."))
+                    extremes = STDS if name == "std" else LOGITS if has_logits else extremes
                 value = _touch(name, value, form, extremes, touched)
             inputs[name] = value
         return Call(self, dataclasses.replace(self.case, options=options), inputs, touched)
@@ -187,7 +188,8 @@ def _count_of(case: Case) -> int | None:
         if name in ("mixture_logits", "logits", "state", "theta")
     }
     for size in sizes.values():
-        return size[-1]
+        if len(size) == 2:
+            return size[-1]
     return case.options.get("num_classes")
 
 

@@ -8,7 +8,7 @@ from oracle import check
 from support import serves
 from torch import Tensor
 
-FAMILIES = ("continuous", "discretised", "discrete")
+FAMILIES = ("continuous", "discretised", "discrete", "binary")
 
 
 def few(case) -> bool:

@@ -13,7 +13,10 @@ from torch import Tensor
 import bfn_kernels
 from bfn_kernels import Limits
 
-WITHOUT_BACKEND = ("discrete.bayesian_update", "discrete.theta_logits")  # torch's own ops compute these
+WITHOUT_BACKEND = (  # torch's own ops compute these
+    *("discrete.bayesian_update", "discrete.theta_logits"),
+    *("binary.bayesian_update", "binary.theta", "binary.theta_logits"),
+)
 
 
 @dataclass(frozen=True)
@@ -321,4 +324,46 @@ DISCRETE += [
     Case("discrete.reconstruction_loss[K=4096]", big, {}, ("logits",), hard=True),
 ]
 
-CASES = CONTINUOUS + DISCRETISED + DISCRETE
+BINARY = [
+    Case("binary.bayesian_update", {"logits": normal(2), "y": normal(2)}, {}, ("logits", "y")),
+    Case("binary.theta", {"logits": normal(3)}, {}, ("logits",)),
+    Case("binary.theta_logits", {"theta": uniform(0.1, 0.9)}, {}, ("theta",)),
+]  # fmt: skip
+step = {"output_logits": normal(3), "state": normal(3), "alpha": ALPHA, "noise": normal()}
+drawn = {**step, "draw_noise": uniform(0, 1)}
+masked = {"x": poisoned(classes(2), -100), "logits": normal(3), "mask": some}
+BINARY += [
+    Case("binary.flow_sample", {"x": classes(2, torch.bool), "t": TIME, "noise": normal(), "dtype": itself}, BETA),
+    Case("binary.flow_sample[logits]", {"x": classes(2), "t": HARD_TIME, "noise": normal(), "dtype": itself}, {"output": "logits", **BETA}),
+    Case("binary.sender_sample", {"x": classes(2, torch.uint8), "alpha": ALPHA, "noise": normal(), "dtype": itself}),
+    Case("binary.update_sample", drawn, {}, ("state",)),
+    Case("binary.update_sample[known]", {**drawn, "known": masked["x"], "known_mask": some}, {}, ("state",)),
+    Case("binary.update_sample[mode]", step, {"choose": "mode"}, ("state",)),
+    Case("binary.update_sample[mean]", step, {"choose": "mean"}, ("output_logits", "state")),
+]  # fmt: skip
+for op, extra, options in [("continuous_time_loss", {"t": TIME}, BETA), ("reconstruction_loss", {}, {})]:
+    for kind in (torch.int64, torch.int32, torch.uint8, torch.bool):
+        BINARY.append(Case(f"binary.{op}[{str(kind)[6:]}]", {"x": classes(2, kind), "logits": normal(3), **extra}, options, ("logits",)))  # fmt: skip
+    BINARY.append(Case(f"binary.{op}[masked]", {**masked, **extra}, {"reduction": "batch", **options}, ("logits",)))
+for receiver in ("joint", "factorised"):
+    few = {"n_steps": 7, "receiver": receiver, **BETA}
+    for note, how, extra in [("", {"n_samples": 3}, {"noise": draws(normal(), 3)}), (" nodes", {"quadrature": 8}, {})]:
+        BINARY += [
+            Case(f"binary.discrete_time_loss[{receiver}{note}]", {"x": classes(2), "logits": normal(3), "t": STEP, **extra}, {"reduction": "none", **how, **few}, ("logits",)),
+            Case(f"binary.discrete_time_loss[{receiver}{note} masked]", {**masked, "t": STEP, **extra}, {"reduction": "sum", **how, **few}, ("logits",)),
+        ]  # fmt: skip
+for gap in (10, 30, 100):
+    loss = {"x": classes(2), "logits": among(-gap, 0, gap)}
+    noisy = {"t": ends_of(10), "noise": draws(normal(), 2)}
+    BINARY += [
+        Case(f"binary.continuous_time_loss[gap {gap}]", {**loss, "t": HARD_TIME}, {"reduction": "none", **BETA}, ("logits",), hard=True),
+        Case(f"binary.reconstruction_loss[gap {gap}]", loss, {"reduction": "none"}, ("logits",), hard=True),
+        Case(f"binary.discrete_time_loss[gap {gap}]", {**loss, **noisy}, {"n_steps": 10, "n_samples": 2, "reduction": "none", **BETA}, ("logits",), hard=True),
+    ]  # fmt: skip
+accurate = {"n_steps": 10, "reduction": "none", "beta_1": 300.0}  # density ratios up to exp(160)
+BINARY += [
+    Case("binary.discrete_time_loss[accurate]", {**loss, **noisy}, {"n_samples": 2, **accurate}, ("logits",), hard=True),
+    Case("binary.discrete_time_loss[accurate nodes]", {**loss, "t": ends_of(10)}, accurate, ("logits",), hard=True),
+]  # fmt: skip
+
+CASES = CONTINUOUS + DISCRETISED + DISCRETE + BINARY

@@ -10,7 +10,7 @@ from support import INTERPRETED, NATIVE, error, evaluate, pairs, scale, serves, 
 from test_compile import CALLS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bfn_kernels import backends, discrete, discretised
+from bfn_kernels import backends, binary, discrete, discretised
 
 if INTERPRETED:
     pytest.skip("a process for the Triton kernels alone", allow_module_level=True)
@@ -24,13 +24,16 @@ SHAPES = [(3, 40), (2, 8, 3), (5, 9000)]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pairs(
     ["cuda_on_host"],
-    lambda case: not case.op.startswith("discrete.") and "discrete_time" not in case.op and not case.hard,
+    lambda case: (
+        case.op.startswith("binary.")
+        or (not case.op.startswith("discrete.") and "discrete_time" not in case.op and not case.hard)
+    ),
 )
 def test_vectors(case, dtype, backend):
     """Dense data in rows of whole vectors, which other tests are too small for. Noise comes from a seed: explicit
     noise is read one by one."""
     # many values would show the tails of the discretised sums' own errors, which test_bins.py is for
-    for shape in SHAPES if case.op.startswith("continuous") else SHAPES[:2]:
+    for shape in SHAPES[:2] if case.op.startswith("discretised") else SHAPES:
         inputs = {k: v for k, v in case.inputs(shape, dtype).items() if k not in ("noise", "draw_noise")}
         random = {"seed": 3} if {"noise", "draw_noise"} & set(case.fields) else {}
         seeded = dataclasses.replace(case, options={**case.options, **random})
@@ -117,6 +120,28 @@ def test_a_class_out_of_range_gives_nan():
         z.detach(), z.detach(), 1.0, known=x, known_mask=torch.ones(2, 2, dtype=torch.bool), backend="cuda_on_host"
     )
     assert torch.equal(new.isnan().all(-1), bad)
+
+
+@on_host
+@pytest.mark.parametrize("count", [5, 24])  # one by one, and in vectors
+@pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.uint8], ids=str)
+def test_a_class_that_is_neither_of_two_gives_nan(kind, count):
+    x = (torch.arange(count) % 5).to(kind)
+    x[0] = torch.tensor(2**32).to(kind)  # of which the lower half is a class
+    bad = (x != 0) & (x != 1)
+    z, host = torch.zeros(count, requires_grad=True), {"backend": "cuda_on_host"}
+    for loss in (
+        binary.continuous_time_loss(x, z, 0.5, beta_1=1.0, reduction="none", **host),
+        binary.reconstruction_loss(x, z, reduction="none", **host),
+        binary.discrete_time_loss(x, z, step=1, n_steps=3, beta_1=1.0, reduction="none", **host),
+    ):
+        assert torch.equal(loss.isnan(), bad)
+        (by,) = torch.autograd.grad(loss.sum(), z)
+        assert torch.equal(by.isnan(), bad)
+    z = z.detach()
+    assert torch.equal(binary.flow_sample(x, 0.5, beta_1=1.0, **host).isnan(), bad)
+    new = binary.update_sample(z, z, 1.0, known=x, known_mask=z == 0, **host)
+    assert torch.equal(new.isnan(), bad)
 
 
 @pytest.fixture

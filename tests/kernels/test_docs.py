@@ -70,7 +70,7 @@ def test_examples(name):
     assert failed == 0
 
 
-@pytest.mark.parametrize("family", ["continuous", "discretised", "discrete"])
+@pytest.mark.parametrize("family", ["continuous", "discretised", "discrete", "binary"])
 def test_every_public_function_has_an_example(family):
     module = importlib.import_module(f"bfn_kernels.{family}")
     for name, value in vars(module).items():

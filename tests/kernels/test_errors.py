@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from cases import CASES
-from support import NATIVE, ON_CPU, named
+from cases import CASES, WITHOUT_BACKEND
+from support import NATIVE, ON_CPU, named, serves
 
-from bfn_kernels import Limits, continuous, discrete, discretised, noise
+from bfn_kernels import Limits, binary, continuous, discrete, discretised, noise
 from bfn_kernels.backends import BACKENDS
 from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
 
@@ -51,6 +51,14 @@ def normal(pred_mean=X, pred_log_std=X, mean=X, t=0.5, **k):
 
 def classes(x=CLASSES, logits=Z, t=0.5, **k):
     return discrete.continuous_time_loss(x, logits, t, **{"beta_1": 3.0, **k})
+
+
+def bits(x=CLASSES, logits=X, t=0.5, **k):
+    return binary.continuous_time_loss(x, logits, t, **{"beta_1": 3.0, **k})
+
+
+def flip(output_logits=X, state=X, alpha=1.0, **k):
+    return binary.update_sample(output_logits, state, alpha, **k)
 
 
 def few(n_steps=3, **k):
@@ -146,6 +154,14 @@ BAD = [
     (draw, {"alpha": -1.0}, ValueError, r"alpha must lie in \[0.*got -1.0"),
     (draw, {"alpha": torch.tensor([1.0, -2.0])}, ValueError, "alpha must lie in.*-2.0"),
     (draw, {"state": Z[..., :3]}, ValueError, r"output_logits must have shape \(2, 3, 3\).*\(2, 3, 4\)"),
+    (bits, {"x": X}, TypeError, "x must be one of.*int64.*bool.*float32"),
+    (bits, {"x": CLASSES + 2}, IndexError, r"x must hold classes in \[0, 2\), got 2"),
+    (bits, {"x": (CLASSES - 1).int()}, IndexError, r"x must hold classes in \[0, 2\), got -1"),
+    (bits, {"logits": Z}, ValueError, r"logits must have shape \(2, 3\).*\(2, 3, 4\)"),
+    (bits, {"logits": CLASSES}, TypeError, "logits must be one of.*float32.*int64"),
+    (flip, {"output_logits": X[:1]}, ValueError, r"output_logits must have shape \(2, 3\).*\(1, 3\)"),
+    (flip, {"known": CLASSES + 2, "known_mask": X == 0}, IndexError, r"known must hold classes in \[0, 2\), got 2"),
+    (flip, {"draw_noise": Z}, ValueError, r"draw_noise must have shape \(2, 3\).*\(2, 3, 4\)"),
     (draw, {"known": X, "known_mask": X > 0}, TypeError, "known must be one of.*int64.*float32"),
     (draw, {"known": CLASSES + 9, "known_mask": X == 0}, IndexError, r"known must hold classes.*got 9"),
     (draw, {"theta_out": Z[:1]}, ValueError, r"theta_out must have shape \(2, 3, 4\).*\(1, 3, 4\)"),
@@ -166,7 +182,7 @@ def test_bad_input(call, arguments, kind, message, backend):
 
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_the_valid_calls_that_the_bad_ones_spoil(backend):
-    for call in (flow, loss, binned, reconstruction, step, sent, normal, classes, few, draw):
+    for call in (flow, loss, binned, reconstruction, step, sent, normal, classes, few, draw, bits, flip):
         call(backend=backend)
 
 
@@ -203,6 +219,10 @@ OPERATORS = {
     "a pair of three": lambda o: o.discretised_reconstruction_loss(
         X, torch.zeros(2, 3, 3), None, None, None, None, None, 4, 1e-3, 10.0, 10.0, None, 3, False, False, False
     ),
+    "an unknown choice of a bit": lambda o: o.binary_update_sample(X, X, ROW, ROW, 3, None, None, None, X, None),
+    "an unknown receiver of bits": lambda o: o.binary_discrete_time_loss(
+        CLASSES, X, ROW, 5, 2, (0.5,), (1.0,), 0, None, None, None, 3, False
+    ),
     "weights without nodes": lambda o: o.discrete_discrete_time_loss(
         CLASSES, Z, ROW, 5, 1, (0.5, 1.0), (1.0,), 0, None, None, None, 3, False
     ),
@@ -232,10 +252,7 @@ def test_what_backends_says_is_what_can_be_called():
     for backend in BACKENDS.values():
         for case in CASES[:: 3 if backend.missing is None else 40]:
             inputs = case.inputs((2, 3), torch.float32)
-            if "backend" in case.options or case.op in (
-                "discrete.bayesian_update",
-                "discrete.theta_logits",
-            ):
+            if "backend" in case.options or case.op in WITHOUT_BACKEND or not serves(case, backend.name):
                 continue
             if backend.device not in (None, "cpu"):
                 with pytest.raises(ValueError, match=f"backend '{backend.name}' takes tensors on {backend.device}"):

@@ -40,7 +40,7 @@ FAULTS = [
     ),
     Fault(FAMILY("discrete"), "(logits + y).to(logits.dtype)", "logits + y", f"{PUBLIC} -k types"),
     Fault(
-        FAMILY("discrete"), "torch.get_default_dtype() if dtype is None", "torch.float32 if dtype is None",
+        "bfn_kernels/arguments.py", "torch.get_default_dtype() if dtype is None", "torch.float32 if dtype is None",
         f"{PUBLIC} -k types",
     ),
     Fault(

@@ -158,9 +158,7 @@ FAULTS = [
         f"{RECEIVERS} -k 'digits and cpu'",
     ),
     # offsets and launches of Triton's kernels
-    Fault(
-        OPS("classes"), "(tl.zeros((), tl.int64) + draw) * count", "draw * count", f"{TRITON}{INTERPRETED} -k beyond"
-    ),
+    Fault(OPS("noise"), "(tl.zeros((), tl.int64) + draw) * count", "draw * count", f"{TRITON}{INTERPRETED} -k beyond"),
     Fault(
         OPS("views"),
         "registers is not None and torch.version.hip is None",

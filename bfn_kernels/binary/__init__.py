@@ -1,0 +1,271 @@
+"""Ops of binary data: one of two classes per variable, by one logit, that of class 1. These are the ops of `discrete`
+for K = 2 with one number for each variable in the place of two, and all of them are elementwise.
+
+The state of a variable's input distribution is one logit too: d = y₁ − y₀, so that θ₁ = σ(d). A network that reads
+2θ₁ − 1 is given tanh(d/2).
+Shapes: all tensors `[B, ...]`; t and alpha are scalars, `[B]`, or any leading part of the data's shape.
+Types: classes 0 and 1 bool, int64, int32 or uint8 (int16 and int8 are copied to int32); logits float32, bfloat16,
+float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
+Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
+Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed;
+a class out of range is an IndexError on the CPU, and NaN for its variable elsewhere.
+"""
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import backends, checks, rows
+from bfn_kernels.arguments import drawn_seed, expectation, known_values, message_types, step_time
+from bfn_kernels.binary import reference
+from bfn_kernels.binary.operators import OPERATORS
+from bfn_kernels.discrete.operators import CHOICES, MEAN, RECEIVERS
+from bfn_kernels.operators import needs
+from bfn_kernels.outputs import check_out
+from bfn_kernels.reduction import hide
+from bfn_kernels.rows import Rows
+from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
+
+backends.add_family("binary", OPERATORS, reference)
+
+
+def flow_sample(
+    x: Tensor,
+    t: Rows,
+    *,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    output: str = "probs",
+    mask: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """The input distribution after messages up to time t: θ₁ = σ(d), d ~ N(2βs, 4β), β = β₁t², s = 2x − 1 (182, 185).
+
+    x `[B, ...]` classes; t in [0, 1]. output: "probs", or "logits" for d itself, the state. mask: bool, False where x
+    is not read (as for padding) and the result is the prior. Returns a tensor like x in `dtype` (torch's default type
+    if None); noise has that shape. Nothing is differentiable.
+
+    >>> flow_sample(torch.tensor([1]), 0.0, beta_1=3.0)
+    tensor([0.5000])
+    """
+    x = checks.classes("x", x, booleans=True)
+    checks.choice("output", output, ("probs", "logits"))
+    schedule = discrete_schedule(beta_1, schedule)
+    dtype, work = message_types(dtype)
+    library = backends.library(backend, x.device)
+    scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, work, schedule, scale=4)
+    x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
+    seed = drawn_seed(x, seed, generator, ("noise", noise, x.shape))
+    return library.binary.sender_sample(x, beta, spread, output == "probs", seed, noise, dtype)
+
+
+def sender_sample(
+    x: Tensor,
+    alpha: Rows,
+    *,
+    dtype: torch.dtype | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """A message of accuracy α about x, as the difference y₁ − y₀ ~ N(2αs, 4α), s = 2x − 1 [derived].
+
+    x `[B, ...]` classes; alpha at least 0. Returns a tensor like x in `dtype` (torch's default type if None); noise has
+    that shape. Nothing is differentiable.
+
+    >>> sender_sample(torch.tensor([1, 0]), 0.5, noise=torch.zeros(2))
+    tensor([ 1., -1.])
+    """
+    x = checks.classes("x", x, booleans=True)
+    dtype, work = message_types(dtype)
+    library = backends.library(backend, x.device)
+    message = rows.scalars(library, rows.MESSAGE, alpha, x, work, scale=4)
+    seed = drawn_seed(x, seed, generator, ("noise", noise, x.shape))
+    return library.binary.sender_sample(x, *message, False, seed, noise, dtype)
+
+
+def bayesian_update(logits: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
+    """The input distribution after a message y: θ' ∝ e^y·θ (171), in logits a sum, for which torch's own serves every
+    backend.
+
+    logits, y `[B, ...]`, differentiable. Returns logits in their own type.
+
+    >>> bayesian_update(torch.zeros(1), torch.tensor([0.5]))
+    tensor([0.5000])
+    """
+    checks.data("logits", logits)
+    checks.like("y", y, "logits", logits)
+    backends.choose(backend, logits.device)
+    return (logits + y).to(logits.dtype)
+
+
+def theta(logits: Tensor, *, backend: str | None = None) -> Tensor:
+    """The probability θ₁ = σ(d) of class 1, of a state of logits `[B, ...]`, for which torch's own serves every
+    backend; differentiable. Returns the logits' type.
+
+    >>> theta(torch.zeros(1))
+    tensor([0.5000])
+    """
+    checks.data("logits", logits)
+    backends.choose(backend, logits.device)
+    return logits.sigmoid()
+
+
+def theta_logits(theta: Tensor) -> Tensor:
+    """A state of logits for probabilities θ₁ of class 1, `[B, ...]`; differentiable. A θ₁ of 0 or 1 gives −∞ or ∞,
+    which is absorbing.
+
+    >>> theta_logits(torch.tensor([0.5]))
+    tensor([0.])
+    """
+    checks.data("theta", theta)
+    return theta.logit()
+
+
+def update_sample(
+    output_logits: Tensor,
+    state: Tensor,
+    alpha: Rows,
+    *,
+    choose: str = "sample",
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    out: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    draw_noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """One step of ancestral sampling: a class of the output distribution is sent with accuracy α, d' = d + y,
+    y ~ N(2αs, 4α), s = 2k − 1 for class k (171).
+
+    output_logits, state `[B, ...]`; the state is differentiable, the logits with `choose="mean"` alone; alpha at least
+    0. choose: what is sent, a "sample" of the output distribution, its "mode", or its "mean" (2p₁ − 1 in the place of
+    s). Where `known_mask` is True, the class `known` is sent instead. `out`, which may be the state itself, receives
+    the new state; no gradient then. noise: normals of the sender; draw_noise: uniforms that draw the class. All have
+    the state's shape. Returns logits in the state's type.
+
+    >>> d = torch.zeros(1)
+    >>> update_sample(torch.tensor([2.0]), d, 0.5, choose="mode", noise=d)
+    tensor([1.])
+    """
+    checks.data("state", state)
+    checks.like("output_logits", output_logits, "state", state)
+    choice = checks.choice("choose", choose, CHOICES)
+    known = known if known is None else checks.classes("known", known, booleans=True)
+    known_mask = known_values(known, known_mask, state, state.shape)
+    others = {"known": known, "known_mask": known_mask, "alpha": alpha, "noise": noise, "draw_noise": draw_noise}
+    check_out(out, "state", output_logits=output_logits, state=state, **others)
+    if choose != "mean":
+        checks.no_gradient(f"a {choose} has none", output_logits=output_logits)
+    library = backends.library(backend, state.device)
+    if choice == MEAN and any(needs(output_logits)):
+        library = backends.REFERENCE  # the only one that has this gradient
+    message = rows.scalars(library, rows.MESSAGE, alpha, state, checks.compute_dtype(output_logits, state), scale=4)
+    draws = [("draw_noise", draw_noise, state.shape)] if choose == "sample" else []
+    seed = drawn_seed(state, seed, generator, ("noise", noise, state.shape), *draws)
+    return library.binary.update_sample(
+        output_logits, state, *message, choice, known, known_mask, seed, noise, draw_noise, out
+    )
+
+
+def continuous_time_loss(
+    x: Tensor,
+    logits: Tensor,
+    t: Rows,
+    *,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """L∞ in nats: 4β₁t·(1 − p_x)² per variable, p₁ = σ(logits) (205); 2β'(t) for another schedule.
+
+    x `[B, ...]` classes; logits `[B, ...]`, differentiable; t in [0, 1]. mask: bool, of x's leading dimensions or
+    broadcastable to it, False where a variable costs nothing and its x is not looked at. reduction: "mean" over
+    variables, "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
+
+    >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1), 0.5, beta_1=3.0)
+    tensor(1.5000)
+    """
+    x, mask, how = _check_loss(x, logits, mask, reduction)
+    schedule = discrete_schedule(beta_1, schedule)
+    library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
+    (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=2)
+    return library.binary.continuous_time_loss(x, logits, weight, mask, how)
+
+
+def discrete_time_loss(
+    x: Tensor,
+    logits: Tensor,
+    t: Rows | None = None,
+    *,
+    n_steps: int,
+    step: int | Tensor | None = None,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    receiver: str = "joint",
+    n_samples: int | None = None,
+    quadrature: int | None = None,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """L_n in nats: n·E[ln p_S(y) − ln p_R(y)] per variable, with α_i, i = n·t + 1 (189, 190, 193).
+
+    n_steps: n. step: i from 1 to n, an int or integers shaped as t may be, in the place of t; a t that is no (i − 1)/n
+    is refused on the CPU and costs NaN elsewhere. receiver: "joint", the paper's, or "factorised", a mixture for each
+    of two coordinates of y, which the published code evaluates. The expectation is a Gauss–Hermite sum over
+    `quadrature` nodes (8 unless n_samples is given), or the mean of `n_samples` draws, each of one normal per variable
+    (noise `[n_samples, B, ...]`). Everything else as in `continuous_time_loss`, to which it tends as n grows.
+
+    >>> discrete_time_loss(torch.tensor([1]), torch.zeros(1), 0.0, n_steps=9, beta_1=3.0)
+    tensor(0.1637)
+    """
+    n_steps = checks.integer("n_steps", n_steps, 1)
+    t = step_time(t, step, n_steps)
+    which = checks.choice("receiver", receiver, RECEIVERS)
+    x, mask, how = _check_loss(x, logits, mask, reduction)
+    if n_samples is None and quadrature is None:
+        quadrature = 8
+    schedule = discrete_schedule(beta_1, schedule)
+    library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
+    (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
+    draws = expectation(logits, logits.shape, quadrature, n_samples, seed, generator, noise)
+    return library.binary.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, mask, how)
+
+
+def reconstruction_loss(
+    x: Tensor,
+    logits: Tensor,
+    *,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """The cost in nats of x after the last message, the network having seen t = 1: −ln p_x.
+
+    Arguments and result as in `continuous_time_loss`.
+
+    >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1))
+    tensor(0.6931)
+    """
+    x, mask, how = _check_loss(x, logits, mask, reduction)
+    return backends.library(backend, x.device).binary.reconstruction_loss(x, logits, mask, how)
+
+
+def _check_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str) -> tuple[Tensor, Tensor | None, int]:
+    """The checks that the losses share; returns classes and mask as operators take them, and the reduction's place."""
+    x = checks.classes("x", x, booleans=True)
+    checks.like("logits", logits, "x", x)
+    how = checks.choice("reduction", reduction, checks.REDUCTIONS)
+    return x, checks.mask("mask", mask, "x", x, x.shape), how

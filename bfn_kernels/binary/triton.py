@@ -1,0 +1,240 @@
+"""The operators of binary data in Triton, the counterpart of csrc/cpu/binary.cpp.
+
+An operator takes the arguments of the function of the same name in `reference.py`, whose docstring says their shapes,
+and behind them whether the gradient is needed. Its kernel takes them as views.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from bfn_kernels.checks import compute_dtype
+from bfn_kernels.discrete import operators
+from bfn_kernels.triton_ops.elementary import exp, expm1, log_normal, sigmoid, softplus, square
+from bfn_kernels.triton_ops.noise import CLASS, MONTE_CARLO, SENDER, noise_of, uniforms_of
+from bfn_kernels.triton_ops.reduction import Losses, write_losses
+from bfn_kernels.triton_ops.views import (
+    BLOCK,
+    block_of,
+    compute_type,
+    launch,
+    load,
+    programs,
+    store,
+    table,
+    view,
+    views,
+    writable,
+)
+
+SAMPLE, MODE = tl.constexpr(operators.SAMPLE), tl.constexpr(operators.MODE)
+_MAX_LOG_RATIO = tl.constexpr(60.0)  # next to exp of it, shares below the normal range of float32 do not matter
+
+
+@triton.jit
+def _signs(view, block, T: tl.constexpr):
+    """s = 1 or −1 for the classes 1 and 0, and NaN for what is neither."""
+    x = load(view, block, tl.int64)
+    return tl.where(x == 1, 1.0, tl.where(x == 0, -1.0, float("nan"))).to(T)
+
+
+@triton.jit
+def _message(sign, alpha, spread, eps):
+    """y₁ − y₀ ~ N(2αs, 4α), spread = 2√α; in the place of s stands 2p − 1 where a distribution is sent (185)."""
+    return 2.0 * alpha * sign + spread * eps
+
+
+@triton.jit
+def _shares(u):
+    """p_x = σ(u) and q = 1 − p_x, where u = sz; exp(−|u|), and the larger share."""
+    small = exp(-tl.abs(u))
+    larger = 1.0 / (1.0 + small)
+    smaller = small * larger
+    return tl.where(u < 0.0, smaller, larger), tl.where(u < 0.0, larger, smaller), small, larger
+
+
+@triton.jit
+def _log_mixture(growth, mixture, inverse):
+    """ln(1 + growth), given mixture = 1 + growth, which was rounded, and 1/mixture."""
+    return log_normal(mixture) + (growth - (mixture - 1.0)) * inverse
+
+
+def sender_sample(x: Tensor, alpha, spread, probs: bool, seed, noise, dtype) -> Tensor:
+    out = torch.empty_like(x, dtype=dtype)
+    written = writable(out)
+    inputs = views(x.shape, x, alpha, spread, noise)
+    arguments = *inputs, seed, view(written, x.shape), x.numel()
+    launch(_sender, programs(x.numel()), *arguments, PROBS=probs, T=compute_type(out), BLOCK=BLOCK)
+    return out if written is out else out.copy_(written)
+
+
+@triton.jit
+def _sender(x, alpha, spread, noise, seed, out, count, PROBS: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr):
+    block = block_of(count, BLOCK)
+    eps = noise_of(noise, seed, block, SENDER, T)
+    d = _message(_signs(x, block, T), load(alpha, block, T), load(spread, block, T), eps)
+    if PROBS:
+        d = sigmoid(d)
+    store(out, block, d)
+
+
+def update_sample(*arguments) -> Tensor:
+    out = torch.empty_like(arguments[1])  # like the state
+    update_sample_out(*arguments, out)
+    return out
+
+
+def update_sample_out(
+    output_logits: Tensor, state: Tensor, alpha, spread, choice: int, known, known_mask, seed, noise, draw_noise,
+    out: Tensor,
+) -> None:  # fmt: skip
+    written, shape, count = writable(out), state.shape, state.numel()
+    inputs = views(shape, output_logits, state, alpha, spread, known, known_mask, noise, draw_noise)
+    arguments = *inputs, seed, view(written, shape), count
+    T = compute_type(output_logits, state)
+    launch(_update, programs(count), *arguments, CHOICE=choice, T=T, BLOCK=BLOCK)
+    if written is not out:
+        out.copy_(written)
+
+
+@triton.jit
+def _update(
+    logits, state, alpha, spread, known, known_mask, noise, draw_noise, seed, out, count,
+    CHOICE: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    block = block_of(count, BLOCK)
+    z = load(logits, block, T)
+    if CHOICE == SAMPLE:
+        # class 0 where its probability exceeds u, or where class 1 has none
+        p, q, _, _ = _shares(z)
+        u = uniforms_of(draw_noise, seed, block, CLASS, T)
+        sent = tl.where((q > u) | (p == 0.0), -1.0, 1.0)
+    elif CHOICE == MODE:
+        sent = tl.where(z > 0.0, 1.0, -1.0)
+    else:
+        p, _, _, _ = _shares(z)
+        sent = 2.0 * p - 1.0
+    sent = tl.where(z == z, sent.to(T), float("nan"))
+    if known[0] is not None:
+        sent = tl.where(load(known_mask, block, tl.int1), _signs(known, block, T), sent)
+    eps = noise_of(noise, seed, block, SENDER, T)
+    y = _message(sent, load(alpha, block, T), load(spread, block, T), eps)
+    store(out, block, load(state, block, T) + y)
+
+
+class _LossCall:
+    """What the losses have in common: the results, and the views of the arguments."""
+
+    def __init__(self, x: Tensor, logits: Tensor, row, mask, reduction: int, need_logits: bool):
+        shape, dtype = x.shape, compute_dtype(logits)
+        self.losses = Losses(x, mask, reduction, dtype)
+        like = logits if need_logits else logits.new_empty(0)
+        self.grad_logits = torch.empty_like(like, dtype=dtype)
+        self.written = writable(self.grad_logits)
+        self.inputs = views(shape, x, logits, row, mask)
+        self.outputs = view(self.written if need_logits else None, shape), *self.losses.arguments, x.numel()
+        self.programs = programs(x.numel())
+        self.constants = {"EACH": self.losses.each, "T": compute_type(logits), "BLOCK": BLOCK}
+
+    def finish(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, the factor that its gradient is multiplied by, and the gradient, empty if it is not needed."""
+        if self.written is not self.grad_logits:
+            self.grad_logits.copy_(self.written)
+        return *self.losses.finish(), self.grad_logits
+
+
+def continuous_time_loss(x: Tensor, logits: Tensor, weight, mask, reduction: int, need_logits: bool):
+    call = _LossCall(x, logits, weight, mask, reduction, need_logits)
+    launch(_loss, call.programs, *call.inputs, *call.outputs, **call.constants)
+    return call.finish()
+
+
+def reconstruction_loss(x: Tensor, logits: Tensor, mask, reduction: int, need_logits: bool):
+    return continuous_time_loss(x, logits, None, mask, reduction, need_logits)
+
+
+@triton.jit
+def _write(loss, slope, sign, mask, grad_logits, block, values, counts, EACH: tl.constexpr):
+    """Writes the losses of a block and, of their derivatives by sz, those by z, which are 0 where the mask is."""
+    keep = load(mask, block, tl.int1, True)
+    store(grad_logits, block, tl.where(keep, sign * slope, 0.0))
+    write_losses(loss, keep, block, values, counts, EACH)
+
+
+@triton.jit
+def _loss(
+    x, logits, weight, mask, grad_logits, values, counts, count,
+    EACH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """L∞ = weight·q² (205), or −ln p_x if there is no weight."""
+    block = block_of(count, BLOCK)
+    sign = _signs(x, block, T)
+    u = sign * load(logits, block, T)
+    p, q, small, larger = _shares(u)
+    if weight[0] is not None:
+        loss = load(weight, block, T) * square(q)
+        slope = -2.0 * loss * p
+    else:
+        loss = tl.where(u < 0.0, -u, 0.0) + _log_mixture(small, 1.0 + small, larger)
+        slope = -q
+    _write(loss, slope, sign, mask, grad_logits, block, values, counts, EACH)
+
+
+def discrete_time_loss(
+    x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, nodes, node_weights, n_samples: int, seed,
+    noise, mask, reduction: int, need_logits: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    call = _LossCall(x, logits, alpha, mask, reduction, need_logits)
+    dtype = compute_dtype(logits)
+    tables = [None] * 2 if n_samples else table((*nodes, *node_weights), dtype, x.device).chunk(2)
+    noise = noise if noise is None else noise.contiguous().view(-1)
+    drawn = *tables, n_samples or len(nodes), view(noise, None if noise is None else noise.shape), seed, n_steps
+    coordinates = 2 if receiver == operators.FACTORISED else 1
+    launch(_nstep, call.programs, *call.inputs, *drawn, *call.outputs, COORDINATES=coordinates, **call.constants)
+    return call.finish()
+
+
+@triton.jit
+def _draw(u, p, q, r):
+    """A draw of L_n, −ln M, M = p_x + q·e^(−r), and its derivative by u. Unless M is small it is −ln(1 + S),
+    S = q·(e^(−r) − 1). Beyond the largest log-ratio r, the two parts of softplus(−u) − softplus(−u − r) do not
+    cancel."""
+    within = tl.abs(r) <= _MAX_LOG_RATIO
+    capped = tl.where(within, -r, 0.0)
+    growth = q * expm1(capped)
+    low = growth < -0.5
+    mixture = tl.where(low, p + q * exp(capped), 1.0 + growth)
+    inverse = 1.0 / mixture
+    value = -_log_mixture(tl.where(low, mixture - 1.0, growth), mixture, inverse)
+    slope = p * growth * inverse
+    if tl.min(within.to(tl.int32), 0) == 0:
+        value = tl.where(within, value, softplus(-u) - softplus(-u - r))
+        slope = tl.where(within, slope, sigmoid(-u - r) - q)
+    return value, slope
+
+
+@triton.jit
+def _nstep(
+    x, logits, alpha, mask, nodes, node_weights, draws, noise, seed, n_steps, grad_logits, values, counts, count,
+    COORDINATES: tl.constexpr, EACH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """n·E of the draws, where r = 2α + 2√α·sε, and for ε stand nodes, which lie symmetrically, in the place of sε. The
+    factorised receiver has two coordinates of half the accuracy."""
+    block = block_of(count, BLOCK)
+    sign, alpha = _signs(x, block, T), load(alpha, block, T) / COORDINATES
+    u = sign * load(logits, block, T)
+    p, q, _, _ = _shares(u)
+    spread = 2.0 * tl.sqrt(alpha)
+    loss, slope = tl.zeros(u.shape, T), tl.zeros(u.shape, T)
+    for draw in range(draws):
+        if nodes is not None:
+            eps, weight = tl.load(nodes + draw), tl.load(node_weights + draw)
+        else:
+            eps = sign * noise_of(noise, seed, block, MONTE_CARLO, T, draw, count)
+            weight = (tl.zeros((), T) + 1.0) / draws
+        value, by_u = _draw(u, p, q, 2.0 * alpha + spread * eps)
+        loss += weight * value
+        slope += weight * by_u
+    factor = tl.zeros((), T) + COORDINATES * n_steps
+    _write(factor * loss, factor * slope, sign, mask, grad_logits, block, values, counts, EACH)

@@ -1,0 +1,220 @@
+#include "../ops/binary.h"
+
+#include <type_traits>
+
+#include "bad_class.h"
+#include "loss.h"
+#include "noise.h"
+
+namespace bfn {
+namespace {
+
+// The signs of the classes [start, start + length). A class out of range, where the mask does not hide it, is left to
+// `bad`, and its sign is any number.
+template <class T>
+void load_signs(const View& x, int64_t start, int64_t length, const uint8_t* mask, T* __restrict s, BadClass& bad) {
+  bool any = false;
+  with_type(x.dtype, x.data, [&](const auto* data) {
+    using Class = std::remove_cv_t<std::remove_pointer_t<decltype(data)>>;
+    if constexpr (std::is_integral_v<Class>) {
+      for_runs(x, start, length, [&](int64_t offset, int64_t stride, int64_t at, int64_t run) {
+        const Class* from = data + offset;
+        T* to = s + at;
+        Class outside = 0;
+        const auto read = [&](auto step) {
+          for (int64_t i = 0; i < run; ++i) outside |= from[i * step] & ~Class(1);
+          for (int64_t i = 0; i < run; ++i) to[i] = static_cast<T>(2 * static_cast<int32_t>(from[i * step]) - 1);
+        };
+        if (stride == 1) {
+          read(std::integral_constant<int64_t, 1>());
+        } else {
+          read(stride);
+        }
+        any |= outside != 0;
+      });
+    } else {
+      throw std::invalid_argument("classes must be integers");
+    }
+  });
+  for (int64_t i = 0; any && i < length; ++i) {
+    int64_t buffer = 0;
+    const int64_t found = *load(x, start + i, 1, &buffer);
+    if ((found < 0 || found > 1) && !(mask && !mask[i])) bad.take(found);
+  }
+}
+
+// What each variable sends: the sign of a class, or 2p - 1. A logit that is NaN sends NaN.
+template <class T>
+void choose(const BinaryUpdate& op, int64_t start, int64_t length, T* __restrict sent) {
+  T buffer[kBlock], uniform_buffer[noise_room(kBlock)];
+  const T* z = load(op.output_logits, start, length, buffer);
+  switch (op.choice) {
+    case Choice::kSample: {
+      const T* u = uniforms_of(op.draw, start, length, uniform_buffer);
+      for (int64_t i = 0; i < length; ++i) sent[i] = binary_drawn(BinaryShares<T>(z[i]), u[i]);
+      break;
+    }
+    case Choice::kMode:
+      for (int64_t i = 0; i < length; ++i) sent[i] = z[i] > T(0) ? T(1) : T(-1);
+      break;
+    case Choice::kMean:
+      for (int64_t i = 0; i < length; ++i) sent[i] = 2 * BinaryShares<T>(z[i]).p - 1;
+  }
+  for (int64_t i = 0; i < length; ++i) sent[i] = z[i] == z[i] ? sent[i] : kNaN<T>;
+}
+
+// Writes the derivative by z of each variable's loss, s times that by u; it is 0 where the mask is.
+template <class T>
+void store_gradient(const View& to, int64_t start, int64_t length, const uint8_t* mask, const T* __restrict s,
+                    const T* __restrict slope, T factor) {
+  T buffer[kBlock];
+  T* out = target(to, start, buffer);
+  for (int64_t i = 0; i < length; ++i) out[i] = factor * s[i] * slope[i];
+  for (int64_t i = 0; mask && i < length; ++i) out[i] = mask[i] ? out[i] : T(0);
+  store(to, start, length, out);
+}
+
+// The losses of a block by draws or nodes.
+template <class T>
+struct NStepBlock {
+  int64_t length;
+  T s[kBlock], u[kBlock], p[kBlock], q[kBlock];
+  T value[kBlock] = {}, slope[kBlock] = {};
+
+  // Adds a draw of the variables [begin, end), whose log-ratio is r(i).
+  template <class R>
+  void add(int64_t begin, int64_t end, T weight, R&& r) {
+    bool beyond = false;
+    for (int64_t i = begin; i < end; ++i) beyond |= !(abs(r(i)) <= T(kMaxLogRatio));
+    if (!beyond) {
+      for (int64_t i = begin; i < end; ++i) take(i, weight, binary_draw(p[i], q[i], exp_and_expm1(-r(i))));
+      return;
+    }
+    for (int64_t i = begin; i < end; ++i) {
+      const bool within = abs(r(i)) <= T(kMaxLogRatio);
+      take(i, weight, within ? binary_draw(p[i], q[i], exp_and_expm1(-r(i))) : binary_draw_beyond(u[i], q[i], r(i)));
+    }
+  }
+  void add_same(int64_t begin, int64_t end, T weight, T r) {
+    if (!(abs(r) <= T(kMaxLogRatio))) return add(begin, end, weight, [r](int64_t) { return r; });
+    const ExpAndExpm1<T> ratio = exp_and_expm1(-r);
+    for (int64_t i = begin; i < end; ++i) take(i, weight, binary_draw(p[i], q[i], ratio));
+  }
+
+ private:
+  void take(int64_t i, T weight, BinaryTerm<T> term) {
+    value[i] += weight * term.value;
+    slope[i] += weight * term.slope;
+  }
+};
+
+}  // namespace
+
+template <class T>
+void binary_sender(const BinarySender& op) {
+  BadClass bad;
+  for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
+    T buffers[2][kBlock], s[kBlock], d[kBlock], normals[noise_room(kBlock)];
+    const T* eps = normals_of(op.noise, start, length, normals, 0, 0, Ahead<T>({&op.out}, start));
+    load_signs(op.x, start, length, nullptr, s, bad);
+    const T* alpha = load(op.alpha, start, length, buffers[0]);
+    const T* spread = load(op.spread, start, length, buffers[1]);
+    for (int64_t i = 0; i < length; ++i) d[i] = binary_message(s[i], alpha[i], spread[i], eps[i]);
+    for (int64_t i = 0; op.probs && i < length; ++i) d[i] = sigmoid(d[i]);
+    store(op.out, start, length, d);
+  });
+  bad.refuse("x", 2);
+}
+
+template <class T>
+void binary_update(const BinaryUpdate& op) {
+  BadClass bad;
+  for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
+    T buffers[3][kBlock], sent[kBlock], updated[kBlock], normals[noise_room(kBlock)];
+    const T* eps = normals_of(op.noise, start, length, normals, 0, 0, Ahead<T>({&op.state, &op.output_logits}, start));
+    choose(op, start, length, sent);
+    if (op.known) {
+      uint8_t mask_buffer[kBlock];
+      T known[kBlock];
+      const uint8_t* mask = load(op.known_mask, start, length, mask_buffer);
+      load_signs(op.known, start, length, mask, known, bad);
+      for (int64_t i = 0; i < length; ++i) sent[i] = mask[i] ? known[i] : sent[i];
+    }
+    const T* state = load(op.state, start, length, buffers[0]);
+    const T* alpha = load(op.alpha, start, length, buffers[1]);
+    const T* spread = load(op.spread, start, length, buffers[2]);
+    for (int64_t i = 0; i < length; ++i) {
+      updated[i] = state[i] + binary_message(sent[i], alpha[i], spread[i], eps[i]);
+    }
+    store(op.out, start, length, updated);
+  });
+  bad.refuse("known", 2);
+}
+
+template <class T>
+void binary_loss(const BinaryLoss& op) {
+  BadClass bad;
+  reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* __restrict loss) {
+    T buffers[2][kBlock], s[kBlock], slope[kBlock];
+    load_signs(op.x, start, length, mask, s, bad);
+    const T* z = load(op.logits, start, length, buffers[0]);
+    const auto set = [&](int64_t i, T weight, BinaryTerm<T> term) {
+      loss[i] = weight * term.value;
+      slope[i] = weight * term.slope;
+    };
+    if (op.weight) {
+      const T* w = load(op.weight, start, length, buffers[1]);
+      for (int64_t i = 0; i < length; ++i) set(i, w[i], binary_squared_distance(BinaryShares<T>(s[i] * z[i])));
+    } else {
+      for (int64_t i = 0; i < length; ++i) set(i, T(1), binary_cross_entropy(BinaryShares<T>(s[i] * z[i])));
+    }
+    if (op.grad_logits) store_gradient(op.grad_logits, start, length, mask, s, slope, T(1));
+  });
+  bad.refuse("x", 2);
+}
+
+template <class T>
+void binary_nstep(const BinaryNStep& op) {
+  BadClass bad;
+  const int64_t coordinates = op.receiver == Receiver::kFactorised ? 2 : 1, count = op.to.batch * op.to.per_batch;
+  const T part = T(1) / static_cast<T>(coordinates), factor = static_cast<T>(coordinates * op.n_steps);
+  reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* __restrict loss) {
+    NStepBlock<T> block;
+    T buffer[kBlock], alpha[kBlock], spread[kBlock], normals[noise_room(kBlock)];
+    load_signs(op.x, start, length, mask, block.s, bad);
+    const T* z = load(op.logits, start, length, buffer);
+    for (int64_t i = 0; i < length; ++i) {
+      const BinaryShares<T> of(block.s[i] * z[i]);
+      block.u[i] = of.u;
+      block.p[i] = of.p;
+      block.q[i] = of.q;
+    }
+    const T* whole = load(op.alpha, start, length, normals);
+    for (int64_t i = 0; i < length; ++i) alpha[i] = part * whole[i];
+    for (int64_t i = 0; i < length; ++i) spread[i] = 2 * sqrt(alpha[i]);
+    for (int64_t draw = 0; draw < op.draws.count(); ++draw) {
+      const T weight = weight_of<T>(op.draws, draw);
+      if (op.draws.n_samples) {
+        const T* eps = normals_of(op.draws.noise, start, length, normals, draw, count);
+        block.add(0, length, weight,
+                  [&](int64_t i) { return binary_log_ratio(alpha[i], spread[i], block.s[i] * eps[i]); });
+        continue;
+      }
+      const T node = static_cast<T>(op.draws.nodes[draw]);
+      for_runs(op.alpha, start, length, [&](int64_t, int64_t stride, int64_t at, int64_t run) {
+        if (stride == 0) return block.add_same(at, at + run, weight, binary_log_ratio(alpha[at], spread[at], node));
+        block.add(at, at + run, weight, [&](int64_t i) { return binary_log_ratio(alpha[i], spread[i], node); });
+      });
+    }
+    for (int64_t i = 0; i < length; ++i) loss[i] = factor * block.value[i];
+    if (op.grad_logits) store_gradient(op.grad_logits, start, length, mask, block.s, block.slope, factor);
+  });
+  bad.refuse("x", 2);
+}
+
+BFN_INSTANTIATE(binary_sender, const BinarySender&);
+BFN_INSTANTIATE(binary_update, const BinaryUpdate&);
+BFN_INSTANTIATE(binary_loss, const BinaryLoss&);
+BFN_INSTANTIATE(binary_nstep, const BinaryNStep&);
+
+}  // namespace bfn

@@ -1,0 +1,212 @@
+#include "../ops/binary.h"
+
+#include "access.h"
+#include "loss.h"
+#include "nodes.h"
+
+namespace bfn {
+namespace {
+
+template <class At>
+__global__ void __launch_bounds__(kThreads, 2)
+    binary_sender_kernel(const __grid_constant__ BinarySender op, const __grid_constant__ RowMap rows) {
+  using T = typename At::Compute;
+  const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
+  for_grid<At>(op.count, rows, [&](auto at) {
+    constexpr int kCount = decltype(at)::kCount;
+    T s[kCount], alpha[kCount], spread[kCount], d[kCount];
+    at.each_class(op.x, [&](int j, auto x) { s[j] = binary_sign<T>(x); });
+    at.rows(op.alpha, alpha);
+    at.rows(op.spread, spread);
+    at.noise(op.noise, seed, d);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      d[j] = binary_message(s[j], alpha[j], spread[j], d[j]);
+      if (op.probs) d[j] = BinaryShares<T>(d[j]).p;
+    }
+    at.store_data(op.out, d);
+  });
+}
+
+// What a logit sends: the sign of a class, or 2p - 1. One that is NaN sends NaN.
+template <Choice kChoice, class T>
+__device__ T sent_by(T z, T uniform) {
+  T sent;
+  if constexpr (kChoice == Choice::kSample) {
+    sent = binary_drawn(BinaryShares<T>(z), uniform);
+  } else if constexpr (kChoice == Choice::kMode) {
+    sent = z > T(0) ? T(1) : T(-1);
+  } else {
+    sent = 2 * BinaryShares<T>(z).p - 1;
+  }
+  return z == z ? sent : kNaN<T>;
+}
+
+template <class At, Choice kChoice>
+__global__ void __launch_bounds__(kThreads, 2)
+    binary_update_kernel(const __grid_constant__ BinaryUpdate op, const __grid_constant__ RowMap rows) {
+  using T = typename At::Compute;
+  const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.draw.seed ? *op.draw.seed : 0;
+  for_grid<At>(op.count, rows, [&](auto at) {
+    constexpr int kCount = decltype(at)::kCount;
+    T sent[kCount], uniform[kCount] = {}, state[kCount], alpha[kCount], spread[kCount], eps[kCount];
+    at.network(op.output_logits, sent);
+    if constexpr (kChoice == Choice::kSample) at.uniforms(op.draw, draw_seed, uniform);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) sent[j] = sent_by<kChoice>(sent[j], uniform[j]);
+    if (op.known) {
+      bool given[kCount];
+      at.mask(op.known_mask, given);
+      at.each_class(op.known, [&](int j, auto x) { sent[j] = given[j] ? binary_sign<T>(x) : sent[j]; });
+    }
+    at.data(op.state, state);
+    at.rows(op.alpha, alpha);
+    at.rows(op.spread, spread);
+    at.noise(op.noise, seed, eps);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) state[j] += binary_message(sent[j], alpha[j], spread[j], eps[j]);
+    at.store_data(op.out, state);
+  });
+}
+
+// Turns derivatives by s z into those by z, which are 0 where the mask is, and stores them.
+template <class At, class T, int kCount>
+__device__ void store_gradient(const At& at, const View& to, const bool (&on)[kCount], const T (&s)[kCount],
+                               T (&slope)[kCount]) {
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) slope[j] = on[j] ? s[j] * slope[j] : T(0);
+  at.store_own(to, slope);
+}
+
+template <class At, bool kSquared>
+__global__ void __launch_bounds__(kThreads, 2)
+    binary_loss_kernel(const __grid_constant__ BinaryLoss op, const __grid_constant__ RowMap rows,
+                       const Chunks chunks) {
+  using T = typename At::Compute;
+  reduce_losses<At>(op.to, chunks, rows, [&](auto at, const auto& on, auto& loss) {
+    constexpr int kCount = decltype(at)::kCount;
+    T s[kCount], slope[kCount], weight[kCount];
+    at.each_class(op.x, [&](int j, auto x) { s[j] = binary_sign<T>(x); });
+    at.data(op.logits, slope);
+    at.rows(op.weight, weight, T(1));
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      const BinaryShares<T> of(s[j] * slope[j]);
+      const BinaryTerm<T> term = kSquared ? binary_squared_distance(of) : binary_cross_entropy(of);
+      loss[j] = weight[j] * term.value;
+      slope[j] = weight[j] * term.slope;
+    }
+    if (op.grad_logits) store_gradient(at, op.grad_logits, on, s, slope);
+  });
+}
+
+// Packs of eight need the registers of two blocks.
+template <class At>
+__global__ void __launch_bounds__(kThreads, At::kCount > 4 ? 1 : 2)
+    binary_nstep_kernel(const __grid_constant__ BinaryNStep op, const __grid_constant__ RowMap rows,
+                        const __grid_constant__ Nodes<typename At::Compute> nodes, const Chunks chunks) {
+  using T = typename At::Compute;
+  const int64_t seed = op.draws.noise.seed ? *op.draws.noise.seed : 0, count = op.to.batch * op.to.per_batch;
+  const int draws = static_cast<int>(op.draws.count());
+  const bool by_nodes = op.draws.n_samples == 0;
+  const T coordinates = op.receiver == Receiver::kFactorised ? T(2) : T(1);
+  const T factor = coordinates * static_cast<T>(op.n_steps);
+  reduce_losses<At>(op.to, chunks, rows, [&](auto at, const auto& on, auto& loss) {
+    constexpr int kCount = decltype(at)::kCount;
+    T s[kCount], u[kCount], p[kCount], q[kCount], alpha[kCount], spread[kCount], slope[kCount];
+    at.each_class(op.x, [&](int j, auto x) { s[j] = binary_sign<T>(x); });
+    at.data(op.logits, u);
+    at.rows(op.alpha, alpha);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      const BinaryShares<T> of(s[j] * u[j]);
+      u[j] = of.u;
+      p[j] = of.p;
+      q[j] = of.q;
+      alpha[j] /= coordinates;
+      spread[j] = 2 * sqrt(alpha[j]);
+      loss[j] = slope[j] = 0;
+    }
+#pragma unroll 1
+    for (int draw = 0; draw < draws; ++draw) {
+      T eps[kCount];
+      if (!by_nodes) at.noise(op.draws.noise, seed, eps, static_cast<uint32_t>(draw), count);
+      const T weight = factor * (by_nodes ? nodes.weight[draw] : T(1) / static_cast<T>(draws));
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) {
+        const T r = binary_log_ratio(alpha[j], spread[j], by_nodes ? nodes.at[draw] : s[j] * eps[j]);
+        const BinaryTerm<T> term =
+            abs(r) <= T(kMaxLogRatio) ? binary_draw(p[j], q[j], exp_and_expm1(-r)) : binary_draw_beyond(u[j], q[j], r);
+        loss[j] += weight * term.value;
+        slope[j] += weight * term.slope;
+      }
+    }
+    if (op.grad_logits) store_gradient(at, op.grad_logits, on, s, slope);
+  });
+}
+
+Layout layout_of(const LossTarget& to, const View& x, const View& logits, const View& row) {
+  return Layout().classes(x).data(logits).rows(row).bytes(to.mask).losses(to);
+}
+
+}  // namespace
+
+template <class T>
+void binary_sender(const BinarySender& op) {
+  const Layout layout = Layout().classes(op.x).rows(op.alpha).rows(op.spread).noise(op.noise).data(op.out);
+  with_access<T>(layout, [&](auto tag) {
+    using At = typename decltype(tag)::type;
+    launch(&binary_sender_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map());
+  });
+}
+
+template <class T>
+void binary_update(const BinaryUpdate& op) {
+  const Layout layout = Layout()
+                            .network(op.output_logits)
+                            .data(op.state)
+                            .data(op.out)
+                            .rows(op.alpha)
+                            .rows(op.spread)
+                            .classes(op.known)
+                            .bytes(op.known_mask)
+                            .noise(op.noise)
+                            .noise(op.draw);
+  with_network_access<T>(layout, [&](auto tag) {
+    using At = typename decltype(tag)::type;
+    const auto kernel = op.choice == Choice::kSample ? &binary_update_kernel<At, Choice::kSample>
+                        : op.choice == Choice::kMode ? &binary_update_kernel<At, Choice::kMode>
+                                                     : &binary_update_kernel<At, Choice::kMean>;
+    launch(kernel, grid_for<At>(op.count), kThreads, op, layout.row_map());
+  });
+}
+
+template <class T>
+void binary_loss(const BinaryLoss& op) {
+  const Layout layout = layout_of(op.to, op.x, op.logits, op.weight);
+  with_access<T>(layout, [&](auto tag) {
+    using At = typename decltype(tag)::type;
+    const Chunks chunks = chunks_of(op.to, int64_t{kThreads} * At::kCount);
+    launch(op.weight ? &binary_loss_kernel<At, true> : &binary_loss_kernel<At, false>, chunks.blocks, kThreads, op,
+           layout.row_map(), chunks);
+    finish_losses<T>(op.to, chunks);
+  });
+}
+
+template <class T>
+void binary_nstep(const BinaryNStep& op) {
+  const Layout layout = layout_of(op.to, op.x, op.logits, op.alpha).noise(op.draws.noise);
+  with_access<T>(layout, [&](auto tag) {
+    using At = typename decltype(tag)::type;
+    const Chunks chunks = chunks_of(op.to, int64_t{kThreads} * At::kCount);
+    launch(&binary_nstep_kernel<At>, chunks.blocks, kThreads, op, layout.row_map(), Nodes<T>(op.draws), chunks);
+    finish_losses<T>(op.to, chunks);
+  });
+}
+
+BFN_INSTANTIATE(binary_sender, const BinarySender&);
+BFN_INSTANTIATE(binary_update, const BinaryUpdate&);
+BFN_INSTANTIATE(binary_loss, const BinaryLoss&);
+BFN_INSTANTIATE(binary_nstep, const BinaryNStep&);
+
+}  // namespace bfn
