@@ -83,7 +83,7 @@ def log_bin_probs(mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
 
 def expectation(like: Tensor, noise: Tensor | None, n_samples: int | None, quadrature: int | None) -> list[tuple]:
     """The draws or nodes, with their weights."""
-    if not quadrature:
+    if n_samples:
         return [(draw, 1 / n_samples) for draw in drawn((n_samples, *like.shape), noise, like)]
     nodes, node_weights = np.polynomial.hermite_e.hermegauss(quadrature)
     return list(zip(nodes.tolist(), (node_weights / node_weights.sum()).tolist(), strict=True))

@@ -81,7 +81,7 @@ def _sender(x, alpha, spread, noise, seed, out, count, PROBS: tl.constexpr, T: t
 
 def update_sample(*arguments) -> Tensor:
     out = torch.empty_like(arguments[1])  # like the state
-    update_sample_out(*arguments, out)
+    update_sample_out(*(*arguments, out))
     return out
 
 

@@ -80,8 +80,8 @@ def update_sample_out(
     out: Tensor,
 ) -> None:
     shape, count, written = mean.shape, mean.numel(), writable(out)
-    network = _views(shape, prediction, mean, mean_scale, noise_scale)
-    inputs = _views(shape, keep, take, update_std, known, known_mask, noise)
+    network = views(shape, prediction, mean, mean_scale, noise_scale)
+    inputs = views(shape, keep, take, update_std, known, known_mask, noise)
     arguments = network, *inputs, seed, view(written, shape), count
     T = compute_type(prediction, mean)
     launch(_update, programs(count), *arguments, LOW=low, HIGH=high, T=T, BLOCK=BLOCK)

@@ -229,7 +229,7 @@ void discrete_update(const DiscreteUpdate& op) {
       return out;
     };
     if (op.theta) {
-      store_probs(op.theta, rows, RowSums<T>(rows, nullptr, scratch, update), scratch);
+      store_probs(op.theta, rows, RowSums<T>(rows, nullptr, scratch, update).rest, scratch);
     } else {
       for_tiles(rows, [&](const Tile& tile) {
         T new_state[kBlock];
