@@ -5,6 +5,7 @@ uniforms that draw a class.
 """
 
 import math
+from typing import cast
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ def expectation(like: Tensor, noise: Tensor | None, n_samples: int | None, quadr
     """The draws or nodes, with their weights."""
     if n_samples:
         return [(draw, 1 / n_samples) for draw in drawn((n_samples, *like.shape), noise, like)]
-    nodes, node_weights = np.polynomial.hermite_e.hermegauss(quadrature)
+    nodes, node_weights = np.polynomial.hermite_e.hermegauss(cast(int, quadrature))
     return list(zip(nodes.tolist(), (node_weights / node_weights.sum()).tolist(), strict=True))
 
 
