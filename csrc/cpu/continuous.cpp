@@ -87,12 +87,12 @@ void gaussian_step(const GaussianStep& op) {
 template <class T>
 void continuous_update(const ContinuousUpdate& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    PredictionBlock<T> from;
-    T buffers[5][kBlock], sent[kBlock], normals[noise_room(kBlock)];
+    T buffers[6][kBlock], sent[kBlock], normals[noise_room(kBlock)];
     const Ahead<T> ahead({&op.from.prediction, &op.from.mean, &op.out}, start);
     const T* eps = normals_of(op.noise, start, length, normals, 0, 0, ahead);
-    from.read(op.from, start, length);
-    for (int64_t i = 0; i < length; ++i) sent[i] = clamp(from.x_hat(i), from.low, from.high);
+    with_prediction<T>(op.from, start, length, [&](const auto& from) {
+      for (int64_t i = 0; i < length; ++i) sent[i] = clamp(from.x_hat(i), from.low, from.high);
+    });
     if (op.known) {
       uint8_t mask_buffer[kBlock];
       const T* known = load(op.known, start, length, buffers[0]);
@@ -102,9 +102,10 @@ void continuous_update(const ContinuousUpdate& op) {
     const T* keep = load(op.keep, start, length, buffers[1]);
     const T* take = load(op.take, start, length, buffers[2]);
     const T* noise_scale = load(op.noise_scale, start, length, buffers[3]);
-    T* out = target(op.out, start, buffers[4]);
+    const T* mean = load(op.from.mean, start, length, buffers[4]);
+    T* out = target(op.out, start, buffers[5]);
     for (int64_t i = 0; i < length; ++i) {
-      out[i] = updated_mean(keep[i], from.mean[i], take[i], sent[i], noise_scale[i], eps[i]);
+      out[i] = updated_mean(keep[i], mean[i], take[i], sent[i], noise_scale[i], eps[i]);
     }
     store(op.out, start, length, out);
   });
