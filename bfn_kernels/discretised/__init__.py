@@ -151,7 +151,8 @@ def log_prob(
     clip: bool = True,
     backend: str | None = None,
 ) -> Tensor:
-    """ln p, in nats, of the bin that x lies in, exact far into both tails (107–109).
+    """ln p, in nats, of the bin that x lies in, exact far into both tails (107–109), where the published code has a
+    density (docs/published_code.md).
 
     x, mean, std `[B, ...]`; mean and std differentiable, std positive. Returns float32 (float64 for float64).
 

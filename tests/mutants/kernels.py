@@ -2,7 +2,7 @@
 
 from fault import Fault
 
-PUBLIC, TIES, ROWS = (f"tests/kernels/test_{name}.py" for name in ("public", "ties", "rows"))
+PUBLIC, TIES, ROWS, LIMITS = (f"tests/kernels/test_{name}.py" for name in ("public", "ties", "rows", "limits"))
 PROPERTIES, GATE = "tests/kernels/test_properties.py", "tests/benchmarks/test_benchmarks.py"
 TRITON, INTERPRETED = "TRITON_INTERPRET=1 ", "tests/kernels/test_triton_interpreted.py"
 FAMILY = "bfn_kernels/{}/__init__.py".format
@@ -102,7 +102,7 @@ FAULTS = [
         f"{PUBLIC} -k a_step_on",
     ),
     Fault(
-        FAMILY("discretised"), "pred_log_std.to(dtype), *scales)", "pred_log_std, *scales)", f"{PUBLIC} -k limits_of",
+        FAMILY("discretised"), "pred_log_std.to(dtype), *scales,", "pred_log_std, *scales,", f"{PUBLIC} -k limits_of",
     ),
     Fault(
         "csrc/cpu/continuous.cpp", "sent[i] = clamp(from.x_hat(i), from.low, from.high);", "sent[i] = from.x_hat(i);",
@@ -128,7 +128,14 @@ FAULTS = [
         "bfn_kernels/discrete/triton.py", "z.to(out[0].dtype.element_ty).to(T)", "z",
         f"{TRITON}tests/kernels/test_out.py -k theta_is",
     ),
+    Fault("bfn_kernels/arguments.py", "t_min=t_min, **numbers", "**numbers", f"{LIMITS} -k before_t_min"),
+    Fault(FAMILY("continuous"), "*STD_RANGE) ** 2)", "*STD_RANGE))", "tests/kernels/test_docs.py"),
+    Fault("bfn_kernels/arguments.py", "    if low > high:", "    if False:", "tests/kernels/test_errors.py"),
     # Triton
+    Fault(
+        "bfn_kernels/discretised/triton_bins.py", "low: tl.constexpr = KIND[1]", "low: tl.constexpr = 1e-3",
+        f"{TRITON}{LIMITS} -k gradient_passes",
+    ),
     Fault(
         "bfn_kernels/discrete/triton.py", "(cumulative > threshold", "(cumulative >= threshold",
         f"{TRITON}{TIES} -k u_at",
@@ -211,6 +218,26 @@ FAULTS = [
     Fault(
         "csrc/math/schedules.h", "t < of.t_min ? 0 : 1 / schedule", "t < 1.1 * of.t_min ? 0 : 1 / schedule",
         f"{ROWS} -k ends_of_time",
+    ),
+    Fault(
+        "csrc/math/discretised.h", "low = T(limits.std_min)", "low = T(1e-3)",
+        f"{LIMITS} -k 'gradient_passes and (cpu or cuda)'",
+    ),
+    Fault(
+        "csrc/math/expected_value.h", "clamp(bin - down + up, T(0), bins.last())", "bin",
+        f"{LIMITS} -k 'far_beyond and continuous_time and 16-1e-06 and (cpu or cuda)'",
+    ),
+    Fault(
+        "csrc/math/nstep.h", "((edge + 2 - from.leading) + beyond) * unit", "left + 2 * unit",
+        f"{LIMITS} -k 'far_beyond and discrete_time and (cpu or cuda)'",
+    ),
+    Fault(
+        "csrc/cpu/view.h", "out[2 * i + 1] = b[i]", "out[2 * i + 1] = a[i]",
+        "tests/kernels/test_accuracy.py -k 'stacked and cpu and float32'",
+    ),
+    Fault(
+        "csrc/bindings/tensors.cpp", "which * x.stride(dims) *", "which *",
+        "tests/kernels/test_accuracy.py -k 'strided and stacked and cpu'",
     ),
     # CUDA
     Fault(
