@@ -19,6 +19,8 @@ def kind(case) -> tuple:
 
 
 KINDS = list({kind(case): case for case in reversed(CASES)}.values())[::-1]
+# whose loss keeps less than a gradient on the CPU, too
+LONG_ROWS = [named(f"discrete.{op}[K=257]") for op in ("continuous_time_loss", "reconstruction_loss")]
 ON_REFERENCE = ["continuous.flow_sample", "discretised.continuous_time_loss", "discrete.update_sample[K=3]"]
 TABLE = [pytest.param(c, b, id=f"{b}-{c.name}") for b in NATIVE for c in filter(joins, KINDS) if serves(c, b)]
 TABLE += [pytest.param(named(name), "reference", id=f"reference-{name}") for name in ON_REFERENCE]
@@ -95,7 +97,7 @@ class Recorder(TorchDispatchMode):
 def recorded() -> dict:
     with Recorder() as recorder:
         for backend in NATIVE:
-            for case in KINDS:
+            for case in (*KINDS, *LONG_ROWS):
                 if not serves(case, backend):
                     continue
                 inputs = case.inputs((3, 4), torch.float32)
