@@ -84,8 +84,8 @@ struct NStepBlock {
   // Adds a draw of the variables [begin, end), whose log-ratio is r(i).
   template <class R>
   void add(int64_t begin, int64_t end, T weight, R&& r) {
-    bool beyond = false;
-    for (int64_t i = begin; i < end; ++i) beyond |= !(abs(r(i)) <= T(kMaxLogRatio));
+    int32_t beyond = 0;  // a number, since bool would keep the loop from SIMD
+    for (int64_t i = begin; i < end; ++i) beyond |= abs(r(i)) <= T(kMaxLogRatio) ? 0 : 1;
     if (!beyond) {
       for (int64_t i = begin; i < end; ++i) take(i, weight, binary_draw(p[i], q[i], exp_and_expm1(-r(i))));
       return;
