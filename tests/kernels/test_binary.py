@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import DTYPES, ON_CPU
+from support import DTYPES, NATIVE, ON_CPU
 
 from bfn_kernels import binary, discrete, noise
 from bfn_kernels.schedules import LogarithmicAccuracy
@@ -120,6 +120,24 @@ def test_losses(name, beta_1, backend):
     (grad,), (wanted,) = (torch.autograd.grad(loss.sum(), z) for loss in (got, want))
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(grad, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+def test_digits_of_small_losses(backend):
+    """Where a class is all but certain its cost is known to all digits, of which plain float32 has none."""
+    u = torch.linspace(-20, 20, 33)
+    x = torch.arange(33) % 2 == 0
+    z = torch.where(x, u, -u)[None].requires_grad_()
+    of = {"n_steps": 50, "step": 2, "beta_1": 2.0, "reduction": "none", "noise": torch.full((1, 1, 33), 0.5)}
+    for loss in (
+        lambda z, b: binary.discrete_time_loss(x[None], z, n_samples=1, backend=b, **of | {"noise": of["noise"].to(z)}),
+        lambda z, b: binary.reconstruction_loss(x[None], z, reduction="none", backend=b),
+        lambda z, b: binary.continuous_time_loss(x[None], z, 0.5, beta_1=2.0, reduction="none", backend=b),
+    ):
+        got, want = loss(z, backend), loss(z.double(), "reference")
+        (grad,), (wanted,) = (torch.autograd.grad(v.sum(), z) for v in (got, want))
+        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=0)
+        torch.testing.assert_close(grad, wanted, rtol=1e-5, atol=0)
 
 
 @backends

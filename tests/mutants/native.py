@@ -2,8 +2,9 @@
 
 from fault import Fault
 
-MIXTURES, NONFINITE, RECEIVERS, TIES, NOISE, GRADIENTS = (
-    f"tests/kernels/test_{name}.py" for name in ("mixtures", "nonfinite", "receivers", "ties", "noise", "gradients")
+MIXTURES, NONFINITE, RECEIVERS, TIES, NOISE, GRADIENTS, BINARY = (
+    f"tests/kernels/test_{name}.py"
+    for name in ("mixtures", "nonfinite", "receivers", "ties", "noise", "gradients", "binary")
 )
 TRITON, INTERPRETED = "TRITON_INTERPRET=1 ", "tests/kernels/test_triton_interpreted.py"
 HOST = "tests/cuda_on_host/test_sanitizers.py -k 'test_kernels and address and up'"
@@ -208,4 +209,25 @@ FAULTS = [
         "moment = factor * factor * moment;",
         f"{GRADIENTS} -k 'likely_wrong and cuda and 4100'",
     ),
+    # binary data
+    Fault(MATH("binary"), "low ? p + q * ratio.exp : 1 + sum", "1 + sum", f"{BINARY} -k 'losses and cpu'"),
+    Fault(MATH("binary"), "T(0) : sum - (mixture - 1);", "T(0) : T(0);", f"{BINARY} -k 'digits and cpu'"),
+    Fault(MATH("binary"), "of.q > u ? T(-1) : T(1)", "of.q >= u ? T(-1) : T(1)", f"{BINARY} -k 'exceeds and cpu'"),
+    Fault(MATH("binary"), "of.p > T(1e-37) ? drawn : T(-1)", "drawn", f"{BINARY} -k 'exceeds and cpu'"),
+    Fault(CPU("binary.cpp"), "z[i] == z[i] ? sent[i]", "true ? sent[i]", f"{BINARY} -k 'no_numbers and cpu'"),
+    Fault(CPU("binary.cpp"), "block.s[i] * eps[i]);", "eps[i]);", f"{BINARY} -k 'joint and draws and cpu'"),
+    Fault(CPU("binary.cpp"), "part * whole[i]", "whole[i]", f"{BINARY} -k 'factorised and cpu'"),
+    Fault(
+        CPU("binary.cpp"),
+        "within ? binary_draw(p[i], q[i], exp_and_expm1(-r(i))) : binary_draw_beyond(u[i], q[i], r(i))",
+        "binary_draw(p[i], q[i], exp_and_expm1(-r(i)))",
+        f"{BINARY} -k 'losses and cpu'",
+    ),
+    Fault(
+        CPU("noise.h"),
+        "static_cast<T>(unit(words[j][i]))",
+        "static_cast<T>(unit(words[0][i]))",
+        f"{BINARY} -k 'known_noise and cpu'",
+    ),
+    Fault(MATH("elementary"), "upper ? 0.5f * x - 0.5f : x", "x", f"{BINARY} -k 'digits and cpu'"),
 ]
