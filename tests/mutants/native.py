@@ -8,6 +8,7 @@ MIXTURES, NONFINITE, RECEIVERS, TIES, NOISE, GRADIENTS, BINARY = (
 )
 TRITON, INTERPRETED = "TRITON_INTERPRET=1 ", "tests/kernels/test_triton_interpreted.py"
 HOST = "tests/cuda_on_host/test_sanitizers.py -k 'test_kernels and address and up'"
+CUDA_ALONE, BINARY_TRITON = "tests/kernels/test_cuda.py", "bfn_kernels/binary/triton.py"
 CPU, MATH, CUDA = "csrc/cpu/{}".format, "csrc/math/{}.h".format, "csrc/cuda/{}".format
 OPS = "bfn_kernels/triton_ops/{}.py".format
 
@@ -230,4 +231,22 @@ FAULTS = [
         f"{BINARY} -k 'known_noise and cpu'",
     ),
     Fault(MATH("elementary"), "upper ? 0.5f * x - 0.5f : x", "x", f"{BINARY} -k 'digits and cpu'"),
+    Fault(MATH("binary"), "x == 0 ? T(-1) : kNaN<T>", "T(-1)", f"{CUDA_ALONE} -k neither"),
+    Fault(CUDA("access.h"), "u[i + 2] = unit(w.w2)", "u[i + 2] = unit(w.w3)", f"{BINARY} -k 'known_noise and cuda'"),
+    Fault(CUDA("binary.cu"), "return z == z ? sent", "return true ? sent", f"{BINARY} -k 'no_numbers and cuda'"),
+    Fault(
+        CUDA("binary.cu"), "on[j] ? s[j] * slope[j] : T(0)", "s[j] * slope[j]", f"{CUDA_ALONE} -k 'vectors and binary'"
+    ),
+    Fault(CUDA("binary.cu"), "abs(r) <= T(kMaxLogRatio)", "abs(r) <= T(1e9)", f"{BINARY} -k 'losses and cuda'"),
+    Fault(BINARY_TRITON, "(q > u) | (p == 0.0)", "(q >= u) | (p == 0.0)", f"{TRITON}{BINARY} -k exceeds"),
+    Fault(BINARY_TRITON, "(q > u) | (p == 0.0)", "q > u", f"{TRITON}{BINARY} -k exceeds"),
+    Fault(BINARY_TRITON, "within.to(tl.int32), 0) == 0", "within.to(tl.int32), 0) == 2", f"{TRITON}{BINARY} -k losses"),
+    Fault(BINARY_TRITON, "low, p + q * exp(capped), 1.0", "low, 1.0 + growth, 1.0", f"{TRITON}{BINARY} -k losses"),
+    Fault(
+        BINARY_TRITON,
+        "keep, sign * slope, 0.0",
+        "keep, sign * slope, slope",
+        f"{TRITON}{GRADIENTS} -k 'mask and binary'",
+    ),
+    Fault(OPS("noise"), "interleave(w0, w1, w2, w3)", "interleave(w0, w2, w1, w3)", f"{TRITON}{BINARY} -k known_noise"),
 ]
