@@ -12,6 +12,10 @@ FAULTS = [
     # public functions
     Fault(FAMILY("discrete"), "n_samples = 10", "n_samples = 5", f"{PUBLIC} -k expectations"),
     Fault(FAMILY("discretised"), "quadrature = 8", "quadrature = 4", f"{PUBLIC} -k expectations"),
+    Fault(
+        "bfn_kernels/operators.py", "and not keeps_saved()", "and True",
+        "tests/kernels/test_binary.py -k keeps_its_gradients",
+    ),
     Fault(FAMILY("binary"), "quadrature = 8", "quadrature = 7", "tests/kernels/test_binary.py -k nothing_is_said"),
     Fault(FAMILY("binary"), "schedule, scale=2)", "schedule, scale=1)", "tests/kernels/test_docs.py"),
     Fault(
