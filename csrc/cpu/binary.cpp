@@ -82,6 +82,19 @@ struct Gradient {
   }
 };
 
+// The factor of a mean, where it is known before the sum: gradients have it then, and the scale that is returned is 1.
+template <class T>
+T known_scale(const LossTarget& to) {
+  if (to.reduction != Reduction::kMean || to.mask) return T(1);
+  return static_cast<T>(1.0 / static_cast<double>(std::max<int64_t>(1, to.batch * to.per_batch)));
+}
+
+template <class T>
+void return_scale(const LossTarget& to) {
+  const T one = 1;
+  if (!to.mask) store(to.scale, 0, 1, &one);
+}
+
 // The losses of a block by draws or nodes.
 template <class T>
 struct NStepBlock {
@@ -128,7 +141,7 @@ void binary_sender(const BinarySender& op) {
     const T* alpha = load(op.alpha, start, length, buffers[0]);
     const T* spread = load(op.spread, start, length, buffers[1]);
     for (int64_t i = 0; i < length; ++i) d[i] = binary_message(s[i], alpha[i], spread[i], eps[i]);
-    for (int64_t i = 0; op.probs && i < length; ++i) d[i] = sigmoid(d[i]);
+    for (int64_t i = 0; op.probs && i < length; ++i) d[i] = BinaryShares<T>(-d[i]).q;
     store(op.out, start, length, d);
   });
   bad.refuse("x", 2);
@@ -162,6 +175,7 @@ void binary_update(const BinaryUpdate& op) {
 template <class T>
 void binary_loss(const BinaryLoss& op) {
   BadClass bad;
+  const T scale = known_scale<T>(op.to);
   reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* __restrict loss) {
     T buffers[2][kBlock], s[kBlock];
     load_signs(op.x, start, length, mask, s, bad);
@@ -173,7 +187,7 @@ void binary_loss(const BinaryLoss& op) {
         for (int64_t i = 0; i < length; ++i) {
           const BinaryTerm<T> found = term(i);
           loss[i] = found.value;
-          slope[i] = s[i] * found.slope;
+          slope[i] = scale * s[i] * found.slope;
         }
         by_z.write();
       } else {
@@ -187,6 +201,7 @@ void binary_loss(const BinaryLoss& op) {
       each([&](int64_t i) { return binary_cross_entropy(s[i] * z[i]); });
     }
   });
+  return_scale<T>(op.to);
   bad.refuse("x", 2);
 }
 
@@ -195,6 +210,7 @@ void binary_nstep(const BinaryNStep& op) {
   BadClass bad;
   const int64_t coordinates = op.receiver == Receiver::kFactorised ? 2 : 1, count = op.to.batch * op.to.per_batch;
   const T part = T(1) / static_cast<T>(coordinates), factor = static_cast<T>(coordinates * op.n_steps);
+  const T scale = factor * known_scale<T>(op.to);
   reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* __restrict loss) {
     NStepBlock<T> block;
     T buffer[kBlock], alpha[kBlock], spread[kBlock], normals[noise_room(kBlock)];
@@ -226,9 +242,10 @@ void binary_nstep(const BinaryNStep& op) {
     for (int64_t i = 0; i < length; ++i) loss[i] = factor * block.value[i];
     if (!op.grad_logits) return;
     Gradient<T> by_z(op.grad_logits, start, length, mask);
-    for (int64_t i = 0; i < length; ++i) by_z.out[i] = factor * block.s[i] * block.slope[i];
+    for (int64_t i = 0; i < length; ++i) by_z.out[i] = scale * block.s[i] * block.slope[i];
     by_z.write();
   });
+  return_scale<T>(op.to);
   bad.refuse("x", 2);
 }
 

@@ -47,7 +47,7 @@ def test_two_classes_are_seen_and_put_out_the_right_way_round(tiny, oracle):
     model = build_model(config, data)
     x = data.test[:5]
     model.network = oracle(model, x)
-    theta = model.flow(x, torch.ones(5), 0)
+    theta = model.flow(x, torch.ones(5), 1)
     logits = model.output(theta, torch.ones(5))
     features = model.network.seen[0][0]
     assert features.shape == (5, 8, 8, 1)
