@@ -82,7 +82,7 @@ def log_bin_probs(mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
     return torch.cat([ends[0], torch.where(beside, outside, around), ends[1]], -1)
 
 
-def expectation(like: Tensor, noise: Tensor | None, n_samples: int | None, quadrature: int | None) -> list[tuple]:
+def expectation(like, noise, n_samples, quadrature) -> list[tuple]:
     """The draws or nodes, with their weights."""
     if n_samples:
         return [(draw, 1 / n_samples) for draw in drawn((n_samples, *like.shape), noise, like)]

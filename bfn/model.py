@@ -10,7 +10,7 @@ from bfn.configs import Config, ConfigError, choose
 from bfn.data import Data
 from bfn.networks import build_network
 from bfn.seeds import derive
-from bfn_kernels import continuous, discrete, discretised
+from bfn_kernels import binary, continuous, discrete, discretised
 from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
 
 State = tuple[Tensor, ...]  # what a sampler writes over in every step: mean and precision, or logits and theta
@@ -191,23 +191,26 @@ class DiscretisedBFN(NormalBFN):
         return discretised.mode(*normal, num_bins=self.num_classes)
 
 
-class DiscreteBFN(BFN):
-    """Classes. With K = 2 the network sees 2·theta_0 - 1 and its one output is the logit of class 1, as published."""
+class ClassesBFN(BFN):
+    """What data of two and of more classes share: their schedule."""
 
-    def __init__(self, config: Config, data: Data):
-        size = 1 if data.num_classes == 2 else data.num_classes
+    def __init__(self, config: Config, data: Data, size: int):
         super().__init__(config, data, features=size, outputs=size)
         self.beta_1 = required(config, "beta_1")
         self.schedule = QuadraticAccuracy(self.beta_1)
+
+
+class DiscreteBFN(ClassesBFN):
+    """Classes, of which there are more than two."""
+
+    def __init__(self, config: Config, data: Data):
+        super().__init__(config, data, size=data.num_classes)
 
     def flow(self, x: Tensor, t: Tensor, seed: int) -> Tensor:
         return discrete.flow_sample(x, t, num_classes=self.num_classes, beta_1=self.beta_1, seed=seed)
 
     def output(self, theta: Tensor, t: Tensor) -> Tensor:
-        if self.num_classes > 2:
-            return self.network(theta, t)
-        logit = self.network(2 * theta[..., :1] - 1, t)
-        return torch.cat([torch.zeros_like(logit), logit], -1)
+        return self.network(theta, t)
 
     def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, reduction: str) -> Tensor:
         return discrete.continuous_time_loss(x, output, t, beta_1=self.beta_1, reduction=reduction)
@@ -215,11 +218,8 @@ class DiscreteBFN(BFN):
     def discrete_time_loss(
         self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
     ) -> Tensor:
-        # With two classes the expectation is one-dimensional, and nodes are far more accurate than draws for the same
-        # cost.
-        expectation: dict[str, Any] = {"quadrature": 32} if self.num_classes == 2 else {"n_samples": 10, "seed": seed}
         return discrete.discrete_time_loss(
-            x, output, t, beta_1=self.beta_1, n_steps=n_steps, reduction=reduction, **expectation
+            x, output, t, beta_1=self.beta_1, n_steps=n_steps, reduction=reduction, n_samples=10, seed=seed
         )
 
     def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, reduction: str) -> Tensor:
@@ -240,7 +240,46 @@ class DiscreteBFN(BFN):
         return output.argmax(-1)
 
 
-KINDS: dict[str, type[NormalBFN] | type[DiscreteBFN]] = {
+class BinaryBFN(ClassesBFN):
+    """Two classes. theta is the probability of class 1, [B, ...]. The network sees 2·theta_0 - 1 and its one output is
+    the logit of class 1, as published."""
+
+    def __init__(self, config: Config, data: Data):
+        super().__init__(config, data, size=1)
+
+    def flow(self, x: Tensor, t: Tensor, seed: int) -> Tensor:
+        return binary.flow_sample(x, t, beta_1=self.beta_1, seed=seed)
+
+    def output(self, theta: Tensor, t: Tensor) -> Tensor:
+        return self.network(1 - 2 * theta[..., None], t)[..., 0]
+
+    def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, reduction: str) -> Tensor:
+        return binary.continuous_time_loss(x, output, t, beta_1=self.beta_1, reduction=reduction)
+
+    def discrete_time_loss(
+        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
+    ) -> Tensor:
+        return binary.discrete_time_loss(
+            x, output, t, beta_1=self.beta_1, n_steps=n_steps, reduction=reduction, quadrature=32
+        )
+
+    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, reduction: str) -> Tensor:
+        return binary.reconstruction_loss(x, output, reduction=reduction)
+
+    def prior(self, count: int, device: torch.device) -> State:
+        return (torch.zeros(count, *self.shape, device=device),)
+
+    def theta(self, state: State) -> Tensor:
+        return binary.theta(state[0])
+
+    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> State:
+        return (binary.update_sample(output, state[0], alpha, seed=seed),)
+
+    def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
+        return (output > 0).long()
+
+
+KINDS: dict[str, type[NormalBFN] | type[ClassesBFN]] = {
     "continuous": ContinuousBFN,
     "discretised": DiscretisedBFN,
     "discrete": DiscreteBFN,
@@ -263,4 +302,4 @@ def build_model(config: Config, data: Data) -> BFN:
     kind = choose(KINDS, config.model.kind, "model.kind")
     if (kind is DiscreteBFN) == data.train.is_floating_point():
         raise ConfigError(f"model.kind={config.model.kind!r} does not fit data.name={config.data.name!r}")
-    return kind(config, data)
+    return BinaryBFN(config, data) if kind is DiscreteBFN and data.num_classes == 2 else kind(config, data)

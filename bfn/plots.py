@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bfn.checkpoint import write_atomically
 from bfn.data import Data
-from bfn.model import BFN, DiscreteBFN, State
+from bfn.model import BFN, BinaryBFN, ClassesBFN, State
 from bfn.sample import sample
 
 DPI = 150
@@ -108,8 +108,10 @@ def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: in
     history = thetas.movedim(0, len(place))[place]
     drawn = result[0][place].item()
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(10, 7), height_ratios=[2.2, 1], layout="constrained")
-    if isinstance(model, DiscreteBFN):
-        draw_probabilities(top, history, int(drawn), data.symbols)
+    two_classes = isinstance(model, BinaryBFN)
+    if isinstance(model, ClassesBFN):
+        probabilities = torch.stack([1 - history, history], -1) if two_classes else history
+        draw_probabilities(top, probabilities, int(drawn), data.symbols)
     else:
         precisions = torch.tensor([precision for _, precision in states])
         draw_density(top, history, precisions.rsqrt(), drawn)
@@ -120,7 +122,7 @@ def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: in
         draw_lines(bottom, thetas[shown], shown, data.symbols)
         bottom.set_title("Likeliest characters of the whole window (the fainter, the less probable)")
     else:
-        images = thetas[..., 1] if isinstance(model, DiscreteBFN) else to_grey(thetas.clamp(-1, 1), data.num_classes)
+        images = thetas if two_classes else to_grey(thetas.clamp(-1, 1), data.num_classes)
         draw_images(bottom, images[shown], len(shown))
         bottom.set_title("Mean of every pixel after " + ", ".join(map(str, shown)) + " messages")
     return write(figure, path)

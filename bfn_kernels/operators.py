@@ -17,11 +17,15 @@ from torch._ops import OpOverload
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
+from bfn_kernels.checks import shows
+
 # These names are private to torch, and each has a fallback. Only the first one says whether a transform of torch.func
 # is active; with its fallback, a gradient that an outer transform alone asks for is an error. With the fallback of the
 # second one a small call takes a third longer, with that of the third one 5 %.
 transformed: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib.nullcontext)
+# This one says whether what was saved may be read again after the backward pass that runs; the fallback always copies.
+keeps_saved: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
 
 def below_python(overload: OpOverload) -> Callable:
@@ -314,4 +318,11 @@ def times_saved(
     result; scale: the factor that the reduction multiplied it by, or None.
     """
     each = zip(saved, forward.types[first:], forward.needed[first:], strict=False)
+    if _is_one(grad) and (scale is None or _is_one(scale)) and not keeps_saved():
+        return [s.to(t) if n else None for s, t, n in each]  # nobody else will read them
     return [library.common.scaled_gradient(s, grad, scale, t) if n else None for s, t, n in each]
+
+
+def _is_one(factor: Tensor) -> bool:
+    """Whether it is a 1, as the gradient of a loss by itself is, where looking is free."""
+    return factor.dim() == 0 and shows(factor) and not transformed() and factor.item() == 1

@@ -22,8 +22,10 @@ void load_signs(const View& x, int64_t start, int64_t length, const uint8_t* mas
         T* to = s + at;
         Class outside = 0;
         const auto read = [&](auto step) {
-          for (int64_t i = 0; i < run; ++i) outside |= from[i * step] & ~Class(1);
-          for (int64_t i = 0; i < run; ++i) to[i] = static_cast<T>(2 * static_cast<int32_t>(from[i * step]) - 1);
+          for (int64_t i = 0; i < run; ++i) {
+            outside |= from[i * step] & ~Class(1);
+            to[i] = static_cast<T>(2 * static_cast<int32_t>(from[i * step]) - 1);
+          }
         };
         if (stride == 1) {
           read(std::integral_constant<int64_t, 1>());
@@ -63,15 +65,34 @@ void choose(const BinaryUpdate& op, int64_t start, int64_t length, T* __restrict
   for (int64_t i = 0; i < length; ++i) sent[i] = z[i] == z[i] ? sent[i] : kNaN<T>;
 }
 
-// Writes the derivative by z of each variable's loss, s times that by u; it is 0 where the mask is.
+// Where the derivatives by a block's logits go, s times those by u; they are 0 where the mask is.
 template <class T>
-void store_gradient(const View& to, int64_t start, int64_t length, const uint8_t* mask, const T* __restrict s,
-                    const T* __restrict slope, T factor) {
+struct Gradient {
+  const View& to;
+  int64_t start, length;
+  const uint8_t* mask;
   T buffer[kBlock];
-  T* out = target(to, start, buffer);
-  for (int64_t i = 0; i < length; ++i) out[i] = factor * s[i] * slope[i];
-  for (int64_t i = 0; mask && i < length; ++i) out[i] = mask[i] ? out[i] : T(0);
-  store(to, start, length, out);
+  T* out;
+
+  Gradient(const View& view, int64_t first, int64_t count, const uint8_t* kept)
+      : to(view), start(first), length(count), mask(kept), out(view ? target(view, first, buffer) : nullptr) {}
+  void write() {
+    for (int64_t i = 0; mask && i < length; ++i) out[i] = mask[i] ? out[i] : T(0);
+    store(to, start, length, out);
+  }
+};
+
+// The factor of a mean, where it is known before the sum: gradients have it then, and the scale that is returned is 1.
+template <class T>
+T known_scale(const LossTarget& to) {
+  if (to.reduction != Reduction::kMean || to.mask) return T(1);
+  return static_cast<T>(1.0 / static_cast<double>(std::max<int64_t>(1, to.batch * to.per_batch)));
+}
+
+template <class T>
+void return_scale(const LossTarget& to) {
+  const T one = 1;
+  if (!to.mask) store(to.scale, 0, 1, &one);
 }
 
 // The losses of a block by draws or nodes.
@@ -84,8 +105,8 @@ struct NStepBlock {
   // Adds a draw of the variables [begin, end), whose log-ratio is r(i).
   template <class R>
   void add(int64_t begin, int64_t end, T weight, R&& r) {
-    bool beyond = false;
-    for (int64_t i = begin; i < end; ++i) beyond |= !(abs(r(i)) <= T(kMaxLogRatio));
+    int32_t beyond = 0;  // a number, since bool would keep the loop from SIMD
+    for (int64_t i = begin; i < end; ++i) beyond |= abs(r(i)) <= T(kMaxLogRatio) ? 0 : 1;
     if (!beyond) {
       for (int64_t i = begin; i < end; ++i) take(i, weight, binary_draw(p[i], q[i], exp_and_expm1(-r(i))));
       return;
@@ -120,7 +141,7 @@ void binary_sender(const BinarySender& op) {
     const T* alpha = load(op.alpha, start, length, buffers[0]);
     const T* spread = load(op.spread, start, length, buffers[1]);
     for (int64_t i = 0; i < length; ++i) d[i] = binary_message(s[i], alpha[i], spread[i], eps[i]);
-    for (int64_t i = 0; op.probs && i < length; ++i) d[i] = sigmoid(d[i]);
+    for (int64_t i = 0; op.probs && i < length; ++i) d[i] = BinaryShares<T>(-d[i]).q;
     store(op.out, start, length, d);
   });
   bad.refuse("x", 2);
@@ -154,22 +175,33 @@ void binary_update(const BinaryUpdate& op) {
 template <class T>
 void binary_loss(const BinaryLoss& op) {
   BadClass bad;
+  const T scale = known_scale<T>(op.to);
   reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* __restrict loss) {
-    T buffers[2][kBlock], s[kBlock], slope[kBlock];
+    T buffers[2][kBlock], s[kBlock];
     load_signs(op.x, start, length, mask, s, bad);
     const T* z = load(op.logits, start, length, buffers[0]);
-    const auto set = [&](int64_t i, T weight, BinaryTerm<T> term) {
-      loss[i] = weight * term.value;
-      slope[i] = weight * term.slope;
+    Gradient<T> by_z(op.grad_logits, start, length, mask);
+    const auto each = [&](auto term) {
+      if (op.grad_logits) {
+        T* __restrict slope = by_z.out;
+        for (int64_t i = 0; i < length; ++i) {
+          const BinaryTerm<T> found = term(i);
+          loss[i] = found.value;
+          slope[i] = scale * s[i] * found.slope;
+        }
+        by_z.write();
+      } else {
+        for (int64_t i = 0; i < length; ++i) loss[i] = term(i).value;
+      }
     };
     if (op.weight) {
       const T* w = load(op.weight, start, length, buffers[1]);
-      for (int64_t i = 0; i < length; ++i) set(i, w[i], binary_squared_distance(BinaryShares<T>(s[i] * z[i])));
+      each([&](int64_t i) { return binary_squared_distance(BinaryShares<T>(s[i] * z[i]), w[i]); });
     } else {
-      for (int64_t i = 0; i < length; ++i) set(i, T(1), binary_cross_entropy(BinaryShares<T>(s[i] * z[i])));
+      each([&](int64_t i) { return binary_cross_entropy(s[i] * z[i]); });
     }
-    if (op.grad_logits) store_gradient(op.grad_logits, start, length, mask, s, slope, T(1));
   });
+  return_scale<T>(op.to);
   bad.refuse("x", 2);
 }
 
@@ -178,14 +210,15 @@ void binary_nstep(const BinaryNStep& op) {
   BadClass bad;
   const int64_t coordinates = op.receiver == Receiver::kFactorised ? 2 : 1, count = op.to.batch * op.to.per_batch;
   const T part = T(1) / static_cast<T>(coordinates), factor = static_cast<T>(coordinates * op.n_steps);
+  const T scale = factor * known_scale<T>(op.to);
   reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* __restrict loss) {
     NStepBlock<T> block;
     T buffer[kBlock], alpha[kBlock], spread[kBlock], normals[noise_room(kBlock)];
     load_signs(op.x, start, length, mask, block.s, bad);
     const T* z = load(op.logits, start, length, buffer);
     for (int64_t i = 0; i < length; ++i) {
-      const BinaryShares<T> of(block.s[i] * z[i]);
-      block.u[i] = of.u;
+      block.u[i] = block.s[i] * z[i];
+      const BinaryShares<T> of(block.u[i]);
       block.p[i] = of.p;
       block.q[i] = of.q;
     }
@@ -207,8 +240,12 @@ void binary_nstep(const BinaryNStep& op) {
       });
     }
     for (int64_t i = 0; i < length; ++i) loss[i] = factor * block.value[i];
-    if (op.grad_logits) store_gradient(op.grad_logits, start, length, mask, block.s, block.slope, factor);
+    if (!op.grad_logits) return;
+    Gradient<T> by_z(op.grad_logits, start, length, mask);
+    for (int64_t i = 0; i < length; ++i) by_z.out[i] = scale * block.s[i] * block.slope[i];
+    by_z.write();
   });
+  return_scale<T>(op.to);
   bad.refuse("x", 2);
 }
 

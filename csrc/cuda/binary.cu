@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       d[j] = binary_message(s[j], alpha[j], spread[j], d[j]);
-      if (op.probs) d[j] = BinaryShares<T>(d[j]).p;
+      if (op.probs) d[j] = sigmoid(d[j]);
     }
     at.store_data(op.out, d);
   });
@@ -88,13 +88,14 @@ __global__ void __launch_bounds__(kThreads, 2)
     T s[kCount], slope[kCount], weight[kCount];
     at.each_class(op.x, [&](int j, auto x) { s[j] = binary_sign<T>(x); });
     at.data(op.logits, slope);
-    at.rows(op.weight, weight, T(1));
+    if constexpr (kSquared) at.rows(op.weight, weight);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      const BinaryShares<T> of(s[j] * slope[j]);
-      const BinaryTerm<T> term = kSquared ? binary_squared_distance(of) : binary_cross_entropy(of);
-      loss[j] = weight[j] * term.value;
-      slope[j] = weight[j] * term.slope;
+      const T u = s[j] * slope[j];
+      const BinaryTerm<T> term =
+          kSquared ? binary_squared_distance(BinaryShares<T>(u), weight[j]) : binary_cross_entropy(u);
+      loss[j] = term.value;
+      slope[j] = term.slope;
     }
     if (op.grad_logits) store_gradient(at, op.grad_logits, on, s, slope);
   });
@@ -119,8 +120,8 @@ __global__ void __launch_bounds__(kThreads, At::kCount > 4 ? 1 : 2)
     at.rows(op.alpha, alpha);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      const BinaryShares<T> of(s[j] * u[j]);
-      u[j] = of.u;
+      u[j] *= s[j];
+      const BinaryShares<T> of(u[j]);
       p[j] = of.p;
       q[j] = of.q;
       alpha[j] /= coordinates;

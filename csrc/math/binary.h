@@ -19,23 +19,15 @@ BFN_HD T binary_message(T s, T alpha, T spread, T eps) {
   return 2 * alpha * s + spread * eps;
 }
 
-// ln(1 + sum), given mixture = 1 + sum, which was rounded, and 1/mixture.
-template <class T>
-BFN_HD T log_mixture(T sum, T mixture, T inverse) {
-  return log_normal(mixture) + (sum - (mixture - 1)) * inverse;
-}
-
-// p_x = sigmoid(u) and q = 1 - p_x, where u = s z.
+// p_x = sigmoid(u) and q = 1 - p_x, where u = s z. Neither falls below exp(-87), next to which nothing smaller matters.
 template <class T>
 struct BinaryShares {
-  T u, p, q;
-  T small, larger;  // exp(-|u|), and the larger one of p and q
+  T p, q;
 
-  BFN_HD explicit BinaryShares(T towards_x) : u(towards_x), small(exp_term(-abs(towards_x))) {
-    larger = reciprocal(1 + small);
-    const T smaller = small * larger;
-    p = u < T(0) ? smaller : larger;
-    q = u < T(0) ? larger : smaller;
+  BFN_HD explicit BinaryShares(T u) {
+    const T e = exp_normal(clamp(u, T(-87), T(87)));
+    q = 1 / (1 + e);
+    p = e * q;
   }
 };
 
@@ -43,7 +35,8 @@ struct BinaryShares {
 // shares are those of class 1.
 template <class T>
 BFN_HD T binary_drawn(BinaryShares<T> of, T u) {
-  return (of.q > u) | !(of.p > T(0)) ? T(-1) : T(1);
+  const T drawn = of.q > u ? T(-1) : T(1);
+  return of.p > T(1e-37) ? drawn : T(-1);
 }
 
 // A loss of one variable and its derivative by u.
@@ -52,17 +45,18 @@ struct BinaryTerm {
   T value, slope;
 };
 
-// q^2, which is half of ||e_x - p||^2 (205).
+// L_inf = weight q^2, where q^2 is half of ||e_x - p||^2 (205).
 template <class T>
-BFN_HD BinaryTerm<T> binary_squared_distance(BinaryShares<T> of) {
-  const T squared = square(of.q);
-  return {squared, -2 * squared * of.p};
+BFN_HD BinaryTerm<T> binary_squared_distance(BinaryShares<T> of, T weight) {
+  const T loss = weight * square(of.q);
+  return {loss, -2 * loss * of.p};
 }
 
 // -ln p_x
 template <class T>
-BFN_HD BinaryTerm<T> binary_cross_entropy(BinaryShares<T> of) {
-  return {(of.u < T(0) ? -of.u : T(0)) + log_mixture(of.small, 1 + of.small, of.larger), -of.q};
+BFN_HD BinaryTerm<T> binary_cross_entropy(T u) {
+  const T small = exp_term(-abs(u)), larger = reciprocal(1 + small);
+  return {(u < T(0) ? -u : T(0)) + log1p_of_unit(small), u < T(0) ? -larger : -small * larger};
 }
 
 // The logarithm of the ratio of the sender's densities for x and for the other class; eps is the message's, times s.
@@ -80,7 +74,8 @@ BFN_HD BinaryTerm<T> binary_draw(T p, T q, ExpAndExpm1<T> ratio) {
   const T sum = q * ratio.expm1;
   const bool low = sum < T(-0.5);
   const T mixture = low ? p + q * ratio.exp : 1 + sum, inverse = reciprocal(mixture);
-  return {-log_mixture(low ? mixture - 1 : sum, mixture, inverse), p * sum * inverse};
+  const T lost = low ? T(0) : sum - (mixture - 1);  // by the rounding of 1 + S
+  return {-(log_normal(mixture) + lost * inverse), p * sum * inverse};
 }
 
 // The same for an r beyond that, where the two parts of -ln M do not cancel: softplus(-u) - softplus(-u - r).

@@ -73,12 +73,8 @@ BFN_HD ExpAndExpm1<float> exp_and_expm1(float x) {
   return {value, scale * e.excess + (scale - 1.0f)};
 }
 
-// ln(2^scale x) of an x that is positive, finite and not subnormal; the error is 8e-10.
-BFN_HD float log_normal(float x, int32_t scale = 0) {
-  constexpr int32_t kLeast = 0x3f3504f3;  // the mantissa lies in [sqrt 1/2, sqrt 2)
-  const int32_t bits = bit_cast<int32_t>(x) - kLeast, exponent = bits >> 23;
-  const float f = bit_cast<float>((bits & 0x7fffff) + kLeast) - 1.0f;
-  const float e = static_cast<float>(exponent + scale);
+// ln(1 + f) - f for 1 + f in [sqrt 1/2, sqrt 2); the error is 8e-10.
+BFN_HD float log1p_bend(float f) {
   float q = 0.067466386f;
   q = q * f - 0.11675651f;
   q = q * f + 0.11888163f;
@@ -88,7 +84,23 @@ BFN_HD float log_normal(float x, int32_t scale = 0) {
   q = q * f + 0.20002119f;
   q = q * f - 0.25000009f;
   q = q * f + 0.33333313f;
-  return f + (e * -2.12194440e-4f + f * f * (f * q - 0.5f)) + e * 0.693359375f;
+  return f * f * (f * q - 0.5f);
+}
+
+// ln(1 + x) for x in [0, 1], which rounds no 1 + x.
+BFN_HD float log1p_of_unit(float x) {
+  const bool upper = x > 0.41421356f;
+  const float f = upper ? 0.5f * x - 0.5f : x;  // 1 + x is 2 (1 + f) or 1 + f
+  return f + ((upper ? -2.12194440e-4f : 0.0f) + log1p_bend(f)) + (upper ? 0.693359375f : 0.0f);
+}
+
+// ln(2^scale x) of an x that is positive, finite and not subnormal; the error is 8e-10.
+BFN_HD float log_normal(float x, int32_t scale = 0) {
+  constexpr int32_t kLeast = 0x3f3504f3;  // the mantissa lies in [sqrt 1/2, sqrt 2)
+  const int32_t bits = bit_cast<int32_t>(x) - kLeast, exponent = bits >> 23;
+  const float f = bit_cast<float>((bits & 0x7fffff) + kLeast) - 1.0f;
+  const float e = static_cast<float>(exponent + scale);
+  return f + (e * -2.12194440e-4f + log1p_bend(f)) + e * 0.693359375f;
 }
 
 BFN_HD float log(float x) {
@@ -129,6 +141,7 @@ BFN_HD double exp_term(double x) { return ::exp(x); }
 BFN_HD double log(double x) { return ::log(x); }
 BFN_HD double log_normal(double x) { return ::log(x); }
 BFN_HD double log1p(double x) { return ::log1p(x); }
+BFN_HD double log1p_of_unit(double x) { return ::log1p(x); }
 BFN_HD double expm1(double x) { return ::expm1(x); }
 // SIMD needs a form without branches. With |r| <= ln 2 / 2, the first term of the series of e^r - 1 that is left out is
 // 1.2e-17 of it. Powers of two are in two factors, so that only results out of range overflow or lose digits.

@@ -6,7 +6,7 @@ import torch
 from bfn.data import load_data
 from bfn.model import build_model
 from bfn.sample import sample
-from bfn_kernels import discrete
+from bfn_kernels import binary, discrete
 
 
 def test_a_fresh_network_is_differentiable_everywhere(pair):
@@ -47,14 +47,14 @@ def test_two_classes_are_seen_and_put_out_the_right_way_round(tiny, oracle):
     model = build_model(config, data)
     x = data.test[:5]
     model.network = oracle(model, x)
-    theta = model.flow(x, torch.ones(5), 0)
+    theta = model.flow(x, torch.ones(5), 1)
     logits = model.output(theta, torch.ones(5))
     features = model.network.seen[0][0]
     assert features.shape == (5, 8, 8, 1)
     # Class 0 is all but certain where x is 0: the network sees 2·theta_0 - 1 near 1 there, and near -1 where x is 1.
     assert torch.equal((features[..., 0] < 0).long(), x) and features.abs().min() > 0.5
-    assert torch.equal(logits.argmax(-1), x)
-    torch.testing.assert_close(discrete.theta(logits)[..., 1], torch.sigmoid(80.0 * x - 40))
+    assert torch.equal(model.mode(logits, theta, torch.ones(5)), x)
+    torch.testing.assert_close(binary.theta(logits), torch.sigmoid(80.0 * x - 40))
 
 
 def test_an_ignorant_network_costs_what_the_paper_says(tiny):
@@ -86,14 +86,15 @@ def test_two_classes_are_summed_up_exactly_and_more_are_drawn(tiny):
         shape, classes = (5, *model.shape), model.num_classes
         generator = torch.Generator().manual_seed(0)
         x = torch.randint(classes, shape, generator=generator)
-        logits = 3 * torch.randn(*shape, classes, generator=generator)
+        family, each = (discrete, [classes]) if draws else (binary, [])
+        logits = 3 * torch.randn(*shape, *each, generator=generator)
 
         def loss(seed, model=model, x=x, logits=logits):
             return model.discrete_time_loss(x, logits, logits, t, 5, seed, "none")
 
-        def kernel(model=model, x=x, logits=logits, **expectation):
+        def kernel(model=model, x=x, logits=logits, family=family, **expectation):
             settings = {"beta_1": model.beta_1, "n_steps": 5, "reduction": "none"}
-            return discrete.discrete_time_loss(x, logits.double(), t, **settings, **expectation).float()
+            return family.discrete_time_loss(x, logits.double(), t, **settings, **expectation).float()
 
         assert torch.equal(loss(1), loss(2)) != draws
         want = kernel(n_samples=10, seed=1) if draws else kernel(quadrature=128)

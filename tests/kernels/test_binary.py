@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import DTYPES, ON_CPU
+from support import DTYPES, NATIVE, ON_CPU
 
 from bfn_kernels import binary, discrete, noise
 from bfn_kernels.schedules import LogarithmicAccuracy
@@ -122,12 +122,51 @@ def test_losses(name, beta_1, backend):
     torch.testing.assert_close(grad, wanted, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("backend", NATIVE)
+def test_digits_of_small_losses(backend):
+    """Where a class is all but certain its cost is known to all digits, of which plain float32 has none."""
+    u = torch.linspace(-20, 20, 33)
+    x = torch.arange(33) % 2 == 0
+    z = torch.where(x, u, -u)[None].requires_grad_()
+    of = {"n_steps": 50, "step": 2, "beta_1": 2.0, "reduction": "none", "noise": torch.full((1, 1, 33), 0.5)}
+    for loss in (
+        lambda z, b: binary.discrete_time_loss(x[None], z, n_samples=1, backend=b, **of | {"noise": of["noise"].to(z)}),
+        lambda z, b: binary.reconstruction_loss(x[None], z, reduction="none", backend=b),
+        lambda z, b: binary.continuous_time_loss(x[None], z, 0.5, beta_1=2.0, reduction="none", backend=b),
+    ):
+        got, want = loss(z, backend), loss(z.double(), "reference")
+        (grad,), (wanted,) = (torch.autograd.grad(v.sum(), z) for v in (got, want))
+        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=0)
+        torch.testing.assert_close(grad, wanted, rtol=1e-5, atol=0)
+
+
 @backends
 def test_eight_nodes_where_nothing_is_said(backend):
     z = random(8, *SHAPE)
     loss = lambda **k: binary.discrete_time_loss(X, z, step=2, n_steps=9, backend=backend, **BETA, **k)  # noqa: E731
     assert torch.equal(loss(), loss(quadrature=8)) and not torch.equal(loss(), loss(quadrature=7))
     assert torch.equal(loss(receiver="joint"), loss())
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@backends
+def test_a_graph_that_is_kept_keeps_its_gradients(reduction, backend):
+    """A backward pass may hand out what was saved, unless another one is to follow."""
+    z = random(8, *SHAPE).requires_grad_()
+    for loss in (
+        binary.continuous_time_loss(X, z, 0.5, reduction=reduction, backend=backend, **BETA),
+        binary.discrete_time_loss(X, z, step=2, n_steps=9, reduction=reduction, backend=backend, **BETA),
+        discrete.discrete_time_loss(X.long(), pair(z), step=2, n_steps=9, quadrature=4, reduction=reduction, **BETA),
+    ):
+        (first,) = torch.autograd.grad(loss, z, retain_graph=True)
+        want = first.clone()
+        first.mul_(7)
+        for _ in range(3):
+            loss.backward(retain_graph=True)
+        same(z.grad, 3 * want)
+        z.grad = None
+        (last,) = torch.autograd.grad(loss, z)
+        assert torch.equal(last, want)
 
 
 @pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8], ids=str)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import FIRST, INTERPRETED, ON_CPU, error, evaluate, pairs, scale, ulp, widened
 
-from bfn_kernels import continuous, discrete, discretised, noise
+from bfn_kernels import binary, continuous, discrete, discretised, noise
 
 CLASSES = torch.tensor([[0, 2, 1], [1, 1, 2]])
 S = {"sigma_1": 0.1}
@@ -105,6 +105,7 @@ def test_what_is_not_drawn_needs_no_seed(choose):
     x, z = random(0, 2, 3), random(1, 2, 3, 3)
     steps = [
         lambda **k: discrete.update_sample(z, z, 1.0, choose=choose, noise=z, **k),
+        lambda **k: binary.update_sample(x, x, 1.0, choose=choose, noise=x, **k),
         lambda **k: discretised.update_sample(
             x, x, x, 1.0, 0.5, 1.0, num_bins=4, choose=choose, noise=x, parametrisation="data", **k
         )[0],
@@ -112,7 +113,7 @@ def test_what_is_not_drawn_needs_no_seed(choose):
             z, z, x, 1.0, 0.5, 1.0, num_bins=4, choose=choose, noise=x, mixture_logits=z, parametrisation="data", **k
         )[0],
     ]
-    for step, more in zip(steps, ({}, S, S), strict=True):
+    for step, more in zip(steps, ({}, {}, S, S), strict=True):
         before = torch.get_rng_state()
         step(**more)
         assert torch.equal(torch.get_rng_state(), before)
@@ -284,6 +285,7 @@ def test_explicit_noise_stands_for_that_of_the_seed():
     of = {"num_bins": 9, "parametrisation": "data", "backend": "reference", **S}
     steps = [
         lambda **k: discrete.update_sample(z, z, 1.0, backend="reference", **k),
+        lambda **k: binary.update_sample(x, x, 1.0, backend="reference", **k),
         lambda **k: discretised.update_sample(x, x, x, 1.0, 0.5, 1.0, **of, **k)[0],
         lambda **k: discretised.update_sample(z, z, x, 1.0, 0.5, 1.0, mixture_logits=3 * z, **of, **k)[0],
         lambda **k: discretised.sample(z, z.exp(), num_bins=9, mixture_logits=3 * z, backend="reference", **k),
@@ -294,6 +296,7 @@ def test_explicit_noise_stands_for_that_of_the_seed():
     sender, value = {"noise": normals["sender"]}, {"draw_noise": normals["value"]}
     given = [
         [{"noise": noise.class_normal(z.shape, key)}, {"draw_noise": noise.class_uniform(shape, key)}],
+        [sender, {"draw_noise": noise.class_uniform(shape, key)}],
         [sender, value],
         [sender, value, component],
         [{"noise": normals["value"]}, component],

@@ -140,9 +140,9 @@ FAULTS = [
     Fault(CONFIGS, "0 <= value < 1", "0 <= value <= 1", tests("configs", "bad_override")),
     Fault(CONFIGS, 'mixed_precision == "False"', 'mixed_precision == "no"', tests("configs", "overrides_replace")),
     # model and sampler
-    Fault(MODEL, '{"quadrature": 32} if', '{"quadrature": 8} if', tests("model", "summed_up")),
-    Fault(MODEL, '"n_samples": 10, "seed"', '"n_samples": 5, "seed"', tests("model", "summed_up")),
-    Fault(MODEL, '"seed": seed}', '"seed": 0}', tests("model", "summed_up")),
+    Fault(MODEL, "quadrature=32", "quadrature=8", tests("model", "summed_up")),
+    Fault(MODEL, "n_samples=10, seed", "n_samples=5, seed", tests("model", "summed_up")),
+    Fault(MODEL, "10, seed=seed", "10, seed=0", tests("model", "summed_up")),
     Fault(MODEL, "n_steps, derive(seed, 1)", "n_steps, derive(seed, 0)", tests("model", "drawn_for_the_loss")),
     Fault(
         MODEL,
@@ -151,8 +151,8 @@ FAULTS = [
         tests("model", "reconstruction_counts"),
     ),
     Fault(MODEL, "num_bins=self.num_classes, reduction", "reduction", tests("model", "reconstruction_counts")),
-    Fault(MODEL, "2 * theta[..., :1] - 1", "2 * theta[..., 1:] - 1", tests("model", "the_right_way_round")),
-    Fault(MODEL, "[torch.zeros_like(logit), logit]", "[logit, torch.zeros_like(logit)]", tests("model", "right_way")),
+    Fault(MODEL, "1 - 2 * theta[..., None]", "2 * theta[..., None] - 1", tests("model", "the_right_way_round")),
+    Fault(MODEL, "(output > 0).long()", "(output < 0).long()", tests("model", "right_way")),
     Fault(
         MODEL,
         "t = torch.ones(len(theta), device",

@@ -13,6 +13,16 @@ FAULTS = [
     Fault(FAMILY("discrete"), "n_samples = 10", "n_samples = 5", f"{PUBLIC} -k expectations"),
     Fault(FAMILY("discretised"), "quadrature = 8", "quadrature = 4", f"{PUBLIC} -k expectations"),
     Fault(
+        "bfn_kernels/operators.py", "and not keeps_saved()", "and True",
+        "tests/kernels/test_binary.py -k keeps_its_gradients",
+    ),
+    Fault(FAMILY("binary"), "quadrature = 8", "quadrature = 7", "tests/kernels/test_binary.py -k nothing_is_said"),
+    Fault(FAMILY("binary"), "schedule, scale=2)", "schedule, scale=1)", "tests/kernels/test_docs.py"),
+    Fault(
+        FAMILY("binary"), 'draw_noise, state.shape)] if choose == "sample"',
+        'draw_noise, state.shape)] if choose != "mean"', f"{PUBLIC} -k seed",
+    ),
+    Fault(
         "bfn_kernels/arguments.py", "kept = max(v.dim()", "kept = min(v.dim()", f"{PUBLIC} -k shape_and_type",
     ),
     Fault(

@@ -2,11 +2,13 @@
 
 from fault import Fault
 
-MIXTURES, NONFINITE, RECEIVERS, TIES, NOISE, GRADIENTS = (
-    f"tests/kernels/test_{name}.py" for name in ("mixtures", "nonfinite", "receivers", "ties", "noise", "gradients")
+MIXTURES, NONFINITE, RECEIVERS, TIES, NOISE, GRADIENTS, BINARY = (
+    f"tests/kernels/test_{name}.py"
+    for name in ("mixtures", "nonfinite", "receivers", "ties", "noise", "gradients", "binary")
 )
 TRITON, INTERPRETED = "TRITON_INTERPRET=1 ", "tests/kernels/test_triton_interpreted.py"
 HOST = "tests/cuda_on_host/test_sanitizers.py -k 'test_kernels and address and up'"
+CUDA_ALONE, BINARY_TRITON = "tests/kernels/test_cuda.py", "bfn_kernels/binary/triton.py"
 CPU, MATH, CUDA = "csrc/cpu/{}".format, "csrc/math/{}.h".format, "csrc/cuda/{}".format
 OPS = "bfn_kernels/triton_ops/{}.py".format
 
@@ -208,4 +210,43 @@ FAULTS = [
         "moment = factor * factor * moment;",
         f"{GRADIENTS} -k 'likely_wrong and cuda and 4100'",
     ),
+    # binary data
+    Fault(MATH("binary"), "low ? p + q * ratio.exp : 1 + sum", "1 + sum", f"{BINARY} -k 'losses and cpu'"),
+    Fault(MATH("binary"), "T(0) : sum - (mixture - 1);", "T(0) : T(0);", f"{BINARY} -k 'digits and cpu'"),
+    Fault(MATH("binary"), "of.q > u ? T(-1) : T(1)", "of.q >= u ? T(-1) : T(1)", f"{BINARY} -k 'exceeds and cpu'"),
+    Fault(MATH("binary"), "of.p > T(1e-37) ? drawn : T(-1)", "drawn", f"{BINARY} -k 'exceeds and cpu'"),
+    Fault(CPU("binary.cpp"), "z[i] == z[i] ? sent[i]", "true ? sent[i]", f"{BINARY} -k 'no_numbers and cpu'"),
+    Fault(CPU("binary.cpp"), "block.s[i] * eps[i]);", "eps[i]);", f"{BINARY} -k 'joint and draws and cpu'"),
+    Fault(CPU("binary.cpp"), "part * whole[i]", "whole[i]", f"{BINARY} -k 'factorised and cpu'"),
+    Fault(
+        CPU("binary.cpp"),
+        "within ? binary_draw(p[i], q[i], exp_and_expm1(-r(i))) : binary_draw_beyond(u[i], q[i], r(i))",
+        "binary_draw(p[i], q[i], exp_and_expm1(-r(i)))",
+        f"{BINARY} -k 'losses and cpu'",
+    ),
+    Fault(
+        CPU("noise.h"),
+        "static_cast<T>(unit(words[j][i]))",
+        "static_cast<T>(unit(words[0][i]))",
+        f"{BINARY} -k 'known_noise and cpu'",
+    ),
+    Fault(MATH("elementary"), "upper ? 0.5f * x - 0.5f : x", "x", f"{BINARY} -k 'digits and cpu'"),
+    Fault(MATH("binary"), "x == 0 ? T(-1) : kNaN<T>", "T(-1)", f"{CUDA_ALONE} -k neither"),
+    Fault(CUDA("access.h"), "u[i + 2] = unit(w.w2)", "u[i + 2] = unit(w.w3)", f"{BINARY} -k 'known_noise and cuda'"),
+    Fault(CUDA("binary.cu"), "return z == z ? sent", "return true ? sent", f"{BINARY} -k 'no_numbers and cuda'"),
+    Fault(
+        CUDA("binary.cu"), "on[j] ? s[j] * slope[j] : T(0)", "s[j] * slope[j]", f"{CUDA_ALONE} -k 'vectors and binary'"
+    ),
+    Fault(CUDA("binary.cu"), "abs(r) <= T(kMaxLogRatio)", "abs(r) <= T(1e9)", f"{BINARY} -k 'losses and cuda'"),
+    Fault(BINARY_TRITON, "(q > u) | (p == 0.0)", "(q >= u) | (p == 0.0)", f"{TRITON}{BINARY} -k exceeds"),
+    Fault(BINARY_TRITON, "(q > u) | (p == 0.0)", "q > u", f"{TRITON}{BINARY} -k exceeds"),
+    Fault(BINARY_TRITON, "within.to(tl.int32), 0) == 0", "within.to(tl.int32), 0) == 2", f"{TRITON}{BINARY} -k losses"),
+    Fault(BINARY_TRITON, "low, p + q * exp(capped), 1.0", "low, 1.0 + growth, 1.0", f"{TRITON}{BINARY} -k losses"),
+    Fault(
+        BINARY_TRITON,
+        "keep, sign * slope, 0.0",
+        "keep, sign * slope, slope",
+        f"{TRITON}{GRADIENTS} -k 'mask and binary'",
+    ),
+    Fault(OPS("noise"), "interleave(w0, w1, w2, w3)", "interleave(w0, w2, w1, w3)", f"{TRITON}{BINARY} -k known_noise"),
 ]
