@@ -5,6 +5,7 @@ In the place of the network stands a bias that is added to its input, so that no
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -34,7 +35,7 @@ def of_noise(flow: Callable, loss: Callable) -> Callable:
     return step
 
 
-def of_data(flow: Callable, loss: Callable) -> Callable:
+def of_data(flow: Callable, loss: Any) -> Callable:
     """For a loss that takes a prediction of the data, which is made of that of the noise first (105, 106)."""
 
     def step(x: Tensor, pred_mean: Tensor, pred_log_std: Tensor, t: Tensor, **noise: Tensor) -> Tensor:
