@@ -15,7 +15,7 @@ QUICK = 8  # a quick run has an eighth of the rows
 ON_GPU = 16  # a GPU gets so many times more images and windows, since fewer would leave most of it idle
 SIGMA_1 = 1e-3  # the value of the paper for CIFAR-10 with 256 bins
 STD_MIN = 1e-3
-SYMBOLS = {"continuous_time_loss": "L∞", "discrete_time_loss": "L_n"}
+SYMBOLS = {"continuous_time_loss": "L∞", "discrete_time_loss": "L_n", "flow_and_loss": "flow + L∞"}
 ROWS = ("t", "alpha", "precision")  # numbers of rows, which are float32 for data of any type
 GRADIENTS = {  # the inputs that are outputs of a network
     "discretised.continuous_time_loss": ("pred_mean", "pred_log_std"),
@@ -24,6 +24,9 @@ GRADIENTS = {  # the inputs that are outputs of a network
     "discrete.discrete_time_loss": ("logits",),
     "binary.continuous_time_loss": ("logits",),
     "binary.discrete_time_loss": ("logits",),
+    "binary.flow_and_loss": ("logits",),
+    "discrete.flow_and_loss": ("logits",),
+    "discretised.flow_and_loss": ("pred_mean", "pred_log_std"),
     "continuous.continuous_time_loss": ("prediction",),
 }
 
@@ -99,9 +102,9 @@ class Case:
         if name not in ("update_sample", "theta"):
             of_classes = self.family in ("discrete", "binary")
             if of_classes and name != "reconstruction_loss":
-                found["beta_1"] = beta_1(self.k or 2)
+                found.setdefault("beta_1", beta_1(self.k or 2))
             elif not of_classes:
-                found["sigma_1"] = SIGMA_1
+                found.setdefault("sigma_1", SIGMA_1)
         if self.family == "discretised":
             found["num_bins"] = self.k
         if self.op == "discrete.flow_sample":
@@ -131,6 +134,7 @@ def of_atoms(op: str) -> list[Case]:
 CIFAR, TEXT8, TOKENS, MANY, FEW = (32, 3072), (52, 256), (4, 256), (100, 100_000), (1, 64)
 ATOMS = (20_000, 3)  # the nodes of graphs, each with three coordinates
 MNIST = (512, 784)
+BATCH = {"binary": MNIST, "discrete": (416, 256), "discretised": CIFAR}  # of the paper's experiments, on one device
 QUADRATURE, MONTE_CARLO = {"quadrature": NODES}, {"n_samples": DRAWS}
 VERSUS_DRAWS = {"published": 120, "closed": 12, "against": f"discretised L_n {DRAWS} draws K=256"}
 
@@ -161,6 +165,10 @@ CASES = [
     Case("continuous.update_sample", MANY, times="t expanded", within=1.1, against="continuous update_sample"),
     Case("discretised.continuous_time_loss", CIFAR, 256, times="t expanded", within=1.1, against="discretised L∞ K=256"),
     *[case for op in ("flow_sample", "continuous_time_loss") for case in of_atoms(f"continuous.{op}")],
+    Case("binary.flow_and_loss", BATCH["binary"], options={"beta_1": 9.0}, published=1.5),
+    Case("discrete.flow_and_loss", BATCH["discrete"], 27, {"beta_1": 0.5625}, published=1.5),
+    Case("discretised.flow_and_loss", BATCH["discretised"], 16, {"sigma_1": math.sqrt(1e-3)}, published=1.5),
+    Case("discretised.flow_and_loss", BATCH["discretised"], 256, published=1.5),
     Case("continuous.flow_sample", FEW, small=True, closed=1),
     Case("discrete.flow_sample", FEW, 27, small=True, closed=1),
     Case("continuous.continuous_time_loss", FEW, backward=False, small=True, closed=1),
@@ -197,6 +205,8 @@ def allowed(case: Case, tensors: dict, noise: dict) -> int:
     saved, and 1 MiB per thread."""
     output, gradients = written(case, tensors, noise)
     own = 0 if case.options.get("reuse") else output
+    if case.op.endswith("flow_and_loss"):
+        own += noise["noise"].nbytes + gradients  # what the network sees, and what it puts out
     threads = torch.get_num_threads() if next(iter(tensors.values())).is_cpu else 1
     return own + 2 * gradients + ALLOWED_PER_THREAD * threads
 
@@ -237,6 +247,13 @@ def _uniform(shape, g) -> Tensor:
     return torch.rand(shape, generator=g) * 2 - 1
 
 
+def _noise_of_loss(case: Case, name: str, wide: tuple[int, ...], g) -> dict:
+    """The draws of an n-step loss, the noise of the flow before a loss, or nothing."""
+    draws = case.options.get("n_samples")
+    shape = (draws, *wide) if draws else wide
+    return {"noise": torch.randn(shape, generator=g)} if draws or name == "flow_and_loss" else {}
+
+
 def _continuous(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
     x, noise = _uniform(case.shape, g), torch.randn(case.shape, generator=g)
     if name == "flow_sample":
@@ -257,8 +274,7 @@ def _discretised(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
     tensors = {"x": (2 * index + 1) / case.k - 1, "pred_mean": mean, "pred_log_std": log_std, "t": t}
     if case.options.get("stacked"):
         tensors["pred_mean"] = torch.stack([mean, tensors.pop("pred_log_std")], -1)
-    draws = case.options.get("n_samples")
-    return tensors, {"noise": torch.randn((draws, *case.shape), generator=g)} if draws else {}
+    return tensors, _noise_of_loss(case, name, case.shape, g)
 
 
 def _discrete(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
@@ -281,9 +297,7 @@ def _discrete(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
         return tensors, {"noise": noise, "draw_noise": middle.view(case.shape)}
     other = torch.randint(case.k, case.shape, generator=g)
     x = torch.where(torch.rand(case.shape, generator=g) < 0.5, drawn.view(case.shape), other)
-    draws = case.options.get("n_samples")
-    tensors = {"x": x, "logits": logits, "t": t}
-    return tensors, {"noise": torch.randn((draws, *wide), generator=g)} if draws else {}
+    return {"x": x, "logits": logits, "t": t}, _noise_of_loss(case, name, wide, g)
 
 
 def _binary(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
@@ -299,6 +313,5 @@ def _binary(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
         tensors = {"output_logits": z, "state": torch.randn(case.shape, generator=g), "alpha": alpha}
         return tensors, {"noise": noise, "draw_noise": u}
     x = torch.where(torch.rand(case.shape, generator=g) < 0.5, x, torch.randint(2, case.shape, generator=g))
-    draws = case.options.get("n_samples")
     tensors = {"x": x, "logits": z} | ({} if name == "reconstruction_loss" else {"t": t})
-    return tensors, {"noise": torch.randn((draws, *case.shape), generator=g)} if draws else {}
+    return tensors, _noise_of_loss(case, name, case.shape, g)

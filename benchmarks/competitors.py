@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import bfn_kernels
-from benchmarks import cases, closed_forms, published
+from benchmarks import cases, closed_forms, published, steps
 from benchmarks.cases import Case
 from bfn_kernels.backends import BACKENDS
 
@@ -51,6 +51,8 @@ class Competitor:
 def kernel(backend: str, case: Case, reduction: str, **more) -> Callable:
     """The public function, with a backend chosen by name."""
     family, name = case.op.split(".")
+    if name == "flow_and_loss":
+        return steps.OURS[family](*(kernel(backend, part, reduction, **more) for part in parts(case)))
     function = getattr(getattr(bfn_kernels, family), name)
     options = {**case.keywords, **more, "backend": backend}
     if name.endswith("loss"):
@@ -65,8 +67,19 @@ def kernel(backend: str, case: Case, reduction: str, **more) -> Callable:
 
 def closed_form(module, case: Case, reduction: str, **more) -> Callable:
     """The function of the case's op in the module `closed_forms` or `published`."""
-    return reduced(
-        functools.partial(getattr(module, case.op.replace(".", "_")), **case.keywords, **more), case, reduction
+    if case.op.endswith("flow_and_loss"):
+        call = steps.THEIRS[case.family](*(closed_form(module, part, "none", **more) for part in parts(case)))
+    else:
+        call = functools.partial(getattr(module, case.op.replace(".", "_")), **case.keywords, **more)
+    return reduced(call, case, reduction)
+
+
+def parts(case: Case) -> tuple[Case, Case]:
+    """The flow and the loss of a training step, as cases of their own."""
+    flow = steps.FLOWS[case.family]
+    return (
+        replace(case, op=f"{flow}.flow_sample", k=case.k if flow == case.family else 0),
+        replace(case, op=f"{case.family}.continuous_time_loss"),
     )
 
 
@@ -165,6 +178,7 @@ PUBLISHED_OF_OP = {  # for ops whose published form differs from the default of 
     "binary.flow_sample": replace(
         _published, truth=both_probs, held_to="float64 reference, probabilities of both classes", noise=half_for_each
     ),
+    "binary.flow_and_loss": replace(_published, noise=half_for_each),
     "binary.discrete_time_loss": replace(
         _published,
         truth=functools.partial(reference, receiver="factorised"),
