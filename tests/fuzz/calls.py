@@ -303,7 +303,7 @@ def plans(draw, keep=lambda case: True, extremes: bool = True, masks: bool = Tru
         count = draw(st.just(least) | some)  # a single one is like nothing else
     elif count is not None:
         count = None
-    if "nodes" in case.name and "joint" in case.name:
+    if count is not None and "nodes" in case.name and "joint" in case.name:
         count = 2  # the joint receiver's quadrature has no other
     most = max(1, MOST // (count or _count_of(case) or 1))
     shape: list[int] = []
