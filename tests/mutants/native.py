@@ -8,7 +8,8 @@ MIXTURES, NONFINITE, RECEIVERS, TIES, NOISE, GRADIENTS, BINARY = (
 )
 TRITON, INTERPRETED = "TRITON_INTERPRET=1 ", "tests/kernels/test_triton_interpreted.py"
 HOST = "tests/cuda_on_host/test_sanitizers.py -k 'test_kernels and address and up'"
-CUDA_ALONE, BINARY_TRITON = "tests/kernels/test_cuda.py", "bfn_kernels/binary/triton.py"
+CUDA_ALONE, ACCURATE = "tests/kernels/test_cuda.py", "tests/kernels/test_accuracy.py"
+BINARY_TRITON = "bfn_kernels/binary/triton.py"
 CPU, MATH, CUDA = "csrc/cpu/{}".format, "csrc/math/{}.h".format, "csrc/cuda/{}".format
 OPS = "bfn_kernels/triton_ops/{}.py".format
 
@@ -237,11 +238,16 @@ FAULTS = [
     Fault(
         CUDA("binary.cu"), "on[j] ? s[j] * slope[j] : T(0)", "s[j] * slope[j]", f"{CUDA_ALONE} -k 'vectors and binary'"
     ),
-    Fault(CUDA("binary.cu"), "abs(r) <= T(kMaxLogRatio)", "abs(r) <= T(1e9)", f"{BINARY} -k 'losses and cuda'"),
+    Fault(CUDA("binary.cu"), "abs(r) <= T(kMaxLogRatio)", "abs(r) <= T(1e9)", f"{ACCURATE} -k 'accurate and cuda'"),
     Fault(BINARY_TRITON, "(q > u) | (p == 0.0)", "(q >= u) | (p == 0.0)", f"{TRITON}{BINARY} -k exceeds"),
     Fault(BINARY_TRITON, "(q > u) | (p == 0.0)", "q > u", f"{TRITON}{BINARY} -k exceeds"),
     Fault(BINARY_TRITON, "within.to(tl.int32), 0) == 0", "within.to(tl.int32), 0) == 2", f"{TRITON}{BINARY} -k losses"),
-    Fault(BINARY_TRITON, "low, p + q * exp(capped), 1.0", "low, 1.0 + growth, 1.0", f"{TRITON}{BINARY} -k losses"),
+    Fault(
+        BINARY_TRITON,
+        "low, p + q * exp(capped), 1.0",
+        "low, 1.0 + growth, 1.0",
+        f"{TRITON}{ACCURATE} -k accurate",
+    ),
     Fault(
         BINARY_TRITON,
         "keep, sign * slope, 0.0",
