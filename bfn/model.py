@@ -272,8 +272,8 @@ class BinaryBFN(ClassesBFN):
     def theta(self, state: State) -> Tensor:
         return binary.theta(state[0])
 
-    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> State:
-        return (binary.update_sample(output, state[0], alpha, seed=seed),)
+    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
+        binary.update_sample(output, state[0], alpha, out=state[0], seed=seed)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         return (output > 0).long()
