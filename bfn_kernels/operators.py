@@ -304,8 +304,10 @@ def loss_fakes(x: Tensor, reduction: int, dtype: torch.dtype) -> tuple[Tensor, T
     return x.new_empty(shape, dtype=dtype), x.new_empty((), dtype=dtype)
 
 
-def gradient_fake(like: Tensor, needed: bool, dtype: torch.dtype) -> Tensor:
-    """Fake of a saved gradient, empty where it is not needed."""
+def gradient_fake(like: Tensor, needed: bool, dtype: torch.dtype, dense: bool = True) -> Tensor:
+    """Fake of a saved gradient, empty where it is not needed; contiguous if `dense`, else laid out as `like` is."""
+    if needed and not dense:
+        return torch.empty_like(like, dtype=dtype)
     return like.new_empty(like.shape if needed else (0,), dtype=dtype)
 
 

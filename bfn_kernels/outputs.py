@@ -85,4 +85,6 @@ def _memory(x: Tensor) -> tuple[int, int] | None:
         first = x.data_ptr()
     except RuntimeError:  # a tensor without storage
         return None
+    if first == 0:  # a fake
+        return None
     return first, first + (1 + sum(stride * (size - 1) for stride, size in _dims(x))) * x.element_size()

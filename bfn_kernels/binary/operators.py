@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype
-from bfn_kernels.operators import Forward, Library, Operator, loss_fakes, times_saved
+from bfn_kernels.operators import Forward, Library, Operator, gradient_fake, loss_fakes, times_saved
 
 _LOSS = "Tensor? mask, int reduction, bool need_logits) -> (Tensor loss, Tensor scale, Tensor grad_logits)"
 
@@ -24,8 +24,7 @@ def _update_backward(library: Library, grad: Tensor, forward: Forward):
 def _loss_fake(x, logits, *others):
     *_, reduction, need_logits = others
     dtype = compute_dtype(logits)
-    grad_logits = torch.empty_like(logits, dtype=dtype) if need_logits else logits.new_empty(0, dtype=dtype)
-    return *loss_fakes(x, reduction, dtype), grad_logits
+    return *loss_fakes(x, reduction, dtype), gradient_fake(logits, need_logits, dtype, dense=False)
 
 
 def _loss_backward(library: Library, grad: Tensor, forward: Forward):

@@ -47,6 +47,12 @@ def _reconstruction_loss_backward(library: Library, grad: Tensor, forward: Forwa
 def _loss_with_gradient_fake(x, logits, *others):
     *_, reduction, need_logits = others
     dtype = compute_dtype(logits)
+    return *loss_fakes(x, reduction, dtype), gradient_fake(logits, need_logits, dtype, dense=False)
+
+
+def _discrete_time_loss_fake(x, logits, *others):
+    *_, reduction, need_logits = others
+    dtype = compute_dtype(logits)
     return *loss_fakes(x, reduction, dtype), gradient_fake(logits, need_logits, dtype)
 
 
@@ -111,7 +117,7 @@ OPERATORS = [
     Operator(
         "discrete_time_loss(Tensor x, Tensor logits, Tensor alpha, int n_steps, int receiver, float[] nodes, "
         "float[] node_weights, int n_samples, Tensor? seed, Tensor? noise, " + _LOSS + " grad_logits)",
-        fake=_loss_with_gradient_fake,
+        fake=_discrete_time_loss_fake,
         saved="scale grad_logits",
         backward=_loss_with_gradient_backward,
     ),
