@@ -267,13 +267,15 @@ class BinaryBFN(ClassesBFN):
         return binary.reconstruction_loss(x, output, reduction=reduction)
 
     def prior(self, count: int, device: torch.device) -> State:
-        return (torch.zeros(count, *self.shape, device=device),)
+        logits = torch.zeros(count, *self.shape, device=device)
+        return logits, torch.full_like(logits, 0.5)
 
     def theta(self, state: State) -> Tensor:
-        return binary.theta(state[0])
+        return state[1]
 
     def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
-        binary.update_sample(output, state[0], alpha, out=state[0], seed=seed)
+        logits, theta = state
+        binary.update_sample(output, logits, alpha, out=logits, theta_out=theta, seed=seed)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         return (output > 0).long()

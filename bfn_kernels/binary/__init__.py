@@ -20,7 +20,7 @@ from bfn_kernels.binary import reference
 from bfn_kernels.binary.operators import OPERATORS
 from bfn_kernels.discrete.operators import CHOICES, MEAN, RECEIVERS
 from bfn_kernels.operators import needs
-from bfn_kernels.outputs import check_out
+from bfn_kernels.outputs import check_out, check_theta_out
 from bfn_kernels.reduction import hide
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
@@ -135,6 +135,7 @@ def update_sample(
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
     out: Tensor | None = None,
+    theta_out: Tensor | None = None,
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
@@ -147,8 +148,9 @@ def update_sample(
     output_logits, state `[B, ...]`; the state is differentiable, the logits with `choose="mean"` alone; alpha at least
     0. choose: what is sent, a "sample" of the output distribution, its "mode", or its "mean" (2p₁ − 1 in the place of
     s). Where `known_mask` is True, the class `known` is sent instead. `out`, which may be the state itself, receives
-    the new state; no gradient then. noise: normals of the sender; draw_noise: uniforms that draw the class. All have
-    the state's shape. Returns logits in the state's type.
+    the new state, and `theta_out`, of any of the types, its θ₁, which the network sees next, as `theta` gives it; no
+    gradient then. noise: normals of the sender; draw_noise: uniforms that draw the class. All have the state's shape.
+    Returns logits in the state's type.
 
     >>> d = torch.zeros(1)
     >>> update_sample(torch.tensor([2.0]), d, 0.5, choose="mode", noise=d)
@@ -161,6 +163,7 @@ def update_sample(
     known_mask = known_values(known, known_mask, state, state.shape)
     others = {"known": known, "known_mask": known_mask, "alpha": alpha, "noise": noise, "draw_noise": draw_noise}
     check_out(out, "state", output_logits=output_logits, state=state, **others)
+    check_theta_out(theta_out, state, output_logits=output_logits, out=out, **others)
     if choose != "mean":
         checks.no_gradient(f"a {choose} has none", output_logits=output_logits)
     library = backends.library(backend, state.device)
@@ -170,7 +173,7 @@ def update_sample(
     draws = [("draw_noise", draw_noise, state.shape)] if choose == "sample" else []
     seed = drawn_seed(state, seed, generator, ("noise", noise, state.shape), *draws)
     return library.binary.update_sample(
-        output_logits, state, *message, choice, known, known_mask, seed, noise, draw_noise, out
+        output_logits, state, *message, choice, known, known_mask, seed, noise, draw_noise, out, theta_out
     )
 
 

@@ -44,6 +44,7 @@ OPERATORS = [
         fake=lambda output_logits, state, *others: torch.empty_like(state),
         backward=_update_backward,
         in_place=True,
+        beside="theta_out",
     ),
     Operator(
         f"continuous_time_loss(Tensor x, Tensor logits, Tensor weight, {_LOSS}",

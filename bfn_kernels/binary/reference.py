@@ -41,12 +41,13 @@ def sender_sample(
 def update_sample(
     output_logits: Tensor, state: Tensor, alpha: Tensor, spread: Tensor, choice: int, known: Tensor | None,
     known_mask: Tensor | None, seed: Tensor | None, noise: Tensor | None, draw_noise: Tensor | None,
-    out: Tensor | None = None,
+    out: Tensor | None = None, theta_out: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """d' = d + y: draws a class from the output distribution, sends it with accuracy α, and updates the state (171).
 
     output_logits, state, noise, known and draw_noise: `[B, ...]`. alpha, and spread = 2√α: row scalars. known_mask:
-    bool, broadcasts to known. seed: an int64 tensor of one element.
+    bool, broadcasts to known. seed: an int64 tensor of one element. theta_out: `[B, ...]`, receives the probability of
+    class 1 in the new state.
     """
     dtype = compute_dtype(output_logits, state)
     z = output_logits.to(dtype)
@@ -65,6 +66,8 @@ def update_sample(
         sent = torch.where(known_mask, signs("known", known, dtype, known_mask), sent)
     y = message(sent, alpha, spread, random.normals(state, dtype, seed, noise))
     updated = (state.to(dtype) + y).to(state.dtype)
+    if theta_out is not None:
+        theta_out.copy_(updated.to(dtype).sigmoid())
     return updated if out is None else out.copy_(updated)
 
 

@@ -81,26 +81,29 @@ def _sender(x, alpha, spread, noise, seed, out, count, PROBS: tl.constexpr, T: t
 
 def update_sample(*arguments) -> Tensor:
     out = torch.empty_like(arguments[1])  # like the state
-    update_sample_out(*(*arguments, out))
+    update_sample_out(*(*arguments, out, None))
     return out
 
 
 def update_sample_out(
     output_logits: Tensor, state: Tensor, alpha, spread, choice: int, known, known_mask, seed, noise, draw_noise,
-    out: Tensor,
+    out: Tensor, theta_out: Tensor | None,
 ) -> None:  # fmt: skip
-    written, shape, count = writable(out), state.shape, state.numel()
+    shape, count = state.shape, state.numel()
+    places = [(t, writable(t)) for t in (out, theta_out) if t is not None]
     inputs = views(shape, output_logits, state, alpha, spread, known, known_mask, noise, draw_noise)
-    arguments = *inputs, seed, view(written, shape), count
+    outputs = [view(written, shape) for _, written in places] + [view(None, shape)] * (theta_out is None)
+    arguments = *inputs, seed, *outputs, count
     T = compute_type(output_logits, state)
     launch(_update, programs(count), *arguments, CHOICE=choice, T=T, BLOCK=BLOCK)
-    if written is not out:
-        out.copy_(written)
+    for place, written in places:
+        if written is not place:
+            place.copy_(written)
 
 
 @triton.jit
 def _update(
-    logits, state, alpha, spread, known, known_mask, noise, draw_noise, seed, out, count,
+    logits, state, alpha, spread, known, known_mask, noise, draw_noise, seed, out, theta, count,
     CHOICE: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     block = block_of(count, BLOCK)
@@ -120,7 +123,10 @@ def _update(
         sent = tl.where(load(known_mask, block, tl.int1), _signs(known, block, T), sent)
     eps = noise_of(noise, seed, block, SENDER, T)
     y = _message(sent, load(alpha, block, T), load(spread, block, T), eps)
-    store(out, block, load(state, block, T) + y)
+    d = load(state, block, T) + y
+    store(out, block, d)
+    if theta[0] is not None:
+        store(theta, block, sigmoid(d.to(out[0].dtype.element_ty).to(T)))
 
 
 class _LossCall:

@@ -73,7 +73,7 @@ def discrete_time_loss(
         constants |= {"JOINT": joint, "EACH": losses.each, "ROWS": tile.rows}
         launch(_nstep, programs(count, tile.rows), *arguments, **constants)
     elif joint:
-        sums = torch.empty((count, draws, 3), dtype=dtype, device=x.device)
+        sums = torch.empty((count, draws, 4), dtype=dtype, device=x.device)
         arguments = *row, *drawn, keep, *losses.arguments, sums, *sizes
         launch(triton_nstep_large.joint_sums, count, *arguments, EACH=losses.each, **constants)
         if need_logits:

@@ -10,6 +10,8 @@ from bfn_kernels.discrete.triton_receivers import (
     far_draw,
     far_gradient,
     is_far,
+    low_divergence,
+    low_gradient,
     serves,
     valid_class,
 )
@@ -24,7 +26,7 @@ from bfn_kernels.triton_ops.classes import (
     sum_where,
     with_tile,
 )
-from bfn_kernels.triton_ops.elementary import clamp, exp_difference, expm1, log, log1p, softplus
+from bfn_kernels.triton_ops.elementary import clamp, exp, exp_difference, expm1, log, log1p
 from bfn_kernels.triton_ops.noise import MONTE_CARLO, normals, start_of_draw
 from bfn_kernels.triton_ops.reduction import write_losses
 from bfn_kernels.triton_ops.views import block_of, load
@@ -70,8 +72,14 @@ def _log_odds_against(logits, rows, x, K: tl.constexpr, TILE: tl.constexpr, T: t
 @triton.jit
 def _growth(rows, x, first, spread, towards_x, eps, eps_x, K: tl.constexpr, TILE: tl.constexpr):
     """exp(y_k − y_x) − 1, which is 0 for k = x."""
+    return expm1(_difference(rows, x, first, spread, towards_x, eps, eps_x, TILE))
+
+
+@triton.jit
+def _difference(rows, x, first, spread, towards_x, eps, eps_x, TILE: tl.constexpr):
+    """y_k − y_x, which is 0 for k = x, in the range where its exponential is finite."""
     difference = clamp(spread * (eps - eps_x[:, None]) - towards_x, -MAX_SHIFT, MAX_SHIFT)
-    return tl.where(is_class(x, first, TILE), 0.0, expm1(difference))
+    return tl.where(is_class(x, first, TILE), 0.0, difference)
 
 
 @triton.jit
@@ -80,7 +88,7 @@ def joint_sums(
     EACH: tl.constexpr, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """The loss and, for each draw, the mean S of exp(y_k − y_x) − 1 under p. If ln(1 + S) is not accurate, it also
-    saves the largest logit after the message and the sum of exp(z − max)."""
+    saves the mean M of exp(y_k − y_x), the largest logit after the message and the sum of exp(z − max)."""
     rows = block_of(count, 1)
     x, alpha = load(x, rows, tl.int64), load(alpha, rows, T)
     valid = valid_class(x, K)
@@ -101,6 +109,7 @@ def joint_sums(
         served = serves(s)
         value = -log1p(tl.where(served, s, 0.0))
         y_top, y_total = _start(rows, T)
+        mixture = tl.zeros((1,), T)
         if tl.sum((~served).to(tl.int32)) > 0:
             others_top, others_total = _start(rows, T)
             y_x = tl.zeros((1,), T)
@@ -111,12 +120,16 @@ def joint_sums(
                 y_top, y_total = with_tile(y, y_top, y_total)
                 others_top, others_total = with_tile(tl.where(is_x, float("-inf"), y), others_top, others_total)
                 y_x += sum_where(is_x, y)
+                z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
+                p = exp_difference(z, top[:, None]) / total[:, None]
+                mixture += tl.sum(p * exp(_difference(rows, x, first, spread, towards_x, eps, eps_x, TILE)), 1)
             after = log(others_total) + others_top - y_x
-            value = tl.where(served, value, softplus(before) - softplus(after))
-        at = sums + ((rows[0] + rows[1]) * draws + draw) * 3
+            value = tl.where(served, value, low_divergence(mixture, before, after))
+        at = sums + ((rows[0] + rows[1]) * draws + draw) * 4
         tl.store(at, s, mask=rows[2])
-        tl.store(at + 1, y_top, mask=rows[2])
-        tl.store(at + 2, y_total, mask=rows[2])
+        tl.store(at + 1, mixture, mask=rows[2])
+        tl.store(at + 2, y_top, mask=rows[2])
+        tl.store(at + 3, y_total, mask=rows[2])
         loss += value / draws
     loss = tl.where(valid, n_steps * loss, float("nan"))
     write_losses(loss, load(mask, rows, tl.int1, True), rows, values, counts, EACH)
@@ -139,15 +152,18 @@ def joint_gradient(
         p = exp_difference(z, top[:, None]) / total[:, None]
         gradient = tl.zeros((1, TILE), T)
         for draw in range(draws):
-            at = sums + ((rows[0] + rows[1]) * draws + draw) * 3
-            s, y_top, y_total = tl.load(at)[:, None], tl.load(at + 1)[:, None], tl.load(at + 2)[:, None]
+            at = sums + ((rows[0] + rows[1]) * draws + draw) * 4
+            s, mixture = tl.load(at)[:, None], tl.load(at + 1)[:, None]
+            y_top, y_total = tl.load(at + 2)[:, None], tl.load(at + 3)[:, None]
             eps_x = _noise_of(noise, seed, rows, x, draw, count, K, T)
             eps = class_noise(noise, seed, rows, first, MONTE_CARLO, draw, count, K, TILE, T)
             growth = _growth(rows, x, first, spread, towards_x, eps, eps_x, K, TILE)
             draw_gradient = p * (s - growth) / (1.0 + s)
             if tl.sum((~serves(s)).to(tl.int32)) > 0:
                 y = _shifted(logits, rows, x, first, spread, towards_x, eps, K, TILE, T)
-                draw_gradient = tl.where(serves(s), draw_gradient, p - exp_difference(y, y_top) / y_total)
+                ratio = exp(_difference(rows, x, first, spread, towards_x, eps, eps_x, TILE))
+                low = low_gradient(p, ratio, mixture, exp_difference(y, y_top) / y_total)
+                draw_gradient = tl.where(serves(s), draw_gradient, low)
             gradient += draw_gradient / draws
         gradient = tl.where(valid, n_steps * gradient, float("nan"))
         store_classes(grad_logits, rows, first, tl.where(keep, gradient, 0.0), K, TILE)

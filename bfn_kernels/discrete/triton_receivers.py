@@ -20,8 +20,28 @@ def log_odds_against(z, is_x, inside):
 
 @triton.jit
 def serves(s):
-    """Whether ln(1 + s) is accurate; otherwise a difference of softplus is more accurate."""
+    """Whether ln(1 + s) is accurate; otherwise `low_divergence` is more accurate."""
     return (s > -0.5) & (s < 1e8)
+
+
+@triton.jit
+def low_divergence(mixture, before, after):
+    """−ln M of the mean M of the density ratios. If M is out of float's range it is a difference of two softplus of
+    log-odds, which has fewer digits."""
+    within = _is_within(mixture)
+    return tl.where(within, -log(tl.where(within, mixture, 1.0)), softplus(before) - softplus(after))
+
+
+@triton.jit
+def low_gradient(p, ratio, mixture, p_after):
+    """Its gradient, p − softmax(z + y)."""
+    within = _is_within(mixture)
+    return tl.where(within, p * (mixture - ratio) / tl.where(within, mixture, 1.0), p - p_after)
+
+
+@triton.jit
+def _is_within(mixture):
+    return (mixture > 1e-18) & (mixture < 1e30)
 
 
 @triton.jit
@@ -29,8 +49,8 @@ def joint_draw(z, p, before, is_x, inside, alpha, eps, K: tl.constexpr):
     """−ln(1 + S) and its gradient softmax(z) − softmax(z + y), where S is the mean of exp(y_k − y_x) − 1 under p."""
     towards_x = K * alpha[:, None]
     spread = tl.sqrt(towards_x)
-    difference = spread * (eps - sum_where(is_x, eps)[:, None]) - towards_x
-    growth = tl.where(is_x | ~inside, 0.0, expm1(clamp(difference, -MAX_SHIFT, MAX_SHIFT)))
+    difference = clamp(spread * (eps - sum_where(is_x, eps)[:, None]) - towards_x, -MAX_SHIFT, MAX_SHIFT)
+    growth = tl.where(is_x | ~inside, 0.0, expm1(difference))
     s = tl.sum(p * growth, 1)
     served = serves(s)
     value = -log1p(tl.where(served, s, 0.0))
@@ -38,8 +58,11 @@ def joint_draw(z, p, before, is_x, inside, alpha, eps, K: tl.constexpr):
     if tl.sum((~served).to(tl.int32)) > 0:
         shifted = z + spread * eps + tl.where(is_x, towards_x, 0.0)
         after = log_odds_against(shifted, is_x, inside)
-        value = tl.where(served, value, softplus(before) - softplus(after))
-        gradient = tl.where(served[:, None], gradient, p - softmax(shifted))
+        ratio = tl.where(is_x, 1.0, exp(difference))
+        mixture = tl.sum(p * ratio, 1)
+        value = tl.where(served, value, low_divergence(mixture, before, after))
+        low = low_gradient(p, ratio, mixture[:, None], softmax(shifted))
+        gradient = tl.where(served[:, None], gradient, low)
     return value, gradient
 
 
@@ -48,10 +71,12 @@ def binary_node(p, before, is_x, inside, alpha, node):
     """The joint receiver for K = 2, which depends on y_x − y_o ~ N(2α, 4α) alone; o is the other class."""
     difference = -(2.0 * alpha + 2.0 * tl.sqrt(alpha) * node)
     p_x, other = sum_where(is_x, p), sum_where(~is_x & inside, p)
-    growth = expm1(clamp(difference, -MAX_SHIFT, MAX_SHIFT))
+    capped = clamp(difference, -MAX_SHIFT, MAX_SHIFT)
+    growth = expm1(capped)
     s = other * growth
     served = serves(s)
-    value = tl.where(served, -log1p(tl.where(served, s, 0.0)), softplus(before) - softplus(before + difference))
+    low = low_divergence(p_x + other * exp(capped), before, before + difference)
+    value = tl.where(served, -log1p(tl.where(served, s, 0.0)), low)
     step = tl.where(served, other * p_x * growth / (1.0 + s), sigmoid(before + difference) - other)
     return value, tl.where(is_x, step[:, None], -step[:, None])
 

@@ -26,7 +26,8 @@ Tensor sender_sample_new(const Tensor& x, const Tensor& alpha, const Tensor& spr
 
 void update_sample_out(const Tensor& output_logits, const Tensor& state, const Tensor& alpha, const Tensor& spread,
                        int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& seed,
-                       const MaybeTensor& noise, const MaybeTensor& draw_noise, Tensor out) {
+                       const MaybeTensor& noise, const MaybeTensor& draw_noise, Tensor out,
+                       const MaybeTensor& theta_out) {
   const Shape shape = shape_of(state);
   const ScalarType type = compute_type({&output_logits, &state});
   const Choice chosen = code("choice", choice, Choice::kMean);
@@ -42,6 +43,7 @@ void update_sample_out(const Tensor& output_logits, const Tensor& state, const T
       .noise = noise_of(seed, noise, shape, kSender),
       .draw = chosen == Choice::kSample ? noise_of(seed, draw_noise, shape, kClass) : Noise{},
       .out = view_of_out(out, shape),
+      .theta = theta_out ? view_of_out(*theta_out, shape) : View{},
   };
   with_compute_type(type, [&](auto t) { binary_update<decltype(t)>(op); });
 }
@@ -103,7 +105,7 @@ LossAndSaved discrete_time_loss_new(const Tensor& x, const Tensor& logits, const
 
 BFN_OPERATORS(m) {
   bfn::add<&bfn::sender_sample_new>(m, "binary_sender_sample");
-  bfn::add_both<&bfn::update_sample_out, 1>(m, "binary_update_sample", "binary_update_sample_out");
+  bfn::add_both<&bfn::update_sample_out, 1, true>(m, "binary_update_sample", "binary_update_sample_out");
   bfn::add<&bfn::continuous_time_loss_new>(m, "binary_continuous_time_loss");
   bfn::add<&bfn::reconstruction_loss_new>(m, "binary_reconstruction_loss");
   bfn::add<&bfn::discrete_time_loss_new>(m, "binary_discrete_time_loss");

@@ -151,7 +151,7 @@ template <class T>
 void binary_update(const BinaryUpdate& op) {
   BadClass bad;
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    T buffers[3][kBlock], sent[kBlock], updated[kBlock], normals[noise_room(kBlock)];
+    T buffers[4][kBlock], sent[kBlock], updated[kBlock], normals[noise_room(kBlock)];
     const T* eps = normals_of(op.noise, start, length, normals, 0, 0, Ahead<T>({&op.state, &op.output_logits}, start));
     choose(op, start, length, sent);
     if (op.known) {
@@ -168,6 +168,10 @@ void binary_update(const BinaryUpdate& op) {
       updated[i] = state[i] + binary_message(sent[i], alpha[i], spread[i], eps[i]);
     }
     store(op.out, start, length, updated);
+    if (!op.theta) return;
+    const T* d = op.out.dtype == dtype_of<T>() ? updated : load(op.out, start, length, buffers[0]);
+    for (int64_t i = 0; i < length; ++i) buffers[3][i] = sigmoid(d[i]);
+    store(op.theta, start, length, buffers[3]);
   });
   bad.refuse("known", 2);
 }

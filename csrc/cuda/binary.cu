@@ -66,6 +66,11 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
     for (int j = 0; j < kCount; ++j) state[j] += binary_message(sent[j], alpha[j], spread[j], eps[j]);
     at.store_data(op.out, state);
+    if (!op.theta) return;
+    at.data(op.out, state);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) state[j] = sigmoid(state[j]);
+    at.store_data(op.theta, state);
   });
 }
 
@@ -167,6 +172,7 @@ void binary_update(const BinaryUpdate& op) {
                             .network(op.output_logits)
                             .data(op.state)
                             .data(op.out)
+                            .data(op.theta)
                             .rows(op.alpha)
                             .rows(op.spread)
                             .classes(op.known)

@@ -23,7 +23,7 @@ struct BinaryUpdate {
   Choice choice;
   View known, known_mask;
   Noise noise, draw;
-  View out;
+  View out, theta;  // theta, if it is not null, gets the sigmoid of what out gets
 };
 
 // L_inf (205) where there is a weight, else -ln p_x; grad_logits is null where no gradient will be asked for.

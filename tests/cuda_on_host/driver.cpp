@@ -243,7 +243,7 @@ void run_binary(int64_t batch, int64_t row, F&& make) {
   }
   for (const auto choice : {Choice::kSample, Choice::kMode, Choice::kMean}) {
     binary_update<T>({count, make(count), make(count), alpha, alpha, choice, x, mask_of(count), seeded(kSender),
-                      seeded(kClass), make(count)});
+                      seeded(kClass), make(count), make(count)});
   }
   const double nodes[2] = {-1, 1}, weights[2] = {0.5, 0.5};
   const Draws drawn{2, 0, nullptr, nullptr, seeded(kMonteCarlo)};

@@ -340,6 +340,7 @@ BINARY += [
     Case("binary.update_sample[known]", {**drawn, "known": masked["x"], "known_mask": some}, {}, ("state",)),
     Case("binary.update_sample[mode]", step, {"choose": "mode"}, ("state",)),
     Case("binary.update_sample[mean]", step, {"choose": "mean"}, ("output_logits", "state")),
+    Case("binary.update_sample[theta]", drawn, {}, into="theta_out"),
 ]  # fmt: skip
 for op, extra, options in [("continuous_time_loss", {"t": TIME}, BETA), ("reconstruction_loss", {}, {})]:
     for kind in (torch.int64, torch.int32, torch.uint8, torch.bool):

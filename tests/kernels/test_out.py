@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import ON_CPU
 
-from bfn_kernels import continuous, discrete, discretised
+from bfn_kernels import binary, continuous, discrete, discretised
 
 X, M = torch.linspace(-1, 1, 12).reshape(3, 4), torch.linspace(0.5, -0.5, 12).reshape(3, 4)
 ON_EACH = pytest.mark.parametrize("backend", ON_CPU)
@@ -29,7 +29,12 @@ def classed(z, out, backend, **k):
     return discrete.update_sample(k.pop("x", X), z, 0.3, out=out, seed=7, backend=backend, **k)
 
 
-STEPS = pytest.mark.parametrize("step", [gaussian, predicted, binned, classed])
+def bits(d, out, backend, **k):
+    return binary.update_sample(k.pop("x", X), d, 0.3, out=out, seed=7, backend=backend, **k)
+
+
+STEPS = pytest.mark.parametrize("step", [gaussian, predicted, binned, classed, bits])
+TO_THETA = pytest.mark.parametrize(("step", "theta_of"), [(classed, discrete.theta), (bits, binary.theta)])
 
 
 @STEPS
@@ -110,38 +115,40 @@ KINDS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("state_kind", KINDS, ids=str)
+@TO_THETA
 @ON_EACH
-def test_theta_is_that_of_the_state_that_is_returned(state_kind, kind, backend):
+def test_theta_is_that_of_the_state_that_is_returned(step, theta_of, state_kind, kind, backend):
     """Of any type and strides, beside a new state and beside one that is written over; rows may be long."""
     for shape in ((3, 4), (2, 19, 3), (2, 5000)):
         x, m = torch.randn(shape), torch.randn(shape).to(state_kind)
-        want = classed(m, None, backend, x=x)
-        theta = discrete.theta(want.to(torch.promote_types(state_kind, torch.float32)), backend=backend)
+        want = step(m, None, backend, x=x)
+        theta = theta_of(want.to(torch.promote_types(state_kind, torch.float32)), backend=backend)
         for theta_out in (torch.empty(shape, dtype=kind), torch.empty(*shape, 2, dtype=kind)[..., 1]):
             for out in (None, torch.empty_like(m), m.clone()):
                 before, state = theta_out._version, m if out is None else out.copy_(m)
-                got = classed(state, out, backend, x=x, theta_out=theta_out)
+                got = step(state, out, backend, x=x, theta_out=theta_out)
                 assert torch.equal(got, want) and (out is None or got is out) and theta_out._version > before
                 torch.testing.assert_close(theta_out, theta.to(kind), rtol=4e-6 + 2 * torch.finfo(kind).eps, atol=0)
 
 
+@TO_THETA
 @ON_EACH
-def test_theta_has_memory_of_its_own(backend):
+def test_theta_has_memory_of_its_own(step, theta_of, backend):
     state, x, memory = M.clone(), X.clone(), torch.zeros(40)
     out = memory[:12].view(3, 4)
     for theta_out, name in ((state, "state"), (x, "output_logits"), (memory[4:16].view(3, 4), "out")):
         with pytest.raises(
             ValueError, match=f"^theta_out must share no memory with any input, but it does with {name}"
         ):
-            classed(state, out, backend, x=x, theta_out=theta_out)
+            step(state, out, backend, x=x, theta_out=theta_out)
     for make, words in NOT_PLAIN.values():
         with pytest.raises(ValueError, match=f"^theta_out must.*{words}"):
-            classed(M, None, backend, theta_out=make())
+            step(M, None, backend, theta_out=make())
     with pytest.raises(ValueError, match=r"^theta_out must have shape \(3, 4\).*\(3,\)"):
-        classed(M, None, backend, theta_out=torch.empty(3))
+        step(M, None, backend, theta_out=torch.empty(3))
     for state, theta_out in ((M.clone().requires_grad_(), torch.empty(3, 4)), (M, X.clone().requires_grad_())):
         with pytest.raises(ValueError, match="requires a gradient, but writing into theta_out leaves none"):
-            classed(state, None, backend, theta_out=theta_out)
+            step(state, None, backend, theta_out=theta_out)
     assert torch.equal(state, M) and torch.equal(x, X) and (memory == 0).all()
 
 

@@ -65,7 +65,10 @@ def test_rows_of_several_tiles(case, monkeypatch):
     if "noise" in inputs:
         swept["seeded"] = case(without, "triton", seed=5)
     for name, value in swept.items():
-        assert error(value, whole[name]) <= 4 * ulp(torch.float32, scale(whole[name])), name
+        size = scale(whole[name])
+        if name in ("result", "seeded"):  # a mean of draws of about 1 and of either sign
+            size = max(size, 1.0)
+        assert error(value, whole[name]) <= 4 * ulp(torch.float32, size), name
 
 
 @pytest.mark.parametrize("bad", [-1, 3, 2**40])
