@@ -86,8 +86,8 @@ LossAndSaved loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& 
   const Shape lead = shape_of(x);
   const ScalarType type = compute_type({&logits});
   const Reduced to = reduced(x, mask, reduction, type);
-  const Output saved = gradient ? output_like(logits, type, need_logits)
-                                : output(logits, with(lead, kRowStats), type, need_logits);
+  const Output saved =
+      gradient ? output_like(logits, type, need_logits) : output(logits, with(lead, kRowStats), type, need_logits);
   const DiscreteLoss op{
       .num_classes = classes_of(logits),
       .x = view("x", x, lead),
