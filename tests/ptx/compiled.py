@@ -28,7 +28,7 @@ def _kept(name: str, suffix: str, *parts: bytes) -> Path:
     """Where the result that follows from these parts is kept; earlier ones of the name are removed."""
     result = BUILT / f"{name}.{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}{suffix}"
     if not result.exists():
-        for old in BUILT.glob(f"{name}.*"):
+        for old in BUILT.glob(f"{name}.{'?' * 16}{suffix}"):
             old.unlink()
     return result
 

@@ -212,7 +212,7 @@ class Schedule {
   }
 
   static Lanes mask_of(const Warp& warp, const Instruction& i, int lane) {
-    return static_cast<Lanes>(warp.source(i.sources[i.num_sources - 1])[lane]);
+    return i.of_whole_warp ? kAllLanes : static_cast<Lanes>(warp.source(i.sources[i.num_sources - 1])[lane]);
   }
 
   // Runs the instruction for lanes that wait at it with the same mask, if all lanes of the mask do that have not ended.

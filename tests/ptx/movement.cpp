@@ -37,7 +37,7 @@ void add_memory(Table& table) {
   }
   for (const auto& [name, count] : {std::pair<const char*, uint8_t>{"x1", 1}, {"x2", 2}, {"x4", 4}}) {
     const std::string shape = std::string("matrix.sync.aligned.m8n8.") + name;
-    Instruction i{.kind = Kind::kTogether, .space = Space::kShared, .count = count};
+    Instruction i{.kind = Kind::kTogether, .space = Space::kShared, .count = count, .of_whole_warp = true};
     const auto add = [&](const std::string& full, Form form, Run run) {
       i.run = run;
       table.add(full + "{.shared,.shared::cta}.b16", {.form = form, .base = i});

@@ -39,6 +39,7 @@ struct Instruction {
   uint8_t bytes = 0, count = 1;  // of an access to memory: the bytes of an element, and the elements
   bool fills_with_sign = false;  // of a load: whether the element is signed
   bool of_lane = false;          // whether the address lies in the memory that each lane has of its own
+  bool of_whole_warp = false;    // of kTogether: whether it has no mask
   bool negated = false;          // whether the last source is negated
   bool only_unless = false;      // whether the guard is negated
   uint8_t num_results = 0, num_sources = 0;

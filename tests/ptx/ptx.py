@@ -108,3 +108,9 @@ def options(order: str = "forward", races=True, contract=True, shift=0, architec
 
 def pointer(tensor: torch.Tensor) -> bytes:
     return struct.pack("Q", tensor.data_ptr())
+
+
+@functools.cache
+def watch_torch() -> None:
+    """Lets kernels reach torch's memory: that of each tensor on the CPU that is made from now on, to its last byte."""
+    library().ptx_watch_torch()
