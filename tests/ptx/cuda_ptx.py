@@ -34,8 +34,8 @@ def operators(kernels: Path = ROOT / "csrc" / "cuda", name: str = NAMESPACE) -> 
     host += [f"-DBFN_NAMESPACE={name}", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
     host += [f"-isystem{folder}" for folder in include_paths()]
     sources = dict.fromkeys([*bindings, ROOT / "csrc" / "cpu" / "pages.cpp"], host)
-    sources[ptx.HERE / "cudart.cpp"] = ["g++", *ptx.FLAGS]
-    parts = compiled.objects(f"{name}.host", sources, [*HEADERS, *ptx.HEADERS])
+    parts = compiled.objects(f"{name}.host", sources, HEADERS)
+    parts += compiled.objects(name, {ptx.HERE / "cudart.cpp": ["g++", *ptx.FLAGS]}, [ptx.HERE / "interface.h"])
     nvcc = [find_tool("nvcc"), *NVCC_FLAGS]
     headers = [*HEADERS, *kernels.rglob("*.h")]
     parts += compiled.objects(f"{name}.cuda", dict.fromkeys(sorted(kernels.glob("*.cu")), nvcc), headers)
