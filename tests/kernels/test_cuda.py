@@ -15,6 +15,7 @@ from bfn_kernels import backends, discrete, discretised
 CUDA = [name for name in NATIVE if name.startswith("cuda_")]  # on the CPU, as built for the host or as PTX
 on_cpu = pytest.mark.parametrize("backend", CUDA)
 # Vectors and what is left over, rows shorter and longer than vectors, several blocks, several chunks of a sum.
+NOISE = ("noise", "draw_noise", "component_noise")
 SHAPES = [(3, 40), (2, 8, 3), (5, 9000)]
 
 
@@ -28,13 +29,18 @@ def test_vectors(case, dtype, backend):
     noise is read one by one."""
     # many values would show the tails of the discretised sums' own errors, which test_bins.py is for
     for shape in SHAPES if case.op.startswith("continuous") else SHAPES[:2]:
-        inputs = {k: v for k, v in case.inputs(shape, dtype).items() if k not in ("noise", "draw_noise")}
-        random = {"seed": 3} if {"noise", "draw_noise"} & set(case.fields) else {}
-        seeded = dataclasses.replace(case, options={**case.options, **random})
-        want, plain = evaluate(seeded, widened(inputs), "reference"), evaluate(seeded, inputs, "reference")
-        for name, value in evaluate(seeded, inputs, backend).items():
-            most = max(2 * error(plain[name], want[name]), 4 * ulp(value.dtype, scale(want[name])))
-            assert error(value, want[name]) <= most + (2e-6 * scale(want[name]) if random else 0), f"{shape} {name}"
+        check_seeded(case, case.inputs(shape, dtype), backend)
+
+
+def check_seeded(case, inputs, backend):
+    """The noise among the inputs is left out, and comes from a seed."""
+    inputs = {k: v for k, v in inputs.items() if k not in NOISE}
+    random = {"seed": 3} if {*NOISE} & set(case.fields) else {}
+    seeded = dataclasses.replace(case, options={**case.options, **random})
+    want, plain = evaluate(seeded, widened(inputs), "reference"), evaluate(seeded, inputs, "reference")
+    for name, value in evaluate(seeded, inputs, backend).items():
+        most = max(2 * error(plain[name], want[name]), 4 * ulp(value.dtype, scale(want[name])))
+        assert error(value, want[name]) <= most + (2e-6 * scale(want[name]) if random else 0), name
 
 
 @on_cpu

@@ -6,6 +6,15 @@ namespace {
 
 constexpr double kUlp = 1.0 / (1 << 23);  // of float32, relative
 
+template <class T>
+auto wide(T x) {
+  if constexpr (std::is_arithmetic_v<T>) {
+    return x;
+  } else {
+    return x.wide();
+  }
+}
+
 template <class F, class T>
 void compare(Warp& warp, const Instruction& i, Lanes lanes) {
   const uint64_t *a = warp.source(i.sources[0]), *b = warp.source(i.sources[1]);
@@ -25,7 +34,7 @@ void compare(Warp& warp, const Instruction& i, Lanes lanes) {
     }
   };
   for_lanes(lanes, [&](int lane) {
-    const bool is = F{}(from_bits<T>(a[lane]), from_bits<T>(b[lane])), with = (other[lane] & 1) != i.negated;
+    const bool is = F{}(wide(from_bits<T>(a[lane])), wide(from_bits<T>(b[lane]))), with = (other[lane] & 1) != i.negated;
     yes[lane] = combined(is, with);
     if (has_no) no[lane] = combined(!is, with);
   });
@@ -45,23 +54,24 @@ void add_comparison(Table& table, const std::string& name, const Types& types, F
 }
 
 void add_comparisons(Table& table) {
-  const auto all = std::tuple_cat(kInts, kBits, kFloats);
-  add_comparison(table, "eq", all, [](auto a, auto b) { return a == b; });
-  add_comparison(table, "lt", std::tuple_cat(kInts, kFloats), [](auto a, auto b) { return a < b; });
-  add_comparison(table, "le", std::tuple_cat(kInts, kFloats), [](auto a, auto b) { return a <= b; });
-  add_comparison(table, "gt", std::tuple_cat(kInts, kFloats), [](auto a, auto b) { return a > b; });
-  add_comparison(table, "ge", std::tuple_cat(kInts, kFloats), [](auto a, auto b) { return a >= b; });
+  const auto floats = std::tuple_cat(kFloats, kNarrow);
+  const auto numbers = std::tuple_cat(kInts, floats);
+  add_comparison(table, "eq", std::tuple_cat(numbers, kBits), [](auto a, auto b) { return a == b; });
+  add_comparison(table, "lt", numbers, [](auto a, auto b) { return a < b; });
+  add_comparison(table, "le", numbers, [](auto a, auto b) { return a <= b; });
+  add_comparison(table, "gt", numbers, [](auto a, auto b) { return a > b; });
+  add_comparison(table, "ge", numbers, [](auto a, auto b) { return a >= b; });
   // of floats `ne` is false where one is NaN, and those that end in u are true
   add_comparison(table, "ne", std::tuple_cat(kInts, kBits), [](auto a, auto b) { return a != b; });
-  add_comparison(table, "ne", kFloats, [](auto a, auto b) { return a < b || a > b; });
-  add_comparison(table, "equ", kFloats, [](auto a, auto b) { return !(a < b || a > b); });
-  add_comparison(table, "neu", kFloats, [](auto a, auto b) { return !(a == b); });
-  add_comparison(table, "ltu", kFloats, [](auto a, auto b) { return !(a >= b); });
-  add_comparison(table, "leu", kFloats, [](auto a, auto b) { return !(a > b); });
-  add_comparison(table, "gtu", kFloats, [](auto a, auto b) { return !(a <= b); });
-  add_comparison(table, "geu", kFloats, [](auto a, auto b) { return !(a < b); });
-  add_comparison(table, "num", kFloats, [](auto a, auto b) { return a == a && b == b; });
-  add_comparison(table, "nan", kFloats, [](auto a, auto b) { return a != a || b != b; });
+  add_comparison(table, "ne", floats, [](auto a, auto b) { return a < b || a > b; });
+  add_comparison(table, "equ", floats, [](auto a, auto b) { return !(a < b || a > b); });
+  add_comparison(table, "neu", floats, [](auto a, auto b) { return !(a == b); });
+  add_comparison(table, "ltu", floats, [](auto a, auto b) { return !(a >= b); });
+  add_comparison(table, "leu", floats, [](auto a, auto b) { return !(a > b); });
+  add_comparison(table, "gtu", floats, [](auto a, auto b) { return !(a <= b); });
+  add_comparison(table, "geu", floats, [](auto a, auto b) { return !(a < b); });
+  add_comparison(table, "num", floats, [](auto a, auto b) { return a == a && b == b; });
+  add_comparison(table, "nan", floats, [](auto a, auto b) { return a != a || b != b; });
 }
 
 template <class T, size_t>

@@ -48,7 +48,11 @@ int ptx_parameters(void* module, const char* kernel) {
 }
 
 const char* ptx_kernels(void* module) { return lines(module_of(module).kernels()); }
-const char* ptx_executed() { return lines(executed); }
+const char* ptx_executed() {
+  lines(executed);
+  executed.clear();
+  return answer.c_str();
+}
 
 int ptx_launch(void* module, const char* kernel, const unsigned* grid, const unsigned* block, void* const* arguments,
                unsigned long dynamic_shared) {

@@ -8,7 +8,7 @@ const char* ptx_error();
 void* ptx_load(const char* text);
 // The number of a kernel's parameters.
 int ptx_parameters(void* module, const char* kernel);
-// The names of a module's kernels, and of all kernels that were run to their ends, a line each.
+// The names of a module's kernels, and of those that ran to their ends since this was last asked, a line each.
 const char* ptx_kernels(void* module);
 const char* ptx_executed();
 // Runs a grid; 1 if it did.

@@ -89,7 +89,7 @@ class Module:
 
 
 def executed() -> set[str]:
-    """The names of all kernels that were run in this process."""
+    """The names of the kernels that were run since this was last asked."""
     return set(library().ptx_executed().decode().split())
 
 

@@ -136,7 +136,7 @@ COMPARISONS |= {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "bf16", "f16"])
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_comparisons(name, kind):
     rows = list(itertools.product([-INFINITY, -1.0, -0.0, 0.0, 1.0, INFINITY, NAN], repeat=2))
