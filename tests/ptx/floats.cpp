@@ -116,6 +116,14 @@ void add_exact(Table& table) {
   add_float<2>(table, "max", [](auto a, auto b) { return larger(a, b); });
   add_approximate<2>(table, "min.NaN", [](auto a, auto b) { return a != a || b != b ? a + b : smaller(a, b); });
   add_approximate<2>(table, "max.NaN", [](auto a, auto b) { return a != a || b != b ? a + b : larger(a, b); });
+  each(table, kNarrow, "abs.#", [](auto t) {
+    using N = typename decltype(t)::type;
+    return row([](N a) -> N { return {static_cast<uint16_t>(a.bits & 0x7fff)}; });
+  });
+  each(table, kNarrow, "neg.#", [](auto t) {
+    using N = typename decltype(t)::type;
+    return row([](N a) -> N { return {static_cast<uint16_t>(a.bits ^ 0x8000)}; });
+  });
   each(table, kFloats, "copysign.#", [](auto t) {
     using T = typename decltype(t)::type;
     return row([](T sign, T size) { return std::copysign(size, sign); });

@@ -127,18 +127,20 @@ void add_logic(Table& table) {
               const uint64_t mask = ((uint64_t{1} << std::min(length, 32u)) - 1) << at;
               return (b & ~mask) | ((uint64_t{a} << at) & mask);
             }));
-  table.add("bfe.u32", row([](uint32_t a, uint32_t at, uint32_t length) -> uint32_t {
-              at &= 255, length &= 255;
-              return at >= 32 ? 0 : (a >> at) & ((uint64_t{1} << std::min(length, 32u)) - 1);
-            }));
+  constexpr std::tuple wholes{Type<uint32_t>{"u32"}, Type<uint64_t>{"u64"}, Type<int32_t>{"s32"},
+                              Type<int64_t>{"s64"}};
   // beyond the field, and beyond the number, there is the sign: that of the last bit taken
-  table.add("bfe.s32", row([](int32_t a, uint32_t at, uint32_t length) -> int32_t {
-              at &= 255, length &= 255;
-              if (length == 0) return 0;
-              if (at >= 32) return a >> 31;
-              length = std::min(length, 32 - at);
-              return static_cast<int32_t>(static_cast<uint32_t>(a) << (32 - at - length)) >> (32 - length);
-            }));
+  each(table, wholes, "bfe.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a, uint32_t at, uint32_t length) -> T {
+      constexpr uint32_t kWidth = 8 * sizeof(T);
+      at &= 255, length &= 255;
+      if (length == 0) return 0;
+      if (at >= kWidth) return a < 0 ? T(-1) : T(0);
+      length = std::min(length, kWidth - at);
+      return static_cast<T>(static_cast<Unsigned<T>>(a) << (kWidth - at - length)) >> (kWidth - length);
+    });
+  });
   table.add("popc.b32", row([](uint32_t a) -> uint32_t { return __builtin_popcount(a); }));
   table.add("popc.b64", row([](uint64_t a) -> uint32_t { return __builtin_popcountll(a); }));
   table.add("clz.b32", row([](uint32_t a) -> uint32_t { return a ? __builtin_clz(a) : 32; }));

@@ -14,11 +14,11 @@ import pytest
 if os.environ.get("BFN_PTX") != "cuda":
     pytest.skip("in a process of its own: BFN_PTX=cuda pytest tests/ptx", allow_module_level=True)
 
-import cases
 import cuda_ptx
 import ptx
 import torch
 from cases import CASES, Case
+from many_classes import with_classes
 from support import DTYPES, FIRST, error, evaluate, serves
 from test_accuracy import SHAPES, check
 from test_cuda import NOISE, check_seeded
@@ -45,22 +45,6 @@ def of_dtype(kernels: set[str], dtype: torch.dtype) -> set[str]:
 
 def functions(kernels: set[str]) -> set[str]:
     return {kernel.split("<")[0] for kernel in kernels}
-
-
-def of_classes(case: Case) -> Case | None:
-    """A case of 27 classes with so many that a block reads its rows again in every sweep."""
-    k, kind = 4100, torch.int64
-    many = {
-        "x": cases.classes(k, kind), "noise": cases.per_class(cases.normal(), k),
-        **dict.fromkeys(("logits", "output_logits", "state"), cases.per_class(cases.normal(3), k)),
-    }  # fmt: skip
-    if not case.op.startswith("discrete.") or "[K=27" not in case.name or "known" in case.fields:
-        return None
-    options = case.options | {name: value for name, value in (("num_classes", k), ("beta_1", 16 / k)) if name in case.options}
-    fields = {name: many.get(name, make) for name, make in case.fields.items()}
-    if "n_samples" in options:
-        fields["noise"] = cases.draws(fields["noise"], options["n_samples"])
-    return Case(case.name.replace("27", str(k)), fields, options, case.diff)
 
 
 def transposed(inputs: dict) -> dict:
@@ -91,8 +75,8 @@ def test_every_kernel(dtype):
             evaluate(case, form[-1], BACKEND, ())  # without gradients it may be another kernel
             for inputs in form if {*NOISE} & {*case.fields} and not case.hard and dtype != torch.float64 else ():
                 check_seeded(case, inputs, BACKEND)
-        many = of_classes(case)
-        if many is not None:
+        if case.op.startswith("discrete.") and "[K=27" in case.name and "known" not in case.fields:
+            many = with_classes(case, 4100)  # a block reads its rows again in every sweep
             rows = [many.inputs((2, 2), dtype, seed) for seed in range(2)]
             check(many, [*rows, *map(transposed, rows)], BACKEND)
     every, done = readable(cuda_ptx.kernels()), readable(ptx.executed())

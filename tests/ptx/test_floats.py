@@ -247,6 +247,13 @@ def test_narrow_types(kind):
     assert evaluate(f"cvt.rn.{kind}.f32", kind, ["f32"], [(NAN,)]) == [0x7FFF]
 
 
+@pytest.mark.parametrize("kind", ["bf16", "f16"])
+def test_signs_of_narrow_numbers(kind):
+    rows = [(1.5,), (-0.25,), (-0.0,), (INFINITY,)]
+    assert evaluate(f"abs.{kind}", kind, [kind], rows) == [bits(abs(x), kind) for (x,) in rows]
+    assert evaluate(f"neg.{kind}", kind, [kind], rows) == [bits(-x, kind) for (x,) in rows]
+
+
 def test_pairs_of_narrow_numbers():
     assert evaluate("cvt.rn.bf16x2.f32", "b32", ["f32"] * 2, [(1.0, -2.0)]) == [0x3F80_C000]
     assert evaluate("cvt.rn.f16x2.f32", "b32", ["f32"] * 2, [(1.0, -2.0)]) == [0x3C00_C000]

@@ -120,14 +120,16 @@ def test_fields_of_bits():
         inserted.append(other & ~mask | word << at & mask)
     rows = [(word, other, at, length) for at, length in fields]
     assert evaluate("bfi.b32", "b32", ["b32"] * 4, rows) == inserted
-    rows = [(word, at, length) for at, length in fields]
-    assert evaluate("bfe.u32", "u32", ["u32"] * 3, rows) == [word >> at & (2**n - 1) for at, n in fields]
-    signed = []
-    for at, length in fields:
-        taken = [word >> min(k, 31) & 1 for k in range(at, at + length)]  # beyond bit 31 there is bit 31
-        taken += taken[-1:] * 32
-        signed.append(sum(bit << k for k, bit in enumerate(taken[:32])) if length else 0)
-    assert evaluate("bfe.s32", "s32", ["s32", "u32", "u32"], rows) == signed
+    for size, signed in ((32, False), (32, True), (64, False), (64, True)):
+        long = word if size == 32 else both
+        want = []
+        for at, length in fields:
+            taken = [long >> min(k, size - 1) & 1 if signed or k < size else 0 for k in range(at, at + length)]
+            taken += (taken[-1:] if signed else [0]) * size  # beyond the field there is its sign
+            want.append(sum(bit << k for k, bit in enumerate(taken[:size])) if length else 0)
+        kind = f"{'s' if signed else 'u'}{size}"
+        rows = [(long, at, length) for at, length in fields]
+        assert evaluate(f"bfe.{kind}", kind, [kind, "u32", "u32"], rows) == want, kind
     table = 0b10010110  # the exclusive or of three
     assert evaluate("lop3.b32", "b32", ["b32"] * 4, [(word, other, 0xF0F0F0F0, table)]) == [word ^ other ^ 0xF0F0F0F0]
     for size in (32, 64):

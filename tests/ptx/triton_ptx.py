@@ -74,24 +74,30 @@ def _run(self, *arguments, grid, warmup, **options):
 _compile: Any = None
 
 
-def register(architecture: int = 90) -> None:
-    """Makes the kernels, compiled for a GPU of that architecture, a backend of that name, if Triton is here."""
+def compile_for(architecture: int) -> None:
+    """For a GPU with this compute capability, times ten."""
+    from triton.runtime import driver
+
+    from gpu_build.triton import NoGPU
+
+    driver.set_active(NoGPU(architecture))
+
+
+def register() -> None:
+    """Makes the kernels, compiled for compute capability 9.0, a backend of that name, if Triton is here."""
     global _compile
     if missing() is not None:
         return
-    # what is compiled lacks the last stage
-    os.environ["TRITON_CACHE_DIR"] = str(compiled.BUILT / f"triton-{architecture}")
+    # what is compiled lacks the last stage, and must not be found by others
+    os.environ["TRITON_CACHE_DIR"] = str(compiled.BUILT / "triton")
     from triton.backends.nvidia.compiler import CUDABackend
-    from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
     from bfn_kernels import backends
     from bfn_kernels.operators import Library
-    from gpu_build.triton import NoGPU
 
     ptx.watch_torch()
-    ptx.options(architecture=architecture)
-    driver.set_active(NoGPU(architecture))
+    compile_for(90)
     CUDABackend.make_cubin = lambda *stage: b""  # nobody reads it, and ptxas takes long
     _compile, JITFunction.run = JITFunction.run, _run
     backends.add_library(Library(NAMESPACE, _implement))
