@@ -1,7 +1,9 @@
 """The backend `cuda_ptx`: the host objects that nvcc makes of csrc/cuda, with a runtime that runs their PTX."""
 
+import contextlib
 import ctypes
 import functools
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import compiled
@@ -33,7 +35,7 @@ def operators(kernels: Path = ROOT / "csrc" / "cuda", name: str = NAMESPACE) -> 
     host = ["g++", "-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
     host += [f"-DBFN_NAMESPACE={name}", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
     host += [f"-isystem{folder}" for folder in include_paths()]
-    sources = dict.fromkeys([*bindings, ROOT / "csrc" / "cpu" / "pages.cpp"], host)
+    sources = dict.fromkeys(bindings, host)
     parts = compiled.objects(f"{name}.host", sources, HEADERS)
     parts += compiled.objects(name, {ptx.HERE / "cudart.cpp": ["g++", *ptx.FLAGS]}, [ptx.HERE / "interface.h"])
     nvcc = [find_tool("nvcc"), *NVCC_FLAGS]
@@ -58,8 +60,27 @@ def register() -> None:
     backends.BACKENDS["cuda_ptx"] = backends.Backend("cuda_ptx", "cpu", NAMESPACE)
 
 
+@functools.cache
+def _runtime() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(operators()))
+    library.cudart_kernels.restype = library.cudart_text.restype = ctypes.c_char_p
+    library.cudart_text.argtypes, library.cudart_replace.argtypes = [ctypes.c_char_p], [ctypes.c_char_p] * 2
+    return library
+
+
 def kernels() -> set[str]:
     """The names of all kernels that the backend may launch."""
-    library = ctypes.CDLL(str(operators()))
-    library.cudart_kernels.restype = ctypes.c_char_p
-    return set(library.cudart_kernels().decode().split())
+    return set(_runtime().cudart_kernels().decode().split())
+
+
+@contextlib.contextmanager
+def edited(names: Iterable[str], edit: Callable[[str], str]) -> Iterator[None]:
+    """Within it, the PTX of these kernels is what `edit` makes of it."""
+    names = [name.encode() for name in names]
+    try:
+        for name in names:
+            _runtime().cudart_replace(name, edit(_runtime().cudart_text(name).decode()).encode())
+        yield
+    finally:
+        for name in names:
+            _runtime().cudart_replace(name, None)

@@ -6,11 +6,15 @@
 #include <cstring>
 #include <map>
 #include <string>
+#include <utility>
 
 #include "interface.h"
 
 namespace bfn {
 void* current_stream() { return nullptr; }
+// Every tensor is to come from torch, whose memory the interpreter knows.
+void* take_pages(size_t) { return nullptr; }
+void leave_pages(void*, size_t) {}
 }  // namespace bfn
 
 namespace {
@@ -69,7 +73,15 @@ struct Binary {
 struct Function {
   Binary* binary;
   std::string name;
+  void* module = nullptr;  // in the place of the binary's, if a test wants it so
 };
+
+// The text of a kernel, from its .entry to the end of its body.
+std::pair<size_t, size_t> span_of(const std::string& text, const std::string& kernel) {
+  const size_t begin = text.find(".entry " + kernel + "("), end = text.find("\n}\n", begin);
+  if (begin == std::string::npos || end == std::string::npos) give_up("no kernel " + kernel);
+  return {begin, end + 3 - begin};
+}
 // By the address of the function that stands for a kernel on the host. It is there before anything registers itself.
 std::map<const void*, Function>& functions() {
   static auto* all = new std::map<const void*, Function>;
@@ -98,7 +110,7 @@ void __cudaUnregisterFatBinary(void**) {}
 char __cudaInitModule(void**) { return 0; }
 void __cudaRegisterFunction(void** binary, const char* host, char*, const char* name, int, void*, void*, void*, void*,
                             int*) {
-  functions()[host] = {reinterpret_cast<Binary*>(binary), name};
+  functions()[host] = {.binary = reinterpret_cast<Binary*>(binary), .name = name};
 }
 // Variables lie in the PTX, and nobody on the host asks for them.
 void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}
@@ -120,7 +132,7 @@ int __cudaGetKernel(const void** kernel, const void* host) {
 }
 int __cudaLaunchKernel(const void* kernel, Dim grid, Dim block, void** arguments, size_t shared, void*) {
   const Function& f = functions().at(kernel);
-  void* module = f.binary->loaded();
+  void* module = f.module ? f.module : f.binary->loaded();
   const unsigned grid_size[] = {grid.x, grid.y, grid.z}, block_size[] = {block.x, block.y, block.z};
   if (module && ptx_launch(module, f.name.c_str(), grid_size, block_size, arguments, shared)) return kSuccess;
   error = ptx_error();
@@ -141,6 +153,31 @@ const char* cudart_kernels() {
   names.clear();
   for (const auto& [host, f] : functions()) names += f.name + "\n";
   return names.c_str();
+}
+
+// The PTX of a kernel.
+const char* cudart_text(const char* kernel) {
+  static std::string part;
+  for (const auto& [host, f] : functions()) {
+    if (f.name != kernel) continue;
+    const std::string text = text_of(*f.binary->wrapper);
+    const auto [begin, count] = span_of(text, kernel);
+    part = text.substr(begin, count);
+    return part.c_str();
+  }
+  return nullptr;
+}
+// Puts other PTX into the place of a kernel's; null puts its own back.
+void cudart_replace(const char* kernel, const char* other) {
+  for (auto& [host, f] : functions()) {
+    if (f.name != kernel) continue;
+    f.module = nullptr;
+    if (!other) continue;
+    std::string text = text_of(*f.binary->wrapper);
+    const auto [begin, count] = span_of(text, kernel);
+    f.module = ptx_load(text.replace(begin, count, other).c_str());
+    if (!f.module) give_up(ptx_error());
+  }
 }
 #pragma GCC visibility pop
 }

@@ -124,6 +124,8 @@ void add_exact(Table& table) {
     using N = typename decltype(t)::type;
     return row([](N a) -> N { return {static_cast<uint16_t>(a.bits ^ 0x8000)}; });
   });
+  table.add("abs.{bf16x2,f16x2}", row([](uint32_t a) -> uint32_t { return a & 0x7fff7fff; }));
+  table.add("neg.{bf16x2,f16x2}", row([](uint32_t a) -> uint32_t { return a ^ 0x80008000; }));
   each(table, kFloats, "copysign.#", [](auto t) {
     using T = typename decltype(t)::type;
     return row([](T sign, T size) { return std::copysign(size, sign); });

@@ -252,6 +252,9 @@ def test_signs_of_narrow_numbers(kind):
     rows = [(1.5,), (-0.25,), (-0.0,), (INFINITY,)]
     assert evaluate(f"abs.{kind}", kind, [kind], rows) == [bits(abs(x), kind) for (x,) in rows]
     assert evaluate(f"neg.{kind}", kind, [kind], rows) == [bits(-x, kind) for (x,) in rows]
+    pair = lambda high, low: bits(high, kind) << 16 | bits(low, kind)  # noqa: E731
+    assert evaluate(f"abs.{kind}x2", "b32", ["b32"], [(pair(-1.5, 2.5),)]) == [pair(1.5, 2.5)]
+    assert evaluate(f"neg.{kind}x2", "b32", ["b32"], [(pair(-1.5, 2.5),)]) == [pair(1.5, -2.5)]
 
 
 def test_pairs_of_narrow_numbers():

@@ -175,7 +175,9 @@ shfl.sync.bfly.b32 %r0, %r1, 1, 31, %r2;
 def test_votes_and_reductions(mask):
     named = [lane for lane in LANES if mask >> lane & 1]
     signed = [word - 1100 for word in WORDS]
-    guard = f"shr.u32 %r2, {mask}, %t;\nand.b32 %r2, %r2, 1;\nsetp.eq.u32 %p1, %r2, 0;\nmov.u32 %r0, 77;\n@%p1 bra DONE;\n"
+    guard = (
+        f"shr.u32 %r2, {mask}, %t;\nand.b32 %r2, %r2, 1;\nsetp.eq.u32 %p1, %r2, 0;\nmov.u32 %r0, 77;\n@%p1 bra DONE;\n"
+    )
 
     def of(line: str) -> set[int]:
         found = run(LOAD + guard + line + "\nDONE:\n" + STORE, [x % 2**32 for x in signed]).tolist()
@@ -255,11 +257,14 @@ mad.lo.u32 %r3, %r3, 16, %r4;
         assert plain[lane] == number(a, b) | number(a, b + 1) << 16
         assert turned[lane] == number(b, a) | number(b + 1, a) << 16
     for trans in ("", ".trans"):  # what is stored is loaded again
-        body = write + f"""
+        body = (
+            write
+            + f"""
 mad.lo.u32 %r1, %t, 70001, 3;
 stmatrix.sync.aligned.m8n8.x1{trans}.shared.b16 [%r3], {{%r1}};
 ldmatrix.sync.aligned.m8n8.x1{trans}.shared.b16 {{%r0}}, [%r3];
 """
+        )
         assert run(body + STORE, [0], before=SHARED).tolist() == [70001 * lane + 3 for lane in LANES]
 
 
