@@ -34,7 +34,8 @@ void compare(Warp& warp, const Instruction& i, Lanes lanes) {
     }
   };
   for_lanes(lanes, [&](int lane) {
-    const bool is = F{}(wide(from_bits<T>(a[lane])), wide(from_bits<T>(b[lane]))), with = (other[lane] & 1) != i.negated;
+    const bool is = F{}(wide(from_bits<T>(a[lane])), wide(from_bits<T>(b[lane]))),
+               with = (other[lane] & 1) != i.negated;
     yes[lane] = combined(is, with);
     if (has_no) no[lane] = combined(!is, with);
   });

@@ -127,8 +127,7 @@ void add_logic(Table& table) {
               const uint64_t mask = ((uint64_t{1} << std::min(length, 32u)) - 1) << at;
               return (b & ~mask) | ((uint64_t{a} << at) & mask);
             }));
-  constexpr std::tuple wholes{Type<uint32_t>{"u32"}, Type<uint64_t>{"u64"}, Type<int32_t>{"s32"},
-                              Type<int64_t>{"s64"}};
+  constexpr std::tuple wholes{Type<uint32_t>{"u32"}, Type<uint64_t>{"u64"}, Type<int32_t>{"s32"}, Type<int64_t>{"s64"}};
   // beyond the field, and beyond the number, there is the sign: that of the last bit taken
   each(table, wholes, "bfe.#", [](auto t) {
     using T = typename decltype(t)::type;

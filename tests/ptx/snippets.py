@@ -33,8 +33,8 @@ add.s64 %out, %out, %mine;
 
 
 def module(body: str, before: str = "") -> ptx.Module:
-    """The kernel `k` with this body, where %in and %out point to the 8 bytes of a thread, %t is its number and %n the one
-    that was passed. before: functions and variables."""
+    """The kernel `k` with this body, where %in and %out point to the 8 bytes of a thread, %t is its number and %n the
+    one that was passed. before: functions and variables."""
     parameters = ".param .u64 in, .param .u64 out, .param .u32 n"
     return ptx.Module(f"{HEADER}{before}\n.visible .entry k({parameters})\n{{{REGISTERS}{body}\nret;\n}}\n")
 

@@ -2,8 +2,7 @@
 
 import ptx
 import pytest
-import torch
-from snippets import module, run
+from snippets import run
 
 pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
 
@@ -166,19 +165,3 @@ def test_the_order_of_blocks(order):
         assert order != "shuffled" or found not in (0, 7)
     finally:
         ptx.options()
-
-
-def test_tensors_have_bounds():
-    """Torch's memory is known to the last byte, and forgotten when it is freed."""
-    ptx.watch_torch()
-    kernel = module("ld.global.u8 %h0, [%in];\nst.global.u8 [%out], %h0;")
-    source, target = torch.arange(5, dtype=torch.uint8), torch.zeros(40, dtype=torch.uint8)
-    arguments = [ptx.pointer(source), ptx.pointer(target), bytes(4)]
-    kernel.launch("k", (1,), (1,), arguments)
-    assert target[0] == 0
-    with pytest.raises(ptx.PtxError, match="bounds of every tensor"):
-        kernel.launch("k", (1,), (2,), arguments)  # the second thread reads byte 8
-    del source
-    with pytest.raises(ptx.PtxError, match="bounds of every tensor"):
-        kernel.launch("k", (1,), (1,), arguments)
-    assert torch.empty(9).isnan().all()  # what nobody wrote

@@ -1,5 +1,5 @@
-"""What nvcc compiles, executed: every kernel, in every form of it that is compiled, against the reference; and blocks in
-any order.
+"""What nvcc compiles, executed: every kernel, in every form that is compiled, against the reference; blocks in any
+order; and faults that are put into the PTX of our kernels.
 
 In a process of its own: BFN_PTX=cuda pytest tests/ptx. All of tests/kernels runs there too (`make gpu-test`).
 """
@@ -14,14 +14,16 @@ import pytest
 
 if os.environ.get("BFN_PTX") != "cuda":
     pytest.skip("in a process of its own: BFN_PTX=cuda pytest tests/ptx", allow_module_level=True)
-
 import cuda_ptx
+
+if cuda_ptx.missing():
+    pytest.skip(cuda_ptx.missing(), allow_module_level=True)
 import ptx
 import torch
 from cases import CASES, Case
-from many_classes import with_classes
-from support import DTYPES, FIRST, error, evaluate, scale, serves, ulp
-from test_accuracy import SHAPES, check, test_narrow_types_are_read_and_rounded_as_by_torch
+from of_the_table import check_rounding, with_classes
+from support import DTYPES, FIRST, error, evaluate, named, scale, serves, ulp
+from test_accuracy import SHAPES, check
 from test_cuda import NOISE, check_seeded
 
 import bfn_kernels
@@ -62,7 +64,7 @@ def transposed(inputs: dict) -> dict:
 def forms(case: Case, dtype: torch.dtype) -> Iterator[list[dict]]:
     """Inputs that kernels read in different ways: in any layout; densely, one by one and as vectors; and, as under
     autocast, float32 data with a network's outputs in a narrow type."""
-    sizes = SIZES if "4096" not in case.name and "257" not in case.name else SIZES[:2]
+    sizes = SIZES[:2] if dtype == torch.float64 or "4096" in case.name or "257" in case.name else SIZES
     dense = [case.inputs(shape, dtype, seed) for seed, shape in enumerate(sizes)]
     yield dense
     if dtype in (torch.float32, torch.float64):
@@ -123,62 +125,69 @@ def test_blocks_in_any_order(case):
             assert torch.equal(value.nan_to_num(), found[0][name].nan_to_num()), name
 
 
-READ, BARRIER = r"(ld\.global\.f32\s+%f\d+, \[%rd\d+)(\+\d+)?\]", r"bar\.sync\s+0;"
-FAULTS = {  # the kernels, what is replaced in their PTX, by what, how often at most, the case that runs them, and the error
-    "a read past a tensor": (
-        r"predict_data_kernel.*GeneralIf", READ, r"\1+4]", 0, "continuous.predict_data[unclipped]", "bounds of every tensor",
-    ),
-    "a misaligned vector": (
-        r"predict_data_kernel.*DenseIffLi4", r"(ld\.global\.v4\.f32.*\[%rd\d+)\]", r"\1+4]", 1, "continuous.predict_data",
-        "misaligned access",
-    ),
-    "a missing barrier of a sum": (
-        r"finish_kernelIf", BARRIER, "", 1, "continuous.continuous_time_loss", "race in shared memory|nobody wrote",
-    ),
-    "a missing barrier of a row": (
-        r"theta_kernel.*DenseClassesIf.*BlockTeamELi4", BARRIER, "", 2, "discrete.theta[K=257]",
-        "race in shared memory|nobody wrote",
-    ),
-    "a wrong mask": (
-        r"theta_kernel.*DenseClassesIf.*BlockTeamELi4", r"(shfl\.sync\.bfly.*), -1;", r"\1, 65535;", 1,
-        "discrete.theta[K=257]", "the mask leaves out a lane",
-    ),
-    "a wrong mask within a warp": (
-        r"theta_kernel.*DenseClassesIf.*WarpTeam", r"(shfl\.sync\.bfly.*), %r\d+;", r"\1, 65535;", 1, "discrete.theta[K=27]",
-        "the mask leaves out a lane",
-    ),
-    "max for min": (
-        r"predict_data_kernel.*DenseIffLi4", r"min\.f32", "max.f32", 0, "continuous.predict_data", None,
-    ),
+# The barrier behind a store to shared memory, and the mask of a shuffle.
+BARRIER, MASK = r"(st\.shared\.f\d\d [^;]*;\n(?:[^\n]*\n){0,5}?)bar\.sync 0;", r"(shfl\.sync\.bfly\.b32 .*), %r\d+;"
+VECTOR = r"(ld\.global\.v4\.f32 .*\[%rd\d+)\]"
+SQUARED, NSTEP = "squared_loss_kernel.*DenseIffLi4", "nstep_kernel.*DenseClassesIf.*WarpTeam"
+OF_A_BLOCK, OF_A_WARP = "theta_kernel.*DenseClassesIf.*BlockTeamELi4", "theta_kernel.*DenseClassesIf.*WarpTeam"
+UNORDERED, LEFT_OUT = "race in shared memory|nobody wrote", "the mask leaves out a lane"
+FAULTS = {  # the kernels, what is replaced in their PTX, by what, the case that runs them, and the error, if it is one
+    "a read past a tensor": ("predict_data_kernel.*DenseIffLi4", VECTOR, r"\1+16]", "predict_data", "bounds of every"),
+    "a misaligned vector": ("predict_data_kernel.*DenseIffLi4", VECTOR, r"\1+4]", "predict_data", "misaligned access"),
+    "a missing barrier of a sum": (SQUARED, BARRIER, r"\1", "continuous_time_loss", UNORDERED),
+    "a missing barrier of a row": (OF_A_BLOCK, BARRIER, r"\1", "theta[K=1024]", UNORDERED),
+    "a wrong mask of a block": (OF_A_BLOCK, MASK, r"\1, 65535;", "theta[K=1024]", LEFT_OUT),
+    "a wrong mask of a team": (OF_A_WARP, MASK, r"\1, 65535;", "theta[K=27]", LEFT_OUT),
+    "max for min": (NSTEP, r"min\.f32", "max.f32", "discrete_time_loss[K=27 factorised]", None),
 }  # fmt: skip
+
+
+def case_of(name: str) -> Case:
+    family = "discrete" if "K=" in name else "continuous"
+    return with_classes(named("discrete.theta[K=27]"), 1024) if "1024" in name else named(f"{family}.{name}")
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_seeded_faults_are_found(name):
-    kernels, old, new, most, case, words = FAULTS[name]
-    chosen = [kernel for kernel in cuda_ptx.kernels() if re.search(kernels, kernel)]
-    case = next(c for c in CASES if c.name == case)
+    kernels, old, new, case, words = FAULTS[name]
+    case = case_of(case)
     batches = [case.inputs(shape, torch.float32) for shape in ((5, 33), (2, 16))]
-    if "General" in kernels:
-        batches = [*map(transposed, batches)]
     check(case, batches, BACKEND)
 
     def edit(text: str) -> str:
-        edited, count = re.subn(old, new, text, count=most)
+        edited, count = re.subn(old, new, text)
         assert count > 0
         return edited
 
+    chosen = [kernel for kernel in cuda_ptx.kernels() if re.search(kernels, kernel)]
     kind = RuntimeError if words else AssertionError  # what the interpreter refuses, or a wrong result
     with cuda_ptx.edited(chosen, edit), pytest.raises(kind, match=words):
         check(case, batches, BACKEND)
 
 
+@pytest.mark.parametrize("shift", [-1, 1])
+@pytest.mark.parametrize("case", FIRST, ids=str)
+def test_approximations_may_be_off_by_their_errors(case, shift):
+    if not serves(case, BACKEND):
+        pytest.skip("the reference alone has it")
+    try:
+        ptx.options(shift=shift)
+        check(case, [case.inputs(shape, torch.float32, seed) for seed, shape in enumerate(SHAPES[:4])], BACKEND)
+    finally:
+        ptx.options()
+
+
+@pytest.mark.parametrize("case", FIRST, ids=str)
+def test_narrow_results_are_those_of_float32_rounded(case):
+    if not serves(case, BACKEND):
+        pytest.skip("the reference alone has it")
+    check_rounding(case, BACKEND)
+
+
 def test_truncation_in_the_place_of_rounding_is_found():
-    test = test_narrow_types_are_read_and_rounded_as_by_torch
-    test(BACKEND, torch.bfloat16)
-    chosen = [kernel for kernel in cuda_ptx.kernels() if "gaussian_step" in kernel]
-    with (
-        cuda_ptx.edited(chosen, lambda text: text.replace("cvt.rn.bf16", "cvt.rz.bf16")),
-        pytest.raises(AssertionError),
-    ):
-        test(BACKEND, torch.bfloat16)
+    for kind in ("bf16", "f16"):
+        chosen = [kernel for kernel in cuda_ptx.kernels() if "gaussian_step" in kernel]
+        nearest, truncated = f"cvt.rn.{kind}.f32", f"cvt.rz.{kind}.f32"
+        edited = cuda_ptx.edited(chosen, lambda text, old=nearest, new=truncated: text.replace(old, new))
+        with edited, pytest.raises(AssertionError):
+            check_rounding(named("continuous.flow_sample"), BACKEND)

@@ -1,5 +1,5 @@
-"""The instructions on floating-point numbers against exact fractions, rounded by definition, and against the conversions
-that torch has of narrow types."""
+"""The instructions on floating-point numbers against exact fractions that are rounded by definition, and against
+torch's conversions of narrow types."""
 
 import itertools
 import math

@@ -11,10 +11,14 @@ import pytest
 if os.environ.get("BFN_PTX") != "triton":
     pytest.skip("in a process of its own: BFN_PTX=triton pytest tests/ptx", allow_module_level=True)
 
+import triton_ptx
+
+if triton_ptx.missing():
+    pytest.skip(triton_ptx.missing(), allow_module_level=True)
 import ptx
 import torch
-import triton_ptx
-from many_classes import with_classes
+from of_the_table import check_rounding, with_classes
+from snippets import module
 from support import FIRST, evaluate, named, serves
 from test_accuracy import SHAPES, check
 
@@ -53,3 +57,23 @@ def test_blocks_in_any_order(name, architecture):
     for other in found[1:]:
         for key, value in other.items():
             assert torch.equal(value, found[0][key]), key
+
+
+@pytest.mark.parametrize("name", ["continuous.flow_sample", "discrete.theta[K=27]", "discretised.expected_value[K=17]"])
+def test_narrow_results_are_those_of_float32_rounded(name):
+    check_rounding(named(name), BACKEND)
+
+
+def test_tensors_have_bounds():
+    """Torch's memory is known to the last byte, and forgotten when it is freed."""
+    kernel = module("ld.global.u8 %h0, [%in];\nst.global.u8 [%out], %h0;")
+    source, target = torch.arange(5, dtype=torch.uint8), torch.zeros(40, dtype=torch.uint8)
+    arguments = [ptx.pointer(source), ptx.pointer(target), bytes(4)]
+    kernel.launch("k", (1,), (1,), arguments)
+    assert target[0] == 0
+    with pytest.raises(ptx.PtxError, match="bounds of every tensor"):
+        kernel.launch("k", (1,), (2,), arguments)  # the second thread reads byte 8
+    del source
+    with pytest.raises(ptx.PtxError, match="bounds of every tensor"):
+        kernel.launch("k", (1,), (1,), arguments)
+    assert torch.empty(9).isnan().all()  # what nobody wrote

@@ -1,0 +1,35 @@
+"""What the backends of PTX do with cases of the table."""
+
+import dataclasses
+
+import torch
+from cases import Case, classes, draws, normal, per_class
+from support import evaluate
+
+
+def with_classes(case: Case, k: int) -> Case:
+    """A case of discrete data, with k classes."""
+    made = dict.fromkeys(("logits", "output_logits", "state"), per_class(normal(3), k))
+    made |= {"x": classes(k, torch.int64), "noise": per_class(normal(), k)}
+    if "n_samples" in case.options:
+        made["noise"] = draws(made["noise"], case.options["n_samples"])
+    fields = {name: made.get(name, make) for name, make in case.fields.items()}
+    options = {name: {"num_classes": k, "beta_1": 16 / k}.get(name, value) for name, value in case.options.items()}
+    return dataclasses.replace(case, name=f"{case.op}[K={k}]", fields=fields, options=options)
+
+
+def check_rounding(case: Case, backend: str) -> None:
+    """Of the same inputs a narrow type has the bits of float32's results, rounded to nearest even."""
+    for dtype in (torch.bfloat16, torch.float16):
+        inputs = case.inputs((6, 40), dtype)
+        wide = {name: _widened(x, dtype) for name, x in inputs.items()}
+        results = evaluate(case, wide, backend)
+        for name, value in evaluate(case, inputs, backend).items():
+            if value.dtype == dtype:
+                assert torch.equal(value, results[name].to(dtype)), f"{dtype} {name}"
+
+
+def _widened(x, dtype: torch.dtype):
+    if isinstance(x, torch.Tensor):
+        return x.float() if x.dtype == dtype else x
+    return torch.float32 if x is dtype else x
