@@ -73,6 +73,11 @@ def kernels() -> set[str]:
     return set(_runtime().cudart_kernels().decode().split())
 
 
+def reload() -> None:
+    """Lets options that matter when a kernel is parsed act upon those that ran already."""
+    _runtime().cudart_reload()
+
+
 @contextlib.contextmanager
 def edited(names: Iterable[str], edit: Callable[[str], str]) -> Iterator[None]:
     """Within it, the PTX of these kernels is what `edit` makes of it."""

@@ -155,6 +155,10 @@ const char* cudart_kernels() {
   return names.c_str();
 }
 
+// Kernels that are launched from now on are parsed anew.
+void cudart_reload() {
+  for (auto& [host, f] : functions()) f.binary->module = nullptr;
+}
 // The PTX of a kernel.
 const char* cudart_text(const char* kernel) {
   static std::string part;

@@ -4,8 +4,6 @@
 namespace ptx {
 namespace {
 
-constexpr double kUlp = 1.0 / (1 << 23);  // of float32, relative
-
 template <class T>
 auto wide(T x) {
   if constexpr (std::is_arithmetic_v<T>) {
@@ -136,16 +134,24 @@ void add_exact(Table& table) {
 // Errors are those of the tables of the PTX manual.
 void add_approximations(Table& table) {
   add_approximate<2>(table, "div{.full,.approx}",
-                     [](float a, float b) { return approximate(double(a) / double(b), 2 * kUlp); });
-  add_approximate<1>(table, "rcp.approx", [](float a) { return approximate(1 / double(a), kUlp); });
-  add_approximate<1>(table, "sqrt.approx", [](float a) { return approximate(std::sqrt(double(a)), kUlp); });
-  add_approximate<1>(table, "rsqrt.approx", [](float a) { return approximate(1 / std::sqrt(double(a)), 1.1 * kUlp); });
-  add_approximate<1>(table, "ex2.approx", [](float a) { return approximate(std::exp2(double(a)), 2 * kUlp); });
-  add_approximate<1>(table, "lg2.approx",
-                     [](float a) { return approximate(std::log2(double(a)), 2 * kUlp, 2 * kUlp); });
-  add_approximate<1>(table, "sin.approx", [](float a) { return approximate(std::sin(double(a)), 0, 8 * kUlp); });
-  add_approximate<1>(table, "cos.approx", [](float a) { return approximate(std::cos(double(a)), 0, 8 * kUlp); });
-  table.add("tanh.approx.f32", row([](float a) { return approximate(std::tanh(double(a)), 1.0 / 2048); }));
+                     [](float a, float b) { return approximate(double(a) / double(b), {.ulps = 2}); });
+  add_approximate<1>(table, "rcp.approx", [](float a) { return approximate(1 / double(a), {.ulps = 1}); });
+  add_approximate<1>(table, "sqrt.approx",
+                     [](float a) { return approximate(std::sqrt(double(a)), {.relative = std::exp2(-23)}); });
+  add_approximate<1>(table, "rsqrt.approx",
+                     [](float a) { return approximate(1 / std::sqrt(double(a)), {.relative = std::exp2(-22.9)}); });
+  add_approximate<1>(table, "ex2.approx", [](float a) { return approximate(std::exp2(double(a)), {.ulps = 2}); });
+  add_approximate<1>(table, "lg2.approx", [](float a) {
+    const bool near_one = a > 0.5f && a < 2;
+    return approximate(std::log2(double(a)),
+                       near_one ? Error{.absolute = std::exp2(-22)} : Error{.relative = std::exp2(-22)});
+  });
+  add_approximate<1>(table, "sin.approx",
+                     [](float a) { return approximate(std::sin(double(a)), {.absolute = std::exp2(-20.5)}); });
+  add_approximate<1>(table, "cos.approx",
+                     [](float a) { return approximate(std::cos(double(a)), {.absolute = std::exp2(-20.5)}); });
+  table.add("tanh.approx.f32",
+            row([](float a) { return approximate(std::tanh(double(a)), {.relative = std::exp2(-11)}); }));
   // the lower half of the result is 0
   table.add("rcp.approx.ftz.f64", row([](double a) { return from_bits<double>(to_bits(1 / a) & 0xffffffff00000000); }));
 }

@@ -141,10 +141,17 @@ T high_half(Wider<T> x) {
 // How far the results of approximate instructions are moved, in units of their documented error.
 inline int approximation_shift = 0;
 
-// The result of an instruction that the hardware approximates, within a relative and an absolute error.
-inline float approximate(double exact, double relative, double absolute = 0) {
+// A documented error: in units of the last place, relative, or absolute.
+struct Error {
+  double ulps = 0, relative = 0, absolute = 0;
+};
+
+// The result of an instruction that the hardware approximates.
+inline float approximate(double exact, Error most) {
   if (approximation_shift == 0 || exact == 0 || !std::isfinite(exact)) return static_cast<float>(exact);
-  return static_cast<float>(exact + approximation_shift * (std::fabs(exact) * relative + absolute));
+  const double size = std::fabs(exact), last_place = std::ldexp(1.0, std::max(std::ilogb(exact), -126) - 23);
+  return static_cast<float>(exact +
+                            approximation_shift * (most.ulps * last_place + most.relative * size + most.absolute));
 }
 
 // Rounds as a directed instruction says, and to nearest even again afterwards.

@@ -1,10 +1,13 @@
 """What the backends of PTX do with cases of the table."""
 
 import dataclasses
+from collections.abc import Callable, Iterable
 
+import ptx
 import torch
 from cases import Case, classes, draws, normal, per_class
 from support import evaluate
+from test_accuracy import SHAPES, check
 
 
 def with_classes(case: Case, k: int) -> Case:
@@ -16,6 +19,18 @@ def with_classes(case: Case, k: int) -> Case:
     fields = {name: made.get(name, make) for name, make in case.fields.items()}
     options = {name: {"num_classes": k, "beta_1": 16 / k}.get(name, value) for name, value in case.options.items()}
     return dataclasses.replace(case, name=f"{case.op}[K={k}]", fields=fields, options=options)
+
+
+def check_with(options: dict, cases: Iterable[Case], backend: str, reload: Callable[[], None]) -> None:
+    """With options of the interpreter the results are as accurate. reload: makes it parse kernels again."""
+    try:
+        ptx.options(**options)
+        reload()
+        for case in cases:
+            check(case, [case.inputs(shape, torch.float32, seed) for seed, shape in enumerate(SHAPES[:4])], backend)
+    finally:
+        ptx.options()
+        reload()
 
 
 def check_rounding(case: Case, backend: str) -> None:

@@ -104,6 +104,11 @@ def register() -> None:
     backends.BACKENDS["triton_ptx"] = backends.Backend("triton_ptx", "cpu", NAMESPACE)
 
 
+def reload() -> None:
+    """Lets options that matter when a kernel is parsed act upon those that ran already."""
+    _modules.clear()
+
+
 def kernels() -> set[str]:
     """All functions of the package that Triton compiles and no other one of them calls, as `module.name`."""
     import bfn_kernels
