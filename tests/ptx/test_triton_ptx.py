@@ -27,7 +27,6 @@ from bfn_kernels.discrete.operators import RECEIVERS
 BACKEND = "triton_ptx"
 # One case of each op, and those of rows that several tiles of a kernel take.
 CHOSEN = [case for case in FIRST if serves(case, BACKEND)]
-SENSITIVE = named("discrete.continuous_time_loss[K=2]")
 LARGE = [with_classes(named(f"discrete.discrete_time_loss[K=27 {receiver}]"), 2500) for receiver in RECEIVERS]
 
 
@@ -60,16 +59,9 @@ def test_blocks_in_any_order(name, architecture):
             assert torch.equal(value, found[0][key]), key
 
 
-@pytest.mark.parametrize("others", [{"shift": -1}, {"shift": 1}, {"contract": False}], ids=str)
-def test_results_may_depend_on_the_hardware(others):
-    """Its approximations may be off by their documented error, and ptxas may leave products and sums apart."""
-    check_with(others, [case for case in CHOSEN if case != SENSITIVE], BACKEND, triton_ptx.reload)
-
-
-@pytest.mark.xfail(reason="the gradient is up to 1.09 times as far off as it may be", strict=True)
-@pytest.mark.parametrize("shift", [-1, 1])
-def test_a_gradient_that_divisions_may_spoil(shift):
-    check_with({"shift": shift}, [SENSITIVE], BACKEND, triton_ptx.reload)
+def test_products_and_sums_may_be_rounded_apart():
+    """As ptxas may leave them."""
+    check_with({"contract": False}, CHOSEN, BACKEND, triton_ptx.reload)
 
 
 @pytest.mark.parametrize("name", ["continuous.flow_sample", "discrete.theta[K=27]", "discretised.expected_value[K=17]"])
