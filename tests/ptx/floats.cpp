@@ -92,9 +92,9 @@ void add_float(Table& table, const std::string& pattern, F) {
   table.add(pattern + ".ftz.f32", flushed(Of<F, float, Indices>()));
 }
 
-// Adds an operation of float32 that the hardware approximates.
+// Adds an operation on so many numbers of float32, and the one that flushes subnormal numbers.
 template <int kSources, class F>
-void add_approximate(Table& table, const std::string& name, F) {
+void add_float32(Table& table, const std::string& name, F) {
   using Indices = std::make_index_sequence<kSources>;
   table.add(name + ".f32", row(Of<F, float, Indices>()));
   table.add(name + ".ftz.f32", flushed(Of<F, float, Indices>()));
@@ -113,8 +113,8 @@ void add_exact(Table& table) {
   add_float<1>(table, "abs", [](auto a) { return std::fabs(a); });
   add_float<2>(table, "min", [](auto a, auto b) { return smaller(a, b); });
   add_float<2>(table, "max", [](auto a, auto b) { return larger(a, b); });
-  add_approximate<2>(table, "min.NaN", [](auto a, auto b) { return a != a || b != b ? a + b : smaller(a, b); });
-  add_approximate<2>(table, "max.NaN", [](auto a, auto b) { return a != a || b != b ? a + b : larger(a, b); });
+  add_float32<2>(table, "min.NaN", [](auto a, auto b) { return a != a || b != b ? a + b : smaller(a, b); });
+  add_float32<2>(table, "max.NaN", [](auto a, auto b) { return a != a || b != b ? a + b : larger(a, b); });
   each(table, kNarrow, "abs.#", [](auto t) {
     using N = typename decltype(t)::type;
     return row([](N a) -> N { return {static_cast<uint16_t>(a.bits & 0x7fff)}; });
@@ -133,23 +133,23 @@ void add_exact(Table& table) {
 
 // Errors are those of the tables of the PTX manual.
 void add_approximations(Table& table) {
-  add_approximate<2>(table, "div{.full,.approx}",
-                     [](float a, float b) { return approximate(double(a) / double(b), {.ulps = 2}); });
-  add_approximate<1>(table, "rcp.approx", [](float a) { return approximate(1 / double(a), {.ulps = 1}); });
-  add_approximate<1>(table, "sqrt.approx",
-                     [](float a) { return approximate(std::sqrt(double(a)), {.relative = std::exp2(-23)}); });
-  add_approximate<1>(table, "rsqrt.approx",
-                     [](float a) { return approximate(1 / std::sqrt(double(a)), {.relative = std::exp2(-22.9)}); });
-  add_approximate<1>(table, "ex2.approx", [](float a) { return approximate(std::exp2(double(a)), {.ulps = 2}); });
-  add_approximate<1>(table, "lg2.approx", [](float a) {
+  add_float32<2>(table, "div{.full,.approx}",
+                 [](float a, float b) { return approximate(double(a) / double(b), {.ulps = 2}); });
+  add_float32<1>(table, "rcp.approx", [](float a) { return approximate(1 / double(a), {.ulps = 1}); });
+  add_float32<1>(table, "sqrt.approx",
+                 [](float a) { return approximate(std::sqrt(double(a)), {.relative = std::exp2(-23)}); });
+  add_float32<1>(table, "rsqrt.approx",
+                 [](float a) { return approximate(1 / std::sqrt(double(a)), {.relative = std::exp2(-22.9)}); });
+  add_float32<1>(table, "ex2.approx", [](float a) { return approximate(std::exp2(double(a)), {.ulps = 2}); });
+  add_float32<1>(table, "lg2.approx", [](float a) {
     const bool near_one = a > 0.5f && a < 2;
     return approximate(std::log2(double(a)),
                        near_one ? Error{.absolute = std::exp2(-22)} : Error{.relative = std::exp2(-22)});
   });
-  add_approximate<1>(table, "sin.approx",
-                     [](float a) { return approximate(std::sin(double(a)), {.absolute = std::exp2(-20.5)}); });
-  add_approximate<1>(table, "cos.approx",
-                     [](float a) { return approximate(std::cos(double(a)), {.absolute = std::exp2(-20.5)}); });
+  add_float32<1>(table, "sin.approx",
+                 [](float a) { return approximate(std::sin(double(a)), {.absolute = std::exp2(-20.5)}); });
+  add_float32<1>(table, "cos.approx",
+                 [](float a) { return approximate(std::cos(double(a)), {.absolute = std::exp2(-20.5)}); });
   table.add("tanh.approx.f32",
             row([](float a) { return approximate(std::tanh(double(a)), {.relative = std::exp2(-11)}); }));
   // the lower half of the result is 0

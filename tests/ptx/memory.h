@@ -65,7 +65,6 @@ class SharedMemory {
   uint32_t epoch_ = 1, first_epoch_ = 1;
 };
 
-struct Row;
 // Instructions that access memory; their lanes are those of a warp.
 void load(Warp& warp, const Instruction& i, Lanes lanes);
 void store(Warp& warp, const Instruction& i, Lanes lanes);

@@ -47,6 +47,9 @@ std::unique_ptr<Kernel> Parser::parse() {
     body(function.body);
   }
   resolve_calls();
+  if (dynamic_shared_ >= 0 && dynamic_shared_ != kernel_->shared_bytes) {
+    fail(kernel_->name + ": shared memory of a fixed size behind that whose size the launch says");
+  }
   return std::move(kernel_);
 }
 
@@ -177,6 +180,7 @@ int Parser::new_lane_memory(int bytes) {
 int64_t Parser::new_shared_memory(const Declared& d) {
   const int at = round_up(kernel_->shared_bytes, std::max(d.align, 16));
   kernel_->shared_bytes = at + d.bytes;
+  if (d.bytes == 0) dynamic_shared_ = at;
   return at;
 }
 

@@ -90,6 +90,7 @@ class Parser {
   std::vector<std::string> to_parse_;
   std::vector<PendingCall> pending_;
   std::map<uint64_t, int> constants_;
+  int dynamic_shared_ = -1;   // where it begins; -1 if there is none
   int return_register_ = -1;  // of the function being parsed; -1 in the kernel itself
   // of the function being parsed
   std::map<std::string, int, std::less<>> labels_;

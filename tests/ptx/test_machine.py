@@ -320,3 +320,20 @@ ret;
 """
     with pytest.raises(ptx.PtxError, match="recursive"):
         run("call.uni again;", [0], before=again)
+
+
+DYNAMIC = ".extern .shared .align 16 .b8 dynamic[];\n"
+
+
+def test_shared_memory_whose_size_the_launch_says():
+    body = """
+mov.u32 %r2, dynamic;
+mad.lo.u32 %r2, %t, 4, %r2;
+st.shared.u32 [%r2], %t;
+ld.shared.u32 %r0, [%r2];
+"""
+    assert run(body + STORE, [0], shared=128, before=DYNAMIC).tolist() == [*LANES]
+    with pytest.raises(ptx.PtxError, match="bounds of shared"):
+        run(body + STORE, [0], shared=124, before=DYNAMIC)
+    with pytest.raises(ptx.PtxError, match="behind that whose size"):
+        run(body + "mov.u32 %r3, memory;\n" + STORE, [0], shared=128, before=DYNAMIC + SHARED)
