@@ -106,6 +106,7 @@ Declared Reader::declaration() {
     }  // others, .ptr and .global among them, say nothing of the size
   }
   d.name = next();
+  d.element_bytes = bytes;
   d.bytes = bytes * count;
   d.align = std::max(d.align, d.bytes);
   while (accept("[")) {
@@ -171,15 +172,10 @@ Module::Module(std::string text) : text_(std::move(text)), tokens_(tokens_of(tex
       reader.skip_braces();
       functions_[name] = f;
     } else if (t == ".global" || t == ".const" || t == ".shared") {
-      const size_t begin = reader.at();
       Variable v{reader.declaration(), nullptr};
       if (t != ".shared") {
-        // the size of an element is that of the declaration without its dimensions
-        Reader again(tokens_, begin);
-        int bytes = 1;
-        while (again.peek()[0] == '.') bytes = std::max(bytes, bytes_of(again.next().substr(1)));
         std::vector<char> data;
-        if (reader.accept("=")) data = initial_values(reader, bytes);
+        if (reader.accept("=")) data = initial_values(reader, v.declared.element_bytes);
         const size_t size = std::max<size_t>(v.declared.bytes, data.size());
         statics_.emplace_back(new char[size + 64]());
         char* to = statics_.back().get();

@@ -84,6 +84,7 @@ struct Kernel {
 struct Declared {
   std::string name;
   int bytes = 1, align = 1;
+  int element_bytes = 1;  // of an array
 };
 
 struct Token {

@@ -50,6 +50,8 @@ def test_rounding(name, kind, mode):
     rows = [row for row in itertools.product(finite(kind), repeat=2) if name != "div" or row[1] != 0]
     want = [rounded(EXACT[name](*map(Fraction, row)), kind, mode) for row in rows]
     same(evaluate(f"{name}.{mode}.{kind}", kind, [kind] * 2, rows), want, kind, rows)
+    if mode == "rn" and name != "div":
+        same(evaluate(f"{name}.{kind}", kind, [kind] * 2, rows), want, kind, rows)  # what is not said
 
 
 @pytest.mark.parametrize("mode", ROUNDINGS)
@@ -86,8 +88,9 @@ def test_special_numbers():
     assert evaluate_bits("sqrt.rn.f32", "f32", ["f32"], [[minus], [infinity]]).tolist() == [CANONICAL, infinity]
     zeros = evaluate("add.f32", "f32", ["f32"] * 2, [(-0.0, -0.0), (0.0, -0.0), (1.0, -1.0)])
     assert zeros == [bits(-0.0, "f32"), 0, 0]
-    assert evaluate("neg.f32", "f32", ["f32"], [(0.0,), (-2.5,)]) == [bits(-0.0, "f32"), bits(2.5, "f32")]
-    assert evaluate("abs.f64", "f64", ["f64"], [(-0.0,), (-2.5,)]) == [0, bits(2.5, "f64")]
+    for kind in KINDS:
+        assert evaluate(f"neg.{kind}", kind, [kind], [(0.0,), (-2.5,)]) == [bits(-0.0, kind), bits(2.5, kind)]
+        assert evaluate(f"abs.{kind}", kind, [kind], [(-0.0,), (-2.5,)]) == [0, bits(2.5, kind)]
     signs = [(-0.0, 3.0), (1.0, -3.0)]
     assert evaluate("copysign.f64", "f64", ["f64"] * 2, signs) == [bits(-3.0, "f64"), bits(3.0, "f64")]
 
@@ -104,6 +107,12 @@ def test_subnormal_numbers_are_flushed_only_where_it_says_so():
     )
     assert evaluate("ex2.approx.f32", "f32", ["f32"], [(-140.0,)]) == [bits(2.0**-140, "f32")]
     assert evaluate("ex2.approx.ftz.f32", "f32", ["f32"], [(-140.0,)]) == [0]
+    assert evaluate("abs.ftz.f32", "f32", ["f32"], [(-tiny,), (-2.0,)]) == [0, bits(2.0, "f32")]
+    assert evaluate("cvt.rmi.ftz.f32.f32", "f32", ["f32"], [(-tiny,), (2.5,)]) == [bits(-0.0, "f32"), bits(2.0, "f32")]
+    assert evaluate("cvt.rmi.f32.f32", "f32", ["f32"], [(-tiny,)]) == [bits(-1.0, "f32")]
+    for name in ("rcp", "sqrt"):
+        (word,) = evaluate(f"{name}.approx.ftz.f32", "f32", ["f32"], [(tiny,)])
+        assert word == (bits(INFINITY, "f32") if name == "rcp" else 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -154,8 +163,10 @@ def test_comparisons_of_integers(kind):
     read = lambda x: number(bits(x, kind), kind)  # noqa: E731
     rows = list(itertools.product(values, repeat=2))
     for name in ("eq", "ne", "lt", "le", "gt", "ge"):
-        got = evaluate(f"setp.{name}.{kind}", "pred", [kind] * 2, rows)
-        assert got == [COMPARISONS[name](read(a), read(b)) for a, b in rows], name
+        want = [COMPARISONS[name](read(a), read(b)) for a, b in rows]
+        assert evaluate(f"setp.{name}.{kind}", "pred", [kind] * 2, rows) == want, name
+        if name in ("eq", "ne"):
+            assert evaluate(f"setp.{name}.b{kind[1:]}", "pred", [kind] * 2, rows) == want
 
 
 TURNS = {"rni": round, "rzi": math.trunc, "rmi": math.floor, "rpi": math.ceil}
@@ -289,7 +300,14 @@ def test_approximations_lie_within_their_errors(name):
             for word, (x,) in zip(evaluate(f"{name}.f32", "f32", ["f32"], rows), rows, strict=True):
                 off = number(word, "f32") - (exact(x) + shift * allowed(exact(x)))
                 assert abs(off) <= 0.51 * ulp(exact(x)), (shift, x, off)
-            (word,) = evaluate("div.full.f32", "f32", ["f32"] * 2, [(1.0, 3.0)])
-            assert abs(number(word, "f32") - (1 / 3 + 2 * shift * ulp(1 / 3))) <= 0.51 * ulp(1 / 3)
+            for division in ("div.full.f32", "div.approx.f32"):
+                (word,) = evaluate(division, "f32", ["f32"] * 2, [(1.0, 3.0)])
+                assert abs(number(word, "f32") - (1 / 3 + 2 * shift * ulp(1 / 3))) <= 0.51 * ulp(1 / 3)
     finally:
         ptx.options()
+
+
+def test_a_reciprocal_of_which_half_is_computed():
+    words = evaluate("rcp.approx.ftz.f64", "f64", ["f64"], [(3.0,), (-0.7,)])
+    for word, exact in zip(words, (1 / 3, -1 / 0.7), strict=True):
+        assert word % 2**32 == 0 and abs(number(word, "f64") / exact - 1) < 2.0**-19

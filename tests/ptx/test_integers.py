@@ -98,7 +98,10 @@ def test_predicates():
     for name, answer in (("and", lambda a, b: a & b), ("or", lambda a, b: a | b), ("xor", lambda a, b: a ^ b)):
         assert evaluate(f"{name}.pred", "pred", ["pred"] * 2, rows) == [answer(*row) for row in rows]
     assert evaluate("not.pred", "pred", ["pred"], [(0,), (1,)]) == [1, 0]
-    assert evaluate("selp.b32", "b32", ["b32", "b32", "pred"], [(7, 9, 0), (7, 9, 1)]) == [9, 7]
+    for kind in ("b16", "u16", "s16", "b32", "u32", "s32", "f32", "b64", "u64", "s64", "f64"):
+        size = f"b{kind[1:]}"
+        assert evaluate(f"selp.{kind}", size, [size, size, "pred"], [(7, 9, 0), (7, 9, 1)]) == [9, 7]
+    assert evaluate("mov.pred", "pred", ["pred"], [(0,), (1,)]) == [0, 1]
 
 
 def test_fields_of_bits():
