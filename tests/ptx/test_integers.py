@@ -101,6 +101,7 @@ def test_predicates():
     for kind in ("b16", "u16", "s16", "b32", "u32", "s32", "f32", "b64", "u64", "s64", "f64"):
         size = f"b{kind[1:]}"
         assert evaluate(f"selp.{kind}", size, [size, size, "pred"], [(7, 9, 0), (7, 9, 1)]) == [9, 7]
+        assert evaluate(f"mov.{kind}", size, [size], [(2 ** int(size[1:]) - 2,)]) == [2 ** int(size[1:]) - 2]
     assert evaluate("mov.pred", "pred", ["pred"], [(0,), (1,)]) == [0, 1]
 
 
