@@ -1,7 +1,6 @@
 """Under TRITON_INTERPRET=1 only the tests of the Triton kernels run, in Triton's interpreter; under BFN_PTX=cuda or
 triton only those of what is compiled for a GPU, in the interpreter of tests/ptx."""
 
-import importlib
 import importlib.util
 import os
 
@@ -25,8 +24,6 @@ LEFT_OUT = {
 def pytest_configure(config):
     if INTERPRETED and importlib.util.find_spec("triton") is None:
         pytest.exit("skipped: Triton is not installed, so its kernels cannot be tested (pip install triton)", 0)
-    if PTX and (missing := importlib.import_module(f"{PTX}_ptx").missing()):
-        pytest.exit(f"skipped: {missing}", 0)
 
 
 def pytest_collection_modifyitems(config, items):

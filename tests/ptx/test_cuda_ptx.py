@@ -15,9 +15,6 @@ import pytest
 if os.environ.get("BFN_PTX") != "cuda":
     pytest.skip("in a process of its own: BFN_PTX=cuda pytest tests/ptx", allow_module_level=True)
 import cuda_ptx
-
-if cuda_ptx.missing():
-    pytest.skip(cuda_ptx.missing(), allow_module_level=True)
 import ptx
 import torch
 from cases import CASES, Case

@@ -11,12 +11,9 @@ import pytest
 if os.environ.get("BFN_PTX") != "triton":
     pytest.skip("in a process of its own: BFN_PTX=triton pytest tests/ptx", allow_module_level=True)
 
-import triton_ptx
-
-if triton_ptx.missing():
-    pytest.skip(triton_ptx.missing(), allow_module_level=True)
 import ptx
 import torch
+import triton_ptx
 from of_the_table import check_rounding, check_with, with_classes
 from snippets import module
 from support import FIRST, evaluate, named, serves
