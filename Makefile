@@ -11,7 +11,7 @@ EXTRAS := train,dev$(if $(shell command -v nvcc),,$(comma)gpu-build)
 
 MINUTES ?= 10
 
-.PHONY: install run test mutants fuzz sanitize bench gpu-build gpu-check lint format wheel clean
+.PHONY: install run test mutants fuzz sanitize bench gpu-build gpu-check gpu-test lint format wheel clean
 
 install: $(VENV)/installed
 
@@ -30,6 +30,13 @@ run: install
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto tests/kernels
+	OMP_NUM_THREADS=1 BFN_PTX=cuda $(BIN)/python -m pytest -n auto tests/ptx/test_cuda_ptx.py
+	OMP_NUM_THREADS=1 BFN_PTX=triton $(BIN)/python -m pytest -n auto tests/ptx/test_triton_ptx.py
+
+# All tests of the kernels on what nvcc and Triton compile for a GPU, without one: its PTX is interpreted.
+gpu-test: install
+	OMP_NUM_THREADS=1 BFN_PTX=cuda $(BIN)/python -m pytest -n auto tests/ptx tests/kernels
+	OMP_NUM_THREADS=1 BFN_PTX=triton $(BIN)/python -m pytest -n auto tests/ptx tests/kernels
 
 # Before a release: puts small faults into a copy of the code, one at a time, and checks that tests fail. ONLY=discrete
 # chooses the faults that contain this text.

@@ -50,10 +50,11 @@ def _gaussian_step(
 ):
     block = block_of(count, BLOCK)
     value = load(state_scale, block, T, 1.0) * load(state, block, T)
+    # the compiler is not to choose what it rounds in one: its choice, and so the bits, would depend on the layout
     if data[0] is not None:
-        value += load(data_scale, block, T) * load(data, block, T)
+        value = tl.fma(load(data_scale, block, T), load(data, block, T), value)
     if noise_scale[0] is not None:
-        value += load(noise_scale, block, T) * noise_of(noise, seed, block, SENDER, T)
+        value = tl.fma(load(noise_scale, block, T), noise_of(noise, seed, block, SENDER, T), value)
     store(out, block, value)
 
 

@@ -90,4 +90,4 @@ def _finish(values, counts, length, divisor, loss, scale, BLOCK: tl.constexpr):
         count_or_one = tl.maximum(tl.sum(count, 0), 1).to(tl.float64)
     T = loss.dtype.element_ty
     tl.store(loss + row, (tl.sum(total, 0) / count_or_one).to(T))
-    tl.store(scale, (1.0 / count_or_one).to(T))
+    tl.store(scale, (1.0 / count_or_one).to(T), mask=row == 0)  # it is the same for all rows

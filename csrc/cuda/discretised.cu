@@ -74,13 +74,13 @@ __global__ void __launch_bounds__(kThreads, 2)
   using T = typename At::Compute;
   const Bins<T> bins{op.from.num_bins, op.from.clip};
   const int64_t seed = op.draw.seed ? *op.draw.seed : 0;
-  for_choices<At, kChoice>(op.count, rows, [&](auto at, bool there) {
+  for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
     const Normals<T, kCount> from(at, op.from);
     T value[kCount], eps[kCount] = {};
     if constexpr (kChoice == Choice::kSample) at.noise(op.draw, seed, eps);
     values_of<kChoice>(from, eps, bins, value);
-    if (there) at.store_network(op.out, value);
+    at.store_network(op.out, value);
   });
 }
 
@@ -204,12 +204,14 @@ void expected_value(const DiscretisedExpectedValue& op) {
 template <class T>
 void choose(const struct Choose& op) {
   if (op.from.mixture_logits) return mixture_choose<T>(op);
-  Layout layout = layout_of(op.from).network(op.out).noise(op.draw);
-  if (op.choice == Choice::kMean) layout.whole_packs(op.count);
+  const Layout layout = layout_of(op.from).network(op.out).noise(op.draw);
   with_access<T>(layout, [&](auto tag) {
     with_choice<typename decltype(tag)::type>(op.choice, [&](auto at, auto choice) {
       using At = typename decltype(at)::type;
-      launch(&choose_kernel<At, decltype(choice)::value>, grid_for<At>(op.count), kThreads, op, layout.row_map());
+      constexpr Choice kChoice = decltype(choice)::value;
+      if constexpr (kChoice != Choice::kMean) {  // a mean alone is `expected_value`
+        launch(&choose_kernel<At, kChoice>, grid_for<At>(op.count), kThreads, op, layout.row_map());
+      }
     });
   });
 }

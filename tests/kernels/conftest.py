@@ -1,4 +1,5 @@
-"""Under TRITON_INTERPRET=1 only the tests of the Triton kernels run, in Triton's interpreter."""
+"""Under TRITON_INTERPRET=1 only the tests of the Triton kernels run, in Triton's interpreter; under BFN_PTX=cuda or
+triton only those of what is compiled for a GPU, in the interpreter of tests/ptx."""
 
 import importlib.util
 import os
@@ -6,7 +7,8 @@ import os
 import pytest
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-# Tests that would show nothing new in the interpreter, or take too long: it is a thousand times slower than a backend.
+PTX = os.environ.get("BFN_PTX")
+# Tests that would show nothing new in an interpreter, or take too long: it is a thousand times slower than a backend.
 LEFT_OUT = {
     "test_gradcheck": "gradients are compared with the reference's, of which gradcheck is the test",
     "test_a_second_derivative_is_an_error": "refused by what all operators share",
@@ -25,8 +27,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    if not INTERPRETED:
+    if not INTERPRETED and not PTX:
         return
-    keep = [i for i in items if "triton" in i.nodeid and getattr(i, "originalname", i.name) not in LEFT_OUT]
+    name = f"{PTX}_ptx" if PTX else "triton"
+    keep = [i for i in items if name in i.nodeid and getattr(i, "originalname", i.name) not in LEFT_OUT]
     config.hook.pytest_deselected(items=[i for i in items if i not in set(keep)])
     items[:] = keep

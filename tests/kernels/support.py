@@ -1,6 +1,7 @@
 """What the test files share: the backends that run here, and how results are compared."""
 
 import dataclasses
+import importlib
 import os
 
 import cuda_on_host
@@ -12,7 +13,13 @@ from torch import Tensor
 from bfn_kernels.backends import BACKENDS
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-if INTERPRETED:  # this process tests the Triton kernels only (conftest.py)
+# "cuda" or "triton": this process tests only what nvcc or Triton compiles for a GPU, which tests/ptx runs (conftest.py)
+PTX = os.environ.get("BFN_PTX")
+if PTX:
+    module = importlib.import_module(f"{PTX}_ptx")
+    module.register()
+    del BACKENDS["cpu"]
+elif INTERPRETED:  # this process tests the Triton kernels only (conftest.py)
     import interpreter
 
     interpreter.repair()

@@ -6,24 +6,22 @@ import dataclasses
 import pytest
 import torch
 from cases import CASES
-from support import INTERPRETED, NATIVE, error, evaluate, pairs, scale, serves, ulp, widened
+from support import NATIVE, error, evaluate, pairs, scale, serves, ulp, widened
 from test_compile import CALLS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bfn_kernels import backends, binary, discrete, discretised
 
-if INTERPRETED:
-    pytest.skip("a process for the Triton kernels alone", allow_module_level=True)
-
-on_host = pytest.mark.skipif("cuda_on_host" not in NATIVE, reason="the kernels are not built for the host")
+CUDA = [name for name in NATIVE if name.startswith("cuda_")]  # on the CPU, as built for the host or as PTX
+on_cpu = pytest.mark.parametrize("backend", CUDA)
 # Vectors and what is left over, rows shorter and longer than vectors, several blocks, several chunks of a sum.
+NOISE = ("noise", "draw_noise", "component_noise")
 SHAPES = [(3, 40), (2, 8, 3), (5, 9000)]
 
 
-@on_host
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pairs(
-    ["cuda_on_host"],
+    CUDA,
     lambda case: (
         case.op.startswith("binary.")
         or (not case.op.startswith("discrete.") and "discrete_time" not in case.op and not case.hard)
@@ -34,18 +32,23 @@ def test_vectors(case, dtype, backend):
     noise is read one by one."""
     # many values would show the tails of the discretised sums' own errors, which test_bins.py is for
     for shape in SHAPES[:2] if case.op.startswith("discretised") else SHAPES:
-        inputs = {k: v for k, v in case.inputs(shape, dtype).items() if k not in ("noise", "draw_noise")}
-        random = {"seed": 3} if {"noise", "draw_noise"} & set(case.fields) else {}
-        seeded = dataclasses.replace(case, options={**case.options, **random})
-        want, plain = evaluate(seeded, widened(inputs), "reference"), evaluate(seeded, inputs, "reference")
-        for name, value in evaluate(seeded, inputs, backend).items():
-            most = max(2 * error(plain[name], want[name]), 4 * ulp(value.dtype, scale(want[name])))
-            assert error(value, want[name]) <= most + (2e-6 * scale(want[name]) if random else 0), f"{shape} {name}"
+        check_seeded(case, case.inputs(shape, dtype), backend)
 
 
-@on_host
+def check_seeded(case, inputs, backend):
+    """The noise among the inputs is left out, and comes from a seed."""
+    inputs = {k: v for k, v in inputs.items() if k not in NOISE}
+    random = {"seed": 3} if {*NOISE} & set(case.fields) else {}
+    seeded = dataclasses.replace(case, options={**case.options, **random})
+    want, plain = evaluate(seeded, widened(inputs), "reference"), evaluate(seeded, inputs, "reference")
+    for name, value in evaluate(seeded, inputs, backend).items():
+        most = max(2 * error(plain[name], want[name]), 4 * ulp(value.dtype, scale(want[name])))
+        assert error(value, want[name]) <= most + (2e-6 * scale(want[name]) if random else 0), name
+
+
+@on_cpu
 @pytest.mark.parametrize("num_classes", [2, 4, 128, 129, 4096, 4100])
-def test_teams(num_classes):
+def test_teams(num_classes, backend):
     """Few classes belong to lanes, more to a block that holds them, most to one that reads them again."""
     generator = torch.Generator().manual_seed(num_classes)
     x = torch.randint(num_classes, (2, 3), generator=generator)
@@ -62,17 +65,17 @@ def test_teams(num_classes):
     ]
     for call in calls:
         got, want = z.clone().requires_grad_(), z.double().requires_grad_()
-        value, exact = call(got, "cuda_on_host"), call(want, "reference")
+        value, exact = call(got, backend), call(want, "reference")
         assert error(value.detach(), exact.detach()) <= 4e-6 * max(1.0, scale(exact.detach()))
         if value.requires_grad:
             by, exactly = (torch.autograd.grad(v.sum(), leaf)[0] for v, leaf in ((value, got), (exact, want)))
             assert error(by, exactly) <= 4e-6 * max(1e-3, scale(exactly))
 
 
-@on_host
+@on_cpu
 @pytest.mark.parametrize("components", [1, 40])
 @pytest.mark.parametrize("expect", [{"quadrature": 20}, {"n_samples": 20, "seed": 1}], ids=["nodes", "draws"])
-def test_mixtures_and_draws_by_the_dozen(components, expect):
+def test_mixtures_and_draws_by_the_dozen(components, expect, backend):
     """More draws than are worked on at a time, whose gradients are added up; some of the logits are -inf."""
     generator = torch.Generator().manual_seed(components)
     x = 2 * torch.rand(2, 20, generator=generator) - 1
@@ -81,7 +84,7 @@ def test_mixtures_and_draws_by_the_dozen(components, expect):
     output[2][..., 1::3] = -torch.inf
     mask = torch.arange(40).view(2, 20) % 5 != 0
     found = {}
-    for backend, dtype in (("cuda_on_host", torch.float32), ("reference", torch.float32), ("reference", torch.float64)):
+    for by, dtype in ((backend, torch.float32), ("reference", torch.float32), ("reference", torch.float64)):
         mean, log_std, logits = leaves = [o.to(dtype).requires_grad_() for o in output]
         loss = discretised.discrete_time_loss(
             x.to(dtype),
@@ -96,28 +99,28 @@ def test_mixtures_and_draws_by_the_dozen(components, expect):
             mask=mask,
             parametrisation="data",
             reduction="none",
-            backend=backend,
+            backend=by,
             **expect,
         )
-        found[backend, dtype] = [loss.detach(), *torch.autograd.grad(loss.sum(), leaves)]
+        found[by, dtype] = [loss.detach(), *torch.autograd.grad(loss.sum(), leaves)]
     got, plain, want = found.values()
     for value, near, exact in zip(got, plain, want, strict=True):
         assert error(value, exact) <= max(2 * error(near, exact), 4 * ulp(value.dtype, scale(exact)))
 
 
-@on_host
-def test_a_class_out_of_range_gives_nan():
+@on_cpu
+def test_a_class_out_of_range_gives_nan(backend):
     """It is no error, since looking would cost a synchronisation; nothing is read or written out of bounds."""
     x, z = torch.tensor([[0, 7], [-1, 2]]), torch.zeros(2, 2, 4, requires_grad=True)
     bad = torch.tensor([[False, True], [True, False]])
-    loss = discrete.continuous_time_loss(x, z, 0.5, beta_1=1.0, reduction="none", backend="cuda_on_host")
+    loss = discrete.continuous_time_loss(x, z, 0.5, beta_1=1.0, reduction="none", backend=backend)
     assert torch.equal(loss.isnan(), bad)
     (by,) = torch.autograd.grad(loss.sum(), z)
     assert torch.equal(by.isnan().any(-1), bad)
-    flow = discrete.flow_sample(x, 0.5, num_classes=4, beta_1=1.0, backend="cuda_on_host")
+    flow = discrete.flow_sample(x, 0.5, num_classes=4, beta_1=1.0, backend=backend)
     assert torch.equal(flow.isnan().all(-1), bad)
     new = discrete.update_sample(
-        z.detach(), z.detach(), 1.0, known=x, known_mask=torch.ones(2, 2, dtype=torch.bool), backend="cuda_on_host"
+        z.detach(), z.detach(), 1.0, known=x, known_mask=torch.ones(2, 2, dtype=torch.bool), backend=backend
     )
     assert torch.equal(new.isnan().all(-1), bad)
 
@@ -198,14 +201,14 @@ def test_which_comes_first_on_a_gpu(monkeypatch):
     assert backends.choose(None, torch.device("meta")).name == "reference"
 
 
-@on_host
+@on_cpu
 @pytest.mark.parametrize("clip", [True, False])
-def test_expected_values_do_not_depend_on_their_neighbours(clip):
+def test_expected_values_do_not_depend_on_their_neighbours(clip, backend):
     """A block sorts its variables where their standard deviations are of several rules; in order none is mixed but for
     some warps."""
     torch.manual_seed(0)
     mean, std = torch.empty(4096).uniform_(-1.2, 1.2), torch.exp(torch.empty(4096).uniform_(-7, 2))
-    options = {"num_bins": 256, "clip": clip, "backend": "cuda_on_host"}
+    options = {"num_bins": 256, "clip": clip, "backend": backend}
     for count in (4096, 4095, 1024, 7):  # packs, and one by one
         order = std[:count].argsort()
         mixed = discretised.expected_value(mean[:count], std[:count], **options)

@@ -174,7 +174,7 @@ BAD = [
 @pytest.mark.parametrize(("call", "arguments", "kind", "message"), BAD)
 def test_bad_input(call, arguments, kind, message, backend):
     in_a_tensor = kind is IndexError or ("must lie in" in message and any(map(torch.is_tensor, arguments.values())))
-    if in_a_tensor and backend == "cuda_on_host":
+    if in_a_tensor and backend.startswith("cuda_"):
         pytest.skip("on a GPU a number out of range gives NaN (test_cuda.py, test_rows.py)")
     with pytest.raises(kind, match=message):
         call(**{"backend": backend, **arguments})

@@ -1,0 +1,91 @@
+"""The backend `cuda_ptx`: the host objects that nvcc makes of csrc/cuda, with a runtime that runs their PTX."""
+
+import contextlib
+import ctypes
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import compiled
+import ptx
+
+from gpu_build.sass import find_tool
+
+ROOT = compiled.ROOT
+NAMESPACE = "bfn_kernels_cuda_ptx"
+ARCHITECTURE = 90
+HEADERS = sorted((ROOT / "csrc").rglob("*.h"))
+# As setup.py compiles them, but PTX alone, which the runtime reads as it is.
+NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "--no-compress"]
+NVCC_FLAGS += ["-Xcompiler=-fPIC,-fvisibility=hidden"]
+NVCC_FLAGS += [f"-gencode=arch=compute_{ARCHITECTURE},code=compute_{ARCHITECTURE}"]
+
+
+def missing() -> str | None:
+    """The reason why the kernels cannot be built here, or None."""
+    return ptx.missing() or (None if find_tool("nvcc") else "there is no nvcc")
+
+
+@functools.cache
+def operators(kernels: Path = ROOT / "csrc" / "cuda", name: str = NAMESPACE) -> Path:
+    """A library that defines the operators of that name by the kernels of a folder."""
+    from torch.utils.cpp_extension import include_paths, library_paths
+
+    bindings = sorted(p for p in (ROOT / "csrc" / "bindings").glob("*.cpp") if p.stem != "module")
+    host = ["g++", "-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
+    host += [f"-DBFN_NAMESPACE={name}", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+    host += [f"-isystem{folder}" for folder in include_paths()]
+    sources = dict.fromkeys(bindings, host)
+    parts = compiled.objects(f"{name}.host", sources, HEADERS)
+    parts += compiled.objects(name, {ptx.HERE / "cudart.cpp": ["g++", *ptx.FLAGS]}, [ptx.HERE / "interface.h"])
+    nvcc = [find_tool("nvcc"), *NVCC_FLAGS]
+    headers = [*HEADERS, *kernels.rglob("*.h")]
+    parts += compiled.objects(f"{name}.cuda", dict.fromkeys(sorted(kernels.glob("*.cu")), nvcc), headers)
+    link = [f"-L{folder}" for folder in library_paths()] + ["-ltorch_cpu", "-ltorch", "-lc10", str(ptx.path())]
+    return compiled.library(name, parts, link)
+
+
+def register() -> None:
+    """Makes the kernels a backend of that name, if they can be built."""
+    import torch
+
+    from bfn_kernels import backends
+    from bfn_kernels.operators import Library
+
+    if missing() is not None:
+        return
+    ptx.watch_torch()
+    torch.ops.load_library(operators())
+    backends.add_library(Library(NAMESPACE))
+    backends.BACKENDS["cuda_ptx"] = backends.Backend("cuda_ptx", "cpu", NAMESPACE)
+
+
+@functools.cache
+def _runtime() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(operators()))
+    library.cudart_kernels.restype = library.cudart_text.restype = ctypes.c_char_p
+    library.cudart_text.argtypes, library.cudart_replace.argtypes = [ctypes.c_char_p], [ctypes.c_char_p] * 2
+    return library
+
+
+def kernels() -> set[str]:
+    """The names of all kernels that the backend may launch."""
+    return set(_runtime().cudart_kernels().decode().split())
+
+
+def reload() -> None:
+    """Lets options that matter when a kernel is parsed act upon those that ran already."""
+    _runtime().cudart_reload()
+
+
+@contextlib.contextmanager
+def edited(names: Iterable[str], edit: Callable[[str], str]) -> Iterator[None]:
+    """Within it, the PTX of these kernels is what `edit` makes of it."""
+    names = [name.encode() for name in names]
+    try:
+        for name in names:
+            _runtime().cudart_replace(name, edit(_runtime().cudart_text(name).decode()).encode())
+        yield
+    finally:
+        for name in names:
+            _runtime().cudart_replace(name, None)

@@ -1,0 +1,185 @@
+// The rows of floating-point numbers, and comparisons.
+#include "table.h"
+
+namespace ptx {
+namespace {
+
+template <class T>
+auto wide(T x) {
+  if constexpr (std::is_arithmetic_v<T>) {
+    return x;
+  } else {
+    return x.wide();
+  }
+}
+
+template <class F, class T>
+void compare(Warp& warp, const Instruction& i, Lanes lanes) {
+  const uint64_t *a = warp.source(i.sources[0]), *b = warp.source(i.sources[1]);
+  const uint64_t* other = i.combine == Combine::kNone ? a : warp.source(i.sources[2]);
+  uint64_t *yes = warp.result(i.results[0]), *no = warp.result(i.num_results > 1 ? i.results[1] : -1);
+  const bool has_no = i.num_results > 1;
+  const auto combined = [&](bool is, bool with) {
+    switch (i.combine) {
+      case Combine::kAnd:
+        return is && with;
+      case Combine::kOr:
+        return is || with;
+      case Combine::kXor:
+        return is != with;
+      default:
+        return is;
+    }
+  };
+  for_lanes(lanes, [&](int lane) {
+    const bool is = F{}(wide(from_bits<T>(a[lane])), wide(from_bits<T>(b[lane]))),
+               with = (other[lane] & 1) != i.negated;
+    yes[lane] = combined(is, with);
+    if (has_no) no[lane] = combined(!is, with);
+  });
+}
+
+template <class Types, class F>
+void add_comparison(Table& table, const std::string& name, const Types& types, F) {
+  const std::pair<const char*, Combine> combinations[] = {
+      {"", Combine::kNone}, {".and", Combine::kAnd}, {".or", Combine::kOr}, {".xor", Combine::kXor}};
+  for (const auto& [suffix, combine] : combinations) {
+    each(table, types, "setp." + name + suffix + ".#", [&](auto type) {
+      using T = typename decltype(type)::type;
+      const int sources = combine == Combine::kNone ? 2 : 3;
+      return Row{.form = Form::kResultFirst, .sources = sources, .base = {.run = compare<F, T>, .combine = combine}};
+    });
+  }
+}
+
+void add_comparisons(Table& table) {
+  const auto floats = std::tuple_cat(kFloats, kNarrow);
+  const auto numbers = std::tuple_cat(kInts, floats);
+  add_comparison(table, "eq", std::tuple_cat(numbers, kBits), [](auto a, auto b) { return a == b; });
+  add_comparison(table, "lt", numbers, [](auto a, auto b) { return a < b; });
+  add_comparison(table, "le", numbers, [](auto a, auto b) { return a <= b; });
+  add_comparison(table, "gt", numbers, [](auto a, auto b) { return a > b; });
+  add_comparison(table, "ge", numbers, [](auto a, auto b) { return a >= b; });
+  // of floats `ne` is false where one is NaN, and those that end in u are true
+  add_comparison(table, "ne", std::tuple_cat(kInts, kBits), [](auto a, auto b) { return a != b; });
+  add_comparison(table, "ne", floats, [](auto a, auto b) { return a < b || a > b; });
+  add_comparison(table, "equ", floats, [](auto a, auto b) { return !(a < b || a > b); });
+  add_comparison(table, "neu", floats, [](auto a, auto b) { return !(a == b); });
+  add_comparison(table, "ltu", floats, [](auto a, auto b) { return !(a >= b); });
+  add_comparison(table, "leu", floats, [](auto a, auto b) { return !(a > b); });
+  add_comparison(table, "gtu", floats, [](auto a, auto b) { return !(a <= b); });
+  add_comparison(table, "geu", floats, [](auto a, auto b) { return !(a < b); });
+  add_comparison(table, "num", floats, [](auto a, auto b) { return a == a && b == b; });
+  add_comparison(table, "nan", floats, [](auto a, auto b) { return a != a || b != b; });
+}
+
+template <class T, size_t>
+using Repeated = T;
+
+// F, of so many numbers of type T.
+template <class F, class T, class Indices>
+struct Of;
+template <class F, class T, size_t... k>
+struct Of<F, T, std::index_sequence<k...>> {
+  T operator()(Repeated<T, k>... x) const { return F{}(x...); }
+};
+
+// Adds an operation on so many numbers of float32 and float64, and that of float32 that flushes subnormal numbers.
+template <int kSources, class F>
+void add_float(Table& table, const std::string& pattern, F) {
+  using Indices = std::make_index_sequence<kSources>;
+  each(table, kFloats, pattern + ".#", [](auto t) { return row(Of<F, typename decltype(t)::type, Indices>()); });
+  table.add(pattern + ".ftz.f32", flushed(Of<F, float, Indices>()));
+}
+
+// Adds an operation on so many numbers of float32, and the one that flushes subnormal numbers.
+template <int kSources, class F>
+void add_float32(Table& table, const std::string& name, F) {
+  using Indices = std::make_index_sequence<kSources>;
+  table.add(name + ".f32", row(Of<F, float, Indices>()));
+  table.add(name + ".ftz.f32", flushed(Of<F, float, Indices>()));
+}
+
+void add_exact(Table& table) {
+  const std::string any = "{,.rn,.rz,.rm,.rp}", some = "{.rn,.rz,.rm,.rp}";
+  add_float<2>(table, "add" + any, [](auto a, auto b) { return a + b; });
+  add_float<2>(table, "sub" + any, [](auto a, auto b) { return a - b; });
+  add_float<2>(table, "mul" + any, [](auto a, auto b) { return a * b; });
+  add_float<3>(table, "fma" + some, [](auto a, auto b, auto c) { return std::fma(a, b, c); });
+  add_float<2>(table, "div" + some, [](auto a, auto b) { return a / b; });
+  add_float<1>(table, "rcp" + some, [](auto a) { return 1 / a; });
+  add_float<1>(table, "sqrt" + some, [](auto a) { return std::sqrt(a); });
+  add_float<1>(table, "neg", [](auto a) { return -a; });
+  add_float<1>(table, "abs", [](auto a) { return std::fabs(a); });
+  add_float<2>(table, "min", [](auto a, auto b) { return smaller(a, b); });
+  add_float<2>(table, "max", [](auto a, auto b) { return larger(a, b); });
+  add_float32<2>(table, "min.NaN", [](auto a, auto b) { return a != a || b != b ? a + b : smaller(a, b); });
+  add_float32<2>(table, "max.NaN", [](auto a, auto b) { return a != a || b != b ? a + b : larger(a, b); });
+  each(table, kNarrow, "abs.#", [](auto t) {
+    using N = typename decltype(t)::type;
+    return row([](N a) -> N { return {static_cast<uint16_t>(a.bits & 0x7fff)}; });
+  });
+  each(table, kNarrow, "neg.#", [](auto t) {
+    using N = typename decltype(t)::type;
+    return row([](N a) -> N { return {static_cast<uint16_t>(a.bits ^ 0x8000)}; });
+  });
+  table.add("abs.{bf16x2,f16x2}", row([](uint32_t a) -> uint32_t { return a & 0x7fff7fff; }));
+  table.add("neg.{bf16x2,f16x2}", row([](uint32_t a) -> uint32_t { return a ^ 0x80008000; }));
+  each(table, kFloats, "copysign.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T sign, T size) { return std::copysign(size, sign); });
+  });
+}
+
+// Errors are those of the tables of the PTX manual.
+void add_approximations(Table& table) {
+  add_float32<2>(table, "div{.full,.approx}",
+                 [](float a, float b) { return approximate(double(a) / double(b), {.ulps = 2}); });
+  add_float32<1>(table, "rcp.approx", [](float a) { return approximate(1 / double(a), {.ulps = 1}); });
+  add_float32<1>(table, "sqrt.approx",
+                 [](float a) { return approximate(std::sqrt(double(a)), {.relative = std::exp2(-23)}); });
+  add_float32<1>(table, "rsqrt.approx",
+                 [](float a) { return approximate(1 / std::sqrt(double(a)), {.relative = std::exp2(-22.9)}); });
+  add_float32<1>(table, "ex2.approx", [](float a) { return approximate(std::exp2(double(a)), {.ulps = 2}); });
+  add_float32<1>(table, "lg2.approx", [](float a) {
+    const bool near_one = a > 0.5f && a < 2;
+    return approximate(std::log2(double(a)),
+                       near_one ? Error{.absolute = std::exp2(-22)} : Error{.relative = std::exp2(-22)});
+  });
+  add_float32<1>(table, "sin.approx",
+                 [](float a) { return approximate(std::sin(double(a)), {.absolute = std::exp2(-20.5)}); });
+  add_float32<1>(table, "cos.approx",
+                 [](float a) { return approximate(std::cos(double(a)), {.absolute = std::exp2(-20.5)}); });
+  table.add("tanh.approx.f32",
+            row([](float a) { return approximate(std::tanh(double(a)), {.relative = std::exp2(-11)}); }));
+  // the lower half of the result is 0
+  table.add("rcp.approx.ftz.f64", row([](double a) { return from_bits<double>(to_bits(1 / a) & 0xffffffff00000000); }));
+}
+
+// A sum of a product in one rounding, as ptxas makes of two instructions.
+template <class T, bool kNegateProduct, bool kNegateSum>
+Run fused_as() {
+  static const Row made = row([](T a, T b, T c) { return std::fma(kNegateProduct ? -a : a, b, kNegateSum ? -c : c); });
+  return made.base.run;
+}
+
+}  // namespace
+
+Run fused(bool is_double, bool negate_product, bool negate_sum) {
+  if (is_double) {
+    return negate_product ? fused_as<double, true, false>()
+           : negate_sum   ? fused_as<double, false, true>()
+                          : fused_as<double, false, false>();
+  }
+  return negate_product ? fused_as<float, true, false>()
+         : negate_sum   ? fused_as<float, false, true>()
+                        : fused_as<float, false, false>();
+}
+
+void add_floats(Table& table) {
+  add_comparisons(table);
+  add_exact(table);
+  add_approximations(table);
+}
+
+}  // namespace ptx

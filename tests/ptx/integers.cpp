@@ -1,0 +1,161 @@
+// The rows of integers and of bits.
+#include "table.h"
+
+namespace ptx {
+namespace {
+
+void add_whole_numbers(Table& table) {
+  each(table, kInts, "add.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a, T b) -> T { return Unsigned<T>(a) + Unsigned<T>(b); });
+  });
+  each(table, kInts, "sub.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a, T b) -> T { return Unsigned<T>(a) - Unsigned<T>(b); });
+  });
+  each(table, kInts, "mul.lo.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a, T b) -> T { return static_cast<T>(product<T>(a, b)); });
+  });
+  each(table, kInts, "mul.hi.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a, T b) -> T { return high_half<T>(product<T>(a, b)); });
+  });
+  each(table, kInts, "mad.lo.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a, T b, T c) -> T { return Unsigned<T>(product<T>(a, b)) + Unsigned<T>(c); });
+  });
+  each(table, kInts, "mad.hi.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a, T b, T c) -> T { return Unsigned<T>(high_half<T>(product<T>(a, b))) + Unsigned<T>(c); });
+  });
+  constexpr std::tuple narrower{Type<uint16_t>{"u16"}, Type<uint32_t>{"u32"}, Type<int16_t>{"s16"},
+                                Type<int32_t>{"s32"}};
+  each(table, narrower, "mul.wide.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a, T b) { return product<T>(a, b); });
+  });
+  each(table, narrower, "mad.wide.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row(
+        [](T a, T b, Wider<T> c) -> Wider<T> { return Unsigned<Wider<T>>(product<T>(a, b)) + Unsigned<Wider<T>>(c); });
+  });
+  // PTX leaves a division by 0 open
+  each(table, kInts, "div.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a, T b) -> T { return b == 0 ? T(-1) : b == T(-1) && T(-1) < 0 ? T(-Unsigned<T>(a)) : T(a / b); });
+  });
+  each(table, kInts, "rem.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a, T b) -> T { return b == 0 ? a : b == T(-1) && T(-1) < 0 ? T(0) : T(a % b); });
+  });
+  constexpr std::tuple sign{Type<int16_t>{"s16"}, Type<int32_t>{"s32"}, Type<int64_t>{"s64"}};
+  each(table, sign, "neg.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a) -> T { return -Unsigned<T>(a); });
+  });
+  each(table, sign, "abs.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a) -> T { return a < 0 ? -Unsigned<T>(a) : Unsigned<T>(a); });
+  });
+  each(table, kInts, "min.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a, T b) -> T { return smaller(a, b); });
+  });
+  each(table, kInts, "max.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a, T b) -> T { return larger(a, b); });
+  });
+}
+
+void add_logic(Table& table) {
+  const auto with_predicates = std::tuple_cat(kBits, std::tuple{Type<uint8_t>{"pred"}});
+  each(table, with_predicates, "and.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a, T b) -> T { return a & b; });
+  });
+  each(table, with_predicates, "or.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a, T b) -> T { return a | b; });
+  });
+  each(table, with_predicates, "xor.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a, T b) -> T { return a ^ b; });
+  });
+  each(table, kBits, "not.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a) -> T { return ~a; });
+  });
+  table.add("not.pred", row([](uint8_t a) -> uint8_t { return !(a & 1); }));
+  each(table, kBits, "shl.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a, uint32_t n) -> T { return n < 8 * sizeof(T) ? a << n : 0; });
+  });
+  each(table, std::tuple_cat(kInts, kBits), "shr.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    constexpr uint32_t kWidth = 8 * sizeof(T);
+    return row([](T a, uint32_t n) -> T { return n < kWidth ? a >> n : a < 0 ? T(-1) : T(0); });
+  });
+  // the upper or lower half of b:a, shifted
+  table.add("shf.l.wrap.b32", row([](uint32_t a, uint32_t b, uint32_t n) -> uint32_t {
+              return ((uint64_t{b} << 32 | a) << (n & 31)) >> 32;
+            }));
+  table.add("shf.r.wrap.b32",
+            row([](uint32_t a, uint32_t b, uint32_t n) -> uint32_t { return (uint64_t{b} << 32 | a) >> (n & 31); }));
+  each(table, std::tuple_cat(kInts, kBits, kFloats), "selp.#", [](auto t) {
+    using T = std::conditional_t<sizeof(typename decltype(t)::type) == 8, uint64_t, uint32_t>;
+    return row([](T a, T b, uint8_t p) -> T { return p & 1 ? a : b; });
+  });
+  table.add("lop3.b32", row([](uint32_t a, uint32_t b, uint32_t c, uint32_t truth) -> uint32_t {
+              uint32_t result = 0;
+              for (int k = 0; k < 8; ++k) {
+                if (truth >> k & 1) result |= (k & 4 ? a : ~a) & (k & 2 ? b : ~b) & (k & 1 ? c : ~c);
+              }
+              return result;
+            }));
+  table.add("prmt.b32", row([](uint32_t a, uint32_t b, uint32_t order) -> uint32_t {
+              uint32_t result = 0;
+              for (int k = 0; k < 4; ++k) {
+                const uint32_t n = order >> 4 * k, byte = (uint64_t{b} << 32 | a) >> 8 * (n & 7) & 255;
+                result |= (n & 8 ? (byte & 128 ? 255 : 0) : byte) << 8 * k;  // the fourth bit asks for its sign
+              }
+              return result;
+            }));
+  table.add("bfi.b32", row([](uint32_t a, uint32_t b, uint32_t at, uint32_t length) -> uint32_t {
+              at &= 255, length &= 255;
+              if (at >= 32) return b;
+              const uint64_t mask = ((uint64_t{1} << std::min(length, 32u)) - 1) << at;
+              return (b & ~mask) | ((uint64_t{a} << at) & mask);
+            }));
+  constexpr std::tuple wholes{Type<uint32_t>{"u32"}, Type<uint64_t>{"u64"}, Type<int32_t>{"s32"}, Type<int64_t>{"s64"}};
+  // beyond the field, and beyond the number, there is the sign: that of the last bit taken
+  each(table, wholes, "bfe.#", [](auto t) {
+    using T = typename decltype(t)::type;
+    return row([](T a, uint32_t at, uint32_t length) -> T {
+      constexpr uint32_t kWidth = 8 * sizeof(T);
+      at &= 255, length &= 255;
+      if (length == 0) return 0;
+      if (at >= kWidth) return a < 0 ? T(-1) : T(0);
+      length = std::min(length, kWidth - at);
+      return static_cast<T>(static_cast<Unsigned<T>>(a) << (kWidth - at - length)) >> (kWidth - length);
+    });
+  });
+  table.add("popc.b32", row([](uint32_t a) -> uint32_t { return __builtin_popcount(a); }));
+  table.add("popc.b64", row([](uint64_t a) -> uint32_t { return __builtin_popcountll(a); }));
+  table.add("clz.b32", row([](uint32_t a) -> uint32_t { return a ? __builtin_clz(a) : 32; }));
+  table.add("clz.b64", row([](uint64_t a) -> uint32_t { return a ? __builtin_clzll(a) : 64; }));
+  table.add("brev.b32", row([](uint32_t a) -> uint32_t {
+              uint32_t result = 0;
+              for (int k = 0; k < 32; ++k) result |= (a >> k & 1) << (31 - k);
+              return result;
+            }));
+}
+
+}  // namespace
+
+void add_integers(Table& table) {
+  add_whole_numbers(table);
+  add_logic(table);
+}
+
+}  // namespace ptx

@@ -1,0 +1,263 @@
+#include "memory.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "machine.h"
+
+namespace ptx {
+
+GlobalMemory& global_memory() {
+  static auto* memory = new GlobalMemory;  // outlives tensors that are freed at the end of the process
+  return *memory;
+}
+
+void GlobalMemory::add(const void* begin, size_t bytes) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto at = reinterpret_cast<uintptr_t>(begin);
+  allocations_[at + bytes] = {.begin = at, .end = at + bytes, .writers = {}, .readers = {}};
+}
+
+void GlobalMemory::remove(const void* begin) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = allocations_.upper_bound(reinterpret_cast<uintptr_t>(begin));
+  if (found != allocations_.end() && found->second.begin == reinterpret_cast<uintptr_t>(begin))
+    allocations_.erase(found);
+}
+
+Allocation* GlobalMemory::find(uintptr_t address, size_t bytes) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = allocations_.upper_bound(address);
+  return found != allocations_.end() && found->second.holds(address, bytes) ? &found->second : nullptr;
+}
+
+void GlobalMemory::begin_launch(uint64_t blocks) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (next_stamp_ + blocks + 1 > UINT32_MAX) {
+    for (auto& [end, allocation] : allocations_) allocation.writers.clear(), allocation.readers.clear();
+    next_stamp_ = 1;
+  }
+  first_stamp_ = next_stamp_;
+  next_stamp_ += static_cast<uint32_t>(blocks) + 1;
+}
+
+bool GlobalMemory::touch(Allocation& allocation, uintptr_t address, size_t bytes, unsigned block, bool writes) {
+  const uint32_t several = first_stamp_, own = first_stamp_ + 1 + block;
+  if (allocation.writers.empty()) {
+    allocation.writers.resize(allocation.end - allocation.begin);
+    allocation.readers.resize(allocation.end - allocation.begin);
+  }
+  for (size_t at = address - allocation.begin, end = at + bytes; at < end; ++at) {
+    uint32_t &writer = allocation.writers[at], &reader = allocation.readers[at];
+    if (writer >= first_stamp_ && writer != own) return false;
+    if (writes) {
+      if (reader >= first_stamp_ && reader != own) return false;
+      writer = own;
+    } else {
+      reader = reader < first_stamp_ || reader == own ? own : several;
+    }
+  }
+  return true;
+}
+
+void SharedMemory::resize(size_t bytes) {
+  bytes_.resize(bytes);
+  history_.resize(bytes);
+}
+
+void SharedMemory::begin_block() {
+  first_epoch_ = ++epoch_;
+  std::fill(bytes_.begin(), bytes_.end(), static_cast<char>(0xcd));
+}
+
+bool SharedMemory::is_written(size_t at, size_t bytes) const {
+  return std::all_of(&history_[at], &history_[at] + bytes, [&](const History& h) { return h.written >= first_epoch_; });
+}
+
+bool SharedMemory::read(size_t at, size_t bytes, int warp) {
+  for (size_t k = at; k < at + bytes; ++k) {
+    History& h = history_[k];
+    if (h.written == epoch_ && h.writer != warp) return false;
+    h.readers = (h.read == epoch_ ? h.readers : 0) | 1u << warp;
+    h.read = epoch_;
+  }
+  return true;
+}
+
+bool SharedMemory::write(size_t at, size_t bytes, int warp, const char* value) {
+  for (size_t k = at; k < at + bytes; ++k) {
+    History& h = history_[k];
+    if (h.written == epoch_ && h.writer != warp && value[k - at] != bytes_[k]) return false;
+    if (h.read == epoch_ && (h.readers & ~(1u << warp))) return false;
+    h.written = epoch_;
+    h.writer = warp;
+  }
+  return true;
+}
+
+namespace {
+
+// A place in memory that a lane may access.
+struct Place {
+  char* address;
+  bool shared = false;
+};
+
+bool within(uintptr_t address, size_t bytes, const std::vector<char>& memory) {
+  const auto begin = reinterpret_cast<uintptr_t>(memory.data());
+  return begin <= address && address + bytes <= begin + memory.size();
+}
+
+// Finds out where the accesses of an instruction go, and refuses them if a GPU would.
+class Accesses {
+ public:
+  Accesses(Warp& warp, const Instruction& i, size_t bytes, bool writes)
+      : warp_(warp), i_(i), bytes_(bytes), writes_(writes) {}
+
+  // value: what is to be written.
+  char* at(int lane, uint64_t base, const char* value = nullptr) {
+    const uint64_t address = base + i_.offset;
+    if (i_.of_lane || i_.space == Space::kLocal) return own(lane, address);
+    if (i_.space == Space::kShared) return shared(lane, static_cast<uint32_t>(address), value);
+    auto& memory = warp_.block->shared;
+    const uint64_t in_shared = address - reinterpret_cast<uintptr_t>(memory.data());
+    if (i_.space == Space::kGeneric && in_shared < memory.size()) return shared(lane, in_shared, value);
+    if (address % bytes_) fail(warp_, i_, lane, "misaligned access");
+    if (within(address, bytes_, warp_.block->kernel.parameter_memory)) return reinterpret_cast<char*>(address);
+    if (i_.space == Space::kGeneric && within(address, bytes_, warp_.lane_memory)) {
+      return own(lane, address - reinterpret_cast<uintptr_t>(warp_.memory_of(lane)));
+    }
+    return global(lane, address);
+  }
+
+ private:
+  Warp& warp_;
+  const Instruction& i_;
+  const size_t bytes_;
+  const bool writes_;
+  Allocation* last_ = nullptr;
+
+  char* own(int lane, uint64_t offset) {
+    if (offset + bytes_ > static_cast<uint64_t>(warp_.block->kernel.lane_bytes)) {
+      fail(warp_, i_, lane, "access out of the bounds of local memory");
+    }
+    return warp_.memory_of(lane) + offset;
+  }
+
+  char* shared(int lane, uint64_t at, const char* value) {
+    auto& memory = warp_.block->shared;
+    if (at + bytes_ > memory.size()) fail(warp_, i_, lane, "access out of the bounds of shared memory");
+    if (at % bytes_) fail(warp_, i_, lane, "misaligned access to shared memory");
+    if (!writes_ && !memory.is_written(at, bytes_)) fail(warp_, i_, lane, "read of shared memory that nobody wrote");
+    if (options.races) {
+      const bool sound = writes_ ? memory.write(at, bytes_, warp_.index, value) : memory.read(at, bytes_, warp_.index);
+      if (!sound) fail(warp_, i_, lane, "race in shared memory");
+    }
+    return memory.data() + at;
+  }
+
+  char* global(int lane, uint64_t address) {
+    if (!last_ || !last_->holds(address, bytes_)) last_ = global_memory().find(address, bytes_);
+    if (!last_) fail(warp_, i_, lane, "access out of the bounds of every tensor");
+    const Block& block = *warp_.block;
+    const bool alone = block.grid.x * block.grid.y * block.grid.z == 1;
+    if (options.races && !alone && !global_memory().touch(*last_, address, bytes_, block.linear, writes_)) {
+      fail(warp_, i_, lane, "race between blocks");
+    }
+    return reinterpret_cast<char*>(address);
+  }
+};
+
+uint64_t with_sign(uint64_t bits, int bytes) {
+  const int rest = 64 - 8 * bytes;
+  return static_cast<uint64_t>(static_cast<int64_t>(bits << rest) >> rest);
+}
+
+}  // namespace
+
+void load(Warp& warp, const Instruction& i, Lanes lanes) {
+  const uint64_t* base = warp.source(i.sources[0]);
+  Accesses accesses(warp, i, i.bytes * i.count, false);
+  for_lanes(lanes, [&](int lane) {
+    const char* from = accesses.at(lane, base[lane]);
+    uint64_t elements[8];
+    for (int k = 0; k < i.count; ++k) {
+      elements[k] = 0;
+      std::memcpy(&elements[k], from + k * i.bytes, i.bytes);
+      if (i.fills_with_sign) elements[k] = with_sign(elements[k], i.bytes);
+    }
+    for (int k = 0; k < i.count; ++k) warp.result(i.results[k])[lane] = elements[k];
+  });
+}
+
+void store(Warp& warp, const Instruction& i, Lanes lanes) {
+  const uint64_t* base = warp.source(i.sources[0]);
+  Accesses accesses(warp, i, i.bytes * i.count, true);
+  for_lanes(lanes, [&](int lane) {
+    char value[64];
+    for (int k = 0; k < i.count; ++k) std::memcpy(value + k * i.bytes, &warp.source(i.sources[1 + k])[lane], i.bytes);
+    char* to = accesses.at(lane, base[lane], value);
+    std::memcpy(to, value, i.bytes * i.count);
+  });
+}
+
+namespace {
+
+uint64_t window(Warp& warp, Space space, int lane) {
+  switch (space) {
+    case Space::kShared:
+      return reinterpret_cast<uintptr_t>(warp.block->shared.data());
+    case Space::kLocal:
+      return reinterpret_cast<uintptr_t>(warp.memory_of(lane));
+    default:
+      return 0;
+  }
+}
+
+// Matrices of 8 rows of 8 numbers of 16 bits. Lane 8 m + r holds the address of row r of matrix m; each lane holds two
+// numbers of each matrix: of row lane / 4 or, transposed, of column lane / 4.
+template <bool kStores, bool kTransposed>
+void matrices(Warp& warp, const Instruction& i, Lanes lanes) {
+  if (lanes != kAllLanes) fail(warp, i, 0, "a matrix operation of a part of a warp");
+  const uint64_t* base = warp.source(i.sources[0]);
+  Accesses accesses(warp, i, 16, kStores);
+  for (int m = 0; m < i.count; ++m) {
+    for (int row = 0; row < 8; ++row) {
+      const auto half = [&](int column) -> uint16_t* {
+        const int lane = kTransposed ? column * 4 + row / 2 : row * 4 + column / 2;
+        const int which = kTransposed ? row % 2 : column % 2;
+        uint64_t* held = kStores ? const_cast<uint64_t*>(warp.source(i.sources[1 + m])) : warp.result(i.results[m]);
+        return reinterpret_cast<uint16_t*>(&held[lane]) + which;
+      };
+      const int lane = 8 * m + row;
+      uint16_t numbers[8];
+      if constexpr (kStores) {
+        for (int column = 0; column < 8; ++column) numbers[column] = *half(column);
+        std::memcpy(accesses.at(lane, base[lane], reinterpret_cast<char*>(numbers)), numbers, sizeof(numbers));
+      } else {
+        std::memcpy(numbers, accesses.at(lane, base[lane]), sizeof(numbers));
+        for (int column = 0; column < 8; ++column) *half(column) = numbers[column];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void to_generic(Warp& warp, const Instruction& i, Lanes lanes) {
+  const uint64_t* from = warp.source(i.sources[0]);
+  uint64_t* to = warp.result(i.results[0]);
+  for_lanes(lanes, [&](int lane) { to[lane] = from[lane] + window(warp, i.space, lane); });
+}
+void from_generic(Warp& warp, const Instruction& i, Lanes lanes) {
+  const uint64_t* from = warp.source(i.sources[0]);
+  uint64_t* to = warp.result(i.results[0]);
+  for_lanes(lanes, [&](int lane) { to[lane] = from[lane] - window(warp, i.space, lane); });
+}
+
+void load_matrices(Warp& warp, const Instruction& i, Lanes lanes) { matrices<false, false>(warp, i, lanes); }
+void store_matrices(Warp& warp, const Instruction& i, Lanes lanes) { matrices<true, false>(warp, i, lanes); }
+void load_matrices_transposed(Warp& warp, const Instruction& i, Lanes lanes) { matrices<false, true>(warp, i, lanes); }
+void store_matrices_transposed(Warp& warp, const Instruction& i, Lanes lanes) { matrices<true, true>(warp, i, lanes); }
+
+}  // namespace ptx

@@ -1,0 +1,78 @@
+// Memory that kernels reach, and what a GPU would punish: accesses out of bounds, misaligned ones, races.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include "program.h"
+
+namespace ptx {
+
+// A tensor's memory, or a variable of a module. For each byte, which block of which launch wrote or read it last.
+struct Allocation {
+  uintptr_t begin = 0, end = 0;
+  std::vector<uint32_t> writers, readers;
+
+  bool holds(uintptr_t address, size_t bytes) const { return begin <= address && address + bytes <= end; }
+};
+
+// All memory that kernels may reach. Threads of torch allocate while a kernel runs.
+class GlobalMemory {
+ public:
+  void add(const void* begin, size_t bytes);
+  void remove(const void* begin);
+  // What holds these bytes, or null. It stays there as long as its memory does.
+  Allocation* find(uintptr_t address, size_t bytes);
+
+  // Stamps of the blocks of a launch are larger than those of earlier ones.
+  void begin_launch(uint64_t blocks);
+  // Whether no other block of this launch wrote the bytes, and, where this is a write, none has read them.
+  bool touch(Allocation& allocation, uintptr_t address, size_t bytes, unsigned block, bool writes);
+
+ private:
+  std::mutex mutex_;
+  std::map<uintptr_t, Allocation> allocations_;  // by their ends
+  uint32_t first_stamp_ = 1, next_stamp_ = 1;
+};
+GlobalMemory& global_memory();
+
+// The shared memory of a block. For each byte, which warps wrote and read it since the last barrier.
+class SharedMemory {
+ public:
+  void resize(size_t bytes);
+  // Forgets what an earlier block wrote.
+  void begin_block();
+  void barrier() { ++epoch_; }
+
+  char* data() { return bytes_.data(); }
+  size_t size() const { return bytes_.size(); }
+  bool is_written(size_t at, size_t bytes) const;
+  // Whether there is no race. Several warps may write the same value, or read.
+  bool read(size_t at, size_t bytes, int warp);
+  bool write(size_t at, size_t bytes, int warp, const char* value);
+
+ private:
+  struct History {
+    uint32_t written = 0, read = 0;  // the epochs
+    uint32_t readers = 0;            // warps, by bit
+    int writer = -1;
+  };
+  std::vector<char> bytes_;
+  std::vector<History> history_;
+  uint32_t epoch_ = 1, first_epoch_ = 1;
+};
+
+// Instructions that access memory; their lanes are those of a warp.
+void load(Warp& warp, const Instruction& i, Lanes lanes);
+void store(Warp& warp, const Instruction& i, Lanes lanes);
+void to_generic(Warp& warp, const Instruction& i, Lanes lanes);
+void from_generic(Warp& warp, const Instruction& i, Lanes lanes);
+void load_matrices(Warp& warp, const Instruction& i, Lanes lanes);
+void store_matrices(Warp& warp, const Instruction& i, Lanes lanes);
+void load_matrices_transposed(Warp& warp, const Instruction& i, Lanes lanes);
+void store_matrices_transposed(Warp& warp, const Instruction& i, Lanes lanes);
+
+}  // namespace ptx

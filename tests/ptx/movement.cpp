@@ -1,0 +1,195 @@
+// The rows of memory, of control, and of what the lanes of a warp do together.
+#include "table.h"
+
+namespace ptx {
+namespace {
+
+struct Named {
+  const char* name;
+  uint8_t bytes;
+  bool is_signed = false;
+};
+constexpr Named kStored[] = {{"u8", 1},       {"u16", 2},       {"u32", 4},       {"u64", 8}, {"b8", 1},
+                             {"b16", 2},      {"b32", 4},       {"b64", 8},       {"f32", 4}, {"f64", 8},
+                             {"s8", 1, true}, {"s16", 2, true}, {"s32", 4, true}, {"s64", 8}};
+constexpr std::pair<const char*, uint8_t> kCounts[] = {{"", 1}, {".v2", 2}, {".v4", 4}, {".v8", 8}};
+constexpr std::pair<const char*, Space> kSpaces[] = {{"", Space::kGeneric},       {".global", Space::kGlobal},
+                                                     {".shared", Space::kShared}, {".shared::cta", Space::kShared},
+                                                     {".local", Space::kLocal},   {".param", Space::kParam}};
+
+void add_memory(Table& table) {
+  for (const auto& [space_name, space] : kSpaces) {
+    for (const auto& [count_name, count] : kCounts) {
+      for (const Named& type : kStored) {
+        const std::string suffix = std::string(count_name) + "." + type.name;
+        Instruction i{.space = space, .bytes = type.bytes, .count = count, .fills_with_sign = type.is_signed};
+        i.run = load;
+        const std::string cached = space == Space::kGlobal ? "{,.nc}" : "";
+        table.add(std::string("ld") + space_name + cached + suffix, {.form = Form::kLoad, .base = i});
+        i.run = store;
+        table.add(std::string("st") + space_name + suffix, {.form = Form::kStore, .base = i});
+      }
+    }
+    const std::string names = std::string("cvta") + space_name, to = std::string("cvta.to") + space_name;
+    if (space == Space::kGeneric || space_name == std::string(".shared::cta")) continue;
+    table.add(names + ".u64", {.sources = 1, .base = {.run = to_generic, .space = space}});
+    table.add(to + ".u64", {.sources = 1, .base = {.run = from_generic, .space = space}});
+  }
+  for (const auto& [name, count] : {std::pair<const char*, uint8_t>{"x1", 1}, {"x2", 2}, {"x4", 4}}) {
+    const std::string shape = std::string("matrix.sync.aligned.m8n8.") + name;
+    Instruction i{.kind = Kind::kTogether, .space = Space::kShared, .count = count, .of_whole_warp = true};
+    const auto add = [&](const std::string& full, Form form, Run run) {
+      i.run = run;
+      table.add(full + "{.shared,.shared::cta}.b16", {.form = form, .base = i});
+    };
+    add("ld" + shape, Form::kLoad, load_matrices);
+    add("ld" + shape + ".trans", Form::kLoad, load_matrices_transposed);
+    add("st" + shape, Form::kStore, store_matrices);
+    add("st" + shape + ".trans", Form::kStore, store_matrices_transposed);
+  }
+}
+
+// Moves a register, or packs and unpacks the elements of a vector.
+void move(Warp& warp, const Instruction& i, Lanes lanes) {
+  if (i.num_sources == 1 && i.num_results == 1) {
+    const uint64_t *a = warp.source(i.sources[0]), mask = ~uint64_t{0} >> (64 - 8 * i.bytes);
+    uint64_t* d = warp.result(i.results[0]);
+    return for_lanes(lanes, [&](int lane) { d[lane] = a[lane] & mask; });
+  }
+  const int from = i.bytes / i.num_sources, to = i.bytes / i.num_results;
+  for_lanes(lanes, [&](int lane) {
+    char whole[16] = {};
+    for (int k = 0; k < i.num_sources; ++k) {
+      std::memcpy(whole + k * from, &warp.source(i.sources[k])[lane], std::min(from, 8));
+    }
+    for (int k = 0; k < i.num_results; ++k) {
+      uint64_t part = 0;
+      std::memcpy(&part, whole + k * to, std::min(to, 8));
+      warp.result(i.results[k])[lane] = part;
+    }
+  });
+}
+
+void add_moves(Table& table) {
+  for (const Named& type : kStored) {
+    table.add(std::string("mov.") + type.name, {.form = Form::kMove, .base = {.run = move, .bytes = type.bytes}});
+  }
+  table.add("mov.pred", {.form = Form::kMove, .base = {.run = move, .bytes = 1}});
+}
+
+void nothing(Warp&, const Instruction&, Lanes) {}
+
+void add_control(Table& table) {
+  const auto add = [&](const char* pattern, Form form, Kind kind) {
+    table.add(pattern, {.form = form, .base = {.run = nothing, .kind = kind}});
+  };
+  add("bra{,.uni}", Form::kLabel, Kind::kBranch);
+  add("brx.idx{,.uni}", Form::kBranchTable, Kind::kBranchTable);
+  add("call{,.uni}", Form::kCall, Kind::kCall);
+  add("ret{,.uni}", Form::kNone, Kind::kReturn);
+  add("exit", Form::kNone, Kind::kExit);
+  add("trap", Form::kNone, Kind::kTrap);
+  add("bar.sync", Form::kBarrier, Kind::kBarrier);
+  add("barrier.sync{,.aligned}", Form::kBarrier, Kind::kBarrier);
+  for (const auto& [name, combine] : {std::pair{"or", Combine::kOr}, std::pair{"and", Combine::kAnd}}) {
+    table.add(std::string("bar{,rier}{,.cta}.red{,.aligned}.") + name + ".pred",
+              {.form = Form::kBarrier, .base = {.kind = Kind::kBarrier, .combine = combine}});
+  }
+  // blocks run one after the other, and their lanes see all memory at once
+  add("{membar,fence.acq_rel}.{cta,gl,gpu}", Form::kNone, Kind::kPlain);
+}
+
+enum class Shuffle { kUp, kDown, kBfly, kIdx };
+
+// c: the last lane to read from, or the first one for kUp, and in its second byte the bits of a lane's number that
+// tell segments of a warp apart.
+template <Shuffle kShuffle>
+void shuffle(Warp& warp, const Instruction& i, Lanes lanes) {
+  const uint64_t *a = warp.source(i.sources[0]), *b = warp.source(i.sources[1]), *c = warp.source(i.sources[2]);
+  uint64_t read[kLanes] = {}, valid[kLanes] = {};
+  for_lanes(lanes, [&](int lane) {
+    const int bound = c[lane] & 31, segment = c[lane] >> 8 & 31, by = b[lane] & 31;
+    const int first = lane & segment, last = first | (bound & ~segment);
+    const int from = kShuffle == Shuffle::kUp     ? lane - by
+                     : kShuffle == Shuffle::kDown ? lane + by
+                     : kShuffle == Shuffle::kBfly ? lane ^ by
+                                                  : first | (by & ~segment);
+    valid[lane] = kShuffle == Shuffle::kUp ? from >= last : from <= last;
+    const int source = valid[lane] ? from : lane;
+    if (!(lanes >> source & 1)) fail(warp, i, lane, "a shuffle reads a lane that takes no part");
+    read[lane] = static_cast<uint32_t>(a[source]);
+  });
+  uint64_t *to = warp.result(i.results[0]), *is_valid = warp.result(i.num_results > 1 ? i.results[1] : -1);
+  for_lanes(lanes, [&](int lane) {
+    is_valid[lane] = valid[lane];
+    to[lane] = read[lane];
+  });
+}
+
+// The result of all lanes together.
+template <class F>
+void gather(Warp& warp, const Instruction& i, Lanes lanes) {
+  const uint64_t result = F{}(warp.source(i.sources[0]), i, lanes);
+  uint64_t* to = warp.result(i.results[0]);
+  for_lanes(lanes, [&](int lane) { to[lane] = result; });
+}
+template <class F>
+Row gathering(F) {
+  return {.sources = 2, .base = {.run = gather<F>, .kind = Kind::kTogether}};
+}
+
+Lanes votes(const uint64_t* a, const Instruction& i, Lanes lanes) {
+  return where_true(a, lanes) ^ (i.negated ? lanes : 0);
+}
+
+template <class T, class F>
+T reduced(const uint64_t* a, Lanes lanes, F&& combine) {
+  T result = static_cast<T>(a[__builtin_ctz(lanes)]);
+  for_lanes(lanes & (lanes - 1), [&](int lane) { result = combine(result, static_cast<T>(a[lane])); });
+  return result;
+}
+
+template <class T, class F>
+Row reduction(F) {
+  return gathering(
+      [](const uint64_t* a, const Instruction&, Lanes lanes) { return to_bits<T>(reduced<T>(a, lanes, F{})); });
+}
+
+void add_together(Table& table) {
+  const auto add_shuffle = [&](const char* name, Run run) {
+    table.add(std::string("shfl.sync.") + name + ".b32", {.sources = 4, .base = {.run = run, .kind = Kind::kTogether}});
+  };
+  add_shuffle("up", shuffle<Shuffle::kUp>);
+  add_shuffle("down", shuffle<Shuffle::kDown>);
+  add_shuffle("bfly", shuffle<Shuffle::kBfly>);
+  add_shuffle("idx", shuffle<Shuffle::kIdx>);
+  table.add("vote.sync.any.pred", gathering([](const uint64_t* a, const Instruction& i, Lanes lanes) {
+              return uint64_t{votes(a, i, lanes) != 0};
+            }));
+  table.add("vote.sync.all.pred", gathering([](const uint64_t* a, const Instruction& i, Lanes lanes) {
+              return uint64_t{votes(a, i, lanes) == lanes};
+            }));
+  table.add("vote.sync.ballot.b32", gathering([](const uint64_t* a, const Instruction& i, Lanes lanes) {
+              return uint64_t{votes(a, i, lanes)};
+            }));
+  table.add("redux.sync.add.{u32,s32}", reduction<uint32_t>([](auto a, auto b) { return a + b; }));
+  table.add("redux.sync.min.u32", reduction<uint32_t>([](auto a, auto b) { return smaller(a, b); }));
+  table.add("redux.sync.max.u32", reduction<uint32_t>([](auto a, auto b) { return larger(a, b); }));
+  table.add("redux.sync.min.s32", reduction<int32_t>([](auto a, auto b) { return smaller(a, b); }));
+  table.add("redux.sync.max.s32", reduction<int32_t>([](auto a, auto b) { return larger(a, b); }));
+  table.add("redux.sync.and.b32", reduction<uint32_t>([](auto a, auto b) { return a & b; }));
+  table.add("redux.sync.or.b32", reduction<uint32_t>([](auto a, auto b) { return a | b; }));
+  table.add("redux.sync.xor.b32", reduction<uint32_t>([](auto a, auto b) { return a ^ b; }));
+  table.add("bar.warp.sync", {.form = Form::kSources, .sources = 1, .base = {.run = nothing, .kind = Kind::kTogether}});
+}
+
+}  // namespace
+
+void add_movement(Table& table) {
+  add_memory(table);
+  add_moves(table);
+  add_control(table);
+  add_together(table);
+}
+
+}  // namespace ptx

@@ -1,0 +1,173 @@
+// Numbers as PTX has them. A register holds 64 bits, of which an instruction reads and writes as many as its type has.
+#pragma once
+
+#include <algorithm>
+#include <cfenv>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+namespace ptx {
+
+template <class T>
+T from_bits(uint64_t bits) {
+  T x;
+  std::memcpy(&x, &bits, sizeof(T));
+  return x;
+}
+
+// The NaN that every operation on float32 gives.
+inline float canonical(float x) { return x == x ? x : from_bits<float>(0x7fffffff); }
+
+// A signed number fills the register with its sign, since it may be read as a wider one.
+template <class T>
+uint64_t to_bits(T x) {
+  if constexpr (std::is_integral_v<T> && std::is_signed_v<T>) return static_cast<uint64_t>(static_cast<int64_t>(x));
+  uint64_t bits = 0;
+  std::memcpy(&bits, &x, sizeof(T));
+  return bits;
+}
+
+// bfloat16 and float16, by the number of bits of the exponent and of the fraction.
+template <int kExponent, int kFraction>
+struct Narrow {
+  uint16_t bits;
+
+  static constexpr int kBias = (1 << (kExponent - 1)) - 1;
+  static constexpr int kInfinity = ((1 << kExponent) - 1) << kFraction;
+
+  // Rounded by the mode in force.
+  static Narrow of(double x) {
+    if (x != x) return {0x7fff};
+    const int sign = std::signbit(x) ? 0x8000 : 0;
+    const bool truncates = std::fegetround() == FE_TOWARDZERO;
+    if (std::isinf(x)) return {static_cast<uint16_t>(sign | kInfinity)};
+    const int exponent = std::max(x == 0 ? 1 - kBias : std::ilogb(x), 1 - kBias);
+    if (exponent > kBias) return {static_cast<uint16_t>(sign | (kInfinity - truncates))};
+    const double places = std::ldexp(std::fabs(x), kFraction - exponent);  // in units of the last place, exactly
+    const int rounded = static_cast<int>(std::nearbyint(places));
+    // the leading one of a normal number adds one to the exponent, and so does a carry
+    return {static_cast<uint16_t>(sign | (((exponent + kBias - 1) << kFraction) + rounded))};
+  }
+  float wide() const {
+    const int exponent = (bits & kInfinity) >> kFraction, fraction = bits & ((1 << kFraction) - 1);
+    const float sign = bits & 0x8000 ? -1.0f : 1.0f;
+    if (exponent == (1 << kExponent) - 1) return fraction ? canonical(NAN) : sign * INFINITY;
+    const int whole = exponent ? fraction | 1 << kFraction : fraction;
+    return sign * std::ldexp(static_cast<float>(whole), std::max(exponent, 1) - kBias - kFraction);
+  }
+};
+using BFloat16 = Narrow<8, 7>;
+using Half = Narrow<5, 10>;
+
+// Subnormal numbers become 0 of the same sign.
+inline float flush(float x) { return std::fabs(x) < std::numeric_limits<float>::min() ? std::copysign(0.0f, x) : x; }
+
+// The smaller of two numbers: a NaN gives way to the other, and -0 is below 0.
+template <class T>
+T smaller(T a, T b) {
+  if constexpr (std::is_floating_point_v<T>) {
+    if (a != a) return b;
+    if (b != b) return a;
+    if (a == b) return std::signbit(a) ? a : b;
+  }
+  return b < a ? b : a;
+}
+template <class T>
+T larger(T a, T b) {
+  if constexpr (std::is_floating_point_v<T>) {
+    if (a != a) return b;
+    if (b != b) return a;
+    if (a == b) return std::signbit(a) ? b : a;
+  }
+  return b > a ? b : a;
+}
+
+// An integer, rounded by the mode in force; numbers beyond the type become its ends.
+template <class D, class S>
+D to_integer(S x) {
+  constexpr bool kNanIsLowest = sizeof(S) == 8 || sizeof(D) == 8;
+  if (x != x) return kNanIsLowest ? static_cast<D>(uint64_t{1} << (8 * sizeof(D) - 1)) : D(0);
+  const S rounded = std::nearbyint(x);
+  if (rounded < static_cast<S>(std::numeric_limits<D>::min())) return std::numeric_limits<D>::min();
+  if (rounded >= std::ldexp(S(1), std::numeric_limits<D>::digits)) return std::numeric_limits<D>::max();
+  return static_cast<D>(rounded);
+}
+
+template <class T>
+using Unsigned = std::make_unsigned_t<T>;
+
+// The integer of twice the width.
+template <class T>
+struct WiderOf;
+template <>
+struct WiderOf<uint16_t> {
+  using type = uint32_t;
+};
+template <>
+struct WiderOf<int16_t> {
+  using type = int32_t;
+};
+template <>
+struct WiderOf<uint32_t> {
+  using type = uint64_t;
+};
+template <>
+struct WiderOf<int32_t> {
+  using type = int64_t;
+};
+template <>
+struct WiderOf<uint64_t> {
+  using type = unsigned __int128;
+};
+template <>
+struct WiderOf<int64_t> {
+  using type = __int128;
+};
+template <class T>
+using Wider = typename WiderOf<T>::type;
+
+template <class T>
+Wider<T> product(T a, T b) {
+  return static_cast<Wider<T>>(a) * static_cast<Wider<T>>(b);
+}
+template <class T>
+T high_half(Wider<T> x) {
+  return static_cast<T>(x >> (8 * sizeof(T)));
+}
+
+// How far the results of approximate instructions are moved, in units of their documented error.
+inline int approximation_shift = 0;
+
+// A documented error: in units of the last place, relative, or absolute.
+struct Error {
+  double ulps = 0, relative = 0, absolute = 0;
+};
+
+// The result of an instruction that the hardware approximates.
+inline float approximate(double exact, Error most) {
+  if (approximation_shift == 0 || exact == 0 || !std::isfinite(exact)) return static_cast<float>(exact);
+  const double size = std::fabs(exact), last_place = std::ldexp(1.0, std::max(std::ilogb(exact), -126) - 23);
+  return static_cast<float>(exact +
+                            approximation_shift * (most.ulps * last_place + most.relative * size + most.absolute));
+}
+
+// Rounds as a directed instruction says, and to nearest even again afterwards.
+class RoundingMode {
+ public:
+  explicit RoundingMode(int mode) : directed_(mode != FE_TONEAREST) {
+    if (directed_) std::fesetround(mode);
+  }
+  ~RoundingMode() {
+    if (directed_) std::fesetround(FE_TONEAREST);
+  }
+  RoundingMode(const RoundingMode&) = delete;
+  RoundingMode& operator=(const RoundingMode&) = delete;
+
+ private:
+  bool directed_;
+};
+
+}  // namespace ptx

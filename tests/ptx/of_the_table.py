@@ -1,0 +1,55 @@
+"""What the backends of PTX do with cases of the table."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import ptx
+import torch
+from cases import Case, classes, draws, normal, per_class
+from support import evaluate
+from test_accuracy import check
+
+
+def with_classes(case: Case, k: int) -> Case:
+    """A case of discrete data, with k classes."""
+    made = dict.fromkeys(("logits", "output_logits", "state"), per_class(normal(3), k))
+    made |= {"x": classes(k, torch.int64), "noise": per_class(normal(), k)}
+    if "n_samples" in case.options:
+        made["noise"] = draws(made["noise"], case.options["n_samples"])
+    fields = {name: made.get(name, make) for name, make in case.fields.items()}
+    options = {name: {"num_classes": k, "beta_1": 16 / k}.get(name, value) for name, value in case.options.items()}
+    return dataclasses.replace(case, name=f"{case.op}[K={k}]", fields=fields, options=options)
+
+
+def batches(case: Case, dtype: torch.dtype) -> list[dict]:
+    """Inputs of odd sizes, for which Triton compiles the same kernels."""
+    return [case.inputs(shape, dtype, seed) for seed, shape in enumerate([(3, 7), (3, 7), (5, 33)])]
+
+
+def check_with(options: dict, cases: Iterable[Case], backend: str, reload: Callable[[], None]) -> None:
+    """With options of the interpreter the results are as accurate. reload: makes it parse kernels again."""
+    try:
+        ptx.options(**options)
+        reload()
+        for case in cases:
+            check(case, batches(case, torch.float32), backend)
+    finally:
+        ptx.options()
+        reload()
+
+
+def check_rounding(case: Case, backend: str) -> None:
+    """Of the same inputs a narrow type has the bits of float32's results, rounded to nearest even."""
+    for dtype in (torch.bfloat16, torch.float16):
+        inputs = case.inputs((6, 40), dtype)
+        wide = {name: _widened(x, dtype) for name, x in inputs.items()}
+        results = evaluate(case, wide, backend)
+        for name, value in evaluate(case, inputs, backend).items():
+            if value.dtype == dtype:
+                assert torch.equal(value, results[name].to(dtype)), f"{dtype} {name}"
+
+
+def _widened(x, dtype: torch.dtype):
+    if isinstance(x, torch.Tensor):
+        return x.float() if x.dtype == dtype else x
+    return torch.float32 if x is dtype else x

@@ -1,0 +1,170 @@
+// One instruction: its row of the table, and its operands.
+#include <algorithm>
+
+#include "parser.h"
+
+namespace ptx {
+namespace {
+
+int rounding_of(const std::string& name) {
+  const std::pair<const char*, int> modes[] = {
+      {"rn", FE_TONEAREST}, {"rz", FE_TOWARDZERO}, {"rm", FE_DOWNWARD}, {"rp", FE_UPWARD}};
+  for (const auto& [mode, rounding] : modes) {
+    if ((name + ".").find(std::string(".") + mode + ".") != std::string::npos) return rounding;
+    if (name.find(std::string(".") + mode + "i.") != std::string::npos) return rounding;
+  }
+  return FE_TONEAREST;
+}
+
+// The name without hints for the caches, which change no result.
+std::string without_hints(std::string_view name) {
+  std::string kept;
+  for (size_t from = 0; from < name.size();) {
+    const size_t to = std::min(name.find('.', from), name.size());
+    const std::string_view part = name.substr(from, to - from);
+    if (part.substr(0, 4) != "L1::" && part.substr(0, 4) != "L2::") {
+      if (!kept.empty()) kept += '.';
+      kept += part;
+    }
+    from = to + 1;
+  }
+  return kept;
+}
+
+}  // namespace
+
+void Parser::instruction() {
+  const int line = reader_.line();
+  int guard = -1;
+  bool only_unless = false;
+  if (reader_.accept("@")) {
+    only_unless = reader_.accept("!");
+    guard = operand().reg;
+  }
+  const std::string full(reader_.next()), *name = nullptr;
+  const Row* row = find_row(without_hints(full), &name);
+  if (!row) fail("PTX line " + std::to_string(line) + ": unknown instruction " + full);
+  Instruction i = row->base;
+  i.line = line;
+  i.name = name;
+  i.guard = guard;
+  i.only_unless = only_unless;
+  i.rounding = rounding_of(full);
+  operands(*row, i);
+  reader_.expect(";");
+  kernel_->code.push_back(i);
+}
+
+void Parser::operands(const Row& row, Instruction& i) {
+  const int place = static_cast<int>(kernel_->code.size());
+  switch (row.form) {
+    case Form::kResultFirst:
+      add_results(i, operand());
+      [[fallthrough]];
+    case Form::kSources:
+      while (reader_.peek() != ";") {
+        reader_.accept(",");
+        add_source(i, operand());
+      }
+      if (i.num_sources != row.sources) reader_.bad("another number of operands");
+      return;
+    case Form::kMove:
+      add_results(i, operand());
+      reader_.expect(",");
+      return add_sources(i, operand());
+    case Form::kLoad: {
+      add_results(i, operand());
+      reader_.expect(",");
+      if (i.num_results != i.count) reader_.bad("another number of results");
+      set_address(i, operand());
+      if (reader_.accept(",")) operand();  // a policy for the cache
+      return;
+    }
+    case Form::kStore:
+      set_address(i, operand());
+      reader_.expect(",");
+      add_sources(i, operand());
+      if (i.num_sources != 1 + i.count) reader_.bad("another number of operands");
+      if (reader_.accept(",")) operand();
+      return;
+    case Form::kBarrier:
+      if (i.combine != Combine::kNone) {
+        add_results(i, operand());
+        reader_.expect(",");
+      }
+      if (reader_.number().bits != 0) reader_.bad("a barrier that is not number 0");
+      if (reader_.accept(",")) add_source(i, operand());
+      if (i.num_sources != i.num_results) reader_.bad("a barrier of some threads");
+      return;
+    case Form::kLabel:
+      branches_.emplace_back(place, reader_.next());
+      return;
+    case Form::kBranchTable:
+      add_source(i, operand());
+      reader_.expect(",");
+      table_branches_.emplace_back(place, reader_.next());
+      return;
+    case Form::kCall:
+      return call(i);
+    case Form::kNone:
+      if (i.kind == Kind::kReturn) i.target = return_register_;
+      return;
+  }
+}
+
+void Parser::add_results(Instruction& i, const Operand& o) {
+  const auto add = [&](const Operand& one) {
+    if (one.kind != Operand::kRegister) reader_.bad("no register: " + one.name);
+    i.results.at(i.num_results++) = one.reg;
+  };
+  if (o.kind != Operand::kVector) {
+    add(o);
+    if (o.second >= 0) i.results.at(i.num_results++) = o.second;
+  }
+  for (const Operand& part : o.parts) add(part);
+}
+
+void Parser::add_sources(Instruction& i, const Operand& o) {
+  if (o.kind != Operand::kVector) return add_source(i, o);
+  for (const Operand& part : o.parts) add_source(i, part);
+}
+
+void Parser::add_source(Instruction& i, const Operand& o) {
+  i.negated |= o.negated;
+  i.sources.at(i.num_sources++) = source(o);
+}
+
+void Parser::set_address(Instruction& i, const Operand& o) {
+  if (o.kind != Operand::kAddress) reader_.bad("no address");
+  const Operand& base = o.parts[0];
+  i.offset = o.offset + base.offset;
+  if (base.kind == Operand::kSymbol) {
+    i.of_lane = base.symbol.kind == Symbol::kOfLane;
+    i.offset += base.symbol.value;
+    i.sources.at(i.num_sources++) = constant(0);
+  } else {
+    i.sources.at(i.num_sources++) = source(base);
+  }
+}
+
+// call (results), name, (arguments);
+void Parser::call(Instruction& i) {
+  PendingCall pending{.call = static_cast<int>(kernel_->calls.size()), .callee = {}, .results = {}, .arguments = {}};
+  const auto places = [&](const Operand& list) {
+    std::vector<int> found;
+    for (const Operand& o : list.parts) found.push_back(static_cast<int>(o.symbol.value));
+    return found;
+  };
+  if (reader_.peek() == "(") {
+    pending.results = places(operand());
+    reader_.expect(",");
+  }
+  pending.callee = reader_.next();
+  if (reader_.accept(",")) pending.arguments = places(operand());
+  callee(pending.callee);
+  i.target = pending.call;
+  kernel_->calls.emplace_back();
+  pending_.push_back(pending);
+}
+
+}  // namespace ptx

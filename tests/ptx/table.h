@@ -1,0 +1,92 @@
+// What the rows of the table of instructions are made of.
+#pragma once
+
+#include <string>
+#include <tuple>
+#include <unordered_map>
+#include <utility>
+
+#include "instructions.h"
+#include "machine.h"
+#include "numbers.h"
+
+namespace ptx {
+
+class Table {
+ public:
+  // Adds a row for each name of a pattern: "add{,.rn}.f32" stands for "add.f32" and "add.rn.f32".
+  void add(const std::string& pattern, const Row& row);
+  const std::pair<const std::string, Row>* find(const std::string& name) const;
+
+ private:
+  std::unordered_map<std::string, Row> rows_;
+};
+
+template <class T>
+struct Type {
+  using type = T;
+  const char* name;
+};
+constexpr std::tuple kInts{Type<uint16_t>{"u16"}, Type<uint32_t>{"u32"}, Type<uint64_t>{"u64"},
+                           Type<int16_t>{"s16"},  Type<int32_t>{"s32"},  Type<int64_t>{"s64"}};
+constexpr std::tuple kBits{Type<uint16_t>{"b16"}, Type<uint32_t>{"b32"}, Type<uint64_t>{"b64"}};
+constexpr std::tuple kFloats{Type<float>{"f32"}, Type<double>{"f64"}};
+constexpr std::tuple kFloat{Type<float>{"f32"}};
+constexpr std::tuple kDouble{Type<double>{"f64"}};
+constexpr std::tuple kNarrow{Type<BFloat16>{"bf16"}, Type<Half>{"f16"}};
+
+// Adds `make(Type)` for each type, whose name takes the place of # in the pattern.
+template <class Types, class F>
+void each(Table& table, const Types& types, const std::string& pattern, F&& make) {
+  const auto one = [&](auto type) {
+    std::string named = pattern;
+    for (size_t at; (at = named.find('#')) != std::string::npos;) named.replace(at, 1, type.name);
+    table.add(named, make(type));
+  };
+  std::apply([&](auto... type) { (one(type), ...); }, types);
+}
+
+// Runs F for each lane. Numbers of float32 that are NaN become the canonical one.
+template <class F, class R, class... S>
+void run_lanes(Warp& warp, const Instruction& i, Lanes lanes) {
+  const RoundingMode rounding(i.rounding);
+  uint64_t* to = warp.result(i.results[0]);
+  const auto with = [&]<size_t... k>(std::index_sequence<k...>) {
+    const uint64_t* const from[] = {warp.source(i.sources[k])...};
+    for_lanes(lanes, [&](int lane) {
+      R result = F{}(from_bits<S>(from[k][lane])...);
+      if constexpr (std::is_same_v<R, float>) result = canonical(result);
+      to[lane] = to_bits<R>(result);
+    });
+  };
+  with(std::index_sequence_for<S...>{});
+}
+
+template <class F, class R, class... S>
+Row row_of(R (F::*)(S...) const) {
+  return {.form = Form::kResultFirst, .sources = sizeof...(S), .base = {.run = run_lanes<F, R, S...>}};
+}
+// An instruction whose result is a function of its sources, lane by lane.
+template <class F>
+Row row(F) {
+  return row_of<F>(&F::operator());
+}
+
+// Of float32, with the subnormal numbers among sources and results flushed to 0.
+template <class F>
+struct Flushed {
+  template <class... S>
+  float operator()(S... x) const {
+    return flush(F{}(flush(x)...));
+  }
+};
+template <class F, class... S>
+Row flushed_of(float (F::*)(S...) const) {
+  return {.form = Form::kResultFirst, .sources = sizeof...(S), .base = {.run = run_lanes<Flushed<F>, float, S...>}};
+}
+template <class F>
+Row flushed(F) {
+  return flushed_of<F>(&F::operator());
+}
+
+}  // namespace ptx

@@ -1,0 +1,167 @@
+"""What a GPU would punish is refused; and beside each fault stands what is sound."""
+
+import ptx
+import pytest
+from snippets import run
+
+pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
+
+STORE = "cvt.u64.u32 %d0, %r0;\nst.global.u64 [%out], %d0;"
+SHARED = ".shared .align 16 .b8 memory[256];\n"
+OWN = "mov.u32 %r2, memory;\nand.b32 %r5, %t, 31;\nmad.lo.u32 %r2, %r5, 4, %r2;\n"
+WARP = "shr.u32 %r7, %t, 5;\nsetp.eq.u32 %p7, %r7, 1;\n"  # %p7: in the second warp
+
+FAULTS = {  # the fault, what takes its place where it is sound, what is said, and options of the run
+    "read_beyond": ("ld.global.u32 %r0, [%in+256];", "ld.global.u32 %r0, [%in];", "bounds of every tensor", {}),
+    "read_before": ("ld.global.u32 %r0, [%in+-8];", "ld.global.u32 %r0, [%in];", "bounds of every tensor", {}),
+    "write_beyond": ("st.global.u32 [%out+256], 0;", "st.global.u32 [%out], 0;", "bounds of every tensor", {}),
+    "half_of_a_vector_beyond": (
+        "setp.eq.u32 %p0, %t, 31;\n@%p0 ld.global.v2.u64 {%d0, %d1}, [%in+8];",
+        "setp.eq.u32 %p0, %t, 30;\n@%p0 ld.global.v2.u64 {%d0, %d1}, [%in];",
+        "misaligned|bounds of every tensor",
+        {},
+    ),
+    "misaligned_vector": (
+        "setp.eq.u32 %p0, %t, 1;\n@%p0 ld.global.v2.u64 {%d0, %d1}, [%in];",
+        "setp.eq.u32 %p0, %t, 2;\n@%p0 ld.global.v2.u64 {%d0, %d1}, [%in];",
+        "misaligned access",
+        {},
+    ),
+    "misaligned_number": ("ld.global.u32 %r0, [%in+2];", "ld.global.u16 %h0, [%in+2];", "misaligned access", {}),
+    "misaligned_shared": (
+        OWN + "st.shared.u64 [%r2], %d0;",
+        OWN + "st.shared.u32 [%r2], %r1;",
+        "misaligned access to shared",
+        {"before": SHARED},
+    ),
+    "shared_beyond": (
+        OWN + "st.shared.u32 [%r2+192], 0;",
+        OWN + "st.shared.u32 [%r2+128], 0;",
+        "bounds of shared",
+        {"before": SHARED},
+    ),
+    "shared_by_a_generic_address": (
+        OWN + "cvt.u64.u32 %d0, %r2;\ncvta.shared.u64 %d1, %d0;\nld.u32 %r0, [%d1];",
+        OWN + "cvt.u64.u32 %d0, %r2;\ncvta.shared.u64 %d1, %d0;\nst.u32 [%d1], %r0;\nld.u32 %r0, [%d1];",
+        "nobody wrote",
+        {"before": SHARED},
+    ),
+    "local_beyond": (
+        ".local .align 4 .b8 stack[16];\nmov.u64 %d0, stack;\nld.local.u32 %r0, [%d0+16];",
+        ".local .align 4 .b8 stack[16];\nmov.u64 %d0, stack;\nld.local.u32 %r0, [%d0+12];",
+        "bounds of local",
+        {},
+    ),
+    "unwritten_shared": (
+        OWN + "ld.shared.u32 %r0, [%r2];",
+        OWN + "st.shared.u32 [%r2], 1;\nld.shared.u32 %r0, [%r2];",
+        "nobody wrote",
+        {"before": SHARED},
+    ),
+    "missing_barrier": (
+        f"{WARP}{OWN}@!%p7 st.shared.u32 [%r2], %t;\n@%p7 ld.shared.u32 %r0, [%r2];",
+        f"{WARP}{OWN}@!%p7 st.shared.u32 [%r2], %t;\nbar.sync 0;\n@%p7 ld.shared.u32 %r0, [%r2];",
+        "race in shared memory|nobody wrote",
+        {"before": SHARED, "threads": 64},
+    ),
+    "write_after_read": (
+        f"{WARP}{OWN}@!%p7 st.shared.u32 [%r2], 3;\n@!%p7 ld.shared.u32 %r0, [%r2];\n@%p7 st.shared.u32 [%r2], 5;",
+        f"{WARP}{OWN}@!%p7 st.shared.u32 [%r2], 3;\n@!%p7 ld.shared.u32 %r0, [%r2];\nbar.sync 0;\n"
+        "@%p7 st.shared.u32 [%r2], 5;",
+        "race in shared memory",
+        {"before": SHARED, "threads": 64},
+    ),
+    "two_warps_write": (
+        f"{OWN}st.shared.u32 [%r2], %t;",
+        f"{OWN}st.shared.u32 [%r2], %r5;",  # the same value
+        "race in shared memory",
+        {"before": SHARED, "threads": 64},
+    ),
+    "two_blocks_write": (
+        "sub.u64 %out, %out, %mine;\nst.global.u32 [%out], %t;",
+        "st.global.u32 [%out], %t;",
+        "race between blocks",
+        {"blocks": 2},
+    ),
+    "a_block_reads_what_another_wrote": (
+        "st.global.u32 [%out], %t;\nsub.u64 %out, %out, %mine;\nld.global.u32 %r0, [%out];",
+        "st.global.u32 [%out], %t;\nld.global.u32 %r0, [%out];",
+        "race between blocks",
+        {"blocks": 2},
+    ),
+    "a_block_writes_what_another_read": (
+        "ld.global.u32 %r0, [%out];\nxor.b32 %r0, %t, 32;\nsub.u64 %out, %out, %mine;\nmul.wide.u32 %d1, %r0, 8;\n"
+        "add.u64 %out, %out, %d1;\nst.global.u32 [%out], 0;",
+        "ld.global.u32 %r0, [%out];\nst.global.u32 [%out], 0;",
+        "race between blocks",
+        {"blocks": 2},
+    ),
+    "divergent_barrier": (
+        f"{WARP}@%p7 bra ELSE;\nbar.sync 0;\nbra DONE;\nELSE: bar.sync 0;\nDONE:",
+        f"{WARP}@%p7 bra ELSE;\nELSE: bar.sync 0;",
+        "different barriers",
+        {"threads": 64},
+    ),
+    "barrier_that_some_do_not_reach": (
+        "setp.eq.u32 %p0, %t, 3;\n@%p0 shfl.sync.idx.b32 %r0, %t, 0, 31, 0xffffffff;\nbar.sync 0;",
+        "shfl.sync.idx.b32 %r0, %t, 0, 31, 0xffffffff;\nbar.sync 0;",
+        "not reached by every thread",
+        {},
+    ),
+    "lanes_missing_from_a_shuffle": (
+        "setp.lt.u32 %p0, %t, 16;\n@%p0 shfl.sync.bfly.b32 %r0, %t, 1, 31, 0xffffffff;\nbar.sync 0;",
+        "setp.lt.u32 %p0, %t, 16;\n@%p0 shfl.sync.bfly.b32 %r0, %t, 1, 31, 0xffff;\nbar.sync 0;",
+        "not reached by every thread",
+        {},
+    ),
+    "a_lane_that_the_mask_leaves_out": (
+        "shfl.sync.bfly.b32 %r0, %t, 1, 31, 0xfffffffe;",
+        "shfl.sync.bfly.b32 %r0, %t, 1, 31, 0xffffffff;",
+        "the mask leaves out a lane",
+        {},
+    ),
+    "a_shuffle_from_outside_of_its_mask": (
+        "setp.lt.u32 %p0, %t, 16;\n@%p0 shfl.sync.bfly.b32 %r0, %t, 16, 31, 0xffff;",
+        "setp.lt.u32 %p0, %t, 16;\n@%p0 shfl.sync.bfly.b32 %r0, %t, 8, 31, 0xffff;",
+        "reads a lane that takes no part",
+        {},
+    ),
+    "too_many_threads": ("", "", "1025 threads", {"threads": 1025}),
+    "too_much_shared_memory": ("", "", "bytes of shared memory", {"shared": (227 << 10) + 1}),
+    "trap": ("trap;", "", "trap", {}),
+}
+LIMITS = {"too_many_threads": {"threads": 1024}, "too_much_shared_memory": {"shared": 227 << 10}}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_are_found(name):
+    fault, sound, words, options = FAULTS[name]
+    threads = options.get("threads", 32) * options.get("blocks", 1)
+    with pytest.raises(ptx.PtxError, match=words):
+        run(fault, [0] * threads, **options)
+    run(sound, [0] * threads, **(options | LIMITS.get(name, {})))
+
+
+def test_an_architecture_has_its_limits():
+    try:
+        ptx.options(architecture=80)
+        run("", [0], shared=163 << 10)
+        with pytest.raises(ptx.PtxError, match="bytes of shared memory"):
+            run("", [0], shared=(163 << 10) + 1)
+    finally:
+        ptx.options()
+
+
+@pytest.mark.parametrize("order", ptx.ORDERS)
+def test_the_order_of_blocks(order):
+    """Blocks that do not meet give the same in any order; the first to write would differ, and races aside it shows."""
+    own = "mov.u32 %r0, %t;\n" + STORE
+    last = "mov.u32 %r0, %t;\nsub.u64 %out, %out, %mine;\n" + STORE
+    try:
+        ptx.options(order=order, races=False)
+        assert run(own, [0], 1, 8).tolist() == [*range(8)]
+        found = run(last, [0], 1, 8).tolist()[0]
+        assert found == {"forward": 7, "backward": 0, "shuffled": found}[order]
+        assert order != "shuffled" or found not in (0, 7)
+    finally:
+        ptx.options()

@@ -1,0 +1,184 @@
+"""What nvcc compiles, executed: every kernel, in every form that is compiled, against the reference; blocks in any
+order; and faults that are put into the PTX of our kernels.
+
+In a process of its own: BFN_PTX=cuda pytest tests/ptx. All of tests/kernels runs there too (`make gpu-test`).
+"""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from inspect import signature
+
+import pytest
+
+if os.environ.get("BFN_PTX") != "cuda":
+    pytest.skip("in a process of its own: BFN_PTX=cuda pytest tests/ptx", allow_module_level=True)
+import cuda_ptx
+import ptx
+import torch
+from cases import CASES, Case
+from of_the_table import check_rounding, check_with, with_classes
+from support import DTYPES, FIRST, error, evaluate, named, scale, serves, ulp
+from test_accuracy import SHAPES, check
+from test_cuda import NOISE, check_seeded
+
+import bfn_kernels
+
+BACKEND = "cuda_ptx"
+SIZES = [*SHAPES[:4], (2, 16)]
+NETWORK = ("prediction", "noise_pred", "pred_mean", "pred_log_std", "mixture_logits")
+UNREACHED = "sender_kernel<AnyClasses<float>"  # messages go to new memory, which is dense
+NAMES = {torch.bfloat16: "BFloat16", torch.float16: "Half", torch.float64: "double"}  # other kernels are of float32
+
+
+def readable(names: set[str]) -> set[str]:
+    """Kernels as the source names them, with the arguments of their templates."""
+    done = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True)
+    short = re.sub(
+        r"\(anonymous namespace\)::|bfn::|^void |\((bfn::)?Choice\)|\(.*", "", done.stdout, flags=re.MULTILINE
+    )
+    return {*short.split("\n")} - {""}
+
+
+def of_dtype(kernels: set[str], dtype: torch.dtype) -> set[str]:
+    """Those that are compiled for a type alone."""
+    others = [name for other, name in NAMES.items() if other != dtype]
+    found = {kernel for kernel in kernels if not any(name in kernel for name in others)}
+    return {kernel for kernel in found if NAMES.get(dtype, "") in kernel}
+
+
+def functions(kernels: set[str]) -> set[str]:
+    return {kernel.split("<")[0] for kernel in kernels}
+
+
+def transposed(inputs: dict) -> dict:
+    """The same numbers in other strides."""
+    turn = lambda x: x.transpose(0, 1).contiguous().transpose(0, 1)  # noqa: E731
+    return {k: turn(v) if isinstance(v, torch.Tensor) and v.dim() > 1 else v for k, v in inputs.items()}
+
+
+def forms(case: Case, dtype: torch.dtype) -> Iterator[list[dict]]:
+    """Inputs that kernels read in different ways: in any layout; densely, one by one and as vectors; and, as under
+    autocast, float32 data with a network's outputs in a narrow type."""
+    sizes = SIZES[:2] if dtype == torch.float64 or "4096" in case.name or "257" in case.name else SIZES
+    dense = [case.inputs(shape, dtype, seed) for seed, shape in enumerate(sizes)]
+    yield dense
+    if dtype in (torch.float32, torch.float64):
+        yield [*map(transposed, dense)]
+    elif set(NETWORK) & set(case.fields):
+        wide = [case.inputs(shape, torch.float32, seed) for seed, shape in enumerate(sizes)]
+        yield [{name: x.to(dtype) if name in NETWORK else x for name, x in inputs.items()} for inputs in wide]
+
+
+def check_drawn(case: Case, inputs: dict) -> None:
+    """Noise from a seed, with gradients and without, which may be another kernel; and into memory of any layout."""
+    narrow = all(x.dtype != torch.float64 for x in inputs.values() if isinstance(x, torch.Tensor))
+    if narrow and not case.hard:
+        check_seeded(case, inputs, BACKEND)
+    drawn = {name: x for name, x in inputs.items() if name not in NOISE}
+    result = case(drawn, BACKEND, seed=3)
+    if "out" in signature(getattr(getattr(bfn_kernels, case.op.split(".")[0]), case.op.split(".")[1])).parameters:
+        out = torch.empty(*result.shape, 2, dtype=result.dtype)[..., 0]
+        case(drawn, BACKEND, seed=3, out=out)
+        assert error(out, result) <= 4 * ulp(result.dtype, scale(result))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_kernel(dtype):
+    """All kernels that are compiled for this type, and in float32 and bfloat16 every function of them."""
+    ptx.executed()
+    for case in [case for case in CASES if serves(case, BACKEND)]:
+        for form in forms(case, dtype):
+            check(case, form, BACKEND)
+            for inputs in form if {*NOISE} & {*case.fields} else ():
+                check_drawn(case, inputs)
+        if case.op.startswith("discrete.") and "[K=27" in case.name and "known" not in case.fields:
+            many = with_classes(case, 4100)  # a block reads its rows again in every sweep
+            rows = [many.inputs((2, 2), dtype, seed) for seed in range(2)]
+            check(many, [*rows, *map(transposed, rows)], BACKEND)
+    every, done = readable(cuda_ptx.kernels()), readable(ptx.executed())
+    every = {kernel for kernel in every if not kernel.startswith(UNREACHED)}
+    assert of_dtype(every, dtype) <= done, "never executed: " + ", ".join(sorted(of_dtype(every, dtype) - done))
+    if dtype in (torch.float32, torch.bfloat16):
+        assert functions(every) == functions(done)
+
+
+@pytest.mark.parametrize("case", FIRST, ids=str)
+def test_blocks_in_any_order(case):
+    """The same bits, and no block reads or writes what another one writes (the interpreter looks)."""
+    if not serves(case, BACKEND):
+        pytest.skip("the reference alone has it")
+    inputs = case.inputs((5, 300) if not case.op.startswith("discrete.") else (5, 30), torch.float32)
+    found = []
+    try:
+        for order in ptx.ORDERS:
+            ptx.options(order=order)
+            found.append(evaluate(case, inputs, BACKEND))
+    finally:
+        ptx.options()
+    for other in found[1:]:
+        for name, value in other.items():
+            assert torch.equal(value.nan_to_num(), found[0][name].nan_to_num()), name
+
+
+# The barrier behind a store to shared memory, and the mask of a shuffle.
+BARRIER, MASK = r"(st\.shared\.f\d\d [^;]*;\n(?:[^\n]*\n){0,5}?)bar\.sync 0;", r"(shfl\.sync\.bfly\.b32 .*), %r\d+;"
+VECTOR = r"(ld\.global\.v4\.f32 .*\[%rd\d+)\]"
+SQUARED, NSTEP = "squared_loss_kernel.*DenseIffLi4", "nstep_kernel.*DenseClassesIf.*WarpTeam"
+OF_A_BLOCK, OF_A_WARP = "theta_kernel.*DenseClassesIf.*BlockTeamELi4", "theta_kernel.*DenseClassesIf.*WarpTeam"
+UNORDERED, LEFT_OUT = "race in shared memory|nobody wrote", "the mask leaves out a lane"
+FAULTS = {  # the kernels, what is replaced in their PTX, by what, the case that runs them, and the error, if it is one
+    "a read past a tensor": ("predict_data_kernel.*DenseIffLi4", VECTOR, r"\1+16]", "predict_data", "bounds of every"),
+    "a misaligned vector": ("predict_data_kernel.*DenseIffLi4", VECTOR, r"\1+4]", "predict_data", "misaligned access"),
+    "a missing barrier of a sum": (SQUARED, BARRIER, r"\1", "continuous_time_loss", UNORDERED),
+    "a missing barrier of a row": (OF_A_BLOCK, BARRIER, r"\1", "theta[K=1024]", UNORDERED),
+    "a wrong mask of a block": (OF_A_BLOCK, MASK, r"\1, 65535;", "theta[K=1024]", LEFT_OUT),
+    "a wrong mask of a team": (OF_A_WARP, MASK, r"\1, 65535;", "theta[K=27]", LEFT_OUT),
+    "max for min": (NSTEP, r"min\.f32", "max.f32", "discrete_time_loss[K=27 factorised]", None),
+}  # fmt: skip
+
+
+def case_of(name: str) -> Case:
+    family = "discrete" if "K=" in name else "continuous"
+    return with_classes(named("discrete.theta[K=27]"), 1024) if "1024" in name else named(f"{family}.{name}")
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_seeded_faults_are_found(name):
+    kernels, old, new, case, words = FAULTS[name]
+    case = case_of(case)
+    batches = [case.inputs(shape, torch.float32) for shape in ((5, 33), (2, 16))]
+    check(case, batches, BACKEND)
+
+    def edit(text: str) -> str:
+        edited, count = re.subn(old, new, text)
+        assert count > 0
+        return edited
+
+    chosen = [kernel for kernel in cuda_ptx.kernels() if re.search(kernels, kernel)]
+    kind = RuntimeError if words else AssertionError  # what the interpreter refuses, or a wrong result
+    with cuda_ptx.edited(chosen, edit), pytest.raises(kind, match=words):
+        check(case, batches, BACKEND)
+
+
+@pytest.mark.parametrize("others", [{"shift": -1}, {"shift": 1}, {"contract": False}], ids=str)
+def test_results_may_depend_on_the_hardware(others):
+    """Its approximations may be off by their documented error, and ptxas may leave products and sums apart."""
+    check_with(others, [case for case in FIRST if serves(case, BACKEND)], BACKEND, cuda_ptx.reload)
+
+
+@pytest.mark.parametrize("case", FIRST, ids=str)
+def test_narrow_results_are_those_of_float32_rounded(case):
+    if not serves(case, BACKEND):
+        pytest.skip("the reference alone has it")
+    check_rounding(case, BACKEND)
+
+
+def test_truncation_in_the_place_of_rounding_is_found():
+    for kind in ("bf16", "f16"):
+        chosen = [kernel for kernel in cuda_ptx.kernels() if "gaussian_step" in kernel]
+        nearest, truncated = f"cvt.rn.{kind}.f32", f"cvt.rz.{kind}.f32"
+        edited = cuda_ptx.edited(chosen, lambda text, old=nearest, new=truncated: text.replace(old, new))
+        with edited, pytest.raises(AssertionError):
+            check_rounding(named("continuous.flow_sample"), BACKEND)

@@ -1,0 +1,84 @@
+"""What Triton compiles for a GPU, executed: every kernel in float32 and bfloat16 against the reference, and blocks in
+any order.
+
+In a process of its own: BFN_PTX=triton pytest tests/ptx. All of tests/kernels runs there too (`make gpu-test`).
+"""
+
+import os
+
+import pytest
+
+if os.environ.get("BFN_PTX") != "triton":
+    pytest.skip("in a process of its own: BFN_PTX=triton pytest tests/ptx", allow_module_level=True)
+
+import ptx
+import torch
+import triton_ptx
+from of_the_table import batches, check_rounding, with_classes
+from snippets import module
+from support import FIRST, evaluate, named, serves
+from test_accuracy import check
+
+from bfn_kernels.discrete.operators import RECEIVERS
+
+BACKEND = "triton_ptx"
+# One case of each op, and those of rows that several tiles of a kernel take.
+CHOSEN = [case for case in FIRST if serves(case, BACKEND)]
+LARGE = [with_classes(named(f"discrete.discrete_time_loss[K=27 {receiver}]"), 2500) for receiver in RECEIVERS]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_every_kernel(dtype):
+    """As ptxas fuses products and sums, and rounded apart."""
+    triton_ptx.executed.clear()
+    try:
+        for contract in (True, False):
+            ptx.options(contract=contract)
+            triton_ptx.reload()
+            for case in CHOSEN:
+                check(case, batches(case, dtype), BACKEND)
+    finally:
+        ptx.options()
+        triton_ptx.reload()
+    for case in LARGE:
+        check(case, [case.inputs((2, 2), dtype, seed) for seed in range(2)], BACKEND)
+    assert triton_ptx.executed == triton_ptx.kernels()
+
+
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("name", ["continuous.flow_sample", "discrete.continuous_time_loss[K=27]"])
+def test_blocks_in_any_order(name, architecture):
+    """The same bits, whichever GPU the kernels are compiled for."""
+    inputs = named(name).inputs((5, 300) if "K=" not in name else (5, 30), torch.float32)
+    found = []
+    try:
+        triton_ptx.compile_for(architecture)
+        for order in ptx.ORDERS:
+            ptx.options(order=order, architecture=architecture)
+            found.append(evaluate(named(name), inputs, BACKEND))
+    finally:
+        triton_ptx.compile_for(90)
+        ptx.options()
+    for other in found[1:]:
+        for key, value in other.items():
+            assert torch.equal(value, found[0][key]), key
+
+
+@pytest.mark.parametrize("name", ["continuous.flow_sample", "discrete.theta[K=27]"])
+def test_narrow_results_are_those_of_float32_rounded(name):
+    check_rounding(named(name), BACKEND)
+
+
+def test_tensors_have_bounds():
+    """Torch's memory is known to the last byte, and forgotten when it is freed."""
+    kernel = module("ld.global.u8 %h0, [%in];\nst.global.u8 [%out], %h0;")
+    source, target = torch.arange(5, dtype=torch.uint8), torch.zeros(40, dtype=torch.uint8)
+    arguments = [ptx.pointer(source), ptx.pointer(target), bytes(4)]
+    kernel.launch("k", (1,), (1,), arguments)
+    assert target[0] == 0
+    with pytest.raises(ptx.PtxError, match="bounds of every tensor"):
+        kernel.launch("k", (1,), (2,), arguments)  # the second thread reads byte 8
+    del source
+    with pytest.raises(ptx.PtxError, match="bounds of every tensor"):
+        kernel.launch("k", (1,), (1,), arguments)
+    assert torch.empty(9).isnan().all()  # what nobody wrote
