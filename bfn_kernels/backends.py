@@ -101,13 +101,13 @@ BACKENDS = {
 
 REFERENCE: Any = SimpleNamespace()
 LIBRARIES: dict[str | None, Any] = {None: REFERENCE}
-_FAMILIES: dict[str, Sequence[Operator]] = {}
+FAMILIES: dict[str, Sequence[Operator]] = {}
 
 
 def add_library(library: Library) -> None:
     """Adds a library, which must implement the operators of all families, and declares these in it."""
     LIBRARIES[library.name] = library
-    for family, operators in _FAMILIES.items():
+    for family, operators in FAMILIES.items():
         library.declare(family, operators)
 
 
@@ -117,7 +117,7 @@ def add_family(name: str, operators: Sequence[Operator], reference: ModuleType |
     reference: the module of their plain PyTorch functions; None for the operators that are common to the families, in
     whose place the reference uses formulas and autograd.
     """
-    _FAMILIES[name] = operators
+    FAMILIES[name] = operators
     setattr(REFERENCE, name, reference)
     for library in LIBRARIES.values():
         if library is not REFERENCE:

@@ -59,7 +59,7 @@ class Operator:
     the gradient of the first result. Without it, asking for a gradient is an error.
     in_place: whether there is a variant `<name>_out` that writes its result into a last argument `out`.
     beside: the name of a tensor that this variant writes too, if it is passed as an argument behind `out`.
-    library: the name of the one library that has it, if the others do without it.
+    library: the name of the one library whose CPU kernels have it, if all others do without it.
     """
 
     schema: str

@@ -18,7 +18,10 @@ import torch, bfn_kernels
 ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
 torch.ops.load_library(sys.argv[2])
 has = torch._C._dispatch_has_kernel_for_dispatch_key
-names = [n for n in torch._C._dispatch_get_all_op_names() if n.startswith("bfn_kernels::") and has(n, "CPU")]
+families = bfn_kernels.backends.FAMILIES.items()
+of_cpu_alone = {f"bfn_kernels::{family}_{op.name}" for family, operators in families for op in operators if op.library}
+names = {n for n in torch._C._dispatch_get_all_op_names() if n.startswith("bfn_kernels::") and has(n, "CPU")}
+names -= of_cpu_alone
 print(*(f"{name} {has(name, 'CUDA')}" for name in names), sep="\\n")
 """
 
