@@ -218,8 +218,8 @@ void run_discrete(int64_t batch, int64_t length, int64_t num_classes, F&& make) 
   }
   const View stats = dense<T>(rows * kRowStats);
   each_target<T>(batch, length, [&](const LossTarget& to) {
-    discrete_loss<T>({num_classes, x, make(count), alpha, stats, to});
-    discrete_loss<T>({num_classes, x, make(count), {}, {}, to});
+    discrete_loss<T>({num_classes, x, make(count), alpha, stats, {}, to});
+    discrete_loss<T>({num_classes, x, make(count), {}, {}, {}, to});
   });
   discrete_loss_backward<T>(
       {rows, num_classes, dense<T>(rows), x, make(count), alpha, mask_of(rows), stats, make(count)});

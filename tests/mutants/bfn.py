@@ -38,7 +38,10 @@ FAULTS = [
     Fault(TRAIN, "self.at.loss_sum += loss.item()", "self.at.loss_sum = loss.item()", tests("steps", "added_up")),
     Fault(TRAIN, "if not math.isfinite(self.at.loss_sum):", "if False:", tests("train", "not_finite")),
     # a step of sampling
-    Fault(MODEL, "out=logits, theta_out=theta, seed", "out=logits, seed", tests("sample", "what_its_network_sees")),
+    Fault(
+        MODEL, "discrete.update_sample(output, logits, alpha, out=logits, theta_out=theta,",
+        "discrete.update_sample(output, logits, alpha, out=logits,", tests("sample", "what_its_network_sees"),
+    ),
     # between steps
     Fault(
         TRAIN, "self.averaged, self.data.validation", "self.averaged, self.data.test", tests("steps", "validation_is")
