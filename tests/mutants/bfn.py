@@ -39,8 +39,10 @@ FAULTS = [
     Fault(TRAIN, "if not math.isfinite(self.at.loss_sum):", "if False:", tests("train", "not_finite")),
     # a step of sampling
     Fault(
-        MODEL, "discrete.update_sample(output, logits, alpha, out=logits, theta_out=theta,",
-        "discrete.update_sample(output, logits, alpha, out=logits,", tests("sample", "what_its_network_sees"),
+        MODEL,
+        "discrete.update_sample(output, logits, alpha, out=logits, theta_out=theta,",
+        "discrete.update_sample(output, logits, alpha, out=logits,",
+        tests("sample", "what_its_network_sees"),
     ),
     # between steps
     Fault(
