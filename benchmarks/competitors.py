@@ -202,11 +202,13 @@ def competitors(case: Case, backends: list[str], quick: bool = False, max_elemen
     take minutes, or more memory than there is.
     """
     tolerance = TOLERANCE_LOG_BINS if case.op == "discretised.discrete_time_loss" else TOLERANCE
+    # what x differs by from a mean that was rounded to float32 costs the reference in float32 as many digits
+    exact = not case.op.endswith("flow_and_loss")
     found = [
         Competitor(
             name,
             functools.partial(kernel, name),
-            tolerance=TOLERANCE_KERNEL if BACKENDS[name].library else tolerance,
+            tolerance=TOLERANCE_KERNEL if BACKENDS[name].library and exact else tolerance,
             tensors=functools.partial(cases.as_passed, case),
         )
         for name in backends
