@@ -18,6 +18,7 @@ from bfn_kernels.triton_ops.views import (
     BLOCK,
     block_of,
     compute_type,
+    functional,
     launch,
     load,
     programs,
@@ -79,12 +80,6 @@ def _sender(x, alpha, spread, noise, seed, out, count, PROBS: tl.constexpr, T: t
     store(out, block, d)
 
 
-def update_sample(*arguments) -> Tensor:
-    out = torch.empty_like(arguments[1])  # like the state
-    update_sample_out(*(*arguments, out, None))
-    return out
-
-
 def update_sample_out(
     output_logits: Tensor, state: Tensor, alpha, spread, choice: int, known, known_mask, seed, noise, draw_noise,
     out: Tensor, theta_out: Tensor | None,
@@ -99,6 +94,9 @@ def update_sample_out(
     for place, written in places:
         if written is not place:
             place.copy_(written)
+
+
+update_sample = functional(update_sample_out, 1, None)  # like the state
 
 
 @triton.jit
@@ -130,7 +128,7 @@ def _update(
 
 
 class _LossCall:
-    """What the losses have in common: the results, and the views of the arguments."""
+    """A call of a loss: its results, and the views of its arguments."""
 
     def __init__(self, x: Tensor, logits: Tensor, row, mask, reduction: int, need_logits: bool):
         shape, dtype = x.shape, compute_dtype(logits)

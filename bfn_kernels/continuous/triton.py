@@ -19,6 +19,7 @@ from bfn_kernels.triton_ops.views import (
     Gradients,
     block_of,
     compute_type,
+    functional,
     launch,
     load,
     programs,
@@ -29,12 +30,6 @@ from bfn_kernels.triton_ops.views import (
 )
 
 
-def gaussian_step(state: Tensor, state_scale, data, data_scale, noise_scale, seed, noise) -> Tensor:
-    out = torch.empty_like(state)
-    gaussian_step_out(state, state_scale, data, data_scale, noise_scale, seed, noise, out)
-    return out
-
-
 def gaussian_step_out(state: Tensor, state_scale, data, data_scale, noise_scale, seed, noise, out: Tensor) -> None:
     written = writable(out)
     inputs = views(state.shape, state, state_scale, data, data_scale, noise_scale, noise)
@@ -42,6 +37,9 @@ def gaussian_step_out(state: Tensor, state_scale, data, data_scale, noise_scale,
     launch(_gaussian_step, programs(state.numel()), *arguments, T=compute_type(state, data), BLOCK=BLOCK)
     if written is not out:
         out.copy_(written)
+
+
+gaussian_step = functional(gaussian_step_out, 0)  # like the state
 
 
 @triton.jit
@@ -56,12 +54,6 @@ def _gaussian_step(
     if noise_scale[0] is not None:
         value = tl.fma(load(noise_scale, block, T), noise_of(noise, seed, block, SENDER, T), value)
     store(out, block, value)
-
-
-def update_sample(*arguments) -> Tensor:
-    out = torch.empty_like(arguments[1])  # like the mean
-    update_sample_out(*(*arguments, out))
-    return out
 
 
 def update_sample_out(
@@ -88,6 +80,9 @@ def update_sample_out(
     launch(_update, programs(count), *arguments, LOW=low, HIGH=high, T=T, BLOCK=BLOCK)
     if written is not out:
         out.copy_(written)
+
+
+update_sample = functional(update_sample_out, 1)  # like the mean
 
 
 @triton.jit

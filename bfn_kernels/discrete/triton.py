@@ -30,7 +30,7 @@ from bfn_kernels.triton_ops.classes import (
 from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, square
 from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
 from bfn_kernels.triton_ops.reduction import Losses, scaled, write_losses
-from bfn_kernels.triton_ops.views import block_of, compute_type, launch, load, programs, view
+from bfn_kernels.triton_ops.views import block_of, compute_type, functional, launch, load, programs, view
 
 __all__ = [
     "continuous_time_loss",
@@ -125,12 +125,6 @@ def _sender(
             store_classes(out, rows, first, y, K, TILE)
 
 
-def update_sample(*arguments) -> Tensor:
-    out = torch.empty_like(arguments[1])  # like the state
-    update_sample_out(*(*arguments, out, None))
-    return out
-
-
 def update_sample_out(
     output_logits: Tensor, state: Tensor, alpha, spread, choice: int, known, known_mask, seed, noise, draw_noise,
     out: Tensor, theta_out: Tensor | None,
@@ -148,6 +142,9 @@ def update_sample_out(
     for given, to in written:
         if given is not None and to[0].data_ptr() != given.data_ptr():
             given.copy_(to[0])
+
+
+update_sample = functional(update_sample_out, 1, None)  # like the state
 
 
 @triton.jit

@@ -36,6 +36,7 @@ from bfn_kernels.triton_ops.views import (
     block_of,
     component_view,
     compute_type,
+    functional,
     launch,
     load,
     programs,
@@ -191,12 +192,6 @@ def _choice(
     store(out, block, _chosen(network, noise, component_noise, seed, block, CHOICE, _DIRECT, K, M, T))
 
 
-def update_sample(*arguments) -> Tensor:
-    out = torch.empty_like(arguments[3])  # like the mean
-    update_sample_out(*(*arguments, out))
-    return out
-
-
 def update_sample_out(
     pred_mean: Tensor,
     pred_log_std: Tensor,
@@ -239,6 +234,9 @@ def update_sample_out(
     )
     if written is not out:
         out.copy_(written)
+
+
+update_sample = functional(update_sample_out, 3)  # like the mean
 
 
 @triton.jit

@@ -7,7 +7,7 @@ describe is copied.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import triton
@@ -105,6 +105,20 @@ def joined(x: Tensor, shape: torch.Size) -> list[tuple[int, int]]:
 def writable(out: Tensor) -> Tensor:
     """`out` itself if a view describes it, else a new dense tensor, which the caller must copy into it."""
     return out if len(joined(out, out.shape)) <= 2 else out.new_empty(out.shape)
+
+
+def functional(write: Callable[..., None], like: int, *beside: None) -> Callable[..., Tensor]:
+    """The operator that returns a new tensor, like its argument number `like`, in the place of writing into `out`.
+
+    write: the operator that takes `out` as its last argument, or before those that are `beside` it.
+    """
+
+    def call(*arguments) -> Tensor:
+        out = torch.empty_like(arguments[like])
+        write(*arguments, out, *beside)
+        return out
+
+    return call
 
 
 def table(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
