@@ -325,6 +325,12 @@ def times_saved(
     return [library.common.scaled_gradient(s, grad, scale, t) if n else None for s, t, n in each]
 
 
+def saved_loss_backward(library: Library, grad: Tensor, forward: Forward) -> tuple[Tensor | None, ...]:
+    """The backward pass of a loss of x that saved its scale and the gradients of the arguments behind x."""
+    scale, *gradients = forward.saved
+    return None, *times_saved(library, grad, scale, gradients, forward, first=1)
+
+
 def _is_one(factor: Tensor) -> bool:
     """Whether it is a 1, as the gradient of a loss by itself is, where looking is free."""
     return factor.dim() == 0 and shows(factor) and not transformed() and factor.item() == 1

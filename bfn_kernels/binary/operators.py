@@ -4,32 +4,15 @@ The function of the same name in `reference.py` shows what an operator computes,
 """
 
 import torch
-from torch import Tensor
 
-from bfn_kernels.checks import compute_dtype
-from bfn_kernels.operators import Forward, Library, Operator, gradient_fake, loss_fakes, times_saved
+from bfn_kernels.discrete.operators import loss_with_gradient_fake, update_backward
+from bfn_kernels.operators import Operator, saved_loss_backward
 
 _LOSS = "Tensor? mask, int reduction, bool need_logits) -> (Tensor loss, Tensor scale, Tensor grad_logits)"
 
 
 def _sender_fake(x, *others):
     return torch.empty_like(x, dtype=others[-1])
-
-
-def _update_backward(library: Library, grad: Tensor, forward: Forward):
-    # a draw or a mode was sent, which has no gradient, so only the state itself has one
-    return None, grad
-
-
-def _loss_fake(x, logits, *others):
-    *_, reduction, need_logits = others
-    dtype = compute_dtype(logits)
-    return *loss_fakes(x, reduction, dtype), gradient_fake(logits, need_logits, dtype, dense=False)
-
-
-def _loss_backward(library: Library, grad: Tensor, forward: Forward):
-    scale, *gradients = forward.saved
-    return None, *times_saved(library, grad, scale, gradients, forward, first=1)
 
 
 OPERATORS = [
@@ -42,27 +25,27 @@ OPERATORS = [
         "update_sample(Tensor output_logits, Tensor state, Tensor alpha, Tensor spread, int choice, Tensor? known, "
         "Tensor? known_mask, Tensor? seed, Tensor? noise, Tensor? draw_noise) -> Tensor",
         fake=lambda output_logits, state, *others: torch.empty_like(state),
-        backward=_update_backward,
+        backward=update_backward,
         in_place=True,
         beside="theta_out",
     ),
     Operator(
         f"continuous_time_loss(Tensor x, Tensor logits, Tensor weight, {_LOSS}",
-        fake=_loss_fake,
+        fake=loss_with_gradient_fake,
         saved="scale grad_logits",
-        backward=_loss_backward,
+        backward=saved_loss_backward,
     ),
     Operator(
         f"reconstruction_loss(Tensor x, Tensor logits, {_LOSS}",
-        fake=_loss_fake,
+        fake=loss_with_gradient_fake,
         saved="scale grad_logits",
-        backward=_loss_backward,
+        backward=saved_loss_backward,
     ),
     Operator(
         "discrete_time_loss(Tensor x, Tensor logits, Tensor alpha, int n_steps, int receiver, float[] nodes, "
         f"float[] node_weights, int n_samples, Tensor? seed, Tensor? noise, {_LOSS}",
-        fake=_loss_fake,
+        fake=loss_with_gradient_fake,
         saved="scale grad_logits",
-        backward=_loss_backward,
+        backward=saved_loss_backward,
     ),
 ]

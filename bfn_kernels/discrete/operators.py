@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype
-from bfn_kernels.operators import Forward, Library, Operator, gradient_fake, loss_fakes, times_saved
+from bfn_kernels.operators import Forward, Library, Operator, gradient_fake, loss_fakes, saved_loss_backward
 
 # Operators know what is sent, and the receiver, by its place here; csrc/ops has the same numbers.
 CHOICES = ("sample", "mode", "mean")
@@ -24,7 +24,7 @@ def _sender_fake(x, alpha, spread, num_classes, probs, seed, noise, dtype):
     return x.new_empty((*x.shape, num_classes), dtype=dtype)
 
 
-def _update_backward(library: Library, grad: Tensor, forward: Forward):
+def update_backward(library: Library, grad: Tensor, forward: Forward):
     # a draw or a mode was sent, which has no gradient, so only the state itself has one
     return None, grad
 
@@ -44,7 +44,7 @@ def _reconstruction_loss_backward(library: Library, grad: Tensor, forward: Forwa
     return None, library.discrete.loss_backward(grad, scale, x, logits, None, mask, stats)
 
 
-def _loss_with_gradient_fake(x, logits, *others):
+def loss_with_gradient_fake(x, logits, *others):
     *_, reduction, need_logits = others
     dtype = compute_dtype(logits)
     return *loss_fakes(x, reduction, dtype), gradient_fake(logits, need_logits, dtype, dense=False)
@@ -54,11 +54,6 @@ def _discrete_time_loss_fake(x, logits, *others):
     *_, reduction, need_logits = others
     dtype = compute_dtype(logits)
     return *loss_fakes(x, reduction, dtype), gradient_fake(logits, need_logits, dtype)
-
-
-def _loss_with_gradient_backward(library: Library, grad: Tensor, forward: Forward):
-    scale, *gradients = forward.saved
-    return None, *times_saved(library, grad, scale, gradients, forward, first=1)
 
 
 def _theta_backward(library: Library, grad: Tensor, forward: Forward):
@@ -85,7 +80,7 @@ OPERATORS = [
         "update_sample(Tensor output_logits, Tensor state, Tensor alpha, Tensor spread, int choice, Tensor? known, "
         "Tensor? known_mask, Tensor? seed, Tensor? noise, Tensor? draw_noise) -> Tensor",
         fake=lambda output_logits, state, *others: torch.empty_like(state),
-        backward=_update_backward,
+        backward=update_backward,
         in_place=True,
         beside="theta_out",
     ),
@@ -104,9 +99,9 @@ OPERATORS = [
     Operator(
         # the L∞ of short rows on a CPU or, without a weight, the reconstruction loss
         f"loss_with_gradient(Tensor x, Tensor logits, Tensor? weight, {_LOSS} grad_logits)",
-        fake=_loss_with_gradient_fake,
+        fake=loss_with_gradient_fake,
         saved="scale grad_logits",
-        backward=_loss_with_gradient_backward,
+        backward=saved_loss_backward,
         library="bfn_kernels",
     ),
     Operator(
@@ -119,6 +114,6 @@ OPERATORS = [
         "float[] node_weights, int n_samples, Tensor? seed, Tensor? noise, " + _LOSS + " grad_logits)",
         fake=_discrete_time_loss_fake,
         saved="scale grad_logits",
-        backward=_loss_with_gradient_backward,
+        backward=saved_loss_backward,
     ),
 ]

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.continuous.operators import scaled_input_gradient
-from bfn_kernels.operators import Forward, Library, Operator, gradient_fake, loss_fakes, times_saved
+from bfn_kernels.operators import (
+    Forward,
+    Library,
+    Operator,
+    gradient_fake,
+    loss_fakes,
+    saved_loss_backward,
+    times_saved,
+)
 
 # Operators know what is sent by its place here; csrc/ops/noise.h has the same numbers.
 CHOICES = ("sample", "mode", "mean")
@@ -42,17 +50,13 @@ def _expected_value_fake(mean, std, mixture_logits, num_bins, clip, *need):
     return _one_each(mean, mixture_logits), *(gradient_fake(mean, needed, dtype) for needed in need)
 
 
-def _expected_value_backward(library: Library, grad: Tensor, forward: Forward):
+def _saved_backward(library: Library, grad: Tensor, forward: Forward):
     return times_saved(library, grad, None, forward.saved, forward)
 
 
 def _output_std_fake(pred_log_std, *others):
     *_, need = others
     return torch.empty_like(pred_log_std), gradient_fake(pred_log_std, need, compute_dtype(pred_log_std))
-
-
-def _output_std_backward(library: Library, grad: Tensor, forward: Forward):
-    return times_saved(library, grad, None, forward.saved, forward)
 
 
 def _loss_fake(tensors, *others):
@@ -73,11 +77,6 @@ def _network_loss_fake(x, pred_mean, pred_log_std, mixture_logits, mean, *others
     return _loss_fake((x, pred_mean, pred_log_std, mixture_logits, mean), *others)
 
 
-def _loss_backward(library: Library, grad: Tensor, forward: Forward):
-    scale, *gradients = forward.saved
-    return None, *times_saved(library, grad, scale, gradients, forward, first=1)
-
-
 def _update_backward(library: Library, grad: Tensor, forward: Forward):
     # a draw or a mode was sent, which has no gradient, so only the mean itself has one
     return None, None, None, scaled_input_gradient(library, grad, forward.saved.keep, forward.types[3])
@@ -86,7 +85,7 @@ def _update_backward(library: Library, grad: Tensor, forward: Forward):
 def _loss(schema: str, fake) -> Operator:
     """Declares a loss that computes its gradients in the forward pass and saves them."""
     saved = "scale grad_mean grad_std grad_mixture_logits"
-    return Operator(f"{schema} {_LOSS}", fake=fake, saved=saved, backward=_loss_backward)
+    return Operator(f"{schema} {_LOSS}", fake=fake, saved=saved, backward=saved_loss_backward)
 
 
 _X_AND_NETWORK = f"Tensor x, {_NETWORK.format('?')}"
@@ -96,13 +95,13 @@ OPERATORS = [
         "-> (Tensor std, Tensor grad_pred_log_std)",
         fake=_output_std_fake,
         saved="grad_pred_log_std",
-        backward=_output_std_backward,
+        backward=_saved_backward,
     ),
     Operator(
         f"expected_value({_NORMAL}, int num_bins, bool clip, {_NEED_NORMAL}) -> (Tensor value, {_GRADIENTS})",
         fake=_expected_value_fake,
         saved="grad_mean grad_std grad_mixture_logits",
-        backward=_expected_value_backward,
+        backward=_saved_backward,
     ),
     Operator(
         f"sample({_NORMAL}, int num_bins, Tensor? seed, Tensor? noise, Tensor? component_noise) -> Tensor",
