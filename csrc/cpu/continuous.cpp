@@ -93,12 +93,7 @@ void continuous_update(const ContinuousUpdate& op) {
     with_prediction<T>(op.from, start, length, [&](const auto& from) {
       for (int64_t i = 0; i < length; ++i) sent[i] = clamp(from.x_hat(i), from.low, from.high);
     });
-    if (op.known) {
-      uint8_t mask_buffer[kBlock];
-      const T* known = load(op.known, start, length, buffers[0]);
-      const uint8_t* mask = load(op.known_mask, start, length, mask_buffer);
-      for (int64_t i = 0; i < length; ++i) sent[i] = mask[i] ? known[i] : sent[i];
-    }
+    if (op.known) overwrite(op.known_mask, start, length, load(op.known, start, length, buffers[0]), sent);
     const T* keep = load(op.keep, start, length, buffers[1]);
     const T* take = load(op.take, start, length, buffers[2]);
     const T* noise_scale = load(op.noise_scale, start, length, buffers[3]);

@@ -255,12 +255,7 @@ void discretised_update(const DiscretisedUpdate& op) {
     const NetworkBlock<T> from(op.from, start, length);
     T value[kBlock], buffers[5][kBlock], normals[noise_room(kBlock)];
     choose_block(from, op.choice, op.draw, op.component, start, value);
-    if (op.known) {
-      uint8_t mask_buffer[kBlock];
-      const T* known = load(op.known, start, length, buffers[0]);
-      const uint8_t* mask = load(op.known_mask, start, length, mask_buffer);
-      for (int64_t i = 0; i < length; ++i) value[i] = mask[i] ? known[i] : value[i];
-    }
+    if (op.known) overwrite(op.known_mask, start, length, load(op.known, start, length, buffers[0]), value);
     const T* state = load(op.state, start, length, buffers[1]);
     const T* keep = load(op.keep, start, length, buffers[2]);
     const T* take = load(op.take, start, length, buffers[3]);

@@ -183,6 +183,14 @@ const T* load(const View& view, int64_t start, int64_t length, T* buffer, T miss
   return buffer;
 }
 
+// Writes numbers over those of [start, start + length) where the mask is set.
+template <class T>
+void overwrite(const View& mask, int64_t start, int64_t length, const T* numbers, T* to) {
+  uint8_t buffer[kBlock];
+  const uint8_t* set = load(mask, start, length, buffer);
+  for (int64_t i = 0; i < length; ++i) to[i] = set[i] ? numbers[i] : to[i];
+}
+
 // Where to write [start, ...): in place if that can be, else `buffer`, which `store` then writes.
 template <class T>
 T* target(const View& view, int64_t start, T* buffer) {
