@@ -145,9 +145,9 @@ def scalars(
         more: dict[str, Any] = {"dims": dims if groups is None else 1, "n_steps": n_steps, "scale": scale}
         made = scalars(library, wanted, one, model, dtype, schedule, precision=other, t_min=t_min, **more)
         return made if groups is None else [groups.of_rows(scalar, len(shape)) for scalar in made]
-    if isinstance(value, Tensor) and 0 in value.stride():
+    if isinstance(value, Tensor):
         value = checks.once(name, value, shape)
-    if isinstance(precision, Tensor) and 0 in precision.stride():
+    if isinstance(precision, Tensor):
         precision = checks.once("precision", precision, shape)
     numbers_of = SCHEDULES.get(type(schedule))
     numbers = None if numbers_of is None else numbers_of(schedule)

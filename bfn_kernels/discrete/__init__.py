@@ -9,7 +9,6 @@ Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a 
 a class out of range is an IndexError on the CPU, and NaN for its variable elsewhere.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -204,10 +203,7 @@ def continuous_time_loss(
     schedule = discrete_schedule(beta_1, schedule)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
     (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=logits.shape[-1] / 2)
-    at_once = _loss_with_gradient(library, logits)
-    if at_once is not None:
-        return at_once(x, logits, weight, mask, how)
-    return library.discrete.continuous_time_loss(x, logits, weight, mask, how)
+    return _loss(library, x, logits, weight, mask, how)
 
 
 def discrete_time_loss(
@@ -274,17 +270,18 @@ def reconstruction_loss(
     tensor(0.6931)
     """
     x, mask, how = _check_loss(x, logits, mask, reduction)
-    library = backends.library(backend, x.device)
-    at_once = _loss_with_gradient(library, logits)
-    if at_once is not None:
-        return at_once(x, logits, None, mask, how)
-    return library.discrete.reconstruction_loss(x, logits, mask, how)
+    return _loss(backends.library(backend, x.device), x, logits, None, mask, how)
 
 
-def _loss_with_gradient(library: Any, logits: Tensor) -> Callable | None:
-    """The operator that makes the gradient of a loss in the forward pass, if there is one for these logits."""
+def _loss(library: Any, x: Tensor, logits: Tensor, weight: Tensor | None, mask: Tensor | None, how: int) -> Tensor:
+    """L∞ or, without a weight, the reconstruction loss. The operator that makes the gradient in the forward pass serves
+    the short rows of libraries that have it."""
     short = logits.is_cpu and logits.shape[-1] <= SHORT_ROW
-    return getattr(library.discrete, "loss_with_gradient", None) if short else None
+    if short and hasattr(library.discrete, "loss_with_gradient"):
+        return library.discrete.loss_with_gradient(x, logits, weight, mask, how)
+    if weight is None:
+        return library.discrete.reconstruction_loss(x, logits, mask, how)
+    return library.discrete.continuous_time_loss(x, logits, weight, mask, how)
 
 
 def _check_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str) -> tuple[Tensor, Tensor | None, int]:
