@@ -49,7 +49,7 @@ fuzz: install
 sanitize: install
 	$(BIN)/python tests/fuzz/sanitized.py
 
-# Runs the benchmarks in under ten minutes; QUICK=1 takes about one, at sizes that only show that everything runs.
+# Runs every case of the benchmarks; QUICK=1 takes about a minute, at sizes that only show that everything runs.
 bench: install
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 

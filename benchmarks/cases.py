@@ -181,9 +181,15 @@ CASES = [
 
 
 GRAPH = 20  # nodes
+
+
+def expanded(case: Case, row: Tensor) -> Tensor:
+    return row.unsqueeze(-1).expand(case.shape)
+
+
 PASSED: dict[str, Callable[[Case, Tensor], Tensor | Indexed]] = {
-    "t expanded": lambda case, row: row.unsqueeze(-1).expand(case.shape),
-    "per node, expanded": lambda case, row: row.unsqueeze(-1).expand(case.shape),
+    "t expanded": expanded,
+    "per node, expanded": expanded,
     "per graph": lambda case, row: Indexed(row[::GRAPH].clone(), torch.arange(len(row), device=row.device) // GRAPH),
 }
 

@@ -192,7 +192,7 @@ class DiscretisedBFN(NormalBFN):
 
 
 class ClassesBFN(BFN):
-    """What data of two and of more classes share: their schedule."""
+    """The base of the models of two and of more classes, which have one schedule."""
 
     def __init__(self, config: Config, data: Data, size: int):
         super().__init__(config, data, features=size, outputs=size)

@@ -39,7 +39,7 @@ class Limits(NamedTuple):
 
 
 PUBLISHED = Limits()
-# What limits may be: beyond, float32 has no digits left, or no numbers.
+# Limits lie in these ranges, since float32 has no digits left beyond them, or no numbers.
 STD_RANGE, LOG_STD_MAX, T_MIN_LEAST = (1e-6, 1e6), 80.0, 1e-30
 
 

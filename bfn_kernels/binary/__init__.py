@@ -3,7 +3,7 @@ for K = 2 with one number for each variable in the place of two, and all of them
 
 The state of a variable's input distribution is one logit too: d = y₁ − y₀, so that θ₁ = σ(d). A network that reads
 2θ₁ − 1 is given tanh(d/2).
-Shapes: all tensors `[B, ...]`; t and alpha are scalars, `[B]`, or any leading part of the data's shape.
+Shapes: all tensors `[B, ...]`; t and alpha are scalars, `[B]`, any leading part of the data's shape, or `Indexed`.
 Types: classes 0 and 1 bool, int64, int32 or uint8 (int16 and int8 are copied to int32); logits float32, bfloat16,
 float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
 Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.

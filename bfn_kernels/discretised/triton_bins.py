@@ -17,7 +17,7 @@ from bfn_kernels.triton_ops.views import component_view, load, view
 TINY_TOTAL = tl.constexpr(1e-5)  # an unclipped distribution with less mass in [−1, 1] counts as uniform
 _HALF_LOG_TWO_PI = tl.constexpr(0.91893853320467274178)
 
-# What the predictions are of: a normal itself, the data, or the noise. Kernels know it as KIND, a tuple that has the
+# Predictions are of a normal itself, of the data, or of the noise. Kernels know this as KIND, a tuple that has the
 # limits std_min, std_max and log_std_max behind it, where there are any.
 DIRECT, DATA, NOISE = range(3)
 _DIRECT, _DATA = tl.constexpr(DIRECT), tl.constexpr(DATA)

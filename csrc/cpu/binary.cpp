@@ -45,7 +45,7 @@ void load_signs(const View& x, int64_t start, int64_t length, const uint8_t* mas
   }
 }
 
-// What each variable sends: the sign of a class, or 2p - 1. A logit that is NaN sends NaN.
+// Writes the number that each variable sends: the sign of a class, or 2p - 1. A logit that is NaN sends NaN.
 template <class T>
 void choose(const BinaryUpdate& op, int64_t start, int64_t length, T* __restrict sent) {
   T buffer[kBlock], uniform_buffer[noise_room(kBlock)];

@@ -1,4 +1,4 @@
-// What a loss of rows of classes keeps for its gradient, and the gradient, in lanes.
+// The numbers that a loss of rows of classes keeps for its gradient, and the gradient, in lanes.
 #pragma once
 
 #include "row_sums.h"

@@ -1,4 +1,4 @@
-// What is summed over the classes of rows: exponentials by the row's largest logit; and the class that has it.
+// Sums over the classes of rows, of exponentials by the row's largest logit, and the class that has it.
 #pragma once
 
 #include <limits>
@@ -129,8 +129,8 @@ template <class T>
   for_numbers(tile, [&](int64_t i, int32_t, auto j) { out[i] = e[i] * by[j]; });
 }
 
-// What the sums of a row are for. Where the rounding of z - top does no harm, exp_term serves: for a draw, and for
-// numbers that were rounded themselves just before.
+// The use of a row's sums decides how they are made. exp_term serves where the rounding of z - top does no harm: for a
+// draw, and for numbers that were rounded themselves just before.
 enum class Wanted { kRounded, kSums, kSquares };
 
 // A tile's e_k = exp(z_k - top), by the tile's own top, and their sums without the class x, whose e becomes 0 and whose

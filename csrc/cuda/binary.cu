@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-// What a logit sends: the sign of a class, or 2p - 1. One that is NaN sends NaN.
+// The number that a logit sends: the sign of a class, or 2p - 1. A logit that is NaN sends NaN.
 template <Choice kChoice, class T>
 __device__ T sent_by(T z, T uniform) {
   T sent;

@@ -7,7 +7,7 @@ namespace bfn {
 
 enum class Parametrisation : int64_t { kDirect, kData, kNoise };
 
-// What the std, and before it |log_std|, are clamped to.
+// The limits that |log_std|, and the std that is made of it, are clamped to.
 struct OutputLimits {
   double std_min, std_max, log_std_max;
 };

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "sanitized"
 BUILD = {"AVX512": "_cpu_avx512", "AVX2": "_cpu_avx2"}.get(torch.backends.cpu.get_cpu_capability(), "_cpu_generic")
 KERNELS = (
-    "accuracy", "bins", "calls", "errors", "gradients", "layouts", "mixtures", "noise", "nonfinite", "out", "pages",
-    "properties", "receivers", "rows", "samplers", "ties", "tiles", "unclipped",
+    "accuracy", "binary", "bins", "calls", "errors", "gradients", "layouts", "limits", "mixtures", "modes", "noise",
+    "nonfinite", "out", "pages", "properties", "receivers", "rows", "samplers", "ties", "tiles", "times", "unclipped",
 )  # fmt: skip
 CHOSEN = "not cuda_on_host and not reference and not triton"
 REPORTS = ("AddressSanitizer", "runtime error:")

@@ -1,4 +1,4 @@
-// What ptxas does to products: one that is used once, by a sum of the same straight run of code, is rounded with it.
+// ptxas fuses products: one that is used once, by a sum of the same straight run of code, is rounded with it.
 #include <algorithm>
 #include <unordered_map>
 

@@ -23,7 +23,8 @@ struct Dim {
   unsigned x, y, z;
 };
 
-// What nvcc lays down, see fatbinary_section.h of the toolkit: a wrapper, and behind it a header and entries.
+// The structures that nvcc lays down, see fatbinary_section.h of the toolkit: a wrapper, and behind it a header and
+// entries.
 struct Wrapper {
   int magic, version;
   const unsigned char* data;
