@@ -54,7 +54,7 @@ class Operator:
     the other results are saved for that pass. The last arguments may be called `need_x`: they say whether x needs a
     gradient, and are filled in here, not by callers.
     fake: a function of the same arguments that makes results of the right shape and type without computing them.
-    saved: the names of the arguments and results that the backward pass reads.
+    saved: the names of the arguments and results that the backward pass reads, those of tensors first.
     backward: a function `(library, grad, forward)` that returns the gradients of the leading arguments, where `grad` is
     the gradient of the first result. Without it, asking for a gradient is an error.
     in_place: whether there is a variant `<name>_out` that writes its result into a last argument `out`.
@@ -184,7 +184,8 @@ def _differentiable(library: Library, overload: OpOverload, operator: Operator) 
 
 
 class _Saving:
-    """Saves arguments and results for the backward pass: tensors by `save_for_backward`, other values on `ctx`."""
+    """Saves arguments and results for the backward pass: the tensors, which come first, by `save_for_backward`, other
+    values on `ctx`."""
 
     def __init__(self, overload: OpOverload, names: Sequence[str]):
         schema = overload._schema
@@ -192,19 +193,18 @@ class _Saving:
         place = {value.name: i for i, value in enumerate(values)}
         self.Saved = namedtuple("Saved", names)  # type: ignore[misc]
         self.places = [place[name] for name in names]
-        self.is_tensor = ["Tensor" in str(values[i].type) for i in self.places]
+        self.saved_tensors = sum("Tensor" in str(values[i].type) for i in self.places)
         self.tensors = _leading_tensors(overload)
 
     def write(self, ctx, arguments: Sequence, results) -> None:
         values = (*arguments, *(results if isinstance(results, tuple) else (results,)))
         kept = [values[i] for i in self.places]
-        ctx.save_for_backward(*(v for v, tensor in zip(kept, self.is_tensor, strict=True) if tensor))
-        ctx.others = [v for v, tensor in zip(kept, self.is_tensor, strict=True) if not tensor]
+        ctx.save_for_backward(*kept[: self.saved_tensors])
+        ctx.others = kept[self.saved_tensors :]
         ctx.types = [None if t is None else t.dtype for t in arguments[: self.tensors]]
 
     def read(self, ctx) -> Any:
-        tensors, others = iter(ctx.saved_tensors), iter(ctx.others)
-        return self.Saved(*(next(tensors if tensor else others) for tensor in self.is_tensor))
+        return self.Saved(*ctx.saved_tensors, *ctx.others)
 
 
 def _leading_tensors(overload: OpOverload) -> int:
@@ -320,17 +320,18 @@ def times_saved(
     result; scale: the factor that the reduction multiplied it by, or None.
     """
     each = zip(saved, forward.types[first:], forward.needed[first:], strict=False)
-    if _is_one(grad) and (scale is None or _is_one(scale)) and not keeps_saved():
+    if not transformed() and _is_one(grad) and (scale is None or _is_one(scale)) and not keeps_saved():
         return [s.to(t) if n else None for s, t, n in each]  # nobody else will read them
     return [library.common.scaled_gradient(s, grad, scale, t) if n else None for s, t, n in each]
 
 
-def saved_loss_backward(library: Library, grad: Tensor, forward: Forward) -> tuple[Tensor | None, ...]:
-    """The backward pass of a loss of x that saved its scale and the gradients of the arguments behind x."""
+def saved_loss_backward(library: Library, grad: Tensor, forward: Forward, first: int = 1) -> tuple[Tensor | None, ...]:
+    """The backward pass of a loss of x that saved its scale and the gradients of the arguments from number `first`
+    on."""
     scale, *gradients = forward.saved
-    return None, *times_saved(library, grad, scale, gradients, forward, first=1)
+    return *[None] * first, *times_saved(library, grad, scale, gradients, forward, first)
 
 
 def _is_one(factor: Tensor) -> bool:
     """Whether it is a 1, as the gradient of a loss by itself is, where looking is free."""
-    return factor.dim() == 0 and shows(factor) and not transformed() and factor.item() == 1
+    return factor.dim() == 0 and shows(factor) and factor.item() == 1

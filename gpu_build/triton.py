@@ -100,7 +100,7 @@ Row = tuple[str, int, float, Callable[[], object]]  # the name, the variables, t
 def of_data(x: torch.Tensor) -> list[Row]:
     """Calls of the operators of continuous and discretised data, with noise predictions and all gradients. The n-step
     losses of mixtures are left out, which take long to compile and spill up to 150 bytes a thread."""
-    row, scale, seed, width = torch.ones(x.shape[0], 1), torch.tensor(1.0), torch.tensor(1), x.element_size()
+    row, seed, width = torch.ones(x.shape[0], 1), torch.tensor(1), x.element_size()
     many = torch.zeros(*x.shape, 10, dtype=x.dtype)
     prediction, one, mixture = (x, x, row, row), (x, x, None, x, row, row), (many, many, many, x, row, row)
     gradients, with_mixture = (True, True, False), (True, True, True)
@@ -122,12 +122,13 @@ def of_data(x: torch.Tensor) -> list[Row]:
             "continuous update on a prediction", 3,
             lambda: continuous.update_sample(*prediction, row, row, row, *clip, None, None, seed, None),
         ),
-        ("squared_loss", 3, lambda: continuous.squared_loss(x, *prediction, row, None, *clip, *losses)),
         (
-            "squared_loss_backward", 5,
-            lambda: continuous.squared_loss_backward(
-                row, scale, x, *prediction, row, *clip, None, False, True, True
-            ),
+            "squared_loss", 3,
+            lambda: continuous.squared_loss(x, *prediction, row, None, *clip, *losses, False, False, False),
+        ),
+        (
+            "squared_loss, with gradients", 3 + 8 / width,
+            lambda: continuous.squared_loss(x, *prediction, row, None, *clip, *losses, False, True, True),
         ),
         ("output_std", 2 + 4 / width, lambda: discretised.output_std(x, row, row, *bins[1:], True)),
         (

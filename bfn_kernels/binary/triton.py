@@ -16,6 +16,7 @@ from bfn_kernels.triton_ops.noise import CLASS, MONTE_CARLO, SENDER, noise_of, u
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import (
     BLOCK,
+    Gradients,
     block_of,
     compute_type,
     functional,
@@ -133,19 +134,15 @@ class _LossCall:
     def __init__(self, x: Tensor, logits: Tensor, row, mask, reduction: int, need_logits: bool):
         shape, dtype = x.shape, compute_dtype(logits)
         self.losses = Losses(x, mask, reduction, dtype)
-        like = logits if need_logits else logits.new_empty(0)
-        self.grad_logits = torch.empty_like(like, dtype=dtype)
-        self.written = writable(self.grad_logits)
+        self.gradients = Gradients((logits, need_logits), dtype=dtype)
         self.inputs = views(shape, x, logits, row, mask)
-        self.outputs = view(self.written if need_logits else None, shape), *self.losses.arguments, x.numel()
+        self.outputs = *self.gradients.views, *self.losses.arguments, x.numel()
         self.programs = programs(x.numel())
         self.constants = {"EACH": self.losses.each, "T": compute_type(logits), "BLOCK": BLOCK}
 
-    def finish(self) -> tuple[Tensor, Tensor, Tensor]:
+    def finish(self) -> tuple[Tensor, ...]:
         """The loss, the factor that its gradient is multiplied by, and the gradient, empty if it is not needed."""
-        if self.written is not self.grad_logits:
-            self.grad_logits.copy_(self.written)
-        return *self.losses.finish(), self.grad_logits
+        return *self.losses.finish(), *self.gradients.finish()
 
 
 def continuous_time_loss(x: Tensor, logits: Tensor, weight, mask, reduction: int, need_logits: bool):
@@ -188,7 +185,7 @@ def _loss(
 def discrete_time_loss(
     x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, nodes, node_weights, n_samples: int, seed,
     noise, mask, reduction: int, need_logits: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, ...]:  # fmt: skip
     call = _LossCall(x, logits, alpha, mask, reduction, need_logits)
     dtype = compute_dtype(logits)
     tables = [None] * 2 if n_samples else table((*nodes, *node_weights), dtype, x.device).chunk(2)

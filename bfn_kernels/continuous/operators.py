@@ -3,11 +3,13 @@
 The function of the same name in `reference.py` shows what an operator computes, and says the shapes of its arguments.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype
-from bfn_kernels.operators import Forward, Library, Operator, loss_fakes
+from bfn_kernels.operators import Forward, Library, Operator, gradient_fake, loss_fakes, saved_loss_backward
 
 _PREDICTION = "Tensor prediction, Tensor? mean, Tensor? mean_scale, Tensor? noise_scale"
 
@@ -50,25 +52,16 @@ def _prediction_backward(library: Library, grad: Tensor, forward: Forward):
     return library.continuous.predict_data_backward(grad, *forward.saved, *forward.needed[:2])
 
 
-def _loss_backward(library: Library, grad: Tensor, forward: Forward):
-    return library.continuous.squared_loss_backward(grad, *forward.saved, *forward.needed[:3])
-
-
-def _gradient_fakes(tensors, wanted):
-    """The fake of the gradient of each tensor, empty if it is not wanted."""
-    return tuple(torch.empty_like(t) if n else t.new_empty(0) for t, n in zip(tensors, wanted, strict=True))
-
-
 def _prediction_backward_fake(grad, prediction, mean, mean_scale, noise_scale, low, high, *wanted):
-    return _gradient_fakes((prediction, prediction if mean is None else mean), wanted)
+    tensors = prediction, prediction if mean is None else mean
+    return tuple(gradient_fake(t, n, t.dtype, dense=False) for t, n in zip(tensors, wanted, strict=True))
 
 
 def _loss_fake(x, prediction, mean, *others):
-    return loss_fakes(x, others[-1], compute_dtype(x, prediction, mean))
-
-
-def _loss_backward_fake(grad, scale, x, prediction, mean, *others):
-    return _gradient_fakes((x, prediction, x if mean is None else mean), others[-3:])
+    *_, reduction, need_x, need_prediction, need_mean = others
+    dtype = compute_dtype(x, prediction, mean)
+    needed = (x, need_x), (prediction, need_prediction), (x if mean is None else mean, need_mean)
+    return *loss_fakes(x, reduction, dtype), *(gradient_fake(t, n, dtype, dense=False) for t, n in needed)
 
 
 OPERATORS = [
@@ -85,7 +78,7 @@ OPERATORS = [
         "Tensor take, Tensor update_std, float low, float high, Tensor? known, Tensor? known_mask, Tensor? seed, "
         "Tensor? noise) -> Tensor",
         fake=lambda prediction, mean, *others: torch.empty_like(mean),
-        saved="prediction mean mean_scale noise_scale keep take low high known_mask",
+        saved="prediction mean mean_scale noise_scale keep take known_mask low high",
         backward=_update_backward,
         in_place=True,
     ),
@@ -102,15 +95,10 @@ OPERATORS = [
     ),
     Operator(
         f"squared_loss(Tensor x, {_PREDICTION}, Tensor weight, Tensor? offset, float low, float high, Tensor? mask, "
-        "int reduction) -> (Tensor loss, Tensor scale)",
+        "int reduction, bool need_x, bool need_prediction, bool need_mean) "
+        "-> (Tensor loss, Tensor scale, Tensor grad_x, Tensor grad_prediction, Tensor grad_mean)",
         fake=_loss_fake,
-        saved="scale x prediction mean mean_scale noise_scale weight low high mask",
-        backward=_loss_backward,
-    ),
-    Operator(
-        f"squared_loss_backward(Tensor grad, Tensor scale, Tensor x, {_PREDICTION}, Tensor weight, float low, "
-        "float high, Tensor? mask, bool want_x, bool want_prediction, bool want_mean) "
-        "-> (Tensor grad_x, Tensor grad_prediction, Tensor grad_mean)",
-        fake=_loss_backward_fake,
+        saved="scale grad_x grad_prediction grad_mean",
+        backward=partial(saved_loss_backward, first=0),
     ),
 ]

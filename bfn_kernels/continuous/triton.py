@@ -12,7 +12,7 @@ from torch import Tensor
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.triton_ops.elementary import clamp, square
 from bfn_kernels.triton_ops.noise import SENDER, noise_of
-from bfn_kernels.triton_ops.reduction import Losses, scaled, write_losses
+from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import (
     BLOCK,
     KERNEL_TYPES,
@@ -173,68 +173,37 @@ def squared_loss(
     high: float,
     mask,
     reduction: int,
-) -> tuple[Tensor, Tensor]:
-    """Arguments as in `reference.squared_loss`; returns the loss and the factor that its gradients are multiplied
-    by."""
+    need_x: bool,
+    need_prediction: bool,
+    need_mean: bool,
+) -> tuple[Tensor, ...]:
+    """Arguments as in `reference.squared_loss`; returns the loss, the factor that its gradients are multiplied by, and
+    the gradients of x, the prediction and the mean, each empty if it is not needed."""
     shape, count, dtype = x.shape, x.numel(), compute_dtype(x, prediction, mean)
     losses = Losses(x, mask, reduction, dtype)
+    wanted = (x, need_x), (prediction, need_prediction), (x if mean is None else mean, need_mean)
+    gradients = Gradients(*wanted, dtype=dtype)
     network = views(shape, prediction, mean, mean_scale, noise_scale)
-    arguments = view(x, shape), network, *views(shape, weight, offset, mask), *losses.arguments, count
+    inputs = view(x, shape), network, *views(shape, weight, offset, mask)
     constants = {"LOW": low, "HIGH": high, "EACH": losses.each, "T": KERNEL_TYPES[dtype], "BLOCK": BLOCK}
-    launch(_squared_loss, programs(count), *arguments, **constants)
-    return losses.finish()
+    launch(_squared_loss, programs(count), *inputs, *gradients.views, *losses.arguments, count, **constants)
+    return *losses.finish(), *gradients.finish()
 
 
 @triton.jit
 def _squared_loss(
-    x, network, weight, offset, mask, values, counts, count,
+    x, network, weight, offset, mask, grad_x, grad_prediction, grad_mean, values, counts, count,
     LOW: tl.constexpr, HIGH: tl.constexpr, EACH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     block = block_of(count, BLOCK)
-    x_hat, _, _ = predict(network, block, T)
-    loss = load(weight, block, T) * square(load(x, block, T) - clamp(x_hat, LOW, HIGH))
+    keep = load(mask, block, tl.int1, True)
+    x_hat, mean_scale, noise_scale = predict(network, block, T)
+    error, by = load(x, block, T) - clamp(x_hat, LOW, HIGH), load(weight, block, T)
+    loss = by * square(error)
     if offset[0] is not None:
         loss += load(offset, block, T)
-    write_losses(loss, load(mask, block, tl.int1, True), block, values, counts, EACH)
-
-
-def squared_loss_backward(
-    grad: Tensor,
-    scale: Tensor,
-    x: Tensor,
-    prediction: Tensor,
-    mean,
-    mean_scale,
-    noise_scale,
-    weight: Tensor,
-    low: float,
-    high: float,
-    mask,
-    want_x: bool,
-    want_prediction: bool,
-    want_mean: bool,
-) -> tuple[Tensor, ...]:
-    """The gradients of `squared_loss` for x, the prediction and the mean. grad: as the loss, `[B, ...]`, `[B]` or a
-    scalar. scale: the scalar that the forward pass returned. The other arguments are those of the forward pass."""
-    shape, count = x.shape, x.numel()
-    gradients = Gradients((x, want_x), (prediction, want_prediction), (x if mean is None else mean, want_mean))
-    network = views(shape, prediction, mean, mean_scale, noise_scale)
-    inputs = view(scaled(grad, scale, x.dim()), shape), view(x, shape), network, *views(shape, weight, mask)
-    T = compute_type(x, prediction, mean)
-    arguments = *inputs, *gradients.views, count
-    launch(_squared_loss_backward, programs(count), *arguments, LOW=low, HIGH=high, T=T, BLOCK=BLOCK)
-    return gradients.finish()
-
-
-@triton.jit
-def _squared_loss_backward(
-    grad, x, network, weight, mask, grad_x, grad_prediction, grad_mean, count,
-    LOW: tl.constexpr, HIGH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    block = block_of(count, BLOCK)
-    x_hat, mean_scale, noise_scale = predict(network, block, T)
-    slope = 2.0 * load(grad, block, T) * load(weight, block, T) * (load(x, block, T) - clamp(x_hat, LOW, HIGH))
-    slope = tl.where(load(mask, block, tl.int1, True), slope, 0.0)
+    write_losses(loss, keep, block, values, counts, EACH)
+    slope = tl.where(keep, 2.0 * by * error, 0.0)
     grad_x_hat = tl.where((x_hat < LOW) | (x_hat > HIGH), 0.0, -slope)
     store(grad_x, block, slope)
     store(grad_prediction, block, -noise_scale * grad_x_hat)

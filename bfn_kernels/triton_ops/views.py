@@ -153,10 +153,10 @@ def write_table(out, parts, COUNT: tl.constexpr, PARTS: tl.constexpr):
 
 class Gradients:
     """New tensors for gradients, each like its input or empty if it is not wanted, and the views that kernels write
-    to."""
+    to. dtype: their type, if it is not that of the inputs."""
 
-    def __init__(self, *wanted: tuple[Tensor, bool]):
-        self.results = tuple(torch.empty_like(x) if needed else x.new_empty(0) for x, needed in wanted)
+    def __init__(self, *wanted: tuple[Tensor, bool], dtype: torch.dtype | None = None):
+        self.results = tuple(torch.empty_like(x if n else x.new_empty(0), dtype=dtype) for x, n in wanted)
         self.written = tuple(writable(t) for t in self.results)
         pairs = zip(self.written, wanted, strict=True)
         self.views = tuple(view(t if needed else None, x.shape) for t, (x, needed) in pairs)

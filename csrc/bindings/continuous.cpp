@@ -89,48 +89,27 @@ std::tuple<Tensor, Tensor> predict_data_backward_new(const Tensor& grad, const T
   return {grad_prediction.tensor, grad_mean.tensor};
 }
 
-std::tuple<Tensor, Tensor> squared_loss_new(const Tensor& x, const Tensor& prediction, const MaybeTensor& mean,
-                                            const MaybeTensor& mean_scale, const MaybeTensor& noise_scale,
-                                            const Tensor& weight, const MaybeTensor& offset, double low, double high,
-                                            const MaybeTensor& mask, int64_t reduction) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> squared_loss_new(
+    const Tensor& x, const Tensor& prediction, const MaybeTensor& mean, const MaybeTensor& mean_scale,
+    const MaybeTensor& noise_scale, const Tensor& weight, const MaybeTensor& offset, double low, double high,
+    const MaybeTensor& mask, int64_t reduction, bool need_x, bool need_prediction, bool need_mean) {
   const Shape shape = shape_of(x);
   const ScalarType type = compute_type({&x, &prediction, get(mean)});
   const Reduced to = reduced(x, mask, reduction, type);
+  const Output grad_x = output_like(x, type, need_x), grad_prediction = output_like(prediction, type, need_prediction);
+  const Output grad_mean = output_like(mean ? *mean : x, type, need_mean);
   const SquaredLoss op{
       .x = view("x", x, shape),
       .from = predicted(prediction, mean, mean_scale, noise_scale, low, high, shape, type),
       .weight = view_of_rows("weight", weight, shape, type),
       .offset = view_of_rows("offset", offset, shape, type),
-      .to = to.to,
-  };
-  with_compute_type(type, [&](auto t) { squared_loss<decltype(t)>(op); });
-  return {to.loss, to.scale};
-}
-
-std::tuple<Tensor, Tensor, Tensor> squared_loss_backward_new(const Tensor& grad, const Tensor& scale, const Tensor& x,
-                                                             const Tensor& prediction, const MaybeTensor& mean,
-                                                             const MaybeTensor& mean_scale,
-                                                             const MaybeTensor& noise_scale, const Tensor& weight,
-                                                             double low, double high, const MaybeTensor& mask,
-                                                             bool want_x, bool want_prediction, bool want_mean) {
-  const Shape shape = shape_of(x);
-  const ScalarType type = compute_type({&x, &prediction, get(mean)});
-  const Tensor grad_loss = scaled(grad, scale);
-  const Output grad_x = output_like(x, want_x), grad_prediction = output_like(prediction, want_prediction);
-  const Output grad_mean = output_like(mean ? *mean : x, want_mean);
-  const SquaredLossBackward op{
-      .count = numel(shape),
-      .grad = leading_view("grad", grad_loss, shape),
-      .x = view("x", x, shape),
-      .from = predicted(prediction, mean, mean_scale, noise_scale, low, high, shape, type),
-      .weight = view_of_rows("weight", weight, shape, type),
-      .mask = view("mask", mask, shape),
       .grad_x = grad_x.view,
       .grad_prediction = grad_prediction.view,
       .grad_mean = grad_mean.view,
+      .to = to.to,
   };
-  with_compute_type(type, [&](auto t) { squared_loss_backward<decltype(t)>(op); });
-  return {grad_x.tensor, grad_prediction.tensor, grad_mean.tensor};
+  with_compute_type(type, [&](auto t) { squared_loss<decltype(t)>(op); });
+  return {to.loss, to.scale, grad_x.tensor, grad_prediction.tensor, grad_mean.tensor};
 }
 
 }  // namespace
@@ -142,5 +121,4 @@ BFN_OPERATORS(m) {
   bfn::add<&bfn::predict_data_new>(m, "continuous_predict_data");
   bfn::add<&bfn::predict_data_backward_new>(m, "continuous_predict_data_backward");
   bfn::add<&bfn::squared_loss_new>(m, "continuous_squared_loss");
-  bfn::add<&bfn::squared_loss_backward_new>(m, "continuous_squared_loss_backward");
 }

@@ -65,36 +65,6 @@ void choose(const BinaryUpdate& op, int64_t start, int64_t length, T* __restrict
   for (int64_t i = 0; i < length; ++i) sent[i] = z[i] == z[i] ? sent[i] : kNaN<T>;
 }
 
-// Where the derivatives by a block's logits go, s times those by u; they are 0 where the mask is.
-template <class T>
-struct Gradient {
-  const View& to;
-  int64_t start, length;
-  const uint8_t* mask;
-  T buffer[kBlock];
-  T* out;
-
-  Gradient(const View& view, int64_t first, int64_t count, const uint8_t* kept)
-      : to(view), start(first), length(count), mask(kept), out(view ? target(view, first, buffer) : nullptr) {}
-  void write() {
-    for (int64_t i = 0; mask && i < length; ++i) out[i] = mask[i] ? out[i] : T(0);
-    store(to, start, length, out);
-  }
-};
-
-// The factor of a mean, where it is known before the sum: gradients have it then, and the scale that is returned is 1.
-template <class T>
-T known_scale(const LossTarget& to) {
-  if (to.reduction != Reduction::kMean || to.mask) return T(1);
-  return static_cast<T>(1.0 / static_cast<double>(std::max<int64_t>(1, to.batch * to.per_batch)));
-}
-
-template <class T>
-void return_scale(const LossTarget& to) {
-  const T one = 1;
-  if (!to.mask) store(to.scale, 0, 1, &one);
-}
-
 // The losses of a block by draws or nodes.
 template <class T>
 struct NStepBlock {
@@ -184,7 +154,7 @@ void binary_loss(const BinaryLoss& op) {
     T buffers[2][kBlock], s[kBlock];
     load_signs(op.x, start, length, mask, s, bad);
     const T* z = load(op.logits, start, length, buffers[0]);
-    Gradient<T> by_z(op.grad_logits, start, length, mask);
+    SavedGradient<T> by_z(op.grad_logits, start, length, mask);
     const auto each = [&](auto term) {
       if (op.grad_logits) {
         T* __restrict slope = by_z.out;
@@ -245,7 +215,7 @@ void binary_nstep(const BinaryNStep& op) {
     }
     for (int64_t i = 0; i < length; ++i) loss[i] = factor * block.value[i];
     if (!op.grad_logits) return;
-    Gradient<T> by_z(op.grad_logits, start, length, mask);
+    SavedGradient<T> by_z(op.grad_logits, start, length, mask);
     for (int64_t i = 0; i < length; ++i) by_z.out[i] = scale * block.s[i] * block.slope[i];
     by_z.write();
   });

@@ -139,6 +139,7 @@ void predict_data_backward(const PredictDataBackward& op) {
 template <class T>
 void squared_loss(const SquaredLoss& op) {
   RangeOfData<T> range(op.from.low, op.from.high);
+  const T scale = known_scale<T>(op.to);
   reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss) {
     T buffers[3][kBlock];
     const T* x = load(op.x, start, length, buffers[0]);
@@ -150,43 +151,29 @@ void squared_loss(const SquaredLoss& op) {
           loss[i] = squared_loss(x[i], from.x_hat(i), weight[i], offset(i), from.low, from.high);
         }
       };
-      if (!op.offset) return each([](int64_t) { return T(0); });
-      const T* offset = load(op.offset, start, length, buffers[2]);
-      each([&](int64_t i) { return offset[i]; });
-    });
-  });
-  range.refuse();
-}
-
-template <class T>
-void squared_loss_backward(const SquaredLossBackward& op) {
-  for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    T buffers[4][kBlock];
-    uint8_t mask_buffer[kBlock];
-    const T* grad = load(op.grad, start, length, buffers[0]);
-    const T* x = load(op.x, start, length, buffers[1]);
-    const T* weight = load(op.weight, start, length, buffers[2]);
-    const uint8_t* mask = op.mask ? load(op.mask, start, length, mask_buffer) : nullptr;
-    with_prediction<T>(op.from, start, length, [&](const auto& from) {
-      // A loop for each gradient that is wanted, which computes nothing else.
-      const auto write = [&](const View& to, T SquaredLossGradient<T>::* which) {
+      if (op.offset) {
+        const T* offset = load(op.offset, start, length, buffers[2]);
+        each([&](int64_t i) { return offset[i]; });
+      } else {
+        each([](int64_t) { return T(0); });
+      }
+      const auto save = [&](const View& to, T SquaredLossGradient<T>::* wanted) {
         if (!to) return;
-        T* out = target(to, start, buffers[3]);
+        SavedGradient<T> gradient(to, start, length, mask);
         for (int64_t i = 0; i < length; ++i) {
-          const auto by = squared_loss_gradient(x[i], from.x_hat(i), weight[i], from.mean_scale(i), from.noise_scale(i),
-                                                from.low, from.high);
-          out[i] = grad[i] * by.*which;
+          const auto by = squared_loss_gradient(x[i], from.x_hat(i), scale * weight[i], from.mean_scale(i),
+                                                from.noise_scale(i), from.low, from.high);
+          gradient.out[i] = by.*wanted;
         }
-        for (int64_t i = 0; mask && i < length; ++i) {
-          if (!mask[i]) out[i] = 0;
-        }
-        store(to, start, length, out);
+        gradient.write();
       };
-      write(op.grad_x, &SquaredLossGradient<T>::grad_x);
-      write(op.grad_prediction, &SquaredLossGradient<T>::grad_prediction);
-      write(op.grad_mean, &SquaredLossGradient<T>::grad_mean);
+      save(op.grad_x, &SquaredLossGradient<T>::grad_x);
+      save(op.grad_prediction, &SquaredLossGradient<T>::grad_prediction);
+      save(op.grad_mean, &SquaredLossGradient<T>::grad_mean);
     });
   });
+  return_scale<T>(op.to);
+  range.refuse();
 }
 
 BFN_INSTANTIATE(gaussian_step, const GaussianStep&);
@@ -194,6 +181,5 @@ BFN_INSTANTIATE(continuous_update, const ContinuousUpdate&);
 BFN_INSTANTIATE(predict_data, const PredictData&);
 BFN_INSTANTIATE(predict_data_backward, const PredictDataBackward&);
 BFN_INSTANTIATE(squared_loss, const SquaredLoss&);
-BFN_INSTANTIATE(squared_loss_backward, const SquaredLossBackward&);
 
 }  // namespace bfn

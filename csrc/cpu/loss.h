@@ -118,4 +118,35 @@ void reduce_losses(const LossTarget& to, int64_t width, F&& f) {
       [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, NoScratch) { f(start, length, mask, loss); });
 }
 
+// A gradient that is saved for the backward pass, in a block; it is 0 where the mask is.
+template <class T>
+struct SavedGradient {
+  const View& to;
+  int64_t start, length;
+  const uint8_t* mask;
+  T buffer[kBlock];
+  T* out;
+
+  SavedGradient(const View& view, int64_t first, int64_t count, const uint8_t* kept)
+      : to(view), start(first), length(count), mask(kept), out(view ? target(view, first, buffer) : nullptr) {}
+  void write() {
+    for (int64_t i = 0; mask && i < length; ++i) out[i] = mask[i] ? out[i] : T(0);
+    store(to, start, length, out);
+  }
+};
+
+// The factor of a mean, where it is known before the sum: saved gradients have it then, and the scale that is returned
+// is 1.
+template <class T>
+T known_scale(const LossTarget& to) {
+  if (to.reduction != Reduction::kMean || to.mask) return T(1);
+  return static_cast<T>(1.0 / static_cast<double>(std::max<int64_t>(1, to.batch * to.per_batch)));
+}
+
+template <class T>
+void return_scale(const LossTarget& to) {
+  const T one = 1;
+  if (!to.mask) store(to.scale, 0, 1, &one);
+}
+
 }  // namespace bfn

@@ -132,45 +132,25 @@ __global__ void __launch_bounds__(kThreads, 2)
     squared_loss_kernel(const __grid_constant__ SquaredLoss op, const __grid_constant__ RowMap rows,
                         const Interval<typename At::Compute> clip, const Chunks chunks) {
   using T = typename At::Compute;
-  reduce_losses<At>(op.to, chunks, rows, [&](auto at, const auto&, auto& loss) {
+  reduce_losses<At>(op.to, chunks, rows, [&](auto at, const auto& on, auto& loss) {
     constexpr int kCount = decltype(at)::kCount;
     const DataPrediction<T, kCount> from(at, op.from);
-    T x[kCount], weight[kCount], offset[kCount];
+    T x[kCount], weight[kCount], offset[kCount], grad_x[kCount], grad_prediction[kCount], grad_mean[kCount];
     at.data(op.x, x);
     at.rows(op.weight, weight);
     at.rows(op.offset, offset);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       loss[j] = squared_loss(x[j], from.x_hat[j], weight[j], offset[j], clip.low, clip.high);
-    }
-  });
-}
-
-template <class At>
-__global__ void __launch_bounds__(kThreads, 2)
-    squared_loss_backward_kernel(const __grid_constant__ SquaredLossBackward op, const __grid_constant__ RowMap rows,
-                                 const Interval<typename At::Compute> clip) {
-  using T = typename At::Compute;
-  for_grid<At>(op.count, rows, [&](auto at) {
-    constexpr int kCount = decltype(at)::kCount;
-    const DataPrediction<T, kCount> from(at, op.from);
-    T x[kCount], weight[kCount], grad[kCount], grad_x[kCount], grad_prediction[kCount], grad_mean[kCount];
-    bool on[kCount];
-    at.data(op.x, x);
-    at.rows(op.weight, weight);
-    at.rows(op.grad, grad);
-    at.mask(op.mask, on);
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) {
       const auto by = squared_loss_gradient(x[j], from.x_hat[j], weight[j], from.mean_scale[j], from.noise_scale[j],
                                             clip.low, clip.high);
-      grad_x[j] = on[j] ? grad[j] * by.grad_x : T(0);
-      grad_prediction[j] = on[j] ? grad[j] * by.grad_prediction : T(0);
-      grad_mean[j] = on[j] ? grad[j] * by.grad_mean : T(0);
+      grad_x[j] = on[j] ? by.grad_x : T(0);
+      grad_prediction[j] = on[j] ? by.grad_prediction : T(0);
+      grad_mean[j] = on[j] ? by.grad_mean : T(0);
     }
-    if (op.grad_x) at.store_data(op.grad_x, grad_x);
-    if (op.grad_prediction) at.store_network(op.grad_prediction, grad_prediction);
-    if (op.grad_mean) at.store_data(op.grad_mean, grad_mean);
+    if (op.grad_x) at.store_own(op.grad_x, grad_x);
+    if (op.grad_prediction) at.store_own(op.grad_prediction, grad_prediction);
+    if (op.grad_mean) at.store_own(op.grad_mean, grad_mean);
   });
 }
 
@@ -243,28 +223,10 @@ void squared_loss(const SquaredLoss& op) {
   });
 }
 
-template <class T>
-void squared_loss_backward(const SquaredLossBackward& op) {
-  const Layout layout = layout_of(op.from)
-                            .data(op.x)
-                            .rows(op.weight)
-                            .rows(op.grad)
-                            .bytes(op.mask)
-                            .data(op.grad_x)
-                            .network(op.grad_prediction)
-                            .data(op.grad_mean);
-  with_network_access<T>(layout, [&](auto tag) {
-    using At = typename decltype(tag)::type;
-    launch(&squared_loss_backward_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map(),
-           Interval<T>(op.from));
-  });
-}
-
 BFN_INSTANTIATE(gaussian_step, const GaussianStep&);
 BFN_INSTANTIATE(continuous_update, const ContinuousUpdate&);
 BFN_INSTANTIATE(predict_data, const PredictData&);
 BFN_INSTANTIATE(predict_data_backward, const PredictDataBackward&);
 BFN_INSTANTIATE(squared_loss, const SquaredLoss&);
-BFN_INSTANTIATE(squared_loss_backward, const SquaredLossBackward&);
 
 }  // namespace bfn

@@ -44,18 +44,12 @@ struct PredictDataBackward {
   View grad_prediction, grad_mean;
 };
 
+// A gradient is null where it will not be asked for.
 struct SquaredLoss {
   View x;
   Prediction from;
-  View weight, offset;
+  View weight, offset, grad_x, grad_prediction, grad_mean;
   LossTarget to;
-};
-
-struct SquaredLossBackward {
-  int64_t count;
-  View grad, x;
-  Prediction from;
-  View weight, mask, grad_x, grad_prediction, grad_mean;
 };
 
 template <class T>
@@ -68,7 +62,5 @@ template <class T>
 void predict_data_backward(const PredictDataBackward& op);
 template <class T>
 void squared_loss(const SquaredLoss& op);
-template <class T>
-void squared_loss_backward(const SquaredLossBackward& op);
 
 }  // namespace bfn

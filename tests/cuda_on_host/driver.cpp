@@ -125,9 +125,9 @@ void run_continuous(int64_t batch, int64_t row, F&& make) {
   continuous_update<T>({count, from, a, b, a, make(count), mask_of(count), seeded(kSender), make(count)});
   predict_data<T>({count, from, make(count)});
   predict_data_backward<T>({count, make(count), from, make(count), make(count)});
-  each_target<T>(batch, row, [&](const LossTarget& to) { squared_loss<T>({make(count), from, a, {}, to}); });
-  squared_loss_backward<T>(
-      {count, dense<T>(count), make(count), from, a, mask_of(count), make(count), make(count), make(count)});
+  each_target<T>(batch, row, [&](const LossTarget& to) {
+    squared_loss<T>({make(count), from, a, {}, dense<T>(count), dense<T>(count), dense<T>(count), to});
+  });
 }
 
 constexpr OutputLimits kLimits{1e-3, 10, 10};

@@ -199,7 +199,9 @@ def scaled(ops, *arguments):
 
 
 def squared(ops, x=X, reduction=3):
-    return ops.continuous_squared_loss(x, x, None, None, None, torch.ones(()), None, -1.0, 1.0, None, reduction)
+    return ops.continuous_squared_loss(
+        x, x, None, None, None, torch.ones(()), None, -1.0, 1.0, None, reduction, *[False] * 3
+    )
 
 
 OPERATORS = {
