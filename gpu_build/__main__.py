@@ -31,6 +31,18 @@ def over_budget(kernels: Sequence[Kernel], budget: dict[str, float]) -> list[str
     return wrong + [f"{name}: a budget for a kernel that there is not" for name in budget if name not in gated]
 
 
+def verdict(kernels: Sequence[Kernel], wrong: Sequence[str]) -> str:
+    """One line that says whether all is well, and which kernel is predicted to use the bandwidth least."""
+    if wrong:
+        return f"verdict: NOT well, {len(wrong)} errors"
+    said = f"verdict: well; {len(kernels)} kernels for sm_{', sm_'.join(map(str, ARCHITECTURES))}, none spills"
+    counted = [k for k in kernels if k.bytes]
+    if not counted:
+        return said
+    least = min(counted, key=Kernel.share_of_bandwidth)
+    return f"{said}; the least predicted share of the bandwidth is {least.share_of_bandwidth():.0%}, of {least.name}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gpu_build", description=__doc__)
     parser.add_argument("--only", choices=("cuda", "triton"), help="the kernels of one backend")
@@ -56,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wrong += extension.wrong(extension.library(folder))
     for line in wrong:
         print(f"error: {line}", file=sys.stderr)
+    print(verdict(kernels, wrong))
     return 1 if wrong else 0
 
 

@@ -39,8 +39,11 @@ class Kernel:
 
     def bound(self) -> str:
         seconds = self.seconds()
-        most = max(seconds, key=seconds.__getitem__)
-        return f"{most}, {seconds['bandwidth'] / seconds[most]:.0%}"
+        return f"{max(seconds, key=seconds.__getitem__)}, {self.share_of_bandwidth():.0%}"
+
+    def share_of_bandwidth(self) -> float:
+        seconds = self.seconds()
+        return seconds["bandwidth"] / max(seconds.values())
 
 
 def table(kernels: Iterable[Kernel]) -> Table:

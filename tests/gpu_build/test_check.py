@@ -1,9 +1,11 @@
 """`make gpu-check` with steps of its tests' own: what its report says, and its exit status."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from bfn_kernels import backends
 from bfn_kernels.backends import BACKENDS
 from gpu_build import check, sanitized
 from gpu_build.check import Step
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def python(name: str, code: str, **more) -> Step:
@@ -61,8 +65,48 @@ def test_steps_for_a_card(tmp_path):
     planned = {step.name: step for step in check.steps("90", tmp_path)}
     assert sum(step.least for step in planned.values()) < check.SECONDS - 60 < 540
     assert planned["build"].environment == {"BFN_CUDA_ARCHITECTURES": "90"}
-    assert list(planned).index("tests") < list(planned).index("memcheck") < list(planned).index("benchmarks")
+    names = list(planned)
+    assert names.index("tests of triton") < names.index("benchmarks") < names.index("memcheck")
     assert planned["benchmarks"].command[1:5] == ["-m", "benchmarks", "--device", "cuda"]
+
+
+# The packages of the machines that are lent with a GPU for some minutes, which have no registry.
+LENT = {
+    "accelerate", "hypothesis", "matplotlib", "ninja", "numpy", "pytest", "pytest-benchmark", "pytest-xdist", "rich",
+    "safetensors", "scikit-learn", "setuptools", "torch", "triton", "typer", "wheel",
+}  # fmt: skip
+WITHOUT = """
+import runpy, sys
+for name in {absent}:
+    sys.modules[name] = None  # importing it is an ImportError
+sys.argv = {arguments}
+runpy.run_module(sys.argv[0], run_name="__main__")
+"""
+
+
+def absent_there() -> list[str]:
+    """The modules of the packages that we name and such a machine lacks."""
+    named = re.findall('^    "([a-z0-9-]+)', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    return sorted(name.replace("-", "_") for name in {*named} - LENT)
+
+
+def on_lent_machine(*arguments: str) -> subprocess.CompletedProcess:
+    code = WITHOUT.format(absent=absent_there(), arguments=[*arguments])
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_lent_machine_has_all_that_the_check_needs():
+    assert "omegaconf" in absent_there()
+    collected = on_lent_machine("pytest", "--collect-only", "-rs", "tests/gpu")
+    assert collected.returncode == 0, collected.stdout + collected.stderr
+    assert {"tests/gpu/test_gpu.py", "tests/gpu/test_table.py"} == {
+        line.split(":")[0] for line in collected.stdout.splitlines() if line.startswith("tests/gpu/")
+    }
+    assert "omegaconf is not installed" in collected.stdout
+    for module in ("benchmarks", "gpu_build.sanitized", "bfn_kernels.env"):
+        made = on_lent_machine(module, "--help") if module == "benchmarks" else on_lent_machine(module)
+        assert "ModuleNotFoundError" not in made.stderr, made.stderr
+    assert "sees no GPU" in on_lent_machine("gpu_build.check").stderr
 
 
 def test_without_a_gpu(monkeypatch, capsys):

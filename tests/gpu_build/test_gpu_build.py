@@ -7,7 +7,7 @@ import pytest
 
 from bfn_kernels.backends import CPU_BUILD
 from gpu_build import cuda, extension, sass
-from gpu_build.__main__ import over_budget
+from gpu_build.__main__ import over_budget, verdict
 from gpu_build.table import Kernel
 
 LOG = """
@@ -36,6 +36,14 @@ def test_a_budget_refuses():
     assert over_budget([one], {}) == ["one, sm_90: no budget, 12.5 instructions"]
     assert over_budget([], {"one, sm_90": 1}) == ["one, sm_90: a budget for a kernel that there is not"]
     assert over_budget([spilled], {}) == ["triton two, sm_90: spills 8 bytes"]
+
+
+def test_the_verdict_names_the_worst():
+    fast = Kernel("cuda", "fast", 90, 32, instructions={"fma": 1.0}, bytes=12.0)
+    slow = Kernel("triton", "slow", 90, 32, instructions={"special": 100.0}, bytes=12.0)
+    said = verdict([fast, slow, Kernel("cuda", "uncounted", 90, 32)], [])
+    assert said.startswith("verdict: well; 3 kernels for sm_80, ") and said.endswith("13%, of slow")
+    assert verdict([fast], ["spills", "no budget"]) == "verdict: NOT well, 2 errors"
 
 
 def test_a_loop_within_counts_as_often_as_it_runs():
