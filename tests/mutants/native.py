@@ -10,6 +10,7 @@ TRITON, INTERPRETED = "TRITON_INTERPRET=1 ", "tests/kernels/test_triton_interpre
 HOST = "tests/cuda_on_host/test_sanitizers.py -k 'test_kernels and address and up'"
 CUDA_ALONE, ACCURATE = "tests/kernels/test_cuda.py", "tests/kernels/test_accuracy.py"
 BINARY_TRITON = "bfn_kernels/binary/triton.py"
+GUARDED = "tests/kernels/test_guarded.py"
 PTX = "BFN_PTX=cuda tests/kernels/test_cuda.py -k 'teams and 4100'"
 CPU, MATH, CUDA = "csrc/cpu/{}".format, "csrc/math/{}.h".format, "csrc/cuda/{}".format
 OPS = "bfn_kernels/triton_ops/{}.py".format
@@ -18,6 +19,7 @@ FAULTS = [
     # a read past the last row
     Fault(CUDA("classes.h"), "} else if (first < count_) {", "} else {", HOST),
     Fault(CUDA("classes.h"), "} else if (first < count_) {", "} else {", PTX),
+    Fault(CUDA("classes.h"), "} else if (first < count_) {", "} else {", f"{GUARDED} -k 'draw and host'"),
     Fault(
         "gpu_build/sanitized.py",
         'options = {"backend": backend}',

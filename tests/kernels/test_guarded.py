@@ -1,0 +1,56 @@
+"""Nothing is read or written beyond a tensor: an access of the pages around each one ends the process."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from guarded import BEFORE, BEHIND, guarded
+from support import INTERPRETED, NATIVE, PTX, evaluate, pairs
+
+from bfn_kernels import discrete
+
+pytestmark = pytest.mark.skipif(
+    INTERPRETED or bool(PTX) or sys.platform != "linux", reason="the interpreters check accesses themselves"
+)
+SHAPES = [(3, 7), (2, 16)]  # an odd end, and one that whole vectors reach
+
+BEYOND = """
+import ctypes, sys
+import torch
+from guarded import guarded
+
+with guarded({end}):
+    x = torch.zeros(1000)
+ctypes.memset(x.data_ptr() + {inside}, 0, 4)
+print("inside", flush=True)
+ctypes.memset(x.data_ptr() + {outside}, 0, 1)
+"""
+
+
+@pytest.mark.parametrize(("end", "inside", "outside"), [(BEFORE, 3996, 4000), (BEHIND, 0, -1)])
+def test_an_access_beyond_ends_the_process(end, inside, outside):
+    code = BEYOND.format(end=end, inside=inside, outside=outside)
+    folders = f"import sys; sys.path[:0] = {sys.path!r}\n"
+    done = subprocess.run([sys.executable, "-c", folders + code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (-signal.SIGSEGV, "inside\n"), done.stderr
+
+
+@pairs(NATIVE)
+def test_kernels_stay_within_their_tensors(case, backend):
+    for end in (BEHIND, BEFORE):
+        for dtype in (torch.float32, torch.bfloat16):
+            for shape in SHAPES:
+                with guarded(end):
+                    for value in evaluate(case, case.inputs(shape, dtype), backend).values():
+                        assert value.isfinite().any()
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+def test_a_draw_stays_within_its_row(backend):
+    """A row of 4100 classes is longer than a team of threads holds, and not a whole number of their shares."""
+    for end in (BEHIND, BEFORE):
+        with guarded(end):
+            logits, state = torch.randn(2, 4100), torch.zeros(2, 4100)
+            assert discrete.update_sample(logits, state, 1.0, seed=1, backend=backend).isfinite().all()
