@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discrete import operators
-from bfn_kernels.triton_ops.elementary import exp, expm1, log_normal, sigmoid, softplus, square
+from bfn_kernels.triton_ops.elementary import exp, expm1, log_normal, reciprocal, sigmoid, softplus, square
 from bfn_kernels.triton_ops.noise import CLASS, MONTE_CARLO, SENDER, noise_of, uniforms_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import (
@@ -51,7 +51,7 @@ def _message(sign, alpha, spread, eps):
 def _shares(u):
     """p_x = σ(u) and q = 1 − p_x, where u = sz; exp(−|u|), and the larger share."""
     small = exp(-tl.abs(u))
-    larger = 1.0 / (1.0 + small)
+    larger = reciprocal(1.0 + small)
     smaller = small * larger
     return tl.where(u < 0.0, smaller, larger), tl.where(u < 0.0, larger, smaller), small, larger
 
@@ -206,7 +206,7 @@ def _draw(u, p, q, r):
     growth = q * expm1(capped)
     low = growth < -0.5
     mixture = tl.where(low, p + q * exp(capped), 1.0 + growth)
-    inverse = 1.0 / mixture
+    inverse = reciprocal(mixture)
     value = -_log_mixture(tl.where(low, mixture - 1.0, growth), mixture, inverse)
     slope = p * growth * inverse
     if tl.min(within.to(tl.int32), 0) == 0:
@@ -223,7 +223,7 @@ def _nstep(
     """n·E of the draws, where r = 2α + 2√α·sε, and for ε stand nodes, which lie symmetrically, in the place of sε. The
     factorised receiver has two coordinates of half the accuracy."""
     block = block_of(count, BLOCK)
-    sign, alpha = _signs(x, block, T), load(alpha, block, T) / COORDINATES
+    sign, alpha = _signs(x, block, T), load(alpha, block, T) * (1.0 / COORDINATES)
     u = sign * load(logits, block, T)
     p, q, _, _ = _shares(u)
     spread = 2.0 * tl.sqrt(alpha)
@@ -233,7 +233,7 @@ def _nstep(
             eps, weight = tl.load(nodes + draw), tl.load(node_weights + draw)
         else:
             eps = sign * noise_of(noise, seed, block, MONTE_CARLO, T, draw, count)
-            weight = (tl.zeros((), T) + 1.0) / draws
+            weight = reciprocal(tl.zeros((), T) + draws)
         value, by_u = _draw(u, p, q, 2.0 * alpha + spread * eps)
         loss += weight * value
         slope += weight * by_u

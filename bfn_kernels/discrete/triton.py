@@ -27,7 +27,7 @@ from bfn_kernels.triton_ops.classes import (
     tile_of,
     with_tile,
 )
-from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, square
+from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, reciprocal, square
 from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
 from bfn_kernels.triton_ops.reduction import Losses, scaled, write_losses
 from bfn_kernels.triton_ops.views import block_of, compute_type, functional, launch, load, programs, view
@@ -77,9 +77,10 @@ def _theta(
         store_classes(out, rows, 0, softmax(load_classes(logits, rows, 0, K, TILE, T, float("-inf"))), K, TILE)
     else:
         top, total = row_total(logits, rows, K, TILE, T)
+        inverse = reciprocal(total)
         for first in range(0, K, TILE):
             e = exp_difference(load_classes(logits, rows, first, K, TILE, T, float("-inf")), top[:, None])
-            store_classes(out, rows, first, e / total[:, None], K, TILE)
+            store_classes(out, rows, first, e * inverse[:, None], K, TILE)
 
 
 def sender_sample(x: Tensor, alpha, spread, num_classes: int, probs: bool, seed, noise, dtype) -> Tensor:
@@ -114,9 +115,10 @@ def _sender(
         total = tl.zeros((ROWS,), T)
         for first in range(0, K, TILE):
             top, total = with_tile(_flow(x, beta, spread, noise, seed, rows, first, K, TILE, T), top, total)
+        inverse = reciprocal(total)
         for first in range(0, K, TILE):
             y = _flow(x, beta, spread, noise, seed, rows, first, K, TILE, T)
-            store_classes(out, rows, first, exp_difference(y, top[:, None]) / total[:, None], K, TILE)
+            store_classes(out, rows, first, exp_difference(y, top[:, None]) * inverse[:, None], K, TILE)
     else:
         for first in range(0, K, TILE):
             y = _flow(x, beta, spread, noise, seed, rows, first, K, TILE, T)
@@ -193,6 +195,7 @@ def _update(
         sent = first_largest(logits, rows, K, TILE, T).to(tl.int64)
     else:
         top, total = row_total(logits, rows, K, TILE, T)
+        inverse = reciprocal(total)
     given = load(known_mask, rows, tl.int1, False)
     if known[0] is not None:
         sent = tl.where(given, load(known, rows, tl.int64), sent)
@@ -203,7 +206,7 @@ def _update(
         share = is_class(sent, first, TILE).to(T) + poison[:, None]
         if CHOICE == MEAN:
             e = exp_difference(load_classes(logits, rows, first, K, TILE, T, float("-inf")), top[:, None])
-            share = tl.where(given[:, None], share, e / total[:, None])
+            share = tl.where(given[:, None], share, e * inverse[:, None])
         eps = class_noise(noise, seed, rows, first, SENDER, 0, 0, K, TILE, T)
         z = load_classes(state, rows, first, K, TILE, T, 0.0)
         z += _message(share, beta, spread, eps, K)
@@ -216,9 +219,10 @@ def _update(
                 new_top, new_total = with_tile(z, new_top, new_total)
     if theta[0] is not None and K > TILE:
         tl.debug_barrier()  # the new state is read again, maybe by other threads than those that wrote it
+        new_inverse = reciprocal(new_total)
         for first in range(0, K, TILE):
             e = exp_difference(load_classes(out, rows, first, K, TILE, T, float("-inf")), new_top[:, None])
-            store_classes(theta, rows, first, e / new_total[:, None], K, TILE)
+            store_classes(theta, rows, first, e * new_inverse[:, None], K, TILE)
 
 
 @triton.jit
@@ -283,7 +287,8 @@ def _loss(
         # if a wrong class is likely, Σe² is computed as Σe − Σe(1 − e), which does not cancel
         tl.store(to + 3, tl.where(_wrong(e_x, total), below_top, rest_square), mask=rows[2])
     if weight[0] is not None:
-        loss = load(weight, rows, T) * (square(rest / total) + rest_square / square(total))
+        inverse = reciprocal(total)
+        loss = load(weight, rows, T) * (square(rest * inverse) + rest_square * square(inverse))
     else:
         # z_x still says how small e_x is if e_x underflows
         loss = tl.where(e_x > 0.5, log1p(rest / tl.where(e_x > 0.5, e_x, 1.0)), log(total) + top - z_x)
@@ -315,15 +320,16 @@ def _loss_backward(
     rest, fourth = tl.load(row + 2, mask=rows[2]), tl.load(row + 3, mask=rows[2])
     total = e_x + rest
     rest_square = tl.where(_wrong(e_x, total), rest - fourth, fourth)
-    p_x, q, s = (e_x / total)[:, None], (rest / total)[:, None], (rest_square / square(total))[:, None]
-    top_less_s = ((e_x + fourth) / square(total))[:, None]  # p − s of the likeliest class, if it is not x
+    inverse = reciprocal(total)
+    p_x, q, s = (e_x * inverse)[:, None], (rest * inverse)[:, None], (rest_square * square(inverse))[:, None]
+    top_less_s = ((e_x + fourth) * square(inverse))[:, None]  # p − s of the likeliest class, if it is not x
     factor = tl.where(_in_range(x, K), load(grad, rows, T), float("nan"))
     if weight[0] is not None:
         factor *= 2.0 * load(weight, rows, T)
     keep = load(mask, rows, tl.int1, True)[:, None]
     for first in range(0, K, TILE):
         z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
-        p = exp_difference(z, top[:, None]) / total[:, None]
+        p = exp_difference(z, top[:, None]) * inverse[:, None]
         is_x = is_class(x, first, TILE)
         if weight[0] is not None:
             p_less_s = tl.where(p > 0.5, top_less_s, p - s)  # p − s would cancel as p goes to 1

@@ -32,7 +32,7 @@ from bfn_kernels.triton_ops.classes import (
     sum_where,
     tile_of,
 )
-from bfn_kernels.triton_ops.elementary import log
+from bfn_kernels.triton_ops.elementary import log, reciprocal
 from bfn_kernels.triton_ops.noise import MONTE_CARLO
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import block_of, compute_type, launch, load, programs, table, view
@@ -117,7 +117,7 @@ def _nstep(
     gradient = tl.zeros((ROWS, TILE), T)
     for draw in range(draws):
         if nodes is None:
-            weight = (tl.zeros((), T) + 1.0) / draws
+            weight = reciprocal(tl.zeros((), T) + draws)
             eps = class_noise(noise, seed, rows, 0, MONTE_CARLO, draw, count, K, TILE, T)
             if JOINT:
                 value, draw_gradient = joint_draw(z, p, before, is_x, inside, alpha, eps, K)

@@ -5,7 +5,17 @@ import triton
 import triton.language as tl
 
 from bfn_kernels.triton_ops.classes import finite, softmax, sum_where
-from bfn_kernels.triton_ops.elementary import clamp, exp, exp_difference, expm1, log, log1p, sigmoid, softplus
+from bfn_kernels.triton_ops.elementary import (
+    clamp,
+    exp,
+    exp_difference,
+    expm1,
+    log,
+    log1p,
+    reciprocal,
+    sigmoid,
+    softplus,
+)
 
 MAX_SHIFT = tl.constexpr(80.0)  # its exponential is well within the range of float32
 
@@ -54,7 +64,7 @@ def joint_draw(z, p, before, is_x, inside, alpha, eps, K: tl.constexpr):
     s = tl.sum(p * growth, 1)
     served = serves(s)
     value = -log1p(tl.where(served, s, 0.0))
-    gradient = p * (s[:, None] - growth) / (1.0 + s)[:, None]
+    gradient = p * (s[:, None] - growth) * reciprocal(1.0 + s)[:, None]
     if tl.sum((~served).to(tl.int32)) > 0:
         shifted = z + spread * eps + tl.where(is_x, towards_x, 0.0)
         after = log_odds_against(shifted, is_x, inside)
@@ -77,7 +87,7 @@ def binary_node(p, before, is_x, inside, alpha, node):
     served = serves(s)
     low = low_divergence(p_x + other * exp(capped), before, before + difference)
     value = tl.where(served, -log1p(tl.where(served, s, 0.0)), low)
-    step = tl.where(served, other * p_x * growth / (1.0 + s), sigmoid(before + difference) - other)
+    step = tl.where(served, other * p_x * growth * reciprocal(1.0 + s), sigmoid(before + difference) - other)
     return value, tl.where(is_x, step[:, None], -step[:, None])
 
 

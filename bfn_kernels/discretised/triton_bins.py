@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels.discretised.reference import pair
-from bfn_kernels.triton_ops.elementary import clamp, exp, log, log1p
+from bfn_kernels.triton_ops.elementary import clamp, exp, log, log1p, reciprocal
 from bfn_kernels.triton_ops.normal import log_cdf, log_interval
 from bfn_kernels.triton_ops.views import component_view, load, view
 
@@ -168,7 +168,7 @@ def log_end_bin(z, first, std):
 @triton.jit
 def log_bin_prob(i, mean, std, K: tl.constexpr, CLIP: tl.constexpr):
     """ln p of a bin (107–109), and its derivatives by mean and std."""
-    origin, unit = origin_of(mean, K), 1.0 / (K * std)
+    origin, unit = origin_of(mean, K), reciprocal(K * std)
     left, right = to_edge(origin, i, K) * unit, to_edge(origin, i + 1.0, K) * unit
     z, width = to_centre(origin, i, K) * unit, 2.0 * unit
     value, by_mean, by_std = log_inner_bin(left, right, z, width, log(width), std)

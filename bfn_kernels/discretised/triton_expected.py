@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from bfn_kernels.discretised.triton_bins import TINY_TOTAL, centre, index, origin_of, position, to_edge
-from bfn_kernels.triton_ops.elementary import clamp
+from bfn_kernels.triton_ops.elementary import clamp, reciprocal
 from bfn_kernels.triton_ops.normal import tail, within
 
 # Below std = SMOOTH·h the edges within REACH·std of the mean are summed, but at least FEWEST: beyond them zφ is at most
@@ -42,7 +42,7 @@ def _edge_sum(mean, std, counted, most, K: tl.constexpr):
     """The base, shift and derivatives of k̂, from a sum over the `counted` edges nearest to the mean; `most` is the
     largest number of them in the block. An edge left of the mean adds 0 to the base and Φ(z) to the shift, one right of
     it adds 1 and Φ(z) − 1."""
-    origin, unit, below = origin_of(mean, K), 1.0 / (K * std), _edges_left_of(mean, K)
+    origin, unit, below = origin_of(mean, K), reciprocal(K * std), _edges_left_of(mean, K)
     first = clamp(tl.floor(position(mean, K) - std * (REACH * K * 0.5)) + 1.0, 1.0, K - counted)
     shift, density, moment = mean * 0.0, mean * 0.0, mean * 0.0
     for i in range(most):
@@ -91,9 +91,10 @@ def _smooth_sum(mean, std, K: tl.constexpr):
     """The base, shift and derivatives of k̂ by Euler–Maclaurin. It is computed for |mean|, where no tail is close to
     1."""
     h: tl.constexpr = 2.0 / K
-    r, m = h / std, tl.abs(mean)
+    unit, m = reciprocal(std), tl.abs(mean)
+    r = h * unit
     sign = tl.where(mean < 0.0, -1.0, 1.0)
-    low, high = (h - 1.0 - m) / std, (1.0 - h - m) / std  # the first edge and the last one, in units of std
+    low, high = (h - 1.0 - m) * unit, (1.0 - h - m) * unit  # the first edge and the last one, in units of std
     beyond = high < 0.0  # the mean lies right of every edge
     a_phi, a_mass, a_integral = tail(-low)
     c_phi, c_mass, c_integral = tail(tl.abs(high))
@@ -101,9 +102,9 @@ def _smooth_sum(mean, std, K: tl.constexpr):
     high_cdf, high_density, high_moment = _end_correction(high, c_phi, r)
     shift = std * (a_integral - c_integral) - h / 2 * (a_mass + tl.where(beyond, c_mass, -c_mass))
     shift -= h * (high_cdf - low_cdf)
-    by_mean = _between(-low, a_mass, high, c_mass) + r / 2 * (a_phi + c_phi)
+    by_mean = _between(-low, a_mass, high, c_mass) + 0.5 * r * (a_phi + c_phi)
     by_mean += r * (high_density - low_density)
-    by_std = a_phi - c_phi + r / 2 * (low * a_phi + high * c_phi) + r * (high_moment - low_moment)
+    by_std = a_phi - c_phi + 0.5 * r * (low * a_phi + high * c_phi) + r * (high_moment - low_moment)
     base = tl.where(beyond, centre(m * 0.0 + (K - 1.0), K), m)
     return sign * base, sign * shift, by_mean, sign * by_std
 
@@ -124,13 +125,14 @@ def _wide_sum(mean, std, K: tl.constexpr):
     m_p the sum of h·b_j^p, k̂ = −Σ over even p of Φ^(p)(z)/p!·m_p/std^p, where the first term has Φ − ½ instead of
     Φ."""
     m0: tl.constexpr = _moment(K, 0)
-    z, w = -mean / std, 1.0 / (std * std)
+    unit = reciprocal(std)
+    z, w = -mean * unit, unit * unit
     phi, mass, _ = tail(tl.abs(z))
     far = clamp(z, -14.0, 14.0)
     value, by_mean, by_std = far * 0.0, far * 0.0 + m0, m0 * far
     power, odd, even = far * 0.0 + 1.0, far, far * far - 1.0
     for n in tl.static_range(1, SERIES):
-        power *= w / ((2 * n - 1) * (2 * n))
+        power *= w * (1.0 / ((2 * n - 1) * (2 * n)))
         term = power * _moment(K, 2 * n)
         value += term * odd
         by_mean += term * even
@@ -138,7 +140,7 @@ def _wide_sum(mean, std, K: tl.constexpr):
         by_std += term * odd
         even = far * odd - (2 * n + 1) * even
     half = within(tl.abs(z), mass)
-    return m0 * tl.where(z < 0.0, half, -half), phi * value, phi * by_mean / std, phi * by_std / std
+    return m0 * tl.where(z < 0.0, half, -half), phi * value, phi * by_mean * unit, phi * by_std * unit
 
 
 @triton.constexpr_function
@@ -171,7 +173,7 @@ def _wide_series(mean, std, K: tl.constexpr):
     a small difference over a small mass. With z = mean/std its density there is proportional to exp(zx/std − x²/2std²)
     = Σ h_n·x^n/n!, h_n = He_n(z)/std^n. So k̂ is Σ h_n·_moment_of_bins(n) over odd n, divided by Σ
     h_n·_moment_of_all(n) over even n. It is 0 if the mass in [−1, 1] is tiny, as it is from std = 8e4 on."""
-    unit = 1.0 / std
+    unit = reciprocal(std)
     w, z = unit * unit, clamp(mean * unit, -6.0, 6.0)
     slope = z * unit
     h, before, last = z * 0.0 + 1.0, z * 0.0, z * 0.0  # h_n, h_n−1 and h_n−2
@@ -206,7 +208,8 @@ def _renormalised(base, shift, by_mean, by_std, mean, std, K: tl.constexpr):
     m = tl.abs(mean)
     last = centre(m * 0.0 + (K - 1.0), K)
     sign = tl.where(mean < 0.0, -1.0, 1.0)
-    low, high = (-1.0 - m) / std, (1.0 - m) / std
+    unit = reciprocal(std)
+    low, high = (-1.0 - m) * unit, (1.0 - m) * unit
     a_phi, a_mass, _ = tail(-low)
     c_phi, c_mass, _ = tail(tl.abs(high))
     total = _between(-low, a_mass, high, c_mass)

@@ -11,7 +11,7 @@ import triton.language as tl
 from bfn_kernels.discretised.triton_bins import centre, log_bin_prob, output_normal
 from bfn_kernels.discretised.triton_expected import expected_value
 from bfn_kernels.triton_ops.classes import finite
-from bfn_kernels.triton_ops.elementary import exp, log
+from bfn_kernels.triton_ops.elementary import exp, log, reciprocal
 from bfn_kernels.triton_ops.noise import COMPONENT, uniforms
 from bfn_kernels.triton_ops.views import load, store
 
@@ -132,11 +132,12 @@ def write_bin_cost(
     KIND: tl.constexpr, K: tl.constexpr, CLIP: tl.constexpr, M: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """Writes the gradients of −ln p of bin i."""
+    inverse = reciprocal(p[1])
     for m in range(M):
         mean, std, mean_slope, std_slope = component(network, m, block, KIND, T)
         log_p, by_mean, by_std = log_bin_prob(i, mean, std, K, CLIP)
         log_share_m = log_share(network, log_total, m, block, T)
-        part = exp(log_share_m + log_p - p[0]) / p[1]
+        part = exp(log_share_m + log_p - p[0]) * inverse
         grad_logit = exp(log_share_m) - part
         write(gradients, m, block, keep, False, -part * by_mean * mean_slope, -part * by_std * std_slope, grad_logit, T)
 

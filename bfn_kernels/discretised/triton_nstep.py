@@ -24,7 +24,7 @@ from bfn_kernels.discretised.triton_bins import (
     to_centre,
     to_edge,
 )
-from bfn_kernels.triton_ops.elementary import clamp, exp, log
+from bfn_kernels.triton_ops.elementary import clamp, exp, log, reciprocal
 from bfn_kernels.triton_ops.noise import MONTE_CARLO, normals
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import block_of, launch, load, programs, store, table, view
@@ -223,7 +223,7 @@ def _sum_of_draws(
     """Σ_k p_k·exp(q_k(eps − q_k/2)), q_k = (c_k − x)/τ, of every draw with an eps from `low` to `high`: ln of its
     largest term, and the sum and its derivatives divided by that term."""
     from_mean, from_x = origin_of(mean, K), origin_of(x, K)
-    unit, q_unit = 1.0 / (K * std), 1.0 / (K * tau)
+    unit, q_unit = reciprocal(K * std), reciprocal(K * tau)
     base, offset, length, cut_low, cut_high, bins = _window(x, mean, tau, bump, low, high, K, CLIP)
     places = from_mean[0], from_mean[1], base, to_centre(from_x, base, K), unit, q_unit
     if CLIP:

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bfn_kernels.triton_ops.elementary import exp_difference
+from bfn_kernels.triton_ops.elementary import exp_difference, reciprocal
 from bfn_kernels.triton_ops.noise import normals, start_of_draw
 from bfn_kernels.triton_ops.views import DENSE, GRID, grid_offset, joined, view
 
@@ -108,7 +108,7 @@ def exp_of_rows(z):
 @triton.jit
 def softmax(z):
     e, _ = exp_of_rows(z)
-    return e / tl.sum(e, 1)[:, None]
+    return e * reciprocal(tl.sum(e, 1))[:, None]
 
 
 @triton.jit

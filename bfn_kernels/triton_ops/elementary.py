@@ -27,6 +27,18 @@ def square(x):
 
 
 @triton.jit
+def reciprocal(x):
+    """1/x for x ≥ 1e-30, rounded to the last bit or nearly so: Triton's own division may be two units off, and costs
+    more for each of many numerators."""
+    if x.dtype == tl.float64:
+        return 1.0 / x
+    else:
+        x = tl.where(x > 1e30, 1e30, x)
+        y = 1.0 / x
+        return tl.fma(y, tl.fma(-x, y, 1.0), y)
+
+
+@triton.jit
 def _reduced_exp(x):
     """2ⁿ and e^r − 1 of x = n·ln 2 + r, n from −126 to 127."""
     shifted = x * 1.44269504 + _ROUND
@@ -127,7 +139,7 @@ def softplus(x):
 @triton.jit
 def sigmoid(x):
     e = exp(-tl.abs(x))
-    return tl.where(x > 0.0, 1.0, e) / (1.0 + e)
+    return tl.where(x > 0.0, 1.0, e) * reciprocal(1.0 + e)
 
 
 @triton.jit

@@ -4,7 +4,7 @@ both tails."""
 import triton
 import triton.language as tl
 
-from bfn_kernels.triton_ops.elementary import exp, log, log1p
+from bfn_kernels.triton_ops.elementary import exp, log, log1p, reciprocal
 
 _SCALE = tl.constexpr(0.3989422804014327)  # 1/√(2π)
 
@@ -15,7 +15,7 @@ def mills(z):
     if z.dtype == tl.float64:
         return _mills64(z)
     else:
-        t = 1.0 / (1.0 + 0.3 * z)
+        t = reciprocal(1.0 + 0.3 * z)
         p = -0.010760636 * t + 0.038807508
         p = p * t - 0.030210897
         p = p * t - 0.032942172

@@ -185,10 +185,15 @@ void with_choice(Choice choice, F&& f) {
 template <class T>
 void output_std(const OutputStd& op) {
   const Layout layout = layout_of(op.from).network(op.out);
-  with_access<T>(layout, [&](auto tag) {
+  const auto run = [&](auto tag) {
     using At = typename decltype(tag)::type;
     launch(&output_std_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map());
-  });
+  };
+  // its caller brings numbers in the type of the arithmetic
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (layout.dense() && layout.data_type() == DType::kFloat) return run(Tag<Dense<float, float>>{});
+  }
+  run(Tag<General<T>>{});
 }
 
 template <class T>

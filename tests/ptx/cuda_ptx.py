@@ -3,6 +3,9 @@
 import contextlib
 import ctypes
 import functools
+import re
+import shutil
+import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -27,22 +30,22 @@ def missing() -> str | None:
 
 
 @functools.cache
-def operators(kernels: Path = ROOT / "csrc" / "cuda", name: str = NAMESPACE) -> Path:
-    """A library that defines the operators of that name by the kernels of a folder."""
+def operators() -> Path:
+    """A library that defines the operators of NAMESPACE by CUDA's kernels."""
     from torch.utils.cpp_extension import include_paths, library_paths
 
     bindings = sorted(p for p in (ROOT / "csrc" / "bindings").glob("*.cpp") if p.stem != "module")
     host = ["g++", "-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
-    host += [f"-DBFN_NAMESPACE={name}", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+    host += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
     host += [f"-isystem{folder}" for folder in include_paths()]
     sources = dict.fromkeys(bindings, host)
-    parts = compiled.objects(f"{name}.host", sources, HEADERS)
-    parts += compiled.objects(name, {ptx.HERE / "cudart.cpp": ["g++", *ptx.FLAGS]}, [ptx.HERE / "interface.h"])
+    parts = compiled.objects(f"{NAMESPACE}.host", sources, HEADERS)
+    parts += compiled.objects(NAMESPACE, {ptx.HERE / "cudart.cpp": ["g++", *ptx.FLAGS]}, [ptx.HERE / "interface.h"])
     nvcc = [find_tool("nvcc"), *NVCC_FLAGS]
-    headers = [*HEADERS, *kernels.rglob("*.h")]
-    parts += compiled.objects(f"{name}.cuda", dict.fromkeys(sorted(kernels.glob("*.cu")), nvcc), headers)
+    kernels = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    parts += compiled.objects(f"{NAMESPACE}.cuda", dict.fromkeys(kernels, nvcc), HEADERS)
     link = [f"-L{folder}" for folder in library_paths()] + ["-ltorch_cpu", "-ltorch", "-lc10", str(ptx.path())]
-    return compiled.library(name, parts, link)
+    return compiled.library(NAMESPACE, parts, link)
 
 
 def register() -> None:
@@ -76,6 +79,27 @@ def kernels() -> set[str]:
 def reload() -> None:
     """Lets options that matter when a kernel is parsed act upon those that ran already."""
     _runtime().cudart_reload()
+
+
+def compiled_with(fault: tuple[str, str, str], source: str, instance: str, folder: Path) -> str:
+    """The PTX of a source of csrc/cuda, of which this instance alone is compiled, with a fault: a file of csrc/cuda,
+    what stands there once, and what takes its place."""
+    copy = Path(shutil.copytree(ROOT / "csrc", folder / "csrc")) / "cuda"
+    changed, old, new = copy / fault[0], *fault[1:]
+    assert changed.read_text().count(old) == 1
+    changed.write_text(changed.read_text().replace(old, new))
+    text = re.sub("BFN_INSTANTIATE.*\n", "", (copy / source).read_text())
+    (copy / source).write_text(f"{text}\ntemplate void bfn::{instance};\n")
+    command = [find_tool("nvcc"), *NVCC_FLAGS, "-ptx", str(copy / source), "-o", str(folder / "ptx")]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return (folder / "ptx").read_text()
+
+
+def in_the_place_of(text: str, other: str, kernel: str) -> str:
+    """The PTX of the kernel that the pattern names, out of `other`, under the name that it has in `text`."""
+    name = re.search(rf"\.entry (\w*{kernel}\w*)\(", other)[1]
+    body = re.search(rf"\.entry {name}\(.*?\n}}\n", other, re.DOTALL)[0]
+    return body.replace(name, re.search(r"\.entry (\w+)\(", text)[1])
 
 
 @contextlib.contextmanager

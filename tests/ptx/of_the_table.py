@@ -26,13 +26,15 @@ def batches(case: Case, dtype: torch.dtype) -> list[dict]:
     return [case.inputs(shape, dtype, seed) for seed, shape in enumerate([(3, 7), (3, 7), (5, 33)])]
 
 
-def check_with(options: dict, cases: Iterable[Case], backend: str, reload: Callable[[], None]) -> None:
+def check_with(
+    options: dict, cases: Iterable[Case], backend: str, reload: Callable[[], None], dtype: torch.dtype = torch.float32
+) -> None:
     """With options of the interpreter the results are as accurate. reload: makes it parse kernels again."""
     try:
         ptx.options(**options)
         reload()
         for case in cases:
-            check(case, batches(case, torch.float32), backend)
+            check(case, batches(case, dtype), backend)
     finally:
         ptx.options()
         reload()

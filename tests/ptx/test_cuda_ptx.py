@@ -1,7 +1,8 @@
 """What nvcc compiles, executed: every kernel, in every form that is compiled, against the reference; blocks in any
 order; and faults that are put into the PTX of our kernels.
 
-In a process of its own: BFN_PTX=cuda pytest tests/ptx. All of tests/kernels runs there too (`make gpu-test`).
+In a process of its own, as `make test` has it: BFN_PTX=cuda pytest tests/ptx. All of tests/kernels runs there too
+(`make gpu-test`).
 """
 
 import os
@@ -27,18 +28,21 @@ import bfn_kernels
 
 BACKEND = "cuda_ptx"
 SIZES = [*SHAPES[:4], (2, 16)]
-NETWORK = ("prediction", "noise_pred", "pred_mean", "pred_log_std", "mixture_logits")
-UNREACHED = "sender_kernel<AnyClasses<float>"  # messages go to new memory, which is dense
+NETWORK = {"prediction", "noise_pred", "pred_mean", "pred_log_std", "mixture_logits", "output_logits"}
+UNREACHED = "discrete.sender_kernel<AnyClasses<float>"  # messages go to new memory, which is dense
 NAMES = {torch.bfloat16: "BFloat16", torch.float16: "Half", torch.float64: "double"}  # other kernels are of float32
 
 
 def readable(names: set[str]) -> set[str]:
-    """Kernels as the source names them, with the arguments of their templates."""
-    done = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True)
+    """Kernels as the source names them, with the arguments of their templates, and in front the file of those that it
+    has for itself, since several files have an `update_kernel`."""
+    listed = sorted(names)
+    done = subprocess.run(["c++filt"], input="\n".join(listed), capture_output=True, text=True, check=True)
     short = re.sub(
         r"\(anonymous namespace\)::|bfn::|^void |\((bfn::)?Choice\)|\(.*", "", done.stdout, flags=re.MULTILINE
     )
-    return {*short.split("\n")} - {""}
+    files = [re.search(r"_([a-z]+)_cu_", name) for name in listed]
+    return {f"{file[1]}.{name}" if file else name for file, name in zip(files, short.split("\n"), strict=True)}
 
 
 def of_dtype(kernels: set[str], dtype: torch.dtype) -> set[str]:
@@ -66,9 +70,15 @@ def forms(case: Case, dtype: torch.dtype) -> Iterator[list[dict]]:
     yield dense
     if dtype in (torch.float32, torch.float64):
         yield [*map(transposed, dense)]
-    elif set(NETWORK) & set(case.fields):
+    elif network := network_of(case):
         wide = [case.inputs(shape, torch.float32, seed) for seed, shape in enumerate(sizes)]
-        yield [{name: x.to(dtype) if name in NETWORK else x for name, x in inputs.items()} for inputs in wide]
+        yield [{name: x.to(dtype) if name in network else x for name, x in inputs.items()} for inputs in wide]
+
+
+def network_of(case: Case) -> set[str]:
+    """The inputs that a network made; at a time t, continuous x̂ is one of them."""
+    predicted = case.op == "continuous.update_sample" and "t" in case.fields
+    return NETWORK & set(case.fields) | ({"x"} if predicted else set())
 
 
 def check_drawn(case: Case, inputs: dict) -> None:
@@ -78,7 +88,8 @@ def check_drawn(case: Case, inputs: dict) -> None:
         check_seeded(case, inputs, BACKEND)
     drawn = {name: x for name, x in inputs.items() if name not in NOISE}
     result = case(drawn, BACKEND, seed=3)
-    if "out" in signature(getattr(getattr(bfn_kernels, case.op.split(".")[0]), case.op.split(".")[1])).parameters:
+    family, op = case.op.split(".")
+    if not case.into and "out" in signature(getattr(getattr(bfn_kernels, family), op)).parameters:
         out = torch.empty(*result.shape, 2, dtype=result.dtype)[..., 0]
         case(drawn, BACKEND, seed=3, out=out)
         assert error(out, result) <= 4 * ulp(result.dtype, scale(result))
@@ -127,6 +138,7 @@ BARRIER, MASK = r"(st\.shared\.f\d\d [^;]*;\n(?:[^\n]*\n){0,5}?)bar\.sync 0;", r
 VECTOR = r"(ld\.global\.v4\.f32 .*\[%rd\d+)\]"
 SQUARED, NSTEP = "squared_loss_kernel.*DenseIffLi4", "nstep_kernel.*DenseClassesIf.*WarpTeam"
 OF_A_BLOCK, OF_A_WARP = "theta_kernel.*DenseClassesIf.*BlockTeamELi4", "theta_kernel.*DenseClassesIf.*WarpTeam"
+OF_ONE_WARP = r"shl\.b32 (%r\d+), %r\d+, 2;(\s+mov\.u32 %r\d+, \w+of_warp;\s+add\.s32 [^;]*;\s+st\.shared)"
 UNORDERED, LEFT_OUT = "race in shared memory|nobody wrote", "the mask leaves out a lane"
 FAULTS = {  # the kernels, what is replaced in their PTX, by what, the case that runs them, and the error, if it is one
     "a read past a tensor": ("predict_data_kernel.*DenseIffLi4", VECTOR, r"\1+16]", "predict_data", "bounds of every"),
@@ -135,6 +147,10 @@ FAULTS = {  # the kernels, what is replaced in their PTX, by what, the case that
     "a missing barrier of a row": (OF_A_BLOCK, BARRIER, r"\1", "theta[K=1024]", UNORDERED),
     "a wrong mask of a block": (OF_A_BLOCK, MASK, r"\1, 65535;", "theta[K=1024]", LEFT_OUT),
     "a wrong mask of a team": (OF_A_WARP, MASK, r"\1, 65535;", "theta[K=27]", LEFT_OUT),
+    "a race in shared memory": (OF_A_BLOCK, OF_ONE_WARP, r"mov.u32 \1, 0;\2", "theta[K=1024]", "race in shared memory"),
+    "two blocks write one address": (OF_A_BLOCK, r"%ctaid\.x", "0", "theta[K=1024]", "race between blocks"),
+    "shared memory that nobody wrote": (OF_A_BLOCK, r"st\.shared\.f32 [^;]*;", "", "theta[K=1024]", "nobody wrote"),
+    "a sum that nobody wrote": (SQUARED, r"st\.global\.f64 [^;]*;", "", "continuous_time_loss", None),
     "max for min": (NSTEP, r"min\.f32", "max.f32", "discrete_time_loss[K=27 factorised]", None),
 }  # fmt: skip
 
@@ -182,3 +198,17 @@ def test_truncation_in_the_place_of_rounding_is_found():
         edited = cuda_ptx.edited(chosen, lambda text, old=nearest, new=truncated: text.replace(old, new))
         with edited, pytest.raises(AssertionError):
             check_rounding(named("continuous.flow_sample"), BACKEND)
+
+
+def test_a_read_past_a_row_of_classes_is_found(tmp_path):
+    """The draw of a class where K is no multiple of 1024, so that in the last round some threads have none."""
+    fault = "classes.h", "} else if (first < count_) {", "} else {"
+    other = cuda_ptx.compiled_with(fault, "discrete.cu", "discrete_update<float>(const DiscreteUpdate&)", tmp_path)
+    kernel = "13update_kernelINS_12DenseClassesIfEENS_9BlockTeamELi0"
+    chosen = [name for name in cuda_ptx.kernels() if kernel in name]
+    case = with_classes(named("discrete.update_sample[K=27]"), 4100)
+    inputs = case.inputs((2, 2), torch.float32)
+    case(inputs, BACKEND)
+    edited = cuda_ptx.edited(chosen, lambda text: cuda_ptx.in_the_place_of(text, other, kernel))
+    with edited, pytest.raises(RuntimeError, match="bounds of every tensor"):
+        case(inputs, BACKEND)

@@ -19,8 +19,8 @@ FORMATS = {
     "i1": "b", "u1": "B", "i8": "b", "u8": "B", "i16": "h", "u16": "H", "i32": "i", "u32": "I", "i64": "q", "u64": "Q",
     "fp32": "f", "fp64": "d",
 }  # fmt: skip
-# The kernels that ran, as `kernels` names them.
-executed: set[str] = set()
+# The kernels that ran, as `kernels` names them, and the types of the numbers that they were given pointers to.
+executed: dict[str, set[str]] = {}
 _modules: dict[str, ptx.Module] = {}
 
 
@@ -63,11 +63,12 @@ def _run(self, *arguments, grid, warmup, **options):
         _modules[kernel.hash] = ptx.Module(kernel.asm["ptx"])
     module = _modules[kernel.hash]
     named = dict(zip(self.arg_names, arguments, strict=False)) | options
-    given = [_packed(*pair) for key, kind in kernel.src.signature.items() for pair in _scalars(named.get(key), kind)]
+    scalars = [pair for key, kind in kernel.src.signature.items() for pair in _scalars(named.get(key), kind)]
+    given = [_packed(*pair) for pair in scalars]
     # behind its arguments a kernel has pointers to scratch memory, which none of ours uses
     given += [bytes(8)] * (module.parameters(name) - len(given))
     module.launch(name, grid, (32 * kernel.metadata.num_warps,), given, kernel.metadata.shared)
-    executed.add(_name(self))
+    executed.setdefault(_name(self), set()).update(kind[1:] for _, kind in scalars if kind.startswith("*"))
     return kernel
 
 
