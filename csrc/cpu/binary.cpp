@@ -82,19 +82,6 @@ struct Gradient {
   }
 };
 
-// The factor of a mean, where it is known before the sum: gradients have it then, and the scale that is returned is 1.
-template <class T>
-T known_scale(const LossTarget& to) {
-  if (to.reduction != Reduction::kMean || to.mask) return T(1);
-  return static_cast<T>(1.0 / static_cast<double>(std::max<int64_t>(1, to.batch * to.per_batch)));
-}
-
-template <class T>
-void return_scale(const LossTarget& to) {
-  const T one = 1;
-  if (!to.mask) store(to.scale, 0, 1, &one);
-}
-
 // The losses of a block by draws or nodes.
 template <class T>
 struct NStepBlock {

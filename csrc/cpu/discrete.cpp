@@ -244,6 +244,8 @@ template <class T>
 void discrete_loss(const DiscreteLoss& op) {
   BadClass bad;
   const int64_t count = op.num_classes;
+  T factor[kLanes];
+  std::fill_n(factor, kLanes, known_scale<T>(op.to));
   const auto make = [&] { return RowScratch<T>(count, static_cast<bool>(op.grad_logits)); };
   const auto block = [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, RowScratch<T>& scratch) {
     const RowNumbers<int64_t> classes(op.x, start, length);
@@ -269,7 +271,7 @@ void discrete_loss(const DiscreteLoss& op) {
       for (int64_t j = 0; j < rows.count; ++j) loss[rows.first - start + j] = x[j] < 0 ? kNaN<T> : cost[j];
       if (op.stats) stats.store_where(costs, op.stats, rows);
       if (op.grad_logits) {
-        const LaneSlopes<T> slopes(stats, op.weight ? weight : nullptr, nullptr, costs);
+        const LaneSlopes<T> slopes(stats, op.weight ? weight : nullptr, factor, costs);
         scratch.store(op.grad_logits, rows, [&](const Tile& tile, const T* e, const T* scale, T* out) {
           slopes.write(tile, x, e, scale, out);
         });
@@ -277,6 +279,7 @@ void discrete_loss(const DiscreteLoss& op) {
     });
   };
   reduce_losses<T>(op.to, row_width(count), make, block);
+  if (op.grad_logits) return_scale<T>(op.to);
   bad.refuse("x", op.num_classes);
 }
 
