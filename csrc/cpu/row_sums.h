@@ -44,7 +44,17 @@ template <bool kSquares, class T>
   }
 }
 
-// Joins the lanes of each row by f; the rows follow each other.
+// Joins each 16 numbers with the 16 behind them.
+template <class T, class F>
+[[gnu::noinline]] void fold(int64_t count, const T* __restrict from, T* __restrict to, F f) {
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t j = 0; j < kLanes; ++j)
+      to[i * kLanes + j] = f(from[2 * i * kLanes + j], from[(2 * i + 1) * kLanes + j]);
+  }
+}
+
+// Joins the lanes of each row by f; the rows follow each other. Halfway through the shuffle, where a quarter of the
+// numbers has four rows in turns, lanes are joined to four.
 template <class T, class F>
 void join_lanes(const Rows& rows, const T* lanes, T (&out)[kLanes], F&& f) {
   if (rows.count == 1) {
@@ -53,12 +63,13 @@ void join_lanes(const Rows& rows, const T* lanes, T (&out)[kLanes], F&& f) {
     std::fill_n(out, kLanes, joined);
     return;
   }
-  T turned[kLanes * kLanes], joined[kLanes];
-  rows_to_lanes(kLanes, lanes, turned);
-  std::copy_n(turned, kLanes, joined);
-  for (int64_t s = 1; s < kLanes; ++s) {
-    for (int64_t j = 0; j < kLanes; ++j) joined[j] = f(joined[j], turned[s * kLanes + j]);
-  }
+  T turned[kLanes * kLanes], folded[8 * kLanes], joined[kLanes];
+  take_turns(4 * kLanes, lanes, turned);
+  fold(8, turned, folded, f);
+  fold(4, folded, turned, f);
+  take_turns(kLanes, turned, folded);
+  fold(2, folded, turned, f);
+  fold(1, turned, joined, f);
   copy_lanes(rows, joined, out);
 }
 
@@ -89,13 +100,15 @@ T exp_of(T logit, T top) {
 // e = exp(z - top). Each step prefetches the logits that lie `ahead` numbers further, which are wanted next: the
 // hardware does not look beyond 4 KiB.
 template <bool kExact, class T>
-[[gnu::noinline]] void exp_steps(int64_t steps, const T* __restrict z, const T* __restrict top, T* __restrict e,
-                                 int64_t ahead) {
-  for (int64_t s = 0; s < steps; ++s) {
+[[gnu::noinline]] void exp_steps(int64_t sets, int64_t steps, const T* __restrict z, const T* __restrict top,
+                                 T* __restrict e, int64_t ahead) {
+  for (int64_t set = 0; set < sets; ++set) {
+    for (int64_t i = set * steps * kLanes; i < (set + 1) * steps * kLanes; i += kLanes) {
 #if defined(__GNUC__)
-    __builtin_prefetch(z + s * kLanes + ahead);
+      __builtin_prefetch(z + i + ahead);
 #endif
-    for (int64_t j = 0; j < kLanes; ++j) e[s * kLanes + j] = exp_of<kExact>(z[s * kLanes + j], top[j]);
+      for (int64_t j = 0; j < kLanes; ++j) e[i + j] = exp_of<kExact>(z[i + j], top[set * kLanes + j]);
+    }
   }
 }
 
@@ -119,7 +132,7 @@ void exp_tile(const Tile& tile, const T* z, const T (&top)[kLanes], T* e, int64_
   if (tile.rows.across) {
     exp_rows<kExact>(tile.rows.count, tile.pitch(), z, top, e, ahead);
   } else {
-    exp_steps<kExact>(tile.steps, z, top, e, ahead);
+    exp_steps<kExact>(1, tile.steps, z, top, e, ahead);
   }
 }
 
@@ -127,6 +140,23 @@ void exp_tile(const Tile& tile, const T* z, const T (&top)[kLanes], T* e, int64_
 template <class T>
 [[gnu::noinline]] void scale_tile(const Tile& tile, const T* __restrict e, const T* __restrict by, T* __restrict out) {
   for_numbers(tile, [&](int64_t i, int32_t, auto j) { out[i] = e[i] * by[j]; });
+}
+
+// The softmax of sets of 16 rows in lanes.
+template <class T>
+void softmax_steps(int64_t sets, int64_t steps, const T* __restrict z, T* __restrict out) {
+  T top[kBlock], e[kBlock];
+  double sums[kBlock];
+  max_steps(sets, steps, z, top);
+  exp_steps<true>(sets, steps, z, top, e, 0);
+  sum_steps<false>(sets, steps, e, sums);
+  for (int64_t set = 0; set < sets; ++set) {
+    T by[kLanes];
+    for (int64_t j = 0; j < kLanes; ++j) by[j] = static_cast<T>(1 / sums[set * kLanes + j]);
+    for (int64_t i = set * steps * kLanes; i < (set + 1) * steps * kLanes; i += kLanes) {
+      for (int64_t j = 0; j < kLanes; ++j) out[i + j] = e[i + j] * by[j];
+    }
+  }
 }
 
 // The use of a row's sums decides how they are made. exp_term serves where the rounding of z - top does no harm: for a
@@ -223,10 +253,12 @@ struct RowSums {
 
  private:
   void join(TileSums<T>* tiles, int64_t count) {
-    std::copy_n(tiles[0].top, kLanes, top);
-    std::copy_n(tiles[0].rest, kLanes, rest);
-    if (wanted == Wanted::kSquares) std::copy_n(tiles[0].square, kLanes, square);
-    std::fill_n(tiles[0].scale, kLanes, T(1));
+    for (int64_t j = 0; j < kLanes; ++j) {
+      top[j] = tiles[0].top[j];
+      rest[j] = tiles[0].rest[j];
+      if (wanted == Wanted::kSquares) square[j] = tiles[0].square[j];
+      tiles[0].scale[j] = T(1);
+    }
     if (count == 1) return;
     for (int64_t t = 1; t < count; ++t) {
       for (int64_t j = 0; j < kLanes; ++j) top[j] = std::max(top[j], tiles[t].top[j]);

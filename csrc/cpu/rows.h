@@ -107,21 +107,35 @@ void pad_tile(const Tile& tile, T* numbers, T pad) {
   }
 }
 
+// Calls f(i) for each i below `count`, 16 at a time; the last 16 begin where they end with the others, so that some
+// come twice and none is left to come alone.
+template <class F>
+[[gnu::always_inline]] inline void for_overlapping(int64_t count, F&& f) {
+  if (count < kLanes) {
+    for (int64_t i = 0; i < count; ++i) f(i);
+    return;
+  }
+  for (int64_t first = 0; first < count; first += kLanes) {
+    const int64_t from = std::min(first, count - kLanes);
+    for (int64_t i = from; i < from + kLanes; ++i) f(i);
+  }
+}
+
 // One round of the shuffle that turns 16 rows into lanes, two of which do it: the numbers of the four quarters take
 // turns. It is a function of its own, so that the numbers become SIMD.
 template <class T>
 [[gnu::noinline]] void take_turns(int64_t quarter, const T* __restrict from, T* __restrict to) {
-  for (int64_t i = 0; i < quarter; ++i) {
+  for_overlapping(quarter, [&](int64_t i) {
     for (int64_t q = 0; q < 4; ++q) to[4 * i + q] = from[q * quarter + i];
-  }
+  });
 }
 
 // Undoes such a round.
 template <class T>
 [[gnu::noinline]] void take_turns_back(int64_t quarter, const T* __restrict from, T* __restrict to) {
-  for (int64_t i = 0; i < quarter; ++i) {
+  for_overlapping(quarter, [&](int64_t i) {
     for (int64_t q = 0; q < 4; ++q) to[q * quarter + i] = from[4 * i + q];
-  }
+  });
 }
 
 // Turns 16 rows into lanes.
@@ -130,6 +144,14 @@ void rows_to_lanes(int64_t classes, const T* from, T* to) {
   T halfway[kBlock];
   take_turns(4 * classes, from, halfway);
   take_turns(4 * classes, halfway, to);
+}
+
+// Turns them back.
+template <class T>
+void lanes_to_rows(int64_t classes, const T* from, T* to) {
+  T halfway[kBlock];
+  take_turns_back(4 * classes, from, halfway);
+  take_turns_back(4 * classes, halfway, to);
 }
 
 // The numbers of a tile; `buffer` holds them where they cannot be read in place. Lanes beyond the last row repeat it.
@@ -172,9 +194,7 @@ void store_tile(const View& view, const Tile& tile, const T* from) {
   if (tile.rows.across) {
     for (int64_t j = 0; j < count; ++j) std::copy_n(from + j * tile.pitch(), classes, to + j * classes);
   } else {
-    T halfway[kBlock];
-    take_turns_back(4 * classes, from, halfway);
-    take_turns_back(4 * classes, halfway, to);
+    lanes_to_rows(classes, from, to);
   }
   store(view, start, count * classes, to);
 }
