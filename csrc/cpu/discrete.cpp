@@ -122,8 +122,8 @@ void store_probs(const View& out, const Rows& rows, const double (&sums)[kLanes]
   });
 }
 
-// The rows of a block are turned at once: each lane gets some that follow each other. Only sixteen at a time would wait
-// for one another.
+// All rows of a block are turned at once, so that each lane has some that follow each other: the few steps that sixteen
+// rows alone take would wait for one another.
 template <class T>
 void theta_of_few(const DiscreteTheta& op) {
   const int64_t classes = op.num_classes;

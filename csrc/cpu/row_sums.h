@@ -44,17 +44,7 @@ template <bool kSquares, class T>
   }
 }
 
-// Joins each 16 numbers with the 16 behind them.
-template <class T, class F>
-[[gnu::noinline]] void fold(int64_t count, const T* __restrict from, T* __restrict to, F f) {
-  for (int64_t i = 0; i < count; ++i) {
-    for (int64_t j = 0; j < kLanes; ++j)
-      to[i * kLanes + j] = f(from[2 * i * kLanes + j], from[(2 * i + 1) * kLanes + j]);
-  }
-}
-
-// Joins the lanes of each row by f; the rows follow each other. Halfway through the shuffle, where a quarter of the
-// numbers has four rows in turns, lanes are joined to four.
+// Joins the lanes of each row by f; the rows follow each other.
 template <class T, class F>
 void join_lanes(const Rows& rows, const T* lanes, T (&out)[kLanes], F&& f) {
   if (rows.count == 1) {
@@ -63,13 +53,12 @@ void join_lanes(const Rows& rows, const T* lanes, T (&out)[kLanes], F&& f) {
     std::fill_n(out, kLanes, joined);
     return;
   }
-  T turned[kLanes * kLanes], folded[8 * kLanes], joined[kLanes];
-  take_turns(4 * kLanes, lanes, turned);
-  fold(8, turned, folded, f);
-  fold(4, folded, turned, f);
-  take_turns(kLanes, turned, folded);
-  fold(2, folded, turned, f);
-  fold(1, turned, joined, f);
+  T turned[kLanes * kLanes], joined[kLanes];
+  rows_to_lanes(kLanes, lanes, turned);
+  std::copy_n(turned, kLanes, joined);
+  for (int64_t s = 1; s < kLanes; ++s) {
+    for (int64_t j = 0; j < kLanes; ++j) joined[j] = f(joined[j], turned[s * kLanes + j]);
+  }
   copy_lanes(rows, joined, out);
 }
 
@@ -253,12 +242,10 @@ struct RowSums {
 
  private:
   void join(TileSums<T>* tiles, int64_t count) {
-    for (int64_t j = 0; j < kLanes; ++j) {
-      top[j] = tiles[0].top[j];
-      rest[j] = tiles[0].rest[j];
-      if (wanted == Wanted::kSquares) square[j] = tiles[0].square[j];
-      tiles[0].scale[j] = T(1);
-    }
+    std::copy_n(tiles[0].top, kLanes, top);
+    std::copy_n(tiles[0].rest, kLanes, rest);
+    if (wanted == Wanted::kSquares) std::copy_n(tiles[0].square, kLanes, square);
+    std::fill_n(tiles[0].scale, kLanes, T(1));
     if (count == 1) return;
     for (int64_t t = 1; t < count; ++t) {
       for (int64_t j = 0; j < kLanes; ++j) top[j] = std::max(top[j], tiles[t].top[j]);

@@ -107,35 +107,21 @@ void pad_tile(const Tile& tile, T* numbers, T pad) {
   }
 }
 
-// Calls f(i) for each i below `count`, 16 at a time; the last 16 begin where they end with the others, so that some
-// come twice and none is left to come alone.
-template <class F>
-[[gnu::always_inline]] inline void for_overlapping(int64_t count, F&& f) {
-  if (count < kLanes) {
-    for (int64_t i = 0; i < count; ++i) f(i);
-    return;
-  }
-  for (int64_t first = 0; first < count; first += kLanes) {
-    const int64_t from = std::min(first, count - kLanes);
-    for (int64_t i = from; i < from + kLanes; ++i) f(i);
-  }
-}
-
 // One round of the shuffle that turns 16 rows into lanes, two of which do it: the numbers of the four quarters take
 // turns. It is a function of its own, so that the numbers become SIMD.
 template <class T>
 [[gnu::noinline]] void take_turns(int64_t quarter, const T* __restrict from, T* __restrict to) {
-  for_overlapping(quarter, [&](int64_t i) {
+  for (int64_t i = 0; i < quarter; ++i) {
     for (int64_t q = 0; q < 4; ++q) to[4 * i + q] = from[q * quarter + i];
-  });
+  }
 }
 
 // Undoes such a round.
 template <class T>
 [[gnu::noinline]] void take_turns_back(int64_t quarter, const T* __restrict from, T* __restrict to) {
-  for_overlapping(quarter, [&](int64_t i) {
+  for (int64_t i = 0; i < quarter; ++i) {
     for (int64_t q = 0; q < 4; ++q) to[q * quarter + i] = from[4 * i + q];
-  });
+  }
 }
 
 // Turns 16 rows into lanes.
