@@ -134,7 +134,7 @@ def keep_memory(most: int) -> None:
     """Bounds the memory that large outputs of the CPU kernels leave behind, to be filled again by later outputs.
 
     most: bytes at a time, 2³⁰ unless set; 0 ends it, and outputs come from torch's allocator. What is beyond the bound
-    is given back at once. Outputs below 4 MiB always come from torch's. Raises TypeError or ValueError for what is no
+    is given back at once. Outputs below 2 MiB always come from torch's. Raises TypeError or ValueError for what is no
     such number.
 
     >>> keep_memory(2**28)

@@ -122,6 +122,28 @@ void store_probs(const View& out, const Rows& rows, const double (&sums)[kLanes]
   });
 }
 
+// All rows of a block are turned at once, so that each lane has some that follow each other: the few steps that sixteen
+// rows alone take would wait for one another.
+template <class T>
+void theta_of_few(const DiscreteTheta& op) {
+  const int64_t classes = op.num_classes;
+  for_blocks(op.count, classes, [&](int64_t start, int64_t length) {
+    const int64_t room = whole_lanes(length), first = start * classes, numbers = length * classes;
+    T buffer[kBlock], z[kBlock], p[kBlock];
+    const T* from = load(op.logits, first, numbers, buffer);
+    if (length < room) {
+      if (from != buffer) std::copy_n(from, numbers, buffer);
+      std::fill(buffer + numbers, buffer + room * classes, T(0));
+      from = buffer;
+    }
+    rows_to_lanes(room / kLanes * classes, from, z);
+    softmax_steps(room / kLanes, classes, z, p);
+    T* const out = length < room ? buffer : target(op.out, first, buffer);
+    lanes_to_rows(room / kLanes * classes, p, out);
+    store(op.out, first, numbers, out);
+  });
+}
+
 // Saves what rows that cost nothing leave to the backward pass: zeros.
 template <class T>
 void save_nothing(const DiscreteLoss& op, const Rows& rows) {
@@ -152,6 +174,7 @@ void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, 
 
 template <class T>
 void discrete_theta(const DiscreteTheta& op) {
+  if (op.num_classes <= kFewClasses) return theta_of_few<T>(op);
   const auto make = [&] { return RowScratch<T>(op.num_classes); };
   for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
     store_probs(op.out, rows, RowSums<T>(rows, nullptr, scratch, logits_of<T>(op.logits)).rest, scratch);
@@ -244,6 +267,8 @@ template <class T>
 void discrete_loss(const DiscreteLoss& op) {
   BadClass bad;
   const int64_t count = op.num_classes;
+  T factor[kLanes];
+  std::fill_n(factor, kLanes, known_scale<T>(op.to));
   const auto make = [&] { return RowScratch<T>(count, static_cast<bool>(op.grad_logits)); };
   const auto block = [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, RowScratch<T>& scratch) {
     const RowNumbers<int64_t> classes(op.x, start, length);
@@ -269,7 +294,7 @@ void discrete_loss(const DiscreteLoss& op) {
       for (int64_t j = 0; j < rows.count; ++j) loss[rows.first - start + j] = x[j] < 0 ? kNaN<T> : cost[j];
       if (op.stats) stats.store_where(costs, op.stats, rows);
       if (op.grad_logits) {
-        const LaneSlopes<T> slopes(stats, op.weight ? weight : nullptr, nullptr, costs);
+        const LaneSlopes<T> slopes(stats, op.weight ? weight : nullptr, factor, costs);
         scratch.store(op.grad_logits, rows, [&](const Tile& tile, const T* e, const T* scale, T* out) {
           slopes.write(tile, x, e, scale, out);
         });
@@ -277,6 +302,7 @@ void discrete_loss(const DiscreteLoss& op) {
     });
   };
   reduce_losses<T>(op.to, row_width(count), make, block);
+  if (op.grad_logits) return_scale<T>(op.to);
   bad.refuse("x", op.num_classes);
 }
 

@@ -53,6 +53,19 @@ double sum_of(const T* x, int64_t length) {
   return sum;
 }
 
+// The factor of a mean, where it is known before the sum: gradients have it then, and the scale that is returned is 1.
+template <class T>
+T known_scale(const LossTarget& to) {
+  if (to.reduction != Reduction::kMean || to.mask) return T(1);
+  return static_cast<T>(1.0 / static_cast<double>(std::max<int64_t>(1, to.batch * to.per_batch)));
+}
+
+template <class T>
+void return_scale(const LossTarget& to) {
+  const T one = 1;
+  if (!to.mask) store(to.scale, 0, 1, &one);
+}
+
 // Calls f(start, length, mask, loss, scratch), which writes the loss of each variable of a block; mask is null where
 // there is none, and what f writes where it is 0 does not matter. A variable has `width` numbers: the more, the fewer
 // variables a block has. make() gives each thread its scratch.
@@ -134,19 +147,5 @@ struct SavedGradient {
     store(to, start, length, out);
   }
 };
-
-// The factor of a mean, where it is known before the sum: saved gradients have it then, and the scale that is returned
-// is 1.
-template <class T>
-T known_scale(const LossTarget& to) {
-  if (to.reduction != Reduction::kMean || to.mask) return T(1);
-  return static_cast<T>(1.0 / static_cast<double>(std::max<int64_t>(1, to.batch * to.per_batch)));
-}
-
-template <class T>
-void return_scale(const LossTarget& to) {
-  const T one = 1;
-  if (!to.mask) store(to.scale, 0, 1, &one);
-}
 
 }  // namespace bfn

@@ -15,20 +15,27 @@ namespace bfn {
 namespace {
 
 constexpr size_t kPage = size_t{2} << 20;
-constexpr size_t kWorthwhile = size_t{4} << 20;
+constexpr size_t kHeld = size_t{32} << 20;  // leaving so little to the system would save less than it costs
 
 struct Pages {
   void* at;
   size_t bytes;
+  bool held;  // whether they are not left to the system
 };
 
 struct Left {
   std::mutex mutex;
   std::vector<Pages> pages;  // in the order in which they were left
-  size_t bytes = 0, most = size_t{1} << 30;
+  size_t bytes = 0, held = 0, most = size_t{1} << 30;
 
+  void add(Pages more) {
+    pages.push_back(more);
+    bytes += more.bytes;
+    held += more.held ? more.bytes : 0;
+  }
   void remove(size_t i) {
     bytes -= pages[i].bytes;
+    held -= pages[i].held ? pages[i].bytes : 0;
     pages.erase(pages.begin() + static_cast<std::ptrdiff_t>(i));
   }
   void give_back() {
@@ -62,7 +69,7 @@ void* fresh_pages(size_t bytes, size_t used) {
 }  // namespace
 
 void* take_pages(size_t used) {
-  if (used < kWorthwhile) return nullptr;
+  if (used < kPage) return nullptr;
   const size_t bytes = whole_pages(used);
   {
     Left& kept = left();
@@ -82,12 +89,12 @@ void leave_pages(void* pages, size_t used) {
   const size_t bytes = whole_pages(used);
   Left& kept = left();
   const std::lock_guard<std::mutex> lock(kept.mutex);
-  if (bytes > kept.most || madvise(pages, bytes, MADV_FREE) != 0) {
+  const bool held = kept.held + bytes <= kHeld;
+  if (bytes > kept.most || (!held && madvise(pages, bytes, MADV_FREE) != 0)) {
     munmap(pages, bytes);
     return;
   }
-  kept.pages.push_back({pages, bytes});
-  kept.bytes += bytes;
+  kept.add({pages, bytes, held});
   kept.give_back();
 }
 

@@ -1,6 +1,6 @@
 // Memory for large outputs. Fresh pages must be cleared by the system, which costs as much as filling them; here those
-// that earlier outputs left are filled again. They are left to the system meanwhile, which takes them when it needs
-// memory.
+// that earlier outputs left are filled again. All but a few MiB are left to the system meanwhile, which takes them when
+// it needs memory.
 #pragma once
 
 #include <cstddef>

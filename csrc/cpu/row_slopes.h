@@ -48,10 +48,10 @@ class LaneStats {
 template <class T>
 class LaneSlopes {
  public:
-  // Without a weight the loss is -ln p_x; without a factor its derivatives are not multiplied.
+  // Without a weight the loss is -ln p_x. Its derivatives are multiplied by the factor.
   LaneSlopes(const LaneStats<T>& stats, const T* weight, const T* factor, const uint8_t (&costs)[kLanes]) {
     T by[kLanes];
-    for (int64_t j = 0; j < kLanes; ++j) by[j] = (factor ? factor[j] : T(1)) * (weight ? weight[j] : T(1));
+    for (int64_t j = 0; j < kLanes; ++j) by[j] = factor[j] * (weight ? weight[j] : T(1));
     if (weight) {
       take(stats, by, [](const RowStats<T>& row, T times) { return squared_distance_slopes(row, times); });
     } else {

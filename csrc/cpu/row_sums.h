@@ -89,13 +89,15 @@ T exp_of(T logit, T top) {
 // e = exp(z - top). Each step prefetches the logits that lie `ahead` numbers further, which are wanted next: the
 // hardware does not look beyond 4 KiB.
 template <bool kExact, class T>
-[[gnu::noinline]] void exp_steps(int64_t steps, const T* __restrict z, const T* __restrict top, T* __restrict e,
-                                 int64_t ahead) {
-  for (int64_t s = 0; s < steps; ++s) {
+[[gnu::noinline]] void exp_steps(int64_t sets, int64_t steps, const T* __restrict z, const T* __restrict top,
+                                 T* __restrict e, int64_t ahead) {
+  for (int64_t set = 0; set < sets; ++set) {
+    for (int64_t i = set * steps * kLanes; i < (set + 1) * steps * kLanes; i += kLanes) {
 #if defined(__GNUC__)
-    __builtin_prefetch(z + s * kLanes + ahead);
+      __builtin_prefetch(z + i + ahead);
 #endif
-    for (int64_t j = 0; j < kLanes; ++j) e[s * kLanes + j] = exp_of<kExact>(z[s * kLanes + j], top[j]);
+      for (int64_t j = 0; j < kLanes; ++j) e[i + j] = exp_of<kExact>(z[i + j], top[set * kLanes + j]);
+    }
   }
 }
 
@@ -119,7 +121,7 @@ void exp_tile(const Tile& tile, const T* z, const T (&top)[kLanes], T* e, int64_
   if (tile.rows.across) {
     exp_rows<kExact>(tile.rows.count, tile.pitch(), z, top, e, ahead);
   } else {
-    exp_steps<kExact>(tile.steps, z, top, e, ahead);
+    exp_steps<kExact>(1, tile.steps, z, top, e, ahead);
   }
 }
 
@@ -127,6 +129,23 @@ void exp_tile(const Tile& tile, const T* z, const T (&top)[kLanes], T* e, int64_
 template <class T>
 [[gnu::noinline]] void scale_tile(const Tile& tile, const T* __restrict e, const T* __restrict by, T* __restrict out) {
   for_numbers(tile, [&](int64_t i, int32_t, auto j) { out[i] = e[i] * by[j]; });
+}
+
+// The softmax of sets of 16 rows in lanes.
+template <class T>
+void softmax_steps(int64_t sets, int64_t steps, const T* __restrict z, T* __restrict out) {
+  T top[kBlock], e[kBlock];
+  double sums[kBlock];
+  max_steps(sets, steps, z, top);
+  exp_steps<true>(sets, steps, z, top, e, 0);
+  sum_steps<false>(sets, steps, e, sums);
+  for (int64_t set = 0; set < sets; ++set) {
+    T by[kLanes];
+    for (int64_t j = 0; j < kLanes; ++j) by[j] = static_cast<T>(1 / sums[set * kLanes + j]);
+    for (int64_t i = set * steps * kLanes; i < (set + 1) * steps * kLanes; i += kLanes) {
+      for (int64_t j = 0; j < kLanes; ++j) out[i + j] = e[i + j] * by[j];
+    }
+  }
 }
 
 // The use of a row's sums decides how they are made. exp_term serves where the rounding of z - top does no harm: for a

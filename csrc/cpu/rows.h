@@ -132,6 +132,14 @@ void rows_to_lanes(int64_t classes, const T* from, T* to) {
   take_turns(4 * classes, halfway, to);
 }
 
+// Turns them back.
+template <class T>
+void lanes_to_rows(int64_t classes, const T* from, T* to) {
+  T halfway[kBlock];
+  take_turns_back(4 * classes, from, halfway);
+  take_turns_back(4 * classes, halfway, to);
+}
+
 // The numbers of a tile; `buffer` holds them where they cannot be read in place. Lanes beyond the last row repeat it.
 template <class T>
 const T* load_tile(const View& view, const Tile& tile, T* buffer, T pad, int64_t offset = 0) {
@@ -172,9 +180,7 @@ void store_tile(const View& view, const Tile& tile, const T* from) {
   if (tile.rows.across) {
     for (int64_t j = 0; j < count; ++j) std::copy_n(from + j * tile.pitch(), classes, to + j * classes);
   } else {
-    T halfway[kBlock];
-    take_turns_back(4 * classes, from, halfway);
-    take_turns_back(4 * classes, halfway, to);
+    lanes_to_rows(classes, from, to);
   }
   store(view, start, count * classes, to);
 }

@@ -6,7 +6,7 @@ from cases import CASES
 from support import NATIVE, ON_CPU, error, evaluate, joins, named, pairs, scale, ulp, weights_like
 from torch.autograd import forward_ad
 
-from bfn_kernels import continuous, discrete, discretised
+from bfn_kernels import backends, continuous, discrete, discretised
 
 
 def differentiable(case) -> bool:
@@ -163,6 +163,19 @@ def test_a_gradient_is_rounded_to_the_type_of_its_own_tensor(backend):
     by_mean, by_y = torch.autograd.grad(updated.sum(), (mean, y))
     assert torch.equal(by_mean, torch.full_like(mean, 1 / 1.3))
     torch.testing.assert_close(by_y, torch.full_like(y, 0.3 / 1.3), rtol=1e-6, atol=0)
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="reference and GPUs scale the gradient in the backward pass")
+@pytest.mark.parametrize("name", ["continuous_time_loss", "reconstruction_loss"])
+def test_a_mean_over_short_rows_hands_out_the_gradient_that_it_saved(name, monkeypatch):
+    monkeypatch.setattr(backends.LIBRARIES[backends.NATIVE].common, "scaled_gradient", None)
+    logits, x = torch.randn(3, 4, 5, requires_grad=True), torch.arange(12).view(3, 4) % 5
+    more = {"t": 0.5, "beta_1": 3.0} if name == "continuous_time_loss" else {}
+    by_mean, by_sum = (
+        torch.autograd.grad(getattr(discrete, name)(x, logits, reduction=reduction, **more), logits)[0]
+        for reduction in ("mean", "sum")
+    )
+    assert error(by_mean, by_sum / 12) <= 4 * ulp(torch.float32, scale(by_mean))
 
 
 @pytest.mark.parametrize("backend", ON_CPU)

@@ -64,6 +64,22 @@ def usual():
     backends.keep_memory(2**30)
 
 
+def lazily_free() -> int:
+    with open("/proc/self/smaps") as file:
+        return sum(int(line.split()[1]) for line in file if line.startswith("LazyFree:")) * 1024
+
+
+def test_the_system_may_take_all_but_a_few_of_them(usual):
+    backends.keep_memory(0)
+    backends.keep_memory(2**30)
+    before = lazily_free()
+    few, more = [flow(8) for _ in range(4)], [flow(8) for _ in range(2)]
+    del few
+    assert lazily_free() == before
+    del more
+    assert lazily_free() - before == 16 * MIB
+
+
 def test_what_is_left_can_be_bounded_and_ended(usual):
     backends.keep_memory(0)
     backends.keep_memory(110 * MIB)

@@ -100,6 +100,9 @@ FAULTS = [
         "one[j] < 0 && share[j] == T(0)",
         f"{NONFINITE} -k 'row and cpu'",
     ),
+    Fault(CPU("row_sums.h"), "1 / sums[set * kLanes + j]", "1 / sums[j]", f"{ACCURATE} -k 'theta and cpu'"),
+    Fault(CPU("discrete.cpp"), "known_scale<T>(op.to)", "T(1)", f"{GRADIENTS} -k hands_out"),
+    Fault(CPU("pages.cpp"), "kHeld = size_t{32} << 20", "kHeld = 0", "tests/kernels/test_pages.py -k few"),
     Fault(
         CPU("discrete.cpp"),
         "if (!(sums[j] > 0)) drawn",
