@@ -117,6 +117,6 @@ FAULTS = [
         "bfn_kernels/discrete/__init__.py",
         "backends.choose(backend, logits.device)\n    return (logits + y)",
         "return (logits + y)",
-        f"{ARGUMENTS} -k take_a_backend",
+        f"{ARGUMENTS} -k takes_a_backend",
     ),
 ]
