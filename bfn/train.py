@@ -30,7 +30,7 @@ from bfn.seeds import derive
 
 STATE_FILE, MODEL_FILE, LOG_FILE = "training.safetensors", "model.safetensors", "log.csv"
 # Each part of a run has a seed of its own: train.seed folded with one of these numbers.
-WEIGHTS, ORDER, STEPS, VALIDATION = range(4)
+WEIGHTS, ORDER, STEPS, VALIDATION, DRAWS = range(5)
 # Keys that may change when a run is resumed: they say how long it lasts, not what a step does.
 DURATION = {"train.max_steps", "train.max_seconds", "train.patience"}
 
@@ -75,6 +75,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(model.parameters(), train.learning_rate, betas, weight_decay=train.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.at = Position()
+        self.order = (-1, torch.empty(0))  # an epoch, and the order of its examples
         self.log: list[dict[str, Any]] = []
         self.lock = lock(self.out)
         try:
@@ -150,9 +151,15 @@ class Trainer:
         examples = self.data.train
         size = min(self.config.train.batch_size, len(examples))
         epoch, index = divmod(self.at.step, len(examples) // size)
-        generator = torch.Generator().manual_seed(derive(self.config.train.seed, ORDER, epoch))
-        order = torch.randperm(len(examples), generator=generator)
-        return examples[order[index * size : (index + 1) * size]]
+        if self.order[0] != epoch:
+            generator = torch.Generator().manual_seed(derive(self.config.train.seed, ORDER, epoch))
+            self.order = epoch, torch.randperm(len(examples), generator=generator)
+        chosen = examples[self.order[1][index * size : (index + 1) * size]]
+        if self.data.draw is None:
+            return chosen
+        return self.data.draw(
+            chosen, torch.Generator().manual_seed(derive(self.config.train.seed, DRAWS, self.at.step))
+        )
 
     def validate(self) -> None:
         """Bound of the EMA weights on the validation split; the weights that are best there are the run's result."""
