@@ -33,6 +33,8 @@ def cifar10(folder: Path) -> None:
 
 
 def text8(folder: Path) -> None:
+    if (folder / "text8").exists() or (folder / "text8.zip").exists():
+        return
     with urlopen(TEXT8) as answer:
         write_atomically(folder / "text8.zip", answer.read())
 

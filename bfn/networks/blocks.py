@@ -19,7 +19,7 @@ def check_widths(width: int, heads: int) -> None:
 class ResBlock(nn.Module):
     """Two 3x3 convolutions, each after a norm; what `time` makes of the time embedding is added in between."""
 
-    def __init__(self, channels_in: int, channels: int, time: nn.Linear, dropout: float):
+    def __init__(self, channels_in: int, channels: int, time: nn.Module, dropout: float):
         super().__init__()
         self.norm_in, self.norm_out = nn.GroupNorm(GROUPS, channels_in), nn.GroupNorm(GROUPS, channels)
         self.conv_in = nn.Conv2d(channels_in, channels, 3, padding=1)

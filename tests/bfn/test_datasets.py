@@ -81,7 +81,7 @@ def test_levels_of_cifar_fall_into_bins_as_published(num_bins, config, tmp_path)
     assert (data.num_classes, data.shape) == (num_bins, (32, 32, 3))
     trainer = Trainer(settings, data)
     batch = trainer.batch()
-    assert batch.dtype == torch.float32 and len(batch) == 119
+    assert batch.dtype == torch.float32 and len(batch) == 198
     assert torch.isin(batch, data.test.unique()).all()
     trainer.lock.close()
 

@@ -52,12 +52,13 @@ def mnist(folder: Path) -> Path:
 
 def cifar10(folder: Path) -> Path:
     for i in range(1, 6):
-        write_cifar(folder / "cifar-10-batches-py" / f"data_batch_{i}", levels(i, 24, 32, 32, 3))
+        write_cifar(folder / "cifar-10-batches-py" / f"data_batch_{i}", levels(i, 40, 32, 32, 3))
     write_cifar(folder / "cifar-10-batches-py" / "test_batch", levels(6, 6, 32, 32, 3))
     return folder
 
 
 def text8(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "text8").write_text(" the quick brown fox jumps over the lazy dog" * 40)
     return folder
 
