@@ -19,7 +19,7 @@ from bfn import checkpoint
 from bfn.checkpoint import CheckpointError
 from bfn.configs import Config, ConfigError, build, load
 from bfn.data import SYMBOLS, Data
-from bfn.model import build_model
+from bfn.model import BFN, build_model
 
 Names = list[tuple[str, str]]
 
@@ -130,14 +130,12 @@ def position_features(side: int, bands: int = 64) -> Tensor:
     return torch.cat([angles.sin(), angles.cos(), places], 1)
 
 
-def expected(config: Config) -> dict[str, Tensor]:
-    """The names of the weights of a configuration's model, with tensors of their shapes that have no memory."""
+def model_without_data(config: Config) -> BFN:
+    """A fresh model of a configuration of one of the networks; building it reads no file."""
     official = OFFICIAL[config.network.name]
     dtype = torch.float32 if official.classes is None else torch.int64
     nothing = torch.empty(0, *official.shape(config), dtype=dtype)
-    with torch.device("meta"):
-        model = build_model(config, Data(nothing, nothing, nothing, official.classes or 256, baseline=0.0))
-    return model.state_dict()
+    return build_model(config, Data(nothing, nothing, nothing, official.classes or config.data.num_bins, baseline=0.0))
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -170,7 +168,9 @@ def from_official(
     config = load(config_name or OFFICIAL[network].config, overrides or [])
     if config.network.name != network:
         raise ConfigError(f"{path} is a {network}, and the configuration has network.name={config.network.name!r}")
-    want, weights = expected(config), {}
+    with torch.device("meta"):  # for names and shapes
+        want = model_without_data(config).state_dict()
+    weights = {}
     for name, tensor in tensors.items():
         if name == UNREAD:
             continue

@@ -12,9 +12,15 @@ from typer.testing import CliRunner
 from bfn import checkpoint, cli
 from bfn.checkpoint import CheckpointError
 from bfn.configs import ConfigError, load
-from bfn.data import Data
-from bfn.model import build_model
-from bfn.official import OFFICIAL, OUR_PREFIX, convert, convert_back, from_official, to_official
+from bfn.official import (
+    OFFICIAL,
+    OUR_PREFIX,
+    convert,
+    convert_back,
+    from_official,
+    model_without_data,
+    to_official,
+)
 from bfn.train import MODEL_FILE
 
 NUMBERS = json.loads(published.NUMBERS.read_text())
@@ -25,19 +31,11 @@ def bfn(*arguments):
     return CliRunner().invoke(cli.app, [str(a) for a in arguments])
 
 
-def model_of(config):
-    """A model of a configuration, without its data."""
-    official = OFFICIAL[config.network.name]
-    dtype = torch.float32 if official.classes is None else torch.int64
-    nothing = torch.empty(0, *official.shape(config), dtype=dtype)
-    return build_model(config, Data(nothing, nothing, nothing, official.classes or 256, 0.0)).eval()
-
-
 @pytest.fixture
 def files(network, tmp_path):
     """A file of ours and a published one with the weights of the formula, and their configuration."""
     config = load(OFFICIAL[network].config, published.SMALL)
-    model = model_of(config)
+    model = model_without_data(config)
     fresh, ours, theirs = (tmp_path / name for name in ("fresh", "ours", "theirs.pt"))
     checkpoint.save(fresh, model.state_dict(), {"config": asdict(config)})
     torch.save(published.filled(to_official(fresh)), theirs)
@@ -58,7 +56,7 @@ def files(network, tmp_path):
 def test_the_networks_have_as_many_parameters_as_the_published_ones(name, overrides, count, tensors):
     config = load(name, overrides)
     with torch.device("meta"):
-        model = model_of(config)
+        model = model_without_data(config)
     assert sum(parameter.numel() for parameter in model.parameters()) == count
     unread = OFFICIAL[config.network.name].side is not None  # a tensor that only the official code keeps
     assert len(model.state_dict()) == tensors - unread
@@ -67,7 +65,7 @@ def test_the_networks_have_as_many_parameters_as_the_published_ones(name, overri
 @each_network
 def test_published_weights_give_the_published_outputs(network, files):
     ours, _, config = files
-    model = model_of(config)
+    model = model_without_data(config).eval()
     model.load_state_dict(checkpoint.load(ours)[0])
     features, t = published.seen(network)
     if network == "unet_vdm":
