@@ -31,8 +31,9 @@ from bfn.seeds import derive
 STATE_FILE, MODEL_FILE, LOG_FILE = "training.safetensors", "model.safetensors", "log.csv"
 # Each part of a run has a seed of its own: train.seed folded with one of these numbers.
 WEIGHTS, ORDER, STEPS, VALIDATION, DRAWS = range(5)
-# Keys that may change when a run is resumed: they say how long it lasts, not what a step does.
+# Keys that may change when a run is resumed: they say how long it lasts, not what a step does, or where its data lie.
 DURATION = {"train.max_steps", "train.max_seconds", "train.patience"}
+PLACES = {"data.folder"}
 
 
 @dataclass
@@ -72,7 +73,8 @@ class Trainer:
         model = build_model(config, data).to(self.accelerator.device)
         self.ema = AveragedModel(model, multi_avg_fn=self.average)
         betas = (0.9, train.beta_2)
-        optimizer = torch.optim.AdamW(model.parameters(), train.learning_rate, betas, weight_decay=train.weight_decay)
+        groups = decay_groups(model, train.decay_vectors)
+        optimizer = torch.optim.AdamW(groups, train.learning_rate, betas, weight_decay=train.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.at = Position()
         self.order = (-1, torch.empty(0))  # an epoch, and the order of its examples
@@ -234,6 +236,14 @@ class Trainer:
             yield show
 
 
+def decay_groups(model: BFN, decay_vectors: bool) -> list[dict[str, Any]]:
+    """The parameters as AdamW takes them; biases and the weights of norms are not decayed unless asked for."""
+    if decay_vectors:
+        return [{"params": list(model.parameters())}]
+    matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) == wanted] for wanted in (True, False))
+    return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+
+
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
@@ -250,7 +260,7 @@ def same_run(path: Path, saved: dict[str, Any], config: Config) -> None:
     """Refuse to resume a run under settings that would have made another run."""
     there, here = flatten(saved), flatten(asdict(config))
     for key in sorted(there.keys() | here.keys()):
-        decisive = key.partition(".")[0] in ("data", "model", "network", "train") and key not in DURATION
+        decisive = key.partition(".")[0] in ("data", "model", "network", "train") and key not in DURATION | PLACES
         if decisive and there.get(key) != here.get(key):
             raise CheckpointError(
                 f"{path} holds a run with {key}={there.get(key)}, not {here.get(key)}; "

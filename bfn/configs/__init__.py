@@ -54,6 +54,7 @@ class TrainConfig:
     learning_rate: float = 1e-3
     beta_2: float = 0.99  # AdamW's second-moment decay; the first is 0.9
     weight_decay: float = 0.01
+    decay_vectors: bool = True  # whether it also shrinks biases and the weights of norms
     warmup_steps: int = 50
     clip_norm: float = 1.0  # the gradient's norm is cut to this
     ema_decay: float = 0.999

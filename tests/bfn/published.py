@@ -16,7 +16,9 @@ from torch import Tensor
 
 NUMBERS = Path(__file__).with_suffix(".json")
 # The configuration of each network's numbers, and the shape of what the network sees.
-SMALL = ["network.width=32", "network.depth=1", "network.heads=2", "data.length=12", "network.dropout=0.0"]
+# With as many channels as groups, the norms would hide the time.
+WIDTH = 64
+SMALL = [f"network.width={WIDTH}", "network.depth=1", "network.heads=2", "data.length=12", "network.dropout=0.0"]
 SEEN = {"unet_improved": (2, 28, 28, 1), "unet_vdm": (2, 32, 32, 3), "gpt": (2, 12, 27)}
 
 
@@ -29,7 +31,7 @@ def weight(name: str, shape: torch.Size) -> Tensor:
     """The weight of an official name: near 1 for norms, otherwise small enough that no layer's output grows."""
     values = waves(shape.numel(), zlib.crc32(name.encode())).view(shape)
     if len(shape) > 1:
-        return (values * (3 / shape[1:].numel()) ** 0.5).float()
+        return (values * (1 / shape[1:].numel()) ** 0.5).float()
     return (0.1 * values + name.endswith("weight")).float()
 
 
@@ -68,17 +70,19 @@ def official(checkout: str) -> dict[str, torch.nn.Module]:
     image = adapters.FourierImageInputAdapter
     black_and_white = image(input_channels=1, input_shape=(28, 28), output_height=2, add_pos_feats=False)
     colour = image(input_channels=3, input_shape=(32, 32), output_height=3, add_pos_feats=False, add_mask=False)
-    size = {"image_size": 28, "in_channels": 2, "model_channels": 32, "out_channels": 32, "num_res_blocks": 1}
+    size = {"image_size": 28, "in_channels": 2, "model_channels": WIDTH, "out_channels": WIDTH, "num_res_blocks": 1}
     improved = UNetModel(
-        {"input_adapter": black_and_white, "output_adapter": adapters.OutputAdapter(64, 1, 1)},
+        {"input_adapter": black_and_white, "output_adapter": adapters.OutputAdapter(2 * WIDTH, 1, 1)},
         **size,
         channel_mult=(1, 2, 2),
         num_heads=2,
         project_input=True,
     )
-    adapter = {"input_adapter": colour, "output_adapter": adapters.OutputAdapter(35, 3, 2)}
-    vdm = UNetVDM(adapter, embedding_dim=32, n_blocks=1, n_attention_heads=2)
-    gpt = GPT({"input_adapter": adapters.TextInputAdapter(27, 12, 32), "output_adapter": None}, 27, 1, 2, 32, skip=True)
+    adapter = {"input_adapter": colour, "output_adapter": adapters.OutputAdapter(3 + WIDTH, 3, 2)}
+    vdm = UNetVDM(adapter, embedding_dim=WIDTH, n_blocks=1, n_attention_heads=2)
+    gpt = GPT(
+        {"input_adapter": adapters.TextInputAdapter(27, 12, WIDTH), "output_adapter": None}, 27, 1, 2, WIDTH, skip=True
+    )
     return {"unet_improved": improved, "unet_vdm": vdm, "gpt": gpt}
 
 

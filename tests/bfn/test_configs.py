@@ -31,6 +31,7 @@ def test_the_papers_experiments_have_the_papers_numbers(name):
     assert [network.name, network.width, network.depth, network.heads, network.dropout] == numbers[:5]
     assert [train.batch_size, train.learning_rate, train.beta_2] == numbers[5:]
     assert (train.weight_decay, train.clip_norm, train.ema_decay, train.warmup_steps) == (0.01, 5.0, 0.9999, 1)
+    assert train.decay_vectors == (name != "text8")
     assert (train.max_seconds, train.n_steps) == (
         None,
         None,

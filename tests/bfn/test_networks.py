@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bfn.configs import ConfigError, NetworkConfig
-from bfn.networks import build_network
+from bfn.networks import NETWORKS, build_network
 from bfn.networks.layers import TimeEmbedding
 from bfn.networks.transformer import Layer, Transformer
 from bfn.networks.unet import Attention
@@ -146,3 +146,24 @@ def test_fresh_layers_of_gpt_add_less_the_more_there_are():
             residual = name.endswith(("out.weight", "mlp.2.weight"))
             assert std == pytest.approx(0.02 / 4 if residual else 0.02, rel=0.15), name
     assert all(not p.any() for name, p in network.named_parameters() if name.endswith("bias"))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_torch_compiles_a_network_in_one_piece(name):
+    text, sizes = name in ("gpt", "transformer"), {"width": 32}
+    network = built(name, (6,) if text else (8, 8), 4, 4, **sizes)
+    features, t = torch.randn(2, *((6,) if text else (8, 8)), 4).softmax(-1), torch.tensor([0.2, 0.7])
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(features, t), network(features, t))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "depth"), [("unet_improved", (8, 8), 1), ("unet_vdm", (8, 8), 1), ("gpt", (6,), 0)]
+)
+def test_the_papers_networks_drop_out_in_training_alone(name, shape, depth):
+    """Of gpt's embedding too, where there are no layers."""
+    network = built(name, shape, 4, 4, width=32, depth=depth, dropout=0.5)
+    features, t = torch.randn(2, *shape, 4).softmax(-1), torch.tensor([0.2, 0.7])
+    for training in (True, False):
+        network.train(training)
+        assert torch.equal(network(features, t), network(features, t)) != training

@@ -126,7 +126,7 @@ def spoiled(path, change):
         ),
         (
             lambda tensors: tensors.update({"net.out.0.bias": torch.ones(3)}),
-            r"net.out.0.bias of shape \(3,\), and .* \(32,\)",
+            r"net.out.0.bias of shape \(3,\), and .* \(64,\)",
         ),
         (lambda tensors: tensors.update(step=torch.ones(3)), "is not a published checkpoint, a state dict whose every"),
         (lambda tensors: tensors.update({"net.step": 3}), "is not a published checkpoint, a state dict whose every"),
