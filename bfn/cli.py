@@ -109,6 +109,8 @@ def convert_command(
         if back:
             convert_back(source / MODEL_FILE if source.is_dir() else source, out)
         else:
+            if (out / MODEL_FILE).exists():
+                raise RunError(f"{out} holds a run, which a checkpoint would replace; choose another directory")
             out = out / MODEL_FILE
             convert(source, out, config, overrides)
         console.print(f"checkpoint: {out}")

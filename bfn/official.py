@@ -115,10 +115,10 @@ UNREAD = "input_adapter.pos_feats"
 
 
 def rename(name: str, names: Names) -> str | None:
-    """What a name is called on the other side of a table, or None if the table does not have it."""
-    for ours, theirs in names:
-        if match := re.fullmatch(re.escape(ours).replace(r"\*", r"([^.]+)"), name):
-            return theirs.replace("*", "{}").format(*match.groups())
+    """What a name of a table's left side is called on its right side, or None if the table does not have it."""
+    for pattern, other in names:
+        if match := re.fullmatch(re.escape(pattern).replace(r"\*", r"([^.]+)"), name):
+            return other.replace("*", "{}").format(*match.groups())
     return None
 
 
@@ -177,10 +177,12 @@ def from_official(
         ours = OUR_PREFIX + (rename(name, OFFICIAL[network].names) or "?")
         if ours not in want:
             raise CheckpointError(f"{path} has a tensor {PREFIX}{name}, which its configuration has no place for")
-        if tensor.numel() != want[ours].numel():
-            shapes = f"shape {tuple(tensor.shape)}, and its configuration wants {tuple(want[ours].shape)}"
+        # The official attention of one U-Net sees places in one row, and so has one dimension less.
+        shape = want[ours].shape
+        if shape not in (tensor.shape, (*tensor.shape, 1)):
+            shapes = f"shape {tuple(tensor.shape)}, and its configuration wants {tuple(shape)}"
             raise CheckpointError(f"{path} has {PREFIX}{name} of {shapes}")
-        weights[ours] = tensor.reshape(want[ours].shape)
+        weights[ours] = tensor.view(shape)
     if missing := sorted(want.keys() - weights.keys()):
         raise CheckpointError(f"{path} lacks what its configuration calls {missing[0]}, and {len(missing) - 1} others")
     return weights, config
@@ -199,7 +201,6 @@ def to_official(path: Path) -> dict[str, Tensor]:
         theirs = rename(name.removeprefix(OUR_PREFIX), names)
         if theirs is None:
             raise CheckpointError(f"{path} has a tensor {name}, which the official code has no place for")
-        # There, the attention of one U-Net sees places in one row.
         flat = config.network.name == "unet_improved" and theirs.startswith("middle_block.1.") and tensor.dim() == 4
         tensors[PREFIX + theirs] = tensor.squeeze(-1) if flat else tensor
     if official.side is not None:

@@ -128,6 +128,10 @@ def spoiled(path, change):
             lambda tensors: tensors.update({"net.out.0.bias": torch.ones(3)}),
             r"net.out.0.bias of shape \(3,\), and .* \(64,\)",
         ),
+        (
+            lambda tensors: tensors.update({"net.input_projection.weight": torch.ones(2, 64)}),
+            r"net.input_projection.weight of shape \(2, 64\), and .* \(64, 2\)",
+        ),
         (lambda tensors: tensors.update(step=torch.ones(3)), "is not a published checkpoint, a state dict whose every"),
         (lambda tensors: tensors.update({"net.step": 3}), "is not a published checkpoint, a state dict whose every"),
     ],
@@ -185,5 +189,7 @@ def test_the_command_writes_a_run_that_evaluates_and_goes_back(network, files, t
     result = bfn("convert", "--back", run, back)
     assert (result.exit_code, result.output) == (0, f"checkpoint: {back}\n")
     assert published.checksum(torch.load(back, weights_only=True)) == NUMBERS["gpt"]["names"]
-    result = bfn("convert", "--config", "text", theirs, run)
+    result = bfn("convert", theirs, run)
+    assert result.exit_code == 1 and result.output.startswith(f"error: {run} holds a run, which a checkpoint would")
+    result = bfn("convert", "--config", "text", theirs, tmp_path / "other")
     assert result.exit_code == 1 and result.output.startswith(f"error: {theirs} is a gpt, and the configuration has")
