@@ -1,4 +1,4 @@
-"""The command line: bfn train | evaluate | sample | plot."""
+"""The command line: bfn train | evaluate | sample | plot | convert | data download."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +15,16 @@ from bfn.alone import RunError, refuse_several_processes
 from bfn.checkpoint import CheckpointError
 from bfn.configs import Config, ConfigError, load, shipped
 from bfn.data import Data, load_data
+from bfn.download import DOWNLOADS, download
 from bfn.evaluate import Bound, evaluate
 from bfn.model import BFN
+from bfn.official import convert, convert_back
 from bfn.sample import sample as draw
 from bfn.train import LOG_FILE, MODEL_FILE, Interrupted, Trainer, load_run
 
 app = typer.Typer(help="Train, evaluate and sample Bayesian flow networks.", no_args_is_help=True, add_completion=False)
+data_app = typer.Typer(help="The files of data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
 console = Console(highlight=False, soft_wrap=True)
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to replace: key=value.")]
@@ -90,6 +94,37 @@ def plot_command(run: Run, overrides: Overrides = None) -> None:
         model, settings, data = load_run(run, overrides, Accelerator().device)
         for path in plotted(model, settings, data, directory(run)):
             console.print(f"plot: {path}")
+
+
+@app.command(name="convert")
+def convert_command(
+    source: Annotated[Path, typer.Argument(help="A published checkpoint; with --back, a run or its model file.")],
+    out: Annotated[Path, typer.Argument(help="The directory of a new run; with --back, a file for the official code.")],
+    overrides: Overrides = None,
+    config: Annotated[str | None, typer.Option(help="Its configuration, if it is not the paper's.")] = None,
+    back: Annotated[bool, typer.Option("--back", help="Write a model of ours as a published checkpoint.")] = False,
+) -> None:
+    """Turn a checkpoint that was published with the paper into a run, or a run into one."""
+    with plain_errors():
+        if back:
+            convert_back(source / MODEL_FILE if source.is_dir() else source, out)
+        else:
+            if (out / MODEL_FILE).exists():
+                raise RunError(f"{out} holds a run, which a checkpoint would replace; choose another directory")
+            out = out / MODEL_FILE
+            convert(source, out, config, overrides)
+        console.print(f"checkpoint: {out}")
+
+
+@data_app.command(name="download")
+def download_command(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(DOWNLOADS)}.")],
+    folder: Annotated[Path, typer.Option(help="Where to put the files.")],
+) -> None:
+    """Download the files of a data set into a folder, which data.folder= names afterwards."""
+    with plain_errors():
+        download(name, folder)
+        console.print(f"downloaded; train with: bfn train {name} data.folder={folder}")
 
 
 def directory(run: Path) -> Path:

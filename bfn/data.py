@@ -1,13 +1,14 @@
-"""Data sets that come with a dependency, in fixed splits, each with the baseline that a model has to beat."""
+"""Data sets in fixed splits, each with the baseline that a model has to beat. Those here come with a dependency."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from string import ascii_lowercase
 
 import torch
 from torch import Tensor
 
-from bfn.configs import Config, ConfigError, choose
+from bfn.configs import Config, ConfigError, find
 from bfn_kernels.discretised import from_levels
 
 SYMBOLS = " " + ascii_lowercase
@@ -15,7 +16,10 @@ SYMBOLS = " " + ascii_lowercase
 
 @dataclass(frozen=True)
 class Data:
-    """Examples [N, ...] of each split: bin centres in [-1, 1] as float32, or classes as int64."""
+    """Examples [N, ...] of each split: bin centres in [-1, 1] as float32, or classes as int64.
+
+    If there is a `draw`, `train` may be anything else, since draw(examples, generator) makes of it what a batch holds.
+    """
 
     train: Tensor
     validation: Tensor
@@ -23,6 +27,7 @@ class Data:
     num_classes: int  # the number of bins or classes of a variable
     baseline: float  # bits per dimension of the best factorised model on the test split
     symbols: str = ""  # the character of each class of text
+    draw: Callable[[Tensor, torch.Generator], Tensor] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -33,9 +38,19 @@ class Data:
 def factorised_bits(counted: Tensor, scored: Tensor, num_classes: int) -> float:
     """The bits per dimension of `scored` [N, D] if its columns are independent, with probabilities from the counts of
     `counted` [M, D], each plus 1/2."""
-    counts = torch.nn.functional.one_hot(counted, num_classes).sum(0).double() + 0.5
+    counts = class_counts(counted, num_classes) + 0.5
     log_probs = (counts / counts.sum(-1, keepdim=True)).log2()
-    return -log_probs.gather(1, scored.T).mean().item()
+    return -(log_probs * class_counts(scored, num_classes)).sum().item() / scored.numel()
+
+
+def class_counts(classes: Tensor, num_classes: int) -> Tensor:
+    """How often each class occurs in each column of [N, D], as float64 [D, num_classes]."""
+    columns = classes.shape[1]
+    counts = torch.zeros(columns * num_classes, dtype=torch.int64)
+    for rows in classes.split(max(1, 2**22 // columns)):  # a data set at once would take gigabytes
+        places = rows.long() + num_classes * torch.arange(columns)
+        counts += torch.bincount(places.flatten(), minlength=len(counts))
+    return counts.view(columns, num_classes).double()
 
 
 def split_digits() -> tuple[Tensor, Tensor, Tensor]:
@@ -75,27 +90,41 @@ def read_topics() -> str:
 
 def text(config: Config) -> Data:
     """Windows of the language reference: the first 90 % to train, then 5 % to validate and 5 % held out."""
-    length = config.data.length
     classes = torch.tensor([SYMBOLS.index(c) for c in read_topics()])
+    # Training windows overlap, so that the model sees windows that start at many places of the text.
+    return split_text(classes, config.data.length, stride=max(1, config.data.length // 8))
+
+
+def split_text(classes: Tensor, length: int, stride: int) -> Data:
+    """Windows of a text [N]: the first 90 % to train, from every `stride`-th place, then 5 % to validate and 5 % held
+    out."""
     ends = [len(classes) * 90 // 100, len(classes) * 95 // 100]
     train, validation, test = classes.tensor_split(ends)
     if length > (shortest := min(len(validation), len(test))):
         raise ConfigError(f"data.length={length} must be at most {shortest}, the length of the shortest split")
     baseline = factorised_bits(torch.cat([train, validation])[:, None], test[:, None], len(SYMBOLS))
-    # Training windows overlap, so that the model sees windows that start at many places of the text.
     return Data(
-        train.unfold(0, length, max(1, length // 8)),
-        validation.unfold(0, length, length),
-        test.unfold(0, length, length),
+        train.unfold(0, length, stride),
+        validation.unfold(0, length, length).long(),
+        test.unfold(0, length, length).long(),
         len(SYMBOLS),
         baseline,
         SYMBOLS,
+        draw=lambda windows, generator: windows.long(),
     )
 
 
-DATASETS = {"digits": digits, "digits_binary": digits_binary, "text": text}
+DATASETS: dict[str, Callable[[Config], Data] | str] = {
+    "digits": digits,
+    "digits_binary": digits_binary,
+    "text": text,
+    # of files, read by a module that is imported when it is asked for
+    "mnist": "bfn.datasets:mnist",
+    "cifar10": "bfn.datasets:cifar10",
+    "text8": "bfn.datasets:text8",
+}
 
 
 def load_data(config: Config) -> Data:
     """The data set that `data.name` names."""
-    return choose(DATASETS, config.data.name, "data.name")(config)
+    return find(DATASETS, config.data.name, "data.name")(config)

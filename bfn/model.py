@@ -1,17 +1,18 @@
 """Bayesian flow networks: for each kind of data, a model that joins the flow, the network and the loss, in nats."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from bfn.configs import Config, ConfigError, choose
+from bfn.configs import Config, ConfigError, choose, imported
 from bfn.data import Data
 from bfn.networks import build_network
 from bfn.seeds import derive
 from bfn_kernels import binary, continuous, discrete, discretised
-from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
+from bfn_kernels.schedules import ContinuousSchedule, DiscreteSchedule, ExponentialVariance, QuadraticAccuracy
 
 State = tuple[Tensor, ...]  # what a sampler writes over in every step: mean and precision, or logits and theta
 
@@ -23,7 +24,7 @@ class BFN(nn.Module, ABC):
     means [B, ...], or probabilities [B, ..., K]. Seeds are ints; `reduction` is as in bfn_kernels; losses are in nats.
     """
 
-    schedule: ExponentialVariance | QuadraticAccuracy
+    schedule: ContinuousSchedule | DiscreteSchedule
 
     def __init__(self, config: Config, data: Data, features: int, outputs: int):
         super().__init__()
@@ -101,11 +102,10 @@ class NormalBFN(BFN):
 
     def __init__(self, config: Config, data: Data, outputs: int):
         super().__init__(config, data, 1, outputs)
-        self.sigma_1 = required(config, "sigma_1")
-        self.schedule = ExponentialVariance(self.sigma_1)
+        self.schedule: ContinuousSchedule = make_schedule(config, "sigma_1", ExponentialVariance)
 
     def flow(self, x: Tensor, t: Tensor, seed: int) -> Tensor:
-        return continuous.flow_sample(x, t, sigma_1=self.sigma_1, seed=seed)
+        return continuous.flow_sample(x, t, schedule=self.schedule, seed=seed)
 
     def output(self, theta: Tensor, t: Tensor) -> Tensor:
         return self.network(theta[..., None], t)
@@ -126,29 +126,29 @@ class ContinuousBFN(NormalBFN):
         super().__init__(config, data, outputs=1)
 
     def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, reduction: str) -> Tensor:
-        return continuous.continuous_time_loss(x, output[..., 0], theta, t, sigma_1=self.sigma_1, reduction=reduction)
+        return continuous.continuous_time_loss(x, output[..., 0], theta, t, schedule=self.schedule, reduction=reduction)
 
     def discrete_time_loss(
         self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
     ) -> Tensor:
         return continuous.discrete_time_loss(
-            x, output[..., 0], theta, t, sigma_1=self.sigma_1, n_steps=n_steps, reduction=reduction
+            x, output[..., 0], theta, t, schedule=self.schedule, n_steps=n_steps, reduction=reduction
         )
 
     def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, reduction: str) -> Tensor:
         return continuous.reconstruction_loss(
-            x, output[..., 0], theta, sigma_1=self.sigma_1, num_bins=self.num_classes, reduction=reduction
+            x, output[..., 0], theta, schedule=self.schedule, num_bins=self.num_classes, reduction=reduction
         )
 
     def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
         mean, precision = state
         _, updated = continuous.update_sample(
-            output[..., 0], mean, precision, alpha, t=t, sigma_1=self.sigma_1, seed=seed, out=mean
+            output[..., 0], mean, precision, alpha, t=t, schedule=self.schedule, seed=seed, out=mean
         )
         precision.copy_(cast(Tensor, updated))
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
-        return continuous.predict_data(output[..., 0], theta, t, sigma_1=self.sigma_1)
+        return continuous.predict_data(output[..., 0], theta, t, schedule=self.schedule)
 
 
 class DiscretisedBFN(NormalBFN):
@@ -162,7 +162,7 @@ class DiscretisedBFN(NormalBFN):
         return {
             "pred_mean": output,
             "pred_log_std": None,  # the output is both, stacked
-            "sigma_1": self.sigma_1,
+            "schedule": self.schedule,
             "num_bins": self.num_classes,
         }
 
@@ -187,7 +187,7 @@ class DiscretisedBFN(NormalBFN):
         precision.copy_(cast(Tensor, updated))
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
-        normal = discretised.output_distribution(output, None, theta, t, sigma_1=self.sigma_1)
+        normal = discretised.output_distribution(output, None, theta, t, schedule=self.schedule)
         return discretised.mode(*normal, num_bins=self.num_classes)
 
 
@@ -196,8 +196,7 @@ class ClassesBFN(BFN):
 
     def __init__(self, config: Config, data: Data, size: int):
         super().__init__(config, data, features=size, outputs=size)
-        self.beta_1 = required(config, "beta_1")
-        self.schedule = QuadraticAccuracy(self.beta_1)
+        self.schedule: DiscreteSchedule = make_schedule(config, "beta_1", QuadraticAccuracy)
 
 
 class DiscreteBFN(ClassesBFN):
@@ -207,19 +206,19 @@ class DiscreteBFN(ClassesBFN):
         super().__init__(config, data, size=data.num_classes)
 
     def flow(self, x: Tensor, t: Tensor, seed: int) -> Tensor:
-        return discrete.flow_sample(x, t, num_classes=self.num_classes, beta_1=self.beta_1, seed=seed)
+        return discrete.flow_sample(x, t, num_classes=self.num_classes, schedule=self.schedule, seed=seed)
 
     def output(self, theta: Tensor, t: Tensor) -> Tensor:
         return self.network(theta, t)
 
     def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, reduction: str) -> Tensor:
-        return discrete.continuous_time_loss(x, output, t, beta_1=self.beta_1, reduction=reduction)
+        return discrete.continuous_time_loss(x, output, t, schedule=self.schedule, reduction=reduction)
 
     def discrete_time_loss(
         self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
     ) -> Tensor:
         return discrete.discrete_time_loss(
-            x, output, t, beta_1=self.beta_1, n_steps=n_steps, reduction=reduction, n_samples=10, seed=seed
+            x, output, t, schedule=self.schedule, n_steps=n_steps, reduction=reduction, n_samples=10, seed=seed
         )
 
     def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, reduction: str) -> Tensor:
@@ -248,19 +247,19 @@ class BinaryBFN(ClassesBFN):
         super().__init__(config, data, size=1)
 
     def flow(self, x: Tensor, t: Tensor, seed: int) -> Tensor:
-        return binary.flow_sample(x, t, beta_1=self.beta_1, seed=seed)
+        return binary.flow_sample(x, t, schedule=self.schedule, seed=seed)
 
     def output(self, theta: Tensor, t: Tensor) -> Tensor:
         return self.network(1 - 2 * theta[..., None], t)[..., 0]
 
     def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, reduction: str) -> Tensor:
-        return binary.continuous_time_loss(x, output, t, beta_1=self.beta_1, reduction=reduction)
+        return binary.continuous_time_loss(x, output, t, schedule=self.schedule, reduction=reduction)
 
     def discrete_time_loss(
         self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
     ) -> Tensor:
         return binary.discrete_time_loss(
-            x, output, t, beta_1=self.beta_1, n_steps=n_steps, reduction=reduction, quadrature=32
+            x, output, t, schedule=self.schedule, n_steps=n_steps, reduction=reduction, quadrature=32
         )
 
     def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, reduction: str) -> Tensor:
@@ -288,6 +287,12 @@ KINDS: dict[str, type[NormalBFN] | type[ClassesBFN]] = {
 }
 
 
+def make_schedule(config: Config, key: str, shipped: Callable[[float], Any]) -> Any:
+    """The schedule that `model.schedule` names, or the one that ships, made of model.sigma_1 or model.beta_1."""
+    own = config.model.schedule
+    return shipped(required(config, key)) if own is None else imported(own, "model.schedule")(config)
+
+
 def required(config: Config, key: str) -> float:
     """model.sigma_1 or model.beta_1, whichever the kind of data takes; the other must not be set."""
     value = getattr(config.model, key)
@@ -302,6 +307,6 @@ def required(config: Config, key: str) -> float:
 def build_model(config: Config, data: Data) -> BFN:
     """The model that `model.kind` names, with fresh weights from torch's default generator."""
     kind = choose(KINDS, config.model.kind, "model.kind")
-    if (kind is DiscreteBFN) == data.train.is_floating_point():
+    if (kind is DiscreteBFN) == data.validation.is_floating_point():
         raise ConfigError(f"model.kind={config.model.kind!r} does not fit data.name={config.data.name!r}")
     return BinaryBFN(config, data) if kind is DiscreteBFN and data.num_classes == 2 else kind(config, data)

@@ -30,9 +30,10 @@ from bfn.seeds import derive
 
 STATE_FILE, MODEL_FILE, LOG_FILE = "training.safetensors", "model.safetensors", "log.csv"
 # Each part of a run has a seed of its own: train.seed folded with one of these numbers.
-WEIGHTS, ORDER, STEPS, VALIDATION = range(4)
-# Keys that may change when a run is resumed: they say how long it lasts, not what a step does.
+WEIGHTS, ORDER, STEPS, VALIDATION, DRAWS = range(5)
+# Keys that may change when a run is resumed: they say how long it lasts, not what a step does, or where its data lie.
 DURATION = {"train.max_steps", "train.max_seconds", "train.patience"}
+PLACES = {"data.folder"}
 
 
 @dataclass
@@ -72,9 +73,11 @@ class Trainer:
         model = build_model(config, data).to(self.accelerator.device)
         self.ema = AveragedModel(model, multi_avg_fn=self.average)
         betas = (0.9, train.beta_2)
-        optimizer = torch.optim.AdamW(model.parameters(), train.learning_rate, betas, weight_decay=train.weight_decay)
+        groups = decay_groups(model, train.decay_vectors)
+        optimizer = torch.optim.AdamW(groups, train.learning_rate, betas, weight_decay=train.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.at = Position()
+        self.order = (-1, torch.empty(0))  # an epoch, and the order of its examples
         self.log: list[dict[str, Any]] = []
         self.lock = lock(self.out)
         try:
@@ -150,9 +153,15 @@ class Trainer:
         examples = self.data.train
         size = min(self.config.train.batch_size, len(examples))
         epoch, index = divmod(self.at.step, len(examples) // size)
-        generator = torch.Generator().manual_seed(derive(self.config.train.seed, ORDER, epoch))
-        order = torch.randperm(len(examples), generator=generator)
-        return examples[order[index * size : (index + 1) * size]]
+        if self.order[0] != epoch:
+            generator = torch.Generator().manual_seed(derive(self.config.train.seed, ORDER, epoch))
+            self.order = epoch, torch.randperm(len(examples), generator=generator)
+        chosen = examples[self.order[1][index * size : (index + 1) * size]]
+        if self.data.draw is None:
+            return chosen
+        return self.data.draw(
+            chosen, torch.Generator().manual_seed(derive(self.config.train.seed, DRAWS, self.at.step))
+        )
 
     def validate(self) -> None:
         """Bound of the EMA weights on the validation split; the weights that are best there are the run's result."""
@@ -227,6 +236,14 @@ class Trainer:
             yield show
 
 
+def decay_groups(model: BFN, decay_vectors: bool) -> list[dict[str, Any]]:
+    """The parameters as AdamW takes them; biases and the weights of norms are not decayed unless asked for."""
+    if decay_vectors:
+        return [{"params": list(model.parameters())}]
+    matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) == wanted] for wanted in (True, False))
+    return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+
+
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
@@ -243,7 +260,7 @@ def same_run(path: Path, saved: dict[str, Any], config: Config) -> None:
     """Refuse to resume a run under settings that would have made another run."""
     there, here = flatten(saved), flatten(asdict(config))
     for key in sorted(there.keys() | here.keys()):
-        decisive = key.partition(".")[0] in ("data", "model", "network", "train") and key not in DURATION
+        decisive = key.partition(".")[0] in ("data", "model", "network", "train") and key not in DURATION | PLACES
         if decisive and there.get(key) != here.get(key):
             raise CheckpointError(
                 f"{path} holds a run with {key}={there.get(key)}, not {here.get(key)}; "

@@ -1,9 +1,11 @@
 """Configurations: what each key means, the YAML files that ship, and the checks made before work starts."""
 
 import difflib
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,12 @@ class ConfigError(ValueError):
 
 @dataclass
 class DataConfig:
-    name: str = "digits"  # a name in bfn.data.DATASETS
-    length: int = 64  # characters in a window (text)
+    name: str = "digits"  # a name in bfn.data.DATASETS, or module:function
+    folder: str | None = None  # where the files are (mnist, cifar10, text8)
+    file: str = "text8"  # the file's name (text8)
+    length: int = 64  # characters in a window (text, text8)
+    num_bins: int = 256  # levels of a colour (cifar10)
+    options: dict[str, Any] = field(default_factory=dict)  # whatever a function of your own reads
 
 
 @dataclass
@@ -27,15 +33,18 @@ class ModelConfig:
     kind: str = "discretised"  # a name in bfn.model.KINDS
     sigma_1: float | None = None  # standard deviation of the input distribution at t = 1 (continuous and discretised)
     beta_1: float | None = None  # accuracy at t = 1 (discrete)
+    schedule: str | None = None  # module:function of your own, which takes the place of sigma_1 or beta_1
+    options: dict[str, Any] = field(default_factory=dict)  # whatever that function reads
 
 
 @dataclass
 class NetworkConfig:
-    name: str = "unet"  # a name in bfn.networks.NETWORKS
+    name: str = "unet"  # a name in bfn.networks.NETWORKS, or module:class
     width: int = 32  # channels at full resolution, or the transformer's model width
     depth: int = 2  # residual blocks at each resolution, or layers
     heads: int = 4
     dropout: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict)  # more keyword arguments for a network of your own
 
 
 @dataclass
@@ -45,6 +54,7 @@ class TrainConfig:
     learning_rate: float = 1e-3
     beta_2: float = 0.99  # AdamW's second-moment decay; the first is 0.9
     weight_decay: float = 0.01
+    decay_vectors: bool = True  # whether it also shrinks biases and the weights of norms
     warmup_steps: int = 50
     clip_norm: float = 1.0  # the gradient's norm is cut to this
     ema_decay: float = 0.999
@@ -84,7 +94,18 @@ class Config:
 
 
 # Keys that must be positive wherever they stand, and keys that must lie in [0, 1).
-POSITIVE = {"length", "sigma_1", "beta_1", "width", "depth", "heads", "batch_size", "learning_rate", "clip_norm"}
+POSITIVE = {
+    "length",
+    "num_bins",
+    "sigma_1",
+    "beta_1",
+    "width",
+    "depth",
+    "heads",
+    "batch_size",
+    "learning_rate",
+    "clip_norm",
+}
 POSITIVE |= {"n_steps", "warmup_steps", "max_steps", "max_seconds", "validate_every", "patience", "repeats", "count"}
 FRACTIONS = {"dropout", "ema_decay", "beta_2"}
 
@@ -102,6 +123,23 @@ def choose(table: Mapping[str, Any], name: str, key: str) -> Any:
     if name not in table:
         raise ConfigError(f"{key}={name!r} is not known; it takes one of {', '.join(table)}")
     return table[name]
+
+
+def find(table: Mapping[str, Any], name: str, key: str) -> Any:
+    """The entry of a table that a configuration key names, or what it names as module:function."""
+    entry = name if ":" in name else choose({**table, "module:function": None}, name, key)
+    return imported(entry, key) if isinstance(entry, str) else entry
+
+
+def imported(path: str, key: str) -> Any:
+    """What module:function names, where the module may lie in the current directory."""
+    module, _, name = path.partition(":")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # at the end, so that no file in it hides a package
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{key}={path!r} cannot be imported: {error}") from error
 
 
 def shipped() -> list[str]:
@@ -159,6 +197,8 @@ def check(config: Config) -> None:
     """Refuse values that have the right type and no meaning."""
     for path, value in flatten(asdict(config)).items():
         key = path.rpartition(".")[2]
+        if ".options." in path:  # a user's own, whatever they are called
+            continue
         if key in POSITIVE and value is not None and not value > 0:
             raise ConfigError(f"{path}={value} must be positive")
         if key in FRACTIONS and not 0 <= value < 1:

@@ -1,17 +1,27 @@
-"""Networks: features [B, ..., F] and times [B] in, numbers [B, ..., outputs] out. The output head starts at zero."""
+"""Networks: features [B, ..., F] and times [B] in, numbers [B, ..., outputs] out."""
 
 from torch import nn
 
-from bfn.configs import NetworkConfig, choose
+from bfn.configs import NetworkConfig, find
+from bfn.networks.gpt import GPT
 from bfn.networks.transformer import Transformer
 from bfn.networks.unet import UNet
+from bfn.networks.unet_improved import UNetImproved
+from bfn.networks.unet_vdm import UNetVDM
 
-NETWORKS: dict[str, type[nn.Module]] = {"unet": UNet, "transformer": Transformer}
+NETWORKS: dict[str, type[nn.Module]] = {
+    # small ones, whose output head starts at zero
+    "unet": UNet,
+    "transformer": Transformer,
+    # the paper's
+    "unet_improved": UNetImproved,
+    "unet_vdm": UNetVDM,
+    "gpt": GPT,
+}
 
 
 def build_network(config: NetworkConfig, shape: tuple[int, ...], features: int, outputs: int) -> nn.Module:
     """The network that `network.name` names, for variables arranged in `shape`."""
-    network = choose(NETWORKS, config.name, "network.name")
-    return network(
-        shape, features, outputs, width=config.width, depth=config.depth, heads=config.heads, dropout=config.dropout
-    )
+    network = find(NETWORKS, config.name, "network.name")
+    sizes = {"width": config.width, "depth": config.depth, "heads": config.heads, "dropout": config.dropout}
+    return network(shape, features, outputs, **sizes, **config.options)

@@ -1,23 +1,33 @@
-"""Layers that both networks use."""
+"""What several networks use: layers, and images as they are given and as convolutions take them."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
+from bfn.configs import ConfigError
+
 
 class TimeEmbedding(nn.Module):
-    """Times in [0, 1], [B] -> [B, width]: sines of geometrically spaced frequencies, then a small MLP."""
+    """Times [B] -> [B, width]: sines and cosines of geometrically spaced frequencies, then a small MLP.
 
-    def __init__(self, width: int, frequencies: int = 32):
+    angular: the angular frequencies; by default those of waves that a unit of time has 0.1 to 100 of.
+    cosines_first: the cosines come before the sines, as some published weights expect them.
+    """
+
+    def __init__(self, width: int, angular: Tensor | None = None, *, cosines_first: bool = False):
         super().__init__()
+        angular = 2 * math.pi * torch.logspace(-1, 2, 32) if angular is None else angular
         self.angular: Tensor
-        self.register_buffer("angular", 2 * math.pi * torch.logspace(-1, 2, frequencies), persistent=False)
-        self.mlp = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.register_buffer("angular", angular, persistent=False)
+        self.cosines_first = cosines_first
+        waves = 2 * len(angular)
+        self.mlp = nn.Sequential(nn.Linear(waves, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
     def forward(self, t: Tensor) -> Tensor:
         angles = t[:, None].float() * self.angular
-        return self.mlp(torch.cat([angles.sin(), angles.cos()], -1))
+        sines, cosines = angles.sin(), angles.cos()
+        return self.mlp(torch.cat([cosines, sines] if self.cosines_first else [sines, cosines], -1))
 
 
 def zero_init(layer: nn.Module) -> nn.Module:
@@ -25,3 +35,23 @@ def zero_init(layer: nn.Module) -> nn.Module:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
+
+
+def image_size(shape: tuple[int, ...], multiple: int, name: str) -> tuple[int, int, int]:
+    """Height, width and channels of images [H, W] or [H, W, C], whose sides must be multiples of a number."""
+    if len(shape) not in (2, 3) or shape[0] % multiple or shape[1] % multiple:
+        raise ConfigError(
+            f"network.name={name!r} takes images [H, W] or [H, W, C] whose sides are multiples of {multiple}, "
+            f"got data of shape {shape}"
+        )
+    return shape[0], shape[1], shape[2] if len(shape) == 3 else 1
+
+
+def to_channels(features: Tensor) -> Tensor:
+    """Features [B, H, W, F] or [B, H, W, C, F] -> [B, C·F, H, W], which lies in memory as channels_last."""
+    return features.flatten(3).movedim(-1, 1)
+
+
+def from_channels(h: Tensor, features: Tensor) -> Tensor:
+    """[B, C·outputs, H, W] -> [B, H, W, (C,) outputs], where the features say whether there is a C."""
+    return h.movedim(1, -1).unflatten(-1, (*features.shape[3:-1], -1))

@@ -8,15 +8,27 @@ from bfn.configs import ConfigError
 from bfn.networks.layers import TimeEmbedding, zero_init
 
 
-class Layer(nn.Module):
-    """Attention over the whole sequence, then an MLP; both before a residual sum."""
+def check_sequence(name: str, shape: tuple[int, ...], features: int, outputs: int, width: int, heads: int) -> None:
+    """Refuses data and settings that a transformer does not fit."""
+    if len(shape) != 1:
+        raise ConfigError(f"network.name={name!r} takes sequences, got data of shape {shape}")
+    if features < 3 or features != outputs:
+        raise ConfigError(
+            f"network.name={name!r} takes probabilities of more than two classes, got {features} features"
+        )
+    if width % heads:
+        raise ConfigError(f"network.width={width} must be a multiple of network.heads={heads}")
 
-    def __init__(self, width: int, heads: int, dropout: float):
+
+class Layer(nn.Module):
+    """Attention over the whole sequence, then an MLP; both before a residual sum. `gelu` is GELU's `approximate`."""
+
+    def __init__(self, width: int, heads: int, dropout: float, gelu: str = "none"):
         super().__init__()
         self.heads, self.dropout = heads, nn.Dropout(dropout)
         self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(gelu), nn.Linear(4 * width, width))
 
     def forward(self, h: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm_attention(h)).unflatten(-1, (3, self.heads, -1)).movedim(-2, 1).unbind(-2)
@@ -32,14 +44,7 @@ class Transformer(nn.Module):
         self, shape: tuple[int, ...], features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float
     ):
         super().__init__()
-        if len(shape) != 1:
-            raise ConfigError(f"network.name='transformer' takes sequences, got data of shape {shape}")
-        if features < 3 or features != outputs:
-            raise ConfigError(
-                f"network.name='transformer' takes probabilities of more than two classes, got {features} features"
-            )
-        if width % heads:
-            raise ConfigError(f"network.width={width} must be a multiple of network.heads={heads}")
+        check_sequence("transformer", shape, features, outputs, width, heads)
         # The embedding sees the neighbours of a variable; attention alone takes thousands of steps to find them.
         self.embed = nn.Conv1d(features, width, 5, padding=2)
         nn.init.normal_(self.embed.weight, std=0.5)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bfn.configs import ConfigError
-from bfn.networks.layers import TimeEmbedding, zero_init
+from bfn.networks.layers import TimeEmbedding, from_channels, image_size, to_channels, zero_init
 
 
 class ResBlock(nn.Module):
@@ -28,35 +28,39 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention between all places of an image."""
+    """Self-attention between all places of an image.
 
-    def __init__(self, channels: int, heads: int):
+    heads_first: the channels of `qkv` are query, key and value of the first head, then of the second, as some published
+    weights have them, and not the queries of all heads before their keys and values.
+    """
+
+    def __init__(self, channels: int, heads: int, groups: int = 8, *, heads_first: bool = False):
         super().__init__()
-        self.heads = heads
-        self.norm = nn.GroupNorm(8, channels)
+        self.parts, self.part = ((heads, 3, -1), 2) if heads_first else ((3, heads, -1), 1)
+        self.norm = nn.GroupNorm(groups, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero_init(nn.Conv2d(channels, channels, 1))
 
     def forward(self, h: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(h)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)
+        q, k, v = self.qkv(self.norm(h)).flatten(2).unflatten(1, self.parts).transpose(-1, -2).unbind(self.part)
         mixed = F.scaled_dot_product_attention(q, k, v)
         return h + self.out(mixed.transpose(-1, -2).reshape(h.shape))
 
 
 class UNet(nn.Module):
-    """Features [B, H, W, F] and times [B] -> [B, H, W, outputs]; H and W even, width a multiple of 8 and of heads."""
+    """Features [B, H, W, (C,) F] and times [B] -> [B, H, W, (C,) outputs]; H and W even, width a multiple of 8 and of
+    heads."""
 
     def __init__(
         self, shape: tuple[int, ...], features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float
     ):
         super().__init__()
-        if len(shape) != 2 or shape[0] % 2 or shape[1] % 2:
-            raise ConfigError(f"network.name='unet' takes images with even sides, got data of shape {shape}")
+        _, _, channels = image_size(shape, 2, "unet")
         if width % 8 or 2 * width % heads:
             raise ConfigError(f"network.width={width} must be a multiple of 8, and twice it of heads={heads}")
         time_width = 2 * width
         self.time = TimeEmbedding(time_width)
-        self.stem = nn.Conv2d(features, width, 3, padding=1)
+        self.stem = nn.Conv2d(channels * features, width, 3, padding=1)
         self.down = nn.ModuleList(ResBlock(width, width, time_width, dropout) for _ in range(depth))
         self.reduce = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
         self.middle = nn.ModuleList(ResBlock(2 * width, 2 * width, time_width, dropout) for _ in range(depth))
@@ -65,11 +69,11 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(ResBlock(2 * width, width, time_width, dropout) for _ in range(depth))
         self.gain = zero_init(nn.Linear(time_width, features * outputs))
         self.norm = nn.GroupNorm(8, width)
-        self.head = zero_init(nn.Conv2d(width, outputs, 3, padding=1))
+        self.head = zero_init(nn.Conv2d(width, channels * outputs, 3, padding=1))
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:
         time = self.time(t)
-        h = self.stem(features.movedim(-1, 1))
+        h = self.stem(to_channels(features))
         skips = []
         for block in self.down:
             h = block(h, time)
@@ -80,8 +84,8 @@ class UNet(nn.Module):
         h = self.enlarge(self.attention(h))
         for block in self.up:
             h = block(torch.cat([h, skips.pop()], 1), time)
-        output = self.head(F.silu(self.norm(h))).movedim(1, -1)
+        output = from_channels(self.head(F.silu(self.norm(h))), features)
         # At early times the noise is nearly proportional to the input, by a factor that depends on t. It is learned
         # here, so that the convolutions need not learn it.
         gain = self.gain(time).unflatten(-1, (features.shape[-1], -1))
-        return output + torch.einsum("bhwf,bfo->bhwo", features, gain)
+        return output + torch.einsum("b...f,bfo->b...o", features, gain)

@@ -1,17 +1,44 @@
 import pytest
 
-from bfn.configs import ConfigError, load, shipped
+from bfn.configs import ConfigError, load
 from bfn.data import load_data
 from bfn.model import build_model
 
 
 def test_every_shipped_configuration_builds_a_model_of_its_own_directory():
-    assert shipped() == ["digits", "digits_binary", "digits_continuous", "text"]
-    for name in shipped():
+    for name in ("digits", "digits_binary", "digits_continuous", "text"):
         config = load(name)
         assert config.out == f"runs/{name}"
         model = build_model(config, load_data(config))
         assert 1e5 < sum(p.numel() for p in model.parameters()) < 2e6
+
+
+# The published ones: the network's width, depth and heads, then what the optimizer takes, then the flow's variance at
+# t = 1, or √β₁.
+PAPER = {
+    "mnist": ("unet_improved", 128, 2, 4, 0.5, 512, 1e-4, 0.98, 3.0),
+    "cifar10": ("unet_vdm", 128, 32, 1, 0.1, 32, 2e-4, 0.99, 1e-6),
+    "cifar10_16bins": ("unet_vdm", 128, 32, 1, 0.1, 32, 2e-4, 0.99, 1e-3),
+    "text8": ("gpt", 768, 24, 12, 0.0, 416 * 8, 1e-4, 0.98, 0.75),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_experiments_have_the_papers_numbers(name):
+    config = load(name)
+    network, train, model = config.network, config.train, config.model
+    *numbers, flow = PAPER[name]
+    assert [network.name, network.width, network.depth, network.heads, network.dropout] == numbers[:5]
+    assert [train.batch_size, train.learning_rate, train.beta_2] == numbers[5:]
+    assert (train.weight_decay, train.clip_norm, train.ema_decay, train.warmup_steps) == (0.01, 5.0, 0.9999, 1)
+    assert train.decay_vectors == (name != "text8")
+    assert (train.max_seconds, train.n_steps) == (
+        None,
+        None,
+    ) and train.patience * train.validate_every >= train.max_steps
+    assert (model.beta_1**0.5 if model.sigma_1 is None else model.sigma_1**2) == pytest.approx(flow, rel=1e-6)
+    assert config.data.num_bins == (16 if name == "cifar10_16bins" else 256) and config.out == f"runs/{name}"
+    assert name != "text8" or config.data.length == 256
 
 
 def test_overrides_replace_what_the_file_says():
@@ -81,7 +108,7 @@ def test_a_file_is_read_and_its_unknown_keys_are_refused(tmp_path):
 
 
 def test_a_configuration_that_is_not_there_is_named():
-    with pytest.raises(ConfigError, match=r"no configuration 'digit'; give one of digits, digits_binary"):
+    with pytest.raises(ConfigError, match=r"no configuration 'digit'; give one of cifar10, .*, digits, digits_binary"):
         load("digit")
     with pytest.raises(ConfigError, match=r"cannot read the configuration nowhere.yaml: No such file"):
         load("nowhere.yaml")

@@ -93,7 +93,7 @@ def test_two_classes_are_summed_up_exactly_and_more_are_drawn(tiny):
             return model.discrete_time_loss(x, logits, logits, t, 5, seed, "none")
 
         def kernel(model=model, x=x, logits=logits, family=family, **expectation):
-            settings = {"beta_1": model.beta_1, "n_steps": 5, "reduction": "none"}
+            settings = {"schedule": model.schedule, "n_steps": 5, "reduction": "none"}
             return family.discrete_time_loss(x, logits.double(), t, **settings, **expectation).float()
 
         assert torch.equal(loss(1), loss(2)) != draws

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from bfn.configs import ConfigError, NetworkConfig
+from bfn.networks import NETWORKS, build_network
 from bfn.networks.layers import TimeEmbedding
 from bfn.networks.transformer import Layer, Transformer
 from bfn.networks.unet import Attention
@@ -66,3 +68,102 @@ def test_dropout_is_of_training_alone(pair):
         model.train(training)
         one, other = model(x, t, seed=1), model(x, t, seed=1)
         assert torch.equal(one, other) != training
+
+
+IMAGES = {"unet": {}, "unet_improved": {"width": 32}, "unet_vdm": {"width": 32}}
+
+
+def built(name, shape, features, outputs, **sizes):
+    config = NetworkConfig(name=name, **{"width": 16, "depth": 1, "heads": 2} | sizes)
+    return lively(build_network(config, shape, features, outputs))
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_images_in_colour_are_those_of_their_colours_in_channels(name):
+    """[H, W, C] with one feature is [H, W] with C features, if the outputs are counted the same way."""
+    colour = built(name, (8, 12, 3), 1, 2, **IMAGES[name])
+    x, t = torch.randn(2, 8, 12, 3, 1), torch.tensor([0.2, 0.7])
+    assert colour(x, t).shape == (2, 8, 12, 3, 2)
+    if name != "unet":  # which has a gain for each feature
+        grey = built(name, (8, 12), 3, 6, **IMAGES[name])
+        grey.load_state_dict(colour.state_dict())
+        torch.testing.assert_close(colour(x, t).flatten(3), grey(x[..., 0], t))
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_colours_of_a_picture_depend_on_each_other(name):
+    network = built(name, (8, 8, 3), 1, 1, **IMAGES[name])
+    x, t = torch.randn(1, 8, 8, 3, 1), torch.tensor([0.2])
+    other = x.clone()
+    other[0, 4, 4, 2] += 1
+    changed = (network(other, t) - network(x, t)).abs().amax((0, 1, 2, 4))
+    assert (changed > 1e-4).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "sizes", "message"),
+    [
+        (
+            "unet",
+            (7, 8),
+            {},
+            r"network.name='unet' takes images \[H, W\] or \[H, W, C\] whose sides are multiples of 2",
+        ),
+        ("unet_improved", (6, 8), {"width": 32}, "network.name='unet_improved' takes images .* multiples of 4, got"),
+        ("unet_improved", (8, 8), {"width": 48}, "network.width=48 must be a multiple of 32 and of network.heads=2"),
+        ("unet_vdm", (8,), {"width": 32}, r"network.name='unet_vdm' takes images .*, got data of shape \(8,\)"),
+        (
+            "unet_vdm",
+            (8, 8),
+            {"width": 32, "heads": 3},
+            "network.width=32 must be a multiple of 32 and of network.heads=3",
+        ),
+        ("gpt", (8, 8), {}, "network.name='gpt' takes sequences, got"),
+        ("gpt", (8,), {"heads": 3}, "network.width=16 must be a multiple of network.heads=3"),
+    ],
+)
+def test_data_that_a_network_does_not_fit_are_refused(name, shape, sizes, message):
+    with pytest.raises(ConfigError, match=message):
+        built(name, shape, 3, 3, **sizes)
+
+
+@pytest.mark.parametrize("heads_first", [False, True])
+def test_heads_come_first_or_queries_do(heads_first):
+    layer, h = lively(Attention(16, 4, heads_first=heads_first)), torch.randn(2, 16, 4, 6)
+    qkv = layer.qkv(layer.norm(h)).flatten(2).mT
+    if heads_first:
+        qkv = qkv.unflatten(-1, (4, 3, 4)).transpose(-2, -3).flatten(2)
+    mixed = attended(qkv, 4).mT.unflatten(2, (4, 6))
+    torch.testing.assert_close(layer(h), h + layer.out(mixed), atol=1e-5, rtol=1e-4)
+
+
+def test_fresh_layers_of_gpt_add_less_the_more_there_are():
+    config = NetworkConfig(name="gpt", width=64, depth=8, heads=2)
+    network = build_network(config, (8,), 27, 27)
+    stds = {name: parameter.std().item() for name, parameter in network.named_parameters() if "weight" in name}
+    for name, std in stds.items():
+        if "norm" not in name:
+            residual = name.endswith(("out.weight", "mlp.2.weight"))
+            assert std == pytest.approx(0.02 / 4 if residual else 0.02, rel=0.15), name
+    assert all(not p.any() for name, p in network.named_parameters() if name.endswith("bias"))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_torch_compiles_a_network_in_one_piece(name):
+    text, sizes = name in ("gpt", "transformer"), {"width": 32}
+    network = built(name, (6,) if text else (8, 8), 4, 4, **sizes)
+    features, t = torch.randn(2, *((6,) if text else (8, 8)), 4).softmax(-1), torch.tensor([0.2, 0.7])
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(features, t), network(features, t))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "depth"), [("unet_improved", (8, 8), 1), ("unet_vdm", (8, 8), 1), ("gpt", (6,), 0)]
+)
+def test_the_papers_networks_drop_out_in_training_alone(name, shape, depth):
+    """Of gpt's embedding too, where there are no layers."""
+    network = built(name, shape, 4, 4, width=32, depth=depth, dropout=0.5)
+    features, t = torch.randn(2, *shape, 4).softmax(-1), torch.tensor([0.2, 0.7])
+    for training in (True, False):
+        network.train(training)
+        assert torch.equal(network(features, t), network(features, t)) != training

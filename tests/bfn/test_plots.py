@@ -47,6 +47,17 @@ def test_tiles_keep_every_image_in_its_place():
     assert canvas.mask[2].all() and canvas.mask[:, 2].all() and canvas.mask[3:, 3:].all()
 
 
+def test_tiles_in_colour_have_white_between_them():
+    figure, axes = plots.plt.subplots()
+    images = torch.zeros(2, 2, 3, 3)
+    images[1, 1, 2] = torch.tensor([0.25, 0.5, 0.75])
+    plots.draw_images(axes, images, 2)
+    canvas = axes.images[0].get_array()
+    plots.plt.close(figure)
+    assert canvas.shape == (2, 7, 3)
+    assert canvas[1, 6].tolist() == [0.25, 0.5, 0.75] and (canvas[:, 3] == 1).all() and (canvas[:, :3] == 0).all()
+
+
 def test_the_variable_that_is_shown_is_the_one_that_varies(tiny):
     data = load_data(tiny("digits"))
     data.train[:] = 0

@@ -15,7 +15,7 @@ from bfn import checkpoint
 from bfn.checkpoint import CheckpointError
 from bfn.configs import flatten, load
 from bfn.data import load_data
-from bfn.train import DURATION, LOG_FILE, MODEL_FILE, STATE_FILE, Interrupted, Trainer, same_run
+from bfn.train import DURATION, LOG_FILE, MODEL_FILE, PLACES, STATE_FILE, Interrupted, Trainer, same_run
 
 
 @pytest.fixture
@@ -92,8 +92,10 @@ def test_the_learning_rate_rises_to_its_value_over_the_warm_up(make):
     assert rates == pytest.approx([0.002, 0.004, 0.006, 0.008, 0.008, 0.008])
 
 
-def test_the_optimizer_is_adamw_with_the_decays_that_are_set(make):
-    trainer = make("train.beta_2=0.75", "train.weight_decay=0.5", "train.warmup_steps=1", "train.learning_rate=0.01")
+@pytest.mark.parametrize("vectors", [True, False])
+def test_the_optimizer_is_adamw_with_the_decays_that_are_set(vectors, make):
+    settings = ["train.beta_2=0.75", "train.weight_decay=0.5", "train.warmup_steps=1", "train.learning_rate=0.01"]
+    trainer = make(*settings, f"train.decay_vectors={vectors}")
     weights = [p for p in trainer.model.parameters()]
     before = [p.detach().clone() for p in weights]
     trainer.step()
@@ -102,7 +104,8 @@ def test_the_optimizer_is_adamw_with_the_decays_that_are_set(make):
         torch.testing.assert_close(moments["exp_avg"], 0.1 * weight.grad)
         torch.testing.assert_close(moments["exp_avg_sq"], 0.25 * weight.grad**2)
         step = 0.01 * weight.grad / (weight.grad.abs() + 1e-8)  # the first step's, whatever the betas are
-        torch.testing.assert_close(weight.detach(), old * (1 - 0.01 * 0.5) - step, atol=1e-6, rtol=1e-4)
+        decay = 0.5 if vectors or weight.dim() > 1 else 0.0
+        torch.testing.assert_close(weight.detach(), old * (1 - 0.01 * decay) - step, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("n_steps", [None, 8])
@@ -249,8 +252,8 @@ def test_the_averaged_weights_are_what_a_run_results_in(make):
 
 # What a run is about; its duration, what is done with it afterwards, and where it lies may change.
 DECISIVE = {
-    "data": {"name": "text", "length": 32},
-    "model": {"kind": "continuous", "sigma_1": 0.5, "beta_1": 2.0},
+    "data": {"name": "text", "length": 32, "file": "play.txt", "num_bins": 16},
+    "model": {"kind": "continuous", "sigma_1": 0.5, "beta_1": 2.0, "schedule": "my_module:make"},
     "network": {"name": "mlp", "width": 48, "depth": 3, "heads": 8, "dropout": 0.25},
     "train": {
         "seed": 3,
@@ -258,6 +261,7 @@ DECISIVE = {
         "learning_rate": 0.5,
         "beta_2": 0.5,
         "weight_decay": 0.5,
+        "decay_vectors": False,
         "warmup_steps": 7,
         "clip_norm": 7.0,
         "ema_decay": 0.5,
@@ -272,7 +276,7 @@ DECISIVE = {
 def test_every_setting_is_decisive_or_known_not_to_be():
     settings = flatten(asdict(load("digits")))
     free = {key for key in settings if key.partition(".")[0] in ("out", "evaluate", "sample")}
-    assert set(flatten(DECISIVE)) == settings.keys() - DURATION - free
+    assert set(flatten(DECISIVE)) == settings.keys() - DURATION - PLACES - free
     assert {key: value for key, value in flatten(DECISIVE).items() if settings[key] == value} == {}
 
 
@@ -287,7 +291,14 @@ def test_a_run_is_not_resumed_under_another(key, value, tmp_path):
 
 
 def test_a_run_may_be_resumed_for_longer_and_used_in_another_way(tmp_path):
-    changes = ["train.max_steps=9", "train.max_seconds=9", "train.patience=9", "evaluate.repeats=9", "sample.seed=9"]
+    changes = [
+        "train.max_steps=9",
+        "train.max_seconds=9",
+        "train.patience=9",
+        "evaluate.repeats=9",
+        "sample.seed=9",
+        "data.folder=there",
+    ]
     same_run(tmp_path, asdict(load("digits")), load("digits", [*changes, "out=elsewhere"]))
 
 

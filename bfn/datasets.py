@@ -1,0 +1,67 @@
+"""The paper's data sets, read from their published files in data.folder."""
+
+import torch
+from torch import Tensor
+
+from bfn.configs import Config, ConfigError
+from bfn.data import Data, image_baseline, split_text
+from bfn.files import find_file, read_cifar, read_idx, read_letters
+from bfn_kernels.discretised import from_levels
+
+SPLIT_SEED = 2147483647  # the published code's, whose split of training and validation data this is
+BINARY_SEED = 0  # of the black and white pixels that stay the same
+
+
+def hold_out(count: int) -> tuple[Tensor, Tensor]:
+    """The indices of 99 % of the training images, and those of the 1 % that validate."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
+    held_out = max(1, count // 100)
+    return order[:-held_out], order[-held_out:]
+
+
+def binarise(levels: Tensor, generator: torch.Generator) -> Tensor:
+    """Pixels that are white (class 1) with a probability that is their grey level."""
+    return torch.bernoulli(levels / 255, generator=generator).long()
+
+
+def mnist(config: Config) -> Data:
+    """Binarised MNIST. Pixels are drawn afresh whenever an image is trained on; those of validation and test images are
+    drawn once, so that every run is measured on the same data."""
+    levels = []
+    for part in ("train", "t10k"):
+        name = f"{part}-images-idx3-ubyte"
+        path = find_file(config, [name, f"{name}.gz"], ["", "raw", "MNIST/raw"])
+        levels.append(torch.from_numpy(read_idx(path).copy()))
+    generator = torch.Generator().manual_seed(BINARY_SEED)
+    train, test = (binarise(part, generator) for part in levels)
+    kept, held_out = hold_out(len(train))
+    baseline = image_baseline(train[kept], train[held_out], test, 2)
+    return Data(levels[0][kept], train[held_out], test, 2, baseline, draw=binarise)
+
+
+def cifar10(config: Config) -> Data:
+    """CIFAR-10, whose 256 levels of each colour fall into data.num_bins bins of [-1, 1]."""
+    num_bins = config.data.num_bins
+    if not 2 <= num_bins <= 256:
+        raise ConfigError(f"data.num_bins={num_bins} must lie between 2 and 256")
+
+    def read(name: str) -> Tensor:
+        """The bins of the images of a file."""
+        levels = read_cifar(find_file(config, [name], ["", "cifar-10-batches-py"]))
+        bins = (torch.from_numpy(levels.copy()).int() * num_bins // 255).clamp(max=num_bins - 1)
+        return bins.to(torch.uint8)
+
+    def centres(bins: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return from_levels(bins, num_bins=num_bins)
+
+    train, test = torch.cat([read(f"data_batch_{i}") for i in range(1, 6)]), read("test_batch")
+    kept, held_out = hold_out(len(train))
+    baseline = image_baseline(train[kept], train[held_out], test, num_bins)
+    return Data(train[kept], centres(train[held_out]), centres(test), num_bins, baseline, draw=centres)
+
+
+def text8(config: Config) -> Data:
+    """Windows of text8, or of any text of the name data.file, in 27 symbols; those to train on start anywhere."""
+    file = config.data.file
+    path = find_file(config, [file, f"{file}.zip", f"{file}.gz"], [""])
+    return split_text(torch.from_numpy(read_letters(path)), config.data.length, stride=1)

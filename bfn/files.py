@@ -1,0 +1,105 @@
+"""Reads the files of public data sets in the formats that they are published in; a bad one is a ConfigError."""
+
+import gzip
+import io
+import pickle
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bfn.configs import Config, ConfigError
+
+# What reading a compressed file raises if it is cut off or has changed.
+DAMAGE = (gzip.BadGzipFile, zlib.error, EOFError, zipfile.BadZipFile)
+
+
+def find_file(config: Config, names: Sequence[str], folders: Sequence[str]) -> Path:
+    """The first of the names that exists in data.folder, or in one of the folders in it."""
+    name = config.data.name
+    if config.data.folder is None:
+        raise ConfigError(
+            f"data.name={name!r} needs data.folder=, the folder of {names[0]}; "
+            f"'bfn data download {name} --folder FOLDER' fetches it"
+        )
+    folder = Path(config.data.folder)
+    for place in (folder / inner for inner in folders):
+        for file in names:
+            if (place / file).is_file():
+                return place / file
+    inside = "".join(f" or {inner}" for inner in folders if inner)
+    raise ConfigError(f"data.folder={folder} has no {' or '.join(names)}{inside and f', in itself{inside}'}")
+
+
+@contextmanager
+def damage(path: Path, what: str) -> Iterator[None]:
+    """Says of a file that cannot be read what it should have been."""
+    try:
+        yield
+    except (*DAMAGE, pickle.UnpicklingError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is damaged, or is not {what}: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def content(path: Path) -> bytes:
+    """What a file holds; one that ends in .gz is uncompressed, and of a .zip the only file in it."""
+    if path.suffix == ".gz":
+        with gzip.open(path) as file:
+            return file.read()
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            (name,) = archive.namelist()
+            return archive.read(name)
+    return path.read_bytes()
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The images [N, H, W] of one of MNIST's files, with or without .gz: grey levels as uint8."""
+    with damage(path, "an idx file of images"):
+        data = content(path)
+        if data[:4] != b"\0\0\x08\x03":  # bytes in three dimensions
+            raise ValueError(f"it begins with {data[:4].hex()}, and not with 00000803")
+        shape = np.frombuffer(data, ">u4", count=3, offset=4)
+        pixels = np.frombuffer(data, np.uint8, offset=16)
+        if pixels.size != shape.prod(dtype=np.int64):
+            raise ValueError(f"it has {pixels.size} pixels, and its header says {'x'.join(map(str, shape))}")
+        return pixels.reshape(shape)
+
+
+# All that a pickle of numpy's arrays asks for.
+ARRAYS = {"_reconstruct": np.zeros(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads pickles of numpy's arrays, and refuses whatever else one could make a program do."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name not in ARRAYS:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return ARRAYS[name]
+
+
+def read_cifar(path: Path) -> np.ndarray:
+    """The images [N, 32, 32, 3] of one of CIFAR-10's files for Python: levels of red, green and blue as uint8."""
+    with damage(path, "a file of CIFAR-10's Python version"):
+        pixels = ArrayUnpickler(io.BytesIO(content(path)), encoding="bytes").load()[b"data"]
+        if pixels.dtype != np.uint8:
+            raise ValueError(f"its images are {pixels.dtype}, and not uint8")
+        return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+def read_letters(path: Path) -> np.ndarray:
+    """A text as classes of a-z (1 to 26) and space (0), uint8 [N]: upper case becomes lower case, and every run of
+    anything else one space."""
+    with damage(path, "a text, plain or as .gz, or alone in a .zip"):
+        codes = np.frombuffer(content(path), np.uint8)
+    table = np.zeros(256, np.uint8)
+    table[ord("a") : ord("z") + 1] = table[ord("A") : ord("Z") + 1] = np.arange(1, 27)
+    classes = table[codes]
+    letter = classes > 0
+    return classes[letter | np.append(True, letter[:-1])]

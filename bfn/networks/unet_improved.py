@@ -1,0 +1,86 @@
+"""The U-Net of the paper's binarised MNIST, that of Improved Diffusion (arXiv 2102.09672)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bfn.networks.blocks import GROUPS, Head, ResBlock, check_widths
+from bfn.networks.layers import TimeEmbedding, from_channels, image_size, to_channels
+from bfn.networks.unet import Attention
+
+MULTIPLES = (1, 2, 2)  # the channels at each resolution, in widths
+
+
+class Halve(nn.Module):
+    """Half the height and width, by a convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, h: Tensor, time: Tensor) -> Tensor:
+        return self.conv(h)
+
+
+class UNetImproved(nn.Module):
+    """Features [B, H, W, (C,) F] and times [B] -> [B, H, W, (C,) outputs]; H and W are multiples of 4.
+
+    Three resolutions of `depth` residual blocks on the way down and one more on the way up, with attention in the
+    middle. The network sees the time as a channel of its input too, and its head sees the input beside the features.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float
+    ):
+        super().__init__()
+        _, _, channels = image_size(shape, 2 ** (len(MULTIPLES) - 1), "unet_improved")
+        check_widths(width, heads)
+        frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 2) / (width // 2))
+        self.time = TimeEmbedding(4 * width, frequencies, cosines_first=True)
+        self.project = nn.Linear(channels * features + 1, width)
+
+        def block(channels_in: int, channels: int) -> ResBlock:
+            return ResBlock(channels_in, channels, nn.Linear(4 * width, channels), dropout)
+
+        self.down = nn.ModuleList([nn.Conv2d(width, width, 3, padding=1)])
+        skips, last = [width], width
+        for level, multiple in enumerate(MULTIPLES):
+            if level > 0:
+                self.down.append(Halve(last))
+                skips.append(last)
+            for _ in range(depth):
+                self.down.append(block(last, multiple * width))
+                last = multiple * width
+                skips.append(last)
+        self.middle = nn.ModuleList(
+            [block(last, last), Attention(last, heads, GROUPS, heads_first=True), block(last, last)]
+        )
+        self.up, self.enlarge = nn.ModuleList(), nn.ModuleDict()
+        for level, multiple in reversed(list(enumerate(MULTIPLES))):
+            for _ in range(depth + 1):
+                self.up.append(block(last + skips.pop(), multiple * width))
+                last = multiple * width
+            if level > 0:  # after the block of this number
+                self.enlarge[str(len(self.up) - 1)] = nn.Conv2d(last, last, 3, padding=1)
+        self.head = Head(width, width, channels * outputs)
+
+    def forward(self, features: Tensor, t: Tensor) -> Tensor:
+        time = self.time(4000 * t.float())
+        seen = features.flatten(3)
+        times = (2 * t - 1).to(seen.dtype)[:, None, None, None].expand(*seen.shape[:-1], 1)
+        x = to_channels(self.project(torch.cat([seen, times], -1)))
+        stem, *down = self.down
+        h = stem(x)
+        skips = [h]
+        for layer in down:
+            h = layer(h, time)
+            skips.append(h)
+        first, attention, second = self.middle
+        h = second(attention(first(h, time)), time)
+        for number, layer in enumerate(self.up):
+            h = layer(torch.cat([h, skips.pop()], 1), time)
+            if str(number) in self.enlarge:
+                h = self.enlarge[str(number)](F.interpolate(h, scale_factor=2, mode="nearest"))
+        return from_channels(self.head(h, x), features)

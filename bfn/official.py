@@ -1,0 +1,221 @@
+"""The published checkpoints: flat state dicts, whose every name begins with `net.`, of the official code's networks.
+
+A table for each network pairs the official names with ours; `*` stands for one part of a name. Both directions read it.
+"""
+
+import io
+import math
+import pickle
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bfn import checkpoint
+from bfn.checkpoint import CheckpointError
+from bfn.configs import Config, ConfigError, build, load
+from bfn.data import SYMBOLS, Data
+from bfn.model import BFN, build_model
+
+Names = list[tuple[str, str]]
+
+PREFIX, OUR_PREFIX = "net.", "network."
+
+
+def each(places: Names, parts: Names) -> Names:
+    """The names of all parts of all places."""
+    return [(f"{a}.{x}.*", f"{b}.{y}.*") for a, b in places for x, y in parts]
+
+
+IMPROVED = [
+    ("input_projection.*", "project.*"),
+    ("time_embed.*.*", "time.mlp.*.*"),
+    ("input_blocks.0.0.*", "down.0.*"),
+    ("input_blocks.*.0.op.*", "down.*.conv.*"),
+    ("output_blocks.*.1.conv.*", "enlarge.*.*"),
+    *each(
+        [("input_blocks.*.0", "down.*"), ("middle_block.*", "middle.*"), ("output_blocks.*.0", "up.*")],
+        [
+            ("in_layers.0", "norm_in"),
+            ("in_layers.2", "conv_in"),
+            ("emb_layers.1", "time"),
+            ("out_layers.0", "norm_out"),
+            ("out_layers.3", "conv_out"),
+            ("skip_connection", "skip"),
+        ],
+    ),
+    *each([("middle_block.*", "middle.*")], [("norm", "norm"), ("qkv", "qkv"), ("proj_out", "out")]),
+    *each([("out", "head")], [("0", "norm"), ("2", "conv")]),
+    ("output_adapter.output_projection.*", "head.out.*"),
+]
+VDM = [
+    ("embed_conditioning.*.*", "time.mlp.*.*"),
+    ("conv_in.*", "stem.*"),
+    *each(
+        [
+            ("down_blocks.*.resnet_block", "down.*"),
+            ("mid_resnet_block_1", "middle.0"),
+            ("mid_resnet_block_2", "middle.2"),
+            ("up_blocks.*.resnet_block", "up.*"),
+        ],
+        [
+            ("net1.0", "norm_in"),
+            ("net1.2", "conv_in"),
+            ("cond_proj", "time"),
+            ("net2.0", "norm_out"),
+            ("net2.3", "conv_out"),
+            ("skip_conv", "skip"),
+        ],
+    ),
+    *each([("mid_attn_block.layers", "middle.1")], [("0", "norm"), ("1", "qkv"), ("3", "out")]),
+    *each([("conv_out", "head")], [("0", "norm"), ("2", "conv")]),
+    ("output_adapter.output_projection.*", "head.out.*"),
+]
+TRANSFORMER = [
+    ("input_adapter.pos_embedding", "position"),
+    ("input_adapter.inp_embedding.*", "embed.*"),
+    ("input_adapter.t_embedding.*", "time.*"),
+    *each(
+        [("transformer.h.*", "layers.*")],
+        [
+            ("ln_1", "norm_attention"),
+            ("attn.c_attn", "qkv"),
+            ("attn.c_proj", "out"),
+            ("ln_2", "norm_mlp"),
+            ("mlp.c_fc", "mlp.0"),
+            ("mlp.c_proj", "mlp.2"),
+        ],
+    ),
+    ("transformer.ln_f.*", "norm.*"),
+    ("lm_head.*", "head.*"),
+]
+
+
+class Official(NamedTuple):
+    """A network of the official code."""
+
+    names: Names
+    mark: str  # a name that no other network has
+    config: str  # the configuration that it was published with
+    shape: Callable[[Config], tuple[int, ...]]  # of one example
+    classes: int | None  # of a variable; None means continuous data
+    side: int | None = None  # of the images for which the official adapter keeps codes of positions that it never reads
+
+
+OFFICIAL = {
+    "unet_improved": Official(IMPROVED, "time_embed.0.weight", "mnist", lambda config: (28, 28), 2, 28),
+    "unet_vdm": Official(VDM, "conv_in.weight", "cifar10", lambda config: (32, 32, 3), None, 32),
+    "gpt": Official(TRANSFORMER, "lm_head.weight", "text8", lambda config: (config.data.length,), len(SYMBOLS)),
+}
+UNREAD = "input_adapter.pos_feats"
+
+
+def rename(name: str, names: Names) -> str | None:
+    """What a name of a table's left side is called on its right side, or None if the table does not have it."""
+    for pattern, other in names:
+        if match := re.fullmatch(re.escape(pattern).replace(r"\*", r"([^.]+)"), name):
+            return other.replace("*", "{}").format(*match.groups())
+    return None
+
+
+def position_features(side: int, bands: int = 64) -> Tensor:
+    """The codes of positions that the official adapters of images keep, [side², 4·bands + 2]."""
+    axis = torch.linspace(-1, 1, side)
+    places = torch.cartesian_prod(axis, axis)
+    angles = math.pi * (places[:, :, None] * torch.linspace(1, side / 2, bands)).flatten(1)
+    return torch.cat([angles.sin(), angles.cos(), places], 1)
+
+
+def model_without_data(config: Config) -> BFN:
+    """A fresh model of a configuration of one of the networks; building it reads no file."""
+    official = OFFICIAL[config.network.name]
+    dtype = torch.float32 if official.classes is None else torch.int64
+    nothing = torch.empty(0, *official.shape(config), dtype=dtype)
+    return build_model(config, Data(nothing, nothing, nothing, official.classes or config.data.num_bins, baseline=0.0))
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a published file, without the prefix of their names. No code that it holds is run."""
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no checkpoint {path}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as weights that torch.save wrote; it may be damaged") from error
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and name.startswith(PREFIX) and isinstance(tensor, Tensor)
+        for name, tensor in tensors.items()
+    ):
+        raise CheckpointError(
+            f"{path} is not a published checkpoint, a state dict whose every name begins with {PREFIX}"
+        )
+    return {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+
+
+def from_official(
+    path: Path, config_name: str | None = None, overrides: list[str] | None = None
+) -> tuple[dict, Config]:
+    """The weights of a published file, as a model file has them, and the configuration that they are for."""
+    tensors = read(path)
+    network = next((name for name, official in OFFICIAL.items() if official.mark in tensors), None)
+    if network is None:
+        marks = ", ".join(f"{PREFIX}{official.mark}" for official in OFFICIAL.values())
+        raise CheckpointError(f"{path} is of no known network: it has none of {marks}")
+    config = load(config_name or OFFICIAL[network].config, overrides or [])
+    if config.network.name != network:
+        raise ConfigError(f"{path} is a {network}, and the configuration has network.name={config.network.name!r}")
+    with torch.device("meta"):  # for names and shapes
+        want = model_without_data(config).state_dict()
+    weights = {}
+    for name, tensor in tensors.items():
+        if name == UNREAD:
+            continue
+        ours = OUR_PREFIX + (rename(name, OFFICIAL[network].names) or "?")
+        if ours not in want:
+            raise CheckpointError(f"{path} has a tensor {PREFIX}{name}, which its configuration has no place for")
+        # The official attention of one U-Net sees places in one row, and so has one dimension less.
+        shape = want[ours].shape
+        if shape not in (tensor.shape, (*tensor.shape, 1)):
+            shapes = f"shape {tuple(tensor.shape)}, and its configuration wants {tuple(shape)}"
+            raise CheckpointError(f"{path} has {PREFIX}{name} of {shapes}")
+        weights[ours] = tensor.view(shape)
+    if missing := sorted(want.keys() - weights.keys()):
+        raise CheckpointError(f"{path} lacks what its configuration calls {missing[0]}, and {len(missing) - 1} others")
+    return weights, config
+
+
+def to_official(path: Path) -> dict[str, Tensor]:
+    """The state dict that the official code loads, of a model file."""
+    weights, state = checkpoint.load(path)
+    config = build(state.get("config", {}), where=str(path))
+    if config.network.name not in OFFICIAL:
+        raise CheckpointError(f"{path} is a {config.network.name!r}; the official code has {', '.join(OFFICIAL)} only")
+    official = OFFICIAL[config.network.name]
+    names = [(ours, theirs) for theirs, ours in official.names]
+    tensors = {}
+    for name, tensor in weights.items():
+        theirs = rename(name.removeprefix(OUR_PREFIX), names)
+        if theirs is None:
+            raise CheckpointError(f"{path} has a tensor {name}, which the official code has no place for")
+        flat = config.network.name == "unet_improved" and theirs.startswith("middle_block.1.") and tensor.dim() == 4
+        tensors[PREFIX + theirs] = tensor.squeeze(-1) if flat else tensor
+    if official.side is not None:
+        tensors[PREFIX + UNREAD] = position_features(official.side)
+    return tensors
+
+
+def convert(source: Path, out: Path, config_name: str | None = None, overrides: list[str] | None = None) -> None:
+    """Writes the model file of a published checkpoint."""
+    weights, config = from_official(source, config_name, overrides)
+    checkpoint.save(out, weights, {"config": asdict(config)})
+
+
+def convert_back(source: Path, out: Path) -> None:
+    """Writes a file that the official code loads, of a model file."""
+    content = io.BytesIO()
+    torch.save(to_official(source), content)
+    checkpoint.write_atomically(out, content.getvalue())

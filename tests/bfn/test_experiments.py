@@ -1,0 +1,169 @@
+"""The paper's experiments by the command line, with tiny networks on tiny files; and what the user brings himself."""
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import tiny_files
+from typer.testing import CliRunner
+
+from bfn import checkpoint, cli, download
+from bfn.train import MODEL_FILE, STATE_FILE
+
+PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+TINY = [
+    "network.width=32",
+    "network.depth=1",
+    "network.heads=2",
+    "train.batch_size=4",
+    "train.validate_every=1",
+    "evaluate.repeats=2",
+    "sample.n_steps=2",
+    "sample.count=2",
+]
+
+
+def bfn(*arguments):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def state_of(out):
+    """The tensors and the state of a run, without the seconds that it took."""
+    tensors, state = checkpoint.load(out / STATE_FILE)
+    for entry in (state["position"], *state["log"]):
+        del entry["seconds"]
+    return tensors, state["position"], state["log"]
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist_small", "cifar10", "text8", "text8_small"])
+def test_an_experiment_starts_and_resumes_as_if_it_had_not_stopped(name, tmp_path):
+    folder = tiny_files.ALL[name.partition("_")[0]](tmp_path / "data")
+    settings = [f"data.folder={folder}", "data.length=16", *TINY]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    result = bfn("train", name, f"out={whole}", "train.max_steps=2", *settings)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^held-out bits per dimension: \d+\.\d{3} \(factorised baseline \d\.\d\d\)$", result.output, re.M)
+    assert all((whole / f).stat().st_size > 1000 for f in (MODEL_FILE, "samples.png", "losses.png", "narrowing.png"))
+    assert bfn("train", name, f"out={parts}", "train.max_steps=1", *settings).exit_code == 0
+    result = bfn("train", name, f"out={parts}", "train.max_steps=2", *settings)
+    assert result.exit_code == 0 and "at step 1" in result.output
+    (tensors, *rest), (tensors_whole, *rest_whole) = state_of(parts), state_of(whole)
+    assert tensors.keys() == tensors_whole.keys() and rest == rest_whole
+    assert all(tensors[key].equal(tensors_whole[key]) for key in tensors)
+
+
+def test_files_that_are_not_there_are_one_line(tmp_path):
+    for settings, message in (
+        ([], "data.name='cifar10' needs data.folder=, the folder of data_batch_1; 'bfn data download cifar10 --folder"),
+        ([f"data.folder={tmp_path}"], f"data.folder={tmp_path} has no data_batch_1, in itself or cifar-10-batches-py"),
+    ):
+        result = bfn("train", "cifar10", *settings)
+        assert result.exit_code == 1 and result.output.count("\n") == 1
+        assert result.output.startswith(f"error: {message}")
+
+
+def fake_torchvision(monkeypatch, fetch):
+    """A stand-in for torchvision, whose data sets call fetch(name, folder, download)."""
+    torchvision, datasets = ModuleType("torchvision"), ModuleType("torchvision.datasets")
+    for name in ("MNIST", "CIFAR10"):
+        setattr(datasets, name, lambda root, download, name=name: fetch(name, root, download))
+    torchvision.datasets = datasets
+    monkeypatch.setitem(sys.modules, "torchvision", torchvision)
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", datasets)
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_torchvision_downloads_what_the_user_asks_for_where_it_is_found(name, tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(kind, root, download):
+        asked.append((kind, download))
+        tiny_files.ALL[name](root)
+
+    fake_torchvision(monkeypatch, fetch)
+    result = bfn("data", "download", name, "--folder", tmp_path)
+    assert result.output == f"downloaded; train with: bfn train {name} data.folder={tmp_path}\n"
+    assert asked == [(name.upper(), True)]
+    result = bfn("train", name, f"data.folder={tmp_path}", f"out={tmp_path}", "train.max_steps=1", *TINY)
+    assert result.exit_code == 0, result.output
+
+
+def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
+    def fetch(*arguments):
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
+
+    fake_torchvision(monkeypatch, fetch)
+    result = bfn("data", "download", "mnist", "--folder", tmp_path)
+    assert result.exit_code == 1
+    assert result.output == "error: mnist could not be downloaded: Error downloading train-images-idx3-ubyte.gz\n"
+    monkeypatch.setattr(download, "TEXT8", (tmp_path / "nowhere").as_uri())
+    result = bfn("data", "download", "text8", "--folder", tmp_path)
+    assert result.exit_code == 1 and result.output.startswith("error: ") and result.output.count("\n") == 1
+    assert "nowhere" in result.output and not (tmp_path / "text8.zip").exists()
+
+
+def test_without_torchvision_one_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    result = bfn("data", "download", "cifar10", "--folder", tmp_path)
+    assert result.exit_code == 1 and result.output == (
+        "error: downloading cifar10 needs torchvision, which is not installed: pip install 'bfn-kernels[data]'\n"
+    )
+    result = bfn("data", "download", "digits", "--folder", tmp_path)
+    assert result.output == "error: the data set='digits' is not known; it takes one of mnist, cifar10, text8\n"
+
+
+def test_text8_is_downloaded_once(tmp_path, monkeypatch):
+    (tmp_path / "there.zip").write_bytes(b"all of it")
+    monkeypatch.setattr(download, "TEXT8", (tmp_path / "there.zip").as_uri())
+    folder = tmp_path / "data"
+    assert bfn("data", "download", "text8", "--folder", folder).exit_code == 0
+    assert (folder / "text8.zip").read_bytes() == b"all of it"
+    (tmp_path / "there.zip").unlink()
+    assert bfn("data", "download", "text8", "--folder", folder).exit_code == 0
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The current directory holds the module and the configuration of the page, which no test has imported."""
+    for language, name in (("python", "my_module.py"), ("yaml", "rings.yaml")):
+        (block,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.M | re.S)
+        (tmp_path / name).write_text(block)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("my_module", None)
+
+
+def test_the_example_of_the_page_trains_on_data_a_network_and_a_schedule_of_its_own(own):
+    settings = ["train.max_steps=1", "train.batch_size=8", "evaluate.repeats=1", "sample.n_steps=2", "sample.count=1"]
+    result = bfn("train", "rings.yaml", *settings, "data.options.thickness=2")
+    assert result.exit_code == 0, result.output
+    module = sys.modules["my_module"]
+    _, config, data = cli.load_run(own / "runs" / "rings")
+    assert config.data.options == {"thickness": 2}
+    assert data.train.double().mean() > 0.25  # of thick rings
+    model, _, _ = cli.load_run(own / "runs" / "rings")
+    assert type(model.network) is module.Local and model.network.layers[0].kernel_size == (5, 5)
+    assert type(model.schedule) is module.Even and model.schedule.beta_1 == 4
+    result = bfn("train", "rings.yaml", *settings, "network.options.kernel=3", "data.options.thickness=2")
+    assert "holds a run with network.options.kernel=5, not 3" in result.output
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.name=my_modul:rings", "data.name='my_modul:rings' cannot be imported: No module named 'my_modul'"),
+        ("network.name=my_module:Loca", "network.name='my_module:Loca' cannot be imported: module 'my_module' has no"),
+        ("model.schedule=:Even", "model.schedule=':Even' cannot be imported: Empty module name"),
+        (
+            "data.name=my_module",
+            "data.name='my_module' is not known; it takes one of digits, digits_binary, text, mnist,",
+        ),
+    ],
+)
+def test_what_cannot_be_imported_is_one_line(override, message, own):
+    result = bfn("train", "rings.yaml", override)
+    assert result.exit_code == 1 and result.output.startswith(f"error: {message}"), result.output
+    assert result.output.count("\n") == 1
