@@ -124,13 +124,21 @@ def test_losses(name, beta_1, backend):
 
 @pytest.mark.parametrize("backend", NATIVE)
 def test_digits_of_small_losses(backend):
-    """Where a class is all but certain its cost is known to all digits, of which plain float32 has none."""
+    """Where a class is all but certain its cost is known to all digits, of which plain float32 has none; and where it
+    is all but impossible, so is the logarithm of what little it gets."""
     u = torch.linspace(-20, 20, 33)
     x = torch.arange(33) % 2 == 0
     z = torch.where(x, u, -u)[None].requires_grad_()
     of = {"n_steps": 50, "step": 2, "beta_1": 2.0, "reduction": "none", "noise": torch.full((1, 1, 33), 0.5)}
+
+    def n_step(z, b, **more):
+        return binary.discrete_time_loss(
+            x[None], z, n_samples=1, backend=b, **of | {"noise": of["noise"].to(z), **more}
+        )
+
     for loss in (
-        lambda z, b: binary.discrete_time_loss(x[None], z, n_samples=1, backend=b, **of | {"noise": of["noise"].to(z)}),
+        n_step,
+        lambda z, b: n_step(z, b, step=50, beta_1=270.0),  # log-ratios of 18 and 25
         lambda z, b: binary.reconstruction_loss(x[None], z, reduction="none", backend=b),
         lambda z, b: binary.continuous_time_loss(x[None], z, 0.5, beta_1=2.0, reduction="none", backend=b),
     ):

@@ -219,7 +219,7 @@ FAULTS = [
         f"{GRADIENTS} -k 'likely_wrong and cuda and 4100'",
     ),
     # binary data
-    Fault(MATH("binary"), "low ? p + q * ratio.exp : 1 + sum", "1 + sum", f"{BINARY} -k 'losses and cpu'"),
+    Fault(MATH("binary"), "low ? p + q * ratio.exp : 1 + sum", "1 + sum", f"{BINARY} -k 'digits and cpu'"),
     Fault(MATH("binary"), "T(0) : sum - (mixture - 1);", "T(0) : T(0);", f"{BINARY} -k 'digits and cpu'"),
     Fault(MATH("binary"), "of.q > u ? T(-1) : T(1)", "of.q >= u ? T(-1) : T(1)", f"{BINARY} -k 'exceeds and cpu'"),
     Fault(MATH("binary"), "of.p > T(1e-37) ? drawn : T(-1)", "drawn", f"{BINARY} -k 'exceeds and cpu'"),
@@ -230,7 +230,7 @@ FAULTS = [
         CPU("binary.cpp"),
         "within ? binary_draw(p[i], q[i], exp_and_expm1(-r(i))) : binary_draw_beyond(u[i], q[i], r(i))",
         "binary_draw(p[i], q[i], exp_and_expm1(-r(i)))",
-        f"{BINARY} -k 'losses and cpu'",
+        f"{ACCURATE} -k 'accurate and cpu'",
     ),
     Fault(
         CPU("noise.h"),
