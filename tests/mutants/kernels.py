@@ -105,7 +105,7 @@ FAULTS = [
     # a step on a prediction, the network's normal, theta beside a step
     Fault(
         "bfn_kernels/continuous/operators.py", "torch.where(saved.known_mask, 0, grad_sent)", "grad_sent",
-        f"{PUBLIC} -k a_step_on",
+        "tests/kernels/test_accuracy.py -k 'known and continuous.update_sample and cpu'",
     ),
     Fault(
         "bfn_kernels/continuous/operators.py", "kept + grad_mean if through_mean else kept", "kept",
