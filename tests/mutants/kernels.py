@@ -120,7 +120,7 @@ FAULTS = [
     ),
     Fault(
         "csrc/cuda/continuous.cu", "from.x_hat[j] = given[j] ? known[j] : from.x_hat[j];", "from.x_hat[j] = known[j];",
-        f"{PUBLIC} -k 'a_step_on and cuda'",
+        "tests/kernels/test_accuracy.py -k 'known and continuous.update_sample and cuda'",
     ),
     Fault(
         "csrc/cpu/discretised.cpp", "store(op.grad, start, length, from.std_by_log_std)",
