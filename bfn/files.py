@@ -14,7 +14,7 @@ import numpy as np
 
 from bfn.configs import Config, ConfigError
 
-# What reading a compressed file raises if it is cut off or has changed.
+# The errors that reading a compressed file raises if it is cut off or has changed.
 DAMAGE = (gzip.BadGzipFile, zlib.error, EOFError, zipfile.BadZipFile)
 
 
@@ -47,7 +47,7 @@ def damage(path: Path, what: str) -> Iterator[None]:
 
 
 def content(path: Path) -> bytes:
-    """What a file holds; one that ends in .gz is uncompressed, and of a .zip the only file in it."""
+    """The bytes of a file, uncompressed if it ends in .gz; of a .zip, those of the only file in it."""
     if path.suffix == ".gz":
         with gzip.open(path) as file:
             return file.read()

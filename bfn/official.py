@@ -115,7 +115,7 @@ UNREAD = "input_adapter.pos_feats"
 
 
 def rename(name: str, names: Names) -> str | None:
-    """What a name of a table's left side is called on its right side, or None if the table does not have it."""
+    """The name on the right side of a table for one on its left side, or None if the table does not have it."""
     for pattern, other in names:
         if match := re.fullmatch(re.escape(pattern).replace(r"\*", r"([^.]+)"), name):
             return other.replace("*", "{}").format(*match.groups())

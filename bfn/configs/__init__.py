@@ -94,19 +94,9 @@ class Config:
 
 
 # Keys that must be positive wherever they stand, and keys that must lie in [0, 1).
-POSITIVE = {
-    "length",
-    "num_bins",
-    "sigma_1",
-    "beta_1",
-    "width",
-    "depth",
-    "heads",
-    "batch_size",
-    "learning_rate",
-    "clip_norm",
-}
-POSITIVE |= {"n_steps", "warmup_steps", "max_steps", "max_seconds", "validate_every", "patience", "repeats", "count"}
+POSITIVE = {"length", "sigma_1", "beta_1", "width", "depth", "heads", "batch_size", "learning_rate", "clip_norm"}
+POSITIVE |= {"n_steps", "warmup_steps", "max_steps", "max_seconds", "validate_every", "patience"}
+POSITIVE |= {"num_bins", "repeats", "count"}
 FRACTIONS = {"dropout", "ema_decay", "beta_2"}
 
 
@@ -132,7 +122,7 @@ def find(table: Mapping[str, Any], name: str, key: str) -> Any:
 
 
 def imported(path: str, key: str) -> Any:
-    """What module:function names, where the module may lie in the current directory."""
+    """The object that module:function names; the module may lie in the current directory."""
     module, _, name = path.partition(":")
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # at the end, so that no file in it hides a package

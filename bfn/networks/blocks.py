@@ -1,4 +1,4 @@
-"""What the two U-Nets of the paper are made of."""
+"""The parts that the two U-Nets of the paper share."""
 
 import torch
 from torch import Tensor, nn

@@ -34,7 +34,7 @@ class GPT(nn.Module):
         self.head = nn.Linear(2 * width, outputs)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                # What is added to the residual stream starts smaller the more layers add to it.
+                # The sums into the residual stream start smaller the more layers there are.
                 residual = name.startswith("layers.") and name.endswith((".out", ".mlp.2"))
                 nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * depth) if residual else 0.02)
                 nn.init.zeros_(module.bias)

@@ -1,9 +1,10 @@
-"""What several networks use: layers, and images as they are given and as convolutions take them."""
+"""Layers that several networks use, and images as they are given and as convolutions take them."""
 
 import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bfn.configs import ConfigError
 
@@ -35,6 +36,26 @@ def zero_init(layer: nn.Module) -> nn.Module:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
+
+
+class Attention(nn.Module):
+    """Self-attention between all places of an image.
+
+    heads_first: the channels of `qkv` are query, key and value of the first head, then of the second, as some published
+    weights have them, and not the queries of all heads before their keys and values.
+    """
+
+    def __init__(self, channels: int, heads: int, groups: int = 8, *, heads_first: bool = False):
+        super().__init__()
+        self.parts, self.part = ((heads, 3, -1), 2) if heads_first else ((3, heads, -1), 1)
+        self.norm = nn.GroupNorm(groups, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zero_init(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, h: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(h)).flatten(2).unflatten(1, self.parts).transpose(-1, -2).unbind(self.part)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return h + self.out(mixed.transpose(-1, -2).reshape(h.shape))
 
 
 def image_size(shape: tuple[int, ...], multiple: int, name: str) -> tuple[int, int, int]:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bfn.configs import ConfigError
-from bfn.networks.layers import TimeEmbedding, from_channels, image_size, to_channels, zero_init
+from bfn.networks.layers import Attention, TimeEmbedding, from_channels, image_size, to_channels, zero_init
 
 
 class ResBlock(nn.Module):
@@ -25,26 +25,6 @@ class ResBlock(nn.Module):
         residual = self.conv_in(F.silu(self.norm_in(h)))
         residual = F.silu(self.norm_out(residual) * (1 + scale) + shift)
         return self.skip(h) + self.conv_out(self.dropout(residual))
-
-
-class Attention(nn.Module):
-    """Self-attention between all places of an image.
-
-    heads_first: the channels of `qkv` are query, key and value of the first head, then of the second, as some published
-    weights have them, and not the queries of all heads before their keys and values.
-    """
-
-    def __init__(self, channels: int, heads: int, groups: int = 8, *, heads_first: bool = False):
-        super().__init__()
-        self.parts, self.part = ((heads, 3, -1), 2) if heads_first else ((3, heads, -1), 1)
-        self.norm = nn.GroupNorm(groups, channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = zero_init(nn.Conv2d(channels, channels, 1))
-
-    def forward(self, h: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(h)).flatten(2).unflatten(1, self.parts).transpose(-1, -2).unbind(self.part)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return h + self.out(mixed.transpose(-1, -2).reshape(h.shape))
 
 
 class UNet(nn.Module):

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bfn.networks.blocks import GROUPS, Head, ResBlock, check_widths
-from bfn.networks.layers import TimeEmbedding, from_channels, image_size, to_channels
-from bfn.networks.unet import Attention
+from bfn.networks.layers import Attention, TimeEmbedding, from_channels, image_size, to_channels
 
 MULTIPLES = (1, 2, 2)  # the channels at each resolution, in widths
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bfn.networks.blocks import GROUPS, Head, ResBlock, check_widths
-from bfn.networks.layers import TimeEmbedding, from_channels, image_size, to_channels, zero_init
-from bfn.networks.unet import Attention
+from bfn.networks.layers import Attention, TimeEmbedding, from_channels, image_size, to_channels, zero_init
 
 OCTAVES = (5, 6)  # the Fourier features are waves of 2^5 and 2^6 periods in a unit of brightness
 

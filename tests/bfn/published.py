@@ -1,4 +1,4 @@
-"""What the official networks compute, at a size that a test can run: the numbers in published.json.
+"""The outputs of the official networks, at a size that a test can run: the numbers in published.json.
 
 They were written by `PYTHONPATH=. python tests/bfn/published.py CHECKOUT`, where CHECKOUT is a checkout of
 github.com/nnaisense/bayesian-flow-networks at its last commit. Weights and inputs come from the formulas below, so that
@@ -36,7 +36,7 @@ def weight(name: str, shape: torch.Size) -> Tensor:
 
 
 def seen(network: str) -> tuple[Tensor, Tensor]:
-    """What the network sees, and a time for each example."""
+    """The features that the network sees, and a time for each example."""
     shape = torch.Size(SEEN[network])
     features = waves(shape.numel(), 5).view(shape).float()
     return (features.softmax(-1) if network == "gpt" else features), torch.tensor([0.3, 0.875])

@@ -7,9 +7,8 @@ import torch
 
 from bfn.configs import ConfigError, NetworkConfig
 from bfn.networks import NETWORKS, build_network
-from bfn.networks.layers import TimeEmbedding
+from bfn.networks.layers import Attention, TimeEmbedding
 from bfn.networks.transformer import Layer, Transformer
-from bfn.networks.unet import Attention
 
 
 @pytest.fixture(autouse=True)

@@ -103,8 +103,8 @@ def test_a_lent_machine_has_all_that_the_check_needs():
         line.split(":")[0] for line in collected.stdout.splitlines() if line.startswith("tests/gpu/")
     }
     assert "omegaconf is not installed" in collected.stdout
-    for module in ("benchmarks", "gpu_build.sanitized", "bfn_kernels.env"):
-        made = on_lent_machine(module, "--help") if module == "benchmarks" else on_lent_machine(module)
+    for command in (["benchmarks", "--help"], ["gpu_build.sanitized"], ["bfn_kernels.env"]):
+        made = on_lent_machine(*command)
         assert "ModuleNotFoundError" not in made.stderr, made.stderr
     assert "sees no GPU" in on_lent_machine("gpu_build.check").stderr
 

@@ -170,7 +170,7 @@ FAULTS = [
     Fault(SAMPLE, "alpha(steps.double(), n_steps)", "alpha(steps.double(), n_steps + 1)", tests("sample", "watching")),
     Fault(SAMPLE, "value.clone() for value", "value for value", tests("sample", "by_themselves")),
     # networks
-    Fault(NETWORK("unet"), "mixed.transpose(-1, -2).reshape", "mixed.reshape", tests("networks", "unet_attends")),
+    Fault(NETWORK("layers"), "mixed.transpose(-1, -2).reshape", "mixed.reshape", tests("networks", "unet_attends")),
     Fault(
         NETWORK("transformer"),
         "transpose(1, 2).flatten(2)",
