@@ -1,12 +1,24 @@
-"""BFN_PTX=cuda or triton asks for tests of what is compiled for a GPU, which needs the compiler."""
+"""What all folders of tests share: how the compiled backends of the tests are found."""
 
 import importlib
 import os
 
+import cuda_on_host
 import pytest
+
+from bfn_kernels.backends import BACKENDS
 
 
 def pytest_configure(config):
+    """BFN_PTX=cuda or triton asks for tests of what is compiled for a GPU, which needs the compiler."""
     compiler = os.environ.get("BFN_PTX")
     if compiler and (missing := importlib.import_module(f"{compiler}_ptx").missing()):
         pytest.exit(f"skipped: {missing}", 0)
+
+
+def pytest_runtest_setup(item):
+    """Loads the build of CUDA's kernels for the host before the first test that may call it. Compiling it takes minutes
+    after a change, and most faults of tests/mutants are found by the test of an earlier backend."""
+    backend = getattr(item, "callspec", None) and item.callspec.params.get("backend")
+    if "cuda_on_host" in BACKENDS and backend in (None, "cuda_on_host"):
+        cuda_on_host.load()

@@ -131,14 +131,18 @@ def program(name: str, sanitizer: str) -> Path:
 
 
 def register() -> None:
-    """Makes the kernels a backend of that name, if they can be built."""
-    import torch
-
+    """Makes the kernels a backend of that name, if they can be built. `load` must run before its operators do."""
     from bfn_kernels import backends
     from bfn_kernels.operators import Library
 
-    if missing() is not None:
-        return
+    if missing() is None:
+        backends.add_library(Library(NAMESPACE))
+        backends.BACKENDS["cuda_on_host"] = backends.Backend("cuda_on_host", "cpu", NAMESPACE)
+
+
+@functools.cache
+def load() -> None:
+    """Loads the kernels of the backend that `register` made; they are compiled if a source has changed."""
+    import torch
+
     torch.ops.load_library(operators())
-    backends.add_library(Library(NAMESPACE))
-    backends.BACKENDS["cuda_on_host"] = backends.Backend("cuda_on_host", "cpu", NAMESPACE)

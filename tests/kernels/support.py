@@ -28,7 +28,7 @@ elif INTERPRETED:  # this process tests the Triton kernels only (conftest.py)
     del BACKENDS["cpu"]
     BACKENDS["triton"] = dataclasses.replace(BACKENDS["triton"], device="cpu")
 else:
-    cuda_on_host.register()  # makes the CUDA kernels, compiled for the CPU, a backend
+    cuda_on_host.register()  # makes the CUDA kernels, compiled for the CPU, a backend; conftest.py loads it
 
 ON_CPU = [b.name for b in BACKENDS.values() if b.missing is None and b.device in (None, "cpu")]
 NATIVE = [name for name in ON_CPU if name != "reference"]

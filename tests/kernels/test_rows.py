@@ -1,5 +1,6 @@
 """Row scalars: the operators compute what the formulas say."""
 
+import decimal
 import math
 from dataclasses import dataclass
 
@@ -71,6 +72,18 @@ def test_many_rows_of_every_size(sigma_1, backend):
         )
         # the exponent is rounded, which counts as often as it is large
         torch.testing.assert_close(got, want, rtol=1e-15 + 3e-16 * abs(math.log(sigma_1)), atol=1e-300)
+
+
+@by_each_backend
+def test_the_exponential_to_half_a_unit(backend):
+    """Where its series counts most, half-way between two powers of two. Float64 would be no oracle for it."""
+    sigma_1, times = 0.72, torch.linspace(0.4, 0.65, 1000, dtype=torch.float64)
+    (got,) = scalars(backend, ("gamma",), times, torch.zeros(1000, 2), schedule=ExponentialVariance(sigma_1))
+    with decimal.localcontext(decimal.Context(prec=40)):
+        exponents = [2 * decimal.Decimal(t) * decimal.Decimal(sigma_1).ln() for t in times.tolist()]
+        want = [1 - exponent.exp() for exponent in exponents]
+        errors = [abs(decimal.Decimal(g) / w - 1) for g, w in zip(got.flatten().tolist(), want, strict=True)]
+    assert max(errors) < 4e-16
 
 
 @pytest.mark.parametrize("num_classes", [2, 27, 75, 1000, 50000])
