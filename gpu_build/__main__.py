@@ -1,6 +1,6 @@
-"""Compile every kernel for GPUs and print what each costs. The exit status is 1 if a kernel spills or has more
-instructions than budget.json allows, or if the extension `_cuda` lacks an operator or needs a symbol that is not
-allowed."""
+"""Compile every kernel for GPUs, execute what was compiled where the interpreter of tests/ptx can, and print what each
+costs. The exit status is 1 if a kernel spills, if a call executes more instructions or reaches more sectors than
+budget.json allows, or if the extension `_cuda` lacks an operator or needs a symbol that is not allowed."""
 
 import argparse
 import importlib
@@ -12,63 +12,80 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gpu_build import extension
-from gpu_build.table import Kernel, table
+from gpu_build import extension, table
+from gpu_build.executed import executions
+from gpu_build.table import Execution, Kernel
 
 ARCHITECTURES = (80, 90, 100)
 BUDGET = Path(__file__).with_name("budget.json")
+SLACK = 1.02  # of a new budget, for another version of the compiler
 
 
-def over_budget(kernels: Sequence[Kernel], budget: dict[str, float]) -> list[str]:
-    """The errors: kernels that spill or exceed their budget, kernels without a budget, and budgets without a kernel."""
-    wrong = [f"{k.backend} {k.name}, sm_{k.architecture}: spills {k.spills} bytes" for k in kernels if k.spills]
-    gated = {f"{k.name}, sm_{k.architecture}": k for k in kernels if k.gated}
-    for name, k in gated.items():
+def spilling(kernels: Sequence[Kernel]) -> list[str]:
+    return [f"{k.backend} {k.name}, sm_{k.architecture}: spills {k.spills} bytes" for k in kernels if k.spills]
+
+
+def over_budget(ran: Sequence[Execution], budget: dict[str, dict[str, float]]) -> list[str]:
+    """The errors: calls that exceed their budget, and calls without one."""
+    wrong = []
+    for e in ran:
+        name = f"{e.backend} {e.name}"
+        for what, allowed in budget.get(name, {}).items():
+            if getattr(e, what) > allowed:
+                wrong.append(f"{name}: {getattr(e, what):.3f} {what} a variable, {allowed} are allowed")
         if name not in budget:
-            wrong.append(f"{name}: no budget, {k.total:.1f} instructions")
-        elif k.total > budget[name]:
-            wrong.append(f"{name}: {k.total:.1f} instructions, {budget[name]} are allowed")
-    return wrong + [f"{name}: a budget for a kernel that there is not" for name in budget if name not in gated]
+            wrong.append(
+                f"{name}: no budget; it executes {e.total:.1f} instructions and reaches {e.sectors:.3f} sectors"
+            )
+    return wrong
 
 
-def verdict(kernels: Sequence[Kernel], wrong: Sequence[str]) -> str:
-    """One line that says whether all is well, and which kernel is predicted to use the bandwidth least."""
+def allowed(e: Execution) -> dict[str, float]:
+    return {"total": round(e.total * SLACK, 1), "sectors": round(e.sectors * SLACK, 3)}
+
+
+def verdict(kernels: Sequence[Kernel], ran: Sequence[Execution], wrong: Sequence[str]) -> str:
+    """One line that says whether all is well, and which call is predicted to use the bandwidth least."""
     if wrong:
         return f"verdict: NOT well, {len(wrong)} errors"
-    said = f"verdict: well; {len(kernels)} kernels for sm_{', sm_'.join(map(str, ARCHITECTURES))}, none spills"
-    counted = [k for k in kernels if k.bytes]
-    if not counted:
+    said = f"verdict: well; {len(kernels)} rows of kernels for sm_{', sm_'.join(map(str, ARCHITECTURES))}, none spills"
+    if not ran:
         return said
-    least = min(counted, key=Kernel.share_of_bandwidth)
-    return f"{said}; the least predicted share of the bandwidth is {least.share_of_bandwidth():.0%}, of {least.name}"
+    least = min(ran, key=Execution.share_of_bandwidth)
+    name = f"{least.backend} {least.name}"
+    return f"{said}; the least predicted share of the bandwidth is {least.share_of_bandwidth():.0%}, of {name}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gpu_build", description=__doc__)
     parser.add_argument("--only", choices=("cuda", "triton"), help="the kernels of one backend")
-    parser.add_argument("--write-budget", action="store_true", help="allow the CUDA kernels what they have now")
+    parser.add_argument("--write-budget", action="store_true", help="allow what is executed now")
     options = parser.parse_args(arguments)
     folder = Path("build/gpu")
     folder.mkdir(parents=True, exist_ok=True)
+    chosen = [b for b in ("cuda", "triton") if options.only in (None, b)]
     kernels: list[Kernel] = []
-    for backend, needs in (("cuda", "gpu_build.cuda"), ("triton", "triton")):
-        if options.only not in (None, backend):
-            continue
+    ran: list[Execution] = []
+    for backend in chosen:
+        needs = {"cuda": "gpu_build.cuda", "triton": "triton"}[backend]
         if importlib.util.find_spec(needs) is None:
             print(f"left out: the {backend} kernels, since {needs} is not installed", file=sys.stderr)
             continue
         kernels += importlib.import_module(f"gpu_build.{backend}").kernels(ARCHITECTURES, folder)
-    Console(width=150).print(table(kernels))
+        ran += executions(backend)
+    console = Console(width=180)
+    console.print(table.compiled(kernels))
+    console.print(table.executed(ran))
+    budget = json.loads(BUDGET.read_text())
     if options.write_budget:
-        counted = {f"{k.name}, sm_{k.architecture}": round(k.total + 0.05, 1) for k in kernels if k.gated}
-        BUDGET.write_text(json.dumps(counted, indent=2) + "\n")
-    budget = json.loads(BUDGET.read_text()) if options.only != "triton" else {}
-    wrong = over_budget(kernels, budget)
-    if options.only != "triton":
+        budget |= {f"{e.backend} {e.name}": allowed(e) for e in ran}
+        BUDGET.write_text(json.dumps(budget, indent=1) + "\n")
+    wrong = spilling(kernels) + over_budget(ran, budget)
+    if "cuda" in chosen:
         wrong += extension.wrong(extension.library(folder))
     for line in wrong:
         print(f"error: {line}", file=sys.stderr)
-    print(verdict(kernels, wrong))
+    print(verdict(kernels, ran, wrong))
     return 1 if wrong else 0
 
 

@@ -1,40 +1,68 @@
-"""A compiled kernel, the bound on its time that is predicted from its instructions, and the table of all kernels."""
+"""What kernels take and execute, the bound on their time that is predicted from this, and the tables of both."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from rich.table import Table
 
-# The multiprocessors, the clock in Hz and the bytes per second of an H100, and the lanes per multiprocessor and clock
-# for each class of instructions (CUDA programming guide, compute capability 9.0); 128 instructions are issued at most.
-SMS, CLOCK, BANDWIDTH, ISSUE = 132, 1.7e9, 3.35e12, 128
-LANES = {"fma": 128, "imad": 64, "alu": 64, "special": 16, "fp64": 64, "memory": 32, "shuffle": 32}
+# The assumptions of every prediction, of an H100: its multiprocessors, its clock in Hz, the bytes per second of its
+# memory, and the cycles that a multiprocessor takes for an instruction of a lane, for each class of instructions and
+# each pipe that these take (CUDA programming guide, compute capability 9.0).
+SMS, CLOCK, BANDWIDTH = 132, 1.7e9, 3.35e12
+PIPES = {
+    "fma": {"fma": 1 / 128, "imad": 1 / 64},  # a half of the lanes has products of integers
+    "alu": {"alu": 1 / 64},
+    "special": {"special": 1 / 16},
+    "fp64": {"fp64": 1 / 64},
+    "memory": {"memory": 1 / 32, "shuffle": 1 / 32},
+}
+ISSUE = 1 / 128
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel for one architecture. Its instructions and bytes are those of one variable (of one class for discrete
-    data), counted in the loop over variables; if `bytes` is 0 they were not counted."""
+    """What a kernel for one architecture takes of a multiprocessor, as it was compiled."""
 
     backend: str
     name: str
     architecture: int
     registers: int
-    shared: int = 0
-    spills: int = 0
-    instructions: dict[str, float] = field(default_factory=dict)
+    shared: int = 0  # bytes
+    spills: int = 0  # bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """What a call executed for a variable, or for a class of discrete data.
+
+    instructions: of each class. bytes: what it must move. sectors: the 32-byte pieces of global memory that its
+    accesses reached. coalescing: the share of the sectors that would have done if the same bytes lay side by side;
+    conflict_free: the same of the passes of shared memory. lanes: the share of a warp's lanes that took part.
+    """
+
+    backend: str
+    name: str
+    instructions: dict[str, float]
     bytes: float = 0.0
-    gated: bool = False  # a budget holds its instructions
+    sectors: float = 0.0
+    coalescing: float = 1.0
+    conflict_free: float = 1.0
+    lanes: float = 1.0
 
     @property
     def total(self) -> float:
         return sum(self.instructions.values())
 
+    @property
+    def by_class(self) -> str:
+        most = sorted(self.instructions.items(), key=lambda item: -item[1])
+        return " ".join(f"{name} {count:.0f}" for name, count in most if count >= 0.5)
+
     def seconds(self) -> dict[str, float]:
-        """The predicted time for one variable if it were limited by one class of instructions, by their issue or by
-        memory alone."""
-        lanes = {c: (self.instructions.get(c, 0.0), rate) for c, rate in LANES.items()} | {"issue": (self.total, ISSUE)}
-        taken = {name: count / rate / SMS / CLOCK for name, (count, rate) in lanes.items()}
+        """The predicted time for one variable if it were limited by one pipe, by the issue of instructions or by memory
+        alone."""
+        cycles = {pipe: sum(self.instructions.get(c, 0.0) * n for c, n in of.items()) for pipe, of in PIPES.items()}
+        taken = {name: count / SMS / CLOCK for name, count in (cycles | {"issue": self.total * ISSUE}).items()}
         return taken | {"bandwidth": self.bytes / BANDWIDTH}
 
     def bound(self) -> str:
@@ -46,20 +74,29 @@ class Kernel:
         return seconds["bandwidth"] / max(seconds.values())
 
 
-def table(kernels: Iterable[Kernel]) -> Table:
-    made = Table(
-        title="Predicted, not measured. Per variable; the bound is an H100's, with the share of its bandwidth.",
-        title_justify="left",
-    )
-    made.add_column("kernel")
-    for name in ("sm", "registers", "shared", "spilled", "instr.", "by class", "bytes", "predicted bound"):
-        made.add_column(name, justify="right")
+def made(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("kernel")
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
+
+
+def compiled(kernels: Iterable[Kernel]) -> Table:
+    table = made("Compiled", ("sm", "registers", "shared", "spilled"))
     for k in kernels:
-        counted = ("", "", "", "")
-        if k.instructions:
-            most = sorted(k.instructions.items(), key=lambda item: -item[1])
-            classes = " ".join(f"{name} {count:.0f}" for name, count in most if count >= 0.5)
-            counted = (f"{k.total:.1f}", classes, f"{k.bytes:g}", k.bound())
-        resources = (k.architecture, k.registers, k.shared, k.spills)
-        made.add_row(f"{k.backend} {k.name}", *map(str, resources), *counted)
-    return made
+        table.add_row(f"{k.backend} {k.name}", *map(str, (k.architecture, k.registers, k.shared, k.spills)))
+    return table
+
+
+def executed(executions: Iterable[Execution]) -> Table:
+    columns = ("instr.", "by class", "bytes", "sectors", "coalesced", "no conflict", "lanes", "predicted bound")
+    title = (
+        "Executed, as PTX for sm_90. Per variable; the bound is predicted, an H100's, with the share of its bandwidth."
+    )
+    table = made(title, columns)
+    for e in executions:
+        shares = (f"{share:.0%}" for share in (e.coalescing, e.conflict_free, e.lanes))
+        row = f"{e.total:.1f}", e.by_class, f"{e.bytes:g}", f"{e.sectors:.3f}", *shares, e.bound()
+        table.add_row(f"{e.backend} {e.name}", *row)
+    return table

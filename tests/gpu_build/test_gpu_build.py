@@ -3,12 +3,14 @@
 import subprocess
 from pathlib import Path
 
+import ptx
 import pytest
 
 from bfn_kernels.backends import CPU_BUILD
-from gpu_build import cuda, extension, sass
-from gpu_build.__main__ import over_budget, verdict
-from gpu_build.table import Kernel
+from gpu_build import cuda, executed, extension
+from gpu_build.__main__ import allowed, over_budget, spilling, verdict
+from gpu_build.calls import Row
+from gpu_build.table import CLOCK, SMS, Execution, Kernel
 
 LOG = """
 ptxas info    : Compiling entry function '_Z1f' for 'sm_80'
@@ -28,29 +30,60 @@ def test_resources_are_those_of_the_architecture():
     assert cuda.resources(LOG, 90) == {"_Z1f": (40, 0, 0)}
 
 
+def test_a_kernel_that_spills_is_an_error():
+    kernels = [Kernel("cuda", "one", 90, 32), Kernel("triton", "two", 90, 255, spills=8)]
+    assert spilling(kernels) == ["triton two, sm_90: spills 8 bytes"]
+
+
+def ran(name: str, **fields) -> Execution:
+    return Execution(backend="cuda", name=name, **fields)
+
+
 def test_a_budget_refuses():
-    one = Kernel("cuda", "one", 90, 32, instructions={"fma": 10.0, "alu": 2.5}, gated=True)
-    spilled = Kernel("triton", "two", 90, 255, spills=8)
-    assert over_budget([one], {"one, sm_90": 12.5}) == []
-    assert over_budget([one], {"one, sm_90": 12.4}) == ["one, sm_90: 12.5 instructions, 12.4 are allowed"]
-    assert over_budget([one], {}) == ["one, sm_90: no budget, 12.5 instructions"]
-    assert over_budget([], {"one, sm_90": 1}) == ["one, sm_90: a budget for a kernel that there is not"]
-    assert over_budget([spilled], {}) == ["triton two, sm_90: spills 8 bytes"]
+    one = ran("one", instructions={"fma": 10.0, "alu": 2.5}, sectors=0.5)
+    budget = {"cuda one": {"total": 12.5, "sectors": 0.5}, "triton two": {"total": 1.0}}
+    assert over_budget([one], budget) == []
+    (more,) = over_budget([one], {"cuda one": {"total": 12.4, "sectors": 0.5}})
+    assert more == "cuda one: 12.500 total a variable, 12.4 are allowed"
+    (more,) = over_budget([one], {"cuda one": {"total": 12.5, "sectors": 0.4}})
+    assert more == "cuda one: 0.500 sectors a variable, 0.4 are allowed"
+    (none,) = over_budget([one], {})
+    assert none.startswith("cuda one: no budget; it executes 12.5 instructions")
+    assert over_budget([one], {"cuda one": allowed(one)}) == []
 
 
 def test_the_verdict_names_the_worst():
-    fast = Kernel("cuda", "fast", 90, 32, instructions={"fma": 1.0}, bytes=12.0)
-    slow = Kernel("triton", "slow", 90, 32, instructions={"special": 100.0}, bytes=12.0)
-    said = verdict([fast, slow, Kernel("cuda", "uncounted", 90, 32)], [])
-    assert said.startswith("verdict: well; 3 kernels for sm_80, ") and said.endswith("13%, of slow")
-    assert verdict([fast], ["spills", "no budget"]) == "verdict: NOT well, 2 errors"
+    kernels = [Kernel("cuda", "fast", 90, 32)]
+    fast, slow = (
+        ran("fast", instructions={"fma": 1.0}, bytes=12.0),
+        ran("slow", instructions={"special": 1e2}, bytes=12.0),
+    )
+    said = verdict(kernels, [fast, slow], [])
+    assert said.startswith("verdict: well; 1 rows of kernels for sm_80, ") and said.endswith("13%, of cuda slow")
+    assert verdict(kernels, [fast], ["spills", "no budget"]) == "verdict: NOT well, 2 errors"
 
 
-def test_a_loop_within_counts_as_often_as_it_runs():
-    loops = [("FADD", ""), ("FMUL", ""), ("BRA", "`(.L_x_1)"), ("STG", ""), ("BRA", "`(.L_x_0)"), ("EXIT", "")]
-    function = sass.Function(loops, {".L_x_0": 0, ".L_x_1": 1})
-    assert function.main_loop() == {"FADD": 1, "FMUL": 1, "BRA": 2, "STG": 1}
-    assert function.main_loop(4) == {"FADD": 1, "FMUL": 4, "BRA": 5, "STG": 1}
+def test_products_of_integers_share_the_pipe_of_floats():
+    seconds = ran("one", instructions={"fma": 64.0, "imad": 32.0}).seconds()
+    assert seconds["fma"] == pytest.approx(1 / SMS / CLOCK) and seconds["issue"] == pytest.approx(0.75 / SMS / CLOCK)
+
+
+def test_what_is_executed_is_taken_for_machine_instructions():
+    """Of a call on 64 variables: two warps that load 16 bytes a lane, and add."""
+    load, add = ptx.Executed(2, 64, 32, 16, 0, 0), ptx.Executed(6, 96, 0, 0, 4, 3)
+    found = executed.execution("cuda", Row("x", 64, 8.0, print), {"k": {"ld.global.v4.f32": load, "add.rn.f32": add}})
+    assert found.instructions == {"memory": 4.0, "fma": 3.0}
+    assert (found.sectors, found.coalescing, found.conflict_free) == (0.5, 0.5, 0.75)
+    assert found.lanes == 160 / 256
+    with pytest.raises(ValueError, match=r"no rule for the instruction 'wgmma\.mma'"):
+        executed.machine_instructions("wgmma.mma")
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"), [("ld.global.v4.f32", 4), ("ld.global.f32", 1), ("st.shared.u8", 1), ("ld.global.nc.v2.b64", 4)]
+)
+def test_passes_of_an_access(name, passes):
+    assert executed.passes(name) == passes
 
 
 @pytest.fixture

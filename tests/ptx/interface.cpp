@@ -3,6 +3,7 @@
 
 #include <set>
 
+#include "costs.h"
 #include "machine.h"
 #include "numbers.h"
 #include "program.h"
@@ -67,9 +68,15 @@ int ptx_launch(void* module, const char* kernel, const unsigned* grid, const uns
 void ptx_allow(const void* begin, unsigned long bytes) { ptx::global_memory().add(begin, bytes); }
 void ptx_forget(const void* begin) { ptx::global_memory().remove(begin); }
 
-void ptx_set(int order, int races, int contract, int shift, int architecture) {
+const char* ptx_counts() {
+  answer = ptx::collected();
+  return answer.c_str();
+}
+
+void ptx_set(int order, int races, int count, int contract, int shift, int architecture) {
   ptx::options = {.order = static_cast<ptx::Order>(order),
                   .races = races != 0,
+                  .count = count != 0,
                   .contract = contract != 0,
                   .architecture = architecture};
   ptx::approximation_shift = shift;

@@ -17,7 +17,9 @@ int ptx_launch(void* module, const char* kernel, const unsigned* grid, const uns
 // Memory that kernels may reach.
 void ptx_allow(const void* begin, unsigned long bytes);
 void ptx_forget(const void* begin);
+// What was executed since this was last asked, see ptx::collected.
+const char* ptx_counts();
 // order: of the blocks, see ptx::Order; shift: see approximation_shift.
-void ptx_set(int order, int races, int contract, int shift, int architecture);
+void ptx_set(int order, int races, int count, int contract, int shift, int architecture);
 #pragma GCC visibility pop
 }

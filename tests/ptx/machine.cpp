@@ -6,6 +6,8 @@
 #include <numeric>
 #include <random>
 
+#include "costs.h"
+
 namespace ptx {
 
 void fail(const Warp& warp, const Instruction& i, int lane, const std::string& what) {
@@ -124,6 +126,11 @@ class Schedule {
       if (i.guard >= 0) {
         const Lanes on = where_true(warp.result(i.guard), group);
         lanes = i.only_unless ? group & ~on : on;
+      }
+      if (options.count) {
+        Executed& executed = block_.kernel.executed[place];
+        ++executed.issues;
+        executed.lanes += __builtin_popcount(lanes);
       }
       if (i.kind == Kind::kPlain || !lanes) {
         if (lanes) i.run(warp, i, lanes);
@@ -298,11 +305,13 @@ void launch(Kernel& kernel, Dim grid, Dim size, void* const* arguments, size_t d
   for (int w = 0; w * kLanes < static_cast<int>(size.x * size.y * size.z); ++w) warps.emplace_back(block, w);
   const unsigned blocks = grid.x * grid.y * grid.z;
   global_memory().begin_launch(blocks);
+  kernel.executed.assign(options.count ? kernel.code.size() : 0, {});
   for (unsigned number : in_order(blocks)) {
     block.linear = number;
     block.number = {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y};
     Schedule(block, warps).run();
   }
+  collect(kernel);
 }
 
 }  // namespace ptx

@@ -71,6 +71,7 @@ enum class Order { kForward, kBackward, kShuffled };
 struct Options {
   Order order = Order::kForward;
   bool races = true;     // whether to look for races
+  bool count = false;    // whether to count what is executed
   bool contract = true;  // whether to fuse products and sums as ptxas does; at the time a kernel is first launched
   int architecture = 90;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "costs.h"
 #include "machine.h"
 
 namespace ptx {
@@ -178,6 +179,7 @@ uint64_t with_sign(uint64_t bits, int bytes) {
 void load(Warp& warp, const Instruction& i, Lanes lanes) {
   const uint64_t* base = warp.source(i.sources[0]);
   Accesses accesses(warp, i, i.bytes * i.count, false);
+  if (options.count) count_access(warp, i, lanes, base, i.bytes * i.count);
   for_lanes(lanes, [&](int lane) {
     const char* from = accesses.at(lane, base[lane]);
     uint64_t elements[8];
@@ -193,6 +195,7 @@ void load(Warp& warp, const Instruction& i, Lanes lanes) {
 void store(Warp& warp, const Instruction& i, Lanes lanes) {
   const uint64_t* base = warp.source(i.sources[0]);
   Accesses accesses(warp, i, i.bytes * i.count, true);
+  if (options.count) count_access(warp, i, lanes, base, i.bytes * i.count);
   for_lanes(lanes, [&](int lane) {
     char value[64];
     for (int k = 0; k < i.count; ++k) std::memcpy(value + k * i.bytes, &warp.source(i.sources[1 + k])[lane], i.bytes);

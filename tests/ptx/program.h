@@ -67,9 +67,19 @@ struct Parameter {
   int offset, bytes;
 };
 
+// What was executed of one instruction, or of all of one name. A warp issues an instruction once for the lanes that are
+// at it together. Sectors are the 32-byte pieces of global memory that its accesses reach, and passes the rounds in
+// which shared memory serves them; the `least` of both would do if the same bytes lay side by side.
+struct Executed {
+  uint64_t issues = 0, lanes = 0, sectors = 0, least_sectors = 0, passes = 0, least_passes = 0;
+
+  void add(const Executed& other);
+};
+
 struct Kernel {
   std::string name;
   std::vector<Instruction> code;
+  std::vector<Executed> executed;  // of each instruction in this launch, if it is counted
   std::vector<Call> calls;
   std::vector<std::vector<int>> branch_tables;
   std::vector<uint64_t> constants;  // each of them 32 times

@@ -7,6 +7,7 @@ import shutil
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import compiled
 import torch
@@ -42,7 +43,8 @@ def path() -> Path:
 def library() -> ctypes.CDLL:
     found = ctypes.CDLL(str(path()), ctypes.RTLD_GLOBAL)
     pointer, text = ctypes.c_void_p, ctypes.c_char_p
-    found.ptx_error.restype = found.ptx_kernels.restype = found.ptx_executed.restype = text
+    for answer in (found.ptx_error, found.ptx_kernels, found.ptx_executed, found.ptx_counts):
+        answer.restype = text
     found.ptx_load.restype, found.ptx_load.argtypes = pointer, [text]
     found.ptx_parameters.argtypes = [pointer, text]
     found.ptx_kernels.argtypes = [pointer]
@@ -93,17 +95,37 @@ def executed() -> set[str]:
     return set(library().ptx_executed().decode().split())
 
 
+class Executed(NamedTuple):
+    """What warps executed of the instructions of one name; tests/ptx/program.h explains the numbers."""
+
+    issues: int
+    lanes: int
+    sectors: int
+    least_sectors: int
+    passes: int
+    least_passes: int
+
+
+def counts() -> dict[str, dict[str, Executed]]:
+    """By kernel and instruction, what was executed with the option `count` since this was last asked."""
+    found: dict[str, dict[str, Executed]] = {}
+    for line in library().ptx_counts().decode().splitlines():
+        kernel, instruction, *numbers = line.split(" ")
+        found.setdefault(kernel, {})[instruction] = Executed(*map(int, numbers))
+    return found
+
+
 ORDERS = ("forward", "backward", "shuffled")
 
 
-def options(order: str = "forward", races=True, contract=True, shift=0, architecture=90) -> None:
+def options(order: str = "forward", races=True, count=False, contract=True, shift=0, architecture=90) -> None:
     """Sets all options.
 
-    order: of the blocks of a grid. races: whether to look for them. contract: whether products are fused with sums as
-    ptxas does, of kernels that are launched for the first time afterwards. shift: how far the results of approximate
-    instructions are moved, in units of their documented error. architecture: its limits hold.
+    order: of the blocks of a grid. races: whether to look for them. count: for `counts`. contract: whether products are
+    fused with sums as ptxas does, of kernels that are launched for the first time afterwards. shift: how far the
+    results of approximate instructions are moved, in units of their documented error. architecture: its limits hold.
     """
-    library().ptx_set(ORDERS.index(order), races, contract, shift, architecture)
+    library().ptx_set(ORDERS.index(order), races, count, contract, shift, architecture)
 
 
 def pointer(tensor: torch.Tensor) -> bytes:

@@ -1,0 +1,160 @@
+"""What the kernels execute for a variable: their PTX, run by the interpreter of tests/ptx with random data.
+
+A kernel's PTX is what was executed; ptxas makes machine code of it, whose instructions `RULES` estimates.
+"""
+
+import functools
+import importlib
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpu_build.calls import Row, of_bits, of_classes, of_data
+from gpu_build.table import Execution
+
+INTERPRETER = Path(__file__).resolve().parents[1] / "tests" / "ptx"
+CLASSES = (4, 27, 128, 2048)
+
+# For instructions of PTX, the classes of machine instructions that ptxas makes of one. The first rule that matches the
+# whole name counts. Moves and conversions of pointers are taken to vanish in other instructions, and so are masks and
+# shifts of 64 bits, by which nvcc takes the halves of a product of two 32-bit numbers; ptxas makes one instruction of
+# the product. In loops without branches this comes to within a tenth of what the disassembly has.
+FREE: dict[str, float] = {}
+RULES: list[tuple[str, dict[str, float]]] = [
+    (r"mov\..*|cvta.*|ld\.param.*|st\.param.*|(neg|abs)(\.ftz)?\.(f32|f64|bf16|f16)|cvt\.u64\.u32|cvt\.u32\.u64|"
+     r"cvt\.[us]32\.[us]32|cvt\.[us](16|8|32)\.[us](16|8|32|64)|(and\.b|shr\.u)64|pragma.*|trap|activemask.*", FREE),
+    (r"(ld|st|ldu)\..*|(atom|red|prefetch|ldmatrix|stmatrix)\..*", {"memory": 1}),
+    (r"(shfl|vote|match|redux)\..*", {"shuffle": 1}),
+    (r"(bra|ret|exit|call|bar|barrier|brx|membar|fence|nanosleep|griddepcontrol)(\..*|)", {"control": 1}),
+    (r"div\.rn(\.ftz)?\.f32", {"special": 1, "fma": 7, "alu": 1, "control": 1}),
+    (r"div\.full.*|div\.approx.*", {"special": 1, "fma": 2}),
+    (r"rcp\.rn(\.ftz)?\.f32", {"special": 1, "fma": 3, "alu": 1, "control": 1}),
+    (r"sqrt\.rn(\.ftz)?\.f32", {"special": 1, "fma": 4, "alu": 1, "control": 1}),
+    (r"(ex2|lg2|rcp|rsqrt|sqrt)\.approx\.ftz\.f32|tanh\.approx.*", {"special": 1}),
+    (r"(ex2|lg2|rcp|rsqrt|sqrt)\.approx\.f32|(sin|cos)\.approx(\.ftz)?\.f32", {"special": 1, "fma": 1, "alu": 1}),
+    (r"(div|sqrt|rcp)\..*f64", {"special": 1, "fp64": 8, "control": 1}),
+    (r"(add|sub|mul|fma|mad|min|max|setp)\..*f64", {"fp64": 1}),
+    (r"cvt\..*f64.*", {"special": 1}),
+    (r"cvt\.r[nzpm]i(\.ftz)?\.f32\.f32", {"special": 1}),
+    (r"cvt\.(r[nz]\.)?(f32\.(bf16|f16)|(bf16|f16)\.f32|(bf16x2|f16x2)\.f32)", {"alu": 1}),
+    (r"cvt\.(r[nzpm]i?\.)?(sat\.)?(ftz\.)?(f32\.[us]\d+|[us]\d+\.f32|(b?f16)\.[us]\d+)", {"special": 1}),
+    (r"cvt\.[us]64\..*", {"alu": 1}),
+    (r"(add|sub|mul|fma|mad)\.(rn\.)?(ftz\.)?(sat\.)?(f32|bf16|f16|bf16x2|f16x2)(x2)?", {"fma": 1}),
+    (r"mul\.hi\.[us]32", {"imad": 2}),
+    (r"(mul|mad)\.(lo|wide)\.[usb](16|32)|mad\.wide.*|mul24.*", {"imad": 1}),
+    (r"(mul|mad)\.lo\.[usb]64", {"imad": 1}),
+    (r"(add|sub|xor)\.[sub]64", {"alu": 1}),
+    (r"(mul|mad)\.hi\.[us]64", {"imad": 8, "alu": 4}),
+    (r"(div|rem)\.[us]32", {"special": 2, "imad": 4, "alu": 10}),
+    (r"(div|rem)\.[us]64", {"special": 2, "imad": 30, "alu": 30, "control": 4}),
+    (r"(popc|clz|brev|bfind)\..*", {"special": 1}),
+    (r"(and|or|xor|not)\.pred|(setp|selp|min|max|slct|set)\..*(f32|bf16|f16|[usb](16|32)|x2)", {"alu": 1}),
+    (r"(add|sub|addc|subc|shl|shr|and|or|xor|not|neg|abs|lop3|prmt|shf|bfe|bfi|sad|szext|dp4a|testp|copysign)"
+     r"\..*(32|16|pred|8)", {"alu": 1}),
+    (r"(addc|subc|shl|shr|or|not|neg|abs|setp|selp|min|max|bfe|bfi|slct)\..*64", {"alu": 2}),
+]  # fmt: skip
+
+
+@functools.cache
+def machine_instructions(name: str) -> dict[str, float]:
+    """How many machine instructions of each class an instruction of PTX is taken for."""
+    for pattern, counts in RULES:
+        if re.fullmatch(pattern, name):
+            return counts
+    raise ValueError(f"gpu_build/executed.py has no rule for the instruction {name!r}")
+
+
+def passes(name: str) -> float:
+    """The passes that the load and store unit makes for an access: it moves four bytes of each lane in one."""
+    vector = re.search(r"\.v(\d)\.", name)
+    element = re.search(r"[a-z](\d+)(x\d)?$", name)
+    size = (int(vector[1]) if vector else 1) * (int(element[1]) if element else 32)
+    return max(1.0, size / 32)
+
+
+def interpreter(backend: str) -> Any:
+    """The module of tests/ptx that makes the backend out of PTX, or None where it cannot."""
+    for folder in (INTERPRETER, INTERPRETER.with_name("cuda_on_host")):
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+    return importlib.import_module(f"{backend}_ptx")
+
+
+class Operators:
+    """The operators of a library of torch.ops, as `<family>.<operator>`."""
+
+    def __init__(self, library: str, family: str = ""):
+        self._library, self._family = library, family
+
+    def __getattr__(self, name: str) -> Any:
+        if not self._family:
+            return Operators(self._library, name)
+        return getattr(getattr(torch.ops, self._library), f"{self._family}_{name}").default
+
+
+def rows(ops: Any) -> Iterable[Row]:
+    generator = torch.Generator().manual_seed(1)
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.rand(8, 3072, generator=generator).mul(1.98).sub(0.99).to(dtype)
+        found = of_data(ops, x) + of_bits(ops, x)
+        narrow = of_data(ops, x, 0.01)
+        found += [row._replace(name=f"{row.name}, std 0.01") for row in narrow if row.name == "discretised L_inf"]
+        for classes in CLASSES:
+            z = torch.randn(32, max(1, 1024 // classes), classes, generator=generator).to(dtype)
+            found += of_classes(ops, z)
+        for row in found:
+            yield row._replace(name=f"{row.name}, {str(dtype).removeprefix('torch.')}")
+
+
+def ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 1.0
+
+
+def execution(backend: str, row: Row, counts: dict[str, dict[str, Any]]) -> Execution:
+    """Of what the interpreter counted while the call ran."""
+    instructions: Counter[str] = Counter()
+    together = [(name, executed) for kernel in counts.values() for name, executed in kernel.items()]
+    for name, executed in together:
+        times = passes(name) if "memory" in machine_instructions(name) else 1.0
+        for kind, number in machine_instructions(name).items():
+            instructions[kind] += number * executed.issues * times * 32 / row.variables
+
+    def total(what: str) -> int:
+        return sum(getattr(executed, what) for _, executed in together)
+
+    return Execution(
+        backend=backend,
+        name=row.name,
+        sectors=total("sectors") / row.variables,
+        coalescing=ratio(total("least_sectors"), total("sectors")),
+        conflict_free=ratio(total("least_passes"), total("passes")),
+        lanes=ratio(total("lanes"), 32 * total("issues")),
+        instructions=dict(instructions),
+        bytes=row.bytes,
+    )
+
+
+def executions(backend: str) -> list[Execution]:
+    """Runs every call on the PTX of a backend; nothing where the interpreter or the compiler is missing."""
+    module = interpreter(backend)
+    if module.missing():
+        print(f"left out: what {backend} executes, since {module.missing()}", file=sys.stderr)
+        return []
+    import ptx
+
+    module.register()
+    found = []
+    for row in rows(Operators(module.NAMESPACE)):
+        ptx.counts()
+        ptx.options(count=True)
+        try:
+            row.call()
+        finally:
+            ptx.options()
+        found.append(execution(backend, row, ptx.counts()))
+    return found

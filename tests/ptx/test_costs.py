@@ -1,0 +1,82 @@
+"""What is counted of a kernel: instructions by warps and lanes, sectors of global memory, passes of shared memory."""
+
+import ptx
+import pytest
+from snippets import run
+
+pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
+
+BUFFER = ".global .align 128 .b8 buffer[8192];\n"
+MEMORY = ".shared .align 128 .b8 memory[8192];\n"
+
+
+def counted(body: str, threads: int = 32, blocks: int = 1, before: str = "") -> dict[str, ptx.Executed]:
+    ptx.counts()
+    try:
+        ptx.options(count=True)
+        run(body, [0] * threads * blocks, threads, blocks, before=before)
+    finally:
+        ptx.options()
+    return ptx.counts()["k"]
+
+
+def test_warps_issue_and_lanes_execute():
+    body = """
+mov.u32 %r3, 0;
+LOOP:
+add.s32 %r3, %r3, 1;
+setp.lt.u32 %p0, %r3, 5;
+@%p0 bra LOOP;
+setp.lt.u32 %p1, %tid.x, 12;
+@%p1 sub.s32 %r4, %r3, 1;
+@%p1 bra DONE;
+xor.b32 %r5, %r3, 1;
+DONE:
+"""
+    found = counted(body, threads=64, blocks=3)
+    assert (found["add.s32"].issues, found["add.s32"].lanes) == (5 * 2 * 3, 5 * 64 * 3)
+    assert (found["sub.s32"].issues, found["sub.s32"].lanes) == (2 * 3, 12 * 3)
+    assert (found["xor.b32"].issues, found["xor.b32"].lanes) == (2 * 3, (64 - 12) * 3)
+
+
+def test_only_what_was_asked_for_is_counted():
+    counted("add.s32 %r3, %t, 1;")
+    run("add.s32 %r3, %t, 1;", [0] * 32)
+    assert ptx.counts() == {}
+
+
+@pytest.mark.parametrize(
+    ("offset", "stride", "vector", "sectors", "least"),
+    [(0, 4, 1, 4, 4), (0, 8, 1, 8, 4), (4, 4, 1, 5, 4), (0, 0, 1, 1, 1), (0, 32, 1, 32, 4), (0, 16, 4, 16, 16)],
+)
+def test_sectors(offset, stride, vector, sectors, least):
+    registers = "%f1" if vector == 1 else "{%f1, %f2, %f3, %f4}"
+    kind = "f32" if vector == 1 else "v4.f32"
+    body = f"""
+.reg .b64 %at;
+mov.u64 %at, buffer;
+mul.wide.u32 %d1, %t, {stride};
+add.s64 %at, %at, %d1;
+ld.global.{kind} {registers}, [%at+{offset}];
+"""
+    found = counted(body, before=BUFFER)[f"ld.global.{kind}"]
+    assert (found.sectors, found.least_sectors, found.passes) == (sectors, least, 0)
+
+
+@pytest.mark.parametrize(
+    ("stride", "vector", "passes", "least"),
+    [(4, 1, 1, 1), (8, 1, 2, 1), (132, 1, 1, 1), (128, 1, 32, 1), (0, 1, 1, 1), (16, 4, 4, 4), (32, 4, 8, 4)],
+)
+def test_passes_of_shared_memory(stride, vector, passes, least):
+    registers = "%r1" if vector == 1 else "{%r1, %r2, %r3, %r4}"
+    kind = "b32" if vector == 1 else "v4.b32"
+    body = f"""
+.reg .b64 %at;
+mov.u64 %at, memory;
+mul.wide.u32 %d1, %t, {stride};
+add.s64 %at, %at, %d1;
+mov.u32 %r1, 7; mov.u32 %r2, 7; mov.u32 %r3, 7; mov.u32 %r4, 7;
+st.shared.{kind} [%at], {registers};
+"""
+    found = counted(body, before=MEMORY)[f"st.shared.{kind}"]
+    assert (found.passes, found.least_passes, found.sectors) == (passes, least, 0)
