@@ -53,7 +53,7 @@ RULES: list[tuple[str, dict[str, float]]] = [
     (r"(div|rem)\.[us]32", {"special": 2, "imad": 4, "alu": 10}),
     (r"(div|rem)\.[us]64", {"special": 2, "imad": 30, "alu": 30, "control": 4}),
     (r"(popc|clz|brev|bfind)\..*", {"special": 1}),
-    (r"(and|or|xor|not)\.pred|(setp|selp|min|max|slct|set)\..*(f32|bf16|f16|[usb](16|32)|x2)", {"alu": 1}),
+    (r"(and|or|xor|not)\.pred|(setp|selp|min|max|slct|set|abs|neg)\..*(f32|bf16|f16|[usb](16|32)|x2)", {"alu": 1}),
     (r"(add|sub|addc|subc|shl|shr|and|or|xor|not|neg|abs|lop3|prmt|shf|bfe|bfi|sad|szext|dp4a|testp|copysign)"
      r"\..*(32|16|pred|8)", {"alu": 1}),
     (r"(addc|subc|shl|shr|or|not|neg|abs|setp|selp|min|max|bfe|bfi|slct)\..*64", {"alu": 2}),

@@ -12,25 +12,6 @@
 
 namespace bfn {
 
-template <class T>
-constexpr DType dtype_of();
-template <>
-constexpr DType dtype_of<float>() {
-  return DType::kFloat;
-}
-template <>
-constexpr DType dtype_of<double>() {
-  return DType::kDouble;
-}
-template <>
-constexpr DType dtype_of<int64_t>() {
-  return DType::kInt64;
-}
-template <>
-constexpr DType dtype_of<uint8_t>() {
-  return DType::kUInt8;
-}
-
 // Calls f with a pointer of the element type.
 template <class F>
 void with_type(DType dtype, void* data, F&& f) {

@@ -76,6 +76,16 @@ __device__ T read(const View& view, int64_t index, T missing = T(0)) {
   return view ? read_any<T>(view, index) : missing;
 }
 
+// As `read`, without a call for the numbers of rows of classes as they come as a rule: of this type, one for each row
+// or for each `size[1]` rows.
+template <class T>
+__device__ __forceinline__ T read_row(const View& view, int64_t row) {
+  const T* data = static_cast<const T*>(view.data);
+  const bool each = view.dims == 1, repeated = view.dims == 2 && view.stride[1] == 0 && row <= INT32_MAX;
+  if (view.dtype != dtype_of<T>() || !(each || repeated)) return read<T>(view, row);
+  return data[(each ? row : static_cast<uint32_t>(row) / static_cast<uint32_t>(view.size[1])) * view.stride[0]];
+}
+
 template <class T>
 __device__ void write_at(const View& view, int64_t offset, T x) {
   switch (view.dtype) {
@@ -98,9 +108,43 @@ BFN_NOINLINE __device__ void write(const View& view, int64_t index, T x) {
   write_at(view, offset_of(view, index), x);
 }
 
-struct alignas(16) Vector {
-  uint32_t words[4];
+template <class T>
+__device__ __forceinline__ void write_row(const View& view, int64_t row, T x) {
+  if (view.dtype == dtype_of<T>() && view.dims == 1) {
+    static_cast<T*>(view.data)[row * view.stride[0]] = x;
+  } else {
+    write(view, row, x);
+  }
+}
+
+// A type of so many bytes that the compiler reads and writes at once; of an array it writes each element.
+template <size_t kBytes>
+struct Together;
+template <>
+struct Together<4> {
+  using type = unsigned;
 };
+template <>
+struct Together<8> {
+  using type = uint2;
+};
+template <>
+struct Together<16> {
+  using type = uint4;
+};
+
+template <class S, int kCount>
+__device__ __forceinline__ void load_together(const S* from, S (&x)[kCount]) {
+  const auto all = *reinterpret_cast<const typename Together<sizeof(x)>::type*>(from);
+  std::memcpy(x, &all, sizeof(x));
+}
+
+template <class S, int kCount>
+__device__ __forceinline__ void store_together(S* to, const S (&x)[kCount]) {
+  typename Together<sizeof(x)>::type all;
+  std::memcpy(&all, x, sizeof(x));
+  __stwb(reinterpret_cast<decltype(all)*>(to), all);  // the compiler splits an assignment in a branch
+}
 
 template <class S, int kCount>
 __device__ __forceinline__ void load_vectors(const S* from, float (&x)[kCount]) {
@@ -108,9 +152,8 @@ __device__ __forceinline__ void load_vectors(const S* from, float (&x)[kCount]) 
   constexpr int kEach = 16 / sizeof(S);
 #pragma unroll
   for (int i = 0; i < kCount / kEach; ++i) {
-    const Vector vector = reinterpret_cast<const Vector*>(from)[i];
     S each[kEach];
-    std::memcpy(each, &vector, sizeof(vector));
+    load_together(from + i * kEach, each);
 #pragma unroll
     for (int j = 0; j < kEach; ++j) x[i * kEach + j] = widen(each[j]);
   }
@@ -125,9 +168,7 @@ __device__ __forceinline__ void store_vectors(S* to, const float (&x)[kCount]) {
     S each[kEach];
 #pragma unroll
     for (int j = 0; j < kEach; ++j) narrow(x[i * kEach + j], each[j]);
-    Vector vector;
-    std::memcpy(&vector, each, sizeof(vector));
-    reinterpret_cast<Vector*>(to)[i] = vector;
+    store_together(to + i * kEach, each);
   }
 }
 

@@ -13,7 +13,7 @@ namespace bfn {
 template <class T>
 struct AnyClasses {
   using Compute = T;
-  static constexpr bool kHeldByBlocks = false;  // so that there are fewer kernels to compile
+  static constexpr bool kHoldsMany = false;  // so that there are fewer kernels to compile
 
   __device__ static T one(const View& view, int64_t row, int count, int64_t k) {
     return read<T>(view, row * count + k);
@@ -36,7 +36,7 @@ struct AnyClasses {
 template <class S>
 struct DenseClasses {
   using Compute = float;
-  static constexpr bool kHeldByBlocks = true;
+  static constexpr bool kHoldsMany = true;
 
   __device__ static float one(const View& view, int64_t row, int count, int64_t k) {
     return widen(static_cast<const S*>(view.data)[row * count + k]);
@@ -44,9 +44,10 @@ struct DenseClasses {
   __device__ static void load(const View& view, int64_t row, int count, int first, float (&z)[4]) {
     const S* from = static_cast<const S*>(view.data) + row * count + first;
     if (count % 4 == 0) {
-      const Four four = *reinterpret_cast<const Four*>(from);
+      S four[4];
+      load_together(from, four);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) z[j] = widen(four.each[j]);
+      for (int j = 0; j < 4; ++j) z[j] = widen(four[j]);
     } else {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
@@ -56,23 +57,18 @@ struct DenseClasses {
   }
   __device__ static void store(const View& view, int64_t row, int count, int first, const float (&z)[4]) {
     S* to = static_cast<S*>(view.data) + row * count + first;
-    Four four;
+    S four[4];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) narrow(z[j], four.each[j]);
+    for (int j = 0; j < 4; ++j) narrow(z[j], four[j]);
     if (count % 4 == 0) {
-      *reinterpret_cast<Four*>(to) = four;
+      store_together(to, four);
     } else {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        if (first + j < count) to[j] = four.each[j];
+        if (first + j < count) to[j] = four[j];
       }
     }
   }
-
- private:
-  struct alignas(4 * sizeof(S)) Four {
-    S each[4];
-  };
 };
 
 // Calls f(slot, first class) for the groups of four that a thread has. Without slots it is a loop, and the slot is 0.
@@ -262,20 +258,30 @@ __device__ __forceinline__ void class_normals(const Noise& from, int64_t seed, i
   }
 }
 
-// Chooses the team of a row: lanes of a warp up to 128 classes, a block that holds them up to 4096, and a block that
-// sweeps over more.
+// The least power of two, up to the most, of threads that hold the classes in so many groups of four each.
+inline int team_size(int64_t num_classes, int slots, int most) {
+  int size = 1;
+  while (size < most && 4 * slots * size < num_classes) size *= 2;
+  return size;
+}
+
+// Chooses the team of a row: lanes of a warp up to 512 classes, a block that holds them up to 4096, and a block that
+// sweeps over more. What a row takes beside its classes is paid by each of its threads, so these hold sixteen classes
+// where there are more than sixteen, which takes a half to a quarter of the instructions.
 constexpr int kHeldSlots = 4;
 
 template <class A, class F>
 void with_team(int64_t num_classes, F&& f) {
-  int size = 1;
-  while (size < 32 && 4 * size < num_classes) size *= 2;
-  if (num_classes <= 128) return f(Tag<A>{}, Tag<WarpTeam>{}, std::integral_constant<int, 1>{}, kThreads, size);
-  if constexpr (A::kHeldByBlocks) {
-    while (size < kThreads && 4 * kHeldSlots * size < num_classes) size *= 2;
-    if (4 * kHeldSlots * size >= num_classes) {
-      return f(Tag<A>{}, Tag<BlockTeam>{}, std::integral_constant<int, kHeldSlots>{}, size, size);
+  using OneSlot = std::integral_constant<int, 1>;
+  using Slots = std::integral_constant<int, kHeldSlots>;
+  const bool in_warp = num_classes <= (A::kHoldsMany ? 16 : 128);
+  if (in_warp) return f(Tag<A>{}, Tag<WarpTeam>{}, OneSlot{}, kThreads, team_size(num_classes, 1, 32));
+  if constexpr (A::kHoldsMany) {
+    if (num_classes <= 4 * kHeldSlots * 32) {
+      return f(Tag<A>{}, Tag<WarpTeam>{}, Slots{}, kThreads / 2, team_size(num_classes, kHeldSlots, 32));
     }
+    const int size = team_size(num_classes, kHeldSlots, kThreads);
+    if (num_classes <= 4 * kHeldSlots * size) return f(Tag<A>{}, Tag<BlockTeam>{}, Slots{}, size, size);
   }
   f(Tag<A>{}, Tag<BlockTeam>{}, std::integral_constant<int, 0>{}, kThreads, kThreads);
 }

@@ -7,9 +7,11 @@
 namespace bfn {
 namespace {
 
-// How many blocks a multiprocessor holds at least. In double the registers would not suffice for two.
-template <class A>
-constexpr int kResident = sizeof(typename A::Compute) == sizeof(double) ? 1 : 2;
+// How many blocks a multiprocessor holds at least. In double the registers would not suffice for two, nor would they
+// for the update of sixteen classes by a lane of a warp.
+template <class A, class Team = BlockTeam, int kSlots = 0>
+constexpr int kResident =
+    sizeof(typename A::Compute) == sizeof(double) || (std::is_same_v<Team, WarpTeam> && kSlots > 1) ? 1 : 2;
 
 template <class A, class Team, int kSlots>
 __device__ void store_softmax(const Team& team, const View& from, const View& out, int64_t row, int count) {
@@ -61,8 +63,9 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
   const int count = static_cast<int>(op.num_classes);
   const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
   for_rows(team, op.count, [&](int64_t row) {
-    const int64_t x = read<int64_t>(op.x, row);
-    const MessageRow<A, Team, kSlots> message{op, seed, row, x, read<T>(op.alpha, row), read<T>(op.spread, row)};
+    const int64_t x = read_row<int64_t>(op.x, row);
+    const MessageRow<A, Team, kSlots> message{
+        op, seed, row, x, read_row<T>(op.alpha, row), read_row<T>(op.spread, row)};
     Held<T, kSlots> y;
     y.hold(team, count, message);
     T top = 0, scale = is_class(x, count) ? T(1) : kNaN<T>;
@@ -160,22 +163,22 @@ __device__ Sent<typename A::Compute> choose(const Team& team, const DiscreteUpda
 }
 
 template <class A, class Team, int kSlots>
-__global__ void __launch_bounds__(kThreads, kResident<A>)
+__global__ void __launch_bounds__(kThreads, kResident<A, Team, kSlots>)
     update_kernel(const __grid_constant__ DiscreteUpdate op, int team_size) {
   using T = typename A::Compute;
   const Team team(team_size);
   const int count = static_cast<int>(op.num_classes);
   const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.draw.seed ? *op.draw.seed : 0;
   for_rows(team, op.count, [&](int64_t row) {
-    const T beta = read<T>(op.alpha, row), spread = read<T>(op.spread, row), classes = static_cast<T>(count);
     ClassRow<A, Team, kSlots> logits(team, op.output_logits, row, count);
     Sent<T> sent{-1, false, T(0), T(0)};
     if (op.known && read<int>(op.known_mask, row)) {
-      const int64_t known = read<int64_t>(op.known, row);
+      const int64_t known = read_row<int64_t>(op.known, row);
       if (is_class(known, count)) sent.one = known;
     } else {
       sent = choose(team, op, row, logits, draw_seed);
     }
+    const T beta = read_row<T>(op.alpha, row), spread = read_row<T>(op.spread, row), classes = static_cast<T>(count);
     const T poison = sent.one < 0 && !sent.of_p ? kNaN<T> : T(0);
     for_groups<kSlots>(team, count, [&](int i, int first) {
       T z[4], state[4], eps[4];
@@ -203,11 +206,11 @@ __device__ void reduce_rows(const Team& team, const LossTarget& to, const Chunks
 #pragma unroll 1
   for (int64_t row = range.begin + team.number(); row < range.end; row += team.per_block()) {
     const bool on = read<int>(to.mask, row, 1) != 0;
-    const int64_t x = on ? read<int64_t>(x_view, row) : -1;
+    const int64_t x = on ? read_row<int64_t>(x_view, row) : -1;
     const bool valid = is_class(x, num_classes);
     const T value = cost(row, valid ? x : 0, valid), loss = on ? (valid ? value : kNaN<T>) : T(0);
     if (team.rank != 0) continue;
-    if (to.reduction == Reduction::kNone) write(to.loss, row, loss);
+    if (to.reduction == Reduction::kNone) write_row(to.loss, row, loss);
     sum += loss;
     kept += on;
   }
@@ -227,10 +230,10 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
     }
     if (op.stats && team.rank == 0) {
       const T numbers[kRowStats] = {stats.max, stats.x, stats.rest, stats.moment};
-      for (int64_t i = 0; i < kRowStats; ++i) write(op.stats, row * kRowStats + i, numbers[i]);
+      for (int64_t i = 0; i < kRowStats; ++i) write_row(op.stats, row * kRowStats + i, numbers[i]);
     }
     if (!on) return T(0);
-    if (op.weight) return read<T>(op.weight, row) * squared_distance(stats);
+    if (op.weight) return read_row<T>(op.weight, row) * squared_distance(stats);
     return cross_entropy(stats, A::one(op.logits, row, static_cast<int>(op.num_classes), x));
   });
 }
@@ -243,14 +246,14 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
   const int count = static_cast<int>(op.num_classes);
   for_rows(team, op.count, [&](int64_t row) {
     const bool on = read<int>(op.mask, row, 1) != 0;
-    const int64_t x = on ? read<int64_t>(op.x, row) : 0;
-    const T grad = is_class(x, count) ? read<T>(op.grad, row) : kNaN<T>;
+    const int64_t x = on ? read_row<int64_t>(op.x, row) : 0;
+    const T grad = is_class(x, count) ? read_row<T>(op.grad, row) : kNaN<T>;
     const int own = static_cast<int>(x);
     T numbers[kRowStats];
-    for (int64_t i = 0; i < kRowStats; ++i) numbers[i] = read<T>(op.stats, row * kRowStats + i);
+    for (int64_t i = 0; i < kRowStats; ++i) numbers[i] = read_row<T>(op.stats, row * kRowStats + i);
     const RowStats<T> stats{numbers[0], numbers[1], numbers[2], numbers[3]};
-    const RowSlopes<T> slopes =
-        op.weight ? squared_distance_slopes(stats, grad * read<T>(op.weight, row)) : cross_entropy_slopes(stats, grad);
+    const RowSlopes<T> slopes = op.weight ? squared_distance_slopes(stats, grad * read_row<T>(op.weight, row))
+                                          : cross_entropy_slopes(stats, grad);
     for_groups<kSlots>(team, count, [&](int, int first) {
       T z[4];
       A::load(op.logits, row, count, first, z);

@@ -12,6 +12,25 @@ namespace bfn {
 
 enum class DType { kFloat, kDouble, kBFloat16, kHalf, kInt64, kInt32, kUInt8 };
 
+template <class T>
+constexpr DType dtype_of();
+template <>
+constexpr DType dtype_of<float>() {
+  return DType::kFloat;
+}
+template <>
+constexpr DType dtype_of<double>() {
+  return DType::kDouble;
+}
+template <>
+constexpr DType dtype_of<int64_t>() {
+  return DType::kInt64;
+}
+template <>
+constexpr DType dtype_of<uint8_t>() {
+  return DType::kUInt8;
+}
+
 constexpr int kMaxDims = 16;
 
 struct View {

@@ -41,6 +41,17 @@ T shuffle(unsigned mask, T value, unsigned source, int line) {
 
 }  // namespace host_shim
 
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+template <class T>
+void __stwb(T* to, T value) {
+  *to = value;
+}
+
 #define __global__
 #define __device__
 #define __forceinline__ inline

@@ -13,29 +13,54 @@ auto wide(T x) {
   }
 }
 
+bool combined(Combine by, bool is, bool with) {
+  switch (by) {
+    case Combine::kAnd:
+      return is && with;
+    case Combine::kOr:
+      return is || with;
+    case Combine::kXor:
+      return is != with;
+    default:
+      return is;
+  }
+}
+
+// Calls f(lane, of) for the lanes, where of(comparison) is that combined with the predicate operand.
+template <class F>
+void for_comparisons(const Warp& warp, const Instruction& i, Lanes lanes, F&& f) {
+  const uint64_t* other = i.combine == Combine::kNone ? nullptr : warp.source(i.sources[2]);
+  for_lanes(lanes, [&](int lane) {
+    const bool with = other && (other[lane] & 1) != i.negated;
+    f(lane, [&](bool is) { return combined(i.combine, is, with); });
+  });
+}
+
+// A second result is that of the opposite comparison.
 template <class F, class T>
 void compare(Warp& warp, const Instruction& i, Lanes lanes) {
   const uint64_t *a = warp.source(i.sources[0]), *b = warp.source(i.sources[1]);
-  const uint64_t* other = i.combine == Combine::kNone ? a : warp.source(i.sources[2]);
   uint64_t *yes = warp.result(i.results[0]), *no = warp.result(i.num_results > 1 ? i.results[1] : -1);
   const bool has_no = i.num_results > 1;
-  const auto combined = [&](bool is, bool with) {
-    switch (i.combine) {
-      case Combine::kAnd:
-        return is && with;
-      case Combine::kOr:
-        return is || with;
-      case Combine::kXor:
-        return is != with;
-      default:
-        return is;
-    }
-  };
-  for_lanes(lanes, [&](int lane) {
-    const bool is = F{}(wide(from_bits<T>(a[lane])), wide(from_bits<T>(b[lane]))),
-               with = (other[lane] & 1) != i.negated;
-    yes[lane] = combined(is, with);
-    if (has_no) no[lane] = combined(!is, with);
+  for_comparisons(warp, i, lanes, [&](int lane, auto&& of) {
+    const bool is = F{}(wide(from_bits<T>(a[lane])), wide(from_bits<T>(b[lane])));
+    yes[lane] = of(is);
+    if (has_no) no[lane] = of(!is);
+  });
+}
+
+// Two narrow numbers in each source: the second result is that of the upper ones.
+template <class F, class T>
+void compare_pairs(Warp& warp, const Instruction& i, Lanes lanes) {
+  const uint64_t *a = warp.source(i.sources[0]), *b = warp.source(i.sources[1]);
+  uint64_t *lower = warp.result(i.results[0]), *upper = warp.result(i.results[1]);
+  for_comparisons(warp, i, lanes, [&](int lane, auto&& of) {
+    const auto is = [&](int shift) {
+      return F{}(wide(from_bits<T>(a[lane] >> shift)), wide(from_bits<T>(b[lane] >> shift)));
+    };
+    const bool below = is(0), above = is(16);
+    lower[lane] = of(below);
+    upper[lane] = of(above);
   });
 }
 
@@ -49,13 +74,22 @@ void add_comparison(Table& table, const std::string& name, const Types& types, F
       const int sources = combine == Combine::kNone ? 2 : 3;
       return Row{.form = Form::kResultFirst, .sources = sources, .base = {.run = compare<F, T>, .combine = combine}};
     });
+    if constexpr (!std::is_integral_v<typename std::tuple_element_t<std::tuple_size_v<Types> - 1, Types>::type>) {
+      each(table, kNarrow, "setp." + name + suffix + ".#x2", [&](auto type) {
+        using T = typename decltype(type)::type;
+        const int sources = combine == Combine::kNone ? 2 : 3;
+        return Row{
+            .form = Form::kResultFirst, .sources = sources, .base = {.run = compare_pairs<F, T>, .combine = combine}};
+      });
+    }
   }
 }
 
 void add_comparisons(Table& table) {
   const auto floats = std::tuple_cat(kFloats, kNarrow);
   const auto numbers = std::tuple_cat(kInts, floats);
-  add_comparison(table, "eq", std::tuple_cat(numbers, kBits), [](auto a, auto b) { return a == b; });
+  add_comparison(table, "eq", kBits, [](auto a, auto b) { return a == b; });
+  add_comparison(table, "eq", numbers, [](auto a, auto b) { return a == b; });
   add_comparison(table, "lt", numbers, [](auto a, auto b) { return a < b; });
   add_comparison(table, "le", numbers, [](auto a, auto b) { return a <= b; });
   add_comparison(table, "gt", numbers, [](auto a, auto b) { return a > b; });

@@ -27,7 +27,7 @@ void add_memory(Table& table) {
         const std::string cached = space == Space::kGlobal ? "{,.nc}" : "";
         table.add(std::string("ld") + space_name + cached + suffix, {.form = Form::kLoad, .base = i});
         i.run = store;
-        table.add(std::string("st") + space_name + suffix, {.form = Form::kStore, .base = i});
+        table.add(std::string("st") + space_name + "{,.wb}" + suffix, {.form = Form::kStore, .base = i});
       }
     }
     const std::string names = std::string("cvta") + space_name, to = std::string("cvta.to") + space_name;

@@ -9,7 +9,7 @@ import numpy as np
 import ptx
 import pytest
 import torch
-from snippets import FORMATS, INFINITY, NAN, bits, evaluate, evaluate_bits, number, rounded
+from snippets import FORMATS, INFINITY, NAN, bits, evaluate, evaluate_bits, number, rounded, run
 
 pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
 
@@ -155,6 +155,24 @@ def test_comparisons(name, kind):
     for word, combine in (("and", lambda a, b: a & b), ("or", lambda a, b: a | b), ("xor", lambda a, b: a ^ b)):
         got = evaluate(f"setp.{name}.{word}.{kind}", "pred", [kind, kind, "pred"], with_others)
         assert got == [combine(bool(is_so), bool(k % 2)) for k, is_so in enumerate(want)]
+
+
+@pytest.mark.parametrize("kind", ["bf16", "f16"])
+@pytest.mark.parametrize("name", ["eq", "ne", "lt", "le", "gt", "ge", "neu", "ltu"])
+def test_comparisons_of_pairs(name, kind):
+    """The first predicate is that of the lower halves, the second one that of the upper."""
+    rows = list(itertools.product([-1.0, 0.0, INFINITY, NAN], repeat=4))
+    words = [bits(a, kind) | bits(b, kind) << 16 | bits(c, kind) << 32 | bits(d, kind) << 48 for a, b, c, d in rows]
+    body = f"""
+ld.global.v2.b32 {{%r1, %r2}}, [%in];
+setp.{name}.{kind}x2 %p1|%p2, %r1, %r2;
+selp.b32 %r3, 1, 0, %p1;
+selp.b32 %r4, 2, 0, %p2;
+or.b32 %r3, %r3, %r4;
+st.global.b32 [%out], %r3;
+"""
+    want = [COMPARISONS[name](a, c) + 2 * COMPARISONS[name](b, d) for a, b, c, d in rows]
+    assert run(body, words, threads=256).tolist() == want
 
 
 @pytest.mark.parametrize("kind", ["u16", "s16", "u32", "s32", "u64", "s64"])

@@ -36,7 +36,7 @@ def test_bytes_go_through_every_space(kind, count):
 ld.global{vector}.{kind} {x}, [%in];
 st{space}{vector}.{kind} [%at], {x};
 ld{space}{vector}.{kind} {y}, [%at];
-st.global{vector}.{kind} [%out], {y};
+st.global.wb{vector}.{kind} [%out], {y};
 DONE:
 """
         out = run(body, WORDS, 4, before=VARIABLES).tobytes()
