@@ -2,7 +2,7 @@
 
 import torch
 
-from bfn_kernels import continuous, discrete, discretised
+from bfn_kernels import binary, continuous, discrete, discretised
 from bfn_kernels.backends import BACKENDS
 
 
@@ -25,7 +25,12 @@ def _call(device: str, backend: str) -> None:
     discretised.continuous_time_loss(x, a, b, x, 0.5, **shared).backward()
     discretised.discrete_time_loss(x, a, b, x, step=5, n_steps=9, **shared).backward()
     discretised.update_sample(x, x - 2, x, 1.0, 0.5, 2.0, seed=1, **shared)
-    for num_classes in (27, 257, 5000):  # rows for a lane, for a block, and longer than a block holds
+    bits, z = (x > 0).long(), x.flip(1).requires_grad_()
+    binary.continuous_time_loss(bits, z, 0.5, beta_1=0.1, **options).backward()
+    binary.discrete_time_loss(bits, z, step=5, beta_1=0.1, n_steps=9, n_samples=2, seed=1, **options).backward()
+    binary.flow_sample(bits, 0.5, beta_1=0.1, seed=1, **options)
+    binary.update_sample(z.detach(), z.detach(), 0.1, seed=1, **options)
+    for num_classes in (4, 27, 257, 1000, 5000):  # for a lane, for lanes, for a block, and longer than a block holds
         z = torch.linspace(-3, 3, 14 * num_classes, device=device).view(2, 7, num_classes).requires_grad_()
         classes = torch.arange(14, device=device).view(2, 7)
         discrete.continuous_time_loss(classes, z, 0.5, beta_1=0.1, **options).backward()

@@ -47,7 +47,7 @@ struct Normals {
 };
 
 // L_inf (101), or -ln p of the bin of x (107-109).
-template <class At, bool kSquared, bool kSmoothAlone = false>
+template <class At, bool kSquared>
 __global__ void __launch_bounds__(kThreads, 2)
     loss_kernel(const __grid_constant__ DiscretisedLoss op, const __grid_constant__ RowMap rows, const Chunks chunks) {
   using T = typename At::Compute;
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       T weight[kCount];
       ExpectedValue<T> k[kCount];
       at.rows(op.weight, weight);
-      expected_values<kSmoothAlone>(normals.mean, normals.std, bins, k);
+      expected_values(normals.mean, normals.std, bins, k);
 #pragma unroll
       for (int j = 0; j < kCount; ++j) {
         const SquaredError<T> cost(weight[j], k[j].error(x[j]));

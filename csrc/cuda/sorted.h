@@ -27,18 +27,15 @@ __device__ void place_by_rule(const T (&std)[kCount], Bins<T> bins, int (&place)
   }
 }
 
-// All threads of a block of kThreads call it; what each gets does not depend on the others' variables. With
-// kSmoothAlone it is the code that runs where every variable is of the smooth rule, which gpu_build counts.
-template <bool kSmoothAlone = false, class T, int kCount>
+// All threads of a block of kThreads call it; what each gets does not depend on the others' variables.
+template <class T, int kCount>
 __device__ void expected_values(const T (&mean)[kCount], const T (&std)[kCount], Bins<T> bins,
                                 ExpectedValue<T> (&value)[kCount]) {
   if constexpr (sizeof(T) == sizeof(double)) {  // double has one rule alone
     for (int j = 0; j < kCount; ++j) value[j] = expected_value(mean[j], std[j], bins);
   } else {
-    struct alignas(16) Slot {
-      T numbers[4];  // they are mean and std, then an expected value
-    };
-    __shared__ Slot slots[kThreads * kCount];
+    // Of each variable mean and std, then an expected value. Neighbours lie in neighbouring banks.
+    __shared__ T numbers[4][kThreads * kCount];
     int place[kCount];
     T least = std[0], most = std[0];
 #pragma unroll
@@ -50,24 +47,26 @@ __device__ void expected_values(const T (&mean)[kCount], const T (&std)[kCount],
     const int from = static_cast<int>(edge_rule(least, bins)), to = static_cast<int>(edge_rule(most, bins));
     const int of_first = __shfl_sync(kWholeWarp, from, 0);
     const bool mixed = __syncthreads_or(from != of_first || to != of_first);
-    if (mixed && !kSmoothAlone) place_by_rule(std, bins, place);
+    if (mixed) place_by_rule(std, bins, place);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      slots[place[j]].numbers[0] = mean[j];
-      slots[place[j]].numbers[1] = std[j];
+      numbers[0][place[j]] = mean[j];
+      numbers[1][place[j]] = std[j];
     }
     __syncthreads();
 #pragma unroll 1
     for (int i = threadIdx.x; i < kThreads * kCount; i += kThreads) {
-      const T m = slots[i].numbers[0], s = slots[i].numbers[1];
-      const ExpectedValue<T> k = kSmoothAlone ? smooth_sum(m, s, bins) : expected_value(m, s, bins);
-      slots[i] = {{k.base, k.shift, k.by_mean, k.by_std}};
+      const ExpectedValue<T> k = expected_value(numbers[0][i], numbers[1][i], bins);
+      numbers[0][i] = k.base;
+      numbers[1][i] = k.shift;
+      numbers[2][i] = k.by_mean;
+      numbers[3][i] = k.by_std;
     }
     __syncthreads();
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      const Slot slot = slots[place[j]];
-      value[j] = {slot.numbers[0], slot.numbers[1], slot.numbers[2], slot.numbers[3]};
+      const int i = place[j];
+      value[j] = {numbers[0][i], numbers[1][i], numbers[2][i], numbers[3][i]};
     }
   }
 }

@@ -47,7 +47,7 @@ def check_seeded(case, inputs, backend):
 
 
 @on_cpu
-@pytest.mark.parametrize("num_classes", [2, 4, 128, 129, 4096, 4100])
+@pytest.mark.parametrize("num_classes", [2, 4, 16, 17, 129, 512, 513, 4096, 4100])
 def test_teams(num_classes, backend):
     """Few classes belong to lanes, more to a block that holds them, most to one that reads them again."""
     generator = torch.Generator().manual_seed(num_classes)

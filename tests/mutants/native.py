@@ -8,6 +8,7 @@ MIXTURES, NONFINITE, RECEIVERS, TIES, NOISE, GRADIENTS, BINARY = (
 )
 TRITON, INTERPRETED = "TRITON_INTERPRET=1 ", "tests/kernels/test_triton_interpreted.py"
 HOST = "tests/cuda_on_host/test_sanitizers.py -k 'test_kernels and address and up'"
+COSTS, GPU_BUILD = "tests/ptx/test_costs.py", "tests/gpu_build/test_gpu_build.py"
 CUDA_ALONE, ACCURATE = "tests/kernels/test_cuda.py", "tests/kernels/test_accuracy.py"
 BINARY_TRITON = "bfn_kernels/binary/triton.py"
 GUARDED = "tests/kernels/test_guarded.py"
@@ -242,6 +243,39 @@ FAULTS = [
     Fault(MATH("binary"), "x == 0 ? T(-1) : kNaN<T>", "T(-1)", f"{CUDA_ALONE} -k neither"),
     Fault(CUDA("access.h"), "u[i + 2] = unit(w.w2)", "u[i + 2] = unit(w.w3)", f"{BINARY} -k 'known_noise and cuda'"),
     Fault(CUDA("binary.cu"), "return z == z ? sent", "return true ? sent", f"{BINARY} -k 'no_numbers and cuda'"),
+    Fault(CUDA("access.h"), "view.stride[1] == 0 && ", "", "tests/kernels/test_times.py -k cuda"),
+    Fault(CUDA("access.h"), "(each ? row : static", "(true ? row : static", "tests/kernels/test_times.py -k cuda"),
+    Fault(
+        CUDA("classes.h"),
+        "team_size(num_classes, kHeldSlots, 32)",
+        "team_size(num_classes, kHeldSlots, 16)",
+        f"{CUDA_ALONE} -k 'teams and 512'",
+    ),
+    Fault(
+        CUDA("sorted.h"),
+        "numbers[1][i] = k.shift",
+        "numbers[1][i] = k.base",
+        f"{ACCURATE} -k 'continuous_time and cuda'",
+    ),
+    # the costs that the interpreter of PTX counts
+    Fault(
+        "tests/ptx/costs.cpp",
+        "addresses[__builtin_ctz(lanes)] + offset",
+        "addresses[__builtin_ctz(lanes)]",
+        f"{COSTS} -k sectors",
+    ),
+    Fault("tests/ptx/costs.cpp", "kLanes / std::max<uint64_t>(1, bytes / kBank)", "kLanes", f"{COSTS} -k passes"),
+    Fault(
+        "tests/ptx/machine.cpp",
+        "executed.lanes += __builtin_popcount(lanes)",
+        "executed.lanes += kLanes",
+        f"{COSTS} -k issue",
+    ),
+    Fault("tests/ptx/machine.cpp", "options.count ? kernel.code.size() : 0", "kernel.code.size()", f"{COSTS} -k asked"),
+    Fault("tests/ptx/floats.cpp", "above = is(16)", "above = is(0)", "tests/ptx/test_floats.py -k pairs"),
+    Fault(
+        "gpu_build/executed.py", "executed.issues * times * 32", "executed.issues * 32", f"{GPU_BUILD} -k machine_inst"
+    ),
     Fault(
         CUDA("binary.cu"), "on[j] ? s[j] * slope[j] : T(0)", "s[j] * slope[j]", f"{CUDA_ALONE} -k 'vectors and binary'"
     ),

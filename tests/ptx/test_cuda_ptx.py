@@ -105,9 +105,9 @@ def test_every_kernel(dtype):
             for inputs in form if {*NOISE} & {*case.fields} else ():
                 check_drawn(case, inputs)
         if case.op.startswith("discrete.") and "[K=27" in case.name and "known" not in case.fields:
-            many = with_classes(case, 4100)  # a block reads its rows again in every sweep
-            rows = [many.inputs((2, 2), dtype, seed) for seed in range(2)]
-            check(many, [*rows, *map(transposed, rows)], BACKEND)
+            for many in (with_classes(case, 600), with_classes(case, 4100)):  # held by a block, and read in every sweep
+                rows = [many.inputs((2, 2), dtype, seed) for seed in range(2)]
+                check(many, [*rows, *map(transposed, rows)], BACKEND)
     every, done = readable(cuda_ptx.kernels()), readable(ptx.executed())
     every = {kernel for kernel in every if not kernel.startswith(UNREACHED)}
     assert of_dtype(every, dtype) <= done, "never executed: " + ", ".join(sorted(of_dtype(every, dtype) - done))
