@@ -96,6 +96,22 @@ def _seed_from(generator: torch.Generator, seed: Seed, like: Tensor) -> Tensor:
     return random.draw_seed(like.device, generator)
 
 
+def step_seed(
+    state: Tensor,
+    std: Tensor | None,
+    seed: Seed,
+    generator: torch.Generator | None,
+    noise: Tensor | None,
+    *draws: tuple[str, Tensor | None, Sequence[int]],
+) -> Tensor | None:
+    """The seed of a solver's step, as `drawn_seed` makes it; None where the step has no noise and draws nothing, for
+    which any seed will do."""
+    if std is None and noise is not None:
+        raise ValueError("noise must be None for a step that has none")
+    noises = [*([] if std is None else [("noise", noise, state.shape)]), *draws]
+    return drawn_seed(state, seed, generator, *noises) if noises else None
+
+
 class Expectation(NamedTuple):
     """How an expectation over the sender's noise is computed: by the nodes and weights of a quadrature, or by draws
     that come from a seed or are passed as explicit noise."""

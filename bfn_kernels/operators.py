@@ -58,7 +58,7 @@ class Operator:
     backward: a function `(library, grad, forward)` that returns the gradients of the leading arguments, where `grad` is
     the gradient of the first result. Without it, asking for a gradient is an error.
     in_place: whether there is a variant `<name>_out` that writes its result into a last argument `out`.
-    beside: the name of a tensor that this variant writes too, if it is passed as an argument behind `out`.
+    beside: the names of tensors that this variant writes too, if they are passed as arguments behind `out`.
     library: the name of the one library whose CPU kernels have it, if all others do without it.
     """
 
@@ -77,7 +77,7 @@ class Operator:
     @property
     def schema_out(self) -> str:
         arguments = self.schema.partition("(")[2].rpartition(" -> ")[0].removesuffix(")")
-        beside = f", Tensor(b!)? {self.beside}" if self.beside else ""
+        beside = "".join(f", Tensor({'bc'[i]}!)? {name}" for i, name in enumerate(self.beside.split()))
         return f"{self.name}_out({arguments}, Tensor(a!) out{beside}) -> ()"
 
 

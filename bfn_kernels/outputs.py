@@ -1,4 +1,4 @@
-"""The checks of `out=` and `theta_out=`, the tensors that a step writes its results into."""
+"""The checks of `out=`, `theta_out=` and `predicted_out=`, the tensors that a step writes its results into."""
 
 from typing import Any
 
@@ -31,8 +31,38 @@ def check_theta_out(theta_out: Tensor | None, state: Tensor, /, **tensors: Tenso
         _check_place("theta_out", theta_out, {**tensors, "state": state}, None)
 
 
-def _check_place(what: str, out: Tensor, inputs: dict, state_name: str | None) -> None:
-    """Refuses an `out`, called `what`, that cannot be written to. It may be the input called `state_name`."""
+def check_predicted_out(predicted_out: Tensor | None, state: Tensor, /, **tensors: Tensor | Rows | None) -> None:
+    """Refuses a `predicted_out` that has not the state's shape. It may be the input called `previous`, must share no
+    memory with any other tensor of the call, and leaves no gradient either."""
+    if predicted_out is not None:
+        checks.like("predicted_out", predicted_out, "the state", state)
+        _check_place("predicted_out", predicted_out, tensors, "previous", "the previous prediction")
+
+
+def check_step_tensors(
+    state: Tensor,
+    name: str,
+    previous: Tensor | None,
+    out: Tensor | None,
+    predicted_out: Tensor | None,
+    theta_out: Tensor | None = None,
+    /,
+    **tensors: Tensor | Rows | None,
+) -> None:
+    """Refuses tensors of a solver's step, whose state is the argument called `name`, that it cannot read or write."""
+    if previous is not None:
+        checks.like("previous", previous, "the state", state)
+    checks.no_gradient("a step of a solver has none", **{name: state}, previous=previous, **tensors)
+    check_out(out, name, **{name: state}, previous=previous, **tensors)
+    check_theta_out(theta_out, state, previous=previous, out=out, **tensors)
+    check_predicted_out(
+        predicted_out, state, **{name: state}, previous=previous, out=out, theta_out=theta_out, **tensors
+    )
+
+
+def _check_place(what: str, out: Tensor, inputs: dict, same: str | None, called: str = "the state") -> None:
+    """Refuses an `out`, called `what`, that cannot be written to. It may be the input of the name `same`, which a
+    message calls `called`."""
     named = {name: value.values if isinstance(value, Indexed) else value for name, value in inputs.items()}
     tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
     checks.no_gradient(f"writing into {what} leaves none", **{what: out}, **tensors)
@@ -45,8 +75,8 @@ def _check_place(what: str, out: Tensor, inputs: dict, state_name: str | None) -
         read = _memory(value)
         if written is None or read is None or written[0] >= read[1] or read[0] >= written[1]:
             continue
-        if name != state_name or _dims(out) != _dims(value) or written != read:
-            itself = "" if state_name is None else "be the state itself or "
+        if name != same or _dims(out) != _dims(value) or written != read:
+            itself = "" if same is None else f"be {called} itself or "
             raise ValueError(f"{what} must {itself}share no memory with any input, but it does with {name}")
 
 

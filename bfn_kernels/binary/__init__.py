@@ -18,6 +18,7 @@ from bfn_kernels import backends, checks, rows
 from bfn_kernels.arguments import drawn_seed, expectation, known_values, message_types, step_time
 from bfn_kernels.binary import reference
 from bfn_kernels.binary.operators import OPERATORS
+from bfn_kernels.binary.solver import solver_step as solver_step
 from bfn_kernels.discrete.operators import CHOICES, MEAN, RECEIVERS
 from bfn_kernels.operators import needs
 from bfn_kernels.outputs import check_out, check_theta_out

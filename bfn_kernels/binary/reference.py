@@ -15,6 +15,7 @@ from torch.nn.functional import logsigmoid
 from bfn_kernels import noise as random
 from bfn_kernels.arguments import Expectation
 from bfn_kernels.checks import compute_dtype, valid_classes
+from bfn_kernels.continuous.reference import extrapolated
 from bfn_kernels.discrete.operators import FACTORISED, MEAN, MODE
 from bfn_kernels.reduction import hide, reduce
 
@@ -50,8 +51,52 @@ def update_sample(
     class 1 in the new state.
     """
     dtype = compute_dtype(output_logits, state)
+    sent = chosen(output_logits.to(dtype), choice, known, known_mask, seed, draw_noise)
+    updated = (state.to(dtype) + message(sent, alpha, spread, random.normals(state, dtype, seed, noise))).to(
+        state.dtype
+    )
+    if theta_out is not None:
+        theta_out.copy_(updated.to(dtype).sigmoid())
+    return updated if out is None else out.copy_(updated)
+
+
+def solver_step(
+    output_logits: Tensor, state: Tensor, alpha: Tensor, spread: Tensor | None, state_scale: Tensor | None,
+    previous: Tensor | None, extrapolation: Tensor | None, logit_scale: Tensor | None, unconditional: Tensor | None,
+    unconditional_scale: Tensor | None, choice: int, known: Tensor | None, known_mask: Tensor | None,
+    seed: Tensor | None, noise: Tensor | None, draw_noise: Tensor | None, out: Tensor | None = None,
+    theta_out: Tensor | None = None, predicted_out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """d' = state_scale·d + 2α(2(p + extrapolation·(p − p_prev)) − 1) + spread·ξ [derived], where p, of class 1, is what
+    is chosen of σ(logit_scale·logits + unconditional_scale·unconditional). What is None leaves its term or factor out.
+
+    previous, unconditional and predicted_out: `[B, ...]`; the last receives p and may be `previous`. state_scale,
+    extrapolation, logit_scale and unconditional_scale: row scalars. The other arguments are those of `update_sample`.
+    """
+    dtype = compute_dtype(output_logits, state)
     z = output_logits.to(dtype)
-    p = z.sigmoid()
+    z = z if logit_scale is None else logit_scale * z
+    if unconditional is not None:
+        z = z + unconditional_scale * unconditional.to(dtype)
+    p = (1 + chosen(z, choice, known, known_mask, seed, draw_noise)) / 2
+    taken = extrapolated(p, previous, extrapolation)
+    noisy = (torch.zeros_like(alpha), 0) if spread is None else (spread, random.normals(state, dtype, seed, noise))
+    kept = state.to(dtype) if state_scale is None else state_scale * state.to(dtype)
+    updated = (kept + message(2 * taken - 1, alpha, *noisy)).to(state.dtype)
+    if predicted_out is not None:
+        predicted_out.copy_(p)
+    if theta_out is not None:
+        theta_out.copy_(updated.to(dtype).sigmoid())
+    return updated if out is None else out.copy_(updated)
+
+
+def chosen(
+    z: Tensor, choice: int, known: Tensor | None, known_mask: Tensor | None, seed: Tensor | None,
+    draw_noise: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """What a variable sends: the sign of a draw from its output distribution, that of its mode, or 2p − 1; the sign of
+    the known class where the mask says so."""
+    dtype, p = z.dtype, z.sigmoid()
     if choice == MEAN:
         sent = 2 * p - 1
     elif choice == MODE:
@@ -64,11 +109,7 @@ def update_sample(
     if known is not None:
         known_mask = known_mask.expand(known.shape)
         sent = torch.where(known_mask, signs("known", known, dtype, known_mask), sent)
-    y = message(sent, alpha, spread, random.normals(state, dtype, seed, noise))
-    updated = (state.to(dtype) + y).to(state.dtype)
-    if theta_out is not None:
-        theta_out.copy_(updated.to(dtype).sigmoid())
-    return updated if out is None else out.copy_(updated)
+    return sent
 
 
 def towards_x(x: Tensor, logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

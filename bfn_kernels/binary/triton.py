@@ -14,9 +14,11 @@ from bfn_kernels.discrete import operators
 from bfn_kernels.triton_ops.elementary import exp, expm1, log_normal, reciprocal, sigmoid, softplus, square
 from bfn_kernels.triton_ops.noise import CLASS, MONTE_CARLO, SENDER, noise_of, uniforms_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
+from bfn_kernels.triton_ops.solver import extrapolated, guided
 from bfn_kernels.triton_ops.views import (
     BLOCK,
     Gradients,
+    Results,
     block_of,
     compute_type,
     functional,
@@ -81,32 +83,41 @@ def _sender(x, alpha, spread, noise, seed, out, count, PROBS: tl.constexpr, T: t
     store(out, block, d)
 
 
-def update_sample_out(
-    output_logits: Tensor, state: Tensor, alpha, spread, choice: int, known, known_mask, seed, noise, draw_noise,
-    out: Tensor, theta_out: Tensor | None,
-) -> None:  # fmt: skip
-    shape, count = state.shape, state.numel()
-    places = [(t, writable(t)) for t in (out, theta_out) if t is not None]
-    inputs = views(shape, output_logits, state, alpha, spread, known, known_mask, noise, draw_noise)
-    outputs = [view(written, shape) for _, written in places] + [view(None, shape)] * (theta_out is None)
-    arguments = *inputs, seed, *outputs, count
-    T = compute_type(output_logits, state)
-    launch(_update, programs(count), *arguments, CHOICE=choice, T=T, BLOCK=BLOCK)
-    for place, written in places:
-        if written is not place:
-            place.copy_(written)
+def update_sample_out(output_logits: Tensor, state: Tensor, alpha, spread, *others) -> None:
+    solver_step_out(output_logits, state, alpha, spread, *[None] * 6, *others, None)
 
 
 update_sample = functional(update_sample_out, 1, None)  # like the state
 
 
+def solver_step_out(
+    output_logits: Tensor, state: Tensor, alpha, spread, state_scale, previous, extrapolation, logit_scale,
+    unconditional, unconditional_scale, choice: int, known, known_mask, seed, noise, draw_noise, out: Tensor,
+    theta_out: Tensor | None, predicted_out: Tensor | None,
+) -> None:  # fmt: skip
+    shape, count, results = state.shape, state.numel(), Results(out, theta_out, predicted_out)
+    new, theta, predicted = results.views
+    network = views(shape, output_logits, logit_scale, unconditional, unconditional_scale)
+    solver = *views(shape, previous, extrapolation), predicted
+    inputs = views(shape, state, state_scale, alpha, spread, known, known_mask, noise, draw_noise)
+    arguments = network, *inputs, seed, solver, new, theta, count
+    T = compute_type(output_logits, state)
+    launch(_update, programs(count), *arguments, CHOICE=choice, T=T, BLOCK=BLOCK)
+    results.finish()
+
+
+solver_step = functional(solver_step_out, 1, None, None)  # like the state
+
+
 @triton.jit
 def _update(
-    logits, state, alpha, spread, known, known_mask, noise, draw_noise, seed, out, theta, count,
+    network, state, state_scale, alpha, spread, known, known_mask, noise, draw_noise, seed, solver, out, theta, count,
     CHOICE: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     block = block_of(count, BLOCK)
-    z = load(logits, block, T)
+    z = load(network[0], block, T)
+    if (network[1][0] is not None) | (network[2][0] is not None):
+        z = guided(z, load(network[1], block, T, 1.0), load(network[2], block, T), load(network[3], block, T))
     if CHOICE == SAMPLE:
         # class 0 where its probability exceeds u, or where class 1 has none
         p, q, _, _ = _shares(z)
@@ -120,9 +131,15 @@ def _update(
     sent = tl.where(z == z, sent.to(T), float("nan"))
     if known[0] is not None:
         sent = tl.where(load(known_mask, block, tl.int1), _signs(known, block, T), sent)
-    eps = noise_of(noise, seed, block, SENDER, T)
-    y = _message(sent, load(alpha, block, T), load(spread, block, T), eps)
-    d = load(state, block, T) + y
+    if (solver[0][0] is not None) | (solver[2][0] is not None):
+        sent = 2.0 * extrapolated(0.5 * sent + 0.5, solver, block, T) - 1.0
+    eps = tl.zeros((BLOCK,), T)
+    if spread[0] is not None:
+        eps = noise_of(noise, seed, block, SENDER, T)
+    d = load(state, block, T)
+    if state_scale[0] is not None:
+        d *= load(state_scale, block, T)
+    d += _message(sent, load(alpha, block, T), load(spread, block, T), eps)
     store(out, block, d)
     if theta[0] is not None:
         store(theta, block, sigmoid(d.to(out[0].dtype.element_ty).to(T)))

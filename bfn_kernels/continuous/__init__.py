@@ -30,6 +30,7 @@ from bfn_kernels.arguments import (
 )
 from bfn_kernels.continuous import reference
 from bfn_kernels.continuous.operators import OPERATORS
+from bfn_kernels.continuous.solver import solver_step as solver_step
 from bfn_kernels.outputs import check_out
 from bfn_kernels.reduction import hide
 from bfn_kernels.rows import Rows

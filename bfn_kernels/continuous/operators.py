@@ -83,6 +83,14 @@ OPERATORS = [
         in_place=True,
     ),
     Operator(
+        "solver_step(Tensor prediction, Tensor mean, Tensor? mean_scale, Tensor? noise_scale, Tensor keep, "
+        "Tensor take, Tensor? update_std, Tensor? previous, Tensor? extrapolation, float low, float high, "
+        "Tensor? known, Tensor? known_mask, Tensor? seed, Tensor? noise) -> Tensor",
+        fake=lambda prediction, mean, *others: torch.empty_like(mean),
+        in_place=True,
+        beside="predicted_out",
+    ),
+    Operator(
         f"predict_data({_PREDICTION}, float low, float high) -> Tensor",
         fake=lambda prediction, *others: torch.empty_like(prediction),
         saved="prediction mean mean_scale noise_scale low high",

@@ -72,6 +72,46 @@ def update_sample(
     return gaussian_step(mean, keep, sent, take, update_std, seed, noise, out)
 
 
+def extrapolated(p: Tensor, previous: Tensor | None, by: Tensor | None) -> Tensor:
+    """p + by·(p − p_prev), the prediction that a second-order step takes; p itself without an earlier one."""
+    return p if previous is None else p + by * (p - previous.to(p.dtype))
+
+
+def solver_step(
+    prediction: Tensor,
+    mean: Tensor,
+    mean_scale: Tensor | None,
+    noise_scale: Tensor | None,
+    keep: Tensor,
+    take: Tensor,
+    update_std: Tensor | None,
+    previous: Tensor | None,
+    extrapolation: Tensor | None,
+    low: float,
+    high: float,
+    known: Tensor | None,
+    known_mask: Tensor | None,
+    seed: Tensor | None,
+    noise: Tensor | None,
+    out: Tensor | None = None,
+    predicted_out: Tensor | None = None,
+) -> Tensor:
+    """μ' = keep·μ + take·(x̂ + extrapolation·(x̂ − x̂_prev)) + update_std·ξ [derived]. Without an update_std there is no
+    noise, and without `previous` x̂ alone is taken.
+
+    previous, predicted_out: `[B, ...]`; the latter receives x̂ and may be the former. extrapolation: row scalars. The
+    other arguments are those of `update_sample`.
+    """
+    dtype = compute_dtype(prediction, mean)
+    sent = predict_data(prediction.to(dtype), mean, mean_scale, noise_scale, low, high)
+    if known is not None:
+        sent = torch.where(known_mask, known.to(dtype), sent)
+    taken = extrapolated(sent, previous, extrapolation)
+    if predicted_out is not None:
+        predicted_out.copy_(sent)
+    return gaussian_step(mean, keep, taken, take, update_std, seed, noise, out)
+
+
 def predict_data(
     prediction: Tensor,
     mean: Tensor | None,

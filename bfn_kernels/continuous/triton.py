@@ -13,10 +13,12 @@ from bfn_kernels.checks import compute_dtype
 from bfn_kernels.triton_ops.elementary import clamp, square
 from bfn_kernels.triton_ops.noise import SENDER, noise_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
+from bfn_kernels.triton_ops.solver import extrapolated
 from bfn_kernels.triton_ops.views import (
     BLOCK,
     KERNEL_TYPES,
     Gradients,
+    Results,
     block_of,
     compute_type,
     functional,
@@ -66,28 +68,51 @@ def update_sample_out(
     update_std,
     low: float,
     high: float,
-    known,
-    known_mask,
-    seed,
-    noise,
-    out: Tensor,
+    *others,
 ) -> None:
-    shape, count, written = mean.shape, mean.numel(), writable(out)
-    network = views(shape, prediction, mean, mean_scale, noise_scale)
-    inputs = views(shape, keep, take, update_std, known, known_mask, noise)
-    arguments = network, *inputs, seed, view(written, shape), count
-    T = compute_type(prediction, mean)
-    launch(_update, programs(count), *arguments, LOW=low, HIGH=high, T=T, BLOCK=BLOCK)
-    if written is not out:
-        out.copy_(written)
+    network = prediction, mean, mean_scale, noise_scale
+    solver_step_out(*network, keep, take, update_std, None, None, low, high, *others, None)
 
 
 update_sample = functional(update_sample_out, 1)  # like the mean
 
 
+def solver_step_out(
+    prediction: Tensor,
+    mean: Tensor,
+    mean_scale,
+    noise_scale,
+    keep,
+    take,
+    update_std,
+    previous,
+    extrapolation,
+    low: float,
+    high: float,
+    known,
+    known_mask,
+    seed,
+    noise,
+    out: Tensor,
+    predicted_out: Tensor | None,
+) -> None:
+    shape, count, results = mean.shape, mean.numel(), Results(out, predicted_out)
+    network = views(shape, prediction, mean, mean_scale, noise_scale)
+    new, predicted = results.views
+    solver = *views(shape, previous, extrapolation), predicted
+    inputs = views(shape, keep, take, update_std, known, known_mask, noise)
+    arguments = network, *inputs, seed, solver, new, count
+    T = compute_type(prediction, mean)
+    launch(_update, programs(count), *arguments, LOW=low, HIGH=high, T=T, BLOCK=BLOCK)
+    results.finish()
+
+
+solver_step = functional(solver_step_out, 1, None)  # like the mean
+
+
 @triton.jit
 def _update(
-    network, keep, take, std, known, known_mask, noise, seed, out, count,
+    network, keep, take, std, known, known_mask, noise, seed, solver, out, count,
     LOW: tl.constexpr, HIGH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     block = block_of(count, BLOCK)
@@ -95,8 +120,11 @@ def _update(
     sent = clamp(x_hat, LOW, HIGH)
     if known[0] is not None:
         sent = tl.where(load(known_mask, block, tl.int1), load(known, block, T), sent)
-    updated = load(keep, block, T) * load(network[1], block, T) + load(take, block, T) * sent
-    store(out, block, updated + load(std, block, T) * noise_of(noise, seed, block, SENDER, T))
+    taken = extrapolated(sent, solver, block, T)
+    updated = load(keep, block, T) * load(network[1], block, T) + load(take, block, T) * taken
+    if std[0] is not None:
+        updated += load(std, block, T) * noise_of(noise, seed, block, SENDER, T)
+    store(out, block, updated)
 
 
 @triton.jit

@@ -85,6 +85,15 @@ OPERATORS = [
         beside="theta_out",
     ),
     Operator(
+        "solver_step(Tensor output_logits, Tensor state, Tensor alpha, Tensor? spread, Tensor? state_scale, "
+        "Tensor? previous, Tensor? extrapolation, Tensor? logit_scale, Tensor? unconditional, "
+        "Tensor? unconditional_scale, int choice, Tensor? known, Tensor? known_mask, Tensor? seed, Tensor? noise, "
+        "Tensor? draw_noise) -> Tensor",
+        fake=lambda output_logits, state, *others: torch.empty_like(state),
+        in_place=True,
+        beside="theta_out predicted_out",
+    ),
+    Operator(
         f"continuous_time_loss(Tensor x, Tensor logits, Tensor weight, {_LOSS} stats)",
         fake=_loss_fake,
         saved="scale x logits weight mask stats",

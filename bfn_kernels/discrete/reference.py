@@ -14,6 +14,7 @@ from torch.nn.functional import logsigmoid
 from bfn_kernels import noise as random
 from bfn_kernels.arguments import Expectation
 from bfn_kernels.checks import compute_dtype, valid_classes
+from bfn_kernels.continuous.reference import extrapolated
 from bfn_kernels.discrete.operators import FACTORISED, MEAN, MODE
 from bfn_kernels.reduction import hide, reduce
 
@@ -60,8 +61,60 @@ def update_sample(
     theta_out: `[B, ..., K]`, receives the probabilities of the new state.
     """
     dtype = compute_dtype(output_logits, state)
-    num_classes = state.shape[-1]
-    p = output_logits.to(dtype).softmax(-1)
+    sent = chosen(output_logits.to(dtype), choice, known, known_mask, seed, draw_noise)
+    updated = (state.to(dtype) + message(sent, alpha, spread, normals(state.shape, dtype, seed, noise))).to(state.dtype)
+    if theta_out is not None:
+        theta_out.copy_(updated.to(dtype).softmax(-1))
+    return updated if out is None else out.copy_(updated)
+
+
+def solver_step(
+    output_logits: Tensor, state: Tensor, alpha: Tensor, spread: Tensor | None, state_scale: Tensor | None,
+    previous: Tensor | None, extrapolation: Tensor | None, logit_scale: Tensor | None, unconditional: Tensor | None,
+    unconditional_scale: Tensor | None, choice: int, known: Tensor | None, known_mask: Tensor | None,
+    seed: Tensor | None, noise: Tensor | None, draw_noise: Tensor | None, out: Tensor | None = None,
+    theta_out: Tensor | None = None, predicted_out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """z' = state_scale·z + α(K(p + extrapolation·(p − p_prev)) − 1) + spread·ξ [derived], where p is what is chosen of
+    softmax(logit_scale·logits + unconditional_scale·unconditional). What is None leaves its term or factor out.
+
+    previous, unconditional and predicted_out: `[B, ..., K]`; the last receives p and may be `previous`. state_scale,
+    extrapolation, logit_scale and unconditional_scale: row scalars. The other arguments are those of `update_sample`.
+    """
+    dtype = compute_dtype(output_logits, state)
+    logits = guided(output_logits.to(dtype), logit_scale, unconditional, unconditional_scale)
+    sent = chosen(logits, choice, known, known_mask, seed, draw_noise)
+    taken = extrapolated(sent, previous, None if extrapolation is None else extrapolation.unsqueeze(-1))
+    eps = 0 if spread is None else normals(state.shape, dtype, seed, noise)
+    kept = state.to(dtype) if state_scale is None else state_scale.unsqueeze(-1) * state.to(dtype)
+    spread = torch.zeros_like(alpha) if spread is None else spread
+    updated = (kept + message(taken, alpha, spread, eps)).to(state.dtype)
+    if predicted_out is not None:
+        predicted_out.copy_(sent)
+    if theta_out is not None:
+        theta_out.copy_(updated.to(dtype).softmax(-1))
+    return updated if out is None else out.copy_(updated)
+
+
+def guided(
+    logits: Tensor, scale: Tensor | None, unconditional: Tensor | None, unconditional_scale: Tensor | None
+) -> Tensor:
+    """scale·logits + unconditional_scale·unconditional: classifier-free guidance and a temperature."""
+    if scale is not None:
+        logits = scale.unsqueeze(-1) * logits
+    if unconditional is not None:
+        logits = logits + unconditional_scale.unsqueeze(-1) * unconditional.to(logits.dtype)
+    return logits
+
+
+def chosen(
+    logits: Tensor, choice: int, known: Tensor | None, known_mask: Tensor | None, seed: Tensor | None,
+    draw_noise: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """What a row sends, as probabilities `[B, ..., K]`: a draw from its output distribution, its mode, or itself; the
+    known class where the mask says so."""
+    dtype, num_classes = logits.dtype, logits.shape[-1]
+    p = logits.softmax(-1)
     if choice == MEAN:
         sent = p
     elif choice == MODE:
@@ -75,10 +128,7 @@ def update_sample(
         index, valid = valid_classes("known", known, num_classes, known_mask)
         given = torch.where(valid.unsqueeze(-1), one_hot(index, num_classes).to(dtype), torch.nan)
         sent = torch.where(known_mask.unsqueeze(-1), given, sent)
-    updated = (state.to(dtype) + message(sent, alpha, spread, normals(state.shape, dtype, seed, noise))).to(state.dtype)
-    if theta_out is not None:
-        theta_out.copy_(updated.to(dtype).softmax(-1))
-    return updated if out is None else out.copy_(updated)
+    return sent
 
 
 def others(logits: Tensor, is_x: Tensor) -> Tensor:

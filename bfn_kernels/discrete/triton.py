@@ -30,6 +30,7 @@ from bfn_kernels.triton_ops.classes import (
 from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, reciprocal, square
 from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
 from bfn_kernels.triton_ops.reduction import Losses, scaled, write_losses
+from bfn_kernels.triton_ops.solver import extrapolation_of
 from bfn_kernels.triton_ops.views import block_of, compute_type, functional, launch, load, programs, view
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
     "loss_backward",
     "reconstruction_loss",
     "sender_sample",
+    "solver_step",
+    "solver_step_out",
     "theta",
     "update_sample",
     "update_sample_out",
@@ -127,17 +130,32 @@ def _sender(
             store_classes(out, rows, first, y, K, TILE)
 
 
-def update_sample_out(
-    output_logits: Tensor, state: Tensor, alpha, spread, choice: int, known, known_mask, seed, noise, draw_noise,
-    out: Tensor, theta_out: Tensor | None,
+def update_sample_out(output_logits: Tensor, state: Tensor, alpha, spread, *others) -> None:
+    solver_step_out(output_logits, state, alpha, spread, *[None] * 6, *others, None)
+
+
+update_sample = functional(update_sample_out, 1, None)  # like the state
+
+
+def solver_step_out(
+    output_logits: Tensor, state: Tensor, alpha, spread, state_scale, previous, extrapolation, logit_scale,
+    unconditional, unconditional_scale, choice: int, known, known_mask, seed, noise, draw_noise, out: Tensor,
+    theta_out: Tensor | None, predicted_out: Tensor | None,
 ) -> None:  # fmt: skip
     shape, num_classes = state.shape, state.shape[-1]
     lead, tile = shape[:-1], tile_of(num_classes)
-    written = [(t, class_view(t, shape)) for t in (out, theta_out)]  # of a copy, if no view describes the strides
+    # of a copy, if no view describes the strides
+    written = [(t, class_view(t, shape)) for t in (out, theta_out, predicted_out)]
+    new, theta, predicted = (to for _, to in written)
+    network = class_view(output_logits, shape)
+    if not logit_scale is unconditional is None:
+        scales = view(logit_scale, lead), view(unconditional_scale, lead)
+        network = *network, scales[0], class_view(unconditional, shape), scales[1]
+    solver = class_view(previous, shape), view(extrapolation, lead), predicted
     launch(
-        _update, programs(lead.numel(), tile.rows), class_view(output_logits, shape), class_view(state, shape),
-        *(view(t, lead) for t in (alpha, spread, known, known_mask)), class_view(noise, shape),
-        view(draw_noise, lead), seed, *(to for _, to in written), lead.numel(),
+        _update, programs(lead.numel(), tile.rows), network, class_view(state, shape),
+        *(view(t, lead) for t in (state_scale, alpha, spread, known, known_mask)), class_view(noise, shape),
+        view(draw_noise, lead), seed, solver, new, theta, lead.numel(),
         CHOICE=choice, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=compute_type(output_logits, state),
         warps=tile.warps,
     )  # fmt: skip
@@ -146,7 +164,7 @@ def update_sample_out(
             given.copy_(to[0])
 
 
-update_sample = functional(update_sample_out, 1, None)  # like the state
+solver_step = functional(solver_step_out, 1, None, None)  # like the state
 
 
 @triton.jit
@@ -183,10 +201,12 @@ def _draw(logits, uniform, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.cons
 
 @triton.jit
 def _update(
-    logits, state, beta, spread, known, known_mask, noise, draw_noise, seed, out, theta, count,
+    logits, state, state_scale, beta, spread, known, known_mask, noise, draw_noise, seed, solver, out, theta, count,
     CHOICE: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     rows = block_of(count, ROWS)
+    previous, by, predicted = solver[0], load(solver[1], rows, T), solver[2]
+    noisy: tl.constexpr = spread[0] is not None
     beta, spread = load(beta, rows, T), load(spread, rows, T)
     sent = tl.full((ROWS,), -1, tl.int64)
     if CHOICE == SAMPLE:
@@ -207,9 +227,19 @@ def _update(
         if CHOICE == MEAN:
             e = exp_difference(load_classes(logits, rows, first, K, TILE, T, float("-inf")), top[:, None])
             share = tl.where(given[:, None], share, e * inverse[:, None])
-        eps = class_noise(noise, seed, rows, first, SENDER, 0, 0, K, TILE, T)
+        taken = share
+        if previous[0] is not None:
+            before = load_classes(previous, rows, first, K, TILE, T, 0.0)
+            taken = extrapolation_of(share, before, by[:, None])
+        if predicted[0] is not None:
+            store_classes(predicted, rows, first, share, K, TILE)
+        eps = tl.zeros((ROWS, TILE), T)
+        if noisy:
+            eps = class_noise(noise, seed, rows, first, SENDER, 0, 0, K, TILE, T)
         z = load_classes(state, rows, first, K, TILE, T, 0.0)
-        z += _message(share, beta, spread, eps, K)
+        if state_scale[0] is not None:
+            z *= load(state_scale, rows, T)[:, None]
+        z += _message(taken, beta, spread, eps, K)
         store_classes(out, rows, first, z, K, TILE)
         if theta[0] is not None:
             z = tl.where((first + tl.arange(0, TILE) < K)[None, :], z.to(out[0].dtype.element_ty).to(T), float("-inf"))

@@ -35,7 +35,9 @@ from bfn_kernels.arguments import (
     updated_precision,
 )
 from bfn_kernels.discretised import reference
+from bfn_kernels.discretised.arguments import MAX_COMPONENTS, check_output, component_noises
 from bfn_kernels.discretised.operators import CHOICES, MEAN, OPERATORS
+from bfn_kernels.discretised.solver import solver_step as solver_step
 from bfn_kernels.operators import Library, needs
 from bfn_kernels.outputs import check_out
 from bfn_kernels.reduction import NONE
@@ -43,8 +45,6 @@ from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 backends.add_family("discretised", OPERATORS, reference)
-
-MAX_COMPONENTS = 1024
 
 
 def from_levels(levels: Tensor, *, num_bins: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -192,7 +192,7 @@ def sample(
     shape = _normal(mean, std, mixture_logits)
     checks.no_gradient("a draw has none", mean=mean, std=std, mixture_logits=mixture_logits)
     seed = drawn_seed(
-        mean, seed, generator, ("noise", noise, shape), *_component(mixture_logits, component_noise, shape)
+        mean, seed, generator, ("noise", noise, shape), *component_noises(mixture_logits, component_noise, shape)
     )
     library = backends.library(backend, mean.device)
     return library.discretised.sample(mean, std, mixture_logits, num_bins, seed, noise, component_noise)
@@ -387,7 +387,7 @@ def update_sample(
     choice = checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)
     bins = bins_and_limits(num_bins, limits)
-    _check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
+    check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
     known_mask = known_values(known, known_mask, mean, mean.shape)
     output = {"pred_mean": pred_mean, "pred_log_std": pred_log_std, "mixture_logits": mixture_logits}
     others = {"known": known, "known_mask": known_mask, "precision": precision, "t": t, "alpha": alpha}
@@ -397,7 +397,7 @@ def update_sample(
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output.values(), mean)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
     update = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
-    draws = _component(mixture_logits, component_noise, mean.shape)
+    draws = component_noises(mixture_logits, component_noise, mean.shape)
     draws = [("draw_noise", draw_noise, mean.shape), *draws] if choose == "sample" else []
     seed = drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
     if choice == MEAN and any(needs(*output.values(), mean)):  # the operator has no gradient for the predictions
@@ -448,35 +448,12 @@ def _output_distribution(
     return data_mean, library.discretised.output_std(pred_log_std.to(dtype), *scales, *std_limits)
 
 
-def _component(mixture_logits: Tensor | None, noise: Tensor | None, shape: Sequence[int]) -> list[tuple]:
-    """The noise that draws a component of a mixture, in the form that `drawn_seed` takes; nothing without a mixture."""
-    if mixture_logits is not None:
-        return [("component_noise", noise, shape)]
-    if noise is not None:
-        raise ValueError("component_noise must be None without mixture_logits")
-    return []
-
-
-def _check_output(x, name, pred_mean, pred_log_std, mixture_logits, mean, parametrisation) -> Tensor | None:
-    """Checks the network's output against x; returns the mean, or None if it is not read."""
-    checks.data(name, x)
-    each = x.shape
-    if mixture_logits is not None:
-        checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
-        each = (*x.shape, mixture_logits.shape[-1])
-        checks.like("mixture_logits", mixture_logits, name, x, each)
-    checks.like("pred_mean", pred_mean, name, x, each if pred_log_std is not None else (*each, 2))
-    if pred_log_std is not None:
-        checks.like("pred_log_std", pred_log_std, name, x, each)
-    return read_mean(x, mean, parametrisation)
-
-
 def _check_loss(
     x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction
 ) -> tuple[Tensor | None, Tensor | None, int]:
     """The checks that the losses share; returns the mean, or None if it is not read, the mask as operators take it, and
     the place of the reduction."""
-    mean_read = _check_output(x, "x", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
+    mean_read = check_output(x, "x", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
     how = checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.no_gradient("none is defined for discretised data", x=x, mean=mean)
     return mean_read, checks.mask("mask", mask, "x", x, x.shape), how

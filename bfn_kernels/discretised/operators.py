@@ -136,4 +136,12 @@ OPERATORS = [
         backward=_update_backward,
         in_place=True,
     ),
+    Operator(
+        f"solver_step({_NETWORK.format('')}, Tensor keep, Tensor take, Tensor? update_std, Tensor? previous, "
+        f"Tensor? extrapolation, {_BINS}, int choice, Tensor? known, Tensor? known_mask, Tensor? seed, Tensor? noise, "
+        "Tensor? draw_noise, Tensor? component_noise) -> Tensor",
+        fake=lambda pred_mean, pred_log_std, mixture_logits, mean, *others: torch.empty_like(mean),
+        in_place=True,
+        beside="predicted_out",
+    ),
 ]

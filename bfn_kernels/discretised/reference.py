@@ -15,7 +15,7 @@ from torch import Tensor
 from bfn_kernels import noise as random
 from bfn_kernels.arguments import Expectation
 from bfn_kernels.checks import compute_dtype, values
-from bfn_kernels.continuous.reference import gaussian_step
+from bfn_kernels.continuous.reference import extrapolated, gaussian_step
 from bfn_kernels.discretised.operators import MEAN, MODE
 from bfn_kernels.reduction import hide, reduce
 
@@ -430,6 +430,44 @@ def update_sample(
     `continuous_time_loss`. mean_scale, noise_scale, keep, take and update_std: row scalars that broadcast to the mean.
     known_mask: bool, broadcasts to it. seed: an int64 tensor of one element.
     """
+    return solver_step(
+        pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale, keep, take, update_std, None, None,
+        num_bins, std_min, std_max, log_std_max, choice, known, known_mask, seed, noise, draw_noise, component_noise,
+        out,
+    )  # fmt: skip
+
+
+def solver_step(
+    pred_mean: Tensor,
+    pred_log_std: Tensor | None,
+    mixture_logits: Tensor | None,
+    mean: Tensor,
+    mean_scale: Tensor | None,
+    noise_scale: Tensor | None,
+    keep: Tensor,
+    take: Tensor,
+    update_std: Tensor | None,
+    previous: Tensor | None,
+    extrapolation: Tensor | None,
+    num_bins: int,
+    std_min: float,
+    std_max: float,
+    log_std_max: float,
+    choice: int,
+    known: Tensor | None,
+    known_mask: Tensor | None,
+    seed: Tensor | None,
+    noise: Tensor | None,
+    draw_noise: Tensor | None,
+    component_noise: Tensor | None,
+    out: Tensor | None = None,
+    predicted_out: Tensor | None = None,
+) -> Tensor:
+    """The step of `continuous.reference.solver_step`, where x̂ is the chosen value of the output distribution.
+
+    previous, predicted_out: `[B, ...]`; the latter receives x̂ and may be the former. extrapolation: row scalars. The
+    other arguments are those of `update_sample`.
+    """
     output = pred_mean, pred_log_std, mixture_logits
     limits = std_min, std_max, log_std_max
     normal = output_distribution(compute_dtype(*output, mean), *output, mean, mean_scale, noise_scale, *limits)
@@ -441,4 +479,7 @@ def update_sample(
         value = sample(*normal, num_bins, seed, draw_noise, component_noise)
     if known is not None:
         value = torch.where(known_mask, known.to(value.dtype), value)
-    return gaussian_step(mean, keep, value, take, update_std, seed, noise, out)
+    taken = extrapolated(value, previous, extrapolation)
+    if predicted_out is not None:
+        predicted_out.copy_(value)
+    return gaussian_step(mean, keep, taken, take, update_std, seed, noise, out)

@@ -31,8 +31,10 @@ from bfn_kernels.discretised.triton_nstep import nstep_loss
 from bfn_kernels.triton_ops.elementary import clamp, log
 from bfn_kernels.triton_ops.noise import OUTPUT, SENDER, noise_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
+from bfn_kernels.triton_ops.solver import extrapolated
 from bfn_kernels.triton_ops.views import (
     KERNEL_TYPES,
+    Results,
     block_of,
     component_view,
     compute_type,
@@ -202,6 +204,28 @@ def update_sample_out(
     keep,
     take,
     update_std,
+    *others,
+) -> None:
+    """Arguments as in `reference.update_sample`; out is `[B, ...]`, as the mean is."""
+    network = pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale
+    solver_step_out(*network, keep, take, update_std, None, None, *others, None)
+
+
+update_sample = functional(update_sample_out, 3)  # like the mean
+
+
+def solver_step_out(
+    pred_mean: Tensor,
+    pred_log_std: Tensor,
+    mixture_logits: Tensor | None,
+    mean: Tensor,
+    mean_scale,
+    noise_scale,
+    keep,
+    take,
+    update_std,
+    previous,
+    extrapolation,
     num_bins: int,
     std_min: float,
     std_max: float,
@@ -214,12 +238,15 @@ def update_sample_out(
     draw_noise,
     component_noise,
     out: Tensor,
+    predicted_out: Tensor | None,
 ) -> None:
-    """Arguments as in `reference.update_sample`; out is `[B, ...]`, as the mean is."""
-    shape, written = mean.shape, writable(out)
+    """Arguments as in `reference.solver_step`; out and predicted_out are `[B, ...]`, as the mean is."""
+    shape, results = mean.shape, Results(out, predicted_out)
+    new, predicted = results.views
+    solver = view(previous, shape), view(extrapolation, shape), predicted
     network = network_views(shape, pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale)
     inputs = keep, take, update_std, known, known_mask, noise, draw_noise, component_noise
-    arguments = network, *(view(t, shape) for t in inputs), seed, view(written, shape), mean.numel()
+    arguments = network, *(view(t, shape) for t in inputs), seed, solver, new, mean.numel()
     T = compute_type(pred_mean, pred_log_std, mixture_logits, mean)
     sizes = {"K": num_bins, "M": _components(mixture_logits), "T": T}
     launch(
@@ -232,25 +259,26 @@ def update_sample_out(
         BLOCK=BLOCK,
         **_RESOURCES,
     )
-    if written is not out:
-        out.copy_(written)
+    results.finish()
 
 
-update_sample = functional(update_sample_out, 3)  # like the mean
+solver_step = functional(solver_step_out, 3, None)  # like the mean
 
 
 @triton.jit
 def _update(
-    network, keep, take, std, known, known_mask, noise, draw_noise, component_noise, seed, out, count,
+    network, keep, take, std, known, known_mask, noise, draw_noise, component_noise, seed, solver, out, count,
     KIND: tl.constexpr, CHOICE: tl.constexpr, K: tl.constexpr, M: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     block = block_of(count, BLOCK)
     value = _chosen(network, draw_noise, component_noise, seed, block, CHOICE, KIND, K, M, T)
     if known[0] is not None:
         value = tl.where(load(known_mask, block, tl.int1), load(known, block, T), value)
-    eps = noise_of(noise, seed, block, SENDER, T)
-    updated = load(keep, block, T) * load(network[2], block, T) + load(take, block, T) * value
-    store(out, block, updated + load(std, block, T) * eps)
+    taken = extrapolated(value, solver, block, T)
+    updated = load(keep, block, T) * load(network[2], block, T) + load(take, block, T) * taken
+    if std[0] is not None:
+        updated += load(std, block, T) * noise_of(noise, seed, block, SENDER, T)
+    store(out, block, updated)
 
 
 class _LossCall:

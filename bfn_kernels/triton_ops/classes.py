@@ -13,7 +13,8 @@ from torch import Tensor
 
 from bfn_kernels.triton_ops.elementary import exp_difference, reciprocal
 from bfn_kernels.triton_ops.noise import normals, start_of_draw
-from bfn_kernels.triton_ops.views import DENSE, GRID, grid_offset, joined, view
+from bfn_kernels.triton_ops.solver import guided
+from bfn_kernels.triton_ops.views import DENSE, GRID, grid_offset, joined, load, view
 
 # The most classes that a row may have for this tile, the numbers in the tile, and its warps: about 16 numbers a thread.
 _TILES = ((2048, 2048, 4), (4096, 4096, 8), (8192, 8192, 16))
@@ -67,8 +68,14 @@ def within(rows, first, K: tl.constexpr, TILE: tl.constexpr):
 
 @triton.jit
 def load_classes(view, rows, first, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr, OTHER: tl.constexpr):
-    """The numbers of the rows for the classes from `first` on."""
+    """The numbers of the rows for the classes from `first` on. A view may be that of logits, followed by the views of
+    their scale, of the unconditional logits, and of the scale of those."""
     z = tl.load(_pointers(view, rows, first, K, TILE), mask=within(rows, first, K, TILE), other=0).to(T)
+    if len(view) > 6:
+        other = tl.zeros(z.shape, T)
+        if view[7][0] is not None:
+            other = tl.load(_pointers(view[7], rows, first, K, TILE), mask=within(rows, first, K, TILE), other=0).to(T)
+        z = guided(z, load(view[6], rows, T, 1.0)[:, None], other, load(view[8], rows, T)[:, None])
     return tl.where((first + tl.arange(0, TILE) < K)[None, :], z, OTHER)
 
 

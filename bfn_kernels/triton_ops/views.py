@@ -169,6 +169,21 @@ class Gradients:
         return self.results
 
 
+class Results:
+    """The views of what a step writes into, `out` and what may be passed beside it, or None."""
+
+    def __init__(self, *given: Tensor | None):
+        self.given = given
+        self.written = tuple(t if t is None else writable(t) for t in given)
+        self.views = tuple(view(t, given[0].shape) for t in self.written)  # type: ignore[union-attr]
+
+    def finish(self) -> None:
+        """Copies what a kernel wrote elsewhere, where no view describes the strides."""
+        for given, written in zip(self.given, self.written, strict=True):
+            if given is not None and written is not given:
+                given.copy_(written)
+
+
 @triton.jit
 def block_of(count, BLOCK: tl.constexpr):
     """The elements of the program: the index of the first (int64), their places from it on, whether each one exists,

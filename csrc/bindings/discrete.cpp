@@ -2,6 +2,7 @@
 
 #include "loss.h"
 #include "operators.h"
+#include "solver.h"
 
 namespace bfn {
 namespace {
@@ -53,10 +54,13 @@ Tensor sender_sample_new(const Tensor& x, const Tensor& alpha, const Tensor& spr
   return out.tensor;
 }
 
-void update_sample_out(const Tensor& output_logits, const Tensor& state, const Tensor& alpha, const Tensor& spread,
-                       int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& seed,
-                       const MaybeTensor& noise, const MaybeTensor& draw_noise, Tensor out,
-                       const MaybeTensor& theta_out) {
+void solver_step_out(const Tensor& output_logits, const Tensor& state, const Tensor& alpha, const MaybeTensor& spread,
+                     const MaybeTensor& state_scale, const MaybeTensor& previous, const MaybeTensor& extrapolation,
+                     const MaybeTensor& logit_scale, const MaybeTensor& unconditional,
+                     const MaybeTensor& unconditional_scale, int64_t choice, const MaybeTensor& known,
+                     const MaybeTensor& known_mask, const MaybeTensor& seed, const MaybeTensor& noise,
+                     const MaybeTensor& draw_noise, Tensor out, const MaybeTensor& theta_out,
+                     const MaybeTensor& predicted_out) {
   const Shape shape = shape_of(state), lead = lead_of(state);
   const ScalarType type = compute_type({&output_logits, &state});
   const Choice chosen = code("choice", choice, Choice::kMean);
@@ -70,12 +74,22 @@ void update_sample_out(const Tensor& output_logits, const Tensor& state, const T
       .choice = chosen,
       .known = view("known", known, lead),
       .known_mask = view("known_mask", known_mask, lead),
-      .noise = noise_of(seed, noise, shape, kSender),
+      .noise = spread ? noise_of(seed, noise, shape, kSender) : Noise{},
       .draw = chosen == Choice::kSample ? noise_of(seed, draw_noise, lead, kClass) : Noise{},
       .out = view_of_out(out, shape),
       .theta = theta_out ? view_of_out(*theta_out, shape) : View{},
+      .solver = solver_of(state_scale, previous, extrapolation, predicted_out, lead, shape, type),
+      .guidance = guidance_of(logit_scale, unconditional, unconditional_scale, lead, shape, type),
   };
   with_compute_type(type, [&](auto t) { discrete_update<decltype(t)>(op); });
+}
+
+void update_sample_out(const Tensor& output_logits, const Tensor& state, const Tensor& alpha, const Tensor& spread,
+                       int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& seed,
+                       const MaybeTensor& noise, const MaybeTensor& draw_noise, Tensor out,
+                       const MaybeTensor& theta_out) {
+  solver_step_out(output_logits, state, alpha, spread, {}, {}, {}, {}, {}, {}, choice, known, known_mask, seed, noise,
+                  draw_noise, out, theta_out, {});
 }
 
 using LossAndSaved = std::tuple<Tensor, Tensor, Tensor>;
@@ -169,7 +183,8 @@ LossAndSaved discrete_time_loss_new(const Tensor& x, const Tensor& logits, const
 BFN_OPERATORS(m) {
   bfn::add<&bfn::theta_new>(m, "discrete_theta");
   bfn::add<&bfn::sender_sample_new>(m, "discrete_sender_sample");
-  bfn::add_both<&bfn::update_sample_out, 1, true>(m, "discrete_update_sample", "discrete_update_sample_out");
+  bfn::add_both<&bfn::update_sample_out, 1, 1>(m, "discrete_update_sample", "discrete_update_sample_out");
+  bfn::add_both<&bfn::solver_step_out, 1, 2>(m, "discrete_solver_step", "discrete_solver_step_out");
   bfn::add<&bfn::continuous_time_loss_new>(m, "discrete_continuous_time_loss");
   bfn::add<&bfn::reconstruction_loss_new>(m, "discrete_reconstruction_loss");
   bfn::add<&bfn::loss_backward_new>(m, "discrete_loss_backward");

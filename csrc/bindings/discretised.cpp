@@ -2,6 +2,7 @@
 
 #include "loss.h"
 #include "operators.h"
+#include "solver.h"
 
 namespace bfn {
 namespace {
@@ -156,12 +157,13 @@ Tensor mode_new(const Tensor& mean, const Tensor& std, const MaybeTensor& mixtur
   return choose_new({mean, std, mixture_logits}, num_bins, Choice::kMode, {}, {});
 }
 
-void update_sample_out(const Tensor& pred_mean, const MaybeTensor& pred_log_std, const MaybeTensor& mixture_logits,
-                       const Tensor& mean, const MaybeTensor& mean_scale, const MaybeTensor& noise_scale,
-                       const Tensor& keep, const Tensor& take, const Tensor& update_std, int64_t num_bins,
-                       double std_min, double std_max, double log_std_max, int64_t choice, const MaybeTensor& known,
-                       const MaybeTensor& known_mask, const MaybeTensor& seed, const MaybeTensor& noise,
-                       const MaybeTensor& draw_noise, const MaybeTensor& component_noise, Tensor out) {
+void solver_step_out(const Tensor& pred_mean, const MaybeTensor& pred_log_std, const MaybeTensor& mixture_logits,
+                     const Tensor& mean, const MaybeTensor& mean_scale, const MaybeTensor& noise_scale,
+                     const Tensor& keep, const Tensor& take, const MaybeTensor& update_std, const MaybeTensor& previous,
+                     const MaybeTensor& extrapolation, int64_t num_bins, double std_min, double std_max,
+                     double log_std_max, int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask,
+                     const MaybeTensor& seed, const MaybeTensor& noise, const MaybeTensor& draw_noise,
+                     const MaybeTensor& component_noise, Tensor out, const MaybeTensor& predicted_out) {
   const Network network{pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale};
   const Shape shape = shape_of(mean);
   const ScalarType type = network.compute_type_with(nullptr);
@@ -177,12 +179,24 @@ void update_sample_out(const Tensor& pred_mean, const MaybeTensor& pred_log_std,
       .noise_scale = view_of_rows("update_std", update_std, shape, type),
       .known = view("known", known, shape),
       .known_mask = view("known_mask", known_mask, shape),
-      .noise = noise_of(seed, noise, shape, kSender),
+      .noise = update_std ? noise_of(seed, noise, shape, kSender) : Noise{},
       .draw = drawn ? noise_of(seed, draw_noise, shape, kOutput) : Noise{},
       .component = drawn && mixture_logits ? noise_of(seed, component_noise, shape, kComponent) : Noise{},
       .out = view_of_out(out, shape),
+      .solver = solver_of({}, previous, extrapolation, predicted_out, shape, shape, type),
   };
   with_compute_type(type, [&](auto t) { discretised_update<decltype(t)>(op); });
+}
+
+void update_sample_out(const Tensor& pred_mean, const MaybeTensor& pred_log_std, const MaybeTensor& mixture_logits,
+                       const Tensor& mean, const MaybeTensor& mean_scale, const MaybeTensor& noise_scale,
+                       const Tensor& keep, const Tensor& take, const Tensor& update_std, int64_t num_bins,
+                       double std_min, double std_max, double log_std_max, int64_t choice, const MaybeTensor& known,
+                       const MaybeTensor& known_mask, const MaybeTensor& seed, const MaybeTensor& noise,
+                       const MaybeTensor& draw_noise, const MaybeTensor& component_noise, Tensor out) {
+  solver_step_out(pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale, keep, take, update_std, {},
+                  {}, num_bins, std_min, std_max, log_std_max, choice, known, known_mask, seed, noise, draw_noise,
+                  component_noise, out, {});
 }
 
 // The loss, its scale and the saved gradients.
@@ -269,6 +283,7 @@ BFN_OPERATORS(m) {
   bfn::add<&bfn::sample_new>(m, "discretised_sample");
   bfn::add<&bfn::mode_new>(m, "discretised_mode");
   bfn::add_both<&bfn::update_sample_out, 3>(m, "discretised_update_sample", "discretised_update_sample_out");
+  bfn::add_both<&bfn::solver_step_out, 3, 1>(m, "discretised_solver_step", "discretised_solver_step_out");
   bfn::add<&bfn::bin_loss_new>(m, "discretised_bin_loss");
   bfn::add<&bfn::reconstruction_loss_new>(m, "discretised_reconstruction_loss");
   bfn::add<&bfn::continuous_time_loss_new>(m, "discretised_continuous_time_loss");

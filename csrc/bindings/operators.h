@@ -43,14 +43,16 @@ void add(torch::stable::detail::StableLibrary& library, const char* name) {
 }
 
 // The functional form of an operator that writes into its last argument: that is a new tensor, like argument number
-// kLike. What the operator may write into beside it, as kBeside says behind it, is not given.
-template <auto out_form, size_t kLike, bool kBeside, class Arguments, class Numbers>
+// kLike. What the operator may write into beside it, kBeside tensors behind it, is not given.
+template <auto out_form, size_t kLike, size_t kBeside, class Arguments, class Numbers>
 struct Functional;
-template <auto out_form, size_t kLike, bool kBeside, class... A, size_t... number>
+template <auto out_form, size_t kLike, size_t kBeside, class... A, size_t... number>
 struct Functional<out_form, kLike, kBeside, std::tuple<A...>, std::index_sequence<number...>> {
   static Tensor call(std::tuple_element_t<number, std::tuple<A...>>... inputs) {
     Tensor out = new_like(std::get<kLike>(std::tie(inputs...)));
-    if constexpr (kBeside) {
+    if constexpr (kBeside == 2) {
+      out_form(inputs..., out, {}, {});
+    } else if constexpr (kBeside == 1) {
       out_form(inputs..., out, {});
     } else {
       out_form(inputs..., out);
@@ -59,7 +61,7 @@ struct Functional<out_form, kLike, kBeside, std::tuple<A...>, std::index_sequenc
   }
 };
 
-template <auto out_form, size_t kLike, bool kBeside = false>
+template <auto out_form, size_t kLike, size_t kBeside = 0>
 void add_both(torch::stable::detail::StableLibrary& library, const char* name, const char* out_name) {
   [&]<class... A>(void (*)(A...)) {
     using Inputs = std::make_index_sequence<sizeof...(A) - 1 - kBeside>;

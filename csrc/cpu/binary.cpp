@@ -5,6 +5,7 @@
 #include "bad_class.h"
 #include "loss.h"
 #include "noise.h"
+#include "solver.h"
 
 namespace bfn {
 namespace {
@@ -45,11 +46,25 @@ void load_signs(const View& x, int64_t start, int64_t length, const uint8_t* mas
   }
 }
 
+// The logits of a step, where they are not the network's alone.
+template <class T>
+void guide(const Guidance& by, int64_t start, int64_t length, const T* z, T* out) {
+  T buffers[3][kBlock];
+  const T* scale = load(by.logit_scale, start, length, buffers[0], T(1));
+  const T* other = load(by.unconditional, start, length, buffers[1]);
+  const T* other_scale = load(by.unconditional_scale, start, length, buffers[2]);
+  for (int64_t i = 0; i < length; ++i) out[i] = guided(z[i], scale[i], other[i], other_scale[i]);
+}
+
 // Writes the number that each variable sends: the sign of a class, or 2p - 1. A logit that is NaN sends NaN.
 template <class T>
 void choose(const BinaryUpdate& op, int64_t start, int64_t length, T* __restrict sent) {
-  T buffer[kBlock], uniform_buffer[noise_room(kBlock)];
+  T buffer[kBlock], guided_logits[kBlock], uniform_buffer[noise_room(kBlock)];
   const T* z = load(op.output_logits, start, length, buffer);
+  if (op.guidance.on()) {
+    guide(op.guidance, start, length, z, guided_logits);
+    z = guided_logits;
+  }
   switch (op.choice) {
     case Choice::kSample: {
       const T* u = uniforms_of(op.draw, start, length, uniform_buffer);
@@ -122,7 +137,8 @@ void binary_update(const BinaryUpdate& op) {
   BadClass bad;
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
     T buffers[4][kBlock], sent[kBlock], updated[kBlock], normals[noise_room(kBlock)];
-    const T* eps = normals_of(op.noise, start, length, normals, 0, 0, Ahead<T>({&op.state, &op.output_logits}, start));
+    const Ahead<T> ahead({&op.state, &op.output_logits}, start);
+    const T* eps = normals_or_zeros(op.noise, start, length, normals, ahead);
     choose(op, start, length, sent);
     if (op.known) {
       uint8_t mask_buffer[kBlock];
@@ -134,8 +150,14 @@ void binary_update(const BinaryUpdate& op) {
     const T* state = load(op.state, start, length, buffers[0]);
     const T* alpha = load(op.alpha, start, length, buffers[1]);
     const T* spread = load(op.spread, start, length, buffers[2]);
+    if (op.solver.on) {
+      for (int64_t i = 0; i < length; ++i) sent[i] = binary_share_of(sent[i]);
+      extrapolate(op.solver, start, length, sent);
+      for (int64_t i = 0; i < length; ++i) sent[i] = 2 * sent[i] - 1;
+    }
+    const T* keep = load(op.solver.state_scale, start, length, buffers[3], T(1));
     for (int64_t i = 0; i < length; ++i) {
-      updated[i] = state[i] + binary_message(sent[i], alpha[i], spread[i], eps[i]);
+      updated[i] = fused(keep[i], state[i], binary_message(sent[i], alpha[i], spread[i], eps[i]));
     }
     store(op.out, start, length, updated);
     if (!op.theta) return;

@@ -3,6 +3,7 @@
 #include "../math/continuous.h"
 #include "loss.h"
 #include "noise.h"
+#include "solver.h"
 
 namespace bfn {
 namespace {
@@ -89,11 +90,12 @@ void continuous_update(const ContinuousUpdate& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
     T buffers[6][kBlock], sent[kBlock], normals[noise_room(kBlock)];
     const Ahead<T> ahead({&op.from.prediction, &op.from.mean, &op.out}, start);
-    const T* eps = normals_of(op.noise, start, length, normals, 0, 0, ahead);
+    const T* eps = normals_or_zeros(op.noise, start, length, normals, ahead);
     with_prediction<T>(op.from, start, length, [&](const auto& from) {
       for (int64_t i = 0; i < length; ++i) sent[i] = clamp(from.x_hat(i), from.low, from.high);
     });
     if (op.known) overwrite(op.known_mask, start, length, load(op.known, start, length, buffers[0]), sent);
+    if (op.solver.on) extrapolate(op.solver, start, length, sent);
     const T* keep = load(op.keep, start, length, buffers[1]);
     const T* take = load(op.take, start, length, buffers[2]);
     const T* noise_scale = load(op.noise_scale, start, length, buffers[3]);

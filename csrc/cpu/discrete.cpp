@@ -37,6 +37,74 @@ struct Sent {
     where_met(tile, one,
               [&](int64_t j, int64_t i) { y[i] = onto(i) + message(T(1), beta[j], spread[j], eps[i], classes); });
   }
+
+  // Writes what is sent, as probabilities.
+  void probabilities(const Tile& tile, const T* __restrict e, const T* scale, T* __restrict p) const {
+    T poison[kLanes], by[kLanes];
+    for (int64_t j = 0; j < kLanes; ++j) {
+      poison[j] = one[j] < 0 && !(share[j] > T(0)) ? kNaN<T> : T(0);
+      by[j] = share[j] * scale[j];
+    }
+    for_numbers(tile, [&](int64_t i, int32_t, auto j) { p[i] = (by[j] > T(0) ? e[i] * by[j] : T(0)) + poison[j]; });
+    where_met(tile, one, [&](int64_t, int64_t i) { p[i] = 1; });
+  }
+};
+
+// The logits of a step.
+template <class T>
+class StepLogits {
+ public:
+  StepLogits(const DiscreteUpdate& op, const Rows& rows) : logits_(op.output_logits), by_(op.guidance) {
+    load_lanes(by_.logit_scale, rows, scale_, T(1));
+    load_lanes(by_.unconditional_scale, rows, other_scale_);
+  }
+
+  const T* operator()(const Tile& tile, T* buffer) const {
+    const T* z = load_tile(logits_, tile, buffer, kMinusInfinity<T>);
+    if (!by_.on()) return z;
+    T other_buffer[kBlock] = {};
+    const T* other = by_.unconditional ? load_tile(by_.unconditional, tile, other_buffer, T(0)) : other_buffer;
+    for_numbers(tile,
+                [&](int64_t i, int32_t, auto j) { buffer[i] = guided(z[i], scale_[j], other[i], other_scale_[j]); });
+    pad_tile(tile, buffer, kMinusInfinity<T>);
+    return buffer;
+  }
+
+ private:
+  const View& logits_;
+  const Guidance& by_;
+  T scale_[kLanes], other_scale_[kLanes];
+};
+
+// The step of a solver for the rows of a tile.
+template <class T>
+class SolverRows {
+ public:
+  SolverRows(const Solver& op, const Rows& rows) : op_(op) {
+    load_lanes(op.extrapolation, rows, by_);
+    load_lanes(op.state_scale, rows, keep_, T(1));
+  }
+
+  // Puts out what is sent, p, and turns it into what the step takes.
+  void extrapolate(const Tile& tile, T* __restrict p) const {
+    T ahead[kBlock], buffer[kBlock];
+    if (op_.previous) {
+      const T* previous = load_tile(op_.previous, tile, buffer, T(0));
+      for_numbers(tile, [&](int64_t i, int32_t, auto j) { ahead[i] = extrapolated(p[i], previous[i], by_[j]); });
+    }
+    if (op_.prediction) store_tile(op_.prediction, tile, p);
+    if (op_.previous) std::copy_n(ahead, tile.numbers(), p);
+  }
+  void step(const Tile& tile, const Sent<T>& sent, const T* p, const T* eps, const T* state, T* out) const {
+    const T classes = static_cast<T>(tile.rows.num_classes);
+    for_numbers(tile, [&](int64_t i, int32_t, auto j) {
+      out[i] = fused(keep_[j], state[i], message(p[i], sent.beta[j], sent.spread[j], eps[i], classes));
+    });
+  }
+
+ private:
+  const Solver& op_;
+  T by_[kLanes], keep_[kLanes];
 };
 
 // The last class of a row with p_k > 0 takes a draw that no cumulative probability exceeds.
@@ -157,7 +225,7 @@ void save_nothing(const DiscreteLoss& op, const Rows& rows) {
 // Decides what the network's rows send; the e of distributions are left in the scratch.
 template <class T>
 void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, Sent<T>& sent) {
-  const auto logits = logits_of<T>(op.output_logits);
+  const StepLogits<T> logits(op, rows);
   if (op.choice == Choice::kMode) return find_modes<T>(rows, logits, sent.one);
   if (op.choice == Choice::kMean) {
     const RowSums<T> sums(rows, nullptr, scratch, logits);
@@ -227,12 +295,13 @@ void discrete_update(const DiscreteUpdate& op) {
         sent.share[j] = known[j] ? T(0) : sent.share[j];
       }
     }
+    const SolverRows<T> solver(op.solver, rows);
     const bool shared = std::any_of(sent.share, sent.share + kLanes, [](T share) { return !(share == T(0)); });
     int64_t t = 0;
     // The e of a tile are read before sums over its new state take their place.
     const auto update = [&](const Tile& tile, T* new_state) -> const T* {
       T normals[kBlock], buffer[kBlock];
-      const T* eps = normal_tile(op.noise, tile, normals, 0, 0, ahead_of<T>({&op.state, &op.out, &op.theta}, tile));
+      const T* eps = normals_or_zeros(op.noise, tile, normals, ahead_of<T>({&op.state, &op.out, &op.theta}, tile));
       T* out = target_tile(op.out, tile, new_state);
       const T* __restrict state = load_tile(op.state, tile, buffer, T(0));
       if (state == out) {
@@ -241,7 +310,12 @@ void discrete_update(const DiscreteUpdate& op) {
       }
       const auto onto = [state](int64_t i) { return state[i]; };
       const T *e = scratch.e.data() + tile.first, *scale = scratch.tiles[t++].scale;
-      if (shared) {
+      if (op.solver.on) {
+        T p[kBlock];
+        sent.probabilities(tile, e, scale, p);
+        solver.extrapolate(tile, p);
+        solver.step(tile, sent, p, eps, state, out);
+      } else if (shared) {
         sent.template messages<true>(tile, eps, e, scale, onto, out);
       } else {
         sent.template messages<false>(tile, eps, e, scale, onto, out);

@@ -9,6 +9,7 @@
 #include "network.h"
 #include "noise.h"
 #include "nstep.h"
+#include "solver.h"
 
 namespace bfn {
 namespace {
@@ -256,11 +257,12 @@ void discretised_update(const DiscretisedUpdate& op) {
     T value[kBlock], buffers[5][kBlock], normals[noise_room(kBlock)];
     choose_block(from, op.choice, op.draw, op.component, start, value);
     if (op.known) overwrite(op.known_mask, start, length, load(op.known, start, length, buffers[0]), value);
+    if (op.solver.on) extrapolate(op.solver, start, length, value);
     const T* state = load(op.state, start, length, buffers[1]);
     const T* keep = load(op.keep, start, length, buffers[2]);
     const T* take = load(op.take, start, length, buffers[3]);
     const T* noise_scale = load(op.noise_scale, start, length, buffers[4]);
-    const T* eps = normals_of(op.noise, start, length, normals);
+    const T* eps = normals_or_zeros(op.noise, start, length, normals);
     for (int64_t i = 0; i < length; ++i) {
       value[i] = updated_mean(keep[i], state[i], take[i], value[i], noise_scale[i], eps[i]);
     }

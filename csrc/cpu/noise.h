@@ -141,6 +141,14 @@ const T* normals_of(const Noise& noise, int64_t start, int64_t length, T* buffer
   return buffer + skip;
 }
 
+// The normals of a step that may have none.
+template <class T>
+const T* normals_or_zeros(const Noise& noise, int64_t start, int64_t length, T* buffer, const Ahead<T>& ahead = {}) {
+  if (noise.any()) return normals_of(noise, start, length, buffer, 0, 0, ahead);
+  std::fill_n(buffer, length, T(0));
+  return buffer;
+}
+
 // The uniforms [start, start + length) that draw classes of elementwise data; `buffer` has room for noise_room(length).
 template <class T>
 const T* uniforms_of(const Noise& noise, int64_t start, int64_t length, T* buffer) {

@@ -316,6 +316,14 @@ const T* normal_tile(const Noise& noise, const Tile& tile, T* buffer, uint32_t d
   return buffer;
 }
 
+// The normals of a step that may have none.
+template <class T>
+const T* normals_or_zeros(const Noise& noise, const Tile& tile, T* buffer, const Ahead<T>& ahead) {
+  if (noise.any()) return normal_tile(noise, tile, buffer, 0, 0, ahead);
+  std::fill_n(buffer, tile.numbers(), T(0));
+  return buffer;
+}
+
 // The uniforms that draw the rows' classes: row r takes word r % 4 of group r / 4.
 template <class T>
 void uniform_lanes(const Noise& noise, const Rows& rows, T (&out)[kLanes]) {

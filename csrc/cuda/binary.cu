@@ -3,6 +3,7 @@
 #include "access.h"
 #include "loss.h"
 #include "nodes.h"
+#include "solver.h"
 
 namespace bfn {
 namespace {
@@ -42,6 +43,16 @@ __device__ T sent_by(T z, T uniform) {
   return z == z ? sent : kNaN<T>;
 }
 
+// Turns signs, or 2p - 1, into what a solver's step takes.
+template <class At, class T, int kCount>
+__device__ __forceinline__ void extrapolate_signs(const At& at, const Solver& op, T (&sent)[kCount]) {
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) sent[j] = binary_share_of(sent[j]);
+  extrapolate(at, op, sent);
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) sent[j] = 2 * sent[j] - 1;
+}
+
 template <class At, Choice kChoice>
 __global__ void __launch_bounds__(kThreads, 2)
     binary_update_kernel(const __grid_constant__ BinaryUpdate op, const __grid_constant__ RowMap rows) {
@@ -49,8 +60,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.draw.seed ? *op.draw.seed : 0;
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
-    T sent[kCount], uniform[kCount] = {}, state[kCount], alpha[kCount], spread[kCount], eps[kCount];
+    T sent[kCount], uniform[kCount] = {}, state[kCount], keep[kCount], alpha[kCount], spread[kCount], eps[kCount] = {};
     at.network(op.output_logits, sent);
+    if (op.guidance.on()) guide(at, op.guidance, sent);
     if constexpr (kChoice == Choice::kSample) at.uniforms(op.draw, draw_seed, uniform);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) sent[j] = sent_by<kChoice>(sent[j], uniform[j]);
@@ -62,9 +74,13 @@ __global__ void __launch_bounds__(kThreads, 2)
     at.data(op.state, state);
     at.rows(op.alpha, alpha);
     at.rows(op.spread, spread);
-    at.noise(op.noise, seed, eps);
+    if (op.noise.any()) at.noise(op.noise, seed, eps);
+    if (op.solver.on) extrapolate_signs(at, op.solver, sent);
+    at.rows(op.solver.state_scale, keep, T(1));
 #pragma unroll
-    for (int j = 0; j < kCount; ++j) state[j] += binary_message(sent[j], alpha[j], spread[j], eps[j]);
+    for (int j = 0; j < kCount; ++j) {
+      state[j] = fused(keep[j], state[j], binary_message(sent[j], alpha[j], spread[j], eps[j]));
+    }
     at.store_data(op.out, state);
     if (!op.theta) return;
     at.data(op.out, state);
@@ -168,17 +184,21 @@ void binary_sender(const BinarySender& op) {
 
 template <class T>
 void binary_update(const BinaryUpdate& op) {
-  const Layout layout = Layout()
-                            .network(op.output_logits)
-                            .data(op.state)
-                            .data(op.out)
-                            .data(op.theta)
-                            .rows(op.alpha)
-                            .rows(op.spread)
-                            .classes(op.known)
-                            .bytes(op.known_mask)
-                            .noise(op.noise)
-                            .noise(op.draw);
+  Layout layout = Layout()
+                      .network(op.output_logits)
+                      .data(op.state)
+                      .data(op.out)
+                      .data(op.theta)
+                      .rows(op.alpha)
+                      .rows(op.spread)
+                      .classes(op.known)
+                      .bytes(op.known_mask)
+                      .noise(op.noise)
+                      .noise(op.draw);
+  with_solver(layout, op.solver)
+      .network(op.guidance.unconditional)
+      .rows(op.guidance.logit_scale)
+      .rows(op.guidance.unconditional_scale);
   with_network_access<T>(layout, [&](auto tag) {
     using At = typename decltype(tag)::type;
     const auto kernel = op.choice == Choice::kSample ? &binary_update_kernel<At, Choice::kSample>

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../math/discrete.h"
+#include "../ops/solver.h"
 #include "access.h"
 #include "team.h"
 
@@ -106,14 +107,37 @@ struct Held {
 template <class T, int kSlots>
 using Sum = std::conditional_t<kSlots == 0, double, T>;
 
+// What turns a row's logits into those of a step.
+template <class T>
+struct RowGuidance {
+  const View* unconditional = nullptr;
+  T scale = 1, unconditional_scale = 0;
+
+  RowGuidance() = default;
+  __device__ RowGuidance(const Guidance& by, int64_t row)
+      : unconditional(&by.unconditional),
+        scale(read<T>(by.logit_scale, row, T(1))),
+        unconditional_scale(read<T>(by.unconditional_scale, row)) {}
+
+  template <class A>
+  __device__ __forceinline__ void load(const View& logits, int64_t row, int count, int first, T (&z)[4]) const {
+    A::load(logits, row, count, first, z);
+    if (!unconditional) return;
+    T other[4] = {};
+    if (*unconditional) A::load(*unconditional, row, count, first, other);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) z[j] = guided(z[j], scale, other[j], unconditional_scale);
+  }
+};
+
 // The logits of a row, with sums and searches over them.
 template <class A, class Team, int kSlots>
 class ClassRow {
  public:
   using T = typename A::Compute;
 
-  __device__ ClassRow(const Team& team, const View& logits, int64_t row, int count)
-      : team_(team), view_(logits), row_(row), count_(count) {
+  __device__ ClassRow(const Team& team, const View& logits, int64_t row, int count, RowGuidance<T> by = {})
+      : team_(team), view_(logits), row_(row), count_(count), by_(by) {
     z_.hold(team, count, make());
   }
 
@@ -126,7 +150,7 @@ class ClassRow {
         for (int j = 0; j < 4; ++j) z[j] = slot == 0 || slot == i ? z_.each[slot][j] : z[j];
       }
     } else if (first < count_) {
-      A::load(view_, row_, count_, first, z);
+      make()(first, z);
     }
   }
   // Calls f(slot, j, k, z_k) for the classes of this thread, in order.
@@ -178,10 +202,11 @@ class ClassRow {
   const View& view_;
   int64_t row_;
   int count_;
+  RowGuidance<T> by_;
   Held<T, kSlots> z_;
 
   __device__ auto make() const {
-    return [this](int first, T(&z)[4]) { A::load(view_, row_, count_, first, z); };
+    return [this](int first, T(&z)[4]) { by_.template load<A>(view_, row_, count_, first, z); };
   }
 };
 

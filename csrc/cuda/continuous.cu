@@ -3,6 +3,7 @@
 #include "../math/continuous.h"
 #include "access.h"
 #include "loss.h"
+#include "solver.h"
 
 namespace bfn {
 namespace {
@@ -68,7 +69,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
     DataPrediction<T, kCount> from(at, op.from);
-    T keep[kCount], take[kCount], noise_scale[kCount], eps[kCount];
+    T keep[kCount], take[kCount], noise_scale[kCount], eps[kCount] = {};
 #pragma unroll
     for (int j = 0; j < kCount; ++j) from.x_hat[j] = clamp(from.x_hat[j], clip.low, clip.high);
     if (op.known) {
@@ -79,10 +80,11 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
       for (int j = 0; j < kCount; ++j) from.x_hat[j] = given[j] ? known[j] : from.x_hat[j];
     }
+    if (op.solver.on) extrapolate(at, op.solver, from.x_hat);
     at.rows(op.keep, keep);
     at.rows(op.take, take);
     at.rows(op.noise_scale, noise_scale);
-    at.noise(op.noise, seed, eps);
+    if (op.noise.any()) at.noise(op.noise, seed, eps);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       from.x_hat[j] = updated_mean(keep[j], from.mean[j], take[j], from.x_hat[j], noise_scale[j], eps[j]);
@@ -179,14 +181,15 @@ void gaussian_step(const GaussianStep& op) {
 
 template <class T>
 void continuous_update(const ContinuousUpdate& op) {
-  const Layout layout = layout_of(op.from)
-                            .data(op.known)
-                            .data(op.out)
-                            .rows(op.keep)
-                            .rows(op.take)
-                            .rows(op.noise_scale)
-                            .bytes(op.known_mask)
-                            .noise(op.noise);
+  Layout layout = layout_of(op.from)
+                      .data(op.known)
+                      .data(op.out)
+                      .rows(op.keep)
+                      .rows(op.take)
+                      .rows(op.noise_scale)
+                      .bytes(op.known_mask)
+                      .noise(op.noise);
+  with_solver(layout, op.solver);
   with_network_access<T>(layout, [&](auto tag) {
     using At = typename decltype(tag)::type;
     launch(&update_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map(), Interval<T>(op.from));

@@ -4,6 +4,7 @@
 #include "discretised_loss.h"
 #include "mixtures.h"
 #include "nstep_bins.h"
+#include "solver.h"
 
 namespace bfn {
 namespace {
@@ -107,11 +108,12 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
       for (int j = 0; j < kCount; ++j) value[j] = given[j] ? known[j] : value[j];
     }
+    if (op.solver.on) extrapolate(at, op.solver, value);
     at.data(op.state, state);
     at.rows(op.keep, keep);
     at.rows(op.take, take);
     at.rows(op.noise_scale, noise_scale);
-    at.noise(op.noise, seed, eps);
+    if (op.noise.any()) at.noise(op.noise, seed, eps);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       value[j] = updated_mean(keep[j], state[j], take[j], value[j], noise_scale[j], eps[j]);
@@ -234,6 +236,7 @@ void discretised_update(const DiscretisedUpdate& op) {
                       .bytes(op.known_mask)
                       .noise(op.noise)
                       .noise(op.draw);
+  with_solver(layout, op.solver);
   if (op.choice == Choice::kMean) layout.whole_packs(op.count);
   with_network_access<T>(layout, [&](auto tag) {
     with_choice<typename decltype(tag)::type>(op.choice, [&](auto at, auto choice) {

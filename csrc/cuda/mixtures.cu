@@ -5,6 +5,7 @@
 #include "../math/mixtures.h"
 #include "access.h"
 #include "nstep_bins.h"
+#include "solver.h"
 
 namespace bfn {
 namespace {
@@ -135,12 +136,13 @@ template <class T>
 __global__ void __launch_bounds__(kThreads, 1) update_kernel(const __grid_constant__ DiscretisedUpdate op) {
   const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
   for_grid<General<T>>(op.count, RowMap{}, [&](auto at) {
-    T value = value_of(op.from, op.choice, op.draw, op.component, at), eps[1];
-    if (read<int>(op.known_mask, at.start) != 0) value = read<T>(op.known, at.start);
-    at.noise(op.noise, seed, eps);
+    T value[1] = {value_of(op.from, op.choice, op.draw, op.component, at)}, eps[1] = {};
+    if (read<int>(op.known_mask, at.start) != 0) value[0] = read<T>(op.known, at.start);
+    if (op.solver.on) extrapolate(at, op.solver, value);
+    if (op.noise.any()) at.noise(op.noise, seed, eps);
     const T keep = read<T>(op.keep, at.start), take = read<T>(op.take, at.start);
     const T noise_scale = read<T>(op.noise_scale, at.start);
-    const T out[1] = {updated_mean(keep, read<T>(op.state, at.start), take, value, noise_scale, eps[0])};
+    const T out[1] = {updated_mean(keep, read<T>(op.state, at.start), take, value[0], noise_scale, eps[0])};
     at.store_data(op.out, out);
   });
 }

@@ -19,6 +19,12 @@ BFN_HD T binary_message(T s, T alpha, T spread, T eps) {
   return 2 * alpha * s + spread * eps;
 }
 
+// The probability of class 1 where s or, of a distribution, 2p - 1 is sent.
+template <class T>
+BFN_HD T binary_share_of(T s) {
+  return fused(T(0.5), s, T(0.5));
+}
+
 // p_x = sigmoid(u) and q = 1 - p_x, where u = s z. Neither falls below exp(-87), next to which nothing smaller matters.
 template <class T>
 struct BinaryShares {

@@ -5,6 +5,7 @@
 #include "../math/binary.h"
 #include "loss.h"
 #include "noise.h"
+#include "solver.h"
 
 namespace bfn {
 
@@ -17,6 +18,7 @@ struct BinarySender {
   View out;
 };
 
+// A step of a solver may have no noise.
 struct BinaryUpdate {
   int64_t count;
   View output_logits, state, alpha, spread;
@@ -24,6 +26,8 @@ struct BinaryUpdate {
   View known, known_mask;
   Noise noise, draw;
   View out, theta;  // theta, if it is not null, gets the sigmoid of what out gets
+  Solver solver = {};
+  Guidance guidance = {};
 };
 
 // L_inf (205) where there is a weight, else -ln p_x; grad_logits is null where no gradient will be asked for.

@@ -5,6 +5,7 @@
 #include "../math/discrete.h"
 #include "loss.h"
 #include "noise.h"
+#include "solver.h"
 
 namespace bfn {
 
@@ -22,6 +23,7 @@ struct DiscreteSender {
   View out;
 };
 
+// A step of a solver may have no noise.
 struct DiscreteUpdate {
   int64_t count, num_classes;
   View output_logits, state, alpha, spread;
@@ -29,6 +31,8 @@ struct DiscreteUpdate {
   View known, known_mask;
   Noise noise, draw;
   View out, theta;  // theta, if it is not null, gets the softmax of what out gets
+  Solver solver = {};
+  Guidance guidance = {};
 };
 
 constexpr int64_t kRowStats = sizeof(RowStats<float>) / sizeof(float);  // the numbers that are saved of a row

@@ -4,6 +4,7 @@
 #include "../math/discretised.h"
 #include "loss.h"
 #include "noise.h"
+#include "solver.h"
 
 namespace bfn {
 
@@ -46,6 +47,7 @@ struct Choose {
   View out;
 };
 
+// A step of a solver may have no noise.
 struct DiscretisedUpdate {
   int64_t count;
   NetworkOutput from;
@@ -53,6 +55,7 @@ struct DiscretisedUpdate {
   View state, keep, take, noise_scale, known, known_mask;
   Noise noise, draw, component;
   View out;
+  Solver solver = {};
 };
 
 // L_inf has a weight, L_n an alpha and the normals of its expectation, the reconstruction loss neither.

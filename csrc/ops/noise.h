@@ -10,6 +10,8 @@ struct Noise {
   View explicit_values;
   const int64_t* seed = nullptr;  // on the data's device, so that a captured graph replays with the value of that time
   uint32_t stream = kSender;
+
+  BFN_HD bool any() const { return explicit_values || seed; }
 };
 
 // The normals of an expectation: `n_samples` draws of the noise or, where that is 0, the nodes of a quadrature.

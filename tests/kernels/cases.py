@@ -41,7 +41,7 @@ class Case:
         if self.op not in WITHOUT_BACKEND:
             more["backend"] = backend
         if self.into:
-            more[self.into] = torch.empty_like(inputs["state"])
+            more[self.into] = torch.empty_like(inputs["state" if "state" in inputs else "mean"])
         result = getattr(getattr(bfn_kernels, family), op)(**inputs, **self.options, **more)
         if self.into:
             return more[self.into]
@@ -153,6 +153,16 @@ CONTINUOUS += [
     Case("continuous.predict_data", {"noise_pred": normal(0.2), "mean": DATA, "t": TIME}, PAPER, ("noise_pred", "mean")),
     Case("continuous.predict_data[unclipped]", {"noise_pred": normal(), "mean": DATA, "t": TIME}, {"clip": None, **PAPER}, ("noise_pred", "mean")),
     Case("continuous.predict_data[ends]", {"noise_pred": normal(), "mean": DATA, "t": HARD_TIME}, {"clip": None, **PAPER}, ("noise_pred", "mean"), hard=True),
+]  # fmt: skip
+FROM, TO, BEFORE = (rows(uniform(*ends)) for ends in ((0.25, 0.45), (0.5, 1), (0.05, 0.2)))  # the times of a step
+FIRST, SECOND = {"t": FROM, "t_next": TO}, {"t": FROM, "t_next": TO, "t_previous": BEFORE, "previous": DATA}
+SOLVED = {"prediction": normal(0.3), "mean": DATA}
+CONTINUOUS += [
+    Case("continuous.solver_step", {**SOLVED, **FIRST}, PAPER),
+    Case("continuous.solver_step[ode2]", {**SOLVED, **SECOND}, {"rule": "ode2", **PAPER}),
+    Case("continuous.solver_step[sde2, known]", {**SOLVED, **SECOND, **KNOWN, "noise": normal()}, {"rule": "sde2", "clip": None, **PAPER}),
+    Case("continuous.solver_step[sde2, prediction]", {**SOLVED, **SECOND, **KNOWN, "noise": normal()}, {"rule": "sde2", **PAPER}, into="predicted_out"),
+    Case("continuous.solver_step[renoise, data]", {**SOLVED, **FIRST, "noise": normal()}, {"rule": "renoise", "parametrisation": "data", **PAPER}),
 ]  # fmt: skip
 LOSS = {"x": DATA, "prediction": normal(0.3), "mean": DATA}
 NAN = {"x": poisoned(DATA, torch.nan), "prediction": poisoned(normal(0.3), torch.nan), "mean": DATA, "mask": some}
@@ -269,8 +279,16 @@ DISCRETISED += [
     Case("discretised.update_sample[stacked mean]", UPDATE_STACKED, {"num_bins": 16, "choose": "mean", **UNSTACKED, **PAPER}, ("pred_mean", "mean")),
     Case("discretised.update_sample[mean]", UPDATE, {"num_bins": 16, "choose": "mean", **PAPER}, (*PREDICTIONS, "mean")),
 ]  # fmt: skip
+DISCRETISED += [
+    Case("discretised.solver_step", {**NET, **FIRST}, {"num_bins": 16, **PAPER}),
+    Case("discretised.solver_step[ode2, stacked]", {**STACKED, **SECOND}, {"rule": "ode2", "num_bins": 17, **UNSTACKED, **PAPER}),
+    Case("discretised.solver_step[sde2, prediction]", {**NET, **SECOND, **KNOWN, "noise": normal()}, {"rule": "sde2", "num_bins": 16, **PAPER}, into="predicted_out"),
+    Case("discretised.solver_step[sde1, mixture]", {**NET, **mixture(NET, "mean"), **FIRST, "noise": normal(), "draw_noise": normal(), "component_noise": uniform(0, 1)}, {"rule": "sde1", "num_bins": 16, "choose": "sample", **DIRECT, **PAPER}),
+    Case("discretised.solver_step[ode2, mixture]", {**NET, **mixture(NET, "mean"), **SECOND}, {"rule": "ode2", "num_bins": 16, **PAPER}, into="predicted_out"),
+]  # fmt: skip
 
 BETA = {"beta_1": 3.0}
+GUIDED = {"guidance": rows(uniform(0, 2)), "temperature": rows(uniform(0.5, 2))}
 DISCRETE = [
     Case("discrete.bayesian_update", {"logits": per_class(normal(2), 5), "y": per_class(normal(2), 5)}, {}, ("logits", "y")),
     Case("discrete.theta_logits", {"theta": per_class(uniform(0.1, 1), 3)}, {}, ("theta",)),
@@ -297,6 +315,19 @@ for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, tor
         Case(f"discrete.continuous_time_loss[K={k} masked]", {**masked, "t": TIME}, {"reduction": "batch", **beta}, ("logits",)),
         Case(f"discrete.reconstruction_loss[K={k}]", loss, {"reduction": "none"}, ("logits",)),
         Case(f"discrete.reconstruction_loss[K={k} masked]", masked, {"reduction": "mean"}, ("logits",)),
+    ]  # fmt: skip
+    first, second = (
+        {"output_logits": z, "state": z, **times}
+        for times in (FIRST, {**SECOND, "previous": per_class(uniform(0, 1), k)})
+    )
+    DISCRETE += [
+        Case(f"discrete.solver_step[K={k}]", first, beta),
+        Case(f"discrete.solver_step[K={k} ode2 theta]", second, {"rule": "ode2", **beta}, into="theta_out"),
+        Case(f"discrete.solver_step[K={k} guided]", {**first, "unconditional": z, **GUIDED}, beta),
+        Case(f"discrete.solver_step[K={k} guided sde2]", {**second, "unconditional": z, **GUIDED, "noise": step["noise"]}, {"rule": "sde2", **beta}, into="predicted_out"),
+        Case(f"discrete.solver_step[K={k} renoise]", {**first, "temperature": GUIDED["temperature"], "noise": step["noise"], "known": masked["x"], "known_mask": some}, {"rule": "renoise", **beta}, into="predicted_out"),
+        Case(f"discrete.solver_step[K={k} sample]", {**first, "unconditional": z, **GUIDED, "draw_noise": uniform(0, 1)}, {"choose": "sample", **beta}),
+        Case(f"discrete.solver_step[K={k} mode]", {**first, "unconditional": z, **GUIDED}, {"choose": "mode", **beta}),
     ]  # fmt: skip
     for receiver in ("joint", "factorised"):
         few = {"n_steps": 7, "receiver": receiver, **beta}
@@ -341,6 +372,19 @@ BINARY += [
     Case("binary.update_sample[mode]", step, {"choose": "mode"}, ("state",)),
     Case("binary.update_sample[mean]", step, {"choose": "mean"}, ("output_logits", "state")),
     Case("binary.update_sample[theta]", drawn, {}, into="theta_out"),
+]  # fmt: skip
+first, second = (
+    {"output_logits": normal(3), "state": normal(3), **times}
+    for times in (FIRST, {**SECOND, "previous": uniform(0, 1)})
+)
+BINARY += [
+    Case("binary.solver_step", first, BETA),
+    Case("binary.solver_step[ode2 theta]", second, {"rule": "ode2", **BETA}, into="theta_out"),
+    Case("binary.solver_step[guided]", {**first, "unconditional": normal(3), **GUIDED}, BETA),
+    Case("binary.solver_step[guided sde2]", {**second, "unconditional": normal(3), **GUIDED, "noise": normal()}, {"rule": "sde2", **BETA}, into="predicted_out"),
+    Case("binary.solver_step[renoise]", {**first, "temperature": GUIDED["temperature"], "noise": normal(), "known": masked["x"], "known_mask": some}, {"rule": "renoise", **BETA}, into="predicted_out"),
+    Case("binary.solver_step[sample]", {**first, "unconditional": normal(3), **GUIDED, "draw_noise": uniform(0, 1)}, {"choose": "sample", **BETA}),
+    Case("binary.solver_step[mode]", {**first, "unconditional": normal(3), **GUIDED}, {"choose": "mode", **BETA}),
 ]  # fmt: skip
 for op, extra, options in [("continuous_time_loss", {"t": TIME}, BETA), ("reconstruction_loss", {}, {})]:
     for kind in (torch.int64, torch.int32, torch.uint8, torch.bool):

@@ -12,7 +12,7 @@ from bfn_kernels import continuous, discrete, discretised
 
 def kind(case) -> tuple:
     """Cases of one kind run the same code."""
-    words = ("choose", "receiver", "quadrature", "parametrisation", "n_samples", "num_bins")
+    words = ("choose", "receiver", "quadrature", "parametrisation", "n_samples", "num_bins", "rule")
     options = tuple(
         (k, case.options[k] if k not in ("quadrature", "num_bins") else True) for k in words if k in case.options
     )
@@ -105,7 +105,7 @@ def recorded() -> dict:
                     continue
                 inputs = case.inputs((3, 4), torch.float32)
                 evaluate(case, inputs, backend)
-                if case.op.endswith("update_sample"):
+                if case.op.endswith(("update_sample", "solver_step")):
                     state = inputs["state" if "state" in inputs else "mean"]
                     case(inputs, backend, out=torch.empty_like(state))
                 if "noise" in inputs:

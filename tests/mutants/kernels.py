@@ -70,7 +70,7 @@ FAULTS = [
         FAMILY("discretised"), "parametrisation, 1.0, x", "parametrisation, 0.9, x", f"{PUBLIC} -k end_of_time",
     ),
     Fault(
-        FAMILY("discretised"), "draws = _component(mixture_logits, component_noise, mean.shape)", "draws = []",
+        FAMILY("discretised"), "draws = component_noises(mixture_logits, component_noise, mean.shape)", "draws = []",
         f"{PUBLIC} -k stands_for",
     ),
     # the reference and what it shares

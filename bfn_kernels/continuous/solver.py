@@ -1,0 +1,77 @@
+"""The solver step of continuous data, a public function of `bfn_kernels.continuous`."""
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import backends, checks, solvers
+from bfn_kernels.arguments import (
+    PARAMETRISATIONS,
+    PUBLISHED,
+    Limits,
+    known_values,
+    prediction_scalars,
+    step_seed,
+)
+from bfn_kernels.outputs import check_step_tensors
+from bfn_kernels.rows import Rows
+from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
+from bfn_kernels.solvers import Coefficients
+
+
+def solver_step(
+    prediction: Tensor,
+    mean: Tensor,
+    t: Rows,
+    t_next: Rows | None = None,
+    *,
+    rule: str = "ode1",
+    t_previous: Rows | None = None,
+    previous: Tensor | None = None,
+    coefficients: Coefficients | None = None,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
+    clip: tuple[float, float] | None = (-1, 1),
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    out: Tensor | None = None,
+    predicted_out: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """A sampler's step from time t to t_next: μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ, by the coefficients of a
+    rule of `bfn_kernels.solvers` [derived].
+
+    prediction, mean `[B, ...]`: what the network put out at time t, and what it saw; x̂ is made of them as in
+    `update_sample`. rule: "ode1", "ode2", "sde1", "sde2" or "renoise". A step of second order takes `previous`, which
+    `predicted_out` received in the step before, and t_previous, the time of that step. `coefficients` may stand in the
+    place of t_next, t_previous and rule. Where `known_mask` is True, `known` is x̂ (inpainting). `out`, which may be
+    mean itself, receives the new mean, and `predicted_out`, of the mean's shape and any of the types, x̂; it may be
+    `previous` itself. noise: the normals of a stochastic rule; the others read neither noise nor seed. Times and
+    coefficients: as times elsewhere, but for `Indexed`; t_previous < t ≤ t_next, on the CPU. Nothing is differentiable.
+    Returns the new mean in the mean's type.
+
+    >>> noise_pred, mean = torch.zeros(1, 2), torch.full((1, 2), 0.45)
+    >>> solver_step(noise_pred, mean, 0.5, 1.0, rule="sde1", sigma_1=0.1, noise=torch.zeros(1, 2))
+    tensor([[0.4950, 0.4950]])
+    """
+    checks.data("mean", mean)
+    checks.like("prediction", prediction, "mean", mean)
+    checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
+    schedule = continuous_schedule(sigma_1, schedule)
+    ends = checks.interval("clip", clip)
+    known_mask = known_values(known, known_mask, mean, mean.shape)
+    times = {"t": t, "t_next": t_next, "t_previous": t_previous}
+    inputs = {"prediction": prediction, "known": known, "known_mask": known_mask, "noise": noise, **times}
+    check_step_tensors(mean, "mean", previous, out, predicted_out, **inputs)
+    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(prediction, mean)
+    scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
+    step = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
+    seed = step_seed(mean, step.std, seed, generator, noise)
+    return library.continuous.solver_step(
+        prediction, mean, *scales, step.kept(), step.take, step.std, previous, step.extrapolation, *ends, known,
+        known_mask, seed, noise, out, predicted_out,
+    )  # fmt: skip

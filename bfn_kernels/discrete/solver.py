@@ -1,0 +1,83 @@
+"""The solver step of discrete data, a public function of `bfn_kernels.discrete`."""
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import backends, checks, solvers
+from bfn_kernels.arguments import known_values, step_seed
+from bfn_kernels.discrete.operators import CHOICES
+from bfn_kernels.outputs import check_step_tensors
+from bfn_kernels.rows import Rows
+from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
+from bfn_kernels.solvers import Coefficients
+
+
+def solver_step(
+    output_logits: Tensor,
+    state: Tensor,
+    t: Rows | None = None,
+    t_next: Rows | None = None,
+    *,
+    rule: str = "ode1",
+    t_previous: Rows | None = None,
+    previous: Tensor | None = None,
+    coefficients: Coefficients | None = None,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    choose: str = "mean",
+    temperature: Rows | None = None,
+    unconditional: Tensor | None = None,
+    guidance: Rows | None = None,
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    out: Tensor | None = None,
+    theta_out: Tensor | None = None,
+    predicted_out: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    draw_noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """A sampler's step from time t to t_next: z' = A·z + take·(K(p + r·(p − p_prev)) − 1) + E·ξ, by the coefficients
+    of a rule of `bfn_kernels.solvers` [derived], p = softmax(output_logits).
+
+    output_logits, state `[B, ..., K]`: what the network put out at time t, and the state that it saw. rule: "ode1",
+    "ode2", "sde1", "sde2" or "renoise". A step of second order takes `previous`, which `predicted_out` received in the
+    step before, and t_previous, the time of that step. `coefficients` may stand in the place of t, t_next, t_previous,
+    rule and schedule. choose: what is taken for p, the "mean", p itself, as solvers do, a "sample" or the "mode", as
+    one-hot vectors; "sde1" with samples from t = 0 on is ancestral sampling.
+    temperature: what the logits are divided by. unconditional: logits of the network without its condition, and
+    guidance: w, as times are, for p = softmax(((1 + w)·output_logits − w·unconditional)/temperature).
+    Where `known_mask` is True, p is the class `known` `[B, ...]` (inpainting). `out`, which may be the state itself,
+    receives the new state, `theta_out` its probabilities, and `predicted_out` p; both have the state's shape and any of
+    the types, and the last may be `previous` itself. noise: the normals of a stochastic rule; draw_noise: uniforms
+    `[B, ...]` of a sample; other steps read neither noise nor seed. Times, coefficients, temperature and guidance: as
+    times elsewhere, but for `Indexed`; t_previous < t ≤ t_next, on the CPU. Nothing is differentiable. Returns the new
+    state in its type.
+
+    >>> z = torch.tensor([[1.0, 1.0]])
+    >>> solver_step(z, z, 0.5, 1.0, beta_1=3.0)
+    tensor([[2., 2.]])
+    """
+    checks.logits("state", state)
+    checks.like("output_logits", output_logits, "state", state)
+    choice = checks.choice("choose", choose, CHOICES)
+    schedule = None if coefficients is not None and beta_1 is schedule is None else discrete_schedule(beta_1, schedule)
+    known = known if known is None else checks.classes("known", known)
+    lead = state.shape[:-1]
+    known_mask = known_values(known, known_mask, state, lead)
+    inputs = {"output_logits": output_logits, "unconditional": unconditional, "known": known, "known_mask": known_mask}
+    rows = {"t": t, "t_next": t_next, "t_previous": t_previous, "temperature": temperature, "guidance": guidance}
+    noises = {"noise": noise, "draw_noise": draw_noise}
+    check_step_tensors(state, "state", previous, out, predicted_out, theta_out, **inputs, **rows, **noises)
+    library, dtype = backends.library(backend, state.device), checks.compute_dtype(output_logits, state)
+    times = t, t_next, t_previous
+    step = solvers.step_scalars(coefficients, rule, schedule, times, previous, state, dtype, len(lead), state.shape[-1])
+    scales = solvers.guidance_scalars(temperature, unconditional, guidance, state, dtype, len(lead))
+    draws = [("draw_noise", draw_noise, lead)] if choose == "sample" else []
+    seed = step_seed(state, step.std, seed, generator, noise, *draws)
+    return library.discrete.solver_step(
+        output_logits, state, step.take, step.std, step.keep, previous, step.extrapolation, scales[0], unconditional,
+        scales[1], choice, known, known_mask, seed, noise, draw_noise, out, theta_out, predicted_out,
+    )  # fmt: skip

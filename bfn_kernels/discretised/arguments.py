@@ -1,0 +1,33 @@
+"""The arguments that several public functions of discretised data share."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from bfn_kernels import checks
+from bfn_kernels.arguments import read_mean
+
+MAX_COMPONENTS = 1024
+
+
+def component_noises(mixture_logits: Tensor | None, noise: Tensor | None, shape: Sequence[int]) -> list[tuple]:
+    """The noise that draws a component of a mixture, in the form that `drawn_seed` takes; nothing without a mixture."""
+    if mixture_logits is not None:
+        return [("component_noise", noise, shape)]
+    if noise is not None:
+        raise ValueError("component_noise must be None without mixture_logits")
+    return []
+
+
+def check_output(x, name, pred_mean, pred_log_std, mixture_logits, mean, parametrisation) -> Tensor | None:
+    """Checks the network's output against x; returns the mean, or None if it is not read."""
+    checks.data(name, x)
+    each = x.shape
+    if mixture_logits is not None:
+        checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
+        each = (*x.shape, mixture_logits.shape[-1])
+        checks.like("mixture_logits", mixture_logits, name, x, each)
+    checks.like("pred_mean", pred_mean, name, x, each if pred_log_std is not None else (*each, 2))
+    if pred_log_std is not None:
+        checks.like("pred_log_std", pred_log_std, name, x, each)
+    return read_mean(x, mean, parametrisation)

@@ -1,0 +1,269 @@
+"""The steps of samplers: what a step from time s to time t makes of the state and of the network's prediction.
+
+Every step is z' = A·z + B·p + C·p_prev + D + E·ξ, where p is the data prediction x̂, or probabilities. Four numbers,
+`Coefficients`, say it: z' = A·z + take·(p + r·(p − p_prev)) + E·ξ for continuous and discretised data, and for classes
+z' = A·z + take·(K(p + r·(p − p_prev)) − 1) + E·ξ, so that B + C = take or K·take, D = −take, and C = −r·(B + C).
+
+`RULES` are those of BFN-Solver (Xue et al. 2024, arXiv 2404.15766), written for any schedule [derived]. They are exact
+integrals of the flow's equations for a prediction that is constant, or a line through the last two: of γ in
+λ = ½ ln(γ/(1 − γ)), of classes in u = √β.
+
+A sampling run: the state starts at a time t₀ above 0 from N(0, `start_variance`), or at 0 from 0 if the rule is
+stochastic. Each step calls the network at t and `solver_step` to t_next. A last call at t = 1 gives the result.
+"""
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import checks
+
+
+class Coefficients(NamedTuple):
+    """The numbers of a step, floats or tensors of rows; None leaves a factor of 1 or a term out.
+
+    keep: A. take: the accuracy that the prediction is taken with, (B + C), or (B + C)/K of classes. variance: E², or
+    E²/K of classes. extrapolation: r.
+
+    >>> Coefficients(keep=0.0, take=0.9)
+    Coefficients(keep=0.0, take=0.9, variance=None, extrapolation=None)
+    """
+
+    keep: float | Tensor | None
+    take: float | Tensor
+    variance: float | Tensor | None = None
+    extrapolation: float | Tensor | None = None
+
+
+class Mean(NamedTuple):
+    """The flow of continuous data at a time: γ and 1 − γ."""
+
+    gamma: Tensor
+    rest: Tensor
+
+    @property
+    def std(self) -> Tensor:
+        """σ = √(γ(1 − γ)) (77)."""
+        return (self.gamma * self.rest).sqrt()
+
+    @property
+    def place(self) -> Tensor:
+        """λ = ln(γ/σ)."""
+        return (self.gamma / self.rest).log() / 2
+
+
+class Accuracy(NamedTuple):
+    """The flow of classes at a time: β."""
+
+    beta: Tensor
+
+    @property
+    def place(self) -> Tensor:
+        """u = √β."""
+        return self.beta.sqrt()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A kind of step: the coefficients for continuous data and for classes, given the flows at s and t, and for a rule
+    of second order r, given those at the step before, s and t."""
+
+    continuous: Callable[[Mean, Mean], Coefficients]
+    classes: Callable[[Accuracy, Accuracy], Coefficients]
+    ahead: Callable[[Mean, Mean, Mean], Tensor] | None = None
+    classes_ahead: Callable[[Accuracy, Accuracy, Accuracy], Tensor] | None = None
+    from_prior: bool = True  # whether a step may start at t = 0
+
+    @property
+    def order(self) -> int:
+        return 1 if self.ahead is None else 2
+
+
+def _flow(s: Mean, t: Mean) -> Coefficients:
+    """μ_t = (σ_t/σ_s)μ_s + γ_t(1 − e^(λ_s − λ_t))x̂."""
+    return Coefficients(t.std / s.std, -t.gamma * (s.place - t.place).expm1())
+
+
+def _flow_of_classes(s: Accuracy, t: Accuracy) -> Coefficients:
+    """z_t = (u_t/u_s)z_s + u_t(u_t − u_s)(Kp − 1)."""
+    return Coefficients(t.place / s.place, t.place * (t.place - s.place))
+
+
+def _messages(s: Mean, t: Mean) -> Coefficients:
+    """μ_t = k·μ_s + (1 − k)x̂ + √((1 − γ_t)(1 − k))·ξ, k = (1 − γ_t)/(1 − γ_s): the update by a message (49, 50)."""
+    keep = t.rest / s.rest
+    return Coefficients(keep, 1 - keep, t.rest * (1 - keep))
+
+
+def _messages_of_classes(s: Accuracy, t: Accuracy) -> Coefficients:
+    """z_t = z_s + (β_t − β_s)(Kp − 1) + √(K(β_t − β_s))·ξ (171, 185)."""
+    return Coefficients(None, t.beta - s.beta, t.beta - s.beta)
+
+
+def _half_a_step(r: Any, s: Any, t: Any) -> Tensor:
+    """The mean place within a step beyond s, over the length of the step before."""
+    return (t.place - s.place) / (2 * (s.place - r.place))
+
+
+def _by_messages(r: Accuracy, s: Accuracy, t: Accuracy) -> Tensor:
+    """The same, weighted by the accuracy β' that arrives there: ∫2u(u − u_s)du/((β_t − β_s)(u_s − u_r))."""
+    a, b, c = r.place, s.place, t.place
+    return (c - b) * (2 * c + b) / (3 * (c + b) * (b - a))
+
+
+def _renoised(s: Mean, t: Mean) -> Coefficients:
+    """μ_t ~ N(γ_t·x̂, σ_t²): the flow (77) made afresh."""
+    return Coefficients(torch.zeros_like(t.gamma), t.gamma, t.gamma * t.rest)
+
+
+def _renoised_classes(s: Accuracy, t: Accuracy) -> Coefficients:
+    """z_t ~ N(β_t(Kp − 1), Kβ_t): the flow (185) made afresh."""
+    return Coefficients(torch.zeros_like(t.beta), t.beta, t.beta)
+
+
+RULES: dict[str, Rule] = {
+    "ode1": Rule(_flow, _flow_of_classes, from_prior=False),
+    "ode2": Rule(_flow, _flow_of_classes, _half_a_step, _half_a_step, from_prior=False),
+    "sde1": Rule(_messages, _messages_of_classes),
+    "sde2": Rule(_messages, _messages_of_classes, _half_a_step, _by_messages),
+    "renoise": Rule(_renoised, _renoised_classes),
+}
+
+
+def rule_of(name: str) -> Rule:
+    checks.choice("rule", name, list(RULES))
+    return RULES[name]
+
+
+def _wide(t: float | Tensor) -> Tensor:
+    return t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+
+
+def flow_at(schedule: Any, t: Tensor) -> Mean | Accuracy:
+    return Mean(*schedule.gamma(t)) if hasattr(schedule, "gamma") else Accuracy(schedule.beta(t))
+
+
+def coefficients(
+    rule: str, schedule: Any, t: float | Tensor, t_next: float | Tensor, t_previous: float | Tensor | None = None
+) -> Coefficients:
+    """The numbers of a step from t to t_next, in float64 tensors of the times' shape.
+
+    rule: a name of RULES, of which "ode1" and "ode2" follow the flow's ordinary differential equation and start above
+    t = 0, "sde1" and "sde2" send a message at each step, as ancestral sampling does, and "renoise" makes the state
+    afresh. schedule: of `bfn_kernels.schedules`, or an object with their methods. t_previous: the time of the step
+    before, where the rule is of second order; without it the step is of first order. Raises ValueError for a rule that
+    there is not, and for a t_previous beside one of first order.
+
+    >>> from bfn_kernels.schedules import ExponentialVariance
+    >>> [round(float(number), 4) for number in coefficients("sde1", ExponentialVariance(0.1), 0.0, 0.5)[:3]]
+    [0.1, 0.9, 0.09]
+    """
+    step = rule_of(rule)
+    if step.order == 1 and t_previous is not None:
+        raise ValueError(f"t_previous must be None with rule={rule!r}, which is of first order, got {t_previous}")
+    here, there = flow_at(schedule, _wide(t)), flow_at(schedule, _wide(t_next))
+    of_mean = isinstance(here, Mean)
+    made: Coefficients = (step.continuous if of_mean else step.classes)(here, there)  # type: ignore[arg-type]
+    if t_previous is None:
+        return made
+    ahead: Any = step.ahead if of_mean else step.classes_ahead
+    return made._replace(extrapolation=ahead(flow_at(schedule, _wide(t_previous)), here, there))
+
+
+def start_variance(schedule: Any, t: float | Tensor) -> Tensor:
+    """The variance of the state that a run starts from at time t: γ(1 − γ), or β, which is times K for classes and
+    times 4 for binary data.
+
+    >>> from bfn_kernels.schedules import QuadraticAccuracy
+    >>> start_variance(QuadraticAccuracy(3.0), 0.1)
+    tensor(0.0300, dtype=torch.float64)
+    """
+    flow = flow_at(schedule, _wide(t))
+    return flow.gamma * flow.rest if isinstance(flow, Mean) else flow.beta
+
+
+class StepScalars(NamedTuple):
+    """A, the accuracy, E and r of a step, in the type of its arithmetic, for each row."""
+
+    keep: Tensor | None
+    take: Tensor
+    std: Tensor | None
+    extrapolation: Tensor | None
+
+    def kept(self) -> Tensor:
+        """A, where an operator must have it."""
+        return torch.ones_like(self.take) if self.keep is None else self.keep
+
+
+def step_scalars(
+    given: Coefficients | None,
+    rule: str,
+    schedule: Any,
+    times: tuple[Any, Any, Any],
+    previous: Tensor | None,
+    state: Tensor,
+    dtype: torch.dtype,
+    dims: int | None = None,
+    scale: float = 1,
+) -> StepScalars:
+    """The numbers of a step as a family's `solver_step` takes them: in `dtype`, the type of the arithmetic, and
+    broadcastable to the first `dims` dimensions of the state, all if None.
+
+    given: coefficients that stand in the place of a rule, a schedule and the times t_next and t_previous. times: t,
+    t_next and t_previous. scale: what the variance is multiplied by, K for classes. Raises ValueError where a second
+    order has no `previous`, or the other way round.
+    """
+    shape = state.shape[:dims]
+    if given is None:
+        given = coefficients(rule, schedule, *_checked_times(rule, times, shape, state))
+    elif not isinstance(given, Coefficients):
+        raise TypeError(f"coefficients must be bfn_kernels.solvers.Coefficients, got {type(given).__name__}")
+    else:
+        if not times[1] is times[2] is None:
+            raise ValueError("t_next and t_previous must be None where coefficients are given")
+        named = zip(Coefficients._fields, given, strict=True)
+        given = Coefficients(*(v if v is None else checks.rows(f"coefficients.{n}", v, shape, state) for n, v in named))
+    if (given.extrapolation is None) != (previous is None):
+        raise ValueError("previous must be given together with t_previous or the extrapolation of coefficients")
+    keep, take, variance, extrapolation = given
+    std = None if variance is None else (scale * variance).sqrt()
+    keep, std, extrapolation = (v if v is None else v.to(dtype) for v in (keep, std, extrapolation))
+    return StepScalars(keep, take.to(dtype), std, extrapolation)
+
+
+def _checked_times(rule: str, times: tuple[Any, Any, Any], shape: torch.Size, state: Tensor) -> list[Tensor | None]:
+    """The times in float64, in order: t_previous < t ≤ t_next, and above 0 where the rule cannot start there."""
+    t, t_next, t_previous = times
+    if t is None or t_next is None:
+        raise ValueError(f"t and t_next must be given where coefficients are not, got {t=} and {t_next=}")
+    least = 0.0 if rule_of(rule).from_prior else sys.float_info.min
+    here, there = checks.rows("t", t, shape, state, least, 1), checks.rows("t_next", t_next, shape, state, 0, 1)
+    before = None if t_previous is None else checks.rows("t_previous", t_previous, shape, state, 0, 1)
+    if checks.shows(here) and (here > there).any():
+        raise ValueError(f"t_next must not lie before t, got {t_next} and {t}")
+    if before is not None and checks.shows(here) and (before >= here).any():
+        raise ValueError(f"t_previous must lie before t, got {t_previous} and {t}")
+    return [here, there, before]
+
+
+def guidance_scalars(
+    temperature: Any, unconditional: Tensor | None, guidance: Any, logits: Tensor, dtype: torch.dtype, dims: int | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The factors of the logits and of the unconditional ones, (1 + w)/T and −w/T; None where there is nothing to
+    multiply."""
+    if (unconditional is None) != (guidance is None):
+        raise ValueError("unconditional and guidance must be given together")
+    shape, scale = logits.shape[:dims], None
+    if temperature is not None:
+        scale = 1 / checks.rows("temperature", temperature, shape, logits, sys.float_info.min, math.inf)
+    if unconditional is None:
+        return None if scale is None else scale.to(dtype), None
+    checks.like("unconditional", unconditional, "output_logits", logits)
+    weight = checks.rows("guidance", guidance, shape, logits)
+    scale = torch.ones_like(weight) if scale is None else scale
+    return ((1 + weight) * scale).to(dtype), (-weight * scale).to(dtype)

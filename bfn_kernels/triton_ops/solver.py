@@ -1,0 +1,30 @@
+"""What a solver's step does to the prediction, the counterpart of csrc/math/solver.h."""
+
+import triton
+import triton.language as tl
+
+from bfn_kernels.triton_ops.views import load, store
+
+
+@triton.jit
+def extrapolation_of(p, previous, by):
+    """p + by·(p − p_prev), at a later place of the line through both."""
+    return tl.fma(by, p - previous, p)
+
+
+@triton.jit
+def extrapolated(p, solver, block, T: tl.constexpr):
+    """Puts out p, and returns what the step takes in its place. solver: the views of the prediction before, of how far
+    the step is ahead of it, and of the result, each of None if it was not passed."""
+    previous, by, predicted = solver[0], solver[1], solver[2]
+    taken = p
+    if previous[0] is not None:
+        taken = extrapolation_of(p, load(previous, block, T), load(by, block, T))
+    store(predicted, block, p)
+    return taken
+
+
+@triton.jit
+def guided(z, scale, unconditional, unconditional_scale):
+    """scale·z + unconditional_scale·unconditional: classifier-free guidance and a temperature."""
+    return tl.fma(unconditional_scale, unconditional, scale * z)

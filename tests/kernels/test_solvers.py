@@ -1,0 +1,345 @@
+"""Samplers: their coefficients, the order of their convergence where the answer is known, and each against others."""
+
+import math
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from support import ON_CPU
+from test_samplers import has_moments
+
+from bfn_kernels import binary, continuous, discrete, discretised, solvers
+from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
+from bfn_kernels.solvers import RULES, Coefficients, coefficients, start_variance
+
+on_each = pytest.mark.parametrize("backend", ON_CPU)
+SIGMA_1, BETA_1 = 0.1, 3.0
+S, B = {"sigma_1": SIGMA_1}, {"beta_1": BETA_1}
+NORMAL, CLASSES = ExponentialVariance(SIGMA_1), QuadraticAccuracy(BETA_1)
+M, STD, PRIOR_LOGIT = 0.3, 0.4, 0.6  # data are N(M, STD²), or of two classes with this prior
+START = 0.25  # steps from near 0 are long in λ, and show their order only once there are many of them
+STARTS = torch.tensor([0.02, 0.2, 0.5, 0.8, 0.97], dtype=torch.float64)
+
+
+# ---- A network that is optimal, and the flow that it makes
+
+
+def predict_normal(mean, t):
+    """E[x | μ] for x ~ N(M, STD²)."""
+    gamma, rest = NORMAL.gamma(t)
+    return M + STD**2 / (gamma * STD**2 + rest) * (mean - gamma * M)
+
+
+def spread_of_normal(t: float) -> float:
+    gamma, rest = NORMAL.gamma(t)
+    return math.sqrt(gamma**2 * STD**2 + gamma * rest)
+
+
+def carried_normal(mean, s: float, t: float):
+    """Where the flow's differential equation carries a mean: it keeps the quantile."""
+    from_centre = mean - NORMAL.gamma(s)[0] * M
+    return NORMAL.gamma(t)[0] * M + spread_of_normal(t) / spread_of_normal(s) * from_centre
+
+
+def cdf_of_state(d, t: float):
+    """Of d = y₁ − y₀, a mixture of N(±2β, 4β)."""
+    beta, p = CLASSES.beta(t), 1 / (1 + math.exp(-PRIOR_LOGIT))
+    cdf = lambda z: torch.special.ndtr(z / (2 * math.sqrt(beta)))  # noqa: E731
+    return p * cdf(d - 2 * beta) + (1 - p) * cdf(d + 2 * beta)
+
+
+def quantiles_of_state(q, t: float):
+    low, high = torch.full_like(q, -60.0), torch.full_like(q, 60.0)
+    for _ in range(80):
+        middle = (low + high) / 2
+        below = cdf_of_state(middle, t) < q
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+# ---- Runs
+
+
+def run(step, state, times, rule, second_order):
+    """Steps through the times; the memory of the predictions and of the state is written over, as samplers do."""
+    predicted, before = torch.empty_like(state), {}
+    state = state.clone()
+    for t, t_next in pairwise(times):
+        new = step(state, t, t_next, rule=rule, out=state, predicted_out=predicted, **before)
+        assert new is state
+        before = {"previous": predicted, "t_previous": t} if second_order else {}
+    return state
+
+
+def step_of_normal(mean, t, t_next, backend, **k):
+    x_hat = predict_normal(mean, t)
+    return continuous.solver_step(x_hat, mean, t, t_next, parametrisation="data", clip=None, backend=backend, **S, **k)
+
+
+def step_of_bits(d, t, t_next, backend, **k):
+    return binary.solver_step(d + PRIOR_LOGIT, d, t, t_next, backend=backend, **B, **k)
+
+
+def step_of_two_classes(z, t, t_next, backend, **k):
+    return discrete.solver_step(z + torch.tensor([0, PRIOR_LOGIT]), z, t, t_next, backend=backend, **B, **k)
+
+
+def grid(start: float, end: float, steps: int) -> list[float]:
+    return [start + (end - start) * i / steps for i in range(steps)] + [end]
+
+
+def orders(errors) -> list[float]:
+    return [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
+
+
+@pytest.mark.parametrize(("rule", "order"), [("ode1", 1), ("ode2", 2)])
+@on_each
+def test_order_for_normal_data(rule, order, backend):
+    start = torch.special.ndtri(STARTS) * spread_of_normal(START) + NORMAL.gamma(START)[0] * M
+    want = carried_normal(start, START, 1.0)
+    step = partial(step_of_normal, backend=backend)
+    errors = [(run(step, start, grid(START, 1.0, n), rule, order == 2) - want).abs().max() for n in (32, 64, 128)]
+    assert all(abs(found - order) < 0.15 for found in orders(errors)), (errors, orders(errors))
+
+
+@pytest.mark.parametrize(("rule", "order"), [("ode1", 1), ("ode2", 2)])
+@pytest.mark.parametrize("kind", ["binary", "two classes"])
+@on_each
+def test_order_for_two_classes(rule, order, kind, backend):
+    start = quantiles_of_state(STARTS, START)
+    want = quantiles_of_state(STARTS, 1.0)
+    if kind == "binary":
+        step, difference = partial(step_of_bits, backend=backend), lambda d: d
+    else:
+        start = torch.stack([-start / 2, start / 2], -1)
+        step, difference = partial(step_of_two_classes, backend=backend), lambda z: z[:, 1] - z[:, 0]
+    errors = []
+    for n in (32, 64, 128):
+        errors.append((difference(run(step, start, grid(START, 1.0, n), rule, order == 2)) - want).abs().max())
+    assert all(abs(found - order) < 0.15 for found in orders(errors)), (errors, orders(errors))
+
+
+# ---- The coefficients
+
+
+@pytest.mark.parametrize(("r", "s", "t"), [(0.1, 0.3, 0.4), (0.2, 0.5, 0.9)])
+def test_published_coefficients(r, s, t):
+    """BFN-Solver's formulas as they stand, in reverse time τ = 1 − t (arXiv 2404.15766)."""
+    (a_s, v_s), (a_t, v_t), (a_r, v_r) = (NORMAL.gamma(x) for x in (s, t, r))
+    std_s, std_t = math.sqrt(a_s * v_s), math.sqrt(a_t * v_t)
+    place = lambda a, v: math.log(a / math.sqrt(a * v))  # noqa: E731
+    h, h_before = place(a_t, v_t) - place(a_s, v_s), place(a_s, v_s) - place(a_r, v_r)
+    ahead = h / h_before / 2
+    ode = (std_t / std_s, a_t * (1 - math.exp(-h)), None, ahead)
+    take = 1 - math.exp(-2 * h)
+    sde = (std_t / std_s * math.exp(-h), a_t * take, std_t**2 * take, ahead)
+    for rule, want in (("ode2", ode), ("sde2", sde)):
+        close(coefficients(rule, NORMAL, s, t, r), want)
+        close(coefficients(rule[:3] + "1", NORMAL, s, t), (*want[:3], None))
+
+    tau_s, tau_t, tau_r = 1 - s, 1 - t, 1 - r
+    d, beta = tau_t - tau_s, lambda tau: BETA_1 * (1 - tau) ** 2
+    c = BETA_1 * (1 - tau_t)  # K is in the formula of the step
+    slope = -c * d**2 / 2 / (tau_s - tau_r)  # of (p_s − p_r), over K
+    ode = ((1 - tau_t) / (1 - tau_s), -c * d, None, slope / (-c * d))
+    rise = beta(tau_t) - beta(tau_s)
+    slope = -BETA_1 * d**2 * (tau_s + 2 * tau_t - 3) / 3 / (tau_r - tau_s)
+    sde = (None, rise, rise, slope / rise)
+    for rule, want in (("ode2", ode), ("sde2", sde)):
+        close(coefficients(rule, CLASSES, s, t, r), want)
+        close(coefficients(rule[:3] + "1", CLASSES, s, t), (*want[:3], None))
+
+
+def close(got, want) -> None:
+    for one, other in zip(got, want, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or float(one) == pytest.approx(float(other), rel=1e-12)
+
+
+def test_coefficients_of_many_times_and_of_another_schedule():
+    """A table of a whole run at once; and the flow's own law for a schedule that BFN-Solver does not have: of a network
+    that always predicts the truth, the state's mean is that of the flow at every time."""
+    schedule, times = LogarithmicAccuracy(5, 0.8), torch.linspace(0.1, 1, 9, dtype=torch.float64)
+    for rule in RULES:
+        table = coefficients(rule, schedule, times[:-1], times[1:])
+        for i in range(8):
+            one = coefficients(rule, schedule, float(times[i]), float(times[i + 1]))
+            close([None if numbers is None else numbers[i] for numbers in table], one)
+        keep = 1 if table.keep is None else table.keep
+        beta = schedule.beta(times)
+        torch.testing.assert_close(keep * beta[:-1] + table.take, beta[1:])
+
+
+def test_a_second_step_from_the_prior_takes_no_earlier_prediction():
+    """λ is −∞ at t = 0, and a line through a point so far away has no slope."""
+    assert coefficients("sde2", NORMAL, 0.3, 0.4, 0.0).extrapolation == 0
+    assert coefficients("sde2", CLASSES, 0.3, 0.4, 0.0).extrapolation > 0  # but √β is 0 there
+    assert float(start_variance(NORMAL, 0.0)) == float(start_variance(CLASSES, 0.0)) == 0
+
+
+# ---- Steps
+
+
+@on_each
+def test_a_step_of_messages_is_an_update(backend):
+    """ "sde1" sends a message, as ancestral sampling does; with a sample it is ancestral sampling."""
+    x, z = torch.linspace(-1, 1, 24).reshape(2, 12), torch.linspace(-2, 2, 24).reshape(2, 4, 3)
+    accuracy = [1 / NORMAL.gamma(t)[1] for t in (0.4, 0.6)]
+    want, _ = continuous.update_sample(x / 2, x, accuracy[0], accuracy[1] - accuracy[0], seed=3, backend=backend)
+    got = continuous.solver_step(x / 2, x, 0.4, 0.6, rule="sde1", parametrisation="data", seed=3, backend=backend, **S)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    alpha = CLASSES.beta(0.6) - CLASSES.beta(0.4)
+    for family, logits in ((discrete, z), (binary, x)):
+        for choose in ("sample", "mode", "mean"):
+            want = family.update_sample(logits, logits / 2, alpha, choose=choose, seed=3, backend=backend)
+            k = {"rule": "sde1", "choose": choose, "seed": 3, "backend": backend, **B}
+            torch.testing.assert_close(family.solver_step(logits, logits / 2, 0.4, 0.6, **k), want)
+    options = {"num_bins": 8, "parametrisation": "data", "seed": 3, "backend": backend, **S}
+    rho = accuracy[0], accuracy[1] - accuracy[0]
+    want, _ = discretised.update_sample(x, x - 2, x / 2, rho[0], 0.4, rho[1], **options)
+    got = discretised.solver_step(x, x - 2, x / 2, 0.4, 0.6, rule="sde1", choose="sample", **options)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+@on_each
+def test_guidance_and_temperature_are_of_the_logits(backend):
+    z, other = torch.linspace(-2, 2, 24).reshape(2, 4, 3), torch.linspace(1, -1, 24).reshape(2, 4, 3).square()
+    weight, temperature = torch.tensor([0.5, 2.0]), torch.tensor([0.7, 1.5])
+    w, t = weight.view(2, 1, 1), temperature.view(2, 1, 1)
+    guided = ((1 + w) * z - w * other) / t
+    for family in (discrete, binary):
+        k = {"beta_1": 3.0, "backend": backend}
+        for choose in ("mean", "mode", "sample"):
+            k |= {"choose": choose, "seed": 5}
+            want = family.solver_step(guided, z, 0.4, 0.6, **k)
+            got = family.solver_step(z, z, 0.4, 0.6, unconditional=other, guidance=weight, temperature=temperature, **k)
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+            cooled = family.solver_step(z, z, 0.4, 0.6, temperature=0.5, **k)
+            torch.testing.assert_close(cooled, family.solver_step(2 * z, z, 0.4, 0.6, **k))
+
+
+@on_each
+def test_known_variables_end_at_what_is_known(backend):
+    """Whatever the network says of them, by every rule."""
+    times, known, mask = grid(0.02, 1.0, 20), torch.tensor([[1, 0, 1, 0]]), torch.tensor([[True, True, False, False]])
+    for rule, second in (("ode1", False), ("ode2", True), ("sde1", False), ("sde2", True), ("renoise", False)):
+        of = {"known_mask": mask, "backend": backend}
+
+        def step(mean, t, t_next, of=of, **k):
+            options = {"parametrisation": "data", "seed": int(1000 * t), "sigma_1": 1e-3}
+            return continuous.solver_step(0 * mean, mean, t, t_next, known=known - 0.5, **options, **of, **k)
+
+        mean = run(step, torch.zeros(1, 4), times, rule, second)
+        torch.testing.assert_close(mean, torch.tensor([[0.5, -0.5, 0, 0]]), rtol=0, atol=0.02)
+
+        def step_bits(d, t, t_next, of=of, **k):
+            return binary.solver_step(0 * d, d, t, t_next, known=known, beta_1=30.0, seed=int(1000 * t), **of, **k)
+
+        d = run(step_bits, torch.zeros(1, 4), times, rule, second)
+        assert d[0, 0] > 20 and d[0, 1] < -20, (rule, d)
+
+
+# ---- Samples of a whole run
+
+
+SAMPLERS = [("ode1", 400, 0.05), ("ode2", 100, 0.05), ("sde1", 400, 0.0), ("sde2", 100, 0.0)]
+
+
+@pytest.mark.parametrize(("rule", "steps", "start"), SAMPLERS)
+def test_all_rules_draw_the_same_distribution(rule, steps, start):
+    """Of a network that is optimal, after many steps: the flow's at t = 1, for normal data and for two classes."""
+    count, seeds, times = 20_000, iter(range(2 * steps)), grid(start, 1.0, steps)
+    noise = torch.randn(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def end(step, state):
+        def seeded(state, t, t_next, **k):
+            return step(state, t, t_next, backend=None, seed=next(seeds), **k)
+
+        return run(seeded, state, times, rule, rule.endswith("2"))
+
+    off = 0.01  # what the number of steps leaves
+    mean = end(step_of_normal, NORMAL.gamma(start)[0] * M + spread_of_normal(start) * noise)
+    assert abs(mean.mean() - NORMAL.gamma(1.0)[0] * M) < 5 * STD / count**0.5 + off
+    assert abs(mean.std() / spread_of_normal(1.0) - 1) < 5 * (2 * count) ** -0.5 + off
+    d = end(step_of_bits, quantiles_of_state(torch.special.ndtr(noise), start) if start else 0 * noise)
+    for edge in (-4.0, 0.0, 4.0, 8.0):
+        p = cdf_of_state(torch.tensor(edge, dtype=torch.float64), 1.0)
+        assert abs((d < edge).double().mean() - p) < 5 * (p * (1 - p) / count) ** 0.5 + off, edge
+
+
+@on_each
+def test_renoised_states_are_of_the_flow(backend):
+    """A = 0: of what was, nothing is left, and the state is the flow's at t_next of what was predicted."""
+    x = torch.full((20_000,), 0.7)
+    k = {"rule": "renoise", "seed": 4, "backend": backend}
+    mean = continuous.solver_step(x, torch.full_like(x, 5.0), 0.2, 0.3, parametrisation="data", **S, **k)
+    gamma = NORMAL.gamma(0.3)[0]
+    has_moments(mean, 0.7 * gamma, gamma * (1 - gamma))
+    beta = CLASSES.beta(0.3)
+    has_moments(binary.solver_step(x + 50, 9 * x, 0.2, 0.3, **B, **k), 2 * beta, 4 * beta)
+    logits = torch.stack([x + 50, x], -1)
+    has_moments(discrete.solver_step(logits, 9 * logits, 0.2, 0.3, **B, **k)[:, 0], beta, 2 * beta)
+
+
+# ---- What is refused
+
+X, Z = torch.zeros(2, 3), torch.zeros(2, 3, 4)
+
+
+def of_mean(prediction=X, mean=X, t=0.4, t_next=0.6, **k):
+    return continuous.solver_step(prediction, mean, t, t_next, **{**S, **k})
+
+
+def of_bins(pred=X, mean=X, t=0.4, t_next=0.6, **k):
+    return discretised.solver_step(pred, pred, mean, t, t_next, **{"num_bins": 4, **S, **k})
+
+
+def of_classes(logits=Z, state=Z, t=0.4, t_next=0.6, **k):
+    return discrete.solver_step(logits, state, t, t_next, **{**B, **k})
+
+
+def of_bits(logits=X, state=X, t=0.4, t_next=0.6, **k):
+    return binary.solver_step(logits, state, t, t_next, **{**B, **k})
+
+
+EACH = (of_mean, of_bins, of_classes, of_bits)
+GIVEN = Coefficients(1.0, 1.0)
+TOGETHER = "previous must be given together with t_previous"
+REFUSED = [
+    *((f, {"rule": "euler"}, ValueError, "rule must be one of.*ode1.*'euler'") for f in EACH),
+    *((f, {"t": 0.0}, ValueError, "t must lie in.*got 0.0") for f in EACH),
+    *((f, {"t_next": 0.3}, ValueError, "t_next must not lie before t, got 0.3 and 0.4") for f in EACH),
+    *((f, {"t_next": None}, ValueError, "t and t_next must be given") for f in EACH),
+    *((f, {"t_previous": 0.1}, ValueError, "t_previous must be None with rule='ode1'.*0.1") for f in EACH),
+    *((f, {"t_previous": 0.1, "rule": "ode2"}, ValueError, TOGETHER) for f in EACH),
+    *((f, {"noise": X}, ValueError, "noise must be None for a step that has none") for f in EACH),
+    *((f, {"coefficients": GIVEN}, ValueError, "t_next and t_previous must be None") for f in EACH),
+    *((f, {"coefficients": (1, 1), "t_next": None}, TypeError, "coefficients must be.*tuple") for f in EACH),
+    (of_mean, {"previous": X}, ValueError, TOGETHER),
+    (of_mean, {"previous": Z, "rule": "ode2", "t_previous": 0.1}, ValueError, r"previous must have shape \(2, 3\)"),
+    (of_mean, {"previous": X, "rule": "ode2", "t_previous": 0.4}, ValueError, "t_previous must lie before t, got 0.4"),
+    (of_mean, {"predicted_out": X}, ValueError, "predicted_out must be the previous prediction itself or share no"),
+    (of_mean, {"parametrisation": "x"}, ValueError, "parametrisation must be one of"),
+    (of_classes, {"guidance": 1.0}, ValueError, "unconditional and guidance must be given together"),
+    (of_classes, {"unconditional": X, "guidance": 1.0}, ValueError, r"unconditional must have shape \(2, 3, 4\)"),
+    (of_bits, {"temperature": 0.0}, ValueError, "temperature must lie in.*got 0.0"),
+    (of_bits, {"state": X.clone().requires_grad_()}, ValueError, "state requires a gradient"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("function", "arguments", "kind", "words"), REFUSED)
+def test_refused(function, arguments, kind, words):
+    with pytest.raises(kind, match=words):
+        function(**arguments)
+
+
+def test_coefficients_that_a_caller_gives():
+    """In the place of a rule: any solver, and A = 0."""
+    step = Coefficients(keep=torch.tensor([0.0, 2.0]), take=0.5, extrapolation=1.0)
+    mean, x_hat, before = (torch.full((2, 3), value) for value in (0.2, 0.4, 0.1))
+    got = of_mean(x_hat, mean, t_next=None, coefficients=step, previous=before, parametrisation="data")
+    torch.testing.assert_close(got, torch.tensor([[0.35], [0.75]]).expand(2, 3))
+    got = discrete.solver_step(Z, Z + 1, coefficients=Coefficients(None, 0.5), backend=None)
+    torch.testing.assert_close(got, Z + 1)
+    assert solvers.RULES["ode2"].order == 2 == solvers.RULES["sde1"].order + 1
