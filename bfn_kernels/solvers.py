@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import checks
+from bfn_kernels.indexed import Indexed
 
 
 class Coefficients(NamedTuple):
@@ -227,7 +228,7 @@ def step_scalars(
         if not times[1] is times[2] is None:
             raise ValueError("t_next and t_previous must be None where coefficients are given")
         named = zip(Coefficients._fields, given, strict=True)
-        given = Coefficients(*(v if v is None else checks.rows(f"coefficients.{n}", v, shape, state) for n, v in named))
+        given = Coefficients(*(v if v is None else _rows(f"coefficients.{n}", v, shape, state) for n, v in named))
     if (given.extrapolation is None) != (previous is None):
         raise ValueError("previous must be given together with t_previous or the extrapolation of coefficients")
     keep, take, variance, extrapolation = given
@@ -236,14 +237,22 @@ def step_scalars(
     return StepScalars(keep, take.to(dtype), std, extrapolation)
 
 
+def _rows(name: str, value: Any, shape: torch.Size, state: Tensor, low=-math.inf, high=math.inf) -> Tensor:
+    """The numbers of rows in float64, those of groups too."""
+    if isinstance(value, Indexed):
+        checks.indexed(name, *value, state)
+        value = value.of_rows(value.values)
+    return checks.rows(name, value, shape, state, low, high)
+
+
 def _checked_times(rule: str, times: tuple[Any, Any, Any], shape: torch.Size, state: Tensor) -> list[Tensor | None]:
     """The times in float64, in order: t_previous < t ≤ t_next, and above 0 where the rule cannot start there."""
     t, t_next, t_previous = times
     if t is None or t_next is None:
         raise ValueError(f"t and t_next must be given where coefficients are not, got {t=} and {t_next=}")
     least = 0.0 if rule_of(rule).from_prior else sys.float_info.min
-    here, there = checks.rows("t", t, shape, state, least, 1), checks.rows("t_next", t_next, shape, state, 0, 1)
-    before = None if t_previous is None else checks.rows("t_previous", t_previous, shape, state, 0, 1)
+    here, there = _rows("t", t, shape, state, least, 1), _rows("t_next", t_next, shape, state, 0, 1)
+    before = None if t_previous is None else _rows("t_previous", t_previous, shape, state, 0, 1)
     if checks.shows(here) and (here > there).any():
         raise ValueError(f"t_next must not lie before t, got {t_next} and {t}")
     if before is not None and checks.shows(here) and (before >= here).any():
@@ -260,10 +269,10 @@ def guidance_scalars(
         raise ValueError("unconditional and guidance must be given together")
     shape, scale = logits.shape[:dims], None
     if temperature is not None:
-        scale = 1 / checks.rows("temperature", temperature, shape, logits, sys.float_info.min, math.inf)
+        scale = 1 / _rows("temperature", temperature, shape, logits, sys.float_info.min, math.inf)
     if unconditional is None:
         return None if scale is None else scale.to(dtype), None
     checks.like("unconditional", unconditional, "output_logits", logits)
-    weight = checks.rows("guidance", guidance, shape, logits)
+    weight = _rows("guidance", guidance, shape, logits)
     scale = torch.ones_like(weight) if scale is None else scale
     return ((1 + weight) * scale).to(dtype), (-weight * scale).to(dtype)

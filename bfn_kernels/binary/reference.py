@@ -73,7 +73,7 @@ def solver_step(
     previous, unconditional and predicted_out: `[B, ...]`; the last receives p and may be `previous`. state_scale,
     extrapolation, logit_scale and unconditional_scale: row scalars. The other arguments are those of `update_sample`.
     """
-    dtype = compute_dtype(output_logits, state)
+    dtype = compute_dtype(output_logits, state, previous, unconditional)
     z = output_logits.to(dtype)
     z = z if logit_scale is None else logit_scale * z
     if unconditional is not None:

@@ -101,7 +101,7 @@ def solver_step_out(
     solver = *views(shape, previous, extrapolation), predicted
     inputs = views(shape, state, state_scale, alpha, spread, known, known_mask, noise, draw_noise)
     arguments = network, *inputs, seed, solver, new, theta, count
-    T = compute_type(output_logits, state)
+    T = compute_type(output_logits, state, previous, unconditional)
     launch(_update, programs(count), *arguments, CHOICE=choice, T=T, BLOCK=BLOCK)
     results.finish()
 

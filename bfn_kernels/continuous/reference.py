@@ -102,7 +102,7 @@ def solver_step(
     previous, predicted_out: `[B, ...]`; the latter receives x̂ and may be the former. extrapolation: row scalars. The
     other arguments are those of `update_sample`.
     """
-    dtype = compute_dtype(prediction, mean)
+    dtype = compute_dtype(prediction, mean, previous)
     sent = predict_data(prediction.to(dtype), mean, mean_scale, noise_scale, low, high)
     if known is not None:
         sent = torch.where(known_mask, known.to(dtype), sent)

@@ -51,7 +51,7 @@ def solver_step(
     place of t_next, t_previous and rule. Where `known_mask` is True, `known` is x̂ (inpainting). `out`, which may be
     mean itself, receives the new mean, and `predicted_out`, of the mean's shape and any of the types, x̂; it may be
     `previous` itself. noise: the normals of a stochastic rule; the others read neither noise nor seed. Times and
-    coefficients: as times elsewhere, but for `Indexed`; t_previous < t ≤ t_next, on the CPU. Nothing is differentiable.
+    coefficients: as times elsewhere; t_previous < t ≤ t_next, on the CPU. Nothing is differentiable.
     Returns the new mean in the mean's type.
 
     >>> noise_pred, mean = torch.zeros(1, 2), torch.full((1, 2), 0.45)
@@ -67,7 +67,7 @@ def solver_step(
     times = {"t": t, "t_next": t_next, "t_previous": t_previous}
     inputs = {"prediction": prediction, "known": known, "known_mask": known_mask, "noise": noise, **times}
     check_step_tensors(mean, "mean", previous, out, predicted_out, **inputs)
-    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(prediction, mean)
+    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(prediction, mean, previous)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
     step = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
     seed = step_seed(mean, step.std, seed, generator, noise)

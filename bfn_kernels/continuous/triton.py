@@ -102,7 +102,7 @@ def solver_step_out(
     solver = *views(shape, previous, extrapolation), predicted
     inputs = views(shape, keep, take, update_std, known, known_mask, noise)
     arguments = network, *inputs, seed, solver, new, count
-    T = compute_type(prediction, mean)
+    T = compute_type(prediction, mean, previous)
     launch(_update, programs(count), *arguments, LOW=low, HIGH=high, T=T, BLOCK=BLOCK)
     results.finish()
 

@@ -81,7 +81,7 @@ def solver_step(
     previous, unconditional and predicted_out: `[B, ..., K]`; the last receives p and may be `previous`. state_scale,
     extrapolation, logit_scale and unconditional_scale: row scalars. The other arguments are those of `update_sample`.
     """
-    dtype = compute_dtype(output_logits, state)
+    dtype = compute_dtype(output_logits, state, previous, unconditional)
     logits = guided(output_logits.to(dtype), logit_scale, unconditional, unconditional_scale)
     sent = chosen(logits, choice, known, known_mask, seed, draw_noise)
     taken = extrapolated(sent, previous, None if extrapolation is None else extrapolation.unsqueeze(-1))

@@ -53,7 +53,7 @@ def solver_step(
     receives the new state, `theta_out` its probabilities, and `predicted_out` p; both have the state's shape and any of
     the types, and the last may be `previous` itself. noise: the normals of a stochastic rule; draw_noise: uniforms
     `[B, ...]` of a sample; other steps read neither noise nor seed. Times, coefficients, temperature and guidance: as
-    times elsewhere, but for `Indexed`; t_previous < t ≤ t_next, on the CPU. Nothing is differentiable. Returns the new
+    times elsewhere; t_previous < t ≤ t_next, on the CPU. Nothing is differentiable. Returns the new
     state in its type.
 
     >>> z = torch.tensor([[1.0, 1.0]])
@@ -71,7 +71,10 @@ def solver_step(
     rows = {"t": t, "t_next": t_next, "t_previous": t_previous, "temperature": temperature, "guidance": guidance}
     noises = {"noise": noise, "draw_noise": draw_noise}
     check_step_tensors(state, "state", previous, out, predicted_out, theta_out, **inputs, **rows, **noises)
-    library, dtype = backends.library(backend, state.device), checks.compute_dtype(output_logits, state)
+    library, dtype = (
+        backends.library(backend, state.device),
+        checks.compute_dtype(output_logits, state, previous, unconditional),
+    )
     times = t, t_next, t_previous
     step = solvers.step_scalars(coefficients, rule, schedule, times, previous, state, dtype, len(lead), state.shape[-1])
     scales = solvers.guidance_scalars(temperature, unconditional, guidance, state, dtype, len(lead))

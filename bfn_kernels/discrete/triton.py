@@ -31,7 +31,7 @@ from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, recipr
 from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
 from bfn_kernels.triton_ops.reduction import Losses, scaled, write_losses
 from bfn_kernels.triton_ops.solver import extrapolation_of
-from bfn_kernels.triton_ops.views import block_of, compute_type, functional, launch, load, programs, view
+from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, compute_type, functional, launch, load, programs, view
 
 __all__ = [
     "continuous_time_loss",
@@ -152,12 +152,12 @@ def solver_step_out(
         scales = view(logit_scale, lead), view(unconditional_scale, lead)
         network = *network, scales[0], class_view(unconditional, shape), scales[1]
     solver = class_view(previous, shape), view(extrapolation, lead), predicted
+    dtype = compute_dtype(output_logits, state, previous, unconditional)
     launch(
         _update, programs(lead.numel(), tile.rows), network, class_view(state, shape),
         *(view(t, lead) for t in (state_scale, alpha, spread, known, known_mask)), class_view(noise, shape),
         view(draw_noise, lead), seed, solver, new, theta, lead.numel(),
-        CHOICE=choice, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=compute_type(output_logits, state),
-        warps=tile.warps,
+        CHOICE=choice, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=KERNEL_TYPES[dtype], warps=tile.warps,
     )  # fmt: skip
     for given, to in written:
         if given is not None and to[0].data_ptr() != given.data_ptr():

@@ -470,7 +470,9 @@ def solver_step(
     """
     output = pred_mean, pred_log_std, mixture_logits
     limits = std_min, std_max, log_std_max
-    normal = output_distribution(compute_dtype(*output, mean), *output, mean, mean_scale, noise_scale, *limits)
+    normal = output_distribution(
+        compute_dtype(*output, mean, previous), *output, mean, mean_scale, noise_scale, *limits
+    )
     if choice == MEAN:
         value = _expected_value(normal, num_bins, True)
     elif choice == MODE:

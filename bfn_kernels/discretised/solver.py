@@ -70,7 +70,7 @@ def solver_step(
     inputs = {"known": known, "known_mask": known_mask, "noise": noise, "draw_noise": draw_noise}
     times = {"t": t, "t_next": t_next, "t_previous": t_previous, "component_noise": component_noise}
     check_step_tensors(mean, "mean", previous, out, predicted_out, None, **output, **inputs, **times)
-    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output.values(), mean)
+    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output.values(), mean, previous)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
     step = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
     draws = component_noises(mixture_logits, component_noise, mean.shape)

@@ -247,7 +247,7 @@ def solver_step_out(
     network = network_views(shape, pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale)
     inputs = keep, take, update_std, known, known_mask, noise, draw_noise, component_noise
     arguments = network, *(view(t, shape) for t in inputs), seed, solver, new, mean.numel()
-    T = compute_type(pred_mean, pred_log_std, mixture_logits, mean)
+    T = compute_type(pred_mean, pred_log_std, mixture_logits, mean, previous)
     sizes = {"K": num_bins, "M": _components(mixture_logits), "T": T}
     launch(
         _update,

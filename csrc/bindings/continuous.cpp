@@ -43,7 +43,7 @@ void solver_step_out(const Tensor& prediction, const Tensor& mean, const MaybeTe
                      double low, double high, const MaybeTensor& known, const MaybeTensor& known_mask,
                      const MaybeTensor& seed, const MaybeTensor& noise, Tensor out, const MaybeTensor& predicted_out) {
   const Shape shape = shape_of(mean);
-  const ScalarType type = compute_type({&prediction, &mean});
+  const ScalarType type = compute_type({&prediction, &mean, get(previous)});
   const ContinuousUpdate op{
       .count = numel(shape),
       .from = predicted(prediction, mean, mean_scale, noise_scale, low, high, shape, type),

@@ -62,7 +62,7 @@ void solver_step_out(const Tensor& output_logits, const Tensor& state, const Ten
                      const MaybeTensor& draw_noise, Tensor out, const MaybeTensor& theta_out,
                      const MaybeTensor& predicted_out) {
   const Shape shape = shape_of(state), lead = lead_of(state);
-  const ScalarType type = compute_type({&output_logits, &state});
+  const ScalarType type = compute_type({&output_logits, &state, get(previous), get(unconditional)});
   const Choice chosen = code("choice", choice, Choice::kMean);
   const DiscreteUpdate op{
       .count = numel(lead),

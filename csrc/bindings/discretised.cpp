@@ -166,7 +166,7 @@ void solver_step_out(const Tensor& pred_mean, const MaybeTensor& pred_log_std, c
                      const MaybeTensor& component_noise, Tensor out, const MaybeTensor& predicted_out) {
   const Network network{pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale};
   const Shape shape = shape_of(mean);
-  const ScalarType type = network.compute_type_with(nullptr);
+  const ScalarType type = network.compute_type_with(get(previous));
   const Choice chosen = code("choice", choice, Choice::kMean);
   const bool drawn = chosen == Choice::kSample;
   const DiscretisedUpdate op{

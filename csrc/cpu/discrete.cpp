@@ -55,6 +55,7 @@ template <class T>
 class StepLogits {
  public:
   StepLogits(const DiscreteUpdate& op, const Rows& rows) : logits_(op.output_logits), by_(op.guidance) {
+    if (!by_.on()) return;
     load_lanes(by_.logit_scale, rows, scale_, T(1));
     load_lanes(by_.unconditional_scale, rows, other_scale_);
   }
@@ -81,6 +82,7 @@ template <class T>
 class SolverRows {
  public:
   SolverRows(const Solver& op, const Rows& rows) : op_(op) {
+    if (!op.on) return;
     load_lanes(op.extrapolation, rows, by_);
     load_lanes(op.state_scale, rows, keep_, T(1));
   }

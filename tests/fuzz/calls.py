@@ -12,7 +12,7 @@ from random import Random
 import hypothesis
 import pytest
 import torch
-from cases import CASES, Case
+from cases import CASES, ROWS, Case
 from hypothesis import strategies as st
 from support import DTYPES, ON_CPU
 from torch import Tensor
@@ -65,7 +65,6 @@ def remember(call: object) -> None:
         Path(os.environ["FUZZ_LAST_CALL"]).write_text(repr(call))
 
 
-ROWS = ("t", "alpha", "precision")
 NOISE = ("noise", "draw_noise", "component_noise")
 # −∞ is missing here, since as a logit it is valid and means a probability of 0.
 EXTREMES = {"finite": (1e30, -1e30, 1e-30, 0.0, -0.0, "subnormal"), "not finite": (math.nan, math.inf)}

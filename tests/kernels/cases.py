@@ -19,6 +19,10 @@ WITHOUT_BACKEND = (  # torch's own ops compute these
 )
 
 
+# arguments that are numbers of rows
+ROWS = ("t", "alpha", "precision", "t_next", "t_previous", "temperature", "guidance")
+
+
 @dataclass(frozen=True)
 class Case:
     name: str  # "family.op" or "family.op[its variant]"
@@ -317,8 +321,8 @@ for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, tor
         Case(f"discrete.reconstruction_loss[K={k} masked]", masked, {"reduction": "mean"}, ("logits",)),
     ]  # fmt: skip
     first, second = (
-        {"output_logits": z, "state": z, **times}
-        for times in (FIRST, {**SECOND, "previous": per_class(uniform(0, 1), k)})
+        {"output_logits": z, "state": per_class(normal(), k), **times}
+        for times in (FIRST, {**SECOND, "previous": per_class(uniform(0, 2 / k), k)})
     )
     DISCRETE += [
         Case(f"discrete.solver_step[K={k}]", first, beta),
@@ -326,7 +330,7 @@ for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, tor
         Case(f"discrete.solver_step[K={k} guided]", {**first, "unconditional": z, **GUIDED}, beta),
         Case(f"discrete.solver_step[K={k} guided sde2]", {**second, "unconditional": z, **GUIDED, "noise": step["noise"]}, {"rule": "sde2", **beta}, into="predicted_out"),
         Case(f"discrete.solver_step[K={k} renoise]", {**first, "temperature": GUIDED["temperature"], "noise": step["noise"], "known": masked["x"], "known_mask": some}, {"rule": "renoise", **beta}, into="predicted_out"),
-        Case(f"discrete.solver_step[K={k} sample]", {**first, "unconditional": z, **GUIDED, "draw_noise": uniform(0, 1)}, {"choose": "sample", **beta}),
+        Case(f"discrete.solver_step[K={k} sample]", {**first, "unconditional": z, **GUIDED, "draw_noise": uniform(0, 1), "noise": step["noise"]}, {"choose": "sample", "rule": "sde1", **beta}),
         Case(f"discrete.solver_step[K={k} mode]", {**first, "unconditional": z, **GUIDED}, {"choose": "mode", **beta}),
     ]  # fmt: skip
     for receiver in ("joint", "factorised"):
@@ -383,7 +387,7 @@ BINARY += [
     Case("binary.solver_step[guided]", {**first, "unconditional": normal(3), **GUIDED}, BETA),
     Case("binary.solver_step[guided sde2]", {**second, "unconditional": normal(3), **GUIDED, "noise": normal()}, {"rule": "sde2", **BETA}, into="predicted_out"),
     Case("binary.solver_step[renoise]", {**first, "temperature": GUIDED["temperature"], "noise": normal(), "known": masked["x"], "known_mask": some}, {"rule": "renoise", **BETA}, into="predicted_out"),
-    Case("binary.solver_step[sample]", {**first, "unconditional": normal(3), **GUIDED, "draw_noise": uniform(0, 1)}, {"choose": "sample", **BETA}),
+    Case("binary.solver_step[sample]", {**first, "unconditional": normal(3), **GUIDED, "draw_noise": uniform(0, 1), "noise": normal()}, {"choose": "sample", "rule": "sde1", **BETA}),
     Case("binary.solver_step[mode]", {**first, "unconditional": normal(3), **GUIDED}, {"choose": "mode", **BETA}),
 ]  # fmt: skip
 for op, extra, options in [("continuous_time_loss", {"t": TIME}, BETA), ("reconstruction_loss", {}, {})]:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from cases import CASES
+from cases import CASES, ROWS
 from support import NATIVE, ON_CPU, joins, pairs
 
 from bfn_kernels import discrete, discretised
@@ -14,7 +14,6 @@ inf, nan = torch.inf, torch.nan
 HAS_RANGE = {case.op for case in CASES if not case.op.startswith("discrete.") and "x" in case.fields} - {
     f"continuous.{op}" for op in ("flow_sample", "sender_sample", "update_sample")
 }
-ROWS = ("t", "alpha", "precision")  # out of range they are errors, which other tests are about
 
 
 @pairs(
@@ -22,7 +21,7 @@ ROWS = ("t", "alpha", "precision")  # out of range they are errors, which other 
 )
 def test_what_is_no_number_stays_none(case, backend):
     """Three variables of one input are bad at a time; where the reference's result is NaN, the backend's must be
-    too."""
+    too. Numbers of rows that are out of range are errors, which other tests are about."""
     if "loss" in case.op:
         case = dataclasses.replace(case, options={**case.options, "reduction": "none"})
     inputs = case.inputs((3, 4), torch.float32)

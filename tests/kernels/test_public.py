@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases import ROWS
 from support import FIRST, INTERPRETED, ON_CPU, error, evaluate, pairs, scale, ulp, widened
 
 from bfn_kernels import binary, continuous, discrete, discretised, noise
@@ -150,7 +151,7 @@ def test_types_where_nothing_is_said(monkeypatch):
         assert flow.dtype == message.dtype == default and torch.equal(message, asked)
 
 
-OF_ROWS = ("t", "alpha", "precision", "noise", "draw_noise", "component_noise", "known", "known_mask", "mask")
+OF_ROWS = (*ROWS, "noise", "draw_noise", "component_noise", "known", "known_mask", "mask")
 
 
 @pairs(

@@ -3,14 +3,13 @@ each variable, and a number for each group of rows."""
 
 import pytest
 import torch
-from cases import Case
+from cases import ROWS, Case
 from support import FIRST, NATIVE, ON_CPU, pairs
 
 from bfn_kernels import Indexed, continuous, rows
 from bfn_kernels.backends import BACKENDS, LIBRARIES
 from bfn_kernels.schedules import ExponentialVariance
 
-ROWS = ("t", "alpha", "precision")
 SHAPE = (6, 5)
 GROUPS = torch.tensor([2, 0, 0, 2, 1, 2])
 

@@ -1,0 +1,77 @@
+"""Steps of a length that fits their error, for "ode2", whose error is estimated from what the step has anyway."""
+
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from bfn_kernels.solvers import Coefficients
+
+SHORTEST = 1e-7
+
+
+@dataclass
+class Steps:
+    """Chooses the times of a sampling run, each step so long that its error is about the tolerance.
+
+    A step of second order and one of first order differ by take·r·(p − p_prev) (times K for classes), which is the
+    error of the latter. It takes no call of the network more, nor does a step that is tried again, since the prediction
+    is there already: a run takes a call for each step that was accepted, which `accepted` counts, and one at its end.
+
+    start, end: the first and the last time. tolerance: of the root of the mean square of the error, in units of the
+    state, in the example where it is largest. first: the length of the first step, whose error is not known. Raises
+    ValueError for a tolerance that is not positive, and FloatingPointError where no step is short enough for it.
+
+    >>> steps = Steps(start=0.1, tolerance=0.01)
+    >>> while steps.t < steps.end:
+    ...     steps.judge(0.1 * (steps.t_next - steps.t) ** 2)
+    >>> steps.accepted
+    4
+    """
+
+    start: float
+    tolerance: float
+    end: float = 1.0
+    first: float = 0.01
+    t: float = field(init=False)
+    t_next: float = field(init=False)
+    t_previous: float | None = field(init=False, default=None)
+    accepted: int = field(init=False, default=0)
+    tried: int = field(init=False, default=0)
+
+    def __post_init__(self):
+        if not self.start < self.end:
+            raise ValueError(f"start must lie before end, got {self.start} and {self.end}")
+        if not self.tolerance > 0 or not self.first > 0:
+            raise ValueError(f"tolerance and first must be positive, got {self.tolerance} and {self.first}")
+        self.t, self.t_next = self.start, min(self.end, self.start + self.first)
+
+    def judge(self, error: float | None) -> bool:
+        """Whether the step from t to t_next is accepted, given its error, or None if it is not known. Then the next one
+        starts where it ends; else a shorter one is to be tried. The error of first order goes as the length squared."""
+        length = self.t_next - self.t
+        if error is not None and not (math.isfinite(error) and length > SHORTEST):
+            raise FloatingPointError(f"at t = {self.t} a step of {length} has the error {error}, and none is shorter")
+        self.tried += 1
+        fit = 2.0 if error is None or error == 0 else 0.9 * (self.tolerance / error) ** 0.5
+        length *= min(2.0, max(0.2, fit))
+        accepted = error is None or error <= self.tolerance
+        if accepted:
+            self.t_previous, self.t = self.t, self.t_next
+            self.accepted += 1
+        self.t_next = self.end if self.end - self.t < 1.1 * length else self.t + length
+        return accepted
+
+
+def error_of_step(of: Coefficients, p: Tensor, previous: Tensor, scale: float = 1) -> float | None:
+    """The difference of a step of second order from that of first order, take·r·(p − p_prev) times `scale`, which is K
+    for classes and 4 for binary data: the root of its mean square in the example where that is largest. None for a step
+    of first order.
+
+    >>> error_of_step(Coefficients(1.0, 0.5, extrapolation=2.0), torch.ones(2, 3), torch.zeros(2, 3))
+    1.0
+    """
+    if of.extrapolation is None:
+        return None
+    square = (p - previous).double().square().flatten(1).mean(1).max()
+    return float(abs(scale * of.take * of.extrapolation) * square.sqrt())

@@ -1,0 +1,81 @@
+"""Steps of a length that fits their error."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from optimal import (
+    CLASSES,
+    NORMAL,
+    PRIOR_LOGIT,
+    START,
+    STARTS,
+    B,
+    M,
+    S,
+    carried_normal,
+    predict_normal,
+    quantiles_of_state,
+    spread_of_normal,
+)
+
+from bfn_kernels import binary, continuous
+from bfn_kernels.adaptive import Steps, error_of_step
+from bfn_kernels.solvers import coefficients
+
+
+def adapted(step, network_output, state, scale, tolerance):
+    """A run of "ode2" by `Steps`: its end, how often the network was called, and the steps."""
+    steps, calls = Steps(START, tolerance), 0
+    previous, predicted, new = None, torch.empty_like(state), torch.empty_like(state)
+    while steps.t < steps.end:
+        output, accepted = network_output(state, steps.t), False
+        calls += 1
+        while not accepted:
+            times = steps.t, steps.t_next, steps.t_previous
+            made = coefficients("ode2", step.schedule, *times)
+            step(output, state, *times[:2], t_previous=times[2], previous=previous, out=new, predicted_out=predicted)
+            accepted = steps.judge(None if previous is None else error_of_step(made, predicted, previous, scale))
+        state, new = new, state.clone()
+        previous, predicted = predicted, torch.empty_like(state)
+    return state, calls, steps
+
+
+@pytest.mark.parametrize("kind", ["normal", "two classes"])
+def test_steps_of_the_length_that_fits(kind):
+    """A smaller tolerance takes more calls and leaves a smaller error, of second order in the number of calls; no call
+    is made twice; and the run knows how many it took."""
+    if kind == "normal":
+        start = torch.special.ndtri(STARTS) * spread_of_normal(START) + NORMAL.gamma(START)[0] * M
+        want, scale = carried_normal(start, START, 1.0), 1
+        step = partial(continuous.solver_step, rule="ode2", parametrisation="data", clip=None, **S)
+        output = predict_normal
+        step.schedule = NORMAL
+    else:
+        start, want, scale = quantiles_of_state(STARTS, START), quantiles_of_state(STARTS, 1.0), 4
+        step, output = partial(binary.solver_step, rule="ode2", **B), lambda d, t: d + PRIOR_LOGIT
+        step.schedule = CLASSES
+    found = []
+    for tolerance in (0.03, 0.003, 0.0003):
+        end, calls, steps = adapted(step, output, start[:, None], scale, tolerance)
+        assert calls == steps.accepted <= steps.tried and steps.t == 1.0
+        found.append(((end[:, 0] - want).abs().max().item(), calls))
+    errors, calls = zip(*found, strict=True)
+    assert errors[0] > 2 * errors[1] > 4 * errors[2] and calls[0] < calls[1] < calls[2], found
+    slope = math.log(errors[0] / errors[2]) / math.log(calls[2] / calls[0])
+    assert slope > 1.5, (slope, found)
+
+
+def test_steps_that_are_refused():
+    for wrong in ({"start": 1.0}, {"tolerance": 0.0}, {"first": 0.0}):
+        with pytest.raises(ValueError, match="must"):
+            Steps(**{"start": 0.1, "tolerance": 0.1, **wrong})
+    steps = Steps(0.1, 0.1)
+    steps.judge(None)
+    assert not steps.judge(1e9) and steps.accepted == 1 and steps.tried == 2
+    with pytest.raises(FloatingPointError, match="nan"):
+        steps.judge(math.nan)
+    with pytest.raises(FloatingPointError, match="none is shorter"):
+        for _ in range(20):
+            steps.judge(1e9)
