@@ -19,6 +19,7 @@ from bfn.download import DOWNLOADS, download
 from bfn.evaluate import Bound, evaluate
 from bfn.model import BFN
 from bfn.official import convert, convert_back
+from bfn.sample import SAMPLERS
 from bfn.sample import sample as draw
 from bfn.train import LOG_FILE, MODEL_FILE, Interrupted, Trainer, load_run
 
@@ -80,8 +81,15 @@ def evaluate_command(run: Run, overrides: Overrides = None) -> None:
 
 
 @app.command(name="sample")
-def sample_command(run: Run, overrides: Overrides = None) -> None:
+def sample_command(
+    run: Run,
+    overrides: Overrides = None,
+    sampler: Annotated[str | None, typer.Option(help=f"One of {', '.join(SAMPLERS)}: sample.sampler.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Calls of the network before the last: sample.n_steps.")] = None,
+) -> None:
     """Draw samples and write a picture of them."""
+    chosen = {"sample.sampler": sampler, "sample.n_steps": steps}
+    overrides = [*(overrides or []), *(f"{key}={value}" for key, value in chosen.items() if value is not None)]
     with plain_errors():
         model, settings, data = load_run(run, overrides, Accelerator().device)
         console.print(f"samples: {sampled(model, settings, data, directory(run))}")
@@ -151,7 +159,8 @@ def evaluated(model: BFN, settings: Config, data: Data) -> Bound:
 def sampled(model: BFN, settings: Config, data: Data, out: Path) -> Path:
     """Draw samples, print them where they are text, and write their picture."""
     options = settings.sample
-    samples = draw(model, options.count, options.n_steps, seed=options.seed, device=next(model.parameters()).device)
+    device = next(model.parameters()).device
+    samples = draw(model, options.count, options.n_steps, seed=options.seed, sampler=options.sampler, device=device)
     if data.symbols:
         table = Table(title="samples", show_lines=True)
         table.add_column("")

@@ -11,10 +11,13 @@ from bfn.configs import Config, ConfigError, choose, imported
 from bfn.data import Data
 from bfn.networks import build_network
 from bfn.seeds import derive
-from bfn_kernels import binary, continuous, discrete, discretised
+from bfn_kernels import binary, continuous, discrete, discretised, solvers
 from bfn_kernels.schedules import ContinuousSchedule, DiscreteSchedule, ExponentialVariance, QuadraticAccuracy
+from bfn_kernels.solvers import Coefficients
 
-State = tuple[Tensor, ...]  # what a sampler writes over in every step: mean and precision, or logits and theta
+# What a sampler writes over in every step: mean and precision, or logits and theta. Of a solver these are the mean, or
+# logits and theta, and last the prediction of the step before.
+State = tuple[Tensor, ...]
 
 
 class BFN(nn.Module, ABC):
@@ -25,6 +28,7 @@ class BFN(nn.Module, ABC):
     """
 
     schedule: ContinuousSchedule | DiscreteSchedule
+    solver_start: float  # the time at which solvers start that cannot do so at t = 0, as published
 
     def __init__(self, config: Config, data: Data, features: int, outputs: int):
         super().__init__()
@@ -54,6 +58,12 @@ class BFN(nn.Module, ABC):
         theta = self.theta(state)
         t = t.expand(len(theta))
         self.update(self.output(theta, t), state, t, alpha, seed)
+
+    def solver_step(self, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
+        """A step of a solver likewise; the coefficients are tensors of one number too."""
+        theta = self.theta(state)
+        t = t.expand(len(theta))
+        self.solve(self.output(theta, t), state, t, coefficients, seed)
 
     def sample_final(self, state: State) -> Tensor:
         """The mode of the output distribution at t = 1, which ends a sampling run: data [B, ...]."""
@@ -93,12 +103,26 @@ class BFN(nn.Module, ABC):
         """Updates the state by a message of accuracy alpha about a draw from the output distribution."""
 
     @abstractmethod
+    def solver_state(self, count: int, device: torch.device, t: float, seed: int) -> State:
+        """The state of `count` examples that a solver starts from at time t."""
+
+    @abstractmethod
+    def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
+        """Takes a solver's step from the output distribution at time t."""
+
+    def solver_noise(self, shape: tuple[int, ...], variance: float, device: torch.device, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)  # of the CPU, so that all devices start from the same state
+        return (variance**0.5 * torch.randn(shape, generator=generator)).to(device)
+
+    @abstractmethod
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         """The most probable data under the output distribution."""
 
 
 class NormalBFN(BFN):
     """What continuous and discretised data share: their input distribution is N(mean, 1/precision)."""
+
+    solver_start = 0.01
 
     def __init__(self, config: Config, data: Data, outputs: int):
         super().__init__(config, data, 1, outputs)
@@ -113,6 +137,11 @@ class NormalBFN(BFN):
     def prior(self, count: int, device: torch.device) -> State:
         precision = torch.ones((), dtype=torch.float64, device=device)
         return torch.zeros(count, *self.shape, device=device), precision
+
+    def solver_state(self, count: int, device: torch.device, t: float, seed: int) -> State:
+        variance = float(solvers.start_variance(self.schedule, t))
+        mean = self.solver_noise((count, *self.shape), variance, device, seed)
+        return mean, torch.zeros_like(mean)
 
     def theta(self, state: State) -> Tensor:
         return state[0]
@@ -146,6 +175,14 @@ class ContinuousBFN(NormalBFN):
             output[..., 0], mean, precision, alpha, t=t, schedule=self.schedule, seed=seed, out=mean
         )
         precision.copy_(cast(Tensor, updated))
+
+    def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
+        mean, predicted = state
+        previous = None if coefficients.extrapolation is None else predicted
+        continuous.solver_step(
+            output[..., 0], mean, t, coefficients=coefficients, previous=previous, schedule=self.schedule, seed=seed,
+            out=mean, predicted_out=predicted,
+        )  # fmt: skip
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         return continuous.predict_data(output[..., 0], theta, t, schedule=self.schedule)
@@ -186,6 +223,14 @@ class DiscretisedBFN(NormalBFN):
         )
         precision.copy_(cast(Tensor, updated))
 
+    def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
+        mean, predicted = state
+        previous = None if coefficients.extrapolation is None else predicted
+        discretised.solver_step(
+            mean=mean, t=t, coefficients=coefficients, previous=previous, seed=seed, out=mean, predicted_out=predicted,
+            **self.settings(output),
+        )  # fmt: skip
+
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         normal = discretised.output_distribution(output, None, theta, t, schedule=self.schedule)
         return discretised.mode(*normal, num_bins=self.num_classes)
@@ -194,9 +239,14 @@ class DiscretisedBFN(NormalBFN):
 class ClassesBFN(BFN):
     """The base of the models of two and of more classes, which have one schedule."""
 
+    solver_start = 0.001
+
     def __init__(self, config: Config, data: Data, size: int):
         super().__init__(config, data, features=size, outputs=size)
         self.schedule: DiscreteSchedule = make_schedule(config, "beta_1", QuadraticAccuracy)
+
+    def theta(self, state: State) -> Tensor:
+        return state[1]
 
 
 class DiscreteBFN(ClassesBFN):
@@ -228,12 +278,22 @@ class DiscreteBFN(ClassesBFN):
         logits = torch.zeros(count, *self.shape, self.num_classes, device=device)
         return logits, torch.full_like(logits, 1 / self.num_classes)
 
-    def theta(self, state: State) -> Tensor:
-        return state[1]
-
     def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
         logits, theta = state
         discrete.update_sample(output, logits, alpha, out=logits, theta_out=theta, seed=seed)
+
+    def solver_state(self, count: int, device: torch.device, t: float, seed: int) -> State:
+        variance = self.num_classes * float(solvers.start_variance(self.schedule, t))
+        logits = self.solver_noise((count, *self.shape, self.num_classes), variance, device, seed)
+        return logits, discrete.theta(logits), torch.zeros_like(logits)
+
+    def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
+        logits, theta, predicted = state
+        previous = None if coefficients.extrapolation is None else predicted
+        discrete.solver_step(
+            output, logits, coefficients=coefficients, previous=previous, seed=seed, out=logits, theta_out=theta,
+            predicted_out=predicted,
+        )  # fmt: skip
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         return output.argmax(-1)
@@ -269,12 +329,22 @@ class BinaryBFN(ClassesBFN):
         logits = torch.zeros(count, *self.shape, device=device)
         return logits, torch.full_like(logits, 0.5)
 
-    def theta(self, state: State) -> Tensor:
-        return state[1]
-
     def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
         logits, theta = state
         binary.update_sample(output, logits, alpha, out=logits, theta_out=theta, seed=seed)
+
+    def solver_state(self, count: int, device: torch.device, t: float, seed: int) -> State:
+        variance = 4 * float(solvers.start_variance(self.schedule, t))
+        logits = self.solver_noise((count, *self.shape), variance, device, seed)
+        return logits, binary.theta(logits), torch.zeros_like(logits)
+
+    def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
+        logits, theta, predicted = state
+        previous = None if coefficients.extrapolation is None else predicted
+        binary.solver_step(
+            output, logits, coefficients=coefficients, previous=previous, seed=seed, out=logits, theta_out=theta,
+            predicted_out=predicted,
+        )  # fmt: skip
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         return (output > 0).long()

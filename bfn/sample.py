@@ -1,12 +1,15 @@
-"""Ancestral sampling: n messages from the model to itself, then the mode of its output distribution."""
+"""Sampling: n steps, each with a call of the network, then the mode of its output distribution at t = 1."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from bfn.configs import choose
 from bfn.model import BFN, State
-from bfn.seeds import derive_each
+from bfn.seeds import derive, derive_each
+from bfn_kernels.solvers import RULES, Coefficients, coefficients
 
 
 @torch.no_grad()
@@ -16,12 +19,14 @@ def sample(
     n_steps: int,
     *,
     seed: int,
+    sampler: str = "ancestral",
     device: torch.device | str = "cpu",
     capture: bool | None = None,
     watch: Callable[[int, State], None] | None = None,
 ) -> Tensor:
-    """Draws data [count, ...]. `watch(i, state)` is called with a copy of the state after i messages, i = 0..n.
+    """Draws data [count, ...]. `watch(i, state)` is called with a copy of the state after i steps, i = 0..n.
 
+    sampler: a name in SAMPLERS.
     capture: whether to record one step as a CUDA graph and to replay it for the others, which draws the same data; None
     means yes on a CUDA device. With few examples most of a step's time is spent on launches, which this saves.
     """
@@ -30,7 +35,7 @@ def sample(
     if capture and not can_capture(device):
         raise ValueError(f"capture must be None or False on {device}, which has no CUDA graphs")
     model.eval()
-    run = Run(model, count, n_steps, seed, device)
+    run = choose(SAMPLERS, sampler, "sample.sampler")(model, count, n_steps, seed, device)
     step = run.step
     for i in range(n_steps + 1):
         if i > 0:
@@ -43,8 +48,10 @@ def sample(
 
 
 class Run:
-    """The state of a sampling run and the numbers of its steps, in tensors that keep their addresses, so that every
-    step runs the same operations on the same memory."""
+    """Ancestral sampling: n messages from the model to itself.
+
+    It has the state and the numbers of all steps in tensors that keep their addresses, so that every step runs the same
+    operations on the same memory."""
 
     def __init__(self, model: BFN, count: int, n_steps: int, seed: int, device: torch.device):
         self.model, self.state = model, model.prior(count, device)
@@ -58,6 +65,36 @@ class Run:
         t, alpha, seed = (numbers.index_select(0, self.done).squeeze(0) for numbers in self.numbers)
         self.model.sample_step(self.state, t, alpha, seed)
         self.done += 1
+
+
+class SolverRun:
+    """A run of a solver of bfn_kernels.solvers likewise. The first step of a rule of second order has no prediction
+    before it, which an extrapolation of 0 stands for."""
+
+    def __init__(self, rule: str, model: BFN, count: int, n_steps: int, seed: int, device: torch.device):
+        start = 0.0 if RULES[rule].from_prior else model.solver_start
+        self.model, self.state = model, model.solver_state(count, device, start, derive(seed, 0))
+        times = torch.linspace(start, 1, n_steps + 1, dtype=torch.float64)
+        table = coefficients(rule, model.schedule, times[:-1], times[1:])
+        if RULES[rule].order == 2:
+            later = coefficients(rule, model.schedule, times[1:-1], times[2:], times[:-2]).extrapolation
+            table = table._replace(extrapolation=torch.cat([torch.zeros(1), torch.as_tensor(later)]))
+        self.table = Coefficients(*(None if v is None else torch.as_tensor(v).to(device) for v in table))
+        seeds = derive_each(seed, torch.arange(1, n_steps + 1))
+        self.times, self.seeds = times[:-1].float().to(device), seeds.to(device)
+        self.done = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def step(self) -> None:
+        t, seed = (numbers.index_select(0, self.done).squeeze(0) for numbers in (self.times, self.seeds))
+        now = (v if v is None else v.index_select(0, self.done).squeeze(0) for v in self.table)
+        self.model.solver_step(self.state, t, Coefficients(*now), seed)
+        self.done += 1
+
+
+SAMPLERS: dict[str, Callable[..., Run | SolverRun]] = {
+    "ancestral": Run,
+    **{rule: partial(SolverRun, rule) for rule in RULES},
+}
 
 
 def can_capture(device: torch.device) -> bool:

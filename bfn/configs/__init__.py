@@ -13,6 +13,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from bfn_kernels.solvers import RULES
+
+SAMPLERS = ("ancestral", *RULES)  # bfn.sample has a run for each
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key."""
@@ -79,6 +83,7 @@ class EvaluateConfig:
 class SampleConfig:
     count: int = 64
     n_steps: int = 100
+    sampler: str = "ancestral"  # a name in SAMPLERS
     seed: int = 0
 
 
@@ -196,3 +201,4 @@ def check(config: Config) -> None:
         if key == "seed" and not -(2**63) <= value < 2**64:
             raise ConfigError(f"{path}={value} must be a number of 64 bits")
     choose(dict.fromkeys(("no", "bf16")), config.train.mixed_precision, "train.mixed_precision")
+    choose(dict.fromkeys(SAMPLERS), config.sample.sampler, "sample.sampler")

@@ -5,6 +5,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bfn import cli
+from bfn.sample import sample as draw
 from bfn.train import MODEL_FILE, STATE_FILE
 
 TINY = [
@@ -130,3 +131,18 @@ def test_a_loss_that_is_not_finite_is_one_line(tmp_path):
     result = bfn("train", "digits", f"out={tmp_path}", "train.learning_rate=1e30", "train.warmup_steps=1", *TINY)
     assert result.exit_code == 1 and result.stderr.count("\n") == 1
     assert result.stderr.startswith("error: the loss at step 2 is not finite; try a lower train.learning_rate")
+
+
+def test_a_sampler_and_its_steps_are_options(run, monkeypatch):
+    out, _ = run
+    asked = []
+    monkeypatch.setattr(
+        cli,
+        "draw",
+        lambda model, count, n_steps, **k: asked.append((n_steps, k["sampler"])) or draw(model, count, 1, **k),
+    )
+    assert bfn("sample", out, "--sampler", "ode2", "--steps", 2).exit_code == 0
+    assert bfn("sample", out, "sample.sampler=sde1").exit_code == 0
+    assert asked == [(2, "ode2"), (3, "sde1")]
+    refused = bfn("sample", out, "--sampler", "euler")
+    assert refused.exit_code == 1 and "sample.sampler='euler' is not known" in refused.output

@@ -2,11 +2,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import bfn.configs
 import bfn.sample
+from bfn.configs import ConfigError
 from bfn.data import load_data
 from bfn.model import build_model
-from bfn.sample import Run, sample
+from bfn.sample import SAMPLERS, sample
 from bfn.seeds import derive, derive_each
+from bfn_kernels import discrete
+from bfn_kernels.solvers import RULES
 
 
 @pytest.mark.parametrize("name", ["digits", "digits_continuous", "digits_binary", "text"])
@@ -66,8 +70,68 @@ def test_samples_are_those_of_steps_by_themselves(pair):
     assert not torch.equal(seen[-2][0], seen[-1][0])
 
 
-def test_a_step_leaves_its_state_where_it_was(pair):
-    run = Run(pair[0].eval(), 2, 3, 0, torch.device("cpu"))
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_draws_what_a_network_is_sure_of(pair, oracle, sampler):
+    model, data = pair
+    x = data.validation[:5]
+    model.network = oracle(model, x)
+    drawn = sample(model, 5, 9, seed=3, sampler=sampler)
+    if x.is_floating_point():
+        torch.testing.assert_close(
+            drawn, x, rtol=0, atol=1e-3 if model.num_classes is None else 1.0 / model.num_classes
+        )
+    else:
+        assert torch.equal(drawn, x)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers_call_the_network_once_a_step_and_once_at_the_end(pair, oracle, sampler):
+    model, data = pair
+    model.network = network = oracle(model, data.validation[:2])
+    sample(model, 2, 4, seed=3, sampler=sampler)
+    start = model.solver_start if sampler.startswith("ode") else 0.0
+    want = [start + (1 - start) * i / 4 for i in range(5)]
+    assert [t[0].item() for _, t in network.seen] == pytest.approx(want, abs=1e-6)
+
+
+@pytest.mark.parametrize("sampler", RULES)
+def test_samples_of_a_solver_follow_the_seed(pair, sampler):
+    model = lively(pair)
+    drawn = [sample(model, 4, 5, seed=s, sampler=sampler) for s in (1, 1, 2)]
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+def test_a_run_of_second_order_is_that_of_steps_by_themselves(tiny):
+    """The first step of first order, and each other one with the prediction and the time of the step before."""
+    config = tiny("text")
+    model = lively((build_model(config, load_data(config)), None)).eval()
+    run, n = SAMPLERS["ode2"](model, 2, 4, 0, torch.device("cpu")), 4
+    state, theta, predicted = (value.clone() for value in run.state)
+    assert state.std().item() == pytest.approx((27 * model.schedule.beta(0.001)) ** 0.5, rel=0.1)
+    times = [0.001 + 0.999 * i / n for i in range(n + 1)]
+    for i in range(n):
+        before = {"previous": predicted.clone(), "t_previous": times[i - 1]} if i else {}
+        with torch.no_grad():
+            run.step()
+            output = model.output(theta, torch.full((2,), times[i]))
+        to = {"theta_out": theta, "predicted_out": predicted}
+        state = discrete.solver_step(
+            output, state, *times[i : i + 2], rule="ode2", schedule=model.schedule, **to, **before
+        )
+        torch.testing.assert_close(run.state, (state, theta, predicted), rtol=1e-4, atol=1e-5)
+
+
+def test_a_sampler_that_there_is_not(pair, tiny):
+    with pytest.raises(ConfigError, match=r"sample.sampler='euler' is not known; it takes one of ancestral, ode1"):
+        sample(pair[0], 1, 2, seed=0, sampler="euler")
+    assert tuple(SAMPLERS) == bfn.configs.SAMPLERS
+    with pytest.raises(ConfigError, match=r"sample.sampler='euler' is not known"):
+        tiny("digits", "sample.sampler=euler")
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ode2", "sde1"])
+def test_a_step_leaves_its_state_where_it_was(pair, sampler):
+    run = SAMPLERS[sampler](pair[0].eval(), 2, 3, 0, torch.device("cpu"))
     places = [value.data_ptr() for value in (*run.state, run.done)]
     with torch.no_grad():
         run.step()
@@ -93,8 +157,9 @@ class Blind(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 
-def test_a_step_looks_at_no_number(pair, monkeypatch):
-    run = Run(pair[0].eval(), 2, 3, 0, torch.device("cpu"))
+@pytest.mark.parametrize("sampler", ["ancestral", "ode2", "sde2"])
+def test_a_step_looks_at_no_number(pair, sampler, monkeypatch):
+    run = SAMPLERS[sampler](pair[0].eval(), 2, 3, 0, torch.device("cpu"))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # when it is checked no more than on a GPU
     with torch.no_grad(), Blind():
         run.step()
@@ -124,16 +189,17 @@ def compiled_for_captured(monkeypatch):
     torch.compiler.reset()
 
 
-def test_one_graph_serves_all_steps_after_the_first(pair, compiled_for_captured):
-    model = lively(pair)
-    plain = sample(model, 2, 6, seed=3, capture=False)
+@pytest.mark.parametrize("sampler", ["ancestral", "sde2"])
+def test_one_graph_serves_all_steps_after_the_first(pair, sampler, compiled_for_captured):
+    model, of = lively(pair), {"seed": 3, "sampler": sampler}
+    plain = sample(model, 2, 6, capture=False, **of)
     assert compiled_for_captured == []
     states = []
-    assert torch.equal(sample(model, 2, 6, seed=3, watch=lambda i, state: states.append(state)), plain)
+    assert torch.equal(sample(model, 2, 6, watch=lambda i, state: states.append(state), **of), plain)
     assert len(compiled_for_captured) == 1
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert len({value.sum().item() for value, *_ in states}) == 7
-    sample(model, 2, 1, seed=3)
+    sample(model, 2, 1, **of)
     assert len(compiled_for_captured) == 1
 
 
