@@ -9,7 +9,7 @@ from torch import Tensor
 from bfn.configs import choose
 from bfn.model import BFN, State
 from bfn.seeds import derive, derive_each
-from bfn_kernels.solvers import RULES, Coefficients, coefficients
+from bfn_kernels.solvers import RULES, coefficients
 
 
 @torch.no_grad()
@@ -79,15 +79,16 @@ class SolverRun:
         if RULES[rule].order == 2:
             later = coefficients(rule, model.schedule, times[1:-1], times[2:], times[:-2]).extrapolation
             table = table._replace(extrapolation=torch.cat([torch.zeros(1), torch.as_tensor(later)]))
-        self.table = Coefficients(*(None if v is None else torch.as_tensor(v).to(device) for v in table))
+        self.table = table.each(lambda numbers: numbers.to(device))
         seeds = derive_each(seed, torch.arange(1, n_steps + 1))
         self.times, self.seeds = times[:-1].float().to(device), seeds.to(device)
         self.done = torch.zeros(1, dtype=torch.int64, device=device)
 
     def step(self) -> None:
-        t, seed = (numbers.index_select(0, self.done).squeeze(0) for numbers in (self.times, self.seeds))
-        now = (v if v is None else v.index_select(0, self.done).squeeze(0) for v in self.table)
-        self.model.solver_step(self.state, t, Coefficients(*now), seed)
+        def now(numbers: Tensor) -> Tensor:
+            return numbers.index_select(0, self.done).squeeze(0)
+
+        self.model.solver_step(self.state, now(self.times), self.table.each(now), now(self.seeds))
         self.done += 1
 
 

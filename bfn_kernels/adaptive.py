@@ -74,4 +74,4 @@ def error_of_step(of: Coefficients, p: Tensor, previous: Tensor, scale: float = 
     if of.extrapolation is None:
         return None
     square = (p - previous).double().square().flatten(1).mean(1).max()
-    return float(abs(scale * of.take * of.extrapolation) * square.sqrt())
+    return abs(scale * float(of.take) * float(of.extrapolation)) * float(square) ** 0.5

@@ -40,6 +40,11 @@ class Coefficients(NamedTuple):
     variance: float | Tensor | None = None
     extrapolation: float | Tensor | None = None
 
+    def each(self, of: Callable[[Any], Any]) -> "Coefficients":
+        """The coefficients that `of` makes of each of these."""
+        made: list[Any] = [number if number is None else of(number) for number in self]
+        return Coefficients(*made)
+
 
 class Mean(NamedTuple):
     """The flow of continuous data at a time: γ and 1 − γ."""
@@ -227,14 +232,11 @@ def step_scalars(
     else:
         if not times[1] is times[2] is None:
             raise ValueError("t_next and t_previous must be None where coefficients are given")
-        named = zip(Coefficients._fields, given, strict=True)
-        given = Coefficients(*(v if v is None else _rows(f"coefficients.{n}", v, shape, state) for n, v in named))
+        given = given.each(lambda number: _rows("coefficients", number, shape, state))
     if (given.extrapolation is None) != (previous is None):
         raise ValueError("previous must be given together with t_previous or the extrapolation of coefficients")
-    keep, take, variance, extrapolation = given
-    std = None if variance is None else (scale * variance).sqrt()
-    keep, std, extrapolation = (v if v is None else v.to(dtype) for v in (keep, std, extrapolation))
-    return StepScalars(keep, take.to(dtype), std, extrapolation)
+    made: list[Any] = [*given._replace(variance=None if given.variance is None else (scale * given.variance) ** 0.5)]
+    return StepScalars(*(number if number is None else number.to(dtype) for number in made))
 
 
 def _rows(name: str, value: Any, shape: torch.Size, state: Tensor, low=-math.inf, high=math.inf) -> Tensor:

@@ -84,7 +84,7 @@ def _sender(x, alpha, spread, noise, seed, out, count, PROBS: tl.constexpr, T: t
 
 
 def update_sample_out(output_logits: Tensor, state: Tensor, alpha, spread, *others) -> None:
-    solver_step_out(output_logits, state, alpha, spread, *[None] * 6, *others, None)
+    solver_step_out(output_logits, state, alpha, spread, *(None,) * 6, *others)
 
 
 update_sample = functional(update_sample_out, 1, None)  # like the state
@@ -93,7 +93,7 @@ update_sample = functional(update_sample_out, 1, None)  # like the state
 def solver_step_out(
     output_logits: Tensor, state: Tensor, alpha, spread, state_scale, previous, extrapolation, logit_scale,
     unconditional, unconditional_scale, choice: int, known, known_mask, seed, noise, draw_noise, out: Tensor,
-    theta_out: Tensor | None, predicted_out: Tensor | None,
+    theta_out: Tensor | None, predicted_out: Tensor | None = None,
 ) -> None:  # fmt: skip
     shape, count, results = state.shape, state.numel(), Results(out, theta_out, predicted_out)
     new, theta, predicted = results.views

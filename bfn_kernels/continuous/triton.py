@@ -71,7 +71,7 @@ def update_sample_out(
     *others,
 ) -> None:
     network = prediction, mean, mean_scale, noise_scale
-    solver_step_out(*network, keep, take, update_std, None, None, low, high, *others, None)
+    solver_step_out(*network, keep, take, update_std, None, None, low, high, *others)
 
 
 update_sample = functional(update_sample_out, 1)  # like the mean
@@ -94,7 +94,7 @@ def solver_step_out(
     seed,
     noise,
     out: Tensor,
-    predicted_out: Tensor | None,
+    predicted_out: Tensor | None = None,
 ) -> None:
     shape, count, results = mean.shape, mean.numel(), Results(out, predicted_out)
     network = views(shape, prediction, mean, mean_scale, noise_scale)

@@ -85,7 +85,7 @@ def solver_step(
     logits = guided(output_logits.to(dtype), logit_scale, unconditional, unconditional_scale)
     sent = chosen(logits, choice, known, known_mask, seed, draw_noise)
     taken = extrapolated(sent, previous, None if extrapolation is None else extrapolation.unsqueeze(-1))
-    eps = 0 if spread is None else normals(state.shape, dtype, seed, noise)
+    eps = torch.zeros_like(sent) if spread is None else normals(state.shape, dtype, seed, noise)
     kept = state.to(dtype) if state_scale is None else state_scale.unsqueeze(-1) * state.to(dtype)
     spread = torch.zeros_like(alpha) if spread is None else spread
     updated = (kept + message(taken, alpha, spread, eps)).to(state.dtype)

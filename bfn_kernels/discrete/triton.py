@@ -131,7 +131,7 @@ def _sender(
 
 
 def update_sample_out(output_logits: Tensor, state: Tensor, alpha, spread, *others) -> None:
-    solver_step_out(output_logits, state, alpha, spread, *[None] * 6, *others, None)
+    solver_step_out(output_logits, state, alpha, spread, *(None,) * 6, *others)
 
 
 update_sample = functional(update_sample_out, 1, None)  # like the state
@@ -140,7 +140,7 @@ update_sample = functional(update_sample_out, 1, None)  # like the state
 def solver_step_out(
     output_logits: Tensor, state: Tensor, alpha, spread, state_scale, previous, extrapolation, logit_scale,
     unconditional, unconditional_scale, choice: int, known, known_mask, seed, noise, draw_noise, out: Tensor,
-    theta_out: Tensor | None, predicted_out: Tensor | None,
+    theta_out: Tensor | None, predicted_out: Tensor | None = None,
 ) -> None:  # fmt: skip
     shape, num_classes = state.shape, state.shape[-1]
     lead, tile = shape[:-1], tile_of(num_classes)

@@ -208,7 +208,7 @@ def update_sample_out(
 ) -> None:
     """Arguments as in `reference.update_sample`; out is `[B, ...]`, as the mean is."""
     network = pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale
-    solver_step_out(*network, keep, take, update_std, None, None, *others, None)
+    solver_step_out(*network, keep, take, update_std, None, None, *others)
 
 
 update_sample = functional(update_sample_out, 3)  # like the mean
@@ -238,7 +238,7 @@ def solver_step_out(
     draw_noise,
     component_noise,
     out: Tensor,
-    predicted_out: Tensor | None,
+    predicted_out: Tensor | None = None,
 ) -> None:
     """Arguments as in `reference.solver_step`; out and predicted_out are `[B, ...]`, as the mean is."""
     shape, results = mean.shape, Results(out, predicted_out)
