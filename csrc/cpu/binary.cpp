@@ -48,12 +48,25 @@ void load_signs(const View& x, int64_t start, int64_t length, const uint8_t* mas
 
 // The logits of a step, where they are not the network's alone.
 template <class T>
-void guide(const Guidance& by, int64_t start, int64_t length, const T* z, T* out) {
+[[gnu::noinline]] void guide(const Guidance& by, int64_t start, int64_t length, const T* z, T* out) {
   T buffers[3][kBlock];
   const T* scale = load(by.logit_scale, start, length, buffers[0], T(1));
   const T* other = load(by.unconditional, start, length, buffers[1]);
   const T* other_scale = load(by.unconditional_scale, start, length, buffers[2]);
   for (int64_t i = 0; i < length; ++i) out[i] = guided(z[i], scale[i], other[i], other_scale[i]);
+}
+
+// Turns what is sent into what a solver's step takes; returns the state that the message is added to.
+template <class T>
+[[gnu::noinline]] const T* solve(const Solver& op, int64_t start, int64_t length, const T* state, T* sent, T* buffer) {
+  for (int64_t i = 0; i < length; ++i) sent[i] = binary_share_of(sent[i]);
+  extrapolate(op, start, length, sent);
+  for (int64_t i = 0; i < length; ++i) sent[i] = 2 * sent[i] - 1;
+  if (!op.state_scale) return state;
+  T scale_buffer[kBlock];
+  const T* keep = load(op.state_scale, start, length, scale_buffer);
+  for (int64_t i = 0; i < length; ++i) buffer[i] = keep[i] * state[i];
+  return buffer;
 }
 
 // Writes the number that each variable sends: the sign of a class, or 2p - 1. A logit that is NaN sends NaN.
@@ -150,14 +163,9 @@ void binary_update(const BinaryUpdate& op) {
     const T* state = load(op.state, start, length, buffers[0]);
     const T* alpha = load(op.alpha, start, length, buffers[1]);
     const T* spread = load(op.spread, start, length, buffers[2]);
-    if (op.solver.on) {
-      for (int64_t i = 0; i < length; ++i) sent[i] = binary_share_of(sent[i]);
-      extrapolate(op.solver, start, length, sent);
-      for (int64_t i = 0; i < length; ++i) sent[i] = 2 * sent[i] - 1;
-    }
-    const T* keep = load(op.solver.state_scale, start, length, buffers[3], T(1));
+    if (op.solver.on) state = solve(op.solver, start, length, state, sent, buffers[3]);
     for (int64_t i = 0; i < length; ++i) {
-      updated[i] = fused(keep[i], state[i], binary_message(sent[i], alpha[i], spread[i], eps[i]));
+      updated[i] = state[i] + binary_message(sent[i], alpha[i], spread[i], eps[i]);
     }
     store(op.out, start, length, updated);
     if (!op.theta) return;

@@ -50,64 +50,58 @@ struct Sent {
   }
 };
 
-// The logits of a step.
+// The logits of a step. Like all that updates do without, what turns them into others is a function of its own.
 template <class T>
-class StepLogits {
- public:
-  StepLogits(const DiscreteUpdate& op, const Rows& rows) : logits_(op.output_logits), by_(op.guidance) {
-    if (!by_.on()) return;
-    load_lanes(by_.logit_scale, rows, scale_, T(1));
-    load_lanes(by_.unconditional_scale, rows, other_scale_);
-  }
+struct StepLogits {
+  const DiscreteUpdate& op;
 
   const T* operator()(const Tile& tile, T* buffer) const {
-    const T* z = load_tile(logits_, tile, buffer, kMinusInfinity<T>);
-    if (!by_.on()) return z;
-    T other_buffer[kBlock] = {};
-    const T* other = by_.unconditional ? load_tile(by_.unconditional, tile, other_buffer, T(0)) : other_buffer;
+    const T* z = load_tile(op.output_logits, tile, buffer, kMinusInfinity<T>);
+    return op.guidance.on() ? guide(tile, z, buffer) : z;
+  }
+
+ private:
+  [[gnu::noinline]] const T* guide(const Tile& tile, const T* z, T* buffer) const {
+    T scale[kLanes], other_scale[kLanes], other_buffer[kBlock];
+    load_lanes(op.guidance.logit_scale, tile.rows, scale, T(1));
+    load_lanes(op.guidance.unconditional_scale, tile.rows, other_scale);
+    const View& unconditional = op.guidance.unconditional;
+    std::fill_n(other_buffer, unconditional ? 0 : tile.numbers(), T(0));
+    const T* other = unconditional ? load_tile(unconditional, tile, other_buffer, T(0)) : other_buffer;
     for_numbers(tile,
-                [&](int64_t i, int32_t, auto j) { buffer[i] = guided(z[i], scale_[j], other[i], other_scale_[j]); });
+                [&](int64_t i, int32_t, auto j) { buffer[i] = guided(z[i], scale[j], other[i], other_scale[j]); });
     pad_tile(tile, buffer, kMinusInfinity<T>);
     return buffer;
   }
-
- private:
-  const View& logits_;
-  const Guidance& by_;
-  T scale_[kLanes], other_scale_[kLanes];
 };
 
-// The step of a solver for the rows of a tile.
+// Puts out p, and turns it into what a solver's step takes. The prediction before is read first, since p may take its
+// place.
 template <class T>
-class SolverRows {
- public:
-  SolverRows(const Solver& op, const Rows& rows) : op_(op) {
-    if (!op.on) return;
-    load_lanes(op.extrapolation, rows, by_);
-    load_lanes(op.state_scale, rows, keep_, T(1));
+void extrapolate_tile(const Solver& op, const Tile& tile, T* __restrict p) {
+  T ahead[kBlock], buffer[kBlock], by[kLanes];
+  if (op.previous) {
+    load_lanes(op.extrapolation, tile.rows, by);
+    const T* previous = load_tile(op.previous, tile, buffer, T(0));
+    for_numbers(tile, [&](int64_t i, int32_t, auto j) { ahead[i] = extrapolated(p[i], previous[i], by[j]); });
   }
+  if (op.prediction) store_tile(op.prediction, tile, p);
+  if (op.previous) std::copy_n(ahead, tile.numbers(), p);
+}
 
-  // Puts out what is sent, p, and turns it into what the step takes.
-  void extrapolate(const Tile& tile, T* __restrict p) const {
-    T ahead[kBlock], buffer[kBlock];
-    if (op_.previous) {
-      const T* previous = load_tile(op_.previous, tile, buffer, T(0));
-      for_numbers(tile, [&](int64_t i, int32_t, auto j) { ahead[i] = extrapolated(p[i], previous[i], by_[j]); });
-    }
-    if (op_.prediction) store_tile(op_.prediction, tile, p);
-    if (op_.previous) std::copy_n(ahead, tile.numbers(), p);
-  }
-  void step(const Tile& tile, const Sent<T>& sent, const T* p, const T* eps, const T* state, T* out) const {
-    const T classes = static_cast<T>(tile.rows.num_classes);
-    for_numbers(tile, [&](int64_t i, int32_t, auto j) {
-      out[i] = fused(keep_[j], state[i], message(p[i], sent.beta[j], sent.spread[j], eps[i], classes));
-    });
-  }
-
- private:
-  const Solver& op_;
-  T by_[kLanes], keep_[kLanes];
-};
+// The step of a solver for a tile, whose e and scale are those of what is sent.
+template <class T>
+[[gnu::noinline]] void solve_tile(const Solver& op, const Tile& tile, const Sent<T>& sent, const T* e, const T* scale,
+                                  const T* eps, const T* state, T* out) {
+  T p[kBlock], keep[kLanes];
+  sent.probabilities(tile, e, scale, p);
+  extrapolate_tile(op, tile, p);
+  load_lanes(op.state_scale, tile.rows, keep, T(1));
+  const T classes = static_cast<T>(tile.rows.num_classes);
+  for_numbers(tile, [&](int64_t i, int32_t, auto j) {
+    out[i] = fused(keep[j], state[i], message(p[i], sent.beta[j], sent.spread[j], eps[i], classes));
+  });
+}
 
 // The last class of a row with p_k > 0 takes a draw that no cumulative probability exceeds.
 template <class T>
@@ -227,7 +221,7 @@ void save_nothing(const DiscreteLoss& op, const Rows& rows) {
 // Decides what the network's rows send; the e of distributions are left in the scratch.
 template <class T>
 void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, Sent<T>& sent) {
-  const StepLogits<T> logits(op, rows);
+  const StepLogits<T> logits{op};
   if (op.choice == Choice::kMode) return find_modes<T>(rows, logits, sent.one);
   if (op.choice == Choice::kMean) {
     const RowSums<T> sums(rows, nullptr, scratch, logits);
@@ -297,7 +291,6 @@ void discrete_update(const DiscreteUpdate& op) {
         sent.share[j] = known[j] ? T(0) : sent.share[j];
       }
     }
-    const SolverRows<T> solver(op.solver, rows);
     const bool shared = std::any_of(sent.share, sent.share + kLanes, [](T share) { return !(share == T(0)); });
     int64_t t = 0;
     // The e of a tile are read before sums over its new state take their place.
@@ -313,10 +306,7 @@ void discrete_update(const DiscreteUpdate& op) {
       const auto onto = [state](int64_t i) { return state[i]; };
       const T *e = scratch.e.data() + tile.first, *scale = scratch.tiles[t++].scale;
       if (op.solver.on) {
-        T p[kBlock];
-        sent.probabilities(tile, e, scale, p);
-        solver.extrapolate(tile, p);
-        solver.step(tile, sent, p, eps, state, out);
+        solve_tile(op.solver, tile, sent, e, scale, eps, state, out);
       } else if (shared) {
         sent.template messages<true>(tile, eps, e, scale, onto, out);
       } else {

@@ -7,8 +7,9 @@
 namespace bfn {
 
 // Puts out p, and turns it into what the step takes. The prediction before is read first, since p may take its place.
+// Like all that updates do without, it is a function of its own, which keeps their loops small.
 template <class T>
-void extrapolate(const Solver& op, int64_t start, int64_t length, T* p) {
+[[gnu::noinline]] void extrapolate(const Solver& op, int64_t start, int64_t length, T* p) {
   T ahead[kBlock], buffers[2][kBlock];
   if (op.previous) {
     const T* previous = load(op.previous, start, length, buffers[0]);
