@@ -20,6 +20,9 @@ struct Sent {
     std::fill_n(one, kLanes, -1);
   }
 
+  // NaN for a row that sends nothing.
+  T poison_of(int64_t j) const { return one[j] < 0 && !(share[j] > T(0)) ? kNaN<T> : T(0); }
+
   // Writes onto(i) + y_i for a tile. Without kShared no row sends a distribution, and e and scale are not looked at.
   template <bool kShared, class Onto>
   void messages(const Tile& tile, const T* __restrict eps, const T* __restrict e, const T* scale, Onto onto,
@@ -27,7 +30,7 @@ struct Sent {
     const T classes = static_cast<T>(tile.rows.num_classes);
     T poison[kLanes], by[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) {
-      poison[j] = one[j] < 0 && !(share[j] > T(0)) ? kNaN<T> : T(0);
+      poison[j] = poison_of(j);
       by[j] = kShared ? share[j] * scale[j] : T(0);
     }
     for_numbers(tile, [&](int64_t i, int32_t, auto j) {
@@ -42,7 +45,7 @@ struct Sent {
   void probabilities(const Tile& tile, const T* __restrict e, const T* scale, T* __restrict p) const {
     T poison[kLanes], by[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) {
-      poison[j] = one[j] < 0 && !(share[j] > T(0)) ? kNaN<T> : T(0);
+      poison[j] = poison_of(j);
       by[j] = share[j] * scale[j];
     }
     for_numbers(tile, [&](int64_t i, int32_t, auto j) { p[i] = (by[j] > T(0) ? e[i] * by[j] : T(0)) + poison[j]; });

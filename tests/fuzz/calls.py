@@ -134,7 +134,7 @@ class Plan:
     @property
     def _ordinary(self) -> tuple[str, ...]:
         """The inputs that get no extreme values, since they would be refused or meaningless."""
-        return (*NOISE, "t", *(ROWS if self.extreme == "not finite" else ()))
+        return (*NOISE, "t", "t_next", "t_previous", *(ROWS if self.extreme == "not finite" else ()))
 
     def again(self, numbers: int) -> "Plan":
         """The same call with other numbers."""

@@ -13,7 +13,8 @@ LIKE = {
     "continuous.flow_sample": "x", "continuous.sender_sample": "x", "continuous.bayesian_update": "mean",
     "continuous.update_sample": "mean", "continuous.predict_data": "noise_pred", "discretised.expected_value": "mean",
     "discretised.sample": "mean", "discretised.mode": "mean", "discretised.update_sample": "mean",
-    "discrete.update_sample": "state",
+    "discrete.update_sample": "state", "continuous.solver_step": "mean", "discretised.solver_step": "mean",
+    "discrete.solver_step": "state", "binary.solver_step": "state",
 }  # fmt: skip
 
 

@@ -37,7 +37,7 @@ FAULTS = [
     Fault("bfn_kernels/outputs.py", " or out.is_neg():", ":", f"{OUT} -k negative"),
     Fault("bfn_kernels/outputs.py", "if stride < span:", "if stride < 0:", f"{OUT} -k not_plain"),
     Fault("bfn_kernels/outputs.py", "_dims(out) != _dims(value) or ", "", f"{OUT} -k shared"),
-    Fault("bfn_kernels/outputs.py", "name != state_name or ", "", f"{OUT} -k shared"),
+    Fault("bfn_kernels/outputs.py", "name != same or ", "", f"{OUT} -k shared"),
     Fault("bfn_kernels/outputs.py", "read[0] >= written[1]", "read[0] > written[0]", f"{OUT} -k shared"),
     Fault(
         "bfn_kernels/operators.py",

@@ -28,7 +28,7 @@ import bfn_kernels
 
 BACKEND = "cuda_ptx"
 SIZES = [*SHAPES[:4], (2, 16)]
-NETWORK = {"prediction", "noise_pred", "pred_mean", "pred_log_std", "mixture_logits", "output_logits"}
+NETWORK = {"prediction", "noise_pred", "pred_mean", "pred_log_std", "mixture_logits", "output_logits", "unconditional"}
 UNREACHED = "discrete.sender_kernel<AnyClasses<float>"  # messages go to new memory, which is dense
 NAMES = {torch.bfloat16: "BFloat16", torch.float16: "Half", torch.float64: "double"}  # other kernels are of float32
 
