@@ -281,6 +281,25 @@ def test_refused(function, arguments, kind, words):
         function(**arguments)
 
 
+@pytest.mark.parametrize("name", ["out", "theta_out", "predicted_out"])
+def test_results_share_no_memory(name):
+    """With each other, or with what is read; but the state may be written over, and the prediction before."""
+    state, memory = torch.rand(2, 3), torch.rand(2, 3)
+    for other in {"out", "theta_out", "predicted_out"} - {name}:
+        with pytest.raises(ValueError, match=r"must .*share no memory"):
+            of_bits(state=state, **{name: memory, other: memory})
+    second = {"rule": "ode2", "t_previous": 0.1}
+    for other in ("previous", "unconditional", "noise", "t"):
+        more = {"previous": X, **second} if other != "unconditional" else {"guidance": 1.0}
+        more = {"rule": "sde1"} if other == "noise" else more
+        given = {other: memory if other != "t" else memory[:, 0]}
+        if (name, other) != ("predicted_out", "previous"):
+            with pytest.raises(
+                ValueError, match=f"{name} must .*share no memory with any input, but it does with {other}"
+            ):
+                of_bits(state=state, **{name: memory, **more, **given, "t_next": 1.0})
+
+
 def test_coefficients_that_a_caller_gives():
     """In the place of a rule: any solver, and A = 0."""
     step = Coefficients(keep=torch.tensor([0.0, 2.0]), take=0.5, extrapolation=1.0)
