@@ -24,9 +24,9 @@ class Steps:
 
     >>> steps = Steps(start=0.1, tolerance=0.01)
     >>> while steps.t < steps.end:
-    ...     steps.judge(0.1 * (steps.t_next - steps.t) ** 2)
+    ...     _ = steps.judge(2 * (steps.t_next - steps.t) ** 2)
     >>> steps.accepted
-    4
+    16
     """
 
     start: float
