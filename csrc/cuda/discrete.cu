@@ -162,44 +162,41 @@ __device__ Sent<typename A::Compute> choose(const Team& team, const DiscreteUpda
   return {draw_class(team, logits, count, stats.max, uniform * stats.rest), false, T(0), T(0)};
 }
 
-// What a solver's step makes of four classes of a row.
+// The step of a solver for four classes of a row, of which p is sent. The prediction before is read first, since p may
+// take its place.
 template <class A>
-struct SolverRow {
+__device__ __forceinline__ void solve(const DiscreteUpdate& op, int64_t seed, int64_t row, int first,
+                                      typename A::Compute (&p)[4]) {
   using T = typename A::Compute;
-  const Solver& op;
-  int64_t row;
-  int count;
-  T by, keep;
-
-  __device__ SolverRow(const Solver& solver, int64_t of_row, int classes)
-      : op(solver),
-        row(of_row),
-        count(classes),
-        by(read<T>(op.extrapolation, row)),
-        keep(read<T>(op.state_scale, row, T(1))) {}
-
-  // Puts out what is sent, p, and turns it into what the step takes. The prediction before is read first, since p may
-  // take its place.
-  __device__ __forceinline__ void extrapolate(int first, T (&p)[4]) const {
-    T previous[4] = {};
-    if (op.previous) A::load(op.previous, row, count, first, previous);
-    if (op.prediction) A::store(op.prediction, row, count, first, p);
-    if (!op.previous) return;
+  const int count = static_cast<int>(op.num_classes);
+  T previous[4] = {}, state[4] = {}, eps[4] = {};
+  if (op.solver.previous) A::load(op.solver.previous, row, count, first, previous);
+  if (op.solver.prediction) A::store(op.solver.prediction, row, count, first, p);
+  if (op.solver.previous) {
+    const T by = read_row<T>(op.solver.extrapolation, row);
 #pragma unroll
     for (int j = 0; j < 4; ++j) p[j] = extrapolated(p[j], previous[j], by);
   }
-};
+  A::load(op.state, row, count, first, state);
+  if (op.noise.any()) class_normals(op.noise, seed, row, count, first, 0, 0, eps);
+  const T beta = read_row<T>(op.alpha, row), spread = read_row<T>(op.spread, row);
+  const T keep = read_row<T>(op.solver.state_scale, row, T(1)), classes = static_cast<T>(count);
+#pragma unroll
+  for (int j = 0; j < 4; ++j) state[j] = fused(keep, state[j], message(p[j], beta, spread, eps[j], classes));
+  A::store(op.out, row, count, first, state);
+}
 
-template <class A, class Team, int kSlots>
-__global__ void __launch_bounds__(kThreads, kResident<A, Team, kSlots>)
+// A kernel of its own does what a solver's step has beside an update, since the registers would not suffice for both.
+template <class A, class Team, int kSlots, bool kSolves>
+__global__ void __launch_bounds__(kThreads, kSolves && kSlots > 0 ? 1 : kResident<A, Team, kSlots>)
     update_kernel(const __grid_constant__ DiscreteUpdate op, int team_size) {
   using T = typename A::Compute;
   const Team team(team_size);
   const int count = static_cast<int>(op.num_classes);
   const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.draw.seed ? *op.draw.seed : 0;
   for_rows(team, op.count, [&](int64_t row) {
-    const SolverRow<A> solver(op.solver, row, count);
-    const RowGuidance<T> guidance = op.guidance.on() ? RowGuidance<T>(op.guidance, row) : RowGuidance<T>();
+    RowGuidance<T> guidance;
+    if (kSolves && op.guidance.on()) guidance = RowGuidance<T>(op.guidance, row);
     ClassRow<A, Team, kSlots> logits(team, op.output_logits, row, count, guidance);
     Sent<T> sent{-1, false, T(0), T(0)};
     if (op.known && read<int>(op.known_mask, row)) {
@@ -211,16 +208,18 @@ __global__ void __launch_bounds__(kThreads, kResident<A, Team, kSlots>)
     const T beta = read_row<T>(op.alpha, row), spread = read_row<T>(op.spread, row), classes = static_cast<T>(count);
     const T poison = sent.one < 0 && !sent.of_p ? kNaN<T> : T(0);
     for_groups<kSlots>(team, count, [&](int i, int first) {
-      T p[4] = {}, state[4], eps[4] = {};
-      if (sent.of_p) logits.group(i, first, p);
-      A::load(op.state, row, count, first, state);
-      if (op.noise.any()) class_normals(op.noise, seed, row, count, first, 0, 0, eps);
+      T z[4], state[4], eps[4];
+      if (sent.of_p) logits.group(i, first, z);
+      if constexpr (kSolves) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) p[j] = sent.at(first + j, p[j]) + poison;
-      if (op.solver.on) solver.extrapolate(first, p);
+        for (int j = 0; j < 4; ++j) z[j] = sent.at(first + j, sent.of_p ? z[j] : T(0)) + poison;
+        return solve<A>(op, seed, row, first, z);
+      }
+      A::load(op.state, row, count, first, state);
+      class_normals(op.noise, seed, row, count, first, 0, 0, eps);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        state[j] = fused(solver.keep, state[j], message(p[j], beta, spread, eps[j], classes));
+        state[j] += message(sent.at(first + j, sent.of_p ? z[j] : T(0)), beta, spread, eps[j], classes) + poison;
       }
       A::store(op.out, row, count, first, state);
     });
@@ -340,9 +339,13 @@ template <class T>
 void discrete_update(const DiscreteUpdate& op) {
   Layout layout = Layout().data(op.output_logits).data(op.state).data(op.out).data(op.theta);
   layout.data(op.solver.previous).data(op.solver.prediction).data(op.guidance.unconditional);
+  const bool solves = op.solver.on || op.guidance.on() || !op.noise.any();
   with_classes<T>(layout, op.num_classes, [&](auto a, auto team, auto slots, int threads, int size) {
-    launch(&update_kernel<typename decltype(a)::type, typename decltype(team)::type, decltype(slots)::value>,
-           grid_of(op.count, threads, size), threads, op, size);
+    using A = typename decltype(a)::type;
+    using Team = typename decltype(team)::type;
+    const auto kernel = solves ? &update_kernel<A, Team, decltype(slots)::value, true>
+                               : &update_kernel<A, Team, decltype(slots)::value, false>;
+    launch(kernel, grid_of(op.count, threads, size), threads, op, size);
   });
 }
 

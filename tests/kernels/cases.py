@@ -292,7 +292,7 @@ DISCRETISED += [
 ]  # fmt: skip
 
 BETA = {"beta_1": 3.0}
-GUIDED = {"guidance": rows(uniform(0, 2)), "temperature": rows(uniform(0.5, 2))}
+GUIDED = {"guidance": rows(uniform(0, 1)), "temperature": rows(uniform(1.5, 3))}  # logits no larger than others are
 DISCRETE = [
     Case("discrete.bayesian_update", {"logits": per_class(normal(2), 5), "y": per_class(normal(2), 5)}, {}, ("logits", "y")),
     Case("discrete.theta_logits", {"theta": per_class(uniform(0.1, 1), 3)}, {}, ("theta",)),
@@ -327,11 +327,11 @@ for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, tor
     DISCRETE += [
         Case(f"discrete.solver_step[K={k}]", first, beta),
         Case(f"discrete.solver_step[K={k} ode2 theta]", second, {"rule": "ode2", **beta}, into="theta_out"),
-        Case(f"discrete.solver_step[K={k} guided]", {**first, "unconditional": z, **GUIDED}, beta),
-        Case(f"discrete.solver_step[K={k} guided sde2]", {**second, "unconditional": z, **GUIDED, "noise": step["noise"]}, {"rule": "sde2", **beta}, into="predicted_out"),
+        Case(f"discrete.solver_step[K={k} guided]", {**first, "unconditional": per_class(normal(), k), **GUIDED}, beta),
+        Case(f"discrete.solver_step[K={k} guided sde2]", {**second, "unconditional": per_class(normal(), k), **GUIDED, "noise": step["noise"]}, {"rule": "sde2", **beta}, into="predicted_out"),
         Case(f"discrete.solver_step[K={k} renoise]", {**first, "temperature": GUIDED["temperature"], "noise": step["noise"], "known": masked["x"], "known_mask": some}, {"rule": "renoise", **beta}, into="predicted_out"),
-        Case(f"discrete.solver_step[K={k} sample]", {**first, "unconditional": z, **GUIDED, "draw_noise": uniform(0, 1), "noise": step["noise"]}, {"choose": "sample", "rule": "sde1", **beta}),
-        Case(f"discrete.solver_step[K={k} mode]", {**first, "unconditional": z, **GUIDED}, {"choose": "mode", **beta}),
+        Case(f"discrete.solver_step[K={k} sample]", {**first, "unconditional": per_class(normal(), k), **GUIDED, "draw_noise": uniform(0, 1), "noise": step["noise"]}, {"choose": "sample", "rule": "sde1", **beta}),
+        Case(f"discrete.solver_step[K={k} mode]", {**first, "unconditional": per_class(normal(), k), **GUIDED}, {"choose": "mode", **beta}),
     ]  # fmt: skip
     for receiver in ("joint", "factorised"):
         few = {"n_steps": 7, "receiver": receiver, **beta}
@@ -384,11 +384,11 @@ first, second = (
 BINARY += [
     Case("binary.solver_step", first, BETA),
     Case("binary.solver_step[ode2 theta]", second, {"rule": "ode2", **BETA}, into="theta_out"),
-    Case("binary.solver_step[guided]", {**first, "unconditional": normal(3), **GUIDED}, BETA),
-    Case("binary.solver_step[guided sde2]", {**second, "unconditional": normal(3), **GUIDED, "noise": normal()}, {"rule": "sde2", **BETA}, into="predicted_out"),
+    Case("binary.solver_step[guided]", {**first, "unconditional": normal(), **GUIDED}, BETA),
+    Case("binary.solver_step[guided sde2]", {**second, "unconditional": normal(), **GUIDED, "noise": normal()}, {"rule": "sde2", **BETA}, into="predicted_out"),
     Case("binary.solver_step[renoise]", {**first, "temperature": GUIDED["temperature"], "noise": normal(), "known": masked["x"], "known_mask": some}, {"rule": "renoise", **BETA}, into="predicted_out"),
-    Case("binary.solver_step[sample]", {**first, "unconditional": normal(3), **GUIDED, "draw_noise": uniform(0, 1), "noise": normal()}, {"choose": "sample", "rule": "sde1", **BETA}),
-    Case("binary.solver_step[mode]", {**first, "unconditional": normal(3), **GUIDED}, {"choose": "mode", **BETA}),
+    Case("binary.solver_step[sample]", {**first, "unconditional": normal(), **GUIDED, "draw_noise": uniform(0, 1), "noise": normal()}, {"choose": "sample", "rule": "sde1", **BETA}),
+    Case("binary.solver_step[mode]", {**first, "unconditional": normal(), **GUIDED}, {"choose": "mode", **BETA}),
 ]  # fmt: skip
 for op, extra, options in [("continuous_time_loss", {"t": TIME}, BETA), ("reconstruction_loss", {}, {})]:
     for kind in (torch.int64, torch.int32, torch.uint8, torch.bool):

@@ -90,7 +90,7 @@ FAULTS = [
     Fault(CUDA("solver.h"), "if (op.prediction) at.store_data(op.prediction, p);", "", ON_HOST("prediction")),
     Fault(
         CUDA("discrete.cu"),
-        "if (op.previous) A::load(op.previous, row, count, first, previous);",
+        "if (op.solver.previous) A::load(op.solver.previous, row, count, first, previous);",
         "",
         ON_HOST("discrete and ode2"),
     ),

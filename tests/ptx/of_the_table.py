@@ -12,8 +12,9 @@ from test_accuracy import check
 
 def with_classes(case: Case, k: int) -> Case:
     """A case of discrete data, with k classes."""
-    made = dict.fromkeys(("logits", "output_logits", "state", "unconditional"), per_class(normal(3), k))
-    made |= {"x": classes(k, torch.int64), "noise": per_class(normal(), k), "previous": per_class(uniform(0, 2 / k), k)}
+    made = dict.fromkeys(("logits", "output_logits", "state"), per_class(normal(3), k))
+    made |= {"x": classes(k, torch.int64), "noise": per_class(normal(), k), "unconditional": per_class(normal(), k)}
+    made |= {"previous": per_class(uniform(0, 2 / k), k)}
     if "n_samples" in case.options:
         made["noise"] = draws(made["noise"], case.options["n_samples"])
     fields = {name: made.get(name, make) for name, make in case.fields.items()}
