@@ -29,6 +29,7 @@ def of_data(ops: Any, x: torch.Tensor, noise_scale: float = 1.0) -> list[Row]:
     prediction, one, mixture = (x, x, row, row), (x, x, None, x, row, scale), (many, many, many, x, row, scale)
     gradients, with_mixture = (True, True, False), (True, True, True)
     clip, losses = (-1.0, 1.0), (None, 3)  # no mask, and the reduction
+    outs = torch.empty_like(x), torch.empty_like(x)
     bins = 256, *PUBLISHED.std, PUBLISHED.log_std
 
     def nstep(nodes=(), n_samples=0):
@@ -45,6 +46,18 @@ def of_data(ops: Any, x: torch.Tensor, noise_scale: float = 1.0) -> list[Row]:
         (
             "continuous update on a prediction", 3,
             lambda: ops.continuous.update_sample(*prediction, row, row, row, *clip, None, None, seed, None),
+        ),
+        (
+            "continuous solver step, ode2", 5,
+            lambda: ops.continuous.solver_step_out(
+                *prediction, row, row, None, x, row, *clip, None, None, None, None, *outs
+            ),
+        ),
+        (
+            "discretised solver step, ode2", 6,
+            lambda: ops.discretised.solver_step_out(
+                *one, row, row, None, x, row, *bins, 2, None, None, None, None, None, None, *outs
+            ),
         ),
         (
             "squared_loss", 3,
@@ -87,6 +100,7 @@ def of_bits(ops: Any, z: torch.Tensor) -> list[Row]:
     """Calls of the operators of binary data, with all gradients."""
     x, row, seed = torch.zeros(z.shape, dtype=torch.long), torch.ones(z.shape[0], 1), torch.tensor(1)
     width, losses = z.element_size(), (None, 3, True)  # no mask, the reduction, and the gradient
+    outs = torch.empty_like(z), torch.empty_like(z), torch.empty_like(z)
 
     def nstep(nodes=(), n_samples=0):
         draws = nodes, nodes, n_samples, seed, None
@@ -95,11 +109,17 @@ def of_bits(ops: Any, z: torch.Tensor) -> list[Row]:
     calls = [
         ("sender", 1 + 8 / width, lambda: ops.binary.sender_sample(x, row, row, True, seed, None, z.dtype)),
         ("update, a draw", 3, lambda: ops.binary.update_sample(z, z, row, row, 0, None, None, seed, None, None)),
+        (
+            "solver step, ode2", 6,
+            lambda: ops.binary.solver_step_out(
+                z, z, row, None, row, z, row, None, None, None, 2, None, None, None, None, None, *outs
+            ),
+        ),
         ("L_inf", 1 + 12 / width, lambda: ops.binary.continuous_time_loss(x, z, row, *losses)),
         ("reconstruction", 1 + 12 / width, lambda: ops.binary.reconstruction_loss(x, z, *losses)),
         ("L_n, 8 nodes", 1 + 12 / width, nstep((0.0,) * 8)),
         ("L_n, 10 draws", 1 + 12 / width, nstep(n_samples=10)),
-    ]
+    ]  # fmt: skip
     return [Row(f"binary {name}", z.numel(), size * width, call) for name, size, call in calls]
 
 
@@ -114,6 +134,12 @@ def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:
         (
             "update with theta, a draw", 4,
             lambda: ops.discrete.update_sample_out(z, z, row, row, 0, None, None, seed, None, None, *outs),
+        ),
+        (
+            "solver step, guided ode2", 7,
+            lambda: ops.discrete.solver_step_out(
+                z, z, row, None, row, z, row, row, z, row, 2, None, None, None, None, None, *outs, torch.empty_like(z)
+            ),
         ),
         ("loss", 1, lambda: ops.discrete.continuous_time_loss(x, z, row, None, 3, True)),
         ("loss_backward", 2, lambda: ops.discrete.loss_backward(row, scale, x, z, row, None, stats)),
