@@ -21,6 +21,7 @@ from bfn.model import BFN
 from bfn.official import convert, convert_back
 from bfn.sample import SAMPLERS
 from bfn.sample import sample as draw
+from bfn.sample import sample_within as draw_within
 from bfn.train import LOG_FILE, MODEL_FILE, Interrupted, Trainer, load_run
 
 app = typer.Typer(help="Train, evaluate and sample Bayesian flow networks.", no_args_is_help=True, add_completion=False)
@@ -86,9 +87,10 @@ def sample_command(
     overrides: Overrides = None,
     sampler: Annotated[str | None, typer.Option(help=f"One of {', '.join(SAMPLERS)}: sample.sampler.")] = None,
     steps: Annotated[int | None, typer.Option(help="Calls of the network before the last: sample.n_steps.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Of a step of ode2, instead: sample.tolerance.")] = None,
 ) -> None:
     """Draw samples and write a picture of them."""
-    chosen = {"sample.sampler": sampler, "sample.n_steps": steps}
+    chosen = {"sample.sampler": sampler, "sample.n_steps": steps, "sample.tolerance": tolerance}
     overrides = [*(overrides or []), *(f"{key}={value}" for key, value in chosen.items() if value is not None)]
     with plain_errors():
         model, settings, data = load_run(run, overrides, Accelerator().device)
@@ -160,7 +162,12 @@ def sampled(model: BFN, settings: Config, data: Data, out: Path) -> Path:
     """Draw samples, print them where they are text, and write their picture."""
     options = settings.sample
     device = next(model.parameters()).device
-    samples = draw(model, options.count, options.n_steps, seed=options.seed, sampler=options.sampler, device=device)
+    if options.tolerance is not None:
+        samples, calls = draw_within(model, options.count, options.tolerance, seed=options.seed, device=device)
+        console.print(f"calls of the network: {calls}")
+    else:
+        of = {"seed": options.seed, "sampler": options.sampler, "device": device}
+        samples = draw(model, options.count, options.n_steps, **of)
     if data.symbols:
         table = Table(title="samples", show_lines=True)
         table.add_column("")

@@ -28,6 +28,9 @@ class BFN(nn.Module, ABC):
     """
 
     schedule: ContinuousSchedule | DiscreteSchedule
+    state_scale: float = (
+        1  # an error of the prediction, times the accuracy that it is taken with, is so large in the state
+    )
     solver_start: float  # the time at which solvers start that cannot do so at t = 0, as published
 
     def __init__(self, config: Config, data: Data, features: int, outputs: int):
@@ -243,6 +246,7 @@ class ClassesBFN(BFN):
 
     def __init__(self, config: Config, data: Data, size: int):
         super().__init__(config, data, features=size, outputs=size)
+        self.state_scale = 4 if size == 1 else size
         self.schedule: DiscreteSchedule = make_schedule(config, "beta_1", QuadraticAccuracy)
 
     def theta(self, state: State) -> Tensor:
@@ -283,7 +287,7 @@ class DiscreteBFN(ClassesBFN):
         discrete.update_sample(output, logits, alpha, out=logits, theta_out=theta, seed=seed)
 
     def solver_state(self, count: int, device: torch.device, t: float, seed: int) -> State:
-        variance = self.num_classes * float(solvers.start_variance(self.schedule, t))
+        variance = self.state_scale * float(solvers.start_variance(self.schedule, t))
         logits = self.solver_noise((count, *self.shape, self.num_classes), variance, device, seed)
         return logits, discrete.theta(logits), torch.zeros_like(logits)
 
@@ -334,7 +338,7 @@ class BinaryBFN(ClassesBFN):
         binary.update_sample(output, logits, alpha, out=logits, theta_out=theta, seed=seed)
 
     def solver_state(self, count: int, device: torch.device, t: float, seed: int) -> State:
-        variance = 4 * float(solvers.start_variance(self.schedule, t))
+        variance = self.state_scale * float(solvers.start_variance(self.schedule, t))
         logits = self.solver_noise((count, *self.shape), variance, device, seed)
         return logits, binary.theta(logits), torch.zeros_like(logits)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from bfn.configs import choose
 from bfn.model import BFN, State
 from bfn.seeds import derive, derive_each
+from bfn_kernels.adaptive import Steps, error_of_step
 from bfn_kernels.solvers import RULES, coefficients
 
 
@@ -90,6 +91,28 @@ class SolverRun:
 
         self.model.solver_step(self.state, now(self.times), self.table.each(now), now(self.seeds))
         self.done += 1
+
+
+@torch.no_grad()
+def sample_within(
+    model: BFN, count: int, tolerance: float, *, seed: int, device: torch.device | str = "cpu"
+) -> tuple[Tensor, int]:
+    """Draws data [count, ...] by steps of "ode2" whose length fits their error, and says how often it called the
+    network. tolerance: as in bfn_kernels.adaptive.Steps."""
+    device = torch.device(device)
+    model.eval()
+    state = model.solver_state(count, device, model.solver_start, derive(seed, 0))
+    steps, unread = Steps(model.solver_start, tolerance), torch.zeros((), dtype=torch.int64, device=device)
+    while steps.t < steps.end:
+        t, kept, accepted = torch.full((count,), steps.t, device=device), [value.clone() for value in state], False
+        output = model.output(model.theta(state), t)
+        while not accepted:
+            now = coefficients("ode2", model.schedule, steps.t, steps.t_next, steps.t_previous).each(float)
+            model.solve(output, state, t, now, unread)
+            accepted = steps.judge(error_of_step(now, state[-1], kept[-1], model.state_scale))
+            for value, before in zip(state, kept, strict=True) if not accepted else ():
+                value.copy_(before)
+    return model.sample_final(state), steps.accepted + 1
 
 
 SAMPLERS: dict[str, Callable[..., Run | SolverRun]] = {

@@ -84,6 +84,7 @@ class SampleConfig:
     count: int = 64
     n_steps: int = 100
     sampler: str = "ancestral"  # a name in SAMPLERS
+    tolerance: float | None = None  # of the error of a step of ode2: how many there are follows, n_steps does not count
     seed: int = 0
 
 
@@ -101,7 +102,7 @@ class Config:
 # Keys that must be positive wherever they stand, and keys that must lie in [0, 1).
 POSITIVE = {"length", "sigma_1", "beta_1", "width", "depth", "heads", "batch_size", "learning_rate", "clip_norm"}
 POSITIVE |= {"n_steps", "warmup_steps", "max_steps", "max_seconds", "validate_every", "patience"}
-POSITIVE |= {"num_bins", "repeats", "count"}
+POSITIVE |= {"num_bins", "repeats", "count", "tolerance"}
 FRACTIONS = {"dropout", "ema_decay", "beta_2"}
 
 
@@ -202,3 +203,5 @@ def check(config: Config) -> None:
             raise ConfigError(f"{path}={value} must be a number of 64 bits")
     choose(dict.fromkeys(("no", "bf16")), config.train.mixed_precision, "train.mixed_precision")
     choose(dict.fromkeys(SAMPLERS), config.sample.sampler, "sample.sampler")
+    if config.sample.tolerance is not None and config.sample.sampler != "ode2":
+        raise ConfigError(f"sample.tolerance is of sample.sampler='ode2', got {config.sample.sampler!r}")

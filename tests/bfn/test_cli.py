@@ -146,3 +146,7 @@ def test_a_sampler_and_its_steps_are_options(run, monkeypatch):
     assert asked == [(2, "ode2"), (3, "sde1")]
     refused = bfn("sample", out, "--sampler", "euler")
     assert refused.exit_code == 1 and "sample.sampler='euler' is not known" in refused.output
+    within = bfn("sample", out, "--sampler", "ode2", "--tolerance", 0.5)
+    assert within.exit_code == 0 and re.search(r"^calls of the network: \d+$", within.output, re.M)
+    refused = bfn("sample", out, "--tolerance", 0.5)
+    assert refused.exit_code == 1 and "sample.tolerance is of sample.sampler='ode2', got 'ancestral'" in refused.output

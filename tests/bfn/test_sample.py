@@ -7,7 +7,7 @@ import bfn.sample
 from bfn.configs import ConfigError
 from bfn.data import load_data
 from bfn.model import build_model
-from bfn.sample import SAMPLERS, sample
+from bfn.sample import SAMPLERS, sample, sample_within
 from bfn.seeds import derive, derive_each
 from bfn_kernels import discrete
 from bfn_kernels.solvers import RULES
@@ -206,3 +206,18 @@ def test_one_graph_serves_all_steps_after_the_first(pair, sampler, compiled_for_
 def test_capture_needs_a_gpu(pair):
     with pytest.raises(ValueError, match="capture must be None or False on cpu"):
         sample(pair[0], 1, 2, seed=0, capture=True)
+
+
+def test_steps_that_fit_their_error(pair):
+    """A smaller tolerance takes more calls, which are counted, and comes closer to what many steps draw."""
+    model, calls = lively(pair), []
+    many = sample(model, 3, 300, seed=5, sampler="ode2").double()
+    model.network.register_forward_hook(lambda *_: calls.append(1))
+    off, counts = [], []
+    for tolerance in (0.3, 0.003):
+        calls.clear()
+        drawn, count = sample_within(model, 3, tolerance, seed=5)
+        assert count == len(calls)
+        counts.append(count)
+        off.append((drawn.double() - many).abs().mean().item())
+    assert 2 < counts[0] < counts[1] < 300 and off[1] <= off[0] + 0.001 and off[1] < 0.05, (counts, off)

@@ -125,5 +125,7 @@ FAULTS = [
         "torch.cat([torch.ones(1), torch.as_tensor(later)])",
         SAMPLES("second_order"),
     ),
-    Fault("bfn/model.py", "variance = self.num_classes * float(", "variance = float(", SAMPLES("second_order")),
+    Fault(
+        "bfn/model.py", "self.state_scale = 4 if size == 1 else size", "self.state_scale = 4", SAMPLES("second_order")
+    ),
 ]
