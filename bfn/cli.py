@@ -166,8 +166,8 @@ def sampled(model: BFN, settings: Config, data: Data, out: Path) -> Path:
         samples, calls = draw_within(model, options.count, options.tolerance, seed=options.seed, device=device)
         console.print(f"calls of the network: {calls}")
     else:
-        of = {"seed": options.seed, "sampler": options.sampler, "device": device}
-        samples = draw(model, options.count, options.n_steps, **of)
+        how = options.sampler
+        samples = draw(model, options.count, options.n_steps, seed=options.seed, sampler=how, device=device)
     if data.symbols:
         table = Table(title="samples", show_lines=True)
         table.add_column("")

@@ -164,11 +164,11 @@ FAULTS = [
         "t = torch.zeros(len(theta), device",
         tests("model", "sampling_follows"),
     ),
-    Fault(SAMPLE, "    model.eval()\n", "", tests("sample", "valid_and_follow")),
+    Fault(SAMPLE, "    model.eval()\n    run = ", "    run = ", tests("sample", "valid_and_follow")),
     Fault(SAMPLE, "derive_each(seed, steps)", "derive_each(seed, 0 * steps)", tests("sample", "by_themselves")),
     Fault(SAMPLE, "((steps.double() - 1) / n_steps)", "(steps.double() / n_steps)", tests("sample", "by_themselves")),
     Fault(SAMPLE, "alpha(steps.double(), n_steps)", "alpha(steps.double(), n_steps + 1)", tests("sample", "watching")),
-    Fault(SAMPLE, "value.clone() for value", "value for value", tests("sample", "by_themselves")),
+    Fault(SAMPLE, "tuple(value.clone() for value", "tuple(value for value", tests("sample", "by_themselves")),
     # networks
     Fault(NETWORK("layers"), "mixed.transpose(-1, -2).reshape", "mixed.reshape", tests("networks", "unet_attends")),
     Fault(
