@@ -180,7 +180,8 @@ __device__ __forceinline__ void solve(const DiscreteUpdate& op, int64_t seed, in
   A::load(op.state, row, count, first, state);
   if (op.noise.any()) class_normals(op.noise, seed, row, count, first, 0, 0, eps);
   const T beta = read_row<T>(op.alpha, row), spread = read_row<T>(op.spread, row);
-  const T keep = read_row<T>(op.solver.state_scale, row, T(1)), classes = static_cast<T>(count);
+  const T classes = static_cast<T>(count);
+  const T keep = op.solver.state_scale ? read_row<T>(op.solver.state_scale, row) : T(1);
 #pragma unroll
   for (int j = 0; j < 4; ++j) state[j] = fused(keep, state[j], message(p[j], beta, spread, eps[j], classes));
   A::store(op.out, row, count, first, state);
@@ -188,7 +189,7 @@ __device__ __forceinline__ void solve(const DiscreteUpdate& op, int64_t seed, in
 
 // A kernel of its own does what a solver's step has beside an update, since the registers would not suffice for both.
 template <class A, class Team, int kSlots, bool kSolves>
-__global__ void __launch_bounds__(kThreads, kSolves && kSlots > 0 ? 1 : kResident<A, Team, kSlots>)
+__global__ void __launch_bounds__(kThreads, kSlots > 0 && kSolves ? 1 : kResident<A, Team, kSlots>)
     update_kernel(const __grid_constant__ DiscreteUpdate op, int team_size) {
   using T = typename A::Compute;
   const Team team(team_size);
