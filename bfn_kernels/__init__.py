@@ -2,11 +2,22 @@
 
 There are four families of ops, one for each kind of data: `continuous`, `discretised`, `discrete`, and `binary` for two
 classes by one logit. They share `schedules` (how accuracy grows with time), `noise` (seeds) and `backends` (which
-implementation serves a call). `Indexed` is a time, an accuracy or a precision for each of many graphs; `Limits` are
-those of a network's output.
+implementation serves a call); `solvers` has the rules of samplers, and `adaptive` steps that fit their error. `Indexed`
+is a time, an accuracy or a precision for each of many graphs; `Limits` are those of a network's output.
 """
 
-from bfn_kernels import backends, binary, common, continuous, discrete, discretised, noise, schedules
+from bfn_kernels import (
+    adaptive,
+    backends,
+    binary,
+    common,
+    continuous,
+    discrete,
+    discretised,
+    noise,
+    schedules,
+    solvers,
+)
 from bfn_kernels.arguments import Limits
 from bfn_kernels.indexed import Indexed
 
@@ -14,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Indexed",
     "Limits",
+    "adaptive",
     "backends",
     "binary",
     "common",
@@ -22,4 +34,5 @@ __all__ = [
     "discretised",
     "noise",
     "schedules",
+    "solvers",
 ]
