@@ -79,10 +79,10 @@ __device__ T read(const View& view, int64_t index, T missing = T(0)) {
 // As `read`, without a call for the numbers of rows of classes as they come as a rule: of this type, one for each row
 // or for each `size[1]` rows.
 template <class T>
-__device__ __forceinline__ T read_row(const View& view, int64_t row) {
+__device__ __forceinline__ T read_row(const View& view, int64_t row, T missing = T(0)) {
   const T* data = static_cast<const T*>(view.data);
   const bool each = view.dims == 1, repeated = view.dims == 2 && view.stride[1] == 0 && row <= INT32_MAX;
-  if (view.dtype != dtype_of<T>() || !(each || repeated)) return read<T>(view, row);
+  if (view.dtype != dtype_of<T>() || !(each || repeated)) return read<T>(view, row, missing);
   return data[(each ? row : static_cast<uint32_t>(row) / static_cast<uint32_t>(view.size[1])) * view.stride[0]];
 }
 

@@ -14,7 +14,9 @@ namespace bfn {
 template <class T>
 struct AnyClasses {
   using Compute = T;
-  static constexpr bool kHoldsMany = false;  // so that there are fewer kernels to compile
+  // Lanes of a warp hold as many classes as they do of dense data, so that sums have the same order. Blocks do not, so
+  // that there are fewer kernels to compile.
+  static constexpr bool kHeldByWarps = sizeof(T) == sizeof(float), kHeldByBlocks = false;
 
   __device__ static T one(const View& view, int64_t row, int count, int64_t k) {
     return read<T>(view, row * count + k);
@@ -37,7 +39,7 @@ struct AnyClasses {
 template <class S>
 struct DenseClasses {
   using Compute = float;
-  static constexpr bool kHoldsMany = true;
+  static constexpr bool kHeldByWarps = true, kHeldByBlocks = true;
 
   __device__ static float one(const View& view, int64_t row, int count, int64_t k) {
     return widen(static_cast<const S*>(view.data)[row * count + k]);
@@ -116,8 +118,8 @@ struct RowGuidance {
   RowGuidance() = default;
   __device__ RowGuidance(const Guidance& by, int64_t row)
       : unconditional(&by.unconditional),
-        scale(read<T>(by.logit_scale, row, T(1))),
-        unconditional_scale(read<T>(by.unconditional_scale, row)) {}
+        scale(read_row<T>(by.logit_scale, row, T(1))),
+        unconditional_scale(read_row<T>(by.unconditional_scale, row)) {}
 
   template <class A>
   __device__ __forceinline__ void load(const View& logits, int64_t row, int count, int first, T (&z)[4]) const {
@@ -299,12 +301,15 @@ template <class A, class F>
 void with_team(int64_t num_classes, F&& f) {
   using OneSlot = std::integral_constant<int, 1>;
   using Slots = std::integral_constant<int, kHeldSlots>;
-  const bool in_warp = num_classes <= (A::kHoldsMany ? 16 : 128);
-  if (in_warp) return f(Tag<A>{}, Tag<WarpTeam>{}, OneSlot{}, kThreads, team_size(num_classes, 1, 32));
-  if constexpr (A::kHoldsMany) {
+  if (num_classes <= (A::kHeldByWarps ? 16 : 128)) {
+    return f(Tag<A>{}, Tag<WarpTeam>{}, OneSlot{}, kThreads, team_size(num_classes, 1, 32));
+  }
+  if constexpr (A::kHeldByWarps) {
     if (num_classes <= 4 * kHeldSlots * 32) {
       return f(Tag<A>{}, Tag<WarpTeam>{}, Slots{}, kThreads / 2, team_size(num_classes, kHeldSlots, 32));
     }
+  }
+  if constexpr (A::kHeldByBlocks) {
     const int size = team_size(num_classes, kHeldSlots, kThreads);
     if (num_classes <= 4 * kHeldSlots * size) return f(Tag<A>{}, Tag<BlockTeam>{}, Slots{}, size, size);
   }

@@ -180,8 +180,7 @@ __device__ __forceinline__ void solve(const DiscreteUpdate& op, int64_t seed, in
   A::load(op.state, row, count, first, state);
   if (op.noise.any()) class_normals(op.noise, seed, row, count, first, 0, 0, eps);
   const T beta = read_row<T>(op.alpha, row), spread = read_row<T>(op.spread, row);
-  const T classes = static_cast<T>(count);
-  const T keep = op.solver.state_scale ? read_row<T>(op.solver.state_scale, row) : T(1);
+  const T keep = read_row<T>(op.solver.state_scale, row, T(1)), classes = static_cast<T>(count);
 #pragma unroll
   for (int j = 0; j < 4; ++j) state[j] = fused(keep, state[j], message(p[j], beta, spread, eps[j], classes));
   A::store(op.out, row, count, first, state);
