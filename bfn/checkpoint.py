@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +71,28 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if digest(tensors, metadata["state"]) != metadata["sha256"]:
         raise CheckpointError(f"checkpoint {path} is damaged: its content does not match its checksum")
     return tensors, json.loads(metadata["state"])
+
+
+class Writer:
+    """Writes in a thread of its own, beside what its caller goes on with. There is one job at a time, and what fails in
+    it is raised when its caller next waits for it, by `start` or `wait`. The end of a `with` block waits in silence."""
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1)
+        self.job: Future[None] | None = None
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.thread.shutdown()
+
+    def start(self, job: Callable[..., None], *args: Any) -> None:
+        """Waits for the job before, if any, and starts this one."""
+        self.wait()
+        self.job = self.thread.submit(job, *args)
+
+    def wait(self) -> None:
+        job, self.job = self.job, None
+        if job is not None:
+            job.result()

@@ -125,10 +125,7 @@ def test_an_epoch_shows_every_example_once_and_the_next_in_another_order(tiny):
     trainer = Trainer(config, data)
     epochs = []
     for epoch in range(2):
-        batches = []
-        for index in range(10):
-            trainer.at.step = 10 * epoch + index
-            batches.append(trainer.batch())
+        batches = [batch.x for index in range(10) for batch in trainer.batches.of(10 * epoch + index)]
         epochs.append(torch.cat(batches).flatten(1))
     everything = sorted(data.train.flatten(1).tolist())
     assert sorted(epochs[0].tolist()) == everything == sorted(epochs[1].tolist())
