@@ -34,7 +34,7 @@ Run = Annotated[Path, typer.Argument(help="The directory of a run, or its model 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Reports errors that the user can fix in one line, without a traceback. Of the processes of a machine one speaks."""
+    """Reports errors that the user can fix in one line, without a traceback; one process of a machine does so."""
     try:
         yield
     except (ConfigError, CheckpointError, RunError, FloatingPointError, OSError) as error:

@@ -1,6 +1,7 @@
 """The tensors of a run, whole and by name, wherever they live: in one process, the same in all, or a part in each."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,15 +36,16 @@ def shard(model: BFN, device: torch.device) -> None:
 
 def copied(module: nn.Module) -> dict[str, Tensor]:
     """Copies of a module's tensors on the CPU, which training does not change; only the main process has them all."""
-    return {name: copy(tensor) for name, tensor in get_model_state_dict(module, options=whole()).items()}
+    tensors: dict[str, Any] = get_model_state_dict(module, options=whole())
+    return {name: copy(tensor) for name, tensor in tensors.items()}
 
 
 def snapshot(model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Copies of all tensors that resuming needs, as `copied` makes them."""
     tensors = prefixed("model.", copied(model)) | prefixed("ema.", copied(ema))
     # An optimizer that has made no step yet has no moments; torch would make a step to have some.
-    moments = get_optimizer_state_dict(model, optimizer, options=whole()) if optimizer.state else {}
-    for parameter, of_parameter in moments.get("state", {}).items():
+    state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=whole()) if optimizer.state else {}
+    for parameter, of_parameter in state.get("state", {}).items():
         tensors |= {f"optimizer.{parameter}.{moment}": copy(tensor) for moment, tensor in of_parameter.items()}
     return tensors
 
@@ -55,7 +57,7 @@ def restore(
     put(model, unprefixed("model.", tensors))
     put(ema, unprefixed("ema.", tensors))
     if moments:
-        state = get_optimizer_state_dict(model, optimizer, options=whole())
+        state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=whole())
         if tensors:
             state["state"] = moments_of(tensors)
         set_optimizer_state_dict(model, optimizer, state, options=spread())
@@ -63,7 +65,7 @@ def restore(
 
 def put(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Gives a module in every process the tensors that the main process has."""
-    set_model_state_dict(module, tensors, options=spread())
+    set_model_state_dict(module, dict(tensors), options=spread())
 
 
 def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:

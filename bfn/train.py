@@ -35,6 +35,7 @@ DURATION = {"train.max_steps", "train.max_seconds", "train.patience"}
 PLACES = {"data.folder"}
 # They say how the work of a step is divided: another division draws other noise, as good as the first.
 DIVISION = {"train.micro_batch", "train.fully_shard"}
+FREE = DURATION | PLACES | DIVISION
 
 
 @dataclass
@@ -80,7 +81,9 @@ class Trainer:
 
     def begin(self, fresh: bool) -> None:
         """Build everything, and put into it what the directory holds."""
-        path, device, tensors, state = self.out / STATE_FILE, self.accelerator.device, {}, {}
+        path, device = self.out / STATE_FILE, self.accelerator.device
+        tensors: dict[str, Tensor] = {}
+        state: dict[str, Any] = {}
         with processes.together():
             if processes.is_main() and fresh:
                 for name in (STATE_FILE, MODEL_FILE, LOG_FILE):
@@ -314,9 +317,7 @@ def same_run(path: Path, saved: dict[str, Any], config: Config) -> None:
     """Refuse to resume a run under settings that would have made another run."""
     there, here = flatten(saved), flatten(asdict(config))
     for key in sorted(there.keys() | here.keys()):
-        decisive = (
-            key.partition(".")[0] in ("data", "model", "network", "train") and key not in DURATION | PLACES | DIVISION
-        )
+        decisive = key.partition(".")[0] in ("data", "model", "network", "train") and key not in FREE
         if decisive and there.get(key) != here.get(key):
             raise CheckpointError(
                 f"{path} holds a run with {key}={there.get(key)}, not {here.get(key)}; "

@@ -113,7 +113,7 @@ def test_what_accelerate_makes_of_the_processes_must_be_what_was_started(
 def test_fp16_is_refused_on_the_cpu(tiny):
     AcceleratorState._reset_state(reset_partial_state=True)  # there is one precision in a process
     try:
-        with pytest.raises(RunError, match="train.mixed_precision=fp16 needs a GPU"):
+        with pytest.raises(RunError, match=r"train.mixed_precision=fp16 needs a GPU"):
             Trainer(tiny("digits", "train.mixed_precision=fp16", "train.cpu=true"), None)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)

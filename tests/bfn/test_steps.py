@@ -15,7 +15,7 @@ from bfn import checkpoint
 from bfn.checkpoint import CheckpointError
 from bfn.configs import flatten, load
 from bfn.data import load_data
-from bfn.train import DIVISION, DURATION, LOG_FILE, MODEL_FILE, PLACES, STATE_FILE, Interrupted, Trainer, same_run
+from bfn.train import FREE, LOG_FILE, MODEL_FILE, STATE_FILE, Interrupted, Trainer, same_run
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ DECISIVE = {
 def test_every_setting_is_decisive_or_known_not_to_be():
     settings = flatten(asdict(load("digits")))
     free = {key for key in settings if key.partition(".")[0] in ("out", "evaluate", "sample")}
-    assert set(flatten(DECISIVE)) == settings.keys() - DURATION - PLACES - DIVISION - free
+    assert set(flatten(DECISIVE)) == settings.keys() - FREE - free
     assert {key: value for key, value in flatten(DECISIVE).items() if settings[key] == value} == {}
 
 
