@@ -1,6 +1,7 @@
 """What the processes of a run agree on. A process that is alone agrees with itself, and nothing is communicated."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -26,6 +27,8 @@ def start(cpu: bool = False, mixed_precision: str = "no") -> Accelerator:
     # accelerate leaves processes that could have no GPU alone, unless it is told that they are to use the CPU
     cpu = cpu or not torch.accelerator.is_available()
     steps = GradientAccumulationPlugin(num_steps=1)  # else accelerate takes a number from the launcher
+    # The strides of dimensions of size 1 differ, which costs nothing.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, gradient_accumulation_plugin=steps)
     started = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != started:

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import workers
+from conftest import TINY
 from workers import Group
 
 from bfn import checkpoint
@@ -21,8 +22,6 @@ SHARDED = "train.fully_shard=true"
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    from conftest import TINY
-
     """settings("train.seed=1") are those of a tiny run in a new directory, which is the last of them."""
     return lambda *more: [*TINY, *STEPS, *more, f"out={tmp_path_factory.mktemp('run')}"]
 
@@ -67,3 +66,66 @@ def test_a_run_goes_on_with_other_processes_from_where_a_sigterm_to_any_of_them_
     assert state["position"]["step"] == 4 and tensors["optimizer.network.stem.weight.step"] == 4
     assert Group(1, workers.train, rest).ends() == [0]
     assert_alike(out_of(run), alone)
+
+
+def test_a_run_that_is_killed_at_any_moment_goes_on_from_its_last_checkpoint(settings, tmp_path):
+    """BFN_KILLS=20 kills it twenty times."""
+    kills, moments = int(os.environ.get("BFN_KILLS", 3)), random.Random(0)
+    steps = ["train.validate_every=2", f"train.max_steps={60 * kills}", "train.patience=1000", MICRO]
+    whole, parts = settings(*steps), settings(*steps)
+    notes = tmp_path / "notes"
+    for _ in range(kills):
+        group, noted = Group(2, workers.noted_train, parts, notes), len(read_notes(notes))
+        while len(read_notes(notes)) == noted:  # until it is at work
+            assert all(member.exitcode is None for member in group.members)
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0, 1.5))
+        for member in moments.sample(group.members, 2):  # as torchrun kills the others of one that has died
+            member.kill()
+        group.ends()
+        done = read_notes(notes)
+        at = max((step for what, step in done if what == "saved"), default=0)
+        state = checkpoint.load(f"{out_of(parts)}/{STATE_FILE}")[1] if at else {"position": {"step": 0}}
+        # The note of a checkpoint that has just been written may be missing. While one is written two more steps lie
+        # between it and the next, for which training waits.
+        assert state["position"]["step"] in (at, at + 2)
+        assert done[-1][1] - at <= 4
+    rest = [f"train.max_steps={(at // 2 + 2) * 2}"]
+    assert Group(2, workers.train, parts[:-1] + rest + parts[-1:]).ends() == [0, 0]
+    assert Group(2, workers.train, whole[:-1] + rest + whole[-1:]).ends() == [0, 0]
+    assert_alike(out_of(parts), out_of(whole))
+    for name in (STATE_FILE, MODEL_FILE):
+        assert workers.differences(out_of(parts), out_of(whole), name)[0] == 0
+
+
+def read_notes(path):
+    """[("step", 1), ("step", 2), ("saved", 2), ...]"""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(what, int(step)) for what, step in (line.split() for line in lines)]
+
+
+def test_processes_agree(tmp_path):
+    assert Group(2, workers.agree, str(tmp_path)).ends() == [0, 0]
+    first, second = (json.loads((tmp_path / str(rank)).read_text()) for rank in range(2))
+    assert first["total"] == second["total"] == 2.0 and first["sum"] == second["sum"] == [2.0, 1.0]
+    assert first["main"] == [{"rank": 0}, True, 2] and second["main"] == [{"rank": 0}, False, 2]
+    assert first["error 0"] is second["error 0"] is None
+    assert second["error 1"] == "OSError: disk 1 is full"
+    assert first["error 1"] == "RunError: process 1 of the run failed: disk 1 is full"
+    assert first["error 2"] == "OSError: disk 0 is full"
+    assert second["error 2"] == "RunError: process 0 of the run failed: disk 0 is full"
+
+
+def test_what_the_main_process_cannot_do_is_one_line_of_all(settings, tmp_path):
+    run, said = settings(), tmp_path / "said"
+    with lock(tmp_path):
+        assert Group(2, workers.command, said, ["train", "digits", *run, f"out={tmp_path}"]).ends() == [1, 1]
+    assert said.read_text() == f"error: another run is at work in {tmp_path}; wait for it, or choose another out=\n"
+
+
+def test_a_disk_that_fills_up_ends_the_run_in_all_processes(settings, tmp_path):
+    run, said = settings(), tmp_path / "said"
+    (tmp_path / f".{STATE_FILE}.partial").symlink_to("/dev/full")
+    assert Group(2, workers.command, said, ["train", "digits", *run, f"out={tmp_path}"]).ends() == [1, 1]
+    assert said.read_text().endswith(f"error: {tmp_path / STATE_FILE}: No space left on device\n")
+    assert (tmp_path / MODEL_FILE).exists() and not (tmp_path / LOG_FILE).exists()

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 
-from bfn import checkpoint
+from bfn import checkpoint, processes
 from bfn.checkpoint import CheckpointError
 from bfn.configs import flatten, load
 from bfn.data import load_data
@@ -135,6 +136,81 @@ def test_every_step_of_every_run_has_seeds_and_weights_of_its_own_and_each_is_us
     batches = [[step.x for step in steps] for steps in (one, other, again)]
     assert torch.equal(torch.stack(batches[0]), torch.stack(batches[2]))
     assert not torch.equal(torch.stack(batches[0]), torch.stack(batches[1]))
+
+
+def test_a_step_takes_its_micro_batches_one_by_one_and_each_has_seeds_of_its_own(make):
+    whole, parts = make("network.dropout=0"), make("network.dropout=0", "train.micro_batch=8")
+    (batch,), split = calls(whole, 1), calls(parts, 1)
+    assert [len(part.x) for part in split] == [8] * 4
+    assert torch.equal(torch.cat([part.x for part in split]), batch.x)
+    assert torch.equal(torch.cat([part.t for part in split]), batch.t)  # times are spread over the whole batch
+    assert len({part.seed for part in split}) == len({part.torch_seed for part in split}) == 4
+    losses = []
+    for part in split:
+        with torch.no_grad():
+            losses.append(make("network.dropout=0").model(part.x, part.t, seed=part.seed, n_steps=None))
+    assert parts.at.loss_sum == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+
+
+def test_the_gradient_of_a_step_is_the_mean_of_those_of_its_micro_batches(make):
+    trainer, expected = make("network.dropout=0", "train.micro_batch=16", "train.clip_norm=1e9"), []
+    for batch in trainer.batches.of(0):
+        trainer.model.zero_grad()
+        trainer.model(batch.x, batch.t, seed=batch.seed).backward()
+        expected.append(trainer.model.network.head.bias.grad.clone())
+    assert len(expected) == 2 and not torch.equal(*expected)
+    trainer.step()
+    torch.testing.assert_close(trainer.model.network.head.bias.grad, torch.stack(expected).mean(0))
+
+
+@pytest.fixture
+def scaled(make, monkeypatch):
+    """scaled(2.0**100, ...) is a trainer with the scaler of gradients that accelerate gives to training in fp16 on a
+    GPU, whose scale starts there."""
+    start = processes.start
+
+    def trainer(init_scale, *overrides):
+        def start_scaled(cpu, mixed_precision):
+            accelerator = start(cpu, mixed_precision)
+            accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=init_scale, growth_interval=3)
+            return accelerator
+
+        monkeypatch.setattr(processes, "start", start_scaled)
+        return make(*overrides)
+
+    return trainer
+
+
+def test_a_step_whose_scaled_gradients_overflow_leaves_weights_and_average_alone(scaled):
+    trainer = scaled(8.0, "train.warmup_steps=1")
+    weight, average = trainer.model.network.head.bias, trainer.averaged.network.head.bias
+    weight.register_hook(lambda grad: grad * (math.inf if trainer.at.step < 2 else 1))
+    before = weight.detach().clone()
+    for step in (1, 2):
+        trainer.step()
+        assert trainer.at.step == step and trainer.accelerator.scaler.get_scale() == 8.0 / 2**step
+        assert torch.equal(weight, before) and torch.equal(average, before) and trainer.ema.n_averaged == 0
+    trainer.step()
+    assert not torch.equal(weight, before) and torch.equal(average, weight) and trainer.ema.n_averaged == 1
+
+
+def test_a_run_whose_steps_were_all_skipped_saves_and_goes_on(scaled, tmp_path):
+    first = scaled(8.0, "train.max_steps=1", out := f"out={tmp_path / 'scaled'}")
+    first.model.network.head.bias.register_hook(lambda grad: grad * math.inf)
+    first.run()
+    assert not any(name.startswith("optimizer.") for name in checkpoint.load(first.out / STATE_FILE)[0])
+    again = scaled(8.0, "train.max_steps=2", out)
+    again.run()
+    assert {state["step"].item() for state in again.optimizer.state.values()} == {1}
+
+
+def test_the_scale_of_gradients_goes_on_where_it_was(scaled, tmp_path):
+    first = scaled(8.0, "train.max_steps=2", out := f"out={tmp_path / 'scaled'}")
+    first.run()
+    again = scaled(1.0, "train.max_steps=3", out)
+    assert again.accelerator.scaler.get_scale() == 8.0
+    again.run()
+    assert again.accelerator.scaler.get_scale() == 16.0  # since the third step is one after two others
 
 
 def test_a_step_trains_with_dropout_in_whatever_mode_the_model_was_left(make):
