@@ -3,7 +3,12 @@
 import json
 import os
 import random
+import re
+import shlex
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import workers
@@ -12,7 +17,12 @@ from workers import Group
 
 from bfn import checkpoint
 from bfn.alone import lock
-from bfn.train import LOG_FILE, MODEL_FILE, STATE_FILE
+from bfn.configs import EvaluateConfig
+from bfn.evaluate import evaluate
+from bfn.train import LOG_FILE, MODEL_FILE, STATE_FILE, load_run
+
+PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+COMMANDS = re.findall("^(?:torchrun|accelerate) .*", PAGE, re.M)
 
 # Four micro-batches, so that each of two processes adds up the gradients of two.
 STEPS = ["train.max_steps=6", "train.validate_every=3", "train.batch_size=32"]
@@ -129,3 +139,46 @@ def test_a_disk_that_fills_up_ends_the_run_in_all_processes(settings, tmp_path):
     assert Group(2, workers.command, said, ["train", "digits", *run, f"out={tmp_path}"]).ends() == [1, 1]
     assert said.read_text().endswith(f"error: {tmp_path / STATE_FILE}: No space left on device\n")
     assert (tmp_path / MODEL_FILE).exists() and not (tmp_path / LOG_FILE).exists()
+
+
+def test_the_commands_of_the_page_share_a_run(settings, tmp_path):
+    by_torchrun, by_accelerate, sharded, evaluated = COMMANDS
+    short = ["evaluate.repeats=2", "sample.count=1", "sample.n_steps=1", "train.validate_every=2"]
+    here = [*settings(MICRO, *short)[:-1]]
+    state, said = tmp_path / "runs" / "digits" / STATE_FILE, tmp_path / "said"
+
+    def launch(command, steps):
+        command = [*shlex.split(command), *here, f"train.max_steps={steps}"]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        with open(said, "w") as file:
+            return subprocess.Popen(
+                command,
+                cwd=tmp_path,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+            )
+
+    stopped = launch(by_torchrun, 10_000)
+    while not state.exists():
+        assert stopped.poll() is None, said.read_text()
+        time.sleep(0.1)
+    stopped.terminate()
+    assert stopped.wait(60) != 0
+    at = checkpoint.load(state)[1]["position"]["step"]
+    assert said.read_text().count("interrupted and saved") == said.read_text().count(f"saved at step {at};") == 1
+
+    assert launch(by_accelerate, at + 1).wait(60) == 0, said.read_text()
+    assert said.read_text().count(f"continuing runs/digits at step {at}\n") == 1
+    assert said.read_text().count(f"trained {at + 1} steps") == said.read_text().count("samples: ") == 1
+    assert (state.parent / "samples.png").exists()
+
+    def forked(command, *more):
+        said.unlink()
+        assert Group(2, workers.command, said, [*command.partition("-m bfn ")[2].split(), *more]).ends() == [0, 0]
+        return re.findall(r"bound\D+(\d\.\d{4}) ±", said.read_text())
+
+    bounds = forked(sharded, *here, f"train.max_steps={at + 2}")
+    assert len(bounds) == 1 and forked(evaluated) == bounds
+    model, _, data = load_run(state.parent)
+    assert float(bounds[0]) == pytest.approx(evaluate(model, data.test, EvaluateConfig(repeats=2)).bits, abs=6e-5)

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 
 from bfn import checkpoint, processes

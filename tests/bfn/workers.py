@@ -98,7 +98,8 @@ def noted_train(settings, notes):
 
 
 def command(said, arguments):
-    """`bfn` with these arguments; what it says is appended to a file."""
+    """`bfn` with these arguments in the directory of the file `said`, to which is appended what it says."""
+    os.chdir(said.parent)
     file = open(said, "a")  # noqa: SIM115 (until the process ends)
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
