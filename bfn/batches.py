@@ -14,10 +14,7 @@ from torch import Tensor
 from bfn.configs import ConfigError, TrainConfig
 from bfn.data import Data
 from bfn.evaluate import spread_times
-from bfn.seeds import derive
-
-# Each part of a run has a seed of its own: train.seed folded with one of these numbers.
-WEIGHTS, ORDER, STEPS, VALIDATION, DRAWS = range(5)
+from bfn.seeds import DRAWS, ORDER, STEPS, derive
 
 
 class MicroBatch(NamedTuple):

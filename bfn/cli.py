@@ -45,14 +45,13 @@ def plain_errors() -> Iterator[None]:
 
 
 @contextmanager
-def one_speaks() -> Iterator[None]:
-    """Prints what the main process has to say alone, and takes leave of the others at the end."""
+def one_speaks() -> Iterator[bool]:
+    """Prints what the main process has to say alone; yields whether this is that process."""
     console.quiet = not processes.is_main()
     try:
-        yield
+        yield not console.quiet
     finally:
         console.quiet = False
-    processes.leave()
 
 
 @app.command()
@@ -67,7 +66,7 @@ def train(
         settings = load(config, overrides or [])
         data = load_data(settings)
         trainer = Trainer(settings, data, console, fresh=fresh)
-        with one_speaks():
+        with one_speaks() as main:
             try:
                 trainer.run()
             except Interrupted:
@@ -79,7 +78,8 @@ def train(
             bound = evaluated(trainer.best(), settings, data, trainer.accelerator.device)
             console.print(f"held-out bits per dimension: {bound.bits:.3f} (factorised baseline {data.baseline:.2f})")
             console.print(f"checkpoint: {out / MODEL_FILE}")
-            if processes.is_main():
+            processes.leave()
+            if main:
                 model, _, _ = load_run(out, device=trainer.accelerator.device)
                 console.print(f"samples:    {sampled(model, settings, data, out)}")
                 for path in plotted(model, settings, data, out):
@@ -94,6 +94,7 @@ def evaluate_command(run: Run, overrides: Overrides = None) -> None:
         model, settings, data = load_run(run, overrides, accelerator.device)
         with one_speaks():
             evaluated(model, settings, data, accelerator.device)
+            processes.leave()
 
 
 @app.command(name="sample")

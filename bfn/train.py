@@ -21,13 +21,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from bfn import checkpoint, processes, states
 from bfn.alone import RunError, lock, require_room
-from bfn.batches import VALIDATION, WEIGHTS, Batches, size_of_micro_batch
+from bfn.batches import Batches, size_of_micro_batch
 from bfn.checkpoint import CheckpointError
 from bfn.configs import Config, EvaluateConfig, build, flatten
 from bfn.data import Data, load_data
 from bfn.evaluate import evaluate
 from bfn.model import BFN, build_model
-from bfn.seeds import derive
+from bfn.seeds import VALIDATION, WEIGHTS, derive
 
 STATE_FILE, MODEL_FILE, LOG_FILE = "training.safetensors", "model.safetensors", "log.csv"
 # Keys that may change when a run is resumed: they say how long it lasts, not what a step does, or where its data lie.
@@ -70,7 +70,6 @@ class Trainer:
         self.log: list[dict[str, Any]] = []
         self.result: tuple[dict[str, Tensor], dict[str, Any]] | None = None  # the best weights, until they are saved
         self.writer = checkpoint.Writer()
-        self.lock: Any = nullcontext()
         with processes.together():
             self.lock = lock(self.out) if processes.is_main() else io.StringIO()
         try:
@@ -188,19 +187,19 @@ class Trainer:
             group["lr"] = train.learning_rate * min(1.0, (self.at.step + 1) / train.warmup_steps)
         self.model.train()
         self.optimizer.zero_grad()
-        passes, loss_sum = len(self.batches.mine), 0.0
+        passes, losses = len(self.batches.mine), []
         for done, batch in enumerate(self.batches.of(self.at.step)):
             torch.manual_seed(batch.seed)  # for dropout
             with self.gradients_shared(done == passes - 1):
                 loss = self.model(batch.x.to(device), batch.t.to(device), seed=batch.seed, n_steps=train.n_steps)
                 self.accelerator.backward(loss / passes)
-            loss_sum += loss.item()
+            losses.append(loss.detach())
         self.accelerator.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         self.optimizer.step()
         if not self.optimizer.step_was_skipped:  # as after gradients of fp16 that were not finite
             self.ema.update_parameters(self.bare)
         self.at.step += 1
-        self.at.loss_sum += processes.total(loss_sum, device) / (passes * processes.count())
+        self.at.loss_sum += processes.total(torch.stack(losses).mean().item(), device) / processes.count()
         if not math.isfinite(self.at.loss_sum):
             raise FloatingPointError(f"the loss at step {self.at.step} is not finite; try a lower train.learning_rate")
 
