@@ -17,8 +17,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim.swa_utils import AveragedModel
 
+from bfn import shards
 from bfn.checkpoint import CheckpointError
 from bfn.model import BFN
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+PARTS = StateDictOptions(cpu_offload=True)
 
 
 def shard(model: BFN, device: torch.device) -> None:
@@ -35,18 +39,25 @@ def shard(model: BFN, device: torch.device) -> None:
 
 
 def copied(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of a module's tensors on the CPU, which training does not change; only the main process has them all."""
-    tensors: dict[str, Any] = get_model_state_dict(module, options=whole())
+    """Copies of a module's tensors on the CPU, whole; only the main process has them."""
+    tensors: dict[str, Any] = get_model_state_dict(module, options=WHOLE)
     return {name: copy(tensor) for name, tensor in tensors.items()}
 
 
-def snapshot(model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Copies of all tensors that resuming needs, as `copied` makes them."""
-    tensors = prefixed("model.", copied(model)) | prefixed("ema.", copied(ema))
-    # An optimizer that has made no step yet has no moments; torch would make a step to have some.
-    state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=whole()) if optimizer.state else {}
-    for parameter, of_parameter in state.get("state", {}).items():
-        tensors |= {f"optimizer.{parameter}.{moment}": copy(tensor) for moment, tensor in of_parameter.items()}
+def snapshot(model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer, *, sharded: bool) -> dict[str, Tensor]:
+    """Copies on the CPU, which training does not change, of all tensors that resuming needs: whole and in the main
+    process alone, or the parts of every process."""
+    return {name: copy(tensor) for name, tensor in named(model, ema, optimizer, PARTS if sharded else WHOLE).items()}
+
+
+def named(
+    model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer, options: StateDictOptions
+) -> dict[str, Tensor]:
+    tensors = prefixed("model.", get_model_state_dict(model, options=options))
+    tensors |= prefixed("ema.", get_model_state_dict(ema, options=options))
+    state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=options)
+    for parameter, moments in state.get("state", {}).items():  # nothing, if no step has been made
+        tensors |= prefixed(f"optimizer.{parameter}.", moments)
     return tensors
 
 
@@ -57,10 +68,22 @@ def restore(
     put(model, unprefixed("model.", tensors))
     put(ema, unprefixed("ema.", tensors))
     if moments:
-        state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=whole())
+        state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=WHOLE)
         if tensors:
             state["state"] = moments_of(tensors)
         set_optimizer_state_dict(model, optimizer, state, options=spread())
+
+
+def restore_parts(directory: Path, model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> None:
+    """Reads every process's part of the tensors that all processes of a run have written, each in its own parts."""
+    tensors, there = named(model, ema, optimizer, StateDictOptions()), shards.names(directory)
+    moments = any(name.startswith("optimizer.") for name in there)
+    shards.read(directory, {name: tensors[name] for name in tensors if moments or not name.startswith("optimizer.")})
+    set_model_state_dict(model, unprefixed("model.", tensors))
+    set_model_state_dict(ema, unprefixed("ema.", tensors))
+    if moments:
+        state: dict[str, Any] = get_optimizer_state_dict(model, optimizer)
+        set_optimizer_state_dict(model, optimizer, state | {"state": moments_of(tensors)})
 
 
 def put(module: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -90,10 +113,6 @@ def moments_of(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         parameter, _, moment = name.rpartition(".")
         moments.setdefault(parameter, {})[moment] = tensor
     return moments
-
-
-def whole() -> StateDictOptions:
-    return StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def spread() -> StateDictOptions:

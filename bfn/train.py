@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.optim.swa_utils import AveragedModel
 
-from bfn import checkpoint, processes, states
+from bfn import checkpoint, processes, shards, states
 from bfn.alone import RunError, lock, require_room
 from bfn.batches import Batches, size_of_micro_batch
 from bfn.checkpoint import CheckpointError
@@ -90,6 +91,10 @@ class Trainer:
             elif processes.is_main() and path.exists():
                 tensors, state = checkpoint.load(path)
                 same_run(path, state.get("config", {}), self.config)
+                if parts := state.get("shards"):
+                    shards.check(self.out / parts["directory"], parts["files"])
+            if processes.is_main():
+                shards.remove_others(self.out, state.get("shards", {}).get("directory"))
         state = processes.from_main(state)
         with processes.together():
             self.divide(state)
@@ -104,8 +109,9 @@ class Trainer:
         self.bare = model  # without what accelerate wraps around it
         if train.fully_shard and processes.count() > 1:
             self.model = self.accelerator.prepare_model(model, evaluation_mode=True)
-            for sharded in (model, self.averaged):
-                states.shard(sharded, device)
+            for part in (model, self.averaged):
+                states.shard(part, device)
+            self.group = dist.new_group(backend="gloo")  # what is written beside training needs one of its own
         else:
             self.model = self.accelerator.prepare(model)
         betas = (0.9, train.beta_2)
@@ -129,7 +135,8 @@ class Trainer:
     def require_room(self, model: BFN) -> None:
         """Refuse to start where the files of a run would not fit beside those that they replace."""
         weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-        files = (self.out / name for name in (STATE_FILE, MODEL_FILE))
+        files = [self.out / name for name in (STATE_FILE, MODEL_FILE)]
+        files += [file for directory in shards.directories(self.out) for file in directory.iterdir()]
         there = sum(file.stat().st_size for file in files if file.exists())
         require_room(self.out, 2 * 5 * weights - there)  # weights, their average, two moments, and the best average
 
@@ -142,6 +149,10 @@ class Trainer:
     def averaged(self) -> BFN:
         """The model with the EMA weights."""
         return cast(BFN, self.ema.module)
+
+    @property
+    def sharded(self) -> bool:
+        return isinstance(self.model, FSDPModule)
 
     @property
     def finished(self) -> bool:
@@ -160,14 +171,15 @@ class Trainer:
             while not self.finished:
                 with self.timed():
                     self.step()
-                if self.at.step % self.config.train.validate_every == 0 or self.finished:
+                if due := self.at.step % self.config.train.validate_every == 0 or self.finished:
                     with self.timed():
                         self.validate()
                     self.save()
                 show()
                 stop = processes.total(len(asked), self.accelerator.device) > 0
                 if stop and not self.finished:
-                    self.save()
+                    if not due:
+                        self.save()
                     self.wait_for_files()
                     raise Interrupted
             self.wait_for_files()
@@ -205,7 +217,7 @@ class Trainer:
 
     def gradients_shared(self, last: bool) -> AbstractContextManager[Any]:
         """The processes add up their gradients once in a step, in the last of its passes."""
-        if isinstance(self.model, FSDPModule):
+        if self.sharded:
             self.model.set_requires_gradient_sync(last)
             return nullcontext()
         return nullcontext() if last else self.accelerator.no_sync(self.model)
@@ -236,27 +248,34 @@ class Trainer:
     def save(self) -> None:
         """Have all that resuming needs written while training goes on, the log, and the best weights if they are new.
         What failed in the last writing is raised here."""
-        tensors = states.snapshot(self.bare, self.ema, cast(torch.optim.Optimizer, self.optimizer.optimizer))
+        optimizer = cast(torch.optim.Optimizer, self.optimizer.optimizer)
+        tensors = states.snapshot(self.bare, self.ema, optimizer, sharded=self.sharded)
         state = {"config": asdict(self.config), "position": asdict(self.at), "log": list(self.log)}
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         result, self.result = self.result, None
         with processes.together():
-            if processes.is_main():
+            if processes.is_main() or self.sharded:
                 self.writer.start(self.write, result, tensors, state)
 
     def write(
         self, result: tuple[dict[str, Tensor], dict[str, Any]] | None, tensors: dict[str, Tensor], state: dict[str, Any]
     ) -> None:
-        if result is not None:  # first, so that no state speaks of weights that are not there
+        """Write a checkpoint. The training state comes last, so that what it speaks of is there, and replaces the old
+        one at once."""
+        if self.sharded:
+            directory = self.out / f"{shards.PREFIX}{state['position']['step']}"
+            shards.write(directory, tensors, self.group)
+        if not processes.is_main():
+            return
+        if self.sharded:
+            state["shards"] = {"directory": directory.name, "files": shards.digests(directory)}
+            tensors = {}
+        if result is not None:
             checkpoint.save(self.out / MODEL_FILE, *result)
         checkpoint.save(self.out / STATE_FILE, tensors, state)
-        table = io.StringIO()
-        if log := state["log"]:
-            writer = csv.DictWriter(table, log[0])
-            writer.writeheader()
-            writer.writerows(log)
-        checkpoint.write_atomically(self.out / LOG_FILE, table.getvalue().encode())
+        shards.remove_others(self.out, directory.name if self.sharded else None)
+        checkpoint.write_atomically(self.out / LOG_FILE, table(state["log"]).encode())
 
     def wait_for_files(self) -> None:
         with processes.together():
@@ -264,8 +283,12 @@ class Trainer:
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Continue where the run in this directory was saved."""
-        moments = processes.from_main(any(name.startswith("optimizer.") for name in tensors))
-        states.restore(tensors, self.bare, self.ema, cast(torch.optim.Optimizer, self.optimizer.optimizer), moments)
+        optimizer = cast(torch.optim.Optimizer, self.optimizer.optimizer)
+        if parts := state.get("shards"):
+            states.restore_parts(self.out / parts["directory"], self.bare, self.ema, optimizer)
+        else:
+            moments = processes.from_main(any(name.startswith("optimizer.") for name in tensors))
+            states.restore(tensors, self.bare, self.ema, optimizer, moments)
         try:
             self.at, self.log = Position(**state["position"]), state["log"]
         except (KeyError, TypeError) as error:
@@ -306,6 +329,16 @@ def decay_groups(model: BFN, decay_vectors: bool) -> list[dict[str, Any]]:
         return [{"params": list(model.parameters())}]
     matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) == wanted] for wanted in (True, False))
     return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def table(log: list[dict[str, Any]]) -> str:
+    """The log as CSV."""
+    file = io.StringIO()
+    if log:
+        writer = csv.DictWriter(file, log[0])
+        writer.writeheader()
+        writer.writerows(log)
+    return file.getvalue()
 
 
 def first_line(error: Exception) -> str:

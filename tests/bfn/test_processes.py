@@ -15,7 +15,7 @@ import workers
 from conftest import TINY
 from workers import Group
 
-from bfn import checkpoint
+from bfn import checkpoint, shards
 from bfn.alone import lock
 from bfn.configs import EvaluateConfig
 from bfn.evaluate import evaluate
@@ -51,11 +51,11 @@ def alone(settings):
 def assert_alike(out, alone):
     """Weights, averages and moments are those of the run of one process, and so is what the run has measured."""
     for name in (STATE_FILE, MODEL_FILE):
-        difference, state, expected = workers.differences(out, alone, name)
-        assert difference < 1e-5
-    assert state["step"] == expected["step"]
-    assert state["validation_bits"] == pytest.approx(expected["validation_bits"], abs=1e-5)
-    logs = [checkpoint.load(path)[1]["log"] for path in (f"{out}/{STATE_FILE}", f"{alone}/{STATE_FILE}")]
+        assert workers.difference(out, alone, name) < 1e-5
+    results = [checkpoint.load(Path(path, MODEL_FILE))[1] for path in (out, alone)]
+    assert results[0]["step"] == results[1]["step"]
+    assert results[0]["validation_bits"] == pytest.approx(results[1]["validation_bits"], abs=1e-5)
+    logs = [checkpoint.load(Path(path, STATE_FILE))[1]["log"] for path in (out, alone)]
     for row, wanted in zip(*logs, strict=True):
         assert {**row, "seconds": 0} == pytest.approx({**wanted, "seconds": 0}, abs=1e-5)
 
@@ -72,10 +72,13 @@ def test_a_run_goes_on_with_other_processes_from_where_a_sigterm_to_any_of_them_
     assert Group(2, workers.train, run, 1, 1).ends() == [130, 130]
     rest = settings()[:-1] + run[-1:]  # the micro-batches are those of the run so far
     assert Group(2, workers.train, [SHARDED, *rest], 3, 0).ends() == [130, 130]
-    tensors, state = checkpoint.load(f"{out_of(run)}/{STATE_FILE}")
-    assert state["position"]["step"] == 4 and tensors["optimizer.network.stem.weight.step"] == 4
+    tensors, state = workers.read(f"{out_of(run)}/{STATE_FILE}")
+    assert state["position"]["step"] == tensors["optimizer.network.stem.weight.step"] == 4
+    assert [path.name for path in shards.directories(Path(out_of(run)))] == ["training.4"]
+    assert Group(2, workers.train, [SHARDED, *rest], 4, 0).ends() == [130, 130]
     assert Group(1, workers.train, rest).ends() == [0]
     assert_alike(out_of(run), alone)
+    assert shards.directories(Path(out_of(run))) == []
 
 
 def test_a_run_that_is_killed_at_any_moment_goes_on_from_its_last_checkpoint(settings, tmp_path):
@@ -105,7 +108,7 @@ def test_a_run_that_is_killed_at_any_moment_goes_on_from_its_last_checkpoint(set
     assert Group(2, workers.train, whole[:-1] + rest + whole[-1:]).ends() == [0, 0]
     assert_alike(out_of(parts), out_of(whole))
     for name in (STATE_FILE, MODEL_FILE):
-        assert workers.differences(out_of(parts), out_of(whole), name)[0] == 0
+        assert workers.difference(out_of(parts), out_of(whole), name) == 0
 
 
 def read_notes(path):

@@ -93,7 +93,7 @@ def test_what_is_written_while_training_goes_on_are_copies_that_it_does_not_chan
     trainer = Trainer(config, load_data(config))
 
     def tensors():
-        return states.snapshot(trainer.bare, trainer.ema, trainer.optimizer.optimizer)
+        return states.snapshot(trainer.bare, trainer.ema, trainer.optimizer.optimizer, sharded=False)
 
     trainer.step()
     saved = tensors()

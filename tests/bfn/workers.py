@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.distributed.checkpoint import HuggingFaceStorageReader
 
-from bfn import checkpoint, cli, processes
+from bfn import checkpoint, cli, processes, shards
 from bfn.configs import load
 from bfn.data import load_data
 from bfn.train import Interrupted, Trainer
@@ -125,9 +126,19 @@ def agree(out):
     processes.leave()
 
 
-def differences(one, other, name):
-    """The greatest difference between the tensors of a file in two directories, and what else the files hold."""
-    (tensors, state), (others, state_other) = (checkpoint.load(Path(out, name)) for out in (one, other))
+def read(path):
+    """The tensors of a checkpoint, be they in shards, and its state."""
+    tensors, state = checkpoint.load(Path(path))
+    if "shards" in state:
+        directory = Path(path).with_name(state["shards"]["directory"])
+        there = HuggingFaceStorageReader(str(directory)).read_metadata().state_dict_metadata
+        tensors = {name: torch.empty(of.size, dtype=of.properties.dtype) for name, of in there.items()}
+        shards.read(directory, tensors)
+    return tensors, state
+
+
+def difference(one, other, name):
+    """The greatest difference between the tensors of a checkpoint in two directories."""
+    tensors, others = (read(Path(out, name))[0] for out in (one, other))
     assert tensors.keys() == others.keys()
-    difference = max((tensors[key].double() - others[key].double()).abs().max().item() for key in tensors)
-    return difference, state, state_other
+    return max((tensors[key].double() - others[key].double()).abs().max().item() for key in tensors)

@@ -53,7 +53,6 @@ FAULTS = [
     Fault(TRAIN, "backward(loss / passes)", "backward(loss)", tests("steps", "mean_of_those")),
     Fault(TRAIN, "if not self.optimizer.step_was_skipped:", "if True:", tests("steps", "overflow")),
     Fault(TRAIN, "scaler.load_state_dict(", "scaler.state_dict.__class__(", tests("steps", "scale_of")),
-    Fault(STATES, " if optimizer.state else {}", "", tests("steps", "all_skipped")),
     Fault(TRAIN, "if not math.isfinite(self.at.loss_sum):", "if False:", tests("train", "not_finite")),
     # a step of sampling
     Fault(
