@@ -17,6 +17,7 @@ from workers import Group
 
 from bfn import checkpoint, shards
 from bfn.alone import lock
+from bfn.checkpoint import CheckpointError
 from bfn.configs import EvaluateConfig
 from bfn.evaluate import evaluate
 from bfn.train import LOG_FILE, MODEL_FILE, STATE_FILE, load_run
@@ -74,41 +75,53 @@ def test_a_run_goes_on_with_other_processes_from_where_a_sigterm_to_any_of_them_
     assert Group(2, workers.train, [SHARDED, *rest], 3, 0).ends() == [130, 130]
     tensors, state = workers.read(f"{out_of(run)}/{STATE_FILE}")
     assert state["position"]["step"] == tensors["optimizer.network.stem.weight.step"] == 4
-    assert [path.name for path in shards.directories(Path(out_of(run)))] == ["training.4"]
+    (directory,) = shards.directories(Path(out_of(run)))
+    assert directory.name == "training.4"
+    shard = min(directory.iterdir())
+    good = shard.read_bytes()
+    shard.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=rf"checkpoint {shard} is damaged"):
+        workers.trainer_of(rest)
+    shard.write_bytes(good)
+    (abandoned := directory.with_name("training.5")).mkdir()  # as a run that is killed while it writes leaves one
+    (abandoned / shard.name).write_bytes(good)
     assert Group(2, workers.train, [SHARDED, *rest], 4, 0).ends() == [130, 130]
     assert Group(1, workers.train, rest).ends() == [0]
     assert_alike(out_of(run), alone)
     assert shards.directories(Path(out_of(run))) == []
 
 
-def test_a_run_that_is_killed_at_any_moment_goes_on_from_its_last_checkpoint(settings, tmp_path):
+@pytest.mark.parametrize(("more", "kills"), [([], 2), ([SHARDED], 1)], ids=["ddp", "fsdp2"])
+def test_a_run_that_is_killed_at_any_moment_goes_on_from_its_last_checkpoint(more, kills, settings, tmp_path):
     """BFN_KILLS=20 kills it twenty times."""
-    kills, moments = int(os.environ.get("BFN_KILLS", 3)), random.Random(0)
-    steps = ["train.validate_every=2", f"train.max_steps={60 * kills}", "train.patience=1000", MICRO]
+    kills, moments = int(os.environ.get("BFN_KILLS", kills)), random.Random(0)
+    steps = ["train.validate_every=2", f"train.max_steps={60 * kills}", "train.patience=1000", MICRO, *more]
     whole, parts = settings(*steps), settings(*steps)
-    notes = tmp_path / "notes"
+    notes, killed_at = tmp_path / "notes", []
     for _ in range(kills):
         group, noted = Group(2, workers.noted_train, parts, notes), len(read_notes(notes))
         while len(read_notes(notes)) == noted:  # until it is at work
             assert all(member.exitcode is None for member in group.members)
             time.sleep(0.02)
-        time.sleep(moments.uniform(0, 1.5))
+        time.sleep(moments.uniform(0, 1))
         for member in moments.sample(group.members, 2):  # as torchrun kills the others of one that has died
             member.kill()
         group.ends()
         done = read_notes(notes)
         at = max((step for what, step in done if what == "saved"), default=0)
-        state = checkpoint.load(f"{out_of(parts)}/{STATE_FILE}")[1] if at else {"position": {"step": 0}}
-        # The note of a checkpoint that has just been written may be missing. While one is written two more steps lie
-        # between it and the next, for which training waits.
+        state = checkpoint.load(Path(out_of(parts), STATE_FILE))[1] if at else {"position": {"step": 0}}
+        # The note of a checkpoint that has just been written may be missing. While one is written training goes on to
+        # the next, and waits there.
         assert state["position"]["step"] in (at, at + 2)
         assert done[-1][1] - at <= 4
-    rest = [f"train.max_steps={(at // 2 + 2) * 2}"]
-    assert Group(2, workers.train, parts[:-1] + rest + parts[-1:]).ends() == [0, 0]
-    assert Group(2, workers.train, whole[:-1] + rest + whole[-1:]).ends() == [0, 0]
-    assert_alike(out_of(parts), out_of(whole))
+        killed_at.append((done[-1][1], at))
+    print("killed at step, and the step of the last checkpoint:", *killed_at)
+    end = [f"train.max_steps={at + 4}"]
+    assert Group(2, workers.train, parts[:-1] + end + parts[-1:]).ends() == [0, 0]
+    assert Group(2, workers.train, whole[:-1] + end + whole[-1:]).ends() == [0, 0]
     for name in (STATE_FILE, MODEL_FILE):
         assert workers.difference(out_of(parts), out_of(whole), name) == 0
+    assert_alike(out_of(parts), out_of(whole))
 
 
 def read_notes(path):
@@ -134,6 +147,15 @@ def test_what_the_main_process_cannot_do_is_one_line_of_all(settings, tmp_path):
     with lock(tmp_path):
         assert Group(2, workers.command, said, ["train", "digits", *run, f"out={tmp_path}"]).ends() == [1, 1]
     assert said.read_text() == f"error: another run is at work in {tmp_path}; wait for it, or choose another out=\n"
+
+
+def test_a_disk_without_room_for_the_shard_of_one_process_ends_the_run_in_all(settings):
+    run = settings(SHARDED)
+    out = Path(out_of(run))
+    assert Group(2, workers.train_on_a_full_disk, run).ends() == [0, 0]
+    assert (out / "error 0").read_text() == f"[Errno 28] No space left on device: '{out / 'training.3'}'"
+    assert (out / "error 1").read_text() == f"process 0 of the run failed: {(out / 'error 0').read_text()}"
+    assert not (out / STATE_FILE).exists()
 
 
 def test_a_disk_that_fills_up_ends_the_run_in_all_processes(settings, tmp_path):

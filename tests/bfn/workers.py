@@ -14,6 +14,7 @@ import torch
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 
 from bfn import checkpoint, cli, processes, shards
+from bfn.alone import RunError
 from bfn.configs import load
 from bfn.data import load_data
 from bfn.train import Interrupted, Trainer
@@ -77,6 +78,19 @@ def train(settings, stop_at=None, stopped=1):
         sys.exit(130)
     finally:
         processes.leave()
+
+
+def train_on_a_full_disk(settings):
+    """Trains while process 1 finds no room for its shard of the checkpoint of step 3; notes the error of each."""
+    trainer = trainer_of(settings)
+    if processes.rank() == 1:
+        shard = trainer.out / "training.3" / "shard-00002-model-00001-of-00001.safetensors"
+        shard.parent.mkdir(exist_ok=True)
+        shard.symlink_to("/dev/full")
+    try:
+        trainer.run()
+    except (OSError, RunError) as error:
+        Path(trainer.out, f"error {processes.rank()}").write_text(str(error))
 
 
 def noted_train(settings, notes):
