@@ -51,7 +51,13 @@ def enter(rank, count, port, work, arguments):
     if count > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
         os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    if rank > 0:
+        checkpoint.write_atomically = forbidden
     work(*arguments)
+
+
+def forbidden(path, content):
+    raise AssertionError(f"{path} is written by a process that is not the first")
 
 
 def trainer_of(settings):

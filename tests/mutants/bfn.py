@@ -6,7 +6,7 @@ TRAIN, EVALUATE, DATA, MODEL, SAMPLE = (f"bfn/{name}.py" for name in ("train", "
 CHECKPOINT, ALONE, CLI, CONFIGS, MAIN = (
     f"bfn/{name}.py" for name in ("checkpoint", "alone", "cli", "configs/__init__", "__main__")
 )
-BATCHES, PROCESSES, STATES = (f"bfn/{name}.py" for name in ("batches", "processes", "states"))
+BATCHES, PROCESSES, STATES, SHARDS = (f"bfn/{name}.py" for name in ("batches", "processes", "states", "shards"))
 NETWORK = "bfn/networks/{}.py".format
 
 
@@ -130,7 +130,17 @@ FAULTS = [
     Fault(TRAIN, "nullcontext() if last else self", "self", tests("processes", "ddp")),
     Fault(TRAIN, "processes.total(len(asked), self.accelerator.device)", "len(asked)", tests("processes", "sigterm")),
     Fault(TRAIN, "if train.micro_batch is None:", "if False:", tests("processes", "sigterm")),
-    Fault(TRAIN, "for sharded in (model, self.averaged):", "for sharded in (model,):", tests("processes", "fsdp2")),
+    Fault(TRAIN, "for part in (model, self.averaged):", "for part in (model,):", tests("processes", "fsdp2")),
+    Fault(
+        TRAIN, "            if processes.is_main() or self.sharded:", "            if True:", tests("processes", "ddp")
+    ),
+    Fault(TRAIN, "                    if not due:", "                    if due:", tests("processes", "sigterm")),
+    Fault(TRAIN, "        if not processes.is_main():\n", "        if False:\n", tests("processes", "fsdp2")),
+    Fault(TRAIN, "shards.check(self.out", "(lambda *of: None)(self.out", tests("processes", "sigterm")),
+    Fault(SHARDS, "if path.name != kept:", "if False:", tests("processes", "sigterm")),
+    Fault(SHARDS, "if path.name != kept:", "if True:", tests("processes", "sigterm")),
+    Fault(SHARDS, "raise OSError(cause.errno", "raise RuntimeError(cause.errno", tests("processes", "the_shard_of")),
+    Fault(STATES, "(model, optimizer, state | {", "(model, optimizer, state or {", tests("processes", "sigterm")),
     Fault(
         TRAIN,
         "losses).mean().item(), device) / processes.count()",
