@@ -359,13 +359,15 @@ def same_run(path: Path, saved: dict[str, Any], config: Config) -> None:
 
 @contextmanager
 def asked_to_stop() -> Iterator[list[int]]:
-    """A list that fills on Ctrl-C or SIGTERM, so that no step is cut in half; a second one acts at once."""
+    """A list that fills on Ctrl-C or SIGTERM, so that no step is cut in half. A second Ctrl-C acts at once, but SIGTERM
+    may come from a scheduler and, once more, from torchrun."""
     asked: list[int] = []
     old: dict[int, Any] = {}
 
     def handler(number: int, frame: Any) -> None:
         asked.append(number)
-        signal.signal(number, old[number])
+        if number == signal.SIGINT:
+            signal.signal(number, old[number])
 
     if threading.current_thread() is threading.main_thread():
         old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}

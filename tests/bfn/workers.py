@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,8 +37,9 @@ class Group:
 
     def ends(self):
         """The exit codes; a group that hangs is an error."""
+        deadline = time.monotonic() + 90
         for member in self.members:
-            member.join(120)
+            member.join(max(0, deadline - time.monotonic()))
         hanging = [member for member in self.members if member.exitcode is None]
         for member in hanging:
             member.kill()

@@ -93,6 +93,7 @@ FAULTS = [
     ),
     Fault(TRAIN, '("data", "model", "network", "train")', '("model", "network")', tests("steps", "not_resumed")),
     Fault(TRAIN, "(signal.SIGINT, signal.SIGTERM)", "(signal.SIGINT,)", tests("steps", "saves_after_its_step")),
+    Fault(TRAIN, "        if number == signal.SIGINT:\n", "        if True:\n", tests("steps", "saves_after_its_step")),
     Fault(TRAIN, "signal.signal(number, previous)", "pass", tests("steps", "during_a_run_alone")),
     Fault(TRAIN, "if stop and not self.finished:", "if stop:", tests("steps", "in_its_last_step")),
     Fault(STATES, 'state["state"] = moments_of(tensors)', "pass", tests("train", "interrupted_and_resumed")),
