@@ -40,12 +40,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
-    # The rename is on the disk only after the directory has been written.
-    directory = os.open(path.parent, os.O_RDONLY)
+    sync(path.parent)  # the rename is on the disk only after the directory has been written
+
+
+def sync(directory: Path) -> None:
+    """Has the names of a directory's files written to the disk."""
+    number = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(number)
     finally:
-        os.close(directory)
+        os.close(number)
 
 
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
 
+from bfn import checkpoint
 from bfn.checkpoint import CheckpointError
 
 PREFIX = "training."  # of a directory's name, which ends in the step
@@ -27,6 +28,7 @@ def write(directory: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup 
         if isinstance(cause, OSError):
             raise OSError(cause.errno, cause.strerror or str(cause), str(directory)) from error
         raise cause from error
+    checkpoint.sync(directory)
 
 
 def read(directory: Path, tensors: dict[str, Tensor]) -> None:

@@ -255,14 +255,13 @@ class Trainer:
             state["scaler"] = self.accelerator.scaler.state_dict()
         result, self.result = self.result, None
         with processes.together():
-            if processes.is_main() or self.sharded:
-                self.writer.start(self.write, result, tensors, state)
+            self.writer.start(self.write, result, tensors, state)
 
     def write(
         self, result: tuple[dict[str, Tensor], dict[str, Any]] | None, tensors: dict[str, Tensor], state: dict[str, Any]
     ) -> None:
-        """Write a checkpoint. The training state comes last, so that what it speaks of is there, and replaces the old
-        one at once."""
+        """Write a checkpoint, of which other processes write their shards only. The training state comes last, so that
+        what it speaks of is there, and replaces the old one at once."""
         if self.sharded:
             directory = self.out / f"{shards.PREFIX}{state['position']['step']}"
             shards.write(directory, tensors, self.group)

@@ -132,9 +132,6 @@ FAULTS = [
     Fault(TRAIN, "processes.total(len(asked), self.accelerator.device)", "len(asked)", tests("processes", "sigterm")),
     Fault(TRAIN, "if train.micro_batch is None:", "if False:", tests("processes", "sigterm")),
     Fault(TRAIN, "for part in (model, self.averaged):", "for part in (model,):", tests("processes", "fsdp2")),
-    Fault(
-        TRAIN, "            if processes.is_main() or self.sharded:", "            if True:", tests("processes", "ddp")
-    ),
     Fault(TRAIN, "                    if not due:", "                    if due:", tests("processes", "sigterm")),
     Fault(TRAIN, "        if not processes.is_main():\n", "        if False:\n", tests("processes", "fsdp2")),
     Fault(TRAIN, "shards.check(self.out", "(lambda *of: None)(self.out", tests("processes", "sigterm")),
@@ -190,7 +187,7 @@ FAULTS = [
     ),
     Fault(DATA, "(s > 8)", "(s >= 8)", tests("data", "binary")),
     Fault(DATA, "min(len(validation), len(test))", "len(train)", tests("data", "longer_than_a_split")),
-    Fault(CHECKPOINT, "        os.fsync(directory)", "        pass", tests("checkpoint", "on_the_disk")),
+    Fault(CHECKPOINT, "        os.fsync(number)", "        pass", tests("checkpoint", "on_the_disk")),
     Fault(CHECKPOINT, "            os.fsync(file.fileno())\n", "", tests("checkpoint", "on_the_disk")),
     Fault(CHECKPOINT, "{tuple(tensors[name].shape)}", "", tests("checkpoint", "names_or_shape")),
     Fault(CHECKPOINT, 'f"{name} {', 'f"{', tests("checkpoint", "names_or_shape")),
