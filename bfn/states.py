@@ -75,15 +75,12 @@ def restore(
 
 
 def restore_parts(directory: Path, model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> None:
-    """Reads every process's part of the tensors that all processes of a run have written, each in its own parts."""
+    """Has every process read its part of what all processes of a run have written, each its own part then."""
     tensors, there = named(model, ema, optimizer, StateDictOptions()), shards.names(directory)
-    moments = any(name.startswith("optimizer.") for name in there)
-    shards.read(directory, {name: tensors[name] for name in tensors if moments or not name.startswith("optimizer.")})
-    set_model_state_dict(model, unprefixed("model.", tensors))
-    set_model_state_dict(ema, unprefixed("ema.", tensors))
-    if moments:
-        state: dict[str, Any] = get_optimizer_state_dict(model, optimizer)
-        set_optimizer_state_dict(model, optimizer, state | {"state": moments_of(tensors)})
+    if not any(name.startswith("optimizer.") for name in there):
+        optimizer.state.clear()
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
+    shards.read(directory, tensors)  # these are the tensors themselves, not copies
 
 
 def put(module: nn.Module, tensors: dict[str, Tensor]) -> None:

@@ -138,7 +138,6 @@ FAULTS = [
     Fault(SHARDS, "if path.name != kept:", "if False:", tests("processes", "sigterm")),
     Fault(SHARDS, "if path.name != kept:", "if True:", tests("processes", "sigterm")),
     Fault(SHARDS, "raise OSError(cause.errno", "raise RuntimeError(cause.errno", tests("processes", "the_shard_of")),
-    Fault(STATES, "(model, optimizer, state | {", "(model, optimizer, state or {", tests("processes", "sigterm")),
     Fault(
         TRAIN,
         "losses).mean().item(), device) / processes.count()",
