@@ -1,6 +1,8 @@
 """What the processes of a run agree on. A process that is alone agrees with itself, and nothing is communicated."""
 
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,3 +103,24 @@ def together() -> Iterator[None]:
         raise own
     if failed:
         raise RunError(f"process {failed[0]} of the run failed: {reasons[failed[0]]}")
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[list[int]]:
+    """A list that fills on Ctrl-C or SIGTERM, so that no step is cut in half. A second Ctrl-C acts at once, but SIGTERM
+    may come from a scheduler and, once more, from torchrun."""
+    asked: list[int] = []
+    old: dict[int, Any] = {}
+
+    def handler(number: int, frame: Any) -> None:
+        asked.append(number)
+        if number == signal.SIGINT:
+            signal.signal(number, old[number])
+
+    if threading.current_thread() is threading.main_thread():
+        old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)

@@ -3,8 +3,6 @@
 import csv
 import io
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -81,9 +79,25 @@ class Trainer:
 
     def begin(self, fresh: bool) -> None:
         """Build everything, and put into it what the directory holds."""
-        path, device = self.out / STATE_FILE, self.accelerator.device
+        tensors, state = self.saved(fresh)
+        with processes.together():
+            self.divide(state)
+            torch.manual_seed(derive(self.config.train.seed, WEIGHTS))
+            model = build_model(self.config, self.data).to(self.accelerator.device)
+            if tensors:
+                states.fit(self.out / STATE_FILE, tensors, model)
+            if processes.is_main():
+                self.require_room(model)
+        self.prepare(model)
+        if state:
+            self.restore(tensors, state)
+
+    def saved(self, fresh: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors of the run in the directory, which the main process has alone, and its state; nothing of them
+        for a new run."""
         tensors: dict[str, Tensor] = {}
         state: dict[str, Any] = {}
+        path = self.out / STATE_FILE
         with processes.together():
             if processes.is_main() and fresh:
                 for name in (STATE_FILE, MODEL_FILE, LOG_FILE):
@@ -95,22 +109,17 @@ class Trainer:
                     shards.check(self.out / parts["directory"], parts["files"])
             if processes.is_main():
                 shards.remove_others(self.out, state.get("shards", {}).get("directory"))
-        state = processes.from_main(state)
-        with processes.together():
-            self.divide(state)
-            train = self.config.train
-            torch.manual_seed(derive(train.seed, WEIGHTS))
-            model = build_model(self.config, self.data).to(device)
-            if tensors:
-                states.fit(path, tensors, model)
-            if processes.is_main():
-                self.require_room(model)
-        self.ema = AveragedModel(model, multi_avg_fn=self.average)
+        return tensors, processes.from_main(state)
+
+    def prepare(self, model: BFN) -> None:
+        """Make the average and the optimizer of a model, and share it among the processes."""
+        train = self.config.train
         self.bare = model  # without what accelerate wraps around it
+        self.ema = AveragedModel(model, multi_avg_fn=self.average)
         if train.fully_shard and processes.count() > 1:
             self.model = self.accelerator.prepare_model(model, evaluation_mode=True)
             for part in (model, self.averaged):
-                states.shard(part, device)
+                states.shard(part, self.accelerator.device)
             self.group = dist.new_group(backend="gloo")  # what is written beside training needs one of its own
         else:
             self.model = self.accelerator.prepare(model)
@@ -119,8 +128,6 @@ class Trainer:
         self.optimizer = self.accelerator.prepare(
             torch.optim.AdamW(groups, train.learning_rate, betas, weight_decay=train.weight_decay)
         )
-        if state:
-            self.restore(tensors, state)
 
     def divide(self, state: dict[str, Any]) -> None:
         """Divide batches as the settings say, or else as the run did so far."""
@@ -167,7 +174,7 @@ class Trainer:
             raise RunError(
                 f"this trainer has run, and {self.out} is no longer locked; another one continues from there"
             )
-        with self.lock, self.writer, asked_to_stop() as asked, self.progress() as show:
+        with self.lock, self.writer, processes.asked_to_stop() as asked, self.progress() as show:
             while not self.finished:
                 with self.timed():
                     self.step()
@@ -354,27 +361,6 @@ def same_run(path: Path, saved: dict[str, Any], config: Config) -> None:
                 f"{path} holds a run with {key}={there.get(key)}, not {here.get(key)}; "
                 "choose another out=, or start afresh with --fresh"
             )
-
-
-@contextmanager
-def asked_to_stop() -> Iterator[list[int]]:
-    """A list that fills on Ctrl-C or SIGTERM, so that no step is cut in half. A second Ctrl-C acts at once, but SIGTERM
-    may come from a scheduler and, once more, from torchrun."""
-    asked: list[int] = []
-    old: dict[int, Any] = {}
-
-    def handler(number: int, frame: Any) -> None:
-        asked.append(number)
-        if number == signal.SIGINT:
-            signal.signal(number, old[number])
-
-    if threading.current_thread() is threading.main_thread():
-        old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, previous in old.items():
-            signal.signal(number, previous)
 
 
 def load_run(

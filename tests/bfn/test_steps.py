@@ -1,7 +1,6 @@
 """The effect of every setting on a training step, and what is measured, kept and written between steps."""
 
 import csv
-import itertools
 import math
 import signal
 from dataclasses import asdict, replace
@@ -11,24 +10,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from bfn import checkpoint, processes
+from bfn import checkpoint
 from bfn.checkpoint import CheckpointError
 from bfn.configs import flatten, load
-from bfn.data import load_data
-from bfn.train import FREE, LOG_FILE, MODEL_FILE, STATE_FILE, Interrupted, Trainer, same_run
-
-
-@pytest.fixture
-def make(tiny, tmp_path):
-    """make("train.clip_norm=2") is a trainer of a tiny model with few examples, in a directory of its own."""
-    numbers = itertools.count()
-
-    def trainer(*overrides):
-        config = tiny("digits", f"out={tmp_path / str(next(numbers))}", *overrides)
-        data = load_data(config)
-        return Trainer(config, replace(data, validation=data.validation[:4], test=data.test[:4]))
-
-    return trainer
+from bfn.train import FREE, LOG_FILE, MODEL_FILE, STATE_FILE, Interrupted, same_run
 
 
 def calls(trainer, steps):
@@ -160,56 +145,6 @@ def test_the_gradient_of_a_step_is_the_mean_of_those_of_its_micro_batches(make):
     assert len(expected) == 2 and not torch.equal(*expected)
     trainer.step()
     torch.testing.assert_close(trainer.model.network.head.bias.grad, torch.stack(expected).mean(0))
-
-
-@pytest.fixture
-def scaled(make, monkeypatch):
-    """scaled(2.0**100, ...) is a trainer with the scaler of gradients that accelerate gives to training in fp16 on a
-    GPU, whose scale starts there."""
-    start = processes.start
-
-    def trainer(init_scale, *overrides):
-        def start_scaled(cpu, mixed_precision):
-            accelerator = start(cpu, mixed_precision)
-            accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=init_scale, growth_interval=3)
-            return accelerator
-
-        monkeypatch.setattr(processes, "start", start_scaled)
-        return make(*overrides)
-
-    return trainer
-
-
-def test_a_step_whose_scaled_gradients_overflow_leaves_weights_and_average_alone(scaled):
-    trainer = scaled(8.0, "train.warmup_steps=1")
-    weight, average = trainer.model.network.head.bias, trainer.averaged.network.head.bias
-    weight.register_hook(lambda grad: grad * (math.inf if trainer.at.step < 2 else 1))
-    before = weight.detach().clone()
-    for step in (1, 2):
-        trainer.step()
-        assert trainer.at.step == step and trainer.accelerator.scaler.get_scale() == 8.0 / 2**step
-        assert torch.equal(weight, before) and torch.equal(average, before) and trainer.ema.n_averaged == 0
-    trainer.step()
-    assert not torch.equal(weight, before) and torch.equal(average, weight) and trainer.ema.n_averaged == 1
-
-
-def test_a_run_whose_steps_were_all_skipped_saves_and_goes_on(scaled, tmp_path):
-    first = scaled(8.0, "train.max_steps=1", out := f"out={tmp_path / 'scaled'}")
-    first.model.network.head.bias.register_hook(lambda grad: grad * math.inf)
-    first.run()
-    assert not any(name.startswith("optimizer.") for name in checkpoint.load(first.out / STATE_FILE)[0])
-    again = scaled(8.0, "train.max_steps=2", out)
-    again.run()
-    assert {state["step"].item() for state in again.optimizer.state.values()} == {1}
-
-
-def test_the_scale_of_gradients_goes_on_where_it_was(scaled, tmp_path):
-    first = scaled(8.0, "train.max_steps=2", out := f"out={tmp_path / 'scaled'}")
-    first.run()
-    again = scaled(1.0, "train.max_steps=3", out)
-    assert again.accelerator.scaler.get_scale() == 8.0
-    again.run()
-    assert again.accelerator.scaler.get_scale() == 16.0  # since the third step is one after two others
 
 
 def test_a_step_trains_with_dropout_in_whatever_mode_the_model_was_left(make):

@@ -43,7 +43,7 @@ FAULTS = [
     Fault(BATCHES, "    if size % micro:", "    if False:", tests("batches", "not_equal")),
     Fault(BATCHES, "if size // micro % processes:", "if False:", tests("batches", "not_equal")),
     Fault(BATCHES, "is None and size % processes", "is None and False", tests("batches", "not_equal")),
-    Fault(TRAIN, "derive(train.seed, WEIGHTS)", "WEIGHTS", tests("steps", "every_step")),
+    Fault(TRAIN, "derive(self.config.train.seed, WEIGHTS)", "WEIGHTS", tests("steps", "every_step")),
     Fault(TRAIN, "torch.manual_seed(batch.seed)  #", "torch.manual_seed(0)  #", tests("steps", "every_step")),
     Fault(BATCHES, "ORDER, epoch)", "ORDER)", tests("train", "an_epoch")),
     Fault(TRAIN, "self.model.train()\n", "pass\n", tests("steps", "dropout")),
@@ -51,8 +51,8 @@ FAULTS = [
     Fault(TRAIN, "self.at.loss_sum += processes", "self.at.loss_sum = processes", tests("steps", "added_up")),
     Fault(TRAIN, "torch.stack(losses).mean()", "losses[0]", tests("steps", "one_by_one")),
     Fault(TRAIN, "backward(loss / passes)", "backward(loss)", tests("steps", "mean_of_those")),
-    Fault(TRAIN, "if not self.optimizer.step_was_skipped:", "if True:", tests("steps", "overflow")),
-    Fault(TRAIN, "scaler.load_state_dict(", "scaler.state_dict.__class__(", tests("steps", "scale_of")),
+    Fault(TRAIN, "if not self.optimizer.step_was_skipped:", "if True:", tests("scaled_gradients", "overflow")),
+    Fault(TRAIN, "scaler.load_state_dict(", "scaler.state_dict.__class__(", tests("scaled_gradients", "scale_of")),
     Fault(TRAIN, "if not math.isfinite(self.at.loss_sum):", "if False:", tests("train", "not_finite")),
     # a step of sampling
     Fault(
@@ -92,9 +92,9 @@ FAULTS = [
         tests("steps", "not_resumed"),
     ),
     Fault(TRAIN, '("data", "model", "network", "train")', '("model", "network")', tests("steps", "not_resumed")),
-    Fault(TRAIN, "(signal.SIGINT, signal.SIGTERM)", "(signal.SIGINT,)", tests("steps", "saves_after_its_step")),
-    Fault(TRAIN, "        if number == signal.SIGINT:\n", "        if True:\n", tests("steps", "saves_after_its_step")),
-    Fault(TRAIN, "signal.signal(number, previous)", "pass", tests("steps", "during_a_run_alone")),
+    Fault(PROCESSES, "(signal.SIGINT, signal.SIGTERM)", "(signal.SIGINT,)", tests("steps", "saves_after_its_step")),
+    Fault(PROCESSES, "        if number == signal.SIGINT:\n", "        if True:\n", tests("steps", "saves_after")),
+    Fault(PROCESSES, "signal.signal(number, previous)", "pass", tests("steps", "during_a_run_alone")),
     Fault(TRAIN, "if stop and not self.finished:", "if stop:", tests("steps", "in_its_last_step")),
     Fault(STATES, 'state["state"] = moments_of(tensors)', "pass", tests("train", "interrupted_and_resumed")),
     Fault(STATES, "if wanted.get(name) != there.get(name):", "if False:", tests("train", "another_version")),
@@ -116,7 +116,9 @@ FAULTS = [
     Fault(ALONE, "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", tests("alone", "lock_keeps")),
     Fault(ALONE, "fcntl.LOCK_EX", "fcntl.LOCK_SH", tests("alone", "lock_keeps")),
     Fault(TRAIN, "self.lock = lock(self.out)", "self.lock = open('/dev/null')", tests("alone", "a_second_run")),
-    Fault(TRAIN, "with self.lock, self.writer, asked", "with self.writer, asked", tests("alone", "a_second_run")),
+    Fault(
+        TRAIN, "with self.lock, self.writer, processes", "with self.writer, processes", tests("alone", "a_second_run")
+    ),
     Fault(TRAIN, "self.lock.close()\n            raise", "raise", tests("alone", "cannot_be_made")),
     Fault(TRAIN, "processes.is_main() and fresh:", "False:", tests("alone", "fresh")),
     Fault(CLI, "console, fresh=fresh)", "console)", tests("cli", "fresh")),
