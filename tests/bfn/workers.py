@@ -37,7 +37,7 @@ class Group:
 
     def ends(self):
         """The exit codes; a group that hangs is an error."""
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 120
         for member in self.members:
             member.join(max(0, deadline - time.monotonic()))
         hanging = [member for member in self.members if member.exitcode is None]
