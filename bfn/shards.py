@@ -69,7 +69,7 @@ def check(directory: Path, expected: dict[str, str]) -> None:
 
 def directories(run: Path) -> list[Path]:
     """The directories of this kind in that of a run."""
-    return [path for path in run.glob(f"{PREFIX}*") if path.is_dir()]
+    return [path for path in run.glob(f"{PREFIX}*") if path.is_dir() and path.name.removeprefix(PREFIX).isdigit()]
 
 
 def remove_others(run: Path, kept: str | None) -> None:

@@ -85,10 +85,11 @@ def test_a_run_goes_on_with_other_processes_from_where_a_sigterm_to_any_of_them_
     shard.write_bytes(good)
     (abandoned := directory.with_name("training.5")).mkdir()  # as a run that is killed while it writes leaves one
     (abandoned / shard.name).write_bytes(good)
+    (foreign := directory.with_name("training.notes")).mkdir()
     assert Group(2, workers.train, [SHARDED, *rest], 4, 0).ends() == [130, 130]
     assert Group(1, workers.train, rest).ends() == [0]
     assert_alike(out_of(run), alone)
-    assert shards.directories(Path(out_of(run))) == []
+    assert shards.directories(Path(out_of(run))) == [] and foreign.exists()
 
 
 @pytest.mark.parametrize(("more", "kills"), [([], 2), ([SHARDED], 1)], ids=["ddp", "fsdp2"])

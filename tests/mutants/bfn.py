@@ -139,6 +139,7 @@ FAULTS = [
     Fault(TRAIN, "shards.check(self.out", "(lambda *of: None)(self.out", tests("processes", "sigterm")),
     Fault(SHARDS, "if path.name != kept:", "if False:", tests("processes", "sigterm")),
     Fault(SHARDS, "if path.name != kept:", "if True:", tests("processes", "sigterm")),
+    Fault(SHARDS, " and path.name.removeprefix(PREFIX).isdigit()", "", tests("processes", "sigterm")),
     Fault(SHARDS, "raise OSError(cause.errno", "raise RuntimeError(cause.errno", tests("processes", "the_shard_of")),
     Fault(
         TRAIN,
