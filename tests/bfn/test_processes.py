@@ -96,7 +96,7 @@ def test_a_run_goes_on_with_other_processes_from_where_a_sigterm_to_any_of_them_
 def test_a_run_that_is_killed_at_any_moment_goes_on_from_its_last_checkpoint(more, kills, settings, tmp_path):
     """BFN_KILLS=20 kills it twenty times."""
     kills, moments = int(os.environ.get("BFN_KILLS", kills)), random.Random(0)
-    steps = ["train.validate_every=2", f"train.max_steps={60 * kills}", "train.patience=1000", MICRO, *more]
+    steps = ["train.validate_every=2", f"train.max_steps={1000 * kills}", "train.patience=1000", MICRO, *more]
     whole, parts = settings(*steps), settings(*steps)
     notes, killed_at = tmp_path / "notes", []
     for _ in range(kills):
