@@ -1,7 +1,8 @@
-"""Makes sure that a run is the work of one process, since two that write to one directory would spoil its files."""
+"""Makes sure that a run has its directory for itself: a second run that writes there would spoil its files."""
 
 import fcntl
 import os
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
@@ -9,18 +10,35 @@ from typing import IO
 LOCK_FILE = ".lock"
 # The environment variables in which torchrun and MPI say how many processes they started.
 COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+# Those in which torchrun, and accelerate by it, say how the processes find each other.
+GROUP = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 class RunError(RuntimeError):
-    """A run that cannot be started here; the message says why."""
+    """A run that cannot be started or go on here; the message says why."""
+
+
+def several_processes() -> str:
+    """WORLD_SIZE=2, say, if the environment says that this is one of several processes, and else nothing."""
+    counts = {name: os.environ.get(name, "") for name in COUNTS}
+    return next((f"{name}={n}" for name, n in counts.items() if n.isdigit() and int(n) > 1), "")
 
 
 def refuse_several_processes() -> None:
-    """Raises a RunError if the environment says that this process is one of several."""
-    for name in COUNTS:
-        count = os.environ.get(name, "")
-        if count.isdigit() and int(count) > 1:
-            raise RunError(f"bfn trains in one process, and {name}={count}: start it without torchrun or MPI")
+    """Raises a RunError if this process is one of several, which would all write the same files."""
+    if found := several_processes():
+        raise RunError(f"this is the work of one process, and {found}: start it without torchrun or MPI")
+
+
+def refuse_lost_processes() -> None:
+    """Raises a RunError if this process is one of several that were not told how to find each other: each of them would
+    do the work of all."""
+    missing = [name for name in GROUP if name not in os.environ]
+    if missing and (found := several_processes()):
+        raise RunError(
+            f"{found}, and without {', '.join(missing)} several processes cannot find each other; start them by "
+            "torchrun or accelerate"
+        )
 
 
 def lock(directory: Path) -> IO[str]:
@@ -36,3 +54,13 @@ def lock(directory: Path) -> IO[str]:
     except OSError as error:
         raise RunError(f"{directory} cannot hold a run, choose another out=: {error.strerror}") from error
     return file
+
+
+def require_room(directory: Path, size: int) -> None:
+    """Raises a RunError if the disk has no room for so many bytes."""
+    free = shutil.disk_usage(directory).free
+    if free < size:
+        raise RunError(
+            f"{directory} needs {size / 1e6:.1f} MB for two checkpoints, and its disk has {free / 1e6:.1f} MB free; "
+            "make room, or choose another out="
+        )

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +40,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
-    # The rename is on the disk only after the directory has been written.
-    directory = os.open(path.parent, os.O_RDONLY)
+    sync(path.parent)  # the rename is on the disk only after the directory has been written
+
+
+def sync(directory: Path) -> None:
+    """Has the names of a directory's files written to the disk."""
+    number = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(number)
     finally:
-        os.close(directory)
+        os.close(number)
 
 
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -69,3 +75,28 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if digest(tensors, metadata["state"]) != metadata["sha256"]:
         raise CheckpointError(f"checkpoint {path} is damaged: its content does not match its checksum")
     return tensors, json.loads(metadata["state"])
+
+
+class Writer:
+    """Writes in a thread of its own, beside what its caller goes on with. There is one job at a time, and what fails in
+    it is raised when its caller next waits for it, by `start` or `wait`. The end of a `with` block waits in silence."""
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1)
+        self.job: Future[None] | None = None
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.thread.shutdown()
+
+    def start(self, job: Callable[..., None], *args: Any) -> None:
+        """Waits for the job before, if any, and starts this one."""
+        self.wait()
+        self.job = self.thread.submit(job, *args)
+
+    def wait(self) -> None:
+        job, self.job = self.job, None
+        if job is not None:
+            job.result()

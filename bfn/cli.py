@@ -1,17 +1,18 @@
 """The command line: bfn train | evaluate | sample | plot | convert | data download."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
-from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from bfn import plots
-from bfn.alone import RunError, refuse_several_processes
+from bfn import plots, processes
+from bfn.alone import RunError, refuse_lost_processes, refuse_several_processes
 from bfn.checkpoint import CheckpointError
 from bfn.configs import Config, ConfigError, load, shipped
 from bfn.data import Data, load_data
@@ -35,13 +36,24 @@ Run = Annotated[Path, typer.Argument(help="The directory of a run, or its model 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Reports errors that the user can fix in one line, without a traceback."""
+    """Reports errors that the user can fix in one line, without a traceback; one process of a machine does so."""
     try:
         yield
     except (ConfigError, CheckpointError, RunError, FloatingPointError, OSError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {reason}", style="red", markup=False)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {reason}", style="red", markup=False)
         raise typer.Exit(1) from error
+
+
+@contextmanager
+def one_speaks() -> Iterator[bool]:
+    """Prints what the main process has to say alone; yields whether this is that process."""
+    console.quiet = not processes.is_main()
+    try:
+        yield not console.quiet
+    finally:
+        console.quiet = False
 
 
 @app.command()
@@ -52,33 +64,39 @@ def train(
 ) -> None:
     """Train, or continue a run that was interrupted; then evaluate, sample and plot."""
     with plain_errors():
-        refuse_several_processes()
+        refuse_lost_processes()
         settings = load(config, overrides or [])
         data = load_data(settings)
         trainer = Trainer(settings, data, console, fresh=fresh)
-        try:
-            trainer.run()
-        except Interrupted:
-            console.print(f"interrupted and saved at step {trainer.at.step}; the same command continues from there")
-            raise typer.Exit(130) from None
-        at = trainer.at
-        console.print(f"trained {at.step} steps in {at.seconds:.0f} s; the best weights are of step {at.best_step}")
-        out = trainer.out
-        model, _, _ = load_run(out, device=trainer.accelerator.device)
-        bound = evaluated(model, settings, data)
-        console.print(f"held-out bits per dimension: {bound.bits:.3f} (factorised baseline {data.baseline:.2f})")
-        console.print(f"checkpoint: {out / MODEL_FILE}")
-        console.print(f"samples:    {sampled(model, settings, data, out)}")
-        for path in plotted(model, settings, data, out):
-            console.print(f"plot:       {path}")
+        with one_speaks() as main:
+            try:
+                trainer.run()
+            except Interrupted:
+                console.print(f"interrupted and saved at step {trainer.at.step}; the same command continues from there")
+                processes.leave()
+                raise typer.Exit(130) from None
+            at, out = trainer.at, trainer.out
+            console.print(f"trained {at.step} steps in {at.seconds:.0f} s; the best weights are of step {at.best_step}")
+            bound = evaluated(trainer.best(), settings, data, trainer.accelerator.device)
+            console.print(f"held-out bits per dimension: {bound.bits:.3f} (factorised baseline {data.baseline:.2f})")
+            console.print(f"checkpoint: {out / MODEL_FILE}")
+            processes.leave()
+            if main:
+                model, _, _ = load_run(out, device=trainer.accelerator.device)
+                console.print(f"samples:    {sampled(model, settings, data, out)}")
+                for path in plotted(model, settings, data, out):
+                    console.print(f"plot:       {path}")
 
 
 @app.command(name="evaluate")
 def evaluate_command(run: Run, overrides: Overrides = None) -> None:
     """The bound on held-out data, in bits per dimension."""
     with plain_errors():
-        model, settings, data = load_run(run, overrides, Accelerator().device)
-        evaluated(model, settings, data)
+        accelerator = processes.start()
+        model, settings, data = load_run(run, overrides, accelerator.device)
+        with one_speaks():
+            evaluated(model, settings, data, accelerator.device)
+            processes.leave()
 
 
 @app.command(name="sample")
@@ -93,7 +111,8 @@ def sample_command(
     chosen = {"sample.sampler": sampler, "sample.n_steps": steps, "sample.tolerance": tolerance}
     overrides = [*(overrides or []), *(f"{key}={value}" for key, value in chosen.items() if value is not None)]
     with plain_errors():
-        model, settings, data = load_run(run, overrides, Accelerator().device)
+        refuse_several_processes()
+        model, settings, data = load_run(run, overrides, processes.start().device)
         console.print(f"samples: {sampled(model, settings, data, directory(run))}")
 
 
@@ -101,7 +120,8 @@ def sample_command(
 def plot_command(run: Run, overrides: Overrides = None) -> None:
     """Loss curves, and how an input distribution narrows as messages arrive."""
     with plain_errors():
-        model, settings, data = load_run(run, overrides, Accelerator().device)
+        refuse_several_processes()
+        model, settings, data = load_run(run, overrides, processes.start().device)
         for path in plotted(model, settings, data, directory(run)):
             console.print(f"plot: {path}")
 
@@ -116,6 +136,7 @@ def convert_command(
 ) -> None:
     """Turn a checkpoint that was published with the paper into a run, or a run into one."""
     with plain_errors():
+        refuse_several_processes()
         if back:
             convert_back(source / MODEL_FILE if source.is_dir() else source, out)
         else:
@@ -142,9 +163,8 @@ def directory(run: Path) -> Path:
     return run if run.is_dir() else run.parent
 
 
-def evaluated(model: BFN, settings: Config, data: Data) -> Bound:
+def evaluated(model: BFN, settings: Config, data: Data, device: torch.device) -> Bound:
     """Evaluate on held-out data and print the table."""
-    device = next(model.parameters()).device
     bound = evaluate(model, data.test, settings.evaluate, device)
     steps = "continuous time" if settings.evaluate.n_steps is None else f"{settings.evaluate.n_steps} steps"
     table = Table(title=f"{settings.data.name}, {bound.examples} held-out examples, {steps}")

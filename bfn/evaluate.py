@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bfn import processes
 from bfn.configs import EvaluateConfig
 from bfn.model import BFN
 from bfn.seeds import derive
@@ -41,9 +42,9 @@ def down_to_step(t: Tensor, n_steps: int) -> Tensor:
 
 @torch.no_grad()
 def evaluate(model: BFN, data: Tensor, config: EvaluateConfig, device: torch.device | str = "cpu") -> Bound:
-    """Upper bound on -log2 p(x) per dimension of data [N, ...], each example at `repeats` times spread evenly."""
+    """Upper bound on -log2 p(x) per dimension of data [N, ...], each example at `repeats` times spread evenly. Several
+    processes share the work, and all of them have the result."""
     model.eval()
-    dimensions = math.prod(data.shape[1:])
     # A row holds the times of one example: one in each of `repeats` strata, with an offset that differs between
     # examples.
     generator = torch.Generator().manual_seed(config.seed)
@@ -51,18 +52,22 @@ def evaluate(model: BFN, data: Tensor, config: EvaluateConfig, device: torch.dev
     times = strata / config.repeats
     if config.n_steps is not None:
         times = down_to_step(times, config.n_steps)
-    messages, reconstruction = [], []
-    for start in range(0, len(data), config.batch_size):
-        x = data[start : start + config.batch_size].to(device)
-        draws = [
-            model(x, t.to(device), seed=derive(config.seed, start, r), n_steps=config.n_steps, reduction="batch")
-            for r, t in enumerate(times[start : start + config.batch_size].T)
-        ]
-        messages.append(torch.stack(draws).mean(0))
-        reconstruction.append(
-            model.reconstruction(x, seed=derive(config.seed, start, config.repeats), reduction="batch")
-        )
-    to_bits = 1 / (dimensions * math.log(2))
-    m, r = torch.cat(messages).double() * to_bits, torch.cat(reconstruction).double() * to_bits
-    error = (m + r).std().item() / math.sqrt(len(data))
-    return Bound(m.mean().item(), r.mean().item(), error, len(data))
+    # A call takes a part of the examples, at one time each or, after those, at the end of the flow.
+    calls = [(start, r) for start in range(0, len(data), config.batch_size) for r in range(config.repeats + 1)]
+    nats = torch.zeros(2, len(data), dtype=torch.float64, device=device)  # of the messages and of the reconstruction
+    # Where weights are sharded all processes must make the same number of calls, of which the last may be for nothing.
+    for turn in range(math.ceil(len(calls) / processes.count())):
+        index = turn * processes.count() + processes.rank()
+        start, r = calls[index % len(calls)]
+        rows, last = slice(start, start + config.batch_size), r == config.repeats
+        x, seed = data[rows].to(device), derive(config.seed, start, r)
+        if last:
+            loss = model.reconstruction(x, seed=seed, reduction="batch")
+        else:
+            t = times[rows, r].to(device)
+            loss = model(x, t, seed=seed, n_steps=config.n_steps, reduction="batch") / config.repeats
+        if index < len(calls):
+            nats[int(last), rows] += loss
+    messages, reconstruction = processes.add_up(nats) / (math.prod(data.shape[1:]) * math.log(2))
+    error = (messages + reconstruction).std().item() / math.sqrt(len(data))
+    return Bound(messages.mean().item(), reconstruction.mean().item(), error, len(data))

@@ -3,37 +3,38 @@
 import csv
 import io
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
+import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.optim.swa_utils import AveragedModel
 
-from bfn import checkpoint
-from bfn.alone import RunError, lock, refuse_several_processes
+from bfn import checkpoint, processes, shards, states
+from bfn.alone import RunError, lock, require_room
+from bfn.batches import Batches, size_of_micro_batch
 from bfn.checkpoint import CheckpointError
 from bfn.configs import Config, EvaluateConfig, build, flatten
 from bfn.data import Data, load_data
-from bfn.evaluate import evaluate, spread_times
+from bfn.evaluate import evaluate
 from bfn.model import BFN, build_model
-from bfn.seeds import derive
+from bfn.seeds import VALIDATION, WEIGHTS, derive
 
 STATE_FILE, MODEL_FILE, LOG_FILE = "training.safetensors", "model.safetensors", "log.csv"
-# Each part of a run has a seed of its own: train.seed folded with one of these numbers.
-WEIGHTS, ORDER, STEPS, VALIDATION, DRAWS = range(5)
 # Keys that may change when a run is resumed: they say how long it lasts, not what a step does, or where its data lie.
 DURATION = {"train.max_steps", "train.max_seconds", "train.patience"}
 PLACES = {"data.folder"}
+# They say how the work of a step is divided: another division draws other noise, as good as the first.
+DIVISION = {"train.micro_batch", "train.fully_shard"}
+FREE = DURATION | PLACES | DIVISION
 
 
 @dataclass
@@ -54,41 +55,97 @@ class Interrupted(Exception):
 
 class Trainer:
     """A run in the directory `config.out`: a new one, or the one that the directory holds, continued from its last
-    save.
+    save. All processes that torchrun or accelerate started share it; the main one reads and writes its files.
 
-    The directory is locked from here to the end of `run`. A locked directory is a RunError, and so are several
-    processes.
+    The directory is locked from here to the end of `run`. A locked directory is a RunError.
     fresh: delete the run that the directory holds, if any.
     """
 
     def __init__(self, config: Config, data: Data, console: Console | None = None, *, fresh: bool = False):
-        refuse_several_processes()
+        self.accelerator = processes.start(config.train.cpu, config.train.mixed_precision)
         self.config, self.data, self.out = config, data, Path(config.out)
-        self.console = console or Console()
-        train = config.train
-        self.accelerator = Accelerator(mixed_precision=train.mixed_precision, cpu=train.cpu)
-        if self.accelerator.num_processes > 1:
-            raise RunError(f"bfn trains in one process, and accelerate has {self.accelerator.num_processes}")
-        torch.manual_seed(derive(train.seed, WEIGHTS))
-        model = build_model(config, data).to(self.accelerator.device)
-        self.ema = AveragedModel(model, multi_avg_fn=self.average)
-        betas = (0.9, train.beta_2)
-        groups = decay_groups(model, train.decay_vectors)
-        optimizer = torch.optim.AdamW(groups, train.learning_rate, betas, weight_decay=train.weight_decay)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.console = (console or Console()) if processes.is_main() else Console(quiet=True)
         self.at = Position()
-        self.order = (-1, torch.empty(0))  # an epoch, and the order of its examples
         self.log: list[dict[str, Any]] = []
-        self.lock = lock(self.out)
+        self.result: tuple[dict[str, Tensor], dict[str, Any]] | None = None  # the best weights, until they are saved
+        self.writer = checkpoint.Writer()
+        with processes.together():
+            self.lock = lock(self.out) if processes.is_main() else io.StringIO()
         try:
-            if fresh:
-                for name in (STATE_FILE, MODEL_FILE, LOG_FILE):
-                    (self.out / name).unlink(missing_ok=True)
-            elif (self.out / STATE_FILE).exists():
-                self.restore()
+            self.begin(fresh)
         except BaseException:
             self.lock.close()
             raise
+
+    def begin(self, fresh: bool) -> None:
+        """Build everything, and put into it what the directory holds."""
+        tensors, state = self.saved(fresh)
+        with processes.together():
+            self.divide(state)
+            torch.manual_seed(derive(self.config.train.seed, WEIGHTS))
+            model = build_model(self.config, self.data).to(self.accelerator.device)
+            if tensors:
+                states.fit(self.out / STATE_FILE, tensors, model)
+            if processes.is_main():
+                self.require_room(model)
+        self.prepare(model)
+        if state:
+            self.restore(tensors, state)
+
+    def saved(self, fresh: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors of the run in the directory, which the main process has alone, and its state; nothing of them
+        for a new run."""
+        tensors: dict[str, Tensor] = {}
+        state: dict[str, Any] = {}
+        path = self.out / STATE_FILE
+        with processes.together():
+            if processes.is_main() and fresh:
+                for name in (STATE_FILE, MODEL_FILE, LOG_FILE):
+                    (self.out / name).unlink(missing_ok=True)
+            elif processes.is_main() and path.exists():
+                tensors, state = checkpoint.load(path)
+                same_run(path, state.get("config", {}), self.config)
+                if parts := state.get("shards"):
+                    shards.check(self.out / parts["directory"], parts["files"])
+            if processes.is_main():
+                shards.remove_others(self.out, state.get("shards", {}).get("directory"))
+        return tensors, processes.from_main(state)
+
+    def prepare(self, model: BFN) -> None:
+        """Make the average and the optimizer of a model, and share it among the processes."""
+        train = self.config.train
+        self.bare = model  # without what accelerate wraps around it
+        self.ema = AveragedModel(model, multi_avg_fn=self.average)
+        if train.fully_shard and processes.count() > 1:
+            self.model = self.accelerator.prepare_model(model, evaluation_mode=True)
+            for part in (model, self.averaged):
+                states.shard(part, self.accelerator.device)
+            self.group = dist.new_group(backend="gloo")  # what is written beside training needs one of its own
+        else:
+            self.model = self.accelerator.prepare(model)
+        betas = (0.9, train.beta_2)
+        groups = decay_groups(model, train.decay_vectors)
+        self.optimizer = self.accelerator.prepare(
+            torch.optim.AdamW(groups, train.learning_rate, betas, weight_decay=train.weight_decay)
+        )
+
+    def divide(self, state: dict[str, Any]) -> None:
+        """Divide batches as the settings say, or else as the run did so far."""
+        train = self.config.train
+        if train.micro_batch is None:
+            micro = state.get("config", {}).get("train", {}).get("micro_batch")
+            train = replace(train, micro_batch=micro)
+        micro = size_of_micro_batch(train, len(self.data.train), processes.count())
+        self.config = replace(self.config, train=replace(train, micro_batch=micro))
+        self.batches = Batches(self.data, self.config.train, processes.rank(), processes.count())
+
+    def require_room(self, model: BFN) -> None:
+        """Refuse to start where the files of a run would not fit beside those that they replace."""
+        weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+        files = [self.out / name for name in (STATE_FILE, MODEL_FILE)]
+        files += [file for directory in shards.directories(self.out) for file in directory.iterdir()]
+        there = sum(file.stat().st_size for file in files if file.exists())
+        require_room(self.out, 2 * 5 * weights - there)  # weights, their average, two moments, and the best average
 
     def average(self, averaged: Any, current: Any, count: Any) -> None:
         """EMA whose decay rises to `ema_decay`, so that the first weights are soon forgotten."""
@@ -101,67 +158,76 @@ class Trainer:
         return cast(BFN, self.ema.module)
 
     @property
+    def sharded(self) -> bool:
+        return isinstance(self.model, FSDPModule)
+
+    @property
     def finished(self) -> bool:
         train = self.config.train
         timed_out = train.max_seconds is not None and self.at.seconds >= train.max_seconds
         return self.at.step >= train.max_steps or timed_out or self.at.stale >= train.patience
 
     def run(self) -> None:
-        """Train until a limit or early stopping; raises Interrupted, having saved, on Ctrl-C or SIGTERM."""
+        """Train until a limit or early stopping; raises Interrupted, having saved, if any process is asked to stop by
+        Ctrl-C or SIGTERM."""
         if self.lock.closed:
             raise RunError(
                 f"this trainer has run, and {self.out} is no longer locked; another one continues from there"
             )
-        with self.lock, asked_to_stop() as asked, self.progress() as show:
+        with self.lock, self.writer, processes.asked_to_stop() as asked, self.progress() as show:
             while not self.finished:
-                started = time.monotonic()
-                self.step()
-                self.at.seconds += time.monotonic() - started
-                if self.at.step % self.config.train.validate_every == 0 or self.finished:
-                    started = time.monotonic()
-                    self.validate()
-                    self.at.seconds += time.monotonic() - started
+                with self.timed():
+                    self.step()
+                if due := self.at.step % self.config.train.validate_every == 0 or self.finished:
+                    with self.timed():
+                        self.validate()
                     self.save()
                 show()
-                if asked and not self.finished:
-                    self.save()
+                stop = processes.total(len(asked), self.accelerator.device) > 0
+                if stop and not self.finished:
+                    if not due:
+                        self.save()
+                    self.wait_for_files()
                     raise Interrupted
+            self.wait_for_files()
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the time of what is done here, as the processes' mean, so that all of them stop at the same step."""
+        started = time.monotonic()
+        yield
+        seconds = time.monotonic() - started
+        self.at.seconds += processes.total(seconds, self.accelerator.device) / processes.count()
 
     def step(self) -> None:
         """One optimizer step."""
-        train = self.config.train
-        seed = derive(train.seed, STEPS, self.at.step)
-        torch.manual_seed(seed)  # for dropout
-        x = self.batch().to(self.accelerator.device)
-        t = spread_times(len(x), torch.Generator().manual_seed(seed), train.n_steps).to(x.device)
+        train, device = self.config.train, self.accelerator.device
         for group in self.optimizer.param_groups:
             group["lr"] = train.learning_rate * min(1.0, (self.at.step + 1) / train.warmup_steps)
         self.model.train()
-        loss = self.model(x, t, seed=seed, n_steps=train.n_steps)
         self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
+        passes, losses = len(self.batches.mine), []
+        for done, batch in enumerate(self.batches.of(self.at.step)):
+            torch.manual_seed(batch.seed)  # for dropout
+            with self.gradients_shared(done == passes - 1):
+                loss = self.model(batch.x.to(device), batch.t.to(device), seed=batch.seed, n_steps=train.n_steps)
+                self.accelerator.backward(loss / passes)
+            losses.append(loss.detach())
         self.accelerator.clip_grad_norm_(self.model.parameters(), train.clip_norm)
         self.optimizer.step()
-        self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
+        if not self.optimizer.step_was_skipped:  # as after gradients of fp16 that were not finite
+            self.ema.update_parameters(self.bare)
         self.at.step += 1
-        self.at.loss_sum += loss.item()
+        self.at.loss_sum += processes.total(torch.stack(losses).mean().item(), device) / processes.count()
         if not math.isfinite(self.at.loss_sum):
             raise FloatingPointError(f"the loss at step {self.at.step} is not finite; try a lower train.learning_rate")
 
-    def batch(self) -> Tensor:
-        """The examples of this step: every epoch shuffles anew and drops what does not fill a batch."""
-        examples = self.data.train
-        size = min(self.config.train.batch_size, len(examples))
-        epoch, index = divmod(self.at.step, len(examples) // size)
-        if self.order[0] != epoch:
-            generator = torch.Generator().manual_seed(derive(self.config.train.seed, ORDER, epoch))
-            self.order = epoch, torch.randperm(len(examples), generator=generator)
-        chosen = examples[self.order[1][index * size : (index + 1) * size]]
-        if self.data.draw is None:
-            return chosen
-        return self.data.draw(
-            chosen, torch.Generator().manual_seed(derive(self.config.train.seed, DRAWS, self.at.step))
-        )
+    def gradients_shared(self, last: bool) -> AbstractContextManager[Any]:
+        """The processes add up their gradients once in a step, in the last of its passes."""
+        if self.sharded:
+            self.model.set_requires_gradient_sync(last)
+            return nullcontext()
+        return nullcontext() if last else self.accelerator.no_sync(self.model)
 
     def validate(self) -> None:
         """Bound of the EMA weights on the validation split; the weights that are best there are the run's result."""
@@ -184,41 +250,68 @@ class Trainer:
         if bound.bits < self.at.best:
             self.at.best, self.at.best_step, self.at.stale = bound.bits, self.at.step, 0
             result = {"config": asdict(self.config), "step": self.at.step, "validation_bits": bound.bits}
-            checkpoint.save(self.out / MODEL_FILE, self.averaged.state_dict(), result)
+            self.result = states.copied(self.averaged), result
 
     def save(self) -> None:
-        """Write all that resuming needs, and the log."""
-        tensors = prefixed("model.", self.accelerator.unwrap_model(self.model).state_dict())
-        tensors |= prefixed("ema.", self.ema.state_dict())
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= prefixed(f"optimizer.{index}.", moments)
-        state = {"config": asdict(self.config), "position": asdict(self.at), "log": self.log}
-        checkpoint.save(self.out / STATE_FILE, tensors, state)
-        table = io.StringIO()
-        if self.log:
-            writer = csv.DictWriter(table, self.log[0])
-            writer.writeheader()
-            writer.writerows(self.log)
-        checkpoint.write_atomically(self.out / LOG_FILE, table.getvalue().encode())
+        """Have all that resuming needs written while training goes on, the log, and the best weights if they are new.
+        What failed in the last writing is raised here."""
+        optimizer = cast(torch.optim.Optimizer, self.optimizer.optimizer)
+        tensors = states.snapshot(self.bare, self.ema, optimizer, sharded=self.sharded)
+        state = {"config": asdict(self.config), "position": asdict(self.at), "log": list(self.log)}
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        result, self.result = self.result, None
+        with processes.together():
+            self.writer.start(self.write, result, tensors, state)
 
-    def restore(self) -> None:
-        """Continue where the run in this directory was saved; its configuration must be ours."""
-        path = self.out / STATE_FILE
-        tensors, state = checkpoint.load(path)
-        same_run(path, state.get("config", {}), self.config)
-        optimizer = self.optimizer.state_dict()
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in unprefixed("optimizer.", tensors).items():
-            index, _, moment = name.partition(".")
-            moments.setdefault(int(index), {})[moment] = tensor
+    def write(
+        self, result: tuple[dict[str, Tensor], dict[str, Any]] | None, tensors: dict[str, Tensor], state: dict[str, Any]
+    ) -> None:
+        """Write a checkpoint, of which other processes write their shards only. The training state comes last, so that
+        what it speaks of is there, and replaces the old one at once."""
+        if self.sharded:
+            directory = self.out / f"{shards.PREFIX}{state['position']['step']}"
+            shards.write(directory, tensors, self.group)
+        if not processes.is_main():
+            return
+        if self.sharded:
+            state["shards"] = {"directory": directory.name, "files": shards.digests(directory)}
+            tensors = {}
+        if result is not None:
+            checkpoint.save(self.out / MODEL_FILE, *result)
+        checkpoint.save(self.out / STATE_FILE, tensors, state)
+        shards.remove_others(self.out, directory.name if self.sharded else None)
+        checkpoint.write_atomically(self.out / LOG_FILE, table(state["log"]).encode())
+
+    def wait_for_files(self) -> None:
+        with processes.together():
+            self.writer.wait()
+
+    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Continue where the run in this directory was saved."""
+        optimizer = cast(torch.optim.Optimizer, self.optimizer.optimizer)
+        if parts := state.get("shards"):
+            states.restore_parts(self.out / parts["directory"], self.bare, self.ema, optimizer)
+        else:
+            moments = processes.from_main(any(name.startswith("optimizer.") for name in tensors))
+            states.restore(tensors, self.bare, self.ema, optimizer, moments)
         try:
-            self.accelerator.unwrap_model(self.model).load_state_dict(unprefixed("model.", tensors))
-            self.ema.load_state_dict(unprefixed("ema.", tensors))
-            self.optimizer.load_state_dict(optimizer | {"state": moments})
             self.at, self.log = Position(**state["position"]), state["log"]
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
+            path = self.out / STATE_FILE
             raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {first_line(error)}") from error
+        if self.accelerator.scaler is not None and "scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.console.print(f"continuing {self.out} at step {self.at.step}", highlight=False)
+
+    def best(self) -> BFN:
+        """The model with the weights that are the run's result, in all processes; the averages are lost."""
+        tensors: dict[str, Tensor] = {}
+        with processes.together():
+            if processes.is_main():
+                tensors, _ = checkpoint.load(self.out / MODEL_FILE)
+        states.put(self.averaged, tensors)
+        return self.averaged
 
     @contextmanager
     def progress(self) -> Iterator[Any]:
@@ -244,12 +337,14 @@ def decay_groups(model: BFN, decay_vectors: bool) -> list[dict[str, Any]]:
     return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
 
 
-def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def unprefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def table(log: list[dict[str, Any]]) -> str:
+    """The log as CSV."""
+    file = io.StringIO()
+    if log:
+        writer = csv.DictWriter(file, log[0])
+        writer.writeheader()
+        writer.writerows(log)
+    return file.getvalue()
 
 
 def first_line(error: Exception) -> str:
@@ -260,31 +355,12 @@ def same_run(path: Path, saved: dict[str, Any], config: Config) -> None:
     """Refuse to resume a run under settings that would have made another run."""
     there, here = flatten(saved), flatten(asdict(config))
     for key in sorted(there.keys() | here.keys()):
-        decisive = key.partition(".")[0] in ("data", "model", "network", "train") and key not in DURATION | PLACES
+        decisive = key.partition(".")[0] in ("data", "model", "network", "train") and key not in FREE
         if decisive and there.get(key) != here.get(key):
             raise CheckpointError(
                 f"{path} holds a run with {key}={there.get(key)}, not {here.get(key)}; "
                 "choose another out=, or start afresh with --fresh"
             )
-
-
-@contextmanager
-def asked_to_stop() -> Iterator[list[int]]:
-    """A list that fills on Ctrl-C or SIGTERM, so that no step is cut in half; a second one acts at once."""
-    asked: list[int] = []
-    old: dict[int, Any] = {}
-
-    def handler(number: int, frame: Any) -> None:
-        asked.append(number)
-        signal.signal(number, old[number])
-
-    if threading.current_thread() is threading.main_thread():
-        old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, previous in old.items():
-            signal.signal(number, previous)
 
 
 def load_run(

@@ -54,7 +54,9 @@ class NetworkConfig:
 @dataclass
 class TrainConfig:
     seed: int = 0
-    batch_size: int = 128
+    batch_size: int = 128  # of all processes together
+    micro_batch: int | None = None  # examples in one pass of the network; None is the share of one process
+    fully_shard: bool = False  # whether each of several processes holds only a part of the weights (FSDP2)
     learning_rate: float = 1e-3
     beta_2: float = 0.99  # AdamW's second-moment decay; the first is 0.9
     weight_decay: float = 0.01
@@ -67,7 +69,7 @@ class TrainConfig:
     max_seconds: float | None = None  # wall clock, resumed time included
     validate_every: int = 100  # steps from one validation, log row and checkpoint to the next
     patience: int = 10  # validations without a better bound before training stops
-    mixed_precision: str = "no"  # "no" or "bf16"
+    mixed_precision: str = "no"  # "no", "bf16" or, on a GPU, "fp16"
     cpu: bool = False  # do not use a GPU that is there
 
 
@@ -102,7 +104,7 @@ class Config:
 # Keys that must be positive wherever they stand, and keys that must lie in [0, 1).
 POSITIVE = {"length", "sigma_1", "beta_1", "width", "depth", "heads", "batch_size", "learning_rate", "clip_norm"}
 POSITIVE |= {"n_steps", "warmup_steps", "max_steps", "max_seconds", "validate_every", "patience"}
-POSITIVE |= {"num_bins", "repeats", "count", "tolerance"}
+POSITIVE |= {"micro_batch", "num_bins", "repeats", "count", "tolerance"}
 FRACTIONS = {"dropout", "ema_decay", "beta_2"}
 
 
@@ -201,7 +203,7 @@ def check(config: Config) -> None:
             raise ConfigError(f"{path}={value} must lie in [0, 1)")
         if key == "seed" and not -(2**63) <= value < 2**64:
             raise ConfigError(f"{path}={value} must be a number of 64 bits")
-    choose(dict.fromkeys(("no", "bf16")), config.train.mixed_precision, "train.mixed_precision")
+    choose(dict.fromkeys(("no", "bf16", "fp16")), config.train.mixed_precision, "train.mixed_precision")
     choose(dict.fromkeys(SAMPLERS), config.sample.sampler, "sample.sampler")
     if config.sample.tolerance is not None and config.sample.sampler != "ode2":
         raise ConfigError(f"sample.tolerance is of sample.sampler='ode2', got {config.sample.sampler!r}")

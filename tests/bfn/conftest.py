@@ -1,6 +1,8 @@
 """Small configurations of every kind of data, that train in seconds, and networks that know the answer."""
 
+import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from bfn.configs import Config, load
 from bfn.data import Data, load_data
 from bfn.model import BFN, ContinuousBFN, build_model
+from bfn.train import Trainer
 
 TINY = [
     "network.width=16",
@@ -39,6 +42,19 @@ def tiny(tmp_path: Path) -> Callable[..., Config]:
         return load(name, [*TINY, f"out={tmp_path / name}", *overrides])
 
     return make
+
+
+@pytest.fixture
+def make(tiny: Callable[..., Config], tmp_path: Path) -> Callable[..., Trainer]:
+    """make("train.clip_norm=2") is a trainer of a tiny model with few examples, in a directory of its own."""
+    numbers = itertools.count()
+
+    def trainer(*overrides: str) -> Trainer:
+        config = tiny("digits", f"out={tmp_path / str(next(numbers))}", *overrides)
+        data = load_data(config)
+        return Trainer(config, replace(data, validation=data.validation[:4], test=data.test[:4]))
+
+    return trainer
 
 
 @pytest.fixture(params=["digits", "digits_continuous", "digits_binary", "text"])

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -9,11 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from typer.testing import CliRunner
 
-import bfn.train
+import bfn.processes
 from bfn import cli
-from bfn.alone import COUNTS, LOCK_FILE, RunError, lock
+from bfn.alone import COUNTS, GROUP, LOCK_FILE, RunError, lock
 from bfn.data import load_data
 from bfn.train import LOG_FILE, MODEL_FILE, STATE_FILE, Trainer
 
@@ -62,22 +65,77 @@ def other_process():
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_one_process_of_several_is_refused_before_any_work(name, train, tiny, tmp_path, monkeypatch):
+def test_processes_that_cannot_find_each_other_are_refused_before_any_work(name, train, tiny, tmp_path, monkeypatch):
     config = tiny("digits")
     (tmp_path / STATE_FILE).write_bytes(b"old")
     monkeypatch.setattr(cli, "load_data", lambda config: pytest.fail("work was done"))
     monkeypatch.setenv(name, "2")
-    assert_one_line(train("--fresh", f"out={tmp_path}"), f"bfn trains in one process, and {name}=2: .*")
+    lost = f"{name}=2, and without .*RANK.* several processes cannot find each other; .*"
+    assert_one_line(train("--fresh", f"out={tmp_path}"), lost)
     assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
-    monkeypatch.setattr(bfn.train, "Accelerator", lambda **settings: pytest.fail("work was done"))
+    monkeypatch.setattr(bfn.processes, "Accelerator", lambda **settings: pytest.fail("work was done"))
     with pytest.raises(RunError, match=f"{name}=2"):
         Trainer(config, None)
 
 
-def test_several_processes_of_accelerate_are_refused(tiny, monkeypatch):
-    monkeypatch.setattr(bfn.train, "Accelerator", lambda **settings: SimpleNamespace(num_processes=4))
-    with pytest.raises(RunError, match="bfn trains in one process, and accelerate has 4"):
+@pytest.mark.parametrize("command", [["sample", "nowhere"], ["plot", "nowhere"], ["convert", "nowhere", "there"]])
+def test_what_one_process_writes_is_refused_to_several(command, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert_one_line(CliRunner().invoke(cli.app, command), "this is the work of one process, and WORLD_SIZE=2: .*")
+
+
+def test_of_the_processes_of_a_machine_one_speaks(monkeypatch):
+    for rank, said in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        result = CliRunner().invoke(cli.app, ["train", "nothing"])
+        assert result.exit_code == 1 and result.stderr.count("\n") == said
+
+
+@pytest.mark.parametrize(
+    ("started", "joined", "kind", "message"),
+    [
+        (2, 1, "NO", "there are 2 processes, of which accelerate joins 1"),
+        (2, 2, "FSDP", "bfn does not train by accelerate's FSDP; .* set train.fully_shard=true"),
+        (2, 2, "DEEPSPEED", "bfn does not train by accelerate's DEEPSPEED"),
+    ],
+)
+def test_what_accelerate_makes_of_the_processes_must_be_what_was_started(
+    started, joined, kind, message, tiny, monkeypatch
+):
+    for name in GROUP:
+        monkeypatch.setenv(name, str(started))
+    accelerator = SimpleNamespace(num_processes=joined, distributed_type=DistributedType(kind))
+    monkeypatch.setattr(bfn.processes, "Accelerator", lambda **settings: accelerator)
+    with pytest.raises(RunError, match=message):
         Trainer(tiny("digits"), None)
+
+
+def test_fp16_is_refused_on_the_cpu(tiny):
+    AcceleratorState._reset_state(reset_partial_state=True)  # there is one precision in a process
+    try:
+        with pytest.raises(RunError, match=r"train.mixed_precision=fp16 needs a GPU"):
+            Trainer(tiny("digits", "train.mixed_precision=fp16", "train.cpu=true"), None)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_disk_without_room_for_two_checkpoints_is_refused(train, tmp_path, monkeypatch):
+    def free(size):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=size))
+
+    free(0)
+    refused = train(f"out={tmp_path}")
+    assert_one_line(
+        refused, rf"{tmp_path} needs (.*) MB for two checkpoints, and its disk has 0.0 MB free; make room.*"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK_FILE]
+    free(sys.maxsize)
+    assert train(f"out={tmp_path}").exit_code == 0
+    written = sum((tmp_path / name).stat().st_size for name in (STATE_FILE, MODEL_FILE)) / 1e6
+    needed = float(re.search("needs ([0-9.]+) MB", refused.stderr)[1])
+    assert 2 * 0.9 * written < needed < 2 * 1.1 * written
+    free((needed - written) * 1.1e6)  # what the run's own old files take will be free
+    assert train(f"out={tmp_path}", "train.max_steps=2").exit_code == 0
 
 
 def test_one_process_that_torchrun_started_trains(tiny, monkeypatch):

@@ -45,7 +45,7 @@ def test_overrides_replace_what_the_file_says():
     config = load("digits", ["train.max_steps=7", "network.dropout=0.25", "evaluate.n_steps=20"])
     assert (config.train.max_steps, config.network.dropout, config.evaluate.n_steps) == (7, 0.25, 20)
     assert config.model.sigma_1 == load("digits").model.sigma_1
-    for precision in ("no", "bf16"):
+    for precision in ("no", "bf16", "fp16"):
         assert load("digits", [f"train.mixed_precision={precision}"]).train.mixed_precision == precision
 
 

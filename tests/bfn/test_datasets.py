@@ -51,10 +51,9 @@ def test_mnist_is_drawn_afresh_for_training_and_once_for_measuring(config):
     assert (one.num_classes, one.shape) == (2, (28, 28)) and set(one.test.unique().tolist()) == {0, 1}
     assert one.train.unique().numel() > 100  # grey levels
     trainer = Trainer(settings, one)
-    first = trainer.batch()
-    assert torch.equal(first, trainer.batch())
-    trainer.at.step = 1  # the next epoch
-    assert set(first.unique().tolist()) == {0, 1} and first.sum(0).ne(trainer.batch().sum(0)).any()
+    first, again, later = (next(trainer.batches.of(step)).x for step in (0, 0, 1))  # the last is of the next epoch
+    assert torch.equal(first, again)
+    assert set(first.unique().tolist()) == {0, 1} and first.sum(0).ne(later.sum(0)).any()
     trainer.lock.close()
 
 
@@ -80,7 +79,7 @@ def test_levels_of_cifar_fall_into_bins_as_published(num_bins, config, tmp_path)
     torch.testing.assert_close(data.test, want)
     assert (data.num_classes, data.shape) == (num_bins, (32, 32, 3))
     trainer = Trainer(settings, data)
-    batch = trainer.batch()
+    batch = next(trainer.batches.of(0)).x
     assert batch.dtype == torch.float32 and len(batch) == 198
     assert torch.isin(batch, data.test.unique()).all()
     trainer.lock.close()

@@ -1,7 +1,6 @@
 """The effect of every setting on a training step, and what is measured, kept and written between steps."""
 
 import csv
-import itertools
 import math
 import signal
 from dataclasses import asdict, replace
@@ -14,21 +13,7 @@ from accelerate.state import AcceleratorState
 from bfn import checkpoint
 from bfn.checkpoint import CheckpointError
 from bfn.configs import flatten, load
-from bfn.data import load_data
-from bfn.train import DURATION, LOG_FILE, MODEL_FILE, PLACES, STATE_FILE, Interrupted, Trainer, same_run
-
-
-@pytest.fixture
-def make(tiny, tmp_path):
-    """make("train.clip_norm=2") is a trainer of a tiny model with few examples, in a directory of its own."""
-    numbers = itertools.count()
-
-    def trainer(*overrides):
-        config = tiny("digits", f"out={tmp_path / str(next(numbers))}", *overrides)
-        data = load_data(config)
-        return Trainer(config, replace(data, validation=data.validation[:4], test=data.test[:4]))
-
-    return trainer
+from bfn.train import FREE, LOG_FILE, MODEL_FILE, STATE_FILE, Interrupted, same_run
 
 
 def calls(trainer, steps):
@@ -135,6 +120,31 @@ def test_every_step_of_every_run_has_seeds_and_weights_of_its_own_and_each_is_us
     batches = [[step.x for step in steps] for steps in (one, other, again)]
     assert torch.equal(torch.stack(batches[0]), torch.stack(batches[2]))
     assert not torch.equal(torch.stack(batches[0]), torch.stack(batches[1]))
+
+
+def test_a_step_takes_its_micro_batches_one_by_one_and_each_has_seeds_of_its_own(make):
+    whole, parts = make("network.dropout=0"), make("network.dropout=0", "train.micro_batch=8")
+    (batch,), split = calls(whole, 1), calls(parts, 1)
+    assert [len(part.x) for part in split] == [8] * 4
+    assert torch.equal(torch.cat([part.x for part in split]), batch.x)
+    assert torch.equal(torch.cat([part.t for part in split]), batch.t)  # times are spread over the whole batch
+    assert len({part.seed for part in split}) == len({part.torch_seed for part in split}) == 4
+    losses = []
+    for part in split:
+        with torch.no_grad():
+            losses.append(make("network.dropout=0").model(part.x, part.t, seed=part.seed, n_steps=None))
+    assert parts.at.loss_sum == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+
+
+def test_the_gradient_of_a_step_is_the_mean_of_those_of_its_micro_batches(make):
+    trainer, expected = make("network.dropout=0", "train.micro_batch=16", "train.clip_norm=1e9"), []
+    for batch in trainer.batches.of(0):
+        trainer.model.zero_grad()
+        trainer.model(batch.x, batch.t, seed=batch.seed).backward()
+        expected.append(trainer.model.network.head.bias.grad.clone())
+    assert len(expected) == 2 and not torch.equal(*expected)
+    trainer.step()
+    torch.testing.assert_close(trainer.model.network.head.bias.grad, torch.stack(expected).mean(0))
 
 
 def test_a_step_trains_with_dropout_in_whatever_mode_the_model_was_left(make):
@@ -276,7 +286,7 @@ DECISIVE = {
 def test_every_setting_is_decisive_or_known_not_to_be():
     settings = flatten(asdict(load("digits")))
     free = {key for key in settings if key.partition(".")[0] in ("out", "evaluate", "sample")}
-    assert set(flatten(DECISIVE)) == settings.keys() - DURATION - PLACES - free
+    assert set(flatten(DECISIVE)) == settings.keys() - FREE - free
     assert {key: value for key, value in flatten(DECISIVE).items() if settings[key] == value} == {}
 
 
@@ -298,6 +308,8 @@ def test_a_run_may_be_resumed_for_longer_and_used_in_another_way(tmp_path):
         "evaluate.repeats=9",
         "sample.seed=9",
         "data.folder=there",
+        "train.micro_batch=64",
+        "train.fully_shard=true",
     ]
     same_run(tmp_path, asdict(load("digits")), load("digits", [*changes, "out=elsewhere"]))
 
@@ -314,6 +326,8 @@ def test_a_run_that_is_asked_to_stop_saves_after_its_step(number, make):
 
         def interrupted_step():
             signal.raise_signal(number)
+            if number == signal.SIGTERM:  # a scheduler's may come once more by way of torchrun
+                signal.raise_signal(number)
             step()
 
         trainer.step = interrupted_step

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bfn.checkpoint import CheckpointError, load
+from bfn import states
+from bfn.checkpoint import CheckpointError, load, save
 from bfn.data import load_data
 from bfn.evaluate import evaluate
 from bfn.train import LOG_FILE, MODEL_FILE, STATE_FILE, Interrupted, Trainer, load_run
@@ -87,6 +88,26 @@ def test_a_run_that_is_killed_goes_on_from_its_last_save(tiny, tmp_path):
     assert_same_run(whole, again)
 
 
+def test_what_is_written_while_training_goes_on_are_copies_that_it_does_not_change(tiny):
+    config = tiny("digits")
+    trainer = Trainer(config, load_data(config))
+
+    def tensors():
+        return states.snapshot(trainer.bare, trainer.ema, trainer.optimizer.optimizer, sharded=False)
+
+    trainer.step()
+    saved = tensors()
+    before = {name: tensor.clone() for name, tensor in saved.items()}
+    trainer.step()
+    assert all(torch.equal(saved[name], before[name]) for name in saved)
+    after = tensors()
+    assert {name.partition(".")[0] for name in after if not torch.equal(after[name], before[name])} == {
+        "model",
+        "ema",
+        "optimizer",
+    }
+
+
 def test_a_second_interrupt_acts_at_once(tiny):
     config = tiny("digits", "train.max_steps=5")
     trainer = Trainer(config, load_data(config))
@@ -119,16 +140,29 @@ def test_a_truncated_training_state_is_one_clear_error(tiny):
         Trainer(config, data)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [("model.network.stem.bias", None), ("optimizer.network.stem.bias.exp_avg", "optimizer.0.exp_avg")]
+)
+def test_a_training_state_of_another_version_is_one_clear_error(old, new, tiny):
+    config = tiny("digits", "train.max_steps=1")
+    data = load_data(config)
+    path = trained(config, data).out / STATE_FILE
+    tensors, state = load(path)
+    tensor = tensors.pop(old)
+    if new is not None:
+        tensors[new] = tensor
+    save(path, tensors, state)
+    with pytest.raises(CheckpointError, match=rf"training.safetensors does not fit this version of bfn: {new or old}"):
+        Trainer(config, data)
+
+
 def test_an_epoch_shows_every_example_once_and_the_next_in_another_order(tiny):
     config = tiny("digits", "train.batch_size=135")
     data = load_data(config)
     trainer = Trainer(config, data)
     epochs = []
     for epoch in range(2):
-        batches = []
-        for index in range(10):
-            trainer.at.step = 10 * epoch + index
-            batches.append(trainer.batch())
+        batches = [batch.x for index in range(10) for batch in trainer.batches.of(10 * epoch + index)]
         epochs.append(torch.cat(batches).flatten(1))
     everything = sorted(data.train.flatten(1).tolist())
     assert sorted(epochs[0].tolist()) == everything == sorted(epochs[1].tolist())

@@ -1,0 +1,126 @@
+"""What the processes of a run agree on. A process that is alone agrees with itself, and nothing is communicated."""
+
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, GradientAccumulationPlugin
+from torch import Tensor
+
+from bfn.alone import RunError, refuse_lost_processes
+
+Value = TypeVar("Value")
+
+
+def start(cpu: bool = False, mixed_precision: str = "no") -> Accelerator:
+    """Joins the other processes that torchrun or accelerate has started, if any.
+
+    A launcher that has set up something else than DistributedDataParallel is a RunError, and so is a precision that
+    the device does not have.
+    """
+    refuse_lost_processes()
+    # accelerate leaves processes that could have no GPU alone, unless it is told that they are to use the CPU
+    cpu = cpu or not torch.accelerator.is_available()
+    steps = GradientAccumulationPlugin(num_steps=1)  # else accelerate takes a number from the launcher
+    # The strides of dimensions of size 1 differ, which costs nothing.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, gradient_accumulation_plugin=steps)
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != started:
+        raise RunError(f"there are {started} processes, of which accelerate joins {accelerator.num_processes}")
+    kind = accelerator.distributed_type
+    if kind != DistributedType.NO and not kind.startswith("MULTI_"):
+        raise RunError(
+            f"bfn does not train by accelerate's {kind.value}; launch it with --multi_gpu, and set "
+            "train.fully_shard=true to share the weights among the GPUs"
+        )
+    if mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise RunError("train.mixed_precision=fp16 needs a GPU; bf16 does not")
+    return accelerator
+
+
+def leave() -> None:
+    """Takes leave of the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def count() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """Whether this is the process that reads and writes the files of a run, and that speaks."""
+    return rank() == 0
+
+
+def add_up(tensor: Tensor) -> Tensor:
+    """Makes a tensor the sum of those of all processes, of which every process then has the same bits."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def total(number: float, device: torch.device) -> float:
+    """The sum of the processes' numbers."""
+    return add_up(torch.tensor(number, dtype=torch.float64, device=device)).item() if dist.is_initialized() else number
+
+
+def from_main(value: Value) -> Value:
+    """The value that the main process has."""
+    values: list[Any] = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What fails in one process fails in all, so that none waits for another in vain: the first one that failed raises
+    its own error, and the others a RunError that repeats it."""
+    own: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        own = error
+    reasons: list[Any] = [None if own is None else str(own)]
+    if dist.is_initialized():
+        reasons *= count()
+        dist.all_gather_object(reasons, reasons[0])
+    failed = [index for index, reason in enumerate(reasons) if reason is not None]
+    if failed and failed[0] == rank() and own is not None:
+        raise own
+    if failed:
+        raise RunError(f"process {failed[0]} of the run failed: {reasons[failed[0]]}")
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[list[int]]:
+    """A list that fills on Ctrl-C or SIGTERM, so that no step is cut in half. A second Ctrl-C acts at once, but SIGTERM
+    may come from a scheduler and, once more, from torchrun."""
+    asked: list[int] = []
+    old: dict[int, Any] = {}
+
+    def handler(number: int, frame: Any) -> None:
+        asked.append(number)
+        if number == signal.SIGINT:
+            signal.signal(number, old[number])
+
+    if threading.current_thread() is threading.main_thread():
+        old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)

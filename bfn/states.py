@@ -1,0 +1,128 @@
+"""The tensors of a run, whole and by name, wherever they live: in one process, the same in all, or a part in each."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.optim.swa_utils import AveragedModel
+
+from bfn import shards
+from bfn.checkpoint import CheckpointError
+from bfn.model import BFN
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+PARTS = StateDictOptions(cpu_offload=True)
+
+
+def shard(model: BFN, device: torch.device) -> None:
+    """Leaves a part of every weight in each process (FSDP2). The layers of the network's lists come together one at a
+    time, when they are called, and the rest of the weights for as long as the model is."""
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    for module in reversed(list(model.modules())):
+        if isinstance(module, nn.ModuleList):
+            for layer in module:
+                if not isinstance(layer, (nn.ModuleList, nn.ModuleDict)):  # these are not called
+                    fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    register_fsdp_forward_method(model, "reconstruction")
+
+
+def copied(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of a module's tensors on the CPU, whole; only the main process has them."""
+    tensors: dict[str, Any] = get_model_state_dict(module, options=WHOLE)
+    return {name: copy(tensor) for name, tensor in tensors.items()}
+
+
+def snapshot(model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer, *, sharded: bool) -> dict[str, Tensor]:
+    """Copies on the CPU, which training does not change, of all tensors that resuming needs: whole and in the main
+    process alone, or the parts of every process."""
+    return {name: copy(tensor) for name, tensor in named(model, ema, optimizer, PARTS if sharded else WHOLE).items()}
+
+
+def named(
+    model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer, options: StateDictOptions
+) -> dict[str, Tensor]:
+    tensors = prefixed("model.", get_model_state_dict(model, options=options))
+    tensors |= prefixed("ema.", get_model_state_dict(ema, options=options))
+    state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=options)
+    for parameter, moments in state.get("state", {}).items():  # nothing, if no step has been made
+        tensors |= prefixed(f"optimizer.{parameter}.", moments)
+    return tensors
+
+
+def restore(
+    tensors: dict[str, Tensor], model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer, moments: bool
+) -> None:
+    """Gives every process its part of the main process's tensors. moments: whether these have the optimizer's."""
+    put(model, unprefixed("model.", tensors))
+    put(ema, unprefixed("ema.", tensors))
+    if moments:
+        state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=WHOLE)
+        if tensors:
+            state["state"] = moments_of(tensors)
+        set_optimizer_state_dict(model, optimizer, state, options=spread())
+
+
+def restore_parts(directory: Path, model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> None:
+    """Has every process read its part of what all processes of a run have written, each its own part then."""
+    tensors, there = named(model, ema, optimizer, StateDictOptions()), shards.names(directory)
+    if not any(name.startswith("optimizer.") for name in there):
+        optimizer.state.clear()
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
+    shards.read(directory, tensors)  # these are the tensors themselves, not copies
+
+
+def put(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Gives a module in every process the tensors that the main process has."""
+    set_model_state_dict(module, dict(tensors), options=spread())
+
+
+def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:
+    """Refuses tensors that a snapshot of the model's training would not have."""
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    number = torch.Size([])
+    wanted = {**prefixed("model.", shapes), **prefixed("ema.module.", shapes), "ema.n_averaged": number}
+    if any(name.startswith("optimizer.") for name in tensors):
+        for name, parameter in model.named_parameters():
+            moments = {"step": number, "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+            wanted |= prefixed(f"optimizer.{name}.", moments)
+    there = {name: tensor.shape for name, tensor in tensors.items()}
+    for name in sorted(wanted.keys() | there.keys()):
+        if wanted.get(name) != there.get(name):
+            raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {name}")
+
+
+def moments_of(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The optimizer's moments by parameter."""
+    moments: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in unprefixed("optimizer.", tensors).items():
+        parameter, _, moment = name.rpartition(".")
+        moments.setdefault(parameter, {})[moment] = tensor
+    return moments
+
+
+def spread() -> StateDictOptions:
+    return StateDictOptions(full_state_dict=True, broadcast_from_rank0=dist.is_initialized())
+
+
+def copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+
+def prefixed(prefix: str, values: dict) -> dict:
+    return {prefix + name: value for name, value in values.items()}
+
+
+def unprefixed(prefix: str, values: dict) -> dict:
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}

@@ -1,0 +1,73 @@
+"""How a batch is divided into micro-batches, and these among processes."""
+
+import pytest
+import torch
+
+from bfn.batches import Batches, size_of_micro_batch
+from bfn.configs import ConfigError, TrainConfig
+from bfn.data import Data
+
+NUMBERS = torch.arange(100)
+
+
+def data_of(draw=None):
+    return Data(NUMBERS, NUMBERS, NUMBERS, num_classes=100, baseline=0.0, draw=draw)
+
+
+def taken(step, rank=0, processes=1, data=None, **settings):
+    """The micro-batches of a step that a process takes."""
+    train = TrainConfig(**{"batch_size": 48, **settings})
+    return list(Batches(data or data_of(), train, rank, processes).of(step))
+
+
+@pytest.mark.parametrize("n_steps", [None, 5])
+def test_processes_share_the_micro_batches_that_one_process_takes(n_steps):
+    alone = taken(3, micro_batch=8, n_steps=n_steps)
+    shares = [taken(3, rank, 3, micro_batch=8, n_steps=n_steps) for rank in range(3)]
+    assert [len(share) for share in shares] == [2, 2, 2]
+    for index, batch in enumerate(alone):
+        other = shares[index % 3][index // 3]
+        assert torch.equal(batch.x, other.x) and torch.equal(batch.t, other.t) and batch.seed == other.seed
+    assert len(torch.cat([batch.x for batch in alone]).unique()) == 48
+    assert len({batch.seed for batch in alone}) == 6
+
+
+@pytest.mark.parametrize("micro", [48, 8])
+def test_examples_and_times_do_not_depend_on_the_micro_batches(micro):
+    whole, parts = taken(7), taken(7, micro_batch=micro)
+    assert [len(part.x) for part in parts] == [micro] * (48 // micro)
+    assert torch.equal(torch.cat([part.x for part in parts]), whole[0].x)
+    times = torch.cat([part.t for part in parts])
+    assert torch.equal(times, whole[0].t)
+    torch.testing.assert_close(times.sort().values.diff(), torch.full((47,), 1 / 48), atol=1e-6, rtol=0)
+
+
+def test_the_share_of_a_process_is_one_micro_batch_if_none_is_set():
+    shares = [taken(0, rank, 4) for rank in range(4)]
+    assert [[len(batch.x) for batch in share] for share in shares] == [[12]] * 4
+    assert torch.equal(torch.cat([share[0].x for share in shares]), taken(0)[0].x)
+
+
+def test_what_is_drawn_anew_differs_between_micro_batches_and_steps_and_comes_from_the_seed():
+    drawing = data_of(lambda x, generator: torch.rand(len(x), generator=generator))
+    first, second = taken(0, data=drawing, micro_batch=24)
+    third, fourth = taken(1, data=drawing, micro_batch=24)
+    assert len(torch.cat([first.x, second.x, third.x, fourth.x]).unique()) == 96
+    assert torch.equal(taken(0, 1, 2, drawing, micro_batch=24)[0].x, second.x)
+    assert not torch.equal(taken(0, data=drawing, micro_batch=24, seed=1)[0].x, first.x)
+
+
+@pytest.mark.parametrize(
+    ("settings", "examples", "processes", "message"),
+    [
+        ({"batch_size": 10}, 100, 4, "4 processes cannot share a batch of 10 examples: set train.batch_size"),
+        ({"batch_size": 200}, 99, 2, "2 processes cannot share a batch of 99 examples"),
+        ({"batch_size": 10, "micro_batch": 4}, 100, 1, "train.micro_batch=4 does not divide a batch of 10 examples"),
+        ({"batch_size": 10, "micro_batch": 20}, 100, 1, "train.micro_batch=20 does not divide"),
+        ({"batch_size": 24, "micro_batch": 8}, 100, 2, "2 processes cannot share 3 micro-batches .* divisor of 12"),
+        ({"batch_size": 24, "micro_batch": 24}, 100, 2, "2 processes cannot share 1 micro-batches"),
+    ],
+)
+def test_shares_that_are_not_equal_are_refused(settings, examples, processes, message):
+    with pytest.raises(ConfigError, match=message):
+        size_of_micro_batch(TrainConfig(**settings), examples, processes)

@@ -1,0 +1,166 @@
+"""Groups of processes as torchrun starts them, but forked from one that has imported all they need, which saves
+seconds for each; and what they do."""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.distributed.checkpoint import HuggingFaceStorageReader
+
+from bfn import checkpoint, cli, processes, shards
+from bfn.alone import RunError
+from bfn.configs import load
+from bfn.data import load_data
+from bfn.train import Interrupted, Trainer
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["bfn.cli", "sklearn.datasets", "sklearn.model_selection"])
+
+
+class Group:
+    """`count` processes that call work(*arguments)."""
+
+    def __init__(self, count, work, *arguments):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        self.members = [FORKS.Process(target=enter, args=(r, count, port, work, arguments)) for r in range(count)]
+        for member in self.members:
+            member.start()
+
+    def ends(self):
+        """The exit codes; a group that hangs is an error."""
+        deadline = time.monotonic() + 120
+        for member in self.members:
+            member.join(max(0, deadline - time.monotonic()))
+        hanging = [member for member in self.members if member.exitcode is None]
+        for member in hanging:
+            member.kill()
+        assert not hanging
+        return [member.exitcode for member in self.members]
+
+
+def enter(rank, count, port, work, arguments):
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # else accelerate warns
+    if count > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    if rank > 0:
+        checkpoint.write_atomically = forbidden
+    work(*arguments)
+
+
+def forbidden(path, content):
+    raise AssertionError(f"{path} is written by a process that is not the first")
+
+
+def trainer_of(settings):
+    """A trainer of digits, of which few are there to validate."""
+    config = load("digits", settings)
+    data = load_data(config)
+    return Trainer(config, replace(data, validation=data.validation[:40]))
+
+
+def train(settings, stop_at=None, stopped=1):
+    """Trains; process `stopped` gets a SIGTERM during step `stop_at`. The exit code is 130 then, as that of `bfn`."""
+    trainer = trainer_of(settings)
+    step = trainer.step
+
+    def last_step():
+        if trainer.at.step == stop_at and processes.rank() == stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step()
+
+    trainer.step = last_step
+    try:
+        trainer.run()
+    except Interrupted:
+        sys.exit(130)
+    finally:
+        processes.leave()
+
+
+def train_on_a_full_disk(settings):
+    """Trains while process 1 finds no room for its shard of the checkpoint of step 3; notes the error of each."""
+    trainer = trainer_of(settings)
+    if processes.rank() == 1:
+        shard = trainer.out / "training.3" / "shard-00002-model-00001-of-00001.safetensors"
+        shard.parent.mkdir(exist_ok=True)
+        shard.symlink_to("/dev/full")
+    try:
+        trainer.run()
+    except (OSError, RunError) as error:
+        Path(trainer.out, f"error {processes.rank()}").write_text(str(error))
+
+
+def noted_train(settings, notes):
+    """Trains, and the main process notes which step it has done, and of which a checkpoint has been written."""
+    trainer = trainer_of(settings)
+    if processes.is_main():
+        file = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        step, write = trainer.step, trainer.write
+
+        def noted_step():
+            step()
+            os.write(file, f"step {trainer.at.step}\n".encode())
+
+        def noted_write(result, tensors, state):
+            write(result, tensors, state)
+            os.write(file, f"saved {state['position']['step']}\n".encode())
+
+        trainer.step, trainer.write = noted_step, noted_write
+    trainer.run()
+
+
+def command(said, arguments):
+    """`bfn` with these arguments in the directory of the file `said`, to which is appended what it says."""
+    os.chdir(said.parent)
+    file = open(said, "a")  # noqa: SIM115 (until the process ends)
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    cli.app(arguments)
+
+
+def agree(out):
+    """What each process has of sums, of the main process's value, and of an error of the second process."""
+    processes.start(cpu=True)
+    rank, result = processes.rank(), {}
+    result["total"] = processes.total(rank + 0.5, torch.device("cpu"))
+    result["sum"] = processes.add_up(torch.tensor([1.0, rank])).tolist()
+    result["main"] = [processes.from_main({"rank": rank}), processes.is_main(), processes.count()]
+    for failing in (range(0), range(1, 2), range(2)):
+        try:
+            with processes.together():
+                if rank in failing:
+                    raise OSError(f"disk {rank} is full")
+            result[f"error {len(failing)}"] = None
+        except (OSError, RuntimeError) as error:
+            result[f"error {len(failing)}"] = f"{type(error).__name__}: {error}"
+    Path(out, str(rank)).write_text(json.dumps(result))
+    processes.leave()
+
+
+def read(path):
+    """The tensors of a checkpoint, be they in shards, and its state."""
+    tensors, state = checkpoint.load(Path(path))
+    if "shards" in state:
+        directory = Path(path).with_name(state["shards"]["directory"])
+        there = HuggingFaceStorageReader(str(directory)).read_metadata().state_dict_metadata
+        tensors = {name: torch.empty(of.size, dtype=of.properties.dtype) for name, of in there.items()}
+        shards.read(directory, tensors)
+    return tensors, state
+
+
+def difference(one, other, name):
+    """The greatest difference between the tensors of a checkpoint in two directories."""
+    tensors, others = (read(Path(out, name))[0] for out in (one, other))
+    assert tensors.keys() == others.keys()
+    return max((tensors[key].double() - others[key].double()).abs().max().item() for key in tensors)
