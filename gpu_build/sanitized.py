@@ -32,7 +32,7 @@ def _call(device: str, backend: str) -> None:
     binary.update_sample(z.detach(), z.detach(), 0.1, seed=1, **options)
     for num_classes in (4, 27, 257, 1000, 5000):  # for a lane, for lanes, for a block, and longer than a block holds
         z = torch.linspace(-3, 3, 14 * num_classes, device=device).view(2, 7, num_classes).requires_grad_()
-        classes = torch.arange(14, device=device).view(2, 7)
+        classes = torch.arange(14, device=device).view(2, 7) % num_classes
         discrete.continuous_time_loss(classes, z, 0.5, beta_1=0.1, **options).backward()
         discrete.discrete_time_loss(
             classes, z, step=5, beta_1=0.1, n_steps=9, n_samples=2, seed=1, **options

@@ -7,26 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_settings import TINY
 from torch import Tensor, nn
 
 from bfn.configs import Config, load
 from bfn.data import Data, load_data
 from bfn.model import BFN, ContinuousBFN, build_model
 from bfn.train import Trainer
-
-TINY = [
-    "network.width=16",
-    "network.depth=1",
-    "network.heads=2",
-    "network.dropout=0.1",
-    "train.batch_size=32",
-    "train.learning_rate=0.003",
-    "train.warmup_steps=2",
-    "train.ema_decay=0.9",
-    "evaluate.repeats=4",
-    "sample.n_steps=5",
-    "sample.count=4",
-]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import workers
-from conftest import TINY
+from tiny_settings import TINY
 from workers import Group
 
 from bfn import checkpoint, shards
