@@ -167,6 +167,17 @@ def test_guidance_and_temperature_are_of_the_logits(backend):
 
 
 @on_each
+@pytest.mark.parametrize("num_classes", [2, 3, 40, 600])
+def test_guidance_of_minus_one_is_without_the_condition(num_classes, backend):
+    """Whatever the conditional logits are, in rows of any length: they are multiplied by 0."""
+    z, other = (torch.linspace(-2, end, 6 * num_classes).reshape(2, 3, num_classes) for end in (2, 5))
+    k = {"beta_1": 1.0 / num_classes, "backend": backend}
+    want = discrete.solver_step(other, z, 0.4, 0.6, **k)
+    got = discrete.solver_step(z, z, 0.4, 0.6, unconditional=other, guidance=-1.0, **k)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+@on_each
 def test_known_variables_end_at_what_is_known(backend):
     """Whatever the network says of them, by every rule."""
     times, known, mask = grid(0.02, 1.0, 20), torch.tensor([[1, 0, 1, 0]]), torch.tensor([[True, True, False, False]])

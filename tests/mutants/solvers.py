@@ -79,7 +79,7 @@ FAULTS = [
         CPU("discrete.cpp"),
         "pad_tile(tile, buffer, kMinusInfinity<T>);\n    return buffer;",
         "return buffer;",
-        ON_CPU("discrete and guided"),
+        f"{SOLVERS} -k 'minus_one and cpu'",
     ),
     Fault(
         CPU("discretised.cpp"),
