@@ -88,6 +88,7 @@ class Trainer:
                 states.fit(self.out / STATE_FILE, tensors, model)
             if processes.is_main():
                 self.require_room(model)
+                self.remove_files(fresh, state)
         self.prepare(model)
         if state:
             self.restore(tensors, state)
@@ -99,17 +100,19 @@ class Trainer:
         state: dict[str, Any] = {}
         path = self.out / STATE_FILE
         with processes.together():
-            if processes.is_main() and fresh:
-                for name in (STATE_FILE, MODEL_FILE, LOG_FILE):
-                    (self.out / name).unlink(missing_ok=True)
-            elif processes.is_main() and path.exists():
+            if processes.is_main() and path.exists() and not fresh:
                 tensors, state = checkpoint.load(path)
                 same_run(path, state.get("config", {}), self.config)
                 if parts := state.get("shards"):
                     shards.check(self.out / parts["directory"], parts["files"])
-            if processes.is_main():
-                shards.remove_others(self.out, state.get("shards", {}).get("directory"))
         return tensors, processes.from_main(state)
+
+    def remove_files(self, fresh: bool, state: dict[str, Any]) -> None:
+        """Remove what an earlier run left, once it is known that this one can start."""
+        if fresh:
+            for name in (STATE_FILE, MODEL_FILE, LOG_FILE):
+                (self.out / name).unlink(missing_ok=True)
+        shards.remove_others(self.out, state.get("shards", {}).get("directory"))
 
     def prepare(self, model: BFN) -> None:
         """Make the average and the optimizer of a model, and share it among the processes."""
@@ -261,6 +264,7 @@ class Trainer:
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         result, self.result = self.result, None
+        self.wait_for_files()  # all of them start, or none does
         with processes.together():
             self.writer.start(self.write, result, tensors, state)
 

@@ -50,12 +50,12 @@ class Steps:
         """Whether the step from t to t_next is accepted, given its error, or None if it is not known. Then the next one
         starts where it ends; else a shorter one is to be tried. The error of first order goes as the length squared."""
         length = self.t_next - self.t
-        if error is not None and not (math.isfinite(error) and length > SHORTEST):
+        accepted = error is None or error <= self.tolerance
+        if not accepted and not (math.isfinite(error) and length > SHORTEST):
             raise FloatingPointError(f"at t = {self.t} a step of {length} has the error {error}, and none is shorter")
         self.tried += 1
         fit = 2.0 if error is None or error == 0 else 0.9 * (self.tolerance / error) ** 0.5
         length *= min(2.0, max(0.2, fit))
-        accepted = error is None or error <= self.tolerance
         if accepted:
             self.t_previous, self.t = self.t, self.t_next
             self.accepted += 1

@@ -2,7 +2,9 @@
 
 Every step is z' = A·z + B·p + C·p_prev + D + E·ξ, where p is the data prediction x̂, or probabilities. Four numbers,
 `Coefficients`, say it: z' = A·z + take·(p + r·(p − p_prev)) + E·ξ for continuous and discretised data, and for classes
-z' = A·z + take·(K(p + r·(p − p_prev)) − 1) + E·ξ, so that B + C = take or K·take, D = −take, and C = −r·(B + C).
+z' = A·z + take·(K(p + r·(p − p_prev)) − 1) + E·ξ, so that B + C = take or K·take, D = −take, and C = −r·(B + C). Binary
+data have the difference of two such z: d' = A·d + 2·take·(2(p + r·(p − p_prev)) − 1) + E·ξ, where E² = 4·variance. A
+state that is not finite stays so, with A = 0 too.
 
 `RULES` are those of BFN-Solver (Xue et al. 2024, arXiv 2404.15766), written for any schedule [derived]. They are exact
 integrals of the flow's equations for a prediction that is constant, or a line through the last two: of γ in
@@ -29,7 +31,7 @@ class Coefficients(NamedTuple):
     """The numbers of a step, floats or tensors of rows; None leaves a factor of 1 or a term out.
 
     keep: A. take: the accuracy that the prediction is taken with, (B + C), or (B + C)/K of classes. variance: E², or
-    E²/K of classes. extrapolation: r.
+    E²/K of classes, and E²/4 of binary data. extrapolation: r.
 
     >>> Coefficients(keep=0.0, take=0.9)
     Coefficients(keep=0.0, take=0.9, variance=None, extrapolation=None)
@@ -151,7 +153,10 @@ def _wide(t: float | Tensor) -> Tensor:
 
 
 def flow_at(schedule: Any, t: Tensor) -> Mean | Accuracy:
-    return Mean(*schedule.gamma(t)) if hasattr(schedule, "gamma") else Accuracy(schedule.beta(t))
+    of_mean, of_classes = (callable(getattr(schedule, name, None)) for name in ("gamma", "beta"))
+    if of_mean == of_classes:
+        raise ValueError(f"schedule must have one of the methods gamma and beta, and {schedule!r} has both or none")
+    return Mean(*schedule.gamma(t)) if of_mean else Accuracy(schedule.beta(t))
 
 
 def coefficients(
@@ -232,10 +237,16 @@ def step_scalars(
     else:
         if not times[1] is times[2] is None:
             raise ValueError("t_next and t_previous must be None where coefficients are given")
-        given = given.each(lambda number: _rows("coefficients", number, shape, state))
+        least = {"variance": 0.0}
+        named = {name: number for name, number in given._asdict().items() if number is not None}
+        given = given._replace(
+            **{n: _rows(f"coefficients.{n}", x, shape, state, least.get(n, -math.inf)) for n, x in named.items()}
+        )
     if (given.extrapolation is None) != (previous is None):
         raise ValueError("previous must be given together with t_previous or the extrapolation of coefficients")
     made: list[Any] = [*given._replace(variance=None if given.variance is None else (scale * given.variance) ** 0.5)]
+    if any(number is not None and number.requires_grad for number in made):
+        raise ValueError("schedule, times and coefficients must not require a gradient, since none is defined for them")
     return StepScalars(*(number if number is None else number.to(dtype) for number in made))
 
 
@@ -271,7 +282,7 @@ def guidance_scalars(
         raise ValueError("unconditional and guidance must be given together")
     shape, scale = logits.shape[:dims], None
     if temperature is not None:
-        scale = 1 / _rows("temperature", temperature, shape, logits, sys.float_info.min, math.inf)
+        scale = 1 / _rows("temperature", temperature, shape, logits, 1e-30, 1e30)
     if unconditional is None:
         return None if scale is None else scale.to(dtype), None
     checks.like("unconditional", unconditional, "output_logits", logits)

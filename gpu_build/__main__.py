@@ -26,18 +26,22 @@ def spilling(kernels: Sequence[Kernel]) -> list[str]:
 
 
 def over_budget(ran: Sequence[Execution], budget: dict[str, dict[str, float]]) -> list[str]:
-    """The errors: calls that exceed their budget, and calls without one."""
+    """The errors: calls that exceed their budget, calls without one, and budgets of these backends without a call."""
     wrong = []
     for e in ran:
-        name = f"{e.backend} {e.name}"
-        for what, allowed in budget.get(name, {}).items():
-            if getattr(e, what) > allowed:
-                wrong.append(f"{name}: {getattr(e, what):.3f} {what} a variable, {allowed} are allowed")
+        name = named(e)
         if name not in budget:
-            wrong.append(
-                f"{name}: no budget; it executes {e.total:.1f} instructions and reaches {e.sectors:.3f} sectors"
-            )
-    return wrong
+            wrong.append(f"{name}: no budget for {e.total:.1f} instructions and {e.sectors:.3f} sectors a variable")
+        for what, most in budget.get(name, {}).items():
+            if getattr(e, what) > most:
+                wrong.append(f"{name}: {getattr(e, what):.3f} {what} a variable, {most} are allowed")
+    there, backends = {named(e) for e in ran}, {e.backend for e in ran}
+    idle = [name for name in budget if name.split()[0] in backends and name not in there]
+    return wrong + [f"{name}: a budget for a call that there is not" for name in idle]
+
+
+def named(e: Execution) -> str:
+    return f"{e.backend} {e.name}"
 
 
 def allowed(e: Execution) -> dict[str, float]:
@@ -50,10 +54,9 @@ def verdict(kernels: Sequence[Kernel], ran: Sequence[Execution], wrong: Sequence
         return f"verdict: NOT well, {len(wrong)} errors"
     said = f"verdict: well; {len(kernels)} rows of kernels for sm_{', sm_'.join(map(str, ARCHITECTURES))}, none spills"
     if not ran:
-        return said
+        return f"{said}; nothing was executed, and no budget looked at"
     least = min(ran, key=Execution.share_of_bandwidth)
-    name = f"{least.backend} {least.name}"
-    return f"{said}; the least predicted share of the bandwidth is {least.share_of_bandwidth():.0%}, of {name}"
+    return f"{said}; the least predicted share of the bandwidth is {least.share_of_bandwidth():.0%}, of {named(least)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(table.executed(ran))
     budget = json.loads(BUDGET.read_text())
     if options.write_budget:
-        budget |= {f"{e.backend} {e.name}": allowed(e) for e in ran}
+        backends = {e.backend for e in ran}
+        kept = {name: most for name, most in budget.items() if name.split()[0] not in backends}
+        budget = kept | {named(e): allowed(e) for e in ran}
         BUDGET.write_text(json.dumps(budget, indent=1) + "\n")
     wrong = spilling(kernels) + over_budget(ran, budget)
     if "cuda" in chosen:

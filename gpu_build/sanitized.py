@@ -39,6 +39,9 @@ def _call(device: str, backend: str) -> None:
         ).backward()
         discrete.flow_sample(classes, 0.5, num_classes=num_classes, beta_1=0.1, seed=1, **options)
         discrete.update_sample(z.detach(), z.detach(), 0.1, seed=1, **options)
+        logits, solved = z.detach(), {"beta_1": 0.1, "rule": "sde2", "seed": 1, **options}
+        before = {"previous": logits.softmax(-1), "t_previous": 0.2, "predicted_out": torch.empty_like(logits)}
+        discrete.solver_step(logits, logits, 0.4, 0.6, unconditional=logits, guidance=1.0, **before, **solved)
 
 
 if __name__ == "__main__":

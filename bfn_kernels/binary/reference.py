@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 from bfn_kernels import noise as random
 from bfn_kernels.arguments import Expectation
 from bfn_kernels.checks import compute_dtype, valid_classes
-from bfn_kernels.continuous.reference import extrapolated
+from bfn_kernels.continuous.reference import extrapolated, guided
 from bfn_kernels.discrete.operators import FACTORISED, MEAN, MODE
 from bfn_kernels.reduction import hide, reduce
 
@@ -74,10 +74,7 @@ def solver_step(
     extrapolation, logit_scale and unconditional_scale: row scalars. The other arguments are those of `update_sample`.
     """
     dtype = compute_dtype(output_logits, state, previous, unconditional)
-    z = output_logits.to(dtype)
-    z = z if logit_scale is None else logit_scale * z
-    if unconditional is not None:
-        z = z + unconditional_scale * unconditional.to(dtype)
+    z = guided(output_logits.to(dtype), logit_scale, unconditional, unconditional_scale)
     p = (1 + chosen(z, choice, known, known_mask, seed, draw_noise)) / 2
     taken = extrapolated(p, previous, extrapolation)
     noisy = (torch.zeros_like(alpha), 0) if spread is None else (spread, random.normals(state, dtype, seed, noise))

@@ -72,6 +72,16 @@ def update_sample(
     return gaussian_step(mean, keep, sent, take, update_std, seed, noise, out)
 
 
+def guided(z: Tensor, scale: Tensor | None, unconditional: Tensor | None, unconditional_scale: Tensor | None) -> Tensor:
+    """scale·z + unconditional_scale·unconditional: classifier-free guidance and a temperature of logits. A z of −∞
+    stays one, and without weight an infinite `unconditional` does not count."""
+    value = z if scale is None else scale * z
+    if unconditional is not None:
+        other = unconditional.to(z.dtype).masked_fill(unconditional_scale == 0, 0)
+        value = value + unconditional_scale * other
+    return torch.where(z == -torch.inf, z, value)
+
+
 def extrapolated(p: Tensor, previous: Tensor | None, by: Tensor | None) -> Tensor:
     """p + by·(p − p_prev), the prediction that a second-order step takes; p itself without an earlier one."""
     return p if previous is None else p + by * (p - previous.to(p.dtype))

@@ -14,7 +14,7 @@ from torch.nn.functional import logsigmoid
 from bfn_kernels import noise as random
 from bfn_kernels.arguments import Expectation
 from bfn_kernels.checks import compute_dtype, valid_classes
-from bfn_kernels.continuous.reference import extrapolated
+from bfn_kernels.continuous.reference import extrapolated, guided
 from bfn_kernels.discrete.operators import FACTORISED, MEAN, MODE
 from bfn_kernels.reduction import hide, reduce
 
@@ -82,7 +82,8 @@ def solver_step(
     extrapolation, logit_scale and unconditional_scale: row scalars. The other arguments are those of `update_sample`.
     """
     dtype = compute_dtype(output_logits, state, previous, unconditional)
-    logits = guided(output_logits.to(dtype), logit_scale, unconditional, unconditional_scale)
+    scale, other = (row if row is None else row.unsqueeze(-1) for row in (logit_scale, unconditional_scale))
+    logits = guided(output_logits.to(dtype), scale, unconditional, other)
     sent = chosen(logits, choice, known, known_mask, seed, draw_noise)
     taken = extrapolated(sent, previous, None if extrapolation is None else extrapolation.unsqueeze(-1))
     eps = torch.zeros_like(sent) if spread is None else normals(state.shape, dtype, seed, noise)
@@ -94,17 +95,6 @@ def solver_step(
     if theta_out is not None:
         theta_out.copy_(updated.to(dtype).softmax(-1))
     return updated if out is None else out.copy_(updated)
-
-
-def guided(
-    logits: Tensor, scale: Tensor | None, unconditional: Tensor | None, unconditional_scale: Tensor | None
-) -> Tensor:
-    """scale·logits + unconditional_scale·unconditional: classifier-free guidance and a temperature."""
-    if scale is not None:
-        logits = scale.unsqueeze(-1) * logits
-    if unconditional is not None:
-        logits = logits + unconditional_scale.unsqueeze(-1) * unconditional.to(logits.dtype)
-    return logits
 
 
 def chosen(

@@ -26,5 +26,7 @@ def extrapolated(p, solver, block, T: tl.constexpr):
 
 @triton.jit
 def guided(z, scale, unconditional, unconditional_scale):
-    """scale·z + unconditional_scale·unconditional: classifier-free guidance and a temperature."""
-    return tl.fma(unconditional_scale, unconditional, scale * z)
+    """scale·z + unconditional_scale·unconditional: classifier-free guidance and a temperature. A z of −∞ stays −∞, and
+    without weight an infinite `unconditional` does not count."""
+    other = tl.where(unconditional_scale == 0, 0, unconditional)
+    return tl.where(z == float("-inf"), z, tl.fma(unconditional_scale, other, scale * z))

@@ -8,10 +8,9 @@ namespace bfn {
 namespace {
 
 // How many blocks a multiprocessor holds at least. In double the registers would not suffice for two, nor would they
-// for the update of sixteen classes by a lane of a warp.
-template <class A, class Team = BlockTeam, int kSlots = 0>
-constexpr int kResident =
-    sizeof(typename A::Compute) == sizeof(double) || (std::is_same_v<Team, WarpTeam> && kSlots > 1) ? 1 : 2;
+// for the update of sixteen classes by a thread.
+template <class A, int kSlots = 0>
+constexpr int kResident = sizeof(typename A::Compute) == sizeof(double) || kSlots > 1 ? 1 : 2;
 
 template <class A, class Team, int kSlots>
 __device__ void store_softmax(const Team& team, const View& from, const View& out, int64_t row, int count) {
@@ -188,7 +187,7 @@ __device__ __forceinline__ void solve(const DiscreteUpdate& op, int64_t seed, in
 
 // A kernel of its own does what a solver's step has beside an update, since the registers would not suffice for both.
 template <class A, class Team, int kSlots, bool kSolves>
-__global__ void __launch_bounds__(kThreads, kSlots > 0 && kSolves ? 1 : kResident<A, Team, kSlots>)
+__global__ void __launch_bounds__(kThreads, kSolves ? 1 : kResident<A, kSlots>)
     update_kernel(const __grid_constant__ DiscreteUpdate op, int team_size) {
   using T = typename A::Compute;
   const Team team(team_size);

@@ -1,12 +1,14 @@
 import math
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from bfn import states
 from bfn.checkpoint import CheckpointError, load, save
+from bfn.configs import ConfigError
 from bfn.data import load_data
 from bfn.evaluate import evaluate
 from bfn.train import LOG_FILE, MODEL_FILE, STATE_FILE, Interrupted, Trainer, load_run
@@ -86,6 +88,19 @@ def test_a_run_that_is_killed_goes_on_from_its_last_save(tiny, tmp_path):
     assert again.at.step == 4
     again.run()
     assert_same_run(whole, again)
+
+
+def test_a_fresh_run_that_cannot_start_leaves_what_is_there(tiny):
+    config = tiny("digits", "train.max_steps=1", "train.validate_every=1")
+    data = load_data(config)
+    trained(config, data)
+    before = {path.name: path.read_bytes() for path in Path(config.out).iterdir() if path.is_file()}
+    wrong = replace(config, train=replace(config.train, micro_batch=7))
+    with pytest.raises(ConfigError, match="micro_batch=7 does not divide"):
+        Trainer(wrong, data, fresh=True)
+    assert {path.name: path.read_bytes() for path in Path(config.out).iterdir() if path.is_file()} == before
+    assert Trainer(config, data, fresh=True).at.step == 0
+    assert not (Path(config.out) / STATE_FILE).exists()
 
 
 def test_what_is_written_while_training_goes_on_are_copies_that_it_does_not_change(tiny):

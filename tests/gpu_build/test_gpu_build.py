@@ -43,12 +43,13 @@ def test_a_budget_refuses():
     one = ran("one", instructions={"fma": 10.0, "alu": 2.5}, sectors=0.5)
     budget = {"cuda one": {"total": 12.5, "sectors": 0.5}, "triton two": {"total": 1.0}}
     assert over_budget([one], budget) == []
+    assert over_budget([one], budget | {"cuda two": {}}) == ["cuda two: a budget for a call that there is not"]
     (more,) = over_budget([one], {"cuda one": {"total": 12.4, "sectors": 0.5}})
     assert more == "cuda one: 12.500 total a variable, 12.4 are allowed"
     (more,) = over_budget([one], {"cuda one": {"total": 12.5, "sectors": 0.4}})
     assert more == "cuda one: 0.500 sectors a variable, 0.4 are allowed"
     (none,) = over_budget([one], {})
-    assert none.startswith("cuda one: no budget; it executes 12.5 instructions")
+    assert none.startswith("cuda one: no budget for 12.5 instructions")
     assert over_budget([one], {"cuda one": allowed(one)}) == []
 
 
@@ -60,6 +61,7 @@ def test_the_verdict_names_the_worst():
     )
     said = verdict(kernels, [fast, slow], [])
     assert said.startswith("verdict: well; 1 rows of kernels for sm_80, ") and said.endswith("13%, of cuda slow")
+    assert verdict(kernels, [], []).endswith("nothing was executed, and no budget looked at")
     assert verdict(kernels, [fast], ["spills", "no budget"]) == "verdict: NOT well, 2 errors"
 
 

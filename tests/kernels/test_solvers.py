@@ -30,7 +30,7 @@ from support import ON_CPU
 from test_samplers import has_moments
 
 from bfn_kernels import binary, continuous, discrete, discretised, solvers
-from bfn_kernels.schedules import LogarithmicAccuracy
+from bfn_kernels.schedules import LogarithmicAccuracy, QuadraticAccuracy
 from bfn_kernels.solvers import RULES, Coefficients, coefficients, start_variance
 
 on_each = pytest.mark.parametrize("backend", ON_CPU)
@@ -178,6 +178,19 @@ def test_guidance_of_minus_one_is_without_the_condition(num_classes, backend):
 
 
 @on_each
+def test_guidance_leaves_probabilities_of_0(backend):
+    """A class that is masked by −∞, in both logits or without weight for the other ones."""
+    z = torch.tensor([[1.0, 2.0, -torch.inf], [-torch.inf, 0.5, 1.0]]).repeat(4, 1)
+    state, p = torch.zeros_like(z), torch.empty_like(z)
+    k = {"beta_1": 3.0, "predicted_out": p, "backend": backend}
+    for other, weight in ((z, 1.0), (z, 0.0), (z.clamp(min=-9), -1.0)):
+        assert discrete.solver_step(z, state, 0.4, 0.6, unconditional=other, guidance=weight, **k).isfinite().all()
+        assert torch.equal(p == 0, z.isinf())
+        binary.solver_step(z, state, 0.4, 0.6, unconditional=other, guidance=weight, **k)
+        assert torch.equal(p == 0, z.isinf())
+
+
+@on_each
 def test_known_variables_end_at_what_is_known(backend):
     """Whatever the network says of them, by every rule."""
     times, known, mask = grid(0.02, 1.0, 20), torch.tensor([[1, 0, 1, 0]]), torch.tensor([[True, True, False, False]])
@@ -261,8 +274,16 @@ def of_bits(logits=X, state=X, t=0.4, t_next=0.6, **k):
     return binary.solver_step(logits, state, t, t_next, **{**B, **k})
 
 
+class Both(QuadraticAccuracy):
+    """A schedule of classes that could be one of means."""
+
+    def gamma(self, t):
+        return t, 1 - t
+
+
 EACH = (of_mean, of_bins, of_classes, of_bits)
-GIVEN = Coefficients(1.0, 1.0)
+GIVEN, SHRINKING = Coefficients(1.0, 1.0), Coefficients(1.0, 1.0, -1.0)
+LEARNED = QuadraticAccuracy(torch.ones((), requires_grad=True))
 TOGETHER = "previous must be given together with t_previous"
 REFUSED = [
     *((f, {"rule": "euler"}, ValueError, "rule must be one of.*ode1.*'euler'") for f in EACH),
@@ -274,6 +295,7 @@ REFUSED = [
     *((f, {"noise": X}, ValueError, "noise must be None for a step that has none") for f in EACH),
     *((f, {"coefficients": GIVEN}, ValueError, "t_next and t_previous must be None") for f in EACH),
     *((f, {"coefficients": (1, 1), "t_next": None}, TypeError, "coefficients must be.*tuple") for f in EACH),
+    *((f, {"coefficients": SHRINKING, "t_next": None}, ValueError, "coefficients.variance must") for f in EACH),
     (of_mean, {"previous": X}, ValueError, TOGETHER),
     (of_mean, {"previous": Z, "rule": "ode2", "t_previous": 0.1}, ValueError, r"previous must have shape \(2, 3\)"),
     (of_mean, {"previous": X, "rule": "ode2", "t_previous": 0.4}, ValueError, "t_previous must lie before t, got 0.4"),
@@ -282,6 +304,9 @@ REFUSED = [
     (of_classes, {"guidance": 1.0}, ValueError, "unconditional and guidance must be given together"),
     (of_classes, {"unconditional": X, "guidance": 1.0}, ValueError, r"unconditional must have shape \(2, 3, 4\)"),
     (of_bits, {"temperature": 0.0}, ValueError, "temperature must lie in.*got 0.0"),
+    (of_bits, {"temperature": math.inf}, ValueError, "temperature must lie in.*got inf"),
+    (of_bits, {"beta_1": None, "schedule": LEARNED}, ValueError, "must not require a gradient"),
+    (of_bits, {"beta_1": None, "schedule": Both(1.0)}, ValueError, "has both or none"),
     (of_bits, {"state": X.clone().requires_grad_()}, ValueError, "state requires a gradient"),
 ]  # fmt: skip
 

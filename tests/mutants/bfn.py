@@ -120,7 +120,8 @@ FAULTS = [
         TRAIN, "with self.lock, self.writer, processes", "with self.writer, processes", tests("alone", "a_second_run")
     ),
     Fault(TRAIN, "self.lock.close()\n            raise", "raise", tests("alone", "cannot_be_made")),
-    Fault(TRAIN, "processes.is_main() and fresh:", "False:", tests("alone", "fresh")),
+    Fault(TRAIN, "if fresh:", "if False:", tests("alone", "fresh")),
+    Fault(TRAIN, "self.remove_files(fresh, state)", "", tests("train", "fresh")),
     Fault(CLI, "console, fresh=fresh)", "console)", tests("cli", "fresh")),
     Fault(CLI, "FloatingPointError, OSError)", "FloatingPointError)", tests("alone", "full_disk")),
     Fault(CLI, "RunError, FloatingPointError", "FloatingPointError", tests("alone", "cannot_be_written")),

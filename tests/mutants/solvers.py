@@ -9,6 +9,7 @@ TRITON = f"TRITON_INTERPRET=1 {ACCURATE} -k 'solver_step and float32 and {{}}'".
 ON_CPU = f"{ACCURATE} -k 'solver_step and cpu and {{}}'".format
 ON_HOST = f"{ACCURATE} -k 'solver_step and cuda and {{}}'".format
 SAMPLES = "tests/bfn/test_sample.py -k {}".format
+LEAVES = "tests/kernels/test_solvers.py -k 'leaves and cpu'"
 
 FAULTS = [
     # the coefficients
@@ -68,7 +69,9 @@ FAULTS = [
     Fault(STEPS, "(self.tolerance / error) ** 0.5", "(self.tolerance / error) ** 0.05", ADAPTIVE),
     # kernels
     Fault("csrc/math/solver.h", "fused(by, p - previous, p)", "fused(by, previous - p, p)", ON_CPU("ode2")),
-    Fault("csrc/math/solver.h", "fused(unconditional_scale, unconditional, scale * z)", "scale * z", ON_CPU("guided")),
+    Fault("csrc/math/solver.h", "fused(unconditional_scale, other, scale * z)", "scale * z", ON_CPU("guided")),
+    Fault("csrc/math/solver.h", "infinity() ? z : value", "infinity() ? value : value", LEAVES),
+    Fault("csrc/math/solver.h", "== T(0) ? T(0) : unconditional", "== T(0) ? unconditional : unconditional", LEAVES),
     Fault(CPU("solver.h"), "if (op.prediction) store(op.prediction, start, length, p);", "", ON_CPU("prediction")),
     Fault(CPU("solver.h"), "if (op.previous) std::copy_n(ahead, length, p);", "", ON_CPU("ode2 and continuous")),
     Fault(CPU("binary.cpp"), "buffer[i] = keep[i] * state[i];", "buffer[i] = state[i];", ON_CPU("binary")),
