@@ -28,7 +28,7 @@ run: install
 	$(BIN)/bfn train digits
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --deselect tests/cuda_on_host/test_sanitizers.py::test_kernels
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto tests/kernels
 	OMP_NUM_THREADS=1 BFN_PTX=cuda $(BIN)/python -m pytest -n auto tests/ptx/test_cuda_ptx.py \
 		-k 'not (every_kernel and (torch.float16 or torch.float64))'
@@ -49,8 +49,10 @@ mutants: install
 fuzz: install
 	$(BIN)/python tests/fuzz $(MINUTES)
 
-# Runs the fuzz and the tests of the kernels with CPU kernels that were built with the sanitizers of g++.
+# Runs the fuzz and the tests of the kernels with CPU kernels that were built with the sanitizers of g++, and CUDA's
+# kernels on the host with them, which takes minutes to compile; `make test` looks for the same faults in their PTX.
 sanitize: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/cuda_on_host
 	$(BIN)/python tests/fuzz/sanitized.py
 
 # Runs every case of the benchmarks; QUICK=1 takes about a minute, at sizes that only show that everything runs.
