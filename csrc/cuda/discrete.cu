@@ -161,27 +161,37 @@ __device__ Sent<typename A::Compute> choose(const Team& team, const DiscreteUpda
   return {draw_class(team, logits, count, stats.max, uniform * stats.rest), false, T(0), T(0)};
 }
 
+// The numbers of a row that its update takes, of which a solver's step alone takes the last two.
+template <class T>
+struct StepRow {
+  T beta, spread, extrapolation, keep;
+
+  __device__ StepRow(const DiscreteUpdate& op, int64_t row, bool solves)
+      : beta(read_row<T>(op.alpha, row)),
+        spread(read_row<T>(op.spread, row)),
+        extrapolation(solves ? read_row<T>(op.solver.extrapolation, row) : T(0)),
+        keep(solves ? read_row<T>(op.solver.state_scale, row, T(1)) : T(1)) {}
+};
+
 // The step of a solver for four classes of a row, of which p is sent. The prediction before is read first, since p may
 // take its place.
 template <class A>
-__device__ __forceinline__ void solve(const DiscreteUpdate& op, int64_t seed, int64_t row, int first,
-                                      typename A::Compute (&p)[4]) {
+__device__ __forceinline__ void solve(const DiscreteUpdate& op, const StepRow<typename A::Compute>& by, int64_t seed,
+                                      int64_t row, int first, typename A::Compute (&p)[4]) {
   using T = typename A::Compute;
   const int count = static_cast<int>(op.num_classes);
   T previous[4] = {}, state[4] = {}, eps[4] = {};
   if (op.solver.previous) A::load(op.solver.previous, row, count, first, previous);
   if (op.solver.prediction) A::store(op.solver.prediction, row, count, first, p);
   if (op.solver.previous) {
-    const T by = read_row<T>(op.solver.extrapolation, row);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) p[j] = extrapolated(p[j], previous[j], by);
+    for (int j = 0; j < 4; ++j) p[j] = extrapolated(p[j], previous[j], by.extrapolation);
   }
   A::load(op.state, row, count, first, state);
   if (op.noise.any()) class_normals(op.noise, seed, row, count, first, 0, 0, eps);
-  const T beta = read_row<T>(op.alpha, row), spread = read_row<T>(op.spread, row);
-  const T keep = read_row<T>(op.solver.state_scale, row, T(1)), classes = static_cast<T>(count);
+  const T classes = static_cast<T>(count);
 #pragma unroll
-  for (int j = 0; j < 4; ++j) state[j] = fused(keep, state[j], message(p[j], beta, spread, eps[j], classes));
+  for (int j = 0; j < 4; ++j) state[j] = fused(by.keep, state[j], message(p[j], by.beta, by.spread, eps[j], classes));
   A::store(op.out, row, count, first, state);
 }
 
@@ -204,7 +214,7 @@ __global__ void __launch_bounds__(kThreads, kSolves ? 1 : kResident<A, kSlots>)
     } else {
       sent = choose(team, op, row, logits, draw_seed);
     }
-    const T beta = read_row<T>(op.alpha, row), spread = read_row<T>(op.spread, row), classes = static_cast<T>(count);
+    const StepRow<T> by(op, row, kSolves);
     const T poison = sent.one < 0 && !sent.of_p ? kNaN<T> : T(0);
     for_groups<kSlots>(team, count, [&](int i, int first) {
       T z[4], state[4], eps[4];
@@ -212,13 +222,14 @@ __global__ void __launch_bounds__(kThreads, kSolves ? 1 : kResident<A, kSlots>)
       if constexpr (kSolves) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) z[j] = sent.at(first + j, sent.of_p ? z[j] : T(0)) + poison;
-        return solve<A>(op, seed, row, first, z);
+        return solve<A>(op, by, seed, row, first, z);
       }
       A::load(op.state, row, count, first, state);
       class_normals(op.noise, seed, row, count, first, 0, 0, eps);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        state[j] += message(sent.at(first + j, sent.of_p ? z[j] : T(0)), beta, spread, eps[j], classes) + poison;
+        const T p = sent.at(first + j, sent.of_p ? z[j] : T(0));
+        state[j] += message(p, by.beta, by.spread, eps[j], static_cast<T>(count)) + poison;
       }
       A::store(op.out, row, count, first, state);
     });
