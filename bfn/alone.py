@@ -10,7 +10,7 @@ from typing import IO
 LOCK_FILE = ".lock"
 # The environment variables in which torchrun and MPI say how many processes they started.
 COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-# Those in which torchrun, and accelerate by it, say how the processes find each other.
+# The environment variables in which torchrun, and accelerate by it, say how the processes find each other.
 GROUP = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 

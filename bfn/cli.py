@@ -77,12 +77,14 @@ def train(
                 raise typer.Exit(130) from None
             at, out = trainer.at, trainer.out
             console.print(f"trained {at.step} steps in {at.seconds:.0f} s; the best weights are of step {at.best_step}")
-            bound = evaluated(trainer.best(), settings, data, trainer.accelerator.device)
+            model = trainer.best()
+            bound = evaluated(model, settings, data, trainer.accelerator.device)
             console.print(f"held-out bits per dimension: {bound.bits:.3f} (factorised baseline {data.baseline:.2f})")
             console.print(f"checkpoint: {out / MODEL_FILE}")
             processes.leave()
             if main:
-                model, _, _ = load_run(out, device=trainer.accelerator.device)
+                if trainer.sharded:  # the main process has a part of the weights, and draws with all of them
+                    model, _, _ = load_run(out, device=trainer.accelerator.device)
                 console.print(f"samples:    {sampled(model, settings, data, out)}")
                 for path in plotted(model, settings, data, out):
                     console.print(f"plot:       {path}")

@@ -15,8 +15,8 @@ from bfn_kernels import binary, continuous, discrete, discretised, solvers
 from bfn_kernels.schedules import ContinuousSchedule, DiscreteSchedule, ExponentialVariance, QuadraticAccuracy
 from bfn_kernels.solvers import Coefficients
 
-# What a sampler writes over in every step: mean and precision, or logits and theta. Of a solver these are the mean, or
-# logits and theta, and last the prediction of the step before.
+# The tensors that a sampler writes over in every step: mean and precision, or logits and theta. A solver has the mean,
+# or logits and theta, and last the prediction of the step before.
 State = tuple[Tensor, ...]
 
 

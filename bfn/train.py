@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from bfn import checkpoint, processes, shards, states
 from bfn.alone import RunError, lock, require_room
-from bfn.batches import Batches, size_of_micro_batch
+from bfn.batches import Batches
 from bfn.checkpoint import CheckpointError
 from bfn.configs import Config, EvaluateConfig, build, flatten
 from bfn.data import Data, load_data
@@ -138,9 +138,8 @@ class Trainer:
         if train.micro_batch is None:
             micro = state.get("config", {}).get("train", {}).get("micro_batch")
             train = replace(train, micro_batch=micro)
-        micro = size_of_micro_batch(train, len(self.data.train), processes.count())
-        self.config = replace(self.config, train=replace(train, micro_batch=micro))
-        self.batches = Batches(self.data, self.config.train, processes.rank(), processes.count())
+        self.batches = Batches(self.data, train, processes.rank(), processes.count())
+        self.config = replace(self.config, train=replace(train, micro_batch=self.batches.micro))
 
     def require_room(self, model: BFN) -> None:
         """Refuse to start where the files of a run would not fit beside those that they replace."""
@@ -264,9 +263,8 @@ class Trainer:
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         result, self.result = self.result, None
-        self.wait_for_files()  # all of them start, or none does
-        with processes.together():
-            self.writer.start(self.write, result, tensors, state)
+        self.wait_for_files()  # then all processes start, or none does
+        self.writer.start(self.write, result, tensors, state)
 
     def write(
         self, result: tuple[dict[str, Tensor], dict[str, Any]] | None, tensors: dict[str, Tensor], state: dict[str, Any]

@@ -237,11 +237,10 @@ def step_scalars(
     else:
         if not times[1] is times[2] is None:
             raise ValueError("t_next and t_previous must be None where coefficients are given")
-        least = {"variance": 0.0}
-        named = {name: number for name, number in given._asdict().items() if number is not None}
-        given = given._replace(
-            **{n: _rows(f"coefficients.{n}", x, shape, state, least.get(n, -math.inf)) for n, x in named.items()}
-        )
+        for name, value in given._asdict().items():
+            if value is not None:
+                low = 0 if name == "variance" else -math.inf
+                given = given._replace(**{name: _rows(f"coefficients.{name}", value, shape, state, low)})
     if (given.extrapolation is None) != (previous is None):
         raise ValueError("previous must be given together with t_previous or the extrapolation of coefficients")
     made: list[Any] = [*given._replace(variance=None if given.variance is None else (scale * given.variance) ** 0.5)]

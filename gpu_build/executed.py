@@ -78,10 +78,9 @@ def passes(name: str) -> float:
 
 
 def interpreter(backend: str) -> Any:
-    """The module of tests/ptx that makes the backend out of PTX, or None where it cannot."""
-    for folder in (INTERPRETER, INTERPRETER.with_name("cuda_on_host")):
-        if str(folder) not in sys.path:
-            sys.path.insert(0, str(folder))
+    """The module of tests/ptx that makes the backend out of PTX."""
+    if str(INTERPRETER) not in sys.path:
+        sys.path.insert(0, str(INTERPRETER))
     return importlib.import_module(f"{backend}_ptx")
 
 

@@ -60,10 +60,8 @@ def solver_step(
     rows = {"t": t, "t_next": t_next, "t_previous": t_previous, "temperature": temperature, "guidance": guidance}
     noises = {"noise": noise, "draw_noise": draw_noise}
     check_step_tensors(state, "state", previous, out, predicted_out, theta_out, **inputs, **rows, **noises)
-    library, dtype = (
-        backends.library(backend, state.device),
-        checks.compute_dtype(output_logits, state, previous, unconditional),
-    )
+    library = backends.library(backend, state.device)
+    dtype = checks.compute_dtype(output_logits, state, previous, unconditional)
     times = t, t_next, t_previous
     step = solvers.step_scalars(coefficients, rule, schedule, times, previous, state, dtype, len(lead), 4)
     scales = solvers.guidance_scalars(temperature, unconditional, guidance, state, dtype, len(lead))
