@@ -18,8 +18,8 @@ def library() -> ctypes.CDLL:
     from torch.utils.cpp_extension import include_paths, library_paths
 
     command = ["g++", *FLAGS, *(f"-isystem{folder}" for folder in include_paths())]
-    parts = compiled.objects("guarded", {SOURCE: command}, [])
-    return ctypes.CDLL(str(compiled.library("guarded", parts, [*(f"-L{f}" for f in library_paths()), "-lc10"])))
+    link = ["-shared", *(f"-L{folder}" for folder in library_paths()), "-lc10"]
+    return ctypes.CDLL(str(compiled.linked("libguarded", compiled.objects("guarded", {SOURCE: command}), link)))
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """The tables of faults, and the copy of the code that they are put into; the user's own files are never changed."""
 
+import contextlib
+import functools
 import importlib.util
 import os
 import re
@@ -8,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -94,9 +97,9 @@ class Workshop:
             if (root / name).is_file():  # git also lists files that were removed
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(root / name, folder / name)
-        on_host = Path("build", "cuda_on_host")  # its builds are named by the content of their sources
-        if (root / on_host).is_dir():
-            shutil.copytree(root / on_host, folder / on_host)
+        by_content = Path("build", "compiled")
+        if (root / by_content).is_dir():
+            shutil.copytree(root / by_content, folder / by_content)
 
     def _run(self, arguments: list[str], **environment: str) -> tuple[int, str]:
         """Runs Python without any cache of compiled code, since a fault may leave the size and time of a file
@@ -123,6 +126,14 @@ class Workshop:
         environment, arguments = command(tests)
         return self._run(["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments], **environment)
 
+    @functools.cached_property
+    def _sound_build(self) -> Path:
+        """A copy of what a build without a fault leaves, so that after a fault nothing is compiled again."""
+        code, said = self._build()
+        if code != 0:
+            raise RuntimeError(said)
+        return Path(shutil.copytree(self.folder / "build", self.folder / "sound", ignore=lambda *_: {"compiled"}))
+
     def _build(self) -> tuple[int, str]:
         """Builds only the extension that is loaded here, and without nvcc, since CUDA's kernels are tested on the
         host."""
@@ -135,19 +146,27 @@ class Workshop:
         """A fault is killed if a test fails or the process dies; any other end of pytest says nothing about the
         fault."""
         begin = time.monotonic()
-        path = self.folder / fault.path
-        sound = path.read_text()
         compiled = fault.path.startswith("csrc/") and not fault.path.startswith("csrc/cuda/")
-        try:
-            path.write_text(sound.replace(fault.old, fault.new))
+        with self._faulty(fault, self._sound_build if compiled else None):
             code, said = self._build() if compiled else (0, "")
             verdict = ERROR
             if code == 0:
                 code, said = self.test(fault.tests)
                 verdict = SURVIVED if code == 0 else KILLED if code == 1 or code < 0 else ERROR
+        return Outcome(fault, verdict, time.monotonic() - begin, said)
+
+    @contextlib.contextmanager
+    def _faulty(self, fault: Fault, build: Path | None) -> Iterator[None]:
+        """Within it the fault is there; after it the file is as it was, its times too, and so is the build."""
+        path = self.folder / fault.path
+        sound, times = path.read_text(), path.stat()
+        try:
+            path.write_text(sound.replace(fault.old, fault.new))
+            yield
         finally:
-            path.write_text(sound)  # writing it gives it a new time, so that the next build compiles it again
-            if compiled:
+            path.write_text(sound)
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+            if build:
+                shutil.copytree(build, self.folder / "build", dirs_exist_ok=True)
                 for built in self.root.glob("bfn_kernels/*.so"):
                     shutil.copy2(built, self.folder / "bfn_kernels" / built.name)
-        return Outcome(fault, verdict, time.monotonic() - begin, said)

@@ -17,7 +17,6 @@ from gpu_build.sass import find_tool
 ROOT = compiled.ROOT
 NAMESPACE = "bfn_kernels_cuda_ptx"
 ARCHITECTURE = 90
-HEADERS = sorted((ROOT / "csrc").rglob("*.h"))
 # As setup.py compiles them, but PTX alone, which the runtime reads as it is.
 NVCC_FLAGS = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "--no-compress"]
 NVCC_FLAGS += ["-Xcompiler=-fPIC,-fvisibility=hidden"]
@@ -38,14 +37,12 @@ def operators() -> Path:
     host = ["g++", "-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
     host += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
     host += [f"-isystem{folder}" for folder in include_paths()]
-    sources = dict.fromkeys(bindings, host)
-    parts = compiled.objects(f"{NAMESPACE}.host", sources, HEADERS)
-    parts += compiled.objects(NAMESPACE, {ptx.HERE / "cudart.cpp": ["g++", *ptx.FLAGS]}, [ptx.HERE / "interface.h"])
-    nvcc = [find_tool("nvcc"), *NVCC_FLAGS]
     kernels = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    parts += compiled.objects(f"{NAMESPACE}.cuda", dict.fromkeys(kernels, nvcc), HEADERS)
-    link = [f"-L{folder}" for folder in library_paths()] + ["-ltorch_cpu", "-ltorch", "-lc10", str(ptx.path())]
-    return compiled.library(NAMESPACE, parts, link)
+    nvcc = [find_tool("nvcc"), *NVCC_FLAGS]
+    sources = dict.fromkeys(bindings, host) | dict.fromkeys(kernels, nvcc)
+    parts = compiled.objects(NAMESPACE, sources | {ptx.HERE / "cudart.cpp": ["g++", *ptx.FLAGS]})
+    link = ["-shared", *(f"-L{folder}" for folder in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
+    return compiled.linked(NAMESPACE, parts, [*link, str(ptx.path())])
 
 
 def register() -> None:

@@ -16,7 +16,6 @@ HERE = Path(__file__).resolve().parent
 FLAGS = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"]
 FLAGS += ["-Wno-missing-field-initializers", "-ffp-contract=off", "-frounding-math"]
 INTERPRETER = sorted(path for path in HERE.glob("*.cpp") if path.stem != "cudart")
-HEADERS = sorted(HERE.glob("*.h"))
 
 
 def missing() -> str | None:
@@ -35,8 +34,8 @@ def path() -> Path:
     from torch.utils.cpp_extension import include_paths, library_paths
 
     command = ["g++", *flags(), *(f"-isystem{folder}" for folder in include_paths())]
-    parts = compiled.objects("interpreter", dict.fromkeys(INTERPRETER, command), HEADERS)
-    return compiled.library("libptx", parts, [*(f"-L{folder}" for folder in library_paths()), "-lc10"])
+    parts = compiled.objects("interpreter", dict.fromkeys(INTERPRETER, command))
+    return compiled.linked("libptx", parts, ["-shared", *(f"-L{folder}" for folder in library_paths()), "-lc10"])
 
 
 @functools.cache

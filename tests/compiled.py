@@ -1,0 +1,77 @@
+"""Objects, libraries and programs of g++ and nvcc, kept by content: what was built of the same files by the same
+command is there again."""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILT = ROOT / "build" / "compiled"
+UNUSED = 3 * 24 * 3600  # what was not asked for during so many seconds is removed
+
+Command = Sequence[str]
+
+
+@functools.cache
+def _included(path: Path, folders: tuple[str, ...]) -> frozenset[Path]:
+    """The file, and what it includes by a path from its own folder or from one of these."""
+    names = re.findall(r'^#include "(.+)"', path.read_text(), re.MULTILINE)
+    found = [next(p for f in (path.parent, *folders) if (p := Path(f, name).resolve()).exists()) for name in names]
+    return frozenset({path}).union(*(_included(one, folders) for one in found))
+
+
+def _kept(name: str, suffix: str, command: Sequence, files: Sequence[Path]) -> Path:
+    """What the command makes of these files; a command that is interrupted leaves nothing of the final name. The folder
+    of the project does not matter, so that a copy of it can take over what was built."""
+    command = [str(part) for part in command]
+    content = hashlib.sha256(repr(command).replace(str(ROOT), "").encode())
+    for path in files:
+        content.update(hashlib.sha256(path.read_bytes()).digest())
+    to = BUILT / f"{name}.{content.hexdigest()[:16]}{suffix}"
+    if not to.exists():
+        part = to.with_suffix(".part")
+        done = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+        part.rename(to)
+    os.utime(to)
+    return to
+
+
+@contextlib.contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """One process at a time builds what has this name."""
+    BUILT.mkdir(parents=True, exist_ok=True)
+    with open(BUILT / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+        for old in BUILT.glob(f"{name}.*"):
+            if time.time() - old.stat().st_mtime > UNUSED:
+                old.unlink()
+
+
+def objects(name: str, sources: Mapping[Path, Command]) -> list[Path]:
+    """The object of each source, made by its command, two at a time."""
+
+    def compile(source: Path) -> Path:
+        command = [*sources[source], "-c", source]
+        folders = tuple(word.removeprefix("-I") for word in sources[source] if word.startswith("-I"))
+        files = sorted(_included(source, folders))
+        return _kept(f"{name}.{source.parent.name}_{source.stem}", ".o", command, files)
+
+    with _alone(name), ThreadPoolExecutor(2) as pool:
+        return list(pool.map(compile, sources))
+
+
+def linked(name: str, parts: Sequence[Path], link: Command) -> Path:
+    """The library, or without `-shared` the program, that g++ links of these objects."""
+    with _alone(name):
+        return _kept(name, ".so" if "-shared" in link else ".out", ["g++", *parts, *link], parts)
