@@ -28,6 +28,7 @@ FLAGS = [
     # torch's stable ABI and, below, Python's limited API: one wheel for torch >= 2.11 and Python >= 3.10
     "-DTORCH_TARGET_VERSION=0x020b000000000000",
 ]
+FLAGS += os.environ.get("BFN_CXX_FLAGS", "").split()
 LINK_FLAGS = []
 if os.environ.get("BFN_SANITIZE"):  # set by `make sanitize`; the first report ends the process
     SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]

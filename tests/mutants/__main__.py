@@ -16,7 +16,7 @@ from fault import Fault
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from workshop import ERROR, KILLED, SURVIVED, Outcome, Workshop, faults, whole_files, wrong
+from workshop import ERROR, KILLED, SURVIVED, Outcome, Workshop, compiled, faults, whole_files, wrong
 
 ROOT = Path(__file__).resolve().parents[2]
 STYLES = {KILLED: "green", SURVIVED: "bold red", ERROR: "bold red"}
@@ -37,9 +37,14 @@ class Pool:
     """Several workshops that work at the same time."""
 
     def __init__(self, workshops: Sequence[Workshop]):
-        self._count, self._idle = len(workshops), queue.SimpleQueue()
+        self._workshops, self._idle = workshops, queue.SimpleQueue()
         for workshop in workshops:
             self._idle.put(workshop)
+
+    def each(self, task: Callable[[Workshop], None]) -> None:
+        """Runs the task in every workshop."""
+        with ThreadPoolExecutor(len(self._workshops)) as threads:
+            list(threads.map(task, self._workshops))
 
     def map(self, task: Callable[[Workshop, Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         """Yields the result of the task for each item, in the order of the items."""
@@ -51,7 +56,7 @@ class Pool:
             finally:
                 self._idle.put(workshop)
 
-        with ThreadPoolExecutor(self._count) as threads:
+        with ThreadPoolExecutor(len(self._workshops)) as threads:
             yield from threads.map(one, items)
 
 
@@ -74,8 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 180)
     chosen = [fault for fault in faults() if any(options.only in part for part in fault)]
-    # faults of compiled code come last, since they leave the builds for other instruction sets behind
-    chosen.sort(key=lambda fault: fault.path.startswith("csrc/"))
     if not chosen:
         console.print(f"no fault has {options.only!r} in it")
         return 2
@@ -89,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folders = [stack.enter_context(tempfile.TemporaryDirectory(prefix="mutants-")) for _ in range(options.workers)]
         jobs = max(1, (os.cpu_count() or 1) // options.workers)
         pool = Pool([Workshop(ROOT, Path(folder), jobs) for folder in folders])
+        if any(map(compiled, chosen)):
+            pool.each(Workshop.prepare)
         failing = unfit(pool, chosen, console)
 
         def outcome_of(workshop: Workshop, fault: Fault) -> Outcome:
