@@ -1,20 +1,23 @@
-"""The command line: bfn train | evaluate | sample | plot | convert | data download."""
+"""The command line: bfn train | evaluate | compare | sample | plot | convert | data download."""
 
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
-from bfn import plots, processes
+from bfn import plots, processes, tables
 from bfn.alone import RunError, refuse_lost_processes, refuse_several_processes
-from bfn.checkpoint import CheckpointError
-from bfn.configs import Config, ConfigError, load, shipped
+from bfn.checkpoint import CheckpointError, write_atomically
+from bfn.configs import Config, ConfigError, choose, load, shipped
 from bfn.data import Data, load_data
 from bfn.download import DOWNLOADS, download
 from bfn.evaluate import Bound, evaluate
@@ -24,6 +27,8 @@ from bfn.sample import SAMPLERS
 from bfn.sample import sample as draw
 from bfn.sample import sample_within as draw_within
 from bfn.train import LOG_FILE, MODEL_FILE, Interrupted, Trainer, load_run
+from bfn_kernels import __version__
+from bfn_kernels.backends import BACKENDS
 
 app = typer.Typer(help="Train, evaluate and sample Bayesian flow networks.", no_args_is_help=True, add_completion=False)
 data_app = typer.Typer(help="The files of data sets.", no_args_is_help=True)
@@ -32,6 +37,9 @@ console = Console(highlight=False, soft_wrap=True)
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to replace: key=value.")]
 Run = Annotated[Path, typer.Argument(help="The directory of a run, or its model file.")]
+Steps = Annotated[str, typer.Option(help="Numbers of steps, with commas between them.")]
+DEFAULT_STEPS = ",".join(map(str, tables.STEPS))
+Row = TypeVar("Row")
 
 
 @contextmanager
@@ -54,6 +62,22 @@ def one_speaks() -> Iterator[bool]:
         yield not console.quiet
     finally:
         console.quiet = False
+
+
+def print_version(wanted: bool) -> None:
+    if wanted:
+        there = ", ".join(name for name, backend in BACKENDS.items() if backend.missing is None)
+        console.print(f"bfn {__version__}, torch {torch.__version__}, backends {there}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Train, evaluate and sample Bayesian flow networks."""
 
 
 @app.command()
@@ -85,20 +109,53 @@ def train(
             if main:
                 if trainer.sharded:  # the main process has a part of the weights, and draws with all of them
                     model, _, _ = load_run(out, device=trainer.accelerator.device)
-                console.print(f"samples:    {sampled(model, settings, data, out)}")
+                console.print(f"samples:    {sampled(model, settings, data, out / 'samples.png')}")
                 for path in plotted(model, settings, data, out):
                     console.print(f"plot:       {path}")
 
 
 @app.command(name="evaluate")
-def evaluate_command(run: Run, overrides: Overrides = None) -> None:
+def evaluate_command(
+    run: Run,
+    overrides: Overrides = None,
+    table: Annotated[bool, typer.Option("--table", help="The bound for each of --steps, beside the paper's.")] = False,
+    steps: Steps = DEFAULT_STEPS,
+) -> None:
     """The bound on held-out data, in bits per dimension."""
     with plain_errors():
+        numbers = parsed(steps)
         accelerator = processes.start()
         model, settings, data = load_run(run, overrides, accelerator.device)
         with one_speaks():
-            evaluated(model, settings, data, accelerator.device)
+            if table:
+                rows = shown(tables.bounds(model, data, settings, accelerator.device, numbers), len(numbers) + 1)
+                console.print(tables.bounds_table(rows, data, settings))
+                if processes.is_main():
+                    console.print(f"plot: {plots.plot_bounds(rows, data, directory(run) / 'bounds.png')}")
+            else:
+                evaluated(model, settings, data, accelerator.device)
             processes.leave()
+
+
+@app.command(name="compare")
+def compare_command(
+    run: Run,
+    overrides: Overrides = None,
+    samplers: Annotated[str, typer.Option(help=f"Some of {', '.join(SAMPLERS)}.")] = "ancestral,ode1,ode2,sde2",
+    steps: Steps = DEFAULT_STEPS,
+) -> None:
+    """Compare samplers: how well their samples pass for held-out data, with how many calls of the network."""
+    with plain_errors():
+        refuse_several_processes()
+        numbers, names = parsed(steps), samplers.split(",")
+        for name in names:
+            choose(SAMPLERS, name, "--samplers")
+        device = processes.start().device
+        model, settings, data = load_run(run, overrides, device)
+        drawn = tables.samplers(model, data, settings, device, names, numbers)
+        rows = shown(drawn, len(names) * len(numbers))
+        console.print(tables.samplers_table(rows, settings))
+        console.print(f"plot: {plots.plot_samplers(rows, directory(run) / 'samplers.png')}")
 
 
 @app.command(name="sample")
@@ -108,14 +165,17 @@ def sample_command(
     sampler: Annotated[str | None, typer.Option(help=f"One of {', '.join(SAMPLERS)}: sample.sampler.")] = None,
     steps: Annotated[int | None, typer.Option(help="Calls of the network before the last: sample.n_steps.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Of a step of ode2, instead: sample.tolerance.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Their picture, .png; by default samples.png of the run.")] = None,
 ) -> None:
-    """Draw samples and write a picture of them."""
+    """Draw samples, and write a picture of them and, beside it, their numbers as .npy."""
     chosen = {"sample.sampler": sampler, "sample.n_steps": steps, "sample.tolerance": tolerance}
     overrides = [*(overrides or []), *(f"{key}={value}" for key, value in chosen.items() if value is not None)]
     with plain_errors():
         refuse_several_processes()
+        if to is not None and to.suffix != ".png":
+            raise ConfigError(f"--to={to} must end in .png")
         model, settings, data = load_run(run, overrides, processes.start().device)
-        console.print(f"samples: {sampled(model, settings, data, directory(run))}")
+        console.print(f"samples: {sampled(model, settings, data, to or directory(run) / 'samples.png')}")
 
 
 @app.command(name="plot")
@@ -160,6 +220,19 @@ def download_command(
         console.print(f"downloaded; train with: bfn train {name} data.folder={folder}")
 
 
+def parsed(steps: str) -> list[int]:
+    """The numbers of steps that an option names."""
+    numbers = [int(part) if part.strip().isdecimal() else 0 for part in steps.split(",")]
+    if min(numbers) < 1:
+        raise ConfigError(f"--steps={steps} must be positive whole numbers with commas between them")
+    return numbers
+
+
+def shown(rows: Iterable[Row], count: int) -> list[Row]:
+    """The rows of a table of which each takes long, with a bar that says how many are there."""
+    return list(track(rows, "", count, console=console, transient=True))
+
+
 def directory(run: Path) -> Path:
     """Where the pictures of a run lie, given its directory or its model file."""
     return run if run.is_dir() else run.parent
@@ -180,8 +253,8 @@ def evaluated(model: BFN, settings: Config, data: Data, device: torch.device) ->
     return bound
 
 
-def sampled(model: BFN, settings: Config, data: Data, out: Path) -> Path:
-    """Draw samples, print them where they are text, and write their picture."""
+def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
+    """Draw samples, print them where they are text, and write their picture and their numbers."""
     options = settings.sample
     device = next(model.parameters()).device
     if options.tolerance is not None:
@@ -196,7 +269,10 @@ def sampled(model: BFN, settings: Config, data: Data, out: Path) -> Path:
         for line in plots.to_text(samples, data.symbols):
             table.add_row(line)
         console.print(table)
-    return plots.plot_samples(samples.cpu(), data, out / "samples.png")
+    numbers = io.BytesIO()
+    np.save(numbers, samples.cpu().numpy())
+    write_atomically(path.with_suffix(".npy"), numbers.getvalue())
+    return plots.plot_samples(samples.cpu(), data, path)
 
 
 def plotted(model: BFN, settings: Config, data: Data, out: Path) -> list[Path]:

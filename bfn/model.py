@@ -1,7 +1,8 @@
 """Bayesian flow networks: for each kind of data, a model that joins the flow, the network and the loss, in nats."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -256,8 +257,19 @@ class ClassesBFN(BFN):
 class DiscreteBFN(ClassesBFN):
     """Classes, of which there are more than two."""
 
+    receiver = "joint"  # of L_n
+
     def __init__(self, config: Config, data: Data):
         super().__init__(config, data, size=data.num_classes)
+
+    @contextmanager
+    def using(self, receiver: str) -> Iterator[None]:
+        """Within it L_n is that of this receiver: "joint", the paper's, or "factorised"."""
+        before, self.receiver = self.receiver, receiver
+        try:
+            yield
+        finally:
+            self.receiver = before
 
     def flow(self, x: Tensor, t: Tensor, seed: int) -> Tensor:
         return discrete.flow_sample(x, t, num_classes=self.num_classes, schedule=self.schedule, seed=seed)
@@ -271,8 +283,10 @@ class DiscreteBFN(ClassesBFN):
     def discrete_time_loss(
         self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, reduction: str
     ) -> Tensor:
+        # The joint receiver of more than two classes has no quadrature.
+        draws: dict[str, Any] = {"n_samples": 10, "seed": seed} if self.receiver == "joint" else {"quadrature": 32}
         return discrete.discrete_time_loss(
-            x, output, t, schedule=self.schedule, n_steps=n_steps, reduction=reduction, n_samples=10, seed=seed
+            x, output, t, schedule=self.schedule, n_steps=n_steps, receiver=self.receiver, reduction=reduction, **draws
         )
 
     def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, reduction: str) -> Tensor:

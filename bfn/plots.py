@@ -3,6 +3,7 @@
 import csv
 import io
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -19,6 +20,7 @@ from bfn.checkpoint import write_atomically
 from bfn.data import Data
 from bfn.model import BFN, BinaryBFN, ClassesBFN, State
 from bfn.sample import sample
+from bfn.tables import Drawn, Measured
 
 DPI = 150
 
@@ -94,6 +96,41 @@ def plot_losses(log: Path, baseline: float, path: Path) -> Path:
     low, high = min(baseline, *validation), max(baseline, *validation[len(validation) // 4 :])
     axes.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
     axes.set(xlabel="step", ylabel="bits per dimension", title="Loss during training")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return write(figure, path)
+
+
+def plot_bounds(rows: Sequence[Measured], data: Data, path: Path) -> Path:
+    """The bound against the number of steps, above that of continuous time, which it tends to."""
+    limit = next(row.bound for row in rows if row.n_steps is None)
+    steps, bounds = zip(*((row.n_steps, row.bound) for row in rows if row.n_steps is not None), strict=True)
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    axes.errorbar(steps, [b.bits for b in bounds], [b.error for b in bounds], fmt="o-", capsize=3, label="n steps")
+    axes.axhline(limit.bits, color="C0", linestyle="--", label=f"continuous time: {limit.bits:.3f}")
+    axes.axhline(data.baseline, color="C3", linestyle=":", label=f"factorised baseline: {data.baseline:.3f}")
+    axes.set(xscale="log", xlabel="steps n", ylabel="bits per dimension", title="Bound on held-out data")
+    axes.set_xticks(steps, map(str, steps))
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return write(figure, path)
+
+
+def plot_samplers(rows: Sequence[Drawn], path: Path) -> Path:
+    """How well samples are told from held-out data against the calls of the network that they took."""
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for name in dict.fromkeys(row.sampler for row in rows):
+        calls, share, error = zip(
+            *((row.calls, row.told_apart, row.error) for row in rows if row.sampler == name), strict=True
+        )
+        axes.errorbar(calls, share, error, fmt="o-", capsize=3, label=name)
+    axes.axhline(0.5, color="0.4", linestyle="--", label="drawn alike")
+    ticks = sorted({row.calls for row in rows})
+    axes.set(xscale="log", xlabel="calls of the network", ylabel="told apart by the nearest neighbour")
+    axes.set_title("Samples beside held-out data (lower is better)")
+    axes.set_xticks(ticks, map(str, ticks))
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend()
     return write(figure, path)

@@ -126,6 +126,8 @@ class Trainer:
             self.group = dist.new_group(backend="gloo")  # what is written beside training needs one of its own
         else:
             self.model = self.accelerator.prepare(model)
+        if train.compiler is not None:  # in its place, so that its parameters keep their names
+            model.network.compile(backend=train.compiler)
         betas = (0.9, train.beta_2)
         groups = decay_groups(model, train.decay_vectors)
         self.optimizer = self.accelerator.prepare(

@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from torch.compiler import list_backends
 from yaml import YAMLError
 
 from bfn_kernels.solvers import RULES
@@ -70,6 +71,7 @@ class TrainConfig:
     validate_every: int = 100  # steps from one validation, log row and checkpoint to the next
     patience: int = 10  # validations without a better bound before training stops
     mixed_precision: str = "no"  # "no", "bf16" or, on a GPU, "fp16"
+    compiler: str | None = None  # a backend of torch.compile for the network, as inductor; None does not compile it
     cpu: bool = False  # do not use a GPU that is there
 
 
@@ -205,5 +207,7 @@ def check(config: Config) -> None:
             raise ConfigError(f"{path}={value} must be a number of 64 bits")
     choose(dict.fromkeys(("no", "bf16", "fp16")), config.train.mixed_precision, "train.mixed_precision")
     choose(dict.fromkeys(SAMPLERS), config.sample.sampler, "sample.sampler")
+    if config.train.compiler is not None:
+        choose(dict.fromkeys(list_backends(None)), config.train.compiler, "train.compiler")
     if config.sample.tolerance is not None and config.sample.sampler != "ode2":
         raise ConfigError(f"sample.tolerance is of sample.sampler='ode2', got {config.sample.sampler!r}")

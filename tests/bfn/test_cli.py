@@ -1,9 +1,11 @@
 import re
 import signal
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import bfn_kernels
 from bfn import cli
 from bfn.sample import sample as draw
 from bfn.train import MODEL_FILE, STATE_FILE
@@ -51,6 +53,46 @@ def test_evaluating_says_what_training_said(run):
     assert bound and said and float(said[1]) == pytest.approx(float(bound[1]), abs=6e-4)
     assert "digits, 297 held-out examples, continuous time" in result.output
     assert "20 steps" in bfn("evaluate", out, "evaluate.n_steps=20").output
+
+
+def test_a_table_of_bounds_and_one_of_samplers(run):
+    out, _ = run
+    result = bfn("evaluate", out, "--table", "--steps", "2,30")
+    assert result.exit_code == 0 and f"plot: {out / 'bounds.png'}" in result.output
+    assert re.findall(r"^│ +(\d+|∞) │", result.output, re.M) == ["2", "30", "∞"]
+    assert "factorised baseline: 2.4369 bits per dimension, 108.10 nats" in result.output
+    result = bfn("compare", out, "--samplers", "ode1,ode2", "--steps", "2,3")
+    assert result.exit_code == 0 and (out / "samplers.png").exists()
+    assert re.findall(r"^│ (\w+) +│ +(\d) │", result.output, re.M) == [
+        ("ode1", "3"), ("ode1", "4"), ("ode2", "3"), ("ode2", "4")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "--table", "--steps", "5,x"), "--steps=5,x must be positive whole numbers"),
+        (("compare", "--steps", "0"), "--steps=0 must be positive whole numbers"),
+        (("compare", "--samplers", "ode3"), "--samplers='ode3' is not known; it takes one of ancestral, ode1"),
+        (("sample", "--to", "samples.jpg"), "--to=samples.jpg must end in .png"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(run, arguments, message):
+    command, *options = arguments
+    result = bfn(command, run[0], *options)
+    assert result.exit_code == 1 and message in result.output
+
+
+def test_samples_are_written_as_numbers_and_where_one_asks(run, tmp_path):
+    out, _ = run
+    result = bfn("sample", out, "--to", tmp_path / "three.png", "sample.count=3")
+    assert result.exit_code == 0 and (tmp_path / "three.png").exists()
+    samples = np.load(tmp_path / "three.npy")
+    assert samples.shape == (3, 8, 8) and (samples != 0).any() and (np.abs(samples) < 1).all()
+
+
+def test_the_version_is_that_of_the_kernels():
+    assert bfn("--version").output.startswith(f"bfn {bfn_kernels.__version__}, torch ")
 
 
 @pytest.mark.parametrize(

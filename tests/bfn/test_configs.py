@@ -62,6 +62,7 @@ def test_overrides_replace_what_the_file_says():
         ("network.dropout=1.0", r"network.dropout=1.0 must lie in \[0, 1\)"),
         ("train.learning_rate=-1", r"train.learning_rate=-1.0 must be positive"),
         ("sample.seed=18446744073709551616", r"sample.seed=18446744073709551616 must be a number of 64 bits"),
+        ("train.compiler=gcc", r"train.compiler='gcc' is not known; it takes one of .*inductor"),
         ("train.mixed_precision=fp8", r"train.mixed_precision='fp8' is not known; it takes one of no, bf16"),
     ],
 )

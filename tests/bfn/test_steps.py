@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from torch._dynamo.utils import counters
 
 from bfn import checkpoint
 from bfn.checkpoint import CheckpointError
@@ -186,6 +187,17 @@ def test_validation_is_of_the_averaged_weights_on_the_validation_split_with_one_
     assert validated(other, monkeypatch, [1.0], [1.0])[0][2].seed != first[2].seed
 
 
+def test_a_network_is_compiled_where_that_is_asked_for(make):
+    plain, compiled = make("train.max_steps=2"), make("train.max_steps=2", "train.compiler=eager")
+    counters.clear()
+    plain.run()
+    assert not counters["frames"]
+    compiled.run()
+    assert counters["frames"]["total"] > 0
+    want, got = plain.best().state_dict(), compiled.best().state_dict()
+    assert want.keys() == got.keys() and all(torch.equal(want[name], got[name]) for name in want)
+
+
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_training_and_validation_are_in_the_precision_that_is_set(precision, make):
     AcceleratorState._reset_state(reset_partial_state=True)  # there is one precision in a process
@@ -278,6 +290,7 @@ DECISIVE = {
         "n_steps": 7,
         "validate_every": 7,
         "mixed_precision": "bf16",
+        "compiler": "eager",
         "cpu": True,
     },
 }

@@ -6,7 +6,7 @@ import os
 import queue
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +16,7 @@ from fault import Fault
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from workshop import ERROR, KILLED, SURVIVED, Outcome, Workshop, compiled, faults, whole_files, wrong
+from workshop import ERROR, KILLED, SURVIVED, Outcome, Workshop, compiled, faults, joined, wrong
 
 ROOT = Path(__file__).resolve().parents[2]
 STYLES = {KILLED: "green", SURVIVED: "bold red", ERROR: "bold red"}
@@ -60,12 +60,14 @@ class Pool:
             yield from threads.map(one, items)
 
 
-def unfit(pool: Pool, chosen: Sequence[Fault], console: Console) -> dict[str, str]:
-    """The output of pytest for each file of tests that does not pass without a fault."""
-    files = list(dict.fromkeys(whole for fault in chosen for whole in whole_files(fault.tests)))
+def unfit(pool: Pool, selections: Iterable[str], console: Console) -> dict[str, str]:
+    """The output of pytest for each selection of tests that does not pass without a fault."""
+    selections = list(dict.fromkeys(selections))
     found = {}
-    for number, (tests, (code, said)) in enumerate(zip(files, pool.map(Workshop.test, files), strict=True), 1):
-        console.print(f"without a fault, {number} of {len(files)}: {tests}", markup=False)
+    for number, (tests, (code, said)) in enumerate(
+        zip(selections, pool.map(Workshop.test, selections), strict=True), 1
+    ):
+        console.print(f"without a fault, {number} of {len(selections)}: {tests}", markup=False)
         if code != 0:
             found[tests] = f"{said}\nerror: without a fault, pytest {tests} gives {code}"
             console.print(found[tests], markup=False)
@@ -94,11 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pool = Pool([Workshop(ROOT, Path(folder), jobs) for folder in folders])
         if any(map(compiled, chosen)):
             pool.each(Workshop.prepare)
-        failing = unfit(pool, chosen, console)
+        whole = joined(fault.tests for fault in chosen)
+        failing = unfit(pool, whole.values(), console)
 
         def outcome_of(workshop: Workshop, fault: Fault) -> Outcome:
-            said = [failing[tests] for tests in whole_files(fault.tests) if tests in failing]
-            return Outcome(fault, ERROR, 0.0, said[0]) if said else workshop.outcome(fault)
+            said = failing.get(whole[fault.tests])
+            return Outcome(fault, ERROR, 0.0, said) if said else workshop.outcome(fault)
 
         for number, outcome in enumerate(pool.map(outcome_of, chosen), 1):
             outcomes.append(outcome)

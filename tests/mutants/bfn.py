@@ -2,7 +2,9 @@
 
 from fault import Fault
 
-TRAIN, EVALUATE, DATA, MODEL, SAMPLE = (f"bfn/{name}.py" for name in ("train", "evaluate", "data", "model", "sample"))
+TRAIN, EVALUATE, DATA, MODEL, SAMPLE, TABLES = (
+    f"bfn/{name}.py" for name in ("train", "evaluate", "data", "model", "sample", "tables")
+)
 CHECKPOINT, ALONE, CLI, CONFIGS, MAIN = (
     f"bfn/{name}.py" for name in ("checkpoint", "alone", "cli", "configs/__init__", "__main__")
 )
@@ -201,8 +203,17 @@ FAULTS = [
     Fault(CONFIGS, 'mixed_precision == "False"', 'mixed_precision == "no"', tests("configs", "overrides_replace")),
     # model and sampler
     Fault(MODEL, "quadrature=32", "quadrature=8", tests("model", "summed_up")),
-    Fault(MODEL, "n_samples=10, seed", "n_samples=5, seed", tests("model", "summed_up")),
-    Fault(MODEL, "10, seed=seed", "10, seed=0", tests("model", "summed_up")),
+    Fault(MODEL, '"n_samples": 10', '"n_samples": 5', tests("model", "summed_up")),
+    Fault(MODEL, '"seed": seed}', '"seed": 0}', tests("model", "summed_up")),
+    Fault(MODEL, '{"quadrature": 32}', '{"quadrature": 4}', tests("tables", "other_receiver")),
+    Fault(TABLES, 'model.using("factorised")', 'model.using("joint")', tests("tables", "bound_for_its")),
+    Fault(TABLES, "n_steps=n_steps", "n_steps=None", tests("tables", "bound_for_its")),
+    Fault(TABLES, "distances.fill_diagonal_(math.inf)", "", tests("tables", "told_apart")),
+    Fault(TABLES, " / nearest.sum(1)", "", tests("tables", "same_distance")),
+    Fault(TABLES, "dimensions * math.log(2)", "dimensions", tests("tables", "paper_stands")),
+    Fault(TABLES, "if data.symbols:", "if False:", tests("tables", "characters_that_differ")),
+    Fault(TRAIN, "if train.compiler is not None", "if False", tests("steps", "network_is_compiled")),
+    Fault("bfn/cli.py", 'with_suffix(".npy")', 'with_suffix(".bin")', tests("cli", "written_as_numbers")),
     Fault(MODEL, "n_steps, derive(seed, 1)", "n_steps, derive(seed, 0)", tests("model", "drawn_for_the_loss")),
     Fault(
         MODEL,

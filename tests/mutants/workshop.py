@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -77,10 +77,18 @@ def files_of(tests: str) -> list[str]:
     return [word.split("::")[0] for word in command(tests)[1] if word.startswith("tests/")]
 
 
-def whole_files(tests: str) -> list[str]:
-    """The arguments that run each of these files as a whole, in the same environment."""
-    environment = [f"{name}={shlex.quote(value)}" for name, value in command(tests)[0].items()]
-    return [" ".join([*environment, name]) for name in files_of(tests)]
+def joined(selections: Iterable[str]) -> dict[str, str]:
+    """For each selection the one that it is a part of: all that have the same files and environment, in one."""
+    groups: dict[str, list[str]] = {}
+    for tests in dict.fromkeys(selections):
+        groups.setdefault(tests.partition(" -k ")[0], []).append(tests)
+    whole = {}
+    for files, alike in groups.items():
+        words = [command(tests)[1] for tests in alike]
+        chosen = [f"({one[one.index('-k') + 1]})" for one in words if "-k" in one]
+        keywords = f" -k {shlex.quote(' or '.join(chosen))}" if len(chosen) == len(alike) else ""
+        whole |= dict.fromkeys(alike, files + keywords)
+    return whole
 
 
 def compiled(fault: Fault) -> bool:

@@ -114,3 +114,10 @@ def test_exit_status(toy, tool, workshop, monkeypatch, capsys, fault, only, stat
     monkeypatch.setattr(tool, "faults", lambda: [workshop.Fault(*fault)])
     assert tool.main(["--only", only]) == status
     assert message in capsys.readouterr().out
+
+
+def test_selections_of_the_same_files_are_joined(workshop):
+    a, b, c = "tests/test_a.py", "TOY='a b' tests/test_a.py", "tests/test_b.py"
+    given = [f"{a} -k one", f"{a} -k 'two and not three'", b, f"{b} -k one", f"{c} -k one"]
+    both = f"{a} -k '(one) or (two and not three)'"
+    assert list(workshop.joined(given).items()) == list(zip(given, [both, both, b, b, f"{c} -k '(one)'"], strict=True))

@@ -1,0 +1,128 @@
+"""A trained model at several numbers of steps: its bounds, and what its samplers' samples are worth and cost."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F
+
+from bfn.configs import Config
+from bfn.data import Data
+from bfn.evaluate import Bound, evaluate
+from bfn.model import BFN, DiscreteBFN
+from bfn.sample import sample
+
+STEPS = (10, 25, 50, 100)
+# The paper's bounds for n steps, and for None those of continuous time: nats per image, or bits per dimension.
+PAPER: dict[str, dict[int | None, float]] = {
+    "mnist": {10: 95.21, 25: 84.40, 50: 81.06, 100: 79.46, None: 77.87},
+    "cifar10": {10: 3.91, 25: 3.16, 50: 2.93, 100: 2.81, None: 2.66},
+    "text8": {10: 1.70, 25: 1.52, 50: 1.47, 100: 1.43, None: 1.41},
+}
+IN_NATS = ("mnist",)
+
+
+class Measured(NamedTuple):
+    """The bound for n steps, or in continuous time for None. factorised: the bound of the other receiver, of data with
+    more than two classes."""
+
+    n_steps: int | None
+    bound: Bound
+    factorised: Bound | None
+
+
+def bounds(
+    model: BFN, data: Data, settings: Config, device: torch.device, steps: Sequence[int] = STEPS
+) -> Iterator[Measured]:
+    """The bound on held-out data for each number of steps, then in continuous time."""
+    for n_steps in (*steps, None):
+        config = replace(settings.evaluate, n_steps=n_steps)
+        factorised = None
+        if isinstance(model, DiscreteBFN) and n_steps is not None:
+            with model.using("factorised"):
+                factorised = evaluate(model, data.test, config, device)
+        yield Measured(n_steps, evaluate(model, data.test, config, device), factorised)
+
+
+def bounds_table(rows: Sequence[Measured], data: Data, settings: Config) -> Table:
+    """As the paper has it: a row for each number of steps."""
+    dimensions, name = math.prod(data.shape), settings.data.name
+    published = PAPER.get(name, {})
+    nats = dimensions * math.log(2)
+    title = f"{name}, {rows[0].bound.examples} held-out examples of {dimensions} dimensions"
+    baseline = f"factorised baseline: {data.baseline:.4f} bits per dimension, {nats * data.baseline:.2f} nats"
+    columns = ["n", "messages", "reconstruction", "bits per dimension", "nats per example"]
+    columns += ["factorised receiver"] if any(row.factorised for row in rows) else []
+    columns += [f"paper, {'nats' if name in IN_NATS else 'bits'}"] if published else []
+    table = Table(title=title, caption=baseline)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for n_steps, bound, factorised in rows:
+        cells = ["∞" if n_steps is None else str(n_steps), f"{bound.messages:.4f}", f"{bound.reconstruction:.4f}"]
+        cells += [f"{bound.bits:.4f} ± {bound.error:.4f}", f"{nats * bound.bits:.2f} ± {nats * bound.error:.2f}"]
+        if "factorised receiver" in columns:
+            cells.append(f"{factorised.bits:.4f} ± {factorised.error:.4f}" if factorised else "–")
+        if published:
+            cells.append(f"{published[n_steps]:.2f}" if n_steps in published else "–")
+        table.add_row(*cells)
+    return table
+
+
+class Drawn(NamedTuple):
+    """What a sampler needs for a batch, and how its samples compare. told_apart: as `told_apart` has it."""
+
+    sampler: str
+    calls: int
+    seconds: float
+    told_apart: float
+    error: float
+
+
+def samplers(
+    model: BFN, data: Data, settings: Config, device: torch.device, names: Sequence[str], steps: Sequence[int] = STEPS
+) -> Iterator[Drawn]:
+    """Samples, as many as there are held-out examples but at most 1000, by each sampler in each number of steps."""
+    held_out = data.test[:1000]
+    for name in names:
+        for n_steps in steps:
+            start = time.perf_counter()
+            drawn = sample(model, len(held_out), n_steps, seed=settings.sample.seed, sampler=name, device=device).cpu()
+            seconds = time.perf_counter() - start
+            share, error = told_apart(vectors(drawn, data), vectors(held_out, data))
+            yield Drawn(name, n_steps + 1, seconds, share, error)
+
+
+def samplers_table(rows: Sequence[Drawn], settings: Config) -> Table:
+    table = Table(title=f"{settings.data.name}, samples beside as many held-out examples")
+    for column in ("sampler", "network calls", "seconds", "told apart by the nearest neighbour"):
+        table.add_column(column, justify="left" if column == "sampler" else "right")
+    for row in rows:
+        table.add_row(row.sampler, str(row.calls), f"{row.seconds:.1f}", f"{row.told_apart:.3f} ± {row.error:.3f}")
+    return table
+
+
+def vectors(examples: Tensor, data: Data) -> Tensor:
+    """Examples as vectors [N, D] whose squared distance is that of values, or twice the number of classes that
+    differ."""
+    if data.symbols:
+        examples = F.one_hot(examples, data.num_classes)
+    return examples.flatten(1).float()
+
+
+def told_apart(samples: Tensor, held_out: Tensor) -> tuple[float, float]:
+    """The share of examples whose nearest neighbour among all others is of their own kind, a sample or held out, and
+    its standard error: 0.5 where the two are drawn alike, 1 where they differ or samples repeat each other (Lopez-Paz
+    and Oquab 2017, 1-nearest-neighbour two-sample test). Both are [N, D]."""
+    everything = torch.cat([samples, held_out])
+    distances = torch.cdist(everything, everything)
+    distances.fill_diagonal_(math.inf)
+    is_sample = torch.arange(len(everything)) < len(samples)
+    # Of several at the same distance each counts by its share, since a batch of black and white images has many.
+    nearest = distances == distances.min(1, keepdim=True).values
+    alike = (nearest & (is_sample[:, None] == is_sample)).sum(1) / nearest.sum(1)
+    return alike.mean().item(), alike.std().item() / math.sqrt(len(alike))
