@@ -180,7 +180,7 @@ def sample_command(
 
 @app.command(name="plot")
 def plot_command(run: Run, overrides: Overrides = None) -> None:
-    """Loss curves, and how an input distribution narrows as messages arrive."""
+    """Loss against steps and time, how an input distribution narrows, and a film of the flow."""
     with plain_errors():
         refuse_several_processes()
         model, settings, data = load_run(run, overrides, processes.start().device)
@@ -276,9 +276,10 @@ def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
 
 
 def plotted(model: BFN, settings: Config, data: Data, out: Path) -> list[Path]:
-    """Write the loss curves, where the run has a log, and the narrowing input distribution."""
-    narrowing = plots.plot_narrowing(
-        model, data, out / "narrowing.png", n_steps=settings.sample.n_steps, seed=settings.sample.seed
-    )
+    """Write what the log, where the run has one, and the model can show."""
+    n_steps, seed = settings.sample.n_steps, settings.sample.seed
     log = out / LOG_FILE
-    return [plots.plot_losses(log, data.baseline, out / "losses.png"), narrowing] if log.exists() else [narrowing]
+    paths = [plots.plot_losses(log, data.baseline, out / "losses.png")] if log.exists() else []
+    paths.append(plots.plot_times(model, data, out / "times.png", seed=seed))
+    paths.append(plots.plot_narrowing(model, data, out / "narrowing.png", n_steps=n_steps, seed=seed))
+    return [*paths, plots.animate_flow(model, data, out / "flow.gif", n_steps=n_steps, seed=seed)]

@@ -1,10 +1,12 @@
-"""Pictures: samples, loss curves, and how the input distribution of one variable narrows as messages arrive."""
+"""Pictures: samples, losses against steps, time and n, and how input distributions narrow as messages arrive."""
 
 import csv
 import io
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import matplotlib
 
@@ -12,6 +14,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -20,6 +23,7 @@ from bfn.checkpoint import write_atomically
 from bfn.data import Data
 from bfn.model import BFN, BinaryBFN, ClassesBFN, State
 from bfn.sample import sample
+from bfn.seeds import derive
 from bfn.tables import Drawn, Measured
 
 DPI = 150
@@ -164,6 +168,55 @@ def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: in
         draw_images(bottom, images[shown], len(shown))
         bottom.set_title("Mean of every pixel after " + ", ".join(map(str, shown)) + " messages")
     return write(figure, path)
+
+
+def plot_times(model: BFN, data: Data, path: Path, *, seed: int, count: int = 40) -> Path:
+    """L∞ at times in [0, 1]; the area under it is what the messages cost."""
+    device = next(model.parameters()).device
+    x = data.test[:128].to(device)
+    times, losses = (torch.arange(count) + 0.5) / count, []
+    model.eval()
+    with torch.no_grad():
+        for i, t in enumerate(times.to(device)):
+            losses.append(model(x, t.expand(len(x)), seed=derive(seed, i), reduction="batch").cpu())
+    bits = torch.stack(losses) / (math.prod(data.shape) * math.log(2))
+    means, errors = bits.mean(1), bits.std(1) / len(x) ** 0.5
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    axes.plot(times, means)
+    axes.fill_between(times, means - errors, means + errors, alpha=0.3, label="standard error")
+    axes.set(xlabel="time t", ylabel="bits per dimension and unit of time", xlim=(0, 1), ylim=(0, None))
+    axes.set_title(f"Loss at time t of {len(x)} held-out examples: {means.mean():.3f} bits in all")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return write(figure, path)
+
+
+def animate_flow(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int, count: int = 16) -> Path:
+    """The input distributions of some examples as messages arrive, one frame for each of at most 50 of these."""
+    device = next(model.parameters()).device
+    states: list[State] = []
+    sample(model, count, n_steps, seed=seed, device=device, watch=lambda i, state: states.append(state))
+    thetas = [model.theta(state).cpu() for state in states]
+    figure, axes = plt.subplots(figsize=(10, 4.5) if data.symbols else (5, 5.4), layout="constrained")
+
+    def draw(i: int) -> None:
+        axes.clear()
+        if data.symbols:
+            draw_lines(axes, thetas[i], list(range(count)), data.symbols)
+            axes.set_ylabel("sample")
+        elif isinstance(model, BinaryBFN):
+            draw_images(axes, thetas[i], round(count**0.5))
+        else:
+            draw_images(axes, to_grey(thetas[i].clamp(-1, 1), data.num_classes), round(count**0.5))
+        axes.set_title(f"Input distributions after {i} of {n_steps} messages")
+
+    frames = sorted({round(i * n_steps / 50) for i in range(51)})
+    film = FuncAnimation(figure, draw, frames + [n_steps] * 10)  # the end stands still for a second
+    with NamedTemporaryFile(suffix=path.suffix) as file:
+        film.save(file.name, PillowWriter(fps=10), dpi=80)
+        write_atomically(path, Path(file.name).read_bytes())
+    plt.close(figure)
+    return path
 
 
 def most_varied(data: Data) -> tuple[int, ...]:

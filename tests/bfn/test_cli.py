@@ -18,6 +18,7 @@ TINY = [
     "evaluate.repeats=2",
     "sample.n_steps=3",
 ]
+PLOTS = ["losses.png", "times.png", "narrowing.png", "flow.gif"]
 
 
 def bfn(*arguments):
@@ -38,10 +39,8 @@ def test_training_ends_with_the_bits_the_baseline_and_the_paths(run):
     line = re.search(r"^held-out bits per dimension: (\d\.\d{3}) \(factorised baseline 2\.44\)$", output, re.M)
     assert line and 2 < float(line[1]) < 8
     paths = re.findall(r"^(?:checkpoint|samples|plot): +(\S+)$", output, re.M)
-    assert paths == [str(out / n) for n in (MODEL_FILE, "samples.png", "losses.png", "narrowing.png")]
-    assert all(
-        (out / name).stat().st_size > 1000 for name in (MODEL_FILE, "samples.png", "losses.png", "narrowing.png")
-    )
+    assert paths == [str(out / name) for name in (MODEL_FILE, "samples.png", *PLOTS)]
+    assert all((out / name).stat().st_size > 1000 for name in (MODEL_FILE, "samples.npy", "samples.png", *PLOTS))
 
 
 def test_evaluating_says_what_training_said(run):
@@ -96,7 +95,8 @@ def test_the_version_is_that_of_the_kernels():
 
 
 @pytest.mark.parametrize(
-    ("command", "written"), [("sample", ["samples.png"]), ("plot", ["losses.png", "narrowing.png"])]
+    ("command", "written"),
+    [("sample", ["samples.png"]), ("plot", ["losses.png", "times.png", "narrowing.png", "flow.gif"])],
 )
 def test_pictures_are_written_again_on_demand(run, command, written):
     out, _ = run
