@@ -22,10 +22,11 @@ Command = Sequence[str]
 
 @functools.cache
 def _included(path: Path, folders: tuple[str, ...]) -> frozenset[Path]:
-    """The file, and what it includes by a path from its own folder or from one of these."""
+    """The file, and what it includes by a path from its own folder or from one of these; what is in neither is of
+    another build."""
     names = re.findall(r'^#include "(.+)"', path.read_text(), re.MULTILINE)
-    found = [next(p for f in (path.parent, *folders) if (p := Path(f, name).resolve()).exists()) for name in names]
-    return frozenset({path}).union(*(_included(one, folders) for one in found))
+    paths = (Path(folder, name).resolve() for name in names for folder in (path.parent, *folders))
+    return frozenset({path}).union(*(_included(one, folders) for one in paths if one.exists()))
 
 
 def _kept(name: str, suffix: str, command: Sequence, files: Sequence[Path]) -> Path:
