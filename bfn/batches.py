@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bfn.configs import ConfigError, TrainConfig
 from bfn.data import Data
-from bfn.evaluate import spread_times
 from bfn.seeds import DRAWS, ORDER, STEPS, derive
+from bfn_kernels.nn import spread_times
 
 
 class MicroBatch(NamedTuple):

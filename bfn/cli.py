@@ -23,12 +23,12 @@ from bfn.download import DOWNLOADS, download
 from bfn.evaluate import Bound, evaluate
 from bfn.model import BFN
 from bfn.official import convert, convert_back
-from bfn.sample import SAMPLERS
 from bfn.sample import sample as draw
 from bfn.sample import sample_within as draw_within
 from bfn.train import LOG_FILE, MODEL_FILE, Interrupted, Trainer, load_run
 from bfn_kernels import __version__
 from bfn_kernels.backends import BACKENDS
+from bfn_kernels.samplers import SAMPLERS
 
 app = typer.Typer(help="Train, evaluate and sample Bayesian flow networks.", no_args_is_help=True, add_completion=False)
 data_app = typer.Typer(help="The files of data sets.", no_args_is_help=True)

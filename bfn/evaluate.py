@@ -10,6 +10,7 @@ from bfn import processes
 from bfn.configs import EvaluateConfig
 from bfn.model import BFN
 from bfn.seeds import derive
+from bfn_kernels.nn import down_to_step, spread_times
 
 
 @dataclass(frozen=True)
@@ -24,20 +25,6 @@ class Bound:
     @property
     def bits(self) -> float:
         return self.messages + self.reconstruction
-
-
-def spread_times(count: int, generator: torch.Generator, n_steps: int | None = None) -> Tensor:
-    """`count` low-discrepancy times in random order: t = (u + i/count) mod 1, or down to a multiple of 1/n_steps."""
-    t = (torch.rand((), generator=generator, dtype=torch.float64) + torch.arange(count) / count) % 1
-    if n_steps is not None:
-        t = down_to_step(t, n_steps)
-    return t[torch.randperm(count, generator=generator)].float()
-
-
-def down_to_step(t: Tensor, n_steps: int) -> Tensor:
-    """The time (i - 1)/n_steps at which the step of each time starts; a time just below 1 that rounds to 1 has i =
-    n_steps."""
-    return (t * n_steps).floor().clamp(max=n_steps - 1) / n_steps
 
 
 @torch.no_grad()

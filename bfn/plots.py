@@ -21,10 +21,11 @@ from torch import Tensor
 
 from bfn.checkpoint import write_atomically
 from bfn.data import Data
-from bfn.model import BFN, BinaryBFN, ClassesBFN, State
+from bfn.model import BFN
 from bfn.sample import sample
 from bfn.seeds import derive
 from bfn.tables import Drawn, Measured
+from bfn_kernels import nn
 
 DPI = 150
 
@@ -142,7 +143,7 @@ def plot_samplers(rows: Sequence[Drawn], path: Path) -> Path:
 
 def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int) -> Path:
     """One sampling run: the input distribution of one variable after each message, above that of the whole example."""
-    states: list[State] = []
+    states: list[nn.State] = []
     device = next(model.parameters()).device
     result = sample(model, 1, n_steps, seed=seed, device=device, watch=lambda i, state: states.append(state))
     thetas = torch.stack([model.theta(state)[0] for state in states]).cpu()
@@ -150,8 +151,8 @@ def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: in
     history = thetas.movedim(0, len(place))[place]
     drawn = result[0][place].item()
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(10, 7), height_ratios=[2.2, 1], layout="constrained")
-    two_classes = isinstance(model, BinaryBFN)
-    if isinstance(model, ClassesBFN):
+    two_classes = isinstance(model, nn.Binary)
+    if isinstance(model, nn.Classes):
         probabilities = torch.stack([1 - history, history], -1) if two_classes else history
         draw_probabilities(top, probabilities, int(drawn), data.symbols)
     else:
@@ -194,7 +195,7 @@ def plot_times(model: BFN, data: Data, path: Path, *, seed: int, count: int = 40
 def animate_flow(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int, count: int = 16) -> Path:
     """The input distributions of some examples as messages arrive, one frame for each of at most 50 of these."""
     device = next(model.parameters()).device
-    states: list[State] = []
+    states: list[nn.State] = []
     sample(model, count, n_steps, seed=seed, device=device, watch=lambda i, state: states.append(state))
     thetas = [model.theta(state).cpu() for state in states]
     figure, axes = plt.subplots(figsize=(10, 4.5) if data.symbols else (5, 5.4), layout="constrained")
@@ -204,7 +205,7 @@ def animate_flow(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int,
         if data.symbols:
             draw_lines(axes, thetas[i], list(range(count)), data.symbols)
             axes.set_ylabel("sample")
-        elif isinstance(model, BinaryBFN):
+        elif isinstance(model, nn.Binary):
             draw_images(axes, thetas[i], round(count**0.5))
         else:
             draw_images(axes, to_grey(thetas[i].clamp(-1, 1), data.num_classes), round(count**0.5))

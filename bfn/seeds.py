@@ -1,8 +1,5 @@
 """Seeds made from seeds."""
 
-import torch
-from torch import Tensor
-
 from bfn_kernels.noise import fold_in
 
 # Each part of a training run has a seed of its own: train.seed folded with one of these numbers.
@@ -14,8 +11,3 @@ def derive(seed: int, *path: int) -> int:
     for index in path:
         seed = int(fold_in(seed, index))
     return seed
-
-
-def derive_each(seed: int, indices: Tensor) -> Tensor:
-    """derive(seed, index) of each index of an int64 tensor, on its device."""
-    return torch.as_tensor(fold_in(seed, indices))

@@ -2,8 +2,9 @@
 
 There are four families of ops, one for each kind of data: `continuous`, `discretised`, `discrete`, and `binary` for two
 classes by one logit. They share `schedules` (how accuracy grows with time), `noise` (seeds) and `backends` (which
-implementation serves a call); `solvers` has the rules of samplers, and `adaptive` steps that fit their error. `Indexed`
-is a time, an accuracy or a precision for each of many graphs; `Limits` are those of a network's output.
+implementation serves a call). `Indexed` is a time, an accuracy or a precision for each of many graphs; `Limits` are
+those of a network's output. `nn` joins the ops to a network, and `samplers` draw with it, by the rules of `solvers`, or
+in `adaptive` steps that fit their error.
 """
 
 from bfn_kernels import (
@@ -14,7 +15,9 @@ from bfn_kernels import (
     continuous,
     discrete,
     discretised,
+    nn,
     noise,
+    samplers,
     schedules,
     solvers,
 )
@@ -32,7 +35,9 @@ __all__ = [
     "continuous",
     "discrete",
     "discretised",
+    "nn",
     "noise",
+    "samplers",
     "schedules",
     "solvers",
 ]

@@ -14,9 +14,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from torch.compiler import list_backends
 from yaml import YAMLError
 
-from bfn_kernels.solvers import RULES
-
-SAMPLERS = ("ancestral", *RULES)  # bfn.sample has a run for each
+from bfn_kernels.samplers import SAMPLERS
 
 
 class ConfigError(ValueError):
@@ -206,7 +204,7 @@ def check(config: Config) -> None:
         if key == "seed" and not -(2**63) <= value < 2**64:
             raise ConfigError(f"{path}={value} must be a number of 64 bits")
     choose(dict.fromkeys(("no", "bf16", "fp16")), config.train.mixed_precision, "train.mixed_precision")
-    choose(dict.fromkeys(SAMPLERS), config.sample.sampler, "sample.sampler")
+    choose(SAMPLERS, config.sample.sampler, "sample.sampler")
     if config.train.compiler is not None:
         choose(dict.fromkeys(list_backends(None)), config.train.compiler, "train.compiler")
     if config.sample.tolerance is not None and config.sample.sampler != "ode2":

@@ -90,7 +90,7 @@ def test_two_classes_are_summed_up_exactly_and_more_are_drawn(tiny):
         logits = 3 * torch.randn(*shape, *each, generator=generator)
 
         def loss(seed, model=model, x=x, logits=logits):
-            return model.discrete_time_loss(x, logits, logits, t, 5, seed, "none")
+            return model.discrete_time_loss(x, logits, logits, t, 5, seed, reduction="none")
 
         def kernel(model=model, x=x, logits=logits, family=family, **expectation):
             settings = {"schedule": model.schedule, "n_steps": 5, "reduction": "none"}
@@ -106,7 +106,7 @@ def test_what_is_drawn_for_the_loss_does_not_depend_on_what_was_drawn_for_the_fl
     seeds = []
     flow, loss = model.flow, model.discrete_time_loss
     monkeypatch.setattr(model, "flow", lambda x, t, seed: seeds.append(seed) or flow(x, t, seed))
-    monkeypatch.setattr(model, "discrete_time_loss", lambda *args: seeds.append(args[5]) or loss(*args))
+    monkeypatch.setattr(model, "discrete_time_loss", lambda *args, **how: seeds.append(args[5]) or loss(*args, **how))
     for seed in (1, 2):
         model(data.test[:2], torch.zeros(2), seed=seed, n_steps=4)
     assert len(set(seeds)) == 4

@@ -64,9 +64,9 @@ def test_the_other_receiver_is_the_factorised_one(few):
     logits = torch.randn(*x.shape, data.num_classes, generator=torch.Generator().manual_seed(1))
     settings = dict(schedule=model.schedule, n_steps=4, reduction="mean")
     with model.using("factorised"):
-        got = model.discrete_time_loss(x, logits, None, t, 4, 0, "mean")
+        got = model.discrete_time_loss(x, logits, None, t, 4, 0, reduction="mean")
     want = discrete.discrete_time_loss(x, logits, t, receiver="factorised", quadrature=32, **settings)
-    assert got == want != model.discrete_time_loss(x, logits, None, t, 4, 0, "mean")
+    assert got == want != model.discrete_time_loss(x, logits, None, t, 4, 0, reduction="mean")
 
 
 def test_every_sampler_is_drawn_with_every_number_of_steps(few):

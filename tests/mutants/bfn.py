@@ -2,9 +2,8 @@
 
 from fault import Fault
 
-TRAIN, EVALUATE, DATA, MODEL, SAMPLE, TABLES = (
-    f"bfn/{name}.py" for name in ("train", "evaluate", "data", "model", "sample", "tables")
-)
+TRAIN, EVALUATE, DATA, MODEL, TABLES = (f"bfn/{name}.py" for name in ("train", "evaluate", "data", "model", "tables"))
+NN, SAMPLERS, NN_TESTS = "bfn_kernels/nn.py", "bfn_kernels/samplers.py", "tests/kernels/test_nn.py"
 CHECKPOINT, ALONE, CLI, CONFIGS, MAIN = (
     f"bfn/{name}.py" for name in ("checkpoint", "alone", "cli", "configs/__init__", "__main__")
 )
@@ -58,9 +57,9 @@ FAULTS = [
     Fault(TRAIN, "if not math.isfinite(self.at.loss_sum):", "if False:", tests("train", "not_finite")),
     # a step of sampling
     Fault(
-        MODEL,
-        "discrete.update_sample(output, logits, alpha, out=logits, theta_out=theta,",
-        "discrete.update_sample(output, logits, alpha, out=logits,",
+        NN,
+        "self.ops.update_sample(output, logits, alpha, out=logits, theta_out=theta,",
+        "self.ops.update_sample(output, logits, alpha, out=logits,",
         tests("sample", "what_its_network_sees"),
     ),
     # between steps
@@ -177,8 +176,8 @@ FAULTS = [
         "torch.rand(1, generator=generator).expand(len(data), 1)",
         tests("evaluate", "over_the_examples"),
     ),
-    Fault(EVALUATE, "t[torch.randperm(count, generator=generator)]", "t", tests("evaluate", "over_the_examples")),
-    Fault(EVALUATE, ".clamp(max=n_steps - 1)", "", tests("evaluate", "round")),
+    Fault(NN, "t[torch.randperm(count, generator=generator)]", "t", tests("evaluate", "over_the_examples")),
+    Fault(NN, ".clamp(max=n_steps - 1)", "", tests("evaluate", "round")),
     Fault(EVALUATE, "(messages + reconstruction).std()", "messages.std()", tests("evaluate", "is_the_mean")),
     Fault(EVALUATE, "/ math.sqrt(len(data))", "", tests("evaluate", "is_the_mean")),
     Fault(EVALUATE, " / config.repeats\n        if", "\n        if", tests("evaluate", "is_the_mean")),
@@ -202,10 +201,10 @@ FAULTS = [
     Fault(CONFIGS, "0 <= value < 1", "0 <= value <= 1", tests("configs", "bad_override")),
     Fault(CONFIGS, 'mixed_precision == "False"', 'mixed_precision == "no"', tests("configs", "overrides_replace")),
     # model and sampler
-    Fault(MODEL, "quadrature=32", "quadrature=8", tests("model", "summed_up")),
-    Fault(MODEL, '"n_samples": 10', '"n_samples": 5', tests("model", "summed_up")),
-    Fault(MODEL, '"seed": seed}', '"seed": 0}', tests("model", "summed_up")),
-    Fault(MODEL, '{"quadrature": 32}', '{"quadrature": 4}', tests("tables", "other_receiver")),
+    Fault(NN, "quadrature=32", "quadrature=8", tests("model", "summed_up")),
+    Fault(NN, '"n_samples": 10', '"n_samples": 5', tests("model", "summed_up")),
+    Fault(NN, '"seed": seed}', '"seed": 0}', tests("model", "summed_up")),
+    Fault(NN, '{"quadrature": 32}', '{"quadrature": 4}', tests("tables", "other_receiver")),
     Fault(TABLES, 'model.using("factorised")', 'model.using("joint")', tests("tables", "bound_for_its")),
     Fault(TABLES, "n_steps=n_steps", "n_steps=None", tests("tables", "bound_for_its")),
     Fault(TABLES, "distances.fill_diagonal_(math.inf)", "", tests("tables", "told_apart")),
@@ -214,27 +213,48 @@ FAULTS = [
     Fault(TABLES, "if data.symbols:", "if False:", tests("tables", "characters_that_differ")),
     Fault(TRAIN, "if train.compiler is not None", "if False", tests("steps", "network_is_compiled")),
     Fault("bfn/cli.py", 'with_suffix(".npy")', 'with_suffix(".bin")', tests("cli", "written_as_numbers")),
-    Fault(MODEL, "n_steps, derive(seed, 1)", "n_steps, derive(seed, 0)", tests("model", "drawn_for_the_loss")),
+    Fault(NN, "n_steps, part(seed, 1)", "n_steps, part(seed, 0)", tests("model", "drawn_for_the_loss")),
     Fault(
-        MODEL,
+        NN,
         "t = torch.ones(len(x), device=x.device)",
         "t = torch.full((len(x),), 0.9)",
         tests("model", "reconstruction_counts"),
     ),
-    Fault(MODEL, "num_bins=self.num_classes, reduction", "reduction", tests("model", "reconstruction_counts")),
+    Fault(NN, ", num_bins=self.num_bins, **how", ", **how", tests("model", "reconstruction_counts")),
     Fault(MODEL, "1 - 2 * theta[..., None]", "2 * theta[..., None] - 1", tests("model", "the_right_way_round")),
-    Fault(MODEL, "(output > 0).long()", "(output < 0).long()", tests("model", "right_way")),
+    Fault(NN, "(output > 0).long()", "(output < 0).long()", tests("model", "right_way")),
     Fault(
-        MODEL,
+        NN,
         "t = torch.ones(len(theta), device",
         "t = torch.zeros(len(theta), device",
         tests("model", "sampling_follows"),
     ),
-    Fault(SAMPLE, "    model.eval()\n    run = ", "    run = ", tests("sample", "valid_and_follow")),
-    Fault(SAMPLE, "derive_each(seed, steps)", "derive_each(seed, 0 * steps)", tests("sample", "by_themselves")),
-    Fault(SAMPLE, "((steps.double() - 1) / n_steps)", "(steps.double() / n_steps)", tests("sample", "by_themselves")),
-    Fault(SAMPLE, "alpha(steps.double(), n_steps)", "alpha(steps.double(), n_steps + 1)", tests("sample", "watching")),
-    Fault(SAMPLE, "tuple(value.clone() for value", "tuple(value for value", tests("sample", "by_themselves")),
+    Fault(SAMPLERS, "    model.eval()\n    run = ", "    run = ", tests("sample", "valid_and_follow")),
+    Fault(SAMPLERS, "fold_in(seed, steps)", "fold_in(seed, 0 * steps)", tests("sample", "by_themselves")),
+    Fault(SAMPLERS, "((steps.double() - 1) / n_steps)", "(steps.double() / n_steps)", tests("sample", "by_themselves")),
+    Fault(
+        SAMPLERS, "alpha(steps.double(), n_steps)", "alpha(steps.double(), n_steps + 1)", tests("sample", "watching")
+    ),
+    Fault(SAMPLERS, "tuple(value.clone() for value", "tuple(value for value", tests("sample", "by_themselves")),
+    Fault(NN, "part(seed, 2)), n_steps)", "part(seed, 2)))", f"{NN_TESTS} -k times_that_are_not"),
+    Fault(
+        NN,
+        "reduction=reduction, mask=mask)\n        return",
+        "reduction=reduction)\n        return",
+        f"{NN_TESTS} -k mask",
+    ),
+    Fault(
+        NN,
+        "drawn_seed() if seed is None else seed\n        if",
+        "1 if seed is None else seed\n        if",
+        f"{NN_TESTS} -k seed",
+    ),
+    Fault(
+        NN,
+        "if (parameter is None) == (schedule is None):",
+        "if parameter is None and schedule is None:",
+        f"{NN_TESTS} -k takes_the_place",
+    ),
     # networks
     Fault(NETWORK("layers"), "mixed.transpose(-1, -2).reshape", "mixed.reshape", tests("networks", "unet_attends")),
     Fault(

@@ -117,18 +117,16 @@ FAULTS = [
     ),
     # runs
     Fault(
-        "bfn/sample.py",
+        "bfn_kernels/samplers.py",
         "times[1:-1], times[2:], times[:-2]",
         "times[1:-1], times[2:], times[1:-1] - 0.1",
         SAMPLES("second_order"),
     ),
     Fault(
-        "bfn/sample.py",
+        "bfn_kernels/samplers.py",
         "torch.cat([torch.zeros(1), torch.as_tensor(later)])",
         "torch.cat([torch.ones(1), torch.as_tensor(later)])",
         SAMPLES("second_order"),
     ),
-    Fault(
-        "bfn/model.py", "self.state_scale = 4 if size == 1 else size", "self.state_scale = 4", SAMPLES("second_order")
-    ),
+    Fault("bfn_kernels/nn.py", "self.state_scale = num_classes", "self.state_scale = 4", SAMPLES("second_order")),
 ]

@@ -1,0 +1,169 @@
+"""The modules that join a network to the ops: equal to the ops called one by one, and usable by a plain network."""
+
+import pytest
+import torch
+from torch import nn as torch_nn
+
+from bfn_kernels import binary, continuous, discrete, discretised, nn, samplers
+from bfn_kernels.noise import fold_in
+from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
+
+SHAPE = (3, 4)
+
+
+class Network(torch_nn.Module):
+    """A small network of its own: features are the last dimension or the one number of a variable."""
+
+    def __init__(self, features: int, outputs: int):
+        super().__init__()
+        torch.manual_seed(0)
+        self.features, self.outputs = features, outputs
+        self.inner, self.outer = torch_nn.Linear(features + 1, 16), torch_nn.Linear(16, outputs)
+
+    def forward(self, theta, t):
+        h = theta if self.features > 1 else theta[..., None]
+        h = torch.cat([h, t.view(-1, *[1] * (h.dim() - 1)).expand(*h.shape[:-1], 1)], -1)
+        h = self.outer(torch.tanh(self.inner(h)))
+        return h if self.outputs > 1 else h[..., 0]
+
+
+def make(kind):
+    """A model of a kind, and data."""
+    generator = torch.Generator().manual_seed(1)
+    classes = lambda k: torch.randint(0, k, SHAPE, generator=generator)  # noqa: E731
+    match kind:
+        case "continuous":
+            return nn.Continuous(Network(1, 1), sigma_1=0.1), torch.rand(SHAPE, generator=generator) * 2 - 1
+        case "discretised":
+            x = discretised.from_levels(classes(8), num_bins=8)
+            return nn.Discretised(Network(1, 2), sigma_1=0.1, num_bins=8), x
+        case "discrete":
+            return nn.Discrete(Network(5, 5), beta_1=3.0, num_classes=5), classes(5)
+        case "binary":
+            return nn.Binary(Network(1, 1), beta_1=9.0), classes(2)
+
+
+KINDS = ("continuous", "discretised", "discrete", "binary")
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def by_hand(kind, model, x, t, seed, n_steps=None):
+    """The loss, by the public ops."""
+    of, network = {"schedule": model.schedule}, model.network
+    n = {} if n_steps is None else {"n_steps": n_steps}
+    name = "continuous_time_loss" if n_steps is None else "discrete_time_loss"
+    flow, later = fold_in(seed, 0), fold_in(seed, 1)
+    match kind:
+        case "continuous":
+            mean = continuous.flow_sample(x, t, seed=flow, **of)
+            return getattr(continuous, name)(x, network(mean, t), mean, t, **of, **n)
+        case "discretised":
+            mean = continuous.flow_sample(x, t, seed=flow, **of)
+            return getattr(discretised, name)(x, *network(mean, t).unbind(-1), mean, t, num_bins=8, **of, **n)
+        case "discrete":
+            theta = discrete.flow_sample(x, t, num_classes=5, seed=flow, **of)
+            draws = {"n_samples": 10, "seed": later} if n else {}
+            return getattr(discrete, name)(x, network(theta, t), t, **of, **n, **draws)
+        case "binary":
+            theta = binary.flow_sample(x, t, seed=flow, **of)
+            nodes = {"quadrature": 32} if n else {}
+            return getattr(binary, name)(x, network(theta, t), t, **of, **n, **nodes)
+
+
+@each_kind
+@pytest.mark.parametrize("n_steps", [None, 4])
+def test_a_loss_and_its_gradient_are_those_of_the_ops(kind, n_steps):
+    model, x = make(kind)
+    t = torch.tensor([0.0, 0.25, 0.75])
+    results = []
+    for loss in (model(x, t, seed=7, n_steps=n_steps), by_hand(kind, model, x, t, 7, n_steps)):
+        model.zero_grad()
+        loss.backward()
+        results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-6, atol=1e-7)
+
+
+@each_kind
+def test_training_needs_neither_times_nor_seeds(kind):
+    model, x = make(kind)
+    optimizer = torch.optim.Adam(model.parameters(), 0.03)
+    x, losses = x[:1].expand(64, -1), []
+    torch.manual_seed(0)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = model(x)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert len(set(losses)) == 150  # each of other noise
+    assert sum(losses[-20:]) < 0.9 * sum(losses[:20])
+
+
+@each_kind
+def test_what_is_drawn_follows_torchs_seed(kind):
+    model, x = make(kind)
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append((model(x), model.reconstruction(x), samplers.sample(model, (2, 4), 3).double().sum()))
+    assert drawn[0][:2] == drawn[1][:2] != drawn[2][:2] and drawn[0][2] == drawn[1][2]
+
+
+@each_kind
+@pytest.mark.parametrize("n_steps", [None, 3])
+def test_times_that_are_not_given_lie_one_in_each_part_of_the_batch(kind, n_steps):
+    model, x = make(kind)
+    seen = []
+    model.network.register_forward_pre_hook(lambda network, given: seen.append(given[1]))
+    model(x[:1].expand(12, -1), n_steps=n_steps, seed=3)
+    parts = (seen[0] * (n_steps or 12)).round(decimals=4).floor().sort().values
+    assert parts.tolist() == ([i // 4 for i in range(12)] if n_steps else list(range(12)))
+    assert (seen[0].diff() < 0).any()  # in no order
+
+
+@each_kind
+def test_a_mask_leaves_variables_out(kind):
+    model, x = make(kind)
+    t, mask = torch.full((3,), 0.5), torch.tensor([[True, False, True, True]] * 3)
+    each = model(x, t, seed=1, reduction="none")
+    assert model(x, t, seed=1, mask=mask, reduction="sum").item() == pytest.approx(each[mask].sum().item(), rel=1e-5)
+    each = model.reconstruction(x, seed=1, reduction="none")
+    got = model.reconstruction(x, seed=1, mask=mask, reduction="sum").item()
+    assert got == pytest.approx(each[mask].sum().item(), rel=1e-5)
+
+
+@each_kind
+@pytest.mark.parametrize("sampler", ["ancestral", "ode2", "sde1"])
+def test_samples_have_the_shape_that_is_asked_for(kind, sampler):
+    model, x = make(kind)
+    drawn = samplers.sample(model, (6, 7), 4, seed=2, sampler=sampler)
+    assert drawn.shape == (6, 7) and drawn.dtype == x.dtype
+    again, other = (samplers.sample(model, (6, 7), 4, seed=s, sampler=sampler) for s in (2, 3))
+    assert torch.equal(drawn, again) and (kind != "continuous" or not torch.equal(drawn, other))
+    drawn, calls = samplers.sample_within(model, (6, 7), 0.5, seed=2)
+    assert drawn.shape == (6, 7) and calls > 2
+
+
+def test_a_schedule_takes_the_place_of_a_number():
+    for kind, given, other in (
+        (nn.Continuous, {"sigma_1": 0.1}, ExponentialVariance(0.1)),
+        (nn.Binary, {"beta_1": 3.0}, QuadraticAccuracy(3.0)),
+    ):
+        x = torch.zeros(2, 3) if kind is nn.Continuous else torch.zeros(2, 3, dtype=torch.int64)
+        t = torch.tensor([0.2, 0.9])
+        network = lambda theta, t: 0.5 - theta  # noqa: E731
+        assert kind(network, **given)(x, t, seed=1) == kind(network, schedule=other)(x, t, seed=1)
+        name = next(iter(given))
+        for wrong in ({}, given | {"schedule": other}):
+            with pytest.raises(ValueError, match=f"give either {name} or schedule, got {name}="):
+                kind(network, **wrong)
+
+
+def test_arguments_of_a_sampler_are_checked():
+    model, _ = make("binary")
+    with pytest.raises(ValueError, match=r"sampler must be one of \['ancestral', 'ode1', .*, got 'euler'"):
+        samplers.sample(model, (2, 3), 4, sampler="euler")
+    with pytest.raises(ValueError, match="n_steps must be at least 1, got 0"):
+        samplers.sample(model, (2, 3), 0)
+    with pytest.raises(ValueError, match="capture must be None or False on cpu"):
+        samplers.sample(model, (2, 3), 2, capture=True)
