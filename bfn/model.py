@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Module
 
 from bfn.configs import Config, ConfigError, choose, imported
 from bfn.data import Data
@@ -15,6 +16,7 @@ from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
 class BFN(nn.BFN):
     """A model that knows its data. Its network takes features [B, ..., F] and puts out [B, ..., outputs]."""
 
+    network: Module
     shape: tuple[int, ...]  # of an example
     num_classes: int  # or bins
 

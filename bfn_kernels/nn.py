@@ -22,6 +22,7 @@ from bfn_kernels.solvers import Coefficients
 # or logits and theta, and last the prediction of the step before.
 State = tuple[Tensor, ...]
 Schedule = TypeVar("Schedule")
+Network = Callable[[Tensor, Tensor], Tensor]  # a module, or another function of theta and t
 
 
 class BFN(nn.Module, ABC):
@@ -36,7 +37,7 @@ class BFN(nn.Module, ABC):
     state_scale: float = 1  # an error of the prediction, times the accuracy it is taken with, is so large in the state
     solver_start: float  # the time at which solvers start that cannot do so at t = 0, as published
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: Network):
         super().__init__()
         self.network = network
 
@@ -143,7 +144,7 @@ class Normal(BFN):
 
     solver_start = 0.01
 
-    def __init__(self, network: nn.Module, sigma_1: float | None = None, *, schedule: ContinuousSchedule | None = None):
+    def __init__(self, network: Network, sigma_1: float | None = None, *, schedule: ContinuousSchedule | None = None):
         super().__init__(network)
         self.schedule: ContinuousSchedule = given_schedule("sigma_1", sigma_1, schedule, ExponentialVariance)
 
@@ -174,7 +175,7 @@ class Continuous(Normal):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         sigma_1: float | None = None,
         *,
         schedule: ContinuousSchedule | None = None,
@@ -224,7 +225,7 @@ class Discretised(Normal):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         sigma_1: float | None = None,
         *,
         num_bins: int,
@@ -279,7 +280,7 @@ class Classes(BFN):
     solver_start = 0.001
     ops: ModuleType  # of the family
 
-    def __init__(self, network: nn.Module, beta_1: float | None = None, *, schedule: DiscreteSchedule | None = None):
+    def __init__(self, network: Network, beta_1: float | None = None, *, schedule: DiscreteSchedule | None = None):
         super().__init__(network)
         self.schedule: DiscreteSchedule = given_schedule("beta_1", beta_1, schedule, QuadraticAccuracy)
 
@@ -332,7 +333,7 @@ class Discrete(Classes):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         beta_1: float | None = None,
         *,
         num_classes: int,

@@ -1,0 +1,322 @@
+"""Code of the authors' form on the ops. `Theirs` has the names and shapes of their module, and closed forms in float64;
+with BFN_OFFICIAL=<a checkout of github.com/nnaisense/bayesian-flow-networks> their own code is compared too."""
+
+import importlib
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from bfn_kernels import patch
+
+S1, BETA_1 = 0.001**0.5, 9.0
+
+
+class Factory(SimpleNamespace):
+    """The base of what stands for their factories of distributions."""
+
+
+class DeltaFactory(Factory): ...
+
+
+class DiscretizedNormalFactory(Factory): ...
+
+
+class BernoulliFactory(Factory): ...
+
+
+class CategoricalFactory(Factory): ...
+
+
+NORMAL = {"num_bins": 16, "clip": True, "min_std_dev": 1e-3, "max_std_dev": 10}
+
+
+def theirs():
+    """A module of their form, whose methods say that they are the originals."""
+
+    class Flow(nn.Module):
+        def __init__(self, **settings):
+            super().__init__()
+            self.__dict__.update(settings)
+
+        def forward(self, data, t):
+            return "original flow"
+
+    class Loss(nn.Module):
+        def __init__(self, bayesian_flow, distribution_factory, **settings):
+            super().__init__()
+            self.bayesian_flow, self.distribution_factory = bayesian_flow, distribution_factory
+            self.__dict__.update(settings)
+
+        def cts_time_loss(self, data, output_params, input_params, t):
+            return "original loss"
+
+        def discrete_time_loss(self, data, output_params, input_params, t, n_steps, n_samples=10):
+            return "original loss"
+
+        def reconstruction_loss(self, data, output_params, input_params):
+            return "original loss"
+
+    class BFN(nn.Module):
+        def __init__(self, net, bayesian_flow, loss):
+            super().__init__()
+            self.net, self.bayesian_flow, self.loss = net, bayesian_flow, loss
+
+        def sample(self, data_shape, n_steps):
+            return "original samples"
+
+    names = ("CtsBayesianFlow", "DiscreteBayesianFlow"), ("CtsBayesianFlowLoss", "DiscreteBayesianFlowLoss")
+    made = {name: type(name, (base,), {}) for base, names in zip((Flow, Loss), names, strict=True) for name in names}
+    return SimpleNamespace(BFN=BFN, **made)
+
+
+class Net(nn.Module):
+    """Notes what it is given, and puts out a fixed function of it."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.outputs, self.seen, self.weight = outputs, [], nn.Parameter(torch.ones(()))
+
+    def forward(self, x, t):
+        self.seen.append((x.clone(), t))
+        x = x if self.outputs > 2 else x.reshape(t.shape)[..., None]
+        return self.weight * torch.cat([x] * (1 if self.outputs > 2 else self.outputs), -1)
+
+
+def make(module, kind, **changes):
+    """A BFN of theirs, data and times of the data's size."""
+    generator = torch.Generator().manual_seed(0)
+    if kind in ("binary", "classes"):
+        k = 2 if kind == "binary" else 5
+        flow = module.DiscreteBayesianFlow(n_classes=k, max_sqrt_beta=BETA_1**0.5, discretize=False)
+        factory = BernoulliFactory() if k == 2 else CategoricalFactory()
+        loss = module.DiscreteBayesianFlowLoss(flow, factory, K=k)
+        data, outputs = torch.randint(k, (4, 3, 2), generator=generator), 1 if k == 2 else k
+        data = data.float() if k == 2 else data
+    else:
+        flow = module.CtsBayesianFlow(min_variance=0.001)
+        inner = DeltaFactory(clip_range=1.0) if kind == "reals" else DiscretizedNormalFactory(**NORMAL)
+        outer = SimpleNamespace(data_dist_factory=inner, min_t=1e-6)
+        loss = module.CtsBayesianFlowLoss(flow, outer, noise_pred=True, min_loss_variance=-1)
+        data = (torch.randint(16, (4, 3, 2), generator=generator) + 0.5) / 8 - 1
+        outputs = 1 if kind == "reals" else 2
+    t = torch.tensor([0.1, 0.3, 0.5, 0.9])[:, None, None].expand(data.shape).contiguous()
+    for name, value in changes.items():
+        owner, _, key = name.partition("__")
+        setattr(
+            {"flow": flow, "loss": loss, "factory": getattr(loss.distribution_factory, "data_dist_factory", None)}[
+                owner
+            ],
+            key,
+            value,
+        )
+    return module.BFN(Net(outputs), flow, loss), data, t
+
+
+KINDS = ("reals", "bins", "binary", "classes")
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def closed_form(kind, data, output, params, t):
+    """L∞ and the reconstruction of each variable, by their definitions in float64."""
+    x, t, output = data.double().flatten(1), t.double().flatten(1), output.double().flatten(1, -2)
+    if kind in ("binary", "classes"):
+        p = torch.cat([-output, output], -1).div(2).softmax(-1) if kind == "binary" else output.softmax(-1)
+        one_hot = nn.functional.one_hot(x.long(), p.shape[-1])
+        l_inf = p.shape[-1] * BETA_1 * t * (one_hot - p).square().sum(-1)
+        return l_inf, -(p * one_hot).sum(-1).log()
+    mean = params[0].double().flatten(1)
+    gamma = 1 - S1 ** (2 * t)
+    scale = ((1 - gamma) / gamma).sqrt()
+    predicted = mean / gamma - scale * output[..., 0]
+    normal = lambda mean, std, edges: torch.special.ndtr((edges - mean[..., None]) / std[..., None])  # noqa: E731
+    edges = torch.linspace(-1, 1, 17, dtype=torch.float64).clone()
+    edges[0], edges[-1] = -torch.inf, torch.inf
+    if kind == "reals":
+        x_hat = predicted.clamp(-1, 1)
+        std = torch.full_like(x_hat, 0.7 * S1)
+    else:
+        std = (scale * output[..., 1].exp()).clamp(1e-3, 10)
+        x_hat = (normal(predicted, std, edges).diff(dim=-1) * ((torch.arange(16) + 0.5) / 8 - 1)).sum(-1)
+        predicted = predicted if kind == "bins" else x_hat
+    bins = normal(x_hat if kind == "reals" else predicted, std, edges).diff(dim=-1)
+    index = ((x + 1) * 8).floor().long()[..., None]
+    return -torch.tensor(S1).double().log() * (x - x_hat).square() / S1 ** (2 * t), -bins.gather(-1, index)[
+        ..., 0
+    ].log()
+
+
+@each_kind
+def test_losses_are_theirs(kind):
+    module = theirs()
+    bfn, data, t = make(module, kind)
+    with patch.official(module):
+        torch.manual_seed(1)
+        params = bfn.bayesian_flow(data, t)
+        assert params[0].shape == (data.shape if kind != "classes" else (*data.shape, 5))
+        generator = torch.Generator().manual_seed(2)
+        output = torch.randn(*data.shape, bfn.net.outputs, generator=generator) * 0.5
+        got = bfn.loss.cts_time_loss(data, output, params, t)
+        torch.testing.assert_close(got.double(), closed_form(kind, data, output, params, t)[0], rtol=2e-5, atol=1e-6)
+        ones = torch.ones_like(t)
+        params = bfn.bayesian_flow(data, ones)
+        got = bfn.loss.reconstruction_loss(data, output * 0.01, params)
+        want = closed_form(kind, data, output * 0.01, params, ones)[1]
+        torch.testing.assert_close(got.double(), want, rtol=2e-4, atol=1e-5)
+        each = bfn.loss.discrete_time_loss(data, output, params, (t * 20).floor() / 20, 20)
+        assert each.shape == ((4, 6) if kind == "reals" else (4, 1)) and (each > 0).all()
+
+
+@each_kind
+def test_the_n_step_loss_tends_to_that_of_continuous_time(kind):
+    module = theirs()
+    bfn, data, t = make(module, kind)
+    with patch.official(module):
+        torch.manual_seed(1)
+        params = bfn.bayesian_flow(data, t)
+        output = torch.full((*data.shape, bfn.net.outputs), -0.2)
+        many = bfn.loss.discrete_time_loss(data, output, params, (t * 20000).floor() / 20000, 20000).mean(1)
+        limit = bfn.loss.cts_time_loss(data, output, params, t).mean(1)
+    torch.testing.assert_close(many, limit, rtol=2e-3, atol=1e-4)
+
+
+@each_kind
+def test_their_network_sees_in_sampling_what_theirs_would_show_it(kind):
+    module = theirs()
+    bfn, data, _ = make(module, kind)
+    with patch.official(module):
+        drawn = bfn.sample((7, 3, 2), 4)
+    assert drawn.shape == (7, 3, 2) and drawn.dtype == data.dtype
+    times = [t for _, t in bfn.net.seen]
+    assert all(t.shape == (7, 3, 2) for t in times)
+    assert [t.unique().tolist() for t in times] == [[0.0], [0.25], [0.5], [0.75], [1.0]]
+    first, last = bfn.net.seen[0][0], bfn.net.seen[-1][0]
+    if kind == "classes":
+        assert first.shape == (7, 3, 2, 5) and (first == 0.2).all()
+    else:
+        assert (first == 0).all() and first.shape == ((7, 3, 2, 1) if kind == "binary" else (7, 3, 2))
+    if kind == "binary":
+        assert -1 <= last.min() < last.max() <= 1  # 2·theta_0 - 1
+    assert not torch.equal(first, last)
+
+
+def test_a_state_of_two_classes_is_the_probability_of_class_0():
+    module = theirs()
+    bfn, data, _ = make(module, "binary")
+    with patch.official(module):
+        (p,) = bfn.bayesian_flow(data, torch.ones_like(data))
+    assert torch.equal(p < 0.5, data == 1)
+
+
+def test_it_undoes_itself():
+    module = theirs()
+    before = {key: getattr(getattr(module, key[0]), key[1]) for key in patch.REPLACED}
+    bfn, data, t = make(module, "reals")
+    undo = patch.official(module)
+    assert all(getattr(getattr(module, cls), name) is not before[cls, name] for cls, name in before)
+    undo.undo()
+    assert all(getattr(getattr(module, cls), name) is before[cls, name] for cls, name in before)
+    assert bfn.bayesian_flow(data, t) == "original flow" and bfn.sample((1, 2), 3) == "original samples"
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("reals", {"loss__noise_pred": False}),
+        ("bins", {"loss__min_loss_variance": 0.1}),
+        ("reals", {"factory__clip_range": 0.0}),
+        ("bins", {"factory__clip": False}),
+        ("bins", {"factory__min_std_dev": -1}),
+        ("binary", {"loss__distribution_factory": CategoricalFactory()}),
+        ("classes", {"flow__discretize": True}),
+        ("classes", {"loss__distribution_factory": Factory()}),
+    ],
+)
+def test_what_the_ops_do_not_compute_stays_theirs(kind, changes):
+    module = theirs()
+    bfn, data, t = make(module, kind, **changes)
+    with patch.official(module):
+        for loss, more in (("cts_time_loss", [t]), ("discrete_time_loss", [t, 4]), ("reconstruction_loss", [])):
+            assert getattr(bfn.loss, loss)(data, data[..., None], (data, None), *more) == "original loss"
+        assert bfn.sample((1, 2), 3) == "original samples"
+        if "flow__discretize" in changes:
+            assert bfn.bayesian_flow(data, t) == "original flow"
+
+
+def test_another_module_is_refused_and_left_as_it_was():
+    module = theirs()
+    before = module.CtsBayesianFlow.forward
+    del module.BFN
+    with pytest.raises(AttributeError, match="BFN"):
+        patch.official(module)
+    assert module.CtsBayesianFlow.forward is before
+
+
+OFFICIAL = os.environ.get("BFN_OFFICIAL")
+TRUE = {  # of each of their configurations: the flow, the factory of distributions, the outputs and the shape of data
+    "mnist": (
+        ("DiscreteBayesianFlow", {"n_classes": 2, "max_sqrt_beta": 3}),
+        ("BernoulliFactory", {}),
+        1,
+        (8, 28, 28, 1),
+    ),
+    "text8": (
+        ("DiscreteBayesianFlow", {"n_classes": 27, "max_sqrt_beta": 0.75}),
+        ("CategoricalFactory", {}),
+        27,
+        (8, 64),
+    ),
+    **{
+        f"cifar10_{kind}_{bins}": (("CtsBayesianFlow", {"min_variance": variance}), factory, outputs, (2, 32, 32, 3))
+        for bins, variance in ((16, 1e-3), (256, 1e-6))
+        for kind, factory, outputs in (
+            ("continuous", ("DeltaFactory", {}), 1),
+            ("discretized", ("DiscretizedNormalFactory", {"num_bins": bins}), 2),
+        )
+    },
+}
+
+
+@pytest.mark.skipif(OFFICIAL is None, reason="BFN_OFFICIAL names no checkout of the published code")
+@pytest.mark.parametrize("name", TRUE)
+def test_the_published_code_has_equal_losses_and_gradients(name, monkeypatch):
+    monkeypatch.syspath_prepend(OFFICIAL)
+    for other in ("model", "probability", "utils_model"):
+        monkeypatch.delitem(sys.modules, other, raising=False)
+    module, probability = importlib.import_module("model"), importlib.import_module("probability")
+    (flow, settings), (factory, of), outputs, shape = TRUE[name]
+    flow = getattr(module, flow)(**settings)
+    loss = getattr(module, type(flow).__name__ + "Loss")(flow, getattr(probability, factory)(**of))
+    generator = torch.Generator().manual_seed(0)
+    if hasattr(flow, "n_classes"):
+        data = torch.randint(flow.n_classes, shape, generator=generator)
+        data = data.float() if flow.n_classes == 2 else data
+    else:
+        bins = int(name.rsplit("_", 1)[1])
+        data = (torch.randint(bins, shape, generator=generator) + 0.5) * 2 / bins - 1
+    bfn = module.BFN(Net(outputs), flow, loss)
+    t = torch.rand(shape[0], generator=generator).clamp(min=0.02).view(-1, *[1] * (len(shape) - 1)).expand(shape)
+    torch.manual_seed(1)
+    params, last = flow(data, t), flow(data, torch.ones(shape))
+
+    def results():
+        found = []
+        for params_of, make_loss in (
+            (params, lambda o: loss.cts_time_loss(data, o, params, t)),
+            (last, lambda o: loss.reconstruction_loss(data, o, last)),
+        ):
+            output = 0.1 * bfn.net(flow.params_to_net_inputs(params_of), t)
+            output.retain_grad()
+            make_loss(output).mean().backward()
+            found += [make_loss(output).detach().flatten(1), output.grad]
+        return found
+
+    want = results()
+    with patch.official(module):
+        got = results()
+        assert bfn.sample(shape, 3).shape == shape
+    for ours, official in zip(got, want, strict=True):
+        torch.testing.assert_close(ours, official, rtol=1e-3, atol=1e-5 * official.abs().max().item())
