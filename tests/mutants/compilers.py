@@ -58,7 +58,7 @@ FAULTS = [
     ),
     Fault(
         OPERATORS, "kept = [values[i] for i in self.places]", "kept = [values[i] for i in sorted(self.places)]",
-        f"{GRADIENTS} -k 'gradcheck and cpu and discrete.continuous_time_loss'",
+        f"{GRADIENTS} -k 'gradcheck and cpu and continuous.update_sample'",
     ),
     Fault(
         OPERATORS, "zip(saved, forward.types[first:], forward.needed[first:],",
