@@ -13,13 +13,20 @@ PTX = os.environ.get("BFN_PTX")
 # Tests that would show nothing new in an interpreter, or take too long: it is a thousand times slower than a backend.
 LEFT_OUT = {
     "test_gradcheck": "gradients are compared with the reference's, of which gradcheck is the test",
-    "test_a_second_derivative_is_an_error": "refused by what all operators share",
-    "test_other_inputs_may_not_require_a_gradient": "refused before a backend is chosen",
+    "test_opcheck": "the fakes are those of all backends; results have the reference's types and shapes in other tests",
+    "test_kernels_stay_within_their_tensors": "tests/ptx looks at every access of the kernels as they are compiled",
     "test_bad_input": "refused before a backend is chosen; on a GPU a class out of range gives NaN",
     "test_threads_change_nothing": "the interpreter has one thread",
     "test_moments": "a million normals",
     "test_schemas_are_those_of_the_native_operators": "nothing runs",
     "test_tracing_for_a_gpu_that_is_not_there": "nothing runs",
+}
+# Tests of what all operators share, which the CPU's show.
+SHARED = {
+    "test_a_second_derivative_is_an_error",
+    "test_a_forward_mode_derivative_is_an_error",
+    "test_other_inputs_may_not_require_a_gradient",
+    "test_second_derivatives_by_torch_func_are_errors",
 }
 
 
@@ -44,6 +51,11 @@ def shows_something_new(item) -> bool:
     return not (INTERPRETED and of_table(item) and dtype_of(item) in (torch.float16, torch.bfloat16))
 
 
+def is_shared(item) -> bool:
+    """Whether the test shows on the CPU's operators what this backend's have too."""
+    return getattr(item, "originalname", "") in SHARED and item.callspec.params["backend"] != "cpu"
+
+
 def run_as_ptx(item) -> bool:
     """Whether tests/ptx runs this case of the table on what nvcc compiles: it runs every case in every type on shapes
     like these. The build of the same sources for the host shows nothing new by it but in float32, which remains, for
@@ -54,11 +66,10 @@ def run_as_ptx(item) -> bool:
 def pytest_collection_modifyitems(config, items):
     if INTERPRETED or PTX:
         name = f"{PTX}_ptx" if PTX else "triton"
-        keep = [i for i in items if name in i.nodeid and shows_something_new(i)]
-    elif cuda_ptx.missing() is None:
-        keep = [i for i in items if not run_as_ptx(i)]
+        keep = [i for i in items if name in i.nodeid and shows_something_new(i) and not is_shared(i)]
     else:
-        return
+        there = cuda_ptx.missing() is None
+        keep = [i for i in items if not is_shared(i) and not (there and run_as_ptx(i))]
     kept = set(keep)
     config.hook.pytest_deselected(items=[i for i in items if i not in kept])
     items[:] = keep
