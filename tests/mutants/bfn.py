@@ -3,6 +3,7 @@
 from fault import Fault
 
 TRAIN, EVALUATE, DATA, MODEL, TABLES = (f"bfn/{name}.py" for name in ("train", "evaluate", "data", "model", "tables"))
+PATCH, PATCHED = "bfn_kernels/patch.py", "tests/kernels/test_patch.py"
 NN, SAMPLERS, NN_TESTS = "bfn_kernels/nn.py", "bfn_kernels/samplers.py", "tests/kernels/test_nn.py"
 CHECKPOINT, ALONE, CLI, CONFIGS, MAIN = (
     f"bfn/{name}.py" for name in ("checkpoint", "alone", "cli", "configs/__init__", "__main__")
@@ -255,6 +256,24 @@ FAULTS = [
         "if parameter is None and schedule is None:",
         f"{NN_TESTS} -k takes_the_place",
     ),
+    # the published code
+    Fault(
+        PATCH,
+        "(1 - binary.flow_sample(x, t, beta_1=beta_1(self)),)",
+        "(binary.flow_sample(x, t, beta_1=beta_1(self)),)",
+        f"{PATCHED} -k class_0",
+    ),
+    Fault(PATCH, "0.7 if sixteen else 1", "1.0 if sixteen else 1", f"{PATCHED} -k losses_are_theirs"),
+    Fault(PATCH, "drawn.float() if isinstance(model, nn.Binary) else drawn", "drawn", f"{PATCHED} -k would_show_it"),
+    Fault(PATCH, "1 - 2 * theta[..., None]", "theta[..., None]", f"{PATCHED} -k would_show_it"),
+    Fault(
+        PATCH,
+        "if not loss.noise_pred or loss.min_loss_variance > 0:",
+        "if not loss.noise_pred:",
+        f"{PATCHED} -k stays_theirs",
+    ),
+    Fault(PATCH, "setattr(*self.originals.pop())", "self.originals.pop()", f"{PATCHED} -k undoes"),
+    Fault(PATCH, "(-inner.clip_range, inner.clip_range)", "None", f"{PATCHED} -k losses_are_theirs"),
     # networks
     Fault(NETWORK("layers"), "mixed.transpose(-1, -2).reshape", "mixed.reshape", tests("networks", "unet_attends")),
     Fault(
