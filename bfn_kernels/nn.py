@@ -52,11 +52,11 @@ class BFN(nn.Module, ABC):
         reduction: str = "mean",
     ) -> Tensor:
         """L∞ at times t, or L_n at t = (i - 1)/n where n_steps is given; without t at times spread over the batch.
-        mask: False where a variable is left out of the loss."""
+        mask: False where a variable is left out, as padding: it costs nothing, and the network sees its prior."""
         seed = drawn_seed() if seed is None else seed
         if t is None:
             t = spread_times(len(x), torch.Generator().manual_seed(part(seed, 2)), n_steps).to(x.device)
-        theta = self.flow(x, t, part(seed, 0))
+        theta = self.flow(x, t, part(seed, 0), mask)
         output = self.output(theta, t)
         if n_steps is None:
             return self.continuous_time_loss(x, output, theta, t, reduction=reduction, mask=mask)
@@ -67,7 +67,7 @@ class BFN(nn.Module, ABC):
     ) -> Tensor:
         """-ln p_O(x) given the input distribution that the flow reaches at t = 1."""
         t = torch.ones(len(x), device=x.device)
-        theta = self.flow(x, t, drawn_seed() if seed is None else seed)
+        theta = self.flow(x, t, drawn_seed() if seed is None else seed, mask)
         return self.reconstruction_loss(x, self.output(theta, t), theta, reduction=reduction, mask=mask)
 
     def output(self, theta: Tensor, t: Tensor) -> Tensor:
@@ -95,8 +95,8 @@ class BFN(nn.Module, ABC):
         return self.mode(self.output(theta, t), theta, t)
 
     @abstractmethod
-    def flow(self, x: Tensor, t: Tensor, seed: int) -> Tensor:
-        """theta at time t of the Bayesian flow of x."""
+    def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
+        """theta at time t of the Bayesian flow of x, and the prior where the mask is False."""
 
     @abstractmethod
     def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **how: Any) -> Tensor:
@@ -148,8 +148,8 @@ class Normal(BFN):
         super().__init__(network)
         self.schedule: ContinuousSchedule = given_schedule("sigma_1", sigma_1, schedule, ExponentialVariance)
 
-    def flow(self, x: Tensor, t: Tensor, seed: int) -> Tensor:
-        return continuous.flow_sample(x, t, schedule=self.schedule, seed=seed)
+    def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
+        return continuous.flow_sample(x, t, schedule=self.schedule, seed=seed, mask=mask)
 
     def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
         return torch.zeros(shape, device=device), torch.ones((), dtype=torch.float64, device=device)
@@ -355,8 +355,8 @@ class Discrete(Classes):
     def zeros(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.zeros(*shape, self.num_classes, device=device)
 
-    def flow(self, x: Tensor, t: Tensor, seed: int) -> Tensor:
-        return discrete.flow_sample(x, t, num_classes=self.num_classes, schedule=self.schedule, seed=seed)
+    def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
+        return discrete.flow_sample(x, t, num_classes=self.num_classes, schedule=self.schedule, seed=seed, mask=mask)
 
     def discrete_time_loss(
         self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **how: Any
@@ -385,8 +385,8 @@ class Binary(Classes):
     def zeros(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.zeros(shape, device=device)
 
-    def flow(self, x: Tensor, t: Tensor, seed: int) -> Tensor:
-        return binary.flow_sample(x, t, schedule=self.schedule, seed=seed)
+    def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
+        return binary.flow_sample(x, t, schedule=self.schedule, seed=seed, mask=mask)
 
     def discrete_time_loss(
         self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **how: Any

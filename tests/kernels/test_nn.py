@@ -132,6 +132,17 @@ def test_a_mask_leaves_variables_out(kind):
     assert got == pytest.approx(each[mask].sum().item(), rel=1e-5)
 
 
+def test_padding_is_neither_read_nor_shown():
+    model, x = make("discrete")
+    mask = torch.tensor([[True, False, True, True]] * 3)
+    seen = []
+    model.network.register_forward_pre_hook(lambda network, given: seen.append(given[0]))
+    padded = x.where(mask, -100)
+    for call in (model, model.reconstruction):
+        assert call(padded, mask=mask, seed=1) == call(x, mask=mask, seed=1)
+    assert all((theta[~mask] == 0.2).all() for theta in seen)
+
+
 @each_kind
 @pytest.mark.parametrize("sampler", ["ancestral", "ode2", "sde1"])
 def test_samples_have_the_shape_that_is_asked_for(kind, sampler):
