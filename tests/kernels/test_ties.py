@@ -131,7 +131,7 @@ def test_a_sum_of_more_parts_than_are_taken_at_a_time(backend):
 
 @on_each
 def test_a_sum_of_more_rows_of_classes_than_a_block_has_threads(backend):
-    """Each block of a GPU has one row of 513 classes, while a warp may hold 512: 300 partial sums, and as many counts."""
+    """Each block of a GPU has one row of 513 classes, of which no warp holds several: 300 partial sums and counts."""
     count = 40 if INTERPRETED else 300
     x, z = torch.zeros(count, dtype=torch.int64), torch.zeros(count, 513)
     z[:, 0], x[-1] = 1e4, 1  # this variable costs 10 000, and the others nothing
