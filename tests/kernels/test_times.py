@@ -47,6 +47,9 @@ def test_repeated_numbers_are_those_of_the_rows(case, backend):
     want, wide = case(inputs, backend), {n: inputs[n].unsqueeze(-1).expand(SHAPE) for n in names}
     same(case(inputs | wide, backend), want)
     same(case(inputs | {n: v.contiguous() for n, v in wide.items()}, backend), want)
+    # of two dimensions, of which the first is that of neighbours in memory: no layout of repeated numbers
+    turned = {n: v.t().contiguous().t() for n, v in (inputs | wide).items() if getattr(v, "shape", None) == SHAPE}
+    torch.testing.assert_close(case(inputs | turned, backend), want, rtol=1e-6, atol=1e-6, equal_nan=True)
 
 
 @pairs(["reference", *NATIVE[:1]], has_rows)

@@ -65,8 +65,11 @@ ld.global.{kind} {registers}, [%at+{offset}];
 
 @pytest.mark.parametrize(
     ("stride", "vector", "passes", "least"),
-    [(4, 1, 1, 1), (8, 1, 2, 1), (132, 1, 1, 1), (128, 1, 32, 1), (0, 1, 1, 1), (16, 4, 4, 4), (32, 4, 8, 4)],
-)
+    [
+        (4, 1, 1, 1), (8, 1, 2, 1), (132, 1, 1, 1), (128, 1, 32, 1), (0, 1, 1, 1),
+        (16, 4, 4, 4), (32, 4, 8, 4), (0, 4, 4, 4),
+    ],
+)  # fmt: skip
 def test_passes_of_shared_memory(stride, vector, passes, least):
     registers = "%r1" if vector == 1 else "{%r1, %r2, %r3, %r4}"
     kind = "b32" if vector == 1 else "v4.b32"
