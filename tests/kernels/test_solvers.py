@@ -183,7 +183,7 @@ def test_guidance_leaves_probabilities_of_0(backend):
     z = torch.tensor([[1.0, 2.0, -torch.inf], [-torch.inf, 0.5, 1.0]]).repeat(4, 1)
     state, p = torch.zeros_like(z), torch.empty_like(z)
     k = {"beta_1": 3.0, "predicted_out": p, "backend": backend}
-    for other, weight in ((z, 1.0), (z, 0.0), (z.clamp(min=-9), -1.0)):
+    for other, weight in ((z, 1.0), (z, 0.0), (z.roll(1, 0), 0.0), (-z, 0.0), (z.clamp(min=-9), -1.0)):
         assert discrete.solver_step(z, state, 0.4, 0.6, unconditional=other, guidance=weight, **k).isfinite().all()
         assert torch.equal(p == 0, z.isinf())
         binary.solver_step(z, state, 0.4, 0.6, unconditional=other, guidance=weight, **k)

@@ -79,12 +79,6 @@ FAULTS = [
         CPU("discrete.cpp"), "if (op.previous) std::copy_n(ahead, tile.numbers(), p);", "", ON_CPU("discrete and ode2")
     ),
     Fault(
-        CPU("discrete.cpp"),
-        "pad_tile(tile, buffer, kMinusInfinity<T>);\n    return buffer;",
-        "return buffer;",
-        f"{SOLVERS} -k 'minus_one and cpu'",
-    ),
-    Fault(
         CPU("discretised.cpp"),
         "if (op.solver.on) extrapolate(op.solver, start, length, value);",
         "",
