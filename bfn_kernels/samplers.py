@@ -1,7 +1,8 @@
 """Sampling with a model of bfn_kernels.nn: n steps, each with a call of the network, then the mode of its output
 distribution at t = 1."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -46,17 +47,29 @@ def sample(
     capture = can_capture(device) if capture is None else capture
     if capture and not can_capture(device):
         raise ValueError(f"capture must be None or False on {device}, which has no CUDA graphs")
+    with evaluating(model):
+        run = SAMPLERS[sampler](model, shape, n_steps, seed, device)
+        step = run.step
+        for i in range(n_steps + 1):
+            if i > 0:
+                step()
+            if i == 1 < n_steps and capture:  # not the first step: what that one compiles must not be recorded
+                step = captured(run.step, device)
+            if watch is not None:
+                watch(i, tuple(value.clone() for value in run.state))
+        return model.sample_final(run.state)
+
+
+@contextmanager
+def evaluating(model: BFN) -> Iterator[None]:
+    """Within it all of the model is in evaluation mode; afterwards each part is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
     model.eval()
-    run = SAMPLERS[sampler](model, shape, n_steps, seed, device)
-    step = run.step
-    for i in range(n_steps + 1):
-        if i > 0:
-            step()
-        if i == 1 < n_steps and capture:
-            step = captured(run.step, device)  # after the first step, since what that one compiles must not be recorded
-        if watch is not None:
-            watch(i, tuple(value.clone() for value in run.state))
-    return model.sample_final(run.state)
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 class Run:
@@ -116,19 +129,20 @@ def sample_within(
     (tensor([[0, 0, 0]]), 8)
     """
     device, seed = torch.device(device), drawn_seed() if seed is None else seed
-    model.eval()
-    state = model.solver_state(shape, device, model.solver_start, part(seed, 0))
-    steps, unread = Steps(model.solver_start, tolerance), torch.zeros((), dtype=torch.int64, device=device)
-    while steps.t < steps.end:
-        t, kept, accepted = torch.full((shape[0],), steps.t, device=device), [value.clone() for value in state], False
-        output = model.output(model.theta(state), t)
-        while not accepted:
-            now = coefficients("ode2", model.schedule, steps.t, steps.t_next, steps.t_previous).each(float)
-            model.solve(output, state, t, now, unread)
-            accepted = steps.judge(error_of_step(now, state[-1], kept[-1], model.state_scale))
-            for value, before in zip(state, kept, strict=True) if not accepted else ():
-                value.copy_(before)
-    return model.sample_final(state), steps.accepted + 1
+    with evaluating(model):
+        state = model.solver_state(shape, device, model.solver_start, part(seed, 0))
+        steps, unread = Steps(model.solver_start, tolerance), torch.zeros((), dtype=torch.int64, device=device)
+        while steps.t < steps.end:
+            t, accepted = torch.full((shape[0],), steps.t, device=device), False
+            kept = [value.clone() for value in state]
+            output = model.output(model.theta(state), t)
+            while not accepted:
+                now = coefficients("ode2", model.schedule, steps.t, steps.t_next, steps.t_previous).each(float)
+                model.solve(output, state, t, now, unread)
+                accepted = steps.judge(error_of_step(now, state[-1], kept[-1], model.state_scale))
+                for value, before in zip(state, kept, strict=True) if not accepted else ():
+                    value.copy_(before)
+        return model.sample_final(state), steps.accepted + 1
 
 
 SAMPLERS: dict[str, Callable[..., Run | SolverRun]] = {

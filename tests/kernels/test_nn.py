@@ -156,6 +156,17 @@ def test_samples_have_the_shape_that_is_asked_for(kind, sampler):
     assert drawn.shape == (6, 7) and calls > 2
 
 
+def test_sampling_is_without_dropout_and_leaves_the_modes_of_modules():
+    model, _ = make("continuous")
+    model.network.outer = torch_nn.Sequential(torch_nn.Dropout(0.5), model.network.outer)
+    model.network.inner.eval()  # as of a part that is not trained
+    modes = [module.training for module in model.modules()]
+    drawn = [samplers.sample(model, (4, 5), 3, seed=1) for _ in range(2)]
+    assert torch.equal(*drawn) and [module.training for module in model.modules()] == modes
+    samplers.sample_within(model, (4, 5), 1.0, seed=1)
+    assert [module.training for module in model.modules()] == modes and True in modes and False in modes
+
+
 def test_a_schedule_takes_the_place_of_a_number():
     for kind, given, other in (
         (nn.Continuous, {"sigma_1": 0.1}, ExponentialVariance(0.1)),

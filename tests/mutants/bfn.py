@@ -230,7 +230,8 @@ FAULTS = [
         "t = torch.zeros(len(theta), device",
         tests("model", "sampling_follows"),
     ),
-    Fault(SAMPLERS, "    model.eval()\n    run = ", "    run = ", tests("sample", "valid_and_follow")),
+    Fault(SAMPLERS, "    model.eval()\n    try", "    try", f"{NN_TESTS} -k without_dropout"),
+    Fault(SAMPLERS, "module.training = training", "pass", f"{NN_TESTS} -k without_dropout"),
     Fault(SAMPLERS, "fold_in(seed, steps)", "fold_in(seed, 0 * steps)", tests("sample", "by_themselves")),
     Fault(SAMPLERS, "((steps.double() - 1) / n_steps)", "(steps.double() / n_steps)", tests("sample", "by_themselves")),
     Fault(
