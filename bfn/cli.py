@@ -184,7 +184,12 @@ def plot_command(run: Run, overrides: Overrides = None) -> None:
     with plain_errors():
         refuse_several_processes()
         model, settings, data = load_run(run, overrides, processes.start().device)
-        for path in plotted(model, settings, data, directory(run)):
+        out, options = directory(run), settings.sample
+        more = [
+            plots.plot_times(model, data, out / "times.png", seed=options.seed),
+            plots.animate_flow(model, data, out / "flow.gif", n_steps=options.n_steps, seed=options.seed),
+        ]
+        for path in [*plotted(model, settings, data, out), *more]:
             console.print(f"plot: {path}")
 
 
@@ -276,10 +281,9 @@ def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
 
 
 def plotted(model: BFN, settings: Config, data: Data, out: Path) -> list[Path]:
-    """Write what the log, where the run has one, and the model can show."""
-    n_steps, seed = settings.sample.n_steps, settings.sample.seed
+    """Write the loss curves, where the run has a log, and the narrowing input distribution."""
+    narrowing = plots.plot_narrowing(
+        model, data, out / "narrowing.png", n_steps=settings.sample.n_steps, seed=settings.sample.seed
+    )
     log = out / LOG_FILE
-    paths = [plots.plot_losses(log, data.baseline, out / "losses.png")] if log.exists() else []
-    paths.append(plots.plot_times(model, data, out / "times.png", seed=seed))
-    paths.append(plots.plot_narrowing(model, data, out / "narrowing.png", n_steps=n_steps, seed=seed))
-    return [*paths, plots.animate_flow(model, data, out / "flow.gif", n_steps=n_steps, seed=seed)]
+    return [plots.plot_losses(log, data.baseline, out / "losses.png"), narrowing] if log.exists() else [narrowing]

@@ -181,7 +181,7 @@ def test_theta_in_compiled_code(backend):
     for out in (False, True):
         torch._dynamo.reset()
         want = loop(M.clone(), X.exp(), out)
-        for name in ("aot_eager", "inductor"):
+        for name in ("aot_eager", *([] if backend == "reference" else ["inductor"])):  # it has no operators
             state, theta = M.clone(), X.exp()
             got = torch.compile(loop, fullgraph=True, backend=name)(state, theta, out)
             torch.testing.assert_close((*got, theta), (*want, want[1] / 2))
