@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -17,7 +18,7 @@ from rich.table import Table
 from bfn import plots, processes, tables
 from bfn.alone import RunError, refuse_lost_processes, refuse_several_processes
 from bfn.checkpoint import CheckpointError, write_atomically
-from bfn.configs import Config, ConfigError, choose, load, shipped
+from bfn.configs import Config, ConfigError, choose, flatten, load, shipped
 from bfn.data import Data, load_data
 from bfn.download import DOWNLOADS, download
 from bfn.evaluate import Bound, evaluate
@@ -80,7 +81,16 @@ def main(
     """Train, evaluate and sample Bayesian flow networks."""
 
 
-@app.command()
+def all_settings() -> str:
+    """Every setting with its default, a paragraph for each section."""
+    sections: dict[str, list[str]] = {}
+    for key, value in flatten(asdict(Config())).items():
+        sections.setdefault(key.partition(".")[0], []).append(f"{key}={value}")
+    lines = [", ".join(keys) for keys in sections.values()]
+    return "\n\n".join(["Settings and their defaults, which bfn/configs/__init__.py explains:", *lines])
+
+
+@app.command(epilog=all_settings())
 def train(
     config: Annotated[str, typer.Argument(help=f"One of {', '.join(shipped())}, or the path of a YAML file.")],
     overrides: Overrides = None,

@@ -1,5 +1,6 @@
 import re
 import signal
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from typer.testing import CliRunner
 
 import bfn_kernels
 from bfn import cli
+from bfn.configs import Config, flatten
 from bfn.sample import sample as draw
 from bfn.train import MODEL_FILE, STATE_FILE
 
@@ -88,6 +90,12 @@ def test_samples_are_written_as_numbers_and_where_one_asks(run, tmp_path):
     assert result.exit_code == 0 and (tmp_path / "three.png").exists()
     samples = np.load(tmp_path / "three.npy")
     assert samples.shape == (3, 8, 8) and (samples != 0).any() and (np.abs(samples) < 1).all()
+
+
+def test_the_help_of_training_has_every_setting_and_its_default():
+    said = " ".join(bfn("train", "--help").output.split())
+    missing = [f"{key}={value}" for key, value in flatten(asdict(Config())).items() if f"{key}={value}" not in said]
+    assert missing == []
 
 
 def test_the_version_is_that_of_the_kernels():
