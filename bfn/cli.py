@@ -31,7 +31,7 @@ from bfn_kernels import __version__
 from bfn_kernels.backends import BACKENDS
 from bfn_kernels.samplers import SAMPLERS
 
-app = typer.Typer(help="Train, evaluate and sample Bayesian flow networks.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False)  # `main` has its help
 data_app = typer.Typer(help="The files of data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 console = Console(highlight=False, soft_wrap=True)

@@ -22,6 +22,7 @@ from bfn_kernels.schedules import ExponentialVariance
 VALUE, HIGH = 0.5, 0.7  # the data are VALUE with probability HIGH, or else -VALUE
 SCHEDULE = ExponentialVariance(sigma_1=0.1)
 STEPS = 25
+SHOWN = range(0, STEPS + 1, 5)  # the numbers of messages after which the input distribution is told and drawn
 ENTROPY = -(HIGH * math.log(HIGH) + (1 - HIGH) * math.log(1 - HIGH))
 
 
@@ -34,7 +35,7 @@ def output_distribution(mean: Tensor, t: Tensor | float) -> Tensor:
 
 
 def expected(mean: Tensor, t: Tensor | float) -> Tensor:
-    """What the network expects x to be."""
+    """The value of x that the network expects."""
     return VALUE * (2 * output_distribution(mean, t) - 1)
 
 
@@ -68,7 +69,7 @@ def density(values: Tensor, mean: float, std: float) -> Tensor:
 
 def draw_messages(axes: Axes, states: list[tuple[Tensor, float]]) -> None:
     values = torch.linspace(-1.5, 1.5, 600)
-    for i in (0, 5, 10, 15, 20, 25):
+    for i in SHOWN:
         mean, precision = states[i][0][0].item(), states[i][1]
         axes.plot(values, density(values, mean, precision**-0.5), color=plt.get_cmap("viridis")(i / 27), label=str(i))
     axes.axvline(VALUE, color="C3", linestyle="--", linewidth=1)
@@ -113,7 +114,7 @@ def tell(path: Path, console: Console, seed: int = 3) -> Path:
     """Prints the story and writes its picture."""
     states, losses = communicate(torch.full((200,), VALUE), seed), cost(50, seed)
     console.print(f"Someone wants to send x = {VALUE}, which is {VALUE} in {HIGH:.0%} of all cases and else {-VALUE}.")
-    for i in (0, 5, 10, 15, 20, 25):
+    for i in SHOWN:
         mean, precision = states[i][0][0], states[i][1]
         high = output_distribution(mean, i / STEPS).item()
         known = f"the input distribution is N({mean:+.2f}, {precision**-0.5:.2f}²)"

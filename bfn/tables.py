@@ -74,7 +74,7 @@ def bounds_table(rows: Sequence[Measured], data: Data, settings: Config) -> Tabl
 
 
 class Drawn(NamedTuple):
-    """What a sampler needs for a batch, and how its samples compare. told_apart: as `told_apart` has it."""
+    """The calls and seconds that a sampler took for a batch, and what `told_apart` says of its samples."""
 
     sampler: str
     calls: int

@@ -26,7 +26,7 @@ Network = Callable[[Tensor, Tensor], Tensor]  # a module, or another function of
 
 
 class BFN(nn.Module, ABC):
-    """What all kinds of data share.
+    """The base of the modules for all kinds of data.
 
     Data are x `[B, ...]` and times t `[B]`. `theta` are the parameters of the input distribution: means `[B, ...]`,
     probabilities of classes `[B, ..., K]`, or of class 1 `[B, ...]`. `network(theta, t)` puts out what each kind of
@@ -140,7 +140,7 @@ class BFN(nn.Module, ABC):
 
 
 class Normal(BFN):
-    """What continuous and discretised data share: their input distribution is N(mean, 1/precision)."""
+    """The base for continuous and discretised data, whose input distribution is N(mean, 1/precision)."""
 
     solver_start = 0.01
 
@@ -275,7 +275,7 @@ class Discretised(Normal):
 
 
 class Classes(BFN):
-    """What data of two and of more classes share: their state are logits and theta."""
+    """The base for data of two and of more classes, whose state are logits and theta."""
 
     solver_start = 0.001
     ops: ModuleType  # of the family

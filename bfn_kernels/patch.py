@@ -118,7 +118,7 @@ def classes_flow(original: Any, self: Any, data: Tensor, t: Tensor) -> tuple[Ten
 
 
 def predictions(family: Any, output: Tensor) -> tuple[Tensor, ...]:
-    """What an op takes of their network's output."""
+    """The arguments of an op that stand for their network's output."""
     return (flat(output)[..., 0],) if family is continuous else (flat(output), None)  # type: ignore[return-value]
 
 

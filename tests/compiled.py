@@ -30,8 +30,8 @@ def _included(path: Path, folders: tuple[str, ...]) -> frozenset[Path]:
 
 
 def _kept(name: str, suffix: str, command: Sequence, files: Sequence[Path]) -> Path:
-    """What the command makes of these files; a command that is interrupted leaves nothing of the final name. The folder
-    of the project does not matter, so that a copy of it can take over what was built."""
+    """The file that the command makes of these; a command that is interrupted leaves nothing of the final name. The
+    folder of the project does not matter, so that a copy of it can take over what was built."""
     command = [str(part) for part in command]
     content = hashlib.sha256(repr(command).replace(str(ROOT), "").encode())
     for path in files:
