@@ -1,4 +1,4 @@
-"""Measure every case, print the tables, write a CSV and a plot. The exit status is 1 if any result was wrong."""
+"""Measure every case, print the tables, write a CSV and a page. The exit status is 1 if any result was wrong."""
 
 import argparse
 import sys
@@ -11,9 +11,10 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import accuracy, cases, gate, measure, memory, report
+from benchmarks import accuracy, cases, gate, measure, memory, page, report
+from benchmarks.base import Base
 from benchmarks.cases import CASES, Case
-from benchmarks.competitors import COMPILED, EAGER, PUBLISHED, Competitor, available, competitors, prepared
+from benchmarks.competitors import BASE, COMPILED, EAGER, PUBLISHED, Competitor, available, competitors, prepared
 from benchmarks.devices import DEVICES, Device
 from benchmarks.report import FAILED, OK, STOPPED, Row
 from bfn_kernels.backends import BACKENDS
@@ -23,15 +24,27 @@ WIDTH = 118
 NAMES = (*BACKENDS, PUBLISHED, EAGER, COMPILED)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options, in which `cases` are those that were chosen and `out` is the directory of the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="an eighth of the rows, nothing compiled, few repetitions")
     parser.add_argument("--device", choices=tuple(DEVICES), default="cpu", help="where the cases run (cpu)")
     parser.add_argument("--without", action="append", default=[], choices=NAMES, help="leave out a competitor")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name has this in it")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak extra memory")
+    parser.add_argument("--base", metavar="REV", help="a git revision, whose kernels are timed beside today's")
     parser.add_argument("--out", type=Path, default=None, help="directory of the results (runs/benchmarks/<date>)")
     options = parser.parse_args(arguments)
+    options.started = datetime.now()
+    options.cases = [case for case in CASES if options.only in case.name]
+    if not options.cases:
+        parser.error(f"--only {options.only!r} is in the name of no case; they are: {', '.join(c.name for c in CASES)}")
+    options.out = options.out or Path("runs", "benchmarks", options.started.strftime("%Y-%m-%d-%H%M%S"))
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options, began = parsed(arguments), time.monotonic()
     if options.device == "cuda" and not torch.cuda.is_available():
         print(f"error: torch {torch.__version__} sees no GPU", file=sys.stderr)
         return 2
@@ -40,33 +53,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not backends:
         print("error: no backend is built; `python -m bfn_kernels.env` says how to get one", file=sys.stderr)
         return 2
-    chosen = [case for case in CASES if options.only in case.name]
-    if not chosen:
-        parser.error(f"--only {options.only!r} is in the name of no case; they are: {', '.join(c.name for c in CASES)}")
-    started, began = datetime.now(), time.monotonic()
-    out = options.out or Path("runs", "benchmarks", started.strftime("%Y-%m-%d-%H%M%S"))
-    out.mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     console = Console(width=WIDTH, record=True, highlight=False)
     device = DEVICES[options.device]()
-    machine = measure.machine(device) | {"date": started.isoformat(timespec="seconds"), "quick": str(options.quick)}
-    copying = measure.copy_bandwidth(device)
-    machine["copy_gb_per_s"] = f"{copying:.1f}"
+    base = Base(options.base, backends[0], device.name) if options.base else None
+    machine = measure.machine(device)
+    machine |= {"date": options.started.isoformat(timespec="seconds"), "quick": str(options.quick)}
+    machine["copy_gb_per_s"] = f"{measure.copy_bandwidth(device):.1f}"
+    if base is not None:
+        machine["base"] = base.revision
     console.print("\n".join(f"{key:<14} {value}" for key, value in machine.items()))
+    rows = run_cases(options, backends, device, base)
+    needed = any("L_n" in case.name for case in options.cases)
+    errors = accuracy.of_expectations(backends[0], device.name) if needed else {}
+    if base is not None:
+        base.close()
+    about = tell(console, options, machine, rows, backends, errors)
+    failed = [row for row in rows if row.status == FAILED]
+    console.print(f"{time.monotonic() - began:.0f} s; the report is {about}")
+    for row in failed:
+        console.print(f"[red]FAILED[/] {row.case}, {row.competitor}: {row.note}")
+    (options.out / "report.txt").write_text(console.export_text())
+    return 1 if failed else 0
+
+
+def run_cases(options: argparse.Namespace, backends: list[str], device: Device, base: Base | None) -> list[Row]:
+    """The rows of all cases; a line is printed when one is done."""
     rows: list[Row] = []
     bar = Progress(TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn(), console=Console(stderr=True))
     with bar:
-        task = bar.add_task("", total=len(chosen))
-        for case in chosen:
+        task = bar.add_task("", total=len(options.cases))
+        for case in options.cases:
             bar.update(task, description=case.name)
             actual = cases.on_gpu(case) if options.device == "cuda" else case
             actual = cases.quick(actual) if options.quick else actual
             taking_part = competitors(actual, backends, options.quick, device.max_elements)
             taking_part = [c for c in taking_part if c.name not in options.without]
-            rows += run_case(actual, taking_part, device, options.quick, not options.no_memory)
+            rows += run_case(actual, taking_part, device, options.quick, not options.no_memory, base)
             bar.advance(task)
             bar.console.print(report.one_line([row for row in rows if row.case == actual.name]))
-        needed = any("L_n" in case.name for case in chosen)
-        errors = accuracy.of_expectations(backends[0], device.name) if needed else {}
+    return rows
+
+
+def tell(
+    console: Console,
+    options: argparse.Namespace,
+    machine: dict[str, str],
+    rows: Sequence[Row],
+    backends: Sequence[str],
+    errors: dict[str, accuracy.Errors],
+) -> Path:
+    """Prints the tables, writes the CSV, and returns the page about it."""
     console.print(report.results_table(rows))
     held = {row.held_to: None for row in rows if row.held_to}
     console.print("error: of the output and of each gradient, relative in the 2-norm of a row of the batch, the worst.")
@@ -76,28 +113,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"held to the {text}: {names}")
     if errors:
         console.print(report.errors_table(errors))
-    if options.device == "cpu":
-        met = report.targets(chosen, rows, backends[0], errors)
+    met = report.targets(options.cases, rows, backends[0], errors) if options.device == "cpu" else []
+    if met:
         console.print(report.targets_table(met, options.quick))
     else:
-        console.print(report.bandwidth_table(rows, backends, copying))
-    report.write_csv(rows, machine, out / "results.csv")
-    report.plot(rows, out / "time_against_k.png")
-    failed = [row for row in rows if row.status == FAILED]
-    console.print(f"{time.monotonic() - began:.0f} s; results in {out}")
-    for row in failed:
-        console.print(f"[red]FAILED[/] {row.case}, {row.competitor}: {row.note}")
-    (out / "report.txt").write_text(console.export_text())
-    return 1 if failed else 0
+        console.print(report.bandwidth_table(rows, backends, float(machine["copy_gb_per_s"])))
+    if "base" in machine:
+        console.print(report.base_table(rows, backends[0], machine["base"]))
+    report.write_csv(rows, machine, options.out / "results.csv")
+    return page.write(options.out, met)
 
 
 def run_case(
-    case: Case, taking_part: Sequence[Competitor], device: Device, quick: bool, with_memory: bool
+    case: Case,
+    taking_part: Sequence[Competitor],
+    device: Device,
+    quick: bool,
+    with_memory: bool,
+    base: Base | None = None,
 ) -> list[Row]:
     """The result of the gate, the time and the memory of each competitor, the backends first."""
     tensors, noise = cases.inputs(case, device=device.name)
     backends = [c.name for c in taking_part if c.name in BACKENDS]
     found, runs = admitted(case, taking_part, tensors, noise)
+    if base is not None:
+        found[BASE] = judged(base.check(case), STOPPED)
+        if found[BASE]["status"] == OK:
+            runs[BASE] = base
     moved = sum(t.nbytes for t in tensors.values()) + sum(cases.written(case, tensors, noise))
     times = measure.timings(runs, SECONDS_QUICK if quick else device.seconds, device)
     for name, timing in times.items():
@@ -113,7 +155,7 @@ def run_case(
             found[name]["ratio"] = timing.median / times[backends[0]].median
         if name in backends:
             found[name]["allowed_bytes"] = cases.allowed(case, tensors, noise)
-        if not with_memory or (quick and name not in backends):
+        if not with_memory or name == BASE or (quick and name not in backends):
             continue
         competitor = next(c for c in taking_part if c.name == name)
         peak = device.peak(case, competitor, runs[name])
@@ -141,15 +183,22 @@ def admitted(
         except Exception as error:
             # a failure of torch.compile is not one of ours
             status = STOPPED if competitor.compiled else FAILED
-            found[name] = {"status": status, "note": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+            found[name] = judged(f"{type(error).__name__}: {str(error).splitlines()[0]}", status)
             continue
-        found[name] = {"error": verdict.worst, "tolerance": verdict.tolerance, "held_to": verdict.held_to}
+        found[name] = judged(verdict)
         if verdict.agrees:
-            found[name]["status"], runs[name] = OK, run
-        else:
-            errors = ", ".join(f"{what} {error:.1e}" for what, error in verdict.errors.items())
-            found[name] |= {"status": FAILED, "note": errors}
+            runs[name] = run
     return found, runs
+
+
+def judged(verdict: gate.Verdict | str, stopped: str = FAILED) -> dict:
+    """What a row says of a verdict, or, with the status `stopped`, of the reason why there is none."""
+    if isinstance(verdict, str):
+        return {"status": stopped, "note": verdict}
+    said = {"error": verdict.worst, "tolerance": verdict.tolerance, "held_to": verdict.held_to}
+    if verdict.agrees:
+        return said | {"status": OK}
+    return said | {"status": FAILED, "note": ", ".join(f"{what} {e:.1e}" for what, e in verdict.errors.items())}
 
 
 if __name__ == "__main__":

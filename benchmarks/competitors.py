@@ -12,7 +12,7 @@ from benchmarks import cases, closed_forms, published, steps
 from benchmarks.cases import Case
 from bfn_kernels.backends import BACKENDS
 
-PUBLISHED, EAGER, COMPILED = "published", "eager", "compiled"
+PUBLISHED, EAGER, COMPILED, BASE = "published", "eager", "compiled", "base"
 # The largest error that is allowed in an output or gradient, relative in the 2-norm of the worst row of the batch. The
 # logarithms of bins' probabilities, and even more their gradients, lose digits in float32 if they are computed from
 # differences of Φ.
@@ -195,27 +195,31 @@ PUBLISHED_OF_OP = {  # for ops whose published form differs from the default of 
 }
 
 
+def plain_tolerance(case: Case) -> float:
+    return TOLERANCE_LOG_BINS if case.op == "discretised.discrete_time_loss" else TOLERANCE
+
+
+def of_backend(name: str, case: Case) -> Competitor:
+    # what x differs by from a mean that was rounded to float32 costs the reference in float32 as many digits
+    exact = name != "reference" and not case.op.endswith("flow_and_loss")
+    return Competitor(
+        name,
+        functools.partial(kernel, name),
+        tolerance=TOLERANCE_KERNEL if exact else plain_tolerance(case),
+        tensors=functools.partial(cases.as_passed, case),
+    )
+
+
 def competitors(case: Case, backends: list[str], quick: bool = False, max_elements: int = 2**28) -> list[Competitor]:
     """The backends, the first of which the others are compared with, and their peers.
 
     max_elements: the most numbers per tensor for formulations that visit every bin of every draw; with more they would
     take minutes, or more memory than there is.
     """
-    tolerance = TOLERANCE_LOG_BINS if case.op == "discretised.discrete_time_loss" else TOLERANCE
-    # what x differs by from a mean that was rounded to float32 costs the reference in float32 as many digits
-    exact = not case.op.endswith("flow_and_loss")
-    found = [
-        Competitor(
-            name,
-            functools.partial(kernel, name),
-            tolerance=TOLERANCE_KERNEL if BACKENDS[name].library and exact else tolerance,
-            tensors=functools.partial(cases.as_passed, case),
-        )
-        for name in backends
-    ]
+    found = [of_backend(name, case) for name in backends]
     if case.within:  # its peers are those of the other case
         return found
-    eager = Competitor(EAGER, functools.partial(closed_form, closed_forms), tolerance=tolerance)
+    eager = Competitor(EAGER, functools.partial(closed_form, closed_forms), tolerance=plain_tolerance(case))
     peers = [eager]
     reuse = case.options.get("reuse")
     if not (quick or reuse or case.small):

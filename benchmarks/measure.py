@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from benchmarks.base import Base
 from benchmarks.devices import Device, Run
 from bfn_kernels import __version__
 from bfn_kernels.backends import CPU_BUILD
@@ -33,7 +34,12 @@ class Timing:
         return len(self.seconds)
 
 
-def timings(runs: dict[str, Run], seconds: float, device: Device) -> dict[str, Timing]:
+def clock(run: Run | Base, device: Device, calls: int = 1) -> float:
+    """The seconds that a call takes, by the clock of the process that makes it."""
+    return run.clock(calls) if isinstance(run, Base) else device.clock(run, calls)
+
+
+def timings(runs: dict[str, Run | Base], seconds: float, device: Device) -> dict[str, Timing]:
     """Times each run, which must have run before, for about so many seconds, but at least three times.
 
     The repetitions of all runs take turns, so that all see the machine in the same state. A short run is called once
@@ -41,9 +47,9 @@ def timings(runs: dict[str, Run], seconds: float, device: Device) -> dict[str, T
     """
     calls, left, found = {}, {}, {}
     for name, run in runs.items():
-        once = device.clock(run)
+        once = clock(run, device)
         if once < seconds:  # the time of one short call varies much
-            once = min(once, *(device.clock(run) for _ in range(2)))
+            once = min(once, *(clock(run, device) for _ in range(2)))
         calls[name] = max(1, round(device.shortest / once))
         left[name] = min(max(round(seconds / (once * calls[name])), REPETITIONS[0]), REPETITIONS[1])
         found[name] = [once] if once >= seconds else []
@@ -55,7 +61,7 @@ def timings(runs: dict[str, Run], seconds: float, device: Device) -> dict[str, T
                 if len(found[name]) < left[name]:
                     if min(found[name], default=0.0) < SHORT:
                         run()
-                    found[name].append(device.clock(run, calls[name]))
+                    found[name].append(clock(run, device, calls[name]))
     finally:
         gc.enable()
     return {name: Timing(tuple(values)) for name, values in found.items()}

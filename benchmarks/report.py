@@ -1,18 +1,12 @@
-"""The report of a run: tables on the screen, a CSV file, and a plot of time against K."""
+"""The report of a run: tables on the screen and a CSV file."""
 
 import csv
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.lines import Line2D
 from rich import box
 from rich.console import Group
 from rich.markup import escape
@@ -20,9 +14,10 @@ from rich.table import Table
 
 from benchmarks.accuracy import Errors
 from benchmarks.cases import Case
-from benchmarks.competitors import COMPILED, EAGER, PUBLISHED
+from benchmarks.competitors import BASE, COMPILED, EAGER, PUBLISHED
 
 MIB = 2**20
+SLOWER = 1.05  # by how much a case may become slower from one revision to the next
 OK, FAILED, STOPPED = "ok", "FAILED", "stopped"
 
 
@@ -220,6 +215,19 @@ def bandwidth_table(rows: Sequence[Row], backends: Sequence[str], copying: float
     return table
 
 
+def base_table(rows: Sequence[Row], backend: str, revision: str) -> Table:
+    """The times of another revision over those of this one, in which a loss of more than 5 % is red."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"Time at {revision} / time now")
+    for name in ("case", "now", revision, "ratio"):
+        table.add_column(name, justify="left" if name == "case" else "right")
+    for case in dict.fromkeys(row.case for row in rows):
+        now, before = median(rows, case, [backend]), median(rows, case, [BASE])
+        ratio = before / now
+        colour = "red" if ratio < 1 / SLOWER else "default"
+        table.add_row(case, duration(now), duration(before), f"[{colour}]{number(ratio, '.2f')}[/]")
+    return table
+
+
 def write_csv(rows: Sequence[Row], machine: dict[str, str], path: Path) -> None:
     """A line for each case and competitor; what is known of the machine in each of them."""
     with open(path, "w", newline="") as file:
@@ -232,35 +240,3 @@ def read_csv(path: Path) -> list[Row]:
     read: dict[Any, Callable] = {str: str, int: int, float: float, bool: lambda text: text == "True"}
     with open(path, newline="") as file:
         return [Row(**{f.name: read[f.type](line[f.name]) for f in fields(Row)}) for line in csv.DictReader(file)]
-
-
-def plot(rows: Sequence[Row], path: Path) -> Path | None:
-    """Plots time against K for every series that has several K."""
-    lines: dict[str, dict[str, list[tuple]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        if row.k and row.status == OK:
-            lines[f"{row.series}, {row.shape}"][row.competitor].append((row.k, row.median_ms, row.p20_ms, row.p80_ms))
-    lines = {series: times for series, times in lines.items() if max(map(len, times.values())) > 1}
-    if not lines:
-        return None
-    names = list(dict.fromkeys(name for times in lines.values() for name in times))
-    figure, panels = plt.subplots(
-        1, len(lines), figsize=(6 * len(lines), 4.8), sharex=True, sharey=True, layout="constrained", squeeze=False
-    )
-    for axes, (title, times) in zip(panels[0], lines.items(), strict=True):
-        for name, points in times.items():
-            k, mid, low, high = zip(*sorted(points), strict=True)
-            colour = f"C{names.index(name)}"
-            axes.plot(k, mid, "o-", color=colour)
-            axes.fill_between(k, low, high, color=colour, alpha=0.2)
-        axes.set(xscale="log", yscale="log", xlabel="bins K", title=title)
-        axes.set_xticks(sorted({p[0] for times in lines.values() for points in times.values() for p in points}))
-        axes.get_xaxis().set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:.0f}"))
-        axes.minorticks_off()
-        axes.grid(alpha=0.3)
-    marks = [Line2D([], [], marker="o", color=f"C{index}", label=name) for index, name in enumerate(names)]
-    figure.legend(handles=marks, loc="outside upper center", ncols=len(names), frameon=False)
-    panels[0][0].set_ylabel("ms, forward and backward (median, p20 to p80)")
-    figure.savefig(path, dpi=150, facecolor="white")
-    plt.close(figure)
-    return path

@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gpu_build", description=__doc__)
     parser.add_argument("--only", choices=("cuda", "triton"), help="the kernels of one backend")
     parser.add_argument("--write-budget", action="store_true", help="allow what is executed now")
+    parser.add_argument("--csv", type=Path, help="a file for what was executed and predicted")
     options = parser.parse_args(arguments)
     folder = Path("build/gpu")
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=180)
     console.print(table.compiled(kernels))
     console.print(table.executed(ran))
+    if options.csv:
+        table.write_csv(ran, options.csv)
     budget = json.loads(BUDGET.read_text())
     if options.write_budget:
         backends = {e.backend for e in ran}

@@ -1,7 +1,9 @@
 """What kernels take and execute, the bound on their time that is predicted from this, and the tables of both."""
 
+import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.table import Table
 
@@ -65,9 +67,13 @@ class Execution:
         taken = {name: count / SMS / CLOCK for name, count in (cycles | {"issue": self.total * ISSUE}).items()}
         return taken | {"bandwidth": self.bytes / BANDWIDTH}
 
-    def bound(self) -> str:
+    def bound_by(self) -> str:
+        """What limits it: a pipe, the issue of instructions or memory."""
         seconds = self.seconds()
-        return f"{max(seconds, key=seconds.__getitem__)}, {self.share_of_bandwidth():.0%}"
+        return max(seconds, key=seconds.__getitem__)
+
+    def bound(self) -> str:
+        return f"{self.bound_by()}, {self.share_of_bandwidth():.0%}"
 
     def share_of_bandwidth(self) -> float:
         seconds = self.seconds()
@@ -100,3 +106,17 @@ def executed(executions: Iterable[Execution]) -> Table:
         row = f"{e.total:.1f}", e.by_class, f"{e.bytes:g}", f"{e.sectors:.3f}", *shares, e.bound()
         table.add_row(f"{e.backend} {e.name}", *row)
     return table
+
+
+PREDICTED = ("backend", "call", "instructions", "bytes", "sectors", "bound_by", "picoseconds", "share_of_bandwidth")
+
+
+def write_csv(executions: Iterable[Execution], path: Path) -> None:
+    """A line for each call, per variable; the last three columns are predicted, for an H100."""
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(PREDICTED)
+        for e in executions:
+            time, share = 1e12 * max(e.seconds().values()), e.share_of_bandwidth()
+            counts = f"{e.total:.1f}", f"{e.bytes:g}", f"{e.sectors:.3f}"
+            writer.writerow((e.backend, e.name, *counts, e.bound_by(), f"{time:.2f}", f"{share:.3f}"))

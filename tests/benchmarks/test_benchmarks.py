@@ -332,13 +332,6 @@ def test_durations():
     ]  # fmt: skip
 
 
-def test_plot_of_time_against_k(tmp_path):
-    assert report.plot([row()], tmp_path / "none.png") is None
-    rows = [row(), replace(row(case="x", k=256), median_ms=3.0)]
-    path = report.plot(rows, tmp_path / "plot.png")
-    assert path.read_bytes().startswith(b"\x89PNG")
-
-
 def test_the_fine_rule_agrees_with_many_nodes():
     case = replace(NODES, shape=(4, 3), k=16)
     tensors, _ = cases.inputs(case)

@@ -1,0 +1,101 @@
+"""The kernels of another revision as one more competitor: they live in a process of their own, in which today's cases
+call them and which times them by its own clock."""
+
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from io import BytesIO
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from benchmarks import cases, gate
+from benchmarks.cases import Case
+from benchmarks.competitors import of_backend, prepared
+from benchmarks.devices import DEVICES
+from benchmarks.gate import Verdict
+from bfn_kernels.backends import CPU_BUILD
+
+ROOT = Path(__file__).parent.parent
+NEEDED = ("bfn_kernels", "csrc", "setup.py", "pyproject.toml", "README.md")  # by a build; not its benchmarks
+
+
+class Base:
+    """The process of a revision, which serves one case at a time. It is also the run of that case."""
+
+    def __init__(self, revision: str, backend: str, device: str):
+        self.revision = git("rev-parse", "--short", revision).decode().strip()
+        self.backend = backend
+        folder = built(self.revision, cuda=device == "cuda")
+        self.pipe, there = Pipe()
+        # the directory that it runs in is the first that it imports from
+        command = [sys.executable, "-m", "benchmarks.base", str(there.fileno()), device]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(command, cwd=folder, env=environment, pass_fds=[there.fileno()])
+        there.close()
+
+    def check(self, case: Case) -> Verdict | str:
+        """What the gate says of the case, which is the one that is timed from now on; why it cannot run, if so."""
+        self.pipe.send((case, self.backend))
+        return self.pipe.recv()
+
+    def clock(self, calls: int = 1) -> float:
+        self.pipe.send(calls)
+        return self.pipe.recv()
+
+    def __call__(self) -> tuple:
+        self.clock()
+        return ()
+
+    def close(self) -> None:
+        self.pipe.close()
+        self.process.wait()
+
+
+def git(*arguments: str) -> bytes:
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+
+
+def built(revision: str, cuda: bool = False) -> Path:
+    """The folder with the kernels of a revision, which are built if they are not there yet."""
+    folder = ROOT / "build" / "base" / revision
+    if not (folder / "done").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(fileobj=BytesIO(git("archive", revision, *NEEDED))) as archive:
+            archive.extractall(folder, filter="data")
+        builds = [str(CPU_BUILD), *(["_cuda"] if cuda else [])]
+        environment = os.environ | {"BFN_BUILDS": ",".join(builds)} | ({} if cuda else {"BFN_NVCC": ""})
+        command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+        subprocess.run(command, cwd=folder, env=environment, check=True)
+        (folder / "done").touch()
+    return folder
+
+
+def serve(pipe: Connection, device: str) -> None:
+    """Answers a case with a verdict, and a number of calls with the seconds that each took."""
+    clock = DEVICES[device]().clock
+    run: Callable[[], tuple] = tuple  # until the first case
+    while True:
+        try:
+            asked = pipe.recv()
+        except EOFError:
+            return
+        if isinstance(asked, int):
+            pipe.send(clock(run, asked))
+            continue
+        case, backend = asked
+        try:
+            tensors, noise = cases.inputs(case, device=device)
+            competitor = of_backend(backend, case)
+            answer: Verdict | str = gate.check(case, competitor, tensors, noise)
+            run = prepared(competitor, case, tensors)
+            run()
+        except Exception as error:  # what this revision did not have yet
+            answer = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        pipe.send(answer)
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])), sys.argv[2])

@@ -1,0 +1,175 @@
+"""One page about one run: Markdown, and HTML that needs no other file.
+
+python -m benchmarks.page runs/benchmarks/<date>     # makes it again of results.csv
+
+It tells of training.csv (python -m benchmarks.training) and gpu_predicted.csv (python -m gpu_build --csv) too, if they
+are in that folder.
+"""
+
+import base64
+import csv
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+from benchmarks import plots, training
+from benchmarks.cases import CASES
+from benchmarks.competitors import BASE, COMPILED, EAGER, PUBLISHED
+from benchmarks.report import MIB, OK, Row, Target, duration, median, read_csv, targets
+from bfn_kernels.backends import BACKENDS
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; font-size: 14px; display: block; overflow-x: auto }
+th, td { padding: 0.2rem 0.8rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
+th:first-child, td:first-child { text-align: left }
+img { max-width: 100% }
+"""
+ABOUT = """\
+Medians of repetitions in which all take turns. `cpu` or another backend is the public function of bfn_kernels; eager is
+the closed form in plain PyTorch with autograd, compiled the same by torch.compile, published the formulation of the
+authors' code. Only who agrees with float64, in outputs and gradients, is timed. The closed form of a ratio
+is the faster of eager and compiled. docs/benchmarks.md says how all this is measured.
+"""
+NETWORKS = """\
+The ops pay where they are much of the work. In a training step of a network of full size they are not, whoever computes
+them. Below, a network's forward and backward pass beside a flow sample, the loss and its gradient; the share is that of
+the published form in a step, and the last column what our ops bring to the whole step.
+"""
+PREDICTED = "gpu_predicted.csv"
+GPU = """\
+**A prediction, not a measurement**: nothing here ran on a GPU. Instructions and sectors of memory for a variable are
+what the compiled kernels (PTX for sm_90) executed in the interpreter of tests/ptx; the bound is that of an H100 by the
+assumptions at the top of gpu_build/table.py. `python -m gpu_build --csv` writes these numbers.
+"""
+
+
+def ratio(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1f}×" if value < 100 else f"{value:.0f}×"
+
+
+def markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = [header, ["---", *["--:"] * (len(header) - 1)], *lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows) + "\n"
+
+
+def times(rows: Sequence[Row], backend: str) -> str:
+    def line(case: str) -> list[str]:
+        own = next(row for row in rows if row.case == case)
+        ours = median(rows, case, [backend])
+        eager, compiled, published = (median(rows, case, [name]) for name in (EAGER, COMPILED, PUBLISHED))
+        best = min((ms for ms in (eager, compiled) if not math.isnan(ms)), default=math.nan)
+        every = [duration(ms) for ms in (ours, eager, compiled, published)]
+        return [case, own.shape, *every, ratio(best / ours), ratio(published / ours), f"{own.error:.0e}"]
+
+    header = ("case", "shape", backend, EAGER, COMPILED, PUBLISHED, "closed form / ours", "published / ours", "error")
+    return markdown_table(header, map(line, names(rows)))
+
+
+def memory(rows: Sequence[Row], backend: str) -> str:
+    """The peak extra memory; the case is left out if nobody's was measured."""
+    order = (backend, EAGER, COMPILED, PUBLISHED)
+    found = {
+        case: [peak(rows, case, name) for name in order] + [peak(rows, case, backend, "allowed_bytes")]
+        for case in names(rows)
+    }
+    lines = [
+        [case, *("–" if math.isnan(value) else f"{value:.1f}" for value in values)]
+        for case, values in found.items()
+        if not math.isnan(values[0])
+    ]
+    return markdown_table(("case, MiB", *order, "allowed"), lines)
+
+
+def peak(rows: Sequence[Row], case: str, name: str, field: str = "peak_extra_bytes") -> float:
+    found = (getattr(r, field) / MIB for r in rows if r.case == case and r.competitor == name and r.status == OK)
+    return next(found, math.nan)
+
+
+def names(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row.case for row in rows))
+
+
+def revisions(rows: Sequence[Row], backend: str) -> str:
+    """The times of the revision that was measured beside this one."""
+    lines = []
+    for case in names(rows):
+        now, before = median(rows, case, [backend]), median(rows, case, [BASE])
+        if not math.isnan(before):
+            lines.append([case, duration(now), duration(before), f"{before / now:.2f}"])
+    return markdown_table(("case", "now", "before", "before / now"), lines)
+
+
+def goals(found: Sequence[Target]) -> str:
+    words = {True: "met", False: "**not met**", None: "not measured"}
+    return markdown_table(("target", "", "measured", ""), ([t.what, t.limit, t.measured, words[t.met]] for t in found))
+
+
+def page(folder: Path, found: Sequence[Target] | None = None) -> str:
+    """The Markdown of a run's results; its pictures are written beside them. found: the targets; None stands for those
+    that the rows alone decide."""
+    rows = read_csv(folder / "results.csv")
+    with open(folder / "results.csv", newline="") as file:
+        line = next(csv.DictReader(file))
+    machine = {key: line[key] for key in line if key not in Row.__dataclass_fields__}
+    backend = next(name for name in BACKENDS if any(row.competitor == name for row in rows))
+    copying = float(machine["copy_gb_per_s"])
+    if found is None:
+        found = targets([case for case in CASES if case.name in names(rows)], rows, backend, {})
+    parts = ["# Benchmarks of bfn-kernels\n", markdown_table(("machine", ""), machine.items()), ABOUT]
+    parts += ["## Times\n", times(rows, backend)]
+    pictured = [row for row in rows if row.competitor != BASE]
+    parts += picture(plots.time_against_k(pictured, folder / "time_against_k.png"), "time against K")
+    parts += picture(
+        plots.share_of_copy(rows, backend, copying, folder / "share_of_copy.png"), "share of a copy's speed"
+    )
+    if found:
+        parts += ["## Targets\n", goals(found)]
+    if any(not math.isnan(row.peak_extra_bytes) for row in rows):
+        parts += ["## Peak extra memory\n", memory(rows, backend)]
+        parts += picture(plots.memory_against_k(rows, folder / "memory_against_k.png"), "memory against K")
+    if "base" in machine:
+        parts += [f"## Beside revision {machine['base']}\n", revisions(rows, backend)]
+    if (folder / "training.csv").exists():
+        lines = map(training.cells, training.read(folder / "training.csv"))
+        parts += ["## Where they do not pay\n", NETWORKS, markdown_table(training.COLUMNS, lines)]
+    if (folder / PREDICTED).exists():
+        parts += ["## Predicted bounds on a GPU\n", GPU, predicted(folder / PREDICTED)]
+        parts += picture(
+            plots.predicted(folder / PREDICTED, folder / "predicted.png"), "predicted share of the bandwidth"
+        )
+    return "\n".join(parts)
+
+
+def predicted(path: Path) -> str:
+    with open(path, newline="") as file:
+        header, *lines = csv.reader(file)
+    return markdown_table([" ".join([name, *["predicted"] * (i > 4)]) for i, name in enumerate(header)], lines)
+
+
+def picture(path: Path | None, text: str) -> list[str]:
+    return [] if path is None else [f"![{text}]({path.name})\n"]
+
+
+def html(text: str, folder: Path) -> str:
+    """The page with its pictures in it."""
+    body = MarkdownIt().enable("table").render(text)
+    for path in folder.glob("*.png"):
+        data = base64.b64encode(path.read_bytes()).decode()
+        body = body.replace(f'src="{path.name}"', f'src="data:image/png;base64,{data}"')
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>bfn-kernels</title>'
+    return f"<!doctype html><html><head>{head}<style>{STYLE}</style></head><body>{body}</body></html>"
+
+
+def write(folder: Path, found: Sequence[Target] | None = None) -> Path:
+    text = page(folder, found)
+    (folder / "report.md").write_text(text)
+    (folder / "report.html").write_text(html(text, folder))
+    return folder / "report.html"
+
+
+if __name__ == "__main__":
+    print(write(Path(sys.argv[1])))

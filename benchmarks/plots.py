@@ -1,0 +1,105 @@
+"""The pictures of a report: time and memory against K, and the share of a copy's speed that is reached."""
+
+import csv
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from benchmarks.report import MIB, OK, Row
+
+COLUMNS = 3  # panels side by side
+Points = list[tuple[float, float, float, float]]  # K, the value, and the bounds of its band
+
+
+def time_against_k(rows: Sequence[Row], path: Path) -> Path | None:
+    label = "ms, with backward where there is one (median, p20 to p80)"
+    return against_k(rows, path, label, lambda row: (row.median_ms, row.p20_ms, row.p80_ms))
+
+
+def memory_against_k(rows: Sequence[Row], path: Path) -> Path | None:
+    return against_k(rows, path, "peak extra MiB", lambda row: 3 * (row.peak_extra_bytes / MIB,))
+
+
+def against_k(rows: Sequence[Row], path: Path, label: str, of: Callable[[Row], tuple[float, ...]]) -> Path | None:
+    """Plots a value and its band against K, a panel for every series that has several K; None if there is none."""
+    lines: dict[str, dict[str, Points]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        values = of(row)
+        if row.k and row.status == OK and values[0] > 0:  # which NaN, what was not measured, is not
+            lines[f"{row.series}, {row.shape}"][row.competitor].append((row.k, *values))  # type: ignore[arg-type]
+    lines = {series: found for series, found in lines.items() if max(map(len, found.values())) > 1}
+    if not lines:
+        return None
+    names = list(dict.fromkeys(name for found in lines.values() for name in found))
+    deep = math.ceil(len(lines) / COLUMNS)
+    figure, panels = plt.subplots(
+        deep, min(COLUMNS, len(lines)), figsize=(13, 1 + 3.4 * deep), sharey=True, layout="constrained", squeeze=False
+    )
+    for axes, (title, found) in zip(panels.flat, lines.items(), strict=False):
+        panel(axes, title, {f"C{names.index(name)}": sorted(points) for name, points in found.items()})
+    for axes in panels.flat[len(lines) :]:
+        axes.axis("off")
+    marks = [Line2D([], [], marker="o", color=f"C{index}", label=name) for index, name in enumerate(names)]
+    figure.legend(handles=marks, loc="outside upper center", ncols=len(names), frameon=False)
+    figure.supylabel(label, fontsize="medium")
+    return saved(figure, path)
+
+
+def panel(axes: Axes, title: str, found: dict[str, Points]) -> None:
+    for colour, points in found.items():
+        k, middle, low, high = zip(*points, strict=True)
+        axes.plot(k, middle, "o-", color=colour)
+        axes.fill_between(k, low, high, color=colour, alpha=0.2)
+    axes.set(xscale="log", yscale="log", xlabel="bins or classes K")
+    axes.set_title(title, fontsize="medium")
+    axes.set_xticks(sorted({point[0] for points in found.values() for point in points}))
+    axes.get_xaxis().set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:.0f}"))
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+
+
+def share_of_copy(rows: Sequence[Row], backend: str, copying: float, path: Path) -> Path | None:
+    """Bars: how fast a backend moves what must be moved, over how fast a copy is, in GB/s."""
+    shares = {row.case: row.gb_per_s / copying for row in rows if row.competitor == backend and row.status == OK}
+    if not shares:
+        return None
+    label = f"% of the speed of a copy, {copying:.1f} GB/s (inputs read, outputs and gradients written, once)"
+    return bars({name: 100 * share for name, share in shares.items()}, label, path)
+
+
+def bars(values: dict[str, float], label: str, path: Path) -> Path:
+    """A bar for each percentage, and a line at 100."""
+    figure, axes = plt.subplots(figsize=(9, 1 + 0.2 * len(values)), layout="constrained")
+    axes.barh(list(values), list(values.values()), color="C0")
+    axes.axvline(100, color="black", linewidth=1)
+    axes.invert_yaxis()
+    axes.margins(y=0.01)
+    axes.tick_params(axis="y", labelsize="small")
+    axes.set_xlabel(label)
+    axes.grid(axis="x", alpha=0.3)
+    return saved(figure, path)
+
+
+def predicted(path: Path, to: Path) -> Path:
+    """Bars: the predicted share of a GPU's bandwidth of every call in the CSV of gpu_build."""
+    with open(path, newline="") as file:
+        lines = list(csv.DictReader(file))
+    return bars(
+        {f"{line['backend']} {line['call']}": 100 * float(line["share_of_bandwidth"]) for line in lines},
+        "predicted % of an H100's bandwidth",
+        to,
+    )
+
+
+def saved(figure: plt.Figure, path: Path) -> Path:
+    figure.savefig(path, dpi=110, facecolor="white")
+    plt.close(figure)
+    return path

@@ -1,0 +1,165 @@
+"""How much of a training step the ops are: the network's forward and backward pass beside a flow sample and the loss,
+by our ops and by others, for configurations of `bfn` as they ship, but for the number of examples."""
+
+import argparse
+import csv
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import cases, gate, measure, memory
+from benchmarks.cases import Case
+from benchmarks.competitors import EAGER, PUBLISHED, available, competitors, prepared
+from benchmarks.devices import DEVICES, Device
+from benchmarks.report import duration
+from bfn.configs import load
+from bfn.networks import build_network
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A configuration, its data, and how many examples take part in a step."""
+
+    config: str
+    shape: tuple[int, ...]  # of an example
+    classes: int  # or bins
+    examples: int
+
+    def case(self) -> Case:
+        """The flow and the loss of this step."""
+        model = load(self.config).model
+        family = "binary" if model.kind == "discrete" and self.classes == 2 else model.kind
+        parameter = {"beta_1": model.beta_1} if model.beta_1 is not None else {"sigma_1": model.sigma_1}
+        shape = (self.examples, math.prod(self.shape))
+        return Case(f"{family}.flow_and_loss", shape, 0 if family == "binary" else self.classes, parameter)
+
+    def features(self, case: Case) -> tuple[int, int]:
+        """How many numbers of a variable the network sees, and how many it puts out."""
+        return {"binary": (1, 1), "discretised": (1, 2)}.get(case.family, (self.classes, self.classes))
+
+
+WORKLOADS = (
+    Workload("digits", (8, 8), 17, 128),
+    Workload("mnist_small", (28, 28), 2, 64),
+    Workload("text8_small", (64,), 27, 128),
+    Workload("mnist", (28, 28), 2, 4),
+    Workload("cifar10", (32, 32, 3), 256, 2),
+    Workload("text8", (256,), 27, 4),
+)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The ms that the parts of a step take."""
+
+    config: str
+    parameters: int
+    examples: int
+    variables: int
+    network_ms: float
+    ours_ms: float
+    eager_ms: float
+    published_ms: float
+
+    def of_step(self, ms: float) -> float:
+        """The share of a step in which flow and loss take so long."""
+        return ms / (self.network_ms + ms)
+
+    def gain(self, ms: float) -> float:
+        """How many times as fast a step is with our ops."""
+        return (self.network_ms + ms) / (self.network_ms + self.ours_ms)
+
+
+def share(work: Workload, device: Device) -> Share:
+    """The medians of repetitions that take turns. Raises RuntimeError if an op's results are wrong."""
+    case = work.case()
+    inputs, outputs = work.features(case)
+    network = build_network(load(work.config).network, work.shape, inputs, outputs).to(device.name)
+    theta = torch.rand(work.examples, *work.shape, inputs, device=device.name)
+    t = torch.rand(work.examples, device=device.name)
+    parameters = [p for p in network.parameters() if p.requires_grad]
+
+    def pass_through() -> tuple[torch.Tensor, ...]:
+        output = network(theta, t)
+        return torch.autograd.grad(output, parameters, torch.ones_like(output))
+
+    tensors, noise = cases.inputs(case, device=device.name)
+    runs: dict = {"network": pass_through}
+    for competitor in competitors(case, available(device.name)[:1]):
+        if competitor.compiled:
+            continue
+        verdict = gate.check(case, competitor, tensors, noise)
+        if not verdict.agrees:
+            raise RuntimeError(f"{work.config}: {competitor.name} is wrong: {verdict.errors}")
+        runs[competitor.name] = prepared(competitor, case, tensors)
+    ms = {name: 1e3 * found.median for name, found in measure.timings(runs, device.seconds, device).items()}
+    size = sum(p.numel() for p in parameters)
+    ours = ms[available(device.name)[0]]
+    return Share(work.config, size, work.examples, math.prod(work.shape), ms["network"], ours, ms[EAGER], ms[PUBLISHED])
+
+
+def table(shares: Sequence[Share]) -> Table:
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="A training step: its network, and its flow and loss")
+    for name in COLUMNS:
+        made.add_column(name, justify="left" if name == "config" else "right")
+    for found in shares:
+        made.add_row(*cells(found))
+    return made
+
+
+COLUMNS = ("config", "parameters", "examples", "network", "ours", "eager", "published", "its share", "step faster by")
+
+
+def cells(found: Share) -> list[str]:
+    """A row under COLUMNS. The last two compare with the published form: its share of a step, and what ours bring."""
+    times = (found.network_ms, found.ours_ms, found.eager_ms, found.published_ms)
+    return [
+        found.config,
+        f"{found.parameters / 1e6:.1f} M",
+        str(found.examples),
+        *map(duration, times),
+        f"{found.of_step(found.published_ms):.1%}",
+        f"{found.gain(found.published_ms):.3f}×",
+    ]
+
+
+def read(path: Path) -> list[Share]:
+    with open(path, newline="") as file:
+        return [
+            Share(**{f.name: (f.type)(line[f.name]) for f in fields(Share)})  # type: ignore[operator]
+            for line in csv.DictReader(file)
+        ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
+    parser.add_argument("--only", default="", metavar="TEXT", help="configurations whose name has this in it")
+    parser.add_argument("--device", choices=tuple(DEVICES), default="cpu")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/training.csv"), help="the CSV to write")
+    options = parser.parse_args(arguments)
+    memory.start_server()  # which puts everybody's large tensors in huge pages from here on
+    device = DEVICES[options.device]()
+    machine = measure.machine(device)
+    shares = []
+    for work in WORKLOADS:
+        if options.only in work.config:
+            shares.append(share(work, device))
+            print(", ".join(cells(shares[-1])), file=sys.stderr)
+    Console(width=118).print(table(shares))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with open(options.out, "w", newline="") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(Share)] + list(machine))
+        writer.writeheader()
+        writer.writerows(asdict(found) | machine for found in shares)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""The page of a run, another revision beside this one, and the share that the ops have of a training step."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_benchmarks import row, tiny
+
+from benchmarks import base, page, report, training
+from benchmarks.cases import CASES
+from benchmarks.competitors import BASE, EAGER
+from benchmarks.devices import Cpu
+from benchmarks.report import STOPPED, Target
+
+MACHINE = {"processor": "of a test", "copy_gb_per_s": "10.0"}
+
+
+def written(folder: Path, rows, machine=MACHINE, found=None) -> str:
+    report.write_csv(rows, machine, folder / "results.csv")
+    return page.write(folder, found).read_text()
+
+
+def test_the_page_has_tables_and_pictures_in_itself(tmp_path):
+    rows = [
+        row(error=1e-6, gb_per_s=5.0, peak_extra_bytes=2**21, allowed_bytes=2**22),
+        replace(row(competitor=EAGER), median_ms=24.0),
+        replace(row(case="discretised L∞ K=64", k=64), peak_extra_bytes=2**21, gb_per_s=4.0),
+        replace(row(case="discretised L∞ K=64", k=64, competitor=EAGER, status=STOPPED), median_ms=math.nan),
+    ]
+    targets = [Target("fast", "≥ 3×", "12.0×", True), Target("small", "≤ 1", "2", False)]
+    text = written(tmp_path, rows, found=targets)
+    assert text.count('src="data:image/png;base64,') == text.count("<img") == 3
+    markdown = (tmp_path / "report.md").read_text()
+    assert "| discretised L∞ K=16 | 32×3072 | 2.00 ms | 24.0 ms | – | – | 12.0× | – | 1e-06 |" in markdown
+    assert "| discretised L∞ K=64 | 32×3072 | 2.00 ms | – | – | – | – | – | nan |" in markdown
+    assert "| discretised L∞ K=16 | 2.0 | – | – | – | 4.0 |" in markdown
+    assert "| small | ≤ 1 | 2 | **not met** |" in markdown and "of a test" in markdown
+    assert "Beside revision" not in markdown and "do not pay" not in markdown
+
+
+def test_the_page_of_one_case_has_no_empty_pictures(tmp_path):
+    text = written(tmp_path, [row()])
+    assert "<img" not in text and "memory" not in text.split("What")[0].lower()
+
+
+def test_a_revision_that_was_faster_is_told(tmp_path):
+    rows = [row(), replace(row(competitor=BASE), median_ms=1.5)]
+    written(tmp_path, rows, MACHINE | {"base": "1234567"})
+    markdown = (tmp_path / "report.md").read_text()
+    assert "Beside revision 1234567" in markdown
+    assert "| discretised L∞ K=16 | 2.00 ms | 1.50 ms | 0.75 |" in markdown
+
+
+@pytest.fixture(scope="module")
+def itself():
+    """These kernels as those of another revision."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "git", lambda *_: b"1234567\n")
+        patch.setattr(base, "built", lambda *_, **__: base.ROOT)
+        process = base.Base("old", "cpu", "cpu")
+    yield process
+    process.close()
+
+
+def test_a_revision_has_a_process_of_its_own(itself):
+    case = tiny(CASES[0])
+    verdict = itself.check(case)
+    assert not isinstance(verdict, str) and verdict.agrees
+    assert 0 < itself.clock(3) < 1
+    assert itself.revision == "1234567"
+
+
+def test_a_revision_that_has_not_the_op_says_so(itself):
+    said = itself.check(replace(tiny(CASES[0]), op="discretised.new_loss"))
+    assert "new_loss" in said
+    assert not isinstance(itself.check(tiny(CASES[0])), str)
+
+
+def test_the_share_of_a_step(tmp_path, monkeypatch, capsys):
+    work = training.Workload("digits", (8, 8), 17, 2)
+    monkeypatch.setattr(training, "WORKLOADS", (work,))
+    monkeypatch.setattr(Cpu, "seconds", 0.01)
+    assert training.main(["--out", str(tmp_path / "training.csv")]) == 0
+    (found,) = training.read(tmp_path / "training.csv")
+    assert (found.config, found.examples, found.variables) == ("digits", 2, 64)
+    assert 0 < found.of_step(found.published_ms) < 1
+    assert found.gain(found.ours_ms) == 1
+    assert found.gain(found.ours_ms + found.network_ms) > 1
+    assert "digits" in capsys.readouterr().out
+    report.write_csv([row()], MACHINE, tmp_path / "results.csv")
+    assert f"| {' | '.join(training.cells(found))} |" in page.page(tmp_path)
+
+
+def test_workloads_are_those_of_their_configurations():
+    for work in training.WORKLOADS:
+        case = work.case()
+        assert case.shape == (work.examples, math.prod(work.shape))
+        assert {"beta_1", "sigma_1"} & set(case.options)
+        assert ("discrete" in case.op) == (work.classes == 27 or case.family == "discretised")
