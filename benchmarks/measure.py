@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.base import Base
+from benchmarks.base import Base, git
 from benchmarks.devices import Device, Run
 from bfn_kernels import __version__
 from bfn_kernels.backends import CPU_BUILD
@@ -85,7 +85,16 @@ def machine(device: Device) -> dict[str, str]:
         "python": platform.python_version(),
         "bfn_kernels": __version__,
         "build": str(CPU_BUILD),
+        "revision": revision(),
     }
+
+
+def revision() -> str:
+    """The commit that is checked out, with a + if files have changed since; none outside of a checkout."""
+    try:
+        return git("describe", "--always", "--exclude=*", "--dirty=+").decode().strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
 
 
 def processor() -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from benchmarks import plots, training
+from benchmarks import plots, shares
 from benchmarks.cases import CASES
 from benchmarks.competitors import BASE, COMPILED, EAGER, PUBLISHED
 from benchmarks.report import MIB, OK, Row, Target, duration, median, read_csv, targets
@@ -134,8 +134,8 @@ def page(folder: Path, found: Sequence[Target] | None = None) -> str:
     if "base" in machine:
         parts += [f"## Beside revision {machine['base']}\n", revisions(rows, backend)]
     if (folder / "training.csv").exists():
-        lines = map(training.cells, training.read(folder / "training.csv"))
-        parts += ["## Where they do not pay\n", NETWORKS, markdown_table(training.COLUMNS, lines)]
+        lines = map(shares.cells, shares.read(folder / "training.csv"))
+        parts += ["## Where they do not pay\n", NETWORKS, markdown_table(shares.COLUMNS, lines)]
     if (folder / PREDICTED).exists():
         parts += ["## Predicted bounds on a GPU\n", GPU, predicted(folder / PREDICTED)]
         parts += picture(

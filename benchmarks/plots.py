@@ -68,7 +68,8 @@ def panel(axes: Axes, title: str, found: dict[str, Points]) -> None:
 
 def share_of_copy(rows: Sequence[Row], backend: str, copying: float, path: Path) -> Path | None:
     """Bars: how fast a backend moves what must be moved, over how fast a copy is, in GB/s."""
-    shares = {row.case: row.gb_per_s / copying for row in rows if row.competitor == backend and row.status == OK}
+    ours = [row for row in rows if row.competitor == backend and row.gb_per_s > 0]  # which NaN is not
+    shares = {row.case: row.gb_per_s / copying for row in ours}
     if not shares:
         return None
     label = f"% of the speed of a copy, {copying:.1f} GB/s (inputs read, outputs and gradients written, once)"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import page, report, training
+from benchmarks import page, report, shares
 from benchmarks.competitors import EAGER
 from benchmarks.report import OK
 
@@ -37,8 +37,8 @@ def test_readme():
 def test_docs():
     text = (ROOT / "docs" / "benchmarks.md").read_text()
     assert page.times(rows(), "cpu") in text
-    shares = training.read(SHOWN / "training.csv")
-    assert page.markdown_table(training.COLUMNS, map(training.cells, shares)) in text
+    found = shares.read(SHOWN / "training.csv")
+    assert page.markdown_table(shares.COLUMNS, map(shares.cells, found)) in text
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/results.csv")), ids=lambda path: path.parent.name)

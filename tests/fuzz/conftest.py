@@ -1,5 +1,7 @@
-"""Each property runs in a process of its own: a crash or a hang is a failure that names the call it was in."""
+"""Under `make fuzz` each property runs in a process of its own: a crash or a hang is a failure that names the call it
+was in. In `make test` the process of pytest-xdist that it ends names the property."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -9,6 +11,16 @@ from pathlib import Path
 import pytest
 
 LONGEST = 900  # seconds beyond the time asked for
+M_PERTURB = -6  # of glibc's mallopt
+
+
+@pytest.fixture(autouse=True)
+def new_memory_is_full():
+    """glibc fills new memory with 0xFE, so that numbers that were never written are huge or NaN."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: None) if sys.platform == "linux" else lambda *_: None
+    mallopt(M_PERTURB, 1)
+    yield
+    mallopt(M_PERTURB, 0)
 
 
 def ended_by(code: int) -> str:
@@ -17,13 +29,13 @@ def ended_by(code: int) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
-    if "FUZZ_LAST_CALL" in os.environ or not getattr(pyfuncitem.module, "NATIVE_CODE", True):
+    wanted = "FUZZ_SEED" in os.environ and getattr(pyfuncitem.module, "NATIVE_CODE", True)
+    if "FUZZ_LAST_CALL" in os.environ or not wanted:
         return None  # this is that process, or none is needed
     with tempfile.TemporaryDirectory() as folder:
         last = Path(folder, "call")
-        # glibc fills new memory with 0xFE, so that numbers that were never written are huge or NaN
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-        environment |= {"FUZZ_LAST_CALL": str(last), "MALLOC_PERTURB_": "1"}
+        environment |= {"FUZZ_LAST_CALL": str(last)}
         where = f"{pyfuncitem.path}::{pyfuncitem.name}"
         options = [
             "-p",

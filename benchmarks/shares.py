@@ -1,0 +1,52 @@
+"""The parts of a training step: what was measured of them, and how it is told."""
+
+import csv
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from benchmarks.report import duration
+
+COLUMNS = ("config", "parameters", "examples", "network", "ours", "eager", "published", "its share", "step faster by")
+
+
+@dataclass(frozen=True)
+class Share:
+    """The ms that the parts of a step take."""
+
+    config: str
+    parameters: int
+    examples: int
+    variables: int
+    network_ms: float
+    ours_ms: float
+    eager_ms: float
+    published_ms: float
+
+    def of_step(self, ms: float) -> float:
+        """The share of a step in which flow and loss take so long."""
+        return ms / (self.network_ms + ms)
+
+    def gain(self, ms: float) -> float:
+        """How many times as fast a step is with our ops."""
+        return (self.network_ms + ms) / (self.network_ms + self.ours_ms)
+
+
+def cells(found: Share) -> list[str]:
+    """A row under COLUMNS. The last two compare with the published form: its share of a step, and what ours bring."""
+    times = (found.network_ms, found.ours_ms, found.eager_ms, found.published_ms)
+    return [
+        found.config,
+        f"{found.parameters / 1e6:.1f} M",
+        str(found.examples),
+        *map(duration, times),
+        f"{found.of_step(found.published_ms):.1%}",
+        f"{found.gain(found.published_ms):.3f}×",
+    ]
+
+
+def read(path: Path) -> list[Share]:
+    with open(path, newline="") as file:
+        return [
+            Share(**{f.name: (f.type)(line[f.name]) for f in fields(Share)})  # type: ignore[operator]
+            for line in csv.DictReader(file)
+        ]
