@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import accuracy, cases, gate, measure, memory, page, report
-from benchmarks.base import Base
+from benchmarks.base import Base, resolved
 from benchmarks.cases import CASES, Case
 from benchmarks.competitors import BASE, COMPILED, EAGER, PUBLISHED, Competitor, available, competitors, prepared
 from benchmarks.devices import DEVICES, Device
@@ -39,6 +39,11 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.cases = [case for case in CASES if options.only in case.name]
     if not options.cases:
         parser.error(f"--only {options.only!r} is in the name of no case; they are: {', '.join(c.name for c in CASES)}")
+    if options.base:
+        try:
+            options.base = resolved(options.base)
+        except ValueError as error:
+            parser.error(f"--base: {error}")
     options.out = options.out or Path("runs", "benchmarks", options.started.strftime("%Y-%m-%d-%H%M%S"))
     return options
 

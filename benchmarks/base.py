@@ -26,9 +26,9 @@ class Base:
     """The process of a revision, which serves one case at a time. It is also the run of that case."""
 
     def __init__(self, revision: str, backend: str, device: str):
-        self.revision = git("rev-parse", "--short", revision).decode().strip()
-        self.backend = backend
-        folder = built(self.revision, cuda=device == "cuda")
+        """revision: as `resolved` returns it."""
+        self.revision, self.backend = revision, backend
+        folder = built(revision, cuda=device == "cuda")
         self.pipe, there = Pipe()
         # the directory that it runs in is the first that it imports from
         command = [sys.executable, "-m", "benchmarks.base", str(there.fileno()), device]
@@ -55,7 +55,15 @@ class Base:
 
 
 def git(*arguments: str) -> bytes:
-    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True).stdout
+
+
+def resolved(revision: str) -> str:
+    """The short hash of a revision. Raises ValueError if this repository does not have it."""
+    try:
+        return git("rev-parse", "--short", "--verify", "--quiet", f"{revision}^{{commit}}").decode().strip()
+    except (OSError, subprocess.CalledProcessError):
+        raise ValueError(f"{revision!r} is no revision of the repository {ROOT}") from None
 
 
 def built(revision: str, cuda: bool = False) -> Path:
@@ -68,7 +76,10 @@ def built(revision: str, cuda: bool = False) -> Path:
         builds = [str(CPU_BUILD), *(["_cuda"] if cuda else [])]
         environment = os.environ | {"BFN_BUILDS": ",".join(builds)} | ({} if cuda else {"BFN_NVCC": ""})
         command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-        subprocess.run(command, cwd=folder, env=environment, check=True)
+        print(f"building {revision}, which takes a minute", file=sys.stderr)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"{revision} does not build:\n{done.stdout}{done.stderr}")
         (folder / "done").touch()
     return folder
 

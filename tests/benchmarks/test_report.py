@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from test_benchmarks import row, tiny
 
+from benchmarks import __main__ as runner
 from benchmarks import base, page, report, shares, training
 from benchmarks.cases import CASES
 from benchmarks.competitors import BASE, EAGER
@@ -56,9 +57,8 @@ def test_a_revision_that_was_faster_is_told(tmp_path):
 def itself():
     """These kernels as those of another revision."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "git", lambda *_: b"1234567\n")
         patch.setattr(base, "built", lambda *_, **__: base.ROOT)
-        process = base.Base("old", "cpu", "cpu")
+        process = base.Base("1234567", "cpu", "cpu")
     yield process
     process.close()
 
@@ -68,7 +68,12 @@ def test_a_revision_has_a_process_of_its_own(itself):
     verdict = itself.check(case)
     assert not isinstance(verdict, str) and verdict.agrees
     assert 0 < itself.clock(3) < 1
-    assert itself.revision == "1234567"
+
+
+def test_a_revision_that_is_not_there_is_one_line(capsys):
+    with pytest.raises(SystemExit):
+        runner.main(["--base", "no-such-revision"])
+    assert "--base: 'no-such-revision' is no revision of the repository" in capsys.readouterr().err
 
 
 def test_a_revision_that_has_not_the_op_says_so(itself):
