@@ -11,7 +11,7 @@ EXTRAS := train,dev$(if $(shell command -v nvcc),,$(comma)gpu-build)
 
 MINUTES ?= 10
 
-.PHONY: install run test mutants fuzz sanitize bench gpu-build gpu-check gpu-test lint format wheel clean
+.PHONY: install run test mutants fuzz sanitize bench docs gpu-build gpu-check gpu-test lint format wheel clean
 
 install: $(VENV)/installed
 
@@ -58,6 +58,13 @@ sanitize: install
 # Runs every case of the benchmarks; QUICK=1 takes about a minute, at sizes that only show that everything runs.
 bench: install
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
+
+# Builds the site of the documentation, build/site; a link that leads nowhere is an error. Its packages are those that the
+# extra `docs` of the installed package names.
+docs: install
+	$(BIN)/python -c 'from importlib.metadata import requires; print(*(r.split(";")[0] for r in requires("bfn-kernels") \
+		if "docs" in r.partition("extra")[2]), sep="\n")' | $(BIN)/python -m pip install --quiet --requirement /dev/stdin
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 # Compiles all GPU kernels, which needs no GPU, and checks what each costs against a budget.
 gpu-build: install

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 import re
 from pathlib import Path
@@ -18,8 +19,12 @@ MODULES = sorted(
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OTHERS = ("lightning", "transformers")  # packages that guides are about, and that no extra of this one brings
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -33,12 +38,22 @@ def excerpt_of(block: str) -> Path | None:
     return ROOT / first[1] if first else None
 
 
-@each_page
-def test_examples_of_a_page(page):
+each_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
+EXAMPLES = [
+    pytest.param(name_of(page), block, id=f"{name_of(page)}-{place}")
+    for page in PAGES
+    for place, (language, block) in enumerate(blocks(page))
+    if language == "python" and excerpt_of(block) is None
+]
+
+
+@pytest.mark.parametrize(("page", "block"), EXAMPLES)
+def test_examples_of_a_page(page, block):
     """Each stands by itself."""
-    for language, block in blocks(page):
-        if language == "python" and excerpt_of(block) is None:
-            exec(compile(block, str(page), "exec"), {"__name__": page.stem})
+    for other in OTHERS:
+        if re.search(rf"^(?:import|from) {other}\b", block, re.MULTILINE) and not importlib.util.find_spec(other):
+            pytest.skip(f"{other} is not installed")
+    exec(compile(block, page, "exec"), {"__name__": Path(page).stem})
 
 
 @each_page
@@ -57,11 +72,36 @@ def test_excerpts_stand_in_their_files(page):
 @each_page
 def test_links_and_commands_of_a_page(page):
     text = page.read_text()
-    for link in re.findall(r"\]\((?!http)([\w./-]+)\)", text):
+    for link in re.findall(r"\]\((?!http)([\w./-]+)(?:#[\w-]+)?\)", text):
         assert (page.parent / link).exists(), link
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for target in re.findall(r"(?:^|`)make ([\w-]+)", text, re.MULTILINE):
         assert target in targets, f"make {target}"
+
+
+def test_every_page_is_in_the_site():
+    """The site lists its pages, and no test builds it."""
+    listed = set(re.findall(r": ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    pages = {str(page.relative_to(ROOT / "docs")) for page in PAGES if (ROOT / "docs") in page.parents}
+    assert listed == pages | {"index.md", "contributing.md"}
+
+
+def test_what_the_reference_lists_is_there():
+    """Each function that a page of the reference names, of the module that it names."""
+    for page in sorted((ROOT / "docs" / "api").glob("*.md")):
+        for name, options in re.findall(r"^::: ([\w.]+)\n((?: .*\n)*)", page.read_text(), re.MULTILINE):
+            parent, _, last = name.rpartition(".")
+            found = importlib.import_module(name) if name in MODULES else getattr(importlib.import_module(parent), last)
+            for line in re.findall(r"^ +members: \[(.*)\]$|^ +- (\w+)$", options, re.MULTILINE):
+                for member in ", ".join(filter(None, line)).split(", "):
+                    assert hasattr(found, member), f"{page.name}: {name} has no {member}"
+
+
+@pytest.mark.parametrize("family", ["continuous", "discretised", "discrete", "binary"])
+def test_the_reference_lists_every_function(family):
+    text = (ROOT / "docs" / "api" / f"{family}.md").read_text()
+    for name in public_functions(family):
+        assert f"- {name}\n" in text, f"{family}.{name}"
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -70,11 +110,14 @@ def test_examples(name):
     assert failed == 0
 
 
+def public_functions(family: str) -> list[str]:
+    module = importlib.import_module(f"bfn_kernels.{family}")
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    shared = ("read_mean", "data_numbers", "bin_loss")  # between families
+    return [name for name in own if not name.startswith("_") and name not in shared]
+
+
 @pytest.mark.parametrize("family", ["continuous", "discretised", "discrete", "binary"])
 def test_every_public_function_has_an_example(family):
-    module = importlib.import_module(f"bfn_kernels.{family}")
-    for name, value in vars(module).items():
-        if getattr(value, "__module__", None) == module.__name__ and not name.startswith("_"):
-            if name in ("read_mean", "data_numbers", "bin_loss"):  # shared between families
-                continue
-            assert ">>>" in (value.__doc__ or ""), f"{family}.{name}"
+    for name in public_functions(family):
+        assert ">>>" in (getattr(importlib.import_module(f"bfn_kernels.{family}"), name).__doc__ or ""), name
