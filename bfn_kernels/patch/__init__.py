@@ -58,10 +58,10 @@ def solver(module: ModuleType) -> Patch:
     """Lets the samplers of BFN-Solver (github.com/ML-GSAI/BFN-Solver, arXiv 2404.15766) use the ops likewise. module:
     their `bfnsolver_i` or `bfnsolver_t`, or one that imports a solver from there.
 
-    Every step of their samplers is one call beside the network, and the Euler steps are too. What makes no step, or is
-    one that no rule of `bfn_kernels.solvers` makes, stays theirs: the last call of the network with `last_drop` or
-    `addi_step`, and `sde_euler` of text, which returns the logits in the place of the next state. Noise comes from
-    seeds of torch's default generator, so that a run draws other samples of the same distribution than theirs.
+    Every step of their algorithms is a `solver_step`, with one-hot samples in the place of probabilities where they say
+    `cate_samp`. What makes no step stays theirs: the last calls of the network with `last_drop` or `addi_step`, and
+    `sde_euler` of text, which returns the logits in the place of the next state. Noise comes from seeds of torch's
+    default generator, so that a run draws other samples of the same distribution than theirs.
     Raises AttributeError, having changed nothing, if there is neither of their classes, or a method is missing.
     """
     found = {of: function for of, function in bfn_solver.REPLACED.items() if hasattr(module, of[0])}
