@@ -10,6 +10,7 @@ docs/published_code.md tells where a definition differs.
 """
 
 from collections.abc import Callable
+from functools import wraps
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +28,7 @@ class Patch:
         original = getattr(cls, name)
         self.originals.append((cls, name, original))
 
+        @wraps(original)
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
             return function(original, self, *args, **kwargs)
 

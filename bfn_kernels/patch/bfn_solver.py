@@ -24,7 +24,7 @@ def method(advance: Callable[..., tuple[Tensor, Tensor]], rule: str) -> Callable
         options = given.arguments
         _, state, step, *_ = options.values()
         if step == self.num_steps - 1 and (options["last_drop"] or options.get("addi_step")):
-            return original(self, *args, **kwargs)
+            return original(self, *args, **kwargs)  # what the network says last is their result, without a step
         t, t_next = (1 - float(self.times[i]) for i in (step, step + 1))
         how: dict[str, Any] = {"rule": rule}
         if RULES[rule].order == 2 and step > 0:

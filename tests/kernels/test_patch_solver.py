@@ -266,6 +266,16 @@ def test_arguments_by_place(modules):
             solver.ode_bfnsolver2_multi_step_update(first, 1)
 
 
+def test_a_patch_upon_another(modules):
+    state = torch.zeros(2, 3, K)
+    solver = modules[1].TextBFNSolver(text, K, 4, 0.75, 0.01)
+    with patch.solver(modules[1]):
+        want = solver.ode_bfnsolver1_update(state, 0)
+        with patch.solver(modules[1]):
+            torch.testing.assert_close(solver.ode_bfnsolver1_update(state, 0), want, rtol=0, atol=0)
+        torch.testing.assert_close(solver.ode_bfnsolver1_update(state, 0), want, rtol=0, atol=0)
+
+
 def test_it_undoes_itself(modules):
     for module, cls in zip(modules, ("ImageBFNSolver", "TextBFNSolver"), strict=True):
         names = [name for of, name in patch.bfn_solver.REPLACED if of == cls]
