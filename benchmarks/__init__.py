@@ -7,4 +7,6 @@ competitors.py who runs in a case, and how
 gate.py        nobody is timed who is wrong
 measure.py     time; memory.py  peak extra memory, in a process of its own
 report.py      tables, CSV and plot
+
+`python -m benchmarks.patched`: the authors' code before and after it is patched.
 """

@@ -1,15 +1,13 @@
 """The devices that cases run on: their clocks, and by how much a call raises their memory."""
 
 import time
-from collections.abc import Callable
 
 import torch
 
 from benchmarks import memory
 from benchmarks.cases import Case
 from benchmarks.competitors import Competitor
-
-Run = Callable[[], tuple]
+from benchmarks.memory import Run
 
 
 class Cpu:
@@ -30,7 +28,9 @@ class Cpu:
 
     def peak(self, case: Case, competitor: Competitor, run: Run) -> int | None:
         # compiled code exists in this process only, and would take long to be compiled again
-        return memory.peak_of(run) if competitor.compiled else memory.peak_in_a_process(case, competitor.name)
+        if competitor.compiled:
+            return memory.peak_of(run)
+        return memory.peak_in_a_process(memory.runs_of, case, competitor.name)
 
 
 class Gpu:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.forkserver import ensure_running
+from typing import Any
 
 import torch
 
@@ -20,6 +21,7 @@ from benchmarks.competitors import competitors, prepared
 from bfn_kernels.backends import BACKENDS
 
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch's switch that puts large tensors in huge pages
+Run = Callable[[], tuple]
 _context = multiprocessing.get_context("forkserver")
 
 
@@ -32,7 +34,7 @@ def start_server() -> None:
     os.environ[HUGE_PAGES] = "1"
 
 
-def peak_of(run: Callable[[], tuple]) -> int | None:
+def peak_of(run: Run) -> int | None:
     """The bytes by which a call raises the resident set of this process; None if the system does not say."""
     gc.collect()
     try:
@@ -48,10 +50,11 @@ def peak_of(run: Callable[[], tuple]) -> int | None:
     return peak - before
 
 
-def peak_in_a_process(case: Case, name: str, seconds: float = 120) -> int | None:
-    """The same as `peak_of` in a new process; None also if that process was killed."""
+def peak_in_a_process(make: Callable[..., tuple[Run, Run]], *arguments: Any, seconds: float = 120) -> int | None:
+    """The same as `peak_of` in a new process; None also if that process was killed. make(*arguments), a function of a
+    module, returns the call, and one with few rows that first starts the threads and loads the code."""
     here, there = _context.Pipe(duplex=False)
-    child = _context.Process(target=_child, args=(case, name, there), daemon=True)
+    child = _context.Process(target=_child, args=(make, arguments, there), daemon=True)
     child.start()
     there.close()
     try:
@@ -63,14 +66,18 @@ def peak_in_a_process(case: Case, name: str, seconds: float = 120) -> int | None
         child.join()
 
 
-def _child(case: Case, name: str, result: Connection) -> None:
-    competitor = next(c for c in competitors(case, list(BACKENDS)) if c.name == name)
-    run = prepared(competitor, case, cases.inputs(case)[0])
-    # this starts the threads and loads the code, which must not count
-    torch.zeros(2**22).add_(1)
-    few = cases.few(case)
-    prepared(competitor, few, cases.inputs(few)[0])()
+def _child(make: Callable[..., tuple[Run, Run]], arguments: tuple, result: Connection) -> None:
+    run, few = make(*arguments)
+    torch.zeros(2**22).add_(1)  # threads and code of both must not count
+    few()
     result.send(peak_of(run))
+
+
+def runs_of(case: Case, name: str) -> tuple[Run, Run]:
+    """The call of a competitor in a case, and one with few rows."""
+    competitor = next(c for c in competitors(case, list(BACKENDS)) if c.name == name)
+    few = cases.few(case)
+    return tuple(prepared(competitor, of, cases.inputs(of)[0]) for of in (case, few))  # type: ignore[return-value]
 
 
 def _status(key: str) -> int:

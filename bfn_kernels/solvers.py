@@ -8,7 +8,8 @@ state that is not finite stays so, with A = 0 too.
 
 `RULES` are those of BFN-Solver (Xue et al. 2024, arXiv 2404.15766), written for any schedule [derived]. They are exact
 integrals of the flow's equations for a prediction that is constant, or a line through the last two: of γ in
-λ = ½ ln(γ/(1 − γ)), of classes in u = √β.
+λ = ½ ln(γ/(1 − γ)), of classes in u = √β. The rules named Euler's take the slope at s for the whole step instead, in
+−ln(1 − γ) and in u, which are proportional to t in the paper's schedules.
 
 A sampling run: the state starts at a time t₀ above 0 from N(0, `start_variance`), or at 0 from 0 if the rule is
 stochastic. Each step calls the network at t and `solver_step` to t_next. A last call at t = 1 gives the result.
@@ -134,12 +135,37 @@ def _renoised_classes(s: Accuracy, t: Accuracy) -> Coefficients:
     return Coefficients(torch.zeros_like(t.beta), t.beta, t.beta)
 
 
+def _flow_by_euler(s: Mean, t: Mean) -> Coefficients:
+    """μ_t = μ_s + h(x̂/2 + μ_s/(2γ_s) − μ_s), h = ln((1 − γ_s)/(1 − γ_t))."""
+    h = (s.rest / t.rest).log()
+    return Coefficients(1 - h + h / (2 * s.gamma), h / 2)
+
+
+def _flow_of_classes_by_euler(s: Accuracy, t: Accuracy) -> Coefficients:
+    """z_t = z_s + (u_t − u_s)(z_s/u_s + u_s(Kp − 1))."""
+    return Coefficients(t.place / s.place, s.place * (t.place - s.place))
+
+
+def _messages_by_euler(s: Mean, t: Mean) -> Coefficients:
+    """μ_t = μ_s + h(x̂ − μ_s) + √(h(1 − γ_s))·ξ, with the same h."""
+    h = (s.rest / t.rest).log()
+    return Coefficients(1 - h, h, h * s.rest)
+
+
+def _messages_of_classes_by_euler(s: Accuracy, t: Accuracy) -> Coefficients:
+    """z_t = z_s + α(Kp − 1) + √(Kα)·ξ, α = 2u_s(u_t − u_s)."""
+    alpha = 2 * s.place * (t.place - s.place)
+    return Coefficients(None, alpha, alpha)
+
+
 RULES: dict[str, Rule] = {
     "ode1": Rule(_flow, _flow_of_classes, from_prior=False),
     "ode2": Rule(_flow, _flow_of_classes, _half_a_step, _half_a_step, from_prior=False),
     "sde1": Rule(_messages, _messages_of_classes),
     "sde2": Rule(_messages, _messages_of_classes, _half_a_step, _by_messages),
     "renoise": Rule(_renoised, _renoised_classes),
+    "ode_euler": Rule(_flow_by_euler, _flow_of_classes_by_euler, from_prior=False),
+    "sde_euler": Rule(_messages_by_euler, _messages_of_classes_by_euler),
 }
 
 
@@ -166,9 +192,10 @@ def coefficients(
 
     rule: a name of RULES, of which "ode1" and "ode2" follow the flow's ordinary differential equation and start above
     t = 0, "sde1" and "sde2" send a message at each step, as ancestral sampling does, and "renoise" makes the state
-    afresh. schedule: of `bfn_kernels.schedules`, or an object with their methods. t_previous: the time of the step
-    before, where the rule is of second order; without it the step is of first order. Raises ValueError for a rule that
-    there is not, and for a t_previous beside one of first order.
+    afresh; "ode_euler" and "sde_euler" are Euler's forms of "ode1" and "sde1". schedule: of `bfn_kernels.schedules`, or
+    an object with their methods. t_previous: the time of the step before, where the rule is of second order; without it
+    the step is of first order. Raises ValueError for a rule that there is not, and for a t_previous beside one of first
+    order.
 
     >>> from bfn_kernels.schedules import ExponentialVariance
     >>> [round(float(number), 4) for number in coefficients("sde1", ExponentialVariance(0.1), 0.0, 0.5)[:3]]

@@ -46,13 +46,12 @@ def solver_step(
     rule of `bfn_kernels.solvers` [derived].
 
     prediction, mean `[B, ...]`: what the network put out at time t, and what it saw; x̂ is made of them as in
-    `update_sample`. rule: "ode1", "ode2", "sde1", "sde2" or "renoise". A step of second order takes `previous`, which
-    `predicted_out` received in the step before, and t_previous, the time of that step. `coefficients` may stand in the
-    place of t_next, t_previous and rule. Where `known_mask` is True, `known` is x̂ (inpainting). `out`, which may be
-    mean itself, receives the new mean, and `predicted_out`, of the mean's shape and any of the types, x̂; it may be
-    `previous` itself. noise: the normals of a stochastic rule; the others read neither noise nor seed. Times and
-    coefficients: as times elsewhere; t_previous < t ≤ t_next, on the CPU. Nothing is differentiable.
-    Returns the new mean in the mean's type.
+    `update_sample`. rule: a name of `solvers.RULES`. A step of second order takes `previous`, which `predicted_out`
+    received in the step before, and t_previous, the time of that step. `coefficients` may stand in the place of t_next,
+    t_previous and rule. Where `known_mask` is True, `known` is x̂ (inpainting). `out`, which may be mean itself,
+    receives the new mean, and `predicted_out`, of the mean's shape and any of the types, x̂; it may be `previous`
+    itself. noise: the normals of a stochastic rule; the others read neither noise nor seed. Times and coefficients: as
+    times elsewhere; t_previous < t ≤ t_next, on the CPU. Nothing is differentiable. Returns the new mean in its type.
 
     >>> noise_pred, mean = torch.zeros(1, 2), torch.full((1, 2), 0.45)
     >>> solver_step(noise_pred, mean, 0.5, 1.0, rule="sde1", sigma_1=0.1, noise=torch.zeros(1, 2))

@@ -213,7 +213,7 @@ def test_a_state_of_two_classes_is_the_probability_of_class_0():
 
 def test_it_undoes_itself():
     module = theirs()
-    before = {key: getattr(getattr(module, key[0]), key[1]) for key in patch.REPLACED}
+    before = {key: getattr(getattr(module, key[0]), key[1]) for key in patch.bayesian_flow_networks.REPLACED}
     bfn, data, t = make(module, "reals")
     undo = patch.official(module)
     assert all(getattr(getattr(module, cls), name) is not before[cls, name] for cls, name in before)

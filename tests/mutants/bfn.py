@@ -3,7 +3,9 @@
 from fault import Fault
 
 TRAIN, EVALUATE, DATA, MODEL, TABLES = (f"bfn/{name}.py" for name in ("train", "evaluate", "data", "model", "tables"))
-PATCH, PATCHED = "bfn_kernels/patch.py", "tests/kernels/test_patch.py"
+PATCHES, PATCHED = "bfn_kernels/patch/{}.py".format, "tests/kernels/test_patch.py"
+SOLVED = "tests/kernels/test_patch_solver.py"
+PATCH, SOLVER = PATCHES("bayesian_flow_networks"), PATCHES("bfn_solver")
 NN, SAMPLERS, NN_TESTS = "bfn_kernels/nn.py", "bfn_kernels/samplers.py", "tests/kernels/test_nn.py"
 CHECKPOINT, ALONE, CLI, CONFIGS, MAIN = (
     f"bfn/{name}.py" for name in ("checkpoint", "alone", "cli", "configs/__init__", "__main__")
@@ -273,8 +275,12 @@ FAULTS = [
         "if not loss.noise_pred:",
         f"{PATCHED} -k stays_theirs",
     ),
-    Fault(PATCH, "setattr(*self.originals.pop())", "self.originals.pop()", f"{PATCHED} -k undoes"),
+    Fault(PATCHES("__init__"), "setattr(*self.originals.pop())", "self.originals.pop()", f"{PATCHED} -k undoes"),
     Fault(PATCH, "(-inner.clip_range, inner.clip_range)", "None", f"{PATCHED} -k losses_are_theirs"),
+    Fault(SOLVER, 'or options.get("addi_step")', "", f"{SOLVED} -k run_is_theirs"),
+    Fault(SOLVER, 'how["choose"] = "sample"', "pass", f"{SOLVED} -k run_is_theirs"),
+    Fault(SOLVER, "self.times[step - 1])", "self.times[0])", f"{SOLVED} -k run_is_theirs"),
+    Fault(SOLVER, "(t, t_next), middle, theta, **how)", "(t, t_next), t, theta, **how)", f"{SOLVED} -k run_is_theirs"),
     # networks
     Fault(NETWORK("layers"), "mixed.transpose(-1, -2).reshape", "mixed.reshape", tests("networks", "unet_attends")),
     Fault(

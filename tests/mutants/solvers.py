@@ -30,6 +30,8 @@ FAULTS = [
     Fault(
         RULES, "torch.zeros_like(t.beta), t.beta, t.beta)", "None, t.beta, t.beta)", f"{SOLVERS} -k 'renoised and cpu'"
     ),
+    Fault(RULES, "1 - h + h / (2 * s.gamma)", "1 - h + h / 2", f"{SOLVERS} -k 'normal_data and cpu'"),
+    Fault(RULES, "Coefficients(1 - h, h, h * s.rest)", "Coefficients(1 - h, h, h * t.rest)", f"{SOLVERS} -k published"),
     Fault(RULES, "((1 + weight) * scale)", "(weight * scale)", f"{SOLVERS} -k 'guidance and cpu'"),
     Fault(
         RULES,

@@ -1,19 +1,6 @@
-"""The authors' code (github.com/nnaisense/bayesian-flow-networks) on these kernels, without a change in it.
-
-    import model  # theirs
-    from bfn_kernels import patch
-
-    with patch.official(model):
-        ...  # train, evaluate and sample as before
-
-Flows, losses and sampling of every configuration that they ship go through the ops. What the ops do not compute stays
-theirs: mixtures, data that are turned into classes, Bernoulli outputs of bins, and a loss with `min_loss_variance`.
-Where they draw ten messages for an n-step loss, its expectation is computed; docs/published_code.md tells where a
-definition differs.
-"""
+"""Methods of github.com/nnaisense/bayesian-flow-networks on the ops: `REPLACED`, which `patch.official` puts in."""
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,47 +10,6 @@ from bfn_kernels import binary, continuous, discrete, discretised, nn, samplers
 from bfn_kernels.arguments import Limits
 
 EACH = {"reduction": "none"}
-
-
-class Patch:
-    """Methods of their classes that were replaced, until `undo` or the end of a `with`."""
-
-    def __init__(self) -> None:
-        self.originals: list[tuple[type, str, Callable[..., Any]]] = []
-
-    def replace(self, cls: type, name: str, function: Callable[..., Any]) -> None:
-        """function(original, self, ...) takes the place of a method."""
-        original = getattr(cls, name)
-        self.originals.append((cls, name, original))
-
-        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return function(original, self, *args, **kwargs)
-
-        setattr(cls, name, method)
-
-    def undo(self) -> None:
-        while self.originals:
-            setattr(*self.originals.pop())
-
-    def __enter__(self) -> "Patch":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.undo()
-
-
-def official(model: ModuleType) -> Patch:
-    """Lets their module `model` use the ops, for models that were made before too. Returns what undoes it.
-
-    Raises AttributeError, having changed nothing, if a class or a method is missing, so that this is another module.
-    """
-    found = [(getattr(model, cls), name, function) for (cls, name), function in REPLACED.items()]
-    for cls, name, _ in found:
-        getattr(cls, name)
-    patch = Patch()
-    for cls, name, function in found:
-        patch.replace(cls, name, function)
-    return patch
 
 
 def flat(output: Tensor) -> Tensor:

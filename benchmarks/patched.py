@@ -1,0 +1,244 @@
+"""The authors' code before and after `bfn_kernels.patch`: the time and the memory of what the ops replace.
+
+    python -m benchmarks.patched --official <a checkout of github.com/nnaisense/bayesian-flow-networks>
+
+Every configuration that they ship is measured at its own batch size. A fixed tensor of small normals stands for what
+the network puts out, so that flows, losses and samplers are measured and nothing else. The last part is a training step
+with their network, made small, since the full ones are too much for a CPU: with those, a larger share of the time is
+the network's.
+"""
+
+import argparse
+import csv
+import importlib
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from benchmarks import measure, memory
+from benchmarks.devices import Cpu
+from benchmarks.memory import Run
+from benchmarks.report import MIB, duration, number
+from bfn_kernels import patch
+
+WIDTH, N_STEPS, SAMPLING_STEPS = 150, 20, 10
+DRAWS, LARGEST = 10, 2**28  # of their n-step loss: its draws, and the numbers that a tensor of it may have
+SHAPES = {"bin_mnist": (28, 28, 1), "cifar10": (32, 32, 3), "text8": (256,)}  # of one example of their data sets
+SMALL = {  # what is changed in a configuration to make its network small
+    "UNetModel": {
+        "net": {"parameters": {"model_channels": 32, "out_channels": 32}},
+        "output_adapter": {"parameters": {"input_height": 64}},
+    },
+    "UNetVDM": {
+        "net": {"parameters": {"embedding_dim": 32, "n_blocks": 2}},
+        "output_adapter": {"parameters": {"input_height": 35}},
+    },
+    "GPT": {
+        "net": {"parameters": {"n_layer": 2, "n_head": 4, "n_embd": 128}},
+        "input_adapter": {"parameters": {"output_size": 128}},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A part of a configuration, before and after. nats: of a variable, where the part is a loss."""
+
+    configuration: str
+    part: str
+    batch: int
+    parameters: int
+    before_ms: float
+    before_p20_ms: float
+    before_p80_ms: float
+    after_ms: float
+    after_p20_ms: float
+    after_p80_ms: float
+    repetitions: int
+    before_peak_bytes: float
+    after_peak_bytes: float
+    before_nats: float
+    after_nats: float
+
+
+class Output(nn.Module):
+    """In the place of a network: the same output whatever it sees."""
+
+    def __init__(self, shape: Sequence[int]):
+        super().__init__()
+        self.output = nn.Parameter(0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, theta: Tensor, t: Tensor) -> Tensor:
+        return self.output
+
+
+def made(module: Any, of: DictConfig | None, **more: Any) -> Any:
+    return None if of is None else getattr(module, of.class_name)(**of.parameters, **more)
+
+
+def their_model(config: DictConfig, batch: int, *, with_network: bool) -> tuple[nn.Module, Tensor]:
+    """Their BFN of a configuration, and a batch of random data."""
+    model, networks, probability = (importlib.import_module(name) for name in ("model", "networks", "probability"))
+    of, shape = config.model, (batch, *SHAPES[config.data.dataset])
+    flow = made(model, of.bayesian_flow)
+    loss = made(model, of.loss, bayesian_flow=flow, distribution_factory=made(probability, of.distribution_factory))
+    generator = torch.Generator().manual_seed(1)
+    if "n_classes" in of.bayesian_flow.parameters:
+        data = torch.randint(flow.n_classes, shape, generator=generator)
+        data = data.float() if flow.n_classes == 2 else data
+    else:
+        bins = config.data.num_bins
+        data = (torch.randint(bins, shape, generator=generator) + 0.5) * 2 / bins - 1
+    if with_network:
+        of = cast(DictConfig, OmegaConf.merge(of, SMALL[of.net.class_name]))
+        adapters = {name: made(networks.adapters, of[name]) for name in ("input_adapter", "output_adapter")}
+        network = made(networks, of.net, data_adapters=adapters)
+    else:
+        network = Output((*shape, of.output_adapter.parameters.output_height if of.output_adapter else flow.n_classes))
+    return model.BFN(network, flow, loss), data
+
+
+def trained(bfn: nn.Module, data: Tensor, n_steps: int | None = None) -> tuple[Tensor]:
+    bfn.zero_grad()
+    loss = bfn(data, n_steps=n_steps)
+    loss.backward()
+    return (loss.detach(),)
+
+
+PARTS: dict[str, Callable[[Any, Tensor], tuple]] = {
+    "flow, L∞, backward": trained,
+    "flow, L_n, backward": lambda bfn, data: trained(bfn, data, N_STEPS),
+    "flow, reconstruction": lambda bfn, data: (bfn.compute_reconstruction_loss(data),),
+    "sampling": lambda bfn, data: (bfn.sample(tuple(data.shape), SAMPLING_STEPS),),
+    "training step": trained,
+}
+SAMPLED, WITH_NETWORK, BY_STEPS = "sampling", "training step", "flow, L_n, backward"
+
+
+def batch_of(config: DictConfig, part: str) -> int:
+    """Theirs, or as many examples as their n-step loss has memory for."""
+    if part != BY_STEPS:
+        return config.train_loader.batch_size
+    classes = config.model.bayesian_flow.parameters.get("n_classes")
+    numbers = DRAWS * math.prod(SHAPES[config.data.dataset]) * (classes**2 if classes else config.data.num_bins)
+    return min(config.train_loader.batch_size, LARGEST // numbers)
+
+
+def run_of(config: DictConfig, part: str, batch: int, patched: bool) -> tuple[nn.Module, Run]:
+    bfn, data = their_model(config, batch, with_network=part == WITH_NETWORK)
+
+    def run() -> tuple:
+        if not patched:
+            return PARTS[part](bfn, data)
+        with patch.official(sys.modules["model"]):
+            return PARTS[part](bfn, data)
+
+    return bfn, run
+
+
+def in_a_process(official: str, config: DictConfig, part: str, batch: int, patched: bool) -> tuple[Run, Run]:
+    """What `memory.peak_in_a_process` takes."""
+    sys.path.insert(0, official)
+    return run_of(config, part, batch, patched)[1], run_of(config, part, 1, patched)[1]
+
+
+def measured(official: str, name: str, config: DictConfig, part: str, batch: int, seconds: float) -> Row:
+    runs, nats = {}, {}
+    for key, patched in (("before", False), ("after", True)):
+        bfn, runs[key] = run_of(config, part, batch, patched)
+        torch.manual_seed(2)  # so that both have the same times
+        (found,) = runs[key]()
+        nats[f"{key}_nats"] = math.nan if part == SAMPLED else found.item()
+    times = measure.timings(runs, seconds, Cpu())
+    per_step = 1e3 / (SAMPLING_STEPS if part == SAMPLED else 1)
+    columns = {
+        f"{key}{column}_ms": per_step * timing.percentile(percent)
+        for key, timing in times.items()
+        for column, percent in (("", 50), ("_p20", 20), ("_p80", 80))
+    }
+    peaks = {}
+    for key in runs:
+        peak = memory.peak_in_a_process(in_a_process, official, config, part, batch, key == "after", seconds=300)
+        peaks[f"{key}_peak_bytes"] = math.nan if peak is None else peak
+    parameters = sum(p.numel() for p in bfn.parameters()) if part == WITH_NETWORK else 0
+    runs_each = min(timing.repetitions for timing in times.values())
+    return Row(name, part, batch, parameters, repetitions=runs_each, **columns, **peaks, **nats)
+
+
+def table(rows: Sequence[Row]) -> Table:
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("configuration", "part", "batch", "before", "after", "times", "MiB before", "MiB after", "nats"):
+        made.add_column(column, justify="left" if column in ("configuration", "part") else "right", no_wrap=True)
+    before = ""
+    for row in rows:
+        part = f"{row.part}, {row.parameters / 1e6:.2f} M" if row.parameters else row.part
+        ratio = row.before_ms / row.after_ms
+        made.add_row(
+            row.configuration if row.configuration != before else "",
+            f"{part}, a step" if row.part == SAMPLED else part,
+            str(row.batch),
+            *(duration(ms) for ms in (row.before_ms, row.after_ms)),
+            f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}",
+            *(number(peak / MIB, ".0f") for peak in (row.before_peak_bytes, row.after_peak_bytes)),
+            ", ".join(number(nats, ".3g") for nats in (row.before_nats, row.after_nats)),
+        )
+        before = row.configuration
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.patched", description=__doc__.split("\n")[0])
+    parser.add_argument("--official", type=Path, required=True, metavar="CHECKOUT", help="their code")
+    parser.add_argument("--only", default="", metavar="TEXT", help="configurations whose name has this in it")
+    parser.add_argument("--quick", action="store_true", help="two examples, few repetitions")
+    parser.add_argument("--out", type=Path, default=None, help="directory of the results (runs/patched/<date>)")
+    options = parser.parse_args(arguments)
+    paths = [path for path in sorted((options.official / "configs").glob("*.yaml")) if options.only in path.stem]
+    if not paths:
+        parser.error(f"{options.official / 'configs'} has no configuration with {options.only!r} in its name")
+    memory.start_server()
+    official = str(options.official.resolve())
+    sys.path.insert(0, official)
+    started, began = datetime.now(), time.monotonic()
+    out = options.out or Path("runs", "patched", started.strftime("%Y-%m-%d-%H%M%S"))
+    out.mkdir(parents=True, exist_ok=True)
+    machine = measure.machine(Cpu()) | {"date": started.isoformat(timespec="seconds"), "quick": str(options.quick)}
+    console = Console(width=WIDTH, record=True, highlight=False)
+    console.print("\n".join(f"{key:<14} {value}" for key, value in machine.items()))
+    rows = []
+    for path in paths:
+        config = cast(DictConfig, OmegaConf.load(path))
+        for part in PARTS:
+            batch = min(batch_of(config, part), 2 if options.quick else sys.maxsize)
+            rows.append(measured(official, path.stem, config, part, batch, 0.05 if options.quick else Cpu.seconds))
+            print(
+                f"{path.stem}, {part}: {duration(rows[-1].before_ms)}, {duration(rows[-1].after_ms)}", file=sys.stderr
+            )
+    console.print(table(rows))
+    console.print(
+        f"before, after: medians. L_n: n = {N_STEPS}. a step: of {SAMPLING_STEPS}, which share the last call's time.\n"
+        "MiB: by how much a call raises the resident set of a fresh process. nats: of a variable, before and after."
+    )
+    with open(out / "results.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(Row)] + list(machine))
+        writer.writeheader()
+        writer.writerows(asdict(row) | machine for row in rows)
+    console.print(f"{time.monotonic() - began:.0f} s; results in {out}")
+    (out / "report.txt").write_text(console.export_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
