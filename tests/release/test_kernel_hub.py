@@ -44,12 +44,14 @@ def drawn(copy):
     copy.discretised.continuous_time_loss(x, y, y - 1, flow, 0.5, sigma_1=0.1, num_bins=9).backward()
     return flow, y.grad, copy.discrete.update_sample(z, z, 0.5)
 
-torch.testing.assert_close(torch.compile(drawn, backend="aot_eager")(copies["first"]), drawn(bfn_kernels))
+if first.name.startswith("torch-stable-abi"):  # the compiler takes long to import
+    torch.testing.assert_close(torch.compile(drawn, backend="aot_eager")(copies["first"]), drawn(bfn_kernels))
 for name, copy in copies.items():
     torch.testing.assert_close(drawn(copy), drawn(bfn_kernels))
     print(name, copy.__name__, copy.__version__, copy.backends.CPU_BUILD)
     libraries = {library.name for library in copy.backends.LIBRARIES.values() if hasattr(library, "implement")}
     assert all(library.startswith(copy.__name__) for library in libraries)
+    assert f"{copy.__name__}::draw_seed" in torch._C._dispatch_get_all_op_names()
 """
 
 
