@@ -11,7 +11,8 @@ EXTRAS := train,dev$(if $(shell command -v nvcc),,$(comma)gpu-build)
 
 MINUTES ?= 10
 
-.PHONY: install run test mutants fuzz sanitize bench docs gpu-build gpu-check gpu-test lint format wheel clean
+.PHONY: install run test mutants fuzz sanitize bench docs gpu-build gpu-check gpu-test lint format wheel sdist dist \
+	kernel-hub check-dist clean
 
 install: $(VENV)/installed
 
@@ -86,9 +87,26 @@ format: install
 	$(BIN)/clang-format -i $(CPP)
 
 # Builds a wheel, with the CUDA kernels if nvcc is on the path or in the environment.
+FOUND_NVCC = BFN_NVCC=$$($(BIN)/python -c 'from gpu_build.sass import find_tool; print(find_tool("nvcc") or "")')
+WHEEL = $(BIN)/python -m pip wheel --quiet --no-cache-dir --no-build-isolation --no-deps --wheel-dir dist
+
 wheel: install
-	BFN_NVCC=$$($(BIN)/python -c 'from gpu_build.sass import find_tool; print(find_tool("nvcc") or "")') \
-	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	$(FOUND_NVCC) $(WHEEL) .
+
+sdist: install
+	$(BIN)/python setup.py -q sdist
+
+# Builds the source distribution, and of it the wheel.
+dist: sdist
+	$(FOUND_NVCC) $(WHEEL) dist/bfn_kernels-$$($(BIN)/python setup.py --version).tar.gz
+
+# Writes the folder that Hugging Face's `kernels` loads.
+kernel-hub: install
+	$(FOUND_NVCC) $(BIN)/python -m release.kernel_hub dist/kernel_hub
+
+# Tests what the two targets have built; the package `kernels`, if it is there, loads the folder.
+check-dist: dist kernel-hub
+	BFN_DIST=dist $(BIN)/python -m pytest tests/release
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info bfn_kernels/*.so

@@ -1,9 +1,11 @@
 """Builds the CPU kernels once per instruction set; the best one that the processor supports is loaded at import. Builds
-the CUDA kernels if there is an nvcc, whether or not torch was built for CUDA."""
+the CUDA kernels if there is an nvcc, whether or not torch was built for CUDA. Without a C++ compiler the Python files
+are installed alone, and torch is not imported."""
 
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import setup
-from torch.utils.cpp_extension import BuildExtension, CppExtension
+from setuptools.command.build_py import build_py
 
 FLAGS = [
     "-O3",
@@ -30,6 +32,8 @@ FLAGS = [
 ]
 FLAGS += os.environ.get("BFN_CXX_FLAGS", "").split()
 LINK_FLAGS = []
+if namespace := os.environ.get("BFN_NAMESPACE"):  # set by `make kernel-hub`: the operators are in torch.ops.<namespace>
+    FLAGS.append(f"-DBFN_NAMESPACE={namespace}")
 if os.environ.get("BFN_SANITIZE"):  # set by `make sanitize`; the first report ends the process
     SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     FLAGS += ["-O1", "-g1", "-fno-omit-frame-pointer", *SANITIZERS]
@@ -43,6 +47,21 @@ X86_BUILDS = {
 }
 CPU_BUILDS = {"_cpu_generic": []} | (X86_BUILDS if platform.machine() in ("x86_64", "AMD64") else {})
 
+
+def cxx_compiler() -> str | None:
+    """The C++20 compiler that CXX names, or the first one on the path; None if there is none."""
+    named = os.environ.get("CXX")
+    for compiler in [named] if named else ["c++", "g++", "clang++"]:
+        try:
+            command = [*shlex.split(compiler), "-std=c++20", "-fsyntax-only", "-x", "c++", os.devnull]
+            if subprocess.run(command, capture_output=True).returncode == 0:
+                return compiler
+        except OSError:
+            continue
+    return None
+
+
+CXX = cxx_compiler()
 NVCC = os.environ.get("BFN_NVCC", shutil.which("nvcc") or "")  # BFN_NVCC= builds without CUDA
 CUDA_SOURCES = sorted(Path("csrc/cuda").glob("*.cu"))
 # Machine code for A100, H100 and B100, and an intermediate form for later GPUs.
@@ -78,16 +97,31 @@ def toolkit() -> Path:
     return Path(re.search(r"TOP=(\S+)", asked.stderr)[1])
 
 
-class Build(BuildExtension):
-    def build_extensions(self):
-        for extension in self.extensions:
-            if extension.name == "bfn_kernels._cuda":
-                extension.extra_objects = cuda_objects(Path(self.build_temp, "csrc/cuda"))
-                extension.depends += extension.extra_objects
-        super().build_extensions()
+class BuildPython(build_py):
+    def run(self):
+        if CXX is None:
+            wanted = os.environ.get("CXX", "c++, g++ or clang++")
+            print(f"bfn-kernels: no C++20 compiler ({wanted}): the slow reference is installed alone", file=sys.stderr)
+        super().run()
 
 
-def extension(name: str, sources: list[str], flags: list[str], **more) -> CppExtension:
+def build_command() -> type:
+    from torch.utils.cpp_extension import BuildExtension
+
+    class Build(BuildExtension):
+        def build_extensions(self):
+            for extension in self.extensions:
+                if extension.name == "bfn_kernels._cuda":
+                    extension.extra_objects = cuda_objects(Path(self.build_temp, "csrc/cuda"))
+                    extension.depends += extension.extra_objects
+            super().build_extensions()
+
+    return Build
+
+
+def extension(name: str, sources: list[str], flags: list[str], **more):
+    from torch.utils.cpp_extension import CppExtension
+
     compile_args = {"cxx": [*FLAGS, *flags, f"-DBFN_MODULE={name}"]}
     more["extra_link_args"] = [*LINK_FLAGS, *more.get("extra_link_args", ())]
     return CppExtension(
@@ -95,11 +129,13 @@ def extension(name: str, sources: list[str], flags: list[str], **more) -> CppExt
     )
 
 
-extensions = [extension(name, CPU_SOURCES, flags) for name, flags in CPU_BUILDS.items()]
-if NVCC:
-    # the runtime is linked statically, so that it cannot clash with the shared one that torch has loaded
-    extensions.append(
-        extension(
+def extensions() -> list:
+    wanted = os.environ.get("BFN_BUILDS")  # builds only these, by name: BFN_BUILDS=_cpu_avx512,_cuda
+    chosen = wanted.split(",") if wanted else [*CPU_BUILDS, "_cuda"]
+    found = [extension(name, CPU_SOURCES, flags) for name, flags in CPU_BUILDS.items() if name in chosen]
+    if NVCC and "_cuda" in chosen:
+        # the runtime is linked statically, so that it cannot clash with the shared one that torch has loaded
+        cuda = extension(
             "_cuda",
             BINDINGS,
             ["-DBFN_CUDA", "-DUSE_CUDA"],
@@ -109,12 +145,17 @@ if NVCC:
             # function that returns the current stream
             extra_link_args=["-Wl,--no-as-needed", "-ltorch"],
         )
-    )
-if wanted := os.environ.get("BFN_BUILDS"):  # builds only these, by name: BFN_BUILDS=_cpu_avx512,_cuda
-    extensions = [e for e in extensions if e.name.removeprefix("bfn_kernels.") in wanted.split(",")]
+        found.append(cuda)
+    return found
+
+
+commands = {"build_py": BuildPython}
+if CXX is not None:
+    os.environ["CXX"] = CXX  # the compiler that links, too
+    commands["build_ext"] = build_command()
 
 setup(
-    ext_modules=extensions,
-    cmdclass={"build_ext": Build},
+    ext_modules=extensions() if CXX is not None else [],
+    cmdclass=commands,
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -6,6 +6,7 @@ CUDA and one in Triton, and so does `reference.py`, plain PyTorch functions of t
 
 import importlib
 import importlib.util
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from bfn_kernels import checks, triton_ops
-from bfn_kernels.operators import Library, Operator
+from bfn_kernels.operators import NATIVE, TRITON, Library, Operator
 
 # For each instruction set that torch may use, the builds of the CPU kernels that run on it. The first one that is there
 # is loaded.
@@ -29,7 +30,7 @@ def _load_cpu() -> tuple[str | None, str | None]:
     why = "the compiled extension is not there; install with a C++ compiler: pip install --no-build-isolation ."
     for name in CPU_BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("_cpu_generic",)):
         try:
-            importlib.import_module(f"bfn_kernels.{name}")
+            importlib.import_module(f"{NATIVE}.{name}")
             return name, None
         except ModuleNotFoundError:
             continue
@@ -50,7 +51,7 @@ def _missing_cuda() -> str | None:
     be loaded beside a torch without CUDA."""
     if _CPU_MISSING is not None:
         return f"it needs the CPU kernels beside it: {_CPU_MISSING}"
-    if importlib.util.find_spec("bfn_kernels._cuda") is None:
+    if importlib.util.find_spec(f"{NATIVE}._cuda") is None:
         return "the compiled extension is not there; install with nvcc: pip install --no-build-isolation ."
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA"
@@ -63,7 +64,7 @@ _CUDA_MISSING = _missing_cuda()
 @torch.compiler.assume_constant_result
 def _load_cuda() -> None:
     try:
-        importlib.import_module("bfn_kernels._cuda")  # does nothing from the second call on
+        importlib.import_module(f"{NATIVE}._cuda")  # does nothing from the second call on
     except ImportError as error:
         raise RuntimeError(_does_not_load("_cuda", error)) from error
 
@@ -73,9 +74,6 @@ def _missing_triton() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "Triton is not there; a CUDA build of torch brings it, or: pip install 'bfn-kernels[triton]'"
     return None
-
-
-NATIVE, TRITON = "bfn_kernels", "bfn_kernels_triton"
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def keep_memory(most: int) -> None:
     """
     most = checks.integer("most", most, 0)
     if CPU_BUILD is not None:
-        importlib.import_module(f"bfn_kernels.{CPU_BUILD}").keep_memory(min(most, 2**62))
+        importlib.import_module(f"{NATIVE}.{CPU_BUILD}").keep_memory(min(most, 2**62))
 
 
 def choose(name: str | None, device: torch.device) -> Backend:
@@ -166,9 +164,29 @@ def choose(name: str | None, device: torch.device) -> Backend:
     return backend
 
 
+_warned = False
+
+
+@torch.compiler.assume_constant_result
+def _warn_of_reference(device: str) -> None:
+    """Says once in a process that nobody asked for the slow backend."""
+    global _warned
+    if not _warned:
+        _warned = True
+        reasons = [f"{b.name}: {b.missing}" for b in BACKENDS.values() if b.device == device]
+        warnings.warn(
+            f"no compiled backend serves {device} tensors, so the plain PyTorch reference does, which is many times "
+            f"slower and takes more memory ({'; '.join(reasons) or 'there is none for this device'})",
+            stacklevel=4,
+        )
+
+
 def library(name: str | None, device: torch.device) -> Any:
     """The operators of the backend that `choose` returns, as `library.<family>.<operator>`."""
     backend = choose(name, device)
-    if backend.name == "cuda":
-        _load_cuda()
+    if backend.device != "cpu":
+        if backend.name == "cuda":
+            _load_cuda()
+        elif name is None and backend.library is None and device.type != "meta":
+            _warn_of_reference(device.type)
     return LIBRARIES[backend.library]

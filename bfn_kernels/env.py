@@ -1,22 +1,46 @@
 """`python -m bfn_kernels.env`: which backends are there, what is missing, and how to get it."""
 
+import os
 import platform
+import shutil
+from pathlib import Path
 
 import torch
 
 from bfn_kernels import __version__, backends
 
 
+def state(backend: backends.Backend) -> str:
+    """In words, whether the backend can be called."""
+    if backend.missing is not None:
+        return f"not available: {backend.missing}"
+    if backend.device == "cuda" and not torch.cuda.is_available():
+        return "there, but torch finds no GPU"
+    return f"available ({backends.CPU_BUILD})" if backend.name == "cpu" else "available"
+
+
+def serving(device: str) -> str:
+    """What serves a call with tensors on the device that names no backend."""
+    backend = backends.choose(None, torch.device(device))
+    return backend.name if backend.library is not None else "reference, which is slow: no compiled backend is there"
+
+
+def tool(name: str, *commands: str) -> str:
+    found = next(filter(None, map(shutil.which, commands)), None)
+    return f"{name} {found or 'not found'}"
+
+
 def main() -> None:
     print(f"bfn_kernels {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
+    print(f"folder      {Path(__file__).parent}")
     capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
     print(f"processor   {platform.machine()}, {capability}, {threads} threads")
     for backend in backends.BACKENDS.values():
-        build = f" ({backends.CPU_BUILD})" if backend.name == "cpu" and backends.CPU_BUILD else ""
-        state = f"available{build}" if backend.missing is None else f"not available: {backend.missing}"
-        if backend.missing is None and backend.device == "cuda" and not torch.cuda.is_available():
-            state = "there, but torch finds no GPU"
-        print(f"{backend.name:<11} {state}")
+        print(f"{backend.name:<11} {state(backend)}")
+    for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+        print(f"calls       on {device} tensors are served by {serving(device)}")
+    compiler = os.environ.get("CXX", "").split()[:1] or ["c++", "g++", "clang++"]
+    print("to build    " + ", ".join([tool("C++", *compiler), tool("CUDA", "nvcc"), tool("ninja", "ninja")]))
 
 
 if __name__ == "__main__":

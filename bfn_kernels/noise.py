@@ -153,7 +153,7 @@ def _tensor_of(seed: int, device: torch.device) -> Tensor:
     return torch.full((), _signed(seed), dtype=torch.int64, device=device)
 
 
-@torch.library.custom_op("bfn_kernels::join_seed", mutates_args=())
+@torch.library.custom_op(f"{__package__}::join_seed", mutates_args=())
 def _join_seed(low: int, high: int, device: torch.device) -> Tensor:
     return torch.full((), _signed(high << 32 | low), dtype=torch.int64, device=device)
 
@@ -163,7 +163,7 @@ def _(low: int, high: int, device: torch.device) -> Tensor:
     return torch.empty((), dtype=torch.int64, device=device)
 
 
-@torch.library.custom_op("bfn_kernels::draw_seed", mutates_args=(), tags=[torch.Tag.nondeterministic_seeded])
+@torch.library.custom_op(f"{__package__}::draw_seed", mutates_args=(), tags=[torch.Tag.nondeterministic_seeded])
 def _draw_seed_op(like: Tensor) -> Tensor:
     return draw_seed(like.device)
 

@@ -81,6 +81,12 @@ class Operator:
         return f"{self.name}_out({arguments}, Tensor(a!) out{beside}) -> ()"
 
 
+# The libraries of `torch.ops`. They are called as the package is, so that a copy under another name can be loaded
+# beside it; the C++ of such a copy is compiled with -DBFN_NAMESPACE.
+NATIVE = str(__package__)
+TRITON = f"{NATIVE}_triton"
+
+
 class Library:
     """A library of `torch.ops`; an operator is called as `library.<family>.<operator>(...)`."""
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype
-from bfn_kernels.operators import Forward, Library, Operator, gradient_fake, loss_fakes, saved_loss_backward
+from bfn_kernels.operators import NATIVE, Forward, Library, Operator, gradient_fake, loss_fakes, saved_loss_backward
 
 # Operators know what is sent, and the receiver, by its place here; csrc/ops has the same numbers.
 CHOICES = ("sample", "mode", "mean")
@@ -111,7 +111,7 @@ OPERATORS = [
         fake=loss_with_gradient_fake,
         saved="scale grad_logits",
         backward=saved_loss_backward,
-        library="bfn_kernels",
+        library=NATIVE,
     ),
     Operator(
         "loss_backward(Tensor grad, Tensor scale, Tensor x, Tensor logits, Tensor? weight, Tensor? mask, Tensor stats) "

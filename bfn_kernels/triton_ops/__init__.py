@@ -5,6 +5,8 @@ import os
 
 import torch
 
+from bfn_kernels.operators import NATIVE
+
 
 def implement(library: torch.library.Library, family: str, name: str) -> None:
     """Registers the code of an operator: the function of that name in the family's `triton.py`.
@@ -12,7 +14,7 @@ def implement(library: torch.library.Library, family: str, name: str) -> None:
     That module, and Triton with it, is imported when the operator is first called. The code is registered for GPUs, and
     for the CPU too if Triton's interpreter runs it.
     """
-    module = "bfn_kernels.triton_ops.common" if family == "common" else f"bfn_kernels.{family}.triton"
+    module = f"{__package__}.common" if family == "common" else f"{NATIVE}.{family}.triton"
 
     def call(*arguments):
         return getattr(importlib.import_module(module), name)(*arguments)

@@ -1,5 +1,6 @@
 """The builds of the CPU kernels for other processors, and a package without any."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bfn_kernels import backends
+from bfn_kernels import backends, env
 
 CAPABILITY = {"_cpu_avx512": "avx512", "_cpu_avx2": "avx2", "_cpu_generic": "default"}
 
@@ -58,7 +59,7 @@ def test_without_an_extension_the_reference_serves(tmp_path):
 LOAD_CUDA = """
 import sys, torch
 torch.version.cuda = sys.argv[1] or None
-from bfn_kernels import backends
+from bfn_kernels import backends, env
 print(backends.__file__, backends.BACKENDS["cuda"].missing, sep="\\n")
 try:
     backends._load_cuda()
@@ -83,3 +84,13 @@ def test_cuda_kernels_that_cannot_be_loaded(version, tmp_path):
     assert used.startswith(str(tmp_path)), done.stderr
     assert missing == ("None" if version else f"torch {torch.__version__} was built without CUDA")
     assert error.startswith(f"the compiled extension _cuda does not load beside torch {torch.__version__}: ")
+
+
+def test_env_says_what_serves_and_what_is_missing(monkeypatch, capsys):
+    for cpu, serves in ((None, "cpu"), ("gone", "reference, which is slow: no compiled backend is there")):
+        monkeypatch.setitem(backends.BACKENDS, "cpu", dataclasses.replace(backends.BACKENDS["cpu"], missing=cpu))
+        env.main()
+        lines = capsys.readouterr().out.splitlines()
+        assert f"calls       on cpu tensors are served by {serves}" in lines
+        assert ("cpu         not available: gone" in lines) == (cpu == "gone")
+        assert lines[-1].startswith("to build    C++ /")

@@ -1,0 +1,167 @@
+"""What is distributed: the source distribution, and what it becomes where there is no C++ compiler."""
+
+import os
+import platform
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import bfn_kernels
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = f"bfn_kernels-{bfn_kernels.__version__}"
+
+# Without the hooks of an editable install, which find the compiled extensions of another copy.
+ALONE = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if not getattr(finder, "__module__", "").startswith("__editable__")]
+sys.path.insert(0, sys.argv[1])
+"""
+CALLS = """
+import warnings, torch
+from bfn_kernels import backends, continuous, discrete
+
+def calls(backend):
+    for device in ("meta", "cpu", "cpu"):  # on meta nothing is slow
+        x = torch.zeros(2, 3, device=device)
+        continuous.flow_sample(x, 0.5, sigma_1=0.1, seed=1, backend=backend)
+        discrete.theta(x, backend=backend)
+
+print(backends.__file__, backends.CPU_BUILD)
+for call in (calls, torch.compile(calls, fullgraph=True, backend="eager")):
+    backends._warned = False
+    for backend in ("reference", None):
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            call(backend)
+        print(backend, *(f"{w.filename}: {w.message}" for w in warned))
+"""
+
+
+@pytest.fixture(scope="module")
+def no_compiler(tmp_path_factory) -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k != "CXX"} | {"PATH": str(tmp_path_factory.mktemp("empty"))}
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory, no_compiler) -> Path:
+    """The folder of the unpacked source distribution. Nothing is compiled for it, so torch need not be imported."""
+    to = tmp_path_factory.mktemp("sdist")
+    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", to, "sdist", "-d", to]
+    subprocess.run(command, cwd=ROOT, env=no_compiler, check=True)
+    with tarfile.open(to / f"{HERE}.tar.gz") as archive:
+        archive.extractall(to)
+    return to / HERE
+
+
+def test_sdist_has_what_the_checkout_has(sdist):
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    there = {str(path.relative_to(sdist)) for path in sdist.rglob("*") if path.is_file()}
+    missing = {name for name in listed.stdout.splitlines() if (ROOT / name).exists()} - there
+    assert not missing
+    assert not [name for name in there if name.endswith((".so", ".pyc"))]
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist, no_compiler) -> Path:
+    """What pip makes of the source distribution."""
+    backend = "from setuptools import build_meta as b; b.{0}('..')"
+    said = ""
+    for step in ("prepare_metadata_for_build_wheel", "build_wheel"):
+        command = [sys.executable, "-c", backend.format(step)]
+        built = subprocess.run(command, cwd=sdist, env=no_compiler, capture_output=True, text=True)
+        assert built.returncode == 0, built.stderr
+        said += built.stdout + built.stderr
+    ours = [line for line in said.splitlines() if "compiler" in line]
+    assert ours == ["bfn-kernels: no C++20 compiler (c++, g++ or clang++): the slow reference is installed alone"]
+    return sdist.parent / f"{HERE}-py3-none-any.whl"
+
+
+def test_without_a_compiler_the_wheel_has_the_python_files(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {n for n in archive.namelist() if ".dist-info" not in n}
+        metadata = archive.read(f"{HERE}.dist-info/METADATA").decode()
+        licence = archive.read(f"{HERE}.dist-info/licenses/LICENSE").decode()
+    packages = [ROOT / "bfn", ROOT / "bfn_kernels"]
+    files = {str(p.relative_to(ROOT)) for folder in packages for p in folder.rglob("*") if p.is_file()}
+    assert names == {name for name in files if not name.endswith((".so", ".pyc"))}
+    assert {"bfn/py.typed", "bfn_kernels/py.typed"} < names
+    assert "License-Expression: Apache-2.0" in metadata
+    assert licence == (ROOT / "LICENSE").read_text()
+
+
+def test_the_reference_warns_once_when_nobody_asked_for_it(wheel):
+    command = [sys.executable, "-c", ALONE + CALLS, wheel]
+    ran = subprocess.run(command, cwd=wheel.parent, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    used, *warned = ran.stdout.splitlines()
+    assert used == f"{wheel}/bfn_kernels/backends.py None"
+    asked, eager, asked_again, compiled = warned
+    assert asked == asked_again == "reference"
+    assert eager.startswith("None <string>: no compiled backend serves cpu tensors, ")  # it points to the call
+    assert compiled.startswith("None /")
+    assert eager.count("no compiled backend") == compiled.count("no compiled backend") == 1
+
+
+@pytest.fixture
+def setup(monkeypatch):
+    """Runs setup.py as for `python setup.py --version` on a machine of the kind; returns its names."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["setup.py", "--version"])
+    monkeypatch.setenv("CXX", "none")
+
+    def run(machine: str) -> dict:
+        monkeypatch.setattr(platform, "machine", lambda: machine)
+        return runpy.run_path("setup.py")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("machine", "builds"), [("x86_64", ["_cpu_generic", "_cpu_avx512", "_cpu_avx2"]), ("aarch64", ["_cpu_generic"])]
+)
+def test_builds_for_a_processor(machine, builds, setup, capfd):
+    assert list(setup(machine)["CPU_BUILDS"]) == builds
+    assert capfd.readouterr().out == f"{bfn_kernels.__version__}\n"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+def test_compilers(setup, monkeypatch, tmp_path):
+    """The first one on the path is taken, whatever it is called, or the one that CXX names."""
+    cxx_compiler = setup("x86_64")["cxx_compiler"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "clang++").symlink_to(shutil.which("g++", path=os.defpath))
+    found = {}
+    for name in (None, "none", "clang++ -m64", "clang++ -std=c++nonsense"):
+        if name is None:
+            monkeypatch.delenv("CXX")
+        else:
+            monkeypatch.setenv("CXX", name)
+        found[name] = cxx_compiler()
+    assert found == {None: "clang++", "none": None, "clang++ -m64": "clang++ -m64", "clang++ -std=c++nonsense": None}
+
+
+def test_versions():
+    newest = re.search(r"^## \[(\d.*)\]$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest and newest[1] == bfn_kernels.__version__
+
+
+@pytest.mark.skipif("BFN_DIST" not in os.environ, reason="make check-dist tests what make dist has built")
+def test_wheel_of_the_sdist(tmp_path, no_compiler):
+    """The wheel, compiled of the unpacked source distribution, serves torch where nothing else is."""
+    wheel = next(Path(os.environ["BFN_DIST"]).glob(f"{HERE}-cp310-abi3-*.whl")).resolve()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    command = [sys.executable, "-c", ALONE + CALLS, tmp_path]
+    ran = subprocess.run(command, cwd=tmp_path, env=no_compiler, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith(f"{tmp_path}/bfn_kernels/backends.py _cpu_")
