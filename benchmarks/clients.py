@@ -232,15 +232,28 @@ def measured(client: Client, seconds: float, repeats: int) -> list[Row]:
     return rows
 
 
-def table(rows: list[Row]) -> Table:
+COLUMNS = ("", "ms", "times theirs", "loss", "± by chance", "gradient ±")
+
+
+def cells(row: Row) -> list[str]:
+    """What is told of a competitor under COLUMNS."""
+    numbers = [f"{row.loss:.4f}", f"{row.spread:.2g}", f"{row.gradient_spread:.0%}"]
+    varies = numbers if math.isfinite(row.loss) else ["", "", ""]
+    return [row.competitor, f"{row.median_ms:.3g}", f"{row.ratio:.3g}", *varies]
+
+
+def table(rows: Sequence[Row]) -> Table:
     found = Table(box=box.MARKDOWN)
-    for title in ("", "", "ms", "times theirs", "loss", "± by chance", "gradient ±"):
-        found.add_column(title, justify="left" if title == "" else "right")
+    for place, title in enumerate(("", *COLUMNS)):
+        found.add_column(title, justify="left" if place < 2 else "right")
     for row in rows:
-        numbers = [f"{row.loss:.4f}", f"{row.spread:.2g}", f"{row.gradient_spread:.0%}"]
-        numbers = numbers if math.isfinite(row.loss) else ["", "", ""]
-        found.add_row(row.client, row.competitor, f"{row.median_ms:.2f}", f"{row.ratio:.1f}", *numbers)
+        found.add_row(row.client, *cells(row))
     return found
+
+
+def read(path: Path) -> list[Row]:
+    with path.open(newline="") as file:
+        return [Row(client, name, *map(float, numbers)) for client, name, *numbers in list(csv.reader(file))[1:]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

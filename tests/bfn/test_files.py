@@ -91,6 +91,7 @@ class Bomb:
         (b"", "Ran out of input"),
         (b"\x80\x02}q\x01", ""),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_damaged_colours_are_one_line_and_no_code_is_run(content, reason, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
