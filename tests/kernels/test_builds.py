@@ -93,4 +93,4 @@ def test_env_says_what_serves_and_what_is_missing(monkeypatch, capsys):
         lines = capsys.readouterr().out.splitlines()
         assert f"calls       on cpu tensors are served by {serves}" in lines
         assert ("cpu         not available: gone" in lines) == (cpu == "gone")
-        assert lines[-1].startswith("to build    C++ /")
+        assert lines[-1].startswith("to build    C++ ")
