@@ -198,6 +198,13 @@ def table(rows: Sequence[Row]) -> Table:
     return made
 
 
+def write_csv(rows: Sequence[Row], machine: dict[str, str], path: Path) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(Row)] + list(machine))
+        writer.writeheader()
+        writer.writerows(asdict(row) | machine for row in rows)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.patched", description=__doc__.split("\n")[0])
     parser.add_argument("--official", type=Path, required=True, metavar="CHECKOUT", help="their code")
@@ -223,6 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for part in PARTS:
             batch = min(batch_of(config, part), 2 if options.quick else sys.maxsize)
             rows.append(measured(official, path.stem, config, part, batch, 0.05 if options.quick else Cpu.seconds))
+            write_csv(rows, machine, out / "results.csv")  # so that a run that is stopped leaves what it has
             print(
                 f"{path.stem}, {part}: {duration(rows[-1].before_ms)}, {duration(rows[-1].after_ms)}", file=sys.stderr
             )
@@ -231,10 +239,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"before, after: medians. L_n: n = {N_STEPS}. a step: of {SAMPLING_STEPS}, which share the last call's time.\n"
         "MiB: by how much a call raises the resident set of a fresh process. nats: of a variable, before and after."
     )
-    with open(out / "results.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)] + list(machine))
-        writer.writeheader()
-        writer.writerows(asdict(row) | machine for row in rows)
     console.print(f"{time.monotonic() - began:.0f} s; results in {out}")
     (out / "report.txt").write_text(console.export_text())
     return 0
