@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from bfn_kernels import checks, triton_ops
-from bfn_kernels.operators import NATIVE, TRITON, Library, Operator
+from bfn_kernels.operators import NATIVE, REFUSALS, TRITON, Library, Operator
 
 # For each instruction set that torch may use, the builds of the CPU kernels that run on it. The first one that is there
 # is loaded.
@@ -30,7 +30,7 @@ def _load_cpu() -> tuple[str | None, str | None]:
     why = "the compiled extension is not there; install with a C++ compiler: pip install --no-build-isolation ."
     for name in CPU_BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("_cpu_generic",)):
         try:
-            importlib.import_module(f"{NATIVE}.{name}")
+            REFUSALS.append(importlib.import_module(f"{NATIVE}.{name}").refusal)
             return name, None
         except ModuleNotFoundError:
             continue
@@ -64,9 +64,11 @@ _CUDA_MISSING = _missing_cuda()
 @torch.compiler.assume_constant_result
 def _load_cuda() -> None:
     try:
-        importlib.import_module(f"{NATIVE}._cuda")  # does nothing from the second call on
+        refusal = importlib.import_module(f"{NATIVE}._cuda").refusal  # does nothing from the second call on
     except ImportError as error:
         raise RuntimeError(_does_not_load("_cuda", error)) from error
+    if refusal not in REFUSALS:
+        REFUSALS.append(refusal)
 
 
 def _missing_triton() -> str | None:

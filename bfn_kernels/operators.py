@@ -33,6 +33,21 @@ def below_python(overload: OpOverload) -> Callable:
     return getattr(overload, "_op", overload)
 
 
+# What an operator of a compiled extension refuses is a ValueError or an IndexError, of which torch makes a RuntimeError
+# from 2.15 on. Each extension has a function that says what it refused last: one of these kinds, and the message.
+REFUSED = (RuntimeError, ValueError, IndexError)
+REFUSALS: list[Callable[[], tuple[int, str]]] = []
+
+
+def as_refused(error: RuntimeError) -> Exception:
+    """The error in the type that it was thrown in."""
+    for refusal in REFUSALS:
+        kind, message = refusal()
+        if kind and str(error) == message:
+            return REFUSED[kind](message)
+    return error
+
+
 class Forward(NamedTuple):
     """The record of a forward pass that its backward pass is given.
 
@@ -281,17 +296,25 @@ def _call(overload: OpOverload, save: Callable, backward: Callable | None, under
         first = args[:tensors]
         if torch.compiler.is_compiling() or has_torch_function(first):
             result = overload(*args)
+            return result[0] if several else result
+        try:
+            return at_once(first, args)
+        except RuntimeError as error:
+            if (refused := as_refused(error)) is error:
+                raise
+            raise refused from None
+
+    def at_once(first, args):
+        _refuse_tangents(overload, first)
+        if transformed():
+            result = under_transforms(*args)
+        elif not (torch.is_grad_enabled() and any([t is not None and t.requires_grad for t in first])):
+            with below_autograd():
+                result = operate(*args)
+        elif backward is None:
+            result = under_transforms(*args)
         else:
-            _refuse_tangents(overload, first)
-            if transformed():
-                result = under_transforms(*args)
-            elif not (torch.is_grad_enabled() and any([t is not None and t.requires_grad for t in first])):
-                with below_autograd():
-                    result = operate(*args)
-            elif backward is None:
-                result = under_transforms(*args)
-            else:
-                return apply(*args)
+            return apply(*args)
         return result[0] if several else result
 
     return call

@@ -135,11 +135,16 @@ def predict_data(
     prediction and mean: `[B, ...]`. If the scales are None, the prediction is x̂ itself.
     """
     if mean_scale is None:
-        return prediction.clamp(low, high)
+        return clamped(prediction, low, high)
     dtype = compute_dtype(prediction, mean)
     started = mean_scale != 0  # it is 1/γ, at least 1, from t_min on, and 0 before
     wide_mean, noise_pred = hide(started, mean.to(dtype), prediction.to(dtype))
-    return (mean_scale * wide_mean - noise_scale * noise_pred).clamp(low, high).to(prediction.dtype)
+    return clamped(mean_scale * wide_mean - noise_scale * noise_pred, low, high).to(prediction.dtype)
+
+
+def clamped(value: Tensor, low: float, high: float) -> Tensor:
+    """The value within [low, high]. The gradient passes at both ends, as that of torch's own clamp did before 2.15."""
+    return torch.where((value >= low) & (value <= high), value, value.detach().clamp(low, high))
 
 
 def squared_loss(

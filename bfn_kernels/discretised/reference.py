@@ -15,7 +15,7 @@ from torch import Tensor
 from bfn_kernels import noise as random
 from bfn_kernels.arguments import Expectation
 from bfn_kernels.checks import compute_dtype, values
-from bfn_kernels.continuous.reference import extrapolated, gaussian_step
+from bfn_kernels.continuous.reference import clamped, extrapolated, gaussian_step
 from bfn_kernels.discretised.operators import MEAN, MODE
 from bfn_kernels.reduction import hide, reduce
 
@@ -113,12 +113,12 @@ def output_std(
 
     Its logarithm is clamped to [−log_std_max, log_std_max], then the std to [std_min, std_max].
     """
-    std = pred_log_std.to(compute_dtype(pred_log_std)).clamp(-log_std_max, log_std_max).exp()
+    std = clamped(pred_log_std.to(compute_dtype(pred_log_std)), -log_std_max, log_std_max).exp()
     if mean_scale is None:
-        return std.clamp(std_min, std_max).to(pred_log_std.dtype)
+        return clamped(std, std_min, std_max).to(pred_log_std.dtype)
     started = mean_scale != 0
     (std,) = hide(started, std)
-    return torch.where(started, (noise_scale * std).clamp(std_min, std_max), 1.0).to(pred_log_std.dtype)
+    return torch.where(started, clamped(noise_scale * std, std_min, std_max), 1.0).to(pred_log_std.dtype)
 
 
 def hidden_distribution(

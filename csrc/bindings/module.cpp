@@ -1,9 +1,17 @@
-// `import bfn_kernels._cpu_...` loads the operators; the module itself has one function on the CPU. Limited API: one
-// file for all Pythons.
+// `import bfn_kernels._cpu_...` loads the operators; the module itself has one function, and one more on the CPU.
+// Limited API: one file for all Pythons.
 #include <Python.h>
 
+#include "refusals.h"
+
+// What the last operator of this thread refused, as the number of its kind and the message.
+static PyObject* refusal(PyObject*, PyObject*) {
+  const bfn::Refusal& last = bfn::last_refusal;
+  return Py_BuildValue("is", static_cast<int>(last.kind), last.what.c_str());
+}
+
 #ifdef BFN_CUDA
-static PyMethodDef* const kMethods = nullptr;
+static PyMethodDef kMethods[] = {{"refusal", refusal, METH_NOARGS, nullptr}, {}};
 #else
 #include "../cpu/pages.h"
 
@@ -14,7 +22,8 @@ static PyObject* keep_memory(PyObject*, PyObject* bytes) {
   Py_RETURN_NONE;
 }
 
-static PyMethodDef kMethods[] = {{"keep_memory", keep_memory, METH_O, nullptr}, {}};
+static PyMethodDef kMethods[] = {
+    {"refusal", refusal, METH_NOARGS, nullptr}, {"keep_memory", keep_memory, METH_O, nullptr}, {}};
 #endif
 
 #define BFN_CONCATENATE(a, b) a##b

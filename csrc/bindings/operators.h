@@ -5,9 +5,11 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <stdexcept>
 #include <tuple>
 #include <utility>
 
+#include "refusals.h"
 #include "tensors.h"
 #ifdef BFN_CUDA
 #include <torch/csrc/stable/accelerator.h>
@@ -34,7 +36,15 @@ void boxed(StableIValue* stack, uint64_t num_arguments, uint64_t num_results) {
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(torch::stable::detail::to<AtenTensorHandle>(stack[0]), &index));
   const torch::stable::accelerator::DeviceGuard guard(index);
 #endif
-  (TORCH_BOX(f))(stack, num_arguments, num_results);
+  try {
+    (TORCH_BOX(f))(stack, num_arguments, num_results);
+  } catch (const std::invalid_argument& error) {
+    last_refusal = {Refused::kValue, error.what()};
+    throw;
+  } catch (const std::out_of_range& error) {
+    last_refusal = {Refused::kIndex, error.what()};
+    throw;
+  }
 }
 
 template <auto f>

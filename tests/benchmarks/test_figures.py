@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import page, report, shares
+from benchmarks import clients, page, report, shares
 from benchmarks.competitors import EAGER
 from benchmarks.report import OK
 
@@ -53,6 +53,18 @@ def test_benchmarks():
 def test_where_kernels_pay():
     lines = map(shares.cells, shares.read(SHOWN / "training.csv"))
     assert page.markdown_table(shares.COLUMNS, lines) in (ROOT / "docs" / "where_kernels_pay.md").read_text()
+
+
+@pytest.mark.parametrize(("guide", "count"), [("molecules", 2), ("smiles", 2), ("policies", 1)])
+def test_guides(guide, count):
+    rows = clients.read(SHOWN / "clients.csv")
+    names = dict.fromkeys(row.client for row in rows)
+    tables = [
+        page.markdown_table(clients.COLUMNS, (clients.cells(row) for row in rows if row.client == name))
+        for name in names
+    ]
+    text = (ROOT / "docs" / "guides" / f"{guide}.md").read_text()
+    assert sum(table in text for table in tables) == count
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/results.csv")), ids=lambda path: path.parent.name)
