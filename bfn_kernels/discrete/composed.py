@@ -100,14 +100,24 @@ def flow_embedding_backward(
     flow = Flow(library, tokens, beta, spread, seed, noise, grid)
     flow.top, flow.total = (each.contiguous() for each in tokens.records(stats).unbind(-1))
     vectors = tokens.records(grad).to(stats.dtype)
-    by_weight = grad.new_empty(count, grad.shape[-1], dtype=dtype)
+    by_weight = _for_products(grid, grad, (count, grad.shape[-1]), dtype)
     for classes in grid.classes():
-        sums = by_weight[classes].to(stats.dtype).zero_()
+        sums = by_weight[classes].to(stats.dtype)
         for part in grid.parts():
-            sums.addmm_(flow.again(part, classes).t(), vectors[part])
+            _add_product(sums, part, flow.again(part, classes), vectors)
         if sums.dtype != dtype:
             by_weight[classes] = sums
     return by_weight
+
+
+def _for_products(grid: Grid, like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Memory for sums over tokens, which the products of the first tokens fill."""
+    return (like.new_empty if grid.tokens else like.new_zeros)(shape, dtype=dtype)
+
+
+def _add_product(sums: Tensor, part: slice, tile: Tensor, vectors: Tensor) -> None:
+    """Adds numbers per class times the tokens' vectors; what stands there before the first tokens is not read."""
+    sums.addmm_(tile.t(), vectors[part], beta=min(1, part.start))
 
 
 class Head:
@@ -312,12 +322,9 @@ def _factor(head: Head, grad: Tensor, scale: Tensor) -> Tensor:
 
 def _gradients(head: Head, by_logits: Callable, hidden, weight, bias, wanted: Sequence[bool]) -> Tensors:
     """The gradients by hidden, weight and bias of those by the logits, of which `by_logits` makes a tile."""
-    by_hidden, by_weight, by_bias = (
-        like.new_zeros(like.shape if want else (0,), dtype=dtype)
-        for like, want, dtype in zip(
-            (head.hidden, weight, weight[:, 0]), wanted, (head.dtype, weight.dtype, torch.float64), strict=True
-        )
-    )
+    by_hidden = torch.zeros_like(head.hidden if wanted[0] else head.hidden[:0, 0])
+    by_weight = _for_products(head.grid, weight, weight.shape if wanted[1] else (0,), weight.dtype)
+    by_bias = weight.new_zeros(len(weight) if wanted[2] else 0, dtype=torch.float64)
     for classes in head.grid.classes():
         rows = head.rows(classes)
         sums = by_weight[classes].to(head.dtype) if wanted[1] else by_weight
@@ -326,7 +333,7 @@ def _gradients(head: Head, by_logits: Callable, hidden, weight, bias, wanted: Se
             if wanted[0]:
                 by_hidden[part].addmm_(tile, rows)
             if wanted[1]:
-                sums.addmm_(tile.t(), head.hidden[part])
+                _add_product(sums, part, tile, head.hidden)
             if wanted[2]:
                 by_bias[classes] += tile.sum(0, dtype=torch.float64)
         if wanted[1] and sums.dtype != by_weight.dtype:
