@@ -14,14 +14,25 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from benchmarks import accuracy, cases, gate, measure, memory, page, report
 from benchmarks.base import Base, resolved
 from benchmarks.cases import CASES, Case
-from benchmarks.competitors import BASE, COMPILED, EAGER, PUBLISHED, Competitor, available, competitors, prepared
+from benchmarks.competitors import (
+    BASE,
+    COMPILED,
+    EAGER,
+    PRODUCTS,
+    PUBLISHED,
+    UNFUSED,
+    Competitor,
+    available,
+    competitors,
+    prepared,
+)
 from benchmarks.devices import DEVICES, Device
 from benchmarks.report import FAILED, OK, STOPPED, Row
 from bfn_kernels.backends import BACKENDS
 
 SECONDS_QUICK = 0.1  # spent on the repetitions of one competitor in one case
 WIDTH = 118
-NAMES = (*BACKENDS, PUBLISHED, EAGER, COMPILED)
+NAMES = (*BACKENDS, PUBLISHED, EAGER, COMPILED, UNFUSED, PRODUCTS)
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

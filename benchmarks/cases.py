@@ -16,7 +16,12 @@ QUICK = 8  # a quick run has an eighth of the rows
 ON_GPU = 16  # a GPU gets so many times more images and windows, since fewer would leave most of it idle
 SIGMA_1 = 1e-3  # the value of the paper for CIFAR-10 with 256 bins
 STD_MIN = 1e-3
-SYMBOLS = {"continuous_time_loss": "L∞", "discrete_time_loss": "L_n", "flow_and_loss": "flow + L∞"}
+SYMBOLS = {
+    "continuous_time_loss": "L∞",
+    "discrete_time_loss": "L_n",
+    "flow_and_loss": "flow + L∞",
+    "vocabulary_loss": "embedding + head + L∞",
+}
 ROWS = ("t", "alpha", "precision")  # numbers of rows, which are float32 for data of any type
 GRADIENTS = {  # the inputs that are outputs of a network
     "discretised.continuous_time_loss": ("pred_mean", "pred_log_std"),
@@ -27,12 +32,14 @@ GRADIENTS = {  # the inputs that are outputs of a network
     "binary.discrete_time_loss": ("logits",),
     "binary.flow_and_loss": ("logits",),
     "discrete.flow_and_loss": ("logits",),
+    "discrete.vocabulary_loss": ("weight", "head", "hidden"),
     "discretised.flow_and_loss": ("pred_mean", "pred_log_std"),
     "continuous.continuous_time_loss": ("prediction",),
 }
 
 
 CLEAR = 1e-5  # the least probability of a class that is drawn for the gate
+ALLOWED_OF_NUMBERS = 0.05  # of one float32 number for each class of each token of a large vocabulary
 ALLOWED_PER_THREAD = 2**20  # bytes beyond outputs, gradients and what was saved for these
 
 
@@ -49,7 +56,11 @@ class Case:
     closed: float = 0  # least speed relative to the best of the closed forms, eager or compiled
     eager: float = 0  # least speed relative to one of them, where they have targets of their own
     compiled: float = 0
+    unfused: float = 0  # least speed relative to our own ops that store [..., K]
+    lighter: float = 0  # least memory of the published formulation relative to ours, beyond the weights' gradients
+    products: float = 0  # largest ratio of our time to that of the bare matrix products
     spread: float = 0  # largest ratio of the slowest to the fastest case among those that differ in K alone
+    per_class: bool = False  # whether that ratio is one of times for each class
     small: bool = False  # whether the time is that of the call itself; eager PyTorch alone is timed beside it
     times: str = ""  # what a row is, or what our ops take in the place of a time for each row, one of PASSED
     within: float = 0  # largest ratio of our time to our time in the case `against`
@@ -88,6 +99,11 @@ class Case:
         return f"{self.series} K={self.k}" if self.k else self.series
 
     @property
+    def weights(self) -> int:
+        """How many numbers the weights of a large vocabulary have."""
+        return 2 * self.k * self.options.get("width", 0)
+
+    @property
     def elements(self) -> int:
         """How many numbers a formulation computes that visits every class of every draw."""
         draws = max(self.options.get("n_samples", 1), self.options.get("quadrature", 1))
@@ -97,7 +113,7 @@ class Case:
     def keywords(self) -> dict:
         """The keyword arguments of the op, for `bfn_kernels` and the competitors alike."""
         name = self.op.split(".")[1]
-        found = {k: v for k, v in self.options.items() if k not in ("reuse", "stacked")}
+        found = {k: v for k, v in self.options.items() if k not in ("reuse", "stacked", "width")}
         if self.options.get("stacked"):
             found["pred_log_std"] = None
         if name not in ("update_sample", "theta"):
@@ -152,6 +168,7 @@ CASES = [
     Case("discrete.continuous_time_loss", TOKENS, 32000, published=15, closed=3),
     Case("discrete.flow_sample", TOKENS, 32000, published=10, closed=4),
     Case("discrete.update_sample", TOKENS, 32000, published=12, closed=8),
+    *over_k((8000, 32000, 128000), Case("discrete.vocabulary_loss", TOKENS, options={"width": 256}, spread=1.3, per_class=True), k32000={"published": 2, "unfused": 1, "lighter": 30, "products": 1.6}),
     Case("binary.flow_sample", MNIST, published=6, closed=3),
     Case("binary.continuous_time_loss", MNIST, published=4, closed=2),
     Case("binary.reconstruction_loss", MNIST, published=2, closed=2),
@@ -213,8 +230,10 @@ def written(case: Case, tensors: dict, noise: dict) -> tuple[int, int]:
 
 def allowed(case: Case, tensors: dict, noise: dict) -> int:
     """The peak extra memory that is allowed: the output unless the caller passes it, twice the gradients, as they are also
-    saved, and 1 MiB per thread."""
+    saved, and 1 MiB per thread. With a large vocabulary, the gradients of the weights and a twentieth of `[..., K]`."""
     output, gradients = written(case, tensors, noise)
+    if case.weights:
+        return round(4 * (case.weights + ALLOWED_OF_NUMBERS * case.elements))
     own = 0 if case.options.get("reuse") else output
     if case.op.endswith("flow_and_loss"):
         own += noise["noise"].nbytes + gradients  # what the network sees, and what it puts out
@@ -289,11 +308,17 @@ def _discretised(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
 
 
 def _discrete(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
-    """Inputs with logits of standard deviation 3. Half of x is drawn from their softmax, the other half is uniform."""
+    """Inputs with logits of standard deviation 3. Half of x is drawn from their softmax, the other half is uniform; all
+    of it is in a flow, and where the logits are never stored."""
     wide = (*case.shape, case.k)
     noise = torch.randn(wide, generator=g)
     if name == "flow_sample":
         return {"x": torch.randint(case.k, case.shape, generator=g), "t": t}, {"noise": noise}
+    if name == "vocabulary_loss":
+        weight, head = torch.randn(2, case.k, case.options["width"], generator=g)
+        x, hidden = torch.randint(case.k, case.shape, generator=g), torch.randn(*case.shape, head.shape[1], generator=g)
+        head *= 3 / head.shape[1] ** 0.5
+        return {"x": x, "t": t, "weight": weight, "head": head, "hidden": hidden}, {"noise": noise}
     logits = 3 * torch.randn(wide, generator=g)
     if name == "theta":
         return {"logits": logits}, {}

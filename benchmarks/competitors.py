@@ -13,6 +13,7 @@ from benchmarks.cases import Case
 from bfn_kernels.backends import BACKENDS
 
 PUBLISHED, EAGER, COMPILED, BASE = "published", "eager", "compiled", "base"
+UNFUSED, PRODUCTS = "unfused", "products"  # our ops that store [..., K], and the matrix products of a case alone
 # The largest error that is allowed in an output or gradient, relative in the 2-norm of the worst row of the batch. The
 # logarithms of bins' probabilities, and even more their gradients, lose digits in float32 if they are computed from
 # differences of Φ.
@@ -53,6 +54,10 @@ def kernel(backend: str, case: Case, reduction: str, **more) -> Callable:
     family, name = case.op.split(".")
     if name == "flow_and_loss":
         return steps.OURS[family](*(kernel(backend, part, reduction, **more) for part in parts(case)))
+    if name == "vocabulary_loss":
+        names = "flow_embedding", "linear_continuous_time_loss"
+        of = [replace(case, op=f"{family}.{part}") for part in names]
+        return steps.of_vectors(*(kernel(backend, part, reduction, **more) for part in of))
     function = getattr(getattr(bfn_kernels, family), name)
     options = {**case.keywords, **more, "backend": backend}
     if name.endswith("loss"):
@@ -65,8 +70,19 @@ def kernel(backend: str, case: Case, reduction: str, **more) -> Callable:
     return functools.partial(function, **options)
 
 
+def unfused(backend: str, case: Case, reduction: str) -> Callable:
+    return steps.of_layers(*(kernel(backend, part, reduction) for part in parts(case)))
+
+
+def products(case: Case, reduction: str) -> Callable:
+    return reduced(steps.products, case, reduction)
+
+
 def closed_form(module, case: Case, reduction: str, **more) -> Callable:
     """The function of the case's op in the module `closed_forms` or `published`."""
+    if case.weights:
+        call = steps.of_layers(*(closed_form(module, part, "none", **more) for part in parts(case)))
+        return reduced(call, case, reduction)
     if case.op.endswith("flow_and_loss"):
         call = steps.THEIRS[case.family](*(closed_form(module, part, "none", **more) for part in parts(case)))
     else:
@@ -76,10 +92,10 @@ def closed_form(module, case: Case, reduction: str, **more) -> Callable:
 
 def parts(case: Case) -> tuple[Case, Case]:
     """The flow and the loss of a training step, as cases of their own."""
-    flow = steps.FLOWS[case.family]
+    flow, options = steps.FLOWS[case.family], {k: v for k, v in case.options.items() if k != "width"}
     return (
-        replace(case, op=f"{flow}.flow_sample", k=case.k if flow == case.family else 0),
-        replace(case, op=f"{case.family}.continuous_time_loss"),
+        replace(case, op=f"{flow}.flow_sample", k=case.k if flow == case.family else 0, options=options),
+        replace(case, op=f"{case.family}.continuous_time_loss", options=options),
     )
 
 
@@ -226,6 +242,10 @@ def competitors(case: Case, backends: list[str], quick: bool = False, max_elemen
         peers.append(replace(eager, name=COMPILED, function=compiled_closed_form(case), compiled=True))
     if not (reuse or case.small or "quadrature" in case.options):
         peers.append(PUBLISHED_OF_OP.get(case.op, _published))
+    if case.weights:
+        peers.append(Competitor(UNFUSED, functools.partial(unfused, backends[0]), tolerance=TOLERANCE_KERNEL))
+        own = lambda case, tensors, noise: steps.products(**tensors)  # noqa: E731
+        peers.append(Competitor(PRODUCTS, products, truth=own, held_to="the same in float64"))
     share = cases.QUICK if quick else 1
     return found + [peer for peer in peers if case.elements <= max_elements // share]
 

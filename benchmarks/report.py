@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.accuracy import Errors
 from benchmarks.cases import Case
-from benchmarks.competitors import BASE, COMPILED, EAGER, PUBLISHED
+from benchmarks.competitors import BASE, COMPILED, EAGER, PRODUCTS, PUBLISHED, UNFUSED
 
 MIB = 2**20
 SLOWER = 1.05  # by how much a case may become slower from one revision to the next
@@ -62,11 +62,22 @@ class Target:
         measured = "–" if math.isnan(ratio) else f"{ratio:.1f}×" if ratio < 100 else f"{ratio:.0f}×"
         return cls(what, f"≥ {limit:g}×", measured, None if math.isnan(ratio) else ratio >= limit)
 
+    @classmethod
+    def at_most(cls, what: str, ratio: float, limit: float) -> "Target":
+        none = math.isnan(ratio)
+        return cls(what, f"≤ {limit:g}", "–" if none else f"{ratio:.2f}", None if none else ratio <= limit)
+
 
 def median(rows: Sequence[Row], case: str, names: Sequence[str]) -> float:
     """The least median of these competitors, in ms."""
     found = [row.median_ms for row in rows if row.case == case and row.competitor in names and row.status == OK]
     return min(found, default=math.nan)
+
+
+def extra(rows: Sequence[Row], case: str, name: str) -> float:
+    """The peak extra memory of a competitor, in bytes."""
+    found = (row.peak_extra_bytes for row in rows if (row.case, row.competitor, row.status) == (case, name, OK))
+    return next(found, math.nan)
 
 
 def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: dict[str, Errors]) -> list[Target]:
@@ -79,6 +90,7 @@ def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: di
             "best closed form": (case.closed, [EAGER, COMPILED]),
             EAGER: (case.eager, [EAGER]),
             COMPILED: (case.compiled, [COMPILED]),
+            UNFUSED: (case.unfused, [UNFUSED]),
         }
         for name, (limit, competitors) in of.items():
             if limit:
@@ -86,10 +98,16 @@ def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: di
                 found.append(Target.at_least(f"{case.name}: {name}{beside}", ours, theirs, limit))
         if case.within:
             ratio = ours / median(rows, case.against, [backend])
-            told, met = ("–", None) if math.isnan(ratio) else (f"{ratio:.2f}", ratio <= case.within)
-            found.append(Target(f"{case.name}: time / {case.against}", f"≤ {case.within:g}", told, met))
+            found.append(Target.at_most(f"{case.name}: time / {case.against}", ratio, case.within))
+        if case.products:
+            ratio = ours / median(rows, case.name, [PRODUCTS])
+            found.append(Target.at_most(f"{case.name}: time / its matrix products", ratio, case.products))
+        if case.lighter:
+            less, more = (extra(rows, case.name, name) - 4 * case.weights for name in (backend, PUBLISHED))
+            found.append(Target.at_least(f"{case.name}: memory of {PUBLISHED}", less, more, case.lighter))
     for series, limit in {case.series: case.spread for case in cases if case.spread}.items():
-        times = [median(rows, c.name, [backend]) for c in cases if c.series == series]
+        of_series = [c for c in cases if c.series == series]
+        times = [median(rows, c.name, [backend]) / (c.k if c.per_class else 1) for c in of_series]
         complete = len(times) > 1 and not any(map(math.isnan, times))
         spread = max(times) / min(times)
         told = f"{spread:.2f}" if complete else "–"

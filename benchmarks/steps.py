@@ -1,12 +1,15 @@
 """A training step without its network: a flow sample and the loss of what the network makes of it.
 
-In the place of the network stands a bias that is added to its input, so that nobody can leave out the flow.
+In the place of the network stands a bias that is added to its input, so that nobody can leave out the flow. With a
+large vocabulary this is between the first and the last linear layer, which are part of the step.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from benchmarks.closed_forms import column
@@ -51,3 +54,52 @@ def of_data(flow: Callable, loss: Any) -> Callable:
 
 OURS = {"binary": of_logits, "discrete": of_logits, "discretised": of_noise}
 THEIRS = OURS | {"discretised": of_data}
+
+
+def of_vectors(embedding: Callable, loss: Callable) -> Callable:
+    """For ops of a large vocabulary, which have the linear layers in them."""
+
+    def step(x: Tensor, t: Tensor, weight: Tensor, head: Tensor, hidden: Tensor, **noise: Tensor) -> Tensor:
+        return loss(x=x, hidden=hidden + embedding(x=x, t=t, weight=weight, **noise), weight=head, bias=None, t=t)
+
+    return step
+
+
+def of_layers(flow: Callable, loss: Callable) -> Callable:
+    """The same by ops that take and give a number for each class."""
+
+    def step(x: Tensor, t: Tensor, weight: Tensor, head: Tensor, hidden: Tensor, **noise: Tensor) -> Tensor:
+        return loss(x=x, logits=(hidden + flow(x=x, t=t, **noise) @ weight) @ head.t(), t=t)
+
+    return step
+
+
+class _Products(torch.autograd.Function):
+    """The five matrix products of such a step and nothing else. All of their large factors and results, `[T, K]`, lie
+    in memory that is there before."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, head: Tensor, hidden: Tensor) -> Tensor:
+        ctx.save_for_backward(head, hidden)
+        theta, logits = _of_classes(hidden.shape[:-1].numel(), len(weight), weight.dtype)
+        seen = theta @ weight
+        torch.mm(hidden.flatten(0, -2), head.t(), out=logits)
+        return seen.view_as(hidden)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, ...]:
+        head, hidden = ctx.saved_tensors
+        theta, logits = _of_classes(hidden.shape[:-1].numel(), len(head), head.dtype)
+        rows = hidden.flatten(0, -2)
+        return theta.t() @ grads[0].reshape(rows.shape), logits.t() @ rows, (logits @ head).view_as(hidden)
+
+
+@functools.lru_cache(1)
+def _of_classes(tokens: int, num_classes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return torch.full((tokens, num_classes), 1 / num_classes, dtype=dtype), torch.zeros(
+        tokens, num_classes, dtype=dtype
+    )
+
+
+def products(x: Tensor, t: Tensor, weight: Tensor, head: Tensor, hidden: Tensor, noise: Tensor | None = None) -> Tensor:
+    return _Products.apply(weight, head, hidden).sum(-1)

@@ -67,6 +67,13 @@ def logits(name: str, z: Tensor) -> None:
         raise ValueError(f"{name} must have shape [B, ..., K] with K of at least 2, got {tuple(z.shape)}")
 
 
+def weight(name: str, w: Tensor) -> None:
+    """Refuses all but a floating-point vector for each class `[K, d]`."""
+    _tensor(name, w, FLOATS)
+    if w.dim() != 2:
+        raise ValueError(f"{name} must have shape [K, d], got {tuple(w.shape)}")
+
+
 def components(name: str, z: Tensor, most: int) -> None:
     """Refuses all but floating-point numbers per component of a mixture `[B, ..., M]`, M at most `most`."""
     data(name, z)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from bfn_kernels import binary, continuous, discrete, discretised, solvers
+from bfn_kernels.layers import LinearHead as LinearHead
+from bfn_kernels.layers import NoisyEmbedding as NoisyEmbedding
 from bfn_kernels.noise import fold_in
 from bfn_kernels.schedules import ContinuousSchedule, DiscreteSchedule, ExponentialVariance, QuadraticAccuracy
 from bfn_kernels.solvers import Coefficients
@@ -369,6 +371,60 @@ class Discrete(Classes):
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         return output.argmax(-1)
+
+
+class Vocabulary(Discrete):
+    """Classes of a large vocabulary, of which training never makes `[B, ..., K]`: `network(vectors, t)` takes and puts
+    out vectors `[B, ..., d]`, hidden states of a `NoisyEmbedding` before it and of a `LinearHead` behind it. Sampling
+    has the state's logits and probabilities, as for all classes.
+
+    width: d. tied: whether the head's weight is the embedding's.
+
+    >>> model = Vocabulary(lambda vectors, t: vectors, beta_1=0.015, num_classes=1000, width=8)
+    >>> model(torch.zeros(2, 3, dtype=torch.int64), seed=1).shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        beta_1: float | None = None,
+        *,
+        num_classes: int,
+        width: int,
+        tied: bool = False,
+        schedule: DiscreteSchedule | None = None,
+    ):
+        super().__init__(network, beta_1, num_classes=num_classes, schedule=schedule)
+        self.embedding, self.head = NoisyEmbedding(num_classes, width), LinearHead(width, num_classes)
+        if tied:
+            self.head.weight = self.embedding.weight
+
+    def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
+        return self.embedding(x, t, schedule=self.schedule, seed=seed, mask=mask)
+
+    def theta(self, state: State) -> Tensor:
+        return self.embedding.embed(state[1])
+
+    def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **how: Any) -> Tensor:
+        return self.head.continuous_time_loss(x, output, t, schedule=self.schedule, **how)
+
+    def discrete_time_loss(
+        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **how: Any
+    ) -> Tensor:
+        return self.head.discrete_time_loss(x, output, t, schedule=self.schedule, n_steps=n_steps, seed=seed, **how)
+
+    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **how: Any) -> Tensor:
+        return self.head.reconstruction_loss(x, output, **how)
+
+    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
+        super().update(self.head(output), state, t, alpha, seed)
+
+    def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
+        super().solve(self.head(output), state, t, coefficients, seed)
+
+    def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
+        return self.head(output).argmax(-1)
 
 
 class Binary(Classes):

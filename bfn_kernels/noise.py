@@ -86,11 +86,18 @@ def normals(
 
 def class_normal(shape: torch.Size, seed: Tensor, stream: int = SENDER, draw: int = 0, dtype=torch.float32) -> Tensor:
     """Standard normals of shape `[..., K]` for rows of K classes, each of which starts at a group of its own."""
-    num_classes = shape[-1]
-    per_row, rows = (num_classes + 3) // 4, math.prod(shape[:-1])
-    group = torch.arange(rows * per_row, device=seed.device)
-    normals = _box_muller(philox(seed, group, stream, draw), dtype).view(rows, 4 * per_row)
-    return normals[:, :num_classes].reshape(shape)
+    rows, num_classes = torch.arange(math.prod(shape[:-1]), device=seed.device), shape[-1]
+    return class_normal_tile(rows, 0, num_classes, num_classes, seed, stream, draw, dtype).reshape(shape)
+
+
+def class_normal_tile(
+    rows: Tensor, first: int, count: int, num_classes: int, seed: Tensor, stream: int, draw: int, dtype: torch.dtype
+) -> Tensor:
+    """Of the normals that `class_normal` makes, those of some rows `[R]` and of `count` classes from `first` on."""
+    start = first // 4
+    group = torch.arange(start, (first + count + 3) // 4, device=seed.device)
+    group = rows.unsqueeze(-1) * ((num_classes + 3) // 4) + group
+    return _box_muller(philox(seed, group, stream, draw), dtype).flatten(1)[:, first - 4 * start :][:, :count]
 
 
 def class_uniform(shape: torch.Size, seed: Tensor, stream: int = CLASS) -> Tensor:

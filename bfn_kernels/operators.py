@@ -5,6 +5,7 @@ reference has functions of the same names and arguments, but for the arguments w
 """
 
 import contextlib
+import importlib
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,8 @@ class Operator:
     in_place: whether there is a variant `<name>_out` that writes its result into a last argument `out`.
     beside: the names of tensors that this variant writes too, if they are passed as arguments behind `out`.
     library: the name of the one library whose CPU kernels have it, if all others do without it.
+    composed: whether no library has a kernel for it. The function of its name in the family's `composed.py`, which is
+    given the library before the arguments, computes it on every device by other operators and torch's own.
     """
 
     schema: str
@@ -84,10 +87,16 @@ class Operator:
     in_place: bool = False
     beside: str = ""
     library: str = ""
+    composed: bool = False
 
     @property
     def name(self) -> str:
         return self.schema.split("(")[0]
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes into its arguments, and returns nothing; autograd does not hear of it."""
+        return "!)" in self.schema
 
     @property
     def schema_out(self) -> str:
@@ -121,15 +130,26 @@ class Library:
             if operator.library in ("", self.name):
                 setattr(namespace, operator.name, self._declare(family, operator))
 
-    def _define(self, family: str, schema: str) -> OpOverload:
+    def _define(self, family: str, schema: str, composed: bool = False) -> OpOverload:
         name = schema.split("(")[0]
         self._defined.define(f"{family}_{schema}")
-        if self.implement is not None:
+        if composed:
+            self._defined.impl(f"{family}_{name}", self._compose(family, name), "CompositeExplicitAutograd")
+        elif self.implement is not None:
             self.implement(self._defined, family, name)
         return getattr(getattr(torch.ops, self.name), f"{family}_{name}").default
 
+    def _compose(self, family: str, name: str) -> Callable:
+        def call(*arguments):
+            return getattr(importlib.import_module(f"{NATIVE}.{family}.composed"), name)(self, *arguments)
+
+        return call
+
     def _declare(self, family: str, operator: Operator) -> Callable:
-        overload = self._define(family, operator.schema)
+        overload = self._define(family, operator.schema, operator.composed)
+        if operator.writes:
+            torch.library.register_fake(overload.name(), operator.fake)
+            return below_python(overload)
         call = _differentiable(self, overload, operator)
         if not operator.in_place:
             return call

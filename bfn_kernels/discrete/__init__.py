@@ -17,6 +17,10 @@ from torch import Tensor
 from bfn_kernels import backends, checks, rows
 from bfn_kernels.arguments import drawn_seed, expectation, known_values, message_types, step_time
 from bfn_kernels.discrete import reference
+from bfn_kernels.discrete.large import flow_embedding as flow_embedding
+from bfn_kernels.discrete.large import linear_continuous_time_loss as linear_continuous_time_loss
+from bfn_kernels.discrete.large import linear_discrete_time_loss as linear_discrete_time_loss
+from bfn_kernels.discrete.large import linear_reconstruction_loss as linear_reconstruction_loss
 from bfn_kernels.discrete.operators import CHOICES, MEAN, OPERATORS, RECEIVERS, SHORT_ROW
 from bfn_kernels.discrete.solver import solver_step as solver_step
 from bfn_kernels.operators import needs

@@ -16,7 +16,12 @@ RECEIVERS = ("joint", "factorised")
 JOINT, FACTORISED = range(2)
 
 SHORT_ROW = 128  # up to so many classes a CPU makes the gradient of a loss in the forward pass, which has them in cache
+SUMS = 4  # how many numbers of each token, and of each draw, a loss of a linear head saves
 ROW_STATS = 4  # how many numbers of each row a loss saves for its backward pass
+_SHARD = "int first, int num_classes, str? group"  # of the classes, as `tiles.Shard` says
+_HEAD = "Tensor x, Tensor hidden, Tensor weight, Tensor? bias"
+_LINEAR = "(Tensor loss, Tensor scale, Tensor stats)"
+_BY_HEAD = "(Tensor by_hidden, Tensor by_weight, Tensor by_bias)"
 _LOSS = "Tensor? mask, int reduction, bool need_logits) -> (Tensor loss, Tensor scale, Tensor"
 
 
@@ -62,6 +67,51 @@ def _theta_backward(library: Library, grad: Tensor, forward: Forward):
     if wide is not logits:  # θ was rounded, and p(g − Σ gp) would cancel
         theta, grad = library.discrete.theta(wide), grad.to(wide.dtype)
     return (torch.ops.aten._softmax_backward_data(grad, theta, -1, wide.dtype).to(logits.dtype),)
+
+
+def _embedding_fake(x, weight, *others):
+    stats = weight.new_empty((*x.shape, 2), dtype=compute_dtype(weight))
+    return weight.new_empty((*x.shape, weight.shape[1])), stats
+
+
+def _embedding_backward(library: Library, grad: Tensor, forward: Forward):
+    *flow, weight, first, num_classes, group = forward.saved
+    more = len(weight), weight.dtype, first, num_classes, group
+    return None, library.discrete.flow_embedding_backward(grad, *flow, *more)
+
+
+def _linear_fake(x, hidden, weight, bias, *others, n_samples: int = 0):
+    dtype = compute_dtype(hidden, weight, bias)
+    stats = x.new_empty((*x.shape, 1 + n_samples, SUMS), dtype=torch.float64)
+    return *loss_fakes(x, others[-4], dtype), stats
+
+
+def _linear_discrete_time_loss_fake(*arguments):
+    *_, n_samples, _, _, _, _ = arguments
+    return _linear_fake(*arguments, n_samples=n_samples)
+
+
+def _linear_backward_fake(grad, scale, x, hidden, weight, bias, *others):
+    wanted = others[-1]
+    shapes = hidden.shape, weight.shape, weight.shape[:1]
+    dtypes = hidden.dtype, weight.dtype, compute_dtype(hidden, weight) if bias is None else bias.dtype
+    each = zip(shapes, dtypes, wanted, strict=True)
+    return tuple(hidden.new_empty(shape if want else (0,), dtype=dtype) for shape, dtype, want in each)
+
+
+def _linear_loss_backward(library: Library, grad: Tensor, forward: Forward):
+    return None, *library.discrete.linear_loss_backward(grad, *forward.saved, forward.needed[1:4])
+
+
+def _linear_reconstruction_loss_backward(library: Library, grad: Tensor, forward: Forward):
+    scale, x, hidden, weight, bias, *others = forward.saved
+    return None, *library.discrete.linear_loss_backward(
+        grad, scale, x, hidden, weight, bias, None, *others, forward.needed[1:4]
+    )
+
+
+def _linear_discrete_time_loss_backward(library: Library, grad: Tensor, forward: Forward):
+    return None, *library.discrete.linear_discrete_time_loss_backward(grad, *forward.saved, forward.needed[1:4])
 
 
 OPERATORS = [
@@ -124,5 +174,65 @@ OPERATORS = [
         fake=_discrete_time_loss_fake,
         saved="scale grad_logits",
         backward=saved_loss_backward,
+    ),
+    # What follows never makes a number for each class of all tokens.
+    Operator(
+        "flow_embedding(Tensor x, Tensor weight, Tensor beta, Tensor spread, Tensor? seed, Tensor? noise, "
+        f"{_SHARD}) -> (Tensor out, Tensor stats)",
+        fake=_embedding_fake,
+        saved="x beta spread seed noise stats weight first num_classes group",
+        backward=_embedding_backward,
+        composed=True,
+    ),
+    Operator(
+        "flow_embedding_backward(Tensor grad, Tensor x, Tensor beta, Tensor spread, Tensor? seed, Tensor? noise, "
+        f"Tensor stats, int count, ScalarType dtype, {_SHARD}) -> Tensor",
+        fake=lambda grad, *others: grad.new_empty((others[-5], grad.shape[-1]), dtype=others[-4]),
+        composed=True,
+    ),
+    Operator(
+        f"linear_continuous_time_loss({_HEAD}, Tensor rate, Tensor? mask, int reduction, {_SHARD}) -> {_LINEAR}",
+        fake=_linear_fake,
+        saved="scale x hidden weight bias rate mask stats first num_classes group",
+        backward=_linear_loss_backward,
+        composed=True,
+    ),
+    Operator(
+        f"linear_reconstruction_loss({_HEAD}, Tensor? mask, int reduction, {_SHARD}) -> {_LINEAR}",
+        fake=_linear_fake,
+        saved="scale x hidden weight bias mask stats first num_classes group",
+        backward=_linear_reconstruction_loss_backward,
+        composed=True,
+    ),
+    Operator(
+        f"linear_discrete_time_loss({_HEAD}, Tensor alpha, Tensor? seed, Tensor? noise, Tensor? mask, int n_steps, "
+        f"int n_samples, int reduction, {_SHARD}) -> {_LINEAR}",
+        fake=_linear_discrete_time_loss_fake,
+        saved="scale x hidden weight bias alpha seed noise mask stats n_steps n_samples first num_classes group",
+        backward=_linear_discrete_time_loss_backward,
+        composed=True,
+    ),
+    Operator(
+        f"linear_loss_backward(Tensor grad, Tensor scale, {_HEAD}, Tensor? rate, Tensor? mask, Tensor stats, "
+        f"{_SHARD}, bool[] wanted) -> {_BY_HEAD}",
+        fake=_linear_backward_fake,
+        composed=True,
+    ),
+    Operator(
+        f"linear_discrete_time_loss_backward(Tensor grad, Tensor scale, {_HEAD}, Tensor alpha, Tensor? seed, "
+        f"Tensor? noise, Tensor? mask, Tensor stats, int n_steps, int n_samples, {_SHARD}, bool[] wanted) -> "
+        f"{_BY_HEAD}",
+        fake=_linear_backward_fake,
+        composed=True,
+    ),
+    # A CPU has kernels for what is done with a tile.
+    *(
+        Operator(f"{schema} -> ()", fake=lambda *arguments: None, library=NATIVE)
+        for schema in (
+            "flow_tile(Tensor x, Tensor rows, Tensor beta, Tensor spread, Tensor seed, int first, int num_classes, "
+            "bool again, Tensor(a!) top, Tensor(b!) total, Tensor(c!) kept, Tensor(d!) out)",
+            "sums_tile(Tensor logits, Tensor x, int first, Tensor(a!) sums)",
+            "slopes_tile(Tensor x, Tensor slopes, int first, Tensor(a!) logits)",
+        )
     ),
 ]

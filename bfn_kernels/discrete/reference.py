@@ -6,6 +6,7 @@ ever.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from bfn_kernels import noise as random
 from bfn_kernels.arguments import Expectation
 from bfn_kernels.checks import compute_dtype, valid_classes
 from bfn_kernels.continuous.reference import extrapolated, guided
-from bfn_kernels.discrete.operators import FACTORISED, MEAN, MODE
+from bfn_kernels.discrete.operators import FACTORISED, JOINT, MEAN, MODE
 from bfn_kernels.reduction import hide, reduce
 
 
@@ -212,3 +213,44 @@ def factorised_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tens
     shifted = torch.where(is_x, -r, r) * eps - r * r / 2
     mixture = torch.where(is_x, torch.logaddexp(log_p, log_rest + shifted), torch.logaddexp(log_p + shifted, log_rest))
     return -mixture.sum(-1)
+
+
+def flow_embedding(
+    x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, seed: Tensor | None, noise: Tensor | None,
+    *shard: Any,
+) -> Tensor:  # fmt: skip
+    """softmax(y)·W, where y is the flow's (185). weight: `[K, d]`. shard: says that all classes are here. Returns
+    `[B, ..., d]` in the weight's type."""
+    dtype = compute_dtype(weight)
+    theta = sender_sample(x, beta, spread, weight.shape[0], True, seed, noise, dtype)
+    return (theta @ weight.to(dtype)).to(weight.dtype)
+
+
+def linear_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
+    """hidden·Wᵀ + bias `[B, ..., K]` in the type of the arithmetic. hidden: `[B, ..., d]`. weight: `[K, d]`. bias:
+    `[K]`."""
+    dtype = compute_dtype(hidden, weight, bias)
+    (hidden,) = hide(None if mask is None else mask.unsqueeze(-1), hidden)
+    return torch.nn.functional.linear(hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+
+
+def linear_continuous_time_loss(
+    x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, rate: Tensor, mask: Tensor | None, reduction: int,
+    *shard: Any,
+) -> Tensor:  # fmt: skip
+    return continuous_time_loss(x, linear_logits(hidden, weight, bias, mask), rate, mask, reduction)
+
+
+def linear_reconstruction_loss(
+    x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, reduction: int, *shard: Any
+) -> Tensor:
+    return reconstruction_loss(x, linear_logits(hidden, weight, bias, mask), mask, reduction)
+
+
+def linear_discrete_time_loss(
+    x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor, seed: Tensor | None,
+    noise: Tensor | None, mask: Tensor | None, n_steps: int, n_samples: int, reduction: int, *shard: Any,
+) -> Tensor:  # fmt: skip
+    """L_n with the joint receiver."""
+    logits, draws = linear_logits(hidden, weight, bias, mask), ((), (), n_samples, seed, noise)
+    return discrete_time_loss(x, logits, alpha, n_steps, JOINT, *draws, mask, reduction)

@@ -3,7 +3,7 @@
 import cuda_on_host
 import pytest
 import torch
-from cases import CASES
+from cases import CASES, LARGE
 from support import INTERPRETED, NATIVE, evaluate, joins, named, serves, weights_like
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -19,7 +19,7 @@ def kind(case) -> tuple:
     return case.op, frozenset(case.fields), options, case.into
 
 
-KINDS = list({kind(case): case for case in reversed(CASES)}.values())[::-1]
+KINDS = list({kind(case): case for case in reversed(CASES + LARGE)}.values())[::-1]
 # whose loss keeps less than a gradient on the CPU, too
 LONG_ROWS = [named(f"discrete.{op}[K=257]") for op in ("continuous_time_loss", "reconstruction_loss")]
 ON_REFERENCE = ["continuous.flow_sample", "discretised.continuous_time_loss", "discrete.update_sample[K=3]"]
@@ -110,7 +110,18 @@ def recorded() -> dict:
                     case(inputs, backend, out=torch.empty_like(state))
                 if "noise" in inputs:
                     case({k: v for k, v in inputs.items() if k not in ("noise", "draw_noise")}, backend, seed=1)
+        if "cpu" in NATIVE:
+            kernels_of_tiles()
     return recorder.calls
+
+
+def kernels_of_tiles() -> None:
+    """Calls those that other operators call, of which a recorder does not hear."""
+    x, rows, seed, tile = torch.arange(3), torch.arange(3), torch.tensor(1), torch.rand(3, 70)
+    each = [torch.rand(3) for _ in range(5)]
+    torch.ops.bfn_kernels.discrete_flow_tile(x, rows, *each[:2], seed, 0, 70, False, *each[2:], tile)
+    torch.ops.bfn_kernels.discrete_sums_tile(tile, x, 0, torch.zeros(3, 4, dtype=torch.float64))
+    torch.ops.bfn_kernels.discrete_slopes_tile(x, torch.rand(3, 5), 0, tile)
 
 
 CALLS = recorded() if NATIVE else {}

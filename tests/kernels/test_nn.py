@@ -39,11 +39,13 @@ def make(kind):
             return nn.Discretised(Network(1, 2), sigma_1=0.1, num_bins=8), x
         case "discrete":
             return nn.Discrete(Network(5, 5), beta_1=3.0, num_classes=5), classes(5)
+        case "vocabulary":
+            return nn.Vocabulary(Network(6, 6), beta_1=0.5, num_classes=30, width=6, tied=True), classes(30)
         case "binary":
             return nn.Binary(Network(1, 1), beta_1=9.0), classes(2)
 
 
-KINDS = ("continuous", "discretised", "discrete", "binary")
+KINDS = ("continuous", "discretised", "discrete", "vocabulary", "binary")
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -64,6 +66,10 @@ def by_hand(kind, model, x, t, seed, n_steps=None):
             theta = discrete.flow_sample(x, t, num_classes=5, seed=flow, **of)
             draws = {"n_samples": 10, "seed": later} if n else {}
             return getattr(discrete, name)(x, network(theta, t), t, **of, **n, **draws)
+        case "vocabulary":
+            theta = discrete.flow_sample(x, t, num_classes=30, seed=flow, **of)
+            logits, draws = model.head(network(theta @ model.embedding.weight, t)), {"seed": later} if n else {}
+            return getattr(discrete, name)(x, logits, t, **of, **n, **draws)
         case "binary":
             theta = binary.flow_sample(x, t, seed=flow, **of)
             nodes = {"quadrature": 32} if n else {}

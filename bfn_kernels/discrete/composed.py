@@ -1,0 +1,343 @@
+"""The operators of large vocabularies, composed of tiles, which `tiles` describes, and matrix products.
+
+An operator takes the arguments of the function of the same name in `reference.py`, whose docstring says their shapes.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import noise as random
+from bfn_kernels.checks import compute_dtype
+from bfn_kernels.discrete.operators import SUMS
+from bfn_kernels.discrete.reference import drifted
+from bfn_kernels.discrete.sums import Row, Slopes, Sums
+from bfn_kernels.discrete.tiles import Grid, Messages, Normals, Shard, Tokens, is_x, kernel_of
+from bfn_kernels.reduction import MEAN, hide, reduce
+
+Tensors = tuple[Tensor, Tensor, Tensor]
+
+
+class Flow:
+    """The distributions θ of a flow's tokens, a tile at a time: first exp(y − top), where `top` is the largest y so far
+    and `total` the sum; then, with these of all classes, θ again."""
+
+    def __init__(
+        self, library: Any, tokens: Tokens, beta: Tensor, spread: Tensor, seed: Tensor | None, noise, grid: Grid
+    ):
+        self.tokens, self.grid, self.seed = tokens, grid, seed
+        self.kernel = kernel_of(library, "flow_tile", beta) if noise is None else None
+        self.messages = Messages(tokens, beta, spread, Normals(tokens, seed, noise, beta.dtype, random.SENDER))
+        self.top = beta.new_full(tokens.x.shape, torch.finfo(beta.dtype).min)
+        self.total, self.kept = torch.zeros_like(self.top), torch.ones_like(self.top)
+
+    def first(self, part: slice, classes: slice) -> Tensor:
+        """The exponentials by the new top; `kept` is the factor of those by the old one."""
+        if self.kernel is not None:
+            return self._by_kernel(part, classes, False)
+        y = self.messages.tile(part, classes)
+        most = torch.maximum(self.top[part], y.amax(-1))
+        self.kept[part] = (self.top[part] - most).exp_()
+        e = y.sub_(most.unsqueeze(-1)).exp_()
+        self.total[part] = self.total[part] * self.kept[part] + e.sum(-1)
+        self.top[part] = most
+        return e
+
+    def again(self, part: slice, classes: slice) -> Tensor:
+        if self.kernel is not None:
+            return self._by_kernel(part, classes, True)
+        top, total = self.top[part].unsqueeze(-1), self.total[part].unsqueeze(-1)
+        return self.messages.tile(part, classes).sub_(top).exp_().div_(total)
+
+    def join(self, sums: Tensor) -> Tensor:
+        """Joins top, total and sums of vectors by the exponentials with those of the classes of other processes."""
+        shard = self.tokens.shard
+        if shard.group is None:
+            return sums
+        tops, totals = shard.gathered(torch.stack([self.top, self.total])).unbind(1)
+        here, self.top = self.top, tops.amax(0)
+        self.total = ((tops - self.top).exp() * totals).sum(0)
+        return shard.summed(sums * (here - self.top).exp().unsqueeze(-1))
+
+    def _by_kernel(self, part: slice, classes: slice, again: bool) -> Tensor:
+        out, messages, tokens = self.grid.tile(part, classes), self.messages, self.tokens
+        of_tokens = (r[part].flatten() for r in (tokens.x, tokens.rows, messages.alpha, messages.spread))
+        sums = self.top[part], self.total[part], self.kept[part]
+        self.kernel(*of_tokens, self.seed, tokens.first(classes), tokens.num_classes, again, *sums, out)
+        return out
+
+
+def flow_embedding(
+    library: Any, x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, seed: Tensor | None, noise: Tensor | None,
+    *shard: Any,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The embedding, and of each token the largest y and the sum of exp(y − largest), of which the backward pass makes
+    θ again."""
+    dtype, tokens = compute_dtype(weight), Tokens(x, Shard(*shard))
+    grid = Grid(x.numel(), weight.shape[0], weight.shape[1], weight, dtype)
+    flow = Flow(library, tokens, beta, spread, seed, noise, grid)
+    out = weight.new_zeros(x.numel(), weight.shape[1], dtype=dtype)
+    for classes in grid.classes():
+        rows = weight[classes].to(dtype)
+        for part in grid.parts():
+            e = flow.first(part, classes)
+            out[part].mul_(flow.kept[part].unsqueeze(-1)).addmm_(e, rows)
+    out = flow.join(out).div_(torch.where(tokens.valid, flow.total, torch.nan).unsqueeze(-1))
+    return out.to(weight.dtype).view(*x.shape, weight.shape[1]), torch.stack([flow.top, flow.total], -1).view(
+        *x.shape, 2
+    )
+
+
+def flow_embedding_backward(
+    library: Any, grad: Tensor, x: Tensor, beta: Tensor, spread: Tensor, seed: Tensor | None, noise: Tensor | None,
+    stats: Tensor, count: int, dtype: torch.dtype, *shard: Any,
+) -> Tensor:  # fmt: skip
+    """The gradient by the weight, θᵀ·grad, in its type; it has `count` classes."""
+    tokens = Tokens(x, Shard(*shard))
+    grid = Grid(x.numel(), count, grad.shape[-1], grad, stats.dtype)
+    flow = Flow(library, tokens, beta, spread, seed, noise, grid)
+    flow.top, flow.total = (each.contiguous() for each in tokens.records(stats).unbind(-1))
+    vectors = tokens.records(grad).to(stats.dtype)
+    by_weight = _for_products(grid, grad, (count, grad.shape[-1]), dtype)
+    for classes in grid.classes():
+        sums = by_weight[classes].to(stats.dtype)
+        for part in grid.parts():
+            _add_product(sums, part, flow.again(part, classes), vectors)
+        if sums.dtype != dtype:
+            by_weight[classes] = sums
+    return by_weight
+
+
+def _for_products(grid: Grid, like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Memory for sums over tokens, which the products of the first tokens fill."""
+    return (like.new_empty if grid.tokens else like.new_zeros)(shape, dtype=dtype)
+
+
+def _add_product(sums: Tensor, part: slice, tile: Tensor, vectors: Tensor) -> None:
+    """Adds numbers per class times the tokens' vectors; what stands there before the first tokens is not read."""
+    sums.addmm_(tile.t(), vectors[part], beta=min(1, part.start))
+
+
+class Head:
+    """The logits hidden·Wᵀ + bias of tokens, a tile at a time."""
+
+    def __init__(
+        self, library: Any, shard: Sequence[Any], x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None,
+        mask: Tensor | None,
+    ):  # fmt: skip
+        self.dtype = compute_dtype(hidden, weight, bias)
+        self.tokens = Tokens(x, Shard(*shard), mask)
+        if mask is not None and self.tokens.kept is None:
+            (hidden,) = hide(self.tokens.mask.unsqueeze(-1), hidden)
+        self.hidden, self.weight = self.tokens.records(hidden).to(self.dtype), weight
+        self.bias = bias if bias is None else bias.to(self.dtype)
+        self.sums_tile, self.slopes_tile = (kernel_of(library, f"{name}_tile", weight) for name in ("sums", "slopes"))
+        self.grid = Grid(len(self.hidden), weight.shape[0], weight.shape[1], weight, self.dtype)
+
+    def rows(self, classes: slice) -> Tensor:
+        """The part of the weight that belongs to some classes."""
+        return self.weight[classes].to(self.dtype)
+
+    def tile(self, part: slice, classes: slice, rows: Tensor) -> Tensor:
+        logits = torch.mm(self.hidden[part], rows.t(), out=self.grid.tile(part, classes))
+        return logits if self.bias is None else logits.add_(self.bias[classes])
+
+
+def linear_continuous_time_loss(
+    library: Any, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, rate: Tensor, mask: Tensor | None,
+    reduction: int, *shard: Any,
+) -> Tensors:  # fmt: skip
+    head = Head(library, shard, x, hidden, weight, bias, mask)
+    stats = _sums(head)
+    return _result(head, head.tokens.numbers(rate) * _row(stats).squared_distance(), reduction, stats)
+
+
+def linear_reconstruction_loss(
+    library: Any, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, reduction: int,
+    *shard: Any,
+) -> Tensors:  # fmt: skip
+    head = Head(library, shard, x, hidden, weight, bias, mask)
+    stats = _sums(head)
+    return _result(head, _row(stats).cross_entropy(), reduction, stats)
+
+
+def linear_discrete_time_loss(
+    library: Any, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor, seed: Tensor | None,
+    noise: Tensor | None, mask: Tensor | None, n_steps: int, n_samples: int, reduction: int, *shard: Any,
+) -> Tensors:  # fmt: skip
+    head = Head(library, shard, x, hidden, weight, bias, mask)
+    stats = _sums(head, _sent(head, alpha, seed, noise), n_samples)
+    return _result(head, n_steps * _Divergences.of_sums(stats).of.mean(0), reduction, stats)
+
+
+def _sent(head: Head, alpha: Tensor, seed: Tensor | None, noise: Tensor | None) -> Messages:
+    """The messages that the joint receiver sees."""
+    normals = Normals(head.tokens, seed, noise, head.dtype, random.MONTE_CARLO)
+    return Messages(head.tokens, alpha, (head.tokens.num_classes * alpha).sqrt(), normals)
+
+
+def _sums(head: Head, messages: Messages | None = None, n_samples: int = 0) -> Tensor:
+    """z_x and Sums of the logits of each token, then y_x and Sums of z + y for each draw of its messages:
+    `[1 + n_samples, T, 4]`."""
+    stats = head.hidden.new_zeros(1 + n_samples, len(head.hidden), SUMS, dtype=torch.float64)
+    stats[..., 1] = torch.finfo(torch.float32).min  # the t of no class, too small for it to count
+    for classes in head.grid.classes():
+        rows, first = head.rows(classes), head.tokens.first(classes)
+        for part in head.grid.parts():
+            z = head.tile(part, classes, rows)
+            if head.sums_tile is not None:
+                head.sums_tile(z, head.tokens.x[part], first, stats[0, part])
+            else:
+                here = is_x(head.tokens, part, classes)
+                z_x = torch.where(here, z, 0).sum(-1)
+                stats[0, part] = _joined(stats[0, part], z_x, Sums.of_others(z.masked_fill(here, -torch.inf)))
+            if messages is not None:
+                _add_draws(stats[1:, part], z, messages, part, classes)
+    first_of_all, *others = head.tokens.shard.gathered(stats)
+    for each in others:
+        first_of_all = _joined(first_of_all, each[..., 0], Sums(*each[..., 1:].unbind(-1)))
+    return first_of_all
+
+
+def _add_draws(stats: Tensor, z: Tensor, messages: Messages, part: slice, classes: slice) -> None:
+    """Adds y and z + y of a tile to the sums of each draw."""
+    here = is_x(messages.tokens, part, classes)
+    others = z.masked_fill(here, -torch.inf)
+    top = others.amax(-1).clamp_(min=torch.finfo(z.dtype).min)
+    others.sub_(top.unsqueeze(-1))  # so that the sum with y, which may be small, is rounded least where it is largest
+    for draw, of_draw in enumerate(stats):
+        y = messages.tile(part, classes, draw)
+        y_x = torch.where(here, y, 0).sum(-1)
+        found = Sums.of_others(y.add_(others))
+        of_draw.copy_(_joined(of_draw, y_x, found._replace(top=found.top + top)))
+
+
+def _joined(stats: Tensor, of_x: Tensor, sums: Sums) -> Tensor:
+    joined = Sums(*stats[..., 1:].unbind(-1)).joined(sums)
+    return torch.stack([stats[..., 0] + of_x, *joined], -1)
+
+
+def _row(stats: Tensor) -> Row:
+    """The logits' own sums."""
+    z_x, *sums = stats[0].unbind(-1)
+    return Row.of(z_x, Sums(*sums))
+
+
+def _result(head: Head, loss: Tensor, reduction: int, stats: Tensor) -> Tensors:
+    """The loss reduced, the factor of a mean, and what the backward pass reads."""
+    tokens = head.tokens
+    each = tokens.put_back(torch.where(tokens.valid, loss, torch.nan))
+    scale = torch.ones_like(each[:0].sum())
+    if reduction == MEAN:
+        count = each.numel() if tokens.mask is None else tokens.mask.sum()
+        scale = scale / torch.as_tensor(count, device=scale.device).clamp(min=1)
+    return (
+        reduce(each, tokens.mask, reduction).to(head.dtype),
+        scale.to(head.dtype),
+        tokens.put_back(stats.transpose(0, 1).contiguous()),
+    )
+
+
+class _Divergences(NamedTuple):
+    """Of each draw and token `[n_samples, T]`: y_x + LSE(z) − LSE(z + y), and the shift LSE(z + y) − LSE(z)."""
+
+    of: Tensor
+    shift: Tensor
+
+    @staticmethod
+    def of_sums(stats: Tensor) -> "_Divergences":
+        z_x, y_x = stats[0, :, 0], stats[1:, :, 0]
+        before, after = (Sums(*part[..., 1:].unbind(-1)).log() for part in (stats[0], stats[1:]))
+        gap = torch.where(_row(stats).max.isnan(), torch.nan, before - z_x)
+        shift = torch.logaddexp(after, z_x + y_x) - torch.logaddexp(before, z_x)
+        return _Divergences(drifted(gap, after - before - y_x), shift)
+
+
+def linear_loss_backward(
+    library: Any, grad: Tensor, scale: Tensor, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None,
+    rate: Tensor | None, mask: Tensor | None, stats: Tensor, *shard_and_wanted: Any,
+) -> Tensors:  # fmt: skip
+    """The gradients by hidden, weight and bias, in their types, of L∞ or, without a rate, of the reconstruction loss;
+    those that are not wanted are empty."""
+    *shard, wanted = shard_and_wanted
+    head = Head(library, shard, x, hidden, weight, bias, mask)
+    row = _row(head.tokens.records(stats).transpose(0, 1))
+    slopes = Slopes.of_cross_entropy(row) if rate is None else Slopes.of_squared_distance(row)
+    factor = _factor(head, grad, scale) * (1 if rate is None else head.tokens.numbers(rate))
+    each = torch.stack(slopes.times(factor), -1).to(head.dtype)
+
+    def by_logits(z: Tensor, part: slice, classes: slice) -> Tensor:
+        if head.slopes_tile is not None:
+            head.slopes_tile(head.tokens.x[part], each[part], head.tokens.first(classes), z)
+            return z
+        by_x, most, slope, level, origin = each[part].unsqueeze(-1).unbind(1)
+        e = z.sub_(most).exp_()
+        others = (e - origin).mul_(slope).add_(level).mul_(e)
+        return torch.where(is_x(head.tokens, part, classes), by_x, others)
+
+    return _gradients(head, by_logits, hidden, weight, bias, wanted)
+
+
+def linear_discrete_time_loss_backward(
+    library: Any, grad: Tensor, scale: Tensor, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None,
+    alpha: Tensor, seed: Tensor | None, noise: Tensor | None, mask: Tensor | None, stats: Tensor, n_steps: int,
+    n_samples: int, *shard_and_wanted: Any,
+) -> Tensors:  # fmt: skip
+    """The same of L_n: the mean over draws of n(p − p'), p' = softmax(z + y), as np(1 − exp(y − shift))."""
+    *shard, wanted = shard_and_wanted
+    head = Head(library, shard, x, hidden, weight, bias, mask)
+    stats = head.tokens.records(stats).transpose(0, 1)
+    row, divergences = _row(stats), _Divergences.of_sums(stats)
+    factor = _factor(head, grad, scale) * (n_steps / n_samples)
+    log_x = row.z_x - row.max - row.total().log()
+    by_x = (factor * _less(log_x, divergences.of).sum(0)).to(head.dtype).unsqueeze(-1)
+    most, log_total, factor = (r.to(head.dtype).unsqueeze(-1) for r in (row.max, row.total().log(), factor))
+    messages, shift = _sent(head, alpha, seed, noise), divergences.shift.to(head.dtype)
+
+    def by_logits(z: Tensor, part: slice, classes: slice) -> Tensor:
+        log_p = z.sub_(most[part]).sub_(log_total[part])
+        sums = torch.zeros_like(z)
+        for draw in range(n_samples):
+            sums += _less(log_p, messages.tile(part, classes, draw).sub_(shift[draw, part].unsqueeze(-1)))
+        return torch.where(is_x(head.tokens, part, classes), by_x[part], sums.mul_(factor[part]))
+
+    return _gradients(head, by_logits, hidden, weight, bias, wanted)
+
+
+def _less(log_p: Tensor, growth: Tensor) -> Tensor:
+    """p − p·exp(growth), whose parts may be close to each other, or out of range in the product."""
+    p = log_p.exp()
+    return torch.where(growth > 1, p - (log_p + growth).exp(), -p * growth.clamp(max=1).expm1())
+
+
+def _factor(head: Head, grad: Tensor, scale: Tensor) -> Tensor:
+    """The gradient of the result by each token's loss."""
+    shape = head.tokens.shape
+    each = (grad * scale).double().reshape(*grad.shape, *(1,) * (len(shape) - grad.dim()))
+    (each,) = hide(head.tokens.mask, each.expand(shape))
+    return torch.where(head.tokens.valid, head.tokens.numbers(each), 0)
+
+
+def _gradients(head: Head, by_logits: Callable, hidden, weight, bias, wanted: Sequence[bool]) -> Tensors:
+    """The gradients by hidden, weight and bias of those by the logits, of which `by_logits` makes a tile."""
+    by_hidden = torch.zeros_like(head.hidden if wanted[0] else head.hidden[:0, 0])
+    by_weight = _for_products(head.grid, weight, weight.shape if wanted[1] else (0,), weight.dtype)
+    by_bias = weight.new_zeros(len(weight) if wanted[2] else 0, dtype=torch.float64)
+    for classes in head.grid.classes():
+        rows = head.rows(classes)
+        sums = by_weight[classes].to(head.dtype) if wanted[1] else by_weight
+        for part in head.grid.parts():
+            tile = by_logits(head.tile(part, classes, rows), part, classes)
+            if wanted[0]:
+                by_hidden[part].addmm_(tile, rows)
+            if wanted[1]:
+                _add_product(sums, part, tile, head.hidden)
+            if wanted[2]:
+                by_bias[classes] += tile.sum(0, dtype=torch.float64)
+        if wanted[1] and sums.dtype != by_weight.dtype:
+            by_weight[classes] = sums
+    if wanted[0]:
+        by_hidden = head.tokens.put_back(head.tokens.shard.summed(by_hidden))
+    return by_hidden.to(hidden.dtype), by_weight, by_bias.to(head.dtype if bias is None else bias.dtype)

@@ -1,0 +1,148 @@
+"""Ops of large vocabularies: numbers per class are made, used and forgotten tile by tile, and never stored as a whole.
+
+A tile is some tokens by some classes. The outer loop is over classes, so that the part of the weight that a tile needs,
+and of its gradient, stays in the cache while all tokens pass. What is known of a token's classes so far are a few sums,
+in float64. The backward pass makes the numbers again, by a matrix product or from the seed.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, distributed
+
+from bfn_kernels import noise as random
+from bfn_kernels.checks import valid_classes
+from bfn_kernels.discrete.reference import one_hot
+
+TOKENS = 512  # of a tile; a matrix product of fewer reads the weight more often than it can hide
+NUMBERS = {"cpu": 2**19}  # of a tile: 2 MiB in float32; with larger ones matrix products take up to twice as long
+MANY_NUMBERS = 2**25  # of a tile on any other device, where a small one would leave most of it idle
+
+
+class Shard(NamedTuple):
+    """The classes of this process: from number `first` on, of `num_classes` in all. `group` is the name of the process
+    group that has them all, or None where they are all here."""
+
+    first: int
+    num_classes: int
+    group: str | None
+
+    def gathered(self, values: Tensor) -> Tensor:
+        """The values of every process, in a new first dimension."""
+        if self.group is None:
+            return values.unsqueeze(0)
+        group = _group_of(self.group)
+        found = [torch.empty_like(values) for _ in range(group.size())]
+        distributed.all_gather(found, values, group)
+        return torch.stack(found)
+
+    def summed(self, values: Tensor) -> Tensor:
+        """Their sum, in the place of the values of this process."""
+        if self.group is not None:
+            distributed.all_reduce(values, group=_group_of(self.group))
+        return values
+
+
+def _group_of(name: str) -> Any:
+    """An operator's arguments may be strings, not groups; this is how torch's own operators find one by its name."""
+    return distributed.distributed_c10d._resolve_process_group(name)  # type: ignore[arg-type]
+
+
+class Tokens:
+    """The tokens of a call one after the other. On a CPU, those that the mask leaves out are not among them; elsewhere,
+    where counting them would cost a synchronisation, they are, and what they give is dropped."""
+
+    def __init__(self, x: Tensor, shard: Shard, mask: Tensor | None = None):
+        self.shape, self.mask = x.shape, None if mask is None else mask.expand(x.shape)
+        self.shard, self.num_classes = shard, shard.num_classes
+        index, valid = valid_classes("x", x, shard.num_classes, mask)
+        self.kept = None if mask is None or not x.is_cpu else self.mask.flatten().nonzero().squeeze(-1)
+        self.rows = torch.arange(x.numel(), device=x.device) if self.kept is None else self.kept
+        self.x, self.valid = self.numbers(index), self.numbers(valid)
+
+    def first(self, classes: slice) -> int:
+        """The number of the first of some classes that are here."""
+        return self.shard.first + classes.start
+
+    def numbers(self, values: Tensor) -> Tensor:
+        """Numbers that broadcast to the tokens, one for each."""
+        return self._keep(values.expand(self.shape).flatten()).contiguous()
+
+    def records(self, values: Tensor) -> Tensor:
+        """What each token has, `[T, ...]`, of values that have the tokens' dimensions first."""
+        return self._keep(values.reshape(self.shape.numel(), *values.shape[len(self.shape) :]))
+
+    def put_back(self, values: Tensor) -> Tensor:
+        """The values of the tokens, a number or a vector for each, in the shape of the data; 0 for those left out."""
+        if self.kept is not None:
+            values = values.new_zeros(self.shape.numel(), *values.shape[1:]).index_copy_(0, self.kept, values)
+        return values.reshape(*self.shape, *values.shape[1:])
+
+    def _keep(self, values: Tensor) -> Tensor:
+        return values if self.kept is None else values.index_select(0, self.kept)
+
+
+class Grid:
+    """The tiles of T tokens by the classes that are here, and the memory that a tile takes."""
+
+    def __init__(self, tokens: int, num_classes: int, width: int, like: Tensor, dtype: torch.dtype):
+        numbers = NUMBERS.get(like.device.type, MANY_NUMBERS)
+        self.tokens, self.num_classes, self.token_step = tokens, num_classes, max(1, min(TOKENS, tokens))
+        self.class_step = max(64, numbers // max(self.token_step, width) // 64 * 64)
+        self.memory = like.new_empty(self.token_step * min(self.class_step, num_classes), dtype=dtype)
+
+    def classes(self) -> Iterator[slice]:
+        return _parts(self.num_classes, self.class_step)
+
+    def parts(self) -> Iterator[slice]:
+        return _parts(self.tokens, self.token_step)
+
+    def tile(self, part: slice, classes: slice) -> Tensor:
+        """Memory for the numbers of a tile, which is that of the tile before."""
+        rows, columns = part.stop - part.start, classes.stop - classes.start
+        return self.memory[: rows * columns].view(rows, columns)
+
+
+def _parts(count: int, step: int) -> Iterator[slice]:
+    for first in range(0, count, step):
+        yield slice(first, min(first + step, count))
+
+
+class Normals:
+    """The normals of classes, explicit or made from a seed, a tile at a time."""
+
+    def __init__(self, tokens: Tokens, seed: Tensor | None, noise: Tensor | None, dtype: torch.dtype, stream: int):
+        self.tokens, self.seed, self.noise, self.dtype, self.stream = tokens, seed, noise, dtype, stream
+
+    def tile(self, part: slice, classes: slice, draw: int = 0) -> Tensor:
+        rows, first, count = self.tokens.rows[part], self.tokens.first(classes), classes.stop - classes.start
+        if self.noise is None:
+            return random.class_normal_tile(
+                rows, first, count, self.tokens.num_classes, self.seed, self.stream, draw, self.dtype
+            )
+        each = self.noise if self.stream == random.SENDER else self.noise[draw]
+        return each.reshape(-1, self.tokens.num_classes)[rows, first : first + count].to(self.dtype)
+
+
+class Messages:
+    """The messages y = α(Ke_x − 1) + √(Kα)·ε about tokens, a tile at a time (185)."""
+
+    def __init__(self, tokens: Tokens, alpha: Tensor, spread: Tensor, normals: Normals):
+        self.tokens, self.normals = tokens, normals
+        self.alpha, self.spread = (tokens.numbers(row).unsqueeze(-1) for row in (alpha, spread))
+
+    def tile(self, part: slice, classes: slice, draw: int = 0) -> Tensor:
+        sent = is_x(self.tokens, part, classes).to(self.alpha.dtype)
+        eps = self.normals.tile(part, classes, draw)
+        return self.alpha[part] * (self.tokens.num_classes * sent - 1) + self.spread[part] * eps
+
+
+def kernel_of(library: Any, name: str, like: Tensor) -> Callable | None:
+    """The library's kernel of this name for tiles on the device of `like`, if it has one."""
+    return getattr(library.discrete, name, None) if like.is_cpu else None
+
+
+def is_x(tokens: Tokens, part: slice, classes: slice) -> Tensor:
+    """Where a tile has its tokens' own classes."""
+    return one_hot(tokens.x[part] - tokens.first(classes), classes.stop - classes.start)

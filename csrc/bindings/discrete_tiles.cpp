@@ -1,0 +1,80 @@
+#ifndef BFN_CUDA
+#include "../ops/discrete_tiles.h"
+
+#include "operators.h"
+
+namespace bfn {
+namespace {
+
+template <class T>
+constexpr ScalarType type_of() {
+  return std::is_same_v<T, int64_t>  ? ScalarType::Long
+         : std::is_same_v<T, double> ? ScalarType::Double
+                                     : ScalarType::Float;
+}
+
+// The numbers of a tensor, which must have that type, lie side by side, and be `count`.
+template <class T>
+T* numbers(const char* name, const Tensor& x, int64_t count) {
+  if (x.scalar_type() != type_of<T>() || !x.is_contiguous() || x.numel() != count) {
+    throw std::invalid_argument(std::string(name) + " does not fit the tile");
+  }
+  return static_cast<T*>(x.mutable_data_ptr());
+}
+
+// The tile that a tensor `[tokens, classes]` has the numbers of.
+TileOfClasses tile_of(const Tensor& numbers_of_it, const Tensor& x, int64_t first) {
+  if (numbers_of_it.dim() != 2) throw std::invalid_argument("a tile must have two dimensions");
+  const int64_t tokens = numbers_of_it.size(0);
+  return {tokens, numbers_of_it.size(1), first, numbers<int64_t>("x", x, tokens)};
+}
+
+void flow_tile_into(const Tensor& x, const Tensor& rows, const Tensor& beta, const Tensor& spread, const Tensor& seed,
+                    int64_t first, int64_t num_classes, bool again, Tensor top, Tensor total, Tensor kept, Tensor out) {
+  const TileOfClasses tile = tile_of(out, x, first);
+  with_compute_type(out.scalar_type(), [&](auto t) {
+    using T = decltype(t);
+    const auto each = [&](const char* name, const Tensor& values) { return numbers<T>(name, values, tile.tokens); };
+    flow_tile(FlowTile<T>{
+        .tile = tile,
+        .num_classes = num_classes,
+        .rows = numbers<int64_t>("rows", rows, tile.tokens),
+        .seed = numbers<int64_t>("seed", seed, 1),
+        .beta = each("beta", beta),
+        .spread = each("spread", spread),
+        .again = again,
+        .top = each("top", top),
+        .total = each("total", total),
+        .kept = each("kept", kept),
+        .out = numbers<T>("out", out, tile.tokens * tile.classes),
+    });
+  });
+}
+
+void sums_tile_into(const Tensor& logits, const Tensor& x, int64_t first, Tensor sums) {
+  const TileOfClasses tile = tile_of(logits, x, first);
+  with_compute_type(logits.scalar_type(), [&](auto t) {
+    using T = decltype(t);
+    sums_tile(SumsTile<T>{tile, numbers<T>("logits", logits, tile.tokens * tile.classes),
+                          numbers<double>("sums", sums, 4 * tile.tokens)});
+  });
+}
+
+void slopes_tile_into(const Tensor& x, const Tensor& slopes, int64_t first, Tensor logits) {
+  const TileOfClasses tile = tile_of(logits, x, first);
+  with_compute_type(logits.scalar_type(), [&](auto t) {
+    using T = decltype(t);
+    slopes_tile(SlopesTile<T>{tile, numbers<T>("slopes", slopes, 5 * tile.tokens),
+                              numbers<T>("logits", logits, tile.tokens * tile.classes)});
+  });
+}
+
+}  // namespace
+}  // namespace bfn
+
+BFN_OPERATORS(m) {
+  bfn::add<&bfn::flow_tile_into>(m, "discrete_flow_tile");
+  bfn::add<&bfn::sums_tile_into>(m, "discrete_sums_tile");
+  bfn::add<&bfn::slopes_tile_into>(m, "discrete_slopes_tile");
+}
+#endif

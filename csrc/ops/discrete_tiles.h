@@ -1,0 +1,51 @@
+// Tiles of some tokens by some classes, of which the ops of large vocabularies are composed on a CPU
+// (bfn_kernels/discrete/tiles.py). Numbers lie side by side: one for each token, or a row of `classes` of them.
+#pragma once
+
+#include "view.h"
+
+namespace bfn {
+
+struct TileOfClasses {
+  int64_t tokens, classes, first;  // the number of its first class
+  const int64_t* x;                // the class of each token, which may be none of the tile's
+};
+
+// With y the flow's numbers (185): out = exp(y - top), top being raised to the largest y, total being that of all tiles
+// so far, and `kept` the factor of what was by the old top. `again` leaves top and total alone: out = exp(y -
+// top)/total.
+template <class T>
+struct FlowTile {
+  TileOfClasses tile;
+  int64_t num_classes;  // K
+  const int64_t *rows, *seed;
+  const T *beta, *spread;
+  bool again;
+  T *top, *total, *kept, *out;
+};
+
+// Adds logits to the sums of each token, four numbers of which bfn_kernels/discrete/sums.py says the meaning: z_x, t,
+// and the sums of e_k and of e_k^2.
+template <class T>
+struct SumsTile {
+  TileOfClasses tile;
+  const T* logits;
+  double* sums;
+};
+
+// Writes the gradient in the place of the logits, by five numbers of each token: Slopes of the same module.
+template <class T>
+struct SlopesTile {
+  TileOfClasses tile;
+  const T* slopes;
+  T* logits;
+};
+
+template <class T>
+void flow_tile(const FlowTile<T>& op);
+template <class T>
+void sums_tile(const SumsTile<T>& op);
+template <class T>
+void slopes_tile(const SlopesTile<T>& op);
+
+}  // namespace bfn

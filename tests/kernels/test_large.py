@@ -1,0 +1,183 @@
+"""Ops of large vocabularies, whose table of cases has its own tests, since weights are not of the data's shape."""
+
+import dataclasses
+
+import pytest
+import torch
+from cases import LARGE
+from support import DTYPES, NATIVE, ON_CPU, error, evaluate, scale, ulp, widened
+from test_accuracy import check, layouts
+from test_gradients import second_derivatives
+
+from bfn_kernels import discrete
+from bfn_kernels.discrete import tiles
+
+cases = pytest.mark.parametrize("case", LARGE, ids=str)
+of_few = pytest.mark.parametrize("case", [c for c in LARGE if "1003" not in c.name and not c.hard], ids=str)
+native = pytest.mark.parametrize("backend", NATIVE)
+on_cpu = pytest.mark.parametrize("backend", ON_CPU)
+SHAPES = [(3, 7), (2, 1), (4, 3, 5), (0, 4), (2, 0)]
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles of a few tokens by 64 classes, so that small cases have many, and those at the ends are smaller."""
+    monkeypatch.setattr(tiles, "TOKENS", 5)
+    monkeypatch.setattr(tiles, "NUMBERS", {"cpu": 64})
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@native
+@cases
+def test_agrees_with_the_float64_reference(case, backend, dtype, small_tiles):
+    check(case, [case.inputs(shape, dtype, seed) for seed, shape in enumerate(SHAPES)], backend)
+
+
+@native
+@cases
+def test_strided_inputs(case, backend):
+    batches = []
+    for seed, form in enumerate(("strided", "transposed", "offset")):
+        inputs = case.inputs((2, 3, 2, 5), torch.float32, seed)
+        batches.append(inputs | {k: dict(layouts(v))[form] for k, v in inputs.items() if v.dim() > 1})
+    check(case, batches, backend)
+
+
+@on_cpu
+@of_few
+def test_gradcheck(case, backend):
+    inputs = case.inputs((2, 3), torch.float64, seed=3)
+    leaves = [inputs[k].clone().requires_grad_() for k in case.diff]
+
+    def function(*values):
+        return case(inputs | dict(zip(case.diff, values, strict=True)), backend)
+
+    assert torch.autograd.gradcheck(function, leaves, eps=1e-6, atol=1e-5, rtol=1e-4, nondet_tol=0.0)
+
+
+@native
+@of_few
+def test_what_autograd_asks_for(case, backend):
+    """Some of the gradients; the same twice of one graph; no second derivatives, and none of other inputs."""
+    inputs = case.inputs((3, 5), torch.float32)
+    together = evaluate(case, inputs, backend)
+    for name in case.diff:
+        alone = evaluate(case, inputs, backend, (name,))
+        assert torch.equal(alone[name], together[name])
+    leaves = {k: inputs[k].clone().requires_grad_() for k in case.diff}
+    result = case(inputs | leaves, backend).sum()
+    first = torch.autograd.grad(result, leaves.values(), retain_graph=True)
+    kept = [g.clone() for g in first]
+    for before, after, saved in zip(first, torch.autograd.grad(result, leaves.values()), kept, strict=True):
+        assert torch.equal(before, after) and torch.equal(before, saved)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        second_derivatives(case, inputs, backend)
+    for name in inputs.keys() - case.diff:
+        if inputs[name].is_floating_point():
+            with pytest.raises(ValueError, match=rf"\b{name} requires a gradient"):
+                case(inputs | {name: inputs[name].clone().requires_grad_()}, backend)
+
+
+@on_cpu
+@pytest.mark.parametrize("case", [c for c in LARGE if "mask" in c.fields], ids=str)
+def test_what_a_mask_leaves_out_is_not_read(case, backend):
+    inputs = case.inputs((3, 5), torch.float32)
+    want = evaluate(case, inputs, backend)
+    spoilt = torch.where(inputs["mask"].unsqueeze(-1), inputs["hidden"], torch.nan)
+    got = evaluate(case, inputs | {"hidden": spoilt}, backend)
+    assert (got["hidden"][~inputs["mask"]] == 0).all() and (got["hidden"][inputs["mask"]] != 0).any()
+    for name, value in want.items():
+        assert value.isfinite().all() and torch.equal(got[name], value), name
+    nothing = case(inputs | {"mask": torch.zeros(3, 5, dtype=torch.bool)}, backend)
+    assert (nothing == 0).all()
+
+
+@on_cpu
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("case", [c for c in LARGE if "reconstruction" in c.name or "continuous" in c.name], ids=str)
+def test_what_is_no_number_stays_none(case, bad, backend):
+    inputs = case.inputs((3, 4), torch.float32)
+    case = dataclasses.replace(case, options={**case.options, "reduction": "none"})
+    for name in case.diff:
+        value = inputs[name].clone()
+        value.view(-1)[:: max(1, value.numel() // 2)] = bad
+        want, got = (case(inputs | {name: value}, b) for b in ("reference", backend))
+        assert (got.isnan() | ~want.isnan()).all(), name
+
+
+def vocabulary(k=1003, tokens=(3, 7), dtype=torch.float32):
+    g = torch.Generator().manual_seed(1)
+    x = torch.randint(k, tokens, generator=g)
+    weight, hidden = (torch.randn(*lead, 6, generator=g).to(dtype) for lead in ((k,), tokens))
+    return x, hidden, weight
+
+
+@on_cpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("k", [3, 1003])
+def test_noise_is_that_of_the_ops_that_store_it(k, dtype, backend, small_tiles):
+    x, hidden, weight = vocabulary(k, dtype=dtype)
+    t, mask, of = torch.tensor([0.0, 0.4, 1.0]), torch.rand(3, 7) < 0.7, {"beta_1": 15 / k, "seed": 5}
+    theta = discrete.flow_sample(x, t, num_classes=k, mask=mask, dtype=dtype, backend="reference", **of)
+    got = discrete.flow_embedding(x, t, weight, mask=mask, backend=backend, **of)
+    close = {"rtol": 64 * torch.finfo(dtype).eps, "atol": 32 * torch.finfo(dtype).eps}
+    torch.testing.assert_close(got, theta @ weight, **close)
+    of |= {"n_steps": 5, "step": 3, "n_samples": 2, "mask": mask, "reduction": "none"}
+    want = discrete.discrete_time_loss(x, hidden @ weight.t(), backend="reference", **of)
+    got = discrete.linear_discrete_time_loss(x, hidden, weight, None, backend=backend, **of)
+    torch.testing.assert_close(got, want, rtol=64 * torch.finfo(dtype).eps, atol=256 * torch.finfo(dtype).eps)
+
+
+@native
+def test_a_tied_weight_gets_one_summed_gradient(backend):
+    x, _, weight = vocabulary()
+
+    def loss(weight, backend):
+        seen = discrete.flow_embedding(x, 0.5, weight, beta_1=0.01, seed=1, backend=backend)
+        return discrete.linear_continuous_time_loss(x, seen.tanh(), weight, None, 0.5, beta_1=0.01, backend=backend)
+
+    got, want = (
+        torch.autograd.grad(loss(w, b), w)[0]
+        for w, b in ((weight.clone().requires_grad_(), backend), (weight.double().requires_grad_(), "reference"))
+    )
+    assert error(got, want) <= 16 * ulp(torch.float32, scale(want))
+
+
+@on_cpu
+def test_types_may_differ(backend):
+    """As under autocast: the hidden states are narrow, the parameters are not."""
+    x, hidden, weight = vocabulary()
+    inputs = hidden.bfloat16().requires_grad_(), weight.requires_grad_()
+    loss = discrete.linear_reconstruction_loss(x, *inputs, backend=backend)
+    by_hidden, by_weight = torch.autograd.grad(loss, inputs)
+    assert (loss.dtype, by_hidden.dtype, by_weight.dtype) == (torch.float32, torch.bfloat16, torch.float32)
+    want = discrete.linear_reconstruction_loss(x, *widened(dict(enumerate(inputs))).values(), backend="reference")
+    assert error(loss, want) <= 8 * ulp(torch.float32, scale(want))
+
+
+def test_refusals():
+    x, hidden, weight = vocabulary(5)
+    loss = lambda **k: discrete.linear_continuous_time_loss(  # noqa: E731
+        **{"x": x, "hidden": hidden, "weight": weight, "bias": None, "t": 0.5, "beta_1": 1.0} | k
+    )
+    for name, value, kind in (
+        ("weight", weight[0], ValueError), ("weight", weight[:1], ValueError), ("weight", weight.long(), TypeError),
+        ("hidden", hidden[..., :2], ValueError), ("hidden", x, TypeError), ("bias", hidden, ValueError),
+        ("mask", x, TypeError), ("reduction", "all", ValueError), ("x", x - 1, IndexError), ("x", x + 5, IndexError),
+    ):  # fmt: skip
+        with pytest.raises(kind, match=rf"\b{name} "):
+            loss(**{name: value})
+    with pytest.raises(IndexError, match="x must hold classes"):
+        discrete.flow_embedding(x + 1, 0.5, weight, beta_1=1.0)
+    with pytest.raises(ValueError, match="n_samples"):
+        discrete.linear_discrete_time_loss(x, hidden, weight, None, 0.0, n_steps=2, n_samples=0, beta_1=1.0)
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="no extension was built")
+def test_kernels_of_tiles_refuse_what_does_not_fit():
+    tile, x = torch.rand(3, 70), torch.arange(3)
+    sums = torch.zeros(3, 4, dtype=torch.float64)
+    call = torch.ops.bfn_kernels.discrete_sums_tile
+    for wrong in ((tile.t(), x, 0, sums), (tile, x[:2], 0, sums), (tile, x, 0, sums.float()), (tile[0], x, 0, sums)):
+        with pytest.raises(ValueError, match="tile"):
+            call(*wrong)

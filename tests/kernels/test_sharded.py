@@ -1,0 +1,26 @@
+"""Classes that several processes share give what one process gives that has them all."""
+
+import pytest
+import torch
+from sharded import parameters, step, work
+from support import NATIVE, error, scale, ulp
+from torch import multiprocessing
+
+from bfn_kernels import discrete
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="processes have the backend that is the default")
+def test_two_processes_are_as_one(tmp_path):
+    multiprocessing.spawn(work, (2, str(tmp_path)), 2)
+    first, second = (torch.load(tmp_path / str(rank)) for rank in range(2))
+    for mine, other in zip(first[:3], second[:3], strict=True):
+        assert torch.equal(mine, other)
+    together = [*first[:3], *(torch.cat(parts) for parts in zip(first[3:], second[3:], strict=True))]
+    one, want = step(torch.float32, *parameters()), step(torch.float64, *parameters(), "reference")
+    for got, alone, exact in zip(together, one, want, strict=True):
+        assert error(got, exact) <= max(2 * error(alone, exact), 4 * ulp(torch.float32, scale(exact)))
+
+
+def test_a_group_and_the_number_of_classes_go_together():
+    with pytest.raises(ValueError, match="process_group and num_classes must be given together"):
+        discrete.flow_embedding(torch.tensor([1]), 0.5, torch.ones(4, 2), beta_1=1.0, num_classes=4)
