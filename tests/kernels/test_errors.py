@@ -5,7 +5,7 @@ import torch
 from cases import CASES, WITHOUT_BACKEND
 from support import NATIVE, ON_CPU, named, serves
 
-from bfn_kernels import Limits, binary, continuous, discrete, discretised, noise
+from bfn_kernels import Limits, binary, continuous, discrete, discretised, noise, operators
 from bfn_kernels.backends import BACKENDS
 from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
 
@@ -234,9 +234,20 @@ OPERATORS = {
 @pytest.mark.skipif("cpu" not in NATIVE, reason="no native operators")
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operators_called_directly(name):
-    """Arguments that no public function passes are errors, and not reads out of bounds."""
-    with pytest.raises(ValueError):
+    """Arguments that no public function passes are errors, and not reads out of bounds. From 2.15 on, torch makes a
+    RuntimeError of every error."""
+    with pytest.raises((ValueError, RuntimeError)) as caught:
         OPERATORS[name](torch.ops.bfn_kernels)
+    assert isinstance(operators.as_refused(caught.value), ValueError)
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="no native operators")
+def test_only_what_was_refused_is_a_value_error():
+    with pytest.raises(ValueError) as caught:
+        flow(t=torch.tensor([0.5, 1.5]))
+    assert isinstance(operators.as_refused(RuntimeError(str(caught.value))), ValueError)
+    error = RuntimeError("another")
+    assert operators.as_refused(error) is error
 
 
 @pytest.mark.parametrize("name", ["num_classes", "alpha", "x"])
