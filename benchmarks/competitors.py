@@ -216,8 +216,9 @@ def plain_tolerance(case: Case) -> float:
 
 
 def of_backend(name: str, case: Case) -> Competitor:
-    # what x differs by from a mean that was rounded to float32 costs the reference in float32 as many digits
-    exact = name != "reference" and not case.op.endswith("flow_and_loss")
+    # What x differs by from a mean that was rounded to float32 costs the reference in float32 as many digits. So does
+    # the rounding of logits in a matrix product where p_k − s + p_x·q is near 0, everybody alike.
+    exact = name != "reference" and not case.op.endswith("flow_and_loss") and not case.weights
     return Competitor(
         name,
         functools.partial(kernel, name),
@@ -243,7 +244,7 @@ def competitors(case: Case, backends: list[str], quick: bool = False, max_elemen
     if not (reuse or case.small or "quadrature" in case.options):
         peers.append(PUBLISHED_OF_OP.get(case.op, _published))
     if case.weights:
-        peers.append(Competitor(UNFUSED, unfused, tolerance=TOLERANCE_KERNEL))
+        peers.append(Competitor(UNFUSED, unfused))
         own = lambda case, tensors, noise: steps.products(**tensors)  # noqa: E731
         peers.append(Competitor(PRODUCTS, products, truth=own, held_to="float64 products"))
     share = cases.QUICK if quick else 1
