@@ -49,8 +49,8 @@ class Competitor:
     noise: Callable[[dict, dict], dict] = field(default=lambda noise, tensors: noise)
 
 
-def kernel(backend: str, case: Case, reduction: str, **more) -> Callable:
-    """The public function, with a backend chosen by name."""
+def kernel(backend: str | None, case: Case, reduction: str, **more) -> Callable:
+    """The public function, with a backend chosen by name; None takes the best one for the tensors' device."""
     family, name = case.op.split(".")
     if name == "flow_and_loss":
         return steps.OURS[family](*(kernel(backend, part, reduction, **more) for part in parts(case)))
@@ -70,8 +70,8 @@ def kernel(backend: str, case: Case, reduction: str, **more) -> Callable:
     return functools.partial(function, **options)
 
 
-def unfused(backend: str, case: Case, reduction: str) -> Callable:
-    return steps.of_layers(*(kernel(backend, part, reduction) for part in parts(case)))
+def unfused(case: Case, reduction: str) -> Callable:
+    return steps.of_layers(*(kernel(None, part, reduction) for part in parts(case)))
 
 
 def products(case: Case, reduction: str) -> Callable:
@@ -216,8 +216,9 @@ def plain_tolerance(case: Case) -> float:
 
 
 def of_backend(name: str, case: Case) -> Competitor:
-    # what x differs by from a mean that was rounded to float32 costs the reference in float32 as many digits
-    exact = name != "reference" and not case.op.endswith("flow_and_loss")
+    # What x differs by from a mean that was rounded to float32 costs the reference in float32 as many digits. So does
+    # the rounding of logits in a matrix product where p_k − s + p_x·q is near 0, everybody alike.
+    exact = name != "reference" and not case.op.endswith("flow_and_loss") and not case.weights
     return Competitor(
         name,
         functools.partial(kernel, name),
@@ -243,9 +244,9 @@ def competitors(case: Case, backends: list[str], quick: bool = False, max_elemen
     if not (reuse or case.small or "quadrature" in case.options):
         peers.append(PUBLISHED_OF_OP.get(case.op, _published))
     if case.weights:
-        peers.append(Competitor(UNFUSED, functools.partial(unfused, backends[0]), tolerance=TOLERANCE_KERNEL))
+        peers.append(Competitor(UNFUSED, unfused))
         own = lambda case, tensors, noise: steps.products(**tensors)  # noqa: E731
-        peers.append(Competitor(PRODUCTS, products, truth=own, held_to="the same in float64"))
+        peers.append(Competitor(PRODUCTS, products, truth=own, held_to="float64 products"))
     share = cases.QUICK if quick else 1
     return found + [peer for peer in peers if case.elements <= max_elements // share]
 

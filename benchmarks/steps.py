@@ -81,7 +81,7 @@ class _Products(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weight: Tensor, head: Tensor, hidden: Tensor) -> Tensor:
         ctx.save_for_backward(head, hidden)
-        theta, logits = _of_classes(hidden.shape[:-1].numel(), len(weight), weight.dtype)
+        theta, logits = _of_classes(hidden.shape[:-1].numel(), len(weight), weight.dtype, weight.device)
         seen = theta @ weight
         torch.mm(hidden.flatten(0, -2), head.t(), out=logits)
         return seen.view_as(hidden)
@@ -89,16 +89,15 @@ class _Products(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads: Tensor) -> tuple[Tensor, ...]:
         head, hidden = ctx.saved_tensors
-        theta, logits = _of_classes(hidden.shape[:-1].numel(), len(head), head.dtype)
+        theta, logits = _of_classes(hidden.shape[:-1].numel(), len(head), head.dtype, head.device)
         rows = hidden.flatten(0, -2)
         return theta.t() @ grads[0].reshape(rows.shape), logits.t() @ rows, (logits @ head).view_as(hidden)
 
 
 @functools.lru_cache(1)
-def _of_classes(tokens: int, num_classes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return torch.full((tokens, num_classes), 1 / num_classes, dtype=dtype), torch.zeros(
-        tokens, num_classes, dtype=dtype
-    )
+def _of_classes(tokens: int, num_classes: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    like = torch.empty((), dtype=dtype, device=device)
+    return like.new_full((tokens, num_classes), 1 / num_classes), like.new_zeros(tokens, num_classes)
 
 
 def products(x: Tensor, t: Tensor, weight: Tensor, head: Tensor, hidden: Tensor, noise: Tensor | None = None) -> Tensor:

@@ -16,7 +16,7 @@ from bfn_kernels.checks import valid_classes
 from bfn_kernels.discrete.reference import one_hot
 
 TOKENS = 512  # of a tile; a matrix product of fewer reads the weight more often than it can hide
-NUMBERS = {"cpu": 2**19}  # of a tile: 2 MiB in float32; with larger ones matrix products take up to twice as long
+NUMBERS = {"cpu": 2**18}  # of a tile: 1 MiB in float32; with 4 MiB matrix products take up to twice as long
 MANY_NUMBERS = 2**25  # of a tile on any other device, where a small one would leave most of it idle
 
 

@@ -89,8 +89,20 @@ FAULTS = [
         f"{TIES} -k 'u_at and reference'",
     ),
     Fault(
-        "bfn_kernels/noise.py", "per_row, rows = (num_classes + 3) // 4", "per_row, rows = num_classes // 4 + 1",
+        "bfn_kernels/noise.py", "((num_classes + 3) // 4) + group", "(num_classes // 4 + 1) + group",
         "tests/kernels/test_tiles.py -k 16-cpu",
+    ),
+    Fault(
+        "bfn_kernels/noise.py", "flatten(1)[:, first - 4 * start :]", "flatten(1)[:, 0:]",
+        "tests/kernels/test_sharded.py -k processes",
+    ),
+    Fault(
+        "bfn_kernels/discrete/sums.py", "two * other.rest + less", "two * other.rest",
+        "tests/kernels/test_large.py -k 'cuda_on_host and reconstruction and float32'",
+    ),
+    Fault(
+        "bfn_kernels/discrete/tiles.py", "self.shard.first + classes.start", "self.shard.first",
+        "tests/kernels/test_large.py -k 'cpu and reconstruction and float32'",
     ),
     Fault(
         "bfn_kernels/reduction.py", ".clamp(min=1)", "", f"{PROPERTIES} -k 'masks and reference'",
