@@ -17,6 +17,12 @@ def flat(output: Tensor) -> Tensor:
     return output.flatten(1, -2)
 
 
+def of_rows(t: Tensor) -> Tensor:
+    """Their times, one for each variable, as one for each row, if they are equal. On a GPU, to look is to wait."""
+    t = t.flatten(1).float()
+    return t[:, 0] if t.is_cpu and t.shape[1] > 0 and bool((t == t[:, :1]).all()) else t
+
+
 def sigma_1(flow: Any) -> float:
     return flow.min_variance**0.5
 
@@ -50,7 +56,7 @@ def is_plain(loss: Any) -> bool:
 
 def continuous_flow(original: Any, self: Any, data: Tensor, t: Tensor) -> tuple[Tensor, None]:
     with torch.no_grad():
-        return continuous.flow_sample(data, t, sigma_1=sigma_1(self)), None
+        return continuous.flow_sample(data.flatten(1), of_rows(t), sigma_1=sigma_1(self)).view_as(data), None
 
 
 def classes_flow(original: Any, self: Any, data: Tensor, t: Tensor) -> tuple[Tensor]:
@@ -58,9 +64,11 @@ def classes_flow(original: Any, self: Any, data: Tensor, t: Tensor) -> tuple[Ten
         return original(self, data, t)
     with torch.no_grad():
         x = data.long()
+        flat, times = x.flatten(1), of_rows(t)
         if self.n_classes == 2:  # theirs is the probability of class 0
-            return (1 - binary.flow_sample(x, t, beta_1=beta_1(self)),)
-        return (discrete.flow_sample(x, t, num_classes=self.n_classes, beta_1=beta_1(self)),)
+            return (1 - binary.flow_sample(flat, times, beta_1=beta_1(self)).view_as(x),)
+        theta = discrete.flow_sample(flat, times, num_classes=self.n_classes, beta_1=beta_1(self))
+        return (theta.view(*x.shape, self.n_classes),)
 
 
 def predictions(family: Any, output: Tensor) -> tuple[Tensor, ...]:
@@ -77,7 +85,7 @@ def normal_loss(name: str) -> Callable[..., Tensor]:
             return original(self, data, output_params, input_params, *more)
         family, of = settings
         x, mean = data.flatten(1), input_params[0].flatten(1)
-        times = [more[0].flatten(1).float()] if more else []
+        times = [of_rows(more[0])] if more else []
         if name == "discrete_time_loss":
             of = of | {"n_steps": more[1]}
         if name == "reconstruction_loss" and family is continuous:
@@ -100,7 +108,7 @@ def classes_loss(name: str) -> Callable[..., Tensor]:
         if name == "reconstruction_loss":
             return family.reconstruction_loss(x, z, **EACH)
         of: dict[str, Any] = {"beta_1": beta_1(self.bayesian_flow), **EACH}
-        t = more[0].flatten(1).float()
+        t = of_rows(more[0])
         if name == "continuous_time_loss":
             return family.continuous_time_loss(x, z, t, **of)
         of |= {"n_steps": more[1], "receiver": "factorised", "quadrature": 32}
