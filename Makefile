@@ -19,10 +19,15 @@ install: $(VENV)/installed
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# The build of the CPU kernels that this machine loads. The others, which only tests load here, are not tuned.
+LOADED = $$($(BIN)/python -c 'import torch; print({"AVX512": "_cpu_avx512", "AVX2": "_cpu_avx2"}.get( \
+	torch.backends.cpu.get_cpu_capability(), "_cpu_generic"))'),_cuda
+
 # The environment and the extension are rebuilt only if their sources have changed.
 $(VENV)/installed: pyproject.toml setup.py $(SOURCES) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24' 'setuptools>=77' wheel ninja numpy 'torch>=2.11'
-	BFN_NVCC=$(NVCC) PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[$(EXTRAS)]'
+	BFN_TUNED=$(LOADED) BFN_NVCC=$(NVCC) PYTHONWARNINGS=ignore \
+		$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[$(EXTRAS)]'
 	touch $@
 
 run: install
