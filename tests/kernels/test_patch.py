@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from bfn_kernels import patch
+from bfn_kernels.patch.bayesian_flow_networks import of_rows
 
 S1, BETA_1 = 0.001**0.5, 9.0
 
@@ -320,3 +321,10 @@ def test_the_published_code_has_equal_losses_and_gradients(name, monkeypatch):
         assert bfn.sample(shape, 3).shape == shape
     for ours, official in zip(got, want, strict=True):
         torch.testing.assert_close(ours, official, rtol=1e-3, atol=1e-5 * official.abs().max().item())
+
+
+def test_times_that_are_equal_in_a_row_are_one():
+    times = torch.tensor([[0.2, 0.2, 0.2], [0.7, 0.7, 0.7]])
+    assert torch.equal(of_rows(times), times[:, 0])
+    times[1, 2] = 0.6
+    assert torch.equal(of_rows(times), times)

@@ -262,10 +262,11 @@ FAULTS = [
     # the published code
     Fault(
         PATCH,
-        "(1 - binary.flow_sample(x, t, beta_1=beta_1(self)),)",
-        "(binary.flow_sample(x, t, beta_1=beta_1(self)),)",
+        "(1 - binary.flow_sample(flat, times, beta_1=beta_1(self)).view_as(x),)",
+        "(binary.flow_sample(flat, times, beta_1=beta_1(self)).view_as(x),)",
         f"{PATCHED} -k class_0",
     ),
+    Fault(PATCH, "bool((t == t[:, :1]).all())", "True", f"{PATCHED} -k equal_in_a_row"),
     Fault(PATCH, "0.7 if sixteen else 1", "1.0 if sixteen else 1", f"{PATCHED} -k losses_are_theirs"),
     Fault(PATCH, "drawn.float() if isinstance(model, nn.Binary) else drawn", "drawn", f"{PATCHED} -k would_show_it"),
     Fault(PATCH, "1 - 2 * theta[..., None]", "theta[..., None]", f"{PATCHED} -k would_show_it"),

@@ -2,8 +2,8 @@
 
 from fault import Fault
 
-MODES, LAYOUTS, CALLS, GRADIENTS = (
-    f"tests/kernels/test_{name}.py" for name in ("modes", "layouts", "calls", "gradients")
+MODES, LAYOUTS, CALLS, GRADIENTS, ERRORS = (
+    f"tests/kernels/test_{name}.py" for name in ("modes", "layouts", "calls", "gradients", "errors")
 )
 NOISE, CHECKS, ROWS = "bfn_kernels/noise.py", "bfn_kernels/checks.py", "bfn_kernels/rows.py"
 OPERATORS, TENSORS, VIEWS = "bfn_kernels/operators.py", "csrc/bindings/tensors.cpp", "bfn_kernels/triton_ops/views.py"
@@ -36,8 +36,8 @@ FAULTS = [
     Fault("bfn_kernels/gauss.py", "return 1 / total", "return 1 / (total + last)", f"{MODES} -k test_nodes"),
     Fault("bfn_kernels/gauss.py", "[0.0] * (order % 2)", "[]", f"{MODES} -k test_nodes"),
     Fault(
-        OPERATORS, "if transformed():\n                result = under_transforms(*args)",
-        "if transformed():\n                result = overload(*args)", f"{MODES} -k by_torch_func",
+        OPERATORS, "if transformed():\n            result = under_transforms(*args)",
+        "if transformed():\n            result = overload(*args)", f"{MODES} -k by_torch_func",
     ),
     Fault(OPERATORS, "(t.requires_grad or under_transforms)", "t.requires_grad", f"{MODES} -k beyond_an_inner"),
     Fault(
@@ -56,6 +56,8 @@ FAULTS = [
     Fault(
         OPERATORS, "(torch.is_grad_enabled() and any(", "(False and any(", f"{CALLS} -k there_is_a_graph",
     ),
+    Fault(OPERATORS, "if kind and str(error) == message:", "if kind:", f"{ERRORS} -k only_what_was_refused"),
+    Fault(OPERATORS, "return REFUSED[kind](message)", "return error", f"{ERRORS} -k only_what_was_refused"),
     Fault(
         OPERATORS, "kept = [values[i] for i in self.places]", "kept = [values[i] for i in sorted(self.places)]",
         f"{GRADIENTS} -k 'gradcheck and cpu and continuous.update_sample'",
