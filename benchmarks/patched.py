@@ -177,25 +177,40 @@ def measured(official: str, name: str, config: DictConfig, part: str, batch: int
     return Row(name, part, batch, parameters, repetitions=runs_each, **columns, **peaks, **nats)
 
 
+COLUMNS = ("configuration", "part", "batch", "before", "after", "times", "MiB before", "MiB after", "nats")
+
+
+def cells(row: Row) -> list[str]:
+    """What is told of a row under COLUMNS."""
+    part = f"{row.part}, {row.parameters / 1e6:.2f} M" if row.parameters else row.part
+    ratio = row.before_ms / row.after_ms
+    return [
+        row.configuration,
+        f"{part}, a step" if row.part == SAMPLED else part,
+        str(row.batch),
+        *(duration(ms) for ms in (row.before_ms, row.after_ms)),
+        f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}",
+        *(number(peak / MIB, ".0f") for peak in (row.before_peak_bytes, row.after_peak_bytes)),
+        ", ".join(number(nats, ".3g") for nats in (row.before_nats, row.after_nats)),
+    ]
+
+
 def table(rows: Sequence[Row]) -> Table:
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("configuration", "part", "batch", "before", "after", "times", "MiB before", "MiB after", "nats"):
-        made.add_column(column, justify="left" if column in ("configuration", "part") else "right", no_wrap=True)
+    for place, column in enumerate(COLUMNS):
+        made.add_column(column, justify="left" if place < 2 else "right", no_wrap=True)
     before = ""
     for row in rows:
-        part = f"{row.part}, {row.parameters / 1e6:.2f} M" if row.parameters else row.part
-        ratio = row.before_ms / row.after_ms
-        made.add_row(
-            row.configuration if row.configuration != before else "",
-            f"{part}, a step" if row.part == SAMPLED else part,
-            str(row.batch),
-            *(duration(ms) for ms in (row.before_ms, row.after_ms)),
-            f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}",
-            *(number(peak / MIB, ".0f") for peak in (row.before_peak_bytes, row.after_peak_bytes)),
-            ", ".join(number(nats, ".3g") for nats in (row.before_nats, row.after_nats)),
-        )
-        before = row.configuration
+        name, *others = cells(row)
+        made.add_row(name if name != before else "", *others)
+        before = name
     return made
+
+
+def read(path: Path) -> list[Row]:
+    kinds: dict[Any, Callable] = {str: str, int: int, float: float}
+    with open(path, newline="") as file:
+        return [Row(**{f.name: kinds[f.type](line[f.name]) for f in fields(Row)}) for line in csv.DictReader(file)]
 
 
 def write_csv(rows: Sequence[Row], machine: dict[str, str], path: Path) -> None:

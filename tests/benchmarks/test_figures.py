@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import clients, page, report, shares
+from benchmarks import clients, page, patched, report, shares
 from benchmarks.competitors import EAGER
 from benchmarks.report import OK
 
@@ -65,6 +65,12 @@ def test_guides(guide, count):
     ]
     text = (ROOT / "docs" / "guides" / f"{guide}.md").read_text()
     assert sum(table in text for table in tables) == count
+
+
+def test_published_code():
+    lines = map(patched.cells, patched.read(SHOWN / "patched.csv"))
+    text = (ROOT / "docs" / "guides" / "official.md").read_text()
+    assert page.markdown_table(patched.COLUMNS, lines) in text
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/results.csv")), ids=lambda path: path.parent.name)
