@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 
 from benchmarks import plots, shares
 from benchmarks.cases import CASES
-from benchmarks.competitors import BASE, COMPILED, EAGER, PUBLISHED
+from benchmarks.competitors import BASE, COMPILED, EAGER, PRODUCTS, PUBLISHED, UNFUSED
 from benchmarks.report import MIB, OK, Row, Target, duration, median, read_csv, targets
 from bfn_kernels.backends import BACKENDS
 
@@ -84,12 +84,23 @@ def memory(rows: Sequence[Row], backend: str) -> str:
     return markdown_table(("case, MiB", *order, "allowed"), lines)
 
 
+def vocabularies(rows: Sequence[Row], backend: str) -> str:
+    """Cases of large vocabularies, beside the matrix products alone and our ops that store `[..., K]`."""
+    lines = []
+    for case in names(row for row in rows if row.competitor == PRODUCTS):
+        ours = median(rows, case, [backend])
+        of = [median(rows, case, [name]) for name in (PRODUCTS, UNFUSED)]
+        lines.append([case, *map(duration, (ours, *of)), f"{ours / of[0]:.2f}", ratio(of[1] / ours)])
+    header = ("case", backend, PRODUCTS, UNFUSED, f"{backend} / {PRODUCTS}", f"{UNFUSED} / {backend}")
+    return markdown_table(header, lines)
+
+
 def peak(rows: Sequence[Row], case: str, name: str, field: str = "peak_extra_bytes") -> float:
     found = (getattr(r, field) / MIB for r in rows if r.case == case and r.competitor == name and r.status == OK)
     return next(found, math.nan)
 
 
-def names(rows: Sequence[Row]) -> list[str]:
+def names(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(row.case for row in rows))
 
 
@@ -131,6 +142,8 @@ def page(folder: Path, found: Sequence[Target] | None = None) -> str:
     if any(not math.isnan(row.peak_extra_bytes) for row in rows):
         parts += ["## Peak extra memory\n", memory(rows, backend)]
         parts += picture(plots.memory_against_k(rows, folder / "memory_against_k.png"), "memory against K")
+    if any(row.competitor == PRODUCTS for row in rows):
+        parts += ["## Large vocabularies\n", vocabularies(rows, backend)]
     if "base" in machine:
         parts += [f"## Beside revision {machine['base']}\n", revisions(rows, backend)]
     if (folder / "training.csv").exists():

@@ -50,6 +50,12 @@ def test_benchmarks():
     assert page.times(rows(), "cpu") in (ROOT / "docs" / "benchmarks.md").read_text()
 
 
+def test_vocabularies():
+    rows = report.read_csv(SHOWN / "vocabulary.csv")
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    assert page.vocabularies(rows, "cpu") in text and page.times(rows, "cpu") in text
+
+
 def test_where_kernels_pay():
     lines = map(shares.cells, shares.read(SHOWN / "training.csv"))
     assert page.markdown_table(shares.COLUMNS, lines) in (ROOT / "docs" / "where_kernels_pay.md").read_text()
