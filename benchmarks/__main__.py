@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import accuracy, cases, gate, measure, memory, page, report
-from benchmarks.base import Base, resolved
+from benchmarks.base import Base, reason, resolved
 from benchmarks.cases import CASES, Case
 from benchmarks.competitors import (
     BASE,
@@ -199,7 +199,7 @@ def admitted(
         except Exception as error:
             # a failure of torch.compile is not one of ours
             status = STOPPED if competitor.compiled else FAILED
-            found[name] = judged(f"{type(error).__name__}: {str(error).splitlines()[0]}", status)
+            found[name] = judged(reason(error), status)
             continue
         found[name] = judged(verdict)
         if verdict.agrees:

@@ -68,20 +68,25 @@ def resolved(revision: str) -> str:
 def built(revision: str, cuda: bool = False) -> Path:
     """The folder with the kernels of a revision, which are built if they are not there yet."""
     folder = ROOT / "build" / "base" / revision
-    if not (folder / "done").exists():
+    builds = ",".join([str(CPU_BUILD), *(["_cuda"] if cuda else [])])
+    if not (folder / f"done {builds}").exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tarfile.open(fileobj=BytesIO(git("archive", revision))) as archive:
             there = [member for member in archive if not member.name.startswith("benchmarks")]  # today's are used
             archive.extractall(folder, there, filter="data")
-        builds = [str(CPU_BUILD), *(["_cuda"] if cuda else [])]
-        environment = os.environ | {"BFN_BUILDS": ",".join(builds)} | ({} if cuda else {"BFN_NVCC": ""})
+        environment = os.environ | {"BFN_BUILDS": builds} | ({} if cuda else {"BFN_NVCC": ""})
         command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
         print(f"building {revision}, which takes a minute", file=sys.stderr)
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"{revision} does not build:\n{done.stdout}{done.stderr}")
-        (folder / "done").touch()
+        (folder / f"done {builds}").touch()
     return folder
+
+
+def reason(error: Exception) -> str:
+    """The type of an error, and the first line of what it says."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def serve(pipe: Connection, device: str) -> None:
@@ -104,7 +109,7 @@ def serve(pipe: Connection, device: str) -> None:
             run = prepared(competitor, case, tensors)
             run()
         except Exception as error:  # what this revision did not have yet
-            answer = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            answer = reason(error)
         pipe.send(answer)
 
 

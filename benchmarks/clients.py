@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from benchmarks import measure
+from benchmarks import measure, memory
 from benchmarks.devices import Cpu
 from bfn_kernels import binary, continuous, discrete
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy
@@ -200,7 +200,7 @@ def clients(share: int, dtype: torch.dtype) -> list[Client]:
 def disagreement(client: Client) -> float:
     """How far the first of our calls is from theirs, of the same noise, relative to the largest number of each."""
     found = zip(client.theirs(*client.noise), next(iter(client.ours.values()))(*client.noise), strict=True)
-    return max(float((a - b).abs().max() / a.abs().max()) for a, b in found)
+    return torch.stack([(a - b).abs().max() / a.abs().max() for a, b in found]).max().item()  # NaN, if one is NaN
 
 
 @dataclass(frozen=True)
@@ -212,6 +212,9 @@ class Row:
     loss: float = field(default=math.nan)  # the mean of many calls
     spread: float = field(default=math.nan)  # the standard deviation of one call's loss
     gradient_spread: float = field(default=math.nan)  # of its gradient, relative to the mean one, in the 2-norm
+
+
+NUMBERS = ("median_ms", "ratio", "loss", "spread", "gradient_spread")
 
 
 def variation(call: Call, repeats: int) -> tuple[float, float, float]:
@@ -232,7 +235,7 @@ def measured(client: Client, seconds: float, repeats: int) -> list[Row]:
     return rows
 
 
-COLUMNS = ("", "ms", "times theirs", "loss", "± by chance", "gradient ±")
+COLUMNS = ("", "ms", "theirs / it", "loss", "± by chance", "gradient ±")
 
 
 def cells(row: Row) -> list[str]:
@@ -253,7 +256,10 @@ def table(rows: Sequence[Row]) -> Table:
 
 def read(path: Path) -> list[Row]:
     with path.open(newline="") as file:
-        return [Row(client, name, *map(float, numbers)) for client, name, *numbers in list(csv.reader(file))[1:]]
+        return [
+            Row(line["client"], line["competitor"], *(float(line[name]) for name in NUMBERS))
+            for line in csv.DictReader(file)
+        ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -262,20 +268,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="directory of the CSV (runs/benchmarks/<date>)")
     options = parser.parse_args(arguments)
     share, seconds, repeats = (8, 0.05, 5) if options.quick else (1, 1.0, REPEATS)
+    memory.start_server()  # which puts everybody's large tensors in huge pages from here on
     torch.manual_seed(0)
     for client in clients(8, torch.float64):
         if not disagreement(client) <= AGREES:
             raise AssertionError(f"{client.name}: ours is {disagreement(client):.1g} from theirs, allowed {AGREES:.1g}")
     rows = [row for client in clients(share, torch.float32) for row in measured(client, seconds, repeats)]
     console = Console(width=128, highlight=False)
-    console.print("\n".join(f"{key:<14} {value}" for key, value in measure.machine(Cpu()).items()))
+    started = datetime.now()
+    machine = measure.machine(Cpu()) | {"date": started.isoformat(timespec="seconds"), "quick": str(options.quick)}
+    console.print("\n".join(f"{key:<14} {value}" for key, value in machine.items()))
     console.print(table(rows))
-    out = options.out or Path("runs", "benchmarks", datetime.now().strftime("%Y-%m-%d-%H%M%S"))
+    out = options.out or Path("runs", "benchmarks", started.strftime("%Y-%m-%d-%H%M%S"))
     out.mkdir(parents=True, exist_ok=True)
     with (out / "clients.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(rows[0])))
+        writer = csv.DictWriter(file, [*asdict(rows[0]), *machine])
         writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+        writer.writerows(asdict(row) | machine for row in rows)
     print(out / "clients.csv")
     return 0
 

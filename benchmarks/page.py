@@ -70,7 +70,7 @@ def times(rows: Sequence[Row], backend: str) -> str:
 
 
 def memory(rows: Sequence[Row], backend: str) -> str:
-    """The peak extra memory; the case is left out if nobody's was measured."""
+    """The peak extra memory; a case is left out if the backend's was not measured."""
     order = (backend, EAGER, COMPILED, PUBLISHED)
     found = {
         case: [peak(rows, case, name) for name in order] + [peak(rows, case, backend, "allowed_bytes")]

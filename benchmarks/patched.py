@@ -2,10 +2,10 @@
 
     python -m benchmarks.patched --official <a checkout of github.com/nnaisense/bayesian-flow-networks>
 
-Every configuration that they ship is measured at its own batch size. A fixed tensor of small normals stands for what
-the network puts out, so that flows, losses and samplers are measured and nothing else. The last part is a training step
-with their network, made small, since the full ones are too much for a CPU: with those, a larger share of the time is
-the network's.
+Every configuration that they ship is measured at its own batch size, but for an n-step loss that would not fit
+(`batch_of`). A fixed tensor of small normals stands for what the network puts out, so that flows, losses and samplers
+are measured and nothing else. The last part is a training step with their network, made small, since the full ones are
+too much for a CPU: with those, a larger share of the time is the network's.
 """
 
 import argparse
@@ -177,7 +177,7 @@ def measured(official: str, name: str, config: DictConfig, part: str, batch: int
     return Row(name, part, batch, parameters, repetitions=runs_each, **columns, **peaks, **nats)
 
 
-COLUMNS = ("configuration", "part", "batch", "before", "after", "times", "MiB before", "MiB after", "nats")
+COLUMNS = ("configuration", "part", "batch", "before", "after", "before / after", "MiB before", "MiB after", "nats")
 
 
 def cells(row: Row) -> list[str]:

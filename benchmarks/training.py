@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     memory.start_server()  # which puts everybody's large tensors in huge pages from here on
     device = DEVICES[options.device]()
-    machine = measure.machine(device)
+    machine = measure.machine(device) | {"date": datetime.now().isoformat(timespec="seconds")}
     shares = []
     for work in WORKLOADS:
         if options.only in work.config:

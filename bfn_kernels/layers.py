@@ -31,7 +31,7 @@ class NoisyEmbedding(nn.Embedding):
 
 class LinearHead(nn.Linear):
     """The output layer: hidden states `[..., d]` to logits of classes `[..., K]`, and the losses of these logits
-    without making them. Its weight `[K, d]` may be the NoisyEmbedding's: `head.weight = embedding.weight`.
+    without storing them. Its weight `[K, d]` may be the NoisyEmbedding's: `head.weight = embedding.weight`.
 
     >>> head = LinearHead(2, 5)
     >>> head.continuous_time_loss(torch.tensor([[1, 4]]), torch.zeros(1, 2, 2), 0.5, beta_1=3.0).shape

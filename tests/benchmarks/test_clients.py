@@ -19,6 +19,8 @@ def test_a_client_agrees(place):
     assert clients.disagreement(client) <= clients.AGREES
     wrong = replace(client, theirs=lambda *noise: [1.001 * part for part in client.theirs(*noise)])
     assert clients.disagreement(wrong) > clients.AGREES
+    last = replace(client, theirs=lambda *noise: [*client.theirs(*noise)[:-1], math.nan * client.theirs(*noise)[-1]])
+    assert not clients.disagreement(last) <= clients.AGREES
 
 
 def test_what_does_not_vary_has_no_spread():

@@ -1,5 +1,5 @@
 """Under `make fuzz` each property runs in a process of its own: a crash or a hang is a failure that names the call it
-was in. In `make test` the process of pytest-xdist that it ends names the property."""
+was in. In `make test` a crash ends a worker of pytest-xdist, which reports the test that it was in."""
 
 import ctypes
 import os
