@@ -34,12 +34,12 @@ def _load_cpu() -> tuple[str | None, str | None]:
             return name, None
         except ModuleNotFoundError:
             continue
-        except ImportError as error:
+        except (ImportError, AttributeError) as error:  # an extension that was compiled of other sources lacks names
             why = _does_not_load(name, error)
     return None, why
 
 
-def _does_not_load(name: str, error: ImportError) -> str:
+def _does_not_load(name: str, error: Exception) -> str:
     return f"the compiled extension {name} does not load beside torch {torch.__version__}: {error}"
 
 

@@ -49,6 +49,16 @@ def as_refused(error: RuntimeError) -> Exception:
     return error
 
 
+def refusing(function: Callable, *arguments: Any) -> Any:
+    """Calls the function, whose errors are raised in the types that they were thrown in."""
+    try:
+        return function(*arguments)
+    except RuntimeError as error:
+        if (refused := as_refused(error)) is error:
+            raise
+        raise refused from None
+
+
 class Forward(NamedTuple):
     """The record of a forward pass that its backward pass is given.
 
@@ -165,11 +175,12 @@ class Library:
                     return call(*arguments[:inputs])
                 out = operator.fake(*arguments[:inputs])  # of real tensors it makes a real one
                 arguments = *arguments[:inputs], out, *beside
-            if not torch.compiler.is_compiling():
-                _refuse_tangents(write, arguments)
-            write(*arguments)
-            if not torch.compiler.is_compiling():  # compiled code increases the version itself
-                torch.autograd.graph.increment_version([t for t in (out, *beside) if t is not None])
+            if torch.compiler.is_compiling():  # compiled code increases the version itself
+                write(*arguments)
+                return out
+            _refuse_tangents(write, arguments)
+            refusing(write, *arguments)
+            torch.autograd.graph.increment_version([t for t in (out, *beside) if t is not None])
             return out
 
         return call_or_write
@@ -317,12 +328,7 @@ def _call(overload: OpOverload, save: Callable, backward: Callable | None, under
         if torch.compiler.is_compiling() or has_torch_function(first):
             result = overload(*args)
             return result[0] if several else result
-        try:
-            return at_once(first, args)
-        except RuntimeError as error:
-            if (refused := as_refused(error)) is error:
-                raise
-            raise refused from None
+        return refusing(at_once, first, args)
 
     def at_once(first, args):
         _refuse_tangents(overload, first)

@@ -25,5 +25,4 @@ def reduce(loss: Tensor, mask: Tensor | None, reduction: int) -> Tensor:
         return loss.flatten(1).sum(1) if loss.dim() > 1 else loss
     if reduction == SUM:
         return loss.sum()
-    count = loss.numel() if mask is None else mask.expand(loss.shape).sum()
-    return loss.sum() / torch.as_tensor(count, device=loss.device).clamp(min=1)
+    return loss.sum() / (max(loss.numel(), 1) if mask is None else mask.expand(loss.shape).sum().clamp(min=1))

@@ -231,8 +231,7 @@ def _result(head: Head, loss: Tensor, reduction: int, stats: Tensor) -> Tensors:
     each = tokens.put_back(torch.where(tokens.valid, loss, torch.nan))
     scale = torch.ones_like(each[:0].sum())
     if reduction == MEAN:
-        count = each.numel() if tokens.mask is None else tokens.mask.sum()
-        scale = scale / torch.as_tensor(count, device=scale.device).clamp(min=1)
+        scale = scale / (max(each.numel(), 1) if tokens.mask is None else tokens.mask.sum().clamp(min=1))
     return (
         reduce(each, tokens.mask, reduction).to(head.dtype),
         scale.to(head.dtype),
@@ -322,7 +321,7 @@ def _factor(head: Head, grad: Tensor, scale: Tensor) -> Tensor:
 
 def _gradients(head: Head, by_logits: Callable, hidden, weight, bias, wanted: Sequence[bool]) -> Tensors:
     """The gradients by hidden, weight and bias of those by the logits, of which `by_logits` makes a tile."""
-    by_hidden = torch.zeros_like(head.hidden if wanted[0] else head.hidden[:0, 0])
+    by_hidden = head.hidden.new_zeros(head.hidden.shape if wanted[0] else (0,))
     by_weight = _for_products(head.grid, weight, weight.shape if wanted[1] else (0,), weight.dtype)
     by_bias = weight.new_zeros(len(weight) if wanted[2] else 0, dtype=torch.float64)
     for classes in head.grid.classes():

@@ -14,6 +14,7 @@ from torch import Tensor, distributed
 from bfn_kernels import noise as random
 from bfn_kernels.checks import valid_classes
 from bfn_kernels.discrete.reference import one_hot
+from bfn_kernels.reduction import hide
 
 TOKENS = 512  # of a tile; a matrix product of fewer reads the weight more often than it can hide
 NUMBERS = {"cpu": 2**18}  # of a tile: 1 MiB in float32; with 4 MiB matrix products take up to twice as long
@@ -66,7 +67,9 @@ class Tokens:
         return self.shard.first + classes.start
 
     def numbers(self, values: Tensor) -> Tensor:
-        """Numbers that broadcast to the tokens, one for each."""
+        """Numbers that broadcast to the tokens, one for each; those of tokens that are dropped later are 0, not NaN."""
+        if self.kept is None and values.is_floating_point():
+            (values,) = hide(self.mask, values)
         return self._keep(values.expand(self.shape).flatten()).contiguous()
 
     def records(self, values: Tensor) -> Tensor:

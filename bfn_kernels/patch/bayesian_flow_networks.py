@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import binary, continuous, discrete, discretised, nn, samplers
+from bfn_kernels import binary, checks, continuous, discrete, discretised, nn, samplers
 from bfn_kernels.arguments import Limits
 
 EACH = {"reduction": "none"}
@@ -20,7 +20,7 @@ def flat(output: Tensor) -> Tensor:
 def of_rows(t: Tensor) -> Tensor:
     """Their times, one for each variable, as one for each row, if they are equal. On a GPU, to look is to wait."""
     t = t.flatten(1).float()
-    return t[:, 0] if t.is_cpu and t.shape[1] > 0 and bool((t == t[:, :1]).all()) else t
+    return t[:, 0] if checks.shows(t) and t.shape[1] > 0 and bool((t == t[:, :1]).all()) else t
 
 
 def sigma_1(flow: Any) -> float:

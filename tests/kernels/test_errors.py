@@ -241,6 +241,13 @@ def test_operators_called_directly(name):
     assert isinstance(operators.as_refused(caught.value), ValueError)
 
 
+@pytest.mark.parametrize("out", [False, True])
+def test_known_classes_out_of_range(out):
+    more = {"out": torch.empty_like(Z)} if out else {}
+    with pytest.raises((IndexError, ValueError), match="known must"):
+        discrete.update_sample(Z, Z, 1.0, known=CLASSES + 4, known_mask=CLASSES == 0, **more)
+
+
 @pytest.mark.skipif("cpu" not in NATIVE, reason="no native operators")
 def test_only_what_was_refused_is_a_value_error():
     with pytest.raises(ValueError) as caught:

@@ -155,6 +155,23 @@ def test_types_may_differ(backend):
     assert error(loss, want) <= 8 * ulp(torch.float32, scale(want))
 
 
+@native
+def test_gradients_are_laid_out_as_compiled_code_expects_them(backend):
+    """As the fakes say: side by side, however the hidden states lie."""
+    hidden = torch.rand(4, 6).t().requires_grad_()
+    loss = discrete.linear_continuous_time_loss(
+        torch.arange(6), hidden, torch.rand(7, 4), None, 0.5, beta_1=1.0, backend=backend
+    )
+    assert torch.autograd.grad(loss, hidden)[0].is_contiguous()
+
+
+def test_times_of_tokens_that_are_dropped_later_are_no_nan():
+    """On a GPU, tokens behind a mask are dropped from the results alone, and NaN times 0 would be NaN."""
+    tokens = tiles.Tokens(torch.tensor([1, 2]), tiles.Shard(0, 5, None), torch.tensor([False, True]))
+    tokens.kept = None
+    assert tokens.numbers(torch.tensor([torch.nan, 0.5])).tolist() == [0, 0.5]
+
+
 def test_refusals():
     x, hidden, weight = vocabulary(5)
     loss = lambda **k: discrete.linear_continuous_time_loss(  # noqa: E731
