@@ -4,14 +4,13 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import accuracy, cases, gate, measure, memory, page, report
+from benchmarks import accuracy, cases, files, gate, measure, memory, page, report
 from benchmarks.base import Base, reason, resolved
 from benchmarks.cases import CASES, Case
 from benchmarks.competitors import (
@@ -46,7 +45,6 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", metavar="REV", help="a git revision, whose kernels are timed beside today's")
     parser.add_argument("--out", type=Path, default=None, help="directory of the results (runs/benchmarks/<date>)")
     options = parser.parse_args(arguments)
-    options.started = datetime.now()
     options.cases = [case for case in CASES if options.only in case.name]
     if not options.cases:
         parser.error(f"--only {options.only!r} is in the name of no case; they are: {', '.join(c.name for c in CASES)}")
@@ -55,7 +53,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
             options.base = resolved(options.base)
         except ValueError as error:
             parser.error(f"--base: {error}")
-    options.out = options.out or Path("runs", "benchmarks", options.started.strftime("%Y-%m-%d-%H%M%S"))
+    options.out = options.out or files.new_folder("benchmarks")
     return options
 
 
@@ -73,12 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=WIDTH, record=True, highlight=False)
     device = DEVICES[options.device]()
     base = Base(options.base, backends[0], device.name) if options.base else None
-    machine = measure.machine(device)
-    machine |= {"date": options.started.isoformat(timespec="seconds"), "quick": str(options.quick)}
+    machine = measure.machine(device) | {"quick": str(options.quick)}
     machine["copy_gb_per_s"] = f"{measure.copy_bandwidth(device):.1f}"
     if base is not None:
         machine["base"] = base.revision
-    console.print("\n".join(f"{key:<14} {value}" for key, value in machine.items()))
+    console.print(measure.told(machine))
     rows = run_cases(options, backends, device, base)
     needed = any("L_n" in case.name for case in options.cases)
     errors = accuracy.of_expectations(backends[0], device.name) if needed else {}
@@ -136,7 +133,7 @@ def tell(
         console.print(report.bandwidth_table(rows, backends, float(machine["copy_gb_per_s"])))
     if "base" in machine:
         console.print(report.base_table(rows, backends[0], machine["base"]))
-    report.write_csv(rows, machine, options.out / "results.csv")
+    files.write(Row, rows, machine, options.out / "results.csv")
     return page.write(options.out, met)
 
 

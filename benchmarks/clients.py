@@ -7,11 +7,9 @@ call that takes its place must agree; a client that does not is an error, and ha
 """
 
 import argparse
-import csv
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,7 +20,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from benchmarks import measure, memory
+from benchmarks import files, measure, memory
 from benchmarks.devices import Cpu
 from bfn_kernels import binary, continuous, discrete
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy
@@ -214,9 +212,6 @@ class Row:
     gradient_spread: float = field(default=math.nan)  # of its gradient, relative to the mean one, in the 2-norm
 
 
-NUMBERS = ("median_ms", "ratio", "loss", "spread", "gradient_spread")
-
-
 def variation(call: Call, repeats: int) -> tuple[float, float, float]:
     losses, gradients = zip(*((loss, grad) for loss, grad in (call() for _ in range(repeats))), strict=True)
     values, grads = torch.stack(losses).double(), torch.stack(gradients).double()
@@ -254,14 +249,6 @@ def table(rows: Sequence[Row]) -> Table:
     return found
 
 
-def read(path: Path) -> list[Row]:
-    with path.open(newline="") as file:
-        return [
-            Row(line["client"], line["competitor"], *(float(line[name]) for name in NUMBERS))
-            for line in csv.DictReader(file)
-        ]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.clients", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="an eighth of the rows, a few repetitions")
@@ -275,16 +262,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise AssertionError(f"{client.name}: ours is {disagreement(client):.1g} from theirs, allowed {AGREES:.1g}")
     rows = [row for client in clients(share, torch.float32) for row in measured(client, seconds, repeats)]
     console = Console(width=128, highlight=False)
-    started = datetime.now()
-    machine = measure.machine(Cpu()) | {"date": started.isoformat(timespec="seconds"), "quick": str(options.quick)}
-    console.print("\n".join(f"{key:<14} {value}" for key, value in machine.items()))
+    machine = measure.machine(Cpu()) | {"quick": str(options.quick)}
+    console.print(measure.told(machine))
     console.print(table(rows))
-    out = options.out or Path("runs", "benchmarks", started.strftime("%Y-%m-%d-%H%M%S"))
+    out = options.out or files.new_folder("benchmarks")
     out.mkdir(parents=True, exist_ok=True)
-    with (out / "clients.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*asdict(rows[0]), *machine])
-        writer.writeheader()
-        writer.writerows(asdict(row) | machine for row in rows)
+    files.write(Row, rows, machine, out / "clients.csv")
     print(out / "clients.csv")
     return 0
 

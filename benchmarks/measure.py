@@ -4,6 +4,7 @@ import gc
 import platform
 import subprocess
 from dataclasses import dataclass
+from datetime import datetime
 
 import torch
 
@@ -76,7 +77,7 @@ def copy_bandwidth(device: Device, megabytes: int = 256) -> float:
 
 
 def machine(device: Device) -> dict[str, str]:
-    """What one must know about the machine to compare its times with others."""
+    """What one must know about the machine to compare its times with others, and when that was."""
     return device.machine() | {
         "processor": f"{processor()} ({torch.backends.cpu.get_cpu_capability()})",
         "threads": str(torch.get_num_threads()),
@@ -86,7 +87,12 @@ def machine(device: Device) -> dict[str, str]:
         "bfn_kernels": __version__,
         "build": str(CPU_BUILD),
         "revision": revision(),
+        "date": datetime.now().isoformat(timespec="seconds"),
     }
+
+
+def told(machine: dict[str, str]) -> str:
+    return "\n".join(f"{key:<14} {value}" for key, value in machine.items())
 
 
 def revision() -> str:

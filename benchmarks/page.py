@@ -15,10 +15,11 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from benchmarks import plots, shares
+from benchmarks import files, plots, shares
 from benchmarks.cases import CASES
 from benchmarks.competitors import BASE, COMPILED, EAGER, PRODUCTS, PUBLISHED, UNFUSED
-from benchmarks.report import MIB, OK, Row, Target, duration, median, read_csv, targets
+from benchmarks.report import MIB, Row, Target, duration, gain, median, memory, number, targets
+from benchmarks.shares import Share
 from bfn_kernels.backends import BACKENDS
 
 STYLE = """
@@ -47,10 +48,6 @@ assumptions at the top of gpu_build/table.py. `python -m gpu_build --csv` writes
 """
 
 
-def ratio(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.1f}×" if value < 100 else f"{value:.0f}×"
-
-
 def markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     rows = [header, ["---", *["--:"] * (len(header) - 1)], *lines]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows) + "\n"
@@ -63,21 +60,21 @@ def times(rows: Sequence[Row], backend: str) -> str:
         eager, compiled, published = (median(rows, case, [name]) for name in (EAGER, COMPILED, PUBLISHED))
         best = min((ms for ms in (eager, compiled) if not math.isnan(ms)), default=math.nan)
         every = [duration(ms) for ms in (ours, eager, compiled, published)]
-        return [case, own.shape, *every, ratio(best / ours), ratio(published / ours), f"{own.error:.0e}"]
+        return [case, own.shape, *every, gain(best / ours), gain(published / ours), f"{own.error:.0e}"]
 
     header = ("case", "shape", backend, EAGER, COMPILED, PUBLISHED, "closed form / ours", "published / ours", "error")
     return markdown_table(header, map(line, names(rows)))
 
 
-def memory(rows: Sequence[Row], backend: str) -> str:
+def peaks(rows: Sequence[Row], backend: str) -> str:
     """The peak extra memory; a case is left out if the backend's was not measured."""
     order = (backend, EAGER, COMPILED, PUBLISHED)
     found = {
-        case: [peak(rows, case, name) for name in order] + [peak(rows, case, backend, "allowed_bytes")]
+        case: [memory(rows, case, name) for name in order] + [memory(rows, case, backend, "allowed_bytes")]
         for case in names(rows)
     }
     lines = [
-        [case, *("–" if math.isnan(value) else f"{value:.1f}" for value in values)]
+        [case, *(number(value / MIB, ".1f") for value in values)]
         for case, values in found.items()
         if not math.isnan(values[0])
     ]
@@ -90,14 +87,9 @@ def vocabularies(rows: Sequence[Row], backend: str) -> str:
     for case in names(row for row in rows if row.competitor == PRODUCTS):
         ours = median(rows, case, [backend])
         of = [median(rows, case, [name]) for name in (PRODUCTS, UNFUSED)]
-        lines.append([case, *map(duration, (ours, *of)), f"{ours / of[0]:.2f}", ratio(of[1] / ours)])
+        lines.append([case, *map(duration, (ours, *of)), f"{ours / of[0]:.2f}", gain(of[1] / ours)])
     header = ("case", backend, PRODUCTS, UNFUSED, f"{backend} / {PRODUCTS}", f"{UNFUSED} / {backend}")
     return markdown_table(header, lines)
-
-
-def peak(rows: Sequence[Row], case: str, name: str, field: str = "peak_extra_bytes") -> float:
-    found = (getattr(r, field) / MIB for r in rows if r.case == case and r.competitor == name and r.status == OK)
-    return next(found, math.nan)
 
 
 def names(rows: Iterable[Row]) -> list[str]:
@@ -122,10 +114,8 @@ def goals(found: Sequence[Target]) -> str:
 def page(folder: Path, found: Sequence[Target] | None = None) -> str:
     """The Markdown of a run's results; its pictures are written beside them. found: the targets; None stands for those
     that the rows alone decide."""
-    rows = read_csv(folder / "results.csv")
-    with open(folder / "results.csv", newline="") as file:
-        line = next(csv.DictReader(file))
-    machine = {key: line[key] for key in line if key not in Row.__dataclass_fields__}
+    results = folder / "results.csv"
+    rows, machine = files.read(Row, results), files.read_machine(Row, results)
     backend = next(name for name in BACKENDS if any(row.competitor == name for row in rows))
     copying = float(machine["copy_gb_per_s"])
     if found is None:
@@ -140,14 +130,14 @@ def page(folder: Path, found: Sequence[Target] | None = None) -> str:
     if found:
         parts += ["## Targets\n", goals(found)]
     if any(not math.isnan(row.peak_extra_bytes) for row in rows):
-        parts += ["## Peak extra memory\n", memory(rows, backend)]
+        parts += ["## Peak extra memory\n", peaks(rows, backend)]
         parts += picture(plots.memory_against_k(rows, folder / "memory_against_k.png"), "memory against K")
     if any(row.competitor == PRODUCTS for row in rows):
         parts += ["## Large vocabularies\n", vocabularies(rows, backend)]
     if "base" in machine:
         parts += [f"## Beside revision {machine['base']}\n", revisions(rows, backend)]
     if (folder / "training.csv").exists():
-        lines = map(shares.cells, shares.read(folder / "training.csv"))
+        lines = map(shares.cells, files.read(Share, folder / "training.csv"))
         parts += ["## Where they do not pay\n", NETWORKS, markdown_table(shares.COLUMNS, lines)]
     if (folder / PREDICTED).exists():
         parts += ["## Predicted bounds on a GPU\n", GPU, predicted(folder / PREDICTED)]

@@ -9,28 +9,25 @@ too much for a CPU: with those, a larger share of the time is the network's.
 """
 
 import argparse
-import csv
 import importlib
 import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks import measure, memory
+from benchmarks import files, measure, memory
 from benchmarks.devices import Cpu
 from benchmarks.memory import Run
-from benchmarks.report import MIB, duration, number
+from benchmarks.report import MIB, duration, factor, number, of_columns
 from bfn_kernels import patch
 
 WIDTH, N_STEPS, SAMPLING_STEPS = 150, 20, 10
@@ -183,41 +180,25 @@ COLUMNS = ("configuration", "part", "batch", "before", "after", "before / after"
 def cells(row: Row) -> list[str]:
     """What is told of a row under COLUMNS."""
     part = f"{row.part}, {row.parameters / 1e6:.2f} M" if row.parameters else row.part
-    ratio = row.before_ms / row.after_ms
     return [
         row.configuration,
         f"{part}, a step" if row.part == SAMPLED else part,
         str(row.batch),
         *(duration(ms) for ms in (row.before_ms, row.after_ms)),
-        f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}",
+        factor(row.before_ms / row.after_ms),
         *(number(peak / MIB, ".0f") for peak in (row.before_peak_bytes, row.after_peak_bytes)),
         ", ".join(number(nats, ".3g") for nats in (row.before_nats, row.after_nats)),
     ]
 
 
 def table(rows: Sequence[Row]) -> Table:
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, column in enumerate(COLUMNS):
-        made.add_column(column, justify="left" if place < 2 else "right", no_wrap=True)
+    made = of_columns(COLUMNS, left=COLUMNS[:2], no_wrap=True)
     before = ""
     for row in rows:
         name, *others = cells(row)
         made.add_row(name if name != before else "", *others)
         before = name
     return made
-
-
-def read(path: Path) -> list[Row]:
-    kinds: dict[Any, Callable] = {str: str, int: int, float: float}
-    with open(path, newline="") as file:
-        return [Row(**{f.name: kinds[f.type](line[f.name]) for f in fields(Row)}) for line in csv.DictReader(file)]
-
-
-def write_csv(rows: Sequence[Row], machine: dict[str, str], path: Path) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)] + list(machine))
-        writer.writeheader()
-        writer.writerows(asdict(row) | machine for row in rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -233,19 +214,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     memory.start_server()
     official = str(options.official.resolve())
     sys.path.insert(0, official)
-    started, began = datetime.now(), time.monotonic()
-    out = options.out or Path("runs", "patched", started.strftime("%Y-%m-%d-%H%M%S"))
+    began, out = time.monotonic(), options.out or files.new_folder("patched")
     out.mkdir(parents=True, exist_ok=True)
-    machine = measure.machine(Cpu()) | {"date": started.isoformat(timespec="seconds"), "quick": str(options.quick)}
+    machine = measure.machine(Cpu()) | {"quick": str(options.quick)}
     console = Console(width=WIDTH, record=True, highlight=False)
-    console.print("\n".join(f"{key:<14} {value}" for key, value in machine.items()))
+    console.print(measure.told(machine))
     rows = []
     for path in paths:
         config = cast(DictConfig, OmegaConf.load(path))
         for part in PARTS:
             batch = min(batch_of(config, part), 2 if options.quick else sys.maxsize)
             rows.append(measured(official, path.stem, config, part, batch, 0.05 if options.quick else Cpu.seconds))
-            write_csv(rows, machine, out / "results.csv")  # so that a run that is stopped leaves what it has
+            files.write(Row, rows, machine, out / "results.csv")  # so that a run that is stopped leaves what it has
             print(
                 f"{path.stem}, {part}: {duration(rows[-1].before_ms)}, {duration(rows[-1].after_ms)}", file=sys.stderr
             )

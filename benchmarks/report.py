@@ -1,10 +1,8 @@
-"""The report of a run: tables on the screen and a CSV file."""
+"""The report of a run: its rows, the targets, and tables on the screen."""
 
-import csv
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
@@ -59,8 +57,7 @@ class Target:
     @classmethod
     def at_least(cls, what: str, ours: float, theirs: float, limit: float) -> "Target":
         ratio = theirs / ours
-        measured = "–" if math.isnan(ratio) else f"{ratio:.1f}×" if ratio < 100 else f"{ratio:.0f}×"
-        return cls(what, f"≥ {limit:g}×", measured, None if math.isnan(ratio) else ratio >= limit)
+        return cls(what, f"≥ {limit:g}×", gain(ratio), None if math.isnan(ratio) else ratio >= limit)
 
     @classmethod
     def at_most(cls, what: str, ratio: float, limit: float) -> "Target":
@@ -74,9 +71,9 @@ def median(rows: Sequence[Row], case: str, names: Sequence[str]) -> float:
     return min(found, default=math.nan)
 
 
-def extra(rows: Sequence[Row], case: str, name: str) -> float:
-    """The peak extra memory of a competitor, in bytes."""
-    found = (row.peak_extra_bytes for row in rows if (row.case, row.competitor, row.status) == (case, name, OK))
+def memory(rows: Sequence[Row], case: str, name: str, field: str = "peak_extra_bytes") -> float:
+    """The peak extra memory of a competitor, or what is allowed to it, in bytes."""
+    found = (getattr(row, field) for row in rows if (row.case, row.competitor, row.status) == (case, name, OK))
     return next(found, math.nan)
 
 
@@ -103,7 +100,7 @@ def targets(cases: Sequence[Case], rows: Sequence[Row], backend: str, errors: di
             ratio = ours / median(rows, case.name, [PRODUCTS])
             found.append(Target.at_most(f"{case.name}: time / its matrix products", ratio, case.products))
         if case.lighter:
-            less, more = (extra(rows, case.name, name) - 4 * case.weights for name in (backend, PUBLISHED))
+            less, more = (memory(rows, case.name, name) - 4 * case.weights for name in (backend, PUBLISHED))
             found.append(Target.at_least(f"{case.name}: memory of {PUBLISHED}", less, more, case.lighter))
     for series, limit in {case.series: case.spread for case in cases if case.spread}.items():
         of_series = [c for c in cases if c.series == series]
@@ -139,6 +136,15 @@ def duration(ms: float) -> str:
 
 def number(value: float, form: str) -> str:
     return "–" if math.isnan(value) else format(value, form)
+
+
+def factor(value: float) -> str:
+    """The ratio with a digit behind the point, if it is below 100."""
+    return number(value, ".1f" if value < 100 else ".0f")
+
+
+def gain(value: float) -> str:
+    return "–" if math.isnan(value) else f"{factor(value)}×"
 
 
 def one_line(rows: Sequence[Row]) -> str:
@@ -192,18 +198,24 @@ def row_cells(row: Row) -> list[str]:
         row.competitor,
         *(duration(ms) for ms in (row.median_ms, row.p20_ms, row.p80_ms)),
         str(row.repetitions),
-        number(row.ratio, ".1f" if row.ratio < 100 else ".0f"),
+        factor(row.ratio),
         number(row.gb_per_s, ".2f"),
         *(number(b / MIB, ".1f") for b in (row.peak_extra_bytes, row.allowed_bytes)),
         *error,
     ]
 
 
+def of_columns(names: Sequence[str], left: Sequence[str], no_wrap: bool = False, **options: Any) -> Table:
+    """A table of these columns, whose numbers stand to the right; those of `left` are texts."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, **options)
+    for name in names:
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=no_wrap)
+    return table
+
+
 def targets_table(found: Sequence[Target], quick: bool) -> Table:
     title = "What must hold" + (", but of a full run and not of a quick one" if quick else "")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title)
-    for name in ("case", "target", "measured", ""):
-        table.add_column(name, justify="left" if name in ("case", "") else "right")
+    table = of_columns(("case", "target", "measured", ""), left=("case", ""), title=title)
     words = {True: "[green]met[/]", False: "[red]not met[/]", None: "not measured"}
     for target in found:
         table.add_row(target.what, target.limit, target.measured, words[target.met])
@@ -211,9 +223,8 @@ def targets_table(found: Sequence[Target], quick: bool) -> Table:
 
 
 def errors_table(errors: dict[str, Errors]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Error of L_n over 1 + |L_n|, K = 256", min_width=50)
-    for name in ("expectation", "rms", "95 %", "worst"):
-        table.add_column(name, justify="left" if name == "expectation" else "right")
+    title = "Error of L_n over 1 + |L_n|, K = 256"
+    table = of_columns(("expectation", "rms", "95 %", "worst"), left=("expectation",), title=title, min_width=50)
     for name, e in errors.items():
         table.add_row(name, f"{e.rms:.1e}", f"{e.p95:.1e}", f"{e.worst:.1e}")
     return table
@@ -222,10 +233,7 @@ def errors_table(errors: dict[str, Errors]) -> Table:
 def bandwidth_table(rows: Sequence[Row], backends: Sequence[str], copying: float) -> Table:
     """What must be moved, over the time that it took, beside what a copy does."""
     title = f"GB/s of what must be moved, and the share of the {copying:.0f} GB/s that a copy does"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title)
-    table.add_column("case")
-    for name in backends:
-        table.add_column(name, justify="right")
+    table = of_columns(("case", *backends), left=("case",), title=title)
     for case in dict.fromkeys(row.case for row in rows):
         of_case = {row.competitor: row.gb_per_s for row in rows if row.case == case and row.status == OK}
         speeds = [of_case.get(name, math.nan) for name in backends]
@@ -235,26 +243,11 @@ def bandwidth_table(rows: Sequence[Row], backends: Sequence[str], copying: float
 
 def base_table(rows: Sequence[Row], backend: str, revision: str) -> Table:
     """The times of another revision over those of this one, in which a loss of more than 5 % is red."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"Time at {revision} / time now")
-    for name in ("case", "now", revision, "ratio"):
-        table.add_column(name, justify="left" if name == "case" else "right")
+    title = f"Time at {revision} / time now"
+    table = of_columns(("case", "now", revision, "ratio"), left=("case",), title=title)
     for case in dict.fromkeys(row.case for row in rows):
         now, before = median(rows, case, [backend]), median(rows, case, [BASE])
         ratio = before / now
         colour = "red" if ratio < 1 / SLOWER else "default"
         table.add_row(case, duration(now), duration(before), f"[{colour}]{number(ratio, '.2f')}[/]")
     return table
-
-
-def write_csv(rows: Sequence[Row], machine: dict[str, str], path: Path) -> None:
-    """A line for each case and competitor; what is known of the machine in each of them."""
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)] + list(machine))
-        writer.writeheader()
-        writer.writerows(asdict(row) | machine for row in rows)
-
-
-def read_csv(path: Path) -> list[Row]:
-    read: dict[Any, Callable] = {str: str, int: int, float: float, bool: lambda text: text == "True"}
-    with open(path, newline="") as file:
-        return [Row(**{f.name: read[f.type](line[f.name]) for f in fields(Row)}) for line in csv.DictReader(file)]

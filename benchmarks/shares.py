@@ -1,8 +1,6 @@
 """The parts of a training step: what was measured of them, and how it is told."""
 
-import csv
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 
 from benchmarks.report import duration
 
@@ -42,11 +40,3 @@ def cells(found: Share) -> list[str]:
         f"{found.of_step(found.published_ms):.1%}",
         f"{found.gain(found.published_ms):.3f}×",
     ]
-
-
-def read(path: Path) -> list[Share]:
-    with open(path, newline="") as file:
-        return [
-            Share(**{f.name: (f.type)(line[f.name]) for f in fields(Share)})  # type: ignore[operator]
-            for line in csv.DictReader(file)
-        ]

@@ -2,23 +2,21 @@
 by our ops and by others, for configurations of `bfn` as they ship, but for the number of examples."""
 
 import argparse
-import csv
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cases, gate, measure, memory
+from benchmarks import cases, files, gate, measure, memory
 from benchmarks.cases import Case
 from benchmarks.competitors import EAGER, PUBLISHED, available, competitors, prepared
 from benchmarks.devices import DEVICES, Device
+from benchmarks.report import of_columns
 from benchmarks.shares import COLUMNS, Share, cells
 from bfn.configs import load
 from bfn.networks import build_network
@@ -85,9 +83,7 @@ def share(work: Workload, device: Device) -> Share:
 
 
 def table(shares: Sequence[Share]) -> Table:
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="A training step: its network, and its flow and loss")
-    for name in COLUMNS:
-        made.add_column(name, justify="left" if name == "config" else "right")
+    made = of_columns(COLUMNS, left=("config",), title="A training step: its network, and its flow and loss")
     for found in shares:
         made.add_row(*cells(found))
     return made
@@ -101,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     memory.start_server()  # which puts everybody's large tensors in huge pages from here on
     device = DEVICES[options.device]()
-    machine = measure.machine(device) | {"date": datetime.now().isoformat(timespec="seconds")}
+    machine = measure.machine(device)
     shares = []
     for work in WORKLOADS:
         if options.only in work.config:
@@ -109,10 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(", ".join(cells(shares[-1])), file=sys.stderr)
     Console(width=118).print(table(shares))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    with open(options.out, "w", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Share)] + list(machine))
-        writer.writeheader()
-        writer.writerows(asdict(found) | machine for found in shares)
+    files.write(Share, shares, machine, options.out)
     return 0
 
 

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import __main__ as runner
-from benchmarks import accuracy, cases, gate, measure, memory, report
+from benchmarks import accuracy, cases, files, gate, measure, memory, report
 from benchmarks.cases import CASES, Case
 from benchmarks.competitors import (
     COMPILED,
@@ -139,7 +139,7 @@ def test_a_failed_gate_has_no_time_and_status_1(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(runner, "competitors", lambda *_: [*spoiled[:1], *honest[1:2]])
     monkeypatch.setattr(runner, "CASES", [case])
     assert runner.main(["--no-memory", "--quick", "--out", str(tmp_path)]) == 1
-    rows = {row.competitor: row for row in report.read_csv(tmp_path / "results.csv")}
+    rows = {row.competitor: row for row in files.read(report.Row, tmp_path / "results.csv")}
     assert rows[honest[0].name].status == FAILED
     assert math.isnan(rows[honest[0].name].median_ms)
     assert rows[EAGER].status == OK
@@ -246,7 +246,7 @@ def test_a_run_on_a_gpu_that_is_not_there(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(runner, "CASES", [case])
     arguments = ["--device", "cuda", "--without", "compiled", "--without", "published", "--no-memory"]
     assert runner.main([*arguments, "--out", str(tmp_path)]) == 0
-    rows = report.read_csv(tmp_path / "results.csv")
+    rows = files.read(report.Row, tmp_path / "results.csv")
     assert [(row.competitor, row.status, row.shape) for row in rows] == [(n, OK, "104×256") for n in ("cpu", EAGER)]
     told = (tmp_path / "report.txt").read_text()
     assert "gpu            none" in told and "What must hold" not in told
@@ -277,8 +277,8 @@ def row(**more) -> Row:
 
 def test_csv_comes_back(tmp_path):
     rows = [row(), row(status=FAILED, note='wrong, "so"', backward=False, peak_extra_bytes=3.0)]
-    report.write_csv(rows, {"machine": "this, one"}, tmp_path / "results.csv")
-    back = report.read_csv(tmp_path / "results.csv")
+    files.write(report.Row, rows, {"machine": "this, one"}, tmp_path / "results.csv")
+    back = files.read(report.Row, tmp_path / "results.csv")
     # NaN, which is what was not measured, is not equal to itself
     assert [repr(r) for r in back] == [repr(r) for r in rows]
     assert (tmp_path / "results.csv").read_text().count("this, one") == 2

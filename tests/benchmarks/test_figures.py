@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import clients, page, patched, report, shares
+from benchmarks import clients, files, page, patched, report, shares
 from benchmarks.competitors import EAGER
 from benchmarks.report import OK
 
@@ -15,7 +15,7 @@ SHOWN = RESULTS / "epyc-2-threads"  # the run that README.md and docs/benchmarks
 
 
 def rows():
-    return report.read_csv(SHOWN / "results.csv")
+    return files.read(report.Row, SHOWN / "results.csv")
 
 
 def told() -> dict[str, set[tuple[str, str]]]:
@@ -51,19 +51,19 @@ def test_benchmarks():
 
 
 def test_vocabularies():
-    rows = report.read_csv(SHOWN / "vocabulary.csv")
+    rows = files.read(report.Row, SHOWN / "vocabulary.csv")
     text = (ROOT / "docs" / "benchmarks.md").read_text()
     assert page.vocabularies(rows, "cpu") in text and page.times(rows, "cpu") in text
 
 
 def test_where_kernels_pay():
-    lines = map(shares.cells, shares.read(SHOWN / "training.csv"))
+    lines = map(shares.cells, files.read(shares.Share, SHOWN / "training.csv"))
     assert page.markdown_table(shares.COLUMNS, lines) in (ROOT / "docs" / "where_kernels_pay.md").read_text()
 
 
 @pytest.mark.parametrize(("guide", "count"), [("molecules", 2), ("smiles", 2), ("policies", 1)])
 def test_guides(guide, count):
-    rows = clients.read(SHOWN / "clients.csv")
+    rows = files.read(clients.Row, SHOWN / "clients.csv")
     names = dict.fromkeys(row.client for row in rows)
     tables = [
         page.markdown_table(clients.COLUMNS, (clients.cells(row) for row in rows if row.client == name))
@@ -74,13 +74,13 @@ def test_guides(guide, count):
 
 
 def test_published_code():
-    lines = map(patched.cells, patched.read(SHOWN / "patched.csv"))
+    lines = map(patched.cells, files.read(patched.Row, SHOWN / "patched.csv"))
     text = (ROOT / "docs" / "guides" / "official.md").read_text()
     assert page.markdown_table(patched.COLUMNS, lines) in text
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/results.csv")), ids=lambda path: path.parent.name)
 def test_results_are_of_a_whole_run_in_which_nobody_was_wrong(path):
-    found = report.read_csv(path)
+    found = files.read(report.Row, path)
     assert {row.status for row in found} <= {OK, report.STOPPED}
     assert "False" in path.read_text().splitlines()[1].split(",")  # of `quick`

@@ -8,7 +8,7 @@ import pytest
 from test_benchmarks import row, tiny
 
 from benchmarks import __main__ as runner
-from benchmarks import base, page, report, shares, training
+from benchmarks import base, files, page, report, shares, training
 from benchmarks.cases import CASES
 from benchmarks.competitors import BASE, EAGER
 from benchmarks.devices import Cpu
@@ -18,7 +18,7 @@ MACHINE = {"processor": "of a test", "copy_gb_per_s": "10.0"}
 
 
 def written(folder: Path, rows, machine=MACHINE, found=None) -> str:
-    report.write_csv(rows, machine, folder / "results.csv")
+    files.write(report.Row, rows, machine, folder / "results.csv")
     return page.write(folder, found).read_text()
 
 
@@ -87,13 +87,13 @@ def test_the_share_of_a_step(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "WORKLOADS", (work,))
     monkeypatch.setattr(Cpu, "seconds", 0.01)
     assert training.main(["--out", str(tmp_path / "training.csv")]) == 0
-    (found,) = shares.read(tmp_path / "training.csv")
+    (found,) = files.read(shares.Share, tmp_path / "training.csv")
     assert (found.config, found.examples, found.variables) == ("digits", 2, 64)
     assert 0 < found.of_step(found.published_ms) < 1
     assert found.gain(found.ours_ms) == 1
     assert found.gain(found.ours_ms + found.network_ms) > 1
     assert "digits" in capsys.readouterr().out
-    report.write_csv([row()], MACHINE, tmp_path / "results.csv")
+    files.write(report.Row, [row()], MACHINE, tmp_path / "results.csv")
     assert f"| {' | '.join(shares.cells(found))} |" in page.page(tmp_path)
 
 
