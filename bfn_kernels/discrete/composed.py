@@ -13,9 +13,9 @@ from bfn_kernels import noise as random
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discrete.operators import SUMS
 from bfn_kernels.discrete.reference import drifted
-from bfn_kernels.discrete.sums import Row, Slopes, Sums
+from bfn_kernels.discrete.sums import LEAST, Row, Slopes, Sums
 from bfn_kernels.discrete.tiles import Grid, Messages, Normals, Shard, Tokens, is_x, kernel_of
-from bfn_kernels.reduction import MEAN, hide, reduce
+from bfn_kernels.reduction import MEAN, reduce
 
 Tensors = tuple[Tensor, Tensor, Tensor]
 
@@ -129,8 +129,6 @@ class Head:
     ):  # fmt: skip
         self.dtype = compute_dtype(hidden, weight, bias)
         self.tokens = Tokens(x, Shard(*shard), mask)
-        if mask is not None and self.tokens.kept is None:
-            (hidden,) = hide(self.tokens.mask.unsqueeze(-1), hidden)
         self.hidden, self.weight = self.tokens.records(hidden).to(self.dtype), weight
         self.bias = bias if bias is None else bias.to(self.dtype)
         self.sums_tile, self.slopes_tile = (kernel_of(library, f"{name}_tile", weight) for name in ("sums", "slopes"))
@@ -182,7 +180,7 @@ def _sums(head: Head, messages: Messages | None = None, n_samples: int = 0) -> T
     """z_x and Sums of the logits of each token, then y_x and Sums of z + y for each draw of its messages:
     `[1 + n_samples, T, 4]`."""
     stats = head.hidden.new_zeros(1 + n_samples, len(head.hidden), SUMS, dtype=torch.float64)
-    stats[..., 1] = torch.finfo(torch.float32).min  # the t of no class, too small for it to count
+    stats[..., 1] = LEAST  # the t of no class
     for classes in head.grid.classes():
         rows, first = head.rows(classes), head.tokens.first(classes)
         for part in head.grid.parts():
@@ -197,7 +195,7 @@ def _sums(head: Head, messages: Messages | None = None, n_samples: int = 0) -> T
                 _add_draws(stats[1:, part], z, messages, part, classes)
     first_of_all, *others = head.tokens.shard.gathered(stats)
     for each in others:
-        first_of_all = _joined(first_of_all, each[..., 0], Sums(*each[..., 1:].unbind(-1)))
+        first_of_all = _joined(first_of_all, each[..., 0], _sums_in(each))
     return first_of_all
 
 
@@ -215,14 +213,17 @@ def _add_draws(stats: Tensor, z: Tensor, messages: Messages, part: slice, classe
 
 
 def _joined(stats: Tensor, of_x: Tensor, sums: Sums) -> Tensor:
-    joined = Sums(*stats[..., 1:].unbind(-1)).joined(sums)
-    return torch.stack([stats[..., 0] + of_x, *joined], -1)
+    return torch.stack([stats[..., 0] + of_x, *_sums_in(stats).joined(sums)], -1)
+
+
+def _sums_in(stats: Tensor) -> Sums:
+    """The sums of logits, or of z + y, which stand behind z_x or y_x."""
+    return Sums(*stats[..., 1:].unbind(-1))
 
 
 def _row(stats: Tensor) -> Row:
     """The logits' own sums."""
-    z_x, *sums = stats[0].unbind(-1)
-    return Row.of(z_x, Sums(*sums))
+    return Row.of(stats[0, :, 0], _sums_in(stats[0]))
 
 
 def _result(head: Head, loss: Tensor, reduction: int, stats: Tensor) -> Tensors:
@@ -248,7 +249,7 @@ class _Divergences(NamedTuple):
     @staticmethod
     def of_sums(stats: Tensor) -> "_Divergences":
         z_x, y_x = stats[0, :, 0], stats[1:, :, 0]
-        before, after = (Sums(*part[..., 1:].unbind(-1)).log() for part in (stats[0], stats[1:]))
+        before, after = (_sums_in(part).log() for part in (stats[0], stats[1:]))
         gap = torch.where(_row(stats).max.isnan(), torch.nan, before - z_x)
         shift = torch.logaddexp(after, z_x + y_x) - torch.logaddexp(before, z_x)
         return _Divergences(drifted(gap, after - before - y_x), shift)
@@ -315,7 +316,6 @@ def _factor(head: Head, grad: Tensor, scale: Tensor) -> Tensor:
     """The gradient of the result by each token's loss."""
     shape = head.tokens.shape
     each = (grad * scale).double().reshape(*grad.shape, *(1,) * (len(shape) - grad.dim()))
-    (each,) = hide(head.tokens.mask, each.expand(shape))
     return torch.where(head.tokens.valid, head.tokens.numbers(each), 0)
 
 

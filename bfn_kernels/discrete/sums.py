@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+LEAST = torch.finfo(torch.float32).min  # the least t; that of no class is too small for it to count
+
 
 class Sums(NamedTuple):
     """Of each row: t, and the sums of e_k and of e_k² over the classes but x and that of t."""
@@ -19,16 +21,10 @@ class Sums(NamedTuple):
     square: Tensor
 
     @staticmethod
-    def nothing(like: Tensor) -> "Sums":
-        """Those of no class; the class of t, which there is none of, is too small to count."""
-        top = torch.full_like(like, torch.finfo(torch.float32).min, dtype=torch.float64)
-        return Sums(top, torch.zeros_like(top), torch.zeros_like(top))
-
-    @staticmethod
     def of_others(others: Tensor) -> "Sums":
-        """Those of a tile, where the logit of x is −∞."""
+        """The sums of a tile, where the logit of x is −∞."""
         top, place = others.max(-1)
-        top = top.clamp(min=torch.finfo(torch.float32).min)
+        top = top.clamp(min=LEAST)
         e = (others - top.unsqueeze(-1)).exp_()
         e.scatter_(-1, place.unsqueeze(-1), (top - top).unsqueeze(-1))  # 0, or NaN where the logit is no finite number
         return Sums(*(number.double() for number in (top, e.sum(-1), e.square_().sum(-1))))
@@ -62,7 +58,7 @@ class Row(NamedTuple):
     @staticmethod
     def of(z_x: Tensor, sums: Sums) -> "Row":
         most = torch.maximum(z_x, sums.top)
-        most = torch.where(most <= torch.finfo(torch.float32).min, torch.nan, most)  # p is 0/0
+        most = torch.where(most <= LEAST, torch.nan, most)  # p is 0/0
         x, by = (z_x - most).exp(), (sums.top - most).exp()
         rest, square = by * (1 + sums.rest), by.square() * (1 + sums.square)
         return Row(z_x, most, x, rest, square, sums.rest - sums.square)

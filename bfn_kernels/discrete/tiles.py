@@ -67,13 +67,11 @@ class Tokens:
         return self.shard.first + classes.start
 
     def numbers(self, values: Tensor) -> Tensor:
-        """Numbers that broadcast to the tokens, one for each; those of tokens that are dropped later are 0, not NaN."""
-        if self.kept is None and values.is_floating_point():
-            (values,) = hide(self.mask, values)
+        """Numbers that broadcast to the tokens, one for each."""
         return self._keep(values.expand(self.shape).flatten()).contiguous()
 
     def records(self, values: Tensor) -> Tensor:
-        """What each token has, `[T, ...]`, of values that have the tokens' dimensions first."""
+        """The values of each token, `[T, ...]`, of values that have the tokens' dimensions first."""
         return self._keep(values.reshape(self.shape.numel(), *values.shape[len(self.shape) :]))
 
     def put_back(self, values: Tensor) -> Tensor:
@@ -83,7 +81,13 @@ class Tokens:
         return values.reshape(*self.shape, *values.shape[1:])
 
     def _keep(self, values: Tensor) -> Tensor:
-        return values if self.kept is None else values.index_select(0, self.kept)
+        """The values without those of tokens that are left out; where these are dropped later, they are 0 until then,
+        since not even NaN may reach a sum."""
+        if self.mask is None:
+            return values
+        if self.kept is not None:
+            return values.index_select(0, self.kept)
+        return hide(self.mask.flatten().view(-1, *(1,) * (values.dim() - 1)), values)[0]
 
 
 class Grid:
