@@ -20,8 +20,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The build of the CPU kernels that this machine loads. The others, which only tests load here, are not tuned.
-LOADED = $$($(BIN)/python -c 'import torch; print({"AVX512": "_cpu_avx512", "AVX2": "_cpu_avx2"}.get( \
-	torch.backends.cpu.get_cpu_capability(), "_cpu_generic"))'),_cuda
+LOADED = $$($(BIN)/python -c 'from bfn_kernels.backends import builds; print(builds()[0])'),_cuda
 
 # The environment and the extension are rebuilt only if their sources have changed.
 $(VENV)/installed: pyproject.toml setup.py $(SOURCES) | $(VENV)/bin/python

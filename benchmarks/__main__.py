@@ -205,7 +205,7 @@ def admitted(
 
 
 def judged(verdict: gate.Verdict | str, stopped: str = FAILED) -> dict:
-    """What a row says of a verdict, or, with the status `stopped`, of the reason why there is none."""
+    """The fields of a row for a verdict or, with the status `stopped`, for the reason why there is none."""
     if isinstance(verdict, str):
         return {"status": stopped, "note": verdict}
     said = {"error": verdict.worst, "tolerance": verdict.tolerance, "held_to": verdict.held_to}

@@ -36,7 +36,7 @@ class Base:
         there.close()
 
     def check(self, case: Case) -> Verdict | str:
-        """What the gate says of the case, which is the one that is timed from now on; why it cannot run, if so."""
+        """The verdict of the gate on a case, which is timed from now on, or the reason why it cannot run."""
         self.pipe.send((case, self.backend))
         return self.pipe.recv()
 

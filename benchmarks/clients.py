@@ -1,8 +1,8 @@
-"""What the ops bring to code that others published: a table of times, and of how much each loss varies by chance.
+"""Published code of others beside the ops: a table of times, and of how much each loss varies by chance.
 
     python -m benchmarks.clients             # --quick: an eighth of the rows, a few repetitions
 
-What a client computes is written here in our own words, from its formulas. Given the same noise in float64, it and the
+Each client is written here in our own words, from its formulas. Given the same noise in float64, it and the
 call that takes its place must agree; a client that does not is an error, and has no time.
 """
 
@@ -33,7 +33,7 @@ REPEATS = 40  # of a call, to see how its result varies
 
 @dataclass(frozen=True)
 class Client:
-    """What a client computes, the call of ours that computes the same of the same noise, and others that serve."""
+    """A client's computation, the call of ours that computes the same of the same noise, and others that serve."""
 
     name: str
     theirs: Call
@@ -234,7 +234,7 @@ COLUMNS = ("", "ms", "theirs / it", "loss", "± by chance", "gradient ±")
 
 
 def cells(row: Row) -> list[str]:
-    """What is told of a competitor under COLUMNS."""
+    """The cells of a competitor under COLUMNS."""
     numbers = [f"{row.loss:.4f}", f"{row.spread:.2g}", f"{row.gradient_spread:.0%}"]
     varies = numbers if math.isfinite(row.loss) else ["", "", ""]
     return [row.competitor, f"{row.median_ms:.3g}", f"{row.ratio:.3g}", *varies]

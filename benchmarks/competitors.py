@@ -216,8 +216,8 @@ def plain_tolerance(case: Case) -> float:
 
 
 def of_backend(name: str, case: Case) -> Competitor:
-    # What x differs by from a mean that was rounded to float32 costs the reference in float32 as many digits. So does
-    # the rounding of logits in a matrix product where p_k − s + p_x·q is near 0, everybody alike.
+    # The difference between x and a mean that was rounded to float32 has lost digits, in the reference too. So has
+    # p_k − s + p_x·q near 0, of logits that a matrix product rounded, whoever computes it.
     exact = name != "reference" and not case.op.endswith("flow_and_loss") and not case.weights
     return Competitor(
         name,

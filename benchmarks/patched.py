@@ -178,7 +178,7 @@ COLUMNS = ("configuration", "part", "batch", "before", "after", "before / after"
 
 
 def cells(row: Row) -> list[str]:
-    """What is told of a row under COLUMNS."""
+    """The cells of a row under COLUMNS."""
     part = f"{row.part}, {row.parameters / 1e6:.2f} M" if row.parameters else row.part
     return [
         row.configuration,

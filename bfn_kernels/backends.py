@@ -17,18 +17,22 @@ import torch
 from bfn_kernels import checks, triton_ops
 from bfn_kernels.operators import NATIVE, REFUSALS, TRITON, Library, Operator
 
-# For each instruction set that torch may use, the builds of the CPU kernels that run on it. The first one that is there
-# is loaded.
+# For each instruction set that torch may use, the builds of the CPU kernels that run on it, best first.
 CPU_BUILDS = {
     "AVX512": ("_cpu_avx512", "_cpu_avx2", "_cpu_generic"),
     "AVX2": ("_cpu_avx2", "_cpu_generic"),
 }
 
 
+def builds() -> tuple[str, ...]:
+    """The builds of the CPU kernels that run here, of which the first one that is there is loaded."""
+    return CPU_BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("_cpu_generic",))
+
+
 def _load_cpu() -> tuple[str | None, str | None]:
     """Loads the CPU kernels; returns the name of the extension, or the reason why there is none."""
     why = "the compiled extension is not there; install with a C++ compiler: pip install --no-build-isolation ."
-    for name in CPU_BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("_cpu_generic",)):
+    for name in builds():
         try:
             REFUSALS.append(importlib.import_module(f"{NATIVE}.{name}").refusal)
             return name, None

@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = ROOT / "build" / "compiled"
 UNUSED = 3 * 24 * 3600  # what was not asked for during so many seconds is removed
+OF_A_CPU = ("module", "discrete_tiles")  # the bindings that a library of CUDA's kernels does without
 
 Command = Sequence[str]
 
@@ -76,3 +77,8 @@ def linked(name: str, parts: Sequence[Path], link: Command) -> Path:
     """The library, or without `-shared` the program, that g++ links of these objects."""
     with _alone(name):
         return _kept(name, ".so" if "-shared" in link else ".out", ["g++", *parts, *link], parts)
+
+
+def bindings() -> list[Path]:
+    """The bindings that a library of CUDA's kernels is linked of."""
+    return sorted(path for path in (ROOT / "csrc" / "bindings").glob("*.cpp") if path.stem not in OF_A_CPU)

@@ -175,7 +175,7 @@ OPERATORS = [
         saved="scale grad_logits",
         backward=saved_loss_backward,
     ),
-    # What follows never makes a number for each class of all tokens.
+    # The operators of large vocabularies never store a number for each class of each token.
     Operator(
         "flow_embedding(Tensor x, Tensor weight, Tensor beta, Tensor spread, Tensor? seed, Tensor? noise, "
         f"{_SHARD}) -> (Tensor out, Tensor stats)",

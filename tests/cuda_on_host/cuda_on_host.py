@@ -38,9 +38,7 @@ def operators() -> Path:
 
     torch_flags = [*COMPILE, *(f"-isystem{path}" for path in include_paths())]
     torch_flags += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-O1"]
-    bindings = sorted((ROOT / "csrc" / "bindings").glob("*.cpp"))
-    # the kernels of tiles are a CPU's alone
-    sources = {source: torch_flags for source in bindings if source.stem not in ("module", "discrete_tiles")}
+    sources: dict = dict.fromkeys(compiled.bindings(), torch_flags)
     sources[ROOT / "csrc" / "cpu" / "pages.cpp"] = [*COMPILE, "-O1"]
     sources |= {kernel: [*COMPILE, "-O2", *_fused()] for kernel in KERNELS} | {SHIM: [*COMPILE, "-O2"]}
     link = ["-shared", *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
+from bfn_kernels.backends import builds
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "sanitized"
-BUILD = {"AVX512": "_cpu_avx512", "AVX2": "_cpu_avx2"}.get(torch.backends.cpu.get_cpu_capability(), "_cpu_generic")
+BUILD = builds()[0]
 KERNELS = (
     "accuracy", "binary", "bins", "calls", "errors", "gradients", "layouts", "limits", "mixtures", "modes", "noise",
     "nonfinite", "out", "pages", "properties", "receivers", "rows", "samplers", "ties", "tiles", "times", "unclipped",

@@ -7,7 +7,7 @@ import torch
 from cases import LARGE
 from support import DTYPES, NATIVE, ON_CPU, error, evaluate, scale, ulp, widened
 from test_accuracy import check, layouts
-from test_gradients import second_derivatives
+from test_gradients import check_gradients, second_derivatives
 
 from bfn_kernels import discrete
 from bfn_kernels.discrete import tiles
@@ -46,13 +46,7 @@ def test_strided_inputs(case, backend):
 @on_cpu
 @of_few
 def test_gradcheck(case, backend):
-    inputs = case.inputs((2, 3), torch.float64, seed=3)
-    leaves = [inputs[k].clone().requires_grad_() for k in case.diff]
-
-    def function(*values):
-        return case(inputs | dict(zip(case.diff, values, strict=True)), backend)
-
-    assert torch.autograd.gradcheck(function, leaves, eps=1e-6, atol=1e-5, rtol=1e-4, nondet_tol=0.0)
+    check_gradients(case, backend)
 
 
 @native

@@ -33,15 +33,12 @@ def operators() -> Path:
     """A library that defines the operators of NAMESPACE by CUDA's kernels."""
     from torch.utils.cpp_extension import include_paths, library_paths
 
-    bindings = sorted(
-        p for p in (ROOT / "csrc" / "bindings").glob("*.cpp") if p.stem not in ("module", "discrete_tiles")
-    )
     host = ["g++", "-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
     host += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
     host += [f"-isystem{folder}" for folder in include_paths()]
     kernels = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
     nvcc = [find_tool("nvcc"), *NVCC_FLAGS]
-    sources = dict.fromkeys(bindings, host) | dict.fromkeys(kernels, nvcc)
+    sources = dict.fromkeys(compiled.bindings(), host) | dict.fromkeys(kernels, nvcc)
     parts = compiled.objects(NAMESPACE, sources | {ptx.HERE / "cudart.cpp": ["g++", *ptx.FLAGS]})
     link = ["-shared", *(f"-L{folder}" for folder in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
     return compiled.linked(NAMESPACE, parts, [*link, str(ptx.path())])
