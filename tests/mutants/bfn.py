@@ -6,12 +6,12 @@ TRAIN, EVALUATE, DATA, MODEL, TABLES = (f"bfn/{name}.py" for name in ("train", "
 PATCHES, PATCHED = "bfn_kernels/patch/{}.py".format, "tests/kernels/test_patch.py"
 SOLVED = "tests/kernels/test_patch_solver.py"
 PATCH, SOLVER = PATCHES("bayesian_flow_networks"), PATCHES("bfn_solver")
-NN, SAMPLERS, NN_TESTS = "bfn_kernels/nn.py", "bfn_kernels/samplers.py", "tests/kernels/test_nn.py"
+SAMPLERS, NN_TESTS = "bfn_kernels/samplers.py", "tests/kernels/test_nn.py"
 CHECKPOINT, ALONE, CLI, CONFIGS, MAIN = (
     f"bfn/{name}.py" for name in ("checkpoint", "alone", "cli", "configs/__init__", "__main__")
 )
 BATCHES, PROCESSES, STATES, SHARDS = (f"bfn/{name}.py" for name in ("batches", "processes", "states", "shards"))
-NETWORK = "bfn/networks/{}.py".format
+NETWORK, NN = "bfn/networks/{}.py".format, "bfn_kernels/nn/{}.py".format
 
 
 def tests(name: str, keyword: str) -> str:
@@ -60,7 +60,7 @@ FAULTS = [
     Fault(TRAIN, "if not math.isfinite(self.at.loss_sum):", "if False:", tests("train", "not_finite")),
     # a step of sampling
     Fault(
-        NN,
+        NN("classes"),
         "self.ops.update_sample(output, logits, alpha, out=logits, theta_out=theta,",
         "self.ops.update_sample(output, logits, alpha, out=logits,",
         tests("sample", "what_its_network_sees"),
@@ -179,8 +179,8 @@ FAULTS = [
         "torch.rand(1, generator=generator).expand(len(data), 1)",
         tests("evaluate", "over_the_examples"),
     ),
-    Fault(NN, "t[torch.randperm(count, generator=generator)]", "t", tests("evaluate", "over_the_examples")),
-    Fault(NN, ".clamp(max=n_steps - 1)", "", tests("evaluate", "round")),
+    Fault(NN("base"), "t[torch.randperm(count, generator=generator)]", "t", tests("evaluate", "over_the_examples")),
+    Fault(NN("base"), ".clamp(max=n_steps - 1)", "", tests("evaluate", "round")),
     Fault(EVALUATE, "(messages + reconstruction).std()", "messages.std()", tests("evaluate", "is_the_mean")),
     Fault(EVALUATE, "/ math.sqrt(len(data))", "", tests("evaluate", "is_the_mean")),
     Fault(EVALUATE, " / config.repeats\n        if", "\n        if", tests("evaluate", "is_the_mean")),
@@ -204,10 +204,10 @@ FAULTS = [
     Fault(CONFIGS, "0 <= value < 1", "0 <= value <= 1", tests("configs", "bad_override")),
     Fault(CONFIGS, 'mixed_precision == "False"', 'mixed_precision == "no"', tests("configs", "overrides_replace")),
     # model and sampler
-    Fault(NN, "quadrature=32", "quadrature=8", tests("model", "summed_up")),
-    Fault(NN, '"n_samples": 10', '"n_samples": 5', tests("model", "summed_up")),
-    Fault(NN, '"seed": seed}', '"seed": 0}', tests("model", "summed_up")),
-    Fault(NN, '{"quadrature": 32}', '{"quadrature": 4}', tests("tables", "other_receiver")),
+    Fault(NN("classes"), "quadrature=32", "quadrature=8", tests("model", "summed_up")),
+    Fault(NN("classes"), '"n_samples": 10', '"n_samples": 5', tests("model", "summed_up")),
+    Fault(NN("classes"), '"seed": seed}', '"seed": 0}', tests("model", "summed_up")),
+    Fault(NN("classes"), '{"quadrature": 32}', '{"quadrature": 4}', tests("tables", "other_receiver")),
     Fault(TABLES, 'model.using("factorised")', 'model.using("joint")', tests("tables", "bound_for_its")),
     Fault(TABLES, "n_steps=n_steps", "n_steps=None", tests("tables", "bound_for_its")),
     Fault(TABLES, "distances.fill_diagonal_(math.inf)", "", tests("tables", "told_apart")),
@@ -216,18 +216,18 @@ FAULTS = [
     Fault(TABLES, "if data.symbols:", "if False:", tests("tables", "characters_that_differ")),
     Fault(TRAIN, "if train.compiler is not None", "if False", tests("steps", "network_is_compiled")),
     Fault("bfn/cli.py", 'with_suffix(".npy")', 'with_suffix(".bin")', tests("cli", "written_as_numbers")),
-    Fault(NN, "n_steps, part(seed, 1)", "n_steps, part(seed, 0)", tests("model", "drawn_for_the_loss")),
+    Fault(NN("base"), "n_steps, part(seed, 1)", "n_steps, part(seed, 0)", tests("model", "drawn_for_the_loss")),
     Fault(
-        NN,
+        NN("base"),
         "t = torch.ones(len(x), device=x.device)",
         "t = torch.full((len(x),), 0.9)",
         tests("model", "reconstruction_counts"),
     ),
-    Fault(NN, ", num_bins=self.num_bins, **how", ", **how", tests("model", "reconstruction_counts")),
+    Fault(NN("normal"), ", num_bins=self.num_bins, **how", ", **how", tests("model", "reconstruction_counts")),
     Fault(MODEL, "1 - 2 * theta[..., None]", "2 * theta[..., None] - 1", tests("model", "the_right_way_round")),
-    Fault(NN, "(output > 0).long()", "(output < 0).long()", tests("model", "right_way")),
+    Fault(NN("classes"), "(output > 0).long()", "(output < 0).long()", tests("model", "right_way")),
     Fault(
-        NN,
+        NN("base"),
         "t = torch.ones(len(theta), device",
         "t = torch.zeros(len(theta), device",
         tests("model", "sampling_follows"),
@@ -240,21 +240,21 @@ FAULTS = [
         SAMPLERS, "alpha(steps.double(), n_steps)", "alpha(steps.double(), n_steps + 1)", tests("sample", "watching")
     ),
     Fault(SAMPLERS, "tuple(value.clone() for value", "tuple(value for value", tests("sample", "by_themselves")),
-    Fault(NN, "part(seed, 2)), n_steps)", "part(seed, 2)))", f"{NN_TESTS} -k times_that_are_not"),
+    Fault(NN("base"), "part(seed, 2)), n_steps)", "part(seed, 2)))", f"{NN_TESTS} -k times_that_are_not"),
     Fault(
-        NN,
+        NN("base"),
         "reduction=reduction, mask=mask)\n        return",
         "reduction=reduction)\n        return",
         f"{NN_TESTS} -k mask",
     ),
     Fault(
-        NN,
+        NN("base"),
         "drawn_seed() if seed is None else seed\n        if",
         "1 if seed is None else seed\n        if",
         f"{NN_TESTS} -k seed",
     ),
     Fault(
-        NN,
+        NN("base"),
         "if (parameter is None) == (schedule is None):",
         "if parameter is None and schedule is None:",
         f"{NN_TESTS} -k takes_the_place",

@@ -124,5 +124,7 @@ FAULTS = [
         "torch.cat([torch.ones(1), torch.as_tensor(later)])",
         SAMPLES("second_order"),
     ),
-    Fault("bfn_kernels/nn.py", "self.state_scale = num_classes", "self.state_scale = 4", SAMPLES("second_order")),
+    Fault(
+        "bfn_kernels/nn/classes.py", "self.state_scale = num_classes", "self.state_scale = 4", SAMPLES("second_order")
+    ),
 ]

@@ -1,0 +1,29 @@
+"""Modules that join a network of your own and the ops: the loss of a batch, and the steps of samplers.
+
+There is one for each kind of data. They hold the network and a schedule, so that training is `model(x).backward()`, and
+sampling is `samplers.sample(model, shape, n_steps)`.
+"""
+
+from bfn_kernels.nn.base import BFN, Network, State, down_to_step, drawn_seed, part, spread_times
+from bfn_kernels.nn.classes import Binary, Classes, Discrete, Vocabulary
+from bfn_kernels.nn.layers import LinearHead, NoisyEmbedding
+from bfn_kernels.nn.normal import Continuous, Discretised, Normal
+
+__all__ = [
+    "BFN",
+    "Binary",
+    "Classes",
+    "Continuous",
+    "Discrete",
+    "Discretised",
+    "LinearHead",
+    "Network",
+    "NoisyEmbedding",
+    "Normal",
+    "State",
+    "Vocabulary",
+    "down_to_step",
+    "drawn_seed",
+    "part",
+    "spread_times",
+]

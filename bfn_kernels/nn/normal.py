@@ -1,0 +1,146 @@
+"""The modules of continuous and of discretised data, whose input distribution is a normal one."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import continuous, discretised, solvers
+from bfn_kernels.nn.base import BFN, Network, State, given_schedule
+from bfn_kernels.schedules import ContinuousSchedule, ExponentialVariance
+from bfn_kernels.solvers import Coefficients
+
+
+class Normal(BFN):
+    """The base for continuous and discretised data, whose input distribution is N(mean, 1/precision)."""
+
+    solver_start = 0.01
+
+    def __init__(self, network: Network, sigma_1: float | None = None, *, schedule: ContinuousSchedule | None = None):
+        super().__init__(network)
+        self.schedule: ContinuousSchedule = given_schedule("sigma_1", sigma_1, schedule, ExponentialVariance)
+
+    def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
+        return continuous.flow_sample(x, t, schedule=self.schedule, seed=seed, mask=mask)
+
+    def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
+        return torch.zeros(shape, device=device), torch.ones((), dtype=torch.float64, device=device)
+
+    def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
+        mean = self.solver_noise(shape, float(solvers.start_variance(self.schedule, t)), device, seed)
+        return mean, torch.zeros_like(mean)
+
+    def theta(self, state: State) -> Tensor:
+        return state[0]
+
+
+class Continuous(Normal):
+    """Reals in [-1, 1]; the network puts out the noise in the mean, `[B, ...]`.
+
+    sigma_1, or a schedule: as in `continuous.flow_sample`. num_bins: counts the reconstruction in bins of [-1, 1], so
+    that its nats can be compared with those of discretised data.
+
+    >>> model = Continuous(lambda mean, t: mean, sigma_1=0.1)
+    >>> model(torch.zeros(2, 3), torch.tensor([0.0, 0.5]), seed=1).shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        sigma_1: float | None = None,
+        *,
+        schedule: ContinuousSchedule | None = None,
+        num_bins: int | None = None,
+    ):
+        super().__init__(network, sigma_1, schedule=schedule)
+        self.num_bins = num_bins
+
+    def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **how: Any) -> Tensor:
+        return continuous.continuous_time_loss(x, output, theta, t, schedule=self.schedule, **how)
+
+    def discrete_time_loss(
+        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **how: Any
+    ) -> Tensor:
+        return continuous.discrete_time_loss(x, output, theta, t, schedule=self.schedule, n_steps=n_steps, **how)
+
+    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **how: Any) -> Tensor:
+        return continuous.reconstruction_loss(x, output, theta, schedule=self.schedule, num_bins=self.num_bins, **how)
+
+    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
+        mean, precision = state
+        _, updated = continuous.update_sample(
+            output, mean, precision, alpha, t=t, schedule=self.schedule, seed=seed, out=mean
+        )
+        precision.copy_(cast(Tensor, updated))
+
+    def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
+        mean, predicted = state
+        previous = None if coefficients.extrapolation is None else predicted
+        continuous.solver_step(
+            output, mean, t, coefficients=coefficients, previous=previous, schedule=self.schedule, seed=seed, out=mean,
+            predicted_out=predicted,
+        )  # fmt: skip
+
+    def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
+        return continuous.predict_data(output, theta, t, schedule=self.schedule)
+
+
+class Discretised(Normal):
+    """Data at the centres of num_bins bins of [-1, 1]; the network puts out the noise's mean and log standard
+    deviation, `[B, ..., 2]`.
+
+    >>> model = Discretised(lambda mean, t: torch.stack([mean, 0 * mean], -1), sigma_1=0.1, num_bins=16)
+    >>> model(torch.full((2, 3), 1 / 16), torch.tensor([0.0, 0.5]), seed=1, reduction="batch").shape
+    torch.Size([2])
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        sigma_1: float | None = None,
+        *,
+        num_bins: int,
+        schedule: ContinuousSchedule | None = None,
+    ):
+        super().__init__(network, sigma_1, schedule=schedule)
+        self.num_bins = num_bins
+
+    def settings(self, output: Tensor) -> dict[str, Any]:
+        """The keyword arguments that all ops of the family share."""
+        return {
+            "pred_mean": output,
+            "pred_log_std": None,  # the output is both, stacked
+            "schedule": self.schedule,
+            "num_bins": self.num_bins,
+        }
+
+    def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **how: Any) -> Tensor:
+        return discretised.continuous_time_loss(x, mean=theta, t=t, **self.settings(output), **how)
+
+    def discrete_time_loss(
+        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **how: Any
+    ) -> Tensor:
+        return discretised.discrete_time_loss(x, mean=theta, t=t, n_steps=n_steps, **self.settings(output), **how)
+
+    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **how: Any) -> Tensor:
+        return discretised.reconstruction_loss(x, mean=theta, **self.settings(output), **how)
+
+    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
+        mean, precision = state
+        _, updated = discretised.update_sample(
+            mean=mean, precision=precision, t=t, alpha=alpha, seed=seed, out=mean, **self.settings(output)
+        )
+        precision.copy_(cast(Tensor, updated))
+
+    def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
+        mean, predicted = state
+        previous = None if coefficients.extrapolation is None else predicted
+        discretised.solver_step(
+            mean=mean, t=t, coefficients=coefficients, previous=previous, seed=seed, out=mean, predicted_out=predicted,
+            **self.settings(output),
+        )  # fmt: skip
+
+    def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
+        normal = discretised.output_distribution(output, None, theta, t, schedule=self.schedule)
+        return discretised.mode(*normal, num_bins=self.num_bins)
