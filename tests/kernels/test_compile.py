@@ -3,9 +3,10 @@
 import cuda_on_host
 import pytest
 import torch
-from cases import CASES, LARGE
+from cases import CASES
 from support import FIRST, NATIVE, evaluate, named, serves, weights_like
 from torch.utils._python_dispatch import TorchDispatchMode
+from vocabularies import LARGE
 
 from bfn_kernels import continuous, discrete, discretised
 

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from cases import LARGE
 from support import DTYPES, NATIVE, ON_CPU, error, evaluate, scale, ulp, widened
 from test_accuracy import check, layouts
 from test_gradients import check_gradients, second_derivatives
+from vocabularies import LARGE
 
 from bfn_kernels import discrete
 from bfn_kernels.discrete import tiles
