@@ -44,20 +44,21 @@ template <bool kSquares, class T>
   }
 }
 
-// Joins the lanes of each row by f; the rows follow each other.
+// Joins the lanes of each row by f; the rows follow each other. Four lanes are left of each row before they are turned.
 template <class T, class F>
 void join_lanes(const Rows& rows, const T* lanes, T (&out)[kLanes], F&& f) {
+  T fours[4 * kLanes], turned[4 * kLanes], joined[kLanes];
+  for (int64_t row = 0; row < rows.count; ++row) {
+    const T* const lane = lanes + row * kLanes;
+    for (int64_t j = 0; j < 4; ++j) fours[row * 4 + j] = f(f(lane[j], lane[j + 4]), f(lane[j + 8], lane[j + 12]));
+  }
   if (rows.count == 1) {
-    T joined = lanes[0];
-    for (int64_t j = 1; j < kLanes; ++j) joined = f(joined, lanes[j]);
-    std::fill_n(out, kLanes, joined);
+    std::fill_n(out, kLanes, f(f(fours[0], fours[1]), f(fours[2], fours[3])));
     return;
   }
-  T turned[kLanes * kLanes], joined[kLanes];
-  rows_to_lanes(kLanes, lanes, turned);
-  std::copy_n(turned, kLanes, joined);
-  for (int64_t s = 1; s < kLanes; ++s) {
-    for (int64_t j = 0; j < kLanes; ++j) joined[j] = f(joined[j], turned[s * kLanes + j]);
+  rows_to_lanes(4, fours, turned);
+  for (int64_t j = 0; j < kLanes; ++j) {
+    joined[j] = f(f(turned[j], turned[kLanes + j]), f(turned[2 * kLanes + j], turned[3 * kLanes + j]));
   }
   copy_lanes(rows, joined, out);
 }
