@@ -15,9 +15,6 @@ Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is dr
 Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed.
 """
 
-import math
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -30,17 +27,22 @@ from bfn_kernels.arguments import (
     expectation,
     known_values,
     prediction_scalars,
-    read_mean,
     step_time,
     updated_precision,
 )
 from bfn_kernels.discretised import reference
-from bfn_kernels.discretised.arguments import MAX_COMPONENTS, check_output, component_noises
+from bfn_kernels.discretised.arguments import check_output, component_noises
+from bfn_kernels.discretised.bins import bin_index, centre
+from bfn_kernels.discretised.distribution import expected_value as expected_value
+from bfn_kernels.discretised.distribution import log_prob as log_prob
+from bfn_kernels.discretised.distribution import mode as mode
+from bfn_kernels.discretised.distribution import normal_of
+from bfn_kernels.discretised.distribution import output_distribution as output_distribution
+from bfn_kernels.discretised.distribution import sample as sample
 from bfn_kernels.discretised.operators import CHOICES, MEAN, OPERATORS
 from bfn_kernels.discretised.solver import solver_step as solver_step
-from bfn_kernels.operators import Library, needs
+from bfn_kernels.operators import needs
 from bfn_kernels.outputs import check_out
-from bfn_kernels.reduction import NONE
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
@@ -58,7 +60,7 @@ def from_levels(levels: Tensor, *, num_bins: int, dtype: torch.dtype = torch.flo
     num_bins = checks.integer("num_bins", num_bins, 2)
     index, valid = checks.valid_classes("levels", checks.classes("levels", levels).long(), num_bins)
     wide = torch.promote_types(dtype, torch.float32)
-    return torch.where(valid, reference.centre(index.to(wide), num_bins), torch.nan).to(dtype)
+    return torch.where(valid, centre(index.to(wide), num_bins), torch.nan).to(dtype)
 
 
 def to_levels(x: Tensor, *, num_bins: int) -> Tensor:
@@ -71,152 +73,7 @@ def to_levels(x: Tensor, *, num_bins: int) -> Tensor:
     """
     checks.data("x", x)
     wide = x.to(checks.compute_dtype(x))
-    return reference.bin_index(wide, checks.integer("num_bins", num_bins, 2)).nan_to_num(0).long()
-
-
-def output_distribution(
-    pred_mean: Tensor,
-    pred_log_std: Tensor | None,
-    mean: Tensor | None,
-    t: Rows,
-    *,
-    sigma_1: float | None = None,
-    schedule: ContinuousSchedule | None = None,
-    parametrisation: str = "noise",
-    limits: Limits = PUBLISHED,
-    backend: str | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Mean and std of the data that the network predicts at time t (105, 106): μ/γ − √((1−γ)/γ)·pred_mean and
-    √((1−γ)/γ)·exp(pred_log_std), or with `parametrisation="data"` pred_mean and exp(pred_log_std). `sample`, `mode`,
-    `expected_value` and `log_prob` take them.
-
-    pred_mean, pred_log_std `[B, ...]` or, of a mixture, `[B, ..., M]`; mean `[B, ...]`, or None with "data". All are
-    differentiable; t in [0, 1]. limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with the
-    noise predicted, mean and std are 0 and 1 before its t_min. Returns both in that shape, in float32 (float64 for
-    float64).
-
-    >>> zero = torch.zeros(1, 2)
-    >>> mean, std = output_distribution(zero, zero - 1, zero + 0.36, 0.5, sigma_1=0.1)
-    >>> mean, std, mode(mean, std, num_bins=16)
-    (tensor([[0.4000, 0.4000]]), tensor([[0.1226, 0.1226]]), tensor([[0.4375, 0.4375]]))
-    """
-    schedule = continuous_schedule(sigma_1, schedule)
-    _, *std_limits = bins_and_limits(2, limits)
-    checks.data("pred_mean", pred_mean)
-    if pred_log_std is None and (pred_mean.dim() == 0 or pred_mean.shape[-1] != 2):
-        raise ValueError(f"pred_mean must have shape [..., 2] without pred_log_std, got {tuple(pred_mean.shape)}")
-    pred_mean, pred_log_std = reference.pair(pred_mean, pred_log_std)
-    checks.like("pred_log_std", pred_log_std, "pred_mean", pred_mean)
-    lead = pred_mean.shape[:-1]
-    mixed = len(lead) > 0 and isinstance(mean, Tensor) and mean.shape == lead
-    shape = lead if mixed else pred_mean.shape
-    mean = read_mean(pred_mean, mean, parametrisation, "pred_mean", shape)
-    library = backends.library(backend, pred_mean.device)
-    dtype = checks.compute_dtype(pred_mean, pred_log_std, mean)
-    scales = prediction_scalars(library, parametrisation, t, pred_mean, dtype, schedule, limits, dims=len(shape))
-    return _output_distribution(library, dtype, pred_mean, pred_log_std, mean, scales, std_limits)
-
-
-def expected_value(
-    mean: Tensor,
-    std: Tensor,
-    *,
-    num_bins: int,
-    mixture_logits: Tensor | None = None,
-    clip: bool = True,
-    backend: str | None = None,
-) -> Tensor:
-    """Mean of the output distribution, k̂ = Σ p_k c_k = (1 − 1/K) − h·Σ Φ((b_j − mean)/std) over inner edges b_j.
-
-    mean, std `[B, ...]`, differentiable, std positive; num_bins: K, at least 2. `clip=False` renormalises in [−1, 1];
-    with less than 1e-5 of the mass inside, as always from std = 8e4 on, p is uniform. Returns k̂ in mean's shape and
-    type.
-
-    >>> expected_value(torch.tensor([0.3]), torch.tensor([1e-3]), num_bins=16)
-    tensor([0.3125])
-    """
-    num_bins = checks.integer("num_bins", num_bins, 2)
-    _normal(mean, std, mixture_logits)
-    library = backends.library(backend, mean.device)
-    return library.discretised.expected_value(mean, std, mixture_logits, num_bins, clip)
-
-
-def log_prob(
-    x: Tensor,
-    mean: Tensor,
-    std: Tensor,
-    *,
-    num_bins: int,
-    mixture_logits: Tensor | None = None,
-    clip: bool = True,
-    backend: str | None = None,
-) -> Tensor:
-    """ln p, in nats, of the bin that x lies in, exact far into both tails (107–109), where the published code has a
-    density (docs/published_code.md).
-
-    x, mean, std `[B, ...]`; mean and std differentiable, std positive. Returns float32 (float64 for float64).
-
-    >>> log_prob(torch.tensor([0.1]), torch.zeros(1), torch.ones(1), num_bins=2)
-    tensor([-0.6931])
-    """
-    checks.data("x", x)
-    num_bins = checks.integer("num_bins", num_bins, 2)
-    shape = _normal(mean, std, mixture_logits)
-    checks.like("x", x, "mean", mean, shape)
-    checks.no_gradient("a bin has none", x=x)
-    library = backends.library(backend, x.device)
-    return -library.discretised.bin_loss(x, mean, std, mixture_logits, num_bins, clip, None, NONE)
-
-
-def sample(
-    mean: Tensor,
-    std: Tensor,
-    *,
-    num_bins: int,
-    mixture_logits: Tensor | None = None,
-    seed: int | Tensor | None = None,
-    generator: torch.Generator | None = None,
-    noise: Tensor | None = None,
-    component_noise: Tensor | None = None,
-    backend: str | None = None,
-) -> Tensor:
-    """A draw from the clipped output distribution: the centre of the bin of clamp(mean + std·ε).
-
-    mean, std `[B, ...]`, not differentiable. noise: normals; component_noise: uniforms that draw the component of a
-    mixture. Returns centres in mean's shape and type.
-
-    >>> sample(torch.tensor([0.3]), torch.tensor([0.1]), num_bins=2, noise=torch.zeros(1))
-    tensor([0.5000])
-    """
-    num_bins = checks.integer("num_bins", num_bins, 2)
-    shape = _normal(mean, std, mixture_logits)
-    checks.no_gradient("a draw has none", mean=mean, std=std, mixture_logits=mixture_logits)
-    seed = drawn_seed(
-        mean, seed, generator, ("noise", noise, shape), *component_noises(mixture_logits, component_noise, shape)
-    )
-    library = backends.library(backend, mean.device)
-    return library.discretised.sample(mean, std, mixture_logits, num_bins, seed, noise, component_noise)
-
-
-def mode(
-    mean: Tensor,
-    std: Tensor,
-    *,
-    num_bins: int,
-    mixture_logits: Tensor | None = None,
-    backend: str | None = None,
-) -> Tensor:
-    """The centre of the likeliest bin of the clipped output distribution; of a mixture, all K bins are tried.
-
-    mean, std `[B, ...]`, not differentiable. Returns centres in mean's shape and type.
-
-    >>> mode(torch.tensor([0.3, 5.0]), torch.tensor([0.1, 1.0]), num_bins=4)
-    tensor([0.2500, 0.7500])
-    """
-    num_bins = checks.integer("num_bins", num_bins, 2)
-    _normal(mean, std, mixture_logits)
-    checks.no_gradient("a mode has none", mean=mean, std=std, mixture_logits=mixture_logits)
-    return backends.library(backend, mean.device).discretised.mode(mean, std, mixture_logits, num_bins)
+    return bin_index(wide, checks.integer("num_bins", num_bins, 2)).nan_to_num(0).long()
 
 
 def continuous_time_loss(
@@ -401,7 +258,7 @@ def update_sample(
     draws = [("draw_noise", draw_noise, mean.shape), *draws] if choose == "sample" else []
     seed = drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
     if choice == MEAN and any(needs(*output.values(), mean)):  # the operator has no gradient for the predictions
-        normal = _output_distribution(library, dtype, pred_mean, pred_log_std, mean, scales, bins[1:])
+        normal = normal_of(library, dtype, pred_mean, pred_log_std, mean, scales, bins[1:])
         value = library.discretised.expected_value(*normal, mixture_logits, bins[0], True)
         value = value if known is None else torch.where(known_mask, known.to(value.dtype), value)
         keep, take, std = update
@@ -423,29 +280,6 @@ def update_sample(
             out,
         )
     return updated, updated_precision(precision, alpha, mean)
-
-
-def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Sequence[int]:
-    """Checks a normal or a mixture of normals; returns the shape of its variables."""
-    checks.data("mean", mean)
-    checks.like("std", std, "mean", mean)
-    if mixture_logits is None:
-        return mean.shape
-    checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
-    checks.like("mixture_logits", mixture_logits, "mean", mean)
-    return mean.shape[:-1]
-
-
-def _output_distribution(
-    library: Library, dtype: torch.dtype, pred_mean, pred_log_std, mean, scales, std_limits
-) -> tuple[Tensor, Tensor]:
-    """Mean and std in `dtype`, the type of the arithmetic. The mean is x̂ of continuous data without its clip."""
-    pred_mean, pred_log_std = reference.pair(pred_mean, pred_log_std)
-    if mean is not None and mean.dim() < pred_mean.dim():
-        mean = mean.unsqueeze(-1).expand(pred_mean.shape)
-        scales = [None if scale is None else scale.unsqueeze(-1) for scale in scales]
-    data_mean = library.continuous.predict_data(pred_mean.to(dtype), mean, *scales, -math.inf, math.inf)
-    return data_mean, library.discretised.output_std(pred_log_std.to(dtype), *scales, *std_limits)
 
 
 def _check_loss(

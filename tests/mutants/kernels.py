@@ -124,7 +124,8 @@ FAULTS = [
         f"{PUBLIC} -k a_step_on",
     ),
     Fault(
-        FAMILY("discretised"), "pred_log_std.to(dtype), *scales,", "pred_log_std, *scales,", f"{PUBLIC} -k limits_of",
+        "bfn_kernels/discretised/distribution.py", "pred_log_std.to(dtype), *scales,", "pred_log_std, *scales,",
+        f"{PUBLIC} -k limits_of",
     ),
     Fault(
         "csrc/cpu/continuous.cpp", "sent[i] = clamp(from.x_hat(i), from.low, from.high);", "sent[i] = from.x_hat(i);",

@@ -4,27 +4,28 @@ from fault import Fault
 
 TESTS = "tests/kernels/"
 REFERENCE, DISCRETE = "bfn_kernels/discretised/reference.py", "bfn_kernels/discrete/reference.py"
+BINS = "bfn_kernels/discretised/bins.py"
 TRITON, SCALAR = "bfn_kernels/discretised/triton_expected.py", "csrc/math/expected_value.h"
 UNCLIPPED, UNCLIPPED_TRITON = f"{TESTS}test_unclipped.py", f"TRITON_INTERPRET=1 {TESTS}test_unclipped.py -k triton"
 
 FAULTS = [
     Fault(  # no gradient at 0
-        REFERENCE,
+        BINS,
         "torch.where(uniform, 0.0, sign * mean), torch.where(uniform, 1.0, std)",
         "torch.where(uniform, 0.0, mean.abs()), torch.where(uniform, 1.0, std)",
         f"{UNCLIPPED} -k reference",
     ),
-    Fault(REFERENCE, "    wide = std >= WIDE_STD\n", "    wide = std >= 1e9\n", f"{UNCLIPPED} -k reference"),
-    Fault(REFERENCE, "WIDE_STD, WIDE_TERMS = 2.0, 30", "WIDE_STD, WIDE_TERMS = 2.0, 9", f"{UNCLIPPED} -k reference"),
-    Fault(REFERENCE, "he, (mean * he - n * before)", "he, (mean * he - before)", f"{UNCLIPPED} -k reference"),
+    Fault(BINS, "    wide = std >= WIDE_STD\n", "    wide = std >= 1e9\n", f"{UNCLIPPED} -k reference"),
+    Fault(BINS, "WIDE_STD, WIDE_TERMS = 2.0, 30", "WIDE_STD, WIDE_TERMS = 2.0, 9", f"{UNCLIPPED} -k reference"),
+    Fault(BINS, "he, (mean * he - n * before)", "he, (mean * he - before)", f"{UNCLIPPED} -k reference"),
     Fault(
-        REFERENCE,
+        BINS,
         "    return torch.erfc(-z * math.sqrt(0.5)) / 2\n",
         "    return torch.special.ndtr(z)\n",
         f"{UNCLIPPED} -k reference",
     ),
     Fault(
-        REFERENCE,
+        BINS,
         "    log_total = log_interval((-1 - mean) / std, (1 - mean) / std, -mean / std, 2 / std)\n",
         "    log_total = (torch.special.ndtr((1 - mean) / std) - torch.special.ndtr((-1 - mean) / std)).log()\n",
         f"{UNCLIPPED} -k reference",
