@@ -1,0 +1,174 @@
+// How a thread reads and writes the numbers of a view: one by one through any strides and types, or many together where
+// they are dense and aligned.
+#pragma once
+
+#include <type_traits>
+
+#include "../ops/view.h"
+#include "device.h"
+
+namespace bfn {
+
+// Divides numbers below 2^63 by multiplying (Granlund and Montgomery 1994). Without a divisor the quotient is 0.
+struct Divisor {
+  uint64_t factor = 0;
+  uint32_t shift = 0, any = 0;
+
+  Divisor() = default;
+  explicit Divisor(int64_t by) : any(by != 0) {
+    if (!any) return;
+    while (shift < 63 && (int64_t{1} << shift) < by) ++shift;
+    const uint64_t excess = (uint64_t{1} << shift) - static_cast<uint64_t>(by);
+    factor = static_cast<uint64_t>((static_cast<unsigned __int128>(excess) << 64) / static_cast<uint64_t>(by)) + 1;
+  }
+  __device__ int64_t divide(int64_t x) const {
+    const uint64_t n = static_cast<uint64_t>(x);
+    const uint64_t high = static_cast<uint64_t>((static_cast<unsigned __int128>(n) * factor) >> 64);
+    return any ? static_cast<int64_t>((high + n) >> shift) : 0;
+  }
+};
+
+// Where the number `index` of a view lies. Numbers that fit 32 bits are divided as such, which is faster.
+__device__ inline int64_t offset_of(const View& view, int64_t index) {
+  int64_t offset = 0;
+  if (view.dims == 0) return 0;
+  for (int d = view.dims - 1; d > 0; --d) {
+    const int64_t size = view.size[d];
+    const int64_t rest = index <= INT32_MAX && size <= INT32_MAX
+                             ? static_cast<uint32_t>(index) / static_cast<uint32_t>(size)
+                             : index / size;
+    offset += (index - rest * size) * view.stride[d];
+    index = rest;
+  }
+  return offset + index * view.stride[0];
+}
+
+template <class T>
+__device__ T read_at(const View& view, int64_t offset) {
+  switch (view.dtype) {
+    case DType::kFloat:
+      return static_cast<T>(static_cast<const float*>(view.data)[offset]);
+    case DType::kDouble:
+      return static_cast<T>(static_cast<const double*>(view.data)[offset]);
+    case DType::kBFloat16:
+      return static_cast<T>(widen(static_cast<const BFloat16*>(view.data)[offset]));
+    case DType::kHalf:
+      return static_cast<T>(widen(static_cast<const Half*>(view.data)[offset]));
+    case DType::kInt64:
+      return static_cast<T>(static_cast<const int64_t*>(view.data)[offset]);
+    case DType::kInt32:
+      return static_cast<T>(static_cast<const int32_t*>(view.data)[offset]);
+    case DType::kUInt8:
+      return static_cast<T>(static_cast<const uint8_t*>(view.data)[offset]);
+  }
+  return T(0);
+}
+
+// It is not inlined: its callers are slow anyway, and many.
+template <class T>
+BFN_NOINLINE __device__ T read_any(const View& view, int64_t index) {
+  return read_at<T>(view, offset_of(view, index));
+}
+
+template <class T>
+__device__ T read(const View& view, int64_t index, T missing = T(0)) {
+  return view ? read_any<T>(view, index) : missing;
+}
+
+// As `read`, without a call for the numbers of rows of classes as they come as a rule: of this type, one for each row
+// or for each `size[1]` rows.
+template <class T>
+__device__ __forceinline__ T read_row(const View& view, int64_t row, T missing = T(0)) {
+  const T* data = static_cast<const T*>(view.data);
+  const bool each = view.dims == 1, repeated = view.dims == 2 && view.stride[1] == 0 && row <= INT32_MAX;
+  if (view.dtype != dtype_of<T>() || !(each || repeated)) return read<T>(view, row, missing);
+  return data[(each ? row : static_cast<uint32_t>(row) / static_cast<uint32_t>(view.size[1])) * view.stride[0]];
+}
+
+template <class T>
+__device__ void write_at(const View& view, int64_t offset, T x) {
+  switch (view.dtype) {
+    case DType::kDouble:
+      static_cast<double*>(view.data)[offset] = static_cast<double>(x);
+      break;
+    case DType::kBFloat16:
+      narrow(static_cast<float>(x), static_cast<BFloat16*>(view.data)[offset]);
+      break;
+    case DType::kHalf:
+      narrow(static_cast<float>(x), static_cast<Half*>(view.data)[offset]);
+      break;
+    default:
+      static_cast<float*>(view.data)[offset] = static_cast<float>(x);
+  }
+}
+
+template <class T>
+BFN_NOINLINE __device__ void write(const View& view, int64_t index, T x) {
+  write_at(view, offset_of(view, index), x);
+}
+
+template <class T>
+__device__ __forceinline__ void write_row(const View& view, int64_t row, T x) {
+  if (view.dtype == dtype_of<T>() && view.dims == 1) {
+    static_cast<T*>(view.data)[row * view.stride[0]] = x;
+  } else {
+    write(view, row, x);
+  }
+}
+
+// A type of so many bytes that the compiler reads and writes at once; of an array it writes each element.
+template <size_t kBytes>
+struct Together;
+template <>
+struct Together<4> {
+  using type = unsigned;
+};
+template <>
+struct Together<8> {
+  using type = uint2;
+};
+template <>
+struct Together<16> {
+  using type = uint4;
+};
+
+template <class S, int kCount>
+__device__ __forceinline__ void load_together(const S* from, S (&x)[kCount]) {
+  const auto all = *reinterpret_cast<const typename Together<sizeof(x)>::type*>(from);
+  std::memcpy(x, &all, sizeof(x));
+}
+
+template <class S, int kCount>
+__device__ __forceinline__ void store_together(S* to, const S (&x)[kCount]) {
+  typename Together<sizeof(x)>::type all;
+  std::memcpy(&all, x, sizeof(x));
+  __stwb(reinterpret_cast<decltype(all)*>(to), all);  // the compiler splits an assignment in a branch
+}
+
+template <class S, int kCount>
+__device__ __forceinline__ void load_vectors(const S* from, float (&x)[kCount]) {
+  if constexpr (kCount == 1) x[0] = widen(*from);
+  constexpr int kEach = 16 / sizeof(S);
+#pragma unroll
+  for (int i = 0; i < kCount / kEach; ++i) {
+    S each[kEach];
+    load_together(from + i * kEach, each);
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) x[i * kEach + j] = widen(each[j]);
+  }
+}
+
+template <class S, int kCount>
+__device__ __forceinline__ void store_vectors(S* to, const float (&x)[kCount]) {
+  if constexpr (kCount == 1) narrow(x[0], *to);
+  constexpr int kEach = 16 / sizeof(S);
+#pragma unroll
+  for (int i = 0; i < kCount / kEach; ++i) {
+    S each[kEach];
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) narrow(x[i * kEach + j], each[j]);
+    store_together(to + i * kEach, each);
+  }
+}
+
+}  // namespace bfn
