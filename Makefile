@@ -22,11 +22,12 @@ $(VENV)/bin/python:
 # The build of the CPU kernels that this machine loads. The others, which only tests load here, are not tuned.
 LOADED = $$($(BIN)/python -c 'from bfn_kernels.backends import builds; print(builds()[0])'),_cuda
 
-# The environment and the extension are rebuilt only if their sources have changed.
+# The environment and the extension are rebuilt only if their sources have changed. Bytecode is left to the first import,
+# since most of what is installed is never imported.
 $(VENV)/installed: pyproject.toml setup.py $(SOURCES) | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24' 'setuptools>=77' wheel ninja numpy 'torch>=2.11'
+	$(BIN)/python -m pip install --quiet --no-compile --upgrade 'pip>=24' 'setuptools>=77' wheel ninja numpy 'torch>=2.11'
 	BFN_TUNED=$(LOADED) BFN_NVCC=$(NVCC) PYTHONWARNINGS=ignore \
-		$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[$(EXTRAS)]'
+		$(BIN)/python -m pip install --quiet --no-compile --no-build-isolation --editable '.[$(EXTRAS)]'
 	touch $@
 
 run: install
