@@ -17,7 +17,7 @@ import torch
 from gpu_build.calls import Row, of_bits, of_classes, of_data
 from gpu_build.table import Execution
 
-INTERPRETER = Path(__file__).resolve().parents[1] / "tests" / "ptx"
+TESTS = Path(__file__).resolve().parents[1] / "tests"
 CLASSES = (4, 27, 128, 2048)
 
 # For instructions of PTX, the classes of machine instructions that ptxas makes of one. The first rule that matches the
@@ -79,8 +79,7 @@ def passes(name: str) -> float:
 
 def interpreter(backend: str) -> Any:
     """The module of tests/ptx that makes the backend out of PTX."""
-    if str(INTERPRETER) not in sys.path:
-        sys.path.insert(0, str(INTERPRETER))
+    sys.path += [str(folder) for folder in (TESTS, TESTS / "ptx") if str(folder) not in sys.path]
     return importlib.import_module(f"{backend}_ptx")
 
 

@@ -1,6 +1,7 @@
 """The checks of the GPU builds, which need no GPU: each must be able to fail."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import ptx
@@ -63,6 +64,13 @@ def test_the_verdict_names_the_worst():
     assert said.startswith("verdict: well; 1 rows of kernels for sm_80, ") and said.endswith("13%, of cuda slow")
     assert verdict(kernels, [], []).endswith("nothing was executed, and no budget looked at")
     assert verdict(kernels, [fast], ["spills", "no budget"]) == "verdict: NOT well, 2 errors"
+
+
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+def test_the_interpreter_is_found(backend):
+    """In a process that does not have pytest's path."""
+    asked = f"from gpu_build.executed import interpreter; interpreter({backend!r})"
+    subprocess.run([sys.executable, "-c", asked], cwd=Path(executed.__file__).parents[1], check=True)
 
 
 def test_products_of_integers_share_the_pipe_of_floats():
