@@ -17,7 +17,18 @@ from bfn_kernels.discrete.composed_steps import linear_step_out as linear_step_o
 from bfn_kernels.discrete.operators import SUMS
 from bfn_kernels.discrete.reference import drifted
 from bfn_kernels.discrete.sums import LEAST, Row, Slopes, Sums
-from bfn_kernels.discrete.tiles import Grid, Logits, Messages, Normals, Shard, Tokens, exponentials, is_x, kernel_of
+from bfn_kernels.discrete.tiles import (
+    Grid,
+    Logits,
+    Messages,
+    Normals,
+    Shard,
+    Tokens,
+    exponentials,
+    is_x,
+    joined,
+    kernel_of,
+)
 from bfn_kernels.reduction import MEAN, reduce
 
 Tensors = tuple[Tensor, Tensor, Tensor]
@@ -50,13 +61,8 @@ class Flow:
 
     def join(self, sums: Tensor) -> Tensor:
         """Joins top, total and sums of vectors by the exponentials with those of the classes of other processes."""
-        shard = self.tokens.shard
-        if shard.group is None:
-            return sums
-        tops, totals = shard.gathered(torch.stack([self.top, self.total])).unbind(1)
-        here, self.top = self.top, tops.amax(0)
-        self.total = ((tops - self.top).exp() * totals).sum(0)
-        return shard.summed(sums * (here - self.top).exp().unsqueeze(-1))
+        self.top, self.total, sums = joined(self.tokens.shard, self.top, self.total, sums)
+        return sums
 
     def _by_kernel(self, part: slice, classes: slice, again: bool) -> Tensor:
         out, messages, tokens = self.grid.tile(part, classes), self.messages, self.tokens

@@ -15,12 +15,12 @@ from bfn_kernels.checks import compute_dtype, valid_classes
 from bfn_kernels.discrete.operators import MEAN, MODE, SUMS
 from bfn_kernels.discrete.reference import one_hot
 from bfn_kernels.discrete.sums import LEAST, Sums
-from bfn_kernels.discrete.tiles import Grid, Logits, exponentials, kernel_of
+from bfn_kernels.discrete.tiles import Grid, Logits, Shard, exponentials, joined, kernel_of
 
 
 def linear_mode(library: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, *shard: Any) -> Tensor:
     dtype = compute_dtype(hidden, weight, bias)
-    return _mode(_logits(hidden, weight, bias, dtype))[0].view(hidden.shape[:-1])
+    return _mode(_logits(hidden, weight, bias, dtype), Shard(*shard))[0].view(hidden.shape[:-1])
 
 
 def linear_step(library: Any, state: Tensor, *others: Any) -> Tensor:
@@ -36,7 +36,11 @@ def linear_step_out(
     noise: Tensor | None, draw_noise: Tensor | None, first: int, num_classes: int, group: str | None, out: Tensor,
     embedded_out: Tensor | None,
 ) -> None:  # fmt: skip
-    lead, dtype = state.shape[:-1], compute_dtype(state, hidden, weight, bias, previous, embedding)
+    shard, lead, dtype = (
+        Shard(first, num_classes, group),
+        state.shape[:-1],
+        compute_dtype(state, hidden, weight, bias, previous, embedding),
+    )
     alpha, spread, keep, ahead = (
         row if row is None else row.expand(lead).flatten().contiguous()
         for row in (alpha, spread, state_scale, extrapolation)
@@ -45,21 +49,21 @@ def linear_step_out(
     logits = _logits(hidden, weight, bias, dtype, grids)
     sent, shares = torch.full_like(alpha, -1, dtype=torch.int64), None
     if choice == MEAN:
-        before = None if previous is None else _Shares(library, _logits(previous, weight, bias, dtype, grids))
-        shares = _Shares(library, logits, before, ahead)
+        before = None if previous is None else _Shares(library, _logits(previous, weight, bias, dtype, grids), shard)
+        shares = _Shares(library, logits, shard, before, ahead)
     elif choice == MODE:
-        sent, finite = _mode(logits)
+        sent, finite = _mode(logits, shard)
         sent = torch.where(finite, sent, -1)
     else:
         uniforms = random.class_uniform(lead, seed) if draw_noise is None else draw_noise
-        sent = _drawn(library, logits, uniforms.flatten().to(dtype))
+        sent = _drawn(library, logits, shard, uniforms.flatten().to(dtype))
     if known is not None and known_mask is not None:
         known_mask = known_mask.expand(lead)
         index, valid = valid_classes("known", known, num_classes, known_mask)
         sent = torch.where(known_mask.flatten(), index.flatten(), sent)
         alpha = torch.where(valid.flatten(), alpha, torch.nan)
-    rows = out.reshape(-1, num_classes)  # a copy where the rows are in no order
-    step = _Step(library, logits.grid, sent, alpha, spread, keep, seed, noise, state.reshape(-1, num_classes), rows)
+    old, rows = (each.reshape(len(sent), len(weight)) for each in (state, out))  # copies where rows are in no order
+    step = _Step(library, shard, logits.grid, sent, alpha, spread, keep, seed, noise, old, rows)
     if embedding is None or embedded_out is None:
         step.sweep(shares)
     else:
@@ -74,7 +78,7 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dt
     return Logits(hidden.reshape(-1, hidden.shape[-1]).to(dtype), weight, bias, grids)
 
 
-def _mode(logits: Logits) -> tuple[Tensor, Tensor]:
+def _mode(logits: Logits, shard: Shard) -> tuple[Tensor, Tensor]:
     """The first of the likeliest classes of each token, and whether its logit is a number."""
     most = logits.hidden.new_full((len(logits.hidden),), -torch.inf)
     mode = torch.zeros_like(most, dtype=torch.int64)
@@ -85,13 +89,15 @@ def _mode(logits: Logits) -> tuple[Tensor, Tensor]:
             higher = ~(top <= most[part])  # NaN counts as the highest
             mode[part] = torch.where(higher, place + classes.start, mode[part])
             most[part] = torch.where(higher, top, most[part])
-    return mode, most.isfinite()
+    most, place = shard.gathered(most).max(0)
+    return shard.gathered(shard.first + mode).gather(0, place.unsqueeze(0)).squeeze(0), most.isfinite()
 
 
 def _sums(library: Any, logits: Logits) -> tuple[Tensor, Tensor]:
     """For each tile of classes and each token, the largest logit and the sum of the exponentials by it."""
-    kernel, shape = kernel_of(library, "sums_tile", logits.weight), (len([*logits.grid.classes()]), len(logits.hidden))
-    tops, totals = logits.hidden.new_empty(shape), logits.hidden.new_empty(shape, dtype=torch.float64)
+    kernel, count = kernel_of(library, "sums_tile", logits.weight), max(1, len([*logits.grid.classes()]))
+    tops = logits.hidden.new_full((count, len(logits.hidden)), LEAST)
+    totals = torch.zeros_like(tops, dtype=torch.float64)
     for tile, classes in enumerate(logits.grid.classes()):
         rows = logits.rows(classes)
         for part in logits.grid.parts():
@@ -107,16 +113,19 @@ def _sums(library: Any, logits: Logits) -> tuple[Tensor, Tensor]:
     return tops, totals
 
 
-def _drawn(library: Any, logits: Logits, uniforms: Tensor) -> Tensor:
-    """The class of each token that its uniform draws, as `noise.draw_class` does; −1 where p is NaN. The tile that has
-    it is found first, whose logits are then made again."""
+def _drawn(library: Any, logits: Logits, shard: Shard, uniforms: Tensor) -> Tensor:
+    """The class of each token that its uniform draws, as `noise.draw_class` does; −1 where p is NaN. The process that
+    has it is found first, then the tile, whose logits are made again."""
     tops, totals = _sums(library, logits)
-    most = tops.amax(0)
+    most = shard.gathered(tops.amax(0)).amax(0)
     shares = (tops - most).exp_()
     sums = (shares * totals).cumsum(0)
-    want = uniforms * sums[-1]
-    tile, before = _first_above(sums, want, shares, torch.zeros_like(want))
-    drawn = torch.full_like(tile, -1)
+    ends = shard.gathered(sums[-1]).cumsum(0)
+    want = uniforms * ends[-1]
+    place, before = _first_above(ends, want, shard.gathered(shares.amax(0)), torch.zeros_like(want))
+    tile, before = _first_above(sums + before, want, shares, before)
+    tile = torch.where(place == shard.place, tile, -1)
+    drawn = torch.zeros_like(tile)
     for number, classes in enumerate(logits.grid.classes()):
         rows = None
         for tokens in _tokens_where(tile == number, logits.grid):
@@ -124,8 +133,9 @@ def _drawn(library: Any, logits: Logits, uniforms: Tensor) -> Tensor:
             e = logits.tile(tokens, classes, rows).sub_(most[tokens].unsqueeze(-1)).exp_().t()
             sums_of_tile = e.double().cumsum(0).add_(before[tokens])
             place, _ = _first_above(sums_of_tile, want[tokens], e, before[tokens])
-            drawn[tokens] = torch.where(tile[tokens] == number, place + classes.start, drawn[tokens])
-    return torch.where((most > LEAST) & sums[-1].isfinite(), drawn, -1)
+            found = place + shard.first + classes.start
+            drawn[tokens] = torch.where(tile[tokens] == number, found, drawn[tokens])
+    return torch.where((most > LEAST) & ends[-1].isfinite(), shard.summed(drawn), -1)
 
 
 def _first_above(sums: Tensor, want: Tensor, shares: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,12 +159,14 @@ def _tokens_where(mask: Tensor, grid: Grid) -> Iterator[slice | Tensor]:
 class _Shares:
     """The probabilities p of tokens' classes, a tile at a time, or p + ahead·(p − p_prev)."""
 
-    def __init__(self, library: Any, logits: Logits, before: "_Shares | None" = None, ahead: Tensor | None = None):
+    def __init__(
+        self, library: Any, logits: Logits, shard: Shard, before: "_Shares | None" = None, ahead: Tensor | None = None
+    ):
         self.logits, self.before, self.ahead = logits, before, ahead
         self.kernel = kernel_of(library, "slopes_tile", logits.weight)
         tops, totals = _sums(library, logits)
-        top = tops.amax(0)
-        total = ((tops - top).exp_() * totals).sum(0)
+        top = shard.gathered(tops.amax(0)).amax(0)
+        total = shard.summed(((tops - top).exp_() * totals).sum(0))
         self.top = torch.where(top > LEAST, top, torch.nan)
         self.by = total.reciprocal().to(top.dtype)
         nothing = torch.zeros_like(top)
@@ -178,12 +190,12 @@ class _Step:
     that is −1, the shares; without any it is NaN."""
 
     def __init__(
-        self, library: Any, grid: Grid, sent: Tensor, alpha: Tensor, spread: Tensor | None, keep: Tensor | None,
-        seed: Tensor | None, noise: Tensor | None, state: Tensor, out: Tensor,
+        self, library: Any, shard: Shard, grid: Grid, sent: Tensor, alpha: Tensor, spread: Tensor | None,
+        keep: Tensor | None, seed: Tensor | None, noise: Tensor | None, state: Tensor, out: Tensor,
     ):  # fmt: skip
-        self.grid, self.sent, self.alpha, self.spread, self.keep = grid, sent, alpha, spread, keep
+        self.shard, self.grid, self.sent, self.alpha, self.spread, self.keep = shard, grid, sent, alpha, spread, keep
         self.seed, self.state, self.out = seed, state, out
-        self.noise = noise if noise is None else noise.reshape(state.shape)
+        self.noise = noise if noise is None else noise.reshape(len(sent), shard.num_classes)
         self.kernel = kernel_of(library, "step_tile", state)
         self.rows = torch.arange(len(sent), device=sent.device)
         self.top = alpha.new_full(sent.shape, torch.finfo(alpha.dtype).min)
@@ -199,33 +211,34 @@ class _Step:
                 if vectors is not None and embedded is not None:
                     embedded[part].mul_(self.kept[part].unsqueeze(-1)).addmm_(numbers, vectors)
         if embedded is not None:
-            embedded.div_(self.total.unsqueeze(-1))
+            _, total, sums = joined(self.shard, self.top, self.total, embedded)
+            torch.div(sums, total.unsqueeze(-1), out=embedded)
 
     def tile(self, part: slice, classes: slice, p: Tensor | None, exponents: bool) -> Tensor:
         """Takes the step of a tile; with `exponents` the result are the new state's, by the largest number so far."""
         of_tokens = [row if row is None else row[part] for row in (self.sent, self.alpha, self.spread, self.keep)]
         sums = self.top[part], self.total[part], self.kept[part]
         state, out = self.state[part, classes], self.out[part, classes]
-        noise = None if self.noise is None else self.noise[part, classes]
-        num_classes, numbers = self.state.shape[1], self.grid.tile(part, classes) if p is None else p
+        first, count, num_classes = self.shard.first + classes.start, state.shape[1], self.shard.num_classes
+        noise = None if self.noise is None else self.noise[part, first : first + count]
+        numbers = self.grid.tile(part, classes) if p is None else p
         if self.kernel is not None:
             sent, *others = of_tokens
             self.kernel(
-                sent, self.rows[part], *others, self.seed, noise, classes.start, num_classes, p is not None, state,
-                numbers, out, *(sums if exponents else (None,) * 3),
+                sent, self.rows[part], *others, self.seed, noise, first, num_classes, p is not None, state, numbers,
+                out, *(sums if exponents else (None,) * 3),
             )  # fmt: skip
             return numbers
         sent, alpha, spread, keep = (row if row is None else row.unsqueeze(-1) for row in of_tokens)
-        one = one_hot(of_tokens[0] - classes.start, numbers.shape[1]).to(numbers.dtype)
+        one = one_hot(of_tokens[0] - first, count).to(numbers.dtype)
         centre = torch.where(sent < 0, torch.nan if p is None else p, one)
         new = alpha * (num_classes * centre - 1)
         if spread is not None:
-            new += spread * (self.normals(part, classes) if noise is None else noise)
+            new += spread * (self.normals(part, first, count) if noise is None else noise)
         new += state if keep is None else keep * state
         out.copy_(new)
         return exponentials(out.to(numbers.dtype, copy=True), *sums) if exponents else numbers
 
-    def normals(self, part: slice, classes: slice) -> Tensor:
-        first, count, num_classes = classes.start, classes.stop - classes.start, self.state.shape[1]
-        rows, dtype = self.rows[part], self.alpha.dtype
+    def normals(self, part: slice, first: int, count: int) -> Tensor:
+        rows, num_classes, dtype = self.rows[part], self.shard.num_classes, self.alpha.dtype
         return random.class_normal_tile(rows, first, count, num_classes, self.seed, random.SENDER, 0, dtype)

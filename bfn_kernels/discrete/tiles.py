@@ -29,6 +29,11 @@ class Shard(NamedTuple):
     num_classes: int
     group: str | None
 
+    @property
+    def place(self) -> int:
+        """The number of this process in the group."""
+        return 0 if self.group is None else _group_of(self.group).rank()
+
     def gathered(self, values: Tensor) -> Tensor:
         """The values of every process, in a new first dimension."""
         if self.group is None:
@@ -175,6 +180,16 @@ def exponentials(numbers: Tensor, top: Tensor, total: Tensor, kept: Tensor) -> T
     e = numbers.sub_(most.unsqueeze(-1)).exp_()
     total.mul_(kept).add_(e.sum(-1))
     return e
+
+
+def joined(shard: Shard, top: Tensor, total: Tensor, sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`top` and `total` of the exponentials of all processes, and sums `[T, d]` by them."""
+    if shard.group is None:
+        return top, total, sums
+    tops, totals = shard.gathered(torch.stack([top, total])).unbind(1)
+    most = tops.amax(0)
+    total = ((tops - most).exp() * totals).sum(0)
+    return most, total, shard.summed(sums * (top - most).exp().unsqueeze(-1))
 
 
 def kernel_of(library: Any, name: str, like: Tensor) -> Callable | None:

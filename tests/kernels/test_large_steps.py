@@ -190,9 +190,9 @@ def test_refusals(backend):
     x = torch.zeros(TOKENS, dtype=torch.int64)
     everywhere = {"known_mask": torch.ones(TOKENS, dtype=torch.bool)}
     for name, value, kind in (
-        ("state", state[..., :1], ValueError), ("state", x, TypeError), ("weight", weight[0], ValueError),
-        ("weight", weight[:4], ValueError), ("weight", weight[:1], ValueError), ("hidden", hidden[..., :2], ValueError),
-        ("hidden", x, TypeError), ("bias", hidden, ValueError), ("embedding", embedding[:3], ValueError),
+        ("state", state[..., 0], ValueError), ("state", x, TypeError), ("weight", weight[0], ValueError),
+        ("state", state[..., :4], ValueError), ("weight", weight[:1], ValueError), ("hidden", x, TypeError),
+        ("hidden", hidden[..., :2], ValueError), ("bias", hidden, ValueError), ("embedding", embedding[:3], ValueError),
         ("embedding", embedding[0], ValueError), ("choose", "all", ValueError), ("alpha", -1.0, ValueError),
         ("out", state[:1], ValueError), ("out", state.double(), TypeError), ("noise", hidden, ValueError),
         ("draw_noise", hidden, ValueError), ("known", x, ValueError),

@@ -111,7 +111,7 @@ FAULTS = [
         f"{STEPS} -k 'ends_of and cpu'",
     ),
     Fault(
-        "bfn_kernels/discrete/composed_steps.py", "place + classes.start, drawn[tokens])", "place, drawn[tokens])",
+        "bfn_kernels/discrete/composed_steps.py", "place + shard.first + classes.start", "place + shard.first",
         f"{STEPS} -k 'stores_the_logits and cpu and float32'",
     ),
     Fault(
@@ -122,6 +122,10 @@ FAULTS = [
     Fault(
         "csrc/cpu/discrete_tiles.cpp", "if (op.out.dtype != dtype_of<T>()) load(", "if (false) load(",
         f"{STEPS} -k 'narrower and cpu'",
+    ),
+    Fault(
+        "bfn_kernels/discrete/composed_steps.py", "torch.where(place == shard.place, tile, -1)", "tile",
+        "tests/kernels/test_sharded.py -k processes",
     ),
     Fault(
         "bfn_kernels/nn/layers.py", "discrete.theta(part)", "discrete.theta(part.roll(1, -1))",
