@@ -36,11 +36,8 @@ def linear_step_out(
     noise: Tensor | None, draw_noise: Tensor | None, first: int, num_classes: int, group: str | None, out: Tensor,
     embedded_out: Tensor | None,
 ) -> None:  # fmt: skip
-    shard, lead, dtype = (
-        Shard(first, num_classes, group),
-        state.shape[:-1],
-        compute_dtype(state, hidden, weight, bias, previous, embedding),
-    )
+    shard, lead = Shard(first, num_classes, group), state.shape[:-1]
+    dtype = compute_dtype(state, hidden, weight, bias, previous, embedding)
     alpha, spread, keep, ahead = (
         row if row is None else row.expand(lead).flatten().contiguous()
         for row in (alpha, spread, state_scale, extrapolation)
@@ -214,8 +211,9 @@ class _Step:
             _, total, sums = joined(self.shard, self.top, self.total, embedded)
             torch.div(sums, total.unsqueeze(-1), out=embedded)
 
-    def tile(self, part: slice, classes: slice, p: Tensor | None, exponents: bool) -> Tensor:
-        """Takes the step of a tile; with `exponents` the result are the new state's, by the largest number so far."""
+    def tile(self, part: slice, classes: slice, p: Tensor | None, seen: bool) -> Tensor:
+        """Takes the step of a tile; where the new state is `seen`, the result are its exponentials, by the largest
+        number so far."""
         of_tokens = [row if row is None else row[part] for row in (self.sent, self.alpha, self.spread, self.keep)]
         sums = self.top[part], self.total[part], self.kept[part]
         state, out = self.state[part, classes], self.out[part, classes]
@@ -226,7 +224,7 @@ class _Step:
             sent, *others = of_tokens
             self.kernel(
                 sent, self.rows[part], *others, self.seed, noise, first, num_classes, p is not None, state, numbers,
-                out, *(sums if exponents else (None,) * 3),
+                out, *(sums if seen else (None,) * 3),
             )  # fmt: skip
             return numbers
         sent, alpha, spread, keep = (row if row is None else row.unsqueeze(-1) for row in of_tokens)
@@ -237,7 +235,7 @@ class _Step:
             new += spread * (self.normals(part, first, count) if noise is None else noise)
         new += state if keep is None else keep * state
         out.copy_(new)
-        return exponentials(out.to(numbers.dtype, copy=True), *sums) if exponents else numbers
+        return exponentials(out.to(numbers.dtype, copy=True), *sums) if seen else numbers
 
     def normals(self, part: slice, first: int, count: int) -> Tensor:
         rows, num_classes, dtype = self.rows[part], self.shard.num_classes, self.alpha.dtype
