@@ -174,7 +174,7 @@ class _Shares:
         if self.kernel is None:
             p = z.sub_(self.top[part].unsqueeze(-1)).exp_().mul_(self.by[part].unsqueeze(-1))
         else:
-            self.kernel(torch.full((len(z),), -1), self.slopes[part], 0, z)
+            self.kernel(torch.full((len(z),), -1, device=z.device), self.slopes[part], 0, z)
             p = z
         if self.before is None or self.ahead is None:
             return p
