@@ -115,12 +115,11 @@ def _drawn(library: Any, logits: Logits, shard: Shard, uniforms: Tensor) -> Tens
     has it is found first, then the tile, whose logits are made again."""
     tops, totals = _sums(library, logits)
     most = shard.gathered(tops.amax(0)).amax(0)
-    shares = (tops - most).exp_()
-    sums = (shares * totals).cumsum(0)
+    shares = tops.sub_(most).exp_()
+    sums = totals.mul_(shares).cumsum_(0)
     ends = shard.gathered(sums[-1]).cumsum(0)
-    want = uniforms * ends[-1]
-    place, before = _first_above(ends, want, shard.gathered(shares.amax(0)), torch.zeros_like(want))
-    tile, before = _first_above(sums + before, want, shares, before)
+    place, want = _first_above(ends, uniforms * ends[-1], shard.gathered(shares.amax(0)))
+    tile, want = _first_above(sums, want, shares)
     tile = torch.where(place == shard.place, tile, -1)
     drawn = torch.zeros_like(tile)
     for number, classes in enumerate(logits.grid.classes()):
@@ -128,20 +127,19 @@ def _drawn(library: Any, logits: Logits, shard: Shard, uniforms: Tensor) -> Tens
         for tokens in _tokens_where(tile == number, logits.grid):
             rows = logits.rows(classes) if rows is None else rows
             e = logits.tile(tokens, classes, rows).sub_(most[tokens].unsqueeze(-1)).exp_().t()
-            sums_of_tile = e.double().cumsum(0).add_(before[tokens])
-            place, _ = _first_above(sums_of_tile, want[tokens], e, before[tokens])
+            place, _ = _first_above(e.double().cumsum_(0), want[tokens], e)
             found = place + shard.first + classes.start
             drawn[tokens] = torch.where(tile[tokens] == number, found, drawn[tokens])
     return torch.where((most > LEAST) & ends[-1].isfinite(), shard.summed(drawn), -1)
 
 
-def _first_above(sums: Tensor, want: Tensor, shares: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the growing sums first exceed `want`, or else the last place whose share is above 0; and the sum before
-    it, which is `start` at the first place."""
+def _first_above(sums: Tensor, want: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the growing sums first exceed `want`, or else the last place whose share is above 0; and by how much `want`
+    exceeds the sum before it."""
     place, last = (sums <= want).sum(0), len(sums) - 1 - (shares > 0).flip(0).byte().argmax(0)
     place = torch.where(place < len(sums), place, last)
     before = sums.gather(0, (place - 1).clamp(min=0).unsqueeze(0)).squeeze(0)
-    return place, torch.where(place > 0, before, start)
+    return place, want - torch.where(place > 0, before, 0)
 
 
 def _tokens_where(mask: Tensor, grid: Grid) -> Iterator[slice | Tensor]:
@@ -163,7 +161,7 @@ class _Shares:
         self.kernel = kernel_of(library, "slopes_tile", logits.weight)
         tops, totals = _sums(library, logits)
         top = shard.gathered(tops.amax(0)).amax(0)
-        total = shard.summed(((tops - top).exp_() * totals).sum(0))
+        total = shard.summed(totals.mul_(tops.sub_(top).exp_()).sum(0))
         self.top = torch.where(top > LEAST, top, torch.nan)
         self.by = total.reciprocal().to(top.dtype)
         nothing = torch.zeros_like(top)
