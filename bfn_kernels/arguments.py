@@ -103,12 +103,13 @@ def step_seed(
     generator: torch.Generator | None,
     noise: Tensor | None,
     *draws: tuple[str, Tensor | None, Sequence[int]],
+    shape: Sequence[int] | None = None,
 ) -> Tensor | None:
     """The seed of a solver's step, as `drawn_seed` makes it; None where the step has no noise and draws nothing, for
-    which any seed will do."""
+    which any seed will do. shape: that of its noise, where it is not the state's."""
     if std is None and noise is not None:
         raise ValueError("noise must be None for a step that has none")
-    noises = [*([] if std is None else [("noise", noise, state.shape)]), *draws]
+    noises = [*([] if std is None else [("noise", noise, state.shape if shape is None else shape)]), *draws]
     return drawn_seed(state, seed, generator, *noises) if noises else None
 
 

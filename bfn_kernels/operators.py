@@ -163,7 +163,7 @@ class Library:
         call = _differentiable(self, overload, operator)
         if not operator.in_place:
             return call
-        write = self._define(family, operator.schema_out)
+        write = self._define(family, operator.schema_out, operator.composed)
         torch.library.register_fake(write.name(), lambda *arguments, **keywords: None)
 
         inputs = len(overload._schema.arguments)

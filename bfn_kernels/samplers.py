@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import checks
-from bfn_kernels.adaptive import Steps, error_of_step
+from bfn_kernels.adaptive import Steps
 from bfn_kernels.nn import BFN, State, drawn_seed, part
 from bfn_kernels.noise import fold_in
 from bfn_kernels.solvers import RULES, coefficients
@@ -139,7 +139,7 @@ def sample_within(
             while not accepted:
                 now = coefficients("ode2", model.schedule, steps.t, steps.t_next, steps.t_previous).each(float)
                 model.solve(output, state, t, now, unread)
-                accepted = steps.judge(error_of_step(now, state[-1], kept[-1], model.state_scale))
+                accepted = steps.judge(model.step_error(now, state, tuple(kept)))
                 for value, before in zip(state, kept, strict=True) if not accepted else ():
                     value.copy_(before)
         return model.sample_final(state), steps.accepted + 1

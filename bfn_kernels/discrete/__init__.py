@@ -21,6 +21,9 @@ from bfn_kernels.discrete.large import flow_embedding as flow_embedding
 from bfn_kernels.discrete.large import linear_continuous_time_loss as linear_continuous_time_loss
 from bfn_kernels.discrete.large import linear_discrete_time_loss as linear_discrete_time_loss
 from bfn_kernels.discrete.large import linear_reconstruction_loss as linear_reconstruction_loss
+from bfn_kernels.discrete.linear_steps import linear_mode as linear_mode
+from bfn_kernels.discrete.linear_steps import linear_solver_step as linear_solver_step
+from bfn_kernels.discrete.linear_steps import linear_update_sample as linear_update_sample
 from bfn_kernels.discrete.operators import CHOICES, MEAN, OPERATORS, RECEIVERS, SHORT_ROW
 from bfn_kernels.discrete.solver import solver_step as solver_step
 from bfn_kernels.operators import needs

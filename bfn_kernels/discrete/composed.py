@@ -11,10 +11,24 @@ from torch import Tensor
 
 from bfn_kernels import noise as random
 from bfn_kernels.checks import compute_dtype
+from bfn_kernels.discrete.composed_steps import linear_mode as linear_mode
+from bfn_kernels.discrete.composed_steps import linear_step as linear_step
+from bfn_kernels.discrete.composed_steps import linear_step_out as linear_step_out
 from bfn_kernels.discrete.operators import SUMS
 from bfn_kernels.discrete.reference import drifted
 from bfn_kernels.discrete.sums import LEAST, Row, Slopes, Sums
-from bfn_kernels.discrete.tiles import Grid, Messages, Normals, Shard, Tokens, is_x, kernel_of
+from bfn_kernels.discrete.tiles import (
+    Grid,
+    Logits,
+    Messages,
+    Normals,
+    Shard,
+    Tokens,
+    exponentials,
+    is_x,
+    joined,
+    kernel_of,
+)
 from bfn_kernels.reduction import MEAN, reduce
 
 Tensors = tuple[Tensor, Tensor, Tensor]
@@ -37,13 +51,7 @@ class Flow:
         """The exponentials by the new top; `kept` is the factor of those by the old one."""
         if self.kernel is not None:
             return self._by_kernel(part, classes, False)
-        y = self.messages.tile(part, classes)
-        most = torch.maximum(self.top[part], y.amax(-1))
-        self.kept[part] = (self.top[part] - most).exp_()
-        e = y.sub_(most.unsqueeze(-1)).exp_()
-        self.total[part] = self.total[part] * self.kept[part] + e.sum(-1)
-        self.top[part] = most
-        return e
+        return exponentials(self.messages.tile(part, classes), self.top[part], self.total[part], self.kept[part])
 
     def again(self, part: slice, classes: slice) -> Tensor:
         if self.kernel is not None:
@@ -53,13 +61,8 @@ class Flow:
 
     def join(self, sums: Tensor) -> Tensor:
         """Joins top, total and sums of vectors by the exponentials with those of the classes of other processes."""
-        shard = self.tokens.shard
-        if shard.group is None:
-            return sums
-        tops, totals = shard.gathered(torch.stack([self.top, self.total])).unbind(1)
-        here, self.top = self.top, tops.amax(0)
-        self.total = ((tops - self.top).exp() * totals).sum(0)
-        return shard.summed(sums * (here - self.top).exp().unsqueeze(-1))
+        self.top, self.total, sums = joined(self.tokens.shard, self.top, self.total, sums)
+        return sums
 
     def _by_kernel(self, part: slice, classes: slice, again: bool) -> Tensor:
         out, messages, tokens = self.grid.tile(part, classes), self.messages, self.tokens
@@ -120,27 +123,16 @@ def _add_product(sums: Tensor, part: slice, tile: Tensor, vectors: Tensor) -> No
     sums.addmm_(tile.t(), vectors[part], beta=min(1, part.start))
 
 
-class Head:
-    """The logits hidden·Wᵀ + bias of tokens, a tile at a time."""
+class Head(Logits):
+    """The logits of tokens whose classes are known."""
 
     def __init__(
         self, library: Any, shard: Sequence[Any], x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None,
         mask: Tensor | None,
     ):  # fmt: skip
-        self.dtype = compute_dtype(hidden, weight, bias)
         self.tokens = Tokens(x, Shard(*shard), mask)
-        self.hidden, self.weight = self.tokens.records(hidden).to(self.dtype), weight
-        self.bias = bias if bias is None else bias.to(self.dtype)
+        super().__init__(self.tokens.records(hidden).to(compute_dtype(hidden, weight, bias)), weight, bias)
         self.sums_tile, self.slopes_tile = (kernel_of(library, f"{name}_tile", weight) for name in ("sums", "slopes"))
-        self.grid = Grid(len(self.hidden), weight.shape[0], weight.shape[1], weight, self.dtype)
-
-    def rows(self, classes: slice) -> Tensor:
-        """The part of the weight that belongs to some classes."""
-        return self.weight[classes].to(self.dtype)
-
-    def tile(self, part: slice, classes: slice, rows: Tensor) -> Tensor:
-        logits = torch.mm(self.hidden[part], rows.t(), out=self.grid.tile(part, classes))
-        return logits if self.bias is None else logits.add_(self.bias[classes])
 
 
 def linear_continuous_time_loss(

@@ -54,7 +54,7 @@ def flow_embedding(
     x = checks.classes("x", x)
     checks.weight("weight", weight)
     checks.same_device("weight", weight, "x", x)
-    shard = _shard_of(weight, num_classes, process_group, backend)
+    shard = shard_of(weight, num_classes, process_group, backend)
     schedule = discrete_schedule(beta_1, schedule)
     num_classes, dtype = shard.num_classes, checks.compute_dtype(weight)
     library = backends.library(backend, x.device)
@@ -90,7 +90,7 @@ def linear_continuous_time_loss(
     tensor(1.5000)
     """
     x, mask, how = _check_head(x, hidden, weight, bias, mask, reduction)
-    shard = _shard_of(weight, num_classes, process_group, backend)
+    shard = shard_of(weight, num_classes, process_group, backend)
     schedule = discrete_schedule(beta_1, schedule)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(hidden, weight, bias)
     (rate,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=shard.num_classes / 2)
@@ -133,7 +133,7 @@ def linear_discrete_time_loss(
     t = step_time(t, step, n_steps)
     n_samples = checks.integer("n_samples", n_samples, 1)
     x, mask, how = _check_head(x, hidden, weight, bias, mask, reduction)
-    shard = _shard_of(weight, num_classes, process_group, backend)
+    shard = shard_of(weight, num_classes, process_group, backend)
     schedule = discrete_schedule(beta_1, schedule)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(hidden, weight, bias)
     (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
@@ -164,12 +164,12 @@ def linear_reconstruction_loss(
     tensor(0.6931)
     """
     x, mask, how = _check_head(x, hidden, weight, bias, mask, reduction)
-    shard = _shard_of(weight, num_classes, process_group, backend)
+    shard = shard_of(weight, num_classes, process_group, backend)
     library = backends.library(backend, x.device)
     return library.discrete.linear_reconstruction_loss(x, hidden, weight, bias, mask, how, *shard)
 
 
-def _shard_of(
+def shard_of(
     weight: Tensor, num_classes: int | None, process_group: "ProcessGroup | None", backend: str | None
 ) -> Shard:
     """The classes that the weight has."""

@@ -225,6 +225,20 @@ OPERATORS = [
         fake=_linear_backward_fake,
         composed=True,
     ),
+    Operator(
+        f"linear_mode(Tensor hidden, Tensor weight, Tensor? bias, {_SHARD}) -> Tensor",
+        fake=lambda hidden, *others: hidden.new_empty(hidden.shape[:-1], dtype=torch.int64),
+        composed=True,
+    ),
+    Operator(
+        "linear_step(Tensor state, Tensor hidden, Tensor weight, Tensor? bias, Tensor alpha, Tensor? spread, "
+        "Tensor? state_scale, Tensor? previous, Tensor? extrapolation, Tensor? embedding, int choice, Tensor? known, "
+        f"Tensor? known_mask, Tensor? seed, Tensor? noise, Tensor? draw_noise, {_SHARD}) -> Tensor",
+        fake=lambda state, *others: torch.empty_like(state),
+        in_place=True,
+        beside="embedded_out",
+        composed=True,
+    ),
     # A CPU has kernels for what is done with a tile.
     *(
         Operator(f"{schema} -> ()", fake=lambda *arguments: None, library=NATIVE)
@@ -233,6 +247,9 @@ OPERATORS = [
             "bool again, Tensor(a!) top, Tensor(b!) total, Tensor(c!) kept, Tensor(d!) out)",
             "sums_tile(Tensor logits, Tensor x, int first, Tensor(a!) sums)",
             "slopes_tile(Tensor x, Tensor slopes, int first, Tensor(a!) logits)",
+            "step_tile(Tensor x, Tensor rows, Tensor alpha, Tensor? spread, Tensor? keep, Tensor? seed, Tensor? noise, "
+            "int first, int num_classes, bool shared, Tensor state, Tensor(a!) numbers, Tensor(b!) out, "
+            "Tensor(c!)? top, Tensor(d!)? total, Tensor(e!)? kept)",
         )
     ),
 ]

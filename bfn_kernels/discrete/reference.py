@@ -254,3 +254,32 @@ def linear_discrete_time_loss(
     """L_n with the joint receiver."""
     logits, draws = linear_logits(hidden, weight, bias, mask), ((), (), n_samples, seed, noise)
     return discrete_time_loss(x, logits, alpha, n_steps, JOINT, *draws, mask, reduction)
+
+
+def linear_mode(hidden: Tensor, weight: Tensor, bias: Tensor | None, *shard: Any) -> Tensor:
+    """The likeliest class `[B, ...]`."""
+    return linear_logits(hidden, weight, bias, None).argmax(-1)
+
+
+def linear_step(
+    state: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor, spread: Tensor | None,
+    state_scale: Tensor | None, previous: Tensor | None, extrapolation: Tensor | None, embedding: Tensor | None,
+    choice: int, known: Tensor | None, known_mask: Tensor | None, seed: Tensor | None, noise: Tensor | None,
+    draw_noise: Tensor | None, first: int, num_classes: int, group: str | None, out: Tensor | None = None,
+    embedded_out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """`solver_step` of the logits hidden·Wᵀ + bias, where p_prev is of the hidden states `previous`.
+
+    embedding: `[K, d]`. embedded_out: receives softmax(z')·embedding, `[B, ..., d]`.
+    """
+    dtype = compute_dtype(state, hidden, weight, bias, previous, embedding)
+    logits, before = (h if h is None else linear_logits(h.to(dtype), weight, bias, None) for h in (hidden, previous))
+    if before is not None:
+        before = chosen(before, MEAN, known, known_mask, None, None)
+    updated = solver_step(
+        logits, state, alpha, spread, state_scale, before, extrapolation, None, None, None, choice, known, known_mask,
+        seed, noise, draw_noise, out,
+    )  # fmt: skip
+    if embedding is not None and embedded_out is not None:
+        embedded_out.copy_(theta(updated.to(dtype)) @ embedding.to(dtype))
+    return updated

@@ -29,6 +29,11 @@ class Shard(NamedTuple):
     num_classes: int
     group: str | None
 
+    @property
+    def place(self) -> int:
+        """The number of this process in the group."""
+        return 0 if self.group is None else _group_of(self.group).rank()
+
     def gathered(self, values: Tensor) -> Tensor:
         """The values of every process, in a new first dimension."""
         if self.group is None:
@@ -91,10 +96,11 @@ class Tokens:
 
 
 class Grid:
-    """The tiles of T tokens by the classes that are here, and the memory that a tile takes."""
+    """The tiles of T tokens by the classes that are here, and the memory that a tile takes; as many `grids` as are used
+    at the same time share what one would take."""
 
-    def __init__(self, tokens: int, num_classes: int, width: int, like: Tensor, dtype: torch.dtype):
-        numbers = NUMBERS.get(like.device.type, MANY_NUMBERS)
+    def __init__(self, tokens: int, num_classes: int, width: int, like: Tensor, dtype: torch.dtype, grids: int = 1):
+        numbers = NUMBERS.get(like.device.type, MANY_NUMBERS) // grids
         self.tokens, self.num_classes, self.token_step = tokens, num_classes, max(1, min(TOKENS, tokens))
         self.class_step = max(64, numbers // max(self.token_step, width) // 64 * 64)
         self.memory = like.new_empty(self.token_step * min(self.class_step, num_classes), dtype=dtype)
@@ -114,6 +120,25 @@ class Grid:
 def _parts(count: int, step: int) -> Iterator[slice]:
     for first in range(0, count, step):
         yield slice(first, min(first + step, count))
+
+
+class Logits:
+    """The logits hidden·Wᵀ + bias of tokens, a tile at a time. hidden: `[T, d]`, in the type of the arithmetic."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, grids: int = 1):
+        self.dtype, self.hidden, self.weight = hidden.dtype, hidden, weight
+        self.bias = bias if bias is None else bias.to(self.dtype)
+        self.grid = Grid(len(hidden), weight.shape[0], weight.shape[1], weight, self.dtype, grids)
+
+    def rows(self, classes: slice) -> Tensor:
+        """The part of the weight that belongs to some classes."""
+        return self.weight[classes].to(self.dtype)
+
+    def tile(self, part: slice | Tensor, classes: slice, rows: Tensor) -> Tensor:
+        hidden = self.hidden[part]
+        memory = self.grid.tile(slice(0, len(hidden)), classes)
+        logits = torch.mm(hidden, rows.t(), out=memory)
+        return logits if self.bias is None else logits.add_(self.bias[classes])
 
 
 class Normals:
@@ -143,6 +168,28 @@ class Messages:
         sent = is_x(self.tokens, part, classes).to(self.alpha.dtype)
         eps = self.normals.tile(part, classes, draw)
         return self.alpha[part] * (self.tokens.num_classes * sent - 1) + self.spread[part] * eps
+
+
+def exponentials(numbers: Tensor, top: Tensor, total: Tensor, kept: Tensor) -> Tensor:
+    """A tile's exp(number − top), in the place of the numbers. Of each token `top`, the largest number so far, and
+    `total`, the sum of all exponentials so far, are joined with the tile's; `kept` becomes the factor of those by the
+    old top."""
+    most = torch.maximum(top, numbers.amax(-1))
+    kept.copy_(top.sub_(most).exp_())
+    top.copy_(most)
+    e = numbers.sub_(most.unsqueeze(-1)).exp_()
+    total.mul_(kept).add_(e.sum(-1))
+    return e
+
+
+def joined(shard: Shard, top: Tensor, total: Tensor, sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`top` and `total` of the exponentials of all processes, and sums `[T, d]` by them."""
+    if shard.group is None:
+        return top, total, sums
+    tops, totals = shard.gathered(torch.stack([top, total])).unbind(1)
+    most = tops.amax(0)
+    total = ((tops - most).exp() * totals).sum(0)
+    return most, total, shard.summed(sums * (top - most).exp().unsqueeze(-1))
 
 
 def kernel_of(library: Any, name: str, like: Tensor) -> Callable | None:

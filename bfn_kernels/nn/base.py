@@ -7,12 +7,14 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from bfn_kernels.adaptive import error_of_step
 from bfn_kernels.noise import fold_in
 from bfn_kernels.schedules import ContinuousSchedule, DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 
-# The tensors that a sampler writes over in every step: mean and precision, or logits and theta. A solver has the mean,
-# or logits and theta, and last the prediction of the step before.
+# The tensors that a sampler writes over in every step: mean and precision, or logits and theta, in whose place a large
+# vocabulary has its embedding. A solver has the mean, or logits and theta, and last the prediction of the step before,
+# or the hidden states that say it.
 State = tuple[Tensor, ...]
 Schedule = TypeVar("Schedule")
 Network = Callable[[Tensor, Tensor], Tensor]  # a module, or another function of theta and t
@@ -123,9 +125,13 @@ class BFN(nn.Module, ABC):
     def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
         """Takes a solver's step from the output distribution at time t."""
 
+    def step_error(self, coefficients: Coefficients, state: State, before: State) -> float | None:
+        """The error of the step of a solver that made `state` of `before`, as `adaptive.error_of_step` says it."""
+        return error_of_step(coefficients, state[-1], before[-1], self.state_scale)
+
     def solver_noise(self, shape: tuple[int, ...], variance: float, device: torch.device, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)  # of the CPU, so that all devices start from the same state
-        return (variance**0.5 * torch.randn(shape, generator=generator)).to(device)
+        return torch.randn(shape, generator=generator).mul_(variance**0.5).to(device)
 
     @abstractmethod
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:

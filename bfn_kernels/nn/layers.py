@@ -1,12 +1,15 @@
-"""Layers for networks of large vocabularies, which never make `[batch, ..., K]` in training: the first one embeds a
-sample of the input distribution, the last one has the losses of its own output."""
+"""Layers for networks of large vocabularies, which never make `[batch, ..., K]`: the first one embeds a sample of the
+input distribution, the last one has the losses of its own output, and the steps of samplers."""
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bfn_kernels import discrete
 from bfn_kernels.rows import Rows
+
+NUMBERS = 2**20  # per class, that are made at a time
 
 
 class NoisyEmbedding(nn.Embedding):
@@ -25,13 +28,21 @@ class NoisyEmbedding(nn.Embedding):
         return discrete.flow_embedding(x, t, self.weight, **how)
 
     def embed(self, theta: Tensor) -> Tensor:
-        """The vectors of probabilities that are there, as in sampling."""
+        """The vectors of probabilities that are there."""
         return theta.to(self.weight.dtype) @ self.weight
+
+    def embed_state(self, logits: Tensor) -> Tensor:
+        """The vectors of a state of logits `[..., K]`, whose probabilities are made for some tokens at a time. Those of
+        the states after it come from the sampler's steps."""
+        tokens = logits.flatten(0, -2).split(max(1, NUMBERS // self.num_embeddings))
+        seen = torch.cat([self.embed(discrete.theta(part)) for part in tokens])
+        return seen.view(*logits.shape[:-1], self.embedding_dim)
 
 
 class LinearHead(nn.Linear):
-    """The output layer: hidden states `[..., d]` to logits of classes `[..., K]`, and the losses of these logits
-    without storing them. Its weight `[K, d]` may be the NoisyEmbedding's: `head.weight = embedding.weight`.
+    """The output layer: hidden states `[..., d]` to logits of classes `[..., K]`, and the losses of these logits and
+    the steps of samplers without storing them. Its weight `[K, d]` may be the NoisyEmbedding's:
+    `head.weight = embedding.weight`.
 
     >>> head = LinearHead(2, 5)
     >>> head.continuous_time_loss(torch.tensor([[1, 4]]), torch.zeros(1, 2, 2), 0.5, beta_1=3.0).shape
@@ -46,3 +57,13 @@ class LinearHead(nn.Linear):
 
     def reconstruction_loss(self, x: Tensor, hidden: Tensor, **how: Any) -> Tensor:
         return discrete.linear_reconstruction_loss(x, hidden, self.weight, self.bias, **how)
+
+    def update_sample(self, state: Tensor, hidden: Tensor, alpha: Rows, **how: Any) -> Tensor | tuple[Tensor, Tensor]:
+        return discrete.linear_update_sample(state, hidden, self.weight, self.bias, alpha, **how)
+
+    def solver_step(self, state: Tensor, hidden: Tensor, *times: Rows, **how: Any) -> Tensor | tuple[Tensor, Tensor]:
+        return discrete.linear_solver_step(state, hidden, self.weight, self.bias, *times, **how)
+
+    def mode(self, hidden: Tensor) -> Tensor:
+        """The likeliest classes `[...]`."""
+        return discrete.linear_mode(hidden, self.weight, self.bias)

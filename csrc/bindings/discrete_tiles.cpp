@@ -69,6 +69,38 @@ void slopes_tile_into(const Tensor& x, const Tensor& slopes, int64_t first, Tens
   });
 }
 
+void step_tile_into(const Tensor& x, const Tensor& rows, const Tensor& alpha, const MaybeTensor& spread,
+                    const MaybeTensor& keep, const MaybeTensor& seed, const MaybeTensor& noise, int64_t first,
+                    int64_t num_classes, bool shared, const Tensor& state, Tensor tile_numbers, Tensor out,
+                    MaybeTensor top, MaybeTensor total, MaybeTensor kept) {
+  const TileOfClasses tile = tile_of(tile_numbers, x, first);
+  const Shape shape = shape_of(tile_numbers);
+  if (shape_of(out) != shape || shape_of(state) != shape)
+    throw std::invalid_argument("the state does not fit the tile");
+  with_compute_type(tile_numbers.scalar_type(), [&](auto t) {
+    using T = decltype(t);
+    const auto each = [&](const char* name, const MaybeTensor& values) -> T* {
+      return values ? numbers<T>(name, *values, tile.tokens) : nullptr;
+    };
+    step_tile(StepTile<T>{
+        .tile = tile,
+        .num_classes = num_classes,
+        .rows = numbers<int64_t>("rows", rows, tile.tokens),
+        .alpha = each("alpha", alpha),
+        .spread = each("spread", spread),
+        .keep = each("keep", keep),
+        .noise = spread ? noise_of(seed, noise, shape, kSender) : Noise{},
+        .state = view("state", state, shape),
+        .out = view_of_out(out, shape),
+        .shared = shared,
+        .top = each("top", top),
+        .total = each("total", total),
+        .kept = each("kept", kept),
+        .numbers = numbers<T>("numbers", tile_numbers, tile.tokens * tile.classes),
+    });
+  });
+}
+
 }  // namespace
 }  // namespace bfn
 
@@ -76,5 +108,6 @@ BFN_OPERATORS(m) {
   bfn::add<&bfn::flow_tile_into>(m, "discrete_flow_tile");
   bfn::add<&bfn::sums_tile_into>(m, "discrete_sums_tile");
   bfn::add<&bfn::slopes_tile_into>(m, "discrete_slopes_tile");
+  bfn::add<&bfn::step_tile_into>(m, "discrete_step_tile");
 }
 #endif

@@ -1,5 +1,6 @@
 #include "../ops/discrete_tiles.h"
 
+#include "noise.h"
 #include "row_sums.h"
 
 namespace bfn {
@@ -57,15 +58,22 @@ double sum_of_part(const Part& part, const T* e) {
   return sum;
 }
 
+// The normals of a part; `buffer` has room for noise_room(kBlock).
+template <class T>
+const T* normals_of_part(const Part& part, int64_t row, int64_t num_classes, uint64_t seed, T* buffer) {
+  const int64_t per_row = (num_classes + 3) / 4, skip = part.first % 4;
+  const auto group = static_cast<uint64_t>(row * per_row + part.first / 4);
+  fill_normals(buffer, (skip + part.count + 3) / 4, seed, group, kSender, 0, Ahead<T>());
+  return buffer + skip;
+}
+
 // The numbers y of a part, with -infinity behind its end.
 template <class T>
 void flow_part(const FlowTile<T>& op, const Part& part, T* y) {
   T normals[noise_room(kBlock)];
   const T classes = static_cast<T>(op.num_classes), beta = op.beta[part.token], spread = op.spread[part.token];
-  const int64_t per_row = (op.num_classes + 3) / 4, skip = part.first % 4;
-  const auto group = static_cast<uint64_t>(op.rows[part.token] * per_row + part.first / 4);
-  fill_normals(normals, (skip + part.count + 3) / 4, static_cast<uint64_t>(*op.seed), group, kSender, 0, Ahead<T>());
-  const T* const eps = normals + skip;
+  const auto seed = static_cast<uint64_t>(*op.seed);
+  const T* const eps = normals_of_part(part, op.rows[part.token], op.num_classes, seed, normals);
   for (int64_t k = 0; k < part.count; ++k) y[k] = message(T(0), beta, spread, eps[k], classes);
   where_in(op.tile, part, [&](int64_t k) { y[k] = message(T(1), beta, spread, eps[k], classes); });
   std::fill(y + part.count, y + part.steps() * kLanes, kMinusInfinity<T>);
@@ -83,6 +91,22 @@ void flow_again(const FlowTile<T>& op, int64_t token) {
   });
 }
 
+// Turns a token's numbers into exponentials by `top`, which is not below op.top, and joins their sum with op.total.
+template <class Op, class T>
+void join_exponentials(const Op& op, int64_t token, T top, T* numbers) {
+  double sum = 0;
+  for_parts(op.tile, token, [&](const Part& part) {
+    T y[kBlock], e[kBlock];
+    load_part(part, numbers, y, kMinusInfinity<T>);
+    exp_rows<true>(1, part.steps() * kLanes, y, &top, e, 0);
+    sum += sum_of_part(part, e);
+    std::copy_n(e, part.count, numbers + part.start);
+  });
+  op.kept[token] = exp_difference(op.top[token], top);
+  op.total[token] = static_cast<T>(op.total[token] * op.kept[token] + sum);
+  op.top[token] = top;
+}
+
 template <class T>
 void flow_first(const FlowTile<T>& op, int64_t token) {
   T top = op.top[token];
@@ -92,17 +116,43 @@ void flow_first(const FlowTile<T>& op, int64_t token) {
     top = std::max(top, largest(part, y));
     std::copy_n(y, part.count, op.out + part.start);
   });
-  double sum = 0;
-  for_parts(op.tile, token, [&](const Part& part) {
-    T y[kBlock], e[kBlock];
-    load_part(part, op.out, y, kMinusInfinity<T>);
-    exp_rows<true>(1, part.steps() * kLanes, y, &top, e, 0);
-    sum += sum_of_part(part, e);
-    std::copy_n(e, part.count, op.out + part.start);
-  });
-  op.kept[token] = exp_difference(op.top[token], top);
-  op.total[token] = static_cast<T>(op.total[token] * op.kept[token] + sum);
-  op.top[token] = top;
+  join_exponentials(op, token, top, op.out);
+}
+
+// The noise of a part of a step, which may have none.
+template <class T>
+const T* step_noise(const StepTile<T>& op, const Part& part, T* buffer) {
+  if (op.noise.explicit_values) return load(op.noise.explicit_values, part.start, part.count, buffer);
+  if (op.noise.seed) return normals_of_part(part, op.rows[part.token], op.num_classes, key_of(op.noise), buffer);
+  std::fill_n(buffer, part.count, T(0));
+  return buffer;
+}
+
+// The new state of a part, as it is after rounding to the state's type, with -infinity behind its end.
+template <class T>
+void step_part(const StepTile<T>& op, const Part& part, T* new_state) {
+  T normals[noise_room(kBlock)], buffer[kBlock];
+  const int64_t token = part.token;
+  const T classes = static_cast<T>(op.num_classes), alpha = op.alpha[token],
+          spread = op.spread ? op.spread[token] : T(0);
+  const T keep = op.keep ? op.keep[token] : T(1);
+  const bool sends_one = op.tile.x[token] >= 0;
+  const T poison = sends_one || op.shared ? T(0) : kNaN<T>;
+  const T* const eps = step_noise(op, part, normals);
+  const T* const state = load(op.state, part.start, part.count, buffer);
+  const auto stepped = [&](T p, int64_t k) {
+    return fused(keep, state[k], message(p, alpha, spread, eps[k], classes));
+  };
+  if (op.shared && !sends_one) {
+    const T* const p = op.numbers + part.start;
+    for (int64_t k = 0; k < part.count; ++k) new_state[k] = stepped(p[k], k);
+  } else {
+    for (int64_t k = 0; k < part.count; ++k) new_state[k] = stepped(T(0), k) + poison;
+    where_in(op.tile, part, [&](int64_t k) { new_state[k] = stepped(T(1), k); });
+  }
+  store(op.out, part.start, part.count, new_state);
+  if (op.out.dtype != dtype_of<T>()) load(op.out, part.start, part.count, new_state);
+  std::fill(new_state + part.count, new_state + part.steps() * kLanes, kMinusInfinity<T>);
 }
 
 // In lanes, the sums of e and e^2 over what is not 1, and how many numbers are.
@@ -185,11 +235,28 @@ void slopes_tile(const SlopesTile<T>& op) {
   });
 }
 
+template <class T>
+void step_tile(const StepTile<T>& op) {
+  for_tokens(op.tile, [&](int64_t token) {
+    T top = op.top ? op.top[token] : T(0);
+    for_parts(op.tile, token, [&](const Part& part) {
+      T new_state[kBlock];
+      step_part(op, part, new_state);
+      if (!op.top) return;
+      top = std::max(top, largest(part, new_state));
+      std::copy_n(new_state, part.count, op.numbers + part.start);
+    });
+    if (op.top) join_exponentials(op, token, top, op.numbers);
+  });
+}
+
 template void flow_tile(const FlowTile<float>&);
 template void flow_tile(const FlowTile<double>&);
 template void sums_tile(const SumsTile<float>&);
 template void sums_tile(const SumsTile<double>&);
 template void slopes_tile(const SlopesTile<float>&);
 template void slopes_tile(const SlopesTile<double>&);
+template void step_tile(const StepTile<float>&);
+template void step_tile(const StepTile<double>&);
 
 }  // namespace bfn

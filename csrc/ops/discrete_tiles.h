@@ -2,7 +2,7 @@
 // (bfn_kernels/discrete/tiles.py). Numbers lie side by side: one for each token, or a row of `classes` of them.
 #pragma once
 
-#include "view.h"
+#include "noise.h"
 
 namespace bfn {
 
@@ -41,11 +41,28 @@ struct SlopesTile {
   T* logits;
 };
 
+// The step z' = keep z + alpha (K p - 1) + spread eps of a state z. p is e_x or, of tokens whose x is below 0, in
+// `numbers` where it is `shared`; else their z' is NaN. Null keep and spread are 1 and 0. With top, total and kept,
+// which are as above, `numbers` gets exp(z' - top).
+template <class T>
+struct StepTile {
+  TileOfClasses tile;
+  int64_t num_classes;  // K
+  const int64_t* rows;
+  const T *alpha, *spread, *keep;
+  Noise noise;  // explicit values are those of the tile
+  View state, out;
+  bool shared;
+  T *top, *total, *kept, *numbers;
+};
+
 template <class T>
 void flow_tile(const FlowTile<T>& op);
 template <class T>
 void sums_tile(const SumsTile<T>& op);
 template <class T>
 void slopes_tile(const SlopesTile<T>& op);
+template <class T>
+void step_tile(const StepTile<T>& op);
 
 }  // namespace bfn

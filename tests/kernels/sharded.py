@@ -33,6 +33,24 @@ def step(dtype, weight, bias, between, backend=None, **group):
     return [loss.detach(), seen.detach(), *torch.autograd.grad(loss, leaves)]
 
 
+def sampled(weight, bias, part=slice(None), backend=None, **group):
+    """Steps of samplers in float64: new states, which are of some classes, and what is the same in all processes."""
+    g = torch.Generator().manual_seed(4)
+    state, hidden, previous = (torch.randn(*TOKENS, n, generator=g, dtype=torch.float64) for n in (K, WIDTH, WIDTH))
+    noise = torch.randn(*TOKENS, K, generator=g)
+    state, weight, bias = state[..., part], weight.double(), bias.double()
+    how, states, same = {"backend": backend, "embedding": weight, **group}, [], []
+    for choose in ("sample", "mode", "mean"):
+        for draws in ({"seed": 1}, {"noise": noise, "draw_noise": torch.ones(TOKENS)}):
+            draws = draws if choose == "sample" else {k: v for k, v in draws.items() if k != "draw_noise"}
+            made = discrete.linear_update_sample(state, hidden, weight, bias, 0.01, choose=choose, **draws, **how)
+            states, same = [*states, made[0]], [*same, made[1]]
+    times = {"t": 0.3, "t_next": 0.7, "t_previous": 0.1, "rule": "sde2", "seed": 5, **OF}
+    made = discrete.linear_solver_step(state, hidden, weight, bias, previous=previous, **times, **how)
+    mode = discrete.linear_mode(hidden, weight, bias, backend=backend, **group)
+    return torch.stack([*states, made[0]]), [*same, made[1], mode]
+
+
 def parameters():
     g = torch.Generator().manual_seed(2)
     return [torch.randn(*shape, generator=g) for shape in ((K, WIDTH), (K,), (WIDTH, WIDTH))]
@@ -45,6 +63,9 @@ def work(rank, count, folder):
     weight, bias, between = parameters()
     group = {"process_group": distributed.group.WORLD, "num_classes": K}
     results = step(torch.float32, weight.chunk(count)[rank], bias.chunk(count)[rank], between, **group)
+    mine = torch.arange(K).chunk(count)[rank]
+    part = slice(int(mine[0]), int(mine[-1]) + 1)
+    torch.save(sampled(weight[part], bias[part], part, **group), f"{folder}/sampled{rank}")
     with pytest.raises(ValueError, match=f"weight must have shape .* as chunk {rank} of {count} of {K} classes"):
         step(torch.float32, weight, bias, between, **group)
     with pytest.raises(ValueError, match="process_group must be None for the reference"):

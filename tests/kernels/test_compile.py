@@ -6,7 +6,7 @@ import torch
 from cases import CASES
 from support import FIRST, NATIVE, evaluate, named, serves, weights_like
 from torch.utils._python_dispatch import TorchDispatchMode
-from vocabularies import LARGE
+from vocabularies import LARGE, MODES, STEPS
 
 from bfn_kernels import continuous, discrete, discretised
 
@@ -20,7 +20,7 @@ def kind(case) -> tuple:
     return case.op, frozenset(case.fields), options, case.into
 
 
-KINDS = list({kind(case): case for case in reversed(CASES + LARGE)}.values())[::-1]
+KINDS = list({kind(case): case for case in reversed(CASES + LARGE + STEPS + MODES)}.values())[::-1]
 # whose loss keeps less than a gradient on the CPU, too
 LONG_ROWS = [named(f"discrete.{op}[K=257]") for op in ("continuous_time_loss", "reconstruction_loss")]
 ON_REFERENCE = ["continuous.flow_sample", "discretised.continuous_time_loss", "discrete.update_sample[K=3]"]
@@ -126,6 +126,12 @@ def kernels_of_tiles() -> None:
     torch.ops.bfn_kernels.discrete_flow_tile(x, rows, *each[:2], seed, 0, 70, False, *each[2:], tile)
     torch.ops.bfn_kernels.discrete_sums_tile(tile, x, 0, torch.zeros(3, 4, dtype=torch.float64))
     torch.ops.bfn_kernels.discrete_slopes_tile(x, torch.rand(3, 5), 0, tile)
+    state, nothing = torch.rand(3, 70), (None, None)
+    step, of = (x, rows, each[0], each[1], None, seed, None), (0, 70, False)
+    torch.ops.bfn_kernels.discrete_step_tile(*step, *of, state, tile, torch.empty(3, 70), *each[2:])
+    torch.ops.bfn_kernels.discrete_step_tile(
+        x, rows, each[0], *nothing, *nothing, *of, state, tile, state, None, *nothing
+    )
 
 
 CALLS = recorded() if NATIVE else {}

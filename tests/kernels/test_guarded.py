@@ -8,6 +8,7 @@ import pytest
 import torch
 from guarded import BEFORE, BEHIND, guarded
 from support import INTERPRETED, NATIVE, PTX, evaluate, pairs
+from vocabularies import LARGE, STEPS
 
 from bfn_kernels import discrete
 
@@ -37,14 +38,24 @@ def test_an_access_beyond_ends_the_process(end, inside, outside):
     assert (done.returncode, done.stdout) == (-signal.SIGSEGV, "inside\n"), done.stderr
 
 
-@pairs(NATIVE)
-def test_kernels_stay_within_their_tensors(case, backend):
+def stays_within(case, backend) -> None:
     for end in (BEHIND, BEFORE):
         for dtype in (torch.float32, torch.bfloat16):
             for shape in SHAPES:
                 with guarded(end):
                     for value in evaluate(case, case.inputs(shape, dtype), backend).values():
                         assert value.isfinite().any()
+
+
+@pairs(NATIVE)
+def test_kernels_stay_within_their_tensors(case, backend):
+    stays_within(case, backend)
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="no other backend has kernels of tiles")
+@pytest.mark.parametrize("case", LARGE + STEPS, ids=str)
+def test_kernels_of_tiles_stay_within_their_tensors(case):
+    stays_within(case, "cpu")
 
 
 @pytest.mark.parametrize("backend", NATIVE)

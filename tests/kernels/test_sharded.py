@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sharded import parameters, step, work
+from sharded import parameters, sampled, step, work
 from support import NATIVE, error, scale, ulp
 from torch import multiprocessing
 
@@ -19,6 +19,13 @@ def test_two_processes_are_as_one(tmp_path):
     one, want = step(torch.float32, *parameters()), step(torch.float64, *parameters(), "reference")
     for got, alone, exact in zip(together, one, want, strict=True):
         assert error(got, exact) <= max(2 * error(alone, exact), 4 * ulp(torch.float32, scale(exact)))
+    (states, same), (other_states, as_there) = (torch.load(tmp_path / f"sampled{rank}") for rank in range(2))
+    want, want_same = sampled(*parameters()[:2])
+    close = {"rtol": 1e-10, "atol": 1e-10}
+    torch.testing.assert_close(torch.cat([states, other_states], -1), want, **close)
+    for mine, other, alone in zip(same, as_there, want_same, strict=True):
+        assert torch.equal(mine, other)
+        torch.testing.assert_close(mine, alone, **close)
 
 
 def test_a_group_and_the_number_of_classes_go_together():

@@ -2,7 +2,27 @@
 """The cases of large vocabularies, whose inputs are not all of the data's shape, so that they have tests of their own."""
 
 import torch
-from cases import HARD_TIME, STEP, TIME, Case, classes, draws, ends_of, normal, per_class, poisoned, some
+from cases import (
+    ALPHA,
+    BEFORE,
+    FROM,
+    HARD_ALPHA,
+    HARD_TIME,
+    STEP,
+    TIME,
+    TO,
+    Case,
+    classes,
+    draws,
+    ends_of,
+    normal,
+    per_class,
+    poisoned,
+    some,
+    uniform,
+)
+
+import bfn_kernels
 
 
 def per_vocabulary(make, *shape):
@@ -47,3 +67,40 @@ for scale in (10.0, 40.0):  # of the weights, which is about the gap between log
         Case(f"discrete.linear_reconstruction_loss[gap {scale}]", loss, each, HEAD, hard=True),
         Case(f"discrete.linear_discrete_time_loss[gap {scale}]", {**loss, "t": ends_of(10), "noise": draws(per_class(normal(), 67), 2)}, {"n_steps": 10, "n_samples": 2, **each, **times}, HEAD, hard=True),
     ]  # fmt: skip
+
+
+class Seen(Case):
+    """A step of a sampler whose result is the embedding of the new state, the second of what it returns."""
+
+    def __call__(self, inputs: dict, backend: str | None = None, **more) -> torch.Tensor:
+        function = getattr(bfn_kernels.discrete, self.op.split(".")[1])
+        return function(**inputs, **self.options, backend=backend, **more)[1]
+
+
+STEPS = []  # of samplers, none of which has a gradient
+for k, kind in [(2, torch.int64), (5, torch.uint8), (1003, torch.int64)]:
+    beta, noise = {"beta_1": 16 / k}, {"noise": per_class(normal(), k)}
+    start = {"state": per_class(normal(2), k), **head(k)}
+    drawn = {**start, "alpha": ALPHA, **noise, "draw_noise": uniform(0, 1)}
+    sent = {**start, "alpha": ALPHA, **noise}
+    known = {"known": poisoned(classes(k, kind), 255 if kind == torch.uint8 else -100), "known_mask": some}
+    embedding = {"embedding": per_vocabulary(normal(), k, 4)}
+    first = {**start, "t": FROM, "t_next": TO}
+    second = {**first, "t_previous": BEFORE, "previous": per_class(normal(), 6)}
+    update, solve = f"discrete.linear_update_sample[K={k}", f"discrete.linear_solver_step[K={k}"
+    STEPS += [
+        Case(f"{update}]", {**drawn, "bias": lambda *_: None}),
+        Case(f"{update} ends]", {**drawn, "alpha": HARD_ALPHA}),
+        Case(f"{update} known]", {**drawn, **known}),
+        Case(f"{update} mode]", sent, {"choose": "mode"}),
+        Case(f"{update} mean known]", {**sent, **known}, {"choose": "mean"}),
+        Seen(f"{update} seen]", {**drawn, **embedding}),
+        Seen(f"{update} mean seen]", {**sent, **embedding}, {"choose": "mean"}),
+        Case(f"{solve}]", first, beta),
+        Case(f"{solve} ode2 known]", {**second, **known}, {"rule": "ode2", **beta}),
+        Case(f"{solve} sde2]", {**second, **noise}, {"rule": "sde2", **beta}),
+        Case(f"{solve} renoise mode]", {**first, **noise}, {"rule": "renoise", "choose": "mode", **beta}),
+        Case(f"{solve} sde1 sample]", {**first, **noise, "draw_noise": uniform(0, 1)}, {"rule": "sde1", "choose": "sample", **beta}),
+        Seen(f"{solve} ode2 seen]", {**second, **embedding}, {"rule": "ode2", **beta}),
+    ]  # fmt: skip
+MODES = [Case(f"discrete.linear_mode[K={k}]", head(k)) for k in (2, 5, 1003)]

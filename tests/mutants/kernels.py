@@ -5,6 +5,7 @@ from fault import Fault
 PUBLIC, TIES, ROWS, LIMITS = (f"tests/kernels/test_{name}.py" for name in ("public", "ties", "rows", "limits"))
 PROPERTIES, GATE = "tests/kernels/test_properties.py", "tests/benchmarks/test_benchmarks.py"
 TRITON, INTERPRETED = "TRITON_INTERPRET=1 ", "tests/kernels/test_triton_interpreted.py"
+STEPS = "tests/kernels/test_large_steps.py"
 FAMILY = "bfn_kernels/{}/__init__.py".format
 OPS = "bfn_kernels/triton_ops/{}.py".format
 
@@ -103,6 +104,32 @@ FAULTS = [
     Fault(
         "bfn_kernels/discrete/tiles.py", "self.shard.first + classes.start", "self.shard.first",
         "tests/kernels/test_large.py -k 'cpu and reconstruction and float32'",
+    ),
+    # sampling with a large vocabulary
+    Fault(
+        "bfn_kernels/discrete/composed_steps.py", "torch.where(place < len(sums), place, last)", "place",
+        f"{STEPS} -k 'ends_of and cpu'",
+    ),
+    Fault(
+        "bfn_kernels/discrete/composed_steps.py", "place + shard.first + classes.start", "place + shard.first",
+        f"{STEPS} -k 'stores_the_logits and cpu and float32'",
+    ),
+    Fault(
+        "bfn_kernels/discrete/composed_steps.py", "embedded[part].mul_(self.kept[part].unsqueeze(-1)).addmm_",
+        "embedded[part].addmm_",
+        f"{STEPS} -k 'stores_the_logits and cpu and float32'",
+    ),
+    Fault(
+        "csrc/cpu/discrete_tiles.cpp", "if (op.out.dtype != dtype_of<T>()) load(", "if (false) load(",
+        f"{STEPS} -k 'narrower and cpu'",
+    ),
+    Fault(
+        "bfn_kernels/discrete/composed_steps.py", "torch.where(place == shard.place, tile, -1)", "tile",
+        "tests/kernels/test_sharded.py -k processes",
+    ),
+    Fault(
+        "bfn_kernels/nn/layers.py", "discrete.theta(part)", "discrete.theta(part.roll(1, -1))",
+        f"{STEPS} -k embedding_of_a_state",
     ),
     Fault(
         "bfn_kernels/reduction.py", ".clamp(min=1)", "", f"{PROPERTIES} -k 'masks and reference'",

@@ -1,0 +1,318 @@
+"""Sampling with large vocabularies: each step against the op that stores the logits, and against the reference."""
+
+import pytest
+import torch
+from support import DTYPES, NATIVE
+from test_accuracy import check, layouts
+from test_large import native, on_cpu, small_tiles  # noqa: F401
+from test_samplers import has_frequencies, has_moments
+from vocabularies import MODES, STEPS
+
+from bfn_kernels import discrete, nn, samplers
+from bfn_kernels.solvers import Coefficients
+
+K, WIDTH, TOKENS = 1003, 6, (3, 7)
+SHAPES = [(3, 7), (2, 1), (4, 3, 5), (0, 4), (2, 0)]
+CHOOSE = ("sample", "mode", "mean")
+
+
+def head(k=K, tokens=TOKENS, dtype=torch.float32, scale=1.0):
+    """A state, hidden states, and a weight, a bias and an embedding of the vocabulary."""
+    g = torch.Generator().manual_seed(1)
+    shapes = (*tokens, k), (*tokens, WIDTH), (k, WIDTH), (k,), (k, 3)
+    state, *rest = (torch.randn(shape, generator=g, dtype=torch.float64).to(dtype) for shape in shapes)
+    return state, rest[0], scale * rest[1], rest[2], rest[3]
+
+
+def close(got, want, dtype):
+    torch.testing.assert_close(got, want, rtol=64 * torch.finfo(dtype).eps, atol=64 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@native
+@pytest.mark.parametrize("case", STEPS, ids=str)
+def test_agrees_with_the_float64_reference(case, backend, dtype, small_tiles):  # noqa: F811
+    check(case, [case.inputs(shape, dtype, seed) for seed, shape in enumerate(SHAPES)], backend)
+
+
+@native
+@pytest.mark.parametrize("case", STEPS, ids=str)
+def test_strided_inputs(case, backend):
+    batches = []
+    for seed, form in enumerate(("strided", "transposed", "offset")):
+        inputs = case.inputs((2, 3, 2, 5), torch.float32, seed)
+        batches.append(inputs | {k: dict(layouts(v))[form] for k, v in inputs.items() if v is not None and v.dim() > 1})
+    check(case, batches, backend)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@native
+@pytest.mark.parametrize("case", MODES, ids=str)
+def test_modes(case, backend, dtype, small_tiles):  # noqa: F811
+    for seed, shape in enumerate(SHAPES):
+        inputs = case.inputs(shape, dtype, seed)
+        assert torch.equal(case(inputs, backend), case({k: v.double() for k, v in inputs.items()}, "reference"))
+    hidden, weight = torch.ones(2, 3), torch.zeros(130, 3)
+    assert discrete.linear_mode(hidden, weight, backend=backend).tolist() == [0, 0]  # the first of many
+
+
+@on_cpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("k", [3, 67, K])
+def test_a_step_is_that_of_the_op_that_stores_the_logits(k, dtype, backend, small_tiles):  # noqa: F811
+    """The same noise, and the same class where the uniform is not within rounding of a boundary."""
+    state, hidden, weight, bias, embedding = head(k, dtype=dtype)
+    logits, of = hidden @ weight.t() + bias, {"seed": 5, "backend": backend}
+    known, mask = torch.arange(21).view(TOKENS) % k, torch.arange(21).view(TOKENS) % 4 == 0
+    for choose in CHOOSE:
+        for how in ({}, {"known": known, "known_mask": mask}):
+            how = {"choose": choose, **how, **of}
+            want = discrete.update_sample(logits, state, 2 / k, **how)
+            got, seen = discrete.linear_update_sample(state, hidden, weight, bias, 2 / k, embedding=embedding, **how)
+            close(got, want, dtype)
+            close(seen, discrete.theta(want) @ embedding, dtype)
+            close(discrete.linear_update_sample(state, hidden, weight, bias, 2 / k, **how), want, dtype)
+            solve = {"rule": "sde1", "beta_1": 4 / k, **how}
+            want = discrete.solver_step(logits, state, 0.3, 0.6, **solve)
+            close(discrete.linear_solver_step(state, hidden, weight, bias, 0.3, 0.6, **solve), want, dtype)
+
+
+@on_cpu
+def test_a_run_of_second_order_keeps_hidden_states_in_the_place_of_predictions(backend):
+    state, hidden, weight, bias, _ = head(67)
+    mine, theirs, predicted = state.clone(), state.clone(), torch.empty_like(state)
+    before, g = None, torch.Generator().manual_seed(3)
+    for step, times in enumerate(((0.2, 0.4), (0.4, 0.7), (0.7, 1.0))):
+        hidden = torch.randn(hidden.shape, generator=g)
+        t_previous, how = (None, 0.2, 0.4)[step], {"rule": "ode2", "beta_1": 0.1, "backend": backend}
+        discrete.solver_step(
+            hidden @ weight.t() + bias, theirs, *times, t_previous=t_previous, out=theirs, predicted_out=predicted,
+            previous=None if step == 0 else predicted, **how,
+        )  # fmt: skip
+        discrete.linear_solver_step(
+            mine, hidden, weight, bias, *times, t_previous=t_previous, previous=before, out=mine, **how
+        )
+        close(mine, theirs, torch.float32)
+        before = hidden
+
+
+@on_cpu
+def test_temperature_and_guidance_are_of_hidden_states(backend):
+    state, hidden, weight, bias, _ = head(67)
+    other, g, of = torch.randn(hidden.shape), 1.5, {"beta_1": 0.1, "backend": backend}
+    both = [h @ weight.t() + bias for h in (hidden, other)]
+    want = discrete.solver_step(both[0], state, 0.3, 0.6, temperature=2.0, unconditional=both[1], guidance=g, **of)
+    joined = ((1 + g) * hidden - g * other) / 2
+    close(discrete.linear_solver_step(state, joined, weight, bias / 2, 0.3, 0.6, **of), want, torch.float32)
+
+
+@on_cpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_state_may_be_narrower_than_the_rest(dtype, backend, small_tiles):  # noqa: F811
+    """Arithmetic is in float32, and there is one rounding at the end; what the network sees is of what was rounded."""
+    state, hidden, weight, bias, embedding = head()
+    state, of = state.to(dtype), {"seed": 5, "backend": backend}
+    wide = discrete.linear_update_sample(state.float(), hidden, weight, bias, 2e-3, **of)
+    own = state.clone()
+    got, seen = discrete.linear_update_sample(own, hidden, weight, bias, 2e-3, embedding=embedding, out=own, **of)
+    assert got is own and got.dtype == dtype and seen.dtype == torch.float32
+    assert (got.float() - wide).abs().max() <= torch.finfo(dtype).eps * wide.abs().max()
+    assert (got != wide.to(dtype)).float().mean() < 1e-3
+    close(seen, got.float().softmax(-1) @ embedding, torch.float32)
+
+
+@on_cpu
+def test_out_may_be_the_state(backend):
+    state, hidden, weight, bias, embedding = head(67)
+    step = lambda s, out: discrete.linear_update_sample(  # noqa: E731
+        s, hidden, weight, bias, 0.1, seed=3, embedding=embedding, out=out, backend=backend
+    )
+    (want, seen), own, version = step(state, None), state.clone(), state._version
+    assert state._version == version
+    new, again = step(own, own)
+    assert new is own and own._version > 0 and torch.equal(own, want) and torch.equal(again, seen)
+    columns = torch.full((*TOKENS, 134), torch.nan)[..., ::2]
+    swapped = torch.full((TOKENS[1], TOKENS[0], 67), torch.nan).transpose(0, 1)
+    for other in (columns, swapped):
+        assert step(state, other)[0] is other and torch.equal(other, want)
+
+
+@on_cpu
+def test_classes_that_are_drawn(backend, small_tiles):  # noqa: F811
+    """The frequencies of 130 classes in three tiles, the moments of what is sent, and none that has no share."""
+    count, k = 20_000, 130
+    logits = torch.randn(k, generator=torch.Generator().manual_seed(2)).mul(2)
+    logits[[5, 64, 129]] = -torch.inf
+    weight, hidden, zero = torch.zeros(k, 1), torch.zeros(count, 1), torch.zeros(count, k)
+    of = {"backend": backend}
+    new = discrete.linear_update_sample(zero, hidden, weight, logits, 20.0, seed=1, **of)
+    has_frequencies(new.argmax(-1), logits.softmax(-1))
+    new = discrete.linear_update_sample(zero, hidden, weight, logits, 0.3, choose="mode", seed=2, **of)
+    for place in (0, int(logits.argmax()), 129):
+        has_moments(new[:, place], 0.3 * (k * (place == logits.argmax()) - 1), k * 0.3)
+
+
+@on_cpu
+def test_the_ends_of_the_uniform(backend, small_tiles):  # noqa: F811
+    """The first class at 0; at 1 the last that has a share, in whichever tile it is."""
+    k, zero = 200, torch.zeros(3, 200)
+    logits = torch.full((k,), -torch.inf)
+    logits[[3, 70, 71]] = 0.0
+    u = torch.tensor([0.0, 0.5, 1.0])
+    new = discrete.linear_update_sample(
+        zero, zero[:, :1], zero[:1].t(), logits, 1.0, noise=zero, draw_noise=u, backend=backend
+    )
+    assert new.argmax(-1).tolist() == [3, 70, 71]
+
+
+@on_cpu
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("choose", CHOOSE)
+def test_what_is_no_number_stays_none(choose, bad, backend, small_tiles):  # noqa: F811
+    state, hidden, weight, bias, embedding = head(130)
+    hidden[1, 2] = bad
+    known, mask = torch.zeros(TOKENS, dtype=torch.int64), torch.zeros(TOKENS, dtype=torch.bool)
+    of = {"choose": choose, "seed": 1, "backend": backend}
+    got, seen = discrete.linear_update_sample(state, hidden, weight, bias, 0.1, embedding=embedding, **of)
+    wrong = torch.zeros(TOKENS, dtype=torch.bool)
+    wrong[1, 2] = True
+    assert torch.equal(got.isnan().all(-1), wrong) and torch.equal(seen.isnan().all(-1), wrong)
+    assert torch.equal(got.isnan().any(-1), wrong)
+    got = discrete.linear_update_sample(state, hidden, weight, bias, 0.1, known=known, known_mask=mask | wrong, **of)
+    assert got.isfinite().all()  # a known class is sent whatever the network says
+
+
+@on_cpu
+def test_refusals(backend):
+    state, hidden, weight, bias, embedding = head(5)
+    given = {"state": state, "hidden": hidden, "weight": weight, "bias": bias, "alpha": 0.5, "backend": backend}
+    step = lambda **k: discrete.linear_update_sample(**given | k)  # noqa: E731
+    x = torch.zeros(TOKENS, dtype=torch.int64)
+    everywhere = {"known_mask": torch.ones(TOKENS, dtype=torch.bool)}
+    for name, value, kind in (
+        ("state", state[..., 0], ValueError), ("state", x, TypeError), ("weight", weight[0], ValueError),
+        ("state", state[..., :4], ValueError), ("weight", weight[:1], ValueError), ("hidden", x, TypeError),
+        ("hidden", hidden[..., :2], ValueError), ("bias", hidden, ValueError), ("embedding", embedding[:3], ValueError),
+        ("embedding", embedding[0], ValueError), ("choose", "all", ValueError), ("alpha", -1.0, ValueError),
+        ("out", state[:1], ValueError), ("out", state.double(), TypeError), ("noise", hidden, ValueError),
+        ("draw_noise", hidden, ValueError), ("known", x, ValueError),
+        ("hidden", hidden.clone().requires_grad_(), ValueError),
+        ("embedding", embedding.clone().requires_grad_(), ValueError),
+    ):  # fmt: skip
+        with pytest.raises(kind, match=rf"\b{name} "):
+            step(**{name: value})
+    for known in (x - 1, x + 5):
+        with pytest.raises(IndexError, match="known must hold classes"):
+            step(known=known, **everywhere)
+    with pytest.raises(ValueError, match="out must be the state itself or share no memory"):
+        step(out=state, noise=state)
+    solve = lambda **k: discrete.linear_solver_step(  # noqa: E731
+        **{"t": 0.3, "t_next": 0.5, "beta_1": 1.0} | {n: v for n, v in given.items() if n != "alpha"} | k
+    )
+    with pytest.raises(ValueError, match="previous must be given together"):
+        solve(previous=hidden)
+    with pytest.raises(ValueError, match='previous must be None with choose="mode"'):
+        solve(previous=hidden, t_previous=0.1, rule="ode2", choose="mode")
+    with pytest.raises(ValueError, match="previous must have shape"):
+        solve(previous=state, t_previous=0.1, rule="ode2")
+    with pytest.raises(ValueError, match="hidden must have shape"):
+        discrete.linear_mode(hidden, weight[:, :2], backend=backend)
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="no extension was built")
+def test_the_kernel_of_a_tile_refuses_what_does_not_fit():
+    tile, numbers, x, row = torch.rand(3, 70), torch.rand(3, 70), torch.arange(3), torch.rand(3)
+    call = torch.ops.bfn_kernels.discrete_step_tile
+
+    def step(x=x, rows=x, alpha=row, state=tile, out=tile, tile=numbers, top=row):
+        sums = top, row, row
+        call(x, rows, alpha, None, None, None, None, 0, 70, False, state, tile, out, *sums)
+
+    for wrong in (
+        {"x": x[:2]}, {"rows": x.int()}, {"alpha": row.double()}, {"state": tile[:2]}, {"out": tile[:, :9]},
+        {"tile": tile.t()}, {"top": row[:2]},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="tile"):
+            step(**wrong)
+
+
+def model_of(k=30, width=6, **how):
+    torch.manual_seed(0)
+    return nn.Vocabulary(lambda seen, t: seen.tanh() * (1 + t.view(-1, 1, 1)), 0.5, num_classes=k, width=width, **how)
+
+
+class Stored(nn.Vocabulary):
+    """The same, sampled by the ops that store logits and probabilities."""
+
+    def prior(self, shape, device):
+        return nn.Discrete.prior(self, shape, device)
+
+    def solver_state(self, shape, device, t, seed):
+        return nn.Discrete.solver_state(self, shape, device, t, seed)
+
+    def theta(self, state):
+        return self.embedding.embed(state[1])
+
+    def update(self, output, state, t, alpha, seed):
+        nn.Discrete.update(self, self.head(output), state, t, alpha, seed)
+
+    def solve(self, output, state, t, coefficients, seed):
+        nn.Discrete.solve(self, self.head(output), state, t, coefficients, seed)
+
+    def step_error(self, coefficients, state, before):
+        return nn.Discrete.step_error(self, coefficients, state, before)
+
+    def mode(self, output, theta, t):
+        return self.head(output).argmax(-1)
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ode1", "ode2", "sde2", "renoise"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_run_is_that_of_the_ops_that_store_the_logits(sampler, tied):
+    mine, stored = model_of(tied=tied), Stored(lambda *_: None, 0.5, num_classes=30, width=6, tied=tied)
+    stored.load_state_dict(mine.state_dict())
+    stored.network, states = mine.network, []
+    for model in (mine, stored):
+        states.append([])
+        watch = lambda i, state: states[-1].append(state[0])  # noqa: E731
+        samplers.sample(model, (4, 5), 6, seed=3, sampler=sampler, watch=watch)
+    for got, want in zip(*states, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_steps_that_fit_their_error_are_those_of_the_ops_that_store_the_logits():
+    mine, stored = model_of(), Stored(lambda *_: None, 0.5, num_classes=30, width=6)
+    stored.load_state_dict(mine.state_dict())
+    stored.network = mine.network
+    (drawn, calls), (want, as_many) = (samplers.sample_within(m, (4, 5), 0.05, seed=3) for m in (mine, stored))
+    assert torch.equal(drawn, want) and calls == as_many > 5
+
+
+def test_the_embedding_of_a_state_is_made_of_some_tokens_at_a_time(monkeypatch):
+    layer, state = nn.NoisyEmbedding(67, 3), torch.randn(3, 5, 67)
+    want = layer.embed(state.softmax(-1))
+    monkeypatch.setattr(nn.layers, "NUMBERS", 67 * 4)
+    torch.testing.assert_close(layer.embed_state(state), want)
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ode2"])
+def test_nothing_but_the_state_has_its_size(sampler):
+    """Of all that is allocated in a run one tensor is larger than a fifth of it; where logits are stored, more are."""
+    k, count = 30_000, []
+    for model in (model_of(k=k), Stored(lambda seen, t: seen, 0.5, num_classes=k, width=6)):
+        samplers.sample(model, (1, 2), 1, seed=1, sampler=sampler)
+        with torch.profiler.profile(profile_memory=True) as profile:
+            samplers.sample(model, (2, 64), 2, seed=1, sampler=sampler)
+        sizes = [e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+        count.append(sum(size > 2 * 64 * k * 4 / 5 for size in sizes))
+    assert count[0] == 1 and count[1] >= 4, count
+
+
+@on_cpu
+def test_coefficients_take_the_place_of_times(backend):
+    state, hidden, weight, bias, _ = head(67)
+    how = {"coefficients": Coefficients(0.9, 0.05, 0.02, 0.5), "seed": 4, "backend": backend}
+    before = hidden.flip(0)
+    p = (before @ weight.t() + bias).softmax(-1)
+    want = discrete.solver_step(hidden @ weight.t() + bias, state, previous=p, **how)
+    close(discrete.linear_solver_step(state, hidden, weight, bias, previous=before, **how), want, torch.float32)
