@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bfn_kernels.arguments import PUBLISHED
-from bfn_kernels.discrete.operators import RECEIVERS, ROW_STATS
+from bfn_kernels.discrete.operators import RECEIVERS, ROW_STATS, SUMS
 
 
 class Row(NamedTuple):
@@ -154,3 +154,22 @@ def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:
         ),
     ]  # fmt: skip
     return [Row(f"discrete {name}, {classes} classes", z.numel(), size * width, call) for name, size, call in calls]
+
+
+def of_tiles(ops: Any, tile: torch.Tensor) -> list[Row]:
+    """Calls of what Triton has for the tiles of large vocabularies, `[tokens, classes]`, with 10 draws in those of
+    L_n."""
+    tokens, classes = tile.shape
+    x, each, seed, width = torch.arange(tokens), torch.ones(tokens), torch.tensor(1), tile.element_size()
+    sent = x, x, each, each, seed, 0, classes
+    sums = torch.zeros(10, tokens, SUMS, dtype=torch.float64)
+    slopes, less, shift = torch.ones(tokens, 5), torch.ones(tokens, 4), torch.zeros(10, tokens)
+    calls = [
+        ("flow", 1, lambda: ops.discrete.flow_tile(*sent, False, each, each, each, tile)),
+        ("flow again", 1, lambda: ops.discrete.flow_tile(*sent, True, each, each, each, tile)),
+        ("sums", 1, lambda: ops.discrete.sums_tile(tile, x, 0, sums[0])),
+        ("slopes", 2, lambda: ops.discrete.slopes_tile(x, slopes, 0, tile)),
+        ("sums of 10 draws", 1, lambda: ops.discrete.draws_tile(tile, *sent, sums)),
+        ("slopes of 10 draws", 2, lambda: ops.discrete.draw_slopes_tile(*sent, less, shift, tile)),
+    ]  # fmt: skip
+    return [Row(f"tile, {name}, {classes} classes", tile.numel(), size * width, call) for name, size, call in calls]

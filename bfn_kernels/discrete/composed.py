@@ -27,9 +27,9 @@ class Flow:
     def __init__(
         self, library: Any, tokens: Tokens, beta: Tensor, spread: Tensor, seed: Tensor | None, noise, grid: Grid
     ):
-        self.tokens, self.grid, self.seed = tokens, grid, seed
-        self.kernel = kernel_of(library, "flow_tile", beta) if noise is None else None
+        self.tokens, self.grid = tokens, grid
         self.messages = Messages(tokens, beta, spread, Normals(tokens, seed, noise, beta.dtype, random.SENDER))
+        self.kernel = self.messages.kernel(library, "flow_tile")
         self.top = beta.new_full(tokens.x.shape, torch.finfo(beta.dtype).min)
         self.total, self.kept = torch.zeros_like(self.top), torch.ones_like(self.top)
 
@@ -62,10 +62,9 @@ class Flow:
         return shard.summed(sums * (here - self.top).exp().unsqueeze(-1))
 
     def _by_kernel(self, part: slice, classes: slice, again: bool) -> Tensor:
-        out, messages, tokens = self.grid.tile(part, classes), self.messages, self.tokens
-        of_tokens = (r[part].flatten() for r in (tokens.x, tokens.rows, messages.alpha, messages.spread))
+        out = self.grid.tile(part, classes)
         sums = self.top[part], self.total[part], self.kept[part]
-        self.kernel(*of_tokens, self.seed, tokens.first(classes), tokens.num_classes, again, *sums, out)
+        self.kernel(*self.messages.of(part, classes), again, *sums, out)
         return out
 
 
@@ -127,7 +126,7 @@ class Head:
         self, library: Any, shard: Sequence[Any], x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None,
         mask: Tensor | None,
     ):  # fmt: skip
-        self.dtype = compute_dtype(hidden, weight, bias)
+        self.library, self.dtype = library, compute_dtype(hidden, weight, bias)
         self.tokens = Tokens(x, Shard(*shard), mask)
         self.hidden, self.weight = self.tokens.records(hidden).to(self.dtype), weight
         self.bias = bias if bias is None else bias.to(self.dtype)
@@ -181,6 +180,7 @@ def _sums(head: Head, messages: Messages | None = None, n_samples: int = 0) -> T
     `[1 + n_samples, T, 4]`."""
     stats = head.hidden.new_zeros(1 + n_samples, len(head.hidden), SUMS, dtype=torch.float64)
     stats[..., 1] = LEAST  # the t of no class
+    draws_tile = messages and messages.kernel(head.library, "draws_tile")
     for classes in head.grid.classes():
         rows, first = head.rows(classes), head.tokens.first(classes)
         for part in head.grid.parts():
@@ -191,7 +191,9 @@ def _sums(head: Head, messages: Messages | None = None, n_samples: int = 0) -> T
                 here = is_x(head.tokens, part, classes)
                 z_x = torch.where(here, z, 0).sum(-1)
                 stats[0, part] = _joined(stats[0, part], z_x, Sums.of_others(z.masked_fill(here, -torch.inf)))
-            if messages is not None:
+            if draws_tile:
+                draws_tile(z, *messages.of(part, classes), stats[1:, part])
+            elif messages:
                 _add_draws(stats[1:, part], z, messages, part, classes)
     first_of_all, *others = head.tokens.shard.gathered(stats)
     for each in others:
@@ -294,9 +296,14 @@ def linear_discrete_time_loss_backward(
     log_x = row.z_x - row.max - row.total().log()
     by_x = (factor * _less(log_x, divergences.of).sum(0)).to(head.dtype).unsqueeze(-1)
     most, log_total, factor = (r.to(head.dtype).unsqueeze(-1) for r in (row.max, row.total().log(), factor))
-    messages, shift = _sent(head, alpha, seed, noise), divergences.shift.to(head.dtype)
+    messages, shift = _sent(head, alpha, seed, noise), divergences.shift.to(head.dtype).contiguous()
+    slopes_tile = messages.kernel(library, "draw_slopes_tile")
+    each = torch.cat([by_x, most, log_total, factor], 1) if slopes_tile else None
 
     def by_logits(z: Tensor, part: slice, classes: slice) -> Tensor:
+        if slopes_tile:
+            slopes_tile(*messages.of(part, classes), each[part], shift[:, part], z)
+            return z
         log_p = z.sub_(most[part]).sub_(log_total[part])
         sums = torch.zeros_like(z)
         for draw in range(n_samples):

@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype
-from bfn_kernels.operators import NATIVE, Forward, Library, Operator, gradient_fake, loss_fakes, saved_loss_backward
+from bfn_kernels.operators import (
+    NATIVE,
+    TRITON,
+    Forward,
+    Library,
+    Operator,
+    gradient_fake,
+    loss_fakes,
+    saved_loss_backward,
+)
 
 # Operators know what is sent, and the receiver, by its place here; csrc/ops has the same numbers.
 CHOICES = ("sample", "mode", "mean")
@@ -113,6 +122,21 @@ def _linear_reconstruction_loss_backward(library: Library, grad: Tensor, forward
 def _linear_discrete_time_loss_backward(library: Library, grad: Tensor, forward: Forward):
     return None, *library.discrete.linear_discrete_time_loss_backward(grad, *forward.saved, forward.needed[1:4])
 
+
+_OF_TILES = {
+    f"{NATIVE} {TRITON}": (
+        "flow_tile(Tensor x, Tensor rows, Tensor beta, Tensor spread, Tensor seed, int first, int num_classes, "
+        "bool again, Tensor(a!) top, Tensor(b!) total, Tensor(c!) kept, Tensor(d!) out)",
+        "sums_tile(Tensor logits, Tensor x, int first, Tensor(a!) sums)",
+        "slopes_tile(Tensor x, Tensor slopes, int first, Tensor(a!) logits)",
+    ),
+    TRITON: (
+        "draws_tile(Tensor logits, Tensor x, Tensor rows, Tensor alpha, Tensor spread, Tensor seed, int first, "
+        "int num_classes, Tensor(a!) sums)",
+        "draw_slopes_tile(Tensor x, Tensor rows, Tensor alpha, Tensor spread, Tensor seed, int first, "
+        "int num_classes, Tensor slopes, Tensor shift, Tensor(a!) logits)",
+    ),
+}
 
 OPERATORS = [
     Operator(
@@ -225,14 +249,10 @@ OPERATORS = [
         fake=_linear_backward_fake,
         composed=True,
     ),
-    # A CPU has kernels for what is done with a tile.
+    # A CPU has kernels for what is done with a tile, and so has Triton, also for that with the draws of L_n.
     *(
-        Operator(f"{schema} -> ()", fake=lambda *arguments: None, library=NATIVE)
-        for schema in (
-            "flow_tile(Tensor x, Tensor rows, Tensor beta, Tensor spread, Tensor seed, int first, int num_classes, "
-            "bool again, Tensor(a!) top, Tensor(b!) total, Tensor(c!) kept, Tensor(d!) out)",
-            "sums_tile(Tensor logits, Tensor x, int first, Tensor(a!) sums)",
-            "slopes_tile(Tensor x, Tensor slopes, int first, Tensor(a!) logits)",
-        )
+        Operator(f"{schema} -> ()", fake=lambda *arguments: None, library=library)
+        for library, schemas in _OF_TILES.items()
+        for schema in schemas
     ),
 ]

@@ -14,11 +14,13 @@ from torch import Tensor, distributed
 from bfn_kernels import noise as random
 from bfn_kernels.checks import valid_classes
 from bfn_kernels.discrete.reference import one_hot
+from bfn_kernels.operators import TRITON
 from bfn_kernels.reduction import hide
 
 TOKENS = 512  # of a tile; a matrix product of fewer reads the weight more often than it can hide
 NUMBERS = {"cpu": 2**18}  # of a tile: 1 MiB in float32; with 4 MiB matrix products take up to twice as long
-MANY_NUMBERS = 2**25  # of a tile on any other device, where a small one would leave most of it idle
+# of a tile on any other device, where a small one would leave most of it idle; Triton has 4096 classes in registers
+MANY_TOKENS, MANY_NUMBERS = 2**12, 2**24
 
 
 class Shard(NamedTuple):
@@ -94,8 +96,9 @@ class Grid:
     """The tiles of T tokens by the classes that are here, and the memory that a tile takes."""
 
     def __init__(self, tokens: int, num_classes: int, width: int, like: Tensor, dtype: torch.dtype):
-        numbers = NUMBERS.get(like.device.type, MANY_NUMBERS)
-        self.tokens, self.num_classes, self.token_step = tokens, num_classes, max(1, min(TOKENS, tokens))
+        few = like.device.type in NUMBERS
+        numbers, most = (NUMBERS[like.device.type], TOKENS) if few else (MANY_NUMBERS, MANY_TOKENS)
+        self.tokens, self.num_classes, self.token_step = tokens, num_classes, max(1, min(most, tokens))
         self.class_step = max(64, numbers // max(self.token_step, width) // 64 * 64)
         self.memory = like.new_empty(self.token_step * min(self.class_step, num_classes), dtype=dtype)
 
@@ -144,10 +147,20 @@ class Messages:
         eps = self.normals.tile(part, classes, draw)
         return self.alpha[part] * (self.tokens.num_classes * sent - 1) + self.spread[part] * eps
 
+    def kernel(self, library: Any, name: str) -> Callable | None:
+        """The library's kernel for what is done with a tile of them, if it has one; kernels make noise from a seed."""
+        return kernel_of(library, name, self.alpha) if self.normals.noise is None else None
+
+    def of(self, part: slice, classes: slice) -> tuple:
+        """What such a kernel makes a tile of."""
+        tokens = self.tokens
+        sent = (row[part].flatten() for row in (tokens.x, tokens.rows, self.alpha, self.spread))
+        return *sent, self.normals.seed, tokens.first(classes), tokens.num_classes
+
 
 def kernel_of(library: Any, name: str, like: Tensor) -> Callable | None:
     """The library's kernel of this name for tiles on the device of `like`, if it has one."""
-    return getattr(library.discrete, name, None) if like.is_cpu else None
+    return getattr(library.discrete, name, None) if like.is_cpu or library.kind == TRITON else None
 
 
 def is_x(tokens: Tokens, part: slice, classes: slice) -> Tensor:
