@@ -7,6 +7,7 @@ import torch
 
 from bfn_kernels.arguments import PUBLISHED
 from bfn_kernels.discrete.operators import RECEIVERS, ROW_STATS, SUMS
+from bfn_kernels.discrete.tiles import FUSED_WIDTH
 
 
 class Row(NamedTuple):
@@ -173,3 +174,28 @@ def of_tiles(ops: Any, tile: torch.Tensor) -> list[Row]:
         ("slopes of 10 draws", 2, lambda: ops.discrete.draw_slopes_tile(*sent, less, shift, tile)),
     ]  # fmt: skip
     return [Row(f"tile, {name}, {classes} classes", tile.numel(), size * width, call) for name, size, call in calls]
+
+
+def of_products(ops: Any, hidden: torch.Tensor, weight: torch.Tensor) -> list[Row]:
+    """Calls of what Triton multiplies on tensor cores for large vocabularies, `[tokens, d]` by `[classes, d]`; a class
+    of a token counts as a variable. Those that make noise take the first FUSED_WIDTH columns."""
+    (tokens, width), classes = hidden.shape, len(weight)
+    x, each, seed, logits = torch.arange(tokens), torch.ones(tokens), torch.tensor(1), torch.zeros(tokens, classes)
+    sent, wide = (x, x, each, each, seed, 0, classes), torch.zeros(tokens, width)
+    narrow, grad = weight[:, :FUSED_WIDTH], hidden[:, :FUSED_WIDTH]
+    sums, out, by_weight = torch.zeros(tokens, SUMS, dtype=torch.float64), wide[:, :FUSED_WIDTH], narrow.clone()
+    calls = [
+        (
+            f"flow, d = {FUSED_WIDTH}",
+            lambda: ops.discrete.flow_products(*sent, narrow, each.clone(), each.clone(), out),
+        ),
+        (
+            f"flow backward, d = {FUSED_WIDTH}",
+            lambda: ops.discrete.flow_products_backward(*sent, grad, each, each, by_weight),
+        ),
+        (f"head sums, d = {width}", lambda: ops.discrete.head_sums(hidden, weight, None, x, 0, sums)),
+        (f"logits, d = {width}", lambda: ops.discrete.product(hidden, weight.t(), False, logits)),
+        (f"by hidden, d = {width}", lambda: ops.discrete.product(logits, weight, True, wide)),
+    ]
+    # bytes of what is stored; what is read once is few beside it
+    return [Row(f"product, {name}", logits.numel(), 4 * (place > 2), call) for place, (name, call) in enumerate(calls)]

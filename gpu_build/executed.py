@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from gpu_build.calls import Row, of_bits, of_classes, of_data, of_tiles
+from gpu_build.calls import Row, of_bits, of_classes, of_data, of_products, of_tiles
 from gpu_build.table import Execution
 
 INTERPRETER = Path(__file__).resolve().parents[1] / "tests" / "ptx"
@@ -113,6 +113,9 @@ def rows(backend: str, ops: Any) -> Iterable[Row]:
             found += of_classes(ops, z)
         if backend == "triton" and dtype == torch.float32:
             found += of_tiles(ops, torch.randn(16, 4096, generator=generator))
+        if backend == "triton" and dtype == torch.bfloat16:
+            importlib.import_module("bfn_kernels.discrete.triton_products").MANY = 1  # as with many more tokens
+            found += of_products(ops, *(torch.randn(size, 768, generator=generator).to(dtype) for size in (128, 512)))
         for row in found:
             yield row._replace(name=f"{row.name}, {str(dtype).removeprefix('torch.')}")
 

@@ -23,7 +23,7 @@ from bfn_kernels.discrete import triton as discrete
 from bfn_kernels.discretised import triton as discretised
 from bfn_kernels.triton_ops.views import write_table
 from gpu_build import sass
-from gpu_build.calls import of_bits, of_classes, of_data, of_tiles
+from gpu_build.calls import of_bits, of_classes, of_data, of_products, of_tiles
 from gpu_build.table import Kernel
 
 # The operators as functions, which launch what a GPU would be given.
@@ -99,6 +99,8 @@ def _of_architecture(architecture: int, folder: Path) -> list[Kernel]:
             rows += of_classes(OPS, torch.zeros(64, 16, classes, dtype=dtype))
         if dtype == torch.float32:
             rows += of_tiles(OPS, torch.zeros(512, 32000))
+        else:
+            rows += of_products(OPS, *(torch.zeros(size, 768, dtype=dtype) for size in (4096, 32000)))
         for row in rows:
             first = next(each for each in launches(row.call) if each.kernel is not write_table)
             name = f"{row.name}, {str(dtype).removeprefix('torch.')}"

@@ -14,7 +14,18 @@ from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discrete.operators import SUMS
 from bfn_kernels.discrete.reference import drifted
 from bfn_kernels.discrete.sums import LEAST, Row, Slopes, Sums
-from bfn_kernels.discrete.tiles import Grid, Messages, Normals, Shard, Tokens, is_x, kernel_of
+from bfn_kernels.discrete.tiles import (
+    FUSED_WIDTH,
+    HALF,
+    Grid,
+    Messages,
+    Normals,
+    Products,
+    Shard,
+    Tokens,
+    is_x,
+    kernel_of,
+)
 from bfn_kernels.reduction import MEAN, reduce
 
 Tensors = tuple[Tensor, Tensor, Tensor]
@@ -29,9 +40,17 @@ class Flow:
     ):
         self.tokens, self.grid = tokens, grid
         self.messages = Messages(tokens, beta, spread, Normals(tokens, seed, noise, beta.dtype, random.SENDER))
-        self.kernel = self.messages.kernel(library, "flow_tile")
+        self.library, self.kernel = library, self.messages.kernel(library, "flow_tile")
         self.top = beta.new_full(tokens.x.shape, torch.finfo(beta.dtype).min)
         self.total, self.kept = torch.zeros_like(self.top), torch.ones_like(self.top)
+
+    def fused(self, name: str, vectors: Tensor) -> Callable | None:
+        """The library's kernel for products of θ and such vectors, if it has one; it is given all tokens and classes,
+        and what it takes behind the messages."""
+        kernel = self.messages.kernel(self.library, name)
+        if kernel is None or vectors.dtype not in HALF or vectors.shape[-1] > FUSED_WIDTH:
+            return None
+        return lambda *others: kernel(*self.messages.of(slice(None), slice(0, self.grid.num_classes)), *others)
 
     def first(self, part: slice, classes: slice) -> Tensor:
         """The exponentials by the new top; `kept` is the factor of those by the old one."""
@@ -78,11 +97,14 @@ def flow_embedding(
     grid = Grid(x.numel(), weight.shape[0], weight.shape[1], weight, dtype)
     flow = Flow(library, tokens, beta, spread, seed, noise, grid)
     out = weight.new_zeros(x.numel(), weight.shape[1], dtype=dtype)
-    for classes in grid.classes():
-        rows = weight[classes].to(dtype)
+    fused, products = flow.fused("flow_products", weight), Products(library, dtype, weight)
+    if fused:
+        fused(weight, flow.top, flow.total, out)
+    for classes in () if fused else grid.classes():
+        rows = weight[classes].to(products.dtype)
         for part in grid.parts():
             e = flow.first(part, classes)
-            out[part].mul_(flow.kept[part].unsqueeze(-1)).addmm_(e, rows)
+            products.add(out[part].mul_(flow.kept[part].unsqueeze(-1)), e, rows)
     out = flow.join(out).div_(torch.where(tokens.valid, flow.total, torch.nan).unsqueeze(-1))
     return out.to(weight.dtype).view(*x.shape, weight.shape[1]), torch.stack([flow.top, flow.total], -1).view(
         *x.shape, 2
@@ -98,12 +120,15 @@ def flow_embedding_backward(
     grid = Grid(x.numel(), count, grad.shape[-1], grad, stats.dtype)
     flow = Flow(library, tokens, beta, spread, seed, noise, grid)
     flow.top, flow.total = (each.contiguous() for each in tokens.records(stats).unbind(-1))
-    vectors = tokens.records(grad).to(stats.dtype)
+    fused, products = flow.fused("flow_products_backward", grad), Products(library, stats.dtype, grad)
+    vectors = tokens.records(grad).to(grad.dtype if fused else products.dtype)
     by_weight = _for_products(grid, grad, (count, grad.shape[-1]), dtype)
-    for classes in grid.classes():
+    if fused:
+        fused(vectors, flow.top, flow.total, by_weight)
+    for classes in () if fused else grid.classes():
         sums = by_weight[classes].to(stats.dtype)
-        for part in grid.parts():
-            _add_product(sums, part, flow.again(part, classes), vectors)
+        for part in grid.parts():  # what stands there before the first tokens is not read
+            products.add(sums, flow.again(part, classes).t(), vectors[part], part.start > 0)
         if sums.dtype != dtype:
             by_weight[classes] = sums
     return by_weight
@@ -112,11 +137,6 @@ def flow_embedding_backward(
 def _for_products(grid: Grid, like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Memory for sums over tokens, which the products of the first tokens fill."""
     return (like.new_empty if grid.tokens else like.new_zeros)(shape, dtype=dtype)
-
-
-def _add_product(sums: Tensor, part: slice, tile: Tensor, vectors: Tensor) -> None:
-    """Adds numbers per class times the tokens' vectors; what stands there before the first tokens is not read."""
-    sums.addmm_(tile.t(), vectors[part], beta=min(1, part.start))
 
 
 class Head:
@@ -128,17 +148,20 @@ class Head:
     ):  # fmt: skip
         self.library, self.dtype = library, compute_dtype(hidden, weight, bias)
         self.tokens = Tokens(x, Shard(*shard), mask)
-        self.hidden, self.weight = self.tokens.records(hidden).to(self.dtype), weight
+        self.products = Products(library, self.dtype, hidden, weight)
+        self.hidden, self.weight = self.tokens.records(hidden).to(self.products.dtype), weight
         self.bias = bias if bias is None else bias.to(self.dtype)
+        narrow = hidden.dtype == weight.dtype and weight.dtype in HALF
+        self.head_sums = kernel_of(library, "head_sums", weight) if narrow else None
         self.sums_tile, self.slopes_tile = (kernel_of(library, f"{name}_tile", weight) for name in ("sums", "slopes"))
         self.grid = Grid(len(self.hidden), weight.shape[0], weight.shape[1], weight, self.dtype)
 
     def rows(self, classes: slice) -> Tensor:
         """The part of the weight that belongs to some classes."""
-        return self.weight[classes].to(self.dtype)
+        return self.weight[classes].to(self.products.dtype)
 
     def tile(self, part: slice, classes: slice, rows: Tensor) -> Tensor:
-        logits = torch.mm(self.hidden[part], rows.t(), out=self.grid.tile(part, classes))
+        logits = self.products.add(self.grid.tile(part, classes), self.hidden[part], rows.t(), False)
         return logits if self.bias is None else logits.add_(self.bias[classes])
 
 
@@ -181,7 +204,11 @@ def _sums(head: Head, messages: Messages | None = None, n_samples: int = 0) -> T
     stats = head.hidden.new_zeros(1 + n_samples, len(head.hidden), SUMS, dtype=torch.float64)
     stats[..., 1] = LEAST  # the t of no class
     draws_tile = messages and messages.kernel(head.library, "draws_tile")
-    for classes in head.grid.classes():
+    fused = head.head_sums if messages is None else None
+    if fused:
+        hidden = head.hidden.to(head.weight.dtype)
+        fused(hidden, head.weight, head.bias, head.tokens.x, head.tokens.shard.first, stats[0])
+    for classes in () if fused else head.grid.classes():
         rows, first = head.rows(classes), head.tokens.first(classes)
         for part in head.grid.parts():
             z = head.tile(part, classes, rows)
@@ -328,7 +355,7 @@ def _factor(head: Head, grad: Tensor, scale: Tensor) -> Tensor:
 
 def _gradients(head: Head, by_logits: Callable, hidden, weight, bias, wanted: Sequence[bool]) -> Tensors:
     """The gradients by hidden, weight and bias of those by the logits, of which `by_logits` makes a tile."""
-    by_hidden = head.hidden.new_zeros(head.hidden.shape if wanted[0] else (0,))
+    by_hidden = head.hidden.new_zeros(head.hidden.shape if wanted[0] else (0,), dtype=head.dtype)
     by_weight = _for_products(head.grid, weight, weight.shape if wanted[1] else (0,), weight.dtype)
     by_bias = weight.new_zeros(len(weight) if wanted[2] else 0, dtype=torch.float64)
     for classes in head.grid.classes():
@@ -337,9 +364,9 @@ def _gradients(head: Head, by_logits: Callable, hidden, weight, bias, wanted: Se
         for part in head.grid.parts():
             tile = by_logits(head.tile(part, classes, rows), part, classes)
             if wanted[0]:
-                by_hidden[part].addmm_(tile, rows)
+                head.products.add(by_hidden[part], tile, rows)
             if wanted[1]:
-                _add_product(sums, part, tile, head.hidden)
+                head.products.add(sums, tile.t(), head.hidden[part], part.start > 0)
             if wanted[2]:
                 by_bias[classes] += tile.sum(0, dtype=torch.float64)
         if wanted[1] and sums.dtype != by_weight.dtype:

@@ -135,6 +135,13 @@ _OF_TILES = {
         "int num_classes, Tensor(a!) sums)",
         "draw_slopes_tile(Tensor x, Tensor rows, Tensor alpha, Tensor spread, Tensor seed, int first, "
         "int num_classes, Tensor slopes, Tensor shift, Tensor(a!) logits)",
+        # on tensor cores, without tiles
+        "flow_products(Tensor x, Tensor rows, Tensor beta, Tensor spread, Tensor seed, int first, int num_classes, "
+        "Tensor weight, Tensor(a!) top, Tensor(b!) total, Tensor(c!) sums)",
+        "flow_products_backward(Tensor x, Tensor rows, Tensor beta, Tensor spread, Tensor seed, int first, "
+        "int num_classes, Tensor grad, Tensor top, Tensor total, Tensor(a!) by_weight)",
+        "head_sums(Tensor hidden, Tensor weight, Tensor? bias, Tensor x, int first, Tensor(a!) sums)",
+        "product(Tensor a, Tensor b, bool add, Tensor(a!) sums)",
     ),
 }
 

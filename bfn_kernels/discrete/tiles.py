@@ -21,6 +21,8 @@ TOKENS = 512  # of a tile; a matrix product of fewer reads the weight more often
 NUMBERS = {"cpu": 2**18}  # of a tile: 1 MiB in float32; with 4 MiB matrix products take up to twice as long
 # of a tile on any other device, where a small one would leave most of it idle; Triton has 4096 classes in registers
 MANY_TOKENS, MANY_NUMBERS = 2**12, 2**24
+FUSED_WIDTH = 256  # of vectors of 16 bits, up to which a program can have the sums of tokens in its registers
+HALF = (torch.bfloat16, torch.float16)
 
 
 class Shard(NamedTuple):
@@ -161,6 +163,23 @@ class Messages:
 def kernel_of(library: Any, name: str, like: Tensor) -> Callable | None:
     """The library's kernel of this name for tiles on the device of `like`, if it has one."""
     return getattr(library.discrete, name, None) if like.is_cpu or library.kind == TRITON else None
+
+
+class Products:
+    """Products with vectors, in the type of the arithmetic or, where the library has a kernel for it, on tensor cores.
+    `dtype` is the type that the vectors must have. float16 would lose what they are multiplied by if that is small."""
+
+    def __init__(self, library: Any, dtype: torch.dtype, *vectors: Tensor):
+        narrow = all(each.dtype == torch.bfloat16 for each in vectors)
+        self.kernel = kernel_of(library, "product", vectors[0]) if narrow else None
+        self.dtype = torch.bfloat16 if self.kernel else dtype
+
+    def add(self, sums: Tensor, a: Tensor, b: Tensor, add: bool = True) -> Tensor:
+        """Adds a·b or, if not `add`, writes it, and does not read what is there."""
+        if self.kernel is None:
+            return sums.addmm_(a, b, beta=float(add))
+        self.kernel(a, b, add, sums)
+        return sums
 
 
 def is_x(tokens: Tokens, part: slice, classes: slice) -> Tensor:

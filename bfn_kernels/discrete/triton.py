@@ -12,6 +12,7 @@ from torch import Tensor
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discrete import operators
 from bfn_kernels.discrete.triton_nstep import discrete_time_loss
+from bfn_kernels.discrete.triton_products import flow_products, flow_products_backward, head_sums, product
 from bfn_kernels.discrete.triton_tiles import draw_slopes_tile, draws_tile, flow_tile, slopes_tile, sums_tile
 from bfn_kernels.triton_ops.classes import (
     class_noise,
@@ -40,8 +41,12 @@ __all__ = [
     "discrete_time_loss",
     "draw_slopes_tile",
     "draws_tile",
+    "flow_products",
+    "flow_products_backward",
     "flow_tile",
+    "head_sums",
     "loss_backward",
+    "product",
     "reconstruction_loss",
     "sender_sample",
     "slopes_tile",

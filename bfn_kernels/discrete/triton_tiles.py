@@ -57,6 +57,12 @@ def _of_records(values, rows, WIDTH: tl.constexpr, PLACE: tl.constexpr):
 
 
 @triton.jit
+def sent_to(sent, rows):
+    """What `messages` takes, of some rows: x of each, its row among those with noise, and the scalars β and √(Kβ)."""
+    return of_rows(sent[0], rows), of_rows(sent[1], rows), of_rows(sent[2], rows), of_rows(sent[3], rows)
+
+
+@triton.jit
 def place_of(x, first):
     """The place of class x behind the first one, in 32 bits, as comparisons of 64 take twice as long."""
     return (x - first).to(tl.int32)
@@ -64,8 +70,7 @@ def place_of(x, first):
 
 @triton.jit
 def messages(sent, seed, first, num_classes, STREAM: tl.constexpr, draw, TILE: tl.constexpr, T: tl.constexpr):
-    """The messages y to some tokens about the classes from `first` on, a multiple of 4 (185). sent: x of each token,
-    its row among the tokens with noise, and the scalars β and √(Kβ)."""
+    """The messages y to some tokens about the classes from `first` on, a multiple of 4 (185)."""
     x, row, beta, spread = sent
     group = row[:, None] * ((num_classes + 3) // 4) + (first // 4 + tl.arange(0, TILE // 4))[None, :]
     eps = normals(seed, group, STREAM, draw, T)
@@ -131,7 +136,7 @@ def _flow_tile(
 ):  # fmt: skip
     """ONCE: whether a row is one part, whose y stay in registers."""
     rows, seed = block_of(tokens, ROWS), tl.load(seed)
-    sent = of_rows(sent[0], rows), of_rows(sent[1], rows), of_rows(sent[2], rows), of_rows(sent[3], rows)
+    sent = sent_to(sent, rows)
     top, total = of_rows(tops, rows), of_rows(totals, rows)
     most, found, by = top, tl.zeros((ROWS,), T), tl.full((ROWS,), 1.0, T)
     y = tl.zeros((ROWS, TILE), T)
@@ -211,7 +216,7 @@ def _draws_tile(
 ):  # fmt: skip
     """Adds z + y of each draw to its sums. What z are below the largest is added to y, which may be small."""
     rows, seed = block_of(tokens, ROWS), tl.load(seed)
-    sent = of_rows(sent[0], rows), of_rows(sent[1], rows), of_rows(sent[2], rows), of_rows(sent[3], rows)
+    sent = sent_to(sent, rows)
     x = place_of(sent[0], first)
     for draw in range(draws):
         at = sums + (tl.zeros((), tl.int64) + draw) * to_next_draw + (rows[0] + rows[1]) * 4
@@ -252,7 +257,7 @@ def _draw_slopes_tile(
     ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     rows, seed = block_of(tokens, ROWS), tl.load(seed)
-    sent = of_rows(sent[0], rows), of_rows(sent[1], rows), of_rows(sent[2], rows), of_rows(sent[3], rows)
+    sent = sent_to(sent, rows)
     x, by_x, most = place_of(sent[0], first), _of_records(slopes, rows, 4, 0), _of_records(slopes, rows, 4, 1)
     log_total, factor = _of_records(slopes, rows, 4, 2), _of_records(slopes, rows, 4, 3)
     for place in range(-(first % 4), count, TILE):

@@ -42,6 +42,8 @@ for k, kind in [(2, torch.int64), (5, torch.uint8), (1003, torch.int64)]:
         Case(f"discrete.linear_discrete_time_loss[K={k} seeded]", {**loss, "t": STEP}, of_draws | seeded, HEAD),
         Case(f"discrete.linear_discrete_time_loss[K={k} masked]", {**masked, **noisy}, {"reduction": "sum", **of_draws}, HEAD),
     ]  # fmt: skip
+wide = {"x": classes(67), "weight": per_vocabulary(normal(), 67, 300), "t": TIME}  # more than registers have room for
+LARGE.append(Case("discrete.flow_embedding[K=67 wide seeded]", wide, {"seed": 5, "beta_1": 16 / 67}, ("weight",)))
 for scale in (10.0, 40.0):  # of the weights, which is about the gap between logits
     loss = {"x": classes(67), **head(67, scale=scale)}
     each, times = {"reduction": "none"}, {"beta_1": 16 / 67}

@@ -41,9 +41,8 @@ void multiply(Warp& warp, const Instruction& i, Lanes lanes) {
   const Numbers a = matrix<T>(warp, from, 4, [](int lane, int k, int which) {
     return std::pair{lane / 4 + k % 2 * 8, lane % 4 * 2 + which + k / 2 * 8};
   });
-  const Numbers b = matrix<T>(warp, from + 4, 2, [](int lane, int k, int which) {
-    return std::pair{lane % 4 * 2 + which + k * 8, lane / 4};
-  });
+  const Numbers b = matrix<T>(
+      warp, from + 4, 2, [](int lane, int k, int which) { return std::pair{lane % 4 * 2 + which + k * 8, lane / 4}; });
   std::array<std::array<float, kLanes>, 4> sums;
   for (int k = 0; k < 4; ++k) {
     const uint64_t* c = warp.source(from[6 + k]);
