@@ -85,7 +85,7 @@ class Operator:
     the gradient of the first result. Without it, asking for a gradient is an error.
     in_place: whether there is a variant `<name>_out` that writes its result into a last argument `out`.
     beside: the names of tensors that this variant writes too, if they are passed as arguments behind `out`.
-    library: the name of the one library whose CPU kernels have it, if all others do without it.
+    library: NATIVE if the CPU kernels alone have it, TRITON if the libraries in Triton alone do, or both names.
     composed: whether no library has a kernel for it. The function of its name in the family's `composed.py`, which is
     given the library before the arguments, computes it on every device by other operators and torch's own.
     """
@@ -127,6 +127,7 @@ class Library:
     def __init__(self, name: str, implement: Callable[[torch.library.Library, str, str], None] | None = None):
         """`implement(library, family, operator)` registers the code of libraries that are written in Python."""
         self.name, self.implement = name, implement
+        self.kind = TRITON if implement else name
         self._defined = torch.library.Library(name, "FRAGMENT")
 
     def __getattr__(self, family: str) -> Any:
@@ -137,7 +138,7 @@ class Library:
         namespace = SimpleNamespace()
         setattr(self, family, namespace)
         for operator in operators:
-            if operator.library in ("", self.name):
+            if not operator.library or self.kind in operator.library.split():
                 setattr(namespace, operator.name, self._declare(family, operator))
 
     def _define(self, family: str, schema: str, composed: bool = False) -> OpOverload:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 
 from bfn_kernels.arguments import PUBLISHED
-from bfn_kernels.discrete.operators import RECEIVERS, ROW_STATS
+from bfn_kernels.discrete.operators import RECEIVERS, ROW_STATS, SUMS
+from bfn_kernels.discrete.tiles import FUSED_WIDTH
 
 
 class Row(NamedTuple):
@@ -154,3 +155,47 @@ def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:
         ),
     ]  # fmt: skip
     return [Row(f"discrete {name}, {classes} classes", z.numel(), size * width, call) for name, size, call in calls]
+
+
+def of_tiles(ops: Any, tile: torch.Tensor) -> list[Row]:
+    """Calls of what Triton has for the tiles of large vocabularies, `[tokens, classes]`, with 10 draws in those of
+    L_n."""
+    tokens, classes = tile.shape
+    x, each, seed, width = torch.arange(tokens), torch.ones(tokens), torch.tensor(1), tile.element_size()
+    sent = x, x, each, each, seed, 0, classes
+    sums = torch.zeros(10, tokens, SUMS, dtype=torch.float64)
+    slopes, less, shift = torch.ones(tokens, 5), torch.ones(tokens, 4), torch.zeros(10, tokens)
+    calls = [
+        ("flow", 1, lambda: ops.discrete.flow_tile(*sent, False, each, each, each, tile)),
+        ("flow again", 1, lambda: ops.discrete.flow_tile(*sent, True, each, each, each, tile)),
+        ("sums", 1, lambda: ops.discrete.sums_tile(tile, x, 0, sums[0])),
+        ("slopes", 2, lambda: ops.discrete.slopes_tile(x, slopes, 0, tile)),
+        ("sums of 10 draws", 1, lambda: ops.discrete.draws_tile(tile, *sent, sums)),
+        ("slopes of 10 draws", 2, lambda: ops.discrete.draw_slopes_tile(*sent, less, shift, tile)),
+    ]  # fmt: skip
+    return [Row(f"tile, {name}, {classes} classes", tile.numel(), size * width, call) for name, size, call in calls]
+
+
+def of_products(ops: Any, hidden: torch.Tensor, weight: torch.Tensor) -> list[Row]:
+    """Calls of what Triton multiplies on tensor cores for large vocabularies, `[tokens, d]` by `[classes, d]`; a class
+    of a token counts as a variable. Those that make noise take the first FUSED_WIDTH columns."""
+    (tokens, width), classes = hidden.shape, len(weight)
+    x, each, seed, logits = torch.arange(tokens), torch.ones(tokens), torch.tensor(1), torch.zeros(tokens, classes)
+    sent, wide = (x, x, each, each, seed, 0, classes), torch.zeros(tokens, width)
+    narrow, grad = weight[:, :FUSED_WIDTH], hidden[:, :FUSED_WIDTH]
+    sums, out, by_weight = torch.zeros(tokens, SUMS, dtype=torch.float64), wide[:, :FUSED_WIDTH], narrow.clone()
+    calls = [
+        (
+            f"flow, d = {FUSED_WIDTH}",
+            lambda: ops.discrete.flow_products(*sent, narrow, each.clone(), each.clone(), out),
+        ),
+        (
+            f"flow backward, d = {FUSED_WIDTH}",
+            lambda: ops.discrete.flow_products_backward(*sent, grad, each, each, by_weight),
+        ),
+        (f"head sums, d = {width}", lambda: ops.discrete.head_sums(hidden, weight, None, x, 0, sums)),
+        (f"logits, d = {width}", lambda: ops.discrete.product(hidden, weight.t(), False, logits)),
+        (f"by hidden, d = {width}", lambda: ops.discrete.product(logits, weight, True, wide)),
+    ]
+    # bytes of what is stored; what is read once is few beside it
+    return [Row(f"product, {name}", logits.numel(), 4 * (place > 2), call) for place, (name, call) in enumerate(calls)]

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from gpu_build.calls import Row, of_bits, of_classes, of_data
+from gpu_build.calls import Row, of_bits, of_classes, of_data, of_products, of_tiles
 from gpu_build.table import Execution
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
@@ -29,6 +29,10 @@ RULES: list[tuple[str, dict[str, float]]] = [
     (r"mov\..*|cvta.*|ld\.param.*|st\.param.*|(neg|abs)(\.ftz)?\.(f32|f64|bf16|f16)|cvt\.u64\.u32|cvt\.u32\.u64|"
      r"cvt\.[us]32\.[us]32|cvt\.[us](16|8|32)\.[us](16|8|32|64)|(and\.b|shr\.u)64|pragma.*|trap|activemask.*", FREE),
     (r"(ld|st|ldu)\..*|(atom|red|prefetch|ldmatrix|stmatrix)\..*", {"memory": 1}),
+    (r"cp\.async\.cg\..*", {"memory": 4}),  # 16 bytes
+    (r"cp\.async\.ca\..*", {"memory": 1}),
+    (r"cp\.async\.(commit|wait)_group", {"control": 1}),
+    (r"mma\.sync\.aligned\.m16n8k16\..*", {"tensor": 1}),
     (r"(shfl|vote|match|redux)\..*", {"shuffle": 1}),
     (r"(bra|ret|exit|call|bar|barrier|brx|membar|fence|nanosleep|griddepcontrol)(\..*|)", {"control": 1}),
     (r"div\.rn(\.ftz)?\.f32", {"special": 1, "fma": 7, "alu": 1, "control": 1}),
@@ -95,7 +99,7 @@ class Operators:
         return getattr(getattr(torch.ops, self._library), f"{self._family}_{name}").default
 
 
-def rows(ops: Any) -> Iterable[Row]:
+def rows(backend: str, ops: Any) -> Iterable[Row]:
     generator = torch.Generator().manual_seed(1)
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.rand(8, 3072, generator=generator).mul(1.98).sub(0.99).to(dtype)
@@ -105,6 +109,11 @@ def rows(ops: Any) -> Iterable[Row]:
         for classes in CLASSES:
             z = torch.randn(32, max(1, 1024 // classes), classes, generator=generator).to(dtype)
             found += of_classes(ops, z)
+        if backend == "triton" and dtype == torch.float32:
+            found += of_tiles(ops, torch.randn(16, 4096, generator=generator))
+        if backend == "triton" and dtype == torch.bfloat16:
+            importlib.import_module("bfn_kernels.discrete.triton_products").MANY = 1  # as with many more tokens
+            found += of_products(ops, *(torch.randn(size, 768, generator=generator).to(dtype) for size in (128, 512)))
         for row in found:
             yield row._replace(name=f"{row.name}, {str(dtype).removeprefix('torch.')}")
 
@@ -147,7 +156,7 @@ def executions(backend: str) -> list[Execution]:
 
     module.register()
     found = []
-    for row in rows(Operators(module.NAMESPACE)):
+    for row in rows(backend, Operators(module.NAMESPACE)):
         ptx.counts()
         ptx.options(count=True)
         try:

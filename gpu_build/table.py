@@ -9,14 +9,17 @@ from rich.table import Table
 
 # The assumptions of every prediction, of an H100: its multiprocessors, its clock in Hz, the bytes per second of its
 # memory, and the cycles that a multiprocessor takes for an instruction of a lane, for each class of instructions and
-# each pipe that these take (CUDA programming guide, compute capability 9.0).
-SMS, CLOCK, BANDWIDTH = 132, 1.7e9, 3.35e12
+# each pipe that these take (CUDA programming guide, compute capability 9.0). CACHE: what others have measured of its
+# second-level cache. A warp's product of 16 by 8 by 16 takes the tensor cores a cycle at their peak, which products by
+# four warps at once come near to, and those by one warp come to two thirds of.
+SMS, CLOCK, BANDWIDTH, CACHE = 132, 1.7e9, 3.35e12, 5.5e12
 PIPES = {
     "fma": {"fma": 1 / 128, "imad": 1 / 64},  # a half of the lanes has products of integers
     "alu": {"alu": 1 / 64},
     "special": {"special": 1 / 16},
     "fp64": {"fp64": 1 / 64},
     "memory": {"memory": 1 / 32, "shuffle": 1 / 32},
+    "tensor": {"tensor": 1 / 32},
 }
 ISSUE = 1 / 128
 
@@ -65,7 +68,7 @@ class Execution:
         alone."""
         cycles = {pipe: sum(self.instructions.get(c, 0.0) * n for c, n in of.items()) for pipe, of in PIPES.items()}
         taken = {name: count / SMS / CLOCK for name, count in (cycles | {"issue": self.total * ISSUE}).items()}
-        return taken | {"bandwidth": self.bytes / BANDWIDTH}
+        return taken | {"cache": 32 * self.sectors / CACHE, "bandwidth": self.bytes / BANDWIDTH}
 
     def bound_by(self) -> str:
         """What limits it: a pipe, the issue of instructions or memory."""
@@ -73,11 +76,16 @@ class Execution:
         return max(seconds, key=seconds.__getitem__)
 
     def bound(self) -> str:
-        return f"{self.bound_by()}, {self.share_of_bandwidth():.0%}"
+        cores = f", {self.share_of('tensor'):.0%} of tensor cores" if "tensor" in self.instructions else ""
+        return f"{self.bound_by()}, {self.share_of_bandwidth():.0%}{cores}"
 
     def share_of_bandwidth(self) -> float:
+        return self.share_of("bandwidth")
+
+    def share_of(self, what: str) -> float:
+        """The share of the predicted time that this would take alone."""
         seconds = self.seconds()
-        return seconds["bandwidth"] / max(seconds.values())
+        return seconds[what] / max(seconds.values())
 
 
 def made(title: str, columns: Sequence[str]) -> Table:
@@ -98,7 +106,8 @@ def compiled(kernels: Iterable[Kernel]) -> Table:
 def executed(executions: Iterable[Execution]) -> Table:
     columns = ("instr.", "by class", "bytes", "sectors", "coalesced", "no conflict", "lanes", "predicted bound")
     title = (
-        "Executed, as PTX for sm_90. Per variable; the bound is predicted, an H100's, with the share of its bandwidth."
+        "Executed, as PTX for sm_90 (with products on tensor cores: sm_80). Per variable; the bound is predicted, an "
+        "H100's, with the share of its bandwidth and of the peak of its tensor cores."
     )
     table = made(title, columns)
     for e in executions:

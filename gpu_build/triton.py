@@ -23,7 +23,7 @@ from bfn_kernels.discrete import triton as discrete
 from bfn_kernels.discretised import triton as discretised
 from bfn_kernels.triton_ops.views import write_table
 from gpu_build import sass
-from gpu_build.calls import of_bits, of_classes, of_data
+from gpu_build.calls import of_bits, of_classes, of_data, of_products, of_tiles
 from gpu_build.table import Kernel
 
 # The operators as functions, which launch what a GPU would be given.
@@ -47,7 +47,7 @@ class NoGPU:
         return self.target
 
     def get_current_device(self) -> int:
-        return 0
+        return self.target.arch  # Triton keeps a cache for each device
 
     def get_current_stream(self, device: int | None = None) -> int:
         return 0
@@ -97,6 +97,10 @@ def _of_architecture(architecture: int, folder: Path) -> list[Kernel]:
         rows = of_data(OPS, data) + of_bits(OPS, data)
         for classes in sizes:
             rows += of_classes(OPS, torch.zeros(64, 16, classes, dtype=dtype))
+        if dtype == torch.float32:
+            rows += of_tiles(OPS, torch.zeros(512, 32000))
+        else:
+            rows += of_products(OPS, *(torch.zeros(size, 768, dtype=dtype) for size in (4096, 32000)))
         for row in rows:
             first = next(each for each in launches(row.call) if each.kernel is not write_table)
             name = f"{row.name}, {str(dtype).removeprefix('torch.')}"

@@ -18,10 +18,13 @@ from bfn_kernels.discrete.operators import SUMS
 from bfn_kernels.discrete.reference import drifted
 from bfn_kernels.discrete.sums import LEAST, Row, Slopes, Sums
 from bfn_kernels.discrete.tiles import (
+    FUSED_WIDTH,
+    HALF,
     Grid,
     Logits,
     Messages,
     Normals,
+    Products,
     Shard,
     Tokens,
     exponentials,
@@ -41,11 +44,19 @@ class Flow:
     def __init__(
         self, library: Any, tokens: Tokens, beta: Tensor, spread: Tensor, seed: Tensor | None, noise, grid: Grid
     ):
-        self.tokens, self.grid, self.seed = tokens, grid, seed
-        self.kernel = kernel_of(library, "flow_tile", beta) if noise is None else None
+        self.tokens, self.grid = tokens, grid
         self.messages = Messages(tokens, beta, spread, Normals(tokens, seed, noise, beta.dtype, random.SENDER))
+        self.library, self.kernel = library, self.messages.kernel(library, "flow_tile")
         self.top = beta.new_full(tokens.x.shape, torch.finfo(beta.dtype).min)
         self.total, self.kept = torch.zeros_like(self.top), torch.ones_like(self.top)
+
+    def fused(self, name: str, vectors: Tensor) -> Callable | None:
+        """The library's kernel for products of θ and such vectors, if it has one; it is given all tokens and classes,
+        and what it takes behind the messages."""
+        kernel = self.messages.kernel(self.library, name)
+        if kernel is None or vectors.dtype not in HALF or vectors.shape[-1] > FUSED_WIDTH:
+            return None
+        return lambda *others: kernel(*self.messages.of(slice(None), slice(0, self.grid.num_classes)), *others)
 
     def first(self, part: slice, classes: slice) -> Tensor:
         """The exponentials by the new top; `kept` is the factor of those by the old one."""
@@ -65,10 +76,9 @@ class Flow:
         return sums
 
     def _by_kernel(self, part: slice, classes: slice, again: bool) -> Tensor:
-        out, messages, tokens = self.grid.tile(part, classes), self.messages, self.tokens
-        of_tokens = (r[part].flatten() for r in (tokens.x, tokens.rows, messages.alpha, messages.spread))
+        out = self.grid.tile(part, classes)
         sums = self.top[part], self.total[part], self.kept[part]
-        self.kernel(*of_tokens, self.seed, tokens.first(classes), tokens.num_classes, again, *sums, out)
+        self.kernel(*self.messages.of(part, classes), again, *sums, out)
         return out
 
 
@@ -82,11 +92,14 @@ def flow_embedding(
     grid = Grid(x.numel(), weight.shape[0], weight.shape[1], weight, dtype)
     flow = Flow(library, tokens, beta, spread, seed, noise, grid)
     out = weight.new_zeros(x.numel(), weight.shape[1], dtype=dtype)
-    for classes in grid.classes():
-        rows = weight[classes].to(dtype)
+    fused, products = flow.fused("flow_products", weight), Products(library, dtype, weight)
+    if fused:
+        fused(weight, flow.top, flow.total, out)
+    for classes in () if fused else grid.classes():
+        rows = weight[classes].to(products.dtype)
         for part in grid.parts():
             e = flow.first(part, classes)
-            out[part].mul_(flow.kept[part].unsqueeze(-1)).addmm_(e, rows)
+            products.add(out[part].mul_(flow.kept[part].unsqueeze(-1)), e, rows)
     out = flow.join(out).div_(torch.where(tokens.valid, flow.total, torch.nan).unsqueeze(-1))
     return out.to(weight.dtype).view(*x.shape, weight.shape[1]), torch.stack([flow.top, flow.total], -1).view(
         *x.shape, 2
@@ -102,12 +115,15 @@ def flow_embedding_backward(
     grid = Grid(x.numel(), count, grad.shape[-1], grad, stats.dtype)
     flow = Flow(library, tokens, beta, spread, seed, noise, grid)
     flow.top, flow.total = (each.contiguous() for each in tokens.records(stats).unbind(-1))
-    vectors = tokens.records(grad).to(stats.dtype)
+    fused, products = flow.fused("flow_products_backward", grad), Products(library, stats.dtype, grad)
+    vectors = tokens.records(grad).to(grad.dtype if fused else products.dtype)
     by_weight = _for_products(grid, grad, (count, grad.shape[-1]), dtype)
-    for classes in grid.classes():
+    if fused:
+        fused(vectors, flow.top, flow.total, by_weight)
+    for classes in () if fused else grid.classes():
         sums = by_weight[classes].to(stats.dtype)
-        for part in grid.parts():
-            _add_product(sums, part, flow.again(part, classes), vectors)
+        for part in grid.parts():  # what stands there before the first tokens is not read
+            products.add(sums, flow.again(part, classes).t(), vectors[part], part.start > 0)
         if sums.dtype != dtype:
             by_weight[classes] = sums
     return by_weight
@@ -118,11 +134,6 @@ def _for_products(grid: Grid, like: Tensor, shape: Sequence[int], dtype: torch.d
     return (like.new_empty if grid.tokens else like.new_zeros)(shape, dtype=dtype)
 
 
-def _add_product(sums: Tensor, part: slice, tile: Tensor, vectors: Tensor) -> None:
-    """Adds numbers per class times the tokens' vectors; what stands there before the first tokens is not read."""
-    sums.addmm_(tile.t(), vectors[part], beta=min(1, part.start))
-
-
 class Head(Logits):
     """The logits of tokens whose classes are known."""
 
@@ -130,8 +141,10 @@ class Head(Logits):
         self, library: Any, shard: Sequence[Any], x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None,
         mask: Tensor | None,
     ):  # fmt: skip
-        self.tokens = Tokens(x, Shard(*shard), mask)
-        super().__init__(self.tokens.records(hidden).to(compute_dtype(hidden, weight, bias)), weight, bias)
+        self.library, self.tokens = library, Tokens(x, Shard(*shard), mask)
+        super().__init__(library, self.tokens.records(hidden), weight, bias, compute_dtype(hidden, weight, bias))
+        narrow = hidden.dtype == weight.dtype and weight.dtype in HALF
+        self.head_sums = kernel_of(library, "head_sums", weight) if narrow else None
         self.sums_tile, self.slopes_tile = (kernel_of(library, f"{name}_tile", weight) for name in ("sums", "slopes"))
 
 
@@ -173,7 +186,12 @@ def _sums(head: Head, messages: Messages | None = None, n_samples: int = 0) -> T
     `[1 + n_samples, T, 4]`."""
     stats = head.hidden.new_zeros(1 + n_samples, len(head.hidden), SUMS, dtype=torch.float64)
     stats[..., 1] = LEAST  # the t of no class
-    for classes in head.grid.classes():
+    draws_tile = messages and messages.kernel(head.library, "draws_tile")
+    fused = head.head_sums if messages is None else None
+    if fused:
+        hidden = head.hidden.to(head.weight.dtype)
+        fused(hidden, head.weight, head.bias, head.tokens.x, head.tokens.shard.first, stats[0])
+    for classes in () if fused else head.grid.classes():
         rows, first = head.rows(classes), head.tokens.first(classes)
         for part in head.grid.parts():
             z = head.tile(part, classes, rows)
@@ -183,7 +201,9 @@ def _sums(head: Head, messages: Messages | None = None, n_samples: int = 0) -> T
                 here = is_x(head.tokens, part, classes)
                 z_x = torch.where(here, z, 0).sum(-1)
                 stats[0, part] = _joined(stats[0, part], z_x, Sums.of_others(z.masked_fill(here, -torch.inf)))
-            if messages is not None:
+            if draws_tile:
+                draws_tile(z, *messages.of(part, classes), stats[1:, part])
+            elif messages:
                 _add_draws(stats[1:, part], z, messages, part, classes)
     first_of_all, *others = head.tokens.shard.gathered(stats)
     for each in others:
@@ -286,9 +306,14 @@ def linear_discrete_time_loss_backward(
     log_x = row.z_x - row.max - row.total().log()
     by_x = (factor * _less(log_x, divergences.of).sum(0)).to(head.dtype).unsqueeze(-1)
     most, log_total, factor = (r.to(head.dtype).unsqueeze(-1) for r in (row.max, row.total().log(), factor))
-    messages, shift = _sent(head, alpha, seed, noise), divergences.shift.to(head.dtype)
+    messages, shift = _sent(head, alpha, seed, noise), divergences.shift.to(head.dtype).contiguous()
+    slopes_tile = messages.kernel(library, "draw_slopes_tile")
+    each = torch.cat([by_x, most, log_total, factor], 1) if slopes_tile else None
 
     def by_logits(z: Tensor, part: slice, classes: slice) -> Tensor:
+        if slopes_tile:
+            slopes_tile(*messages.of(part, classes), each[part], shift[:, part], z)
+            return z
         log_p = z.sub_(most[part]).sub_(log_total[part])
         sums = torch.zeros_like(z)
         for draw in range(n_samples):
@@ -313,7 +338,7 @@ def _factor(head: Head, grad: Tensor, scale: Tensor) -> Tensor:
 
 def _gradients(head: Head, by_logits: Callable, hidden, weight, bias, wanted: Sequence[bool]) -> Tensors:
     """The gradients by hidden, weight and bias of those by the logits, of which `by_logits` makes a tile."""
-    by_hidden = head.hidden.new_zeros(head.hidden.shape if wanted[0] else (0,))
+    by_hidden = head.hidden.new_zeros(head.hidden.shape if wanted[0] else (0,), dtype=head.dtype)
     by_weight = _for_products(head.grid, weight, weight.shape if wanted[1] else (0,), weight.dtype)
     by_bias = weight.new_zeros(len(weight) if wanted[2] else 0, dtype=torch.float64)
     for classes in head.grid.classes():
@@ -322,9 +347,9 @@ def _gradients(head: Head, by_logits: Callable, hidden, weight, bias, wanted: Se
         for part in head.grid.parts():
             tile = by_logits(head.tile(part, classes, rows), part, classes)
             if wanted[0]:
-                by_hidden[part].addmm_(tile, rows)
+                head.products.add(by_hidden[part], tile, rows)
             if wanted[1]:
-                _add_product(sums, part, tile, head.hidden)
+                head.products.add(sums, tile.t(), head.hidden[part], part.start > 0)
             if wanted[2]:
                 by_bias[classes] += tile.sum(0, dtype=torch.float64)
         if wanted[1] and sums.dtype != by_weight.dtype:

@@ -20,7 +20,7 @@ from bfn_kernels.discrete.tiles import Grid, Logits, Shard, exponentials, joined
 
 def linear_mode(library: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, *shard: Any) -> Tensor:
     dtype = compute_dtype(hidden, weight, bias)
-    return _mode(_logits(hidden, weight, bias, dtype), Shard(*shard))[0].view(hidden.shape[:-1])
+    return _mode(_logits(library, hidden, weight, bias, dtype), Shard(*shard))[0].view(hidden.shape[:-1])
 
 
 def linear_step(library: Any, state: Tensor, *others: Any) -> Tensor:
@@ -43,10 +43,14 @@ def linear_step_out(
         for row in (alpha, spread, state_scale, extrapolation)
     )
     grids = 1 if previous is None else 2
-    logits = _logits(hidden, weight, bias, dtype, grids)
+    logits = _logits(library, hidden, weight, bias, dtype, grids)
     sent, shares = torch.full_like(alpha, -1, dtype=torch.int64), None
     if choice == MEAN:
-        before = None if previous is None else _Shares(library, _logits(previous, weight, bias, dtype, grids), shard)
+        before = (
+            None
+            if previous is None
+            else _Shares(library, _logits(library, previous, weight, bias, dtype, grids), shard)
+        )
         shares = _Shares(library, logits, shard, before, ahead)
     elif choice == MODE:
         sent, finite = _mode(logits, shard)
@@ -71,13 +75,15 @@ def linear_step_out(
         out.copy_(rows.view(out.shape))
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, grids: int = 1) -> Logits:
-    return Logits(hidden.reshape(-1, hidden.shape[-1]).to(dtype), weight, bias, grids)
+def _logits(
+    library: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, grids: int = 1
+) -> Logits:
+    return Logits(library, hidden.reshape(-1, hidden.shape[-1]), weight, bias, dtype, grids)
 
 
 def _mode(logits: Logits, shard: Shard) -> tuple[Tensor, Tensor]:
     """The first of the likeliest classes of each token, and whether its logit is a number."""
-    most = logits.hidden.new_full((len(logits.hidden),), -torch.inf)
+    most = logits.hidden.new_full((len(logits.hidden),), -torch.inf, dtype=logits.dtype)
     mode = torch.zeros_like(most, dtype=torch.int64)
     for classes in logits.grid.classes():
         rows = logits.rows(classes)
@@ -93,7 +99,7 @@ def _mode(logits: Logits, shard: Shard) -> tuple[Tensor, Tensor]:
 def _sums(library: Any, logits: Logits) -> tuple[Tensor, Tensor]:
     """For each tile of classes and each token, the largest logit and the sum of the exponentials by it."""
     kernel, count = kernel_of(library, "sums_tile", logits.weight), max(1, len([*logits.grid.classes()]))
-    tops = logits.hidden.new_full((count, len(logits.hidden)), LEAST)
+    tops = logits.hidden.new_full((count, len(logits.hidden)), LEAST, dtype=logits.dtype)
     totals = torch.zeros_like(tops, dtype=torch.float64)
     for tile, classes in enumerate(logits.grid.classes()):
         rows = logits.rows(classes)

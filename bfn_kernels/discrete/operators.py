@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype
-from bfn_kernels.operators import NATIVE, Forward, Library, Operator, gradient_fake, loss_fakes, saved_loss_backward
+from bfn_kernels.operators import (
+    NATIVE,
+    TRITON,
+    Forward,
+    Library,
+    Operator,
+    gradient_fake,
+    loss_fakes,
+    saved_loss_backward,
+)
 
 # Operators know what is sent, and the receiver, by its place here; csrc/ops has the same numbers.
 CHOICES = ("sample", "mode", "mean")
@@ -113,6 +122,33 @@ def _linear_reconstruction_loss_backward(library: Library, grad: Tensor, forward
 def _linear_discrete_time_loss_backward(library: Library, grad: Tensor, forward: Forward):
     return None, *library.discrete.linear_discrete_time_loss_backward(grad, *forward.saved, forward.needed[1:4])
 
+
+_OF_TILES = {
+    f"{NATIVE} {TRITON}": (
+        "flow_tile(Tensor x, Tensor rows, Tensor beta, Tensor spread, Tensor seed, int first, int num_classes, "
+        "bool again, Tensor(a!) top, Tensor(b!) total, Tensor(c!) kept, Tensor(d!) out)",
+        "sums_tile(Tensor logits, Tensor x, int first, Tensor(a!) sums)",
+        "slopes_tile(Tensor x, Tensor slopes, int first, Tensor(a!) logits)",
+    ),
+    NATIVE: (
+        "step_tile(Tensor x, Tensor rows, Tensor alpha, Tensor? spread, Tensor? keep, Tensor? seed, Tensor? noise, "
+        "int first, int num_classes, bool shared, Tensor state, Tensor(a!) numbers, Tensor(b!) out, "
+        "Tensor(c!)? top, Tensor(d!)? total, Tensor(e!)? kept)",
+    ),
+    TRITON: (
+        "draws_tile(Tensor logits, Tensor x, Tensor rows, Tensor alpha, Tensor spread, Tensor seed, int first, "
+        "int num_classes, Tensor(a!) sums)",
+        "draw_slopes_tile(Tensor x, Tensor rows, Tensor alpha, Tensor spread, Tensor seed, int first, "
+        "int num_classes, Tensor slopes, Tensor shift, Tensor(a!) logits)",
+        # on tensor cores, without tiles
+        "flow_products(Tensor x, Tensor rows, Tensor beta, Tensor spread, Tensor seed, int first, int num_classes, "
+        "Tensor weight, Tensor(a!) top, Tensor(b!) total, Tensor(c!) sums)",
+        "flow_products_backward(Tensor x, Tensor rows, Tensor beta, Tensor spread, Tensor seed, int first, "
+        "int num_classes, Tensor grad, Tensor top, Tensor total, Tensor(a!) by_weight)",
+        "head_sums(Tensor hidden, Tensor weight, Tensor? bias, Tensor x, int first, Tensor(a!) sums)",
+        "product(Tensor a, Tensor b, bool add, Tensor(a!) sums)",
+    ),
+}
 
 OPERATORS = [
     Operator(
@@ -239,17 +275,10 @@ OPERATORS = [
         beside="embedded_out",
         composed=True,
     ),
-    # A CPU has kernels for what is done with a tile.
+    # A CPU has kernels for what is done with a tile, and so has Triton, also for that with the draws of L_n.
     *(
-        Operator(f"{schema} -> ()", fake=lambda *arguments: None, library=NATIVE)
-        for schema in (
-            "flow_tile(Tensor x, Tensor rows, Tensor beta, Tensor spread, Tensor seed, int first, int num_classes, "
-            "bool again, Tensor(a!) top, Tensor(b!) total, Tensor(c!) kept, Tensor(d!) out)",
-            "sums_tile(Tensor logits, Tensor x, int first, Tensor(a!) sums)",
-            "slopes_tile(Tensor x, Tensor slopes, int first, Tensor(a!) logits)",
-            "step_tile(Tensor x, Tensor rows, Tensor alpha, Tensor? spread, Tensor? keep, Tensor? seed, Tensor? noise, "
-            "int first, int num_classes, bool shared, Tensor state, Tensor(a!) numbers, Tensor(b!) out, "
-            "Tensor(c!)? top, Tensor(d!)? total, Tensor(e!)? kept)",
-        )
+        Operator(f"{schema} -> ()", fake=lambda *arguments: None, library=library)
+        for library, schemas in _OF_TILES.items()
+        for schema in schemas
     ),
 ]

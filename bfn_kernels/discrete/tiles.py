@@ -14,11 +14,15 @@ from torch import Tensor, distributed
 from bfn_kernels import noise as random
 from bfn_kernels.checks import valid_classes
 from bfn_kernels.discrete.reference import one_hot
+from bfn_kernels.operators import TRITON
 from bfn_kernels.reduction import hide
 
 TOKENS = 512  # of a tile; a matrix product of fewer reads the weight more often than it can hide
 NUMBERS = {"cpu": 2**18}  # of a tile: 1 MiB in float32; with 4 MiB matrix products take up to twice as long
-MANY_NUMBERS = 2**25  # of a tile on any other device, where a small one would leave most of it idle
+# of a tile on any other device, where a small one would leave most of it idle; Triton has 4096 classes in registers
+MANY_TOKENS, MANY_NUMBERS = 2**12, 2**24
+FUSED_WIDTH = 256  # of vectors of 16 bits, up to which a program can have the sums of tokens in its registers
+HALF = (torch.bfloat16, torch.float16)
 
 
 class Shard(NamedTuple):
@@ -100,8 +104,10 @@ class Grid:
     at the same time share what one would take."""
 
     def __init__(self, tokens: int, num_classes: int, width: int, like: Tensor, dtype: torch.dtype, grids: int = 1):
-        numbers = NUMBERS.get(like.device.type, MANY_NUMBERS) // grids
-        self.tokens, self.num_classes, self.token_step = tokens, num_classes, max(1, min(TOKENS, tokens))
+        few = like.device.type in NUMBERS
+        numbers, most = (NUMBERS[like.device.type], TOKENS) if few else (MANY_NUMBERS, MANY_TOKENS)
+        numbers //= grids
+        self.tokens, self.num_classes, self.token_step = tokens, num_classes, max(1, min(most, tokens))
         self.class_step = max(64, numbers // max(self.token_step, width) // 64 * 64)
         self.memory = like.new_empty(self.token_step * min(self.class_step, num_classes), dtype=dtype)
 
@@ -120,25 +126,6 @@ class Grid:
 def _parts(count: int, step: int) -> Iterator[slice]:
     for first in range(0, count, step):
         yield slice(first, min(first + step, count))
-
-
-class Logits:
-    """The logits hidden·Wᵀ + bias of tokens, a tile at a time. hidden: `[T, d]`, in the type of the arithmetic."""
-
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, grids: int = 1):
-        self.dtype, self.hidden, self.weight = hidden.dtype, hidden, weight
-        self.bias = bias if bias is None else bias.to(self.dtype)
-        self.grid = Grid(len(hidden), weight.shape[0], weight.shape[1], weight, self.dtype, grids)
-
-    def rows(self, classes: slice) -> Tensor:
-        """The part of the weight that belongs to some classes."""
-        return self.weight[classes].to(self.dtype)
-
-    def tile(self, part: slice | Tensor, classes: slice, rows: Tensor) -> Tensor:
-        hidden = self.hidden[part]
-        memory = self.grid.tile(slice(0, len(hidden)), classes)
-        logits = torch.mm(hidden, rows.t(), out=memory)
-        return logits if self.bias is None else logits.add_(self.bias[classes])
 
 
 class Normals:
@@ -169,6 +156,16 @@ class Messages:
         eps = self.normals.tile(part, classes, draw)
         return self.alpha[part] * (self.tokens.num_classes * sent - 1) + self.spread[part] * eps
 
+    def kernel(self, library: Any, name: str) -> Callable | None:
+        """The library's kernel for what is done with a tile of them, if it has one; kernels make noise from a seed."""
+        return kernel_of(library, name, self.alpha) if self.normals.noise is None else None
+
+    def of(self, part: slice, classes: slice) -> tuple:
+        """What such a kernel makes a tile of."""
+        tokens = self.tokens
+        sent = (row[part].flatten() for row in (tokens.x, tokens.rows, self.alpha, self.spread))
+        return *sent, self.normals.seed, tokens.first(classes), tokens.num_classes
+
 
 def exponentials(numbers: Tensor, top: Tensor, total: Tensor, kept: Tensor) -> Tensor:
     """A tile's exp(number − top), in the place of the numbers. Of each token `top`, the largest number so far, and
@@ -194,7 +191,47 @@ def joined(shard: Shard, top: Tensor, total: Tensor, sums: Tensor) -> tuple[Tens
 
 def kernel_of(library: Any, name: str, like: Tensor) -> Callable | None:
     """The library's kernel of this name for tiles on the device of `like`, if it has one."""
-    return getattr(library.discrete, name, None) if like.is_cpu else None
+    return getattr(library.discrete, name, None) if like.is_cpu or library.kind == TRITON else None
+
+
+class Products:
+    """Products with vectors, in the type of the arithmetic or, where the library has a kernel for it, on tensor cores.
+    `dtype` is the type that the vectors must have. float16 would lose what they are multiplied by if that is small."""
+
+    def __init__(self, library: Any, dtype: torch.dtype, *vectors: Tensor):
+        narrow = dtype == torch.float32 and all(each.dtype == torch.bfloat16 for each in vectors)
+        self.kernel = kernel_of(library, "product", vectors[0]) if narrow else None
+        self.dtype = torch.bfloat16 if self.kernel else dtype
+
+    def add(self, sums: Tensor, a: Tensor, b: Tensor, add: bool = True) -> Tensor:
+        """Adds a·b or, if not `add`, writes it, and does not read what is there."""
+        if self.kernel is None:
+            return sums.addmm_(a, b, beta=float(add))
+        self.kernel(a, b, add, sums)
+        return sums
+
+
+class Logits:
+    """The logits hidden·Wᵀ + bias of tokens, a tile at a time. hidden: `[T, d]`; dtype: that of the arithmetic; grids:
+    how many are used at the same time."""
+
+    def __init__(
+        self, library: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, grids: int = 1
+    ):
+        self.dtype, self.products = dtype, Products(library, dtype, hidden, weight)
+        self.hidden, self.weight = hidden.to(self.products.dtype), weight
+        self.bias = bias if bias is None else bias.to(dtype)
+        self.grid = Grid(len(hidden), weight.shape[0], weight.shape[1], weight, dtype, grids)
+
+    def rows(self, classes: slice) -> Tensor:
+        """The part of the weight that belongs to some classes."""
+        return self.weight[classes].to(self.products.dtype)
+
+    def tile(self, part: slice | Tensor, classes: slice, rows: Tensor) -> Tensor:
+        hidden = self.hidden[part]
+        memory = self.grid.tile(slice(0, len(hidden)), classes)
+        logits = self.products.add(memory, hidden, rows.t(), False)
+        return logits if self.bias is None else logits.add_(self.bias[classes])
 
 
 def is_x(tokens: Tokens, part: slice, classes: slice) -> Tensor:

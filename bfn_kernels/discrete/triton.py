@@ -12,6 +12,8 @@ from torch import Tensor
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discrete import operators
 from bfn_kernels.discrete.triton_nstep import discrete_time_loss
+from bfn_kernels.discrete.triton_products import flow_products, flow_products_backward, head_sums, product
+from bfn_kernels.discrete.triton_tiles import draw_slopes_tile, draws_tile, flow_tile, slopes_tile, sums_tile
 from bfn_kernels.triton_ops.classes import (
     class_noise,
     class_view,
@@ -20,6 +22,7 @@ from bfn_kernels.triton_ops.classes import (
     first_largest,
     is_class,
     load_classes,
+    message,
     row_total,
     softmax,
     store_classes,
@@ -36,23 +39,26 @@ from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, compute_type, f
 __all__ = [
     "continuous_time_loss",
     "discrete_time_loss",
+    "draw_slopes_tile",
+    "draws_tile",
+    "flow_products",
+    "flow_products_backward",
+    "flow_tile",
+    "head_sums",
     "loss_backward",
+    "product",
     "reconstruction_loss",
     "sender_sample",
+    "slopes_tile",
     "solver_step",
     "solver_step_out",
+    "sums_tile",
     "theta",
     "update_sample",
     "update_sample_out",
 ]
 
 SAMPLE, MODE, MEAN = map(tl.constexpr, (operators.SAMPLE, operators.MODE, operators.MEAN))
-
-
-@triton.jit
-def _message(sent, beta, spread, eps, K: tl.constexpr):
-    """y = β(Kp − 1) + √(Kβ)·ε, where p is e_x in (185)."""
-    return beta[:, None] * (K * sent - 1.0) + spread[:, None] * eps
 
 
 @triton.jit
@@ -101,7 +107,7 @@ def sender_sample(x: Tensor, alpha, spread, num_classes: int, probs: bool, seed,
 @triton.jit
 def _flow(x, beta, spread, noise, seed, rows, first, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
     eps = class_noise(noise, seed, rows, first, SENDER, 0, 0, K, TILE, T)
-    y = _message(is_class(x, first, TILE).to(T), beta, spread, eps, K)
+    y = message(is_class(x, first, TILE).to(T), beta, spread, eps, K)
     y = tl.where(_in_range(x, K)[:, None], y, float("nan"))
     return tl.where((first + tl.arange(0, TILE) < K)[None, :], y, float("-inf"))
 
@@ -239,7 +245,7 @@ def _update(
         z = load_classes(state, rows, first, K, TILE, T, 0.0)
         if state_scale[0] is not None:
             z *= load(state_scale, rows, T)[:, None]
-        z += _message(taken, beta, spread, eps, K)
+        z += message(taken, beta, spread, eps, K)
         store_classes(out, rows, first, z, K, TILE)
         if theta[0] is not None:
             z = tl.where((first + tl.arange(0, TILE) < K)[None, :], z.to(out[0].dtype.element_ty).to(T), float("-inf"))

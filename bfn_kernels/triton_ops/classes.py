@@ -106,6 +106,12 @@ def is_class(x, first, TILE: tl.constexpr):
 
 
 @triton.jit
+def message(sent, beta, spread, eps, K):
+    """y = β(Kp − 1) + √(Kβ)·ε, where p is e_x in (185)."""
+    return beta[:, None] * (K * sent - 1.0) + spread[:, None] * eps
+
+
+@triton.jit
 def exp_of_rows(z):
     """exp(z − max) and max of each row."""
     top = tl.max(z, 1)

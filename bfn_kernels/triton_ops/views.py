@@ -188,7 +188,12 @@ class Results:
 def block_of(count, BLOCK: tl.constexpr):
     """The elements of the program: the index of the first (int64), their places from it on, whether each one exists,
     and how many do."""
-    start = tl.program_id(0).to(tl.int64) * BLOCK
+    return numbered_block(tl.program_id(0), count, BLOCK)
+
+
+@triton.jit
+def numbered_block(number, count, BLOCK: tl.constexpr):
+    start = number.to(tl.int64) * BLOCK
     rest = tl.minimum(count - start, BLOCK).to(tl.int32)
     place = tl.arange(0, BLOCK)
     return start, place, place < rest, rest

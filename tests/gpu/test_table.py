@@ -9,6 +9,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kernels"))
 from cases import CASES
 from support import DTYPES, error, evaluate, scale, serves, ulp, widened
+from vocabularies import LARGE
 
 from bfn_kernels.backends import BACKENDS
 
@@ -16,7 +17,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 HERE = BACKENDS.values() if torch.cuda.is_available() else ()  # a thousand tests take seconds to be skipped
 ON_GPU = [b.name for b in HERE if b.missing is None and b.device == "cuda"]
-TABLE = [pytest.param(c, b, id=f"{b}-{c.name}") for b in ON_GPU for c in CASES if serves(c, b)]
+TABLE = [pytest.param(c, b, id=f"{b}-{c.name}") for b in ON_GPU for c in (*CASES, *LARGE) if serves(c, b)]
 
 
 def moved(inputs, device):

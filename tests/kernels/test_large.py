@@ -4,12 +4,14 @@ import dataclasses
 
 import pytest
 import torch
-from support import DTYPES, NATIVE, ON_CPU, error, evaluate, scale, ulp, widened
+from support import DTYPES, INTERPRETED, NATIVE, ON_CPU, error, evaluate, scale, ulp, widened
 from test_accuracy import check, layouts
 from test_gradients import check_gradients, second_derivatives
 from vocabularies import LARGE
 
 from bfn_kernels import discrete
+from bfn_kernels import noise as random
+from bfn_kernels.backends import BACKENDS
 from bfn_kernels.discrete import tiles
 
 cases = pytest.mark.parametrize("case", LARGE, ids=str)
@@ -120,6 +122,41 @@ def test_noise_is_that_of_the_ops_that_store_it(k, dtype, backend, small_tiles):
     want = discrete.discrete_time_loss(x, hidden @ weight.t(), backend="reference", **of)
     got = discrete.linear_discrete_time_loss(x, hidden, weight, None, backend=backend, **of)
     torch.testing.assert_close(got, want, rtol=64 * torch.finfo(dtype).eps, atol=256 * torch.finfo(dtype).eps)
+
+
+@native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("first", [0, 3])
+def test_noise_of_a_part_of_the_classes(first, dtype, backend, monkeypatch, small_tiles):
+    """The seed's, which kernels make, wherever the part begins, and also where their tiles are smaller than ours."""
+    if INTERPRETED and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter multiplies the bits of bfloat16; tests/ptx runs these products")
+    if backend.startswith("triton"):
+        monkeypatch.setattr("bfn_kernels.triton_ops.classes._TILES", ())
+        monkeypatch.setattr("bfn_kernels.triton_ops.classes._LARGE", (32, 4))
+        # a program takes several tiles one after the other, or each has a program
+        monkeypatch.setattr("bfn_kernels.discrete.triton_products.MANY", 1 if first else 99)
+    k, count, seed, each = 203, 130, torch.tensor(5), torch.full((3, 2), 0.02)
+    ops, of, wanted = getattr(torch.ops, BACKENDS[backend].library), (first, k, None), [True, True, False]
+    x, hidden, weight = vocabulary(k, (3, 2), dtype)
+    x[0] = torch.tensor([0, k - 1])
+    weight = weight[first : first + count]
+
+    def results(noise, draws):
+        flow = each, each * k, None if noise is not None else seed, noise
+        out, stats = ops.discrete_flow_embedding(x, weight, *flow, *of)
+        grad = ops.discrete_flow_embedding_backward(out, x, *flow, stats, count, out.dtype, *of)
+        head = x, hidden, weight, None, each, None if draws is not None else seed, draws, None
+        loss, scale, stats = ops.discrete_linear_discrete_time_loss(*head, 5, 2, 0, *of)
+        grads = ops.discrete_linear_discrete_time_loss_backward(loss, scale, *head, stats, 5, 2, *of, wanted)
+        return out, grad, loss, *grads
+
+    shape = torch.Size((3, 2, k))
+    noise = random.class_normal(shape, seed)
+    draws = torch.stack([random.class_normal(shape, seed, random.MONTE_CARLO, draw) for draw in range(2)])
+    for got, want in zip(results(None, None), results(noise, draws), strict=True):
+        close = 1e-5 if got.dtype == torch.float32 == dtype else 2 * torch.finfo(torch.bfloat16).eps
+        torch.testing.assert_close(got, want, rtol=close, atol=close * scale(want))
 
 
 @native

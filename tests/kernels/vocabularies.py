@@ -49,16 +49,21 @@ for k, kind in [(2, torch.int64), (5, torch.uint8), (1003, torch.int64)]:
     masked = {**loss, "x": poisoned(classes(k, kind), 255 if kind == torch.uint8 else -100), "mask": some}
     noisy = {"t": STEP, "noise": draws(noise, 3)}
     of_draws = {"n_steps": 7, "n_samples": 3, **beta}
+    seeded = {"seed": 5, **beta}
     LARGE += [
         Case(f"discrete.flow_embedding[K={k}]", {**flow, "t": TIME}, beta, ("weight",)),
+        Case(f"discrete.flow_embedding[K={k} seeded]", {"x": flow["x"], "weight": flow["weight"], "t": TIME}, seeded, ("weight",)),
         Case(f"discrete.flow_embedding[K={k} ends]", {**flow, "t": HARD_TIME}, beta, ("weight",)),
         Case(f"discrete.linear_continuous_time_loss[K={k}]", {**loss, "t": TIME}, beta, HEAD),
         Case(f"discrete.linear_continuous_time_loss[K={k} masked]", {**masked, "t": TIME}, {"reduction": "batch", **beta}, HEAD),
         Case(f"discrete.linear_reconstruction_loss[K={k}]", loss, {"reduction": "none"}, HEAD),
         Case(f"discrete.linear_reconstruction_loss[K={k} masked]", masked, {}, HEAD),
         Case(f"discrete.linear_discrete_time_loss[K={k}]", {**loss, **noisy}, of_draws, HEAD),
+        Case(f"discrete.linear_discrete_time_loss[K={k} seeded]", {**loss, "t": STEP}, of_draws | seeded, HEAD),
         Case(f"discrete.linear_discrete_time_loss[K={k} masked]", {**masked, **noisy}, {"reduction": "sum", **of_draws}, HEAD),
     ]  # fmt: skip
+wide = {"x": classes(67), "weight": per_vocabulary(normal(), 67, 300), "t": TIME}  # more than registers have room for
+LARGE.append(Case("discrete.flow_embedding[K=67 wide seeded]", wide, {"seed": 5, "beta_1": 16 / 67}, ("weight",)))
 for scale in (10.0, 40.0):  # of the weights, which is about the gap between logits
     loss = {"x": classes(67), **head(67, scale=scale)}
     each, times = {"reduction": "none"}, {"beta_1": 16 / 67}

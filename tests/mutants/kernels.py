@@ -190,6 +190,23 @@ FAULTS = [
         "bfn_kernels/discrete/triton.py", "(cumulative > threshold", "(cumulative >= threshold",
         f"{TRITON}{TIES} -k u_at",
     ),
+    Fault(
+        "bfn_kernels/discrete/triton_tiles.py", "tl.sum((e == 1.0).to(tl.int32), 1) - 1, 0)",
+        "tl.sum((e == 1.0).to(tl.int32), 1), 0)",
+        f"{TRITON}tests/kernels/test_large.py -k 'float32 and linear_reconstruction and K=5'",
+    ),
+    Fault(
+        "bfn_kernels/discrete/triton_tiles.py", "(first // 4 + tl.arange", "((first + 3) // 4 + 1 + tl.arange",
+        f"{TRITON}tests/kernels/test_large.py -k part_of_the_classes",
+    ),
+    Fault(
+        "bfn_kernels/discrete/triton_products.py", "vectors, sums * kept[:, None])", "vectors, sums)",
+        "BFN_PTX=triton tests/kernels/test_large.py -k 'part_of_the_classes and 3-torch.bfloat16'",
+    ),
+    Fault(
+        "bfn_kernels/discrete/triton_products.py", "by[split].unsqueeze(-1)", "by[0].unsqueeze(-1)",
+        "BFN_PTX=triton tests/kernels/test_large.py -k 'part_of_the_classes and 0-torch.bfloat16'",
+    ),
     Fault(OPS("classes"), "(top > best) | ", "(top >= best) | ", f"{TRITON}{TIES} -k equal_maxima"),
     Fault(
         OPS("classes"), "bad = tl.maximum(bad, tl.max((z != z).to(tl.int32), 1))", "bad = bad",

@@ -30,6 +30,7 @@ const Row* find_row(const std::string& name, const std::string** kept) {
     add_floats(*made);
     add_conversions(*made);
     add_movement(*made);
+    add_matrices(*made);
     return made;
   }();
   const auto* found = table->find(name);

@@ -13,6 +13,7 @@ enum class Form : uint8_t {
   kMove,         // d, a; either may be a vector {x, y}
   kLoad,         // d, [a]
   kStore,        // [a], b
+  kCopy,         // [to], [from], bytes; or also the bytes that are read, where 0 makes it write zeros
   kSources,      // a, b, ...
   kBarrier,      // a number of a barrier, which is 0
   kLabel,
@@ -38,5 +39,6 @@ void add_integers(Table& table);
 void add_floats(Table& table);
 void add_conversions(Table& table);
 void add_movement(Table& table);  // memory, control, and what lanes do together
+void add_matrices(Table& table);  // products on tensor cores, and copies that go on beside them
 
 }  // namespace ptx

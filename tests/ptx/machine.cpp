@@ -72,6 +72,8 @@ class Schedule {
       warp.live = count == kLanes ? kAllLanes : (Lanes{1} << count) - 1;
       warp.waiting = warp.at_barrier = 0;
       warp.place.fill(0);
+      warp.copies.clear();
+      warp.groups.fill(0);
       for (const auto& [reg, name] : block_.kernel.specials) {
         for (int lane = 0; lane < kLanes; ++lane) {
           warp.result(reg)[lane] = special(block_, name, warp.index * kLanes + lane);

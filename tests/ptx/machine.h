@@ -23,6 +23,14 @@ struct Block {
   SharedMemory shared;
 };
 
+// What a copy will write into shared memory, once its lane waits for the group of copies that it belongs to.
+struct PendingCopy {
+  const Instruction* by;
+  int lane;
+  uint64_t to, group;
+  std::array<char, 16> value;
+};
+
 struct Warp {
   Warp(Block& of, int place) : block(&of), index(place) {
     registers.resize(static_cast<size_t>(of.kernel.num_registers + 1) * kLanes);
@@ -35,6 +43,8 @@ struct Warp {
   std::vector<char> lane_memory;
   Lanes live = 0, waiting = 0, at_barrier = 0;
   std::array<int, kLanes> place{};  // the next instruction of each lane
+  std::vector<PendingCopy> copies;
+  std::array<uint64_t, kLanes> groups{};  // how many groups of copies each lane has closed
 
   const uint64_t* source(int i) const {
     return i >= 0 ? &registers[static_cast<size_t>(i) * kLanes]

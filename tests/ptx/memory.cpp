@@ -247,6 +247,56 @@ void matrices(Warp& warp, const Instruction& i, Lanes lanes) {
 
 }  // namespace
 
+namespace {
+
+// The copy's part that writes.
+Instruction writing(const Instruction& copy) {
+  Instruction to = copy;
+  to.space = Space::kShared;
+  to.offset = copy.offset_to;
+  return to;
+}
+
+}  // namespace
+
+// What is read is taken at once, and what stood where it will be written is spoilt, since nobody may read there until
+// the lane has waited and a barrier has told the others.
+void begin_copy(Warp& warp, const Instruction& i, Lanes lanes) {
+  const Instruction to = writing(i);
+  const uint64_t *at = warp.source(i.sources[0]), *base = warp.source(i.sources[1]);
+  const uint64_t* size = i.num_sources > 2 ? warp.source(i.sources[2]) : nullptr;
+  Accesses reads(warp, i, i.bytes, false), writes(warp, to, i.bytes, true);
+  Lanes reading = 0;
+  for (Lanes left = lanes; left; left &= left - 1) {
+    const int lane = __builtin_ctz(left);
+    const auto wanted = size ? static_cast<uint32_t>(size[lane]) : i.bytes;
+    if (wanted != 0 && wanted != i.bytes) fail(warp, i, lane, "a copy of a part of its bytes");
+    PendingCopy copy{.by = &i, .lane = lane, .to = at[lane], .group = warp.groups[lane], .value = {}};
+    if (wanted) std::memcpy(copy.value.data(), reads.at(lane, base[lane]), i.bytes);
+    if (wanted) reading |= Lanes{1} << lane;
+    std::memset(writes.at(lane, at[lane], copy.value.data()), 0xcd, i.bytes);
+    warp.copies.push_back(copy);
+  }
+  if (options.count) count_access(warp, i, reading, base, i.bytes);
+}
+
+void close_group(Warp& warp, const Instruction&, Lanes lanes) {
+  for_lanes(lanes, [&](int lane) { ++warp.groups[lane]; });
+}
+
+// All groups of a lane that it has closed are done but the last ones, of which it says the number.
+void wait_for_groups(Warp& warp, const Instruction& i, Lanes lanes) {
+  const uint64_t* last = warp.source(i.sources[0]);
+  std::erase_if(warp.copies, [&](const PendingCopy& copy) {
+    const int lane = copy.lane;
+    if (!(lanes >> lane & 1) || copy.group + last[lane] >= warp.groups[lane]) return false;
+    const Instruction to = writing(*copy.by);
+    char* const there = Accesses(warp, to, to.bytes, true).at(lane, copy.to, copy.value.data());
+    std::memcpy(there, copy.value.data(), to.bytes);
+    return true;
+  });
+}
+
 void to_generic(Warp& warp, const Instruction& i, Lanes lanes) {
   const uint64_t* from = warp.source(i.sources[0]);
   uint64_t* to = warp.result(i.results[0]);

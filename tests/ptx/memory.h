@@ -74,5 +74,9 @@ void load_matrices(Warp& warp, const Instruction& i, Lanes lanes);
 void store_matrices(Warp& warp, const Instruction& i, Lanes lanes);
 void load_matrices_transposed(Warp& warp, const Instruction& i, Lanes lanes);
 void store_matrices_transposed(Warp& warp, const Instruction& i, Lanes lanes);
+// Copies from global to shared memory that go on beside other work.
+void begin_copy(Warp& warp, const Instruction& i, Lanes lanes);
+void close_group(Warp& warp, const Instruction& i, Lanes lanes);
+void wait_for_groups(Warp& warp, const Instruction& i, Lanes lanes);
 
 }  // namespace ptx

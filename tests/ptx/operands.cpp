@@ -64,7 +64,7 @@ void Parser::operands(const Row& row, Instruction& i) {
     case Form::kSources:
       while (reader_.peek() != ";") {
         reader_.accept(",");
-        add_source(i, operand());
+        add_sources(i, operand());
       }
       if (i.num_sources != row.sources) reader_.bad("another number of operands");
       return;
@@ -86,6 +86,16 @@ void Parser::operands(const Row& row, Instruction& i) {
       add_sources(i, operand());
       if (i.num_sources != 1 + i.count) reader_.bad("another number of operands");
       if (reader_.accept(",")) operand();
+      return;
+    case Form::kCopy:
+      set_address(i, operand());
+      i.offset_to = i.offset;
+      reader_.expect(",");
+      set_address(i, operand());
+      reader_.expect(",");
+      i.bytes = static_cast<uint8_t>(reader_.number().bits);
+      if (i.bytes != 4 && i.bytes != 8 && i.bytes != 16) reader_.bad("a copy of other than 4, 8 or 16 bytes");
+      if (reader_.accept(",")) add_source(i, operand());
       return;
     case Form::kBarrier:
       if (i.combine != Combine::kNone) {

@@ -44,11 +44,13 @@ struct Instruction {
   bool only_unless = false;      // whether the guard is negated
   uint8_t num_results = 0, num_sources = 0;
   int rounding = FE_TONEAREST;
-  int guard = -1;                           // the predicate that lets a lane take part; -1 if all do
-  std::array<int, 8> results{}, sources{};  // registers; constant number n is source ~n, and result -1 is dropped
-  int64_t offset = 0;                       // is added to the address
-  int target = -1;                          // the place in the code, or the number of a call or of a table of branches
-  int line = 0;                             // of the PTX
+  int guard = -1;                 // the predicate that lets a lane take part; -1 if all do
+  std::array<int, 8> results{};   // registers; result -1 is dropped
+  std::array<int, 10> sources{};  // registers; constant number n is source ~n
+  int64_t offset = 0;             // is added to the address
+  int64_t offset_to = 0;          // of a copy: is added to the address that it writes to
+  int target = -1;                // the place in the code, or the number of a call or of a table of branches
+  int line = 0;                   // of the PTX
   const std::string* name = nullptr;
 };
 

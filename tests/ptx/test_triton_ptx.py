@@ -19,6 +19,7 @@ from of_the_table import check_rounding, check_with, with_classes
 from snippets import module
 from support import FIRST, evaluate, named, serves
 from test_accuracy import check
+from vocabularies import LARGE
 
 from bfn_kernels.discrete.operators import RECEIVERS
 
@@ -28,12 +29,20 @@ CHOSEN = [case for case in FIRST if serves(case, BACKEND)]
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 # Kernels whose numbers are in the type of the arithmetic in every call.
 WIDE = {
+    *(f"bfn_kernels.discrete.triton_tiles._{name}_tile" for name in ("flow", "sums", "slopes", "draws", "draw_slopes")),
     "bfn_kernels.discretised.triton._output_std",
     "bfn_kernels.triton_ops.reduction._finish",
     "bfn_kernels.triton_ops.rows._row_scalars",
     "bfn_kernels.triton_ops.views.write_table",
 }
-LARGE = [with_classes(named(f"discrete.discrete_time_loss[K=27 {receiver}]"), 2500) for receiver in RECEIVERS]
+LONG_ROWS = [with_classes(named(f"discrete.discrete_time_loss[K=27 {receiver}]"), 2500) for receiver in RECEIVERS]
+# Of large vocabularies the noise that kernels make, and L∞, whose gradient by the logits is another one.
+VOCABULARIES = [c for c in LARGE if c.name.endswith(("[K=5 seeded]", "continuous_time_loss[K=5]", "wide seeded]"))]
+# Those on tensor cores, which numbers of 16 bits alone come to.
+NARROW = {
+    f"bfn_kernels.discrete.triton_products._{name}"
+    for name in ("flow_products", "flow_products_backward", "head_sums", "product")
+}
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
@@ -43,12 +52,27 @@ def test_every_kernel(dtype):
     triton_ptx.executed.clear()
     moved = [{"shift": -1}, {"shift": 1}] if dtype == torch.float32 else []
     for options in ({}, {"contract": False}, *moved):
-        check_with(options, CHOSEN, BACKEND, triton_ptx.reload, dtype)
-    for case in LARGE:
+        check_with(options, CHOSEN + VOCABULARIES, BACKEND, triton_ptx.reload, dtype)
+    for case in LONG_ROWS:
         check(case, [case.inputs((2, 2), dtype, seed) for seed in range(2)], BACKEND)
-    assert triton_ptx.executed.keys() == triton_ptx.kernels()
+    assert triton_ptx.executed.keys() == triton_ptx.kernels() - (NARROW if dtype == torch.float32 else set())
     others = {name for name, types in triton_ptx.executed.items() if TYPES[dtype] not in types}
     assert others == (WIDE if dtype == torch.bfloat16 else set())
+
+
+@pytest.mark.parametrize("tokens, classes, width", [(1, 1, 1), (130, 70, 100), (5, 200, 129)])
+def test_products_on_tensor_cores(tokens, classes, width):
+    """Of blocks that are not full, in any strides; of small whole numbers the sums are exact."""
+    product = getattr(torch.ops, triton_ptx.NAMESPACE).discrete_product
+    a, b, sums = (torch.randint(-8, 9, s).float() for s in ((tokens, width), (width, classes), (tokens, classes)))
+    want = a @ b
+    for one in (a, a.bfloat16(), a.t().contiguous().t()):
+        for other in (b.bfloat16(), b.bfloat16().t().contiguous().t()):
+            for to in (sums.clone(), sums.t().clone(memory_format=torch.contiguous_format).t()):
+                product(one, other, True, to)
+                assert torch.equal(to, sums + want)
+                product(one, other, False, to.fill_(torch.nan))
+                assert torch.equal(to, want)
 
 
 @pytest.mark.parametrize("architecture", [80, 90])
