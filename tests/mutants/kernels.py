@@ -193,7 +193,7 @@ FAULTS = [
     Fault(
         "bfn_kernels/discrete/triton_tiles.py", "tl.sum((e == 1.0).to(tl.int32), 1) - 1, 0)",
         "tl.sum((e == 1.0).to(tl.int32), 1), 0)",
-        f"{TRITON}tests/kernels/test_large.py -k 'float32 and linear_reconstruction and K=5'",
+        f"{TRITON}tests/kernels/test_large.py -k 'float32 and linear_reconstruction and masked'",
     ),
     Fault(
         "bfn_kernels/discrete/triton_tiles.py", "(first // 4 + tl.arange", "((first + 3) // 4 + 1 + tl.arange",
