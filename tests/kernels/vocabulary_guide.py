@@ -12,8 +12,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "vocabularies.m
 
 
 def follow(rank, count, shared, folder):
-    """Runs the page's code in one of `count` processes, of which `shared` have the classes together, and writes the last
-    loss, the gradients and the weights, all of them whole."""
+    """Runs the page's code in one of `count` processes, of which `shared` have the classes together, and writes the
+    last loss, the gradients and the weights, all of them whole."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "localhost"}
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=count)
