@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +63,34 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the state of a file that `save` wrote; anything else is a CheckpointError."""
+    with opened(path) as (file, metadata):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    if digest(tensors, metadata["state"]) != metadata["sha256"]:
+        raise CheckpointError(f"checkpoint {path} is damaged: its content does not match its checksum")
+    return tensors, json.loads(metadata["state"])
+
+
+def state(path: Path) -> dict[str, Any]:
+    """The state of such a file, without its tensors, and so without its checksum's word for it."""
+    with opened(path) as (_, metadata):
+        return json.loads(metadata["state"])
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """A file that `save` wrote, and its header."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            if "state" not in metadata or "sha256" not in metadata:
+                raise CheckpointError(
+                    f"checkpoint {path} was not written by bfn: its header has no state and no checksum"
+                )
+            yield file, metadata
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read, it may be truncated: {error}") from error
-    if "state" not in metadata or "sha256" not in metadata:
-        raise CheckpointError(f"checkpoint {path} was not written by bfn: its header has no state and no checksum")
-    if digest(tensors, metadata["state"]) != metadata["sha256"]:
-        raise CheckpointError(f"checkpoint {path} is damaged: its content does not match its checksum")
-    return tensors, json.loads(metadata["state"])
 
 
 class Writer:

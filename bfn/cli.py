@@ -14,19 +14,20 @@ import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from bfn import plots, processes, tables
 from bfn.alone import RunError, refuse_lost_processes, refuse_several_processes
 from bfn.checkpoint import CheckpointError, write_atomically
 from bfn.configs import Config, ConfigError, choose, flatten, load, shipped
-from bfn.data import Data, load_data
+from bfn.data import Data
 from bfn.download import DOWNLOADS, download
 from bfn.evaluate import Bound, evaluate
 from bfn.model import BFN
 from bfn.official import convert, convert_back
 from bfn.sample import sample as draw
 from bfn.sample import sample_within as draw_within
-from bfn.train import LOG_FILE, MODEL_FILE, Interrupted, Trainer, load_run
+from bfn.train import LOG_FILE, MODEL_FILE, Interrupted, Trainer, data_of, load_run
 from bfn_kernels import __version__
 from bfn_kernels.backends import BACKENDS
 from bfn_kernels.samplers import SAMPLERS
@@ -100,7 +101,7 @@ def train(
     with plain_errors():
         refuse_lost_processes()
         settings = load(config, overrides or [])
-        data = load_data(settings)
+        data = data_of(settings, fresh=fresh)
         trainer = Trainer(settings, data, console, fresh=fresh)
         with one_speaks() as main:
             try:
@@ -114,6 +115,8 @@ def train(
             model = trainer.best()
             bound = evaluated(model, settings, data, trainer.accelerator.device)
             console.print(f"held-out bits per dimension: {bound.bits:.3f} (factorised baseline {data.baseline:.2f})")
+            if (size := data.token_bytes) is not None:
+                console.print(f"held-out bits per byte: {bound.bits / size:.3f} (unigrams {data.baseline / size:.3f})")
             console.print(f"checkpoint: {out / MODEL_FILE}")
             processes.leave()
             if main:
@@ -264,6 +267,9 @@ def evaluated(model: BFN, settings: Config, data: Data, device: torch.device) ->
     table.add_row("reconstruction", f"{bound.reconstruction:.4f}")
     table.add_row("bound", f"{bound.bits:.4f} ± {bound.error:.4f}")
     table.add_row("factorised baseline", f"{data.baseline:.4f}")
+    if (size := data.token_bytes) is not None:
+        table.add_row("bound, bits per byte", f"{bound.bits / size:.4f} ± {bound.error / size:.4f}", style="bold")
+        table.add_row("unigrams, bits per byte", f"{data.baseline / size:.4f}")
     console.print(table)
     return bound
 
@@ -282,7 +288,7 @@ def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
         table = Table(title="samples", show_lines=True)
         table.add_column("")
         for line in plots.to_text(samples, data.symbols):
-            table.add_row(line)
+            table.add_row(Text(line))  # in which nothing is markup
         console.print(table)
     numbers = io.BytesIO()
     np.save(numbers, samples.cpu().numpy())

@@ -1,9 +1,10 @@
 """Data sets in fixed splits, each with the baseline that a model has to beat. Those here come with a dependency."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +27,10 @@ class Data:
     test: Tensor
     num_classes: int  # the number of bins or classes of a variable
     baseline: float  # bits per dimension of the best factorised model on the test split
-    symbols: str = ""  # the character of each class of text
+    symbols: Sequence[str | bytes] = ""  # the character of each class of text, or the bytes of each token
     draw: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    tokenizer: str | None = None  # of tokens, as JSON
+    token_bytes: float | None = None  # the mean length of a token of the test split
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,6 +54,15 @@ def class_counts(classes: Tensor, num_classes: int) -> Tensor:
         places = rows.long() + num_classes * torch.arange(columns)
         counts += torch.bincount(places.flatten(), minlength=len(counts))
     return counts.view(columns, num_classes).double()
+
+
+def frequencies(data: Data) -> Tensor:
+    """How often each class occurs in some thousand training examples, with 1/2 more for each, as shares [K]."""
+    some = data.train[:: max(1, len(data.train) // 4096)]
+    if data.draw is not None:
+        some = data.draw(some, torch.Generator().manual_seed(0))
+    counts = class_counts(some.reshape(-1, 1), data.num_classes)[0] + 0.5
+    return (counts / counts.sum()).float()
 
 
 def split_digits() -> tuple[Tensor, Tensor, Tensor]:
@@ -83,9 +95,14 @@ def image_baseline(train: Tensor, validation: Tensor, test: Tensor, num_classes:
 
 def read_topics() -> str:
     """Python's language reference as a-z and single spaces."""
+    return re.sub("[^a-z]+", " ", " ".join(text for _, text in sorted(topics().items())).lower()).strip()
+
+
+def topics() -> dict[str, str]:
+    """The sections of Python's language reference by their names."""
     from pydoc_data.topics import topics
 
-    return re.sub("[^a-z]+", " ", " ".join(topics[name] for name in sorted(topics)).lower()).strip()
+    return topics
 
 
 def text(config: Config) -> Data:
@@ -98,26 +115,43 @@ def text(config: Config) -> Data:
 def split_text(classes: Tensor, length: int, stride: int) -> Data:
     """Windows of a text [N]: the first 90 % to train, from every `stride`-th place, then 5 % to validate and 5 % held
     out."""
-    ends = [len(classes) * 90 // 100, len(classes) * 95 // 100]
-    train, validation, test = classes.tensor_split(ends)
+    return windows(classes.tensor_split(ends(len(classes))), length, stride, SYMBOLS)
+
+
+def ends(count: int) -> list[int]:
+    """Where the training data of a text of this length end, and the validation data."""
+    return [count * 90 // 100, count * 95 // 100]
+
+
+def windows(splits: Sequence[Tensor], length: int, stride: int, symbols: Sequence[str | bytes], **more: Any) -> Data:
+    """Windows of a text that is split; more: as Data has it."""
+    train, validation, test = splits
     if length > (shortest := min(len(validation), len(test))):
         raise ConfigError(f"data.length={length} must be at most {shortest}, the length of the shortest split")
-    baseline = factorised_bits(torch.cat([train, validation])[:, None], test[:, None], len(SYMBOLS))
+    baseline = factorised_bits(torch.cat([train, validation])[:, None], test[:, None], len(symbols))
     return Data(
         train.unfold(0, length, stride),
         validation.unfold(0, length, length).long(),
         test.unfold(0, length, length).long(),
-        len(SYMBOLS),
+        len(symbols),
         baseline,
-        SYMBOLS,
+        symbols,
         draw=lambda windows, generator: windows.long(),
+        **more,
     )
 
 
-DATASETS: dict[str, Callable[[Config], Data] | str] = {
+def readable(parts: Iterable[str | bytes]) -> str:
+    """The text of some symbols; what is no text, or would steer a terminal, is shown as �."""
+    whole = b"".join(part.encode() if isinstance(part, str) else part for part in parts).decode(errors="replace")
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in whole)
+
+
+DATASETS: dict[str, Callable[..., Data] | str] = {
     "digits": digits,
     "digits_binary": digits_binary,
     "text": text,
+    "text_bpe": "bfn.bytepairs:text_bpe",
     # of files, read by a module that is imported when it is asked for
     "mnist": "bfn.datasets:mnist",
     "cifar10": "bfn.datasets:cifar10",
@@ -125,6 +159,7 @@ DATASETS: dict[str, Callable[[Config], Data] | str] = {
 }
 
 
-def load_data(config: Config) -> Data:
-    """The data set that `data.name` names."""
-    return find(DATASETS, config.data.name, "data.name")(config)
+def load_data(config: Config, tokenizer: str | None = None) -> Data:
+    """The data set that `data.name` names; tokenizer: of a run that is there, for data that are tokens."""
+    make = find(DATASETS, config.data.name, "data.name")
+    return make(config) if tokenizer is None else make(config, tokenizer)

@@ -103,3 +103,9 @@ def read_letters(path: Path) -> np.ndarray:
     classes = table[codes]
     letter = classes > 0
     return classes[letter | np.append(True, letter[:-1])]
+
+
+def read_text(path: Path) -> str:
+    """A text in UTF-8."""
+    with damage(path, "a text in UTF-8, plain or as .gz, or alone in a .zip"):
+        return content(path).decode()

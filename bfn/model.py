@@ -7,10 +7,14 @@ from torch import Tensor
 from torch.nn import Module
 
 from bfn.configs import Config, ConfigError, choose, imported
-from bfn.data import Data
+from bfn.data import Data, frequencies
 from bfn.networks import build_network
+from bfn.networks.transformer import VectorTransformer
+from bfn.vocabulary import Vocabulary
 from bfn_kernels import nn
-from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
+from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy, final_accuracy
+
+LARGE = 1000  # classes from which on a step of training is faster without [B, ..., K]: docs/training.md
 
 
 class BFN(nn.BFN):
@@ -48,15 +52,26 @@ class DiscreteBFN(nn.Discrete, BFN):
 
     def __init__(self, config: Config, data: Data):
         size = data.num_classes
-        schedule = make_schedule(config, "beta_1", QuadraticAccuracy)
+        schedule = make_schedule(config, "beta_1", of_classes(data))
         super().__init__(build_network(config.network, data.shape, size, size), schedule=schedule, num_classes=size)
+
+
+class VocabularyBFN(Vocabulary, BFN):
+    """Classes of a large vocabulary, whose network sees and puts out vectors."""
+
+    def __init__(self, config: Config, data: Data):
+        schedule, sizes = make_schedule(config, "beta_1", of_classes(data)), config.network
+        network = VectorTransformer(
+            data.shape, width=sizes.width, depth=sizes.depth, heads=sizes.heads, dropout=sizes.dropout
+        )
+        super().__init__(network, frequencies(data), sizes.width, schedule=schedule)
 
 
 class BinaryBFN(nn.Binary, BFN):
     """The network sees 2·theta_0 - 1, as published."""
 
     def __init__(self, config: Config, data: Data):
-        schedule = make_schedule(config, "beta_1", QuadraticAccuracy)
+        schedule = make_schedule(config, "beta_1", of_classes(data))
         super().__init__(build_network(config.network, data.shape, 1, 1), schedule=schedule)
 
     def output(self, theta: Tensor, t: Tensor) -> Tensor:
@@ -70,21 +85,31 @@ KINDS: dict[str, Callable[[Config, Data], BFN]] = {
 }
 
 
-def make_schedule(config: Config, key: str, shipped: Callable[[float], Any]) -> Any:
+def of_classes(data: Data) -> Callable[[float | None], QuadraticAccuracy]:
+    """The schedule of an accuracy β₁, by default that of its number of classes."""
+    return lambda beta_1: QuadraticAccuracy(final_accuracy(data.num_classes) if beta_1 is None else beta_1)
+
+
+def make_schedule(config: Config, key: str, shipped: Callable[..., Any]) -> Any:
     """The schedule that `model.schedule` names, or the one that ships, made of model.sigma_1 or model.beta_1."""
     own = config.model.schedule
     return shipped(required(config, key)) if own is None else imported(own, "model.schedule")(config)
 
 
-def required(config: Config, key: str) -> float:
-    """model.sigma_1 or model.beta_1, whichever the kind of data takes; the other must not be set."""
+def required(config: Config, key: str) -> float | None:
+    """model.sigma_1 or model.beta_1, which may be None, whichever the kind of data takes; the other must not be set."""
     value = getattr(config.model, key)
     other = "beta_1" if key == "sigma_1" else "sigma_1"
-    if value is None or getattr(config.model, other) is not None:
+    if (key == "sigma_1" and value is None) or getattr(config.model, other) is not None:
         raise ConfigError(f"model.kind={config.model.kind!r} needs model.{key} and does not take model.{other}")
     if key == "sigma_1" and value >= 1:
         raise ConfigError(f"model.sigma_1={value} must be below 1")
     return value
+
+
+def in_vectors(config: Config, data: Data) -> bool:
+    """Whether the network is one that takes vectors, and the vocabulary so large that this pays."""
+    return config.network.name == "transformer" and data.num_classes >= LARGE
 
 
 def build_model(config: Config, data: Data) -> BFN:
@@ -92,7 +117,8 @@ def build_model(config: Config, data: Data) -> BFN:
     kind = choose(KINDS, config.model.kind, "model.kind")
     if (kind is DiscreteBFN) == data.validation.is_floating_point():
         raise ConfigError(f"model.kind={config.model.kind!r} does not fit data.name={config.data.name!r}")
-    kind = BinaryBFN if kind is DiscreteBFN and data.num_classes == 2 else kind
+    if kind is DiscreteBFN:
+        kind = BinaryBFN if data.num_classes == 2 else VocabularyBFN if in_vectors(config, data) else DiscreteBFN
     model: BFN = kind(config, data)
     model.shape, model.num_classes = data.shape, data.num_classes
     return model

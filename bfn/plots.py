@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bfn.checkpoint import write_atomically
-from bfn.data import Data
+from bfn.data import Data, readable
 from bfn.model import BFN
 from bfn.sample import sample
 from bfn.seeds import derive
@@ -28,6 +28,7 @@ from bfn.tables import Drawn, Measured
 from bfn_kernels import nn
 
 DPI = 150
+MOST_CLASSES, WIDEST = 27, 12  # of a picture of probabilities, and the letters of a symbol
 
 
 def write(figure: Figure, path: Path) -> Path:
@@ -43,9 +44,9 @@ def to_grey(images: Tensor, num_classes: int) -> Tensor:
     return (images + 1) / 2 if images.is_floating_point() else images / (num_classes - 1)
 
 
-def to_text(classes: Tensor, symbols: str) -> list[str]:
+def to_text(classes: Tensor, symbols: Sequence[str | bytes]) -> list[str]:
     """One string per row of classes."""
-    return ["".join(symbols[c] for c in row) for row in classes.tolist()]
+    return [readable(symbols[c] for c in row) for row in classes.tolist()]
 
 
 def draw_images(axes: Axes, images: Tensor, columns: int) -> None:
@@ -81,7 +82,8 @@ def plot_text(samples: Tensor, data: Data, path: Path) -> Path:
     for row, line in enumerate(lines):
         heading = line in ("samples", "held-out text")
         weight = "bold" if heading else "normal"
-        figure.text(0.02, 1 - (row + 1) / (len(lines) + 1), line, family="monospace", size=10, weight=weight)
+        place = 0.02, 1 - (row + 1) / (len(lines) + 1)
+        figure.text(*place, line, family="monospace", size=10, weight=weight, parse_math=False)
     return write(figure, path)
 
 
@@ -143,12 +145,18 @@ def plot_samplers(rows: Sequence[Drawn], path: Path) -> Path:
 
 def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int) -> Path:
     """One sampling run: the input distribution of one variable after each message, above that of the whole example."""
-    states: list[nn.State] = []
-    device = next(model.parameters()).device
-    result = sample(model, 1, n_steps, seed=seed, device=device, watch=lambda i, state: states.append(state))
-    thetas = torch.stack([model.theta(state)[0] for state in states]).cpu()
-    place = most_varied(data)
-    history = thetas.movedim(0, len(place))[place]
+    device, place, seen = next(model.parameters()).device, most_varied(data), []
+    shown = sorted({round(i * n_steps / 8) for i in range(9)})
+
+    def watch(i: int, state: nn.State) -> None:
+        theta = parameters(model, state)[0]
+        precision = torch.as_tensor(0.0 if isinstance(model, nn.Classes) else state[1])
+        # All of it is kept where it is drawn: with many classes that is much.
+        seen.append((theta[place].cpu(), precision, theta.cpu() if i in shown else None))
+
+    result = sample(model, 1, n_steps, seed=seed, device=device, watch=watch)
+    history = torch.stack([one for one, _, _ in seen])
+    thetas = torch.stack([whole for _, _, whole in seen if whole is not None])
     drawn = result[0][place].item()
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(10, 7), height_ratios=[2.2, 1], layout="constrained")
     two_classes = isinstance(model, nn.Binary)
@@ -156,17 +164,17 @@ def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: in
         probabilities = torch.stack([1 - history, history], -1) if two_classes else history
         draw_probabilities(top, probabilities, int(drawn), data.symbols)
     else:
-        precisions = torch.tensor([precision for _, precision in states])
+        precisions = torch.tensor([precision for _, precision, _ in seen])
         draw_density(top, history, precisions.rsqrt(), drawn)
-    name = f"character {place[0]}" if data.symbols else f"the pixel in row {place[0]}, column {place[1]}"
+    kind = "character" if data.tokenizer is None else "token"
+    name = f"{kind} {place[0]}" if data.symbols else f"the pixel in row {place[0]}, column {place[1]}"
     top.set(title=f"Input distribution of {name} as {n_steps} messages arrive", xlabel="messages received")
-    shown = sorted({round(i * n_steps / 8) for i in range(9)})
     if data.symbols:
-        draw_lines(bottom, thetas[shown], shown, data.symbols)
-        bottom.set_title("Likeliest characters of the whole window (the fainter, the less probable)")
+        draw_lines(bottom, *thetas.max(-1), shown, data.symbols)
+        bottom.set_title(f"Likeliest {kind}s of the window (the fainter, the less probable)")
     else:
         images = thetas if two_classes else to_grey(thetas.clamp(-1, 1), data.num_classes)
-        draw_images(bottom, images[shown], len(shown))
+        draw_images(bottom, images, len(shown))
         bottom.set_title("Mean of every pixel after " + ", ".join(map(str, shown)) + " messages")
     return write(figure, path)
 
@@ -195,29 +203,40 @@ def plot_times(model: BFN, data: Data, path: Path, *, seed: int, count: int = 40
 def animate_flow(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int, count: int = 16) -> Path:
     """The input distributions of some examples as messages arrive, one frame for each of at most 50 of these."""
     device = next(model.parameters()).device
-    states: list[nn.State] = []
-    sample(model, count, n_steps, seed=seed, device=device, watch=lambda i, state: states.append(state))
-    thetas = [model.theta(state).cpu() for state in states]
+    frames = sorted({round(i * n_steps / 50) for i in range(51)})
+    kept: dict[int, tuple[Tensor, ...]] = {}  # parameters, or the probabilities of the likeliest classes, and these
+
+    def watch(i: int, state: nn.State) -> None:
+        if i in frames:
+            theta = parameters(model, state)
+            kept[i] = tuple(part.cpu() for part in (theta.max(-1) if data.symbols else (theta,)))
+
+    sample(model, count, n_steps, seed=seed, device=device, watch=watch)
     figure, axes = plt.subplots(figsize=(10, 4.5) if data.symbols else (5, 5.4), layout="constrained")
 
     def draw(i: int) -> None:
         axes.clear()
         if data.symbols:
-            draw_lines(axes, thetas[i], list(range(count)), data.symbols)
+            probabilities, classes = kept[i]
+            draw_lines(axes, probabilities, classes, list(range(count)), data.symbols)
             axes.set_ylabel("sample")
         elif isinstance(model, nn.Binary):
-            draw_images(axes, thetas[i], round(count**0.5))
+            draw_images(axes, kept[i][0], round(count**0.5))
         else:
-            draw_images(axes, to_grey(thetas[i].clamp(-1, 1), data.num_classes), round(count**0.5))
+            draw_images(axes, to_grey(kept[i][0].clamp(-1, 1), data.num_classes), round(count**0.5))
         axes.set_title(f"Input distributions after {i} of {n_steps} messages")
 
-    frames = sorted({round(i * n_steps / 50) for i in range(51)})
     film = FuncAnimation(figure, draw, frames + [n_steps] * 10)  # the end stands still for a second
     with NamedTemporaryFile(suffix=path.suffix) as file:
         film.save(file.name, PillowWriter(fps=10), dpi=80)
         write_atomically(path, Path(file.name).read_bytes())
     plt.close(figure)
     return path
+
+
+def parameters(model: BFN, state: nn.State) -> Tensor:
+    """Those of the input distribution, which a network of a large vocabulary does not see as they are."""
+    return state[1] if isinstance(model, nn.Classes) else model.theta(state)
 
 
 def most_varied(data: Data) -> tuple[int, ...]:
@@ -242,22 +261,40 @@ def draw_density(axes: Axes, means: Tensor, stds: Tensor, drawn: float) -> None:
     axes.legend(loc="upper right")
 
 
-def draw_probabilities(axes: Axes, theta: Tensor, drawn: int, symbols: str) -> None:
-    """Class probabilities [n + 1, K] after each number of messages."""
-    names = ["space" if s == " " else s for s in symbols] or ["white", "black"]
-    image = axes.imshow(theta.T.numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+def draw_probabilities(axes: Axes, theta: Tensor, drawn: int, symbols: Sequence[str | bytes]) -> None:
+    """Class probabilities [n + 1, K] after each number of messages, of those that were likely at some time."""
+    likely = theta.amax(0)
+    likely[drawn] = 2
+    classes = likely.topk(min(len(likely), MOST_CLASSES)).indices.sort().values.tolist()
+    names = [visible(symbols[c]) for c in classes] if symbols else ["white", "black"]
+    names = ["space" if name == " " else name for name in names]
+    shown = theta[:, classes].T.numpy()
+    image = axes.imshow(shown, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     axes.figure.colorbar(image, ax=axes, label="probability", pad=0.01)
-    axes.set_yticks(range(len(names)), names, fontsize=8 if symbols else 10)
-    axes.get_yticklabels()[drawn].set(color="C3", weight="bold")
+    axes.set_yticks(range(len(names)), names, fontsize=8 if symbols else 10, parse_math=False)
+    axes.get_yticklabels()[classes.index(drawn)].set(color="C3", weight="bold")
     axes.set_ylabel("class (red: at the end of the run)")
 
 
-def draw_lines(axes: Axes, thetas: Tensor, shown: list[int], symbols: str) -> None:
-    """A line of likeliest characters for each number of messages."""
-    probabilities, classes = thetas.max(-1)
-    for row, (line, weights) in enumerate(zip(classes.tolist(), probabilities.tolist(), strict=True)):
-        for column, (c, p) in enumerate(zip(line, weights, strict=True)):
-            axes.text(column, row, symbols[c], family="monospace", size=9, alpha=max(0.1, p), ha="center", va="center")
-    axes.set(xlim=(-1, classes.shape[1]), ylim=(len(shown) - 0.5, -0.5), ylabel="messages received")
+def visible(symbol: str | bytes) -> str:
+    """A symbol in one line."""
+    text = readable([symbol]).replace("\n", "↵").replace("\t", "⇥")
+    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
+
+
+def draw_lines(
+    axes: Axes, probabilities: Tensor, classes: Tensor, shown: list[int], symbols: Sequence[str | bytes]
+) -> None:
+    """A line of likeliest characters, or tokens as far as there is room, for each number of messages: [lines, L]."""
+    texts = [[visible(symbols[c]) for c in line] for line in classes.tolist()]
+    wide = max(len(text) for line in texts for text in line)
+    count = min(classes.shape[1], max(1, 64 // wide)) if wide > 1 else classes.shape[1]
+    for row, (line, weights) in enumerate(zip(texts, probabilities.tolist(), strict=True)):
+        for column, (text, p) in enumerate(zip(line[:count], weights, strict=False)):
+            axes.text(
+                column, row, text, family="monospace", size=9, alpha=max(0.1, p), ha="center", va="center",
+                parse_math=False,
+            )  # fmt: skip
+    axes.set(xlim=(-1, count), ylim=(len(shown) - 0.5, -0.5), ylabel="messages received")
     axes.set_yticks(range(len(shown)), map(str, shown))
     axes.set_xticks([])

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from rich.table import Table
 from torch import Tensor
-from torch.nn import functional as F
 
 from bfn.configs import Config
 from bfn.data import Data
@@ -93,7 +92,7 @@ def samplers(
             start = time.perf_counter()
             drawn = sample(model, len(held_out), n_steps, seed=settings.sample.seed, sampler=name, device=device).cpu()
             seconds = time.perf_counter() - start
-            share, error = told_apart(vectors(drawn, data), vectors(held_out, data))
+            share, error = told_apart(drawn, held_out, differing=bool(data.symbols))
             yield Drawn(name, n_steps + 1, seconds, share, error)
 
 
@@ -106,20 +105,13 @@ def samplers_table(rows: Sequence[Drawn], settings: Config) -> Table:
     return table
 
 
-def vectors(examples: Tensor, data: Data) -> Tensor:
-    """Examples as vectors [N, D] whose squared distance is that of values, or twice the number of classes that
-    differ."""
-    if data.symbols:
-        examples = F.one_hot(examples, data.num_classes)
-    return examples.flatten(1).float()
-
-
-def told_apart(samples: Tensor, held_out: Tensor) -> tuple[float, float]:
+def told_apart(samples: Tensor, held_out: Tensor, *, differing: bool = False) -> tuple[float, float]:
     """The share of examples whose nearest neighbour among all others is of their own kind, a sample or held out, and
     its standard error: 0.5 where the two are drawn alike, 1 where they differ or samples repeat each other (Lopez-Paz
-    and Oquab 2017, 1-nearest-neighbour two-sample test). Both are [N, D]."""
-    everything = torch.cat([samples, held_out])
-    distances = torch.cdist(everything, everything)
+    and Oquab 2017, 1-nearest-neighbour two-sample test). Both are [N, ...]; their distance is that of vectors, or how
+    many of their values differ."""
+    everything = torch.cat([samples, held_out]).flatten(1).float()
+    distances = torch.cdist(everything, everything, p=0 if differing else 2)
     distances.fill_diagonal_(math.inf)
     is_sample = torch.arange(len(everything)) < len(samples)
     # Of several at the same distance each counts by its share, since a batch of black and white images has many.

@@ -5,7 +5,7 @@ import io
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -103,6 +103,8 @@ class Trainer:
             if processes.is_main() and path.exists() and not fresh:
                 tensors, state = checkpoint.load(path)
                 same_run(path, state.get("config", {}), self.config)
+                if state.get("tokenizer") != self.data.tokenizer:
+                    raise CheckpointError(f"{path} holds a run with other tokens; choose another out=, or --fresh")
                 if parts := state.get("shards"):
                     shards.check(self.out / parts["directory"], parts["files"])
         return tensors, processes.from_main(state)
@@ -254,14 +256,14 @@ class Trainer:
         if bound.bits < self.at.best:
             self.at.best, self.at.best_step, self.at.stale = bound.bits, self.at.step, 0
             result = {"config": asdict(self.config), "step": self.at.step, "validation_bits": bound.bits}
-            self.result = states.copied(self.averaged), result
+            self.result = states.copied(self.averaged), result | tokens(self.data)
 
     def save(self) -> None:
         """Have all that resuming needs written while training goes on, the log, and the best weights if they are new.
         What failed in the last writing is raised here."""
         optimizer = cast(torch.optim.Optimizer, self.optimizer.optimizer)
         tensors = states.snapshot(self.bare, self.ema, optimizer, sharded=self.sharded)
-        state = {"config": asdict(self.config), "position": asdict(self.at), "log": list(self.log)}
+        state = {"config": asdict(self.config), "position": asdict(self.at), "log": list(self.log)} | tokens(self.data)
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         result, self.result = self.result, None
@@ -357,7 +359,8 @@ def first_line(error: Exception) -> str:
 
 def same_run(path: Path, saved: dict[str, Any], config: Config) -> None:
     """Refuse to resume a run under settings that would have made another run."""
-    there, here = flatten(saved), flatten(asdict(config))
+    there = flatten(asdict(Config())) | flatten(saved)  # what an older run does not say was as it is by default
+    here = flatten(asdict(config))
     for key in sorted(there.keys() | here.keys()):
         decisive = key.partition(".")[0] in ("data", "model", "network", "train") and key not in FREE
         if decisive and there.get(key) != here.get(key):
@@ -365,6 +368,20 @@ def same_run(path: Path, saved: dict[str, Any], config: Config) -> None:
                 f"{path} holds a run with {key}={there.get(key)}, not {here.get(key)}; "
                 "choose another out=, or start afresh with --fresh"
             )
+
+
+def tokens(data: Data) -> dict[str, str]:
+    """What a run keeps of its data, since weights have a meaning with it alone."""
+    return {} if data.tokenizer is None else {"tokenizer": data.tokenizer}
+
+
+def data_of(config: Config, *, fresh: bool = False) -> Data:
+    """The data of a run that begins or, in the tokens that it began with, is continued."""
+    tokenizer = None
+    if not fresh:
+        with suppress(CheckpointError, ValueError, AttributeError):  # a trainer says what is wrong with a checkpoint
+            tokenizer = checkpoint.state(Path(config.out) / STATE_FILE).get("tokenizer")
+    return load_data(config, tokenizer)
 
 
 def load_run(
@@ -376,7 +393,7 @@ def load_run(
     if "config" not in state:
         raise CheckpointError(f"checkpoint {path} holds no configuration")
     config = build(state["config"], overrides or [], where=str(path))
-    data = load_data(config)
+    data = load_data(config, state.get("tokenizer"))
     model = build_model(config, data).to(device)
     try:
         model.load_state_dict(tensors)

@@ -24,9 +24,10 @@ class ConfigError(ValueError):
 @dataclass
 class DataConfig:
     name: str = "digits"  # a name in bfn.data.DATASETS, or module:function
-    folder: str | None = None  # where the files are (mnist, cifar10, text8)
-    file: str = "text8"  # the file's name (text8)
-    length: int = 64  # characters in a window (text, text8)
+    folder: str | None = None  # where the files are (mnist, cifar10, text8, text_bpe; the latter has a text without)
+    file: str = "text8"  # the file's name (text8, text_bpe)
+    length: int = 64  # characters or tokens in a window (text, text8, text_bpe)
+    vocabulary: int = 8000  # entries of the byte-pair vocabulary, which is learned from the text (text_bpe)
     num_bins: int = 256  # levels of a colour (cifar10)
     options: dict[str, Any] = field(default_factory=dict)  # whatever a function of your own reads
 
@@ -35,7 +36,7 @@ class DataConfig:
 class ModelConfig:
     kind: str = "discretised"  # a name in bfn.model.KINDS
     sigma_1: float | None = None  # standard deviation of the input distribution at t = 1 (continuous and discretised)
-    beta_1: float | None = None  # accuracy at t = 1 (discrete)
+    beta_1: float | None = None  # accuracy at t = 1 (discrete); None is final_accuracy(K), as certain as text8's
     schedule: str | None = None  # module:function of your own, which takes the place of sigma_1 or beta_1
     options: dict[str, Any] = field(default_factory=dict)  # whatever that function reads
 
@@ -104,7 +105,7 @@ class Config:
 # Keys that must be positive wherever they stand, and keys that must lie in [0, 1).
 POSITIVE = {"length", "sigma_1", "beta_1", "width", "depth", "heads", "batch_size", "learning_rate", "clip_norm"}
 POSITIVE |= {"n_steps", "warmup_steps", "max_steps", "max_seconds", "validate_every", "patience"}
-POSITIVE |= {"micro_batch", "num_bins", "repeats", "count", "tolerance"}
+POSITIVE |= {"micro_batch", "vocabulary", "num_bins", "repeats", "count", "tolerance"}
 FRACTIONS = {"dropout", "ema_decay", "beta_2"}
 
 

@@ -56,11 +56,31 @@ class Transformer(nn.Module):
         self.head = zero_init(nn.Linear(width, outputs))
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:
+        h, time = self.through(features, t)
+        # The evidence of a variable's own messages is added here, so that the layers need to learn that of the others
+        # only.
+        own = features.clamp(min=1e-9).log()
+        return self.head(h) + (1 + self.own(time))[:, None] * own
+
+    def through(self, features: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """What the head sees, [B, L, width], and the embedded times, [B, width]."""
         time = self.time(t)
         h = self.embed(features.mT).mT + self.position + time[:, None]
         for layer in self.layers:
             h = layer(h)
-        # The evidence of a variable's own messages is added here, so that the layers need to learn that of the others
-        # only.
-        own = features.clamp(min=1e-9).log()
-        return self.head(self.norm(h)) + (1 + self.own(time))[:, None] * own
+        return self.norm(h), time
+
+
+class VectorTransformer(Transformer):
+    """Vectors [B, L, width] of a large vocabulary and times [B] -> [B, L, width + 1]: hidden states of a head, and how
+    far it follows the messages."""
+
+    def __init__(self, shape: tuple[int, ...], *, width: int, depth: int, heads: int, dropout: float):
+        super().__init__(shape, width, width, width=width, depth=depth, heads=heads, dropout=dropout)
+        self.embed.reset_parameters()
+        nn.init.normal_(self.position, std=0.1)
+        self.head = nn.Linear(width, width)  # the vocabulary's own starts at zero
+
+    def forward(self, features: Tensor, t: Tensor) -> Tensor:
+        h, _ = self.through(features, t)
+        return torch.cat([self.head(h), 1 + self.own(h)], -1)

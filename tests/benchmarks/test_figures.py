@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import clients, files, page, patched, report, shares
+from benchmarks import clients, files, page, patched, report, shares, vocabularies
 from benchmarks.competitors import EAGER
 from benchmarks.report import OK
+from bfn import model
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -54,6 +55,13 @@ def test_vocabularies():
     rows = files.read(report.Row, SHOWN / "vocabulary.csv")
     text = (ROOT / "docs" / "benchmarks.md").read_text()
     assert page.vocabularies(rows, "cpu") in text and page.times(rows, "cpu") in text
+
+
+def test_vectors_from_many_classes_on():
+    steps = files.read(vocabularies.Step, SHOWN / "vocabularies.csv")
+    text = (ROOT / "docs" / "training.md").read_text()
+    assert page.markdown_table(vocabularies.COLUMNS, map(vocabularies.cells, steps)) in text
+    assert all((step.num_classes >= model.LARGE) == (step.vectors_ms < step.rows_ms) for step in steps)
 
 
 def test_where_kernels_pay():

@@ -68,7 +68,7 @@ def other_process():
 def test_processes_that_cannot_find_each_other_are_refused_before_any_work(name, train, tiny, tmp_path, monkeypatch):
     config = tiny("digits")
     (tmp_path / STATE_FILE).write_bytes(b"old")
-    monkeypatch.setattr(cli, "load_data", lambda config: pytest.fail("work was done"))
+    monkeypatch.setattr(cli, "data_of", lambda config, fresh: pytest.fail("work was done"))
     monkeypatch.setenv(name, "2")
     lost = f"{name}=2, and without .*RANK.* several processes cannot find each other; .*"
     assert_one_line(train("--fresh", f"out={tmp_path}"), lost)

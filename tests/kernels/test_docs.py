@@ -22,6 +22,7 @@ MODULES = sorted(
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PROCESSES = "init_process_group("  # of several processes, as test_sharded.py runs the block
 OTHERS = ("lightning", "transformers")  # packages that guides are about, and that no extra of this one brings
 
 
@@ -45,7 +46,7 @@ EXAMPLES = [
     pytest.param(name_of(page), block, id=f"{name_of(page)}-{place}")
     for page in PAGES
     for place, (language, block) in enumerate(blocks(page))
-    if language == "python" and excerpt_of(block) is None
+    if language == "python" and excerpt_of(block) is None and PROCESSES not in block
 ]
 
 

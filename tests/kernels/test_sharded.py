@@ -5,6 +5,7 @@ import torch
 from sharded import parameters, sampled, step, work
 from support import NATIVE, error, scale, ulp
 from torch import multiprocessing
+from vocabulary_guide import follow
 
 from bfn_kernels import discrete
 
@@ -26,6 +27,21 @@ def test_two_processes_are_as_one(tmp_path):
     for mine, other, alone in zip(same, as_there, want_same, strict=True):
         assert torch.equal(mine, other)
         torch.testing.assert_close(mine, alone, **close)
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="processes have the backend that is the default")
+def test_the_guide_trains_in_two_processes_as_in_one(tmp_path):
+    found = []
+    for count in (2, 1):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        multiprocessing.spawn(follow, (count, count, str(folder)), count)
+        found += [torch.load(folder / str(rank)) for rank in range(count)]
+    first, second, alone = found
+    assert {"loss", "embedding.grad", "head.grad", "bias.grad", "body.0.weight.grad", "head"} <= alone.keys()
+    for name, want in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        assert want.any() and error(first[name], want.double()) <= 64 * ulp(torch.float32, scale(want.double())), name
 
 
 def test_a_group_and_the_number_of_classes_go_together():

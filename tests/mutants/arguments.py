@@ -3,7 +3,7 @@
 from fault import Fault
 
 ARGUMENTS, OUT = "tests/kernels/test_arguments.py", "tests/kernels/test_out.py"
-TIMES = "tests/kernels/test_times.py"
+TIMES, SCHEDULES = "tests/kernels/test_times.py", "bfn_kernels/schedules.py"
 
 FAULTS = [
     Fault("bfn_kernels/checks.py", "slice(1) if stride == 0", "slice(None) if stride == 0", f"{TIMES} -k made_once"),
@@ -107,8 +107,15 @@ FAULTS = [
         "random.draw_seed(like.device)",
         f"{ARGUMENTS} -k generator",
     ),
+    Fault(SCHEDULES, "others = math.expm1(nats)", "pass", "tests/kernels/test_schedules.py -k equally_frequent"),
     Fault(
-        "bfn_kernels/schedules.py",
+        SCHEDULES,
+        "others * torch.special.log_ndtr(own + middle)",
+        "others * torch.special.log_ndtr(own * 0 + middle)",
+        "tests/kernels/test_schedules.py -k likeliest",
+    ),
+    Fault(
+        SCHEDULES,
         "callable(getattr(schedule, method, None))",
         "hasattr(schedule, method)",
         f"{ARGUMENTS} -k schedule",

@@ -11,6 +11,7 @@ CHECKPOINT, ALONE, CLI, CONFIGS, MAIN = (
     f"bfn/{name}.py" for name in ("checkpoint", "alone", "cli", "configs/__init__", "__main__")
 )
 BATCHES, PROCESSES, STATES, SHARDS = (f"bfn/{name}.py" for name in ("batches", "processes", "states", "shards"))
+BYTES = "bfn/bytepairs.py"
 NETWORK, NN = "bfn/networks/{}.py".format, "bfn_kernels/nn/{}.py".format
 
 
@@ -213,7 +214,19 @@ FAULTS = [
     Fault(TABLES, "distances.fill_diagonal_(math.inf)", "", tests("tables", "told_apart")),
     Fault(TABLES, " / nearest.sum(1)", "", tests("tables", "same_distance")),
     Fault(TABLES, "dimensions * math.log(2)", "dimensions", tests("tables", "paper_stands")),
-    Fault(TABLES, "if data.symbols:", "if False:", tests("tables", "characters_that_differ")),
+    Fault(TABLES, "differing=bool(data.symbols)", "differing=False", tests("tables", "only_text")),
+    Fault(TABLES, "p=0 if differing else 2", "p=2", tests("tables", "characters_that_differ")),
+    # byte pairs
+    Fault(BYTES, "learn(parts[0], ", "learn(whole, ", tests("bytepairs", "learned_of_what_is_trained_on")),
+    Fault(BYTES, "if missing := ", "if False and ", tests("bytepairs", "no_tokenizer")),
+    Fault(
+        "bfn/vocabulary.py",
+        "self.embedding.weight * self.scale",
+        "self.embedding.weight",
+        tests("bytepairs", "slices"),
+    ),
+    Fault("bfn/vocabulary.py", "seed=fold_in(seed, i), **how)", "seed=seed, **how)", tests("bytepairs", "slices")),
+    Fault(TRAIN, 'if state.get("tokenizer") != self.data.tokenizer:', "if False:", tests("bytepairs", "other_tokens")),
     Fault(TRAIN, "if train.compiler is not None", "if False", tests("steps", "network_is_compiled")),
     Fault("bfn/cli.py", 'with_suffix(".npy")', 'with_suffix(".bin")', tests("cli", "written_as_numbers")),
     Fault(NN("base"), "n_steps, part(seed, 1)", "n_steps, part(seed, 0)", tests("model", "drawn_for_the_loss")),

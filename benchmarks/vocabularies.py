@@ -1,0 +1,87 @@
+"""A training step of bfn's transformer with a row for each class and with vectors, for vocabularies of several sizes:
+`bfn.model.LARGE` is where the second is the faster one.
+
+Both have the sizes of `bfn train text_bpe` and the same tokens, which are as frequent as Zipf's law says.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks import files, measure
+from benchmarks.devices import DEVICES, Device
+from benchmarks.report import duration
+from bfn.configs import load
+from bfn.data import Data
+from bfn.model import BFN, DiscreteBFN, VocabularyBFN
+
+SIZES = (256, 1000, 4000, 8000, 16_000)
+EXAMPLES, LENGTH = 4, 64
+COLUMNS = ("K", "parameters, rows", "parameters, vectors", "step, rows", "step, vectors", "rows / vectors")
+
+
+@dataclass(frozen=True)
+class Step:
+    """How many parameters both networks have, and the ms of their steps."""
+
+    num_classes: int
+    rows_parameters: int
+    vectors_parameters: int
+    rows_ms: float
+    vectors_ms: float
+
+
+def cells(found: Step) -> list[str]:
+    parameters = [f"{number / 1e6:.1f} M" for number in (found.rows_parameters, found.vectors_parameters)]
+    times = [duration(found.rows_ms), duration(found.vectors_ms)]
+    return [str(found.num_classes), *parameters, *times, f"{found.rows_ms / found.vectors_ms:.2f}"]
+
+
+def tokens(num_classes: int) -> Data:
+    """Windows of tokens as frequent as Zipf's law says."""
+    p = 1 / (torch.arange(num_classes) + 2.7)
+    x = torch.multinomial(p, EXAMPLES * LENGTH, replacement=True, generator=torch.Generator().manual_seed(0))
+    x = x.view(EXAMPLES, LENGTH)
+    return Data(x, x, x, num_classes, 0.0)
+
+
+def step(model: BFN, data: Data) -> Callable[[], tuple[torch.Tensor, ...]]:
+    parameters = list(model.parameters())
+    t = (torch.arange(EXAMPLES) + 0.5) / EXAMPLES
+    return lambda: torch.autograd.grad(model(data.train, t, seed=1), parameters)
+
+
+def measured(num_classes: int, device: Device) -> Step:
+    config, data = load("text_bpe"), tokens(num_classes)
+    models: dict[str, BFN] = {"rows": DiscreteBFN(config, data), "vectors": VocabularyBFN(config, data)}
+    runs = {name: step(model, data) for name, model in models.items()}
+    ms = {name: 1e3 * found.median for name, found in measure.timings(runs, device.seconds, device).items()}
+    rows, vectors = (sum(p.numel() for p in model.parameters()) for model in models.values())
+    return Step(num_classes, rows, vectors, ms["rows"], ms["vectors"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.vocabularies", description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="K")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/vocabularies.csv"), help="the CSV to write")
+    options = parser.parse_args(arguments)
+    device = DEVICES["cpu"]()
+    machine = measure.machine(device)
+
+    def found() -> Iterable[Step]:
+        for num_classes in options.sizes:
+            one = measured(num_classes, device)
+            print(", ".join(cells(one)), file=sys.stderr)
+            yield one
+
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    files.write(Step, list(found()), machine, options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

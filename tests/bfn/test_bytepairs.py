@@ -1,0 +1,244 @@
+"""Texts over a vocabulary of byte pairs: the data, the model that never stores a number for each class of each token,
+and what a run keeps of its tokenizer."""
+
+import json
+import math
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_settings import TINY
+from torch.utils._python_dispatch import TorchDispatchMode
+from typer.testing import CliRunner
+
+from bfn import bytepairs, checkpoint, cli, model, vocabulary
+from bfn.checkpoint import CheckpointError
+from bfn.configs import ConfigError
+from bfn.data import frequencies, load_data, readable
+from bfn.model import DiscreteBFN, VocabularyBFN, build_model
+from bfn.train import MODEL_FILE, STATE_FILE, Trainer
+from bfn_kernels import discrete
+from bfn_kernels.schedules import final_accuracy
+
+SETTINGS = ["data.vocabulary=300", "data.length=8", "data.file=play.txt"]
+TEXT = "To be, or not to be: that is the “question” – Être ou ne pas être? [bold]$x_1$\n\tWhether 'tis nobler. " * 40
+
+
+@pytest.fixture(autouse=True)
+def large(monkeypatch):
+    monkeypatch.setattr(model, "LARGE", 257)
+
+
+@pytest.fixture
+def settings(tiny, tmp_path):
+    def make(*overrides, text=TEXT):
+        (tmp_path / "play.txt").write_text(text)
+        return tiny("text_bpe", f"data.folder={tmp_path}", *SETTINGS, *overrides)
+
+    return make
+
+
+def test_the_text_that_ships_has_8000_classes_and_every_character(tiny):
+    data = load_data(tiny("text_bpe"))
+    assert data.num_classes == len(data.symbols) == 8000 and data.shape == (64,)
+    assert len({bytes(s) for s in data.symbols}) == 8000
+    text = "".join(readable(data.symbols[c] for c in row) for row in data.test.tolist())
+    assert "with" in text and "\n" in text and "�" not in text
+    assert data.token_bytes == pytest.approx(
+        sum(len(data.symbols[c]) for c in data.test.flatten()) / data.test.numel(), rel=0.02
+    )
+    assert 9 < data.baseline < 10
+
+
+def test_tokens_are_the_text(settings):
+    data = load_data(settings())
+    start = "".join(readable(data.symbols[c] for c in data.train[0].tolist()))
+    assert TEXT.startswith(start) and len(start) > 8
+    assert data.train[1, :-1].equal(data.train[0, 1:])
+    assert data.baseline / data.token_bytes < 8
+
+
+def test_the_vocabulary_is_learned_of_what_is_trained_on(settings):
+    ends = (end.ljust(len(TEXT) // 10, end[-1]) for end in ("zyzzyva " * 20, "abacaba " * 20))
+    one, other = (load_data(settings(text=TEXT + end)) for end in ends)
+    assert one.tokenizer == other.tokenizer
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("data.vocabulary=256", "data.vocabulary=256 must be more than the 256 bytes"),
+        ("data.file=none.txt", "has no none.txt"),
+        ("data.length=4000", "data.length=4000 must be at most"),
+    ],
+)
+def test_settings_that_no_text_has_are_refused(settings, content, message):
+    with pytest.raises(ConfigError, match=message):
+        load_data(settings(content))
+
+
+def test_a_file_that_is_no_text_is_refused(settings, tmp_path):
+    config = settings()
+    (tmp_path / "play.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"play\.txt is damaged, or is not a text in UTF-8"):
+        load_data(config)
+
+
+def test_a_saved_tokenizer_is_the_one_that_was_learned():
+    learned = bytepairs.learn(TEXT, 400)
+    again = bytepairs.parsed(learned.to_str())
+    for text in (TEXT, "日本 \x00\r\n", ""):
+        assert again.encode(text).ids == learned.encode(text).ids
+        assert b"".join(bytepairs.pieces(again)[c] for c in again.encode(text).ids) == text.encode()
+
+
+def test_what_is_no_tokenizer_is_refused():
+    good = json.loads(bytepairs.learn("", 256).to_str())["model"]
+    few = {entry: number for entry, number in good["vocab"].items() if number < 255}
+    for bad in (
+        "",
+        "[]", "{}", '{"model": {"vocab": "/etc/hosts", "merges": []}}', '{"model": {"vocab": {"a": 1}, "merges": []}}',
+        json.dumps({"model": {"vocab": few, "merges": []}}),
+        json.dumps({"model": {"vocab": good["vocab"] | {"日": 256}, "merges": []}}),
+        json.dumps({"model": {"vocab": good["vocab"], "merges": [["a", "b"]]}}),
+    ):  # fmt: skip
+        with pytest.raises(CheckpointError, match="the checkpoint's tokenizer cannot be used"):
+            bytepairs.parsed(bad)
+
+
+def test_text_neither_steers_a_terminal_nor_is_broken():
+    assert readable([b"\x1b[31m", "é".encode()[:1], "é".encode()[1:], b"\n", b"\xff", "a"]) == "�[31mé\n�a"
+
+
+class Largest(TorchDispatchMode):
+    """How many numbers the largest tensor has that is made within it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **kwargs or {})
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.count = max(self.count, tensor.numel())
+        return result
+
+
+def test_training_stores_nothing_for_each_class_of_each_token(settings, monkeypatch):
+    config = settings("network.width=8")
+    data, batch = load_data(config), 64
+    monkeypatch.setattr(vocabulary, "NUMBERS", 2**13)
+    for least in (257, 10**6):
+        monkeypatch.setattr(model, "LARGE", least)
+        built = build_model(config, data)
+        assert type(built) is (VocabularyBFN if least == 257 else DiscreteBFN)
+        x, numbers = data.train[:batch].long(), batch * 8 * data.num_classes
+        with Largest() as largest:
+            built(x, seed=1).backward()
+        assert (largest.count >= numbers) == (least > 257)
+
+
+def test_a_model_costs_at_first_what_unigrams_cost(settings):
+    """Then all messages cost what unigrams cost."""
+    config = settings("network.width=64", "network.dropout=0")
+    data = load_data(config)
+    torch.manual_seed(0)
+    built = build_model(config, data).eval()
+    p = frequencies(data).double()
+    entropy = -(p * p.log()).sum().item()
+    x = data.train[torch.arange(0, len(data.train), 11)].long()
+    with torch.no_grad():
+        t = torch.zeros(len(x))
+        seen = built.flow(x, t, 1)
+        start = built.logits(built.output(seen, t), torch.zeros(1)).softmax(-1)
+        torch.testing.assert_close(start, p.float().expand_as(start))
+        # At t = 1, the mean of the rows is all but the row of x.
+        late = built.flow(x, t + 1, 1).vectors
+        row = built.embedding.weight[x]
+        assert torch.linalg.vector_norm(late / late[..., :1] - row, dim=-1).median() < 0.1
+        bound = built(x, seed=1).item() + built.reconstruction(x, seed=2).item()
+    assert bound == pytest.approx(entropy, rel=0.02)
+    assert built.schedule.beta_1 == final_accuracy(data.num_classes)
+
+
+def test_a_fresh_sampler_sees_in_its_state_what_training_shows(settings):
+    """The vectors of a state are those of the flow that has it as its sample."""
+    data = load_data(settings())
+    built = build_model(settings(), data)
+    state = built.prior((2, 8), torch.device("cpu"))
+    x = torch.zeros(2, 8, dtype=torch.int64)
+    torch.testing.assert_close(built.theta(state).vectors, built.flow(x, torch.zeros(2), 1).vectors)
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def test_a_run_is_trained_told_in_bytes_and_continued_in_its_own_tokens(tmp_path):
+    (tmp_path / "play.txt").write_text(TEXT)
+    given = [f"data.folder={tmp_path}", *TINY, *SETTINGS]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    result = run("train", "text_bpe", f"out={whole}", "train.max_steps=2", *given)
+    assert result.exit_code == 0, result.output
+    said = re.search(r"^held-out bits per byte: (\d\.\d+) \(unigrams (\d\.\d+)\)$", result.output, re.M)
+    data = load_data(cli.load(*["text_bpe", given]))
+    assert float(said[2]) == pytest.approx(data.baseline / data.token_bytes, abs=1e-3)
+    assert run("train", "text_bpe", f"out={parts}", "train.max_steps=1", *given).exit_code == 0
+    result = run("train", "text_bpe", f"out={parts}", "train.max_steps=2", *given)
+    assert result.exit_code == 0 and "at step 1" in result.output
+    (tensors, state), (tensors_whole, _) = checkpoint.load(parts / STATE_FILE), checkpoint.load(whole / STATE_FILE)
+    assert all(tensors[name].equal(tensor) for name, tensor in tensors_whole.items())
+    # What is there is drawn in the tokens of its own file, also when the text has become another one.
+    (tmp_path / "play.txt").write_text(TEXT.replace("be", "exist"))
+    result = run("sample", parts, "sample.count=1", "sample.n_steps=1")
+    assert result.exit_code == 0, result.output
+    assert checkpoint.load(parts / MODEL_FILE)[1]["tokenizer"] == state["tokenizer"] == data.tokenizer
+    assert run("plot", parts, "sample.n_steps=3").exit_code == 0
+    assert "n" in run("evaluate", parts, "--table", "--steps", "2", "evaluate.repeats=1").output
+
+
+def test_a_run_of_other_tokens_is_not_continued(settings):
+    config = settings("train.max_steps=1")
+    data = load_data(config)
+    few = replace(data, validation=data.validation[:2])
+    Trainer(config, few).run()
+    with pytest.raises(CheckpointError, match="holds a run with other tokens"):
+        Trainer(config, replace(few, tokenizer="{}"))
+
+
+def test_the_baseline_is_that_of_the_same_tokens(settings):
+    data = load_data(settings())
+    assert 0 < data.baseline < math.log2(data.num_classes)
+
+
+def test_slices_are_together_what_one_is(settings, monkeypatch):
+    """With the noise of each its own, losses and gradients are the same in whatever order the rows are computed."""
+    config = settings("network.dropout=0")
+    data = load_data(config)
+    torch.manual_seed(0)
+    built = build_model(config, data)
+    torch.nn.init.normal_(built.head.weight, std=0.3)
+    x, t = data.train[:6].long(), torch.rand(6)
+    monkeypatch.setattr(vocabulary, "NUMBERS", 2 * 8 * data.num_classes)
+    for n_steps, times in ((None, t), (4, (4 * t).floor() / 4)):
+        seen = built.flow(x, times, 3)
+        received = torch.cat([seen.logits(i, rows) for i, rows in built.slices(x)])
+        known = (received + frequencies(data).log()).softmax(-1)
+        mean = seen.vectors / seen.vectors[..., :1]
+        torch.testing.assert_close(mean, known @ built.embedding.weight, rtol=1e-3, atol=1e-4)
+        output = built.output(seen, times)
+        logits = built.logits(output, received)
+        if n_steps is None:
+            want = discrete.continuous_time_loss(x, logits, times, schedule=built.schedule)
+            got = built.continuous_time_loss(x, output, seen, times, reduction="mean")
+        else:
+            want = discrete.discrete_time_loss(
+                x, logits, times, n_steps=4, schedule=built.schedule, n_samples=4000, seed=1
+            )
+            got = built.discrete_time_loss(x, output, seen, times, 4, 5, reduction="mean")
+        loose = {} if n_steps is None else {"rtol": 0.3, "atol": 0.05}
+        torch.testing.assert_close(got, want, **loose)
+        pairs = [torch.autograd.grad(loss, [output, built.head.weight], retain_graph=True) for loss in (got, want)]
+        if n_steps is None:
+            for mine, whole in zip(*pairs, strict=True):
+                torch.testing.assert_close(mine, whole)
