@@ -3,7 +3,7 @@ losses of a linear head.
 
 K is the number of rows of `weight` `[K, d]`. Beside their results, the ops take memory for a few numbers of each token,
 and 1 MiB for a tile of some tokens by some classes (64 MiB on a GPU). The matrix products are torch's, in the type of
-the arithmetic.
+the arithmetic, but those that Triton has kernels for, of vectors of 16 bits (docs/gpu.md).
 
 Classes may be shared among processes: `process_group=` are those that have the `num_classes=` K classes together, and
 `weight` and `bias` are the part of this one, as `torch.chunk` and DTensor's `Shard(0)` make them. Everything else is
