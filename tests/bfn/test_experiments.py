@@ -159,7 +159,7 @@ def test_the_example_of_the_page_trains_on_data_a_network_and_a_schedule_of_its_
         ("model.schedule=:Even", "model.schedule=':Even' cannot be imported: Empty module name"),
         (
             "data.name=my_module",
-            "data.name='my_module' is not known; it takes one of digits, digits_binary, text, mnist,",
+            "data.name='my_module' is not known; it takes one of digits, digits_binary, text, text_bpe, mnist,",
         ),
     ],
 )
