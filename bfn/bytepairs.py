@@ -1,6 +1,7 @@
 """Byte-pair vocabularies, which are learned from a text, and texts as their tokens."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from bfn.checkpoint import CheckpointError
 from bfn.configs import Config, ConfigError
 from bfn.data import Data, ends, topics, windows
 from bfn.files import find_file, read_text
+
+MOST_TO_VALIDATE = 128  # windows, spread over their split: of a long text all of them would take minutes each time
 
 
 def text_bpe(config: Config, tokenizer: str | None = None) -> Data:
@@ -29,7 +32,8 @@ def text_bpe(config: Config, tokenizer: str | None = None) -> Data:
     symbols = pieces(learned)
     splits = [torch.tensor(learned.encode(part).ids, dtype=torch.int32) for part in parts]
     mean = len(parts[2].encode()) / max(1, len(splits[2]))
-    return windows(splits, settings.length, 1, symbols, tokenizer=tokenizer or learned.to_str(), token_bytes=mean)
+    data = windows(splits, settings.length, 1, symbols, tokenizer=tokenizer or learned.to_str(), token_bytes=mean)
+    return replace(data, validation=data.validation[:: -(-len(data.validation) // MOST_TO_VALIDATE)])
 
 
 def learn(text: str, num_classes: int) -> Tokenizer:
