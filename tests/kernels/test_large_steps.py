@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import DTYPES, NATIVE
+from support import DTYPES, INTERPRETED, NATIVE
 from test_accuracy import check, layouts
 from test_large import native, on_cpu, small_tiles  # noqa: F401
 from test_samplers import has_frequencies, has_moments
@@ -49,6 +49,8 @@ def test_strided_inputs(case, backend):
 @native
 @pytest.mark.parametrize("case", MODES, ids=str)
 def test_modes(case, backend, dtype, small_tiles):  # noqa: F811
+    if INTERPRETED and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter multiplies the bits of bfloat16; tests/ptx runs these products")
     for seed, shape in enumerate(SHAPES):
         inputs = case.inputs(shape, dtype, seed)
         assert torch.equal(case(inputs, backend), case({k: v.double() for k, v in inputs.items()}, "reference"))
