@@ -26,6 +26,7 @@ from torch import Tensor
 
 from bfn_kernels import checks
 from bfn_kernels.indexed import Indexed
+from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
 
 class Coefficients(NamedTuple):
@@ -236,6 +237,13 @@ class StepScalars(NamedTuple):
     def kept(self) -> Tensor:
         """A, where an operator must have it."""
         return torch.ones_like(self.take) if self.keep is None else self.keep
+
+
+def step_schedule(
+    given: Coefficients | None, beta_1: float | None, schedule: DiscreteSchedule | None
+) -> DiscreteSchedule | None:
+    """The schedule of a step of classes, which a step with given coefficients may do without."""
+    return None if given is not None and beta_1 is schedule is None else discrete_schedule(beta_1, schedule)
 
 
 def step_scalars(

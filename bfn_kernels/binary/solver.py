@@ -8,7 +8,7 @@ from bfn_kernels.arguments import known_values, step_seed
 from bfn_kernels.discrete.operators import CHOICES
 from bfn_kernels.outputs import check_step_tensors
 from bfn_kernels.rows import Rows
-from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
+from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 
 
@@ -52,7 +52,7 @@ def solver_step(
     checks.data("state", state)
     checks.like("output_logits", output_logits, "state", state)
     choice = checks.choice("choose", choose, CHOICES)
-    schedule = None if coefficients is not None and beta_1 is schedule is None else discrete_schedule(beta_1, schedule)
+    schedule = solvers.step_schedule(coefficients, beta_1, schedule)
     known = known if known is None else checks.classes("known", known, booleans=True)
     lead = state.shape
     known_mask = known_values(known, known_mask, state, lead)

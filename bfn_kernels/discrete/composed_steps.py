@@ -46,11 +46,9 @@ def linear_step_out(
     logits = _logits(library, hidden, weight, bias, dtype, grids)
     sent, shares = torch.full_like(alpha, -1, dtype=torch.int64), None
     if choice == MEAN:
-        before = (
-            None
-            if previous is None
-            else _Shares(library, _logits(library, previous, weight, bias, dtype, grids), shard)
-        )
+        before = None
+        if previous is not None:
+            before = _Shares(library, _logits(library, previous, weight, bias, dtype, grids), shard)
         shares = _Shares(library, logits, shard, before, ahead)
     elif choice == MODE:
         sent, finite = _mode(logits, shard)

@@ -25,7 +25,7 @@ from bfn_kernels.discrete.operators import CHOICES
 from bfn_kernels.discrete.tiles import Shard
 from bfn_kernels.outputs import check_out
 from bfn_kernels.rows import Rows
-from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
+from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def linear_solver_step(
     choice = checks.choice("choose", choose, CHOICES)
     if previous is not None and choose != "mean":
         raise ValueError(f'previous must be None with choose="{choose}", since hidden states do not say what was taken')
-    schedule = None if coefficients is not None and beta_1 is schedule is None else discrete_schedule(beta_1, schedule)
+    schedule = solvers.step_schedule(coefficients, beta_1, schedule)
     checks.weight("weight", weight)
     shard = shard_of(weight, num_classes, process_group, backend)
     known, known_mask = _check(
