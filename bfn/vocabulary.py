@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bfn_kernels import discrete
+from bfn_kernels.checks import REDUCTIONS
 from bfn_kernels.nn import Discrete, LinearHead, Network, NoisyEmbedding, State
 from bfn_kernels.noise import fold_in
+from bfn_kernels.reduction import reduce
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 
@@ -57,7 +59,7 @@ class Vocabulary(Discrete):
         return enumerate(slice(start, start + size) for start in range(0, len(x), size))
 
     def logits(self, output: Tensor, received: Tensor) -> Tensor:
-        """Those of the output distribution, given those of the input distribution."""
+        """The logits of the output distribution, given those of the input distribution."""
         return self.head(output[..., :-1]) + output[..., -1:] * received
 
     def weight(self) -> Tensor:
@@ -90,12 +92,7 @@ class Vocabulary(Discrete):
 
         how: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
         nats = torch.cat([checkpoint(of, i, rows, **how) for i, rows in self.slices(x)])
-        match reduction:
-            case "none":
-                return nats
-            case "batch":
-                return nats.flatten(1).sum(1)
-        return nats.sum() if reduction == "sum" else nats.mean()
+        return reduce(nats, None, REDUCTIONS.index(reduction))
 
     def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Any, t: Tensor, **how: Any) -> Tensor:
         def loss(i: int, x: Tensor, logits: Tensor, t: Tensor) -> Tensor:
