@@ -64,7 +64,7 @@ def parsed(text: str) -> Tokenizer:
 
 
 def pieces(tokenizer: Tokenizer) -> list[bytes]:
-    """What each class stands for."""
+    """The bytes that each class stands for."""
     byte_of = bytes_of_letters()
     entries: Any = [tokenizer.id_to_token(number) for number in range(tokenizer.get_vocab_size())]
     return [bytes(byte_of[letter] for letter in entry) for entry in entries]

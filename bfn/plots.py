@@ -235,7 +235,7 @@ def animate_flow(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int,
 
 
 def parameters(model: BFN, state: nn.State) -> Tensor:
-    """Those of the input distribution, which a network of a large vocabulary does not see as they are."""
+    """The parameters of the input distribution, which a network of a large vocabulary does not see as they are."""
     return state[1] if isinstance(model, nn.Classes) else model.theta(state)
 
 

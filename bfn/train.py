@@ -371,7 +371,7 @@ def same_run(path: Path, saved: dict[str, Any], config: Config) -> None:
 
 
 def tokens(data: Data) -> dict[str, str]:
-    """What a run keeps of its data, since weights have a meaning with it alone."""
+    """The part of a checkpoint that names the tokens of its data, without which weights have no meaning."""
     return {} if data.tokenizer is None else {"tokenizer": data.tokenizer}
 
 

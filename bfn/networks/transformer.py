@@ -63,7 +63,7 @@ class Transformer(nn.Module):
         return self.head(h) + (1 + self.own(time))[:, None] * own
 
     def through(self, features: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """What the head sees, [B, L, width], and the embedded times, [B, width]."""
+        """The input of the head, [B, L, width], and the embedded times, [B, width]."""
         time = self.time(t)
         h = self.embed(features.mT).mT + self.position + time[:, None]
         for layer in self.layers:

@@ -161,7 +161,7 @@ class Messages:
         return kernel_of(library, name, self.alpha) if self.normals.noise is None else None
 
     def of(self, part: slice, classes: slice) -> tuple:
-        """What such a kernel makes a tile of."""
+        """The arguments of which such a kernel makes a tile."""
         tokens = self.tokens
         sent = (row[part].flatten() for row in (tokens.x, tokens.rows, self.alpha, self.spread))
         return *sent, self.normals.seed, tokens.first(classes), tokens.num_classes

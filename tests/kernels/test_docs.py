@@ -114,7 +114,7 @@ def test_examples(name):
 
 
 def public_functions(family: str) -> list[str]:
-    """Those that the package defines, and those that it imports under their own name from its modules."""
+    """The functions that the package defines, and those that it imports under their own name from its modules."""
     module = importlib.import_module(f"bfn_kernels.{family}")
     body = ast.parse(inspect.getsource(module)).body
     own = [node.name for node in body if isinstance(node, ast.FunctionDef)]
