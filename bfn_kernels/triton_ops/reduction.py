@@ -48,9 +48,8 @@ def scaled(grad: Tensor, scale: Tensor | None, dims: int) -> Tensor:
     dimensions."""
     if grad.dim() == 0:
         return grad if scale is None else grad * scale
-    return grad.reshape(
-        *grad.shape, *(1,) * (dims - grad.dim())
-    )  # without the scale, which is 1 unless the result is a scalar
+    # without the scale, which is 1 unless the result is a scalar
+    return grad.reshape(*grad.shape, *(1,) * (dims - grad.dim()))
 
 
 def scaled_gradient(saved: Tensor, grad: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
