@@ -33,7 +33,6 @@ from bfn_kernels.triton_ops.views import (
 )
 
 SAMPLE, MODE = tl.constexpr(operators.SAMPLE), tl.constexpr(operators.MODE)
-_NSTEP_BLOCK = BLOCK // 2  # with more variables a thread, registers spill or leave room for fewer blocks
 _MAX_LOG_RATIO = tl.constexpr(60.0)  # next to exp of it, shares below the normal range of float32 do not matter
 
 
@@ -149,14 +148,14 @@ def _update(
 class _LossCall:
     """A call of a loss: its results, and the views of its arguments."""
 
-    def __init__(self, x: Tensor, logits: Tensor, row, mask, reduction: int, need_logits: bool, block=BLOCK):
+    def __init__(self, x: Tensor, logits: Tensor, row, mask, reduction: int, need_logits: bool):
         shape, dtype = x.shape, compute_dtype(logits)
-        self.losses = Losses(x, mask, reduction, dtype, block)
+        self.losses = Losses(x, mask, reduction, dtype)
         self.gradients = Gradients((logits, need_logits), dtype=dtype)
         self.inputs = views(shape, x, logits, row, mask)
         self.outputs = *self.gradients.views, *self.losses.arguments, x.numel()
-        self.programs = programs(x.numel(), block)
-        self.constants = {"EACH": self.losses.each, "T": compute_type(logits), "BLOCK": block}
+        self.programs = programs(x.numel())
+        self.constants = {"EACH": self.losses.each, "T": compute_type(logits), "BLOCK": BLOCK}
 
     def finish(self) -> tuple[Tensor, ...]:
         """The loss, the factor that its gradient is multiplied by, and the gradient, empty if it is not needed."""
@@ -204,13 +203,14 @@ def discrete_time_loss(
     x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, nodes, node_weights, n_samples: int, seed,
     noise, mask, reduction: int, need_logits: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    call = _LossCall(x, logits, alpha, mask, reduction, need_logits, _NSTEP_BLOCK)
+    call = _LossCall(x, logits, alpha, mask, reduction, need_logits)
     dtype = compute_dtype(logits)
     tables = [None] * 2 if n_samples else table((*nodes, *node_weights), dtype, x.device).chunk(2)
     noise = noise if noise is None else noise.contiguous().view(-1)
     drawn = *tables, n_samples or len(nodes), view(noise, None if noise is None else noise.shape), seed, n_steps
     coordinates = 2 if receiver == operators.FACTORISED else 1
-    launch(_nstep, call.programs, *call.inputs, *drawn, *call.outputs, COORDINATES=coordinates, **call.constants)
+    constants = {"COORDINATES": coordinates} | call.constants
+    launch(_nstep, call.programs, *call.inputs, *drawn, *call.outputs, **constants, registers=255)
     return call.finish()
 
 
