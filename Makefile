@@ -25,6 +25,7 @@ LOADED = $$($(BIN)/python -c 'from bfn_kernels.backends import builds; print(bui
 # The environment and the extension are rebuilt only if their sources have changed. Bytecode is left to the first import,
 # since most of what is installed is never imported.
 $(VENV)/installed: pyproject.toml setup.py $(SOURCES) | $(VENV)/bin/python
+	@echo "Installing torch and all else, then compiling the kernels: minutes, in which little is said."
 	$(BIN)/python -m pip install --quiet --no-compile --upgrade 'pip>=24' 'setuptools>=77' wheel ninja numpy 'torch>=2.11'
 	BFN_TUNED=$(LOADED) BFN_NVCC=$(NVCC) PYTHONWARNINGS=ignore \
 		$(BIN)/python -m pip install --quiet --no-compile --no-build-isolation --editable '.[$(EXTRAS)]'

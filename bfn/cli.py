@@ -88,7 +88,8 @@ def all_settings() -> str:
     for key, value in flatten(asdict(Config())).items():
         sections.setdefault(key.partition(".")[0], []).append(f"{key}={value}")
     lines = [", ".join(keys) for keys in sections.values()]
-    return "\n\n".join(["Settings and their defaults, which bfn/configs/__init__.py explains:", *lines])
+    title = "Settings and their defaults; bfn/configs has an explanation of each, and the YAML files that replace some:"
+    return "\n\n".join([title, *lines])
 
 
 @app.command(epilog=all_settings())
@@ -111,7 +112,8 @@ def train(
                 processes.leave()
                 raise typer.Exit(130) from None
             at, out = trainer.at, trainer.out
-            console.print(f"trained {at.step} steps in {at.seconds:.0f} s; the best weights are of step {at.best_step}")
+            console.print(f"trained {at.step} steps in {at.seconds:.0f} s, the end by {trainer.end}")
+            console.print(f"best weights: of step {at.best_step}")
             model = trainer.best()
             bound = evaluated(model, settings, data, trainer.accelerator.device)
             console.print(f"held-out bits per dimension: {bound.bits:.3f} (factorised baseline {data.baseline:.2f})")
@@ -131,7 +133,7 @@ def train(
 def evaluate_command(
     run: Run,
     overrides: Overrides = None,
-    table: Annotated[bool, typer.Option("--table", help="The bound for each of --steps, beside the paper's.")] = False,
+    table: Annotated[bool, typer.Option("--table", help="The bound of --steps, and of continuous time.")] = False,
     steps: Steps = DEFAULT_STEPS,
 ) -> None:
     """The bound on held-out data, in bits per dimension."""

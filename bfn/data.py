@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from string import ascii_lowercase
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bfn.configs import Config, ConfigError, find
+from bfn.configs import Config, ConfigError, DataConfig, find
 from bfn_kernels.discretised import from_levels
 
 SYMBOLS = " " + ascii_lowercase
@@ -147,19 +147,38 @@ def readable(parts: Iterable[str | bytes]) -> str:
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in whole)
 
 
-DATASETS: dict[str, Callable[..., Data] | str] = {
-    "digits": digits,
-    "digits_binary": digits_binary,
-    "text": text,
-    "text_bpe": "bfn.bytepairs:text_bpe",
+class DataSet(NamedTuple):
+    """What makes a data set, and the settings of `data` that it reads."""
+
+    make: Callable[..., Data] | str
+    reads: tuple[str, ...] = ()
+
+
+DATASETS = {
+    "digits": DataSet(digits),
+    "digits_binary": DataSet(digits_binary),
+    "text": DataSet(text, ("length",)),
+    "text_bpe": DataSet("bfn.bytepairs:text_bpe", ("folder", "file", "length", "vocabulary")),
     # of files, read by a module that is imported when it is asked for
-    "mnist": "bfn.datasets:mnist",
-    "cifar10": "bfn.datasets:cifar10",
-    "text8": "bfn.datasets:text8",
+    "mnist": DataSet("bfn.datasets:mnist", ("folder",)),
+    "cifar10": DataSet("bfn.datasets:cifar10", ("folder", "num_bins")),
+    "text8": DataSet("bfn.datasets:text8", ("folder", "file", "length")),
 }
 
 
 def load_data(config: Config, tokenizer: str | None = None) -> Data:
     """The data set that `data.name` names; tokenizer: of a run that is there, for data that are tokens."""
-    make = find(DATASETS, config.data.name, "data.name")
+    make = find({name: entry.make for name, entry in DATASETS.items()}, config.data.name, "data.name")
+    refuse_unread(config.data)
     return make(config) if tokenizer is None else make(config, tokenizer)
+
+
+def refuse_unread(settings: DataConfig) -> None:
+    """Refuse settings that the data set does not read, which would change nothing; one of a user's own may read all."""
+    if settings.name not in DATASETS:
+        return
+    reads = DATASETS[settings.name].reads
+    for key, value in asdict(settings).items():
+        if key not in ("name", *reads) and value != asdict(DataConfig())[key]:
+            wanted = f"which reads {', '.join(f'data.{name}' for name in reads)}" if reads else "which reads no other"
+            raise ConfigError(f"data.{key}={value} means nothing to data.name={settings.name!r}, {wanted}")

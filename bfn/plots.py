@@ -92,9 +92,12 @@ def plot_losses(log: Path, baseline: float, path: Path) -> Path:
     with open(log, newline="") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     steps = [row["step"] for row in rows]
+    spans = [step - before for step, before in zip(steps, [0, *steps], strict=False)]
+    means = [row for row, span in zip(rows, spans, strict=True) if 2 * span >= max(spans)]  # one of few steps is noise
     validation = [row["validation_bits"] for row in rows]
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    axes.plot(steps, [row["train_bits"] for row in rows], color="0.6", label="training, messages only, with dropout")
+    training = [row["step"] for row in means], [row["train_bits"] for row in means]
+    axes.plot(*training, color="0.6", label="training, messages only, with dropout")
     axes.plot(steps, validation, color="C0", label="validation bound, averaged weights")
     best = min(range(len(rows)), key=validation.__getitem__)
     label = f"best: {validation[best]:.3f} at step {steps[best]:.0f}"

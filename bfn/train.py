@@ -168,10 +168,18 @@ class Trainer:
         return isinstance(self.model, FSDPModule)
 
     @property
+    def end(self) -> str | None:
+        """The setting that ends the training here; None if it goes on."""
+        train, at = self.config.train, self.at
+        if at.step >= train.max_steps:
+            return f"train.max_steps={train.max_steps}"
+        if train.max_seconds is not None and at.seconds >= train.max_seconds:
+            return f"train.max_seconds={train.max_seconds:g}"
+        return f"train.patience={train.patience}" if at.stale >= train.patience else None
+
+    @property
     def finished(self) -> bool:
-        train = self.config.train
-        timed_out = train.max_seconds is not None and self.at.seconds >= train.max_seconds
-        return self.at.step >= train.max_steps or timed_out or self.at.stale >= train.patience
+        return self.end is not None
 
     def run(self) -> None:
         """Train until a limit or early stopping; raises Interrupted, having saved, if any process is asked to stop by
@@ -321,15 +329,19 @@ class Trainer:
 
     @contextmanager
     def progress(self) -> Iterator[Any]:
-        """A progress bar; yields the function that brings it up to date."""
+        """A progress bar or, where there is no terminal, a line for each validation; yields the function that brings it
+        up to date."""
         last = TextColumn("{task.description}")
         columns = TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), last
-        with Progress(*columns, console=self.console) as bar:
-            task = bar.add_task("", total=self.config.train.max_steps)
+        steps, terminal = self.config.train.max_steps, self.console.is_terminal
+        with Progress(*columns, console=self.console, disable=not terminal) as bar:
+            task = bar.add_task("", total=steps)
 
             def show() -> None:
                 bits = f"{self.log[-1]['validation_bits']:.3f} bits, best {self.at.best:.3f}" if self.log else "..."
                 bar.update(task, completed=self.at.step, description=f"validation {bits}")
+                if not terminal and self.log and self.log[-1]["step"] == self.at.step:
+                    self.console.print(f"step {self.at.step}/{steps}, {self.at.seconds:.0f} s: validation {bits}")
 
             show()
             yield show
@@ -388,6 +400,8 @@ def load_run(
     path: Path, overrides: list[str] | None = None, device: torch.device | str = "cpu"
 ) -> tuple[BFN, Config, Data]:
     """The best model of a run, from its directory or its model file, with its configuration and data."""
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint {path}; give the directory of a run, such as {Config.out}")
     path = path / MODEL_FILE if path.is_dir() else path
     tensors, state = checkpoint.load(path)
     if "config" not in state:

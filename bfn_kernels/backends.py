@@ -56,7 +56,10 @@ def _missing_cuda() -> str | None:
     if _CPU_MISSING is not None:
         return f"it needs the CPU kernels beside it: {_CPU_MISSING}"
     if importlib.util.find_spec(f"{NATIVE}._cuda") is None:
-        return "the compiled extension is not there; install with nvcc: pip install --no-build-isolation ."
+        return (
+            "the compiled extension is not there; `pip install --no-build-isolation .` builds it where nvcc is, "
+            "`make install` where a GPU is, too"
+        )
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA"
     return None

@@ -57,7 +57,7 @@ def verdict(kernels: Sequence[Kernel], ran: Sequence[Execution], wrong: Sequence
         return f"{said}; nothing was executed, and no budget looked at"
     stored = [e for e in ran if "tensor" not in e.instructions]  # products are bound by other things
     least = min(stored, key=Execution.share_of_bandwidth)
-    return f"{said}; the least predicted share of the bandwidth is {least.share_of_bandwidth():.0%}, of {named(least)}"
+    return f"{said}; the least predicted share of the bandwidth is {least.share_of_bandwidth():.1%}, of {named(least)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,12 +23,14 @@ class ConfigError(ValueError):
 
 @dataclass
 class DataConfig:
+    """Which of these a data set reads, `DATASETS` says; others must be as they are here."""
+
     name: str = "digits"  # a name in bfn.data.DATASETS, or module:function
-    folder: str | None = None  # where the files are (mnist, cifar10, text8, text_bpe; the latter has a text without)
-    file: str = "text8"  # the file's name (text8, text_bpe)
-    length: int = 64  # characters or tokens in a window (text, text8, text_bpe)
-    vocabulary: int = 8000  # entries of the byte-pair vocabulary, which is learned from the text (text_bpe)
-    num_bins: int = 256  # levels of a colour (cifar10)
+    folder: str | None = None  # where the files are; text_bpe has a text without
+    file: str = "text8"  # the file's name
+    length: int = 64  # characters or tokens in a window
+    vocabulary: int = 8000  # entries of the byte-pair vocabulary, which is learned from the text
+    num_bins: int = 256  # levels of a colour
     options: dict[str, Any] = field(default_factory=dict)  # whatever a function of your own reads
 
 

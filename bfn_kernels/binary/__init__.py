@@ -7,6 +7,7 @@ Shapes: all tensors `[B, ...]`; t and alpha are scalars, `[B]`, any leading part
 Types: classes 0 and 1 bool, int64, int32 or uint8 (int16 and int8 are copied to int32); logits float32, bfloat16,
 float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
 Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
+Numbers in parentheses: equations of Graves et al. 2023.
 Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed;
 a class out of range is an IndexError on the CPU, and NaN for its variable elsewhere.
 """

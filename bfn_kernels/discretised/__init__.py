@@ -12,6 +12,7 @@ With `pred_log_std=None`, `pred_mean` is both predictions as networks put them o
 Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]`, any leading part of the data's shape, or `Indexed`.
 Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
 Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
+Numbers in parentheses: equations of Graves et al. 2023.
 Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed.
 """
 

@@ -127,6 +127,7 @@ def test_the_same_command_continues_and_fresh_starts_again(run):
     settings = [f"out={out}", "sample.count=4", *TINY]
     result = bfn("train", "digits", "train.max_steps=3", *settings)
     assert "at step 2" in result.output and "trained 3 steps" in result.output
+    assert result.output.count("step 3/3, ") == 1 and "the end by train.max_steps=3\n" in result.output
     result = bfn("train", "digits", "--fresh", "train.max_steps=1", *settings)
     assert "continuing" not in result.output and "trained 1 steps" in result.output
 
@@ -145,7 +146,7 @@ def test_text_samples_are_printed(tmp_path):
         (["train", "digits", "train.max_step=1"], "unknown key 'train.max_step'"),
         (["train", "digits", "model.beta_1=1"], "model.kind='discretised' needs model.sigma_1"),
         (["evaluate", "nowhere"], "there is no checkpoint nowhere"),
-        (["sample", "nowhere"], "there is no checkpoint nowhere"),
+        (["sample", "digits"], "there is no checkpoint digits; give the directory of a run, such as runs/digits"),
         (["plot", "nowhere"], "there is no checkpoint nowhere"),
     ],
 )

@@ -40,7 +40,7 @@ def state_of(out):
 @pytest.mark.parametrize("name", ["mnist", "mnist_small", "cifar10", "text8", "text8_small"])
 def test_an_experiment_starts_and_resumes_as_if_it_had_not_stopped(name, tmp_path):
     folder = tiny_files.ALL[name.partition("_")[0]](tmp_path / "data")
-    settings = [f"data.folder={folder}", "data.length=16", *TINY]
+    settings = [f"data.folder={folder}", *(["data.length=16"] if name.startswith("text8") else []), *TINY]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     result = bfn("train", name, f"out={whole}", "train.max_steps=2", *settings)
     assert result.exit_code == 0, result.output

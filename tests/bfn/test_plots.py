@@ -6,6 +6,7 @@ import PIL.Image
 import PIL.ImageSequence
 import pytest
 import torch
+from matplotlib.axes import Axes
 
 from bfn import plots
 from bfn.configs import EvaluateConfig
@@ -54,11 +55,15 @@ def test_a_film_shows_the_flow_of_every_kind_of_data(pair, tmp_path):
     assert all((a != b).any() for a, b in itertools.pairwise(frames))
 
 
-def test_losses_are_drawn_from_the_log(tmp_path):
-    log = tmp_path / "log.csv"
-    log.write_text("step,validation_bits,train_bits\n10,3.0,3.5\n20,2.0,2.5\n30,2.2,2.1\n")
+def test_losses_are_drawn_from_the_log(tmp_path, monkeypatch):
+    """Of the last mean over training steps, few of which there were, nothing is drawn."""
+    log, drawn = tmp_path / "log.csv", []
+    log.write_text("step,validation_bits,train_bits\n10,3.0,3.5\n20,2.0,2.5\n30,2.2,2.1\n31,2.1,9.0\n")
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda self, *xy, **how: drawn.append(xy) or plot(self, *xy, **how))
     path = plots.plot_losses(log, 2.4, tmp_path / "losses.png")
     assert ink(path, (8, 4.5)) > 0.05
+    assert drawn[:2] == [([10, 20, 30], [3.5, 2.5, 2.1]), ([10, 20, 30, 31], [3.0, 2.0, 2.2, 2.1])]
 
 
 def test_tiles_keep_every_image_in_its_place():

@@ -199,14 +199,14 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(ti
 
     monkeypatch.setattr("bfn.train.evaluate", evaluate)
     trainer.run()
-    assert (trainer.at.step, trainer.at.best_step, trainer.at.best) == (5, 2, 2.0)
+    assert (trainer.at.step, trainer.at.best_step, trainer.at.best, trainer.end) == (5, 2, 2.0, "train.patience=3")
     assert load(trainer.out / MODEL_FILE)[1]["step"] == 2
 
 
 def test_training_stops_at_its_time_limit_and_still_yields_a_model(tiny):
     config = tiny("digits", "train.max_seconds=0.001")
     trainer = trained(config, load_data(config))
-    assert trainer.at.step == 1 and (trainer.out / MODEL_FILE).exists()
+    assert trainer.at.step == 1 and (trainer.out / MODEL_FILE).exists() and trainer.end == "train.max_seconds=0.001"
 
 
 def test_the_average_follows_its_rule(tiny):

@@ -61,7 +61,7 @@ def test_the_verdict_names_the_worst():
         ran("slow", instructions={"special": 1e2}, bytes=12.0),
     )
     said = verdict(kernels, [fast, slow], [])
-    assert said.startswith("verdict: well; 1 rows of kernels for sm_80, ") and said.endswith("13%, of cuda slow")
+    assert said.startswith("verdict: well; 1 rows of kernels for sm_80, ") and said.endswith("12.9%, of cuda slow")
     assert verdict(kernels, [], []).endswith("nothing was executed, and no budget looked at")
     assert verdict(kernels, [fast], ["spills", "no budget"]) == "verdict: NOT well, 2 errors"
 
