@@ -103,7 +103,7 @@ def plot_losses(log: Path, baseline: float, path: Path) -> Path:
     label = f"best: {validation[best]:.3f} at step {steps[best]:.0f}"
     axes.plot(steps[best], validation[best], "o", color="C0", label=label)
     axes.axhline(baseline, color="C3", linestyle="--", label=f"factorised baseline: {baseline:.3f}")
-    low, high = min(baseline, *validation), max(baseline, *validation[len(validation) // 4 :])
+    low, high = min(baseline, *validation, *training[1]), max(baseline, *validation[len(validation) // 4 :])
     axes.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
     axes.set(xlabel="step", ylabel="bits per dimension", title="Loss during training")
     axes.grid(alpha=0.3)

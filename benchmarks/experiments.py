@@ -1,0 +1,90 @@
+"""What finished runs of `bfn train` reached: a line for each command, in a CSV that keeps those that it has.
+
+bfn train digits
+python -m benchmarks.experiments "bfn train digits" runs/digits --out experiments.csv
+"""
+
+import argparse
+import csv
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from benchmarks import files, measure
+from benchmarks.devices import DEVICES
+from bfn.evaluate import evaluate
+from bfn.train import LOG_FILE, load_run
+
+COLUMNS = (
+    "command",
+    "bits per dimension, held out",
+    "baseline",
+    "bits a byte",
+    "baseline",
+    "steps",
+    "seconds",
+    "threads",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The bound of a run in bits per dimension, its standard error, and the bits of the best factorised model;
+    token_bytes is NaN where a dimension is no token."""
+
+    command: str
+    bits: float
+    error: float
+    baseline: float
+    token_bytes: float
+    steps: int
+    seconds: float
+    threads: int
+    processor: str
+    torch: str
+    date: str
+
+
+def cells(run: Run) -> list[str]:
+    in_bytes = ["", ""]
+    if not math.isnan(size := run.token_bytes):
+        in_bytes = [f"{run.bits / size:.3f} ± {run.error / size:.3f}", f"{run.baseline / size:.3f}"]
+    bits = f"{run.bits:.4f} ± {run.error:.4f}"
+    steps = str(run.steps) if run.steps else "–"
+    return [f"`{run.command}`", bits, f"{run.baseline:.4f}", *in_bytes, steps, f"{run.seconds:.0f}", str(run.threads)]
+
+
+def of(command: str, path: Path) -> Run:
+    model, config, data = load_run(path)
+    bound = evaluate(model, data.test, config.evaluate)
+    with open(path / LOG_FILE, newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    size = math.nan if data.token_bytes is None else data.token_bytes
+    numbers = bound.bits, bound.error, data.baseline, size, int(last["step"]), float(last["seconds"])
+    processor = measure.machine(DEVICES["cpu"]())["processor"]
+    return Run(command, *numbers, torch.get_num_threads(), processor, torch.__version__, date.today().isoformat())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__.split("\n")[0])
+    parser.add_argument("command", help="by which the run was made, with as many threads as there are here")
+    parser.add_argument("run", type=Path, help="its directory")
+    parser.add_argument("--out", type=Path, default=Path("runs/experiments.csv"), help="the CSV")
+    options = parser.parse_args(arguments)
+    runs = {run.command: run for run in files.read(Run, options.out)} if options.out.exists() else {}
+    runs[options.command] = of(options.command, options.run)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    files.write(Run, runs.values(), {}, options.out)
+    print(
+        ", ".join(f"{name}: {text}" for name, text in zip(COLUMNS, cells(runs[options.command]), strict=True) if text)
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
