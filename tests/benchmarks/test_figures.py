@@ -1,11 +1,12 @@
 """Every figure of the benchmarks in README.md and docs/ comes from a file under benchmarks/results."""
 
+import csv
 import re
 from pathlib import Path
 
 import pytest
 
-from benchmarks import clients, files, page, patched, report, shares, vocabularies
+from benchmarks import clients, experiments, files, page, patched, report, shares, vocabularies
 from benchmarks.competitors import EAGER
 from benchmarks.report import OK
 from bfn import model
@@ -60,6 +61,18 @@ def test_vectors_from_many_classes_on():
     text = (ROOT / "docs" / "training.md").read_text()
     assert page.markdown_table(vocabularies.COLUMNS, map(vocabularies.cells, steps)) in text
     assert all((step.num_classes >= model.LARGE) == (step.vectors_ms < step.rows_ms) for step in steps)
+
+
+def test_training():
+    runs = map(experiments.cells, files.read(experiments.Run, SHOWN / "experiments.csv"))
+    assert page.markdown_table(experiments.COLUMNS, runs) in (ROOT / "docs" / "training.md").read_text()
+
+
+def test_what_was_read_from_a_terminal():
+    """Figures that no program wrote to a file stand in one that says how they were measured, and where they are."""
+    with open(RESULTS / "told.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            assert row["figure"] in " ".join((ROOT / row["page"]).read_text().split()), row
 
 
 def test_where_kernels_pay():
