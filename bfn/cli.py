@@ -112,7 +112,7 @@ def train(
                 processes.leave()
                 raise typer.Exit(130) from None
             at, out = trainer.at, trainer.out
-            console.print(f"trained {at.step} steps in {at.seconds:.0f} s, the end by {trainer.end}")
+            console.print(f"trained {at.step} steps in {at.seconds:.0f} s; {trainer.end} ended it")
             console.print(f"best weights: of step {at.best_step}")
             model = trainer.best()
             bound = evaluated(model, settings, data, trainer.accelerator.device)

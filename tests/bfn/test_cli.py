@@ -127,9 +127,10 @@ def test_the_same_command_continues_and_fresh_starts_again(run):
     settings = [f"out={out}", "sample.count=4", *TINY]
     result = bfn("train", "digits", "train.max_steps=3", *settings)
     assert "at step 2" in result.output and "trained 3 steps" in result.output
-    assert result.output.count("step 3/3, ") == 1 and "the end by train.max_steps=3\n" in result.output
-    result = bfn("train", "digits", "--fresh", "train.max_steps=1", *settings)
-    assert "continuing" not in result.output and "trained 1 steps" in result.output
+    assert "; train.max_steps=3 ended it\n" in result.output
+    result = bfn("train", "digits", "--fresh", *settings, "train.max_steps=4", "train.validate_every=2")
+    assert "continuing" not in result.output and "trained 4 steps" in result.output
+    assert re.findall(r"^step (\d/\d), \d+ s: validation \d", result.output, re.M) == ["2/4", "4/4"]
 
 
 def test_text_samples_are_printed(tmp_path):

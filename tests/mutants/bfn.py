@@ -88,8 +88,10 @@ FAULTS = [
         "if True:\n                    self.step()",
         tests("steps", "seconds"),
     ),
+    Fault(TRAIN, 'self.log[-1]["step"] == self.at.step', "True", tests("cli", "fresh_starts_again")),
+    Fault("bfn/plots.py", "2 * span >= max(spans)", "span > 0", tests("plots", "from_the_log")),
     Fault(TRAIN, "states.copied(self.averaged)", "states.copied(self.bare)", tests("steps", "results_in")),
-    Fault(TRAIN, "self.at.stale >= train.patience", "self.at.stale > train.patience", tests("train", "no_longer")),
+    Fault(TRAIN, "at.stale >= train.patience", "at.stale > train.patience", tests("train", "no_longer")),
     Fault(
         TRAIN,
         "key not in FREE",
@@ -193,6 +195,7 @@ FAULTS = [
     Fault(
         DATA, "torch.cat([train, validation]).flatten(1), test", "train.flatten(1), test", tests("data", "factorised")
     ),
+    Fault(DATA, "    refuse_unread(config.data)\n", "", tests("configs", "before_training")),
     Fault(DATA, "(s > 8)", "(s >= 8)", tests("data", "binary")),
     Fault(DATA, "min(len(validation), len(test))", "len(train)", tests("data", "longer_than_a_split")),
     Fault(CHECKPOINT, "        os.fsync(number)", "        pass", tests("checkpoint", "on_the_disk")),
