@@ -80,8 +80,8 @@ def test_noise_follows_the_seed(pair):
 
 def test_two_classes_are_summed_up_exactly_and_more_are_drawn(tiny):
     t = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8])
-    for name, draws in (("digits_binary", False), ("text", True)):
-        config = tiny(name, "data.length=16")
+    for name, draws, settings in (("digits_binary", False, []), ("text", True, ["data.length=16"])):
+        config = tiny(name, *settings)
         model = build_model(config, load_data(config))
         shape, classes = (5, *model.shape), model.num_classes
         generator = torch.Generator().manual_seed(0)

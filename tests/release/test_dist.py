@@ -1,5 +1,6 @@
 """What is distributed: the source distribution, and what it becomes where there is no C++ compiler."""
 
+import fcntl
 import os
 import platform
 import re
@@ -55,7 +56,10 @@ def sdist(tmp_path_factory, no_compiler) -> Path:
     """The folder of the unpacked source distribution. Nothing is compiled for it, so torch need not be imported."""
     to = tmp_path_factory.mktemp("sdist")
     command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", to, "sdist", "-d", to]
-    subprocess.run(command, cwd=ROOT, env=no_compiler, check=True)
+    # setuptools gathers the files in ROOT for a while, where two processes of pytest-xdist would meet
+    with open(tmp_path_factory.getbasetemp().parent / "sdist.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(command, cwd=ROOT, env=no_compiler, check=True)
     with tarfile.open(to / f"{HERE}.tar.gz") as archive:
         archive.extractall(to)
     return to / HERE
