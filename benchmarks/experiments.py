@@ -1,7 +1,9 @@
-"""What finished runs of `bfn train` reached: a line for each command, in a CSV that keeps those that it has.
+"""The record of what runs of `bfn train` reached: a CSV with a line for each command.
 
-bfn train digits
-python -m benchmarks.experiments "bfn train digits" runs/digits --out experiments.csv
+    bfn train digits
+    python -m benchmarks.experiments "bfn train digits" runs/digits --out experiments.csv
+
+A command that the file has gets a new line in the place of the old one; the others stay.
 """
 
 import argparse

@@ -148,7 +148,7 @@ def readable(parts: Iterable[str | bytes]) -> str:
 
 
 class DataSet(NamedTuple):
-    """What makes a data set, and the settings of `data` that it reads."""
+    """A function that makes a data set, and the settings of `data` that it reads."""
 
     make: Callable[..., Data] | str
     reads: tuple[str, ...] = ()
@@ -177,8 +177,8 @@ def refuse_unread(settings: DataConfig) -> None:
     """Refuse settings that the data set does not read, which would change nothing; one of a user's own may read all."""
     if settings.name not in DATASETS:
         return
-    reads = DATASETS[settings.name].reads
+    reads, defaults = DATASETS[settings.name].reads, DataConfig(settings.name)
     for key, value in asdict(settings).items():
-        if key not in ("name", *reads) and value != asdict(DataConfig())[key]:
+        if key not in reads and value != getattr(defaults, key):
             wanted = f"which reads {', '.join(f'data.{name}' for name in reads)}" if reads else "which reads no other"
             raise ConfigError(f"data.{key}={value} means nothing to data.name={settings.name!r}, {wanted}")

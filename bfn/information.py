@@ -1,4 +1,6 @@
-"""What each message tells about a class of a small and of a large vocabulary: python -m bfn.information [PICTURE].
+"""A picture of what each message tells about a class, in small and in large vocabularies.
+
+    python -m bfn.information [PICTURE]
 
 All classes are equally likely and nothing else is known, so that the best output distribution is the input
 distribution θ, and what all messages tell is ln K.

@@ -96,6 +96,14 @@ def _seed_from(generator: torch.Generator, seed: Seed, like: Tensor) -> Tensor:
     return random.draw_seed(like.device, generator)
 
 
+def choice_noises(
+    choose: str, draw_noise: Tensor | None, shape: Sequence[int], *others: tuple[str, Tensor | None, Sequence[int]]
+) -> list[tuple[str, Tensor | None, Sequence[int]]]:
+    """The noise that draws what a step sends, and others that do, in the form that `drawn_seed` takes; nothing unless
+    the step sends a sample."""
+    return [("draw_noise", draw_noise, shape), *others] if choose == "sample" else []
+
+
 def step_seed(
     state: Tensor,
     std: Tensor | None,

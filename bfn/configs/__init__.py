@@ -23,7 +23,7 @@ class ConfigError(ValueError):
 
 @dataclass
 class DataConfig:
-    """Which of these a data set reads, `DATASETS` says; others must be as they are here."""
+    """A data set reads some of these, as `bfn.data.DATASETS` says; the others must be left as they are."""
 
     name: str = "digits"  # a name in bfn.data.DATASETS, or module:function
     folder: str | None = None  # where the files are; text_bpe has a text without

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import drawn_seed, expectation, known_values, message_types, step_time
+from bfn_kernels.arguments import choice_noises, drawn_seed, expectation, known_values, message_types, step_time
 from bfn_kernels.binary import reference
 from bfn_kernels.binary.operators import OPERATORS
 from bfn_kernels.binary.solver import solver_step as solver_step
@@ -172,7 +172,7 @@ def update_sample(
     if choice == MEAN and any(needs(output_logits)):
         library = backends.REFERENCE  # the only one that has this gradient
     message = rows.scalars(library, rows.MESSAGE, alpha, state, checks.compute_dtype(output_logits, state), scale=4)
-    draws = [("draw_noise", draw_noise, state.shape)] if choose == "sample" else []
+    draws = choice_noises(choose, draw_noise, state.shape)
     seed = drawn_seed(state, seed, generator, ("noise", noise, state.shape), *draws)
     return library.binary.update_sample(
         output_logits, state, *message, choice, known, known_mask, seed, noise, draw_noise, out, theta_out

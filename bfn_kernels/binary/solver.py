@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks, solvers
-from bfn_kernels.arguments import known_values, step_seed
+from bfn_kernels.arguments import choice_noises, known_values, step_seed
 from bfn_kernels.discrete.operators import CHOICES
 from bfn_kernels.outputs import check_step_tensors
 from bfn_kernels.rows import Rows
@@ -65,7 +65,7 @@ def solver_step(
     times = t, t_next, t_previous
     step = solvers.step_scalars(coefficients, rule, schedule, times, previous, state, dtype, len(lead), 4)
     scales = solvers.guidance_scalars(temperature, unconditional, guidance, state, dtype, len(lead))
-    draws = [("draw_noise", draw_noise, lead)] if choose == "sample" else []
+    draws = choice_noises(choose, draw_noise, lead)
     seed = step_seed(state, step.std, seed, generator, noise, *draws)
     return library.binary.solver_step(
         output_logits, state, step.take, step.std, step.keep, previous, step.extrapolation, scales[0], unconditional,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import drawn_seed, expectation, known_values, message_types, step_time
+from bfn_kernels.arguments import choice_noises, drawn_seed, expectation, known_values, message_types, step_time
 from bfn_kernels.discrete import reference
 from bfn_kernels.discrete.large import flow_embedding as flow_embedding
 from bfn_kernels.discrete.large import linear_continuous_time_loss as linear_continuous_time_loss
@@ -181,7 +181,7 @@ def update_sample(
     lead, num_classes = state.shape[:-1], state.shape[-1]
     dtype = checks.compute_dtype(output_logits, state)
     message = rows.scalars(library, rows.MESSAGE, alpha, state, dtype, dims=len(lead), scale=num_classes)
-    draws = [("draw_noise", draw_noise, lead)] if choose == "sample" else []
+    draws = choice_noises(choose, draw_noise, lead)
     seed = drawn_seed(state, seed, generator, ("noise", noise, state.shape), *draws)
     return library.discrete.update_sample(
         output_logits, state, *message, choice, known, known_mask, seed, noise, draw_noise, out, theta_out

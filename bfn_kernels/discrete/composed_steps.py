@@ -1,6 +1,6 @@
 """The operators of sampling with a large vocabulary, composed of tiles as those of `composed` are.
 
-What the rows of logits send is found first, by sums over tiles. Then one sweep over the state takes the step, and makes
+Sums over tiles of logits say first what each token sends. Then one sweep over the state takes the step, and makes
 the embedding of what it leaves. Logits are made again where they are needed.
 """
 

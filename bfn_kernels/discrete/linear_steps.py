@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks, rows, solvers
-from bfn_kernels.arguments import drawn_seed, known_values, step_seed
+from bfn_kernels.arguments import choice_noises, drawn_seed, known_values, step_seed
 from bfn_kernels.discrete.large import shard_of
 from bfn_kernels.discrete.operators import CHOICES
 from bfn_kernels.discrete.tiles import Shard
@@ -74,7 +74,7 @@ def linear_update_sample(
     library, lead = backends.library(backend, state.device), state.shape[:-1]
     dtype = checks.compute_dtype(state, hidden, weight, bias, embedding)
     message = rows.scalars(library, rows.MESSAGE, alpha, state, dtype, dims=len(lead), scale=shard.num_classes)
-    draws = [("draw_noise", draw_noise, lead)] if choose == "sample" else []
+    draws = choice_noises(choose, draw_noise, lead)
     seed = drawn_seed(state, seed, generator, ("noise", noise, (*lead, shard.num_classes)), *draws)
     step = *message, None, None, None, embedding, choice, known, known_mask, seed, noise, draw_noise
     return _stepped(library, shard, state, hidden, weight, bias, step, embedding, out)
@@ -134,7 +134,7 @@ def linear_solver_step(
     now = solvers.step_scalars(
         coefficients, rule, schedule, times, previous, state, dtype, len(lead), shard.num_classes
     )
-    draws = [("draw_noise", draw_noise, lead)] if choose == "sample" else []
+    draws = choice_noises(choose, draw_noise, lead)
     seed = step_seed(state, now.std, seed, generator, noise, *draws, shape=(*lead, shard.num_classes))
     step = (
         now.take, now.std, now.keep, previous, now.extrapolation, embedding, choice, known, known_mask, seed, noise,

@@ -24,6 +24,7 @@ from bfn_kernels.arguments import (
     PUBLISHED,
     Limits,
     bins_and_limits,
+    choice_noises,
     drawn_seed,
     expectation,
     known_values,
@@ -256,7 +257,7 @@ def update_sample(
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
     update = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
     draws = component_noises(mixture_logits, component_noise, mean.shape)
-    draws = [("draw_noise", draw_noise, mean.shape), *draws] if choose == "sample" else []
+    draws = choice_noises(choose, draw_noise, mean.shape, *draws)
     seed = drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
     if choice == MEAN and any(needs(*output.values(), mean)):  # the operator has no gradient for the predictions
         normal = normal_of(library, dtype, pred_mean, pred_log_std, mean, scales, bins[1:])

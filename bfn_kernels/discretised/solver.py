@@ -8,6 +8,7 @@ from bfn_kernels.arguments import (
     PUBLISHED,
     Limits,
     bins_and_limits,
+    choice_noises,
     known_values,
     prediction_scalars,
     step_seed,
@@ -74,7 +75,7 @@ def solver_step(
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
     step = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
     draws = component_noises(mixture_logits, component_noise, mean.shape)
-    draws = [("draw_noise", draw_noise, mean.shape), *draws] if choose == "sample" else []
+    draws = choice_noises(choose, draw_noise, mean.shape, *draws)
     seed = step_seed(mean, step.std, seed, generator, noise, *draws)
     return library.discretised.solver_step(
         *output.values(), mean, *scales, step.kept(), step.take, step.std, previous, step.extrapolation, *bins, choice,

@@ -1,4 +1,4 @@
-"""What runs reached is recorded, a line for each command."""
+"""The record of what runs reached has a line for each command."""
 
 import math
 

@@ -188,7 +188,7 @@ def test_a_run_is_trained_told_in_bytes_and_continued_in_its_own_tokens(tmp_path
     assert result.exit_code == 0 and "at step 1" in result.output
     (tensors, state), (tensors_whole, _) = checkpoint.load(parts / STATE_FILE), checkpoint.load(whole / STATE_FILE)
     assert all(tensors[name].equal(tensor) for name, tensor in tensors_whole.items())
-    # What is there is drawn in the tokens of its own file, also when the text has become another one.
+    # Samples of a run are drawn in the tokens of its own file, also when the text has become another one.
     (tmp_path / "play.txt").write_text(TEXT.replace("be", "exist"))
     result = run("sample", parts, "sample.count=1", "sample.n_steps=1")
     assert result.exit_code == 0, result.output

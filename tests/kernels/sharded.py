@@ -1,4 +1,4 @@
-"""What each process of test_sharded.py does; it imports no more than that needs, since every process imports it."""
+"""The work of each process of test_sharded.py; it imports no more than that needs, since every process imports it."""
 
 import warnings
 

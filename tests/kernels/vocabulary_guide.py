@@ -1,5 +1,5 @@
-"""What each process of test_sharded.py does with the code of docs/guides/vocabularies.md; it imports no more than that
-needs."""
+"""The work of each process of test_sharded.py with the code of docs/guides/vocabularies.md; it imports no more than
+that needs."""
 
 import os
 import re
