@@ -139,31 +139,69 @@ class Head(Logits):
 
     def __init__(
         self, library: Any, shard: Sequence[Any], x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None,
-        mask: Tensor | None,
+        mask: Tensor | None, whole: bool = False,
     ):  # fmt: skip
         self.library, self.tokens = library, Tokens(x, Shard(*shard), mask)
-        super().__init__(library, self.tokens.records(hidden), weight, bias, compute_dtype(hidden, weight, bias))
+        dtype = compute_dtype(hidden, weight, bias)
+        super().__init__(library, self.tokens.records(hidden), weight, bias, dtype, whole=whole)
         narrow = hidden.dtype == weight.dtype and weight.dtype in HALF
         self.head_sums = kernel_of(library, "head_sums", weight) if narrow else None
         self.sums_tile, self.slopes_tile = (kernel_of(library, f"{name}_tile", weight) for name in ("sums", "slopes"))
+
+    def rates(self, rate: Tensor | None) -> Tensor | None:
+        """The rate of each token, or None for the reconstruction loss, which has none."""
+        return rate if rate is None else self.tokens.numbers(rate)
+
+    def no_sums(self, n_samples: int = 0) -> Tensor:
+        """z_x and Sums of no logits for each token, then those of each draw: `[1 + n_samples, T, 4]`."""
+        stats = self.hidden.new_zeros(1 + n_samples, len(self.hidden), SUMS, dtype=torch.float64)
+        stats[..., 1] = LEAST  # the t of no class
+        return stats
+
+    def add_sums(self, stats: Tensor, z: Tensor, part: slice, classes: slice) -> None:
+        """Adds a tile of logits to the sums of its tokens."""
+        if self.sums_tile is not None:
+            self.sums_tile(z, self.tokens.x[part], self.tokens.first(classes), stats)
+            return
+        here = is_x(self.tokens, part, classes)
+        z_x = torch.where(here, z, 0).sum(-1)
+        stats.copy_(_joined(stats, z_x, Sums.of_others(z.masked_fill(here, -torch.inf))))
+
+    def sloped(self, z: Tensor, slopes: Slopes, part: slice, classes: slice) -> Tensor:
+        """The gradient by a tile of logits, in their place where there is a kernel for it."""
+        each = torch.stack(slopes, -1).to(self.dtype)
+        if self.slopes_tile is not None:
+            self.slopes_tile(self.tokens.x[part], each, self.tokens.first(classes), z)
+            return z
+        by_x, most, slope, level, origin = each.unsqueeze(-1).unbind(1)
+        e = z.sub_(most).exp_()
+        others = (e - origin).mul_(slope).add_(level).mul_(e)
+        return torch.where(is_x(self.tokens, part, classes), by_x, others)
 
 
 def linear_continuous_time_loss(
     library: Any, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, rate: Tensor, mask: Tensor | None,
     reduction: int, *shard: Any,
 ) -> Tensors:  # fmt: skip
-    head = Head(library, shard, x, hidden, weight, bias, mask)
-    stats = _sums(head)
-    return _result(head, head.tokens.numbers(rate) * _row(stats).squared_distance(), reduction, stats)
+    return _loss(Head(library, shard, x, hidden, weight, bias, mask), rate, reduction)
 
 
 def linear_reconstruction_loss(
     library: Any, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, reduction: int,
     *shard: Any,
 ) -> Tensors:  # fmt: skip
-    head = Head(library, shard, x, hidden, weight, bias, mask)
+    return _loss(Head(library, shard, x, hidden, weight, bias, mask), None, reduction)
+
+
+def _loss(head: Head, rate: Tensor | None, reduction: int) -> Tensors:
     stats = _sums(head)
-    return _result(head, _row(stats).cross_entropy(), reduction, stats)
+    return _result(head, _costs(stats, head.rates(rate)), reduction, stats)
+
+
+def _costs(stats: Tensor, rates: Tensor | None) -> Tensor:
+    """L∞ or, without rates, the reconstruction loss of each token."""
+    row = _row(stats)
+    return row.cross_entropy() if rates is None else rates * row.squared_distance()
 
 
 def linear_discrete_time_loss(
@@ -184,23 +222,17 @@ def _sent(head: Head, alpha: Tensor, seed: Tensor | None, noise: Tensor | None) 
 def _sums(head: Head, messages: Messages | None = None, n_samples: int = 0) -> Tensor:
     """z_x and Sums of the logits of each token, then y_x and Sums of z + y for each draw of its messages:
     `[1 + n_samples, T, 4]`."""
-    stats = head.hidden.new_zeros(1 + n_samples, len(head.hidden), SUMS, dtype=torch.float64)
-    stats[..., 1] = LEAST  # the t of no class
+    stats = head.no_sums(n_samples)
     draws_tile = messages and messages.kernel(head.library, "draws_tile")
     fused = head.head_sums if messages is None else None
     if fused:
         hidden = head.hidden.to(head.weight.dtype)
         fused(hidden, head.weight, head.bias, head.tokens.x, head.tokens.shard.first, stats[0])
     for classes in () if fused else head.grid.classes():
-        rows, first = head.rows(classes), head.tokens.first(classes)
+        rows = head.rows(classes)
         for part in head.grid.parts():
             z = head.tile(part, classes, rows)
-            if head.sums_tile is not None:
-                head.sums_tile(z, head.tokens.x[part], first, stats[0, part])
-            else:
-                here = is_x(head.tokens, part, classes)
-                z_x = torch.where(here, z, 0).sum(-1)
-                stats[0, part] = _joined(stats[0, part], z_x, Sums.of_others(z.masked_fill(here, -torch.inf)))
+            head.add_sums(stats[0, part], z, part, classes)
             if draws_tile:
                 draws_tile(z, *messages.of(part, classes), stats[1:, part])
             elif messages:
@@ -242,14 +274,19 @@ def _result(head: Head, loss: Tensor, reduction: int, stats: Tensor) -> Tensors:
     """The loss reduced, the factor of a mean, and what the backward pass reads."""
     tokens = head.tokens
     each = tokens.put_back(torch.where(tokens.valid, loss, torch.nan))
-    scale = torch.ones_like(each[:0].sum())
-    if reduction == MEAN:
-        scale = scale / (max(each.numel(), 1) if tokens.mask is None else tokens.mask.sum().clamp(min=1))
     return (
         reduce(each, tokens.mask, reduction).to(head.dtype),
-        scale.to(head.dtype),
+        _scale(head, reduction).to(head.dtype),
         tokens.put_back(stats.transpose(0, 1).contiguous()),
     )
+
+
+def _scale(head: Head, reduction: int) -> Tensor:
+    """The factor that the reduction multiplies losses by."""
+    tokens, one = head.tokens, head.hidden.new_ones((), dtype=torch.float64)
+    if reduction != MEAN:
+        return one
+    return one / (max(tokens.shape.numel(), 1) if tokens.mask is None else tokens.mask.sum().clamp(min=1))
 
 
 class _Divergences(NamedTuple):
@@ -275,21 +312,40 @@ def linear_loss_backward(
     those that are not wanted are empty."""
     *shard, wanted = shard_and_wanted
     head = Head(library, shard, x, hidden, weight, bias, mask)
-    row = _row(head.tokens.records(stats).transpose(0, 1))
-    slopes = Slopes.of_cross_entropy(row) if rate is None else Slopes.of_squared_distance(row)
-    factor = _factor(head, grad, scale) * (1 if rate is None else head.tokens.numbers(rate))
-    each = torch.stack(slopes.times(factor), -1).to(head.dtype)
+    slopes = _slopes(head.tokens.records(stats).transpose(0, 1), head.rates(rate), _factor(head, grad, scale))
 
     def by_logits(z: Tensor, part: slice, classes: slice) -> Tensor:
-        if head.slopes_tile is not None:
-            head.slopes_tile(head.tokens.x[part], each[part], head.tokens.first(classes), z)
-            return z
-        by_x, most, slope, level, origin = each[part].unsqueeze(-1).unbind(1)
-        e = z.sub_(most).exp_()
-        others = (e - origin).mul_(slope).add_(level).mul_(e)
-        return torch.where(is_x(head.tokens, part, classes), by_x, others)
+        return head.sloped(z, Slopes(*(each[part] for each in slopes)), part, classes)
 
     return _gradients(head, by_logits, hidden, weight, bias, wanted)
+
+
+def linear_loss_with_gradients(
+    library: Any, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, rate: Tensor | None,
+    mask: Tensor | None, reduction: int, *wanted: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """L∞ or, without a rate, the reconstruction loss, reduced to a number, and its gradients: the same of logits that
+    are made once, since a tile has all classes of its tokens."""
+    head = Head(library, (0, len(weight), None), x, hidden, weight, bias, mask, whole=True)
+    stats, rates, scale = head.no_sums(), head.rates(rate), _scale(head, reduction)
+    factor = _factor(head, torch.ones_like(scale), scale)
+
+    def by_logits(z: Tensor, part: slice, classes: slice) -> Tensor:
+        head.add_sums(stats[0, part], z, part, classes)
+        slopes = _slopes(stats[:, part], rates if rates is None else rates[part], factor[part])
+        return head.sloped(z, slopes, part, classes)
+
+    gradients = _gradients(head, by_logits, hidden, weight, bias, wanted)
+    loss, *_ = _result(head, _costs(stats, rates), reduction, stats)
+    return loss, *gradients
+
+
+def _slopes(stats: Tensor, rates: Tensor | None, factor: Tensor) -> Slopes:
+    """Those of L∞ or, without rates, of the reconstruction loss, times a factor of each token."""
+    row = _row(stats)
+    if rates is None:
+        return Slopes.of_cross_entropy(row).times(factor)
+    return Slopes.of_squared_distance(row).times(factor * rates)
 
 
 def linear_discrete_time_loss_backward(

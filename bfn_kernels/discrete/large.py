@@ -2,7 +2,8 @@
 losses of a linear head.
 
 K is the number of rows of `weight` `[K, d]`. Beside their results, the ops take memory for a few numbers of each token,
-and 1 MiB for a tile of some tokens by some classes (64 MiB on a GPU). The matrix products are torch's, in the type of
+and 1 MiB for a tile of some tokens by some classes (64 MiB on a GPU); a loss that makes its gradients in the forward
+pass, as a CPU does of d ≥ 128, takes as much as the weight for a while. The matrix products are torch's, in the type of
 the arithmetic, but those that Triton has kernels for, of vectors of 16 bits (docs/gpu.md).
 
 Classes may be shared among processes: `process_group=` are those that have the `num_classes=` K classes together, and
@@ -11,15 +12,17 @@ the same in all of them, noise and results too, and so are the gradients by `hid
 each token, and `[B, ..., d]` where that is summed.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
 from bfn_kernels.arguments import drawn_seed, step_time
+from bfn_kernels.discrete.operators import WIDE
 from bfn_kernels.discrete.tiles import Shard
-from bfn_kernels.reduction import hide
+from bfn_kernels.operators import needs
+from bfn_kernels.reduction import MEAN, SUM, hide
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
@@ -94,7 +97,7 @@ def linear_continuous_time_loss(
     schedule = discrete_schedule(beta_1, schedule)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(hidden, weight, bias)
     (rate,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=shard.num_classes / 2)
-    return library.discrete.linear_continuous_time_loss(x, hidden, weight, bias, rate, mask, how, *shard)
+    return _loss(library, shard, x, hidden, weight, bias, rate, mask, how)
 
 
 def linear_discrete_time_loss(
@@ -166,7 +169,23 @@ def linear_reconstruction_loss(
     x, mask, how = _check_head(x, hidden, weight, bias, mask, reduction)
     shard = shard_of(weight, num_classes, process_group, backend)
     library = backends.library(backend, x.device)
-    return library.discrete.linear_reconstruction_loss(x, hidden, weight, bias, mask, how, *shard)
+    return _loss(library, shard, x, hidden, weight, bias, None, mask, how)
+
+
+def _loss(
+    library: Any, shard: Shard, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, rate: Tensor | None,
+    mask: Tensor | None, how: int,
+) -> Tensor:  # fmt: skip
+    """L∞ or, without a rate, the reconstruction loss. Libraries that can make the gradients in the forward pass, where
+    logits are made once, do so if the loss is a number, so that they are known up to a factor, and if vectors are wide
+    enough for a tile of whole rows to have many tokens. Of a narrow weight the sums would take more memory than it."""
+    with_gradients = getattr(library.discrete, "linear_loss_with_gradients", None)
+    alone = weight.is_cpu and shard.group is None and weight.dtype == checks.compute_dtype(hidden, weight, bias)
+    if with_gradients and alone and how in (SUM, MEAN) and weight.shape[1] >= WIDE and any(needs(hidden, weight, bias)):
+        return with_gradients(x, hidden, weight, bias, rate, mask, how)
+    if rate is None:
+        return library.discrete.linear_reconstruction_loss(x, hidden, weight, bias, mask, how, *shard)
+    return library.discrete.linear_continuous_time_loss(x, hidden, weight, bias, rate, mask, how, *shard)
 
 
 def shard_of(

@@ -16,6 +16,7 @@ from bfn_kernels.operators import (
     gradient_fake,
     loss_fakes,
     saved_loss_backward,
+    times_saved,
 )
 
 # Operators know what is sent, and the receiver, by its place here; csrc/ops has the same numbers.
@@ -25,6 +26,7 @@ RECEIVERS = ("joint", "factorised")
 JOINT, FACTORISED = range(2)
 
 SHORT_ROW = 128  # up to so many classes a CPU makes the gradient of a loss in the forward pass, which has them in cache
+WIDE = 128  # from so many numbers a vector on, a CPU makes the gradient of a head's loss in the forward pass
 SUMS = 4  # how many numbers of each token, and of each draw, a loss of a linear head saves
 ROW_STATS = 4  # how many numbers of each row a loss saves for its backward pass
 _SHARD = "int first, int num_classes, str? group"  # of the classes, as `tiles.Shard` says
@@ -110,6 +112,16 @@ def _linear_backward_fake(grad, scale, x, hidden, weight, bias, *others):
 
 def _linear_loss_backward(library: Library, grad: Tensor, forward: Forward):
     return None, *library.discrete.linear_loss_backward(grad, *forward.saved, forward.needed[1:4])
+
+
+def _linear_loss_with_gradients_fake(x, *head_and_more):
+    *head, _, _, reduction, need_hidden, need_weight, need_bias = head_and_more
+    loss, scale = loss_fakes(x, reduction, compute_dtype(*head))
+    return loss, *_linear_backward_fake(loss, scale, x, *head, (need_hidden, need_weight, need_bias))
+
+
+def _linear_loss_with_gradients_backward(library: Library, grad: Tensor, forward: Forward):
+    return None, *times_saved(library, grad, None, forward.saved, forward, first=1)
 
 
 def _linear_reconstruction_loss_backward(library: Library, grad: Tensor, forward: Forward):
@@ -238,6 +250,16 @@ OPERATORS = [
         fake=_linear_fake,
         saved="scale x hidden weight bias mask stats first num_classes group",
         backward=_linear_reconstruction_loss_backward,
+        composed=True,
+    ),
+    Operator(
+        # the two above of one process on a CPU, reduced to a number, in memory as large as the weight
+        f"linear_loss_with_gradients({_HEAD}, Tensor? rate, Tensor? mask, int reduction, bool need_hidden, "
+        "bool need_weight, bool need_bias) -> (Tensor loss, Tensor by_hidden, Tensor by_weight, Tensor by_bias)",
+        fake=_linear_loss_with_gradients_fake,
+        saved="by_hidden by_weight by_bias",
+        backward=_linear_loss_with_gradients_backward,
+        library=NATIVE,
         composed=True,
     ),
     Operator(

@@ -5,6 +5,7 @@ and of its gradient, stays in the cache while all tokens pass. What is known of 
 in float64. The backward pass makes the numbers again, by a matrix product or from the seed.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -17,8 +18,9 @@ from bfn_kernels.discrete.reference import one_hot
 from bfn_kernels.operators import TRITON
 from bfn_kernels.reduction import hide
 
-TOKENS = 512  # of a tile; a matrix product of fewer reads the weight more often than it can hide
+TOKENS = 1024  # of a tile; a matrix product of fewer reads the weight more often than it can hide
 NUMBERS = {"cpu": 2**18}  # of a tile: 1 MiB in float32; with 4 MiB matrix products take up to twice as long
+BLOCK = 512  # classes whose logits are made at a time, so that a bias finds them in the cache
 # of a tile on any other device, where a small one would leave most of it idle; Triton has 4096 classes in registers
 MANY_TOKENS, MANY_NUMBERS = 2**12, 2**24
 FUSED_WIDTH = 256  # of vectors of 16 bits, up to which a program can have the sums of tokens in its registers
@@ -101,15 +103,23 @@ class Tokens:
 
 class Grid:
     """The tiles of T tokens by the classes that are here, and the memory that a tile takes; as many `grids` as are used
-    at the same time share what one would take."""
+    at the same time share what one would take. A tile of `whole` rows has all classes of as many tokens as a vector has
+    numbers, so that it takes the memory of the gradient by the weight."""
 
-    def __init__(self, tokens: int, num_classes: int, width: int, like: Tensor, dtype: torch.dtype, grids: int = 1):
+    def __init__(
+        self, tokens: int, num_classes: int, width: int, like: Tensor, dtype: torch.dtype, grids: int = 1,
+        whole: bool = False,
+    ):  # fmt: skip
         few = like.device.type in NUMBERS
         numbers, most = (NUMBERS[like.device.type], TOKENS) if few else (MANY_NUMBERS, MANY_TOKENS)
         numbers //= grids
-        self.tokens, self.num_classes, self.token_step = tokens, num_classes, max(1, min(most, tokens))
-        self.class_step = max(64, numbers // max(self.token_step, width) // 64 * 64)
-        self.memory = like.new_empty(self.token_step * min(self.class_step, num_classes), dtype=dtype)
+        self.tokens, self.num_classes, self.like, self.dtype = tokens, num_classes, like, dtype
+        self.token_step = max(1, min(width if whole else most, tokens))
+        self.class_step = num_classes if whole else max(64, numbers // max(self.token_step, width) // 64 * 64)
+
+    @functools.cached_property
+    def memory(self) -> Tensor:
+        return self.like.new_empty(self.token_step * min(self.class_step, self.num_classes), dtype=self.dtype)
 
     def classes(self) -> Iterator[slice]:
         return _parts(self.num_classes, self.class_step)
@@ -216,12 +226,13 @@ class Logits:
     how many are used at the same time."""
 
     def __init__(
-        self, library: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, grids: int = 1
-    ):
+        self, library: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, grids: int = 1,
+        whole: bool = False,
+    ):  # fmt: skip
         self.dtype, self.products = dtype, Products(library, dtype, hidden, weight)
         self.hidden, self.weight = hidden.to(self.products.dtype), weight
         self.bias = bias if bias is None else bias.to(dtype)
-        self.grid = Grid(len(hidden), weight.shape[0], weight.shape[1], weight, dtype, grids)
+        self.grid = Grid(len(hidden), weight.shape[0], weight.shape[1], weight, dtype, grids, whole)
 
     def rows(self, classes: slice) -> Tensor:
         """The part of the weight that belongs to some classes."""
@@ -230,8 +241,11 @@ class Logits:
     def tile(self, part: slice | Tensor, classes: slice, rows: Tensor) -> Tensor:
         hidden = self.hidden[part]
         memory = self.grid.tile(slice(0, len(hidden)), classes)
-        logits = self.products.add(memory, hidden, rows.t(), False)
-        return logits if self.bias is None else logits.add_(self.bias[classes])
+        for some in _parts(len(rows), BLOCK):
+            logits = self.products.add(memory[:, some], hidden, rows[some].t(), False)
+            if self.bias is not None:
+                logits.add_(self.bias[classes][some])
+        return memory
 
 
 def is_x(tokens: Tokens, part: slice, classes: slice) -> Tensor:

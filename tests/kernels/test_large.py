@@ -12,7 +12,7 @@ from vocabularies import LARGE, SHAPES
 from bfn_kernels import discrete
 from bfn_kernels import noise as random
 from bfn_kernels.backends import BACKENDS
-from bfn_kernels.discrete import tiles
+from bfn_kernels.discrete import large, tiles
 
 cases = pytest.mark.parametrize("case", LARGE, ids=str)
 FEW = [c for c in LARGE if not c.hard and "1003" not in c.name and "wide" not in c.name]
@@ -23,9 +23,28 @@ on_cpu = pytest.mark.parametrize("backend", ON_CPU)
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """Tiles of a few tokens by 64 classes, so that small cases have many, and those at the ends are smaller."""
+    """Tiles of a few tokens by 64 classes, so that small cases have many, and those at the ends are smaller; where a
+    loss makes its gradients in the forward pass, tiles of six tokens by all classes, 64 of whose logits are made at
+    once."""
     monkeypatch.setattr(tiles, "TOKENS", 5)
     monkeypatch.setattr(tiles, "NUMBERS", {"cpu": 64})
+    monkeypatch.setattr(tiles, "BLOCK", 64)
+    monkeypatch.setattr(large, "WIDE", 1)
+
+
+def in_the_forward_pass(case) -> bool:
+    """Whether a CPU can make the gradients of this loss there."""
+    reduced = case.options.get("reduction", "mean") in ("mean", "sum")
+    return reduced and ("linear_continuous" in case.name or "linear_reconstruction" in case.name)
+
+
+@pytest.fixture(params=[False, True], ids=["again", "at_once"])
+def at_once(request, case, backend, monkeypatch):
+    """Both ways of a CPU to the gradients of a loss that has two."""
+    if request.param:
+        if backend != "cpu" or not in_the_forward_pass(case):
+            pytest.skip("this has one way to its gradients")
+        monkeypatch.setattr(large, "WIDE", 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -47,13 +66,13 @@ def test_strided_inputs(case, backend):
 
 @on_cpu
 @of_few
-def test_gradcheck(case, backend):
+def test_gradcheck(case, backend, at_once):
     check_gradients(case, backend)
 
 
 @native
 @of_few
-def test_what_autograd_asks_for(case, backend):
+def test_what_autograd_asks_for(case, backend, at_once):
     """Some of the gradients; the same twice of one graph; no second derivatives, and none of other inputs."""
     inputs = case.inputs((3, 5), torch.float32)
     together = evaluate(case, inputs, backend)
@@ -76,7 +95,7 @@ def test_what_autograd_asks_for(case, backend):
 
 @on_cpu
 @pytest.mark.parametrize("case", [c for c in LARGE if "mask" in c.fields], ids=str)
-def test_what_a_mask_leaves_out_is_not_read(case, backend):
+def test_what_a_mask_leaves_out_is_not_read(case, backend, at_once):
     inputs = case.inputs((3, 5), torch.float32)
     want = evaluate(case, inputs, backend)
     spoilt = torch.where(inputs["mask"].unsqueeze(-1), inputs["hidden"], torch.nan)
@@ -172,6 +191,30 @@ def test_a_tied_weight_gets_one_summed_gradient(backend):
         for w, b in ((weight.clone().requires_grad_(), backend), (weight.double().requires_grad_(), "reference"))
     )
     assert error(got, want) <= 16 * ulp(torch.float32, scale(want))
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="no extension was built")
+@pytest.mark.parametrize("case", [c for c in LARGE if in_the_forward_pass(c)], ids=str)
+def test_logits_are_made_once(case, monkeypatch):
+    """Whatever of the head is frozen; a gradient is also that of a loss times a number."""
+    inputs = case.inputs((3, 5), torch.float32)
+    want = evaluate(case, inputs, "cpu")
+    tile, made = tiles.Logits.tile, []
+
+    def counted(self, *of):
+        made.append(of)
+        return tile(self, *of)
+
+    monkeypatch.setattr(large, "WIDE", 1)
+    monkeypatch.setattr(tiles.Logits, "tile", counted)
+    tokens = int(inputs["mask"].sum()) if "mask" in inputs else 15
+    for names in (case.diff, ("hidden",), ("bias", "weight")):
+        made.clear()
+        leaves = {k: inputs[k].clone().requires_grad_() for k in names}
+        grads = torch.autograd.grad(3 * case(inputs | leaves, "cpu"), leaves.values())
+        assert len(made) == -(-tokens // inputs["hidden"].shape[-1])
+        for name, grad in zip(names, grads, strict=True):
+            assert error(grad, 3 * want[name].double()) <= 16 * ulp(torch.float32, scale(3 * want[name])), name
 
 
 @on_cpu

@@ -67,12 +67,17 @@ for k, kind in [(2, torch.int64), (5, torch.uint8), (1003, torch.int64)]:
     ]  # fmt: skip
 wide = {"x": classes(67), "weight": per_vocabulary(normal(), 67, 300), "t": TIME}  # more than registers have room for
 LARGE.append(Case("discrete.flow_embedding[K=67 wide seeded]", wide, {"seed": 5, "beta_1": 16 / 67}, ("weight",)))
+wide = {"x": classes(67), **head(67, 130, 0.1)}  # enough for a CPU to make the gradients in the forward pass
+LARGE.append(Case("discrete.linear_continuous_time_loss[K=67 wide]", {**wide, "t": TIME}, {"beta_1": 16 / 67}, HEAD))
+LARGE.append(Case("discrete.linear_reconstruction_loss[K=67 wide]", wide, {"reduction": "sum"}, HEAD))
 for scale in (10.0, 40.0):  # of the weights, which is about the gap between logits
     loss = {"x": classes(67), **head(67, scale=scale)}
     each, times = {"reduction": "none"}, {"beta_1": 16 / 67}
     LARGE += [
         Case(f"discrete.linear_continuous_time_loss[gap {scale}]", {**loss, "t": HARD_TIME}, {**each, **times}, HEAD, hard=True),
         Case(f"discrete.linear_reconstruction_loss[gap {scale}]", loss, each, HEAD, hard=True),
+        Case(f"discrete.linear_continuous_time_loss[sum, gap {scale}]", {**loss, "t": HARD_TIME}, {"reduction": "sum", **times}, HEAD, hard=True),
+        Case(f"discrete.linear_reconstruction_loss[sum, gap {scale}]", loss, {"reduction": "sum"}, HEAD, hard=True),
         Case(f"discrete.linear_discrete_time_loss[gap {scale}]", {**loss, "t": ends_of(10), "noise": draws(per_class(normal(), 67), 2)}, {"n_steps": 10, "n_samples": 2, **each, **times}, HEAD, hard=True),
     ]  # fmt: skip
 
