@@ -8,7 +8,7 @@ from bfn_kernels.operators import Operator
 OPERATORS = [
     Operator(
         "row_scalars(Tensor value, Tensor? precision, int wanted, int schedule, float parameter, int num_classes, "
-        "int n_steps, float scale, float t_min, int[] shape, ScalarType dtype) -> Tensor[]",
+        "int n_steps, float scale, float t_min, int[] shape, bool wide) -> Tensor[]",
         fake=rows.fake_scalars,
     ),
     Operator(

@@ -49,16 +49,6 @@ def as_refused(error: RuntimeError) -> Exception:
     return error
 
 
-def refusing(function: Callable, *arguments: Any) -> Any:
-    """Calls the function, whose errors are raised in the types that they were thrown in."""
-    try:
-        return function(*arguments)
-    except RuntimeError as error:
-        if (refused := as_refused(error)) is error:
-            raise
-        raise refused from None
-
-
 class Forward(NamedTuple):
     """The record of a forward pass that its backward pass is given.
 
@@ -161,30 +151,28 @@ class Library:
         if operator.writes:
             torch.library.register_fake(overload.name(), operator.fake)
             return below_python(overload)
-        call = _differentiable(self, overload, operator)
-        if not operator.in_place:
-            return call
-        write = self._define(family, operator.schema_out, operator.composed)
-        torch.library.register_fake(write.name(), lambda *arguments, **keywords: None)
+        write = None
+        if operator.in_place:
+            write = _write(self._define(family, operator.schema_out, operator.composed), operator)
+        return _differentiable(self, overload, operator, write)
 
-        inputs = len(overload._schema.arguments)
 
-        def call_or_write(*arguments):
-            out, *beside = arguments[inputs:]
-            if out is None:
-                if not any(t is not None for t in beside):
-                    return call(*arguments[:inputs])
-                out = operator.fake(*arguments[:inputs])  # of real tensors it makes a real one
-                arguments = *arguments[:inputs], out, *beside
-            if torch.compiler.is_compiling():  # compiled code increases the version itself
-                write(*arguments)
-                return out
-            _refuse_tangents(write, arguments)
-            refusing(write, *arguments)
+def _write(overload: OpOverload, operator: Operator) -> Callable:
+    """The variant of an operator that writes into tensors: a function of its inputs and of these tensors, the first of
+    which may be None and is made then. It returns the first."""
+    torch.library.register_fake(overload.name(), lambda *arguments, **keywords: None)
+
+    def write(inputs: Sequence, outputs: Sequence[Tensor | None]) -> Tensor:
+        out, *beside = outputs
+        if out is None:
+            out = operator.fake(*inputs)  # of real tensors it makes a real one
+        _refuse_tangents(overload, (*inputs, out, *beside))
+        overload(*inputs, out, *beside)
+        if not torch.compiler.is_compiling():  # compiled code increases the version itself
             torch.autograd.graph.increment_version([t for t in (out, *beside) if t is not None])
-            return out
+        return out
 
-        return call_or_write
+    return write
 
 
 def needs(*tensors: Tensor | None) -> list[bool]:
@@ -196,7 +184,7 @@ def needs(*tensors: Tensor | None) -> list[bool]:
     return [t is not None and (t.requires_grad or under_transforms) for t in tensors]
 
 
-def _differentiable(library: Library, overload: OpOverload, operator: Operator) -> Callable:
+def _differentiable(library: Library, overload: OpOverload, operator: Operator, write: Callable | None) -> Callable:
     """Registers the operator's fake and backward pass with torch; returns the function that callers use.
 
     Second derivatives, forward-mode derivatives and vmap are errors. The first two are not implemented, and zeros in
@@ -233,7 +221,8 @@ def _differentiable(library: Library, overload: OpOverload, operator: Operator) 
     torch.library.register_autograd(name, checked_backward, setup_context=save_all)
     torch.library.register_vmap(name, refuse_vmap)
     once = operator.backward and checked_backward
-    return _call(overload, saving.write, once, _under_transforms(overload, saving.write, first_backward, refuse_vmap))
+    transforms = _under_transforms(overload, saving.write, first_backward, refuse_vmap)
+    return _call(overload, saving.write, once, transforms, write)
 
 
 class _Saving:
@@ -294,11 +283,14 @@ def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, 
     return UnderTransforms.apply
 
 
-def _call(overload: OpOverload, save: Callable, backward: Callable | None, under_transforms: Callable) -> Callable:
-    """The operator as callers use it: a function that returns its first result.
+def _call(
+    overload: OpOverload, save: Callable, backward: Callable | None, under_transforms: Callable, write: Callable | None
+) -> Callable:
+    """The operator as callers use it: a function that returns its first result. Behind the inputs of an operator that
+    has a variant that writes, callers pass what to write into, or None.
 
     It goes past the Python code that torch runs for `register_autograd`, which takes several times as long as the
-    kernel on a few thousand variables.
+    kernel on a few thousand variables. It is a single function, since each one between would take as long as a check.
     """
 
     operate = below_python(overload)
@@ -319,29 +311,34 @@ def _call(overload: OpOverload, save: Callable, backward: Callable | None, under
     apply = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]
     names = [a.name for a in overload._schema.arguments]
     needed = [names.index(name.removeprefix("need_")) for name in names if name.startswith("need_")]
-    tensors = _leading_tensors(overload)
+    tensors, inputs = _leading_tensors(overload), len(names) - len(needed)
     several = backward is not None and len(overload._schema.returns) > 1
 
     def call(*args):
-        if needed:
-            args = (*args, *needs(*[args[i] for i in needed]))
+        outputs, args = args[inputs:], args[:inputs]
         first = args[:tensors]
-        if torch.compiler.is_compiling() or has_torch_function(first):
-            result = overload(*args)
-            return result[0] if several else result
-        return refusing(at_once, first, args)
-
-    def at_once(first, args):
-        _refuse_tangents(overload, first)
-        if transformed():
-            result = under_transforms(*args)
-        elif not (torch.is_grad_enabled() and any([t is not None and t.requires_grad for t in first])):
-            with below_autograd():
-                result = operate(*args)
-        elif backward is None:
-            result = under_transforms(*args)
-        else:
-            return apply(*args)
+        try:
+            if write is not None and any([out is not None for out in outputs]):
+                return write(args, outputs)
+            if needed:
+                args = (*args, *needs(*[args[i] for i in needed]))
+            if torch.compiler.is_compiling() or has_torch_function(first):
+                result = overload(*args)
+                return result[0] if several else result
+            _refuse_tangents(overload, first)
+            if transformed():
+                result = under_transforms(*args)
+            elif not (torch.is_grad_enabled() and any([t is not None and t.requires_grad for t in first])):
+                with below_autograd():
+                    result = operate(*args)
+            elif backward is None:
+                result = under_transforms(*args)
+            else:
+                return apply(*args)
+        except RuntimeError as error:
+            if (refused := as_refused(error)) is error:
+                raise
+            raise refused from None
         return result[0] if several else result
 
     return call

@@ -155,8 +155,9 @@ def scalars(
         values = _operator_input(value, data, high)
         precisions = None if precision is None else _operator_input(precision, data)
         if values is not None and (precision is None or precisions is not None):
-            bits = _bits(tuple(wanted))
-            return library.common.row_scalars(values, precisions, bits, *numbers, n_steps, scale, t_min, shape, dtype)
+            # torch looks for methods of a torch.Size and of a dtype, which takes as long as the kernel
+            rest = n_steps, scale, t_min, tuple(shape), dtype == torch.float64
+            return library.common.row_scalars(values, precisions, _bits(tuple(wanted)), *numbers, *rest)
     wide = checks.rows(name, value, shape, data, 0, high)
     if "alpha" in wanted:
         checks.steps(name, wide, n_steps)
@@ -182,7 +183,11 @@ def _operator_input(value: float | Tensor, data: Tensor, high: float = math.inf)
     return None if value.requires_grad and torch.is_grad_enabled() else value
 
 
-def fake_scalars(value, precision, wanted, schedule, parameter, num_classes, n_steps, scale, t_min, shape, dtype):
+def type_of(wide: bool) -> torch.dtype:
+    return torch.float64 if wide else torch.float32
+
+
+def fake_scalars(value, precision, wanted, schedule, parameter, num_classes, n_steps, scale, t_min, shape, wide):
     sizes = (checks.leading("row scalars", t, shape) for t in (value, precision) if t is not None)
     each = torch.broadcast_shapes(*sizes)
-    return [value.new_empty(each, dtype=dtype) for _ in range(wanted.bit_count())]
+    return [value.new_empty(each, dtype=type_of(wide)) for _ in range(wanted.bit_count())]

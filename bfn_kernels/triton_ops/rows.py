@@ -33,12 +33,12 @@ def row_scalars(
     scale: float,
     t_min: float,
     shape: Sequence[int],
-    dtype: torch.dtype,
+    wide: bool,
 ) -> list[Tensor]:
     """The row scalars whose bits are wanted, in the order of `rows.FORMULAS`.
 
-    value and precision: `[]`, `[B]` or any leading part of `shape`, which is the shape of the variables. A value out of
-    range gives NaN, since looking at it would cost a synchronisation.
+    value and precision: `[]`, `[B]` or any leading part of `shape`, which is the shape of the variables. `wide` scalars
+    are float64, others float32. A value out of range gives NaN, since looking at it would cost a synchronisation.
     """
     names = "t" if schedule else "alpha", "precision"
     inputs = [
@@ -46,7 +46,7 @@ def row_scalars(
     ]
     sizes = torch.broadcast_shapes(*(t.shape for t in inputs if t is not None))
     bits = tuple(bit for bit in rows.BITS.values() if wanted & bit)
-    out = [torch.empty(sizes, dtype=dtype, device=value.device) for _ in bits]
+    out = [torch.empty(sizes, dtype=rows.type_of(wide), device=value.device) for _ in bits]
     numbers = n_steps, scale, *_constants(schedule, parameter, num_classes, n_steps), t_min
     launch(
         _row_scalars,

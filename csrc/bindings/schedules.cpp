@@ -22,10 +22,8 @@ void join(const char* name, Shape& rows, const Tensor& value, const Shape& data)
 
 Tensors row_scalars_new(const Tensor& value, const MaybeTensor& rho, int64_t wanted, int64_t kind, double parameter,
                         int64_t num_classes, int64_t n_steps, double scale, double t_min, const Shape& shape,
-                        ScalarType type) {
-  if (type != ScalarType::Float && type != ScalarType::Double) {
-    throw std::invalid_argument("scalars of rows must be made in float32 or float64");
-  }
+                        bool wide) {
+  const ScalarType type = wide ? ScalarType::Double : ScalarType::Float;
   if (wanted < 0 || wanted >> (static_cast<int64_t>(RowScalar::kSpread) + 1)) {
     throw std::invalid_argument("wanted has bits of no scalar of a row");
   }

@@ -36,8 +36,8 @@ FAULTS = [
     Fault("bfn_kernels/gauss.py", "return 1 / total", "return 1 / (total + last)", f"{MODES} -k test_nodes"),
     Fault("bfn_kernels/gauss.py", "[0.0] * (order % 2)", "[]", f"{MODES} -k test_nodes"),
     Fault(
-        OPERATORS, "if transformed():\n            result = under_transforms(*args)",
-        "if transformed():\n            result = overload(*args)", f"{MODES} -k by_torch_func",
+        OPERATORS, "if transformed():\n                result = under_transforms(*args)",
+        "if transformed():\n                result = overload(*args)", f"{MODES} -k by_torch_func",
     ),
     Fault(OPERATORS, "(t.requires_grad or under_transforms)", "t.requires_grad", f"{MODES} -k beyond_an_inner"),
     Fault(
