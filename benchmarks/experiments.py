@@ -57,8 +57,8 @@ def cells(run: Run) -> list[str]:
     if not math.isnan(size := run.token_bytes):
         in_bytes = [f"{run.bits / size:.3f} ± {run.error / size:.3f}", f"{run.baseline / size:.3f}"]
     bits = f"{run.bits:.4f} ± {run.error:.4f}"
-    steps = str(run.steps) if run.steps else "–"
-    return [f"`{run.command}`", bits, f"{run.baseline:.4f}", *in_bytes, steps, f"{run.seconds:.0f}", str(run.threads)]
+    more = run.steps, f"{run.seconds:.0f}", run.threads
+    return [f"`{run.command}`", bits, f"{run.baseline:.4f}", *in_bytes, *map(str, more)]
 
 
 def of(command: str, path: Path) -> Run:

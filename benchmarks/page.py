@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from benchmarks import files, plots, shares
 from benchmarks.cases import CASES
 from benchmarks.competitors import BASE, COMPILED, EAGER, PRODUCTS, PUBLISHED, UNFUSED
-from benchmarks.report import MIB, Row, Target, duration, gain, median, memory, number, targets
+from benchmarks.report import MIB, Row, Target, beside_base, duration, gain, median, memory, number, targets
 from benchmarks.shares import Share
 from bfn_kernels.backends import BACKENDS
 
@@ -98,11 +98,10 @@ def names(rows: Iterable[Row]) -> list[str]:
 
 def revisions(rows: Sequence[Row], backend: str) -> str:
     """The times of the revision that was measured beside this one."""
-    lines = []
-    for case in names(rows):
-        now, before = median(rows, case, [backend]), median(rows, case, [BASE])
-        if not math.isnan(before):
-            lines.append([case, duration(now), duration(before), f"{before / now:.2f}"])
+    lines = (
+        [case, duration(now), duration(before), f"{before / now:.2f}"]
+        for case, now, before in beside_base(rows, backend)
+    )
     return markdown_table(("case", "now", "before", "before / now"), lines)
 
 

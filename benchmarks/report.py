@@ -1,7 +1,7 @@
 """The report of a run: its rows, the targets, and tables on the screen."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,14 @@ def median(rows: Sequence[Row], case: str, names: Sequence[str]) -> float:
     """The least median of these competitors, in ms."""
     found = [row.median_ms for row in rows if row.case == case and row.competitor in names and row.status == OK]
     return min(found, default=math.nan)
+
+
+def beside_base(rows: Sequence[Row], backend: str) -> Iterator[tuple[str, float, float]]:
+    """Each case that the other revision was timed in: its time now, and by the other revision, in ms."""
+    for case in dict.fromkeys(row.case for row in rows):
+        now, before = median(rows, case, [backend]), median(rows, case, [BASE])
+        if not math.isnan(before):
+            yield case, now, before
 
 
 def memory(rows: Sequence[Row], case: str, name: str, field: str = "peak_extra_bytes") -> float:
@@ -245,8 +253,7 @@ def base_table(rows: Sequence[Row], backend: str, revision: str) -> Table:
     """The times of another revision over those of this one, in which a loss of more than 5 % is red."""
     title = f"Time at {revision} / time now"
     table = of_columns(("case", "now", revision, "ratio"), left=("case",), title=title)
-    for case in dict.fromkeys(row.case for row in rows):
-        now, before = median(rows, case, [backend]), median(rows, case, [BASE])
+    for case, now, before in beside_base(rows, backend):
         ratio = before / now
         colour = "red" if ratio < 1 / SLOWER else "default"
         table.add_row(case, duration(now), duration(before), f"[{colour}]{number(ratio, '.2f')}[/]")

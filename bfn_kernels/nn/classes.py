@@ -12,7 +12,7 @@ from torch import Tensor
 from bfn_kernels import binary, discrete, solvers
 from bfn_kernels.adaptive import error_of_step
 from bfn_kernels.nn.base import BFN, Network, State, given_schedule
-from bfn_kernels.nn.layers import NUMBERS, LinearHead, NoisyEmbedding
+from bfn_kernels.nn.layers import LinearHead, NoisyEmbedding, few_tokens
 from bfn_kernels.schedules import DiscreteSchedule, QuadraticAccuracy
 from bfn_kernels.solvers import Coefficients
 
@@ -181,7 +181,7 @@ class Vocabulary(Discrete):
 
     def step_error(self, coefficients: Coefficients, state: State, before: State) -> float | None:
         """The same, of probabilities that are made for some tokens at a time."""
-        pairs = (hidden.flatten(0, -2).split(max(1, NUMBERS // self.num_classes)) for hidden in (state[-1], before[-1]))
+        pairs = (few_tokens(hidden, self.num_classes) for hidden in (state[-1], before[-1]))
         change = [
             (self.head(one).softmax(-1) - self.head(other).softmax(-1)).square().mean(-1).sqrt()
             for one, other in zip(*pairs, strict=True)

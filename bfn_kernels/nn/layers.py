@@ -12,6 +12,11 @@ from bfn_kernels.rows import Rows
 NUMBERS = 2**20  # per class, that are made at a time
 
 
+def few_tokens(values: Tensor, num_classes: int) -> tuple[Tensor, ...]:
+    """The vectors of values `[..., d]`, so few of them at a time that numbers per class can be made of each."""
+    return values.flatten(0, -2).split(max(1, NUMBERS // num_classes))
+
+
 class NoisyEmbedding(nn.Embedding):
     """The vectors that a network sees in the place of the parameters θ `[..., K]` of its input distribution: θ·W.
 
@@ -34,8 +39,7 @@ class NoisyEmbedding(nn.Embedding):
     def embed_state(self, logits: Tensor) -> Tensor:
         """The vectors of a state of logits `[..., K]`, whose probabilities are made for some tokens at a time. Those of
         the states after it come from the sampler's steps."""
-        tokens = logits.flatten(0, -2).split(max(1, NUMBERS // self.num_embeddings))
-        seen = torch.cat([self.embed(discrete.theta(part)) for part in tokens])
+        seen = torch.cat([self.embed(discrete.theta(part)) for part in few_tokens(logits, self.num_embeddings)])
         return seen.view(*logits.shape[:-1], self.embedding_dim)
 
 
