@@ -3,6 +3,7 @@
 import gc
 import platform
 import subprocess
+import time
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,6 +15,7 @@ from bfn_kernels import __version__
 from bfn_kernels.backends import CPU_BUILD
 
 SHORT = 0.05  # seconds; a shorter call is disturbed by what ran before it
+SPINNING = 0.01  # seconds; for half of that a process's threads go on spinning for more work, and take another's cores
 REPETITIONS = (3, 60)  # the least and the most
 
 
@@ -44,7 +46,8 @@ def timings(runs: dict[str, Run | Base], seconds: float, device: Device) -> dict
     """Times each run, which must have run before, for about so many seconds, but at least three times.
 
     The repetitions of all runs take turns, so that all see the machine in the same state. A short run is called once
-    before each repetition, so that it is not charged for what the run before it left in caches and in spinning threads.
+    before each repetition, so that it is not charged for what the run before it left in caches and in spinning threads;
+    where runs of two processes follow each other, there is time in between for threads to stop.
     """
     calls, left, found = {}, {}, {}
     for name, run in runs.items():
@@ -57,15 +60,26 @@ def timings(runs: dict[str, Run | Base], seconds: float, device: Device) -> dict
     gc.collect()
     gc.disable()
     try:
+        elsewhere = False
         for _ in range(REPETITIONS[1]):
             for name, run in runs.items():
                 if len(found[name]) < left[name]:
+                    if isinstance(run, Base) != elsewhere:
+                        elsewhere = not elsewhere
+                        _wait(SPINNING)
                     if min(found[name], default=0.0) < SHORT:
                         run()
                     found[name].append(clock(run, device, calls[name]))
     finally:
         gc.enable()
     return {name: Timing(tuple(values)) for name, values in found.items()}
+
+
+def _wait(seconds: float) -> None:
+    """Keeps the processor awake, which would be slow for a while after it slept."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
 
 
 def copy_bandwidth(device: Device, megabytes: int = 256) -> float:
