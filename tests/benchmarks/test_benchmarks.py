@@ -12,6 +12,7 @@ from rich.console import Console
 
 from benchmarks import __main__ as runner
 from benchmarks import accuracy, cases, files, gate, measure, memory, report
+from benchmarks.base import Base
 from benchmarks.cases import CASES, Case
 from benchmarks.competitors import (
     COMPILED,
@@ -183,6 +184,22 @@ def test_repetitions_take_turns():
     assert [timing.repetitions for timing in found.values()] == [5, 5]
     assert order[-10:] == ["a", "b"] * 5
     assert found["a"].median == 0.02
+
+
+def test_threads_of_another_process_stop_before_they_could_disturb_a_run(monkeypatch):
+    did = []
+
+    class Elsewhere(Base):
+        __init__ = object.__init__  # without a process
+
+        def clock(self, calls=1):
+            did.append("base")
+            return 0.1
+
+    monkeypatch.setattr(measure, "_wait", lambda seconds: did.append("wait"))
+    here = clocked(lambda run, _: did.append(run()) or 0.1)
+    measure.timings({"a": lambda: "a", "b": lambda: "b", "base": Elsewhere()}, 0.3, here)
+    assert did[-10:] == ["wait", "a", "b", "wait", "base"] * 2
 
 
 def test_short_calls_are_timed_together():

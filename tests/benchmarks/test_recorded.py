@@ -28,5 +28,5 @@ def test_runs_are_recorded(tmp_path, capsys):
 
 
 def test_bits_of_a_byte():
-    run = experiments.Run("c", 8.0, 0.4, 9.0, 4.0, 0, 61.2, 2, "p", "t", "d")
-    assert experiments.cells(run) == ["`c`", "8.0000 ± 0.4000", "9.0000", "2.000 ± 0.100", "2.250", "–", "61", "2"]
+    run = experiments.Run("c", 8.0, 0.4, 9.0, 4.0, 50, 61.2, 2, "p", "t", "d")
+    assert experiments.cells(run) == ["`c`", "8.0000 ± 0.4000", "9.0000", "2.000 ± 0.100", "2.250", "50", "61", "2"]
