@@ -290,7 +290,7 @@ def _call(
     has a variant that writes, callers pass what to write into, or None.
 
     It goes past the Python code that torch runs for `register_autograd`, which takes several times as long as the
-    kernel on a few thousand variables. It is a single function, since each one between would take as long as a check.
+    kernel on a few thousand variables. It is a single function, since one in between would cost as much as a check.
     """
 
     operate = below_python(overload)
@@ -315,11 +315,12 @@ def _call(
     several = backward is not None and len(overload._schema.returns) > 1
 
     def call(*args):
-        outputs, args = args[inputs:], args[:inputs]
         first = args[:tensors]
         try:
-            if write is not None and any([out is not None for out in outputs]):
-                return write(args, outputs)
+            if write is not None:
+                args, outputs = args[:inputs], args[inputs:]
+                if any([out is not None for out in outputs]):
+                    return write(args, outputs)
             if needed:
                 args = (*args, *needs(*[args[i] for i in needed]))
             if torch.compiler.is_compiling() or has_torch_function(first):
