@@ -12,8 +12,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "sanitized"
 BUILD = builds()[0]
 KERNELS = (
-    "accuracy", "binary", "bins", "calls", "errors", "gradients", "layouts", "limits", "mixtures", "modes", "noise",
-    "nonfinite", "out", "pages", "properties", "receivers", "rows", "samplers", "ties", "tiles", "times", "unclipped",
+    "accuracy", "binary", "bins", "calls", "errors", "gradients", "large", "large_steps", "layouts", "limits",
+    "mixtures", "modes", "noise", "nonfinite", "out", "pages", "properties", "receivers", "rows", "samplers", "ties",
+    "tiles", "times", "unclipped",
 )  # fmt: skip
 CHOSEN = "not cuda_on_host and not reference and not triton"
 REPORTS = ("AddressSanitizer", "runtime error:")
@@ -53,7 +54,8 @@ def main() -> int:
     # from that folder, the package in it is the one that is imported
     command = [sys.executable, "-m", "pytest", "-n", "auto", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
     command += ["-c", str(ROOT / "pyproject.toml"), "-k", CHOSEN, *tests]
-    environment = os.environ | OPTIONS | {"LD_PRELOAD": preloaded}
+    # what is not in the folder, like gpu_build, comes from the root
+    environment = os.environ | OPTIONS | {"LD_PRELOAD": preloaded, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, cwd=FOLDER, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
