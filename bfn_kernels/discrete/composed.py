@@ -167,9 +167,9 @@ class Head(Logits):
         z_x = torch.where(here, z, 0).sum(-1)
         stats.copy_(_joined(stats, z_x, Sums.of_others(z.masked_fill(here, -torch.inf))))
 
-    def sloped(self, z: Tensor, slopes: Slopes, part: slice, classes: slice) -> Tensor:
-        """The gradient by a tile of logits, in their place where there is a kernel for it."""
-        each = torch.stack(slopes, -1).to(self.dtype)
+    def sloped(self, z: Tensor, each: Tensor, part: slice, classes: slice) -> Tensor:
+        """The gradient by a tile of logits, in their place where there is a kernel for it. each: the Slopes of its
+        tokens, `[T, 5]`."""
         if self.slopes_tile is not None:
             self.slopes_tile(self.tokens.x[part], each, self.tokens.first(classes), z)
             return z
@@ -272,13 +272,14 @@ def _row(stats: Tensor) -> Row:
 
 def _result(head: Head, loss: Tensor, reduction: int, stats: Tensor) -> Tensors:
     """The loss reduced, the factor of a mean, and what the backward pass reads."""
+    kept = head.tokens.put_back(stats.transpose(0, 1).contiguous())
+    return _reduced(head, loss, reduction), _scale(head, reduction).to(head.dtype), kept
+
+
+def _reduced(head: Head, loss: Tensor, reduction: int) -> Tensor:
     tokens = head.tokens
     each = tokens.put_back(torch.where(tokens.valid, loss, torch.nan))
-    return (
-        reduce(each, tokens.mask, reduction).to(head.dtype),
-        _scale(head, reduction).to(head.dtype),
-        tokens.put_back(stats.transpose(0, 1).contiguous()),
-    )
+    return reduce(each, tokens.mask, reduction).to(head.dtype)
 
 
 def _scale(head: Head, reduction: int) -> Tensor:
@@ -312,10 +313,11 @@ def linear_loss_backward(
     those that are not wanted are empty."""
     *shard, wanted = shard_and_wanted
     head = Head(library, shard, x, hidden, weight, bias, mask)
-    slopes = _slopes(head.tokens.records(stats).transpose(0, 1), head.rates(rate), _factor(head, grad, scale))
+    stats = head.tokens.records(stats).transpose(0, 1)
+    slopes = _slopes(stats, head.rates(rate), _factor(head, grad, scale)).to(head.dtype)
 
     def by_logits(z: Tensor, part: slice, classes: slice) -> Tensor:
-        return head.sloped(z, Slopes(*(each[part] for each in slopes)), part, classes)
+        return head.sloped(z, slopes[part], part, classes)
 
     return _gradients(head, by_logits, hidden, weight, bias, wanted)
 
@@ -327,25 +329,24 @@ def linear_loss_with_gradients(
     """L∞ or, without a rate, the reconstruction loss, reduced to a number, and its gradients: the same of logits that
     are made once, since a tile has all classes of its tokens."""
     head = Head(library, (0, len(weight), None), x, hidden, weight, bias, mask, whole=True)
-    stats, rates, scale = head.no_sums(), head.rates(rate), _scale(head, reduction)
-    factor = _factor(head, torch.ones_like(scale), scale)
+    stats, rates = head.no_sums(), head.rates(rate)
+    factor = torch.where(head.tokens.valid, _scale(head, reduction), 0)
 
     def by_logits(z: Tensor, part: slice, classes: slice) -> Tensor:
         head.add_sums(stats[0, part], z, part, classes)
         slopes = _slopes(stats[:, part], rates if rates is None else rates[part], factor[part])
-        return head.sloped(z, slopes, part, classes)
+        return head.sloped(z, slopes.to(head.dtype), part, classes)
 
     gradients = _gradients(head, by_logits, hidden, weight, bias, wanted)
-    loss, *_ = _result(head, _costs(stats, rates), reduction, stats)
-    return loss, *gradients
+    return _reduced(head, _costs(stats, rates), reduction), *gradients
 
 
-def _slopes(stats: Tensor, rates: Tensor | None, factor: Tensor) -> Slopes:
-    """Those of L∞ or, without rates, of the reconstruction loss, times a factor of each token."""
+def _slopes(stats: Tensor, rates: Tensor | None, factor: Tensor) -> Tensor:
+    """The Slopes of L∞ or, without rates, of the reconstruction loss, times a factor of each token: `[T, 5]`."""
     row = _row(stats)
     if rates is None:
-        return Slopes.of_cross_entropy(row).times(factor)
-    return Slopes.of_squared_distance(row).times(factor * rates)
+        return torch.stack(Slopes.of_cross_entropy(row).times(factor), -1)
+    return torch.stack(Slopes.of_squared_distance(row).times(factor * rates), -1)
 
 
 def linear_discrete_time_loss_backward(

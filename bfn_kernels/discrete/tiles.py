@@ -2,7 +2,8 @@
 
 A tile is some tokens by some classes. The outer loop is over classes, so that the part of the weight that a tile needs,
 and of its gradient, stays in the cache while all tokens pass. What is known of a token's classes so far are a few sums,
-in float64. The backward pass makes the numbers again, by a matrix product or from the seed.
+in float64. The backward pass makes the numbers again, by a matrix product or from the seed; only a loss that makes its
+gradients in the forward pass has tiles of whole rows, and logits once.
 """
 
 import functools
@@ -20,9 +21,9 @@ from bfn_kernels.reduction import hide
 
 TOKENS = 1024  # of a tile; a matrix product of fewer reads the weight more often than it can hide
 NUMBERS = {"cpu": 2**18}  # of a tile: 1 MiB in float32; with 4 MiB matrix products take up to twice as long
-BLOCK = 512  # classes whose logits are made at a time, so that a bias finds them in the cache
 # of a tile on any other device, where a small one would leave most of it idle; Triton has 4096 classes in registers
 MANY_TOKENS, MANY_NUMBERS = 2**12, 2**24
+BLOCK = 512  # classes whose logits are made at a time, so that a bias finds them in the cache
 FUSED_WIDTH = 256  # of vectors of 16 bits, up to which a program can have the sums of tokens in its registers
 HALF = (torch.bfloat16, torch.float16)
 
@@ -119,6 +120,7 @@ class Grid:
 
     @functools.cached_property
     def memory(self) -> Tensor:
+        """The memory of a tile, made with the first: behind what stays, it is free for what comes later."""
         return self.like.new_empty(self.token_step * min(self.class_step, self.num_classes), dtype=self.dtype)
 
     def classes(self) -> Iterator[slice]:
