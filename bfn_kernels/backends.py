@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from bfn_kernels import checks, triton_ops
-from bfn_kernels.operators import NATIVE, REFUSALS, TRITON, Library, Operator
+from bfn_kernels.operators import NATIVE, REFUSALS, TRITON, Library, Operator, constant
 
 # For each instruction set that torch may use, the builds of the CPU kernels that run on it, best first.
 CPU_BUILDS = {
@@ -68,7 +68,7 @@ def _missing_cuda() -> str | None:
 _CUDA_MISSING = _missing_cuda()
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _load_cuda() -> None:
     try:
         refusal = importlib.import_module(f"{NATIVE}._cuda").refusal  # does nothing from the second call on
@@ -176,7 +176,7 @@ def choose(name: str | None, device: torch.device) -> Backend:
 _warned = False
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _warn_of_reference(device: str) -> None:
     """Says once in a process that nobody asked for the slow backend."""
     global _warned

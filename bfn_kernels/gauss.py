@@ -3,7 +3,7 @@
 import functools
 import math
 
-import torch
+from bfn_kernels.operators import constant
 
 Rule = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -19,7 +19,7 @@ def legendre(order: int) -> Rule:
     return tuple(node / 2 + 0.5 for node in nodes), weights
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _rule(recurrence: tuple[float, ...]) -> Rule:
     return _nodes_and_weights(recurrence)  # cached inside, since the compiler ignores a cache around this
 

@@ -29,6 +29,13 @@ below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib
 keeps_saved: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
 
+def constant(function: Callable) -> Callable:
+    """Marks a function that compiled code calls once, while it is traced, as torch.compiler.assume_constant_result
+    does; that one imports the whole compiler, which takes ten times as long as the rest of this package."""
+    vars(function)["_dynamo_marked_constant"] = True
+    return function
+
+
 def below_python(overload: OpOverload) -> Callable:
     """The operator as C++ has it, below the object that Python calls."""
     return getattr(overload, "_op", overload)

@@ -36,6 +36,11 @@ FAULTS = [
     Fault("bfn_kernels/gauss.py", "return 1 / total", "return 1 / (total + last)", f"{MODES} -k test_nodes"),
     Fault("bfn_kernels/gauss.py", "[0.0] * (order % 2)", "[]", f"{MODES} -k test_nodes"),
     Fault(
+        OPERATORS, 'vars(function)["_dynamo_marked_constant"] = True\n    return function',
+        "return torch.compiler.assume_constant_result(function)", "tests/kernels/test_import.py -k compiler",
+    ),
+    Fault(OPERATORS, '"_dynamo_marked_constant"', '"_marked"', "tests/kernels/test_import.py -k marked"),
+    Fault(
         OPERATORS, "if transformed():\n                result = under_transforms(*args)",
         "if transformed():\n                result = overload(*args)", f"{MODES} -k by_torch_func",
     ),
