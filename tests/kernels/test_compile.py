@@ -1,29 +1,12 @@
 """torch.compile without graph breaks, the registration of every operator, and transforms that there are none of."""
 
-import cuda_on_host
 import pytest
 import torch
-from cases import CASES
+from recorded import KINDS, RECORDINGS
 from support import FIRST, NATIVE, evaluate, named, serves, weights_like
-from torch.utils._python_dispatch import TorchDispatchMode
-from vocabularies import LARGE, MODES, STEPS
 
 from bfn_kernels import continuous, discrete, discretised
 
-
-def kind(case) -> tuple:
-    """Cases of one kind run the same code."""
-    words = ("choose", "receiver", "quadrature", "parametrisation", "n_samples", "num_bins", "rule")
-    options = tuple(
-        (k, case.options[k] if k not in ("quadrature", "num_bins") else True) for k in words if k in case.options
-    )
-    return case.op, frozenset(case.fields), options, case.into
-
-
-KINDS = list({kind(case): case for case in reversed(CASES + LARGE + STEPS + MODES)}.values())[::-1]
-KINDS += [case for case in LARGE if "wide" in case.name and "loss" in case.name]  # whose gradients a CPU makes early
-# whose loss keeps less than a gradient on the CPU, too
-LONG_ROWS = [named(f"discrete.{op}[K=257]") for op in ("continuous_time_loss", "reconstruction_loss")]
 ON_REFERENCE = ["continuous.flow_sample", "discretised.continuous_time_loss", "discrete.update_sample[K=3]"]
 # Operators join the compiler alike on all backends, so that one case of each is enough on all but one of them.
 TABLE = [
@@ -85,72 +68,24 @@ def test_seeds_in_compiled_code(backend):
     assert torch.equal(function(x, None), first) and not torch.equal(first, second)
 
 
-class Recorder(TorchDispatchMode):
-    """Keeps the arguments of the first call of each of our operators with each pattern of absent arguments."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = {}
-
-    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
-        if op.namespace.startswith("bfn_kernels"):
-            key = str(op), tuple(a is None for a in args)
-            copies = tuple(a.detach().clone() if isinstance(a, torch.Tensor) else a for a in args)
-            self.calls.setdefault(key, (op, copies, dict(kwargs or {})))
-        return op(*args, **(kwargs or {}))
+CHECKED = set()  # in this process; calls with the same arguments absent have the same checks
 
 
-def recorded() -> dict:
-    if "cuda_on_host" in NATIVE:
-        cuda_on_host.load()  # these calls are made while tests are collected
-    with Recorder() as recorder:
-        for backend in NATIVE:
-            for case in (*KINDS, *LONG_ROWS):
-                if not serves(case, backend):
-                    continue
-                inputs = case.inputs((3, 4), torch.float32)
-                evaluate(case, inputs, backend)
-                if case.op.endswith(("update_sample", "solver_step")):
-                    state = inputs["state" if "state" in inputs else "mean"]
-                    case(inputs, backend, out=torch.empty_like(state))
-                if "noise" in inputs:
-                    case({k: v for k, v in inputs.items() if k not in ("noise", "draw_noise")}, backend, seed=1)
-        if "cpu" in NATIVE:
-            kernels_of_tiles()
-    return recorder.calls
+@pytest.mark.parametrize("calls", RECORDINGS.values(), ids=RECORDINGS)
+def test_opcheck(calls):
+    for key, (op, args, kwargs) in calls().items():
+        if key not in CHECKED:
+            CHECKED.add(key)
+            # how an operator joins autograd and the compiler is the same in every namespace
+            few = {} if op.namespace == "bfn_kernels" else {"test_utils": ("test_schema", "test_faketensor")}
+            torch.library.opcheck(op, args, kwargs, **few)
 
 
-def kernels_of_tiles() -> None:
-    """Calls those that other operators call, of which a recorder does not hear."""
-    x, rows, seed, tile = torch.arange(3), torch.arange(3), torch.tensor(1), torch.rand(3, 70)
-    each = [torch.rand(3) for _ in range(5)]
-    torch.ops.bfn_kernels.discrete_flow_tile(x, rows, *each[:2], seed, 0, 70, False, *each[2:], tile)
-    torch.ops.bfn_kernels.discrete_sums_tile(tile, x, 0, torch.zeros(3, 4, dtype=torch.float64))
-    torch.ops.bfn_kernels.discrete_slopes_tile(x, torch.rand(3, 5), 0, tile)
-    state, nothing = torch.rand(3, 70), (None, None)
-    step, of = (x, rows, each[0], each[1], None, seed, None), (0, 70, False)
-    torch.ops.bfn_kernels.discrete_step_tile(*step, *of, state, tile, torch.empty(3, 70), *each[2:])
-    torch.ops.bfn_kernels.discrete_step_tile(
-        x, rows, each[0], *nothing, *nothing, *of, state, tile, state, None, *nothing
-    )
-
-
-CALLS = recorded() if NATIVE else {}
-
-
-@pytest.mark.parametrize("key", list(CALLS), ids=lambda key: f"{key[0]}-{''.join('01'[a] for a in key[1])}")
-def test_opcheck(key):
-    op, args, kwargs = CALLS[key]
-    # how an operator joins autograd and the compiler is the same in every namespace
-    few = {} if op.namespace == "bfn_kernels" else {"test_utils": ("test_schema", "test_faketensor")}
-    torch.library.opcheck(op, args, kwargs, **few)
-
-
-@pytest.mark.skipif(not NATIVE, reason="no native operators")
-def test_every_operator_was_recorded():
-    names = {n for n in torch._C._dispatch_get_all_op_names() if n.startswith("bfn_kernels::")}
-    seen = {f"{op.namespace}::{op._schema.name.split('::')[1]}" for op, _, _ in CALLS.values()}
-    assert {n.split(".")[0] for n in names} - {"bfn_kernels::draw_seed", "bfn_kernels::join_seed"} <= seen
+@pytest.mark.skipif("cpu" not in NATIVE, reason="no native operators")
+def test_every_operator_is_recorded():
+    seen = {op._schema.name for calls in RECORDINGS.values() for op, _, _ in calls().values()}
+    names = {name.split(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("bfn_kernels::")}
+    assert names - {"bfn_kernels::draw_seed", "bfn_kernels::join_seed"} <= seen
 
 
 @pytest.mark.parametrize("backend", NATIVE)

@@ -6,8 +6,8 @@ import dataclasses
 import pytest
 import torch
 from cases import CASES
+from recorded import RECORDINGS
 from support import NATIVE, error, evaluate, pairs, scale, serves, ulp, widened
-from test_compile import CALLS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bfn_kernels import backends, binary, discrete, discretised
@@ -172,17 +172,17 @@ def test_traced_for_a_gpu(case, cuda_is_there):
 
 
 @with_schemas
-@pytest.mark.parametrize("key", [k for k in CALLS if k[0].startswith("bfn_kernels.")], ids=str)
-def test_operators_traced_for_a_gpu(key):
+@pytest.mark.parametrize("name", [name for name in RECORDINGS if name.startswith("cpu-")])
+def test_operators_traced_for_a_gpu(name):
     """Forward and backward operators give the same shapes, types and strides as on the CPU."""
-    op, args, kwargs = CALLS[key]
-    want = op(*args, **kwargs)
-    with FakeTensorMode(), torch.no_grad():
-        got = op(*map(_on_gpu, args), **kwargs)
-    for value, like in zip(*(v if isinstance(v, (tuple, list)) else [v] for v in (got, want)), strict=True):
-        if like is not None:
-            assert (value.device.type, value.shape, value.dtype) == ("cuda", like.shape, like.dtype)
-            assert value.stride() == like.stride()
+    for op, args, kwargs in RECORDINGS[name]().values():
+        want = op(*args, **kwargs)
+        with FakeTensorMode(), torch.no_grad():
+            got = op(*map(_on_gpu, args), **kwargs)
+        for value, like in zip(*(v if isinstance(v, (tuple, list)) else [v] for v in (got, want)), strict=True):
+            if like is not None:
+                assert (value.device.type, value.shape, value.dtype) == ("cuda", like.shape, like.dtype)
+                assert value.stride() == like.stride()
 
 
 def _on_gpu(value):
