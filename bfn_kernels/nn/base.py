@@ -2,12 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from bfn_kernels.adaptive import error_of_step
+from bfn_kernels.checks import FLOATS
 from bfn_kernels.noise import fold_in
 from bfn_kernels.schedules import ContinuousSchedule, DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
@@ -26,6 +28,9 @@ class BFN(nn.Module, ABC):
     Data are x `[B, ...]` and times t `[B]`. `theta` are the parameters of the input distribution: means `[B, ...]`,
     probabilities of classes `[B, ..., K]`, or of class 1 `[B, ...]`. `network(theta, t)` puts out what each kind of
     data says. Losses are in nats.
+
+    The network sees theta and t in the type of its parameters, `dtype`, which is that of continuous and discretised
+    samples too. Losses and a sampler's state have it or, where it is narrower, float32.
     """
 
     schedule: ContinuousSchedule | DiscreteSchedule
@@ -35,6 +40,19 @@ class BFN(nn.Module, ABC):
     def __init__(self, network: Network):
         super().__init__()
         self.network = network
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the first parameter, else of the first buffer, that has one which ops take; torch's default type
+        without either."""
+        types = (value.dtype for value in chain(self.parameters(), self.buffers()))
+        return next((dtype for dtype in types if dtype in FLOATS), torch.get_default_dtype())
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        """The type of a sampler's state: float32 at least, since a message late in a run is smaller than the spacing of
+        narrower numbers."""
+        return torch.promote_types(self.dtype, torch.float32)
 
     def forward(
         self,
@@ -67,7 +85,7 @@ class BFN(nn.Module, ABC):
 
     def output(self, theta: Tensor, t: Tensor) -> Tensor:
         """The network's prediction of the output distribution."""
-        return self.network(theta, t)
+        return self.network(theta, t.to(self.dtype))
 
     def sample_step(self, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
         """A sampling step, after which the state is another: the network at time t, then a message of accuracy alpha.
@@ -131,7 +149,7 @@ class BFN(nn.Module, ABC):
 
     def solver_noise(self, shape: tuple[int, ...], variance: float, device: torch.device, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)  # of the CPU, so that all devices start from the same state
-        return torch.randn(shape, generator=generator).mul_(variance**0.5).to(device)
+        return torch.randn(shape, generator=generator).mul_(variance**0.5).to(device, self.state_dtype)
 
     @abstractmethod
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:

@@ -39,13 +39,13 @@ class Classes(BFN):
 
     def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
         logits = self.zeros(shape, device)
-        return logits, self.ops.theta(logits)
+        return logits, self.ops.theta(logits).to(self.dtype)
 
     def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
         zeros = self.zeros(shape, device)
         variance = self.state_scale * float(solvers.start_variance(self.schedule, t))
         logits = self.solver_noise(tuple(zeros.shape), variance, device, seed)
-        return logits, self.ops.theta(logits), zeros
+        return logits, self.ops.theta(logits).to(self.dtype), zeros
 
     def theta(self, state: State) -> Tensor:
         return state[1]
@@ -96,10 +96,12 @@ class Discrete(Classes):
             self.receiver = before
 
     def zeros(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        return torch.zeros(*shape, self.num_classes, device=device)
+        return torch.zeros(*shape, self.num_classes, dtype=self.state_dtype, device=device)
 
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
-        return discrete.flow_sample(x, t, num_classes=self.num_classes, schedule=self.schedule, seed=seed, mask=mask)
+        return discrete.flow_sample(
+            x, t, num_classes=self.num_classes, schedule=self.schedule, dtype=self.dtype, seed=seed, mask=mask
+        )
 
     def discrete_time_loss(
         self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **how: Any
@@ -205,10 +207,10 @@ class Binary(Classes):
     state_scale = 4
 
     def zeros(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        return torch.zeros(shape, device=device)
+        return torch.zeros(shape, dtype=self.state_dtype, device=device)
 
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
-        return binary.flow_sample(x, t, schedule=self.schedule, seed=seed, mask=mask)
+        return binary.flow_sample(x, t, schedule=self.schedule, dtype=self.dtype, seed=seed, mask=mask)
 
     def discrete_time_loss(
         self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **how: Any

@@ -21,17 +21,20 @@ class Normal(BFN):
         self.schedule: ContinuousSchedule = given_schedule("sigma_1", sigma_1, schedule, ExponentialVariance)
 
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
-        return continuous.flow_sample(x, t, schedule=self.schedule, seed=seed, mask=mask)
+        finest = x.to(torch.promote_types(x.dtype, self.dtype))
+        return continuous.flow_sample(finest, t, schedule=self.schedule, seed=seed, mask=mask).to(self.dtype)
 
     def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
-        return torch.zeros(shape, device=device), torch.ones((), dtype=torch.float64, device=device)
+        return torch.zeros(shape, dtype=self.state_dtype, device=device), torch.ones(
+            (), dtype=torch.float64, device=device
+        )
 
     def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
         mean = self.solver_noise(shape, float(solvers.start_variance(self.schedule, t)), device, seed)
         return mean, torch.zeros_like(mean)
 
     def theta(self, state: State) -> Tensor:
-        return state[0]
+        return state[0].to(self.dtype)
 
 
 class Continuous(Normal):
@@ -143,4 +146,4 @@ class Discretised(Normal):
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         normal = discretised.output_distribution(output, None, theta, t, schedule=self.schedule)
-        return discretised.mode(*normal, num_bins=self.num_bins)
+        return discretised.mode(*normal, num_bins=self.num_bins).to(self.dtype)

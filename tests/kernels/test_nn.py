@@ -162,6 +162,53 @@ def test_samples_have_the_shape_that_is_asked_for(kind, sampler):
     assert drawn.shape == (6, 7) and calls > 2
 
 
+@each_kind
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_a_module_takes_the_type_of_its_network(kind, dtype):
+    """Losses have the type of the arithmetic, as those of ops do. States stay as fine as float32, since a message late
+    in a run is smaller than the spacing of bfloat16."""
+    (plain, x), (model, _) = make(kind), make(kind)
+    model.to(dtype)
+    seen = []
+    model.network.register_forward_pre_hook(lambda network, given: seen.extend(given))
+    wide = torch.promote_types(dtype, torch.float32)
+    close = pytest.approx if dtype == torch.float64 else lambda value: pytest.approx(value, rel=0.05)
+    for call in (lambda m: m(x, seed=1), lambda m: m(x, seed=1, n_steps=3), lambda m: m.reconstruction(x, seed=1)):
+        loss = call(model)
+        loss.backward()
+        assert loss.dtype == wide and loss.item() == close(call(plain).item())
+    assert all(p.grad.dtype == dtype for p in model.network.parameters())
+    for sampler in ("ancestral", "ode2", "sde1"):
+        watched = {}
+        drawn = samplers.sample(model, (6, 7), 4, seed=2, sampler=sampler, watch=watched.__setitem__)
+        assert drawn.shape == (6, 7) and drawn.dtype == (dtype if x.is_floating_point() else x.dtype)
+        assert {state[0].dtype for state in watched.values()} == {wide}
+    drawn, _ = samplers.sample_within(model, (6, 7), 0.5, seed=2)
+    assert drawn.dtype == (dtype if x.is_floating_point() else x.dtype)
+    assert {value.dtype for value in seen} == {dtype}
+
+
+def test_the_type_of_a_network_without_parameters():
+    """It is that of its buffers, or else torch's default type."""
+    seen = []
+
+    class Shifted(torch_nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("places", torch.arange(3))
+            self.register_buffer("shift", torch.tensor([0.5], dtype=torch.float64))
+
+        def forward(self, theta, t):
+            seen.extend([theta.dtype, t.dtype])
+            return theta - self.shift
+
+    x = torch.ones(2, 3, dtype=torch.int64)
+    nn.Binary(Shifted(), beta_1=9.0)(x, seed=1)
+    assert seen == [torch.float64] * 2
+    nn.Binary(lambda theta, t: seen.extend([theta.dtype, t.dtype]) or theta, beta_1=9.0)(x, seed=1)
+    assert seen[2:] == [torch.float32] * 2
+
+
 def test_sampling_is_without_dropout_and_leaves_the_modes_of_modules():
     model, _ = make("continuous")
     model.network.outer = torch_nn.Sequential(torch_nn.Dropout(0.5), model.network.outer)
