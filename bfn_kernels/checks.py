@@ -125,8 +125,7 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
     _tensor(name, value, FLOATS)
     same_device(name, value, "the data", model)
-    if value.requires_grad and torch.is_grad_enabled():
-        raise ValueError(f"{name} requires a gradient, but none is defined for it; pass {name}.detach()")
+    no_gradient("none is defined for it", **{name: value})
     lead = leading(name, value, shape)
     if value.numel() and shows(value):
         least, most = (v.item() for v in value.detach().aminmax())
@@ -258,12 +257,16 @@ def mask(name: str, value: Tensor | None, model_name: str, model: Tensor, shape:
 
 
 def no_gradient(reason: str, **tensors: object) -> None:
-    """Refuses tensors that require a gradient, for inputs for which none is defined."""
+    """Refuses tensors that require a gradient, for inputs for which none is defined. Most often one is what a network
+    put out in a sampling loop."""
     if not torch.is_grad_enabled():
         return
     for name, value in tensors.items():
         if isinstance(value, Tensor) and value.requires_grad:
-            raise ValueError(f"{name} requires a gradient, but {reason}; pass {name}.detach()")
+            raise ValueError(
+                f"{name} requires a gradient, but {reason}; run a sampling loop under torch.no_grad(), elsewhere pass "
+                f"{name}.detach()"
+            )
 
 
 def compute_dtype(*tensors: Tensor | None) -> torch.dtype:

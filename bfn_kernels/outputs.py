@@ -52,7 +52,7 @@ def check_step_tensors(
     """Refuses tensors of a solver's step, whose state is the argument called `name`, that it cannot read or write."""
     if previous is not None:
         checks.like("previous", previous, "the state", state)
-    checks.no_gradient("a step of a solver has none", **{name: state}, previous=previous, **tensors)
+    checks.no_gradient("no argument of a solver's step has one", **{name: state}, previous=previous, **tensors)
     check_out(out, name, **{name: state}, previous=previous, **tensors)
     check_theta_out(theta_out, state, previous=previous, out=out, **tensors)
     check_predicted_out(

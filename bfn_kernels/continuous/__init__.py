@@ -320,7 +320,7 @@ def reconstruction_loss(
     if num_bins is None:
         return library.continuous.squared_loss(x, prediction, mean, *scalars, *clip, mask, how)
     num_bins = checks.integer("num_bins", num_bins, 2)
-    checks.no_gradient("a bin has none", x=x)
+    checks.no_gradient("with num_bins only prediction and mean have one", x=x)
     *scales, width = scalars
     wide = prediction.to(dtype)  # x̂ has the type of its prediction, and is no result that should be rounded
     x_hat = library.continuous.predict_data(wide, mean, *scales, *clip)

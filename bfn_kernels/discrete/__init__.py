@@ -174,7 +174,7 @@ def update_sample(
     check_out(out, "state", output_logits=output_logits, state=state, **others)
     check_theta_out(theta_out, state, output_logits=output_logits, out=out, **others)
     if choose != "mean":
-        checks.no_gradient(f"a {choose} has none", output_logits=output_logits)
+        checks.no_gradient(f'a {choose} has none, only choose="mean" has one', output_logits=output_logits)
     library = backends.library(backend, state.device)
     if choice == MEAN and any(needs(output_logits)):
         library = backends.REFERENCE  # the only one that has this gradient

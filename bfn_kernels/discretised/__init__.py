@@ -252,7 +252,7 @@ def update_sample(
     others = {"known": known, "known_mask": known_mask, "precision": precision, "t": t, "alpha": alpha}
     check_out(out, "mean", mean=mean, **output, **others, noise=noise, draw_noise=draw_noise)
     if choose != "mean":
-        checks.no_gradient(f"a {choose} has none", **output)
+        checks.no_gradient(f'a {choose} has none, only choose="mean" has one', **output)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output.values(), mean)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
     update = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
@@ -291,5 +291,5 @@ def _check_loss(
     the place of the reduction."""
     mean_read = check_output(x, "x", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
     how = checks.choice("reduction", reduction, checks.REDUCTIONS)
-    checks.no_gradient("none is defined for discretised data", x=x, mean=mean)
+    checks.no_gradient("only what the network puts out has one", x=x, mean=mean)
     return mean_read, checks.mask("mask", mask, "x", x, x.shape), how

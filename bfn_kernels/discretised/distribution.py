@@ -106,7 +106,7 @@ def log_prob(
     num_bins = checks.integer("num_bins", num_bins, 2)
     shape = _normal(mean, std, mixture_logits)
     checks.like("x", x, "mean", mean, shape)
-    checks.no_gradient("a bin has none", x=x)
+    checks.no_gradient("only mean, std and mixture_logits have one", x=x)
     library = backends.library(backend, x.device)
     return -library.discretised.bin_loss(x, mean, std, mixture_logits, num_bins, clip, None, NONE)
 
@@ -133,7 +133,9 @@ def sample(
     """
     num_bins = checks.integer("num_bins", num_bins, 2)
     shape = _normal(mean, std, mixture_logits)
-    checks.no_gradient("a draw has none", mean=mean, std=std, mixture_logits=mixture_logits)
+    checks.no_gradient(
+        "a draw has none, only expected_value and log_prob have one", mean=mean, std=std, mixture_logits=mixture_logits
+    )
     seed = drawn_seed(
         mean, seed, generator, ("noise", noise, shape), *component_noises(mixture_logits, component_noise, shape)
     )
@@ -158,7 +160,9 @@ def mode(
     """
     num_bins = checks.integer("num_bins", num_bins, 2)
     _normal(mean, std, mixture_logits)
-    checks.no_gradient("a mode has none", mean=mean, std=std, mixture_logits=mixture_logits)
+    checks.no_gradient(
+        "a mode has none, only expected_value and log_prob have one", mean=mean, std=std, mixture_logits=mixture_logits
+    )
     return backends.library(backend, mean.device).discretised.mode(mean, std, mixture_logits, num_bins)
 
 

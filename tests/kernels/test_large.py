@@ -89,7 +89,7 @@ def test_what_autograd_asks_for(case, backend, at_once):
         second_derivatives(case, inputs, backend)
     for name in inputs.keys() - case.diff:
         if inputs[name].is_floating_point():
-            with pytest.raises(ValueError, match=rf"\b{name} requires a gradient"):
+            with pytest.raises(ValueError, match=rf"\b{name} requires a gradient, but .*torch\.no_grad\(\)"):
                 case(inputs | {name: inputs[name].clone().requires_grad_()}, backend)
 
 
