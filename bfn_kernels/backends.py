@@ -4,6 +4,7 @@ Every family declares its operators once, in `operators.py`. Two libraries of `t
 CUDA and one in Triton, and so does `reference.py`, plain PyTorch functions of the same names and arguments.
 """
 
+import functools
 import importlib
 import importlib.util
 import warnings
@@ -13,9 +14,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 
 from bfn_kernels import checks, triton_ops
-from bfn_kernels.operators import NATIVE, REFUSALS, TRITON, Library, Operator, constant
+from bfn_kernels.operators import NATIVE, REFUSALS, TRITON, Library, Operator, constant, difference
 
 # For each instruction set that torch may use, the builds of the CPU kernels that run on it, best first.
 CPU_BUILDS = {
@@ -29,25 +31,45 @@ def builds() -> tuple[str, ...]:
     return CPU_BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("_cpu_generic",))
 
 
-def _load_cpu() -> tuple[str | None, str | None]:
-    """Loads the CPU kernels; returns the name of the extension, or the reason why there is none."""
+def _load(name: str) -> dict[str, str]:
+    """Loads an extension; returns the types of arguments and results of each of its operators, by name."""
+    extension = importlib.import_module(f"{NATIVE}.{name}")
+    REFUSALS.append(extension.refusal)
+    lines = (line.partition("(") for line in extension.signatures().splitlines())
+    return {operator: bracket + types for operator, bracket, types in lines}
+
+
+def _load_cpu() -> tuple[str | None, str | None, dict[str, str]]:
+    """Loads the CPU kernels; returns the name of the extension or None, the reason why there is none or None, and what
+    `_load` says of it."""
     why = "the compiled extension is not there; install with a C++ compiler: pip install --no-build-isolation ."
     for name in builds():
         try:
-            REFUSALS.append(importlib.import_module(f"{NATIVE}.{name}").refusal)
-            return name, None
+            return name, None, _load(name)
         except ModuleNotFoundError:
             continue
-        except (ImportError, AttributeError) as error:  # an extension that was compiled of other sources lacks names
+        except (ImportError, AttributeError) as error:
             why = _does_not_load(name, error)
-    return None, why
+    return None, why, {}
 
 
 def _does_not_load(name: str, error: Exception) -> str:
+    if isinstance(error, AttributeError):  # an old extension lacks functions
+        return _of_other_sources(name, str(error))
     return f"the compiled extension {name} does not load beside torch {torch.__version__}: {error}"
 
 
-CPU_BUILD, _CPU_MISSING = _load_cpu()
+def _of_other_sources(name: str, how: str) -> str:
+    return f"the compiled extension {name} was built from other sources: {how}; rebuild: make install"
+
+
+CPU_BUILD, _CPU_MISSING, _CPU_COMPILED = _load_cpu()
+
+
+def _refuse_cpu(overload: OpOverload) -> str | None:
+    """Why an operator must not be called, or None. The others may be, so that one can be written after the other."""
+    differs = difference(overload, _CPU_COMPILED)
+    return differs and _of_other_sources(CPU_BUILD, differs)
 
 
 def _missing_cuda() -> str | None:
@@ -70,12 +92,20 @@ _CUDA_MISSING = _missing_cuda()
 
 @constant
 def _load_cuda() -> None:
+    _load_cuda_once()  # cached inside, since the compiler ignores a cache around this
+
+
+@functools.cache
+def _load_cuda_once() -> None:
     try:
-        refusal = importlib.import_module(f"{NATIVE}._cuda").refusal  # does nothing from the second call on
-    except ImportError as error:
+        compiled = _load("_cuda")
+    except (ImportError, AttributeError) as error:
         raise RuntimeError(_does_not_load("_cuda", error)) from error
-    if refusal not in REFUSALS:
-        REFUSALS.append(refusal)
+    shared = [(f, o) for f, operators in FAMILIES.items() for o in operators if not (o.composed or o.library)]
+    for family, operator in shared:
+        for name in (operator.name, f"{operator.name}_out")[: 1 + operator.in_place]:
+            if differs := difference(getattr(getattr(torch.ops, NATIVE), f"{family}_{name}").default, compiled):
+                raise RuntimeError(_of_other_sources("_cuda", differs))
 
 
 def _missing_triton() -> str | None:
@@ -132,7 +162,7 @@ def add_family(name: str, operators: Sequence[Operator], reference: ModuleType |
 
 
 if _CPU_MISSING is None:
-    add_library(Library(NATIVE))
+    add_library(Library(NATIVE, refuse=_refuse_cpu))
 if BACKENDS["triton"].missing is None:
     add_library(Library(TRITON, triton_ops.implement))
 

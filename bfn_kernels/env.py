@@ -16,7 +16,15 @@ def state(backend: backends.Backend) -> str:
         return f"not available: {backend.missing}"
     if backend.device == "cuda" and not torch.cuda.is_available():
         return "there, but torch finds no GPU"
-    return f"available ({backends.CPU_BUILD})" if backend.name == "cpu" else "available"
+    if backend.name == "cuda":
+        try:
+            backends._load_cuda()
+        except RuntimeError as error:
+            return f"not available: {error}"
+    if backend.name == "cpu":
+        refused = backends.LIBRARIES[backend.library].refused
+        return f"incomplete: {refused[0]}" if refused else f"available ({backends.CPU_BUILD})"
+    return "available"
 
 
 def serving(device: str) -> str:

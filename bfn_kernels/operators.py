@@ -7,7 +7,7 @@ reference has functions of the same names and arguments, but for the arguments w
 import contextlib
 import importlib
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -45,6 +45,21 @@ def below_python(overload: OpOverload) -> Callable:
 # from 2.15 on. Each extension has a function that says what it refused last: one of these kinds, and the message.
 REFUSED = (RuntimeError, ValueError, IndexError)
 REFUSALS: list[Callable[[], tuple[int, str]]] = []
+
+
+def difference(overload: OpOverload, compiled: Mapping[str, str]) -> str | None:
+    """In words, how an operator differs from the one of its name in an extension, or None. torch does not compare them,
+    and would call the compiled code with arguments that it misreads.
+
+    compiled: for the name of each operator of the extension, the types of its arguments and results.
+    """
+    schema = overload._schema
+    name = schema.name.split("::")[1]
+    types = [f"({', '.join(str(value.type) for value in values)})" for values in (schema.arguments, schema.returns)]
+    declared, found = " -> ".join(types), compiled.get(name)
+    if found is None:
+        return f"it has no operator {name}"
+    return None if found == declared else f"its {name} is {found}, where {declared} is declared"
 
 
 def as_refused(error: RuntimeError) -> Exception:
@@ -121,9 +136,16 @@ TRITON = f"{NATIVE}_triton"
 class Library:
     """A library of `torch.ops`; an operator is called as `library.<family>.<operator>(...)`."""
 
-    def __init__(self, name: str, implement: Callable[[torch.library.Library, str, str], None] | None = None):
-        """`implement(library, family, operator)` registers the code of libraries that are written in Python."""
-        self.name, self.implement = name, implement
+    def __init__(
+        self,
+        name: str,
+        implement: Callable[[torch.library.Library, str, str], None] | None = None,
+        refuse: Callable[[OpOverload], str | None] = lambda overload: None,
+    ):
+        """`implement(library, family, operator)` registers the code of libraries that are written in Python.
+        `refuse(overload)` says why the compiled code of an operator must not be called, or None."""
+        self.name, self.implement, self.refuse = name, implement, refuse
+        self.refused: list[str] = []  # what `refuse` says of the operators that were declared
         self.kind = TRITON if implement else name
         self._defined = torch.library.Library(name, "FRAGMENT")
 
@@ -155,13 +177,22 @@ class Library:
 
     def _declare(self, family: str, operator: Operator) -> Callable:
         overload = self._define(family, operator.schema, operator.composed)
+        out = self._define(family, operator.schema_out, operator.composed) if operator.in_place else None
+        for compiled in () if operator.composed else filter(None, (overload, out)):
+            if why := self.refuse(compiled):
+                self.refused.append(why)
+                return _refusing(why)
         if operator.writes:
             torch.library.register_fake(overload.name(), operator.fake)
             return below_python(overload)
-        write = None
-        if operator.in_place:
-            write = _write(self._define(family, operator.schema_out, operator.composed), operator)
-        return _differentiable(self, overload, operator, write)
+        return _differentiable(self, overload, operator, out and _write(out, operator))
+
+
+def _refusing(why: str) -> Callable:
+    def refuse(*arguments):
+        raise RuntimeError(why)
+
+    return refuse
 
 
 def _write(overload: OpOverload, operator: Operator) -> Callable:

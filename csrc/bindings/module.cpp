@@ -1,8 +1,10 @@
-// `import bfn_kernels._cpu_...` loads the operators; the module itself has one function, and one more on the CPU.
+// `import bfn_kernels._cpu_...` loads the operators; the module itself has two functions, and one more on the CPU.
 // Limited API: one file for all Pythons.
 #include <Python.h>
 
+#include "../cpu/pages.h"
 #include "refusals.h"
+#include "signatures.h"
 
 // What the last operator of this thread refused, as the number of its kind and the message.
 static PyObject* refusal(PyObject*, PyObject*) {
@@ -10,21 +12,23 @@ static PyObject* refusal(PyObject*, PyObject*) {
   return Py_BuildValue("is", static_cast<int>(last.kind), last.what.c_str());
 }
 
-#ifdef BFN_CUDA
-static PyMethodDef kMethods[] = {{"refusal", refusal, METH_NOARGS, nullptr}, {}};
-#else
-#include "../cpu/pages.h"
+static PyObject* signatures(PyObject*, PyObject*) { return PyUnicode_FromString(bfn::signatures.c_str()); }
 
+#ifndef BFN_CUDA
 static PyObject* keep_memory(PyObject*, PyObject* bytes) {
   const size_t most = PyLong_AsSize_t(bytes);
   if (PyErr_Occurred()) return nullptr;
   bfn::keep_pages(most);
   Py_RETURN_NONE;
 }
-
-static PyMethodDef kMethods[] = {
-    {"refusal", refusal, METH_NOARGS, nullptr}, {"keep_memory", keep_memory, METH_O, nullptr}, {}};
 #endif
+
+static PyMethodDef kMethods[] = {{"refusal", refusal, METH_NOARGS, nullptr},
+                                 {"signatures", signatures, METH_NOARGS, nullptr},
+#ifndef BFN_CUDA
+                                 {"keep_memory", keep_memory, METH_O, nullptr},
+#endif
+                                 {}};
 
 #define BFN_CONCATENATE(a, b) a##b
 #define BFN_INIT(name) BFN_CONCATENATE(PyInit_, name)

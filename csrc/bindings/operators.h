@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "refusals.h"
+#include "signatures.h"
 #include "tensors.h"
 #ifdef BFN_CUDA
 #include <torch/csrc/stable/accelerator.h>
@@ -49,6 +50,7 @@ void boxed(StableIValue* stack, uint64_t num_arguments, uint64_t num_results) {
 
 template <auto f>
 void add(torch::stable::detail::StableLibrary& library, const char* name) {
+  signatures += name + signature(f) + "\n";
   library.impl(name, &boxed<f>);
 }
 

@@ -8,6 +8,7 @@ MODES, LAYOUTS, CALLS, GRADIENTS, ERRORS = (
 NOISE, CHECKS, ROWS = "bfn_kernels/noise.py", "bfn_kernels/checks.py", "bfn_kernels/rows.py"
 OPERATORS, TENSORS, VIEWS = "bfn_kernels/operators.py", "csrc/bindings/tensors.cpp", "bfn_kernels/triton_ops/views.py"
 
+STALE = "tests/kernels/test_stale.py"
 NODES = "TRITON_INTERPRET=1 tests/kernels/test_accuracy.py -k discretised.discrete_time_loss"
 
 FAULTS = [
@@ -38,6 +39,16 @@ FAULTS = [
     Fault(
         OPERATORS, 'vars(function)["_dynamo_marked_constant"] = True\n    return function',
         "return torch.compiler.assume_constant_result(function)", "tests/kernels/test_import.py -k compiler",
+    ),
+    Fault(OPERATORS, "if found is None:", "if False:", f"{STALE} -k lacks"),
+    Fault(OPERATORS, "return None if found == declared else", "return None if found else", f"{STALE} -k other"),
+    Fault(OPERATORS, "return _refusing(why)", "pass", f"{STALE} -k env_say"),
+    Fault(
+        "bfn_kernels/backends.py", "raise RuntimeError(_of_other_sources(", "warnings.warn(_of_other_sources(",
+        f"{STALE} -k cuda",
+    ),
+    Fault(
+        "csrc/bindings/signatures.h", '"Optional[Tensor]"', '"Tensor"', f"{STALE} -k every",
     ),
     Fault(OPERATORS, '"_dynamo_marked_constant"', '"_marked"', "tests/kernels/test_import.py -k marked"),
     Fault(

@@ -1,0 +1,88 @@
+"""An extension that was compiled of other sources than the Python files beside it: what differs is said, and no
+operator is called with arguments that it misreads."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from bfn_kernels import backends
+
+pytestmark = pytest.mark.skipif(backends.CPU_BUILD is None, reason="no extension was built")
+
+# argv: the extension and its file, what is replaced by what in the declarations, and in what the extension says.
+CHANGED = """
+import importlib.util, sys, torch, types
+from dataclasses import replace
+name, path, old, new, compiled_old, compiled_new = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("bfn_kernels." + name, path)
+real = importlib.util.module_from_spec(spec)
+told = real.signatures().replace(compiled_old, compiled_new)
+assert not compiled_old or told != real.signatures()
+extension = types.SimpleNamespace(refusal=real.refusal, signatures=lambda: told)
+sys.modules["bfn_kernels." + name] = extension
+
+define = torch.library.Library.define
+torch.library.Library.define = lambda library, schema, *how, **more: define(
+    library, schema.replace(old, new) if old else schema, *how, **more
+)
+from bfn_kernels import backends, continuous, discrete, env
+"""
+CALLS = """
+print(env.state(backends.BACKENDS["cpu"]))
+state = torch.zeros(1, 2)
+assert discrete.theta(state, backend="reference").tolist() == [[0.5, 0.5]]
+assert continuous.bayesian_update(state, 1.0, state + 1, 1.0, backend="cpu")[0].tolist() == [[0.5, 0.5]]
+try:
+    discrete.theta(state)
+except RuntimeError as error:
+    print(error)
+"""
+LOADS_CUDA = """
+sys.modules["bfn_kernels._cuda"] = extension
+torch.cuda.is_available = lambda: True
+print(env.state(replace(backends.BACKENDS["cuda"], missing=None)))
+try:
+    backends._load_cuda()
+except RuntimeError as error:
+    print(error)
+"""
+LACKS = ("", "", "discrete_theta(Tensor) -> (Tensor)\n", ""), "it has no operator discrete_theta"
+OTHER = (
+    ("discrete_theta(Tensor logits)", "discrete_theta(Tensor logits, float power=1.0)", "", ""),
+    "its discrete_theta is (Tensor) -> (Tensor), where (Tensor, float) -> (Tensor) is declared",
+)
+
+
+def said(code: str, changes: tuple[str, ...]) -> list[str]:
+    path = sys.modules[f"bfn_kernels.{backends.CPU_BUILD}"].__file__
+    command = [sys.executable, "-c", CHANGED + code, backends.CPU_BUILD, path, *changes]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(("changes", "differs"), [LACKS, OTHER], ids=["lacks", "other"])
+def test_a_call_and_env_say_what_differs(changes, differs):
+    """The other operators can be called, as while one is being written."""
+    why = f"the compiled extension {backends.CPU_BUILD} was built from other sources: {differs}; rebuild: make install"
+    assert said(CALLS, changes) == [f"incomplete: {why}", why]
+
+
+@pytest.mark.parametrize(("changes", "differs"), [LACKS, OTHER], ids=["lacks", "other"])
+def test_cuda_kernels_are_refused_where_they_are_loaded(changes, differs):
+    why = f"the compiled extension _cuda was built from other sources: {differs}; rebuild: make install"
+    assert said(LOADS_CUDA, changes) == [f"not available: {why}", why]
+
+
+def test_an_extension_that_says_nothing_is_of_other_sources(monkeypatch):
+    monkeypatch.setitem(sys.modules, f"bfn_kernels.{backends.builds()[-1]}", torch)
+    monkeypatch.setattr(backends, "builds", lambda: ("_cpu_generic",))
+    name, why, _ = backends._load_cpu()
+    assert name is None and why.startswith("the compiled extension _cpu_generic was built from other sources: ")
+    assert why.endswith("; rebuild: make install")
+
+
+def test_every_operator_is_compiled_as_it_is_declared():
+    assert backends.LIBRARIES[backends.BACKENDS["cpu"].library].refused == []
