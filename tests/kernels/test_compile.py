@@ -68,6 +68,27 @@ def test_seeds_in_compiled_code(backend):
     assert torch.equal(function(x, None), first) and not torch.equal(first, second)
 
 
+class Step(torch.nn.Module):
+    """A network and an op."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = torch.nn.Linear(3, 3)
+
+    def forward(self, state, alpha):
+        theta = discrete.theta(state)
+        output = self.network(theta)
+        return discrete.update_sample(output, state, alpha, choose="mean", seed=1), theta
+
+
+def test_a_module_with_an_op_is_exported():
+    """torch.export takes the place of TorchScript, which compiles no op."""
+    step, given = Step().eval(), (torch.rand(2, 4, 3), torch.rand(2))
+    exported = torch.export.export(step, given).module()
+    for values in (given, (torch.rand(2, 4, 3), torch.rand(2))):
+        torch.testing.assert_close(exported(*values), step(*values))
+
+
 CHECKED = set()  # in this process; calls with the same arguments absent have the same checks
 
 

@@ -1,7 +1,9 @@
 """What `import bfn_kernels` costs a process that has torch."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 
@@ -26,3 +28,26 @@ def test_importing_the_package_imports_no_compiler():
 def test_what_is_constant_in_compiled_code_is_marked_as_by_torch():
     ours, torchs = constant(lambda: 1), torch.compiler.assume_constant_result(lambda: 1)
     assert vars(ours) == vars(torchs) and vars(ours)
+
+
+COLLECT = """
+import sys, pytest
+from bfn_kernels import backends
+
+def refuse(*arguments):
+    raise RuntimeError("an op was called")
+
+backends.library = refuse
+status = pytest.main(["--collect-only", "-qq", "tests/kernels"])
+print(int(status), {"torch._dynamo", "torch._inductor"} & set(sys.modules))
+"""
+
+
+def test_collecting_tests_calls_no_op():
+    """A new op has a name in every table before it has kernels, and the tests of another start at once."""
+    root = Path(__file__).parents[2]
+    folders = [str(root), *(str(root / "tests" / folder) for folder in (".", "cuda_on_host", "kernels", "ptx"))]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
+    command = [sys.executable, "-c", COLLECT]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
+    assert done.stdout.splitlines()[-1:] == ["0 set()"], done.stdout[-3000:] + done.stderr
