@@ -70,8 +70,8 @@ class Steps:
             self.accepted += 1
             if self.accepted + 1 + (self.t < self.end) > self.max_calls:
                 raise TooManyCalls(
-                    f"max_calls={self.max_calls} calls of the network reach t = {self.t:.6g} of {self.end}; give a larger "
-                    f"max_calls, or a tolerance larger than tolerance={self.tolerance}"
+                    f"max_calls={self.max_calls} calls of the network reach t = {self.t:.6g} of {self.end}; give a "
+                    f"larger max_calls, or a tolerance larger than tolerance={self.tolerance}"
                 )
         self.t_next = self.end if self.end - self.t < 1.1 * length else self.t + length
         return accepted
