@@ -29,6 +29,7 @@ from bfn.sample import sample as draw
 from bfn.sample import sample_within as draw_within
 from bfn.train import LOG_FILE, MODEL_FILE, Interrupted, Trainer, data_of, load_run
 from bfn_kernels import __version__
+from bfn_kernels.adaptive import TooManyCalls
 from bfn_kernels.backends import BACKENDS
 from bfn_kernels.samplers import SAMPLERS
 
@@ -49,7 +50,7 @@ def plain_errors() -> Iterator[None]:
     """Reports errors that the user can fix in one line, without a traceback; one process of a machine does so."""
     try:
         yield
-    except (ConfigError, CheckpointError, RunError, FloatingPointError, OSError) as error:
+    except (ConfigError, CheckpointError, RunError, TooManyCalls, FloatingPointError, OSError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
         if os.environ.get("LOCAL_RANK", "0") == "0":
             Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {reason}", style="red", markup=False)
@@ -281,11 +282,12 @@ def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
     options = settings.sample
     device = next(model.parameters()).device
     if options.tolerance is not None:
-        samples, calls = draw_within(model, options.count, options.tolerance, seed=options.seed, device=device)
+        how = {"seed": options.seed, "max_calls": options.max_calls, "device": device}
+        samples, calls = draw_within(model, options.count, options.tolerance, **how)
         console.print(f"calls of the network: {calls}")
     else:
-        how = options.sampler
-        samples = draw(model, options.count, options.n_steps, seed=options.seed, sampler=how, device=device)
+        how = {"seed": options.seed, "sampler": options.sampler, "device": device}
+        samples = draw(model, options.count, options.n_steps, **how)
     if data.symbols:
         table = Table(title="samples", show_lines=True)
         table.add_column("")

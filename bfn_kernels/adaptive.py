@@ -5,9 +5,15 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from bfn_kernels import checks
 from bfn_kernels.solvers import Coefficients
 
 SHORTEST = 1e-7
+MAX_CALLS = 1000
+
+
+class TooManyCalls(RuntimeError):
+    """Steps that fit their error take more calls of the network than they may."""
 
 
 @dataclass
@@ -19,8 +25,9 @@ class Steps:
     is there already: a run takes a call for each step that was accepted, which `accepted` counts, and one at its end.
 
     start, end: the first and the last time. tolerance: of the root of the mean square of the error, in units of the
-    state, in the example where it is largest. first: the length of the first step, whose error is not known. Raises
-    ValueError for a tolerance that is not positive, and FloatingPointError where no step is short enough for it.
+    state, in the example where it is largest. first: the length of the first step, whose error is not known. max_calls:
+    the most calls of the network. Raises ValueError for a tolerance that is not positive, FloatingPointError where no
+    step is short enough for it, and TooManyCalls where max_calls do not reach the end.
 
     >>> steps = Steps(start=0.1, tolerance=0.01)
     >>> while steps.t < steps.end:
@@ -33,6 +40,7 @@ class Steps:
     tolerance: float
     end: float = 1.0
     first: float = 0.01
+    max_calls: int = MAX_CALLS
     t: float = field(init=False)
     t_next: float = field(init=False)
     t_previous: float | None = field(init=False, default=None)
@@ -44,6 +52,7 @@ class Steps:
             raise ValueError(f"start must lie before end, got {self.start} and {self.end}")
         if not self.tolerance > 0 or not self.first > 0:
             raise ValueError(f"tolerance and first must be positive, got {self.tolerance} and {self.first}")
+        checks.integer("max_calls", self.max_calls, 1)
         self.t, self.t_next = self.start, min(self.end, self.start + self.first)
 
     def judge(self, error: float | None) -> bool:
@@ -59,6 +68,11 @@ class Steps:
         if accepted:
             self.t_previous, self.t = self.t, self.t_next
             self.accepted += 1
+            if self.accepted + 1 + (self.t < self.end) > self.max_calls:
+                raise TooManyCalls(
+                    f"max_calls={self.max_calls} calls of the network reach t = {self.t:.6g} of {self.end}; give a "
+                    f"larger max_calls, or a tolerance larger than tolerance={self.tolerance}"
+                )
         self.t_next = self.end if self.end - self.t < 1.1 * length else self.t + length
         return accepted
 
@@ -73,5 +87,7 @@ def error_of_step(of: Coefficients, p: Tensor, previous: Tensor, scale: float = 
     """
     if of.extrapolation is None:
         return None
+    if p.numel() == 0:
+        return 0.0
     square = (p - previous).double().square().flatten(1).mean(1).max()
     return abs(scale * float(of.take) * float(of.extrapolation)) * float(square) ** 0.5

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import checks
-from bfn_kernels.adaptive import Steps
+from bfn_kernels.adaptive import MAX_CALLS, Steps
 from bfn_kernels.nn import BFN, State, drawn_seed, part
 from bfn_kernels.noise import fold_in
 from bfn_kernels.solvers import RULES, coefficients
@@ -119,10 +119,16 @@ class SolverRun:
 
 @torch.no_grad()
 def sample_within(
-    model: BFN, shape: Shape, tolerance: float, *, seed: int | None = None, device: torch.device | str = "cpu"
+    model: BFN,
+    shape: Shape,
+    tolerance: float,
+    *,
+    seed: int | None = None,
+    max_calls: int = MAX_CALLS,
+    device: torch.device | str = "cpu",
 ) -> tuple[Tensor, int]:
     """Draws data of this shape by steps of "ode2" whose length fits their error, and says how often it called the
-    network. tolerance: as in bfn_kernels.adaptive.Steps.
+    network. tolerance, max_calls: as in bfn_kernels.adaptive.Steps, which raises TooManyCalls.
 
     >>> from bfn_kernels.nn import Binary
     >>> sample_within(Binary(lambda theta, t: 0 * theta - 9.0, beta_1=9.0), (1, 3), 0.1, seed=1)
@@ -131,7 +137,10 @@ def sample_within(
     device, seed = torch.device(device), drawn_seed() if seed is None else seed
     with evaluating(model):
         state = model.solver_state(shape, device, model.solver_start, part(seed, 0))
-        steps, unread = Steps(model.solver_start, tolerance), torch.zeros((), dtype=torch.int64, device=device)
+        steps, unread = (
+            Steps(model.solver_start, tolerance, max_calls=max_calls),
+            torch.zeros((), dtype=torch.int64, device=device),
+        )
         while steps.t < steps.end:
             t, accepted = torch.full((shape[0],), steps.t, device=device), False
             kept = [value.clone() for value in state]

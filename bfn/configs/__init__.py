@@ -90,6 +90,7 @@ class SampleConfig:
     n_steps: int = 100
     sampler: str = "ancestral"  # a name in SAMPLERS
     tolerance: float | None = None  # of the error of a step of ode2: how many there are follows, n_steps does not count
+    max_calls: int = 1000  # of the network, which steps of this error may take
     seed: int = 0
 
 
@@ -107,7 +108,7 @@ class Config:
 # Keys that must be positive wherever they stand, and keys that must lie in [0, 1).
 POSITIVE = {"length", "sigma_1", "beta_1", "width", "depth", "heads", "batch_size", "learning_rate", "clip_norm"}
 POSITIVE |= {"n_steps", "warmup_steps", "max_steps", "max_seconds", "validate_every", "patience"}
-POSITIVE |= {"micro_batch", "vocabulary", "num_bins", "repeats", "count", "tolerance"}
+POSITIVE |= {"micro_batch", "vocabulary", "num_bins", "repeats", "count", "tolerance", "max_calls"}
 FRACTIONS = {"dropout", "ema_decay", "beta_2"}
 
 

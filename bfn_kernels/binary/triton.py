@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discrete import operators
-from bfn_kernels.triton_ops.elementary import exp, expm1, log_normal, reciprocal, sigmoid, softplus, square
+from bfn_kernels.triton_ops.elementary import exp, expm1, log_normal, reciprocal, sigmoid, softplus_fall, square
 from bfn_kernels.triton_ops.noise import CLASS, MONTE_CARLO, SENDER, noise_of, uniforms_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.solver import extrapolated, guided
@@ -217,8 +217,7 @@ def discrete_time_loss(
 @triton.jit
 def _draw(u, p, q, r):
     """A draw of L_n, −ln M, M = p_x + q·e^(−r), and its derivative by u. Unless M is small it is −ln(1 + S),
-    S = q·(e^(−r) − 1). Beyond the largest log-ratio r, the two parts of softplus(−u) − softplus(−u − r) do not
-    cancel."""
+    S = q·(e^(−r) − 1). Beyond the largest log-ratio r it is softplus(−u) − softplus(−u − r)."""
     within = tl.abs(r) <= _MAX_LOG_RATIO
     capped = tl.where(within, -r, 0.0)
     growth = q * expm1(capped)
@@ -228,7 +227,7 @@ def _draw(u, p, q, r):
     value = -_log_mixture(tl.where(low, mixture - 1.0, growth), mixture, inverse)
     slope = p * growth * inverse
     if tl.min(within.to(tl.int32), 0) == 0:
-        value = tl.where(within, value, softplus(-u) - softplus(-u - r))
+        value = tl.where(within, value, softplus_fall(-u, -u - r, -r))
         slope = tl.where(within, slope, sigmoid(-u - r) - q)
     return value, slope
 

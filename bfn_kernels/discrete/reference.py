@@ -122,22 +122,37 @@ def chosen(
     return sent
 
 
+def some(logits: Tensor) -> Tensor:
+    """The logits, or zeros in a row where all are −∞, of which torch's functions would make NaN, or their gradients."""
+    return torch.where((logits == -torch.inf).all(-1, keepdim=True), 0, logits)
+
+
+def log_sum(logits: Tensor) -> Tensor:
+    """LSE of each row. It is −∞, without a gradient, where all logits are."""
+    return some(logits).logsumexp(-1).masked_fill((logits == -torch.inf).all(-1), -torch.inf)
+
+
 def others(logits: Tensor, is_x: Tensor) -> Tensor:
     """ln((1 − p_x)/p_x), as LSE over k ≠ x of z_k, minus z_x; it is exact as p_x → 1, since x is left out of the
     sum."""
     z_x = torch.where(is_x, logits, 0).sum(-1)
-    return logits.masked_fill(is_x, -torch.inf).logsumexp(-1) - z_x
+    return log_sum(logits.masked_fill(is_x, -torch.inf)) - z_x
+
+
+def looked_at(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """The logits of a loss, in the type of the arithmetic: 0 where the mask is False, and NaN in a row that has no
+    probabilities, since its largest logit is +∞ or −∞."""
+    (logits,) = hide(None if mask is None else mask.unsqueeze(-1), logits.to(compute_dtype(logits)))
+    return logits + 0 * logits.detach().amax(-1, keepdim=True)
 
 
 def continuous_time_loss(x: Tensor, logits: Tensor, weight: Tensor, mask: Tensor | None, reduction: int) -> Tensor:
     """L∞ = w‖e_x − p‖² (205), w = ½Kβ'(t), as wq²(1 + Σ r_k² over k ≠ x), q = 1 − p_x, r_k = p_k/q [derived]."""
-    dtype = compute_dtype(logits)
     index, valid = valid_classes("x", x, logits.shape[-1], mask)
-    (logits,) = hide(None if mask is None else mask.unsqueeze(-1), logits.to(dtype))
+    logits = looked_at(logits, mask)
     is_x = one_hot(index, logits.shape[-1])
     q = logsigmoid(others(logits, is_x)).exp()  # the gradient of sigmoid would cancel as p_x goes to 0
-    rest = logits.masked_fill(is_x, -torch.inf)
-    r = torch.where((rest == -torch.inf).all(-1, keepdim=True), 0, rest).softmax(-1)  # any numbers serve if q = 0
+    r = some(logits.masked_fill(is_x, -torch.inf)).softmax(-1)  # any numbers serve if q = 0
     # If one r is close to 1, its distance from 1 is summed from the others, since subtracting would cancel.
     less = r.masked_fill(one_hot(r.argmax(-1), logits.shape[-1]), 0)
     lack = less.sum(-1)
@@ -149,7 +164,7 @@ def continuous_time_loss(x: Tensor, logits: Tensor, weight: Tensor, mask: Tensor
 def reconstruction_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: int) -> Tensor:
     """−ln p_x."""
     index, valid = valid_classes("x", x, logits.shape[-1], mask)
-    (logits,) = hide(None if mask is None else mask.unsqueeze(-1), logits.to(compute_dtype(logits)))
+    logits = looked_at(logits, mask)
     loss = -logsigmoid(-others(logits, one_hot(index, logits.shape[-1])))
     return reduce(torch.where(valid, loss, torch.nan), mask, reduction)
 
@@ -164,10 +179,9 @@ def discrete_time_loss(
     x: `[B, ...]`. logits: `[B, ..., K]`. alpha: row scalars α_i that broadcast to x. nodes and node_weights: of the
     quadrature, or empty. seed: an int64 tensor of one element. noise: `[n_samples, B, ..., K]`. mask: broadcasts to x.
     """
-    dtype = compute_dtype(logits)
     num_classes = logits.shape[-1]
     index, valid = valid_classes("x", x, num_classes, mask)
-    (logits,) = hide(None if mask is None else mask.unsqueeze(-1), logits.to(dtype))
+    logits = looked_at(logits, mask)
     is_x = one_hot(index, num_classes)
     if receiver == FACTORISED:
         divergence = factorised_divergence
@@ -183,8 +197,7 @@ def discrete_time_loss(
 def joint_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
     """y_x + LSE(z) − LSE(z + y), computed from sums that leave x out [derived]."""
     y = message(is_x.to(eps.dtype), alpha, (logits.shape[-1] * alpha).sqrt(), eps)
-    rest = logits.masked_fill(is_x, -torch.inf)
-    log_share = torch.where((rest == -torch.inf).all(-1, keepdim=True), 0, rest).log_softmax(-1)
+    log_share = some(logits.masked_fill(is_x, -torch.inf)).log_softmax(-1)
     drift = (log_share + y).masked_fill(is_x, -torch.inf).logsumexp(-1) - torch.where(is_x, y, 0).sum(-1)
     return drifted(others(logits, is_x), drift)
 
@@ -208,7 +221,7 @@ def factorised_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tens
     log_p = logits.log_softmax(-1)
     # 1 − p of the likeliest class is summed from the others, since subtracting would cancel
     likeliest = one_hot(logits.argmax(-1), logits.shape[-1])
-    rest = logits.masked_fill(likeliest, -torch.inf).logsumexp(-1) - logits.logsumexp(-1)
+    rest = log_sum(logits.masked_fill(likeliest, -torch.inf)) - logits.logsumexp(-1)
     log_rest = torch.where(likeliest, rest.unsqueeze(-1), (-log_p.masked_fill(likeliest, -1).exp()).log1p())
     shifted = torch.where(is_x, -r, r) * eps - r * r / 2
     mixture = torch.where(is_x, torch.logaddexp(log_p, log_rest + shifted), torch.logaddexp(log_p + shifted, log_rest))

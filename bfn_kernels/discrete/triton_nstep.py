@@ -19,7 +19,7 @@ from bfn_kernels.discrete.triton_receivers import (
     far_shares,
     is_far,
     joint_draw,
-    log_odds_against,
+    log_others,
     valid_class,
 )
 from bfn_kernels.triton_ops.classes import (
@@ -96,9 +96,9 @@ def _nstep(
     z = load_classes(logits, rows, 0, K, TILE, T, float("-inf"))
     k = tl.arange(0, TILE)[None, :]
     is_x, inside = is_class(x, 0, TILE), k < K
-    p, valid = softmax(z), valid_class(x, K)
+    p, valid = softmax(z), valid_class(x, K) & (tl.max(z, 1) < float("inf"))  # with a logit of +∞, p is NaN
     if JOINT:
-        before = log_odds_against(z, is_x, inside)
+        before = log_others(z, is_x, inside) - sum_where(is_x, z)
     else:
         top = tl.max(p, 1)
         is_likeliest = k == tl.min(tl.where(p == top[:, None], k, TILE), 1)[:, None]
@@ -120,7 +120,7 @@ def _nstep(
             weight = reciprocal(tl.zeros((), T) + draws)
             eps = class_noise(noise, seed, rows, 0, MONTE_CARLO, draw, count, K, TILE, T)
             if JOINT:
-                value, draw_gradient = joint_draw(z, p, before, is_x, inside, alpha, eps, K)
+                value, draw_gradient = joint_draw(z, p, is_x, inside, alpha, eps, K)
             else:
                 eps_x, eps_likeliest = sum_where(is_x, eps), sum_where(is_likeliest, eps)
                 value, draw_gradient = factorised_draw(p, rest, is_x, near, r[:, None], eps)

@@ -45,10 +45,11 @@ def _noise_of(noise, seed, rows, x, draw, count, K: tl.constexpr, T: tl.constexp
 
 
 @triton.jit
-def _shifted(logits, rows, x, first, spread, towards_x, eps, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
-    """The logits after a message, without the terms that all classes share."""
-    z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
-    return z + spread * eps + tl.where(is_class(x, first, TILE), towards_x, 0.0)
+def _shifted(logits, rows, x, first, top, message, eps, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
+    """The logits after a message, without the terms that all classes share: the largest logit, which would leave the
+    message no digits, is one."""
+    z = load_classes(logits, rows, first, K, TILE, T, float("-inf")) - top[:, None]
+    return z + message[0] * eps + tl.where(is_class(x, first, TILE), message[1], 0.0)
 
 
 @triton.jit
@@ -58,15 +59,15 @@ def _start(rows, T: tl.constexpr):
 
 
 @triton.jit
-def _log_odds_against(logits, rows, x, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
-    """ln((1 − p_x)/p_x), from a sum that leaves x out."""
+def _log_rest(logits, rows, x, row_top, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
+    """ln Σ exp(z_k) over the classes k other than x, and z_x, both without the largest logit of the row."""
     top, total = _start(rows, T)
     z_x = tl.zeros(rows[1].shape, T)
     for first in range(0, K, TILE):
         z, is_x = load_classes(logits, rows, first, K, TILE, T, float("-inf")), is_class(x, first, TILE)
         top, total = with_tile(tl.where(is_x, float("-inf"), z), top, total)
         z_x += sum_where(is_x, z)
-    return log(total) + top - z_x
+    return log(total) + (top - row_top), z_x - row_top
 
 
 @triton.jit
@@ -96,7 +97,7 @@ def joint_sums(
     towards_x = K * alpha[:, None]
     spread = tl.sqrt(towards_x)
     top, total = row_total(logits, rows, K, TILE, T)
-    before = _log_odds_against(logits, rows, x, K, TILE, T)
+    rest, z_x = _log_rest(logits, rows, x, top, K, TILE, T)
     loss = tl.zeros((1,), T)
     for draw in range(draws):
         eps_x = _noise_of(noise, seed, rows, x, draw, count, K, T)
@@ -112,19 +113,19 @@ def joint_sums(
         mixture = tl.zeros((1,), T)
         if tl.sum((~served).to(tl.int32)) > 0:
             others_top, others_total = _start(rows, T)
-            y_x = tl.zeros((1,), T)
             for first in range(0, K, TILE):
                 eps = class_noise(noise, seed, rows, first, MONTE_CARLO, draw, count, K, TILE, T)
-                y = _shifted(logits, rows, x, first, spread, towards_x, eps, K, TILE, T)
+                y = _shifted(logits, rows, x, first, top, (spread, towards_x), eps, K, TILE, T)
                 is_x = is_class(x, first, TILE)
                 y_top, y_total = with_tile(y, y_top, y_total)
                 others_top, others_total = with_tile(tl.where(is_x, float("-inf"), y), others_top, others_total)
-                y_x += sum_where(is_x, y)
                 z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
                 p = exp_difference(z, top[:, None]) / total[:, None]
                 mixture += tl.sum(p * exp(_difference(rows, x, first, spread, towards_x, eps, eps_x, TILE)), 1)
-            after = log(others_total) + others_top - y_x
-            value = tl.where(served, value, low_divergence(mixture, before, after))
+            y_x = tl.sum(spread * eps_x[:, None] + towards_x, 1)
+            moved = log(others_total) + others_top - y_x
+            low = low_divergence(mixture, rest - z_x, moved - z_x, moved - rest)
+            value = tl.where(served, value, low)
         at = sums + ((rows[0] + rows[1]) * draws + draw) * 4
         tl.store(at, s, mask=rows[2])
         tl.store(at + 1, mixture, mask=rows[2])
@@ -160,7 +161,7 @@ def joint_gradient(
             growth = _growth(rows, x, first, spread, towards_x, eps, eps_x, K, TILE)
             draw_gradient = p * (s - growth) / (1.0 + s)
             if tl.sum((~serves(s)).to(tl.int32)) > 0:
-                y = _shifted(logits, rows, x, first, spread, towards_x, eps, K, TILE, T)
+                y = _shifted(logits, rows, x, first, top, (spread, towards_x), eps, K, TILE, T)
                 ratio = exp(_difference(rows, x, first, spread, towards_x, eps, eps_x, TILE))
                 low = low_gradient(p, ratio, mixture, exp_difference(y, y_top) / y_total)
                 draw_gradient = tl.where(serves(s), draw_gradient, low)

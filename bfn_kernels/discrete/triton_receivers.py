@@ -14,18 +14,18 @@ from bfn_kernels.triton_ops.elementary import (
     log1p,
     reciprocal,
     sigmoid,
-    softplus,
+    softplus_fall,
 )
 
 MAX_SHIFT = tl.constexpr(80.0)  # its exponential is well within the range of float32
 
 
 @triton.jit
-def log_odds_against(z, is_x, inside):
-    """ln((1 − p_x)/p_x), from a sum that leaves x out."""
+def log_others(z, is_x, inside):
+    """ln Σ exp(z_k) over the classes k other than x. Without z_x it is ln((1 − p_x)/p_x)."""
     others = tl.where(is_x | ~inside, float("-inf"), z)
     top = tl.max(others, 1)
-    return log(tl.sum(exp(others - top[:, None]), 1)) + top - sum_where(is_x, z)
+    return log(tl.sum(exp(others - top[:, None]), 1)) + top
 
 
 @triton.jit
@@ -35,11 +35,11 @@ def serves(s):
 
 
 @triton.jit
-def low_divergence(mixture, before, after):
+def low_divergence(mixture, before, after, drift):
     """−ln M of the mean M of the density ratios. If M is out of float's range it is a difference of two softplus of
     log-odds, which has fewer digits."""
     within = _is_within(mixture)
-    return tl.where(within, -log(tl.where(within, mixture, 1.0)), softplus(before) - softplus(after))
+    return tl.where(within, -log(tl.where(within, mixture, 1.0)), softplus_fall(before, after, drift))
 
 
 @triton.jit
@@ -55,7 +55,7 @@ def _is_within(mixture):
 
 
 @triton.jit
-def joint_draw(z, p, before, is_x, inside, alpha, eps, K: tl.constexpr):
+def joint_draw(z, p, is_x, inside, alpha, eps, K: tl.constexpr):
     """−ln(1 + S) and its gradient softmax(z) − softmax(z + y), where S is the mean of exp(y_k − y_x) − 1 under p."""
     towards_x = K * alpha[:, None]
     spread = tl.sqrt(towards_x)
@@ -66,11 +66,13 @@ def joint_draw(z, p, before, is_x, inside, alpha, eps, K: tl.constexpr):
     value = -log1p(tl.where(served, s, 0.0))
     gradient = p * (s[:, None] - growth) * reciprocal(1.0 + s)[:, None]
     if tl.sum((~served).to(tl.int32)) > 0:
-        shifted = z + spread * eps + tl.where(is_x, towards_x, 0.0)
-        after = log_odds_against(shifted, is_x, inside)
+        near = z - tl.max(z, 1)[:, None]  # large logits would leave the message no digits
+        y = spread * eps + tl.where(is_x, towards_x, 0.0)
+        shifted, z_x, y_x = near + y, sum_where(is_x, near), sum_where(is_x, y)
+        rest, moved = log_others(near, is_x, inside), log_others(shifted, is_x, inside) - y_x
         ratio = tl.where(is_x, 1.0, exp(difference))
         mixture = tl.sum(p * ratio, 1)
-        value = tl.where(served, value, low_divergence(mixture, before, after))
+        value = tl.where(served, value, low_divergence(mixture, rest - z_x, moved - z_x, moved - rest))
         low = low_gradient(p, ratio, mixture[:, None], softmax(shifted))
         gradient = tl.where(served[:, None], gradient, low)
     return value, gradient
@@ -85,7 +87,7 @@ def binary_node(p, before, is_x, inside, alpha, node):
     growth = expm1(capped)
     s = other * growth
     served = serves(s)
-    low = low_divergence(p_x + other * exp(capped), before, before + difference)
+    low = low_divergence(p_x + other * exp(capped), before, before + difference, difference)
     value = tl.where(served, -log1p(tl.where(served, s, 0.0)), low)
     step = tl.where(served, other * p_x * growth * reciprocal(1.0 + s), sigmoid(before + difference) - other)
     return value, tl.where(is_x, step[:, None], -step[:, None])

@@ -157,16 +157,20 @@ def sample(
     if mixture_logits is not None:
         shape = mean.shape[:-1]
         uniform = random.class_uniform(shape, seed, random.COMPONENT) if component_noise is None else component_noise
-        component = random.draw_class(mixture_logits.to(dtype).softmax(-1), uniform.to(dtype)).unsqueeze(-1)
+        shares = mixture_logits.to(dtype).softmax(-1)
+        component = random.draw_class(shares, uniform.to(dtype)).unsqueeze(-1)
         mean, std = (part.gather(-1, component).squeeze(-1) for part in (mean, std))
+        mean = torch.where(shares.isnan().any(-1), torch.nan, mean)
     value = mean.to(dtype) + std.to(dtype) * random.normals(mean, dtype, seed, noise, random.OUTPUT)
     return centre(bin_index(value.clamp(-1, 1), num_bins), num_bins).to(kind)
 
 
 def likeliest(index: Tensor, normal: Normal, num_bins: int) -> tuple[Tensor, Tensor]:
-    """The bin with the most mass among the bins `index`, the first one if several have it, and ln of that mass."""
+    """The bin with the most mass among the bins `index`, the first one if several have it, and ln of that mass. Both
+    are NaN if the mass of any of them is."""
     log_p, place = _log_prob(index, normal.unsqueeze(), num_bins, True).max(-1, keepdim=True)
-    return index.expand(*log_p.shape[:-1], -1).gather(-1, place).squeeze(-1), log_p.squeeze(-1)
+    best = torch.where(log_p.isnan(), torch.nan, index.expand(*log_p.shape[:-1], -1).gather(-1, place))
+    return best.squeeze(-1), log_p.squeeze(-1)
 
 
 def mode(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int) -> Tensor:
@@ -183,7 +187,7 @@ def mode(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int
     every = torch.arange(num_bins, dtype=best.dtype, device=best.device)
     for some in every.split(max(1, MODE_NUMBERS // max(1, mean.numel()))):
         index, log_p = likeliest(some, normal, num_bins)
-        better = log_p > best_log_p
+        better = (log_p > best_log_p) | log_p.isnan()  # a best of NaN stays, since no number is larger
         best, best_log_p = torch.where(better, index, best), torch.where(better, log_p, best_log_p)
     return centre(best, num_bins).to(mean.dtype)
 

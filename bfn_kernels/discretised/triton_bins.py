@@ -200,4 +200,4 @@ def mode(mean, std, K: tl.constexpr):
         log_p, _, _ = log_bin_prob(end, mean, std, K, True)
         best = tl.where(log_p > best_log_p, end, best)
         best_log_p = tl.where(log_p > best_log_p, log_p, best_log_p)
-    return centre(best, K)
+    return tl.where(std == std, centre(best, K), std)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import continuous, discretised, solvers
+from bfn_kernels.arguments import PUBLISHED, Limits
+from bfn_kernels.continuous import Clip
 from bfn_kernels.nn.base import BFN, Network, State, given_schedule
 from bfn_kernels.schedules import ContinuousSchedule, ExponentialVariance
 from bfn_kernels.solvers import Coefficients
@@ -41,7 +43,7 @@ class Continuous(Normal):
     """Reals in [-1, 1]; the network puts out the noise in the mean, `[B, ...]`.
 
     sigma_1, or a schedule: as in `continuous.flow_sample`. num_bins: counts the reconstruction in bins of [-1, 1], so
-    that its nats can be compared with those of discretised data.
+    that its nats can be compared with those of discretised data. limits, clip: as in `continuous.predict_data`.
 
     >>> model = Continuous(lambda mean, t: mean, sigma_1=0.1)
     >>> model(torch.zeros(2, 3), torch.tensor([0.0, 0.5]), seed=1).shape
@@ -55,25 +57,31 @@ class Continuous(Normal):
         *,
         schedule: ContinuousSchedule | None = None,
         num_bins: int | None = None,
+        limits: Limits = PUBLISHED,
+        clip: Clip = (-1, 1),
     ):
         super().__init__(network, sigma_1, schedule=schedule)
-        self.num_bins = num_bins
+        self.num_bins, self.limits, self.clip = num_bins, limits, clip
+
+    def settings(self) -> dict[str, Any]:
+        """The keyword arguments that all ops of the family share."""
+        return {"schedule": self.schedule, "limits": self.limits, "clip": self.clip}
 
     def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **how: Any) -> Tensor:
-        return continuous.continuous_time_loss(x, output, theta, t, schedule=self.schedule, **how)
+        return continuous.continuous_time_loss(x, output, theta, t, **self.settings(), **how)
 
     def discrete_time_loss(
         self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **how: Any
     ) -> Tensor:
-        return continuous.discrete_time_loss(x, output, theta, t, schedule=self.schedule, n_steps=n_steps, **how)
+        return continuous.discrete_time_loss(x, output, theta, t, n_steps=n_steps, **self.settings(), **how)
 
     def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **how: Any) -> Tensor:
-        return continuous.reconstruction_loss(x, output, theta, schedule=self.schedule, num_bins=self.num_bins, **how)
+        return continuous.reconstruction_loss(x, output, theta, num_bins=self.num_bins, **self.settings(), **how)
 
     def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
         mean, precision = state
         _, updated = continuous.update_sample(
-            output, mean, precision, alpha, t=t, schedule=self.schedule, seed=seed, out=mean
+            output, mean, precision, alpha, t=t, seed=seed, out=mean, **self.settings()
         )
         precision.copy_(cast(Tensor, updated))
 
@@ -81,17 +89,17 @@ class Continuous(Normal):
         mean, predicted = state
         previous = None if coefficients.extrapolation is None else predicted
         continuous.solver_step(
-            output, mean, t, coefficients=coefficients, previous=previous, schedule=self.schedule, seed=seed, out=mean,
-            predicted_out=predicted,
+            output, mean, t, coefficients=coefficients, previous=previous, seed=seed, out=mean,
+            predicted_out=predicted, **self.settings(),
         )  # fmt: skip
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
-        return continuous.predict_data(output, theta, t, schedule=self.schedule)
+        return continuous.predict_data(output, theta, t, **self.settings())
 
 
 class Discretised(Normal):
     """Data at the centres of num_bins bins of [-1, 1]; the network puts out the noise's mean and log standard
-    deviation, `[B, ..., 2]`.
+    deviation, `[B, ..., 2]`. limits: as in `discretised.continuous_time_loss`.
 
     >>> model = Discretised(lambda mean, t: torch.stack([mean, 0 * mean], -1), sigma_1=0.1, num_bins=16)
     >>> model(torch.full((2, 3), 1 / 16), torch.tensor([0.0, 0.5]), seed=1, reduction="batch").shape
@@ -105,9 +113,10 @@ class Discretised(Normal):
         *,
         num_bins: int,
         schedule: ContinuousSchedule | None = None,
+        limits: Limits = PUBLISHED,
     ):
         super().__init__(network, sigma_1, schedule=schedule)
-        self.num_bins = num_bins
+        self.num_bins, self.limits = num_bins, limits
 
     def settings(self, output: Tensor) -> dict[str, Any]:
         """The keyword arguments that all ops of the family share."""
@@ -116,6 +125,7 @@ class Discretised(Normal):
             "pred_log_std": None,  # the output is both, stacked
             "schedule": self.schedule,
             "num_bins": self.num_bins,
+            "limits": self.limits,
         }
 
     def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **how: Any) -> Tensor:
@@ -145,5 +155,5 @@ class Discretised(Normal):
         )  # fmt: skip
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
-        normal = discretised.output_distribution(output, None, theta, t, schedule=self.schedule)
+        normal = discretised.output_distribution(output, None, theta, t, schedule=self.schedule, limits=self.limits)
         return discretised.mode(*normal, num_bins=self.num_bins).to(self.dtype)

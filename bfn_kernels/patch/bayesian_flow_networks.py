@@ -137,8 +137,8 @@ def as_module(bfn: Any) -> nn.BFN | None:
         return nn.Discrete(network(bfn, classes=1), beta_1(flow), num_classes=loss.K)
     family, settings = normal_settings(loss) or (None, {})
     if family is discretised:
-        return nn.Discretised(network(bfn, outputs=(2,)), sigma_1(flow), num_bins=settings["num_bins"])
-    return nn.Continuous(network(bfn), sigma_1(flow)) if family is continuous else None
+        return nn.Discretised(network(bfn, outputs=(2,)), **settings)
+    return nn.Continuous(network(bfn), **settings) if family is continuous else None
 
 
 def network(

@@ -137,6 +137,14 @@ def softplus(x):
 
 
 @triton.jit
+def softplus_fall(before, after, drift):
+    """softplus(before) − softplus(after), where after = before + drift. The drift counts next to numbers that have no
+    digits for it, or are infinite."""
+    fall = softplus(before) - softplus(after)
+    return tl.where((before > 0.0) & (after > 0.0), softplus(-before) - softplus(-after) - drift, fall)
+
+
+@triton.jit
 def sigmoid(x):
     e = exp(-tl.abs(x))
     return tl.where(x > 0.0, 1.0, e) * reciprocal(1.0 + e)

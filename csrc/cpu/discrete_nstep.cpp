@@ -171,21 +171,21 @@ struct NStepRows {
   }
 
   // Does the same where M is too small or too large for float, by the log-odds against x before and after the message.
+  // Logits are taken from the largest one, so that large ones leave the message its digits.
   void joint_draw_beyond(int64_t draw, const Differences& d, const int32_t (&beyond)[kLanes], T (&divergence)[kLanes]) {
-    const auto odds_against = [](const RowSums<T>& sums, int64_t j) {
-      return log(static_cast<T>(sums.rest[j])) + sums.top[j] - sums.z_x[j];
-    };
     const auto logits = logits_of<T>(op.logits);
     const RowSums<T> before(rows, x, scratch.rows, logits);
     const RowSums<T> after(rows, x, scratch.rows, [&](const Tile& tile, T* shifted) {
       T buffer[kBlock];
       const T *z = logits(tile, buffer), *eps = normals(tile, draw);
-      for_numbers(tile, [&](int64_t i, int32_t, auto j) { shifted[i] = z[i] + d.at(j, eps[i]); });
-      where_met(tile, x, [&](int64_t, int64_t i) { shifted[i] = z[i]; });
+      for_numbers(tile, [&](int64_t i, int32_t, auto j) { shifted[i] = (z[i] - before.top[j]) + d.at(j, eps[i]); });
+      where_met(tile, x, [&](int64_t j, int64_t i) { shifted[i] = z[i] - before.top[j]; });
       return shifted;
     });
     for (int64_t j = 0; j < kLanes; ++j) {
-      if (beyond[j]) divergence[j] = joint_divergence(odds_against(before, j), odds_against(after, j));
+      const T z_x = before.z_x[j] - before.top[j], rest = log(static_cast<T>(before.rest[j]));
+      const T moved = log(static_cast<T>(after.rest[j])) + after.top[j];
+      if (beyond[j]) divergence[j] = softplus_fall(rest - z_x, moved - z_x, moved - rest);
     }
     int64_t t = 0;
     for_tiles(rows, [&](const Tile& tile) {

@@ -101,7 +101,8 @@ class NStepRow {
   }
 
   __device__ T joint() {
-    const T before = z_.log_odds_against(x_, z_.logit(x_));
+    // NaN where the largest logit is infinite, since then p is
+    const T before = z_.log_odds_against(x_, z_.logit(x_)) + (top_ - top_);
     if (op_.draws.n_samples == 0) return binary(before);
     const int draws = static_cast<int>(op_.draws.n_samples);
     const T weight = T(1) / static_cast<T>(draws);
@@ -131,23 +132,25 @@ class NStepRow {
     return joint.divergence;
   }
 
-  // A draw whose M is beyond the range of float (JointDraw), by the log-odds before and after the message.
+  // A draw whose M is beyond the range of float (JointDraw), by the log-odds before and after the message. Logits are
+  // taken from the largest one, so that large ones leave the message its digits.
   __device__ T draw_beyond(int draw, T before, T weight, T spread, T towards_x) {
-    T top_other = kMinusInfinity<T>, z_x = 0;
-    const auto shifted = [&](int k, T z, T eps) { return z + spread * eps + (k == x_ ? towards_x : T(0)); };
+    T top_other = kMinusInfinity<T>, y_x = 0;
+    const auto message = [&](int k, T eps) { return spread * eps + (k == x_ ? towards_x : T(0)); };
+    const auto shifted = [&](int k, T z, T eps) { return (z - top_) + message(k, eps); };
     each_with_normals(draw, [&](int, int, int k, T z, T eps) {
-      const T moved = shifted(k, z, eps);
       if (k == x_) {
-        z_x = moved;
+        y_x = message(k, eps);
       } else {
-        top_other = Larger()(top_other, moved);
+        top_other = Larger()(top_other, shifted(k, z, eps));
       }
     });
     top_other = team_.reduce(top_other, kMinusInfinity<T>, Larger());
-    z_x = team_.reduce(z_x, T(0), Add());
+    y_x = team_.reduce(y_x, T(0), Add());
     const T others = sum_with_normals(
         draw, [&](int, int, int k, T z, T eps) { return k == x_ ? T(0) : exp(shifted(k, z, eps) - top_other); });
-    const T after = log(others) + top_other - z_x;
+    const T z_x = (z_.logit(x_) - top_) + y_x, after = log(others) + top_other - z_x;
+    const T rest = z_.sum_over([&](int, int, int k, T z) { return k == x_ ? T(0) : exp_difference(z, top_); });
     if (op_.grad_logits) {
       const T top = Larger()(top_other, z_x);
       const T inverse = T(1) / (others * exp_difference(top_other, top) + exp_difference(z_x, top));
@@ -156,7 +159,7 @@ class NStepRow {
         set(i, j, k, get(i, j, k) + weight * (p(z) - moved));
       });
     }
-    return joint_divergence(before, after);
+    return softplus_fall(before, after, log(others) + top_other - y_x - log(rest));
   }
 
   // A quadrature for K = 2, where y_x - y_o ~ N(2 alpha, 4 alpha).
@@ -169,7 +172,7 @@ class NStepRow {
       const ExpAndExpm1<T> ratio = exp_and_expm1(difference);
       const JointDraw<T> joint(other * ratio.expm1, p_x + other * ratio.exp, weight);
       step += joint.beyond ? weight * (sigmoid(before + difference) - other) : joint.slope(p_x, {T(1), T(0)});
-      value += weight * (joint.beyond ? joint_divergence(before, before + difference) : joint.divergence);
+      value += weight * (joint.beyond ? softplus_fall(before, before + difference, difference) : joint.divergence);
     }
     z_.each([&](int i, int j, int k, T) { set(i, j, k, k == x_ ? step : -step); });
     return value;

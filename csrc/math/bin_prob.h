@@ -76,7 +76,7 @@ BFN_HD T mode(T mean, T std, Bins<T> bins) {
   };
   consider(T(0));
   consider(bins.last());
-  return bins.centre(best);
+  return std == std ? bins.centre(best) : std;  // a std of NaN gives NaN
 }
 
 }  // namespace bfn

@@ -84,10 +84,10 @@ BFN_HD BinaryTerm<T> binary_draw(T p, T q, ExpAndExpm1<T> ratio) {
   return {-(log_normal(mixture) + lost * inverse), p * sum * inverse};
 }
 
-// The same for an r beyond that, where the two parts of -ln M do not cancel: softplus(-u) - softplus(-u - r).
+// The same for an r beyond that: softplus(-u) - softplus(-u - r).
 template <class T>
 BFN_HD_APART BinaryTerm<T> binary_draw_beyond(T u, T q, T r) {
-  return {softplus(-u) - softplus(-u - r), sigmoid(-u - r) - q};
+  return {softplus_fall(-u, -u - r, -r), sigmoid(-u - r) - q};
 }
 
 }  // namespace bfn

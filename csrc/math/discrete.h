@@ -76,8 +76,8 @@ constexpr double kMaxShift = 80;  // exp of it stays well within float
 
 // A draw of the joint receiver (189, 190): y_x + LSE(z) - LSE(z + y) = -ln M, M the mean under p of the ratios
 // exp(d_k), d_k = y_k - y_x. Near M = 1 it is -ln(1 + S), S the mean of the growths exp(d_k) - 1; as S nears -1, M
-// loses nothing, until it leaves the range of float. What lies `beyond` is said by joint_divergence. Normals that seeds
-// make keep the ratios below exp(46).
+// loses nothing, until it leaves the range of float. What lies `beyond` is softplus_fall of the log-odds ln((1 -
+// p_x)/p_x) of z and of z + y. Normals that seeds make keep the ratios below exp(46).
 template <class T>
 struct JointDraw {
   T divergence, factor, level;
@@ -99,12 +99,6 @@ struct JointDraw {
     return factor * (p * (level - (near_one ? ratio.expm1 : ratio.exp)));
   }
 };
-
-// -ln M by the log-odds ln((1 - p_x)/p_x) of z and of z + y.
-template <class T>
-BFN_HD T joint_divergence(T before, T after) {
-  return softplus(before) - softplus(after);
-}
 
 // One coordinate of the factorised receiver. Its mixture has the weights p and 1 - p, one of which, w, is multiplied by
 // the density ratio exp(shift): the value is -ln(1 + w (exp(shift) - 1)) [derived].

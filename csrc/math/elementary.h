@@ -206,6 +206,14 @@ BFN_HD T softplus(T x) {
   return (x > T(0) ? x : T(0)) + log1p(exp(-abs(x)));
 }
 
+// softplus(before) - softplus(after), where after = before + drift. The drift counts beside numbers that have no digits
+// for it, or are infinite.
+template <class T>
+BFN_HD T softplus_fall(T before, T after, T drift) {
+  const T fall = softplus(before) - softplus(after);
+  return before > T(0) && after > T(0) ? softplus(-before) - softplus(-after) - drift : fall;
+}
+
 // a - b, and what its rounding lost.
 template <class T>
 struct Difference {

@@ -200,5 +200,7 @@ def test_a_sampler_and_its_steps_are_options(run, monkeypatch):
     assert refused.exit_code == 1 and "sample.sampler='euler' is not known" in refused.output
     within = bfn("sample", out, "--sampler", "ode2", "--tolerance", 0.5)
     assert within.exit_code == 0 and re.search(r"^calls of the network: \d+$", within.output, re.M)
+    refused = bfn("sample", out, "--sampler", "ode2", "--tolerance", 0.5, "sample.max_calls=3")
+    assert refused.exit_code == 1 and "error: max_calls=3 calls of the network reach t = " in refused.output
     refused = bfn("sample", out, "--tolerance", 0.5)
     assert refused.exit_code == 1 and "sample.tolerance is of sample.sampler='ode2', got 'ancestral'" in refused.output

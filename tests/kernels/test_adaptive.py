@@ -21,7 +21,7 @@ from optimal import (
 )
 
 from bfn_kernels import binary, continuous
-from bfn_kernels.adaptive import Steps, error_of_step
+from bfn_kernels.adaptive import Steps, TooManyCalls, error_of_step
 from bfn_kernels.solvers import coefficients
 
 
@@ -67,8 +67,29 @@ def test_steps_of_the_length_that_fits(kind):
     assert slope > 1.5, (slope, found)
 
 
+def test_no_examples_have_no_error():
+    made = coefficients("ode2", CLASSES, 0.3, 0.4, 0.2)
+    for shape in ((0, 3), (2, 0)):
+        assert error_of_step(made, torch.ones(shape), torch.ones(shape)) == 0.0
+
+
+def test_calls_are_bounded():
+    """A run may make as many calls as it needs; with one less it says how far it came, and what to change."""
+
+    def run(**most):
+        steps = Steps(0.1, 0.01, **most)
+        while steps.t < steps.end:
+            steps.judge(2 * (steps.t_next - steps.t) ** 2)
+        return steps.accepted + 1
+
+    needed = run()
+    assert run(max_calls=needed) == needed
+    with pytest.raises(TooManyCalls, match=rf"max_calls={needed - 1} .* t = 0\.\d+ of 1\.0.*tolerance=0\.01"):
+        run(max_calls=needed - 1)
+
+
 def test_steps_that_are_refused():
-    for wrong in ({"start": 1.0}, {"tolerance": 0.0}, {"first": 0.0}):
+    for wrong in ({"start": 1.0}, {"tolerance": 0.0}, {"first": 0.0}, {"max_calls": 0}):
         with pytest.raises(ValueError, match="must"):
             Steps(**{"start": 0.1, "tolerance": 0.1, **wrong})
     steps = Steps(0.1, 0.1, end=0.11 + 5e-8)  # what is left after the first step is short

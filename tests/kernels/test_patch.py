@@ -107,13 +107,9 @@ def make(module, kind, **changes):
     t = torch.tensor([0.1, 0.3, 0.5, 0.9])[:, None, None].expand(data.shape).contiguous()
     for name, value in changes.items():
         owner, _, key = name.partition("__")
-        setattr(
-            {"flow": flow, "loss": loss, "factory": getattr(loss.distribution_factory, "data_dist_factory", None)}[
-                owner
-            ],
-            key,
-            value,
-        )
+        outer = loss.distribution_factory
+        inner = getattr(outer, "data_dist_factory", None)
+        setattr({"flow": flow, "loss": loss, "outer": outer, "factory": inner}[owner], key, value)
     return module.BFN(Net(outputs), flow, loss), data, t
 
 
@@ -202,6 +198,40 @@ def test_their_network_sees_in_sampling_what_theirs_would_show_it(kind):
     if kind == "binary":
         assert -1 <= last.min() < last.max() <= 1  # 2·theta_0 - 1
     assert not torch.equal(first, last)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "output", "state", "sample"),
+    [  # what the network puts out, and the sizes of the last state and of the samples; None where they vary
+        ("reals", {}, (-1e3,), 1, 1),
+        ("reals", {"factory__clip_range": 3.0}, (-1e3,), 3, 3),
+        ("reals", {"outer__min_t": 0.9}, (-1e3,), 0, 1),
+        ("bins", {}, (-1e3, -9), 15 / 16, 15 / 16),
+        ("bins", {"outer__min_t": 0.9, "factory__min_std_dev": 5.0}, (0.1, -9), None, 15 / 16),
+        ("bins", {"factory__max_std_dev": 0.01}, (0.1, 9), None, None),
+    ],
+)
+def test_samples_are_within_the_limits_of_their_factories(kind, changes, output, state, sample):
+    """A state of 0 has received nothing but draws of 0, as it does before min_t; the mode of a wide normal is an end
+    bin, of a narrow one its mean's."""
+    module = theirs()
+    bfn, _, _ = make(module, kind, **changes)
+    seen = []
+
+    def network(x, t):
+        seen.append(x)
+        return torch.tensor(output).expand(*x.shape, -1)
+
+    bfn.net.forward = network
+    torch.manual_seed(3)
+    with patch.official(module):
+        drawn = bfn.sample((50, 2), 4)
+    if state is not None:
+        torch.testing.assert_close(seen[-1].mean(), torch.tensor(float(state)), rtol=0.05, atol=0.02)
+    if sample is None:
+        assert (drawn.abs() < 0.5).any()
+    else:
+        torch.testing.assert_close(drawn.abs().mean(), torch.tensor(float(sample)), rtol=0, atol=1e-3)
 
 
 def test_a_state_of_two_classes_is_the_probability_of_class_0():

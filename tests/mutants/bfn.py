@@ -239,7 +239,7 @@ FAULTS = [
         "t = torch.full((len(x),), 0.9)",
         tests("model", "reconstruction_counts"),
     ),
-    Fault(NN("normal"), ", num_bins=self.num_bins, **how", ", **how", tests("model", "reconstruction_counts")),
+    Fault(NN("normal"), ", num_bins=self.num_bins, **self", ", **self", tests("model", "reconstruction_counts")),
     Fault(MODEL, "1 - 2 * theta[..., None]", "2 * theta[..., None] - 1", tests("model", "the_right_way_round")),
     Fault(NN("classes"), "(output > 0).long()", "(output < 0).long()", tests("model", "right_way")),
     Fault(

@@ -1,0 +1,123 @@
+"""Logits of −∞ are a mask of valid classes: everything that follows from the others stays finite."""
+
+import pytest
+import torch
+from support import ON_CPU
+
+from bfn_kernels import discrete
+
+inf = torch.inf
+FLOORS = (-inf, -1e30)
+SIZES = (2, 17, 1030)
+each_backend = pytest.mark.parametrize("backend", ON_CPU)
+each_size = pytest.mark.parametrize("num_classes", SIZES)
+each_floor = pytest.mark.parametrize("floor", FLOORS)
+INVALID = ("another", "half", "others", "x", "all but another")  # the classes that a row does without
+
+
+def rows(num_classes: int, floor: float, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    """A class x and logits for each of INVALID."""
+    generator = torch.Generator().manual_seed(0)
+    z = 2 * torch.randn(len(INVALID), num_classes, generator=generator, dtype=torch.float64)
+    x, another = torch.ones(len(INVALID), dtype=torch.int64), num_classes - 1 if num_classes > 2 else 0
+    classes = torch.arange(num_classes)
+    z[0, another] = z[1, classes % 2 == 0] = z[2, classes != 1] = z[3, 1] = z[4, classes != another] = floor
+    return x, z.to(dtype)
+
+
+DRAWS, NODES = {"n_steps": 5, "t": 0.8, "n_samples": 3}, {"n_steps": 5, "t": 0.8, "quadrature": 8}
+LOSSES = {
+    "continuous_time_loss": {"t": 0.5},
+    "reconstruction_loss": {},
+    "joint": {**DRAWS, "receiver": "joint"},
+    "factorised": {**DRAWS, "receiver": "factorised"},
+    "nodes": {**NODES, "receiver": "factorised"},
+    "nodes of two": {**NODES, "receiver": "joint"},
+}
+
+
+def losses(name: str, x: torch.Tensor, z: torch.Tensor, strength: float, backend: str):
+    """The loss of each row, and its gradient. strength: K·β₁."""
+    more = dict(LOSSES[name])
+    if name != "reconstruction_loss":
+        more["beta_1"] = strength / z.shape[-1]
+    if "n_samples" in more:
+        generator = torch.Generator().manual_seed(1)
+        more["noise"] = torch.randn(more["n_samples"], *z.shape, generator=generator).to(z.dtype)
+    z = z.detach().requires_grad_()
+    loss = getattr(discrete, name, discrete.discrete_time_loss)(x, z, **more, reduction="none", backend=backend)
+    return loss.detach(), torch.autograd.grad(loss.sum(), z)[0]
+
+
+@each_backend
+@each_floor
+@each_size
+@pytest.mark.parametrize("strength", [6.0, 200.0])  # with 200 the mean of the density ratios leaves float's range
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses(name, strength, num_classes, floor, backend):
+    """They are the limit that logits of −10 000 have reached in float64, and finite, but for −ln p of a class that has
+    no probability."""
+    if name == "nodes of two" and num_classes > 2:
+        return
+    x, limit = rows(num_classes, -1e4)
+    want, want_grad = losses(name, x, limit, strength, "reference")
+    if name == "reconstruction_loss":
+        want = torch.where(want < 5e3, want, -floor)  # -ln p is what the logit lacks
+    for dtype in (torch.float32, torch.float64):
+        got, grad = losses(name, *rows(num_classes, floor, dtype), strength, backend)
+        close = {"rtol": 1e-5, "atol": 1e-6 * want[want < 5e3].max().item()}
+        torch.testing.assert_close(got.double(), want, **close)
+        torch.testing.assert_close(grad.double(), want_grad, rtol=1e-4, atol=1e-5 * want_grad.abs().max().item())
+
+
+@each_backend
+@each_floor
+@each_size
+def test_probabilities_and_steps(num_classes, floor, backend):
+    """What is chosen of the output, and the state after it, is finite, and a class that is invalid is never sent."""
+    _, z = rows(num_classes, floor, torch.float32)
+    ruled_out, state, zero = z < -1e29, torch.zeros_like(z), torch.zeros_like(z)
+    theta = discrete.theta(z, backend=backend)
+    torch.testing.assert_close(theta, z.double().softmax(-1).float(), rtol=1e-5, atol=1e-7)
+    assert (theta[ruled_out] == 0).all()
+    beta_1 = 6.0 / num_classes
+    sent = torch.empty_like(z)
+    for choose in ("sample", "mode", "mean"):
+        draw = {"draw_noise": torch.full((len(z),), 0.999999)} if choose == "sample" else {}
+        new = discrete.update_sample(z, state, 1.0, choose=choose, noise=zero, backend=backend, **draw)
+        assert new.isfinite().all() and (new[ruled_out] <= -1 + 1e-6).all(), choose
+        for guidance in ({}, {"temperature": 2.0}, {"guidance": 0.5, "unconditional": z.roll(1, 0).clamp(min=-9)}):
+            stepped = discrete.solver_step(
+                z, state, 0.2, 0.4, rule="ode1", choose=choose, beta_1=beta_1, predicted_out=sent, backend=backend,
+                **guidance, **draw,
+            )  # fmt: skip
+            assert stepped.isfinite().all() and (sent[ruled_out] == 0).all(), (choose, guidance)
+            torch.testing.assert_close(sent.sum(-1), torch.ones(len(z)))
+
+
+@each_backend
+@each_size
+def test_guidance_where_both_networks_rule_a_class_out(num_classes, backend):
+    """It stays ruled out, where (1 + w)·(−∞) − w·(−∞) would be NaN."""
+    _, z = rows(num_classes, -inf, torch.float32)
+    sent = torch.empty_like(z)
+    discrete.solver_step(
+        z, torch.zeros_like(z), 0.2, 0.4, rule="ode1", beta_1=6.0 / num_classes, guidance=0.5, unconditional=z / 2,
+        predicted_out=sent, backend=backend,
+    )  # fmt: skip
+    torch.testing.assert_close(sent, (1.5 * z - torch.where(z == -inf, 0, 0.25 * z)).softmax(-1), rtol=1e-5, atol=1e-6)
+
+
+@each_backend
+@each_size
+def test_a_state_without_a_class(num_classes, backend):
+    """A state of −∞ stays −∞, and its probability 0."""
+    _, z = rows(num_classes, -inf, torch.float32)
+    theta = torch.empty_like(z)
+    for step in (
+        lambda **to: discrete.update_sample(z, z, 0.1, choose="mean", noise=torch.zeros_like(z), **to),
+        lambda **to: discrete.solver_step(z, z, 0.2, 0.4, rule="ode1", beta_1=6.0 / num_classes, **to),
+    ):
+        new = step(theta_out=theta, backend=backend)
+        assert torch.equal(new.isfinite(), z.isfinite()) and (new[z == -inf] == -inf).all()
+        assert theta.isfinite().all() and (theta[z == -inf] == 0).all()
