@@ -263,7 +263,8 @@ def no_gradient(reason: str, **tensors: object) -> None:
         return
     for name, value in tensors.items():
         if isinstance(value, Tensor) and value.requires_grad:
-            raise ValueError(f"{name} requires a gradient, but {reason}; pass {name}.detach()")
+            without = f"pass {name}.detach(), or call under torch.no_grad()"
+            raise ValueError(f"{name} requires a gradient, but {reason}; {without}")
 
 
 def compute_dtype(*tensors: Tensor | None) -> torch.dtype:

@@ -204,7 +204,7 @@ def _check(
         "state": state, "hidden": hidden, "weight": weight, "bias": bias, "previous": previous,
         "embedding": embedding, "known": known, "known_mask": known_mask, **others,
     }  # fmt: skip
-    checks.no_gradient("sampling, which belongs within torch.no_grad(), has none", **tensors)
+    checks.no_gradient("sampling has none", **tensors)
     check_out(out, "state", **tensors)
     return known, known_mask
 
