@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import accuracy, cases, files, gate, measure, memory, page, report
+from benchmarks import accuracy, cases, files, gate, measure, page, report
 from benchmarks.base import Base, reason, resolved
 from benchmarks.cases import CASES, Case
 from benchmarks.competitors import (
@@ -62,7 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         print(f"error: torch {torch.__version__} sees no GPU", file=sys.stderr)
         return 2
-    memory.start_server()
     backends = [name for name in available(options.device) if name not in options.without]
     if not backends:
         print("error: no backend is built; `python -m bfn_kernels.env` says how to get one", file=sys.stderr)
@@ -70,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console(width=WIDTH, record=True, highlight=False)
     device = DEVICES[options.device]()
+    machine = measure.begun(device) | {"quick": str(options.quick)}
     base = Base(options.base, backends[0], device.name) if options.base else None
-    machine = measure.machine(device) | {"quick": str(options.quick)}
     machine["copy_gb_per_s"] = f"{measure.copy_bandwidth(device):.1f}"
     if base is not None:
         machine["base"] = base.revision

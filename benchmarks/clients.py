@@ -3,10 +3,12 @@
     python -m benchmarks.clients             # --quick: an eighth of the rows, a few repetitions
 
 Each client is written here in our own words, from its formulas. Given the same noise in float64, it and the
-call that takes its place must agree; a client that does not is an error, and has no time.
+call that takes its place must agree; a client that does not is an error, and has no time. A network of the size of
+theirs takes turns with both, so that a table says what they are of a whole step.
 """
 
 import argparse
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +22,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from benchmarks import files, measure, memory
+from benchmarks import files, measure, networks
 from benchmarks.devices import Cpu
 from bfn_kernels import binary, continuous, discrete
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy
@@ -28,6 +30,7 @@ from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy
 Call = Callable[..., tuple[Tensor, ...]]  # of nothing, or of the noise that it would draw
 N_STEPS, DRAWS = 1000, 200  # of MolCRAFT and MolPilot
 AGREES = 1e-9  # relative, in float64
+WIDTH = 144
 REPEATS = 40  # of a call, to see how its result varies
 
 
@@ -39,6 +42,7 @@ class Client:
     theirs: Call
     ours: dict[str, Call]  # the first one agrees with theirs
     noise: tuple[Tensor, ...]
+    network: Callable[[int], Call]  # divided by a share, the passes of the network in a step
     is_loss: bool = True
 
 
@@ -84,7 +88,12 @@ def types_by_draws(rows: int, dtype: torch.dtype, k: int, beta_1: float) -> Clie
         found["8 nodes"] = lambda: ours(quadrature=8)
     found["continuous time"] = continuous_time
     name = f"n-step loss of {rows} variables of {k} classes"
-    return Client(name, theirs, found, (torch.randn(DRAWS, rows, k, dtype=dtype),))
+
+    def network(share: int) -> Call:
+        others = torch.randint(rows, (rows, 32))
+        return networks.trained(networks.Messages(k, share), torch.rand(rows, k), others)
+
+    return Client(name, theirs, found, (torch.randn(DRAWS, rows, k, dtype=dtype),), network)
 
 
 def smiles(rows: int, dtype: torch.dtype) -> Client:
@@ -109,8 +118,12 @@ def smiles(rows: int, dtype: torch.dtype) -> Client:
         theta = discrete.flow_sample(x, t, num_classes=k, schedule=schedule, noise=noise, dtype=dtype)
         return with_gradient(discrete.continuous_time_loss(x, logits + theta, t, schedule=schedule), logits)
 
+    def network(share: int) -> Call:
+        return networks.trained(networks.transformer(k, share), torch.rand(rows, length, k))
+
     name = f"flow and loss of {rows} × {length} tokens of {k}"
-    return Client(name, theirs, {"ops": ours}, (torch.randn(rows, length, k, dtype=dtype),), is_loss=False)
+    noise = torch.randn(rows, length, k, dtype=dtype)
+    return Client(name, theirs, {"ops": ours}, (noise,), network, is_loss=False)
 
 
 def guided_step(rows: int, dtype: torch.dtype) -> Client:
@@ -136,8 +149,12 @@ def guided_step(rows: int, dtype: torch.dtype) -> Client:
         )  # fmt: skip
         return (next_theta,)
 
+    def network(share: int) -> Call:
+        return functools.partial(networks.called_twice, networks.transformer(k, share), torch.rand(rows, length, k))
+
     name = f"guided step of {rows} × {length} tokens of {k}"
-    return Client(name, theirs, {"ops": ours}, (torch.randn(rows, length, k, dtype=dtype),), is_loss=False)
+    noise = torch.randn(rows, length, k, dtype=dtype)
+    return Client(name, theirs, {"ops": ours}, (noise,), network, is_loss=False)
 
 
 class WeightOfGamma(ExponentialVariance):
@@ -180,8 +197,11 @@ def policy(rows: int, dtype: torch.dtype) -> Client:
         )
         return with_gradient(loss + binary.reconstruction_loss(gripper, logit + 0 * theta), prediction, logit)
 
+    def network(share: int) -> Call:
+        return networks.trained(networks.convolutions(numbers + 1, share), torch.rand(rows, numbers + 1, horizon))
+
     noise = torch.randn_like(arm), torch.randn(rows, horizon, 2, dtype=dtype)
-    return Client(f"flows and losses of {rows} plans", theirs, {"ops": ours}, noise, is_loss=False)
+    return Client(f"flows and losses of {rows} plans", theirs, {"ops": ours}, noise, network, is_loss=False)
 
 
 def clients(share: int, dtype: torch.dtype) -> list[Client]:
@@ -210,6 +230,7 @@ class Row:
     loss: float = field(default=math.nan)  # the mean of many calls
     spread: float = field(default=math.nan)  # the standard deviation of one call's loss
     gradient_spread: float = field(default=math.nan)  # of its gradient, relative to the mean one, in the 2-norm
+    network_ms: float = field(default=math.nan)  # of the network's passes in the same step
 
 
 def variation(call: Call, repeats: int) -> tuple[float, float, float]:
@@ -219,25 +240,28 @@ def variation(call: Call, repeats: int) -> tuple[float, float, float]:
     return float(values.mean()), float(values.std()), float(spread)
 
 
-def measured(client: Client, seconds: float, repeats: int) -> list[Row]:
+def measured(client: Client, seconds: float, repeats: int, share: int) -> list[Row]:
     calls: dict[str, Call] = {"theirs": client.theirs, **client.ours}
-    times = measure.timings(calls, seconds, Cpu())
+    times = measure.timings({"network": client.network(share), **calls}, seconds, Cpu())
+    network_ms = 1e3 * times["network"].median
     rows = []
     for name, call in calls.items():
-        varies = variation(call, repeats) if client.is_loss else ()
+        varies = variation(call, repeats) if client.is_loss else 3 * (math.nan,)
         ratio = times["theirs"].median / times[name].median
-        rows.append(Row(client.name, name, 1e3 * times[name].median, ratio, *varies))
+        rows.append(Row(client.name, name, 1e3 * times[name].median, ratio, *varies, network_ms))
     return rows
 
 
-COLUMNS = ("", "ms", "theirs / it", "loss", "± by chance", "gradient ±")
+COLUMNS = ("", "ms", "theirs / it", "of a step", "loss", "± by chance", "gradient ±")
 
 
 def cells(row: Row) -> list[str]:
     """The cells of a competitor under COLUMNS."""
     numbers = [f"{row.loss:.4f}", f"{row.spread:.2g}", f"{row.gradient_spread:.0%}"]
     varies = numbers if math.isfinite(row.loss) else ["", "", ""]
-    return [row.competitor, f"{row.median_ms:.3g}", f"{row.ratio:.3g}", *varies]
+    share = row.median_ms / (row.network_ms + row.median_ms)
+    of_step = "" if math.isnan(share) else f"{share:.2%}"
+    return [row.competitor, f"{row.median_ms:.3g}", f"{row.ratio:.3g}", of_step, *varies]
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -255,14 +279,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="directory of the CSV (runs/benchmarks/<date>)")
     options = parser.parse_args(arguments)
     share, seconds, repeats = (8, 0.05, 5) if options.quick else (1, 1.0, REPEATS)
-    memory.start_server()  # which puts everybody's large tensors in huge pages from here on
+    machine = measure.begun(Cpu()) | {"quick": str(options.quick)}
     torch.manual_seed(0)
     for client in clients(8, torch.float64):
         if not disagreement(client) <= AGREES:
             raise AssertionError(f"{client.name}: ours is {disagreement(client):.1g} from theirs, allowed {AGREES:.1g}")
-    rows = [row for client in clients(share, torch.float32) for row in measured(client, seconds, repeats)]
-    console = Console(width=128, highlight=False)
-    machine = measure.machine(Cpu()) | {"quick": str(options.quick)}
+    rows = [row for client in clients(share, torch.float32) for row in measured(client, seconds, repeats, share)]
+    console = Console(width=WIDTH, highlight=False)
     console.print(measure.told(machine))
     console.print(table(rows))
     out = options.out or files.new_folder("benchmarks")

@@ -20,9 +20,11 @@ def write(kind: type, rows: Iterable[Any], machine: dict[str, str], path: Path) 
 
 
 def read(kind: type[Kind], path: Path) -> list[Kind]:
+    """The rows; a column that was not measured yet when the file was written has its default."""
     wanted = {f.name: READ[f.type] for f in fields(kind)}  # type: ignore[arg-type]
     with open(path, newline="") as file:
-        return [kind(**{name: of(line[name]) for name, of in wanted.items()}) for line in csv.DictReader(file)]
+        lines = list(csv.DictReader(file))
+    return [kind(**{name: of(line[name]) for name, of in wanted.items() if name in line}) for line in lines]
 
 
 def read_machine(kind: type, path: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ from datetime import datetime
 
 import torch
 
+from benchmarks import heap, memory
 from benchmarks.base import Base, git
 from benchmarks.devices import Device, Run
 from bfn_kernels import __version__
@@ -17,6 +18,7 @@ from bfn_kernels.backends import CPU_BUILD
 SHORT = 0.05  # seconds; a shorter call is disturbed by what ran before it
 SPINNING = 0.01  # seconds; for half of that a process's threads go on spinning for more work, and take another's cores
 REPETITIONS = (3, 60)  # the least and the most
+TRAINED = "a network was trained first"  # what `begun` says of the heap
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,14 @@ def copy_bandwidth(device: Device, megabytes: int = 256) -> float:
     target = torch.empty_like(source)
     timing = timings({"copy": lambda: (target.copy_(source),)}, 0.5, device)["copy"]
     return 2 * source.nbytes / timing.median / 1e9
+
+
+def begun(device: Device) -> dict[str, str]:
+    """Readies the process, which must not have allocated anything large, and describes the machine: large tensors of
+    everybody lie in huge pages from here on, in a heap that a training step has left."""
+    memory.start_server()
+    heap.warm()
+    return machine(device) | {"heap": TRAINED}
 
 
 def machine(device: Device) -> dict[str, str]:

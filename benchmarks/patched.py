@@ -211,12 +211,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     paths = [path for path in sorted((options.official / "configs").glob("*.yaml")) if options.only in path.stem]
     if not paths:
         parser.error(f"{options.official / 'configs'} has no configuration with {options.only!r} in its name")
-    memory.start_server()
+    machine = measure.begun(Cpu()) | {"quick": str(options.quick)}
     official = str(options.official.resolve())
     sys.path.insert(0, official)
     began, out = time.monotonic(), options.out or files.new_folder("patched")
     out.mkdir(parents=True, exist_ok=True)
-    machine = measure.machine(Cpu()) | {"quick": str(options.quick)}
     console = Console(width=WIDTH, record=True, highlight=False)
     console.print(measure.told(machine))
     rows = []

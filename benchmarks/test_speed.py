@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import cases, gate
+from benchmarks import cases, gate, heap
 from benchmarks.cases import CASES
 from benchmarks.competitors import available, competitors, prepared
 
@@ -20,5 +20,6 @@ def test_speed(benchmark, case, competitor):
     verdict = gate.check(case, competitor, tensors, noise)
     assert verdict.agrees, verdict
     run = prepared(competitor, case, tensors)
+    heap.warm()
     run()  # what torch.compile takes is not part of it
     benchmark(run)

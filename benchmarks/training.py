@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cases, files, gate, measure, memory
+from benchmarks import cases, files, gate, measure
 from benchmarks.cases import Case
 from benchmarks.competitors import EAGER, PUBLISHED, available, competitors, prepared
 from benchmarks.devices import DEVICES, Device
@@ -95,9 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=tuple(DEVICES), default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/training.csv"), help="the CSV to write")
     options = parser.parse_args(arguments)
-    memory.start_server()  # which puts everybody's large tensors in huge pages from here on
     device = DEVICES[options.device]()
-    machine = measure.machine(device)
+    machine = measure.begun(device)
     shares = []
     for work in WORKLOADS:
         if options.only in work.config:

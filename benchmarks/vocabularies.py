@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/vocabularies.csv"), help="the CSV to write")
     options = parser.parse_args(arguments)
     device = DEVICES["cpu"]()
-    machine = measure.machine(device)
+    machine = measure.begun(device)
 
     def found() -> Iterable[Step]:
         for num_classes in options.sizes:

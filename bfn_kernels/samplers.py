@@ -37,7 +37,12 @@ def sample(
     means yes on a CUDA device. With few examples most of a step's time is spent on launches, which this saves.
 
     >>> from bfn_kernels.nn import Binary
-    >>> sample(Binary(lambda theta, t: 0 * theta - 9.0, beta_1=9.0), (2, 3), 5, seed=1)
+    >>> class Network(torch.nn.Linear):
+    ...     def forward(self, theta, t):
+    ...         return super().forward(theta)
+    >>> network = Network(3, 3)
+    >>> _ = torch.nn.init.constant_(network.bias, -9.0)
+    >>> sample(Binary(network, beta_1=9.0), (2, 3), 5, seed=1)
     tensor([[0, 0, 0],
             [0, 0, 0]])
     """
@@ -131,7 +136,12 @@ def sample_within(
     network. tolerance, max_calls: as in bfn_kernels.adaptive.Steps, which raises TooManyCalls.
 
     >>> from bfn_kernels.nn import Binary
-    >>> sample_within(Binary(lambda theta, t: 0 * theta - 9.0, beta_1=9.0), (1, 3), 0.1, seed=1)
+    >>> class Network(torch.nn.Linear):
+    ...     def forward(self, theta, t):
+    ...         return super().forward(theta)
+    >>> network = Network(3, 3)
+    >>> _ = torch.nn.init.constant_(network.bias, -9.0)
+    >>> sample_within(Binary(network, beta_1=9.0), (1, 3), 0.1, seed=1)
     (tensor([[0, 0, 0]]), 8)
     """
     device, seed = torch.device(device), drawn_seed() if seed is None else seed

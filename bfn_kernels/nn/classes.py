@@ -66,7 +66,10 @@ class Classes(BFN):
 class Discrete(Classes):
     """Classes 0 to num_classes - 1; the network takes their probabilities and puts out logits, both `[B, ..., K]`.
 
-    >>> model = Discrete(lambda theta, t: theta.log(), beta_1=3.0, num_classes=5)
+    >>> class Network(torch.nn.Linear):
+    ...     def forward(self, theta, t):
+    ...         return super().forward(theta)
+    >>> model = Discrete(Network(5, 5), beta_1=3.0, num_classes=5)
     >>> model.reconstruction(torch.zeros(2, 3, dtype=torch.int64), seed=1).shape
     torch.Size([])
     """
@@ -123,7 +126,10 @@ class Vocabulary(Discrete):
 
     width: d. tied: whether the head's weight is the embedding's.
 
-    >>> model = Vocabulary(lambda vectors, t: vectors, beta_1=0.015, num_classes=1000, width=8)
+    >>> class Network(torch.nn.Linear):
+    ...     def forward(self, vectors, t):
+    ...         return super().forward(vectors)
+    >>> model = Vocabulary(Network(8, 8), beta_1=0.015, num_classes=1000, width=8)
     >>> model(torch.zeros(2, 3, dtype=torch.int64), seed=1).shape
     torch.Size([])
     """
@@ -198,7 +204,10 @@ class Vocabulary(Discrete):
 class Binary(Classes):
     """Classes 0 and 1; the network takes the probability of class 1 and puts out its logit, both `[B, ...]`.
 
-    >>> model = Binary(lambda theta, t: theta - 0.5, beta_1=9.0)
+    >>> class Network(torch.nn.Linear):
+    ...     def forward(self, theta, t):
+    ...         return super().forward(theta)
+    >>> model = Binary(Network(3, 3), beta_1=9.0)
     >>> model(torch.ones(2, 3, dtype=torch.int64), torch.tensor([0.0, 0.5]), seed=1, n_steps=2, reduction="none").shape
     torch.Size([2, 3])
     """

@@ -45,7 +45,10 @@ class Continuous(Normal):
     sigma_1, or a schedule: as in `continuous.flow_sample`. num_bins: counts the reconstruction in bins of [-1, 1], so
     that its nats can be compared with those of discretised data. limits, clip: as in `continuous.predict_data`.
 
-    >>> model = Continuous(lambda mean, t: mean, sigma_1=0.1)
+    >>> class Network(torch.nn.Linear):
+    ...     def forward(self, mean, t):
+    ...         return super().forward(mean)
+    >>> model = Continuous(Network(3, 3), sigma_1=0.1)
     >>> model(torch.zeros(2, 3), torch.tensor([0.0, 0.5]), seed=1).shape
     torch.Size([])
     """
@@ -101,7 +104,10 @@ class Discretised(Normal):
     """Data at the centres of num_bins bins of [-1, 1]; the network puts out the noise's mean and log standard
     deviation, `[B, ..., 2]`. limits: as in `discretised.continuous_time_loss`.
 
-    >>> model = Discretised(lambda mean, t: torch.stack([mean, 0 * mean], -1), sigma_1=0.1, num_bins=16)
+    >>> class Network(torch.nn.Linear):
+    ...     def forward(self, mean, t):
+    ...         return super().forward(mean).unflatten(-1, (3, 2))
+    >>> model = Discretised(Network(3, 6), sigma_1=0.1, num_bins=16)
     >>> model(torch.full((2, 3), 1 / 16), torch.tensor([0.0, 0.5]), seed=1, reduction="batch").shape
     torch.Size([2])
     """

@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import clients
+from benchmarks import clients, files, measure
 
 
 @pytest.mark.parametrize("place", range(5))
@@ -33,9 +33,27 @@ def test_what_does_not_vary_has_no_spread():
 
 def test_the_table_has_a_row_of_each_competitor():
     client = clients.types_by_draws(2, torch.float32, 2, 3.0)
-    rows = clients.measured(client, 0.001, 2)
+    rows = clients.measured(client, 0.001, 2, share=9)
     assert [row.competitor for row in rows] == ["theirs", "200 draws", "8 nodes", "continuous time"]
     assert rows[0].ratio == 1 and all(math.isclose(row.ratio, rows[0].median_ms / row.median_ms) for row in rows)
-    console = Console(width=128, file=io.StringIO())
+    assert all(row.network_ms == rows[0].network_ms > 0 for row in rows)
+    share = rows[0].median_ms / (rows[0].median_ms + rows[0].network_ms)
+    assert clients.cells(rows[0])[3] == f"{share:.2%}" and clients.cells(replace(rows[0], network_ms=math.nan))[3] == ""
+    console = Console(width=clients.WIDTH, file=io.StringIO())
     console.print(clients.table(rows))
     assert console.file.getvalue().count(client.name) == len(rows)
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_a_client_has_a_network(place):
+    client = clients.clients(64, torch.float32)[place]
+    assert all(output.isfinite().all() for output in client.network(64)())
+
+
+def test_what_is_measured_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(clients, "clients", lambda share, dtype: [clients.policy(2, dtype)])
+    monkeypatch.setattr(measure, "begun", lambda device: {"heap": measure.TRAINED})
+    assert clients.main(["--quick", "--out", str(tmp_path)]) == 0
+    rows = files.read(clients.Row, tmp_path / "clients.csv")
+    assert [row.competitor for row in rows] == ["theirs", "ops"] and all(row.network_ms > 0 for row in rows)
+    assert files.read_machine(clients.Row, tmp_path / "clients.csv")["heap"] == measure.TRAINED

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import bfn_kernels
+from bfn_kernels import nn
 
 MODULES = sorted(
     m.name
@@ -24,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROCESSES = "init_process_group("  # of several processes, as test_sharded.py runs the block
 OTHERS = ("lightning", "transformers")  # packages that guides are about, and that no extra of this one brings
+NETWORK = re.compile(r"#.*\bnetwork\b|\bnetwork\(|\b(?:\w*update_sample|\w*solver_step)\(")  # in code that has one
 
 
 def name_of(page: Path) -> str:
@@ -50,13 +52,32 @@ EXAMPLES = [
 ]
 
 
+@pytest.fixture
+def given(monkeypatch):
+    """The networks that an example gives to the modules of `nn`."""
+    networks = []
+    make = nn.BFN.__init__
+    monkeypatch.setattr(nn.BFN, "__init__", lambda self, network: (networks.append(network), make(self, network))[1])
+    return networks
+
+
+def without_weights(networks):
+    """Those that a user could not train. Their outputs never require a gradient, so a loop that forgets
+    `torch.no_grad()` would run with them and fail with a network of the user's."""
+    return [network for network in networks if not any(True for _ in getattr(network, "parameters", tuple)())]
+
+
 @pytest.mark.parametrize(("page", "block"), EXAMPLES)
-def test_examples_of_a_page(page, block):
-    """Each stands by itself."""
+def test_examples_of_a_page(page, block, given):
+    """Each stands by itself. What has a network, or a step of sampling, has one with weights."""
     for other in OTHERS:
         if re.search(rf"^(?:import|from) {other}\b", block, re.MULTILINE) and not importlib.util.find_spec(other):
             pytest.skip(f"{other} is not installed")
-    exec(compile(block, page, "exec"), {"__name__": Path(page).stem})
+    names = {"__name__": Path(page).stem}
+    exec(compile(block, page, "exec"), names)
+    networks = given + [names[name] for name in ("network",) if name in names]
+    assert not without_weights(networks)
+    assert networks or not NETWORK.search(block)
 
 
 @each_page
@@ -108,9 +129,10 @@ def test_the_reference_lists_every_function(family):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples(name):
+def test_examples(name, given):
     failed, _ = doctest.testmod(importlib.import_module(name), extraglobs={"torch": torch})
     assert failed == 0
+    assert not without_weights(given)
 
 
 def public_functions(family: str) -> list[str]:

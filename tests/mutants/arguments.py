@@ -5,6 +5,7 @@ from fault import Fault
 ARGUMENTS, OUT = "tests/kernels/test_arguments.py", "tests/kernels/test_out.py"
 NN = "tests/kernels/test_nn.py"
 TIMES, SCHEDULES = "tests/kernels/test_times.py", "bfn_kernels/schedules.py"
+DOCS = "tests/kernels/test_docs.py"
 
 FAULTS = [
     Fault(
@@ -140,5 +141,18 @@ FAULTS = [
         "backends.choose(backend, logits.device)\n    return (logits + y)",
         "return (logits + y)",
         f"{ARGUMENTS} -k takes_a_backend",
+    ),
+    # what the pages show
+    Fault("README.md", "with torch.no_grad():  #", "if True:  #", f"{DOCS} -k README"),
+    Fault(
+        "README.md",
+        "network = 10, torch.nn.Linear(27, 27)",
+        "network = 10, lambda theta: 4 * theta",
+        f"{DOCS} -k README",
+    ),
+    Fault("docs/guides/smiles.md", "with torch.no_grad():", "if True:", f"{DOCS} -k smiles"),
+    Fault("docs/guides/smiles.md", "state = 1e4 * known", "state = 1e1 * known", f"{DOCS} -k smiles"),
+    Fault(
+        "bfn_kernels/checks.py", ", or call under torch.no_grad()", "", "tests/kernels/test_gradients.py -k out_leaves"
     ),
 ]

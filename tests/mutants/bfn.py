@@ -11,7 +11,7 @@ CHECKPOINT, ALONE, CLI, CONFIGS, MAIN = (
     f"bfn/{name}.py" for name in ("checkpoint", "alone", "cli", "configs/__init__", "__main__")
 )
 BATCHES, PROCESSES, STATES, SHARDS = (f"bfn/{name}.py" for name in ("batches", "processes", "states", "shards"))
-BYTES = "bfn/bytepairs.py"
+BYTES, HEAP = "bfn/bytepairs.py", "tests/benchmarks/test_heap.py"
 NETWORK, NN = "bfn/networks/{}.py".format, "bfn_kernels/nn/{}.py".format
 
 
@@ -321,4 +321,14 @@ FAULTS = [
         "self.conv_out(residual)",
         tests("networks", "dropout"),
     ),
+    # what is measured, and what the pages say of it
+    Fault("benchmarks/heap.py", "for limit in (TRIM, MAP):", "for limit in ():", f"{HEAP} -k keeps"),
+    Fault("benchmarks/measure.py", "    heap.warm()\n", "", f"{HEAP} -k says_so"),
+    Fault("benchmarks/base.py", "    heap.warm()  #", "    #", f"{HEAP} -k another_revision"),
+    Fault("benchmarks/training.py", "measure.begun(device)", "measure.machine(device)", f"{HEAP} -k training"),
+    Fault("benchmarks/clients.py", "(row.network_ms + row", "(row", "tests/benchmarks/test_clients.py -k table"),
+    Fault(
+        "benchmarks/figures.py", "text.replace(before, after)", "text", "tests/benchmarks/test_figures.py -k up_to_date"
+    ),
+    Fault("README.md", "| × 59.7 |", "| × 61.0 |", "tests/benchmarks/test_figures.py -k README"),
 ]

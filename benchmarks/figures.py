@@ -1,0 +1,111 @@
+"""What the pages quote of the files under benchmarks/results.
+
+    python -m benchmarks.figures OLD    # what a copy OLD of the shown folder said becomes, in every page, what it says
+
+A test checks that each page has every text; one that fails prints the text that the page must have.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks import clients, experiments, files, page, patched, shares, vocabularies
+from benchmarks.competitors import COMPILED, EAGER
+from benchmarks.report import Row, duration, factor, median
+
+ROOT = Path(__file__).parent.parent
+SHOWN = ROOT / "benchmarks" / "results" / "epyc-2-threads"
+README = {
+    "loss of 98 304 pixels of 256 levels, continuous time": "discretised L∞ K=256",
+    "the same of n steps, by 8 nodes of quadrature": "discretised L_n 8 nodes K=256",
+    "loss of 1024 tokens of 32 000": "discrete L∞ K=32000",
+    "a sampling step of these tokens": "discrete update_sample K=32000",
+    "a flow of 10⁷ reals": "continuous flow_sample",
+}
+
+
+def conditions(kind: type, path: Path) -> str:
+    """Where and how a file was measured, as a line of a page."""
+    machine = files.read_machine(kind, path)
+    when = [machine["date"].partition("T")[0]] if "date" in machine else []
+    heap = machine.get("heap", "no network was trained first")
+    where = f"{machine['threads']} threads of an {machine['processor']}"
+    return f"*{', '.join([where, 'float32', 'torch ' + machine['torch'], *when])}; {heap}.*\n"
+
+
+def table(kind: type, name: str, module) -> Callable[[Path], str]:
+    """The whole file, by the columns and cells of the module that it comes from."""
+    return lambda folder: page.markdown_table(module.COLUMNS, map(module.cells, files.read(kind, folder / name)))
+
+
+def said(kind: type, name: str) -> Callable[[Path], str]:
+    return lambda folder: conditions(kind, folder / name)
+
+
+def client(start: str) -> Callable[[Path], str]:
+    """The competitors of the client whose name begins so."""
+
+    def text(folder: Path) -> str:
+        rows = [row for row in files.read(clients.Row, folder / "clients.csv") if row.client.startswith(start)]
+        return page.markdown_table(clients.COLUMNS, map(clients.cells, rows))
+
+    return text
+
+
+def of_cases(make: Callable[[list[Row], str], str]) -> Callable[[Path], str]:
+    return lambda folder: make(files.read(Row, folder / "results.csv"), "cpu")
+
+
+def readme(rows: list[Row], backend: str) -> str:
+    lines = []
+    for name, case in README.items():
+        ours, *others = (median(rows, case, [who]) for who in (backend, EAGER, COMPILED))
+        cells = [cell for other in others for cell in (duration(other), f"× {factor(other / ours)}")]
+        lines.append([name, duration(ours), *cells])
+    header = ("forward, and backward where there is a gradient", "op", "eager PyTorch", "", "`torch.compile`", "")
+    return page.markdown_table(header, lines)
+
+
+GUIDE = "docs/guides/{}.md".format
+FIGURES: tuple[tuple[str, Callable[[Path], str]], ...] = (
+    ("README.md", of_cases(readme)),
+    ("README.md", said(Row, "results.csv")),
+    ("docs/benchmarks.md", of_cases(page.times)),
+    ("docs/benchmarks.md", of_cases(page.vocabularies)),
+    ("docs/benchmarks.md", said(Row, "results.csv")),
+    ("docs/training.md", table(vocabularies.Step, "vocabularies.csv", vocabularies)),
+    ("docs/training.md", table(experiments.Run, "experiments.csv", experiments)),
+    ("docs/where_kernels_pay.md", table(shares.Share, "training.csv", shares)),
+    ("docs/where_kernels_pay.md", said(shares.Share, "training.csv")),
+    (GUIDE("official"), table(patched.Row, "patched.csv", patched)),
+    (GUIDE("official"), said(patched.Row, "patched.csv")),
+    (GUIDE("molecules"), client("n-step loss of 400 variables of 13")),
+    (GUIDE("molecules"), client("n-step loss of 400 variables of 2")),
+    (GUIDE("molecules"), said(clients.Row, "clients.csv")),
+    (GUIDE("smiles"), client("flow and loss of")),
+    (GUIDE("smiles"), client("guided step")),
+    (GUIDE("smiles"), said(clients.Row, "clients.csv")),
+    (GUIDE("policies"), client("flows and losses of")),
+    (GUIDE("policies"), said(clients.Row, "clients.csv")),
+)
+
+
+def changed(old: Path, new: Path) -> Iterator[tuple[str, str, str]]:
+    """A page, what it says of one folder, and what it must say of another."""
+    for name, text in FIGURES:
+        if text(old) != text(new):
+            yield name, text(old), text(new)
+
+
+def main(old: str) -> int:
+    for name, before, after in changed(Path(old), SHOWN):
+        path = ROOT / name
+        text = path.read_text()
+        found = before in text
+        print(f"{name}: {'replaced' if found else 'does not have'}\n{after if found else before}")
+        path.write_text(text.replace(before, after))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,68 @@
+"""Networks of the size of those that published code has, in our own words: what an op is of a whole step depends on the
+network beside it. `share` divides their depth, for quick runs."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+Run = Callable[[], tuple[Tensor, ...]]
+
+
+def trained(network: nn.Module, *inputs: Tensor) -> Run:
+    """A forward and a backward pass."""
+    parameters = list(network.parameters())
+
+    def run() -> tuple[Tensor, ...]:
+        output = network(*inputs)
+        return torch.autograd.grad(output, parameters, torch.ones_like(output))
+
+    return run
+
+
+@torch.no_grad()
+def called_twice(network: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """The forward passes of a step with guidance."""
+    return network(*inputs), network(*inputs)
+
+
+def transformer(num_classes: int, share: int = 1) -> nn.Module:
+    """ChemBFN's size: 12 layers of width 512."""
+    layer = nn.TransformerEncoderLayer(512, 8, 2048, dropout=0.0, batch_first=True, norm_first=True)
+    layers = nn.TransformerEncoder(layer, max(1, 12 // share), enable_nested_tensor=False)
+    return nn.Sequential(nn.Linear(num_classes, 512), layers, nn.Linear(512, num_classes))
+
+
+class Messages(nn.Module):
+    """MolCRAFT's size: 9 layers of width 128, in which a node hears of 32 others."""
+
+    def __init__(self, num_classes: int, share: int = 1, width: int = 128):
+        super().__init__()
+        self.read, self.write = nn.Linear(num_classes, width), nn.Linear(width, num_classes)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
+            for _ in range(max(1, 9 // share))
+        )
+
+    def forward(self, theta: Tensor, others: Tensor) -> Tensor:
+        """Of probabilities [nodes, K], and the numbers of the nodes that each hears of, [nodes, 32]."""
+        nodes = self.read(theta)
+        for layer in self.layers:
+            pairs = torch.cat([nodes[:, None].expand(*others.shape, -1), nodes[others]], -1)
+            nodes = nodes + layer(pairs).sum(1)
+        return self.write(nodes)
+
+
+def convolutions(numbers: int, share: int = 1) -> nn.Module:
+    """The size of a diffusion policy's U-Net: kernels of 5 steps, 256, 512 and 1024 channels, down and up again."""
+    widths = [width // share for width in (256, 512, 1024, 512, 256)]
+    strides = (1, 2, 2)
+    layers: list[nn.Module] = []
+    before = numbers
+    for place, width in enumerate(widths):
+        if place >= len(strides):
+            layers.append(nn.Upsample(scale_factor=2))
+        layers += [nn.Conv1d(before, width, 5, strides[place] if place < len(strides) else 1, 2), nn.Mish()]
+        layers += [nn.Conv1d(width, width, 5, 1, 2), nn.Mish()]
+        before = width
+    return nn.Sequential(*layers, nn.Conv1d(before, numbers, 1))

@@ -1,0 +1,76 @@
+"""What is measured is measured as in training: in memory that a network's step has left."""
+
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import __main__ as everything
+from benchmarks import base, clients, heap, measure, patched, training, vocabularies
+from benchmarks.devices import Cpu
+
+# How many pages of its tensors, 12 of 8 MiB, the system clears for a call that came twice before.
+FAULTS = """
+import resource, sys, torch
+from benchmarks import heap
+if sys.argv[1] == "warm":
+    heap.warm()
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensors = [torch.ones(2**21) for _ in range(12)]
+    del tensors
+    found = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(found)
+"""
+
+
+def faults(how: str) -> int:
+    done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
+def test_the_heap_keeps_what_a_step_has_freed():
+    assert faults("fresh") > 20_000  # pages of 4 KiB
+    assert faults("warm") < 2000
+
+
+TOOLS = {everything: [], clients: [], patched: ["--official", "{}"], training: [], vocabularies: []}
+
+
+class Begun(Exception):
+    pass
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.__name__)
+def test_every_tool_trains_a_network_first(tool, monkeypatch, tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "one.yaml").touch()
+
+    def begun(device):
+        raise Begun
+
+    monkeypatch.setattr(measure, "begun", begun)
+    monkeypatch.setattr(measure, "timings", None)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(Begun):
+        tool.main([argument.format(tmp_path) for argument in TOOLS[tool]])
+
+
+def test_a_process_that_is_measured_says_so(monkeypatch):
+    did = []
+    monkeypatch.setattr(measure.memory, "start_server", lambda: did.append("server"))
+    monkeypatch.setattr(heap, "warm", lambda: did.append("warm"))
+    assert measure.begun(Cpu())["heap"] == measure.TRAINED
+    assert did == ["server", "warm"]
+
+
+def test_the_process_of_another_revision_trains_too(monkeypatch):
+    class Closed:
+        def recv(self):
+            raise EOFError
+
+    did = []
+    monkeypatch.setattr(heap, "warm", lambda: did.append("warm"))
+    base.serve(Closed(), "cpu")
+    assert did == ["warm"]
