@@ -5,11 +5,10 @@ import itertools
 
 import pytest
 import torch
+from aliases import ITSELF, OUTPUTS, over, parameters, public, tensors_of
 from cases import CASES, Case, classes, normal, per_class, some, uniform
 from support import ON_CPU
-from torch import Tensor
 
-import bfn_kernels
 from bfn_kernels import Indexed, binary, continuous, discrete, discretised
 from bfn_kernels.solvers import Coefficients
 
@@ -173,19 +172,6 @@ MORE = [
     Case("discrete.linear_solver_step", {**HEAD, "t": TIMED["t"], "t_next": LATER, "draw_noise": uniform(0, 1)},
          {"rule": "sde1", "beta_1": 1.0, "choose": "sample"}),
 ]  # fmt: skip
-OUTPUTS = ("out", "theta_out", "predicted_out")
-ITSELF = {"out": ("state", "mean"), "theta_out": (), "predicted_out": ("previous",)}
-
-
-def public(op: str):
-    family, name = op.split(".")
-    return getattr(getattr(bfn_kernels, family), name)
-
-
-def parameters(op: str) -> list[str]:
-    return list(inspect.signature(public(op)).parameters)
-
-
 WRITING = [case for case in (*CASES, *MORE) if "257" not in case.name and {*OUTPUTS} & {*parameters(case.op)}]
 
 
@@ -205,25 +191,6 @@ def variants(case: Case):
         given = Coefficients(**{name: torch.rand(4) + 0.1 if there else None for name, there in has.items()})
         replaced = {"t_next", "t_previous", "rule", *(["t"] if case.op.startswith(("discrete.", "binary.")) else [])}
         yield {k: v for k, v in inputs.items() if k not in replaced} | {"coefficients": given}
-
-
-def tensors_of(inputs: dict):
-    """Each tensor, by its argument's name, and a function that puts another in its place."""
-    for name, value in inputs.items():
-        if isinstance(value, Tensor):
-            yield name, value, lambda new, name=name: inputs | {name: new}
-        elif isinstance(value, (Indexed, Coefficients)):
-            for part, each in value._asdict().items():
-                if isinstance(each, Tensor):
-                    put = lambda new, n=name, v=value, p=part: inputs | {n: v._replace(**{p: new})}  # noqa: E731
-                    yield f"{name}.{part}", each, put
-
-
-def over(value: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """The value, and memory for a result like another tensor, which share their first bytes."""
-    memory = torch.zeros(max(value.nbytes, like.nbytes), dtype=torch.uint8)
-    copy, out = (memory[: t.nbytes].view(t.dtype).view(t.shape) for t in (value, like))
-    return copy.copy_(value), out
 
 
 @pytest.mark.parametrize("case", WRITING, ids=str)
