@@ -163,7 +163,7 @@ class Plan:
             part = [n if form.random() < 0.7 else 1 for n in self.shape]
             inputs["mask"] = torch.rand(part, generator=generator) < 0.6
         touched = torch.zeros(self.shape, dtype=torch.bool)
-        alike = ROWS + ("hidden", "weight") * (self.layout % 2)  # which have kernels of their own in one narrow type
+        alike = ROWS + ("hidden", "weight") * (form.random() < 0.7)  # one narrow type has kernels of its own
         for name, value in inputs.items():
             if not isinstance(value, Tensor):
                 continue
@@ -349,8 +349,8 @@ def heads(draw, keep=lambda case: True, extremes: tuple[str | None, ...] = (None
     return Plan(
         draw(st.sampled_from([case for case in HEADS if keep(case)])),
         tuple(shape),
-        draw(st.sampled_from(TYPES)),
-        mixed=draw(st.booleans()),
+        torch.float16 if INTERPRETED else draw(st.sampled_from(DTYPES)),  # for which Triton alone has kernels
+        mixed=INTERPRETED or draw(st.booleans()),
         count=None,
         options={},
         arranged=True,
