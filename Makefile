@@ -36,7 +36,7 @@ run: install
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --deselect tests/cuda_on_host/test_sanitizers.py::test_kernels
-	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto tests/kernels
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto tests/kernels tests/fuzz/test_fuzz_heads.py
 	OMP_NUM_THREADS=1 BFN_PTX=cuda $(BIN)/python -m pytest -n auto tests/ptx/test_cuda_ptx.py \
 		-k 'not (every_kernel and (torch.float16 or torch.float64))'
 	OMP_NUM_THREADS=1 BFN_PTX=triton $(BIN)/python -m pytest -n auto tests/ptx/test_triton_ptx.py

@@ -1,91 +1,106 @@
 """The checks of `out=`, `theta_out=` and `predicted_out=`, the tensors that a step writes its results into."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from bfn_kernels import checks
 from bfn_kernels.indexed import Indexed, Rows
+from bfn_kernels.solvers import Coefficients
+
+OUTPUTS = ("out", "theta_out", "predicted_out")
+
+Step = TypeVar("Step", bound=Callable)
 
 
-def check_out(out: Tensor | None, state_name: str, /, **inputs: Tensor | Rows | None) -> None:
-    """Refuses an `out` that is not like the state, which is the input called `state_name`.
+def writes(state: str) -> Callable[[Step], Step]:
+    """Declares that a public function writes into the tensors that it is given as `out`, `theta_out` and
+    `predicted_out`, all of which are keywords.
 
-    `out` may be the state itself, and must share no memory with any other input. Writing into it leaves no gradient.
+    These are like the argument called `state`. Whatever else the function is given may be read, so none of its tensors
+    may share memory with an output: only `out` may be the state itself, and `predicted_out` the argument `previous`.
     """
-    if out is None:
-        return
-    state: Any = inputs[state_name]
-    checks.like("out", out, "the state", state)
-    if out.dtype != state.dtype:
-        raise TypeError(f"out must be {state.dtype} as the state is, got {out.dtype}")
-    _check_place("out", out, inputs, state_name)
+
+    def decorate(step: Step) -> Step:
+        names = step.__code__.co_varnames
+
+        @functools.wraps(step)
+        def checked(*arguments, **keywords):
+            given = keywords.get
+            if given("out") is not None or given("theta_out") is not None or given("predicted_out") is not None:
+                _check_outputs(state, dict(zip(names, arguments, strict=False)) | keywords)
+            return step(*arguments, **keywords)
+
+        return checked  # type: ignore[return-value]
+
+    return decorate
 
 
-def check_theta_out(theta_out: Tensor | None, state: Tensor, /, **tensors: Tensor | Rows | None) -> None:
-    """Refuses a `theta_out` that has not the state's shape. It must share no memory with any other tensor of the call,
-    and leaves no gradient either."""
-    if theta_out is not None:
-        checks.like("theta_out", theta_out, "the state", state)
-        _check_place("theta_out", theta_out, {**tensors, "state": state}, None)
-
-
-def check_predicted_out(predicted_out: Tensor | None, state: Tensor, /, **tensors: Tensor | Rows | None) -> None:
-    """Refuses a `predicted_out` that has not the state's shape. It may be the input called `previous`, must share no
-    memory with any other tensor of the call, and leaves no gradient either."""
-    if predicted_out is not None:
-        checks.like("predicted_out", predicted_out, "the state", state)
-        _check_place("predicted_out", predicted_out, tensors, "previous", "the previous prediction")
-
-
-def check_step_tensors(
-    state: Tensor,
-    name: str,
-    previous: Tensor | None,
-    out: Tensor | None,
-    predicted_out: Tensor | None,
-    theta_out: Tensor | None = None,
-    /,
-    **tensors: Tensor | Rows | None,
-) -> None:
-    """Refuses tensors of a solver's step, whose state is the argument called `name`, that it cannot read or write."""
+def check_step_tensors(state: Tensor, name: str, previous: Tensor | None, /, **tensors: Tensor | Rows | None) -> None:
+    """Refuses tensors of a solver's step, whose state is the argument called `name`, that it cannot read."""
     if previous is not None:
         checks.like("previous", previous, "the state", state)
     checks.no_gradient("no argument of a solver's step has one", **{name: state}, previous=previous, **tensors)
-    check_out(out, name, **{name: state}, previous=previous, **tensors)
-    check_theta_out(theta_out, state, previous=previous, out=out, **tensors)
-    check_predicted_out(
-        predicted_out, state, **{name: state}, previous=previous, out=out, theta_out=theta_out, **tensors
-    )
 
 
-def _check_place(what: str, out: Tensor, inputs: dict, same: str | None, called: str = "the state") -> None:
-    """Refuses an `out`, called `what`, that cannot be written to. It may be the input of the name `same`, which a
-    message calls `called`."""
-    named = {name: value.values if isinstance(value, Indexed) else value for name, value in inputs.items()}
-    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
-    checks.no_gradient(f"writing into {what} leaves none", **{what: out}, **tensors)
+def _check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
+    """Refuses outputs that cannot be written to."""
+    tensors, state = _tensors(arguments), arguments.get(state_name)
+    if not isinstance(state, Tensor):
+        return  # the function itself refuses this state
+    may_be = {"out": (state_name, "the state"), "predicted_out": ("previous", "the previous prediction")}
+    outputs = {name: arguments[name] for name in OUTPUTS if arguments.get(name) is not None}
+    inputs = {name: tensor for name, tensor in tensors.items() if name not in outputs}
+    for name, out in outputs.items():
+        _check_output(name, out, state, inputs)
+    if torch.compiler.is_compiling():  # the compiler itself finds out what shares memory, and copies
+        return
+    read = {name: _memory(tensor) for name, tensor in inputs.items()}
+    for name, out in outputs.items():
+        itself, called = may_be.get(name, ("", ""))
+        written = _memory(out)
+        for other, place in read.items():
+            if written is None or place is None or written[0] >= place[1] or place[0] >= written[1]:
+                continue
+            if other != itself or written != place or _dims(out) != _dims(tensors[other]):
+                allowed = f"be {called} itself or " if itself else ""
+                raise ValueError(f"{name} must {allowed}share no memory with any input, but it does with {other}")
+        read[name] = written
+
+
+def _tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors among the arguments, and within those that have several."""
+    found = {}
+    for name, value in arguments.items():
+        if isinstance(value, Tensor):
+            found[name] = value
+        elif isinstance(value, (Indexed, Coefficients)):
+            parts = {f"{name}.{part}": each for part, each in value._asdict().items()}
+            found.update({part: each for part, each in parts.items() if isinstance(each, Tensor)})
+    return found
+
+
+def _check_output(name: str, out: Tensor, state: Tensor, inputs: dict[str, Tensor]) -> None:
+    checks.like(name, out, "the state", state)
+    if name == "out" and out.dtype != state.dtype:
+        raise TypeError(f"out must be {state.dtype} as the state is, got {out.dtype}")
+    if torch.is_grad_enabled():
+        checks.no_gradient(f"writing into {name} leaves none", **{name: out}, **inputs)
     if not torch.compiler.is_compiling():  # the compiler cannot trace this check, and writes into its own copies
-        _check_kind(what, out)
+        _check_kind(name, out)
     if _overlaps_itself(out):
-        raise ValueError(f"{what} must have a place of its own for every element, got strides {out.stride()}")
-    written = _memory(out)
-    for name, value in tensors.items():
-        read = _memory(value)
-        if written is None or read is None or written[0] >= read[1] or read[0] >= written[1]:
-            continue
-        if name != same or _dims(out) != _dims(value) or written != read:
-            itself = "" if same is None else f"be {called} itself or "
-            raise ValueError(f"{what} must {itself}share no memory with any input, but it does with {name}")
+        raise ValueError(f"{name} must have a place of its own for every element, got strides {out.stride()}")
 
 
-def _check_kind(what: str, out: Tensor) -> None:
+def _check_kind(name: str, out: Tensor) -> None:
     if out.layout != torch.strided or out.is_neg():
-        raise ValueError(f"{what} must be a plain tensor, got a sparse one or a view that negates what it shows")
+        raise ValueError(f"{name} must be a plain tensor, got a sparse one or a view that negates what it shows")
     if out.is_inference() and not torch.is_inference_mode_enabled():
         raise ValueError(
-            f"{what} must not be a tensor of inference mode outside of it, where autograd cannot follow it"
+            f"{name} must not be a tensor of inference mode outside of it, where autograd cannot follow it"
         )
 
 
@@ -97,7 +112,7 @@ def _dims(x: Tensor) -> list[tuple[int, int]]:
 def _overlaps_itself(x: Tensor) -> bool:
     """Whether two elements may share an address: some stride is shorter than the span of the dimensions inside it."""
     span = 1
-    for stride, size in sorted(_dims(x)) if x.numel() else ():
+    for stride, size in () if x.is_contiguous() or x.numel() == 0 else sorted(_dims(x)):
         if stride < span:
             return True
         span += stride * (size - 1)
@@ -105,11 +120,9 @@ def _overlaps_itself(x: Tensor) -> bool:
 
 
 def _memory(x: Tensor) -> tuple[int, int] | None:
-    """The address of the first element and the one behind the last; None if the tensor has no memory, as fakes have.
-
-    In compiled code it is None too: the compiler itself finds out what shares memory, and copies.
-    """
-    if torch.compiler.is_compiling() or x.device.type == "meta" or x.numel() == 0:
+    """The address of the first element and the one behind the last; None if the tensor has no memory, as fakes have."""
+    count = x.numel()
+    if count == 0 or x.is_meta:
         return None
     try:
         first = x.data_ptr()
@@ -117,4 +130,6 @@ def _memory(x: Tensor) -> tuple[int, int] | None:
         return None
     if first == 0:  # a fake
         return None
-    return first, first + (1 + sum(stride * (size - 1) for stride, size in _dims(x))) * x.element_size()
+    if not x.is_contiguous():
+        count = 1 + sum(stride * (size - 1) for stride, size in _dims(x))
+    return first, first + count * x.element_size()

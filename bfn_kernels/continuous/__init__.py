@@ -32,7 +32,7 @@ from bfn_kernels.arguments import (
 from bfn_kernels.continuous import reference
 from bfn_kernels.continuous.operators import OPERATORS
 from bfn_kernels.continuous.solver import solver_step as solver_step
-from bfn_kernels.outputs import check_out
+from bfn_kernels.outputs import writes
 from bfn_kernels.reduction import hide
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
@@ -114,6 +114,7 @@ def bayesian_update(
     return updated, updated_precision(precision, alpha, mean)
 
 
+@writes("mean")
 def update_sample(
     x: Tensor,
     mean: Tensor,
@@ -151,8 +152,6 @@ def update_sample(
     checks.data("mean", mean)
     checks.like("x", x, "mean", mean)
     known_mask = known_values(known, known_mask, mean, mean.shape)
-    others = {"known": known, "known_mask": known_mask, "precision": precision, "alpha": alpha, "noise": noise}
-    check_out(out, "mean", x=x, mean=mean, t=t, **others)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(x, mean)
     scales: Sequence[Tensor | None] = (None, None)
     ends = -math.inf, math.inf

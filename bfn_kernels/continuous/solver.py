@@ -12,12 +12,13 @@ from bfn_kernels.arguments import (
     prediction_scalars,
     step_seed,
 )
-from bfn_kernels.outputs import check_step_tensors
+from bfn_kernels.outputs import check_step_tensors, writes
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 from bfn_kernels.solvers import Coefficients
 
 
+@writes("mean")
 def solver_step(
     prediction: Tensor,
     mean: Tensor,
@@ -65,7 +66,7 @@ def solver_step(
     known_mask = known_values(known, known_mask, mean, mean.shape)
     times = {"t": t, "t_next": t_next, "t_previous": t_previous}
     inputs = {"prediction": prediction, "known": known, "known_mask": known_mask, "noise": noise, **times}
-    check_step_tensors(mean, "mean", previous, out, predicted_out, **inputs)
+    check_step_tensors(mean, "mean", previous, **inputs)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(prediction, mean, previous)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
     step = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)

@@ -28,7 +28,7 @@ from bfn_kernels.discrete.linear_steps import linear_update_sample as linear_upd
 from bfn_kernels.discrete.operators import CHOICES, MEAN, OPERATORS, RECEIVERS, SHORT_ROW
 from bfn_kernels.discrete.solver import solver_step as solver_step
 from bfn_kernels.operators import needs
-from bfn_kernels.outputs import check_out, check_theta_out
+from bfn_kernels.outputs import writes
 from bfn_kernels.reduction import hide
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
@@ -135,6 +135,7 @@ def theta_logits(theta: Tensor) -> Tensor:
     return theta.log()
 
 
+@writes("state")
 def update_sample(
     output_logits: Tensor,
     state: Tensor,
@@ -170,9 +171,6 @@ def update_sample(
     choice = checks.choice("choose", choose, CHOICES)
     known = known if known is None else checks.classes("known", known)
     known_mask = known_values(known, known_mask, state, state.shape[:-1])
-    others = {"known": known, "known_mask": known_mask, "alpha": alpha, "noise": noise, "draw_noise": draw_noise}
-    check_out(out, "state", output_logits=output_logits, state=state, **others)
-    check_theta_out(theta_out, state, output_logits=output_logits, out=out, **others)
     if choose != "mean":
         checks.no_gradient(f'a {choose} has none, only choose="mean" has one', output_logits=output_logits)
     library = backends.library(backend, state.device)

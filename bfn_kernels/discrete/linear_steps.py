@@ -23,7 +23,7 @@ from bfn_kernels.arguments import choice_noises, drawn_seed, known_values, step_
 from bfn_kernels.discrete.large import shard_of
 from bfn_kernels.discrete.operators import CHOICES
 from bfn_kernels.discrete.tiles import Shard
-from bfn_kernels.outputs import check_out
+from bfn_kernels.outputs import writes
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+@writes("state")
 def linear_update_sample(
     state: Tensor,
     hidden: Tensor,
@@ -68,7 +69,7 @@ def linear_update_sample(
     checks.weight("weight", weight)
     shard = shard_of(weight, num_classes, process_group, backend)
     known, known_mask = _check(
-        state, hidden, weight, bias, None, embedding, known, known_mask, out, alpha=alpha, noise=noise,
+        state, hidden, weight, bias, None, embedding, known, known_mask, alpha=alpha, noise=noise,
         draw_noise=draw_noise,
     )  # fmt: skip
     library, lead = backends.library(backend, state.device), state.shape[:-1]
@@ -80,6 +81,7 @@ def linear_update_sample(
     return _stepped(library, shard, state, hidden, weight, bias, step, embedding, out)
 
 
+@writes("state")
 def linear_solver_step(
     state: Tensor,
     hidden: Tensor,
@@ -125,7 +127,7 @@ def linear_solver_step(
     checks.weight("weight", weight)
     shard = shard_of(weight, num_classes, process_group, backend)
     known, known_mask = _check(
-        state, hidden, weight, bias, previous, embedding, known, known_mask, out, t=t, t_next=t_next,
+        state, hidden, weight, bias, previous, embedding, known, known_mask, t=t, t_next=t_next,
         t_previous=t_previous, noise=noise, draw_noise=draw_noise,
     )  # fmt: skip
     library, lead = backends.library(backend, state.device), state.shape[:-1]
@@ -180,7 +182,7 @@ def _check_head(like: Tensor, lead: torch.Size, name: str, hidden: Tensor, weigh
 
 def _check(
     state: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, previous: Tensor | None,
-    embedding: Tensor | None, known: Tensor | None, known_mask: Tensor | None, out: Tensor | None,
+    embedding: Tensor | None, known: Tensor | None, known_mask: Tensor | None,
     **others: Rows | Tensor | None,
 ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
     """The checks that the steps share; returns the known classes and their mask as operators take them."""
@@ -205,7 +207,6 @@ def _check(
         "embedding": embedding, "known": known, "known_mask": known_mask, **others,
     }  # fmt: skip
     checks.no_gradient("a step by a linear head has none", **tensors)
-    check_out(out, "state", **tensors)
     return known, known_mask
 
 

@@ -6,12 +6,13 @@ from torch import Tensor
 from bfn_kernels import backends, checks, solvers
 from bfn_kernels.arguments import choice_noises, known_values, step_seed
 from bfn_kernels.discrete.operators import CHOICES
-from bfn_kernels.outputs import check_step_tensors
+from bfn_kernels.outputs import check_step_tensors, writes
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 
 
+@writes("state")
 def solver_step(
     output_logits: Tensor,
     state: Tensor,
@@ -69,7 +70,7 @@ def solver_step(
     inputs = {"output_logits": output_logits, "unconditional": unconditional, "known": known, "known_mask": known_mask}
     rows = {"t": t, "t_next": t_next, "t_previous": t_previous, "temperature": temperature, "guidance": guidance}
     noises = {"noise": noise, "draw_noise": draw_noise}
-    check_step_tensors(state, "state", previous, out, predicted_out, theta_out, **inputs, **rows, **noises)
+    check_step_tensors(state, "state", previous, **inputs, **rows, **noises)
     library = backends.library(backend, state.device)
     dtype = checks.compute_dtype(output_logits, state, previous, unconditional)
     times = t, t_next, t_previous

@@ -44,7 +44,7 @@ from bfn_kernels.discretised.distribution import sample as sample
 from bfn_kernels.discretised.operators import CHOICES, MEAN, OPERATORS
 from bfn_kernels.discretised.solver import solver_step as solver_step
 from bfn_kernels.operators import needs
-from bfn_kernels.outputs import check_out
+from bfn_kernels.outputs import writes
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
@@ -202,6 +202,7 @@ def reconstruction_loss(
     return library.discretised.reconstruction_loss(x, *network, *scales, *bins, mask, how)
 
 
+@writes("mean")
 def update_sample(
     pred_mean: Tensor,
     pred_log_std: Tensor | None,
@@ -249,8 +250,6 @@ def update_sample(
     check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
     known_mask = known_values(known, known_mask, mean, mean.shape)
     output = {"pred_mean": pred_mean, "pred_log_std": pred_log_std, "mixture_logits": mixture_logits}
-    others = {"known": known, "known_mask": known_mask, "precision": precision, "t": t, "alpha": alpha}
-    check_out(out, "mean", mean=mean, **output, **others, noise=noise, draw_noise=draw_noise)
     if choose != "mean":
         checks.no_gradient(f'a {choose} has none, only choose="mean" has one', **output)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output.values(), mean)

@@ -15,12 +15,13 @@ from bfn_kernels.arguments import (
 )
 from bfn_kernels.discretised.arguments import check_output, component_noises
 from bfn_kernels.discretised.operators import CHOICES
-from bfn_kernels.outputs import check_step_tensors
+from bfn_kernels.outputs import check_step_tensors, writes
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 from bfn_kernels.solvers import Coefficients
 
 
+@writes("mean")
 def solver_step(
     pred_mean: Tensor,
     pred_log_std: Tensor | None,
@@ -70,7 +71,7 @@ def solver_step(
     output = {"pred_mean": pred_mean, "pred_log_std": pred_log_std, "mixture_logits": mixture_logits}
     inputs = {"known": known, "known_mask": known_mask, "noise": noise, "draw_noise": draw_noise}
     times = {"t": t, "t_next": t_next, "t_previous": t_previous, "component_noise": component_noise}
-    check_step_tensors(mean, "mean", previous, out, predicted_out, None, **output, **inputs, **times)
+    check_step_tensors(mean, "mean", previous, **output, **inputs, **times)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output.values(), mean, previous)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
     step = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)

@@ -14,8 +14,9 @@ import pytest
 import torch
 from cases import CASES, ROWS, Case
 from hypothesis import strategies as st
-from support import DTYPES, ON_CPU
+from support import DTYPES, INTERPRETED, ON_CPU
 from torch import Tensor
+from vocabularies import LARGE, STEPS
 
 SEED = os.environ.get("FUZZ_SEED")  # set by `make fuzz`; without it every run has the same examples
 SCALE = float(os.environ.get("FUZZ_SCALE", 1))
@@ -66,6 +67,9 @@ def remember(call: object) -> None:
 
 
 NOISE = ("noise", "draw_noise", "component_noise")
+TYPES = (torch.float16, torch.float32) if INTERPRETED else DTYPES  # it multiplies the bits of bfloat16
+VOCABULARY = ("weight", "bias", "embedding")  # of which each number belongs to a class, not to a variable
+HEADS = [case for case in (*LARGE, *STEPS) if not case.hard]
 # −∞ is missing here, since as a logit it is valid and means a probability of 0.
 EXTREMES = {"finite": (1e30, -1e30, 1e-30, 0.0, -0.0, "subnormal"), "not finite": (math.nan, math.inf)}
 LOGITS = (1e4, -1e30, 0.0, -0.0, 1e-30)  # not 1e30, beside which the reference's joint receiver has no digits left
@@ -159,15 +163,16 @@ class Plan:
             part = [n if form.random() < 0.7 else 1 for n in self.shape]
             inputs["mask"] = torch.rand(part, generator=generator) < 0.6
         touched = torch.zeros(self.shape, dtype=torch.bool)
+        alike = ROWS + ("hidden", "weight") * (form.random() < 0.7)  # one narrow type has kernels of its own
         for name, value in inputs.items():
             if not isinstance(value, Tensor):
                 continue
-            if self.mixed and value.is_floating_point() and name not in ROWS:
-                value = value.to(form.choice(DTYPES))
+            if self.mixed and value.is_floating_point() and name not in alike:
+                value = value.to(form.choice(TYPES))
             # masked places hold values that must not be read, so numbers may not be moved to other places
             alone = not any(k in inputs for k in ("mask", "known_mask"))
-            if self.arranged:
-                value = arrange(value, form, expand=alone)
+            if self.arranged:  # classes of one vector would have gradients of 0, of which rounding errors remain
+                value = arrange(value, form, expand=alone and name != "weight")
             floating = value.is_floating_point() and value.numel() > 0
             if self.extreme and floating and name not in self._ordinary:
                 extremes = EXTREMES[self.extreme]
@@ -234,7 +239,7 @@ def _touch(name: str, value: Tensor, form: Random, extremes: tuple, touched: Ten
             number = abs(number)
         place = tuple(form.randrange(n) for n in value.shape)
         value[place] = number
-        if name in ROWS:
+        if name in ROWS + VOCABULARY:
             touched.fill_(True)
         else:
             touched[place[: touched.dim()]] = True
@@ -334,4 +339,23 @@ def plans(draw, keep=lambda case: True, extremes: bool = True, masks: bool = Tru
         draw(flag),
         masks and loss and draw(flag),
         draw(st.integers(0, 2**32)),
+    )
+
+
+@st.composite
+def heads(draw, keep=lambda case: True, extremes: tuple[str | None, ...] = (None,)) -> Plan:
+    """Calls with a large vocabulary, every tensor of which is laid out anew."""
+    shape = draw(st.lists(st.sampled_from((1, 2, 3, 4)), min_size=1, max_size=3))
+    return Plan(
+        draw(st.sampled_from([case for case in HEADS if keep(case)])),
+        tuple(shape),
+        torch.float16 if INTERPRETED else draw(st.sampled_from(DTYPES)),  # for which Triton alone has kernels
+        mixed=INTERPRETED or draw(st.booleans()),
+        count=None,
+        options={},
+        arranged=True,
+        extreme=draw(st.sampled_from(extremes)),
+        seeded=False,
+        masked=False,
+        layout=draw(st.integers(0, 2**32)),
     )

@@ -128,10 +128,19 @@ def test_the_reference_lists_every_function(family):
         assert f"- {name}\n" in text, f"{family}.{name}"
 
 
+class Examples(doctest.DocTestFinder):
+    """Finds those of decorated functions too, whose code is another module's."""
+
+    def _from_module(self, module, found):
+        return super()._from_module(module, inspect.unwrap(found))
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name, given):
-    failed, _ = doctest.testmod(importlib.import_module(name), extraglobs={"torch": torch})
-    assert failed == 0
+    runner = doctest.DocTestRunner()
+    for examples in Examples().find(importlib.import_module(name), extraglobs={"torch": torch}):
+        runner.run(examples)
+    assert runner.failures == 0
     assert not without_weights(given)
 
 
@@ -148,4 +157,6 @@ def public_functions(family: str) -> list[str]:
 @pytest.mark.parametrize("family", ["continuous", "discretised", "discrete", "binary"])
 def test_every_public_function_has_an_example(family):
     for name in public_functions(family):
-        assert ">>>" in (getattr(importlib.import_module(f"bfn_kernels.{family}"), name).__doc__ or ""), name
+        function = getattr(importlib.import_module(f"bfn_kernels.{family}"), name)
+        found = Examples().find(importlib.import_module(function.__module__))
+        assert any(each.examples for each in found if each.name == f"{function.__module__}.{name}"), name

@@ -1,10 +1,16 @@
 """`out=`: what may be written into, and that autograd and those who share memory notice."""
 
+import inspect
+import itertools
+
 import pytest
 import torch
+from aliases import ITSELF, OUTPUTS, over, parameters, public, tensors_of
+from cases import CASES, Case, classes, normal, per_class, some, uniform
 from support import ON_CPU
 
-from bfn_kernels import binary, continuous, discrete, discretised
+from bfn_kernels import Indexed, binary, continuous, discrete, discretised
+from bfn_kernels.solvers import Coefficients
 
 X, M = torch.linspace(-1, 1, 12).reshape(3, 4), torch.linspace(0.5, -0.5, 12).reshape(3, 4)
 ON_EACH = pytest.mark.parametrize("backend", ON_CPU)
@@ -150,6 +156,72 @@ def test_theta_has_memory_of_its_own(step, theta_of, backend):
         with pytest.raises(ValueError, match="requires a gradient, but writing into theta_out leaves none"):
             step(state, None, backend, theta_out=theta_out)
     assert torch.equal(state, M) and torch.equal(x, X) and (memory == 0).all()
+
+
+# Of what may share memory with an output, CASES have neither a head of many classes nor what these calls have.
+HEAD = {
+    "state": per_class(normal(), 5), "hidden": per_class(normal(), 3), "weight": lambda *_: torch.randn(5, 3),
+    "bias": lambda *_: torch.randn(5), "embedding": lambda *_: torch.randn(5, 2), "known": classes(5),
+    "known_mask": some, "noise": per_class(normal(), 5),
+}  # fmt: skip
+LATER, EARLIER = uniform(0.6, 0.9), uniform(0.1, 0.2)
+TIMED = {"t": uniform(0.3, 0.5), "t_next": LATER, "t_previous": EARLIER, "previous": per_class(normal(), 3)}
+MORE = [
+    Case("discrete.linear_update_sample", {**HEAD, "alpha": uniform(1, 2), "draw_noise": uniform(0, 1)}),
+    Case("discrete.linear_solver_step", {**HEAD, **TIMED}, {"rule": "sde2", "beta_1": 1.0}),
+    Case("discrete.linear_solver_step", {**HEAD, "t": TIMED["t"], "t_next": LATER, "draw_noise": uniform(0, 1)},
+         {"rule": "sde1", "beta_1": 1.0, "choose": "sample"}),
+]  # fmt: skip
+WRITING = [case for case in (*CASES, *MORE) if "257" not in case.name and {*OUTPUTS} & {*parameters(case.op)}]
+
+
+def variants(case: Case):
+    """The inputs of a case, and the same with a seed, with times of groups and with coefficients."""
+    inputs = case.inputs((4, 3), torch.float32) | case.options
+    yield inputs
+    noises = {"noise", "draw_noise", "component_noise"}
+    if noises & {*inputs}:
+        yield {k: v for k, v in inputs.items() if k not in noises} | {"seed": torch.tensor(3)}
+    index = torch.tensor([0, 1, 1, 0])
+    for name in {"t", "alpha", "precision"} & {*inputs}:
+        groups = inputs[name].flatten()[:2]
+        yield inputs | {name: Indexed(groups, index)}
+    if "t_next" in inputs:
+        has = {"keep": True, "take": True, "variance": "noise" in inputs, "extrapolation": "previous" in inputs}
+        given = Coefficients(**{name: torch.rand(4) + 0.1 if there else None for name, there in has.items()})
+        replaced = {"t_next", "t_previous", "rule", *(["t"] if case.op.startswith(("discrete.", "binary.")) else [])}
+        yield {k: v for k, v in inputs.items() if k not in replaced} | {"coefficients": given}
+
+
+@pytest.mark.parametrize("case", WRITING, ids=str)
+@ON_EACH
+def test_no_output_shares_memory_with_anything_that_is_given(case, backend):
+    for inputs in variants(case):
+        state = "state" if "state" in inputs else "mean"
+        outputs = [name for name in OUTPUTS if name in parameters(case.op)]
+        public(case.op)(**inputs, **{name: inputs[state].clone() for name in outputs}, backend=backend)
+        for output in outputs:
+            for name, value, put in tensors_of(inputs):
+                if name in ITSELF[output]:
+                    continue
+                copy, out = over(value, inputs[state])
+                with pytest.raises(ValueError, match=rf"^{output} must .*share no memory.* it does with {name}$"):
+                    public(case.op)(**put(copy), **{output: out}, backend=backend)
+                assert torch.equal(copy, value), "written to, though it was refused"
+        for first, second in itertools.combinations(outputs, 2):
+            shared = inputs[state].clone()
+            with pytest.raises(ValueError, match=f"^{second} must share|^{second} must be.* it does with {first}$"):
+                public(case.op)(**inputs, **{first: shared, second: shared}, backend=backend)
+
+
+def test_every_argument_has_been_under_an_output():
+    """What may be a tensor, of each function that writes; a new argument needs a case."""
+    for op in {case.op for case in WRITING}:
+        seen = {name.partition(".")[0] for case in WRITING if case.op == op
+                for inputs in variants(case) for name, *_ in tensors_of(inputs)}  # fmt: skip
+        kinds = inspect.get_annotations(public(op), eval_str=False)
+        may_be = {name for name, kind in kinds.items() if "Tensor" in str(kind) or "Coeff" in str(kind)}
+        assert may_be - {"return", "generator", "mask", *OUTPUTS} <= seen, op
 
 
 @pytest.mark.skipif("cpu" not in ON_CPU, reason="no native operators")

@@ -40,8 +40,8 @@ FAULTS = [
     ),
     Fault(
         "bfn_kernels/outputs.py",
-        "value.values if isinstance(value, Indexed) else value",
-        "value",
+        "elif isinstance(value, (Indexed, Coefficients)):",
+        "elif isinstance(value, Coefficients):",
         f"{TIMES} -k out_may",
     ),
     Fault(
@@ -52,9 +52,9 @@ FAULTS = [
     ),
     Fault("bfn_kernels/outputs.py", " or out.is_neg():", ":", f"{OUT} -k negative"),
     Fault("bfn_kernels/outputs.py", "if stride < span:", "if stride < 0:", f"{OUT} -k not_plain"),
-    Fault("bfn_kernels/outputs.py", "_dims(out) != _dims(value) or ", "", f"{OUT} -k shared"),
-    Fault("bfn_kernels/outputs.py", "name != same or ", "", f"{OUT} -k shared"),
-    Fault("bfn_kernels/outputs.py", "read[0] >= written[1]", "read[0] > written[0]", f"{OUT} -k shared"),
+    Fault("bfn_kernels/outputs.py", " or _dims(out) != _dims(tensors[other])", "", f"{OUT} -k shared"),
+    Fault("bfn_kernels/outputs.py", "other != itself or ", "", f"{OUT} -k shared"),
+    Fault("bfn_kernels/outputs.py", "place[0] >= written[1]", "place[0] > written[0]", f"{OUT} -k shared"),
     Fault(
         "bfn_kernels/operators.py",
         "torch.autograd.graph.increment_version([t for t in (out, *beside) if t is not None])",
@@ -62,12 +62,24 @@ FAULTS = [
         f"{OUT} -k autograd_notices",
     ),
     Fault("bfn_kernels/operators.py", "(out, *beside) if t is not None]", "(out,)]", f"{OUT} -k theta_is"),
-    Fault("bfn_kernels/outputs.py", '{**tensors, "state": state}, None)', "tensors, None)", f"{OUT} -k theta_has"),
     Fault(
-        "bfn_kernels/discrete/__init__.py",
-        "output_logits=output_logits, out=out, **others)",
-        "output_logits=output_logits, **others)",
+        "bfn_kernels/outputs.py",
+        'may_be = {"out": (state_name, "the state"), ',
+        'may_be = {"out": (state_name, "the state"), "theta_out": (state_name, "the state"), ',
         f"{OUT} -k theta_has",
+    ),
+    Fault("bfn_kernels/outputs.py", "read[name] = written", "pass", f"{OUT} -k theta_has"),
+    Fault(
+        "bfn_kernels/outputs.py",
+        "strict=False)) | keywords)",
+        'strict=False)) | {k: v for k, v in keywords.items() if k != "component_noise"})',
+        f"{OUT} -k 'anything_that_is_given and discretised'",
+    ),
+    Fault(
+        "bfn_kernels/outputs.py",
+        "dict(zip(names, arguments, strict=False)) | keywords",
+        "keywords | {state: arguments[1]}",
+        f"{OUT} -k shared",
     ),
     Fault(
         "bfn_kernels/continuous/__init__.py",
@@ -152,7 +164,4 @@ FAULTS = [
     ),
     Fault("docs/guides/smiles.md", "with torch.no_grad():", "if True:", f"{DOCS} -k smiles"),
     Fault("docs/guides/smiles.md", "state = 1e4 * known", "state = 1e1 * known", f"{DOCS} -k smiles"),
-    Fault(
-        "bfn_kernels/checks.py", ", or call under torch.no_grad()", "", "tests/kernels/test_gradients.py -k out_leaves"
-    ),
 ]

@@ -13,8 +13,8 @@ FAULTS = [
     Fault("bfn_kernels/outputs.py", "if stride < span:", "if stride < 0:", f"{OUT} -k test_refused"),
     Fault(
         "bfn_kernels/outputs.py",
-        "if name != same or _dims(out) != _dims(value) or written != read:",
-        "if name != same:",
+        "if other != itself or written != place or _dims(out) != _dims(tensors[other]):",
+        "if other != itself:",
         f"{OUT} -k test_refused",
     ),
     Fault(

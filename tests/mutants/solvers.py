@@ -49,14 +49,14 @@ FAULTS = [
     # what a step writes
     Fault(
         "bfn_kernels/outputs.py",
-        'tensors, "previous", "the previous',
-        'tensors, None, "the previous',
+        '"predicted_out": ("previous", ',
+        '"predicted_out": ("", ',
         f"{SOLVERS} -k 'order and cpu'",
     ),
     Fault(
         "bfn_kernels/outputs.py",
-        "previous=previous, out=out, theta_out=theta_out",
-        "previous=previous",
+        "if name not in outputs}",
+        'if name not in (*outputs, "previous")}',
         f"{SOLVERS} -k memory",
     ),
     Fault(

@@ -1,0 +1,74 @@
+"""No output shares memory with anything that a step is given, but for what a step reads where it writes: there the
+result is that of memory of its own."""
+
+import dataclasses
+
+import pytest
+import torch
+from aliases import ITSELF, OUTPUTS, over, parameters, public, tensors_of
+from calls import Plan, backends, examples, plans, remember
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from oracle import ERRORS
+from support import serves
+from torch import Tensor
+
+LONG = (1025, 2047, 4096, 8192)  # classes, of which a kernel has blocks of its own
+
+
+def few(case) -> bool:
+    return "257" not in case.name and not case.into
+
+
+def writing(case) -> bool:
+    return few(case) and "out" in parameters(case.op)
+
+
+def second_order(case) -> bool:
+    return few(case) and "previous" in case.fields
+
+
+@examples(150)
+@given(plan=plans(writing, extremes=False), backend=backends)
+def test_an_output_over_anything_is_refused(plan, backend):
+    assume(serves(plan.case, backend) and 0 not in plan.shape)
+    remember((backend, plan))
+    call = plan.make()
+    inputs = {**call.inputs, **call.case.options}
+    if isinstance(inputs.get("seed"), int):
+        inputs["seed"] = torch.tensor(plan.layout)
+    state = inputs["state" if "state" in inputs else "mean"]
+    for output in {*OUTPUTS} & {*parameters(plan.case.op)}:
+        for name, value, put in tensors_of(inputs):
+            if name in ITSELF[output]:
+                continue
+            copy, out = over(value.resolve_neg(), state)
+            with pytest.raises(ERRORS, match=rf"^{output} must .* it does with {name}$"):
+                public(plan.case.op)(**put(copy), **{output: out}, backend=backend)
+
+
+@st.composite
+def long_rows(draw, plan: Plan) -> Plan:
+    """Sometimes of classes that fill several blocks."""
+    if plan.count is None or "state" not in plan.case.fields or draw(st.integers(0, 3)):
+        return plan
+    return dataclasses.replace(plan, shape=(draw(st.integers(1, 2)),), count=draw(st.sampled_from(LONG)))
+
+
+@examples(60)
+@given(plan=plans(second_order, extremes=False).flatmap(long_rows), backend=backends, dtype=st.sampled_from((2, 4)))
+def test_predicted_out_may_be_previous_and_out_the_state(plan, backend, dtype):
+    """Both at once, where the types of logits, state and prediction differ."""
+    assume(serves(plan.case, backend))
+    remember((backend, plan))
+    call = dataclasses.replace(plan, mixed=True).make()
+    inputs = {k: v.clone() if isinstance(v, Tensor) else v for k, v in call.inputs.items()}
+    name = "state" if "state" in inputs else "mean"
+    inputs["previous"] = inputs["previous"].to(torch.bfloat16 if dtype == 2 else torch.float32)
+    beside = torch.empty_like(inputs["previous"])
+    inputs.setdefault("seed", None if "noise" in inputs else 5)
+    want = call.case(inputs, backend, predicted_out=beside)
+    got = call.case(inputs, backend, out=inputs[name], predicted_out=inputs["previous"])
+    assert got is inputs[name]
+    torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(inputs["previous"], beside, rtol=0, atol=0, equal_nan=True)

@@ -1,0 +1,55 @@
+"""Ops of large vocabularies: every tensor in any layout, and a NaN or an infinity in one place of one tensor, such as
+one class's bias, give what the reference gives of the stored logits."""
+
+import pytest
+from calls import BACKENDS, examples, heads, remember
+from hypothesis import given
+from oracle import check
+from support import INTERPRETED, serves
+from test_fuzz_values import snapshot, unchanged
+
+from bfn_kernels.discrete import large, tiles
+
+each = pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "reference"])
+COUNT = 40
+
+
+def kept(backend: str):
+    """Under the interpreter, which is slow, the losses that have kernels for 16 bits there, of few classes."""
+    losses = ("discrete.linear_continuous_time_loss", "discrete.linear_reconstruction_loss")
+    few = lambda case: case.op in losses and "K=1003" not in case.name  # noqa: E731
+    return lambda case: serves(case, backend) and (not INTERPRETED or few(case))
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """Tiles of a few tokens by 64 classes: small calls have many."""
+    monkeypatch.setattr(tiles, "TOKENS", 5)
+    monkeypatch.setattr(tiles, "NUMBERS", {"cpu": 64})
+    monkeypatch.setattr(tiles, "BLOCK", 64)
+    monkeypatch.setattr(large, "WIDE", 1)
+
+
+@each
+def test_layouts(backend):
+    @examples(COUNT)
+    @given(plan=heads(kept(backend)))
+    def agrees(plan):
+        remember(plan)
+        call = plan.make()
+        before = snapshot(call.inputs)
+        check(call, backend)
+        unchanged(call.inputs, before)
+
+    agrees()
+
+
+@each
+def test_one_place_that_is_not_finite(backend):
+    @examples(COUNT)
+    @given(plan=heads(kept(backend), ("not finite",)))
+    def shows(plan):
+        remember(plan)
+        check(plan.make(), backend)
+
+    shows()
