@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 from support import DTYPES, INTERPRETED, NATIVE, ON_CPU, error, evaluate, scale, ulp, widened
-from test_accuracy import check, layouts
+from test_accuracy import FORMS, check, laid_out
 from test_gradients import check_gradients, second_derivatives
 from vocabularies import LARGE, SHAPES
 
@@ -54,14 +54,36 @@ def test_agrees_with_the_float64_reference(case, backend, dtype, small_tiles):
     check(case, [case.inputs(shape, dtype, seed) for seed, shape in enumerate(SHAPES)], backend)
 
 
+@pytest.mark.parametrize(
+    ("case", "dtype"), [(c, torch.float32) for c in LARGE] + [(c, torch.float16) for c in FEW], ids=str
+)
 @native
-@cases
-def test_strided_inputs(case, backend):
-    batches = []
-    for seed, form in enumerate(("strided", "transposed", "offset")):
-        inputs = case.inputs((2, 3, 2, 5), torch.float32, seed)
-        batches.append(inputs | {k: dict(layouts(v))[form] for k, v in inputs.items() if v.dim() > 1})
-    check(case, batches, backend)
+def test_strided_inputs(case, backend, dtype):
+    check(case, [laid_out(case.inputs((2, 3, 2, 5), dtype, seed), form) for seed, form in enumerate(FORMS)], backend)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("form", ["strided", "expanded"])
+@native
+def test_a_wide_bias_is_read_where_it_lies(form, dtype, backend):
+    """No conversion to the type of the arithmetic makes a float32 bias dense, not even that of a head of 16 bits."""
+    x, hidden, weight = vocabulary(203, dtype=dtype)
+    bias = laid_out({"bias": torch.randn(203, generator=torch.Generator().manual_seed(2))}, form)["bias"]
+    assert bias.stride() != (1,)
+    hidden.requires_grad_()
+
+    def results(bias):
+        head, how = (x, hidden, weight, bias), {"beta_1": 0.01, "backend": backend}
+        losses = [
+            discrete.linear_continuous_time_loss(*head, 0.5, **how),
+            discrete.linear_reconstruction_loss(*head, backend=backend),
+            discrete.linear_discrete_time_loss(*head, 0.4, n_steps=5, n_samples=2, seed=1, **how),
+        ]
+        mode = discrete.linear_mode(hidden.detach(), weight, bias, backend=backend)
+        return *losses, mode, *torch.autograd.grad(sum(losses), hidden)
+
+    for got, want in zip(results(bias), results(bias.contiguous()), strict=True):
+        assert torch.equal(got, want)
 
 
 @on_cpu
@@ -118,6 +140,22 @@ def test_what_is_no_number_stays_none(case, bad, backend):
         value.view(-1)[:: max(1, value.numel() // 2)] = bad
         want, got = (case(inputs | {name: value}, b) for b in ("reference", backend))
         assert (got.isnan() | ~want.isnan()).all(), name
+
+
+@on_cpu
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("place", [0, 30, 66, slice(None)])
+@pytest.mark.parametrize("case", [c for c in LARGE if "linear" in c.name and c.name.endswith("gap 10.0]")], ids=str)
+def test_classes_that_are_no_number(case, place, bad, backend, at_once, small_tiles, monkeypatch):
+    """One of the first tile, of one in the middle or of the last, or all: losses and gradients are NaN where those of
+    the reference, which stores the logits, are."""
+    monkeypatch.setattr(tiles, "NUMBERS", {"cpu": 1})
+    for name in ("weight", "bias"):
+        inputs = case.inputs((3, 4), torch.float32)
+        inputs[name][place] = bad
+        want, got = (evaluate(case, inputs, b) for b in ("reference", backend))
+        for of, value in got.items():
+            assert (value.isnan() | ~want[of].isnan()).all(), of
 
 
 def vocabulary(k=1003, tokens=(3, 7), dtype=torch.float32):

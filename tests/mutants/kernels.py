@@ -114,6 +114,10 @@ FAULTS = [
         f"{STEPS} -k 'ends_of and cpu'",
     ),
     Fault(
+        "bfn_kernels/discrete/composed_steps.py", "~((top <= most[part]) | most[part].isnan())",
+        "~(top <= most[part])", f"{STEPS} -k 'classes_that_are_no and cpu'",
+    ),
+    Fault(
         "bfn_kernels/discrete/composed_steps.py", "place + shard.first + classes.start", "place + shard.first",
         f"{STEPS} -k 'stores_the_logits and cpu and float32'",
     ),
@@ -209,6 +213,10 @@ FAULTS = [
     Fault(
         "bfn_kernels/discrete/triton_products.py", "by[split].unsqueeze(-1)", "by[0].unsqueeze(-1)",
         "BFN_PTX=triton tests/kernels/test_large.py -k 'part_of_the_classes and 0-torch.bfloat16'",
+    ),
+    Fault(
+        "bfn_kernels/discrete/triton_products.py", "k.to(tl.int64) * bias[1]", "k",
+        f"{TRITON}tests/kernels/test_large.py -k wide_bias",
     ),
     Fault(OPS("classes"), "(top > best) | ", "(top >= best) | ", f"{TRITON}{TIES} -k equal_maxima"),
     Fault(
