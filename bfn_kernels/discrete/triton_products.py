@@ -49,8 +49,9 @@ def _columns(width: int) -> int:
 
 
 def _splits(count: int, tile: int, blocks: int) -> tuple[int, int]:
-    """Among how many programs the classes of a block of tokens are split, and how many classes each of them takes."""
-    tiles = programs(count, tile)
+    """Among how many programs the classes of a block of tokens are split, and how many classes each of them takes. One
+    program writes the sums of no classes."""
+    tiles = max(1, programs(count, tile))
     each = tile * programs(tiles, max(1, min(tiles, MANY // max(blocks, 1))))
     return max(1, programs(count, each)), each
 

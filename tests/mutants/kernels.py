@@ -215,6 +215,10 @@ FAULTS = [
         "BFN_PTX=triton tests/kernels/test_large.py -k 'part_of_the_classes and 0-torch.bfloat16'",
     ),
     Fault(
+        "bfn_kernels/discrete/triton_products.py", "max(1, programs(count, tile))", "programs(count, tile)",
+        f"{TRITON}tests/kernels/test_sharded.py -k as_one",
+    ),
+    Fault(
         "bfn_kernels/discrete/triton_products.py", "k.to(tl.int64) * bias[1]", "k",
         f"{TRITON}tests/kernels/test_large.py -k wide_bias",
     ),
