@@ -1,6 +1,7 @@
 """Ops of large vocabularies, whose table of cases has its own tests, since weights are not of the data's shape."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -253,6 +254,45 @@ def test_logits_are_made_once(case, monkeypatch):
         assert len(made) == -(-tokens // inputs["hidden"].shape[-1])
         for name, grad in zip(names, grads, strict=True):
             assert error(grad, 3 * want[name].double()) <= 16 * ulp(torch.float32, scale(3 * want[name])), name
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="no extension was built")
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("loss", ["linear_continuous_time_loss", "linear_reconstruction_loss"])
+def test_a_loss_takes_its_gradients_a_tile_as_large_and_a_twentieth_of_the_logits(loss, bias):
+    k, tokens, width = 8000, 1024, 256
+    x, weight, hidden = torch.arange(tokens), torch.randn(k, width), torch.randn(tokens, width)
+    leaves = [each.requires_grad_() for each in (hidden, weight, torch.randn(k))[: 2 + bias]]
+    more = {"t": torch.rand(tokens), "beta_1": 1e-3} if "continuous" in loss else {}
+    with torch.profiler.profile(profile_memory=True) as profile:
+        result = getattr(discrete, loss)(x, *leaves, *[None][bias:], **more)
+        torch.autograd.grad(result, leaves)
+    events = [e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    peak = max(itertools.accumulate(events))
+    assert 8 * k * width <= peak <= 4 * (k * (2 * width + bias) + 0.05 * k * tokens)
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="no extension was built")
+@pytest.mark.parametrize("widest", [0, 10], ids=["at_once", "again"])
+@pytest.mark.parametrize("narrow", ["hidden", "bias"])
+@pytest.mark.parametrize("loss", ["linear_continuous_time_loss", "linear_reconstruction_loss"])
+def test_a_scaled_loss_keeps_its_small_gradients(loss, narrow, widest, monkeypatch):
+    """Those that float16 has no numbers for before they are scaled, since they are of a mean over many tokens or of a
+    class that is hardly likely."""
+    monkeypatch.setattr(large, "WIDE", widest)
+    g, count = torch.Generator().manual_seed(1), 2**16
+    inputs = {name: torch.randn(shape, generator=g) for name, shape in (("hidden", (count, 4)), ("weight", (3, 4)))}
+    inputs |= {"x": torch.randint(1, 3, (count,), generator=g), "bias": torch.tensor([-16.0, 0.0, 0.5])}
+    inputs[narrow] = inputs[narrow].half()
+    more = {"t": 0.5, "beta_1": 0.1} if "continuous" in loss else {}
+
+    def gradient(inputs, backend):
+        inputs = inputs | {narrow: inputs[narrow].clone().requires_grad_()}
+        result = getattr(discrete, loss)(**inputs, **more, backend=backend)
+        return torch.autograd.grad(2**16 * result, inputs[narrow])[0]
+
+    got, want = gradient(inputs, "cpu"), gradient(widened(inputs), "reference")
+    torch.testing.assert_close(got.double(), want, rtol=1e-3, atol=1e-6 * scale(want))
 
 
 @on_cpu
