@@ -32,7 +32,7 @@ GRADIENTS = {  # the inputs that are outputs of a network
     "binary.discrete_time_loss": ("logits",),
     "binary.flow_and_loss": ("logits",),
     "discrete.flow_and_loss": ("logits",),
-    "discrete.vocabulary_loss": ("weight", "head", "hidden"),
+    "discrete.vocabulary_loss": ("weight", "head", "bias", "hidden"),
     "discretised.flow_and_loss": ("pred_mean", "pred_log_std"),
     "continuous.continuous_time_loss": ("prediction",),
 }
@@ -101,7 +101,8 @@ class Case:
     @property
     def weights(self) -> int:
         """How many numbers the weights of a large vocabulary have."""
-        return 2 * self.k * self.options.get("width", 0)
+        width = self.options.get("width", 0)
+        return self.k * (2 * width + 1) if width else 0
 
     @property
     def elements(self) -> int:
@@ -318,7 +319,8 @@ def _discrete(case: Case, name: str, t: Tensor, g) -> tuple[dict, dict]:
         weight, head = torch.randn(2, case.k, case.options["width"], generator=g)
         x, hidden = torch.randint(case.k, case.shape, generator=g), torch.randn(*case.shape, head.shape[1], generator=g)
         head *= 3 / head.shape[1] ** 0.5
-        return {"x": x, "t": t, "weight": weight, "head": head, "hidden": hidden}, {"noise": noise}
+        bias = torch.randn(case.k, generator=g)
+        return {"x": x, "t": t, "weight": weight, "head": head, "bias": bias, "hidden": hidden}, {"noise": noise}
     logits = 3 * torch.randn(wide, generator=g)
     if name == "theta":
         return {"logits": logits}, {}

@@ -59,8 +59,10 @@ THEIRS = OURS | {"discretised": of_data}
 def of_vectors(embedding: Callable, loss: Callable) -> Callable:
     """For ops of a large vocabulary, which have the linear layers in them."""
 
-    def step(x: Tensor, t: Tensor, weight: Tensor, head: Tensor, hidden: Tensor, **noise: Tensor) -> Tensor:
-        return loss(x=x, hidden=hidden + embedding(x=x, t=t, weight=weight, **noise), weight=head, bias=None, t=t)
+    def step(
+        x: Tensor, t: Tensor, weight: Tensor, head: Tensor, bias: Tensor, hidden: Tensor, **noise: Tensor
+    ) -> Tensor:  # fmt: skip
+        return loss(x=x, hidden=hidden + embedding(x=x, t=t, weight=weight, **noise), weight=head, bias=bias, t=t)
 
     return step
 
@@ -68,8 +70,10 @@ def of_vectors(embedding: Callable, loss: Callable) -> Callable:
 def of_layers(flow: Callable, loss: Callable) -> Callable:
     """The same by ops that take and give a number for each class."""
 
-    def step(x: Tensor, t: Tensor, weight: Tensor, head: Tensor, hidden: Tensor, **noise: Tensor) -> Tensor:
-        return loss(x=x, logits=(hidden + flow(x=x, t=t, **noise) @ weight) @ head.t(), t=t)
+    def step(
+        x: Tensor, t: Tensor, weight: Tensor, head: Tensor, bias: Tensor, hidden: Tensor, **noise: Tensor
+    ) -> Tensor:  # fmt: skip
+        return loss(x=x, logits=(hidden + flow(x=x, t=t, **noise) @ weight) @ head.t() + bias, t=t)
 
     return step
 
@@ -79,7 +83,7 @@ class _Products(torch.autograd.Function):
     in memory that is there before."""
 
     @staticmethod
-    def forward(ctx, weight: Tensor, head: Tensor, hidden: Tensor) -> Tensor:
+    def forward(ctx, weight: Tensor, head: Tensor, bias: Tensor, hidden: Tensor) -> Tensor:
         ctx.save_for_backward(head, hidden)
         theta, logits = _of_classes(hidden.shape[:-1].numel(), len(weight), weight.dtype, weight.device)
         seen = theta @ weight
@@ -91,7 +95,8 @@ class _Products(torch.autograd.Function):
         head, hidden = ctx.saved_tensors
         theta, logits = _of_classes(hidden.shape[:-1].numel(), len(head), head.dtype, head.device)
         rows = hidden.flatten(0, -2)
-        return theta.t() @ grads[0].reshape(rows.shape), logits.t() @ rows, (logits @ head).view_as(hidden)
+        by_weight, by_head = theta.t() @ grads[0].reshape(rows.shape), logits.t() @ rows
+        return by_weight, by_head, logits.new_zeros(len(head)), (logits @ head).view_as(hidden)
 
 
 @functools.lru_cache(1)
@@ -100,5 +105,7 @@ def _of_classes(tokens: int, num_classes: int, dtype: torch.dtype, device: torch
     return like.new_full((tokens, num_classes), 1 / num_classes), like.new_zeros(tokens, num_classes)
 
 
-def products(x: Tensor, t: Tensor, weight: Tensor, head: Tensor, hidden: Tensor, noise: Tensor | None = None) -> Tensor:
-    return _Products.apply(weight, head, hidden).sum(-1)
+def products(
+    x: Tensor, t: Tensor, weight: Tensor, head: Tensor, bias: Tensor, hidden: Tensor, noise: Tensor | None = None
+) -> Tensor:  # fmt: skip
+    return _Products.apply(weight, head, bias, hidden).sum(-1)

@@ -14,7 +14,7 @@ from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discrete.composed_steps import linear_mode as linear_mode
 from bfn_kernels.discrete.composed_steps import linear_step as linear_step
 from bfn_kernels.discrete.composed_steps import linear_step_out as linear_step_out
-from bfn_kernels.discrete.operators import SUMS
+from bfn_kernels.discrete.operators import SUMS, types_of_head
 from bfn_kernels.discrete.reference import drifted
 from bfn_kernels.discrete.sums import LEAST, Row, Slopes, Sums
 from bfn_kernels.discrete.tiles import (
@@ -319,7 +319,7 @@ def linear_loss_backward(
     def by_logits(z: Tensor, part: slice, classes: slice) -> Tensor:
         return head.sloped(z, slopes[part], part, classes)
 
-    return _gradients(head, by_logits, hidden, weight, bias, wanted)
+    return _gradients(head, by_logits, types_of_head(hidden, weight, bias), wanted)
 
 
 def linear_loss_with_gradients(
@@ -327,7 +327,8 @@ def linear_loss_with_gradients(
     mask: Tensor | None, reduction: int, *wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """L∞ or, without a rate, the reconstruction loss, reduced to a number, and its gradients: the same of logits that
-    are made once, since a tile has all classes of its tokens."""
+    are made once, since a tile has all classes of its tokens. The gradients are in the type of the arithmetic, since
+    the gradient of the loss, such as the scale of mixed precision, is not known yet."""
     head = Head(library, (0, len(weight), None), x, hidden, weight, bias, mask, whole=True)
     stats, rates = head.no_sums(), head.rates(rate)
     factor = torch.where(head.tokens.valid, _scale(head, reduction), 0)
@@ -337,7 +338,7 @@ def linear_loss_with_gradients(
         slopes = _slopes(stats[:, part], rates if rates is None else rates[part], factor[part])
         return head.sloped(z, slopes.to(head.dtype), part, classes)
 
-    gradients = _gradients(head, by_logits, hidden, weight, bias, wanted)
+    gradients = _gradients(head, by_logits, (head.dtype,) * 3, wanted)
     return _reduced(head, _costs(stats, rates), reduction), *gradients
 
 
@@ -377,7 +378,7 @@ def linear_discrete_time_loss_backward(
             sums += _less(log_p, messages.tile(part, classes, draw).sub_(shift[draw, part].unsqueeze(-1)))
         return torch.where(is_x(head.tokens, part, classes), by_x[part], sums.mul_(factor[part]))
 
-    return _gradients(head, by_logits, hidden, weight, bias, wanted)
+    return _gradients(head, by_logits, types_of_head(hidden, weight, bias), wanted)
 
 
 def _less(log_p: Tensor, growth: Tensor) -> Tensor:
@@ -393,10 +394,12 @@ def _factor(head: Head, grad: Tensor, scale: Tensor) -> Tensor:
     return torch.where(head.tokens.valid, head.tokens.numbers(each), 0)
 
 
-def _gradients(head: Head, by_logits: Callable, hidden, weight, bias, wanted: Sequence[bool]) -> Tensors:
-    """The gradients by hidden, weight and bias of those by the logits, of which `by_logits` makes a tile."""
+def _gradients(head: Head, by_logits: Callable, dtypes: Sequence[torch.dtype], wanted: Sequence[bool]) -> Tensors:
+    """The gradients by hidden, weight and bias, in these types, of those by the logits, of which `by_logits` makes a
+    tile."""
+    weight = head.weight
     by_hidden = head.hidden.new_zeros(head.hidden.shape if wanted[0] else (0,), dtype=head.dtype)
-    by_weight = _for_products(head.grid, weight, weight.shape if wanted[1] else (0,), weight.dtype)
+    by_weight = _for_products(head.grid, weight, weight.shape if wanted[1] else (0,), dtypes[1])
     by_bias = weight.new_zeros(len(weight) if wanted[2] else 0, dtype=torch.float64)
     for classes in head.grid.classes():
         rows = head.rows(classes)
@@ -408,9 +411,9 @@ def _gradients(head: Head, by_logits: Callable, hidden, weight, bias, wanted: Se
             if wanted[1]:
                 head.products.add(sums, tile.t(), head.hidden[part], part.start > 0)
             if wanted[2]:
-                by_bias[classes] += tile.sum(0, dtype=torch.float64)
+                by_bias[classes] += tile.sum(0)  # a sum in float64 would be of a copy of the tile
         if wanted[1] and sums.dtype != by_weight.dtype:
             by_weight[classes] = sums
     if wanted[0]:
         by_hidden = head.tokens.put_back(head.tokens.shard.summed(by_hidden))
-    return by_hidden.to(hidden.dtype), by_weight, by_bias.to(head.dtype if bias is None else bias.dtype)
+    return by_hidden.to(dtypes[0]), by_weight, by_bias.to(dtypes[2])

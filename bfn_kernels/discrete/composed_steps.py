@@ -87,7 +87,7 @@ def _mode(logits: Logits, shard: Shard) -> tuple[Tensor, Tensor]:
         rows = logits.rows(classes)
         for part in logits.grid.parts():
             top, place = logits.tile(part, classes, rows).max(-1)
-            higher = ~(top <= most[part])  # NaN counts as the highest
+            higher = ~((top <= most[part]) | most[part].isnan())  # the first NaN counts as the highest
             mode[part] = torch.where(higher, place + classes.start, mode[part])
             most[part] = torch.where(higher, top, most[part])
     most, place = shard.gathered(most).max(0)

@@ -102,11 +102,17 @@ def _linear_discrete_time_loss_fake(*arguments):
     return _linear_fake(*arguments, n_samples=n_samples)
 
 
+def types_of_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[torch.dtype, ...]:
+    """The types of the gradients by these. The one by no bias is empty."""
+    return hidden.dtype, weight.dtype, compute_dtype(hidden, weight) if bias is None else bias.dtype
+
+
 def _linear_backward_fake(grad, scale, x, hidden, weight, bias, *others):
-    wanted = others[-1]
-    shapes = hidden.shape, weight.shape, weight.shape[:1]
-    dtypes = hidden.dtype, weight.dtype, compute_dtype(hidden, weight) if bias is None else bias.dtype
-    each = zip(shapes, dtypes, wanted, strict=True)
+    return _gradients_fake(hidden, weight, types_of_head(hidden, weight, bias), others[-1])
+
+
+def _gradients_fake(hidden, weight, dtypes, wanted):
+    each = zip((hidden.shape, weight.shape, weight.shape[:1]), dtypes, wanted, strict=True)
     return tuple(hidden.new_empty(shape if want else (0,), dtype=dtype) for shape, dtype, want in each)
 
 
@@ -115,9 +121,9 @@ def _linear_loss_backward(library: Library, grad: Tensor, forward: Forward):
 
 
 def _linear_loss_with_gradients_fake(x, *head_and_more):
-    *head, _, _, reduction, need_hidden, need_weight, need_bias = head_and_more
-    loss, scale = loss_fakes(x, reduction, compute_dtype(*head))
-    return loss, *_linear_backward_fake(loss, scale, x, *head, (need_hidden, need_weight, need_bias))
+    hidden, weight, bias, _, _, reduction, *wanted = head_and_more
+    dtype = compute_dtype(hidden, weight, bias)
+    return loss_fakes(x, reduction, dtype)[0], *_gradients_fake(hidden, weight, (dtype,) * 3, wanted)
 
 
 def _linear_loss_with_gradients_backward(library: Library, grad: Tensor, forward: Forward):

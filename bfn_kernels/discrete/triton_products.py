@@ -49,8 +49,9 @@ def _columns(width: int) -> int:
 
 
 def _splits(count: int, tile: int, blocks: int) -> tuple[int, int]:
-    """Among how many programs the classes of a block of tokens are split, and how many classes each of them takes."""
-    tiles = programs(count, tile)
+    """Among how many programs the classes of a block of tokens are split, and how many classes each of them takes. One
+    program writes the sums of no classes."""
+    tiles = max(1, programs(count, tile))
     each = tile * programs(tiles, max(1, min(tiles, MANY // max(blocks, 1))))
     return max(1, programs(count, each)), each
 
@@ -193,8 +194,9 @@ def head_sums(hidden: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor, fi
     found = sums.new_zeros(splits, tokens, 4)
     found[..., 1] = LEAST.value
     launch(
-        _head_sums, blocks * splits, (hidden, *hidden.stride()), (weight, *weight.stride()[::-1]), bias, x, found,
-        first, count, tokens, width, each, blocks, **HEAD, warps=8, num_stages=3,
+        _head_sums, blocks * splits, (hidden, *hidden.stride()), (weight, *weight.stride()[::-1]),
+        (bias, 0 if bias is None else bias.stride(0)), x, found, first, count, tokens, width, each, blocks,
+        **HEAD, warps=8, num_stages=3,
     )  # fmt: skip
     for part in found:
         sums[:, 0] += part[:, 0]
@@ -214,8 +216,8 @@ def _head_sums(
     for place in range(split * each, tl.minimum((split + 1) * each, count), TILE):
         k = place + tl.arange(0, TILE)
         z = _product_block(hidden, weight, token, rows[2], k, k < count, width, ROWS, TILE, DEPTH)
-        if bias is not None:
-            z += tl.load(bias + k, mask=k < count, other=0).to(tl.float32)[None, :]
+        if bias[0] is not None:
+            z += tl.load(bias[0] + k.to(tl.int64) * bias[1], mask=k < count, other=0).to(tl.float32)[None, :]
         is_x = is_class(x, place, TILE)
         z_x += sum_where(is_x & (k < count)[None, :], z)
         others = tl.where(is_x | (k >= count)[None, :], float("-inf"), z)

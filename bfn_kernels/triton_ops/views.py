@@ -193,7 +193,7 @@ def block_of(count, BLOCK: tl.constexpr):
 
 @triton.jit
 def numbered_block(number, count, BLOCK: tl.constexpr):
-    start = number.to(tl.int64) * BLOCK
+    start = (tl.zeros((), tl.int64) + number) * BLOCK
     rest = tl.minimum(count - start, BLOCK).to(tl.int32)
     place = tl.arange(0, BLOCK)
     return start, place, place < rest, rest

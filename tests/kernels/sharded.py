@@ -1,5 +1,7 @@
 """The work of each process of test_sharded.py; it imports no more than that needs, since every process imports it."""
 
+import importlib
+import os
 import warnings
 
 import pytest
@@ -8,26 +10,27 @@ from torch import distributed
 
 from bfn_kernels import discrete
 
-K, WIDTH, TOKENS = 1003, 6, (3, 7)
-OF = {"beta_1": 15 / K}
+WIDTH, TOKENS = 6, (3, 7)
+DTYPES = (torch.float32, torch.float16)
 
 
 def step(dtype, weight, bias, between, backend=None, **group):
     """All ops, one after the other: the loss, what was embedded, and the gradients."""
-    g = torch.Generator().manual_seed(1)
+    g, k = torch.Generator().manual_seed(1), group.get("num_classes", len(weight))
+    of = {"beta_1": 15 / k}
     x, t, mask = (
-        torch.randint(K, TOKENS, generator=g),
+        torch.randint(k, TOKENS, generator=g),
         torch.rand(3, generator=g),
         torch.rand(TOKENS, generator=g) < 0.7,
     )
     leaves = [leaf.to(dtype).requires_grad_() for leaf in (between, weight, bias)]
     head, how = leaves[1:], {"backend": backend, **group}
-    seen = discrete.flow_embedding(x, t, leaves[1], seed=3, **OF, **how)
+    seen = discrete.flow_embedding(x, t, leaves[1], seed=3, **of, **how)
     hidden = (seen @ leaves[0]).tanh()
     draws = {"step": 2, "n_steps": 9, "n_samples": 2, "seed": 1, "mask": mask}
     loss = (
-        discrete.linear_continuous_time_loss(x, hidden, *head, t, **OF, **how)
-        + discrete.linear_discrete_time_loss(x, hidden, *head, **draws, **OF, **how)
+        discrete.linear_continuous_time_loss(x, hidden, *head, t, **of, **how)
+        + discrete.linear_discrete_time_loss(x, hidden, *head, **draws, **of, **how)
         + discrete.linear_reconstruction_loss(x, hidden, *head, **how)
     )
     return [loss.detach(), seen.detach(), *torch.autograd.grad(loss, leaves)]
@@ -35,9 +38,9 @@ def step(dtype, weight, bias, between, backend=None, **group):
 
 def sampled(weight, bias, part=slice(None), backend=None, **group):
     """Steps of samplers in float64: new states, which are of some classes, and what is the same in all processes."""
-    g = torch.Generator().manual_seed(4)
-    state, hidden, previous = (torch.randn(*TOKENS, n, generator=g, dtype=torch.float64) for n in (K, WIDTH, WIDTH))
-    noise = torch.randn(*TOKENS, K, generator=g)
+    g, k = torch.Generator().manual_seed(4), group.get("num_classes", len(weight))
+    state, hidden, previous = (torch.randn(*TOKENS, n, generator=g, dtype=torch.float64) for n in (k, WIDTH, WIDTH))
+    noise = torch.randn(*TOKENS, k, generator=g)
     state, weight, bias = state[..., part], weight.double(), bias.double()
     how, states, same = {"backend": backend, "embedding": weight, **group}, [], []
     for choose in ("sample", "mode", "mean"):
@@ -45,30 +48,39 @@ def sampled(weight, bias, part=slice(None), backend=None, **group):
             draws = draws if choose == "sample" else {k: v for k, v in draws.items() if k != "draw_noise"}
             made = discrete.linear_update_sample(state, hidden, weight, bias, 0.01, choose=choose, **draws, **how)
             states, same = [*states, made[0]], [*same, made[1]]
-    times = {"t": 0.3, "t_next": 0.7, "t_previous": 0.1, "rule": "sde2", "seed": 5, **OF}
+    times = {"t": 0.3, "t_next": 0.7, "t_previous": 0.1, "rule": "sde2", "seed": 5, "beta_1": 15 / k}
     made = discrete.linear_solver_step(state, hidden, weight, bias, previous=previous, **times, **how)
     mode = discrete.linear_mode(hidden, weight, bias, backend=backend, **group)
     return torch.stack([*states, made[0]]), [*same, made[1], mode]
 
 
-def parameters():
+def parameters(k):
     g = torch.Generator().manual_seed(2)
-    return [torch.randn(*shape, generator=g) for shape in ((K, WIDTH), (K,), (WIDTH, WIDTH))]
+    return [torch.randn(*shape, generator=g) for shape in ((k, WIDTH), (k,), (WIDTH, WIDTH))]
 
 
-def work(rank, count, folder):
+def part_of(rank, count, k):
+    """The classes of a process, as DTensor's Shard(0) gives them; the last processes may have none."""
+    size = -(-k // count)
+    return slice(min(rank * size, k), min((rank + 1) * size, k))
+
+
+def work(rank, count, k, backend, folder):
     warnings.simplefilter("error", FutureWarning)
     torch.set_num_threads(1)
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        importlib.import_module("support")  # repairs the interpreter
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=count)
-    weight, bias, between = parameters()
-    group = {"process_group": distributed.group.WORLD, "num_classes": K}
-    results = step(torch.float32, weight.chunk(count)[rank], bias.chunk(count)[rank], between, **group)
-    mine = torch.arange(K).chunk(count)[rank]
-    part = slice(int(mine[0]), int(mine[-1]) + 1)
+    weight, bias, between = parameters(k)
+    group = {"backend": backend, "process_group": distributed.group.WORLD, "num_classes": k}
+    part = part_of(rank, count, k)
+    results = [step(dtype, weight[part], bias[part], between, **group) for dtype in DTYPES]
     torch.save(sampled(weight[part], bias[part], part, **group), f"{folder}/sampled{rank}")
-    with pytest.raises(ValueError, match=f"weight must have shape .* as chunk {rank} of {count} of {K} classes"):
+    spoilt = bias.index_fill(0, torch.tensor([k - 2]), torch.nan)  # in the second process
+    assert (discrete.linear_mode(weight[:3], weight[part], spoilt[part], **group) == k - 2).all()
+    with pytest.raises(ValueError, match=f"weight must have shape .* as chunk {rank} of {count} of {k} classes"):
         step(torch.float32, weight, bias, between, **group)
     with pytest.raises(ValueError, match="process_group must be None for the reference"):
-        step(torch.float32, weight.chunk(count)[rank], bias.chunk(count)[rank], between, "reference", **group)
+        step(torch.float32, weight[part], bias[part], between, **group | {"backend": "reference"})
     torch.save(results, f"{folder}/{rank}")
     distributed.destroy_process_group()

@@ -1,11 +1,12 @@
 """Ops of large vocabularies, whose table of cases has its own tests, since weights are not of the data's shape."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
 from support import DTYPES, INTERPRETED, NATIVE, ON_CPU, error, evaluate, scale, ulp, widened
-from test_accuracy import check, layouts
+from test_accuracy import FORMS, check, laid_out
 from test_gradients import check_gradients, second_derivatives
 from vocabularies import LARGE, SHAPES
 
@@ -54,14 +55,36 @@ def test_agrees_with_the_float64_reference(case, backend, dtype, small_tiles):
     check(case, [case.inputs(shape, dtype, seed) for seed, shape in enumerate(SHAPES)], backend)
 
 
+@pytest.mark.parametrize(
+    ("case", "dtype"), [(c, torch.float32) for c in LARGE] + [(c, torch.float16) for c in FEW], ids=str
+)
 @native
-@cases
-def test_strided_inputs(case, backend):
-    batches = []
-    for seed, form in enumerate(("strided", "transposed", "offset")):
-        inputs = case.inputs((2, 3, 2, 5), torch.float32, seed)
-        batches.append(inputs | {k: dict(layouts(v))[form] for k, v in inputs.items() if v.dim() > 1})
-    check(case, batches, backend)
+def test_strided_inputs(case, backend, dtype):
+    check(case, [laid_out(case.inputs((2, 3, 2, 5), dtype, seed), form) for seed, form in enumerate(FORMS)], backend)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("form", ["strided", "expanded"])
+@native
+def test_a_wide_bias_is_read_where_it_lies(form, dtype, backend):
+    """No conversion to the type of the arithmetic makes a float32 bias dense, not even that of a head of 16 bits."""
+    x, hidden, weight = vocabulary(203, dtype=dtype)
+    bias = laid_out({"bias": torch.randn(203, generator=torch.Generator().manual_seed(2))}, form)["bias"]
+    assert bias.stride() != (1,)
+    hidden.requires_grad_()
+
+    def results(bias):
+        head, how = (x, hidden, weight, bias), {"beta_1": 0.01, "backend": backend}
+        losses = [
+            discrete.linear_continuous_time_loss(*head, 0.5, **how),
+            discrete.linear_reconstruction_loss(*head, backend=backend),
+            discrete.linear_discrete_time_loss(*head, 0.4, n_steps=5, n_samples=2, seed=1, **how),
+        ]
+        mode = discrete.linear_mode(hidden.detach(), weight, bias, backend=backend)
+        return *losses, mode, *torch.autograd.grad(sum(losses), hidden)
+
+    for got, want in zip(results(bias), results(bias.contiguous()), strict=True):
+        assert torch.equal(got, want)
 
 
 @on_cpu
@@ -118,6 +141,22 @@ def test_what_is_no_number_stays_none(case, bad, backend):
         value.view(-1)[:: max(1, value.numel() // 2)] = bad
         want, got = (case(inputs | {name: value}, b) for b in ("reference", backend))
         assert (got.isnan() | ~want.isnan()).all(), name
+
+
+@on_cpu
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("place", [0, 30, 66, slice(None)])
+@pytest.mark.parametrize("case", [c for c in LARGE if "linear" in c.name and c.name.endswith("gap 10.0]")], ids=str)
+def test_classes_that_are_no_number(case, place, bad, backend, at_once, small_tiles, monkeypatch):
+    """One of the first tile, of one in the middle or of the last, or all: losses and gradients are NaN where those of
+    the reference, which stores the logits, are."""
+    monkeypatch.setattr(tiles, "NUMBERS", {"cpu": 1})
+    for name in ("weight", "bias"):
+        inputs = case.inputs((3, 4), torch.float32)
+        inputs[name][place] = bad
+        want, got = (evaluate(case, inputs, b) for b in ("reference", backend))
+        for of, value in got.items():
+            assert (value.isnan() | ~want[of].isnan()).all(), of
 
 
 def vocabulary(k=1003, tokens=(3, 7), dtype=torch.float32):
@@ -215,6 +254,45 @@ def test_logits_are_made_once(case, monkeypatch):
         assert len(made) == -(-tokens // inputs["hidden"].shape[-1])
         for name, grad in zip(names, grads, strict=True):
             assert error(grad, 3 * want[name].double()) <= 16 * ulp(torch.float32, scale(3 * want[name])), name
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="no extension was built")
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("loss", ["linear_continuous_time_loss", "linear_reconstruction_loss"])
+def test_a_loss_takes_its_gradients_a_tile_as_large_and_a_twentieth_of_the_logits(loss, bias):
+    k, tokens, width = 8000, 1024, 256
+    x, weight, hidden = torch.arange(tokens), torch.randn(k, width), torch.randn(tokens, width)
+    leaves = [each.requires_grad_() for each in (hidden, weight, torch.randn(k))[: 2 + bias]]
+    more = {"t": torch.rand(tokens), "beta_1": 1e-3} if "continuous" in loss else {}
+    with torch.profiler.profile(profile_memory=True) as profile:
+        result = getattr(discrete, loss)(x, *leaves, *[None][bias:], **more)
+        torch.autograd.grad(result, leaves)
+    events = [e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    peak = max(itertools.accumulate(events))
+    assert 8 * k * width <= peak <= 4 * (k * (2 * width + bias) + 0.05 * k * tokens)
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="no extension was built")
+@pytest.mark.parametrize("widest", [0, 10], ids=["at_once", "again"])
+@pytest.mark.parametrize("narrow", ["hidden", "bias"])
+@pytest.mark.parametrize("loss", ["linear_continuous_time_loss", "linear_reconstruction_loss"])
+def test_a_scaled_loss_keeps_its_small_gradients(loss, narrow, widest, monkeypatch):
+    """Those that float16 has no numbers for before they are scaled, since they are of a mean over many tokens or of a
+    class that is hardly likely."""
+    monkeypatch.setattr(large, "WIDE", widest)
+    g, count = torch.Generator().manual_seed(1), 2**16
+    inputs = {name: torch.randn(shape, generator=g) for name, shape in (("hidden", (count, 4)), ("weight", (3, 4)))}
+    inputs |= {"x": torch.randint(1, 3, (count,), generator=g), "bias": torch.tensor([-16.0, 0.0, 0.5])}
+    inputs[narrow] = inputs[narrow].half()
+    more = {"t": 0.5, "beta_1": 0.1} if "continuous" in loss else {}
+
+    def gradient(inputs, backend):
+        inputs = inputs | {narrow: inputs[narrow].clone().requires_grad_()}
+        result = getattr(discrete, loss)(**inputs, **more, backend=backend)
+        return torch.autograd.grad(2**16 * result, inputs[narrow])[0]
+
+    got, want = gradient(inputs, "cpu"), gradient(widened(inputs), "reference")
+    torch.testing.assert_close(got.double(), want, rtol=1e-3, atol=1e-6 * scale(want))
 
 
 @on_cpu

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from support import DTYPES, INTERPRETED, NATIVE
-from test_accuracy import check, layouts
+from test_accuracy import FORMS, check, laid_out
 from test_large import native, on_cpu, small_tiles  # noqa: F401
 from test_samplers import has_frequencies, has_moments
 from vocabularies import MODES, SHAPES, STEPS
@@ -37,10 +37,7 @@ def test_agrees_with_the_float64_reference(case, backend, dtype, small_tiles):  
 @native
 @pytest.mark.parametrize("case", STEPS, ids=str)
 def test_strided_inputs(case, backend):
-    batches = []
-    for seed, form in enumerate(("strided", "transposed", "offset")):
-        inputs = case.inputs((2, 3, 2, 5), torch.float32, seed)
-        batches.append(inputs | {k: dict(layouts(v))[form] for k, v in inputs.items() if v is not None and v.dim() > 1})
+    batches = [laid_out(case.inputs((2, 3, 2, 5), torch.float32, seed), form) for seed, form in enumerate(FORMS)]
     check(case, batches, backend)
 
 
@@ -181,6 +178,28 @@ def test_what_is_no_number_stays_none(choose, bad, backend, small_tiles):  # noq
     assert torch.equal(got.isnan().any(-1), wrong)
     got = discrete.linear_update_sample(state, hidden, weight, bias, 0.1, known=known, known_mask=mask | wrong, **of)
     assert got.isfinite().all()  # a known class is sent whatever the network says
+
+
+@on_cpu
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("place", [0, 100, 199, slice(None)])
+@pytest.mark.parametrize("spoilt", ["weight", "bias"])
+def test_classes_that_are_no_number(spoilt, place, bad, backend, small_tiles):  # noqa: F811
+    """One of the first tile, of one in the middle or of the last, or all: what is sent is NaN where it is that of the
+    op that stores the logits, and the mode is that of these logits."""
+    state, hidden, weight, bias, embedding = head(200)
+    {"weight": weight, "bias": bias}[spoilt][place] = bad
+    logits, given, of = hidden @ weight.t() + bias, (state, hidden, weight, bias), {"seed": 5, "backend": backend}
+    times = {"t": 0.3, "t_next": 0.6, "beta_1": 0.1}
+    assert torch.equal(discrete.linear_mode(*given[1:], backend=backend), logits.argmax(-1))
+    for choose in CHOOSE:
+        want = discrete.update_sample(logits, state, 0.01, choose=choose, **of | {"backend": "reference"})
+        got, seen = discrete.linear_update_sample(*given, 0.01, choose=choose, embedding=embedding, **of)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5, equal_nan=True)
+        assert torch.equal(seen.isnan().any(-1), want.isnan().any(-1))
+        want = discrete.solver_step(logits, state, **times, choose=choose, **of | {"backend": "reference"})
+        got = discrete.linear_solver_step(*given, **times, choose=choose, **of)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
 @on_cpu

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sharded import parameters, sampled, step, work
+from sharded import DTYPES, parameters, sampled, step, work
 from support import NATIVE, error, scale, ulp
 from torch import multiprocessing
 from vocabulary_guide import follow
@@ -10,23 +10,29 @@ from vocabulary_guide import follow
 from bfn_kernels import discrete
 
 
-@pytest.mark.skipif("cpu" not in NATIVE, reason="processes have the backend that is the default")
-def test_two_processes_are_as_one(tmp_path):
-    multiprocessing.spawn(work, (2, str(tmp_path)), 2)
-    first, second = (torch.load(tmp_path / str(rank)) for rank in range(2))
-    for mine, other in zip(first[:3], second[:3], strict=True):
-        assert torch.equal(mine, other)
-    together = [*first[:3], *(torch.cat(parts) for parts in zip(first[3:], second[3:], strict=True))]
-    one, want = step(torch.float32, *parameters()), step(torch.float64, *parameters(), "reference")
-    for got, alone, exact in zip(together, one, want, strict=True):
-        assert error(got, exact) <= max(2 * error(alone, exact), 4 * ulp(torch.float32, scale(exact)))
-    (states, same), (other_states, as_there) = (torch.load(tmp_path / f"sampled{rank}") for rank in range(2))
-    want, want_same = sampled(*parameters()[:2])
+@pytest.mark.parametrize(
+    ("backend", "count", "k"),
+    [run for run in (("cpu", 2, 1003), ("cpu", 3, 4), ("triton", 3, 4)) if run[0] in NATIVE],
+)
+def test_processes_are_as_one(backend, count, k, tmp_path):
+    """Also where the last of them has no class."""
+    multiprocessing.spawn(work, (count, k, backend, str(tmp_path)), count)
+    processes = [torch.load(tmp_path / str(rank)) for rank in range(count)]
+    for dtype, found in zip(DTYPES, zip(*processes, strict=True), strict=True):
+        for same in zip(*(results[:3] for results in found), strict=True):
+            assert all(torch.equal(same[0], other) for other in same[1:])
+        together = [*found[0][:3], *(torch.cat(parts) for parts in zip(*(r[3:] for r in found), strict=True))]
+        rounded = [parameter.to(dtype) for parameter in parameters(k)]
+        one, want = step(dtype, *rounded, backend), step(torch.float64, *rounded, "reference")
+        for got, alone, exact in zip(together, one, want, strict=True):
+            assert error(got, exact) <= max(2 * error(alone, exact), 4 * ulp(got.dtype, scale(exact)))
+    states, same = zip(*(torch.load(tmp_path / f"sampled{rank}") for rank in range(count)), strict=True)
+    want, want_same = sampled(*parameters(k)[:2], backend=backend)
     close = {"rtol": 1e-10, "atol": 1e-10}
-    torch.testing.assert_close(torch.cat([states, other_states], -1), want, **close)
-    for mine, other, alone in zip(same, as_there, want_same, strict=True):
-        assert torch.equal(mine, other)
-        torch.testing.assert_close(mine, alone, **close)
+    torch.testing.assert_close(torch.cat(states, -1), want, **close)
+    for each, alone in zip(zip(*same, strict=True), want_same, strict=True):
+        assert all(torch.equal(each[0], other) for other in each[1:])
+        torch.testing.assert_close(each[0], alone, **close)
 
 
 @pytest.mark.skipif("cpu" not in NATIVE, reason="processes have the backend that is the default")

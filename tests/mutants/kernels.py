@@ -108,10 +108,23 @@ FAULTS = [
         "logits.add_(self.bias[classes][: logits.shape[1]])",
         "tests/kernels/test_large.py -k 'logits_are_made_once or cpu-torch.float32'",
     ),
+    Fault(
+        "bfn_kernels/discrete/composed.py", "by_logits, (head.dtype,) * 3, wanted)",
+        "by_logits, types_of_head(hidden, weight, bias), wanted)",
+        "tests/kernels/test_large.py -k small_gradients",
+    ),
+    Fault(
+        "bfn_kernels/discrete/composed.py", "tile.sum(0)", "tile.sum(0, dtype=torch.float64)",
+        "tests/kernels/test_large.py -k twentieth",
+    ),
     # sampling with a large vocabulary
     Fault(
         "bfn_kernels/discrete/composed_steps.py", "torch.where(place < len(sums), place, last)", "place",
         f"{STEPS} -k 'ends_of and cpu'",
+    ),
+    Fault(
+        "bfn_kernels/discrete/composed_steps.py", "~((top <= most[part]) | most[part].isnan())",
+        "~(top <= most[part])", f"{STEPS} -k 'classes_that_are_no and cpu'",
     ),
     Fault(
         "bfn_kernels/discrete/composed_steps.py", "place + shard.first + classes.start", "place + shard.first",
@@ -209,6 +222,14 @@ FAULTS = [
     Fault(
         "bfn_kernels/discrete/triton_products.py", "by[split].unsqueeze(-1)", "by[0].unsqueeze(-1)",
         "BFN_PTX=triton tests/kernels/test_large.py -k 'part_of_the_classes and 0-torch.bfloat16'",
+    ),
+    Fault(
+        "bfn_kernels/discrete/triton_products.py", "max(1, programs(count, tile))", "programs(count, tile)",
+        f"{TRITON}tests/kernels/test_sharded.py -k as_one",
+    ),
+    Fault(
+        "bfn_kernels/discrete/triton_products.py", "k.to(tl.int64) * bias[1]", "k",
+        f"{TRITON}tests/kernels/test_large.py -k wide_bias",
     ),
     Fault(OPS("classes"), "(top > best) | ", "(top >= best) | ", f"{TRITON}{TIES} -k equal_maxima"),
     Fault(
