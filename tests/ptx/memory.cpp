@@ -61,7 +61,8 @@ bool GlobalMemory::touch(Allocation& allocation, uintptr_t address, size_t bytes
   return true;
 }
 
-bool GlobalMemory::touch_in_block(Allocation& allocation, uintptr_t address, size_t bytes, int warp, const char* value) {
+bool GlobalMemory::touch_in_block(Allocation& allocation, uintptr_t address, size_t bytes, int warp,
+                                  const char* value) {
   if (allocation.histories.empty()) allocation.histories.resize(allocation.end - allocation.begin);
   ByteHistory* const histories = &allocation.histories[address - allocation.begin];
   const char* const there = reinterpret_cast<const char*>(address);
