@@ -56,7 +56,7 @@ def test_high_halves(kind):
     assert got == [bits((a * b >> width(kind)) + c, kind) for a, b, c in rows]
 
 
-CARRYING = {  # parts of the name, between which a "c" takes a carry, and of all numbers but the last what is added to it
+CARRYING = {  # the name, with a "c" in between if it takes a carry; and of all numbers but the last what is added to it
     ("add", ""): lambda size, a: a,
     ("sub", ""): lambda size, a: a,
     ("mad", ".lo"): lambda size, a, b: a * b,
