@@ -237,6 +237,8 @@ def _update(
         if previous[0] is not None:
             before = load_classes(previous, rows, first, K, TILE, T, 0.0)
             taken = extrapolation_of(share, before, by[:, None])
+            if predicted[0] is not None:
+                tl.debug_barrier()  # the prediction before may be written over, and by other threads than read it
         if predicted[0] is not None:
             store_classes(predicted, rows, first, share, K, TILE)
         eps = tl.zeros((ROWS, TILE), T)

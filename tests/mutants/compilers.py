@@ -9,6 +9,7 @@ NOISE, CHECKS, ROWS = "bfn_kernels/noise.py", "bfn_kernels/checks.py", "bfn_kern
 OPERATORS, TENSORS, VIEWS = "bfn_kernels/operators.py", "csrc/bindings/tensors.cpp", "bfn_kernels/triton_ops/views.py"
 
 STALE = "tests/kernels/test_stale.py"
+MACHINE, CHECKED = "tests/ptx/races.h", "tests/ptx/test_checks.py"
 NODES = "TRITON_INTERPRET=1 tests/kernels/test_accuracy.py -k discretised.discrete_time_loss"
 
 FAULTS = [
@@ -96,4 +97,19 @@ FAULTS = [
     Fault(
         "bfn_kernels/triton_ops/rows.py", "n_steps: tl.float64", "n_steps", "tests/kernels/test_triton.py -k double"
     ),
+    # races between the warps of a block, and the interpreter of PTX that finds them
+    Fault(
+        "bfn_kernels/discrete/triton.py", "tl.debug_barrier()  # the prediction before", "pass  # the prediction before",
+        "BFN_PTX=triton tests/ptx/test_triton_ptx.py -k 'written_over and mode and 1040'",
+    ),
+    Fault(MACHINE, "changes ? readers_ | writers_", "changes ? writers_", f"{CHECKED} -k writes_what_another_read"),
+    Fault(MACHINE, "changes ? readers_ | writers_", "changes ? readers_", f"{CHECKED} -k two_warps_write_global"),
+    Fault(MACHINE, "    begin(phase);\n    readers_", "    readers_", f"{CHECKED} -k 'later_launch or warps'"),
+    Fault(MACHINE, " || writers_ & bit(warp)", "", f"{CHECKED} -k harmless"),
+    Fault(
+        "tests/ptx/memory.cpp", "if (value && !changes && !histories[k].is_written(phase_)) continue;", "",
+        f"{CHECKED} -k harmless",
+    ),
+    Fault("tests/ptx/memory.cpp", "if (options.races) refuse_races", "refuse_races", f"{CHECKED} -k left_alone"),
+    Fault("tests/ptx/integers.cpp", "(kTakes && warp.carries[lane])", "kTakes", "tests/ptx/test_integers.py -k carries"),
 ]  # fmt: skip

@@ -4,6 +4,49 @@
 namespace ptx {
 namespace {
 
+constexpr std::tuple kWholes{Type<uint32_t>{"u32"}, Type<uint64_t>{"u64"}, Type<int32_t>{"s32"}, Type<int64_t>{"s64"}};
+
+// What a sum or difference begins with: the first source, or half of the product of two.
+enum class Begins { kFirst, kLow, kHigh };
+
+// The sum or difference, to which the carry that a lane has kept may be added, and whose own carry it may keep.
+template <class T, Begins kBegins, bool kSubtracts, bool kTakes, bool kKeeps>
+void carry_on(Warp& warp, const Instruction& i, Lanes lanes) {
+  uint64_t* const to = warp.result(i.results[0]);
+  for (; lanes; lanes &= lanes - 1) {
+    const int lane = __builtin_ctz(lanes);
+    const auto number = [&](int k) { return from_bits<T>(warp.source(i.sources[k])[lane]); };
+    T x = number(0);
+    if (kBegins == Begins::kLow) x = static_cast<T>(product<T>(x, number(1)));
+    if (kBegins == Begins::kHigh) x = high_half<T>(product<T>(x, number(1)));
+    using Wide = Wider<Unsigned<T>>;
+    const Wide a = Unsigned<T>(x), b = Wide{Unsigned<T>(number(i.num_sources - 1))} + (kTakes && warp.carries[lane]);
+    const Wide result = kSubtracts ? a - b : a + b;
+    if (kKeeps) warp.carries[lane] = result >> 8 * sizeof(T) & 1;
+    to[lane] = to_bits<T>(static_cast<T>(result));
+  }
+}
+
+template <Begins kBegins, bool kSubtracts>
+void add_carrying(Table& table, const std::string& stem, const std::string& half) {
+  const auto add = [&]<bool kTakes, bool kKeeps>(const std::string& pattern) {
+    each(table, kWholes, pattern, [](auto t) {
+      constexpr Run kRun = carry_on<typename decltype(t)::type, kBegins, kSubtracts, kTakes, kKeeps>;
+      return Row{.sources = kBegins == Begins::kFirst ? 2 : 3, .base = {.run = kRun}};
+    });
+  };
+  add.template operator()<false, true>(stem + half + ".cc.#");
+  add.template operator()<true, false>(stem + "c" + half + ".#");
+  add.template operator()<true, true>(stem + "c" + half + ".cc.#");
+}
+
+void add_carries(Table& table) {
+  add_carrying<Begins::kFirst, false>(table, "add", "");
+  add_carrying<Begins::kFirst, true>(table, "sub", "");
+  add_carrying<Begins::kLow, false>(table, "mad", ".lo");
+  add_carrying<Begins::kHigh, false>(table, "mad", ".hi");
+}
+
 void add_whole_numbers(Table& table) {
   each(table, kInts, "add.#", [](auto t) {
     using T = typename decltype(t)::type;
@@ -127,9 +170,8 @@ void add_logic(Table& table) {
               const uint64_t mask = ((uint64_t{1} << std::min(length, 32u)) - 1) << at;
               return (b & ~mask) | ((uint64_t{a} << at) & mask);
             }));
-  constexpr std::tuple wholes{Type<uint32_t>{"u32"}, Type<uint64_t>{"u64"}, Type<int32_t>{"s32"}, Type<int64_t>{"s64"}};
   // beyond the field, and beyond the number, there is the sign: that of the last bit taken
-  each(table, wholes, "bfe.#", [](auto t) {
+  each(table, kWholes, "bfe.#", [](auto t) {
     using T = typename decltype(t)::type;
     return row([](T a, uint32_t at, uint32_t length) -> T {
       constexpr uint32_t kWidth = 8 * sizeof(T);
@@ -155,6 +197,7 @@ void add_logic(Table& table) {
 
 void add_integers(Table& table) {
   add_whole_numbers(table);
+  add_carries(table);
   add_logic(table);
 }
 

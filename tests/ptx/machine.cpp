@@ -82,6 +82,12 @@ class Schedule {
       for (int reg : block_.kernel.return_registers) std::fill_n(warp.result(reg), kLanes, 0);
     }
     block_.shared.begin_block();
+    begin_phase();
+  }
+
+  void begin_phase() {
+    block_.shared.begin_phase();
+    global_memory().begin_phase();
   }
 
   [[noreturn]] void fail_at_first(const std::string& what) {
@@ -270,7 +276,7 @@ class Schedule {
       });
       warp.waiting = warp.at_barrier = 0;
     }
-    block_.shared.barrier();
+    begin_phase();
   }
 };
 

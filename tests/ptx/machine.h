@@ -42,7 +42,8 @@ struct Warp {
   std::vector<uint64_t> registers;  // 32 numbers of each; the last register takes results that nobody wants
   std::vector<char> lane_memory;
   Lanes live = 0, waiting = 0, at_barrier = 0;
-  std::array<int, kLanes> place{};  // the next instruction of each lane
+  std::array<int, kLanes> place{};     // the next instruction of each lane
+  std::array<bool, kLanes> carries{};  // of the last sum or difference of each lane that keeps its own
   std::vector<PendingCopy> copies;
   std::array<uint64_t, kLanes> groups{};  // how many groups of copies each lane has closed
 

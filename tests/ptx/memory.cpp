@@ -16,7 +16,7 @@ GlobalMemory& global_memory() {
 void GlobalMemory::add(const void* begin, size_t bytes) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto at = reinterpret_cast<uintptr_t>(begin);
-  allocations_[at + bytes] = {.begin = at, .end = at + bytes, .writers = {}, .readers = {}};
+  allocations_[at + bytes] = {.begin = at, .end = at + bytes, .writers = {}, .readers = {}, .histories = {}};
 }
 
 void GlobalMemory::remove(const void* begin) {
@@ -61,37 +61,42 @@ bool GlobalMemory::touch(Allocation& allocation, uintptr_t address, size_t bytes
   return true;
 }
 
-void SharedMemory::resize(size_t bytes) {
-  bytes_.resize(bytes);
-  history_.resize(bytes);
-}
-
-void SharedMemory::begin_block() {
-  first_epoch_ = ++epoch_;
-  std::fill(bytes_.begin(), bytes_.end(), static_cast<char>(0xcd));
-}
-
-bool SharedMemory::is_written(size_t at, size_t bytes) const {
-  return std::all_of(&history_[at], &history_[at] + bytes, [&](const History& h) { return h.written >= first_epoch_; });
-}
-
-bool SharedMemory::read(size_t at, size_t bytes, int warp) {
-  for (size_t k = at; k < at + bytes; ++k) {
-    History& h = history_[k];
-    if (h.written == epoch_ && h.writer != warp) return false;
-    h.readers = (h.read == epoch_ ? h.readers : 0) | 1u << warp;
-    h.read = epoch_;
+bool GlobalMemory::touch_in_block(Allocation& allocation, uintptr_t address, size_t bytes, int warp,
+                                  const char* value) {
+  if (allocation.histories.empty()) allocation.histories.resize(allocation.end - allocation.begin);
+  ByteHistory* const histories = &allocation.histories[address - allocation.begin];
+  const char* const there = reinterpret_cast<const char*>(address);
+  for (size_t k = 0; k < bytes; ++k) {
+    const bool changes = value && value[k] != there[k];
+    if (value && !changes && !histories[k].is_written(phase_)) continue;
+    if (!(value ? histories[k].write(phase_, warp, changes) : histories[k].read(phase_, warp))) return false;
   }
   return true;
 }
 
+void SharedMemory::resize(size_t bytes) {
+  bytes_.resize(bytes);
+  written_.resize(bytes);
+  histories_.resize(bytes);
+}
+
+void SharedMemory::begin_block() {
+  std::fill(bytes_.begin(), bytes_.end(), static_cast<char>(0xcd));
+  std::fill(written_.begin(), written_.end(), false);
+}
+
+bool SharedMemory::is_written(size_t at, size_t bytes) const {
+  return std::all_of(&written_[at], &written_[at] + bytes, [](char written) { return written; });
+}
+
+bool SharedMemory::read(size_t at, size_t bytes, int warp) {
+  return std::all_of(&histories_[at], &histories_[at] + bytes, [&](ByteHistory& h) { return h.read(phase_, warp); });
+}
+
 bool SharedMemory::write(size_t at, size_t bytes, int warp, const char* value) {
   for (size_t k = at; k < at + bytes; ++k) {
-    History& h = history_[k];
-    if (h.written == epoch_ && h.writer != warp && value[k - at] != bytes_[k]) return false;
-    if (h.read == epoch_ && (h.readers & ~(1u << warp))) return false;
-    h.written = epoch_;
-    h.writer = warp;
+    if (!histories_[k].write(phase_, warp, value[k - at] != bytes_[k])) return false;
+    written_[k] = true;
   }
   return true;
 }
@@ -128,7 +133,7 @@ class Accesses {
     if (i_.space == Space::kGeneric && within(address, bytes_, warp_.lane_memory)) {
       return own(lane, address - reinterpret_cast<uintptr_t>(warp_.memory_of(lane)));
     }
-    return global(lane, address);
+    return global(lane, address, value);
   }
 
  private:
@@ -149,23 +154,30 @@ class Accesses {
     auto& memory = warp_.block->shared;
     if (at + bytes_ > memory.size()) fail(warp_, i_, lane, "access out of the bounds of shared memory");
     if (at % bytes_) fail(warp_, i_, lane, "misaligned access to shared memory");
-    if (!writes_ && !memory.is_written(at, bytes_)) fail(warp_, i_, lane, "read of shared memory that nobody wrote");
     if (options.races) {
+      if (!writes_ && !memory.is_written(at, bytes_)) fail(warp_, i_, lane, "read of shared memory that nobody wrote");
       const bool sound = writes_ ? memory.write(at, bytes_, warp_.index, value) : memory.read(at, bytes_, warp_.index);
       if (!sound) fail(warp_, i_, lane, "race in shared memory");
     }
     return memory.data() + at;
   }
 
-  char* global(int lane, uint64_t address) {
+  char* global(int lane, uint64_t address, const char* value) {
     if (!last_ || !last_->holds(address, bytes_)) last_ = global_memory().find(address, bytes_);
     if (!last_) fail(warp_, i_, lane, "access out of the bounds of every tensor");
+    if (options.races) refuse_races(lane, address, value);
+    return reinterpret_cast<char*>(address);
+  }
+
+  void refuse_races(int lane, uint64_t address, const char* value) {
     const Block& block = *warp_.block;
-    const bool alone = block.grid.x * block.grid.y * block.grid.z == 1;
-    if (options.races && !alone && !global_memory().touch(*last_, address, bytes_, block.linear, writes_)) {
+    const auto several = [](Dim d, unsigned most) { return d.x * d.y * d.z > most; };
+    if (several(block.grid, 1) && !global_memory().touch(*last_, address, bytes_, block.linear, writes_)) {
       fail(warp_, i_, lane, "race between blocks");
     }
-    return reinterpret_cast<char*>(address);
+    if (several(block.size, kLanes) && !global_memory().touch_in_block(*last_, address, bytes_, warp_.index, value)) {
+      fail(warp_, i_, lane, "race between warps in global memory");
+    }
   }
 };
 

@@ -8,13 +8,16 @@
 #include <vector>
 
 #include "program.h"
+#include "races.h"
 
 namespace ptx {
 
-// A tensor's memory, or a variable of a module. For each byte, which block of which launch wrote or read it last.
+// A tensor's memory, or a variable of a module. For each byte, which block of which launch wrote or read it last, and
+// what the warps of the running block did to it.
 struct Allocation {
   uintptr_t begin = 0, end = 0;
   std::vector<uint32_t> writers, readers;
+  std::vector<ByteHistory> histories;
 
   bool holds(uintptr_t address, size_t bytes) const { return begin <= address && address + bytes <= end; }
 };
@@ -32,37 +35,40 @@ class GlobalMemory {
   // Whether no other block of this launch wrote the bytes, and, where this is a write, none has read them.
   bool touch(Allocation& allocation, uintptr_t address, size_t bytes, unsigned block, bool writes);
 
+  // A block begins, or all its threads have met.
+  void begin_phase() { ++phase_; }
+  // Whether the access is in no race with other warps of the block. value: what is to be written, or null for a read.
+  // To write what is there already changes nothing, and is no race.
+  bool touch_in_block(Allocation& allocation, uintptr_t address, size_t bytes, int warp, const char* value);
+
  private:
   std::mutex mutex_;
   std::map<uintptr_t, Allocation> allocations_;  // by their ends
   uint32_t first_stamp_ = 1, next_stamp_ = 1;
+  uint64_t phase_ = 0;
 };
 GlobalMemory& global_memory();
 
-// The shared memory of a block. For each byte, which warps wrote and read it since the last barrier.
+// The shared memory of a block. For each byte, whether the block wrote it, and what its warps did to it.
 class SharedMemory {
  public:
   void resize(size_t bytes);
   // Forgets what an earlier block wrote.
   void begin_block();
-  void barrier() { ++epoch_; }
+  // The block begins, or all its threads have met.
+  void begin_phase() { ++phase_; }
 
   char* data() { return bytes_.data(); }
   size_t size() const { return bytes_.size(); }
   bool is_written(size_t at, size_t bytes) const;
-  // Whether there is no race. Several warps may write the same value, or read.
+  // Whether there is no race.
   bool read(size_t at, size_t bytes, int warp);
   bool write(size_t at, size_t bytes, int warp, const char* value);
 
  private:
-  struct History {
-    uint32_t written = 0, read = 0;  // the epochs
-    uint32_t readers = 0;            // warps, by bit
-    int writer = -1;
-  };
-  std::vector<char> bytes_;
-  std::vector<History> history_;
-  uint32_t epoch_ = 1, first_epoch_ = 1;
+  std::vector<char> bytes_, written_;
+  std::vector<ByteHistory> histories_;
+  uint64_t phase_ = 0;
 };
 
 // Instructions that access memory; their lanes are those of a warp.

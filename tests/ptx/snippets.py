@@ -108,7 +108,10 @@ def _exponent(exact: Fraction) -> int:
 
 
 def evaluate(name: str, result: str, kinds: list[str], rows: list[tuple]) -> list:
-    """What an instruction gives for rows of sources of these types, as raw bits of the type of the result."""
+    """What an instruction gives for rows of sources of these types, as raw bits of the type of the result.
+
+    name: of the instruction, or code that makes %result of the sources %s0, %s1, …
+    """
     words = [[bits(x, kind) for x, kind in zip(row, kinds, strict=True)] for row in rows]
     return [int(w) for w in evaluate_bits(name, result, kinds, words)]
 
@@ -128,7 +131,7 @@ def evaluate_bits(name: str, result: str, kinds: list[str], words: list[list[int
             lines.append(f"ld.global.b{size} {register[k]}, [%at+{8 * k}];")
     size = width(result)
     lines.append(f".reg .{'pred' if result == 'pred' else 'b' + str(max(size, 16))} %result;")
-    lines.append(f"{name} %result, {', '.join(register)};")
+    lines.append(name if "%result" in name else f"{name} %result, {', '.join(register)};")
     if result == "pred":
         lines += ["selp.u32 %r0, 1, 0, %result;", "st.global.u32 [%out], %r0;"]
     else:

@@ -1,8 +1,11 @@
 """What a GPU would punish is refused; and beside each fault stands what is sound."""
 
+import struct
+
+import numpy as np
 import ptx
 import pytest
-from snippets import run
+from snippets import module, run
 
 pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
 
@@ -10,6 +13,15 @@ STORE = "cvt.u64.u32 %d0, %r0;\nst.global.u64 [%out], %d0;"
 SHARED = ".shared .align 16 .b8 memory[256];\n"
 OWN = "mov.u32 %r2, memory;\nand.b32 %r5, %t, 31;\nmad.lo.u32 %r2, %r5, 4, %r2;\n"
 WARP = "shr.u32 %r7, %t, 5;\nsetp.eq.u32 %p7, %r7, 1;\n"  # %p7: in the second warp
+# %d2: where the same lane of the other of two warps has its words
+OTHER = f"{WARP}xor.b32 %r5, %t, 32;\nmul.wide.u32 %d1, %r5, 8;\nsub.u64 %d2, %out, %mine;\nadd.u64 %d2, %d2, %d1;\n"
+
+
+def two_warps(first: str, second: str, words: str = "race between warps in global memory") -> tuple:
+    """A fault: what two warps do without a barrier in between."""
+    first, second = f"{OTHER}@!%p7 {first}\n", f"@%p7 {second}"
+    return first + second, f"{first}bar.sync 0;\n{second}", words, {"threads": 64}
+
 
 FAULTS = {  # the fault, what takes its place where it is sound, what is said, and options of the run
     "read_beyond": ("ld.global.u32 %r0, [%in+256];", "ld.global.u32 %r0, [%in];", "bounds of every tensor", {}),
@@ -96,6 +108,18 @@ FAULTS = {  # the fault, what takes its place where it is sound, what is said, a
         "race between blocks",
         {"blocks": 2},
     ),
+    "a_warp_reads_what_another_wrote": two_warps("st.global.u32 [%out], 7;", "ld.global.u32 %r0, [%d2];"),
+    "a_warp_reads_a_part_of_what_another_wrote": two_warps("st.global.u64 [%out], -1;", "ld.global.u8 %h0, [%d2+7];"),
+    "a_warp_writes_what_another_read": two_warps("ld.global.u32 %r0, [%out];", "st.global.u32 [%d2], 7;"),
+    "a_warp_writes_a_part_of_what_another_read": two_warps("ld.global.u64 %d0, [%out];", "st.global.u8 [%d2+7], 7;"),
+    "two_warps_write_global": two_warps("st.global.u32 [%out], 7;", "st.global.u32 [%d2], 8;"),
+    "by_a_generic_address": two_warps("ld.u32 %r0, [%out];", "st.u32 [%d2], 7;"),
+    "in_each_block": (
+        f"{OTHER}ld.global.u32 %r0, [%out];\nst.global.u32 [%d2], 7;",
+        f"{OTHER}ld.global.u32 %r0, [%out];\nbar.sync 0;\nst.global.u32 [%d2], 7;",
+        "race between warps in global memory",
+        {"threads": 64},
+    ),
     "divergent_barrier": (
         f"{WARP}@%p7 bra ELSE;\nbar.sync 0;\nbra DONE;\nELSE: bar.sync 0;\nDONE:",
         f"{WARP}@%p7 bra ELSE;\nELSE: bar.sync 0;",
@@ -140,6 +164,51 @@ def test_faults_are_found(name):
     with pytest.raises(ptx.PtxError, match=words):
         run(fault, [0] * threads, **options)
     run(sound, [0] * threads, **(options | LIMITS.get(name, {})))
+
+
+@pytest.mark.parametrize("name", [name for name, (_, _, words, _) in FAULTS.items() if "race" in words])
+def test_races_may_be_left_alone(name):
+    """Neither they are reported then, nor what looks like memory that nobody wrote."""
+    fault, sound, _, options = FAULTS[name]
+    threads = options.get("threads", 32) * options.get("blocks", 1)
+    try:
+        ptx.options(races=False)
+        run(fault, [0] * threads, **options)
+        run(sound, [0] * threads, **options)
+    finally:
+        ptx.options()
+
+
+SAME = "and.b32 %r5, %t, 31;\nmul.wide.u32 %d1, %r5, 8;\nsub.u64 %d2, %out, %mine;\nadd.u64 %d2, %d2, %d1;\n"
+HARMLESS = {
+    "warps read the same": f"{SAME}ld.global.u32 %r0, [%d2];\nld.global.u32 %r1, [%d2];",
+    "a warp reads what it wrote": "st.global.u32 [%out], 7;\nld.global.u32 %r0, [%out];\nst.global.u32 [%out], 8;",
+    "another lane of the warp": (
+        "xor.b32 %r5, %t, 1;\nmul.wide.u32 %d1, %r5, 8;\nsub.u64 %d2, %out, %mine;\nadd.u64 %d2, %d2, %d1;\n"
+        "st.global.u32 [%out], 7;\nld.global.u32 %r0, [%d2];"
+    ),
+    "warps write the same value": f"{SAME}st.global.u32 [%d2], 7;",
+    "and read it": f"{SAME}st.global.u32 [%d2], 7;\nld.global.u32 %r0, [%d2];",
+    "what is there is written": f"{OTHER}@!%p7 ld.global.u32 %r0, [%out];\n@%p7 st.global.u32 [%d2], 0;",
+    "what was there was written": f"{OTHER}@!%p7 st.global.u32 [%out], 0;\n@%p7 ld.global.u32 %r0, [%d2];",
+    "neighbours": f"{OTHER}@!%p7 ld.global.u32 %r0, [%out+4];\n@%p7 st.global.u32 [%d2], 7;",
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_harmless_accesses_of_warps_are_no_race(name):
+    run(HARMLESS[name], [0] * 64, threads=64)
+
+
+def test_a_later_launch_is_in_no_race():
+    """One warp reads what the other wrote in the launch before."""
+    words = np.zeros(64, np.uint64)
+    ptx.library().ptx_allow(words.ctypes.data, words.nbytes)
+    try:
+        for body in ("st.global.u32 [%out], 7;", f"{OTHER}ld.global.u32 %r0, [%d2];"):
+            module(body).launch("k", (1,), (64,), [struct.pack("Q", words.ctypes.data)] * 2 + [bytes(4)])
+    finally:
+        ptx.library().ptx_forget(words.ctypes.data)
 
 
 def test_an_architecture_has_its_limits():

@@ -19,6 +19,7 @@ import cuda_ptx
 import ptx
 import torch
 from cases import CASES, Case
+from in_place import check_in_place, inputs_of, steps
 from of_the_table import check_rounding, check_with, with_classes
 from support import DTYPES, FIRST, error, evaluate, named, scale, serves, ulp
 from test_accuracy import SHAPES, check
@@ -131,6 +132,15 @@ def test_blocks_in_any_order(case):
     for other in found[1:]:
         for name, value in other.items():
             assert torch.equal(value.nan_to_num(), found[0][name].nan_to_num()), name
+
+
+# Rows that a team of a warp has, that a block holds, and that it reads in every sweep.
+@pytest.mark.parametrize(("case", "shape"), [*steps((40, 1040, 8193))], ids=str)
+@pytest.mark.parametrize("network", [torch.bfloat16, torch.float32], ids=str)
+def test_results_may_be_written_over_inputs(case, shape, network):
+    """Of tensors whose numbers differ in width."""
+    carried = torch.float32 if network == torch.bfloat16 else torch.bfloat16
+    check_in_place(case, inputs_of(case, shape, carried, network), BACKEND)
 
 
 # The barrier behind a store to shared memory, and the mask of a shuffle.

@@ -56,6 +56,37 @@ def test_high_halves(kind):
     assert got == [bits((a * b >> width(kind)) + c, kind) for a, b, c in rows]
 
 
+CARRYING = {  # the name, with a "c" in between if it takes a carry; and of all numbers but the last what is added to it
+    ("add", ""): lambda size, a: a,
+    ("sub", ""): lambda size, a: a,
+    ("mad", ".lo"): lambda size, a, b: a * b,
+    ("mad", ".hi"): lambda size, a, b: a * b >> size,
+}
+
+
+@pytest.mark.parametrize("kind", ["u32", "s32", "u64", "s64"])
+@pytest.mark.parametrize("name", CARRYING)
+def test_carries(name, kind):
+    """Of sums and borrows of differences: they are kept with .cc alone, and taken by the names with a c alone."""
+    (stem, half), size = name, width(kind)
+    sources = 2 if half == "" else 3
+    rows = [*itertools.product(*[INTEGERS[kind]] * sources, (0, 1))]
+    kinds = [kind] * sources + ["u32"]
+    numbers = ", ".join(f"%s{k}" for k in range(sources))
+    before = f"add.cc.u32 %r0, %s{sources}, -1;"  # keeps the last number of a row
+    for takes, keeps in ((False, True), (True, False), (True, True)):
+        op = f"{stem}{'c' * takes}{half}{'.cc' * keeps}.{kind}"
+        results, carries = [], []
+        for *given, last, carry in rows:
+            other = last % 2**size + takes * carry
+            total = CARRYING[name](size, *given) % 2**size + (-other if stem == "sub" else other)
+            results.append(total % 2**size)
+            carries.append(total >> size & 1 if keeps else carry)
+        assert evaluate(f"{before}\n{op} %result, {numbers};", kind, kinds, rows) == results, op
+        after = f"{before}\n{op} %d0, {numbers};\naddc.u32 %result, 0, 0;"
+        assert evaluate(after, "u32", kinds, rows) == carries, op
+
+
 @pytest.mark.parametrize("kind", ["u16", "s16", "u32", "s32"])
 def test_wide_products(kind):
     wide = kind[0] + str(2 * width(kind))

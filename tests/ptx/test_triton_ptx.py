@@ -15,6 +15,7 @@ if os.environ.get("BFN_PTX") != "triton":
 import ptx
 import torch
 import triton_ptx
+from in_place import check_in_place, inputs_of, steps
 from of_the_table import check_rounding, check_with, with_classes
 from snippets import module
 from support import FIRST, evaluate, named, serves
@@ -58,6 +59,14 @@ def test_every_kernel(dtype):
     assert triton_ptx.executed.keys() == triton_ptx.kernels() - (NARROW if dtype == torch.float32 else set())
     others = {name for name, types in triton_ptx.executed.items() if TYPES[dtype] not in types}
     assert others == (WIDE if dtype == torch.bfloat16 else set())
+
+
+# Rows that fill a tile in part, and those that take several, of tensors whose numbers differ in width.
+@pytest.mark.parametrize(("case", "shape"), [*steps((1040, 8193))], ids=str)
+@pytest.mark.parametrize("network", [torch.bfloat16, torch.float32], ids=str)
+def test_results_may_be_written_over_inputs(case, shape, network):
+    carried = torch.float32 if network == torch.bfloat16 else torch.bfloat16
+    check_in_place(case, inputs_of(case, shape, carried, network), BACKEND)
 
 
 @pytest.mark.parametrize("tokens, classes, width", [(1, 1, 1), (130, 70, 100), (5, 200, 129)])

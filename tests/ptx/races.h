@@ -1,0 +1,40 @@
+// Races between the warps of a block.
+#pragma once
+
+#include <cstdint>
+
+namespace ptx {
+
+// Which warps read and wrote a byte since the last barrier of their block. A phase is what runs between two barriers;
+// no two phases have the same number.
+class ByteHistory {
+ public:
+  bool is_written(uint64_t phase) const { return phase_ == phase && writers_; }
+
+  // Whether there is no race. A warp may read what it wrote, although others wrote the same.
+  bool read(uint64_t phase, int warp) {
+    begin(phase);
+    readers_ |= bit(warp);
+    return !(writers_ & ~bit(warp)) || writers_ & bit(warp);
+  }
+
+  // Whether there is no race. Several warps may write the same value, and then read it.
+  bool write(uint64_t phase, int warp, bool changes) {
+    begin(phase);
+    const uint32_t others = ~bit(warp);
+    if (others & (changes ? readers_ | writers_ : readers_ & ~writers_)) return false;
+    writers_ |= bit(warp);
+    return true;
+  }
+
+ private:
+  uint64_t phase_ = 0;
+  uint32_t readers_ = 0, writers_ = 0;  // warps, by bit
+
+  static uint32_t bit(int warp) { return uint32_t{1} << warp; }
+  void begin(uint64_t phase) {
+    if (phase_ != phase) *this = {}, phase_ = phase;
+  }
+};
+
+}  // namespace ptx
