@@ -33,11 +33,12 @@ def compare(got: Tensor, want: Tensor, share: float = 1.0) -> float:
     weights.
 
     The norm of a row counts as at least a thousandth of the largest one, since losses near 0 are differences of numbers
-    of order n. With `share` below 1, only that part of a row's variables, with the least errors, is compared.
+    of order n. A vector, which has no batch, is one row. With `share` below 1, only that part of a row's variables,
+    with the least errors, is compared.
     """
     if got.shape != want.shape:
         return math.inf
-    got, want = got.double().flatten(1), want.flatten(1)
+    got, want = (torch.atleast_2d(each).double().flatten(1) for each in (got, want))
     off = (got - want).abs()
     if share < 1:
         off = off.sort(dim=1).values[:, : math.ceil(share * off.shape[1])]  # NaN is sorted to the end
