@@ -50,7 +50,7 @@ def plain_errors() -> Iterator[None]:
     """Reports errors that the user can fix in one line, without a traceback; one process of a machine does so."""
     try:
         yield
-    except (ConfigError, CheckpointError, RunError, TooManyCalls, FloatingPointError, OSError) as error:
+    except (ConfigError, TooManyCalls, CheckpointError, RunError, FloatingPointError, OSError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
         if os.environ.get("LOCAL_RANK", "0") == "0":
             Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {reason}", style="red", markup=False)

@@ -147,10 +147,8 @@ def sample_within(
     device, seed = torch.device(device), drawn_seed() if seed is None else seed
     with evaluating(model):
         state = model.solver_state(shape, device, model.solver_start, part(seed, 0))
-        steps, unread = (
-            Steps(model.solver_start, tolerance, max_calls=max_calls),
-            torch.zeros((), dtype=torch.int64, device=device),
-        )
+        steps = Steps(model.solver_start, tolerance, max_calls=max_calls)
+        unread = torch.zeros((), dtype=torch.int64, device=device)
         while steps.t < steps.end:
             t, accepted = torch.full((shape[0],), steps.t, device=device), False
             kept = [value.clone() for value in state]

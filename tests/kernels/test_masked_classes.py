@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from support import ON_CPU
+from support import NATIVE, ON_CPU
 
-from bfn_kernels import discrete
+from bfn_kernels import binary, discrete
 
 inf = torch.inf
 FLOORS = (-inf, -1e30)
@@ -95,6 +95,39 @@ def test_probabilities_and_steps(num_classes, floor, backend):
             torch.testing.assert_close(sent.sum(-1), torch.ones(len(z)))
 
 
+@pytest.mark.parametrize("backend", NATIVE)
+@each_size
+def test_large_logits_count_by_their_differences(num_classes, backend):
+    """Where the mean of the density ratios leaves float's range, they leave the message its digits."""
+    x, z = rows(num_classes, -inf, torch.float32)
+    z = (16 * z).round() / 16
+    for got, want in zip(*(losses("joint", x, z + by, 200.0, backend) for by in (65536.0, 0.0)), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5 * want.abs().max().item())
+
+
+@each_backend
+@pytest.mark.parametrize("receiver", ["joint", "factorised"])
+@pytest.mark.parametrize("beta_1", [3.0, 300.0])
+@each_floor
+def test_binary_losses(floor, beta_1, receiver, backend):
+    """A logit of ±∞ is sure of a class: losses are the limit, but for −ln p of the other one."""
+    x, noise = torch.tensor([1, 0, 1, 0]), torch.linspace(-2, 2, 12).view(3, 4)
+    of = {"n_steps": 5, "t": 0.8, "receiver": receiver, "beta_1": beta_1, "reduction": "none"}
+    sure = torch.tensor([-1.0, 1.0, 1.0, -1.0])
+    for draws in ({"quadrature": 8}, {"n_samples": 3, "noise": noise}):
+        found = []
+        for size, by in ((-floor, backend), (1e4, "reference")):
+            z = (sure * size).requires_grad_()
+            loss = binary.discrete_time_loss(x, z, **of, **draws, backend=by)
+            found.append((loss.detach(), torch.autograd.grad(loss.sum(), z)[0]))
+        for got, want in zip(*found, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    of = {"reduction": "none", "backend": backend}
+    assert torch.equal(binary.reconstruction_loss(x, sure * -floor, **of), torch.tensor([-floor, -floor, 0.0, 0.0]))
+    far = binary.continuous_time_loss(x, sure * -floor, 0.5, beta_1=1.0, **of)
+    torch.testing.assert_close(far, torch.tensor([2.0, 2.0, 0.0, 0.0]))
+
+
 @each_backend
 @each_size
 def test_guidance_where_both_networks_rule_a_class_out(num_classes, backend):
@@ -121,3 +154,50 @@ def test_a_state_without_a_class(num_classes, backend):
         new = step(theta_out=theta, backend=backend)
         assert torch.equal(new.isfinite(), z.isfinite()) and (new[z == -inf] == -inf).all()
         assert theta.isfinite().all() and (theta[z == -inf] == 0).all()
+
+
+def head(num_classes: int):
+    """Hidden states, a weight, a bias that rules out every other class, and classes of the others."""
+    generator = torch.Generator().manual_seed(3)
+    hidden, weight = (torch.randn(n, 8, generator=generator) for n in (6, num_classes))
+    bias = torch.randn(num_classes, generator=generator)
+    bias[::2] = -inf
+    return hidden, weight, bias, 2 * torch.randint(num_classes // 2, (6,), generator=generator) + 1
+
+
+@each_backend
+@pytest.mark.parametrize("num_classes", [17, 1030])
+@pytest.mark.parametrize("op", ["continuous_time_loss", "reconstruction_loss", "discrete_time_loss"])
+def test_losses_of_a_head_with_a_masked_bias(op, num_classes, backend):
+    """They and their gradients are finite, and those of the op on logits; a class that is ruled out has none."""
+    hidden, weight, bias, x = head(num_classes)
+    how = {} if op == "reconstruction_loss" else {"t": 0.8, "beta_1": 6.0 / num_classes}
+    if op == "discrete_time_loss":
+        how |= {"n_steps": 5, "n_samples": 2, "seed": 1}
+    found = []
+    for by, linear in ((backend, True), ("reference", False)):
+        made = [each.clone().requires_grad_() for each in (hidden, weight, bias)]
+        if linear:
+            loss = getattr(discrete, f"linear_{op}")(x, *made, **how, backend=by)
+        else:
+            loss = getattr(discrete, op)(x, torch.nn.functional.linear(*made), **how, backend=by)
+        found.append((loss.detach(), *torch.autograd.grad(loss, made)))
+    for got, want in zip(*found, strict=True):
+        assert got.isfinite().all()
+        torch.testing.assert_close(got, want, rtol=2e-4, atol=2e-6)
+    assert (found[0][-1][bias == -inf] == 0).all()
+
+
+@each_backend
+@pytest.mark.parametrize("num_classes", [17, 1030])
+def test_steps_of_a_head_with_a_masked_bias(num_classes, backend):
+    hidden, weight, bias, _ = head(num_classes)
+    z = torch.nn.functional.linear(hidden, weight, bias)
+    assert torch.equal(discrete.linear_mode(hidden, weight, bias, backend=backend), z.argmax(-1))
+    state, zero = torch.zeros_like(z), torch.zeros_like(z)
+    for choose in ("sample", "mode", "mean"):
+        how = {"choose": choose, "noise": zero} | ({"draw_noise": torch.full((6,), 0.4)} if choose == "sample" else {})
+        got = discrete.linear_update_sample(state, hidden, weight, bias, 6.0 / num_classes, **how, backend=backend)
+        want = discrete.update_sample(z, state, 6.0 / num_classes, **how, backend="reference")
+        assert got.isfinite().all()
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
