@@ -2,13 +2,23 @@
 
 from fault import Fault
 
-OUT, VALUES, LAYOUTS = (
+ALIASES, OUT, VALUES, LAYOUTS = (
+    "tests/fuzz/test_fuzz_aliases.py",
     "tests/fuzz/test_fuzz_out.py",
     "tests/fuzz/test_fuzz_values.py",
     "tests/fuzz/test_fuzz_layouts.py",
 )
 
 FAULTS = [
+    Fault(
+        "bfn_kernels/outputs.py",
+        "strict=False)) | keywords)",
+        'strict=False)) | {k: v for k, v in keywords.items() if k != "component_noise"})',
+        f"{ALIASES} -k refused",
+    ),
+    Fault(
+        "bfn_kernels/outputs.py", '"predicted_out": ("previous", ', '"predicted_out": ("", ', f"{ALIASES} -k previous"
+    ),
     Fault("bfn_kernels/outputs.py", " or out.is_neg():", ":", f"{OUT} -k test_refused"),
     Fault("bfn_kernels/outputs.py", "if stride < span:", "if stride < 0:", f"{OUT} -k test_refused"),
     Fault(
