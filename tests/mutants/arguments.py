@@ -3,9 +3,24 @@
 from fault import Fault
 
 ARGUMENTS, OUT = "tests/kernels/test_arguments.py", "tests/kernels/test_out.py"
+NN = "tests/kernels/test_nn.py"
 TIMES, SCHEDULES = "tests/kernels/test_times.py", "bfn_kernels/schedules.py"
 
 FAULTS = [
+    Fault(
+        "bfn_kernels/checks.py",
+        "run a sampling loop under torch.no_grad(), elsewhere pass ",
+        "pass ",
+        "tests/kernels/test_gradients.py -k 'other_inputs and reference and discrete.update_sample'",
+    ),
+    Fault(
+        "bfn_kernels/nn/base.py",
+        "next((dtype for dtype in types if dtype in FLOATS), torch.get_default_dtype())",
+        "torch.get_default_dtype()",
+        f"{NN} -k type_of",
+    ),
+    Fault("bfn_kernels/nn/base.py", "torch.promote_types(self.dtype, torch.float32)", "self.dtype", f"{NN} -k type_of"),
+    Fault("bfn_kernels/nn/base.py", "t.to(self.dtype))", "t)", f"{NN} -k type_of"),
     Fault("bfn_kernels/checks.py", "slice(1) if stride == 0", "slice(None) if stride == 0", f"{TIMES} -k made_once"),
     Fault(
         "bfn_kernels/checks.py",
