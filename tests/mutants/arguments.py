@@ -12,7 +12,7 @@ FAULTS = [
         "bfn_kernels/checks.py",
         "run a sampling loop under torch.no_grad(), elsewhere pass ",
         "pass ",
-        "tests/kernels/test_gradients.py -k 'other_inputs and reference and discrete.update_sample'",
+        "tests/kernels/test_gradients.py -k 'other_inputs and cpu and discrete.update_sample'",
     ),
     Fault(
         "bfn_kernels/nn/base.py",
