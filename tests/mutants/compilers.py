@@ -99,7 +99,9 @@ FAULTS = [
     ),
     # races between the warps of a block, and the interpreter of PTX that finds them
     Fault(
-        "bfn_kernels/discrete/triton.py", "tl.debug_barrier()  # the prediction before", "pass  # the prediction before",
+        "bfn_kernels/discrete/triton.py",
+        "tl.debug_barrier()  # the prediction before",
+        "pass  # the prediction before",
         "BFN_PTX=triton tests/ptx/test_triton_ptx.py -k 'written_over and mode and 1040'",
     ),
     Fault(MACHINE, "changes ? readers_ | writers_", "changes ? writers_", f"{CHECKED} -k writes_what_another_read"),
@@ -111,5 +113,5 @@ FAULTS = [
         f"{CHECKED} -k harmless",
     ),
     Fault("tests/ptx/memory.cpp", "if (options.races) refuse_races", "refuse_races", f"{CHECKED} -k left_alone"),
-    Fault("tests/ptx/integers.cpp", "(kTakes && warp.carries[lane])", "kTakes", "tests/ptx/test_integers.py -k carries"),
+    Fault("tests/ptx/integers.cpp", "kTakes && warp.carries[lane]", "kTakes", "tests/ptx/test_integers.py -k carries"),
 ]  # fmt: skip
