@@ -2,14 +2,27 @@
 
 from fault import Fault
 
-ALIASES, OUT, VALUES, LAYOUTS = (
+ALIASES, HEADS, OUT, VALUES, LAYOUTS = (
     "tests/fuzz/test_fuzz_aliases.py",
+    "tests/fuzz/test_fuzz_heads.py",
     "tests/fuzz/test_fuzz_out.py",
     "tests/fuzz/test_fuzz_values.py",
     "tests/fuzz/test_fuzz_layouts.py",
 )
 
 FAULTS = [
+    Fault(
+        "bfn_kernels/discrete/composed_steps.py",
+        "higher = ~((top <= most[part]) | most[part].isnan())",
+        "higher = ~(top <= most[part])",
+        f"{HEADS} -k 'not_finite and cpu'",
+    ),
+    Fault(
+        "bfn_kernels/discrete/triton_products.py",
+        "bias[0] + k.to(tl.int64) * bias[1]",
+        "bias[0] + k",
+        f"TRITON_INTERPRET=1 {HEADS} -k layouts",
+    ),
     Fault(
         "bfn_kernels/outputs.py",
         "strict=False)) | keywords)",
