@@ -51,6 +51,10 @@ FAULTS = [
     Fault(
         "csrc/bindings/signatures.h", '"Optional[Tensor]"', '"Tensor"', f"{STALE} -k every",
     ),
+    Fault(
+        "tests/kernels/recorded.py", "partial(calls_of, case, backend)", "calls_of(case, backend)",
+        "tests/kernels/test_import.py -k collecting",
+    ),
     Fault(OPERATORS, '"_dynamo_marked_constant"', '"_marked"', "tests/kernels/test_import.py -k marked"),
     Fault(
         OPERATORS, "if transformed():\n                result = under_transforms(*args)",
