@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import continuous, discrete
+from bfn_kernels.arguments import T_MIN_LEAST, Limits
 from bfn_kernels.solvers import RULES
+
+ANY_TIME = Limits(t_min=T_MIN_LEAST)  # theirs look at what the network says whenever it is
 
 
 def method(advance: Callable[..., tuple[Tensor, Tensor]], rule: str) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -41,7 +44,7 @@ def method(advance: Callable[..., tuple[Tensor, Tensor]], rule: str) -> Callable
 def of_images(self: Any, mean: Tensor, t: float, t_next: float, **how: Any) -> tuple[Tensor, Tensor]:
     noise_pred = self.unet(mean, torch.full_like(mean, t)).reshape(mean.shape)
     predicted = torch.empty_like(mean)
-    how |= {"sigma_1": self.sigma_1, "predicted_out": predicted}
+    how |= {"sigma_1": self.sigma_1, "predicted_out": predicted, "limits": ANY_TIME}
     return continuous.solver_step(noise_pred, mean, t, t_next, **how), predicted
 
 

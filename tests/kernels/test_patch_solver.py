@@ -293,3 +293,15 @@ def test_another_module_is_refused_and_left_as_it_was():
     with pytest.raises(AttributeError, match="ode_bfnsolver1_update"):
         patch.solver(SimpleNamespace(ImageBFNSolver=older))
     assert older.sde_euler_update is method
+
+
+def test_a_start_before_the_published_limit_of_time(modules):
+    """They look at the network's prediction at any time, so that the ops' t_min must not hide it."""
+    made = modules[0].ImageBFNSolver(images, num_steps=STEPS, min_variance=1e-3, eta=1e-8)
+    mean = torch.linspace(-1e-4, 1e-4, 6).view(2, 3)
+    want = made.ode_bfnsolver1_update(mean, 0)
+    with patch.solver(modules[0]):
+        got = made.ode_bfnsolver1_update(mean, 0)
+    assert want[1].abs().min() > 0
+    for ours, official in zip(got, want, strict=True):
+        torch.testing.assert_close(ours.double(), official.double(), rtol=1e-4, atol=1e-5)

@@ -73,6 +73,10 @@ FAULTS = [
         "bfn_kernels/patch/bayesian_flow_networks.py", "outputs=(2,)), **settings)",
         'outputs=(2,)), sigma_1(flow), num_bins=settings["num_bins"])', PATCH,
     ),
+    Fault(
+        "bfn_kernels/patch/bfn_solver.py", ', "limits": ANY_TIME', "",
+        "tests/kernels/test_patch_solver.py -k start_before",
+    ),
     Fault("bfn_kernels/adaptive.py", "if p.numel() == 0:", "if False:", f"{ADAPTIVE} -k no_examples"),
     Fault(
         "bfn_kernels/adaptive.py", "self.accepted + 1 + (self.t < self.end)", "self.accepted + 1",
