@@ -46,7 +46,7 @@ def _signs(view, block, T: tl.constexpr):
 @triton.jit
 def _message(sign, alpha, spread, eps):
     """y₁ − y₀ ~ N(2αs, 4α), spread = 2√α; in the place of s stands 2p − 1 where a distribution is sent (185)."""
-    return 2.0 * alpha * sign + spread * eps
+    return tl.fma(spread, eps, 2.0 * alpha * sign)  # as the compiler would choose, or not, depending on the kernel
 
 
 @triton.jit
@@ -136,10 +136,9 @@ def _update(
     eps = tl.zeros((BLOCK,), T)
     if spread[0] is not None:
         eps = noise_of(noise, seed, block, SENDER, T)
+    y = _message(sent, load(alpha, block, T), load(spread, block, T), eps)
     d = load(state, block, T)
-    if state_scale[0] is not None:
-        d *= load(state_scale, block, T)
-    d += _message(sent, load(alpha, block, T), load(spread, block, T), eps)
+    d = d + y if state_scale[0] is None else tl.fma(d, load(state_scale, block, T), y)
     store(out, block, d)
     if theta[0] is not None:
         store(theta, block, sigmoid(d.to(out[0].dtype.element_ty).to(T)))

@@ -244,10 +244,9 @@ def _update(
         eps = tl.zeros((ROWS, TILE), T)
         if noisy:
             eps = class_noise(noise, seed, rows, first, SENDER, 0, 0, K, TILE, T)
+        y = message(taken, beta, spread, eps, K)
         z = load_classes(state, rows, first, K, TILE, T, 0.0)
-        if state_scale[0] is not None:
-            z *= load(state_scale, rows, T)[:, None]
-        z += message(taken, beta, spread, eps, K)
+        z = z + y if state_scale[0] is None else tl.fma(z, load(state_scale, rows, T)[:, None], y)
         store_classes(out, rows, first, z, K, TILE)
         if theta[0] is not None:
             z = tl.where((first + tl.arange(0, TILE) < K)[None, :], z.to(out[0].dtype.element_ty).to(T), float("-inf"))

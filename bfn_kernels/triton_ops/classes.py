@@ -108,7 +108,8 @@ def is_class(x, first, TILE: tl.constexpr):
 @triton.jit
 def message(sent, beta, spread, eps, K):
     """y = β(Kp − 1) + √(Kβ)·ε, where p is e_x in (185)."""
-    return beta[:, None] * (K * sent - 1.0) + spread[:, None] * eps
+    # the compiler is not to choose what it rounds in one: its choice, and so the bits, would depend on the kernel
+    return tl.fma(spread[:, None], eps, beta[:, None] * tl.fma(sent, K, -1.0))
 
 
 @triton.jit

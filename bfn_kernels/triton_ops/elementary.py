@@ -122,7 +122,8 @@ def sincospi(v):
         x = v - 0.5 * (shifted - _ROUND)
         z = x * x
         s = x * (3.1415926439 + z * (-5.1677078291 + z * (2.5497672981 - z * 0.5890786556)))
-        c = 1.0 + z * (-4.9348021734 + z * (4.0587079045 + z * (-1.3350584645 + z * 0.2314295473)))
+        c = -4.9348021734 + z * (4.0587079045 + z * (-1.3350584645 + z * 0.2314295473))
+        c = tl.fma(z, c, 1.0)  # else the compiler rounds once or twice, by what the kernel does with the result
         quadrant = shifted.to(tl.int32, bitcast=True)
         swap = (quadrant & 1) != 0
         sine, cosine = tl.where(swap, c, s), tl.where(swap, s, c)
