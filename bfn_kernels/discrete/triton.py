@@ -33,7 +33,7 @@ from bfn_kernels.triton_ops.classes import (
 from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, reciprocal, square
 from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
 from bfn_kernels.triton_ops.reduction import Losses, scaled, write_losses
-from bfn_kernels.triton_ops.solver import extrapolation_of
+from bfn_kernels.triton_ops.solver import extrapolation_of, wait_to_write_over
 from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, compute_type, functional, launch, load, programs, view
 
 __all__ = [
@@ -237,8 +237,7 @@ def _update(
         if solver[0][0] is not None:
             before = load_classes(solver[0], rows, first, K, TILE, T, 0.0)
             taken = extrapolation_of(share, before, by[:, None])
-            if solver[2][0] is not None:
-                tl.debug_barrier()  # the prediction before may be written over, and by other threads than read it
+        wait_to_write_over(solver[0], solver[2])
         if solver[2][0] is not None:
             store_classes(solver[2], rows, first, share, K, TILE)
         eps = tl.zeros((ROWS, TILE), T)
