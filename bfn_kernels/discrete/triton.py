@@ -33,7 +33,7 @@ from bfn_kernels.triton_ops.classes import (
 from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, reciprocal, square
 from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
 from bfn_kernels.triton_ops.reduction import Losses, scaled, write_losses
-from bfn_kernels.triton_ops.solver import extrapolation_of
+from bfn_kernels.triton_ops.solver import extrapolation_of, wait_to_write_over
 from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, compute_type, functional, launch, load, programs, view
 
 __all__ = [
@@ -211,7 +211,7 @@ def _update(
     CHOICE: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     rows = block_of(count, ROWS)
-    previous, by, predicted = solver[0], load(solver[1], rows, T), solver[2]
+    by = load(solver[1], rows, T)  # views stay in their tuple: Triton 3.6 takes no other tuple of them into a loop
     noisy: tl.constexpr = spread[0] is not None
     beta, spread = load(beta, rows, T), load(spread, rows, T)
     sent = tl.full((ROWS,), -1, tl.int64)
@@ -234,13 +234,12 @@ def _update(
             e = exp_difference(load_classes(logits, rows, first, K, TILE, T, float("-inf")), top[:, None])
             share = tl.where(given[:, None], share, e * inverse[:, None])
         taken = share
-        if previous[0] is not None:
-            before = load_classes(previous, rows, first, K, TILE, T, 0.0)
+        if solver[0][0] is not None:
+            before = load_classes(solver[0], rows, first, K, TILE, T, 0.0)
             taken = extrapolation_of(share, before, by[:, None])
-            if predicted[0] is not None:
-                tl.debug_barrier()  # the prediction before may be written over, and by other threads than read it
-        if predicted[0] is not None:
-            store_classes(predicted, rows, first, share, K, TILE)
+        wait_to_write_over(solver[0], solver[2])
+        if solver[2][0] is not None:
+            store_classes(solver[2], rows, first, share, K, TILE)
         eps = tl.zeros((ROWS, TILE), T)
         if noisy:
             eps = class_noise(noise, seed, rows, first, SENDER, 0, 0, K, TILE, T)

@@ -13,6 +13,13 @@ def extrapolation_of(p, previous, by):
 
 
 @triton.jit
+def wait_to_write_over(previous, predicted):
+    """The prediction before has been loaded. It may be written over, and by other threads than those that read it."""
+    if (previous[0] is not None) & (predicted[0] is not None):
+        tl.debug_barrier()
+
+
+@triton.jit
 def extrapolated(p, solver, block, T: tl.constexpr):
     """Puts out p, and returns what the step takes in its place. solver: the views of the prediction before, of how far
     the step is ahead of it, and of the result, each of None if it was not passed."""
@@ -20,6 +27,7 @@ def extrapolated(p, solver, block, T: tl.constexpr):
     taken = p
     if previous[0] is not None:
         taken = extrapolation_of(p, load(previous, block, T), load(by, block, T))
+    wait_to_write_over(previous, predicted)
     store(predicted, block, p)
     return taken
 

@@ -103,10 +103,12 @@ FAULTS = [
     ),
     # races between the warps of a block, and the interpreter of PTX that finds them
     Fault(
-        "bfn_kernels/discrete/triton.py",
-        "tl.debug_barrier()  # the prediction before",
-        "pass  # the prediction before",
+        "bfn_kernels/triton_ops/solver.py", "        tl.debug_barrier()", "        pass",
         "BFN_PTX=triton tests/ptx/test_triton_ptx.py -k 'written_over and mode and 1040'",
+    ),
+    Fault(
+        "bfn_kernels/triton_ops/elementary.py", "tl.fma(z, c, 1.0)", "1.0 + z * c",
+        "BFN_PTX=triton tests/kernels/test_out.py -k 'theta_is_that and triton_ptx-classed and float32-torch.float32'",
     ),
     Fault(MACHINE, "changes ? readers_ | writers_", "changes ? writers_", f"{CHECKED} -k writes_what_another_read"),
     Fault(MACHINE, "changes ? readers_ | writers_", "changes ? readers_", f"{CHECKED} -k two_warps_write_global"),
