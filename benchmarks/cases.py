@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import bfn_kernels
-
 N_STEPS, DRAWS, NODES = 20, 10, 8
 QUICK = 8  # a quick run has an eighth of the rows
 ON_GPU = 16  # a GPU gets so many times more images and windows, since fewer would leave most of it idle
@@ -143,10 +141,10 @@ def over_k(bins: tuple[int, ...], case: Case, **first) -> list[Case]:
 
 
 def of_atoms(op: str) -> list[Case]:
-    """The op with a time for each node of graphs, with these expanded to the data's shape, and with one for each graph."""
+    """The op with a time for each node of graphs, and with these times expanded to the data's shape."""
     node = Case(op, ATOMS, times="per node", closed=2)
     wide = replace(node, times="per node, expanded", closed=0, within=1.1, against=node.name)
-    return [node, wide, replace(node, times="per graph")]
+    return [node, wide]
 
 
 CIFAR, TEXT8, TOKENS, MANY, FEW = (32, 3072), (52, 256), (4, 256), (100, 100_000), (1, 64)
@@ -199,21 +197,13 @@ CASES = [
 ]  # fmt: skip
 
 
-GRAPH = 20  # nodes
-
-
 def expanded(case: Case, row: Tensor) -> Tensor:
     return row.unsqueeze(-1).expand(case.shape)
-
-
-def per_graph(case: Case, row: Tensor) -> "bfn_kernels.Indexed":
-    return bfn_kernels.Indexed(row[::GRAPH].clone(), torch.arange(len(row), device=row.device) // GRAPH)
 
 
 PASSED: dict[str, Callable[[Case, Tensor], Any]] = {
     "t expanded": expanded,
     "per node, expanded": expanded,
-    "per graph": per_graph,
 }
 
 
@@ -264,8 +254,6 @@ def inputs(case: Case, seed: int = 0, device: str = "cpu") -> tuple[dict, dict]:
     name = case.op.split(".")[1]
     steps = torch.randint(N_STEPS, case.shape[:1], generator=g) / N_STEPS
     t = steps if name == "discrete_time_loss" else torch.rand(case.shape[:1], generator=g)
-    if case.times == "per graph":
-        t = t[::GRAPH].repeat_interleave(GRAPH)[: len(t)]
     make = {"continuous": _continuous, "discretised": _discretised, "discrete": _discrete, "binary": _binary}
     tensors, noise = make[case.family](case, name, t, g)
     cast = lambda v: v.to(device, case.dtype if v.is_floating_point() else v.dtype)  # noqa: E731

@@ -1,15 +1,16 @@
 """Keyword arguments that the families share: their checks, and their conversion to what operators take."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bfn_kernels import checks, gauss, rows
 from bfn_kernels import noise as random
-from bfn_kernels.indexed import Indexed, Rows, grouped
 from bfn_kernels.operators import Library
+from bfn_kernels.records import Bins, Draws
+from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule
 
 MAX_NODES = 128
@@ -58,10 +59,10 @@ def checked_limits(limits: Limits) -> Limits:
     return Limits((low, high), log_std, checks.number("limits.t_min", limits.t_min, T_MIN_LEAST, 1.0))
 
 
-def bins_and_limits(num_bins: int, limits: Limits) -> tuple[int, float, float, float]:
-    """K and the limits of the std, as the operators that read a network's output take them."""
+def checked_bins(num_bins: int, limits: Limits, clip: bool = True) -> Bins:
+    """The bins and the limits of the std, as the operators that read a network's output take them."""
     (low, high), log_std, _ = checked_limits(limits)
-    return checks.integer("num_bins", num_bins, 2), low, high, log_std
+    return Bins(checks.integer("num_bins", num_bins, 2), clip, low, high, log_std)
 
 
 def drawn_seed(
@@ -121,27 +122,6 @@ def step_seed(
     return drawn_seed(state, seed, generator, *noises) if noises else None
 
 
-class Expectation(NamedTuple):
-    """How an expectation over the sender's noise is computed: by the nodes and weights of a quadrature, or by draws
-    that come from a seed or are passed as explicit noise."""
-
-    nodes: Sequence[float]
-    node_weights: Sequence[float]
-    n_samples: int
-    seed: Tensor | None
-    noise: Tensor | None
-
-    def draws(self, like: Tensor, normal: Callable[..., Tensor]) -> Iterator[tuple[Tensor, float]]:
-        """Yields the normals and the weight of each node, as a scalar, or of each draw, in the shape of `like`."""
-        for node, weight in zip(self.nodes, self.node_weights, strict=True):
-            yield torch.full((), node, dtype=like.dtype, device=like.device), weight
-        for draw in range(self.n_samples):
-            if self.noise is None:
-                yield normal(like.shape, self.seed, random.MONTE_CARLO, draw, like.dtype), 1 / self.n_samples
-            else:
-                yield self.noise[draw].to(like.dtype), 1 / self.n_samples
-
-
 def expectation(
     like: Tensor,
     shape: Sequence[int],
@@ -150,7 +130,7 @@ def expectation(
     seed: Seed,
     generator: torch.Generator | None,
     noise: Tensor | None,
-) -> Expectation:
+) -> Draws:
     """Checks that exactly one of `quadrature` and `n_samples` is a number. Explicit noise is `[n_samples, *shape]`."""
     if (quadrature is None) == (n_samples is None):
         raise ValueError(f"exactly one of quadrature and n_samples must be given, got {quadrature=} and {n_samples=}")
@@ -161,10 +141,10 @@ def expectation(
         if not (noise is seed is generator is None):
             raise ValueError("seed and noise must be None with quadrature, which draws nothing, and so must generator")
         nodes, weights = gauss.hermite(quadrature)
-        return Expectation(nodes, weights, 0, None, None)
+        return Draws(nodes, weights, 0, None, None)
     n_samples = checks.integer("n_samples", n_samples, 1)
     seed = drawn_seed(like, seed, generator, ("noise", noise, (n_samples, *shape)))
-    return Expectation((), (), n_samples, seed, noise)
+    return Draws(None, None, n_samples, seed, noise)
 
 
 def message_types(dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]:
@@ -214,7 +194,7 @@ def prediction_scalars(
     limits: Limits,
     wanted: Sequence[str] = (),
     **numbers,
-) -> Sequence[Tensor | None]:
+) -> Any:
     """mean_scale and noise_scale, each None if the network predicts the data itself, then the wanted row scalars."""
     t_min = checked_limits(limits).t_min
     if parametrisation == "data":
@@ -243,13 +223,7 @@ def step_time(t: Rows | None, step: int | Tensor | None, n_steps: int) -> Rows:
 
 
 def updated_precision(precision: Rows, alpha: Rows, model: Tensor) -> Rows:
-    """ρ + α: a number if both are numbers, Indexed if both have the same groups or one has them and the other is a
-    number, else a tensor of a number per row, in ρ's type but at least float32."""
-    if isinstance(precision, Indexed) or isinstance(alpha, Indexed):
-        one, other, groups = grouped(("precision", "alpha"), precision, alpha, model)
-        if groups is not None:
-            return Indexed(_sum_of_rows(one, other, groups.values), groups.index)
-        return updated_precision(one, other, model)
+    """ρ + α: a number if both are numbers, else a tensor of a number per row, in ρ's type but at least float32."""
     if not isinstance(precision, Tensor) and not isinstance(alpha, Tensor):
         return float(precision) + float(alpha)
     rho = checks.once("precision", precision, model.shape) if isinstance(precision, Tensor) else precision

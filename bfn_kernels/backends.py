@@ -1,7 +1,7 @@
 """The backends: which implementations of the operators are available, and which one serves a call.
 
 Every family declares its operators once, in `operators.py`. Two libraries of `torch.ops` implement them, one in C++ and
-CUDA and one in Triton, and so does `reference.py`, plain PyTorch functions of the same names and arguments.
+CUDA and one in Triton. The third implementation is `reference.py`, plain PyTorch functions of the same names.
 """
 
 import functools
@@ -10,14 +10,17 @@ import importlib.util
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch._ops import OpOverload
 
 from bfn_kernels import checks, triton_ops
-from bfn_kernels.operators import NATIVE, REFUSALS, TRITON, Library, Operator, constant, difference
+from bfn_kernels.extensions import REFUSALS, difference
+from bfn_kernels.operators import NATIVE, TRITON, Library, Operator
+from bfn_kernels.records import grouped
+from bfn_kernels.torch_private import constant
 
 # For each instruction set that torch may use, the builds of the CPU kernels that run on it, best first.
 CPU_BUILDS = {
@@ -148,14 +151,12 @@ def add_library(library: Library) -> None:
         library.declare(family, operators)
 
 
-def add_family(name: str, operators: Sequence[Operator], reference: ModuleType | None) -> None:
-    """Declares the operators of a family in every library, where they become the attribute `name`.
-
-    reference: the module of their plain PyTorch functions; None for the operators that are common to the families, in
-    whose place the reference uses formulas and autograd.
-    """
+def add_family(name: str, operators: Sequence[Operator]) -> None:
+    """Declares the operators of a family in every library, where they become the attribute `name`. In the reference,
+    operators without a function of their own are formulas and autograd."""
     FAMILIES[name] = operators
-    setattr(REFERENCE, name, reference)
+    functions = {each.name: grouped(each.function) for each in operators if each.function is not None}
+    setattr(REFERENCE, name, SimpleNamespace(**functions) if functions else None)
     for library in LIBRARIES.values():
         if library is not REFERENCE:
             library.declare(name, operators)
@@ -164,7 +165,7 @@ def add_family(name: str, operators: Sequence[Operator], reference: ModuleType |
 if _CPU_MISSING is None:
     add_library(Library(NATIVE, refuse=_refuse_cpu))
 if BACKENDS["triton"].missing is None:
-    add_library(Library(TRITON, triton_ops.implement))
+    add_library(triton_ops.library())
 
 
 def keep_memory(most: int) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 CLASSES = (torch.int64, torch.int32, torch.uint8)
 SMALL_CLASSES = (torch.int16, torch.int8)  # converted to int32
-INDICES = (torch.int64, torch.int32)
 ROW_TYPES = (torch.float32, torch.float64)  # types of times and accuracies that operators take
 REDUCTIONS = ("none", "batch", "sum", "mean")
 # The relative error that n·t may have, since times may have been rounded to float32; csrc/math/schedules.h repeats it.
@@ -133,22 +132,6 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
             raise ValueError(f"{name} must lie in [{low}, {high}], got values from {least} to {most}")
     wide = value.detach().double().reshape(lead)
     return torch.where((wide >= low) & (wide <= high), wide, math.nan)
-
-
-def indexed(name: str, values: Tensor, index: Tensor, model: Tensor) -> None:
-    """Refuses numbers of groups `[M]`, and an index of the groups of rows `[N]`, that do not fit the data, `model`."""
-    groups, rows = f"{name}.values", f"{name}.index"
-    for part, given, types in ((groups, values, FLOATS), (rows, index, INDICES)):
-        _tensor(part, given, types)
-        same_device(part, given, "the data", model)
-    if values.dim() != 1 or (index.numel() and not values.numel()):
-        raise ValueError(f"{groups} must have shape [M], a number for each group, got {tuple(values.shape)}")
-    if index.shape != model.shape[:1]:
-        raise ValueError(f"{rows} must have shape {tuple(model.shape[:1])}, a group a row, got {tuple(index.shape)}")
-    if index.numel() and shows(index):
-        least, most = (v.item() for v in index.aminmax())
-        if least < 0 or most >= len(values):
-            raise IndexError(f"{rows} must lie in [0, {len(values)}), got values from {least} to {most}")
 
 
 def shows(x: Tensor) -> bool:

@@ -17,4 +17,4 @@ OPERATORS = [
     ),
 ]
 
-backends.add_family("common", OPERATORS, None)
+backends.add_family("common", OPERATORS)

@@ -3,7 +3,7 @@
 import functools
 import math
 
-from bfn_kernels.operators import constant
+from bfn_kernels.torch_private import constant
 
 Rule = tuple[tuple[float, ...], tuple[float, ...]]
 

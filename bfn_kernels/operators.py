@@ -1,98 +1,37 @@
 """How an operator is declared, and how a declaration is registered in every library of `torch.ops` that serves it.
 
-A family declares each operator once: its schema, fake and backward pass. The code that runs is csrc's or Triton's. The
-reference has functions of the same names and arguments, but for the arguments whose names start with `need_`.
+A family declares each operator once. The function of the reference says its name and arguments, and the declaration
+adds its results, fake and backward pass. The code that runs is csrc's or Triton's.
 """
 
-import contextlib
+import functools
 import importlib
-from collections import namedtuple
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.autograd import forward_ad
-from torch.overrides import has_torch_function
 
+from bfn_kernels import records
+from bfn_kernels.autograd import Forward, differentiable, writing
 from bfn_kernels.checks import shows
-
-# These names are private to torch, and each has a fallback. Only the first one says whether a transform of torch.func
-# is active; with its fallback, a gradient that an outer transform alone asks for is an error. With the fallback of the
-# second one a small call takes a third longer, with that of the third one 5 %.
-transformed: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
-below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", contextlib.nullcontext)
-# This one says whether what was saved may be read again after the backward pass that runs; the fallback always copies.
-keeps_saved: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
-
-
-def constant(function: Callable) -> Callable:
-    """Marks a function that compiled code calls once, while it is traced, as torch.compiler.assume_constant_result
-    does; that one imports the whole compiler, which takes ten times as long as the rest of this package."""
-    vars(function)["_dynamo_marked_constant"] = True
-    return function
-
-
-def below_python(overload: OpOverload) -> Callable:
-    """The operator as C++ has it, below the object that Python calls."""
-    return getattr(overload, "_op", overload)
-
-
-# What an operator of a compiled extension refuses is a ValueError or an IndexError, of which torch makes a RuntimeError
-# from 2.15 on. Each extension has a function that says what it refused last: one of these kinds, and the message.
-REFUSED = (RuntimeError, ValueError, IndexError)
-REFUSALS: list[Callable[[], tuple[int, str]]] = []
-
-
-def difference(overload: OpOverload, compiled: Mapping[str, str]) -> str | None:
-    """In words, how an operator differs from the one of its name in an extension, or None. torch does not compare them,
-    and would call the compiled code with arguments that it misreads.
-
-    compiled: for the name of each operator of the extension, the types of its arguments and results.
-    """
-    schema = overload._schema
-    name = schema.name.split("::")[1]
-    types = [f"({', '.join(str(value.type) for value in values)})" for values in (schema.arguments, schema.returns)]
-    declared, found = " -> ".join(types), compiled.get(name)
-    if found is None:
-        return f"it has no operator {name}"
-    return None if found == declared else f"its {name} is {found}, where {declared} is declared"
-
-
-def as_refused(error: RuntimeError) -> Exception:
-    """The error in the type that it was thrown in."""
-    for refusal in REFUSALS:
-        kind, message = refusal()
-        if kind and str(error) == message:
-            return REFUSED[kind](message)
-    return error
-
-
-class Forward(NamedTuple):
-    """The record of a forward pass that its backward pass is given.
-
-    saved: the values that `Operator.saved` names, as attributes.
-    needed: for each argument, whether it needs a gradient.
-    types: for each of the leading tensor arguments its dtype, or None if it was not passed.
-    """
-
-    saved: Any
-    needed: Sequence[bool]
-    types: Sequence[torch.dtype | None]
+from bfn_kernels.torch_private import below_python, keeps_saved, transformed
 
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator of a family.
+    """An operator of a family. `operator` below makes one of a function of the reference.
 
     schema: its name, arguments and results. If the operator has a backward pass, callers get its first result alone:
     the other results are saved for that pass. The last arguments may be called `need_x`: they say whether x needs a
     gradient, and are filled in here, not by callers.
     fake: a function of the same arguments that makes results of the right shape and type without computing them.
+    function: the reference's, in whose place Triton's function of the same name is called; None if it has none.
     saved: the names of the arguments and results that the backward pass reads, those of tensors first.
+    spared: of these, the tensors that are not saved where the argument `in_forward` is True.
     backward: a function `(library, grad, forward)` that returns the gradients of the leading arguments, where `grad` is
     the gradient of the first result. Without it, asking for a gradient is an error.
     in_place: whether there is a variant `<name>_out` that writes its result into a last argument `out`.
@@ -104,7 +43,9 @@ class Operator:
 
     schema: str
     fake: Callable
+    function: Callable | None = None
     saved: str = ""
+    spared: str = ""
     backward: Callable | None = None
     in_place: bool = False
     beside: str = ""
@@ -126,6 +67,21 @@ class Operator:
         beside = "".join(f", Tensor({'bc'[i]}!)? {name}" for i, name in enumerate(self.beside.split()))
         return f"{self.name}_out({arguments}, Tensor(a!) out{beside}) -> ()"
 
+    def grouped(self, function: Callable) -> Callable:
+        """A function of the reference's parameters as torch calls it, which knows no records."""
+        return function if self.function is None else records.grouped(function, self.function)
+
+
+def operator(
+    function: Callable, results: str = "Tensor", *, fake: Callable, needs: str = "", **others: Any
+) -> Operator:
+    """The operator of a function of the reference, which has its name, its arguments and the tensors that it may write
+    into. needs: the arguments of which it is told whether they need a gradient."""
+    arguments = [*records.arguments(function), *(f"bool need_{name}" for name in needs.split())]
+    schema = f"{function.__name__}({', '.join(arguments)}) -> {results}"
+    out = records.written(function)
+    return Operator(schema, fake, function, in_place=bool(out), beside=" ".join(out[1:]), **others)
+
 
 # The libraries of `torch.ops`. They are called as the package is, so that a copy under another name can be loaded
 # beside it; the C++ of such a copy is compiled with -DBFN_NAMESPACE.
@@ -139,12 +95,14 @@ class Library:
     def __init__(
         self,
         name: str,
-        implement: Callable[[torch.library.Library, str, str], None] | None = None,
+        implement: Callable[[str, Operator], Callable] | None = None,
+        keys: Sequence[str] = (),
         refuse: Callable[[OpOverload], str | None] = lambda overload: None,
     ):
-        """`implement(library, family, operator)` registers the code of libraries that are written in Python.
+        """`implement(family, operator)` returns the code of an operator, for libraries that are written in Python: a
+        function of its arguments and of the tensors that it writes into. keys: the dispatch keys that it serves.
         `refuse(overload)` says why the compiled code of an operator must not be called, or None."""
-        self.name, self.implement, self.refuse = name, implement, refuse
+        self.name, self.implement, self.keys, self.refuse = name, implement, keys, refuse
         self.refused: list[str] = []  # what `refuse` says of the operators that were declared
         self.kind = TRITON if implement else name
         self._defined = torch.library.Library(name, "FRAGMENT")
@@ -160,24 +118,30 @@ class Library:
             if not operator.library or self.kind in operator.library.split():
                 setattr(namespace, operator.name, self._declare(family, operator))
 
-    def _define(self, family: str, schema: str, composed: bool = False) -> OpOverload:
-        name = schema.split("(")[0]
+    def _define(self, family: str, schema: str, code: Callable | None, keys: Sequence[str]) -> OpOverload:
+        name = f"{family}_{schema.split('(')[0]}"
         self._defined.define(f"{family}_{schema}")
-        if composed:
-            self._defined.impl(f"{family}_{name}", self._compose(family, name), "CompositeExplicitAutograd")
-        elif self.implement is not None:
-            self.implement(self._defined, family, name)
-        return getattr(getattr(torch.ops, self.name), f"{family}_{name}").default
+        for key in keys if code else ():
+            self._defined.impl(name, code, key)
+        return getattr(getattr(torch.ops, self.name), name).default
 
-    def _compose(self, family: str, name: str) -> Callable:
+    def _composed(self, family: str, operator: Operator) -> Callable:
         def call(*arguments):
-            return getattr(importlib.import_module(f"{NATIVE}.{family}.composed"), name)(self, *arguments)
+            function = getattr(importlib.import_module(f"{NATIVE}.{family}.composed"), operator.name)
+            return operator.grouped(functools.partial(function, self))(*arguments)
 
         return call
 
     def _declare(self, family: str, operator: Operator) -> Callable:
-        overload = self._define(family, operator.schema, operator.composed)
-        out = self._define(family, operator.schema_out, operator.composed) if operator.in_place else None
+        code, keys, out = None, self.keys, None
+        if operator.composed:
+            code, keys = self._composed(family, operator), ("CompositeExplicitAutograd",)
+        elif self.implement is not None:
+            code = self.implement(family, operator)
+        if operator.in_place:
+            out = self._define(family, operator.schema_out, code, keys)
+            code = code and _functional(operator, code)
+        overload = self._define(family, operator.schema, code, keys)
         for compiled in () if operator.composed else filter(None, (overload, out)):
             if why := self.refuse(compiled):
                 self.refused.append(why)
@@ -185,7 +149,7 @@ class Library:
         if operator.writes:
             torch.library.register_fake(overload.name(), operator.fake)
             return below_python(overload)
-        return _differentiable(self, overload, operator, out and _write(out, operator))
+        return differentiable(self, overload, operator, out and writing(out, operator))
 
 
 def _refusing(why: str) -> Callable:
@@ -195,199 +159,16 @@ def _refusing(why: str) -> Callable:
     return refuse
 
 
-def _write(overload: OpOverload, operator: Operator) -> Callable:
-    """The variant of an operator that writes into tensors: a function of its inputs and of these tensors, the first of
-    which may be None and is made then. It returns the first."""
-    torch.library.register_fake(overload.name(), lambda *arguments, **keywords: None)
+def _functional(operator: Operator, write: Callable) -> Callable:
+    """The code of an operator that returns a new tensor, of the code that writes into `out`."""
+    beside = [None] * len(operator.beside.split())
 
-    def write(inputs: Sequence, outputs: Sequence[Tensor | None]) -> Tensor:
-        out, *beside = outputs
-        if out is None:
-            out = operator.fake(*inputs)  # of real tensors it makes a real one
-        _refuse_tangents(overload, (*inputs, out, *beside))
-        overload(*inputs, out, *beside)
-        if not torch.compiler.is_compiling():  # compiled code increases the version itself
-            torch.autograd.graph.increment_version([t for t in (out, *beside) if t is not None])
+    def call(*arguments):
+        out = operator.fake(*arguments)  # of real tensors it makes a real one
+        write(*arguments, out, *beside)
         return out
 
-    return write
-
-
-def needs(*tensors: Tensor | None) -> list[bool]:
-    """For each tensor, whether it needs a gradient. A tensor does not show that an outer transform of torch.func needs
-    its gradient, so under transforms all of them count as if they did."""
-    if not torch.is_grad_enabled():
-        return [False] * len(tensors)
-    under_transforms = transformed()
-    return [t is not None and (t.requires_grad or under_transforms) for t in tensors]
-
-
-def _differentiable(library: Library, overload: OpOverload, operator: Operator, write: Callable | None) -> Callable:
-    """Registers the operator's fake and backward pass with torch; returns the function that callers use.
-
-    Second derivatives, forward-mode derivatives and vmap are errors. The first two are not implemented, and zeros in
-    their place would be silently wrong; under vmap, noise and reductions would not mean what the docstrings say.
-    """
-    name, arguments = overload.name(), [a.name for a in overload._schema.arguments]
-    saving = _Saving(overload, operator.saved.split())
-
-    def first_backward(ctx, grad, *grads_of_saved):
-        if operator.backward is None:
-            raise RuntimeError(f"{name} has no gradient")
-        if grad is None:
-            return (None,) * len(arguments)
-        needed = ctx.needs_input_grad
-        gradients = operator.backward(library, grad, Forward(saving.read(ctx), needed, ctx.types))
-        gradients = [g if n else None for g, n in zip(gradients, needed, strict=False)]
-        return *gradients, *[None] * (len(arguments) - len(gradients))
-
-    def checked_backward(ctx, *grads):
-        if operator.backward is not None and torch.is_grad_enabled():
-            raise RuntimeError(f"{name} has no second derivative; create_graph must be False")
-        return first_backward(ctx, *grads)
-
-    def save_all(ctx, inputs, output):
-        saving.write(ctx, inputs, output)
-        if isinstance(output, tuple):
-            ctx.set_materialize_grads(False)  # saves making zeros as large as the results that have no gradient
-            ctx.mark_non_differentiable(*output[1:])
-
-    def refuse_vmap(info, in_dims, *args):
-        raise RuntimeError(f"{name} does not go under vmap; its arguments take batch dimensions of their own")
-
-    torch.library.register_fake(name, operator.fake)
-    torch.library.register_autograd(name, checked_backward, setup_context=save_all)
-    torch.library.register_vmap(name, refuse_vmap)
-    once = operator.backward and checked_backward
-    transforms = _under_transforms(overload, saving.write, first_backward, refuse_vmap)
-    return _call(overload, saving.write, once, transforms, write)
-
-
-class _Saving:
-    """Saves arguments and results for the backward pass: the tensors, which come first, by `save_for_backward`, other
-    values on `ctx`."""
-
-    def __init__(self, overload: OpOverload, names: Sequence[str]):
-        schema = overload._schema
-        values = [*schema.arguments, *schema.returns]
-        place = {value.name: i for i, value in enumerate(values)}
-        self.Saved = namedtuple("Saved", names)  # type: ignore[misc]
-        self.places = [place[name] for name in names]
-        self.saved_tensors = sum("Tensor" in str(values[i].type) for i in self.places)
-        self.tensors = _leading_tensors(overload)
-
-    def write(self, ctx, arguments: Sequence, results) -> None:
-        values = (*arguments, *(results if isinstance(results, tuple) else (results,)))
-        kept = [values[i] for i in self.places]
-        ctx.save_for_backward(*kept[: self.saved_tensors])
-        ctx.others = kept[self.saved_tensors :]
-        ctx.types = [None if t is None else t.dtype for t in arguments[: self.tensors]]
-
-    def read(self, ctx) -> Any:
-        return self.Saved(*ctx.saved_tensors, *ctx.others)
-
-
-def _leading_tensors(overload: OpOverload) -> int:
-    """The number of tensors before the first argument of another type; only these may have a gradient."""
-    types = [str(a.type) for a in overload._schema.arguments]
-    return next((i for i, t in enumerate(types) if t not in ("Tensor", "Optional[Tensor]")), len(types))
-
-
-def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, vmap: Callable) -> Callable:
-    """The operator in the one form of `autograd.Function` that torch.func's transforms accept.
-
-    These transforms build a graph of every backward pass, so a second derivative cannot be refused there. The operators
-    that the backward pass calls refuse it, unless they are linear and have a right one.
-    """
-
-    class UnderTransforms(torch.autograd.Function):
-        @staticmethod
-        def forward(*args):
-            return overload(*args)
-
-        @staticmethod
-        def setup_context(ctx, inputs, output):
-            ctx.set_materialize_grads(False)
-            save(ctx, inputs, output)
-
-        @staticmethod
-        def backward(ctx, *grads):
-            return backward(ctx, *grads)
-
-        @staticmethod
-        def vmap(info, in_dims, *args):
-            return vmap(info, in_dims, *args)
-
-    return UnderTransforms.apply
-
-
-def _call(
-    overload: OpOverload, save: Callable, backward: Callable | None, under_transforms: Callable, write: Callable | None
-) -> Callable:
-    """The operator as callers use it: a function that returns its first result. Behind the inputs of an operator that
-    has a variant that writes, callers pass what to write into, or None.
-
-    It goes past the Python code that torch runs for `register_autograd`, which takes several times as long as the
-    kernel on a few thousand variables. It is a single function, since one in between would cost as much as a check.
-    """
-
-    operate = below_python(overload)
-
-    class Differentiable(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, *args):
-            with below_autograd():
-                output = operate(*args)
-            save(ctx, args, output)
-            return output[0] if several else output
-
-        @staticmethod
-        def backward(ctx, *grads):
-            return backward(ctx, *grads)
-
-    # torch's Python `apply` would look for transforms again, which `call` has handled before
-    apply = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]
-    names = [a.name for a in overload._schema.arguments]
-    needed = [names.index(name.removeprefix("need_")) for name in names if name.startswith("need_")]
-    tensors, inputs = _leading_tensors(overload), len(names) - len(needed)
-    several = backward is not None and len(overload._schema.returns) > 1
-
-    def call(*args):
-        first = args[:tensors]
-        try:
-            if write is not None:
-                args, outputs = args[:inputs], args[inputs:]
-                if any([out is not None for out in outputs]):
-                    return write(args, outputs)
-            if needed:
-                args = (*args, *needs(*[args[i] for i in needed]))
-            if torch.compiler.is_compiling() or has_torch_function(first):
-                result = overload(*args)
-                return result[0] if several else result
-            _refuse_tangents(overload, first)
-            if transformed():
-                result = under_transforms(*args)
-            elif not (torch.is_grad_enabled() and any([t is not None and t.requires_grad for t in first])):
-                with below_autograd():
-                    result = operate(*args)
-            elif backward is None:
-                result = under_transforms(*args)
-            else:
-                return apply(*args)
-        except RuntimeError as error:
-            if (refused := as_refused(error)) is error:
-                raise
-            raise refused from None
-        return result[0] if several else result
-
     return call
-
-
-def _refuse_tangents(overload: OpOverload, args: Sequence) -> None:
-    if getattr(forward_ad, "_current_level", 0) < 0:  # private to torch, but checking every tensor is slow
-        return
-    if any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in args):
-        raise RuntimeError(f"{overload} has no forward-mode derivative")
 
 
 def loss_fakes(x: Tensor, reduction: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -427,3 +208,13 @@ def saved_loss_backward(library: Library, grad: Tensor, forward: Forward, first:
 def _is_one(factor: Tensor) -> bool:
     """Whether it is a 1, as the gradient of a loss by itself is, where looking is free."""
     return factor.dim() == 0 and shows(factor) and factor.item() == 1
+
+
+def scaled_input_gradient(library: Library, grad: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The gradient, in `dtype`, of an input that a step multiplies by `scale`; without a scale the factor is 1."""
+    if scale is None:
+        return grad.to(dtype)
+    wide = grad.to(torch.promote_types(grad.dtype, dtype))  # gaussian_step returns the type of its state
+    if scale.dtype == torch.float64:
+        wide = wide.double()  # scalars of float64 mean that the step was computed in float64
+    return library.continuous.gaussian_step(wide, scale, None, None, None, None, None).to(dtype)

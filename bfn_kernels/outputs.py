@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import checks
-from bfn_kernels.indexed import Indexed, Rows
+from bfn_kernels.rows import Rows
 from bfn_kernels.solvers import Coefficients
 
 OUTPUTS = ("out", "theta_out", "predicted_out")
@@ -77,7 +77,7 @@ def _tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
     for name, value in arguments.items():
         if isinstance(value, Tensor):
             found[name] = value
-        elif isinstance(value, (Indexed, Coefficients)):
+        elif isinstance(value, Coefficients):
             parts = {f"{name}.{part}": each for part, each in value._asdict().items()}
             found.update({part: each for part, each in parts.items() if isinstance(each, Tensor)})
     return found

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from bfn_kernels import checks
-from bfn_kernels.indexed import Indexed, grouped
-from bfn_kernels.indexed import Rows as Rows
 from bfn_kernels.operators import Library
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
+
+Rows = float | Tensor  # a time, accuracy or precision: a number for all rows, or one for each
 
 T_MIN = 1e-6  # before this time, unless a caller sets another, no message counts as received: the data prediction is 0
 T_MAX = 1 - 1e-6  # the time of a discrete flow is clamped to this
@@ -132,19 +132,13 @@ def scalars(
 ) -> Sequence[Tensor]:
     """The wanted row scalars, names in the order of FORMULAS, each in `dtype` and broadcastable to the variables.
 
-    value: a number or `[B]` or any leading part of the variables' shape, or Indexed: times in [0, 1] with a schedule,
-    else accuracies α of messages, at least 0. data: `[B, ...]`, whose first `dims` dimensions (all if None) are those
+    value: a number or `[B]` or any leading part of the variables' shape: times in [0, 1] with a schedule, else
+    accuracies α of messages, at least 0. data: `[B, ...]`, whose first `dims` dimensions (all if None) are those
     of the variables. precision: ρ before the message, shaped as value may be, at least 0. n_steps, scale and t_min:
     numbers of the whole call.
     """
     shape = data.shape if dims is None else data.shape[:dims]
     name, high = ("alpha", math.inf) if schedule is None else ("t", 1)
-    if isinstance(value, Indexed) or isinstance(precision, Indexed):
-        one, other, groups = grouped((name, "precision"), value, precision, data)
-        model = data if groups is None else groups.values  # the groups are the rows
-        more: dict[str, Any] = {"dims": dims if groups is None else 1, "n_steps": n_steps, "scale": scale}
-        made = scalars(library, wanted, one, model, dtype, schedule, precision=other, t_min=t_min, **more)
-        return made if groups is None else [groups.of_rows(scalar, len(shape)) for scalar in made]
     if isinstance(value, Tensor):
         value = checks.once(name, value, shape)
     if isinstance(precision, Tensor):

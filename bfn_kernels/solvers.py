@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import checks
-from bfn_kernels.indexed import Indexed
+from bfn_kernels.records import Guidance, Solver
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
 
@@ -226,19 +226,6 @@ def start_variance(schedule: Any, t: float | Tensor) -> Tensor:
     return flow.gamma * flow.rest if isinstance(flow, Mean) else flow.beta
 
 
-class StepScalars(NamedTuple):
-    """A, the accuracy, E and r of a step, in the type of its arithmetic, for each row."""
-
-    keep: Tensor | None
-    take: Tensor
-    std: Tensor | None
-    extrapolation: Tensor | None
-
-    def kept(self) -> Tensor:
-        """A, where an operator must have it."""
-        return torch.ones_like(self.take) if self.keep is None else self.keep
-
-
 def step_schedule(
     given: Coefficients | None, beta_1: float | None, schedule: DiscreteSchedule | None
 ) -> DiscreteSchedule | None:
@@ -256,9 +243,9 @@ def step_scalars(
     dtype: torch.dtype,
     dims: int | None = None,
     scale: float = 1,
-) -> StepScalars:
-    """The numbers of a step as a family's `solver_step` takes them: in `dtype`, the type of the arithmetic, and
-    broadcastable to the first `dims` dimensions of the state, all if None.
+) -> Solver:
+    """The numbers of a step as operators take them: in `dtype`, the type of the arithmetic, and broadcastable to the
+    first `dims` dimensions of the state, all if None.
 
     given: coefficients that stand in the place of a rule, a schedule and the times t_next and t_previous. times: t,
     t_next and t_previous. scale: what the variance is multiplied by, K for classes. Raises ValueError where a second
@@ -275,21 +262,14 @@ def step_scalars(
         for name, value in given._asdict().items():
             if value is not None:
                 low = 0 if name == "variance" else -math.inf
-                given = given._replace(**{name: _rows(f"coefficients.{name}", value, shape, state, low)})
+                given = given._replace(**{name: checks.rows(f"coefficients.{name}", value, shape, state, low)})
     if (given.extrapolation is None) != (previous is None):
         raise ValueError("previous must be given together with t_previous or the extrapolation of coefficients")
     made: list[Any] = [*given._replace(variance=None if given.variance is None else (scale * given.variance) ** 0.5)]
     if any(number is not None and number.requires_grad for number in made):
         raise ValueError("schedule, times and coefficients must not require a gradient, since none is defined for them")
-    return StepScalars(*(number if number is None else number.to(dtype) for number in made))
-
-
-def _rows(name: str, value: Any, shape: torch.Size, state: Tensor, low=-math.inf, high=math.inf) -> Tensor:
-    """The numbers of rows in float64, those of groups too."""
-    if isinstance(value, Indexed):
-        checks.indexed(name, *value, state)
-        value = value.of_rows(value.values)
-    return checks.rows(name, value, shape, state, low, high)
+    keep, take, std, extrapolation = (number if number is None else number.to(dtype) for number in made)
+    return Solver(keep, take, std, previous, extrapolation)
 
 
 def _checked_times(rule: str, times: tuple[Any, Any, Any], shape: torch.Size, state: Tensor) -> list[Tensor | None]:
@@ -298,8 +278,8 @@ def _checked_times(rule: str, times: tuple[Any, Any, Any], shape: torch.Size, st
     if t is None or t_next is None:
         raise ValueError(f"t and t_next must be given where coefficients are not, got {t=} and {t_next=}")
     least = 0.0 if rule_of(rule).from_prior else sys.float_info.min
-    here, there = _rows("t", t, shape, state, least, 1), _rows("t_next", t_next, shape, state, 0, 1)
-    before = None if t_previous is None else _rows("t_previous", t_previous, shape, state, 0, 1)
+    here, there = checks.rows("t", t, shape, state, least, 1), checks.rows("t_next", t_next, shape, state, 0, 1)
+    before = None if t_previous is None else checks.rows("t_previous", t_previous, shape, state, 0, 1)
     if checks.shows(here) and (here > there).any():
         raise ValueError(f"t_next must not lie before t, got {t_next} and {t}")
     if before is not None and checks.shows(here) and (before >= here).any():
@@ -309,17 +289,16 @@ def _checked_times(rule: str, times: tuple[Any, Any, Any], shape: torch.Size, st
 
 def guidance_scalars(
     temperature: Any, unconditional: Tensor | None, guidance: Any, logits: Tensor, dtype: torch.dtype, dims: int | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """The factors of the logits and of the unconditional ones, (1 + w)/T and −w/T; None where there is nothing to
-    multiply."""
+) -> Guidance:
+    """The factors of the logits and of the unconditional ones are (1 + w)/T and −w/T, or None where there is nothing
+    to multiply."""
     if (unconditional is None) != (guidance is None):
         raise ValueError("unconditional and guidance must be given together")
     shape, scale = logits.shape[:dims], None
     if temperature is not None:
-        scale = 1 / _rows("temperature", temperature, shape, logits, 1e-30, 1e30)
+        scale = 1 / checks.rows("temperature", temperature, shape, logits, 1e-30, 1e30)
     if unconditional is None:
-        return None if scale is None else scale.to(dtype), None
-    checks.like("unconditional", unconditional, "output_logits", logits)
-    weight = _rows("guidance", guidance, shape, logits)
+        return Guidance(None if scale is None else scale.to(dtype))
+    weight = checks.rows("guidance", guidance, shape, logits)
     scale = torch.ones_like(weight) if scale is None else scale
-    return ((1 + weight) * scale).to(dtype), (-weight * scale).to(dtype)
+    return Guidance(((1 + weight) * scale).to(dtype), unconditional, (-weight * scale).to(dtype))

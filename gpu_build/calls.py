@@ -5,9 +5,27 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bfn_kernels.arguments import PUBLISHED
-from bfn_kernels.discrete.operators import RECEIVERS, ROW_STATS, SUMS
+from bfn_kernels.arguments import PUBLISHED, checked_bins
+from bfn_kernels.discrete.operators import ROW_STATS, SUMS
 from bfn_kernels.discrete.tiles import FUSED_WIDTH
+from bfn_kernels.records import (
+    MEAN,
+    NO_DRAWS,
+    RECEIVERS,
+    SAMPLE,
+    Draws,
+    Guidance,
+    LossTarget,
+    Network,
+    Noise,
+    Prediction,
+    Sent,
+    Solver,
+)
+from bfn_kernels.reduction import MEAN as OF_VARIABLES
+
+ALL, NO_NOISE = LossTarget(None, OF_VARIABLES), Noise(None, None)
+DRAW, WHOLE = Sent(SAMPLE, None, None, None), Sent(MEAN, None, None, None)
 
 
 class Row(NamedTuple):
@@ -27,129 +45,103 @@ def of_data(ops: Any, x: torch.Tensor, noise_scale: float = 1.0) -> list[Row]:
     noise_scale: what the std of discretised data is multiplied by."""
     row, seed, width = torch.ones(x.shape[0], 1), torch.tensor(1), x.element_size()
     many, scale = torch.zeros(*x.shape, 10, dtype=x.dtype), row * noise_scale
-    prediction, one, mixture = (x, x, row, row), (x, x, None, x, row, scale), (many, many, many, x, row, scale)
-    gradients, with_mixture = (True, True, False), (True, True, True)
-    clip, losses = (-1.0, 1.0), (None, 3)  # no mask, and the reduction
-    outs = torch.empty_like(x), torch.empty_like(x)
-    bins = 256, *PUBLISHED.std, PUBLISHED.log_std
+    one, mixture = Network(x, x, None, x, row, scale), Network(many, many, many, x, row, scale)
+    prediction, noise, bins = Prediction(x, x, row, row, -1.0, 1.0), Noise(seed, None), checked_bins(256, PUBLISHED)
+    gradients, outs = (True, True, False), (torch.empty_like(x), torch.empty_like(x))
+    update, second = Solver(row, row, row), Solver(row, row, None, x, row)
 
-    def nstep(nodes=(), n_samples=0):
-        draws = nodes, nodes, n_samples, seed, None
-        return lambda: ops.discretised.discrete_time_loss(x, *one, row, 7, *draws, *bins, True, *losses, *gradients)
+    def draw(network):
+        return lambda: ops.discretised.step(*network, *update, *bins, *DRAW, None, *noise)
 
-    def draw(output):
-        drawn = None, None, seed, None, None, None
-        return lambda: ops.discretised.update_sample(*output, row, row, row, *bins, 0, *drawn)
+    def loss(network, weight=None, alpha=None, draws=NO_DRAWS, need=gradients):
+        return lambda: ops.discretised.loss(x, *network, weight, alpha, False, 7, *draws, *bins, *ALL, *need)
 
+    def squared(*need):
+        return lambda: ops.continuous.squared_loss(x, *prediction, row, None, *ALL, *need)
+
+    nodes, draws = Draws((0.0,) * 8, (0.0,) * 8, 0, None, None), Draws(None, None, 10, seed, None)
+    every = True, True, True
     calls = [
-        ("gaussian_step, with noise", 3, lambda: ops.continuous.gaussian_step(x, row, x, row, row, seed, None)),
-        ("gaussian_step", 3, lambda: ops.continuous.gaussian_step(x, row, x, row, None, None, None)),
+        ("gaussian_step, with noise", 3, lambda: ops.continuous.gaussian_step(x, row, x, row, row, *noise)),
+        ("gaussian_step", 3, lambda: ops.continuous.gaussian_step(x, row, x, row, None, *NO_NOISE)),
         (
             "continuous update on a prediction", 3,
-            lambda: ops.continuous.update_sample(*prediction, row, row, row, *clip, None, None, seed, None),
+            lambda: ops.continuous.step(*prediction, *update, None, None, *noise),
         ),
         (
             "continuous solver step, ode2", 5,
-            lambda: ops.continuous.solver_step_out(
-                *prediction, row, row, None, x, row, *clip, None, None, None, None, *outs
-            ),
+            lambda: ops.continuous.step_out(*prediction, *second, None, None, *NO_NOISE, *outs),
         ),
         (
             "discretised solver step, ode2", 6,
-            lambda: ops.discretised.solver_step_out(
-                *one, row, row, None, x, row, *bins, 2, None, None, None, None, None, None, *outs
-            ),
+            lambda: ops.discretised.step_out(*one, *second, *bins, *WHOLE, None, *NO_NOISE, *outs),
         ),
-        (
-            "squared_loss", 3,
-            lambda: ops.continuous.squared_loss(x, *prediction, row, None, *clip, *losses, False, False, False),
-        ),
-        (
-            "squared_loss, with gradients", 3 + 8 / width,
-            lambda: ops.continuous.squared_loss(x, *prediction, row, None, *clip, *losses, False, True, True),
-        ),
-        ("output_std", 2 + 4 / width, lambda: ops.discretised.output_std(x, row, row, *bins[1:], True)),
+        ("squared_loss", 3, squared(False, False, False)),
+        ("squared_loss, with gradients", 3 + 8 / width, squared(False, True, True)),
+        ("output_std", 2 + 4 / width, lambda: ops.discretised.output_std(x, row, row, *bins[2:], True)),
         (
             "expected_value, unclipped", 4 + 8 / width,
             lambda: ops.discretised.expected_value(x, x, None, 256, False, *gradients),
         ),
         ("discretised update, a draw", 4, draw(one)),
-        (
-            "discretised L_inf", 4 + 8 / width,
-            lambda: ops.discretised.continuous_time_loss(x, *one, row, *bins, True, *losses, *gradients),
-        ),
-        (
-            "discretised reconstruction", 4 + 8 / width,
-            lambda: ops.discretised.reconstruction_loss(x, *one, *bins, *losses, *gradients),
-        ),
-        ("discretised L_n, 8 nodes", 4 + 8 / width, nstep((0.0,) * 8)),
-        (
-            "discretised L_inf, 10 components", 32 + 120 / width,
-            lambda: ops.discretised.continuous_time_loss(x, *mixture, row, *bins, True, *losses, *with_mixture),
-        ),
-        (
-            "discretised reconstruction, 10 components", 32 + 120 / width,
-            lambda: ops.discretised.reconstruction_loss(x, *mixture, *bins, *losses, *with_mixture),
-        ),
+        ("discretised L_inf", 4 + 8 / width, loss(one, row)),
+        ("discretised reconstruction", 4 + 8 / width, loss(one)),
+        ("discretised L_n, 8 nodes", 4 + 8 / width, loss(one, alpha=row, draws=nodes)),
+        ("discretised L_inf, 10 components", 32 + 120 / width, loss(mixture, row, need=every)),
+        ("discretised reconstruction, 10 components", 32 + 120 / width, loss(mixture, need=every)),
         ("discretised update, a draw, 10 components", 32, draw(mixture)),
-        ("discretised L_n, 10 draws", 4 + 8 / width, nstep(n_samples=10)),
+        ("discretised L_n, 10 draws", 4 + 8 / width, loss(one, alpha=row, draws=draws)),
     ]  # fmt: skip
     return [Row(name, x.numel(), size * width, call) for name, size, call in calls]
 
 
 def of_bits(ops: Any, z: torch.Tensor) -> list[Row]:
     """Calls of the operators of binary data, with all gradients."""
-    x, row, seed = torch.zeros(z.shape, dtype=torch.long), torch.ones(z.shape[0], 1), torch.tensor(1)
-    width, losses = z.element_size(), (None, 3, True)  # no mask, the reduction, and the gradient
+    x, row, noise = torch.zeros(z.shape, dtype=torch.long), torch.ones(z.shape[0], 1), Noise(torch.tensor(1), None)
+    width, update, second = z.element_size(), Solver(None, row, row), Solver(row, row, None, z, row)
     outs = torch.empty_like(z), torch.empty_like(z), torch.empty_like(z)
 
-    def nstep(nodes=(), n_samples=0):
-        draws = nodes, nodes, n_samples, seed, None
-        return lambda: ops.binary.discrete_time_loss(x, z, row, 7, 0, *draws, *losses)
+    def nstep(draws):
+        return lambda: ops.binary.discrete_time_loss(x, z, row, 7, 0, *draws, *ALL, True)
 
     calls = [
-        ("sender", 1 + 8 / width, lambda: ops.binary.sender_sample(x, row, row, True, seed, None, z.dtype)),
-        ("update, a draw", 3, lambda: ops.binary.update_sample(z, z, row, row, 0, None, None, seed, None, None)),
+        ("sender", 1 + 8 / width, lambda: ops.binary.sender_sample(x, row, row, True, *noise, z.dtype)),
+        ("update, a draw", 3, lambda: ops.binary.step(z, z, *update, *Guidance(), *DRAW, *noise)),
         (
             "solver step, ode2", 6,
-            lambda: ops.binary.solver_step_out(
-                z, z, row, None, row, z, row, None, None, None, 2, None, None, None, None, None, *outs
-            ),
+            lambda: ops.binary.step_out(z, z, *second, *Guidance(), *WHOLE, *NO_NOISE, *outs),
         ),
-        ("L_inf", 1 + 12 / width, lambda: ops.binary.continuous_time_loss(x, z, row, *losses)),
-        ("reconstruction", 1 + 12 / width, lambda: ops.binary.reconstruction_loss(x, z, *losses)),
-        ("L_n, 8 nodes", 1 + 12 / width, nstep((0.0,) * 8)),
-        ("L_n, 10 draws", 1 + 12 / width, nstep(n_samples=10)),
+        ("L_inf", 1 + 12 / width, lambda: ops.binary.loss(x, z, row, *ALL, True)),
+        ("reconstruction", 1 + 12 / width, lambda: ops.binary.loss(x, z, None, *ALL, True)),
+        ("L_n, 8 nodes", 1 + 12 / width, nstep(Draws((0.0,) * 8, (0.0,) * 8, 0, None, None))),
+        ("L_n, 10 draws", 1 + 12 / width, nstep(Draws(None, None, 10, *noise))),
     ]  # fmt: skip
     return [Row(f"binary {name}", z.numel(), size * width, call) for name, size, call in calls]
 
 
 def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:
     """Calls of the operators of discrete data, for which a class counts as a variable."""
-    x, row, seed = torch.zeros(z.shape[:-1], dtype=torch.long), torch.ones(z.shape[0], 1), torch.tensor(1)
-    scale, stats = torch.tensor(1.0), torch.ones(*x.shape, ROW_STATS)
+    x, row, noise = torch.zeros(z.shape[:-1], dtype=torch.long), torch.ones(z.shape[0], 1), Noise(torch.tensor(1), None)
+    scale, stats, draws = torch.tensor(1.0), torch.ones(*x.shape, ROW_STATS), Draws(None, None, 10, *noise)
     classes, width, outs = z.shape[-1], z.element_size(), (torch.empty_like(z), torch.empty_like(z))
+    update, second, guidance = Solver(None, row, row), Solver(row, row, None, z, row), Guidance(row, z, row)
     calls = [
-        ("sender", 1, lambda: ops.discrete.sender_sample(x, row, row, classes, True, seed, None, z.dtype)),
-        ("update, a draw", 3, lambda: ops.discrete.update_sample(z, z, row, row, 0, None, None, seed, None, None)),
+        ("sender", 1, lambda: ops.discrete.sender_sample(x, row, row, classes, True, *noise, z.dtype)),
+        ("update, a draw", 3, lambda: ops.discrete.step(z, z, *update, *Guidance(), *DRAW, *noise)),
         (
             "update with theta, a draw", 4,
-            lambda: ops.discrete.update_sample_out(z, z, row, row, 0, None, None, seed, None, None, *outs),
+            lambda: ops.discrete.step_out(z, z, *update, *Guidance(), *DRAW, *noise, *outs, None),
         ),
         (
             "solver step, guided ode2", 7,
-            lambda: ops.discrete.solver_step_out(
-                z, z, row, None, row, z, row, row, z, row, 2, None, None, None, None, None, *outs, torch.empty_like(z)
-            ),
+            lambda: ops.discrete.step_out(z, z, *second, *guidance, *WHOLE, *NO_NOISE, *outs, torch.empty_like(z)),
         ),
-        ("loss", 1, lambda: ops.discrete.continuous_time_loss(x, z, row, None, 3, True)),
+        ("loss", 1, lambda: ops.discrete.loss(x, z, row, *ALL, False, True)),
         ("loss_backward", 2, lambda: ops.discrete.loss_backward(row, scale, x, z, row, None, stats)),
         *(
             (
                 f"L_n, {receiver}, 10 draws", 1 + 4 / width,
-                lambda place=place: ops.discrete.discrete_time_loss(
-                    x, z, row, 7, place, (), (), 10, seed, None, None, 3, True
-                ),
+                lambda place=place: ops.discrete.discrete_time_loss(x, z, row, 7, place, *draws, *ALL, True),
             )
             for place, receiver in enumerate(RECEIVERS)
         ),

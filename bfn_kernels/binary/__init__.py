@@ -3,7 +3,7 @@ for K = 2 with one number for each variable in the place of two, and all of them
 
 The state of a variable's input distribution is one logit too: d = y₁ − y₀, so that θ₁ = σ(d). A network that reads
 2θ₁ − 1 is given tanh(d/2).
-Shapes: all tensors `[B, ...]`; t and alpha are scalars, `[B]`, any leading part of the data's shape, or `Indexed`.
+Shapes: all tensors `[B, ...]`; t and alpha are scalars, `[B]` or any leading part of the data's shape.
 Types: classes 0 and 1 bool, int64, int32 or uint8 (int16 and int8 are copied to int32); logits float32, bfloat16,
 float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
 Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
@@ -16,18 +16,17 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import choice_noises, drawn_seed, expectation, known_values, message_types, step_time
-from bfn_kernels.binary import reference
+from bfn_kernels.arguments import drawn_seed, expectation, message_types, step_time
 from bfn_kernels.binary.operators import OPERATORS
+from bfn_kernels.binary.solver import FAMILY
 from bfn_kernels.binary.solver import solver_step as solver_step
-from bfn_kernels.discrete.operators import CHOICES, MEAN, RECEIVERS
-from bfn_kernels.operators import needs
 from bfn_kernels.outputs import writes
+from bfn_kernels.records import RECEIVERS
 from bfn_kernels.reduction import hide
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
-backends.add_family("binary", OPERATORS, reference)
+backends.add_family("binary", OPERATORS)
 
 
 def flow_sample(
@@ -159,22 +158,8 @@ def update_sample(
     >>> update_sample(torch.tensor([2.0]), d, 0.5, choose="mode", noise=d)
     tensor([1.])
     """
-    checks.data("state", state)
-    checks.like("output_logits", output_logits, "state", state)
-    choice = checks.choice("choose", choose, CHOICES)
-    known = known if known is None else checks.classes("known", known, booleans=True)
-    known_mask = known_values(known, known_mask, state, state.shape)
-    if choose != "mean":
-        checks.no_gradient(f'a {choose} has none, only choose="mean" has one', output_logits=output_logits)
-    library = backends.library(backend, state.device)
-    if choice == MEAN and any(needs(output_logits)):
-        library = backends.REFERENCE  # the only one that has this gradient
-    message = rows.scalars(library, rows.MESSAGE, alpha, state, checks.compute_dtype(output_logits, state), scale=4)
-    draws = choice_noises(choose, draw_noise, state.shape)
-    seed = drawn_seed(state, seed, generator, ("noise", noise, state.shape), *draws)
-    return library.binary.update_sample(
-        output_logits, state, *message, choice, known, known_mask, seed, noise, draw_noise, out, theta_out
-    )
+    message, random = (choose, known, known_mask), (seed, generator, noise, draw_noise)
+    return FAMILY.update_sample(output_logits, state, alpha, message, random, (out, theta_out), backend)
 
 
 def continuous_time_loss(
@@ -197,11 +182,11 @@ def continuous_time_loss(
     >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1), 0.5, beta_1=3.0)
     tensor(1.5000)
     """
-    x, mask, how = _check_loss(x, logits, mask, reduction)
+    x, to = FAMILY.check_loss(x, logits, mask, reduction)
     schedule = discrete_schedule(beta_1, schedule)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
     (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=2)
-    return library.binary.continuous_time_loss(x, logits, weight, mask, how)
+    return library.binary.loss(x, logits, weight, *to)
 
 
 def discrete_time_loss(
@@ -237,14 +222,14 @@ def discrete_time_loss(
     n_steps = checks.integer("n_steps", n_steps, 1)
     t = step_time(t, step, n_steps)
     which = checks.choice("receiver", receiver, RECEIVERS)
-    x, mask, how = _check_loss(x, logits, mask, reduction)
+    x, to = FAMILY.check_loss(x, logits, mask, reduction)
     if n_samples is None and quadrature is None:
         quadrature = 8
     schedule = discrete_schedule(beta_1, schedule)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
     (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
     draws = expectation(logits, logits.shape, quadrature, n_samples, seed, generator, noise)
-    return library.binary.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, mask, how)
+    return library.binary.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, *to)
 
 
 def reconstruction_loss(
@@ -262,13 +247,5 @@ def reconstruction_loss(
     >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1))
     tensor(0.6931)
     """
-    x, mask, how = _check_loss(x, logits, mask, reduction)
-    return backends.library(backend, x.device).binary.reconstruction_loss(x, logits, mask, how)
-
-
-def _check_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str) -> tuple[Tensor, Tensor | None, int]:
-    """The checks that the losses share; returns classes and mask as operators take them, and the reduction's place."""
-    x = checks.classes("x", x, booleans=True)
-    checks.like("logits", logits, "x", x)
-    how = checks.choice("reduction", reduction, checks.REDUCTIONS)
-    return x, checks.mask("mask", mask, "x", x, x.shape), how
+    x, to = FAMILY.check_loss(x, logits, mask, reduction)
+    return backends.library(backend, x.device).binary.loss(x, logits, None, *to)

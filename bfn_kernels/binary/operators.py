@@ -1,60 +1,51 @@
-"""The operators of binary data: the schema, fake and backward pass of each.
+"""The operators of binary data: the fake and backward pass of each.
 
-The function of the same name in `reference.py` shows what an operator computes, and says the shapes of its arguments.
+The function of the same name in `reference.py` shows what an operator computes, and has its arguments.
 """
 
 import torch
+from torch import Tensor
 
-from bfn_kernels.discrete.operators import loss_with_gradient_fake, update_backward
-from bfn_kernels.operators import Operator, saved_loss_backward
+from bfn_kernels.autograd import Forward
+from bfn_kernels.binary import reference
+from bfn_kernels.checks import compute_dtype
+from bfn_kernels.operators import (
+    Library,
+    gradient_fake,
+    loss_fakes,
+    operator,
+    saved_loss_backward,
+    scaled_input_gradient,
+)
 
-_LOSS = "Tensor? mask, int reduction, bool need_logits) -> (Tensor loss, Tensor scale, Tensor grad_logits)"
+_LOSS = "(Tensor loss, Tensor scale, Tensor grad_logits)"
 
 
 def _sender_fake(x, *others):
     return torch.empty_like(x, dtype=others[-1])
 
 
+def _step_backward(library: Library, grad: Tensor, forward: Forward):
+    # a draw or a mode was sent, which has no gradient, so only the state itself has one
+    return None, scaled_input_gradient(library, grad, forward.saved.keep, forward.types[1])
+
+
+def _loss_fake(x, logits, *others) -> tuple[Tensor, ...]:
+    *_, reduction, need_logits = others
+    dtype = compute_dtype(logits)
+    return *loss_fakes(x, reduction, dtype), gradient_fake(logits, need_logits, dtype, dense=False)
+
+
 OPERATORS = [
-    Operator(
-        "sender_sample(Tensor x, Tensor alpha, Tensor spread, bool probs, Tensor? seed, Tensor? noise, "
-        "ScalarType dtype) -> Tensor",
-        fake=_sender_fake,
-    ),
-    Operator(
-        "update_sample(Tensor output_logits, Tensor state, Tensor alpha, Tensor spread, int choice, Tensor? known, "
-        "Tensor? known_mask, Tensor? seed, Tensor? noise, Tensor? draw_noise) -> Tensor",
+    operator(reference.sender_sample, fake=_sender_fake),
+    operator(
+        reference.step,
         fake=lambda output_logits, state, *others: torch.empty_like(state),
-        backward=update_backward,
-        in_place=True,
-        beside="theta_out",
+        saved="keep",
+        backward=_step_backward,
     ),
-    Operator(
-        "solver_step(Tensor output_logits, Tensor state, Tensor alpha, Tensor? spread, Tensor? state_scale, "
-        "Tensor? previous, Tensor? extrapolation, Tensor? logit_scale, Tensor? unconditional, "
-        "Tensor? unconditional_scale, int choice, Tensor? known, Tensor? known_mask, Tensor? seed, Tensor? noise, "
-        "Tensor? draw_noise) -> Tensor",
-        fake=lambda output_logits, state, *others: torch.empty_like(state),
-        in_place=True,
-        beside="theta_out predicted_out",
-    ),
-    Operator(
-        f"continuous_time_loss(Tensor x, Tensor logits, Tensor weight, {_LOSS}",
-        fake=loss_with_gradient_fake,
-        saved="scale grad_logits",
-        backward=saved_loss_backward,
-    ),
-    Operator(
-        f"reconstruction_loss(Tensor x, Tensor logits, {_LOSS}",
-        fake=loss_with_gradient_fake,
-        saved="scale grad_logits",
-        backward=saved_loss_backward,
-    ),
-    Operator(
-        "discrete_time_loss(Tensor x, Tensor logits, Tensor alpha, int n_steps, int receiver, float[] nodes, "
-        f"float[] node_weights, int n_samples, Tensor? seed, Tensor? noise, {_LOSS}",
-        fake=loss_with_gradient_fake,
-        saved="scale grad_logits",
-        backward=saved_loss_backward,
+    *(
+        operator(loss, _LOSS, fake=_loss_fake, needs="logits", saved="scale grad_logits", backward=saved_loss_backward)
+        for loss in (reference.loss, reference.discrete_time_loss)
     ),
 ]

@@ -9,8 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bfn_kernels import records
 from bfn_kernels.checks import compute_dtype
-from bfn_kernels.discrete import operators
+from bfn_kernels.records import FACTORISED, Draws, Guidance, LossTarget, Noise, Sent, Solver
 from bfn_kernels.triton_ops.elementary import exp, expm1, log_normal, reciprocal, sigmoid, softplus_fall, square
 from bfn_kernels.triton_ops.noise import CLASS, MONTE_CARLO, SENDER, noise_of, uniforms_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
@@ -21,18 +22,17 @@ from bfn_kernels.triton_ops.views import (
     Results,
     block_of,
     compute_type,
-    functional,
     launch,
     load,
+    nodes_of,
     programs,
     store,
-    table,
     view,
     views,
     writable,
 )
 
-SAMPLE, MODE = tl.constexpr(operators.SAMPLE), tl.constexpr(operators.MODE)
+SAMPLE, MODE = tl.constexpr(records.SAMPLE), tl.constexpr(records.MODE)
 _MAX_LOG_RATIO = tl.constexpr(60.0)  # next to exp of it, shares below the normal range of float32 do not matter
 
 
@@ -64,11 +64,11 @@ def _log_mixture(growth, mixture, inverse):
     return log_normal(mixture) + (growth - (mixture - 1.0)) * inverse
 
 
-def sender_sample(x: Tensor, alpha, spread, probs: bool, seed, noise, dtype) -> Tensor:
+def sender_sample(x: Tensor, alpha, spread, probs: bool, noise: Noise, dtype: torch.dtype) -> Tensor:
     out = torch.empty_like(x, dtype=dtype)
     written = writable(out)
-    inputs = views(x.shape, x, alpha, spread, noise)
-    arguments = *inputs, seed, view(written, x.shape), x.numel()
+    inputs = views(x.shape, x, alpha, spread, noise.noise)
+    arguments = *inputs, noise.seed, view(written, x.shape), x.numel()
     launch(_sender, programs(x.numel()), *arguments, PROBS=probs, T=compute_type(out), BLOCK=BLOCK)
     return out if written is out else out.copy_(written)
 
@@ -83,30 +83,19 @@ def _sender(x, alpha, spread, noise, seed, out, count, PROBS: tl.constexpr, T: t
     store(out, block, d)
 
 
-def update_sample_out(output_logits: Tensor, state: Tensor, alpha, spread, *others) -> None:
-    solver_step_out(output_logits, state, alpha, spread, *(None,) * 6, *others)
-
-
-update_sample = functional(update_sample_out, 1, None)  # like the state
-
-
-def solver_step_out(
-    output_logits: Tensor, state: Tensor, alpha, spread, state_scale, previous, extrapolation, logit_scale,
-    unconditional, unconditional_scale, choice: int, known, known_mask, seed, noise, draw_noise, out: Tensor,
-    theta_out: Tensor | None, predicted_out: Tensor | None = None,
-) -> None:  # fmt: skip
-    shape, count, results = state.shape, state.numel(), Results(out, theta_out, predicted_out)
+def step(
+    output_logits: Tensor, state: Tensor, solver: Solver, guidance: Guidance, sent: Sent, noise: Noise, *outputs
+) -> None:
+    shape, results = state.shape, Results(*outputs)
     new, theta, predicted = results.views
-    network = views(shape, output_logits, logit_scale, unconditional, unconditional_scale)
-    solver = *views(shape, previous, extrapolation), predicted
-    inputs = views(shape, state, state_scale, alpha, spread, known, known_mask, noise, draw_noise)
-    arguments = network, *inputs, seed, solver, new, theta, count
-    T = compute_type(output_logits, state, previous, unconditional)
-    launch(_update, programs(count), *arguments, CHOICE=choice, T=T, BLOCK=BLOCK)
+    network = views(shape, output_logits, *guidance)
+    ahead = *views(shape, solver.previous, solver.extrapolation), predicted
+    rows = views(shape, state, solver.keep, solver.take, solver.std)
+    inputs = *rows, *views(shape, sent.known, sent.known_mask, noise.noise, sent.draw_noise)
+    T = compute_type(output_logits, state, solver.previous, guidance.unconditional)
+    arguments = network, *inputs, noise.seed, ahead, new, theta, state.numel()
+    launch(_update, programs(state.numel()), *arguments, CHOICE=sent.choice, T=T, BLOCK=BLOCK)
     results.finish()
-
-
-solver_step = functional(solver_step_out, 1, None, None)  # like the state
 
 
 @triton.jit
@@ -147,11 +136,11 @@ def _update(
 class _LossCall:
     """A call of a loss: its results, and the views of its arguments."""
 
-    def __init__(self, x: Tensor, logits: Tensor, row, mask, reduction: int, need_logits: bool):
-        shape, dtype = x.shape, compute_dtype(logits)
-        self.losses = Losses(x, mask, reduction, dtype)
+    def __init__(self, x: Tensor, logits: Tensor, row: Tensor | None, to: LossTarget, need_logits: bool):
+        dtype = compute_dtype(logits)
+        self.losses = Losses(x, *to, dtype)
         self.gradients = Gradients((logits, need_logits), dtype=dtype)
-        self.inputs = views(shape, x, logits, row, mask)
+        self.inputs = views(x.shape, x, logits, row, to.mask)
         self.outputs = *self.gradients.views, *self.losses.arguments, x.numel()
         self.programs = programs(x.numel())
         self.constants = {"EACH": self.losses.each, "T": compute_type(logits), "BLOCK": BLOCK}
@@ -161,14 +150,10 @@ class _LossCall:
         return *self.losses.finish(), *self.gradients.finish()
 
 
-def continuous_time_loss(x: Tensor, logits: Tensor, weight, mask, reduction: int, need_logits: bool):
-    call = _LossCall(x, logits, weight, mask, reduction, need_logits)
+def loss(x: Tensor, logits: Tensor, weight: Tensor | None, to: LossTarget, need_logits: bool) -> tuple[Tensor, ...]:
+    call = _LossCall(x, logits, weight, to, need_logits)
     launch(_loss, call.programs, *call.inputs, *call.outputs, **call.constants)
     return call.finish()
-
-
-def reconstruction_loss(x: Tensor, logits: Tensor, mask, reduction: int, need_logits: bool):
-    return continuous_time_loss(x, logits, None, mask, reduction, need_logits)
 
 
 @triton.jit
@@ -199,17 +184,15 @@ def _loss(
 
 
 def discrete_time_loss(
-    x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, nodes, node_weights, n_samples: int, seed,
-    noise, mask, reduction: int, need_logits: bool,
+    x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, draws: Draws, to: LossTarget,
+    need_logits: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    call = _LossCall(x, logits, alpha, mask, reduction, need_logits)
-    dtype = compute_dtype(logits)
-    tables = [None] * 2 if n_samples else table((*nodes, *node_weights), dtype, x.device).chunk(2)
-    noise = noise if noise is None else noise.contiguous().view(-1)
-    drawn = *tables, n_samples or len(nodes), view(noise, None if noise is None else noise.shape), seed, n_steps
-    coordinates = 2 if receiver == operators.FACTORISED else 1
+    call = _LossCall(x, logits, alpha, to, need_logits)
+    noise = None if draws.noise is None else draws.noise.contiguous().view(-1)
+    drawn = *nodes_of(draws, logits), view(noise, None if noise is None else noise.shape), draws.seed
+    coordinates = 2 if receiver == FACTORISED else 1
     constants = {"COORDINATES": coordinates} | call.constants
-    launch(_nstep, call.programs, *call.inputs, *drawn, *call.outputs, **constants, registers=255)
+    launch(_nstep, call.programs, *call.inputs, *drawn, n_steps, *call.outputs, **constants, registers=255)
     return call.finish()
 
 

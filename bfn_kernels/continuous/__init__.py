@@ -1,6 +1,6 @@
 """Ops of continuous data. The input distribution of a variable is a normal with a mean and a precision per row.
 
-Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]`, any leading part of the data's shape, or `Indexed`.
+Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]` or any leading part of the data's shape.
 Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
 Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
 Numbers in parentheses: equations of Graves et al. 2023.
@@ -8,17 +8,14 @@ Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a 
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
 from bfn_kernels.arguments import (
-    PARAMETRISATIONS as PARAMETRISATIONS,
-)
-from bfn_kernels.arguments import (
+    LOG_STD_MAX,
     PUBLISHED,
     STD_RANGE,
     Limits,
@@ -29,15 +26,18 @@ from bfn_kernels.arguments import (
     step_time,
     updated_precision,
 )
-from bfn_kernels.continuous import reference
+from bfn_kernels.arguments import (
+    PARAMETRISATIONS as PARAMETRISATIONS,
+)
 from bfn_kernels.continuous.operators import OPERATORS
 from bfn_kernels.continuous.solver import solver_step as solver_step
 from bfn_kernels.outputs import writes
+from bfn_kernels.records import NO_DRAWS, Bins, LossTarget, Network, Noise, Prediction, Solver
 from bfn_kernels.reduction import hide
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
-backends.add_family("continuous", OPERATORS, reference)
+backends.add_family("continuous", OPERATORS)
 
 Clip = tuple[float, float] | None
 
@@ -69,7 +69,7 @@ def flow_sample(
     gamma, std = rows.scalars(library, ("gamma", "flow_std"), t, x, checks.compute_dtype(x), schedule)
     x, gamma, std = hide(checks.mask("mask", mask, "x", x, x.shape), x, gamma, std)
     seed = drawn_seed(x, seed, generator, ("noise", noise, x.shape))
-    return library.continuous.gaussian_step(x, gamma, None, None, std, seed, noise, None)
+    return library.continuous.gaussian_step(x, gamma, None, None, std, seed, noise)
 
 
 def sender_sample(
@@ -92,7 +92,7 @@ def sender_sample(
     library = backends.library(backend, x.device)
     (std,) = rows.scalars(library, ("sender_std",), alpha, x, checks.compute_dtype(x))
     seed = drawn_seed(x, seed, generator, ("noise", noise, x.shape))
-    return library.continuous.gaussian_step(x, None, None, None, std, seed, noise, None)
+    return library.continuous.gaussian_step(x, None, None, None, std, seed, noise)
 
 
 def bayesian_update(
@@ -110,7 +110,7 @@ def bayesian_update(
     checks.like("y", y, "mean", mean)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(mean, y)
     keep, take = rows.scalars(library, ("keep", "take"), alpha, mean, dtype, precision=precision)
-    updated = library.continuous.gaussian_step(mean, keep, y, take, None, None, None, None)
+    updated = library.continuous.gaussian_step(mean, keep, y, take, None, None, None)
     return updated, updated_precision(precision, alpha, mean)
 
 
@@ -153,7 +153,7 @@ def update_sample(
     checks.like("x", x, "mean", mean)
     known_mask = known_values(known, known_mask, mean, mean.shape)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(x, mean)
-    scales: Sequence[Tensor | None] = (None, None)
+    scales: Any = (None, None)
     ends = -math.inf, math.inf
     if t is not None:
         schedule = continuous_schedule(sigma_1, schedule)
@@ -162,15 +162,13 @@ def update_sample(
         scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
     elif not (sigma_1 is schedule is None and (parametrisation, limits, clip) == ("noise", PUBLISHED, (-1, 1))):
         raise ValueError("t must be given with sigma_1, schedule, parametrisation, limits or clip, got None")
-    update = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
-    seed = drawn_seed(mean, seed, generator, ("noise", noise, mean.shape))
+    keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
+    drawn = Noise(drawn_seed(mean, seed, generator, ("noise", noise, mean.shape)), noise)
     if t is None and known is None:
-        keep, take, std = update
-        updated = library.continuous.gaussian_step(mean, keep, x, take, std, seed, noise, out)
+        updated = library.continuous.gaussian_step(mean, keep, x, take, std, *drawn, out)
     else:
-        updated = library.continuous.update_sample(
-            x, mean, *scales, *update, *ends, known, known_mask, seed, noise, out
-        )
+        network, solver = Prediction(x, mean, scales[0], scales[1], *ends), Solver(keep, take, std)
+        updated = library.continuous.step(*network, *solver, known, known_mask, *drawn, out, None)
     return updated, updated_precision(precision, alpha, mean)
 
 
@@ -198,8 +196,8 @@ def predict_data(
     schedule = continuous_schedule(sigma_1, schedule)
     clip = checks.interval("clip", clip)
     library, dtype = backends.library(backend, noise_pred.device), checks.compute_dtype(noise_pred, mean)
-    scales = prediction_scalars(library, "noise", t, mean, dtype, schedule, limits)
-    return library.continuous.predict_data(noise_pred, mean, *scales, *clip)
+    mean_scale, noise_scale = prediction_scalars(library, "noise", t, mean, dtype, schedule, limits)
+    return library.continuous.predict_data(*Prediction(noise_pred, mean, mean_scale, noise_scale, *clip))
 
 
 def continuous_time_loss(
@@ -231,11 +229,13 @@ def continuous_time_loss(
     tensor(23.0259)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    mean, mask, how = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
+    mean, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean)
-    *scales, weight = prediction_scalars(library, parametrisation, t, x, dtype, schedule, limits, ("rate",), scale=0.5)
-    clip = checks.interval("clip", clip)
-    return library.continuous.squared_loss(x, prediction, mean, *scales, weight, None, *clip, mask, how)
+    mean_scale, noise_scale, weight = prediction_scalars(
+        library, parametrisation, t, x, dtype, schedule, limits, ("rate",), scale=0.5
+    )
+    network = Prediction(prediction, mean, mean_scale, noise_scale, *checks.interval("clip", clip))
+    return library.continuous.squared_loss(x, *network, weight, None, *to)
 
 
 def discrete_time_loss(
@@ -268,13 +268,13 @@ def discrete_time_loss(
     n_steps = checks.integer("n_steps", n_steps, 1)
     t = step_time(t, step, n_steps)
     schedule = continuous_schedule(sigma_1, schedule)
-    mean, mask, how = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
+    mean, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean)
-    *scales, weight = prediction_scalars(
+    mean_scale, noise_scale, weight = prediction_scalars(
         library, parametrisation, t, x, dtype, schedule, limits, ("alpha",), n_steps=n_steps, scale=n_steps / 2
     )
-    clip = checks.interval("clip", clip)
-    return library.continuous.squared_loss(x, prediction, mean, *scales, weight, None, *clip, mask, how)
+    network = Prediction(prediction, mean, mean_scale, noise_scale, *checks.interval("clip", clip))
+    return library.continuous.squared_loss(x, *network, weight, None, *to)
 
 
 def reconstruction_loss(
@@ -306,7 +306,7 @@ def reconstruction_loss(
     tensor(0.7702)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    mean, mask, how = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
+    mean, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
     clip = checks.interval("clip", clip)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean)
     of_normal = ("half_precision", "log_normaliser") if num_bins is None else ("std",)
@@ -316,14 +316,17 @@ def reconstruction_loss(
         scales = prediction_scalars(library, parametrisation, 1.0, x, dtype, schedule, limits)
         given = _ConstantVariance(checks.number("std", std, *STD_RANGE) ** 2)
         scalars = *scales, *rows.scalars(library, of_normal, 1.0, x, dtype, given)
+    mean_scale, noise_scale, *normal = scalars
+    network = Prediction(prediction, mean, mean_scale, noise_scale, *clip)
     if num_bins is None:
-        return library.continuous.squared_loss(x, prediction, mean, *scalars, *clip, mask, how)
+        return library.continuous.squared_loss(x, *network, *normal, *to)
     num_bins = checks.integer("num_bins", num_bins, 2)
     checks.no_gradient("with num_bins only prediction and mean have one", x=x)
-    *scales, width = scalars
-    wide = prediction.to(dtype)  # x̂ has the type of its prediction, and is no result that should be rounded
-    x_hat = library.continuous.predict_data(wide, mean, *scales, *clip)
-    return library.discretised.bin_loss(x, x_hat, width, None, num_bins, True, mask, how)
+    # x̂ has the type of its prediction, and is no result that should be rounded
+    x_hat = library.continuous.predict_data(*network._replace(prediction=prediction.to(dtype)))
+    bins = Bins(num_bins, True, *STD_RANGE, LOG_STD_MAX)
+    direct = Network(x_hat, normal[0], None, None, None, None)
+    return library.discretised.loss(x, *direct, None, None, True, 0, *NO_DRAWS, *bins, *to)
 
 
 class _ConstantVariance(NamedTuple):
@@ -336,9 +339,10 @@ class _ConstantVariance(NamedTuple):
         return 1 - variance, variance
 
 
-def _check_loss(x, prediction, mean, parametrisation, mask, reduction) -> tuple[Tensor | None, Tensor | None, int]:
-    """The checks that the losses share; returns the mean and mask as operators take them, and the reduction's place."""
+def _check_loss(x, prediction, mean, parametrisation, mask, reduction) -> tuple[Tensor | None, LossTarget]:
+    """The checks that the losses share; returns the mean that operators read, and the target of the loss."""
     how = checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.data("x", x)
     checks.like("prediction", prediction, "x", x)
-    return read_mean(x, mean, parametrisation), checks.mask("mask", mask, "x", x, x.shape), how
+    mean = read_mean(x, mean, parametrisation)
+    return mean, LossTarget(checks.mask("mask", mask, "x", x, x.shape), how)

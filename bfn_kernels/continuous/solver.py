@@ -13,6 +13,7 @@ from bfn_kernels.arguments import (
     step_seed,
 )
 from bfn_kernels.outputs import check_step_tensors, writes
+from bfn_kernels.records import Prediction
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 from bfn_kernels.solvers import Coefficients
@@ -69,9 +70,7 @@ def solver_step(
     check_step_tensors(mean, "mean", previous, **inputs)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(prediction, mean, previous)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
-    step = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
-    seed = step_seed(mean, step.std, seed, generator, noise)
-    return library.continuous.solver_step(
-        prediction, mean, *scales, step.kept(), step.take, step.std, previous, step.extrapolation, *ends, known,
-        known_mask, seed, noise, out, predicted_out,
-    )  # fmt: skip
+    solver = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
+    seed = step_seed(mean, solver.std, seed, generator, noise)
+    network = Prediction(prediction, mean, scales[0], scales[1], *ends)
+    return library.continuous.step(*network, *solver, known, known_mask, seed, noise, out, predicted_out)

@@ -1,7 +1,7 @@
 """The operators of continuous data in Triton, the counterpart of csrc/cpu/continuous.cpp.
 
 An operator takes the arguments of the function of the same name in `reference.py`, whose docstring says their shapes.
-Its kernel takes them as views. `network` is what x̂ is made of: prediction, mean, mean_scale and noise_scale.
+Its kernel takes them as views: `network` has the views of prediction, mean, mean_scale and noise_scale.
 """
 
 import torch
@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype
+from bfn_kernels.records import LossTarget, Noise, Prediction, Solver
 from bfn_kernels.triton_ops.elementary import clamp, square
 from bfn_kernels.triton_ops.noise import SENDER, noise_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
@@ -21,7 +22,6 @@ from bfn_kernels.triton_ops.views import (
     Results,
     block_of,
     compute_type,
-    functional,
     launch,
     load,
     programs,
@@ -32,16 +32,13 @@ from bfn_kernels.triton_ops.views import (
 )
 
 
-def gaussian_step_out(state: Tensor, state_scale, data, data_scale, noise_scale, seed, noise, out: Tensor) -> None:
+def gaussian_step(state: Tensor, state_scale, data, data_scale, noise_scale, noise: Noise, out: Tensor) -> None:
     written = writable(out)
-    inputs = views(state.shape, state, state_scale, data, data_scale, noise_scale, noise)
-    arguments = *inputs, seed, view(written, state.shape), state.numel()
+    inputs = views(state.shape, state, state_scale, data, data_scale, noise_scale, noise.noise)
+    arguments = *inputs, noise.seed, view(written, state.shape), state.numel()
     launch(_gaussian_step, programs(state.numel()), *arguments, T=compute_type(state, data), BLOCK=BLOCK)
     if written is not out:
         out.copy_(written)
-
-
-gaussian_step = functional(gaussian_step_out, 0)  # like the state
 
 
 @triton.jit
@@ -58,56 +55,17 @@ def _gaussian_step(
     store(out, block, value)
 
 
-def update_sample_out(
-    prediction: Tensor,
-    mean: Tensor,
-    mean_scale,
-    noise_scale,
-    keep,
-    take,
-    update_std,
-    low: float,
-    high: float,
-    *others,
+def step(
+    network: Prediction, solver: Solver, known, known_mask, noise: Noise, out: Tensor, predicted_out: Tensor | None
 ) -> None:
-    network = prediction, mean, mean_scale, noise_scale
-    solver_step_out(*network, keep, take, update_std, None, None, low, high, *others)
-
-
-update_sample = functional(update_sample_out, 1)  # like the mean
-
-
-def solver_step_out(
-    prediction: Tensor,
-    mean: Tensor,
-    mean_scale,
-    noise_scale,
-    keep,
-    take,
-    update_std,
-    previous,
-    extrapolation,
-    low: float,
-    high: float,
-    known,
-    known_mask,
-    seed,
-    noise,
-    out: Tensor,
-    predicted_out: Tensor | None = None,
-) -> None:
-    shape, count, results = mean.shape, mean.numel(), Results(out, predicted_out)
-    network = views(shape, prediction, mean, mean_scale, noise_scale)
+    shape, results = network.mean.shape, Results(out, predicted_out)
     new, predicted = results.views
-    solver = *views(shape, previous, extrapolation), predicted
-    inputs = views(shape, keep, take, update_std, known, known_mask, noise)
-    arguments = network, *inputs, seed, solver, new, count
-    T = compute_type(prediction, mean, previous)
-    launch(_update, programs(count), *arguments, LOW=low, HIGH=high, T=T, BLOCK=BLOCK)
+    inputs = views(shape, solver.keep, solver.take, solver.std, known, known_mask, noise.noise)
+    ahead = *views(shape, solver.previous, solver.extrapolation), predicted
+    arguments = views(shape, *network[:4]), *inputs, noise.seed, ahead, new, out.numel()
+    T = compute_type(network.prediction, network.mean, solver.previous)
+    launch(_update, programs(out.numel()), *arguments, LOW=network.low, HIGH=network.high, T=T, BLOCK=BLOCK)
     results.finish()
-
-
-solver_step = functional(solver_step_out, 1, None)  # like the mean
 
 
 @triton.jit
@@ -121,7 +79,7 @@ def _update(
     if known[0] is not None:
         sent = tl.where(load(known_mask, block, tl.int1), load(known, block, T), sent)
     taken = extrapolated(sent, solver, block, T)
-    updated = load(keep, block, T) * load(network[1], block, T) + load(take, block, T) * taken
+    updated = load(keep, block, T, 1.0) * load(network[1], block, T) + load(take, block, T) * taken
     if std[0] is not None:
         updated += load(std, block, T) * noise_of(noise, seed, block, SENDER, T)
     store(out, block, updated)
@@ -139,13 +97,13 @@ def predict(network, block, T: tl.constexpr):
     return tl.where((mean_scale == 0.0) & (noise_scale == 0.0), 0.0, x_hat), mean_scale, noise_scale
 
 
-def predict_data(prediction: Tensor, mean, mean_scale, noise_scale, low: float, high: float) -> Tensor:
-    shape, count = prediction.shape, prediction.numel()
+def predict_data(network: Prediction) -> Tensor:
+    prediction, mean, *_, low, high = network
     out = torch.empty_like(prediction)
     written = writable(out)
-    arguments = views(shape, prediction, mean, mean_scale, noise_scale), view(written, shape), count
+    arguments = views(out.shape, *network[:4]), view(written, out.shape), out.numel()
     T = compute_type(prediction, mean)
-    launch(_predict_data, programs(count), *arguments, LOW=low, HIGH=high, T=T, BLOCK=BLOCK)
+    launch(_predict_data, programs(out.numel()), *arguments, LOW=low, HIGH=high, T=T, BLOCK=BLOCK)
     return out if written is out else out.copy_(written)
 
 
@@ -189,30 +147,14 @@ def _predict_data_backward(
     store(grad_mean, block, mean_scale * grad_x_hat)
 
 
-def squared_loss(
-    x: Tensor,
-    prediction: Tensor,
-    mean,
-    mean_scale,
-    noise_scale,
-    weight: Tensor,
-    offset,
-    low: float,
-    high: float,
-    mask,
-    reduction: int,
-    need_x: bool,
-    need_prediction: bool,
-    need_mean: bool,
-) -> tuple[Tensor, ...]:
-    """Arguments as in `reference.squared_loss`; returns the loss, the factor that its gradients are multiplied by, and
-    the gradients of x, the prediction and the mean, each empty if it is not needed."""
-    shape, count, dtype = x.shape, x.numel(), compute_dtype(x, prediction, mean)
-    losses = Losses(x, mask, reduction, dtype)
-    wanted = (x, need_x), (prediction, need_prediction), (x if mean is None else mean, need_mean)
-    gradients = Gradients(*wanted, dtype=dtype)
-    network = views(shape, prediction, mean, mean_scale, noise_scale)
-    inputs = view(x, shape), network, *views(shape, weight, offset, mask)
+def squared_loss(x: Tensor, network: Prediction, weight: Tensor, offset, to: LossTarget, *need) -> tuple[Tensor, ...]:
+    """Returns the loss, the factor that its gradients are multiplied by, and the gradients of x, the prediction and the
+    mean, each empty if it is not needed."""
+    prediction, mean, *_, low, high = network
+    dtype, count = compute_dtype(x, prediction, mean), x.numel()
+    losses = Losses(x, *to, dtype)
+    gradients = Gradients(*zip((x, prediction, x if mean is None else mean), need, strict=True), dtype=dtype)
+    inputs = view(x, x.shape), views(x.shape, *network[:4]), *views(x.shape, weight, offset, to.mask)
     constants = {"LOW": low, "HIGH": high, "EACH": losses.each, "T": KERNEL_TYPES[dtype], "BLOCK": BLOCK}
     launch(_squared_loss, programs(count), *inputs, *gradients.views, *losses.arguments, count, **constants)
     return *losses.finish(), *gradients.finish()

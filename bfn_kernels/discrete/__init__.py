@@ -1,7 +1,7 @@
 """Ops of discrete data: one of K classes per variable. The state of a variable's input distribution is logits.
 
-Shapes: classes `[B, ...]`, numbers per class `[B, ..., K]`; t and alpha are scalars, `[B]`, any leading part of the
-classes' shape, or `Indexed`.
+Shapes: classes `[B, ...]`, numbers per class `[B, ..., K]`; t and alpha are scalars, `[B]` or any leading part of
+the classes' shape.
 Types: classes int64, int32 or uint8 (int16 and int8 are copied to int32); logits float32, bfloat16, float16 or float64;
 arithmetic in float32 (float64 for float64), one rounding at the end.
 Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import choice_noises, drawn_seed, expectation, known_values, message_types, step_time
-from bfn_kernels.discrete import reference
+from bfn_kernels.arguments import drawn_seed, expectation, message_types, step_time
 from bfn_kernels.discrete.large import flow_embedding as flow_embedding
 from bfn_kernels.discrete.large import linear_continuous_time_loss as linear_continuous_time_loss
 from bfn_kernels.discrete.large import linear_discrete_time_loss as linear_discrete_time_loss
@@ -25,15 +24,17 @@ from bfn_kernels.discrete.large import linear_reconstruction_loss as linear_reco
 from bfn_kernels.discrete.linear_steps import linear_mode as linear_mode
 from bfn_kernels.discrete.linear_steps import linear_solver_step as linear_solver_step
 from bfn_kernels.discrete.linear_steps import linear_update_sample as linear_update_sample
-from bfn_kernels.discrete.operators import CHOICES, MEAN, OPERATORS, RECEIVERS, SHORT_ROW
+from bfn_kernels.discrete.operators import OPERATORS, SHORT_ROW
+from bfn_kernels.discrete.solver import FAMILY
 from bfn_kernels.discrete.solver import solver_step as solver_step
-from bfn_kernels.operators import needs
+from bfn_kernels.operators import NATIVE
 from bfn_kernels.outputs import writes
+from bfn_kernels.records import RECEIVERS, LossTarget
 from bfn_kernels.reduction import hide
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
-backends.add_family("discrete", OPERATORS, reference)
+backends.add_family("discrete", OPERATORS)
 
 
 def flow_sample(
@@ -166,24 +167,8 @@ def update_sample(
     >>> update_sample(torch.tensor([[0.0, 1.0]]), z, 0.5, choose="mode", noise=z)
     tensor([[-0.5000,  0.5000]])
     """
-    checks.logits("state", state)
-    checks.like("output_logits", output_logits, "state", state)
-    choice = checks.choice("choose", choose, CHOICES)
-    known = known if known is None else checks.classes("known", known)
-    known_mask = known_values(known, known_mask, state, state.shape[:-1])
-    if choose != "mean":
-        checks.no_gradient(f'a {choose} has none, only choose="mean" has one', output_logits=output_logits)
-    library = backends.library(backend, state.device)
-    if choice == MEAN and any(needs(output_logits)):
-        library = backends.REFERENCE  # the only one that has this gradient
-    lead, num_classes = state.shape[:-1], state.shape[-1]
-    dtype = checks.compute_dtype(output_logits, state)
-    message = rows.scalars(library, rows.MESSAGE, alpha, state, dtype, dims=len(lead), scale=num_classes)
-    draws = choice_noises(choose, draw_noise, lead)
-    seed = drawn_seed(state, seed, generator, ("noise", noise, state.shape), *draws)
-    return library.discrete.update_sample(
-        output_logits, state, *message, choice, known, known_mask, seed, noise, draw_noise, out, theta_out
-    )
+    message, random = (choose, known, known_mask), (seed, generator, noise, draw_noise)
+    return FAMILY.update_sample(output_logits, state, alpha, message, random, (out, theta_out), backend)
 
 
 def continuous_time_loss(
@@ -206,11 +191,11 @@ def continuous_time_loss(
     >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1, 2), 0.5, beta_1=3.0)
     tensor(1.5000)
     """
-    x, mask, how = _check_loss(x, logits, mask, reduction)
+    x, to = FAMILY.check_loss(x, logits, mask, reduction)
     schedule = discrete_schedule(beta_1, schedule)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
     (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=logits.shape[-1] / 2)
-    return _loss(library, x, logits, weight, mask, how)
+    return _loss(library, x, logits, weight, to)
 
 
 def discrete_time_loss(
@@ -246,7 +231,7 @@ def discrete_time_loss(
     n_steps = checks.integer("n_steps", n_steps, 1)
     t = step_time(t, step, n_steps)
     which = checks.choice("receiver", receiver, RECEIVERS)
-    x, mask, how = _check_loss(x, logits, mask, reduction)
+    x, to = FAMILY.check_loss(x, logits, mask, reduction)
     if n_samples is None and quadrature is None:
         n_samples = 10
     if quadrature is not None and receiver == "joint" and logits.shape[-1] != 2:
@@ -258,7 +243,7 @@ def discrete_time_loss(
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
     (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
     draws = expectation(logits, logits.shape, quadrature, n_samples, seed, generator, noise)
-    return library.discrete.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, mask, how)
+    return library.discrete.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, *to)
 
 
 def reconstruction_loss(
@@ -276,27 +261,12 @@ def reconstruction_loss(
     >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1, 2))
     tensor(0.6931)
     """
-    x, mask, how = _check_loss(x, logits, mask, reduction)
-    return _loss(backends.library(backend, x.device), x, logits, None, mask, how)
+    x, to = FAMILY.check_loss(x, logits, mask, reduction)
+    return _loss(backends.library(backend, x.device), x, logits, None, to)
 
 
-def _loss(library: Any, x: Tensor, logits: Tensor, weight: Tensor | None, mask: Tensor | None, how: int) -> Tensor:
-    """L∞ or, without a weight, the reconstruction loss. The operator that makes the gradient in the forward pass serves
-    the short rows of libraries that have it."""
-    short = logits.is_cpu and logits.shape[-1] <= SHORT_ROW
-    if short and hasattr(library.discrete, "loss_with_gradient"):
-        return library.discrete.loss_with_gradient(x, logits, weight, mask, how)
-    if weight is None:
-        return library.discrete.reconstruction_loss(x, logits, mask, how)
-    return library.discrete.continuous_time_loss(x, logits, weight, mask, how)
-
-
-def _check_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str) -> tuple[Tensor, Tensor | None, int]:
-    """The checks that the losses share; returns classes and mask as operators take them, and the reduction's place."""
-    x = checks.classes("x", x)
-    checks.logits("logits", logits)
-    if x.shape != logits.shape[:-1]:
-        raise ValueError(f"x must have shape {tuple(logits.shape[:-1])}, that of logits but K, got {tuple(x.shape)}")
-    checks.same_device("x", x, "logits", logits)
-    how = checks.choice("reduction", reduction, checks.REDUCTIONS)
-    return x, checks.mask("mask", mask, "x", x, x.shape), how
+def _loss(library: Any, x: Tensor, logits: Tensor, weight: Tensor | None, to: LossTarget) -> Tensor:
+    """L∞ or, without a weight, the reconstruction loss. The CPU kernels make the gradient of short rows, which they
+    have in cache, in the forward pass."""
+    in_forward = logits.shape[-1] <= SHORT_ROW and logits.is_cpu and library is backends.LIBRARIES.get(NATIVE)
+    return library.discrete.loss(x, logits, weight, *to, in_forward)

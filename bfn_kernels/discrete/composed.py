@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import noise as random
+from bfn_kernels import records
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discrete.composed_steps import linear_mode as linear_mode
 from bfn_kernels.discrete.composed_steps import linear_step as linear_step
-from bfn_kernels.discrete.composed_steps import linear_step_out as linear_step_out
 from bfn_kernels.discrete.operators import SUMS, types_of_head
 from bfn_kernels.discrete.reference import drifted
 from bfn_kernels.discrete.sums import LEAST, Row, Slopes, Sums
@@ -32,6 +32,7 @@ from bfn_kernels.discrete.tiles import (
     joined,
     kernel_of,
 )
+from bfn_kernels.records import LinearHead, LossTarget, Noise
 from bfn_kernels.reduction import MEAN, reduce
 
 Tensors = tuple[Tensor, Tensor, Tensor]
@@ -83,14 +84,13 @@ class Flow:
 
 
 def flow_embedding(
-    library: Any, x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, seed: Tensor | None, noise: Tensor | None,
-    *shard: Any,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    library: Any, x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, noise: Noise, shard: records.Shard
+) -> tuple[Tensor, Tensor]:
     """The embedding, and of each token the largest y and the sum of exp(y − largest), of which the backward pass makes
     θ again."""
     dtype, tokens = compute_dtype(weight), Tokens(x, Shard(*shard))
     grid = Grid(x.numel(), weight.shape[0], weight.shape[1], weight, dtype)
-    flow = Flow(library, tokens, beta, spread, seed, noise, grid)
+    flow = Flow(library, tokens, beta, spread, *noise, grid)
     out = weight.new_zeros(x.numel(), weight.shape[1], dtype=dtype)
     fused, products = flow.fused("flow_products", weight), Products(library, dtype, weight)
     if fused:
@@ -179,23 +179,12 @@ class Head(Logits):
         return torch.where(is_x(self.tokens, part, classes), by_x, others)
 
 
-def linear_continuous_time_loss(
-    library: Any, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, rate: Tensor, mask: Tensor | None,
-    reduction: int, *shard: Any,
-) -> Tensors:  # fmt: skip
-    return _loss(Head(library, shard, x, hidden, weight, bias, mask), rate, reduction)
-
-
-def linear_reconstruction_loss(
-    library: Any, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, reduction: int,
-    *shard: Any,
-) -> Tensors:  # fmt: skip
-    return _loss(Head(library, shard, x, hidden, weight, bias, mask), None, reduction)
-
-
-def _loss(head: Head, rate: Tensor | None, reduction: int) -> Tensors:
-    stats = _sums(head)
-    return _result(head, _costs(stats, head.rates(rate)), reduction, stats)
+def linear_loss(
+    library: Any, x: Tensor, head: LinearHead, rate: Tensor | None, to: LossTarget, shard: records.Shard
+) -> Tensors:
+    tokens = Head(library, shard, x, *head, to.mask)
+    stats = _sums(tokens)
+    return _result(tokens, _costs(stats, tokens.rates(rate)), to.reduction, stats)
 
 
 def _costs(stats: Tensor, rates: Tensor | None) -> Tensor:
@@ -205,12 +194,12 @@ def _costs(stats: Tensor, rates: Tensor | None) -> Tensor:
 
 
 def linear_discrete_time_loss(
-    library: Any, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor, seed: Tensor | None,
-    noise: Tensor | None, mask: Tensor | None, n_steps: int, n_samples: int, reduction: int, *shard: Any,
+    library: Any, x: Tensor, head: LinearHead, alpha: Tensor, noise: Noise, n_steps: int, n_samples: int,
+    to: LossTarget, shard: records.Shard,
 ) -> Tensors:  # fmt: skip
-    head = Head(library, shard, x, hidden, weight, bias, mask)
-    stats = _sums(head, _sent(head, alpha, seed, noise), n_samples)
-    return _result(head, n_steps * _Divergences.of_sums(stats).of.mean(0), reduction, stats)
+    tokens = Head(library, shard, x, *head, to.mask)
+    stats = _sums(tokens, _sent(tokens, alpha, *noise), n_samples)
+    return _result(tokens, n_steps * _Divergences.of_sums(stats).of.mean(0), to.reduction, stats)
 
 
 def _sent(head: Head, alpha: Tensor, seed: Tensor | None, noise: Tensor | None) -> Messages:

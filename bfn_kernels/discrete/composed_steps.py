@@ -11,58 +11,50 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import noise as random
+from bfn_kernels import records
 from bfn_kernels.checks import compute_dtype, valid_classes
-from bfn_kernels.discrete.operators import MEAN, MODE, SUMS
+from bfn_kernels.discrete.operators import SUMS
 from bfn_kernels.discrete.reference import one_hot
 from bfn_kernels.discrete.sums import LEAST, Sums
 from bfn_kernels.discrete.tiles import Grid, Logits, Shard, exponentials, joined, kernel_of
+from bfn_kernels.records import MEAN, MODE, LinearHead, Noise, Sent, Solver
 
 
-def linear_mode(library: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, *shard: Any) -> Tensor:
-    dtype = compute_dtype(hidden, weight, bias)
-    return _mode(_logits(library, hidden, weight, bias, dtype), Shard(*shard))[0].view(hidden.shape[:-1])
+def linear_mode(library: Any, head: LinearHead, shard: records.Shard) -> Tensor:
+    return _mode(_logits(library, head, compute_dtype(*head)), Shard(*shard))[0].view(head.hidden.shape[:-1])
 
 
-def linear_step(library: Any, state: Tensor, *others: Any) -> Tensor:
-    out = torch.empty_like(state)
-    linear_step_out(library, *(state, *others, out, None))
-    return out
-
-
-def linear_step_out(
-    library: Any, state: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor,
-    spread: Tensor | None, state_scale: Tensor | None, previous: Tensor | None, extrapolation: Tensor | None,
-    embedding: Tensor | None, choice: int, known: Tensor | None, known_mask: Tensor | None, seed: Tensor | None,
-    noise: Tensor | None, draw_noise: Tensor | None, first: int, num_classes: int, group: str | None, out: Tensor,
-    embedded_out: Tensor | None,
+def linear_step(
+    library: Any, state: Tensor, head: LinearHead, solver: Solver, embedding: Tensor | None, what: Sent, noise: Noise,
+    shard_fields: records.Shard, out: Tensor, embedded_out: Tensor | None,
 ) -> None:  # fmt: skip
-    shard, lead = Shard(first, num_classes, group), state.shape[:-1]
-    dtype = compute_dtype(state, hidden, weight, bias, previous, embedding)
-    alpha, spread, keep, ahead = (
+    shard, lead = Shard(*shard_fields), state.shape[:-1]
+    dtype = compute_dtype(state, *head, solver.previous, embedding)
+    keep, alpha, spread, ahead = (
         row if row is None else row.expand(lead).flatten().contiguous()
-        for row in (alpha, spread, state_scale, extrapolation)
+        for row in (solver.keep, solver.take, solver.std, solver.extrapolation)
     )
-    grids = 1 if previous is None else 2
-    logits = _logits(library, hidden, weight, bias, dtype, grids)
+    grids = 1 if solver.previous is None else 2
+    logits = _logits(library, head, dtype, grids)
     sent, shares = torch.full_like(alpha, -1, dtype=torch.int64), None
-    if choice == MEAN:
+    if what.choice == MEAN:
         before = None
-        if previous is not None:
-            before = _Shares(library, _logits(library, previous, weight, bias, dtype, grids), shard)
+        if solver.previous is not None:
+            before = _Shares(library, _logits(library, head._replace(hidden=solver.previous), dtype, grids), shard)
         shares = _Shares(library, logits, shard, before, ahead)
-    elif choice == MODE:
+    elif what.choice == MODE:
         sent, finite = _mode(logits, shard)
         sent = torch.where(finite, sent, -1)
     else:
-        uniforms = random.class_uniform(lead, seed) if draw_noise is None else draw_noise
+        uniforms = random.class_uniform(lead, noise.seed) if what.draw_noise is None else what.draw_noise
         sent = _drawn(library, logits, shard, uniforms.flatten().to(dtype))
-    if known is not None and known_mask is not None:
-        known_mask = known_mask.expand(lead)
-        index, valid = valid_classes("known", known, num_classes, known_mask)
-        sent = torch.where(known_mask.flatten(), index.flatten(), sent)
+    if what.known is not None and what.known_mask is not None:
+        mask = what.known_mask.expand(lead)
+        index, valid = valid_classes("known", what.known, shard.num_classes, mask)
+        sent = torch.where(mask.flatten(), index.flatten(), sent)
         alpha = torch.where(valid.flatten(), alpha, torch.nan)
-    old, rows = (each.reshape(len(sent), len(weight)) for each in (state, out))  # copies where rows are in no order
-    step = _Step(library, shard, logits.grid, sent, alpha, spread, keep, seed, noise, old, rows)
+    old, rows = (each.reshape(len(sent), len(head.weight)) for each in (state, out))  # copies, if rows have no order
+    step = _Step(library, shard, logits.grid, sent, Solver(keep, alpha, spread), noise, old, rows)
     if embedding is None or embedded_out is None:
         step.sweep(shares)
     else:
@@ -73,9 +65,8 @@ def linear_step_out(
         out.copy_(rows.view(out.shape))
 
 
-def _logits(
-    library: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, grids: int = 1
-) -> Logits:
+def _logits(library: Any, head: LinearHead, dtype: torch.dtype, grids: int = 1) -> Logits:
+    hidden, weight, bias = head
     return Logits(library, hidden.reshape(-1, hidden.shape[-1]), weight, bias, dtype, grids)
 
 
@@ -189,16 +180,18 @@ class _Step:
     that is −1, the shares; without any it is NaN."""
 
     def __init__(
-        self, library: Any, shard: Shard, grid: Grid, sent: Tensor, alpha: Tensor, spread: Tensor | None,
-        keep: Tensor | None, seed: Tensor | None, noise: Tensor | None, state: Tensor, out: Tensor,
+        self, library: Any, shard: Shard, grid: Grid, sent: Tensor, solver: Solver, noise: Noise, state: Tensor,
+        out: Tensor,
     ):  # fmt: skip
-        self.shard, self.grid, self.sent, self.alpha, self.spread, self.keep = shard, grid, sent, alpha, spread, keep
-        self.seed, self.state, self.out = seed, state, out
-        self.noise = noise if noise is None else noise.reshape(len(sent), shard.num_classes)
+        self.shard, self.grid, self.sent, self.state, self.out = shard, grid, sent, state, out
+        self.keep, self.alpha, self.spread, *_ = solver
+        self.seed, self.noise = noise
+        if self.noise is not None:
+            self.noise = self.noise.reshape(len(sent), shard.num_classes)
         self.kernel = kernel_of(library, "step_tile", state)
         self.rows = torch.arange(len(sent), device=sent.device)
-        self.top = alpha.new_full(sent.shape, torch.finfo(alpha.dtype).min)
-        self.total, self.kept = torch.zeros_like(alpha), torch.ones_like(alpha)
+        self.top = self.alpha.new_full(sent.shape, torch.finfo(self.alpha.dtype).min)
+        self.total, self.kept = torch.zeros_like(self.alpha), torch.ones_like(self.alpha)
 
     def sweep(self, shares: _Shares | None, embedding: Tensor | None = None, embedded: Tensor | None = None) -> None:
         """Writes the new states, and adds their embedding to `embedded` `[T, d]`, which is 0."""

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
 from bfn_kernels.arguments import drawn_seed, step_time
+from bfn_kernels.autograd import needs
 from bfn_kernels.discrete.operators import WIDE
 from bfn_kernels.discrete.tiles import Shard
-from bfn_kernels.operators import needs
 from bfn_kernels.reduction import MEAN, SUM, hide
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
@@ -142,7 +142,7 @@ def linear_discrete_time_loss(
     (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
     seed = drawn_seed(x, seed, generator, ("noise", noise, (n_samples, *x.shape, shard.num_classes)))
     return library.discrete.linear_discrete_time_loss(
-        x, hidden, weight, bias, alpha, seed, noise, mask, n_steps, n_samples, how, *shard
+        x, hidden, weight, bias, alpha, seed, noise, n_steps, n_samples, mask, how, *shard
     )
 
 
@@ -183,9 +183,7 @@ def _loss(
     alone = weight.is_cpu and shard.group is None and weight.dtype == checks.compute_dtype(hidden, weight, bias)
     if with_gradients and alone and how in (SUM, MEAN) and weight.shape[1] >= WIDE and any(needs(hidden, weight, bias)):
         return with_gradients(x, hidden, weight, bias, rate, mask, how)
-    if rate is None:
-        return library.discrete.linear_reconstruction_loss(x, hidden, weight, bias, mask, how, *shard)
-    return library.discrete.linear_continuous_time_loss(x, hidden, weight, bias, rate, mask, how, *shard)
+    return library.discrete.linear_loss(x, hidden, weight, bias, rate, mask, how, *shard)
 
 
 def shard_of(

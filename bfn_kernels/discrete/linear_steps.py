@@ -21,9 +21,9 @@ from torch import Tensor
 from bfn_kernels import backends, checks, rows, solvers
 from bfn_kernels.arguments import choice_noises, drawn_seed, known_values, step_seed
 from bfn_kernels.discrete.large import shard_of
-from bfn_kernels.discrete.operators import CHOICES
 from bfn_kernels.discrete.tiles import Shard
 from bfn_kernels.outputs import writes
+from bfn_kernels.records import CHOICES, Sent, Solver
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
@@ -77,8 +77,9 @@ def linear_update_sample(
     message = rows.scalars(library, rows.MESSAGE, alpha, state, dtype, dims=len(lead), scale=shard.num_classes)
     draws = choice_noises(choose, draw_noise, lead)
     seed = drawn_seed(state, seed, generator, ("noise", noise, (*lead, shard.num_classes)), *draws)
-    step = *message, None, None, None, embedding, choice, known, known_mask, seed, noise, draw_noise
-    return _stepped(library, shard, state, hidden, weight, bias, step, embedding, out)
+    sent = Sent(choice, known, known_mask, draw_noise)
+    step = *Solver(None, *message), embedding, *sent, seed, noise
+    return _stepped(library, shard, state, (hidden, weight, bias), step, embedding, out)
 
 
 @writes("state")
@@ -133,16 +134,13 @@ def linear_solver_step(
     library, lead = backends.library(backend, state.device), state.shape[:-1]
     dtype = checks.compute_dtype(state, hidden, weight, bias, previous, embedding)
     times = t, t_next, t_previous
-    now = solvers.step_scalars(
+    solver = solvers.step_scalars(
         coefficients, rule, schedule, times, previous, state, dtype, len(lead), shard.num_classes
     )
     draws = choice_noises(choose, draw_noise, lead)
-    seed = step_seed(state, now.std, seed, generator, noise, *draws, shape=(*lead, shard.num_classes))
-    step = (
-        now.take, now.std, now.keep, previous, now.extrapolation, embedding, choice, known, known_mask, seed, noise,
-        draw_noise,
-    )  # fmt: skip
-    return _stepped(library, shard, state, hidden, weight, bias, step, embedding, out)
+    seed = step_seed(state, solver.std, seed, generator, noise, *draws, shape=(*lead, shard.num_classes))
+    step = *solver, embedding, *Sent(choice, known, known_mask, draw_noise), seed, noise
+    return _stepped(library, shard, state, (hidden, weight, bias), step, embedding, out)
 
 
 def linear_mode(
@@ -211,10 +209,9 @@ def _check(
 
 
 def _stepped(
-    library: Any, shard: Shard, state: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, step: tuple,
-    embedding: Tensor | None, out: Tensor | None,
-) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
+    library: Any, shard: Shard, state: Tensor, head: tuple, step: tuple, embedding: Tensor | None, out: Tensor | None
+) -> Tensor | tuple[Tensor, Tensor]:
     """The new state, and its embedding if one is asked for."""
     seen = None if embedding is None else embedding.new_empty((*state.shape[:-1], embedding.shape[1]))
-    updated = library.discrete.linear_step(state, hidden, weight, bias, *step, *shard, out, seen)
+    updated = library.discrete.linear_step(state, *head, *step, *shard, out, seen)
     return updated if seen is None else (updated, seen)

@@ -1,29 +1,26 @@
-"""The operators of discrete data: the schema, fake and backward pass of each.
+"""The operators of discrete data: the fake and backward pass of each.
 
-The function of the same name in `reference.py` shows what an operator computes, and says the shapes of its arguments.
+The function of the same name in `reference.py` shows what an operator computes, and has its arguments.
 """
 
 import torch
 from torch import Tensor
 
+from bfn_kernels.autograd import Forward
 from bfn_kernels.checks import compute_dtype
+from bfn_kernels.discrete import reference
 from bfn_kernels.operators import (
     NATIVE,
     TRITON,
-    Forward,
     Library,
     Operator,
     gradient_fake,
     loss_fakes,
+    operator,
     saved_loss_backward,
+    scaled_input_gradient,
     times_saved,
 )
-
-# Operators know what is sent, and the receiver, by its place here; csrc/ops has the same numbers.
-CHOICES = ("sample", "mode", "mean")
-SAMPLE, MODE, MEAN = range(3)
-RECEIVERS = ("joint", "factorised")
-JOINT, FACTORISED = range(2)
 
 SHORT_ROW = 128  # up to so many classes a CPU makes the gradient of a loss in the forward pass, which has them in cache
 WIDE = 128  # from so many numbers a vector on, a CPU makes the gradient of a head's loss in the forward pass
@@ -33,37 +30,31 @@ _SHARD = "int first, int num_classes, str? group"  # of the classes, as `tiles.S
 _HEAD = "Tensor x, Tensor hidden, Tensor weight, Tensor? bias"
 _LINEAR = "(Tensor loss, Tensor scale, Tensor stats)"
 _BY_HEAD = "(Tensor by_hidden, Tensor by_weight, Tensor by_bias)"
-_LOSS = "Tensor? mask, int reduction, bool need_logits) -> (Tensor loss, Tensor scale, Tensor"
 
 
 def _sender_fake(x, alpha, spread, num_classes, probs, seed, noise, dtype):
     return x.new_empty((*x.shape, num_classes), dtype=dtype)
 
 
-def update_backward(library: Library, grad: Tensor, forward: Forward):
+def _step_backward(library: Library, grad: Tensor, forward: Forward):
     # a draw or a mode was sent, which has no gradient, so only the state itself has one
-    return None, grad
+    keep = forward.saved.keep
+    return None, scaled_input_gradient(library, grad, keep if keep is None else keep.unsqueeze(-1), forward.types[1])
 
 
 def _loss_fake(x, logits, *others):
-    *_, reduction, need_logits = others
-    stats = x.new_empty((*x.shape, ROW_STATS) if need_logits else (0,), dtype=compute_dtype(logits))
-    return *loss_fakes(x, reduction, compute_dtype(logits)), stats
-
-
-def _continuous_time_loss_backward(library: Library, grad: Tensor, forward: Forward):
-    return None, library.discrete.loss_backward(grad, *forward.saved)
-
-
-def _reconstruction_loss_backward(library: Library, grad: Tensor, forward: Forward):
-    scale, x, logits, mask, stats = forward.saved
-    return None, library.discrete.loss_backward(grad, scale, x, logits, None, mask, stats)
-
-
-def loss_with_gradient_fake(x, logits, *others):
-    *_, reduction, need_logits = others
+    *_, reduction, in_forward, need_logits = others
     dtype = compute_dtype(logits)
-    return *loss_fakes(x, reduction, dtype), gradient_fake(logits, need_logits, dtype, dense=False)
+    if in_forward:
+        return *loss_fakes(x, reduction, dtype), gradient_fake(logits, need_logits, dtype, dense=False)
+    return *loss_fakes(x, reduction, dtype), x.new_empty((*x.shape, ROW_STATS) if need_logits else (0,), dtype=dtype)
+
+
+def _loss_backward(library: Library, grad: Tensor, forward: Forward):
+    scale, saved, x, logits, weight, mask, in_forward = forward.saved
+    if in_forward:
+        return None, *times_saved(library, grad, scale, [saved], forward, first=1)
+    return None, library.discrete.loss_backward(grad, scale, x, logits, weight, mask, saved)
 
 
 def _discrete_time_loss_fake(x, logits, *others):
@@ -98,7 +89,7 @@ def _linear_fake(x, hidden, weight, bias, *others, n_samples: int = 0):
 
 
 def _linear_discrete_time_loss_fake(*arguments):
-    *_, n_samples, _, _, _, _ = arguments
+    *_, n_samples, _, _, _, _, _ = arguments
     return _linear_fake(*arguments, n_samples=n_samples)
 
 
@@ -128,13 +119,6 @@ def _linear_loss_with_gradients_fake(x, *head_and_more):
 
 def _linear_loss_with_gradients_backward(library: Library, grad: Tensor, forward: Forward):
     return None, *times_saved(library, grad, None, forward.saved, forward, first=1)
-
-
-def _linear_reconstruction_loss_backward(library: Library, grad: Tensor, forward: Forward):
-    scale, x, hidden, weight, bias, *others = forward.saved
-    return None, *library.discrete.linear_loss_backward(
-        grad, scale, x, hidden, weight, bias, None, *others, forward.needed[1:4]
-    )
 
 
 def _linear_discrete_time_loss_backward(library: Library, grad: Tensor, forward: Forward):
@@ -169,70 +153,47 @@ _OF_TILES = {
 }
 
 OPERATORS = [
-    Operator(
-        "theta(Tensor logits) -> (Tensor theta)",
+    operator(
+        reference.theta,
+        "(Tensor theta)",
         fake=torch.empty_like,
         saved="logits theta",
         backward=_theta_backward,
     ),
-    Operator(
-        "sender_sample(Tensor x, Tensor alpha, Tensor spread, int num_classes, bool probs, Tensor? seed, "
-        "Tensor? noise, ScalarType dtype) -> Tensor",
-        fake=_sender_fake,
-    ),
-    Operator(
-        "update_sample(Tensor output_logits, Tensor state, Tensor alpha, Tensor spread, int choice, Tensor? known, "
-        "Tensor? known_mask, Tensor? seed, Tensor? noise, Tensor? draw_noise) -> Tensor",
+    operator(reference.sender_sample, fake=_sender_fake),
+    operator(
+        reference.step,
         fake=lambda output_logits, state, *others: torch.empty_like(state),
-        backward=update_backward,
-        in_place=True,
-        beside="theta_out",
+        saved="keep",
+        backward=_step_backward,
     ),
-    Operator(
-        "solver_step(Tensor output_logits, Tensor state, Tensor alpha, Tensor? spread, Tensor? state_scale, "
-        "Tensor? previous, Tensor? extrapolation, Tensor? logit_scale, Tensor? unconditional, "
-        "Tensor? unconditional_scale, int choice, Tensor? known, Tensor? known_mask, Tensor? seed, Tensor? noise, "
-        "Tensor? draw_noise) -> Tensor",
-        fake=lambda output_logits, state, *others: torch.empty_like(state),
-        in_place=True,
-        beside="theta_out predicted_out",
-    ),
-    Operator(
-        f"continuous_time_loss(Tensor x, Tensor logits, Tensor weight, {_LOSS} stats)",
+    # A CPU makes the gradient of short rows in the forward pass. Others save numbers of each row for `loss_backward`.
+    operator(
+        reference.loss,
+        "(Tensor loss, Tensor scale, Tensor saved)",
         fake=_loss_fake,
-        saved="scale x logits weight mask stats",
-        backward=_continuous_time_loss_backward,
-    ),
-    Operator(
-        f"reconstruction_loss(Tensor x, Tensor logits, {_LOSS} stats)",
-        fake=_loss_fake,
-        saved="scale x logits mask stats",
-        backward=_reconstruction_loss_backward,
-    ),
-    Operator(
-        # the L∞ of short rows on a CPU or, without a weight, the reconstruction loss
-        f"loss_with_gradient(Tensor x, Tensor logits, Tensor? weight, {_LOSS} grad_logits)",
-        fake=loss_with_gradient_fake,
-        saved="scale grad_logits",
-        backward=saved_loss_backward,
-        library=NATIVE,
+        needs="logits",
+        saved="scale saved x logits weight mask in_forward",
+        spared="x logits weight mask",
+        backward=_loss_backward,
     ),
     Operator(
         "loss_backward(Tensor grad, Tensor scale, Tensor x, Tensor logits, Tensor? weight, Tensor? mask, Tensor stats) "
         "-> Tensor",
         fake=lambda grad, scale, x, logits, *others: torch.empty_like(logits),
     ),
-    Operator(
-        "discrete_time_loss(Tensor x, Tensor logits, Tensor alpha, int n_steps, int receiver, float[] nodes, "
-        "float[] node_weights, int n_samples, Tensor? seed, Tensor? noise, " + _LOSS + " grad_logits)",
+    operator(
+        reference.discrete_time_loss,
+        "(Tensor loss, Tensor scale, Tensor grad_logits)",
         fake=_discrete_time_loss_fake,
+        needs="logits",
         saved="scale grad_logits",
         backward=saved_loss_backward,
     ),
     # The operators of large vocabularies never store a number for each class of each token.
-    Operator(
-        "flow_embedding(Tensor x, Tensor weight, Tensor beta, Tensor spread, Tensor? seed, Tensor? noise, "
-        f"{_SHARD}) -> (Tensor out, Tensor stats)",
+    operator(
+        reference.flow_embedding,
+        "(Tensor out, Tensor stats)",
         fake=_embedding_fake,
         saved="x beta spread seed noise stats weight first num_classes group",
         backward=_embedding_backward,
@@ -244,22 +205,16 @@ OPERATORS = [
         fake=lambda grad, *others: grad.new_empty((others[-5], grad.shape[-1]), dtype=others[-4]),
         composed=True,
     ),
-    Operator(
-        f"linear_continuous_time_loss({_HEAD}, Tensor rate, Tensor? mask, int reduction, {_SHARD}) -> {_LINEAR}",
+    operator(
+        reference.linear_loss,
+        _LINEAR,
         fake=_linear_fake,
         saved="scale x hidden weight bias rate mask stats first num_classes group",
         backward=_linear_loss_backward,
         composed=True,
     ),
     Operator(
-        f"linear_reconstruction_loss({_HEAD}, Tensor? mask, int reduction, {_SHARD}) -> {_LINEAR}",
-        fake=_linear_fake,
-        saved="scale x hidden weight bias mask stats first num_classes group",
-        backward=_linear_reconstruction_loss_backward,
-        composed=True,
-    ),
-    Operator(
-        # the two above of one process on a CPU, reduced to a number, in memory as large as the weight
+        # the one above of one process on a CPU, reduced to a number, in memory as large as the weight
         f"linear_loss_with_gradients({_HEAD}, Tensor? rate, Tensor? mask, int reduction, bool need_hidden, "
         "bool need_weight, bool need_bias) -> (Tensor loss, Tensor by_hidden, Tensor by_weight, Tensor by_bias)",
         fake=_linear_loss_with_gradients_fake,
@@ -268,9 +223,9 @@ OPERATORS = [
         library=NATIVE,
         composed=True,
     ),
-    Operator(
-        f"linear_discrete_time_loss({_HEAD}, Tensor alpha, Tensor? seed, Tensor? noise, Tensor? mask, int n_steps, "
-        f"int n_samples, int reduction, {_SHARD}) -> {_LINEAR}",
+    operator(
+        reference.linear_discrete_time_loss,
+        _LINEAR,
         fake=_linear_discrete_time_loss_fake,
         saved="scale x hidden weight bias alpha seed noise mask stats n_steps n_samples first num_classes group",
         backward=_linear_discrete_time_loss_backward,
@@ -289,20 +244,12 @@ OPERATORS = [
         fake=_linear_backward_fake,
         composed=True,
     ),
-    Operator(
-        f"linear_mode(Tensor hidden, Tensor weight, Tensor? bias, {_SHARD}) -> Tensor",
+    operator(
+        reference.linear_mode,
         fake=lambda hidden, *others: hidden.new_empty(hidden.shape[:-1], dtype=torch.int64),
         composed=True,
     ),
-    Operator(
-        "linear_step(Tensor state, Tensor hidden, Tensor weight, Tensor? bias, Tensor alpha, Tensor? spread, "
-        "Tensor? state_scale, Tensor? previous, Tensor? extrapolation, Tensor? embedding, int choice, Tensor? known, "
-        f"Tensor? known_mask, Tensor? seed, Tensor? noise, Tensor? draw_noise, {_SHARD}) -> Tensor",
-        fake=lambda state, *others: torch.empty_like(state),
-        in_place=True,
-        beside="embedded_out",
-        composed=True,
-    ),
+    operator(reference.linear_step, fake=lambda state, *others: torch.empty_like(state), composed=True),
     # A CPU has kernels for what is done with a tile, and so has Triton, also for that with the draws of L_n.
     *(
         Operator(f"{schema} -> ()", fake=lambda *arguments: None, library=library)

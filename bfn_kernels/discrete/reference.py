@@ -5,27 +5,36 @@ module `rows`, in the type of the arithmetic, and broadcast to x. The state is l
 ever.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from bfn_kernels import noise as random
-from bfn_kernels.arguments import Expectation
 from bfn_kernels.checks import compute_dtype, valid_classes
-from bfn_kernels.continuous.reference import extrapolated, guided
-from bfn_kernels.discrete.operators import FACTORISED, JOINT, MEAN, MODE
+from bfn_kernels.records import (
+    FACTORISED,
+    JOINT,
+    MEAN,
+    MODE,
+    Draws,
+    Guidance,
+    LinearHead,
+    LossTarget,
+    Noise,
+    Sent,
+    Shard,
+    Solver,
+)
 from bfn_kernels.reduction import hide, reduce
+from bfn_kernels.steps import extrapolated, guided
 
 
 def one_hot(x: Tensor, num_classes: int) -> Tensor:
     return x.unsqueeze(-1) == torch.arange(num_classes, device=x.device)
 
 
-def normals(shape, dtype: torch.dtype, seed: Tensor, noise: Tensor | None) -> Tensor:
-    return random.class_normal(shape, seed, dtype=dtype) if noise is None else noise.to(dtype)
+def normals(shape, dtype: torch.dtype, noise: Noise) -> Tensor:
+    return random.class_normal(shape, noise.seed, dtype=dtype) if noise.noise is None else noise.noise.to(dtype)
 
 
 def theta(logits: Tensor) -> Tensor:
@@ -39,86 +48,73 @@ def message(centre: Tensor, alpha: Tensor, spread: Tensor, eps: Tensor) -> Tenso
 
 
 def sender_sample(
-    x: Tensor, alpha: Tensor, spread: Tensor, num_classes: int, probs: bool, seed: Tensor | None,
-    noise: Tensor | None, dtype: torch.dtype,
-) -> Tensor:  # fmt: skip
+    x: Tensor, alpha: Tensor, spread: Tensor, num_classes: int, probs: bool, noise: Noise, dtype: torch.dtype
+) -> Tensor:
     """y ~ N(α(Ke_x − 1), αK·I), or its softmax if `probs`; with α = β(t) that is the Bayesian flow (185)."""
     index, valid = valid_classes("x", x, num_classes)
-    eps = normals((*x.shape, num_classes), alpha.dtype, seed, noise)
+    eps = normals((*x.shape, num_classes), alpha.dtype, noise)
     y = message(one_hot(index, num_classes).to(alpha.dtype), alpha, spread, eps)
     y = torch.where(valid.unsqueeze(-1), y, torch.nan)
     return (y.softmax(-1) if probs else y).to(dtype)
 
 
-def update_sample(
-    output_logits: Tensor, state: Tensor, alpha: Tensor, spread: Tensor, choice: int, known: Tensor | None,
-    known_mask: Tensor | None, seed: Tensor | None, noise: Tensor | None, draw_noise: Tensor | None,
-    out: Tensor | None = None, theta_out: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """z' = z + y: draws a class from the output distribution, sends it with accuracy α, and updates the state (171).
+def step(
+    output_logits: Tensor,
+    state: Tensor,
+    solver: Solver,
+    guidance: Guidance,
+    sent: Sent,
+    noise: Noise,
+    out: Tensor | None = None,
+    theta_out: Tensor | None = None,
+    predicted_out: Tensor | None = None,
+) -> Tensor:
+    """z' = keep·z + take·(K(p + extrapolation·(p − p_prev)) − 1) + std·ξ [derived], where p is chosen of
+    softmax(logits), guided. An update sends a class with accuracy α: take = α and std = √(Kα) (171).
 
-    output_logits, state and noise: `[B, ..., K]`. alpha, and spread = √(Kα): row scalars that broadcast to the classes.
-    known and draw_noise: `[B, ...]`. known_mask: bool, broadcasts to known. seed: an int64 tensor of one element.
-    theta_out: `[B, ..., K]`, receives the probabilities of the new state.
+    output_logits, state, previous, unconditional, explicit noise and the results: `[B, ..., K]`. known and draw_noise:
+    `[B, ...]`. known_mask: bool, broadcasts to known. Row scalars broadcast to the classes. theta_out: receives the
+    probabilities of the new state. predicted_out: receives p, and may be `previous`.
     """
-    dtype = compute_dtype(output_logits, state)
-    sent = chosen(output_logits.to(dtype), choice, known, known_mask, seed, draw_noise)
-    updated = (state.to(dtype) + message(sent, alpha, spread, normals(state.shape, dtype, seed, noise))).to(state.dtype)
-    if theta_out is not None:
-        theta_out.copy_(updated.to(dtype).softmax(-1))
-    return updated if out is None else out.copy_(updated)
-
-
-def solver_step(
-    output_logits: Tensor, state: Tensor, alpha: Tensor, spread: Tensor | None, state_scale: Tensor | None,
-    previous: Tensor | None, extrapolation: Tensor | None, logit_scale: Tensor | None, unconditional: Tensor | None,
-    unconditional_scale: Tensor | None, choice: int, known: Tensor | None, known_mask: Tensor | None,
-    seed: Tensor | None, noise: Tensor | None, draw_noise: Tensor | None, out: Tensor | None = None,
-    theta_out: Tensor | None = None, predicted_out: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """z' = state_scale·z + α(K(p + extrapolation·(p − p_prev)) − 1) + spread·ξ [derived], where p is what is chosen of
-    softmax(logit_scale·logits + unconditional_scale·unconditional). What is None leaves its term or factor out.
-
-    previous, unconditional and predicted_out: `[B, ..., K]`; the last receives p and may be `previous`. state_scale,
-    extrapolation, logit_scale and unconditional_scale: row scalars. The other arguments are those of `update_sample`.
-    """
-    dtype = compute_dtype(output_logits, state, previous, unconditional)
-    scale, other = (row if row is None else row.unsqueeze(-1) for row in (logit_scale, unconditional_scale))
-    logits = guided(output_logits.to(dtype), scale, unconditional, other)
-    sent = chosen(logits, choice, known, known_mask, seed, draw_noise)
-    taken = extrapolated(sent, previous, None if extrapolation is None else extrapolation.unsqueeze(-1))
-    eps = torch.zeros_like(sent) if spread is None else normals(state.shape, dtype, seed, noise)
-    kept = state.to(dtype) if state_scale is None else state_scale.unsqueeze(-1) * state.to(dtype)
-    spread = torch.zeros_like(alpha) if spread is None else spread
-    updated = (kept + message(taken, alpha, spread, eps)).to(state.dtype)
+    keep, take, std, previous, extrapolation = solver
+    dtype = compute_dtype(output_logits, state, previous, guidance.unconditional)
+    p = chosen(guided(output_logits.to(dtype), of_classes(guidance)), sent, noise.seed)
+    taken = extrapolated(p, previous, None if extrapolation is None else extrapolation.unsqueeze(-1))
+    eps = torch.zeros_like(p) if std is None else normals(state.shape, dtype, noise)
+    kept = state.to(dtype) if keep is None else keep.unsqueeze(-1) * state.to(dtype)
+    updated = (kept + message(taken, take, torch.zeros_like(take) if std is None else std, eps)).to(state.dtype)
     if predicted_out is not None:
-        predicted_out.copy_(sent)
+        predicted_out.copy_(p)
     if theta_out is not None:
         theta_out.copy_(updated.to(dtype).softmax(-1))
     return updated if out is None else out.copy_(updated)
 
 
-def chosen(
-    logits: Tensor, choice: int, known: Tensor | None, known_mask: Tensor | None, seed: Tensor | None,
-    draw_noise: Tensor | None,
-) -> Tensor:  # fmt: skip
+def of_classes(guidance: Guidance) -> Guidance:
+    """The guidance with scales that broadcast to numbers per class."""
+    scale, unconditional, unconditional_scale = guidance
+    scale, unconditional_scale = (s if s is None else s.unsqueeze(-1) for s in (scale, unconditional_scale))
+    return Guidance(scale, unconditional, unconditional_scale)
+
+
+def chosen(logits: Tensor, what: Sent, seed: Tensor | None) -> Tensor:
     """What a row sends, as probabilities `[B, ..., K]`: a draw from its output distribution, its mode, or itself; the
     known class where the mask says so."""
     dtype, num_classes = logits.dtype, logits.shape[-1]
     p = logits.softmax(-1)
-    if choice == MEAN:
+    if what.choice == MEAN:
         sent = p
-    elif choice == MODE:
+    elif what.choice == MODE:
         sent = one_hot(p.argmax(-1), num_classes).to(dtype)
     else:
-        uniforms = random.class_uniform(p.shape[:-1], seed) if draw_noise is None else draw_noise
+        uniforms = random.class_uniform(p.shape[:-1], seed) if what.draw_noise is None else what.draw_noise
         sent = one_hot(random.draw_class(p, uniforms.to(dtype)), num_classes).to(dtype)
     sent = torch.where(p.isnan().any(-1, keepdim=True), torch.nan, sent)
-    if known is not None:
-        known_mask = known_mask.expand(known.shape)
-        index, valid = valid_classes("known", known, num_classes, known_mask)
+    if what.known is not None:
+        mask = what.known_mask.expand(what.known.shape)
+        index, valid = valid_classes("known", what.known, num_classes, mask)
         given = torch.where(valid.unsqueeze(-1), one_hot(index, num_classes).to(dtype), torch.nan)
-        sent = torch.where(known_mask.unsqueeze(-1), given, sent)
+        sent = torch.where(mask.unsqueeze(-1), given, sent)
     return sent
 
 
@@ -146,52 +142,47 @@ def looked_at(logits: Tensor, mask: Tensor | None) -> Tensor:
     return logits + 0 * logits.detach().amax(-1, keepdim=True)
 
 
-def continuous_time_loss(x: Tensor, logits: Tensor, weight: Tensor, mask: Tensor | None, reduction: int) -> Tensor:
-    """L∞ = w‖e_x − p‖² (205), w = ½Kβ'(t), as wq²(1 + Σ r_k² over k ≠ x), q = 1 − p_x, r_k = p_k/q [derived]."""
-    index, valid = valid_classes("x", x, logits.shape[-1], mask)
-    logits = looked_at(logits, mask)
+def loss(x: Tensor, logits: Tensor, weight: Tensor | None, to: LossTarget, in_forward: bool) -> Tensor:
+    """L∞ = w‖e_x − p‖² (205), w = ½Kβ'(t); without a weight −ln p_x. in_forward: whether a kernel makes the gradient
+    with the loss, which autograd makes here."""
+    index, valid = valid_classes("x", x, logits.shape[-1], to.mask)
+    logits = looked_at(logits, to.mask)
     is_x = one_hot(index, logits.shape[-1])
+    each = -logsigmoid(-others(logits, is_x)) if weight is None else weight * squared_distance(logits, is_x)
+    return reduce(torch.where(valid, each, torch.nan), *to)
+
+
+def squared_distance(logits: Tensor, is_x: Tensor) -> Tensor:
+    """‖e_x − p‖² as q²(1 + Σ r_k² over k ≠ x), q = 1 − p_x, r_k = p_k/q [derived]."""
     q = logsigmoid(others(logits, is_x)).exp()  # the gradient of sigmoid would cancel as p_x goes to 0
     r = some(logits.masked_fill(is_x, -torch.inf)).softmax(-1)  # any numbers serve if q = 0
     # If one r is close to 1, its distance from 1 is summed from the others, since subtracting would cancel.
     less = r.masked_fill(one_hot(r.argmax(-1), logits.shape[-1]), 0)
     lack = less.sum(-1)
     by_lack = 1 - lack * (1 - lack) - (less * (1 - less)).sum(-1)
-    squares = torch.where(lack < 0.5, by_lack, r.square().sum(-1))
-    return reduce(torch.where(valid, weight * q * q * (1 + squares), torch.nan), mask, reduction)
-
-
-def reconstruction_loss(x: Tensor, logits: Tensor, mask: Tensor | None, reduction: int) -> Tensor:
-    """−ln p_x."""
-    index, valid = valid_classes("x", x, logits.shape[-1], mask)
-    logits = looked_at(logits, mask)
-    loss = -logsigmoid(-others(logits, one_hot(index, logits.shape[-1])))
-    return reduce(torch.where(valid, loss, torch.nan), mask, reduction)
+    return q * q * (1 + torch.where(lack < 0.5, by_lack, r.square().sum(-1)))
 
 
 def discrete_time_loss(
-    x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, nodes: Sequence[float],
-    node_weights: Sequence[float], n_samples: int, seed: Tensor | None, noise: Tensor | None, mask: Tensor | None,
-    reduction: int,
-) -> Tensor:  # fmt: skip
+    x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, draws: Draws, to: LossTarget
+) -> Tensor:
     """L_n = n·E[ln p_S(y) − ln p_R(y)] (189, 190). A node of a quadrature stands for the noise of every class.
 
-    x: `[B, ...]`. logits: `[B, ..., K]`. alpha: row scalars α_i that broadcast to x. nodes and node_weights: of the
-    quadrature, or empty. seed: an int64 tensor of one element. noise: `[n_samples, B, ..., K]`. mask: broadcasts to x.
+    x: `[B, ...]`. logits: `[B, ..., K]`. alpha: row scalars α_i that broadcast to x. Explicit noise:
+    `[n_samples, B, ..., K]`.
     """
     num_classes = logits.shape[-1]
-    index, valid = valid_classes("x", x, num_classes, mask)
-    logits = looked_at(logits, mask)
+    index, valid = valid_classes("x", x, num_classes, to.mask)
+    logits = looked_at(logits, to.mask)
     is_x = one_hot(index, num_classes)
     if receiver == FACTORISED:
         divergence = factorised_divergence
     else:
-        divergence = joint_divergence if n_samples else binary_divergence
+        divergence = joint_divergence if draws.n_samples else binary_divergence
     loss = torch.zeros_like(logits[..., 0])
-    expectation = Expectation(nodes, node_weights, n_samples, seed, noise)
-    for eps, weight in expectation.draws(logits, random.class_normal):
+    for eps, weight in draws.each(logits, random.class_normal):
         loss = loss + weight * divergence(is_x, logits, alpha, eps)
-    return reduce(torch.where(valid, n_steps * loss, torch.nan), mask, reduction)
+    return reduce(torch.where(valid, n_steps * loss, torch.nan), *to)
 
 
 def joint_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
@@ -228,71 +219,61 @@ def factorised_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tens
     return -mixture.sum(-1)
 
 
-def flow_embedding(
-    x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, seed: Tensor | None, noise: Tensor | None,
-    *shard: Any,
-) -> Tensor:  # fmt: skip
-    """softmax(y)·W, where y is the flow's (185). weight: `[K, d]`. shard: says that all classes are here. Returns
-    `[B, ..., d]` in the weight's type."""
+def flow_embedding(x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, noise: Noise, shard: Shard) -> Tensor:
+    """softmax(y)·W, where y is the flow's (185), and all classes are here. weight: `[K, d]`. Returns `[B, ..., d]` in
+    the weight's type."""
     dtype = compute_dtype(weight)
-    theta = sender_sample(x, beta, spread, weight.shape[0], True, seed, noise, dtype)
+    theta = sender_sample(x, beta, spread, weight.shape[0], True, noise, dtype)
     return (theta @ weight.to(dtype)).to(weight.dtype)
 
 
-def linear_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
-    """hidden·Wᵀ + bias `[B, ..., K]` in the type of the arithmetic. hidden: `[B, ..., d]`. weight: `[K, d]`. bias:
-    `[K]`."""
+def linear_logits(head: LinearHead, mask: Tensor | None) -> Tensor:
+    """hidden·Wᵀ + bias `[B, ..., K]` in the type of the arithmetic."""
+    hidden, weight, bias = head
     dtype = compute_dtype(hidden, weight, bias)
     (hidden,) = hide(None if mask is None else mask.unsqueeze(-1), hidden)
     return torch.nn.functional.linear(hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
-def linear_continuous_time_loss(
-    x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, rate: Tensor, mask: Tensor | None, reduction: int,
-    *shard: Any,
-) -> Tensor:  # fmt: skip
-    return continuous_time_loss(x, linear_logits(hidden, weight, bias, mask), rate, mask, reduction)
-
-
-def linear_reconstruction_loss(
-    x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, reduction: int, *shard: Any
-) -> Tensor:
-    return reconstruction_loss(x, linear_logits(hidden, weight, bias, mask), mask, reduction)
+def linear_loss(x: Tensor, head: LinearHead, rate: Tensor | None, to: LossTarget, shard: Shard) -> Tensor:
+    """`loss` of the logits of a head."""
+    return loss(x, linear_logits(head, to.mask), rate, to, False)
 
 
 def linear_discrete_time_loss(
-    x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor, seed: Tensor | None,
-    noise: Tensor | None, mask: Tensor | None, n_steps: int, n_samples: int, reduction: int, *shard: Any,
-) -> Tensor:  # fmt: skip
-    """L_n with the joint receiver."""
-    logits, draws = linear_logits(hidden, weight, bias, mask), ((), (), n_samples, seed, noise)
-    return discrete_time_loss(x, logits, alpha, n_steps, JOINT, *draws, mask, reduction)
+    x: Tensor, head: LinearHead, alpha: Tensor, noise: Noise, n_steps: int, n_samples: int, to: LossTarget, shard: Shard
+) -> Tensor:
+    """L_n of the logits of a head with the joint receiver."""
+    draws = Draws(None, None, n_samples, *noise)
+    return discrete_time_loss(x, linear_logits(head, to.mask), alpha, n_steps, JOINT, draws, to)
 
 
-def linear_mode(hidden: Tensor, weight: Tensor, bias: Tensor | None, *shard: Any) -> Tensor:
+def linear_mode(head: LinearHead, shard: Shard) -> Tensor:
     """The likeliest class `[B, ...]`."""
-    return linear_logits(hidden, weight, bias, None).argmax(-1)
+    return linear_logits(head, None).argmax(-1)
 
 
 def linear_step(
-    state: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor, spread: Tensor | None,
-    state_scale: Tensor | None, previous: Tensor | None, extrapolation: Tensor | None, embedding: Tensor | None,
-    choice: int, known: Tensor | None, known_mask: Tensor | None, seed: Tensor | None, noise: Tensor | None,
-    draw_noise: Tensor | None, first: int, num_classes: int, group: str | None, out: Tensor | None = None,
+    state: Tensor,
+    head: LinearHead,
+    solver: Solver,
+    embedding: Tensor | None,
+    sent: Sent,
+    noise: Noise,
+    shard: Shard,
+    out: Tensor | None = None,
     embedded_out: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """`solver_step` of the logits hidden·Wᵀ + bias, where p_prev is of the hidden states `previous`.
+) -> Tensor:
+    """`step` of the logits of a head, where p_prev is of the hidden states `previous`.
 
     embedding: `[K, d]`. embedded_out: receives softmax(z')·embedding, `[B, ..., d]`.
     """
-    dtype = compute_dtype(state, hidden, weight, bias, previous, embedding)
-    logits, before = (h if h is None else linear_logits(h.to(dtype), weight, bias, None) for h in (hidden, previous))
+    dtype, before = compute_dtype(state, *head, solver.previous, embedding), solver.previous
     if before is not None:
-        before = chosen(before, MEAN, known, known_mask, None, None)
-    updated = solver_step(
-        logits, state, alpha, spread, state_scale, before, extrapolation, None, None, None, choice, known, known_mask,
-        seed, noise, draw_noise, out,
-    )  # fmt: skip
+        logits = linear_logits(head._replace(hidden=before.to(dtype)), None)
+        before = chosen(logits, sent._replace(choice=MEAN), None)
+    logits = linear_logits(head._replace(hidden=head.hidden.to(dtype)), None)
+    updated = step(logits, state, solver._replace(previous=before), Guidance(), sent, noise, out)
     if embedding is not None and embedded_out is not None:
         embedded_out.copy_(theta(updated.to(dtype)) @ embedding.to(dtype))
     return updated

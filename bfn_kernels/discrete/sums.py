@@ -58,7 +58,7 @@ class Row(NamedTuple):
     @staticmethod
     def of(z_x: Tensor, sums: Sums) -> "Row":
         most = torch.maximum(z_x, sums.top)
-        most = torch.where(most <= LEAST, torch.nan, most)  # p is 0/0
+        most = torch.where((most > LEAST) & most.isfinite(), most, torch.nan)  # else p is 0/0 or ∞/∞
         x, by = (z_x - most).exp(), (sums.top - most).exp()
         rest, square = by * (1 + sums.rest), by.square() * (1 + sums.square)
         return Row(z_x, most, x, rest, square, sums.rest - sums.square)

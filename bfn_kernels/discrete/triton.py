@@ -9,11 +9,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bfn_kernels import records
 from bfn_kernels.checks import compute_dtype
-from bfn_kernels.discrete import operators
+from bfn_kernels.discrete.operators import ROW_STATS
 from bfn_kernels.discrete.triton_nstep import discrete_time_loss
 from bfn_kernels.discrete.triton_products import flow_products, flow_products_backward, head_sums, product
 from bfn_kernels.discrete.triton_tiles import draw_slopes_tile, draws_tile, flow_tile, slopes_tile, sums_tile
+from bfn_kernels.records import Guidance, LossTarget, Noise, Sent, Solver
 from bfn_kernels.triton_ops.classes import (
     class_noise,
     class_view,
@@ -34,10 +36,9 @@ from bfn_kernels.triton_ops.elementary import exp_difference, log, log1p, recipr
 from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
 from bfn_kernels.triton_ops.reduction import Losses, scaled, write_losses
 from bfn_kernels.triton_ops.solver import extrapolation_of, wait_to_write_over
-from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, compute_type, functional, launch, load, programs, view
+from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, compute_type, launch, load, programs, view, views
 
 __all__ = [
-    "continuous_time_loss",
     "discrete_time_loss",
     "draw_slopes_tile",
     "draws_tile",
@@ -45,20 +46,17 @@ __all__ = [
     "flow_products_backward",
     "flow_tile",
     "head_sums",
+    "loss",
     "loss_backward",
     "product",
-    "reconstruction_loss",
     "sender_sample",
     "slopes_tile",
-    "solver_step",
-    "solver_step_out",
+    "step",
     "sums_tile",
     "theta",
-    "update_sample",
-    "update_sample_out",
 ]
 
-SAMPLE, MODE, MEAN = map(tl.constexpr, (operators.SAMPLE, operators.MODE, operators.MEAN))
+SAMPLE, MODE, MEAN = map(tl.constexpr, (records.SAMPLE, records.MODE, records.MEAN))
 
 
 @triton.jit
@@ -92,13 +90,13 @@ def _theta(
             store_classes(out, rows, first, e * inverse[:, None], K, TILE)
 
 
-def sender_sample(x: Tensor, alpha, spread, num_classes: int, probs: bool, seed, noise, dtype) -> Tensor:
+def sender_sample(x: Tensor, alpha, spread, num_classes: int, probs: bool, noise: Noise, dtype) -> Tensor:
     shape = torch.Size((*x.shape, num_classes))
     out = torch.empty(shape, dtype=dtype, device=x.device)
     tile = tile_of(num_classes)
     launch(
-        _sender, programs(x.numel(), tile.rows), *(view(t, x.shape) for t in (x, alpha, spread)),
-        class_view(noise, shape), seed, class_view(out, shape), x.numel(),
+        _sender, programs(x.numel(), tile.rows), *views(x.shape, x, alpha, spread),
+        class_view(noise.noise, shape), noise.seed, class_view(out, shape), x.numel(),
         PROBS=probs, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=compute_type(out), warps=tile.warps,
     )  # fmt: skip
     return out
@@ -136,41 +134,29 @@ def _sender(
             store_classes(out, rows, first, y, K, TILE)
 
 
-def update_sample_out(output_logits: Tensor, state: Tensor, alpha, spread, *others) -> None:
-    solver_step_out(output_logits, state, alpha, spread, *(None,) * 6, *others)
-
-
-update_sample = functional(update_sample_out, 1, None)  # like the state
-
-
-def solver_step_out(
-    output_logits: Tensor, state: Tensor, alpha, spread, state_scale, previous, extrapolation, logit_scale,
-    unconditional, unconditional_scale, choice: int, known, known_mask, seed, noise, draw_noise, out: Tensor,
-    theta_out: Tensor | None, predicted_out: Tensor | None = None,
-) -> None:  # fmt: skip
+def step(
+    output_logits: Tensor, state: Tensor, solver: Solver, guidance: Guidance, sent: Sent, noise: Noise, *outputs
+) -> None:
     shape, num_classes = state.shape, state.shape[-1]
     lead, tile = shape[:-1], tile_of(num_classes)
     # of a copy, if no view describes the strides
-    written = [(t, class_view(t, shape)) for t in (out, theta_out, predicted_out)]
+    written = [(t, class_view(t, shape)) for t in outputs]
     new, theta, predicted = (to for _, to in written)
     network = class_view(output_logits, shape)
-    if not logit_scale is unconditional is None:
-        scales = view(logit_scale, lead), view(unconditional_scale, lead)
-        network = *network, scales[0], class_view(unconditional, shape), scales[1]
-    solver = class_view(previous, shape), view(extrapolation, lead), predicted
-    dtype = compute_dtype(output_logits, state, previous, unconditional)
+    if not guidance.logit_scale is guidance.unconditional is None:
+        scale, other_scale = views(lead, guidance.logit_scale, guidance.unconditional_scale)
+        network = *network, scale, class_view(guidance.unconditional, shape), other_scale
+    ahead = class_view(solver.previous, shape), view(solver.extrapolation, lead), predicted
+    dtype = compute_dtype(output_logits, state, solver.previous, guidance.unconditional)
     launch(
         _update, programs(lead.numel(), tile.rows), network, class_view(state, shape),
-        *(view(t, lead) for t in (state_scale, alpha, spread, known, known_mask)), class_view(noise, shape),
-        view(draw_noise, lead), seed, solver, new, theta, lead.numel(),
-        CHOICE=choice, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=KERNEL_TYPES[dtype], warps=tile.warps,
+        *views(lead, solver.keep, solver.take, solver.std, sent.known, sent.known_mask),
+        class_view(noise.noise, shape), view(sent.draw_noise, lead), noise.seed, ahead, new, theta, lead.numel(),
+        CHOICE=sent.choice, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=KERNEL_TYPES[dtype], warps=tile.warps,
     )  # fmt: skip
     for given, to in written:
         if given is not None and to[0].data_ptr() != given.data_ptr():
             given.copy_(to[0])
-
-
-solver_step = functional(solver_step_out, 1, None, None)  # like the state
 
 
 @triton.jit
@@ -289,20 +275,16 @@ def _wrong(e_x, total):
     return (e_x < 1.0) & (total < 2.0)
 
 
-def continuous_time_loss(x: Tensor, logits: Tensor, weight, mask, reduction: int, need_logits: bool):
+def loss(x: Tensor, logits: Tensor, weight: Tensor | None, to: LossTarget, in_forward: bool, need_logits: bool):
     dtype, tile, num_classes = compute_dtype(logits), tile_of(logits.shape[-1]), logits.shape[-1]
-    losses = Losses(x, mask, reduction, dtype, tile.rows)
-    stats = x.new_empty((*x.shape, operators.ROW_STATS) if need_logits else (0,), dtype=dtype)
+    losses = Losses(x, *to, dtype, tile.rows)
+    stats = x.new_empty((*x.shape, ROW_STATS) if need_logits else (0,), dtype=dtype)
     launch(
         _loss, programs(x.numel(), tile.rows), view(x, x.shape), class_view(logits, logits.shape),
-        view(weight, x.shape), view(mask, x.shape), stats if need_logits else None, *losses.arguments, x.numel(),
+        *views(x.shape, weight, to.mask), stats if need_logits else None, *losses.arguments, x.numel(),
         EACH=losses.each, K=num_classes, ROWS=tile.rows, TILE=tile.classes, T=compute_type(logits), warps=tile.warps,
     )  # fmt: skip
     return *losses.finish(), stats
-
-
-def reconstruction_loss(x: Tensor, logits: Tensor, mask, reduction: int, need_logits: bool):
-    return continuous_time_loss(x, logits, None, mask, reduction, need_logits)
 
 
 @triton.jit

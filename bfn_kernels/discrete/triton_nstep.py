@@ -10,7 +10,6 @@ from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discrete import triton_nstep_large
-from bfn_kernels.discrete.operators import JOINT
 from bfn_kernels.discrete.triton_receivers import (
     binary_node,
     factorised_draw,
@@ -22,6 +21,7 @@ from bfn_kernels.discrete.triton_receivers import (
     log_others,
     valid_class,
 )
+from bfn_kernels.records import JOINT, Draws, LossTarget
 from bfn_kernels.triton_ops.classes import (
     class_noise,
     class_view,
@@ -35,45 +35,34 @@ from bfn_kernels.triton_ops.classes import (
 from bfn_kernels.triton_ops.elementary import log, reciprocal
 from bfn_kernels.triton_ops.noise import MONTE_CARLO
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
-from bfn_kernels.triton_ops.views import block_of, compute_type, launch, load, programs, table, view
+from bfn_kernels.triton_ops.views import block_of, compute_type, launch, load, nodes_of, programs, view
 
 
 def discrete_time_loss(
-    x: Tensor,
-    logits: Tensor,
-    alpha: Tensor,
-    n_steps: int,
-    receiver: int,
-    nodes,
-    node_weights,
-    n_samples: int,
-    seed,
-    noise,
-    mask,
-    reduction: int,
+    x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, draws: Draws, to: LossTarget,
     need_logits: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Arguments as in `reference.discrete_time_loss`, whose docstring says their shapes. Returns the loss, the factor
-    that its gradient is multiplied by, and the gradient `[B, ..., K]`, empty if it is not needed."""
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Returns the loss, the factor that its gradient is multiplied by, and the gradient `[B, ..., K]`, empty if it is
+    not needed."""
     shape, T = logits.shape, compute_type(logits)
     dtype = compute_dtype(logits)
     tile = tile_of(shape[-1], small=True)
-    losses = Losses(x, mask, reduction, dtype, tile.rows)
+    losses = Losses(x, *to, dtype, tile.rows)
     grad_logits = torch.empty(shape if need_logits else (0,), dtype=dtype, device=x.device)
-    tables = [None] * 2 if n_samples else table((*nodes, *node_weights), dtype, x.device).chunk(2)
-    draws, joint = n_samples or len(nodes), receiver == JOINT
-    noise = noise if noise is None else noise.contiguous().view(-1, shape[-1])
+    *tables, count_of_draws = nodes_of(draws, logits)
+    joint = receiver == JOINT
+    noise = None if draws.noise is None else draws.noise.contiguous().view(-1, shape[-1])
     row = view(x, x.shape), class_view(logits, shape), view(alpha, x.shape)
-    drawn = draws, class_view(noise, None if noise is None else noise.shape), seed
+    drawn = count_of_draws, class_view(noise, None if noise is None else noise.shape), draws.seed
     gradient = class_view(grad_logits if need_logits else None, shape)
-    keep, sizes, count = view(mask, x.shape), (x.numel(), n_steps), x.numel()
+    keep, sizes, count = view(to.mask, x.shape), (x.numel(), n_steps), x.numel()
     constants = {"K": shape[-1], "TILE": tile.classes, "T": T, "warps": tile.warps, "registers": 255}
     if shape[-1] <= tile.classes:
         arguments = *row, *tables, *drawn, keep, *losses.arguments, gradient, *sizes
         constants |= {"JOINT": joint, "EACH": losses.each, "ROWS": tile.rows}
         launch(_nstep, programs(count, tile.rows), *arguments, **constants)
     elif joint:
-        sums = torch.empty((count, draws, 4), dtype=dtype, device=x.device)
+        sums = torch.empty((count, count_of_draws, 4), dtype=dtype, device=x.device)
         arguments = *row, *drawn, keep, *losses.arguments, sums, *sizes
         launch(triton_nstep_large.joint_sums, count, *arguments, EACH=losses.each, **constants)
         if need_logits:

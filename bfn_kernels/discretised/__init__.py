@@ -9,7 +9,7 @@ predictions, or mean and std, then have that shape too, and the logits are diffe
 With `pred_log_std=None`, `pred_mean` is both predictions as networks put them out, stacked in a last dimension of two,
 `[B, ..., 2]` or `[B, ..., M, 2]`, and so is its gradient, at the cost of two tensors; `unbind` costs a pass more.
 
-Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]`, any leading part of the data's shape, or `Indexed`.
+Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]` or any leading part of the data's shape.
 Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
 Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
 Numbers in parentheses: equations of Graves et al. 2023.
@@ -23,7 +23,7 @@ from bfn_kernels import backends, checks, rows
 from bfn_kernels.arguments import (
     PUBLISHED,
     Limits,
-    bins_and_limits,
+    checked_bins,
     choice_noises,
     drawn_seed,
     expectation,
@@ -32,7 +32,7 @@ from bfn_kernels.arguments import (
     step_time,
     updated_precision,
 )
-from bfn_kernels.discretised import reference
+from bfn_kernels.autograd import needs
 from bfn_kernels.discretised.arguments import check_output, component_noises
 from bfn_kernels.discretised.bins import bin_index, centre
 from bfn_kernels.discretised.distribution import expected_value as expected_value
@@ -41,14 +41,14 @@ from bfn_kernels.discretised.distribution import mode as mode
 from bfn_kernels.discretised.distribution import normal_of
 from bfn_kernels.discretised.distribution import output_distribution as output_distribution
 from bfn_kernels.discretised.distribution import sample as sample
-from bfn_kernels.discretised.operators import CHOICES, MEAN, OPERATORS
+from bfn_kernels.discretised.operators import OPERATORS
 from bfn_kernels.discretised.solver import solver_step as solver_step
-from bfn_kernels.operators import needs
 from bfn_kernels.outputs import writes
+from bfn_kernels.records import CHOICES, MEAN, NO_DRAWS, LossTarget, Network, Noise, Sent, Solver
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
-backends.add_family("discretised", OPERATORS, reference)
+backends.add_family("discretised", OPERATORS)
 
 
 def from_levels(levels: Tensor, *, num_bins: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -110,12 +110,11 @@ def continuous_time_loss(
     tensor(0.)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    bins = bins_and_limits(num_bins, limits)
-    mean, mask, how = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
-    library, network = backends.library(backend, x.device), (pred_mean, pred_log_std, mixture_logits, mean)
-    dtype = checks.compute_dtype(x, *network)
-    scalars = prediction_scalars(library, parametrisation, t, x, dtype, schedule, limits, ("rate",), scale=0.5)
-    return library.discretised.continuous_time_loss(x, *network, *scalars, *bins, clip, mask, how)
+    bins = checked_bins(num_bins, limits, clip)
+    output, to = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
+    library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, *output)
+    *scales, weight = prediction_scalars(library, parametrisation, t, x, dtype, schedule, limits, ("rate",), scale=0.5)
+    return library.discretised.loss(x, *output, *scales, weight, None, False, 0, *NO_DRAWS, *bins, *to)
 
 
 def discrete_time_loss(
@@ -159,15 +158,16 @@ def discrete_time_loss(
     n_steps = checks.integer("n_steps", n_steps, 1)
     t = step_time(t, step, n_steps)
     schedule = continuous_schedule(sigma_1, schedule)
-    bins = bins_and_limits(num_bins, limits)
-    mean, mask, how = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
-    library, network = backends.library(backend, x.device), (pred_mean, pred_log_std, mixture_logits, mean)
-    dtype = checks.compute_dtype(x, *network)
-    scalars = prediction_scalars(library, parametrisation, t, x, dtype, schedule, limits, ("alpha",), n_steps=n_steps)
+    bins = checked_bins(num_bins, limits, clip)
+    output, to = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
+    library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, *output)
+    *scales, alpha = prediction_scalars(
+        library, parametrisation, t, x, dtype, schedule, limits, ("alpha",), n_steps=n_steps
+    )
     if n_samples is None and quadrature is None:
         quadrature = 8
     draws = expectation(x, x.shape, quadrature, n_samples, seed, generator, noise)
-    return library.discretised.discrete_time_loss(x, *network, *scalars, n_steps, *draws, *bins, clip, mask, how)
+    return library.discretised.loss(x, *output, *scales, None, alpha, False, n_steps, *draws, *bins, *to)
 
 
 def reconstruction_loss(
@@ -195,11 +195,11 @@ def reconstruction_loss(
     tensor(0.)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    bins = bins_and_limits(num_bins, limits)
-    mean, mask, how = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
-    library, network = backends.library(backend, x.device), (pred_mean, pred_log_std, mixture_logits, mean)
-    scales = prediction_scalars(library, parametrisation, 1.0, x, checks.compute_dtype(x, *network), schedule, limits)
-    return library.discretised.reconstruction_loss(x, *network, *scales, *bins, mask, how)
+    bins = checked_bins(num_bins, limits)
+    output, to = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
+    library = backends.library(backend, x.device)
+    scales = prediction_scalars(library, parametrisation, 1.0, x, checks.compute_dtype(x, *output), schedule, limits)
+    return library.discretised.loss(x, *output, *scales, None, None, False, 0, *NO_DRAWS, *bins, *to)
 
 
 @writes("mean")
@@ -246,7 +246,7 @@ def update_sample(
     checks.data("mean", mean)
     choice = checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)
-    bins = bins_and_limits(num_bins, limits)
+    bins = checked_bins(num_bins, limits)
     check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
     known_mask = known_values(known, known_mask, mean, mean.shape)
     output = {"pred_mean": pred_mean, "pred_log_std": pred_log_std, "mixture_logits": mixture_logits}
@@ -254,41 +254,29 @@ def update_sample(
         checks.no_gradient(f'a {choose} has none, only choose="mean" has one', **output)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output.values(), mean)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
-    update = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
+    keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
     draws = component_noises(mixture_logits, component_noise, mean.shape)
     draws = choice_noises(choose, draw_noise, mean.shape, *draws)
-    seed = drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
+    drawn = Noise(drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws), noise)
     if choice == MEAN and any(needs(*output.values(), mean)):  # the operator has no gradient for the predictions
-        normal = normal_of(library, dtype, pred_mean, pred_log_std, mean, scales, bins[1:])
-        value = library.discretised.expected_value(*normal, mixture_logits, bins[0], True)
+        normal = normal_of(library, dtype, pred_mean, pred_log_std, mean, scales, bins)
+        value = library.discretised.expected_value(*normal, mixture_logits, bins.num_bins, True)
         value = value if known is None else torch.where(known_mask, known.to(value.dtype), value)
-        keep, take, std = update
-        updated = library.continuous.gaussian_step(mean, keep, value, take, std, seed, noise, None)
+        updated = library.continuous.gaussian_step(mean, keep, value, take, std, *drawn)
     else:
-        updated = library.discretised.update_sample(
-            *output.values(),
-            mean,
-            *scales,
-            *update,
-            *bins,
-            choice,
-            known,
-            known_mask,
-            seed,
-            noise,
-            draw_noise,
-            component_noise,
-            out,
-        )
+        sent, solver = Sent(choice, known, known_mask, draw_noise), Solver(keep, take, std)
+        network = Network(pred_mean, pred_log_std, mixture_logits, mean, *scales)
+        updated = library.discretised.step(*network, *solver, *bins, *sent, component_noise, *drawn, out, None)
     return updated, updated_precision(precision, alpha, mean)
 
 
 def _check_loss(
     x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction
-) -> tuple[Tensor | None, Tensor | None, int]:
-    """The checks that the losses share; returns the mean, or None if it is not read, the mask as operators take it, and
-    the place of the reduction."""
+) -> tuple[tuple, LossTarget]:
+    """The checks that the losses share; returns the network's output and the mean, None if it is not read, and the
+    target of the loss."""
     mean_read = check_output(x, "x", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
     how = checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.no_gradient("only what the network puts out has one", x=x, mean=mean)
-    return mean_read, checks.mask("mask", mask, "x", x, x.shape), how
+    to = LossTarget(checks.mask("mask", mask, "x", x, x.shape), how)
+    return (pred_mean, pred_log_std, mixture_logits, mean_read), to

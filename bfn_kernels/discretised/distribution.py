@@ -8,10 +8,21 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends, checks
-from bfn_kernels.arguments import PUBLISHED, Limits, bins_and_limits, drawn_seed, prediction_scalars, read_mean
+from bfn_kernels.arguments import (
+    LOG_STD_MAX,
+    PUBLISHED,
+    STD_RANGE,
+    Limits,
+    checked_bins,
+    drawn_seed,
+    prediction_scalars,
+    read_mean,
+)
 from bfn_kernels.discretised import reference
 from bfn_kernels.discretised.arguments import MAX_COMPONENTS, component_noises
+from bfn_kernels.discretised.reference import Normal
 from bfn_kernels.operators import Library
+from bfn_kernels.records import MODE, NO_DRAWS, SAMPLE, Bins, LossTarget, Network
 from bfn_kernels.reduction import NONE
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
@@ -44,7 +55,7 @@ def output_distribution(
     (tensor([[0.4000, 0.4000]]), tensor([[0.1226, 0.1226]]), tensor([[0.4375, 0.4375]]))
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    _, *std_limits = bins_and_limits(2, limits)
+    bins = checked_bins(2, limits)
     checks.data("pred_mean", pred_mean)
     if pred_log_std is None and (pred_mean.dim() == 0 or pred_mean.shape[-1] != 2):
         raise ValueError(f"pred_mean must have shape [..., 2] without pred_log_std, got {tuple(pred_mean.shape)}")
@@ -57,7 +68,7 @@ def output_distribution(
     library = backends.library(backend, pred_mean.device)
     dtype = checks.compute_dtype(pred_mean, pred_log_std, mean)
     scales = prediction_scalars(library, parametrisation, t, pred_mean, dtype, schedule, limits, dims=len(shape))
-    return normal_of(library, dtype, pred_mean, pred_log_std, mean, scales, std_limits)
+    return normal_of(library, dtype, pred_mean, pred_log_std, mean, scales, bins)
 
 
 def expected_value(
@@ -108,7 +119,7 @@ def log_prob(
     checks.like("x", x, "mean", mean, shape)
     checks.no_gradient("only mean, std and mixture_logits have one", x=x)
     library = backends.library(backend, x.device)
-    return -library.discretised.bin_loss(x, mean, std, mixture_logits, num_bins, clip, None, NONE)
+    return -bin_loss(library, x, Normal(mean, std, mixture_logits), num_bins, clip, LossTarget(None, NONE))
 
 
 def sample(
@@ -140,7 +151,7 @@ def sample(
         mean, seed, generator, ("noise", noise, shape), *component_noises(mixture_logits, component_noise, shape)
     )
     library = backends.library(backend, mean.device)
-    return library.discretised.sample(mean, std, mixture_logits, num_bins, seed, noise, component_noise)
+    return library.discretised.choose(mean, std, mixture_logits, num_bins, SAMPLE, seed, noise, component_noise)
 
 
 def mode(
@@ -163,11 +174,18 @@ def mode(
     checks.no_gradient(
         "a mode has none, only expected_value and log_prob have one", mean=mean, std=std, mixture_logits=mixture_logits
     )
-    return backends.library(backend, mean.device).discretised.mode(mean, std, mixture_logits, num_bins)
+    library = backends.library(backend, mean.device)
+    return library.discretised.choose(mean, std, mixture_logits, num_bins, MODE, None, None, None)
+
+
+def bin_loss(library: Library, x: Tensor, normal: Normal, num_bins: int, clip: bool, to: LossTarget) -> Tensor:
+    """−ln p of the bin that x lies in, under an output distribution whose mean and std are given."""
+    network, bins = Network(*normal, None, None, None), Bins(num_bins, clip, *STD_RANGE, LOG_STD_MAX)
+    return library.discretised.loss(x, *network, None, None, True, 0, *NO_DRAWS, *bins, *to)
 
 
 def normal_of(
-    library: Library, dtype: torch.dtype, pred_mean, pred_log_std, mean, scales, std_limits
+    library: Library, dtype: torch.dtype, pred_mean, pred_log_std, mean, scales, bins: Bins
 ) -> tuple[Tensor, Tensor]:
     """Mean and std in `dtype`, the type of the arithmetic. The mean is x̂ of continuous data without its clip."""
     pred_mean, pred_log_std = reference.pair(pred_mean, pred_log_std)
@@ -175,7 +193,7 @@ def normal_of(
         mean = mean.unsqueeze(-1).expand(pred_mean.shape)
         scales = [None if scale is None else scale.unsqueeze(-1) for scale in scales]
     data_mean = library.continuous.predict_data(pred_mean.to(dtype), mean, *scales, -math.inf, math.inf)
-    return data_mean, library.discretised.output_std(pred_log_std.to(dtype), *scales, *std_limits)
+    return data_mean, library.discretised.output_std(pred_log_std.to(dtype), *scales, *bins[2:])
 
 
 def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Sequence[int]:

@@ -5,19 +5,17 @@ a zero-based index held as a float, so that NaN stays NaN. Row scalars come from
 arithmetic, and broadcast to x.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bfn_kernels import noise as random
-from bfn_kernels.arguments import Expectation
 from bfn_kernels.checks import compute_dtype, values
-from bfn_kernels.continuous.reference import clamped, extrapolated, gaussian_step
 from bfn_kernels.discretised.bins import bin_index, centre, log_bin_prob, mean_of_bins
-from bfn_kernels.discretised.operators import MEAN, MODE
+from bfn_kernels.records import MEAN, SAMPLE, Bins, Draws, LossTarget, Network, Noise, Sent, Solver
 from bfn_kernels.reduction import hide, reduce
+from bfn_kernels.steps import clamped, solved
 
 MODE_NUMBERS = 1 << 18  # how many probabilities, over bins and components, the mode of a mixture computes at a time
 
@@ -60,37 +58,25 @@ def pair(pred_mean: Tensor, pred_log_std: Tensor | None) -> tuple[Tensor, Tensor
     return pred_mean, pred_log_std
 
 
-def hide_output(
-    mask: Tensor | None, mean: Tensor, std: Tensor, mixture_logits: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The network's output with zeros where the mask is False."""
-    each = mask if mask is None or mixture_logits is None else mask.unsqueeze(-1)
-    mean, std, mixture_logits = hide(each, mean, std, mixture_logits)
-    return mean, std, mixture_logits
+def hidden(mask: Tensor | None, output: Normal) -> Normal:
+    """A network's output with zeros where the mask is False."""
+    return Normal(*hide(None if mask is None else output.each(mask), *output))
 
 
-def output_distribution(
-    dtype: torch.dtype,
-    pred_mean: Tensor,
-    pred_log_std: Tensor | None,
-    mixture_logits: Tensor | None,
-    mean: Tensor | None,
-    mean_scale: Tensor | None,
-    noise_scale: Tensor | None,
-    *limits: float,
-) -> Normal:
+def output_distribution(dtype: torch.dtype, network: Network, bins: Bins) -> Normal:
     """The mean and std of the network's normal (105, 106), in `dtype`, the type of the arithmetic.
 
     Where t < t_min, mean and std are 0 and 1, without a gradient. If the scales are None, the network predicts the mean
-    itself. limits: those of `output_std`.
+    itself.
     """
-    pred_mean, pred_log_std = pair(pred_mean, pred_log_std)
-    output = Normal.of(dtype, pred_mean, pred_log_std, mixture_logits)
-    if mean_scale is None:
+    pred_mean, pred_log_std = pair(network.pred_mean, network.pred_log_std)
+    output = Normal.of(dtype, pred_mean, pred_log_std, network.mixture_logits)
+    limits = bins.std_min, bins.std_max, bins.log_std_max
+    if network.mean_scale is None:
         return output._replace(std=output_std(output.std, None, None, *limits))
-    mean_scale, noise_scale = output.each(mean_scale), output.each(noise_scale)
+    mean_scale, noise_scale = output.each(network.mean_scale), output.each(network.noise_scale)
     started = mean_scale != 0  # it is 1/γ, at least 1, from t_min on, and 0 before
-    mean, noise_pred = hide(started, output.each(mean.to(dtype)), output.mean)
+    mean, noise_pred = hide(started, output.each(network.mean.to(dtype)), output.mean)
     std = output_std(output.std, mean_scale, noise_scale, *limits)
     return output._replace(mean=mean_scale * mean - noise_scale * noise_pred, std=std)
 
@@ -111,22 +97,18 @@ def output_std(
     return torch.where(started, clamped(noise_scale * std, std_min, std_max), 1.0).to(pred_log_std.dtype)
 
 
-def hidden_distribution(
-    mask: Tensor | None,
-    x: Tensor,
-    pred_mean: Tensor,
-    pred_log_std: Tensor | None,
-    mixture_logits: Tensor | None,
-    mean: Tensor | None,
-    mean_scale: Tensor | None,
-    noise_scale: Tensor | None,
-    *limits: float,
-) -> Normal:
-    """The output distribution that a loss of x sees: where the mask is False, the network's output and the mean count
-    as zeros. The other arguments are those of `output_distribution`."""
-    (mean,) = hide(mask, mean)
-    output = hide_output(mask, *pair(pred_mean, pred_log_std), mixture_logits)
-    return output_distribution(compute_dtype(x, *output, mean), *output, mean, mean_scale, noise_scale, *limits)
+def seen(x: Tensor, network: Network, direct: bool, bins: Bins, mask: Tensor | None) -> tuple[Tensor, Normal]:
+    """The data and the output distribution as a loss sees them: where the mask is False, x, the network's output and
+    the mean count as zeros. direct: whether the network's predictions are the mean and std themselves."""
+    dtype = compute_dtype(x, *network[:4])
+    (x,) = hide(mask, x)
+    values("x", x, -1, 1)
+    output = Normal(*pair(network.pred_mean, network.pred_log_std), network.mixture_logits)
+    if direct:
+        return x.to(dtype), Normal.of(dtype, *output)
+    (mean,) = hide(mask, network.mean)
+    network = Network(*hidden(mask, output), mean, network.mean_scale, network.noise_scale)
+    return x.to(dtype), output_distribution(dtype, network, bins)
 
 
 def expected_value(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, clip: bool) -> Tensor:
@@ -143,25 +125,40 @@ def _log_prob(index: Tensor, normal: Normal, num_bins: int, clip: bool) -> Tenso
     return normal.log_mixed(log_bin_prob(normal.each(index), normal.mean, normal.std, num_bins, clip))
 
 
+def choose(
+    mean: Tensor,
+    std: Tensor,
+    mixture_logits: Tensor | None,
+    num_bins: int,
+    choice: int,
+    noise: Noise,
+    component_noise: Tensor | None,
+) -> Tensor:
+    """A sample or the mode of the output distribution, as the centre of a bin."""
+    if choice == SAMPLE:
+        return sample(mean, std, mixture_logits, num_bins, noise, component_noise)
+    return mode(mean, std, mixture_logits, num_bins)
+
+
 def sample(
     mean: Tensor,
     std: Tensor,
     mixture_logits: Tensor | None,
     num_bins: int,
-    seed: Tensor | None,
-    noise: Tensor | None,
+    noise: Noise,
     component_noise: Tensor | None,
 ) -> Tensor:
     """The centre of the bin of clamp(mean + std·ε); for a mixture, its component is drawn first."""
     dtype, kind = compute_dtype(mean, std, mixture_logits), mean.dtype
     if mixture_logits is not None:
-        shape = mean.shape[:-1]
-        uniform = random.class_uniform(shape, seed, random.COMPONENT) if component_noise is None else component_noise
+        uniform = component_noise
+        if uniform is None:
+            uniform = random.class_uniform(mean.shape[:-1], noise.seed, random.COMPONENT)
         shares = mixture_logits.to(dtype).softmax(-1)
         component = random.draw_class(shares, uniform.to(dtype)).unsqueeze(-1)
         mean, std = (part.gather(-1, component).squeeze(-1) for part in (mean, std))
         mean = torch.where(shares.isnan().any(-1), torch.nan, mean)
-    value = mean.to(dtype) + std.to(dtype) * random.normals(mean, dtype, seed, noise, random.OUTPUT)
+    value = mean.to(dtype) + std.to(dtype) * random.normals(mean, dtype, *noise, random.OUTPUT)
     return centre(bin_index(value.clamp(-1, 1), num_bins), num_bins).to(kind)
 
 
@@ -192,202 +189,74 @@ def mode(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int
     return centre(best, num_bins).to(mean.dtype)
 
 
-def bin_loss(
+def loss(
     x: Tensor,
-    mean: Tensor,
-    std: Tensor,
-    mixture_logits: Tensor | None,
-    num_bins: int,
-    clip: bool,
-    mask: Tensor | None,
-    reduction: int,
-) -> Tensor:
-    """−ln p of the bin that x lies in."""
-    dtype = compute_dtype(x, mean, std, mixture_logits)
-    (x,) = hide(mask, x.to(dtype))
-    values("x", x, -1, 1)
-    normal = Normal.of(dtype, mean, std, mixture_logits)
-    mean, std, mixture_logits = hide_output(mask, normal.mean, normal.std - 1, normal.mixture_logits)
-    normal = Normal(mean, std + 1, mixture_logits)
-    return reduce(-_log_prob(bin_index(x, num_bins), normal, num_bins, clip), mask, reduction)
-
-
-def reconstruction_loss(
-    x: Tensor,
-    pred_mean: Tensor,
-    pred_log_std: Tensor | None,
-    mixture_logits: Tensor | None,
-    mean: Tensor | None,
-    mean_scale: Tensor | None,
-    noise_scale: Tensor | None,
-    num_bins: int,
-    std_min: float,
-    std_max: float,
-    log_std_max: float,
-    mask: Tensor | None,
-    reduction: int,
-) -> Tensor:
-    """−ln p_O(x), where p_O is the output distribution at t = 1. The arguments are those of `continuous_time_loss`."""
-    network = pred_mean, pred_log_std, mixture_logits, mean
-    normal = hidden_distribution(mask, x, *network, mean_scale, noise_scale, std_min, std_max, log_std_max)
-    return bin_loss(x, *normal, num_bins, True, mask, reduction)
-
-
-def continuous_time_loss(
-    x: Tensor,
-    pred_mean: Tensor,
-    pred_log_std: Tensor | None,
-    mixture_logits: Tensor | None,
-    mean: Tensor | None,
-    mean_scale: Tensor | None,
-    noise_scale: Tensor | None,
-    weight: Tensor,
-    num_bins: int,
-    std_min: float,
-    std_max: float,
-    log_std_max: float,
-    clip: bool,
-    mask: Tensor | None,
-    reduction: int,
-) -> Tensor:
-    """L∞ = weight·(x − k̂)² with the weight −ln σ₁/σ₁^{2t} (101), k̂ the expected value of the output distribution.
-
-    x, mean: `[B, ...]`. pred_mean, pred_log_std: `[B, ...]`, or `[B, ..., M]` like mixture_logits; if pred_log_std is
-    None, pred_mean is both, `[B, ..., 2]` or `[B, ..., M, 2]`. mean_scale, noise_scale and weight: row scalars that
-    broadcast to x. std_min, std_max, log_std_max: see `output_distribution`. mask: bool, broadcasts to x.
-    """
-    (x,) = hide(mask, x)
-    values("x", x, -1, 1)
-    network = pred_mean, pred_log_std, mixture_logits, mean
-    normal = hidden_distribution(mask, x, *network, mean_scale, noise_scale, std_min, std_max, log_std_max)
-    error = x.to(normal.mean.dtype) - _expected_value(normal, num_bins, clip)
-    return reduce(weight * error * error, mask, reduction)
-
-
-def discrete_time_loss(
-    x: Tensor,
-    pred_mean: Tensor,
-    pred_log_std: Tensor | None,
-    mixture_logits: Tensor | None,
-    mean: Tensor | None,
-    mean_scale: Tensor | None,
-    noise_scale: Tensor | None,
-    alpha: Tensor,
+    network: Network,
+    weight: Tensor | None,
+    alpha: Tensor | None,
+    direct: bool,
     n_steps: int,
-    nodes: Sequence[float],
-    node_weights: Sequence[float],
-    n_samples: int,
-    seed: Tensor | None,
-    noise: Tensor | None,
-    num_bins: int,
-    std_min: float,
-    std_max: float,
-    log_std_max: float,
-    clip: bool,
-    mask: Tensor | None,
-    reduction: int,
+    draws: Draws,
+    bins: Bins,
+    to: LossTarget,
 ) -> Tensor:
-    """L_n = n·E[−ε²/2 − ln Σ_k p_k·exp(−(y − c_k)²/2τ²)], y = x + τε, τ² = 1/α_i (113–119).
+    """L∞ with a weight, L_n with an alpha, else the reconstruction loss −ln p_O(x), p_O the output distribution.
 
-    alpha: row scalars α_i that broadcast to x. nodes and node_weights: of the quadrature, or empty. seed: an int64
-    tensor of one element. noise: `[n_samples, B, ...]`. The other arguments are those of `continuous_time_loss`.
+    x and the mean: `[B, ...]`. The predictions: `[B, ...]`, or `[B, ..., M]` like mixture_logits. direct: whether they
+    are the mean and std of the output distribution themselves.
     """
-    (x,) = hide(mask, x)
-    values("x", x, -1, 1)
-    network = pred_mean, pred_log_std, mixture_logits, mean
-    normal = hidden_distribution(mask, x, *network, mean_scale, noise_scale, std_min, std_max, log_std_max)
-    dtype = normal.mean.dtype
-    x, tau = x.to(dtype), alpha.rsqrt()
-    index = torch.arange(num_bins, dtype=dtype, device=x.device)
-    log_p = _log_prob(index, normal.unsqueeze(), num_bins, clip)
+    x, normal = seen(x, network, direct, bins, to.mask)
+    if alpha is not None:
+        return reduce(n_steps * discrete_time_loss(x, normal, alpha, draws, bins), *to)
+    if weight is None:
+        normal = hidden(to.mask, normal._replace(std=normal.std - 1))  # the std is 1 where the mask is False
+        normal = normal._replace(std=normal.std + 1)
+        return reduce(-_log_prob(bin_index(x, bins.num_bins), normal, bins.num_bins, bins.clip), *to)
+    return reduce(continuous_time_loss(x, normal, weight, bins), *to)
+
+
+def continuous_time_loss(x: Tensor, normal: Normal, weight: Tensor, bins: Bins) -> Tensor:
+    """weight·(x − k̂)² with the weight −ln σ₁/σ₁^{2t} (101), k̂ the expected value of the output distribution."""
+    error = x - _expected_value(normal, bins.num_bins, bins.clip)
+    return weight * error * error
+
+
+def discrete_time_loss(x: Tensor, normal: Normal, alpha: Tensor, draws: Draws, bins: Bins) -> Tensor:
+    """E[−ε²/2 − ln Σ_k p_k·exp(−(y − c_k)²/2τ²)], y = x + τε, τ² = 1/α_i (113–119). Explicit noise:
+    `[n_samples, B, ...]`."""
+    tau, num_bins = alpha.rsqrt(), bins.num_bins
+    index = torch.arange(num_bins, dtype=x.dtype, device=x.device)
+    log_p = _log_prob(index, normal.unsqueeze(), num_bins, bins.clip)
     loss = torch.zeros_like(x)
-    for eps, weight in Expectation(nodes, node_weights, n_samples, seed, noise).draws(x, random.normal):
+    for eps, weight in draws.each(x, random.normal):
         z = ((x + tau * eps).unsqueeze(-1) - centre(index, num_bins)) / tau.unsqueeze(-1)
         loss = loss + weight * (-(eps**2) / 2 - (log_p - z**2 / 2).logsumexp(-1))
-    return reduce(n_steps * loss, mask, reduction)
+    return loss
 
 
-def update_sample(
-    pred_mean: Tensor,
-    pred_log_std: Tensor | None,
-    mixture_logits: Tensor | None,
-    mean: Tensor,
-    mean_scale: Tensor | None,
-    noise_scale: Tensor | None,
-    keep: Tensor,
-    take: Tensor,
-    update_std: Tensor,
-    num_bins: int,
-    std_min: float,
-    std_max: float,
-    log_std_max: float,
-    choice: int,
-    known: Tensor | None,
-    known_mask: Tensor | None,
-    seed: Tensor | None,
-    noise: Tensor | None,
-    draw_noise: Tensor | None,
+def step(
+    network: Network,
+    solver: Solver,
+    bins: Bins,
+    sent: Sent,
     component_noise: Tensor | None,
-    out: Tensor | None = None,
-) -> Tensor:
-    """Chooses a value of the output distribution, sends it with accuracy α, and updates the mean.
-
-    mean, known, noise, draw_noise, component_noise: `[B, ...]`. The network's output and the limits are as in
-    `continuous_time_loss`. mean_scale, noise_scale, keep, take and update_std: row scalars that broadcast to the mean.
-    known_mask: bool, broadcasts to it. seed: an int64 tensor of one element.
-    """
-    return solver_step(
-        pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale, keep, take, update_std, None, None,
-        num_bins, std_min, std_max, log_std_max, choice, known, known_mask, seed, noise, draw_noise, component_noise,
-        out,
-    )  # fmt: skip
-
-
-def solver_step(
-    pred_mean: Tensor,
-    pred_log_std: Tensor | None,
-    mixture_logits: Tensor | None,
-    mean: Tensor,
-    mean_scale: Tensor | None,
-    noise_scale: Tensor | None,
-    keep: Tensor,
-    take: Tensor,
-    update_std: Tensor | None,
-    previous: Tensor | None,
-    extrapolation: Tensor | None,
-    num_bins: int,
-    std_min: float,
-    std_max: float,
-    log_std_max: float,
-    choice: int,
-    known: Tensor | None,
-    known_mask: Tensor | None,
-    seed: Tensor | None,
-    noise: Tensor | None,
-    draw_noise: Tensor | None,
-    component_noise: Tensor | None,
+    noise: Noise,
     out: Tensor | None = None,
     predicted_out: Tensor | None = None,
 ) -> Tensor:
-    """The step of `continuous.reference.solver_step`, where x̂ is the chosen value of the output distribution.
+    """The step of `continuous.reference.step`, where x̂ is a value that is chosen of the output distribution.
 
-    previous, predicted_out: `[B, ...]`; the latter receives x̂ and may be the former. extrapolation: row scalars. The
-    other arguments are those of `update_sample`.
+    The mean, known, all explicit noise and the results: `[B, ...]`. known_mask: bool, broadcasts to the mean.
+    predicted_out: receives x̂, and may be `previous`.
     """
-    output = pred_mean, pred_log_std, mixture_logits
-    limits = std_min, std_max, log_std_max
-    normal = output_distribution(
-        compute_dtype(*output, mean, previous), *output, mean, mean_scale, noise_scale, *limits
-    )
-    if choice == MEAN:
-        value = _expected_value(normal, num_bins, True)
-    elif choice == MODE:
-        value = mode(*normal, num_bins)
+    normal = output_distribution(compute_dtype(*network[:4], solver.previous), network, bins)
+    if sent.choice == MEAN:
+        value = _expected_value(normal, bins.num_bins, True)
     else:
-        value = sample(*normal, num_bins, seed, draw_noise, component_noise)
-    if known is not None:
-        value = torch.where(known_mask, known.to(value.dtype), value)
-    taken = extrapolated(value, previous, extrapolation)
+        value = choose(*normal, bins.num_bins, sent.choice, Noise(noise.seed, sent.draw_noise), component_noise)
+    if sent.known is not None:
+        value = torch.where(sent.known_mask, sent.known.to(value.dtype), value)
+    updated = solved(network.mean, value, solver, noise, out)
     if predicted_out is not None:
         predicted_out.copy_(value)
-    return gaussian_step(mean, keep, taken, take, update_std, seed, noise, out)
+    return updated

@@ -7,15 +7,15 @@ from bfn_kernels import backends, checks, solvers
 from bfn_kernels.arguments import (
     PUBLISHED,
     Limits,
-    bins_and_limits,
+    checked_bins,
     choice_noises,
     known_values,
     prediction_scalars,
     step_seed,
 )
 from bfn_kernels.discretised.arguments import check_output, component_noises
-from bfn_kernels.discretised.operators import CHOICES
 from bfn_kernels.outputs import check_step_tensors, writes
+from bfn_kernels.records import CHOICES, Network, Noise, Sent
 from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 from bfn_kernels.solvers import Coefficients
@@ -65,7 +65,7 @@ def solver_step(
     checks.data("mean", mean)
     choice = checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)
-    bins = bins_and_limits(num_bins, limits)
+    bins = checked_bins(num_bins, limits)
     check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
     known_mask = known_values(known, known_mask, mean, mean.shape)
     output = {"pred_mean": pred_mean, "pred_log_std": pred_log_std, "mixture_logits": mixture_logits}
@@ -74,11 +74,10 @@ def solver_step(
     check_step_tensors(mean, "mean", previous, **output, **inputs, **times)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output.values(), mean, previous)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
-    step = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
+    solver = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
     draws = component_noises(mixture_logits, component_noise, mean.shape)
     draws = choice_noises(choose, draw_noise, mean.shape, *draws)
-    seed = step_seed(mean, step.std, seed, generator, noise, *draws)
-    return library.discretised.solver_step(
-        *output.values(), mean, *scales, step.kept(), step.take, step.std, previous, step.extrapolation, *bins, choice,
-        known, known_mask, seed, noise, draw_noise, component_noise, out, predicted_out,
-    )  # fmt: skip
+    drawn = Noise(step_seed(mean, solver.std, seed, generator, noise, *draws), noise)
+    network = Network(pred_mean, pred_log_std, mixture_logits, mean, *scales)
+    sent = Sent(choice, known, known_mask, draw_noise)
+    return library.discretised.step(*network, *solver, *bins, *sent, component_noise, *drawn, out, predicted_out)

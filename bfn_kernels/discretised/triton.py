@@ -6,15 +6,15 @@ and behind them, for each gradient, whether it is needed. Its kernel takes them 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from bfn_kernels.arguments import Expectation
+from bfn_kernels import records
 from bfn_kernels.checks import compute_dtype
-from bfn_kernels.discretised import operators
 from bfn_kernels.discretised import triton_mixtures as mixtures
 from bfn_kernels.discretised.triton_bins import (
     DIRECT,
@@ -28,6 +28,7 @@ from bfn_kernels.discretised.triton_bins import (
 from bfn_kernels.discretised.triton_bins import mode as likeliest_bin
 from bfn_kernels.discretised.triton_expected import expected_value as bins_mean
 from bfn_kernels.discretised.triton_nstep import nstep_loss
+from bfn_kernels.records import Bins, Draws, LossTarget, Network, Noise, Sent, Solver
 from bfn_kernels.triton_ops.elementary import clamp, log
 from bfn_kernels.triton_ops.noise import OUTPUT, SENDER, noise_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
@@ -38,17 +39,17 @@ from bfn_kernels.triton_ops.views import (
     block_of,
     component_view,
     compute_type,
-    functional,
     launch,
     load,
     programs,
     store,
     view,
+    views,
     writable,
 )
 
 _DIRECT = tl.constexpr((DIRECT,))
-SAMPLE, MODE = tl.constexpr(operators.SAMPLE), tl.constexpr(operators.MODE)
+SAMPLE, MODE = tl.constexpr(records.SAMPLE), tl.constexpr(records.MODE)
 # Each block decides which rules it runs: a smaller block runs fewer of them.
 BLOCK = 256
 _RESOURCES = {"warps": 2, "registers": 255}
@@ -166,18 +167,10 @@ def _chosen(
             return -mixtures.mean_error(tl.zeros(block[1].shape, T), network, log_total, block, KIND, K, True, M, T)
 
 
-def sample(mean: Tensor, std: Tensor, mixture_logits, num_bins: int, seed, noise, component_noise) -> Tensor:
-    return _choose(mean, std, mixture_logits, num_bins, operators.SAMPLE, seed, noise, component_noise)
-
-
-def mode(mean: Tensor, std: Tensor, mixture_logits, num_bins: int) -> Tensor:
-    return _choose(mean, std, mixture_logits, num_bins, operators.MODE, None, None, None)
-
-
-def _choose(mean: Tensor, std: Tensor, mixture_logits, num_bins: int, choice: int, seed, noise, component_noise):
+def choose(mean: Tensor, std: Tensor, mixture_logits, num_bins: int, choice: int, noise: Noise, component_noise):
     out = _one_each(mean, mixture_logits)
     written, shape = writable(out), out.shape
-    noises = view(noise, shape), view(component_noise, shape), seed
+    noises = *views(shape, noise.noise, component_noise), noise.seed
     arguments = _normals(mean, std, mixture_logits), *noises, view(written, shape), out.numel()
     T = compute_type(mean, std, mixture_logits)
     constants = {"CHOICE": choice, "K": num_bins, "M": _components(mixture_logits), "T": T}
@@ -194,75 +187,19 @@ def _choice(
     store(out, block, _chosen(network, noise, component_noise, seed, block, CHOICE, _DIRECT, K, M, T))
 
 
-def update_sample_out(
-    pred_mean: Tensor,
-    pred_log_std: Tensor,
-    mixture_logits: Tensor | None,
-    mean: Tensor,
-    mean_scale,
-    noise_scale,
-    keep,
-    take,
-    update_std,
-    *others,
+def step(
+    network: Network, solver: Solver, bins: Bins, sent: Sent, component_noise, noise: Noise, *outputs: Tensor | None
 ) -> None:
-    """Arguments as in `reference.update_sample`; out is `[B, ...]`, as the mean is."""
-    network = pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale
-    solver_step_out(*network, keep, take, update_std, None, None, *others)
-
-
-update_sample = functional(update_sample_out, 3)  # like the mean
-
-
-def solver_step_out(
-    pred_mean: Tensor,
-    pred_log_std: Tensor,
-    mixture_logits: Tensor | None,
-    mean: Tensor,
-    mean_scale,
-    noise_scale,
-    keep,
-    take,
-    update_std,
-    previous,
-    extrapolation,
-    num_bins: int,
-    std_min: float,
-    std_max: float,
-    log_std_max: float,
-    choice: int,
-    known,
-    known_mask,
-    seed,
-    noise,
-    draw_noise,
-    component_noise,
-    out: Tensor,
-    predicted_out: Tensor | None = None,
-) -> None:
-    """Arguments as in `reference.solver_step`; out and predicted_out are `[B, ...]`, as the mean is."""
-    shape, results = mean.shape, Results(out, predicted_out)
+    mean, results = network.mean, Results(*outputs)
     new, predicted = results.views
-    solver = view(previous, shape), view(extrapolation, shape), predicted
-    network = network_views(shape, pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale)
-    inputs = keep, take, update_std, known, known_mask, noise, draw_noise, component_noise
-    arguments = network, *(view(t, shape) for t in inputs), seed, solver, new, mean.numel()
-    T = compute_type(pred_mean, pred_log_std, mixture_logits, mean, previous)
-    sizes = {"K": num_bins, "M": _components(mixture_logits), "T": T}
-    launch(
-        _update,
-        programs(mean.numel(), BLOCK),
-        *arguments,
-        KIND=kind_of(mean_scale, std_min, std_max, log_std_max),
-        CHOICE=choice,
-        **sizes,
-        BLOCK=BLOCK,
-        **_RESOURCES,
-    )
+    ahead = *views(mean.shape, solver.previous, solver.extrapolation), predicted
+    inputs = *solver[:3], sent.known, sent.known_mask, noise.noise, sent.draw_noise, component_noise
+    arguments = *views(mean.shape, *inputs), noise.seed, ahead, new, mean.numel()
+    sizes = {"K": bins.num_bins, "M": _components(network.mixture_logits)}
+    constants: dict[str, Any] = {"KIND": kind_of(network.mean_scale, *bins[2:]), "CHOICE": sent.choice, **sizes}
+    constants |= {"T": compute_type(*network[:4], solver.previous), "BLOCK": BLOCK, **_RESOURCES}
+    launch(_update, programs(mean.numel(), BLOCK), network_views(mean.shape, *network), *arguments, **constants)
     results.finish()
-
-
-solver_step = functional(solver_step_out, 3, None)  # like the mean
 
 
 @triton.jit
@@ -275,118 +212,32 @@ def _update(
     if known[0] is not None:
         value = tl.where(load(known_mask, block, tl.int1), load(known, block, T), value)
     taken = extrapolated(value, solver, block, T)
-    updated = load(keep, block, T) * load(network[2], block, T) + load(take, block, T) * taken
+    updated = load(keep, block, T, 1.0) * load(network[2], block, T) + load(take, block, T) * taken
     if std[0] is not None:
         updated += load(std, block, T) * noise_of(noise, seed, block, SENDER, T)
     store(out, block, updated)
 
 
-class _LossCall:
-    """A call of a loss: the views of x and of the network's output, the gradients that it saves, and its constants."""
-
-    def __init__(self, x: Tensor, network: tuple, kind: tuple, num_bins: int, clip: bool, need: Sequence[bool]):
-        output = network[:3]
-        self.x, self.dtype = x, compute_dtype(x, *network[:4])
-        self.saved, views = _gradients(x.shape, output, self.dtype, need)
-        self.network, self.gradients = network_views(x.shape, *network), tuple(views)
-        sizes = {"K": num_bins, "M": _components(output[2])}
-        self.constants = {"KIND": kind, **sizes, "CLIP": clip, "T": KERNEL_TYPES[self.dtype]}
-
-    def squared_or_bin(self, weight: Tensor | None, mask: Tensor | None, reduction: int) -> tuple[Tensor, ...]:
-        """Launches the kernel of L∞, or that of −ln p if there is no weight."""
-        x, shape = self.x, self.x.shape
-        losses = Losses(x, mask, reduction, self.dtype, BLOCK)
-        inputs = view(x, shape), self.network, view(weight, shape), view(mask, shape)
-        arguments = *inputs, self.gradients, *losses.arguments, x.numel()
-        launch(
-            _loss, programs(x.numel(), BLOCK), *arguments, EACH=losses.each, **self.constants, BLOCK=BLOCK, **_RESOURCES
-        )
-        return (*losses.finish(), *self.saved)
-
-
-def bin_loss(x: Tensor, mean, std, mixture_logits, num_bins: int, clip: bool, mask, reduction: int, *need: bool):
-    call = _LossCall(x, (mean, std, mixture_logits), (DIRECT,), num_bins, clip, need)
-    return call.squared_or_bin(None, mask, reduction)
-
-
-def reconstruction_loss(
-    x: Tensor,
-    pred_mean,
-    pred_log_std,
-    mixture_logits,
-    mean,
-    mean_scale,
-    noise_scale,
-    num_bins: int,
-    std_min: float,
-    std_max: float,
-    log_std_max: float,
-    mask,
-    reduction: int,
+def loss(
+    x: Tensor, network: Network, weight, alpha, direct: bool, n_steps: int, draws: Draws, bins: Bins, to: LossTarget,
     *need: bool,
-):
-    """Arguments as in `reference.reconstruction_loss`; `need` is three flags."""
-    network = pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale
-    kind = kind_of(mean_scale, std_min, std_max, log_std_max)
-    return _LossCall(x, network, kind, num_bins, True, need).squared_or_bin(None, mask, reduction)
-
-
-def continuous_time_loss(
-    x: Tensor,
-    pred_mean,
-    pred_log_std,
-    mixture_logits,
-    mean,
-    mean_scale,
-    noise_scale,
-    weight: Tensor,
-    num_bins: int,
-    std_min: float,
-    std_max: float,
-    log_std_max: float,
-    clip: bool,
-    mask,
-    reduction: int,
-    *need: bool,
-):
-    """Arguments as in `reference.continuous_time_loss`; `need` is three flags."""
-    network = pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale
-    kind = kind_of(mean_scale, std_min, std_max, log_std_max)
-    return _LossCall(x, network, kind, num_bins, clip, need).squared_or_bin(weight, mask, reduction)
-
-
-def discrete_time_loss(
-    x: Tensor,
-    pred_mean,
-    pred_log_std,
-    mixture_logits,
-    mean,
-    mean_scale,
-    noise_scale,
-    alpha: Tensor,
-    n_steps: int,
-    nodes,
-    node_weights,
-    n_samples: int,
-    seed,
-    noise,
-    num_bins: int,
-    std_min: float,
-    std_max: float,
-    log_std_max: float,
-    clip: bool,
-    mask,
-    reduction: int,
-    *need: bool,
-):
-    """Arguments as in `reference.discrete_time_loss`; `need` is three flags."""
-    network = pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale
-    call = _LossCall(x, network, kind_of(mean_scale, std_min, std_max, log_std_max), num_bins, clip, need)
-    draws = Expectation(nodes, node_weights, n_samples, seed, noise)
-    losses = nstep_loss(
-        x, call.network, call.gradients, alpha, n_steps, draws, mask, reduction, call.dtype, call.constants
-    )
-    return (*losses, *call.saved)
+) -> tuple[Tensor, ...]:  # fmt: skip
+    dtype = compute_dtype(x, *network[:4])
+    saved, written = _gradients(x.shape, network[:3], dtype, need)
+    output = network_views(x.shape, *network), tuple(written)
+    sizes = {"K": bins.num_bins, "CLIP": bins.clip, "M": _components(network.mixture_logits)}
+    constants = {
+        "KIND": (DIRECT,) if direct else kind_of(network.mean_scale, *bins[2:]),
+        "T": KERNEL_TYPES[dtype],
+        **sizes,
+    }
+    if alpha is not None:
+        return *nstep_loss(x, output, alpha, n_steps, draws, to, dtype, constants), *saved
+    losses = Losses(x, *to, dtype, BLOCK)
+    inputs = view(x, x.shape), output[0], *views(x.shape, weight, to.mask), output[1]
+    constants |= {"EACH": losses.each, "BLOCK": BLOCK}
+    launch(_loss, programs(x.numel(), BLOCK), *inputs, *losses.arguments, x.numel(), **constants, **_RESOURCES)
+    return *losses.finish(), *saved
 
 
 @triton.jit

@@ -11,7 +11,6 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels import gauss
-from bfn_kernels.arguments import Expectation
 from bfn_kernels.discretised import triton_mixtures as mixtures
 from bfn_kernels.discretised.triton_bins import (
     is_uniform,
@@ -24,6 +23,7 @@ from bfn_kernels.discretised.triton_bins import (
     to_centre,
     to_edge,
 )
+from bfn_kernels.records import Draws, LossTarget
 from bfn_kernels.triton_ops.elementary import clamp, exp, log, reciprocal
 from bfn_kernels.triton_ops.noise import MONTE_CARLO, normals
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
@@ -38,32 +38,25 @@ _NUMBERS, _WARPS = 1024, 4  # variables times draws times points of a program, a
 
 
 def nstep_loss(
-    x: Tensor,
-    network: tuple,
-    gradients: tuple,
-    alpha: Tensor,
-    n_steps: int,
-    expectation: Expectation,
-    mask: Tensor | None,
-    reduction: int,
-    dtype: torch.dtype,
+    x: Tensor, output: tuple, alpha: Tensor, n_steps: int, draws: Draws, to: LossTarget, dtype: torch.dtype,
     constants: dict,
-) -> tuple[Tensor, Tensor]:
-    """The loss and the factor that its gradients are multiplied by. x: `[B, ...]`; alpha and mask broadcast to it.
-    network and gradients: views, see `network_views`. constants: those of the kernel that do not depend on the
-    draws."""
-    count = expectation.n_samples or len(expectation.nodes)
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The loss and the factor that its gradients are multiplied by. x: `[B, ...]`; alpha broadcasts to it. output: the
+    views of the network, see `network_views`, and of the gradients. constants: those of the kernel that do not depend
+    on the draws."""
+    nodes, node_weights = draws.nodes or (), draws.node_weights or ()
+    count = draws.n_samples or len(nodes)
     D = min(8, triton.next_power_of_2(count))
     P = min(_MOST_LANES.value, triton.next_power_of_2(constants["K"]))
     V = max(4, _NUMBERS // (D * P))
-    losses = Losses(x, mask, reduction, dtype, V)
-    rules = [*gauss.legendre(_NODES.value), expectation.nodes, expectation.node_weights]
+    losses = Losses(x, *to, dtype, V)
+    rules = [*gauss.legendre(_NODES.value), nodes, node_weights]
     tables = table([value for rule in rules for value in rule], dtype, x.device).split([len(rule) for rule in rules])
-    legendre, hermite = tables[:2], [None] * 2 if expectation.n_samples else tables[2:]
-    noise = None if expectation.noise is None else expectation.noise.contiguous()
-    drawn = *hermite, legendre, count, noise, expectation.seed
-    inputs = view(x, x.shape), network, view(alpha, x.shape), *drawn, view(mask, x.shape)
-    arguments = *inputs, gradients, *losses.arguments, x.numel(), n_steps
+    legendre, hermite = tables[:2], [None] * 2 if draws.n_samples else tables[2:]
+    noise = None if draws.noise is None else draws.noise.contiguous()
+    drawn = *hermite, legendre, count, noise, draws.seed
+    inputs = view(x, x.shape), output[0], view(alpha, x.shape), *drawn, view(to.mask, x.shape)
+    arguments = *inputs, output[1], *losses.arguments, x.numel(), n_steps
     sizes = {"EACH": losses.each, "V": V, "D": D, "P": P}
     launch(_nstep, programs(x.numel(), V), *arguments, **sizes, **constants, warps=_WARPS, registers=255)
     return losses.finish()

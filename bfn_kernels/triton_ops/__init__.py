@@ -2,22 +2,22 @@
 
 import importlib
 import os
+from collections.abc import Callable
 
-import torch
-
-from bfn_kernels.operators import NATIVE
+from bfn_kernels.operators import NATIVE, TRITON, Library, Operator
 
 
-def implement(library: torch.library.Library, family: str, name: str) -> None:
-    """Registers the code of an operator: the function of that name in the family's `triton.py`.
-
-    That module, and Triton with it, is imported when the operator is first called. The code is registered for GPUs, and
-    for the CPU too if Triton's interpreter runs it.
-    """
+def _implement(family: str, operator: Operator) -> Callable:
+    """The code of an operator: the function of its name in the family's `triton.py`. That module, and Triton with it,
+    is imported when the operator is first called."""
     module = f"{__package__}.common" if family == "common" else f"{NATIVE}.{family}.triton"
 
     def call(*arguments):
-        return getattr(importlib.import_module(module), name)(*arguments)
+        return operator.grouped(getattr(importlib.import_module(module), operator.name))(*arguments)
 
-    for key in ["CUDA"] + ["CPU"] * (os.environ.get("TRITON_INTERPRET") == "1"):
-        library.impl(f"{family}_{name}", call, key)
+    return call
+
+
+def library() -> Library:
+    """The library serves GPUs, and the CPU too if Triton's interpreter runs its kernels."""
+    return Library(TRITON, _implement, ("CUDA", "CPU") if os.environ.get("TRITON_INTERPRET") == "1" else ("CUDA",))

@@ -7,7 +7,7 @@ describe is copied.
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype
+from bfn_kernels.records import Draws
 
 # The kind of a view says how much of the formula a kernel has to compute. It is known when the kernel is compiled.
 DENSE = tl.constexpr(0)  # the offset is the index
@@ -107,20 +108,6 @@ def writable(out: Tensor) -> Tensor:
     return out if len(joined(out, out.shape)) <= 2 else out.new_empty(out.shape)
 
 
-def functional(write: Callable[..., None], like: int, *beside: None) -> Callable[..., Tensor]:
-    """The operator that returns a new tensor, like its argument number `like`, in the place of writing into `out`.
-
-    write: the operator that takes `out` as its last argument, or before those that are `beside` it.
-    """
-
-    def call(*arguments) -> Tensor:
-        out = torch.empty_like(arguments[like])
-        write(*arguments, out, *beside)
-        return out
-
-    return call
-
-
 def table(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
     """A tensor of these values on the device, written by a kernel that takes them as arguments. A copy from the host
     would break the capture of a CUDA graph, and a cached table would lie in the memory of the first graph."""
@@ -130,6 +117,14 @@ def table(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> 
         parts = _parts(some, 3 if dtype == torch.float64 else 1)
         launch(write_table, 1, out[first:], parts, COUNT=len(some), PARTS=len(parts), warps=1)
     return out
+
+
+def nodes_of(draws: Draws, like: Tensor) -> tuple[Tensor | None, Tensor | None, int]:
+    """The tables of the nodes and weights of a quadrature, None for draws, and how many nodes or draws there are."""
+    if draws.n_samples:
+        return None, None, draws.n_samples
+    nodes, weights = table((*draws.nodes, *draws.node_weights), compute_dtype(like), like.device).chunk(2)
+    return nodes, weights, len(draws.nodes)
 
 
 def _parts(values: Sequence[float], count: int) -> tuple[tuple[float, ...], ...]:

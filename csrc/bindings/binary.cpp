@@ -25,13 +25,12 @@ Tensor sender_sample_new(const Tensor& x, const Tensor& alpha, const Tensor& spr
   return out.tensor;
 }
 
-void solver_step_out(const Tensor& output_logits, const Tensor& state, const Tensor& alpha, const MaybeTensor& spread,
-                     const MaybeTensor& state_scale, const MaybeTensor& previous, const MaybeTensor& extrapolation,
-                     const MaybeTensor& logit_scale, const MaybeTensor& unconditional,
-                     const MaybeTensor& unconditional_scale, int64_t choice, const MaybeTensor& known,
-                     const MaybeTensor& known_mask, const MaybeTensor& seed, const MaybeTensor& noise,
-                     const MaybeTensor& draw_noise, Tensor out, const MaybeTensor& theta_out,
-                     const MaybeTensor& predicted_out) {
+void step_out(const Tensor& output_logits, const Tensor& state, const MaybeTensor& keep, const Tensor& take,
+              const MaybeTensor& std, const MaybeTensor& previous, const MaybeTensor& extrapolation,
+              const MaybeTensor& logit_scale, const MaybeTensor& unconditional, const MaybeTensor& unconditional_scale,
+              int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& draw_noise,
+              const MaybeTensor& seed, const MaybeTensor& noise, Tensor out, const MaybeTensor& theta_out,
+              const MaybeTensor& predicted_out) {
   const Shape shape = shape_of(state);
   const ScalarType type = compute_type({&output_logits, &state, get(previous), get(unconditional)});
   const Choice chosen = code("choice", choice, Choice::kMean);
@@ -39,27 +38,19 @@ void solver_step_out(const Tensor& output_logits, const Tensor& state, const Ten
       .count = numel(shape),
       .output_logits = view("output_logits", output_logits, shape),
       .state = view("state", state, shape),
-      .alpha = view_of_rows("alpha", alpha, shape, type),
-      .spread = view_of_rows("spread", spread, shape, type),
+      .alpha = view_of_rows("take", take, shape, type),
+      .spread = view_of_rows("std", std, shape, type),
       .choice = chosen,
       .known = view("known", known, shape),
       .known_mask = view("known_mask", known_mask, shape),
-      .noise = spread ? noise_of(seed, noise, shape, kSender) : Noise{},
+      .noise = std ? noise_of(seed, noise, shape, kSender) : Noise{},
       .draw = chosen == Choice::kSample ? noise_of(seed, draw_noise, shape, kClass) : Noise{},
       .out = view_of_out(out, shape),
       .theta = theta_out ? view_of_out(*theta_out, shape) : View{},
-      .solver = solver_of(state_scale, previous, extrapolation, predicted_out, shape, shape, type),
+      .solver = solver_of(keep, previous, extrapolation, predicted_out, shape, shape, type),
       .guidance = guidance_of(logit_scale, unconditional, unconditional_scale, shape, shape, type),
   };
   with_compute_type(type, [&](auto t) { binary_update<decltype(t)>(op); });
-}
-
-void update_sample_out(const Tensor& output_logits, const Tensor& state, const Tensor& alpha, const Tensor& spread,
-                       int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& seed,
-                       const MaybeTensor& noise, const MaybeTensor& draw_noise, Tensor out,
-                       const MaybeTensor& theta_out) {
-  solver_step_out(output_logits, state, alpha, spread, {}, {}, {}, {}, {}, {}, choice, known, known_mask, seed, noise,
-                  draw_noise, out, theta_out, {});
 }
 
 // The loss, its scale and the saved gradient.
@@ -80,16 +71,6 @@ LossAndSaved loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& 
   };
   with_compute_type(type, [&](auto t) { binary_loss<decltype(t)>(op); });
   return {to.loss, to.scale, grad_logits.tensor};
-}
-
-LossAndSaved continuous_time_loss_new(const Tensor& x, const Tensor& logits, const Tensor& weight,
-                                      const MaybeTensor& mask, int64_t reduction, bool need_logits) {
-  return loss_new(x, logits, weight, mask, reduction, need_logits);
-}
-
-LossAndSaved reconstruction_loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& mask, int64_t reduction,
-                                     bool need_logits) {
-  return loss_new(x, logits, {}, mask, reduction, need_logits);
 }
 
 LossAndSaved discrete_time_loss_new(const Tensor& x, const Tensor& logits, const Tensor& alpha, int64_t n_steps,
@@ -119,9 +100,7 @@ LossAndSaved discrete_time_loss_new(const Tensor& x, const Tensor& logits, const
 
 BFN_OPERATORS(m) {
   bfn::add<&bfn::sender_sample_new>(m, "binary_sender_sample");
-  bfn::add_both<&bfn::update_sample_out, 1, 1>(m, "binary_update_sample", "binary_update_sample_out");
-  bfn::add_both<&bfn::solver_step_out, 1, 2>(m, "binary_solver_step", "binary_solver_step_out");
-  bfn::add<&bfn::continuous_time_loss_new>(m, "binary_continuous_time_loss");
-  bfn::add<&bfn::reconstruction_loss_new>(m, "binary_reconstruction_loss");
+  bfn::add_both<&bfn::step_out, 1, 2>(m, "binary_step", "binary_step_out");
+  bfn::add<&bfn::loss_new>(m, "binary_loss");
   bfn::add<&bfn::discrete_time_loss_new>(m, "binary_discrete_time_loss");
 }

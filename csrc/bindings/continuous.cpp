@@ -37,34 +37,26 @@ Prediction predicted(const Tensor& prediction, const MaybeTensor& mean, const Ma
   };
 }
 
-void solver_step_out(const Tensor& prediction, const Tensor& mean, const MaybeTensor& mean_scale,
-                     const MaybeTensor& noise_scale, const Tensor& keep, const Tensor& take,
-                     const MaybeTensor& update_std, const MaybeTensor& previous, const MaybeTensor& extrapolation,
-                     double low, double high, const MaybeTensor& known, const MaybeTensor& known_mask,
-                     const MaybeTensor& seed, const MaybeTensor& noise, Tensor out, const MaybeTensor& predicted_out) {
-  const Shape shape = shape_of(mean);
-  const ScalarType type = compute_type({&prediction, &mean, get(previous)});
+void step_out(const Tensor& prediction, const MaybeTensor& mean, const MaybeTensor& mean_scale,
+              const MaybeTensor& noise_scale, double low, double high, const MaybeTensor& keep, const Tensor& take,
+              const MaybeTensor& std, const MaybeTensor& previous, const MaybeTensor& extrapolation,
+              const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& seed,
+              const MaybeTensor& noise, Tensor out, const MaybeTensor& predicted_out) {
+  const Shape shape = shape_of(given("mean", mean));
+  const ScalarType type = compute_type({&prediction, get(mean), get(previous)});
   const ContinuousUpdate op{
       .count = numel(shape),
       .from = predicted(prediction, mean, mean_scale, noise_scale, low, high, shape, type),
       .keep = view_of_rows("keep", keep, shape, type),
       .take = view_of_rows("take", take, shape, type),
-      .noise_scale = view_of_rows("update_std", update_std, shape, type),
+      .noise_scale = view_of_rows("std", std, shape, type),
       .known = view("known", known, shape),
       .known_mask = view("known_mask", known_mask, shape),
-      .noise = update_std ? noise_of(seed, noise, shape, kSender) : Noise{},
+      .noise = std ? noise_of(seed, noise, shape, kSender) : Noise{},
       .out = view_of_out(out, shape),
       .solver = solver_of({}, previous, extrapolation, predicted_out, shape, shape, type),
   };
   with_compute_type(type, [&](auto t) { continuous_update<decltype(t)>(op); });
-}
-
-void update_sample_out(const Tensor& prediction, const Tensor& mean, const MaybeTensor& mean_scale,
-                       const MaybeTensor& noise_scale, const Tensor& keep, const Tensor& take, const Tensor& update_std,
-                       double low, double high, const MaybeTensor& known, const MaybeTensor& known_mask,
-                       const MaybeTensor& seed, const MaybeTensor& noise, Tensor out) {
-  solver_step_out(prediction, mean, mean_scale, noise_scale, keep, take, update_std, {}, {}, low, high, known,
-                  known_mask, seed, noise, out, {});
 }
 
 Tensor predict_data_new(const Tensor& prediction, const MaybeTensor& mean, const MaybeTensor& mean_scale,
@@ -102,7 +94,7 @@ std::tuple<Tensor, Tensor> predict_data_backward_new(const Tensor& grad, const T
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> squared_loss_new(
     const Tensor& x, const Tensor& prediction, const MaybeTensor& mean, const MaybeTensor& mean_scale,
-    const MaybeTensor& noise_scale, const Tensor& weight, const MaybeTensor& offset, double low, double high,
+    const MaybeTensor& noise_scale, double low, double high, const Tensor& weight, const MaybeTensor& offset,
     const MaybeTensor& mask, int64_t reduction, bool need_x, bool need_prediction, bool need_mean) {
   const Shape shape = shape_of(x);
   const ScalarType type = compute_type({&x, &prediction, get(mean)});
@@ -128,8 +120,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> squared_loss_new(
 
 BFN_OPERATORS(m) {
   bfn::add_both<&bfn::gaussian_step_out, 0>(m, "continuous_gaussian_step", "continuous_gaussian_step_out");
-  bfn::add_both<&bfn::update_sample_out, 1>(m, "continuous_update_sample", "continuous_update_sample_out");
-  bfn::add_both<&bfn::solver_step_out, 1, 1>(m, "continuous_solver_step", "continuous_solver_step_out");
+  bfn::add_both<&bfn::step_out, 1, 1>(m, "continuous_step", "continuous_step_out");
   bfn::add<&bfn::predict_data_new>(m, "continuous_predict_data");
   bfn::add<&bfn::predict_data_backward_new>(m, "continuous_predict_data_backward");
   bfn::add<&bfn::squared_loss_new>(m, "continuous_squared_loss");

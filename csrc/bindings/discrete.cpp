@@ -54,13 +54,12 @@ Tensor sender_sample_new(const Tensor& x, const Tensor& alpha, const Tensor& spr
   return out.tensor;
 }
 
-void solver_step_out(const Tensor& output_logits, const Tensor& state, const Tensor& alpha, const MaybeTensor& spread,
-                     const MaybeTensor& state_scale, const MaybeTensor& previous, const MaybeTensor& extrapolation,
-                     const MaybeTensor& logit_scale, const MaybeTensor& unconditional,
-                     const MaybeTensor& unconditional_scale, int64_t choice, const MaybeTensor& known,
-                     const MaybeTensor& known_mask, const MaybeTensor& seed, const MaybeTensor& noise,
-                     const MaybeTensor& draw_noise, Tensor out, const MaybeTensor& theta_out,
-                     const MaybeTensor& predicted_out) {
+void step_out(const Tensor& output_logits, const Tensor& state, const MaybeTensor& keep, const Tensor& take,
+              const MaybeTensor& std, const MaybeTensor& previous, const MaybeTensor& extrapolation,
+              const MaybeTensor& logit_scale, const MaybeTensor& unconditional, const MaybeTensor& unconditional_scale,
+              int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& draw_noise,
+              const MaybeTensor& seed, const MaybeTensor& noise, Tensor out, const MaybeTensor& theta_out,
+              const MaybeTensor& predicted_out) {
   const Shape shape = shape_of(state), lead = lead_of(state);
   const ScalarType type = compute_type({&output_logits, &state, get(previous), get(unconditional)});
   const Choice chosen = code("choice", choice, Choice::kMean);
@@ -69,60 +68,45 @@ void solver_step_out(const Tensor& output_logits, const Tensor& state, const Ten
       .num_classes = classes_of(state),
       .output_logits = view("output_logits", output_logits, shape),
       .state = view("state", state, shape),
-      .alpha = view_of_rows("alpha", alpha, lead, type),
-      .spread = view_of_rows("spread", spread, lead, type),
+      .alpha = view_of_rows("take", take, lead, type),
+      .spread = view_of_rows("std", std, lead, type),
       .choice = chosen,
       .known = view("known", known, lead),
       .known_mask = view("known_mask", known_mask, lead),
-      .noise = spread ? noise_of(seed, noise, shape, kSender) : Noise{},
+      .noise = std ? noise_of(seed, noise, shape, kSender) : Noise{},
       .draw = chosen == Choice::kSample ? noise_of(seed, draw_noise, lead, kClass) : Noise{},
       .out = view_of_out(out, shape),
       .theta = theta_out ? view_of_out(*theta_out, shape) : View{},
-      .solver = solver_of(state_scale, previous, extrapolation, predicted_out, lead, shape, type),
+      .solver = solver_of(keep, previous, extrapolation, predicted_out, lead, shape, type),
       .guidance = guidance_of(logit_scale, unconditional, unconditional_scale, lead, shape, type),
   };
   with_compute_type(type, [&](auto t) { discrete_update<decltype(t)>(op); });
 }
 
-void update_sample_out(const Tensor& output_logits, const Tensor& state, const Tensor& alpha, const Tensor& spread,
-                       int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& seed,
-                       const MaybeTensor& noise, const MaybeTensor& draw_noise, Tensor out,
-                       const MaybeTensor& theta_out) {
-  solver_step_out(output_logits, state, alpha, spread, {}, {}, {}, {}, {}, {}, choice, known, known_mask, seed, noise,
-                  draw_noise, out, theta_out, {});
-}
-
 using LossAndSaved = std::tuple<Tensor, Tensor, Tensor>;
 
-// Saves the gradient of each variable's loss, or else what the backward pass makes it of.
+// Saves the gradient of each variable's loss, or else numbers of each row that the backward pass makes it of.
 LossAndSaved loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& weight, const MaybeTensor& mask,
-                      int64_t reduction, bool need_logits, bool gradient = false) {
+                      int64_t reduction, bool in_forward, bool need_logits) {
+#ifdef BFN_CUDA
+  if (in_forward) throw std::invalid_argument("in_forward must be False: only a CPU makes the gradient with the loss");
+#endif
   const Shape lead = shape_of(x);
   const ScalarType type = compute_type({&logits});
   const Reduced to = reduced(x, mask, reduction, type);
   const Output saved =
-      gradient ? output_like(logits, type, need_logits) : output(logits, with(lead, kRowStats), type, need_logits);
+      in_forward ? output_like(logits, type, need_logits) : output(logits, with(lead, kRowStats), type, need_logits);
   const DiscreteLoss op{
       .num_classes = classes_of(logits),
       .x = view("x", x, lead),
       .logits = view("logits", logits, with(lead, classes_of(logits))),
       .weight = view_of_rows("weight", weight, lead, type),
-      .stats = gradient ? View{} : saved.view,
-      .grad_logits = gradient ? saved.view : View{},
+      .stats = in_forward ? View{} : saved.view,
+      .grad_logits = in_forward ? saved.view : View{},
       .to = to.to,
   };
   with_compute_type(type, [&](auto t) { discrete_loss<decltype(t)>(op); });
   return {to.loss, to.scale, saved.tensor};
-}
-
-LossAndSaved continuous_time_loss_new(const Tensor& x, const Tensor& logits, const Tensor& weight,
-                                      const MaybeTensor& mask, int64_t reduction, bool need_logits) {
-  return loss_new(x, logits, weight, mask, reduction, need_logits);
-}
-
-LossAndSaved reconstruction_loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& mask, int64_t reduction,
-                                     bool need_logits) {
-  return loss_new(x, logits, {}, mask, reduction, need_logits);
 }
 
 Tensor loss_backward_new(const Tensor& grad, const Tensor& scale, const Tensor& x, const Tensor& logits,
@@ -145,14 +129,6 @@ Tensor loss_backward_new(const Tensor& grad, const Tensor& scale, const Tensor& 
   with_compute_type(type, [&](auto t) { discrete_loss_backward<decltype(t)>(op); });
   return grad_logits.tensor;
 }
-
-#ifndef BFN_CUDA
-// The loss and, where it is needed, the gradient of each variable's loss.
-LossAndSaved loss_with_gradient_new(const Tensor& x, const Tensor& logits, const MaybeTensor& weight,
-                                    const MaybeTensor& mask, int64_t reduction, bool need_logits) {
-  return loss_new(x, logits, weight, mask, reduction, need_logits, true);
-}
-#endif
 
 LossAndSaved discrete_time_loss_new(const Tensor& x, const Tensor& logits, const Tensor& alpha, int64_t n_steps,
                                     int64_t receiver, const Doubles& nodes, const Doubles& node_weights,
@@ -183,13 +159,8 @@ LossAndSaved discrete_time_loss_new(const Tensor& x, const Tensor& logits, const
 BFN_OPERATORS(m) {
   bfn::add<&bfn::theta_new>(m, "discrete_theta");
   bfn::add<&bfn::sender_sample_new>(m, "discrete_sender_sample");
-  bfn::add_both<&bfn::update_sample_out, 1, 1>(m, "discrete_update_sample", "discrete_update_sample_out");
-  bfn::add_both<&bfn::solver_step_out, 1, 2>(m, "discrete_solver_step", "discrete_solver_step_out");
-  bfn::add<&bfn::continuous_time_loss_new>(m, "discrete_continuous_time_loss");
-  bfn::add<&bfn::reconstruction_loss_new>(m, "discrete_reconstruction_loss");
+  bfn::add_both<&bfn::step_out, 1, 2>(m, "discrete_step", "discrete_step_out");
+  bfn::add<&bfn::loss_new>(m, "discrete_loss");
   bfn::add<&bfn::loss_backward_new>(m, "discrete_loss_backward");
-#ifndef BFN_CUDA
-  bfn::add<&bfn::loss_with_gradient_new>(m, "discrete_loss_with_gradient");
-#endif
   bfn::add<&bfn::discrete_time_loss_new>(m, "discrete_discrete_time_loss");
 }

@@ -129,57 +129,50 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> expected_value_new(const Tensor& mean
   return {out.tensor, saved.mean.tensor, saved.std.tensor, saved.mixture_logits.tensor};
 }
 
-Tensor choose_new(const Network& network, int64_t num_bins, Choice choice, const Noise& draw, const Noise& component) {
+Tensor choose_new(const Tensor& mean, const Tensor& std, const MaybeTensor& mixture_logits, int64_t num_bins,
+                  int64_t choice, const MaybeTensor& seed, const MaybeTensor& noise,
+                  const MaybeTensor& component_noise) {
+  const Network network{mean, std, mixture_logits};
   const Shape shape = network.data_shape();
   const ScalarType type = network.compute_type_with(nullptr);
   const Output out = network.one_each();
+  const Choice chosen = code("choice", choice, Choice::kMean);
+  const bool drawn = chosen == Choice::kSample;
   const Choose op{
       .count = numel(shape),
       .from = network.over(shape, type, Parametrisation::kDirect, num_bins, true),
-      .choice = choice,
-      .draw = draw,
-      .component = component,
+      .choice = chosen,
+      .draw = drawn ? noise_of(seed, noise, shape, kOutput) : Noise{},
+      .component = drawn && mixture_logits ? noise_of(seed, component_noise, shape, kComponent) : Noise{},
       .out = out.view,
   };
   with_compute_type(type, [&](auto t) { choose<decltype(t)>(op); });
   return out.tensor;
 }
 
-Tensor sample_new(const Tensor& mean, const Tensor& std, const MaybeTensor& mixture_logits, int64_t num_bins,
-                  const MaybeTensor& seed, const MaybeTensor& noise, const MaybeTensor& component_noise) {
-  const Network network{mean, std, mixture_logits};
-  const Shape shape = network.data_shape();
-  const Noise component = mixture_logits ? noise_of(seed, component_noise, shape, kComponent) : Noise{};
-  return choose_new(network, num_bins, Choice::kSample, noise_of(seed, noise, shape, kOutput), component);
-}
-
-Tensor mode_new(const Tensor& mean, const Tensor& std, const MaybeTensor& mixture_logits, int64_t num_bins) {
-  return choose_new({mean, std, mixture_logits}, num_bins, Choice::kMode, {}, {});
-}
-
-void solver_step_out(const Tensor& pred_mean, const MaybeTensor& pred_log_std, const MaybeTensor& mixture_logits,
-                     const Tensor& mean, const MaybeTensor& mean_scale, const MaybeTensor& noise_scale,
-                     const Tensor& keep, const Tensor& take, const MaybeTensor& update_std, const MaybeTensor& previous,
-                     const MaybeTensor& extrapolation, int64_t num_bins, double std_min, double std_max,
-                     double log_std_max, int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask,
-                     const MaybeTensor& seed, const MaybeTensor& noise, const MaybeTensor& draw_noise,
-                     const MaybeTensor& component_noise, Tensor out, const MaybeTensor& predicted_out) {
+void step_out(const Tensor& pred_mean, const MaybeTensor& pred_log_std, const MaybeTensor& mixture_logits,
+              const MaybeTensor& mean, const MaybeTensor& mean_scale, const MaybeTensor& noise_scale,
+              const MaybeTensor& keep, const Tensor& take, const MaybeTensor& std, const MaybeTensor& previous,
+              const MaybeTensor& extrapolation, int64_t num_bins, bool clip, double std_min, double std_max,
+              double log_std_max, int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask,
+              const MaybeTensor& draw_noise, const MaybeTensor& component_noise, const MaybeTensor& seed,
+              const MaybeTensor& noise, Tensor out, const MaybeTensor& predicted_out) {
+  const Shape shape = shape_of(given("mean", mean));
   const Network network{pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale};
-  const Shape shape = shape_of(mean);
   const ScalarType type = network.compute_type_with(get(previous));
   const Choice chosen = code("choice", choice, Choice::kMean);
   const bool drawn = chosen == Choice::kSample;
   const DiscretisedUpdate op{
       .count = numel(shape),
-      .from = network.over(shape, type, network.predicted(), num_bins, true, {std_min, std_max, log_std_max}),
+      .from = network.over(shape, type, network.predicted(), num_bins, clip, {std_min, std_max, log_std_max}),
       .choice = chosen,
       .state = view("mean", mean, shape),
       .keep = view_of_rows("keep", keep, shape, type),
       .take = view_of_rows("take", take, shape, type),
-      .noise_scale = view_of_rows("update_std", update_std, shape, type),
+      .noise_scale = view_of_rows("std", std, shape, type),
       .known = view("known", known, shape),
       .known_mask = view("known_mask", known_mask, shape),
-      .noise = update_std ? noise_of(seed, noise, shape, kSender) : Noise{},
+      .noise = std ? noise_of(seed, noise, shape, kSender) : Noise{},
       .draw = drawn ? noise_of(seed, draw_noise, shape, kOutput) : Noise{},
       .component = drawn && mixture_logits ? noise_of(seed, component_noise, shape, kComponent) : Noise{},
       .out = view_of_out(out, shape),
@@ -188,90 +181,32 @@ void solver_step_out(const Tensor& pred_mean, const MaybeTensor& pred_log_std, c
   with_compute_type(type, [&](auto t) { discretised_update<decltype(t)>(op); });
 }
 
-void update_sample_out(const Tensor& pred_mean, const MaybeTensor& pred_log_std, const MaybeTensor& mixture_logits,
-                       const Tensor& mean, const MaybeTensor& mean_scale, const MaybeTensor& noise_scale,
-                       const Tensor& keep, const Tensor& take, const Tensor& update_std, int64_t num_bins,
-                       double std_min, double std_max, double log_std_max, int64_t choice, const MaybeTensor& known,
-                       const MaybeTensor& known_mask, const MaybeTensor& seed, const MaybeTensor& noise,
-                       const MaybeTensor& draw_noise, const MaybeTensor& component_noise, Tensor out) {
-  solver_step_out(pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale, keep, take, update_std, {},
-                  {}, num_bins, std_min, std_max, log_std_max, choice, known, known_mask, seed, noise, draw_noise,
-                  component_noise, out, {});
-}
-
 // The loss, its scale and the saved gradients.
-using LossAndSaved = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-// The arguments that all losses share; called, it runs the op that the others complete.
-struct LossCall {
-  const Tensor& x;
-  Network network;
-  const MaybeTensor& mask;
-  int64_t reduction;
-  bool need_mean, need_std, need_mixture_logits;
-  Shape shape = shape_of(x);
-  ScalarType type = network.compute_type_with(&x);
-
-  LossAndSaved operator()(DiscretisedLoss op) const {
-    const Reduced to = reduced(x, mask, reduction, type);
-    const Gradients saved(network, type, need_mean, need_std, need_mixture_logits);
-    op.x = view("x", x, shape);
-    op.gradients = saved.views();
-    op.to = to.to;
-    with_compute_type(type, [&](auto t) { discretised_loss<decltype(t)>(op); });
-    return {to.loss, to.scale, saved.mean.tensor, saved.std.tensor, saved.mixture_logits.tensor};
-  }
-};
-
-LossAndSaved bin_loss_new(const Tensor& x, const Tensor& mean, const Tensor& std, const MaybeTensor& mixture_logits,
-                          int64_t num_bins, bool clip, const MaybeTensor& mask, int64_t reduction, bool need_mean,
-                          bool need_std, bool need_mixture_logits) {
-  const Network network{mean, std, mixture_logits};
-  const LossCall loss{x, network, mask, reduction, need_mean, need_std, need_mixture_logits};
-  return loss({.from = network.over(loss.shape, loss.type, Parametrisation::kDirect, num_bins, clip)});
-}
-
-LossAndSaved reconstruction_loss_new(const Tensor& x, const Tensor& pred_mean, const MaybeTensor& pred_log_std,
-                                     const MaybeTensor& mixture_logits, const MaybeTensor& mean,
-                                     const MaybeTensor& mean_scale, const MaybeTensor& noise_scale, int64_t num_bins,
-                                     double std_min, double std_max, double log_std_max, const MaybeTensor& mask,
-                                     int64_t reduction, bool need_mean, bool need_std, bool need_mixture_logits) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> loss_new(
+    const Tensor& x, const Tensor& pred_mean, const MaybeTensor& pred_log_std, const MaybeTensor& mixture_logits,
+    const MaybeTensor& mean, const MaybeTensor& mean_scale, const MaybeTensor& noise_scale, const MaybeTensor& weight,
+    const MaybeTensor& alpha, bool direct, int64_t n_steps, const Doubles& nodes, const Doubles& node_weights,
+    int64_t n_samples, const MaybeTensor& seed, const MaybeTensor& noise, int64_t num_bins, bool clip, double std_min,
+    double std_max, double log_std_max, const MaybeTensor& mask, int64_t reduction, bool need_mean, bool need_std,
+    bool need_mixture_logits) {
   const Network network{pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale};
-  const LossCall loss{x, network, mask, reduction, need_mean, need_std, need_mixture_logits};
-  return loss({.from = network.over(loss.shape, loss.type, network.predicted(), num_bins, true,
-                                    {std_min, std_max, log_std_max})});
-}
-
-LossAndSaved continuous_time_loss_new(const Tensor& x, const Tensor& pred_mean, const MaybeTensor& pred_log_std,
-                                      const MaybeTensor& mixture_logits, const MaybeTensor& mean,
-                                      const MaybeTensor& mean_scale, const MaybeTensor& noise_scale,
-                                      const Tensor& weight, int64_t num_bins, double std_min, double std_max,
-                                      double log_std_max, bool clip, const MaybeTensor& mask, int64_t reduction,
-                                      bool need_mean, bool need_std, bool need_mixture_logits) {
-  const Network network{pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale};
-  const LossCall loss{x, network, mask, reduction, need_mean, need_std, need_mixture_logits};
-  return loss({
-      .from = network.over(loss.shape, loss.type, network.predicted(), num_bins, clip, {std_min, std_max, log_std_max}),
-      .weight = view_of_rows("weight", weight, loss.shape, loss.type),
-  });
-}
-
-LossAndSaved discrete_time_loss_new(const Tensor& x, const Tensor& pred_mean, const MaybeTensor& pred_log_std,
-                                    const MaybeTensor& mixture_logits, const MaybeTensor& mean,
-                                    const MaybeTensor& mean_scale, const MaybeTensor& noise_scale, const Tensor& alpha,
-                                    int64_t n_steps, const Doubles& nodes, const Doubles& node_weights,
-                                    int64_t n_samples, const MaybeTensor& seed, const MaybeTensor& noise,
-                                    int64_t num_bins, double std_min, double std_max, double log_std_max, bool clip,
-                                    const MaybeTensor& mask, int64_t reduction, bool need_mean, bool need_std,
-                                    bool need_mixture_logits) {
-  const Network network{pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale};
-  const LossCall loss{x, network, mask, reduction, need_mean, need_std, need_mixture_logits};
-  return loss({
-      .from = network.over(loss.shape, loss.type, network.predicted(), num_bins, clip, {std_min, std_max, log_std_max}),
-      .alpha = view_of_rows("alpha", alpha, loss.shape, loss.type),
+  const Shape shape = shape_of(x);
+  const ScalarType type = network.compute_type_with(&x);
+  const Parametrisation kind = direct ? Parametrisation::kDirect : network.predicted();
+  const Reduced to = reduced(x, mask, reduction, type);
+  const Gradients saved(network, type, need_mean, need_std, need_mixture_logits);
+  const DiscretisedLoss op{
+      .x = view("x", x, shape),
+      .from = network.over(shape, type, kind, num_bins, clip, {std_min, std_max, log_std_max}),
+      .weight = view_of_rows("weight", weight, shape, type),
+      .alpha = view_of_rows("alpha", alpha, shape, type),
       .n_steps = n_steps,
-      .draws = draws_of(nodes, node_weights, n_samples, seed, noise, loss.shape),
-  });
+      .draws = alpha ? draws_of(nodes, node_weights, n_samples, seed, noise, shape) : Draws{},
+      .gradients = saved.views(),
+      .to = to.to,
+  };
+  with_compute_type(type, [&](auto t) { discretised_loss<decltype(t)>(op); });
+  return {to.loss, to.scale, saved.mean.tensor, saved.std.tensor, saved.mixture_logits.tensor};
 }
 
 }  // namespace
@@ -280,12 +215,7 @@ LossAndSaved discrete_time_loss_new(const Tensor& x, const Tensor& pred_mean, co
 BFN_OPERATORS(m) {
   bfn::add<&bfn::output_std_new>(m, "discretised_output_std");
   bfn::add<&bfn::expected_value_new>(m, "discretised_expected_value");
-  bfn::add<&bfn::sample_new>(m, "discretised_sample");
-  bfn::add<&bfn::mode_new>(m, "discretised_mode");
-  bfn::add_both<&bfn::update_sample_out, 3>(m, "discretised_update_sample", "discretised_update_sample_out");
-  bfn::add_both<&bfn::solver_step_out, 3, 1>(m, "discretised_solver_step", "discretised_solver_step_out");
-  bfn::add<&bfn::bin_loss_new>(m, "discretised_bin_loss");
-  bfn::add<&bfn::reconstruction_loss_new>(m, "discretised_reconstruction_loss");
-  bfn::add<&bfn::continuous_time_loss_new>(m, "discretised_continuous_time_loss");
-  bfn::add<&bfn::discrete_time_loss_new>(m, "discretised_discrete_time_loss");
+  bfn::add<&bfn::choose_new>(m, "discretised_choose");
+  bfn::add_both<&bfn::step_out, 3, 1>(m, "discretised_step", "discretised_step_out");
+  bfn::add<&bfn::loss_new>(m, "discretised_loss");
 }

@@ -61,7 +61,8 @@ struct Functional;
 template <auto out_form, size_t kLike, size_t kBeside, class... A, size_t... number>
 struct Functional<out_form, kLike, kBeside, std::tuple<A...>, std::index_sequence<number...>> {
   static Tensor call(std::tuple_element_t<number, std::tuple<A...>>... inputs) {
-    Tensor out = new_like(std::get<kLike>(std::tie(inputs...)));
+    const MaybeTensor like = std::get<kLike>(std::tie(inputs...));
+    Tensor out = new_like(given("the state", like));
     if constexpr (kBeside == 2) {
       out_form(inputs..., out, {}, {});
     } else if constexpr (kBeside == 1) {

@@ -22,7 +22,7 @@ inline constexpr const char* kTypeName<MaybeTensor> = "Optional[Tensor]";
 template <>
 inline constexpr const char* kTypeName<Tensors> = "List[Tensor]";
 template <>
-inline constexpr const char* kTypeName<Doubles> = "List[float]";
+inline constexpr const char* kTypeName<Doubles> = "Optional[List[float]]";
 template <>
 inline constexpr const char* kTypeName<Shape> = "List[int]";
 template <>

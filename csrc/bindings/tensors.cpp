@@ -240,15 +240,16 @@ Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& s
 
 Draws draws_of(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples, const MaybeTensor& seed,
                const MaybeTensor& noise, Shape shape) {
-  if (nodes.size() != node_weights.size() || n_samples < 0 || (n_samples > 0 && !nodes.empty())) {
+  const size_t count = nodes ? nodes->size() : 0;
+  if (count != (node_weights ? node_weights->size() : 0) || n_samples < 0 || (n_samples > 0 && count > 0)) {
     throw std::invalid_argument("nodes and node_weights must be as many, and none where n_samples is not 0");
   }
   shape.insert(shape.begin(), n_samples);
   return {
       .n_samples = n_samples,
-      .num_nodes = static_cast<int64_t>(nodes.size()),
-      .nodes = nodes.data(),
-      .node_weights = node_weights.data(),
+      .num_nodes = static_cast<int64_t>(count),
+      .nodes = count ? nodes->data() : nullptr,
+      .node_weights = count ? node_weights->data() : nullptr,
       .noise = n_samples > 0 ? noise_of(seed, noise, shape, kMonteCarlo) : Noise{},
   };
 }

@@ -20,7 +20,7 @@ using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 using Tensors = std::vector<Tensor>;
 using Shape = std::vector<int64_t>;
-using Doubles = std::vector<double>;
+using Doubles = std::optional<std::vector<double>>;
 
 inline int64_t numel(const Shape& shape) {
   int64_t count = 1;
@@ -70,6 +70,12 @@ void with_compute_type(ScalarType type, F&& f) {
 Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type);
 Tensor new_like(const Tensor& like, ScalarType type);
 inline Tensor new_like(const Tensor& like) { return new_like(like, like.scalar_type()); }
+
+// A tensor of a record that may lack it, of an operator that may not.
+inline const Tensor& given(const char* name, const MaybeTensor& x) {
+  if (!x) throw std::invalid_argument(std::string(name) + " must be given");
+  return *x;
+}
 
 // A fresh tensor, contiguous or like another, and its view; where it is not needed, an empty tensor and a null view.
 struct Output {

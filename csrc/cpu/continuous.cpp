@@ -96,7 +96,7 @@ void continuous_update(const ContinuousUpdate& op) {
     });
     if (op.known) overwrite(op.known_mask, start, length, load(op.known, start, length, buffers[0]), sent);
     if (op.solver.on) extrapolate(op.solver, start, length, sent);
-    const T* keep = load(op.keep, start, length, buffers[1]);
+    const T* keep = load(op.keep, start, length, buffers[1], T(1));
     const T* take = load(op.take, start, length, buffers[2]);
     const T* noise_scale = load(op.noise_scale, start, length, buffers[3]);
     const T* mean = load(op.from.mean, start, length, buffers[4]);

@@ -259,7 +259,7 @@ void discretised_update(const DiscretisedUpdate& op) {
     if (op.known) overwrite(op.known_mask, start, length, load(op.known, start, length, buffers[0]), value);
     if (op.solver.on) extrapolate(op.solver, start, length, value);
     const T* state = load(op.state, start, length, buffers[1]);
-    const T* keep = load(op.keep, start, length, buffers[2]);
+    const T* keep = load(op.keep, start, length, buffers[2], T(1));
     const T* take = load(op.take, start, length, buffers[3]);
     const T* noise_scale = load(op.noise_scale, start, length, buffers[4]);
     const T* eps = normals_or_zeros(op.noise, start, length, normals);

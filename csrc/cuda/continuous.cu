@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       for (int j = 0; j < kCount; ++j) from.x_hat[j] = given[j] ? known[j] : from.x_hat[j];
     }
     if (op.solver.on) extrapolate(at, op.solver, from.x_hat);
-    at.rows(op.keep, keep);
+    at.rows(op.keep, keep, T(1));
     at.rows(op.take, take);
     at.rows(op.noise_scale, noise_scale);
     if (op.noise.any()) at.noise(op.noise, seed, eps);

@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
     if (op.solver.on) extrapolate(at, op.solver, value);
     at.data(op.state, state);
-    at.rows(op.keep, keep);
+    at.rows(op.keep, keep, T(1));
     at.rows(op.take, take);
     at.rows(op.noise_scale, noise_scale);
     if (op.noise.any()) at.noise(op.noise, seed, eps);

@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(kThreads, 1) update_kernel(const __grid_consta
     if (read<int>(op.known_mask, at.start) != 0) value[0] = read<T>(op.known, at.start);
     if (op.solver.on) extrapolate(at, op.solver, value);
     if (op.noise.any()) at.noise(op.noise, seed, eps);
-    const T keep = read<T>(op.keep, at.start), take = read<T>(op.take, at.start);
+    const T keep = read<T>(op.keep, at.start, T(1)), take = read<T>(op.take, at.start);
     const T noise_scale = read<T>(op.noise_scale, at.start);
     const T out[1] = {updated_mean(keep, read<T>(op.state, at.start), take, value[0], noise_scale, eps[0])};
     at.store_data(op.out, out);

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 import bfn_kernels
-from bfn_kernels import Indexed
 from bfn_kernels.solvers import Coefficients
 
 OUTPUTS = ("out", "theta_out", "predicted_out")
@@ -28,7 +27,7 @@ def tensors_of(inputs: dict) -> Iterator[tuple[str, Tensor, Callable[[Tensor], d
     for name, value in inputs.items():
         if isinstance(value, Tensor):
             yield name, value, lambda new, name=name: inputs | {name: new}
-        elif isinstance(value, (Indexed, Coefficients)):
+        elif isinstance(value, Coefficients):
             for part, each in value._asdict().items():
                 if isinstance(each, Tensor):
                     put = lambda new, n=name, v=value, p=part: inputs | {n: v._replace(**{p: new})}  # noqa: E731

@@ -10,7 +10,7 @@ from support import NATIVE
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bfn_kernels import continuous, operators
+from bfn_kernels import autograd, continuous, torch_private
 
 pytestmark = pytest.mark.skipif("cpu" not in NATIVE, reason="no native operators")
 
@@ -125,14 +125,14 @@ def test_without_torchs_private_names(monkeypatch):
     """The private names only save time, and results are the same without them."""
     x = torch.rand(2, 3, requires_grad=True)
     want = flow(x), *torch.autograd.grad(flow(x).sum(), x)
-    monkeypatch.setattr(operators, "below_autograd", contextlib.nullcontext)
-    monkeypatch.setattr(operators, "transformed", lambda: False)
+    monkeypatch.setattr(autograd, "below_autograd", contextlib.nullcontext)
+    monkeypatch.setattr(autograd, "transformed", lambda: False)
     for got, expected in zip((flow(x), *torch.autograd.grad(flow(x).sum(), x)), want, strict=True):
         assert torch.equal(got, expected)
     assert torch.equal(flow(x.detach()), want[0]) and not flow(x.detach()).requires_grad
     operator = torch.ops.bfn_kernels.discrete_theta.default
-    assert operators.below_python(operator) is not operator
-    assert operators.below_python(object) is object
+    assert torch_private.below_python(operator) is not operator
+    assert torch_private.below_python(object) is object
 
 
 def test_sizes_that_cannot_be_counted_are_errors():

@@ -5,8 +5,9 @@ import torch
 from cases import CASES, WITHOUT_BACKEND
 from support import NATIVE, ON_CPU, named, serves
 
-from bfn_kernels import Limits, binary, continuous, discrete, discretised, noise, operators
+from bfn_kernels import Limits, binary, continuous, discrete, discretised, extensions, noise
 from bfn_kernels.backends import BACKENDS
+from bfn_kernels.records import NO_DRAWS, Guidance, Noise, Sent, Solver
 from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy
 
 X = torch.zeros(2, 3)
@@ -200,8 +201,13 @@ def scaled(ops, *arguments):
 
 def squared(ops, x=X, reduction=3):
     return ops.continuous_squared_loss(
-        x, x, None, None, None, torch.ones(()), None, -1.0, 1.0, None, reduction, *[False] * 3
+        x, x, None, None, None, -1.0, 1.0, torch.ones(()), None, None, reduction, *[False] * 3
     )
+
+
+def step_arguments(choice):
+    """The arguments of a step of classes behind its logits and its state, with explicit noise."""
+    return *Solver(None, ROW, ROW), *Guidance(), *Sent(choice, None, None, None), *Noise(None, X)
 
 
 OPERATORS = {
@@ -214,13 +220,13 @@ OPERATORS = {
     "no seed": lambda o: scaled(o, None, None, None, ROW),
     "no batch": lambda o: squared(o, X[0, 0]),
     "an unknown reduction": lambda o: squared(o, reduction=4),
-    "no classes": lambda o: o.discrete_reconstruction_loss(CLASSES, Z[..., :0], None, 3, False),
+    "no classes": lambda o: o.discrete_loss(CLASSES, Z[..., :0], None, None, 3, False, False),
     "no classes of a message": lambda o: o.discrete_sender_sample(CLASSES, ROW, ROW, 0, False, None, Z, torch.float32),
-    "an unknown choice": lambda o: o.discrete_update_sample(Z, Z, ROW, ROW, 9, None, None, None, Z, None),
-    "a pair of three": lambda o: o.discretised_reconstruction_loss(
-        X, torch.zeros(2, 3, 3), None, None, None, None, None, 4, 1e-3, 10.0, 10.0, None, 3, False, False, False
+    "an unknown choice": lambda o: o.discrete_step(Z, Z, *step_arguments(9)),
+    "a pair of three": lambda o: o.discretised_loss(
+        X, torch.zeros(2, 3, 3), *[None] * 7, False, 0, *NO_DRAWS, 4, True, 1e-3, 10.0, 10.0, None, 3, *[False] * 3
     ),
-    "an unknown choice of a bit": lambda o: o.binary_update_sample(X, X, ROW, ROW, 3, None, None, None, X, None),
+    "an unknown choice of a bit": lambda o: o.binary_step(X, X, *step_arguments(3)),
     "an unknown receiver of bits": lambda o: o.binary_discrete_time_loss(
         CLASSES, X, ROW, 5, 2, (0.5,), (1.0,), 0, None, None, None, 3, False
     ),
@@ -237,7 +243,7 @@ def test_operators_called_directly(name):
     RuntimeError of every error."""
     with pytest.raises((ValueError, RuntimeError)) as caught:
         OPERATORS[name](torch.ops.bfn_kernels)
-    assert isinstance(operators.as_refused(caught.value), ValueError)
+    assert isinstance(extensions.as_refused(caught.value), ValueError)
 
 
 @pytest.mark.parametrize("out", [False, True])
@@ -251,9 +257,9 @@ def test_known_classes_out_of_range(out):
 def test_only_what_was_refused_is_a_value_error():
     with pytest.raises(ValueError) as caught:
         flow(t=torch.tensor([0.5, 1.5]))
-    assert isinstance(operators.as_refused(RuntimeError(str(caught.value))), ValueError)
+    assert isinstance(extensions.as_refused(RuntimeError(str(caught.value))), ValueError)
     error = RuntimeError("another")
-    assert operators.as_refused(error) is error
+    assert extensions.as_refused(error) is error
 
 
 @pytest.mark.parametrize("name", ["num_classes", "alpha", "x"])

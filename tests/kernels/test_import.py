@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from bfn_kernels.operators import constant
+from bfn_kernels.torch_private import constant
 
 IMPORT = """
 import sys, torch

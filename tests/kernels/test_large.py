@@ -204,9 +204,9 @@ def test_noise_of_a_part_of_the_classes(first, dtype, backend, monkeypatch, smal
         flow = each, each * k, None if noise is not None else seed, noise
         out, stats = ops.discrete_flow_embedding(x, weight, *flow, *of)
         grad = ops.discrete_flow_embedding_backward(out, x, *flow, stats, count, out.dtype, *of)
-        head = x, hidden, weight, None, each, None if draws is not None else seed, draws, None
-        loss, scale, stats = ops.discrete_linear_discrete_time_loss(*head, 5, 2, 0, *of)
-        grads = ops.discrete_linear_discrete_time_loss_backward(loss, scale, *head, stats, 5, 2, *of, wanted)
+        head = x, hidden, weight, None, each, None if draws is not None else seed, draws
+        loss, scale, stats = ops.discrete_linear_discrete_time_loss(*head, 5, 2, None, 0, *of)
+        grads = ops.discrete_linear_discrete_time_loss_backward(loss, scale, *head, None, stats, 5, 2, *of, wanted)
         return out, grad, loss, *grads
 
     shape = torch.Size((3, 2, k))

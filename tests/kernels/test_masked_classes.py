@@ -8,7 +8,7 @@ from bfn_kernels import binary, discrete
 
 inf = torch.inf
 FLOORS = (-inf, -1e30)
-SIZES = (2, 17, 2100)  # the last is larger than a tile
+SIZES = (2, 17, 4100)  # the last is larger than a tile
 each_backend = pytest.mark.parametrize("backend", ON_CPU)
 each_size = pytest.mark.parametrize("num_classes", SIZES)
 each_floor = pytest.mark.parametrize("floor", FLOORS)
@@ -166,7 +166,7 @@ def head(num_classes: int):
 
 
 @each_backend
-@pytest.mark.parametrize("num_classes", [17, 2100])
+@pytest.mark.parametrize("num_classes", [17, 4100])
 @pytest.mark.parametrize("op", ["continuous_time_loss", "reconstruction_loss", "discrete_time_loss"])
 def test_losses_of_a_head_with_a_masked_bias(op, num_classes, backend):
     """They and their gradients are finite, and those of the op on logits; a class that is ruled out has none."""
@@ -189,7 +189,7 @@ def test_losses_of_a_head_with_a_masked_bias(op, num_classes, backend):
 
 
 @each_backend
-@pytest.mark.parametrize("num_classes", [17, 2100])
+@pytest.mark.parametrize("num_classes", [17, 4100])
 def test_steps_of_a_head_with_a_masked_bias(num_classes, backend):
     hidden, weight, bias, _ = head(num_classes)
     z = torch.nn.functional.linear(hidden, weight, bias)

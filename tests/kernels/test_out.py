@@ -9,7 +9,7 @@ from aliases import ITSELF, OUTPUTS, over, parameters, public, tensors_of
 from cases import CASES, Case, classes, normal, per_class, some, uniform
 from support import ON_CPU
 
-from bfn_kernels import Indexed, binary, continuous, discrete, discretised
+from bfn_kernels import binary, continuous, discrete, discretised
 from bfn_kernels.solvers import Coefficients
 
 X, M = torch.linspace(-1, 1, 12).reshape(3, 4), torch.linspace(0.5, -0.5, 12).reshape(3, 4)
@@ -176,16 +176,12 @@ WRITING = [case for case in (*CASES, *MORE) if "257" not in case.name and {*OUTP
 
 
 def variants(case: Case):
-    """The inputs of a case, and the same with a seed, with times of groups and with coefficients."""
+    """The inputs of a case, and the same with a seed and with coefficients."""
     inputs = case.inputs((4, 3), torch.float32) | case.options
     yield inputs
     noises = {"noise", "draw_noise", "component_noise"}
     if noises & {*inputs}:
         yield {k: v for k, v in inputs.items() if k not in noises} | {"seed": torch.tensor(3)}
-    index = torch.tensor([0, 1, 1, 0])
-    for name in {"t", "alpha", "precision"} & {*inputs}:
-        groups = inputs[name].flatten()[:2]
-        yield inputs | {name: Indexed(groups, index)}
     if "t_next" in inputs:
         has = {"keep": True, "take": True, "variance": "noise" in inputs, "extrapolation": "previous" in inputs}
         given = Coefficients(**{name: torch.rand(4) + 0.1 if there else None for name, there in has.items()})

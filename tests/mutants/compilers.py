@@ -6,6 +6,7 @@ MODES, LAYOUTS, CALLS, GRADIENTS, ERRORS = (
     f"tests/kernels/test_{name}.py" for name in ("modes", "layouts", "calls", "gradients", "errors")
 )
 NOISE, CHECKS, ROWS = "bfn_kernels/noise.py", "bfn_kernels/checks.py", "bfn_kernels/rows.py"
+AUTOGRAD, PRIVATE, EXTENSIONS = (f"bfn_kernels/{name}.py" for name in ("autograd", "torch_private", "extensions"))
 OPERATORS, TENSORS, VIEWS = "bfn_kernels/operators.py", "csrc/bindings/tensors.cpp", "bfn_kernels/triton_ops/views.py"
 
 STALE = "tests/kernels/test_stale.py"
@@ -38,11 +39,11 @@ FAULTS = [
     Fault("bfn_kernels/gauss.py", "return 1 / total", "return 1 / (total + last)", f"{MODES} -k test_nodes"),
     Fault("bfn_kernels/gauss.py", "[0.0] * (order % 2)", "[]", f"{MODES} -k test_nodes"),
     Fault(
-        OPERATORS, 'vars(function)["_dynamo_marked_constant"] = True\n    return function',
+        PRIVATE, 'vars(function)["_dynamo_marked_constant"] = True\n    return function',
         "return torch.compiler.assume_constant_result(function)", "tests/kernels/test_import.py -k compiler",
     ),
-    Fault(OPERATORS, "if found is None:", "if False:", f"{STALE} -k lacks"),
-    Fault(OPERATORS, "return None if found == declared else", "return None if found else", f"{STALE} -k other"),
+    Fault(EXTENSIONS, "if found is None:", "if False:", f"{STALE} -k lacks"),
+    Fault(EXTENSIONS, "return None if found == declared else", "return None if found else", f"{STALE} -k other"),
     Fault(OPERATORS, "return _refusing(why)", "pass", f"{STALE} -k env_say"),
     Fault(
         "bfn_kernels/backends.py", "raise RuntimeError(_of_other_sources(", "warnings.warn(_of_other_sources(",
@@ -55,32 +56,32 @@ FAULTS = [
         "tests/kernels/recorded.py", "partial(calls_of, case, backend)", "calls_of(case, backend)",
         "tests/kernels/test_import.py -k collecting",
     ),
-    Fault(OPERATORS, '"_dynamo_marked_constant"', '"_marked"', "tests/kernels/test_import.py -k marked"),
+    Fault(PRIVATE, '"_dynamo_marked_constant"', '"_marked"', "tests/kernels/test_import.py -k marked"),
     Fault(
-        OPERATORS, "if transformed():\n                result = under_transforms(*args)",
+        AUTOGRAD, "if transformed():\n                result = under_transforms(*args)",
         "if transformed():\n                result = overload(*args)", f"{MODES} -k by_torch_func",
     ),
-    Fault(OPERATORS, "(t.requires_grad or under_transforms)", "t.requires_grad", f"{MODES} -k beyond_an_inner"),
+    Fault(AUTOGRAD, "(t.requires_grad or under_transforms)", "t.requires_grad", f"{MODES} -k beyond_an_inner"),
     Fault(
-        OPERATORS, 'raise RuntimeError(f"{name} has no gradient")', "return (None,) * len(arguments)",
+        AUTOGRAD, 'raise RuntimeError(f"{name} has no gradient")', "return (None,) * len(arguments)",
         f"{MODES} -k second_derivatives",
     ),
     Fault(
-        "bfn_kernels/continuous/operators.py", "gaussian_step(wide, scale,", "gaussian_step(wide.detach(), scale,",
+        OPERATORS, "gaussian_step(wide, scale,", "gaussian_step(wide.detach(), scale,",
         f"{MODES} -k second_derivatives",
     ),
     # the seam between Python and the kernels
     Fault(
-        OPERATORS, "if not torch.is_grad_enabled():", "if True:",
+        AUTOGRAD, "if not torch.is_grad_enabled():", "if True:",
         f"{GRADIENTS} -k 'one_gradient and cpu and discrete_time'",
     ),
     Fault(
-        OPERATORS, "(torch.is_grad_enabled() and any(", "(False and any(", f"{CALLS} -k there_is_a_graph",
+        AUTOGRAD, "(torch.is_grad_enabled() and any(", "(False and any(", f"{CALLS} -k there_is_a_graph",
     ),
-    Fault(OPERATORS, "if kind and str(error) == message:", "if kind:", f"{ERRORS} -k only_what_was_refused"),
-    Fault(OPERATORS, "return REFUSED[kind](message)", "return error", f"{ERRORS} -k only_what_was_refused"),
+    Fault(EXTENSIONS, "if kind and str(error) == message:", "if kind:", f"{ERRORS} -k only_what_was_refused"),
+    Fault(EXTENSIONS, "return REFUSED[kind](message)", "return error", f"{ERRORS} -k only_what_was_refused"),
     Fault(
-        OPERATORS, "kept = [values[i] for i in self.places]", "kept = [values[i] for i in sorted(self.places)]",
+        AUTOGRAD, "if spares else self.places)", "if spares else sorted(self.places))",
         f"{GRADIENTS} -k 'gradcheck and cpu and continuous.update_sample'",
     ),
     Fault(
@@ -112,8 +113,8 @@ FAULTS = [
     ),
     Fault(MACHINE, "changes ? readers_ | writers_", "changes ? writers_", f"{CHECKED} -k writes_what_another_read"),
     Fault(MACHINE, "changes ? readers_ | writers_", "changes ? readers_", f"{CHECKED} -k two_warps_write_global"),
-    Fault(MACHINE, "    begin(phase);\n    readers_", "    readers_", f"{CHECKED} -k 'later_launch or warps'"),
-    Fault(MACHINE, " || writers_ & bit(warp)", "", f"{CHECKED} -k harmless"),
+    Fault(MACHINE, "    begin(phase);\n    if (writers_", "    if (writers_", f"{CHECKED} -k 'later_launch or warps'"),
+    Fault(MACHINE, "writers_ && !(writers_ & bit(warp))", "writers_", f"{CHECKED} -k harmless"),
     Fault(
         "tests/ptx/memory.cpp", "if (value && !changes && !histories[k].is_written(phase_)) continue;", "",
         f"{CHECKED} -k harmless",

@@ -32,12 +32,11 @@ FAULTS = [
     ),
     Fault("bfn_kernels/arguments.py", "quadrature > MAX_NODES", "quadrature >= MAX_NODES", f"{PUBLIC} -k nodes"),
     Fault(
-        FAMILY("continuous"), "predict_data(wide, mean, *scales, *clip)",
-        'predict_data(wide, mean, *scales, *checks.interval("clip", None))', f"{PUBLIC} -k by_bins",
+        FAMILY("continuous"), "network._replace(prediction=prediction.to(dtype))",
+        "network._replace(prediction=prediction.to(dtype), low=-math.inf, high=math.inf)", f"{PUBLIC} -k by_bins",
     ),
     Fault(
-        FAMILY("continuous"), "None, num_bins, True, mask, how", "None, num_bins, True, None, how",
-        f"{PUBLIC} -k by_bins",
+        FAMILY("continuous"), "*NO_DRAWS, *bins, *to)", "*NO_DRAWS, *bins, None, to.reduction)", f"{PUBLIC} -k by_bins",
     ),
     Fault(
         "bfn_kernels/noise.py", "words[..., 0] | (words[..., 1] << 32)", "words[..., 0]", f"{PUBLIC} -k folded",
@@ -51,7 +50,10 @@ FAULTS = [
         FAMILY("discrete"), "schedule, scale=logits.shape[-1] / 2)", "schedule, scale=logits.shape[-1])",
         "tests/kernels/test_docs.py",
     ),
-    Fault(FAMILY("continuous"), "(\"rate\",), scale=0.5)", "(\"rate\",), scale=1.0)", "tests/kernels/test_docs.py"),
+    Fault(
+        FAMILY("continuous"), 'limits, ("rate",), scale=0.5', 'limits, ("rate",), scale=1.0',
+        "tests/kernels/test_docs.py",
+    ),
     Fault(
         "bfn_kernels/backends.py", "for backend in BACKENDS.values():", "for backend in reversed(BACKENDS.values()):",
         "tests/kernels/test_cuda.py -k which_comes_first",
@@ -74,8 +76,8 @@ FAULTS = [
     ),
     Fault(
         "bfn_kernels/discretised/reference.py",
-        "return output_distribution(compute_dtype(x, *output, mean), *output,",
-        "return output_distribution(compute_dtype(*output, mean), *output,",
+        "dtype = compute_dtype(x, *network[:4])",
+        "dtype = compute_dtype(*network[:4])",
         f"{PUBLIC} -k 'one_argument and reference'",
     ),
     Fault(

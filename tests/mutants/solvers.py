@@ -40,12 +40,6 @@ FAULTS = [
         f"{SOLVERS} -k 'renoised and cpu'",
     ),
     Fault(RULES, "if checks.shows(here) and (here > there).any():", "if False:", f"{SOLVERS} -k refused"),
-    Fault(
-        RULES,
-        "value = value.of_rows(value.values)",
-        "value = value.values[0]",
-        "tests/kernels/test_times.py -k 'numbers_of_its_rows and solver_step and cpu'",
-    ),
     # what a step writes
     Fault(
         "bfn_kernels/outputs.py",

@@ -1,0 +1,228 @@
+"""How autograd hears of an operator: what is saved for its backward pass, and the function that callers use."""
+
+from collections import namedtuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.autograd import forward_ad
+from torch.overrides import has_torch_function
+
+from bfn_kernels.extensions import as_refused
+from bfn_kernels.torch_private import below_autograd, below_python, transformed
+
+if TYPE_CHECKING:
+    from bfn_kernels.operators import Library, Operator
+
+
+class Forward(NamedTuple):
+    """The record of a forward pass that its backward pass is given.
+
+    saved: the values that `Operator.saved` names, as attributes.
+    needed: for each argument, whether it needs a gradient.
+    types: for each of the leading tensor arguments its dtype, or None if it was not passed.
+    """
+
+    saved: Any
+    needed: Sequence[bool]
+    types: Sequence[torch.dtype | None]
+
+
+def writing(overload: OpOverload, operator: "Operator") -> Callable:
+    """The variant of an operator that writes into tensors: a function of its inputs and of these tensors, the first of
+    which may be None and is made then. It returns the first."""
+    torch.library.register_fake(overload.name(), lambda *arguments, **keywords: None)
+
+    def write(inputs: Sequence, outputs: Sequence[Tensor | None]) -> Tensor:
+        out, *beside = outputs
+        if out is None:
+            out = operator.fake(*inputs)  # of real tensors it makes a real one
+        _refuse_tangents(overload, (*inputs, out, *beside))
+        overload(*inputs, out, *beside)
+        if not torch.compiler.is_compiling():  # compiled code increases the version itself
+            torch.autograd.graph.increment_version([t for t in (out, *beside) if t is not None])
+        return out
+
+    return write
+
+
+def needs(*tensors: Tensor | None) -> list[bool]:
+    """For each tensor, whether it needs a gradient. A tensor does not show that an outer transform of torch.func needs
+    its gradient, so under transforms all of them count as if they did."""
+    if not torch.is_grad_enabled():
+        return [False] * len(tensors)
+    under_transforms = transformed()
+    return [t is not None and (t.requires_grad or under_transforms) for t in tensors]
+
+
+def differentiable(library: "Library", overload: OpOverload, operator: "Operator", write: Callable | None) -> Callable:
+    """Registers the operator's fake and backward pass with torch; returns the function that callers use.
+
+    Second derivatives, forward-mode derivatives and vmap are errors. The first two are not implemented, and zeros in
+    their place would be silently wrong; under vmap, noise and reductions would not mean what the docstrings say.
+    """
+    name, arguments = overload.name(), [a.name for a in overload._schema.arguments]
+    saving = _Saving(overload, operator.saved.split(), operator.spared.split())
+
+    def first_backward(ctx, grad, *grads_of_saved):
+        if operator.backward is None:
+            raise RuntimeError(f"{name} has no gradient")
+        if grad is None:
+            return (None,) * len(arguments)
+        needed = ctx.needs_input_grad
+        gradients = operator.backward(library, grad, Forward(saving.read(ctx), needed, ctx.types))
+        gradients = [g if n else None for g, n in zip(gradients, needed, strict=False)]
+        return *gradients, *[None] * (len(arguments) - len(gradients))
+
+    def checked_backward(ctx, *grads):
+        if operator.backward is not None and torch.is_grad_enabled():
+            raise RuntimeError(f"{name} has no second derivative; create_graph must be False")
+        return first_backward(ctx, *grads)
+
+    def save_all(ctx, inputs, output):
+        saving.write(ctx, inputs, output)
+        if isinstance(output, tuple):
+            ctx.set_materialize_grads(False)  # saves making zeros as large as the results that have no gradient
+            ctx.mark_non_differentiable(*output[1:])
+
+    def refuse_vmap(info, in_dims, *args):
+        raise RuntimeError(f"{name} does not go under vmap; its arguments take batch dimensions of their own")
+
+    torch.library.register_fake(name, operator.fake)
+    torch.library.register_autograd(name, checked_backward, setup_context=save_all)
+    torch.library.register_vmap(name, refuse_vmap)
+    once = operator.backward and checked_backward
+    transforms = _under_transforms(overload, saving.write, first_backward, refuse_vmap)
+    return _call(overload, saving.write, once, transforms, write)
+
+
+class _Saving:
+    """Saves arguments and results for the backward pass: the tensors, which come first, by `save_for_backward`, other
+    values on `ctx`. The tensors in `spared` are not saved where the argument `in_forward` is True."""
+
+    def __init__(self, overload: OpOverload, names: Sequence[str], spared: Sequence[str]):
+        schema = overload._schema
+        values = [*schema.arguments, *schema.returns]
+        place = {value.name: i for i, value in enumerate(values)}
+        self.Saved = namedtuple("Saved", names)  # type: ignore[misc]
+        self.places = [place[name] for name in names]
+        self.without = [None if name in spared else place[name] for name in names]
+        self.in_forward = place["in_forward"] if spared else None
+        self.saved_tensors = sum("Tensor" in str(values[i].type) for i in self.places)
+        self.tensors = _leading_tensors(overload)
+
+    def write(self, ctx, arguments: Sequence, results) -> None:
+        values = (*arguments, *(results if isinstance(results, tuple) else (results,)))
+        spares = self.in_forward is not None and arguments[self.in_forward]
+        kept = [None if i is None else values[i] for i in (self.without if spares else self.places)]
+        ctx.save_for_backward(*kept[: self.saved_tensors])
+        ctx.others = kept[self.saved_tensors :]
+        ctx.types = [None if t is None else t.dtype for t in arguments[: self.tensors]]
+
+    def read(self, ctx) -> Any:
+        return self.Saved(*ctx.saved_tensors, *ctx.others)
+
+
+def _leading_tensors(overload: OpOverload) -> int:
+    """The number of tensors before the first argument of another type; only these may have a gradient."""
+    types = [str(a.type) for a in overload._schema.arguments]
+    return next((i for i, t in enumerate(types) if t not in ("Tensor", "Optional[Tensor]")), len(types))
+
+
+def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, vmap: Callable) -> Callable:
+    """The operator in the one form of `autograd.Function` that torch.func's transforms accept.
+
+    These transforms build a graph of every backward pass, so a second derivative cannot be refused there. The operators
+    that the backward pass calls refuse it, unless they are linear and have a right one.
+    """
+
+    class UnderTransforms(torch.autograd.Function):
+        @staticmethod
+        def forward(*args):
+            return overload(*args)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.set_materialize_grads(False)
+            save(ctx, inputs, output)
+
+        @staticmethod
+        def backward(ctx, *grads):
+            return backward(ctx, *grads)
+
+        @staticmethod
+        def vmap(info, in_dims, *args):
+            return vmap(info, in_dims, *args)
+
+    return UnderTransforms.apply
+
+
+def _call(
+    overload: OpOverload, save: Callable, backward: Callable | None, under_transforms: Callable, write: Callable | None
+) -> Callable:
+    """The operator as callers use it: a function that returns its first result. Behind the inputs of an operator that
+    has a variant that writes, callers pass what to write into, or None.
+
+    It goes past the Python code that torch runs for `register_autograd`, which takes several times as long as the
+    kernel on a few thousand variables. It is a single function, since one in between would cost as much as a check.
+    """
+
+    operate = below_python(overload)
+
+    class Differentiable(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *args):
+            with below_autograd():
+                output = operate(*args)
+            save(ctx, args, output)
+            return output[0] if several else output
+
+        @staticmethod
+        def backward(ctx, *grads):
+            return backward(ctx, *grads)
+
+    # torch's Python `apply` would look for transforms again, which `call` has handled before
+    apply = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]
+    names = [a.name for a in overload._schema.arguments]
+    needed = [names.index(name.removeprefix("need_")) for name in names if name.startswith("need_")]
+    tensors, inputs = _leading_tensors(overload), len(names) - len(needed)
+    several = backward is not None and len(overload._schema.returns) > 1
+
+    def call(*args):
+        first = args[:tensors]
+        try:
+            if write is not None:
+                args, outputs = args[:inputs], args[inputs:]
+                if any([out is not None for out in outputs]):
+                    return write(args, outputs)
+            if needed:
+                args = (*args, *needs(*[args[i] for i in needed]))
+            if torch.compiler.is_compiling() or has_torch_function(first):
+                result = overload(*args)
+                return result[0] if several else result
+            _refuse_tangents(overload, first)
+            if transformed():
+                result = under_transforms(*args)
+            elif not (torch.is_grad_enabled() and any([t is not None and t.requires_grad for t in first])):
+                with below_autograd():
+                    result = operate(*args)
+            elif backward is None:
+                result = under_transforms(*args)
+            else:
+                return apply(*args)
+        except RuntimeError as error:
+            if (refused := as_refused(error)) is error:
+                raise
+            raise refused from None
+        return result[0] if several else result
+
+    return call
+
+
+def _refuse_tangents(overload: OpOverload, args: Sequence) -> None:
+    if getattr(forward_ad, "_current_level", 0) < 0:  # private to torch, but checking every tensor is slow
+        return
+    if any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in args):
+        raise RuntimeError(f"{overload} has no forward-mode derivative")

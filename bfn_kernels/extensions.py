@@ -1,0 +1,34 @@
+"""What a compiled extension says of itself: the errors of its operators, and the types of their arguments."""
+
+from collections.abc import Callable, Mapping
+
+from torch._ops import OpOverload
+
+# What an operator of a compiled extension refuses is a ValueError or an IndexError, of which torch makes a RuntimeError
+# from 2.15 on. Each extension has a function that says what it refused last: one of these kinds, and the message.
+REFUSED = (RuntimeError, ValueError, IndexError)
+REFUSALS: list[Callable[[], tuple[int, str]]] = []
+
+
+def difference(overload: OpOverload, compiled: Mapping[str, str]) -> str | None:
+    """In words, how an operator differs from the one of its name in an extension, or None. torch does not compare them,
+    and would call the compiled code with arguments that it misreads.
+
+    compiled: for the name of each operator of the extension, the types of its arguments and results.
+    """
+    schema = overload._schema
+    name = schema.name.split("::")[1]
+    types = [f"({', '.join(str(value.type) for value in values)})" for values in (schema.arguments, schema.returns)]
+    declared, found = " -> ".join(types), compiled.get(name)
+    if found is None:
+        return f"it has no operator {name}"
+    return None if found == declared else f"its {name} is {found}, where {declared} is declared"
+
+
+def as_refused(error: RuntimeError) -> Exception:
+    """The error in the type that it was thrown in."""
+    for refusal in REFUSALS:
+        kind, message = refusal()
+        if kind and str(error) == message:
+            return REFUSED[kind](message)
+    return error

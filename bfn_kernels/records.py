@@ -1,0 +1,205 @@
+"""Arguments of operators that belong together. The structs of csrc/ops have the same fields.
+
+An operator of torch takes tensors and numbers, but no records, so callers pass the fields of a record: `*record`.
+`grouped` gives a function its records back. The arguments of an operator are those of its function in `reference.py`:
+`arguments` lists them for its schema.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, get_type_hints
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import noise as random
+
+# Operators know what a sampler sends, and the receiver of classes, by its place here; csrc/ops/noise.h has the same
+# numbers.
+CHOICES = ("sample", "mode", "mean")
+SAMPLE, MODE, MEAN = range(3)
+RECEIVERS = ("joint", "factorised")
+JOINT, FACTORISED = range(2)
+
+
+class Noise(NamedTuple):
+    """The source of normals: explicit values, or a seed, which is an int64 tensor of one element."""
+
+    seed: Tensor | None
+    noise: Tensor | None
+
+
+class Draws(NamedTuple):
+    """The normals of an expectation: the nodes and weights of a quadrature, or `n_samples` draws, which come from a
+    seed or are explicit noise `[n_samples, ...]`."""
+
+    nodes: Sequence[float] | None
+    node_weights: Sequence[float] | None
+    n_samples: int
+    seed: Tensor | None
+    noise: Tensor | None
+
+    def each(self, like: Tensor, normal: Callable[..., Tensor]) -> Iterator[tuple[Tensor, float]]:
+        """Yields the normals and the weight of each node, as a scalar, or of each draw, in the shape of `like`."""
+        for node, weight in zip(self.nodes or (), self.node_weights or (), strict=True):
+            yield torch.full((), node, dtype=like.dtype, device=like.device), weight
+        for draw in range(self.n_samples):
+            if self.noise is None:
+                yield normal(like.shape, self.seed, random.MONTE_CARLO, draw, like.dtype), 1 / self.n_samples
+            else:
+                yield self.noise[draw].to(like.dtype), 1 / self.n_samples
+
+
+NO_DRAWS = Draws(None, None, 0, None, None)  # of a loss without an expectation
+
+
+class Solver(NamedTuple):
+    """The row scalars of a step, and the prediction of the step before.
+
+    keep multiplies the state, take the prediction p + extrapolation·(p − previous), and std the noise. Without keep,
+    std or previous, the factor or the term is left out.
+    """
+
+    keep: Tensor | None
+    take: Tensor
+    std: Tensor | None
+    previous: Tensor | None = None
+    extrapolation: Tensor | None = None
+
+
+class Guidance(NamedTuple):
+    """The logits of a step are logit_scale·logits + unconditional_scale·unconditional; the scales are row scalars."""
+
+    logit_scale: Tensor | None = None
+    unconditional: Tensor | None = None
+    unconditional_scale: Tensor | None = None
+
+
+NO_GUIDANCE = Guidance()
+
+
+class Sent(NamedTuple):
+    """The message of a step: the place in CHOICES of what is sent of the output distribution, the values that are sent
+    instead where the mask says so, and the explicit noise that draws a sample."""
+
+    choice: int
+    known: Tensor | None
+    known_mask: Tensor | None
+    draw_noise: Tensor | None
+
+
+class LossTarget(NamedTuple):
+    """The variables that a loss counts, None for all, and the place of its reduction in `checks.REDUCTIONS`."""
+
+    mask: Tensor | None
+    reduction: int
+
+
+class Prediction(NamedTuple):
+    """The output of a network of continuous data, the mean that the network saw, the row scalars that make data of them
+    (84), and the range that the data are clipped to. Without the scales, the prediction is the data."""
+
+    prediction: Tensor
+    mean: Tensor | None
+    mean_scale: Tensor | None
+    noise_scale: Tensor | None
+    low: float
+    high: float
+
+
+class Network(NamedTuple):
+    """The output of a network of discretised data, the mean that the network saw, and the row scalars that make the
+    mean and std of a normal of them (105, 106). Without the scales, pred_mean predicts the data. Without pred_log_std,
+    the last dimension of pred_mean has both. A mixture has a logit for each component."""
+
+    pred_mean: Tensor
+    pred_log_std: Tensor | None
+    mixture_logits: Tensor | None
+    mean: Tensor | None
+    mean_scale: Tensor | None
+    noise_scale: Tensor | None
+
+
+class Bins(NamedTuple):
+    """The number of bins, whether the outer bins have the mass beyond them, and the limits of the std."""
+
+    num_bins: int
+    clip: bool
+    std_min: float
+    std_max: float
+    log_std_max: float
+
+
+class LinearHead(NamedTuple):
+    """The head of a network of many classes, whose logits are hidden·Wᵀ + bias: hidden `[B, ..., d]`, weight `[K, d]`,
+    bias `[K]`."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+
+class Shard(NamedTuple):
+    """The classes of this process: the number of the first, the number of all classes of all processes, and the name
+    of the group of these processes, None for a single one."""
+
+    first: int
+    num_classes: int
+    group: str | None
+
+
+_TYPES: dict[Any, str] = {
+    Tensor: "Tensor",
+    Tensor | None: "Tensor?",
+    int: "int",
+    float: "float",
+    bool: "bool",
+    str | None: "str?",
+    Sequence[float] | None: "float[]?",
+    torch.dtype: "ScalarType",
+}
+
+
+def _is_record(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
+
+
+def _parameters(function: Callable) -> dict[str, Any]:
+    """The types of the parameters that have no default; parameters with one are tensors that are written into."""
+    kinds, parameters = get_type_hints(function), inspect.signature(function).parameters
+    return {name: kinds[name] for name, each in parameters.items() if each.default is each.empty}
+
+
+def written(function: Callable) -> list[str]:
+    """The names of the tensors that a function may write its results into."""
+    return [name for name, each in inspect.signature(function).parameters.items() if each.default is None]
+
+
+def arguments(function: Callable) -> list[str]:
+    """The type and name of each argument, with the fields of records in the place of records, as schemas have them."""
+    fields: dict[str, Any] = {}
+    for name, kind in _parameters(function).items():
+        fields |= get_type_hints(kind) if _is_record(kind) else {name: kind}
+    return [f"{_TYPES[kind]} {name}" for name, kind in fields.items()]
+
+
+def grouped(function: Callable, like: Callable | None = None) -> Callable:
+    """The function, called with the fields of its records. Further arguments are passed on.
+
+    like: the function whose parameters have the annotations, if `function` has none.
+    """
+    kinds, places, start = _parameters(function if like is None else like).values(), [], 0
+    for kind in kinds:
+        stop = start + (len(kind._fields) if _is_record(kind) else 1)
+        places.append((kind if _is_record(kind) else None, start, stop))
+        start = stop
+    if start == len(places):
+        return function
+
+    @functools.wraps(function)
+    def call(*fields):
+        each = [fields[first] if kind is None else kind(*fields[first:stop]) for kind, first, stop in places]
+        return function(*each, *fields[start:])
+
+    return call

@@ -1,0 +1,65 @@
+"""Formulas of steps and predictions in plain PyTorch, which the references of several families share."""
+
+import torch
+from torch import Tensor
+
+from bfn_kernels.checks import compute_dtype
+from bfn_kernels.noise import normals
+from bfn_kernels.records import Guidance, Noise, Solver
+
+
+def gaussian_step(
+    state: Tensor,
+    state_scale: Tensor | None,
+    data: Tensor | None,
+    data_scale: Tensor | None,
+    noise_scale: Tensor | None,
+    noise: Noise,
+    out: Tensor | None = None,
+) -> Tensor:
+    """state_scale·state + data_scale·data + noise_scale·ε. Every step of a normal's mean has this form:
+
+    the flow, γx + √(γ(1−γ))·ε (77);
+    the sender, x + ε/√α;
+    the update, μ' = (ρμ + αy)/ρ', ρ' = ρ + α (49, 50);
+    sender and update in one, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε [derived].
+
+    state, data and explicit noise: `[B, ...]`, all of one shape. The scales broadcast to it; a scale of None is 1, and
+    data or noise_scale of None leave their term out.
+    """
+    dtype = compute_dtype(state, data)
+    value = state.to(dtype)
+    if state_scale is not None:
+        value = state_scale * value
+    if data is not None:
+        value = value + data_scale * data.to(dtype)
+    if noise_scale is not None:
+        value = value + noise_scale * normals(state, dtype, *noise)
+    return value.to(state.dtype) if out is None else out.copy_(value)
+
+
+def solved(state: Tensor, p: Tensor, solver: Solver, noise: Noise, out: Tensor | None) -> Tensor:
+    """keep·state + take·(p + extrapolation·(p − previous)) + std·ξ of continuous data."""
+    taken = extrapolated(p, solver.previous, solver.extrapolation)
+    return gaussian_step(state, solver.keep, taken, solver.take, solver.std, noise, out)
+
+
+def extrapolated(p: Tensor, previous: Tensor | None, by: Tensor | None) -> Tensor:
+    """p + by·(p − p_prev), the prediction that a second-order step takes; p itself without an earlier one."""
+    return p if previous is None else p + by * (p - previous.to(p.dtype))
+
+
+def guided(z: Tensor, guidance: Guidance) -> Tensor:
+    """logit_scale·z + unconditional_scale·unconditional: classifier-free guidance and a temperature of logits. A z of
+    −∞ stays one, and without weight an infinite `unconditional` does not count."""
+    scale, unconditional, unconditional_scale = guidance
+    value = z if scale is None else scale * z
+    if unconditional is not None:
+        other = unconditional.to(z.dtype).masked_fill(unconditional_scale == 0, 0)
+        value = value + unconditional_scale * other
+    return torch.where(z == -torch.inf, z, value)
+
+
+def clamped(value: Tensor, low: float, high: float) -> Tensor:
+    """The value within [low, high]. The gradient passes at both ends, as that of torch's own clamp did before 2.15."""
+    return torch.where((value >= low) & (value <= high), value, value.detach().clamp(low, high))
