@@ -126,11 +126,12 @@ class Library:
         return getattr(getattr(torch.ops, self.name), name).default
 
     def _composed(self, family: str, operator: Operator) -> Callable:
-        def call(*arguments):
-            function = getattr(importlib.import_module(f"{NATIVE}.{family}.composed"), operator.name)
-            return operator.grouped(functools.partial(function, self))(*arguments)
+        @functools.cache
+        def function() -> Callable:
+            composed = getattr(importlib.import_module(f"{NATIVE}.{family}.composed"), operator.name)
+            return operator.grouped(functools.partial(composed, self))
 
-        return call
+        return lambda *arguments: function()(*arguments)
 
     def _declare(self, family: str, operator: Operator) -> Callable:
         code, keys, out = None, self.keys, None

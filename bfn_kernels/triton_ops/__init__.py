@@ -1,5 +1,6 @@
 """The library of `torch.ops` that is implemented in Triton; the submodules hold what its kernels share."""
 
+import functools
 import importlib
 import os
 from collections.abc import Callable
@@ -12,10 +13,11 @@ def _implement(family: str, operator: Operator) -> Callable:
     is imported when the operator is first called."""
     module = f"{__package__}.common" if family == "common" else f"{NATIVE}.{family}.triton"
 
-    def call(*arguments):
-        return operator.grouped(getattr(importlib.import_module(module), operator.name))(*arguments)
+    @functools.cache
+    def function() -> Callable:
+        return operator.grouped(getattr(importlib.import_module(module), operator.name))
 
-    return call
+    return lambda *arguments: function()(*arguments)
 
 
 def library() -> Library:
