@@ -134,8 +134,8 @@ def _leading_tensors(overload: OpOverload) -> int:
 def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, vmap: Callable) -> Callable:
     """The operator in the one form of `autograd.Function` that torch.func's transforms accept.
 
-    These transforms build a graph of every backward pass, so a second derivative cannot be refused there. The operators
-    that the backward pass calls refuse it, unless they are linear and have a right one.
+    These transforms build a graph of every backward pass, so this function cannot refuse a second derivative. The
+    operators that the backward pass calls refuse it. Linear ones do not: their second derivative is right.
     """
 
     class UnderTransforms(torch.autograd.Function):
@@ -162,8 +162,10 @@ def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, 
 def _call(
     overload: OpOverload, save: Callable, backward: Callable | None, under_transforms: Callable, write: Callable | None
 ) -> Callable:
-    """The operator as callers use it: a function that returns its first result. Behind the inputs of an operator that
-    has a variant that writes, callers pass what to write into, or None.
+    """The operator as callers use it: a function that returns its first result.
+
+    If the operator has a variant that writes, callers append one argument for each tensor that it may write into: the
+    tensor, or None.
 
     It goes past the Python code that torch runs for `register_autograd`, which takes several times as long as the
     kernel on a few thousand variables. It is a single function, since one in between would cost as much as a check.

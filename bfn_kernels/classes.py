@@ -1,4 +1,4 @@
-"""The steps of discrete and binary data, which differ in the shape of a state alone.
+"""What the public functions of discrete and binary data share: the steps, and the checks of the losses.
 
 A state of discrete data has a last dimension for the classes, and a state of binary data has one number per variable.
 """
@@ -49,7 +49,10 @@ class Guided(NamedTuple):
 
 
 class Family(NamedTuple):
-    """A family of classes: its name, and whether a variable has one number in the place of one per class."""
+    """One of the two families of ops whose data are classes: `discrete` or `binary`.
+
+    binary: True if a state has one number for each variable, False if it has one number for each class.
+    """
 
     name: str
     binary: bool
@@ -59,7 +62,10 @@ class Family(NamedTuple):
         return state.shape if self.binary else state.shape[:-1]
 
     def scale(self, state: Tensor) -> int:
-        """K, or 4 for binary data, whose state is the difference of two numbers: the variance of a message by α."""
+        """The variance of a message divided by α: K for discrete data, 4 for binary data.
+
+        The state of binary data is the difference of two numbers.
+        """
         return 4 if self.binary else state.shape[-1]
 
     def check_state(self, state: Tensor, output_logits: Tensor) -> None:
@@ -82,7 +88,7 @@ class Family(NamedTuple):
             checks.logits("logits", logits)
             if x.shape != logits.shape[:-1]:
                 want = tuple(logits.shape[:-1])
-                raise ValueError(f"x must have shape {want}, that of logits but K, got {tuple(x.shape)}")
+                raise ValueError(f"x must have shape {want}, that of logits without K, got {tuple(x.shape)}")
             checks.same_device("x", x, "logits", logits)
         how = checks.choice("reduction", reduction, checks.REDUCTIONS)
         return x, LossTarget(checks.mask("mask", mask, "x", x, x.shape), how)

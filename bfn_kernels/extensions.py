@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 
 from torch._ops import OpOverload
 
-# What an operator of a compiled extension refuses is a ValueError or an IndexError, of which torch makes a RuntimeError
-# from 2.15 on. Each extension has a function that says what it refused last: one of these kinds, and the message.
+# An operator of a compiled extension refuses arguments by a ValueError or an IndexError. From torch 2.15 on, torch turns
+# both into a RuntimeError. Each extension has a function that returns its last refusal: an index into REFUSED (0 for
+# none), and the message.
 REFUSED = (RuntimeError, ValueError, IndexError)
 REFUSALS: list[Callable[[], tuple[int, str]]] = []
 

@@ -29,16 +29,18 @@ class Operator:
     the other results are saved for that pass. The last arguments may be called `need_x`: they say whether x needs a
     gradient, and are filled in here, not by callers.
     fake: a function of the same arguments that makes results of the right shape and type without computing them.
-    function: the reference's, in whose place Triton's function of the same name is called; None if it has none.
+    function: the function in the reference, or None if the reference has none. The function of the same name in
+    Triton's code is called with the same records.
     saved: the names of the arguments and results that the backward pass reads, those of tensors first.
     spared: of these, the tensors that are not saved where the argument `in_forward` is True.
     backward: a function `(library, grad, forward)` that returns the gradients of the leading arguments, where `grad` is
     the gradient of the first result. Without it, asking for a gradient is an error.
     in_place: whether there is a variant `<name>_out` that writes its result into a last argument `out`.
     beside: the names of tensors that this variant writes too, if they are passed as arguments behind `out`.
-    library: NATIVE if the CPU kernels alone have it, TRITON if the libraries in Triton alone do, or both names.
-    composed: whether no library has a kernel for it. The function of its name in the family's `composed.py`, which is
-    given the library before the arguments, computes it on every device by other operators and torch's own.
+    library: which libraries have the operator; empty for all. NATIVE: the CPU kernels alone. TRITON: Triton's alone. Both
+    names: these two, but not CUDA.
+    composed: True if no library has a kernel for it. A function of its name in the family's `composed.py` computes it
+    on every device. This function takes the library first, then the arguments; it calls other operators and torch's.
     """
 
     schema: str
@@ -75,8 +77,8 @@ class Operator:
 def operator(
     function: Callable, results: str = "Tensor", *, fake: Callable, needs: str = "", **others: Any
 ) -> Operator:
-    """The operator of a function of the reference, which has its name, its arguments and the tensors that it may write
-    into. needs: the arguments of which it is told whether they need a gradient."""
+    """Makes an operator from a function of the reference. The operator has the function's name and its arguments. It
+    writes into the same tensors. needs: the arguments for which the operator gets a flag `need_<name>`."""
     arguments = [*records.arguments(function), *(f"bool need_{name}" for name in needs.split())]
     schema = f"{function.__name__}({', '.join(arguments)}) -> {results}"
     out = records.written(function)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from bfn_kernels import noise as random
 
-# Operators know what a sampler sends, and the receiver of classes, by its place here; csrc/ops/noise.h has the same
-# numbers.
+# An operator gets the choice of what a sampler sends as an index into CHOICES. It gets the receiver of classes as an
+# index into RECEIVERS. csrc/ops/noise.h has the same numbers.
 CHOICES = ("sample", "mode", "mean")
 SAMPLE, MODE, MEAN = range(3)
 RECEIVERS = ("joint", "factorised")
@@ -57,8 +57,9 @@ NO_DRAWS = Draws(None, None, 0, None, None)  # of a loss without an expectation
 class Solver(NamedTuple):
     """The row scalars of a step, and the prediction of the step before.
 
-    keep multiplies the state, take the prediction p + extrapolation·(p − previous), and std the noise. Without keep,
-    std or previous, the factor or the term is left out.
+    `keep` multiplies the state. `take` multiplies the prediction p + extrapolation·(p − previous), or K times it minus 1
+    where p are probabilities of classes. `std` multiplies the noise. If `keep` is None, that factor is left out. If
+    `std` or `previous` is None, its term is left out.
     """
 
     keep: Tensor | None
@@ -109,9 +110,12 @@ class Prediction(NamedTuple):
 
 
 class Network(NamedTuple):
-    """The output of a network of discretised data, the mean that the network saw, and the row scalars that make the
-    mean and std of a normal of them (105, 106). Without the scales, pred_mean predicts the data. Without pred_log_std,
-    the last dimension of pred_mean has both. A mixture has a logit for each component."""
+    """The output of a network of discretised data, and `mean`, the mean that the network saw.
+
+    The row scalars turn the two into the mean and std of a normal: equations (105) and (106). Without the scales,
+    pred_mean predicts the data. If pred_log_std is None, the last dimension of pred_mean holds both predictions.
+    mixture_logits has a logit for each component of a mixture.
+    """
 
     pred_mean: Tensor
     pred_log_std: Tensor | None
@@ -141,8 +145,11 @@ class LinearHead(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """The classes of this process: the number of the first, the number of all classes of all processes, and the name
-    of the group of these processes, None for a single one."""
+    """The classes that this process holds.
+
+    first: the index of its first class. num_classes: how many classes all processes hold together. group: the name of
+    the process group, or None for a single process.
+    """
 
     first: int
     num_classes: int

@@ -1,6 +1,7 @@
 """Names that are private to torch, and what takes their place in a torch that lacks them.
 
-`tests/kernels/test_calls.py` holds results to be the same without them. The times are those of a small call on a CPU.
+A test in `tests/kernels/test_calls.py` checks that results outside of torch.func's transforms are the same without
+`below_autograd` and `transformed`. The times below are those of a small call on a CPU.
 """
 
 import contextlib
@@ -21,8 +22,8 @@ keeps_saved: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_grap
 
 
 def constant(function: Callable) -> Callable:
-    """Marks a function that compiled code calls once, while it is traced, as torch.compiler.assume_constant_result
-    does; that one imports the whole compiler, which takes ten times as long as the rest of this package."""
+    """Marks a function as torch.compiler.assume_constant_result does: it is called once, while code is traced. That
+    function of torch imports the whole compiler. The import takes ten times as long as the rest of this package."""
     vars(function)["_dynamo_marked_constant"] = True
     return function
 
