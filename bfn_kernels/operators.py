@@ -37,8 +37,8 @@ class Operator:
     the gradient of the first result. Without it, asking for a gradient is an error.
     in_place: whether there is a variant `<name>_out` that writes its result into a last argument `out`.
     beside: the names of tensors that this variant writes too, if they are passed as arguments behind `out`.
-    library: which libraries have the operator; empty for all. NATIVE: the CPU kernels alone. TRITON: Triton's alone. Both
-    names: these two, but not CUDA.
+    library: which libraries have the operator; empty for all. NATIVE: the CPU kernels alone. TRITON: Triton's alone.
+    Both names: these two, but not CUDA.
     composed: True if no library has a kernel for it. A function of its name in the family's `composed.py` computes it
     on every device. This function takes the library first, then the arguments; it calls other operators and torch's.
     """

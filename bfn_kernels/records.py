@@ -57,8 +57,8 @@ NO_DRAWS = Draws(None, None, 0, None, None)  # of a loss without an expectation
 class Solver(NamedTuple):
     """The row scalars of a step, and the prediction of the step before.
 
-    `keep` multiplies the state. `take` multiplies the prediction p + extrapolation·(p − previous), or K times it minus 1
-    where p are probabilities of classes. `std` multiplies the noise. If `keep` is None, that factor is left out. If
+    `keep` multiplies the state. `take` multiplies the prediction p + extrapolation·(p − previous), or K times it minus
+    1 where p are probabilities of classes. `std` multiplies the noise. If `keep` is None, that factor is left out. If
     `std` or `previous` is None, its term is left out.
     """
 
