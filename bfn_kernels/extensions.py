@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from torch._ops import OpOverload
 
 # An operator of a compiled extension refuses arguments by a ValueError or an IndexError. From torch 2.15 on, torch
-# turns both into a RuntimeError. Each extension has a function that returns its last refusal: an index into REFUSED (0 for
-# none), and the message.
+# turns both into a RuntimeError. Each extension has a function that returns its last refusal: an index into REFUSED,
+# 0 for none, and the message.
 REFUSED = (RuntimeError, ValueError, IndexError)
 REFUSALS: list[Callable[[], tuple[int, str]]] = []
 
