@@ -16,6 +16,16 @@ void fail(const Warp& warp, const Instruction& i, int lane, const std::string& w
        std::to_string(block.linear) + ", thread " + std::to_string(warp.index * kLanes + lane));
 }
 
+Lanes Doubts::follow(const Instruction& i, Lanes lanes, Lanes group) {
+  Lanes found = 0;
+  for (int k = 0; k < i.num_sources; ++k) found |= i.sources[k] >= 0 ? lanes_[i.sources[k]] & lanes : 0;
+  for (int k = 0; k < i.num_results; ++k) {
+    if (i.results[k] >= 0) lanes_[i.results[k]] = (lanes_[i.results[k]] & ~lanes) | found;
+  }
+  const bool moves = i.kind == Kind::kPlain && i.num_results > 0;
+  return (i.guard >= 0 ? lanes_[i.guard] & group : 0) | (moves ? 0 : found);
+}
+
 namespace {
 
 uint64_t special(const Block& block, const std::string& name, int thread) {
@@ -72,6 +82,7 @@ class Schedule {
       warp.live = count == kLanes ? kAllLanes : (Lanes{1} << count) - 1;
       warp.waiting = warp.at_barrier = 0;
       warp.place.fill(0);
+      warp.doubts.begin(block_.kernel.num_registers);
       warp.copies.clear();
       warp.groups.fill(0);
       for (const auto& [reg, name] : block_.kernel.specials) {
@@ -135,6 +146,7 @@ class Schedule {
         const Lanes on = where_true(warp.result(i.guard), group);
         lanes = i.only_unless ? group & ~on : on;
       }
+      if (warp.doubts.by()) refuse_doubts(warp, i, lanes, group);
       if (options.count) {
         Executed& executed = block_.kernel.executed[place];
         ++executed.issues;
@@ -153,6 +165,11 @@ class Schedule {
       }
     }
     move(warp, group, place);
+  }
+
+  static void refuse_doubts(Warp& warp, const Instruction& i, Lanes lanes, Lanes group) {
+    const Lanes used = warp.doubts.follow(i, lanes, group);
+    if (used) fail(warp, *warp.doubts.by(), __builtin_ctz(used), kRaceBetweenWarps);
   }
 
   // What is not a plain instruction, for lanes that are all at it.

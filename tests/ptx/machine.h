@@ -31,6 +31,32 @@ struct PendingCopy {
   std::array<char, 16> value;
 };
 
+// Numbers that a warp loaded while another one of its block wrote there. Triton lets all warps load what one of them
+// needs, so that it is a race only if the number is used: stored, given to other lanes, or branched upon.
+class Doubts {
+ public:
+  void begin(int num_registers) {
+    lanes_.assign(num_registers + 1, 0);
+    by_ = nullptr;
+  }
+  // The load that raced last, or null.
+  const Instruction* by() const { return by_; }
+  void load(const Instruction& i, int lane) {
+    for (int k = 0; k < i.num_results; ++k) {
+      if (i.results[k] >= 0) lanes_[i.results[k]] |= Lanes{1} << lane;
+    }
+    by_ = &i;
+  }
+  // Carries the doubts of the sources over to the results, and returns the lanes that use a number in doubt. lanes:
+  // those that run the instruction; group: those that look at its guard.
+  Lanes follow(const Instruction& i, Lanes lanes, Lanes group);
+
+ private:
+  std::vector<Lanes> lanes_;  // by register
+  const Instruction* by_ = nullptr;
+};
+inline const char* const kRaceBetweenWarps = "race between warps in global memory";
+
 struct Warp {
   Warp(Block& of, int place) : block(&of), index(place) {
     registers.resize(static_cast<size_t>(of.kernel.num_registers + 1) * kLanes);
@@ -44,6 +70,7 @@ struct Warp {
   Lanes live = 0, waiting = 0, at_barrier = 0;
   std::array<int, kLanes> place{};     // the next instruction of each lane
   std::array<bool, kLanes> carries{};  // of the last sum or difference of each lane that keeps its own
+  Doubts doubts;
   std::vector<PendingCopy> copies;
   std::array<uint64_t, kLanes> groups{};  // how many groups of copies each lane has closed
 

@@ -176,7 +176,8 @@ class Accesses {
       fail(warp_, i_, lane, "race between blocks");
     }
     if (several(block.size, kLanes) && !global_memory().touch_in_block(*last_, address, bytes_, warp_.index, value)) {
-      fail(warp_, i_, lane, "race between warps in global memory");
+      if (writes_) fail(warp_, i_, lane, kRaceBetweenWarps);
+      warp_.doubts.load(i_, lane);
     }
   }
 };

@@ -14,8 +14,9 @@ class ByteHistory {
   // Whether there is no race. A warp may read what it wrote, although others wrote the same.
   bool read(uint64_t phase, int warp) {
     begin(phase);
+    if (writers_ && !(writers_ & bit(warp))) return false;
     readers_ |= bit(warp);
-    return !(writers_ & ~bit(warp)) || writers_ & bit(warp);
+    return true;
   }
 
   // Whether there is no race. Several warps may write the same value, and then read it.

@@ -16,10 +16,12 @@ WARP = "shr.u32 %r7, %t, 5;\nsetp.eq.u32 %p7, %r7, 1;\n"  # %p7: in the second w
 # %d2: where the same lane of the other of two warps has its words
 OTHER = f"{WARP}xor.b32 %r5, %t, 32;\nmul.wide.u32 %d1, %r5, 8;\nsub.u64 %d2, %out, %mine;\nadd.u64 %d2, %d2, %d1;\n"
 
+USE = "add.u32 %r1, %r0, 1;\nst.global.u32 [%in+4], %r1;"
+
 
 def two_warps(first: str, second: str, words: str = "race between warps in global memory") -> tuple:
-    """A fault: what two warps do without a barrier in between."""
-    first, second = f"{OTHER}@!%p7 {first}\n", f"@%p7 {second}"
+    """A fault: what two warps do without a barrier in between. A number that is loaded as %r0 is used."""
+    first, second = f"{OTHER}mov.u32 %r0, 0;\n@!%p7 {first}\n", f"@%p7 {second}\n{USE}"
     return first + second, f"{first}bar.sync 0;\n{second}", words, {"threads": 64}
 
 
@@ -109,10 +111,16 @@ FAULTS = {  # the fault, what takes its place where it is sound, what is said, a
         {"blocks": 2},
     ),
     "a_warp_reads_what_another_wrote": two_warps("st.global.u32 [%out], 7;", "ld.global.u32 %r0, [%d2];"),
-    "a_warp_reads_a_part_of_what_another_wrote": two_warps("st.global.u64 [%out], -1;", "ld.global.u8 %h0, [%d2+7];"),
+    "a_warp_reads_a_part_of_what_another_wrote": two_warps("st.global.u64 [%out], -1;", "ld.global.u8 %r0, [%d2+7];"),
     "a_warp_writes_what_another_read": two_warps("ld.global.u32 %r0, [%out];", "st.global.u32 [%d2], 7;"),
     "a_warp_writes_a_part_of_what_another_read": two_warps("ld.global.u64 %d0, [%out];", "st.global.u8 [%d2+7], 7;"),
     "two_warps_write_global": two_warps("st.global.u32 [%out], 7;", "st.global.u32 [%d2], 8;"),
+    "a_branch_by_what_another_wrote": two_warps(
+        "st.global.u32 [%out], 7;", "ld.global.u32 %r3, [%d2];\nsetp.eq.u32 %p1, %r3, 0;\n@%p1 bra END;\nEND:"
+    ),
+    "other_lanes_get_what_another_wrote": two_warps(
+        "st.global.u32 [%out], 7;", "ld.global.u32 %r3, [%d2];\nshfl.sync.bfly.b32 %r4, %r3, 1, 31, 0xffffffff;"
+    ),
     "by_a_generic_address": two_warps("ld.u32 %r0, [%out];", "st.u32 [%d2], 7;"),
     "in_each_block": (
         f"{OTHER}ld.global.u32 %r0, [%out];\nst.global.u32 [%d2], 7;",
@@ -179,7 +187,7 @@ def test_races_may_be_left_alone(name):
         ptx.options()
 
 
-SAME = "and.b32 %r5, %t, 31;\nmul.wide.u32 %d1, %r5, 8;\nsub.u64 %d2, %out, %mine;\nadd.u64 %d2, %d2, %d1;\n"
+SAME = f"{WARP}and.b32 %r5, %t, 31;\nmul.wide.u32 %d1, %r5, 8;\nsub.u64 %d2, %out, %mine;\nadd.u64 %d2, %d2, %d1;\n"
 HARMLESS = {
     "warps read the same": f"{SAME}ld.global.u32 %r0, [%d2];\nld.global.u32 %r1, [%d2];",
     "a warp reads what it wrote": "st.global.u32 [%out], 7;\nld.global.u32 %r0, [%out];\nst.global.u32 [%out], 8;",
@@ -191,6 +199,10 @@ HARMLESS = {
     "and read it": f"{SAME}st.global.u32 [%d2], 7;\nld.global.u32 %r0, [%d2];",
     "what is there is written": f"{OTHER}@!%p7 ld.global.u32 %r0, [%out];\n@%p7 st.global.u32 [%d2], 0;",
     "what was there was written": f"{OTHER}@!%p7 st.global.u32 [%out], 0;\n@%p7 ld.global.u32 %r0, [%d2];",
+    "one warp needs what all load": (
+        f"{SAME}ld.global.u32 %r0, [%d2];\nadd.u32 %r0, %r0, 1;\n@!%p7 st.global.u32 [%d2], %r0;\n"
+        "mov.u32 %r0, 1;\nst.global.u32 [%in], %r0;"
+    ),
     "neighbours": f"{OTHER}@!%p7 ld.global.u32 %r0, [%out+4];\n@%p7 st.global.u32 [%d2], 7;",
 }
 
