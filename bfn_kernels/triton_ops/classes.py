@@ -108,8 +108,9 @@ def is_class(x, first, TILE: tl.constexpr):
 @triton.jit
 def message(sent, beta, spread, eps, K):
     """y = β(Kp − 1) + √(Kβ)·ε, where p is e_x in (185)."""
-    # the compiler is not to choose what it rounds in one: its choice, and so the bits, would depend on the kernel
-    return tl.fma(spread[:, None], eps, beta[:, None] * tl.fma(sent, K, -1.0))
+    # The compiler is not to choose which product it rounds: the bits would depend on the kernel. The first one is not,
+    # since it is the larger one for the class that is sent.
+    return tl.fma(beta[:, None], tl.fma(sent, K, -1.0), spread[:, None] * eps)
 
 
 @triton.jit

@@ -10,7 +10,7 @@ AUTOGRAD, PRIVATE, EXTENSIONS = (f"bfn_kernels/{name}.py" for name in ("autograd
 OPERATORS, TENSORS, VIEWS = "bfn_kernels/operators.py", "csrc/bindings/tensors.cpp", "bfn_kernels/triton_ops/views.py"
 
 STALE = "tests/kernels/test_stale.py"
-MACHINE, CHECKED = "tests/ptx/races.h", "tests/ptx/test_checks.py"
+RACES, CHECKED = "tests/ptx/races.h", "tests/ptx/test_checks.py"
 NODES = "TRITON_INTERPRET=1 tests/kernels/test_accuracy.py -k discretised.discrete_time_loss"
 
 FAULTS = [
@@ -111,14 +111,17 @@ FAULTS = [
         "bfn_kernels/triton_ops/elementary.py", "tl.fma(z, c, 1.0)", "1.0 + z * c",
         "BFN_PTX=triton tests/kernels/test_out.py -k 'theta_is_that and triton_ptx-classed and float32-torch.float32'",
     ),
-    Fault(MACHINE, "changes ? readers_ | writers_", "changes ? writers_", f"{CHECKED} -k writes_what_another_read"),
-    Fault(MACHINE, "changes ? readers_ | writers_", "changes ? readers_", f"{CHECKED} -k two_warps_write_global"),
-    Fault(MACHINE, "    begin(phase);\n    if (writers_", "    if (writers_", f"{CHECKED} -k 'later_launch or warps'"),
-    Fault(MACHINE, "writers_ && !(writers_ & bit(warp))", "writers_", f"{CHECKED} -k harmless"),
+    Fault(RACES, "changes ? readers_ | writers_", "changes ? writers_", f"{CHECKED} -k writes_what_another_read"),
+    Fault(RACES, "changes ? readers_ | writers_", "changes ? readers_", f"{CHECKED} -k two_warps_write_global"),
+    Fault(RACES, "    begin(phase);\n    if (writers_", "    if (writers_", f"{CHECKED} -k 'later_launch or warps'"),
+    Fault(RACES, " && !(writers_ & bit(warp))", "", f"{CHECKED} -k harmless"),
     Fault(
         "tests/ptx/memory.cpp", "if (value && !changes && !histories[k].is_written(phase_)) continue;", "",
         f"{CHECKED} -k harmless",
     ),
+    Fault("tests/ptx/machine.cpp", "(moves ? 0 : found)", "0", f"{CHECKED} -k what_another_wrote"),
+    Fault("tests/ptx/machine.cpp", "lanes_[i.guard] & group : 0", "0 : 0", f"{CHECKED} -k branch_by_what"),
+    Fault("tests/ptx/machine.cpp", "& ~lanes) | found", "& ~lanes)", f"{CHECKED} -k what_another_wrote"),
     Fault("tests/ptx/memory.cpp", "if (options.races) refuse_races", "refuse_races", f"{CHECKED} -k left_alone"),
     Fault("tests/ptx/integers.cpp", "kTakes && warp.carries[lane]", "kTakes", "tests/ptx/test_integers.py -k carries"),
 ]  # fmt: skip

@@ -120,9 +120,10 @@ ORDERS = ("forward", "backward", "shuffled")
 def options(order: str = "forward", races=True, count=False, contract=True, shift=0, architecture=90) -> None:
     """Sets all options.
 
-    order: of the blocks of a grid. races: whether to look for them. count: for `counts`. contract: whether products are
-    fused with sums as ptxas does, of kernels that are launched for the first time afterwards. shift: how far the
-    results of approximate instructions are moved, in units of their documented error. architecture: its limits hold.
+    order: of the blocks of a grid. races: whether to look for them, and for reads of shared memory that nobody wrote.
+    count: for `counts`. contract: whether products are fused with sums as ptxas does, of kernels that are launched for
+    the first time afterwards. shift: how far the results of approximate instructions are moved, in units of their
+    documented error. architecture: its limits hold.
     """
     library().ptx_set(ORDERS.index(order), races, count, contract, shift, architecture)
 

@@ -209,7 +209,7 @@ HARMLESS = {
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_harmless_accesses_of_warps_are_no_race(name):
-    run(HARMLESS[name], [0] * 64, threads=64)
+    run(f"{HARMLESS[name]}\n{USE}", [0] * 64, threads=64)
 
 
 def test_a_later_launch_is_in_no_race():
