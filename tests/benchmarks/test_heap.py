@@ -24,7 +24,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(how: str) -> int:
-    small = {name: value for name, value in os.environ.items() if name != HUGE_PAGES}  # which a test before may have set
+    small = {k: v for k, v in os.environ.items() if k != HUGE_PAGES}  # which a test before may have set
     done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True, env=small)
     return int(done.stdout)
 
