@@ -13,8 +13,8 @@ FOLDER = ROOT / "build" / "sanitized"
 BUILD = builds()[0]
 KERNELS = (
     "accuracy", "binary", "bins", "calls", "errors", "gradients", "large", "large_steps", "layouts", "limits",
-    "mixtures", "modes", "noise", "nonfinite", "out", "pages", "properties", "receivers", "rows", "samplers", "ties",
-    "tiles", "times", "unclipped",
+    "masked_classes", "mixtures", "modes", "noise", "nonfinite", "out", "pages", "properties", "receivers", "rows",
+    "samplers", "ties", "tiles", "times", "unclipped",
 )  # fmt: skip
 CHOSEN = "not cuda_on_host and not reference and not triton and not memory_does_not_grow"  # ASan keeps what was freed
 REPORTS = ("AddressSanitizer", "runtime error:")
