@@ -8,7 +8,7 @@ from collections.abc import Callable
 from bfn_kernels.operators import NATIVE, TRITON, Library, Operator
 
 
-def _implement(family: str, operator: Operator) -> Callable:
+def implement(family: str, operator: Operator) -> Callable:
     """The code of an operator: the function of its name in the family's `triton.py`. That module, and Triton with it,
     is imported when the operator is first called."""
     module = f"{__package__}.common" if family == "common" else f"{NATIVE}.{family}.triton"
@@ -22,4 +22,4 @@ def _implement(family: str, operator: Operator) -> Callable:
 
 def library() -> Library:
     """The library serves GPUs, and the CPU too if Triton's interpreter runs its kernels."""
-    return Library(TRITON, _implement, ("CUDA", "CPU") if os.environ.get("TRITON_INTERPRET") == "1" else ("CUDA",))
+    return Library(TRITON, implement, ("CUDA", "CPU") if os.environ.get("TRITON_INTERPRET") == "1" else ("CUDA",))

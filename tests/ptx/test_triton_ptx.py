@@ -22,7 +22,7 @@ from support import FIRST, evaluate, named, serves
 from test_accuracy import check
 from vocabularies import LARGE
 
-from bfn_kernels.discrete.operators import RECEIVERS
+from bfn_kernels.records import RECEIVERS
 
 BACKEND = "triton_ptx"
 # One case of each op, and those of rows that several tiles of a kernel take.

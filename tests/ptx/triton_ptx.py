@@ -12,7 +12,6 @@ from typing import Any
 
 import compiled
 import ptx
-import torch
 
 NAMESPACE = "bfn_kernels_triton_ptx"
 FORMATS = {
@@ -28,12 +27,6 @@ def missing() -> str | None:
     """The reason why the kernels cannot be run here, or None."""
     there = importlib.util.find_spec("triton") is not None
     return ptx.missing() or (None if there else "Triton is not installed")
-
-
-def _implement(library: torch.library.Library, family: str, name: str) -> None:
-    """As bfn_kernels.triton_ops has it, for tensors on the CPU."""
-    module = "bfn_kernels.triton_ops.common" if family == "common" else f"bfn_kernels.{family}.triton"
-    library.impl(f"{family}_{name}", lambda *given: getattr(importlib.import_module(module), name)(*given), "CPU")
 
 
 def _scalars(value: Any, kind: Any) -> Iterator[tuple[Any, str]]:
@@ -107,12 +100,13 @@ def register() -> None:
 
     from bfn_kernels import backends
     from bfn_kernels.operators import Library
+    from bfn_kernels.triton_ops import implement
 
     ptx.watch_torch()
     compile_for(90)
     CUDABackend.make_cubin = lambda *stage: b""  # nobody reads it, and ptxas takes long
     _compile, JITFunction.run = JITFunction.run, _run
-    backends.add_library(Library(NAMESPACE, _implement))
+    backends.add_library(Library(NAMESPACE, implement, ["CPU"]))
     backends.BACKENDS["triton_ptx"] = backends.Backend("triton_ptx", "cpu", NAMESPACE)
 
 
