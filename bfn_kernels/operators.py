@@ -143,7 +143,7 @@ class Library:
             code = self.implement(family, operator)
         if operator.in_place:
             out = self._define(family, operator.schema_out, code, keys)
-            code = code and _functional(operator, code)
+            code = code and functional(operator, code)
         overload = self._define(family, operator.schema, code, keys)
         for compiled in () if operator.composed else filter(None, (overload, out)):
             if why := self.refuse(compiled):
@@ -162,7 +162,7 @@ def _refusing(why: str) -> Callable:
     return refuse
 
 
-def _functional(operator: Operator, write: Callable) -> Callable:
+def functional(operator: Operator, write: Callable) -> Callable:
     """The code of an operator that returns a new tensor, of the code that writes into `out`."""
     beside = [None] * len(operator.beside.split())
 

@@ -17,17 +17,29 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from bfn_kernels.binary import triton as binary
-from bfn_kernels.continuous import triton as continuous
-from bfn_kernels.discrete import triton as discrete
-from bfn_kernels.discretised import triton as discretised
+from bfn_kernels.backends import FAMILIES
+from bfn_kernels.operators import TRITON, functional
+from bfn_kernels.triton_ops import implement
 from bfn_kernels.triton_ops.views import write_table
 from gpu_build import sass
 from gpu_build.calls import of_bits, of_classes, of_data, of_products, of_tiles
 from gpu_build.table import Kernel
 
-# The operators as functions, which launch what a GPU would be given.
-OPS = SimpleNamespace(binary=binary, continuous=continuous, discrete=discrete, discretised=discretised)
+
+def _operators(family: str) -> SimpleNamespace:
+    """The operators of a family in Triton, without torch.ops, which has none for tensors on the CPU."""
+    found = {}
+    for operator in FAMILIES[family]:
+        if operator.composed or (operator.library and TRITON not in operator.library.split()):
+            continue
+        code = implement(family, operator)
+        if operator.in_place:
+            found[f"{operator.name}_out"], code = code, functional(operator, code)
+        found[operator.name] = code
+    return SimpleNamespace(**found)
+
+
+OPS = SimpleNamespace(**{family: _operators(family) for family in FAMILIES})
 
 
 class Launch(NamedTuple):
