@@ -87,7 +87,8 @@ def _nstep(
     is_x, inside = is_class(x, 0, TILE), k < K
     p, valid = softmax(z), valid_class(x, K) & (tl.max(z, 1) < float("inf"))  # with a logit of +∞, p is NaN
     if JOINT:
-        before = log_others(z, is_x, inside) - sum_where(is_x, z)
+        z -= tl.max(z, 1)[:, None]  # large logits would leave the messages no digits
+        others, z_x = log_others(z, is_x, inside), sum_where(is_x, z)
     else:
         top = tl.max(p, 1)
         is_likeliest = k == tl.min(tl.where(p == top[:, None], k, TILE), 1)[:, None]
@@ -109,14 +110,14 @@ def _nstep(
             weight = reciprocal(tl.zeros((), T) + draws)
             eps = class_noise(noise, seed, rows, 0, MONTE_CARLO, draw, count, K, TILE, T)
             if JOINT:
-                value, draw_gradient = joint_draw(z, p, is_x, inside, alpha, eps, K)
+                value, draw_gradient = joint_draw(z, others, z_x, p, is_x, inside, alpha, eps, K)
             else:
                 eps_x, eps_likeliest = sum_where(is_x, eps), sum_where(is_likeliest, eps)
                 value, draw_gradient = factorised_draw(p, rest, is_x, near, r[:, None], eps)
         else:
             weight, node = tl.load(node_weights + draw), tl.load(nodes + draw)
             if JOINT:
-                value, draw_gradient = binary_node(p, before, is_x, inside, alpha, node)
+                value, draw_gradient = binary_node(p, others - z_x, is_x, inside, alpha, node)
             else:
                 eps_x = tl.zeros((ROWS,), T) + node
                 eps_likeliest = eps_x

@@ -55,8 +55,11 @@ def _is_within(mixture):
 
 
 @triton.jit
-def joint_draw(z, p, is_x, inside, alpha, eps, K: tl.constexpr):
-    """−ln(1 + S) and its gradient softmax(z) − softmax(z + y), where S is the mean of exp(y_k − y_x) − 1 under p."""
+def joint_draw(z, others, z_x, p, is_x, inside, alpha, eps, K: tl.constexpr):
+    """−ln(1 + S) and its gradient softmax(z) − softmax(z + y), where S is the mean of exp(y_k − y_x) − 1 under p.
+
+    z: the logits minus the largest one. others: `log_others` of z.
+    """
     towards_x = K * alpha[:, None]
     spread = tl.sqrt(towards_x)
     difference = clamp(spread * (eps - sum_where(is_x, eps)[:, None]) - towards_x, -MAX_SHIFT, MAX_SHIFT)
@@ -66,13 +69,12 @@ def joint_draw(z, p, is_x, inside, alpha, eps, K: tl.constexpr):
     value = -log1p(tl.where(served, s, 0.0))
     gradient = p * (s[:, None] - growth) * reciprocal(1.0 + s)[:, None]
     if tl.sum((~served).to(tl.int32)) > 0:
-        near = z - tl.max(z, 1)[:, None]  # large logits would leave the message no digits
         y = spread * eps + tl.where(is_x, towards_x, 0.0)
-        shifted, z_x, y_x = near + y, sum_where(is_x, near), sum_where(is_x, y)
-        rest, moved = log_others(near, is_x, inside), log_others(shifted, is_x, inside) - y_x
+        shifted = z + y
+        moved = log_others(shifted, is_x, inside) - sum_where(is_x, y)
         ratio = tl.where(is_x, 1.0, exp(difference))
         mixture = tl.sum(p * ratio, 1)
-        value = tl.where(served, value, low_divergence(mixture, rest - z_x, moved - z_x, moved - rest))
+        value = tl.where(served, value, low_divergence(mixture, others - z_x, moved - z_x, moved - others))
         low = low_gradient(p, ratio, mixture[:, None], softmax(shifted))
         gradient = tl.where(served[:, None], gradient, low)
     return value, gradient
