@@ -1,4 +1,4 @@
-"""What the pages quote of the files under benchmarks/results.
+"""The tables and lines that the pages quote of the files under benchmarks/results.
 
     python -m benchmarks.figures OLD    # what a copy OLD of the shown folder said becomes, in every page, what it says
 

@@ -1,5 +1,5 @@
-"""Networks of the size of those that published code has, in our own words: what an op is of a whole step depends on the
-network beside it. `share` divides their depth, for quick runs."""
+"""Networks about as large as the networks of published code, since the share of an op in a step depends on the
+network. `share` divides their depth, for quick runs."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What the public functions of discrete and binary data share: the steps, and the checks of the losses.
+"""The code that the public functions of discrete and binary data share: the steps, and the checks of the losses.
 
 A state of discrete data has a last dimension for the classes, and a state of binary data has one number per variable.
 """

@@ -1,4 +1,4 @@
-"""What a compiled extension says of itself: the errors of its operators, and the types of their arguments."""
+"""The errors of the operators of a compiled extension, and the types of their arguments as the extension has them."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,4 +1,4 @@
-"""What is measured is measured as in training: in memory that a network's step has left."""
+"""Benchmarks measure as in training: in memory that a network's step has left."""
 
 import os
 import subprocess

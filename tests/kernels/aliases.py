@@ -1,4 +1,4 @@
-"""What a step writes into, and memory that it shares with what the step is given."""
+"""The tensors that a step writes into, and memory that they share with the arguments of the step."""
 
 import inspect
 from collections.abc import Callable, Iterator

@@ -62,7 +62,7 @@ def given(monkeypatch):
 
 
 def without_weights(networks):
-    """Those that a user could not train. Their outputs never require a gradient, so a loop that forgets
+    """The networks that a user could not train. Their outputs never require a gradient, so a loop that forgets
     `torch.no_grad()` would run with them and fail with a network of the user's."""
     return [network for network in networks if not any(True for _ in getattr(network, "parameters", tuple)())]
 

@@ -277,8 +277,8 @@ def test_a_loss_takes_its_gradients_a_tile_as_large_and_a_twentieth_of_the_logit
 @pytest.mark.parametrize("narrow", ["hidden", "bias"])
 @pytest.mark.parametrize("loss", ["linear_continuous_time_loss", "linear_reconstruction_loss"])
 def test_a_scaled_loss_keeps_its_small_gradients(loss, narrow, widest, monkeypatch):
-    """Those that float16 has no numbers for before they are scaled, since they are of a mean over many tokens or of a
-    class that is hardly likely."""
+    """Gradients that float16 cannot hold before they are scaled: they belong to a mean over many tokens, or to an
+    unlikely class."""
     monkeypatch.setattr(large, "WIDE", widest)
     g, count = torch.Generator().manual_seed(1), 2**16
     inputs = {name: torch.randn(shape, generator=g) for name, shape in (("hidden", (count, 4)), ("weight", (3, 4)))}

@@ -74,7 +74,7 @@ def test_losses(name, strength, num_classes, floor, backend):
 @each_floor
 @each_size
 def test_probabilities_and_steps(num_classes, floor, backend):
-    """What is chosen of the output, and the state after it, is finite, and a class that is invalid is never sent."""
+    """The value that is chosen and the state after it are finite, and an invalid class is never sent."""
     _, z = rows(num_classes, floor, torch.float32)
     ruled_out, state, zero = z < -1e29, torch.zeros_like(z), torch.zeros_like(z)
     theta = discrete.theta(z, backend=backend)

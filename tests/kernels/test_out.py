@@ -211,7 +211,7 @@ def test_no_output_shares_memory_with_anything_that_is_given(case, backend):
 
 
 def test_every_argument_has_been_under_an_output():
-    """What may be a tensor, of each function that writes; a new argument needs a case."""
+    """The arguments that may be tensors, of each function that writes; a new argument needs a case."""
     for op in {case.op for case in WRITING}:
         seen = {name.partition(".")[0] for case in WRITING if case.op == op
                 for inputs in variants(case) for name, *_ in tensors_of(inputs)}  # fmt: skip

@@ -6,7 +6,7 @@ namespace {
 
 constexpr std::tuple kWholes{Type<uint32_t>{"u32"}, Type<uint64_t>{"u64"}, Type<int32_t>{"s32"}, Type<int64_t>{"s64"}};
 
-// What a sum or difference begins with: the first source, or half of the product of two.
+// The number that a sum or difference begins with: the first source, or half of the product of two.
 enum class Begins { kFirst, kLow, kHigh };
 
 // The sum or difference, to which the carry that a lane has kept may be added, and whose own carry it may keep.

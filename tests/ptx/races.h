@@ -5,8 +5,8 @@
 
 namespace ptx {
 
-// Which warps read and wrote a byte since the last barrier of their block. A phase is what runs between two barriers;
-// no two phases have the same number.
+// The warps that read and wrote a byte since the last barrier of their block. A phase is what runs between two
+// barriers; no two phases have the same number.
 class ByteHistory {
  public:
   bool is_written(uint64_t phase) const { return phase_ == phase && writers_; }
