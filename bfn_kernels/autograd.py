@@ -31,8 +31,8 @@ class Forward(NamedTuple):
 
 
 def writing(overload: OpOverload, operator: "Operator") -> Callable:
-    """The variant of an operator that writes into tensors: a function of its inputs and of these tensors, the first of
-    which may be None and is made then. It returns the first."""
+    """Makes the function that calls the writing variant of an operator. It takes the inputs and the outputs, and
+    returns the first output. If the first output is None, the function makes it."""
     torch.library.register_fake(overload.name(), lambda *arguments, **keywords: None)
 
     def write(inputs: Sequence, outputs: Sequence[Tensor | None]) -> Tensor:

@@ -1,8 +1,8 @@
 """Arguments of operators that belong together. The structs of csrc/ops have the same fields.
 
 An operator of torch takes tensors and numbers, but no records, so callers pass the fields of a record: `*record`.
-`grouped` gives a function its records back. The arguments of an operator are those of its function in `reference.py`:
-`arguments` lists them for its schema.
+`grouped` gives a function its records back. An operator has the arguments of its function in
+`reference.py`: `arguments` lists them for the operator's schema.
 """
 
 import functools
@@ -184,7 +184,7 @@ def written(function: Callable) -> list[str]:
 
 
 def arguments(function: Callable) -> list[str]:
-    """The type and name of each argument, with the fields of records in the place of records, as schemas have them."""
+    """The type and name of each argument, as a schema writes them. Each record is replaced by its fields."""
     fields: dict[str, Any] = {}
     for name, kind in _parameters(function).items():
         fields |= get_type_hints(kind) if _is_record(kind) else {name: kind}

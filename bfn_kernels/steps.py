@@ -61,5 +61,6 @@ def guided(z: Tensor, guidance: Guidance) -> Tensor:
 
 
 def clamped(value: Tensor, low: float, high: float) -> Tensor:
-    """The value within [low, high]. The gradient passes at both ends, as that of torch's own clamp did before 2.15."""
+    """The value within [low, high]. The gradient passes at both ends, as it does in torch.clamp before
+    torch 2.15."""
     return torch.where((value >= low) & (value <= high), value, value.detach().clamp(low, high))

@@ -1,7 +1,7 @@
 """Names that are private to torch, and what takes their place in a torch that lacks them.
 
 A test in `tests/kernels/test_calls.py` checks that results outside of torch.func's transforms are the same without
-`below_autograd` and `transformed`. The times below are those of a small call on a CPU.
+`below_autograd` and `transformed`. The times below were measured for a small call on a CPU.
 """
 
 import contextlib

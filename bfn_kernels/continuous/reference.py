@@ -23,8 +23,8 @@ def step(
     out: Tensor | None = None,
     predicted_out: Tensor | None = None,
 ) -> Tensor:
-    """μ' = keep·μ + take·(x̂ + extrapolation·(x̂ − x̂_prev)) + std·ξ [derived]; x̂ is that of `predict_data`, or what is
-    known. An update sends x̂ with accuracy α: keep = ρ/ρ', take = α/ρ' and std = √α/ρ'.
+    """μ' = keep·μ + take·(x̂ + extrapolation·(x̂ − x̂_prev)) + std·ξ [derived]. x̂ is the result of `predict_data`,
+    or `known` where the mask is True. An update sends x̂ with accuracy α: keep = ρ/ρ', take = α/ρ' and std = √α/ρ'.
 
     known_mask: bool, broadcasts to the mean. predicted_out: receives x̂, and may be `previous`.
     """

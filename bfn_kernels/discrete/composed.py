@@ -384,8 +384,8 @@ def _factor(head: Head, grad: Tensor, scale: Tensor) -> Tensor:
 
 
 def _gradients(head: Head, by_logits: Callable, dtypes: Sequence[torch.dtype], wanted: Sequence[bool]) -> Tensors:
-    """The gradients by hidden, weight and bias, in these types, of those by the logits, of which `by_logits` makes a
-    tile."""
+    """The gradients of hidden, weight and bias, in the types `dtypes`. `by_logits` makes the gradient of the logits of
+    one tile."""
     weight = head.weight
     by_hidden = head.hidden.new_zeros(head.hidden.shape if wanted[0] else (0,), dtype=head.dtype)
     by_weight = _for_products(head.grid, weight, weight.shape if wanted[1] else (0,), dtypes[1])

@@ -46,8 +46,10 @@ def _loss_fake(x, logits, *others):
     *_, reduction, in_forward, need_logits = others
     dtype = compute_dtype(logits)
     if in_forward:
-        return *loss_fakes(x, reduction, dtype), gradient_fake(logits, need_logits, dtype, dense=False)
-    return *loss_fakes(x, reduction, dtype), x.new_empty((*x.shape, ROW_STATS) if need_logits else (0,), dtype=dtype)
+        saved = gradient_fake(logits, need_logits, dtype, dense=False)
+    else:
+        saved = x.new_empty((*x.shape, ROW_STATS) if need_logits else (0,), dtype=dtype)
+    return *loss_fakes(x, reduction, dtype), saved
 
 
 def _loss_backward(library: Library, grad: Tensor, forward: Forward):
@@ -94,7 +96,7 @@ def _linear_discrete_time_loss_fake(*arguments):
 
 
 def types_of_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[torch.dtype, ...]:
-    """The types of the gradients by these. The one by no bias is empty."""
+    """The types of the gradients of a linear head. The gradient of a bias of None is an empty tensor."""
     return hidden.dtype, weight.dtype, compute_dtype(hidden, weight) if bias is None else bias.dtype
 
 

@@ -119,7 +119,7 @@ def chosen(logits: Tensor, what: Sent, seed: Tensor | None) -> Tensor:
 
 
 def some(logits: Tensor) -> Tensor:
-    """The logits, or zeros in a row where all are −∞, of which torch's functions would make NaN, or their gradients."""
+    """The logits, or zeros in a row where all are −∞. For such a row torch's functions or their gradients give NaN."""
     return torch.where((logits == -torch.inf).all(-1, keepdim=True), 0, logits)
 
 

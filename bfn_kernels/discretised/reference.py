@@ -164,7 +164,7 @@ def sample(
 
 def likeliest(index: Tensor, normal: Normal, num_bins: int) -> tuple[Tensor, Tensor]:
     """The bin with the most mass among the bins `index`, the first one if several have it, and ln of that mass. Both
-    are NaN if the mass of any of them is."""
+    are NaN if any of these bins has a mass of NaN."""
     log_p, place = _log_prob(index, normal.unsqueeze(), num_bins, True).max(-1, keepdim=True)
     best = torch.where(log_p.isnan(), torch.nan, index.expand(*log_p.shape[:-1], -1).gather(-1, place))
     return best.squeeze(-1), log_p.squeeze(-1)

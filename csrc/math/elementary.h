@@ -206,8 +206,8 @@ BFN_HD T softplus(T x) {
   return (x > T(0) ? x : T(0)) + log1p(exp(-abs(x)));
 }
 
-// softplus(before) - softplus(after), where after = before + drift. The drift counts beside numbers that have no digits
-// for it, or are infinite.
+// softplus(before) - softplus(after), where after = before + drift. The drift counts even where adding it to
+// `before` changes nothing, because `before` is large or infinite.
 template <class T>
 BFN_HD T softplus_fall(T before, T after, T drift) {
   const T fall = softplus(before) - softplus(after);

@@ -68,7 +68,7 @@ def remember(call: object) -> None:
 
 NOISE = ("noise", "draw_noise", "component_noise")
 TYPES = (torch.float16, torch.float32) if INTERPRETED else DTYPES  # it multiplies the bits of bfloat16
-VOCABULARY = ("weight", "bias", "embedding")  # of which each number belongs to a class, not to a variable
+VOCABULARY = ("weight", "bias", "embedding")  # each of their numbers belongs to a class, not to a variable
 HEADS = [case for case in (*LARGE, *STEPS) if not case.hard]
 # −∞ is missing here, since as a logit it is valid and means a probability of 0.
 EXTREMES = {"finite": (1e30, -1e30, 1e-30, 0.0, -0.0, "subnormal"), "not finite": (math.nan, math.inf)}
@@ -171,7 +171,7 @@ class Plan:
                 value = value.to(form.choice(TYPES))
             # masked places hold values that must not be read, so numbers may not be moved to other places
             alone = not any(k in inputs for k in ("mask", "known_mask"))
-            if self.arranged:  # classes of one vector would have gradients of 0, of which rounding errors remain
+            if self.arranged:  # if all classes shared one vector, gradients would be 0 but for rounding errors
                 value = arrange(value, form, expand=alone and name != "weight")
             floating = value.is_floating_point() and value.numel() > 0
             if self.extreme and floating and name not in self._ordinary:

@@ -6,7 +6,7 @@ from calls import BACKENDS, examples, heads, remember
 from hypothesis import given
 from oracle import check
 from support import INTERPRETED, serves
-from test_fuzz_values import snapshot, unchanged
+from test_fuzz_values import check_plan
 
 from bfn_kernels.discrete import large, tiles
 
@@ -35,11 +35,7 @@ def test_layouts(backend):
     @examples(COUNT)
     @given(plan=heads(kept(backend)))
     def agrees(plan):
-        remember(plan)
-        call = plan.make()
-        before = snapshot(call.inputs)
-        check(call, backend)
-        unchanged(call.inputs, before)
+        check_plan(plan, backend)
 
     agrees()
 

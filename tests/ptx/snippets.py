@@ -108,9 +108,9 @@ def _exponent(exact: Fraction) -> int:
 
 
 def evaluate(name: str, result: str, kinds: list[str], rows: list[tuple]) -> list:
-    """What an instruction gives for rows of sources of these types, as raw bits of the type of the result.
+    """Executes an instruction for each row of sources; returns the results as raw bits of the type of the result.
 
-    name: of the instruction, or code that makes %result of the sources %s0, %s1, …
+    name: the instruction's name, or code that makes %result of the sources %s0, %s1, …
     """
     words = [[bits(x, kind) for x, kind in zip(row, kinds, strict=True)] for row in rows]
     return [int(w) for w in evaluate_bits(name, result, kinds, words)]
