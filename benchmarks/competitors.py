@@ -55,8 +55,7 @@ def kernel(backend: str | None, case: Case, reduction: str, **more) -> Callable:
     if name == "flow_and_loss":
         return steps.OURS[family](*(kernel(backend, part, reduction, **more) for part in parts(case)))
     if name == "vocabulary_loss":
-        names = "flow_embedding", "linear_continuous_time_loss"
-        of = [replace(case, op=f"{family}.{part}") for part in names]
+        of = [replace(case, op=f"vocabulary.{part}") for part in ("flow_embedding", "continuous_time_loss")]
         return steps.of_vectors(*(kernel(backend, part, reduction, **more) for part in of))
     function = getattr(getattr(bfn_kernels, family), name)
     options = {**case.keywords, **more, "backend": backend}

@@ -10,7 +10,6 @@ from bfn.configs import Config, ConfigError, choose, imported
 from bfn.data import Data, frequencies
 from bfn.networks import build_network
 from bfn.networks.transformer import VectorTransformer
-from bfn.vocabulary import Vocabulary
 from bfn_kernels import nn
 from bfn_kernels.schedules import ExponentialVariance, QuadraticAccuracy, final_accuracy
 
@@ -56,7 +55,7 @@ class DiscreteBFN(nn.Discrete, BFN):
         super().__init__(build_network(config.network, data.shape, size, size), schedule=schedule, num_classes=size)
 
 
-class VocabularyBFN(Vocabulary, BFN):
+class VocabularyBFN(nn.Vocabulary, BFN):
     """Classes of a large vocabulary, whose network sees and puts out vectors."""
 
     def __init__(self, config: Config, data: Data):
@@ -64,7 +63,8 @@ class VocabularyBFN(Vocabulary, BFN):
         network = VectorTransformer(
             data.shape, width=sizes.width, depth=sizes.depth, heads=sizes.heads, dropout=sizes.dropout
         )
-        super().__init__(network, frequencies(data), sizes.width, schedule=schedule)
+        size, p = data.num_classes, frequencies(data)
+        super().__init__(network, num_classes=size, width=sizes.width, frequencies=p, schedule=schedule)
 
 
 class BinaryBFN(nn.Binary, BFN):

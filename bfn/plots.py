@@ -25,7 +25,7 @@ from bfn.model import BFN
 from bfn.sample import sample
 from bfn.seeds import derive
 from bfn.tables import Drawn, Measured
-from bfn_kernels import nn
+from bfn_kernels import discrete, nn
 
 DPI = 150
 MOST_CLASSES, WIDEST = 27, 12  # of a picture of probabilities, and the letters of a symbol
@@ -238,8 +238,8 @@ def animate_flow(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int,
 
 
 def parameters(model: BFN, state: nn.State) -> Tensor:
-    """The parameters of the input distribution, which a network of a large vocabulary does not see as they are."""
-    return state[1] if isinstance(model, nn.Classes) else model.theta(state)
+    """The parameters of the input distribution. The network of a large vocabulary sees vectors in their place."""
+    return discrete.theta(state[0]) if isinstance(model, nn.Vocabulary) else model.theta(state)
 
 
 def most_varied(data: Data) -> tuple[int, ...]:

@@ -1,9 +1,10 @@
 """Fused, differentiable ops for Bayesian flow networks (Graves et al. 2023, arXiv 2308.07037).
 
-There are four families of ops, one for each kind of data: `continuous`, `discretised`, `discrete`, and `binary` for two
-classes by one logit. They share `schedules` (how accuracy grows with time), `noise` (seeds) and `backends` (which
-implementation serves a call). `Limits` are the limits of a network's output. `nn` joins the ops to a network, and
-`samplers` draw with it, by the rules of `solvers`, or in `adaptive` steps that fit their error.
+There are five families of ops, one for each kind of data: `continuous`, `discretised`, `discrete`, `binary` for two
+classes by one logit, and `vocabulary` for classes that are too many to store numbers for each of them. They share
+`schedules` (how accuracy grows with time), `noise` (seeds) and `backends` (which implementation serves a call).
+`Limits` are the limits of a network's output. `nn` joins the ops to a network, and `samplers` draw with it, by the
+rules of `solvers`, or in `adaptive` steps that fit their error.
 """
 
 from bfn_kernels import (
@@ -19,6 +20,7 @@ from bfn_kernels import (
     samplers,
     schedules,
     solvers,
+    vocabulary,
 )
 from bfn_kernels.arguments import Limits
 
@@ -37,4 +39,5 @@ __all__ = [
     "samplers",
     "schedules",
     "solvers",
+    "vocabulary",
 ]

@@ -136,12 +136,35 @@ class Bins(NamedTuple):
 
 
 class LinearHead(NamedTuple):
-    """The head of a network of many classes, whose logits are hidden·Wᵀ + bias: hidden `[B, ..., d]`, weight `[K, d]`,
-    bias `[K]`."""
+    """The head of a network of many classes. Its logits are hidden·Wᵀ + bias + flow_scale·y.
+
+    hidden: `[B, ..., d]`. weight: `[K, d]`. bias: `[K]`. flow_scale: `[B, ...]`, the factor of y, the logits
+    `[B, ..., K]` of the input distribution that the network saw; without it they are left out.
+    """
 
     hidden: Tensor
     weight: Tensor
     bias: Tensor | None
+    flow_scale: Tensor | None
+
+
+class FlowLogits(NamedTuple):
+    """The y of a `LinearHead` in a loss: β and √(Kβ) as row scalars, and the seed or the explicit noise of the flow."""
+
+    beta: Tensor | None
+    spread: Tensor | None
+    flow_seed: Tensor | None
+    flow_noise: Tensor | None
+
+
+NO_FLOW = FlowLogits(None, None, None, None)  # of a head whose logits do not follow the flow
+
+
+class HeadBefore(NamedTuple):
+    """The flow_scale and the state that the head's logits of the step before were made with."""
+
+    previous_scale: Tensor | None
+    previous_state: Tensor | None
 
 
 class Shard(NamedTuple):
@@ -185,10 +208,15 @@ def written(function: Callable) -> list[str]:
 
 def arguments(function: Callable) -> list[str]:
     """The type and name of each argument, as a schema writes them. Each record is replaced by its fields."""
-    fields: dict[str, Any] = {}
-    for name, kind in _parameters(function).items():
-        fields |= get_type_hints(kind) if _is_record(kind) else {name: kind}
-    return [f"{_TYPES[kind]} {name}" for name, kind in fields.items()]
+    each = (
+        [f"{_TYPES[kind]} {name}"] if kind in _TYPES else fields(kind) for name, kind in _parameters(function).items()
+    )
+    return [argument for some in each for argument in some]
+
+
+def fields(record: type) -> list[str]:
+    """The type and name of each field of a record, as a schema writes them."""
+    return [f"{_TYPES[kind]} {name}" for name, kind in get_type_hints(record).items()]
 
 
 def grouped(function: Callable, like: Callable | None = None) -> Callable:

@@ -7,7 +7,6 @@ import torch
 
 from bfn_kernels.arguments import PUBLISHED, checked_bins
 from bfn_kernels.discrete.operators import ROW_STATS, SUMS
-from bfn_kernels.discrete.tiles import FUSED_WIDTH
 from bfn_kernels.records import (
     MEAN,
     NO_DRAWS,
@@ -23,6 +22,7 @@ from bfn_kernels.records import (
     Solver,
 )
 from bfn_kernels.reduction import MEAN as OF_VARIABLES
+from bfn_kernels.vocabulary.tiles import FUSED_WIDTH
 
 ALL, NO_NOISE = LossTarget(None, OF_VARIABLES), Noise(None, None)
 DRAW, WHOLE = Sent(SAMPLE, None, None, None), Sent(MEAN, None, None, None)

@@ -112,7 +112,7 @@ def rows(backend: str, ops: Any) -> Iterable[Row]:
         if backend == "triton" and dtype == torch.float32:
             found += of_tiles(ops, torch.randn(16, 4096, generator=generator))
         if backend == "triton" and dtype == torch.bfloat16:
-            importlib.import_module("bfn_kernels.discrete.triton_products").MANY = 1  # as with many more tokens
+            importlib.import_module("bfn_kernels.vocabulary.triton_products").MANY = 1  # as with many more tokens
             found += of_products(ops, *(torch.randn(size, 768, generator=generator).to(dtype) for size in (128, 512)))
         for row in found:
             yield row._replace(name=f"{row.name}, {str(dtype).removeprefix('torch.')}")

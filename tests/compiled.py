@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = ROOT / "build" / "compiled"
 UNUSED = 3 * 24 * 3600  # what was not asked for during so many seconds is removed
-OF_A_CPU = ("module", "discrete_tiles")  # the bindings that a library of CUDA's kernels does without
+OF_A_CPU = ("module", "vocabulary")  # the bindings that a library of CUDA's kernels does without
 
 Command = Sequence[str]
 

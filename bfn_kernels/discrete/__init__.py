@@ -17,13 +17,6 @@ from torch import Tensor
 
 from bfn_kernels import backends, checks, rows
 from bfn_kernels.arguments import drawn_seed, expectation, message_types, step_time
-from bfn_kernels.discrete.large import flow_embedding as flow_embedding
-from bfn_kernels.discrete.large import linear_continuous_time_loss as linear_continuous_time_loss
-from bfn_kernels.discrete.large import linear_discrete_time_loss as linear_discrete_time_loss
-from bfn_kernels.discrete.large import linear_reconstruction_loss as linear_reconstruction_loss
-from bfn_kernels.discrete.linear_steps import linear_mode as linear_mode
-from bfn_kernels.discrete.linear_steps import linear_solver_step as linear_solver_step
-from bfn_kernels.discrete.linear_steps import linear_update_sample as linear_update_sample
 from bfn_kernels.discrete.operators import OPERATORS, SHORT_ROW
 from bfn_kernels.discrete.solver import FAMILY
 from bfn_kernels.discrete.solver import solver_step as solver_step

@@ -13,16 +13,13 @@ from bfn_kernels import noise as random
 from bfn_kernels.checks import compute_dtype, valid_classes
 from bfn_kernels.records import (
     FACTORISED,
-    JOINT,
     MEAN,
     MODE,
     Draws,
     Guidance,
-    LinearHead,
     LossTarget,
     Noise,
     Sent,
-    Shard,
     Solver,
 )
 from bfn_kernels.reduction import hide, reduce
@@ -217,63 +214,3 @@ def factorised_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tens
     shifted = torch.where(is_x, -r, r) * eps - r * r / 2
     mixture = torch.where(is_x, torch.logaddexp(log_p, log_rest + shifted), torch.logaddexp(log_p + shifted, log_rest))
     return -mixture.sum(-1)
-
-
-def flow_embedding(x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, noise: Noise, shard: Shard) -> Tensor:
-    """softmax(y)·W, where y is the flow's (185), and all classes are here. weight: `[K, d]`. Returns `[B, ..., d]` in
-    the weight's type."""
-    dtype = compute_dtype(weight)
-    theta = sender_sample(x, beta, spread, weight.shape[0], True, noise, dtype)
-    return (theta @ weight.to(dtype)).to(weight.dtype)
-
-
-def linear_logits(head: LinearHead, mask: Tensor | None) -> Tensor:
-    """hidden·Wᵀ + bias `[B, ..., K]` in the type of the arithmetic."""
-    hidden, weight, bias = head
-    dtype = compute_dtype(hidden, weight, bias)
-    (hidden,) = hide(None if mask is None else mask.unsqueeze(-1), hidden)
-    return torch.nn.functional.linear(hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
-
-
-def linear_loss(x: Tensor, head: LinearHead, rate: Tensor | None, to: LossTarget, shard: Shard) -> Tensor:
-    """`loss` of the logits of a head."""
-    return loss(x, linear_logits(head, to.mask), rate, to, False)
-
-
-def linear_discrete_time_loss(
-    x: Tensor, head: LinearHead, alpha: Tensor, noise: Noise, n_steps: int, n_samples: int, to: LossTarget, shard: Shard
-) -> Tensor:
-    """L_n of the logits of a head with the joint receiver."""
-    draws = Draws(None, None, n_samples, *noise)
-    return discrete_time_loss(x, linear_logits(head, to.mask), alpha, n_steps, JOINT, draws, to)
-
-
-def linear_mode(head: LinearHead, shard: Shard) -> Tensor:
-    """The likeliest class `[B, ...]`."""
-    return linear_logits(head, None).argmax(-1)
-
-
-def linear_step(
-    state: Tensor,
-    head: LinearHead,
-    solver: Solver,
-    embedding: Tensor | None,
-    sent: Sent,
-    noise: Noise,
-    shard: Shard,
-    out: Tensor | None = None,
-    embedded_out: Tensor | None = None,
-) -> Tensor:
-    """`step` of the logits of a head, where p_prev is of the hidden states `previous`.
-
-    embedding: `[K, d]`. embedded_out: receives softmax(z')·embedding, `[B, ..., d]`.
-    """
-    dtype, before = compute_dtype(state, *head, solver.previous, embedding), solver.previous
-    if before is not None:
-        logits = linear_logits(head._replace(hidden=before.to(dtype)), None)
-        before = chosen(logits, sent._replace(choice=MEAN), None)
-    logits = linear_logits(head._replace(hidden=head.hidden.to(dtype)), None)
-    updated = step(logits, state, solver._replace(previous=before), Guidance(), sent, noise, out)
-    if embedding is not None and embedded_out is not None:
-        embedded_out.copy_(theta(updated.to(dtype)) @ embedding.to(dtype))
-    return updated

@@ -13,8 +13,6 @@ from bfn_kernels import records
 from bfn_kernels.checks import compute_dtype
 from bfn_kernels.discrete.operators import ROW_STATS
 from bfn_kernels.discrete.triton_nstep import discrete_time_loss
-from bfn_kernels.discrete.triton_products import flow_products, flow_products_backward, head_sums, product
-from bfn_kernels.discrete.triton_tiles import draw_slopes_tile, draws_tile, flow_tile, slopes_tile, sums_tile
 from bfn_kernels.records import Guidance, LossTarget, Noise, Sent, Solver
 from bfn_kernels.triton_ops.classes import (
     class_noise,
@@ -37,6 +35,8 @@ from bfn_kernels.triton_ops.noise import CLASS, SENDER, uniforms
 from bfn_kernels.triton_ops.reduction import Losses, scaled, write_losses
 from bfn_kernels.triton_ops.solver import extrapolation_of, wait_to_write_over
 from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, compute_type, launch, load, programs, view, views
+from bfn_kernels.vocabulary.triton import draw_slopes_tile, draws_tile, flow_tile, slopes_tile, sums_tile
+from bfn_kernels.vocabulary.triton_products import flow_products, flow_products_backward, head_sums, product
 
 __all__ = [
     "discrete_time_loss",

@@ -5,9 +5,10 @@ sampling is `samplers.sample(model, shape, n_steps)`.
 """
 
 from bfn_kernels.nn.base import BFN, Network, State, down_to_step, drawn_seed, part, spread_times
-from bfn_kernels.nn.classes import Binary, Classes, Discrete, Vocabulary
+from bfn_kernels.nn.classes import Binary, Classes, Discrete
 from bfn_kernels.nn.layers import LinearHead, NoisyEmbedding
 from bfn_kernels.nn.normal import Continuous, Discretised, Normal
+from bfn_kernels.nn.vocabulary import Vocabulary
 
 __all__ = [
     "BFN",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bfn_kernels import discrete
+from bfn_kernels import discrete, vocabulary
 from bfn_kernels.rows import Rows
 
 NUMBERS = 2**20  # per class, that are made at a time
@@ -29,8 +29,8 @@ class NoisyEmbedding(nn.Embedding):
     """
 
     def forward(self, x: Tensor, t: Rows, **how: Any) -> Tensor:  # type: ignore[override]
-        """The vectors at time t of the Bayesian flow of x; `how` is what `discrete.flow_embedding` takes."""
-        return discrete.flow_embedding(x, t, self.weight, **how)
+        """The vectors at time t of the Bayesian flow of x; `how` is what `vocabulary.flow_embedding` takes."""
+        return vocabulary.flow_embedding(x, t, self.weight, **how)
 
     def embed(self, theta: Tensor) -> Tensor:
         """The vectors of probabilities that are there."""
@@ -54,20 +54,20 @@ class LinearHead(nn.Linear):
     """
 
     def continuous_time_loss(self, x: Tensor, hidden: Tensor, t: Rows, **how: Any) -> Tensor:
-        return discrete.linear_continuous_time_loss(x, hidden, self.weight, self.bias, t, **how)
+        return vocabulary.continuous_time_loss(x, hidden, self.weight, self.bias, t, **how)
 
     def discrete_time_loss(self, x: Tensor, hidden: Tensor, t: Rows | None = None, **how: Any) -> Tensor:
-        return discrete.linear_discrete_time_loss(x, hidden, self.weight, self.bias, t, **how)
+        return vocabulary.discrete_time_loss(x, hidden, self.weight, self.bias, t, **how)
 
     def reconstruction_loss(self, x: Tensor, hidden: Tensor, **how: Any) -> Tensor:
-        return discrete.linear_reconstruction_loss(x, hidden, self.weight, self.bias, **how)
+        return vocabulary.reconstruction_loss(x, hidden, self.weight, self.bias, **how)
 
     def update_sample(self, state: Tensor, hidden: Tensor, alpha: Rows, **how: Any) -> Tensor | tuple[Tensor, Tensor]:
-        return discrete.linear_update_sample(state, hidden, self.weight, self.bias, alpha, **how)
+        return vocabulary.update_sample(state, hidden, self.weight, self.bias, alpha, **how)
 
     def solver_step(self, state: Tensor, hidden: Tensor, *times: Rows, **how: Any) -> Tensor | tuple[Tensor, Tensor]:
-        return discrete.linear_solver_step(state, hidden, self.weight, self.bias, *times, **how)
+        return vocabulary.solver_step(state, hidden, self.weight, self.bias, *times, **how)
 
-    def mode(self, hidden: Tensor) -> Tensor:
+    def mode(self, hidden: Tensor, **how: Any) -> Tensor:
         """The likeliest classes `[...]`."""
-        return discrete.linear_mode(hidden, self.weight, self.bias)
+        return vocabulary.mode(hidden, self.weight, self.bias, **how)

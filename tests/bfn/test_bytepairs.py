@@ -12,7 +12,7 @@ from tiny_settings import TINY
 from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
-from bfn import bytepairs, checkpoint, cli, model, vocabulary
+from bfn import bytepairs, checkpoint, cli, model
 from bfn.checkpoint import CheckpointError
 from bfn.configs import ConfigError
 from bfn.data import frequencies, load_data, readable
@@ -20,6 +20,7 @@ from bfn.model import DiscreteBFN, VocabularyBFN, build_model
 from bfn.train import MODEL_FILE, STATE_FILE, Trainer
 from bfn_kernels import discrete
 from bfn_kernels.schedules import final_accuracy
+from bfn_kernels.vocabulary import tiles
 
 SETTINGS = ["data.vocabulary=300", "data.length=8", "data.file=play.txt"]
 TEXT = "To be, or not to be: that is the “question” – Être ou ne pas être? [bold]$x_1$\n\tWhether 'tis nobler. " * 40
@@ -127,7 +128,8 @@ class Largest(TorchDispatchMode):
 def test_training_stores_nothing_for_each_class_of_each_token(settings, monkeypatch):
     config = settings("network.width=8")
     data, batch = load_data(config), 64
-    monkeypatch.setattr(vocabulary, "NUMBERS", 2**13)
+    monkeypatch.setattr(tiles, "NUMBERS", {"cpu": 2**13})
+    monkeypatch.setattr(tiles, "TOKENS", 64)
     for least in (257, 10**6):
         monkeypatch.setattr(model, "LARGE", least)
         built = build_model(config, data)
@@ -211,34 +213,19 @@ def test_the_baseline_is_that_of_the_same_tokens(settings):
     assert 0 < data.baseline < math.log2(data.num_classes)
 
 
-def test_slices_are_together_what_one_is(settings, monkeypatch):
-    """With the noise of each its own, losses and gradients are the same in whatever order the rows are computed."""
+def test_messages_and_frequencies_make_the_model(settings):
+    """The network sees the mean of the embedding under both. Its output follows the messages, and starts as the
+    distribution that both of them make."""
     config = settings("network.dropout=0")
     data = load_data(config)
     torch.manual_seed(0)
-    built = build_model(config, data)
-    torch.nn.init.normal_(built.head.weight, std=0.3)
-    x, t = data.train[:6].long(), torch.rand(6)
-    monkeypatch.setattr(vocabulary, "NUMBERS", 2 * 8 * data.num_classes)
-    for n_steps, times in ((None, t), (4, (4 * t).floor() / 4)):
-        seen = built.flow(x, times, 3)
-        received = torch.cat([seen.logits(i, rows) for i, rows in built.slices(x)])
-        known = (received + frequencies(data).log()).softmax(-1)
-        mean = seen.vectors / seen.vectors[..., :1]
-        torch.testing.assert_close(mean, known @ built.embedding.weight, rtol=1e-3, atol=1e-4)
-        output = built.output(seen, times)
-        logits = built.logits(output, received)
-        if n_steps is None:
-            want = discrete.continuous_time_loss(x, logits, times, schedule=built.schedule)
-            got = built.continuous_time_loss(x, output, seen, times, reduction="mean")
-        else:
-            want = discrete.discrete_time_loss(
-                x, logits, times, n_steps=4, schedule=built.schedule, n_samples=4000, seed=1
-            )
-            got = built.discrete_time_loss(x, output, seen, times, 4, 5, reduction="mean")
-        loose = {} if n_steps is None else {"rtol": 0.3, "atol": 0.05}
-        torch.testing.assert_close(got, want, **loose)
-        pairs = [torch.autograd.grad(loss, [output, built.head.weight], retain_graph=True) for loss in (got, want)]
-        if n_steps is None:
-            for mine, whole in zip(*pairs, strict=True):
-                torch.testing.assert_close(mine, whole)
+    built, x, t = build_model(config, data), data.train[:6].long(), torch.linspace(0, 0.9, 6)
+    seen = built.flow(x, t, 3)
+    y = discrete.flow_sample(x, t, num_classes=data.num_classes, schedule=built.schedule, output="logits", seed=3)
+    both = (y + frequencies(data).log()).softmax(-1)
+    vectors = seen.vectors / seen.vectors[..., :1]
+    torch.testing.assert_close(vectors, both @ built.embedding.weight, rtol=1e-3, atol=1e-4)
+    known = torch.cat([vectors, torch.ones(6, 8, 1)], -1)  # a network that follows the messages once
+    got = built.continuous_time_loss(x, known, seen, t, reduction="none")
+    want = discrete.continuous_time_loss(x, both.log(), t, schedule=built.schedule, reduction="none")
+    torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "sanitized"
 BUILD = builds()[0]
 KERNELS = (
-    "accuracy", "binary", "bins", "calls", "errors", "gradients", "large", "large_steps", "layouts", "limits",
+    "accuracy", "binary", "bins", "calls", "errors", "gradients", "vocabulary", "vocabulary_steps", "layouts", "limits",
     "masked_classes", "mixtures", "modes", "noise", "nonfinite", "out", "pages", "properties", "receivers", "rows",
     "samplers", "ties", "tiles", "times", "unclipped",
 )  # fmt: skip

@@ -8,7 +8,8 @@ from oracle import check
 from support import INTERPRETED, serves
 from test_fuzz_values import check_plan
 
-from bfn_kernels.discrete import large, tiles
+from bfn_kernels import vocabulary
+from bfn_kernels.vocabulary import tiles
 
 each = pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "reference"])
 COUNT = 40
@@ -16,7 +17,7 @@ COUNT = 40
 
 def kept(backend: str):
     """Under the interpreter, which is slow, the losses that have kernels for 16 bits there, of few classes."""
-    losses = ("discrete.linear_continuous_time_loss", "discrete.linear_reconstruction_loss")
+    losses = ("vocabulary.continuous_time_loss", "vocabulary.reconstruction_loss")
     few = lambda case: case.op in losses and "K=1003" not in case.name  # noqa: E731
     return lambda case: serves(case, backend) and (not INTERPRETED or few(case))
 
@@ -27,7 +28,7 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(tiles, "TOKENS", 5)
     monkeypatch.setattr(tiles, "NUMBERS", {"cpu": 64})
     monkeypatch.setattr(tiles, "BLOCK", 64)
-    monkeypatch.setattr(large, "WIDE", 1)
+    monkeypatch.setattr(vocabulary, "WIDE", 1)
 
 
 @each

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import distributed
 
-from bfn_kernels import discrete
+from bfn_kernels import vocabulary
 
 WIDTH, TOKENS = 6, (3, 7)
 DTYPES = (torch.float32, torch.float16)
@@ -25,13 +25,14 @@ def step(dtype, weight, bias, between, backend=None, **group):
     )
     leaves = [leaf.to(dtype).requires_grad_() for leaf in (between, weight, bias)]
     head, how = leaves[1:], {"backend": backend, **group}
-    seen = discrete.flow_embedding(x, t, leaves[1], seed=3, **of, **how)
+    seen = vocabulary.flow_embedding(x, t, leaves[1], seed=3, **of, **how)
     hidden = (seen @ leaves[0]).tanh()
     draws = {"step": 2, "n_steps": 9, "n_samples": 2, "seed": 1, "mask": mask}
+    flow = {"flow_scale": hidden.mean(-1), "flow_seed": 3}
     loss = (
-        discrete.linear_continuous_time_loss(x, hidden, *head, t, **of, **how)
-        + discrete.linear_discrete_time_loss(x, hidden, *head, **draws, **of, **how)
-        + discrete.linear_reconstruction_loss(x, hidden, *head, **how)
+        vocabulary.continuous_time_loss(x, hidden, *head, t, **flow, **of, **how)
+        + vocabulary.discrete_time_loss(x, hidden, *head, **draws, **flow, **of, **how)
+        + vocabulary.reconstruction_loss(x, hidden, *head, **how)
     )
     return [loss.detach(), seen.detach(), *torch.autograd.grad(loss, leaves)]
 
@@ -46,11 +47,12 @@ def sampled(weight, bias, part=slice(None), backend=None, **group):
     for choose in ("sample", "mode", "mean"):
         for draws in ({"seed": 1}, {"noise": noise, "draw_noise": torch.ones(TOKENS)}):
             draws = draws if choose == "sample" else {k: v for k, v in draws.items() if k != "draw_noise"}
-            made = discrete.linear_update_sample(state, hidden, weight, bias, 0.01, choose=choose, **draws, **how)
+            made = vocabulary.update_sample(state, hidden, weight, bias, 0.01, choose=choose, **draws, **how)
             states, same = [*states, made[0]], [*same, made[1]]
     times = {"t": 0.3, "t_next": 0.7, "t_previous": 0.1, "rule": "sde2", "seed": 5, "beta_1": 15 / k}
-    made = discrete.linear_solver_step(state, hidden, weight, bias, previous=previous, **times, **how)
-    mode = discrete.linear_mode(hidden, weight, bias, backend=backend, **group)
+    scales = {"flow_scale": hidden[..., 0], "previous_scale": previous[..., 0], "previous_state": state.flip(0)}
+    made = vocabulary.solver_step(state, hidden, weight, bias, previous=previous, **scales, **times, **how)
+    mode = vocabulary.mode(hidden, weight, bias, flow_scale=hidden[..., 0], state=state, backend=backend, **group)
     return torch.stack([*states, made[0]]), [*same, made[1], mode]
 
 
@@ -77,7 +79,7 @@ def work(rank, count, k, backend, folder):
     results = [step(dtype, weight[part], bias[part], between, **group) for dtype in DTYPES]
     torch.save(sampled(weight[part], bias[part], part, **group), f"{folder}/sampled{rank}")
     spoilt = bias.index_fill(0, torch.tensor([k - 2]), torch.nan)  # in the second process
-    assert (discrete.linear_mode(weight[:3], weight[part], spoilt[part], **group) == k - 2).all()
+    assert (vocabulary.mode(weight[:3], weight[part], spoilt[part], **group) == k - 2).all()
     with pytest.raises(ValueError, match=f"weight must have shape .* as chunk {rank} of {count} of {k} classes"):
         step(torch.float32, weight, bias, between, **group)
     with pytest.raises(ValueError, match="process_group must be None for the reference"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support import NATIVE, ON_CPU
 
-from bfn_kernels import binary, discrete
+from bfn_kernels import binary, discrete, vocabulary
 
 inf = torch.inf
 FLOORS = (-inf, -1e30)
@@ -178,7 +178,7 @@ def test_losses_of_a_head_with_a_masked_bias(op, num_classes, backend):
     for by, linear in ((backend, True), ("reference", False)):
         made = [each.clone().requires_grad_() for each in (hidden, weight, bias)]
         if linear:
-            loss = getattr(discrete, f"linear_{op}")(x, *made, **how, backend=by)
+            loss = getattr(vocabulary, op)(x, *made, **how, backend=by)
         else:
             loss = getattr(discrete, op)(x, torch.nn.functional.linear(*made), **how, backend=by)
         found.append((loss.detach(), *torch.autograd.grad(loss, made)))
@@ -193,11 +193,11 @@ def test_losses_of_a_head_with_a_masked_bias(op, num_classes, backend):
 def test_steps_of_a_head_with_a_masked_bias(num_classes, backend):
     hidden, weight, bias, _ = head(num_classes)
     z = torch.nn.functional.linear(hidden, weight, bias)
-    assert torch.equal(discrete.linear_mode(hidden, weight, bias, backend=backend), z.argmax(-1))
+    assert torch.equal(vocabulary.mode(hidden, weight, bias, backend=backend), z.argmax(-1))
     state, zero = torch.zeros_like(z), torch.zeros_like(z)
     for choose in ("sample", "mode", "mean"):
         how = {"choose": choose, "noise": zero} | ({"draw_noise": torch.full((6,), 0.4)} if choose == "sample" else {})
-        got = discrete.linear_update_sample(state, hidden, weight, bias, 6.0 / num_classes, **how, backend=backend)
+        got = vocabulary.update_sample(state, hidden, weight, bias, 6.0 / num_classes, **how, backend=backend)
         want = discrete.update_sample(z, state, 6.0 / num_classes, **how, backend="reference")
         assert got.isfinite().all()
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)

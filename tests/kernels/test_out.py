@@ -167,9 +167,9 @@ HEAD = {
 LATER, EARLIER = uniform(0.6, 0.9), uniform(0.1, 0.2)
 TIMED = {"t": uniform(0.3, 0.5), "t_next": LATER, "t_previous": EARLIER, "previous": per_class(normal(), 3)}
 MORE = [
-    Case("discrete.linear_update_sample", {**HEAD, "alpha": uniform(1, 2), "draw_noise": uniform(0, 1)}),
-    Case("discrete.linear_solver_step", {**HEAD, **TIMED}, {"rule": "sde2", "beta_1": 1.0}),
-    Case("discrete.linear_solver_step", {**HEAD, "t": TIMED["t"], "t_next": LATER, "draw_noise": uniform(0, 1)},
+    Case("vocabulary.update_sample", {**HEAD, "alpha": uniform(1, 2), "draw_noise": uniform(0, 1)}),
+    Case("vocabulary.solver_step", {**HEAD, **TIMED}, {"rule": "sde2", "beta_1": 1.0}),
+    Case("vocabulary.solver_step", {**HEAD, "t": TIMED["t"], "t_next": LATER, "draw_noise": uniform(0, 1)},
          {"rule": "sde1", "beta_1": 1.0, "choose": "sample"}),
 ]  # fmt: skip
 WRITING = [case for case in (*CASES, *MORE) if "257" not in case.name and {*OUTPUTS} & {*parameters(case.op)}]

@@ -7,7 +7,7 @@ from support import NATIVE, error, scale, ulp
 from torch import multiprocessing
 from vocabulary_guide import follow
 
-from bfn_kernels import discrete
+from bfn_kernels import vocabulary
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,4 @@ def test_the_guide_trains_in_two_processes_as_in_one(tmp_path):
 
 def test_a_group_and_the_number_of_classes_go_together():
     with pytest.raises(ValueError, match="process_group and num_classes must be given together"):
-        discrete.flow_embedding(torch.tensor([1]), 0.5, torch.ones(4, 2), beta_1=1.0, num_classes=4)
+        vocabulary.flow_embedding(torch.tensor([1]), 0.5, torch.ones(4, 2), beta_1=1.0, num_classes=4)

@@ -12,13 +12,13 @@ ALIASES, HEADS, OUT, VALUES, LAYOUTS = (
 
 FAULTS = [
     Fault(
-        "bfn_kernels/discrete/composed_steps.py",
+        "bfn_kernels/vocabulary/composed_steps.py",
         "higher = ~((top <= most[part]) | most[part].isnan())",
         "higher = ~(top <= most[part])",
         f"{HEADS} -k 'not_finite and cpu'",
     ),
     Fault(
-        "bfn_kernels/discrete/triton_products.py",
+        "bfn_kernels/vocabulary/triton_products.py",
         "bias[0] + k.to(tl.int64) * bias[1]",
         "bias[0] + k",
         f"TRITON_INTERPRET=1 {HEADS} -k layouts",

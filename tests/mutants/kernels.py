@@ -5,7 +5,7 @@ from fault import Fault
 PUBLIC, TIES, ROWS, LIMITS = (f"tests/kernels/test_{name}.py" for name in ("public", "ties", "rows", "limits"))
 PROPERTIES, GATE = "tests/kernels/test_properties.py", "tests/benchmarks/test_benchmarks.py"
 TRITON, INTERPRETED = "TRITON_INTERPRET=1 ", "tests/kernels/test_triton_interpreted.py"
-STEPS = "tests/kernels/test_large_steps.py"
+STEPS = "tests/kernels/test_vocabulary_steps.py"
 FAMILY = "bfn_kernels/{}/__init__.py".format
 OPS = "bfn_kernels/triton_ops/{}.py".format
 
@@ -93,56 +93,56 @@ FAULTS = [
         "tests/kernels/test_sharded.py -k processes",
     ),
     Fault(
-        "bfn_kernels/discrete/sums.py", "two * other.rest + less", "two * other.rest",
-        "tests/kernels/test_large.py -k 'cuda_on_host and reconstruction and float32'",
+        "bfn_kernels/vocabulary/sums.py", "two * other.rest + less", "two * other.rest",
+        "tests/kernels/test_vocabulary.py -k 'cuda_on_host and reconstruction and float32'",
     ),
     Fault(
-        "bfn_kernels/discrete/tiles.py", "self.shard.first + classes.start", "self.shard.first",
-        "tests/kernels/test_large.py -k 'cpu and reconstruction and float32'",
+        "bfn_kernels/vocabulary/tiles.py", "self.shard.first + classes.start", "self.shard.first",
+        "tests/kernels/test_vocabulary.py -k 'cpu and reconstruction and float32'",
     ),
     Fault(
-        "bfn_kernels/discrete/composed.py", "torch.where(head.tokens.valid, _scale(head, reduction), 0)",
+        "bfn_kernels/vocabulary/composed.py", "torch.where(head.tokens.valid, _scale(head, reduction), 0)",
         "torch.where(head.tokens.valid, _scale(head, 2), 0)",
-        "tests/kernels/test_large.py -k logits_are_made_once",
+        "tests/kernels/test_vocabulary.py -k logits_are_made_once",
     ),
     Fault(
-        "bfn_kernels/discrete/tiles.py", "logits.add_(self.bias[classes][some])",
+        "bfn_kernels/vocabulary/tiles.py", "logits.add_(self.bias[classes][some])",
         "logits.add_(self.bias[classes][: logits.shape[1]])",
-        "tests/kernels/test_large.py -k 'logits_are_made_once or cpu-torch.float32'",
+        "tests/kernels/test_vocabulary.py -k 'logits_are_made_once or cpu-torch.float32'",
     ),
     Fault(
-        "bfn_kernels/discrete/composed.py", "by_logits, (head.dtype,) * 3, wanted)",
+        "bfn_kernels/vocabulary/composed.py", "by_logits, [head.dtype] * 4, wanted)",
         "by_logits, types_of_head(hidden, weight, bias), wanted)",
-        "tests/kernels/test_large.py -k small_gradients",
+        "tests/kernels/test_vocabulary.py -k small_gradients",
     ),
     Fault(
-        "bfn_kernels/discrete/composed.py", "tile.sum(0)", "tile.sum(0, dtype=torch.float64)",
-        "tests/kernels/test_large.py -k twentieth",
+        "bfn_kernels/vocabulary/composed.py", "tile.sum(0)", "tile.sum(0, dtype=torch.float64)",
+        "tests/kernels/test_vocabulary.py -k twentieth",
     ),
     # sampling with a large vocabulary
     Fault(
-        "bfn_kernels/discrete/composed_steps.py", "torch.where(place < len(sums), place, last)", "place",
+        "bfn_kernels/vocabulary/composed_steps.py", "torch.where(place < len(sums), place, last)", "place",
         f"{STEPS} -k 'ends_of and cpu'",
     ),
     Fault(
-        "bfn_kernels/discrete/composed_steps.py", "~((top <= most[part]) | most[part].isnan())",
+        "bfn_kernels/vocabulary/composed_steps.py", "~((top <= most[part]) | most[part].isnan())",
         "~(top <= most[part])", f"{STEPS} -k 'classes_that_are_no and cpu'",
     ),
     Fault(
-        "bfn_kernels/discrete/composed_steps.py", "place + shard.first + classes.start", "place + shard.first",
+        "bfn_kernels/vocabulary/composed_steps.py", "place + shard.first + classes.start", "place + shard.first",
         f"{STEPS} -k 'stores_the_logits and cpu and float32'",
     ),
     Fault(
-        "bfn_kernels/discrete/composed_steps.py", "embedded[part].mul_(self.kept[part].unsqueeze(-1)).addmm_",
+        "bfn_kernels/vocabulary/composed_steps.py", "embedded[part].mul_(self.kept[part].unsqueeze(-1)).addmm_",
         "embedded[part].addmm_",
         f"{STEPS} -k 'stores_the_logits and cpu and float32'",
     ),
     Fault(
-        "csrc/cpu/discrete_tiles.cpp", "if (op.out.dtype != dtype_of<T>()) load(", "if (false) load(",
+        "csrc/cpu/vocabulary.cpp", "if (op.out.dtype != dtype_of<T>()) load(", "if (false) load(",
         f"{STEPS} -k 'narrower and cpu'",
     ),
     Fault(
-        "bfn_kernels/discrete/composed_steps.py", "torch.where(place == shard.place, tile, -1)", "tile",
+        "bfn_kernels/vocabulary/composed_steps.py", "torch.where(place == shard.place, tile, -1)", "tile",
         "tests/kernels/test_sharded.py -k processes",
     ),
     Fault(
@@ -209,29 +209,29 @@ FAULTS = [
         f"{TRITON}{TIES} -k u_at",
     ),
     Fault(
-        "bfn_kernels/discrete/triton_tiles.py", "tl.sum((e == 1.0).to(tl.int32), 1) - 1, 0)",
+        "bfn_kernels/vocabulary/triton.py", "tl.sum((e == 1.0).to(tl.int32), 1) - 1, 0)",
         "tl.sum((e == 1.0).to(tl.int32), 1), 0)",
-        f"{TRITON}tests/kernels/test_large.py -k 'float32 and linear_reconstruction and masked'",
+        f"{TRITON}tests/kernels/test_vocabulary.py -k 'float32 and reconstruction and masked'",
     ),
     Fault(
-        "bfn_kernels/discrete/triton_tiles.py", "(first // 4 + tl.arange", "((first + 3) // 4 + 1 + tl.arange",
-        f"{TRITON}tests/kernels/test_large.py -k part_of_the_classes",
+        "bfn_kernels/vocabulary/triton.py", "(first // 4 + tl.arange", "((first + 3) // 4 + 1 + tl.arange",
+        f"{TRITON}tests/kernels/test_vocabulary.py -k part_of_the_classes",
     ),
     Fault(
-        "bfn_kernels/discrete/triton_products.py", "vectors, sums * kept[:, None])", "vectors, sums)",
-        "BFN_PTX=triton tests/kernels/test_large.py -k 'part_of_the_classes and 3-torch.bfloat16'",
+        "bfn_kernels/vocabulary/triton_products.py", "vectors, sums * kept[:, None])", "vectors, sums)",
+        "BFN_PTX=triton tests/kernels/test_vocabulary.py -k 'part_of_the_classes and 3-torch.bfloat16'",
     ),
     Fault(
-        "bfn_kernels/discrete/triton_products.py", "by[split].unsqueeze(-1)", "by[0].unsqueeze(-1)",
-        "BFN_PTX=triton tests/kernels/test_large.py -k 'part_of_the_classes and 0-torch.bfloat16'",
+        "bfn_kernels/vocabulary/triton_products.py", "by[split].unsqueeze(-1)", "by[0].unsqueeze(-1)",
+        "BFN_PTX=triton tests/kernels/test_vocabulary.py -k 'part_of_the_classes and 0-torch.bfloat16'",
     ),
     Fault(
-        "bfn_kernels/discrete/triton_products.py", "max(1, programs(count, tile))", "programs(count, tile)",
+        "bfn_kernels/vocabulary/triton_products.py", "max(1, programs(count, tile))", "programs(count, tile)",
         f"{TRITON}tests/kernels/test_sharded.py -k as_one",
     ),
     Fault(
-        "bfn_kernels/discrete/triton_products.py", "k.to(tl.int64) * bias[1]", "k",
-        f"{TRITON}tests/kernels/test_large.py -k wide_bias",
+        "bfn_kernels/vocabulary/triton_products.py", "k.to(tl.int64) * bias[1]", "k",
+        f"{TRITON}tests/kernels/test_vocabulary.py -k wide_bias",
     ),
     Fault(OPS("classes"), "(top > best) | ", "(top >= best) | ", f"{TRITON}{TIES} -k equal_maxima"),
     Fault(

@@ -30,7 +30,7 @@ CHOSEN = [case for case in FIRST if serves(case, BACKEND)]
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 # Kernels whose numbers are in the type of the arithmetic in every call.
 WIDE = {
-    *(f"bfn_kernels.discrete.triton_tiles._{name}_tile" for name in ("flow", "sums", "slopes", "draws", "draw_slopes")),
+    *(f"bfn_kernels.vocabulary.triton._{name}_tile" for name in ("flow", "sums", "slopes", "draws", "draw_slopes")),
     "bfn_kernels.discretised.triton._output_std",
     "bfn_kernels.triton_ops.reduction._finish",
     "bfn_kernels.triton_ops.rows._row_scalars",
@@ -41,7 +41,7 @@ LONG_ROWS = [with_classes(named(f"discrete.discrete_time_loss[K=27 {receiver}]")
 VOCABULARIES = [c for c in LARGE if c.name.endswith(("[K=5 seeded]", "continuous_time_loss[K=5]", "wide seeded]"))]
 # Those on tensor cores, which numbers of 16 bits alone come to.
 NARROW = {
-    f"bfn_kernels.discrete.triton_products._{name}"
+    f"bfn_kernels.vocabulary.triton_products._{name}"
     for name in ("flow_products", "flow_products_backward", "head_sums", "product")
 }
 
@@ -72,7 +72,7 @@ def test_results_may_be_written_over_inputs(case, shape, network):
 @pytest.mark.parametrize("tokens, classes, width", [(1, 1, 1), (130, 70, 100), (5, 200, 129)])
 def test_products_on_tensor_cores(tokens, classes, width):
     """Of blocks that are not full, in any strides; of small whole numbers the sums are exact."""
-    product = getattr(torch.ops, triton_ptx.NAMESPACE).discrete_product
+    product = getattr(torch.ops, triton_ptx.NAMESPACE).vocabulary_product
     a, b, sums = (torch.randint(-8, 9, s).float() for s in ((tokens, width), (width, classes), (tokens, classes)))
     want = a @ b
     for one in (a, a.bfloat16(), a.t().contiguous().t()):

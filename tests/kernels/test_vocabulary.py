@@ -10,10 +10,10 @@ from test_accuracy import FORMS, check, laid_out
 from test_gradients import check_gradients, second_derivatives
 from vocabularies import LARGE, SHAPES
 
-from bfn_kernels import discrete
+from bfn_kernels import discrete, vocabulary
 from bfn_kernels import noise as random
 from bfn_kernels.backends import BACKENDS
-from bfn_kernels.discrete import large, tiles
+from bfn_kernels.vocabulary import tiles
 
 cases = pytest.mark.parametrize("case", LARGE, ids=str)
 FEW = [c for c in LARGE if not c.hard and "1003" not in c.name and "wide" not in c.name]
@@ -30,13 +30,13 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(tiles, "TOKENS", 5)
     monkeypatch.setattr(tiles, "NUMBERS", {"cpu": 64})
     monkeypatch.setattr(tiles, "BLOCK", 64)
-    monkeypatch.setattr(large, "WIDE", 1)
+    monkeypatch.setattr(vocabulary, "WIDE", 1)
 
 
 def in_the_forward_pass(case) -> bool:
     """Whether a CPU can make the gradients of this loss there."""
     reduced = case.options.get("reduction", "mean") in ("mean", "sum")
-    return reduced and ("linear_continuous" in case.name or "linear_reconstruction" in case.name)
+    return reduced and ("continuous" in case.name or "reconstruction" in case.name)
 
 
 @pytest.fixture(params=[False, True], ids=["again", "at_once"])
@@ -45,7 +45,7 @@ def at_once(request, case, backend, monkeypatch):
     if request.param:
         if backend != "cpu" or not in_the_forward_pass(case):
             pytest.skip("this has one way to its gradients")
-        monkeypatch.setattr(large, "WIDE", 1)
+        monkeypatch.setattr(vocabulary, "WIDE", 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -68,7 +68,7 @@ def test_strided_inputs(case, backend, dtype):
 @native
 def test_a_wide_bias_is_read_where_it_lies(form, dtype, backend):
     """No conversion to the type of the arithmetic makes a float32 bias dense, not even that of a head of 16 bits."""
-    x, hidden, weight = vocabulary(203, dtype=dtype)
+    x, hidden, weight = tokens_of(203, dtype=dtype)
     bias = laid_out({"bias": torch.randn(203, generator=torch.Generator().manual_seed(2))}, form)["bias"]
     assert bias.stride() != (1,)
     hidden.requires_grad_()
@@ -76,11 +76,11 @@ def test_a_wide_bias_is_read_where_it_lies(form, dtype, backend):
     def results(bias):
         head, how = (x, hidden, weight, bias), {"beta_1": 0.01, "backend": backend}
         losses = [
-            discrete.linear_continuous_time_loss(*head, 0.5, **how),
-            discrete.linear_reconstruction_loss(*head, backend=backend),
-            discrete.linear_discrete_time_loss(*head, 0.4, n_steps=5, n_samples=2, seed=1, **how),
+            vocabulary.continuous_time_loss(*head, 0.5, **how),
+            vocabulary.reconstruction_loss(*head, backend=backend),
+            vocabulary.discrete_time_loss(*head, 0.4, n_steps=5, n_samples=2, seed=1, **how),
         ]
-        mode = discrete.linear_mode(hidden.detach(), weight, bias, backend=backend)
+        mode = vocabulary.mode(hidden.detach(), weight, bias, backend=backend)
         return *losses, mode, *torch.autograd.grad(sum(losses), hidden)
 
     for got, want in zip(results(bias), results(bias.contiguous()), strict=True):
@@ -146,7 +146,7 @@ def test_what_is_no_number_stays_none(case, bad, backend):
 @on_cpu
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("place", [0, 30, 66, slice(None)])
-@pytest.mark.parametrize("case", [c for c in LARGE if "linear" in c.name and c.name.endswith("gap 10.0]")], ids=str)
+@pytest.mark.parametrize("case", [c for c in LARGE if "loss" in c.name and c.name.endswith("gap 10.0]")], ids=str)
 def test_classes_that_are_no_number(case, place, bad, backend, at_once, small_tiles, monkeypatch):
     """One of the first tile, of one in the middle or of the last, or all: losses and gradients are NaN where those of
     the reference, which stores the logits, are."""
@@ -159,7 +159,7 @@ def test_classes_that_are_no_number(case, place, bad, backend, at_once, small_ti
             assert (value.isnan() | ~want[of].isnan()).all(), of
 
 
-def vocabulary(k=1003, tokens=(3, 7), dtype=torch.float32):
+def tokens_of(k=1003, tokens=(3, 7), dtype=torch.float32):
     g = torch.Generator().manual_seed(1)
     x = torch.randint(k, tokens, generator=g)
     weight, hidden = (torch.randn(*lead, 6, generator=g).to(dtype) for lead in ((k,), tokens))
@@ -170,15 +170,15 @@ def vocabulary(k=1003, tokens=(3, 7), dtype=torch.float32):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("k", [3, 1003])
 def test_noise_is_that_of_the_ops_that_store_it(k, dtype, backend, small_tiles):
-    x, hidden, weight = vocabulary(k, dtype=dtype)
+    x, hidden, weight = tokens_of(k, dtype=dtype)
     t, mask, of = torch.tensor([0.0, 0.4, 1.0]), torch.rand(3, 7) < 0.7, {"beta_1": 15 / k, "seed": 5}
     theta = discrete.flow_sample(x, t, num_classes=k, mask=mask, dtype=dtype, backend="reference", **of)
-    got = discrete.flow_embedding(x, t, weight, mask=mask, backend=backend, **of)
+    got = vocabulary.flow_embedding(x, t, weight, mask=mask, backend=backend, **of)
     close = {"rtol": 64 * torch.finfo(dtype).eps, "atol": 32 * torch.finfo(dtype).eps}
     torch.testing.assert_close(got, theta @ weight, **close)
     of |= {"n_steps": 5, "step": 3, "n_samples": 2, "mask": mask, "reduction": "none"}
     want = discrete.discrete_time_loss(x, hidden @ weight.t(), backend="reference", **of)
-    got = discrete.linear_discrete_time_loss(x, hidden, weight, None, backend=backend, **of)
+    got = vocabulary.discrete_time_loss(x, hidden, weight, None, backend=backend, **of)
     torch.testing.assert_close(got, want, rtol=64 * torch.finfo(dtype).eps, atol=256 * torch.finfo(dtype).eps)
 
 
@@ -193,20 +193,20 @@ def test_noise_of_a_part_of_the_classes(first, dtype, backend, monkeypatch, smal
         monkeypatch.setattr("bfn_kernels.triton_ops.classes._TILES", ())
         monkeypatch.setattr("bfn_kernels.triton_ops.classes._LARGE", (32, 4))
         # a program takes several tiles one after the other, or each has a program
-        monkeypatch.setattr("bfn_kernels.discrete.triton_products.MANY", 1 if first else 99)
+        monkeypatch.setattr("bfn_kernels.vocabulary.triton_products.MANY", 1 if first else 99)
     k, count, seed, each = 203, 130, torch.tensor(5), torch.full((3, 2), 0.02)
     ops, of, wanted = getattr(torch.ops, BACKENDS[backend].library), (first, k, None), [True, True, False]
-    x, hidden, weight = vocabulary(k, (3, 2), dtype)
+    x, hidden, weight = tokens_of(k, (3, 2), dtype)
     x[0] = torch.tensor([0, k - 1])
     weight = weight[first : first + count]
 
     def results(noise, draws):
         flow = each, each * k, None if noise is not None else seed, noise
-        out, stats = ops.discrete_flow_embedding(x, weight, *flow, *of)
-        grad = ops.discrete_flow_embedding_backward(out, x, *flow, stats, count, out.dtype, *of)
+        out, stats = ops.vocabulary_flow_embedding(x, weight, *flow, *of)
+        grad = ops.vocabulary_flow_embedding_backward(out, x, *flow, stats, count, out.dtype, *of)
         head = x, hidden, weight, None, each, None if draws is not None else seed, draws
-        loss, scale, stats = ops.discrete_linear_discrete_time_loss(*head, 5, 2, None, 0, *of)
-        grads = ops.discrete_linear_discrete_time_loss_backward(loss, scale, *head, None, stats, 5, 2, *of, wanted)
+        loss, scale, stats = ops.vocabulary_discrete_time_loss(*head, 5, 2, None, 0, *of)
+        grads = ops.vocabulary_discrete_time_loss_backward(loss, scale, *head, None, stats, 5, 2, *of, wanted)
         return out, grad, loss, *grads
 
     shape = torch.Size((3, 2, k))
@@ -219,11 +219,11 @@ def test_noise_of_a_part_of_the_classes(first, dtype, backend, monkeypatch, smal
 
 @native
 def test_a_tied_weight_gets_one_summed_gradient(backend):
-    x, _, weight = vocabulary()
+    x, _, weight = tokens_of()
 
     def loss(weight, backend):
-        seen = discrete.flow_embedding(x, 0.5, weight, beta_1=0.01, seed=1, backend=backend)
-        return discrete.linear_continuous_time_loss(x, seen.tanh(), weight, None, 0.5, beta_1=0.01, backend=backend)
+        seen = vocabulary.flow_embedding(x, 0.5, weight, beta_1=0.01, seed=1, backend=backend)
+        return vocabulary.continuous_time_loss(x, seen.tanh(), weight, None, 0.5, beta_1=0.01, backend=backend)
 
     got, want = (
         torch.autograd.grad(loss(w, b), w)[0]
@@ -244,28 +244,29 @@ def test_logits_are_made_once(case, monkeypatch):
         made.append(of)
         return tile(self, *of)
 
-    monkeypatch.setattr(large, "WIDE", 1)
+    monkeypatch.setattr(vocabulary, "WIDE", 1)
     monkeypatch.setattr(tiles.Logits, "tile", counted)
     tokens = int(inputs["mask"].sum()) if "mask" in inputs else 15
     for names in (case.diff, ("hidden",), ("bias", "weight")):
         made.clear()
         leaves = {k: inputs[k].clone().requires_grad_() for k in names}
         grads = torch.autograd.grad(3 * case(inputs | leaves, "cpu"), leaves.values())
-        assert len(made) == -(-tokens // inputs["hidden"].shape[-1])
+        width = inputs["hidden"].shape[-1] // (2 if "flow_scale" in inputs else 1)  # beside the flow's tile
+        assert len(made) == -(-tokens // width)
         for name, grad in zip(names, grads, strict=True):
             assert error(grad, 3 * want[name].double()) <= 16 * ulp(torch.float32, scale(3 * want[name])), name
 
 
 @pytest.mark.skipif("cpu" not in NATIVE, reason="no extension was built")
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("loss", ["linear_continuous_time_loss", "linear_reconstruction_loss"])
+@pytest.mark.parametrize("loss", ["continuous_time_loss", "reconstruction_loss"])
 def test_a_loss_takes_its_gradients_a_tile_as_large_and_a_twentieth_of_the_logits(loss, bias):
     k, tokens, width = 8000, 1024, 256
     x, weight, hidden = torch.arange(tokens), torch.randn(k, width), torch.randn(tokens, width)
     leaves = [each.requires_grad_() for each in (hidden, weight, torch.randn(k))[: 2 + bias]]
     more = {"t": torch.rand(tokens), "beta_1": 1e-3} if "continuous" in loss else {}
     with torch.profiler.profile(profile_memory=True) as profile:
-        result = getattr(discrete, loss)(x, *leaves, *[None][bias:], **more)
+        result = getattr(vocabulary, loss)(x, *leaves, *[None][bias:], **more)
         torch.autograd.grad(result, leaves)
     events = [e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     peak = max(itertools.accumulate(events))
@@ -275,11 +276,11 @@ def test_a_loss_takes_its_gradients_a_tile_as_large_and_a_twentieth_of_the_logit
 @pytest.mark.skipif("cpu" not in NATIVE, reason="no extension was built")
 @pytest.mark.parametrize("widest", [0, 10], ids=["at_once", "again"])
 @pytest.mark.parametrize("narrow", ["hidden", "bias"])
-@pytest.mark.parametrize("loss", ["linear_continuous_time_loss", "linear_reconstruction_loss"])
+@pytest.mark.parametrize("loss", ["continuous_time_loss", "reconstruction_loss"])
 def test_a_scaled_loss_keeps_its_small_gradients(loss, narrow, widest, monkeypatch):
     """Gradients that float16 cannot hold before they are scaled: they belong to a mean over many tokens, or to an
     unlikely class."""
-    monkeypatch.setattr(large, "WIDE", widest)
+    monkeypatch.setattr(vocabulary, "WIDE", widest)
     g, count = torch.Generator().manual_seed(1), 2**16
     inputs = {name: torch.randn(shape, generator=g) for name, shape in (("hidden", (count, 4)), ("weight", (3, 4)))}
     inputs |= {"x": torch.randint(1, 3, (count,), generator=g), "bias": torch.tensor([-16.0, 0.0, 0.5])}
@@ -288,7 +289,7 @@ def test_a_scaled_loss_keeps_its_small_gradients(loss, narrow, widest, monkeypat
 
     def gradient(inputs, backend):
         inputs = inputs | {narrow: inputs[narrow].clone().requires_grad_()}
-        result = getattr(discrete, loss)(**inputs, **more, backend=backend)
+        result = getattr(vocabulary, loss)(**inputs, **more, backend=backend)
         return torch.autograd.grad(2**16 * result, inputs[narrow])[0]
 
     got, want = gradient(inputs, "cpu"), gradient(widened(inputs), "reference")
@@ -298,12 +299,12 @@ def test_a_scaled_loss_keeps_its_small_gradients(loss, narrow, widest, monkeypat
 @on_cpu
 def test_types_may_differ(backend):
     """As under autocast: the hidden states are narrow, the parameters are not."""
-    x, hidden, weight = vocabulary()
+    x, hidden, weight = tokens_of()
     inputs = hidden.bfloat16().requires_grad_(), weight.requires_grad_()
-    loss = discrete.linear_reconstruction_loss(x, *inputs, backend=backend)
+    loss = vocabulary.reconstruction_loss(x, *inputs, backend=backend)
     by_hidden, by_weight = torch.autograd.grad(loss, inputs)
     assert (loss.dtype, by_hidden.dtype, by_weight.dtype) == (torch.float32, torch.bfloat16, torch.float32)
-    want = discrete.linear_reconstruction_loss(x, *widened(dict(enumerate(inputs))).values(), backend="reference")
+    want = vocabulary.reconstruction_loss(x, *widened(dict(enumerate(inputs))).values(), backend="reference")
     assert error(loss, want) <= 8 * ulp(torch.float32, scale(want))
 
 
@@ -311,7 +312,7 @@ def test_types_may_differ(backend):
 def test_gradients_are_laid_out_as_compiled_code_expects_them(backend):
     """As the fakes say: side by side, however the hidden states lie."""
     hidden = torch.rand(4, 6).t().requires_grad_()
-    loss = discrete.linear_continuous_time_loss(
+    loss = vocabulary.continuous_time_loss(
         torch.arange(6), hidden, torch.rand(7, 4), None, 0.5, beta_1=1.0, backend=backend
     )
     assert torch.autograd.grad(loss, hidden)[0].is_contiguous()
@@ -325,8 +326,8 @@ def test_times_of_tokens_that_are_dropped_later_are_no_nan():
 
 
 def test_refusals():
-    x, hidden, weight = vocabulary(5)
-    loss = lambda **k: discrete.linear_continuous_time_loss(  # noqa: E731
+    x, hidden, weight = tokens_of(5)
+    loss = lambda **k: vocabulary.continuous_time_loss(  # noqa: E731
         **{"x": x, "hidden": hidden, "weight": weight, "bias": None, "t": 0.5, "beta_1": 1.0} | k
     )
     for name, value, kind in (
@@ -337,16 +338,32 @@ def test_refusals():
         with pytest.raises(kind, match=rf"\b{name} "):
             loss(**{name: value})
     with pytest.raises(IndexError, match="x must hold classes"):
-        discrete.flow_embedding(x + 1, 0.5, weight, beta_1=1.0)
+        vocabulary.flow_embedding(x + 1, 0.5, weight, beta_1=1.0)
+    flow_scale, flow_noise = torch.ones(3, 7), torch.zeros(3, 7, 5)
+    for wrong, message in (
+        ({"flow_scale": flow_scale}, "exactly one of flow_seed and flow_noise must be given with flow_scale"),
+        (
+            {"flow_scale": flow_scale, "flow_seed": 1, "flow_noise": flow_noise},
+            "exactly one of flow_seed and flow_noise",
+        ),
+        ({"flow_seed": 0}, "flow_seed must be None without flow_scale, got 0"),
+        ({"flow_noise": flow_noise}, "flow_noise must be None without flow_scale"),
+        ({"flow_scale": flow_scale[0], "flow_seed": 1}, r"flow_scale must have shape \(3, 7\)"),
+        ({"flow_scale": flow_scale, "flow_noise": flow_noise[0]}, r"flow_noise must have shape \(3, 7, 5\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loss(**wrong)
+    with pytest.raises(ValueError, match="exactly one of beta_1 and schedule must be given"):
+        vocabulary.reconstruction_loss(x, hidden, weight, flow_scale=flow_scale, flow_seed=1)
     with pytest.raises(ValueError, match="n_samples"):
-        discrete.linear_discrete_time_loss(x, hidden, weight, None, 0.0, n_steps=2, n_samples=0, beta_1=1.0)
+        vocabulary.discrete_time_loss(x, hidden, weight, None, 0.0, n_steps=2, n_samples=0, beta_1=1.0)
 
 
 @pytest.mark.skipif("cpu" not in NATIVE, reason="no extension was built")
 def test_kernels_of_tiles_refuse_what_does_not_fit():
     tile, x = torch.rand(3, 70), torch.arange(3)
     sums = torch.zeros(3, 4, dtype=torch.float64)
-    call = torch.ops.bfn_kernels.discrete_sums_tile
+    call = torch.ops.bfn_kernels.vocabulary_sums_tile
     for wrong in ((tile.t(), x, 0, sums), (tile, x[:2], 0, sums), (tile, x, 0, sums.float()), (tile[0], x, 0, sums)):
         with pytest.raises(ValueError, match="tile"):
             call(*wrong)

@@ -1,7 +1,7 @@
-"""Tiles of large vocabularies in Triton, the counterpart of csrc/cpu/discrete_tiles.cpp: what is done with the numbers
+"""Tiles of large vocabularies in Triton, the counterpart of csrc/cpu/vocabulary.cpp: what is done with the numbers
 of some tokens by some classes between two matrix products, and the noise in them.
 
-An operator is given the numbers that csrc/ops/discrete_tiles.h names, side by side. A program has some tokens, and goes
+An operator is given the numbers that csrc/ops/vocabulary.h names, side by side. A program has some tokens, and goes
 through their rows of the tile a part at a time. Parts start at classes that are multiples of 4, as noise comes in
 groups, so that the first may begin before the tile. Noise that is needed twice and does not fit in the registers is
 made twice, which takes less time than to write it and read it again.
@@ -11,11 +11,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bfn_kernels.discrete import sums
 from bfn_kernels.triton_ops.classes import is_class, message, sum_where, tile_of
 from bfn_kernels.triton_ops.elementary import exp, exp_difference, expm1, reciprocal
 from bfn_kernels.triton_ops.noise import MONTE_CARLO, SENDER, normals
 from bfn_kernels.triton_ops.views import block_of, compute_type, launch, programs
+from bfn_kernels.vocabulary import sums
 
 LEAST = tl.constexpr(sums.LEAST)
 
@@ -79,8 +79,8 @@ def messages(sent, seed, first, num_classes, STREAM: tl.constexpr, draw, TILE: t
 
 @triton.jit
 def sums_of_others(others, T: tl.constexpr):
-    """`Sums` of bfn_kernels/discrete/sums.py of a part: t, and the sums of e and e² over the classes but x, whose logit
-    is −∞, and one with the logit t."""
+    """`Sums` of vocabulary/sums.py of a part: t, and the sums of e and e² over the classes but x, whose logit is −∞,
+    and one with the logit t."""
     top = tl.maximum(tl.max(others, 1), LEAST)
     e = exp_difference(others, top[:, None])
     below = tl.where(e == 1.0, 0.0, e)
@@ -158,6 +158,23 @@ def _flow_tile(
         tl.store(kepts + each, kept, mask=rows[2])
         tl.store(totals + each, total * kept + found, mask=rows[2])
         tl.store(tops + each, most, mask=rows[2])
+
+
+def messages_tile(
+    x: Tensor, rows: Tensor, beta: Tensor, spread: Tensor, seed: Tensor, first: int, num_classes: int, out: Tensor
+) -> None:
+    _launch(_messages_tile, out, (x, rows, beta, spread), seed, num_classes, first=first)
+
+
+@triton.jit
+def _messages_tile(
+    sent, seed, num_classes, out, first, count, tokens, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr
+):
+    rows, seed = block_of(tokens, ROWS), tl.load(seed)
+    sent = sent_to(sent, rows)
+    for place in range(-(first % 4), count, TILE):
+        at, there = _part(out, rows, place, count, TILE)
+        tl.store(at, messages(sent, seed, first + place, num_classes, SENDER, 0, TILE, T), mask=there)
 
 
 def sums_tile(logits: Tensor, x: Tensor, first: int, sums: Tensor) -> None:

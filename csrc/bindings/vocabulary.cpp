@@ -1,5 +1,5 @@
 #ifndef BFN_CUDA
-#include "../ops/discrete_tiles.h"
+#include "../ops/vocabulary.h"
 
 #include "operators.h"
 
@@ -29,24 +29,42 @@ TileOfClasses tile_of(const Tensor& numbers_of_it, const Tensor& x, int64_t firs
   return {tokens, numbers_of_it.size(1), first, numbers<int64_t>("x", x, tokens)};
 }
 
+template <class T>
+MessagesTile<T> messages_of(const Tensor& x, const Tensor& rows, const Tensor& beta, const Tensor& spread,
+                            const Tensor& seed, int64_t first, int64_t num_classes, const Tensor& out) {
+  const TileOfClasses tile = tile_of(out, x, first);
+  return {
+      .tile = tile,
+      .num_classes = num_classes,
+      .rows = numbers<int64_t>("rows", rows, tile.tokens),
+      .seed = numbers<int64_t>("seed", seed, 1),
+      .beta = numbers<T>("beta", beta, tile.tokens),
+      .spread = numbers<T>("spread", spread, tile.tokens),
+      .out = numbers<T>("out", out, tile.tokens * tile.classes),
+  };
+}
+
+void messages_tile_into(const Tensor& x, const Tensor& rows, const Tensor& beta, const Tensor& spread,
+                        const Tensor& seed, int64_t first, int64_t num_classes, Tensor out) {
+  with_compute_type(out.scalar_type(), [&](auto t) {
+    messages_tile(messages_of<decltype(t)>(x, rows, beta, spread, seed, first, num_classes, out));
+  });
+}
+
 void flow_tile_into(const Tensor& x, const Tensor& rows, const Tensor& beta, const Tensor& spread, const Tensor& seed,
                     int64_t first, int64_t num_classes, bool again, Tensor top, Tensor total, Tensor kept, Tensor out) {
-  const TileOfClasses tile = tile_of(out, x, first);
   with_compute_type(out.scalar_type(), [&](auto t) {
     using T = decltype(t);
-    const auto each = [&](const char* name, const Tensor& values) { return numbers<T>(name, values, tile.tokens); };
+    const MessagesTile<T> messages = messages_of<T>(x, rows, beta, spread, seed, first, num_classes, out);
+    const auto each = [&](const char* name, const Tensor& values) {
+      return numbers<T>(name, values, messages.tile.tokens);
+    };
     flow_tile(FlowTile<T>{
-        .tile = tile,
-        .num_classes = num_classes,
-        .rows = numbers<int64_t>("rows", rows, tile.tokens),
-        .seed = numbers<int64_t>("seed", seed, 1),
-        .beta = each("beta", beta),
-        .spread = each("spread", spread),
+        .messages = messages,
         .again = again,
         .top = each("top", top),
         .total = each("total", total),
         .kept = each("kept", kept),
-        .out = numbers<T>("out", out, tile.tokens * tile.classes),
     });
   });
 }
@@ -105,9 +123,10 @@ void step_tile_into(const Tensor& x, const Tensor& rows, const Tensor& alpha, co
 }  // namespace bfn
 
 BFN_OPERATORS(m) {
-  bfn::add<&bfn::flow_tile_into>(m, "discrete_flow_tile");
-  bfn::add<&bfn::sums_tile_into>(m, "discrete_sums_tile");
-  bfn::add<&bfn::slopes_tile_into>(m, "discrete_slopes_tile");
-  bfn::add<&bfn::step_tile_into>(m, "discrete_step_tile");
+  bfn::add<&bfn::messages_tile_into>(m, "vocabulary_messages_tile");
+  bfn::add<&bfn::flow_tile_into>(m, "vocabulary_flow_tile");
+  bfn::add<&bfn::sums_tile_into>(m, "vocabulary_sums_tile");
+  bfn::add<&bfn::slopes_tile_into>(m, "vocabulary_slopes_tile");
+  bfn::add<&bfn::step_tile_into>(m, "vocabulary_step_tile");
 }
 #endif

@@ -1,5 +1,5 @@
 // Tiles of some tokens by some classes, of which the ops of large vocabularies are composed on a CPU
-// (bfn_kernels/discrete/tiles.py). Numbers lie side by side: one for each token, or a row of `classes` of them.
+// (bfn_kernels/vocabulary/tiles.py). Numbers lie side by side: one for each token, or a row of `classes` of them.
 #pragma once
 
 #include "noise.h"
@@ -11,20 +11,26 @@ struct TileOfClasses {
   const int64_t* x;                // the class of each token, which may be none of the tile's
 };
 
-// With y the flow's numbers (185): out = exp(y - top), top being raised to the largest y, total being that of all tiles
-// so far, and `kept` the factor of what was by the old top. `again` leaves top and total alone: out = exp(y -
-// top)/total.
+// The flow's logits y (185): the normals of a token are those of the row `rows` of the seed.
 template <class T>
-struct FlowTile {
+struct MessagesTile {
   TileOfClasses tile;
   int64_t num_classes;  // K
   const int64_t *rows, *seed;
   const T *beta, *spread;
-  bool again;
-  T *top, *total, *kept, *out;
+  T* out;
 };
 
-// Adds logits to the sums of each token, four numbers of which bfn_kernels/discrete/sums.py says the meaning: z_x, t,
+// out = exp(y - top). `top` is raised to the largest y, `total` becomes the sum over all tiles so far, and `kept` the
+// factor of sums that were made with the old top. `again` leaves top and total as they are: out = exp(y - top)/total.
+template <class T>
+struct FlowTile {
+  MessagesTile<T> messages;
+  bool again;
+  T *top, *total, *kept;
+};
+
+// Adds logits to the sums of each token, four numbers of which bfn_kernels/vocabulary/sums.py says the meaning: z_x, t,
 // and the sums of e_k and of e_k^2.
 template <class T>
 struct SumsTile {
@@ -56,6 +62,8 @@ struct StepTile {
   T *top, *total, *kept, *numbers;
 };
 
+template <class T>
+void messages_tile(const MessagesTile<T>& op);
 template <class T>
 void flow_tile(const FlowTile<T>& op);
 template <class T>

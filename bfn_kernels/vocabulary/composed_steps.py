@@ -13,34 +13,46 @@ from torch import Tensor
 from bfn_kernels import noise as random
 from bfn_kernels import records
 from bfn_kernels.checks import compute_dtype, valid_classes
-from bfn_kernels.discrete.operators import SUMS
 from bfn_kernels.discrete.reference import one_hot
-from bfn_kernels.discrete.sums import LEAST, Sums
-from bfn_kernels.discrete.tiles import Grid, Logits, Shard, exponentials, joined, kernel_of
-from bfn_kernels.records import MEAN, MODE, LinearHead, Noise, Sent, Solver
+from bfn_kernels.records import MEAN, MODE, HeadBefore, LinearHead, Noise, Sent, Solver
+from bfn_kernels.vocabulary.operators import SUMS
+from bfn_kernels.vocabulary.sums import LEAST, Sums
+from bfn_kernels.vocabulary.tiles import Grid, Logits, Shard, exponentials, joined, kernel_of
 
 
-def linear_mode(library: Any, head: LinearHead, shard: records.Shard) -> Tensor:
-    return _mode(_logits(library, head, compute_dtype(*head)), Shard(*shard))[0].view(head.hidden.shape[:-1])
+def mode(library: Any, head: LinearHead, state: Tensor | None, shard: records.Shard) -> Tensor:
+    logits = _logits(library, head, state, compute_dtype(*head))
+    return _mode(logits, Shard(*shard))[0].view(head.hidden.shape[:-1])
 
 
-def linear_step(
-    library: Any, state: Tensor, head: LinearHead, solver: Solver, embedding: Tensor | None, what: Sent, noise: Noise,
-    shard_fields: records.Shard, out: Tensor, embedded_out: Tensor | None,
-) -> None:  # fmt: skip
+def step(
+    library: Any,
+    state: Tensor,
+    head: LinearHead,
+    solver: Solver,
+    head_before: HeadBefore,
+    embedding: Tensor | None,
+    what: Sent,
+    noise: Noise,
+    shard_fields: records.Shard,
+    out: Tensor,
+    embedded_out: Tensor | None,
+) -> None:
     shard, lead = Shard(*shard_fields), state.shape[:-1]
-    dtype = compute_dtype(state, *head, solver.previous, embedding)
+    dtype = compute_dtype(state, *head, solver.previous, *head_before, embedding)
     keep, alpha, spread, ahead = (
         row if row is None else row.expand(lead).flatten().contiguous()
         for row in (solver.keep, solver.take, solver.std, solver.extrapolation)
     )
     grids = 1 if solver.previous is None else 2
-    logits = _logits(library, head, dtype, grids)
+    logits = _logits(library, head, state, dtype, grids)
     sent, shares = torch.full_like(alpha, -1, dtype=torch.int64), None
     if what.choice == MEAN:
         before = None
         if solver.previous is not None:
-            before = _Shares(library, _logits(library, head._replace(hidden=solver.previous), dtype, grids), shard)
+            scale, y = head_before
+            previous = head._replace(hidden=solver.previous, flow_scale=scale)
+            before = _Shares(library, _logits(library, previous, y, dtype, grids), shard)
         shares = _Shares(library, logits, shard, before, ahead)
     elif what.choice == MODE:
         sent, finite = _mode(logits, shard)
@@ -65,9 +77,16 @@ def linear_step(
         out.copy_(rows.view(out.shape))
 
 
-def _logits(library: Any, head: LinearHead, dtype: torch.dtype, grids: int = 1) -> Logits:
-    hidden, weight, bias = head
-    return Logits(library, hidden.reshape(-1, hidden.shape[-1]), weight, bias, dtype, grids)
+def _logits(library: Any, head: LinearHead, y: Tensor | None, dtype: torch.dtype, grids: int = 1) -> Logits:
+    """The logits of a head that follow the state y, if the head has a factor for it."""
+    hidden, _, _, scale = head
+    of_tokens = head._replace(
+        hidden=hidden.reshape(-1, hidden.shape[-1]), flow_scale=None if scale is None else scale.flatten()
+    )
+    if scale is None or y is None:
+        return Logits(library, of_tokens, None, dtype, grids)
+    rows = y.reshape(len(of_tokens.hidden), y.shape[-1])
+    return Logits(library, of_tokens, lambda part, classes: rows[part, classes], dtype, grids)
 
 
 def _mode(logits: Logits, shard: Shard) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The operators of large vocabularies, composed of tiles, which `tiles` describes, and matrix products.
+"""The operators of the losses of a linear head, composed of tiles, which `tiles` describes, and matrix products.
 
 An operator takes the arguments of the function of the same name in `reference.py`, whose docstring says their shapes.
 """
@@ -12,141 +12,68 @@ from torch import Tensor
 from bfn_kernels import noise as random
 from bfn_kernels import records
 from bfn_kernels.checks import compute_dtype
-from bfn_kernels.discrete.composed_steps import linear_mode as linear_mode
-from bfn_kernels.discrete.composed_steps import linear_step as linear_step
-from bfn_kernels.discrete.operators import SUMS, types_of_head
 from bfn_kernels.discrete.reference import drifted
-from bfn_kernels.discrete.sums import LEAST, Row, Slopes, Sums
-from bfn_kernels.discrete.tiles import (
-    FUSED_WIDTH,
+from bfn_kernels.records import FlowLogits, LinearHead, LossTarget, Noise
+from bfn_kernels.reduction import MEAN, reduce
+from bfn_kernels.vocabulary.composed_flow import flow_embedding as flow_embedding
+from bfn_kernels.vocabulary.composed_flow import flow_embedding_backward as flow_embedding_backward
+from bfn_kernels.vocabulary.composed_steps import mode as mode
+from bfn_kernels.vocabulary.composed_steps import step as step
+from bfn_kernels.vocabulary.operators import SUMS, types_of_head
+from bfn_kernels.vocabulary.sums import LEAST, Row, Slopes, Sums
+from bfn_kernels.vocabulary.tiles import (
     HALF,
-    Grid,
     Logits,
     Messages,
     Normals,
-    Products,
     Shard,
     Tokens,
-    exponentials,
+    for_products,
     is_x,
-    joined,
     kernel_of,
 )
-from bfn_kernels.records import LinearHead, LossTarget, Noise
-from bfn_kernels.reduction import MEAN, reduce
 
-Tensors = tuple[Tensor, Tensor, Tensor]
-
-
-class Flow:
-    """The distributions θ of a flow's tokens, a tile at a time: first exp(y − top), where `top` is the largest y so far
-    and `total` the sum; then, with these of all classes, θ again."""
-
-    def __init__(
-        self, library: Any, tokens: Tokens, beta: Tensor, spread: Tensor, seed: Tensor | None, noise, grid: Grid
-    ):
-        self.tokens, self.grid = tokens, grid
-        self.messages = Messages(tokens, beta, spread, Normals(tokens, seed, noise, beta.dtype, random.SENDER))
-        self.library, self.kernel = library, self.messages.kernel(library, "flow_tile")
-        self.top = beta.new_full(tokens.x.shape, torch.finfo(beta.dtype).min)
-        self.total, self.kept = torch.zeros_like(self.top), torch.ones_like(self.top)
-
-    def fused(self, name: str, vectors: Tensor) -> Callable | None:
-        """The library's kernel for products of θ and such vectors, if it has one; it is given all tokens and classes,
-        and what it takes behind the messages."""
-        kernel = self.messages.kernel(self.library, name)
-        if kernel is None or vectors.dtype not in HALF or vectors.shape[-1] > FUSED_WIDTH:
-            return None
-        return lambda *others: kernel(*self.messages.of(slice(None), slice(0, self.grid.num_classes)), *others)
-
-    def first(self, part: slice, classes: slice) -> Tensor:
-        """The exponentials by the new top; `kept` is the factor of those by the old one."""
-        if self.kernel is not None:
-            return self._by_kernel(part, classes, False)
-        return exponentials(self.messages.tile(part, classes), self.top[part], self.total[part], self.kept[part])
-
-    def again(self, part: slice, classes: slice) -> Tensor:
-        if self.kernel is not None:
-            return self._by_kernel(part, classes, True)
-        top, total = self.top[part].unsqueeze(-1), self.total[part].unsqueeze(-1)
-        return self.messages.tile(part, classes).sub_(top).exp_().div_(total)
-
-    def join(self, sums: Tensor) -> Tensor:
-        """Joins top, total and sums of vectors by the exponentials with those of the classes of other processes."""
-        self.top, self.total, sums = joined(self.tokens.shard, self.top, self.total, sums)
-        return sums
-
-    def _by_kernel(self, part: slice, classes: slice, again: bool) -> Tensor:
-        out = self.grid.tile(part, classes)
-        sums = self.top[part], self.total[part], self.kept[part]
-        self.kernel(*self.messages.of(part, classes), again, *sums, out)
-        return out
-
-
-def flow_embedding(
-    library: Any, x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, noise: Noise, shard: records.Shard
-) -> tuple[Tensor, Tensor]:
-    """The embedding, and of each token the largest y and the sum of exp(y − largest), of which the backward pass makes
-    θ again."""
-    dtype, tokens = compute_dtype(weight), Tokens(x, Shard(*shard))
-    grid = Grid(x.numel(), weight.shape[0], weight.shape[1], weight, dtype)
-    flow = Flow(library, tokens, beta, spread, *noise, grid)
-    out = weight.new_zeros(x.numel(), weight.shape[1], dtype=dtype)
-    fused, products = flow.fused("flow_products", weight), Products(library, dtype, weight)
-    if fused:
-        fused(weight, flow.top, flow.total, out)
-    for classes in () if fused else grid.classes():
-        rows = weight[classes].to(products.dtype)
-        for part in grid.parts():
-            e = flow.first(part, classes)
-            products.add(out[part].mul_(flow.kept[part].unsqueeze(-1)), e, rows)
-    out = flow.join(out).div_(torch.where(tokens.valid, flow.total, torch.nan).unsqueeze(-1))
-    return out.to(weight.dtype).view(*x.shape, weight.shape[1]), torch.stack([flow.top, flow.total], -1).view(
-        *x.shape, 2
-    )
-
-
-def flow_embedding_backward(
-    library: Any, grad: Tensor, x: Tensor, beta: Tensor, spread: Tensor, seed: Tensor | None, noise: Tensor | None,
-    stats: Tensor, count: int, dtype: torch.dtype, *shard: Any,
-) -> Tensor:  # fmt: skip
-    """The gradient by the weight, θᵀ·grad, in its type; it has `count` classes."""
-    tokens = Tokens(x, Shard(*shard))
-    grid = Grid(x.numel(), count, grad.shape[-1], grad, stats.dtype)
-    flow = Flow(library, tokens, beta, spread, seed, noise, grid)
-    flow.top, flow.total = (each.contiguous() for each in tokens.records(stats).unbind(-1))
-    fused, products = flow.fused("flow_products_backward", grad), Products(library, stats.dtype, grad)
-    vectors = tokens.records(grad).to(grad.dtype if fused else products.dtype)
-    by_weight = _for_products(grid, grad, (count, grad.shape[-1]), dtype)
-    if fused:
-        fused(vectors, flow.top, flow.total, by_weight)
-    for classes in () if fused else grid.classes():
-        sums = by_weight[classes].to(stats.dtype)
-        for part in grid.parts():  # what stands there before the first tokens is not read
-            products.add(sums, flow.again(part, classes).t(), vectors[part], part.start > 0)
-        if sums.dtype != dtype:
-            by_weight[classes] = sums
-    return by_weight
-
-
-def _for_products(grid: Grid, like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Memory for sums over tokens, which the products of the first tokens fill."""
-    return (like.new_empty if grid.tokens else like.new_zeros)(shape, dtype=dtype)
+Tensors = tuple[Tensor, ...]
 
 
 class Head(Logits):
     """The logits of tokens whose classes are known."""
 
     def __init__(
-        self, library: Any, shard: Sequence[Any], x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None,
-        mask: Tensor | None, whole: bool = False,
-    ):  # fmt: skip
+        self,
+        library: Any,
+        shard: Sequence[Any],
+        x: Tensor,
+        head: LinearHead,
+        flow: FlowLogits,
+        mask: Tensor | None,
+        whole: bool = False,
+    ):
         self.library, self.tokens = library, Tokens(x, Shard(*shard), mask)
-        dtype = compute_dtype(hidden, weight, bias)
-        super().__init__(library, self.tokens.records(hidden), weight, bias, dtype, whole=whole)
-        narrow = hidden.dtype == weight.dtype and weight.dtype in HALF
+        dtype, (hidden, weight, _, flow_scale) = compute_dtype(*head), head
+        scale = flow_scale if flow_scale is None else self.tokens.numbers(flow_scale)
+        of_tokens = head._replace(hidden=self.tokens.records(hidden), flow_scale=scale)
+        y = self._flow(flow, dtype) if flow_scale is not None else None
+        super().__init__(library, of_tokens, y, dtype, 1 if y is None else 2, whole)
+        narrow = hidden.dtype == weight.dtype and weight.dtype in HALF and y is None
         self.head_sums = kernel_of(library, "head_sums", weight) if narrow else None
         self.sums_tile, self.slopes_tile = (kernel_of(library, f"{name}_tile", weight) for name in ("sums", "slopes"))
+
+    def _flow(self, flow: FlowLogits, dtype: torch.dtype) -> Callable[[Any, slice], Tensor]:
+        """A function that makes a tile of the flow's logits y. `self.y` remains the last tile."""
+        noise = Normals(self.tokens, flow.flow_seed, flow.flow_noise, dtype, random.SENDER)
+        messages = Messages(self.tokens, flow.beta, flow.spread, noise)
+        kernel = messages.kernel(self.library, "messages_tile")
+
+        def y(part: slice, classes: slice) -> Tensor:
+            if kernel is None:
+                self.y = messages.tile(part, classes)
+            else:
+                self.y = self.other_grid.tile(part, classes)
+                kernel(*messages.of(part, classes), self.y)
+            return self.y
+
+        return y
 
     def rates(self, rate: Tensor | None) -> Tensor | None:
         """The rate of each token, or None for the reconstruction loss, which has none."""
@@ -179,10 +106,16 @@ class Head(Logits):
         return torch.where(is_x(self.tokens, part, classes), by_x, others)
 
 
-def linear_loss(
-    library: Any, x: Tensor, head: LinearHead, rate: Tensor | None, to: LossTarget, shard: records.Shard
+def loss(
+    library: Any,
+    x: Tensor,
+    head: LinearHead,
+    flow: FlowLogits,
+    rate: Tensor | None,
+    to: LossTarget,
+    shard: records.Shard,
 ) -> Tensors:
-    tokens = Head(library, shard, x, *head, to.mask)
+    tokens = Head(library, shard, x, head, flow, to.mask)
     stats = _sums(tokens)
     return _result(tokens, _costs(stats, tokens.rates(rate)), to.reduction, stats)
 
@@ -193,11 +126,19 @@ def _costs(stats: Tensor, rates: Tensor | None) -> Tensor:
     return row.cross_entropy() if rates is None else rates * row.squared_distance()
 
 
-def linear_discrete_time_loss(
-    library: Any, x: Tensor, head: LinearHead, alpha: Tensor, noise: Noise, n_steps: int, n_samples: int,
-    to: LossTarget, shard: records.Shard,
-) -> Tensors:  # fmt: skip
-    tokens = Head(library, shard, x, *head, to.mask)
+def discrete_time_loss(
+    library: Any,
+    x: Tensor,
+    head: LinearHead,
+    flow: FlowLogits,
+    alpha: Tensor,
+    noise: Noise,
+    n_steps: int,
+    n_samples: int,
+    to: LossTarget,
+    shard: records.Shard,
+) -> Tensors:
+    tokens = Head(library, shard, x, head, flow, to.mask)
     stats = _sums(tokens, _sent(tokens, alpha, *noise), n_samples)
     return _result(tokens, n_steps * _Divergences.of_sums(stats).of.mean(0), to.reduction, stats)
 
@@ -294,31 +235,32 @@ class _Divergences(NamedTuple):
         return _Divergences(drifted(gap, after - before - y_x), shift)
 
 
-def linear_loss_backward(
-    library: Any, grad: Tensor, scale: Tensor, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None,
-    rate: Tensor | None, mask: Tensor | None, stats: Tensor, *shard_and_wanted: Any,
-) -> Tensors:  # fmt: skip
-    """The gradients by hidden, weight and bias, in their types, of L∞ or, without a rate, of the reconstruction loss;
-    those that are not wanted are empty."""
-    *shard, wanted = shard_and_wanted
-    head = Head(library, shard, x, hidden, weight, bias, mask)
+def loss_backward(library: Any, grad: Tensor, scale: Tensor, x: Tensor, *others: Any) -> Tensors:
+    """The gradients of the head's tensors, in their types, of L∞ or, without a rate, of the reconstruction loss.
+    Gradients that are not wanted are empty."""
+    of_head, flow, (rate, mask, stats, *shard, wanted) = _grouped(others)
+    head = Head(library, shard, x, of_head, flow, mask)
     stats = head.tokens.records(stats).transpose(0, 1)
     slopes = _slopes(stats, head.rates(rate), _factor(head, grad, scale)).to(head.dtype)
 
     def by_logits(z: Tensor, part: slice, classes: slice) -> Tensor:
         return head.sloped(z, slopes[part], part, classes)
 
-    return _gradients(head, by_logits, types_of_head(hidden, weight, bias), wanted)
+    return _gradients(head, by_logits, types_of_head(of_head), wanted)
 
 
-def linear_loss_with_gradients(
-    library: Any, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, rate: Tensor | None,
-    mask: Tensor | None, reduction: int, *wanted: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def _grouped(values: Sequence[Any]) -> tuple[LinearHead, FlowLogits, Sequence[Any]]:
+    """The two records that the arguments of a loss begin with, behind x, and the other arguments."""
+    of_head, of_flow = len(LinearHead._fields), len(FlowLogits._fields)
+    return LinearHead(*values[:of_head]), FlowLogits(*values[of_head:][:of_flow]), values[of_head + of_flow :]
+
+
+def loss_with_gradients(library: Any, x: Tensor, *others: Any) -> Tensors:
     """L∞ or, without a rate, the reconstruction loss, reduced to a number, and its gradients: the same of logits that
     are made once, since a tile has all classes of its tokens. The gradients are in the type of the arithmetic, since
     the gradient of the loss, such as the scale of mixed precision, is not known yet."""
-    head = Head(library, (0, len(weight), None), x, hidden, weight, bias, mask, whole=True)
+    of_head, flow, (rate, mask, reduction, *wanted) = _grouped(others)
+    head = Head(library, (0, len(of_head.weight), None), x, of_head, flow, mask, whole=True)
     stats, rates = head.no_sums(), head.rates(rate)
     factor = torch.where(head.tokens.valid, _scale(head, reduction), 0)
 
@@ -327,7 +269,7 @@ def linear_loss_with_gradients(
         slopes = _slopes(stats[:, part], rates if rates is None else rates[part], factor[part])
         return head.sloped(z, slopes.to(head.dtype), part, classes)
 
-    gradients = _gradients(head, by_logits, (head.dtype,) * 3, wanted)
+    gradients = _gradients(head, by_logits, [head.dtype] * 4, wanted)
     return _reduced(head, _costs(stats, rates), reduction), *gradients
 
 
@@ -339,14 +281,11 @@ def _slopes(stats: Tensor, rates: Tensor | None, factor: Tensor) -> Tensor:
     return torch.stack(Slopes.of_squared_distance(row).times(factor * rates), -1)
 
 
-def linear_discrete_time_loss_backward(
-    library: Any, grad: Tensor, scale: Tensor, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None,
-    alpha: Tensor, seed: Tensor | None, noise: Tensor | None, mask: Tensor | None, stats: Tensor, n_steps: int,
-    n_samples: int, *shard_and_wanted: Any,
-) -> Tensors:  # fmt: skip
-    """The same of L_n: the mean over draws of n(p − p'), p' = softmax(z + y), as np(1 − exp(y − shift))."""
-    *shard, wanted = shard_and_wanted
-    head = Head(library, shard, x, hidden, weight, bias, mask)
+def discrete_time_loss_backward(library: Any, grad: Tensor, scale: Tensor, x: Tensor, *others: Any) -> Tensors:
+    """The gradients of L_n. The gradient of a logit is the mean over draws of n(p − p'), p' = softmax(z + y), computed
+    as np(1 − exp(y − shift))."""
+    of_head, flow, (alpha, seed, noise, mask, stats, n_steps, n_samples, *shard, wanted) = _grouped(others)
+    head = Head(library, shard, x, of_head, flow, mask)
     stats = head.tokens.records(stats).transpose(0, 1)
     row, divergences = _row(stats), _Divergences.of_sums(stats)
     factor = _factor(head, grad, scale) * (n_steps / n_samples)
@@ -367,7 +306,7 @@ def linear_discrete_time_loss_backward(
             sums += _less(log_p, messages.tile(part, classes, draw).sub_(shift[draw, part].unsqueeze(-1)))
         return torch.where(is_x(head.tokens, part, classes), by_x[part], sums.mul_(factor[part]))
 
-    return _gradients(head, by_logits, types_of_head(hidden, weight, bias), wanted)
+    return _gradients(head, by_logits, types_of_head(of_head), wanted)
 
 
 def _less(log_p: Tensor, growth: Tensor) -> Tensor:
@@ -384,12 +323,13 @@ def _factor(head: Head, grad: Tensor, scale: Tensor) -> Tensor:
 
 
 def _gradients(head: Head, by_logits: Callable, dtypes: Sequence[torch.dtype], wanted: Sequence[bool]) -> Tensors:
-    """The gradients of hidden, weight and bias, in the types `dtypes`. `by_logits` makes the gradient of the logits of
-    one tile."""
+    """The gradients of the head's tensors, in the types `dtypes`. `by_logits` makes the gradient of the logits of one
+    tile."""
     weight = head.weight
     by_hidden = head.hidden.new_zeros(head.hidden.shape if wanted[0] else (0,), dtype=head.dtype)
-    by_weight = _for_products(head.grid, weight, weight.shape if wanted[1] else (0,), dtypes[1])
+    by_weight = for_products(head.grid, weight, weight.shape if wanted[1] else (0,), dtypes[1])
     by_bias = weight.new_zeros(len(weight) if wanted[2] else 0, dtype=torch.float64)
+    by_scale = weight.new_zeros(len(head.hidden) if wanted[3] else 0, dtype=torch.float64)
     for classes in head.grid.classes():
         rows = head.rows(classes)
         sums = by_weight[classes].to(head.dtype) if wanted[1] else by_weight
@@ -401,8 +341,12 @@ def _gradients(head: Head, by_logits: Callable, dtypes: Sequence[torch.dtype], w
                 head.products.add(sums, tile.t(), head.hidden[part], part.start > 0)
             if wanted[2]:
                 by_bias[classes] += tile.sum(0)  # a sum in float64 would be of a copy of the tile
+            if wanted[3]:
+                by_scale[part] += head.y.mul_(tile).sum(1)
         if wanted[1] and sums.dtype != by_weight.dtype:
             by_weight[classes] = sums
     if wanted[0]:
         by_hidden = head.tokens.put_back(head.tokens.shard.summed(by_hidden))
-    return by_hidden.to(dtypes[0]), by_weight, by_bias.to(dtypes[2])
+    if wanted[3]:
+        by_scale = head.tokens.put_back(head.tokens.shard.summed(by_scale))
+    return by_hidden.to(dtypes[0]), by_weight, by_bias.to(dtypes[2]), by_scale.to(dtypes[3])

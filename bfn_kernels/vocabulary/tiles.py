@@ -7,7 +7,7 @@ gradients in the forward pass has tiles of whole rows, and logits once.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from bfn_kernels import noise as random
 from bfn_kernels.checks import valid_classes
 from bfn_kernels.discrete.reference import one_hot
 from bfn_kernels.operators import TRITON
+from bfn_kernels.records import LinearHead
 from bfn_kernels.reduction import hide
 
 TOKENS = 1024  # of a tile; a matrix product of fewer reads the weight more often than it can hide
@@ -115,7 +116,7 @@ class Grid:
         numbers, most = (NUMBERS[like.device.type], TOKENS) if few else (MANY_NUMBERS, MANY_TOKENS)
         numbers //= grids
         self.tokens, self.num_classes, self.like, self.dtype = tokens, num_classes, like, dtype
-        self.token_step = max(1, min(width if whole else most, tokens))
+        self.token_step = max(1, min(width // grids if whole else most, tokens))
         self.class_step = num_classes if whole else max(64, numbers // max(self.token_step, width) // 64 * 64)
 
     @functools.cached_property
@@ -138,6 +139,11 @@ class Grid:
 def _parts(count: int, step: int) -> Iterator[slice]:
     for first in range(0, count, step):
         yield slice(first, min(first + step, count))
+
+
+def for_products(grid: Grid, like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Memory for sums over tokens, which the products of the first tokens fill."""
+    return (like.new_empty if grid.tokens else like.new_zeros)(shape, dtype=dtype)
 
 
 class Normals:
@@ -203,7 +209,7 @@ def joined(shard: Shard, top: Tensor, total: Tensor, sums: Tensor) -> tuple[Tens
 
 def kernel_of(library: Any, name: str, like: Tensor) -> Callable | None:
     """The library's kernel of this name for tiles on the device of `like`, if it has one."""
-    return getattr(library.discrete, name, None) if like.is_cpu or library.kind == TRITON else None
+    return getattr(library.vocabulary, name, None) if like.is_cpu or library.kind == TRITON else None
 
 
 class Products:
@@ -224,17 +230,28 @@ class Products:
 
 
 class Logits:
-    """The logits hidden·Wᵀ + bias of tokens, a tile at a time. hidden: `[T, d]`; dtype: that of the arithmetic; grids:
-    how many are used at the same time."""
+    """The logits hidden·Wᵀ + bias + flow_scale·y of tokens, a tile at a time.
+
+    head: hidden `[T, d]` and flow_scale `[T]`. y: a function that makes a tile of the flow's logits, or None. dtype:
+    the type of the arithmetic. grids: how many tiles are used at the same time.
+    """
 
     def __init__(
-        self, library: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, grids: int = 1,
+        self,
+        library: Any,
+        head: LinearHead,
+        y: Callable[[Any, slice], Tensor] | None,
+        dtype: torch.dtype,
+        grids: int = 1,
         whole: bool = False,
-    ):  # fmt: skip
+    ):
+        hidden, weight, bias, scale = head
         self.dtype, self.products = dtype, Products(library, dtype, hidden, weight)
-        self.hidden, self.weight = hidden.to(self.products.dtype), weight
-        self.bias = bias if bias is None else bias.to(dtype)
-        self.grid = Grid(len(hidden), weight.shape[0], weight.shape[1], weight, dtype, grids, whole)
+        self.hidden, self.weight, self.flow = hidden.to(self.products.dtype), weight, y
+        self.bias, self.scale = (each if each is None else each.to(dtype) for each in (bias, scale))
+        self.grid, self.other_grid = (
+            Grid(len(hidden), weight.shape[0], weight.shape[1], weight, dtype, grids, whole) for _ in range(2)
+        )
 
     def rows(self, classes: slice) -> Tensor:
         """The part of the weight that belongs to some classes."""
@@ -247,6 +264,8 @@ class Logits:
             logits = self.products.add(memory[:, some], hidden, rows[some].t(), False)
             if self.bias is not None:
                 logits.add_(self.bias[classes][some])
+        if self.flow is not None and self.scale is not None:
+            memory.addcmul_(self.scale[part].unsqueeze(-1), self.flow(part, classes).to(self.dtype))
         return memory
 
 

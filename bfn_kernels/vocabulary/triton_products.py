@@ -17,9 +17,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bfn_kernels.discrete.sums import Sums
-from bfn_kernels.discrete.tiles import FUSED_WIDTH
-from bfn_kernels.discrete.triton_tiles import (
+from bfn_kernels.triton_ops.classes import is_class, sum_where
+from bfn_kernels.triton_ops.elementary import exp_difference
+from bfn_kernels.triton_ops.noise import SENDER
+from bfn_kernels.triton_ops.views import launch, numbered_block, programs
+from bfn_kernels.vocabulary.sums import Sums
+from bfn_kernels.vocabulary.tiles import FUSED_WIDTH
+from bfn_kernels.vocabulary.triton import (
     LEAST,
     joined,
     messages,
@@ -29,10 +33,6 @@ from bfn_kernels.discrete.triton_tiles import (
     store_sums,
     sums_of_others,
 )
-from bfn_kernels.triton_ops.classes import is_class, sum_where
-from bfn_kernels.triton_ops.elementary import exp_difference
-from bfn_kernels.triton_ops.noise import SENDER
-from bfn_kernels.triton_ops.views import launch, numbered_block, programs
 
 MANY = 264  # programs, two for each multiprocessor of an H100: where tokens make fewer, classes are split among more
 FLOW = {"ROWS": 64, "TILE": 64}  # tokens by classes of which a program makes noise at a time

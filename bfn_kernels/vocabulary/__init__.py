@@ -1,0 +1,239 @@
+"""Ops of large vocabularies. They never store K numbers for each token, except for the state of a sampler.
+
+K is the number of rows of `weight` `[K, d]`. `flow_embedding` embeds a sample of the flow. The losses and the steps of
+samplers take hidden states `[B, ..., d]`, of which a linear head, `weight` and `bias`, makes the logits of K classes.
+A vector of d numbers tells little about its own token, so these logits may follow the flow's own logits y as well:
+logits = hidden·Wᵀ + bias + flow_scale·y. A loss makes y again from the seed that `flow_embedding` was given. In a step,
+y is the state.
+
+Memory: beside its results, an op takes a few numbers for each token, and 1 MiB for a tile of some tokens by some
+classes (64 MiB on a GPU). On a CPU, a loss with d ≥ 128 makes its gradients in the forward pass; for this it takes as
+much memory as the weight.
+
+The matrix products are torch's, in the type of the arithmetic. Triton has kernels for products of vectors of 16 bits
+(docs/gpu.md).
+
+Processes may share the classes. `process_group=` names the processes that hold all `num_classes=` K classes together.
+`weight` and `bias` are the part of this process, as `torch.chunk` and DTensor's `Shard(0)` make it. All other
+arguments are the same in each process, noise included, and so are the results and the gradients of `hidden` and
+`flow_scale`. The processes exchange a few numbers for each token, and the sums `[B, ..., d]` where there are any.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import backends, checks, rows
+from bfn_kernels.arguments import Seed, drawn_seed, step_time
+from bfn_kernels.autograd import needs
+from bfn_kernels.records import FlowLogits, LinearHead, LossTarget
+from bfn_kernels.reduction import MEAN, SUM, hide
+from bfn_kernels.rows import Rows
+from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
+from bfn_kernels.vocabulary.arguments import check_head, flow_logits, shard_of
+from bfn_kernels.vocabulary.operators import OPERATORS, WIDE
+from bfn_kernels.vocabulary.steps import mode as mode
+from bfn_kernels.vocabulary.steps import solver_step as solver_step
+from bfn_kernels.vocabulary.steps import update_sample as update_sample
+from bfn_kernels.vocabulary.tiles import Shard
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+backends.add_family("vocabulary", OPERATORS)
+
+
+def flow_embedding(
+    x: Tensor,
+    t: Rows,
+    weight: Tensor,
+    *,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    mask: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    process_group: "ProcessGroup | None" = None,
+    num_classes: int | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """The embedding θ·W of the input distribution θ after messages up to time t: `flow_sample(...) @ weight` for the
+    same seed, without its `[B, ..., K]` (185).
+
+    x `[B, ...]` classes; t in [0, 1]; weight `[K, d]`, differentiable. mask: bool, False where x is not read (as for
+    padding) and the result is the prior's. noise `[B, ..., K]`. Returns `[B, ..., d]` in the weight's type.
+
+    >>> flow_embedding(torch.tensor([1]), 0.0, torch.tensor([[0.0, 4.0], [2.0, 0.0]]), beta_1=3.0)
+    tensor([[1., 2.]])
+    """
+    x = checks.classes("x", x)
+    checks.weight("weight", weight)
+    checks.same_device("weight", weight, "x", x)
+    shard = shard_of(weight, num_classes, process_group, backend)
+    schedule = discrete_schedule(beta_1, schedule)
+    num_classes, dtype = shard.num_classes, checks.compute_dtype(weight)
+    library = backends.library(backend, x.device)
+    scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, dtype, schedule, scale=num_classes)
+    x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
+    seed = drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
+    return library.vocabulary.flow_embedding(x, weight, beta, spread, seed, noise, *shard)
+
+
+def continuous_time_loss(
+    x: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    t: Rows,
+    *,
+    flow_scale: Tensor | None = None,
+    flow_seed: Seed = None,
+    flow_noise: Tensor | None = None,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    process_group: "ProcessGroup | None" = None,
+    num_classes: int | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """L∞ in nats, Kβ₁t·‖e_x − p‖² per variable, with p = softmax(hidden·Wᵀ + bias + flow_scale·y) (205).
+
+    It is `discrete.continuous_time_loss` of these logits, which are not stored.
+
+    x `[B, ...]` classes; hidden `[B, ..., d]`, weight `[K, d]`, bias `[K]` or None and flow_scale `[B, ...]` or None,
+    differentiable, of any of the types each; t in [0, 1]. flow_seed: the seed that `flow_embedding` was given for x and
+    t, of which y is made again; or flow_noise, its explicit noise `[B, ..., K]`. mask: as in
+    `discrete.continuous_time_loss`; on a CPU, what it leaves out is not computed. reduction: "mean" over variables,
+    "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
+
+    >>> head = torch.ones(1, 3), torch.zeros(2, 3), None
+    >>> continuous_time_loss(torch.tensor([1]), *head, 0.5, beta_1=3.0)
+    tensor(1.5000)
+    >>> scale, noise = torch.ones(1), torch.zeros(1, 2)
+    >>> continuous_time_loss(torch.tensor([1]), *head, 0.5, beta_1=3.0, flow_scale=scale, flow_noise=noise)
+    tensor(0.1997)
+    """
+    head = LinearHead(hidden, weight, bias, flow_scale)
+    x, to = _check_loss(x, head, mask, reduction)
+    shard = shard_of(weight, num_classes, process_group, backend)
+    schedule = discrete_schedule(beta_1, schedule)
+    library = backends.library(backend, x.device)
+    flow = flow_logits(library, x, head, t, schedule, flow_seed, flow_noise, shard)
+    dtype = checks.compute_dtype(*head)
+    (rate,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=shard.num_classes / 2)
+    return _loss(library, x, head, flow, rate, to, shard)
+
+
+def discrete_time_loss(
+    x: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    t: Rows | None = None,
+    *,
+    n_steps: int,
+    step: int | Tensor | None = None,
+    flow_scale: Tensor | None = None,
+    flow_seed: Seed = None,
+    flow_noise: Tensor | None = None,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    n_samples: int = 10,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    process_group: "ProcessGroup | None" = None,
+    num_classes: int | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """L_n in nats with the paper's joint receiver and p = softmax(hidden·Wᵀ + bias + flow_scale·y) (189, 190, 193).
+
+    It is `discrete.discrete_time_loss` of these logits for the same seed. The logits are not stored.
+
+    The expectation is the mean of `n_samples` draws, whose explicit noise is `[n_samples, B, ..., K]`. n_steps, t and
+    step are as in `discrete.discrete_time_loss`, all other arguments as in `continuous_time_loss`.
+
+    >>> head = torch.ones(1, 3), torch.zeros(2, 3), None
+    >>> noise = torch.zeros(1, 1, 2)
+    >>> discrete_time_loss(torch.tensor([1]), *head, 0.0, n_steps=9, beta_1=3.0, n_samples=1, noise=noise)
+    tensor(0.3272)
+    """
+    n_steps = checks.integer("n_steps", n_steps, 1)
+    t = step_time(t, step, n_steps)
+    n_samples = checks.integer("n_samples", n_samples, 1)
+    head = LinearHead(hidden, weight, bias, flow_scale)
+    x, to = _check_loss(x, head, mask, reduction)
+    shard = shard_of(weight, num_classes, process_group, backend)
+    schedule = discrete_schedule(beta_1, schedule)
+    library = backends.library(backend, x.device)
+    flow = flow_logits(library, x, head, t, schedule, flow_seed, flow_noise, shard)
+    (alpha,) = rows.scalars(library, ("alpha",), t, x, checks.compute_dtype(*head), schedule, n_steps=n_steps)
+    seed = drawn_seed(x, seed, generator, ("noise", noise, (n_samples, *x.shape, shard.num_classes)))
+    return library.vocabulary.discrete_time_loss(x, *head, *flow, alpha, seed, noise, n_steps, n_samples, *to, *shard)
+
+
+def reconstruction_loss(
+    x: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    flow_scale: Tensor | None = None,
+    flow_seed: Seed = None,
+    flow_noise: Tensor | None = None,
+    t: Rows = 1.0,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    process_group: "ProcessGroup | None" = None,
+    num_classes: int | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """The cost in nats of x after the last message, −ln p_x with p = softmax(hidden·Wᵀ + bias + flow_scale·y).
+
+    Without flow_scale it is the cross-entropy of a linear head. With it, t and either beta_1 or schedule say which flow
+    y belongs to. All other arguments and the result are as in `continuous_time_loss`.
+
+    >>> reconstruction_loss(torch.tensor([1]), torch.ones(1, 3), torch.zeros(2, 3))
+    tensor(0.6931)
+    """
+    head = LinearHead(hidden, weight, bias, flow_scale)
+    x, to = _check_loss(x, head, mask, reduction)
+    shard = shard_of(weight, num_classes, process_group, backend)
+    library = backends.library(backend, x.device)
+    of_flow = beta_1 is not None or schedule is not None or flow_scale is not None
+    schedule = discrete_schedule(beta_1, schedule) if of_flow else None
+    flow = flow_logits(library, x, head, t, schedule, flow_seed, flow_noise, shard)
+    return _loss(library, x, head, flow, None, to, shard)
+
+
+def _loss(
+    library: Any, x: Tensor, head: LinearHead, flow: FlowLogits, rate: Tensor | None, to: LossTarget, shard: Shard
+) -> Tensor:
+    """L∞, or without a rate the reconstruction loss.
+
+    Some libraries can make the gradients in the forward pass, where logits are made once. They do so if the loss is a
+    number, so that its gradients are known up to a factor. The vectors must be wide enough for a tile of whole rows to
+    have many tokens. The weight must have the type of the arithmetic, since for a narrow weight the sums would take
+    more memory than the weight.
+    """
+    with_gradients = getattr(library.vocabulary, "loss_with_gradients", None)
+    weight, single = head.weight, shard.group is None and to.reduction in (SUM, MEAN)
+    wide = weight.shape[1] >= WIDE and weight.dtype == checks.compute_dtype(*head)
+    if with_gradients and weight.is_cpu and single and wide and any(needs(*head)):
+        return with_gradients(x, *head, *flow, rate, *to)
+    return library.vocabulary.loss(x, *head, *flow, rate, *to, *shard)
+
+
+def _check_loss(x: Tensor, head: LinearHead, mask: Tensor | None, reduction: str) -> tuple[Tensor, LossTarget]:
+    """The checks that the losses share. Returns the classes and the target of the loss as operators take them."""
+    x = checks.classes("x", x)
+    check_head("x", x, x.shape, head)
+    place = checks.choice("reduction", reduction, checks.REDUCTIONS)
+    return x, LossTarget(checks.mask("mask", mask, "x", x, x.shape), place)
