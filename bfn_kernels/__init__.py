@@ -22,7 +22,7 @@ from bfn_kernels import (
     solvers,
     vocabulary,
 )
-from bfn_kernels.arguments import Limits
+from bfn_kernels.call.keywords import Limits
 
 __version__ = "0.1.0"
 __all__ = [

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
-from bfn_kernels import checks, triton_ops
+from bfn_kernels import triton_ops
+from bfn_kernels.call import checks
 from bfn_kernels.extensions import REFUSALS, difference
 from bfn_kernels.operators import NATIVE, TRITON, Library, Operator
 from bfn_kernels.records import grouped

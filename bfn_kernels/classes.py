@@ -9,12 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends, checks, rows, solvers
-from bfn_kernels.arguments import choice_noises, drawn_seed, known_values, step_seed
+from bfn_kernels import backends, solvers
 from bfn_kernels.autograd import needs
-from bfn_kernels.outputs import check_step_tensors
+from bfn_kernels.call import checks, rows
+from bfn_kernels.call.keywords import choice_noises, drawn_seed, known_values, step_seed
+from bfn_kernels.call.outputs import check_step_tensors
+from bfn_kernels.call.rows import Rows
 from bfn_kernels.records import CHOICES, MEAN, NO_GUIDANCE, LossTarget, Sent
-from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from bfn_kernels import backends, rows
+from bfn_kernels import backends
+from bfn_kernels.call import rows
 from bfn_kernels.operators import Operator
 
 OPERATORS = [

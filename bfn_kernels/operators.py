@@ -17,7 +17,7 @@ from torch._ops import OpOverload
 
 from bfn_kernels import records
 from bfn_kernels.autograd import Forward, differentiable, writing
-from bfn_kernels.checks import shows
+from bfn_kernels.call.checks import shows
 from bfn_kernels.torch_private import below_python, keeps_saved, transformed
 
 

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bfn_kernels import checks
 from bfn_kernels.adaptive import MAX_CALLS, Steps
+from bfn_kernels.call import checks
 from bfn_kernels.nn import BFN, State, drawn_seed, part
 from bfn_kernels.noise import fold_in
 from bfn_kernels.solvers import RULES, coefficients

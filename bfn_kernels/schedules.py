@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from bfn_kernels import checks
+from bfn_kernels.call import checks
 
 
 def takes_numbers(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bfn_kernels import checks
+from bfn_kernels.call import checks
 from bfn_kernels.records import Guidance, Solver
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bfn_kernels.checks import compute_dtype
+from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.noise import normals
 from bfn_kernels.records import Guidance, Noise, Solver
 

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bfn_kernels.arguments import PUBLISHED, checked_bins
+from bfn_kernels.call.keywords import PUBLISHED, checked_bins
+from bfn_kernels.call.reduction import MEAN as OF_VARIABLES
 from bfn_kernels.discrete.operators import ROW_STATS, SUMS
 from bfn_kernels.records import (
     MEAN,
@@ -21,7 +22,6 @@ from bfn_kernels.records import (
     Sent,
     Solver,
 )
-from bfn_kernels.reduction import MEAN as OF_VARIABLES
 from bfn_kernels.vocabulary.tiles import FUSED_WIDTH
 
 ALL, NO_NOISE = LossTarget(None, OF_VARIABLES), Noise(None, None)

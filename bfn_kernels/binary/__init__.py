@@ -15,15 +15,16 @@ a class out of range is an IndexError on the CPU, and NaN for its variable elsew
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import drawn_seed, expectation, message_types, step_time
+from bfn_kernels import backends
 from bfn_kernels.binary.operators import OPERATORS
 from bfn_kernels.binary.solver import FAMILY
 from bfn_kernels.binary.solver import solver_step as solver_step
-from bfn_kernels.outputs import writes
+from bfn_kernels.call import checks, rows
+from bfn_kernels.call.keywords import drawn_seed, expectation, message_types, step_time
+from bfn_kernels.call.outputs import writes
+from bfn_kernels.call.reduction import hide
+from bfn_kernels.call.rows import Rows
 from bfn_kernels.records import RECEIVERS
-from bfn_kernels.reduction import hide
-from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
 backends.add_family("binary", OPERATORS)

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from bfn_kernels import noise as random
-from bfn_kernels.checks import compute_dtype, valid_classes
+from bfn_kernels.call.checks import compute_dtype, valid_classes
+from bfn_kernels.call.reduction import hide, reduce
 from bfn_kernels.records import FACTORISED, MEAN, MODE, Draws, Guidance, LossTarget, Noise, Sent, Solver
-from bfn_kernels.reduction import hide, reduce
 from bfn_kernels.steps import extrapolated, guided
 
 

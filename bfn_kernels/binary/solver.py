@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from bfn_kernels.call.outputs import writes
+from bfn_kernels.call.rows import Rows
 from bfn_kernels.classes import Family, Guided, Plan
-from bfn_kernels.outputs import writes
-from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 

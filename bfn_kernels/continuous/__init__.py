@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import (
+from bfn_kernels import backends
+from bfn_kernels.call import checks, rows
+from bfn_kernels.call.keywords import (
     LOG_STD_MAX,
     PUBLISHED,
     STD_RANGE,
@@ -26,15 +27,15 @@ from bfn_kernels.arguments import (
     step_time,
     updated_precision,
 )
-from bfn_kernels.arguments import (
+from bfn_kernels.call.keywords import (
     PARAMETRISATIONS as PARAMETRISATIONS,
 )
+from bfn_kernels.call.outputs import writes
+from bfn_kernels.call.reduction import hide
+from bfn_kernels.call.rows import Rows
 from bfn_kernels.continuous.operators import OPERATORS
 from bfn_kernels.continuous.solver import solver_step as solver_step
-from bfn_kernels.outputs import writes
 from bfn_kernels.records import NO_DRAWS, Bins, LossTarget, Network, Noise, Prediction, Solver
-from bfn_kernels.reduction import hide
-from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 backends.add_family("continuous", OPERATORS)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels.autograd import Forward
-from bfn_kernels.checks import compute_dtype
+from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.continuous import reference
 from bfn_kernels.operators import (
     Library,

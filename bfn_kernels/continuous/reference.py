@@ -7,9 +7,9 @@ Data, means and explicit noise have the shape `[B, ...]`. Row scalars (`mean_sca
 import torch
 from torch import Tensor
 
-from bfn_kernels.checks import compute_dtype, values
+from bfn_kernels.call.checks import compute_dtype, values
+from bfn_kernels.call.reduction import hide, reduce
 from bfn_kernels.records import LossTarget, Noise, Prediction, Solver
-from bfn_kernels.reduction import hide, reduce
 from bfn_kernels.steps import clamped, solved
 from bfn_kernels.steps import gaussian_step as gaussian_step
 

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends, checks, solvers
-from bfn_kernels.arguments import (
+from bfn_kernels import backends, solvers
+from bfn_kernels.call import checks
+from bfn_kernels.call.keywords import (
     PARAMETRISATIONS,
     PUBLISHED,
     Limits,
@@ -12,9 +13,9 @@ from bfn_kernels.arguments import (
     prediction_scalars,
     step_seed,
 )
-from bfn_kernels.outputs import check_step_tensors, writes
+from bfn_kernels.call.outputs import check_step_tensors, writes
+from bfn_kernels.call.rows import Rows
 from bfn_kernels.records import Prediction
-from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 from bfn_kernels.solvers import Coefficients
 

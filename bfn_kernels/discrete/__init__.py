@@ -15,16 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import drawn_seed, expectation, message_types, step_time
+from bfn_kernels import backends
+from bfn_kernels.call import checks, rows
+from bfn_kernels.call.keywords import drawn_seed, expectation, message_types, step_time
+from bfn_kernels.call.outputs import writes
+from bfn_kernels.call.reduction import hide
+from bfn_kernels.call.rows import Rows
 from bfn_kernels.discrete.operators import OPERATORS, SHORT_ROW
 from bfn_kernels.discrete.solver import FAMILY
 from bfn_kernels.discrete.solver import solver_step as solver_step
 from bfn_kernels.operators import NATIVE
-from bfn_kernels.outputs import writes
 from bfn_kernels.records import RECEIVERS, LossTarget
-from bfn_kernels.reduction import hide
-from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
 backends.add_family("discrete", OPERATORS)

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels import records
-from bfn_kernels.checks import compute_dtype
+from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.discrete.operators import ROW_STATS
 from bfn_kernels.discrete.triton_nstep import discrete_time_loss
 from bfn_kernels.records import Guidance, LossTarget, Noise, Sent, Solver

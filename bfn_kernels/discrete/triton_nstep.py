@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bfn_kernels.checks import compute_dtype
+from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.discrete import triton_nstep_large
 from bfn_kernels.discrete.triton_receivers import (
     binary_node,

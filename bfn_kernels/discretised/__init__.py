@@ -19,8 +19,10 @@ Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a 
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import (
+from bfn_kernels import backends
+from bfn_kernels.autograd import needs
+from bfn_kernels.call import checks, rows
+from bfn_kernels.call.keywords import (
     PUBLISHED,
     Limits,
     checked_bins,
@@ -32,7 +34,8 @@ from bfn_kernels.arguments import (
     step_time,
     updated_precision,
 )
-from bfn_kernels.autograd import needs
+from bfn_kernels.call.outputs import writes
+from bfn_kernels.call.rows import Rows
 from bfn_kernels.discretised.arguments import check_output, component_noises
 from bfn_kernels.discretised.bins import bin_index, centre
 from bfn_kernels.discretised.distribution import expected_value as expected_value
@@ -43,9 +46,7 @@ from bfn_kernels.discretised.distribution import output_distribution as output_d
 from bfn_kernels.discretised.distribution import sample as sample
 from bfn_kernels.discretised.operators import OPERATORS
 from bfn_kernels.discretised.solver import solver_step as solver_step
-from bfn_kernels.outputs import writes
 from bfn_kernels.records import CHOICES, MEAN, NO_DRAWS, LossTarget, Network, Noise, Sent, Solver
-from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 backends.add_family("discretised", OPERATORS)

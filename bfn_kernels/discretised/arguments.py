@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from bfn_kernels import checks
-from bfn_kernels.arguments import read_mean
+from bfn_kernels.call import checks
+from bfn_kernels.call.keywords import read_mean
 
 MAX_COMPONENTS = 1024
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends, checks
-from bfn_kernels.arguments import (
+from bfn_kernels import backends
+from bfn_kernels.call import checks
+from bfn_kernels.call.keywords import (
     LOG_STD_MAX,
     PUBLISHED,
     STD_RANGE,
@@ -18,13 +19,13 @@ from bfn_kernels.arguments import (
     prediction_scalars,
     read_mean,
 )
+from bfn_kernels.call.reduction import NONE
+from bfn_kernels.call.rows import Rows
 from bfn_kernels.discretised import reference
 from bfn_kernels.discretised.arguments import MAX_COMPONENTS, component_noises
 from bfn_kernels.discretised.reference import Normal
 from bfn_kernels.operators import Library
 from bfn_kernels.records import MODE, NO_DRAWS, SAMPLE, Bins, LossTarget, Network
-from bfn_kernels.reduction import NONE
-from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 

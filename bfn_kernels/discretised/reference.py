@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import noise as random
-from bfn_kernels.checks import compute_dtype, values
+from bfn_kernels.call.checks import compute_dtype, values
+from bfn_kernels.call.reduction import hide, reduce
 from bfn_kernels.discretised.bins import bin_index, centre, log_bin_prob, mean_of_bins
 from bfn_kernels.records import MEAN, SAMPLE, Bins, Draws, LossTarget, Network, Noise, Sent, Solver
-from bfn_kernels.reduction import hide, reduce
 from bfn_kernels.steps import clamped, solved
 
 MODE_NUMBERS = 1 << 18  # how many probabilities, over bins and components, the mode of a mixture computes at a time

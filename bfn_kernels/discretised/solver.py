@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends, checks, solvers
-from bfn_kernels.arguments import (
+from bfn_kernels import backends, solvers
+from bfn_kernels.call import checks
+from bfn_kernels.call.keywords import (
     PUBLISHED,
     Limits,
     checked_bins,
@@ -13,10 +14,10 @@ from bfn_kernels.arguments import (
     prediction_scalars,
     step_seed,
 )
+from bfn_kernels.call.outputs import check_step_tensors, writes
+from bfn_kernels.call.rows import Rows
 from bfn_kernels.discretised.arguments import check_output, component_noises
-from bfn_kernels.outputs import check_step_tensors, writes
 from bfn_kernels.records import CHOICES, Network, Noise, Sent
-from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 from bfn_kernels.solvers import Coefficients
 

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels import records
-from bfn_kernels.checks import compute_dtype
+from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.discretised import triton_mixtures as mixtures
 from bfn_kernels.discretised.triton_bins import (
     DIRECT,

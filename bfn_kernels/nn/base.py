@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bfn_kernels.adaptive import error_of_step
-from bfn_kernels.checks import FLOATS
+from bfn_kernels.call.checks import FLOATS
 from bfn_kernels.noise import fold_in
 from bfn_kernels.schedules import ContinuousSchedule, DiscreteSchedule
 from bfn_kernels.solvers import Coefficients

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bfn_kernels import discrete, vocabulary
-from bfn_kernels.rows import Rows
+from bfn_kernels.call.rows import Rows
 
 NUMBERS = 2**20  # per class, that are made at a time
 

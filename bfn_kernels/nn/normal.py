@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import continuous, discretised, solvers
-from bfn_kernels.arguments import PUBLISHED, Limits
+from bfn_kernels.call.keywords import PUBLISHED, Limits
 from bfn_kernels.continuous import Clip
 from bfn_kernels.nn.base import BFN, Network, State, given_schedule
 from bfn_kernels.schedules import ContinuousSchedule, ExponentialVariance

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bfn_kernels import checks, discrete, solvers, vocabulary
+from bfn_kernels import discrete, solvers, vocabulary
 from bfn_kernels.adaptive import error_of_step
+from bfn_kernels.call import checks
 from bfn_kernels.nn.base import Network, State
 from bfn_kernels.nn.classes import Discrete
 from bfn_kernels.nn.layers import LinearHead, NoisyEmbedding, few_tokens

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import binary, checks, continuous, discrete, discretised, nn, samplers
-from bfn_kernels.arguments import Limits
+from bfn_kernels import binary, continuous, discrete, discretised, nn, samplers
+from bfn_kernels.call import checks
+from bfn_kernels.call.keywords import Limits
 
 EACH = {"reduction": "none"}
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import continuous, discrete
-from bfn_kernels.arguments import T_MIN_LEAST, Limits
+from bfn_kernels.call.keywords import T_MIN_LEAST, Limits
 from bfn_kernels.solvers import RULES
 
 ANY_TIME = Limits(t_min=T_MIN_LEAST)  # theirs look at what the network says whenever it is

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bfn_kernels.reduction import BATCH, MEAN, NONE
+from bfn_kernels.call.reduction import BATCH, MEAN, NONE
 from bfn_kernels.triton_ops.views import BLOCK, launch, programs
 
 _FINISH_BLOCK, _FINISH_WARPS = 4096, 8

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bfn_kernels.checks import compute_dtype
+from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.records import Draws
 
 # The kind of a view says how much of the formula a kernel has to compute. It is known when the kernel is compiled.

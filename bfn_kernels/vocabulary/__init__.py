@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import Seed, drawn_seed, step_time
+from bfn_kernels import backends
 from bfn_kernels.autograd import needs
+from bfn_kernels.call import checks, rows
+from bfn_kernels.call.keywords import Seed, drawn_seed, step_time
+from bfn_kernels.call.reduction import MEAN, SUM, hide
+from bfn_kernels.call.rows import Rows
 from bfn_kernels.records import FlowLogits, LinearHead, LossTarget
-from bfn_kernels.reduction import MEAN, SUM, hide
-from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 from bfn_kernels.vocabulary.arguments import check_head, flow_logits, shard_of
 from bfn_kernels.vocabulary.operators import OPERATORS, WIDE

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends, checks, rows
-from bfn_kernels.arguments import Seed, drawn_seed
+from bfn_kernels import backends
+from bfn_kernels.call import checks, rows
+from bfn_kernels.call.keywords import Seed, drawn_seed
+from bfn_kernels.call.rows import Rows
 from bfn_kernels.operators import Library
 from bfn_kernels.records import NO_FLOW, FlowLogits, LinearHead
-from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.vocabulary.tiles import Shard
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from bfn_kernels import noise as random
 from bfn_kernels import records
-from bfn_kernels.checks import compute_dtype
+from bfn_kernels.call.checks import compute_dtype
+from bfn_kernels.call.reduction import MEAN, reduce
 from bfn_kernels.discrete.reference import drifted
 from bfn_kernels.records import FlowLogits, LinearHead, LossTarget, Noise
-from bfn_kernels.reduction import MEAN, reduce
 from bfn_kernels.vocabulary.composed_flow import flow_embedding as flow_embedding
 from bfn_kernels.vocabulary.composed_flow import flow_embedding_backward as flow_embedding_backward
 from bfn_kernels.vocabulary.composed_steps import mode as mode

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bfn_kernels import noise as random
 from bfn_kernels import records
-from bfn_kernels.checks import compute_dtype
+from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.records import Noise
 from bfn_kernels.vocabulary.tiles import (
     FUSED_WIDTH,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bfn_kernels import noise as random
 from bfn_kernels import records
-from bfn_kernels.checks import compute_dtype, valid_classes
+from bfn_kernels.call.checks import compute_dtype, valid_classes
 from bfn_kernels.discrete.reference import one_hot
 from bfn_kernels.records import MEAN, MODE, HeadBefore, LinearHead, Noise, Sent, Solver
 from bfn_kernels.vocabulary.operators import SUMS

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bfn_kernels import records
 from bfn_kernels.autograd import Forward
-from bfn_kernels.checks import compute_dtype
+from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.operators import NATIVE, TRITON, Library, Operator, loss_fakes, operator, times_saved
 from bfn_kernels.records import FlowLogits, LinearHead, Shard
 from bfn_kernels.vocabulary import reference

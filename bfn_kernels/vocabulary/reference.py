@@ -7,7 +7,8 @@ Each op is the op of `discrete` of the logits that a linear head makes. Argument
 import torch
 from torch import Tensor
 
-from bfn_kernels.checks import compute_dtype
+from bfn_kernels.call.checks import compute_dtype
+from bfn_kernels.call.reduction import hide
 from bfn_kernels.discrete import reference as discrete
 from bfn_kernels.records import (
     JOINT,
@@ -23,7 +24,6 @@ from bfn_kernels.records import (
     Shard,
     Solver,
 )
-from bfn_kernels.reduction import hide
 
 
 def flow_embedding(x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, noise: Noise, shard: Shard) -> Tensor:

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends, checks, rows, solvers
-from bfn_kernels.arguments import choice_noises, drawn_seed, known_values, step_seed
-from bfn_kernels.outputs import writes
+from bfn_kernels import backends, solvers
+from bfn_kernels.call import checks, rows
+from bfn_kernels.call.keywords import choice_noises, drawn_seed, known_values, step_seed
+from bfn_kernels.call.outputs import writes
+from bfn_kernels.call.rows import Rows
 from bfn_kernels.records import CHOICES, HeadBefore, LinearHead, Noise, Sent, Solver
-from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 from bfn_kernels.vocabulary.arguments import check_head, shard_of

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, distributed
 
 from bfn_kernels import noise as random
-from bfn_kernels.checks import valid_classes
+from bfn_kernels.call.checks import valid_classes
+from bfn_kernels.call.reduction import hide
 from bfn_kernels.discrete.reference import one_hot
 from bfn_kernels.operators import TRITON
 from bfn_kernels.records import LinearHead
-from bfn_kernels.reduction import hide
 
 TOKENS = 1024  # of a tile; a matrix product of fewer reads the weight more often than it can hide
 NUMBERS = {"cpu": 2**18}  # of a tile: 1 MiB in float32; with 4 MiB matrix products take up to twice as long

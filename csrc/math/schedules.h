@@ -9,7 +9,7 @@ constexpr double kTMax = 1 - 1e-6;       // the time of a discrete flow is clamp
 constexpr double kStepTolerance = 1e-6;  // n t of a step may be off by so much, since times were rounded to float32
 constexpr double kRootBetaMin = 1e-10;   // below this sqrt(beta) a discrete flow is the uniform prior
 
-// bfn_kernels/rows.py has both tables in the same order.
+// bfn_kernels/call/rows.py has both tables in the same order.
 enum class ScheduleKind : int64_t { kNone, kExponentialVariance, kQuadraticAccuracy, kLogarithmicAccuracy };
 enum class RowScalar : int64_t {
   kGamma,

@@ -7,7 +7,7 @@ import torch
 from support import INTERPRETED, NATIVE, ON_CPU
 
 from bfn_kernels import Limits, continuous, discretised
-from bfn_kernels.arguments import LOG_STD_MAX, STD_RANGE
+from bfn_kernels.call.keywords import LOG_STD_MAX, STD_RANGE
 
 S = {"sigma_1": 0.1}
 WIDEST = Limits(std=STD_RANGE, log_std=LOG_STD_MAX)

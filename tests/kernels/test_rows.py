@@ -9,8 +9,9 @@ import torch
 from support import NATIVE
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bfn_kernels import checks, continuous, rows
+from bfn_kernels import continuous
 from bfn_kernels.backends import BACKENDS, LIBRARIES
+from bfn_kernels.call import checks, rows
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
 
 DATA = torch.zeros(5, 3)

@@ -6,8 +6,9 @@ import torch
 from cases import ROWS, Case
 from support import FIRST, NATIVE, ON_CPU, pairs
 
-from bfn_kernels import continuous, rows
+from bfn_kernels import continuous
 from bfn_kernels.backends import BACKENDS, LIBRARIES
+from bfn_kernels.call import rows
 from bfn_kernels.schedules import ExponentialVariance
 
 SHAPE = (6, 5)

@@ -5,7 +5,7 @@ from fault import Fault
 MODES, LAYOUTS, CALLS, GRADIENTS, ERRORS = (
     f"tests/kernels/test_{name}.py" for name in ("modes", "layouts", "calls", "gradients", "errors")
 )
-NOISE, CHECKS, ROWS = "bfn_kernels/noise.py", "bfn_kernels/checks.py", "bfn_kernels/rows.py"
+NOISE, CHECKS, ROWS = "bfn_kernels/noise.py", "bfn_kernels/call/checks.py", "bfn_kernels/call/rows.py"
 AUTOGRAD, PRIVATE, EXTENSIONS = (f"bfn_kernels/{name}.py" for name in ("autograd", "torch_private", "extensions"))
 OPERATORS, TENSORS, VIEWS = "bfn_kernels/operators.py", "csrc/bindings/tensors.cpp", "bfn_kernels/triton_ops/views.py"
 

@@ -24,18 +24,21 @@ FAULTS = [
         f"TRITON_INTERPRET=1 {HEADS} -k layouts",
     ),
     Fault(
-        "bfn_kernels/outputs.py",
+        "bfn_kernels/call/outputs.py",
         "strict=False)) | keywords)",
         'strict=False)) | {k: v for k, v in keywords.items() if k != "component_noise"})',
         f"{ALIASES} -k refused",
     ),
     Fault(
-        "bfn_kernels/outputs.py", '"predicted_out": ("previous", ', '"predicted_out": ("", ', f"{ALIASES} -k previous"
+        "bfn_kernels/call/outputs.py",
+        '"predicted_out": ("previous", ',
+        '"predicted_out": ("", ',
+        f"{ALIASES} -k previous",
     ),
-    Fault("bfn_kernels/outputs.py", " or out.is_neg():", ":", f"{OUT} -k test_refused"),
-    Fault("bfn_kernels/outputs.py", "if stride < span:", "if stride < 0:", f"{OUT} -k test_refused"),
+    Fault("bfn_kernels/call/outputs.py", " or out.is_neg():", ":", f"{OUT} -k test_refused"),
+    Fault("bfn_kernels/call/outputs.py", "if stride < span:", "if stride < 0:", f"{OUT} -k test_refused"),
     Fault(
-        "bfn_kernels/outputs.py",
+        "bfn_kernels/call/outputs.py",
         "if other != itself or written != place or _dims(out) != _dims(tensors[other]):",
         "if other != itself:",
         f"{OUT} -k test_refused",
@@ -60,7 +63,7 @@ FAULTS = [
         f"{VALUES} -k cpu-discretised",
     ),
     Fault(
-        "bfn_kernels/reduction.py",
+        "bfn_kernels/call/reduction.py",
         "return [t if t is None or mask is None else torch.where(mask, t, torch.zeros_like(t)) for t in tensors]",
         "return [t if t is None or mask is None else t * mask for t in tensors]",
         f"{VALUES} -k cpu-discretised",

@@ -20,17 +20,17 @@ FAULTS = [
     Fault(FAMILY("binary"), "quadrature = 8", "quadrature = 7", "tests/kernels/test_binary.py -k nothing_is_said"),
     Fault(FAMILY("binary"), "schedule, scale=2)", "schedule, scale=1)", "tests/kernels/test_docs.py"),
     Fault(
-        "bfn_kernels/arguments.py", '*others] if choose == "sample"', '*others] if choose != "mean"',
+        "bfn_kernels/call/keywords.py", '*others] if choose == "sample"', '*others] if choose != "mean"',
         f"{PUBLIC} -k seed",
     ),
     Fault(
-        "bfn_kernels/arguments.py", "kept = max(v.dim()", "kept = min(v.dim()", f"{PUBLIC} -k shape_and_type",
+        "bfn_kernels/call/keywords.py", "kept = max(v.dim()", "kept = min(v.dim()", f"{PUBLIC} -k shape_and_type",
     ),
     Fault(
-        "bfn_kernels/arguments.py", "dtype = torch.promote_types(precision.dtype, torch.float32) if isinstance",
+        "bfn_kernels/call/keywords.py", "dtype = torch.promote_types(precision.dtype, torch.float32) if isinstance",
         "dtype = torch.float32 if isinstance", f"{PUBLIC} -k shape_and_type",
     ),
-    Fault("bfn_kernels/arguments.py", "quadrature > MAX_NODES", "quadrature >= MAX_NODES", f"{PUBLIC} -k nodes"),
+    Fault("bfn_kernels/call/keywords.py", "quadrature > MAX_NODES", "quadrature >= MAX_NODES", f"{PUBLIC} -k nodes"),
     Fault(
         FAMILY("continuous"), "network._replace(prediction=prediction.to(dtype))",
         "network._replace(prediction=prediction.to(dtype), low=-math.inf, high=math.inf)", f"{PUBLIC} -k by_bins",
@@ -43,7 +43,7 @@ FAULTS = [
     ),
     Fault(FAMILY("discrete"), "(logits + y).to(logits.dtype)", "logits + y", f"{PUBLIC} -k types"),
     Fault(
-        "bfn_kernels/arguments.py", "torch.get_default_dtype() if dtype is None", "torch.float32 if dtype is None",
+        "bfn_kernels/call/keywords.py", "torch.get_default_dtype() if dtype is None", "torch.float32 if dtype is None",
         f"{PUBLIC} -k types",
     ),
     Fault(
@@ -150,13 +150,13 @@ FAULTS = [
         f"{STEPS} -k embedding_of_a_state",
     ),
     Fault(
-        "bfn_kernels/reduction.py", ".clamp(min=1)", "", f"{PROPERTIES} -k 'masks and reference'",
+        "bfn_kernels/call/reduction.py", ".clamp(min=1)", "", f"{PROPERTIES} -k 'masks and reference'",
     ),
-    Fault("bfn_kernels/rows.py", "T_MIN = 1e-6", "T_MIN = 1.1e-6", f"{ROWS} -k ends_of_time"),
-    Fault("bfn_kernels/rows.py", "T_MAX = 1 - 1e-6", "T_MAX = 1 - 1.1e-6", f"{ROWS} -k ends_of_time"),
-    Fault("bfn_kernels/rows.py", "ROOT_BETA_MIN = 1e-10", "ROOT_BETA_MIN = 0.0", f"{ROWS} -k ends_of_time"),
+    Fault("bfn_kernels/call/rows.py", "T_MIN = 1e-6", "T_MIN = 1.1e-6", f"{ROWS} -k ends_of_time"),
+    Fault("bfn_kernels/call/rows.py", "T_MAX = 1 - 1e-6", "T_MAX = 1 - 1.1e-6", f"{ROWS} -k ends_of_time"),
+    Fault("bfn_kernels/call/rows.py", "ROOT_BETA_MIN = 1e-10", "ROOT_BETA_MIN = 0.0", f"{ROWS} -k ends_of_time"),
     Fault(
-        "bfn_kernels/rows.py", "checks.step_of(row.value, row.n_steps)", "row.n_steps * row.value",
+        "bfn_kernels/call/rows.py", "checks.step_of(row.value, row.n_steps)", "row.n_steps * row.value",
         f"{ROWS} -k by_formula",
     ),
     # a step on a prediction, the network's normal, theta beside a step
@@ -196,9 +196,9 @@ FAULTS = [
         "bfn_kernels/discrete/triton.py", "z.to(out[0].dtype.element_ty).to(T)", "z",
         f"{TRITON}tests/kernels/test_out.py -k theta_is",
     ),
-    Fault("bfn_kernels/arguments.py", "t_min=t_min, **numbers", "**numbers", f"{LIMITS} -k before_t_min"),
+    Fault("bfn_kernels/call/keywords.py", "t_min=t_min, **numbers", "**numbers", f"{LIMITS} -k before_t_min"),
     Fault(FAMILY("continuous"), "*STD_RANGE) ** 2)", "*STD_RANGE))", "tests/kernels/test_docs.py"),
-    Fault("bfn_kernels/arguments.py", "    if low > high:", "    if False:", "tests/kernels/test_errors.py"),
+    Fault("bfn_kernels/call/keywords.py", "    if low > high:", "    if False:", "tests/kernels/test_errors.py"),
     # Triton
     Fault(
         "bfn_kernels/discretised/triton_bins.py", "low: tl.constexpr = KIND[1]", "low: tl.constexpr = 1e-3",

@@ -43,7 +43,10 @@ FAULTS = [
         f"{TESTS}test_reference.py -k mode",
     ),
     Fault(
-        "bfn_kernels/checks.py", "    index = x.long()  #", "    index = x  #", f"{TESTS}test_reference.py -k integer"
+        "bfn_kernels/call/checks.py",
+        "    index = x.long()  #",
+        "    index = x  #",
+        f"{TESTS}test_reference.py -k integer",
     ),
     Fault(
         DISCRETE,

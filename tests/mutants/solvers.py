@@ -42,19 +42,19 @@ FAULTS = [
     Fault(RULES, "if checks.shows(here) and (here > there).any():", "if False:", f"{SOLVERS} -k refused"),
     # what a step writes
     Fault(
-        "bfn_kernels/outputs.py",
+        "bfn_kernels/call/outputs.py",
         '"predicted_out": ("previous", ',
         '"predicted_out": ("", ',
         f"{SOLVERS} -k 'order and cpu'",
     ),
     Fault(
-        "bfn_kernels/outputs.py",
+        "bfn_kernels/call/outputs.py",
         "if name not in outputs}",
         'if name not in (*outputs, "previous")}',
         f"{SOLVERS} -k memory",
     ),
     Fault(
-        "bfn_kernels/arguments.py",
+        "bfn_kernels/call/keywords.py",
         "return drawn_seed(state, seed, generator, *noises) if noises else None",
         "return drawn_seed(state, seed, generator, *noises)",
         f"{SOLVERS} -k 'known and cpu'",

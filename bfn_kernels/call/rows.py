@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function
 
-from bfn_kernels import checks
+from bfn_kernels.call import checks
 from bfn_kernels.operators import Library
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
 

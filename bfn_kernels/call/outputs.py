@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from bfn_kernels import checks
-from bfn_kernels.rows import Rows
+from bfn_kernels.call import checks
+from bfn_kernels.call.rows import Rows
 from bfn_kernels.solvers import Coefficients
 
 OUTPUTS = ("out", "theta_out", "predicted_out")

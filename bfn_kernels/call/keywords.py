@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bfn_kernels import checks, gauss, rows
+from bfn_kernels import gauss
 from bfn_kernels import noise as random
+from bfn_kernels.call import checks, rows
+from bfn_kernels.call.rows import Rows
 from bfn_kernels.operators import Library
 from bfn_kernels.records import Bins, Draws
-from bfn_kernels.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule
 
 MAX_NODES = 128
