@@ -1,6 +1,5 @@
 """The examples in the docstrings of every public module and in the pages, and what the pages say of files."""
 
-import ast
 import doctest
 import importlib
 import importlib.util
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from declared import FAMILIES, public, public_functions
 
 import bfn_kernels
 from bfn_kernels import nn
@@ -144,19 +144,10 @@ def test_examples(name, given):
     assert not without_weights(given)
 
 
-def public_functions(family: str) -> list[str]:
-    """The functions that the package defines, and those that it imports under their own name from its modules."""
-    module = importlib.import_module(f"bfn_kernels.{family}")
-    body = ast.parse(inspect.getsource(module)).body
-    own = [node.name for node in body if isinstance(node, ast.FunctionDef)]
-    own += [a.name for node in body if isinstance(node, ast.ImportFrom) for a in node.names if a.name == a.asname]
-    shared = ("read_mean", "data_numbers", "bin_loss")  # between families
-    return [name for name in own if callable(getattr(module, name)) and name[0] != "_" and name not in shared]
-
-
-@pytest.mark.parametrize("family", ["continuous", "discretised", "discrete", "binary"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_public_function_has_an_example(family):
-    for name in public_functions(family):
-        function = getattr(importlib.import_module(f"bfn_kernels.{family}"), name)
+    for op in public_functions(family):
+        function = public(op)
         found = Examples().find(importlib.import_module(function.__module__))
-        assert any(each.examples for each in found if each.name == f"{function.__module__}.{name}"), name
+        name = f"{function.__module__}.{function.__name__}"
+        assert any(each.examples for each in found if each.name == name), f"the docstring of {op} needs an example"

@@ -5,8 +5,10 @@ import itertools
 
 import pytest
 import torch
-from aliases import ITSELF, OUTPUTS, over, parameters, public, tensors_of
-from cases import CASES, Case, classes, normal, per_class, some, uniform
+from aliases import ITSELF, OUTPUTS, over, tensors_of
+from cases import CASES, Case
+from declared import parameters, public
+from makers import classes, normal, per_class, some, uniform
 from support import ON_CPU
 
 from bfn_kernels import binary, continuous, discrete, discretised
@@ -172,7 +174,7 @@ MORE = [
     Case("discrete.linear_solver_step", {**HEAD, "t": TIMED["t"], "t_next": LATER, "draw_noise": uniform(0, 1)},
          {"rule": "sde1", "beta_1": 1.0, "choose": "sample"}),
 ]  # fmt: skip
-WRITING = [case for case in (*CASES, *MORE) if "257" not in case.name and {*OUTPUTS} & {*parameters(case.op)}]
+WRITING = [case for case in (*CASES, *MORE) if not case.long and {*OUTPUTS} & {*parameters(case.op)}]
 
 
 def variants(case: Case):
@@ -185,7 +187,7 @@ def variants(case: Case):
     if "t_next" in inputs:
         has = {"keep": True, "take": True, "variance": "noise" in inputs, "extrapolation": "previous" in inputs}
         given = Coefficients(**{name: torch.rand(4) + 0.1 if there else None for name, there in has.items()})
-        replaced = {"t_next", "t_previous", "rule", *(["t"] if case.op.startswith(("discrete.", "binary.")) else [])}
+        replaced = {"t_next", "t_previous", "rule", *(["t"] if "state" in inputs else [])}
         yield {k: v for k, v in inputs.items() if k not in replaced} | {"coefficients": given}
 
 

@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
-from inspect import signature
 
 import pytest
 
@@ -19,13 +18,12 @@ import cuda_ptx
 import ptx
 import torch
 from cases import CASES, Case
+from declared import parameters
 from in_place import check_in_place, inputs_of, steps
 from of_the_table import check_rounding, check_with, with_classes
 from support import DTYPES, FIRST, error, evaluate, named, scale, serves, ulp
 from test_accuracy import SHAPES, check
 from test_cuda import NOISE, check_seeded
-
-import bfn_kernels
 
 BACKEND = "cuda_ptx"
 SIZES = [*SHAPES[:4], (2, 16)]
@@ -66,7 +64,7 @@ def transposed(inputs: dict) -> dict:
 def forms(case: Case, dtype: torch.dtype) -> Iterator[list[dict]]:
     """Inputs that kernels read in different ways: in any layout; densely, one by one and as vectors; and, as under
     autocast, float32 data with a network's outputs in a narrow type."""
-    sizes = SIZES[:2] if dtype == torch.float64 or "4096" in case.name or "257" in case.name else SIZES
+    sizes = SIZES[:2] if dtype == torch.float64 or case.long else SIZES
     dense = [case.inputs(shape, dtype, seed) for seed, shape in enumerate(sizes)]
     yield dense
     if dtype in (torch.float32, torch.float64):
@@ -89,8 +87,7 @@ def check_drawn(case: Case, inputs: dict) -> None:
         check_seeded(case, inputs, BACKEND)
     drawn = {name: x for name, x in inputs.items() if name not in NOISE}
     result = case(drawn, BACKEND, seed=3)
-    family, op = case.op.split(".")
-    if not case.into and "out" in signature(getattr(getattr(bfn_kernels, family), op)).parameters:
+    if not case.into and "out" in parameters(case.op):
         out = torch.empty(*result.shape, 2, dtype=result.dtype)[..., 0]
         case(drawn, BACKEND, seed=3, out=out)
         assert error(out, result) <= 4 * ulp(result.dtype, scale(result))
@@ -105,7 +102,7 @@ def test_every_kernel(dtype):
             check(case, form, BACKEND)
             for inputs in form if {*NOISE} & {*case.fields} else ():
                 check_drawn(case, inputs)
-        if case.op.startswith("discrete.") and "[K=27" in case.name and "known" not in case.fields:
+        if case.num_classes == 27 and "known" not in case.fields:
             for many in (with_classes(case, 600), with_classes(case, 4100)):  # held by a block, and read in every sweep
                 rows = [many.inputs((2, 2), dtype, seed) for seed in range(2)]
                 check(many, [*rows, *map(transposed, rows)], BACKEND)
@@ -121,7 +118,7 @@ def test_blocks_in_any_order(case):
     """The same bits, and no block reads or writes what another one writes (the interpreter looks)."""
     if not serves(case, BACKEND):
         pytest.skip("the reference alone has it")
-    inputs = case.inputs((5, 300) if not case.op.startswith("discrete.") else (5, 30), torch.float32)
+    inputs = case.inputs((5, 30 if case.num_classes else 300), torch.float32)
     found = []
     try:
         for order in ptx.ORDERS:
