@@ -23,6 +23,7 @@ from bfn_kernels.records import (
     Solver,
 )
 from bfn_kernels.reduction import MEAN as OF_VARIABLES
+from bfn_kernels.rows import BITS, T_MIN
 
 ALL, NO_NOISE = LossTarget(None, OF_VARIABLES), Noise(None, None)
 DRAW, WHOLE = Sent(SAMPLE, None, None, None), Sent(MEAN, None, None, None)
@@ -49,6 +50,7 @@ def of_data(ops: Any, x: torch.Tensor, noise_scale: float = 1.0) -> list[Row]:
     prediction, noise, bins = Prediction(x, x, row, row, -1.0, 1.0), Noise(seed, None), checked_bins(256, PUBLISHED)
     gradients, outs = (True, True, False), (torch.empty_like(x), torch.empty_like(x))
     update, second = Solver(row, row, row), Solver(row, row, None, x, row)
+    of_rows = x.float().abs(), None, BITS["gamma"] | BITS["rate"], 1, 0.02, 0, 0, 1.0, T_MIN, list(x.shape), False
 
     def draw(network):
         return lambda: ops.discretised.step(*network, *update, *bins, *DRAW, None, *noise)
@@ -76,6 +78,10 @@ def of_data(ops: Any, x: torch.Tensor, noise_scale: float = 1.0) -> list[Row]:
             "discretised solver step, ode2", 6,
             lambda: ops.discretised.step_out(*one, *second, *bins, *WHOLE, None, *NO_NOISE, *outs),
         ),
+        ("predict_data", 3, lambda: ops.continuous.predict_data(*prediction)),
+        ("predict_data_backward", 5, lambda: ops.continuous.predict_data_backward(x, *prediction, True, True)),
+        ("scaled_gradient", 2, lambda: ops.common.scaled_gradient(x, row.sum(), None, x.dtype)),
+        ("row_scalars", 12 / width, lambda: ops.common.row_scalars(*of_rows)),
         ("squared_loss", 3, squared(False, False, False)),
         ("squared_loss, with gradients", 3 + 8 / width, squared(False, True, True)),
         ("output_std", 2 + 4 / width, lambda: ops.discretised.output_std(x, row, row, *bins[2:], True)),
@@ -83,6 +89,7 @@ def of_data(ops: Any, x: torch.Tensor, noise_scale: float = 1.0) -> list[Row]:
             "expected_value, unclipped", 4 + 8 / width,
             lambda: ops.discretised.expected_value(x, x, None, 256, False, *gradients),
         ),
+        ("discretised sample", 3, lambda: ops.discretised.choose(x, x.exp(), None, 256, SAMPLE, *noise, None)),
         ("discretised update, a draw", 4, draw(one)),
         ("discretised L_inf", 4 + 8 / width, loss(one, row)),
         ("discretised reconstruction", 4 + 8 / width, loss(one)),
@@ -126,6 +133,7 @@ def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:
     classes, width, outs = z.shape[-1], z.element_size(), (torch.empty_like(z), torch.empty_like(z))
     update, second, guidance = Solver(None, row, row), Solver(row, row, None, z, row), Guidance(row, z, row)
     calls = [
+        ("theta", 2, lambda: ops.discrete.theta(z)),
         ("sender", 1, lambda: ops.discrete.sender_sample(x, row, row, classes, True, *noise, z.dtype)),
         ("update, a draw", 3, lambda: ops.discrete.step(z, z, *update, *Guidance(), *DRAW, *noise)),
         (

@@ -1,4 +1,7 @@
-"""The backend `cuda_ptx`: the host objects that nvcc makes of csrc/cuda, with a runtime that runs their PTX."""
+"""The backend `cuda_ptx`: the host objects that nvcc makes of csrc/cuda, with a runtime that runs their PTX.
+
+`register` compiles all kernels. With `on_demand`, the function that launches a kernel is compiled at its first call.
+"""
 
 import contextlib
 import ctypes
@@ -28,23 +31,99 @@ def missing() -> str | None:
     return ptx.missing() or (None if find_tool("nvcc") else "there is no nvcc")
 
 
-@functools.cache
-def operators() -> Path:
-    """A library that defines the operators of NAMESPACE by CUDA's kernels."""
+KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+LAUNCHER = re.compile(r"\b_ZN3bfn\d+([a-z_]+)I([fd])EEv\w+")  # a function that BFN_INSTANTIATE instantiates
+STUB = """
+void stub{n}(const void* op, const void* more) asm("{symbol}");
+void stub{n}(const void* op, const void* more) {{
+  static const auto found = reinterpret_cast<decltype(&stub{n})>(find("{symbol}"));
+  found(op, more);
+}}
+"""
+
+
+def _objects() -> tuple[list[Path], list[str]]:
+    """The bindings, and how they are linked."""
     from torch.utils.cpp_extension import include_paths, library_paths
 
     host = ["g++", "-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
     host += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
     host += [f"-isystem{folder}" for folder in include_paths()]
-    kernels = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    nvcc = [find_tool("nvcc"), *NVCC_FLAGS]
-    sources = dict.fromkeys(compiled.bindings(), host) | dict.fromkeys(kernels, nvcc)
-    parts = compiled.objects(NAMESPACE, sources | {ptx.HERE / "cudart.cpp": ["g++", *ptx.FLAGS]})
+    runtime = ["g++", *ptx.FLAGS, "-fvisibility=default"]
+    parts = compiled.objects(NAMESPACE, dict.fromkeys(compiled.bindings(), host) | {ptx.HERE / "cudart.cpp": runtime})
     link = ["-shared", *(f"-L{folder}" for folder in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
-    return compiled.linked(NAMESPACE, parts, [*link, str(ptx.path())])
+    return parts, [*link, str(ptx.path())]
 
 
-def register() -> None:
+@functools.cache
+def operators() -> Path:
+    """A library that defines the operators of NAMESPACE by CUDA's kernels."""
+    parts, link = _objects()
+    nvcc = [find_tool("nvcc"), *NVCC_FLAGS]
+    kernels = compiled.objects(NAMESPACE, dict.fromkeys(KERNELS, nvcc))
+    return compiled.linked(NAMESPACE, parts + kernels, link)
+
+
+@functools.cache
+def operators_on_demand() -> Path:
+    """The same library without kernels, for what else stands in the files of the kernels."""
+    parts, link = _objects()
+    rest = {source: _nvcc_of(source, "without") for source in KERNELS}
+    return _with_stubs(f"{NAMESPACE}_on_demand", parts + compiled.objects(NAMESPACE, rest), link)
+
+
+def _with_stubs(name: str, parts: list[Path], link: list[str]) -> Path:
+    """Links the objects with a stub for each function that they call and that launches kernels."""
+    listed = subprocess.run(["nm", "--undefined-only", *parts], capture_output=True, text=True, check=True).stdout
+    symbols = sorted({found[0] for found in LAUNCHER.finditer(listed) if found[1] in _sources()})
+    stubs = compiled.BUILT / f"{name}.stubs.cpp"
+    stubs.write_text('extern "C" { __attribute__((visibility("default"))) void* (*find)(const char*); }\n'
+                     + "".join(STUB.format(n=n, symbol=symbol) for n, symbol in enumerate(symbols)))  # fmt: skip
+    parts += compiled.objects(name, {stubs: ["g++", "-fPIC", "-fvisibility=hidden"]})
+    return _finding(compiled.linked(name, parts, link))
+
+
+def _finding(path: Path) -> Path:
+    """Lets the stubs of a library ask `_find`."""
+    ctypes.c_void_p.in_dll(ctypes.CDLL(str(path)), "find").value = ctypes.cast(_find, ctypes.c_void_p).value
+    return path
+
+
+@functools.cache
+def _sources() -> dict[str, Path]:
+    """The file of each function that launches kernels."""
+    return {name: path for path in KERNELS for name in re.findall(r"(?m)^BFN_INSTANTIATE\((\w+)", path.read_text())}
+
+
+def _nvcc_of(source: Path, name: str, function: str = "", kind: str = "f") -> list[str]:
+    """The command that compiles a file of kernels for one function and type alone, or for none."""
+    instance = f"template void {function}<{ {'f': 'float', 'd': 'double'}[kind] }>(__VA_ARGS__)"
+    others = [other for other, of in _sources().items() if of == source and other != function]
+    header = compiled.BUILT / f"{NAMESPACE}_{source.stem}_{name}.h"
+    header.write_text(
+        f'#include "{ROOT}/csrc/ops/view.h"\n#undef BFN_INSTANTIATE\n'
+        + "#define BFN_INSTANTIATE(function, ...) BFN_OF_##function(__VA_ARGS__)\n"
+        + "".join(f"#define BFN_OF_{other}(...)\n" for other in others)
+        + (f"#define BFN_OF_{function}(...) {instance}\n" if function else "")
+    )
+    return [find_tool("nvcc"), *NVCC_FLAGS, "-include", str(header)]
+
+
+compiled_on_demand: list[str] = []  # the functions, in the order of their first calls
+
+
+@ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)
+def _find(symbol: bytes) -> int | None:
+    """The address of a function, of which this instance alone is compiled."""
+    function, kind = LAUNCHER.fullmatch(symbol.decode()).groups()
+    compiled_on_demand.append(function)
+    name, source = f"{NAMESPACE}_{function}_{kind}", _sources()[function]
+    command = [*_nvcc_of(source, f"{function}_{kind}", function, kind), "-Xcompiler=-fvisibility=default"]
+    unit = _with_stubs(name, compiled.objects(name, {source: command}), ["-shared", str(operators_on_demand())])
+    return ctypes.cast(getattr(ctypes.CDLL(str(unit)), symbol.decode()), ctypes.c_void_p).value
+
+
+def register(on_demand: bool = False) -> None:
     """Makes the kernels a backend of that name, if they can be built."""
     import torch
 
@@ -54,7 +133,7 @@ def register() -> None:
     if missing() is not None:
         return
     ptx.watch_torch()
-    torch.ops.load_library(operators())
+    torch.ops.load_library(operators_on_demand() if on_demand else operators())
     backends.add_library(Library(NAMESPACE))
     backends.BACKENDS["cuda_ptx"] = backends.Backend("cuda_ptx", "cpu", NAMESPACE)
 
