@@ -147,30 +147,26 @@ SQUARED, NSTEP = "squared_loss_kernel.*DenseIffLi4", "nstep_kernel.*DenseClasses
 OF_A_BLOCK, OF_A_WARP = "theta_kernel.*DenseClassesIf.*BlockTeamELi4", "theta_kernel.*DenseClassesIf.*WarpTeam"
 OF_ONE_WARP = r"shl\.b32 (%r\d+), %r\d+, 2;(\s+mov\.u32 %r\d+, \w+of_warp;\s+add\.s32 [^;]*;\s+st\.shared)"
 UNORDERED, LEFT_OUT = "race in shared memory|nobody wrote", "the mask leaves out a lane"
+DATA, LOSS, THETA = map(named, ("continuous.predict_data", "continuous.continuous_time_loss", "discrete.theta[K=27]"))
+LONG, NSTEP_LOSS = with_classes(THETA, 1024), named("discrete.discrete_time_loss[K=27 factorised]")
 FAULTS = {  # the kernels, what is replaced in their PTX, by what, the case that runs them, and the error, if it is one
-    "a read past a tensor": ("predict_data_kernel.*DenseIffLi4", VECTOR, r"\1+16]", "predict_data", "bounds of every"),
-    "a misaligned vector": ("predict_data_kernel.*DenseIffLi4", VECTOR, r"\1+4]", "predict_data", "misaligned access"),
-    "a missing barrier of a sum": (SQUARED, BARRIER, r"\1", "continuous_time_loss", UNORDERED),
-    "a missing barrier of a row": (OF_A_BLOCK, BARRIER, r"\1", "theta[K=1024]", UNORDERED),
-    "a wrong mask of a block": (OF_A_BLOCK, MASK, r"\1, 65535;", "theta[K=1024]", LEFT_OUT),
-    "a wrong mask of a team": (OF_A_WARP, MASK, r"\1, 65535;", "theta[K=27]", LEFT_OUT),
-    "a race in shared memory": (OF_A_BLOCK, OF_ONE_WARP, r"mov.u32 \1, 0;\2", "theta[K=1024]", "race in shared memory"),
-    "two blocks write one address": (OF_A_BLOCK, r"%ctaid\.x", "0", "theta[K=1024]", "race between blocks"),
-    "shared memory that nobody wrote": (OF_A_BLOCK, r"st\.shared\.f32 [^;]*;", "", "theta[K=1024]", "nobody wrote"),
-    "a sum that nobody wrote": (SQUARED, r"st\.global\.f64 [^;]*;", "", "continuous_time_loss", None),
-    "max for min": (NSTEP, r"min\.f32", "max.f32", "discrete_time_loss[K=27 factorised]", None),
+    "a read past a tensor": ("predict_data_kernel.*DenseIffLi4", VECTOR, r"\1+16]", DATA, "bounds of every"),
+    "a misaligned vector": ("predict_data_kernel.*DenseIffLi4", VECTOR, r"\1+4]", DATA, "misaligned access"),
+    "a missing barrier of a sum": (SQUARED, BARRIER, r"\1", LOSS, UNORDERED),
+    "a missing barrier of a row": (OF_A_BLOCK, BARRIER, r"\1", LONG, UNORDERED),
+    "a wrong mask of a block": (OF_A_BLOCK, MASK, r"\1, 65535;", LONG, LEFT_OUT),
+    "a wrong mask of a team": (OF_A_WARP, MASK, r"\1, 65535;", THETA, LEFT_OUT),
+    "a race in shared memory": (OF_A_BLOCK, OF_ONE_WARP, r"mov.u32 \1, 0;\2", LONG, "race in shared memory"),
+    "two blocks write one address": (OF_A_BLOCK, r"%ctaid\.x", "0", LONG, "race between blocks"),
+    "shared memory that nobody wrote": (OF_A_BLOCK, r"st\.shared\.f32 [^;]*;", "", LONG, "nobody wrote"),
+    "a sum that nobody wrote": (SQUARED, r"st\.global\.f64 [^;]*;", "", LOSS, None),
+    "max for min": (NSTEP, r"min\.f32", "max.f32", NSTEP_LOSS, None),
 }  # fmt: skip
-
-
-def case_of(name: str) -> Case:
-    family = "discrete" if "K=" in name else "continuous"
-    return with_classes(named("discrete.theta[K=27]"), 1024) if "1024" in name else named(f"{family}.{name}")
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_seeded_faults_are_found(name):
     kernels, old, new, case, words = FAULTS[name]
-    case = case_of(case)
     batches = [case.inputs(shape, torch.float32) for shape in ((5, 33), (2, 16))]
     check(case, batches, BACKEND)
 
