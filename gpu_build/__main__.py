@@ -104,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     budget = json.loads(BUDGET.read_text())
     if options.write_budget:
         budget = rewritten(budget, ran, options.only_call)
-        BUDGET.write_text(json.dumps(budget, indent=1) + "\n")
+        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(most)}" for name, most in budget.items())
+        BUDGET.write_text(f"{{\n{lines}\n}}\n")
     wrong = spilling(kernels) + over_budget(ran, budget, options.only_call)
     if "cuda" in chosen and not options.only_call:
         wrong += extension.wrong(extension.library(folder))

@@ -5,10 +5,10 @@ import itertools
 
 import pytest
 import torch
+import vocabularies
 from aliases import ITSELF, OUTPUTS, over, tensors_of
 from cases import CASES, Case
 from declared import parameters, public
-from makers import classes, normal, per_class, some, uniform
 from support import ON_CPU
 
 from bfn_kernels import binary, continuous, discrete, discretised
@@ -160,21 +160,7 @@ def test_theta_has_memory_of_its_own(step, theta_of, backend):
     assert torch.equal(state, M) and torch.equal(x, X) and (memory == 0).all()
 
 
-# Of what may share memory with an output, CASES have neither a head of many classes nor what these calls have.
-HEAD = {
-    "state": per_class(normal(), 5), "hidden": per_class(normal(), 3), "weight": lambda *_: torch.randn(5, 3),
-    "bias": lambda *_: torch.randn(5), "embedding": lambda *_: torch.randn(5, 2), "known": classes(5),
-    "known_mask": some, "noise": per_class(normal(), 5),
-}  # fmt: skip
-LATER, EARLIER = uniform(0.6, 0.9), uniform(0.1, 0.2)
-TIMED = {"t": uniform(0.3, 0.5), "t_next": LATER, "t_previous": EARLIER, "previous": per_class(normal(), 3)}
-MORE = [
-    Case("discrete.linear_update_sample", {**HEAD, "alpha": uniform(1, 2), "draw_noise": uniform(0, 1)}),
-    Case("discrete.linear_solver_step", {**HEAD, **TIMED}, {"rule": "sde2", "beta_1": 1.0}),
-    Case("discrete.linear_solver_step", {**HEAD, "t": TIMED["t"], "t_next": LATER, "draw_noise": uniform(0, 1)},
-         {"rule": "sde1", "beta_1": 1.0, "choose": "sample"}),
-]  # fmt: skip
-WRITING = [case for case in (*CASES, *MORE) if not case.long and {*OUTPUTS} & {*parameters(case.op)}]
+WRITING = [case for case in CASES + vocabularies.STEPS if not case.long and {*OUTPUTS} & {*parameters(case.op)}]
 
 
 def variants(case: Case):
