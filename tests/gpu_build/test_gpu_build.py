@@ -1,12 +1,10 @@
 """The checks of the GPU builds, which need no GPU: each must be able to fail."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import cuda_ptx
 import ptx
 import pytest
 
@@ -179,22 +177,6 @@ def test_every_operator_of_a_gpu_has_a_call_with_a_budget():
         f"python -m gpu_build --only-call NAME --write-budget, for each of {set(calls) - budgets}; "
         f"there are no calls for the budgets {budgets - set(calls)}"
     )
-
-
-def test_one_call_compiles_what_it_launches(tmp_path):
-    """In a process of its own, where no other test has compiled anything."""
-    if cuda_ptx.missing():
-        pytest.skip(cuda_ptx.missing())
-    asked = """
-import cuda_ptx, gpu_build.__main__ as main
-assert main.main(["--only", "cuda", "--only-call", "discretised sample, float32", "--csv", "executed.csv"]) == 0
-assert cuda_ptx.compiled_on_demand == ["choose"]
-"""
-    paths = os.pathsep.join(str(ROOT / folder) for folder in (".", "tests", "tests/ptx"))
-    done = subprocess.run([sys.executable, "-c", asked], cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths},
-                          capture_output=True, text=True)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert len((tmp_path / "executed.csv").read_text().splitlines()) == 2, "a heading, and the call"
 
 
 def test_a_call_that_there_is_not(capsys):

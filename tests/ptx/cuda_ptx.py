@@ -33,6 +33,7 @@ def missing() -> str | None:
 
 KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 LAUNCHER = re.compile(r"\b_ZN3bfn\d+([a-z_]+)I([fd])EEv\w+")  # a function that BFN_INSTANTIATE instantiates
+FIND = 'extern "C" { __attribute__((visibility("default"))) void* (*find)(const char*); }\n'
 STUB = """
 void stub{n}(const void* op, const void* more) asm("{symbol}");
 void stub{n}(const void* op, const void* more) {{
@@ -64,49 +65,40 @@ def operators() -> Path:
     return compiled.linked(NAMESPACE, parts + kernels, link)
 
 
-@functools.cache
-def operators_on_demand() -> Path:
-    """The same library without kernels, for what else stands in the files of the kernels."""
-    parts, link = _objects()
-    rest = {source: _nvcc_of(source, "without") for source in KERNELS}
-    return _with_stubs(f"{NAMESPACE}_on_demand", parts + compiled.objects(NAMESPACE, rest), link)
-
-
 def _with_stubs(name: str, parts: list[Path], link: list[str]) -> Path:
-    """Links the objects with a stub for each function that they call and that launches kernels."""
+    """Links the objects with a stub for each function that they call and that launches kernels. A stub asks `_find`."""
     listed = subprocess.run(["nm", "--undefined-only", *parts], capture_output=True, text=True, check=True).stdout
-    symbols = sorted({found[0] for found in LAUNCHER.finditer(listed) if found[1] in _sources()})
+    symbols = sorted({found[0] for found in LAUNCHER.finditer(listed) if found[1] in _launchers()})
     stubs = compiled.BUILT / f"{name}.stubs.cpp"
-    stubs.write_text('extern "C" { __attribute__((visibility("default"))) void* (*find)(const char*); }\n'
-                     + "".join(STUB.format(n=n, symbol=symbol) for n, symbol in enumerate(symbols)))  # fmt: skip
+    stubs.write_text(FIND + "".join(STUB.format(n=n, symbol=symbol) for n, symbol in enumerate(symbols)))
     parts += compiled.objects(name, {stubs: ["g++", "-fPIC", "-fvisibility=hidden"]})
-    return _finding(compiled.linked(name, parts, link))
-
-
-def _finding(path: Path) -> Path:
-    """Lets the stubs of a library ask `_find`."""
+    path = compiled.linked(name, parts, link)
     ctypes.c_void_p.in_dll(ctypes.CDLL(str(path)), "find").value = ctypes.cast(_find, ctypes.c_void_p).value
     return path
 
 
 @functools.cache
-def _sources() -> dict[str, Path]:
-    """The file of each function that launches kernels."""
-    return {name: path for path in KERNELS for name in re.findall(r"(?m)^BFN_INSTANTIATE\((\w+)", path.read_text())}
+def operators_on_demand() -> Path:
+    """The same library, for whose kernels there are stubs."""
+    parts, link = _objects()
+    rest = [_unit(path, compiled.BUILT / f"{NAMESPACE}_{path.stem}_rest.cu") for path in KERNELS]
+    nvcc = [find_tool("nvcc"), *NVCC_FLAGS]
+    return _with_stubs(f"{NAMESPACE}_on_demand", parts + compiled.objects(NAMESPACE, dict.fromkeys(rest, nvcc)), link)
 
 
-def _nvcc_of(source: Path, name: str, function: str = "", kind: str = "f") -> list[str]:
-    """The command that compiles a file of kernels for one function and type alone, or for none."""
-    instance = f"template void {function}<{ {'f': 'float', 'd': 'double'}[kind] }>(__VA_ARGS__)"
-    others = [other for other, of in _sources().items() if of == source and other != function]
-    header = compiled.BUILT / f"{NAMESPACE}_{source.stem}_{name}.h"
-    header.write_text(
-        f'#include "{ROOT}/csrc/ops/view.h"\n#undef BFN_INSTANTIATE\n'
-        + "#define BFN_INSTANTIATE(function, ...) BFN_OF_##function(__VA_ARGS__)\n"
-        + "".join(f"#define BFN_OF_{other}(...)\n" for other in others)
-        + (f"#define BFN_OF_{function}(...) {instance}\n" if function else "")
-    )
-    return [find_tool("nvcc"), *NVCC_FLAGS, "-include", str(header)]
+@functools.cache
+def _launchers() -> dict[str, tuple[Path, str]]:
+    """Of each function that launches kernels its source, and its arguments."""
+    pattern = r"(?m)^BFN_INSTANTIATE\((\w+), (.*)\);"
+    return {name: (path, given) for path in KERNELS for name, given in re.findall(pattern, path.read_text())}
+
+
+def _unit(source: Path, to: Path, instance: str = "") -> Path:
+    """Writes a source that has what another one has, but one instance of its functions alone, or none."""
+    lines = [f'#include "{source.parents[1]}/ops/view.h"', "#undef BFN_INSTANTIATE", "#define BFN_INSTANTIATE(...)"]
+    lines += [f'#include "{source}"', f"namespace bfn {{ template void {instance}; }}" if instance else ""]
+    to.write_text("\n".join(lines))
+    return to
 
 
 compiled_on_demand: list[str] = []  # the functions, in the order of their first calls
@@ -114,13 +106,15 @@ compiled_on_demand: list[str] = []  # the functions, in the order of their first
 
 @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)
 def _find(symbol: bytes) -> int | None:
-    """The address of a function, of which this instance alone is compiled."""
+    """The address of a function, which is compiled now."""
     function, kind = LAUNCHER.fullmatch(symbol.decode()).groups()
     compiled_on_demand.append(function)
-    name, source = f"{NAMESPACE}_{function}_{kind}", _sources()[function]
-    command = [*_nvcc_of(source, f"{function}_{kind}", function, kind), "-Xcompiler=-fvisibility=default"]
-    unit = _with_stubs(name, compiled.objects(name, {source: command}), ["-shared", str(operators_on_demand())])
-    return ctypes.cast(getattr(ctypes.CDLL(str(unit)), symbol.decode()), ctypes.c_void_p).value
+    (source, given), kind = _launchers()[function], {"f": "float", "d": "double"}[kind]
+    name = f"{NAMESPACE}_{function}_{kind}"
+    unit = _unit(source, compiled.BUILT / f"{name}.cu", f"{function}<{kind}>({given})")
+    parts = compiled.objects(name, {unit: [find_tool("nvcc"), *NVCC_FLAGS, "-Xcompiler=-fvisibility=default"]})
+    library = ctypes.CDLL(str(_with_stubs(name, parts, ["-shared", str(operators_on_demand())])))
+    return ctypes.cast(getattr(library, symbol.decode()), ctypes.c_void_p).value
 
 
 def register(on_demand: bool = False) -> None:
@@ -163,9 +157,8 @@ def compiled_with(fault: tuple[str, str, str], source: str, instance: str, folde
     changed, old, new = copy / fault[0], *fault[1:]
     assert changed.read_text().count(old) == 1
     changed.write_text(changed.read_text().replace(old, new))
-    text = re.sub("BFN_INSTANTIATE.*\n", "", (copy / source).read_text())
-    (copy / source).write_text(f"{text}\ntemplate void bfn::{instance};\n")
-    command = [find_tool("nvcc"), *NVCC_FLAGS, "-ptx", str(copy / source), "-o", str(folder / "ptx")]
+    unit = _unit(copy / source, folder / "unit.cu", instance)
+    command = [find_tool("nvcc"), *NVCC_FLAGS, "-ptx", str(unit), "-o", str(folder / "ptx")]
     subprocess.run(command, check=True, capture_output=True, text=True)
     return (folder / "ptx").read_text()
 

@@ -8,6 +8,7 @@ In a process of its own, as `make test` has it: BFN_PTX=cuda pytest tests/ptx. A
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -215,3 +216,16 @@ def test_a_read_past_a_row_of_classes_is_found(tmp_path):
     edited = cuda_ptx.edited(chosen, lambda text: cuda_ptx.in_the_place_of(text, other, kernel))
     with edited, pytest.raises(RuntimeError, match="bounds of every tensor"):
         case(inputs, BACKEND)
+
+
+def test_one_call_compiles_what_it_launches(tmp_path):
+    """`python -m gpu_build --only-call`, in a process that has not compiled anything."""
+    asked = """
+import gpu_build.__main__, sys
+assert gpu_build.__main__.main(["--only", "cuda", "--only-call", "discretised sample, float32", "--csv", "of.csv"]) == 0
+assert sys.modules["cuda_ptx"].compiled_on_demand == ["choose"]
+"""
+    environment = os.environ | {"PYTHONPATH": str(cuda_ptx.ROOT)}
+    done = subprocess.run([sys.executable, "-c", asked], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "of.csv").read_text().splitlines()) == 2, "a heading, and the call"
