@@ -170,12 +170,12 @@ def test_every_operator_of_a_gpu_has_a_call_with_a_budget():
         for operator in operators
         if not operator.composed and (not operator.library or TRITON in operator.library.split())
     }
-    assert names == declared, f"gpu_build/calls.py needs a call of each of {declared - names}"
+    assert names == declared, f"gpu_build/calls.py needs a call of each of {sorted(declared - names)}"
     budgets = json.loads(BUDGET.read_text()).keys()
     assert len(calls) == len(set(calls))
     assert budgets == set(calls), (
-        f"python -m gpu_build --only-call NAME --write-budget, for each of {set(calls) - budgets}; "
-        f"there are no calls for the budgets {budgets - set(calls)}"
+        f"python -m gpu_build --only-call NAME --write-budget, for each of {sorted(set(calls) - budgets)}; "
+        f"there are no calls for the budgets {sorted(budgets - set(calls))}"
     )
 
 
