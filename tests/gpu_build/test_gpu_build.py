@@ -179,6 +179,11 @@ def test_every_operator_of_a_gpu_has_a_call_with_a_budget():
     )
 
 
+def test_calls_are_chosen_by_name():
+    (row,) = executed.rows("cuda", Asked(set()), "cuda squared_loss, b")
+    assert row.name == "squared_loss, bfloat16"
+
+
 def test_a_call_that_there_is_not(capsys):
     with pytest.raises(SystemExit):
         main(["--only-call", "nothing of this name"])

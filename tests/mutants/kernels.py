@@ -372,6 +372,6 @@ FAULTS = [
     Fault("gpu_build/__main__.py", " and only in name and", " and", "tests/gpu_build/test_gpu_build.py -k by_name"),
     Fault(
         "gpu_build/executed.py", 'if only in f"{backend} {named.name}":', "if True:",
-        "tests/gpu_build/test_gpu_build.py -k call_that_there_is_not",
+        "tests/gpu_build/test_gpu_build.py -k chosen_by_name",
     ),
 ]  # fmt: skip
