@@ -31,6 +31,10 @@ def missing() -> str | None:
     return ptx.missing() or (None if find_tool("nvcc") else "there is no nvcc")
 
 
+def _nvcc(*more: str) -> list[str]:
+    return [str(find_tool("nvcc")), *NVCC_FLAGS, *more]
+
+
 KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 LAUNCHER = re.compile(r"\b_ZN3bfn\d+([a-z_]+)I([fd])EEv\w+")  # a function that BFN_INSTANTIATE instantiates
 FIND = 'extern "C" { __attribute__((visibility("default"))) void* (*find)(const char*); }\n'
@@ -60,9 +64,7 @@ def _objects() -> tuple[list[Path], list[str]]:
 def operators() -> Path:
     """A library that defines the operators of NAMESPACE by CUDA's kernels."""
     parts, link = _objects()
-    nvcc = [find_tool("nvcc"), *NVCC_FLAGS]
-    kernels = compiled.objects(NAMESPACE, dict.fromkeys(KERNELS, nvcc))
-    return compiled.linked(NAMESPACE, parts + kernels, link)
+    return compiled.linked(NAMESPACE, parts + compiled.objects(NAMESPACE, dict.fromkeys(KERNELS, _nvcc())), link)
 
 
 def _with_stubs(name: str, parts: list[Path], link: list[str]) -> Path:
@@ -82,8 +84,8 @@ def operators_on_demand() -> Path:
     """The same library, for whose kernels there are stubs."""
     parts, link = _objects()
     rest = [_unit(path, compiled.BUILT / f"{NAMESPACE}_{path.stem}_rest.cu") for path in KERNELS]
-    nvcc = [find_tool("nvcc"), *NVCC_FLAGS]
-    return _with_stubs(f"{NAMESPACE}_on_demand", parts + compiled.objects(NAMESPACE, dict.fromkeys(rest, nvcc)), link)
+    parts += compiled.objects(NAMESPACE, dict.fromkeys(rest, _nvcc()))
+    return _with_stubs(f"{NAMESPACE}_on_demand", parts, link)
 
 
 @functools.cache
@@ -112,7 +114,7 @@ def _find(symbol: bytes) -> int | None:
     (source, given), kind = _launchers()[function], {"f": "float", "d": "double"}[kind]
     name = f"{NAMESPACE}_{function}_{kind}"
     unit = _unit(source, compiled.BUILT / f"{name}.cu", f"{function}<{kind}>({given})")
-    parts = compiled.objects(name, {unit: [find_tool("nvcc"), *NVCC_FLAGS, "-Xcompiler=-fvisibility=default"]})
+    parts = compiled.objects(name, {unit: _nvcc("-Xcompiler=-fvisibility=default")})
     library = ctypes.CDLL(str(_with_stubs(name, parts, ["-shared", str(operators_on_demand())])))
     return ctypes.cast(getattr(library, symbol.decode()), ctypes.c_void_p).value
 
@@ -158,7 +160,7 @@ def compiled_with(fault: tuple[str, str, str], source: str, instance: str, folde
     assert changed.read_text().count(old) == 1
     changed.write_text(changed.read_text().replace(old, new))
     unit = _unit(copy / source, folder / "unit.cu", instance)
-    command = [find_tool("nvcc"), *NVCC_FLAGS, "-ptx", str(unit), "-o", str(folder / "ptx")]
+    command = _nvcc("-ptx", str(unit), "-o", str(folder / "ptx"))
     subprocess.run(command, check=True, capture_output=True, text=True)
     return (folder / "ptx").read_text()
 
