@@ -4,10 +4,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
 from torch import Tensor
+
+import bfn_kernels
 
 N_STEPS, DRAWS, NODES = 20, 10, 8
 QUICK = 8  # a quick run has an eighth of the rows
@@ -21,21 +24,13 @@ SYMBOLS = {
     "vocabulary_loss": "embedding + head + L∞",
 }
 ROWS = ("t", "alpha", "precision")  # numbers of rows, which are float32 for data of any type
-GRADIENTS = {  # the inputs that are outputs of a network
-    "discretised.continuous_time_loss": ("pred_mean", "pred_log_std"),
-    "discretised.discrete_time_loss": ("pred_mean", "pred_log_std"),
-    "discrete.continuous_time_loss": ("logits",),
-    "discrete.discrete_time_loss": ("logits",),
-    "binary.continuous_time_loss": ("logits",),
-    "binary.discrete_time_loss": ("logits",),
-    "binary.flow_and_loss": ("logits",),
-    "discrete.flow_and_loss": ("logits",),
-    "discrete.vocabulary_loss": ("weight", "head", "bias", "hidden"),
-    "discretised.flow_and_loss": ("pred_mean", "pred_log_std"),
-    "continuous.continuous_time_loss": ("prediction",),
+OUTPUTS = {  # the inputs of a loss that are outputs of a network
+    "continuous": ("prediction",),
+    "discretised": ("pred_mean", "pred_log_std"),
+    "discrete": ("logits",),
+    "binary": ("logits",),
 }
-
-
+OF_VOCABULARY = ("weight", "head", "bias", "hidden")  # those with a gradient in a step with a large vocabulary
 CLEAR = 1e-5  # the least probability of a class that is drawn for the gate
 ALLOWED_OF_NUMBERS = 0.05  # of one float32 number for each class of each token of a large vocabulary
 ALLOWED_PER_THREAD = 2**20  # bytes beyond outputs, gradients and what was saved for these
@@ -70,8 +65,14 @@ class Case:
 
     @property
     def diff(self) -> tuple[str, ...]:
-        found = GRADIENTS.get(self.op, ()) if self.backward else ()
+        if not (self.loss and self.backward):
+            return ()
+        found = OF_VOCABULARY if self.weights else OUTPUTS[self.family]
         return found[:1] if self.options.get("stacked") else found
+
+    @property
+    def loss(self) -> bool:
+        return self.op.endswith("loss")
 
     @property
     def series(self) -> str:
@@ -111,23 +112,15 @@ class Case:
     @property
     def keywords(self) -> dict:
         """The keyword arguments of the op, for `bfn_kernels` and the competitors alike."""
-        name = self.op.split(".")[1]
         found = {k: v for k, v in self.options.items() if k not in ("reuse", "stacked", "width")}
         if self.options.get("stacked"):
             found["pred_log_std"] = None
-        if name not in ("update_sample", "theta"):
-            of_classes = self.family in ("discrete", "binary")
-            if of_classes and name != "reconstruction_loss":
-                found.setdefault("beta_1", beta_1(self.k or 2))
-            elif not of_classes:
-                found.setdefault("sigma_1", SIGMA_1)
-        if self.family == "discretised":
-            found["num_bins"] = self.k
-        if self.op == "discrete.flow_sample":
-            found["num_classes"] = self.k
-        if name == "discrete_time_loss":
-            found["n_steps"] = N_STEPS
-        return found
+        family, name = self.op.split(".")
+        parameters = signature(getattr(getattr(bfn_kernels, family), name)).parameters
+        sizes = {"num_bins": self.k, "num_classes": self.k, "n_steps": N_STEPS}
+        required = {k: v for k, v in sizes.items() if k in parameters and parameters[k].default is Parameter.empty}
+        accuracy = {} if name == "update_sample" else {"sigma_1": SIGMA_1, "beta_1": beta_1(self.k or 2)}
+        return required | {k: v for k, v in accuracy.items() if k in parameters} | found
 
 
 def beta_1(k: int) -> float:
@@ -170,7 +163,7 @@ CASES = [
     *over_k((8000, 32000, 128000), Case("discrete.vocabulary_loss", TOKENS, options={"width": 256}, spread=1.3, per_class=True), k32000={"published": 2, "unfused": 1, "lighter": 30, "products": 1.6}),
     Case("binary.flow_sample", MNIST, published=6, closed=3),
     Case("binary.continuous_time_loss", MNIST, published=4, closed=2),
-    Case("binary.reconstruction_loss", MNIST, published=2, closed=2),
+    Case("binary.reconstruction_loss", MNIST, backward=False, published=2, closed=2),
     Case("binary.update_sample", MNIST, published=6, closed=3),
     Case("binary.discrete_time_loss", MNIST, options=MONTE_CARLO),
     Case("binary.discrete_time_loss", MNIST, options=QUADRATURE, published=40, closed=4, against=f"binary L_n {DRAWS} draws"),
@@ -215,7 +208,7 @@ def as_passed(case: Case, tensors: dict) -> dict:
 
 def written(case: Case, tensors: dict, noise: dict) -> tuple[int, int]:
     """The bytes of the output, which is a number or as large as the noise or the logits, and of the gradients."""
-    output = 4 if case.op.endswith("loss") else (noise["noise"] if noise else tensors["logits"]).nbytes
+    output = 4 if case.loss else (noise["noise"] if noise else tensors["logits"]).nbytes
     return output, sum(tensors[name].nbytes for name in case.diff)
 
 

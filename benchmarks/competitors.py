@@ -59,7 +59,7 @@ def kernel(backend: str | None, case: Case, reduction: str, **more) -> Callable:
         return steps.of_vectors(*(kernel(backend, part, reduction, **more) for part in of))
     function = getattr(getattr(bfn_kernels, family), name)
     options = {**case.keywords, **more, "backend": backend}
-    if name.endswith("loss"):
+    if case.loss:
         options["reduction"] = reduction
         if family in ("continuous", "discretised"):
             options["parametrisation"] = "data"
@@ -99,7 +99,7 @@ def parts(case: Case) -> tuple[Case, Case]:
 
 
 def reduced(call: Callable, case: Case, reduction: str) -> Callable:
-    if reduction == "none" or not case.op.endswith("loss"):
+    if reduction == "none" or not case.loss:
         return call
     return lambda **tensors: call(**tensors).mean()
 

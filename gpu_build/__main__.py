@@ -1,13 +1,14 @@
 """Compile every kernel for GPUs, execute what was compiled where the interpreter of tests/ptx can, and print what each
 costs. The exit status is 1 if a kernel spills, if a call executes more instructions or reaches more sectors than
-budget.json allows, or if the extension `_cuda` lacks an operator or needs a symbol that is not allowed."""
+budget.json allows, or if the extension `_cuda` lacks an operator or needs a symbol that is not allowed. With
+`--only-call`, nothing is compiled but the kernels that these calls launch, as they are executed."""
 
 import argparse
 import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -25,8 +26,20 @@ def spilling(kernels: Sequence[Kernel]) -> list[str]:
     return [f"{k.backend} {k.name}, sm_{k.architecture}: spills {k.spills} bytes" for k in kernels if k.spills]
 
 
-def over_budget(ran: Sequence[Execution], budget: dict[str, dict[str, float]]) -> list[str]:
-    """The errors: calls that exceed their budget, calls without one, and budgets of these backends without a call."""
+def idle(ran: Sequence[Execution], budget: Iterable[str], only: str = "") -> list[str]:
+    """The budgets of these backends without a call, of those with `only` in their names."""
+    there, backends = {named(e) for e in ran}, {e.backend for e in ran}
+    return [name for name in budget if name.split()[0] in backends and only in name and name not in there]
+
+
+def rewritten(budget: dict[str, dict[str, float]], ran: Sequence[Execution], only: str = "") -> dict:
+    """The budget that allows what was executed. Other calls keep their budgets, and all of them their places."""
+    gone = idle(ran, budget, only)
+    return {name: most for name, most in budget.items() if name not in gone} | {named(e): allowed(e) for e in ran}
+
+
+def over_budget(ran: Sequence[Execution], budget: dict[str, dict[str, float]], only: str = "") -> list[str]:
+    """The errors: calls that exceed their budget, calls without one, and budgets without a call."""
     wrong = []
     for e in ran:
         name = named(e)
@@ -35,9 +48,7 @@ def over_budget(ran: Sequence[Execution], budget: dict[str, dict[str, float]]) -
         for what, most in budget.get(name, {}).items():
             if getattr(e, what) > most:
                 wrong.append(f"{name}: {getattr(e, what):.3f} {what} a variable, {most} are allowed")
-    there, backends = {named(e) for e in ran}, {e.backend for e in ran}
-    idle = [name for name in budget if name.split()[0] in backends and name not in there]
-    return wrong + [f"{name}: a budget for a call that there is not" for name in idle]
+    return wrong + [f"{name}: a budget for a call that there is not" for name in idle(ran, budget, only)]
 
 
 def named(e: Execution) -> str:
@@ -52,17 +63,20 @@ def verdict(kernels: Sequence[Kernel], ran: Sequence[Execution], wrong: Sequence
     """One line that says whether all is well, and which call is predicted to use the bandwidth least."""
     if wrong:
         return f"verdict: NOT well, {len(wrong)} errors"
-    said = f"verdict: well; {len(kernels)} rows of kernels for sm_{', sm_'.join(map(str, ARCHITECTURES))}, none spills"
+    said = "verdict: well"
+    if kernels:
+        said += f"; {len(kernels)} rows of kernels for sm_{', sm_'.join(map(str, ARCHITECTURES))}, none spills"
     if not ran:
         return f"{said}; nothing was executed, and no budget looked at"
     stored = [e for e in ran if "tensor" not in e.instructions]  # products are bound by other things
-    least = min(stored, key=Execution.share_of_bandwidth)
+    least = min(stored or ran, key=Execution.share_of_bandwidth)
     return f"{said}; the least predicted share of the bandwidth is {least.share_of_bandwidth():.1%}, of {named(least)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gpu_build", description=__doc__)
     parser.add_argument("--only", choices=("cuda", "triton"), help="the kernels of one backend")
+    parser.add_argument("--only-call", default="", metavar="NAME", help="the calls with this in the budget's names")
     parser.add_argument("--write-budget", action="store_true", help="allow what is executed now")
     parser.add_argument("--csv", type=Path, help="a file for what was executed and predicted")
     options = parser.parse_args(arguments)
@@ -76,21 +90,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if importlib.util.find_spec(needs) is None:
             print(f"left out: the {backend} kernels, since {needs} is not installed", file=sys.stderr)
             continue
-        kernels += importlib.import_module(f"gpu_build.{backend}").kernels(ARCHITECTURES, folder)
-        ran += executions(backend)
+        if not options.only_call:
+            kernels += importlib.import_module(f"gpu_build.{backend}").kernels(ARCHITECTURES, folder)
+        ran += executions(backend, options.only_call)
+    if options.only_call and not ran:
+        parser.error(f"--only-call {options.only_call!r} is in the name of no call that can be executed here")
     console = Console(width=180)
-    console.print(table.compiled(kernels))
+    if kernels:
+        console.print(table.compiled(kernels))
     console.print(table.executed(ran))
     if options.csv:
         table.write_csv(ran, options.csv)
     budget = json.loads(BUDGET.read_text())
     if options.write_budget:
-        backends = {e.backend for e in ran}
-        kept = {name: most for name, most in budget.items() if name.split()[0] not in backends}
-        budget = kept | {named(e): allowed(e) for e in ran}
-        BUDGET.write_text(json.dumps(budget, indent=1) + "\n")
-    wrong = spilling(kernels) + over_budget(ran, budget)
-    if "cuda" in chosen:
+        budget = rewritten(budget, ran, options.only_call)
+        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(most)}" for name, most in budget.items())
+        BUDGET.write_text(f"{{\n{lines}\n}}\n")
+    wrong = spilling(kernels) + over_budget(ran, budget, options.only_call)
+    if "cuda" in chosen and not options.only_call:
         wrong += extension.wrong(extension.library(folder))
     for line in wrong:
         print(f"error: {line}", file=sys.stderr)

@@ -7,7 +7,8 @@ import torch
 
 from bfn_kernels.call.keywords import PUBLISHED, checked_bins
 from bfn_kernels.call.reduction import MEAN as OF_VARIABLES
-from bfn_kernels.discrete.operators import ROW_STATS, SUMS
+from bfn_kernels.call.rows import BITS, T_MIN
+from bfn_kernels.discrete.operators import ROW_STATS
 from bfn_kernels.records import (
     MEAN,
     NO_DRAWS,
@@ -22,6 +23,7 @@ from bfn_kernels.records import (
     Sent,
     Solver,
 )
+from bfn_kernels.vocabulary.operators import SUMS
 from bfn_kernels.vocabulary.tiles import FUSED_WIDTH
 
 ALL, NO_NOISE = LossTarget(None, OF_VARIABLES), Noise(None, None)
@@ -49,6 +51,7 @@ def of_data(ops: Any, x: torch.Tensor, noise_scale: float = 1.0) -> list[Row]:
     prediction, noise, bins = Prediction(x, x, row, row, -1.0, 1.0), Noise(seed, None), checked_bins(256, PUBLISHED)
     gradients, outs = (True, True, False), (torch.empty_like(x), torch.empty_like(x))
     update, second = Solver(row, row, row), Solver(row, row, None, x, row)
+    of_rows = x.float().abs(), None, BITS["gamma"] | BITS["rate"], 1, 0.02, 0, 0, 1.0, T_MIN, list(x.shape), False
 
     def draw(network):
         return lambda: ops.discretised.step(*network, *update, *bins, *DRAW, None, *noise)
@@ -76,6 +79,10 @@ def of_data(ops: Any, x: torch.Tensor, noise_scale: float = 1.0) -> list[Row]:
             "discretised solver step, ode2", 6,
             lambda: ops.discretised.step_out(*one, *second, *bins, *WHOLE, None, *NO_NOISE, *outs),
         ),
+        ("predict_data", 3, lambda: ops.continuous.predict_data(*prediction)),
+        ("predict_data_backward", 5, lambda: ops.continuous.predict_data_backward(x, *prediction, True, True)),
+        ("scaled_gradient", 2, lambda: ops.common.scaled_gradient(x, row.sum(), None, x.dtype)),
+        ("row_scalars", 12 / width, lambda: ops.common.row_scalars(*of_rows)),
         ("squared_loss", 3, squared(False, False, False)),
         ("squared_loss, with gradients", 3 + 8 / width, squared(False, True, True)),
         ("output_std", 2 + 4 / width, lambda: ops.discretised.output_std(x, row, row, *bins[2:], True)),
@@ -83,6 +90,7 @@ def of_data(ops: Any, x: torch.Tensor, noise_scale: float = 1.0) -> list[Row]:
             "expected_value, unclipped", 4 + 8 / width,
             lambda: ops.discretised.expected_value(x, x, None, 256, False, *gradients),
         ),
+        ("discretised sample", 3, lambda: ops.discretised.choose(x, x.exp(), None, 256, SAMPLE, *noise, None)),
         ("discretised update, a draw", 4, draw(one)),
         ("discretised L_inf", 4 + 8 / width, loss(one, row)),
         ("discretised reconstruction", 4 + 8 / width, loss(one)),
@@ -126,6 +134,7 @@ def of_classes(ops: Any, z: torch.Tensor) -> list[Row]:
     classes, width, outs = z.shape[-1], z.element_size(), (torch.empty_like(z), torch.empty_like(z))
     update, second, guidance = Solver(None, row, row), Solver(row, row, None, z, row), Guidance(row, z, row)
     calls = [
+        ("theta", 2, lambda: ops.discrete.theta(z)),
         ("sender", 1, lambda: ops.discrete.sender_sample(x, row, row, classes, True, *noise, z.dtype)),
         ("update, a draw", 3, lambda: ops.discrete.step(z, z, *update, *Guidance(), *DRAW, *noise)),
         (
@@ -158,12 +167,13 @@ def of_tiles(ops: Any, tile: torch.Tensor) -> list[Row]:
     sums = torch.zeros(10, tokens, SUMS, dtype=torch.float64)
     slopes, less, shift = torch.ones(tokens, 5), torch.ones(tokens, 4), torch.zeros(10, tokens)
     calls = [
-        ("flow", 1, lambda: ops.discrete.flow_tile(*sent, False, each, each, each, tile)),
-        ("flow again", 1, lambda: ops.discrete.flow_tile(*sent, True, each, each, each, tile)),
-        ("sums", 1, lambda: ops.discrete.sums_tile(tile, x, 0, sums[0])),
-        ("slopes", 2, lambda: ops.discrete.slopes_tile(x, slopes, 0, tile)),
-        ("sums of 10 draws", 1, lambda: ops.discrete.draws_tile(tile, *sent, sums)),
-        ("slopes of 10 draws", 2, lambda: ops.discrete.draw_slopes_tile(*sent, less, shift, tile)),
+        ("messages", 1, lambda: ops.vocabulary.messages_tile(*sent, tile)),
+        ("flow", 1, lambda: ops.vocabulary.flow_tile(*sent, False, each, each, each, tile)),
+        ("flow again", 1, lambda: ops.vocabulary.flow_tile(*sent, True, each, each, each, tile)),
+        ("sums", 1, lambda: ops.vocabulary.sums_tile(tile, x, 0, sums[0])),
+        ("slopes", 2, lambda: ops.vocabulary.slopes_tile(x, slopes, 0, tile)),
+        ("sums of 10 draws", 1, lambda: ops.vocabulary.draws_tile(tile, *sent, sums)),
+        ("slopes of 10 draws", 2, lambda: ops.vocabulary.draw_slopes_tile(*sent, less, shift, tile)),
     ]  # fmt: skip
     return [Row(f"tile, {name}, {classes} classes", tile.numel(), size * width, call) for name, size, call in calls]
 
@@ -179,15 +189,15 @@ def of_products(ops: Any, hidden: torch.Tensor, weight: torch.Tensor) -> list[Ro
     calls = [
         (
             f"flow, d = {FUSED_WIDTH}",
-            lambda: ops.discrete.flow_products(*sent, narrow, each.clone(), each.clone(), out),
+            lambda: ops.vocabulary.flow_products(*sent, narrow, each.clone(), each.clone(), out),
         ),
         (
             f"flow backward, d = {FUSED_WIDTH}",
-            lambda: ops.discrete.flow_products_backward(*sent, grad, each, each, by_weight),
+            lambda: ops.vocabulary.flow_products_backward(*sent, grad, each, each, by_weight),
         ),
-        (f"head sums, d = {width}", lambda: ops.discrete.head_sums(hidden, weight, None, x, 0, sums)),
-        (f"logits, d = {width}", lambda: ops.discrete.product(hidden, weight.t(), False, logits)),
-        (f"by hidden, d = {width}", lambda: ops.discrete.product(logits, weight, True, wide)),
+        (f"head sums, d = {width}", lambda: ops.vocabulary.head_sums(hidden, weight, None, x, 0, sums)),
+        (f"logits, d = {width}", lambda: ops.vocabulary.product(hidden, weight.t(), False, logits)),
+        (f"by hidden, d = {width}", lambda: ops.vocabulary.product(logits, weight, True, wide)),
     ]
     # bytes of what is stored; what is read once is few beside it
     return [Row(f"product, {name}", logits.numel(), 4 * (place > 2), call) for place, (name, call) in enumerate(calls)]

@@ -99,7 +99,8 @@ class Operators:
         return getattr(getattr(torch.ops, self._library), f"{self._family}_{name}").default
 
 
-def rows(backend: str, ops: Any) -> Iterable[Row]:
+def rows(backend: str, ops: Any, only: str = "") -> Iterable[Row]:
+    """The calls that have `only` in what the budget calls them."""
     generator = torch.Generator().manual_seed(1)
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.rand(8, 3072, generator=generator).mul(1.98).sub(0.99).to(dtype)
@@ -112,10 +113,11 @@ def rows(backend: str, ops: Any) -> Iterable[Row]:
         if backend == "triton" and dtype == torch.float32:
             found += of_tiles(ops, torch.randn(16, 4096, generator=generator))
         if backend == "triton" and dtype == torch.bfloat16:
-            importlib.import_module("bfn_kernels.vocabulary.triton_products").MANY = 1  # as with many more tokens
             found += of_products(ops, *(torch.randn(size, 768, generator=generator).to(dtype) for size in (128, 512)))
         for row in found:
-            yield row._replace(name=f"{row.name}, {str(dtype).removeprefix('torch.')}")
+            named = row._replace(name=f"{row.name}, {str(dtype).removeprefix('torch.')}")
+            if only in f"{backend} {named.name}":
+                yield named
 
 
 def ratio(part: float, whole: float) -> float:
@@ -146,17 +148,23 @@ def execution(backend: str, row: Row, counts: dict[str, dict[str, Any]]) -> Exec
     )
 
 
-def executions(backend: str) -> list[Execution]:
-    """Runs every call on the PTX of a backend; nothing where the interpreter or the compiler is missing."""
+def executions(backend: str, only: str = "") -> list[Execution]:
+    """Runs the calls on the PTX of a backend; nothing where the interpreter or the compiler is missing. If `only` says
+    which calls, no kernels but those that they launch are compiled."""
     module = interpreter(backend)
     if module.missing():
         print(f"left out: what {backend} executes, since {module.missing()}", file=sys.stderr)
         return []
     import ptx
 
-    module.register()
+    ops = Operators(module.NAMESPACE)
+    if not any(rows(backend, ops, only)):
+        return []
+    module.register(on_demand=bool(only))  # the interpreter knows of the tensors that are made from now on
+    if backend == "triton":
+        importlib.import_module("bfn_kernels.vocabulary.triton_products").MANY = 1  # as with many more tokens
     found = []
-    for row in rows(backend, Operators(module.NAMESPACE)):
+    for row in rows(backend, ops, only):
         ptx.counts()
         ptx.options(count=True)
         try:

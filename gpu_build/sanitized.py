@@ -1,9 +1,11 @@
-"""A small call of each kind, for compute-sanitizer. Other tests compare the results with the reference."""
+"""The calls of gpu_build/calls.py on small data, for compute-sanitizer. Other tests look at the results."""
 
 import torch
 
-from bfn_kernels import binary, continuous, discrete, discretised
+from bfn_kernels import backends
 from bfn_kernels.backends import BACKENDS
+from gpu_build.calls import of_bits, of_classes, of_data
+from gpu_build.executed import Operators
 
 
 def main(device: str = "cuda") -> None:
@@ -16,32 +18,15 @@ def main(device: str = "cuda") -> None:
 
 
 def _call(device: str, backend: str) -> None:
-    x = torch.linspace(-1, 1, 5 * 333, device=device).view(5, 333)
-    a, b = x.flip(0).requires_grad_(), (x - 2).requires_grad_()
-    options = {"backend": backend}
-    shared = {"sigma_1": 0.1, "num_bins": 16, **options}
-    continuous.update_sample(x, x, 1.0, 2.0, seed=1, **options)
-    continuous.continuous_time_loss(x, a, x, 0.5, sigma_1=0.1, **options).backward()
-    discretised.continuous_time_loss(x, a, b, x, 0.5, **shared).backward()
-    discretised.discrete_time_loss(x, a, b, x, step=5, n_steps=9, **shared).backward()
-    discretised.update_sample(x, x - 2, x, 1.0, 0.5, 2.0, seed=1, **shared)
-    bits, z = (x > 0).long(), x.flip(1).requires_grad_()
-    binary.continuous_time_loss(bits, z, 0.5, beta_1=0.1, **options).backward()
-    binary.discrete_time_loss(bits, z, step=5, beta_1=0.1, n_steps=9, n_samples=2, seed=1, **options).backward()
-    binary.flow_sample(bits, 0.5, beta_1=0.1, seed=1, **options)
-    binary.update_sample(z.detach(), z.detach(), 0.1, seed=1, **options)
-    for num_classes in (4, 27, 257, 1000, 5000):  # for a lane, for lanes, for a block, and longer than a block holds
-        z = torch.linspace(-3, 3, 14 * num_classes, device=device).view(2, 7, num_classes).requires_grad_()
-        classes = torch.arange(14, device=device).view(2, 7) % num_classes
-        discrete.continuous_time_loss(classes, z, 0.5, beta_1=0.1, **options).backward()
-        discrete.discrete_time_loss(
-            classes, z, step=5, beta_1=0.1, n_steps=9, n_samples=2, seed=1, **options
-        ).backward()
-        discrete.flow_sample(classes, 0.5, num_classes=num_classes, beta_1=0.1, seed=1, **options)
-        discrete.update_sample(z.detach(), z.detach(), 0.1, seed=1, **options)
-        logits, solved = z.detach(), {"beta_1": 0.1, "rule": "sde2", "seed": 1, **options}
-        before = {"previous": logits.softmax(-1), "t_previous": 0.2, "predicted_out": torch.empty_like(logits)}
-        discrete.solver_step(logits, logits, 0.4, 0.6, unconditional=logits, guidance=1.0, **before, **solved)
+    backends.library(backend, torch.device(device))  # loads the kernels
+    ops = Operators(str(BACKENDS[backend].library))
+    with torch.device(device):
+        rows = of_data(ops, torch.linspace(-1, 1, 5 * 333).view(5, 333))
+        rows += of_bits(ops, torch.linspace(-3, 3, 5 * 333).view(5, 333))
+        for classes in (4, 27, 257, 1000, 5000):  # for a lane, for lanes, for a block, and longer than a block holds
+            rows += of_classes(ops, torch.linspace(-3, 3, 14 * classes).view(2, 7, classes))
+        for row in rows:
+            row.call()
 
 
 if __name__ == "__main__":

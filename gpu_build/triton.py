@@ -114,9 +114,9 @@ def _of_architecture(architecture: int, folder: Path) -> list[Kernel]:
         else:
             rows += of_products(OPS, *(torch.zeros(size, 768, dtype=dtype) for size in (4096, 32000)))
         for row in rows:
-            first = next(each for each in launches(row.call) if each.kernel is not write_table)
+            first = [each for each in launches(row.call) if each.kernel is not write_table][:1]
             name = f"{row.name}, {str(dtype).removeprefix('torch.')}"
-            found.append(resources(name, first, architecture, folder))
+            found += [resources(name, launch, architecture, folder) for launch in first]
     return found
 
 

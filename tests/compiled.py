@@ -16,7 +16,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = ROOT / "build" / "compiled"
 UNUSED = 3 * 24 * 3600  # what was not asked for during so many seconds is removed
-OF_A_CPU = ("module", "vocabulary")  # the bindings that a library of CUDA's kernels does without
 
 Command = Sequence[str]
 
@@ -80,5 +79,7 @@ def linked(name: str, parts: Sequence[Path], link: Command) -> Path:
 
 
 def bindings() -> list[Path]:
-    """The bindings that a library of CUDA's kernels is linked of."""
-    return sorted(path for path in (ROOT / "csrc" / "bindings").glob("*.cpp") if path.stem not in OF_A_CPU)
+    """The bindings that a library of CUDA's kernels is linked of: without Python's module and what a CPU alone has."""
+    on_cpu, on_gpu = ({path.stem for path in (ROOT / "csrc" / name).iterdir()} for name in ("cpu", "cuda"))
+    left_out = {"module", *(on_cpu - on_gpu)}
+    return sorted(path for path in (ROOT / "csrc" / "bindings").glob("*.cpp") if path.stem not in left_out)

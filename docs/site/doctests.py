@@ -1,5 +1,6 @@
-"""For mkdocstrings: the examples of a docstring become a block of code."""
+"""For mkdocstrings: the examples of a docstring become a block of code, and a page lists all functions of a package."""
 
+import ast
 import re
 
 import griffe
@@ -15,3 +16,11 @@ class Doctests(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **_) -> None:
         if obj.docstring:
             obj.docstring.value = fenced(obj.docstring.value)
+
+    def on_module_members(self, *, node: ast.Module, mod: griffe.Module, **_) -> None:
+        """A package exports the functions that it defines, and what it imports under its own name from its modules."""
+        own = [each.name for each in node.body if isinstance(each, ast.FunctionDef)]
+        own += [
+            a.name for each in node.body if isinstance(each, ast.ImportFrom) for a in each.names if a.name == a.asname
+        ]
+        mod.exports = own if mod.is_init_module else None

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import __main__ as runner
-from benchmarks import accuracy, cases, files, gate, measure, memory, report
+from benchmarks import accuracy, cases, closed_forms, files, gate, measure, memory, published, report
 from benchmarks.base import Base
 from benchmarks.cases import CASES, Case
 from benchmarks.competitors import (
@@ -22,6 +22,7 @@ from benchmarks.competitors import (
     available,
     competitors,
     kernel,
+    parts,
     prepared,
     step,
 )
@@ -29,7 +30,7 @@ from benchmarks.devices import DEVICES, Cpu, Gpu
 from benchmarks.report import FAILED, OK, Row
 
 BACKENDS = [*available(), "reference"]
-NODES = next(case for case in CASES if "nodes" in case.name)
+NODES = next(case for case in CASES if "quadrature" in case.options)
 
 
 def tiny(case: Case) -> Case:
@@ -59,6 +60,14 @@ def test_compiled_agrees_and_is_compiled_once(monkeypatch):
 def test_names_are_unique():
     assert len({case.name for case in CASES}) == len(CASES)
     assert all(not case.against or case.against in {c.name for c in CASES} for case in CASES)
+
+
+@pytest.mark.parametrize("module", [closed_forms, published])
+def test_every_op_has_its_forms(module):
+    for case in CASES:
+        for part in parts(case) if case.weights or case.op.endswith("flow_and_loss") else [case]:
+            name = part.op.replace(".", "_")
+            assert hasattr(module, name), f"{module.__name__} needs a function {name} for the case {case.name}"
 
 
 @pytest.mark.parametrize("case", [tiny(case) for case in CASES], ids=[case.name for case in CASES])

@@ -15,6 +15,7 @@ COMPILE = ["g++", "-x", "c++", "-std=c++20", "-fPIC", "-fvisibility=hidden", f"-
 COMPILE += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter", "-Wno-maybe-uninitialized"]
 COMPILE += ["-Wno-missing-field-initializers"]
 KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+OPS = sorted((ROOT / "csrc" / "ops").glob("*.h"))
 SHIM = HERE / "host_shim.cpp"
 
 

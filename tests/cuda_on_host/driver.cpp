@@ -208,6 +208,7 @@ template <class T, class F>
 void run_discrete(int64_t batch, int64_t length, int64_t num_classes, F&& make) {
   const int64_t rows = batch * length, count = rows * num_classes;
   const View x = classes(rows, num_classes), alpha = per_row<T>(batch, length, T(0.1));
+  discrete_theta<T>({rows, num_classes, make(count), make(count)});
   for (const bool probs : {false, true}) {
     discrete_sender<T>({rows, num_classes, x, alpha, alpha, probs, seeded(kSender), make(count)});
   }

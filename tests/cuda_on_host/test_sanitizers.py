@@ -1,6 +1,7 @@
 """Every CUDA kernel on the host under ASan, UBSan and TSan; kernels with a bug each show that they find one."""
 
 import os
+import re
 import subprocess
 
 import cuda_on_host
@@ -51,3 +52,13 @@ def test_nothing_is_found_where_nothing_is(name, sanitizer):
 def test_kernels(sanitizer, order):
     done = run("driver", sanitizer, HOST_SHIM_ORDER=order)
     assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stderr[-4000:]
+
+
+def test_the_driver_runs_every_op():
+    declared = re.findall(r"(?m)^void (\w+)\(const", "".join(path.read_text() for path in cuda_on_host.OPS))
+    launching = re.findall(r"BFN_INSTANTIATE\((\w+)", "".join(path.read_text() for path in cuda_on_host.KERNELS))
+    driver = (cuda_on_host.HERE / "driver.cpp").read_text()
+    left_out = [op for op in sorted({*declared} & {*launching}) if not re.search(rf"\b{op}<\w+>\(", driver)]
+    assert not left_out, (
+        f"tests/cuda_on_host/driver.cpp needs a call of each of {left_out}, in the run_... of its family"
+    )

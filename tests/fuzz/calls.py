@@ -177,7 +177,7 @@ class Plan:
             if self.extreme and floating and name not in self._ordinary:
                 extremes = EXTREMES[self.extreme]
                 if self.extreme == "finite":
-                    has_logits = self.case.op.startswith(("discrete.", "binary."))
+                    has_logits = self.case.family in ("discrete", "binary")
                     extremes = STDS if name == "std" else LOGITS if has_logits else extremes
                 value = _touch(name, value, form, extremes, touched)
             inputs[name] = value
@@ -310,7 +310,7 @@ def plans(draw, keep=lambda case: True, extremes: bool = True, masks: bool = Tru
         count = draw(st.just(least) | some)  # a single one is like nothing else
     elif count is not None:
         count = None
-    if count is not None and "nodes" in case.name and "joint" in case.name:
+    if count is not None and "quadrature" in case.options and case.options.get("receiver") == "joint":
         count = 2  # the joint receiver's quadrature has no other
     most = max(1, MOST // (count or _count_of(case) or 1))
     shape: list[int] = []
@@ -321,10 +321,9 @@ def plans(draw, keep=lambda case: True, extremes: bool = True, masks: bool = Tru
         most = max(1, most // max(1, size))
     if "num_bins" in case.options and not case.hard:
         options["num_bins"] = draw(st.integers(2, 40) | st.sampled_from([case.options["num_bins"], 255, 256, 300]))
-    loss = case.op.endswith("loss")
-    if loss:
+    if case.loss:
         options["reduction"] = draw(st.sampled_from(["none", "batch", "sum", "mean"]))
-    if case.op.startswith("continuous.") and (loss or case.op.endswith("predict_data")):
+    if case.family == "continuous" and (case.loss or case.op.endswith("predict_data")):
         options["clip"] = draw(st.sampled_from([(-1, 1), None, (-0.5, 0.75)]))
     flag, extreme = st.booleans(), st.sampled_from([None, None, None, *EXTREMES])
     return Plan(
@@ -337,7 +336,7 @@ def plans(draw, keep=lambda case: True, extremes: bool = True, masks: bool = Tru
         layouts or draw(flag),
         draw(extreme) if extremes else None,
         draw(flag),
-        masks and loss and draw(flag),
+        masks and case.loss and draw(flag),
         draw(st.integers(0, 2**32)),
     )
 

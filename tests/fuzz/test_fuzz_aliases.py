@@ -5,9 +5,10 @@ import dataclasses
 
 import pytest
 import torch
-from aliases import ITSELF, OUTPUTS, over, parameters, public, tensors_of
+from aliases import ITSELF, OUTPUTS, over, tensors_of
 from calls import Plan, backends, examples, plans, remember
 from cases import CASES
+from declared import parameters, public
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from oracle import ERRORS
@@ -18,7 +19,7 @@ LONG = (1025, 2047, 4096, 8192)  # classes, of which a kernel has blocks of its 
 
 
 def few(case) -> bool:
-    return "257" not in case.name and not case.into
+    return not case.long and not case.into
 
 
 def writing(case) -> bool:

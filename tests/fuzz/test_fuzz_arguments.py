@@ -1,19 +1,18 @@
 """A wrong argument is one error that names it; what is not wrong after all gives what the reference gives."""
 
-import inspect
+import dataclasses
 import re
 from random import Random
 from typing import NamedTuple
 
 import torch
 from calls import Plan, backends, examples, plans, remember
+from declared import parameters
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from oracle import ERRORS, allowed
 from support import serves
 from torch import Tensor
-
-import bfn_kernels
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 TYPES = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.uint8, torch.bool, torch.complex64)
@@ -67,12 +66,7 @@ class Mistake(NamedTuple):
 
 
 def small(case) -> bool:
-    return "4096" not in case.name and "257" not in case.name
-
-
-def parameters(op: str) -> list[str]:
-    family, name = op.split(".")
-    return list(inspect.signature(getattr(getattr(bfn_kernels, family), name)).parameters)
+    return not case.long
 
 
 @examples(500)
@@ -88,7 +82,7 @@ def test_wrong_arguments(plan, backend, data):
     if huge(name, value):
         return
     given[name] = value
-    case = type(call.case)(call.case.name, {}, {})
+    case = dataclasses.replace(call.case, options={}, into="")
 
     def outcome(backend, **others):
         torch.manual_seed(3)
@@ -118,7 +112,7 @@ def test_wrong_arguments(plan, backend, data):
 
 def left_out(case, name: str) -> bool:
     """`out` has tests of its own, and what is asked for as a truth may be anything."""
-    return name in ("backend", "out") or (name == "clip" and case.op.startswith("discretised."))
+    return name in ("backend", "out") or (name == "clip" and case.family == "discretised")
 
 
 def huge(name: str, value: object) -> bool:

@@ -18,7 +18,7 @@ COUNT = 40
 def kept(backend: str):
     """Under the interpreter, which is slow, the losses that have kernels for 16 bits there, of few classes."""
     losses = ("vocabulary.continuous_time_loss", "vocabulary.reconstruction_loss")
-    few = lambda case: case.op in losses and "K=1003" not in case.name  # noqa: E731
+    few = lambda case: case.op in losses and not case.huge  # noqa: E731
     return lambda case: serves(case, backend) and (not INTERPRETED or few(case))
 
 

@@ -3,16 +3,11 @@
 import pytest
 import torch
 from calls import BACKENDS, examples, plans, remember
+from declared import FAMILIES
 from hypothesis import given
 from oracle import check
 from support import serves
 from torch import Tensor
-
-FAMILIES = ("continuous", "discretised", "discrete", "binary")
-
-
-def few(case) -> bool:
-    return "4096" not in case.name
 
 
 def snapshot(inputs: dict) -> dict:
@@ -45,7 +40,7 @@ def check_plan(plan, backend: str) -> None:
 @pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "reference"])
 def test_values(backend, family):
     def kept(case):
-        return case.op.startswith(family + ".") and few(case) and serves(case, backend)
+        return case.family == family and not case.huge and serves(case, backend)
 
     @examples(400 if backend == "cpu" else 60)
     @given(plan=plans(kept))

@@ -1,5 +1,6 @@
 """The checks of the GPU builds, which need no GPU: each must be able to fail."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,12 +8,14 @@ from pathlib import Path
 import ptx
 import pytest
 
-from bfn_kernels.backends import CPU_BUILD
+from bfn_kernels.backends import CPU_BUILD, FAMILIES
+from bfn_kernels.operators import TRITON
 from gpu_build import cuda, executed, extension
-from gpu_build.__main__ import allowed, over_budget, spilling, verdict
+from gpu_build.__main__ import BUDGET, allowed, main, over_budget, rewritten, spilling, verdict
 from gpu_build.calls import Row
 from gpu_build.table import CLOCK, SMS, Execution, Kernel
 
+ROOT = Path(executed.__file__).parents[1]
 LOG = """
 ptxas info    : Compiling entry function '_Z1f' for 'sm_80'
     8 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads
@@ -54,6 +57,16 @@ def test_a_budget_refuses():
     assert over_budget([one], {"cuda one": allowed(one)}) == []
 
 
+def test_a_budget_is_rewritten_for_calls_by_name():
+    one, two = (ran(name, instructions={"fma": 10.0}) for name in ("one, float32", "two, float32"))
+    known = {"cuda one, float32": {}, "cuda one, float16": {}, "cuda two, float32": {}, "triton one": {}}
+    assert rewritten(known, [one], "one") == {
+        "cuda one, float32": {"total": 10.2, "sectors": 0.0}, "cuda two, float32": {}, "triton one": {}
+    }  # fmt: skip
+    assert [*rewritten(known, [two, one])] == ["cuda one, float32", "cuda two, float32", "triton one"]
+    assert over_budget([one], known, "one") == ["cuda one, float16: a budget for a call that there is not"]
+
+
 def test_the_verdict_names_the_worst():
     kernels = [Kernel("cuda", "fast", 90, 32)]
     fast, slow = (
@@ -70,7 +83,7 @@ def test_the_verdict_names_the_worst():
 def test_the_interpreter_is_found(backend):
     """In a process that does not have pytest's path."""
     asked = f"from gpu_build.executed import interpreter; interpreter({backend!r})"
-    subprocess.run([sys.executable, "-c", asked], cwd=Path(executed.__file__).parents[1], check=True)
+    subprocess.run([sys.executable, "-c", asked], cwd=ROOT, check=True)
 
 
 def test_products_of_integers_share_the_pipe_of_floats():
@@ -131,3 +144,47 @@ def test_a_library_that_does_not_load_is_an_error(library):
     bad = library("int aoti_torch_of_another_torch(); int (*f)() = aoti_torch_of_another_torch;")
     with pytest.raises(RuntimeError, match=r"(?s)does not load: .*undefined symbol: aoti_torch_of_another_torch"):
         extension.operators(bad)
+
+
+class Asked:
+    """In the place of the operators of a library: notes which of them a call asks for, as (family, operator)."""
+
+    def __init__(self, names: set, family: str = ""):
+        self.names, self.family = names, family
+
+    def __getattr__(self, name: str):
+        if not self.family:
+            return Asked(self.names, name)
+        return lambda *arguments: self.names.add((self.family, name.removesuffix("_out")))
+
+
+def test_every_operator_of_a_gpu_has_a_call_with_a_budget():
+    names, calls = set(), []
+    for backend in ("cuda", "triton"):
+        for row in executed.rows(backend, Asked(names)):
+            row.call()
+            calls.append(f"{backend} {row.name}")
+    declared = {
+        (family, operator.name)
+        for family, operators in FAMILIES.items()
+        for operator in operators
+        if not operator.composed and (not operator.library or TRITON in operator.library.split())
+    }
+    assert names == declared, f"gpu_build/calls.py needs a call of each of {sorted(declared - names)}"
+    budgets = json.loads(BUDGET.read_text()).keys()
+    assert len(calls) == len(set(calls))
+    assert budgets == set(calls), (
+        f"python -m gpu_build --only-call NAME --write-budget, for each of {sorted(set(calls) - budgets)}; "
+        f"there are no calls for the budgets {sorted(budgets - set(calls))}"
+    )
+
+
+def test_calls_are_chosen_by_name():
+    (row,) = executed.rows("cuda", Asked(set()), "cuda squared_loss, b")
+    assert row.name == "squared_loss, bfloat16"
+
+
+def test_a_call_that_there_is_not(capsys):
+    with pytest.raises(SystemExit):
+        main(["--only-call", "nothing of this name"])
+    assert "is in the name of no call" in capsys.readouterr().err

@@ -1,25 +1,14 @@
 """The tensors that a step writes into, and memory that they share with the arguments of the step."""
 
-import inspect
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-import bfn_kernels
 from bfn_kernels.solvers import Coefficients
 
 OUTPUTS = ("out", "theta_out", "predicted_out")
 ITSELF = {"out": ("state", "mean"), "theta_out": (), "predicted_out": ("previous",)}
-
-
-def public(op: str):
-    family, name = op.split(".")
-    return getattr(getattr(bfn_kernels, family), name)
-
-
-def parameters(op: str) -> list[str]:
-    return list(inspect.signature(public(op)).parameters)
 
 
 def tensors_of(inputs: dict) -> Iterator[tuple[str, Tensor, Callable[[Tensor], dict]]]:

@@ -1,52 +1,87 @@
 # ruff: noqa: E501  (a table: one case a line)
-"""The table of cases: every public op, with inputs made from a shape, a type and a generator.
-
-A field of a case is a maker `(shape, dtype, generator) -> value`; numbers are drawn in float64 and rounded once.
-"""
+"""The table of cases: every public op, with inputs made from a shape, a type and a generator."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
+from declared import OPS, annotations, parameters, public
+from makers import (
+    among,
+    classes,
+    draws,
+    ends_of,
+    itself,
+    log_uniform,
+    mixture,
+    normal,
+    pair,
+    per_class,
+    poisoned,
+    rows,
+    some,
+    uniform,
+)
 from torch import Tensor
 
-import bfn_kernels
 from bfn_kernels import Limits
+from bfn_kernels.call.rows import Rows
 
-WITHOUT_BACKEND = (  # torch's own ops compute these
-    *("discrete.bayesian_update", "discrete.theta_logits"),
-    *("binary.bayesian_update", "binary.theta", "binary.theta_logits"),
-)
-
-
-# arguments that are numbers of rows
-ROWS = ("t", "alpha", "precision", "t_next", "t_previous", "temperature", "guidance")
+# The arguments that are numbers of rows.
+ROWS = tuple(dict.fromkeys(name for op in OPS for name, kind in annotations(op).items() if kind in (Rows, Rows | None)))
 
 
 @dataclass(frozen=True)
 class Case:
-    name: str  # "family.op" or "family.op[its variant]"
-    fields: dict[str, Callable]
+    name: str  # "family.op" or "family.op[a label]"; no test reads the label
+    fields: dict[str, Callable]  # the makers of its inputs
     options: dict = field(default_factory=dict)
     diff: tuple[str, ...] = ()  # the inputs that are differentiable
     hard: bool = False  # whether its inputs are at kinks or huge, where finite differences fail
     into: str = ""  # the argument that the op writes the result into: it gets a new tensor like the state
+    num_classes: int = 0  # of discrete data
+    gap: int = 0  # the distance between the logits of different classes, if these are far apart
+    in_ptx: bool = False  # of a large vocabulary: whether tests/ptx runs what Triton compiles for it
+    kernels: bool = True  # False if torch's own ops compute it on every backend
 
     @property
     def op(self) -> str:
         return self.name.split("[")[0]
+
+    @property
+    def family(self) -> str:
+        return self.op.split(".")[0]
+
+    @property
+    def loss(self) -> bool:
+        return "reduction" in parameters(self.op)
+
+    @property
+    def size(self) -> int:
+        """How many bins or classes there are."""
+        return self.num_classes or self.options.get("num_bins", 0)
+
+    @property
+    def long(self) -> bool:
+        """Whether a row of its bins or classes is so long that most tests make fewer calls."""
+        return self.size > 256
+
+    @property
+    def huge(self) -> bool:
+        """Whether this row is so long that many tests make no call."""
+        return self.size > 1000
 
     def inputs(self, shape, dtype, seed: int = 0) -> dict:
         generator = torch.Generator().manual_seed(seed)
         return {name: make(tuple(shape), dtype, generator) for name, make in self.fields.items()}
 
     def __call__(self, inputs: dict, backend: str | None = None, **more) -> Tensor:
-        family, op = self.op.split(".")
-        if self.op not in WITHOUT_BACKEND:
+        if self.kernels:
             more["backend"] = backend
         if self.into:
             more[self.into] = torch.empty_like(inputs["state" if "state" in inputs else "mean"])
-        result = getattr(getattr(bfn_kernels, family), op)(**inputs, **self.options, **more)
+        result = public(self.op)(**inputs, **self.options, **more)
         if self.into:
             return more[self.into]
         if self.op == "discretised.output_distribution":
@@ -57,81 +92,15 @@ class Case:
         return self.name
 
 
-def uniform(low, high):
-    return lambda shape, dtype, g: (torch.rand(shape, generator=g, dtype=torch.float64) * (high - low) + low).to(dtype)
-
-
-def log_uniform(low, high):
-    exponent = uniform(torch.tensor(low).double().log(), torch.tensor(high).double().log())
-    return lambda shape, dtype, g: exponent(shape, torch.float64, g).exp().to(dtype)
-
-
-def normal(scale=1.0):
-    return lambda shape, dtype, g: (torch.randn(shape, generator=g, dtype=torch.float64) * scale).to(dtype)
-
-
-def among(*values):
-    def make(shape, dtype, g):
-        return torch.tensor(values, dtype=torch.float64)[torch.randint(len(values), shape, generator=g)].to(dtype)
-
-    return make
-
-
-def per_class(make, num_classes):
-    return lambda shape, dtype, g: make((*shape, num_classes), dtype, g)
-
-
-def mixture(fields, *shared):
-    """The fields of a mixture of three components: each field but the `shared` ones has a number per component."""
-    each = {name: make if name in shared else per_class(make, 3) for name, make in fields.items()}
-    return {**each, "mixture_logits": per_class(normal(), 3)}
-
-
-def draws(make, count):
-    return lambda shape, dtype, g: make((count, *shape), dtype, g)
-
-
-def rows(make, dims=1):
-    """Numbers of the leading dimensions of the shape, in float32 at least, as t and alpha are."""
-    return lambda shape, dtype, g: make(shape[:dims], torch.promote_types(dtype, torch.float32), g)
-
-
-def column(make):
-    return lambda shape, dtype, g: make((shape[0], 1), torch.promote_types(dtype, torch.float32), g)
-
-
-def classes(num_classes, kind=torch.int64):
-    return lambda shape, dtype, g: torch.randint(num_classes, shape, generator=g).to(kind)
-
-
-def some(shape, dtype, g) -> Tensor:
-    """A mask that keeps two of three variables."""
-    return (torch.arange(torch.Size(shape).numel()) % 3 != 0).reshape(shape)
-
-
-def poisoned(make, value):
-    """Inputs with `value` where the mask `some` is False, which no op may read."""
-    return lambda shape, dtype, g: torch.where(some(shape, dtype, g), make(shape, dtype, g), value)
-
-
-def ends_of(n_steps):
-    """The times of the first two steps, of one in the middle and of the last one."""
-    return rows(among(0.0, 1 / n_steps, 0.5, 1 - 1 / n_steps))
-
-
-def pair(first, second):
-    """Two fields in one, stacked in a last dimension."""
-    return lambda shape, dtype, g: torch.stack([first(shape, dtype, g), second(shape, dtype, g)], -1)
-
-
-def itself(shape, dtype, g) -> torch.dtype:
-    return dtype
-
-
 DATA, TIME, ALPHA = uniform(-1, 1), rows(uniform(0.05, 1)), rows(log_uniform(0.1, 10))
 STEP = rows(among(*(i / 7 for i in range(7))))  # the times at which the steps of n = 7 start
 HARD_TIME, HARD_ALPHA = rows(among(0.0, 1e-7, 1e-4, 0.5, 1.0)), rows(among(1e-9, 1e-7, 1e-3, 1.0, 1e6))
 PAPER = {"sigma_1": 0.03}
+LOSSES = [
+    ("continuous_time_loss", {"t": TIME}, PAPER),
+    ("discrete_time_loss", {"t": STEP}, {"n_steps": 7, **PAPER}),
+    ("reconstruction_loss", {}, PAPER),
+]
 
 CONTINUOUS = [
     Case("continuous.flow_sample", {"x": DATA, "t": TIME, "noise": normal()}, PAPER, ("x",)),
@@ -146,6 +115,9 @@ for note, rho, alpha in [("", rows(uniform(1, 9)), ALPHA), ("[hard]", rows(among
         Case(f"continuous.bayesian_update{note}", {"mean": normal(), "y": normal(2), **accuracies}, {}, ("mean", "y")),
         Case(f"continuous.update_sample{note}", {"x": DATA, "mean": normal(), "noise": normal(), **accuracies}, {}, ("x", "mean")),
     ]  # fmt: skip
+FROM, TO, BEFORE = (rows(uniform(*ends)) for ends in ((0.25, 0.45), (0.5, 1), (0.05, 0.2)))  # the times of a step
+FIRST, SECOND = {"t": FROM, "t_next": TO}, {"t": FROM, "t_next": TO, "t_previous": BEFORE, "previous": DATA}
+SOLVED = {"prediction": normal(0.3), "mean": DATA}
 KNOWN = {"known": DATA, "known_mask": some}
 STEP_ON = {"x": normal(0.3), "mean": DATA, "t": TIME, "noise": normal(), "precision": ALPHA, "alpha": ALPHA}
 CONTINUOUS += [
@@ -157,11 +129,6 @@ CONTINUOUS += [
     Case("continuous.predict_data", {"noise_pred": normal(0.2), "mean": DATA, "t": TIME}, PAPER, ("noise_pred", "mean")),
     Case("continuous.predict_data[unclipped]", {"noise_pred": normal(), "mean": DATA, "t": TIME}, {"clip": None, **PAPER}, ("noise_pred", "mean")),
     Case("continuous.predict_data[ends]", {"noise_pred": normal(), "mean": DATA, "t": HARD_TIME}, {"clip": None, **PAPER}, ("noise_pred", "mean"), hard=True),
-]  # fmt: skip
-FROM, TO, BEFORE = (rows(uniform(*ends)) for ends in ((0.25, 0.45), (0.5, 1), (0.05, 0.2)))  # the times of a step
-FIRST, SECOND = {"t": FROM, "t_next": TO}, {"t": FROM, "t_next": TO, "t_previous": BEFORE, "previous": DATA}
-SOLVED = {"prediction": normal(0.3), "mean": DATA}
-CONTINUOUS += [
     Case("continuous.solver_step", {**SOLVED, **FIRST}, PAPER),
     Case("continuous.solver_step[ode2]", {**SOLVED, **SECOND}, {"rule": "ode2", **PAPER}),
     Case("continuous.solver_step[sde2, known]", {**SOLVED, **SECOND, **KNOWN, "noise": normal()}, {"rule": "sde2", "clip": None, **PAPER}),
@@ -170,11 +137,7 @@ CONTINUOUS += [
 ]  # fmt: skip
 LOSS = {"x": DATA, "prediction": normal(0.3), "mean": DATA}
 NAN = {"x": poisoned(DATA, torch.nan), "prediction": poisoned(normal(0.3), torch.nan), "mean": DATA, "mask": some}
-for op, extra, options in [
-    ("continuous_time_loss", {"t": TIME}, PAPER),
-    ("discrete_time_loss", {"t": STEP}, {"n_steps": 7, **PAPER}),
-    ("reconstruction_loss", {}, PAPER),
-]:
+for op, extra, options in LOSSES:
     CONTINUOUS += [
         Case(f"continuous.{op}", {**LOSS, **extra}, options, ("x", "prediction", "mean")),
         Case(f"continuous.{op}[data]", {**LOSS, **extra}, {"parametrisation": "data", "reduction": "none", **options}, ("x", "prediction")),
@@ -227,11 +190,7 @@ NARROW = Limits(std=(0.2, 0.9), log_std=0.8, t_min=0.3)  # each limit binds some
 STACKED = {"pred_mean": pair(NET["pred_mean"], NET["pred_log_std"]), "mean": DATA}
 UNSTACKED = {"pred_log_std": None}
 DIRECT = {"parametrisation": "data"}
-for op, extra, options in [
-    ("continuous_time_loss", {"t": TIME}, PAPER),
-    ("discrete_time_loss", {"t": STEP}, {"n_steps": 7, **PAPER}),
-    ("reconstruction_loss", {}, PAPER),
-]:
+for op, extra, options in LOSSES:
     unclipped = {} if op == "reconstruction_loss" else {"clip": False}
     DISCRETISED += [
         Case(f"discretised.{op}[mixture]", {**LOSS, **mixture(NET, "mean"), **extra}, {"num_bins": 16, **options}, (*PREDICTIONS, "mixture_logits")),
@@ -254,6 +213,8 @@ WIDE = {
     "pred_log_std": among(-12, -7, -2, 0, 2.5),
     "mean": DATA,
 }
+STEPPED = {"precision": ALPHA, "t": TIME, "alpha": ALPHA, "noise": normal()}
+UPDATE, UPDATE_STACKED = {**NET, **STEPPED}, {**STACKED, **STEPPED}
 DISCRETISED += [
     Case("discretised.continuous_time_loss[hard]", {**WIDE, "t": HARD_TIME}, {"num_bins": 16, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
     Case("discretised.discrete_time_loss[hard]", {**WIDE, "t": ends_of(20)}, {"num_bins": 16, "n_steps": 20, "reduction": "none", **DIRECT, **PAPER}, PREDICTIONS, hard=True),
@@ -261,16 +222,10 @@ DISCRETISED += [
     Case("discretised.discrete_time_loss[draws]", {**LOSS, "t": STEP, "noise": draws(normal(), 3)}, {"n_steps": 7, "n_samples": 3, "num_bins": 16, **PAPER}, PREDICTIONS),
     Case("discretised.discrete_time_loss[mixture 16 nodes]", {**LOSS, **mixture(NET, "mean"), "t": STEP}, {"n_steps": 7, "quadrature": 16, "num_bins": 4, **PAPER}, (*PREDICTIONS, "mixture_logits")),
     Case("discretised.discrete_time_loss[16 nodes]", {**LOSS, "t": STEP}, {"n_steps": 7, "quadrature": 16, "num_bins": 4, **PAPER}, PREDICTIONS),
-]  # fmt: skip
-DISCRETISED += [
     Case("discretised.output_distribution", {**NET, "t": TIME}, PAPER, tuple(NET)),
     Case("discretised.output_distribution[data]", {**NET, "t": TIME}, {**DIRECT, **PAPER}, PREDICTIONS),
     Case("discretised.output_distribution[mixture]", {name: per_class(NET[name], 3) for name in PREDICTIONS} | {"mean": DATA, "t": TIME}, PAPER, tuple(NET)),
     Case("discretised.output_distribution[hard]", {"pred_mean": WIDE["pred_mean"], "pred_log_std": WIDE["pred_log_std"], "mean": DATA, "t": HARD_TIME}, PAPER, tuple(NET), hard=True),
-]  # fmt: skip
-STEPPED = {"precision": ALPHA, "t": TIME, "alpha": ALPHA, "noise": normal()}
-UPDATE, UPDATE_STACKED = {**NET, **STEPPED}, {**STACKED, **STEPPED}
-DISCRETISED += [
     Case("discretised.update_sample", {**UPDATE, "draw_noise": normal()}, {"num_bins": 16, **PAPER}, ("mean",), hard=True),
     Case("discretised.update_sample[mixture]", {**UPDATE, **mixture(NET, "mean"), "draw_noise": normal(), "component_noise": uniform(0, 1)}, {"num_bins": 16, **DIRECT, **PAPER}, ("mean",)),
     Case("discretised.update_sample[mixture mean]", {**UPDATE, **mixture(NET, "mean")}, {"num_bins": 16, "choose": "mean", **PAPER}, (*PREDICTIONS, "mixture_logits", "mean")),
@@ -282,8 +237,6 @@ DISCRETISED += [
     Case("discretised.update_sample[stacked]", {**UPDATE_STACKED, "draw_noise": normal()}, {"num_bins": 16, **UNSTACKED, **DIRECT, **PAPER}, ("mean",)),
     Case("discretised.update_sample[stacked mean]", UPDATE_STACKED, {"num_bins": 16, "choose": "mean", **UNSTACKED, **PAPER}, ("pred_mean", "mean")),
     Case("discretised.update_sample[mean]", UPDATE, {"num_bins": 16, "choose": "mean", **PAPER}, (*PREDICTIONS, "mean")),
-]  # fmt: skip
-DISCRETISED += [
     Case("discretised.solver_step", {**NET, **FIRST}, {"num_bins": 16, **PAPER}),
     Case("discretised.solver_step[ode2, stacked]", {**STACKED, **SECOND}, {"rule": "ode2", "num_bins": 17, **UNSTACKED, **PAPER}),
     Case("discretised.solver_step[sde2, prediction]", {**NET, **SECOND, **KNOWN, "noise": normal()}, {"rule": "sde2", "num_bins": 16, **PAPER}, into="predicted_out"),
@@ -294,10 +247,11 @@ DISCRETISED += [
 BETA = {"beta_1": 3.0}
 GUIDED = {"guidance": rows(uniform(0, 1)), "temperature": rows(uniform(1.5, 3))}  # logits no larger than others are
 DISCRETE = [
-    Case("discrete.bayesian_update", {"logits": per_class(normal(2), 5), "y": per_class(normal(2), 5)}, {}, ("logits", "y")),
-    Case("discrete.theta_logits", {"theta": per_class(uniform(0.1, 1), 3)}, {}, ("theta",)),
+    Case("discrete.bayesian_update", {"logits": per_class(normal(2), 5), "y": per_class(normal(2), 5)}, {}, ("logits", "y"), num_classes=5, kernels=False),
+    Case("discrete.theta_logits", {"theta": per_class(uniform(0.1, 1), 3)}, {}, ("theta",), num_classes=3, kernels=False),
 ]  # fmt: skip
 for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, torch.int64)]:
+    of = partial(Case, num_classes=k)
     beta = {"beta_1": min(3.0, 16 / k)}  # K·β₁ is as in the paper's experiments, since larger ones saturate
     message = {"x": classes(k, kind), "noise": per_class(normal(), k), "dtype": itself}
     z = per_class(normal(3), k)
@@ -306,63 +260,65 @@ for k, kind in [(2, torch.int64), (3, torch.int32), (27, torch.uint8), (257, tor
     loss = {"x": classes(k, kind), "logits": z}
     masked = {"x": poisoned(classes(k, kind), 255 if kind == torch.uint8 else -100), "logits": z, "mask": some}
     DISCRETE += [
-        Case(f"discrete.theta[K={k}]", {"logits": z}, {}, ("logits",), hard=k == 257),
-        Case(f"discrete.flow_sample[K={k}]", {**message, "t": TIME}, {"num_classes": k, **beta}),
-        Case(f"discrete.flow_sample[K={k} logits]", {**message, "t": HARD_TIME}, {"num_classes": k, "output": "logits", **beta}),
-        Case(f"discrete.sender_sample[K={k}]", {**message, "alpha": ALPHA}, {"num_classes": k}),
-        Case(f"discrete.update_sample[K={k}]", drawn, {}, ("state",)),
-        Case(f"discrete.update_sample[K={k} known]", {**drawn, "known": masked["x"], "known_mask": some}, {}, ("state",)),
-        Case(f"discrete.update_sample[K={k} mode]", step, {"choose": "mode"}, ("state",)),
-        Case(f"discrete.update_sample[K={k} mean]", step, {"choose": "mean"}, ("output_logits", "state")),
-        Case(f"discrete.update_sample[K={k} theta]", drawn, {}, into="theta_out"),
-        Case(f"discrete.continuous_time_loss[K={k}]", {**loss, "t": TIME}, beta, ("logits",)),
-        Case(f"discrete.continuous_time_loss[K={k} masked]", {**masked, "t": TIME}, {"reduction": "batch", **beta}, ("logits",)),
-        Case(f"discrete.reconstruction_loss[K={k}]", loss, {"reduction": "none"}, ("logits",)),
-        Case(f"discrete.reconstruction_loss[K={k} masked]", masked, {"reduction": "mean"}, ("logits",)),
+        of(f"discrete.theta[K={k}]", {"logits": z}, {}, ("logits",), hard=k == 257),
+        of(f"discrete.flow_sample[K={k}]", {**message, "t": TIME}, {"num_classes": k, **beta}),
+        of(f"discrete.flow_sample[K={k} logits]", {**message, "t": HARD_TIME}, {"num_classes": k, "output": "logits", **beta}),
+        of(f"discrete.sender_sample[K={k}]", {**message, "alpha": ALPHA}, {"num_classes": k}),
+        of(f"discrete.update_sample[K={k}]", drawn, {}, ("state",)),
+        of(f"discrete.update_sample[K={k} known]", {**drawn, "known": masked["x"], "known_mask": some}, {}, ("state",)),
+        of(f"discrete.update_sample[K={k} mode]", step, {"choose": "mode"}, ("state",)),
+        of(f"discrete.update_sample[K={k} mean]", step, {"choose": "mean"}, ("output_logits", "state")),
+        of(f"discrete.update_sample[K={k} theta]", drawn, {}, into="theta_out"),
+        of(f"discrete.continuous_time_loss[K={k}]", {**loss, "t": TIME}, beta, ("logits",)),
+        of(f"discrete.continuous_time_loss[K={k} masked]", {**masked, "t": TIME}, {"reduction": "batch", **beta}, ("logits",)),
+        of(f"discrete.reconstruction_loss[K={k}]", loss, {"reduction": "none"}, ("logits",)),
+        of(f"discrete.reconstruction_loss[K={k} masked]", masked, {"reduction": "mean"}, ("logits",)),
     ]  # fmt: skip
     first, second = (
         {"output_logits": z, "state": per_class(normal(), k), **times}
         for times in (FIRST, {**SECOND, "previous": per_class(uniform(0, 2 / k), k)})
     )
     DISCRETE += [
-        Case(f"discrete.solver_step[K={k}]", first, beta),
-        Case(f"discrete.solver_step[K={k} ode2 theta]", second, {"rule": "ode2", **beta}, into="theta_out"),
-        Case(f"discrete.solver_step[K={k} guided]", {**first, "unconditional": per_class(normal(), k), **GUIDED}, beta),
-        Case(f"discrete.solver_step[K={k} guided sde2]", {**second, "unconditional": per_class(normal(), k), **GUIDED, "noise": step["noise"]}, {"rule": "sde2", **beta}, into="predicted_out"),
-        Case(f"discrete.solver_step[K={k} renoise]", {**first, "temperature": GUIDED["temperature"], "noise": step["noise"], "known": masked["x"], "known_mask": some}, {"rule": "renoise", **beta}, into="predicted_out"),
-        Case(f"discrete.solver_step[K={k} sample]", {**first, "unconditional": per_class(normal(), k), **GUIDED, "draw_noise": uniform(0, 1), "noise": step["noise"]}, {"choose": "sample", "rule": "sde1", **beta}),
-        Case(f"discrete.solver_step[K={k} mode]", {**first, "unconditional": per_class(normal(), k), **GUIDED}, {"choose": "mode", **beta}),
+        of(f"discrete.solver_step[K={k}]", first, beta),
+        of(f"discrete.solver_step[K={k} ode2 theta]", second, {"rule": "ode2", **beta}, into="theta_out"),
+        of(f"discrete.solver_step[K={k} guided]", {**first, "unconditional": per_class(normal(), k), **GUIDED}, beta),
+        of(f"discrete.solver_step[K={k} guided sde2]", {**second, "unconditional": per_class(normal(), k), **GUIDED, "noise": step["noise"]}, {"rule": "sde2", **beta}, into="predicted_out"),
+        of(f"discrete.solver_step[K={k} renoise]", {**first, "temperature": GUIDED["temperature"], "noise": step["noise"], "known": masked["x"], "known_mask": some}, {"rule": "renoise", **beta}, into="predicted_out"),
+        of(f"discrete.solver_step[K={k} sample]", {**first, "unconditional": per_class(normal(), k), **GUIDED, "draw_noise": uniform(0, 1), "noise": step["noise"]}, {"choose": "sample", "rule": "sde1", **beta}),
+        of(f"discrete.solver_step[K={k} mode]", {**first, "unconditional": per_class(normal(), k), **GUIDED}, {"choose": "mode", **beta}),
     ]  # fmt: skip
     for receiver in ("joint", "factorised"):
         few = {"n_steps": 7, "receiver": receiver, **beta}
         noisy = {"t": STEP, "noise": draws(per_class(normal(), k), 3)}
         DISCRETE += [
-            Case(f"discrete.discrete_time_loss[K={k} {receiver}]", {**loss, **noisy}, {"n_samples": 3, **few}, ("logits",)),
-            Case(f"discrete.discrete_time_loss[K={k} {receiver} masked]", {**masked, **noisy}, {"n_samples": 3, "reduction": "sum", **few}, ("logits",)),
+            of(f"discrete.discrete_time_loss[K={k} {receiver}]", {**loss, **noisy}, {"n_samples": 3, **few}, ("logits",)),
+            of(f"discrete.discrete_time_loss[K={k} {receiver} masked]", {**masked, **noisy}, {"n_samples": 3, "reduction": "sum", **few}, ("logits",)),
         ]  # fmt: skip
         if k == 2 or receiver == "factorised":
             options = {"quadrature": 8, "reduction": "none", **few}
-            DISCRETE.append(Case(f"discrete.discrete_time_loss[K={k} {receiver} nodes]", {**loss, "t": STEP}, options, ("logits",)))  # fmt: skip
+            DISCRETE.append(of(f"discrete.discrete_time_loss[K={k} {receiver} nodes]", {**loss, "t": STEP}, options, ("logits",)))  # fmt: skip
 for gap in (10, 30, 100):
+    of = partial(Case, num_classes=5, gap=gap, hard=True)
     loss = {"x": classes(5), "logits": per_class(among(-gap, 0, gap), 5)}
     timed, stepped = {**loss, "t": HARD_TIME}, {**loss, "t": ends_of(10)}
     each = {"reduction": "none"}
     DISCRETE += [
-        Case(f"discrete.continuous_time_loss[gap {gap}]", timed, {**each, **BETA}, ("logits",), hard=True),
-        Case(f"discrete.reconstruction_loss[gap {gap}]", loss, each, ("logits",), hard=True),
-        Case(f"discrete.discrete_time_loss[gap {gap} joint]", {**stepped, "noise": draws(per_class(normal(), 5), 2)}, {"n_steps": 10, "n_samples": 2, **each, **BETA}, ("logits",), hard=True),
-        Case(f"discrete.discrete_time_loss[gap {gap} factorised]", stepped, {"n_steps": 10, "quadrature": 8, "receiver": "factorised", **each, **BETA}, ("logits",), hard=True),
+        of(f"discrete.continuous_time_loss[gap {gap}]", timed, {**each, **BETA}, ("logits",)),
+        of(f"discrete.reconstruction_loss[gap {gap}]", loss, each, ("logits",)),
+        of(f"discrete.discrete_time_loss[gap {gap} joint]", {**stepped, "noise": draws(per_class(normal(), 5), 2)}, {"n_steps": 10, "n_samples": 2, **each, **BETA}, ("logits",)),
+        of(f"discrete.discrete_time_loss[gap {gap} factorised]", stepped, {"n_steps": 10, "quadrature": 8, "receiver": "factorised", **each, **BETA}, ("logits",)),
     ]  # fmt: skip
+of = partial(Case, num_classes=4096, hard=True)
 big = {"x": classes(4096), "logits": per_class(normal(5), 4096)}
 DISCRETE += [
-    Case("discrete.continuous_time_loss[K=4096]", {**big, "t": TIME}, {"beta_1": 0.005}, ("logits",), hard=True),
-    Case("discrete.reconstruction_loss[K=4096]", big, {}, ("logits",), hard=True),
+    of("discrete.continuous_time_loss[K=4096]", {**big, "t": TIME}, {"beta_1": 0.005}, ("logits",)),
+    of("discrete.reconstruction_loss[K=4096]", big, {}, ("logits",)),
 ]
 
 BINARY = [
-    Case("binary.bayesian_update", {"logits": normal(2), "y": normal(2)}, {}, ("logits", "y")),
-    Case("binary.theta", {"logits": normal(3)}, {}, ("logits",)),
-    Case("binary.theta_logits", {"theta": uniform(0.1, 0.9)}, {}, ("theta",)),
+    Case("binary.bayesian_update", {"logits": normal(2), "y": normal(2)}, {}, ("logits", "y"), kernels=False),
+    Case("binary.theta", {"logits": normal(3)}, {}, ("logits",), kernels=False),
+    Case("binary.theta_logits", {"theta": uniform(0.1, 0.9)}, {}, ("theta",), kernels=False),
 ]  # fmt: skip
 step = {"output_logits": normal(3), "state": normal(3), "alpha": ALPHA, "noise": normal()}
 drawn = {**step, "draw_noise": uniform(0, 1)}
@@ -402,12 +358,13 @@ for receiver in ("joint", "factorised"):
             Case(f"binary.discrete_time_loss[{receiver}{note} masked]", {**masked, "t": STEP, **extra}, {"reduction": "sum", **how, **few}, ("logits",)),
         ]  # fmt: skip
 for gap in (10, 30, 100):
+    of = partial(Case, gap=gap, hard=True)
     loss = {"x": classes(2), "logits": among(-gap, 0, gap)}
     noisy = {"t": ends_of(10), "noise": draws(normal(), 2)}
     BINARY += [
-        Case(f"binary.continuous_time_loss[gap {gap}]", {**loss, "t": HARD_TIME}, {"reduction": "none", **BETA}, ("logits",), hard=True),
-        Case(f"binary.reconstruction_loss[gap {gap}]", loss, {"reduction": "none"}, ("logits",), hard=True),
-        Case(f"binary.discrete_time_loss[gap {gap}]", {**loss, **noisy}, {"n_steps": 10, "n_samples": 2, "reduction": "none", **BETA}, ("logits",), hard=True),
+        of(f"binary.continuous_time_loss[gap {gap}]", {**loss, "t": HARD_TIME}, {"reduction": "none", **BETA}, ("logits",)),
+        of(f"binary.reconstruction_loss[gap {gap}]", loss, {"reduction": "none"}, ("logits",)),
+        of(f"binary.discrete_time_loss[gap {gap}]", {**loss, **noisy}, {"n_steps": 10, "n_samples": 2, "reduction": "none", **BETA}, ("logits",)),
     ]  # fmt: skip
 accurate = {"n_steps": 10, "reduction": "none", "beta_1": 300.0}  # density ratios up to exp(160)
 BINARY += [

@@ -7,7 +7,7 @@ import torch
 from cases import CASES
 from support import NATIVE, evaluate, named, serves
 from torch.utils._python_dispatch import TorchDispatchMode
-from vocabularies import LARGE, MODES, STEPS
+from vocabularies import LARGE, MODES, STEPS, WIDE
 
 
 def kind(case) -> tuple:
@@ -20,7 +20,7 @@ def kind(case) -> tuple:
 
 
 KINDS = list({kind(case): case for case in reversed(CASES + LARGE + STEPS + MODES)}.values())[::-1]
-KINDS += [case for case in LARGE if "wide" in case.name and "loss" in case.name]  # whose gradients a CPU makes early
+KINDS += [case for case in WIDE if case.loss]  # whose gradients a CPU makes early
 # whose loss keeps less than a gradient on the CPU, too
 LONG_ROWS = [named(f"discrete.{op}[K=257]") for op in ("continuous_time_loss", "reconstruction_loss")]
 

@@ -23,15 +23,14 @@ SHAPES = [(3, 40), (2, 8, 3), (5, 9000)]
 @pairs(
     CUDA,
     lambda case: (
-        case.op.startswith("binary.")
-        or (not case.op.startswith("discrete.") and "discrete_time" not in case.op and not case.hard)
+        case.family == "binary" or (case.family != "discrete" and "n_steps" not in case.options and not case.hard)
     ),
 )
 def test_vectors(case, dtype, backend):
     """Dense data in rows of whole vectors, which other tests are too small for. Noise comes from a seed: explicit
     noise is read one by one."""
     # many values would show the tails of the discretised sums' own errors, which test_bins.py is for
-    for shape in SHAPES[:2] if case.op.startswith("discretised") else SHAPES:
+    for shape in SHAPES[:2] if case.family == "discretised" else SHAPES:
         check_seeded(case, case.inputs(shape, dtype), backend)
 
 

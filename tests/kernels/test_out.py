@@ -5,8 +5,10 @@ import itertools
 
 import pytest
 import torch
-from aliases import ITSELF, OUTPUTS, over, parameters, public, tensors_of
-from cases import CASES, Case, classes, normal, per_class, some, uniform
+import vocabularies
+from aliases import ITSELF, OUTPUTS, over, tensors_of
+from cases import CASES, Case
+from declared import parameters, public
 from support import ON_CPU
 
 from bfn_kernels import binary, continuous, discrete, discretised
@@ -158,21 +160,7 @@ def test_theta_has_memory_of_its_own(step, theta_of, backend):
     assert torch.equal(state, M) and torch.equal(x, X) and (memory == 0).all()
 
 
-# Of what may share memory with an output, CASES have neither a head of many classes nor what these calls have.
-HEAD = {
-    "state": per_class(normal(), 5), "hidden": per_class(normal(), 3), "weight": lambda *_: torch.randn(5, 3),
-    "bias": lambda *_: torch.randn(5), "embedding": lambda *_: torch.randn(5, 2), "known": classes(5),
-    "known_mask": some, "noise": per_class(normal(), 5),
-}  # fmt: skip
-LATER, EARLIER = uniform(0.6, 0.9), uniform(0.1, 0.2)
-TIMED = {"t": uniform(0.3, 0.5), "t_next": LATER, "t_previous": EARLIER, "previous": per_class(normal(), 3)}
-MORE = [
-    Case("vocabulary.update_sample", {**HEAD, "alpha": uniform(1, 2), "draw_noise": uniform(0, 1)}),
-    Case("vocabulary.solver_step", {**HEAD, **TIMED}, {"rule": "sde2", "beta_1": 1.0}),
-    Case("vocabulary.solver_step", {**HEAD, "t": TIMED["t"], "t_next": LATER, "draw_noise": uniform(0, 1)},
-         {"rule": "sde1", "beta_1": 1.0, "choose": "sample"}),
-]  # fmt: skip
-WRITING = [case for case in (*CASES, *MORE) if "257" not in case.name and {*OUTPUTS} & {*parameters(case.op)}]
+WRITING = [case for case in CASES + vocabularies.STEPS if not case.long and {*OUTPUTS} & {*parameters(case.op)}]
 
 
 def variants(case: Case):
@@ -185,7 +173,7 @@ def variants(case: Case):
     if "t_next" in inputs:
         has = {"keep": True, "take": True, "variance": "noise" in inputs, "extrapolation": "previous" in inputs}
         given = Coefficients(**{name: torch.rand(4) + 0.1 if there else None for name, there in has.items()})
-        replaced = {"t_next", "t_previous", "rule", *(["t"] if case.op.startswith(("discrete.", "binary.")) else [])}
+        replaced = {"t_next", "t_previous", "rule", *(["t"] if "state" in inputs else [])}
         yield {k: v for k, v in inputs.items() if k not in replaced} | {"coefficients": given}
 
 

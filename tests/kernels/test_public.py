@@ -155,7 +155,7 @@ OF_ROWS = (*ROWS, "noise", "draw_noise", "component_noise", "known", "known_mask
 
 
 @pairs(
-    ON_CPU, lambda case: case in FIRST and not (INTERPRETED and "mixture" in case.name)
+    ON_CPU, lambda case: case in FIRST and not (INTERPRETED and "mixture_logits" in case.fields)
 )  # mixtures take seconds there
 def test_one_argument_of_float64_is_enough(case, backend):
     """The arithmetic is float64 then, and only the result is rounded, to the type that it has."""

@@ -23,8 +23,8 @@ FAULTS = [
     Fault(CUDA("classes.h"), "} else if (first < count_) {", "} else {", f"{GUARDED} -k 'draw and host'"),
     Fault(
         "gpu_build/sanitized.py",
-        'options = {"backend": backend}',
-        'options = {"backend": None}',
+        "backends.library(backend, torch",
+        "backends.library(None, torch",
         "tests/gpu_build/test_check.py -k sanitized",
     ),
     Fault(

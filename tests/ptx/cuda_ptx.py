@@ -1,4 +1,7 @@
-"""The backend `cuda_ptx`: the host objects that nvcc makes of csrc/cuda, with a runtime that runs their PTX."""
+"""The backend `cuda_ptx`: the host objects that nvcc makes of csrc/cuda, with a runtime that runs their PTX.
+
+`register` compiles all kernels. With `on_demand`, the function that launches a kernel is compiled at its first call.
+"""
 
 import contextlib
 import ctypes
@@ -28,23 +31,95 @@ def missing() -> str | None:
     return ptx.missing() or (None if find_tool("nvcc") else "there is no nvcc")
 
 
-@functools.cache
-def operators() -> Path:
-    """A library that defines the operators of NAMESPACE by CUDA's kernels."""
+def _nvcc(*more: str) -> list[str]:
+    return [str(find_tool("nvcc")), *NVCC_FLAGS, *more]
+
+
+KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+LAUNCHER = re.compile(r"\b_ZN3bfn\d+([a-z_]+)I([fd])EEv\w+")  # a function that BFN_INSTANTIATE instantiates
+FIND = 'extern "C" { __attribute__((visibility("default"))) void* (*find)(const char*); }\n'
+STUB = """
+void stub{n}(const void* op, const void* more) asm("{symbol}");
+void stub{n}(const void* op, const void* more) {{
+  static const auto found = reinterpret_cast<decltype(&stub{n})>(find("{symbol}"));
+  found(op, more);
+}}
+"""
+
+
+def _objects() -> tuple[list[Path], list[str]]:
+    """The bindings, and how they are linked."""
     from torch.utils.cpp_extension import include_paths, library_paths
 
     host = ["g++", "-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"]
     host += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
     host += [f"-isystem{folder}" for folder in include_paths()]
-    kernels = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    nvcc = [find_tool("nvcc"), *NVCC_FLAGS]
-    sources = dict.fromkeys(compiled.bindings(), host) | dict.fromkeys(kernels, nvcc)
-    parts = compiled.objects(NAMESPACE, sources | {ptx.HERE / "cudart.cpp": ["g++", *ptx.FLAGS]})
+    runtime = ["g++", *ptx.FLAGS, "-fvisibility=default"]
+    parts = compiled.objects(NAMESPACE, dict.fromkeys(compiled.bindings(), host) | {ptx.HERE / "cudart.cpp": runtime})
     link = ["-shared", *(f"-L{folder}" for folder in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
-    return compiled.linked(NAMESPACE, parts, [*link, str(ptx.path())])
+    return parts, [*link, str(ptx.path())]
 
 
-def register() -> None:
+@functools.cache
+def operators() -> Path:
+    """A library that defines the operators of NAMESPACE by CUDA's kernels."""
+    parts, link = _objects()
+    return compiled.linked(NAMESPACE, parts + compiled.objects(NAMESPACE, dict.fromkeys(KERNELS, _nvcc())), link)
+
+
+def _with_stubs(name: str, parts: list[Path], link: list[str]) -> Path:
+    """Links the objects with a stub for each function that they call and that launches kernels. A stub asks `_find`."""
+    listed = subprocess.run(["nm", "--undefined-only", *parts], capture_output=True, text=True, check=True).stdout
+    symbols = sorted({found[0] for found in LAUNCHER.finditer(listed) if found[1] in _launchers()})
+    stubs = compiled.BUILT / f"{name}.stubs.cpp"
+    stubs.write_text(FIND + "".join(STUB.format(n=n, symbol=symbol) for n, symbol in enumerate(symbols)))
+    parts += compiled.objects(name, {stubs: ["g++", "-fPIC", "-fvisibility=hidden"]})
+    path = compiled.linked(name, parts, link)
+    ctypes.c_void_p.in_dll(ctypes.CDLL(str(path)), "find").value = ctypes.cast(_find, ctypes.c_void_p).value
+    return path
+
+
+@functools.cache
+def operators_on_demand() -> Path:
+    """The same library, for whose kernels there are stubs."""
+    parts, link = _objects()
+    rest = [_unit(path, compiled.BUILT / f"{NAMESPACE}_{path.stem}_rest.cu") for path in KERNELS]
+    parts += compiled.objects(NAMESPACE, dict.fromkeys(rest, _nvcc()))
+    return _with_stubs(f"{NAMESPACE}_on_demand", parts, link)
+
+
+@functools.cache
+def _launchers() -> dict[str, tuple[Path, str]]:
+    """Of each function that launches kernels its source, and its arguments."""
+    pattern = r"(?m)^BFN_INSTANTIATE\((\w+), (.*)\);"
+    return {name: (path, given) for path in KERNELS for name, given in re.findall(pattern, path.read_text())}
+
+
+def _unit(source: Path, to: Path, instance: str = "") -> Path:
+    """Writes a source that has what another one has, but one instance of its functions alone, or none."""
+    lines = [f'#include "{source.parents[1]}/ops/view.h"', "#undef BFN_INSTANTIATE", "#define BFN_INSTANTIATE(...)"]
+    lines += [f'#include "{source}"', f"namespace bfn {{ template void {instance}; }}" if instance else ""]
+    to.write_text("\n".join(lines))
+    return to
+
+
+compiled_on_demand: list[str] = []  # the functions, in the order of their first calls
+
+
+@ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_char_p)
+def _find(symbol: bytes) -> int | None:
+    """The address of a function, which is compiled now."""
+    function, kind = LAUNCHER.fullmatch(symbol.decode()).groups()
+    compiled_on_demand.append(function)
+    (source, given), kind = _launchers()[function], {"f": "float", "d": "double"}[kind]
+    name = f"{NAMESPACE}_{function}_{kind}"
+    unit = _unit(source, compiled.BUILT / f"{name}.cu", f"{function}<{kind}>({given})")
+    parts = compiled.objects(name, {unit: _nvcc("-Xcompiler=-fvisibility=default")})
+    library = ctypes.CDLL(str(_with_stubs(name, parts, ["-shared", str(operators_on_demand())])))
+    return ctypes.cast(getattr(library, symbol.decode()), ctypes.c_void_p).value
+
+
+def register(on_demand: bool = False) -> None:
     """Makes the kernels a backend of that name, if they can be built."""
     import torch
 
@@ -54,7 +129,7 @@ def register() -> None:
     if missing() is not None:
         return
     ptx.watch_torch()
-    torch.ops.load_library(operators())
+    torch.ops.load_library(operators_on_demand() if on_demand else operators())
     backends.add_library(Library(NAMESPACE))
     backends.BACKENDS["cuda_ptx"] = backends.Backend("cuda_ptx", "cpu", NAMESPACE)
 
@@ -84,9 +159,8 @@ def compiled_with(fault: tuple[str, str, str], source: str, instance: str, folde
     changed, old, new = copy / fault[0], *fault[1:]
     assert changed.read_text().count(old) == 1
     changed.write_text(changed.read_text().replace(old, new))
-    text = re.sub("BFN_INSTANTIATE.*\n", "", (copy / source).read_text())
-    (copy / source).write_text(f"{text}\ntemplate void bfn::{instance};\n")
-    command = [find_tool("nvcc"), *NVCC_FLAGS, "-ptx", str(copy / source), "-o", str(folder / "ptx")]
+    unit = _unit(copy / source, folder / "unit.cu", instance)
+    command = _nvcc("-ptx", str(unit), "-o", str(folder / "ptx"))
     subprocess.run(command, check=True, capture_output=True, text=True)
     return (folder / "ptx").read_text()
 

@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Iterator
 
 import torch
-from cases import Case, uniform
+from cases import Case
+from declared import parameters
+from makers import uniform
 from of_the_table import with_classes
 from support import named
 
@@ -49,7 +51,7 @@ def check_in_place(case: Case, inputs: dict, backend: str) -> None:
         apart = {"out": make(read[state]), "predicted_out": make(read["previous"])}
         over = {"out": read[state], "predicted_out": read["previous"]}
         for to in (apart, over):
-            if case.op.startswith(("discrete.", "binary.")):
+            if "theta_out" in parameters(case.op):
                 to["theta_out"] = make(torch.zeros_like(read[state]))
             case(read, backend, **to)
         for name, want in apart.items():

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 
 import ptx
 import torch
-from cases import Case, classes, draws, normal, per_class, uniform
+from cases import Case
+from makers import classes, draws, normal, per_class, uniform
 from support import evaluate
 from test_accuracy import check
 
@@ -19,7 +20,7 @@ def with_classes(case: Case, k: int) -> Case:
         made["noise"] = draws(made["noise"], case.options["n_samples"])
     fields = {name: made.get(name, make) for name, make in case.fields.items()}
     options = {name: {"num_classes": k, "beta_1": 16 / k}.get(name, value) for name, value in case.options.items()}
-    return dataclasses.replace(case, name=f"{case.op}[K={k}]", fields=fields, options=options)
+    return dataclasses.replace(case, name=f"{case.op}[K={k}]", fields=fields, options=options, num_classes=k)
 
 
 def batches(case: Case, dtype: torch.dtype) -> list[dict]:

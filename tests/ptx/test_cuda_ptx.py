@@ -8,8 +8,8 @@ In a process of its own, as `make test` has it: BFN_PTX=cuda pytest tests/ptx. A
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
-from inspect import signature
 
 import pytest
 
@@ -19,13 +19,12 @@ import cuda_ptx
 import ptx
 import torch
 from cases import CASES, Case
+from declared import parameters
 from in_place import check_in_place, inputs_of, steps
 from of_the_table import check_rounding, check_with, with_classes
 from support import DTYPES, FIRST, error, evaluate, named, scale, serves, ulp
 from test_accuracy import SHAPES, check
 from test_cuda import NOISE, check_seeded
-
-import bfn_kernels
 
 BACKEND = "cuda_ptx"
 SIZES = [*SHAPES[:4], (2, 16)]
@@ -66,7 +65,7 @@ def transposed(inputs: dict) -> dict:
 def forms(case: Case, dtype: torch.dtype) -> Iterator[list[dict]]:
     """Inputs that kernels read in different ways: in any layout; densely, one by one and as vectors; and, as under
     autocast, float32 data with a network's outputs in a narrow type."""
-    sizes = SIZES[:2] if dtype == torch.float64 or "4096" in case.name or "257" in case.name else SIZES
+    sizes = SIZES[:2] if dtype == torch.float64 or case.long else SIZES
     dense = [case.inputs(shape, dtype, seed) for seed, shape in enumerate(sizes)]
     yield dense
     if dtype in (torch.float32, torch.float64):
@@ -89,8 +88,7 @@ def check_drawn(case: Case, inputs: dict) -> None:
         check_seeded(case, inputs, BACKEND)
     drawn = {name: x for name, x in inputs.items() if name not in NOISE}
     result = case(drawn, BACKEND, seed=3)
-    family, op = case.op.split(".")
-    if not case.into and "out" in signature(getattr(getattr(bfn_kernels, family), op)).parameters:
+    if not case.into and "out" in parameters(case.op):
         out = torch.empty(*result.shape, 2, dtype=result.dtype)[..., 0]
         case(drawn, BACKEND, seed=3, out=out)
         assert error(out, result) <= 4 * ulp(result.dtype, scale(result))
@@ -105,7 +103,7 @@ def test_every_kernel(dtype):
             check(case, form, BACKEND)
             for inputs in form if {*NOISE} & {*case.fields} else ():
                 check_drawn(case, inputs)
-        if case.op.startswith("discrete.") and "[K=27" in case.name and "known" not in case.fields:
+        if case.num_classes == 27 and "known" not in case.fields:
             for many in (with_classes(case, 600), with_classes(case, 4100)):  # held by a block, and read in every sweep
                 rows = [many.inputs((2, 2), dtype, seed) for seed in range(2)]
                 check(many, [*rows, *map(transposed, rows)], BACKEND)
@@ -121,7 +119,7 @@ def test_blocks_in_any_order(case):
     """The same bits, and no block reads or writes what another one writes (the interpreter looks)."""
     if not serves(case, BACKEND):
         pytest.skip("the reference alone has it")
-    inputs = case.inputs((5, 300) if not case.op.startswith("discrete.") else (5, 30), torch.float32)
+    inputs = case.inputs((5, 30 if case.num_classes else 300), torch.float32)
     found = []
     try:
         for order in ptx.ORDERS:
@@ -150,30 +148,26 @@ SQUARED, NSTEP = "squared_loss_kernel.*DenseIffLi4", "nstep_kernel.*DenseClasses
 OF_A_BLOCK, OF_A_WARP = "theta_kernel.*DenseClassesIf.*BlockTeamELi4", "theta_kernel.*DenseClassesIf.*WarpTeam"
 OF_ONE_WARP = r"shl\.b32 (%r\d+), %r\d+, 2;(\s+mov\.u32 %r\d+, \w+of_warp;\s+add\.s32 [^;]*;\s+st\.shared)"
 UNORDERED, LEFT_OUT = "race in shared memory|nobody wrote", "the mask leaves out a lane"
+DATA, LOSS, THETA = map(named, ("continuous.predict_data", "continuous.continuous_time_loss", "discrete.theta[K=27]"))
+LONG, NSTEP_LOSS = with_classes(THETA, 1024), named("discrete.discrete_time_loss[K=27 factorised]")
 FAULTS = {  # the kernels, what is replaced in their PTX, by what, the case that runs them, and the error, if it is one
-    "a read past a tensor": ("predict_data_kernel.*DenseIffLi4", VECTOR, r"\1+16]", "predict_data", "bounds of every"),
-    "a misaligned vector": ("predict_data_kernel.*DenseIffLi4", VECTOR, r"\1+4]", "predict_data", "misaligned access"),
-    "a missing barrier of a sum": (SQUARED, BARRIER, r"\1", "continuous_time_loss", UNORDERED),
-    "a missing barrier of a row": (OF_A_BLOCK, BARRIER, r"\1", "theta[K=1024]", UNORDERED),
-    "a wrong mask of a block": (OF_A_BLOCK, MASK, r"\1, 65535;", "theta[K=1024]", LEFT_OUT),
-    "a wrong mask of a team": (OF_A_WARP, MASK, r"\1, 65535;", "theta[K=27]", LEFT_OUT),
-    "a race in shared memory": (OF_A_BLOCK, OF_ONE_WARP, r"mov.u32 \1, 0;\2", "theta[K=1024]", "race in shared memory"),
-    "two blocks write one address": (OF_A_BLOCK, r"%ctaid\.x", "0", "theta[K=1024]", "race between blocks"),
-    "shared memory that nobody wrote": (OF_A_BLOCK, r"st\.shared\.f32 [^;]*;", "", "theta[K=1024]", "nobody wrote"),
-    "a sum that nobody wrote": (SQUARED, r"st\.global\.f64 [^;]*;", "", "continuous_time_loss", None),
-    "max for min": (NSTEP, r"min\.f32", "max.f32", "discrete_time_loss[K=27 factorised]", None),
+    "a read past a tensor": ("predict_data_kernel.*DenseIffLi4", VECTOR, r"\1+16]", DATA, "bounds of every"),
+    "a misaligned vector": ("predict_data_kernel.*DenseIffLi4", VECTOR, r"\1+4]", DATA, "misaligned access"),
+    "a missing barrier of a sum": (SQUARED, BARRIER, r"\1", LOSS, UNORDERED),
+    "a missing barrier of a row": (OF_A_BLOCK, BARRIER, r"\1", LONG, UNORDERED),
+    "a wrong mask of a block": (OF_A_BLOCK, MASK, r"\1, 65535;", LONG, LEFT_OUT),
+    "a wrong mask of a team": (OF_A_WARP, MASK, r"\1, 65535;", THETA, LEFT_OUT),
+    "a race in shared memory": (OF_A_BLOCK, OF_ONE_WARP, r"mov.u32 \1, 0;\2", LONG, "race in shared memory"),
+    "two blocks write one address": (OF_A_BLOCK, r"%ctaid\.x", "0", LONG, "race between blocks"),
+    "shared memory that nobody wrote": (OF_A_BLOCK, r"st\.shared\.f32 [^;]*;", "", LONG, "nobody wrote"),
+    "a sum that nobody wrote": (SQUARED, r"st\.global\.f64 [^;]*;", "", LOSS, None),
+    "max for min": (NSTEP, r"min\.f32", "max.f32", NSTEP_LOSS, None),
 }  # fmt: skip
-
-
-def case_of(name: str) -> Case:
-    family = "discrete" if "K=" in name else "continuous"
-    return with_classes(named("discrete.theta[K=27]"), 1024) if "1024" in name else named(f"{family}.{name}")
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_seeded_faults_are_found(name):
     kernels, old, new, case, words = FAULTS[name]
-    case = case_of(case)
     batches = [case.inputs(shape, torch.float32) for shape in ((5, 33), (2, 16))]
     check(case, batches, BACKEND)
 
@@ -222,3 +216,16 @@ def test_a_read_past_a_row_of_classes_is_found(tmp_path):
     edited = cuda_ptx.edited(chosen, lambda text: cuda_ptx.in_the_place_of(text, other, kernel))
     with edited, pytest.raises(RuntimeError, match="bounds of every tensor"):
         case(inputs, BACKEND)
+
+
+def test_one_call_compiles_what_it_launches(tmp_path):
+    """`python -m gpu_build --only-call`, in a process that has not compiled anything."""
+    asked = """
+import gpu_build.__main__, sys
+assert gpu_build.__main__.main(["--only", "cuda", "--only-call", "discretised sample, float32", "--csv", "of.csv"]) == 0
+assert sys.modules["cuda_ptx"].compiled_on_demand == ["choose"]
+"""
+    environment = os.environ | {"PYTHONPATH": str(cuda_ptx.ROOT)}
+    done = subprocess.run([sys.executable, "-c", asked], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "of.csv").read_text().splitlines()) == 2, "a heading, and the call"

@@ -88,8 +88,9 @@ def compile_for(architecture: int) -> None:
     driver.set_active(NoGPU(architecture))
 
 
-def register() -> None:
-    """Makes the kernels, compiled for compute capability 9.0, a backend of that name, if Triton is here."""
+def register(on_demand: bool = True) -> None:
+    """Makes the kernels, compiled for compute capability 9.0, a backend of that name, if Triton is here. It compiles a
+    kernel at its first launch, `on_demand` or not."""
     global _compile
     if missing() is not None:
         return

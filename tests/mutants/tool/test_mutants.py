@@ -36,6 +36,15 @@ def test_every_fault_can_be_put_in_and_names_its_tests(workshop):
     assert len(set(found)) == len(found), "a fault is listed twice for the same tests"
 
 
+def test_every_family_has_faults(workshop):
+    """In its formulas, in the kernels for each device, and in its Python."""
+    put_in = {fault.path for fault in workshop.faults()}
+    for family in (path.parent.name for path in ROOT.glob("bfn_kernels/*/operators.py")):
+        for files in (f"csrc/math/{family}*", f"csrc/cpu/{family}*", f"csrc/cuda/{family}*", f"bfn_kernels/{family}/*"):
+            there = {str(path.relative_to(ROOT)) for path in ROOT.glob(files)}
+            assert not there or there & put_in, f"a table of tests/mutants needs a Fault in {files}"
+
+
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """A tree of its own: a function, of whose two branches the tests look at one."""

@@ -1,0 +1,40 @@
+"""What the package declares: its families, their public functions, and the arguments of these."""
+
+import ast
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+import bfn_kernels
+
+FAMILIES = sorted(path.parent.name for path in Path(bfn_kernels.__file__).parent.glob("*/operators.py"))
+
+
+def public(op: str) -> Callable:
+    family, name = op.split(".")
+    return getattr(getattr(bfn_kernels, family), name)
+
+
+@functools.cache
+def annotations(op: str) -> dict:
+    """The type of each parameter."""
+    return {name: each.annotation for name, each in inspect.signature(public(op)).parameters.items()}
+
+
+def parameters(op: str) -> list[str]:
+    return list(annotations(op))
+
+
+def public_functions(family: str) -> list[str]:
+    """The functions that the family's package defines, and those that it imports under their own name from its
+    modules, as `family.function`."""
+    module = importlib.import_module(f"bfn_kernels.{family}")
+    body = ast.parse(inspect.getsource(module)).body
+    own = [node.name for node in body if isinstance(node, ast.FunctionDef)]
+    own += [a.name for node in body if isinstance(node, ast.ImportFrom) for a in node.names if a.name == a.asname]
+    return [f"{family}.{name}" for name in own if callable(getattr(module, name)) and name[0] != "_"]
+
+
+OPS = [op for family in FAMILIES for op in public_functions(family)]
