@@ -4,10 +4,15 @@ A view is a tuple that a kernel takes as one argument: a pointer (None if the ar
 numbers inner, outer_stride and inner_stride that locate the element with a logical index:
 offset = (index // inner)·outer_stride + (index % inner)·inner_stride. A tensor whose strides this formula cannot
 describe is copied.
+
+A kernel takes a record of `records.py` as one argument too, with views in the place of tensors, and reads its fields by
+name.
 """
 
 import ctypes
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import triton
@@ -15,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels.checks import compute_dtype
-from bfn_kernels.records import Draws
+from bfn_kernels.records import Draws, Noise
 
 # The kind of a view says how much of the formula a kernel has to compute. It is known when the kernel is compiled.
 DENSE = tl.constexpr(0)  # the offset is the index
@@ -42,9 +47,23 @@ def launch(kernel, programs: int, *arguments, warps: int = WARPS, registers: int
         return
     if registers is not None and torch.version.hip is None:
         constants["maxnreg"] = registers
-    tensor = next(t for a in arguments for t in (a if isinstance(a, tuple) else (a,)) if isinstance(t, Tensor))
-    with torch.cuda.device_of(tensor):
+    with torch.cuda.device_of(_first_tensor(arguments)):
         kernel[(programs,)](*arguments, num_warps=warps, enable_fp_fusion=True, **constants)
+
+
+def _first_tensor(arguments: Iterable) -> Tensor | None:
+    """The first tensor among the arguments and in their tuples."""
+    for argument in arguments:
+        found = _first_tensor(argument) if isinstance(argument, tuple) else argument
+        if isinstance(found, Tensor):
+            return found
+    return None
+
+
+@functools.lru_cache(typed=True)  # 1 and True are two constants
+def constants(*values) -> tuple:
+    """The values as members of a tuple that a kernel takes; they are known when the kernel is compiled."""
+    return tuple(map(tl.constexpr, values))
 
 
 def programs(count: int, block: int = BLOCK) -> int:
@@ -75,6 +94,16 @@ def view(x: Tensor | None, shape: torch.Size) -> tuple:
 
 def views(shape: torch.Size, *tensors: Tensor | None) -> tuple[tuple, ...]:
     return tuple(view(t, shape) for t in tensors)
+
+
+def viewed(record: Any, shape: torch.Size) -> Any:
+    """The record with a view in the place of each tensor."""
+    return type(record)(*views(shape, *record))
+
+
+def noise_views(noise: Noise, shape: torch.Size) -> Noise:
+    """The noise with the view of its explicit normals."""
+    return Noise(noise.seed, view(noise.noise, shape))
 
 
 def component_view(x: Tensor | None, shape: torch.Size) -> tuple:
@@ -120,7 +149,8 @@ def table(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> 
 
 
 def nodes_of(draws: Draws, like: Tensor) -> tuple[Tensor | None, Tensor | None, int]:
-    """The tables of the nodes and weights of a quadrature, None for draws, and how many nodes or draws there are."""
+    """The first fields of `Draws` as a kernel takes them: the tables of the nodes and weights of a quadrature, None for
+    draws, and the number of nodes or draws."""
     if draws.n_samples:
         return None, None, draws.n_samples
     nodes, weights = table((*draws.nodes, *draws.node_weights), compute_dtype(like), like.device).chunk(2)
