@@ -14,7 +14,7 @@ from torch import Tensor
 from bfn_kernels.triton_ops.elementary import exp_difference, reciprocal
 from bfn_kernels.triton_ops.noise import normals, start_of_draw
 from bfn_kernels.triton_ops.solver import guided
-from bfn_kernels.triton_ops.views import DENSE, GRID, constants, grid_offset, joined, launch, load, programs, view
+from bfn_kernels.triton_ops.views import DENSE, GRID, constant, grid_offset, joined, launch, load, programs, view
 
 # The most classes that a row may have for this tile, the numbers in the tile, and its warps: about 16 numbers a thread.
 _TILES = ((2048, 2048, 4), (4096, 4096, 8), (8192, 8192, 16))
@@ -46,10 +46,12 @@ def tile_of(num_classes: int, small: bool = False) -> Tile:
     return Tile(1, *(_SMALL_TILES[-1][1:] if small else _LARGE))
 
 
-def launch_rows(kernel, tile: Tile, num_classes: int, T, *arguments, count: int, **options) -> None:
-    """Runs a kernel on `count` rows. Its last arguments are their number and the sizes of the tile."""
-    sizes = Sizes(*constants(num_classes, tile.rows, tile.classes, T))
-    launch(kernel, programs(count, tile.rows), *arguments, count, sizes, warps=tile.warps, **options)
+def launch_rows(kernel, *arguments, shape: torch.Size, T, small: bool = False, **options) -> None:
+    """Runs a kernel on all rows of numbers of this shape, `[..., K]`. T: the type of the arithmetic. The last arguments
+    of the kernel are the number of rows and S."""
+    tile, count = tile_of(shape[-1], small), shape[:-1].numel()
+    S = constant(Sizes, shape[-1], tile.rows, tile.classes, T)
+    launch(kernel, programs(count, tile.rows), *arguments, count, S=S, warps=tile.warps, **options)
 
 
 def class_view(x: Tensor | None, shape: torch.Size) -> tuple:
@@ -76,14 +78,14 @@ def _pointers(view, rows, first, S):
 
 
 @triton.jit
-def _is_there(first, S):
+def is_there(first, S):
     """Whether there is a class for each place of a tile, of any row."""
     return (first + tl.arange(0, S.TILE) < S.K)[None, :]
 
 
 @triton.jit
 def _load(view, rows, first, S):
-    there = rows[2][:, None] & _is_there(first, S)
+    there = rows[2][:, None] & is_there(first, S)
     return tl.load(_pointers(view, rows, first, S), mask=there, other=0).to(S.T)
 
 
@@ -97,12 +99,12 @@ def load_classes(view, rows, first, S, OTHER: tl.constexpr = float("-inf")):
         if view[7][0] is not None:
             other = _load(view[7], rows, first, S)
         z = guided(z, load(view[6], rows, S.T, 1.0)[:, None], other, load(view[8], rows, S.T)[:, None])
-    return tl.where(_is_there(first, S), z, OTHER)
+    return tl.where(is_there(first, S), z, OTHER)
 
 
 @triton.jit
 def store_classes(view, rows, first, value, S):
-    there = rows[2][:, None] & _is_there(first, S)
+    there = rows[2][:, None] & is_there(first, S)
     tl.store(_pointers(view, rows, first, S), value.to(view[0].dtype.element_ty), mask=there)
 
 

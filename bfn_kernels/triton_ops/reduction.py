@@ -14,10 +14,10 @@ _FINISH_BLOCK, _FINISH_WARPS = 4096, 8
 
 
 class Memory(NamedTuple):
-    """The memory that `write_losses` writes to: a number for each variable where `each` is True, else a sum and a count
+    """The memory that `write_losses` writes to: a loss for each variable where `each` is True, else a sum and a count
     for each program. The counts are None if nobody asks for them."""
 
-    values: Tensor
+    sums: Tensor
     counts: Tensor | None
     each: Any
 
@@ -74,10 +74,10 @@ def write_losses(loss, keep, block, memory):
     keep = keep & there
     loss = tl.where(keep, loss, 0.0)
     if memory.each:
-        tl.store(memory.values + start + place, loss, mask=there)
+        tl.store(memory.sums + start + place, loss, mask=there)
     else:
         program = tl.program_id(0)
-        tl.store(memory.values + program, tl.sum(loss, 0).to(tl.float64))
+        tl.store(memory.sums + program, tl.sum(loss, 0).to(tl.float64))
         if memory.counts is not None:
             tl.store(memory.counts + program, tl.sum(keep.to(tl.int32), 0))
 

@@ -1,9 +1,19 @@
 """What a solver's step does to the prediction, the counterpart of csrc/math/solver.h."""
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
 from bfn_kernels.triton_ops.views import load, store
+
+
+class Outputs(NamedTuple):
+    """The views of the tensors that a step of classes writes, each of None if it was not passed."""
+
+    state: Any
+    theta: Any
+    predicted: Any
 
 
 @triton.jit

@@ -66,6 +66,13 @@ def constants(*values) -> tuple:
     return tuple(map(tl.constexpr, values))
 
 
+@functools.lru_cache(typed=True)
+def constant(kind: type, *values) -> Any:
+    """A record of this kind for a parameter `tl.constexpr` of a kernel. A compiled kernel needs a constant in each
+    field, since Triton 3.6 reads no plain numbers there; an interpreted one multiplies by plain numbers only."""
+    return kind(*(values if triton.knobs.runtime.interpret else constants(*values)))
+
+
 def programs(count: int, block: int = BLOCK) -> int:
     return (count + block - 1) // block
 
