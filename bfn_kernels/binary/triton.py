@@ -23,9 +23,9 @@ from bfn_kernels.triton_ops.views import (
     block_of,
     compute_type,
     constants,
+    draws_with_tables,
     launch,
     load,
-    nodes_of,
     noise_views,
     programs,
     store,
@@ -185,7 +185,7 @@ def discrete_time_loss(
 ) -> tuple[Tensor, ...]:
     call = _LossCall(x, logits, alpha, to, need_logits)
     noise = None if draws.noise is None else draws.noise.contiguous().view(-1)
-    drawn = Draws(*nodes_of(draws, logits), draws.seed, view(noise, None if noise is None else noise.shape))
+    drawn = draws_with_tables(draws, logits, view(noise, None if noise is None else noise.shape))
     constants = {"COORDINATES": 2 if receiver == FACTORISED else 1} | call.constants
     launch(_nstep, call.programs, *call.inputs, drawn, n_steps, *call.outputs, **constants, registers=255)
     return call.finish()

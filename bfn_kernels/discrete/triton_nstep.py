@@ -38,7 +38,7 @@ from bfn_kernels.triton_ops.classes import (
 from bfn_kernels.triton_ops.elementary import log, reciprocal
 from bfn_kernels.triton_ops.noise import MONTE_CARLO
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
-from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, load, nodes_of, view
+from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, draws_with_tables, load, view
 
 
 def discrete_time_loss(
@@ -51,7 +51,7 @@ def discrete_time_loss(
     losses = Losses(x, *to, dtype, tile.rows)
     grad_logits = torch.empty(shape if need_logits else (0,), dtype=dtype, device=x.device)
     noise = None if draws.noise is None else draws.noise.contiguous().view(-1, shape[-1])
-    drawn = Draws(*nodes_of(draws, logits), draws.seed, class_view(noise, None if noise is None else noise.shape))
+    drawn = draws_with_tables(draws, logits, class_view(noise, None if noise is None else noise.shape))
     inputs = view(x, x.shape), class_view(logits, shape), view(alpha, x.shape), drawn, n_steps, view(to.mask, x.shape)
     gradient = class_view(grad_logits if need_logits else None, shape)
     run = partial(launch_rows, shape=shape, T=KERNEL_TYPES[dtype], small=True, registers=255)

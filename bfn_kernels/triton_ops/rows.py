@@ -49,9 +49,9 @@ def row_scalars(value: Tensor, precision: Tensor | None, wanted: int, *arguments
     named = tuple(name for name, bit in rows.BITS.items() if wanted & bit)
     out = [torch.empty(sizes, dtype=rows.type_of(wide), device=value.device) for _ in named]
     numbers = n_steps, scale, *_constants(schedule, parameter, num_classes, n_steps), t_min
-    given = *views(sizes, *inputs), *map(float, numbers), views(sizes, *out), sizes.numel()
-    constants = {"KIND": schedule, "WANTED": named, "BLOCK": _BLOCK, "warps": _WARPS}
-    launch(_row_scalars, programs(sizes.numel(), _BLOCK), *given, **constants)
+    count = sizes.numel()
+    given = *views(sizes, *inputs), *map(float, numbers), views(sizes, *out), count
+    launch(_row_scalars, programs(count, _BLOCK), *given, KIND=schedule, WANTED=named, BLOCK=_BLOCK, warps=_WARPS)
     return out
 
 

@@ -34,6 +34,8 @@ BLOCK, WARPS = 1024, 4
 
 _MOST_VALUES = 256  # in a table that one launch writes, since a kernel takes at most 4 KiB of arguments
 
+View = Any  # the tuple takes the place of a tensor in a record
+
 KERNEL_TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
@@ -66,11 +68,11 @@ def constants(*values) -> tuple:
     return tuple(map(tl.constexpr, values))
 
 
-@functools.lru_cache(typed=True)
-def constant(kind: type, *values) -> Any:
-    """A record of this kind for a parameter `tl.constexpr` of a kernel. A compiled kernel needs a constant in each
-    field, since Triton 3.6 reads no plain numbers there; an interpreted one multiplies by plain numbers only."""
-    return kind(*(values if triton.knobs.runtime.interpret else constants(*values)))
+@functools.lru_cache(typed=True)  # records of two kinds may be equal
+def constant(record: Any) -> Any:
+    """The record for a parameter `tl.constexpr` of a kernel. A compiled kernel needs a constant in each field, since
+    Triton 3.6 reads no plain numbers there. An interpreted one multiplies by plain numbers only."""
+    return record if triton.knobs.runtime.interpret else type(record)(*constants(*record))
 
 
 def programs(count: int, block: int = BLOCK) -> int:
@@ -82,7 +84,7 @@ def compute_type(*tensors: Tensor | None):
     return KERNEL_TYPES[compute_dtype(*tensors)]
 
 
-def view(x: Tensor | None, shape: torch.Size) -> tuple:
+def view(x: Tensor | None, shape: torch.Size) -> View:
     """The view of a tensor broadcast to `shape`."""
     if x is None:
         return None, DENSE, 0, 0, 0
@@ -99,7 +101,7 @@ def view(x: Tensor | None, shape: torch.Size) -> tuple:
     return x, kind, inner, outer_stride, inner_stride
 
 
-def views(shape: torch.Size, *tensors: Tensor | None) -> tuple[tuple, ...]:
+def views(shape: torch.Size, *tensors: Tensor | None) -> tuple[View, ...]:
     return tuple(view(t, shape) for t in tensors)
 
 
@@ -113,7 +115,7 @@ def noise_views(noise: Noise, shape: torch.Size) -> Noise:
     return Noise(noise.seed, view(noise.noise, shape))
 
 
-def component_view(x: Tensor | None, shape: torch.Size) -> tuple:
+def component_view(x: Tensor | None, shape: torch.Size) -> View:
     """The view of the first component along the last dimension, and the stride to the others."""
     if x is None:
         return *view(None, shape), 0
@@ -155,13 +157,13 @@ def table(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> 
     return out
 
 
-def nodes_of(draws: Draws, like: Tensor) -> tuple[Tensor | None, Tensor | None, int]:
-    """The first fields of `Draws` as a kernel takes them: the tables of the nodes and weights of a quadrature, None for
-    draws, and the number of nodes or draws."""
+def draws_with_tables(draws: Draws, like: Tensor, noise: View) -> Draws:
+    """The draws as a kernel takes them. The nodes and their weights are tables, or None for draws, and `n_samples` is
+    the number of nodes or draws. noise: the view of the explicit normals."""
     if draws.n_samples:
-        return None, None, draws.n_samples
-    nodes, weights = table((*draws.nodes, *draws.node_weights), compute_dtype(like), like.device).chunk(2)
-    return nodes, weights, len(draws.nodes)
+        return Draws(None, None, draws.n_samples, draws.seed, noise)
+    tables: Any = table((*draws.nodes, *draws.node_weights), compute_dtype(like), like.device).chunk(2)
+    return Draws(tables[0], tables[1], len(draws.nodes), draws.seed, noise)
 
 
 def _parts(values: Sequence[float], count: int) -> tuple[tuple[float, ...], ...]:
