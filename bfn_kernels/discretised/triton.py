@@ -89,13 +89,13 @@ def output_std(
     saved, views = _gradients(out.shape, output, dtype, (False, need, False))
     network = network_views(out.shape, Network(None, pred_log_std, None, None, mean_scale, noise_scale))
     C = Constants(KERNEL_TYPES[dtype], None, None, 0, kind_of(mean_scale), *limits)
-    arguments = network, view(written, out.shape), views[1]
+    arguments = view(written, out.shape), views[1], network
     _launch(_output_std, *arguments, count=out.numel(), C=C, warps=WARPS, registers=None)
     return out if written is out else out.copy_(written), saved[1]
 
 
 @triton.jit
-def _output_std(network, out, grad, count, C: tl.constexpr, BLOCK: tl.constexpr):
+def _output_std(out, grad, network, count, C: tl.constexpr, BLOCK: tl.constexpr):
     block = block_of(count, BLOCK)
     _, std, _, slope = output_normal(network, block, C)
     store(out, block, std)

@@ -58,7 +58,7 @@ def class_view(x: Tensor | None, shape: torch.Size) -> View:
     """The view of a tensor broadcast to `shape`, whose last dimension is that of the classes."""
     if x is None:
         return *view(None, shape), 1
-    x = x.expand(shape)
+    x = x if x.shape == shape else x.expand(shape)
     if x.is_contiguous():
         return x, DENSE, 0, 0, 0, 1
     if len(joined(x[..., 0], shape[:-1])) > 2:
