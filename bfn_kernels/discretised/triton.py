@@ -39,12 +39,12 @@ from bfn_kernels.triton_ops.views import (
     block_of,
     component_view,
     compute_type,
-    constant,
     constants,
     launch,
     load,
     noise_views,
     programs,
+    static,
     store,
     view,
     viewed,
@@ -59,8 +59,8 @@ BLOCK = 256
 
 def _launch(kernel, *arguments, count: int, C: Constants, **options) -> None:
     """Runs a kernel on `count` variables."""
-    constants = {"C": constant(C), "BLOCK": BLOCK, "warps": 2, "registers": 255}
-    launch(kernel, programs(count, BLOCK), *arguments, count, **(constants | options))
+    defaults = {"C": static(C), "BLOCK": BLOCK, "warps": 2, "registers": 255}
+    launch(kernel, programs(count, BLOCK), *arguments, count, **(defaults | options))
 
 
 def _components(mixture_logits: Tensor | None) -> int:

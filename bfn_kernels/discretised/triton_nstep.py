@@ -30,7 +30,7 @@ from bfn_kernels.records import Draws, LossTarget
 from bfn_kernels.triton_ops.elementary import clamp, exp, log, reciprocal
 from bfn_kernels.triton_ops.noise import MONTE_CARLO, normals
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
-from bfn_kernels.triton_ops.views import block_of, constant, launch, load, programs, store, table, view
+from bfn_kernels.triton_ops.views import block_of, launch, load, programs, static, store, table, view
 
 _NODES = tl.constexpr(28)
 _MOST_POINTS = tl.constexpr(128)  # the most bins that a window at the end of the bins sums one by one
@@ -66,7 +66,7 @@ def nstep_loss(
     drawn = Draws(hermite[0], hermite[1], count, draws.seed, noise)
     inputs = view(x, x.shape), output[0], view(alpha, x.shape), drawn, legendre
     outputs = view(to.mask, x.shape), output[1], losses.memory
-    options = {"C": constant(C), "S": constant(S), "warps": _WARPS, "registers": 255}
+    options = {"C": static(C), "S": static(S), "warps": _WARPS, "registers": 255}
     launch(_nstep, programs(x.numel(), S.V), *inputs, n_steps, outputs, x.numel(), **options)
     return losses.finish()
 
@@ -223,7 +223,8 @@ def _add_points(top, sums, first, window, legendre, eps, places, normal, K: tl.c
 @triton.jit
 def _sum_of_draws(x, normal, tau, bump, low, high, eps, legendre, C, S):
     """Σ_k p_k·exp(q_k(eps − q_k/2)), q_k = (c_k − x)/τ, of every draw with an eps from `low` to `high`: ln of its
-    largest term, and the sum and its derivatives divided by that term."""
+    largest term, and the sum and its derivatives divided by that term. normal: the mean, the std, and whether the
+    distribution counts as uniform."""
     mean, std, _ = normal
     from_mean, from_x = origin_of(mean, C.K), origin_of(x, C.K)
     unit, q_unit = reciprocal(C.K * std), reciprocal(C.K * tau)

@@ -14,7 +14,7 @@ from torch import Tensor
 from bfn_kernels.triton_ops.elementary import exp_difference, reciprocal
 from bfn_kernels.triton_ops.noise import normals, start_of_draw
 from bfn_kernels.triton_ops.solver import guided
-from bfn_kernels.triton_ops.views import DENSE, GRID, View, constant, grid_offset, joined, launch, load, programs, view
+from bfn_kernels.triton_ops.views import DENSE, GRID, View, grid_offset, joined, launch, load, programs, static, view
 
 # The most classes that a row may have for this tile, the numbers in the tile, and its warps: about 16 numbers a thread.
 _TILES = ((2048, 2048, 4), (4096, 4096, 8), (8192, 8192, 16))
@@ -50,7 +50,7 @@ def launch_rows(kernel, *arguments, shape: torch.Size, T, small: bool = False, *
     """Runs a kernel on all rows of numbers of this shape, `[..., K]`. T: the type of the arithmetic. The last arguments
     of the kernel are the number of rows and S."""
     tile, count = tile_of(shape[-1], small), shape[:-1].numel()
-    S = constant(Sizes(shape[-1], tile.rows, tile.classes, T))
+    S = static(Sizes(shape[-1], tile.rows, tile.classes, T))
     launch(kernel, programs(count, tile.rows), *arguments, count, S=S, warps=tile.warps, **options)
 
 

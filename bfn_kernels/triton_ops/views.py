@@ -63,7 +63,7 @@ def constants(*values) -> tuple:
 
 
 @functools.lru_cache(typed=True)  # records of two kinds may be equal
-def constant(record: Any) -> Any:
+def static(record: Any) -> Any:
     """The record for a parameter `tl.constexpr` of a kernel. A compiled kernel needs a constant in each field, since
     Triton 3.6 reads no plain numbers there. An interpreted one multiplies by plain numbers only."""
     return record if triton.knobs.runtime.interpret else type(record)(*constants(*record))
