@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bfn_kernels import checks, rows
 from bfn_kernels.triton_ops.elementary import exp, expm1, log, log1p
-from bfn_kernels.triton_ops.views import block_of, launch, load, programs, store, views
+from bfn_kernels.triton_ops.views import block_of, constants, launch, load, programs, store, views
 
 T_MAX, ROOT_BETA_MIN = map(tl.constexpr, (rows.T_MAX, rows.ROOT_BETA_MIN))
 STEP_TOLERANCE = tl.constexpr(checks.STEP_TOLERANCE)
@@ -46,7 +46,7 @@ def row_scalars(value: Tensor, precision: Tensor | None, wanted: int, *arguments
     pairs = zip(names, (value, precision), strict=True)
     inputs = [None if t is None else _leading(name, t, shape) for name, t in pairs]
     sizes = torch.broadcast_shapes(*(t.shape for t in inputs if t is not None))
-    named = tuple(name for name, bit in rows.BITS.items() if wanted & bit)
+    named = constants(*(name for name, bit in rows.BITS.items() if wanted & bit))  # Triton 3.6 reads no plain strings
     out = [torch.empty(sizes, dtype=rows.type_of(wide), device=value.device) for _ in named]
     numbers = n_steps, scale, *_constants(schedule, parameter, num_classes, n_steps), t_min
     count = sizes.numel()
