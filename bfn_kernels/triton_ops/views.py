@@ -6,7 +6,7 @@ offset = (index // inner)·outer_stride + (index % inner)·inner_stride. A tenso
 describe is copied.
 
 A kernel takes a record of `records.py` as one argument too, with views in the place of tensors, and reads its fields by
-name.
+name. No field may be called `values` or `type`, since Triton's tuples have these attributes.
 """
 
 import ctypes
