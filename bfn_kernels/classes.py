@@ -144,10 +144,10 @@ class Family(NamedTuple):
         check_step_tensors(state, "state", plan.previous, **inputs, **plan.times(), **guided._asdict(), **noises)
         library = backends.library(backend, state.device)
         dtype = checks.compute_dtype(output_logits, state, plan.previous, guided.unconditional)
+        times = plan.t, plan.t_next, plan.t_previous
         solver = solvers.step_scalars(
-            plan.coefficients, plan.rule, schedule, (plan.t, plan.t_next, plan.t_previous), plan.previous, state, dtype,
-            len(lead), self.scale(state),
-        )  # fmt: skip
+            plan.coefficients, plan.rule, schedule, times, plan.previous, state, dtype, len(lead), self.scale(state)
+        )
         guidance = solvers.guidance_scalars(*guided, state, dtype, len(lead))
         draws = choice_noises(message[0], draw_noise, lead)
         seed = step_seed(state, solver.std, seed, generator, noise, *draws)

@@ -125,6 +125,15 @@ class Network(NamedTuple):
     noise_scale: Tensor | None
 
 
+class OutputLimits(NamedTuple):
+    """The limits of the std of discretised data: its logarithm is clamped to [−log_std_max, log_std_max], then the std
+    to [std_min, std_max]."""
+
+    std_min: float
+    std_max: float
+    log_std_max: float
+
+
 class Bins(NamedTuple):
     """The number of bins, whether the outer bins have the mass beyond them, and the limits of the std."""
 

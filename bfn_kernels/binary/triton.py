@@ -1,7 +1,7 @@
 """The operators of binary data in Triton, the counterpart of csrc/cpu/binary.cpp.
 
 An operator takes the arguments of the function of the same name in `reference.py`, whose docstring says their shapes,
-and behind them whether the gradient is needed. Its kernel takes them as views.
+and behind them whether the gradient is needed. Its kernel takes the same arguments, with views in the place of tensors.
 """
 
 import torch
@@ -22,12 +22,15 @@ from bfn_kernels.triton_ops.views import (
     Results,
     block_of,
     compute_type,
+    constants,
+    draws_with_tables,
     launch,
     load,
-    nodes_of,
+    noise_views,
     programs,
     store,
     view,
+    viewed,
     views,
     writable,
 )
@@ -67,16 +70,16 @@ def _log_mixture(growth, mixture, inverse):
 def sender_sample(x: Tensor, alpha, spread, probs: bool, noise: Noise, dtype: torch.dtype) -> Tensor:
     out = torch.empty_like(x, dtype=dtype)
     written = writable(out)
-    inputs = views(x.shape, x, alpha, spread, noise.noise)
-    arguments = *inputs, noise.seed, view(written, x.shape), x.numel()
+    inputs = *views(x.shape, x, alpha, spread), noise_views(noise, x.shape)
+    arguments = *inputs, view(written, x.shape), x.numel()
     launch(_sender, programs(x.numel()), *arguments, PROBS=probs, T=compute_type(out), BLOCK=BLOCK)
     return out if written is out else out.copy_(written)
 
 
 @triton.jit
-def _sender(x, alpha, spread, noise, seed, out, count, PROBS: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr):
+def _sender(x, alpha, spread, noise, out, count, PROBS: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr):
     block = block_of(count, BLOCK)
-    eps = noise_of(noise, seed, block, SENDER, T)
+    eps = noise_of(noise, block, SENDER, T)
     d = _message(_signs(x, block, T), load(alpha, block, T), load(spread, block, T), eps)
     if PROBS:
         d = sigmoid(d)
@@ -87,47 +90,42 @@ def step(
     output_logits: Tensor, state: Tensor, solver: Solver, guidance: Guidance, sent: Sent, noise: Noise, *outputs
 ) -> None:
     shape, results = state.shape, Results(*outputs)
-    new, theta, predicted = results.views
-    network = views(shape, output_logits, *guidance)
-    ahead = *views(shape, solver.previous, solver.extrapolation), predicted
-    rows = views(shape, state, solver.keep, solver.take, solver.std)
-    inputs = *rows, *views(shape, sent.known, sent.known_mask, noise.noise, sent.draw_noise)
+    inputs = *views(shape, output_logits, state), viewed(solver, shape), viewed(guidance, shape)
+    message = Sent(*constants(sent.choice), *views(shape, *sent[1:])), noise_views(noise, shape)
     T = compute_type(output_logits, state, solver.previous, guidance.unconditional)
-    arguments = network, *inputs, noise.seed, ahead, new, theta, state.numel()
-    launch(_update, programs(state.numel()), *arguments, CHOICE=sent.choice, T=T, BLOCK=BLOCK)
+    launch(_update, programs(state.numel()), *inputs, *message, results.views, state.numel(), T=T, BLOCK=BLOCK)
     results.finish()
 
 
 @triton.jit
-def _update(
-    network, state, state_scale, alpha, spread, known, known_mask, noise, draw_noise, seed, solver, out, theta, count,
-    CHOICE: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+def _update(logits, state, solver, guidance, sent, noise, results, count, T: tl.constexpr, BLOCK: tl.constexpr):
     block = block_of(count, BLOCK)
-    z = load(network[0], block, T)
-    if (network[1][0] is not None) | (network[2][0] is not None):
-        z = guided(z, load(network[1], block, T, 1.0), load(network[2], block, T), load(network[3], block, T))
-    if CHOICE == SAMPLE:
+    out, theta, predicted = results
+    z = load(logits, block, T)
+    if (guidance.logit_scale[0] is not None) | (guidance.unconditional[0] is not None):
+        scale, other_scale = load(guidance.logit_scale, block, T, 1.0), load(guidance.unconditional_scale, block, T)
+        z = guided(z, scale, load(guidance.unconditional, block, T), other_scale)
+    if sent.choice == SAMPLE:
         # class 0 where its probability exceeds u, or where class 1 has none
         p, q, _, _ = _shares(z)
-        u = uniforms_of(draw_noise, seed, block, CLASS, T)
-        sent = tl.where((q > u) | (p == 0.0), -1.0, 1.0)
-    elif CHOICE == MODE:
-        sent = tl.where(z > 0.0, 1.0, -1.0)
+        u = uniforms_of(Noise(noise.seed, sent.draw_noise), block, CLASS, T)
+        sign = tl.where((q > u) | (p == 0.0), -1.0, 1.0)
+    elif sent.choice == MODE:
+        sign = tl.where(z > 0.0, 1.0, -1.0)
     else:
         p, _, _, _ = _shares(z)
-        sent = 2.0 * p - 1.0
-    sent = tl.where(z == z, sent.to(T), float("nan"))
-    if known[0] is not None:
-        sent = tl.where(load(known_mask, block, tl.int1), _signs(known, block, T), sent)
-    if (solver[0][0] is not None) | (solver[2][0] is not None):
-        sent = 2.0 * extrapolated(0.5 * sent + 0.5, solver, block, T) - 1.0
+        sign = 2.0 * p - 1.0
+    sign = tl.where(z == z, sign.to(T), float("nan"))
+    if sent.known[0] is not None:
+        sign = tl.where(load(sent.known_mask, block, tl.int1), _signs(sent.known, block, T), sign)
+    if (solver.previous[0] is not None) | (predicted[0] is not None):
+        sign = 2.0 * extrapolated(0.5 * sign + 0.5, solver, predicted, block, T) - 1.0
     eps = tl.zeros((BLOCK,), T)
-    if spread[0] is not None:
-        eps = noise_of(noise, seed, block, SENDER, T)
-    y = _message(sent, load(alpha, block, T), load(spread, block, T), eps)
+    if solver.std[0] is not None:
+        eps = noise_of(noise, block, SENDER, T)
+    y = _message(sign, load(solver.take, block, T), load(solver.std, block, T), eps)
     d = load(state, block, T)
-    d = d + y if state_scale[0] is None else tl.fma(d, load(state_scale, block, T), y)
+    d = d + y if solver.keep[0] is None else tl.fma(d, load(solver.keep, block, T), y)
     store(out, block, d)
     if theta[0] is not None:
         store(theta, block, sigmoid(d.to(out[0].dtype.element_ty).to(T)))
@@ -140,10 +138,10 @@ class _LossCall:
         dtype = compute_dtype(logits)
         self.losses = Losses(x, *to, dtype)
         self.gradients = Gradients((logits, need_logits), dtype=dtype)
-        self.inputs = views(x.shape, x, logits, row, to.mask)
-        self.outputs = *self.gradients.views, *self.losses.arguments, x.numel()
+        self.inputs = views(x.shape, x, logits, row)
+        self.outputs = (view(to.mask, x.shape), *self.gradients.views, self.losses.memory), x.numel()
         self.programs = programs(x.numel())
-        self.constants = {"EACH": self.losses.each, "T": compute_type(logits), "BLOCK": BLOCK}
+        self.constants = {"T": compute_type(logits), "BLOCK": BLOCK}
 
     def finish(self) -> tuple[Tensor, ...]:
         """The loss, the factor that its gradient is multiplied by, and the gradient, empty if it is not needed."""
@@ -157,18 +155,17 @@ def loss(x: Tensor, logits: Tensor, weight: Tensor | None, to: LossTarget, need_
 
 
 @triton.jit
-def _write(loss, slope, sign, mask, grad_logits, block, values, counts, EACH: tl.constexpr):
-    """Writes the losses of a block and, of their derivatives by sz, those by z, which are 0 where the mask is."""
+def _write(loss, slope, sign, to, block):
+    """Writes the losses of a block and, of their derivatives by sz, those by z, which are 0 where the mask is. to: the
+    mask, the gradient and the memory of the losses."""
+    mask, grad_logits, losses = to
     keep = load(mask, block, tl.int1, True)
     store(grad_logits, block, tl.where(keep, sign * slope, 0.0))
-    write_losses(loss, keep, block, values, counts, EACH)
+    write_losses(loss, keep, block, losses)
 
 
 @triton.jit
-def _loss(
-    x, logits, weight, mask, grad_logits, values, counts, count,
-    EACH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+def _loss(x, logits, weight, to, count, T: tl.constexpr, BLOCK: tl.constexpr):
     """L∞ = weight·q² (205), or −ln p_x if there is no weight."""
     block = block_of(count, BLOCK)
     sign = _signs(x, block, T)
@@ -180,19 +177,17 @@ def _loss(
     else:
         loss = tl.where(u < 0.0, -u, 0.0) + _log_mixture(small, 1.0 + small, larger)
         slope = -q
-    _write(loss, slope, sign, mask, grad_logits, block, values, counts, EACH)
+    _write(loss, slope, sign, to, block)
 
 
 def discrete_time_loss(
-    x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, draws: Draws, to: LossTarget,
-    need_logits: bool,
-) -> tuple[Tensor, ...]:  # fmt: skip
+    x: Tensor, logits: Tensor, alpha, n_steps: int, receiver: int, draws: Draws, to: LossTarget, need_logits: bool
+) -> tuple[Tensor, ...]:
     call = _LossCall(x, logits, alpha, to, need_logits)
     noise = None if draws.noise is None else draws.noise.contiguous().view(-1)
-    drawn = *nodes_of(draws, logits), view(noise, None if noise is None else noise.shape), draws.seed
-    coordinates = 2 if receiver == FACTORISED else 1
-    constants = {"COORDINATES": coordinates} | call.constants
-    launch(_nstep, call.programs, *call.inputs, *drawn, n_steps, *call.outputs, **constants, registers=255)
+    drawn = draws_with_tables(draws, logits, view(noise, None if noise is None else noise.shape))
+    constants = {"COORDINATES": 2 if receiver == FACTORISED else 1} | call.constants
+    launch(_nstep, call.programs, *call.inputs, drawn, n_steps, *call.outputs, **constants, registers=255)
     return call.finish()
 
 
@@ -216,9 +211,8 @@ def _draw(u, p, q, r):
 
 @triton.jit
 def _nstep(
-    x, logits, alpha, mask, nodes, node_weights, draws, noise, seed, n_steps, grad_logits, values, counts, count,
-    COORDINATES: tl.constexpr, EACH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    x, logits, alpha, draws, n_steps, to, count, COORDINATES: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr
+):
     """n·E of the draws, where r = 2α + 2√α·sε, and for ε stand nodes, which lie symmetrically, in the place of sε. The
     factorised receiver has two coordinates of half the accuracy."""
     block = block_of(count, BLOCK)
@@ -227,14 +221,14 @@ def _nstep(
     p, q, _, _ = _shares(u)
     spread = 2.0 * tl.sqrt(alpha)
     loss, slope = tl.zeros(u.shape, T), tl.zeros(u.shape, T)
-    for draw in range(draws):
-        if nodes is not None:
-            eps, weight = tl.load(nodes + draw), tl.load(node_weights + draw)
+    for draw in range(draws.n_samples):
+        if draws.nodes is not None:
+            eps, weight = tl.load(draws.nodes + draw), tl.load(draws.node_weights + draw)
         else:
-            eps = sign * noise_of(noise, seed, block, MONTE_CARLO, T, draw, count)
-            weight = reciprocal(tl.zeros((), T) + draws)
+            eps = sign * noise_of(draws, block, MONTE_CARLO, T, draw, count)
+            weight = reciprocal(tl.zeros((), T) + draws.n_samples)
         value, by_u = _draw(u, p, q, 2.0 * alpha + spread * eps)
         loss += weight * value
         slope += weight * by_u
     factor = tl.zeros((), T) + COORDINATES * n_steps
-    _write(factor * loss, factor * slope, sign, mask, grad_logits, block, values, counts, EACH)
+    _write(factor * loss, factor * slope, sign, to, block)

@@ -181,7 +181,8 @@ def type_of(wide: bool) -> torch.dtype:
     return torch.float64 if wide else torch.float32
 
 
-def fake_scalars(value, precision, wanted, schedule, parameter, num_classes, n_steps, scale, t_min, shape, wide):
+def fake_scalars(value, precision, wanted, *others):
+    *_, shape, wide = others
     sizes = (checks.leading("row scalars", t, shape) for t in (value, precision) if t is not None)
     each = torch.broadcast_shapes(*sizes)
     return [value.new_empty(each, dtype=type_of(wide)) for _ in range(wanted.bit_count())]

@@ -1,7 +1,7 @@
 """The operators of continuous data in Triton, the counterpart of csrc/cpu/continuous.cpp.
 
 An operator takes the arguments of the function of the same name in `reference.py`, whose docstring says their shapes.
-Its kernel takes them as views: `network` has the views of prediction, mean, mean_scale and noise_scale.
+Its kernel takes the same arguments, with views in the place of tensors.
 """
 
 import torch
@@ -22,11 +22,14 @@ from bfn_kernels.triton_ops.views import (
     Results,
     block_of,
     compute_type,
+    constants,
     launch,
     load,
+    noise_views,
     programs,
     store,
     view,
+    viewed,
     views,
     writable,
 )
@@ -34,8 +37,8 @@ from bfn_kernels.triton_ops.views import (
 
 def gaussian_step(state: Tensor, state_scale, data, data_scale, noise_scale, noise: Noise, out: Tensor) -> None:
     written = writable(out)
-    inputs = views(state.shape, state, state_scale, data, data_scale, noise_scale, noise.noise)
-    arguments = *inputs, noise.seed, view(written, state.shape), state.numel()
+    inputs = views(state.shape, state, state_scale, data, data_scale, noise_scale)
+    arguments = *inputs, noise_views(noise, state.shape), view(written, state.shape), state.numel()
     launch(_gaussian_step, programs(state.numel()), *arguments, T=compute_type(state, data), BLOCK=BLOCK)
     if written is not out:
         out.copy_(written)
@@ -43,7 +46,7 @@ def gaussian_step(state: Tensor, state_scale, data, data_scale, noise_scale, noi
 
 @triton.jit
 def _gaussian_step(
-    state, state_scale, data, data_scale, noise_scale, noise, seed, out, count, T: tl.constexpr, BLOCK: tl.constexpr
+    state, state_scale, data, data_scale, noise_scale, noise, out, count, T: tl.constexpr, BLOCK: tl.constexpr
 ):
     block = block_of(count, BLOCK)
     value = load(state_scale, block, T, 1.0) * load(state, block, T)
@@ -51,7 +54,7 @@ def _gaussian_step(
     if data[0] is not None:
         value = tl.fma(load(data_scale, block, T), load(data, block, T), value)
     if noise_scale[0] is not None:
-        value = tl.fma(load(noise_scale, block, T), noise_of(noise, seed, block, SENDER, T), value)
+        value = tl.fma(load(noise_scale, block, T), noise_of(noise, block, SENDER, T), value)
     store(out, block, value)
 
 
@@ -59,29 +62,29 @@ def step(
     network: Prediction, solver: Solver, known, known_mask, noise: Noise, out: Tensor, predicted_out: Tensor | None
 ) -> None:
     shape, results = network.mean.shape, Results(out, predicted_out)
-    new, predicted = results.views
-    inputs = views(shape, solver.keep, solver.take, solver.std, known, known_mask, noise.noise)
-    ahead = *views(shape, solver.previous, solver.extrapolation), predicted
-    arguments = views(shape, *network[:4]), *inputs, noise.seed, ahead, new, out.numel()
+    inputs = _network_views(shape, network), viewed(solver, shape), *views(shape, known, known_mask)
+    arguments = *inputs, noise_views(noise, shape), *results.views, out.numel()
     T = compute_type(network.prediction, network.mean, solver.previous)
-    launch(_update, programs(out.numel()), *arguments, LOW=network.low, HIGH=network.high, T=T, BLOCK=BLOCK)
+    launch(_update, programs(out.numel()), *arguments, T=T, BLOCK=BLOCK)
     results.finish()
 
 
+def _network_views(shape: torch.Size, network: Prediction) -> Prediction:
+    """The prediction of a network as a kernel takes it; the range is known when the kernel is compiled."""
+    return Prediction(*views(shape, *network[:4]), *constants(*network[4:]))
+
+
 @triton.jit
-def _update(
-    network, keep, take, std, known, known_mask, noise, seed, solver, out, count,
-    LOW: tl.constexpr, HIGH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+def _update(network, solver, known, known_mask, noise, out, predicted, count, T: tl.constexpr, BLOCK: tl.constexpr):
     block = block_of(count, BLOCK)
     x_hat, _, _ = predict(network, block, T)
-    sent = clamp(x_hat, LOW, HIGH)
+    sent = clamp(x_hat, network.low, network.high)
     if known[0] is not None:
         sent = tl.where(load(known_mask, block, tl.int1), load(known, block, T), sent)
-    taken = extrapolated(sent, solver, block, T)
-    updated = load(keep, block, T, 1.0) * load(network[1], block, T) + load(take, block, T) * taken
-    if std[0] is not None:
-        updated += load(std, block, T) * noise_of(noise, seed, block, SENDER, T)
+    taken = extrapolated(sent, solver, predicted, block, T)
+    updated = load(solver.keep, block, T, 1.0) * load(network.mean, block, T) + load(solver.take, block, T) * taken
+    if solver.std[0] is not None:
+        updated += load(solver.std, block, T) * noise_of(noise, block, SENDER, T)
     store(out, block, updated)
 
 
@@ -89,92 +92,81 @@ def _update(
 def predict(network, block, T: tl.constexpr):
     """x̂ = mean_scale·μ − noise_scale·ε̂ (84), and the two scales. If both are 0, which they are for t < t_min, x̂ is 0
     whatever μ and ε̂ are. Without scales the prediction is x̂, as if they were 0 and −1."""
-    prediction, mean = network[0], network[1]
-    mean_scale, noise_scale = load(network[2], block, T), load(network[3], block, T, -1.0)
-    x_hat = -noise_scale * load(prediction, block, T)
-    if network[2][0] is not None:
-        x_hat = tl.where(mean_scale == 0.0, x_hat, mean_scale * load(mean, block, T) + x_hat)
+    mean_scale, noise_scale = load(network.mean_scale, block, T), load(network.noise_scale, block, T, -1.0)
+    x_hat = -noise_scale * load(network.prediction, block, T)
+    if network.mean_scale[0] is not None:
+        x_hat = tl.where(mean_scale == 0.0, x_hat, mean_scale * load(network.mean, block, T) + x_hat)
     return tl.where((mean_scale == 0.0) & (noise_scale == 0.0), 0.0, x_hat), mean_scale, noise_scale
 
 
 def predict_data(network: Prediction) -> Tensor:
-    prediction, mean, *_, low, high = network
-    out = torch.empty_like(prediction)
+    out = torch.empty_like(network.prediction)
     written = writable(out)
-    arguments = views(out.shape, *network[:4]), view(written, out.shape), out.numel()
-    T = compute_type(prediction, mean)
-    launch(_predict_data, programs(out.numel()), *arguments, LOW=low, HIGH=high, T=T, BLOCK=BLOCK)
+    arguments = _network_views(out.shape, network), view(written, out.shape), out.numel()
+    T = compute_type(network.prediction, network.mean)
+    launch(_predict_data, programs(out.numel()), *arguments, T=T, BLOCK=BLOCK)
     return out if written is out else out.copy_(written)
 
 
 @triton.jit
-def _predict_data(network, out, count, LOW: tl.constexpr, HIGH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr):
+def _predict_data(network, out, count, T: tl.constexpr, BLOCK: tl.constexpr):
     block = block_of(count, BLOCK)
     x_hat, _, _ = predict(network, block, T)
-    store(out, block, clamp(x_hat, LOW, HIGH))
+    store(out, block, clamp(x_hat, network.low, network.high))
 
 
-def predict_data_backward(
-    grad: Tensor,
-    prediction: Tensor,
-    mean,
-    mean_scale,
-    noise_scale,
-    low: float,
-    high: float,
-    want_prediction: bool,
-    want_mean: bool,
-) -> tuple[Tensor, ...]:
-    """The gradients of `reference.predict_data` for the prediction and the mean; grad: `[B, ...]`, as its result."""
+def predict_data_backward(grad: Tensor, *arguments) -> tuple[Tensor, ...]:
+    """The gradients of `reference.predict_data` for the prediction and the mean; grad: `[B, ...]`, as its result.
+    arguments: the fields of `Prediction`, and for each gradient whether it is wanted."""
+    network, wanted = Prediction(*arguments[:6]), arguments[6:]
+    prediction, mean = network[:2]
     shape, count = prediction.shape, prediction.numel()
-    gradients = Gradients((prediction, want_prediction), (prediction if mean is None else mean, want_mean))
-    network = views(shape, prediction, mean, mean_scale, noise_scale)
-    arguments = view(grad, shape), network, *gradients.views, count
+    gradients = Gradients(*zip((prediction, prediction if mean is None else mean), wanted, strict=True))
+    inputs = view(grad, shape), _network_views(shape, network)
     T = compute_type(prediction, mean)
-    launch(_predict_data_backward, programs(count), *arguments, LOW=low, HIGH=high, T=T, BLOCK=BLOCK)
+    launch(_predict_data_backward, programs(count), *inputs, *gradients.views, count, T=T, BLOCK=BLOCK)
     return gradients.finish()
 
 
 @triton.jit
-def _predict_data_backward(
-    grad, network, grad_prediction, grad_mean, count,
-    LOW: tl.constexpr, HIGH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+def _predict_data_backward(grad, network, grad_prediction, grad_mean, count, T: tl.constexpr, BLOCK: tl.constexpr):
     block = block_of(count, BLOCK)
     x_hat, mean_scale, noise_scale = predict(network, block, T)
-    grad_x_hat = tl.where((x_hat < LOW) | (x_hat > HIGH), 0.0, load(grad, block, T))
+    grad_x_hat = tl.where(_is_clipped(x_hat, network), 0.0, load(grad, block, T))
     store(grad_prediction, block, -noise_scale * grad_x_hat)
     store(grad_mean, block, mean_scale * grad_x_hat)
+
+
+@triton.jit
+def _is_clipped(x_hat, network):
+    return (x_hat < network.low) | (x_hat > network.high)
 
 
 def squared_loss(x: Tensor, network: Prediction, weight: Tensor, offset, to: LossTarget, *need) -> tuple[Tensor, ...]:
     """Returns the loss, the factor that its gradients are multiplied by, and the gradients of x, the prediction and the
     mean, each empty if it is not needed."""
-    prediction, mean, *_, low, high = network
+    prediction, mean = network[:2]
     dtype, count = compute_dtype(x, prediction, mean), x.numel()
     losses = Losses(x, *to, dtype)
     gradients = Gradients(*zip((x, prediction, x if mean is None else mean), need, strict=True), dtype=dtype)
-    inputs = view(x, x.shape), views(x.shape, *network[:4]), *views(x.shape, weight, offset, to.mask)
-    constants = {"LOW": low, "HIGH": high, "EACH": losses.each, "T": KERNEL_TYPES[dtype], "BLOCK": BLOCK}
-    launch(_squared_loss, programs(count), *inputs, *gradients.views, *losses.arguments, count, **constants)
+    inputs = view(x, x.shape), _network_views(x.shape, network), *views(x.shape, weight, offset, to.mask)
+    arguments = *inputs, gradients.views, losses.memory, count
+    launch(_squared_loss, programs(count), *arguments, T=KERNEL_TYPES[dtype], BLOCK=BLOCK)
     return *losses.finish(), *gradients.finish()
 
 
 @triton.jit
-def _squared_loss(
-    x, network, weight, offset, mask, grad_x, grad_prediction, grad_mean, values, counts, count,
-    LOW: tl.constexpr, HIGH: tl.constexpr, EACH: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+def _squared_loss(x, network, weight, offset, mask, gradients, losses, count, T: tl.constexpr, BLOCK: tl.constexpr):
     block = block_of(count, BLOCK)
     keep = load(mask, block, tl.int1, True)
     x_hat, mean_scale, noise_scale = predict(network, block, T)
-    error, by = load(x, block, T) - clamp(x_hat, LOW, HIGH), load(weight, block, T)
+    error, by = load(x, block, T) - clamp(x_hat, network.low, network.high), load(weight, block, T)
     loss = by * square(error)
     if offset[0] is not None:
         loss += load(offset, block, T)
-    write_losses(loss, keep, block, values, counts, EACH)
+    write_losses(loss, keep, block, losses)
     slope = tl.where(keep, 2.0 * by * error, 0.0)
-    grad_x_hat = tl.where((x_hat < LOW) | (x_hat > HIGH), 0.0, -slope)
-    store(grad_x, block, slope)
-    store(grad_prediction, block, -noise_scale * grad_x_hat)
-    store(grad_mean, block, mean_scale * grad_x_hat)
+    grad_x_hat = tl.where(_is_clipped(x_hat, network), 0.0, -slope)
+    store(gradients[0], block, slope)
+    store(gradients[1], block, -noise_scale * grad_x_hat)
+    store(gradients[2], block, mean_scale * grad_x_hat)

@@ -3,6 +3,8 @@
 If K fits in a tile, one kernel works on whole rows and computes their noise once.
 """
 
+from functools import partial
+
 import torch
 import triton
 import triton.language as tl
@@ -26,6 +28,7 @@ from bfn_kernels.triton_ops.classes import (
     class_noise,
     class_view,
     is_class,
+    launch_rows,
     load_classes,
     softmax,
     store_classes,
@@ -35,91 +38,78 @@ from bfn_kernels.triton_ops.classes import (
 from bfn_kernels.triton_ops.elementary import log, reciprocal
 from bfn_kernels.triton_ops.noise import MONTE_CARLO
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
-from bfn_kernels.triton_ops.views import block_of, compute_type, launch, load, nodes_of, programs, view
+from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, draws_with_tables, load, view
 
 
 def discrete_time_loss(
-    x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, draws: Draws, to: LossTarget,
-    need_logits: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    x: Tensor, logits: Tensor, alpha, n_steps: int, receiver: int, draws: Draws, to: LossTarget, need_logits: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the loss, the factor that its gradient is multiplied by, and the gradient `[B, ..., K]`, empty if it is
     not needed."""
-    shape, T = logits.shape, compute_type(logits)
-    dtype = compute_dtype(logits)
+    shape, dtype = logits.shape, compute_dtype(logits)
     tile = tile_of(shape[-1], small=True)
     losses = Losses(x, *to, dtype, tile.rows)
     grad_logits = torch.empty(shape if need_logits else (0,), dtype=dtype, device=x.device)
-    *tables, count_of_draws = nodes_of(draws, logits)
-    joint = receiver == JOINT
     noise = None if draws.noise is None else draws.noise.contiguous().view(-1, shape[-1])
-    row = view(x, x.shape), class_view(logits, shape), view(alpha, x.shape)
-    drawn = count_of_draws, class_view(noise, None if noise is None else noise.shape), draws.seed
+    drawn = draws_with_tables(draws, logits, class_view(noise, None if noise is None else noise.shape))
+    inputs = view(x, x.shape), class_view(logits, shape), view(alpha, x.shape), drawn, n_steps, view(to.mask, x.shape)
     gradient = class_view(grad_logits if need_logits else None, shape)
-    keep, sizes, count = view(to.mask, x.shape), (x.numel(), n_steps), x.numel()
-    constants = {"K": shape[-1], "TILE": tile.classes, "T": T, "warps": tile.warps, "registers": 255}
+    run = partial(launch_rows, shape=shape, T=KERNEL_TYPES[dtype], small=True, registers=255)
     if shape[-1] <= tile.classes:
-        arguments = *row, *tables, *drawn, keep, *losses.arguments, gradient, *sizes
-        constants |= {"JOINT": joint, "EACH": losses.each, "ROWS": tile.rows}
-        launch(_nstep, programs(count, tile.rows), *arguments, **constants)
-    elif joint:
-        sums = torch.empty((count, count_of_draws, 4), dtype=dtype, device=x.device)
-        arguments = *row, *drawn, keep, *losses.arguments, sums, *sizes
-        launch(triton_nstep_large.joint_sums, count, *arguments, EACH=losses.each, **constants)
+        run(_nstep, *inputs, losses.memory, gradient, JOINT=receiver == JOINT)
+    elif receiver == JOINT:
+        sums = torch.empty((x.numel(), drawn.n_samples, 4), dtype=dtype, device=x.device)
+        run(triton_nstep_large.joint_sums, *inputs, losses.memory, sums)
         if need_logits:
-            arguments = *row, *drawn, keep, sums, gradient, *sizes
-            launch(triton_nstep_large.joint_gradient, count, *arguments, **constants)
+            run(triton_nstep_large.joint_gradient, *inputs, sums, gradient)
     else:
-        arguments = *row, *tables, *drawn, keep, *losses.arguments, gradient, *sizes
-        launch(triton_nstep_large.factorised, count, *arguments, EACH=losses.each, **constants)
+        run(triton_nstep_large.factorised, *inputs, losses.memory, gradient)
     return *losses.finish(), grad_logits
 
 
 @triton.jit
-def _nstep(
-    x, logits, alpha, nodes, node_weights, draws, noise, seed, mask, values, counts, grad_logits, count, n_steps,
-    JOINT: tl.constexpr, EACH: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
-):  # fmt: skip
-    rows = block_of(count, ROWS)
-    x, alpha = load(x, rows, tl.int64), load(alpha, rows, T)
+def _nstep(x, logits, alpha, draws, n_steps, mask, losses, grad_logits, count, S: tl.constexpr, JOINT: tl.constexpr):
+    rows = block_of(count, S.ROWS)
+    x, alpha = load(x, rows, tl.int64), load(alpha, rows, S.T)
     keep = load(mask, rows, tl.int1, True)
-    z = load_classes(logits, rows, 0, K, TILE, T, float("-inf"))
-    k = tl.arange(0, TILE)[None, :]
-    is_x, inside = is_class(x, 0, TILE), k < K
-    p, valid = softmax(z), valid_class(x, K) & (tl.max(z, 1) < float("inf"))  # with a logit of +∞, p is NaN
+    z = load_classes(logits, rows, 0, S)
+    k = tl.arange(0, S.TILE)[None, :]
+    is_x, inside = is_class(x, 0, S.TILE), k < S.K
+    p, valid = softmax(z), valid_class(x, S.K) & (tl.max(z, 1) < float("inf"))  # with a logit of +∞, p is NaN
     if JOINT:
         z -= tl.max(z, 1)[:, None]  # large logits would leave the messages no digits
         others, z_x = log_others(z, is_x, inside), sum_where(is_x, z)
     else:
         top = tl.max(p, 1)
-        is_likeliest = k == tl.min(tl.where(p == top[:, None], k, TILE), 1)[:, None]
+        is_likeliest = k == tl.min(tl.where(p == top[:, None], k, S.TILE), 1)[:, None]
         # 1 − p of the likeliest class is summed from the others, since subtracting would cancel
         rest = tl.where(is_likeliest, sum_where(~is_likeliest, p)[:, None], 1.0 - p)
-        r = tl.sqrt(K * alpha)
+        r = tl.sqrt(S.K * alpha)
         far_x = valid & is_far(log(sum_where(is_x, p)))
         far_rest, any_far = far_x, tl.sum(far_x.to(tl.int32)) > 0
-        by_log_p, by_log_rest = tl.zeros((ROWS,), T), tl.zeros((ROWS,), T)
+        by_log_p, by_log_rest = tl.zeros((S.ROWS,), S.T), tl.zeros((S.ROWS,), S.T)
         log_p, log_rest = by_log_p, by_log_rest
         if any_far:
             log_p, log_rest, _ = far_shares(z, is_x, is_likeliest)
             far_rest = far_x & is_far(log_rest)
         near = inside & ~(is_x & far_x[:, None]) & ~(is_likeliest & far_rest[:, None])
-    loss = tl.zeros((ROWS,), T)
-    gradient = tl.zeros((ROWS, TILE), T)
-    for draw in range(draws):
-        if nodes is None:
-            weight = reciprocal(tl.zeros((), T) + draws)
-            eps = class_noise(noise, seed, rows, 0, MONTE_CARLO, draw, count, K, TILE, T)
+    loss = tl.zeros((S.ROWS,), S.T)
+    gradient = tl.zeros((S.ROWS, S.TILE), S.T)
+    for draw in range(draws.n_samples):
+        if draws.nodes is None:
+            weight = reciprocal(tl.zeros((), S.T) + draws.n_samples)
+            eps = class_noise(draws, rows, 0, MONTE_CARLO, draw, count, S)
             if JOINT:
-                value, draw_gradient = joint_draw(z, others, z_x, p, is_x, inside, alpha, eps, K)
+                value, draw_gradient = joint_draw(z, others, z_x, p, is_x, inside, alpha, eps, S.K)
             else:
                 eps_x, eps_likeliest = sum_where(is_x, eps), sum_where(is_likeliest, eps)
                 value, draw_gradient = factorised_draw(p, rest, is_x, near, r[:, None], eps)
         else:
-            weight, node = tl.load(node_weights + draw), tl.load(nodes + draw)
+            weight, node = tl.load(draws.node_weights + draw), tl.load(draws.nodes + draw)
             if JOINT:
                 value, draw_gradient = binary_node(p, others - z_x, is_x, inside, alpha, node)
             else:
-                eps_x = tl.zeros((ROWS,), T) + node
+                eps_x = tl.zeros((S.ROWS,), S.T) + node
                 eps_likeliest = eps_x
                 value, draw_gradient = factorised_draw(p, rest, is_x, near, r[:, None], node)
         if not JOINT:  # noqa: SIM102 (JOINT is known when the kernel is compiled, any_far only when it runs)
@@ -130,7 +120,7 @@ def _nstep(
                 by_log_rest += weight * by_rest
         loss += weight * value
         gradient += weight * draw_gradient
-    write_losses(tl.where(valid, n_steps * loss, float("nan")), keep, rows, values, counts, EACH)
+    write_losses(tl.where(valid, n_steps * loss, float("nan")), keep, rows, losses)
     if grad_logits[0] is not None:
         if not JOINT:
             # The gradient is p_k·(g_k − mean of g). For the likeliest class that would cancel, so differences are
@@ -143,4 +133,4 @@ def _nstep(
                 _, _, parts = far_shares(z, is_x, is_likeliest)
                 gradient += far_gradient(by_log_p, by_log_rest, p, parts, is_x, is_likeliest)
         gradient = tl.where(valid[:, None], n_steps * gradient, float("nan"))
-        store_classes(grad_logits, rows, 0, tl.where(keep[:, None], gradient, 0.0), K, TILE)
+        store_classes(grad_logits, rows, 0, tl.where(keep[:, None], gradient, 0.0), S)

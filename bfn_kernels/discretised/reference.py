@@ -14,7 +14,7 @@ from bfn_kernels import noise as random
 from bfn_kernels.call.checks import compute_dtype, values
 from bfn_kernels.call.reduction import hide, reduce
 from bfn_kernels.discretised.bins import bin_index, centre, log_bin_prob, mean_of_bins
-from bfn_kernels.records import MEAN, SAMPLE, Bins, Draws, LossTarget, Network, Noise, Sent, Solver
+from bfn_kernels.records import MEAN, SAMPLE, Bins, Draws, LossTarget, Network, Noise, OutputLimits, Sent, Solver
 from bfn_kernels.steps import clamped, solved
 
 MODE_NUMBERS = 1 << 18  # how many probabilities, over bins and components, the mode of a mixture computes at a time
@@ -71,24 +71,21 @@ def output_distribution(dtype: torch.dtype, network: Network, bins: Bins) -> Nor
     """
     pred_mean, pred_log_std = pair(network.pred_mean, network.pred_log_std)
     output = Normal.of(dtype, pred_mean, pred_log_std, network.mixture_logits)
-    limits = bins.std_min, bins.std_max, bins.log_std_max
+    limits = OutputLimits(bins.std_min, bins.std_max, bins.log_std_max)
     if network.mean_scale is None:
-        return output._replace(std=output_std(output.std, None, None, *limits))
+        return output._replace(std=output_std(output.std, None, None, limits))
     mean_scale, noise_scale = output.each(network.mean_scale), output.each(network.noise_scale)
     started = mean_scale != 0  # it is 1/γ, at least 1, from t_min on, and 0 before
     mean, noise_pred = hide(started, output.each(network.mean.to(dtype)), output.mean)
-    std = output_std(output.std, mean_scale, noise_scale, *limits)
+    std = output_std(output.std, mean_scale, noise_scale, limits)
     return output._replace(mean=mean_scale * mean - noise_scale * noise_pred, std=std)
 
 
 def output_std(
-    pred_log_std: Tensor, mean_scale: Tensor | None, noise_scale: Tensor | None, std_min: float, std_max: float,
-    log_std_max: float,
-) -> Tensor:  # fmt: skip
-    """The std of `output_distribution`, in the type of pred_log_std: it depends on no other prediction.
-
-    Its logarithm is clamped to [−log_std_max, log_std_max], then the std to [std_min, std_max].
-    """
+    pred_log_std: Tensor, mean_scale: Tensor | None, noise_scale: Tensor | None, limits: OutputLimits
+) -> Tensor:
+    """The std of `output_distribution`, in the type of pred_log_std: it depends on no other prediction."""
+    std_min, std_max, log_std_max = limits
     std = clamped(pred_log_std.to(compute_dtype(pred_log_std)), -log_std_max, log_std_max).exp()
     if mean_scale is None:
         return clamped(std, std_min, std_max).to(pred_log_std.dtype)

@@ -1,12 +1,11 @@
 """The operators of discretised data in Triton, the counterpart of csrc/cpu/discretised.cpp.
 
 An operator takes the arguments of the function of the same name in `reference.py`, whose docstring says their shapes,
-and behind them, for each gradient, whether it is needed. Its kernel takes them as views; `network_views` says what
-`network` is. M is the number of a mixture's components, or 0 without one.
+and behind them, for each gradient, whether it is needed. Its kernel takes the same arguments, with views in the place
+of tensors. C are its `Constants`.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import triton
@@ -17,7 +16,7 @@ from bfn_kernels import records
 from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.discretised import triton_mixtures as mixtures
 from bfn_kernels.discretised.triton_bins import (
-    DIRECT,
+    Constants,
     centre,
     index,
     kind_of,
@@ -28,31 +27,40 @@ from bfn_kernels.discretised.triton_bins import (
 from bfn_kernels.discretised.triton_bins import mode as likeliest_bin
 from bfn_kernels.discretised.triton_expected import expected_value as bins_mean
 from bfn_kernels.discretised.triton_nstep import nstep_loss
-from bfn_kernels.records import Bins, Draws, LossTarget, Network, Noise, Sent, Solver
+from bfn_kernels.records import Bins, Draws, LossTarget, Network, Noise, OutputLimits, Sent, Solver
 from bfn_kernels.triton_ops.elementary import clamp, log
 from bfn_kernels.triton_ops.noise import OUTPUT, SENDER, noise_of
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.solver import extrapolated
 from bfn_kernels.triton_ops.views import (
     KERNEL_TYPES,
+    WARPS,
     Results,
     block_of,
     component_view,
     compute_type,
+    constants,
     launch,
     load,
+    noise_views,
     programs,
+    static,
     store,
     view,
+    viewed,
     views,
     writable,
 )
 
-_DIRECT = tl.constexpr((DIRECT,))
 SAMPLE, MODE = tl.constexpr(records.SAMPLE), tl.constexpr(records.MODE)
 # Each block decides which rules it runs: a smaller block runs fewer of them.
 BLOCK = 256
-_RESOURCES = {"warps": 2, "registers": 255}
+
+
+def _launch(kernel, *arguments, count: int, C: Constants, **options) -> None:
+    """Runs a kernel on `count` variables."""
+    defaults = {"C": static(C), "BLOCK": BLOCK, "warps": 2, "registers": 255}
+    launch(kernel, programs(count, BLOCK), *arguments, count, **(defaults | options))
 
 
 def _components(mixture_logits: Tensor | None) -> int:
@@ -74,23 +82,22 @@ def _gradients(
 
 
 def output_std(
-    pred_log_std: Tensor, mean_scale: Tensor | None, noise_scale: Tensor | None, std_min: float, std_max: float,
-    log_std_max: float, need: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    out, count, dtype = torch.empty_like(pred_log_std), pred_log_std.numel(), compute_dtype(pred_log_std)
+    pred_log_std: Tensor, mean_scale: Tensor | None, noise_scale: Tensor | None, limits: OutputLimits, need: bool
+) -> tuple[Tensor, Tensor]:
+    out, dtype = torch.empty_like(pred_log_std), compute_dtype(pred_log_std)
     written, output = writable(out), (pred_log_std, pred_log_std, None)
     saved, views = _gradients(out.shape, output, dtype, (False, need, False))
-    network = network_views(out.shape, None, pred_log_std, None, None, mean_scale, noise_scale)
-    kind = kind_of(mean_scale, std_min, std_max, log_std_max)
-    constants = {"KIND": kind, "T": KERNEL_TYPES[dtype], "BLOCK": BLOCK}
-    launch(_output_std, programs(count, BLOCK), network, view(written, out.shape), views[1], count, **constants)
+    network = network_views(out.shape, Network(None, pred_log_std, None, None, mean_scale, noise_scale))
+    C = Constants(KERNEL_TYPES[dtype], None, None, 0, kind_of(mean_scale), *limits)
+    arguments = view(written, out.shape), views[1], network
+    _launch(_output_std, *arguments, count=out.numel(), C=C, warps=WARPS, registers=None)
     return out if written is out else out.copy_(written), saved[1]
 
 
 @triton.jit
-def _output_std(network, out, grad, count, KIND: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr):
+def _output_std(out, grad, network, count, C: tl.constexpr, BLOCK: tl.constexpr):
     block = block_of(count, BLOCK)
-    _, std, _, slope = output_normal(network, block, KIND, T)
+    _, std, _, slope = output_normal(network, block, C)
     store(out, block, std)
     store(grad, block, slope)
 
@@ -100,11 +107,10 @@ def expected_value(
 ) -> tuple[Tensor, ...]:
     out = _one_each(mean, mixture_logits)
     written, dtype = writable(out), compute_dtype(mean, std, mixture_logits)
-    components = _components(mixture_logits)
     saved, views = _gradients(out.shape, (mean, std, mixture_logits), dtype, need)
-    arguments = _normals(mean, std, mixture_logits), view(written, out.shape), tuple(views), out.numel()
-    constants = {"K": num_bins, "CLIP": clip, "M": components, "T": KERNEL_TYPES[dtype]}
-    launch(_expected_value, programs(out.numel(), BLOCK), *arguments, **constants, BLOCK=BLOCK, **_RESOURCES)
+    arguments = _normals(mean, std, mixture_logits), view(written, out.shape), tuple(views)
+    C = Constants(KERNEL_TYPES[dtype], num_bins, clip, _components(mixture_logits))
+    _launch(_expected_value, *arguments, count=out.numel(), C=C)
     return out if written is out else out.copy_(written), *saved
 
 
@@ -113,165 +119,141 @@ def _one_each(prediction: Tensor, mixture_logits: Tensor | None) -> Tensor:
     return torch.empty_like(prediction) if mixture_logits is None else prediction.new_empty(prediction.shape[:-1])
 
 
-def _normals(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> tuple:
+def _normals(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Network:
     """The network views of normals that the caller passes themselves."""
     shape = mean.shape if mixture_logits is None else mean.shape[:-1]
-    return network_views(shape, mean, std, mixture_logits)
+    return network_views(shape, Network(mean, std, mixture_logits, None, None, None))
 
 
 @triton.jit
-def _expected_value(
-    network, out, gradients, count,
-    K: tl.constexpr, CLIP: tl.constexpr, M: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+def _expected_value(network, out, gradients, count, C: tl.constexpr, BLOCK: tl.constexpr):
     block = block_of(count, BLOCK)
-    if M == 0:
-        base, shift, slope_mean, slope_std = bins_mean(load(network[0], block, T), load(network[1], block, T), K, CLIP)
+    if C.M == 0:
+        mean, std = load(network.pred_mean, block, C.T), load(network.pred_log_std, block, C.T)
+        base, shift, slope_mean, slope_std = bins_mean(mean, std, C.K, C.CLIP)
         store(out, block, base + shift)
         store(gradients[0], block, slope_mean)
         store(gradients[1], block, slope_std)
     else:
-        log_total, zero = mixtures.normaliser(network, block, M, T), tl.zeros((BLOCK,), T)
-        error = mixtures.mean_error(zero, network, log_total, block, _DIRECT, K, CLIP, M, T)
+        log_total, zero = mixtures.normaliser(network, block, C), tl.zeros((BLOCK,), C.T)
+        error = mixtures.mean_error(zero, network, log_total, block, C)
         store(out, block, -error)
-        mixtures.write_mean_error(
-            zero, error, zero + 1.0, block[2], gradients, network, log_total, block, _DIRECT, K, CLIP, M, T
-        )
+        mixtures.write_mean_error(zero, error, zero + 1.0, block[2], gradients, network, log_total, block, C)
 
 
 @triton.jit
-def _chosen(
-    network, noise, component_noise, seed, block,
-    CHOICE: tl.constexpr, KIND: tl.constexpr, K: tl.constexpr, M: tl.constexpr, T: tl.constexpr,
-):  # fmt: skip
+def _chosen(network, noise, component_noise, block, C, CHOICE: tl.constexpr):
     """The value of each variable that is sent: a draw, the mode or the mean of its output distribution."""
-    if M == 0:
-        mean, std, _, _ = output_normal(network, block, KIND, T)
+    if C.M == 0:
+        mean, std, _, _ = output_normal(network, block, C)
     else:
-        log_total = mixtures.normaliser(network, block, M, T)
+        log_total = mixtures.normaliser(network, block, C)
     if CHOICE == SAMPLE:
-        if M > 0:
-            mean, std = mixtures.drawn(network, log_total, component_noise, seed, block, KIND, M, T)
-        eps = noise_of(noise, seed, block, OUTPUT, T)
-        return centre(index(clamp(mean + std * eps, -1.0, 1.0), K), K)
+        if C.M > 0:
+            mean, std = mixtures.drawn(network, log_total, Noise(noise.seed, component_noise), block, C)
+        eps = noise_of(noise, block, OUTPUT, C.T)
+        return centre(index(clamp(mean + std * eps, -1.0, 1.0), C.K), C.K)
     elif CHOICE == MODE:
-        if M == 0:
-            return likeliest_bin(mean, std, K)
+        if C.M == 0:
+            return likeliest_bin(mean, std, C.K)
         else:
-            return mixtures.likeliest(network, log_total, block, KIND, K, M, T)
+            return mixtures.likeliest(network, log_total, block, C)
     else:
-        if M == 0:
-            base, shift, _, _ = bins_mean(mean, std, K, True)
+        if C.M == 0:
+            base, shift, _, _ = bins_mean(mean, std, C.K, C.CLIP)
             return base + shift
         else:
-            return -mixtures.mean_error(tl.zeros(block[1].shape, T), network, log_total, block, KIND, K, True, M, T)
+            return -mixtures.mean_error(tl.zeros(block[1].shape, C.T), network, log_total, block, C)
 
 
 def choose(mean: Tensor, std: Tensor, mixture_logits, num_bins: int, choice: int, noise: Noise, component_noise):
     out = _one_each(mean, mixture_logits)
     written, shape = writable(out), out.shape
-    noises = *views(shape, noise.noise, component_noise), noise.seed
-    arguments = _normals(mean, std, mixture_logits), *noises, view(written, shape), out.numel()
-    T = compute_type(mean, std, mixture_logits)
-    constants = {"CHOICE": choice, "K": num_bins, "M": _components(mixture_logits), "T": T}
-    launch(_choice, programs(out.numel(), BLOCK), *arguments, **constants, BLOCK=BLOCK, **_RESOURCES)
+    noises = noise_views(noise, shape), view(component_noise, shape)
+    C = Constants(compute_type(mean, std, mixture_logits), num_bins, True, _components(mixture_logits))
+    arguments = _normals(mean, std, mixture_logits), *noises, view(written, shape)
+    _launch(_choice, *arguments, count=out.numel(), C=C, CHOICE=choice)
     return out if written is out else out.copy_(written)
 
 
 @triton.jit
-def _choice(
-    network, noise, component_noise, seed, out, count,
-    CHOICE: tl.constexpr, K: tl.constexpr, M: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+def _choice(network, noise, component_noise, out, count, C: tl.constexpr, BLOCK: tl.constexpr, CHOICE: tl.constexpr):
     block = block_of(count, BLOCK)
-    store(out, block, _chosen(network, noise, component_noise, seed, block, CHOICE, _DIRECT, K, M, T))
+    store(out, block, _chosen(network, noise, component_noise, block, C, CHOICE))
 
 
 def step(
     network: Network, solver: Solver, bins: Bins, sent: Sent, component_noise, noise: Noise, *outputs: Tensor | None
 ) -> None:
-    mean, results = network.mean, Results(*outputs)
-    new, predicted = results.views
-    ahead = *views(mean.shape, solver.previous, solver.extrapolation), predicted
-    inputs = *solver[:3], sent.known, sent.known_mask, noise.noise, sent.draw_noise, component_noise
-    arguments = *views(mean.shape, *inputs), noise.seed, ahead, new, mean.numel()
-    sizes = {"K": bins.num_bins, "M": _components(network.mixture_logits)}
-    constants: dict[str, Any] = {"KIND": kind_of(network.mean_scale, *bins[2:]), "CHOICE": sent.choice, **sizes}
-    constants |= {"T": compute_type(*network[:4], solver.previous), "BLOCK": BLOCK, **_RESOURCES}
-    launch(_update, programs(mean.numel(), BLOCK), network_views(mean.shape, *network), *arguments, **constants)
+    shape, results = network.mean.shape, Results(*outputs)
+    message = Sent(*constants(sent.choice), *views(shape, *sent[1:])), view(component_noise, shape)
+    inputs = network_views(shape, network), viewed(solver, shape), *message, noise_views(noise, shape)
+    T, M = compute_type(*network[:4], solver.previous), _components(network.mixture_logits)
+    C = Constants(T, bins.num_bins, True, M, kind_of(network.mean_scale), *bins[2:])
+    _launch(_update, *inputs, *results.views, count=shape.numel(), C=C)
     results.finish()
 
 
 @triton.jit
-def _update(
-    network, keep, take, std, known, known_mask, noise, draw_noise, component_noise, seed, solver, out, count,
-    KIND: tl.constexpr, CHOICE: tl.constexpr, K: tl.constexpr, M: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+def _update(network, solver, sent, component_noise, noise, out, predicted, count, C: tl.constexpr, BLOCK: tl.constexpr):
     block = block_of(count, BLOCK)
-    value = _chosen(network, draw_noise, component_noise, seed, block, CHOICE, KIND, K, M, T)
-    if known[0] is not None:
-        value = tl.where(load(known_mask, block, tl.int1), load(known, block, T), value)
-    taken = extrapolated(value, solver, block, T)
-    updated = load(keep, block, T, 1.0) * load(network[2], block, T) + load(take, block, T) * taken
-    if std[0] is not None:
-        updated += load(std, block, T) * noise_of(noise, seed, block, SENDER, T)
+    value = _chosen(network, Noise(noise.seed, sent.draw_noise), component_noise, block, C, sent.choice)
+    if sent.known[0] is not None:
+        value = tl.where(load(sent.known_mask, block, tl.int1), load(sent.known, block, C.T), value)
+    taken = extrapolated(value, solver, predicted, block, C.T)
+    updated = load(solver.keep, block, C.T, 1.0) * load(network.mean, block, C.T)
+    updated += load(solver.take, block, C.T) * taken
+    if solver.std[0] is not None:
+        updated += load(solver.std, block, C.T) * noise_of(noise, block, SENDER, C.T)
     store(out, block, updated)
 
 
 def loss(
-    x: Tensor, network: Network, weight, alpha, direct: bool, n_steps: int, draws: Draws, bins: Bins, to: LossTarget,
-    *need: bool,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    dtype = compute_dtype(x, *network[:4])
+    x: Tensor, network: Network, weight, alpha, direct, n_steps: int, draws: Draws, bins: Bins, to: LossTarget, *need
+) -> tuple[Tensor, ...]:
+    dtype, M = compute_dtype(x, *network[:4]), _components(network.mixture_logits)
     saved, written = _gradients(x.shape, network[:3], dtype, need)
-    output = network_views(x.shape, *network), tuple(written)
-    sizes = {"K": bins.num_bins, "CLIP": bins.clip, "M": _components(network.mixture_logits)}
-    constants = {
-        "KIND": (DIRECT,) if direct else kind_of(network.mean_scale, *bins[2:]),
-        "T": KERNEL_TYPES[dtype],
-        **sizes,
-    }
+    C = Constants(KERNEL_TYPES[dtype], bins.num_bins, bins.clip, M)
+    if not direct:
+        C = Constants(*C[:4], kind_of(network.mean_scale), *bins[2:])
+    output = network_views(x.shape, network), tuple(written)
     if alpha is not None:
-        return *nstep_loss(x, output, alpha, n_steps, draws, to, dtype, constants), *saved
+        return *nstep_loss(x, output, alpha, n_steps, draws, to, dtype, C), *saved
     losses = Losses(x, *to, dtype, BLOCK)
-    inputs = view(x, x.shape), output[0], *views(x.shape, weight, to.mask), output[1]
-    constants |= {"EACH": losses.each, "BLOCK": BLOCK}
-    launch(_loss, programs(x.numel(), BLOCK), *inputs, *losses.arguments, x.numel(), **constants, **_RESOURCES)
+    inputs = view(x, x.shape), output[0], *views(x.shape, weight, to.mask)
+    _launch(_loss, *inputs, output[1], losses.memory, count=x.numel(), C=C)
     return *losses.finish(), *saved
 
 
 @triton.jit
-def _loss(
-    x, network, weight, mask, gradients, values, counts, count, EACH: tl.constexpr, KIND: tl.constexpr,
-    K: tl.constexpr, CLIP: tl.constexpr, M: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+def _loss(x, network, weight, mask, gradients, losses, count, C: tl.constexpr, BLOCK: tl.constexpr):
     """weight·(x − k̂)² (101), or −ln p of the bin of x if there is no weight."""
     block = block_of(count, BLOCK)
     keep = load(mask, block, tl.int1, True)
-    x = load(x, block, T)
-    if M == 0:
-        mean, std, mean_slope, std_slope = output_normal(network, block, KIND, T)
+    x = load(x, block, C.T)
+    if C.M == 0:
+        mean, std, mean_slope, std_slope = output_normal(network, block, C)
         if weight[0] is not None:
-            w = load(weight, block, T)
-            base, shift, by_mean, by_std = bins_mean(mean, std, K, CLIP)
+            w = load(weight, block, C.T)
+            base, shift, by_mean, by_std = bins_mean(mean, std, C.K, C.CLIP)
             error = (x - base) - shift
             loss, slope = w * error * error, -2.0 * w * error
         else:
-            log_p, by_mean, by_std = log_bin_prob(index(x, K), mean, std, K, CLIP)
+            log_p, by_mean, by_std = log_bin_prob(index(x, C.K), mean, std, C.K, C.CLIP)
             loss, slope = -log_p, -1.0
         store(gradients[0], block, tl.where(keep, slope * by_mean * mean_slope, 0.0))
         store(gradients[1], block, tl.where(keep, slope * by_std * std_slope, 0.0))
     else:
-        log_total = mixtures.normaliser(network, block, M, T)
+        log_total = mixtures.normaliser(network, block, C)
         if weight[0] is not None:
-            w = load(weight, block, T)
-            error = mixtures.mean_error(x, network, log_total, block, KIND, K, CLIP, M, T)
+            w = load(weight, block, C.T)
+            error = mixtures.mean_error(x, network, log_total, block, C)
             loss = w * error * error
             slope = -2.0 * w * error
-            mixtures.write_mean_error(x, error, slope, keep, gradients, network, log_total, block, KIND, K, CLIP, M, T)
+            mixtures.write_mean_error(x, error, slope, keep, gradients, network, log_total, block, C)
         else:
-            i = index(x, K)
-            p = mixtures.prob(i, network, log_total, block, KIND, K, CLIP, M, T)
+            i = index(x, C.K)
+            p = mixtures.prob(i, network, log_total, block, C)
             loss = -p[0] - log(p[1])
-            mixtures.write_bin_cost(i, p, keep, gradients, network, log_total, block, KIND, K, CLIP, M, T)
-    write_losses(loss, keep, block, values, counts, EACH)
+            mixtures.write_bin_cost(i, p, keep, gradients, network, log_total, block, C)
+    write_losses(loss, keep, block, losses)

@@ -1,8 +1,10 @@
 """The network's normal, bins and their probabilities in Triton, the counterpart of
 csrc/math/{discretised,bins,bin_prob}.h.
 
-A bin is a zero-based index, held as a float so that NaN stays NaN. K is known when a kernel is compiled.
+A bin is a zero-based index, held as a float so that NaN stays NaN. C are the `Constants` of a kernel.
 """
+
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -10,62 +12,66 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels.discretised.reference import pair
+from bfn_kernels.records import Network
 from bfn_kernels.triton_ops.elementary import clamp, exp, log, log1p, reciprocal
 from bfn_kernels.triton_ops.normal import log_cdf, log_interval
-from bfn_kernels.triton_ops.views import component_view, load, view
+from bfn_kernels.triton_ops.views import component_view, load, view, views
 
 TINY_TOTAL = tl.constexpr(1e-5)  # an unclipped distribution with less mass in [−1, 1] counts as uniform
 _HALF_LOG_TWO_PI = tl.constexpr(0.91893853320467274178)
 
-# Predictions are of a normal itself, of the data, or of the noise. Kernels know this as KIND, a tuple that has the
-# limits std_min, std_max and log_std_max behind it, where there are any.
+# Predictions are of a normal itself, of the data, or of the noise.
 DIRECT, DATA, NOISE = range(3)
 _DIRECT, _DATA = tl.constexpr(DIRECT), tl.constexpr(DATA)
 
 
-def kind_of(mean_scale: Tensor | None, *limits: float) -> tuple:
+class Constants(NamedTuple):
+    """The numbers of an output distribution that a kernel knows when it is compiled: the type of the arithmetic, the
+    number of bins, whether the outer bins have the mass beyond them, the number of a mixture's components, 0 without
+    one, what the predictions are of, and the limits of the std."""
+
+    T: Any
+    K: Any
+    CLIP: Any
+    M: Any
+    KIND: Any = DIRECT
+    STD_MIN: Any = None
+    STD_MAX: Any = None
+    LOG_STD_MAX: Any = None
+
+
+def kind_of(mean_scale: Tensor | None) -> int:
     """KIND of predictions of the noise if there are scales, else of the data."""
-    return DATA if mean_scale is None else NOISE, *limits
+    return DATA if mean_scale is None else NOISE
 
 
-def network_views(
-    shape: torch.Size,
-    prediction: Tensor | None,
-    log_std: Tensor | None,
-    mixture_logits: Tensor | None,
-    mean: Tensor | None = None,
-    mean_scale: Tensor | None = None,
-    noise_scale: Tensor | None = None,
-) -> tuple:
-    """The network's output and what turns it into a normal, as one argument of a kernel: the views of prediction,
-    log_std, mean, mean_scale, noise_scale and mixture_logits, in this order. `shape` is that of the variables. Without
-    log_std, prediction has both in its last dimension."""
-    prediction, log_std = pair(prediction, log_std)
-    each = view if mixture_logits is None else component_view
-    output = [each(t, shape) for t in (prediction, log_std, mixture_logits)]
-    return *output[:2], *(view(t, shape) for t in (mean, mean_scale, noise_scale)), output[2]
+def network_views(shape: torch.Size, network: Network) -> Network:
+    """The views of the network's output and of what turns it into a normal. `shape` is the shape of the variables."""
+    output = *pair(network.pred_mean, network.pred_log_std), network.mixture_logits
+    each = view if network.mixture_logits is None else component_view
+    return Network(*(each(t, shape) for t in output), *views(shape, *network[3:]))
 
 
 @triton.jit
-def output_normal(network, block, KIND: tl.constexpr, T: tl.constexpr):
+def output_normal(network, block, C):
     """The mean and std of the network's normal (105, 106), and their derivatives by the two predictions."""
-    prediction, log_std = load(network[0], block, T), load(network[1], block, T)
-    if KIND[0] == _DIRECT:
-        one = tl.full(prediction.shape, 1.0, T)
+    prediction, log_std = load(network.pred_mean, block, C.T), load(network.pred_log_std, block, C.T)
+    if C.KIND == _DIRECT:
+        one = tl.full(prediction.shape, 1.0, C.T)
         return prediction, log_std, one, one
     else:
-        low: tl.constexpr = KIND[1]
-        high: tl.constexpr = KIND[2]
-        most: tl.constexpr = KIND[3]
+        low: tl.constexpr = C.STD_MIN
+        high: tl.constexpr = C.STD_MAX
+        most: tl.constexpr = C.LOG_STD_MAX
         exp_log_std = exp(clamp(log_std, -most, most))
-        if KIND[0] == _DATA:
-            std, mu, slope = exp_log_std, prediction, tl.full(prediction.shape, 1.0, T)
+        if C.KIND == _DATA:
+            std, mu, slope = exp_log_std, prediction, tl.full(prediction.shape, 1.0, C.T)
             early = tl.full(prediction.shape, False, tl.int1)
         else:
-            mean_scale, noise_scale = load(network[3], block, T), load(network[4], block, T)
+            mean_scale, noise_scale = load(network.mean_scale, block, C.T), load(network.noise_scale, block, C.T)
             early = (mean_scale == 0.0) & (noise_scale == 0.0)  # t < t_min: no message was received yet
             std, slope = tl.abs(noise_scale) * exp_log_std, -noise_scale
-            mu = tl.where(mean_scale == 0.0, 0.0, mean_scale * load(network[2], block, T))
+            mu = tl.where(mean_scale == 0.0, 0.0, mean_scale * load(network.mean, block, C.T))
             mu -= tl.where(early, 0.0, noise_scale * prediction)
         flat = early | (log_std < -most) | (log_std > most) | (std < low) | (std > high)
         clamped = tl.where(early, 1.0, clamp(std, low, high))

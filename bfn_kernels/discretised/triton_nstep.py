@@ -1,9 +1,11 @@
 """The n-step loss of discretised data in Triton (113–119), the counterpart of csrc/{math,cpu}/nstep.h.
 
 The sum over bins of p_k times the sender's normal runs over a window, since its terms are a bump of width s. A window
-of few bins is summed bin by bin, one of many bins by 28 Gauss–Legendre points. A program works on some variables, and
-at one time on some draws and some points of each.
+of few bins is summed bin by bin, one of many bins by 28 Gauss–Legendre points. C are the `Constants` of a kernel, and S
+its `Sizes`.
 """
+
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -13,6 +15,7 @@ from torch import Tensor
 from bfn_kernels import gauss
 from bfn_kernels.discretised import triton_mixtures as mixtures
 from bfn_kernels.discretised.triton_bins import (
+    Constants,
     is_uniform,
     log_end_bin,
     log_inner_bin,
@@ -27,7 +30,7 @@ from bfn_kernels.records import Draws, LossTarget
 from bfn_kernels.triton_ops.elementary import clamp, exp, log, reciprocal
 from bfn_kernels.triton_ops.noise import MONTE_CARLO, normals
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
-from bfn_kernels.triton_ops.views import block_of, launch, load, programs, store, table, view
+from bfn_kernels.triton_ops.views import block_of, launch, load, programs, static, store, table, view
 
 _NODES = tl.constexpr(28)
 _MOST_POINTS = tl.constexpr(128)  # the most bins that a window at the end of the bins sums one by one
@@ -37,56 +40,63 @@ _MOST_LANES = tl.constexpr(32)  # the most points that a program works on at a t
 _NUMBERS, _WARPS = 1024, 4  # variables times draws times points of a program, and its warps
 
 
+class Sizes(NamedTuple):
+    """The variables of a program, and the draws and the points of each that it works on at a time."""
+
+    V: Any
+    D: Any
+    P: Any
+
+
 def nstep_loss(
-    x: Tensor, output: tuple, alpha: Tensor, n_steps: int, draws: Draws, to: LossTarget, dtype: torch.dtype,
-    constants: dict,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    x: Tensor, output: tuple, alpha, n_steps: int, draws: Draws, to: LossTarget, dtype: torch.dtype, C: Constants
+) -> tuple[Tensor, Tensor]:
     """The loss and the factor that its gradients are multiplied by. x: `[B, ...]`; alpha broadcasts to it. output: the
-    views of the network, see `network_views`, and of the gradients. constants: those of the kernel that do not depend
-    on the draws."""
+    views of the network and of the gradients."""
     nodes, node_weights = draws.nodes or (), draws.node_weights or ()
     count = draws.n_samples or len(nodes)
     D = min(8, triton.next_power_of_2(count))
-    P = min(_MOST_LANES.value, triton.next_power_of_2(constants["K"]))
-    V = max(4, _NUMBERS // (D * P))
-    losses = Losses(x, *to, dtype, V)
+    P = min(_MOST_LANES.value, triton.next_power_of_2(C.K))
+    S = Sizes(max(4, _NUMBERS // (D * P)), D, P)
+    losses = Losses(x, *to, dtype, S.V)
     rules = [*gauss.legendre(_NODES.value), nodes, node_weights]
     tables = table([value for rule in rules for value in rule], dtype, x.device).split([len(rule) for rule in rules])
-    legendre, hermite = tables[:2], [None] * 2 if draws.n_samples else tables[2:]
+    legendre, hermite = tables[:2], (None, None) if draws.n_samples else tables[2:]
     noise = None if draws.noise is None else draws.noise.contiguous()
-    drawn = *hermite, legendre, count, noise, draws.seed
-    inputs = view(x, x.shape), output[0], view(alpha, x.shape), *drawn, view(to.mask, x.shape)
-    arguments = *inputs, output[1], *losses.arguments, x.numel(), n_steps
-    sizes = {"EACH": losses.each, "V": V, "D": D, "P": P}
-    launch(_nstep, programs(x.numel(), V), *arguments, **sizes, **constants, warps=_WARPS, registers=255)
+    drawn = Draws(hermite[0], hermite[1], count, draws.seed, noise)
+    inputs = view(x, x.shape), output[0], view(alpha, x.shape), drawn, legendre
+    outputs = view(to.mask, x.shape), output[1], losses.memory
+    options = {"C": static(C), "S": static(S), "warps": _WARPS, "registers": 255}
+    launch(_nstep, programs(x.numel(), S.V), *inputs, n_steps, outputs, x.numel(), **options)
     return losses.finish()
 
 
 @triton.jit
-def _draws_of(nodes, noise, seed, first, draws, block, count, D: tl.constexpr, T: tl.constexpr):
+def _draws_of(draws, first, block, count, C, S):
     """The normals of D draws from number `first` on, [variables, draws]."""
     start, place, there, _ = block
-    d = first + tl.arange(0, D)
-    if nodes is not None:
-        return tl.zeros((place.shape[0], D), T) + tl.load(nodes + d, mask=d < draws, other=0)[None, :]
-    elif noise is not None:
+    d = first + tl.arange(0, S.D)
+    if draws.nodes is not None:
+        eps = tl.load(draws.nodes + d, mask=d < draws.n_samples, other=0)
+        return tl.zeros((place.shape[0], S.D), C.T) + eps[None, :]
+    elif draws.noise is not None:
         offset = d.to(tl.int64)[None, :] * count + (start + place)[:, None]
-        return tl.load(noise + offset, mask=there[:, None] & (d < draws)[None, :], other=0).to(T)
+        return tl.load(draws.noise + offset, mask=there[:, None] & (d < draws.n_samples)[None, :], other=0).to(C.T)
     else:
-        group = start // 4 + tl.arange(0, place.shape[0] // 4)[None, :] + tl.zeros((D, 1), tl.int64)
-        return tl.trans(normals(tl.load(seed), group, MONTE_CARLO, d[:, None], T))
+        group = start // 4 + tl.arange(0, place.shape[0] // 4)[None, :] + tl.zeros((S.D, 1), tl.int64)
+        return tl.trans(normals(tl.load(draws.seed), group, MONTE_CARLO, d[:, None], C.T))
 
 
 @triton.jit
-def _window(x, mean, tau, bump, least, most, K: tl.constexpr, CLIP: tl.constexpr):
+def _window(x, mean, tau, bump, least, most, C):
     """The window of the bumps of all draws between the eps `least` and `most`.
 
     Returns the whole number of its first bin `base`; the offset from there to where the window begins, relative so that
     a position far along the bins keeps its digits; its length in bins; whether the first or the last bin cuts it off;
     and how many bins are summed one by one, or −1 if Gauss–Legendre points take their place.
     """
-    first: tl.constexpr = 1.0 if CLIP else 0.0
-    last: tl.constexpr = K - 1.0 - first
+    first: tl.constexpr = 1.0 if C.CLIP else 0.0
+    last: tl.constexpr = C.K - 1.0 - first
     zero, no = x * 0.0, tl.full(x.shape, False, tl.int1)
     if x.dtype == tl.float64 or last < first:  # one rule in float64, where the step between two would show
         return zero + first, zero, zero, no, no, tl.full(x.shape, last - first + 1.0, x.dtype)
@@ -94,8 +104,8 @@ def _window(x, mean, tau, bump, least, most, K: tl.constexpr, CLIP: tl.constexpr
         std, s = bump
         both = std * std + tau * tau
         centre, by_eps = x + tau * tau / both * (mean - x), std * std / both * tau  # the peak is centre + by_eps eps
-        low = position(clamp(centre + by_eps * least, -1.0, 1.0) - _REACH * s, K) - 1.5
-        high = position(clamp(centre + by_eps * most, -1.0, 1.0) + _REACH * s, K) + 0.5
+        low = position(clamp(centre + by_eps * least, -1.0, 1.0) - _REACH * s, C.K) - 1.5
+        high = position(clamp(centre + by_eps * most, -1.0, 1.0) + _REACH * s, C.K) + 0.5
         cut_low, cut_high = low <= first - 0.5, high >= last + 0.5
         begin, end = tl.where(cut_low, first - 0.5, low), tl.where(cut_high, last + 0.5, high)
         base = clamp(tl.floor(begin + 0.5), first, last)
@@ -132,11 +142,10 @@ def _merge(top, sums, term, value, by_mean, by_std):
 
 
 @triton.jit
-def _point(distance, places, normal, K: tl.constexpr):
+def _point(distance, places, std, uniform, K: tl.constexpr):
     """q, and ln p with its derivatives, at a distance in bins from the base of the window. The bin's edges are computed
     apart, each from a whole number of bins, since a small std magnifies any rounding of theirs."""
     leading, rest, base, x_to_base, unit, q_unit = places
-    std, uniform = normal
     whole, width = tl.floor(distance), 2.0 * unit
     beyond = 2.0 * (distance - whole) - rest
     edge = 2.0 * (base + whole) - K
@@ -148,9 +157,11 @@ def _point(distance, places, normal, K: tl.constexpr):
 
 
 @triton.jit
-def _add_cut(top, sums, cut, distance, side, eps, places, normal, bump, tau, K: tl.constexpr):
-    """Adds the correction of the midpoint rule to the sums of the variables whose window is cut off at a distance."""
-    q, log_p, by_mean, by_std = _point(distance, places, normal, K)
+def _add_cut(top, sums, where, eps, places, normal, bump, tau, K: tl.constexpr):
+    """Adds the correction of the midpoint rule to the sums of the variables whose window is cut off. where: whether it
+    is, at which distance, and the width of a bin inwards."""
+    cut, distance, side = where
+    q, log_p, by_mean, by_std = _point(distance, places, normal[1], normal[2], K)
     q, by_mean, by_std = q[:, None], by_mean[:, None], by_std[:, None]
     weight, weight_by_mean, weight_by_std = _cut_weight(
         by_mean, q, eps, side, tau[:, None], bump[0][:, None], bump[1][:, None]
@@ -202,7 +213,7 @@ def _add_points(top, sums, first, window, legendre, eps, places, normal, K: tl.c
         stands_for = tl.where(inside, length[:, None] * weight, stands_for)
     leading, rest, base, x_to_base, unit, q_unit = places
     places = leading[:, None], rest[:, None], base[:, None], x_to_base[:, None], unit[:, None], q_unit[:, None]
-    q, log_p, by_mean, by_std = _point(distance, places, (normal[0][:, None], normal[1][:, None]), K)
+    q, log_p, by_mean, by_std = _point(distance, places, normal[1][:, None], normal[2][:, None], K)
     there = stands_for > 0.0
     q, log_p = q[:, None, :], tl.where(there, log_p, float("-inf"))[:, None, :]
     by_mean, by_std = tl.where(there, by_mean, 0.0)[:, None, :], tl.where(there, by_std, 0.0)[:, None, :]
@@ -210,28 +221,28 @@ def _add_points(top, sums, first, window, legendre, eps, places, normal, K: tl.c
 
 
 @triton.jit
-def _sum_of_draws(
-    x, mean, std, tau, uniform, bump, low, high, eps, legendre, K: tl.constexpr, CLIP: tl.constexpr, P: tl.constexpr
-):
+def _sum_of_draws(x, normal, tau, bump, low, high, eps, legendre, C, S):
     """Σ_k p_k·exp(q_k(eps − q_k/2)), q_k = (c_k − x)/τ, of every draw with an eps from `low` to `high`: ln of its
-    largest term, and the sum and its derivatives divided by that term."""
-    from_mean, from_x = origin_of(mean, K), origin_of(x, K)
-    unit, q_unit = reciprocal(K * std), reciprocal(K * tau)
-    base, offset, length, cut_low, cut_high, bins = _window(x, mean, tau, bump, low, high, K, CLIP)
-    places = from_mean[0], from_mean[1], base, to_centre(from_x, base, K), unit, q_unit
-    if CLIP:
-        top, sums = _ends(from_mean, from_x, unit, q_unit, std, eps, K)
+    largest term, and the sum and its derivatives divided by that term. normal: the mean, the std, and whether the
+    distribution counts as uniform."""
+    mean, std, _ = normal
+    from_mean, from_x = origin_of(mean, C.K), origin_of(x, C.K)
+    unit, q_unit = reciprocal(C.K * std), reciprocal(C.K * tau)
+    base, offset, length, cut_low, cut_high, bins = _window(x, mean, tau, bump, low, high, C)
+    places = from_mean[0], from_mean[1], base, to_centre(from_x, base, C.K), unit, q_unit
+    if C.CLIP:
+        top, sums = _ends(from_mean, from_x, unit, q_unit, std, eps, C.K)
     else:
         top = tl.full(eps.shape, float("-inf"), eps.dtype)
         sums = eps * 0.0, eps * 0.0, eps * 0.0
-    normal = std, uniform
-    most = tl.max(tl.where(bins < 0.0, P, bins), 0).to(tl.int32)
-    for first in range(0, most, P):
-        top, sums = _add_points(top, sums, first, (offset, length, bins), legendre, eps, places, normal, K, P)
+    most = tl.max(tl.where(bins < 0.0, S.P, bins), 0).to(tl.int32)
+    for first in range(0, most, S.P):
+        top, sums = _add_points(top, sums, first, (offset, length, bins), legendre, eps, places, normal, C.K, S.P)
     if tl.max((cut_low | cut_high).to(tl.int32), 0) > 0:
-        width: tl.constexpr = 2.0 / K
-        sums = _add_cut(top, sums, cut_low, offset, width, eps, places, normal, bump, tau, K)
-        sums = _add_cut(top, sums, cut_high, offset + length, -width, eps, places, normal, bump, tau, K)
+        width: tl.constexpr = 2.0 / C.K
+        low_cut, high_cut = (cut_low, offset, width), (cut_high, offset + length, -width)
+        sums = _add_cut(top, sums, low_cut, eps, places, normal, bump, tau, C.K)
+        sums = _add_cut(top, sums, high_cut, eps, places, normal, bump, tau, C.K)
     return top, sums
 
 
@@ -248,23 +259,23 @@ def _total(mean, std, CLIP: tl.constexpr):
 
 
 @triton.jit
-def _log_sums(x, normal, tau, eps, d, draws, legendre, K: tl.constexpr, CLIP: tl.constexpr, P: tl.constexpr):
+def _log_sums(x, normal, tau, eps, d, draws, legendre, C, S):
     """ln Σ_k p_k·exp(q_k(eps − q_k/2)) of some draws, and its derivatives by mean and std. Draws whose peaks are near
     each other share a window."""
     mean, std = normal
-    uniform, total, total_by_mean, total_by_std = _total(mean, std, CLIP)
+    uniform, total, total_by_mean, total_by_std = _total(mean, std, C.CLIP)
     bump_std = tl.where(uniform, 1e9, std)
     spread = tl.sqrt(bump_std * bump_std + tau * tau)
     bump = bump_std, bump_std * tau / spread
     per_window = bump_std / spread / _SPAN  # in eps, with which the peaks move by bump_std/spread of s
-    least = tl.min(tl.where(d < draws, eps, float("inf")), 1)
-    most = tl.max(tl.where(d < draws, eps, float("-inf")), 1)
+    least = tl.min(tl.where(d < draws.n_samples, eps, float("inf")), 1)
+    most = tl.max(tl.where(d < draws.n_samples, eps, float("-inf")), 1)
     group = tl.floor((eps - least[:, None]) * per_window[:, None])
     groups = (most - least) * per_window
     value, by_mean, by_std = eps * 0.0, eps * 0.0, eps * 0.0
     for g in range(tl.max(tl.where((groups > 0.0) & (groups < 64.0), groups, 0.0), 0).to(tl.int32) + 1):
         low, high = least + g / per_window, tl.minimum(least + (g + 1) / per_window, most)
-        top, sums = _sum_of_draws(x, mean, std, tau, uniform, bump, low, high, eps, legendre, K, CLIP, P)
+        top, sums = _sum_of_draws(x, (mean, std, uniform), tau, bump, low, high, eps, legendre, C, S)
         mine = group == g
         value = tl.where(mine, top + log(sums[0]) - total[:, None], value)
         by_mean = tl.where(mine, sums[1] / sums[0] - total_by_mean[:, None], by_mean)
@@ -274,12 +285,12 @@ def _log_sums(x, normal, tau, eps, d, draws, legendre, K: tl.constexpr, CLIP: tl
 
 
 @triton.jit
-def _weights(node_weights, d, draws, T: tl.constexpr):
+def _weights(draws, d, T: tl.constexpr):
     """The weights of the draws d, 0 for those that do not exist."""
-    if node_weights is None:
-        return tl.where(d < draws, (tl.zeros(d.shape, T) + 1.0) / draws, 0.0)
+    if draws.node_weights is None:
+        return tl.where(d < draws.n_samples, (tl.zeros(d.shape, T) + 1.0) / draws.n_samples, 0.0)
     else:
-        return tl.load(node_weights + d, mask=d < draws, other=0)
+        return tl.load(draws.node_weights + d, mask=d < draws.n_samples, other=0)
 
 
 @triton.jit
@@ -295,51 +306,48 @@ def _harmless(normal, there):
 
 
 @triton.jit
-def _nstep(
-    x, network, alpha, nodes, node_weights, legendre, draws, noise, seed, mask, gradients, values, counts, count,
-    n_steps, EACH: tl.constexpr, KIND: tl.constexpr, K: tl.constexpr, CLIP: tl.constexpr, M: tl.constexpr,
-    V: tl.constexpr, D: tl.constexpr, P: tl.constexpr, T: tl.constexpr,
-):  # fmt: skip
-    block = block_of(count, V)
+def _nstep(x, network, alpha, draws, legendre, n_steps, outputs, count, C: tl.constexpr, S: tl.constexpr):
+    block = block_of(count, S.V)
+    mask, gradients, losses = outputs
     keep = load(mask, block, tl.int1, True)
     there = block[2] & keep
-    x, tau = tl.where(there, load(x, block, T), 0.0), 1.0 / tl.sqrt(tl.where(there, load(alpha, block, T), 1.0))
+    x, alpha = tl.where(there, load(x, block, C.T), 0.0), tl.where(there, load(alpha, block, C.T), 1.0)
+    tau = 1.0 / tl.sqrt(alpha)
     loss, slope_mean, slope_std = x * 0.0, x * 0.0, x * 0.0
-    if M == 0:
-        mean, std, mean_by, std_by = output_normal(network, block, KIND, T)
+    if C.M == 0:
+        mean, std, mean_by, std_by = output_normal(network, block, C)
         normal = _harmless((mean, std), there)
     else:
-        log_total = mixtures.normaliser(network, block, M, T)
-    for first in range(0, draws, D):
-        d = (first + tl.arange(0, D))[None, :]
-        eps = _draws_of(nodes, noise, seed, first, draws, block, count, D, T)
-        weight = _weights(node_weights, d, draws, T)
-        if M == 0:
-            value, by_mean, by_std = _log_sums(x, normal, tau, eps, d, draws, legendre, K, CLIP, P)
+        log_total = mixtures.normaliser(network, block, C)
+    for first in range(0, draws.n_samples, S.D):
+        d = (first + tl.arange(0, S.D))[None, :]
+        eps = _draws_of(draws, first, block, count, C, S)
+        weight = _weights(draws, d, C.T)
+        if C.M == 0:
+            value, by_mean, by_std = _log_sums(x, normal, tau, eps, d, draws, legendre, C, S)
             loss += _expected(weight, value)
             slope_mean += _expected(weight, by_mean)
             slope_std += _expected(weight, by_std)
         else:
-            top, total = tl.full(eps.shape, float("-inf"), T), eps * 0.0
+            top, total = tl.full(eps.shape, float("-inf"), C.T), eps * 0.0
             # licm would keep in registers what the components share, more than fits there
-            for m in tl.range(M, disable_licm=True):
-                mean, std, _, _ = mixtures.component(network, m, block, KIND, T)
-                value, _, _ = _log_sums(x, _harmless((mean, std), there), tau, eps, d, draws, legendre, K, CLIP, P)
-                log_share = tl.where(there, mixtures.log_share(network, log_total, m, block, T), 0.0)
+            for m in tl.range(C.M, disable_licm=True):
+                mean, std, _, _ = mixtures.component(network, m, block, C)
+                value, _, _ = _log_sums(x, _harmless((mean, std), there), tau, eps, d, draws, legendre, C, S)
+                log_share = tl.where(there, mixtures.log_share(network, log_total, m, block, C), 0.0)
                 top, total = mixtures.log_add(top, total, log_share[:, None] + value)
             loss += _expected(weight, top + log(total))
-            for m in tl.range(M, disable_licm=True):
-                mean, std, mean_by, std_by = mixtures.component(network, m, block, KIND, T)
-                value, by_mean, by_std = _log_sums(
-                    x, _harmless((mean, std), there), tau, eps, d, draws, legendre, K, CLIP, P
-                )
-                log_share = tl.where(there, mixtures.log_share(network, log_total, m, block, T), 0.0)
+            for m in tl.range(C.M, disable_licm=True):
+                mean, std, mean_by, std_by = mixtures.component(network, m, block, C)
+                one = _harmless((mean, std), there)
+                value, by_mean, by_std = _log_sums(x, one, tau, eps, d, draws, legendre, C, S)
+                log_share = tl.where(there, mixtures.log_share(network, log_total, m, block, C), 0.0)
                 part = exp(log_share[:, None] + value - top) / total
                 by_mean = -n_steps * _expected(weight, part * by_mean) * mean_by
                 by_std = -n_steps * _expected(weight, part * by_std) * std_by
                 grad_logit = -n_steps * _expected(weight, part - exp(log_share)[:, None])
-                mixtures.write(gradients, m, block, keep, first > 0, by_mean, by_std, grad_logit, T)
-    if M == 0:
+                mixtures.write(gradients, m, block, keep, first > 0, by_mean, by_std, grad_logit)
+    if C.M == 0:
         store(gradients[0], block, tl.where(keep, -n_steps * slope_mean * mean_by, 0.0))
         store(gradients[1], block, tl.where(keep, -n_steps * slope_std * std_by, 0.0))
-    write_losses(-n_steps * loss, keep, block, values, counts, EACH)
+    write_losses(-n_steps * loss, keep, block, losses)

@@ -38,6 +38,12 @@ class Normal(BFN):
     def theta(self, state: State) -> Tensor:
         return state[0].to(self.dtype)
 
+    def solver_arguments(self, state: State, coefficients: Coefficients) -> dict[str, Any]:
+        """The keyword arguments of a solver's step that writes over the state: the mean and the prediction before."""
+        mean, predicted = state
+        previous = None if coefficients.extrapolation is None else predicted
+        return {"coefficients": coefficients, "previous": previous, "out": mean, "predicted_out": predicted}
+
 
 class Continuous(Normal):
     """Reals in [-1, 1]; the network puts out the noise in the mean, `[B, ...]`.
@@ -89,12 +95,8 @@ class Continuous(Normal):
         precision.copy_(cast(Tensor, updated))
 
     def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
-        mean, predicted = state
-        previous = None if coefficients.extrapolation is None else predicted
-        continuous.solver_step(
-            output, mean, t, coefficients=coefficients, previous=previous, seed=seed, out=mean,
-            predicted_out=predicted, **self.settings(),
-        )  # fmt: skip
+        how = self.solver_arguments(state, coefficients)
+        continuous.solver_step(output, state[0], t, seed=seed, **how, **self.settings())
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         return continuous.predict_data(output, theta, t, **self.settings())
@@ -153,12 +155,8 @@ class Discretised(Normal):
         precision.copy_(cast(Tensor, updated))
 
     def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
-        mean, predicted = state
-        previous = None if coefficients.extrapolation is None else predicted
-        discretised.solver_step(
-            mean=mean, t=t, coefficients=coefficients, previous=previous, seed=seed, out=mean, predicted_out=predicted,
-            **self.settings(output),
-        )  # fmt: skip
+        how = self.solver_arguments(state, coefficients)
+        discretised.solver_step(mean=state[0], t=t, seed=seed, **how, **self.settings(output))
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         normal = discretised.output_distribution(output, None, theta, t, schedule=self.schedule, limits=self.limits)

@@ -1,10 +1,10 @@
 """Tiles of discrete data. A tile holds some whole rows of K numbers if K fits in it, else a part of one row.
 
-The view of a tensor of numbers per class is the view of its rows followed by the stride of its classes. The elements of
-a tile beyond K are −∞ or 0.
+S are the `Sizes` of a tile, which are known when a kernel is compiled. The view of a tensor of numbers per class is the
+view of its rows followed by the stride of its classes. The elements of a tile beyond K are −∞ or 0.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -14,7 +14,7 @@ from torch import Tensor
 from bfn_kernels.triton_ops.elementary import exp_difference, reciprocal
 from bfn_kernels.triton_ops.noise import normals, start_of_draw
 from bfn_kernels.triton_ops.solver import guided
-from bfn_kernels.triton_ops.views import DENSE, GRID, grid_offset, joined, load, view
+from bfn_kernels.triton_ops.views import DENSE, GRID, View, grid_offset, joined, launch, load, programs, static, view
 
 # The most classes that a row may have for this tile, the numbers in the tile, and its warps: about 16 numbers a thread.
 _TILES = ((2048, 2048, 4), (4096, 4096, 8), (8192, 8192, 16))
@@ -29,6 +29,15 @@ class Tile(NamedTuple):
     warps: int
 
 
+class Sizes(NamedTuple):
+    """K, the rows and classes of a tile, and the type of the arithmetic."""
+
+    K: Any
+    ROWS: Any
+    TILE: Any
+    T: Any
+
+
 def tile_of(num_classes: int, small: bool = False) -> Tile:
     for most, numbers, warps in _SMALL_TILES if small else _TILES:
         if num_classes <= most:
@@ -37,11 +46,19 @@ def tile_of(num_classes: int, small: bool = False) -> Tile:
     return Tile(1, *(_SMALL_TILES[-1][1:] if small else _LARGE))
 
 
-def class_view(x: Tensor | None, shape: torch.Size) -> tuple:
+def launch_rows(kernel, *arguments, shape: torch.Size, T, small: bool = False, **options) -> None:
+    """Runs a kernel on all rows of numbers of this shape, `[..., K]`. T: the type of the arithmetic. The last arguments
+    of the kernel are the number of rows and S."""
+    tile, count = tile_of(shape[-1], small), shape[:-1].numel()
+    S = static(Sizes(shape[-1], tile.rows, tile.classes, T))
+    launch(kernel, programs(count, tile.rows), *arguments, count, S=S, warps=tile.warps, **options)
+
+
+def class_view(x: Tensor | None, shape: torch.Size) -> View:
     """The view of a tensor broadcast to `shape`, whose last dimension is that of the classes."""
     if x is None:
         return *view(None, shape), 1
-    x = x.expand(shape)
+    x = x if x.shape == shape else x.expand(shape)
     if x.is_contiguous():
         return x, DENSE, 0, 0, 0, 1
     if len(joined(x[..., 0], shape[:-1])) > 2:
@@ -51,52 +68,56 @@ def class_view(x: Tensor | None, shape: torch.Size) -> tuple:
 
 
 @triton.jit
-def _pointers(view, rows, first, K: tl.constexpr, TILE: tl.constexpr):
+def _pointers(view, rows, first, S):
     start, place, _, _ = rows
-    k = first + tl.arange(0, TILE)
+    k = first + tl.arange(0, S.TILE)
     if view[1] == DENSE:
-        return view[0] + start * K + (place[:, None] * K + k[None, :])
+        return view[0] + start * S.K + (place[:, None] * S.K + k[None, :])
     else:
         return view[0] + (grid_offset(view, start, place)[:, None] + k[None, :].to(tl.int64) * view[5])
 
 
 @triton.jit
-def within(rows, first, K: tl.constexpr, TILE: tl.constexpr):
-    """Whether each number of a tile exists."""
-    return rows[2][:, None] & (first + tl.arange(0, TILE) < K)[None, :]
+def is_there(first, S):
+    """Whether there is a class for each place of a tile, of any row."""
+    return (first + tl.arange(0, S.TILE) < S.K)[None, :]
 
 
 @triton.jit
-def load_classes(view, rows, first, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr, OTHER: tl.constexpr):
+def _load(view, rows, first, S):
+    there = rows[2][:, None] & is_there(first, S)
+    return tl.load(_pointers(view, rows, first, S), mask=there, other=0).to(S.T)
+
+
+@triton.jit
+def load_classes(view, rows, first, S, OTHER: tl.constexpr = float("-inf")):
     """The numbers of the rows for the classes from `first` on. A view may be that of logits, followed by the views of
     their scale, of the unconditional logits, and of the scale of those."""
-    z = tl.load(_pointers(view, rows, first, K, TILE), mask=within(rows, first, K, TILE), other=0).to(T)
+    z = _load(view, rows, first, S)
     if len(view) > 6:
-        other = tl.zeros(z.shape, T)
+        other = tl.zeros(z.shape, S.T)
         if view[7][0] is not None:
-            other = tl.load(_pointers(view[7], rows, first, K, TILE), mask=within(rows, first, K, TILE), other=0).to(T)
-        z = guided(z, load(view[6], rows, T, 1.0)[:, None], other, load(view[8], rows, T)[:, None])
-    return tl.where((first + tl.arange(0, TILE) < K)[None, :], z, OTHER)
+            other = _load(view[7], rows, first, S)
+        z = guided(z, load(view[6], rows, S.T, 1.0)[:, None], other, load(view[8], rows, S.T)[:, None])
+    return tl.where(is_there(first, S), z, OTHER)
 
 
 @triton.jit
-def store_classes(view, rows, first, value, K: tl.constexpr, TILE: tl.constexpr):
-    pointers = _pointers(view, rows, first, K, TILE)
-    tl.store(pointers, value.to(view[0].dtype.element_ty), mask=within(rows, first, K, TILE))
+def store_classes(view, rows, first, value, S):
+    there = rows[2][:, None] & is_there(first, S)
+    tl.store(_pointers(view, rows, first, S), value.to(view[0].dtype.element_ty), mask=there)
 
 
 @triton.jit
-def class_noise(
-    noise, seed, rows, first, stream: tl.constexpr, draw, count, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr
-):
+def class_noise(noise, rows, first, stream: tl.constexpr, draw, count, S):
     """The explicit normals of a draw, or those that the seed makes, for which each row starts at a group of its own."""
     start, place, there, rest = rows
-    if noise[0] is not None:
-        return load_classes(noise, (start_of_draw(start, draw, count), place, there, rest), first, K, TILE, T, 0.0)
+    if noise.noise[0] is not None:
+        return load_classes(noise.noise, (start_of_draw(start, draw, count), place, there, rest), first, S, 0.0)
     else:
-        row_group = (start + place) * ((K + 3) // 4)
-        group = row_group[:, None] + (first // 4 + tl.arange(0, TILE // 4))[None, :]
-        return normals(tl.load(seed), group, stream, draw, T)
+        row_group = (start + place) * ((S.K + 3) // 4)
+        group = row_group[:, None] + (first // 4 + tl.arange(0, S.TILE // 4))[None, :]
+        return normals(tl.load(noise.seed), group, stream, draw, S.T)
 
 
 @triton.jit
@@ -138,12 +159,12 @@ def finite(top):
 
 
 @triton.jit
-def row_total(view, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
+def row_total(view, rows, S):
     """The largest number of each row and the sum of exp(z − max), computed tile by tile."""
-    top = tl.full(rows[1].shape, float("-inf"), T)
-    total = tl.zeros(rows[1].shape, T)
-    for first in range(0, K, TILE):
-        top, total = with_tile(load_classes(view, rows, first, K, TILE, T, float("-inf")), top, total)
+    top = tl.full(rows[1].shape, float("-inf"), S.T)
+    total = tl.zeros(rows[1].shape, S.T)
+    for first in range(0, S.K, S.TILE):
+        top, total = with_tile(load_classes(view, rows, first, S), top, total)
     return top, total
 
 
@@ -156,17 +177,17 @@ def with_tile(z, top, total):
 
 
 @triton.jit
-def first_largest(logits, rows, K: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr):
+def first_largest(logits, rows, S):
     """The first class with the largest logit. −1 if p is NaN, which it is if a logit is NaN or +∞ or all are −∞."""
-    best = tl.full(rows[1].shape, float("-inf"), T)
-    mode = tl.full(rows[1].shape, K, tl.int32)
+    best = tl.full(rows[1].shape, float("-inf"), S.T)
+    mode = tl.full(rows[1].shape, S.K, tl.int32)
     bad = tl.zeros(rows[1].shape, tl.int32)
-    for first in range(0, K, TILE):
-        z = load_classes(logits, rows, first, K, TILE, T, float("-inf"))
-        k = (first + tl.arange(0, TILE))[None, :]
+    for first in range(0, S.K, S.TILE):
+        z = load_classes(logits, rows, first, S)
+        k = (first + tl.arange(0, S.TILE))[None, :]
         top = tl.max(z, 1)
-        at = tl.min(tl.where(z == top[:, None], k, K), 1)
-        mode = tl.where((top > best) | (mode == K), at, mode)
+        at = tl.min(tl.where(z == top[:, None], k, S.K), 1)
+        mode = tl.where((top > best) | (mode == S.K), at, mode)
         best = tl.maximum(best, top)
         bad = tl.maximum(bad, tl.max((z != z).to(tl.int32), 1))
     return tl.where((bad == 0) & (best - best == 0.0), mode, -1)

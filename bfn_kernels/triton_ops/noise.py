@@ -1,5 +1,8 @@
 """Noise that depends on a seed and a position alone, the counterpart of csrc/math/philox.h: a call of Philox makes four
-normals."""
+normals.
+
+`noise` is a record with a `seed` and explicit `noise`, such as `Noise` or `Draws`, that has a view of the latter.
+"""
 
 import triton
 import triton.language as tl
@@ -31,13 +34,13 @@ def unit(word):
 
 
 @triton.jit
-def uniforms(explicit, seed, rows, stream: tl.constexpr, T: tl.constexpr):
+def uniforms(noise, rows, stream: tl.constexpr, T: tl.constexpr):
     """A uniform for each row: an explicit one, or row r takes word r % 4 of group r // 4."""
-    if explicit[0] is not None:
-        return load(explicit, rows, T)
+    if noise.noise[0] is not None:
+        return load(noise.noise, rows, T)
     else:
         row = rows[0] + rows[1]
-        w0, w1, w2, w3 = philox(tl.load(seed), row // 4, stream, 0)
+        w0, w1, w2, w3 = philox(tl.load(noise.seed), row // 4, stream, 0)
         word = tl.where(row % 2 == 0, tl.where(row % 4 == 0, w0, w2), tl.where(row % 4 == 1, w1, w3))
         return unit(word).to(T)
 
@@ -74,24 +77,25 @@ def start_of_draw(start, draw, count):
 
 
 @triton.jit
-def noise_of(noise, seed, block, stream: tl.constexpr, T: tl.constexpr, draw=0, count=0):
+def noise_of(noise, block, stream: tl.constexpr, T: tl.constexpr, draw=0, count=0):
     """The explicit normals of a block of elementwise data, `count` of them for each draw, or those that the seed makes
     at its positions."""
     start, place, there, rest = block
-    if noise[0] is not None:
-        return load(noise, (start_of_draw(start, draw, count), place, there, rest), T)
+    if noise.noise[0] is not None:
+        return load(noise.noise, (start_of_draw(start, draw, count), place, there, rest), T)
     else:
         group = start // 4 + tl.arange(0, place.shape[0] // 4)
-        return normals(tl.load(seed), group, stream, draw, T)
+        return normals(tl.load(noise.seed), group, stream, draw, T)
 
 
 @triton.jit
-def uniforms_of(explicit, seed, block, stream: tl.constexpr, T: tl.constexpr):
-    """What `uniforms` gives for a block of elementwise data, of which each word of a group serves one."""
-    if explicit[0] is not None:
-        return load(explicit, block, T)
+def uniforms_of(noise, block, stream: tl.constexpr, T: tl.constexpr):
+    """A uniform for each variable of a block of elementwise data, as `uniforms` makes them for rows. Each word of a
+    group serves one variable."""
+    if noise.noise[0] is not None:
+        return load(noise.noise, block, T)
     else:
         start, place, _, _ = block
         group = start // 4 + tl.arange(0, place.shape[0] // 4)
-        w0, w1, w2, w3 = philox(tl.load(seed), group, stream, 0)
+        w0, w1, w2, w3 = philox(tl.load(noise.seed), group, stream, 0)
         return unit(interleave(w0, w1, w2, w3)).to(T)

@@ -1,45 +1,54 @@
 """Losses per variable, masked and reduced in a fixed order: each program sums its block, then one adds these sums."""
 
+from typing import Any, NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels.call.reduction import BATCH, MEAN, NONE
-from bfn_kernels.triton_ops.views import BLOCK, launch, programs
+from bfn_kernels.triton_ops.views import BLOCK, constants, launch, programs
 
 _FINISH_BLOCK, _FINISH_WARPS = 4096, 8
 
 
+class Memory(NamedTuple):
+    """The memory that `write_losses` writes to: a loss for each variable where `each` is True, else a sum and a count
+    for each program. The counts are None if nobody asks for them."""
+
+    sums: Tensor
+    counts: Tensor | None
+    each: Any
+
+
 class Losses:
-    """The memory that a loss's kernel writes to: a number per variable, or a sum and a count per program if all
-    variables are summed. The kernel passes `arguments` and `each` on to `write_losses`.
-    """
+    """The losses of variables, which a kernel writes to `memory`, and their reduction."""
 
     def __init__(self, x: Tensor, mask: Tensor | None, reduction: int, dtype: torch.dtype, block: int = BLOCK):
         self.x, self.reduction, self.dtype = x, reduction, dtype
-        self.each = reduction in (NONE, BATCH)
-        shape = x.shape if self.each else (programs(x.numel(), block),)
-        self.values = torch.empty(shape, dtype=dtype if self.each else torch.float64, device=x.device)
+        each = reduction in (NONE, BATCH)
+        shape = x.shape if each else (programs(x.numel(), block),)
+        values = torch.empty(shape, dtype=dtype if each else torch.float64, device=x.device)
         counted = reduction == MEAN and mask is not None
-        self.counts = torch.empty(shape, dtype=torch.int32, device=x.device) if counted else None
-        self.arguments = self.values, self.counts
+        counts = torch.empty(shape, dtype=torch.int32, device=x.device) if counted else None
+        self.memory = Memory(values, counts, *constants(each))
 
     def finish(self) -> tuple[Tensor, Tensor]:
         """The reduced loss, and the factor that its gradients must be multiplied by."""
+        values, counts, _ = self.memory
         if self.reduction == NONE:
-            return self.values, self.x.new_ones((), dtype=self.dtype)
+            return values, self.x.new_ones((), dtype=self.dtype)
         batch = self.reduction == BATCH
         scale = torch.empty((), dtype=self.dtype, device=self.x.device)
         loss = torch.empty(self.x.shape[:1] if batch else (), dtype=self.dtype, device=self.x.device)
         if loss.numel() == 0:
             return loss, scale.fill_(1)
         divisor = max(self.x.numel(), 1) if self.reduction == MEAN else 1
-        length = self.values.numel() // loss.numel()
+        length = values.numel() // loss.numel()
         block = min(_FINISH_BLOCK, triton.next_power_of_2(max(length, 32)))
         warps = min(_FINISH_WARPS, max(1, block // 128))
-        arguments = self.values, self.counts, length, divisor, loss, scale
-        launch(_finish, loss.numel(), *arguments, warps=warps, BLOCK=block)
+        launch(_finish, loss.numel(), values, counts, length, divisor, loss, scale, warps=warps, BLOCK=block)
         return loss, scale
 
 
@@ -58,19 +67,19 @@ def scaled_gradient(saved: Tensor, grad: Tensor, scale: Tensor | None, dtype: to
 
 
 @triton.jit
-def write_losses(loss, keep, block, values, counts, EACH: tl.constexpr):
+def write_losses(loss, keep, block, memory):
     """Writes the losses of a block, or their sum and count. A variable that is not kept costs 0, even if its loss is
     NaN."""
     start, place, there, _ = block
     keep = keep & there
     loss = tl.where(keep, loss, 0.0)
-    if EACH:
-        tl.store(values + start + place, loss, mask=there)
+    if memory.each:
+        tl.store(memory.sums + start + place, loss, mask=there)
     else:
         program = tl.program_id(0)
-        tl.store(values + program, tl.sum(loss, 0).to(tl.float64))
-        if counts is not None:
-            tl.store(counts + program, tl.sum(keep.to(tl.int32), 0))
+        tl.store(memory.sums + program, tl.sum(loss, 0).to(tl.float64))
+        if memory.counts is not None:
+            tl.store(memory.counts + program, tl.sum(keep.to(tl.int32), 0))
 
 
 @triton.jit

@@ -3,6 +3,7 @@ float64."""
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import triton
@@ -11,55 +12,46 @@ from torch import Tensor
 
 from bfn_kernels.call import checks, rows
 from bfn_kernels.triton_ops.elementary import exp, expm1, log, log1p
-from bfn_kernels.triton_ops.views import block_of, launch, load, programs, store, view
+from bfn_kernels.triton_ops.views import block_of, constants, launch, load, programs, store, views
 
-# The bits of the row scalars in `rows.BITS`, and the numbers of the schedules in `rows.SCHEDULES`.
-GAMMA, FLOW_STD, MEAN_SCALE, NOISE_SCALE, RATE, ALPHA, STD, HALF_PRECISION, _, BETA, _, KEEP, TAKE, UPDATE_STD, \
-    SENDER_STD, ACCURACY, _ = map(tl.constexpr, rows.BITS.values())  # fmt: skip
 T_MAX, ROOT_BETA_MIN = map(tl.constexpr, (rows.T_MAX, rows.ROOT_BETA_MIN))
 STEP_TOLERANCE = tl.constexpr(checks.STEP_TOLERANCE)
+# the numbers of the schedules in `rows.SCHEDULES`
 NO_SCHEDULE, EXPONENTIAL, QUADRATIC = (tl.constexpr(kind) for kind in range(3))
 _BLOCK, _WARPS = 128, 4
 
 
-def row_scalars(
-    value: Tensor,
-    precision: Tensor | None,
-    wanted: int,
-    schedule: int,
-    parameter: float,
-    num_classes: int,
-    n_steps: int,
-    scale: float,
-    t_min: float,
-    shape: Sequence[int],
-    wide: bool,
-) -> list[Tensor]:
+class Arguments(NamedTuple):
+    """What `row_scalars` takes behind the tensors and the bits. shape: the shape of the variables. `wide` scalars are
+    float64, others float32."""
+
+    schedule: int
+    parameter: float
+    num_classes: int
+    n_steps: int
+    scale: float
+    t_min: float
+    shape: Sequence[int]
+    wide: bool
+
+
+def row_scalars(value: Tensor, precision: Tensor | None, wanted: int, *arguments) -> list[Tensor]:
     """The row scalars whose bits are wanted, in the order of `rows.FORMULAS`.
 
-    value and precision: `[]`, `[B]` or any leading part of `shape`, which is the shape of the variables. `wide` scalars
-    are float64, others float32. A value out of range gives NaN, since looking at it would cost a synchronisation.
+    value and precision: `[]`, `[B]` or any leading part of the shape. arguments: the fields of `Arguments`. A value out
+    of range gives NaN, since looking at it would cost a synchronisation.
     """
+    schedule, parameter, num_classes, n_steps, scale, t_min, shape, wide = Arguments(*arguments)
     names = "t" if schedule else "alpha", "precision"
-    inputs = [
-        None if t is None else _leading(name, t, shape) for name, t in zip(names, (value, precision), strict=True)
-    ]
+    pairs = zip(names, (value, precision), strict=True)
+    inputs = [None if t is None else _leading(name, t, shape) for name, t in pairs]
     sizes = torch.broadcast_shapes(*(t.shape for t in inputs if t is not None))
-    bits = tuple(bit for bit in rows.BITS.values() if wanted & bit)
-    out = [torch.empty(sizes, dtype=rows.type_of(wide), device=value.device) for _ in bits]
+    named = constants(*(name for name, bit in rows.BITS.items() if wanted & bit))  # Triton 3.6 reads no plain strings
+    out = [torch.empty(sizes, dtype=rows.type_of(wide), device=value.device) for _ in named]
     numbers = n_steps, scale, *_constants(schedule, parameter, num_classes, n_steps), t_min
-    launch(
-        _row_scalars,
-        programs(sizes.numel(), _BLOCK),
-        *(view(t, sizes) for t in inputs),
-        *map(float, numbers),
-        tuple(view(t, sizes) for t in out),
-        sizes.numel(),
-        KIND=schedule,
-        WANTED=bits,
-        BLOCK=_BLOCK,
-        warps=_WARPS,
-    )
+    count = sizes.numel()
+    given = *views(sizes, *inputs), *map(float, numbers), views(sizes, *out), count
+    launch(_row_scalars, programs(count, _BLOCK), *given, KIND=schedule, WANTED=named, BLOCK=_BLOCK, warps=_WARPS)
     return out
 
 
@@ -123,56 +115,56 @@ def _rate(numbers, t, KIND: tl.constexpr):
 
 
 @triton.jit
-def _from_variance(numbers, t, PLACE: tl.constexpr):
+def _from_variance(numbers, t, NAME: tl.constexpr):
     """The scalars that are made of γ and 1 − γ."""
     gamma, variance = -expm1(numbers[2] * t), exp(numbers[2] * t)
-    if PLACE == GAMMA:
+    if NAME == "gamma":
         return gamma
-    elif PLACE == FLOW_STD:
+    elif NAME == "flow_std":
         return tl.sqrt(gamma * variance)
-    elif PLACE == MEAN_SCALE:
+    elif NAME == "mean_scale":
         return tl.where(t < numbers[6], 0.0, 1.0 / tl.where(t < numbers[6], 1.0, gamma))
-    elif PLACE == NOISE_SCALE:
+    elif NAME == "noise_scale":
         return tl.where(t < numbers[6], 0.0, tl.sqrt(variance / tl.where(t < numbers[6], 1.0, gamma)))
-    elif PLACE == STD:
+    elif NAME == "std":
         return tl.sqrt(variance)
-    elif PLACE == HALF_PRECISION:
+    elif NAME == "half_precision":
         return 0.5 / variance
     else:
         return log(6.283185307179586 * variance) / 2.0
 
 
 @triton.jit
-def _from_message(numbers, alpha, precision, PLACE: tl.constexpr):
+def _from_message(numbers, alpha, precision, NAME: tl.constexpr):
     """The scalars that are made of an accuracy α and a precision ρ."""
-    if PLACE == KEEP:
+    if NAME == "keep":
         return precision / (precision + alpha)
-    elif PLACE == TAKE:
+    elif NAME == "take":
         return alpha / (precision + alpha)
-    elif PLACE == UPDATE_STD:
+    elif NAME == "update_std":
         return tl.sqrt(alpha) / (precision + alpha)
-    elif PLACE == SENDER_STD:
+    elif NAME == "sender_std":
         return 1.0 / tl.sqrt(alpha)
-    elif PLACE == ACCURACY:
+    elif NAME == "accuracy":
         return alpha
     else:
         return tl.sqrt(numbers[1] * alpha)
 
 
 @triton.jit
-def _row_scalar(numbers, value, precision, KIND: tl.constexpr, PLACE: tl.constexpr):
+def _row_scalar(numbers, value, precision, KIND: tl.constexpr, NAME: tl.constexpr):
     if KIND == NO_SCHEDULE:
-        return _from_message(numbers, value, precision, PLACE)
-    elif PLACE == RATE:
+        return _from_message(numbers, value, precision, NAME)
+    elif NAME == "rate":
         return numbers[1] * _rate(numbers, value, KIND)
-    elif PLACE == ALPHA:
+    elif NAME == "alpha":
         return numbers[1] * _alpha(numbers, _step_of(value, numbers[0]), KIND)
     elif KIND == EXPONENTIAL:
-        return _from_variance(numbers, value, PLACE)
+        return _from_variance(numbers, value, NAME)
     else:
         beta = _beta(numbers, tl.where(value > T_MAX, T_MAX, value), KIND)
         beta = tl.where(tl.sqrt(beta) < ROOT_BETA_MIN, 0.0, beta)
-        return beta if PLACE == BETA else tl.sqrt(numbers[1] * beta)
+        return beta if NAME == "beta" else tl.sqrt(numbers[1] * beta)
 
 
 @triton.jit

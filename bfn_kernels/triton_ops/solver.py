@@ -1,9 +1,19 @@
 """What a solver's step does to the prediction, the counterpart of csrc/math/solver.h."""
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
 from bfn_kernels.triton_ops.views import load, store
+
+
+class Outputs(NamedTuple):
+    """The views of the tensors that a step of classes writes, each of None if it was not passed."""
+
+    state: Any
+    theta: Any
+    predicted: Any
 
 
 @triton.jit
@@ -20,14 +30,12 @@ def wait_to_write_over(previous, predicted):
 
 
 @triton.jit
-def extrapolated(p, solver, block, T: tl.constexpr):
-    """Puts out p, and returns what the step takes in its place. solver: the views of the prediction before, of how far
-    the step is ahead of it, and of the result, each of None if it was not passed."""
-    previous, by, predicted = solver[0], solver[1], solver[2]
+def extrapolated(p, solver, predicted, block, T: tl.constexpr):
+    """Writes p to `predicted`, and returns what the step takes in its place. solver: `Solver` of views."""
     taken = p
-    if previous[0] is not None:
-        taken = extrapolation_of(p, load(previous, block, T), load(by, block, T))
-    wait_to_write_over(previous, predicted)
+    if solver.previous[0] is not None:
+        taken = extrapolation_of(p, load(solver.previous, block, T), load(solver.extrapolation, block, T))
+    wait_to_write_over(solver.previous, predicted)
     store(predicted, block, p)
     return taken
 

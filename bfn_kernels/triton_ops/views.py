@@ -4,10 +4,15 @@ A view is a tuple that a kernel takes as one argument: a pointer (None if the ar
 numbers inner, outer_stride and inner_stride that locate the element with a logical index:
 offset = (index // inner)·outer_stride + (index % inner)·inner_stride. A tensor whose strides this formula cannot
 describe is copied.
+
+A kernel takes a record of `records.py` as one argument too, with views in the place of tensors, and reads its fields by
+name. No field may be called `values` or `type`, since Triton's tuples have these attributes.
 """
 
 import ctypes
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -15,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bfn_kernels.call.checks import compute_dtype
-from bfn_kernels.records import Draws
+from bfn_kernels.records import Draws, Noise
 
 # The kind of a view says how much of the formula a kernel has to compute. It is known when the kernel is compiled.
 DENSE = tl.constexpr(0)  # the offset is the index
@@ -29,11 +34,13 @@ BLOCK, WARPS = 1024, 4
 
 _MOST_VALUES = 256  # in a table that one launch writes, since a kernel takes at most 4 KiB of arguments
 
+View = Any  # the tuple takes the place of a tensor in a record
+
 KERNEL_TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 def launch(kernel, programs: int, *arguments, warps: int = WARPS, registers: int | None = None, **constants) -> None:
-    """Runs the kernel on the device of its tensors.
+    """Runs the kernel on the device of its tensors. The first argument is a tensor, or begins with one.
 
     FP fusion is requested because its default differs between versions of Triton. registers: how many registers a
     thread may use, for kernels in which the compiler would otherwise spill some; ROCm's compiler has no such option.
@@ -42,9 +49,24 @@ def launch(kernel, programs: int, *arguments, warps: int = WARPS, registers: int
         return
     if registers is not None and torch.version.hip is None:
         constants["maxnreg"] = registers
-    tensor = next(t for a in arguments for t in (a if isinstance(a, tuple) else (a,)) if isinstance(t, Tensor))
+    tensor = arguments[0]
+    while isinstance(tensor, tuple):
+        tensor = tensor[0]
     with torch.cuda.device_of(tensor):
         kernel[(programs,)](*arguments, num_warps=warps, enable_fp_fusion=True, **constants)
+
+
+@functools.lru_cache(typed=True)  # 1 and True are two constants
+def constants(*values) -> tuple:
+    """The values as members of a tuple that a kernel takes; they are known when the kernel is compiled."""
+    return tuple(map(tl.constexpr, values))
+
+
+@functools.lru_cache(typed=True)  # records of two kinds may be equal
+def static(record: Any) -> Any:
+    """The record for a parameter `tl.constexpr` of a kernel. A compiled kernel needs a constant in each field, since
+    Triton 3.6 reads no plain numbers there. An interpreted one multiplies by plain numbers only."""
+    return record if triton.knobs.runtime.interpret else type(record)(*constants(*record))
 
 
 def programs(count: int, block: int = BLOCK) -> int:
@@ -56,10 +78,12 @@ def compute_type(*tensors: Tensor | None):
     return KERNEL_TYPES[compute_dtype(*tensors)]
 
 
-def view(x: Tensor | None, shape: torch.Size) -> tuple:
+def view(x: Tensor | None, shape: torch.Size) -> View:
     """The view of a tensor broadcast to `shape`."""
     if x is None:
         return None, DENSE, 0, 0, 0
+    if x.is_contiguous() and x.shape == shape and (count := x.numel()) > 1:
+        return x, DENSE, count, 0, 1  # as below, in less time
     dims = joined(x, shape)
     if len(dims) > 2:
         return view(x.expand(shape).contiguous(), shape)
@@ -73,17 +97,28 @@ def view(x: Tensor | None, shape: torch.Size) -> tuple:
     return x, kind, inner, outer_stride, inner_stride
 
 
-def views(shape: torch.Size, *tensors: Tensor | None) -> tuple[tuple, ...]:
+def views(shape: torch.Size, *tensors: Tensor | None) -> tuple[View, ...]:
     return tuple(view(t, shape) for t in tensors)
 
 
-def component_view(x: Tensor | None, shape: torch.Size) -> tuple:
+def viewed(record: Any, shape: torch.Size) -> Any:
+    """The record with a view in the place of each tensor."""
+    return type(record)(*views(shape, *record))
+
+
+def noise_views(noise: Noise, shape: torch.Size) -> Noise:
+    """The noise with the view of its explicit normals."""
+    return Noise(noise.seed, view(noise.noise, shape))
+
+
+def component_view(x: Tensor | None, shape: torch.Size) -> View:
     """The view of the first component along the last dimension, and the stride to the others."""
     if x is None:
         return *view(None, shape), 0
-    if len(joined(x[..., 0], shape)) > 2:
+    first = x[..., 0]
+    if len(joined(first, shape)) > 2:
         return component_view(x.contiguous(), shape)
-    _, *place = view(x[..., 0], shape)
+    _, *place = view(first, shape)
     return x, *place, x.stride(-1)
 
 
@@ -105,7 +140,7 @@ def joined(x: Tensor, shape: torch.Size) -> list[tuple[int, int]]:
 
 def writable(out: Tensor) -> Tensor:
     """`out` itself if a view describes it, else a new dense tensor, which the caller must copy into it."""
-    return out if len(joined(out, out.shape)) <= 2 else out.new_empty(out.shape)
+    return out if out.is_contiguous() or len(joined(out, out.shape)) <= 2 else out.new_empty(out.shape)
 
 
 def table(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -119,12 +154,13 @@ def table(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> 
     return out
 
 
-def nodes_of(draws: Draws, like: Tensor) -> tuple[Tensor | None, Tensor | None, int]:
-    """The tables of the nodes and weights of a quadrature, None for draws, and how many nodes or draws there are."""
+def draws_with_tables(draws: Draws, like: Tensor, noise: View) -> Draws:
+    """The draws as a kernel takes them. The nodes and their weights are tables, or None for draws, and `n_samples` is
+    the number of nodes or draws. noise: the view of the explicit normals."""
     if draws.n_samples:
-        return None, None, draws.n_samples
-    nodes, weights = table((*draws.nodes, *draws.node_weights), compute_dtype(like), like.device).chunk(2)
-    return nodes, weights, len(draws.nodes)
+        return Draws(None, None, draws.n_samples, draws.seed, noise)
+    tables: Any = table((*draws.nodes, *draws.node_weights), compute_dtype(like), like.device).chunk(2)
+    return Draws(tables[0], tables[1], len(draws.nodes), draws.seed, noise)
 
 
 def _parts(values: Sequence[float], count: int) -> tuple[tuple[float, ...], ...]:

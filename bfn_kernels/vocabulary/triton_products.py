@@ -23,7 +23,7 @@ from bfn_kernels.triton_ops.noise import SENDER
 from bfn_kernels.triton_ops.views import launch, numbered_block, programs
 from bfn_kernels.vocabulary.sums import Sums
 from bfn_kernels.vocabulary.tiles import FUSED_WIDTH
-from bfn_kernels.vocabulary.triton import (
+from bfn_kernels.vocabulary.triton_tiles import (
     LEAST,
     joined,
     messages,

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from bfn_kernels.discrete.triton_nstep_large import _noise_of
+from bfn_kernels.records import Noise
 from bfn_kernels.triton_ops import classes
 from bfn_kernels.triton_ops.noise import MONTE_CARLO
 
@@ -95,17 +96,18 @@ def test_rows_longer_than_a_block():
 
 
 @triton.jit
-def _read_a_far_draw(noise, out, start, x, draw, count, K: tl.constexpr):
+def _read_a_far_draw(noise, out, start, x, draw, count, S: tl.constexpr):
     place = tl.arange(0, 1)
     rows = tl.load(start), place, place < 1, 1
-    eps = classes.class_noise(noise, None, rows, 0, MONTE_CARLO, draw, count, K, K, tl.float32)
-    tl.store(out + tl.arange(0, K)[None, :], eps)
-    tl.store(out + K + place, _noise_of(noise, None, rows, tl.load(x + place), draw, count, K, tl.float32))
+    eps = classes.class_noise(noise, rows, 0, MONTE_CARLO, draw, count, S)
+    tl.store(out + tl.arange(0, S.K)[None, :], eps)
+    tl.store(out + S.K + place, _noise_of(noise, rows, tl.load(x + place), draw, count, S))
 
 
 def test_draws_beyond_32_bits():
     """A row before the first one stands for the first row of the last of three draws of 2³⁰ rows."""
     noise, out = torch.arange(4.0).view(1, 4), torch.zeros(5)
     start, x = torch.tensor(-3 * 2**30), torch.tensor([2])
-    _read_a_far_draw[(1,)](classes.class_view(noise, noise.shape), out, start, x, 3, 2**30, K=4)
+    explicit, sizes = Noise(None, classes.class_view(noise, noise.shape)), classes.Sizes(4, 1, 4, tl.float32)
+    _read_a_far_draw[(1,)](explicit, out, start, x, 3, 2**30, S=sizes)
     assert out.tolist() == [0.0, 1.0, 2.0, 3.0, 2.0]

@@ -193,7 +193,7 @@ FAULTS = [
         "kSlots>(team, op.state, op.theta, row, count)", "tests/kernels/test_out.py -k 'theta_is and cuda'",
     ),
     Fault(
-        "bfn_kernels/discrete/triton.py", "z.to(out[0].dtype.element_ty).to(T)", "z",
+        "bfn_kernels/discrete/triton.py", "z.to(results.state[0].dtype.element_ty).to(S.T)", "z",
         f"{TRITON}tests/kernels/test_out.py -k theta_is",
     ),
     Fault("bfn_kernels/call/keywords.py", "t_min=t_min, **numbers", "**numbers", f"{LIMITS} -k before_t_min"),
@@ -201,7 +201,7 @@ FAULTS = [
     Fault("bfn_kernels/call/keywords.py", "    if low > high:", "    if False:", "tests/kernels/test_errors.py"),
     # Triton
     Fault(
-        "bfn_kernels/discretised/triton_bins.py", "low: tl.constexpr = KIND[1]", "low: tl.constexpr = 1e-3",
+        "bfn_kernels/discretised/triton_bins.py", "low: tl.constexpr = C.STD_MIN", "low: tl.constexpr = 1e-3",
         f"{TRITON}{LIMITS} -k gradient_passes",
     ),
     Fault(
@@ -209,12 +209,12 @@ FAULTS = [
         f"{TRITON}{TIES} -k u_at",
     ),
     Fault(
-        "bfn_kernels/vocabulary/triton.py", "tl.sum((e == 1.0).to(tl.int32), 1) - 1, 0)",
+        "bfn_kernels/vocabulary/triton_tiles.py", "tl.sum((e == 1.0).to(tl.int32), 1) - 1, 0)",
         "tl.sum((e == 1.0).to(tl.int32), 1), 0)",
         f"{TRITON}tests/kernels/test_vocabulary.py -k 'float32 and reconstruction and masked'",
     ),
     Fault(
-        "bfn_kernels/vocabulary/triton.py", "(first // 4 + tl.arange", "((first + 3) // 4 + 1 + tl.arange",
+        "bfn_kernels/vocabulary/triton_tiles.py", "(first // 4 + tl.arange", "((first + 3) // 4 + 1 + tl.arange",
         f"{TRITON}tests/kernels/test_vocabulary.py -k part_of_the_classes",
     ),
     Fault(
@@ -243,12 +243,12 @@ FAULTS = [
         f"{TRITON}{INTERPRETED} -k several_tiles",
     ),
     Fault(
-        "bfn_kernels/continuous/triton.py", "(x_hat < LOW) | (x_hat > HIGH), 0.0, -slope",
-        "(x_hat <= LOW) | (x_hat >= HIGH), 0.0, -slope", f"{TRITON}{TIES} -k clip",
+        "bfn_kernels/continuous/triton.py", "tl.where(_is_clipped(x_hat, network), 0.0, -slope",
+        "tl.where((x_hat <= network.low) | (x_hat >= network.high), 0.0, -slope", f"{TRITON}{TIES} -k clip",
     ),
     Fault(
-        "bfn_kernels/continuous/triton.py", "(x_hat < LOW) | (x_hat > HIGH), 0.0, load(",
-        "(x_hat <= LOW) | (x_hat >= HIGH), 0.0, load(", f"{TRITON}{TIES} -k clip",
+        "bfn_kernels/continuous/triton.py", "tl.where(_is_clipped(x_hat, network), 0.0, load(",
+        "tl.where((x_hat <= network.low) | (x_hat >= network.high), 0.0, load(", f"{TRITON}{TIES} -k clip",
     ),
     Fault(
         OPS("reduction"), "there = place < length - done", "there = place < length", f"{TRITON}{TIES} -k more_parts",

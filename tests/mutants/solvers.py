@@ -101,8 +101,8 @@ FAULTS = [
     ),
     Fault(
         "bfn_kernels/triton_ops/classes.py",
-        "z = guided(z, load(view[6], rows, T, 1.0)[:, None], other,",
-        "z = guided(z, load(view[8], rows, T, 1.0)[:, None], other,",
+        "z = guided(z, load(view[6], rows, S.T, 1.0)[:, None], other,",
+        "z = guided(z, load(view[8], rows, S.T, 1.0)[:, None], other,",
         TRITON("discrete and guided and sde2"),
     ),
     # runs
