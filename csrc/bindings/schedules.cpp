@@ -46,7 +46,7 @@ Tensors row_scalars_new(const Tensor& value, const MaybeTensor& rho, int64_t wan
     op.which[op.wanted] = static_cast<RowScalar>(which);
     op.out[op.wanted++] = view("scalars", scalars.back(), sizes);
   }
-  with_compute_type(type, [&](auto t) { row_scalars<decltype(t)>(op); });
+  compute(type, op, BFN_KERNEL(row_scalars));
   return scalars;
 }
 

@@ -21,25 +21,16 @@ static bool is_here(const Tensor& x) { return x.is_cpu(); }
 #endif
 
 static DType dtype_of_tensor(const char* name, const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return DType::kFloat;
-    case ScalarType::Double:
-      return DType::kDouble;
-    case ScalarType::BFloat16:
-      return DType::kBFloat16;
-    case ScalarType::Half:
-      return DType::kHalf;
-    case ScalarType::Long:
-      return DType::kInt64;
-    case ScalarType::Int:
-      return DType::kInt32;
-    case ScalarType::Byte:
-    case ScalarType::Bool:
-      return DType::kUInt8;
-    default:
-      throw std::invalid_argument(std::string(name) + " has a type that the kernels do not take");
+  static constexpr std::pair<ScalarType, DType> kTypes[] = {
+      {ScalarType::Float, DType::kFloat},       {ScalarType::Double, DType::kDouble},
+      {ScalarType::BFloat16, DType::kBFloat16}, {ScalarType::Half, DType::kHalf},
+      {ScalarType::Long, DType::kInt64},        {ScalarType::Int, DType::kInt32},
+      {ScalarType::Byte, DType::kUInt8},        {ScalarType::Bool, DType::kUInt8},
+  };
+  for (const auto& [type, dtype] : kTypes) {
+    if (x.scalar_type() == type) return dtype;
   }
+  throw std::invalid_argument(std::string(name) + " has a type that the kernels do not take");
 }
 
 // Dimension d of `shape` is dimension d - offset of x, of which the first `dims` count; x has size 1 wherever it has
@@ -102,6 +93,8 @@ View view_of_out(const Tensor& out, const Shape& shape) {
 }
 
 View view(const char* name, const MaybeTensor& x, const Shape& shape) { return x ? view(name, *x, shape) : View{}; }
+
+View view_of_out(const MaybeTensor& out, const Shape& shape) { return out ? view_of_out(*out, shape) : View{}; }
 
 View view_of_rows(const char* name, const MaybeTensor& x, const Shape& shape, ScalarType type) {
   if (x && x->scalar_type() != type) {
@@ -236,22 +229,6 @@ Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& s
   }
   result.seed = static_cast<const int64_t*>(seed->const_data_ptr());
   return result;
-}
-
-Draws draws_of(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples, const MaybeTensor& seed,
-               const MaybeTensor& noise, Shape shape) {
-  const size_t count = nodes ? nodes->size() : 0;
-  if (count != (node_weights ? node_weights->size() : 0) || n_samples < 0 || (n_samples > 0 && count > 0)) {
-    throw std::invalid_argument("nodes and node_weights must be as many, and none where n_samples is not 0");
-  }
-  shape.insert(shape.begin(), n_samples);
-  return {
-      .n_samples = n_samples,
-      .num_nodes = static_cast<int64_t>(count),
-      .nodes = count ? nodes->data() : nullptr,
-      .node_weights = count ? node_weights->data() : nullptr,
-      .noise = n_samples > 0 ? noise_of(seed, noise, shape, kMonteCarlo) : Noise{},
-  };
 }
 
 }  // namespace bfn

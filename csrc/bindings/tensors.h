@@ -51,6 +51,7 @@ View view(const char* name, const MaybeTensor& x, const Shape& shape);
 View view_of_half(const char* name, const Tensor& x, const Shape& shape, int64_t which);
 // The view of a tensor that the caller gave to be written into: a lazy clone gets memory of its own first.
 View view_of_out(const Tensor& out, const Shape& shape);
+View view_of_out(const MaybeTensor& out, const Shape& shape);
 // The view of row scalars, which must have the type of the arithmetic.
 View view_of_rows(const char* name, const MaybeTensor& x, const Shape& shape, ScalarType type);
 // The tensor broadcast to `shape`, aligned at the first dimension.
@@ -64,6 +65,14 @@ template <class F>
 void with_compute_type(ScalarType type, F&& f) {
   if (type == ScalarType::Double) return f(double{});
   f(float{});
+}
+
+// Calls a kernel, BFN_KERNEL(name), in that type.
+#define BFN_KERNEL(name) [](auto t, const auto& op) { name<decltype(t)>(op); }
+template <class Op, class F>
+void compute(ScalarType type, const Op& op, F&& kernel) {
+  if (type == ScalarType::Double) return kernel(double{}, op);
+  kernel(float{}, op);
 }
 
 // Fresh tensors: contiguous, or with the strides of another.
@@ -89,9 +98,5 @@ inline Output output_like(const Tensor& like, bool needed = true) {
 }
 
 Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream);
-
-// The draws or nodes of an expectation over data of this shape; explicit noise has one draw per leading index.
-Draws draws_of(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples, const MaybeTensor& seed,
-               const MaybeTensor& noise, Shape shape);
 
 }  // namespace bfn

@@ -50,7 +50,7 @@ FAULTS = [
         f"{STALE} -k cuda",
     ),
     Fault(
-        "csrc/bindings/signatures.h", '"Optional[Tensor]"', '"Tensor"', f"{STALE} -k every",
+        "csrc/bindings/answers.h", '"Optional[Tensor]"', '"Tensor"', f"{STALE} -k every",
     ),
     Fault(
         "tests/kernels/recorded.py", "partial(calls_of, case, backend)", "calls_of(case, backend)",

@@ -1,10 +1,26 @@
-// The arguments that the solver steps of the families share.
+// What the families make of arguments that belong together (bfn_kernels/records.py).
 #pragma once
 
+#include "../ops/loss.h"
 #include "../ops/solver.h"
 #include "tensors.h"
 
 namespace bfn {
+
+// The draws or nodes of an expectation over data of this shape; explicit noise has one draw per leading index.
+Draws draws_of(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples, const MaybeTensor& seed,
+               const MaybeTensor& noise, Shape shape);
+
+// The loss and scale that a reduction of `x`-shaped losses makes, and their views.
+struct Reduced {
+  Tensor loss, scale;
+  MaybeTensor workspace;
+  LossTarget to;
+};
+Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, ScalarType type);
+
+// The gradient of the result, which has the shape of a leading part of the variables', times its scale.
+Tensor scaled(const Tensor& grad, const MaybeTensor& scale);
 
 // `rows` is the shape that row scalars broadcast to, `shape` that of the state.
 inline Solver solver_of(const MaybeTensor& state_scale, const MaybeTensor& previous, const MaybeTensor& extrapolation,
@@ -17,7 +33,7 @@ inline Solver solver_of(const MaybeTensor& state_scale, const MaybeTensor& previ
       .state_scale = view_of_rows("state_scale", state_scale, rows, type),
       .previous = view("previous", previous, shape),
       .extrapolation = view_of_rows("extrapolation", extrapolation, rows, type),
-      .prediction = predicted_out ? view_of_out(*predicted_out, shape) : View{},
+      .prediction = view_of_out(predicted_out, shape),
   };
 }
 
