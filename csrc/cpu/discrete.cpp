@@ -2,6 +2,7 @@
 
 #include "loss.h"
 #include "noise.h"
+#include "row_draws.h"
 #include "row_slopes.h"
 
 namespace bfn {
@@ -103,79 +104,6 @@ template <class T>
   for_numbers(tile, [&](int64_t i, int32_t, auto j) {
     out[i] = fused(keep[j], state[i], message(p[i], sent.beta[j], sent.spread[j], eps[i], classes));
   });
-}
-
-// The last class of a row with p_k > 0 takes a draw that no cumulative probability exceeds.
-template <class T>
-int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
-  int64_t last = 0, t = 0;
-  for_tiles(rows, [&](const Tile& tile) {
-    const T* e = scratch.e.data() + tile.first;
-    const T scale = scratch.tiles[t++].scale[j];
-    for (int64_t k = 0; k < tile.classes; ++k) {
-      if (scale * e[tile.at(j, k)] > T(0)) last = tile.first + k;
-    }
-  });
-  return last;
-}
-
-// The first class of row j whose cumulative e exceeds `most`, where lanes are classes. The search goes by tiles, by
-// steps, then within a step.
-template <class T>
-int64_t draw_across(const Rows& rows, int64_t j, const RowScratch<T>& scratch, double most) {
-  double before = 0;
-  int64_t found = -1, t = 0;
-  for_tiles(rows, [&](const Tile& tile) {
-    const double scale = scratch.tiles[t].scale[j], sum = scale * scratch.tiles[t].rest[j];
-    ++t;
-    if (found < 0 && before + sum > most) {
-      const T* e = scratch.e.data() + tile.first + j * tile.pitch();
-      int64_t s = 0;
-      for (; s + 1 < tile.steps; ++s) {
-        double parts[4] = {};
-        for (int64_t lane = 0; lane < kLanes; ++lane) parts[lane % 4] += e[s * kLanes + lane];
-        const double step = scale * ((parts[0] + parts[1]) + (parts[2] + parts[3]));
-        if (before + step > most) break;
-        before += step;
-      }
-      found = s * kLanes;
-      for (; found + 1 < tile.classes && !((before += scale * e[found]) > most); ++found) continue;
-      found += tile.first;
-    }
-    before += sum;
-  });
-  return found;
-}
-
-// Draws the first k of each row whose cumulative probability exceeds u; if none does, the last k with p_k > 0. It is -1
-// where p is NaN, as it is where logits are NaN or infinite, or all of them -inf.
-template <class T>
-void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScratch<T>& scratch,
-                  const T (&uniform)[kLanes], int64_t (&drawn)[kLanes]) {
-  double most[kLanes];
-  for (int64_t j = 0; j < kLanes; ++j) most[j] = uniform[j] * sums[j];
-  const int64_t pitch = row_width(rows.num_classes);
-  if (rows.across && kLanes * pitch > kBlock) {
-    for (int64_t j = 0; j < rows.count; ++j) set_lanes(rows, j, drawn, draw_across(rows, j, scratch, most[j]));
-  } else {
-    T turned[kBlock];
-    const T* e = scratch.e.data();
-    if (rows.across) {
-      rows_to_lanes(pitch, e, turned);
-      e = turned;
-    }
-    double sum[kLanes] = {};
-    int32_t passed[kLanes] = {};
-    for (int64_t s = 0; s < rows.num_classes; ++s) {
-      for (int64_t j = 0; j < kLanes; ++j) sum[j] += e[s * kLanes + j];
-      for (int64_t j = 0; j < kLanes; ++j) passed[j] += sum[j] > most[j] ? 0 : 1;
-    }
-    for (int64_t j = 0; j < kLanes; ++j) drawn[j] = passed[j] < rows.num_classes ? passed[j] : -1;
-  }
-  for (int64_t j = 0; j < rows.count; ++j) {
-    if (drawn[j] < 0) drawn[j] = last_class(rows, scratch, j);
-    if (!(sums[j] > 0)) drawn[j] = -1;
-  }
 }
 
 // The probabilities of rows whose e_k, by tiles and their scales, are in the scratch.

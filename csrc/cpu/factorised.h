@@ -37,9 +37,7 @@ template <class T>
 template <class T>
 bool has_far_terms(const Rows& rows, const int64_t (&x)[kLanes], const T* p) {
   bool any = false;
-  for_tiles(rows, [&](const Tile& tile) {
-    where_met(tile, x, [&](int64_t, int64_t i) { any |= p[tile.first + i] < kFarShare<T>; });
-  });
+  for_class(rows, x, [&](const Tile& tile, int64_t, int64_t i) { any |= p[tile.first + i] < kFarShare<T>; });
   return any;
 }
 
@@ -90,16 +88,14 @@ class FarTerms {
   void add(const RowScratch<T>& scratch, const T* p, T* gradient) {
     sum_lanes(rows, by_log_p);
     sum_lanes(rows, by_log_rest);
-    int64_t t = 0;
-    for_tiles(rows, [&](const Tile& tile) {
-      const T *e = scratch.e.data() + tile.first, *scale = scratch.tiles[t++].scale;
+    scratch.each(rows, [&](const Tile& tile, const T* e, const TileSums<T>& sums) {
       const ClassAt at_x(tile, x), at_likeliest(tile, likeliest);
       for_numbers(tile, [&](int64_t i, int32_t k, auto j) {
         const T p_k = p[tile.first + i];
         T by = 0;
         if (x[j] >= 0) by = static_cast<T>(by_log_p[j]) * ((k == at_x.at[j] ? T(1) : T(0)) - p_k);
         if (likeliest[j] >= 0) {
-          by += static_cast<T>(by_log_rest[j]) * (k == at_likeliest.at[j] ? -p_k : e[i] * (scale[j] * inverse[j]));
+          by += static_cast<T>(by_log_rest[j]) * (k == at_likeliest.at[j] ? -p_k : e[i] * (sums.scale[j] * inverse[j]));
         }
         gradient[tile.first + i] += by;
       });
