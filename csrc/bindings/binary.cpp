@@ -13,19 +13,8 @@ Tensor sender_sample_new(const Tensor& x, const Tensor& alpha, const Tensor& spr
 
 LossAndSaved loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& weight, const MaybeTensor& mask,
                       int64_t reduction, bool need_logits) {
-  const Shape shape = shape_of(x);
-  const ScalarType type = compute_type({&logits});
-  const Reduced to = reduced(x, mask, reduction, type);
-  const Output grad_logits = output_like(logits, type, need_logits);
-  const BinaryLoss op{
-      .x = view("x", x, shape),
-      .logits = view("logits", logits, shape),
-      .weight = view_of_rows("weight", weight, shape, type),
-      .grad_logits = grad_logits.view,
-      .to = to.to,
-  };
-  compute(type, op, BFN_KERNEL(binary_loss));
-  return {to.loss, to.scale, grad_logits.tensor};
+  const Output saved = output_like(logits, compute_type({&logits}), need_logits);
+  return loss<BinaryLoss, BFN_KERNEL(binary_loss)>(x, logits, weight, mask, reduction, saved, &BinaryLoss::grad_logits);
 }
 
 constexpr auto kStep = &step_out<BinaryUpdate, BFN_KERNEL(binary_update)>;

@@ -85,6 +85,25 @@ void step_out(const Tensor& output_logits, const Tensor& state, const MaybeTenso
   compute(type, op, kernel);
 }
 
+// L_inf where there is a weight, else -ln p_x. What is saved for the gradient is the field `to_save` of the op.
+template <class Op, auto kernel>
+LossAndSaved loss(const Tensor& x, const Tensor& logits, const MaybeTensor& weight, const MaybeTensor& mask,
+                  int64_t reduction, const Output& saved, View Op::* to_save) {
+  const Shape rows = shape_of(x);
+  const ScalarType type = compute_type({&logits});
+  const Reduced to = reduced(x, mask, reduction, type);
+  Op op{
+      .x = view("x", x, rows),
+      .logits = view("logits", logits, kHasClasses<Op> ? with(rows, classes_of(logits)) : rows),
+      .weight = view_of_rows("weight", weight, rows, type),
+      .to = to.to,
+  };
+  op.*to_save = saved.view;
+  set_classes(op, logits);
+  compute(type, op, kernel);
+  return {to.loss, to.scale, saved.tensor};
+}
+
 // Kernels of classes write a gradient that is contiguous.
 template <class Op, auto kernel>
 LossAndSaved discrete_time_loss(const Tensor& x, const Tensor& logits, const Tensor& alpha, int64_t n_steps,

@@ -30,22 +30,11 @@ LossAndSaved loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& 
 #ifdef BFN_CUDA
   if (in_forward) throw std::invalid_argument("in_forward must be False: only a CPU makes the gradient with the loss");
 #endif
-  const Shape lead = shape_of(x);
   const ScalarType type = compute_type({&logits});
-  const Reduced to = reduced(x, mask, reduction, type);
-  const Output saved =
-      in_forward ? output_like(logits, type, need_logits) : output(logits, with(lead, kRowStats), type, need_logits);
-  const DiscreteLoss op{
-      .num_classes = classes_of(logits),
-      .x = view("x", x, lead),
-      .logits = view("logits", logits, with(lead, classes_of(logits))),
-      .weight = view_of_rows("weight", weight, lead, type),
-      .stats = in_forward ? View{} : saved.view,
-      .grad_logits = in_forward ? saved.view : View{},
-      .to = to.to,
-  };
-  compute(type, op, BFN_KERNEL(discrete_loss));
-  return {to.loss, to.scale, saved.tensor};
+  const Output saved = in_forward ? output_like(logits, type, need_logits)
+                                  : output(logits, with(shape_of(x), kRowStats), type, need_logits);
+  const auto to_save = in_forward ? &DiscreteLoss::grad_logits : &DiscreteLoss::stats;
+  return loss<DiscreteLoss, BFN_KERNEL(discrete_loss)>(x, logits, weight, mask, reduction, saved, to_save);
 }
 
 Tensor loss_backward_new(const Tensor& grad, const Tensor& scale, const Tensor& x, const Tensor& logits,
