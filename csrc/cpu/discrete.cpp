@@ -164,6 +164,62 @@ void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, 
   }
 }
 
+// Rows that are known send their own class.
+template <class T>
+void send_known(const DiscreteUpdate& op, const Rows& rows, const uint8_t (&known)[kLanes], Sent<T>& sent,
+                BadClass& bad) {
+  int64_t x[kLanes];
+  load_classes(op.known, rows, known, x, &bad);
+  for (int64_t j = 0; j < kLanes; ++j) {
+    sent.one[j] = known[j] ? x[j] : sent.one[j];
+    sent.share[j] = known[j] ? T(0) : sent.share[j];
+  }
+}
+
+// Writes the new state of the rows, tile by tile, and returns the tile as it is after rounding to the type of the
+// state.
+template <class T>
+class NewState {
+ public:
+  NewState(const DiscreteUpdate& op, const Sent<T>& sent, const RowScratch<T>& scratch)
+      : op_(op),
+        sent_(sent),
+        scratch_(scratch),
+        shared_(std::any_of(sent.share, sent.share + kLanes, [](T share) { return !(share == T(0)); })) {}
+
+  // The e of a tile are read before sums over its new state take their place.
+  const T* operator()(const Tile& tile, T* new_state) {
+    T normals[kBlock], buffer[kBlock];
+    const T* eps = normals_or_zeros(op_.noise, tile, normals, ahead_of<T>({&op_.state, &op_.out, &op_.theta}, tile));
+    T* out = target_tile(op_.out, tile, new_state);
+    const T* __restrict state = load_tile(op_.state, tile, buffer, T(0));
+    if (state == out) {
+      std::copy_n(state, tile.numbers(), buffer);
+      state = buffer;
+    }
+    const auto onto = [state](int64_t i) { return state[i]; };
+    const T *e = scratch_.e.data() + tile.first, *scale = scratch_.tiles[tile_++].scale;
+    if (op_.solver.on) {
+      solve_tile(op_.solver, tile, sent_, e, scale, eps, state, out);
+    } else if (shared_) {
+      sent_.template messages<true>(tile, eps, e, scale, onto, out);
+    } else {
+      sent_.template messages<false>(tile, eps, e, scale, onto, out);
+    }
+    store_tile(op_.out, tile, out);
+    if (op_.out.dtype != dtype_of<T>()) return load_tile(op_.out, tile, new_state, kMinusInfinity<T>);
+    pad_tile(tile, out, kMinusInfinity<T>);
+    return out;
+  }
+
+ private:
+  const DiscreteUpdate& op_;
+  const Sent<T>& sent_;
+  const RowScratch<T>& scratch_;
+  const bool shared_;
+  int64_t tile_ = 0;
+};
+
 }  // namespace
 
 template <class T>
@@ -213,40 +269,8 @@ void discrete_update(const DiscreteUpdate& op) {
     uint8_t known[kLanes] = {};
     if (op.known) load_lanes(op.known_mask, rows, known);
     if (std::count(known, known + kLanes, 0) > 0) choose(op, rows, scratch, sent);
-    if (op.known) {
-      int64_t x[kLanes];
-      load_classes(op.known, rows, known, x, &bad);
-      for (int64_t j = 0; j < kLanes; ++j) {
-        sent.one[j] = known[j] ? x[j] : sent.one[j];
-        sent.share[j] = known[j] ? T(0) : sent.share[j];
-      }
-    }
-    const bool shared = std::any_of(sent.share, sent.share + kLanes, [](T share) { return !(share == T(0)); });
-    int64_t t = 0;
-    // The e of a tile are read before sums over its new state take their place.
-    const auto update = [&](const Tile& tile, T* new_state) -> const T* {
-      T normals[kBlock], buffer[kBlock];
-      const T* eps = normals_or_zeros(op.noise, tile, normals, ahead_of<T>({&op.state, &op.out, &op.theta}, tile));
-      T* out = target_tile(op.out, tile, new_state);
-      const T* __restrict state = load_tile(op.state, tile, buffer, T(0));
-      if (state == out) {
-        std::copy_n(state, tile.numbers(), buffer);
-        state = buffer;
-      }
-      const auto onto = [state](int64_t i) { return state[i]; };
-      const T *e = scratch.e.data() + tile.first, *scale = scratch.tiles[t++].scale;
-      if (op.solver.on) {
-        solve_tile(op.solver, tile, sent, e, scale, eps, state, out);
-      } else if (shared) {
-        sent.template messages<true>(tile, eps, e, scale, onto, out);
-      } else {
-        sent.template messages<false>(tile, eps, e, scale, onto, out);
-      }
-      store_tile(op.out, tile, out);
-      if (op.out.dtype != dtype_of<T>()) return load_tile(op.out, tile, new_state, kMinusInfinity<T>);
-      pad_tile(tile, out, kMinusInfinity<T>);
-      return out;
-    };
+    if (op.known) send_known(op, rows, known, sent, bad);
+    NewState<T> update(op, sent, scratch);
     if (op.theta) {
       store_probs(op.theta, rows, RowSums<T>(rows, nullptr, scratch, update).rest, scratch);
     } else {

@@ -5,8 +5,8 @@
 
 namespace bfn {
 
-// The first class of each row with the largest number; -1 where p is NaN, as it is where numbers are NaN or infinite,
-// or all of them -inf.
+// Finds the first class of each row that has the largest number. The class is -1 where p is NaN: where numbers are NaN
+// or infinite, or all of them are -inf.
 template <class T, class F>
 void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
   T top[kLanes];
@@ -45,7 +45,7 @@ void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
   }
 }
 
-// The last class of a row with p_k > 0 takes a draw that no cumulative probability exceeds.
+// Finds the last class of row j with p_k > 0, which takes a draw that no cumulative probability exceeds.
 template <class T>
 int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
   int64_t last = 0;
@@ -57,8 +57,8 @@ int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
   return last;
 }
 
-// The first class of row j whose cumulative e exceeds `most`, where lanes are classes. The search goes by tiles, by
-// steps, then within a step.
+// Finds the first class of row j whose cumulative e exceeds `most`; the class is -1 if there is none. The lanes are
+// classes. The search goes over tiles, over the steps of a tile, and over the classes of a step.
 template <class T>
 int64_t draw_across(const Rows& rows, int64_t j, const RowScratch<T>& scratch, double most) {
   double before = 0;
@@ -84,8 +84,8 @@ int64_t draw_across(const Rows& rows, int64_t j, const RowScratch<T>& scratch, d
   return found;
 }
 
-// Draws the first k of each row whose cumulative probability exceeds u; if none does, the last k with p_k > 0. It is -1
-// where p is NaN, as it is where logits are NaN or infinite, or all of them -inf.
+// Draws the first class of each row whose cumulative probability exceeds u; if none does, the last class with p_k > 0.
+// The class is -1 where p is NaN: where logits are NaN or infinite, or all of them are -inf.
 template <class T>
 void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScratch<T>& scratch,
                   const T (&uniform)[kLanes], int64_t (&drawn)[kLanes]) {
