@@ -10,13 +10,10 @@ namespace bfn {
 // The loss, its scale, and what is saved for its gradient.
 using LossAndSaved = std::tuple<Tensor, Tensor, Tensor>;
 
-inline int64_t check_classes(int64_t num_classes) {
-  if (num_classes < 2) throw std::invalid_argument("there must be at least 2 classes");
-  return num_classes;
-}
-
 inline int64_t classes_of(const Tensor& logits) {
-  return check_classes(logits.dim() == 0 ? 0 : logits.size(logits.dim() - 1));
+  const int64_t num_classes = logits.dim() == 0 ? 0 : logits.size(logits.dim() - 1);
+  check(num_classes >= 2, "", "there must be at least 2 classes");
+  return num_classes;
 }
 
 // The shape of the variables whose logits these are.

@@ -20,7 +20,8 @@ Tensor theta_new(const Tensor& logits) {
 
 Tensor sender_sample_new(const Tensor& x, const Tensor& alpha, const Tensor& spread, int64_t num_classes, bool probs,
                          const MaybeTensor& seed, const MaybeTensor& noise, ScalarType dtype) {
-  const Output out = output(x, with(shape_of(x), check_classes(num_classes)), dtype);
+  check(num_classes >= 2, "num_classes", " must be at least 2");
+  const Output out = output(x, with(shape_of(x), num_classes), dtype);
   return sender_sample<DiscreteSender, BFN_KERNEL(discrete_sender)>(x, alpha, spread, probs, seed, noise, out);
 }
 

@@ -31,7 +31,7 @@ struct Network {
 
   NetworkOutput over(const Shape& shape, ScalarType type, Parametrisation kind, int64_t num_bins, bool clip,
                      OutputLimits limits = {}) const {
-    if (num_bins < 2) throw std::invalid_argument("num_bins must be at least 2");
+    check(num_bins >= 2, "num_bins", " must be at least 2");
     const int64_t components = mixture_logits ? mixture_logits->size(mixture_logits->dim() - 1) : 1;
     if (components < 1 || components > kMaxComponents) {
       throw std::invalid_argument("mixture_logits must be of 1 to " + std::to_string(kMaxComponents) +

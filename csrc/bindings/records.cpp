@@ -8,9 +8,9 @@ namespace bfn {
 Draws draws_of(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples, const MaybeTensor& seed,
                const MaybeTensor& noise, Shape shape) {
   const size_t count = nodes ? nodes->size() : 0;
-  if (count != (node_weights ? node_weights->size() : 0) || n_samples < 0 || (n_samples > 0 && count > 0)) {
-    throw std::invalid_argument("nodes and node_weights must be as many, and none where n_samples is not 0");
-  }
+  const bool as_many = count == (node_weights ? node_weights->size() : 0);
+  check(as_many && (count > 0 ? n_samples == 0 : n_samples >= 0), "nodes and node_weights",
+        " must be as many, and none where n_samples is not 0");
   shape.insert(shape.begin(), n_samples);
   return {
       .n_samples = n_samples,
@@ -23,7 +23,7 @@ Draws draws_of(const Doubles& nodes, const Doubles& node_weights, int64_t n_samp
 
 Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, ScalarType type) {
   const Shape shape = shape_of(x);
-  if (shape.empty()) throw std::invalid_argument("x must have a batch dimension");
+  check(!shape.empty(), "x", " must have a batch dimension");
   const Reduction by = code("reduction", reduction, Reduction::kMean);
   const int64_t batch = shape[0], per_batch = numel(Shape(shape.begin() + 1, shape.end()));
   const Shape out = by == Reduction::kNone ? shape : by == Reduction::kBatch ? Shape{batch} : Shape{};

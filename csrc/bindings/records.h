@@ -25,9 +25,7 @@ Tensor scaled(const Tensor& grad, const MaybeTensor& scale);
 // `rows` is the shape that row scalars broadcast to, `shape` that of the state.
 inline Solver solver_of(const MaybeTensor& state_scale, const MaybeTensor& previous, const MaybeTensor& extrapolation,
                         const MaybeTensor& predicted_out, const Shape& rows, const Shape& shape, ScalarType type) {
-  if (previous.has_value() != extrapolation.has_value()) {
-    throw std::invalid_argument("previous and extrapolation must be given together");
-  }
+  check(previous.has_value() == extrapolation.has_value(), "previous and extrapolation", " must be given together");
   return {
       .on = state_scale || previous || predicted_out,
       .state_scale = view_of_rows("state_scale", state_scale, rows, type),
@@ -40,9 +38,8 @@ inline Solver solver_of(const MaybeTensor& state_scale, const MaybeTensor& previ
 inline Guidance guidance_of(const MaybeTensor& logit_scale, const MaybeTensor& unconditional,
                             const MaybeTensor& unconditional_scale, const Shape& rows, const Shape& shape,
                             ScalarType type) {
-  if (unconditional.has_value() != unconditional_scale.has_value()) {
-    throw std::invalid_argument("unconditional and unconditional_scale must be given together");
-  }
+  check(unconditional.has_value() == unconditional_scale.has_value(), "unconditional and unconditional_scale",
+        " must be given together");
   return {
       .logit_scale = view_of_rows("logit_scale", logit_scale, rows, type),
       .unconditional = view("unconditional", unconditional, shape),

@@ -37,8 +37,8 @@ static DType dtype_of_tensor(const char* name, const Tensor& x) {
 // none.
 static View aligned_view(const char* name, const Tensor& x, int64_t dims, const Shape& shape, int64_t offset) {
   if (!is_here(x)) throw std::invalid_argument(std::string(name) + " must be on " + kDeviceName);
+  check(shape.size() <= kMaxDims, name, " has too many dimensions");
   View result;
-  if (shape.size() > kMaxDims) throw std::invalid_argument(std::string(name) + " has too many dimensions");
   result.data = const_cast<void*>(x.const_data_ptr());
   static char nothing;
   if (result.data == nullptr) result.data = &nothing;  // an empty tensor, which is not a missing one
@@ -47,9 +47,7 @@ static View aligned_view(const char* name, const Tensor& x, int64_t dims, const 
   const int64_t end = offset + dims;
   for (int64_t d = static_cast<int64_t>(shape.size()) - 1; d >= 0; --d) {
     const int64_t size = d < offset || d >= end ? 1 : sizes[d - offset];
-    if (size != shape[d] && size != 1) {
-      throw std::invalid_argument(std::string(name) + " does not broadcast to the data's shape");
-    }
+    check(size == shape[d] || size == 1, name, " does not broadcast to the data's shape");
     if (shape[d] == 1) continue;
     const int64_t stride = size == 1 ? 0 : strides[d - offset];
     // the dimensions are taken from the last one on, and reversed below
@@ -68,15 +66,14 @@ static View aligned_view(const char* name, const Tensor& x, int64_t dims, const 
 
 View view(const char* name, const Tensor& x, const Shape& shape) {
   const int64_t offset = static_cast<int64_t>(shape.size()) - x.dim();
-  if (offset < 0) throw std::invalid_argument(std::string(name) + " has too many dimensions");
+  check(offset >= 0, name, " has too many dimensions");
   return aligned_view(name, x, x.dim(), shape, offset);
 }
 
 View view_of_half(const char* name, const Tensor& x, const Shape& shape, int64_t which) {
   const int64_t dims = x.dim() - 1;
-  if (dims != static_cast<int64_t>(shape.size()) || x.size(dims) != 2) {
-    throw std::invalid_argument(std::string(name) + " must have a last dimension of two beside those of the data");
-  }
+  check(dims == static_cast<int64_t>(shape.size()) && x.size(dims) == 2, name,
+        " must have a last dimension of two beside those of the data");
   View half = aligned_view(name, x, dims, shape, 0);
   half.data = static_cast<char*>(half.data) + which * x.stride(dims) * static_cast<int64_t>(x.element_size());
   return half;
@@ -97,10 +94,8 @@ View view(const char* name, const MaybeTensor& x, const Shape& shape) { return x
 View view_of_out(const MaybeTensor& out, const Shape& shape) { return out ? view_of_out(*out, shape) : View{}; }
 
 View view_of_rows(const char* name, const MaybeTensor& x, const Shape& shape, ScalarType type) {
-  if (x && x->scalar_type() != type) {
-    throw std::invalid_argument(std::string(name) +
-                                " must have the type of the arithmetic, float64 where any argument has it");
-  }
+  check(!x || x->scalar_type() == type, name,
+        " must have the type of the arithmetic, float64 where any argument has it");
   return view(name, x, shape);
 }
 
@@ -139,8 +134,8 @@ static Tensor strided(const Tensor& like, const Shape& shape, const Shape& strid
 
 // A tensor whose dimensions follow on one another in this order, of which the first is the innermost.
 static Tensor new_in_order(const Tensor& like, const Shape& shape, const Shape& order, ScalarType type) {
-  if (shape.size() > kMaxDims + 1)
-    throw std::invalid_argument("too many dimensions");  // a tensor of several numbers per variable has one more
+  check(shape.size() <= kMaxDims + 1, "",
+        "too many dimensions");  // several numbers of a variable are one dimension more
   Shape strides(shape.size());
   int64_t stride = 1;
   for (const int64_t d : order) {

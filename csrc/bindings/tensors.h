@@ -22,6 +22,11 @@ using Tensors = std::vector<Tensor>;
 using Shape = std::vector<int64_t>;
 using Doubles = std::optional<std::vector<double>>;
 
+// Refuses an argument of which something does not hold: the message is the name and `what`.
+inline void check(bool holds, const char* name, const char* what) {
+  if (!holds) throw std::invalid_argument(std::string(name) + what);
+}
+
 inline int64_t numel(const Shape& shape) {
   int64_t count = 1;
   for (const int64_t size : shape) count *= size;
@@ -82,7 +87,7 @@ inline Tensor new_like(const Tensor& like) { return new_like(like, like.scalar_t
 
 // A tensor of a record that may lack it, of an operator that may not.
 inline const Tensor& given(const char* name, const MaybeTensor& x) {
-  if (!x) throw std::invalid_argument(std::string(name) + " must be given");
+  check(x.has_value(), name, " must be given");
   return *x;
 }
 

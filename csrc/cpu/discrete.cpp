@@ -176,8 +176,7 @@ void send_known(const DiscreteUpdate& op, const Rows& rows, const uint8_t (&know
   }
 }
 
-// Writes the new state of the rows, tile by tile, and returns the tile as it is after rounding to the type of the
-// state.
+// Writes the new state of a tile, and returns it as it is after rounding to the type of the state.
 template <class T>
 class NewState {
  public:
@@ -188,7 +187,7 @@ class NewState {
         shared_(std::any_of(sent.share, sent.share + kLanes, [](T share) { return !(share == T(0)); })) {}
 
   // The e of a tile are read before sums over its new state take their place.
-  const T* operator()(const Tile& tile, T* new_state) {
+  const T* operator()(const Tile& tile, T* new_state) const {
     T normals[kBlock], buffer[kBlock];
     const T* eps = normals_or_zeros(op_.noise, tile, normals, ahead_of<T>({&op_.state, &op_.out, &op_.theta}, tile));
     T* out = target_tile(op_.out, tile, new_state);
@@ -198,7 +197,7 @@ class NewState {
       state = buffer;
     }
     const auto onto = [state](int64_t i) { return state[i]; };
-    const T *e = scratch_.e.data() + tile.first, *scale = scratch_.tiles[tile_++].scale;
+    const T *e = scratch_.e.data() + tile.first, *scale = scratch_.sums_of(tile).scale;
     if (op_.solver.on) {
       solve_tile(op_.solver, tile, sent_, e, scale, eps, state, out);
     } else if (shared_) {
@@ -217,7 +216,6 @@ class NewState {
   const Sent<T>& sent_;
   const RowScratch<T>& scratch_;
   const bool shared_;
-  int64_t tile_ = 0;
 };
 
 }  // namespace
@@ -270,7 +268,7 @@ void discrete_update(const DiscreteUpdate& op) {
     if (op.known) load_lanes(op.known_mask, rows, known);
     if (std::count(known, known + kLanes, 0) > 0) choose(op, rows, scratch, sent);
     if (op.known) send_known(op, rows, known, sent, bad);
-    NewState<T> update(op, sent, scratch);
+    const NewState<T> update(op, sent, scratch);
     if (op.theta) {
       store_probs(op.theta, rows, RowSums<T>(rows, nullptr, scratch, update).rest, scratch);
     } else {

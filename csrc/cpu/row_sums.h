@@ -207,11 +207,12 @@ struct RowScratch {
         tiles((num_classes + kBlock - 1) / kBlock),
         e(keep_e ? tiles.size() * kBlock : static_cast<size_t>(kBlock)) {}
 
-  // Calls f(tile, e, sums) with what is kept of each tile.
+  const TileSums<T>& sums_of(const Tile& tile) const { return tiles[tile.first / kBlock]; }
+
+  // Calls f(tile, e, sums) with the numbers that are kept of each tile.
   template <class F>
   void each(const Rows& rows, F&& f) const {
-    const TileSums<T>* sums = tiles.data();
-    for_tiles(rows, [&](const Tile& tile) { f(tile, e.data() + tile.first, *sums++); });
+    for_tiles(rows, [&](const Tile& tile) { f(tile, e.data() + tile.first, sums_of(tile)); });
   }
 
   // Writes a view, whose numbers make(tile, e, scale, out) makes of the e that are kept.

@@ -229,12 +229,12 @@ class ClassRow {
   }
   // The number f of the class x, for all threads.
   template <class F>
-  __device__ __forceinline__ T at(int64_t x, F&& f) {
+  __device__ __forceinline__ T at(int x, F&& f) {
     T value = 0;
     each([&](int i, int j, int k, T z) { value = k == x ? f(i, j, k, z) : value; });
     return team_.reduce(value, T(0), Add());
   }
-  __device__ T logit(int64_t x) {
+  __device__ T logit(int x) {
     return at(x, [](int, int, int, T z) { return z; });
   }
   // The first class with this number; if there is none, the number of classes.
@@ -243,7 +243,7 @@ class ClassRow {
     each([&](int, int, int k, T z) { first = z == number && k < first ? k : first; });
     return team_.reduce(first, count_, Smaller());
   }
-  __device__ __forceinline__ T log_odds_against(int64_t x, T z_x) {
+  __device__ __forceinline__ T log_odds_against(int x, T z_x) {
     const T top = max_over([&](int, int, int k, T z) { return k == x ? kMinusInfinity<T> : z; });
     const T sum = sum_over([&](int, int, int k, T z) { return k == x ? T(0) : exp(z - top); });
     return log(sum) + top - z_x;

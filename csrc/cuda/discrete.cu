@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
 template <class T>
 struct MessageRow {
   const DiscreteSender& op;
-  int64_t seed, row, x;
+  int64_t seed, row;
+  int x;
   T beta, spread;
 
   __device__ void operator()(int first, T (&y)[4]) const {
@@ -62,7 +63,8 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
   const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
   for_rows(team, op.count, [&](int64_t row) {
     const int64_t x = read_row<int64_t>(op.x, row);
-    const MessageRow<T> message{op, seed, row, x, read_row<T>(op.alpha, row), read_row<T>(op.spread, row)};
+    const MessageRow<T> message{
+        op, seed, row, static_cast<int>(x), read_row<T>(op.alpha, row), read_row<T>(op.spread, row)};
     ClassRow<A, Team, kSlots, MessageRow<T>> y(team, count, message);
     T top = 0, scale = is_class(x, count) ? T(1) : kNaN<T>;
     if (op.probs) {

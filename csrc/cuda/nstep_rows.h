@@ -21,7 +21,7 @@ class NStepRow {
         z_(team, count_, Logits<A>(op.logits, row, count_)) {
     seed_ = seed;
     row_ = row;
-    x_ = x;
+    x_ = static_cast<int>(x);
     on_ = on;
   }
 
@@ -46,7 +46,8 @@ class NStepRow {
   const Nodes<T>& nodes_;
   int count_;
   ClassRow<A, Team, kSlots> z_;
-  int64_t seed_, row_, x_;
+  int64_t seed_, row_;
+  int x_;
   bool on_;
   T alpha_, top_, inverse_;
   Held<T, kSlots> by_, eps_;  // the gradient; the normals of a draw
@@ -192,7 +193,7 @@ class NStepRow {
     const T z_x = z_.logit(x_);
     if (!(p(z_x) < kFarShare<T>)) return far;
     const auto other = [&](int, int, int k, T z) { return k == likeliest ? kMinusInfinity<T> : z; };
-    far.x = static_cast<int>(x_);
+    far.x = x_;
     far.top_other = z_.max_over(other);
     far.others = z_.sum_over([&](int i, int j, int k, T z) {
       return other(i, j, k, z) == kMinusInfinity<T> ? T(0) : exp_difference(z, far.top_other);
