@@ -17,16 +17,13 @@ LossAndSaved loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& 
   return loss<BinaryLoss, BFN_KERNEL(binary_loss)>(x, logits, weight, mask, reduction, saved, &BinaryLoss::grad_logits);
 }
 
-constexpr auto kStep = &step_out<BinaryUpdate, BFN_KERNEL(binary_update)>;
-constexpr auto kDiscreteTimeLoss = &discrete_time_loss<BinaryNStep, BFN_KERNEL(binary_nstep)>;
-
 }  // namespace
 }  // namespace bfn
 
 BFN_OPERATORS(m) {
   using namespace bfn;
   add<&sender_sample_new>(m, "binary_sender_sample");
-  add_both<kStep, 1, 2>(m, "binary_step", "binary_step_out");
+  add_both<&step_out<BinaryUpdate, BFN_KERNEL(binary_update)>, 1, 2>(m, "binary_step", "binary_step_out");
   add<&loss_new>(m, "binary_loss");
-  add<kDiscreteTimeLoss>(m, "binary_discrete_time_loss");
+  add<&discrete_time_loss<BinaryNStep, BFN_KERNEL(binary_nstep)>>(m, "binary_discrete_time_loss");
 }

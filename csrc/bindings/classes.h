@@ -33,7 +33,7 @@ void set_classes(Op& op, const Tensor& logits) {
   if constexpr (kHasClasses<Op>) op.num_classes = classes_of(logits);
 }
 
-template <class Op, auto kernel>
+template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
 Tensor sender_sample(const Tensor& x, const Tensor& alpha, const Tensor& spread, bool probs, const MaybeTensor& seed,
                      const MaybeTensor& noise, const Output& out) {
   const Shape rows = shape_of(x);
@@ -48,11 +48,11 @@ Tensor sender_sample(const Tensor& x, const Tensor& alpha, const Tensor& spread,
       .out = out.view,
   };
   set_classes(op, out.tensor);
-  compute(type, op, kernel);
+  compute(type, op, in_float, in_double);
   return out.tensor;
 }
 
-template <class Op, auto kernel>
+template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
 void step_out(const Tensor& output_logits, const Tensor& state, const MaybeTensor& keep, const Tensor& take,
               const MaybeTensor& std, const MaybeTensor& previous, const MaybeTensor& extrapolation,
               const MaybeTensor& logit_scale, const MaybeTensor& unconditional, const MaybeTensor& unconditional_scale,
@@ -79,11 +79,11 @@ void step_out(const Tensor& output_logits, const Tensor& state, const MaybeTenso
       .guidance = guidance_of(logit_scale, unconditional, unconditional_scale, rows, shape, type),
   };
   set_classes(op, state);
-  compute(type, op, kernel);
+  compute(type, op, in_float, in_double);
 }
 
 // L_inf where there is a weight, else -ln p_x. What is saved for the gradient is the field `to_save` of the op.
-template <class Op, auto kernel>
+template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
 LossAndSaved loss(const Tensor& x, const Tensor& logits, const MaybeTensor& weight, const MaybeTensor& mask,
                   int64_t reduction, const Output& saved, View Op::* to_save) {
   const Shape rows = shape_of(x);
@@ -97,12 +97,12 @@ LossAndSaved loss(const Tensor& x, const Tensor& logits, const MaybeTensor& weig
   };
   op.*to_save = saved.view;
   set_classes(op, logits);
-  compute(type, op, kernel);
+  compute(type, op, in_float, in_double);
   return {to.loss, to.scale, saved.tensor};
 }
 
 // Kernels of classes write a gradient that is contiguous.
-template <class Op, auto kernel>
+template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
 LossAndSaved discrete_time_loss(const Tensor& x, const Tensor& logits, const Tensor& alpha, int64_t n_steps,
                                 int64_t receiver, const Doubles& nodes, const Doubles& node_weights, int64_t n_samples,
                                 const MaybeTensor& seed, const MaybeTensor& noise, const MaybeTensor& mask,
@@ -123,7 +123,7 @@ LossAndSaved discrete_time_loss(const Tensor& x, const Tensor& logits, const Ten
       .to = to.to,
   };
   set_classes(op, logits);
-  compute(type, op, kernel);
+  compute(type, op, in_float, in_double);
   return {to.loss, to.scale, grad.tensor};
 }
 

@@ -59,9 +59,6 @@ Tensor loss_backward_new(const Tensor& grad, const Tensor& scale, const Tensor& 
   return grad_logits.tensor;
 }
 
-constexpr auto kStep = &step_out<DiscreteUpdate, BFN_KERNEL(discrete_update)>;
-constexpr auto kDiscreteTimeLoss = &discrete_time_loss<DiscreteNStep, BFN_KERNEL(discrete_nstep)>;
-
 }  // namespace
 }  // namespace bfn
 
@@ -69,8 +66,8 @@ BFN_OPERATORS(m) {
   using namespace bfn;
   add<&theta_new>(m, "discrete_theta");
   add<&sender_sample_new>(m, "discrete_sender_sample");
-  add_both<kStep, 1, 2>(m, "discrete_step", "discrete_step_out");
+  add_both<&step_out<DiscreteUpdate, BFN_KERNEL(discrete_update)>, 1, 2>(m, "discrete_step", "discrete_step_out");
   add<&loss_new>(m, "discrete_loss");
   add<&loss_backward_new>(m, "discrete_loss_backward");
-  add<kDiscreteTimeLoss>(m, "discrete_discrete_time_loss");
+  add<&discrete_time_loss<DiscreteNStep, BFN_KERNEL(discrete_nstep)>>(m, "discrete_discrete_time_loss");
 }

@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "../ops/noise.h"
@@ -22,7 +23,7 @@ using Tensors = std::vector<Tensor>;
 using Shape = std::vector<int64_t>;
 using Doubles = std::optional<std::vector<double>>;
 
-// Refuses an argument of which something does not hold: the message is the name and `what`.
+// Refuses an argument, unless this holds. The message is the name of the argument and `what`.
 inline void check(bool holds, const char* name, const char* what) {
   if (!holds) throw std::invalid_argument(std::string(name) + what);
 }
@@ -52,7 +53,7 @@ E code(const char* name, int64_t value, E last) {
 // The tensor broadcast to `shape`, aligned at the last dimension.
 View view(const char* name, const Tensor& x, const Shape& shape);
 View view(const char* name, const MaybeTensor& x, const Shape& shape);
-// One half, number 0 or 1, of a tensor whose last dimension, of two, `shape` does not have.
+// One half, number 0 or 1, of a tensor that has the dimensions of `shape` and a last dimension of two.
 View view_of_half(const char* name, const Tensor& x, const Shape& shape, int64_t which);
 // The view of a tensor that the caller gave to be written into: a lazy clone gets memory of its own first.
 View view_of_out(const Tensor& out, const Shape& shape);
@@ -72,12 +73,14 @@ void with_compute_type(ScalarType type, F&& f) {
   f(float{});
 }
 
-// Calls a kernel, BFN_KERNEL(name), in that type.
-#define BFN_KERNEL(name) [](auto t, const auto& op) { name<decltype(t)>(op); }
-template <class Op, class F>
-void compute(ScalarType type, const Op& op, F&& kernel) {
-  if (type == ScalarType::Double) return kernel(double{}, op);
-  kernel(float{}, op);
+// Calls a kernel in that type: compute(type, op, BFN_KERNEL(name)).
+#define BFN_KERNEL(name) name<float>, name<double>
+template <class Op>
+using Kernel = void (*)(const Op&);
+template <class Op>
+void compute(ScalarType type, const Op& op, std::type_identity_t<Kernel<Op>> in_float,
+             std::type_identity_t<Kernel<Op>> in_double) {
+  (type == ScalarType::Double ? in_double : in_float)(op);
 }
 
 // Fresh tensors: contiguous, or with the strides of another.
@@ -85,13 +88,13 @@ Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type);
 Tensor new_like(const Tensor& like, ScalarType type);
 inline Tensor new_like(const Tensor& like) { return new_like(like, like.scalar_type()); }
 
-// A tensor of a record that may lack it, of an operator that may not.
+// The tensor of an argument that this operator cannot do without.
 inline const Tensor& given(const char* name, const MaybeTensor& x) {
   check(x.has_value(), name, " must be given");
   return *x;
 }
 
-// A fresh tensor, contiguous or like another, and its view; where it is not needed, an empty tensor and a null view.
+// A fresh tensor, contiguous or like another, and its view. If it is not needed, the tensor is empty and the view null.
 struct Output {
   Tensor tensor;
   View view;
