@@ -100,9 +100,12 @@ struct NStepRows {
     std::copy_n(classes, kLanes, x);
     load_lanes(op.alpha, rows, alpha);
     const RowSums<T> sums(rows, nullptr, scratch.rows, logits_of<T>(op.logits));
-    scratch.rows.each(rows, [&](const Tile& tile, const T* __restrict e, const TileSums<T>& kept_sums) {
+    for_tiles(rows, [&](const Tile& tile) {
       T by[kLanes];
-      for (int64_t j = 0; j < kLanes; ++j) by[j] = kept_sums.scale[j] * static_cast<T>(1 / sums.rest[j]);
+      for (int64_t j = 0; j < kLanes; ++j) {
+        by[j] = scratch.rows.sums_of(tile).scale[j] * static_cast<T>(1 / sums.rest[j]);
+      }
+      const T* __restrict e = scratch.rows.e.data() + tile.first;
       T* __restrict p = scratch.p.data() + tile.first, * __restrict gradient = scratch.gradient.data() + tile.first;
       for_numbers(tile, [&](int64_t i, int32_t, auto j) { p[i] = e[i] * by[j]; });
       std::fill_n(gradient, tile.numbers(), T(0));
