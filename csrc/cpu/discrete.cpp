@@ -197,7 +197,7 @@ class NewState {
       state = buffer;
     }
     const auto onto = [state](int64_t i) { return state[i]; };
-    const T *e = scratch_.e.data() + tile.first, *scale = scratch_.sums_of(tile).scale;
+    const T *e = scratch_.e_of(tile), *scale = scratch_.sums_of(tile).scale;
     if (op_.solver.on) {
       solve_tile(op_.solver, tile, sent_, e, scale, eps, state, out);
     } else if (shared_) {

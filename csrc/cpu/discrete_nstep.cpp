@@ -105,7 +105,7 @@ struct NStepRows {
       for (int64_t j = 0; j < kLanes; ++j) {
         by[j] = scratch.rows.sums_of(tile).scale[j] * static_cast<T>(1 / sums.rest[j]);
       }
-      const T* __restrict e = scratch.rows.e.data() + tile.first;
+      const T* __restrict e = scratch.rows.e_of(tile);
       T* __restrict p = scratch.p.data() + tile.first, * __restrict gradient = scratch.gradient.data() + tile.first;
       for_numbers(tile, [&](int64_t i, int32_t, auto j) { p[i] = e[i] * by[j]; });
       std::fill_n(gradient, tile.numbers(), T(0));
@@ -180,12 +180,13 @@ struct NStepRows {
       const T moved = log(static_cast<T>(after.rest[j])) + after.top[j];
       if (beyond[j]) divergence[j] = softplus_fall(rest - z_x, moved - z_x, moved - rest);
     }
-    scratch.rows.each(rows, [&](const Tile& tile, const T* e, const TileSums<T>& sums) {
-      const T* p = scratch.p.data() + tile.first;
+    for_tiles(rows, [&](const Tile& tile) {
+      const T *p = scratch.p.data() + tile.first, *e = scratch.rows.e_of(tile);
+      const T* scale = scratch.rows.sums_of(tile).scale;
       T* gradient = scratch.gradient.data() + tile.first;
       const ClassAt at(tile, x);
       for_numbers(tile, [&](int64_t i, int32_t k, auto j) {
-        const T now = k == at.at[j] ? after.e_x[j] : e[i] * sums.scale[j];
+        const T now = k == at.at[j] ? after.e_x[j] : e[i] * scale[j];
         if (beyond[j]) gradient[i] += weight(draw) * (p[i] - now / static_cast<T>(after.total(j)));
       });
     });

@@ -88,14 +88,15 @@ class FarTerms {
   void add(const RowScratch<T>& scratch, const T* p, T* gradient) {
     sum_lanes(rows, by_log_p);
     sum_lanes(rows, by_log_rest);
-    scratch.each(rows, [&](const Tile& tile, const T* e, const TileSums<T>& sums) {
+    for_tiles(rows, [&](const Tile& tile) {
+      const T *e = scratch.e_of(tile), *scale = scratch.sums_of(tile).scale;
       const ClassAt at_x(tile, x), at_likeliest(tile, likeliest);
       for_numbers(tile, [&](int64_t i, int32_t k, auto j) {
         const T p_k = p[tile.first + i];
         T by = 0;
         if (x[j] >= 0) by = static_cast<T>(by_log_p[j]) * ((k == at_x.at[j] ? T(1) : T(0)) - p_k);
         if (likeliest[j] >= 0) {
-          by += static_cast<T>(by_log_rest[j]) * (k == at_likeliest.at[j] ? -p_k : e[i] * (sums.scale[j] * inverse[j]));
+          by += static_cast<T>(by_log_rest[j]) * (k == at_likeliest.at[j] ? -p_k : e[i] * (scale[j] * inverse[j]));
         }
         gradient[tile.first + i] += by;
       });

@@ -49,9 +49,11 @@ void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
 template <class T>
 int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
   int64_t last = 0;
-  scratch.each(rows, [&](const Tile& tile, const T* e, const TileSums<T>& sums) {
+  for_tiles(rows, [&](const Tile& tile) {
+    const T* e = scratch.e_of(tile);
+    const T scale = scratch.sums_of(tile).scale[j];
     for (int64_t k = 0; k < tile.classes; ++k) {
-      if (sums.scale[j] * e[tile.at(j, k)] > T(0)) last = tile.first + k;
+      if (scale * e[tile.at(j, k)] > T(0)) last = tile.first + k;
     }
   });
   return last;
@@ -63,10 +65,10 @@ template <class T>
 int64_t draw_across(const Rows& rows, int64_t j, const RowScratch<T>& scratch, double most) {
   double before = 0;
   int64_t found = -1;
-  scratch.each(rows, [&](const Tile& tile, const T* kept, const TileSums<T>& sums) {
-    const double scale = sums.scale[j], sum = scale * sums.rest[j];
+  for_tiles(rows, [&](const Tile& tile) {
+    const double scale = scratch.sums_of(tile).scale[j], sum = scale * scratch.sums_of(tile).rest[j];
     if (found < 0 && before + sum > most) {
-      const T* e = kept + j * tile.pitch();
+      const T* e = scratch.e_of(tile) + j * tile.pitch();
       int64_t s = 0;
       for (; s + 1 < tile.steps; ++s) {
         double parts[4] = {};

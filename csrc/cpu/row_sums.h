@@ -208,20 +208,15 @@ struct RowScratch {
         e(keep_e ? tiles.size() * kBlock : static_cast<size_t>(kBlock)) {}
 
   const TileSums<T>& sums_of(const Tile& tile) const { return tiles[tile.first / kBlock]; }
-
-  // Calls f(tile, e, sums) with the numbers that are kept of each tile.
-  template <class F>
-  void each(const Rows& rows, F&& f) const {
-    for_tiles(rows, [&](const Tile& tile) { f(tile, e.data() + tile.first, sums_of(tile)); });
-  }
+  const T* e_of(const Tile& tile) const { return e.data() + tile.first; }
 
   // Writes a view, whose numbers make(tile, e, scale, out) makes of the e that are kept.
   template <class F>
   void store(const View& to, const Rows& rows, F&& make) const {
-    each(rows, [&](const Tile& tile, const T* kept, const TileSums<T>& sums) {
+    for_tiles(rows, [&](const Tile& tile) {
       T buffer[kBlock];
       T* out = target_tile(to, tile, buffer);
-      make(tile, kept, sums.scale, out);
+      make(tile, e_of(tile), sums_of(tile).scale, out);
       store_tile(to, tile, out);
     });
   }
