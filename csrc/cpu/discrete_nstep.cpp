@@ -127,8 +127,9 @@ struct NStepRows {
       d.towards[j] = classes * alpha[j];
     }
     if (!op.draws.n_samples) return d;
-    for_class(rows, x,
-              [&](const Tile& tile, int64_t j, int64_t i) { set_lanes(rows, j, d.eps_x, normals(tile, draw)[i]); });
+    for_tiles(rows, [&](const Tile& tile) {
+      where_met(tile, x, [&](int64_t j, int64_t i) { set_lanes(rows, j, d.eps_x, normals(tile, draw)[i]); });
+    });
     return d;
   }
 
@@ -226,8 +227,9 @@ struct NStepRows {
   // cancel: there the differences are summed instead.
   void through_softmax(const int64_t (&likeliest)[kLanes]) {
     T largest[kLanes] = {};
-    for_class(rows, likeliest, [&](const Tile& tile, int64_t j, int64_t i) {
-      set_lanes(rows, j, largest, scratch.gradient[tile.first + i]);
+    for_tiles(rows, [&](const Tile& tile) {
+      const T* gradient = scratch.gradient.data() + tile.first;
+      where_met(tile, likeliest, [&](int64_t j, int64_t i) { set_lanes(rows, j, largest, gradient[i]); });
     });
     double sums[2][kLanes];
     sum_rows(rows, sums, [&](const Tile& tile, double (&of_tile)[2][kLanes]) {

@@ -37,7 +37,9 @@ template <class T>
 template <class T>
 bool has_far_terms(const Rows& rows, const int64_t (&x)[kLanes], const T* p) {
   bool any = false;
-  for_class(rows, x, [&](const Tile& tile, int64_t, int64_t i) { any |= p[tile.first + i] < kFarShare<T>; });
+  for_tiles(rows, [&](const Tile& tile) {
+    where_met(tile, x, [&](int64_t, int64_t i) { any |= p[tile.first + i] < kFarShare<T>; });
+  });
   return any;
 }
 

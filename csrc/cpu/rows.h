@@ -290,12 +290,6 @@ void where_met(const Tile& tile, const int64_t* x, F&& f) {
   }
 }
 
-// Calls f(tile, j, i) for each row j: its class x is number i of the tile.
-template <class F>
-void for_class(const Rows& rows, const int64_t* x, F&& f) {
-  for_tiles(rows, [&](const Tile& tile) { where_met(tile, x, [&](int64_t j, int64_t i) { f(tile, j, i); }); });
-}
-
 // Sets a number that was found of row j, in lane j and in lanes that repeat it.
 template <class T>
 void set_lanes(const Rows& rows, int64_t j, T (&lanes)[kLanes], T value) {
