@@ -1,8 +1,7 @@
 #include "../ops/continuous.h"
 
-#include "loss.h"
 #include "operators.h"
-#include "solver.h"
+#include "records.h"
 
 namespace bfn {
 namespace {
@@ -22,7 +21,7 @@ void gaussian_step_out(const Tensor& state, const MaybeTensor& state_scale, cons
       .noise = noise_scale ? noise_of(seed, noise, shape, kSender) : Noise{},
       .out = view_of_out(out, shape),
   };
-  with_compute_type(type, [&](auto t) { gaussian_step<decltype(t)>(op); });
+  compute(type, op, BFN_KERNEL(gaussian_step));
 }
 
 Prediction predicted(const Tensor& prediction, const MaybeTensor& mean, const MaybeTensor& mean_scale,
@@ -56,7 +55,7 @@ void step_out(const Tensor& prediction, const MaybeTensor& mean, const MaybeTens
       .out = view_of_out(out, shape),
       .solver = solver_of({}, previous, extrapolation, predicted_out, shape, shape, type),
   };
-  with_compute_type(type, [&](auto t) { continuous_update<decltype(t)>(op); });
+  compute(type, op, BFN_KERNEL(continuous_update));
 }
 
 Tensor predict_data_new(const Tensor& prediction, const MaybeTensor& mean, const MaybeTensor& mean_scale,
@@ -64,12 +63,9 @@ Tensor predict_data_new(const Tensor& prediction, const MaybeTensor& mean, const
   const Shape shape = shape_of(prediction);
   const ScalarType type = compute_type({&prediction, get(mean)});
   const Output out = output_like(prediction);
-  const PredictData op{
-      .count = numel(shape),
-      .from = predicted(prediction, mean, mean_scale, noise_scale, low, high, shape, type),
-      .out = out.view,
-  };
-  with_compute_type(type, [&](auto t) { predict_data<decltype(t)>(op); });
+  const Prediction from = predicted(prediction, mean, mean_scale, noise_scale, low, high, shape, type);
+  const PredictData op{.count = numel(shape), .from = from, .out = out.view};
+  compute(type, op, BFN_KERNEL(predict_data));
   return out.tensor;
 }
 
@@ -88,7 +84,7 @@ std::tuple<Tensor, Tensor> predict_data_backward_new(const Tensor& grad, const T
       .grad_prediction = grad_prediction.view,
       .grad_mean = grad_mean.view,
   };
-  with_compute_type(type, [&](auto t) { predict_data_backward<decltype(t)>(op); });
+  compute(type, op, BFN_KERNEL(predict_data_backward));
   return {grad_prediction.tensor, grad_mean.tensor};
 }
 
@@ -111,7 +107,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> squared_loss_new(
       .grad_mean = grad_mean.view,
       .to = to.to,
   };
-  with_compute_type(type, [&](auto t) { squared_loss<decltype(t)>(op); });
+  compute(type, op, BFN_KERNEL(squared_loss));
   return {to.loss, to.scale, grad_x.tensor, grad_prediction.tensor, grad_mean.tensor};
 }
 

@@ -1,8 +1,7 @@
 #include "../ops/discretised.h"
 
-#include "loss.h"
 #include "operators.h"
-#include "solver.h"
+#include "records.h"
 
 namespace bfn {
 namespace {
@@ -20,23 +19,19 @@ struct Network {
     return compute_type({x, &prediction, get(log_std), get(mixture_logits), get(mean)});
   }
 
-  // The shape of the predictions without the components.
-  Shape data_shape() const {
-    Shape shape = shape_of(prediction);
-    if (mixture_logits) shape.pop_back();
-    return shape;
-  }
-
   // A tensor of one number per variable, in the predictions' type.
   Output one_each() const {
-    return mixture_logits ? output(prediction, data_shape(), prediction.scalar_type()) : output_like(prediction);
+    if (!mixture_logits) return output_like(prediction);
+    Shape shape = shape_of(prediction);
+    shape.pop_back();
+    return output(prediction, shape, prediction.scalar_type());
   }
 
   Parametrisation predicted() const { return mean_scale ? Parametrisation::kNoise : Parametrisation::kData; }
 
   NetworkOutput over(const Shape& shape, ScalarType type, Parametrisation kind, int64_t num_bins, bool clip,
                      OutputLimits limits = {}) const {
-    if (num_bins < 2) throw std::invalid_argument("num_bins must be at least 2");
+    check(num_bins >= 2, "num_bins", " must be at least 2");
     const int64_t components = mixture_logits ? mixture_logits->size(mixture_logits->dim() - 1) : 1;
     if (components < 1 || components > kMaxComponents) {
       throw std::invalid_argument("mixture_logits must be of 1 to " + std::to_string(kMaxComponents) +
@@ -62,25 +57,23 @@ struct Network {
 // The gradients that the forward pass saves, in the shapes of what they are of.
 struct Gradients {
   Output mean, std, mixture_logits;
-  bool stacked;
+  NetworkGradients views;
 
   Gradients(const Network& of, ScalarType type, bool need_mean, bool need_std, bool need_mixture_logits)
-      : mean(output(of.prediction, shape_of(of.prediction), type, need_mean)),
+      : mean(output_of(of.prediction, of.prediction, type, need_mean)),
         std(output_of(of.log_std, of.prediction, type, need_std)),
         mixture_logits(output_of(of.mixture_logits, of.prediction, type, need_mixture_logits)),
-        stacked(!of.log_std && need_mean) {}
-
-  NetworkGradients views() const {
-    if (!stacked) return {mean.view, std.view, mixture_logits.view};
+        views{mean.view, std.view, mixture_logits.view} {
+    if (of.log_std || !need_mean) return;
     Shape each = shape_of(mean.tensor);
     each.pop_back();
-    return {view_of_half("gradient", mean.tensor, each, 0), view_of_half("gradient", mean.tensor, each, 1),
-            mixture_logits.view};
+    views.grad_prediction = view_of_half("gradient", mean.tensor, each, 0);
+    views.grad_log_std = view_of_half("gradient", mean.tensor, each, 1);
   }
 
  private:
   static Output output_of(const MaybeTensor& x, const Tensor& prediction, ScalarType type, bool needed) {
-    return output(prediction, x ? shape_of(*x) : Shape{0}, type, needed && x);
+    return output(prediction, x ? shape_of(*x) : Shape{}, type, needed && x);
   }
 };
 
@@ -94,19 +87,14 @@ std::tuple<Tensor, Tensor> output_std_new(const Tensor& pred_log_std, const Mayb
       .count = numel(shape),
       .from = {.kind = mean_scale ? Parametrisation::kNoise : Parametrisation::kData,
                .components = 1,
-               .prediction = {},
                .log_std = view("pred_log_std", pred_log_std, shape),
-               .mixture_logits = {},
-               .mean = {},
                .mean_scale = view_of_rows("mean_scale", mean_scale, shape, type),
                .noise_scale = view_of_rows("noise_scale", noise_scale, shape, type),
-               .num_bins = 0,
-               .clip = false,
                .limits = {std_min, std_max, log_std_max}},
       .out = out.view,
       .grad = grad.view,
   };
-  with_compute_type(type, [&](auto t) { output_std<decltype(t)>(op); });
+  compute(type, op, BFN_KERNEL(output_std));
   return {out.tensor, grad.tensor};
 }
 
@@ -115,17 +103,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> expected_value_new(const Tensor& mean
                                                               bool clip, bool need_mean, bool need_std,
                                                               bool need_mixture_logits) {
   const Network network{mean, std, mixture_logits};
-  const Shape shape = network.data_shape();
-  const ScalarType type = network.compute_type_with(nullptr);
   const Output out = network.one_each();
+  const Shape shape = shape_of(out.tensor);
+  const ScalarType type = network.compute_type_with(nullptr);
   const Gradients saved(network, type, need_mean, need_std, need_mixture_logits);
   const DiscretisedExpectedValue op{
       .count = numel(shape),
       .from = network.over(shape, type, Parametrisation::kDirect, num_bins, clip),
       .out = out.view,
-      .gradients = saved.views(),
+      .gradients = saved.views,
   };
-  with_compute_type(type, [&](auto t) { expected_value<decltype(t)>(op); });
+  compute(type, op, BFN_KERNEL(expected_value));
   return {out.tensor, saved.mean.tensor, saved.std.tensor, saved.mixture_logits.tensor};
 }
 
@@ -133,9 +121,9 @@ Tensor choose_new(const Tensor& mean, const Tensor& std, const MaybeTensor& mixt
                   int64_t choice, const MaybeTensor& seed, const MaybeTensor& noise,
                   const MaybeTensor& component_noise) {
   const Network network{mean, std, mixture_logits};
-  const Shape shape = network.data_shape();
-  const ScalarType type = network.compute_type_with(nullptr);
   const Output out = network.one_each();
+  const Shape shape = shape_of(out.tensor);
+  const ScalarType type = network.compute_type_with(nullptr);
   const Choice chosen = code("choice", choice, Choice::kMean);
   const bool drawn = chosen == Choice::kSample;
   const Choose op{
@@ -146,7 +134,7 @@ Tensor choose_new(const Tensor& mean, const Tensor& std, const MaybeTensor& mixt
       .component = drawn && mixture_logits ? noise_of(seed, component_noise, shape, kComponent) : Noise{},
       .out = out.view,
   };
-  with_compute_type(type, [&](auto t) { choose<decltype(t)>(op); });
+  compute(type, op, BFN_KERNEL(choose));
   return out.tensor;
 }
 
@@ -178,7 +166,7 @@ void step_out(const Tensor& pred_mean, const MaybeTensor& pred_log_std, const Ma
       .out = view_of_out(out, shape),
       .solver = solver_of({}, previous, extrapolation, predicted_out, shape, shape, type),
   };
-  with_compute_type(type, [&](auto t) { discretised_update<decltype(t)>(op); });
+  compute(type, op, BFN_KERNEL(discretised_update));
 }
 
 // The loss, its scale and the saved gradients.
@@ -202,10 +190,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> loss_new(
       .alpha = view_of_rows("alpha", alpha, shape, type),
       .n_steps = n_steps,
       .draws = alpha ? draws_of(nodes, node_weights, n_samples, seed, noise, shape) : Draws{},
-      .gradients = saved.views(),
+      .gradients = saved.views,
       .to = to.to,
   };
-  with_compute_type(type, [&](auto t) { discretised_loss<decltype(t)>(op); });
+  compute(type, op, BFN_KERNEL(discretised_loss));
   return {to.loss, to.scale, saved.mean.tensor, saved.std.tensor, saved.mixture_logits.tensor};
 }
 

@@ -3,8 +3,7 @@
 #include <Python.h>
 
 #include "../cpu/pages.h"
-#include "refusals.h"
-#include "signatures.h"
+#include "answers.h"
 
 // What the last operator of this thread refused, as the number of its kind and the message.
 static PyObject* refusal(PyObject*, PyObject*) {

@@ -5,27 +5,24 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <array>
 #include <stdexcept>
 #include <tuple>
 #include <utility>
 
-#include "refusals.h"
-#include "signatures.h"
+#include "answers.h"
 #include "tensors.h"
 #ifdef BFN_CUDA
 #include <torch/csrc/stable/accelerator.h>
-#endif
-
-#ifndef BFN_NAMESPACE
-#define BFN_NAMESPACE bfn_kernels
-#endif
-
-#ifdef BFN_CUDA
 #define BFN_OPERATORS(m) BFN_EXPANDED(STABLE_TORCH_LIBRARY_IMPL, BFN_NAMESPACE, CUDA, m)
 #else
 #define BFN_OPERATORS(m) BFN_EXPANDED(STABLE_TORCH_LIBRARY_IMPL, BFN_NAMESPACE, CPU, m)
 #endif
 #define BFN_EXPANDED(macro, ...) macro(__VA_ARGS__)
+
+#ifndef BFN_NAMESPACE
+#define BFN_NAMESPACE bfn_kernels
+#endif
 
 namespace bfn {
 
@@ -54,31 +51,25 @@ void add(torch::stable::detail::StableLibrary& library, const char* name) {
   library.impl(name, &boxed<f>);
 }
 
-// The functional form of an operator that writes into its last argument: that is a new tensor, like argument number
-// kLike. What the operator may write into beside it, kBeside tensors behind it, is not given.
-template <auto out_form, size_t kLike, size_t kBeside, class Arguments, class Numbers>
-struct Functional;
-template <auto out_form, size_t kLike, size_t kBeside, class... A, size_t... number>
-struct Functional<out_form, kLike, kBeside, std::tuple<A...>, std::index_sequence<number...>> {
-  static Tensor call(std::tuple_element_t<number, std::tuple<A...>>... inputs) {
-    const MaybeTensor like = std::get<kLike>(std::tie(inputs...));
-    Tensor out = new_like(given("the state", like));
-    if constexpr (kBeside == 2) {
-      out_form(inputs..., out, {}, {});
-    } else if constexpr (kBeside == 1) {
-      out_form(inputs..., out, {});
-    } else {
-      out_form(inputs..., out);
-    }
-    return out;
-  }
-};
+// The functional form of an operator that writes into an argument `out`: it makes that tensor like argument number
+// kLike. The kBeside tensors that follow `out` are not given.
+template <auto out_form, size_t kLike, size_t kBeside, class... A>
+Tensor functional(A... inputs) {
+  const MaybeTensor like = std::get<kLike>(std::tie(inputs...));
+  const Tensor out = new_like(given("the state", like));
+  [&]<size_t... beside>(std::index_sequence<beside...>) {
+    out_form(inputs..., out, std::array<MaybeTensor, kBeside>()[beside]...);
+  }(std::make_index_sequence<kBeside>());
+  return out;
+}
 
 template <auto out_form, size_t kLike, size_t kBeside = 0>
 void add_both(torch::stable::detail::StableLibrary& library, const char* name, const char* out_name) {
   [&]<class... A>(void (*)(A...)) {
-    using Inputs = std::make_index_sequence<sizeof...(A) - 1 - kBeside>;
-    add<&Functional<out_form, kLike, kBeside, std::tuple<A...>, Inputs>::call>(library, name);
+    [&]<size_t... input>(std::index_sequence<input...>) {
+      using All = std::tuple<A...>;
+      add<&functional<out_form, kLike, kBeside, std::tuple_element_t<input, All>...>>(library, name);
+    }(std::make_index_sequence<sizeof...(A) - 1 - kBeside>());
   }(out_form);
   add<out_form>(library, out_name);
 }

@@ -24,9 +24,8 @@ Tensors row_scalars_new(const Tensor& value, const MaybeTensor& rho, int64_t wan
                         int64_t num_classes, int64_t n_steps, double scale, double t_min, const Shape& shape,
                         bool wide) {
   const ScalarType type = wide ? ScalarType::Double : ScalarType::Float;
-  if (wanted < 0 || wanted >> (static_cast<int64_t>(RowScalar::kSpread) + 1)) {
-    throw std::invalid_argument("wanted has bits of no scalar of a row");
-  }
+  check(wanted >= 0 && !(wanted >> (static_cast<int64_t>(RowScalar::kSpread) + 1)), "wanted",
+        " has bits of no scalar of a row");
   const Schedule schedule{code("schedule", kind, ScheduleKind::kLogarithmicAccuracy), parameter,
                           static_cast<double>(num_classes)};
   Shape sizes(shape.size(), 1);
@@ -41,12 +40,12 @@ Tensors row_scalars_new(const Tensor& value, const MaybeTensor& rho, int64_t wan
   Tensors scalars;
   for (int64_t which = 0; wanted >> which; ++which) {
     if (!(wanted >> which & 1)) continue;
-    if (op.wanted == kMaxRowScalars) throw std::invalid_argument("too many scalars of a row are wanted");
+    check(op.wanted < kMaxRowScalars, "wanted", " has more scalars of a row than one call makes");
     scalars.push_back(new_tensor(value, sizes, type));
     op.which[op.wanted] = static_cast<RowScalar>(which);
     op.out[op.wanted++] = view("scalars", scalars.back(), sizes);
   }
-  with_compute_type(type, [&](auto t) { row_scalars<decltype(t)>(op); });
+  compute(type, op, BFN_KERNEL(row_scalars));
   return scalars;
 }
 

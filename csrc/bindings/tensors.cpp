@@ -21,33 +21,24 @@ static bool is_here(const Tensor& x) { return x.is_cpu(); }
 #endif
 
 static DType dtype_of_tensor(const char* name, const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return DType::kFloat;
-    case ScalarType::Double:
-      return DType::kDouble;
-    case ScalarType::BFloat16:
-      return DType::kBFloat16;
-    case ScalarType::Half:
-      return DType::kHalf;
-    case ScalarType::Long:
-      return DType::kInt64;
-    case ScalarType::Int:
-      return DType::kInt32;
-    case ScalarType::Byte:
-    case ScalarType::Bool:
-      return DType::kUInt8;
-    default:
-      throw std::invalid_argument(std::string(name) + " has a type that the kernels do not take");
+  static constexpr std::pair<ScalarType, DType> kTypes[] = {
+      {ScalarType::Float, DType::kFloat},       {ScalarType::Double, DType::kDouble},
+      {ScalarType::BFloat16, DType::kBFloat16}, {ScalarType::Half, DType::kHalf},
+      {ScalarType::Long, DType::kInt64},        {ScalarType::Int, DType::kInt32},
+      {ScalarType::Byte, DType::kUInt8},        {ScalarType::Bool, DType::kUInt8},
+  };
+  for (const auto& [type, dtype] : kTypes) {
+    if (x.scalar_type() == type) return dtype;
   }
+  throw std::invalid_argument(std::string(name) + " has a type that the kernels do not take");
 }
 
 // Dimension d of `shape` is dimension d - offset of x, of which the first `dims` count; x has size 1 wherever it has
 // none.
 static View aligned_view(const char* name, const Tensor& x, int64_t dims, const Shape& shape, int64_t offset) {
   if (!is_here(x)) throw std::invalid_argument(std::string(name) + " must be on " + kDeviceName);
+  check(shape.size() <= kMaxDims, name, " has too many dimensions");
   View result;
-  if (shape.size() > kMaxDims) throw std::invalid_argument(std::string(name) + " has too many dimensions");
   result.data = const_cast<void*>(x.const_data_ptr());
   static char nothing;
   if (result.data == nullptr) result.data = &nothing;  // an empty tensor, which is not a missing one
@@ -56,9 +47,7 @@ static View aligned_view(const char* name, const Tensor& x, int64_t dims, const 
   const int64_t end = offset + dims;
   for (int64_t d = static_cast<int64_t>(shape.size()) - 1; d >= 0; --d) {
     const int64_t size = d < offset || d >= end ? 1 : sizes[d - offset];
-    if (size != shape[d] && size != 1) {
-      throw std::invalid_argument(std::string(name) + " does not broadcast to the data's shape");
-    }
+    check(size == shape[d] || size == 1, name, " does not broadcast to the data's shape");
     if (shape[d] == 1) continue;
     const int64_t stride = size == 1 ? 0 : strides[d - offset];
     // the dimensions are taken from the last one on, and reversed below
@@ -77,15 +66,14 @@ static View aligned_view(const char* name, const Tensor& x, int64_t dims, const 
 
 View view(const char* name, const Tensor& x, const Shape& shape) {
   const int64_t offset = static_cast<int64_t>(shape.size()) - x.dim();
-  if (offset < 0) throw std::invalid_argument(std::string(name) + " has too many dimensions");
+  check(offset >= 0, name, " has too many dimensions");
   return aligned_view(name, x, x.dim(), shape, offset);
 }
 
 View view_of_half(const char* name, const Tensor& x, const Shape& shape, int64_t which) {
   const int64_t dims = x.dim() - 1;
-  if (dims != static_cast<int64_t>(shape.size()) || x.size(dims) != 2) {
-    throw std::invalid_argument(std::string(name) + " must have a last dimension of two beside those of the data");
-  }
+  check(dims == static_cast<int64_t>(shape.size()) && x.size(dims) == 2, name,
+        " must have a last dimension of two beside those of the data");
   View half = aligned_view(name, x, dims, shape, 0);
   half.data = static_cast<char*>(half.data) + which * x.stride(dims) * static_cast<int64_t>(x.element_size());
   return half;
@@ -103,11 +91,11 @@ View view_of_out(const Tensor& out, const Shape& shape) {
 
 View view(const char* name, const MaybeTensor& x, const Shape& shape) { return x ? view(name, *x, shape) : View{}; }
 
+View view_of_out(const MaybeTensor& out, const Shape& shape) { return out ? view_of_out(*out, shape) : View{}; }
+
 View view_of_rows(const char* name, const MaybeTensor& x, const Shape& shape, ScalarType type) {
-  if (x && x->scalar_type() != type) {
-    throw std::invalid_argument(std::string(name) +
-                                " must have the type of the arithmetic, float64 where any argument has it");
-  }
+  check(!x || x->scalar_type() == type, name,
+        " must have the type of the arithmetic, float64 where any argument has it");
   return view(name, x, shape);
 }
 
@@ -146,8 +134,8 @@ static Tensor strided(const Tensor& like, const Shape& shape, const Shape& strid
 
 // A tensor whose dimensions follow on one another in this order, of which the first is the innermost.
 static Tensor new_in_order(const Tensor& like, const Shape& shape, const Shape& order, ScalarType type) {
-  if (shape.size() > kMaxDims + 1)
-    throw std::invalid_argument("too many dimensions");  // a tensor of several numbers per variable has one more
+  check(shape.size() <= kMaxDims + 1, "",
+        "too many dimensions");  // several numbers of a variable are one dimension more
   Shape strides(shape.size());
   int64_t stride = 1;
   for (const int64_t d : order) {
@@ -236,22 +224,6 @@ Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& s
   }
   result.seed = static_cast<const int64_t*>(seed->const_data_ptr());
   return result;
-}
-
-Draws draws_of(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples, const MaybeTensor& seed,
-               const MaybeTensor& noise, Shape shape) {
-  const size_t count = nodes ? nodes->size() : 0;
-  if (count != (node_weights ? node_weights->size() : 0) || n_samples < 0 || (n_samples > 0 && count > 0)) {
-    throw std::invalid_argument("nodes and node_weights must be as many, and none where n_samples is not 0");
-  }
-  shape.insert(shape.begin(), n_samples);
-  return {
-      .n_samples = n_samples,
-      .num_nodes = static_cast<int64_t>(count),
-      .nodes = count ? nodes->data() : nullptr,
-      .node_weights = count ? node_weights->data() : nullptr,
-      .noise = n_samples > 0 ? noise_of(seed, noise, shape, kMonteCarlo) : Noise{},
-  };
 }
 
 }  // namespace bfn

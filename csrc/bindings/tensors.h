@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "../ops/noise.h"
@@ -21,6 +22,11 @@ using MaybeTensor = std::optional<Tensor>;
 using Tensors = std::vector<Tensor>;
 using Shape = std::vector<int64_t>;
 using Doubles = std::optional<std::vector<double>>;
+
+// Refuses an argument, unless this holds. The message is the name of the argument and `what`.
+inline void check(bool holds, const char* name, const char* what) {
+  if (!holds) throw std::invalid_argument(std::string(name) + what);
+}
 
 inline int64_t numel(const Shape& shape) {
   int64_t count = 1;
@@ -47,10 +53,11 @@ E code(const char* name, int64_t value, E last) {
 // The tensor broadcast to `shape`, aligned at the last dimension.
 View view(const char* name, const Tensor& x, const Shape& shape);
 View view(const char* name, const MaybeTensor& x, const Shape& shape);
-// One half, number 0 or 1, of a tensor whose last dimension, of two, `shape` does not have.
+// One half, number 0 or 1, of a tensor that has the dimensions of `shape` and a last dimension of two.
 View view_of_half(const char* name, const Tensor& x, const Shape& shape, int64_t which);
 // The view of a tensor that the caller gave to be written into: a lazy clone gets memory of its own first.
 View view_of_out(const Tensor& out, const Shape& shape);
+View view_of_out(const MaybeTensor& out, const Shape& shape);
 // The view of row scalars, which must have the type of the arithmetic.
 View view_of_rows(const char* name, const MaybeTensor& x, const Shape& shape, ScalarType type);
 // The tensor broadcast to `shape`, aligned at the first dimension.
@@ -66,18 +73,28 @@ void with_compute_type(ScalarType type, F&& f) {
   f(float{});
 }
 
+// Calls a kernel in that type: compute(type, op, BFN_KERNEL(name)).
+#define BFN_KERNEL(name) name<float>, name<double>
+template <class Op>
+using Kernel = void (*)(const Op&);
+template <class Op>
+void compute(ScalarType type, const Op& op, std::type_identity_t<Kernel<Op>> in_float,
+             std::type_identity_t<Kernel<Op>> in_double) {
+  (type == ScalarType::Double ? in_double : in_float)(op);
+}
+
 // Fresh tensors: contiguous, or with the strides of another.
 Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type);
 Tensor new_like(const Tensor& like, ScalarType type);
 inline Tensor new_like(const Tensor& like) { return new_like(like, like.scalar_type()); }
 
-// A tensor of a record that may lack it, of an operator that may not.
+// The tensor of an argument that this operator cannot do without.
 inline const Tensor& given(const char* name, const MaybeTensor& x) {
-  if (!x) throw std::invalid_argument(std::string(name) + " must be given");
+  check(x.has_value(), name, " must be given");
   return *x;
 }
 
-// A fresh tensor, contiguous or like another, and its view; where it is not needed, an empty tensor and a null view.
+// A fresh tensor, contiguous or like another, and its view. If it is not needed, the tensor is empty and the view null.
 struct Output {
   Tensor tensor;
   View view;
@@ -89,9 +106,5 @@ inline Output output_like(const Tensor& like, bool needed = true) {
 }
 
 Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream);
-
-// The draws or nodes of an expectation over data of this shape; explicit noise has one draw per leading index.
-Draws draws_of(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples, const MaybeTensor& seed,
-               const MaybeTensor& noise, Shape shape);
 
 }  // namespace bfn

@@ -2,6 +2,7 @@
 
 #include "loss.h"
 #include "noise.h"
+#include "row_draws.h"
 #include "row_slopes.h"
 
 namespace bfn {
@@ -105,79 +106,6 @@ template <class T>
   });
 }
 
-// The last class of a row with p_k > 0 takes a draw that no cumulative probability exceeds.
-template <class T>
-int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
-  int64_t last = 0, t = 0;
-  for_tiles(rows, [&](const Tile& tile) {
-    const T* e = scratch.e.data() + tile.first;
-    const T scale = scratch.tiles[t++].scale[j];
-    for (int64_t k = 0; k < tile.classes; ++k) {
-      if (scale * e[tile.at(j, k)] > T(0)) last = tile.first + k;
-    }
-  });
-  return last;
-}
-
-// The first class of row j whose cumulative e exceeds `most`, where lanes are classes. The search goes by tiles, by
-// steps, then within a step.
-template <class T>
-int64_t draw_across(const Rows& rows, int64_t j, const RowScratch<T>& scratch, double most) {
-  double before = 0;
-  int64_t found = -1, t = 0;
-  for_tiles(rows, [&](const Tile& tile) {
-    const double scale = scratch.tiles[t].scale[j], sum = scale * scratch.tiles[t].rest[j];
-    ++t;
-    if (found < 0 && before + sum > most) {
-      const T* e = scratch.e.data() + tile.first + j * tile.pitch();
-      int64_t s = 0;
-      for (; s + 1 < tile.steps; ++s) {
-        double parts[4] = {};
-        for (int64_t lane = 0; lane < kLanes; ++lane) parts[lane % 4] += e[s * kLanes + lane];
-        const double step = scale * ((parts[0] + parts[1]) + (parts[2] + parts[3]));
-        if (before + step > most) break;
-        before += step;
-      }
-      found = s * kLanes;
-      for (; found + 1 < tile.classes && !((before += scale * e[found]) > most); ++found) continue;
-      found += tile.first;
-    }
-    before += sum;
-  });
-  return found;
-}
-
-// Draws the first k of each row whose cumulative probability exceeds u; if none does, the last k with p_k > 0. It is -1
-// where p is NaN, as it is where logits are NaN or infinite, or all of them -inf.
-template <class T>
-void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScratch<T>& scratch,
-                  const T (&uniform)[kLanes], int64_t (&drawn)[kLanes]) {
-  double most[kLanes];
-  for (int64_t j = 0; j < kLanes; ++j) most[j] = uniform[j] * sums[j];
-  const int64_t pitch = row_width(rows.num_classes);
-  if (rows.across && kLanes * pitch > kBlock) {
-    for (int64_t j = 0; j < rows.count; ++j) set_lanes(rows, j, drawn, draw_across(rows, j, scratch, most[j]));
-  } else {
-    T turned[kBlock];
-    const T* e = scratch.e.data();
-    if (rows.across) {
-      rows_to_lanes(pitch, e, turned);
-      e = turned;
-    }
-    double sum[kLanes] = {};
-    int32_t passed[kLanes] = {};
-    for (int64_t s = 0; s < rows.num_classes; ++s) {
-      for (int64_t j = 0; j < kLanes; ++j) sum[j] += e[s * kLanes + j];
-      for (int64_t j = 0; j < kLanes; ++j) passed[j] += sum[j] > most[j] ? 0 : 1;
-    }
-    for (int64_t j = 0; j < kLanes; ++j) drawn[j] = passed[j] < rows.num_classes ? passed[j] : -1;
-  }
-  for (int64_t j = 0; j < rows.count; ++j) {
-    if (drawn[j] < 0) drawn[j] = last_class(rows, scratch, j);
-    if (!(sums[j] > 0)) drawn[j] = -1;
-  }
-}
-
 // The probabilities of rows whose e_k, by tiles and their scales, are in the scratch.
 template <class T>
 void store_probs(const View& out, const Rows& rows, const double (&sums)[kLanes], RowScratch<T>& scratch) {
@@ -236,6 +164,60 @@ void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, 
   }
 }
 
+// Rows that are known send their own class.
+template <class T>
+void send_known(const DiscreteUpdate& op, const Rows& rows, const uint8_t (&known)[kLanes], Sent<T>& sent,
+                BadClass& bad) {
+  int64_t x[kLanes];
+  load_classes(op.known, rows, known, x, &bad);
+  for (int64_t j = 0; j < kLanes; ++j) {
+    sent.one[j] = known[j] ? x[j] : sent.one[j];
+    sent.share[j] = known[j] ? T(0) : sent.share[j];
+  }
+}
+
+// Writes the new state of a tile, and returns it as it is after rounding to the type of the state.
+template <class T>
+class NewState {
+ public:
+  NewState(const DiscreteUpdate& op, const Sent<T>& sent, const RowScratch<T>& scratch)
+      : op_(op),
+        sent_(sent),
+        scratch_(scratch),
+        shared_(std::any_of(sent.share, sent.share + kLanes, [](T share) { return !(share == T(0)); })) {}
+
+  // The e of a tile are read before sums over its new state take their place.
+  const T* operator()(const Tile& tile, T* new_state) const {
+    T normals[kBlock], buffer[kBlock];
+    const T* eps = normals_or_zeros(op_.noise, tile, normals, ahead_of<T>({&op_.state, &op_.out, &op_.theta}, tile));
+    T* out = target_tile(op_.out, tile, new_state);
+    const T* __restrict state = load_tile(op_.state, tile, buffer, T(0));
+    if (state == out) {
+      std::copy_n(state, tile.numbers(), buffer);
+      state = buffer;
+    }
+    const auto onto = [state](int64_t i) { return state[i]; };
+    const T *e = scratch_.e_of(tile), *scale = scratch_.sums_of(tile).scale;
+    if (op_.solver.on) {
+      solve_tile(op_.solver, tile, sent_, e, scale, eps, state, out);
+    } else if (shared_) {
+      sent_.template messages<true>(tile, eps, e, scale, onto, out);
+    } else {
+      sent_.template messages<false>(tile, eps, e, scale, onto, out);
+    }
+    store_tile(op_.out, tile, out);
+    if (op_.out.dtype != dtype_of<T>()) return load_tile(op_.out, tile, new_state, kMinusInfinity<T>);
+    pad_tile(tile, out, kMinusInfinity<T>);
+    return out;
+  }
+
+ private:
+  const DiscreteUpdate& op_;
+  const Sent<T>& sent_;
+  const RowScratch<T>& scratch_;
+  const bool shared_;
+};
+
 }  // namespace
 
 template <class T>
@@ -285,40 +267,8 @@ void discrete_update(const DiscreteUpdate& op) {
     uint8_t known[kLanes] = {};
     if (op.known) load_lanes(op.known_mask, rows, known);
     if (std::count(known, known + kLanes, 0) > 0) choose(op, rows, scratch, sent);
-    if (op.known) {
-      int64_t x[kLanes];
-      load_classes(op.known, rows, known, x, &bad);
-      for (int64_t j = 0; j < kLanes; ++j) {
-        sent.one[j] = known[j] ? x[j] : sent.one[j];
-        sent.share[j] = known[j] ? T(0) : sent.share[j];
-      }
-    }
-    const bool shared = std::any_of(sent.share, sent.share + kLanes, [](T share) { return !(share == T(0)); });
-    int64_t t = 0;
-    // The e of a tile are read before sums over its new state take their place.
-    const auto update = [&](const Tile& tile, T* new_state) -> const T* {
-      T normals[kBlock], buffer[kBlock];
-      const T* eps = normals_or_zeros(op.noise, tile, normals, ahead_of<T>({&op.state, &op.out, &op.theta}, tile));
-      T* out = target_tile(op.out, tile, new_state);
-      const T* __restrict state = load_tile(op.state, tile, buffer, T(0));
-      if (state == out) {
-        std::copy_n(state, tile.numbers(), buffer);
-        state = buffer;
-      }
-      const auto onto = [state](int64_t i) { return state[i]; };
-      const T *e = scratch.e.data() + tile.first, *scale = scratch.tiles[t++].scale;
-      if (op.solver.on) {
-        solve_tile(op.solver, tile, sent, e, scale, eps, state, out);
-      } else if (shared) {
-        sent.template messages<true>(tile, eps, e, scale, onto, out);
-      } else {
-        sent.template messages<false>(tile, eps, e, scale, onto, out);
-      }
-      store_tile(op.out, tile, out);
-      if (op.out.dtype != dtype_of<T>()) return load_tile(op.out, tile, new_state, kMinusInfinity<T>);
-      pad_tile(tile, out, kMinusInfinity<T>);
-      return out;
-    };
+    if (op.known) send_known(op, rows, known, sent, bad);
+    const NewState<T> update(op, sent, scratch);
     if (op.theta) {
       store_probs(op.theta, rows, RowSums<T>(rows, nullptr, scratch, update).rest, scratch);
     } else {

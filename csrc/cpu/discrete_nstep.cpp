@@ -4,6 +4,7 @@
 
 #include "factorised.h"
 #include "loss.h"
+#include "row_draws.h"
 
 namespace bfn {
 namespace {
@@ -99,12 +100,12 @@ struct NStepRows {
     std::copy_n(classes, kLanes, x);
     load_lanes(op.alpha, rows, alpha);
     const RowSums<T> sums(rows, nullptr, scratch.rows, logits_of<T>(op.logits));
-    int64_t t = 0;
     for_tiles(rows, [&](const Tile& tile) {
       T by[kLanes];
-      for (int64_t j = 0; j < kLanes; ++j) by[j] = scratch.rows.tiles[t].scale[j] * static_cast<T>(1 / sums.rest[j]);
-      ++t;
-      const T* __restrict e = scratch.rows.e.data() + tile.first;
+      for (int64_t j = 0; j < kLanes; ++j) {
+        by[j] = scratch.rows.sums_of(tile).scale[j] * static_cast<T>(1 / sums.rest[j]);
+      }
+      const T* __restrict e = scratch.rows.e_of(tile);
       T* __restrict p = scratch.p.data() + tile.first, * __restrict gradient = scratch.gradient.data() + tile.first;
       for_numbers(tile, [&](int64_t i, int32_t, auto j) { p[i] = e[i] * by[j]; });
       std::fill_n(gradient, tile.numbers(), T(0));
@@ -136,8 +137,8 @@ struct NStepRows {
   // gradient.
   void joint_draw(int64_t draw) {
     const Differences d = differences(draw);
-    double excess[kLanes] = {}, mixture[kLanes] = {};
-    for_tiles(rows, [&](const Tile& tile) {
+    double sums[2][kLanes];
+    sum_rows(rows, sums, [&](const Tile& tile, double (&of_tile)[2][kLanes]) {
       const T* __restrict eps = normals(tile, draw);
       T* __restrict growth = scratch.growth.data() + tile.first, * __restrict ratio = scratch.ratio.data() + tile.first;
       for_numbers(tile, [&](int64_t i, int32_t, auto j) {
@@ -149,17 +150,10 @@ struct NStepRows {
         growth[i] = 0;
         ratio[i] = 1;
       });
-      double tile_excess[kLanes], tile_mixture[kLanes];
-      sum_products(tile.steps, scratch.p.data() + tile.first, growth, ratio, tile_excess, tile_mixture);
-      sum_lanes(rows, tile_excess);
-      sum_lanes(rows, tile_mixture);
-      for (int64_t j = 0; j < kLanes; ++j) {
-        excess[j] += tile_excess[j];
-        mixture[j] += tile_mixture[j];
-      }
+      sum_products(tile.steps, scratch.p.data() + tile.first, growth, ratio, of_tile[0], of_tile[1]);
     });
     JointDraws<T> joint;
-    joint.take(excess, mixture, weight(draw));
+    joint.take(sums[0], sums[1], weight(draw));
     for_tiles(rows, [&](const Tile& tile) {
       const int64_t at = tile.first;
       joint.add(tile.steps, &scratch.p[at], &scratch.growth[at], &scratch.ratio[at], &scratch.gradient[at]);
@@ -187,10 +181,9 @@ struct NStepRows {
       const T moved = log(static_cast<T>(after.rest[j])) + after.top[j];
       if (beyond[j]) divergence[j] = softplus_fall(rest - z_x, moved - z_x, moved - rest);
     }
-    int64_t t = 0;
     for_tiles(rows, [&](const Tile& tile) {
-      const T *p = scratch.p.data() + tile.first, *e = scratch.rows.e.data() + tile.first;
-      const T* scale = scratch.rows.tiles[t++].scale;
+      const T *p = scratch.p.data() + tile.first, *e = scratch.rows.e_of(tile);
+      const T* scale = scratch.rows.sums_of(tile).scale;
       T* gradient = scratch.gradient.data() + tile.first;
       const ClassAt at(tile, x);
       for_numbers(tile, [&](int64_t i, int32_t k, auto j) {
@@ -205,7 +198,8 @@ struct NStepRows {
     T r[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) r[j] = sqrt(static_cast<T>(rows.num_classes) * alpha[j]);
     const T by = weight(draw);
-    for_tiles(rows, [&](const Tile& tile) {
+    double sums[1][kLanes];
+    sum_rows(rows, sums, [&](const Tile& tile, double (&of_tile)[1][kLanes]) {
       const T* __restrict eps = normals(tile, draw);
       const T* __restrict p = scratch.p.data() + tile.first, * __restrict rest = scratch.ratio.data() + tile.first;
       T* __restrict terms = scratch.growth.data() + tile.first, * __restrict gradient =
@@ -213,11 +207,9 @@ struct NStepRows {
       factorised_steps(tile.steps, StepOf(tile, x).at, p, rest, eps, r, by, terms, gradient);
       if (far) far->take(tile, eps, r, by, terms, gradient);
       pad_tile(tile, terms, T(0));
-      double sums[kLanes];
-      sum_steps<false>(1, tile.steps, terms, sums);
-      sum_lanes(rows, sums);
-      for (int64_t j = 0; j < kLanes; ++j) value[j] += static_cast<double>(by) * sums[j];
+      sum_steps<false>(1, tile.steps, terms, of_tile[0]);
     });
+    for (int64_t j = 0; j < kLanes; ++j) value[j] += static_cast<double>(by) * sums[0][j];
   }
 
   // Writes 1 - p into `ratio`; for the likeliest class, where it would cancel, it is the sum of the others.
@@ -235,24 +227,18 @@ struct NStepRows {
   // cancel: there the differences are summed instead.
   void through_softmax(const int64_t (&likeliest)[kLanes]) {
     T largest[kLanes] = {};
-    double mean[kLanes] = {}, away[kLanes] = {};
     for_tiles(rows, [&](const Tile& tile) {
       const T* gradient = scratch.gradient.data() + tile.first;
       where_met(tile, likeliest, [&](int64_t j, int64_t i) { set_lanes(rows, j, largest, gradient[i]); });
     });
-    for_tiles(rows, [&](const Tile& tile) {
+    double sums[2][kLanes];
+    sum_rows(rows, sums, [&](const Tile& tile, double (&of_tile)[2][kLanes]) {
       const T* __restrict p = scratch.p.data() + tile.first, * __restrict g = scratch.gradient.data() + tile.first;
       T* __restrict difference = scratch.growth.data() + tile.first;
       for_numbers(tile, [&](int64_t i, int32_t, auto j) { difference[i] = largest[j] - g[i]; });
-      double tile_mean[kLanes], tile_away[kLanes];
-      sum_products(tile.steps, p, g, difference, tile_mean, tile_away);
-      sum_lanes(rows, tile_mean);
-      sum_lanes(rows, tile_away);
-      for (int64_t j = 0; j < kLanes; ++j) {
-        mean[j] += tile_mean[j];
-        away[j] += tile_away[j];
-      }
+      sum_products(tile.steps, p, g, difference, of_tile[0], of_tile[1]);
     });
+    const auto& [mean, away] = sums;
     for_tiles(rows, [&](const Tile& tile) {
       const T* __restrict p = scratch.p.data() + tile.first;
       T* __restrict g = scratch.gradient.data() + tile.first;

@@ -90,9 +90,8 @@ class FarTerms {
   void add(const RowScratch<T>& scratch, const T* p, T* gradient) {
     sum_lanes(rows, by_log_p);
     sum_lanes(rows, by_log_rest);
-    int64_t t = 0;
     for_tiles(rows, [&](const Tile& tile) {
-      const T *e = scratch.e.data() + tile.first, *scale = scratch.tiles[t++].scale;
+      const T *e = scratch.e_of(tile), *scale = scratch.sums_of(tile).scale;
       const ClassAt at_x(tile, x), at_likeliest(tile, likeliest);
       for_numbers(tile, [&](int64_t i, int32_t k, auto j) {
         const T p_k = p[tile.first + i];

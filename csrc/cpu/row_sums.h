@@ -82,6 +82,14 @@ void sum_tile(const Tile& tile, const T* e, double (&sums)[kLanes], double (&squ
   if (kSquares) join_lanes(tile.rows, square, squares, plus);
 }
 
+// Puts numbers together that are in lanes of one row: the sum goes to all of them.
+inline void sum_lanes(const Rows& rows, double (&lanes)[kLanes]) {
+  if (!rows.across) return;
+  double sum = 0;
+  for (const double value : lanes) sum += value;
+  std::fill_n(lanes, kLanes, sum);
+}
+
 template <bool kExact, class T>
 T exp_of(T logit, T top) {
   return kExact ? exp_difference(logit, top) : exp_term(logit - top);
@@ -149,6 +157,21 @@ void softmax_steps(int64_t sets, int64_t steps, const T* __restrict z, T* __rest
   }
 }
 
+// Sums over whole rows: f(tile, sums) writes the sums of each lane over the steps of a tile. Rows whose lanes are
+// classes come one by one (for_single_rows), and their sums go to all lanes.
+template <size_t kSums, class F>
+void sum_rows(const Rows& rows, double (&total)[kSums][kLanes], F&& f) {
+  for (double (&lanes)[kLanes] : total) std::fill_n(lanes, kLanes, 0.0);
+  for_tiles(rows, [&](const Tile& tile) {
+    double sums[kSums][kLanes];
+    f(tile, sums);
+    for (size_t which = 0; which < kSums; ++which) {
+      sum_lanes(rows, sums[which]);
+      for (int64_t j = 0; j < kLanes; ++j) total[which][j] += sums[which][j];
+    }
+  });
+}
+
 // The use of a row's sums decides how they are made. exp_term serves where the rounding of z - top does no harm: for a
 // draw, and for numbers that were rounded themselves just before.
 enum class Wanted { kRounded, kSums, kSquares };
@@ -184,14 +207,16 @@ struct RowScratch {
         tiles((num_classes + kBlock - 1) / kBlock),
         e(keep_e ? tiles.size() * kBlock : static_cast<size_t>(kBlock)) {}
 
-  // Writes a view, whose numbers make(tile, e, scale, out) makes of those that are kept.
+  const TileSums<T>& sums_of(const Tile& tile) const { return tiles[tile.first / kBlock]; }
+  const T* e_of(const Tile& tile) const { return e.data() + tile.first; }
+
+  // Writes a view, whose numbers make(tile, e, scale, out) makes of the e that are kept.
   template <class F>
   void store(const View& to, const Rows& rows, F&& make) const {
-    int64_t t = 0;
     for_tiles(rows, [&](const Tile& tile) {
       T buffer[kBlock];
       T* out = target_tile(to, tile, buffer);
-      make(tile, e.data() + tile.first, tiles[t++].scale, out);
+      make(tile, e_of(tile), sums_of(tile).scale, out);
       store_tile(to, tile, out);
     });
   }
@@ -263,45 +288,5 @@ struct RowSums {
     }
   }
 };
-
-// The first class of each row with the largest number; -1 where p is NaN, as it is where numbers are NaN or infinite,
-// or all of them -inf.
-template <class T, class F>
-void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
-  T top[kLanes];
-  int32_t poisoned[kLanes] = {};
-  std::fill_n(mode, kLanes, 0);
-  std::fill_n(top, kLanes, kMinusInfinity<T>);
-  for_tiles(rows, [&](const Tile& tile) {
-    T buffer[kBlock];
-    const T* numbers = logits(tile, buffer);
-    for (int64_t row = 0; row < (rows.across ? rows.count : 1); ++row) {
-      const T* z = numbers + row * tile.pitch();
-      int32_t step[kLanes] = {}, nan[kLanes] = {};
-      T most[kLanes];
-      std::fill_n(most, kLanes, kMinusInfinity<T>);
-      for (int32_t s = 0; s < tile.steps; ++s) {
-        for (int64_t j = 0; j < kLanes; ++j) {
-          const T number = z[s * kLanes + j];
-          step[j] = number > most[j] ? s : step[j];
-          most[j] = number > most[j] ? number : most[j];
-          nan[j] |= number != number ? 1 : 0;
-        }
-      }
-      for (int64_t j = 0; j < kLanes; ++j) {
-        const int64_t to = rows.across ? row : j, k = rows.across ? tile.first + step[j] * kLanes + j : step[j];
-        poisoned[to] |= nan[j];
-        if (most[j] > top[to] || (most[j] == top[to] && k < mode[to])) {
-          top[to] = most[j];
-          mode[to] = k;
-        }
-      }
-    }
-  });
-  for (int64_t j = 0; j < kLanes; ++j) {
-    const int64_t from = std::min(j, rows.count - 1);
-    mode[j] = poisoned[from] || !(top[from] - top[from] == T(0)) ? -1 : mode[from];
-  }
-}
 
 }  // namespace bfn

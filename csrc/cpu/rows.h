@@ -1,5 +1,19 @@
-// Rows of classes, up to 16 at a time, in lanes. Where rows have few classes, lane j is row j; else the lanes are
-// classes of a row, and the rows follow each other. The loops over a tile, and over numbers per row, are the same.
+// Rows of classes in lanes: the 16 numbers that SIMD instructions take at a time. There are two layouts, and the loops
+// over a tile are the same for both. A tile of logits z[row][class] lies in memory like this, line after line:
+//
+//   Few classes: a lane is a row.                       Many classes, here 40: the lanes are classes of a row.
+//
+//              lane 0    lane 1   ...  lane 15                           lane 0    lane 1   ...  lane 15
+//   step 0     z[0][0]   z[1][0]  ...  z[15][0]          row 0, step 0   z[0][0]   z[0][1]  ...  z[0][15]
+//   step 1     z[0][1]   z[1][1]  ...  z[15][1]          row 0, step 1   z[0][16]  z[0][17] ...  z[0][31]
+//   ...                                                  row 0, step 2   z[0][32]  z[0][33] ...  padding
+//   step K-1   z[0][K-1] z[1][K-1] ... z[15][K-1]        row 1, step 0   z[1][0]   z[1][1]  ...  z[1][15]
+//
+// A step is one number in each lane.
+// A set is the steps over which a lane adds up: all steps of 16 rows on the left, all steps of one row on the right.
+// A tile is what is worked on in a buffer of kBlock numbers: one set on the left; on the right the sets of up to 16
+// rows, or a part of a row that is longer than the buffer. The tiles of such a row come one after the other.
+// A block is what a thread takes at a time (parallel.h): as many rows as a buffer has room for, and at least one row.
 #pragma once
 
 #include "../math/discrete.h"
@@ -18,7 +32,7 @@ struct Rows {
 
 inline int64_t whole_lanes(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
-// All classes of the rows, or those of one row from `first` on. A step is a class of each row, or 16 classes of one.
+// All classes of the rows, or the classes of one long row from `first` on.
 struct Tile {
   Rows rows;
   int64_t first, classes, steps;
@@ -281,14 +295,6 @@ template <class T>
 void set_lanes(const Rows& rows, int64_t j, T (&lanes)[kLanes], T value) {
   lanes[j] = value;
   if (j + 1 >= rows.count) std::fill(lanes + j, lanes + kLanes, value);
-}
-
-// Puts numbers together that are in lanes of one row: the sum goes to all of them.
-inline void sum_lanes(const Rows& rows, double (&lanes)[kLanes]) {
-  if (!rows.across) return;
-  double sum = 0;
-  for (const double value : lanes) sum += value;
-  std::fill_n(lanes, kLanes, sum);
 }
 
 // Normals of the classes of a tile.

@@ -109,21 +109,26 @@ struct Held {
 template <class T, int kSlots>
 using Sum = std::conditional_t<kSlots == 0, double, T>;
 
-// What turns a row's logits into those of a step.
-template <class T>
-struct RowGuidance {
+// The logits of a row, which guidance turns into those of a step.
+template <class A>
+struct Logits {
+  using T = typename A::Compute;
+  const View* view;
+  int64_t row;
+  int count;
   const View* unconditional = nullptr;
   T scale = 1, unconditional_scale = 0;
 
-  RowGuidance() = default;
-  __device__ RowGuidance(const Guidance& by, int64_t row)
-      : unconditional(&by.unconditional),
-        scale(read_row<T>(by.logit_scale, row, T(1))),
-        unconditional_scale(read_row<T>(by.unconditional_scale, row)) {}
+  __device__ Logits(const View& logits, int64_t which, int num_classes)
+      : view(&logits), row(which), count(num_classes) {}
+  __device__ void guide(const Guidance& by) {
+    unconditional = &by.unconditional;
+    scale = read_row<T>(by.logit_scale, row, T(1));
+    unconditional_scale = read_row<T>(by.unconditional_scale, row);
+  }
 
-  template <class A>
-  __device__ __forceinline__ void load(const View& logits, int64_t row, int count, int first, T (&z)[4]) const {
-    A::load(logits, row, count, first, z);
+  __device__ __forceinline__ void operator()(int first, T (&z)[4]) const {
+    A::load(*view, row, count, first, z);
     if (!unconditional) return;
     T other[4] = {};
     if (*unconditional) A::load(*unconditional, row, count, first, other);
@@ -132,15 +137,59 @@ struct RowGuidance {
   }
 };
 
-// The logits of a row, with sums and searches over them.
-template <class A, class Team, int kSlots>
+// Adds up exponentials e by the largest number so far. raise() goes over to a larger number, `to`: the factor is what
+// an exponential by it is of one by the number before.
+template <class S, class T>
+struct ExpSum {
+  S rest = 0;
+
+  __device__ void start(T) {}
+  __device__ void raise(T factor, T) { rest *= factor; }
+  __device__ void add(T e) { rest += e; }
+  template <class Team>
+  __device__ void reduce(const Team& team) {
+    rest = team.reduce(rest, S(0), Add());
+  }
+};
+
+// The sums of RowStats. `moment` adds up e (e - shift): the shift is 1 where class x is not the likeliest, which gives
+// both sums that RowStats chooses from.
+template <class S, class T>
+struct ExpMoments {
+  T z_x, shift = 0;
+  S rest = 0, moment = 0;
+
+  __device__ explicit ExpMoments(T logit_of_x) : z_x(logit_of_x) {}
+  __device__ T shift_by(T top) const { return z_x < top ? T(1) : T(0); }
+  __device__ void start(T top) { shift = shift_by(top); }
+  __device__ void raise(T factor, T to) {
+    const T next = shift_by(to);
+    moment = factor * (factor * moment + (factor * shift - next) * rest);
+    rest *= factor;
+    shift = next;
+  }
+  __device__ void add(T e) {
+    rest += e;
+    moment += e * (e - shift);
+  }
+  template <class Team>
+  __device__ void reduce(const Team& team) {
+    rest = team.reduce(rest, S(0), Add());
+    moment = team.reduce(moment, S(0), Add());
+  }
+  __device__ RowStats<T> stats(T top) const {
+    return row_stats(top, exp_difference(z_x, top), rest, moment + shift * rest, -moment);
+  }
+};
+
+// The numbers of a row's classes, which make(first, numbers) makes four at a time, with sums and searches over them.
+template <class A, class Team, int kSlots, class Make = Logits<A>>
 class ClassRow {
  public:
   using T = typename A::Compute;
 
-  __device__ ClassRow(const Team& team, const View& logits, int64_t row, int count, RowGuidance<T> by = {})
-      : team_(team), view_(logits), row_(row), count_(count), by_(by) {
-    z_.hold(team, count, make());
+  __device__ ClassRow(const Team& team, int count, const Make& make) : team_(team), count_(count), make_(make) {
+    z_.hold(team, count, make_);
   }
 
   // Reads the group of a slot; z is left alone where it lies beyond the last class.
@@ -152,14 +201,14 @@ class ClassRow {
         for (int j = 0; j < 4; ++j) z[j] = slot == 0 || slot == i ? z_.each[slot][j] : z[j];
       }
     } else if (first < count_) {
-      make()(first, z);
+      make_(first, z);
     }
   }
   // Calls f(slot, j, k, z_k) for the classes of this thread, in order.
   template <class F>
   __device__ __forceinline__ void each(F&& f) {
     for_groups<kSlots>(team_, count_, [&](int i, int first) {
-      z_.get(i, first, make());
+      z_.get(i, first, make_);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         if (first + j < count_) f(i, j, first + j, z_.each[i][j]);
@@ -180,51 +229,55 @@ class ClassRow {
   }
   // The number f of the class x, for all threads.
   template <class F>
-  __device__ __forceinline__ T at(int64_t x, F&& f) {
+  __device__ __forceinline__ T at(int x, F&& f) {
     T value = 0;
     each([&](int i, int j, int k, T z) { value = k == x ? f(i, j, k, z) : value; });
     return team_.reduce(value, T(0), Add());
   }
-  __device__ T logit(int64_t x) {
+  __device__ T logit(int x) {
     return at(x, [](int, int, int, T z) { return z; });
   }
-  __device__ __forceinline__ RowStats<T> stats(int64_t x);
-  __device__ __forceinline__ T log_odds_against(int64_t x, T z_x) {
-    return log_odds_against(x, z_x, [](int, int, int, T z) { return z; });
+  // The first class with this number; if there is none, the number of classes.
+  __device__ __forceinline__ int first_of(T number) {
+    int first = count_;
+    each([&](int, int, int k, T z) { first = z == number && k < first ? k : first; });
+    return team_.reduce(first, count_, Smaller());
   }
-  template <class F>
-  __device__ __forceinline__ T log_odds_against(int64_t x, T z_x, F&& of) {
-    const T top = max_over([&](int i, int j, int k, T z) { return k == x ? kMinusInfinity<T> : of(i, j, k, z); });
-    const T sum = sum_over([&](int i, int j, int k, T z) { return k == x ? T(0) : exp(of(i, j, k, z) - top); });
+  __device__ __forceinline__ T log_odds_against(int x, T z_x) {
+    const T top = max_over([&](int, int, int k, T z) { return k == x ? kMinusInfinity<T> : z; });
+    const T sum = sum_over([&](int, int, int k, T z) { return k == x ? T(0) : exp(z - top); });
     return log(sum) + top - z_x;
+  }
+  // Adds the exponentials of all classes but one to the sums; returns the largest number, which they are by.
+  template <class Sums>
+  __device__ __forceinline__ T sum_exponentials(int left_out, Sums& sums);
+
+  struct Total {
+    T top, sum;
+  };
+  // The largest number, and the sum of all exponentials by it.
+  __device__ __forceinline__ Total total() {
+    ExpSum<Sum<T, kSlots>, T> sums;
+    const T top = sum_exponentials(-1, sums);
+    return {top, static_cast<T>(sums.rest)};
   }
 
  private:
   Team team_;
-  const View& view_;
-  int64_t row_;
   int count_;
-  RowGuidance<T> by_;
+  Make make_;
   Held<T, kSlots> z_;
-
-  __device__ auto make() const {
-    return [this](int first, T(&z)[4]) { by_.template load<A>(view_, row_, count_, first, z); };
-  }
 };
 
-// Where the classes are not held it takes one sweep: the sums are by the largest logit so far, and scaled when a larger
-// one comes. `moment` sums e (e - shift), with a shift of 1 where class x is not the likeliest, which gives both sums
-// that RowStats chooses from.
-template <class A, class Team, int kSlots>
-__device__ __forceinline__ auto ClassRow<A, Team, kSlots>::stats(int64_t x) -> RowStats<T> {
-  const int own_class = static_cast<int>(x);
-  const T z_x = x < 0 ? kMinusInfinity<T> : A::one(view_, row_, count_, x);
-  const auto shift_of = [&](T largest) { return x >= 0 && z_x < largest ? T(1) : T(0); };
-  Sum<T, kSlots> rest = 0, moment = 0;
-  T top = kMinusInfinity<T>, shift = 0;
+// Where the classes are not held it takes one sweep: the sums are by the largest number so far, and raised when a
+// larger one comes.
+template <class A, class Team, int kSlots, class Make>
+template <class Sums>
+__device__ __forceinline__ auto ClassRow<A, Team, kSlots, Make>::sum_exponentials(int left_out, Sums& sums) -> T {
+  T top = kMinusInfinity<T>;
   if constexpr (kSlots > 0) {
-    T others[kSlots][4];  // without class x and those beyond the last
-    const bool whole = count_ % 4 == 0, owner = x >= 0 && own_class / 4 % team_.size == team_.rank;
+    T others[kSlots][4];  // without the class that is left out and those beyond the last
+    const bool whole = count_ % 4 == 0, owner = left_out >= 0 && left_out / 4 % team_.size == team_.rank;
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
       const int first = 4 * (team_.rank + i * team_.size);
@@ -235,39 +288,29 @@ __device__ __forceinline__ auto ClassRow<A, Team, kSlots>::stats(int64_t x) -> R
       }
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        if (owner && first + j == own_class) others[i][j] = kMinusInfinity<T>;
+        if (owner && first + j == left_out) others[i][j] = kMinusInfinity<T>;
       }
     }
     top = team_.reduce(top, kMinusInfinity<T>, Larger());
-    shift = shift_of(top);
+    sums.start(top);
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const T e = exp_difference(others[i][j], top);
-        rest += e;
-        moment += e * (e - shift);
-      }
+      for (int j = 0; j < 4; ++j) sums.add(exp_difference(others[i][j], top));
     }
   } else {
     const auto raise = [&](T to) {
-      const T factor = top == kMinusInfinity<T> ? T(0) : exp_difference(top, to), next = shift_of(to);
-      moment = factor * (factor * moment + (factor * shift - next) * rest);
-      rest *= factor;
+      sums.raise(top == kMinusInfinity<T> ? T(0) : exp_difference(top, to), to);
       top = to;
-      shift = next;
     };
     each([&](int, int, int k, T z) {
       if (!(z <= top)) raise(z);
-      const T e = k == own_class || z == kMinusInfinity<T> ? T(0) : exp_difference(z, top);
-      rest += e;
-      moment += e * (e - shift);
+      sums.add(k == left_out || z == kMinusInfinity<T> ? T(0) : exp_difference(z, top));
     });
     raise(team_.reduce(top, kMinusInfinity<T>, Larger()));
   }
-  rest = team_.reduce(rest, Sum<T, kSlots>(0), Add());
-  moment = team_.reduce(moment, Sum<T, kSlots>(0), Add());
-  return row_stats(top, exp_difference(z_x, top), rest, moment + shift * rest, -moment);
+  sums.reduce(team_);
+  return top;
 }
 
 // The normals of four classes of a row.

@@ -15,14 +15,14 @@ constexpr int kResident = sizeof(typename A::Compute) == sizeof(double) || kSlot
 template <class A, class Team, int kSlots>
 __device__ void store_softmax(const Team& team, const View& from, const View& out, int64_t row, int count) {
   using T = typename A::Compute;
-  ClassRow<A, Team, kSlots> logits(team, from, row, count);
-  const RowStats<T> stats = logits.stats(-1);
-  const T inverse = 1 / stats.rest;
+  ClassRow<A, Team, kSlots> logits(team, count, Logits<A>(from, row, count));
+  const auto total = logits.total();
+  const T inverse = 1 / total.sum;
   for_groups<kSlots>(team, count, [&](int i, int first) {
     T z[4];
     logits.group(i, first, z);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) z[j] = exp_difference(z[j], stats.max) * inverse;
+    for (int j = 0; j < 4; ++j) z[j] = exp_difference(z[j], total.top) * inverse;
     A::store(out, row, count, first, z);
   });
 }
@@ -36,11 +36,11 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
 }
 
 // Makes the message that the class x sends, with its noise: four classes of a row at a time.
-template <class A, class Team, int kSlots>
+template <class T>
 struct MessageRow {
-  using T = typename A::Compute;
   const DiscreteSender& op;
-  int64_t seed, row, x;
+  int64_t seed, row;
+  int x;
   T beta, spread;
 
   __device__ void operator()(int first, T (&y)[4]) const {
@@ -63,36 +63,20 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
   const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
   for_rows(team, op.count, [&](int64_t row) {
     const int64_t x = read_row<int64_t>(op.x, row);
-    const MessageRow<A, Team, kSlots> message{
-        op, seed, row, x, read_row<T>(op.alpha, row), read_row<T>(op.spread, row)};
-    Held<T, kSlots> y;
-    y.hold(team, count, message);
+    const MessageRow<T> message{
+        op, seed, row, static_cast<int>(x), read_row<T>(op.alpha, row), read_row<T>(op.spread, row)};
+    ClassRow<A, Team, kSlots, MessageRow<T>> y(team, count, message);
     T top = 0, scale = is_class(x, count) ? T(1) : kNaN<T>;
     if (op.probs) {
-      Sum<T, kSlots> total = 0;
-      top = kMinusInfinity<T>;
-      for_groups<kSlots>(team, count, [&](int i, int first) {
-        y.get(i, first, message);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          if (first + j < count) top = Larger()(top, y.each[i][j]);
-        }
-      });
-      top = team.reduce(top, kMinusInfinity<T>, Larger());
-      for_groups<kSlots>(team, count, [&](int i, int first) {
-        y.get(i, first, message);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          if (first + j < count) total += exp_difference(y.each[i][j], top);
-        }
-      });
-      scale /= static_cast<T>(team.reduce(total, Sum<T, kSlots>(0), Add()));
+      const auto total = y.total();
+      top = total.top;
+      scale /= total.sum;
     }
     for_groups<kSlots>(team, count, [&](int i, int first) {
       T out[4];
-      y.get(i, first, message);
+      y.group(i, first, out);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) out[j] = (op.probs ? exp_difference(y.each[i][j], top) : y.each[i][j]) * scale;
+      for (int j = 0; j < 4; ++j) out[j] = (op.probs ? exp_difference(out[j], top) : out[j]) * scale;
       A::store(op.out, row, count, first, out);
     });
   });
@@ -149,16 +133,12 @@ __device__ Sent<typename A::Compute> choose(const Team& team, const DiscreteUpda
                                             ClassRow<A, Team, kSlots>& logits, int64_t draw_seed) {
   using T = typename A::Compute;
   const int count = static_cast<int>(op.num_classes);
-  const auto stats = logits.stats(-1);
-  if (op.choice == Choice::kMean) return {-1, true, stats.max, T(1) / stats.rest};
-  if (!(stats.rest > T(0))) return {-1, false, T(0), T(0)};
-  if (op.choice == Choice::kMode) {
-    int first = count;
-    logits.each([&](int, int, int k, T z) { first = z == stats.max && k < first ? k : first; });
-    return {team.reduce(first, count, Smaller()), false, T(0), T(0)};
-  }
+  const auto total = logits.total();
+  if (op.choice == Choice::kMean) return {-1, true, total.top, T(1) / total.sum};
+  if (!(total.sum > T(0))) return {-1, false, T(0), T(0)};
+  if (op.choice == Choice::kMode) return {logits.first_of(total.top), false, T(0), T(0)};
   const T uniform = one_uniform<T>(op.draw, draw_seed, row);
-  return {draw_class(team, logits, count, stats.max, uniform * stats.rest), false, T(0), T(0)};
+  return {draw_class(team, logits, count, total.top, uniform * total.sum), false, T(0), T(0)};
 }
 
 // The numbers of a row that its update takes, of which a solver's step alone takes the last two.
@@ -204,9 +184,9 @@ __global__ void __launch_bounds__(kThreads, kSolves ? 1 : kResident<A, kSlots>)
   const int count = static_cast<int>(op.num_classes);
   const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.draw.seed ? *op.draw.seed : 0;
   for_rows(team, op.count, [&](int64_t row) {
-    RowGuidance<T> guidance;
-    if (kSolves && op.guidance.on()) guidance = RowGuidance<T>(op.guidance, row);
-    ClassRow<A, Team, kSlots> logits(team, op.output_logits, row, count, guidance);
+    Logits<A> guided(op.output_logits, row, count);
+    if (kSolves && op.guidance.on()) guided.guide(op.guidance);
+    ClassRow<A, Team, kSlots> logits(team, count, guided);
     Sent<T> sent{-1, false, T(0), T(0)};
     if (op.known && read<int>(op.known_mask, row)) {
       const int64_t known = read_row<int64_t>(op.known, row);
@@ -264,11 +244,14 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
     loss_kernel(const __grid_constant__ DiscreteLoss op, const Chunks chunks, int team_size) {
   using T = typename A::Compute;
   const Team team(team_size);
-  reduce_rows<T>(team, op.to, chunks, op.x, op.num_classes, [&](int64_t row, int64_t x, bool on) {
+  const int count = static_cast<int>(op.num_classes);
+  reduce_rows<T>(team, op.to, chunks, op.x, count, [&](int64_t row, int64_t x, bool on) {
     RowStats<T> stats{};
     if (on) {
-      ClassRow<A, Team, kSlots> logits(team, op.logits, row, static_cast<int>(op.num_classes));
-      stats = logits.stats(x);
+      ClassRow<A, Team, kSlots> logits(team, count, Logits<A>(op.logits, row, count));
+      ExpMoments<Sum<T, kSlots>, T> sums(A::one(op.logits, row, count, x));
+      const T top = logits.sum_exponentials(static_cast<int>(x), sums);
+      stats = sums.stats(top);
     }
     if (op.stats && team.rank == 0) {
       const T numbers[kRowStats] = {stats.max, stats.x, stats.rest, stats.moment};
@@ -276,7 +259,7 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
     }
     if (!on) return T(0);
     if (op.weight) return read_row<T>(op.weight, row) * squared_distance(stats);
-    return cross_entropy(stats, A::one(op.logits, row, static_cast<int>(op.num_classes), x));
+    return cross_entropy(stats, A::one(op.logits, row, count, x));
   });
 }
 

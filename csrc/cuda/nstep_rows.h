@@ -14,11 +14,14 @@ class NStepRow {
 
   __device__ NStepRow(const Team& team, const DiscreteNStep& op, const Nodes<T>& nodes, int64_t seed, int64_t row,
                       int64_t x, bool on)
-      : team_(team), op_(op), nodes_(nodes), z_(team, op.logits, row, static_cast<int>(op.num_classes)) {
-    count_ = static_cast<int>(op.num_classes);
+      : team_(team),
+        op_(op),
+        nodes_(nodes),
+        count_(static_cast<int>(op.num_classes)),
+        z_(team, count_, Logits<A>(op.logits, row, count_)) {
     seed_ = seed;
     row_ = row;
-    x_ = x;
+    x_ = static_cast<int>(x);
     on_ = on;
   }
 
@@ -28,9 +31,9 @@ class NStepRow {
     T value = 0;
     if (on_) {
       alpha_ = read<T>(op_.alpha, row_);
-      const auto stats = z_.stats(-1);
-      top_ = stats.max;
-      inverse_ = T(1) / stats.rest;
+      const auto total = z_.total();
+      top_ = total.top;
+      inverse_ = T(1) / total.sum;
       value = op_.receiver == Receiver::kFactorised ? factorised() : joint();
     }
     scale(static_cast<T>(op_.n_steps));
@@ -41,9 +44,10 @@ class NStepRow {
   Team team_;
   const DiscreteNStep& op_;
   const Nodes<T>& nodes_;
-  ClassRow<A, Team, kSlots> z_;
   int count_;
-  int64_t seed_, row_, x_;
+  ClassRow<A, Team, kSlots> z_;
+  int64_t seed_, row_;
+  int x_;
   bool on_;
   T alpha_, top_, inverse_;
   Held<T, kSlots> by_, eps_;  // the gradient; the normals of a draw
@@ -189,7 +193,7 @@ class NStepRow {
     const T z_x = z_.logit(x_);
     if (!(p(z_x) < kFarShare<T>)) return far;
     const auto other = [&](int, int, int k, T z) { return k == likeliest ? kMinusInfinity<T> : z; };
-    far.x = static_cast<int>(x_);
+    far.x = x_;
     far.top_other = z_.max_over(other);
     far.others = z_.sum_over([&](int i, int j, int k, T z) {
       return other(i, j, k, z) == kMinusInfinity<T> ? T(0) : exp_difference(z, far.top_other);
@@ -224,9 +228,7 @@ class NStepRow {
 
   __device__ T factorised() {
     const T r = sqrt(static_cast<T>(count_) * alpha_);
-    int likeliest = count_;
-    z_.each([&](int, int, int k, T z) { likeliest = z == top_ && k < likeliest ? k : likeliest; });
-    likeliest = team_.reduce(likeliest, count_, Smaller());
+    const int likeliest = z_.first_of(top_);
     const T rest = z_.sum_over([&](int, int, int k, T z) { return k == likeliest ? T(0) : p(z); });
     Far far = far_terms(likeliest);
     const int draws = static_cast<int>(op_.draws.count());

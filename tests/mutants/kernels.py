@@ -295,12 +295,12 @@ FAULTS = [
     Fault("csrc/math/elementary.h", "1 / 6227020800.0", "0", f"{ROWS} -k half_a_unit"),
     Fault("csrc/cpu/loss.h", "sums[i - whole] += x[i];", "sums[0] += 0 * x[i];", f"{PROPERTIES} -k 'masks and cpu'"),
     Fault(
-        "csrc/cpu/discrete.cpp", "passed[j] += sum[j] > most[j] ? 0 : 1", "passed[j] += sum[j] >= most[j] ? 0 : 1",
+        "csrc/cpu/row_draws.h", "passed[j] += sum[j] > most[j] ? 0 : 1", "passed[j] += sum[j] >= most[j] ? 0 : 1",
         f"{TIES} -k 'u_at and cpu'",
     ),
-    Fault("csrc/cpu/discrete.cpp", "k)] > T(0)) last", "k)] >= T(0)) last", f"{TIES} -k 'no_share and cpu'"),
+    Fault("csrc/cpu/row_draws.h", "k)] > T(0)) last", "k)] >= T(0)) last", f"{TIES} -k 'no_share and cpu'"),
     Fault(
-        "csrc/cpu/row_sums.h", "(most[j] == top[to] && k < mode[to])", "most[j] == top[to]",
+        "csrc/cpu/row_draws.h", "(most[j] == top[to] && k < mode[to])", "most[j] == top[to]",
         f"{TIES} -k 'equal_maxima and cpu'",
     ),
     Fault("csrc/cpu/loss.h", "std::max<int64_t>(count, 1)", "count", f"{PROPERTIES} -k 'masks and cpu'"),
@@ -337,7 +337,7 @@ FAULTS = [
         "csrc/cuda/discrete.cu", "cumulative > below &&", "cumulative >= below &&", f"{TIES} -k 'u_at and cuda'",
     ),
     Fault(
-        "csrc/cuda/discrete.cu", "z == stats.max && k < first ?", "z == stats.max ?",
+        "csrc/cuda/classes.h", "z == number && k < first ?", "z == number ?",
         f"{TIES} -k 'equal_maxima and cuda'",
     ),
     Fault(

@@ -105,13 +105,13 @@ FAULTS = [
     Fault(CPU("discrete.cpp"), "known_scale<T>(op.to)", "T(1)", f"{GRADIENTS} -k hands_out"),
     Fault(CPU("pages.cpp"), "kHeld = size_t{32} << 20", "kHeld = 0", "tests/kernels/test_pages.py -k few"),
     Fault(
-        CPU("discrete.cpp"),
+        CPU("row_draws.h"),
         "if (!(sums[j] > 0)) drawn",
         "if (!(sums[j] - sums[j] == 0)) drawn",
         f"{NONFINITE} -k 'row and cpu'",
     ),
     Fault(
-        CPU("row_sums.h"),
+        CPU("row_draws.h"),
         "poisoned[from] || !(top[from] - top[from] == T(0)) ? -1",
         "poisoned[from] ? -1",
         f"{NONFINITE} -k 'row and cpu'",
@@ -124,8 +124,8 @@ FAULTS = [
     ),
     Fault(
         CUDA("discrete.cu"),
-        "if (!(stats.rest > T(0)))",
-        "if (!(stats.rest - stats.rest == T(0)))",
+        "if (!(total.sum > T(0)))",
+        "if (!(total.sum - total.sum == T(0)))",
         f"{NONFINITE} -k 'row and cuda'",
     ),
     Fault(

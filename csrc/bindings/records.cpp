@@ -1,13 +1,29 @@
-#include "loss.h"
+#include "records.h"
 
 #include "../ops/continuous.h"
 #include "operators.h"
 
 namespace bfn {
 
+Draws draws_of(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples, const MaybeTensor& seed,
+               const MaybeTensor& noise, Shape shape) {
+  const size_t count = nodes ? nodes->size() : 0;
+  const bool as_many = count == (node_weights ? node_weights->size() : 0);
+  check(as_many && (count > 0 ? n_samples == 0 : n_samples >= 0), "nodes and node_weights",
+        " must be as many, and none where n_samples is not 0");
+  shape.insert(shape.begin(), n_samples);
+  return {
+      .n_samples = n_samples,
+      .num_nodes = static_cast<int64_t>(count),
+      .nodes = count ? nodes->data() : nullptr,
+      .node_weights = count ? node_weights->data() : nullptr,
+      .noise = n_samples > 0 ? noise_of(seed, noise, shape, kMonteCarlo) : Noise{},
+  };
+}
+
 Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, ScalarType type) {
   const Shape shape = shape_of(x);
-  if (shape.empty()) throw std::invalid_argument("x must have a batch dimension");
+  check(!shape.empty(), "x", " must have a batch dimension");
   const Reduction by = code("reduction", reduction, Reduction::kMean);
   const int64_t batch = shape[0], per_batch = numel(Shape(shape.begin() + 1, shape.end()));
   const Shape out = by == Reduction::kNone ? shape : by == Reduction::kBatch ? Shape{batch} : Shape{};
@@ -32,7 +48,7 @@ Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, Sca
 static Tensor times(const Tensor& x, const View& scale, const Output& out) {
   const Shape shape = shape_of(x);
   const GaussianStep op{.count = numel(shape), .state = view("x", x, shape), .state_scale = scale, .out = out.view};
-  with_compute_type(x.scalar_type(), [&](auto t) { gaussian_step<decltype(t)>(op); });
+  compute(x.scalar_type(), op, BFN_KERNEL(gaussian_step));
   return out.tensor;
 }
 
