@@ -56,7 +56,7 @@ for k, kind in [(2, torch.int64), (5, torch.uint8), (1003, torch.int64)]:
         of(f"vocabulary.continuous_time_loss[K={k} follows, seeded]", {**remade, "t": TIME}, {"flow_seed": 5, **beta}, FOLLOWING, in_ptx=k == 5),
         of(f"vocabulary.continuous_time_loss[K={k} follows, masked]", {**masked, "flow_scale": SCALE, "t": TIME}, {"flow_seed": 5, "reduction": "batch", **beta}, FOLLOWING),
         of(f"vocabulary.reconstruction_loss[K={k} follows]", follow, {"reduction": "none", **beta}, FOLLOWING),
-        of(f"vocabulary.reconstruction_loss[K={k} follows, seeded]", {**remade, "t": TIME}, {"flow_seed": 5, "reduction": "sum", **beta}, FOLLOWING),
+        of(f"vocabulary.reconstruction_loss[K={k} follows, seeded]", {**remade, "t": TIME}, {"flow_seed": 5, **beta}, FOLLOWING),
         of(f"vocabulary.discrete_time_loss[K={k} follows]", {**follow, **noisy}, of_draws, FOLLOWING),
         of(f"vocabulary.discrete_time_loss[K={k} follows, seeded]", {**remade, "t": STEP}, {"flow_seed": 9, **of_draws, **seeded}, FOLLOWING),
     ]  # fmt: skip
@@ -70,7 +70,7 @@ WIDE = [
     of(
         "vocabulary.continuous_time_loss[K=67 wide follows]",
         {**wide, "flow_scale": SCALE, "t": TIME},
-        {"flow_seed": 5, **beta},
+        {"flow_seed": 5, "reduction": "sum", **beta},
         FOLLOWING,
     ),
 ]
