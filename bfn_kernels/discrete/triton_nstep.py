@@ -75,7 +75,7 @@ def _nstep(x, logits, alpha, draws, n_steps, mask, losses, grad_logits, count, S
     z = load_classes(logits, rows, 0, S)
     k = tl.arange(0, S.TILE)[None, :]
     is_x, inside = is_class(x, 0, S.TILE), k < S.K
-    p, valid = softmax(z), valid_class(x, S.K) & (tl.max(z, 1) < float("inf"))  # with a logit of +∞, p is NaN
+    p, valid = softmax(z), valid_class(x, S.K)
     if JOINT:
         z -= tl.max(z, 1)[:, None]  # large logits would leave the messages no digits
         others, z_x = log_others(z, is_x, inside), sum_where(is_x, z)

@@ -195,7 +195,7 @@ def test_noise_of_a_part_of_the_classes(first, dtype, backend, monkeypatch, smal
         # a program takes several tiles one after the other, or each has a program
         monkeypatch.setattr("bfn_kernels.vocabulary.triton_products.MANY", 1 if first else 99)
     k, count, seed, each = 203, 130, torch.tensor(5), torch.full((3, 2), 0.02)
-    ops, of, wanted = getattr(torch.ops, BACKENDS[backend].library), (first, k, None), [True, True, False]
+    ops, of, wanted = getattr(torch.ops, BACKENDS[backend].library), (first, k, None), [True, True, False, False]
     x, hidden, weight = tokens_of(k, (3, 2), dtype)
     x[0] = torch.tensor([0, k - 1])
     weight = weight[first : first + count]
@@ -204,7 +204,7 @@ def test_noise_of_a_part_of_the_classes(first, dtype, backend, monkeypatch, smal
         flow = each, each * k, None if noise is not None else seed, noise
         out, stats = ops.vocabulary_flow_embedding(x, weight, *flow, *of)
         grad = ops.vocabulary_flow_embedding_backward(out, x, *flow, stats, count, out.dtype, *of)
-        head = x, hidden, weight, None, each, None if draws is not None else seed, draws
+        head = x, hidden, weight, None, *[None] * 5, each, None if draws is not None else seed, draws
         loss, scale, stats = ops.vocabulary_discrete_time_loss(*head, 5, 2, None, 0, *of)
         grads = ops.vocabulary_discrete_time_loss_backward(loss, scale, *head, None, stats, 5, 2, *of, wanted)
         return out, grad, loss, *grads

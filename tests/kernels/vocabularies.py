@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from cases import ALPHA, BEFORE, FROM, HARD_ALPHA, HARD_TIME, STEP, TIME, TO, Case
 from declared import public
-from makers import classes, draws, ends_of, normal, per_class, poisoned, some, uniform
+from makers import classes, draws, ends_of, normal, per_class, poisoned, rows, some, uniform
 from support import INTERPRETED
 
 SHAPES = [(3, 7), (2, 1), (0, 4)] if INTERPRETED else [(3, 7), (2, 1), (4, 3, 5), (0, 4), (2, 0)]  # of the tokens
@@ -113,7 +113,7 @@ for k, kind in [(2, torch.int64), (5, torch.uint8), (1003, torch.int64)]:
         of(f"{update} known]", {**drawn, **known}),
         of(f"{update} follows]", {**drawn, "flow_scale": SCALE}),
         of(f"{update} mode follows]", {**sent, "flow_scale": SCALE}, {"choose": "mode"}),
-        seen(f"{update} mean seen follows]", {**sent, "flow_scale": SCALE, **embedding}, {"choose": "mean"}),
+        seen(f"{update} mean seen follows]", {**sent, "alpha": rows(uniform(0, 16 / k)), "flow_scale": SCALE, **embedding}, {"choose": "mean"}),
         of(f"{update} mode]", sent, {"choose": "mode"}),
         of(f"{update} mean known]", {**sent, **known}, {"choose": "mean"}),
         seen(f"{update} seen]", {**drawn, **embedding}),

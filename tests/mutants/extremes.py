@@ -25,10 +25,6 @@ FAULTS = [
         f"{TRITON}{NONFINITE} -k a_mode_shows",
     ),
     Fault("csrc/cuda/nstep_rows.h", " + (top_ - top_)", "", f"{NONFINITE} -k 'costs and cuda'"),
-    Fault(
-        "bfn_kernels/discrete/triton_nstep.py", ' & (tl.max(z, 1) < float("inf"))', "",
-        f"{TRITON}{NONFINITE} -k 'costs and two'",
-    ),
     # classes that are ruled out
     Fault(
         CLASSES, "return some(logits).logsumexp(-1)", "return logits.logsumexp(-1)",
