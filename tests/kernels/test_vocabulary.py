@@ -258,15 +258,19 @@ def test_logits_are_made_once(case, monkeypatch):
 
 
 @pytest.mark.skipif("cpu" not in NATIVE, reason="no extension was built")
+@pytest.mark.parametrize("follows", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("loss", ["continuous_time_loss", "reconstruction_loss"])
-def test_a_loss_takes_its_gradients_a_tile_as_large_and_a_twentieth_of_the_logits(loss, bias):
+def test_a_loss_takes_its_gradients_a_tile_as_large_and_a_twentieth_of_the_logits(loss, bias, follows):
     k, tokens, width = 8000, 1024, 256
     x, weight, hidden = torch.arange(tokens), torch.randn(k, width), torch.randn(tokens, width)
     leaves = [each.requires_grad_() for each in (hidden, weight, torch.randn(k))[: 2 + bias]]
-    more = {"t": torch.rand(tokens), "beta_1": 1e-3} if "continuous" in loss else {}
+    more = {"t": torch.rand(tokens), "beta_1": 1e-3} if follows or "continuous" in loss else {}
+    if follows:
+        leaves.append(torch.ones(tokens, requires_grad=True))
+        more |= {"flow_scale": leaves[-1], "flow_seed": 1}
     with torch.profiler.profile(profile_memory=True) as profile:
-        result = getattr(vocabulary, loss)(x, *leaves, *[None][bias:], **more)
+        result = getattr(vocabulary, loss)(x, *leaves[: 2 + bias], *[None][bias:], **more)
         torch.autograd.grad(result, leaves)
     events = [e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     peak = max(itertools.accumulate(events))
