@@ -35,11 +35,10 @@ class Vocabulary(Discrete):
     output distribution follow the logits of the input distribution. A vector alone tells too little about its own
     token, so a network does best to start with a factor of 1.
 
-    width: the length of a vector. frequencies: how often each class occurs, `[K]`, above 0, or None. With them, the
-    network sees the input distribution π ∝ p·θ that Bayes' rule makes of the messages and the frequencies p, and the
-    head starts with the logits ln p. For this, a row of the embedding is taken K·p_k times. Its first number starts as
-    1, so that the first number of a vector is the sum that π is divided by. tied: whether the head's weight is the
-    embedding's.
+    width: the length of a vector. frequencies: `[K]` or None, the relative frequency p_k of each class in the data,
+    each above 0; they are divided by their sum. With frequencies, p is the prior over the classes: the network sees the
+    embedding of the posterior π_k = p_k·θ_k/Σ_j p_j·θ_j, where θ is the input distribution under a uniform prior, and
+    the head's bias starts as ln p. tied: whether the head's weight is the embedding's.
 
     >>> class Network(torch.nn.Linear):
     ...     def forward(self, vectors, t):
@@ -80,7 +79,9 @@ class Vocabulary(Discrete):
                     nn.init.zeros_(self.head.weight)
 
     def weight(self) -> Tensor:
-        """The weight of the embedding of θ."""
+        """The weight of the embedding of θ. With frequencies, row k is multiplied by K·p_k. The first column of the
+        embedding starts as 1, so that the first number of a vector is the normaliser K·Σ_j p_j·θ_j. `output` divides
+        the vector by its first number, whatever training makes of that column."""
         return self.embedding.weight if self.share is None else self.embedding.weight * self.share
 
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Any:

@@ -1,22 +1,24 @@
-"""Ops of large vocabularies. They never store K numbers for each token, except for the state of a sampler.
+"""Ops for large vocabularies. K is the number of classes, the rows of `weight` `[K, d]`. A token is one position of x
+`[B, ...]`. No op allocates a tensor with K numbers for each token; a sampler's state is the one exception.
 
-K is the number of rows of `weight` `[K, d]`. `flow_embedding` embeds a sample of the flow. The losses and the steps of
-samplers take hidden states `[B, ..., d]`, of which a linear head, `weight` and `bias`, makes the logits of K classes.
-A vector of d numbers tells little about its own token, so these logits may follow the flow's own logits y as well:
-logits = hidden·Wᵀ + bias + flow_scale·y. A loss makes y again from the seed that `flow_embedding` was given. In a step,
-y is the state.
+`flow_embedding` embeds a sample of the flow. The losses and the steps of samplers take hidden states `[B, ..., d]`, of
+which a linear head, `weight` and `bias`, computes the logits of the K classes. The network sees the logits y of the
+flow, K numbers for each token, only through an embedding of d numbers, which loses much of y. The head can therefore
+add y to its logits: logits = hidden·Wᵀ + bias + flow_scale·y. A loss recomputes y from `flow_seed`, the seed that
+`flow_embedding` was given. A sampler's step reads y from the state.
 
-Memory: beside its results, an op takes a few numbers for each token, and 1 MiB for a tile of some tokens by some
-classes (64 MiB on a GPU). On a CPU, a loss with d ≥ 128 makes its gradients in the forward pass; for this it takes as
-much memory as the weight.
+Memory: an op allocates its results, a few numbers for each token, and one tile of logits (some tokens by some classes)
+of 1 MiB on a CPU and 64 MiB on a GPU. On a CPU, a loss with d ≥ 128 that is reduced to a scalar computes its gradients
+in the forward pass. Its tile then has the size of the weight, in addition to the gradients.
 
 The matrix products are torch's, in the type of the arithmetic. Triton has kernels for products of vectors of 16 bits
 (docs/gpu.md).
 
-Processes may share the classes. `process_group=` names the processes that hold all `num_classes=` K classes together.
-`weight` and `bias` are the part of this process, as `torch.chunk` and DTensor's `Shard(0)` make it. All other
-arguments are the same in each process, noise included, and so are the results and the gradients of `hidden` and
-`flow_scale`. The processes exchange a few numbers for each token, and the sums `[B, ..., d]` where there are any.
+The classes can be split over several processes. `process_group` is the group of these processes, and `num_classes` is
+K, the number of classes over the whole group. Each process passes its own rows of `weight` and `bias`, as plain
+tensors, split as `torch.chunk(..., dim=0)` or DTensor's `Shard(0)` splits them. All other arguments must be equal in
+each process, noise included. The results and the gradients of `hidden` and `flow_scale` then are equal, too. The
+processes exchange a few numbers for each token, and the sums `[B, ..., d]` where an op has any.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -219,10 +221,11 @@ def _loss(
 ) -> Tensor:
     """L∞, or without a rate the reconstruction loss.
 
-    Some libraries can make the gradients in the forward pass, where logits are made once. They do so if the loss is a
-    number, so that its gradients are known up to a factor. The vectors must be wide enough for a tile of whole rows to
-    have many tokens. The weight must have the type of the arithmetic, since for a narrow weight the sums would take
-    more memory than the weight.
+    By default, the forward and the backward pass each compute the logits. The CPU library can compute the gradients in
+    the forward pass, so that it computes the logits once. It does so under three conditions. The loss is a scalar:
+    the backward pass then multiplies the saved gradients by the gradient of the loss. d is at least `WIDE`: the tile
+    has all classes of d tokens, and products of few tokens are slow. The weight has the type of the arithmetic: else
+    the sums would take more memory than the weight.
     """
     with_gradients = getattr(library.vocabulary, "loss_with_gradients", None)
     weight, single = head.weight, shard.group is None and to.reduction in (SUM, MEAN)

@@ -117,11 +117,12 @@ def solver_step(
     """A sampler's step from time t to t_next: `discrete.solver_step` of the logits hidden·Wᵀ + bias + flow_scale·state
     for the same seed, without storing these logits [derived].
 
-    A step of second order takes `previous`, the hidden states of the step before, and makes the logits of that step
-    again. If these followed the flow, it also takes `previous_scale` and `previous_state`, the flow_scale and the state
-    of that step. It takes the "mean" of both steps and, where `known_mask` is True, the class `known`. hidden, weight,
-    bias, flow_scale, state, embedding and the result are as in `update_sample`, all other arguments as in
-    `discrete.solver_step`.
+    A step of second order uses the predictions of two steps, of this one and of the one before. `previous` are the
+    hidden states of the step before, of which its logits are computed again. If that step had a flow_scale, pass it as
+    `previous_scale`, and the state of that step as `previous_state`. The predictions of both steps are probabilities,
+    as with choose="mean"; no class is drawn. Where `known_mask` is True, the prediction is the class
+    `known`. hidden, weight, bias, flow_scale, state, embedding and the result are as in `update_sample`, all other
+    arguments as in `discrete.solver_step`.
 
     >>> z, hidden, weight = torch.tensor([[1.0, 1.0]]), torch.ones(1, 3), torch.zeros(2, 3)
     >>> solver_step(z, hidden, weight, None, 0.5, 1.0, beta_1=3.0, embedding=torch.tensor([[2.0], [4.0]]))

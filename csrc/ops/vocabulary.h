@@ -21,8 +21,10 @@ struct MessagesTile {
   T* out;
 };
 
-// out = exp(y - top). `top` is raised to the largest y, `total` becomes the sum over all tiles so far, and `kept` the
-// factor of sums that were made with the old top. `again` leaves top and total as they are: out = exp(y - top)/total.
+// A tile of an online softmax. For each token, `top` becomes the largest y of all tiles so far, out = exp(y - top), and
+// `total` becomes the sum of exp(y - top) over all tiles so far. `kept` becomes exp(old top - new top), by which a
+// caller multiplies the sums that it made with the old top. If `again` is set, top and total are final and only read:
+// out = exp(y - top) / total.
 template <class T>
 struct FlowTile {
   MessagesTile<T> messages;

@@ -238,6 +238,20 @@ def test_refusals(backend):
         solve(previous=state, t_previous=0.1, rule="ode2")
     with pytest.raises(ValueError, match="hidden must have shape"):
         vocabulary.mode(hidden, weight[:, :2], backend=backend)
+    scale, second = torch.ones(TOKENS), {"previous": hidden, "t_previous": 0.1, "rule": "ode2"}
+    for wrong, message in (
+        ({"previous_scale": scale, "previous_state": state}, "previous_scale must be None without previous"),
+        ({"previous_scale": scale, **second}, "previous_scale and previous_state must be given together"),
+        ({"previous_state": state, **second}, "previous_scale and previous_state must be given together"),
+        ({"previous_scale": scale, "previous_state": hidden, **second}, "previous_state must have shape"),
+        ({"flow_scale": scale[:1]}, "flow_scale must have shape"),
+        ({"flow_scale": scale.clone().requires_grad_()}, r"flow_scale requires a gradient, but .*no_grad"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            solve(**wrong)
+    for wrong in ({"flow_scale": scale}, {"state": state}):
+        with pytest.raises(ValueError, match="flow_scale and state must be given together"):
+            vocabulary.mode(hidden, weight, **wrong, backend=backend)
 
 
 @pytest.mark.skipif("cpu" not in NATIVE, reason="no extension was built")
