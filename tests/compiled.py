@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = ROOT / "build" / "compiled"
+KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))  # the sources of CUDA's kernels
 UNUSED = 3 * 24 * 3600  # what was not asked for during so many seconds is removed
 
 Command = Sequence[str]

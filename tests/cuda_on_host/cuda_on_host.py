@@ -14,7 +14,6 @@ NAMESPACE = "bfn_kernels_cuda_on_host"
 COMPILE = ["g++", "-x", "c++", "-std=c++20", "-fPIC", "-fvisibility=hidden", f"-I{HERE}", "-DBFN_CUDA_ON_HOST"]
 COMPILE += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter", "-Wno-maybe-uninitialized"]
 COMPILE += ["-Wno-missing-field-initializers"]
-KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 OPS = sorted((ROOT / "csrc" / "ops").glob("*.h"))
 SHIM = HERE / "host_shim.cpp"
 
@@ -41,7 +40,7 @@ def operators() -> Path:
     torch_flags += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-O1"]
     sources: dict = dict.fromkeys(compiled.bindings(), torch_flags)
     sources[ROOT / "csrc" / "cpu" / "pages.cpp"] = [*COMPILE, "-O1"]
-    sources |= {kernel: [*COMPILE, "-O2", *_fused()] for kernel in KERNELS} | {SHIM: [*COMPILE, "-O2"]}
+    sources |= {kernel: [*COMPILE, "-O2", *_fused()] for kernel in compiled.KERNELS} | {SHIM: [*COMPILE, "-O2"]}
     link = ["-shared", *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
     return compiled.linked("libcuda_on_host", compiled.objects("cuda_on_host", sources), link)
 
@@ -56,7 +55,7 @@ def program(name: str, sanitizer: str) -> Path:
     """`driver.cpp` or `bugs.cpp`, with all kernels, under sanitizers. These are told of the fibers by the shim, which
     they do not look at."""
     flags = [*COMPILE, "-g1", "-O1", *SANITIZERS[sanitizer]]
-    sources = dict.fromkeys([HERE / f"{name}.cpp", *(KERNELS if name == "driver" else [])], flags)
+    sources = dict.fromkeys([HERE / f"{name}.cpp", *(compiled.KERNELS if name == "driver" else [])], flags)
     sources[SHIM] = [*COMPILE, "-O2", "-DSHIM_ASAN" if sanitizer == "address" else "-DSHIM_TSAN"]
     return compiled.linked(f"{name}.{sanitizer}", compiled.objects(sanitizer, sources), SANITIZERS[sanitizer])
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 
+import compiled
 import cuda_on_host
 import pytest
 
@@ -56,7 +57,7 @@ def test_kernels(sanitizer, order):
 
 def test_the_driver_runs_every_op():
     declared = re.findall(r"(?m)^void (\w+)\(const", "".join(path.read_text() for path in cuda_on_host.OPS))
-    launching = re.findall(r"BFN_INSTANTIATE\((\w+)", "".join(path.read_text() for path in cuda_on_host.KERNELS))
+    launching = re.findall(r"BFN_INSTANTIATE\((\w+)", "".join(path.read_text() for path in compiled.KERNELS))
     driver = (cuda_on_host.HERE / "driver.cpp").read_text()
     left_out = [op for op in sorted({*declared} & {*launching}) if not re.search(rf"\b{op}<\w+>\(", driver)]
     assert not left_out, (

@@ -35,7 +35,6 @@ def _nvcc(*more: str) -> list[str]:
     return [str(find_tool("nvcc")), *NVCC_FLAGS, *more]
 
 
-KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 LAUNCHER = re.compile(r"\b_ZN3bfn\d+([a-z_]+)I([fd])EEv\w+")  # a function that BFN_INSTANTIATE instantiates
 FIND = 'extern "C" { __attribute__((visibility("default"))) void* (*find)(const char*); }\n'
 STUB = """
@@ -64,7 +63,9 @@ def _objects() -> tuple[list[Path], list[str]]:
 def operators() -> Path:
     """A library that defines the operators of NAMESPACE by CUDA's kernels."""
     parts, link = _objects()
-    return compiled.linked(NAMESPACE, parts + compiled.objects(NAMESPACE, dict.fromkeys(KERNELS, _nvcc())), link)
+    return compiled.linked(
+        NAMESPACE, parts + compiled.objects(NAMESPACE, dict.fromkeys(compiled.KERNELS, _nvcc())), link
+    )
 
 
 def _with_stubs(name: str, parts: list[Path], link: list[str]) -> Path:
@@ -83,7 +84,7 @@ def _with_stubs(name: str, parts: list[Path], link: list[str]) -> Path:
 def operators_on_demand() -> Path:
     """The same library, for whose kernels there are stubs."""
     parts, link = _objects()
-    rest = [_unit(path, compiled.BUILT / f"{NAMESPACE}_{path.stem}_rest.cu") for path in KERNELS]
+    rest = [_unit(path, compiled.BUILT / f"{NAMESPACE}_{path.stem}_rest.cu") for path in compiled.KERNELS]
     parts += compiled.objects(NAMESPACE, dict.fromkeys(rest, _nvcc()))
     return _with_stubs(f"{NAMESPACE}_on_demand", parts, link)
 
@@ -92,7 +93,7 @@ def operators_on_demand() -> Path:
 def _launchers() -> dict[str, tuple[Path, str]]:
     """Of each function that launches kernels its source, and its arguments."""
     pattern = r"(?m)^BFN_INSTANTIATE\((\w+), (.*)\);"
-    return {name: (path, given) for path in KERNELS for name, given in re.findall(pattern, path.read_text())}
+    return {name: (path, given) for path in compiled.KERNELS for name, given in re.findall(pattern, path.read_text())}
 
 
 def _unit(source: Path, to: Path, instance: str = "") -> Path:
