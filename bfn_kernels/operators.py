@@ -70,8 +70,9 @@ class Operator:
         return f"{self.name}_out({arguments}, Tensor(a!) out{beside}) -> ()"
 
     def grouped(self, function: Callable) -> Callable:
-        """A function of the reference's parameters as torch calls it, which knows no records."""
-        return function if self.function is None else records.grouped(function, self.function)
+        """A function as torch calls it, which knows no records. The annotations of the reference say which arguments
+        are records; if the reference has no such function, the annotations of the function itself do."""
+        return records.grouped(function, self.function)
 
 
 def operator(
@@ -131,7 +132,7 @@ class Library:
         @functools.cache
         def function() -> Callable:
             composed = getattr(importlib.import_module(f"{NATIVE}.{family}.composed"), operator.name)
-            return operator.grouped(functools.partial(composed, self))
+            return functools.partial(records.grouped(composed), self)
 
         return lambda *arguments: function()(*arguments)
 

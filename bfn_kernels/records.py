@@ -205,9 +205,11 @@ def _is_record(kind: Any) -> bool:
 
 
 def _parameters(function: Callable) -> dict[str, Any]:
-    """The types of the parameters that have no default; parameters with one are tensors that are written into."""
-    kinds, parameters = get_type_hints(function), inspect.signature(function).parameters
-    return {name: kinds[name] for name, each in parameters.items() if each.default is each.empty}
+    """The types of the parameters that have no default; parameters with one are tensors that are written into. A
+    parameter without an annotation has the type None."""
+    kinds, parameters = get_type_hints(function), inspect.signature(function).parameters.values()
+    named = [each for each in parameters if each.kind is not each.VAR_POSITIONAL]
+    return {each.name: kinds.get(each.name) for each in named if each.default is each.empty}
 
 
 def written(function: Callable) -> list[str]:
@@ -231,7 +233,7 @@ def fields(record: type) -> list[str]:
 def grouped(function: Callable, like: Callable | None = None) -> Callable:
     """The function, called with the fields of its records. Further arguments are passed on.
 
-    like: the function whose parameters have the annotations, if `function` has none.
+    like: the function whose parameters have the annotations, or None if `function` has them.
     """
     kinds, places, start = _parameters(function if like is None else like).values(), [], 0
     for kind in kinds:

@@ -115,10 +115,9 @@ def _predict_data(network, out, count, T: tl.constexpr, BLOCK: tl.constexpr):
     store(out, block, clamp(x_hat, network.low, network.high))
 
 
-def predict_data_backward(grad: Tensor, *arguments) -> tuple[Tensor, ...]:
-    """The gradients of `reference.predict_data` for the prediction and the mean; grad: `[B, ...]`, as its result.
-    arguments: the fields of `Prediction`, and for each gradient whether it is wanted."""
-    network, wanted = Prediction(*arguments[:6]), arguments[6:]
+def predict_data_backward(grad: Tensor, network: Prediction, *wanted: bool) -> tuple[Tensor, ...]:
+    """The gradients of `reference.predict_data` for the prediction and the mean, and for each whether it is wanted.
+    grad: `[B, ...]`, as the result of `predict_data`."""
     prediction, mean = network[:2]
     shape, count = prediction.shape, prediction.numel()
     gradients = Gradients(*zip((prediction, prediction if mean is None else mean), wanted, strict=True))

@@ -35,13 +35,13 @@ class Arguments(NamedTuple):
     wide: bool
 
 
-def row_scalars(value: Tensor, precision: Tensor | None, wanted: int, *arguments) -> list[Tensor]:
+def row_scalars(value: Tensor, precision: Tensor | None, wanted: int, others: Arguments) -> list[Tensor]:
     """The row scalars whose bits are wanted, in the order of `rows.FORMULAS`.
 
-    value and precision: `[]`, `[B]` or any leading part of the shape. arguments: the fields of `Arguments`. A value out
-    of range gives NaN, since looking at it would cost a synchronisation.
+    value and precision: `[]`, `[B]` or any leading part of the shape. A value out of range gives NaN, since looking at
+    it would cost a synchronisation.
     """
-    schedule, parameter, num_classes, n_steps, scale, t_min, shape, wide = Arguments(*arguments)
+    schedule, parameter, num_classes, n_steps, scale, t_min, shape, wide = others
     names = "t" if schedule else "alpha", "precision"
     pairs = zip(names, (value, precision), strict=True)
     inputs = [None if t is None else _leading(name, t, shape) for name, t in pairs]

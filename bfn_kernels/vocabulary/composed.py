@@ -235,10 +235,12 @@ class _Divergences(NamedTuple):
         return _Divergences(drifted(gap, after - before - y_x), shift)
 
 
-def loss_backward(library: Any, grad: Tensor, scale: Tensor, x: Tensor, *others: Any) -> Tensors:
+def loss_backward(
+    library: Any, grad: Tensor, scale: Tensor, x: Tensor, of_head: LinearHead, flow: FlowLogits, *others: Any
+) -> Tensors:
     """The gradients of the head's tensors, in their types, of L∞ or, without a rate, of the reconstruction loss.
     Gradients that are not wanted are empty."""
-    of_head, flow, (rate, mask, stats, *shard, wanted) = _grouped(others)
+    rate, mask, stats, *shard, wanted = others
     head = Head(library, shard, x, of_head, flow, mask)
     stats = head.tokens.records(stats).transpose(0, 1)
     slopes = _slopes(stats, head.rates(rate), _factor(head, grad, scale)).to(head.dtype)
@@ -249,17 +251,11 @@ def loss_backward(library: Any, grad: Tensor, scale: Tensor, x: Tensor, *others:
     return _gradients(head, by_logits, types_of_head(of_head), wanted)
 
 
-def _grouped(values: Sequence[Any]) -> tuple[LinearHead, FlowLogits, Sequence[Any]]:
-    """The two records that the arguments of a loss begin with, behind x, and the other arguments."""
-    of_head, of_flow = len(LinearHead._fields), len(FlowLogits._fields)
-    return LinearHead(*values[:of_head]), FlowLogits(*values[of_head:][:of_flow]), values[of_head + of_flow :]
-
-
-def loss_with_gradients(library: Any, x: Tensor, *others: Any) -> Tensors:
+def loss_with_gradients(library: Any, x: Tensor, of_head: LinearHead, flow: FlowLogits, *others: Any) -> Tensors:
     """L∞ or, without a rate, the reconstruction loss, reduced to a number, and its gradients: the same of logits that
     are made once, since a tile has all classes of its tokens. The gradients are in the type of the arithmetic, since
     the gradient of the loss, such as the scale of mixed precision, is not known yet."""
-    of_head, flow, (rate, mask, reduction, *wanted) = _grouped(others)
+    rate, mask, reduction, *wanted = others
     head = Head(library, (0, len(of_head.weight), None), x, of_head, flow, mask, whole=True)
     stats, rates = head.no_sums(), head.rates(rate)
     factor = torch.where(head.tokens.valid, _scale(head, reduction), 0)
@@ -281,10 +277,12 @@ def _slopes(stats: Tensor, rates: Tensor | None, factor: Tensor) -> Tensor:
     return torch.stack(Slopes.of_squared_distance(row).times(factor * rates), -1)
 
 
-def discrete_time_loss_backward(library: Any, grad: Tensor, scale: Tensor, x: Tensor, *others: Any) -> Tensors:
+def discrete_time_loss_backward(
+    library: Any, grad: Tensor, scale: Tensor, x: Tensor, of_head: LinearHead, flow: FlowLogits, *others: Any
+) -> Tensors:
     """The gradients of L_n. The gradient of a logit is the mean over draws of n(p − p'), p' = softmax(z + y), computed
     as np(1 − exp(y − shift))."""
-    of_head, flow, (alpha, seed, noise, mask, stats, n_steps, n_samples, *shard, wanted) = _grouped(others)
+    alpha, seed, noise, mask, stats, n_steps, n_samples, *shard, wanted = others
     head = Head(library, shard, x, of_head, flow, mask)
     stats = head.tokens.records(stats).transpose(0, 1)
     row, divergences = _row(stats), _Divergences.of_sums(stats)

@@ -91,12 +91,22 @@ def flow_embedding(
     )
 
 
-def flow_embedding_backward(library: Any, grad: Tensor, x: Tensor, *others: Any) -> Tensor:
+def flow_embedding_backward(
+    library: Any,
+    grad: Tensor,
+    x: Tensor,
+    beta: Tensor,
+    spread: Tensor,
+    noise: Noise,
+    stats: Tensor,
+    count: int,
+    dtype: torch.dtype,
+    shard: records.Shard,
+) -> Tensor:
     """The gradient of the weight, θᵀ·grad, in its type. The weight has `count` classes."""
-    beta, spread, seed, noise, stats, count, dtype, *shard = others
     tokens = Tokens(x, Shard(*shard))
     grid = Grid(x.numel(), count, grad.shape[-1], grad, stats.dtype)
-    flow = Flow(library, tokens, beta, spread, Noise(seed, noise), grid)
+    flow = Flow(library, tokens, beta, spread, noise, grid)
     flow.top, flow.total = (each.contiguous() for each in tokens.records(stats).unbind(-1))
     fused, products = flow.fused("flow_products_backward", grad), Products(library, stats.dtype, grad)
     vectors = tokens.records(grad).to(grad.dtype if fused else products.dtype)
