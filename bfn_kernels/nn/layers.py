@@ -17,6 +17,13 @@ def few_tokens(values: Tensor, num_classes: int) -> tuple[Tensor, ...]:
     return values.flatten(0, -2).split(max(1, NUMBERS // num_classes))
 
 
+def embedded_state(logits: Tensor, weight: Tensor) -> Tensor:
+    """The vectors θ·weight of a state of logits `[..., K]`, whose θ is made for some tokens at a time."""
+    parts = few_tokens(logits, len(weight))
+    seen = torch.cat([discrete.theta(part).to(weight.dtype) @ weight for part in parts])
+    return seen.view(*logits.shape[:-1], weight.shape[1])
+
+
 class NoisyEmbedding(nn.Embedding):
     """The vectors that a network sees in the place of the parameters θ `[..., K]` of its input distribution: θ·W.
 
@@ -39,8 +46,7 @@ class NoisyEmbedding(nn.Embedding):
     def embed_state(self, logits: Tensor) -> Tensor:
         """The vectors of a state of logits `[..., K]`, whose probabilities are made for some tokens at a time. Those of
         the states after it come from the sampler's steps."""
-        seen = torch.cat([self.embed(discrete.theta(part)) for part in few_tokens(logits, self.num_embeddings)])
-        return seen.view(*logits.shape[:-1], self.embedding_dim)
+        return embedded_state(logits, self.weight)
 
 
 class LinearHead(nn.Linear):

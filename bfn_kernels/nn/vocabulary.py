@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bfn_kernels import discrete, solvers, vocabulary
+from bfn_kernels import solvers, vocabulary
 from bfn_kernels.adaptive import error_of_step
 from bfn_kernels.call import checks
 from bfn_kernels.nn.base import Network, State
 from bfn_kernels.nn.classes import Discrete
-from bfn_kernels.nn.layers import LinearHead, NoisyEmbedding, few_tokens
+from bfn_kernels.nn.layers import LinearHead, NoisyEmbedding, embedded_state, few_tokens
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 
@@ -95,7 +95,8 @@ class Vocabulary(Discrete):
     def logits(self, output: Tensor, flow: Tensor) -> Tensor:
         """The logits `[B, ..., K]` of the output distribution, given the logits of the input distribution. Training and
         sampling do not store them."""
-        return self.head(output[..., :-1]) + output[..., -1:] * flow
+        hidden, scale = parted(output)
+        return self.head(hidden) + scale.unsqueeze(-1) * flow
 
     def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Any, t: Tensor, **how: Any) -> Tensor:
         hidden, flow = following(output, theta)
@@ -120,28 +121,28 @@ class Vocabulary(Discrete):
         """The logits, the vectors, and of the step before the logits and the network's output."""
         variance = self.state_scale * float(solvers.start_variance(self.schedule, t))
         logits = self.solver_noise((*shape, self.num_classes), variance, device, seed)
-        weight = self.weight()
-        parts = few_tokens(logits, self.num_classes)
-        seen = torch.cat([discrete.theta(part).to(weight.dtype) @ weight for part in parts]).view(*shape, -1)
-        return logits, seen, torch.zeros_like(logits), seen.new_zeros(*shape, weight.shape[1] + 1)
+        seen = embedded_state(logits, self.weight())
+        return logits, seen, torch.zeros_like(logits), seen.new_zeros(*shape, seen.shape[-1] + 1)
 
     def theta(self, state: State) -> Any:
         return Seen(state[1], state=state[0])
 
     def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
         logits, seen = state
-        hidden, scale = output[..., :-1], output[..., -1]
+        hidden, scale = parted(output)
         how = {"embedding": self.weight(), "out": logits, "seed": seed}
         seen.copy_(self.head.update_sample(logits, hidden, alpha, flow_scale=scale, **how)[1])
 
     def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
-        logits, _, logits_before, before = state
-        hidden, scale = output[..., :-1], output[..., -1]
+        logits, seen, logits_before, before = state
+        hidden, scale = parted(output)
         how: dict[str, Any] = {"coefficients": coefficients, "embedding": self.weight(), "seed": seed}
         if coefficients.extrapolation is not None:
-            how |= {"previous": before[..., :-1], "previous_scale": before[..., -1], "previous_state": logits_before}
+            previous, previous_scale = parted(before)
+            how |= {"previous": previous, "previous_scale": previous_scale, "previous_state": logits_before}
         new, vectors = self.head.solver_step(logits, hidden, flow_scale=scale, **how)
-        for value, now in zip(state, (new, vectors, logits.clone(), output), strict=True):
+        logits_before.copy_(logits)
+        for value, now in ((logits, new), (seen, vectors), (before, output)):
             value.copy_(now)
 
     def step_error(self, coefficients: Coefficients, state: State, before: State) -> float | None:
@@ -155,10 +156,16 @@ class Vocabulary(Discrete):
         return error_of_step(coefficients, roots, torch.zeros_like(roots), self.state_scale)
 
     def mode(self, output: Tensor, theta: Any, t: Tensor) -> Tensor:
-        return self.head.mode(output[..., :-1], flow_scale=output[..., -1], state=theta.state)
+        hidden, scale = parted(output)
+        return self.head.mode(hidden, flow_scale=scale, state=theta.state)
+
+
+def parted(output: Tensor) -> tuple[Tensor, Tensor]:
+    """The hidden states `[B, ..., width]` in a network's output, and the factor `[B, ...]` of the flow's logits."""
+    return output[..., :-1], output[..., -1]
 
 
 def following(output: Tensor, theta: Seen) -> tuple[Tensor, dict[str, Any]]:
     """The hidden states in a network's output, and the arguments with which the logits of a loss follow the flow."""
-    hidden, scale = output[..., :-1], output[..., -1]
+    hidden, scale = parted(output)
     return hidden, {"flow_scale": scale, "flow_seed": theta.seed}

@@ -136,8 +136,9 @@ def solver_step(
     shard, head = shard_of(weight, num_classes, process_group, backend), LinearHead(hidden, weight, bias, flow_scale)
     before, sent = HeadBefore(previous_scale, previous_state), Sent(choice, known, known_mask, draw_noise)
     times = t, t_next, t_previous
-    of_times = dict(zip(("t", "t_next", "t_previous"), times, strict=True))
-    sent = _check(state, head, previous, before, embedding, sent, **of_times, noise=noise)
+    sent = _check(
+        state, head, previous, before, embedding, sent, t=t, t_next=t_next, t_previous=t_previous, noise=noise
+    )
     library, lead = backends.library(backend, state.device), state.shape[:-1]
     dtype = checks.compute_dtype(state, *head, previous, *before, embedding)
     solver = solvers.step_scalars(

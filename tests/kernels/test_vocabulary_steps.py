@@ -333,10 +333,10 @@ def test_the_embedding_of_a_state_is_made_of_some_tokens_at_a_time(monkeypatch):
     torch.testing.assert_close(layer.embed_state(state), want)
 
 
-@pytest.mark.parametrize(("sampler", "most"), [("ancestral", 1), ("ode2", 6)])
+@pytest.mark.parametrize(("sampler", "most"), [("ancestral", 1), ("ode2", 4)])
 def test_nothing_but_the_state_has_its_size(sampler, most):
     """Of all that a run of two steps allocates, few tensors are larger than a fifth of the state: the state itself or,
-    with a solver, also the logits of the step before and two more in each step. Where logits are stored, more are."""
+    with a solver, also the logits of the step before and one more in each step. Where logits are stored, more are."""
     k, count = 30_000, []
     for model in (model_of(k=k), model_of(k=k, kind=Stored)):
         samplers.sample(model, (1, 2), 1, seed=1, sampler=sampler)
@@ -344,7 +344,7 @@ def test_nothing_but_the_state_has_its_size(sampler, most):
             samplers.sample(model, (2, 64), 2, seed=1, sampler=sampler)
         sizes = [e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
         count.append(sum(size > 2 * 64 * k * 4 / 5 for size in sizes))
-    assert count[0] <= most and count[1] >= most + 4, count
+    assert count[0] <= most and count[1] >= most + 7, count
 
 
 @on_cpu
