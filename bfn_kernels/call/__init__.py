@@ -1,1 +1,1 @@
-"""What the public functions of all families share: checks of arguments, keywords, outputs, row scalars, reductions."""
+"""Code that the public functions of all families share: checks, keywords, outputs, row scalars and reductions."""

@@ -64,7 +64,7 @@ def flow_logits(
     flow_noise: Tensor | None,
     shard: Shard,
 ) -> FlowLogits:
-    """What a loss needs to make the flow's logits again. A head without `flow_scale` needs nothing."""
+    """Returns the numbers from which a loss recomputes the flow's logits; `NO_FLOW` for a head without `flow_scale`."""
     given = {"flow_seed": flow_seed, "flow_noise": flow_noise}
     if head.flow_scale is None:
         for name, value in given.items():

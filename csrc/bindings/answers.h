@@ -1,4 +1,4 @@
-// What an extension answers when Python asks: the types of its operators, and the last refusal.
+// Python asks an extension for the types of its operators and for its last refusal. This file has the answers.
 #pragma once
 
 #include <string>

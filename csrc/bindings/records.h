@@ -1,4 +1,5 @@
-// What the families make of arguments that belong together (bfn_kernels/records.py).
+// These functions turn arguments that belong together into the structs of csrc/ops, for all families. The records of
+// bfn_kernels/records.py have the same fields.
 #pragma once
 
 #include "../ops/loss.h"

@@ -1,4 +1,4 @@
-"""What the package declares: its families, their public functions, and the arguments of these."""
+"""Lists that are read from the package: its families, their public functions, and the arguments of each function."""
 
 import ast
 import functools
