@@ -2,6 +2,7 @@
 
 from collections import namedtuple
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -107,22 +108,29 @@ class _Saving:
         values = [*schema.arguments, *schema.returns]
         place = {value.name: i for i, value in enumerate(values)}
         self.Saved = namedtuple("Saved", names)  # type: ignore[misc]
-        self.places = [place[name] for name in names]
-        self.without = [None if name in spared else place[name] for name in names]
+        places = [place[name] for name in names]
+        self.all = _picks(places)
+        self.without = _picks([-1 if name in spared else place[name] for name in names])
         self.in_forward = place["in_forward"] if spared else None
-        self.saved_tensors = sum("Tensor" in str(values[i].type) for i in self.places)
+        self.saved_tensors = sum("Tensor" in str(values[i].type) for i in places)
         self.tensors = _leading_tensors(overload)
 
     def write(self, ctx, arguments: Sequence, results) -> None:
-        values = (*arguments, *(results if isinstance(results, tuple) else (results,)))
         spares = self.in_forward is not None and arguments[self.in_forward]
-        kept = [None if i is None else values[i] for i in (self.without if spares else self.places)]
+        picks = self.without if spares else self.all
+        kept = picks((*arguments, *(results if isinstance(results, tuple) else (results,)), None))
         ctx.save_for_backward(*kept[: self.saved_tensors])
         ctx.others = kept[self.saved_tensors :]
         ctx.types = [None if t is None else t.dtype for t in arguments[: self.tensors]]
 
     def read(self, ctx) -> Any:
         return self.Saved(*ctx.saved_tensors, *ctx.others)
+
+
+def _picks(places: Sequence[int]) -> Callable[[tuple], tuple]:
+    """A function that returns the values at these places of a tuple, as a tuple. `itemgetter` returns a tuple only of
+    two places or more."""
+    return itemgetter(*places) if len(places) > 1 else lambda values: tuple(values[i] for i in places)
 
 
 def _leading_tensors(overload: OpOverload) -> int:
@@ -189,6 +197,7 @@ def _call(
     apply = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]
     names = [a.name for a in overload._schema.arguments]
     needed = [names.index(name.removeprefix("need_")) for name in names if name.startswith("need_")]
+    not_needed = [False] * len(needed)
     tensors, inputs = _leading_tensors(overload), len(names) - len(needed)
     several = backward is not None and len(overload._schema.returns) > 1
 
@@ -199,15 +208,18 @@ def _call(
                 args, outputs = args[:inputs], args[inputs:]
                 if any([out is not None for out in outputs]):
                     return write(args, outputs)
+            any_needs = torch.is_grad_enabled() and (
+                transformed() or any([t is not None and t.requires_grad for t in first])
+            )
             if needed:
-                args = (*args, *needs(*[args[i] for i in needed]))
+                args = (*args, *(needs(*[args[i] for i in needed]) if any_needs else not_needed))
             if torch.compiler.is_compiling() or has_torch_function(first):
                 result = overload(*args)
                 return result[0] if several else result
             _refuse_tangents(overload, first)
             if transformed():
                 result = under_transforms(*args)
-            elif not (torch.is_grad_enabled() and any([t is not None and t.requires_grad for t in first])):
+            elif not any_needs:
                 with below_autograd():
                     result = operate(*args)
             elif backward is None:
