@@ -69,11 +69,6 @@ class Operator:
         beside = "".join(f", Tensor({'bc'[i]}!)? {name}" for i, name in enumerate(self.beside.split()))
         return f"{self.name}_out({arguments}, Tensor(a!) out{beside}) -> ()"
 
-    def grouped(self, function: Callable) -> Callable:
-        """A function as torch calls it, which knows no records. The annotations of the reference say which arguments
-        are records; if the reference has no such function, the annotations of the function itself do."""
-        return records.grouped(function, self.function)
-
 
 def operator(
     function: Callable, results: str = "Tensor", *, fake: Callable, needs: str = "", **others: Any
@@ -102,8 +97,8 @@ class Library:
         keys: Sequence[str] = (),
         refuse: Callable[[OpOverload], str | None] = lambda overload: None,
     ):
-        """`implement(family, operator)` returns the code of an operator, for libraries that are written in Python: a
-        function of its arguments and of the tensors that it writes into. keys: the dispatch keys that it serves.
+        """`implement(family, operator)` returns the function of an operator, for libraries that are written in Python.
+        It is called when the operator is first called. keys: the dispatch keys that the function serves.
         `refuse(overload)` says why the compiled code of an operator must not be called, or None."""
         self.name, self.implement, self.keys, self.refuse = name, implement, keys, refuse
         self.refused: list[str] = []  # what `refuse` says of the operators that were declared
@@ -128,23 +123,19 @@ class Library:
             self._defined.impl(name, code, key)
         return getattr(getattr(torch.ops, self.name), name).default
 
-    def _composed(self, family: str, operator: Operator) -> Callable:
-        @functools.cache
-        def function() -> Callable:
-            composed = getattr(importlib.import_module(f"{NATIVE}.{family}.composed"), operator.name)
-            return functools.partial(records.grouped(composed), self)
-
-        return lambda *arguments: function()(*arguments)
+    def _python(self, family: str, operator: Operator) -> tuple[Callable | None, Callable | None]:
+        """The codes of an operator that is written in Python, as `python_code` returns them."""
+        if operator.composed:
+            module = f"{NATIVE}.{family}.composed"
+            return python_code(operator, lambda: getattr(importlib.import_module(module), operator.name), self)
+        if self.implement is not None:
+            return python_code(operator, functools.partial(self.implement, family, operator))
+        return None, None
 
     def _declare(self, family: str, operator: Operator) -> Callable:
-        code, keys, out = None, self.keys, None
-        if operator.composed:
-            code, keys = self._composed(family, operator), ("CompositeExplicitAutograd",)
-        elif self.implement is not None:
-            code = self.implement(family, operator)
-        if operator.in_place:
-            out = self._define(family, operator.schema_out, code, keys)
-            code = code and functional(operator, code)
+        code, code_out = self._python(family, operator)
+        keys = ("CompositeExplicitAutograd",) if operator.composed else self.keys
+        out = self._define(family, operator.schema_out, code_out, keys) if operator.in_place else None
         overload = self._define(family, operator.schema, code, keys)
         for compiled in () if operator.composed else filter(None, (overload, out)):
             if why := self.refuse(compiled):
@@ -163,16 +154,31 @@ def _refusing(why: str) -> Callable:
     return refuse
 
 
-def functional(operator: Operator, write: Callable) -> Callable:
-    """The code of an operator that returns a new tensor, of the code that writes into `out`."""
+def python_code(operator: Operator, load: Callable[[], Callable], *first: Any) -> tuple[Callable, Callable]:
+    """The code of an operator that is written in Python, as torch calls it, and the code of the variant that writes
+    into `out`. The code without `out` makes that tensor.
+
+    load: returns the function of the operator. It is called once, when the operator is first called, since it imports
+    the function's module. first: what the function gets before the operator's arguments.
+    """
     beside = [None] * len(operator.beside.split())
 
+    @functools.cache
+    def loaded() -> tuple[Callable, Callable]:
+        function = load()
+        return function, records.grouping(function if first else operator.function or function)
+
     def call(*arguments):
+        function, group = loaded()
+        return function(*group((*first, *arguments)))
+
+    def functional(*arguments):
+        function, group = loaded()
         out = operator.fake(*arguments)  # of real tensors it makes a real one
-        write(*arguments, out, *beside)
+        function(*group(arguments), out, *beside)
         return out
 
-    return call
+    return (functional if operator.in_place else call), call
 
 
 def loss_fakes(x: Tensor, reduction: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -230,22 +230,30 @@ def fields(record: type) -> list[str]:
     return [f"{_TYPES[kind]} {name}" for name, kind in get_type_hints(record).items()]
 
 
-def grouped(function: Callable, like: Callable | None = None) -> Callable:
-    """The function, called with the fields of its records. Further arguments are passed on.
-
-    like: the function whose parameters have the annotations, or None if `function` has them.
-    """
-    kinds, places, start = _parameters(function if like is None else like).values(), [], 0
+def grouping(function: Callable) -> Callable[[Sequence], Sequence]:
+    """A function that groups the arguments of an operator into the records that the annotations of `function` name.
+    Further arguments stay as they are."""
+    kinds, places, start = _parameters(function).values(), [], 0
     for kind in kinds:
         stop = start + (len(kind._fields) if _is_record(kind) else 1)
         places.append((kind if _is_record(kind) else None, start, stop))
         start = stop
     if start == len(places):
-        return function
+        return lambda fields: fields
+
+    def group(fields: Sequence) -> Sequence:
+        each = [fields[first] if kind is None else kind(*fields[first:stop]) for kind, first, stop in places]
+        return *each, *fields[start:]
+
+    return group
+
+
+def grouped(function: Callable) -> Callable:
+    """The function, called with the fields of its records."""
+    group = grouping(function)
 
     @functools.wraps(function)
     def call(*fields):
-        each = [fields[first] if kind is None else kind(*fields[first:stop]) for kind, first, stop in places]
-        return function(*each, *fields[start:])
+        return function(*group(fields))
 
     return call

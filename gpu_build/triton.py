@@ -1,6 +1,7 @@
 """The Triton kernels: records what the operators launch, compiles it for each architecture as the launch itself would,
 and disassembles it."""
 
+import functools
 import os
 import re
 import subprocess
@@ -18,7 +19,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from bfn_kernels.backends import FAMILIES
-from bfn_kernels.operators import TRITON, functional
+from bfn_kernels.operators import TRITON, python_code
 from bfn_kernels.triton_ops import implement
 from bfn_kernels.triton_ops.views import write_table
 from gpu_build import sass
@@ -32,10 +33,8 @@ def _operators(family: str) -> SimpleNamespace:
     for operator in FAMILIES[family]:
         if operator.composed or (operator.library and TRITON not in operator.library.split()):
             continue
-        code = implement(family, operator)
-        if operator.in_place:
-            found[f"{operator.name}_out"], code = code, functional(operator, code)
-        found[operator.name] = code
+        codes = python_code(operator, functools.partial(implement, family, operator))
+        found[operator.name], found[f"{operator.name}_out"] = codes
     return SimpleNamespace(**found)
 
 

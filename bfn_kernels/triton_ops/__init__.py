@@ -1,6 +1,5 @@
 """The library of `torch.ops` that is implemented in Triton; the submodules hold what its kernels share."""
 
-import functools
 import importlib
 import os
 from collections.abc import Callable
@@ -9,15 +8,10 @@ from bfn_kernels.operators import NATIVE, TRITON, Library, Operator
 
 
 def implement(family: str, operator: Operator) -> Callable:
-    """The code of an operator: the function of its name in the family's `triton.py`. That module, and Triton with it,
-    is imported when the operator is first called."""
+    """The function of an operator in the family's `triton.py`, which has the operator's name. Triton is imported with
+    that module."""
     module = f"{__package__}.common" if family == "common" else f"{NATIVE}.{family}.triton"
-
-    @functools.cache
-    def function() -> Callable:
-        return operator.grouped(getattr(importlib.import_module(module), operator.name))
-
-    return lambda *arguments: function()(*arguments)
+    return getattr(importlib.import_module(module), operator.name)
 
 
 def library() -> Library:
