@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks import clients, experiments, files, page, patched, shares, vocabularies
 from benchmarks.competitors import COMPILED, EAGER
-from benchmarks.report import Row, duration, factor, median
+from benchmarks.report import Row, duration, factor, gain, median
 
 ROOT = Path(__file__).parent.parent
 SHOWN = ROOT / "benchmarks" / "results" / "epyc-2-threads"
@@ -90,8 +90,7 @@ def small_network(folder: Path) -> str:
     rows = files.read(patched.Row, folder / "patched.csv")
     of_bins = [row for row in rows if row.configuration == "cifar10_discretized_256bins"]
     (step,) = [row for row in of_bins if row.part == "training step"]
-    times = f"{duration(step.after_ms)} instead of {duration(step.before_ms)}"
-    return f"{times}, {factor(step.before_ms / step.after_ms)} times as fast"
+    return f"{duration(step.after_ms)} instead of {duration(step.before_ms)} ({gain(step.before_ms / step.after_ms)})"
 
 
 def full_size(folder: Path) -> str:
