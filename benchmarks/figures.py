@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks import clients, experiments, files, page, patched, shares, vocabularies
 from benchmarks.competitors import COMPILED, EAGER
-from benchmarks.report import Row, duration, factor, median
+from benchmarks.report import Row, duration, factor, gain, median
 
 ROOT = Path(__file__).parent.parent
 SHOWN = ROOT / "benchmarks" / "results" / "epyc-2-threads"
@@ -22,6 +22,21 @@ README = {
     "a sampling step of these tokens": "discrete update_sample K=32000",
     "a flow of 10⁷ reals": "continuous flow_sample",
 }
+PAPER = ("mnist", "cifar10", "text8")  # configurations with the paper's networks
+MAIN = (  # the cases that docs/benchmarks.md shows; docs/benchmark_cases.md has all of them
+    "discretised L∞ K=256",
+    "discretised L_n 10 draws K=256",
+    "discretised L_n 8 nodes K=256",
+    "discrete L∞ K=27",
+    "discrete L_n 10 draws K=27",
+    "discrete L∞ K=32000",
+    "discrete update_sample K=32000",
+    "binary L∞",
+    "binary update_sample",
+    "continuous flow_sample",
+    "continuous L∞",
+    "continuous L∞ of 64 with backward",
+)
 
 
 def conditions(kind: type, path: Path) -> str:
@@ -56,6 +71,10 @@ def of_cases(make: Callable[[list[Row], str], str]) -> Callable[[Path], str]:
     return lambda folder: make(files.read(Row, folder / "results.csv"), "cpu")
 
 
+def main_cases(rows: list[Row], backend: str) -> str:
+    return page.times([row for row in rows if row.case in MAIN], backend)
+
+
 def readme(rows: list[Row], backend: str) -> str:
     lines = []
     for name, case in README.items():
@@ -66,11 +85,30 @@ def readme(rows: list[Row], backend: str) -> str:
     return page.markdown_table(header, lines)
 
 
+def small_network(folder: Path) -> str:
+    """What a training step of the authors' code with 256 bins takes, after and before, and how many times less."""
+    rows = files.read(patched.Row, folder / "patched.csv")
+    of_bins = [row for row in rows if row.configuration == "cifar10_discretized_256bins"]
+    (step,) = [row for row in of_bins if row.part == "training step"]
+    return f"{duration(step.after_ms)} instead of {duration(step.before_ms)} ({gain(step.before_ms / step.after_ms)})"
+
+
+def full_size(folder: Path) -> str:
+    """How many times as fast the ops make a training step of the paper's networks, at least and at most."""
+    shown = [share for share in files.read(shares.Share, folder / "training.csv") if share.config in PAPER]
+    gains = sorted(share.gain(share.published_ms) for share in shown)
+    return f"{gains[0]:.3f} to {gains[-1]:.3f} times as fast"
+
+
 GUIDE = "docs/guides/{}.md".format
 FIGURES: tuple[tuple[str, Callable[[Path], str]], ...] = (
     ("README.md", of_cases(readme)),
     ("README.md", said(Row, "results.csv")),
-    ("docs/benchmarks.md", of_cases(page.times)),
+    ("README.md", small_network),
+    ("README.md", full_size),
+    ("docs/benchmark_cases.md", of_cases(page.times)),
+    ("docs/benchmark_cases.md", said(Row, "results.csv")),
+    ("docs/benchmarks.md", of_cases(main_cases)),
     ("docs/benchmarks.md", of_cases(page.vocabularies)),
     ("docs/benchmarks.md", said(Row, "results.csv")),
     ("docs/training.md", table(vocabularies.Step, "vocabularies.csv", vocabularies)),

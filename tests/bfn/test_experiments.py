@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from bfn import checkpoint, cli, download
 from bfn.train import MODEL_FILE, STATE_FILE
 
-PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "own.md").read_text()
 TINY = [
     "network.width=32",
     "network.depth=1",
