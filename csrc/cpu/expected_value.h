@@ -1,4 +1,5 @@
-// Expected values of a block of variables. Variables of one rule are summed together, so that SIMD lanes stay busy.
+// The expected values of a block of variables. Variables whose std asks for the same rule are summed together, so that
+// all SIMD lanes do the same work.
 #pragma once
 
 #include "../math/expected_value.h"
@@ -6,7 +7,7 @@
 
 namespace bfn {
 
-constexpr int64_t kVariableLanes = 16;  // so many variables have their edges summed at a time
+constexpr int64_t kVariableLanes = 16;  // for how many variables edges are summed at a time
 
 template <class T, int64_t kRoom>
 struct ExpectedArrays {
@@ -26,7 +27,7 @@ struct ExpectedBlock : ExpectedArrays<T, kBlock> {
   void sum(const T* mean, const T* std, int64_t length, Bins<T> bins);
 };
 
-// The variables in the order of their rules, with room for whole lanes behind the last one.
+// The variables of a block, sorted by their rules. Behind the last variable there is room for whole lanes.
 template <class T>
 struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
   T mean[kBlock + kVariableLanes], std[kBlock + kVariableLanes];
@@ -57,7 +58,8 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
     }
   }
 
-  // Makes unclipped distributions of these means, once all rules but kWide have been summed at |mean|.
+  // Computes the values of distributions that are not clipped. All rules but kWide must have been summed at |mean|
+  // before.
   void renormalise(const T* means, Bins<T> bins) {
     const int64_t wide = begin[static_cast<int>(EdgeRule::kWide)], end = begin[kEdgeRules];
     for (int64_t i = 0; i < end; ++i) mean[i] = means[order[i]];
@@ -66,7 +68,7 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
     for (int64_t i = wide; i < end; ++i) this->set(i, series.at(mean[i], std[i]));
   }
 
-  // The lanes may run over the rule's last variable: the next rule overwrites what they write there.
+  // The last lanes may lie beyond the rule's last variable. The next rule overwrites what they write.
   void edges(EdgeRule which, Bins<T> bins) {
     const int64_t seen = edges_seen(which), count = seen < bins.count - 1 ? seen : bins.count - 1;
     for (int64_t at = begin[static_cast<int>(which)]; at < begin[static_cast<int>(which) + 1]; at += kVariableLanes) {

@@ -1,11 +1,11 @@
-// The factorised receiver of discrete data (math/discrete.h): the coordinates of a draw, in lanes.
+// The factorised receiver of discrete data (math/discrete.h), in lanes: the terms of all coordinates of a message.
 #pragma once
 
 #include "row_sums.h"
 
 namespace bfn {
 
-// The step at which each lane meets class x of its row, -1 where it does not.
+// The step at which each lane holds class x of its row; -1 if the lane does not hold it.
 struct StepOf {
   int32_t at[kLanes];
 
@@ -17,8 +17,8 @@ struct StepOf {
   }
 };
 
-// Writes the terms of the factorised receiver and adds their derivatives by p to the gradient. It is a function of its
-// own, so that the lanes become SIMD.
+// Writes the terms of the factorised receiver and adds their derivatives by p to the gradient. The compiler vectorises
+// this loop only if it is a function of its own.
 template <class T>
 [[gnu::noinline]] void factorised_steps(int64_t steps, const int32_t* __restrict x, const T* __restrict p,
                                         const T* __restrict rest, const T* __restrict eps, const T* __restrict r, T by,
@@ -33,7 +33,7 @@ template <class T>
   }
 }
 
-// Whether p_x of any row is so small that its coordinate has to be added in logs (far_term).
+// Whether p_x of any row is so small that the term of its coordinate must be computed in logarithms (far_term).
 template <class T>
 bool has_far_terms(const Rows& rows, const int64_t (&x)[kLanes], const T* p) {
   bool any = false;
@@ -43,12 +43,13 @@ bool has_far_terms(const Rows& rows, const int64_t (&x)[kLanes], const T* p) {
   return any;
 }
 
-// The coordinates that are added in logs: that of the class x, and that of the likeliest class where it leaves as
-// little to all others.
+// The terms that must be computed in logarithms: the term of class x if p_x is small, and then the term of the
+// likeliest class if the other classes together are as unlikely.
 template <class T>
 class FarTerms {
  public:
-  // `logits(tile, buffer)` returns a tile's logits. The scratch is left with the e of all classes but the likeliest.
+  // `logits(tile, buffer)` returns the logits of a tile. Afterwards the scratch has the e of all classes but the
+  // likeliest.
   template <class F>
   FarTerms(const Rows& which, const int64_t (&classes)[kLanes], const int64_t (&modes)[kLanes], RowScratch<T>& scratch,
            F&& logits)
@@ -70,7 +71,7 @@ class FarTerms {
     }
   }
 
-  // Replaces the terms of a draw that cannot be relied on, and keeps their derivatives by the logs.
+  // Replaces the terms of a draw that are inaccurate, and stores the derivatives by the logarithms.
   void take(const Tile& tile, const T* eps, const T (&r)[kLanes], T by, T* terms, T* gradient) {
     const auto set = [&](int64_t i, FactorisedTerm<T> term, double& by_log) {
       terms[i] = term.value;
@@ -85,8 +86,8 @@ class FarTerms {
     });
   }
 
-  // Adds the gradients by the logits: that of ln p_x is e_x - p; that of ln(1 - p_m), m the likeliest class, is p_m
-  // times the share that each other class has of the rest, and -p_m at m itself.
+  // Adds the gradients by the logits. The gradient of ln p_x is e_x - p. With m the likeliest class, the gradient of
+  // ln(1 - p_m) is -p_m at m, and at any other class k it is p_m p_k / (1 - p_m).
   void add(const RowScratch<T>& scratch, const T* p, T* gradient) {
     sum_lanes(rows, by_log_p);
     sum_lanes(rows, by_log_rest);
@@ -107,7 +108,7 @@ class FarTerms {
 
  private:
   Rows rows;
-  int64_t x[kLanes], likeliest[kLanes];                // -1 where the row has no far term
+  int64_t x[kLanes], likeliest[kLanes];                // -1 if the row has no far term
   T log_p[kLanes], log_rest[kLanes], inverse[kLanes];  // `inverse` is 1 over the sum of e without the likeliest
   double by_log_p[kLanes] = {}, by_log_rest[kLanes] = {};
 };

@@ -1,5 +1,5 @@
-// Losses per variable, masked and reduced. Sums are taken over fixed blocks and added in order, so that any number of
-// threads gives the same bits.
+// Masks and reduces the losses of variables. Sums are taken over fixed blocks, and the sums of the blocks are added in
+// order. The result thus has the same bits for any number of threads.
 #pragma once
 
 #include <atomic>
@@ -13,7 +13,8 @@
 
 namespace bfn {
 
-// Refuses data outside of their range, which would cost thousands of nats in silence. NaN goes through.
+// Refuses data outside of their range. Without an error, such data would silently cost thousands of nats. NaN is not
+// refused.
 template <class T>
 class RangeOfData {
  public:
@@ -38,7 +39,7 @@ class RangeOfData {
   std::atomic<T> found_{T(0)};
 };
 
-// The sum, in lanes, since additions to a single number would wait for each other.
+// The sum of x. It uses many partial sums, since each addition to a single sum would wait for the addition before.
 template <class T>
 double sum_of(const T* x, int64_t length) {
   constexpr int64_t kSums = 2 * kLanes;
@@ -53,7 +54,8 @@ double sum_of(const T* x, int64_t length) {
   return sum;
 }
 
-// The factor of a mean, where it is known before the sum: gradients have it then, and the scale that is returned is 1.
+// The factor of a mean, if it is known before the losses are summed: that is, without a mask. The gradients are then
+// multiplied by it at once, and the scale that is returned is 1.
 template <class T>
 T known_scale(const LossTarget& to) {
   if (to.reduction != Reduction::kMean || to.mask) return T(1);
@@ -66,9 +68,9 @@ void return_scale(const LossTarget& to) {
   if (!to.mask) store(to.scale, 0, 1, &one);
 }
 
-// Calls f(start, length, mask, loss, scratch), which writes the loss of each variable of a block; mask is null where
-// there is none, and what f writes where it is 0 does not matter. A variable has `width` numbers: the more, the fewer
-// variables a block has. make() gives each thread its scratch.
+// Calls f(start, length, mask, loss, scratch), which writes the loss of each variable of a block. Without a mask `mask`
+// is null; where the mask is 0, the loss that f writes is ignored. width: how many numbers a variable has; a block has
+// the fewer variables, the more they are. make() makes the scratch of a thread.
 template <class T, class M, class F>
 void reduce_losses(const LossTarget& to, int64_t width, M&& make, F&& f) {
   const int64_t size = block_of(width);
@@ -131,7 +133,7 @@ void reduce_losses(const LossTarget& to, int64_t width, F&& f) {
       [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, NoScratch) { f(start, length, mask, loss); });
 }
 
-// A gradient that is saved for the backward pass, in a block; it is 0 where the mask is.
+// The part of a saved gradient that belongs to a block. It is set to 0 where the mask is 0.
 template <class T>
 struct SavedGradient {
   const View& to;

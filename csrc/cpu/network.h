@@ -1,4 +1,5 @@
-// What a network put out for a block of variables of discretised data, as normals and, of a mixture, their shares.
+// The output of a network for a block of variables of discretised data, turned into normals. A mixture also has the
+// share of each normal.
 #pragma once
 
 #include <type_traits>
@@ -21,7 +22,7 @@ const T* load_each(const View& view, int64_t start, int64_t length, int64_t comp
   return buffer;
 }
 
-// The log-sum of terms that lie in an array, in loops that SIMD lanes take; exp(term - top) of each goes to `e`.
+// The log-sum of an array of terms, in loops that the compiler vectorises. exp(term - top) of each term goes to `e`.
 template <class T>
 LogSum<T> log_sum(const T* terms, int64_t components, T* e) {
   LogSum<T> total{terms[0], T(0)};
@@ -31,7 +32,8 @@ LogSum<T> log_sum(const T* terms, int64_t components, T* e) {
   return total;
 }
 
-// Arrays hold the components of a variable side by side. A block has at most kBlock of them.
+// The components of a variable lie side by side in each array. The variables of a block have at most kBlock components
+// together.
 template <class T>
 struct NetworkBlock {
   static_assert(kMaxComponents <= kBlock, "a block holds all components of a variable");
@@ -52,7 +54,7 @@ struct NetworkBlock {
     const T* state = load_each(from.mean, start, length, components, buffers[2]);
     const T* mean_scale = load_each(from.mean_scale, start, length, components, buffers[3]);
     const T* noise_scale = load_each(from.noise_scale, start, length, components, buffers[4]);
-    const OutputLimits limits = from.limits;  // a copy, which what is written below cannot be
+    const OutputLimits limits = from.limits;  // a copy, since the compiler would reload the original after each store
     const auto read = [&](auto kind) {        // the compiler knows `kind`, so that the loop has no branch
       for (int64_t i = 0; i < all(); ++i) {
         const auto normal = output_normal(decltype(kind)::value, limits, prediction[i], log_std[i], state[i],
@@ -83,7 +85,7 @@ struct NetworkBlock {
   }
 };
 
-// Derivatives by a block's means, stds and logits.
+// The derivatives of the losses of a block by means, stds and mixture logits.
 template <class T>
 struct GradientBlock {
   T by_mean[kBlock], by_std[kBlock], by_logit[kBlock];
@@ -99,7 +101,7 @@ struct GradientBlock {
     by_logit[i] += by.by_logit;
   }
 
-  // Writes the derivatives by the predictions; they are 0 where the mask is.
+  // Writes the derivatives by the predictions. They are 0 where the mask is 0.
   void write(const NetworkGradients& to, const NetworkBlock<T>& from, int64_t start, const uint8_t* mask = nullptr) {
     for (int64_t i = 0; i < from.all(); ++i) by_mean[i] *= from.mean_by_prediction[i];
     for (int64_t i = 0; i < from.all(); ++i) by_std[i] *= from.std_by_log_std[i];

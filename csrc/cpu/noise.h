@@ -1,4 +1,4 @@
-// Seeded or explicit noise, made a run at a time.
+// Makes runs of seeded noise, or reads explicit noise.
 #pragma once
 
 #if defined(__SSE2__)
@@ -11,9 +11,9 @@
 
 namespace bfn {
 
-// A register of unsigned 64-bit numbers. Compilers do not see by themselves that only the low halves are multiplied,
-// which is one instruction where the general product takes three. With AVX-512 the high half comes by a shuffle, since
-// shifts would wait for the port of the products.
+// A register of unsigned 64-bit numbers. Philox multiplies only their low halves, which is one instruction; compilers
+// do not see this and use three. With AVX-512 a shuffle moves the high halves down, since a shift would compete with
+// the products for the same execution port.
 struct WideWords {
 #if defined(__AVX512F__)
   using Value = uint64_t __attribute__((vector_size(64)));
@@ -34,7 +34,7 @@ struct WideWords {
 #endif
 };
 
-// Several registers side by side: while one waits for its products others are at work.
+// Several registers that go through the same steps, so that some of them compute while others wait for a product.
 template <int kCount>
 struct Together {
   struct Value {
@@ -59,9 +59,10 @@ struct Together {
   }
 };
 
-constexpr int kSets = 2;  // so many sets of kLanes groups are worked on at a time
+constexpr int kSets = 2;  // how many sets of kLanes groups are made at a time
 
-// Makes the words of kCount sets of kLanes groups. Groups of a set lie `stride` apart, the sets themselves `apart`.
+// Makes the words of kCount sets of kLanes Philox groups. The numbers of a set's groups differ by `stride`, the numbers
+// of the first groups of two sets by `apart`.
 template <int kCount>
 void fill_words(uint32_t (&words)[4][kCount * kLanes], uint64_t seed, uint64_t first_group, uint64_t stride,
                 uint64_t apart, uint32_t stream, uint32_t draw) {
@@ -70,7 +71,7 @@ void fill_words(uint32_t (&words)[4][kCount * kLanes], uint64_t seed, uint64_t f
   Wide even{};
   for (int64_t j = 0; j < kWide; ++j) even[j] = 2 * j * stride;
   for (int64_t i = 0; i < kLanes; i += 2 * kWide) {
-    typename Together<2 * kCount>::Value c[4];  // even and odd groups of each set, joined at the end
+    typename Together<2 * kCount>::Value c[4];  // the even and odd groups of each set, which are joined at the end
     for (int k = 0; k < 2 * kCount; ++k) {
       c[0].at[k] = even + (first_group + (i + k % 2) * stride + k / 2 * apart);
       c[1].at[k] = c[0].at[k] >> 32;
@@ -87,7 +88,7 @@ void fill_words(uint32_t (&words)[4][kCount * kLanes], uint64_t seed, uint64_t f
   }
 }
 
-// Makes the normals of those groups.
+// Makes the normals of the groups that fill_words describes.
 template <int kCount, class T>
 void fill_lanes(T (&normals)[4][kCount * kLanes], uint64_t seed, uint64_t first_group, uint64_t stride, uint64_t apart,
                 uint32_t stream, uint32_t draw) {
@@ -97,7 +98,7 @@ void fill_lanes(T (&normals)[4][kCount * kLanes], uint64_t seed, uint64_t first_
   for (int64_t i = 0; i < kCount * kLanes; ++i) box_muller(words[2][i], words[3][i], normals[2][i], normals[3][i]);
 }
 
-// Calls f(first, size) for `count` sets: kSets of them at a time, then those that are left one by one.
+// Calls f(first, size) for `count` sets: for kSets of them at a time, then for each remaining set.
 template <class F>
 void for_sets(int64_t count, F&& f) {
   int64_t done = 0;
@@ -105,8 +106,8 @@ void for_sets(int64_t count, F&& f) {
   for (; done < count; ++done) f(done, std::integral_constant<int, 1>());
 }
 
-// Makes 4 * groups normals; `out` has room for whole multiples of kLanes groups. Meanwhile `ahead` asks for as many
-// other numbers.
+// Makes 4 * groups normals. `out` must have room for a whole multiple of kLanes groups. Meanwhile `ahead` prefetches as
+// many numbers.
 template <class T>
 void fill_normals(T* out, int64_t groups, uint64_t seed, uint64_t first_group, uint32_t stream, uint32_t draw,
                   const Ahead<T>& ahead) {
@@ -124,13 +125,13 @@ void fill_normals(T* out, int64_t groups, uint64_t seed, uint64_t first_group, u
 
 inline uint64_t key_of(const Noise& noise) { return static_cast<uint64_t>(*noise.seed); }
 
-// The size of the buffer that normals_of() needs for `length` numbers.
+// The size of the buffer that normals_of and uniforms_of need for `length` numbers.
 constexpr int64_t noise_room(int64_t length) {
   const int64_t groups = (length + 3) / 4 + 1;
   return (groups + kLanes - 1) / kLanes * kLanes * 4;
 }
 
-// The normals [start, start + length) of elementwise data; `buffer` has room for noise_room(length).
+// Returns the normals of variables [start, start + length). `buffer` must have room for noise_room(length) numbers.
 template <class T>
 const T* normals_of(const Noise& noise, int64_t start, int64_t length, T* buffer, uint32_t draw = 0,
                     int64_t draw_stride = 0, const Ahead<T>& ahead = {}) {
@@ -141,7 +142,7 @@ const T* normals_of(const Noise& noise, int64_t start, int64_t length, T* buffer
   return buffer + skip;
 }
 
-// The normals of a step that may have none.
+// Returns the normals of a step, or zeros if the step has no noise.
 template <class T>
 const T* normals_or_zeros(const Noise& noise, int64_t start, int64_t length, T* buffer, const Ahead<T>& ahead = {}) {
   if (noise.any()) return normals_of(noise, start, length, buffer, 0, 0, ahead);
@@ -149,7 +150,8 @@ const T* normals_or_zeros(const Noise& noise, int64_t start, int64_t length, T* 
   return buffer;
 }
 
-// The uniforms [start, start + length) that draw classes of elementwise data; `buffer` has room for noise_room(length).
+// Returns the uniforms that draw the classes of variables [start, start + length). `buffer` must have room for
+// noise_room(length) numbers.
 template <class T>
 const T* uniforms_of(const Noise& noise, int64_t start, int64_t length, T* buffer) {
   if (noise.explicit_values) return load(noise.explicit_values, start, length, buffer);
@@ -166,7 +168,7 @@ const T* uniforms_of(const Noise& noise, int64_t start, int64_t length, T* buffe
   return buffer + skip;
 }
 
-// The uniform that draws the class or the component of a row.
+// The uniform that draws the class or the mixture component of a row.
 template <class T>
 T uniform_of(const Noise& noise, int64_t row) {
   T value;

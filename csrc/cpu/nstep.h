@@ -1,4 +1,4 @@
-// Sums of the discretised n-step loss for one variable. Its points are made once for all draws of a window.
+// The sums of the discretised n-step loss for one variable. The points of a window are made once and serve many draws.
 #pragma once
 
 #include <algorithm>
@@ -8,9 +8,9 @@
 
 namespace bfn {
 
-constexpr int64_t kDrawLanes = 8;  // so many draws are worked on at a time, so that compilers use SIMD
+constexpr int64_t kDrawLanes = 8;  // how many draws are summed at a time, so that the compiler vectorises the loops
 
-// ln sum_k p_k exp(q_k (eps - q_k / 2)) of every draw (math/nstep.h), with its derivatives by mean and std.
+// ln sum_k p_k exp(q_k (eps - q_k / 2)) for every draw (math/nstep.h), and its derivatives by mean and std.
 template <class T>
 struct DrawSums {
   std::vector<T> value, by_mean, by_std;
@@ -36,7 +36,8 @@ class NStepSum {
     for (int64_t begin = 0, end; begin < draws; begin = end) {
       end = begin + 1;
       T least = eps[begin], most = least;
-      // one window takes as many draws as it can: those of a quadrature come in order, normals are near to each other
+      // One window serves as many consecutive draws as it can. Nodes of a quadrature are in order, and most normals are
+      // near to each other.
       for (; end < draws; ++end) {
         const T low = eps[end] < least ? eps[end] : least, high = eps[end] > most ? eps[end] : most;
         if (!normal.share_window(low, high)) break;
@@ -49,7 +50,7 @@ class NStepSum {
   }
 
  private:
-  // An end of the window beyond which there are no more bins.
+  // An end of the window that lies inside the range of bins.
   struct Cut {
     bool low;
     NStepPlace<T> place;
@@ -61,7 +62,7 @@ class NStepSum {
   Cut cuts[2];
   T nodes[kNodes], node_weights[kNodes];
 
-  // The loops read a copy of the normal, which no store can change, so that they become SIMD.
+  // The loops read a copy of the normal. The compiler knows that no store changes the copy, and vectorises the loops.
   void make_points(const NStepNormal<T> normal, const NStepWindow<T> window) {
     count = window.count();
     const auto set = [&](int64_t i, Point<T> point) {
@@ -109,7 +110,7 @@ class NStepSum {
     weight[count++] = T(1);
   }
 
-  // Sums the draws [begin, end), at most kDrawLanes of them.
+  // Computes the sums of the draws [begin, end), of which there are at most kDrawLanes.
   void sum_draws(const NStepNormal<T>& normal, const T* draws, int64_t begin, int64_t end, DrawSums<T>& out) const {
     T eps[kDrawLanes], top[kDrawLanes], value[kDrawLanes] = {}, mean[kDrawLanes] = {}, std[kDrawLanes] = {};
     for (int64_t j = 0; j < kDrawLanes; ++j) {

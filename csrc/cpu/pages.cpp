@@ -15,12 +15,12 @@ namespace bfn {
 namespace {
 
 constexpr size_t kPage = size_t{2} << 20;
-constexpr size_t kHeld = size_t{32} << 20;  // leaving so little to the system would save less than it costs
+constexpr size_t kHeld = size_t{32} << 20;  // offering so little memory to the system would cost more than it saves
 
 struct Pages {
   void* at;
   size_t bytes;
-  bool held;  // whether they are not left to the system
+  bool held;  // whether the system may not take them
 };
 
 struct Left {
@@ -54,7 +54,8 @@ Left& left() {
 
 size_t whole_pages(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
-// Aligned to a huge page, by asking for one more. What is used of the last one lies in small pages.
+// Returns memory that is aligned to a huge page: it asks for one page more than needed. The rest that does not fill a
+// huge page lies in small pages.
 void* fresh_pages(size_t bytes, size_t used) {
   void* got = mmap(nullptr, bytes + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (got == MAP_FAILED) return nullptr;

@@ -5,8 +5,8 @@
 
 namespace bfn {
 
-// Finds the first class of each row that has the largest number. The class is -1 where p is NaN: where numbers are NaN
-// or infinite, or all of them are -inf.
+// Finds the class of each row with the largest logit, the first one of equals. The class is -1 if p is NaN: if a logit
+// is NaN or +inf, or all logits are -inf.
 template <class T, class F>
 void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
   T top[kLanes];
@@ -45,7 +45,8 @@ void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
   }
 }
 
-// Finds the last class of row j with p_k > 0, which takes a draw that no cumulative probability exceeds.
+// Finds the last class of row j with p_k > 0. It is drawn if rounding left every cumulative probability below the
+// uniform.
 template <class T>
 int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
   int64_t last = 0;
@@ -59,8 +60,8 @@ int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
   return last;
 }
 
-// Finds the first class of row j whose cumulative e exceeds `most`; the class is -1 if there is none. The lanes are
-// classes. The search goes over tiles, over the steps of a tile, and over the classes of a step.
+// Finds the first class of row j whose cumulative e exceeds `most`; -1 if there is none. It serves rows whose lanes are
+// classes. It finds the tile first, then the step in the tile, then the class in the step.
 template <class T>
 int64_t draw_across(const Rows& rows, int64_t j, const RowScratch<T>& scratch, double most) {
   double before = 0;
@@ -87,7 +88,7 @@ int64_t draw_across(const Rows& rows, int64_t j, const RowScratch<T>& scratch, d
 }
 
 // Draws the first class of each row whose cumulative probability exceeds u; if none does, the last class with p_k > 0.
-// The class is -1 where p is NaN: where logits are NaN or infinite, or all of them are -inf.
+// The class is -1 if p is NaN: if a logit is NaN or +inf, or all logits are -inf.
 template <class T>
 void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScratch<T>& scratch,
                   const T (&uniform)[kLanes], int64_t (&drawn)[kLanes]) {

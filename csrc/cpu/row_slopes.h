@@ -1,4 +1,4 @@
-// The numbers that a loss of rows of classes keeps for its gradient, and the gradient, in lanes.
+// In lanes: the numbers of each row that a loss saves for its gradient, and the gradient that is made of them.
 #pragma once
 
 #include "row_sums.h"
@@ -29,7 +29,7 @@ class LaneStats {
   RowStats<T> at(int64_t j) const { return {fields_[0][j], fields_[1][j], fields_[2][j], fields_[3][j]}; }
   const T (&max() const)[kLanes] { return fields_[0]; }
 
-  // Saves those of rows that cost something, zeros for others.
+  // Saves the numbers of each row. Rows that cost nothing get zeros.
   void store_where(const uint8_t (&costs)[kLanes], const View& view, const Rows& rows) const {
     T kept[kRowStats][kLanes], staging[kLanes * kRowStats];
     for (int64_t c = 0; c < kRowStats; ++c) {
@@ -48,7 +48,7 @@ class LaneStats {
 template <class T>
 class LaneSlopes {
  public:
-  // Without a weight the loss is -ln p_x. Its derivatives are multiplied by the factor.
+  // Without a weight the loss is -ln p_x. `factor` multiplies the derivatives.
   LaneSlopes(const LaneStats<T>& stats, const T* weight, const T* factor, const uint8_t (&costs)[kLanes]) {
     T by[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) by[j] = factor[j] * (weight ? weight[j] : T(1));
@@ -60,8 +60,8 @@ class LaneSlopes {
     std::copy_n(costs, kLanes, costs_);
   }
 
-  // Writes a tile's gradient by its e and, where it is given, their scale. A row that costs nothing has none, whatever
-  // its logits.
+  // Writes the gradient of a tile, whose e are multiplied by `scale` if it is given. The gradient of a row that costs
+  // nothing is 0, even if its logits are NaN.
   void write(const Tile& tile, const int64_t* x, const T* e, const T* scale, T* out) const {
     T by[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) by[j] = scale ? scale[j] : T(1);

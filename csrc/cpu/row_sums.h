@@ -1,4 +1,4 @@
-// Sums over the classes of rows, of exponentials by the row's largest logit, and the class that has it.
+// Sums over the classes of a row of e = exp(z - top), where top is the row's largest logit.
 #pragma once
 
 #include <limits>
@@ -8,8 +8,8 @@
 
 namespace bfn {
 
-// The largest number of each lane over the steps of each set of lanes. There is at least one step: where g++ knows
-// that, the lanes become SIMD. Each such loop is a function of its own, since joined ones do not.
+// Finds the largest number of each lane over the steps of each set. g++ vectorises this loop only if it knows that
+// there is at least one step, and only if the loop is a function of its own.
 template <class T>
 [[gnu::noinline]] void max_steps(int64_t sets, int64_t steps, const T* __restrict z, T* __restrict top) {
   if (steps < 1) return;
@@ -25,7 +25,7 @@ template <class T>
   }
 }
 
-// Sums of e and, where they are wanted, of e^2: in double, so that the number of classes does not cost precision.
+// Sums e and, with kSquares, e^2 in double, so that many classes lose no precision.
 template <bool kSquares, class T>
 [[gnu::noinline]] void sum_steps(int64_t sets, int64_t steps, const T* __restrict e, double* __restrict sums,
                                  double* __restrict squares = nullptr) {
@@ -44,7 +44,8 @@ template <bool kSquares, class T>
   }
 }
 
-// Joins the lanes of each row by f; the rows follow each other. Four lanes are left of each row before they are turned.
+// Reduces the 16 lanes of each row to one number by f. First each row is reduced to four numbers; then these are
+// transposed, so that the last two reductions are done for all rows at once.
 template <class T, class F>
 void join_lanes(const Rows& rows, const T* lanes, T (&out)[kLanes], F&& f) {
   T fours[4 * kLanes], turned[4 * kLanes], joined[kLanes];
@@ -82,7 +83,7 @@ void sum_tile(const Tile& tile, const T* e, double (&sums)[kLanes], double (&squ
   if (kSquares) join_lanes(tile.rows, square, squares, plus);
 }
 
-// Puts numbers together that are in lanes of one row: the sum goes to all of them.
+// If all lanes belong to one row, adds them up and writes the sum to every lane.
 inline void sum_lanes(const Rows& rows, double (&lanes)[kLanes]) {
   if (!rows.across) return;
   double sum = 0;
@@ -95,8 +96,8 @@ T exp_of(T logit, T top) {
   return kExact ? exp_difference(logit, top) : exp_term(logit - top);
 }
 
-// e = exp(z - top). Each step prefetches the logits that lie `ahead` numbers further, which are wanted next: the
-// hardware does not look beyond 4 KiB.
+// e = exp(z - top). Each step prefetches the logits that lie `ahead` numbers further on, which the caller reads next.
+// The hardware's own prefetching stops at the end of a page of 4 KiB.
 template <bool kExact, class T>
 [[gnu::noinline]] void exp_steps(int64_t sets, int64_t steps, const T* __restrict z, const T* __restrict top,
                                  T* __restrict e, int64_t ahead) {
@@ -110,7 +111,7 @@ template <bool kExact, class T>
   }
 }
 
-// The same where the lanes are classes: each row, `pitch` numbers, has one top.
+// The same for lanes that are classes: a row has `pitch` numbers and one top.
 template <bool kExact, class T>
 [[gnu::noinline]] void exp_rows(int64_t count, int64_t pitch, const T* __restrict z, const T* __restrict top,
                                 T* __restrict e, int64_t ahead) {
@@ -134,7 +135,7 @@ void exp_tile(const Tile& tile, const T* z, const T (&top)[kLanes], T* e, int64_
   }
 }
 
-// out = e by, the factor of each row.
+// out = e times `by`, which has a factor for each row.
 template <class T>
 [[gnu::noinline]] void scale_tile(const Tile& tile, const T* __restrict e, const T* __restrict by, T* __restrict out) {
   for_numbers(tile, [&](int64_t i, int32_t, auto j) { out[i] = e[i] * by[j]; });
@@ -157,8 +158,8 @@ void softmax_steps(int64_t sets, int64_t steps, const T* __restrict z, T* __rest
   }
 }
 
-// Sums over whole rows: f(tile, sums) writes the sums of each lane over the steps of a tile. Rows whose lanes are
-// classes come one by one (for_single_rows), and their sums go to all lanes.
+// Sums over whole rows. f(tile, sums) writes the sums of each lane over the steps of a tile. If the lanes are classes,
+// `rows` must be a single row (for_single_rows), and every lane gets the row's sums.
 template <size_t kSums, class F>
 void sum_rows(const Rows& rows, double (&total)[kSums][kLanes], F&& f) {
   for (double (&lanes)[kLanes] : total) std::fill_n(lanes, kLanes, 0.0);
@@ -172,15 +173,15 @@ void sum_rows(const Rows& rows, double (&total)[kSums][kLanes], F&& f) {
   });
 }
 
-// The use of a row's sums decides how they are made. exp_term serves where the rounding of z - top does no harm: for a
-// draw, and for numbers that were rounded themselves just before.
+// What the sums of a row are used for. kRounded: the caller accepts the rounding of z - top, so that the faster
+// exp_term serves: for a draw, or if the logits themselves have just been rounded.
 enum class Wanted { kRounded, kSums, kSquares };
 
-// A tile's e_k = exp(z_k - top), by the tile's own top, and their sums without the class x, whose e becomes 0 and whose
-// logit is kept.
+// The sums of a tile's e_k = exp(z_k - top), where top is the tile's own largest logit. The class x is left out: its e
+// becomes 0, and its logit goes to z_x.
 template <class T>
 struct TileSums {
-  T top[kLanes], scale[kLanes];  // e times `scale` is by the row's top
+  T top[kLanes], scale[kLanes];  // e times `scale` is exp(z - the row's top)
   double rest[kLanes], square[kLanes];
 
   template <Wanted wanted>
@@ -195,7 +196,8 @@ struct TileSums {
   }
 };
 
-// Numbers that are kept between the sweeps over a row's tiles. With `keep_e` the e of all tiles are, too.
+// What is stored of a row between two passes over its tiles: the sums of each tile and, with `keep_e`, the e of all
+// classes.
 template <class T>
 struct RowScratch {
   bool keep_e;
@@ -210,7 +212,7 @@ struct RowScratch {
   const TileSums<T>& sums_of(const Tile& tile) const { return tiles[tile.first / kBlock]; }
   const T* e_of(const Tile& tile) const { return e.data() + tile.first; }
 
-  // Writes a view, whose numbers make(tile, e, scale, out) makes of the e that are kept.
+  // Fills a view with numbers that make(tile, e, scale, out) computes from the stored e.
   template <class F>
   void store(const View& to, const Rows& rows, F&& make) const {
     for_tiles(rows, [&](const Tile& tile) {
@@ -222,13 +224,13 @@ struct RowScratch {
   }
 };
 
-// Sums over whole rows without the class x; with x = -1, or none, over all classes.
+// Sums over all classes of a row but x. If x is null, or -1 for a row, the sums are over all classes.
 template <class T, Wanted wanted = Wanted::kSums>
 struct RowSums {
   T top[kLanes], z_x[kLanes] = {}, e_x[kLanes] = {};
   double rest[kLanes], square[kLanes];
 
-  // `logits(tile, buffer)` returns a tile's logits.
+  // `logits(tile, buffer)` returns the logits of a tile.
   template <class F>
   RowSums(const Rows& rows, const int64_t* x, RowScratch<T>& scratch, F&& logits) {
     int64_t count = 0;
@@ -244,8 +246,8 @@ struct RowSums {
   double total(int64_t j) const { return e_x[j] + rest[j]; }
   RowStats<T> stats(int64_t j, double spread) const { return row_stats(top[j], e_x[j], rest[j], square[j], spread); }
 
-  // Sums of e (1 - e). Where little stands beside an e of 1, the difference of the sums has lost it: then the row is
-  // summed once more.
+  // Sums of e (1 - e). If one e is 1 and the others are tiny, the difference of the two sums has lost them. The row is
+  // then summed once more, term by term.
   template <class F>
   void spreads(const Rows& rows, const int64_t* x, F&& logits, double (&spread)[kLanes]) const {
     constexpr double kLost = std::numeric_limits<double>::epsilon() / std::numeric_limits<T>::epsilon();
@@ -255,7 +257,7 @@ struct RowSums {
       lost[j] = rest[j] >= 1 && rest[j] < 1 + kLost;
       any |= lost[j];
     }
-    if (!any || rows.num_classes == 2) return;  // a single e (1 - e) is a difference that has lost nothing
+    if (!any || rows.num_classes == 2) return;  // with two classes there is one e besides x, whose difference is exact
     double sums[kLanes] = {};
     for_tiles(rows, [&](const Tile& tile) {
       T buffer[kBlock], e[kBlock];

@@ -1,5 +1,6 @@
-// Rows of classes in lanes: the 16 numbers that SIMD instructions take at a time. There are two layouts, and the loops
-// over a tile are the same for both. A tile of logits z[row][class] lies in memory like this, line after line:
+// Rows of classes in lanes. A lane is one of the 16 places that SIMD instructions work on at a time. There are two
+// layouts, and one loop over a tile serves both. A tile of logits z[row][class] lies in memory like this, line after
+// line:
 //
 //   Few classes: a lane is a row.                       Many classes, here 40: the lanes are classes of a row.
 //
@@ -10,10 +11,12 @@
 //   step K-1   z[0][K-1] z[1][K-1] ... z[15][K-1]        row 1, step 0   z[1][0]   z[1][1]  ...  z[1][15]
 //
 // A step is one number in each lane.
-// A set is the steps over which a lane adds up: all steps of 16 rows on the left, all steps of one row on the right.
-// A tile is what is worked on in a buffer of kBlock numbers: one set on the left; on the right the sets of up to 16
-// rows, or a part of a row that is longer than the buffer. The tiles of such a row come one after the other.
-// A block is what a thread takes at a time (parallel.h): as many rows as a buffer has room for, and at least one row.
+// A set is the group of steps whose numbers each lane adds up: on the left all steps of 16 rows, on the right all steps
+// of one row.
+// A tile is the part of the data that fits a buffer of kBlock numbers. On the left a tile is one set. On the right it
+// is the sets of up to 16 rows, or a part of one row, if the row is longer than the buffer.
+// A block is the part of the data that a thread takes at a time (parallel.h): as many rows as fit a buffer, and at
+// least one row.
 #pragma once
 
 #include "../math/discrete.h"
@@ -22,28 +25,29 @@
 
 namespace bfn {
 
-constexpr int64_t kFewClasses = 32;  // with more, turning rows into lanes costs more than the lanes that a row leaves
+// With more classes than this, transposing rows into lanes costs more than the lanes that stay empty at a row's end.
+constexpr int64_t kFewClasses = 32;
 
-// The rows that are worked on at a time.
+// Up to 16 consecutive rows, which one call of a loop's body works on.
 struct Rows {
   int64_t first, count, num_classes;
-  bool across;  // whether lanes are classes of a row
+  bool across;  // whether the lanes are classes of one row, not rows
 };
 
 inline int64_t whole_lanes(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
-// All classes of the rows, or the classes of one long row from `first` on.
+// All classes of some rows, or `classes` classes of one long row, starting with class `first`.
 struct Tile {
   Rows rows;
   int64_t first, classes, steps;
 
-  int64_t pitch() const { return steps * kLanes; }  // from one row to the next, where lanes are classes
+  int64_t pitch() const { return steps * kLanes; }  // the distance between rows in the buffer, if lanes are classes
   int64_t numbers() const { return (rows.across ? rows.count : 1) * pitch(); }
   int64_t at(int64_t j, int64_t k) const { return rows.across ? j * pitch() + k : k * kLanes + j; }
   int64_t start() const { return rows.first * rows.num_classes + first; }
 };
 
-// Calls f(rows) for all rows, as many at a time as fill a tile.
+// Calls f(rows) for all rows. Each call gets as many rows as fill a tile.
 template <class F>
 void for_rows(int64_t start, int64_t length, int64_t num_classes, F&& f) {
   const bool across = num_classes > kFewClasses;
@@ -52,7 +56,8 @@ void for_rows(int64_t start, int64_t length, int64_t num_classes, F&& f) {
   for (int64_t i = 0; i < length; i += most) f(Rows{start + i, std::min(most, length - i), num_classes, across});
 }
 
-// Calls f(rows), where rows whose lanes are classes come one by one, so that a number of a row is in all lanes.
+// Calls f(rows) for all rows. If the lanes are classes, each call gets one row, so that all lanes share the row's
+// number.
 template <class F>
 void for_single_rows(int64_t start, int64_t length, int64_t num_classes, F&& f) {
   const bool across = num_classes > kBlock / kLanes;
@@ -60,12 +65,12 @@ void for_single_rows(int64_t start, int64_t length, int64_t num_classes, F&& f) 
   for (int64_t i = 0; i < length; i += most) f(Rows{start + i, std::min(most, length - i), num_classes, across});
 }
 
-// The numbers that a row takes in a tile.
+// How many numbers of a tile one row takes, padding included.
 inline int64_t row_width(int64_t num_classes) {
   return num_classes > kFewClasses ? whole_lanes(num_classes) : num_classes;
 }
 
-// Calls f(rows, scratch) for all rows; make() gives each thread its scratch.
+// Calls f(rows, scratch) for all rows, on several threads. make() makes the scratch of a thread.
 template <class M, class F>
 void for_row_blocks(int64_t count, int64_t num_classes, M&& make, F&& f) {
   for_blocks(count, row_width(num_classes), make, [&](int64_t start, int64_t length, auto& scratch) {
@@ -87,15 +92,16 @@ void for_tiles(const Rows& rows, F&& f) {
   }
 }
 
-// The row of a number whose row is that of the numbers around it, too.
+// The index of a row, if all 16 lanes of a step belong to this row.
 struct SameRow {
   int64_t row;
 
   operator int64_t() const { return row; }
 };
 
-// Calls f(i, k, j) for each number i of a tile, which is that of its class k in row j. The types of j differ, so that
-// there are two functions f, each called at one place: otherwise compilers would not inline them.
+// Calls f(i, k, j) for each number of a tile: its place i in the buffer, its class k and its row j. In the two layouts
+// j has different types. The compiler thus makes two functions of f, and calls each at one place only, so it inlines
+// them.
 template <class F>
 [[gnu::always_inline]] inline void for_numbers(const Tile& tile, F&& f) {
   if (tile.rows.across) {
@@ -113,7 +119,7 @@ template <class F>
   }
 }
 
-// Fills the lanes behind the end of each row.
+// Fills the padding at the end of each row with `pad`.
 template <class T>
 void pad_tile(const Tile& tile, T* numbers, T pad) {
   for (int64_t j = 0; tile.rows.across && j < tile.rows.count; ++j) {
@@ -121,8 +127,8 @@ void pad_tile(const Tile& tile, T* numbers, T pad) {
   }
 }
 
-// One round of the shuffle that turns 16 rows into lanes, two of which do it: the numbers of the four quarters take
-// turns. It is a function of its own, so that the numbers become SIMD.
+// One of the two rounds that transpose 16 rows into lanes. It interleaves the four quarters of `from`. The compiler
+// vectorises this loop only if it is a function of its own.
 template <class T>
 [[gnu::noinline]] void take_turns(int64_t quarter, const T* __restrict from, T* __restrict to) {
   for (int64_t i = 0; i < quarter; ++i) {
@@ -130,7 +136,7 @@ template <class T>
   }
 }
 
-// Undoes such a round.
+// Undoes one round of take_turns.
 template <class T>
 [[gnu::noinline]] void take_turns_back(int64_t quarter, const T* __restrict from, T* __restrict to) {
   for (int64_t i = 0; i < quarter; ++i) {
@@ -138,7 +144,7 @@ template <class T>
   }
 }
 
-// Turns 16 rows into lanes.
+// Transposes 16 rows of `classes` numbers: row j becomes lane j.
 template <class T>
 void rows_to_lanes(int64_t classes, const T* from, T* to) {
   T halfway[kBlock];
@@ -146,7 +152,7 @@ void rows_to_lanes(int64_t classes, const T* from, T* to) {
   take_turns(4 * classes, halfway, to);
 }
 
-// Turns them back.
+// Undoes rows_to_lanes: lane j becomes row j.
 template <class T>
 void lanes_to_rows(int64_t classes, const T* from, T* to) {
   T halfway[kBlock];
@@ -154,7 +160,8 @@ void lanes_to_rows(int64_t classes, const T* from, T* to) {
   take_turns_back(4 * classes, halfway, to);
 }
 
-// The numbers of a tile; `buffer` holds them where they cannot be read in place. Lanes beyond the last row repeat it.
+// Returns a pointer to the numbers of a tile. They are copied to `buffer` unless they can be read in place. If there
+// are fewer than 16 rows, the lanes without a row repeat the last row.
 template <class T>
 const T* load_tile(const View& view, const Tile& tile, T* buffer, T pad, int64_t offset = 0) {
   const int64_t start = offset + tile.start(), count = tile.rows.count, classes = tile.classes;
@@ -199,14 +206,15 @@ void store_tile(const View& view, const Tile& tile, const T* from) {
   store(view, start, count * classes, to);
 }
 
-// Where to write a tile: in place if that can be, else `buffer`, which `store_tile` then writes.
+// Returns where to write a tile: the tensor's own memory if its layout allows that, else `buffer`. In both cases the
+// caller then calls `store_tile`.
 template <class T>
 T* target_tile(const View& view, const Tile& tile, T* buffer) {
   if (!tile.rows.across || tile.classes != tile.pitch()) return buffer;
   return target(view, tile.start(), buffer);
 }
 
-// Copies numbers of rows, one for each lane; lanes beyond the last row repeat it.
+// Copies one number of each row to the row's lane. The lanes without a row repeat the last row's number.
 template <class T>
 void copy_lanes(const Rows& rows, const T* from, T (&out)[kLanes]) {
   if (rows.count == kLanes) {
@@ -222,7 +230,7 @@ void load_lanes(const View& view, const Rows& rows, T (&out)[kLanes], T missing 
   copy_lanes(rows, load(view, rows.first, rows.count, buffer, missing), out);
 }
 
-// Numbers of the rows of a block, which are read at once.
+// One number of each row of a block. All are read when the object is made.
 template <class T>
 class RowNumbers {
  public:
@@ -237,7 +245,8 @@ class RowNumbers {
   const T* from_;
 };
 
-// Reads a mask that points to the first row, 1 where there is none; returns whether any of the rows costs something.
+// Copies the mask of the rows to `costs`; `mask` points to the first row. Without a mask all rows cost something.
+// Returns whether any row does.
 inline bool mask_lanes(const Rows& rows, const uint8_t* mask, uint8_t (&costs)[kLanes]) {
   if (!mask) {
     std::fill_n(costs, kLanes, uint8_t{1});
@@ -247,7 +256,7 @@ inline bool mask_lanes(const Rows& rows, const uint8_t* mask, uint8_t (&costs)[k
   return std::any_of(costs, costs + kLanes, [](uint8_t cost) { return cost != 0; });
 }
 
-// Makes a class -1 where it is not wanted, or out of range, which `bad` remembers if given.
+// Sets a class to -1 if it is not wanted or is out of range. `bad`, if it is given, remembers a class out of range.
 inline void check_classes(const Rows& rows, const uint8_t (&wanted)[kLanes], int64_t (&x)[kLanes], BadClass* bad) {
   int64_t any_bad = 0;
   for (int64_t j = 0; j < kLanes; ++j) any_bad |= wanted[j] && !is_class(x[j], rows.num_classes) ? 1 : 0;
@@ -268,7 +277,7 @@ auto logits_of(const View& view) {
   return [&view](const Tile& tile, T* buffer) { return load_tile(view, tile, buffer, kMinusInfinity<T>); };
 }
 
-// Where class x of each row is among the tile's classes, -1 where it is not.
+// The place of each row's class x among the tile's classes; -1 if the tile does not hold this class.
 struct ClassAt {
   int32_t at[kLanes];
 
@@ -280,7 +289,8 @@ struct ClassAt {
   }
 };
 
-// Calls f(j, i) for each row j whose class x is number i of the tile. x may be null, where no class is wanted.
+// Calls f(j, i) for each row j whose class x lies in the tile; i is the place of its number in the buffer. If x is
+// null, f is not called.
 template <class F>
 void where_met(const Tile& tile, const int64_t* x, F&& f) {
   const int64_t count = !x ? 0 : tile.rows.across ? tile.rows.count : kLanes;
@@ -290,14 +300,14 @@ void where_met(const Tile& tile, const int64_t* x, F&& f) {
   }
 }
 
-// Sets a number that was found of row j, in lane j and in lanes that repeat it.
+// Sets the number of row j in lane j, and in the lanes that repeat row j.
 template <class T>
 void set_lanes(const Rows& rows, int64_t j, T (&lanes)[kLanes], T value) {
   lanes[j] = value;
   if (j + 1 >= rows.count) std::fill(lanes + j, lanes + kLanes, value);
 }
 
-// Normals of the classes of a tile.
+// Returns the normals of the numbers of a tile.
 template <class T>
 const T* normal_tile(const Noise& noise, const Tile& tile, T* buffer, uint32_t draw = 0, int64_t draw_stride = 0,
                      const Ahead<T>& ahead = {}) {
@@ -322,7 +332,7 @@ const T* normal_tile(const Noise& noise, const Tile& tile, T* buffer, uint32_t d
   return buffer;
 }
 
-// The normals of a step that may have none.
+// Returns the normals of a step, or zeros if the step has no noise.
 template <class T>
 const T* normals_or_zeros(const Noise& noise, const Tile& tile, T* buffer, const Ahead<T>& ahead) {
   if (noise.any()) return normal_tile(noise, tile, buffer, 0, 0, ahead);
@@ -330,7 +340,7 @@ const T* normals_or_zeros(const Noise& noise, const Tile& tile, T* buffer, const
   return buffer;
 }
 
-// The uniforms that draw the rows' classes: row r takes word r % 4 of group r / 4.
+// The uniform that draws the class of each row. Row r gets word r % 4 of Philox group r / 4.
 template <class T>
 void uniform_lanes(const Noise& noise, const Rows& rows, T (&out)[kLanes]) {
   if (noise.explicit_values) return load_lanes(noise.explicit_values, rows, out);

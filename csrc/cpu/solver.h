@@ -1,4 +1,4 @@
-// What a solver's step does to what would be sent, a block at a time.
+// The extrapolation of a solver's step, for a block of variables.
 #pragma once
 
 #include "../ops/solver.h"
@@ -6,8 +6,9 @@
 
 namespace bfn {
 
-// Puts out p, and turns it into what the step takes. The prediction before is read first, since p may take its place.
-// Like all that updates do without, it is a function of its own, which keeps their loops small.
+// Stores p as the step's prediction, then replaces p by p + extrapolation (p - previous). The previous prediction is
+// read first, since p may be stored over it. Ordinary updates do not need this code; as a function of its own it keeps
+// their loops small.
 template <class T>
 [[gnu::noinline]] void extrapolate(const Solver& op, int64_t start, int64_t length, T* p) {
   T ahead[kBlock], buffers[2][kBlock];

@@ -1,4 +1,4 @@
-// Views give runs of numbers in the arithmetic's type; contiguous numbers of that type are read without a copy.
+// Reads and writes views in the type of the arithmetic. Contiguous numbers of this type are read without a copy.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 
 namespace bfn {
 
-// Calls f with a pointer of the element type.
+// Calls f with `data` as a pointer to the type that `dtype` names.
 template <class F>
 void with_type(DType dtype, void* data, F&& f) {
   switch (dtype) {
@@ -33,8 +33,8 @@ void with_type(DType dtype, void* data, F&& f) {
   }
 }
 
-// Calls f(offset of the first element, stride, position in [0, length), count) for each straight run of the numbers
-// [start, start + length).
+// Splits the numbers [start, start + length) into runs of constant stride. Calls f(offset, stride, position, count) for
+// each run: the offset of its first number in memory, and the position of this number in [0, length).
 template <class F>
 void for_runs(const View& view, int64_t start, int64_t length, F&& f) {
   if (view.dims == 0) return f(int64_t{0}, int64_t{0}, int64_t{0}, length);
@@ -65,8 +65,8 @@ bool in_place(const View& view) {
   return view.dtype == dtype_of<T>() && view.dims == 1 && view.stride[0] == 1;
 }
 
-// Numbers that are wanted once something else is done: that asks for them bit by bit, so that memory is fetched
-// meanwhile.
+// Numbers that will be read soon. Code that computes something else first calls `ask` now and then, so that the
+// processor fetches the numbers from memory meanwhile.
 template <class T>
 struct Ahead {
   const T* from[3] = {};
@@ -87,7 +87,8 @@ struct Ahead {
   }
 };
 
-// Writes `rows` numbers, `times` times each. With kTimes, which is `times` where it is not 0, the loop is SIMD.
+// Writes each of `rows` numbers `times` times. kTimes is `times`, or 0 if the compiler is not to know it; the compiler
+// vectorises the loop if it knows the number.
 template <int64_t kTimes, class T, class E>
 void repeat_rows(const E* from, int64_t stride, int64_t times, int64_t rows, T* to) {
   if constexpr (kTimes > 0) {
@@ -99,7 +100,7 @@ void repeat_rows(const E* from, int64_t stride, int64_t times, int64_t rows, T* 
       const T value = static_cast<T>(from[i * stride]);
       T* const row = to + i * times;
       if (times < kLanes && (rows - i) * times >= kLanes) {
-        for (int64_t j = 0; j < kLanes; ++j) row[j] = value;  // the next rows write over what is too much
+        for (int64_t j = 0; j < kLanes; ++j) row[j] = value;  // the next rows overwrite the excess
       } else {
         std::fill_n(row, times, value);
       }
@@ -136,8 +137,8 @@ void load_repeated(const View& view, const E* data, int64_t start, int64_t lengt
   if (tail) std::fill_n(to + rows * times, tail, static_cast<T>(from[rows * stride]));
 }
 
-// Reads the numbers [start, start + length); `buffer` holds them where they cannot be read in place. A null view reads
-// as `missing`.
+// Returns a pointer to the numbers [start, start + length). They are copied to `buffer` unless they can be read in
+// place. If the view is null, all of them are `missing`.
 template <class T>
 const T* load(const View& view, int64_t start, int64_t length, T* buffer, T missing = T(0)) {
   if (!view) {
@@ -154,7 +155,7 @@ const T* load(const View& view, int64_t start, int64_t length, T* buffer, T miss
         std::fill_n(buffer + at, run, static_cast<T>(data[offset]));
       } else if (stride == 1) {
         for (int64_t i = 0; i < run; ++i) buffer[at + i] = static_cast<T>(data[offset + i]);
-      } else if (stride == 2) {  // half of a stacked pair; SIMD takes a stride that the compiler knows
+      } else if (stride == 2) {  // half of a stacked pair; the compiler vectorises a stride that it knows
         for (int64_t i = 0; i < run; ++i) buffer[at + i] = static_cast<T>(data[offset + 2 * i]);
       } else {
         for (int64_t i = 0; i < run; ++i) buffer[at + i] = static_cast<T>(data[offset + i * stride]);
@@ -164,7 +165,7 @@ const T* load(const View& view, int64_t start, int64_t length, T* buffer, T miss
   return buffer;
 }
 
-// Writes numbers over those of [start, start + length) where the mask is set.
+// Copies numbers to `to` where the mask of [start, start + length) is set.
 template <class T>
 void overwrite(const View& mask, int64_t start, int64_t length, const T* numbers, T* to) {
   uint8_t buffer[kBlock];
@@ -172,7 +173,8 @@ void overwrite(const View& mask, int64_t start, int64_t length, const T* numbers
   for (int64_t i = 0; i < length; ++i) to[i] = set[i] ? numbers[i] : to[i];
 }
 
-// Where to write [start, ...): in place if that can be, else `buffer`, which `store` then writes.
+// Returns where to write the numbers from `start` on: the tensor's own memory if it is contiguous and of this type,
+// else `buffer`. In both cases the caller then calls `store`.
 template <class T>
 T* target(const View& view, int64_t start, T* buffer) {
   if (view.dtype == dtype_of<T>() && view.contiguous()) return static_cast<T*>(view.data) + start;
@@ -194,7 +196,7 @@ void store(const View& view, int64_t start, int64_t length, const T* from) {
   });
 }
 
-// Stores numbers for two views, together where these are the halves of a stacked tensor.
+// Stores the numbers of two views. If the views are the two halves of a stacked tensor, one loop writes both.
 template <class T>
 void store_pair(const View& first, const View& second, int64_t start, int64_t length, const T* a, const T* b) {
   const auto is_half = [](const View& view) {

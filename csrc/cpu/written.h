@@ -1,4 +1,4 @@
-// How numbers are written in errors.
+// Formats numbers for error messages.
 #pragma once
 
 #include <cmath>
@@ -10,7 +10,7 @@
 
 namespace bfn {
 
-// Writes a number as Python does: by the fewest digits that give it back.
+// Formats a number as Python does: with the fewest digits that identify it.
 inline std::string written(double x) {
   const double size = std::abs(x);
   const bool plain = x == 0 || (size >= 1e-4 && size < 1e16);
@@ -22,7 +22,7 @@ inline std::string written(double x) {
   return text;
 }
 
-// Writes sizes as Python writes a tuple.
+// Formats sizes as Python formats a tuple.
 inline std::string written(const std::vector<int64_t>& sizes) {
   std::string text;
   for (const int64_t size : sizes) text += (text.empty() ? "" : ", ") + std::to_string(size);
