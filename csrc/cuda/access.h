@@ -1,5 +1,5 @@
-// How a thread reads and writes neighbouring variables: sixteen bytes at a time where the data is dense and aligned,
-// else one by one, through any strides and types.
+// How a thread reads and writes neighbouring variables: sixteen bytes at a time if the data is dense and aligned, else
+// one by one, for any strides and types.
 #pragma once
 
 #include "../ops/loss.h"
@@ -37,7 +37,7 @@ __device__ __forceinline__ void normals(int64_t seed, uint64_t group, uint32_t s
   }
 }
 
-// Four uniforms likewise.
+// Four uniforms for each group of four variables.
 template <class T, int kCount>
 __device__ __forceinline__ void uniforms(int64_t seed, uint64_t group, uint32_t stream, T (&u)[kCount]) {
 #pragma unroll
@@ -80,8 +80,8 @@ struct General {
   }
 };
 
-// Access to contiguous data of type S and network outputs of type N. Row scalars are constant, one per row of
-// variables, or one per variable. Noise comes from the seed.
+// Access to contiguous data of type S and network outputs of type N. A row scalar may be one number for all variables,
+// for each row of variables, or for each variable. The noise is made from the seed.
 template <class S, class N, int count = sizeof(S) + sizeof(N) == 8 ? 4 : 8>
 struct Dense {
   using Compute = float;
@@ -164,12 +164,12 @@ struct Dense {
   }
 };
 
-// How many variables of dense data share a row scalar.
+// For dense data: how many consecutive variables share a row scalar.
 struct RowMap {
   Divisor length;
 };
 
-// Calls f(at) for the packs of [begin, end) that thread `rank` of `size` takes; begin is a multiple of At::kCount.
+// Calls f(at) for the packs of [begin, end) that thread `rank` of `size` handles. `begin` is a multiple of At::kCount.
 template <class At, class F>
 __device__ void for_packs(int64_t begin, int64_t end, int64_t rank, int64_t size, const RowMap& rows, F&& f) {
   int64_t start = begin + rank * At::kCount;
@@ -183,8 +183,8 @@ __device__ void for_packs(int64_t begin, int64_t end, int64_t rank, int64_t size
   }
 }
 
-// Calls f(at, there) likewise, for whole packs alone, and equally often for every thread of a block: a thread that is
-// left over in the last round gets the last pack once more, and is not `there`.
+// Calls f(at, there) for whole packs of [begin, end), equally often in every thread of a block. If a thread has no pack
+// in the last round, it gets the last pack once more, and `there` is false.
 template <class At, class F>
 __device__ void for_rounds(int64_t begin, int64_t end, int64_t rank, int64_t size, const RowMap& rows, F&& f) {
   const int64_t mine = int64_t{threadIdx.x} * At::kCount;
@@ -212,7 +212,7 @@ int64_t grid_for(int64_t count) {
   return blocks < kMaxBlocks ? blocks : kMaxBlocks;
 }
 
-// The facts about an op's views by which the host chooses a kernel.
+// What the host must know of an op's views to choose a kernel.
 class Layout {
  public:
   Layout& data(const View& view) { return dense_of(view, data_type_); }
@@ -244,7 +244,7 @@ class Layout {
     dense_ &= count % kMultiple == 0;
     return *this;
   }
-  // Losses that are summed apart for each batch must begin at whole packs.
+  // If the losses of each batch element are summed separately, each batch element must begin at a whole pack.
   Layout& losses(const LossTarget& to) {
     dense_ &= to.reduction != Reduction::kBatch || to.per_batch % kMultiple == 0;
     return *this;
@@ -290,7 +290,8 @@ void with_access(const Layout& layout, F&& f) {
   f(Tag<General<T>>{});
 }
 
-// Calls f(Tag<At>) likewise where a network's outputs may be narrower than the data, as they are under autocast.
+// Calls f(Tag<At>) with the access for data of one type and network outputs of the same or a narrower type. Outputs are
+// narrower than the data under autocast.
 template <class T, class F>
 void with_network_access(const Layout& layout, F&& f) {
   if constexpr (sizeof(T) == sizeof(float)) {

@@ -1,5 +1,5 @@
-// A row of classes, shared by a team. Each thread holds groups of four classes in registers or, where there are too
-// many for that, reads them again in every sweep.
+// A row of classes that a team of threads shares. Each thread holds groups of four classes in registers. If the row has
+// too many classes for that, each thread reads its groups again in every pass over the row.
 #pragma once
 
 #include "../math/discrete.h"
@@ -9,13 +9,13 @@
 
 namespace bfn {
 
-// Access to four classes of a row, from `first` on, of any type and strides. Those beyond the last class are left
-// alone.
+// Access to four classes of a row, from class `first` on, for any type and strides. Places beyond the last class are
+// neither read nor written.
 template <class T>
 struct AnyClasses {
   using Compute = T;
-  // Lanes of a warp hold as many classes as they do of dense data, so that sums have the same order. Blocks do not, so
-  // that there are fewer kernels to compile.
+  // The lanes of a warp hold as many classes as for dense data, so that sums have the same order. Blocks hold fewer, so
+  // that fewer kernels are compiled.
   static constexpr bool kHeldByWarps = sizeof(T) == sizeof(float), kHeldByBlocks = false;
 
   __device__ static T one(const View& view, int64_t row, int count, int64_t k) {
@@ -35,7 +35,7 @@ struct AnyClasses {
   }
 };
 
-// Access to contiguous classes of type S: sixteen or eight bytes at a time where rows hold whole groups of four.
+// Access to contiguous classes of type S: sixteen or eight bytes at a time if K is a multiple of four.
 template <class S>
 struct DenseClasses {
   using Compute = float;
@@ -74,7 +74,8 @@ struct DenseClasses {
   }
 };
 
-// Calls f(slot, first class) for the groups of four that a thread has. Without slots it is a loop, and the slot is 0.
+// Calls f(slot, first class) for the groups of four of this thread. If a thread holds no groups (kSlots = 0), this is a
+// loop over the row, and the slot is 0.
 template <int kSlots, class Team, class F>
 __device__ __forceinline__ void for_groups(const Team& team, int count, F&& f) {
   if constexpr (kSlots > 0) {
@@ -89,7 +90,7 @@ __device__ __forceinline__ void for_groups(const Team& team, int count, F&& f) {
   }
 }
 
-// Numbers of a row's classes, held in registers where there are slots. `make(first, numbers)` makes four of them.
+// The numbers of a row's classes. They are held in registers if kSlots > 0. `make(first, numbers)` makes four of them.
 template <class T, int kSlots>
 struct Held {
   T each[kSlots > 0 ? kSlots : 1][4];
@@ -98,18 +99,18 @@ struct Held {
   __device__ __forceinline__ void hold(const Team& team, int count, F&& make) {
     if constexpr (kSlots > 0) for_groups<kSlots>(team, count, [&](int i, int first) { make(first, each[i]); });
   }
-  // Makes a group again where it is not held.
+  // Returns a group: from the registers, or made again.
   template <class F>
   __device__ __forceinline__ void get(int i, int first, F&& make) {
     if constexpr (kSlots == 0) make(first, each[i]);
   }
 };
 
-// The type of sums over classes. Many are summed in double, so that their number does not cost precision.
+// The type of sums over classes: double for many classes, so that they lose no precision.
 template <class T, int kSlots>
 using Sum = std::conditional_t<kSlots == 0, double, T>;
 
-// The logits of a row, which guidance turns into those of a step.
+// Reads the logits of a row, with the guidance of a step applied.
 template <class A>
 struct Logits {
   using T = typename A::Compute;
@@ -137,8 +138,8 @@ struct Logits {
   }
 };
 
-// Adds up exponentials e by the largest number so far. raise() goes over to a larger number, `to`: the factor is what
-// an exponential by it is of one by the number before.
+// Adds up e = exp(z - top), where top is the largest number so far. raise() replaces top by a larger number `to`;
+// `factor` is exp(top - to), which turns the old exponentials into new ones.
 template <class S, class T>
 struct ExpSum {
   S rest = 0;
@@ -152,8 +153,8 @@ struct ExpSum {
   }
 };
 
-// The sums of RowStats. `moment` adds up e (e - shift): the shift is 1 where class x is not the likeliest, which gives
-// both sums that RowStats chooses from.
+// The sums of RowStats. `moment` is the sum of e (e - shift). The shift is 1 if class x is not the likeliest class, and
+// 0 otherwise, which gives the two sums that RowStats may hold.
 template <class S, class T>
 struct ExpMoments {
   T z_x, shift = 0;
@@ -182,7 +183,7 @@ struct ExpMoments {
   }
 };
 
-// The numbers of a row's classes, which make(first, numbers) makes four at a time, with sums and searches over them.
+// Sums and searches over the numbers of a row's classes. make(first, numbers) makes four numbers at a time.
 template <class A, class Team, int kSlots, class Make = Logits<A>>
 class ClassRow {
  public:
@@ -192,7 +193,7 @@ class ClassRow {
     z_.hold(team, count, make_);
   }
 
-  // Reads the group of a slot; z is left alone where it lies beyond the last class.
+  // Reads the group of a slot. Places of z beyond the last class keep their values.
   __device__ __forceinline__ void group(int i, int first, T (&z)[4]) {
     if constexpr (kSlots > 0) {
 #pragma unroll
@@ -227,7 +228,7 @@ class ClassRow {
     each([&](int i, int j, int k, T z) { sum += f(i, j, k, z); });
     return static_cast<T>(team_.reduce(sum, Sum<T, kSlots>(0), Add()));
   }
-  // The number f of the class x, for all threads.
+  // Returns f of class x to all threads.
   template <class F>
   __device__ __forceinline__ T at(int x, F&& f) {
     T value = 0;
@@ -237,7 +238,7 @@ class ClassRow {
   __device__ T logit(int x) {
     return at(x, [](int, int, int, T z) { return z; });
   }
-  // The first class with this number; if there is none, the number of classes.
+  // Returns the first class with this number, or K if there is none.
   __device__ __forceinline__ int first_of(T number) {
     int first = count_;
     each([&](int, int, int k, T z) { first = z == number && k < first ? k : first; });
@@ -248,14 +249,14 @@ class ClassRow {
     const T sum = sum_over([&](int, int, int k, T z) { return k == x ? T(0) : exp(z - top); });
     return log(sum) + top - z_x;
   }
-  // Adds the exponentials of all classes but one to the sums; returns the largest number, which they are by.
+  // Adds e = exp(z - top) of all classes but one to the sums. Returns top, the largest number.
   template <class Sums>
   __device__ __forceinline__ T sum_exponentials(int left_out, Sums& sums);
 
   struct Total {
     T top, sum;
   };
-  // The largest number, and the sum of all exponentials by it.
+  // Returns top, the largest number, and the sum of exp(z - top) over all classes.
   __device__ __forceinline__ Total total() {
     ExpSum<Sum<T, kSlots>, T> sums;
     const T top = sum_exponentials(-1, sums);
@@ -269,14 +270,14 @@ class ClassRow {
   Held<T, kSlots> z_;
 };
 
-// Where the classes are not held it takes one sweep: the sums are by the largest number so far, and raised when a
-// larger one comes.
+// If the classes are not held, one pass over the row makes the sums: they refer to the largest number so far, and are
+// raised when a larger number is met.
 template <class A, class Team, int kSlots, class Make>
 template <class Sums>
 __device__ __forceinline__ auto ClassRow<A, Team, kSlots, Make>::sum_exponentials(int left_out, Sums& sums) -> T {
   T top = kMinusInfinity<T>;
   if constexpr (kSlots > 0) {
-    T others[kSlots][4];  // without the class that is left out and those beyond the last
+    T others[kSlots][4];  // -inf for the class that is left out and for places beyond the last class
     const bool whole = count_ % 4 == 0, owner = left_out >= 0 && left_out / 4 % team_.size == team_.rank;
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
@@ -313,7 +314,7 @@ __device__ __forceinline__ auto ClassRow<A, Team, kSlots, Make>::sum_exponential
   return top;
 }
 
-// The normals of four classes of a row.
+// Makes the normals of four classes of a row.
 template <class T>
 __device__ __forceinline__ void class_normals(const Noise& from, int64_t seed, int64_t row, int count, int first,
                                               uint32_t draw, int64_t draw_stride, T (&eps)[4]) {
@@ -328,16 +329,17 @@ __device__ __forceinline__ void class_normals(const Noise& from, int64_t seed, i
   }
 }
 
-// The least power of two, up to the most, of threads that hold the classes in so many groups of four each.
+// Returns how many threads hold the classes in `slots` groups of four each: a power of two, at most `most`.
 inline int team_size(int64_t num_classes, int slots, int most) {
   int size = 1;
   while (size < most && 4 * slots * size < num_classes) size *= 2;
   return size;
 }
 
-// Chooses the team of a row: lanes of a warp up to 512 classes, a block that holds them up to 4096, and a block that
-// sweeps over more. What a row takes beside its classes is paid by each of its threads, so these hold sixteen classes
-// where there are more than sixteen, which takes a half to a quarter of the instructions.
+// Chooses the team of a row. Up to 512 classes it is some lanes of a warp. Up to 4096 classes it is a block that holds
+// them. With more classes it is a block that reads the row again in every pass. Each thread of a team repeats the work
+// that is done once a row. So threads hold sixteen classes each if K is larger than sixteen, which takes a half to a
+// quarter of the instructions of threads that hold four.
 constexpr int kHeldSlots = 4;
 
 template <class A, class F>
@@ -372,7 +374,7 @@ void with_classes(const Layout& layout, int64_t num_classes, F&& f) {
   with_team<AnyClasses<T>>(num_classes, f);
 }
 
-// Calls f(row) for the rows of this team among all rows of a grid.
+// Calls f(row) for each row that this team handles.
 template <class Team, class F>
 __device__ void for_rows(const Team& team, int64_t rows, F&& f) {
   const int64_t size = int64_t{gridDim.x} * team.per_block();

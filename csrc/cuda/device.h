@@ -1,4 +1,4 @@
-// What the kernels use of CUDA. Without nvcc a shim for the host (tests/cuda_on_host) takes its place.
+// The parts of CUDA that the kernels use. Without nvcc a replacement for the host (tests/cuda_on_host) is included.
 #pragma once
 
 #include <cstdint>
@@ -22,12 +22,12 @@
 namespace bfn {
 
 constexpr int kThreads = 256;
-constexpr int64_t kMaxBlocks = 2048;  // a grid that loops is some waves of the largest GPUs
+constexpr int64_t kMaxBlocks = 2048;  // of a grid that loops: a few waves of blocks on the largest GPUs
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 #if defined(__CUDACC__)
-// torch's current stream on the current device; the bindings define it.
+// Returns torch's current stream on the current device. The bindings define this function.
 void* current_stream();
 
 template <class... P, class... A>

@@ -1,4 +1,4 @@
-// The losses of discretised data for which a thread takes a pack of variables.
+// The losses of discretised data whose kernels give each thread a pack of variables.
 #pragma once
 
 #include "../math/bin_prob.h"
@@ -8,7 +8,7 @@
 
 namespace bfn {
 
-// The normals that the network put out for a pack of variables.
+// The normals of the network's output for a pack of variables.
 template <class T, int kCount>
 struct Normals {
   T mean[kCount], std[kCount], mean_by_prediction[kCount], std_by_log_std[kCount];
@@ -32,7 +32,7 @@ struct Normals {
     }
   }
 
-  // Turns derivatives by mean and std into those by the predictions, in place, and stores them.
+  // Turns the derivatives by mean and std into derivatives by the predictions, in place, and stores them.
   template <class At>
   __device__ void store_gradients(const At& at, const NetworkGradients& to, T (&by_mean)[kCount],
                                   T (&by_std)[kCount]) const {

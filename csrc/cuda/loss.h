@@ -1,5 +1,5 @@
-// Losses per variable, masked and reduced. Each block sums a chunk of variables, whose size does not depend on the
-// device, and a second kernel adds the sums in order, so that every run gives the same bits.
+// Masks and reduces the losses of variables. Each block sums a chunk of variables, whose size does not depend on the
+// device. A second kernel adds the sums of the chunks in order, so that every run gives the same bits.
 #pragma once
 
 #include <algorithm>
@@ -14,13 +14,14 @@ struct PartialSum {
   int64_t count;
 };
 
-// The parts of `row` losses that are summed apart, and the chunks that each is cut into.
+// The losses are summed in parts: a part for each batch element, or one part in all. row: the losses of a part. size:
+// the losses of a chunk. pieces: the chunks of a part. blocks: all chunks.
 struct Chunks {
   int64_t row, size, pieces, blocks;
 };
 
-// Chunks are whole multiples of the `align` variables that are worked on together: some 2^10 in all, of at most 2^15
-// variables each.
+// The size of a chunk is a multiple of `align`, the number of variables that threads work on together. There are about
+// 2^10 chunks, of at most 2^15 variables each.
 inline Chunks chunks_of(const LossTarget& to, int64_t align) {
   const bool by_batch = to.reduction == Reduction::kBatch;
   const int64_t all = to.batch * to.per_batch, rows = by_batch ? to.batch : 1, row = by_batch ? to.per_batch : all;
@@ -33,14 +34,14 @@ struct Range {
   int64_t begin, end;
 };
 
-// The variables of this block.
+// Returns the variables of this block.
 __device__ inline Range range_of(const Chunks& chunks) {
   const uint32_t pieces = static_cast<uint32_t>(chunks.pieces), piece = blockIdx.x % pieces;
   const int64_t first = blockIdx.x / pieces * chunks.row, begin = first + int64_t{piece} * chunks.size;
   return {begin, piece + 1 == pieces ? first + chunks.row : begin + chunks.size};
 }
 
-// Writes what a block has summed to the partial sums or, where that is a whole part, to the loss itself.
+// Writes the sum of a block to the partial sums or, if a part has only this chunk, to the loss itself.
 template <class T>
 __device__ void finish_block(const LossTarget& to, const Chunks& chunks, double sum, int32_t count) {
   if (to.reduction == Reduction::kNone) return;
@@ -59,7 +60,7 @@ struct LossSum {
   double sum = 0;
   int32_t count = 0;
 
-  // Adds the losses of a pack, which count 0 where the mask does.
+  // Adds the losses of a pack. Where the mask is 0, a loss counts as 0.
   template <class At>
   __device__ void add(const LossTarget& to, const At& at, const bool (&on)[At::kCount],
                       typename At::Compute (&loss)[At::kCount]) {
@@ -75,7 +76,7 @@ struct LossSum {
   }
 };
 
-// Calls f(at, on, loss), which writes the losses of a pack, for the block's chunk.
+// Calls f(at, on, loss) for the packs of the block's chunk. f writes the losses of a pack.
 template <class At, class F>
 __device__ void reduce_losses(const LossTarget& to, const Chunks& chunks, const RowMap& rows, F&& f) {
   const Range range = range_of(chunks);
@@ -91,7 +92,7 @@ __device__ void reduce_losses(const LossTarget& to, const Chunks& chunks, const 
   finish_block<typename At::Compute>(to, chunks, sum.sum, sum.count);
 }
 
-// Calls f(at, there, on, loss) likewise in rounds (for_rounds).
+// Does the same in rounds (for_rounds): calls f(at, there, on, loss).
 template <class At, class F>
 __device__ void reduce_losses_in_rounds(const LossTarget& to, const Chunks& chunks, const RowMap& rows, F&& f) {
   const Range range = range_of(chunks);

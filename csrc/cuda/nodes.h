@@ -5,7 +5,7 @@
 
 namespace bfn {
 
-constexpr int kMaxNodes = 128;  // the public functions refuse more
+constexpr int kMaxNodes = 128;  // the public functions refuse larger numbers
 
 template <class T>
 struct Nodes {

@@ -1,4 +1,4 @@
-// The sum over bins of the discretised n-step loss (math/nstep.h) by the lanes of a warp: each takes every 32nd point.
+// The sum over bins of the discretised n-step loss (math/nstep.h). A warp computes it; each lane adds every 32nd point.
 #pragma once
 
 #include "../math/nstep.h"
@@ -21,15 +21,16 @@ __device__ T warp_sum(T x) {
   return warp_reduce(x, [](T a, T b) { return a + b; });
 }
 
-// The sums of one variable, which is the same for all lanes.
+// The sums of one variable. All lanes of the warp work on the same variable.
 template <class T>
 class NStepWarp {
  public:
   __device__ NStepWarp(T x, T mean, T std, T tau, Bins<T> bins)
       : normal_(x, mean, std, tau, bins), lane_(threadIdx.x % 32) {}
 
-  // Calls f(i, ln sum_k p_k exp(q_k (eps_i - q_k / 2)) with its derivatives) for every draw. Draws that one window
-  // serves share its points; those of a quadrature come in order, normals are near to each other.
+  // Calls f(i, ln sum_k p_k exp(q_k (eps_i - q_k / 2)) and its derivatives) for every draw i. Consecutive draws share
+  // the points of a window if one window serves them. Nodes of a quadrature are in order, and most normals are near to
+  // each other.
   template <int kDraws, class F>
   __device__ void each_draw(const T (&eps)[kDraws], int draws, F&& f) {
 #pragma unroll 1
@@ -83,7 +84,7 @@ class NStepWarp {
         if (lane_ + 32 * s < window_.count()) points_[s] = point(lane_ + 32 * s);
       }
     }
-    if (normal_.bins.clip) end_ = term_of(normal_.end_bin(lane_ == 0), T(1));  // lane 0 has the first, lane 1 the last
+    if (normal_.bins.clip) end_ = term_of(normal_.end_bin(lane_ == 0), T(1));  // lane 0 adds bin 0, lane 1 bin K - 1
   }
   template <class F>
   __device__ void each(F&& f) const {
@@ -123,14 +124,14 @@ class NStepWarp {
   }
 };
 
-// As many draws of a variable as registers hold, with their weights.
+// Draws of a variable and their weights, as many as the registers hold.
 template <class T>
 struct NStepDraws {
   static constexpr int kMost = sizeof(T) == sizeof(double) ? 4 : 8;
   T eps[kMost], weight[kMost];
   int count;
 
-  // The thread that has the variable makes the draws from `first` on.
+  // Makes the draws from `first` on. The thread that has the variable calls it.
   __device__ NStepDraws(const DiscretisedLoss& op, const Nodes<T>& nodes, const General<T>& at, int first, int all) {
     const Noise& noise = op.draws.noise;
     const int64_t seed = noise.seed ? *noise.seed : 0, variables = op.to.batch * op.to.per_batch;
@@ -145,7 +146,7 @@ struct NStepDraws {
       weight[i] = op.draws.n_samples ? T(1) / static_cast<T>(all) : nodes.weight[node];
     }
   }
-  // The draws of lane v, for all lanes of the warp.
+  // Returns the draws of lane v to all lanes of the warp.
   __device__ NStepDraws of_lane(int v) const {
     NStepDraws there = *this;
 #pragma unroll
@@ -154,9 +155,9 @@ struct NStepDraws {
   }
 };
 
-// The losses of a block. Each lane of a warp has a variable and makes its noise; then all lanes work on one variable
-// after the other. `Variable(op, at)` is a lane's own; all lanes call add(v, draws, first), which adds draws to the
-// variable of lane v, and finish(counts) returns a lane's loss.
+// The losses of a block. Each lane of a warp has a variable and makes its noise. Then all lanes work together on one
+// variable after the other. `Variable(op, at)` is the variable of a lane. All lanes call add(v, draws, first), which
+// adds draws to the variable of lane v. finish(counts) returns the loss of the lane's own variable.
 template <class T, class Variable>
 __device__ void nstep_losses(const DiscretisedLoss& op, const Nodes<T>& nodes, const Chunks& chunks) {
   const int lane = threadIdx.x % 32, all = static_cast<int>(op.draws.count());

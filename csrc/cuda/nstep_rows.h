@@ -25,7 +25,7 @@ class NStepRow {
     on_ = on;
   }
 
-  // The loss. A row that costs nothing has a gradient of 0 written all the same.
+  // Returns the loss. If the row costs nothing, a gradient of 0 is written.
   __device__ T operator()() {
     clear();
     T value = 0;
@@ -105,7 +105,7 @@ class NStepRow {
   }
 
   __device__ T joint() {
-    // NaN where the largest logit is infinite, since then p is
+    // NaN if the largest logit is infinite, since p is NaN then
     const T before = z_.log_odds_against(x_, z_.logit(x_)) + (top_ - top_);
     if (op_.draws.n_samples == 0) return binary(before);
     const int draws = static_cast<int>(op_.draws.n_samples);
@@ -136,8 +136,8 @@ class NStepRow {
     return joint.divergence;
   }
 
-  // A draw whose M is beyond the range of float (JointDraw), by the log-odds before and after the message. Logits are
-  // taken from the largest one, so that large ones leave the message its digits.
+  // Adds a draw whose M exceeds the range of float (JointDraw), by the log-odds before and after the message. The
+  // largest logit is subtracted first, so that large logits do not absorb the digits of the message.
   __device__ T draw_beyond(int draw, T before, T weight, T spread, T towards_x) {
     T top_other = kMinusInfinity<T>, y_x = 0;
     const auto message = [&](int k, T eps) { return spread * eps + (k == x_ ? towards_x : T(0)); };
@@ -166,7 +166,7 @@ class NStepRow {
     return softplus_fall(before, after, log(others) + top_other - y_x - log(rest));
   }
 
-  // A quadrature for K = 2, where y_x - y_o ~ N(2 alpha, 4 alpha).
+  // The sum over the nodes of a quadrature. It needs K = 2, for which y_x - y_o ~ N(2 alpha, 4 alpha).
   __device__ T binary(T before) {
     const T p_x = p(z_.logit(x_)), other = p(z_.logit(1 - x_));
     T value = 0, step = 0;
@@ -182,9 +182,9 @@ class NStepRow {
     return value;
   }
 
-  // The coordinates of x and of the likeliest class that have to be added in logs (far_term).
+  // The terms that must be computed in logarithms (far_term): that of class x, and that of the likeliest class.
   struct Far {
-    int x = -1, likeliest = -1;  // -1 where there is no far term
+    int x = -1, likeliest = -1;  // -1 if there is no far term
     T log_p, log_rest, top_other, others;
     T by_log_p = 0, by_log_rest = 0;
   };
@@ -203,7 +203,7 @@ class NStepRow {
     if (far.log_rest < log(kFarShare<T>)) far.likeliest = likeliest;
     return far;
   }
-  // The far terms of a draw; eps_x and eps are the normals of x and of the likeliest class.
+  // Returns the far terms of a draw. eps_x and eps are the normals of class x and of the likeliest class.
   __device__ T far_draw(Far& far, T r, T eps_x, T eps, T weight) {
     const auto of_x = far_term(far.log_p, density_shift(true, r, eps_x));
     far.by_log_p += weight * of_x.derivative;
@@ -212,8 +212,8 @@ class NStepRow {
     far.by_log_rest += weight * of_rest.derivative;
     return of_x.value + of_rest.value;
   }
-  // Adds the far terms' gradients by the logits: that of ln p_x is e_x - p; that of ln(1 - p_m), m the likeliest class,
-  // is p_m times the share that each other class has of the rest, and -p_m at m itself.
+  // Adds the gradients of the far terms by the logits. The gradient of ln p_x is e_x - p. With m the likeliest class,
+  // the gradient of ln(1 - p_m) is -p_m at m, and at any other class k it is p_m p_k / (1 - p_m).
   __device__ void far_gradient(const Far& far) {
     z_.each([&](int i, int j, int k, T z) {
       const T p_k = p(z);
@@ -262,8 +262,8 @@ class NStepRow {
     return value;
   }
 
-  // Turns derivatives g by p into those by the logits, p_k (g_k - mean of g). For the likeliest class that would
-  // cancel: there the differences are summed instead.
+  // Turns the derivatives g by p into derivatives by the logits, p_k (g_k - mean of g). For the likeliest class this
+  // difference cancels, so its derivative is a sum of differences instead.
   __device__ void factorised_gradient(int likeliest) {
     const T mean = z_.sum_over([&](int i, int j, int k, T z) { return p(z) * get(i, j, k); });
     const T g = z_.at(likeliest, [&](int i, int j, int k, T) { return get(i, j, k); });

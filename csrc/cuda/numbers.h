@@ -1,5 +1,5 @@
-// How a thread reads and writes the numbers of a view: one by one through any strides and types, or many together where
-// they are dense and aligned.
+// How a thread reads and writes the numbers of a view: one by one for any strides and types, or several at once if they
+// are dense and aligned.
 #pragma once
 
 #include <type_traits>
@@ -9,7 +9,8 @@
 
 namespace bfn {
 
-// Divides numbers below 2^63 by multiplying (Granlund and Montgomery 1994). Without a divisor the quotient is 0.
+// Divides numbers below 2^63 by a multiplication and a shift (Granlund and Montgomery 1994). If the divisor is 0, the
+// quotient is 0.
 struct Divisor {
   uint64_t factor = 0;
   uint32_t shift = 0, any = 0;
@@ -28,7 +29,7 @@ struct Divisor {
   }
 };
 
-// Where the number `index` of a view lies. Numbers that fit 32 bits are divided as such, which is faster.
+// The offset of number `index` of a view. An index that fits 32 bits is divided in 32 bits, which is faster.
 __device__ inline int64_t offset_of(const View& view, int64_t index) {
   int64_t offset = 0;
   if (view.dims == 0) return 0;
@@ -64,7 +65,7 @@ __device__ T read_at(const View& view, int64_t offset) {
   return T(0);
 }
 
-// It is not inlined: its callers are slow anyway, and many.
+// It is not inlined, since it has many callers, all of which are slow in any case.
 template <class T>
 BFN_NOINLINE __device__ T read_any(const View& view, int64_t index) {
   return read_at<T>(view, offset_of(view, index));
@@ -75,8 +76,8 @@ __device__ T read(const View& view, int64_t index, T missing = T(0)) {
   return view ? read_any<T>(view, index) : missing;
 }
 
-// As `read`, without a call for the numbers of rows of classes as they come as a rule: of this type, one for each row
-// or for each `size[1]` rows.
+// Like `read`, for row scalars of rows of classes. It makes no function call in the usual case: the numbers are of type
+// T, and one belongs to each row or to each `size[1]` rows.
 template <class T>
 __device__ __forceinline__ T read_row(const View& view, int64_t row, T missing = T(0)) {
   const T* data = static_cast<const T*>(view.data);
@@ -116,7 +117,8 @@ __device__ __forceinline__ void write_row(const View& view, int64_t row, T x) {
   }
 }
 
-// A type of so many bytes that the compiler reads and writes at once; of an array it writes each element.
+// A type of `kBytes` bytes that the compiler reads and writes at once. It would write the elements of an array one by
+// one.
 template <size_t kBytes>
 struct Together;
 template <>
@@ -142,7 +144,7 @@ template <class S, int kCount>
 __device__ __forceinline__ void store_together(S* to, const S (&x)[kCount]) {
   typename Together<sizeof(x)>::type all;
   std::memcpy(&all, x, sizeof(x));
-  __stwb(reinterpret_cast<decltype(all)*>(to), all);  // the compiler splits an assignment in a branch
+  __stwb(reinterpret_cast<decltype(all)*>(to), all);  // the compiler splits an assignment inside a branch
 }
 
 template <class S, int kCount>

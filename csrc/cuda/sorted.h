@@ -1,5 +1,5 @@
-// Expected values of a block's variables. A warp would go through one rule after the other where its variables call for
-// several: then the block sorts its variables by their rules first.
+// The expected values of the variables of a block. If the variables of a warp need several rules, the warp would
+// execute the rules one after the other. So the block first sorts its variables by their rules.
 #pragma once
 
 #include "../math/expected_value.h"
@@ -7,10 +7,10 @@
 
 namespace bfn {
 
-// Finds the places of a thread's variables among those of the block, so that those of a rule follow each other.
+// Finds the places of a thread's variables in the sorted order, in which variables of one rule are neighbours.
 template <class T, int kCount>
 __device__ void place_by_rule(const T (&std)[kCount], Bins<T> bins, int (&place)[kCount]) {
-  constexpr int kBits = 12;  // the counts of the rules lie side by side in one number
+  constexpr int kBits = 12;  // one number holds the counts of all rules, in kBits bits each
   static_assert(kBits * kEdgeRules <= 64 && kThreads * kCount < 1 << kBits, "the counts have room");
   const auto shift = [bins](T of) { return kBits * static_cast<int>(edge_rule(of, bins)); };
   uint64_t own = 0;
@@ -27,14 +27,15 @@ __device__ void place_by_rule(const T (&std)[kCount], Bins<T> bins, int (&place)
   }
 }
 
-// All threads of a block of kThreads call it; what each gets does not depend on the others' variables.
+// All kThreads threads of a block must call it. The result of a thread does not depend on the variables of other
+// threads.
 template <class T, int kCount>
 __device__ void expected_values(const T (&mean)[kCount], const T (&std)[kCount], Bins<T> bins,
                                 ExpectedValue<T> (&value)[kCount]) {
-  if constexpr (sizeof(T) == sizeof(double)) {  // double has one rule alone
+  if constexpr (sizeof(T) == sizeof(double)) {  // in double there is only one rule
     for (int j = 0; j < kCount; ++j) value[j] = expected_value(mean[j], std[j], bins);
   } else {
-    // Of each variable mean and std, then an expected value. Neighbours lie in neighbouring banks.
+    // For each variable first its mean and std, later its expected value. Neighbours lie in neighbouring memory banks.
     __shared__ T numbers[4][kThreads * kCount];
     int place[kCount];
     T least = std[0], most = std[0];

@@ -1,5 +1,5 @@
-// Threads that share a row of classes: some lanes of a warp, or a whole block. A reduction returns the same to each of
-// them, and its order depends on their number alone.
+// A team of threads that shares a row of classes: some lanes of a warp, or a whole block. A reduction returns the same
+// result to each thread, and its order depends only on the number of threads.
 #pragma once
 
 #include "device.h"
@@ -13,7 +13,7 @@ struct Add {
   }
 };
 
-// The larger of two numbers; NaN where either is.
+// The larger of two numbers; NaN if either is NaN.
 struct Larger {
   template <class T>
   __device__ T operator()(T a, T b) const {
@@ -49,7 +49,7 @@ struct WarpTeam {
     for (int step = size / 2; step > 0; step /= 2) x = combine(x, __shfl_xor_sync(lanes, x, step));
     return x;
   }
-  // The sum of what lower ranks bring.
+  // The sum of `value` over all threads of lower rank.
   template <class T>
   __device__ T sum_before(T x) const {
     for (int step = 1; step < size; step *= 2) {
