@@ -11,9 +11,9 @@ BFN_HD WithGradient<T> by_mean_and_std(LogInterval<T> p, T left, T right, T std)
   return {p.value, -(p.by_left + p.by_right) / std, -(left * p.by_left + right * p.by_right) / std};
 }
 
-// ln of the mass of a bin with its centre at z and a width of d, in units of std; log_d = ln d. Its edges are given
-// too, since z +- d/2 of a wide bin would have lost the nearer edge's digits. For a narrow bin, where the difference of
-// its edges' terms would cancel, a Taylor series about its centre serves.
+// ln of the mass of a bin whose centre is z and whose width is d, both in units of std; log_d = ln d. The edges are
+// arguments of their own, since z +- d/2 rounds away digits of the nearer edge if the bin is wide. If the bin is
+// narrow, the difference of the terms of its edges cancels, so a Taylor series about the centre is used.
 template <class T>
 BFN_HD WithGradient<T> log_inner_bin(T left, T right, T z, T d, T log_d, T std) {
   const auto wide = by_mean_and_std(log_interval(left, right, z, d), left, right, std);
@@ -28,14 +28,15 @@ BFN_HD WithGradient<T> log_inner_bin(T left, T right, T z, T d, T log_d, T std) 
           narrow ? -(z * by_z + by_d) / std : wide.by_std};
 }
 
-// ln of the mass in [-1, 1], which is a bin too.
+// ln of the mass in [-1, 1], computed as the mass of one wide bin.
 template <class T>
 BFN_HD WithGradient<T> log_total(T mean, T std) {
   const T width = T(2) / std;
   return log_inner_bin((-1 - mean) / std, (1 - mean) / std, -mean / std, width, log(width), std);
 }
 
-// ln of the mass of a clipped end bin, whose edge towards the other bins is z. The last bin is the first in a mirror.
+// ln of the mass of an end bin of a clipped distribution. z is the bin's inner edge. The last bin is computed as the
+// mirror image of the first.
 template <class T>
 BFN_HD WithGradient<T> log_end_bin(T z, bool first, T std) {
   const auto p = log_cdf(first ? z : -z);
@@ -64,8 +65,8 @@ BFN_HD WithGradient<T> log_bin_prob(T index, T mean, T std, Bins<T> bins) {
   return select(exp(total.value) < kTinyTotal<T>, {log(unit * std), T(0), T(0)}, share);
 }
 
-// The centre of the likeliest bin, which is the mean's, the first or the last [derived]. A later one must be strictly
-// better.
+// The centre of the likeliest bin, which is the bin of the mean, the first bin or the last bin [derived]. Of equally
+// likely bins the first wins.
 template <class T>
 BFN_HD T mode(T mean, T std, Bins<T> bins) {
   T best = bins.index(mean), best_log_p = log_bin_prob(best, mean, std, bins).value;

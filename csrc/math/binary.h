@@ -1,31 +1,33 @@
-// Binary data: of two classes, x is 1 or 0, and s = 1 or -1. One logit z and one state d = y_1 - y_0 for each variable;
-// equation numbers are those of arXiv 2308.07037, what they say of K = 2 is taken for the differences [derived].
+// Binary data: the class x is 1 or 0, and its sign s is 1 or -1. A variable has one logit z and one state d = y_1 -
+// y_0. Equation numbers refer to arXiv 2308.07037. The formulas are the paper's for K = 2, written for the differences
+// of the two classes [derived].
 #pragma once
 
 #include "elementary.h"
 
 namespace bfn {
 
-// The sign of a class, and NaN for what is neither 1 nor 0.
+// The sign of a class; NaN if the number is neither 1 nor 0.
 template <class T, class Class>
 BFN_HD T binary_sign(Class x) {
   return x == 1 ? T(1) : x == 0 ? T(-1) : kNaN<T>;
 }
 
-// y_1 - y_0 ~ N(2 alpha s, 4 alpha), spread = 2 sqrt(alpha); where a distribution is sent, 2p - 1 is in the place of s
-// (185).
+// The message y_1 - y_0 ~ N(2 alpha s, 4 alpha), with spread = 2 sqrt(alpha) (185). If a distribution is sent, `sign`
+// is 2p - 1.
 template <class T>
 BFN_HD T binary_message(T s, T alpha, T spread, T eps) {
   return 2 * alpha * s + spread * eps;
 }
 
-// The probability of class 1 where s or, of a distribution, 2p - 1 is sent.
+// The probability of class 1, if s is sent, or 2p - 1 of a distribution.
 template <class T>
 BFN_HD T binary_share_of(T s) {
   return fused(T(0.5), s, T(0.5));
 }
 
-// p_x = sigmoid(u) and q = 1 - p_x, where u = s z. Neither falls below exp(-87), next to which nothing smaller matters.
+// p_x = sigmoid(u) and q = 1 - p_x, where u = s z. Neither is less than exp(-87), since a smaller number changes no
+// loss.
 template <class T>
 struct BinaryShares {
   T p, q;
@@ -37,8 +39,8 @@ struct BinaryShares {
   }
 };
 
-// The sign of the class that a uniform draws: class 0 where its probability exceeds u, or where class 1 has none. The
-// shares are those of class 1.
+// The sign of the class that a uniform draws. It is class 0 if the probability of class 0 exceeds the uniform, or if
+// class 1 has probability 0. The shares belong to class 1.
 template <class T>
 BFN_HD T binary_drawn(BinaryShares<T> of, T u) {
   const T drawn = of.q > u ? T(-1) : T(1);
@@ -65,26 +67,27 @@ BFN_HD BinaryTerm<T> binary_cross_entropy(T u) {
   return {(u < T(0) ? -u : T(0)) + log1p_of_unit(small), u < T(0) ? -larger : -small * larger};
 }
 
-// The logarithm of the ratio of the sender's densities for x and for the other class; eps is the message's, times s.
+// The logarithm of the ratio of the sender's densities for x and for the other class. eps is the normal of the message,
+// times s.
 template <class T>
 BFN_HD T binary_log_ratio(T alpha, T spread, T eps) {
   return 2 * alpha + spread * eps;
 }
 
-constexpr double kMaxLogRatio = 60;  // next to exp of it, shares below the normal range of float do not matter
+constexpr double kMaxLogRatio = 60;  // exp(60) times a share below the normal range of float does not matter
 
-// A draw of L_n (189, 190): -ln M, M = p_x + q exp(-r), for |r| of at most kMaxLogRatio; `ratio` is of -r. Unless
-// M is small it is -ln(1 + S), S = q (exp(-r) - 1). Selections take the place of branches, since it runs in SIMD lanes.
+// A draw of L_n (189, 190): -ln M, M = p_x + q exp(-r), for |r| of at most kMaxLogRatio; `ratio` has exp(-r). Unless M
+// is small it is computed as -ln(1 + S), S = q (exp(-r) - 1). It has no branches, so that loops over it are vectorised.
 template <class T>
 BFN_HD BinaryTerm<T> binary_draw(T p, T q, ExpAndExpm1<T> ratio) {
   const T sum = q * ratio.expm1;
   const bool low = sum < T(-0.5);
   const T mixture = low ? p + q * ratio.exp : 1 + sum, inverse = reciprocal(mixture);
-  const T lost = low ? T(0) : sum - (mixture - 1);  // by the rounding of 1 + S
+  const T lost = low ? T(0) : sum - (mixture - 1);  // what the rounding of 1 + S lost
   return {-(log_normal(mixture) + lost * inverse), p * sum * inverse};
 }
 
-// The same for an r beyond that: softplus(-u) - softplus(-u - r).
+// The same for |r| above kMaxLogRatio: softplus(-u) - softplus(-u - r).
 template <class T>
 BFN_HD_APART BinaryTerm<T> binary_draw_beyond(T u, T q, T r) {
   return {softplus_fall(-u, -u - r, -r), sigmoid(-u - r) - q};

@@ -1,4 +1,5 @@
-// K bins of width h = 2/K that divide [-1, 1]. A bin's zero-based index is held as a real, so that NaN stays NaN.
+// K bins of width h = 2/K divide [-1, 1]. The zero-based index of a bin is a floating-point number, so that NaN stays
+// NaN.
 #pragma once
 
 #include "elementary.h"
@@ -25,8 +26,8 @@ constexpr T kTinyTotal = T(1e-5);  // an unclipped distribution with less mass i
 BFN_HD float leading_bits(float x) { return bit_cast<float>(bit_cast<uint32_t>(x) & 0xFFFF0000u); }
 BFN_HD double leading_bits(double x) { return x; }
 
-// Distances from a point, in units of 1/K and without the rounding of -1 + 2j/K, which a small std would magnify: K
-// times the leading bits of the point is exact.
+// Distances from a point in units of 1/K. The product of K and the leading bits of the point is exact. This avoids the
+// rounding of -1 + 2j/K, which a division by a small std would magnify.
 template <class T>
 struct Origin {
   T leading, rest, count;

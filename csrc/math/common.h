@@ -1,5 +1,5 @@
-// What every formula needs. It compiles for the host and, under nvcc, for the device; it needs neither torch nor the
-// CUDA runtime.
+// Definitions that all formulas use. They compile for the host and, with nvcc, for the device. They need neither torch
+// nor the CUDA runtime.
 #pragma once
 
 #include <cmath>
@@ -10,7 +10,7 @@
 #if defined(__CUDACC__)
 #define BFN_HD __host__ __device__ __forceinline__
 #elif defined(__GNUC__)
-#define BFN_HD inline __attribute__((always_inline))  // a call within a loop would keep it from SIMD
+#define BFN_HD inline __attribute__((always_inline))  // a loop that calls a function is not vectorised
 #else
 #define BFN_HD inline
 #endif
@@ -41,7 +41,7 @@ BFN_HD To bit_cast(From from) {
   return to;
 }
 
-// The comparisons let NaN through.
+// NaN stays NaN, since every comparison with NaN is false.
 template <class T>
 BFN_HD T clamp(T x, T low, T high) {
   x = x < low ? low : x;
@@ -58,7 +58,7 @@ BFN_HD T square(T x) {
   return x * x;
 }
 
-// a b + c. On a GPU it has one rounding by contract, since kernels that differ in how they read must give the same
+// a b + c. On a GPU it is always rounded once, so that kernels that read their data in different ways give the same
 // bits.
 BFN_HD float fused(float a, float b, float c) {
 #if defined(__CUDA_ARCH__) || defined(BFN_CUDA_ON_HOST)

@@ -1,5 +1,5 @@
-// Discrete data; equation numbers are those of arXiv 2308.07037. A row holds the K logits of one variable; what sums
-// over k leave the class x out, so that nothing cancels as p_x goes to 1 [derived].
+// Discrete data. Equation numbers refer to arXiv 2308.07037. A row has the K logits of one variable. Sums over k leave
+// out the class x, so that nothing cancels as p_x goes to 1 [derived].
 #pragma once
 
 #include "elementary.h"
@@ -14,9 +14,10 @@ BFN_HD T message(T sent, T beta, T spread, T eps, T num_classes) {
   return beta * (num_classes * sent - 1) + spread * eps;
 }
 
-// With e_k = exp(z_k - max): e_x, the sum `rest` of the other e_k, and the sum `moment` of their squares. Where a wrong
-// class is likelier than not, `moment` sums e_k (1 - e_k) instead: p_k - s, which cancels as p_k goes to 1, is
-// (e_x + moment)/total^2 where e_k = 1 [derived].
+// The sums of a row. With e_k = exp(z_k - max): `x` is e_x, `rest` the sum of the other e_k, and `moment` the sum of
+// their squares. If a wrong class has more than half of the probability, `moment` is the sum of e_k (1 - e_k) instead.
+// The gradient needs p_k - s, s = sum of the p_k^2, which cancels as p_k goes to 1; for the class with e_k = 1 it is
+// (e_x + moment)/total^2 [derived].
 template <class T>
 struct RowStats {
   T max, x, rest, moment;
@@ -29,7 +30,7 @@ struct RowStats {
   }  // && would be a branch, which keeps a loop from SIMD
 };
 
-// RowStats of the sums of e_k, e_k^2 and e_k (1 - e_k), which may be in a wider type.
+// Makes RowStats of the sums of e_k, e_k^2 and e_k (1 - e_k), which may have a wider type.
 template <class T, class S>
 BFN_HD RowStats<T> row_stats(T max, T x, S rest, S square, S spread) {
   const RowStats<T> row{max, x, static_cast<T>(rest), static_cast<T>(square)};
@@ -43,13 +44,14 @@ BFN_HD T squared_distance(RowStats<T> row) {
   return square(row.q()) + row.s();
 }
 
-// -ln p_x. Where e_x underflows, z_x says how small it is.
+// -ln p_x. If e_x underflows, z_x is used instead.
 template <class T>
 BFN_HD T cross_entropy(RowStats<T> row, T z_x) {
   return row.x > T(0.5) ? log1p(row.rest / row.x) : log(row.total()) + row.max - z_x;
 }
 
-// Derivatives of a loss of a row, times a factor: `grad_x` by the logit of x, by_other() by that of another class.
+// The derivatives of a row's loss, times a factor: `grad_x` by the logit of class x, by_other() by the logit of another
+// class.
 template <class T>
 struct RowSlopes {
   T grad_x, slope, level, origin;
@@ -57,8 +59,8 @@ struct RowSlopes {
   BFN_HD T by_other(T e) const { return e * (slope * (e - origin) + level); }
 };
 
-// L_inf's derivatives are -2 p_x (q^2 + s) and 2 p_k (p_k - s + p_x q), with p_k - s = (e_k - origin)/total +
-// above/total^2 [derived].
+// The derivatives of L_inf are -2 p_x (q^2 + s) by z_x and 2 p_k (p_k - s + p_x q) by another z_k. Here p_k - s is
+// computed as (e_k - origin)/total + above/total^2 [derived].
 template <class T>
 BFN_HD RowSlopes<T> squared_distance_slopes(RowStats<T> row, T factor) {
   const T inverse = 1 / row.total(), slope = 2 * factor * square(inverse), by = slope * inverse;
@@ -72,18 +74,19 @@ BFN_HD RowSlopes<T> cross_entropy_slopes(RowStats<T> row, T factor) {
   return {-factor * row.q(), T(0), factor / row.total(), T(0)};
 }
 
-constexpr double kMaxShift = 80;  // exp of it stays well within float
+constexpr double kMaxShift = 80;  // exp(80) is well within the range of float
 
-// A draw of the joint receiver (189, 190): y_x + LSE(z) - LSE(z + y) = -ln M, M the mean under p of the ratios
-// exp(d_k), d_k = y_k - y_x. Near M = 1 it is -ln(1 + S), S the mean of the growths exp(d_k) - 1; as S nears -1, M
-// loses nothing, until it leaves the range of float. What lies `beyond` is softplus_fall of the log-odds ln((1 -
-// p_x)/p_x) of z and of z + y. Normals that seeds make keep the ratios below exp(46).
+// A draw of the joint receiver (189, 190): y_x + LSE(z) - LSE(z + y) = -ln M. M is the mean under p of the ratios
+// exp(d_k), d_k = y_k - y_x. There are three ways to compute it. Near M = 1 it is -ln(1 + S), where S is the mean of
+// exp(d_k) - 1. If S is below -1/2, M itself is accurate. If M leaves the range of float (`beyond`), it is
+// softplus_fall of the log-odds ln((1 - p_x)/p_x) of z and of z + y. With noise from a seed the ratios stay below
+// exp(46).
 template <class T>
 struct JointDraw {
   T divergence, factor, level;
-  int32_t near_one, beyond;  // numbers, since bool would keep a loop from SIMD
+  int32_t near_one, beyond;  // integers, since loops over bool are not vectorised
 
-  // `sum` and `mixture` are S and M, which need not be known where S is above -1/2; 1 + S serves there.
+  // `sum` and `mixture` are S and M. If S is above -1/2, 1 + S may be passed for M.
   BFN_HD JointDraw(T sum, T mixture, T weight) {
     beyond = mixture > T(1e-18) && mixture < T(1e30) ? 0 : 1;
     near_one = sum > T(-0.5) ? 1 : beyond;
@@ -94,14 +97,14 @@ struct JointDraw {
   }
   BFN_HD JointDraw(T by, T at, int32_t near) : factor(by), level(at), near_one(near), beyond(0) {}
 
-  // The draw's share of weight (softmax(z) - softmax(z + y)), the gradient by a logit; 0 where it lies beyond.
+  // What this draw adds to the gradient by a logit, weight (softmax(z) - softmax(z + y)); 0 if the draw is `beyond`.
   BFN_HD T slope(T p, ExpAndExpm1<T> ratio) const {
     return factor * (p * (level - (near_one ? ratio.expm1 : ratio.exp)));
   }
 };
 
-// One coordinate of the factorised receiver. Its mixture has the weights p and 1 - p, one of which, w, is multiplied by
-// the density ratio exp(shift): the value is -ln(1 + w (exp(shift) - 1)) [derived].
+// One coordinate of the factorised receiver. Its mixture has the weights p and 1 - p. One of the two, w, is multiplied
+// by the ratio of densities exp(shift), so the value is -ln(1 + w (exp(shift) - 1)) [derived].
 template <class T>
 struct FactorisedTerm {
   T value, derivative;  // the derivative by p
@@ -112,26 +115,26 @@ BFN_HD T density_shift(bool is_x, T r, T eps) {
   return (is_x ? -r : r) * eps - T(0.5) * r * r;
 }
 
-// Selections take the place of branches, since it runs in SIMD lanes.
+// It has no branches, so that loops over it are vectorised.
 template <class T>
 BFN_HD FactorisedTerm<T> factorised_term(bool is_x, T p, T rest, T r, T eps) {
   const T shift = density_shift(is_x, r, eps), w = is_x ? rest : p, other = is_x ? p : rest;
   const T capped = shift < T(kMaxShift) ? shift : T(kMaxShift);
   const ExpAndExpm1<T> e = exp_and_expm1(capped);
   const T sum = w * e.expm1;
-  // where w is near 1 and the ratio small, the other share is what is left of 1
+  // if w is near 1 and the ratio is small, `other` stands for 1 - w, which would cancel
   const bool small = sum < T(-0.5);
   const T mixture = small ? other + w * e.exp : 1 + sum, rounded = mixture - 1, value = log(mixture);
   const T corrected = rounded == T(0) ? sum : value * (sum / rounded);  // log1p(sum), by the rounding of 1 + sum
   return {capped - shift - (small ? value : corrected), (is_x ? e.expm1 : -e.expm1) / mixture};
 }
 
-// Below this share both it and the ratio may underflow beside a w of 1. Where p_x is as small, what the likeliest class
-// leaves to the others may be, too: those two coordinates, and no others, are then added in logs.
+// Below this share the share and the ratio may both underflow. If p_x is below it, the weight that the likeliest class
+// leaves to the others may be below it, too. The terms of these two coordinates are then computed in logarithms.
 template <class T>
 constexpr T kFarShare = static_cast<T>(sizeof(T) == sizeof(float) ? 1e-28 : 1e-290);
 
-// A coordinate in logs, -ln(share + exp(shift)), and its derivative by ln share.
+// The term of a coordinate in logarithms, -ln(share + exp(shift)), and its derivative by ln share.
 template <class T>
 BFN_HD FactorisedTerm<T> far_term(T log_share, T shift) {
   const T above = log_share - shift, capped = shift < T(kMaxShift) ? shift : T(kMaxShift);

@@ -7,7 +7,7 @@ namespace bfn {
 
 enum class Parametrisation : int64_t { kDirect, kData, kNoise };
 
-// The limits that |log_std|, and the std that is made of it, are clamped to.
+// The limits of |log_std| and of the std that it gives.
 struct OutputLimits {
   double std_min, std_max, log_std_max;
 };
@@ -18,8 +18,9 @@ struct OutputNormal {
   T mean, std, mean_by_prediction, std_by_log_std;
 };
 
-// (105, 106): the mean is mean_scale mean - noise_scale prediction, the std |noise_scale| exp(log_std); both log_std
-// and std are clamped. A network that puts out the data's mean itself has the scales 0 and -1.
+// The normal of the output (105, 106): its mean is mean_scale mean - noise_scale prediction, its std is |noise_scale|
+// exp(log_std). Both log_std and std are clamped. For a network that predicts the mean of the data itself, the scales
+// are 0 and -1.
 template <class T>
 BFN_HD OutputNormal<T> output_normal(Parametrisation kind, OutputLimits limits, T prediction, T log_std, T mean,
                                      T mean_scale, T noise_scale) {

@@ -1,6 +1,6 @@
-// exp, log and the sine and cosine of a signed half turn. Those of float are polynomials without branches, which
-// compilers turn into SIMD; they were fitted in the relative maximum norm, and the errors named are theirs in exact
-// arithmetic. Those of double are the C library's, but for `exp_and_expm1`, which row scalars need.
+// exp, log, and the sine and cosine of pi v. In float they are polynomials without branches, so that compilers
+// vectorise them. The polynomials were fitted in the relative maximum norm, and the errors in the comments are theirs
+// in exact arithmetic. In double they are functions of the C library, except `exp_and_expm1`, which row scalars need.
 #pragma once
 
 #include "common.h"
@@ -47,7 +47,7 @@ BFN_HD float exp_normal(float x) {
   return (1.0f + e.excess) * power_of_two(e.bits);
 }
 
-// e^x for x <= 0, as a term of a sum beside the largest: it is 0 where it would be below the normal range.
+// e^x for x <= 0, as a term of a sum whose largest term is 1. A result below the normal range of float is 0.
 BFN_HD float exp_term(float x) {
   const float value = exp_normal(x < -87.0f ? -87.0f : x);
   return x < -87.0f ? 0.0f : value;
@@ -87,7 +87,7 @@ BFN_HD float log1p_bend(float f) {
   return f * f * (f * q - 0.5f);
 }
 
-// ln(1 + x) for x in [0, 1], which rounds no 1 + x.
+// ln(1 + x) for x in [0, 1], without rounding 1 + x.
 BFN_HD float log1p_of_unit(float x) {
   const bool upper = x > 0.41421356f;
   const float f = upper ? 0.5f * x - 0.5f : x;  // 1 + x is 2 (1 + f) or 1 + f
@@ -118,7 +118,7 @@ BFN_HD float log1p(float x) {
   return x > 1e8f ? value : small;
 }
 
-// x, negated where the top bit is set. A branch would keep compilers from SIMD.
+// -x if the top bit is set, else x. It has no branch, so that compilers vectorise it.
 BFN_HD float flip_sign(float x, uint32_t top_bit) {
   return bit_cast<float>(bit_cast<uint32_t>(x) ^ (top_bit & 0x80000000u));
 }
@@ -143,8 +143,9 @@ BFN_HD double log_normal(double x) { return ::log(x); }
 BFN_HD double log1p(double x) { return ::log1p(x); }
 BFN_HD double log1p_of_unit(double x) { return ::log1p(x); }
 BFN_HD double expm1(double x) { return ::expm1(x); }
-// SIMD needs a form without branches. With |r| <= ln 2 / 2, the first term of the series of e^r - 1 that is left out is
-// 1.2e-17 of it. Powers of two are in two factors, so that only results out of range overflow or lose digits.
+// A form without branches, so that compilers vectorise it. With |r| <= ln 2 / 2, the first omitted term of the series
+// of e^r - 1 is 1.2e-17 of the sum. 2^n is the product of two factors, so that only results out of range overflow or
+// lose digits.
 BFN_HD ExpAndExpm1<double> exp_and_expm1(double x) {
 #if defined(__CUDA_ARCH__)
   return {::exp(x), ::expm1(x)};
@@ -180,7 +181,7 @@ BFN_HD void sincospi(double v, double& sine, double& cosine) {
 #endif
 }
 
-// 1/x for x >= 1e-30, without the care that a GPU's division takes of smaller numbers.
+// 1/x for x >= 1e-30. It is faster on a GPU than a division, which also handles smaller numbers.
 BFN_HD float reciprocal(float x) {
 #if defined(__CUDA_ARCH__)
   const float capped = x > 1e30f ? 1e30f : x;
@@ -214,7 +215,7 @@ BFN_HD T softplus_fall(T before, T after, T drift) {
   return before > T(0) && after > T(0) ? softplus(-before) - softplus(-after) - drift : fall;
 }
 
-// a - b, and what its rounding lost.
+// a - b, and the part that its rounding lost.
 template <class T>
 struct Difference {
   T value, lost;
@@ -226,8 +227,8 @@ BFN_HD Difference<T> difference_of(T a, T b) {
   return {value, (a - (value - back)) - (b + back)};
 }
 
-// exp(a - b) for a <= b, as a term beside the largest: it is 0 below the normal range. It is free of the rounding of
-// a - b, which for logits far apart is most of the error.
+// exp(a - b) for a <= b, as a term of a sum whose largest term is 1. A result below the normal range is 0. The rounding
+// of a - b, which is most of the error if a and b are far apart, is corrected.
 BFN_HD float exp_difference(float a, float b) {
   const Difference<float> d = difference_of(a, b);
   const float value = exp_normal(d.value < -87.0f ? -87.0f : d.value);

@@ -8,7 +8,7 @@
 
 namespace bfn {
 
-// k = base + shift. Losses take its difference from x, and where `base` is a bin's centre it differs from x exactly.
+// k = base + shift. Losses need x - k. If `base` is the centre of a bin, x - base is exact.
 template <class T>
 struct ExpectedValue {
   T base, shift, by_mean, by_std;
@@ -30,7 +30,7 @@ struct SquaredError {
 enum class EdgeRule : int { kSeven, kThirteen, kNineteen, kSmooth, kWide };
 constexpr int kEdgeRules = 5;
 
-// How many edges each of the first three rules sees.
+// How many edges each of the first three rules sums.
 BFN_HD int64_t edges_seen(EdgeRule rule) {
   return rule == EdgeRule::kSeven ? 7 : rule == EdgeRule::kThirteen ? 13 : 19;
 }
@@ -49,15 +49,15 @@ BFN_HD EdgeRule edge_rule(T std, Bins<T> bins) {
   return static_cast<EdgeRule>(rule);
 }
 
-// The edges that a rule of `count` edges sees, 1 to K - 1 in all.
+// The `count` edges nearest to the mean, which a rule sums. All edges have the numbers 1 to K - 1.
 template <class T>
 struct EdgeWindow {
   Origin<T> origin;
   T unit, below, first;  // `below` counts the edges left of the mean
 };
 
-// The number of inner edges left of the mean. The mean's bin is found by rounded numbers, and to a small std it matters
-// on which side of a near edge the mean lies.
+// The number of inner edges left of the mean. The bin of the mean was found with rounded numbers. If the std is small,
+// it matters on which side of the nearest edge the mean lies.
 template <class T>
 BFN_HD T edges_left_of(T mean, Bins<T> bins) {
   const Origin<T> origin = origin_of(mean, bins);
@@ -73,8 +73,8 @@ BFN_HD EdgeWindow<T> edge_window(T mean, T std, int64_t count, Bins<T> bins) {
           clamp(reach, T(1), bins.last() - static_cast<T>(count) + 1)};
 }
 
-// Adds the i-th edge to the sums. An edge left of the mean counts 0 in `base` and Phi(z) here, one right of it 1 and
-// Phi(z) - 1.
+// Adds the i-th edge to the sums. An edge left of the mean adds 0 to `base` and Phi(z) here. An edge right of the mean
+// adds 1 to `base` and Phi(z) - 1 here.
 template <class T>
 BFN_HD void add_edge(EdgeWindow<T> window, T i, T& shift, T& density, T& moment) {
   const T j = window.first + i, z = window.origin.to_edge(j) * window.unit;
@@ -97,7 +97,7 @@ BFN_HD ExpectedValue<T> edge_sum(T mean, T std, int64_t count, Bins<T> bins) {
   return window_value(window, shift, density, moment, bins);
 }
 
-// The terms that Euler-Maclaurin adds at an end to the integrals of Phi (but for half of Phi there), phi and z phi.
+// The terms of Euler-Maclaurin at an end, for the sums of Phi (without the half of Phi at the end), phi and z phi.
 template <class T>
 struct EndTerms {
   T cdf, density, moment;
@@ -243,9 +243,10 @@ struct WideSeries {
   }
 };
 
-// Makes the unclipped distribution's k of the clipped one's at |mean|: it takes the end bins' mass beyond [-1, 1] away
-// and divides by the mass inside; k is 0 where next to nothing is inside. If the mean is inside, too, the two masses
-// beyond cancel least; if it is not, k's distance from the last centre does not cancel, nor do the slopes by it.
+// Turns k of the clipped distribution at |mean| into k of the distribution that is not clipped. It subtracts the mass
+// of the end bins beyond [-1, 1] and divides by the mass inside. k is 0 if almost no mass is inside. If the mean is
+// inside, the subtraction of the two masses beyond cancels least. If the mean is outside, the distance of k from the
+// last centre is computed, which does not cancel.
 template <class T>
 BFN_HD ExpectedValue<T> renormalised(ExpectedValue<T> k, T mean, T std, Bins<T> bins) {
   const T sign = mean < T(0) ? T(-1) : T(1), m = abs(mean), last = bins.centre(bins.last());

@@ -1,12 +1,12 @@
-// Mixtures of M normals. Implementations hold the components in different ways: what one has comes from functions of
-// its number m.
+// Mixtures of M normals. Implementations store the components in different ways, so these functions take functions that
+// return the numbers of component m.
 #pragma once
 
 #include "expected_value.h"
 
 namespace bfn {
 
-// ln sum_m exp(term_m), by the largest term and a sum beside it.
+// ln sum_m exp(term_m), as the largest term and the sum of exp(term_m - largest).
 template <class T>
 struct LogSum {
   T top = kMinusInfinity<T>, sum = 0;
@@ -21,11 +21,11 @@ struct LogSum {
     }
   }
   BFN_HD T value() const { return top + log(sum); }
-  // A term's part in the sum; through `value` it would take over the rounding of a large one.
+  // The share of a term in the sum. exp(term - value()) would have the rounding of value(), which may be large.
   BFN_HD T part(T term) const { return exp(term - top) / sum; }
 };
 
-// ln pi_m of a mixture's logits. Their log-sum is held in two parts, for the same reason.
+// ln pi_m of the logits of a mixture. The log-sum of the logits is stored in two parts, to avoid its rounding.
 template <class T>
 struct LogShares {
   T top, log_sum;
@@ -34,8 +34,8 @@ struct LogShares {
   BFN_HD T operator()(T logit) const { return (logit - top) - log_sum; }
 };
 
-// The component that a uniform draws: the first whose cumulative share exceeds it, else the last with a share; -1 where
-// the shares are NaN.
+// The component that a uniform draws: the first one whose cumulative share exceeds the uniform, else the last one with
+// a share above 0; -1 if the shares are NaN.
 template <class T, class F>
 BFN_HD int drawn_component(int count, T uniform, F&& share_of) {
   T cumulative = 0;
@@ -49,7 +49,8 @@ BFN_HD int drawn_component(int count, T uniform, F&& share_of) {
   return cumulative == cumulative ? last : -1;
 }
 
-// The centre of the bin with the most mass, the first of several. A mixture has many maxima: all bins are tried.
+// The centre of the bin with the largest mass, the first one of equals. All bins are tried, since a mixture has many
+// maxima.
 template <class T, class F>
 BFN_HD T mixture_mode(Bins<T> bins, F&& mass_of) {
   T best = 0, best_mass = -1;
@@ -67,13 +68,14 @@ struct ComponentGradient {
   T by_mean, by_std, by_logit;
 };
 
-// Those of a function of k = sum_m pi_m k_m: `slope` is its derivative by k, times pi_m, and `excess` is k_m - k.
+// The derivatives of a function of k = sum_m pi_m k_m. `slope` is pi_m times the derivative by k, and `excess` is k_m -
+// k.
 template <class T>
 BFN_HD ComponentGradient<T> mean_gradient(T slope, ExpectedValue<T> of_component, T excess) {
   return {slope * of_component.by_mean, slope * of_component.by_std, slope * excess};
 }
 
-// Those of weight ln sum_m pi_m p_m, in which the component's part is pi_m p_m / sum.
+// The derivatives of weight ln sum_m pi_m p_m. `part` is pi_m p_m divided by the sum.
 template <class T>
 BFN_HD ComponentGradient<T> log_sum_gradient(T weight, T part, T share, WithGradient<T> log_p) {
   return {weight * part * log_p.by_mean, weight * part * log_p.by_std, weight * (part - share)};

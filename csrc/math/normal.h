@@ -1,5 +1,5 @@
-// The standard normal: its density, tails and the probability of an interval, each by a form that keeps its relative
-// precision far out.
+// The standard normal: its density, its tails and the probability of an interval. Each has a form that keeps its
+// relative precision far from 0.
 #pragma once
 
 #include "elementary.h"
@@ -26,13 +26,13 @@ BFN_HD float mills(float z) {
 
 BFN_HD double mills(double z) {
   if (z < 20) return 0.5 * ::erfc(z * 0.70710678118654752440) * ::exp(0.5 * z * z);
-  const double w = 1 / (z * z);  // the asymptotic series' error is 3e-15 at 20
+  const double w = 1 / (z * z);  // the error of the asymptotic series is 3e-15 at z = 20
   const double series = 1 - w * (1 - w * (3 - w * (15 - w * (105 - w * (945 - w * (10395 - w * 135135))))));
   return series / (z * kSqrtTwoPi);
 }
 
-// Phi(z) - 1/2 for z >= 0, given mass = Phi(-z). Near 0, where the mass has an error of 1e-7, an odd polynomial has one
-// of 8e-10.
+// Phi(z) - 1/2 for z >= 0, given mass = Phi(-z). Near 0 it is an odd polynomial with an error of 8e-10, since the mass
+// has an error of 1e-7.
 BFN_HD float within(float z, float mass) {
   const float s = z * z;
   float p = -7.66260867e-06f;
@@ -80,9 +80,9 @@ BFN_HD LogInterval<T> log_cdf(T z) {
   return {log1p(-tail), T(0), scale * e / (T(1) - tail)};
 }
 
-// ln(Phi(right) - Phi(left)), where width = right - left exactly and middle = (left + right)/2. On one side of 0 it is
-// taken from the nearer edge, so that nothing cancels, however far out. It has selections and no branches, since it
-// runs in SIMD lanes.
+// ln(Phi(right) - Phi(left)), given the exact width = right - left and middle = (left + right)/2. If both ends have the
+// same sign, it is computed from the end nearer to 0, so that nothing cancels. It has no branches, so that loops over
+// it are vectorised.
 template <class T>
 BFN_HD LogInterval<T> log_interval(T left, T right, T middle, T width) {
   const T scale = static_cast<T>(1 / kSqrtTwoPi);
@@ -90,7 +90,7 @@ BFN_HD LogInterval<T> log_interval(T left, T right, T middle, T width) {
   const T near = astride ? -left : above ? left : -right, far = astride ? right : above ? right : -left;
   const T near_mills = mills(near), far_mills = mills(far);
   const T near_density = exp(T(-0.5) * near * near), far_density = exp(T(-0.5) * far * far);
-  const T drop = exp(-width * abs(middle));  // of the density from the nearer edge to the farther
+  const T drop = exp(-width * abs(middle));  // the ratio of the densities at the farther and the nearer end
   const T missing = astride ? near_density * near_mills + far_density * far_mills : drop * far_mills / near_mills;
   const T value = log1p(-missing) + (astride ? T(0) : T(-0.5) * near * near + log(near_mills));
   const T inverse = scale / ((astride ? T(1) : near_mills) * (T(1) - missing));

@@ -1,8 +1,9 @@
 // The n-step loss of discretised data (113-119): -E[eps^2/2 + ln sum_k p_k exp(-(y - c_k)^2 / 2 tau^2)], y = x + tau
 // eps. With q_k = (c_k - x)/tau the bracket is ln sum_k p_k exp(q_k (eps - q_k/2)), which has no eps^2 left to cancel.
 //
-// p_k times the other normal is a bump of width s, 1/s^2 = 1/std^2 + 1/tau^2: few bins are summed as they are, many by
-// 28 Gauss-Legendre points, whatever their number [derived]. The end bins of a clipped distribution stand apart.
+// p_k times the other normal is a bump of width s, 1/s^2 = 1/std^2 + 1/tau^2. If it covers few bins, they are summed
+// one by one. Else the sum takes 28 Gauss-Legendre points, however many bins there are [derived]. The end bins of a
+// clipped distribution are added separately.
 #pragma once
 
 #include "bin_prob.h"
@@ -11,35 +12,34 @@ namespace bfn {
 
 constexpr int kNodes = 28;
 
-// A place in a window, as its distance from the base in bins, and how many bins it stands for.
+// A point of a window: its distance from the base, in bins, and the number of bins that it stands for.
 template <class T>
 struct Point {
   T distance, weight;
 };
 
-// The part of the bins where the draws' bumps lie. It begins at base + offset, in bins; `base` is a whole number, so
-// that far along the bins no position loses its digits.
+// The range of bins in which the bumps of some draws lie. It begins at base + offset, in bins. `base` is a whole
+// number, so that positions keep their digits if the index is large.
 template <class T>
 struct NStepWindow {
   T base, offset, length;
   bool cut_low, cut_high;  // whether the window ends with the bins on that side
-  bool every;              // whether every bin is a point; else Gauss-Legendre points are
+  bool every;              // whether every bin is a point; if not, the points are Gauss-Legendre nodes
 
   BFN_HD int count() const { return every ? static_cast<int>(length) + 1 : kNodes; }
   BFN_HD bool cut(bool low) const { return !every && (low ? cut_low : cut_high); }
   BFN_HD T end(bool low) const { return low ? offset : offset + length; }
-  // The point of the i-th bin, and that of a Gauss-Legendre node in [0, 1].
+  // The point of the i-th bin, and the point of a Gauss-Legendre node in [0, 1].
   BFN_HD Point<T> bin(T i) const { return {i, T(1)}; }
   BFN_HD Point<T> node(T at, T weight) const { return {offset + length * at, length * weight}; }
 };
 
-constexpr int kMaxPoints = 128;    // up to so many bins every one is a point
-constexpr double kReach = 5.5;     // a bump has 4e-8 of its mass beyond so many s
-constexpr double kMaxSpan = 19.5;  // Gauss-Legendre points cover so many s with an error of 9e-8 of the sum
+constexpr int kMaxPoints = 128;    // in a window of at most so many bins, every bin is a point
+constexpr double kReach = 5.5;     // a bump has 4e-8 of its mass farther than this from its peak, in units of s
+constexpr double kMaxSpan = 19.5;  // the largest window of Gauss-Legendre nodes, in s; its error is 9e-8 of the sum
 
-// p_k times the message's normal, as windows and end corrections see it. An unclipped distribution with next to no mass
-// in
-// [-1, 1] is uniform there.
+// p_k times the normal of the message, as windows and end corrections use it. If a distribution is not clipped and has
+// almost no mass in [-1, 1], it is taken to be uniform there.
 template <class T>
 struct Bump {
   T std, s, by_mean, by_eps;  // the peak is x + by_mean (mean - x) + by_eps eps
@@ -56,7 +56,7 @@ struct Bump {
 template <class T>
 BFN_HD NStepWindow<T> nstep_window(T x, T mean, Bump<T> bump, T least_eps, T most_eps, Bins<T> bins) {
   const T first = bins.clip ? T(1) : T(0), last = bins.last() - first, half = T(0.5), reach = T(kReach) * bump.s;
-  // double sums every bin, so that no rule shows as a step
+  // in double every bin is summed, so that no switch between rules shows in a finite difference
   if (sizeof(T) == sizeof(double) || last < first) return {first, T(0), last - first, true, true, true};
   const T centre = x + bump.by_mean * (mean - x);
   const T from = clamp(centre + bump.by_eps * least_eps, T(-1), T(1)) - reach;
@@ -70,7 +70,8 @@ BFN_HD NStepWindow<T> nstep_window(T x, T mean, Bump<T> bump, T least_eps, T mos
   return {base, begin - base, end - begin, cut_low, cut_high, false};
 }
 
-// The Gauss-Legendre nodes in [0, 1] and their weights: half of them stand here, the others are their mirror images.
+// The Gauss-Legendre nodes in [0, 1] and their weights. The arrays have one half of them; the other half is the mirror
+// image.
 BFN_HD float legendre_node(int i) {
   static constexpr float nodes[kNodes / 2] = {
       0.00177875121f, 0.00934841731f, 0.0228703597f, 0.0421834868f, 0.0670537387f, 0.0971793145f, 0.132194561f,
@@ -116,7 +117,7 @@ struct NStepPlace {
   WithGradient<T> log_p;
 };
 
-// What the draws of a variable share: x, the normal of the output distribution, and the bins.
+// What all draws of a variable have in common: x, the normal of the output distribution, and the bins.
 template <class T>
 struct NStepNormal {
   T x, mean, std, tau;
@@ -139,8 +140,8 @@ struct NStepNormal {
   }
   BFN_HD T q_at(T base, T distance) const { return (origin_of(x, bins).to_centre(base) + 2 * distance) * q_unit; }
   BFN_HD WithGradient<T> same_for_all() const { return {-log(bins.real_count()), T(0), T(0)}; }
-  // The bin at a distance from the base, which may lie between two. Its edges are computed apart, each from a whole
-  // number of bins, since a small std magnifies any rounding of theirs.
+  // The bin at a distance from the base; a distance that is no integer gives a place between two bins. Each edge is
+  // computed from a whole number of bins, since a small std magnifies the rounding of the edges.
   BFN_HD WithGradient<T> inner_bin(T base, T distance) const {
     const Origin<T> from = origin_of(mean, bins);
     const T whole = floor(distance), beyond = 2 * (distance - whole) - from.rest;
@@ -157,14 +158,14 @@ struct NStepNormal {
     return {origin_of(x, bins).to_centre(bin) * q_unit,
             log_end_bin(origin_of(mean, bins).to_edge(edge) * unit, first, std)};
   }
-  // The correction of the sum at a cut (cut_weight), and its derivatives, beside exp(top).
+  // The correction of the sum at a cut (cut_weight) and its derivatives, all divided by exp(top).
   BFN_HD WithGradient<T> cut_term(NStepPlace<T> cut, T eps, bool low, T top) const {
     const auto w = cut_weight(cut.log_p.by_mean, cut.q, eps, low, bins.width(), tau, bump);
     const T term = exp(nstep_exponent(cut.log_p.value, cut.q, eps) - top);
     return {term * w.value, term * (w.value * cut.log_p.by_mean + w.by_mean),
             term * (w.value * cut.log_p.by_std + w.by_std)};
   }
-  // ln of a sum of terms that were taken beside exp(top).
+  // ln of a sum whose terms were divided by exp(top).
   BFN_HD WithGradient<T> log_of(T top, WithGradient<T> sum) const {
     return {top + log(sum.value) - total.value, sum.by_mean / sum.value - total.by_mean,
             sum.by_std / sum.value - total.by_std};

@@ -1,4 +1,4 @@
-// Accuracy schedules, and the row scalars that they give for a time or an accuracy. All of it is in double.
+// Accuracy schedules, and the row scalars of a time or an accuracy. Everything is computed in double.
 #pragma once
 
 #include "elementary.h"
@@ -6,7 +6,7 @@
 namespace bfn {
 
 constexpr double kTMax = 1 - 1e-6;       // the time of a discrete flow is clamped to it
-constexpr double kStepTolerance = 1e-6;  // n t of a step may be off by so much, since times were rounded to float32
+constexpr double kStepTolerance = 1e-6;  // the largest error of n t, since times may have been rounded to float32
 constexpr double kRootBetaMin = 1e-10;   // below this sqrt(beta) a discrete flow is the uniform prior
 
 // bfn_kernels/call/rows.py has both tables in the same order.
@@ -42,7 +42,7 @@ struct Schedule {
 
   BFN_HD double slope() const { return -std::expm1(-num_classes * parameter / 4); }
   BFN_HD double end() const { return std::exp(-num_classes * parameter / 4); }
-  // The logarithm is taken of 1 - slope t where that is near 1, and of (1 - t) + t end where it may be near 0.
+  // The argument of the logarithm is written 1 - slope t if it is near 1, and (1 - t) + t end if it may be near 0.
   BFN_HD double beta(double t) const {
     if (kind == ScheduleKind::kQuadraticAccuracy) return parameter * t * t;
     const double passed = slope() * t;
