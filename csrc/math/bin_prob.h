@@ -18,7 +18,7 @@ template <class T>
 BFN_HD WithGradient<T> log_inner_bin(T left, T right, T z, T d, T log_d, T std) {
   const auto wide = by_mean_and_std(log_interval(left, right, z, d), left, right, std);
   if (sizeof(T) == sizeof(double)) return wide;
-  const bool narrow = (d < T(0.3)) & (abs(z * d) < T(0.5));  // && would be a branch, which keeps a loop from SIMD
+  const bool narrow = (d < T(0.3)) & (abs(z * d) < T(0.5));  // && would be a branch, which prevents vectorisation
   const T z2 = z * z, d2 = d * d;
   const T series = d2 * ((z2 - 1) / 24 + d2 * (z2 * z2 - 6 * z2 + 3) / 1920), total = 1 + series;
   const T by_z = -z + d2 * (z / 12 + d2 * (z2 - 3) * z / 480) / total;

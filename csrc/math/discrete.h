@@ -27,7 +27,7 @@ struct RowStats {
   BFN_HD T s() const { return (wrong() ? rest - moment : moment) / square(total()); }
   BFN_HD bool wrong() const {
     return (x < T(1)) & (total() < T(2));
-  }  // && would be a branch, which keeps a loop from SIMD
+  }  // && would be a branch, which prevents vectorisation
 };
 
 // Makes RowStats of the sums of e_k, e_k^2 and e_k (1 - e_k), which may have a wider type.
