@@ -23,5 +23,4 @@ NETWORKS: dict[str, type[nn.Module]] = {
 def build_network(config: NetworkConfig, shape: tuple[int, ...], features: int, outputs: int) -> nn.Module:
     """The network that `network.name` names, for variables arranged in `shape`."""
     network = find(NETWORKS, config.name, "network.name")
-    sizes = {"width": config.width, "depth": config.depth, "heads": config.heads, "dropout": config.dropout}
-    return network(shape, features, outputs, **sizes, **config.options)
+    return network(shape, features, outputs, **config.sizes, **config.options)

@@ -6,8 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bfn.networks.blocks import GROUPS, Head, ResBlock, check_widths
-from bfn.networks.layers import Attention, TimeEmbedding, from_channels, image_size, to_channels
+from bfn.networks.layers import (
+    GROUPS,
+    Attention,
+    Head,
+    ResBlock,
+    TimeEmbedding,
+    check_widths,
+    from_channels,
+    image_size,
+    to_channels,
+)
 
 MULTIPLES = (1, 2, 2)  # the channels at each resolution, in widths
 

@@ -5,8 +5,18 @@ import math
 import torch
 from torch import Tensor, nn
 
-from bfn.networks.blocks import GROUPS, Head, ResBlock, check_widths
-from bfn.networks.layers import Attention, TimeEmbedding, from_channels, image_size, to_channels, zero_init
+from bfn.networks.layers import (
+    GROUPS,
+    Attention,
+    Head,
+    ResBlock,
+    TimeEmbedding,
+    check_widths,
+    from_channels,
+    image_size,
+    to_channels,
+    zero_init,
+)
 
 OCTAVES = (5, 6)  # the Fourier features are waves of 2^5 and 2^6 periods in a unit of brightness
 

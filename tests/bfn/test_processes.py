@@ -15,12 +15,12 @@ import workers
 from tiny_settings import TINY
 from workers import Group
 
-from bfn import checkpoint, shards
-from bfn.alone import lock
-from bfn.checkpoint import CheckpointError
 from bfn.configs import EvaluateConfig
-from bfn.evaluate import evaluate
-from bfn.train import LOG_FILE, MODEL_FILE, STATE_FILE, load_run
+from bfn.results.evaluate import evaluate
+from bfn.training import checkpoint, shards
+from bfn.training.checkpoint import CheckpointError
+from bfn.training.run_lock import lock
+from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE, load_run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 COMMANDS = re.findall("^(?:torchrun|accelerate) .*", PAGE, re.M)

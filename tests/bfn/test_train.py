@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from bfn import states
-from bfn.checkpoint import CheckpointError, load, save
 from bfn.configs import ConfigError
 from bfn.data import load_data
-from bfn.evaluate import evaluate
-from bfn.train import LOG_FILE, MODEL_FILE, STATE_FILE, Interrupted, Trainer, load_run
+from bfn.results.evaluate import evaluate
+from bfn.training import states
+from bfn.training.checkpoint import CheckpointError, load, save
+from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE, load_run
+from bfn.training.trainer import Interrupted, Trainer
 
 SETTINGS = ["train.max_steps=9", "train.validate_every=4"]
 
@@ -197,7 +198,7 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(ti
         bound.bits = next(bounds)
         return bound
 
-    monkeypatch.setattr("bfn.train.evaluate", evaluate)
+    monkeypatch.setattr("bfn.training.trainer.evaluate", evaluate)
     trainer.run()
     assert (trainer.at.step, trainer.at.best_step, trainer.at.best, trainer.end) == (5, 2, 2.0, "train.patience=3")
     assert load(trainer.out / MODEL_FILE)[1]["step"] == 2

@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 
-from bfn import checkpoint, cli, processes, shards
-from bfn.alone import RunError
+from bfn import cli
 from bfn.configs import load
 from bfn.data import load_data
-from bfn.train import Interrupted, Trainer
+from bfn.training import checkpoint, processes, shards
+from bfn.training.run_lock import RunError
+from bfn.training.trainer import Interrupted, Trainer
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["bfn.cli", "sklearn.datasets", "sklearn.model_selection"])

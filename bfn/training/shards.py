@@ -12,23 +12,23 @@ from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
 
-from bfn import checkpoint
-from bfn.checkpoint import CheckpointError
+from bfn.training import checkpoint
+from bfn.training.checkpoint import CheckpointError
 
 PREFIX = "training."  # of a directory's name, which ends in the step
 
 
-def write(directory: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup | None) -> None:
+def write(to: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup | None) -> None:
     """Writes this process's parts of tensors; returns when those of all are on the disk."""
-    writer = HuggingFaceStorageWriter(str(directory), save_distributed=True)
+    writer = HuggingFaceStorageWriter(str(to), save_distributed=True)
     try:
         dcp.save(dict(tensors), storage_writer=writer, process_group=group)
     except CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
         if isinstance(cause, OSError):
-            raise OSError(cause.errno, cause.strerror or str(cause), str(directory)) from error
+            raise OSError(cause.errno, cause.strerror or str(cause), str(to)) from error
         raise cause from error
-    checkpoint.sync(directory)
+    checkpoint.sync(to)
 
 
 def read(directory: Path, tensors: dict[str, Tensor]) -> None:
@@ -67,13 +67,17 @@ def check(directory: Path, expected: dict[str, str]) -> None:
             raise CheckpointError(f"checkpoint {directory / name} is damaged: its content does not match its checksum")
 
 
+def directory(run: Path, step: int) -> Path:
+    return run / f"{PREFIX}{step}"
+
+
 def directories(run: Path) -> list[Path]:
     """The directories of this kind in that of a run."""
     return [path for path in run.glob(f"{PREFIX}*") if path.is_dir() and path.name.removeprefix(PREFIX).isdigit()]
 
 
-def remove_others(run: Path, kept: str | None) -> None:
+def remove_others(run: Path, kept: Path | None) -> None:
     """Removes those that no training state speaks of any more, or not yet."""
     for path in directories(run):
-        if path.name != kept:
+        if path != kept:
             shutil.rmtree(path)

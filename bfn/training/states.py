@@ -1,5 +1,6 @@
 """The tensors of a run, whole and by name, wherever they live: in one process, the same in all, or a part in each."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim.swa_utils import AveragedModel
 
-from bfn import shards
-from bfn.checkpoint import CheckpointError
 from bfn.model import BFN
+from bfn.training import processes, shards
+from bfn.training.checkpoint import CheckpointError
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 PARTS = StateDictOptions(cpu_offload=True)
@@ -61,13 +62,11 @@ def named(
     return tensors
 
 
-def restore(
-    tensors: dict[str, Tensor], model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer, moments: bool
-) -> None:
-    """Gives every process its part of the main process's tensors. moments: whether these have the optimizer's."""
+def restore(tensors: dict[str, Tensor], model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> None:
+    """Gives every process its part of the main process's tensors."""
     put(model, unprefixed("model.", tensors))
     put(ema, unprefixed("ema.", tensors))
-    if moments:
+    if processes.from_main(has_moments(tensors)):
         state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=WHOLE)
         if tensors:
             state["state"] = moments_of(tensors)
@@ -77,7 +76,7 @@ def restore(
 def restore_parts(directory: Path, model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> None:
     """Has every process read its part of what all processes of a run have written, each its own part then."""
     tensors, there = named(model, ema, optimizer, StateDictOptions()), shards.names(directory)
-    if not any(name.startswith("optimizer.") for name in there):
+    if not has_moments(there):
         optimizer.state.clear()
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
     shards.read(directory, tensors)  # these are the tensors themselves, not copies
@@ -93,7 +92,7 @@ def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     number = torch.Size([])
     wanted = {**prefixed("model.", shapes), **prefixed("ema.module.", shapes), "ema.n_averaged": number}
-    if any(name.startswith("optimizer.") for name in tensors):
+    if has_moments(tensors):
         for name, parameter in model.named_parameters():
             moments = {"step": number, "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
             wanted |= prefixed(f"optimizer.{name}.", moments)
@@ -101,6 +100,11 @@ def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:
     for name in sorted(wanted.keys() | there.keys()):
         if wanted.get(name) != there.get(name):
             raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {name}")
+
+
+def has_moments(names: Iterable[str]) -> bool:
+    """Whether there are moments of the optimizer, which has none before its first step."""
+    return any(name.startswith("optimizer.") for name in names)
 
 
 def moments_of(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -35,6 +35,11 @@ def find_file(config: Config, names: Sequence[str], folders: Sequence[str]) -> P
     raise ConfigError(f"data.folder={folder} has no {' or '.join(names)}{inside and f', in itself{inside}'}")
 
 
+def find_text(config: Config) -> Path:
+    """The file of the name data.file in data.folder, as it is or compressed."""
+    return find_file(config, [config.data.file + ending for ending in ("", ".zip", ".gz")], [""])
+
+
 @contextmanager
 def damage(path: Path, what: str) -> Iterator[None]:
     """Says of a file that cannot be read what it should have been."""

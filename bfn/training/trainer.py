@@ -1,11 +1,10 @@
 """The training loop. All randomness of a step comes from (seed, step): a resumed run repeats the uninterrupted one."""
 
-import csv
 import io
 import math
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,28 +12,21 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.optim.swa_utils import AveragedModel
 
-from bfn import checkpoint, processes, shards, states
-from bfn.alone import RunError, lock, require_room
-from bfn.batches import Batches
-from bfn.checkpoint import CheckpointError
-from bfn.configs import Config, EvaluateConfig, build, flatten
-from bfn.data import Data, load_data
-from bfn.evaluate import evaluate
+from bfn.configs import Config, EvaluateConfig, first_line
+from bfn.data import Data
 from bfn.model import BFN, build_model
-from bfn.seeds import VALIDATION, WEIGHTS, derive
-
-STATE_FILE, MODEL_FILE, LOG_FILE = "training.safetensors", "model.safetensors", "log.csv"
-# Keys that may change when a run is resumed: they say how long it lasts, not what a step does, or where its data lie.
-DURATION = {"train.max_steps", "train.max_seconds", "train.patience"}
-PLACES = {"data.folder"}
-# They say how the work of a step is divided: another division draws other noise, as good as the first.
-DIVISION = {"train.micro_batch", "train.fully_shard"}
-FREE = DURATION | PLACES | DIVISION
+from bfn.results.evaluate import evaluate
+from bfn.training import checkpoint, processes, shards, states
+from bfn.training.batches import Batches
+from bfn.training.checkpoint import CheckpointError
+from bfn.training.progress import progress
+from bfn.training.run_lock import RunError, lock, require_room
+from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, same_run, tokens
+from bfn.training.seeds import VALIDATION, WEIGHTS, derive
 
 
 @dataclass
@@ -109,33 +101,6 @@ class Trainer:
                     shards.check(self.out / parts["directory"], parts["files"])
         return tensors, processes.from_main(state)
 
-    def remove_files(self, fresh: bool, state: dict[str, Any]) -> None:
-        """Remove what an earlier run left, once it is known that this one can start."""
-        if fresh:
-            for name in (STATE_FILE, MODEL_FILE, LOG_FILE):
-                (self.out / name).unlink(missing_ok=True)
-        shards.remove_others(self.out, state.get("shards", {}).get("directory"))
-
-    def prepare(self, model: BFN) -> None:
-        """Make the average and the optimizer of a model, and share it among the processes."""
-        train = self.config.train
-        self.bare = model  # without what accelerate wraps around it
-        self.ema = AveragedModel(model, multi_avg_fn=self.average)
-        if train.fully_shard and processes.count() > 1:
-            self.model = self.accelerator.prepare_model(model, evaluation_mode=True)
-            for part in (model, self.averaged):
-                states.shard(part, self.accelerator.device)
-            self.group = dist.new_group(backend="gloo")  # what is written beside training needs one of its own
-        else:
-            self.model = self.accelerator.prepare(model)
-        if train.compiler is not None:  # in its place, so that its parameters keep their names
-            model.network.compile(backend=train.compiler)
-        betas = (0.9, train.beta_2)
-        groups = decay_groups(model, train.decay_vectors)
-        self.optimizer = self.accelerator.prepare(
-            torch.optim.AdamW(groups, train.learning_rate, betas, weight_decay=train.weight_decay)
-        )
-
     def divide(self, state: dict[str, Any]) -> None:
         """Divide batches as the settings say, or else as the run did so far."""
         train = self.config.train
@@ -152,6 +117,47 @@ class Trainer:
         files += [file for directory in shards.directories(self.out) for file in directory.iterdir()]
         there = sum(file.stat().st_size for file in files if file.exists())
         require_room(self.out, 2 * 5 * weights - there)  # weights, their average, two moments, and the best average
+
+    def remove_files(self, fresh: bool, state: dict[str, Any]) -> None:
+        """Remove what an earlier run left, once it is known that this one can start."""
+        if fresh:
+            for name in (STATE_FILE, MODEL_FILE, LOG_FILE):
+                (self.out / name).unlink(missing_ok=True)
+        parts = state.get("shards")
+        shards.remove_others(self.out, parts and self.out / parts["directory"])
+
+    def prepare(self, model: BFN) -> None:
+        """Make the average and the optimizer of a model, and share it among the processes."""
+        train = self.config.train
+        self.bare = model  # without what accelerate wraps around it
+        self.ema = AveragedModel(model, multi_avg_fn=self.average)
+        if train.fully_shard and processes.count() > 1:
+            self.model = self.accelerator.prepare_model(model, evaluation_mode=True)
+            for part in (model, self.averaged):
+                states.shard(part, self.accelerator.device)
+            self.group = dist.new_group(backend="gloo")  # what is written beside training needs one of its own
+        else:
+            self.model = self.accelerator.prepare(model)
+        if train.compiler is not None:  # in its place, so that its parameters keep their names
+            model.network.compile(backend=train.compiler)
+        groups, betas = decay_groups(model, train.decay_vectors), (0.9, train.beta_2)
+        self.adamw = torch.optim.AdamW(groups, train.learning_rate, betas, weight_decay=train.weight_decay)
+        self.optimizer = self.accelerator.prepare(self.adamw)  # which scales the gradients of fp16
+
+    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Continue where the run in this directory was saved."""
+        if parts := state.get("shards"):
+            states.restore_parts(self.out / parts["directory"], self.bare, self.ema, self.adamw)
+        else:
+            states.restore(tensors, self.bare, self.ema, self.adamw)
+        try:
+            self.at, self.log = Position(**state["position"]), state["log"]
+        except (KeyError, TypeError) as error:
+            path = self.out / STATE_FILE
+            raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {first_line(error)}") from error
+        if self.accelerator.scaler is not None and "scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.console.print(f"continuing {self.out} at step {self.at.step}", highlight=False)
 
     def average(self, averaged: Any, current: Any, count: Any) -> None:
         """EMA whose decay rises to `ema_decay`, so that the first weights are soon forgotten."""
@@ -188,28 +194,24 @@ class Trainer:
             raise RunError(
                 f"this trainer has run, and {self.out} is no longer locked; another one continues from there"
             )
-        with self.lock, self.writer, processes.asked_to_stop() as asked, self.progress() as show:
-            while not self.finished:
-                with self.timed():
-                    self.step()
+        stop = False
+        with self.lock, self.writer, processes.asked_to_stop() as asked, progress(self) as show:
+            while not self.finished and not stop:
+                self.timed(self.step)
                 if due := self.at.step % self.config.train.validate_every == 0 or self.finished:
-                    with self.timed():
-                        self.validate()
+                    self.timed(self.validate)
+                stop = processes.total(len(asked), self.accelerator.device) > 0
+                if due or stop:
                     self.save()
                 show()
-                stop = processes.total(len(asked), self.accelerator.device) > 0
-                if stop and not self.finished:
-                    if not due:
-                        self.save()
-                    self.wait_for_files()
-                    raise Interrupted
             self.wait_for_files()
+        if not self.finished:
+            raise Interrupted
 
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Count the time of what is done here, as the processes' mean, so that all of them stop at the same step."""
+    def timed(self, work: Callable[[], None]) -> None:
+        """Do some work and count its time, as the processes' mean, so that all of them stop at the same step."""
         started = time.monotonic()
-        yield
+        work()
         seconds = time.monotonic() - started
         self.at.seconds += processes.total(seconds, self.accelerator.device) / processes.count()
 
@@ -245,32 +247,30 @@ class Trainer:
 
     def validate(self) -> None:
         """Bound of the EMA weights on the validation split; the weights that are best there are the run's result."""
-        train = self.config.train
+        train, at = self.config.train, self.at
         settings = EvaluateConfig(train.n_steps, repeats=16, seed=derive(train.seed, VALIDATION))
         with self.accelerator.autocast():
             bound = evaluate(self.averaged, self.data.validation, settings, self.accelerator.device)
-        steps = self.at.step - (self.log[-1]["step"] if self.log else 0)
-        train_bits = self.at.loss_sum / steps / math.log(2)
-        self.at.loss_sum, self.at.stale = 0.0, self.at.stale + 1
+        steps = at.step - (self.log[-1]["step"] if self.log else 0)
         self.log.append(
             {
-                "step": self.at.step,
-                "seconds": round(self.at.seconds, 2),
-                "train_bits": train_bits,  # messages only, with dropout, mean over the steps since the last row
+                "step": at.step,
+                "seconds": round(at.seconds, 2),
+                "train_bits": at.loss_sum / steps / math.log(2),  # messages only, with dropout, since the last row
                 "validation_bits": bound.bits,
                 "validation_error": bound.error,
             }
         )
-        if bound.bits < self.at.best:
-            self.at.best, self.at.best_step, self.at.stale = bound.bits, self.at.step, 0
-            result = {"config": asdict(self.config), "step": self.at.step, "validation_bits": bound.bits}
+        at.loss_sum, at.stale = 0.0, at.stale + 1
+        if bound.bits < at.best:
+            at.best, at.best_step, at.stale = bound.bits, at.step, 0
+            result = {"config": asdict(self.config), "step": at.step, "validation_bits": bound.bits}
             self.result = states.copied(self.averaged), result | tokens(self.data)
 
     def save(self) -> None:
         """Have all that resuming needs written while training goes on, the log, and the best weights if they are new.
         What failed in the last writing is raised here."""
-        optimizer = cast(torch.optim.Optimizer, self.optimizer.optimizer)
-        tensors = states.snapshot(self.bare, self.ema, optimizer, sharded=self.sharded)
+        tensors = states.snapshot(self.bare, self.ema, self.adamw, sharded=self.sharded)
         state = {"config": asdict(self.config), "position": asdict(self.at), "log": list(self.log)} | tokens(self.data)
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
@@ -283,40 +283,23 @@ class Trainer:
     ) -> None:
         """Write a checkpoint, of which other processes write their shards only. The training state comes last, so that
         what it speaks of is there, and replaces the old one at once."""
-        if self.sharded:
-            directory = self.out / f"{shards.PREFIX}{state['position']['step']}"
+        directory = shards.directory(self.out, state["position"]["step"]) if self.sharded else None
+        if directory is not None:
             shards.write(directory, tensors, self.group)
+            tensors = {}
         if not processes.is_main():
             return
-        if self.sharded:
+        if directory is not None:
             state["shards"] = {"directory": directory.name, "files": shards.digests(directory)}
-            tensors = {}
         if result is not None:
             checkpoint.save(self.out / MODEL_FILE, *result)
         checkpoint.save(self.out / STATE_FILE, tensors, state)
-        shards.remove_others(self.out, directory.name if self.sharded else None)
-        checkpoint.write_atomically(self.out / LOG_FILE, table(state["log"]).encode())
+        shards.remove_others(self.out, directory)
+        checkpoint.write_atomically(self.out / LOG_FILE, as_csv(state["log"]))
 
     def wait_for_files(self) -> None:
         with processes.together():
             self.writer.wait()
-
-    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Continue where the run in this directory was saved."""
-        optimizer = cast(torch.optim.Optimizer, self.optimizer.optimizer)
-        if parts := state.get("shards"):
-            states.restore_parts(self.out / parts["directory"], self.bare, self.ema, optimizer)
-        else:
-            moments = processes.from_main(any(name.startswith("optimizer.") for name in tensors))
-            states.restore(tensors, self.bare, self.ema, optimizer, moments)
-        try:
-            self.at, self.log = Position(**state["position"]), state["log"]
-        except (KeyError, TypeError) as error:
-            path = self.out / STATE_FILE
-            raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {first_line(error)}") from error
-        if self.accelerator.scaler is not None and "scaler" in state:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.console.print(f"continuing {self.out} at step {self.at.step}", highlight=False)
 
     def best(self) -> BFN:
         """The model with the weights that are the run's result, in all processes; the averages are lost."""
@@ -327,25 +310,6 @@ class Trainer:
         states.put(self.averaged, tensors)
         return self.averaged
 
-    @contextmanager
-    def progress(self) -> Iterator[Any]:
-        """A progress bar or, where there is no terminal, a line for each validation; yields the function that brings it
-        up to date."""
-        last = TextColumn("{task.description}")
-        columns = TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), last
-        steps, terminal = self.config.train.max_steps, self.console.is_terminal
-        with Progress(*columns, console=self.console, disable=not terminal) as bar:
-            task = bar.add_task("", total=steps)
-
-            def show() -> None:
-                bits = f"{self.log[-1]['validation_bits']:.3f} bits, best {self.at.best:.3f}" if self.log else "..."
-                bar.update(task, completed=self.at.step, description=f"validation {bits}")
-                if not terminal and self.log and self.log[-1]["step"] == self.at.step:
-                    self.console.print(f"step {self.at.step}/{steps}, {self.at.seconds:.0f} s: validation {bits}")
-
-            show()
-            yield show
-
 
 def decay_groups(model: BFN, decay_vectors: bool) -> list[dict[str, Any]]:
     """The parameters as AdamW takes them; biases and the weights of norms are not decayed unless asked for."""
@@ -353,64 +317,3 @@ def decay_groups(model: BFN, decay_vectors: bool) -> list[dict[str, Any]]:
         return [{"params": list(model.parameters())}]
     matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) == wanted] for wanted in (True, False))
     return [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-
-
-def table(log: list[dict[str, Any]]) -> str:
-    """The log as CSV."""
-    file = io.StringIO()
-    if log:
-        writer = csv.DictWriter(file, log[0])
-        writer.writeheader()
-        writer.writerows(log)
-    return file.getvalue()
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
-
-
-def same_run(path: Path, saved: dict[str, Any], config: Config) -> None:
-    """Refuse to resume a run under settings that would have made another run."""
-    there = flatten(asdict(Config())) | flatten(saved)  # what an older run does not say was as it is by default
-    here = flatten(asdict(config))
-    for key in sorted(there.keys() | here.keys()):
-        decisive = key.partition(".")[0] in ("data", "model", "network", "train") and key not in FREE
-        if decisive and there.get(key) != here.get(key):
-            raise CheckpointError(
-                f"{path} holds a run with {key}={there.get(key)}, not {here.get(key)}; "
-                "choose another out=, or start afresh with --fresh"
-            )
-
-
-def tokens(data: Data) -> dict[str, str]:
-    """The part of a checkpoint that names the tokens of its data, without which weights have no meaning."""
-    return {} if data.tokenizer is None else {"tokenizer": data.tokenizer}
-
-
-def data_of(config: Config, *, fresh: bool = False) -> Data:
-    """The data of a run that begins or, in the tokens that it began with, is continued."""
-    tokenizer = None
-    if not fresh:
-        with suppress(CheckpointError, ValueError, AttributeError):  # a trainer says what is wrong with a checkpoint
-            tokenizer = checkpoint.state(Path(config.out) / STATE_FILE).get("tokenizer")
-    return load_data(config, tokenizer)
-
-
-def load_run(
-    path: Path, overrides: list[str] | None = None, device: torch.device | str = "cpu"
-) -> tuple[BFN, Config, Data]:
-    """The best model of a run, from its directory or its model file, with its configuration and data."""
-    if not path.exists():
-        raise CheckpointError(f"there is no checkpoint {path}; give the directory of a run, such as {Config.out}")
-    path = path / MODEL_FILE if path.is_dir() else path
-    tensors, state = checkpoint.load(path)
-    if "config" not in state:
-        raise CheckpointError(f"checkpoint {path} holds no configuration")
-    config = build(state["config"], overrides or [], where=str(path))
-    data = load_data(config, state.get("tokenizer"))
-    model = build_model(config, data).to(device)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(f"checkpoint {path} does not fit its configuration: {first_line(error)}") from error
-    return model, config, data

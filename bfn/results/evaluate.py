@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bfn import processes
 from bfn.configs import EvaluateConfig
 from bfn.model import BFN
-from bfn.seeds import derive
+from bfn.training import processes
+from bfn.training.seeds import derive
 from bfn_kernels.nn import down_to_step, spread_times
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from types import ModuleType
 from urllib.request import urlopen
 
-from bfn.alone import RunError
-from bfn.checkpoint import write_atomically
 from bfn.configs import choose
+from bfn.training.checkpoint import write_atomically
+from bfn.training.run_lock import RunError
 
 TEXT8 = "http://mattmahoney.net/dc/text8.zip"
 

@@ -1,0 +1,38 @@
+"""Makes sure that a run has its directory for itself: a second run that writes there would spoil its files."""
+
+import fcntl
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+LOCK_FILE = ".lock"
+
+
+class RunError(RuntimeError):
+    """A run that cannot be started or go on here; the message says why."""
+
+
+def lock(directory: Path) -> IO[str]:
+    """Locks the directory until the returned file is closed, at the latest by the end of the process."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as held:
+            file = held.enter_context(open(directory / LOCK_FILE, "a"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.pop_all()
+    except BlockingIOError as error:
+        raise RunError(f"another run is at work in {directory}; wait for it, or choose another out=") from error
+    except OSError as error:
+        raise RunError(f"{directory} cannot hold a run, choose another out=: {error.strerror}") from error
+    return file
+
+
+def require_room(directory: Path, size: int) -> None:
+    """Raises a RunError if the disk has no room for so many bytes."""
+    free = shutil.disk_usage(directory).free
+    if free < size:
+        raise RunError(
+            f"{directory} needs {size / 1e6:.1f} MB for two checkpoints, and its disk has {free / 1e6:.1f} MB free; "
+            "make room, or choose another out="
+        )
