@@ -66,8 +66,13 @@ class VocabularyBFN(nn.Vocabulary, BFN):
 
     def __init__(self, config: Config, data: Data):
         network = VectorTransformer(data.shape, **config.network.sizes)
-        how: dict[str, Any] = {"num_classes": data.num_classes, "width": config.network.width, "frequencies": frequencies(data)}
-        super().__init__(network, schedule=schedule_of(config, data), **how)
+        super().__init__(
+            network,
+            num_classes=data.num_classes,
+            width=config.network.width,
+            frequencies=frequencies(data),
+            schedule=schedule_of(config, data),
+        )
 
 
 class BinaryBFN(nn.Binary, BFN):

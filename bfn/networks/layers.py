@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from bfn.configs import ConfigError
 
-GROUPS = 32  # of every GroupNorm of the paper's U-Nets
+Size = tuple[int, ...]  # of an example: the length of each dimension
 
 
 class TimeEmbedding(nn.Module):
@@ -60,7 +60,7 @@ class Attention(nn.Module):
         return h + self.out(mixed.transpose(-1, -2).reshape(h.shape))
 
 
-def image_size(shape: tuple[int, ...], multiple: int, name: str) -> tuple[int, int, int]:
+def image_size(shape: Size, multiple: int, name: str) -> tuple[int, int, int]:
     """Height, width and channels of images [H, W] or [H, W, C], whose sides must be multiples of a number."""
     if len(shape) not in (2, 3) or shape[0] % multiple or shape[1] % multiple:
         raise ConfigError(
@@ -78,40 +78,3 @@ def to_channels(features: Tensor) -> Tensor:
 def from_channels(h: Tensor, features: Tensor) -> Tensor:
     """[B, C·outputs, H, W] -> [B, H, W, (C,) outputs], where the features say whether there is a C."""
     return h.movedim(1, -1).unflatten(-1, (*features.shape[3:-1], -1))
-
-
-def check_widths(width: int, heads: int) -> None:
-    """Refuses widths that cannot be shared among the groups of a norm, or among heads."""
-    if width % GROUPS or width % heads:
-        raise ConfigError(f"network.width={width} must be a multiple of {GROUPS} and of network.heads={heads}")
-
-
-class ResBlock(nn.Module):
-    """Two 3x3 convolutions, each after a norm; what `time` makes of the time embedding is added in between."""
-
-    def __init__(self, channels_in: int, channels: int, time: nn.Module, dropout: float):
-        super().__init__()
-        self.norm_in, self.norm_out = nn.GroupNorm(GROUPS, channels_in), nn.GroupNorm(GROUPS, channels)
-        self.conv_in = nn.Conv2d(channels_in, channels, 3, padding=1)
-        self.conv_out = zero_init(nn.Conv2d(channels, channels, 3, padding=1))
-        self.time = time
-        self.dropout = nn.Dropout(dropout)
-        self.skip = nn.Identity() if channels_in == channels else nn.Conv2d(channels_in, channels, 1)
-
-    def forward(self, h: Tensor, time: Tensor) -> Tensor:
-        residual = self.conv_in(F.silu(self.norm_in(h))) + self.time(time)[:, :, None, None]
-        return self.skip(h) + self.conv_out(self.dropout(F.silu(self.norm_out(residual))))
-
-
-class Head(nn.Module):
-    """The last features [B, width, H, W] and the network's input [B, inputs, H, W] -> [B, outputs, H, W]."""
-
-    def __init__(self, width: int, inputs: int, outputs: int):
-        super().__init__()
-        self.norm = nn.GroupNorm(GROUPS, width)
-        self.conv = zero_init(nn.Conv2d(width, width, 3, padding=1))
-        self.out = nn.Linear(inputs + width, outputs)
-
-    def forward(self, h: Tensor, x: Tensor) -> Tensor:
-        h = self.conv(F.silu(self.norm(h)))
-        return self.out(torch.cat([x, h], 1).movedim(1, -1)).movedim(-1, 1)

@@ -6,17 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bfn.networks.layers import (
-    GROUPS,
-    Attention,
-    Head,
-    ResBlock,
-    TimeEmbedding,
-    check_widths,
-    from_channels,
-    image_size,
-    to_channels,
-)
+from bfn.networks.blocks import GROUPS, Head, ResBlock, check_widths
+from bfn.networks.layers import Attention, Size, TimeEmbedding, from_channels, image_size, to_channels
 
 MULTIPLES = (1, 2, 2)  # the channels at each resolution, in widths
 
@@ -39,9 +30,7 @@ class UNetImproved(nn.Module):
     middle. The network sees the time as a channel of its input too, and its head sees the input beside the features.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...], features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float
-    ):
+    def __init__(self, shape: Size, features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float):
         super().__init__()
         _, _, channels = image_size(shape, 2 ** (len(MULTIPLES) - 1), "unet_improved")
         check_widths(width, heads)

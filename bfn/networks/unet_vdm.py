@@ -5,18 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from bfn.networks.layers import (
-    GROUPS,
-    Attention,
-    Head,
-    ResBlock,
-    TimeEmbedding,
-    check_widths,
-    from_channels,
-    image_size,
-    to_channels,
-    zero_init,
-)
+from bfn.networks.blocks import GROUPS, Head, ResBlock, check_widths
+from bfn.networks.layers import Attention, Size, TimeEmbedding, from_channels, image_size, to_channels, zero_init
 
 OCTAVES = (5, 6)  # the Fourier features are waves of 2^5 and 2^6 periods in a unit of brightness
 
@@ -34,9 +24,7 @@ class UNetVDM(nn.Module):
     put out, and attention in the middle. The head sees the input beside the features.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...], features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float
-    ):
+    def __init__(self, shape: Size, features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float):
         super().__init__()
         _, _, channels = image_size(shape, 1, "unet_vdm")
         check_widths(width, heads)

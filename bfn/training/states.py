@@ -18,12 +18,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim.swa_utils import AveragedModel
 
+from bfn.configs import flatten
 from bfn.model import BFN
-from bfn.training import processes, shards
+from bfn.training import processes
 from bfn.training.checkpoint import CheckpointError
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-PARTS = StateDictOptions(cpu_offload=True)
 
 
 def shard(model: BFN, device: torch.device) -> None:
@@ -40,26 +40,20 @@ def shard(model: BFN, device: torch.device) -> None:
 
 
 def copied(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of a module's tensors on the CPU, whole; only the main process has them."""
-    tensors: dict[str, Any] = get_model_state_dict(module, options=WHOLE)
-    return {name: copy(tensor) for name, tensor in tensors.items()}
+    """Copies of a module's tensors on the CPU, which training does not change; only the main process has them."""
+    return copies(get_model_state_dict(module, options=WHOLE))
 
 
-def snapshot(model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer, *, sharded: bool) -> dict[str, Tensor]:
-    """Copies on the CPU, which training does not change, of all tensors that resuming needs: whole and in the main
-    process alone, or the parts of every process."""
-    return {name: copy(tensor) for name, tensor in named(model, ema, optimizer, PARTS if sharded else WHOLE).items()}
+def snapshot(model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The same of all tensors that resuming needs."""
+    state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=WHOLE)
+    moments = state.get("state", {})  # nothing, if no step has been made
+    weights, averages = (get_model_state_dict(module, options=WHOLE) for module in (model, ema))
+    return copies(flatten({"model": weights, "ema": averages, "optimizer": moments}))
 
 
-def named(
-    model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer, options: StateDictOptions
-) -> dict[str, Tensor]:
-    tensors = prefixed("model.", get_model_state_dict(model, options=options))
-    tensors |= prefixed("ema.", get_model_state_dict(ema, options=options))
-    state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=options)
-    for parameter, moments in state.get("state", {}).items():  # nothing, if no step has been made
-        tensors |= prefixed(f"optimizer.{parameter}.", moments)
-    return tensors
+def copies(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def restore(tensors: dict[str, Tensor], model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> None:
@@ -73,15 +67,6 @@ def restore(tensors: dict[str, Tensor], model: BFN, ema: AveragedModel, optimize
         set_optimizer_state_dict(model, optimizer, state, options=spread())
 
 
-def restore_parts(directory: Path, model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> None:
-    """Has every process read its part of what all processes of a run have written, each its own part then."""
-    tensors, there = named(model, ema, optimizer, StateDictOptions()), shards.names(directory)
-    if not has_moments(there):
-        optimizer.state.clear()
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
-    shards.read(directory, tensors)  # these are the tensors themselves, not copies
-
-
 def put(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Gives a module in every process the tensors that the main process has."""
     set_model_state_dict(module, dict(tensors), options=spread())
@@ -91,11 +76,11 @@ def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:
     """Refuses tensors that a snapshot of the model's training would not have."""
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     number = torch.Size([])
-    wanted = {**prefixed("model.", shapes), **prefixed("ema.module.", shapes), "ema.n_averaged": number}
+    tree: dict[str, Any] = {"model": shapes, "ema": {"module": shapes, "n_averaged": number}}
     if has_moments(tensors):
-        for name, parameter in model.named_parameters():
-            moments = {"step": number, "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
-            wanted |= prefixed(f"optimizer.{name}.", moments)
+        moments = {name: dict.fromkeys(("exp_avg", "exp_avg_sq"), p.shape) for name, p in model.named_parameters()}
+        tree["optimizer"] = {name: {"step": number} | shapes for name, shapes in moments.items()}
+    wanted = flatten(tree)
     there = {name: tensor.shape for name, tensor in tensors.items()}
     for name in sorted(wanted.keys() | there.keys()):
         if wanted.get(name) != there.get(name):
@@ -118,14 +103,6 @@ def moments_of(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 def spread() -> StateDictOptions:
     return StateDictOptions(full_state_dict=True, broadcast_from_rank0=dist.is_initialized())
-
-
-def copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True)
-
-
-def prefixed(prefix: str, values: dict) -> dict:
-    return {prefix + name: value for name, value in values.items()}
 
 
 def unprefixed(prefix: str, values: dict) -> dict:

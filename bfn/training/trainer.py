@@ -5,12 +5,11 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from rich.console import Console
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
@@ -20,25 +19,13 @@ from bfn.configs import Config, EvaluateConfig, first_line
 from bfn.data import Data
 from bfn.model import BFN, build_model
 from bfn.results.evaluate import evaluate
-from bfn.training import checkpoint, processes, shards, states
+from bfn.training import checkpoint, processes, states
 from bfn.training.batches import Batches
 from bfn.training.checkpoint import CheckpointError
-from bfn.training.progress import progress
+from bfn.training.progress import Position, progress
 from bfn.training.run_lock import RunError, lock, require_room
 from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, same_run, tokens
 from bfn.training.seeds import VALIDATION, WEIGHTS, derive
-
-
-@dataclass
-class Position:
-    """How far a run has come; together with the tensors this is all that resuming needs."""
-
-    step: int = 0
-    seconds: float = 0.0
-    loss_sum: float = 0.0  # nats per dimension, summed over the steps since the last validation
-    best: float = math.inf  # validation bound of the best EMA weights, bits per dimension
-    best_step: int = 0
-    stale: int = 0  # validations since best_step
 
 
 class Interrupted(Exception):
@@ -80,7 +67,9 @@ class Trainer:
                 states.fit(self.out / STATE_FILE, tensors, model)
             if processes.is_main():
                 self.require_room(model)
-                self.remove_files(fresh, state)
+                if fresh:  # now that it is known that this run can start
+                    for name in (STATE_FILE, MODEL_FILE, LOG_FILE):
+                        (self.out / name).unlink(missing_ok=True)
         self.prepare(model)
         if state:
             self.restore(tensors, state)
@@ -97,8 +86,8 @@ class Trainer:
                 same_run(path, state.get("config", {}), self.config)
                 if state.get("tokenizer") != self.data.tokenizer:
                     raise CheckpointError(f"{path} holds a run with other tokens; choose another out=, or --fresh")
-                if parts := state.get("shards"):
-                    shards.check(self.out / parts["directory"], parts["files"])
+                if "shards" in state:
+                    raise CheckpointError(f"{path} names parts, as an older version of bfn wrote them; use --fresh")
         return tensors, processes.from_main(state)
 
     def divide(self, state: dict[str, Any]) -> None:
@@ -114,17 +103,8 @@ class Trainer:
         """Refuse to start where the files of a run would not fit beside those that they replace."""
         weights = sum(tensor.nbytes for tensor in model.state_dict().values())
         files = [self.out / name for name in (STATE_FILE, MODEL_FILE)]
-        files += [file for directory in shards.directories(self.out) for file in directory.iterdir()]
         there = sum(file.stat().st_size for file in files if file.exists())
         require_room(self.out, 2 * 5 * weights - there)  # weights, their average, two moments, and the best average
-
-    def remove_files(self, fresh: bool, state: dict[str, Any]) -> None:
-        """Remove what an earlier run left, once it is known that this one can start."""
-        if fresh:
-            for name in (STATE_FILE, MODEL_FILE, LOG_FILE):
-                (self.out / name).unlink(missing_ok=True)
-        parts = state.get("shards")
-        shards.remove_others(self.out, parts and self.out / parts["directory"])
 
     def prepare(self, model: BFN) -> None:
         """Make the average and the optimizer of a model, and share it among the processes."""
@@ -135,7 +115,6 @@ class Trainer:
             self.model = self.accelerator.prepare_model(model, evaluation_mode=True)
             for part in (model, self.averaged):
                 states.shard(part, self.accelerator.device)
-            self.group = dist.new_group(backend="gloo")  # what is written beside training needs one of its own
         else:
             self.model = self.accelerator.prepare(model)
         if train.compiler is not None:  # in its place, so that its parameters keep their names
@@ -146,10 +125,7 @@ class Trainer:
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Continue where the run in this directory was saved."""
-        if parts := state.get("shards"):
-            states.restore_parts(self.out / parts["directory"], self.bare, self.ema, self.adamw)
-        else:
-            states.restore(tensors, self.bare, self.ema, self.adamw)
+        states.restore(tensors, self.bare, self.ema, self.adamw)
         try:
             self.at, self.log = Position(**state["position"]), state["log"]
         except (KeyError, TypeError) as error:
@@ -183,29 +159,27 @@ class Trainer:
             return f"train.max_seconds={train.max_seconds:g}"
         return f"train.patience={train.patience}" if at.stale >= train.patience else None
 
-    @property
-    def finished(self) -> bool:
-        return self.end is not None
-
     def run(self) -> None:
         """Train until a limit or early stopping; raises Interrupted, having saved, if any process is asked to stop by
         Ctrl-C or SIGTERM."""
+        train = self.config.train
         if self.lock.closed:
             raise RunError(
                 f"this trainer has run, and {self.out} is no longer locked; another one continues from there"
             )
-        stop = False
-        with self.lock, self.writer, processes.asked_to_stop() as asked, progress(self) as show:
-            while not self.finished and not stop:
+        stop, bar = False, progress(self.console, train.max_steps)
+        with self.lock, self.writer, processes.asked_to_stop() as asked, bar as show:
+            show(self.at, self.log)
+            while self.end is None and not stop:
                 self.timed(self.step)
-                if due := self.at.step % self.config.train.validate_every == 0 or self.finished:
+                if due := self.at.step % train.validate_every == 0 or self.end is not None:
                     self.timed(self.validate)
                 stop = processes.total(len(asked), self.accelerator.device) > 0
                 if due or stop:
                     self.save()
-                show()
+                show(self.at, self.log)
             self.wait_for_files()
-        if not self.finished:
+        if self.end is None:
             raise Interrupted
 
     def timed(self, work: Callable[[], None]) -> None:
@@ -270,31 +244,22 @@ class Trainer:
     def save(self) -> None:
         """Have all that resuming needs written while training goes on, the log, and the best weights if they are new.
         What failed in the last writing is raised here."""
-        tensors = states.snapshot(self.bare, self.ema, self.adamw, sharded=self.sharded)
+        tensors = states.snapshot(self.bare, self.ema, self.adamw)
         state = {"config": asdict(self.config), "position": asdict(self.at), "log": list(self.log)} | tokens(self.data)
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         result, self.result = self.result, None
         self.wait_for_files()  # then all processes start, or none does
-        self.writer.start(self.write, result, tensors, state)
+        if processes.is_main():
+            self.writer.start(self.write, result, tensors, state)
 
     def write(
         self, result: tuple[dict[str, Tensor], dict[str, Any]] | None, tensors: dict[str, Tensor], state: dict[str, Any]
     ) -> None:
-        """Write a checkpoint, of which other processes write their shards only. The training state comes last, so that
-        what it speaks of is there, and replaces the old one at once."""
-        directory = shards.directory(self.out, state["position"]["step"]) if self.sharded else None
-        if directory is not None:
-            shards.write(directory, tensors, self.group)
-            tensors = {}
-        if not processes.is_main():
-            return
-        if directory is not None:
-            state["shards"] = {"directory": directory.name, "files": shards.digests(directory)}
+        """Write a checkpoint. The training state comes after the weights that it speaks of."""
         if result is not None:
             checkpoint.save(self.out / MODEL_FILE, *result)
         checkpoint.save(self.out / STATE_FILE, tensors, state)
-        shards.remove_others(self.out, directory)
         checkpoint.write_atomically(self.out / LOG_FILE, as_csv(state["log"]))
 
     def wait_for_files(self) -> None:

@@ -371,4 +371,4 @@ def test_a_run_that_is_asked_to_stop_in_its_last_step_is_done(make):
         trainer.run()
     finally:
         signal.signal(signal.SIGINT, before)
-    assert trainer.finished and (trainer.out / MODEL_FILE).exists()
+    assert trainer.end and (trainer.out / MODEL_FILE).exists()

@@ -109,7 +109,7 @@ def test_what_is_written_while_training_goes_on_are_copies_that_it_does_not_chan
     trainer = Trainer(config, load_data(config))
 
     def tensors():
-        return states.snapshot(trainer.bare, trainer.ema, trainer.optimizer.optimizer, sharded=False)
+        return states.snapshot(trainer.bare, trainer.ema, trainer.optimizer.optimizer)
 
     trainer.step()
     saved = tensors()
@@ -170,6 +170,16 @@ def test_a_training_state_of_another_version_is_one_clear_error(old, new, tiny):
     save(path, tensors, state)
     with pytest.raises(CheckpointError, match=rf"training.safetensors does not fit this version of bfn: {new or old}"):
         Trainer(config, data)
+
+
+def test_a_training_state_that_an_older_version_wrote_in_parts_is_one_clear_error(tiny):
+    config = tiny("digits", "train.max_steps=1")
+    data = load_data(config)
+    path = trained(config, data).out / STATE_FILE
+    save(path, {}, load(path)[1] | {"shards": {"directory": "training.1", "files": {}}})
+    with pytest.raises(CheckpointError, match=r"training.safetensors names parts, as an older version of bfn wrote"):
+        Trainer(config, data)
+    assert Trainer(config, data, fresh=True).at.step == 0
 
 
 def test_an_epoch_shows_every_example_once_and_the_next_in_another_order(tiny):
