@@ -69,12 +69,11 @@ def print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+Version = Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print it.")]
+
+
 @app.callback()
-def main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print it.")
-    ] = False,
-) -> None:
+def main(version: Version = False) -> None:
     """Train, evaluate and sample Bayesian flow networks."""
 
 
@@ -98,7 +97,7 @@ def train(
     settings = load(config, overrides or [])
     data = data_of(settings, fresh=fresh)
     trainer = Trainer(settings, data, console, fresh=fresh)
-    one_speaks()
+    console.quiet = not (main := processes.is_main())
     try:
         trainer.run()
     except Interrupted:
@@ -114,7 +113,6 @@ def train(
     if (size := data.token_bytes) is not None:
         console.print(f"held-out bits per byte: {bound.bits / size:.3f} (unigrams {data.baseline / size:.3f})")
     console.print(f"checkpoint: {out / MODEL_FILE}")
-    main = processes.is_main()
     processes.leave()
     if main:
         if trainer.sharded:  # the main process has a part of the weights, and draws with all of them
@@ -134,7 +132,7 @@ def evaluate_command(
     """The bound on held-out data, in bits per dimension."""
     numbers = parsed(steps)
     model, settings, data = load_run(run, overrides, processes.start().device)
-    one_speaks()
+    console.quiet = not processes.is_main()
     if table:
         rows = shown(tables.bounds(model, data, settings, model.device, numbers), len(numbers) + 1)
         console.print(tables.bounds_table(rows, data, settings))
@@ -225,11 +223,6 @@ def download_command(
     """Download the files of a data set into a folder, which data.folder= names afterwards."""
     download(name, folder)
     console.print(f"downloaded; train with: bfn train {name} data.folder={folder}")
-
-
-def one_speaks() -> None:
-    """Silence all processes but the main one."""
-    console.quiet = not processes.is_main()
 
 
 def parsed(steps: str) -> list[int]:

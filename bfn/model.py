@@ -66,13 +66,8 @@ class VocabularyBFN(nn.Vocabulary, BFN):
 
     def __init__(self, config: Config, data: Data):
         network = VectorTransformer(data.shape, **config.network.sizes)
-        super().__init__(
-            network,
-            num_classes=data.num_classes,
-            width=config.network.width,
-            frequencies=frequencies(data),
-            schedule=schedule_of(config, data),
-        )
+        size, shares, schedule = data.num_classes, frequencies(data), schedule_of(config, data)
+        super().__init__(network, num_classes=size, width=config.network.width, frequencies=shares, schedule=schedule)
 
 
 class BinaryBFN(nn.Binary, BFN):

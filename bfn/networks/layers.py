@@ -60,14 +60,14 @@ class Attention(nn.Module):
         return h + self.out(mixed.transpose(-1, -2).reshape(h.shape))
 
 
-def image_size(shape: Size, multiple: int, name: str) -> tuple[int, int, int]:
-    """Height, width and channels of images [H, W] or [H, W, C], whose sides must be multiples of a number."""
+def image_channels(shape: Size, multiple: int, name: str) -> int:
+    """The channels of images [H, W] or [H, W, C], whose sides must be multiples of a number."""
     if len(shape) not in (2, 3) or shape[0] % multiple or shape[1] % multiple:
         raise ConfigError(
             f"network.name={name!r} takes images [H, W] or [H, W, C] whose sides are multiples of {multiple}, "
             f"got data of shape {shape}"
         )
-    return shape[0], shape[1], shape[2] if len(shape) == 3 else 1
+    return shape[2] if len(shape) == 3 else 1
 
 
 def to_channels(features: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bfn.configs import ConfigError
-from bfn.networks.layers import Attention, Size, TimeEmbedding, from_channels, image_size, to_channels, zero_init
+from bfn.networks.layers import Attention, Size, TimeEmbedding, from_channels, image_channels, to_channels, zero_init
 
 
 class ResBlock(nn.Module):
@@ -33,7 +33,7 @@ class UNet(nn.Module):
 
     def __init__(self, shape: Size, features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float):
         super().__init__()
-        _, _, channels = image_size(shape, 2, "unet")
+        channels = image_channels(shape, 2, "unet")
         if width % 8 or 2 * width % heads:
             raise ConfigError(f"network.width={width} must be a multiple of 8, and twice it of heads={heads}")
         time_width = 2 * width

@@ -101,8 +101,7 @@ def plot_text(samples: Tensor, data: Data, path: Path) -> Path:
     lines = [part for line in lines for part in (textwrap.wrap(line, 100, drop_whitespace=False) or [""])]
     figure = plt.figure(figsize=(10, 0.4 + 0.22 * len(lines)))
     for row, line in enumerate(lines):
-        heading = line in ("samples", "held-out text")
-        weight = "bold" if heading else "normal"
+        weight = "bold" if line in ("samples", "held-out text") else "normal"
         place = 0.02, 1 - (row + 1) / (len(lines) + 1)
         figure.text(*place, line, family="monospace", size=10, weight=weight, parse_math=False)
     return write(figure, path)

@@ -13,6 +13,8 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+Saved = tuple[dict[str, Tensor], dict[str, Any]]  # tensors by name, and a state that JSON can hold
+
 
 class CheckpointError(RuntimeError):
     """A file that cannot be used; the message names it and the cause."""
@@ -56,7 +58,7 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     write_atomically(path, safetensors.torch.save(tensors, metadata))
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(path: Path) -> Saved:
     """The tensors and the state of a file that `save` wrote; anything else is a CheckpointError."""
     with opened(path) as (file, metadata):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

@@ -1,7 +1,6 @@
 """Makes sure that a run has its directory for itself: a second run that writes there would spoil its files."""
 
 import fcntl
-import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
@@ -26,13 +25,3 @@ def lock(directory: Path) -> IO[str]:
     except OSError as error:
         raise RunError(f"{directory} cannot hold a run, choose another out=: {error.strerror}") from error
     return file
-
-
-def require_room(directory: Path, size: int) -> None:
-    """Raises a RunError if the disk has no room for so many bytes."""
-    free = shutil.disk_usage(directory).free
-    if free < size:
-        raise RunError(
-            f"{directory} needs {size / 1e6:.1f} MB for two checkpoints, and its disk has {free / 1e6:.1f} MB free; "
-            "make room, or choose another out="
-        )

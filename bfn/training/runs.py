@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,8 @@ from bfn.configs import Config, build, first_line, flatten
 from bfn.data import Data, load_data
 from bfn.model import BFN, build_model
 from bfn.training import checkpoint
-from bfn.training.checkpoint import CheckpointError
+from bfn.training.checkpoint import CheckpointError, Saved
+from bfn.training.run_lock import RunError
 
 STATE_FILE, MODEL_FILE, LOG_FILE = "training.safetensors", "model.safetensors", "log.csv"
 # Keys that may change when a run is resumed: they say how long it lasts, not what a step does, or where its data lie.
@@ -22,6 +24,38 @@ PLACES = {"data.folder"}
 # They say how the work of a step is divided: another division draws other noise, as good as the first.
 DIVISION = {"train.micro_batch", "train.fully_shard"}
 FREE = DURATION | PLACES | DIVISION
+
+
+def require_room(out: Path, model: BFN) -> None:
+    """Refuse to start where the disk has no room for two checkpoints, beside the files that they replace."""
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    there = sum(file.stat().st_size for file in (out / STATE_FILE, out / MODEL_FILE) if file.exists())
+    needed = 2 * 5 * weights - there  # weights, their average, two moments, and the best average
+    if (free := shutil.disk_usage(out).free) < needed:
+        raise RunError(
+            f"{out} needs {needed / 1e6:.1f} MB for two checkpoints, and its disk has {free / 1e6:.1f} MB free; "
+            "make room, or choose another out="
+        )
+
+
+def remove(out: Path) -> None:
+    """Delete a run."""
+    for name in (STATE_FILE, MODEL_FILE, LOG_FILE):
+        (out / name).unlink(missing_ok=True)
+
+
+def resumable(out: Path, config: Config, data: Data) -> Saved:
+    """What a trainer of this configuration goes on from: nothing, where there is no run."""
+    path = out / STATE_FILE
+    if not path.exists():
+        return {}, {}
+    tensors, state = checkpoint.load(path)
+    same_run(path, state.get("config", {}), config)
+    if state.get("tokenizer") != data.tokenizer:
+        raise CheckpointError(f"{path} holds a run with other tokens; choose another out=, or --fresh")
+    if "shards" in state:
+        raise CheckpointError(f"{path} names parts, as an older version of bfn wrote them; use --fresh")
+    return tensors, state
 
 
 def same_run(path: Path, saved: dict[str, Any], config: Config) -> None:

@@ -23,6 +23,7 @@ from bfn.model import BFN
 from bfn.training import processes
 from bfn.training.checkpoint import CheckpointError
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's, of each parameter
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -63,7 +64,8 @@ def restore(tensors: dict[str, Tensor], model: BFN, ema: AveragedModel, optimize
     if processes.from_main(has_moments(tensors)):
         state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=WHOLE)
         if tensors:
-            state["state"] = moments_of(tensors)
+            names = [name for name, _ in model.named_parameters()]
+            state["state"] = {name: {m: tensors[f"optimizer.{name}.{m}"] for m in MOMENTS} for name in names}
         set_optimizer_state_dict(model, optimizer, state, options=spread())
 
 
@@ -78,8 +80,8 @@ def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:
     number = torch.Size([])
     tree: dict[str, Any] = {"model": shapes, "ema": {"module": shapes, "n_averaged": number}}
     if has_moments(tensors):
-        moments = {name: dict.fromkeys(("exp_avg", "exp_avg_sq"), p.shape) for name, p in model.named_parameters()}
-        tree["optimizer"] = {name: {"step": number} | shapes for name, shapes in moments.items()}
+        of = {name: (number, p.shape, p.shape) for name, p in model.named_parameters()}
+        tree["optimizer"] = {name: dict(zip(MOMENTS, sizes, strict=True)) for name, sizes in of.items()}
     wanted = flatten(tree)
     there = {name: tensor.shape for name, tensor in tensors.items()}
     for name in sorted(wanted.keys() | there.keys()):
@@ -90,15 +92,6 @@ def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:
 def has_moments(names: Iterable[str]) -> bool:
     """Whether there are moments of the optimizer, which has none before its first step."""
     return any(name.startswith("optimizer.") for name in names)
-
-
-def moments_of(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The optimizer's moments by parameter."""
-    moments: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in unprefixed("optimizer.", tensors).items():
-        parameter, _, moment = name.rpartition(".")
-        moments.setdefault(parameter, {})[moment] = tensor
-    return moments
 
 
 def spread() -> StateDictOptions:

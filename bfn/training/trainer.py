@@ -21,10 +21,10 @@ from bfn.model import BFN, build_model
 from bfn.results.evaluate import evaluate
 from bfn.training import checkpoint, processes, states
 from bfn.training.batches import Batches
-from bfn.training.checkpoint import CheckpointError
+from bfn.training.checkpoint import CheckpointError, Saved
 from bfn.training.progress import Position, progress
-from bfn.training.run_lock import RunError, lock, require_room
-from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, same_run, tokens
+from bfn.training.run_lock import RunError, lock
+from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, remove, require_room, resumable, tokens
 from bfn.training.seeds import VALIDATION, WEIGHTS, derive
 
 
@@ -46,7 +46,7 @@ class Trainer:
         self.console = (console or Console()) if processes.is_main() else Console(quiet=True)
         self.at = Position()
         self.log: list[dict[str, Any]] = []
-        self.result: tuple[dict[str, Tensor], dict[str, Any]] | None = None  # the best weights, until they are saved
+        self.result: Saved | None = None  # the best weights, until they are saved
         self.writer = checkpoint.Writer()
         with processes.together():
             self.lock = lock(self.out) if processes.is_main() else io.StringIO()
@@ -58,53 +58,30 @@ class Trainer:
 
     def begin(self, fresh: bool) -> None:
         """Build everything, and put into it what the directory holds."""
-        tensors, state = self.saved(fresh)
+        main = processes.is_main()
+        with processes.together():
+            tensors, state = resumable(self.out, self.config, self.data) if main and not fresh else ({}, {})
+        state = processes.from_main(state)
         with processes.together():
             self.divide(state)
             torch.manual_seed(derive(self.config.train.seed, WEIGHTS))
             model = build_model(self.config, self.data).to(self.accelerator.device)
             if tensors:
                 states.fit(self.out / STATE_FILE, tensors, model)
-            if processes.is_main():
-                self.require_room(model)
+            if main:
+                require_room(self.out, model)
                 if fresh:  # now that it is known that this run can start
-                    for name in (STATE_FILE, MODEL_FILE, LOG_FILE):
-                        (self.out / name).unlink(missing_ok=True)
+                    remove(self.out)
         self.prepare(model)
         if state:
             self.restore(tensors, state)
 
-    def saved(self, fresh: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The tensors of the run in the directory, which the main process has alone, and its state; nothing of them
-        for a new run."""
-        tensors: dict[str, Tensor] = {}
-        state: dict[str, Any] = {}
-        path = self.out / STATE_FILE
-        with processes.together():
-            if processes.is_main() and path.exists() and not fresh:
-                tensors, state = checkpoint.load(path)
-                same_run(path, state.get("config", {}), self.config)
-                if state.get("tokenizer") != self.data.tokenizer:
-                    raise CheckpointError(f"{path} holds a run with other tokens; choose another out=, or --fresh")
-                if "shards" in state:
-                    raise CheckpointError(f"{path} names parts, as an older version of bfn wrote them; use --fresh")
-        return tensors, processes.from_main(state)
-
     def divide(self, state: dict[str, Any]) -> None:
         """Divide batches as the settings say, or else as the run did so far."""
         train = self.config.train
-        if train.micro_batch is None:
-            micro = state.get("config", {}).get("train", {}).get("micro_batch")
-            train = replace(train, micro_batch=micro)
-        self.batches = Batches(self.data, train, processes.rank(), processes.count())
+        micro = train.micro_batch or state.get("config", {}).get("train", {}).get("micro_batch")
+        self.batches = Batches(self.data, replace(train, micro_batch=micro), processes.rank(), processes.count())
         self.config = replace(self.config, train=replace(train, micro_batch=self.batches.micro))
-
-    def require_room(self, model: BFN) -> None:
-        """Refuse to start where the files of a run would not fit beside those that they replace."""
-        weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-        files = [self.out / name for name in (STATE_FILE, MODEL_FILE)]
-        there = sum(file.stat().st_size for file in files if file.exists())
-        require_room(self.out, 2 * 5 * weights - there)  # weights, their average, two moments, and the best average
 
     def prepare(self, model: BFN) -> None:
         """Make the average and the optimizer of a model, and share it among the processes."""
@@ -253,9 +230,7 @@ class Trainer:
         if processes.is_main():
             self.writer.start(self.write, result, tensors, state)
 
-    def write(
-        self, result: tuple[dict[str, Tensor], dict[str, Any]] | None, tensors: dict[str, Tensor], state: dict[str, Any]
-    ) -> None:
+    def write(self, result: Saved | None, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Write a checkpoint. The training state comes after the weights that it speaks of."""
         if result is not None:
             checkpoint.save(self.out / MODEL_FILE, *result)
