@@ -2,10 +2,10 @@
 
 import io
 import os
-from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to replace
 Run = Annotated[Path, typer.Argument(help="The directory of a run, or its model file.")]
 Steps = Annotated[str, typer.Option(help="Numbers of steps, with commas between them.")]
 DEFAULT_STEPS = ",".join(map(str, tables.STEPS))
-Row = TypeVar("Row")
+shown = partial(track, description="", console=console, transient=True)  # rows of which each takes long, with a bar
 
 
 def print_version(wanted: bool) -> None:
@@ -134,7 +134,8 @@ def evaluate_command(
     model, settings, data = load_run(run, overrides, processes.start().device)
     console.quiet = not processes.is_main()
     if table:
-        rows = shown(tables.bounds(model, data, settings, model.device, numbers), len(numbers) + 1)
+        bounds = tables.bounds(model, data, settings, model.device, numbers)
+        rows = list(shown(bounds, total=len(numbers) + 1))
         console.print(tables.bounds_table(rows, data, settings))
         if processes.is_main():
             console.print(f"plot: {plots.plot_bounds(rows, data, directory(run) / 'bounds.png')}")
@@ -157,7 +158,7 @@ def compare_command(
         choose(SAMPLERS, name, "--samplers")
     model, settings, data = load_run(run, overrides, processes.start().device)
     drawn = tables.samplers(model, data, settings, model.device, names, numbers)
-    rows = shown(drawn, len(names) * len(numbers))
+    rows = list(shown(drawn, total=len(names) * len(numbers)))
     console.print(tables.samplers_table(rows, settings))
     console.print(f"plot: {plots.plot_samplers(rows, directory(run) / 'samplers.png')}")
 
@@ -187,11 +188,9 @@ def plot_command(run: Run, overrides: Overrides = None) -> None:
     processes.refuse_several()
     model, settings, data = load_run(run, overrides, processes.start().device)
     out, options = directory(run), settings.sample
-    more = [
-        plots.plot_times(model, data, out / "times.png", seed=options.seed),
-        plots.animate_flow(model, data, out / "flow.gif", n_steps=options.n_steps, seed=options.seed),
-    ]
-    for path in [*plotted(model, settings, data, out), *more]:
+    times = plots.plot_times(model, data, out / "times.png", seed=options.seed)
+    film = plots.animate_flow(model, data, out / "flow.gif", n_steps=options.n_steps, seed=options.seed)
+    for path in [*plotted(model, settings, data, out), times, film]:
         console.print(f"plot: {path}")
 
 
@@ -231,11 +230,6 @@ def parsed(steps: str) -> list[int]:
     if min(numbers) < 1:
         raise ConfigError(f"--steps={steps} must be positive whole numbers with commas between them")
     return numbers
-
-
-def shown(rows: Iterable[Row], count: int) -> list[Row]:
-    """The rows of a table of which each takes long, with a bar that says how many are there."""
-    return list(track(rows, "", count, console=console, transient=True))
 
 
 def directory(run: Path) -> Path:

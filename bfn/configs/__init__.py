@@ -16,8 +16,6 @@ from yaml import YAMLError
 
 from bfn_kernels.samplers import SAMPLERS
 
-FOLDER = Path(__file__).parent  # of the YAML files
-
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key."""
@@ -112,6 +110,7 @@ class Config:
     sample: SampleConfig = field(default_factory=SampleConfig)
 
 
+FOLDER = Path(__file__).parent  # of the YAML files
 # Keys that must be positive wherever they stand, and keys that must lie in [0, 1).
 POSITIVE = {"length", "sigma_1", "beta_1", "width", "depth", "heads", "batch_size", "learning_rate", "clip_norm"}
 POSITIVE |= {"n_steps", "warmup_steps", "max_steps", "max_seconds", "validate_every", "patience"}
@@ -161,22 +160,22 @@ def shipped() -> list[str]:
 
 def load(name: str, overrides: Sequence[str] = ()) -> Config:
     """The configuration of a shipped name or a YAML path, with `key=value` overrides, checked."""
-    return build(read(name), overrides, where=name)
-
-
-def read(name: str) -> Any:
-    """The settings of a shipped name or a YAML path, beside those of the shipped name that its `base` gives, if any."""
     path = FOLDER / f"{name}.yaml" if name in shipped() else Path(name)
     if path.suffix not in {".yaml", ".yml"}:
         raise ConfigError(f"no configuration {name!r}; give one of {', '.join(shipped())}, or a path ending in .yaml")
+    return build(read(path), overrides, where=name)
+
+
+def read(path: Path) -> Any:
+    """The settings of a YAML file, and those that they do not replace in the shipped file that it names as `base`."""
     try:
         tree = OmegaConf.load(path)
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration {name}: {error.strerror or error}") from error
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}") from error
     except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     base = tree.pop("base", None) if isinstance(tree, DictConfig) else None
-    return tree if base is None else OmegaConf.merge(read(choose({n: n for n in shipped()}, base, "base")), tree)
+    return tree if base is None else OmegaConf.merge(read(FOLDER / f"{base}.yaml"), tree)
 
 
 def build(tree: Any, overrides: Sequence[str] = (), where: str = "the configuration") -> Config:

@@ -1,6 +1,5 @@
 """The parts that the two U-Nets of the paper share."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -36,9 +35,7 @@ class ResBlock(nn.Module):
         return self.skip(h) + self.conv_out(self.dropout(F.silu(self.norm_out(residual))))
 
 
-def down_and_up(
-    h: Tensor, time: Tensor, down: Iterable[Any], middle: Any, up: Iterable[Any], enlarge: Any = ()
-) -> Tensor:
+def down_and_up(h: Tensor, time: Tensor, down: Any, middle: Any, up: Any, enlarge: Any = ()) -> Tensor:
     """The layers on the way down, those in the middle with their attention, and those on the way up, which see what the
     way down put out. enlarge: by the numbers of layers up, what follows after the image has twice the size."""
     skips = [h]

@@ -179,8 +179,8 @@ def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: in
     top.set(title=f"Input distribution of {name} as {n_steps} messages arrive", xlabel="messages received")
     draw_inputs(bottom, model, data, torch.stack(thetas), shown, columns=len(shown))
     if data.symbols:
-        bottom.set_title(f"Likeliest {kind}s of the window (the fainter, the less probable)")
-        bottom.set_ylabel("messages received")
+        title = f"Likeliest {kind}s of the window (the fainter, the less probable)"
+        bottom.set(title=title, ylabel="messages received")
     else:
         bottom.set_title("Mean of every pixel after " + ", ".join(map(str, shown)) + " messages")
     return write(figure, path)

@@ -26,8 +26,8 @@ class Position:
 def progress(console: Console, steps: int) -> Iterator[Callable[[Position, list[dict[str, Any]]], None]]:
     """A progress bar or, where there is no terminal, a line for each validation; yields the function that shows a
     position and the log up to there."""
-    last = TextColumn("{task.description}")
-    columns = TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), last
+    first, last = TextColumn("step"), TextColumn("{task.description}")
+    columns = first, MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), last
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=steps)
 

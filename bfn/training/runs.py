@@ -17,13 +17,11 @@ from bfn.training import checkpoint
 from bfn.training.checkpoint import CheckpointError, Saved
 from bfn.training.run_lock import RunError
 
-STATE_FILE, MODEL_FILE, LOG_FILE = "training.safetensors", "model.safetensors", "log.csv"
-# Keys that may change when a run is resumed: they say how long it lasts, not what a step does, or where its data lie.
-DURATION = {"train.max_steps", "train.max_seconds", "train.patience"}
-PLACES = {"data.folder"}
-# They say how the work of a step is divided: another division draws other noise, as good as the first.
-DIVISION = {"train.micro_batch", "train.fully_shard"}
-FREE = DURATION | PLACES | DIVISION
+FILES = STATE_FILE, MODEL_FILE, LOG_FILE = "training.safetensors", "model.safetensors", "log.csv"
+# Keys that may change when a run is resumed: they say how long it lasts and where its data lie, or how the work of a
+# step is divided, where another division draws other noise, as good as the first.
+FREE = {"train.max_steps", "train.max_seconds", "train.patience", "data.folder"}
+FREE |= {"train.micro_batch", "train.fully_shard"}
 
 
 def require_room(out: Path, model: BFN) -> None:
@@ -36,12 +34,6 @@ def require_room(out: Path, model: BFN) -> None:
             f"{out} needs {needed / 1e6:.1f} MB for two checkpoints, and its disk has {free / 1e6:.1f} MB free; "
             "make room, or choose another out="
         )
-
-
-def remove(out: Path) -> None:
-    """Delete a run."""
-    for name in (STATE_FILE, MODEL_FILE, LOG_FILE):
-        (out / name).unlink(missing_ok=True)
 
 
 def resumable(out: Path, config: Config, data: Data) -> Saved:

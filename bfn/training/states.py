@@ -1,6 +1,5 @@
 """The tensors of a run, whole and by name, wherever they live: in one process, the same in all, or a part in each."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +30,21 @@ def shard(model: BFN, device: torch.device) -> None:
     """Leaves a part of every weight in each process (FSDP2). The layers of the network's lists come together one at a
     time, when they are called, and the rest of the weights for as long as the model is."""
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    for module in reversed(list(model.modules())):
-        if isinstance(module, nn.ModuleList):
-            for layer in module:
-                if not isinstance(layer, (nn.ModuleList, nn.ModuleDict)):  # these are not called
-                    fully_shard(layer, mesh=mesh)
+    lists = [module for module in reversed(list(model.modules())) if isinstance(module, nn.ModuleList)]
+    for layer in (layer for layers in lists for layer in layers):
+        if not isinstance(layer, (nn.ModuleList, nn.ModuleDict)):  # these are not called
+            fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     register_fsdp_forward_method(model, "reconstruction")
 
 
 def copied(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of a module's tensors on the CPU, which training does not change; only the main process has them."""
+    """Copies of a module's tensors on the CPU, whole; only the main process has them."""
     return copies(get_model_state_dict(module, options=WHOLE))
 
 
 def snapshot(model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The same of all tensors that resuming needs."""
+    """Such copies, which training does not change, of all tensors that resuming needs."""
     state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=WHOLE)
     moments = state.get("state", {})  # nothing, if no step has been made
     weights, averages = (get_model_state_dict(module, options=WHOLE) for module in (model, ema))
@@ -61,10 +59,10 @@ def restore(tensors: dict[str, Tensor], model: BFN, ema: AveragedModel, optimize
     """Gives every process its part of the main process's tensors."""
     put(model, unprefixed("model.", tensors))
     put(ema, unprefixed("ema.", tensors))
-    if processes.from_main(has_moments(tensors)):
+    if processes.from_main(bool(unprefixed("optimizer.", tensors))):  # there are none before the first step
         state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=WHOLE)
         if tensors:
-            names = [name for name, _ in model.named_parameters()]
+            names = dict(model.named_parameters())
             state["state"] = {name: {m: tensors[f"optimizer.{name}.{m}"] for m in MOMENTS} for name in names}
         set_optimizer_state_dict(model, optimizer, state, options=spread())
 
@@ -79,7 +77,7 @@ def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     number = torch.Size([])
     tree: dict[str, Any] = {"model": shapes, "ema": {"module": shapes, "n_averaged": number}}
-    if has_moments(tensors):
+    if unprefixed("optimizer.", tensors):
         of = {name: (number, p.shape, p.shape) for name, p in model.named_parameters()}
         tree["optimizer"] = {name: dict(zip(MOMENTS, sizes, strict=True)) for name, sizes in of.items()}
     wanted = flatten(tree)
@@ -87,11 +85,6 @@ def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:
     for name in sorted(wanted.keys() | there.keys()):
         if wanted.get(name) != there.get(name):
             raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {name}")
-
-
-def has_moments(names: Iterable[str]) -> bool:
-    """Whether there are moments of the optimizer, which has none before its first step."""
-    return any(name.startswith("optimizer.") for name in names)
 
 
 def spread() -> StateDictOptions:

@@ -24,7 +24,7 @@ from bfn.training.batches import Batches
 from bfn.training.checkpoint import CheckpointError, Saved
 from bfn.training.progress import Position, progress
 from bfn.training.run_lock import RunError, lock
-from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, remove, require_room, resumable, tokens
+from bfn.training.runs import FILES, LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, require_room, resumable, tokens
 from bfn.training.seeds import VALIDATION, WEIGHTS, derive
 
 
@@ -71,7 +71,8 @@ class Trainer:
             if main:
                 require_room(self.out, model)
                 if fresh:  # now that it is known that this run can start
-                    remove(self.out)
+                    for name in FILES:
+                        (self.out / name).unlink(missing_ok=True)
         self.prepare(model)
         if state:
             self.restore(tensors, state)
@@ -193,8 +194,7 @@ class Trainer:
         """The processes add up their gradients once in a step, in the last of its passes."""
         if self.sharded:
             self.model.set_requires_gradient_sync(last)
-            return nullcontext()
-        return nullcontext() if last else self.accelerator.no_sync(self.model)
+        return nullcontext() if last or self.sharded else self.accelerator.no_sync(self.model)
 
     def validate(self) -> None:
         """Bound of the EMA weights on the validation split; the weights that are best there are the run's result."""
