@@ -19,8 +19,8 @@ import torch
 
 from benchmarks import files, measure
 from benchmarks.devices import DEVICES
-from bfn.evaluate import evaluate
-from bfn.train import LOG_FILE, load_run
+from bfn.results.evaluate import evaluate
+from bfn.training.runs import LOG_FILE, load_run
 
 COLUMNS = (
     "command",

@@ -2,11 +2,10 @@
 
 import io
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -15,25 +14,43 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
-from bfn import plots, processes, tables
-from bfn.alone import RunError, refuse_lost_processes, refuse_several_processes
-from bfn.checkpoint import CheckpointError, write_atomically
 from bfn.configs import Config, ConfigError, choose, flatten, load, shipped
 from bfn.data import Data
-from bfn.download import DOWNLOADS, download
-from bfn.evaluate import Bound, evaluate
+from bfn.data.download import DOWNLOADS, download
 from bfn.model import BFN
-from bfn.official import convert, convert_back
+from bfn.networks.official import convert, convert_back
+from bfn.results import plots, tables
+from bfn.results.evaluate import Bound, evaluate
 from bfn.sample import sample as draw
 from bfn.sample import sample_within as draw_within
-from bfn.train import LOG_FILE, MODEL_FILE, Interrupted, Trainer, data_of, load_run
+from bfn.training import processes
+from bfn.training.checkpoint import CheckpointError, write_atomically
+from bfn.training.run_lock import RunError
+from bfn.training.runs import LOG_FILE, MODEL_FILE, data_of, load_run
+from bfn.training.trainer import Interrupted, Trainer
 from bfn_kernels import __version__
 from bfn_kernels.adaptive import TooManyCalls
 from bfn_kernels.backends import BACKENDS
 from bfn_kernels.samplers import SAMPLERS
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)  # `main` has its help
+
+class Commands(TyperGroup):
+    """Commands that report what the user can fix in one line, without a traceback; one process of a machine does so."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ConfigError, TooManyCalls, CheckpointError, RunError, FloatingPointError, OSError) as error:
+            reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                errors = Console(stderr=True, highlight=False, soft_wrap=True)
+                errors.print(f"error: {reason}", style="red", markup=False)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False)  # `main` has its help
 data_app = typer.Typer(help="The files of data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 console = Console(highlight=False, soft_wrap=True)
@@ -42,29 +59,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to replace
 Run = Annotated[Path, typer.Argument(help="The directory of a run, or its model file.")]
 Steps = Annotated[str, typer.Option(help="Numbers of steps, with commas between them.")]
 DEFAULT_STEPS = ",".join(map(str, tables.STEPS))
-Row = TypeVar("Row")
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Reports errors that the user can fix in one line, without a traceback; one process of a machine does so."""
-    try:
-        yield
-    except (ConfigError, TooManyCalls, CheckpointError, RunError, FloatingPointError, OSError) as error:
-        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {reason}", style="red", markup=False)
-        raise typer.Exit(1) from error
-
-
-@contextmanager
-def one_speaks() -> Iterator[bool]:
-    """Prints what the main process has to say alone; yields whether this is that process."""
-    console.quiet = not processes.is_main()
-    try:
-        yield not console.quiet
-    finally:
-        console.quiet = False
+shown = partial(track, description="", console=console, transient=True)  # rows of which each takes long, with a bar
 
 
 def print_version(wanted: bool) -> None:
@@ -74,12 +69,11 @@ def print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+Version = Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print it.")]
+
+
 @app.callback()
-def main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print it.")
-    ] = False,
-) -> None:
+def main(version: Version = False) -> None:
     """Train, evaluate and sample Bayesian flow networks."""
 
 
@@ -88,9 +82,8 @@ def all_settings() -> str:
     sections: dict[str, list[str]] = {}
     for key, value in flatten(asdict(Config())).items():
         sections.setdefault(key.partition(".")[0], []).append(f"{key}={value}")
-    lines = [", ".join(keys) for keys in sections.values()]
     title = "Settings and their defaults; bfn/configs has an explanation of each, and the YAML files that replace some:"
-    return "\n\n".join([title, *lines])
+    return "\n\n".join([title, *map(", ".join, sections.values())])
 
 
 @app.command(epilog=all_settings())
@@ -100,34 +93,33 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run that the directory holds, if any.")] = False,
 ) -> None:
     """Train, or continue a run that was interrupted; then evaluate, sample and plot."""
-    with plain_errors():
-        refuse_lost_processes()
-        settings = load(config, overrides or [])
-        data = data_of(settings, fresh=fresh)
-        trainer = Trainer(settings, data, console, fresh=fresh)
-        with one_speaks() as main:
-            try:
-                trainer.run()
-            except Interrupted:
-                console.print(f"interrupted and saved at step {trainer.at.step}; the same command continues from there")
-                processes.leave()
-                raise typer.Exit(130) from None
-            at, out = trainer.at, trainer.out
-            console.print(f"trained {at.step} steps in {at.seconds:.0f} s; {trainer.end} ended it")
-            console.print(f"best weights: of step {at.best_step}")
-            model = trainer.best()
-            bound = evaluated(model, settings, data, trainer.accelerator.device)
-            console.print(f"held-out bits per dimension: {bound.bits:.3f} (factorised baseline {data.baseline:.2f})")
-            if (size := data.token_bytes) is not None:
-                console.print(f"held-out bits per byte: {bound.bits / size:.3f} (unigrams {data.baseline / size:.3f})")
-            console.print(f"checkpoint: {out / MODEL_FILE}")
-            processes.leave()
-            if main:
-                if trainer.sharded:  # the main process has a part of the weights, and draws with all of them
-                    model, _, _ = load_run(out, device=trainer.accelerator.device)
-                console.print(f"samples:    {sampled(model, settings, data, out / 'samples.png')}")
-                for path in plotted(model, settings, data, out):
-                    console.print(f"plot:       {path}")
+    processes.refuse_lost()
+    settings = load(config, overrides or [])
+    data = data_of(settings, fresh=fresh)
+    trainer = Trainer(settings, data, console, fresh=fresh)
+    console.quiet = not (main := processes.is_main())
+    try:
+        trainer.run()
+    except Interrupted:
+        console.print(f"interrupted and saved at step {trainer.at.step}; the same command continues from there")
+        processes.leave()
+        raise typer.Exit(130) from None
+    at, out = trainer.at, trainer.out
+    console.print(f"trained {at.step} steps in {at.seconds:.0f} s; {trainer.end} ended it")
+    console.print(f"best weights: of step {at.best_step}")
+    model = trainer.best()
+    bound = evaluated(model, settings, data)
+    console.print(f"held-out bits per dimension: {bound.bits:.3f} (factorised baseline {data.baseline:.2f})")
+    if (size := data.token_bytes) is not None:
+        console.print(f"held-out bits per byte: {bound.bits / size:.3f} (unigrams {data.baseline / size:.3f})")
+    console.print(f"checkpoint: {out / MODEL_FILE}")
+    processes.leave()
+    if main:
+        if trainer.sharded:  # the main process has a part of the weights, and draws with all of them
+            model, _, _ = load_run(out, device=trainer.accelerator.device)
+        console.print(f"samples:    {sampled(model, settings, data, out / 'samples.png')}")
+        for path in plotted(model, settings, data, out):
+            console.print(f"plot:       {path}")
 
 
 @app.command(name="evaluate")
@@ -138,19 +130,18 @@ def evaluate_command(
     steps: Steps = DEFAULT_STEPS,
 ) -> None:
     """The bound on held-out data, in bits per dimension."""
-    with plain_errors():
-        numbers = parsed(steps)
-        accelerator = processes.start()
-        model, settings, data = load_run(run, overrides, accelerator.device)
-        with one_speaks():
-            if table:
-                rows = shown(tables.bounds(model, data, settings, accelerator.device, numbers), len(numbers) + 1)
-                console.print(tables.bounds_table(rows, data, settings))
-                if processes.is_main():
-                    console.print(f"plot: {plots.plot_bounds(rows, data, directory(run) / 'bounds.png')}")
-            else:
-                evaluated(model, settings, data, accelerator.device)
-            processes.leave()
+    numbers = parsed(steps)
+    model, settings, data = load_run(run, overrides, processes.start().device)
+    console.quiet = not processes.is_main()
+    if table:
+        bounds = tables.bounds(model, data, settings, model.device, numbers)
+        rows = list(shown(bounds, total=len(numbers) + 1))
+        console.print(tables.bounds_table(rows, data, settings))
+        if processes.is_main():
+            console.print(f"plot: {plots.plot_bounds(rows, data, directory(run) / 'bounds.png')}")
+    else:
+        evaluated(model, settings, data)
+    processes.leave()
 
 
 @app.command(name="compare")
@@ -161,17 +152,15 @@ def compare_command(
     steps: Steps = DEFAULT_STEPS,
 ) -> None:
     """Compare samplers: how well their samples pass for held-out data, with how many calls of the network."""
-    with plain_errors():
-        refuse_several_processes()
-        numbers, names = parsed(steps), samplers.split(",")
-        for name in names:
-            choose(SAMPLERS, name, "--samplers")
-        device = processes.start().device
-        model, settings, data = load_run(run, overrides, device)
-        drawn = tables.samplers(model, data, settings, device, names, numbers)
-        rows = shown(drawn, len(names) * len(numbers))
-        console.print(tables.samplers_table(rows, settings))
-        console.print(f"plot: {plots.plot_samplers(rows, directory(run) / 'samplers.png')}")
+    processes.refuse_several()
+    numbers, names = parsed(steps), samplers.split(",")
+    for name in names:
+        choose(SAMPLERS, name, "--samplers")
+    model, settings, data = load_run(run, overrides, processes.start().device)
+    drawn = tables.samplers(model, data, settings, model.device, names, numbers)
+    rows = list(shown(drawn, total=len(names) * len(numbers)))
+    console.print(tables.samplers_table(rows, settings))
+    console.print(f"plot: {plots.plot_samplers(rows, directory(run) / 'samplers.png')}")
 
 
 @app.command(name="sample")
@@ -186,27 +175,23 @@ def sample_command(
     """Draw samples, and write a picture of them and, beside it, their numbers as .npy."""
     chosen = {"sample.sampler": sampler, "sample.n_steps": steps, "sample.tolerance": tolerance}
     overrides = [*(overrides or []), *(f"{key}={value}" for key, value in chosen.items() if value is not None)]
-    with plain_errors():
-        refuse_several_processes()
-        if to is not None and to.suffix != ".png":
-            raise ConfigError(f"--to={to} must end in .png")
-        model, settings, data = load_run(run, overrides, processes.start().device)
-        console.print(f"samples: {sampled(model, settings, data, to or directory(run) / 'samples.png')}")
+    processes.refuse_several()
+    if to is not None and to.suffix != ".png":
+        raise ConfigError(f"--to={to} must end in .png")
+    model, settings, data = load_run(run, overrides, processes.start().device)
+    console.print(f"samples: {sampled(model, settings, data, to or directory(run) / 'samples.png')}")
 
 
 @app.command(name="plot")
 def plot_command(run: Run, overrides: Overrides = None) -> None:
     """Loss against steps and time, how an input distribution narrows, and a film of the flow."""
-    with plain_errors():
-        refuse_several_processes()
-        model, settings, data = load_run(run, overrides, processes.start().device)
-        out, options = directory(run), settings.sample
-        more = [
-            plots.plot_times(model, data, out / "times.png", seed=options.seed),
-            plots.animate_flow(model, data, out / "flow.gif", n_steps=options.n_steps, seed=options.seed),
-        ]
-        for path in [*plotted(model, settings, data, out), *more]:
-            console.print(f"plot: {path}")
+    processes.refuse_several()
+    model, settings, data = load_run(run, overrides, processes.start().device)
+    out, options = directory(run), settings.sample
+    times = plots.plot_times(model, data, out / "times.png", seed=options.seed)
+    film = plots.animate_flow(model, data, out / "flow.gif", n_steps=options.n_steps, seed=options.seed)
+    for path in [*plotted(model, settings, data, out), times, film]:
+        console.print(f"plot: {path}")
 
 
 @app.command(name="convert")
@@ -218,16 +203,15 @@ def convert_command(
     back: Annotated[bool, typer.Option("--back", help="Write a model of ours as a published checkpoint.")] = False,
 ) -> None:
     """Turn a checkpoint that was published with the paper into a run, or a run into one."""
-    with plain_errors():
-        refuse_several_processes()
-        if back:
-            convert_back(source / MODEL_FILE if source.is_dir() else source, out)
-        else:
-            if (out / MODEL_FILE).exists():
-                raise RunError(f"{out} holds a run, which a checkpoint would replace; choose another directory")
-            out = out / MODEL_FILE
-            convert(source, out, config, overrides)
-        console.print(f"checkpoint: {out}")
+    processes.refuse_several()
+    if back:
+        convert_back(source / MODEL_FILE if source.is_dir() else source, out)
+    else:
+        if (out / MODEL_FILE).exists():
+            raise RunError(f"{out} holds a run, which a checkpoint would replace; choose another directory")
+        out = out / MODEL_FILE
+        convert(source, out, config, overrides)
+    console.print(f"checkpoint: {out}")
 
 
 @data_app.command(name="download")
@@ -236,9 +220,8 @@ def download_command(
     folder: Annotated[Path, typer.Option(help="Where to put the files.")],
 ) -> None:
     """Download the files of a data set into a folder, which data.folder= names afterwards."""
-    with plain_errors():
-        download(name, folder)
-        console.print(f"downloaded; train with: bfn train {name} data.folder={folder}")
+    download(name, folder)
+    console.print(f"downloaded; train with: bfn train {name} data.folder={folder}")
 
 
 def parsed(steps: str) -> list[int]:
@@ -249,48 +232,29 @@ def parsed(steps: str) -> list[int]:
     return numbers
 
 
-def shown(rows: Iterable[Row], count: int) -> list[Row]:
-    """The rows of a table of which each takes long, with a bar that says how many are there."""
-    return list(track(rows, "", count, console=console, transient=True))
-
-
 def directory(run: Path) -> Path:
     """Where the pictures of a run lie, given its directory or its model file."""
     return run if run.is_dir() else run.parent
 
 
-def evaluated(model: BFN, settings: Config, data: Data, device: torch.device) -> Bound:
+def evaluated(model: BFN, settings: Config, data: Data) -> Bound:
     """Evaluate on held-out data and print the table."""
-    bound = evaluate(model, data.test, settings.evaluate, device)
-    steps = "continuous time" if settings.evaluate.n_steps is None else f"{settings.evaluate.n_steps} steps"
-    table = Table(title=f"{settings.data.name}, {bound.examples} held-out examples, {steps}")
-    table.add_column("")
-    table.add_column("bits per dimension", justify="right")
-    table.add_row("messages", f"{bound.messages:.4f}")
-    table.add_row("reconstruction", f"{bound.reconstruction:.4f}")
-    table.add_row("bound", f"{bound.bits:.4f} ± {bound.error:.4f}")
-    table.add_row("factorised baseline", f"{data.baseline:.4f}")
-    if (size := data.token_bytes) is not None:
-        table.add_row("bound, bits per byte", f"{bound.bits / size:.4f} ± {bound.error / size:.4f}", style="bold")
-        table.add_row("unigrams, bits per byte", f"{data.baseline / size:.4f}")
-    console.print(table)
+    bound = evaluate(model, data.test, settings.evaluate, model.device)
+    console.print(tables.bound_table(bound, data, settings))
     return bound
 
 
 def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
     """Draw samples, print them where they are text, and write their picture and their numbers."""
     options = settings.sample
-    device = next(model.parameters()).device
+    how: dict[str, Any] = {"seed": options.seed, "device": model.device}
     if options.tolerance is not None:
-        how = {"seed": options.seed, "max_calls": options.max_calls, "device": device}
-        samples, calls = draw_within(model, options.count, options.tolerance, **how)
+        samples, calls = draw_within(model, options.count, options.tolerance, max_calls=options.max_calls, **how)
         console.print(f"calls of the network: {calls}")
     else:
-        how = {"seed": options.seed, "sampler": options.sampler, "device": device}
-        samples = draw(model, options.count, options.n_steps, **how)
+        samples = draw(model, options.count, options.n_steps, sampler=options.sampler, **how)
     if data.symbols:
-        table = Table(title="samples", show_lines=True)
-        table.add_column("")
+        table = Table("", title="samples", show_lines=True)
         for line in plots.to_text(samples, data.symbols):
             table.add_row(Text(line))  # in which nothing is markup
         console.print(table)
@@ -302,8 +266,7 @@ def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
 
 def plotted(model: BFN, settings: Config, data: Data, out: Path) -> list[Path]:
     """Write the loss curves, where the run has a log, and the narrowing input distribution."""
-    narrowing = plots.plot_narrowing(
-        model, data, out / "narrowing.png", n_steps=settings.sample.n_steps, seed=settings.sample.seed
-    )
-    log = out / LOG_FILE
-    return [plots.plot_losses(log, data.baseline, out / "losses.png"), narrowing] if log.exists() else [narrowing]
+    options, log = settings.sample, out / LOG_FILE
+    losses = [plots.plot_losses(log, data.baseline, out / "losses.png")] if log.exists() else []
+    narrowing = plots.plot_narrowing(model, data, out / "narrowing.png", n_steps=options.n_steps, seed=options.seed)
+    return [*losses, narrowing]

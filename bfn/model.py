@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import Module
 
 from bfn.configs import Config, ConfigError, choose, imported
-from bfn.data import Data, frequencies
+from bfn.data import Data
+from bfn.data.splits import frequencies
 from bfn.networks import build_network
 from bfn.networks.transformer import VectorTransformer
 from bfn_kernels import nn
@@ -23,13 +25,17 @@ class BFN(nn.BFN):
     shape: tuple[int, ...]  # of an example
     num_classes: int  # or bins
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
 
 class ContinuousBFN(nn.Continuous, BFN):
     """The reconstruction loss is that of bins, so that its bits can be compared with those of discretised data."""
 
     def __init__(self, config: Config, data: Data):
-        schedule = make_schedule(config, "sigma_1", ExponentialVariance)
-        super().__init__(build_network(config.network, data.shape, 1, 1), schedule=schedule, num_bins=data.num_classes)
+        network, bins = build_network(config.network, data.shape, 1, 1), data.num_classes
+        super().__init__(network, schedule=schedule_of(config, data), num_bins=bins)
 
     def output(self, theta: Tensor, t: Tensor) -> Tensor:
         return self.network(theta[..., None], t)[..., 0]
@@ -39,8 +45,8 @@ class DiscretisedBFN(nn.Discretised, BFN):
     """The network sees the mean alone."""
 
     def __init__(self, config: Config, data: Data):
-        schedule = make_schedule(config, "sigma_1", ExponentialVariance)
-        super().__init__(build_network(config.network, data.shape, 1, 2), schedule=schedule, num_bins=data.num_classes)
+        network, bins = build_network(config.network, data.shape, 1, 2), data.num_classes
+        super().__init__(network, schedule=schedule_of(config, data), num_bins=bins)
 
     def output(self, theta: Tensor, t: Tensor) -> Tensor:
         return self.network(theta[..., None], t)
@@ -51,28 +57,25 @@ class DiscreteBFN(nn.Discrete, BFN):
 
     def __init__(self, config: Config, data: Data):
         size = data.num_classes
-        schedule = make_schedule(config, "beta_1", of_classes(data))
-        super().__init__(build_network(config.network, data.shape, size, size), schedule=schedule, num_classes=size)
+        network = build_network(config.network, data.shape, size, size)
+        super().__init__(network, schedule=schedule_of(config, data), num_classes=size)
 
 
 class VocabularyBFN(nn.Vocabulary, BFN):
     """Classes of a large vocabulary, whose network sees and puts out vectors."""
 
     def __init__(self, config: Config, data: Data):
-        schedule, sizes = make_schedule(config, "beta_1", of_classes(data)), config.network
-        network = VectorTransformer(
-            data.shape, width=sizes.width, depth=sizes.depth, heads=sizes.heads, dropout=sizes.dropout
-        )
-        size, p = data.num_classes, frequencies(data)
-        super().__init__(network, num_classes=size, width=sizes.width, frequencies=p, schedule=schedule)
+        network = VectorTransformer(data.shape, **config.network.sizes)
+        size, shares, schedule = data.num_classes, frequencies(data), schedule_of(config, data)
+        super().__init__(network, num_classes=size, width=config.network.width, frequencies=shares, schedule=schedule)
 
 
 class BinaryBFN(nn.Binary, BFN):
     """The network sees 2·theta_0 - 1, as published."""
 
     def __init__(self, config: Config, data: Data):
-        schedule = make_schedule(config, "beta_1", of_classes(data))
-        super().__init__(build_network(config.network, data.shape, 1, 1), schedule=schedule)
+        network = build_network(config.network, data.shape, 1, 1)
+        super().__init__(network, schedule=schedule_of(config, data))
 
     def output(self, theta: Tensor, t: Tensor) -> Tensor:
         return self.network(1 - 2 * theta[..., None], t)[..., 0]
@@ -85,31 +88,21 @@ KINDS: dict[str, Callable[[Config, Data], BFN]] = {
 }
 
 
-def of_classes(data: Data) -> Callable[[float | None], QuadraticAccuracy]:
-    """The schedule of an accuracy β₁, by default that of its number of classes."""
-    return lambda beta_1: QuadraticAccuracy(final_accuracy(data.num_classes) if beta_1 is None else beta_1)
-
-
-def make_schedule(config: Config, key: str, shipped: Callable[..., Any]) -> Any:
+def schedule_of(config: Config, data: Data) -> Any:
     """The schedule that `model.schedule` names, or the one that ships, made of model.sigma_1 or model.beta_1."""
-    own = config.model.schedule
-    return shipped(required(config, key)) if own is None else imported(own, "model.schedule")(config)
-
-
-def required(config: Config, key: str) -> float | None:
-    """model.sigma_1 or model.beta_1, which may be None, whichever the kind of data takes; the other must not be set."""
-    value = getattr(config.model, key)
-    other = "beta_1" if key == "sigma_1" else "sigma_1"
-    if (key == "sigma_1" and value is None) or getattr(config.model, other) is not None:
-        raise ConfigError(f"model.kind={config.model.kind!r} needs model.{key} and does not take model.{other}")
-    if key == "sigma_1" and value >= 1:
-        raise ConfigError(f"model.sigma_1={value} must be below 1")
-    return value
-
-
-def in_vectors(config: Config, data: Data) -> bool:
-    """Whether the network is one that takes vectors, and the vocabulary so large that this pays."""
-    return config.network.name == "transformer" and data.num_classes >= LARGE
+    kind, own = config.model.kind, config.model.schedule
+    if own is not None:
+        return imported(own, "model.schedule")(config)
+    sigma_1, beta_1 = config.model.sigma_1, config.model.beta_1
+    if kind == "discrete":
+        if sigma_1 is not None:
+            raise ConfigError(f"model.kind={kind!r} needs model.beta_1 and does not take model.sigma_1")
+        return QuadraticAccuracy(final_accuracy(data.num_classes) if beta_1 is None else beta_1)
+    if sigma_1 is None or beta_1 is not None:
+        raise ConfigError(f"model.kind={kind!r} needs model.sigma_1 and does not take model.beta_1")
+    if sigma_1 >= 1:
+        raise ConfigError(f"model.sigma_1={sigma_1} must be below 1")
+    return ExponentialVariance(sigma_1)
 
 
 def build_model(config: Config, data: Data) -> BFN:
@@ -117,8 +110,10 @@ def build_model(config: Config, data: Data) -> BFN:
     kind = choose(KINDS, config.model.kind, "model.kind")
     if (kind is DiscreteBFN) == data.validation.is_floating_point():
         raise ConfigError(f"model.kind={config.model.kind!r} does not fit data.name={config.data.name!r}")
-    if kind is DiscreteBFN:
-        kind = BinaryBFN if data.num_classes == 2 else VocabularyBFN if in_vectors(config, data) else DiscreteBFN
+    if kind is DiscreteBFN and data.num_classes == 2:
+        kind = BinaryBFN
+    elif kind is DiscreteBFN and data.num_classes >= LARGE and config.network.name == "transformer":
+        kind = VocabularyBFN  # whose network takes vectors
     model: BFN = kind(config, data)
     model.shape, model.num_classes = data.shape, data.num_classes
     return model

@@ -5,11 +5,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import import_module, resources
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from torch.compiler import list_backends
 from yaml import YAMLError
@@ -51,6 +51,11 @@ class NetworkConfig:
     heads: int = 4
     dropout: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)  # more keyword arguments for a network of your own
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What every network takes."""
+        return {"width": self.width, "depth": self.depth, "heads": self.heads, "dropout": self.dropout}
 
 
 @dataclass
@@ -105,11 +110,16 @@ class Config:
     sample: SampleConfig = field(default_factory=SampleConfig)
 
 
+FOLDER = Path(__file__).parent  # of the YAML files
 # Keys that must be positive wherever they stand, and keys that must lie in [0, 1).
 POSITIVE = {"length", "sigma_1", "beta_1", "width", "depth", "heads", "batch_size", "learning_rate", "clip_norm"}
 POSITIVE |= {"n_steps", "warmup_steps", "max_steps", "max_seconds", "validate_every", "patience"}
 POSITIVE |= {"micro_batch", "vocabulary", "num_bins", "repeats", "count", "tolerance", "max_calls"}
 FRACTIONS = {"dropout", "ema_decay", "beta_2"}
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -129,8 +139,7 @@ def choose(table: Mapping[str, Any], name: str, key: str) -> Any:
 
 def find(table: Mapping[str, Any], name: str, key: str) -> Any:
     """The entry of a table that a configuration key names, or what it names as module:function."""
-    entry = name if ":" in name else choose({**table, "module:function": None}, name, key)
-    return imported(entry, key) if isinstance(entry, str) else entry
+    return imported(name, key) if ":" in name else choose({**table, "module:function": None}, name, key)
 
 
 def imported(path: str, key: str) -> Any:
@@ -146,27 +155,27 @@ def imported(path: str, key: str) -> Any:
 
 def shipped() -> list[str]:
     """Names of the configurations that ship with the package."""
-    return sorted(f.name.removesuffix(".yaml") for f in resources.files(__name__).iterdir() if f.name.endswith(".yaml"))
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Config:
     """The configuration of a shipped name or a YAML path, with `key=value` overrides, checked."""
-    if name in shipped():
-        text = (resources.files(__name__) / f"{name}.yaml").read_text()
-    elif Path(name).suffix in {".yaml", ".yml"}:
-        try:
-            text = Path(name).read_text()
-        except OSError as error:
-            raise ConfigError(f"cannot read the configuration {name}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{name} is not valid YAML: {error}") from error
-    else:
+    path = FOLDER / f"{name}.yaml" if name in shipped() else Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
         raise ConfigError(f"no configuration {name!r}; give one of {', '.join(shipped())}, or a path ending in .yaml")
+    return build(read(path), overrides, where=name)
+
+
+def read(path: Path) -> Any:
+    """The settings of a YAML file, and those that they do not replace in the shipped file that it names as `base`."""
     try:
-        tree = OmegaConf.create(text)
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
-    return build(tree, overrides, where=name)
+        tree = OmegaConf.load(path)
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}") from error
+    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    base = tree.pop("base", None) if isinstance(tree, DictConfig) else None
+    return tree if base is None else OmegaConf.merge(read(FOLDER / f"{base}.yaml"), tree)
 
 
 def build(tree: Any, overrides: Sequence[str] = (), where: str = "the configuration") -> Config:
@@ -186,8 +195,8 @@ def build(tree: Any, overrides: Sequence[str] = (), where: str = "the configurat
         raise ConfigError(f"unknown key {error.full_key!r} in {where}; {hint}") from error
     except (OmegaConfBaseException, ValueError, TypeError, YAMLError) as error:
         key = getattr(error, "full_key", None)
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"{f'key {key!r}' if key else 'a value'} in {where} cannot be used: {reason}") from error
+        where = f"{f'key {key!r}' if key else 'a value'} in {where}"
+        raise ConfigError(f"{where} cannot be used: {first_line(error)}") from error
     assert isinstance(config, Config)
     if config.train.mixed_precision == "False":
         config.train.mixed_precision = "no"  # which YAML takes for a boolean

@@ -4,6 +4,7 @@ from torch import nn
 
 from bfn.configs import NetworkConfig, find
 from bfn.networks.gpt import GPT
+from bfn.networks.layers import Size
 from bfn.networks.transformer import Transformer
 from bfn.networks.unet import UNet
 from bfn.networks.unet_improved import UNetImproved
@@ -20,8 +21,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
 }
 
 
-def build_network(config: NetworkConfig, shape: tuple[int, ...], features: int, outputs: int) -> nn.Module:
+def build_network(config: NetworkConfig, shape: Size, features: int, outputs: int) -> nn.Module:
     """The network that `network.name` names, for variables arranged in `shape`."""
     network = find(NETWORKS, config.name, "network.name")
-    sizes = {"width": config.width, "depth": config.depth, "heads": config.heads, "dropout": config.dropout}
-    return network(shape, features, outputs, **sizes, **config.options)
+    return network(shape, features, outputs, **config.sizes, **config.options)

@@ -1,5 +1,7 @@
 """The parts that the two U-Nets of the paper share."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,6 +33,22 @@ class ResBlock(nn.Module):
     def forward(self, h: Tensor, time: Tensor) -> Tensor:
         residual = self.conv_in(F.silu(self.norm_in(h))) + self.time(time)[:, :, None, None]
         return self.skip(h) + self.conv_out(self.dropout(F.silu(self.norm_out(residual))))
+
+
+def down_and_up(h: Tensor, time: Tensor, down: Any, middle: Any, up: Any, enlarge: Any = ()) -> Tensor:
+    """The layers on the way down, those in the middle with their attention, and those on the way up, which see what the
+    way down put out. enlarge: by the numbers of layers up, what follows after the image has twice the size."""
+    skips = [h]
+    for layer in down:
+        h = layer(h, time)
+        skips.append(h)
+    first, attention, second = middle
+    h = second(attention(first(h, time)), time)
+    for number, layer in enumerate(up):
+        h = layer(torch.cat([h, skips.pop()], 1), time)
+        if str(number) in enlarge:
+            h = enlarge[str(number)](F.interpolate(h, scale_factor=2, mode="nearest"))
+    return h
 
 
 class Head(nn.Module):

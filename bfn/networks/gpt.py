@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from bfn.networks.layers import Size
 from bfn.networks.transformer import Layer, check_sequence
 
 BASE = 1000  # wavelengths of the position's code rise from 2π to 2π times this
@@ -20,9 +21,7 @@ def position_code(length: int, width: int) -> Tensor:
 class GPT(nn.Module):
     """Probabilities [B, L, K] and times [B] -> logits [B, L, K]. The head sees the embedding beside the last layer."""
 
-    def __init__(
-        self, shape: tuple[int, ...], features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float
-    ):
+    def __init__(self, shape: Size, features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float):
         super().__init__()
         check_sequence("gpt", shape, features, outputs, width, heads)
         self.position: Tensor

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from bfn.configs import ConfigError
 
+Size = tuple[int, ...]  # of an example: the length of each dimension
+
 
 class TimeEmbedding(nn.Module):
     """Times [B] -> [B, width]: sines and cosines of geometrically spaced frequencies, then a small MLP.
@@ -58,14 +60,14 @@ class Attention(nn.Module):
         return h + self.out(mixed.transpose(-1, -2).reshape(h.shape))
 
 
-def image_size(shape: tuple[int, ...], multiple: int, name: str) -> tuple[int, int, int]:
-    """Height, width and channels of images [H, W] or [H, W, C], whose sides must be multiples of a number."""
+def image_channels(shape: Size, multiple: int, name: str) -> int:
+    """The channels of images [H, W] or [H, W, C], whose sides must be multiples of a number."""
     if len(shape) not in (2, 3) or shape[0] % multiple or shape[1] % multiple:
         raise ConfigError(
             f"network.name={name!r} takes images [H, W] or [H, W, C] whose sides are multiples of {multiple}, "
             f"got data of shape {shape}"
         )
-    return shape[0], shape[1], shape[2] if len(shape) == 3 else 1
+    return shape[2] if len(shape) == 3 else 1
 
 
 def to_channels(features: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bfn.configs import ConfigError
-from bfn.networks.layers import TimeEmbedding, zero_init
+from bfn.networks.layers import Size, TimeEmbedding, zero_init
 
 
-def check_sequence(name: str, shape: tuple[int, ...], features: int, outputs: int, width: int, heads: int) -> None:
+def check_sequence(name: str, shape: Size, features: int, outputs: int, width: int, heads: int) -> None:
     """Refuses data and settings that a transformer does not fit."""
     if len(shape) != 1:
         raise ConfigError(f"network.name={name!r} takes sequences, got data of shape {shape}")
@@ -40,9 +40,7 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """Probabilities [B, L, K] and times [B] -> logits [B, L, K]; positions and time are added to the embedding."""
 
-    def __init__(
-        self, shape: tuple[int, ...], features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float
-    ):
+    def __init__(self, shape: Size, features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float):
         super().__init__()
         check_sequence("transformer", shape, features, outputs, width, heads)
         # The embedding sees the neighbours of a variable; attention alone takes thousands of steps to find them.
@@ -75,7 +73,7 @@ class VectorTransformer(Transformer):
     """Vectors [B, L, width] of a large vocabulary and times [B] -> [B, L, width + 1]: hidden states of a head, and how
     far it follows the messages."""
 
-    def __init__(self, shape: tuple[int, ...], *, width: int, depth: int, heads: int, dropout: float):
+    def __init__(self, shape: Size, *, width: int, depth: int, heads: int, dropout: float):
         super().__init__(shape, width, width, width=width, depth=depth, heads=heads, dropout=dropout)
         self.embed.reset_parameters()
         nn.init.normal_(self.position, std=0.1)

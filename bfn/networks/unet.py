@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bfn.configs import ConfigError
-from bfn.networks.layers import Attention, TimeEmbedding, from_channels, image_size, to_channels, zero_init
+from bfn.networks.layers import Attention, Size, TimeEmbedding, from_channels, image_channels, to_channels, zero_init
 
 
 class ResBlock(nn.Module):
@@ -31,11 +31,9 @@ class UNet(nn.Module):
     """Features [B, H, W, (C,) F] and times [B] -> [B, H, W, (C,) outputs]; H and W even, width a multiple of 8 and of
     heads."""
 
-    def __init__(
-        self, shape: tuple[int, ...], features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float
-    ):
+    def __init__(self, shape: Size, features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float):
         super().__init__()
-        _, _, channels = image_size(shape, 2, "unet")
+        channels = image_channels(shape, 2, "unet")
         if width % 8 or 2 * width % heads:
             raise ConfigError(f"network.width={width} must be a multiple of 8, and twice it of heads={heads}")
         time_width = 2 * width

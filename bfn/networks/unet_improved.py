@@ -4,10 +4,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from bfn.networks.blocks import GROUPS, Head, ResBlock, check_widths
-from bfn.networks.layers import Attention, TimeEmbedding, from_channels, image_size, to_channels
+from bfn.networks.blocks import GROUPS, Head, ResBlock, check_widths, down_and_up
+from bfn.networks.layers import Attention, Size, TimeEmbedding, from_channels, image_channels, to_channels
 
 MULTIPLES = (1, 2, 2)  # the channels at each resolution, in widths
 
@@ -30,11 +29,9 @@ class UNetImproved(nn.Module):
     middle. The network sees the time as a channel of its input too, and its head sees the input beside the features.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...], features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float
-    ):
+    def __init__(self, shape: Size, features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float):
         super().__init__()
-        _, _, channels = image_size(shape, 2 ** (len(MULTIPLES) - 1), "unet_improved")
+        channels = image_channels(shape, 2 ** (len(MULTIPLES) - 1), "unet_improved")
         check_widths(width, heads)
         frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 2) / (width // 2))
         self.time = TimeEmbedding(4 * width, frequencies, cosines_first=True)
@@ -71,15 +68,5 @@ class UNetImproved(nn.Module):
         times = (2 * t - 1).to(seen.dtype)[:, None, None, None].expand(*seen.shape[:-1], 1)
         x = to_channels(self.project(torch.cat([seen, times], -1)))
         stem, *down = self.down
-        h = stem(x)
-        skips = [h]
-        for layer in down:
-            h = layer(h, time)
-            skips.append(h)
-        first, attention, second = self.middle
-        h = second(attention(first(h, time)), time)
-        for number, layer in enumerate(self.up):
-            h = layer(torch.cat([h, skips.pop()], 1), time)
-            if str(number) in self.enlarge:
-                h = self.enlarge[str(number)](F.interpolate(h, scale_factor=2, mode="nearest"))
+        h = down_and_up(stem(x), time, down, self.middle, self.up, self.enlarge)
         return from_channels(self.head(h, x), features)

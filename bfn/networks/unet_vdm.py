@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from bfn.networks.blocks import GROUPS, Head, ResBlock, check_widths
-from bfn.networks.layers import Attention, TimeEmbedding, from_channels, image_size, to_channels, zero_init
+from bfn.networks.blocks import GROUPS, Head, ResBlock, check_widths, down_and_up
+from bfn.networks.layers import Attention, Size, TimeEmbedding, from_channels, image_channels, to_channels, zero_init
 
 OCTAVES = (5, 6)  # the Fourier features are waves of 2^5 and 2^6 periods in a unit of brightness
 
@@ -24,11 +24,9 @@ class UNetVDM(nn.Module):
     put out, and attention in the middle. The head sees the input beside the features.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...], features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float
-    ):
+    def __init__(self, shape: Size, features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float):
         super().__init__()
-        _, _, channels = image_size(shape, 1, "unet_vdm")
+        channels = image_channels(shape, 1, "unet_vdm")
         check_widths(width, heads)
         self.time = TimeEmbedding(4 * width, torch.logspace(0, -4, width // 2))
 
@@ -46,12 +44,5 @@ class UNetVDM(nn.Module):
         time = self.time(1000 * (t.float() + 0.001))
         x = to_channels(features)
         h = self.stem(torch.cat([x, fourier_features(x)], 1))
-        skips = [h]
-        for layer in self.down:
-            h = layer(h, time)
-            skips.append(h)
-        first, attention, second = self.middle
-        h = second(attention(first(h, time)), time)
-        for layer in self.up:
-            h = layer(torch.cat([h, skips.pop()], 1), time)
+        h = down_and_up(h, time, self.down, self.middle, self.up)
         return from_channels(self.head(h, x), features)

@@ -7,8 +7,8 @@ import pytest
 from benchmarks import experiments, files
 from bfn.configs import load
 from bfn.data import load_data
-from bfn.evaluate import evaluate
-from bfn.train import Trainer
+from bfn.results.evaluate import evaluate
+from bfn.training.trainer import Trainer
 
 
 def test_runs_are_recorded(tmp_path, capsys):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bfn.configs import Config, load
 from bfn.data import Data, load_data
 from bfn.model import BFN, ContinuousBFN, build_model
-from bfn.train import Trainer
+from bfn.training.trainer import Trainer
 
 
 @pytest.fixture

@@ -14,17 +14,20 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from typer.testing import CliRunner
 
-import bfn.processes
+import bfn.training.processes
 from bfn import cli
-from bfn.alone import COUNTS, GROUP, LOCK_FILE, RunError, lock
 from bfn.data import load_data
-from bfn.train import LOG_FILE, MODEL_FILE, STATE_FILE, Trainer
+from bfn.training.checkpoint import CheckpointError
+from bfn.training.processes import COUNTS, GROUP
+from bfn.training.run_lock import LOCK_FILE, RunError, lock
+from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE
+from bfn.training.trainer import Trainer
 
 # Tries to lock the directory that it is given, says how that ended, and waits to be killed.
 OTHER = """
 import sys, time
 from pathlib import Path
-from bfn.alone import RunError, lock
+from bfn.training.run_lock import RunError, lock
 try:
     file = lock(Path(sys.argv[1]))
     print("locked", flush=True)
@@ -73,7 +76,7 @@ def test_processes_that_cannot_find_each_other_are_refused_before_any_work(name,
     lost = f"{name}=2, and without .*RANK.* several processes cannot find each other; .*"
     assert_one_line(train("--fresh", f"out={tmp_path}"), lost)
     assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
-    monkeypatch.setattr(bfn.processes, "Accelerator", lambda **settings: pytest.fail("work was done"))
+    monkeypatch.setattr(bfn.training.processes, "Accelerator", lambda **settings: pytest.fail("work was done"))
     with pytest.raises(RunError, match=f"{name}=2"):
         Trainer(config, None)
 
@@ -105,7 +108,7 @@ def test_what_accelerate_makes_of_the_processes_must_be_what_was_started(
     for name in GROUP:
         monkeypatch.setenv(name, str(started))
     accelerator = SimpleNamespace(num_processes=joined, distributed_type=DistributedType(kind))
-    monkeypatch.setattr(bfn.processes, "Accelerator", lambda **settings: accelerator)
+    monkeypatch.setattr(bfn.training.processes, "Accelerator", lambda **settings: accelerator)
     with pytest.raises(RunError, match=message):
         Trainer(tiny("digits"), None)
 
@@ -169,7 +172,7 @@ def test_a_second_run_in_a_directory_is_refused_until_the_first_is_done(train, t
 def test_a_trainer_that_cannot_be_made_does_not_keep_its_directory(tiny, tmp_path):
     config = tiny("digits", f"out={tmp_path}")
     (tmp_path / STATE_FILE).write_bytes(b"damaged")
-    with pytest.raises(bfn.train.CheckpointError) as failed:
+    with pytest.raises(CheckpointError) as failed:
         Trainer(config, load_data(config))
     lock(tmp_path).close()
     assert failed.tb is not None  # the traceback keeps the trainer alive
@@ -251,7 +254,7 @@ def test_a_missing_extra_is_all_that_the_command_says():
     assert re.fullmatch(r"error: .*typer.*pip install 'bfn-kernels\[train\]'\n", done.stderr)
 
 
-@pytest.mark.parametrize("missing", ["bfn.plots", "pydoc_data"])
+@pytest.mark.parametrize("missing", ["bfn.results.plots", "pydoc_data"])
 def test_what_no_extra_brings_stays_a_traceback(missing, tiny_settings, tmp_path, monkeypatch, without):
     without(missing)
     monkeypatch.setattr(sys, "argv", ["bfn", "train", "text", f"out={tmp_path}", "train.max_steps=1", *tiny_settings])

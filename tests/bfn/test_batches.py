@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from bfn.batches import Batches, size_of_micro_batch
 from bfn.configs import ConfigError, TrainConfig
 from bfn.data import Data
+from bfn.training.batches import Batches, size_of_micro_batch
 
 NUMBERS = torch.arange(100)
 

@@ -12,12 +12,15 @@ from tiny_settings import TINY
 from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
-from bfn import bytepairs, checkpoint, cli, model
-from bfn.checkpoint import CheckpointError
+from bfn import cli, model
 from bfn.configs import ConfigError
-from bfn.data import frequencies, load_data, readable
+from bfn.data import byte_pairs, load_data
+from bfn.data.splits import frequencies, readable
 from bfn.model import DiscreteBFN, VocabularyBFN, build_model
-from bfn.train import MODEL_FILE, STATE_FILE, Trainer
+from bfn.training import checkpoint
+from bfn.training.checkpoint import CheckpointError
+from bfn.training.runs import MODEL_FILE, STATE_FILE
+from bfn.training.trainer import Trainer
 from bfn_kernels import discrete
 from bfn_kernels.schedules import final_accuracy
 from bfn_kernels.vocabulary import tiles
@@ -87,15 +90,15 @@ def test_a_file_that_is_no_text_is_refused(settings, tmp_path):
 
 
 def test_a_saved_tokenizer_is_the_one_that_was_learned():
-    learned = bytepairs.learn(TEXT, 400)
-    again = bytepairs.parsed(learned.to_str())
+    learned = byte_pairs.learn(TEXT, 400)
+    again = byte_pairs.parsed(learned.to_str())
     for text in (TEXT, "日本 \x00\r\n", ""):
         assert again.encode(text).ids == learned.encode(text).ids
-        assert b"".join(bytepairs.pieces(again)[c] for c in again.encode(text).ids) == text.encode()
+        assert b"".join(byte_pairs.pieces(again)[c] for c in again.encode(text).ids) == text.encode()
 
 
 def test_what_is_no_tokenizer_is_refused():
-    good = json.loads(bytepairs.learn("", 256).to_str())["model"]
+    good = json.loads(byte_pairs.learn("", 256).to_str())["model"]
     few = {entry: number for entry, number in good["vocab"].items() if number < 255}
     for bad in (
         "",
@@ -105,7 +108,7 @@ def test_what_is_no_tokenizer_is_refused():
         json.dumps({"model": {"vocab": good["vocab"], "merges": [["a", "b"]]}}),
     ):  # fmt: skip
         with pytest.raises(CheckpointError, match="the checkpoint's tokenizer cannot be used"):
-            bytepairs.parsed(bad)
+            byte_pairs.parsed(bad)
 
 
 def test_text_neither_steers_a_terminal_nor_is_broken():

@@ -6,8 +6,8 @@ import time
 import pytest
 import torch
 
-from bfn import checkpoint
-from bfn.checkpoint import CheckpointError, Writer
+from bfn.training import checkpoint
+from bfn.training.checkpoint import CheckpointError, Writer
 
 OLD = {"w": torch.arange(1000.0), "n": torch.tensor(3)}
 NEW = {"w": -torch.arange(1000.0), "n": torch.tensor(4)}

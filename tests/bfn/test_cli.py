@@ -10,7 +10,7 @@ import bfn_kernels
 from bfn import cli
 from bfn.configs import Config, flatten
 from bfn.sample import sample as draw
-from bfn.train import MODEL_FILE, STATE_FILE
+from bfn.training.runs import MODEL_FILE, STATE_FILE
 
 TINY = [
     "network.width=16",
@@ -173,7 +173,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
         trainer.at.step += 1
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("bfn.train.Trainer.step", step)
+    monkeypatch.setattr("bfn.training.trainer.Trainer.step", step)
     result = bfn("train", "digits", f"out={tmp_path}", *TINY)
     assert result.exit_code == 130 and not (tmp_path / MODEL_FILE).exists()
     assert result.output.endswith("interrupted and saved at step 1; the same command continues from there\n")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from bfn.configs import ConfigError, load
@@ -106,6 +108,16 @@ def test_a_file_is_read_and_its_unknown_keys_are_refused(tmp_path):
         load(str(path))
     path.write_text("- a\n- b\n")
     with pytest.raises(ConfigError, match=r"mine.yaml"):
+        load(str(path))
+
+
+def test_a_file_takes_what_it_does_not_say_from_its_base(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: text\nnetwork: {depth: 1}\n")
+    config, text = load(str(path)), load("text")
+    assert config.network == replace(text.network, depth=1) and config.data == text.data
+    path.write_text("base: txt\n")
+    with pytest.raises(ConfigError, match=r"cannot read the configuration .*txt.yaml: No such file"):
         load(str(path))
 
 

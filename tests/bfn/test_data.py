@@ -7,7 +7,9 @@ import torch
 from sklearn.datasets import load_digits
 
 from bfn.configs import ConfigError, load
-from bfn.data import SYMBOLS, factorised_bits, load_data, read_topics
+from bfn.data import load_data
+from bfn.data.shipped import SYMBOLS, read_topics
+from bfn.data.splits import factorised_bits
 
 
 @pytest.fixture(scope="module")

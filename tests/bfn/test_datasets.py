@@ -7,9 +7,10 @@ import tiny_files
 import torch
 
 from bfn.configs import ConfigError
-from bfn.data import class_counts, factorised_bits, load_data
-from bfn.datasets import binarise, hold_out
-from bfn.train import Trainer
+from bfn.data import load_data
+from bfn.data.published import binarise, hold_out
+from bfn.data.splits import class_counts, factorised_bits
+from bfn.training.trainer import Trainer
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import torch
 
 from bfn.configs import EvaluateConfig
 from bfn.data import load_data
-from bfn.evaluate import down_to_step, evaluate, spread_times
 from bfn.model import build_model
+from bfn.results.evaluate import down_to_step, evaluate, spread_times
 
 
 class Fixed(torch.nn.Module):
@@ -141,7 +141,7 @@ def test_times_of_steps_are_their_starts_in_float32_even_where_they_round_to_one
 
 def test_a_last_time_that_rounds_to_one_is_of_the_last_step(monkeypatch):
     offsets = torch.tensor([1 - 2**-24, 0.5])  # in float32, 31 more than the first is 32
-    monkeypatch.setattr("bfn.evaluate.spread_times", lambda count, generator: offsets)
+    monkeypatch.setattr("bfn.results.evaluate.spread_times", lambda count, generator: offsets)
     model = Fixed()
     evaluate(model, torch.rand(2, 2), EvaluateConfig(n_steps=4, repeats=32))
     assert torch.stack(model.times)[-1].tolist() == [0.75, 0.75]

@@ -9,8 +9,10 @@ import pytest
 import tiny_files
 from typer.testing import CliRunner
 
-from bfn import checkpoint, cli, download
-from bfn.train import MODEL_FILE, STATE_FILE
+from bfn import cli
+from bfn.data import download
+from bfn.training import checkpoint
+from bfn.training.runs import MODEL_FILE, STATE_FILE
 
 PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "own.md").read_text()
 TINY = [

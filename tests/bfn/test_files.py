@@ -10,7 +10,7 @@ import pytest
 import tiny_files
 
 from bfn.configs import ConfigError, load
-from bfn.files import find_file, read_cifar, read_idx, read_letters
+from bfn.data.files import find_file, read_cifar, read_idx, read_letters
 
 
 @pytest.mark.parametrize("name", ["images", "images.gz"])

@@ -1,9 +1,9 @@
 import math
 
+import information
 import pytest
 import torch
 
-from bfn import information
 from bfn_kernels import discrete
 from bfn_kernels.schedules import final_accuracy
 

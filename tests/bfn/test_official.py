@@ -9,10 +9,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from bfn import checkpoint, cli
-from bfn.checkpoint import CheckpointError
+from bfn import cli
 from bfn.configs import ConfigError, load
-from bfn.official import (
+from bfn.networks.official import (
     OFFICIAL,
     OUR_PREFIX,
     convert,
@@ -21,7 +20,9 @@ from bfn.official import (
     model_without_data,
     to_official,
 )
-from bfn.train import MODEL_FILE
+from bfn.training import checkpoint
+from bfn.training.checkpoint import CheckpointError
+from bfn.training.runs import MODEL_FILE
 
 NUMBERS = json.loads(published.NUMBERS.read_text())
 each_network = pytest.mark.parametrize("network", OFFICIAL)

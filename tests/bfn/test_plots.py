@@ -8,10 +8,10 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
-from bfn import plots
 from bfn.configs import EvaluateConfig
 from bfn.data import load_data
-from bfn.evaluate import evaluate
+from bfn.results import plots
+from bfn.results.evaluate import evaluate
 
 
 def ink(path, size):

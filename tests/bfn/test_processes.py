@@ -15,12 +15,11 @@ import workers
 from tiny_settings import TINY
 from workers import Group
 
-from bfn import checkpoint, shards
-from bfn.alone import lock
-from bfn.checkpoint import CheckpointError
 from bfn.configs import EvaluateConfig
-from bfn.evaluate import evaluate
-from bfn.train import LOG_FILE, MODEL_FILE, STATE_FILE, load_run
+from bfn.results.evaluate import evaluate
+from bfn.training import checkpoint
+from bfn.training.run_lock import lock
+from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE, load_run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 COMMANDS = re.findall("^(?:torchrun|accelerate) .*", PAGE, re.M)
@@ -73,23 +72,11 @@ def test_a_run_goes_on_with_other_processes_from_where_a_sigterm_to_any_of_them_
     assert Group(2, workers.train, run, 1, 1).ends() == [130, 130]
     rest = settings()[:-1] + run[-1:]  # the micro-batches are those of the run so far
     assert Group(2, workers.train, [SHARDED, *rest], 3, 0).ends() == [130, 130]
-    tensors, state = workers.read(f"{out_of(run)}/{STATE_FILE}")
+    tensors, state = checkpoint.load(Path(out_of(run), STATE_FILE))
     assert state["position"]["step"] == tensors["optimizer.network.stem.weight.step"] == 4
-    (directory,) = shards.directories(Path(out_of(run)))
-    assert directory.name == "training.4"
-    shard = min(directory.iterdir())
-    good = shard.read_bytes()
-    shard.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    with pytest.raises(CheckpointError, match=rf"checkpoint {shard} is damaged"):
-        workers.trainer_of(rest)
-    shard.write_bytes(good)
-    (abandoned := directory.with_name("training.5")).mkdir()  # as a run that is killed while it writes leaves one
-    (abandoned / shard.name).write_bytes(good)
-    (foreign := directory.with_name("training.notes")).mkdir()
     assert Group(2, workers.train, [SHARDED, *rest], 4, 0).ends() == [130, 130]
     assert Group(1, workers.train, rest).ends() == [0]
     assert_alike(out_of(run), alone)
-    assert shards.directories(Path(out_of(run))) == [] and foreign.exists()
 
 
 @pytest.mark.parametrize(("more", "kills"), [([], 2), ([SHARDED], 1)], ids=["ddp", "fsdp2"])
@@ -150,17 +137,9 @@ def test_what_the_main_process_cannot_do_is_one_line_of_all(settings, tmp_path):
     assert said.read_text() == f"error: another run is at work in {tmp_path}; wait for it, or choose another out=\n"
 
 
-def test_a_disk_without_room_for_the_shard_of_one_process_ends_the_run_in_all(settings):
-    run = settings(SHARDED)
-    out = Path(out_of(run))
-    assert Group(2, workers.train_on_a_full_disk, run).ends() == [0, 0]
-    assert (out / "error 0").read_text() == f"[Errno 28] No space left on device: '{out / 'training.3'}'"
-    assert (out / "error 1").read_text() == f"process 0 of the run failed: {(out / 'error 0').read_text()}"
-    assert not (out / STATE_FILE).exists()
-
-
-def test_a_disk_that_fills_up_ends_the_run_in_all_processes(settings, tmp_path):
-    run, said = settings(), tmp_path / "said"
+@pytest.mark.parametrize("more", [[], [SHARDED]], ids=["ddp", "fsdp2"])
+def test_a_disk_that_fills_up_ends_the_run_in_all_processes(more, settings, tmp_path):
+    run, said = settings(*more), tmp_path / "said"
     (tmp_path / f".{STATE_FILE}.partial").symlink_to("/dev/full")
     assert Group(2, workers.command, said, ["train", "digits", *run, f"out={tmp_path}"]).ends() == [1, 1]
     assert said.read_text().endswith(f"error: {tmp_path / STATE_FILE}: No space left on device\n")

@@ -6,7 +6,7 @@ from bfn.configs import ConfigError
 from bfn.data import load_data
 from bfn.model import build_model
 from bfn.sample import sample, sample_within
-from bfn.seeds import derive
+from bfn.training.seeds import derive
 from bfn_kernels import discrete, samplers
 from bfn_kernels.samplers import SAMPLERS
 from bfn_kernels.solvers import RULES

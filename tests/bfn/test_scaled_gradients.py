@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from bfn import checkpoint, processes
-from bfn.train import STATE_FILE
+from bfn.training import checkpoint, processes
+from bfn.training.runs import STATE_FILE
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ import torch
 from accelerate.state import AcceleratorState
 from torch._dynamo.utils import counters
 
-from bfn import checkpoint
-from bfn.checkpoint import CheckpointError
 from bfn.configs import flatten, load
-from bfn.train import FREE, LOG_FILE, MODEL_FILE, STATE_FILE, Interrupted, same_run
+from bfn.training import checkpoint
+from bfn.training.checkpoint import CheckpointError
+from bfn.training.runs import FREE, LOG_FILE, MODEL_FILE, STATE_FILE, same_run
+from bfn.training.trainer import Interrupted
 
 
 def calls(trainer, steps):
@@ -170,7 +171,7 @@ def validated(trainer, monkeypatch, bounds, losses):
         trainer.at.loss_sum += losses[trainer.at.step]
         trainer.at.step += 1
 
-    monkeypatch.setattr("bfn.train.evaluate", evaluate)
+    monkeypatch.setattr("bfn.training.trainer.evaluate", evaluate)
     trainer.step = step
     trainer.run()
     return asked
@@ -235,7 +236,7 @@ def test_the_loss_of_a_step_is_what_is_added_up(make):
 
 def test_the_seconds_of_a_run_are_those_of_its_steps_and_of_its_validations(make, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("bfn.train.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("bfn.training.trainer.time", SimpleNamespace(monotonic=lambda: clock[0]))
     trainer = make("train.max_steps=100", "train.validate_every=2", "train.max_seconds=25")
 
     def takes(seconds, call):
@@ -249,7 +250,7 @@ def test_the_seconds_of_a_run_are_those_of_its_steps_and_of_its_validations(make
         trainer.at.step += 1
         trainer.at.loss_sum += 1.0
 
-    monkeypatch.setattr("bfn.train.evaluate", lambda *args: SimpleNamespace(bits=2.0, error=0.5))
+    monkeypatch.setattr("bfn.training.trainer.evaluate", lambda *args: SimpleNamespace(bits=2.0, error=0.5))
     trainer.step, trainer.validate, trainer.save = (
         takes(1, step),
         takes(10, trainer.validate),
@@ -370,4 +371,4 @@ def test_a_run_that_is_asked_to_stop_in_its_last_step_is_done(make):
         trainer.run()
     finally:
         signal.signal(signal.SIGINT, before)
-    assert trainer.finished and (trainer.out / MODEL_FILE).exists()
+    assert trainer.end and (trainer.out / MODEL_FILE).exists()

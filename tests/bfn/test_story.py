@@ -1,10 +1,10 @@
 import io
 
 import pytest
+import story
 import torch
 from rich.console import Console
 
-from bfn import story
 from bfn_kernels import continuous
 
 

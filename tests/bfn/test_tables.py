@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bfn import plots, tables
 from bfn.data import load_data
-from bfn.evaluate import Bound, evaluate
 from bfn.model import build_model
+from bfn.results import plots, tables
+from bfn.results.evaluate import Bound, evaluate
 from bfn_kernels import discrete
 
 CPU = torch.device("cpu")

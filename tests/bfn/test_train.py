@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from bfn import states
-from bfn.checkpoint import CheckpointError, load, save
 from bfn.configs import ConfigError
 from bfn.data import load_data
-from bfn.evaluate import evaluate
-from bfn.train import LOG_FILE, MODEL_FILE, STATE_FILE, Interrupted, Trainer, load_run
+from bfn.results.evaluate import evaluate
+from bfn.training import states
+from bfn.training.checkpoint import CheckpointError, load, save
+from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE, load_run
+from bfn.training.trainer import Interrupted, Trainer
 
 SETTINGS = ["train.max_steps=9", "train.validate_every=4"]
 
@@ -108,7 +109,7 @@ def test_what_is_written_while_training_goes_on_are_copies_that_it_does_not_chan
     trainer = Trainer(config, load_data(config))
 
     def tensors():
-        return states.snapshot(trainer.bare, trainer.ema, trainer.optimizer.optimizer, sharded=False)
+        return states.snapshot(trainer.bare, trainer.ema, trainer.optimizer.optimizer)
 
     trainer.step()
     saved = tensors()
@@ -171,6 +172,16 @@ def test_a_training_state_of_another_version_is_one_clear_error(old, new, tiny):
         Trainer(config, data)
 
 
+def test_a_training_state_that_an_older_version_wrote_in_parts_is_one_clear_error(tiny):
+    config = tiny("digits", "train.max_steps=1")
+    data = load_data(config)
+    path = trained(config, data).out / STATE_FILE
+    save(path, {}, load(path)[1] | {"shards": {"directory": "training.1", "files": {}}})
+    with pytest.raises(CheckpointError, match=r"training.safetensors names parts, as an older version of bfn wrote"):
+        Trainer(config, data)
+    assert Trainer(config, data, fresh=True).at.step == 0
+
+
 def test_an_epoch_shows_every_example_once_and_the_next_in_another_order(tiny):
     config = tiny("digits", "train.batch_size=135")
     data = load_data(config)
@@ -197,7 +208,7 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(ti
         bound.bits = next(bounds)
         return bound
 
-    monkeypatch.setattr("bfn.train.evaluate", evaluate)
+    monkeypatch.setattr("bfn.training.trainer.evaluate", evaluate)
     trainer.run()
     assert (trainer.at.step, trainer.at.best_step, trainer.at.best, trainer.end) == (5, 2, 2.0, "train.patience=3")
     assert load(trainer.out / MODEL_FILE)[1]["step"] == 2

@@ -12,13 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch.distributed.checkpoint import HuggingFaceStorageReader
 
-from bfn import checkpoint, cli, processes, shards
-from bfn.alone import RunError
+from bfn import cli
 from bfn.configs import load
 from bfn.data import load_data
-from bfn.train import Interrupted, Trainer
+from bfn.training import checkpoint, processes
+from bfn.training.trainer import Interrupted, Trainer
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["bfn.cli", "sklearn.datasets", "sklearn.model_selection"])
@@ -88,19 +87,6 @@ def train(settings, stop_at=None, stopped=1):
         processes.leave()
 
 
-def train_on_a_full_disk(settings):
-    """Trains while process 1 finds no room for its shard of the checkpoint of step 3; notes the error of each."""
-    trainer = trainer_of(settings)
-    if processes.rank() == 1:
-        shard = trainer.out / "training.3" / "shard-00002-model-00001-of-00001.safetensors"
-        shard.parent.mkdir(exist_ok=True)
-        shard.symlink_to("/dev/full")
-    try:
-        trainer.run()
-    except (OSError, RunError) as error:
-        Path(trainer.out, f"error {processes.rank()}").write_text(str(error))
-
-
 def noted_train(settings, notes):
     """Trains, and the main process notes which step it has done, and of which a checkpoint has been written."""
     trainer = trainer_of(settings)
@@ -148,19 +134,8 @@ def agree(out):
     processes.leave()
 
 
-def read(path):
-    """The tensors of a checkpoint, be they in shards, and its state."""
-    tensors, state = checkpoint.load(Path(path))
-    if "shards" in state:
-        directory = Path(path).with_name(state["shards"]["directory"])
-        there = HuggingFaceStorageReader(str(directory)).read_metadata().state_dict_metadata
-        tensors = {name: torch.empty(of.size, dtype=of.properties.dtype) for name, of in there.items()}
-        shards.read(directory, tensors)
-    return tensors, state
-
-
 def difference(one, other, name):
     """The greatest difference between the tensors of a checkpoint in two directories."""
-    tensors, others = (read(Path(out, name))[0] for out in (one, other))
+    tensors, others = (checkpoint.load(Path(out, name))[0] for out in (one, other))
     assert tensors.keys() == others.keys()
     return max((tensors[key].double() - others[key].double()).abs().max().item() for key in tensors)

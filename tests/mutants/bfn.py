@@ -2,16 +2,18 @@
 
 from fault import Fault
 
-TRAIN, EVALUATE, DATA, MODEL, TABLES = (f"bfn/{name}.py" for name in ("train", "evaluate", "data", "model", "tables"))
+MODEL, CLI, CONFIGS, MAIN = (f"bfn/{name}.py" for name in ("model", "cli", "configs/__init__", "__main__"))
+DATA, SPLITS, SHIPPED, BYTES = (f"bfn/data/{name}.py" for name in ("__init__", "splits", "shipped", "byte_pairs"))
+TRAIN, RUNS, CHECKPOINT, RUN_LOCK = (f"bfn/training/{n}.py" for n in ("trainer", "runs", "checkpoint", "run_lock"))
+BATCHES, PROCESSES, STATES, SHARDS, PROGRESS = (
+    f"bfn/training/{name}.py" for name in ("batches", "processes", "states", "shards", "progress")
+)
+EVALUATE, TABLES, PLOTS = (f"bfn/results/{name}.py" for name in ("evaluate", "tables", "plots"))
 PATCHES, PATCHED = "bfn_kernels/patch/{}.py".format, "tests/kernels/test_patch.py"
 SOLVED = "tests/kernels/test_patch_solver.py"
 PATCH, SOLVER = PATCHES("bayesian_flow_networks"), PATCHES("bfn_solver")
 SAMPLERS, NN_TESTS = "bfn_kernels/samplers.py", "tests/kernels/test_nn.py"
-CHECKPOINT, ALONE, CLI, CONFIGS, MAIN = (
-    f"bfn/{name}.py" for name in ("checkpoint", "alone", "cli", "configs/__init__", "__main__")
-)
-BATCHES, PROCESSES, STATES, SHARDS = (f"bfn/{name}.py" for name in ("batches", "processes", "states", "shards"))
-BYTES, HEAP = "bfn/bytepairs.py", "tests/benchmarks/test_heap.py"
+HEAP = "tests/benchmarks/test_heap.py"
 NETWORK, NN = "bfn/networks/{}.py".format, "bfn_kernels/nn/{}.py".format
 
 
@@ -88,17 +90,17 @@ FAULTS = [
         "if True:\n                    self.step()",
         tests("steps", "seconds"),
     ),
-    Fault(TRAIN, 'self.log[-1]["step"] == self.at.step', "True", tests("cli", "fresh_starts_again")),
-    Fault("bfn/plots.py", "2 * span >= max(spans)", "span > 0", tests("plots", "from_the_log")),
+    Fault(PROGRESS, 'self.log[-1]["step"] == self.at.step', "True", tests("cli", "fresh_starts_again")),
+    Fault(PLOTS, "2 * span >= max(spans)", "span > 0", tests("plots", "from_the_log")),
     Fault(TRAIN, "states.copied(self.averaged)", "states.copied(self.bare)", tests("steps", "results_in")),
     Fault(TRAIN, "at.stale >= train.patience", "at.stale > train.patience", tests("train", "no_longer")),
     Fault(
-        TRAIN,
+        RUNS,
         "key not in FREE",
         'key not in FREE | {"train.learning_rate"}',
         tests("steps", "not_resumed"),
     ),
-    Fault(TRAIN, '("data", "model", "network", "train")', '("model", "network")', tests("steps", "not_resumed")),
+    Fault(RUNS, '("data", "model", "network", "train")', '("model", "network")', tests("steps", "not_resumed")),
     Fault(PROCESSES, "(signal.SIGINT, signal.SIGTERM)", "(signal.SIGINT,)", tests("steps", "saves_after_its_step")),
     Fault(PROCESSES, "        if number == signal.SIGINT:\n", "        if True:\n", tests("steps", "saves_after")),
     Fault(PROCESSES, "signal.signal(number, previous)", "pass", tests("steps", "during_a_run_alone")),
@@ -115,13 +117,13 @@ FAULTS = [
     Fault(PROCESSES, "accelerator.num_processes != started", "False", tests("alone", "what_was_started")),
     Fault(PROCESSES, "kind != DistributedType.NO and", "False and", tests("alone", "what_was_started")),
     Fault(PROCESSES, 'if mixed_precision == "fp16" and', "if False and", tests("alone", "fp16")),
-    Fault(ALONE, "int(n) > 1", "int(n) > 0", tests("alone", "torchrun_started")),
-    Fault(ALONE, "    if free < size:", "    if False:", tests("alone", "without_room")),
-    Fault(TRAIN, "2 * 5 * weights - there", "5 * weights - there", tests("alone", "without_room")),
-    Fault(TRAIN, "2 * 5 * weights - there", "2 * 5 * weights", tests("alone", "without_room")),
+    Fault(PROCESSES, "int(n) > 1", "int(n) > 0", tests("alone", "torchrun_started")),
+    Fault(RUNS, "    if free < size:", "    if False:", tests("alone", "without_room")),
+    Fault(RUNS, "2 * 5 * weights - there", "5 * weights - there", tests("alone", "without_room")),
+    Fault(RUNS, "2 * 5 * weights - there", "2 * 5 * weights", tests("alone", "without_room")),
     Fault(CLI, 'environ.get("LOCAL_RANK", "0") == "0"', 'environ.get("LOCAL_RANK", "0")', tests("alone", "one_speaks")),
-    Fault(ALONE, "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", tests("alone", "lock_keeps")),
-    Fault(ALONE, "fcntl.LOCK_EX", "fcntl.LOCK_SH", tests("alone", "lock_keeps")),
+    Fault(RUN_LOCK, "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", tests("alone", "lock_keeps")),
+    Fault(RUN_LOCK, "fcntl.LOCK_EX", "fcntl.LOCK_SH", tests("alone", "lock_keeps")),
     Fault(TRAIN, "self.lock = lock(self.out)", "self.lock = open('/dev/null')", tests("alone", "a_second_run")),
     Fault(
         TRAIN, "with self.lock, self.writer, processes", "with self.writer, processes", tests("alone", "a_second_run")
@@ -191,13 +193,13 @@ FAULTS = [
         CLI, "evaluate(model, data.test,", "evaluate(model, data.validation,", tests("cli", "says_what_training_said")
     ),
     # data, files and settings
-    Fault(DATA, "torch.cat([train, validation])[:, None], test", "train[:, None], test", tests("data", "unigram")),
+    Fault(SPLITS, "torch.cat([train, validation])[:, None], test", "train[:, None], test", tests("data", "unigram")),
     Fault(
-        DATA, "torch.cat([train, validation]).flatten(1), test", "train.flatten(1), test", tests("data", "factorised")
+        SPLITS, "torch.cat([train, validation]).flatten(1), test", "train.flatten(1), test", tests("data", "factorised")
     ),
     Fault(DATA, "    refuse_unread(config.data)\n", "", tests("configs", "before_training")),
-    Fault(DATA, "(s > 8)", "(s >= 8)", tests("data", "binary")),
-    Fault(DATA, "min(len(validation), len(test))", "len(train)", tests("data", "longer_than_a_split")),
+    Fault(SHIPPED, "(s > 8)", "(s >= 8)", tests("data", "binary")),
+    Fault(SPLITS, "min(len(validation), len(test))", "len(train)", tests("data", "longer_than_a_split")),
     Fault(CHECKPOINT, "        os.fsync(number)", "        pass", tests("checkpoint", "on_the_disk")),
     Fault(CHECKPOINT, "            os.fsync(file.fileno())\n", "", tests("checkpoint", "on_the_disk")),
     Fault(CHECKPOINT, "{tuple(tensors[name].shape)}", "", tests("checkpoint", "names_or_shape")),
@@ -235,9 +237,9 @@ FAULTS = [
         '"flow_scale": 0 * scale, "flow',
         tests("bytepairs", "messages_and"),
     ),
-    Fault(TRAIN, 'if state.get("tokenizer") != self.data.tokenizer:', "if False:", tests("bytepairs", "other_tokens")),
+    Fault(RUNS, 'if state.get("tokenizer") != self.data.tokenizer:', "if False:", tests("bytepairs", "other_tokens")),
     Fault(TRAIN, "if train.compiler is not None", "if False", tests("steps", "network_is_compiled")),
-    Fault("bfn/cli.py", 'with_suffix(".npy")', 'with_suffix(".bin")', tests("cli", "written_as_numbers")),
+    Fault(CLI, 'with_suffix(".npy")', 'with_suffix(".bin")', tests("cli", "written_as_numbers")),
     Fault(NN("base"), "n_steps, part(seed, 1)", "n_steps, part(seed, 0)", tests("model", "drawn_for_the_loss")),
     Fault(
         NN("base"),

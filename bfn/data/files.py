@@ -14,9 +14,6 @@ import numpy as np
 
 from bfn.configs import Config, ConfigError
 
-# The errors that reading a compressed file raises if it is cut off or has changed.
-DAMAGE = (gzip.BadGzipFile, zlib.error, EOFError, zipfile.BadZipFile)
-
 
 def find_file(config: Config, names: Sequence[str], folders: Sequence[str]) -> Path:
     """The first of the names that exists in data.folder, or in one of the folders in it."""
@@ -27,12 +24,21 @@ def find_file(config: Config, names: Sequence[str], folders: Sequence[str]) -> P
             f"'bfn data download {name} --folder FOLDER' fetches it"
         )
     folder = Path(config.data.folder)
-    for place in (folder / inner for inner in folders):
-        for file in names:
-            if (place / file).is_file():
-                return place / file
+    for path in (folder / inner / file for inner in folders for file in names):
+        if path.is_file():
+            return path
     inside = "".join(f" or {inner}" for inner in folders if inner)
     raise ConfigError(f"data.folder={folder} has no {' or '.join(names)}{inside and f', in itself{inside}'}")
+
+
+def find_text(config: Config) -> Path:
+    """The file of the name data.file in data.folder, as it is or compressed."""
+    return find_file(config, [config.data.file + ending for ending in ("", ".zip", ".gz")], [""])
+
+
+# The errors of a compressed file that is cut off or has changed, and of content that has another form.
+DAMAGE: tuple[type[Exception], ...] = (gzip.BadGzipFile, zlib.error, EOFError, zipfile.BadZipFile)
+DAMAGE += (pickle.UnpicklingError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @contextmanager
@@ -40,7 +46,7 @@ def damage(path: Path, what: str) -> Iterator[None]:
     """Says of a file that cannot be read what it should have been."""
     try:
         yield
-    except (*DAMAGE, pickle.UnpicklingError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         raise ConfigError(f"{path} is damaged, or is not {what}: {error}") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error

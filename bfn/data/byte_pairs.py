@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from bfn.checkpoint import CheckpointError
-from bfn.configs import Config, ConfigError
-from bfn.data import Data, ends, topics, windows
-from bfn.files import find_file, read_text
+from bfn.configs import Config, ConfigError, first_line
+from bfn.data.files import find_text, read_text
+from bfn.data.shipped import topics
+from bfn.data.splits import Data, ends, windows
+from bfn.training.checkpoint import CheckpointError
 
 MOST_TO_VALIDATE = 128  # windows, spread over their split: of a long text all of them would take minutes each time
 
@@ -23,7 +24,7 @@ def text_bpe(config: Config, tokenizer: str | None = None) -> Data:
     if settings.folder is None:
         whole = "\n\n".join(text for _, text in sorted(topics().items()))
     else:
-        whole = read_text(find_file(config, [settings.file, f"{settings.file}.zip", f"{settings.file}.gz"], [""]))
+        whole = read_text(find_text(config))
     if settings.vocabulary <= 256:
         raise ConfigError(f"data.vocabulary={settings.vocabulary} must be more than the 256 bytes")
     train, validation = ends(len(whole))
@@ -59,7 +60,7 @@ def parsed(text: str) -> Tokenizer:
         if missing := {bytes([byte]) for byte in range(256)} - set(pieces(tokenizer)):
             raise ValueError(f"it lacks {len(missing)} of the 256 bytes")
     except Exception as error:  # the library raises nothing that is more special
-        raise CheckpointError(f"the checkpoint's tokenizer cannot be used: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"the checkpoint's tokenizer cannot be used: {first_line(error)}") from error
     return tokenizer
 
 

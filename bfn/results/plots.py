@@ -4,9 +4,11 @@ import csv
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 import matplotlib
 
@@ -14,17 +16,18 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import torch
-from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from bfn.checkpoint import write_atomically
-from bfn.data import Data, readable
+from bfn.data import Data
+from bfn.data.splits import readable
 from bfn.model import BFN
+from bfn.results.tables import Drawn, Measured
 from bfn.sample import sample
-from bfn.seeds import derive
-from bfn.tables import Drawn, Measured
+from bfn.training.checkpoint import write_atomically
+from bfn.training.seeds import derive
 from bfn_kernels import discrete, nn
 
 DPI = 150
@@ -37,6 +40,24 @@ def write(figure: Figure, path: Path) -> Path:
     plt.close(figure)
     write_atomically(path, picture.getvalue())
     return path
+
+
+@contextmanager
+def chart(path: Path, size: tuple[float, float], **labels: Any) -> Iterator[Axes]:
+    """Axes to draw curves into, of a picture that is written at the end; labels: as Axes.set has them."""
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    yield axes
+    axes.set(**labels)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    write(figure, path)
+
+
+def at_numbers(axes: Axes, numbers: Sequence[int]) -> None:
+    """Give an axis of numbers a logarithmic scale, on which these are the only ones."""
+    axes.set_xscale("log")
+    axes.set_xticks(numbers, map(str, numbers))
+    axes.minorticks_off()
 
 
 def to_grey(images: Tensor, num_classes: int) -> Tensor:
@@ -80,8 +101,7 @@ def plot_text(samples: Tensor, data: Data, path: Path) -> Path:
     lines = [part for line in lines for part in (textwrap.wrap(line, 100, drop_whitespace=False) or [""])]
     figure = plt.figure(figsize=(10, 0.4 + 0.22 * len(lines)))
     for row, line in enumerate(lines):
-        heading = line in ("samples", "held-out text")
-        weight = "bold" if heading else "normal"
+        weight = "bold" if line in ("samples", "held-out text") else "normal"
         place = 0.02, 1 - (row + 1) / (len(lines) + 1)
         figure.text(*place, line, family="monospace", size=10, weight=weight, parse_math=False)
     return write(figure, path)
@@ -94,144 +114,117 @@ def plot_losses(log: Path, baseline: float, path: Path) -> Path:
     steps = [row["step"] for row in rows]
     spans = [step - before for step, before in zip(steps, [0, *steps], strict=False)]
     means = [row for row, span in zip(rows, spans, strict=True) if 2 * span >= max(spans)]  # one of few steps is noise
-    validation = [row["validation_bits"] for row in rows]
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     training = [row["step"] for row in means], [row["train_bits"] for row in means]
-    axes.plot(*training, color="0.6", label="training, messages only, with dropout")
-    axes.plot(steps, validation, color="C0", label="validation bound, averaged weights")
+    validation = [row["validation_bits"] for row in rows]
     best = min(range(len(rows)), key=validation.__getitem__)
-    label = f"best: {validation[best]:.3f} at step {steps[best]:.0f}"
-    axes.plot(steps[best], validation[best], "o", color="C0", label=label)
-    axes.axhline(baseline, color="C3", linestyle="--", label=f"factorised baseline: {baseline:.3f}")
     low, high = min(baseline, *validation, *training[1]), max(baseline, *validation[len(validation) // 4 :])
-    axes.set_ylim(low - 0.25 * (high - low), high + 0.25 * (high - low))
-    axes.set(xlabel="step", ylabel="bits per dimension", title="Loss during training")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return write(figure, path)
+    labels = {"xlabel": "step", "ylabel": "bits per dimension", "title": "Loss during training"}
+    with chart(path, (8, 4.5), ylim=(low - 0.25 * (high - low), high + 0.25 * (high - low)), **labels) as axes:
+        axes.plot(*training, color="0.6", label="training, messages only, with dropout")
+        axes.plot(steps, validation, color="C0", label="validation bound, averaged weights")
+        label = f"best: {validation[best]:.3f} at step {steps[best]:.0f}"
+        axes.plot(steps[best], validation[best], "o", color="C0", label=label)
+        axes.axhline(baseline, color="C3", linestyle="--", label=f"factorised baseline: {baseline:.3f}")
+    return path
 
 
 def plot_bounds(rows: Sequence[Measured], data: Data, path: Path) -> Path:
     """The bound against the number of steps, above that of continuous time, which it tends to."""
     limit = next(row.bound for row in rows if row.n_steps is None)
     steps, bounds = zip(*((row.n_steps, row.bound) for row in rows if row.n_steps is not None), strict=True)
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    axes.errorbar(steps, [b.bits for b in bounds], [b.error for b in bounds], fmt="o-", capsize=3, label="n steps")
-    axes.axhline(limit.bits, color="C0", linestyle="--", label=f"continuous time: {limit.bits:.3f}")
-    axes.axhline(data.baseline, color="C3", linestyle=":", label=f"factorised baseline: {data.baseline:.3f}")
-    axes.set(xscale="log", xlabel="steps n", ylabel="bits per dimension", title="Bound on held-out data")
-    axes.set_xticks(steps, map(str, steps))
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return write(figure, path)
+    labels = {"xlabel": "steps n", "ylabel": "bits per dimension", "title": "Bound on held-out data"}
+    with chart(path, (7, 4.2), **labels) as axes:
+        axes.errorbar(steps, [b.bits for b in bounds], [b.error for b in bounds], fmt="o-", capsize=3, label="n steps")
+        axes.axhline(limit.bits, color="C0", linestyle="--", label=f"continuous time: {limit.bits:.3f}")
+        axes.axhline(data.baseline, color="C3", linestyle=":", label=f"factorised baseline: {data.baseline:.3f}")
+        at_numbers(axes, steps)
+    return path
 
 
 def plot_samplers(rows: Sequence[Drawn], path: Path) -> Path:
     """How well samples are told from held-out data against the calls of the network that they took."""
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for name in dict.fromkeys(row.sampler for row in rows):
-        calls, share, error = zip(
-            *((row.calls, row.told_apart, row.error) for row in rows if row.sampler == name), strict=True
-        )
-        axes.errorbar(calls, share, error, fmt="o-", capsize=3, label=name)
-    axes.axhline(0.5, color="0.4", linestyle="--", label="drawn alike")
-    ticks = sorted({row.calls for row in rows})
-    axes.set(xscale="log", xlabel="calls of the network", ylabel="told apart by the nearest neighbour")
-    axes.set_title("Samples beside held-out data (lower is better)")
-    axes.set_xticks(ticks, map(str, ticks))
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return write(figure, path)
+    labels = {"xlabel": "calls of the network", "ylabel": "told apart by the nearest neighbour"}
+    with chart(path, (7, 4.2), title="Samples beside held-out data (lower is better)", **labels) as axes:
+        for name in dict.fromkeys(row.sampler for row in rows):
+            points = [(row.calls, row.told_apart, row.error) for row in rows if row.sampler == name]
+            calls, shares, errors = zip(*points, strict=True)
+            axes.errorbar(calls, shares, errors, fmt="o-", capsize=3, label=name)
+        axes.axhline(0.5, color="0.4", linestyle="--", label="drawn alike")
+        at_numbers(axes, sorted({row.calls for row in rows}))
+    return path
 
 
 def plot_narrowing(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int) -> Path:
     """One sampling run: the input distribution of one variable after each message, above that of the whole example."""
-    device, place, seen = next(model.parameters()).device, most_varied(data), []
+    place, history, precisions, thetas = most_varied(data), [], [], []
     shown = sorted({round(i * n_steps / 8) for i in range(9)})
 
     def watch(i: int, state: nn.State) -> None:
         theta = parameters(model, state)[0]
-        precision = torch.as_tensor(0.0 if isinstance(model, nn.Classes) else state[1])
-        # All of it is kept where it is drawn: with many classes that is much.
-        seen.append((theta[place].cpu(), precision, theta.cpu() if i in shown else None))
+        history.append(theta[place].cpu())
+        precisions.append(torch.as_tensor(0.0 if isinstance(model, nn.Classes) else state[1]))
+        if i in shown:  # all of it is kept here alone: with many classes that is much
+            thetas.append(theta.cpu())
 
-    result = sample(model, 1, n_steps, seed=seed, device=device, watch=watch)
-    history = torch.stack([one for one, _, _ in seen])
-    thetas = torch.stack([whole for _, _, whole in seen if whole is not None])
-    drawn = result[0][place].item()
+    drawn = sample(model, 1, n_steps, seed=seed, device=model.device, watch=watch)[0][place].item()
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(10, 7), height_ratios=[2.2, 1], layout="constrained")
-    two_classes = isinstance(model, nn.Binary)
+    seen = torch.stack(history)
     if isinstance(model, nn.Classes):
-        probabilities = torch.stack([1 - history, history], -1) if two_classes else history
+        probabilities = torch.stack([1 - seen, seen], -1) if isinstance(model, nn.Binary) else seen
         draw_probabilities(top, probabilities, int(drawn), data.symbols)
     else:
-        precisions = torch.tensor([precision for _, precision, _ in seen])
-        draw_density(top, history, precisions.rsqrt(), drawn)
+        draw_density(top, seen, torch.tensor(precisions).rsqrt(), drawn)
     kind = "character" if data.tokenizer is None else "token"
     name = f"{kind} {place[0]}" if data.symbols else f"the pixel in row {place[0]}, column {place[1]}"
     top.set(title=f"Input distribution of {name} as {n_steps} messages arrive", xlabel="messages received")
+    draw_inputs(bottom, model, data, torch.stack(thetas), shown, columns=len(shown))
     if data.symbols:
-        draw_lines(bottom, *thetas.max(-1), shown, data.symbols)
-        bottom.set_title(f"Likeliest {kind}s of the window (the fainter, the less probable)")
+        title = f"Likeliest {kind}s of the window (the fainter, the less probable)"
+        bottom.set(title=title, ylabel="messages received")
     else:
-        images = thetas if two_classes else to_grey(thetas.clamp(-1, 1), data.num_classes)
-        draw_images(bottom, images, len(shown))
         bottom.set_title("Mean of every pixel after " + ", ".join(map(str, shown)) + " messages")
     return write(figure, path)
 
 
 def plot_times(model: BFN, data: Data, path: Path, *, seed: int, count: int = 40) -> Path:
     """L∞ at times in [0, 1]; the area under it is what the messages cost."""
-    device = next(model.parameters()).device
-    x = data.test[:128].to(device)
+    x = data.test[:128].to(model.device)
     times, losses = (torch.arange(count) + 0.5) / count, []
     model.eval()
     with torch.no_grad():
-        for i, t in enumerate(times.to(device)):
+        for i, t in enumerate(times.to(model.device)):
             losses.append(model(x, t.expand(len(x)), seed=derive(seed, i), reduction="batch").cpu())
     bits = torch.stack(losses) / (math.prod(data.shape) * math.log(2))
     means, errors = bits.mean(1), bits.std(1) / len(x) ** 0.5
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    axes.plot(times, means)
-    axes.fill_between(times, means - errors, means + errors, alpha=0.3, label="standard error")
-    axes.set(xlabel="time t", ylabel="bits per dimension and unit of time", xlim=(0, 1), ylim=(0, None))
-    axes.set_title(f"Loss at time t of {len(x)} held-out examples: {means.mean():.3f} bits in all")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return write(figure, path)
+    title = f"Loss at time t of {len(x)} held-out examples: {means.mean():.3f} bits in all"
+    labels = {"xlabel": "time t", "ylabel": "bits per dimension and unit of time", "title": title}
+    with chart(path, (7, 4.2), xlim=(0, 1), ylim=(0, None), **labels) as axes:
+        axes.plot(times, means)
+        axes.fill_between(times, means - errors, means + errors, alpha=0.3, label="standard error")
+    return path
 
 
 def animate_flow(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int, count: int = 16) -> Path:
     """The input distributions of some examples as messages arrive, one frame for each of at most 50 of these."""
-    device = next(model.parameters()).device
-    frames = sorted({round(i * n_steps / 50) for i in range(51)})
-    kept: dict[int, tuple[Tensor, ...]] = {}  # parameters, or the probabilities of the likeliest classes, and these
+    frames = {round(i * n_steps / 50) for i in range(51)}
+    figure, axes = plt.subplots(figsize=(10, 4.5) if data.symbols else (5, 5.4), layout="constrained")
+    film = PillowWriter(fps=10)
 
     def watch(i: int, state: nn.State) -> None:
-        if i in frames:
-            theta = parameters(model, state)
-            kept[i] = tuple(part.cpu() for part in (theta.max(-1) if data.symbols else (theta,)))
-
-    sample(model, count, n_steps, seed=seed, device=device, watch=watch)
-    figure, axes = plt.subplots(figsize=(10, 4.5) if data.symbols else (5, 5.4), layout="constrained")
-
-    def draw(i: int) -> None:
+        if i not in frames:
+            return
         axes.clear()
-        if data.symbols:
-            probabilities, classes = kept[i]
-            draw_lines(axes, probabilities, classes, list(range(count)), data.symbols)
-            axes.set_ylabel("sample")
-        elif isinstance(model, nn.Binary):
-            draw_images(axes, kept[i][0], round(count**0.5))
-        else:
-            draw_images(axes, to_grey(kept[i][0].clamp(-1, 1), data.num_classes), round(count**0.5))
-        axes.set_title(f"Input distributions after {i} of {n_steps} messages")
+        draw_inputs(axes, model, data, parameters(model, state).cpu(), range(count), columns=round(count**0.5))
+        axes.set(title=f"Input distributions after {i} of {n_steps} messages", ylabel="sample")
+        if i == 0:  # the layout of the first frame stays that of all
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+        for _ in range(11 if i == n_steps else 1):  # the end stands still for a second
+            film.grab_frame()
 
-    film = FuncAnimation(figure, draw, frames + [n_steps] * 10)  # the end stands still for a second
     with NamedTemporaryFile(suffix=path.suffix) as file:
-        film.save(file.name, PillowWriter(fps=10), dpi=80)
+        with film.saving(figure, file.name, dpi=80):
+            sample(model, count, n_steps, seed=seed, device=model.device, watch=watch)
         write_atomically(path, Path(file.name).read_bytes())
     plt.close(figure)
     return path
@@ -285,19 +278,26 @@ def visible(symbol: str | bytes) -> str:
     return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
 
 
+def draw_inputs(axes: Axes, model: BFN, data: Data, theta: Tensor, labels: Sequence[int], *, columns: int) -> None:
+    """Input distributions [N, ...]: a line of text for each, with its label, or images in so many columns."""
+    if data.symbols:
+        draw_lines(axes, *theta.max(-1), labels, data.symbols)
+    else:
+        grey = theta if isinstance(model, nn.Binary) else to_grey(theta.clamp(-1, 1), data.num_classes)
+        draw_images(axes, grey, columns)
+
+
 def draw_lines(
-    axes: Axes, probabilities: Tensor, classes: Tensor, shown: list[int], symbols: Sequence[str | bytes]
+    axes: Axes, probabilities: Tensor, classes: Tensor, labels: Sequence[int], symbols: Sequence[str | bytes]
 ) -> None:
-    """A line of likeliest characters, or tokens as far as there is room, for each number of messages: [lines, L]."""
+    """Lines of the likeliest characters, or tokens as far as there is room: [lines, L]."""
     texts = [[visible(symbols[c]) for c in line] for line in classes.tolist()]
     wide = max(len(text) for line in texts for text in line)
     count = min(classes.shape[1], max(1, 64 // wide)) if wide > 1 else classes.shape[1]
+    font: dict[str, Any] = {"family": "monospace", "size": 9, "ha": "center", "va": "center", "parse_math": False}
     for row, (line, weights) in enumerate(zip(texts, probabilities.tolist(), strict=True)):
         for column, (text, p) in enumerate(zip(line[:count], weights, strict=False)):
-            axes.text(
-                column, row, text, family="monospace", size=9, alpha=max(0.1, p), ha="center", va="center",
-                parse_math=False,
-            )  # fmt: skip
-    axes.set(xlim=(-1, count), ylim=(len(shown) - 0.5, -0.5), ylabel="messages received")
-    axes.set_yticks(range(len(shown)), map(str, shown))
+            axes.text(column, row, text, alpha=max(0.1, p), **font)
+    axes.set(xlim=(-1, count), ylim=(len(labels) - 0.5, -0.5))
+    axes.set_yticks(range(len(labels)), map(str, labels))
     axes.set_xticks([])

@@ -15,15 +15,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bfn import checkpoint
-from bfn.checkpoint import CheckpointError
 from bfn.configs import Config, ConfigError, build, load
-from bfn.data import SYMBOLS, Data
+from bfn.data import Data
+from bfn.data.shipped import SYMBOLS
 from bfn.model import BFN, build_model
+from bfn.training import checkpoint
+from bfn.training.checkpoint import CheckpointError
 
 Names = list[tuple[str, str]]
 
 PREFIX, OUR_PREFIX = "net.", "network."
+
+
+def pairs(theirs: str, ours: str) -> Names:
+    return list(zip(theirs.split(), ours.split(), strict=True))
 
 
 def each(places: Names, parts: Names) -> Names:
@@ -31,67 +36,36 @@ def each(places: Names, parts: Names) -> Names:
     return [(f"{a}.{x}.*", f"{b}.{y}.*") for a, b in places for x, y in parts]
 
 
+BLOCK, ATTENTION = "norm_in conv_in time norm_out conv_out skip", "norm qkv out"  # our parts
 IMPROVED = [
-    ("input_projection.*", "project.*"),
-    ("time_embed.*.*", "time.mlp.*.*"),
-    ("input_blocks.0.0.*", "down.0.*"),
-    ("input_blocks.*.0.op.*", "down.*.conv.*"),
-    ("output_blocks.*.1.conv.*", "enlarge.*.*"),
+    *pairs("input_projection.* time_embed.*.* input_blocks.0.0.*", "project.* time.mlp.*.* down.0.*"),
+    *pairs("input_blocks.*.0.op.* output_blocks.*.1.conv.*", "down.*.conv.* enlarge.*.*"),
     *each(
-        [("input_blocks.*.0", "down.*"), ("middle_block.*", "middle.*"), ("output_blocks.*.0", "up.*")],
-        [
-            ("in_layers.0", "norm_in"),
-            ("in_layers.2", "conv_in"),
-            ("emb_layers.1", "time"),
-            ("out_layers.0", "norm_out"),
-            ("out_layers.3", "conv_out"),
-            ("skip_connection", "skip"),
-        ],
+        pairs("input_blocks.*.0 middle_block.* output_blocks.*.0", "down.* middle.* up.*"),
+        pairs("in_layers.0 in_layers.2 emb_layers.1 out_layers.0 out_layers.3 skip_connection", BLOCK),
     ),
-    *each([("middle_block.*", "middle.*")], [("norm", "norm"), ("qkv", "qkv"), ("proj_out", "out")]),
-    *each([("out", "head")], [("0", "norm"), ("2", "conv")]),
-    ("output_adapter.output_projection.*", "head.out.*"),
+    *each(pairs("middle_block.*", "middle.*"), pairs("norm qkv proj_out", ATTENTION)),
+    *pairs("out.0.* out.2.* output_adapter.output_projection.*", "head.norm.* head.conv.* head.out.*"),
 ]
 VDM = [
-    ("embed_conditioning.*.*", "time.mlp.*.*"),
-    ("conv_in.*", "stem.*"),
+    *pairs("embed_conditioning.*.* conv_in.*", "time.mlp.*.* stem.*"),
     *each(
-        [
-            ("down_blocks.*.resnet_block", "down.*"),
-            ("mid_resnet_block_1", "middle.0"),
-            ("mid_resnet_block_2", "middle.2"),
-            ("up_blocks.*.resnet_block", "up.*"),
-        ],
-        [
-            ("net1.0", "norm_in"),
-            ("net1.2", "conv_in"),
-            ("cond_proj", "time"),
-            ("net2.0", "norm_out"),
-            ("net2.3", "conv_out"),
-            ("skip_conv", "skip"),
-        ],
+        pairs(
+            "down_blocks.*.resnet_block mid_resnet_block_1 mid_resnet_block_2 up_blocks.*.resnet_block",
+            "down.* middle.0 middle.2 up.*",
+        ),
+        pairs("net1.0 net1.2 cond_proj net2.0 net2.3 skip_conv", BLOCK),
     ),
-    *each([("mid_attn_block.layers", "middle.1")], [("0", "norm"), ("1", "qkv"), ("3", "out")]),
-    *each([("conv_out", "head")], [("0", "norm"), ("2", "conv")]),
-    ("output_adapter.output_projection.*", "head.out.*"),
+    *each(pairs("mid_attn_block.layers", "middle.1"), pairs("0 1 3", ATTENTION)),
+    *pairs("conv_out.0.* conv_out.2.* output_adapter.output_projection.*", "head.norm.* head.conv.* head.out.*"),
 ]
 TRANSFORMER = [
-    ("input_adapter.pos_embedding", "position"),
-    ("input_adapter.inp_embedding.*", "embed.*"),
-    ("input_adapter.t_embedding.*", "time.*"),
+    *pairs("input_adapter.pos_embedding input_adapter.inp_embedding.*", "position embed.*"),
+    *pairs("input_adapter.t_embedding.* transformer.ln_f.* lm_head.*", "time.* norm.* head.*"),
     *each(
-        [("transformer.h.*", "layers.*")],
-        [
-            ("ln_1", "norm_attention"),
-            ("attn.c_attn", "qkv"),
-            ("attn.c_proj", "out"),
-            ("ln_2", "norm_mlp"),
-            ("mlp.c_fc", "mlp.0"),
-            ("mlp.c_proj", "mlp.2"),
-        ],
+        pairs("transformer.h.*", "layers.*"),
+        pairs("ln_1 attn.c_attn attn.c_proj ln_2 mlp.c_fc mlp.c_proj", "norm_attention qkv out norm_mlp mlp.0 mlp.2"),
     ),
-    ("transformer.ln_f.*", "norm.*"),
-    ("lm_head.*", "head.*"),
 ]
 
 

@@ -14,9 +14,36 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, GradientAccumulationPlugin
 from torch import Tensor
 
-from bfn.alone import RunError, refuse_lost_processes
+from bfn.training.run_lock import RunError
 
+# The environment variables in which torchrun and MPI say how many processes they started.
+COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+# The environment variables in which torchrun, and accelerate by it, say how the processes find each other.
+GROUP = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 Value = TypeVar("Value")
+
+
+def several() -> str:
+    """WORLD_SIZE=2, say, if the environment says that this is one of several processes, and else nothing."""
+    counts = {name: os.environ.get(name, "") for name in COUNTS}
+    return next((f"{name}={n}" for name, n in counts.items() if n.isdigit() and int(n) > 1), "")
+
+
+def refuse_several() -> None:
+    """Raises a RunError if this process is one of several, which would all write the same files."""
+    if found := several():
+        raise RunError(f"this is the work of one process, and {found}: start it without torchrun or MPI")
+
+
+def refuse_lost() -> None:
+    """Raises a RunError if this process is one of several that were not told how to find each other: each of them would
+    do the work of all."""
+    missing = [name for name in GROUP if name not in os.environ]
+    if missing and (found := several()):
+        raise RunError(
+            f"{found}, and without {', '.join(missing)} several processes cannot find each other; start them by "
+            "torchrun or accelerate"
+        )
 
 
 def start(cpu: bool = False, mixed_precision: str = "no") -> Accelerator:
@@ -25,7 +52,7 @@ def start(cpu: bool = False, mixed_precision: str = "no") -> Accelerator:
     A launcher that has set up something else than DistributedDataParallel is a RunError, and so is a precision that
     the device does not have.
     """
-    refuse_lost_processes()
+    refuse_lost()
     # accelerate leaves processes that could have no GPU alone, unless it is told that they are to use the CPU
     cpu = cpu or not torch.accelerator.is_available()
     steps = GradientAccumulationPlugin(num_steps=1)  # else accelerate takes a number from the launcher

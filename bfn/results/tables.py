@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 from bfn.configs import Config
 from bfn.data import Data
-from bfn.evaluate import Bound, evaluate
 from bfn.model import BFN, DiscreteBFN
+from bfn.results.evaluate import Bound, evaluate
 from bfn.sample import sample
 
 STEPS = (10, 25, 50, 100)
@@ -23,7 +23,20 @@ PAPER: dict[str, dict[int | None, float]] = {
     "cifar10": {10: 3.91, 25: 3.16, 50: 2.93, 100: 2.81, None: 2.66},
     "text8": {10: 1.70, 25: 1.52, 50: 1.47, 100: 1.43, None: 1.41},
 }
-IN_NATS = ("mnist",)
+
+
+def bound_table(bound: Bound, data: Data, settings: Config) -> Table:
+    steps = "continuous time" if settings.evaluate.n_steps is None else f"{settings.evaluate.n_steps} steps"
+    title = f"{settings.data.name}, {bound.examples} held-out examples, {steps}"
+    table = Table("", Column("bits per dimension", justify="right"), title=title)
+    table.add_row("messages", f"{bound.messages:.4f}")
+    table.add_row("reconstruction", f"{bound.reconstruction:.4f}")
+    table.add_row("bound", f"{bound.bits:.4f} ± {bound.error:.4f}")
+    table.add_row("factorised baseline", f"{data.baseline:.4f}")
+    if (size := data.token_bytes) is not None:
+        table.add_row("bound, bits per byte", f"{bound.bits / size:.4f} ± {bound.error / size:.4f}", style="bold")
+        table.add_row("unigrams, bits per byte", f"{data.baseline / size:.4f}")
+    return table
 
 
 class Measured(NamedTuple):
@@ -35,9 +48,7 @@ class Measured(NamedTuple):
     factorised: Bound | None
 
 
-def bounds(
-    model: BFN, data: Data, settings: Config, device: torch.device, steps: Sequence[int] = STEPS
-) -> Iterator[Measured]:
+def bounds(model: BFN, data: Data, settings: Config, device: torch.device, steps: Sequence[int]) -> Iterator[Measured]:
     """The bound on held-out data for each number of steps, then in continuous time."""
     for n_steps in (*steps, None):
         config = replace(settings.evaluate, n_steps=n_steps)
@@ -57,10 +68,8 @@ def bounds_table(rows: Sequence[Measured], data: Data, settings: Config) -> Tabl
     baseline = f"factorised baseline: {data.baseline:.4f} bits per dimension, {nats * data.baseline:.2f} nats"
     columns = ["n", "messages", "reconstruction", "bits per dimension", "nats per example"]
     columns += ["factorised receiver"] if any(row.factorised for row in rows) else []
-    columns += [f"paper, {'nats' if name in IN_NATS else 'bits'}"] if published else []
-    table = Table(title=title, caption=baseline)
-    for column in columns:
-        table.add_column(column, justify="right")
+    columns += [f"paper, {'nats' if name == 'mnist' else 'bits'}"] if published else []
+    table = Table(*(Column(name, justify="right") for name in columns), title=title, caption=baseline)
     for n_steps, bound, factorised in rows:
         cells = ["∞" if n_steps is None else str(n_steps), f"{bound.messages:.4f}", f"{bound.reconstruction:.4f}"]
         cells += [f"{bound.bits:.4f} ± {bound.error:.4f}", f"{nats * bound.bits:.2f} ± {nats * bound.error:.2f}"]
@@ -83,7 +92,7 @@ class Drawn(NamedTuple):
 
 
 def samplers(
-    model: BFN, data: Data, settings: Config, device: torch.device, names: Sequence[str], steps: Sequence[int] = STEPS
+    model: BFN, data: Data, settings: Config, device: torch.device, names: Sequence[str], steps: Sequence[int]
 ) -> Iterator[Drawn]:
     """Samples, as many as there are held-out examples but at most 1000, by each sampler in each number of steps."""
     held_out = data.test[:1000]
@@ -97,9 +106,9 @@ def samplers(
 
 
 def samplers_table(rows: Sequence[Drawn], settings: Config) -> Table:
-    table = Table(title=f"{settings.data.name}, samples beside as many held-out examples")
-    for column in ("sampler", "network calls", "seconds", "told apart by the nearest neighbour"):
-        table.add_column(column, justify="left" if column == "sampler" else "right")
+    numbers = "network calls", "seconds", "told apart by the nearest neighbour"
+    columns = (Column(name, justify="right") for name in numbers)
+    table = Table("sampler", *columns, title=f"{settings.data.name}, samples beside as many held-out examples")
     for row in rows:
         table.add_row(row.sampler, str(row.calls), f"{row.seconds:.1f}", f"{row.told_apart:.3f} ± {row.error:.3f}")
     return table

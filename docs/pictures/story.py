@@ -1,4 +1,4 @@
-"""The story of a Bayesian flow network about one variable, told with the ops: python -m bfn.story [PICTURE].
+"""The story of a Bayesian flow network about one variable, told with the ops: python docs/pictures/story.py [PICTURE].
 
 The data are -0.5 or 0.5. The best network is known here: it puts out the probability of 0.5 given all that was
 received, so that what all messages cost must be the entropy of the data.
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from rich.console import Console
 from torch import Tensor
 
-from bfn.plots import write
+from bfn.results.plots import write
 from bfn_kernels import continuous
 from bfn_kernels.schedules import ExponentialVariance
 

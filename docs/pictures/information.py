@@ -1,6 +1,6 @@
 """A picture of what each message tells about a class, in small and in large vocabularies.
 
-    python -m bfn.information [PICTURE]
+    python docs/pictures/information.py [PICTURE]
 
 All classes are equally likely and nothing else is known, so that the best output distribution is the input
 distribution θ, and what all messages tell is ln K.
@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from rich.progress import track
 from torch import Tensor
 
-from bfn.plots import write
+from bfn.results.plots import write
 from bfn_kernels import discrete
 from bfn_kernels.noise import fold_in
 from bfn_kernels.schedules import final_accuracy

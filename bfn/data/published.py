@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from bfn.configs import Config, ConfigError
-from bfn.data import Data, image_baseline, split_text
-from bfn.files import find_file, read_cifar, read_idx, read_letters
+from bfn.data.files import find_file, find_text, read_cifar, read_idx, read_letters
+from bfn.data.shipped import letters
+from bfn.data.splits import Data, image_baseline
 from bfn_kernels.discretised import from_levels
 
 SPLIT_SEED = 2147483647  # the published code's, whose split of training and validation data this is
@@ -62,6 +63,4 @@ def cifar10(config: Config) -> Data:
 
 def text8(config: Config) -> Data:
     """Windows of text8, or of any text of the name data.file, in 27 symbols; those to train on start anywhere."""
-    file = config.data.file
-    path = find_file(config, [file, f"{file}.zip", f"{file}.gz"], [""])
-    return split_text(torch.from_numpy(read_letters(path)), config.data.length, stride=1)
+    return letters(torch.from_numpy(read_letters(find_text(config))), config.data.length, stride=1)

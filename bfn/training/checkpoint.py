@@ -13,6 +13,8 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+Saved = tuple[dict[str, Tensor], dict[str, Any]]  # tensors by name, and a state that JSON can hold
+
 
 class CheckpointError(RuntimeError):
     """A file that cannot be used; the message names it and the cause."""
@@ -41,13 +43,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
-    sync(path.parent)  # the rename is on the disk only after the directory has been written
-
-
-def sync(directory: Path) -> None:
-    """Has the names of a directory's files written to the disk."""
-    number = os.open(directory, os.O_RDONLY)
-    try:
+    number = os.open(path.parent, os.O_RDONLY)
+    try:  # the rename is on the disk only after the directory has been written
         os.fsync(number)
     finally:
         os.close(number)
@@ -61,7 +58,7 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     write_atomically(path, safetensors.torch.save(tensors, metadata))
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(path: Path) -> Saved:
     """The tensors and the state of a file that `save` wrote; anything else is a CheckpointError."""
     with opened(path) as (file, metadata):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -93,24 +90,18 @@ def opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
         raise CheckpointError(f"checkpoint {path} cannot be read, it may be truncated: {error}") from error
 
 
-class Writer:
+class Writer(ThreadPoolExecutor):
     """Writes in a thread of its own, beside what its caller goes on with. There is one job at a time, and what fails in
     it is raised when its caller next waits for it, by `start` or `wait`. The end of a `with` block waits in silence."""
 
     def __init__(self) -> None:
-        self.thread = ThreadPoolExecutor(1)
+        super().__init__(1)
         self.job: Future[None] | None = None
-
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.thread.shutdown()
 
     def start(self, job: Callable[..., None], *args: Any) -> None:
         """Waits for the job before, if any, and starts this one."""
         self.wait()
-        self.job = self.thread.submit(job, *args)
+        self.job = self.submit(job, *args)
 
     def wait(self) -> None:
         job, self.job = self.job, None

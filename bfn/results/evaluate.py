@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bfn import processes
 from bfn.configs import EvaluateConfig
 from bfn.model import BFN
-from bfn.seeds import derive
+from bfn.training import processes
+from bfn.training.seeds import derive
 from bfn_kernels.nn import down_to_step, spread_times
 
 
@@ -32,11 +32,9 @@ def evaluate(model: BFN, data: Tensor, config: EvaluateConfig, device: torch.dev
     """Upper bound on -log2 p(x) per dimension of data [N, ...], each example at `repeats` times spread evenly. Several
     processes share the work, and all of them have the result."""
     model.eval()
-    # A row holds the times of one example: one in each of `repeats` strata, with an offset that differs between
-    # examples.
+    # A row holds the times of an example: one in each of `repeats` strata, with an offset of its own.
     generator = torch.Generator().manual_seed(config.seed)
-    strata = spread_times(len(data), generator)[:, None] + torch.arange(config.repeats)
-    times = strata / config.repeats
+    times = (spread_times(len(data), generator)[:, None] + torch.arange(config.repeats)) / config.repeats
     if config.n_steps is not None:
         times = down_to_step(times, config.n_steps)
     # A call takes a part of the examples, at one time each or, after those, at the end of the flow.

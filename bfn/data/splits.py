@@ -1,0 +1,93 @@
+"""Data in fixed splits, each with the baseline that a model has to beat."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bfn.configs import ConfigError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Examples [N, ...] of each split: bin centres in [-1, 1] as float32, or classes as int64.
+
+    If there is a `draw`, `train` may be anything else, since draw(examples, generator) makes of it what a batch holds.
+    """
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    num_classes: int  # the number of bins or classes of a variable
+    baseline: float  # bits per dimension of the best factorised model on the test split
+    symbols: Sequence[str | bytes] = ""  # the character of each class of text, or the bytes of each token
+    draw: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    tokenizer: str | None = None  # of tokens, as JSON
+    token_bytes: float | None = None  # the mean length of a token of the test split
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return tuple(self.train.shape[1:])
+
+
+def class_counts(classes: Tensor, num_classes: int) -> Tensor:
+    """How often each class occurs in each column of [N, D], as float64 [D, num_classes]."""
+    columns = classes.shape[1]
+    counts = torch.zeros(columns * num_classes, dtype=torch.int64)
+    for rows in classes.split(max(1, 2**22 // columns)):  # a data set at once would take gigabytes
+        places = rows.long() + num_classes * torch.arange(columns)
+        counts += torch.bincount(places.flatten(), minlength=len(counts))
+    return counts.view(columns, num_classes).double()
+
+
+def factorised_bits(counted: Tensor, scored: Tensor, num_classes: int) -> float:
+    """The bits per dimension of `scored` [N, D] if its columns are independent, with probabilities from the counts of
+    `counted` [M, D], each plus 1/2."""
+    counts = class_counts(counted, num_classes) + 0.5
+    log_probs = (counts / counts.sum(-1, keepdim=True)).log2()
+    return -(log_probs * class_counts(scored, num_classes)).sum().item() / scored.numel()
+
+
+def image_baseline(train: Tensor, validation: Tensor, test: Tensor, num_classes: int) -> float:
+    return factorised_bits(torch.cat([train, validation]).flatten(1), test.flatten(1), num_classes)
+
+
+def frequencies(data: Data) -> Tensor:
+    """How often each class occurs in some thousand training examples, with 1/2 more for each, as shares [K]."""
+    some = data.train[:: max(1, len(data.train) // 4096)]
+    if data.draw is not None:
+        some = data.draw(some, torch.Generator().manual_seed(0))
+    counts = class_counts(some.reshape(-1, 1), data.num_classes)[0] + 0.5
+    return (counts / counts.sum()).float()
+
+
+def ends(count: int) -> list[int]:
+    """Where the training data of a text of this length end, and the validation data: at 90 % and 95 %."""
+    return [count * 90 // 100, count * 95 // 100]
+
+
+def windows(splits: Sequence[Tensor], length: int, stride: int, symbols: Sequence[str | bytes], **more: Any) -> Data:
+    """Windows of a text that is split; those to train on start at every `stride`-th place, so that they may overlap.
+    more: as Data has it."""
+    train, validation, test = splits
+    if length > (shortest := min(len(validation), len(test))):
+        raise ConfigError(f"data.length={length} must be at most {shortest}, the length of the shortest split")
+    return Data(
+        train.unfold(0, length, stride),
+        validation.unfold(0, length, length).long(),
+        test.unfold(0, length, length).long(),
+        len(symbols),
+        factorised_bits(torch.cat([train, validation])[:, None], test[:, None], len(symbols)),
+        symbols,
+        draw=lambda windows, generator: windows.long(),
+        **more,
+    )
+
+
+def readable(parts: Iterable[str | bytes]) -> str:
+    """The text of some symbols; what is no text, or would steer a terminal, is shown as �."""
+    whole = b"".join(part.encode() if isinstance(part, str) else part for part in parts).decode(errors="replace")
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in whole)

@@ -1,0 +1,27 @@
+"""Makes sure that a run has its directory for itself: a second run that writes there would spoil its files."""
+
+import fcntl
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+LOCK_FILE = ".lock"
+
+
+class RunError(RuntimeError):
+    """A run that cannot be started or go on here; the message says why."""
+
+
+def lock(directory: Path) -> IO[str]:
+    """Locks the directory until the returned file is closed, at the latest by the end of the process."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as held:
+            file = held.enter_context(open(directory / LOCK_FILE, "a"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.pop_all()
+    except BlockingIOError as error:
+        raise RunError(f"another run is at work in {directory}; wait for it, or choose another out=") from error
+    except OSError as error:
+        raise RunError(f"{directory} cannot hold a run, choose another out=: {error.strerror}") from error
+    return file

@@ -1,0 +1,107 @@
+"""The files of a run in its directory: what they hold, whether a run may go on from them, and its model."""
+
+import csv
+import io
+import shutil
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bfn.configs import Config, build, first_line, flatten
+from bfn.data import Data, load_data
+from bfn.model import BFN, build_model
+from bfn.training import checkpoint
+from bfn.training.checkpoint import CheckpointError, Saved
+from bfn.training.run_lock import RunError
+
+FILES = STATE_FILE, MODEL_FILE, LOG_FILE = "training.safetensors", "model.safetensors", "log.csv"
+# Keys that may change when a run is resumed: they say how long it lasts and where its data lie, or how the work of a
+# step is divided, where another division draws other noise, as good as the first.
+FREE = {"train.max_steps", "train.max_seconds", "train.patience", "data.folder"}
+FREE |= {"train.micro_batch", "train.fully_shard"}
+
+
+def require_room(out: Path, model: BFN) -> None:
+    """Refuse to start where the disk has no room for two checkpoints, beside the files that they replace."""
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    there = sum(file.stat().st_size for file in (out / STATE_FILE, out / MODEL_FILE) if file.exists())
+    needed = 2 * 5 * weights - there  # weights, their average, two moments, and the best average
+    if (free := shutil.disk_usage(out).free) < needed:
+        raise RunError(
+            f"{out} needs {needed / 1e6:.1f} MB for two checkpoints, and its disk has {free / 1e6:.1f} MB free; "
+            "make room, or choose another out="
+        )
+
+
+def resumable(out: Path, config: Config, data: Data) -> Saved:
+    """What a trainer of this configuration goes on from: nothing, where there is no run."""
+    path = out / STATE_FILE
+    if not path.exists():
+        return {}, {}
+    tensors, state = checkpoint.load(path)
+    same_run(path, state.get("config", {}), config)
+    if state.get("tokenizer") != data.tokenizer:
+        raise CheckpointError(f"{path} holds a run with other tokens; choose another out=, or --fresh")
+    if "shards" in state:
+        raise CheckpointError(f"{path} names parts, as an older version of bfn wrote them; use --fresh")
+    return tensors, state
+
+
+def same_run(path: Path, saved: dict[str, Any], config: Config) -> None:
+    """Refuse to resume a run under settings that would have made another run."""
+    there = flatten(asdict(Config())) | flatten(saved)  # what an older run does not say was as it is by default
+    here = flatten(asdict(config))
+    for key in sorted(there.keys() | here.keys()):
+        decisive = key.partition(".")[0] in ("data", "model", "network", "train") and key not in FREE
+        if decisive and there.get(key) != here.get(key):
+            raise CheckpointError(
+                f"{path} holds a run with {key}={there.get(key)}, not {here.get(key)}; "
+                "choose another out=, or start afresh with --fresh"
+            )
+
+
+def tokens(data: Data) -> dict[str, str]:
+    """The part of a checkpoint that names the tokens of its data, without which weights have no meaning."""
+    return {} if data.tokenizer is None else {"tokenizer": data.tokenizer}
+
+
+def as_csv(log: list[dict[str, Any]]) -> bytes:
+    """The log as the content of its file."""
+    file = io.StringIO()
+    if log:
+        writer = csv.DictWriter(file, log[0])
+        writer.writeheader()
+        writer.writerows(log)
+    return file.getvalue().encode()
+
+
+def data_of(config: Config, *, fresh: bool = False) -> Data:
+    """The data of a run that begins or, in the tokens that it began with, is continued."""
+    tokenizer = None
+    if not fresh:
+        with suppress(CheckpointError, ValueError, AttributeError):  # a trainer says what is wrong with a checkpoint
+            tokenizer = checkpoint.state(Path(config.out) / STATE_FILE).get("tokenizer")
+    return load_data(config, tokenizer)
+
+
+def load_run(
+    path: Path, overrides: list[str] | None = None, device: torch.device | str = "cpu"
+) -> tuple[BFN, Config, Data]:
+    """The best model of a run, from its directory or its model file, with its configuration and data."""
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint {path}; give the directory of a run, such as {Config.out}")
+    path = path / MODEL_FILE if path.is_dir() else path
+    tensors, state = checkpoint.load(path)
+    if "config" not in state:
+        raise CheckpointError(f"checkpoint {path} holds no configuration")
+    config = build(state["config"], overrides or [], where=str(path))
+    data = load_data(config, state.get("tokenizer"))
+    model = build_model(config, data).to(device)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"checkpoint {path} does not fit its configuration: {first_line(error)}") from error
+    return model, config, data

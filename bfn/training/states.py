@@ -1,0 +1,95 @@
+"""The tensors of a run, whole and by name, wherever they live: in one process, the same in all, or a part in each."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.optim.swa_utils import AveragedModel
+
+from bfn.configs import flatten
+from bfn.model import BFN
+from bfn.training import processes
+from bfn.training.checkpoint import CheckpointError
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's, of each parameter
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def shard(model: BFN, device: torch.device) -> None:
+    """Leaves a part of every weight in each process (FSDP2). The layers of the network's lists come together one at a
+    time, when they are called, and the rest of the weights for as long as the model is."""
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    lists = [module for module in reversed(list(model.modules())) if isinstance(module, nn.ModuleList)]
+    for layer in (layer for layers in lists for layer in layers):
+        if not isinstance(layer, (nn.ModuleList, nn.ModuleDict)):  # these are not called
+            fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    register_fsdp_forward_method(model, "reconstruction")
+
+
+def copied(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of a module's tensors on the CPU, whole; only the main process has them."""
+    return copies(get_model_state_dict(module, options=WHOLE))
+
+
+def snapshot(model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Such copies, which training does not change, of all tensors that resuming needs."""
+    state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=WHOLE)
+    moments = state.get("state", {})  # nothing, if no step has been made
+    weights, averages = (get_model_state_dict(module, options=WHOLE) for module in (model, ema))
+    return copies(flatten({"model": weights, "ema": averages, "optimizer": moments}))
+
+
+def copies(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def restore(tensors: dict[str, Tensor], model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> None:
+    """Gives every process its part of the main process's tensors."""
+    put(model, unprefixed("model.", tensors))
+    put(ema, unprefixed("ema.", tensors))
+    if processes.from_main(bool(unprefixed("optimizer.", tensors))):  # there are none before the first step
+        state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=WHOLE)
+        if tensors:
+            names = dict(model.named_parameters())
+            state["state"] = {name: {m: tensors[f"optimizer.{name}.{m}"] for m in MOMENTS} for name in names}
+        set_optimizer_state_dict(model, optimizer, state, options=spread())
+
+
+def put(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Gives a module in every process the tensors that the main process has."""
+    set_model_state_dict(module, dict(tensors), options=spread())
+
+
+def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:
+    """Refuses tensors that a snapshot of the model's training would not have."""
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    number = torch.Size([])
+    tree: dict[str, Any] = {"model": shapes, "ema": {"module": shapes, "n_averaged": number}}
+    if unprefixed("optimizer.", tensors):
+        of = {name: (number, p.shape, p.shape) for name, p in model.named_parameters()}
+        tree["optimizer"] = {name: dict(zip(MOMENTS, sizes, strict=True)) for name, sizes in of.items()}
+    wanted = flatten(tree)
+    there = {name: tensor.shape for name, tensor in tensors.items()}
+    for name in sorted(wanted.keys() | there.keys()):
+        if wanted.get(name) != there.get(name):
+            raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {name}")
+
+
+def spread() -> StateDictOptions:
+    return StateDictOptions(full_state_dict=True, broadcast_from_rank0=dist.is_initialized())
+
+
+def unprefixed(prefix: str, values: dict) -> dict:
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
