@@ -175,7 +175,7 @@ def python_code(operator: Operator, load: Callable[[], Callable], *first: Any) -
     def functional(*arguments):
         function, group = loaded()
         out = operator.fake(*arguments)  # of real tensors it makes a real one
-        function(*group((*first, *arguments)), out, *beside)
+        function(*group((*first, *arguments, out, *beside)))
         return out
 
     return (functional if operator.in_place else call), call
