@@ -12,41 +12,20 @@ from torch import Tensor
 from bfn_kernels import backends, solvers
 from bfn_kernels.autograd import needs
 from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import choice_noises, drawn_seed, known_values, step_seed
-from bfn_kernels.call.outputs import check_step_tensors
+from bfn_kernels.call.keywords import Seed, choice_noises, drawn_seed, known_values, step_seed
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.records import CHOICES, MEAN, NO_GUIDANCE, LossTarget, Sent
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 
-# The keywords of a step that say where its random numbers come from: seed, generator, noise and draw_noise; and what it
-# sends: choose, known and known_mask. They are plain tuples, which are made faster than records.
-Random = tuple[int | Tensor | None, torch.Generator | None, Tensor | None, Tensor | None]
+# The keywords of a step, as plain tuples, which are made faster than records. Plan: the times t, t_next and t_previous,
+# previous, rule, coefficients, beta_1 and schedule. Guided: temperature, unconditional and guidance. Message: choose,
+# known and known_mask. Random: seed, generator, noise and draw_noise.
+Times = tuple[Rows | None, Rows | None, Rows | None]
+Plan = tuple[Times, Tensor | None, str, Coefficients | None, float | None, DiscreteSchedule | None]
+Guided = tuple[Rows | None, Tensor | None, Rows | None]
 Message = tuple[str, Tensor | None, Tensor | None]
-
-
-class Plan(NamedTuple):
-    """The keywords of a solver's step that say from when to when it goes, and how."""
-
-    t: Rows | None
-    t_next: Rows | None
-    t_previous: Rows | None
-    previous: Tensor | None
-    rule: str
-    coefficients: Coefficients | None
-    beta_1: float | None
-    schedule: DiscreteSchedule | None
-
-    def times(self) -> dict[str, Rows | None]:
-        return {"t": self.t, "t_next": self.t_next, "t_previous": self.t_previous}
-
-
-class Guided(NamedTuple):
-    """The keywords of a solver's step that change the logits."""
-
-    temperature: Rows | None
-    unconditional: Tensor | None
-    guidance: Rows | None
+Random = tuple[Seed, torch.Generator | None, Tensor | None, Tensor | None]
 
 
 class Family(NamedTuple):
@@ -134,21 +113,21 @@ class Family(NamedTuple):
     ) -> Tensor:
         """The step of a rule or of coefficients."""
         self.check_state(state, output_logits)
+        times, previous, rule, coefficients, beta_1, schedule = plan
+        temperature, unconditional, guidance = guided
         seed, generator, noise, draw_noise = random
         sent, lead = self.sent(state, message, draw_noise), self.lead(state)
-        if guided.unconditional is not None:
-            checks.like("unconditional", guided.unconditional, "output_logits", output_logits)
-        schedule = solvers.step_schedule(plan.coefficients, plan.beta_1, plan.schedule)
-        inputs = {"output_logits": output_logits, "known": sent.known, "known_mask": sent.known_mask}
-        noises = {"noise": noise, "draw_noise": draw_noise}
-        check_step_tensors(state, "state", plan.previous, **inputs, **plan.times(), **guided._asdict(), **noises)
+        if unconditional is not None:
+            checks.like("unconditional", unconditional, "output_logits", output_logits)
+        if previous is not None:
+            checks.like("previous", previous, "the state", state)
+        schedule = solvers.step_schedule(coefficients, beta_1, schedule)
         library = backends.library(backend, state.device)
-        dtype = checks.compute_dtype(output_logits, state, plan.previous, guided.unconditional)
-        times = plan.t, plan.t_next, plan.t_previous
+        dtype, dims = checks.compute_dtype(output_logits, state, previous, unconditional), len(lead)
         solver = solvers.step_scalars(
-            plan.coefficients, plan.rule, schedule, times, plan.previous, state, dtype, len(lead), self.scale(state)
+            coefficients, rule, schedule, times, previous, state, dtype, dims, self.scale(state)
         )
-        guidance = solvers.guidance_scalars(*guided, state, dtype, len(lead))
+        guidance = solvers.guidance_scalars(temperature, unconditional, guidance, state, dtype, dims)
         draws = choice_noises(message[0], draw_noise, lead)
         seed = step_seed(state, solver.std, seed, generator, noise, *draws)
         step = getattr(library, self.name).step

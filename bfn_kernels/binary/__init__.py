@@ -17,17 +17,17 @@ from torch import Tensor
 
 from bfn_kernels import backends
 from bfn_kernels.binary.operators import OPERATORS
-from bfn_kernels.binary.solver import FAMILY
-from bfn_kernels.binary.solver import solver_step as solver_step
-from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import drawn_seed, expectation, message_types, step_time
+from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.outputs import writes
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import Rows
+from bfn_kernels.classes import Family
 from bfn_kernels.records import RECEIVERS
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
+from bfn_kernels.solvers import Coefficients
 
 backends.add_family("binary", OPERATORS)
+FAMILY = Family("binary", binary=True)
 
 
 def flow_sample(
@@ -56,11 +56,11 @@ def flow_sample(
     x = checks.classes("x", x, booleans=True)
     checks.choice("output", output, ("probs", "logits"))
     schedule = discrete_schedule(beta_1, schedule)
-    dtype, work = message_types(dtype)
+    dtype, work = keywords.message_types(dtype)
     library = backends.library(backend, x.device)
     scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, work, schedule, scale=4)
     x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
-    seed = drawn_seed(x, seed, generator, ("noise", noise, x.shape))
+    seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.binary.sender_sample(x, beta, spread, output == "probs", seed, noise, dtype)
 
 
@@ -83,10 +83,10 @@ def sender_sample(
     tensor([ 1., -1.])
     """
     x = checks.classes("x", x, booleans=True)
-    dtype, work = message_types(dtype)
+    dtype, work = keywords.message_types(dtype)
     library = backends.library(backend, x.device)
     message = rows.scalars(library, rows.MESSAGE, alpha, x, work, scale=4)
-    seed = drawn_seed(x, seed, generator, ("noise", noise, x.shape))
+    seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.binary.sender_sample(x, *message, False, seed, noise, dtype)
 
 
@@ -163,6 +163,51 @@ def update_sample(
     return FAMILY.update_sample(output_logits, state, alpha, message, random, (out, theta_out), backend)
 
 
+@writes("state", differentiable=False)
+def solver_step(
+    output_logits: Tensor,
+    state: Tensor,
+    t: Rows | None = None,
+    t_next: Rows | None = None,
+    *,
+    rule: str = "ode1",
+    t_previous: Rows | None = None,
+    previous: Tensor | None = None,
+    coefficients: Coefficients | None = None,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    choose: str = "mean",
+    temperature: Rows | None = None,
+    unconditional: Tensor | None = None,
+    guidance: Rows | None = None,
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    out: Tensor | None = None,
+    theta_out: Tensor | None = None,
+    predicted_out: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    draw_noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """A sampler's step from time t to t_next: d' = A·d + 2·take·(2(p + r·(p − p_prev)) − 1) + E·ξ, by the
+    coefficients of a rule of `bfn_kernels.solvers` [derived], p = σ(output_logits), the probability of class 1.
+
+    output_logits, state `[B, ...]`, and so are `previous`, `unconditional`, noise, draw_noise and what `theta_out` and
+    `predicted_out` receive. Everything else as in `discrete.solver_step`.
+
+    >>> d = torch.ones(1)
+    >>> solver_step(d, d, 0.5, 1.0, beta_1=3.0, choose="mode")
+    tensor([5.])
+    """
+    times, guided = (t, t_next, t_previous), (temperature, unconditional, guidance)
+    plan = times, previous, rule, coefficients, beta_1, schedule
+    message, random = (choose, known, known_mask), (seed, generator, noise, draw_noise)
+    outputs = out, theta_out, predicted_out
+    return FAMILY.solver_step(output_logits, state, plan, guided, message, random, outputs, backend)
+
+
 def continuous_time_loss(
     x: Tensor,
     logits: Tensor,
@@ -221,7 +266,7 @@ def discrete_time_loss(
     tensor(0.1637)
     """
     n_steps = checks.integer("n_steps", n_steps, 1)
-    t = step_time(t, step, n_steps)
+    t = keywords.step_time(t, step, n_steps)
     which = checks.choice("receiver", receiver, RECEIVERS)
     x, to = FAMILY.check_loss(x, logits, mask, reduction)
     if n_samples is None and quadrature is None:
@@ -229,7 +274,7 @@ def discrete_time_loss(
     schedule = discrete_schedule(beta_1, schedule)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
     (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
-    draws = expectation(logits, logits.shape, quadrature, n_samples, seed, generator, noise)
+    draws = keywords.expectation(logits, logits.shape, quadrature, n_samples, seed, generator, noise)
     return library.binary.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, *to)
 
 

@@ -11,7 +11,7 @@ from bfn_kernels import noise as random
 from bfn_kernels.call import checks, rows
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.operators import Library
-from bfn_kernels.records import Bins, Draws
+from bfn_kernels.records import NO_DRAWS, Bins, Draws, LossTarget
 from bfn_kernels.schedules import ContinuousSchedule
 
 MAX_NODES = 128
@@ -64,6 +64,19 @@ def checked_bins(num_bins: int, limits: Limits, clip: bool = True) -> Bins:
     """The bins and the limits of the std, as the operators that read a network's output take them."""
     (low, high), log_std, _ = checked_limits(limits)
     return Bins(checks.integer("num_bins", num_bins, 2), clip, low, high, log_std)
+
+
+def bin_loss(
+    library: Library,
+    x: Tensor,
+    normal: tuple[Tensor, Tensor, Tensor | None],
+    num_bins: int,
+    clip: bool,
+    to: LossTarget,
+) -> Tensor:
+    """−ln p of the bin that x lies in, under an output distribution of this mean, std and logits of a mixture."""
+    bins = num_bins, clip, *STD_RANGE, LOG_STD_MAX
+    return library.discretised.loss(x, *normal, None, None, None, None, None, True, 0, *NO_DRAWS, *bins, *to)
 
 
 def drawn_seed(

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from bfn_kernels.call import checks
-from bfn_kernels.call.rows import Rows
 from bfn_kernels.solvers import Coefficients
 
 OUTPUTS = ("out", "theta_out", "predicted_out")
@@ -16,12 +15,13 @@ OUTPUTS = ("out", "theta_out", "predicted_out")
 Step = TypeVar("Step", bound=Callable)
 
 
-def writes(state: str) -> Callable[[Step], Step]:
+def writes(state: str, differentiable: bool = True) -> Callable[[Step], Step]:
     """Declares that a public function writes into the tensors that it is given as `out`, `theta_out` and
     `predicted_out`, all of which are keywords.
 
     These are like the argument called `state`. Whatever else the function is given may be read, so none of its tensors
     may share memory with an output: only `out` may be the state itself, and `predicted_out` the argument `previous`.
+    differentiable: False for a solver's step, none of whose arguments has a gradient.
     """
 
     def decorate(step: Step) -> Step:
@@ -32,18 +32,14 @@ def writes(state: str) -> Callable[[Step], Step]:
             given = keywords.get
             if given("out") is not None or given("theta_out") is not None or given("predicted_out") is not None:
                 _check_outputs(state, dict(zip(names, arguments, strict=False)) | keywords)
+            if not differentiable and torch.is_grad_enabled():
+                inputs = dict(zip(names, arguments, strict=False)) | keywords
+                checks.no_gradient("no argument of a solver's step has one", **inputs)
             return step(*arguments, **keywords)
 
         return checked  # type: ignore[return-value]
 
     return decorate
-
-
-def check_step_tensors(state: Tensor, name: str, previous: Tensor | None, /, **tensors: Tensor | Rows | None) -> None:
-    """Refuses tensors of a solver's step, whose state is the argument called `name`, that it cannot read."""
-    if previous is not None:
-        checks.like("previous", previous, "the state", state)
-    checks.no_gradient("no argument of a solver's step has one", **{name: state}, previous=previous, **tensors)
 
 
 def _check_outputs(state_name: str, arguments: dict[str, Any]) -> None:

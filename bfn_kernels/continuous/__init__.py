@@ -8,35 +8,23 @@ Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a 
 """
 
 import math
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends
-from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import (
-    LOG_STD_MAX,
-    PUBLISHED,
-    STD_RANGE,
-    Limits,
-    drawn_seed,
-    known_values,
-    prediction_scalars,
-    read_mean,
-    step_time,
-    updated_precision,
-)
-from bfn_kernels.call.keywords import (
-    PARAMETRISATIONS as PARAMETRISATIONS,
-)
+from bfn_kernels import backends, solvers
+from bfn_kernels.call import checks, keywords, rows
+from bfn_kernels.call.keywords import PARAMETRISATIONS as PARAMETRISATIONS
+from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
 from bfn_kernels.call.outputs import writes
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.continuous.operators import OPERATORS
-from bfn_kernels.continuous.solver import solver_step as solver_step
-from bfn_kernels.records import NO_DRAWS, Bins, LossTarget, Network, Noise, Prediction, Solver
+from bfn_kernels.records import LossTarget, Prediction
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
+from bfn_kernels.solvers import Coefficients
 
 backends.add_family("continuous", OPERATORS)
 
@@ -69,7 +57,7 @@ def flow_sample(
     library = backends.library(backend, x.device)
     gamma, std = rows.scalars(library, ("gamma", "flow_std"), t, x, checks.compute_dtype(x), schedule)
     x, gamma, std = hide(checks.mask("mask", mask, "x", x, x.shape), x, gamma, std)
-    seed = drawn_seed(x, seed, generator, ("noise", noise, x.shape))
+    seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.continuous.gaussian_step(x, gamma, None, None, std, seed, noise)
 
 
@@ -92,7 +80,7 @@ def sender_sample(
     checks.data("x", x)
     library = backends.library(backend, x.device)
     (std,) = rows.scalars(library, ("sender_std",), alpha, x, checks.compute_dtype(x))
-    seed = drawn_seed(x, seed, generator, ("noise", noise, x.shape))
+    seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.continuous.gaussian_step(x, None, None, None, std, seed, noise)
 
 
@@ -112,7 +100,7 @@ def bayesian_update(
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(mean, y)
     keep, take = rows.scalars(library, ("keep", "take"), alpha, mean, dtype, precision=precision)
     updated = library.continuous.gaussian_step(mean, keep, y, take, None, None, None)
-    return updated, updated_precision(precision, alpha, mean)
+    return updated, keywords.updated_precision(precision, alpha, mean)
 
 
 @writes("mean")
@@ -152,25 +140,82 @@ def update_sample(
     """
     checks.data("mean", mean)
     checks.like("x", x, "mean", mean)
-    known_mask = known_values(known, known_mask, mean, mean.shape)
+    known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(x, mean)
     scales: Any = (None, None)
-    ends = -math.inf, math.inf
+    low, high = -math.inf, math.inf
     if t is not None:
         schedule = continuous_schedule(sigma_1, schedule)
         checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
-        ends = checks.interval("clip", clip)
+        low, high = checks.interval("clip", clip)
         scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
     elif not (sigma_1 is schedule is None and (parametrisation, limits, clip) == ("noise", PUBLISHED, (-1, 1))):
         raise ValueError("t must be given with sigma_1, schedule, parametrisation, limits or clip, got None")
     keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
-    drawn = Noise(drawn_seed(mean, seed, generator, ("noise", noise, mean.shape)), noise)
+    seed = keywords.drawn_seed(mean, seed, generator, ("noise", noise, mean.shape))
     if t is None and known is None:
-        updated = library.continuous.gaussian_step(mean, keep, x, take, std, *drawn, out)
+        updated = library.continuous.gaussian_step(mean, keep, x, take, std, seed, noise, out)
     else:
-        network, solver = Prediction(x, mean, scales[0], scales[1], *ends), Solver(keep, take, std)
-        updated = library.continuous.step(*network, *solver, known, known_mask, *drawn, out, None)
-    return updated, updated_precision(precision, alpha, mean)
+        solver = keep, take, std, None, None
+        sent = known, known_mask, seed, noise, out, None
+        updated = library.continuous.step(x, mean, *scales, low, high, *solver, *sent)
+    return updated, keywords.updated_precision(precision, alpha, mean)
+
+
+@writes("mean", differentiable=False)
+def solver_step(
+    prediction: Tensor,
+    mean: Tensor,
+    t: Rows,
+    t_next: Rows | None = None,
+    *,
+    rule: str = "ode1",
+    t_previous: Rows | None = None,
+    previous: Tensor | None = None,
+    coefficients: Coefficients | None = None,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
+    clip: Clip = (-1, 1),
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    out: Tensor | None = None,
+    predicted_out: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """A sampler's step from time t to t_next: μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ, by the coefficients of a
+    rule of `bfn_kernels.solvers` [derived].
+
+    prediction, mean `[B, ...]`: what the network put out at time t, and what it saw; x̂ is made of them as in
+    `update_sample`. rule: a name of `solvers.RULES`. A step of second order takes `previous`, which `predicted_out`
+    received in the step before, and t_previous, the time of that step. `coefficients` may stand in the place of t_next,
+    t_previous and rule. Where `known_mask` is True, `known` is x̂ (inpainting). `out`, which may be mean itself,
+    receives the new mean, and `predicted_out`, of the mean's shape and any of the types, x̂; it may be `previous`
+    itself. noise: the normals of a stochastic rule; the others read neither noise nor seed. Times and coefficients: as
+    times elsewhere; t_previous < t ≤ t_next, on the CPU. Nothing is differentiable. Returns the new mean in its type.
+
+    >>> noise_pred, mean = torch.zeros(1, 2), torch.full((1, 2), 0.45)
+    >>> solver_step(noise_pred, mean, 0.5, 1.0, rule="sde1", sigma_1=0.1, noise=torch.zeros(1, 2))
+    tensor([[0.4950, 0.4950]])
+    """
+    checks.data("mean", mean)
+    checks.like("prediction", prediction, "mean", mean)
+    if previous is not None:
+        checks.like("previous", previous, "the state", mean)
+    checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
+    schedule = continuous_schedule(sigma_1, schedule)
+    low, high = checks.interval("clip", clip)
+    known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
+    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(prediction, mean, previous)
+    scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
+    solver = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
+    seed = keywords.step_seed(mean, solver.std, seed, generator, noise)
+    sent = known, known_mask, seed, noise, out, predicted_out
+    return library.continuous.step(prediction, mean, *scales, low, high, *solver, *sent)
 
 
 def predict_data(
@@ -267,7 +312,7 @@ def discrete_time_loss(
     tensor(49.5000)
     """
     n_steps = checks.integer("n_steps", n_steps, 1)
-    t = step_time(t, step, n_steps)
+    t = keywords.step_time(t, step, n_steps)
     schedule = continuous_schedule(sigma_1, schedule)
     mean, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean)
@@ -311,13 +356,14 @@ def reconstruction_loss(
     clip = checks.interval("clip", clip)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean)
     of_normal = ("half_precision", "log_normaliser") if num_bins is None else ("std",)
-    if std is None:
-        scalars = prediction_scalars(library, parametrisation, 1.0, x, dtype, schedule, limits, of_normal)
-    else:
-        scales = prediction_scalars(library, parametrisation, 1.0, x, dtype, schedule, limits)
-        given = _ConstantVariance(checks.number("std", std, *STD_RANGE) ** 2)
-        scalars = *scales, *rows.scalars(library, of_normal, 1.0, x, dtype, given)
-    mean_scale, noise_scale, *normal = scalars
+    wanted = of_normal if std is None else ()
+    mean_scale, noise_scale, *normal = prediction_scalars(
+        library, parametrisation, 1.0, x, dtype, schedule, limits, wanted
+    )
+    if std is not None:
+        variance = checks.number("std", std, *keywords.STD_RANGE) ** 2
+        given = SimpleNamespace(gamma=lambda t: (1 - variance, torch.full_like(t, variance)))
+        normal = rows.scalars(library, of_normal, 1.0, x, dtype, given)
     network = Prediction(prediction, mean, mean_scale, noise_scale, *clip)
     if num_bins is None:
         return library.continuous.squared_loss(x, *network, *normal, *to)
@@ -325,19 +371,7 @@ def reconstruction_loss(
     checks.no_gradient("with num_bins only prediction and mean have one", x=x)
     # x̂ has the type of its prediction, and is no result that should be rounded
     x_hat = library.continuous.predict_data(*network._replace(prediction=prediction.to(dtype)))
-    bins = Bins(num_bins, True, *STD_RANGE, LOG_STD_MAX)
-    direct = Network(x_hat, normal[0], None, None, None, None)
-    return library.discretised.loss(x, *direct, None, None, True, 0, *NO_DRAWS, *bins, *to)
-
-
-class _ConstantVariance(NamedTuple):
-    """Stands for a schedule where the row scalars of a normal of a given variance are wanted."""
-
-    variance: float
-
-    def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        variance = torch.full_like(t, self.variance)
-        return 1 - variance, variance
+    return keywords.bin_loss(library, x, (x_hat, normal[0], None), num_bins, True, to)
 
 
 def _check_loss(x, prediction, mean, parametrisation, mask, reduction) -> tuple[Tensor | None, LossTarget]:
@@ -345,5 +379,5 @@ def _check_loss(x, prediction, mean, parametrisation, mask, reduction) -> tuple[
     how = checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.data("x", x)
     checks.like("prediction", prediction, "x", x)
-    mean = read_mean(x, mean, parametrisation)
+    mean = keywords.read_mean(x, mean, parametrisation)
     return mean, LossTarget(checks.mask("mask", mask, "x", x, x.shape), how)

@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends
-from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import drawn_seed, expectation, message_types, step_time
+from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.outputs import writes
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import Rows
+from bfn_kernels.classes import Family
 from bfn_kernels.discrete.operators import OPERATORS, SHORT_ROW
-from bfn_kernels.discrete.solver import FAMILY
-from bfn_kernels.discrete.solver import solver_step as solver_step
 from bfn_kernels.operators import NATIVE
 from bfn_kernels.records import RECEIVERS, LossTarget
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
+from bfn_kernels.solvers import Coefficients
 
 backends.add_family("discrete", OPERATORS)
+FAMILY = Family("discrete", binary=False)
 
 
 def flow_sample(
@@ -59,11 +59,11 @@ def flow_sample(
     checks.choice("output", output, ("probs", "logits"))
     schedule = discrete_schedule(beta_1, schedule)
     num_classes = checks.integer("num_classes", num_classes, 2)
-    dtype, work = message_types(dtype)
+    dtype, work = keywords.message_types(dtype)
     library = backends.library(backend, x.device)
     scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, work, schedule, scale=num_classes)
     x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
-    seed = drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
+    seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
     return library.discrete.sender_sample(x, beta, spread, num_classes, output == "probs", seed, noise, dtype)
 
 
@@ -88,10 +88,10 @@ def sender_sample(
     """
     x = checks.classes("x", x)
     num_classes = checks.integer("num_classes", num_classes, 2)
-    dtype, work = message_types(dtype)
+    dtype, work = keywords.message_types(dtype)
     library = backends.library(backend, x.device)
     message = rows.scalars(library, rows.MESSAGE, alpha, x, work, scale=num_classes)
-    seed = drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
+    seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
     return library.discrete.sender_sample(x, *message, num_classes, False, seed, noise, dtype)
 
 
@@ -165,6 +165,61 @@ def update_sample(
     return FAMILY.update_sample(output_logits, state, alpha, message, random, (out, theta_out), backend)
 
 
+@writes("state", differentiable=False)
+def solver_step(
+    output_logits: Tensor,
+    state: Tensor,
+    t: Rows | None = None,
+    t_next: Rows | None = None,
+    *,
+    rule: str = "ode1",
+    t_previous: Rows | None = None,
+    previous: Tensor | None = None,
+    coefficients: Coefficients | None = None,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    choose: str = "mean",
+    temperature: Rows | None = None,
+    unconditional: Tensor | None = None,
+    guidance: Rows | None = None,
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    out: Tensor | None = None,
+    theta_out: Tensor | None = None,
+    predicted_out: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    draw_noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """A sampler's step from time t to t_next: z' = A·z + take·(K(p + r·(p − p_prev)) − 1) + E·ξ, by the coefficients
+    of a rule of `bfn_kernels.solvers` [derived], p = softmax(output_logits).
+
+    output_logits, state `[B, ..., K]`: what the network put out at time t, and the state that it saw. rule: a name of
+    `solvers.RULES`. A step of second order takes `previous`, which `predicted_out` received in the step before, and
+    t_previous, the time of that step. `coefficients` may stand in the place of t, t_next, t_previous, rule and
+    schedule. choose: what is taken for p, the "mean", p itself, as solvers do, a "sample" or the "mode", as one-hot
+    vectors; "sde1" with samples from t = 0 on is ancestral sampling.
+    temperature: what the logits are divided by. unconditional: logits of the network without its condition, and
+    guidance: w, as times are, for p = softmax(((1 + w)·output_logits − w·unconditional)/temperature).
+    Where `known_mask` is True, p is the class `known` `[B, ...]` (inpainting). `out`, which may be the state itself,
+    receives the new state, `theta_out` its probabilities, and `predicted_out` p; both have the state's shape and any of
+    the types, and the last may be `previous` itself. noise: the normals of a stochastic rule; draw_noise: uniforms
+    `[B, ...]` of a sample; other steps read neither noise nor seed. Times, coefficients, temperature and guidance: as
+    times elsewhere; t_previous < t ≤ t_next, on the CPU. Nothing is differentiable. Returns the new state in its type.
+
+    >>> z = torch.tensor([[1.0, 1.0]])
+    >>> solver_step(z, z, 0.5, 1.0, beta_1=3.0)
+    tensor([[2., 2.]])
+    """
+    times, guided = (t, t_next, t_previous), (temperature, unconditional, guidance)
+    plan = times, previous, rule, coefficients, beta_1, schedule
+    message, random = (choose, known, known_mask), (seed, generator, noise, draw_noise)
+    outputs = out, theta_out, predicted_out
+    return FAMILY.solver_step(output_logits, state, plan, guided, message, random, outputs, backend)
+
+
 def continuous_time_loss(
     x: Tensor,
     logits: Tensor,
@@ -223,7 +278,7 @@ def discrete_time_loss(
     tensor(0.1637)
     """
     n_steps = checks.integer("n_steps", n_steps, 1)
-    t = step_time(t, step, n_steps)
+    t = keywords.step_time(t, step, n_steps)
     which = checks.choice("receiver", receiver, RECEIVERS)
     x, to = FAMILY.check_loss(x, logits, mask, reduction)
     if n_samples is None and quadrature is None:
@@ -236,7 +291,7 @@ def discrete_time_loss(
     schedule = discrete_schedule(beta_1, schedule)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
     (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
-    draws = expectation(logits, logits.shape, quadrature, n_samples, seed, generator, noise)
+    draws = keywords.expectation(logits, logits.shape, quadrature, n_samples, seed, generator, noise)
     return library.discrete.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, *to)
 
 

@@ -19,35 +19,23 @@ Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a 
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends
+from bfn_kernels import backends, solvers
 from bfn_kernels.autograd import needs
-from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import (
-    PUBLISHED,
-    Limits,
-    checked_bins,
-    choice_noises,
-    drawn_seed,
-    expectation,
-    known_values,
-    prediction_scalars,
-    step_time,
-    updated_precision,
-)
+from bfn_kernels.call import checks, keywords, rows
+from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
 from bfn_kernels.call.outputs import writes
 from bfn_kernels.call.rows import Rows
-from bfn_kernels.discretised.arguments import check_output, component_noises
 from bfn_kernels.discretised.bins import bin_index, centre
+from bfn_kernels.discretised.distribution import check_output, component_noises, normal_of
 from bfn_kernels.discretised.distribution import expected_value as expected_value
 from bfn_kernels.discretised.distribution import log_prob as log_prob
 from bfn_kernels.discretised.distribution import mode as mode
-from bfn_kernels.discretised.distribution import normal_of
 from bfn_kernels.discretised.distribution import output_distribution as output_distribution
 from bfn_kernels.discretised.distribution import sample as sample
 from bfn_kernels.discretised.operators import OPERATORS
-from bfn_kernels.discretised.solver import solver_step as solver_step
-from bfn_kernels.records import CHOICES, MEAN, NO_DRAWS, LossTarget, Network, Noise, Sent, Solver
+from bfn_kernels.records import CHOICES, MEAN, NO_DRAWS, LossTarget
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
+from bfn_kernels.solvers import Coefficients
 
 backends.add_family("discretised", OPERATORS)
 
@@ -111,7 +99,7 @@ def continuous_time_loss(
     tensor(0.)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    bins = checked_bins(num_bins, limits, clip)
+    bins = keywords.checked_bins(num_bins, limits, clip)
     output, to = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, *output)
     *scales, weight = prediction_scalars(library, parametrisation, t, x, dtype, schedule, limits, ("rate",), scale=0.5)
@@ -157,9 +145,9 @@ def discrete_time_loss(
     tensor(True)
     """
     n_steps = checks.integer("n_steps", n_steps, 1)
-    t = step_time(t, step, n_steps)
+    t = keywords.step_time(t, step, n_steps)
     schedule = continuous_schedule(sigma_1, schedule)
-    bins = checked_bins(num_bins, limits, clip)
+    bins = keywords.checked_bins(num_bins, limits, clip)
     output, to = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, *output)
     *scales, alpha = prediction_scalars(
@@ -167,7 +155,7 @@ def discrete_time_loss(
     )
     if n_samples is None and quadrature is None:
         quadrature = 8
-    draws = expectation(x, x.shape, quadrature, n_samples, seed, generator, noise)
+    draws = keywords.expectation(x, x.shape, quadrature, n_samples, seed, generator, noise)
     return library.discretised.loss(x, *output, *scales, None, alpha, False, n_steps, *draws, *bins, *to)
 
 
@@ -196,7 +184,7 @@ def reconstruction_loss(
     tensor(0.)
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    bins = checked_bins(num_bins, limits)
+    bins = keywords.checked_bins(num_bins, limits)
     output, to = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
     library = backends.library(backend, x.device)
     scales = prediction_scalars(library, parametrisation, 1.0, x, checks.compute_dtype(x, *output), schedule, limits)
@@ -247,28 +235,88 @@ def update_sample(
     checks.data("mean", mean)
     choice = checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)
-    bins = checked_bins(num_bins, limits)
+    bins = keywords.checked_bins(num_bins, limits)
     check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
-    known_mask = known_values(known, known_mask, mean, mean.shape)
-    output = {"pred_mean": pred_mean, "pred_log_std": pred_log_std, "mixture_logits": mixture_logits}
-    if choose != "mean":
-        checks.no_gradient(f'a {choose} has none, only choose="mean" has one', **output)
-    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output.values(), mean)
+    known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
+    output = pred_mean, pred_log_std, mixture_logits
+    if choice != MEAN:
+        names = "pred_mean", "pred_log_std", "mixture_logits"
+        checks.no_gradient(f'a {choose} has none, only choose="mean" has one', **dict(zip(names, output, strict=True)))
+    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
     keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
     draws = component_noises(mixture_logits, component_noise, mean.shape)
-    draws = choice_noises(choose, draw_noise, mean.shape, *draws)
-    drawn = Noise(drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws), noise)
-    if choice == MEAN and any(needs(*output.values(), mean)):  # the operator has no gradient for the predictions
+    draws = keywords.choice_noises(choose, draw_noise, mean.shape, *draws)
+    seed = keywords.drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
+    if choice == MEAN and any(needs(*output, mean)):  # the operator has no gradient for the predictions
         normal = normal_of(library, dtype, pred_mean, pred_log_std, mean, scales, bins)
         value = library.discretised.expected_value(*normal, mixture_logits, bins.num_bins, True)
         value = value if known is None else torch.where(known_mask, known.to(value.dtype), value)
-        updated = library.continuous.gaussian_step(mean, keep, value, take, std, *drawn)
+        updated = library.continuous.gaussian_step(mean, keep, value, take, std, seed, noise)
     else:
-        sent, solver = Sent(choice, known, known_mask, draw_noise), Solver(keep, take, std)
-        network = Network(pred_mean, pred_log_std, mixture_logits, mean, *scales)
-        updated = library.discretised.step(*network, *solver, *bins, *sent, component_noise, *drawn, out, None)
-    return updated, updated_precision(precision, alpha, mean)
+        solver, sent = (keep, take, std, None, None), (choice, known, known_mask, draw_noise, component_noise)
+        updated = library.discretised.step(*output, mean, *scales, *solver, *bins, *sent, seed, noise, out, None)
+    return updated, keywords.updated_precision(precision, alpha, mean)
+
+
+@writes("mean", differentiable=False)
+def solver_step(
+    pred_mean: Tensor,
+    pred_log_std: Tensor | None,
+    mean: Tensor,
+    t: Rows,
+    t_next: Rows | None = None,
+    *,
+    num_bins: int,
+    rule: str = "ode1",
+    t_previous: Rows | None = None,
+    previous: Tensor | None = None,
+    coefficients: Coefficients | None = None,
+    mixture_logits: Tensor | None = None,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
+    choose: str = "mean",
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    out: Tensor | None = None,
+    predicted_out: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    draw_noise: Tensor | None = None,
+    component_noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """A sampler's step from time t to t_next: μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ, by the coefficients of a
+    rule of `bfn_kernels.solvers` [derived], where x̂ is chosen of the output distribution at time t: its "mean", as
+    solvers take it, a "sample" or its "mode".
+
+    pred_mean, pred_log_std, mixture_logits and mean: as in `update_sample`. draw_noise and component_noise: of a
+    sample. Everything else, and the result, as in `continuous.solver_step`.
+
+    >>> m = torch.zeros(1, 1)
+    >>> solver_step(m + 0.4, m - 9, m, 0.5, 1.0, rule="sde1", sigma_1=0.1, num_bins=2, noise=m, parametrisation="data")
+    tensor([[0.4500]])
+    """
+    checks.data("mean", mean)
+    choice = checks.choice("choose", choose, CHOICES)
+    schedule = continuous_schedule(sigma_1, schedule)
+    bins = keywords.checked_bins(num_bins, limits)
+    check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
+    if previous is not None:
+        checks.like("previous", previous, "the state", mean)
+    known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
+    output = pred_mean, pred_log_std, mixture_logits
+    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean, previous)
+    scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
+    solver = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
+    draws = component_noises(mixture_logits, component_noise, mean.shape)
+    draws = keywords.choice_noises(choose, draw_noise, mean.shape, *draws)
+    seed = keywords.step_seed(mean, solver.std, seed, generator, noise, *draws)
+    sent = choice, known, known_mask, draw_noise, component_noise
+    return library.discretised.step(*output, mean, *scales, *solver, *bins, *sent, seed, noise, out, predicted_out)
 
 
 def _check_loss(

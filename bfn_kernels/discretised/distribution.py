@@ -8,25 +8,16 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends
-from bfn_kernels.call import checks
-from bfn_kernels.call.keywords import (
-    LOG_STD_MAX,
-    PUBLISHED,
-    STD_RANGE,
-    Limits,
-    checked_bins,
-    drawn_seed,
-    prediction_scalars,
-    read_mean,
-)
+from bfn_kernels.call import checks, keywords
+from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
 from bfn_kernels.call.reduction import NONE
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.discretised import reference
-from bfn_kernels.discretised.arguments import MAX_COMPONENTS, component_noises
-from bfn_kernels.discretised.reference import Normal
 from bfn_kernels.operators import Library
-from bfn_kernels.records import MODE, NO_DRAWS, SAMPLE, Bins, LossTarget, Network
+from bfn_kernels.records import MODE, SAMPLE, Bins, LossTarget
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
+
+MAX_COMPONENTS = 1024
 
 
 def output_distribution(
@@ -56,7 +47,7 @@ def output_distribution(
     (tensor([[0.4000, 0.4000]]), tensor([[0.1226, 0.1226]]), tensor([[0.4375, 0.4375]]))
     """
     schedule = continuous_schedule(sigma_1, schedule)
-    bins = checked_bins(2, limits)
+    bins = keywords.checked_bins(2, limits)
     checks.data("pred_mean", pred_mean)
     if pred_log_std is None and (pred_mean.dim() == 0 or pred_mean.shape[-1] != 2):
         raise ValueError(f"pred_mean must have shape [..., 2] without pred_log_std, got {tuple(pred_mean.shape)}")
@@ -65,7 +56,7 @@ def output_distribution(
     lead = pred_mean.shape[:-1]
     mixed = len(lead) > 0 and isinstance(mean, Tensor) and mean.shape == lead
     shape = lead if mixed else pred_mean.shape
-    mean = read_mean(pred_mean, mean, parametrisation, "pred_mean", shape)
+    mean = keywords.read_mean(pred_mean, mean, parametrisation, "pred_mean", shape)
     library = backends.library(backend, pred_mean.device)
     dtype = checks.compute_dtype(pred_mean, pred_log_std, mean)
     scales = prediction_scalars(library, parametrisation, t, pred_mean, dtype, schedule, limits, dims=len(shape))
@@ -120,7 +111,7 @@ def log_prob(
     checks.like("x", x, "mean", mean, shape)
     checks.no_gradient("only mean, std and mixture_logits have one", x=x)
     library = backends.library(backend, x.device)
-    return -bin_loss(library, x, Normal(mean, std, mixture_logits), num_bins, clip, LossTarget(None, NONE))
+    return -keywords.bin_loss(library, x, (mean, std, mixture_logits), num_bins, clip, LossTarget(None, NONE))
 
 
 def sample(
@@ -148,7 +139,7 @@ def sample(
     checks.no_gradient(
         "a draw has none, only expected_value and log_prob have one", mean=mean, std=std, mixture_logits=mixture_logits
     )
-    seed = drawn_seed(
+    seed = keywords.drawn_seed(
         mean, seed, generator, ("noise", noise, shape), *component_noises(mixture_logits, component_noise, shape)
     )
     library = backends.library(backend, mean.device)
@@ -179,12 +170,6 @@ def mode(
     return library.discretised.choose(mean, std, mixture_logits, num_bins, MODE, None, None, None)
 
 
-def bin_loss(library: Library, x: Tensor, normal: Normal, num_bins: int, clip: bool, to: LossTarget) -> Tensor:
-    """−ln p of the bin that x lies in, under an output distribution whose mean and std are given."""
-    network, bins = Network(*normal, None, None, None), Bins(num_bins, clip, *STD_RANGE, LOG_STD_MAX)
-    return library.discretised.loss(x, *network, None, None, True, 0, *NO_DRAWS, *bins, *to)
-
-
 def normal_of(
     library: Library, dtype: torch.dtype, pred_mean, pred_log_std, mean, scales, bins: Bins
 ) -> tuple[Tensor, Tensor]:
@@ -206,3 +191,26 @@ def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Sequenc
     checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
     checks.like("mixture_logits", mixture_logits, "mean", mean)
     return mean.shape[:-1]
+
+
+def component_noises(mixture_logits: Tensor | None, noise: Tensor | None, shape: Sequence[int]) -> list[tuple]:
+    """The noise that draws a component of a mixture, in the form that `drawn_seed` takes; nothing without a mixture."""
+    if mixture_logits is not None:
+        return [("component_noise", noise, shape)]
+    if noise is not None:
+        raise ValueError("component_noise must be None without mixture_logits")
+    return []
+
+
+def check_output(x, name, pred_mean, pred_log_std, mixture_logits, mean, parametrisation) -> Tensor | None:
+    """Checks the network's output against x; returns the mean, or None if it is not read."""
+    checks.data(name, x)
+    each = x.shape
+    if mixture_logits is not None:
+        checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
+        each = (*x.shape, mixture_logits.shape[-1])
+        checks.like("mixture_logits", mixture_logits, name, x, each)
+    checks.like("pred_mean", pred_mean, name, x, each if pred_log_std is not None else (*each, 2))
+    if pred_log_std is not None:
+        checks.like("pred_log_std", pred_log_std, name, x, each)
+    return keywords.read_mean(x, mean, parametrisation)
