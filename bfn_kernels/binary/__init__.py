@@ -3,13 +3,8 @@ for K = 2 with one number for each variable in the place of two, and all of them
 
 The state of a variable's input distribution is one logit too: d = y₁ − y₀, so that θ₁ = σ(d). A network that reads
 2θ₁ − 1 is given tanh(d/2).
-Shapes: all tensors `[B, ...]`; t and alpha are scalars, `[B]` or any leading part of the data's shape.
-Types: classes 0 and 1 bool, int64, int32 or uint8 (int16 and int8 are copied to int32); logits float32, bfloat16,
-float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
-Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
-Numbers in parentheses: equations of Graves et al. 2023.
-Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed;
-a class out of range is an IndexError on the CPU, and NaN for its variable elsewhere.
+All tensors are `[B, ...]`. Classes are 0 and 1, bool or of a type that `discrete` takes. Types of numbers, random
+numbers and errors: `help(bfn_kernels)`. Numbers in parentheses: equations of Graves et al. 2023.
 """
 
 import torch
@@ -46,9 +41,8 @@ def flow_sample(
 ) -> Tensor:
     """The input distribution after messages up to time t: θ₁ = σ(d), d ~ N(2βs, 4β), β = β₁t², s = 2x − 1 (182, 185).
 
-    x `[B, ...]` classes; t in [0, 1]. output: "probs", or "logits" for d itself, the state. mask: bool, False where x
-    is not read (as for padding) and the result is the prior. Returns a tensor like x in `dtype` (torch's default type
-    if None); noise has that shape. Nothing is differentiable.
+    output: "probs", or "logits" for d itself, the state. Returns a tensor like x in `dtype` (torch's default type if
+    None); noise has that shape. All other arguments are as in `discrete.flow_sample`. Nothing is differentiable.
 
     >>> flow_sample(torch.tensor([1]), 0.0, beta_1=3.0)
     tensor([0.5000])
@@ -148,12 +142,8 @@ def update_sample(
     """One step of ancestral sampling: a class of the output distribution is sent with accuracy α, d' = d + y,
     y ~ N(2αs, 4α), s = 2k − 1 for class k (171).
 
-    output_logits, state `[B, ...]`; the state is differentiable, the logits with `choose="mean"` alone; alpha at least
-    0. choose: what is sent, a "sample" of the output distribution, its "mode", or its "mean" (2p₁ − 1 in the place of
-    s). Where `known_mask` is True, the class `known` is sent instead. `out`, which may be the state itself, receives
-    the new state, and `theta_out`, of any of the types, its θ₁, which the network sees next, as `theta` gives it; no
-    gradient then. noise: normals of the sender; draw_noise: uniforms that draw the class. All have the state's shape.
-    Returns logits in the state's type.
+    All tensors have the state's shape, and choose="mean" sends 2p₁ − 1 in the place of s; `theta_out` receives the new
+    state's θ₁. Everything else as in `discrete.update_sample`. Returns logits in the state's type.
 
     >>> d = torch.zeros(1)
     >>> update_sample(torch.tensor([2.0]), d, 0.5, choose="mode", noise=d)
@@ -221,9 +211,7 @@ def continuous_time_loss(
 ) -> Tensor:
     """L∞ in nats: 4β₁t·(1 − p_x)² per variable, p₁ = σ(logits) (205); 2β'(t) for another schedule.
 
-    x `[B, ...]` classes; logits `[B, ...]`, differentiable; t in [0, 1]. mask: bool, of x's leading dimensions or
-    broadcastable to it, False where a variable costs nothing and its x is not looked at. reduction: "mean" over
-    variables, "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
+    x and logits `[B, ...]`. Everything else as in `discrete.continuous_time_loss`.
 
     >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1), 0.5, beta_1=3.0)
     tensor(1.5000)
@@ -256,11 +244,10 @@ def discrete_time_loss(
 ) -> Tensor:
     """L_n in nats: n·E[ln p_S(y) − ln p_R(y)] per variable, with α_i, i = n·t + 1 (189, 190, 193).
 
-    n_steps: n. step: i from 1 to n, an int or integers shaped as t may be, in the place of t; a t that is no (i − 1)/n
-    is refused on the CPU and costs NaN elsewhere. receiver: "joint", the paper's, or "factorised", a mixture for each
-    of two coordinates of y, which the published code evaluates. The expectation is a Gauss–Hermite sum over
-    `quadrature` nodes (8 unless n_samples is given), or the mean of `n_samples` draws, each of one normal per variable
-    (noise `[n_samples, B, ...]`). Everything else as in `continuous_time_loss`, to which it tends as n grows.
+    receiver: "joint", the paper's, or "factorised", a mixture for each of two coordinates of y, which the published
+    code evaluates. The expectation is a Gauss–Hermite sum over `quadrature` nodes (8 unless n_samples is given), or the
+    mean of `n_samples` draws, each of one normal per variable (noise `[n_samples, B, ...]`). Everything else as in
+    `discrete.discrete_time_loss`.
 
     >>> discrete_time_loss(torch.tensor([1]), torch.zeros(1), 0.0, n_steps=9, beta_1=3.0)
     tensor(0.1637)
@@ -279,12 +266,7 @@ def discrete_time_loss(
 
 
 def reconstruction_loss(
-    x: Tensor,
-    logits: Tensor,
-    *,
-    mask: Tensor | None = None,
-    reduction: str = "mean",
-    backend: str | None = None,
+    x: Tensor, logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean", backend: str | None = None
 ) -> Tensor:
     """The cost in nats of x after the last message, the network having seen t = 1: −ln p_x.
 

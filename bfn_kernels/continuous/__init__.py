@@ -1,10 +1,7 @@
 """Ops of continuous data. The input distribution of a variable is a normal with a mean and a precision per row.
 
-Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]` or any leading part of the data's shape.
-Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
-Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
-Numbers in parentheses: equations of Graves et al. 2023.
-Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed.
+Data are `[B, ...]`. Types, random numbers and errors: `help(bfn_kernels)`. Numbers in parentheses: equations of Graves
+et al. 2023.
 """
 
 import math
@@ -265,8 +262,8 @@ def continuous_time_loss(
 
     x, prediction, mean `[B, ...]`, all differentiable; t in [0, 1]. `parametrisation="noise"`: x̂ is made of the
     prediction and the mean, as by `predict_data`, whose limits these are; "data": the prediction is x̂, and mean may be
-    None. clip: the range
-    of the data, which x̂ is clipped to and an x outside of which is refused on the CPU; None for data without bounds.
+    None. clip: the range of the data, which x̂ is clipped to and an x outside of which is refused on the CPU; None for
+    data without bounds.
     mask: bool, of the leading dimensions or broadcastable, False where a variable costs nothing and its x is not looked
     at. reduction: "mean" over variables, "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
 

@@ -1,13 +1,8 @@
 """Ops of discrete data: one of K classes per variable. The state of a variable's input distribution is logits.
 
-Shapes: classes `[B, ...]`, numbers per class `[B, ..., K]`; t and alpha are scalars, `[B]` or any leading part of
-the classes' shape.
-Types: classes int64, int32 or uint8 (int16 and int8 are copied to int32); logits float32, bfloat16, float16 or float64;
-arithmetic in float32 (float64 for float64), one rounding at the end.
-Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
-Numbers in parentheses: equations of Graves et al. 2023.
-Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed;
-a class out of range is an IndexError on the CPU, and NaN for its variable elsewhere.
+Classes are `[B, ...]`, of int64, int32 or uint8 (int16 and int8 are copied to int32), and numbers per class are
+`[B, ..., K]`. Types of numbers, random numbers and errors: `help(bfn_kernels)`. Numbers in parentheses: equations of
+Graves et al. 2023.
 """
 
 from typing import Any
@@ -296,12 +291,7 @@ def discrete_time_loss(
 
 
 def reconstruction_loss(
-    x: Tensor,
-    logits: Tensor,
-    *,
-    mask: Tensor | None = None,
-    reduction: str = "mean",
-    backend: str | None = None,
+    x: Tensor, logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean", backend: str | None = None
 ) -> Tensor:
     """The cost in nats of x after the last message, the network having seen t = 1: −ln p_x.
 

@@ -9,11 +9,8 @@ predictions, or mean and std, then have that shape too, and the logits are diffe
 With `pred_log_std=None`, `pred_mean` is both predictions as networks put them out, stacked in a last dimension of two,
 `[B, ..., 2]` or `[B, ..., M, 2]`, and so is its gradient, at the cost of two tensors; `unbind` costs a pass more.
 
-Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]` or any leading part of the data's shape.
-Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
-Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
-Numbers in parentheses: equations of Graves et al. 2023.
-Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed.
+Data are `[B, ...]`. Types, random numbers and errors: `help(bfn_kernels)`. Numbers in parentheses: equations of Graves
+et al. 2023.
 """
 
 import torch
@@ -90,9 +87,8 @@ def continuous_time_loss(
     x, pred_mean, pred_log_std, mean `[B, ...]`; the predictions are differentiable; t in [0, 1]; x in [−1, 1], refused
     outside on the CPU (`from_levels` makes bin centres of levels 0 … K − 1).
     `parametrisation="noise"`: the predictions are of the noise (105, 106); "data": of the data, and mean may be None.
-    limits: `bfn_kernels.Limits` of the predictions' std, and of t.
-    mask: bool, of the leading dimensions or broadcastable, False where a variable costs nothing and its x is not looked
-    at. reduction: "mean" over variables, "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
+    limits: `bfn_kernels.Limits` of the predictions' std, and of t. mask, reduction and the result are as in
+    `continuous.continuous_time_loss`.
 
     >>> x, s = torch.full((1, 2), 0.5), torch.full((1, 2), -3.0)
     >>> continuous_time_loss(x, x, s, None, 0.5, sigma_1=0.1, num_bins=2, parametrisation="data")
@@ -133,11 +129,10 @@ def discrete_time_loss(
 ) -> Tensor:
     """L_n in nats: n·E_ε[−ε²/2 − ln Σ_k p_k·exp(−(y − c_k)²/2τ²)], y = x + τε, τ² = 1/α_i, i = n·t + 1 (113–119).
 
-    n_steps: n. step: i from 1 to n, an int or integers shaped as t may be, in the place of t; a t that is no (i − 1)/n
-    is refused on the CPU and costs NaN elsewhere. The expectation is a Gauss–Hermite sum over `quadrature` nodes (8
-    unless n_samples is given), or the mean of `n_samples` draws, as published (noise: `[n_samples, B, ...]`). Measured,
-    the error of a step relative to 1 plus its loss is, in 95 % of the variables and at worst, 2e-3 and 1e-2 with 4
-    nodes, 2e-4 and 2e-3 with 8, 2e-5 and 5e-4 with 16, 1e-6 and 5e-5 with 32, and 0.2 and 0.7 with ten draws.
+    n_steps, step and t: as in `continuous.discrete_time_loss`. The expectation is a Gauss–Hermite sum over `quadrature`
+    nodes (8 unless n_samples is given), or the mean of `n_samples` draws, as published (noise: `[n_samples, B, ...]`).
+    Measured, the error of a step relative to 1 plus its loss is, in 95 % of the variables and at worst, 2e-3 and 1e-2
+    with 4 nodes, 2e-4 and 2e-3 with 8, 2e-5 and 5e-4 with 16, 1e-6 and 5e-5 with 32, and 0.2 and 0.7 with ten draws.
     Everything else as in `continuous_time_loss`, to which it tends as n grows.
 
     >>> x, s = torch.full((1, 2), 0.5), torch.full((1, 2), -9.0)
@@ -221,11 +216,9 @@ def update_sample(
     mean updated, ρ' = ρ + α, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε.
 
     pred_mean, pred_log_std, mean `[B, ...]`; the mean is differentiable, the predictions with `choose="mean"` alone.
-    limits and a pred_log_std of None: as in `continuous_time_loss`.
-    choose: what is sent, a "sample" of the output distribution, its "mode" or its "mean". Where `known_mask` is True
-    `known` is sent instead. `out`, which may be mean itself, receives the mean; no gradient then. noise: normals of
-    the sender; draw_noise: normals that draw the value; component_noise: uniforms that draw the component of a mixture.
-    Returns the mean in the mean's type and the precision (a float if both were).
+    limits and a pred_log_std of None: as in `continuous_time_loss`. choose: what is sent, a "sample" of the output
+    distribution, its "mode" or its "mean". draw_noise: normals that draw the value; component_noise: uniforms that draw
+    the component of a mixture. Everything else, and the result, as in `continuous.update_sample`.
 
     >>> m = torch.zeros(1, 1)
     >>> update_sample(m + 0.4, m - 9, m, 1.0, 0.5, 3.0, sigma_1=0.1, num_bins=2, noise=m, choose="mode",

@@ -147,12 +147,7 @@ def sample(
 
 
 def mode(
-    mean: Tensor,
-    std: Tensor,
-    *,
-    num_bins: int,
-    mixture_logits: Tensor | None = None,
-    backend: str | None = None,
+    mean: Tensor, std: Tensor, *, num_bins: int, mixture_logits: Tensor | None = None, backend: str | None = None
 ) -> Tensor:
     """The centre of the likeliest bin of the clipped output distribution; of a mixture, all K bins are tried.
 
