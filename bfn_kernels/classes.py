@@ -127,8 +127,8 @@ class Family(NamedTuple):
         solver = solvers.step_scalars(
             coefficients, rule, schedule, times, previous, state, dtype, dims, self.scale(state)
         )
-        guidance = solvers.guidance_scalars(temperature, unconditional, guidance, state, dtype, dims)
+        guided = solvers.guidance_scalars(temperature, unconditional, guidance, state, dtype, dims)
         draws = choice_noises(message[0], draw_noise, lead)
         seed = step_seed(state, solver.std, seed, generator, noise, *draws)
         step = getattr(library, self.name).step
-        return step(output_logits, state, *solver, *guidance, *sent, seed, noise, *outputs)
+        return step(output_logits, state, *solver, *guided, *sent, seed, noise, *outputs)

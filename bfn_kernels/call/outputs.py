@@ -59,7 +59,7 @@ def _check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
         itself, called = may_be.get(name, ("", ""))
         written = _memory(out)
         for other, place in read.items():
-            if written is None or place is None or written[0] >= place[1] or place[0] >= written[1]:
+            if written[0] >= place[1] or place[0] >= written[1]:
                 continue
             if other != itself or written != place or _dims(out) != _dims(tensors[other]):
                 allowed = f"be {called} itself or " if itself else ""
@@ -85,19 +85,15 @@ def _check_output(name: str, out: Tensor, state: Tensor, inputs: dict[str, Tenso
         raise TypeError(f"out must be {state.dtype} as the state is, got {out.dtype}")
     if torch.is_grad_enabled():
         checks.no_gradient(f"writing into {name} leaves none", **{name: out}, **inputs)
-    if not torch.compiler.is_compiling():  # the compiler cannot trace this check, and writes into its own copies
-        _check_kind(name, out)
+    if not torch.compiler.is_compiling():  # the compiler cannot trace these checks, and writes into its own copies
+        if out.layout != torch.strided or out.is_neg():
+            raise ValueError(f"{name} must be a plain tensor, got a sparse one or a view that negates what it shows")
+        if out.is_inference() and not torch.is_inference_mode_enabled():
+            raise ValueError(
+                f"{name} must not be a tensor of inference mode outside of it, where autograd cannot follow it"
+            )
     if _overlaps_itself(out):
         raise ValueError(f"{name} must have a place of its own for every element, got strides {out.stride()}")
-
-
-def _check_kind(name: str, out: Tensor) -> None:
-    if out.layout != torch.strided or out.is_neg():
-        raise ValueError(f"{name} must be a plain tensor, got a sparse one or a view that negates what it shows")
-    if out.is_inference() and not torch.is_inference_mode_enabled():
-        raise ValueError(
-            f"{name} must not be a tensor of inference mode outside of it, where autograd cannot follow it"
-        )
 
 
 def _dims(x: Tensor) -> list[tuple[int, int]]:
@@ -115,17 +111,13 @@ def _overlaps_itself(x: Tensor) -> bool:
     return False
 
 
-def _memory(x: Tensor) -> tuple[int, int] | None:
-    """The address of the first element and the one behind the last; None if the tensor has no memory, as fakes have."""
-    count = x.numel()
-    if count == 0 or x.is_meta:
-        return None
+def _memory(x: Tensor) -> tuple[int, int]:
+    """The address of the first element and the one behind the last; nothing, (0, 0), for a tensor without memory."""
     try:
-        first = x.data_ptr()
+        first = 0 if x.is_meta else x.data_ptr()  # of a fake 0 too
     except RuntimeError:  # a tensor without storage
-        return None
-    if first == 0:  # a fake
-        return None
-    if not x.is_contiguous():
-        count = 1 + sum(stride * (size - 1) for stride, size in _dims(x))
+        first = 0
+    if first == 0 or x.numel() == 0:
+        return 0, 0
+    count = x.numel() if x.is_contiguous() else 1 + sum(stride * (size - 1) for stride, size in _dims(x))
     return first, first + count * x.element_size()

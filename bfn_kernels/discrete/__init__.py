@@ -286,7 +286,7 @@ def discrete_time_loss(
     schedule = discrete_schedule(beta_1, schedule)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
     (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
-    draws = keywords.expectation(logits, logits.shape, quadrature, n_samples, seed, generator, noise)
+    draws = keywords.expectation(logits, quadrature, n_samples, seed, generator, noise)
     return library.discrete.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, *to)
 
 

@@ -150,7 +150,7 @@ def discrete_time_loss(
     )
     if n_samples is None and quadrature is None:
         quadrature = 8
-    draws = keywords.expectation(x, x.shape, quadrature, n_samples, seed, generator, noise)
+    draws = keywords.expectation(x, quadrature, n_samples, seed, generator, noise)
     return library.discretised.loss(x, *output, *scales, None, alpha, False, n_steps, *draws, *bins, *to)
 
 
