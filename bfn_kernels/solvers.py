@@ -256,16 +256,18 @@ def step_scalars(
         given = coefficients(rule, schedule, *_checked_times(rule, times, shape, state))
     elif not isinstance(given, Coefficients):
         raise TypeError(f"coefficients must be bfn_kernels.solvers.Coefficients, got {type(given).__name__}")
+    elif not times[1] is times[2] is None:
+        raise ValueError("t_next and t_previous must be None where coefficients are given")
     else:
-        if not times[1] is times[2] is None:
-            raise ValueError("t_next and t_previous must be None where coefficients are given")
-        for name, value in given._asdict().items():
-            if value is not None:
-                low = 0 if name == "variance" else -math.inf
-                given = given._replace(**{name: checks.rows(f"coefficients.{name}", value, shape, state, low)})
+        checked: list[Any] = []
+        for name, value in zip(given._fields, given, strict=True):
+            low = 0 if name == "variance" else -math.inf
+            checked.append(value if value is None else checks.rows(f"coefficients.{name}", value, shape, state, low))
+        given = Coefficients(*checked)
     if (given.extrapolation is None) != (previous is None):
         raise ValueError("previous must be given together with t_previous or the extrapolation of coefficients")
-    made: list[Any] = [*given._replace(variance=None if given.variance is None else (scale * given.variance) ** 0.5)]
+    std = None if given.variance is None else (scale * given.variance) ** 0.5
+    made: Any = [given.keep, given.take, std, given.extrapolation]
     if any(number is not None and number.requires_grad for number in made):
         raise ValueError("schedule, times and coefficients must not require a gradient, since none is defined for them")
     keep, take, std, extrapolation = (number if number is None else number.to(dtype) for number in made)
