@@ -4,7 +4,7 @@ A state of discrete data has a last dimension for the classes, and a state of bi
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ from torch import Tensor
 from bfn_kernels import backends, solvers
 from bfn_kernels.autograd import needs
 from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import Seed, choice_noises, drawn_seed, known_values, step_seed
+from bfn_kernels.call.keywords import Seed, Target, choice_noises, drawn_seed, known_values, step_seed
 from bfn_kernels.call.rows import Rows
-from bfn_kernels.records import CHOICES, MEAN, NO_GUIDANCE, LossTarget, Sent
+from bfn_kernels.records import CHOICES, NO_GUIDANCE
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 
@@ -52,15 +52,28 @@ class Family(NamedTuple):
         (checks.data if self.binary else checks.logits)("state", state)
         checks.like("output_logits", output_logits, "state", state)
 
-    def sent(self, state: Tensor, message: Message, draw_noise: Tensor | None) -> Sent:
+    def sent(self, state: Tensor, message: Message, draw_noise: Tensor | None) -> tuple:
+        """The fields of the record `Sent`."""
         choose, known, known_mask = message
         choice = checks.choice("choose", choose, CHOICES)
         if known is not None:
             known = checks.classes("known", known, booleans=self.binary)
-        return Sent(choice, known, known_values(known, known_mask, state, self.lead(state)), draw_noise)
+        return choice, known, known_values(known, known_mask, state, self.lead(state)), draw_noise
 
-    def check_loss(self, x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str) -> tuple[Tensor, LossTarget]:
-        """The checks that the losses share; returns classes as operators take them, and the target of the loss."""
+    def check_message(self, x: Tensor, dtype: torch.dtype | None, backend: str | None) -> tuple:
+        """The checks that flows and messages share; returns classes as operators take them, the library that serves the
+        call, the type of the message, torch's default one if it is None, and the type of the arithmetic."""
+        x = checks.classes("x", x, booleans=self.binary)
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        if dtype not in checks.FLOATS:
+            raise TypeError(f"dtype must be one of {list(checks.FLOATS)}, got {dtype}")
+        return x, backends.library(backend, x.device), dtype, torch.float64 if dtype == torch.float64 else torch.float32
+
+    def check_loss(
+        self, x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str, backend: str | None
+    ) -> tuple[Tensor, Any, Target]:
+        """The checks that the losses share; returns classes as operators take them, the library that serves the call,
+        and the target of the loss."""
         x = checks.classes("x", x, booleans=self.binary)
         if self.binary:
             checks.like("logits", logits, "x", x)
@@ -71,7 +84,7 @@ class Family(NamedTuple):
                 raise ValueError(f"x must have shape {want}, that of logits without K, got {tuple(x.shape)}")
             checks.same_device("x", x, "logits", logits)
         how = checks.choice("reduction", reduction, checks.REDUCTIONS)
-        return x, LossTarget(checks.mask("mask", mask, "x", x, x.shape), how)
+        return x, backends.library(backend, x.device), (checks.mask("mask", mask, "x", x, x.shape), how)
 
     def update_sample(
         self,
@@ -87,14 +100,14 @@ class Family(NamedTuple):
         self.check_state(state, output_logits)
         seed, generator, noise, draw_noise = random
         sent, lead = self.sent(state, message, draw_noise), self.lead(state)
-        if sent.choice != MEAN:
-            checks.no_gradient(f'a {message[0]} has none, only choose="mean" has one', output_logits=output_logits)
-        library = backends.library(backend, state.device)
-        if sent.choice == MEAN and any(needs(output_logits)):
+        library, choose = backends.library(backend, state.device), message[0]
+        if choose != "mean":
+            checks.no_gradient(f'a {choose} has none, only choose="mean" has one', output_logits=output_logits)
+        elif any(needs(output_logits)):
             library = backends.REFERENCE  # the only one that has this gradient
         dtype = checks.compute_dtype(output_logits, state)
         scalars = rows.scalars(library, rows.MESSAGE, alpha, state, dtype, dims=len(lead), scale=self.scale(state))
-        draws = choice_noises(message[0], draw_noise, lead)
+        draws = choice_noises(choose, draw_noise, lead)
         seed = drawn_seed(state, seed, generator, ("noise", noise, state.shape), *draws)
         step = getattr(library, self.name).step
         solver = None, *scalars, None, None  # as a tuple, which is made faster than a record

@@ -157,7 +157,7 @@ def _tensor_of(seed: int, device: torch.device) -> Tensor:
     if torch.compiler.is_compiling():
         # compiled code holds a changing int in an int64, where _signed would overflow; two halves of the seed do not
         return _join_seed(seed % 2**32, seed // 2**32 % 2**32, device)
-    return torch.full((), _signed(seed), dtype=torch.int64, device=device)
+    return torch.scalar_tensor(_signed(seed), dtype=torch.int64, device=device)
 
 
 @torch.library.custom_op(f"{__package__}::join_seed", mutates_args=())

@@ -175,11 +175,8 @@ def rule_of(name: str) -> Rule:
     return RULES[name]
 
 
-def _wide(t: float | Tensor) -> Tensor:
-    return t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
-
-
-def flow_at(schedule: Any, t: Tensor) -> Mean | Accuracy:
+def flow_at(schedule: Any, t: float | Tensor) -> Mean | Accuracy:
+    t = t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
     of_mean, of_classes = (callable(getattr(schedule, name, None)) for name in ("gamma", "beta"))
     if of_mean == of_classes:
         raise ValueError(f"schedule must have one of the methods gamma and beta, and {schedule!r} has both or none")
@@ -205,13 +202,13 @@ def coefficients(
     step = rule_of(rule)
     if step.order == 1 and t_previous is not None:
         raise ValueError(f"t_previous must be None with rule={rule!r}, which is of first order, got {t_previous}")
-    here, there = flow_at(schedule, _wide(t)), flow_at(schedule, _wide(t_next))
+    here, there = flow_at(schedule, t), flow_at(schedule, t_next)
     of_mean = isinstance(here, Mean)
     made: Coefficients = (step.continuous if of_mean else step.classes)(here, there)  # type: ignore[arg-type]
     if t_previous is None:
         return made
     ahead: Any = step.ahead if of_mean else step.classes_ahead
-    return made._replace(extrapolation=ahead(flow_at(schedule, _wide(t_previous)), here, there))
+    return made._replace(extrapolation=ahead(flow_at(schedule, t_previous), here, there))
 
 
 def start_variance(schedule: Any, t: float | Tensor) -> Tensor:
@@ -222,7 +219,7 @@ def start_variance(schedule: Any, t: float | Tensor) -> Tensor:
     >>> start_variance(QuadraticAccuracy(3.0), 0.1)
     tensor(0.0300, dtype=torch.float64)
     """
-    flow = flow_at(schedule, _wide(t))
+    flow = flow_at(schedule, t)
     return flow.gamma * flow.rest if isinstance(flow, Mean) else flow.beta
 
 

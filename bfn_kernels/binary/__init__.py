@@ -47,11 +47,9 @@ def flow_sample(
     >>> flow_sample(torch.tensor([1]), 0.0, beta_1=3.0)
     tensor([0.5000])
     """
-    x = checks.classes("x", x, booleans=True)
+    x, library, dtype, work = FAMILY.check_message(x, dtype, backend)
     checks.choice("output", output, ("probs", "logits"))
     schedule = discrete_schedule(beta_1, schedule)
-    dtype, work = keywords.message_types(dtype)
-    library = backends.library(backend, x.device)
     scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, work, schedule, scale=4)
     x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
     seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, x.shape))
@@ -76,9 +74,7 @@ def sender_sample(
     >>> sender_sample(torch.tensor([1, 0]), 0.5, noise=torch.zeros(2))
     tensor([ 1., -1.])
     """
-    x = checks.classes("x", x, booleans=True)
-    dtype, work = keywords.message_types(dtype)
-    library = backends.library(backend, x.device)
+    x, library, dtype, work = FAMILY.check_message(x, dtype, backend)
     message = rows.scalars(library, rows.MESSAGE, alpha, x, work, scale=4)
     seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.binary.sender_sample(x, *message, False, seed, noise, dtype)
@@ -216,9 +212,9 @@ def continuous_time_loss(
     >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1), 0.5, beta_1=3.0)
     tensor(1.5000)
     """
-    x, to = FAMILY.check_loss(x, logits, mask, reduction)
+    x, library, to = FAMILY.check_loss(x, logits, mask, reduction, backend)
     schedule = discrete_schedule(beta_1, schedule)
-    library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
+    dtype = checks.compute_dtype(logits)
     (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=2)
     return library.binary.loss(x, logits, weight, *to)
 
@@ -255,11 +251,11 @@ def discrete_time_loss(
     n_steps = checks.integer("n_steps", n_steps, 1)
     t = keywords.step_time(t, step, n_steps)
     which = checks.choice("receiver", receiver, RECEIVERS)
-    x, to = FAMILY.check_loss(x, logits, mask, reduction)
+    x, library, to = FAMILY.check_loss(x, logits, mask, reduction, backend)
     if n_samples is None and quadrature is None:
         quadrature = 8
     schedule = discrete_schedule(beta_1, schedule)
-    library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
+    dtype = checks.compute_dtype(logits)
     (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
     draws = keywords.expectation(logits, quadrature, n_samples, seed, generator, noise)
     return library.binary.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, *to)
@@ -275,5 +271,5 @@ def reconstruction_loss(
     >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1))
     tensor(0.6931)
     """
-    x, to = FAMILY.check_loss(x, logits, mask, reduction)
-    return backends.library(backend, x.device).binary.loss(x, logits, None, *to)
+    x, library, to = FAMILY.check_loss(x, logits, mask, reduction, backend)
+    return library.binary.loss(x, logits, None, *to)

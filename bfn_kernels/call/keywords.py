@@ -11,8 +11,8 @@ from bfn_kernels import noise as random
 from bfn_kernels.call import checks, rows
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.operators import Library
-from bfn_kernels.records import NO_DRAWS, Bins, Draws, LossTarget
-from bfn_kernels.schedules import ContinuousSchedule
+from bfn_kernels.records import NO_DRAWS, Bins, Draws
+from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 MAX_NODES = 128
 ExplicitNoise = tuple[str, Tensor | None, Sequence[int]]  # its name, and the shape that it must have
@@ -20,6 +20,9 @@ STEPS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 PARAMETRISATIONS = ("noise", "data")
 
+# The fields of a LossTarget, as a plain tuple, which is made faster than a record: where a loss counts a variable, and
+# the place of its reduction.
+Target = tuple[Tensor | None, int]
 Seed = int | Tensor | None
 Generator = torch.Generator | None
 
@@ -69,7 +72,7 @@ def checked_bins(num_bins: int, limits: Limits, clip: bool = True) -> Bins:
 
 
 def bin_loss(
-    library: Library, x: Tensor, normal: tuple[Tensor, Tensor, Tensor | None], num_bins: int, clip: bool, to: LossTarget
+    library: Library, x: Tensor, normal: tuple[Tensor, Tensor, Tensor | None], num_bins: int, clip: bool, to: Target
 ) -> Tensor:
     """−ln p of the bin that x lies in, under an output distribution of this mean, std and logits of a mixture."""
     bins = num_bins, clip, *STD_RANGE, LOG_STD_MAX
@@ -138,14 +141,6 @@ def expectation(
     return Draws(None, None, n_samples, seed, noise)
 
 
-def message_types(dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]:
-    """The type of a message about classes, torch's default one if it is None, and the type of its arithmetic."""
-    dtype = torch.get_default_dtype() if dtype is None else dtype
-    if dtype not in checks.FLOATS:
-        raise TypeError(f"dtype must be one of {list(checks.FLOATS)}, got {dtype}")
-    return dtype, torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def known_values(known: Tensor | None, known_mask: Tensor | None, like: Tensor, shape: Sequence[int]) -> Tensor | None:
     """The mask with as many dimensions as `shape`, or None. `known=` and `known_mask=` must be passed together: where
     the mask is True, the known value is sent instead."""
@@ -181,13 +176,14 @@ def prediction_scalars(
     t: Rows,
     x: Tensor,
     dtype: torch.dtype,
-    schedule: ContinuousSchedule,
+    sigma_1: float | None,
+    schedule: ContinuousSchedule | None,
     limits: Limits,
     wanted: Sequence[str] = (),
     **numbers,
 ) -> Any:
     """mean_scale and noise_scale, each None if the network predicts the data itself, then the wanted row scalars."""
-    t_min = checked_limits(limits).t_min
+    t_min, schedule = checked_limits(limits).t_min, continuous_schedule(sigma_1, schedule)
     if parametrisation == "data":
         return None, None, *rows.scalars(library, wanted, t, x, dtype, schedule, **numbers)
     return rows.scalars(library, (*rows.FLOW, *wanted), t, x, dtype, schedule, t_min=t_min, **numbers)

@@ -71,11 +71,9 @@ def _tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
     """The tensors among the arguments, and within those that have several."""
     found = {}
     for name, value in arguments.items():
-        if isinstance(value, Tensor):
-            found[name] = value
-        elif isinstance(value, Coefficients):
-            parts = {f"{name}.{part}": each for part, each in value._asdict().items()}
-            found.update({part: each for part, each in parts.items() if isinstance(each, Tensor)})
+        several = isinstance(value, Coefficients)
+        parts = {f"{name}.{part}": each for part, each in value._asdict().items()} if several else {name: value}
+        found.update({part: each for part, each in parts.items() if isinstance(each, Tensor)})
     return found
 
 

@@ -167,7 +167,7 @@ def _operator_input(value: float | Tensor, data: Tensor, high: float = math.inf)
     """The value as a tensor that the operator takes. None for subclasses of Tensor, which the formulas serve, and for
     wrong values, which `checks` refuses with a better message."""
     if type(value) is float or (type(value) is int and value < 2**63):
-        return torch.full((), float(value), dtype=torch.float64, device=data.device) if 0 <= value <= high else None
+        return torch.scalar_tensor(value, dtype=torch.float64, device=data.device) if 0 <= value <= high else None
     if type(value) is not Tensor and (not isinstance(value, Tensor) or has_torch_function((value,))):
         return None
     if value.dtype in (torch.bfloat16, torch.float16):

@@ -14,12 +14,11 @@ from torch import Tensor
 from bfn_kernels import backends, solvers
 from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.keywords import PARAMETRISATIONS as PARAMETRISATIONS
-from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
+from bfn_kernels.call.keywords import PUBLISHED, Limits, Target, prediction_scalars
 from bfn_kernels.call.outputs import writes
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.continuous.operators import OPERATORS
-from bfn_kernels.records import LossTarget, Prediction
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 from bfn_kernels.solvers import Coefficients
 
@@ -142,10 +141,9 @@ def update_sample(
     scales: Any = (None, None)
     low, high = -math.inf, math.inf
     if t is not None:
-        schedule = continuous_schedule(sigma_1, schedule)
         checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
         low, high = checks.interval("clip", clip)
-        scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
+        scales = prediction_scalars(library, parametrisation, t, mean, dtype, sigma_1, schedule, limits)
     elif not (sigma_1 is schedule is None and (parametrisation, limits, clip) == ("noise", PUBLISHED, (-1, 1))):
         raise ValueError("t must be given with sigma_1, schedule, parametrisation, limits or clip, got None")
     keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
@@ -208,7 +206,7 @@ def solver_step(
     low, high = checks.interval("clip", clip)
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(prediction, mean, previous)
-    scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
+    scales = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)
     solver = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
     seed = keywords.step_seed(mean, solver.std, seed, generator, noise)
     sent = known, known_mask, seed, noise, out, predicted_out
@@ -236,11 +234,10 @@ def predict_data(
     """
     checks.data("noise_pred", noise_pred)
     checks.like("mean", mean, "noise_pred", noise_pred)
-    schedule = continuous_schedule(sigma_1, schedule)
-    clip = checks.interval("clip", clip)
+    ends = checks.interval("clip", clip)
     library, dtype = backends.library(backend, noise_pred.device), checks.compute_dtype(noise_pred, mean)
-    mean_scale, noise_scale = prediction_scalars(library, "noise", t, mean, dtype, schedule, limits)
-    return library.continuous.predict_data(*Prediction(noise_pred, mean, mean_scale, noise_scale, *clip))
+    scales = prediction_scalars(library, "noise", t, mean, dtype, sigma_1, schedule, limits)
+    return library.continuous.predict_data(noise_pred, mean, *scales, *ends)
 
 
 def continuous_time_loss(
@@ -271,13 +268,11 @@ def continuous_time_loss(
     >>> continuous_time_loss(x, x + 1, None, 0.5, sigma_1=0.1, parametrisation="data")
     tensor(23.0259)
     """
-    schedule = continuous_schedule(sigma_1, schedule)
-    mean, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
-    library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean)
-    mean_scale, noise_scale, weight = prediction_scalars(
-        library, parametrisation, t, x, dtype, schedule, limits, ("rate",), scale=0.5
+    mean, library, dtype, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
+    *scales, weight = prediction_scalars(
+        library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("rate",), scale=0.5
     )
-    network = Prediction(prediction, mean, mean_scale, noise_scale, *checks.interval("clip", clip))
+    network = prediction, mean, *scales, *checks.interval("clip", clip)
     return library.continuous.squared_loss(x, *network, weight, None, *to)
 
 
@@ -310,13 +305,11 @@ def discrete_time_loss(
     """
     n_steps = checks.integer("n_steps", n_steps, 1)
     t = keywords.step_time(t, step, n_steps)
-    schedule = continuous_schedule(sigma_1, schedule)
-    mean, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
-    library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean)
-    mean_scale, noise_scale, weight = prediction_scalars(
-        library, parametrisation, t, x, dtype, schedule, limits, ("alpha",), n_steps=n_steps, scale=n_steps / 2
+    mean, library, dtype, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
+    *scales, weight = prediction_scalars(
+        library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("alpha",), n_steps=n_steps, scale=n_steps / 2
     )
-    network = Prediction(prediction, mean, mean_scale, noise_scale, *checks.interval("clip", clip))
+    network = prediction, mean, *scales, *checks.interval("clip", clip)
     return library.continuous.squared_loss(x, *network, weight, None, *to)
 
 
@@ -348,33 +341,35 @@ def reconstruction_loss(
     >>> reconstruction_loss(x, x, None, sigma_1=0.1, std=0.07, num_bins=16, parametrisation="data")
     tensor(0.7702)
     """
-    schedule = continuous_schedule(sigma_1, schedule)
-    mean, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
-    clip = checks.interval("clip", clip)
-    library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean)
+    mean, library, dtype, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
+    low, high = checks.interval("clip", clip)
     of_normal = ("half_precision", "log_normaliser") if num_bins is None else ("std",)
     wanted = of_normal if std is None else ()
     mean_scale, noise_scale, *normal = prediction_scalars(
-        library, parametrisation, 1.0, x, dtype, schedule, limits, wanted
+        library, parametrisation, 1.0, x, dtype, sigma_1, schedule, limits, wanted
     )
     if std is not None:
         variance = checks.number("std", std, *keywords.STD_RANGE) ** 2
         given = SimpleNamespace(gamma=lambda t: (1 - variance, torch.full_like(t, variance)))
         normal = rows.scalars(library, of_normal, 1.0, x, dtype, given)
-    network = Prediction(prediction, mean, mean_scale, noise_scale, *clip)
+    network = mean, mean_scale, noise_scale, low, high
     if num_bins is None:
-        return library.continuous.squared_loss(x, *network, *normal, *to)
+        return library.continuous.squared_loss(x, prediction, *network, *normal, *to)
     num_bins = checks.integer("num_bins", num_bins, 2)
     checks.no_gradient("with num_bins only prediction and mean have one", x=x)
     # x̂ has the type of its prediction, and is no result that should be rounded
-    x_hat = library.continuous.predict_data(*network._replace(prediction=prediction.to(dtype)))
+    x_hat = library.continuous.predict_data(prediction.to(dtype), *network)
     return keywords.bin_loss(library, x, (x_hat, normal[0], None), num_bins, True, to)
 
 
-def _check_loss(x, prediction, mean, parametrisation, mask, reduction) -> tuple[Tensor | None, LossTarget]:
-    """The checks that the losses share; returns the mean that operators read, and the target of the loss."""
+def _check_loss(
+    x: Tensor, prediction: Tensor, mean: Tensor | None, parametrisation: str, mask, reduction: str, backend: str | None
+) -> tuple[Tensor | None, Any, torch.dtype, Target]:
+    """The checks that the losses share; returns the mean that operators read, the library that serves the call, the
+    type of the arithmetic, and the target of the loss."""
     how = checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.data("x", x)
     checks.like("prediction", prediction, "x", x)
     mean = keywords.read_mean(x, mean, parametrisation)
-    return mean, LossTarget(checks.mask("mask", mask, "x", x, x.shape), how)
+    to = checks.mask("mask", mask, "x", x, x.shape), how
+    return mean, backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean), to

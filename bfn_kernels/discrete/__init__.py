@@ -15,10 +15,11 @@ from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.outputs import writes
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.keywords import Target
 from bfn_kernels.classes import Family
 from bfn_kernels.discrete.operators import OPERATORS, SHORT_ROW
 from bfn_kernels.operators import NATIVE
-from bfn_kernels.records import RECEIVERS, LossTarget
+from bfn_kernels.records import RECEIVERS
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 from bfn_kernels.solvers import Coefficients
 
@@ -50,12 +51,10 @@ def flow_sample(
     >>> flow_sample(torch.tensor([1]), 0.0, num_classes=2, beta_1=3.0)
     tensor([[0.5000, 0.5000]])
     """
-    x = checks.classes("x", x)
+    x, library, dtype, work = FAMILY.check_message(x, dtype, backend)
     checks.choice("output", output, ("probs", "logits"))
     schedule = discrete_schedule(beta_1, schedule)
     num_classes = checks.integer("num_classes", num_classes, 2)
-    dtype, work = keywords.message_types(dtype)
-    library = backends.library(backend, x.device)
     scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, work, schedule, scale=num_classes)
     x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
     seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
@@ -81,10 +80,8 @@ def sender_sample(
     >>> sender_sample(torch.tensor([1]), 0.5, num_classes=2, noise=torch.zeros(1, 2))
     tensor([[-0.5000,  0.5000]])
     """
-    x = checks.classes("x", x)
+    x, library, dtype, work = FAMILY.check_message(x, dtype, backend)
     num_classes = checks.integer("num_classes", num_classes, 2)
-    dtype, work = keywords.message_types(dtype)
-    library = backends.library(backend, x.device)
     message = rows.scalars(library, rows.MESSAGE, alpha, x, work, scale=num_classes)
     seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
     return library.discrete.sender_sample(x, *message, num_classes, False, seed, noise, dtype)
@@ -235,9 +232,9 @@ def continuous_time_loss(
     >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1, 2), 0.5, beta_1=3.0)
     tensor(1.5000)
     """
-    x, to = FAMILY.check_loss(x, logits, mask, reduction)
+    x, library, to = FAMILY.check_loss(x, logits, mask, reduction, backend)
     schedule = discrete_schedule(beta_1, schedule)
-    library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
+    dtype = checks.compute_dtype(logits)
     (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=logits.shape[-1] / 2)
     return _loss(library, x, logits, weight, to)
 
@@ -275,7 +272,7 @@ def discrete_time_loss(
     n_steps = checks.integer("n_steps", n_steps, 1)
     t = keywords.step_time(t, step, n_steps)
     which = checks.choice("receiver", receiver, RECEIVERS)
-    x, to = FAMILY.check_loss(x, logits, mask, reduction)
+    x, library, to = FAMILY.check_loss(x, logits, mask, reduction, backend)
     if n_samples is None and quadrature is None:
         n_samples = 10
     if quadrature is not None and receiver == "joint" and logits.shape[-1] != 2:
@@ -284,7 +281,7 @@ def discrete_time_loss(
             f"one-dimensional; got {quadrature} for K = {logits.shape[-1]}"
         )
     schedule = discrete_schedule(beta_1, schedule)
-    library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
+    dtype = checks.compute_dtype(logits)
     (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
     draws = keywords.expectation(logits, quadrature, n_samples, seed, generator, noise)
     return library.discrete.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, *to)
@@ -300,11 +297,11 @@ def reconstruction_loss(
     >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1, 2))
     tensor(0.6931)
     """
-    x, to = FAMILY.check_loss(x, logits, mask, reduction)
-    return _loss(backends.library(backend, x.device), x, logits, None, to)
+    x, library, to = FAMILY.check_loss(x, logits, mask, reduction, backend)
+    return _loss(library, x, logits, None, to)
 
 
-def _loss(library: Any, x: Tensor, logits: Tensor, weight: Tensor | None, to: LossTarget) -> Tensor:
+def _loss(library: Any, x: Tensor, logits: Tensor, weight: Tensor | None, to: Target) -> Tensor:
     """L∞ or, without a weight, the reconstruction loss. The CPU kernels make the gradient of short rows, which they
     have in cache, in the forward pass."""
     in_forward = logits.shape[-1] <= SHORT_ROW and logits.is_cpu and library is backends.LIBRARIES.get(NATIVE)

@@ -13,13 +13,15 @@ Data are `[B, ...]`. Types, random numbers and errors: `help(bfn_kernels)`. Numb
 et al. 2023.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from bfn_kernels import backends, solvers
 from bfn_kernels.autograd import needs
 from bfn_kernels.call import checks, keywords, rows
-from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
+from bfn_kernels.call.keywords import PUBLISHED, Limits, Target, prediction_scalars
 from bfn_kernels.call.outputs import writes
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.discretised.bins import bin_index, centre
@@ -30,7 +32,7 @@ from bfn_kernels.discretised.distribution import mode as mode
 from bfn_kernels.discretised.distribution import output_distribution as output_distribution
 from bfn_kernels.discretised.distribution import sample as sample
 from bfn_kernels.discretised.operators import OPERATORS
-from bfn_kernels.records import CHOICES, MEAN, NO_DRAWS, LossTarget
+from bfn_kernels.records import CHOICES, MEAN, NO_DRAWS
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 from bfn_kernels.solvers import Coefficients
 
@@ -94,12 +96,13 @@ def continuous_time_loss(
     >>> continuous_time_loss(x, x, s, None, 0.5, sigma_1=0.1, num_bins=2, parametrisation="data")
     tensor(0.)
     """
-    schedule = continuous_schedule(sigma_1, schedule)
     bins = keywords.checked_bins(num_bins, limits, clip)
-    output, to = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
-    library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, *output)
-    *scales, weight = prediction_scalars(library, parametrisation, t, x, dtype, schedule, limits, ("rate",), scale=0.5)
-    return library.discretised.loss(x, *output, *scales, weight, None, False, 0, *NO_DRAWS, *bins, *to)
+    output = pred_mean, pred_log_std, mixture_logits
+    mean, library, dtype, to = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
+    *scales, weight = prediction_scalars(
+        library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("rate",), scale=0.5
+    )
+    return library.discretised.loss(x, *output, mean, *scales, weight, None, False, 0, *NO_DRAWS, *bins, *to)
 
 
 def discrete_time_loss(
@@ -141,17 +144,16 @@ def discrete_time_loss(
     """
     n_steps = checks.integer("n_steps", n_steps, 1)
     t = keywords.step_time(t, step, n_steps)
-    schedule = continuous_schedule(sigma_1, schedule)
     bins = keywords.checked_bins(num_bins, limits, clip)
-    output, to = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
-    library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, *output)
+    output = pred_mean, pred_log_std, mixture_logits
+    mean, library, dtype, to = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
     *scales, alpha = prediction_scalars(
-        library, parametrisation, t, x, dtype, schedule, limits, ("alpha",), n_steps=n_steps
+        library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("alpha",), n_steps=n_steps
     )
     if n_samples is None and quadrature is None:
         quadrature = 8
     draws = keywords.expectation(x, quadrature, n_samples, seed, generator, noise)
-    return library.discretised.loss(x, *output, *scales, None, alpha, False, n_steps, *draws, *bins, *to)
+    return library.discretised.loss(x, *output, mean, *scales, None, alpha, False, n_steps, *draws, *bins, *to)
 
 
 def reconstruction_loss(
@@ -178,12 +180,11 @@ def reconstruction_loss(
     >>> reconstruction_loss(x, x, s, None, sigma_1=0.1, num_bins=2, parametrisation="data")
     tensor(0.)
     """
-    schedule = continuous_schedule(sigma_1, schedule)
     bins = keywords.checked_bins(num_bins, limits)
-    output, to = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
-    library = backends.library(backend, x.device)
-    scales = prediction_scalars(library, parametrisation, 1.0, x, checks.compute_dtype(x, *output), schedule, limits)
-    return library.discretised.loss(x, *output, *scales, None, None, False, 0, *NO_DRAWS, *bins, *to)
+    output = pred_mean, pred_log_std, mixture_logits
+    mean, library, dtype, to = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
+    scales = prediction_scalars(library, parametrisation, 1.0, x, dtype, sigma_1, schedule, limits)
+    return library.discretised.loss(x, *output, mean, *scales, None, None, False, 0, *NO_DRAWS, *bins, *to)
 
 
 @writes("mean")
@@ -227,16 +228,15 @@ def update_sample(
     """
     checks.data("mean", mean)
     choice = checks.choice("choose", choose, CHOICES)
-    schedule = continuous_schedule(sigma_1, schedule)
     bins = keywords.checked_bins(num_bins, limits)
-    check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
-    known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     output = pred_mean, pred_log_std, mixture_logits
+    check_output(mean, "mean", output, mean, parametrisation)
+    known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     if choice != MEAN:
         names = "pred_mean", "pred_log_std", "mixture_logits"
         checks.no_gradient(f'a {choose} has none, only choose="mean" has one', **dict(zip(names, output, strict=True)))
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean)
-    scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
+    scales = prediction_scalars(library, parametrisation, t, mean, dtype, sigma_1, schedule, limits)
     keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
     draws = component_noises(mixture_logits, component_noise, mean.shape)
     draws = keywords.choice_noises(choose, draw_noise, mean.shape, *draws)
@@ -297,13 +297,13 @@ def solver_step(
     choice = checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)
     bins = keywords.checked_bins(num_bins, limits)
-    check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
+    output = pred_mean, pred_log_std, mixture_logits
+    check_output(mean, "mean", output, mean, parametrisation)
     if previous is not None:
         checks.like("previous", previous, "the state", mean)
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
-    output = pred_mean, pred_log_std, mixture_logits
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean, previous)
-    scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
+    scales = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)
     solver = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
     draws = component_noises(mixture_logits, component_noise, mean.shape)
     draws = keywords.choice_noises(choose, draw_noise, mean.shape, *draws)
@@ -313,12 +313,12 @@ def solver_step(
 
 
 def _check_loss(
-    x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction
-) -> tuple[tuple, LossTarget]:
-    """The checks that the losses share; returns the network's output and the mean, None if it is not read, and the
-    target of the loss."""
-    mean_read = check_output(x, "x", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
+    x: Tensor, output: tuple, mean: Tensor | None, parametrisation: str, mask, reduction: str, backend: str | None
+) -> tuple[Tensor | None, Any, torch.dtype, Target]:
+    """The checks that the losses share; returns the mean, None if it is not read, the library that serves the call, the
+    type of the arithmetic, and the target of the loss."""
+    mean_read = check_output(x, "x", output, mean, parametrisation)
     how = checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.no_gradient("only what the network puts out has one", x=x, mean=mean)
-    to = LossTarget(checks.mask("mask", mask, "x", x, x.shape), how)
-    return (pred_mean, pred_log_std, mixture_logits, mean_read), to
+    to = checks.mask("mask", mask, "x", x, x.shape), how
+    return mean_read, backends.library(backend, x.device), checks.compute_dtype(x, *output, mean_read), to

@@ -14,8 +14,8 @@ from bfn_kernels.call.reduction import NONE
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.discretised import reference
 from bfn_kernels.operators import Library
-from bfn_kernels.records import MODE, SAMPLE, Bins, LossTarget
-from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
+from bfn_kernels.records import MODE, SAMPLE, Bins
+from bfn_kernels.schedules import ContinuousSchedule
 
 MAX_COMPONENTS = 1024
 
@@ -46,7 +46,6 @@ def output_distribution(
     >>> mean, std, mode(mean, std, num_bins=16)
     (tensor([[0.4000, 0.4000]]), tensor([[0.1226, 0.1226]]), tensor([[0.4375, 0.4375]]))
     """
-    schedule = continuous_schedule(sigma_1, schedule)
     bins = keywords.checked_bins(2, limits)
     checks.data("pred_mean", pred_mean)
     if pred_log_std is None and (pred_mean.dim() == 0 or pred_mean.shape[-1] != 2):
@@ -59,7 +58,9 @@ def output_distribution(
     mean = keywords.read_mean(pred_mean, mean, parametrisation, "pred_mean", shape)
     library = backends.library(backend, pred_mean.device)
     dtype = checks.compute_dtype(pred_mean, pred_log_std, mean)
-    scales = prediction_scalars(library, parametrisation, t, pred_mean, dtype, schedule, limits, dims=len(shape))
+    scales = prediction_scalars(
+        library, parametrisation, t, pred_mean, dtype, sigma_1, schedule, limits, dims=len(shape)
+    )
     return normal_of(library, dtype, pred_mean, pred_log_std, mean, scales, bins)
 
 
@@ -111,7 +112,7 @@ def log_prob(
     checks.like("x", x, "mean", mean, shape)
     checks.no_gradient("only mean, std and mixture_logits have one", x=x)
     library = backends.library(backend, x.device)
-    return -keywords.bin_loss(library, x, (mean, std, mixture_logits), num_bins, clip, LossTarget(None, NONE))
+    return -keywords.bin_loss(library, x, (mean, std, mixture_logits), num_bins, clip, (None, NONE))
 
 
 def sample(
@@ -135,13 +136,9 @@ def sample(
     tensor([0.5000])
     """
     num_bins = checks.integer("num_bins", num_bins, 2)
-    shape = _normal(mean, std, mixture_logits)
-    checks.no_gradient(
-        "a draw has none, only expected_value and log_prob have one", mean=mean, std=std, mixture_logits=mixture_logits
-    )
-    seed = keywords.drawn_seed(
-        mean, seed, generator, ("noise", noise, shape), *component_noises(mixture_logits, component_noise, shape)
-    )
+    shape = _normal(mean, std, mixture_logits, "a draw")
+    draws = component_noises(mixture_logits, component_noise, shape)
+    seed = keywords.drawn_seed(mean, seed, generator, ("noise", noise, shape), *draws)
     library = backends.library(backend, mean.device)
     return library.discretised.choose(mean, std, mixture_logits, num_bins, SAMPLE, seed, noise, component_noise)
 
@@ -157,10 +154,7 @@ def mode(
     tensor([0.2500, 0.7500])
     """
     num_bins = checks.integer("num_bins", num_bins, 2)
-    _normal(mean, std, mixture_logits)
-    checks.no_gradient(
-        "a mode has none, only expected_value and log_prob have one", mean=mean, std=std, mixture_logits=mixture_logits
-    )
+    _normal(mean, std, mixture_logits, "a mode")
     library = backends.library(backend, mean.device)
     return library.discretised.choose(mean, std, mixture_logits, num_bins, MODE, None, None, None)
 
@@ -177,10 +171,14 @@ def normal_of(
     return data_mean, library.discretised.output_std(pred_log_std.to(dtype), *scales, *bins[2:])
 
 
-def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Sequence[int]:
-    """Checks a normal or a mixture of normals; returns the shape of its variables."""
+def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, what: str | None = None) -> Sequence[int]:
+    """Checks a normal or a mixture of normals; returns the shape of its variables. what: what is made of it, if that
+    has no gradient."""
     checks.data("mean", mean)
     checks.like("std", std, "mean", mean)
+    if what is not None:
+        reason = f"{what} has none, only expected_value and log_prob have one"
+        checks.no_gradient(reason, mean=mean, std=std, mixture_logits=mixture_logits)
     if mixture_logits is None:
         return mean.shape
     checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
@@ -197,10 +195,12 @@ def component_noises(mixture_logits: Tensor | None, noise: Tensor | None, shape:
     return []
 
 
-def check_output(x, name, pred_mean, pred_log_std, mixture_logits, mean, parametrisation) -> Tensor | None:
-    """Checks the network's output against x; returns the mean, or None if it is not read."""
+def check_output(x: Tensor, name: str, output: tuple, mean: Tensor | None, parametrisation: str) -> Tensor | None:
+    """Checks the network's output, pred_mean, pred_log_std and mixture_logits, against x; returns the mean, or None if
+    it is not read."""
     checks.data(name, x)
-    each = x.shape
+    pred_mean, pred_log_std, mixture_logits = output
+    each: Sequence[int] = x.shape
     if mixture_logits is not None:
         checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
         each = (*x.shape, mixture_logits.shape[-1])
