@@ -12,10 +12,10 @@ from torch import Tensor
 
 from bfn_kernels import backends
 from bfn_kernels.call import checks, keywords, rows
+from bfn_kernels.call.keywords import Target
 from bfn_kernels.call.outputs import writes
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import Rows
-from bfn_kernels.call.keywords import Target
 from bfn_kernels.classes import Family
 from bfn_kernels.discrete.operators import OPERATORS, SHORT_ROW
 from bfn_kernels.operators import NATIVE
@@ -188,18 +188,14 @@ def solver_step(
     """A sampler's step from time t to t_next: z' = A·z + take·(K(p + r·(p − p_prev)) − 1) + E·ξ, by the coefficients
     of a rule of `bfn_kernels.solvers` [derived], p = softmax(output_logits).
 
-    output_logits, state `[B, ..., K]`: what the network put out at time t, and the state that it saw. rule: a name of
-    `solvers.RULES`. A step of second order takes `previous`, which `predicted_out` received in the step before, and
-    t_previous, the time of that step. `coefficients` may stand in the place of t, t_next, t_previous, rule and
-    schedule. choose: what is taken for p, the "mean", p itself, as solvers do, a "sample" or the "mode", as one-hot
-    vectors; "sde1" with samples from t = 0 on is ancestral sampling.
-    temperature: what the logits are divided by. unconditional: logits of the network without its condition, and
-    guidance: w, as times are, for p = softmax(((1 + w)·output_logits − w·unconditional)/temperature).
-    Where `known_mask` is True, p is the class `known` `[B, ...]` (inpainting). `out`, which may be the state itself,
-    receives the new state, `theta_out` its probabilities, and `predicted_out` p; both have the state's shape and any of
-    the types, and the last may be `previous` itself. noise: the normals of a stochastic rule; draw_noise: uniforms
-    `[B, ...]` of a sample; other steps read neither noise nor seed. Times, coefficients, temperature and guidance: as
-    times elsewhere; t_previous < t ≤ t_next, on the CPU. Nothing is differentiable. Returns the new state in its type.
+    output_logits, state `[B, ..., K]`: what the network put out at time t, and the state that it saw. choose: what is
+    taken for p, the "mean", p itself, as solvers do, a "sample" or the "mode", as one-hot vectors; "sde1" with samples
+    from t = 0 on is ancestral sampling. temperature: what the logits are divided by. unconditional: logits of the
+    network without its condition, and guidance: w, for p = softmax(((1 + w)·output_logits − w·unconditional) /
+    temperature); both numbers as times are. `coefficients` may stand in the place of t and schedule too. Where
+    `known_mask` is True, p is the class `known` `[B, ...]`. `theta_out` receives the probabilities of the new state,
+    in the state's shape and any of the types, and `predicted_out` p. draw_noise: uniforms `[B, ...]` of a sample.
+    Everything else, and the result, as in `continuous.solver_step`.
 
     >>> z = torch.tensor([[1.0, 1.0]])
     >>> solver_step(z, z, 0.5, 1.0, beta_1=3.0)
