@@ -114,7 +114,9 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
             raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
         if isinstance(value, int) and abs(value) >= 2**63:  # which torch refuses, and float() beyond its largest number
             value = float(min(max(value, -(2**1023)), 2**1023))
-        if torch.compiler.is_compiling():  # torch.full would make a constant of the number; an addition keeps it variable
+        if (
+            torch.compiler.is_compiling()
+        ):  # torch.full would make a constant of the number; an addition keeps it variable
             return torch.zeros((1,) * len(shape), dtype=torch.float64, device=model.device) + value
         return torch.full((1,) * len(shape), float(value), dtype=torch.float64, device=model.device)
     if not isinstance(value, Tensor):
