@@ -3,7 +3,6 @@
 A state of discrete data has a last dimension for the classes, and a state of binary data has one number per variable.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,20 +11,14 @@ from torch import Tensor
 from bfn_kernels import backends, solvers
 from bfn_kernels.autograd import needs
 from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import Seed, Target, choice_noises, drawn_seed, known_values, step_seed
+from bfn_kernels.call.keywords import Target, choice_noises, drawn_seed, known_values, step_seed
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.records import CHOICES, NO_GUIDANCE
-from bfn_kernels.schedules import DiscreteSchedule
-from bfn_kernels.solvers import Coefficients
 
-# The keywords of a step, as plain tuples, which are made faster than records. Plan: the times t, t_next and t_previous,
-# previous, rule, coefficients, beta_1 and schedule. Guided: temperature, unconditional and guidance. Message: choose,
-# known and known_mask. Random: seed, generator, noise and draw_noise.
-Times = tuple[Rows | None, Rows | None, Rows | None]
-Plan = tuple[Times, Tensor | None, str, Coefficients | None, float | None, DiscreteSchedule | None]
-Guided = tuple[Rows | None, Tensor | None, Rows | None]
-Message = tuple[str, Tensor | None, Tensor | None]
-Random = tuple[Seed, torch.Generator | None, Tensor | None, Tensor | None]
+# The keywords of a step, as plain tuples, which are made faster than records.
+Plan = tuple[Any, ...]  # times, previous, rule, coefficients, beta_1, schedule, temperature, unconditional, guidance
+Sending = tuple[Any, ...]  # choose, known, known_mask, seed, generator, noise, draw_noise
+Outputs = tuple[Tensor | None, ...]  # out, theta_out, and predicted_out of a solver's step
 
 
 class Family(NamedTuple):
@@ -52,13 +45,12 @@ class Family(NamedTuple):
         (checks.data if self.binary else checks.logits)("state", state)
         checks.like("output_logits", output_logits, "state", state)
 
-    def sent(self, state: Tensor, message: Message, draw_noise: Tensor | None) -> tuple:
-        """The fields of the record `Sent`."""
-        choose, known, known_mask = message
+    def sent(self, choose: str, known: Tensor | None, known_mask: Tensor | None, state: Tensor) -> tuple:
+        """The first fields of the record `Sent`."""
         choice = checks.choice("choose", choose, CHOICES)
         if known is not None:
             known = checks.classes("known", known, booleans=self.binary)
-        return choice, known, known_values(known, known_mask, state, self.lead(state)), draw_noise
+        return choice, known, known_values(known, known_mask, state, self.lead(state))
 
     def check_message(self, x: Tensor, dtype: torch.dtype | None, backend: str | None) -> tuple:
         """The checks that flows and messages share; returns classes as operators take them, the library that serves the
@@ -87,20 +79,13 @@ class Family(NamedTuple):
         return x, backends.library(backend, x.device), (checks.mask("mask", mask, "x", x, x.shape), how)
 
     def update_sample(
-        self,
-        output_logits: Tensor,
-        state: Tensor,
-        alpha: Rows,
-        message: Message,
-        random: Random,
-        outputs: Sequence[Tensor | None],
-        backend: str | None,
+        self, output_logits: Tensor, state: Tensor, alpha: Rows, sending: Sending, outputs: Outputs, backend: str | None
     ) -> Tensor:
         """The step of a message of accuracy α."""
         self.check_state(state, output_logits)
-        seed, generator, noise, draw_noise = random
-        sent, lead = self.sent(state, message, draw_noise), self.lead(state)
-        library, choose = backends.library(backend, state.device), message[0]
+        choose, known, known_mask, seed, generator, noise, draw_noise = sending
+        sent, lead = self.sent(choose, known, known_mask, state), self.lead(state)
+        library = backends.library(backend, state.device)
         if choose != "mean":
             checks.no_gradient(f'a {choose} has none, only choose="mean" has one', output_logits=output_logits)
         elif any(needs(output_logits)):
@@ -109,27 +94,17 @@ class Family(NamedTuple):
         scalars = rows.scalars(library, rows.MESSAGE, alpha, state, dtype, dims=len(lead), scale=self.scale(state))
         draws = choice_noises(choose, draw_noise, lead)
         seed = drawn_seed(state, seed, generator, ("noise", noise, state.shape), *draws)
-        step = getattr(library, self.name).step
-        solver = None, *scalars, None, None  # as a tuple, which is made faster than a record
-        return step(output_logits, state, *solver, *NO_GUIDANCE, *sent, seed, noise, *outputs, None)
+        step, solver = getattr(library, self.name).step, (None, *scalars, None, None)
+        return step(output_logits, state, *solver, *NO_GUIDANCE, *sent, draw_noise, seed, noise, *outputs, None)
 
     def solver_step(
-        self,
-        output_logits: Tensor,
-        state: Tensor,
-        plan: Plan,
-        guided: Guided,
-        message: Message,
-        random: Random,
-        outputs: Sequence[Tensor | None],
-        backend: str | None,
+        self, output_logits: Tensor, state: Tensor, plan: Plan, sending: Sending, outputs: Outputs, backend: str | None
     ) -> Tensor:
         """The step of a rule or of coefficients."""
         self.check_state(state, output_logits)
-        times, previous, rule, coefficients, beta_1, schedule = plan
-        temperature, unconditional, guidance = guided
-        seed, generator, noise, draw_noise = random
-        sent, lead = self.sent(state, message, draw_noise), self.lead(state)
+        times, previous, rule, coefficients, beta_1, schedule, temperature, unconditional, guidance = plan
+        choose, known, known_mask, seed, generator, noise, draw_noise = sending
+        sent, lead = self.sent(choose, known, known_mask, state), self.lead(state)
         if unconditional is not None:
             checks.like("unconditional", unconditional, "output_logits", output_logits)
         if previous is not None:
@@ -141,7 +116,7 @@ class Family(NamedTuple):
             coefficients, rule, schedule, times, previous, state, dtype, dims, self.scale(state)
         )
         guided = solvers.guidance_scalars(temperature, unconditional, guidance, state, dtype, dims)
-        draws = choice_noises(message[0], draw_noise, lead)
+        draws = choice_noises(choose, draw_noise, lead)
         seed = step_seed(state, solver.std, seed, generator, noise, *draws)
         step = getattr(library, self.name).step
-        return step(output_logits, state, *solver, *guided, *sent, seed, noise, *outputs)
+        return step(output_logits, state, *solver, *guided, *sent, draw_noise, seed, noise, *outputs)

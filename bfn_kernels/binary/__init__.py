@@ -145,8 +145,8 @@ def update_sample(
     >>> update_sample(torch.tensor([2.0]), d, 0.5, choose="mode", noise=d)
     tensor([1.])
     """
-    message, random = (choose, known, known_mask), (seed, generator, noise, draw_noise)
-    return FAMILY.update_sample(output_logits, state, alpha, message, random, (out, theta_out), backend)
+    sending = choose, known, known_mask, seed, generator, noise, draw_noise
+    return FAMILY.update_sample(output_logits, state, alpha, sending, (out, theta_out), backend)
 
 
 @writes("state", differentiable=False)
@@ -188,10 +188,9 @@ def solver_step(
     tensor([5.])
     """
     times, guided = (t, t_next, t_previous), (temperature, unconditional, guidance)
-    plan = times, previous, rule, coefficients, beta_1, schedule
-    message, random = (choose, known, known_mask), (seed, generator, noise, draw_noise)
-    outputs = out, theta_out, predicted_out
-    return FAMILY.solver_step(output_logits, state, plan, guided, message, random, outputs, backend)
+    plan = times, previous, rule, coefficients, beta_1, schedule, *guided
+    sending = choose, known, known_mask, seed, generator, noise, draw_noise
+    return FAMILY.solver_step(output_logits, state, plan, sending, (out, theta_out, predicted_out), backend)
 
 
 def continuous_time_loss(

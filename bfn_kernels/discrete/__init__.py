@@ -153,8 +153,8 @@ def update_sample(
     >>> update_sample(torch.tensor([[0.0, 1.0]]), z, 0.5, choose="mode", noise=z)
     tensor([[-0.5000,  0.5000]])
     """
-    message, random = (choose, known, known_mask), (seed, generator, noise, draw_noise)
-    return FAMILY.update_sample(output_logits, state, alpha, message, random, (out, theta_out), backend)
+    sending = choose, known, known_mask, seed, generator, noise, draw_noise
+    return FAMILY.update_sample(output_logits, state, alpha, sending, (out, theta_out), backend)
 
 
 @writes("state", differentiable=False)
@@ -202,10 +202,9 @@ def solver_step(
     tensor([[2., 2.]])
     """
     times, guided = (t, t_next, t_previous), (temperature, unconditional, guidance)
-    plan = times, previous, rule, coefficients, beta_1, schedule
-    message, random = (choose, known, known_mask), (seed, generator, noise, draw_noise)
-    outputs = out, theta_out, predicted_out
-    return FAMILY.solver_step(output_logits, state, plan, guided, message, random, outputs, backend)
+    plan = times, previous, rule, coefficients, beta_1, schedule, *guided
+    sending = choose, known, known_mask, seed, generator, noise, draw_noise
+    return FAMILY.solver_step(output_logits, state, plan, sending, (out, theta_out, predicted_out), backend)
 
 
 def continuous_time_loss(
