@@ -11,7 +11,7 @@ from bfn_kernels import noise as random
 from bfn_kernels.call import checks, rows
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.operators import Library
-from bfn_kernels.records import NO_DRAWS, Bins, Draws
+from bfn_kernels.records import NO_DRAWS
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 MAX_NODES = 128
@@ -20,9 +20,8 @@ STEPS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 PARAMETRISATIONS = ("noise", "data")
 
-# The fields of a LossTarget, as a plain tuple, which is made faster than a record: where a loss counts a variable, and
-# the place of its reduction.
-Target = tuple[Tensor | None, int]
+# Functions return the fields of records as plain tuples, which are made faster.
+Target = tuple[Tensor | None, int]  # of a LossTarget
 Seed = int | Tensor | None
 Generator = torch.Generator | None
 
@@ -65,10 +64,10 @@ def checked_limits(limits: Limits) -> Limits:
     return Limits((low, high), log_std, checks.number("limits.t_min", limits.t_min, T_MIN_LEAST, 1.0))
 
 
-def checked_bins(num_bins: int, limits: Limits, clip: bool = True) -> Bins:
-    """The bins and the limits of the std, as the operators that read a network's output take them."""
+def checked_bins(num_bins: int, limits: Limits, clip: bool = True) -> tuple[int, bool, float, float, float]:
+    """The fields of the record `Bins`."""
     (low, high), log_std, _ = checked_limits(limits)
-    return Bins(checks.integer("num_bins", num_bins, 2), clip, low, high, log_std)
+    return checks.integer("num_bins", num_bins, 2), clip, low, high, log_std
 
 
 def bin_loss(
@@ -124,8 +123,9 @@ def step_seed(
 
 def expectation(
     like: Tensor, quadrature: int | None, n_samples: int | None, seed: Seed, generator: Generator, noise: Tensor | None
-) -> Draws:
-    """Checks that exactly one of `quadrature` and `n_samples` is a number. noise: `[n_samples, *like.shape]`."""
+) -> tuple:
+    """The fields of the record `Draws`. Checks that exactly one of `quadrature` and `n_samples` is a number. Explicit
+    noise is `[n_samples, *like.shape]`."""
     if (quadrature is None) == (n_samples is None):
         raise ValueError(f"exactly one of quadrature and n_samples must be given, got {quadrature=} and {n_samples=}")
     if quadrature is not None:
@@ -135,10 +135,10 @@ def expectation(
         if not (noise is seed is generator is None):
             raise ValueError("seed and noise must be None with quadrature, which draws nothing, and so must generator")
         nodes, weights = gauss.hermite(quadrature)
-        return Draws(nodes, weights, 0, None, None)
+        return nodes, weights, 0, None, None
     n_samples = checks.integer("n_samples", n_samples, 1)
     seed = drawn_seed(like, seed, generator, ("noise", noise, (n_samples, *like.shape)))
-    return Draws(None, None, n_samples, seed, noise)
+    return None, None, n_samples, seed, noise
 
 
 def known_values(known: Tensor | None, known_mask: Tensor | None, like: Tensor, shape: Sequence[int]) -> Tensor | None:

@@ -243,7 +243,7 @@ def update_sample(
     seed = keywords.drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
     if choice == MEAN and any(needs(*output, mean)):  # the operator has no gradient for the predictions
         normal = normal_of(library, dtype, pred_mean, pred_log_std, mean, scales, bins)
-        value = library.discretised.expected_value(*normal, mixture_logits, bins.num_bins, True)
+        value = library.discretised.expected_value(*normal, mixture_logits, bins[0], True)
         value = value if known is None else torch.where(known_mask, known.to(value.dtype), value)
         updated = library.continuous.gaussian_step(mean, keep, value, take, std, seed, noise)
     else:

@@ -14,7 +14,7 @@ from bfn_kernels.call.reduction import NONE
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.discretised import reference
 from bfn_kernels.operators import Library
-from bfn_kernels.records import MODE, SAMPLE, Bins
+from bfn_kernels.records import MODE, SAMPLE
 from bfn_kernels.schedules import ContinuousSchedule
 
 MAX_COMPONENTS = 1024
@@ -160,7 +160,7 @@ def mode(
 
 
 def normal_of(
-    library: Library, dtype: torch.dtype, pred_mean, pred_log_std, mean, scales, bins: Bins
+    library: Library, dtype: torch.dtype, pred_mean, pred_log_std, mean, scales, bins: tuple
 ) -> tuple[Tensor, Tensor]:
     """Mean and std in `dtype`, the type of the arithmetic. The mean is x̂ of continuous data without its clip."""
     pred_mean, pred_log_std = reference.pair(pred_mean, pred_log_std)
