@@ -30,11 +30,13 @@ def writes(state: str, differentiable: bool = True) -> Callable[[Step], Step]:
         @functools.wraps(step)
         def checked(*arguments, **keywords):
             given = keywords.get
-            if given("out") is not None or given("theta_out") is not None or given("predicted_out") is not None:
-                _check_outputs(state, dict(zip(names, arguments, strict=False)) | keywords)
-            if not differentiable and torch.is_grad_enabled():
-                inputs = dict(zip(names, arguments, strict=False)) | keywords
-                checks.no_gradient("no argument of a solver's step has one", **inputs)
+            written = given("out") is not None or given("theta_out") is not None or given("predicted_out") is not None
+            if written or (not differentiable and torch.is_grad_enabled()):
+                every = dict(zip(names, arguments, strict=False)) | keywords
+                if written:
+                    _check_outputs(state, every)
+                if not differentiable:
+                    checks.no_gradient("no argument of a solver's step has one", **every)
             return step(*arguments, **keywords)
 
         return checked  # type: ignore[return-value]
