@@ -157,7 +157,7 @@ def _tensor_of(seed: int, device: torch.device) -> Tensor:
     if torch.compiler.is_compiling():
         # compiled code holds a changing int in an int64, where _signed would overflow; two halves of the seed do not
         return _join_seed(seed % 2**32, seed // 2**32 % 2**32, device)
-    return torch.full((), _signed(seed), dtype=torch.int64, device=device)
+    return torch.scalar_tensor(_signed(seed), dtype=torch.int64, device=device)
 
 
 @torch.library.custom_op(f"{__package__}::join_seed", mutates_args=())
@@ -185,9 +185,17 @@ def draw_seed(device: torch.device, generator: torch.Generator | None = None) ->
     return torch.randint(-(2**63), 2**63 - 1, (), device=device, generator=generator)
 
 
-def as_seed(seed: int | Tensor | None, like: Tensor) -> Tensor:
-    """The seed as an int64 tensor with one element on the device of `like`; None draws it from torch's default
-    generator of that device."""
+def as_seed(seed: int | Tensor | None, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """The seed as an int64 tensor with one element on the device of `like`; None draws it from the generator, or from
+    torch's default one of that device."""
+    if generator is not None:
+        if seed is not None:
+            raise ValueError(f"at most one of seed and generator may be given, got {seed=} and {generator=}")
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+        if generator.device != like.device:
+            raise ValueError(f"generator must be on {like.device}, got {generator.device}")
+        return draw_seed(like.device, generator)
     if seed is None:
         # the compiler would replace a traced torch.randint by its own generator; an opaque op keeps torch's
         return _draw_seed_op(like) if torch.compiler.is_compiling() else draw_seed(like.device)

@@ -4,6 +4,7 @@ distribution at t = 1."""
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +13,10 @@ from bfn_kernels.adaptive import MAX_CALLS, Steps
 from bfn_kernels.call import checks
 from bfn_kernels.nn import BFN, State, drawn_seed, part
 from bfn_kernels.noise import fold_in
-from bfn_kernels.solvers import RULES, coefficients
+from bfn_kernels.solvers import RULES, Coefficients, coefficients
 
 Shape = tuple[int, ...]
+Advance = Callable[[State, Tensor, Coefficients, Tensor], None]
 
 
 @torch.no_grad()
@@ -78,48 +80,48 @@ def evaluating(model: BFN) -> Iterator[None]:
 
 
 class Run:
-    """Ancestral sampling: n messages from the model to itself.
+    """A sampling run, whose steps are a method of the model: `advance(state, t, numbers, seed)`.
 
     It has the state and the numbers of all steps in tensors that keep their addresses, so that every step runs the same
     operations on the same memory."""
 
-    def __init__(self, model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device):
-        self.model, self.state = model, model.prior(shape, device)
-        steps = torch.arange(1, n_steps + 1)
-        times = ((steps.double() - 1) / n_steps).float()
-        alphas = model.schedule.alpha(steps.double(), n_steps)
-        self.numbers = tuple(numbers.to(device) for numbers in (times, alphas, torch.as_tensor(fold_in(seed, steps))))
-        self.done = torch.zeros(1, dtype=torch.int64, device=device)
-
-    def step(self) -> None:
-        t, alpha, seed = (numbers.index_select(0, self.done).squeeze(0) for numbers in self.numbers)
-        self.model.sample_step(self.state, t, alpha, seed)
-        self.done += 1
-
-
-class SolverRun:
-    """A run of a solver of bfn_kernels.solvers likewise. The first step of a rule of second order has no prediction
-    before it, which an extrapolation of 0 stands for."""
-
-    def __init__(self, rule: str, model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device):
-        start = 0.0 if RULES[rule].from_prior else model.solver_start
-        self.model, self.state = model, model.solver_state(shape, device, start, part(seed, 0))
-        times = torch.linspace(start, 1, n_steps + 1, dtype=torch.float64)
-        table = coefficients(rule, model.schedule, times[:-1], times[1:])
-        if RULES[rule].order == 2:
-            later = coefficients(rule, model.schedule, times[1:-1], times[2:], times[:-2]).extrapolation
-            table = table._replace(extrapolation=torch.cat([torch.zeros(1), torch.as_tensor(later)]))
+    def __init__(self, advance: Advance, state: State, times: Tensor, table: Coefficients, seed: int):
+        self.advance, self.state, device = advance, state, state[0].device
+        seeds = torch.as_tensor(fold_in(seed, torch.arange(1, len(times) + 1)))
+        self.times, self.seeds = times.float().to(device), seeds.to(device)
         self.table = table.each(lambda numbers: numbers.to(device))
-        seeds = torch.as_tensor(fold_in(seed, torch.arange(1, n_steps + 1)))
-        self.times, self.seeds = times[:-1].float().to(device), seeds.to(device)
         self.done = torch.zeros(1, dtype=torch.int64, device=device)
 
     def step(self) -> None:
         def now(numbers: Tensor) -> Tensor:
             return numbers.index_select(0, self.done).squeeze(0)
 
-        self.model.solver_step(self.state, now(self.times), self.table.each(now), now(self.seeds))
+        self.advance(self.state, now(self.times), self.table.each(now), now(self.seeds))
         self.done += 1
+
+
+def ancestral(model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device) -> Run:
+    """Ancestral sampling: n messages from the model to itself, each taken with its accuracy."""
+
+    def advance(state: State, t: Tensor, now: Any, seed: Tensor) -> None:
+        model.sample_step(state, t, now.take, seed)
+
+    steps = torch.arange(1, n_steps + 1).double()
+    accuracies = Coefficients(None, model.schedule.alpha(steps, n_steps))
+    return Run(advance, model.prior(shape, device), (steps - 1) / n_steps, accuracies, seed)
+
+
+def by_rule(rule: str, model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device) -> Run:
+    """A run of a solver of bfn_kernels.solvers. The first step of a rule of second order has no prediction before it,
+    which an extrapolation of 0 stands for."""
+    start = 0.0 if RULES[rule].from_prior else model.solver_start
+    state = model.solver_state(shape, device, start, part(seed, 0))
+    times = torch.linspace(start, 1, n_steps + 1, dtype=torch.float64)
+    table = coefficients(rule, model.schedule, times[:-1], times[1:])
+    if RULES[rule].order == 2:
+        later = coefficients(rule, model.schedule, times[1:-1], times[2:], times[:-2]).extrapolation
+        table = table._replace(extrapolation=torch.cat([torch.zeros(1), torch.as_tensor(later)]))
+    return Run(model.solver_step, state, times[:-1], table, seed)
 
 
 @torch.no_grad()
@@ -162,10 +164,7 @@ def sample_within(
         return model.sample_final(state), steps.accepted + 1
 
 
-SAMPLERS: dict[str, Callable[..., Run | SolverRun]] = {
-    "ancestral": Run,
-    **{rule: partial(SolverRun, rule) for rule in RULES},
-}
+SAMPLERS: dict[str, Callable[..., Run]] = {"ancestral": ancestral, **{rule: partial(by_rule, rule) for rule in RULES}}
 
 
 def can_capture(device: torch.device) -> bool:

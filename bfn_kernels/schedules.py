@@ -72,7 +72,8 @@ class ExponentialVariance:
     sigma_1: float
 
     def __post_init__(self):
-        object.__setattr__(self, "sigma_1", _number("sigma_1", self.sigma_1))
+        if type(self.sigma_1) is not float:
+            object.__setattr__(self, "sigma_1", _number("sigma_1", self.sigma_1))
         if not 0 < self.sigma_1 < 1:
             raise ValueError(f"sigma_1 must lie in (0, 1), got {self.sigma_1}")
 
@@ -108,7 +109,7 @@ class QuadraticAccuracy:
     beta_1: float
 
     def __post_init__(self):
-        object.__setattr__(self, "beta_1", _positive("beta_1", self.beta_1))
+        _check_positive(self)
 
     def beta(self, t: Tensor) -> Tensor:
         return self.beta_1 * t * t
@@ -136,7 +137,7 @@ class LogarithmicAccuracy:
 
     def __post_init__(self):
         checks.integer("num_classes", self.num_classes, 2)
-        object.__setattr__(self, "beta_1", _positive("beta_1", self.beta_1))
+        _check_positive(self)
 
     @property
     def _end(self) -> float:
@@ -196,8 +197,6 @@ def final_accuracy(num_classes: int, *, certainty: float = 0.9865, entropy: floa
 
 def _number(name: str, value: Any) -> float | Tensor:
     """The value as a float; a floating-point tensor of one number stays a tensor."""
-    if type(value) is float:
-        return value
     if isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point():
         return value
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -208,11 +207,13 @@ def _number(name: str, value: Any) -> float | Tensor:
         return math.inf
 
 
-def _positive(name: str, value: Any) -> float | Tensor:
-    number = _number(name, value)
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name} must be positive and finite, got {value}")
-    return number
+def _check_positive(schedule: Any) -> None:
+    """Makes β₁ of a schedule a number, and refuses one that is not positive."""
+    given = schedule.beta_1
+    if type(given) is not float:
+        object.__setattr__(schedule, "beta_1", _number("beta_1", given))
+    if not 0 < schedule.beta_1 < math.inf:
+        raise ValueError(f"beta_1 must be positive and finite, got {given}")
 
 
 def continuous_schedule(sigma_1: float | None, schedule: ContinuousSchedule | None) -> ContinuousSchedule:

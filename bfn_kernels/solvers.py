@@ -175,11 +175,8 @@ def rule_of(name: str) -> Rule:
     return RULES[name]
 
 
-def _wide(t: float | Tensor) -> Tensor:
-    return t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
-
-
-def flow_at(schedule: Any, t: Tensor) -> Mean | Accuracy:
+def flow_at(schedule: Any, t: float | Tensor) -> Mean | Accuracy:
+    t = t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
     of_mean, of_classes = (callable(getattr(schedule, name, None)) for name in ("gamma", "beta"))
     if of_mean == of_classes:
         raise ValueError(f"schedule must have one of the methods gamma and beta, and {schedule!r} has both or none")
@@ -205,13 +202,13 @@ def coefficients(
     step = rule_of(rule)
     if step.order == 1 and t_previous is not None:
         raise ValueError(f"t_previous must be None with rule={rule!r}, which is of first order, got {t_previous}")
-    here, there = flow_at(schedule, _wide(t)), flow_at(schedule, _wide(t_next))
+    here, there = flow_at(schedule, t), flow_at(schedule, t_next)
     of_mean = isinstance(here, Mean)
     made: Coefficients = (step.continuous if of_mean else step.classes)(here, there)  # type: ignore[arg-type]
     if t_previous is None:
         return made
     ahead: Any = step.ahead if of_mean else step.classes_ahead
-    return made._replace(extrapolation=ahead(flow_at(schedule, _wide(t_previous)), here, there))
+    return made._replace(extrapolation=ahead(flow_at(schedule, t_previous), here, there))
 
 
 def start_variance(schedule: Any, t: float | Tensor) -> Tensor:
@@ -222,7 +219,7 @@ def start_variance(schedule: Any, t: float | Tensor) -> Tensor:
     >>> start_variance(QuadraticAccuracy(3.0), 0.1)
     tensor(0.0300, dtype=torch.float64)
     """
-    flow = flow_at(schedule, _wide(t))
+    flow = flow_at(schedule, t)
     return flow.gamma * flow.rest if isinstance(flow, Mean) else flow.beta
 
 
@@ -256,16 +253,18 @@ def step_scalars(
         given = coefficients(rule, schedule, *_checked_times(rule, times, shape, state))
     elif not isinstance(given, Coefficients):
         raise TypeError(f"coefficients must be bfn_kernels.solvers.Coefficients, got {type(given).__name__}")
+    elif not times[1] is times[2] is None:
+        raise ValueError("t_next and t_previous must be None where coefficients are given")
     else:
-        if not times[1] is times[2] is None:
-            raise ValueError("t_next and t_previous must be None where coefficients are given")
-        for name, value in given._asdict().items():
-            if value is not None:
-                low = 0 if name == "variance" else -math.inf
-                given = given._replace(**{name: checks.rows(f"coefficients.{name}", value, shape, state, low)})
+        checked: list[Any] = []
+        for name, value in zip(given._fields, given, strict=True):
+            low = 0 if name == "variance" else -math.inf
+            checked.append(value if value is None else checks.rows(f"coefficients.{name}", value, shape, state, low))
+        given = Coefficients(*checked)
     if (given.extrapolation is None) != (previous is None):
         raise ValueError("previous must be given together with t_previous or the extrapolation of coefficients")
-    made: list[Any] = [*given._replace(variance=None if given.variance is None else (scale * given.variance) ** 0.5)]
+    std = None if given.variance is None else (scale * given.variance) ** 0.5
+    made: Any = [given.keep, given.take, std, given.extrapolation]
     if any(number is not None and number.requires_grad for number in made):
         raise ValueError("schedule, times and coefficients must not require a gradient, since none is defined for them")
     keep, take, std, extrapolation = (number if number is None else number.to(dtype) for number in made)

@@ -46,17 +46,22 @@ def solved(state: Tensor, p: Tensor, solver: Solver, noise: Noise, out: Tensor |
 
 def extrapolated(p: Tensor, previous: Tensor | None, by: Tensor | None) -> Tensor:
     """p + by·(p − p_prev), the prediction that a second-order step takes; p itself without an earlier one."""
-    return p if previous is None else p + by * (p - previous.to(p.dtype))
+    return p if previous is None else p + of_rows(by, p) * (p - previous.to(p.dtype))
+
+
+def of_rows(scalar: Tensor, like: Tensor) -> Tensor:
+    """A row scalar that broadcasts to data, or to numbers per class, which have a dimension more."""
+    return scalar if scalar.dim() == like.dim() else scalar.unsqueeze(-1)
 
 
 def guided(z: Tensor, guidance: Guidance) -> Tensor:
     """logit_scale·z + unconditional_scale·unconditional: classifier-free guidance and a temperature of logits. A z of
     −∞ stays one, and without weight an infinite `unconditional` does not count."""
     scale, unconditional, unconditional_scale = guidance
-    value = z if scale is None else scale * z
+    value = z if scale is None else of_rows(scale, z) * z
     if unconditional is not None:
-        other = unconditional.to(z.dtype).masked_fill(unconditional_scale == 0, 0)
-        value = value + unconditional_scale * other
+        weight = of_rows(unconditional_scale, z)
+        value = value + weight * unconditional.to(z.dtype).masked_fill(weight == 0, 0)
     return torch.where(z == -torch.inf, z, value)
 
 

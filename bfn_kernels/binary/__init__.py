@@ -3,13 +3,8 @@ for K = 2 with one number for each variable in the place of two, and all of them
 
 The state of a variable's input distribution is one logit too: d = y₁ − y₀, so that θ₁ = σ(d). A network that reads
 2θ₁ − 1 is given tanh(d/2).
-Shapes: all tensors `[B, ...]`; t and alpha are scalars, `[B]` or any leading part of the data's shape.
-Types: classes 0 and 1 bool, int64, int32 or uint8 (int16 and int8 are copied to int32); logits float32, bfloat16,
-float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
-Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
-Numbers in parentheses: equations of Graves et al. 2023.
-Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed;
-a class out of range is an IndexError on the CPU, and NaN for its variable elsewhere.
+All tensors are `[B, ...]`. Classes are 0 and 1, bool or of a type that `discrete` takes. Types of numbers, random
+numbers and errors: `help(bfn_kernels)`. Numbers in parentheses: equations of Graves et al. 2023.
 """
 
 import torch
@@ -17,17 +12,17 @@ from torch import Tensor
 
 from bfn_kernels import backends
 from bfn_kernels.binary.operators import OPERATORS
-from bfn_kernels.binary.solver import FAMILY
-from bfn_kernels.binary.solver import solver_step as solver_step
-from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import drawn_seed, expectation, message_types, step_time
+from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.outputs import writes
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import Rows
+from bfn_kernels.classes import Family
 from bfn_kernels.records import RECEIVERS
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
+from bfn_kernels.solvers import Coefficients
 
 backends.add_family("binary", OPERATORS)
+FAMILY = Family("binary", binary=True)
 
 
 def flow_sample(
@@ -46,21 +41,18 @@ def flow_sample(
 ) -> Tensor:
     """The input distribution after messages up to time t: θ₁ = σ(d), d ~ N(2βs, 4β), β = β₁t², s = 2x − 1 (182, 185).
 
-    x `[B, ...]` classes; t in [0, 1]. output: "probs", or "logits" for d itself, the state. mask: bool, False where x
-    is not read (as for padding) and the result is the prior. Returns a tensor like x in `dtype` (torch's default type
-    if None); noise has that shape. Nothing is differentiable.
+    output: "probs", or "logits" for d itself, the state. Returns a tensor like x in `dtype` (torch's default type if
+    None); noise has that shape. All other arguments are as in `discrete.flow_sample`. Nothing is differentiable.
 
     >>> flow_sample(torch.tensor([1]), 0.0, beta_1=3.0)
     tensor([0.5000])
     """
-    x = checks.classes("x", x, booleans=True)
+    x, library, dtype, work = FAMILY.check_message(x, dtype, backend)
     checks.choice("output", output, ("probs", "logits"))
     schedule = discrete_schedule(beta_1, schedule)
-    dtype, work = message_types(dtype)
-    library = backends.library(backend, x.device)
     scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, work, schedule, scale=4)
     x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
-    seed = drawn_seed(x, seed, generator, ("noise", noise, x.shape))
+    seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.binary.sender_sample(x, beta, spread, output == "probs", seed, noise, dtype)
 
 
@@ -82,11 +74,9 @@ def sender_sample(
     >>> sender_sample(torch.tensor([1, 0]), 0.5, noise=torch.zeros(2))
     tensor([ 1., -1.])
     """
-    x = checks.classes("x", x, booleans=True)
-    dtype, work = message_types(dtype)
-    library = backends.library(backend, x.device)
+    x, library, dtype, work = FAMILY.check_message(x, dtype, backend)
     message = rows.scalars(library, rows.MESSAGE, alpha, x, work, scale=4)
-    seed = drawn_seed(x, seed, generator, ("noise", noise, x.shape))
+    seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.binary.sender_sample(x, *message, False, seed, noise, dtype)
 
 
@@ -148,19 +138,59 @@ def update_sample(
     """One step of ancestral sampling: a class of the output distribution is sent with accuracy α, d' = d + y,
     y ~ N(2αs, 4α), s = 2k − 1 for class k (171).
 
-    output_logits, state `[B, ...]`; the state is differentiable, the logits with `choose="mean"` alone; alpha at least
-    0. choose: what is sent, a "sample" of the output distribution, its "mode", or its "mean" (2p₁ − 1 in the place of
-    s). Where `known_mask` is True, the class `known` is sent instead. `out`, which may be the state itself, receives
-    the new state, and `theta_out`, of any of the types, its θ₁, which the network sees next, as `theta` gives it; no
-    gradient then. noise: normals of the sender; draw_noise: uniforms that draw the class. All have the state's shape.
-    Returns logits in the state's type.
+    All tensors have the state's shape, and choose="mean" sends 2p₁ − 1 in the place of s; `theta_out` receives the new
+    state's θ₁. Everything else as in `discrete.update_sample`. Returns logits in the state's type.
 
     >>> d = torch.zeros(1)
     >>> update_sample(torch.tensor([2.0]), d, 0.5, choose="mode", noise=d)
     tensor([1.])
     """
-    message, random = (choose, known, known_mask), (seed, generator, noise, draw_noise)
-    return FAMILY.update_sample(output_logits, state, alpha, message, random, (out, theta_out), backend)
+    sending = choose, known, known_mask, seed, generator, noise, draw_noise
+    return FAMILY.update_sample(output_logits, state, alpha, sending, (out, theta_out), backend)
+
+
+@writes("state", differentiable=False)
+def solver_step(
+    output_logits: Tensor,
+    state: Tensor,
+    t: Rows | None = None,
+    t_next: Rows | None = None,
+    *,
+    rule: str = "ode1",
+    t_previous: Rows | None = None,
+    previous: Tensor | None = None,
+    coefficients: Coefficients | None = None,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    choose: str = "mean",
+    temperature: Rows | None = None,
+    unconditional: Tensor | None = None,
+    guidance: Rows | None = None,
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    out: Tensor | None = None,
+    theta_out: Tensor | None = None,
+    predicted_out: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    draw_noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """A sampler's step from time t to t_next: d' = A·d + 2·take·(2(p + r·(p − p_prev)) − 1) + E·ξ, by the
+    coefficients of a rule of `bfn_kernels.solvers` [derived], p = σ(output_logits), the probability of class 1.
+
+    output_logits, state `[B, ...]`, and so are `previous`, `unconditional`, noise, draw_noise and what `theta_out` and
+    `predicted_out` receive. Everything else as in `discrete.solver_step`.
+
+    >>> d = torch.ones(1)
+    >>> solver_step(d, d, 0.5, 1.0, beta_1=3.0, choose="mode")
+    tensor([5.])
+    """
+    times, guided = (t, t_next, t_previous), (temperature, unconditional, guidance)
+    plan = times, previous, rule, coefficients, beta_1, schedule, *guided
+    sending = choose, known, known_mask, seed, generator, noise, draw_noise
+    return FAMILY.solver_step(output_logits, state, plan, sending, (out, theta_out, predicted_out), backend)
 
 
 def continuous_time_loss(
@@ -176,16 +206,14 @@ def continuous_time_loss(
 ) -> Tensor:
     """L∞ in nats: 4β₁t·(1 − p_x)² per variable, p₁ = σ(logits) (205); 2β'(t) for another schedule.
 
-    x `[B, ...]` classes; logits `[B, ...]`, differentiable; t in [0, 1]. mask: bool, of x's leading dimensions or
-    broadcastable to it, False where a variable costs nothing and its x is not looked at. reduction: "mean" over
-    variables, "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
+    x and logits `[B, ...]`. Everything else as in `discrete.continuous_time_loss`.
 
     >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1), 0.5, beta_1=3.0)
     tensor(1.5000)
     """
-    x, to = FAMILY.check_loss(x, logits, mask, reduction)
+    x, library, to = FAMILY.check_loss(x, logits, mask, reduction, backend)
     schedule = discrete_schedule(beta_1, schedule)
-    library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
+    dtype = checks.compute_dtype(logits)
     (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=2)
     return library.binary.loss(x, logits, weight, *to)
 
@@ -211,35 +239,29 @@ def discrete_time_loss(
 ) -> Tensor:
     """L_n in nats: n·E[ln p_S(y) − ln p_R(y)] per variable, with α_i, i = n·t + 1 (189, 190, 193).
 
-    n_steps: n. step: i from 1 to n, an int or integers shaped as t may be, in the place of t; a t that is no (i − 1)/n
-    is refused on the CPU and costs NaN elsewhere. receiver: "joint", the paper's, or "factorised", a mixture for each
-    of two coordinates of y, which the published code evaluates. The expectation is a Gauss–Hermite sum over
-    `quadrature` nodes (8 unless n_samples is given), or the mean of `n_samples` draws, each of one normal per variable
-    (noise `[n_samples, B, ...]`). Everything else as in `continuous_time_loss`, to which it tends as n grows.
+    receiver: "joint", the paper's, or "factorised", a mixture for each of two coordinates of y, which the published
+    code evaluates. The expectation is a Gauss–Hermite sum over `quadrature` nodes (8 unless n_samples is given), or the
+    mean of `n_samples` draws, each of one normal per variable (noise `[n_samples, B, ...]`). Everything else as in
+    `discrete.discrete_time_loss`.
 
     >>> discrete_time_loss(torch.tensor([1]), torch.zeros(1), 0.0, n_steps=9, beta_1=3.0)
     tensor(0.1637)
     """
     n_steps = checks.integer("n_steps", n_steps, 1)
-    t = step_time(t, step, n_steps)
+    t = keywords.step_time(t, step, n_steps)
     which = checks.choice("receiver", receiver, RECEIVERS)
-    x, to = FAMILY.check_loss(x, logits, mask, reduction)
+    x, library, to = FAMILY.check_loss(x, logits, mask, reduction, backend)
     if n_samples is None and quadrature is None:
         quadrature = 8
     schedule = discrete_schedule(beta_1, schedule)
-    library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
+    dtype = checks.compute_dtype(logits)
     (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
-    draws = expectation(logits, logits.shape, quadrature, n_samples, seed, generator, noise)
+    draws = keywords.expectation(logits, quadrature, n_samples, seed, generator, noise)
     return library.binary.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, *to)
 
 
 def reconstruction_loss(
-    x: Tensor,
-    logits: Tensor,
-    *,
-    mask: Tensor | None = None,
-    reduction: str = "mean",
-    backend: str | None = None,
+    x: Tensor, logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean", backend: str | None = None
 ) -> Tensor:
     """The cost in nats of x after the last message, the network having seen t = 1: −ln p_x.
 
@@ -248,5 +270,5 @@ def reconstruction_loss(
     >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1))
     tensor(0.6931)
     """
-    x, to = FAMILY.check_loss(x, logits, mask, reduction)
-    return backends.library(backend, x.device).binary.loss(x, logits, None, *to)
+    x, library, to = FAMILY.check_loss(x, logits, mask, reduction, backend)
+    return library.binary.loss(x, logits, None, *to)

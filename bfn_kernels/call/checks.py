@@ -26,18 +26,16 @@ def _tensor(name: str, value: object, allowed: Sequence[torch.dtype]) -> None:
         raise TypeError(f"{name} must be one of {[str(d).removeprefix('torch.') for d in allowed]}, got {value.dtype}")
 
 
-def data(name: str, x: Tensor) -> None:
-    """Refuses all but floating-point data `[B, ...]`."""
-    _tensor(name, x, FLOATS)
+def data(name: str, x: Tensor, allowed: Sequence[torch.dtype] = FLOATS) -> None:
+    """Refuses all but data `[B, ...]`, which are floating-point numbers unless other types are allowed."""
+    _tensor(name, x, allowed)
     if x.dim() == 0:
         raise ValueError(f"{name} must have a batch dimension, got a scalar")
 
 
 def classes(name: str, x: Tensor, booleans: bool = False) -> Tensor:
     """The integer classes `[B, ...]`, or booleans if they are allowed, in a type that the operators take."""
-    _tensor(name, x, CLASSES + SMALL_CLASSES + (torch.bool,) * booleans)
-    if x.dim() == 0:
-        raise ValueError(f"{name} must have a batch dimension, got a scalar")
+    data(name, x, CLASSES + SMALL_CLASSES + (torch.bool,) * booleans)
     if x.dtype == torch.bool:
         return x.view(torch.uint8)
     return x.int() if x.dtype in SMALL_CLASSES else x
@@ -51,9 +49,7 @@ def valid_classes(name: str, x: Tensor, num_classes: int, mask: Tensor | None = 
     """
     index = x.long()  # uint8 cannot be compared with a number of classes above 255
     within = (index >= 0) & (index < num_classes)
-    valid = within
-    if mask is not None:
-        valid = valid | ~mask
+    valid = within if mask is None else within | ~mask
     if shows(x) and not valid.all():
         raise IndexError(f"{name} must hold classes in [0, {num_classes}), got {x[~valid][0].item()}")
     return torch.where(within, index, 0), valid
@@ -118,8 +114,11 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
             raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
         if isinstance(value, int) and abs(value) >= 2**63:  # which torch refuses, and float() beyond its largest number
             value = float(min(max(value, -(2**1023)), 2**1023))
-        # compiled code would turn a number passed to torch.full into a constant; an addition keeps it variable
-        return torch.zeros((1,) * len(shape), dtype=torch.float64, device=model.device) + value
+        if (
+            torch.compiler.is_compiling()
+        ):  # torch.full would make a constant of the number; an addition keeps it variable
+            return torch.zeros((1,) * len(shape), dtype=torch.float64, device=model.device) + value
+        return torch.full((1,) * len(shape), float(value), dtype=torch.float64, device=model.device)
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
     _tensor(name, value, FLOATS)

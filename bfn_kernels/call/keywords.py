@@ -11,15 +11,19 @@ from bfn_kernels import noise as random
 from bfn_kernels.call import checks, rows
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.operators import Library
-from bfn_kernels.records import Bins, Draws
-from bfn_kernels.schedules import ContinuousSchedule
+from bfn_kernels.records import NO_DRAWS
+from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 MAX_NODES = 128
+ExplicitNoise = tuple[str, Tensor | None, Sequence[int]]  # its name, and the shape that it must have
 STEPS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 PARAMETRISATIONS = ("noise", "data")
 
+# Functions return the fields of records as plain tuples, which are made faster.
+Target = tuple[Tensor | None, int]  # of a LossTarget
 Seed = int | Tensor | None
+Generator = torch.Generator | None
 
 
 class Limits(NamedTuple):
@@ -60,19 +64,24 @@ def checked_limits(limits: Limits) -> Limits:
     return Limits((low, high), log_std, checks.number("limits.t_min", limits.t_min, T_MIN_LEAST, 1.0))
 
 
-def checked_bins(num_bins: int, limits: Limits, clip: bool = True) -> Bins:
-    """The bins and the limits of the std, as the operators that read a network's output take them."""
+def checked_bins(num_bins: int, limits: Limits, clip: bool = True) -> tuple[int, bool, float, float, float]:
+    """The fields of the record `Bins`."""
     (low, high), log_std, _ = checked_limits(limits)
-    return Bins(checks.integer("num_bins", num_bins, 2), clip, low, high, log_std)
+    return checks.integer("num_bins", num_bins, 2), clip, low, high, log_std
 
 
-def drawn_seed(
-    like: Tensor, seed: Seed, generator: torch.Generator | None, *noises: tuple[str, Tensor | None, Sequence[int]]
-) -> Tensor | None:
+def bin_loss(
+    library: Library, x: Tensor, normal: tuple[Tensor, Tensor, Tensor | None], num_bins: int, clip: bool, to: Target
+) -> Tensor:
+    """−ln p of the bin that x lies in, under an output distribution of this mean, std and logits of a mixture."""
+    bins = num_bins, clip, *STD_RANGE, LOG_STD_MAX
+    return library.discretised.loss(x, *normal, None, None, None, None, None, True, 0, *NO_DRAWS, *bins, *to)
+
+
+def drawn_seed(like: Tensor, seed: Seed, generator: Generator, *noises: ExplicitNoise) -> Tensor | None:
     """The seed as a tensor, from `seed=`, `generator=` or torch's default generator; None if nothing has to be drawn.
 
-    noises: the explicit noises of the call, each as its name, the tensor or None, and the shape that it must have.
-    Nothing has to be drawn if all of them are tensors.
+    noises: those that the call takes. Nothing has to be drawn if all of them are tensors.
     """
     explicit = []
     for name, noise, shape in noises:
@@ -81,28 +90,17 @@ def drawn_seed(
             checks.no_gradient("none is defined for noise", **{name: noise})
             explicit.append(name)
     if len(explicit) < len(noises):
-        return random.as_seed(seed, like) if generator is None else _seed_from(generator, seed, like)
+        return random.as_seed(seed, like, generator)
     for name, value in (("seed", seed), ("generator", generator)):
         if value is not None:
             raise ValueError(f"{name} must be None where {' and '.join(explicit)} is given, got {value!r}")
     return None
 
 
-def _seed_from(generator: torch.Generator, seed: Seed, like: Tensor) -> Tensor:
-    if seed is not None:
-        raise ValueError(f"at most one of seed and generator may be given, got {seed=} and {generator=}")
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
-    if generator.device != like.device:
-        raise ValueError(f"generator must be on {like.device}, got {generator.device}")
-    return random.draw_seed(like.device, generator)
-
-
 def choice_noises(
-    choose: str, draw_noise: Tensor | None, shape: Sequence[int], *others: tuple[str, Tensor | None, Sequence[int]]
-) -> list[tuple[str, Tensor | None, Sequence[int]]]:
-    """The noise that draws what a step sends, and others that do, in the form that `drawn_seed` takes; nothing unless
-    the step sends a sample."""
+    choose: str, draw_noise: Tensor | None, shape: Sequence[int], *others: ExplicitNoise
+) -> list[ExplicitNoise]:
+    """The noise that draws what a step sends, and others that do; nothing unless the step sends a sample."""
     return [("draw_noise", draw_noise, shape), *others] if choose == "sample" else []
 
 
@@ -110,9 +108,9 @@ def step_seed(
     state: Tensor,
     std: Tensor | None,
     seed: Seed,
-    generator: torch.Generator | None,
+    generator: Generator,
     noise: Tensor | None,
-    *draws: tuple[str, Tensor | None, Sequence[int]],
+    *draws: ExplicitNoise,
     shape: Sequence[int] | None = None,
 ) -> Tensor | None:
     """The seed of a solver's step, as `drawn_seed` makes it; None where the step has no noise and draws nothing, for
@@ -124,15 +122,10 @@ def step_seed(
 
 
 def expectation(
-    like: Tensor,
-    shape: Sequence[int],
-    quadrature: int | None,
-    n_samples: int | None,
-    seed: Seed,
-    generator: torch.Generator | None,
-    noise: Tensor | None,
-) -> Draws:
-    """Checks that exactly one of `quadrature` and `n_samples` is a number. Explicit noise is `[n_samples, *shape]`."""
+    like: Tensor, quadrature: int | None, n_samples: int | None, seed: Seed, generator: Generator, noise: Tensor | None
+) -> tuple:
+    """The fields of the record `Draws`. Checks that exactly one of `quadrature` and `n_samples` is a number. Explicit
+    noise is `[n_samples, *like.shape]`."""
     if (quadrature is None) == (n_samples is None):
         raise ValueError(f"exactly one of quadrature and n_samples must be given, got {quadrature=} and {n_samples=}")
     if quadrature is not None:
@@ -142,18 +135,10 @@ def expectation(
         if not (noise is seed is generator is None):
             raise ValueError("seed and noise must be None with quadrature, which draws nothing, and so must generator")
         nodes, weights = gauss.hermite(quadrature)
-        return Draws(nodes, weights, 0, None, None)
+        return nodes, weights, 0, None, None
     n_samples = checks.integer("n_samples", n_samples, 1)
-    seed = drawn_seed(like, seed, generator, ("noise", noise, (n_samples, *shape)))
-    return Draws(None, None, n_samples, seed, noise)
-
-
-def message_types(dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]:
-    """The type of a message about classes, torch's default one if it is None, and the type of its arithmetic."""
-    dtype = torch.get_default_dtype() if dtype is None else dtype
-    if dtype not in checks.FLOATS:
-        raise TypeError(f"dtype must be one of {list(checks.FLOATS)}, got {dtype}")
-    return dtype, torch.float64 if dtype == torch.float64 else torch.float32
+    seed = drawn_seed(like, seed, generator, ("noise", noise, (n_samples, *like.shape)))
+    return None, None, n_samples, seed, noise
 
 
 def known_values(known: Tensor | None, known_mask: Tensor | None, like: Tensor, shape: Sequence[int]) -> Tensor | None:
@@ -191,13 +176,14 @@ def prediction_scalars(
     t: Rows,
     x: Tensor,
     dtype: torch.dtype,
-    schedule: ContinuousSchedule,
+    sigma_1: float | None,
+    schedule: ContinuousSchedule | None,
     limits: Limits,
     wanted: Sequence[str] = (),
     **numbers,
 ) -> Any:
     """mean_scale and noise_scale, each None if the network predicts the data itself, then the wanted row scalars."""
-    t_min = checked_limits(limits).t_min
+    t_min, schedule = checked_limits(limits).t_min, continuous_schedule(sigma_1, schedule)
     if parametrisation == "data":
         return None, None, *rows.scalars(library, wanted, t, x, dtype, schedule, **numbers)
     return rows.scalars(library, (*rows.FLOW, *wanted), t, x, dtype, schedule, t_min=t_min, **numbers)
@@ -225,29 +211,18 @@ def step_time(t: Rows | None, step: int | Tensor | None, n_steps: int) -> Rows:
 
 def updated_precision(precision: Rows, alpha: Rows, model: Tensor) -> Rows:
     """ρ + α: a number if both are numbers, else a tensor of a number per row, in ρ's type but at least float32."""
-    if not isinstance(precision, Tensor) and not isinstance(alpha, Tensor):
+    given: dict[str, Any] = {"precision": precision, "alpha": alpha}
+    tensors = [value for value in given.values() if isinstance(value, Tensor)]
+    if not tensors:
         return float(precision) + float(alpha)
-    rho = checks.once("precision", precision, model.shape) if isinstance(precision, Tensor) else precision
-    sent = checks.once("alpha", alpha, model.shape) if isinstance(alpha, Tensor) else alpha
-    total = _sum_of_rows(rho, sent, model)
+    rho, sent = (checks.once(name, v, model.shape) if isinstance(v, Tensor) else v for name, v in given.items())
+    if len(tensors) == 2 and (rho.shape, rho.dtype) == (sent.shape, sent.dtype) and rho.dtype in checks.ROW_TYPES:
+        total = rho + sent
+    else:
+        total = checks.rows("precision", rho, model.shape, model, 0) + checks.rows("alpha", sent, model.shape, model, 0)
+        dtype = torch.promote_types(precision.dtype, torch.float32) if isinstance(precision, Tensor) else torch.float32
+        total = total.reshape(total.shape[: max(v.dim() for v in tensors)]).to(dtype)
     if rho is precision and sent is alpha:
         return total
-    leads = (checks.leading("rows", v, model.shape) for v in (precision, alpha) if isinstance(v, Tensor))
+    leads = (checks.leading("rows", v, model.shape) for v in tensors)
     return total.expand(torch.broadcast_shapes(*leads)[: total.dim()])
-
-
-def _sum_of_rows(precision: float | Tensor, alpha: float | Tensor, model: Tensor) -> Tensor:
-    if (
-        isinstance(precision, Tensor)
-        and isinstance(alpha, Tensor)
-        and (precision.shape, precision.dtype) == (alpha.shape, alpha.dtype)
-        and precision.dtype in checks.ROW_TYPES
-    ):
-        return precision + alpha
-    wide_precision, wide_alpha = (
-        checks.rows(name, v, model.shape, model, 0) for name, v in (("precision", precision), ("alpha", alpha))
-    )
-    total = wide_precision + wide_alpha
-    kept = max(v.dim() for v in (precision, alpha) if isinstance(v, Tensor))
-    dtype = torch.promote_types(precision.dtype, torch.float32) if isinstance(precision, Tensor) else torch.float32
-    return total.reshape(total.shape[:kept]).to(dtype)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from bfn_kernels.call import checks
-from bfn_kernels.call.rows import Rows
 from bfn_kernels.solvers import Coefficients
 
 OUTPUTS = ("out", "theta_out", "predicted_out")
@@ -16,12 +15,13 @@ OUTPUTS = ("out", "theta_out", "predicted_out")
 Step = TypeVar("Step", bound=Callable)
 
 
-def writes(state: str) -> Callable[[Step], Step]:
+def writes(state: str, differentiable: bool = True) -> Callable[[Step], Step]:
     """Declares that a public function writes into the tensors that it is given as `out`, `theta_out` and
     `predicted_out`, all of which are keywords.
 
     These are like the argument called `state`. Whatever else the function is given may be read, so none of its tensors
     may share memory with an output: only `out` may be the state itself, and `predicted_out` the argument `previous`.
+    differentiable: False for a solver's step, none of whose arguments has a gradient.
     """
 
     def decorate(step: Step) -> Step:
@@ -30,20 +30,18 @@ def writes(state: str) -> Callable[[Step], Step]:
         @functools.wraps(step)
         def checked(*arguments, **keywords):
             given = keywords.get
-            if given("out") is not None or given("theta_out") is not None or given("predicted_out") is not None:
-                _check_outputs(state, dict(zip(names, arguments, strict=False)) | keywords)
+            written = given("out") is not None or given("theta_out") is not None or given("predicted_out") is not None
+            if written or (not differentiable and torch.is_grad_enabled()):
+                every = dict(zip(names, arguments, strict=False)) | keywords
+                if written:
+                    _check_outputs(state, every)
+                if not differentiable:
+                    checks.no_gradient("no argument of a solver's step has one", **every)
             return step(*arguments, **keywords)
 
         return checked  # type: ignore[return-value]
 
     return decorate
-
-
-def check_step_tensors(state: Tensor, name: str, previous: Tensor | None, /, **tensors: Tensor | Rows | None) -> None:
-    """Refuses tensors of a solver's step, whose state is the argument called `name`, that it cannot read."""
-    if previous is not None:
-        checks.like("previous", previous, "the state", state)
-    checks.no_gradient("no argument of a solver's step has one", **{name: state}, previous=previous, **tensors)
 
 
 def _check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
@@ -63,7 +61,7 @@ def _check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
         itself, called = may_be.get(name, ("", ""))
         written = _memory(out)
         for other, place in read.items():
-            if written is None or place is None or written[0] >= place[1] or place[0] >= written[1]:
+            if written[0] >= place[1] or place[0] >= written[1]:
                 continue
             if other != itself or written != place or _dims(out) != _dims(tensors[other]):
                 allowed = f"be {called} itself or " if itself else ""
@@ -75,11 +73,9 @@ def _tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
     """The tensors among the arguments, and within those that have several."""
     found = {}
     for name, value in arguments.items():
-        if isinstance(value, Tensor):
-            found[name] = value
-        elif isinstance(value, Coefficients):
-            parts = {f"{name}.{part}": each for part, each in value._asdict().items()}
-            found.update({part: each for part, each in parts.items() if isinstance(each, Tensor)})
+        several = isinstance(value, Coefficients)
+        parts = {f"{name}.{part}": each for part, each in value._asdict().items()} if several else {name: value}
+        found.update({part: each for part, each in parts.items() if isinstance(each, Tensor)})
     return found
 
 
@@ -89,19 +85,15 @@ def _check_output(name: str, out: Tensor, state: Tensor, inputs: dict[str, Tenso
         raise TypeError(f"out must be {state.dtype} as the state is, got {out.dtype}")
     if torch.is_grad_enabled():
         checks.no_gradient(f"writing into {name} leaves none", **{name: out}, **inputs)
-    if not torch.compiler.is_compiling():  # the compiler cannot trace this check, and writes into its own copies
-        _check_kind(name, out)
+    if not torch.compiler.is_compiling():  # the compiler cannot trace these checks, and writes into its own copies
+        if out.layout != torch.strided or out.is_neg():
+            raise ValueError(f"{name} must be a plain tensor, got a sparse one or a view that negates what it shows")
+        if out.is_inference() and not torch.is_inference_mode_enabled():
+            raise ValueError(
+                f"{name} must not be a tensor of inference mode outside of it, where autograd cannot follow it"
+            )
     if _overlaps_itself(out):
         raise ValueError(f"{name} must have a place of its own for every element, got strides {out.stride()}")
-
-
-def _check_kind(name: str, out: Tensor) -> None:
-    if out.layout != torch.strided or out.is_neg():
-        raise ValueError(f"{name} must be a plain tensor, got a sparse one or a view that negates what it shows")
-    if out.is_inference() and not torch.is_inference_mode_enabled():
-        raise ValueError(
-            f"{name} must not be a tensor of inference mode outside of it, where autograd cannot follow it"
-        )
 
 
 def _dims(x: Tensor) -> list[tuple[int, int]]:
@@ -119,17 +111,13 @@ def _overlaps_itself(x: Tensor) -> bool:
     return False
 
 
-def _memory(x: Tensor) -> tuple[int, int] | None:
-    """The address of the first element and the one behind the last; None if the tensor has no memory, as fakes have."""
-    count = x.numel()
-    if count == 0 or x.is_meta:
-        return None
+def _memory(x: Tensor) -> tuple[int, int]:
+    """The address of the first element and the one behind the last; nothing, (0, 0), for a tensor without memory."""
     try:
-        first = x.data_ptr()
+        first = 0 if x.is_meta else x.data_ptr()  # of a fake 0 too
     except RuntimeError:  # a tensor without storage
-        return None
-    if first == 0:  # a fake
-        return None
-    if not x.is_contiguous():
-        count = 1 + sum(stride * (size - 1) for stride, size in _dims(x))
+        first = 0
+    if first == 0 or x.numel() == 0:
+        return 0, 0
+    count = x.numel() if x.is_contiguous() else 1 + sum(stride * (size - 1) for stride, size in _dims(x))
     return first, first + count * x.element_size()

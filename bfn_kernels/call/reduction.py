@@ -1,5 +1,7 @@
 """How the reference masks and reduces losses."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -7,9 +9,11 @@ from torch import Tensor
 NONE, BATCH, SUM, MEAN = range(4)
 
 
-def hide(mask: Tensor | None, *tensors: Tensor | None) -> list[Tensor | None]:
+def hide(mask: Tensor | None, *tensors: Tensor | None) -> Sequence[Tensor | None]:
     """Zeroes the tensors where the mask is False, so that no value there, not even NaN, reaches a gradient."""
-    return [t if t is None or mask is None else torch.where(mask, t, torch.zeros_like(t)) for t in tensors]
+    if mask is None:
+        return tensors
+    return [t if t is None else torch.where(mask, t, torch.zeros_like(t)) for t in tensors]
 
 
 def reduce(loss: Tensor, mask: Tensor | None, reduction: int) -> Tensor:

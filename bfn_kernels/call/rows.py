@@ -45,11 +45,6 @@ class Inputs:
         """γ and 1 − γ."""
         return self.schedule.gamma(self.value)
 
-    def flow_std(self) -> Tensor:
-        """√(γ(1−γ)) (77)."""
-        gamma, variance = self.gamma()
-        return (gamma * variance).sqrt()
-
     def prediction_scales(self) -> tuple[Tensor, Tensor]:
         """1/γ and √((1−γ)/γ), the scales of μ and ε̂ in x̂ = μ/γ − √((1−γ)/γ)·ε̂ (84, 105); both are 0 if t < t_min."""
         gamma, variance = self.schedule.gamma(self.value.clamp(min=self.t_min))
@@ -62,16 +57,12 @@ class Inputs:
         beta = self.schedule.beta(self.value.clamp(max=T_MAX))
         return torch.where(beta.sqrt() < ROOT_BETA_MIN, 0.0, beta)
 
-    def updated(self) -> Tensor:
-        """ρ' = ρ + α (49)."""
-        return self.precision + self.value
-
 
 # The operator knows a scalar by its bit, and returns those wanted in the order of this table, which
 # csrc/math/schedules.h repeats.
 FORMULAS: dict[str, Callable[[Inputs], Tensor]] = {
     "gamma": lambda row: row.gamma()[0],
-    "flow_std": Inputs.flow_std,
+    "flow_std": lambda row: torch.mul(*row.gamma()).sqrt(),  # √(γ(1−γ)) (77)
     "mean_scale": lambda row: row.prediction_scales()[0],
     "noise_scale": lambda row: row.prediction_scales()[1],
     "rate": lambda row: row.scale * row.schedule.rate(row.value),
@@ -81,9 +72,10 @@ FORMULAS: dict[str, Callable[[Inputs], Tensor]] = {
     "log_normaliser": lambda row: (2 * math.pi * row.gamma()[1]).log() / 2,
     "beta": Inputs.beta,
     "beta_spread": lambda row: (row.scale * row.beta()).sqrt(),  # √(Kβ) (185)
-    "keep": lambda row: row.precision / row.updated(),  # ρ/ρ' in μ' = (ρμ + αy)/ρ' (50)
-    "take": lambda row: row.value / row.updated(),  # α/ρ' in μ' (50)
-    "update_std": lambda row: row.value.sqrt() / row.updated(),  # √α/ρ', the std of y's noise times α/ρ'
+    # of the update μ' = (ρμ + αy)/ρ', ρ' = ρ + α (49, 50), where y's noise has the std 1/√α
+    "keep": lambda row: row.precision / (row.precision + row.value),
+    "take": lambda row: row.value / (row.precision + row.value),
+    "update_std": lambda row: row.value.sqrt() / (row.precision + row.value),
     "sender_std": lambda row: row.value.rsqrt(),
     "accuracy": lambda row: row.value,
     "spread": lambda row: (row.scale * row.value).sqrt(),  # √(Kα)
@@ -167,7 +159,7 @@ def _operator_input(value: float | Tensor, data: Tensor, high: float = math.inf)
     """The value as a tensor that the operator takes. None for subclasses of Tensor, which the formulas serve, and for
     wrong values, which `checks` refuses with a better message."""
     if type(value) is float or (type(value) is int and value < 2**63):
-        return torch.full((), float(value), dtype=torch.float64, device=data.device) if 0 <= value <= high else None
+        return torch.scalar_tensor(value, dtype=torch.float64, device=data.device) if 0 <= value <= high else None
     if type(value) is not Tensor and (not isinstance(value, Tensor) or has_torch_function((value,))):
         return None
     if value.dtype in (torch.bfloat16, torch.float16):

@@ -1,42 +1,26 @@
 """Ops of continuous data. The input distribution of a variable is a normal with a mean and a precision per row.
 
-Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]` or any leading part of the data's shape.
-Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
-Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
-Numbers in parentheses: equations of Graves et al. 2023.
-Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed.
+Data are `[B, ...]`. Types, random numbers and errors: `help(bfn_kernels)`. Numbers in parentheses: equations of Graves
+et al. 2023.
 """
 
 import math
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends
-from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import (
-    LOG_STD_MAX,
-    PUBLISHED,
-    STD_RANGE,
-    Limits,
-    drawn_seed,
-    known_values,
-    prediction_scalars,
-    read_mean,
-    step_time,
-    updated_precision,
-)
-from bfn_kernels.call.keywords import (
-    PARAMETRISATIONS as PARAMETRISATIONS,
-)
+from bfn_kernels import backends, solvers
+from bfn_kernels.call import checks, keywords, rows
+from bfn_kernels.call.keywords import PARAMETRISATIONS as PARAMETRISATIONS
+from bfn_kernels.call.keywords import PUBLISHED, Limits, Target, prediction_scalars
 from bfn_kernels.call.outputs import writes
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.continuous.operators import OPERATORS
-from bfn_kernels.continuous.solver import solver_step as solver_step
-from bfn_kernels.records import NO_DRAWS, Bins, LossTarget, Network, Noise, Prediction, Solver
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
+from bfn_kernels.solvers import Coefficients
 
 backends.add_family("continuous", OPERATORS)
 
@@ -69,7 +53,7 @@ def flow_sample(
     library = backends.library(backend, x.device)
     gamma, std = rows.scalars(library, ("gamma", "flow_std"), t, x, checks.compute_dtype(x), schedule)
     x, gamma, std = hide(checks.mask("mask", mask, "x", x, x.shape), x, gamma, std)
-    seed = drawn_seed(x, seed, generator, ("noise", noise, x.shape))
+    seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.continuous.gaussian_step(x, gamma, None, None, std, seed, noise)
 
 
@@ -92,7 +76,7 @@ def sender_sample(
     checks.data("x", x)
     library = backends.library(backend, x.device)
     (std,) = rows.scalars(library, ("sender_std",), alpha, x, checks.compute_dtype(x))
-    seed = drawn_seed(x, seed, generator, ("noise", noise, x.shape))
+    seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.continuous.gaussian_step(x, None, None, None, std, seed, noise)
 
 
@@ -112,7 +96,7 @@ def bayesian_update(
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(mean, y)
     keep, take = rows.scalars(library, ("keep", "take"), alpha, mean, dtype, precision=precision)
     updated = library.continuous.gaussian_step(mean, keep, y, take, None, None, None)
-    return updated, updated_precision(precision, alpha, mean)
+    return updated, keywords.updated_precision(precision, alpha, mean)
 
 
 @writes("mean")
@@ -152,25 +136,81 @@ def update_sample(
     """
     checks.data("mean", mean)
     checks.like("x", x, "mean", mean)
-    known_mask = known_values(known, known_mask, mean, mean.shape)
+    known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(x, mean)
     scales: Any = (None, None)
-    ends = -math.inf, math.inf
+    low, high = -math.inf, math.inf
     if t is not None:
-        schedule = continuous_schedule(sigma_1, schedule)
         checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
-        ends = checks.interval("clip", clip)
-        scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
+        low, high = checks.interval("clip", clip)
+        scales = prediction_scalars(library, parametrisation, t, mean, dtype, sigma_1, schedule, limits)
     elif not (sigma_1 is schedule is None and (parametrisation, limits, clip) == ("noise", PUBLISHED, (-1, 1))):
         raise ValueError("t must be given with sigma_1, schedule, parametrisation, limits or clip, got None")
     keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
-    drawn = Noise(drawn_seed(mean, seed, generator, ("noise", noise, mean.shape)), noise)
+    seed = keywords.drawn_seed(mean, seed, generator, ("noise", noise, mean.shape))
     if t is None and known is None:
-        updated = library.continuous.gaussian_step(mean, keep, x, take, std, *drawn, out)
+        updated = library.continuous.gaussian_step(mean, keep, x, take, std, seed, noise, out)
     else:
-        network, solver = Prediction(x, mean, scales[0], scales[1], *ends), Solver(keep, take, std)
-        updated = library.continuous.step(*network, *solver, known, known_mask, *drawn, out, None)
-    return updated, updated_precision(precision, alpha, mean)
+        solver = keep, take, std, None, None
+        sent = known, known_mask, seed, noise, out, None
+        updated = library.continuous.step(x, mean, *scales, low, high, *solver, *sent)
+    return updated, keywords.updated_precision(precision, alpha, mean)
+
+
+@writes("mean", differentiable=False)
+def solver_step(
+    prediction: Tensor,
+    mean: Tensor,
+    t: Rows,
+    t_next: Rows | None = None,
+    *,
+    rule: str = "ode1",
+    t_previous: Rows | None = None,
+    previous: Tensor | None = None,
+    coefficients: Coefficients | None = None,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
+    clip: Clip = (-1, 1),
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    out: Tensor | None = None,
+    predicted_out: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """A sampler's step from time t to t_next: μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ, by the coefficients of a
+    rule of `bfn_kernels.solvers` [derived].
+
+    prediction, mean `[B, ...]`: what the network put out at time t, and what it saw; x̂ is made of them as in
+    `update_sample`. rule: a name of `solvers.RULES`. A step of second order takes `previous`, which `predicted_out`
+    received in the step before, and t_previous, the time of that step. `coefficients` may stand in the place of t_next,
+    t_previous and rule. Where `known_mask` is True, `known` is x̂ (inpainting). `out`, which may be mean itself,
+    receives the new mean, and `predicted_out`, of the mean's shape and any of the types, x̂; it may be `previous`
+    itself. noise: the normals of a stochastic rule; the others read neither noise nor seed. Times and coefficients: as
+    times elsewhere; t_previous < t ≤ t_next, on the CPU. Nothing is differentiable. Returns the new mean in its type.
+
+    >>> noise_pred, mean = torch.zeros(1, 2), torch.full((1, 2), 0.45)
+    >>> solver_step(noise_pred, mean, 0.5, 1.0, rule="sde1", sigma_1=0.1, noise=torch.zeros(1, 2))
+    tensor([[0.4950, 0.4950]])
+    """
+    checks.data("mean", mean)
+    checks.like("prediction", prediction, "mean", mean)
+    if previous is not None:
+        checks.like("previous", previous, "the state", mean)
+    checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
+    schedule = continuous_schedule(sigma_1, schedule)
+    low, high = checks.interval("clip", clip)
+    known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
+    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(prediction, mean, previous)
+    scales = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)
+    solver = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
+    seed = keywords.step_seed(mean, solver.std, seed, generator, noise)
+    sent = known, known_mask, seed, noise, out, predicted_out
+    return library.continuous.step(prediction, mean, *scales, low, high, *solver, *sent)
 
 
 def predict_data(
@@ -194,11 +234,10 @@ def predict_data(
     """
     checks.data("noise_pred", noise_pred)
     checks.like("mean", mean, "noise_pred", noise_pred)
-    schedule = continuous_schedule(sigma_1, schedule)
-    clip = checks.interval("clip", clip)
+    ends = checks.interval("clip", clip)
     library, dtype = backends.library(backend, noise_pred.device), checks.compute_dtype(noise_pred, mean)
-    mean_scale, noise_scale = prediction_scalars(library, "noise", t, mean, dtype, schedule, limits)
-    return library.continuous.predict_data(*Prediction(noise_pred, mean, mean_scale, noise_scale, *clip))
+    scales = prediction_scalars(library, "noise", t, mean, dtype, sigma_1, schedule, limits)
+    return library.continuous.predict_data(noise_pred, mean, *scales, *ends)
 
 
 def continuous_time_loss(
@@ -220,8 +259,8 @@ def continuous_time_loss(
 
     x, prediction, mean `[B, ...]`, all differentiable; t in [0, 1]. `parametrisation="noise"`: x̂ is made of the
     prediction and the mean, as by `predict_data`, whose limits these are; "data": the prediction is x̂, and mean may be
-    None. clip: the range
-    of the data, which x̂ is clipped to and an x outside of which is refused on the CPU; None for data without bounds.
+    None. clip: the range of the data, which x̂ is clipped to and an x outside of which is refused on the CPU; None for
+    data without bounds.
     mask: bool, of the leading dimensions or broadcastable, False where a variable costs nothing and its x is not looked
     at. reduction: "mean" over variables, "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
 
@@ -229,13 +268,11 @@ def continuous_time_loss(
     >>> continuous_time_loss(x, x + 1, None, 0.5, sigma_1=0.1, parametrisation="data")
     tensor(23.0259)
     """
-    schedule = continuous_schedule(sigma_1, schedule)
-    mean, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
-    library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean)
-    mean_scale, noise_scale, weight = prediction_scalars(
-        library, parametrisation, t, x, dtype, schedule, limits, ("rate",), scale=0.5
+    mean, library, dtype, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
+    *scales, weight = prediction_scalars(
+        library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("rate",), scale=0.5
     )
-    network = Prediction(prediction, mean, mean_scale, noise_scale, *checks.interval("clip", clip))
+    network = prediction, mean, *scales, *checks.interval("clip", clip)
     return library.continuous.squared_loss(x, *network, weight, None, *to)
 
 
@@ -267,14 +304,12 @@ def discrete_time_loss(
     tensor(49.5000)
     """
     n_steps = checks.integer("n_steps", n_steps, 1)
-    t = step_time(t, step, n_steps)
-    schedule = continuous_schedule(sigma_1, schedule)
-    mean, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
-    library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean)
-    mean_scale, noise_scale, weight = prediction_scalars(
-        library, parametrisation, t, x, dtype, schedule, limits, ("alpha",), n_steps=n_steps, scale=n_steps / 2
+    t = keywords.step_time(t, step, n_steps)
+    mean, library, dtype, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
+    *scales, weight = prediction_scalars(
+        library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("alpha",), n_steps=n_steps, scale=n_steps / 2
     )
-    network = Prediction(prediction, mean, mean_scale, noise_scale, *checks.interval("clip", clip))
+    network = prediction, mean, *scales, *checks.interval("clip", clip)
     return library.continuous.squared_loss(x, *network, weight, None, *to)
 
 
@@ -306,44 +341,35 @@ def reconstruction_loss(
     >>> reconstruction_loss(x, x, None, sigma_1=0.1, std=0.07, num_bins=16, parametrisation="data")
     tensor(0.7702)
     """
-    schedule = continuous_schedule(sigma_1, schedule)
-    mean, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction)
-    clip = checks.interval("clip", clip)
-    library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean)
+    mean, library, dtype, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
+    low, high = checks.interval("clip", clip)
     of_normal = ("half_precision", "log_normaliser") if num_bins is None else ("std",)
-    if std is None:
-        scalars = prediction_scalars(library, parametrisation, 1.0, x, dtype, schedule, limits, of_normal)
-    else:
-        scales = prediction_scalars(library, parametrisation, 1.0, x, dtype, schedule, limits)
-        given = _ConstantVariance(checks.number("std", std, *STD_RANGE) ** 2)
-        scalars = *scales, *rows.scalars(library, of_normal, 1.0, x, dtype, given)
-    mean_scale, noise_scale, *normal = scalars
-    network = Prediction(prediction, mean, mean_scale, noise_scale, *clip)
+    wanted = of_normal if std is None else ()
+    mean_scale, noise_scale, *normal = prediction_scalars(
+        library, parametrisation, 1.0, x, dtype, sigma_1, schedule, limits, wanted
+    )
+    if std is not None:
+        variance = checks.number("std", std, *keywords.STD_RANGE) ** 2
+        given = SimpleNamespace(gamma=lambda t: (1 - variance, torch.full_like(t, variance)))
+        normal = rows.scalars(library, of_normal, 1.0, x, dtype, given)
+    network = mean, mean_scale, noise_scale, low, high
     if num_bins is None:
-        return library.continuous.squared_loss(x, *network, *normal, *to)
+        return library.continuous.squared_loss(x, prediction, *network, *normal, *to)
     num_bins = checks.integer("num_bins", num_bins, 2)
     checks.no_gradient("with num_bins only prediction and mean have one", x=x)
     # x̂ has the type of its prediction, and is no result that should be rounded
-    x_hat = library.continuous.predict_data(*network._replace(prediction=prediction.to(dtype)))
-    bins = Bins(num_bins, True, *STD_RANGE, LOG_STD_MAX)
-    direct = Network(x_hat, normal[0], None, None, None, None)
-    return library.discretised.loss(x, *direct, None, None, True, 0, *NO_DRAWS, *bins, *to)
+    x_hat = library.continuous.predict_data(prediction.to(dtype), *network)
+    return keywords.bin_loss(library, x, (x_hat, normal[0], None), num_bins, True, to)
 
 
-class _ConstantVariance(NamedTuple):
-    """Stands for a schedule where the row scalars of a normal of a given variance are wanted."""
-
-    variance: float
-
-    def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        variance = torch.full_like(t, self.variance)
-        return 1 - variance, variance
-
-
-def _check_loss(x, prediction, mean, parametrisation, mask, reduction) -> tuple[Tensor | None, LossTarget]:
-    """The checks that the losses share; returns the mean that operators read, and the target of the loss."""
+def _check_loss(
+    x: Tensor, prediction: Tensor, mean: Tensor | None, parametrisation: str, mask, reduction: str, backend: str | None
+) -> tuple[Tensor | None, Any, torch.dtype, Target]:
+    """The checks that the losses share; returns the mean that operators read, the library that serves the call, the
+    type of the arithmetic, and the target of the loss."""
     how = checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.data("x", x)
     checks.like("prediction", prediction, "x", x)
-    mean = read_mean(x, mean, parametrisation)
-    return mean, LossTarget(checks.mask("mask", mask, "x", x, x.shape), how)
+    mean = keywords.read_mean(x, mean, parametrisation)
+    to = checks.mask("mask", mask, "x", x, x.shape), how
+    return mean, backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean), to

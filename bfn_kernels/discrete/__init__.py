@@ -1,13 +1,8 @@
 """Ops of discrete data: one of K classes per variable. The state of a variable's input distribution is logits.
 
-Shapes: classes `[B, ...]`, numbers per class `[B, ..., K]`; t and alpha are scalars, `[B]` or any leading part of
-the classes' shape.
-Types: classes int64, int32 or uint8 (int16 and int8 are copied to int32); logits float32, bfloat16, float16 or float64;
-arithmetic in float32 (float64 for float64), one rounding at the end.
-Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
-Numbers in parentheses: equations of Graves et al. 2023.
-Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed;
-a class out of range is an IndexError on the CPU, and NaN for its variable elsewhere.
+Classes are `[B, ...]`, of int64, int32 or uint8 (int16 and int8 are copied to int32), and numbers per class are
+`[B, ..., K]`. Types of numbers, random numbers and errors: `help(bfn_kernels)`. Numbers in parentheses: equations of
+Graves et al. 2023.
 """
 
 from typing import Any
@@ -16,19 +11,20 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends
-from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import drawn_seed, expectation, message_types, step_time
+from bfn_kernels.call import checks, keywords, rows
+from bfn_kernels.call.keywords import Target
 from bfn_kernels.call.outputs import writes
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import Rows
+from bfn_kernels.classes import Family
 from bfn_kernels.discrete.operators import OPERATORS, SHORT_ROW
-from bfn_kernels.discrete.solver import FAMILY
-from bfn_kernels.discrete.solver import solver_step as solver_step
 from bfn_kernels.operators import NATIVE
-from bfn_kernels.records import RECEIVERS, LossTarget
+from bfn_kernels.records import RECEIVERS
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
+from bfn_kernels.solvers import Coefficients
 
 backends.add_family("discrete", OPERATORS)
+FAMILY = Family("discrete", binary=False)
 
 
 def flow_sample(
@@ -55,15 +51,13 @@ def flow_sample(
     >>> flow_sample(torch.tensor([1]), 0.0, num_classes=2, beta_1=3.0)
     tensor([[0.5000, 0.5000]])
     """
-    x = checks.classes("x", x)
+    x, library, dtype, work = FAMILY.check_message(x, dtype, backend)
     checks.choice("output", output, ("probs", "logits"))
     schedule = discrete_schedule(beta_1, schedule)
     num_classes = checks.integer("num_classes", num_classes, 2)
-    dtype, work = message_types(dtype)
-    library = backends.library(backend, x.device)
     scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, work, schedule, scale=num_classes)
     x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
-    seed = drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
+    seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
     return library.discrete.sender_sample(x, beta, spread, num_classes, output == "probs", seed, noise, dtype)
 
 
@@ -86,12 +80,10 @@ def sender_sample(
     >>> sender_sample(torch.tensor([1]), 0.5, num_classes=2, noise=torch.zeros(1, 2))
     tensor([[-0.5000,  0.5000]])
     """
-    x = checks.classes("x", x)
+    x, library, dtype, work = FAMILY.check_message(x, dtype, backend)
     num_classes = checks.integer("num_classes", num_classes, 2)
-    dtype, work = message_types(dtype)
-    library = backends.library(backend, x.device)
     message = rows.scalars(library, rows.MESSAGE, alpha, x, work, scale=num_classes)
-    seed = drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
+    seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
     return library.discrete.sender_sample(x, *message, num_classes, False, seed, noise, dtype)
 
 
@@ -161,8 +153,58 @@ def update_sample(
     >>> update_sample(torch.tensor([[0.0, 1.0]]), z, 0.5, choose="mode", noise=z)
     tensor([[-0.5000,  0.5000]])
     """
-    message, random = (choose, known, known_mask), (seed, generator, noise, draw_noise)
-    return FAMILY.update_sample(output_logits, state, alpha, message, random, (out, theta_out), backend)
+    sending = choose, known, known_mask, seed, generator, noise, draw_noise
+    return FAMILY.update_sample(output_logits, state, alpha, sending, (out, theta_out), backend)
+
+
+@writes("state", differentiable=False)
+def solver_step(
+    output_logits: Tensor,
+    state: Tensor,
+    t: Rows | None = None,
+    t_next: Rows | None = None,
+    *,
+    rule: str = "ode1",
+    t_previous: Rows | None = None,
+    previous: Tensor | None = None,
+    coefficients: Coefficients | None = None,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    choose: str = "mean",
+    temperature: Rows | None = None,
+    unconditional: Tensor | None = None,
+    guidance: Rows | None = None,
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    out: Tensor | None = None,
+    theta_out: Tensor | None = None,
+    predicted_out: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    draw_noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """A sampler's step from time t to t_next: z' = A·z + take·(K(p + r·(p − p_prev)) − 1) + E·ξ, by the coefficients
+    of a rule of `bfn_kernels.solvers` [derived], p = softmax(output_logits).
+
+    output_logits, state `[B, ..., K]`: what the network put out at time t, and the state that it saw. choose: what is
+    taken for p, the "mean", p itself, as solvers do, a "sample" or the "mode", as one-hot vectors; "sde1" with samples
+    from t = 0 on is ancestral sampling. temperature: what the logits are divided by. unconditional: logits of the
+    network without its condition, and guidance: w, for p = softmax(((1 + w)·output_logits − w·unconditional) /
+    temperature); both numbers as times are. `coefficients` may stand in the place of t and schedule too. Where
+    `known_mask` is True, p is the class `known` `[B, ...]`. `theta_out` receives the probabilities of the new state,
+    in the state's shape and any of the types, and `predicted_out` p. draw_noise: uniforms `[B, ...]` of a sample.
+    Everything else, and the result, as in `continuous.solver_step`.
+
+    >>> z = torch.tensor([[1.0, 1.0]])
+    >>> solver_step(z, z, 0.5, 1.0, beta_1=3.0)
+    tensor([[2., 2.]])
+    """
+    times, guided = (t, t_next, t_previous), (temperature, unconditional, guidance)
+    plan = times, previous, rule, coefficients, beta_1, schedule, *guided
+    sending = choose, known, known_mask, seed, generator, noise, draw_noise
+    return FAMILY.solver_step(output_logits, state, plan, sending, (out, theta_out, predicted_out), backend)
 
 
 def continuous_time_loss(
@@ -185,9 +227,9 @@ def continuous_time_loss(
     >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1, 2), 0.5, beta_1=3.0)
     tensor(1.5000)
     """
-    x, to = FAMILY.check_loss(x, logits, mask, reduction)
+    x, library, to = FAMILY.check_loss(x, logits, mask, reduction, backend)
     schedule = discrete_schedule(beta_1, schedule)
-    library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
+    dtype = checks.compute_dtype(logits)
     (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=logits.shape[-1] / 2)
     return _loss(library, x, logits, weight, to)
 
@@ -223,9 +265,9 @@ def discrete_time_loss(
     tensor(0.1637)
     """
     n_steps = checks.integer("n_steps", n_steps, 1)
-    t = step_time(t, step, n_steps)
+    t = keywords.step_time(t, step, n_steps)
     which = checks.choice("receiver", receiver, RECEIVERS)
-    x, to = FAMILY.check_loss(x, logits, mask, reduction)
+    x, library, to = FAMILY.check_loss(x, logits, mask, reduction, backend)
     if n_samples is None and quadrature is None:
         n_samples = 10
     if quadrature is not None and receiver == "joint" and logits.shape[-1] != 2:
@@ -234,19 +276,14 @@ def discrete_time_loss(
             f"one-dimensional; got {quadrature} for K = {logits.shape[-1]}"
         )
     schedule = discrete_schedule(beta_1, schedule)
-    library, dtype = backends.library(backend, x.device), checks.compute_dtype(logits)
+    dtype = checks.compute_dtype(logits)
     (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
-    draws = expectation(logits, logits.shape, quadrature, n_samples, seed, generator, noise)
+    draws = keywords.expectation(logits, quadrature, n_samples, seed, generator, noise)
     return library.discrete.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, *to)
 
 
 def reconstruction_loss(
-    x: Tensor,
-    logits: Tensor,
-    *,
-    mask: Tensor | None = None,
-    reduction: str = "mean",
-    backend: str | None = None,
+    x: Tensor, logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean", backend: str | None = None
 ) -> Tensor:
     """The cost in nats of x after the last message, the network having seen t = 1: −ln p_x.
 
@@ -255,11 +292,11 @@ def reconstruction_loss(
     >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1, 2))
     tensor(0.6931)
     """
-    x, to = FAMILY.check_loss(x, logits, mask, reduction)
-    return _loss(backends.library(backend, x.device), x, logits, None, to)
+    x, library, to = FAMILY.check_loss(x, logits, mask, reduction, backend)
+    return _loss(library, x, logits, None, to)
 
 
-def _loss(library: Any, x: Tensor, logits: Tensor, weight: Tensor | None, to: LossTarget) -> Tensor:
+def _loss(library: Any, x: Tensor, logits: Tensor, weight: Tensor | None, to: Target) -> Tensor:
     """L∞ or, without a weight, the reconstruction loss. The CPU kernels make the gradient of short rows, which they
     have in cache, in the forward pass."""
     in_forward = logits.shape[-1] <= SHORT_ROW and logits.is_cpu and library is backends.LIBRARIES.get(NATIVE)

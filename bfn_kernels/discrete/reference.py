@@ -12,17 +12,7 @@ from torch.nn.functional import logsigmoid
 from bfn_kernels import noise as random
 from bfn_kernels.call.checks import compute_dtype, valid_classes
 from bfn_kernels.call.reduction import hide, reduce
-from bfn_kernels.records import (
-    FACTORISED,
-    MEAN,
-    MODE,
-    Draws,
-    Guidance,
-    LossTarget,
-    Noise,
-    Sent,
-    Solver,
-)
+from bfn_kernels.records import FACTORISED, MEAN, MODE, Draws, Guidance, LossTarget, Noise, Sent, Solver
 from bfn_kernels.steps import extrapolated, guided
 
 
@@ -75,8 +65,8 @@ def step(
     """
     keep, take, std, previous, extrapolation = solver
     dtype = compute_dtype(output_logits, state, previous, guidance.unconditional)
-    p = chosen(guided(output_logits.to(dtype), of_classes(guidance)), sent, noise.seed)
-    taken = extrapolated(p, previous, None if extrapolation is None else extrapolation.unsqueeze(-1))
+    p = chosen(guided(output_logits.to(dtype), guidance), sent, noise.seed)
+    taken = extrapolated(p, previous, extrapolation)
     eps = torch.zeros_like(p) if std is None else normals(state.shape, dtype, noise)
     kept = state.to(dtype) if keep is None else keep.unsqueeze(-1) * state.to(dtype)
     updated = (kept + message(taken, take, torch.zeros_like(take) if std is None else std, eps)).to(state.dtype)
@@ -85,13 +75,6 @@ def step(
     if theta_out is not None:
         theta_out.copy_(updated.to(dtype).softmax(-1))
     return updated if out is None else out.copy_(updated)
-
-
-def of_classes(guidance: Guidance) -> Guidance:
-    """The guidance with scales that broadcast to numbers per class."""
-    scale, unconditional, unconditional_scale = guidance
-    scale, unconditional_scale = (s if s is None else s.unsqueeze(-1) for s in (scale, unconditional_scale))
-    return Guidance(scale, unconditional, unconditional_scale)
 
 
 def chosen(logits: Tensor, what: Sent, seed: Tensor | None) -> Tensor:

@@ -9,45 +9,32 @@ predictions, or mean and std, then have that shape too, and the logits are diffe
 With `pred_log_std=None`, `pred_mean` is both predictions as networks put them out, stacked in a last dimension of two,
 `[B, ..., 2]` or `[B, ..., M, 2]`, and so is its gradient, at the cost of two tensors; `unbind` costs a pass more.
 
-Shapes: data `[B, ...]`; t, alpha and precision are scalars, `[B]` or any leading part of the data's shape.
-Types: float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at the end.
-Random numbers: `seed=` an int or int64 tensor, or a `generator=` that one is drawn from; else torch's default one.
-Numbers in parentheses: equations of Graves et al. 2023.
-Errors: a wrong shape, device, range or keyword is a ValueError, a wrong type a TypeError, before anything is computed.
+Data are `[B, ...]`. Types, random numbers and errors: `help(bfn_kernels)`. Numbers in parentheses: equations of Graves
+et al. 2023.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bfn_kernels import backends
+from bfn_kernels import backends, solvers
 from bfn_kernels.autograd import needs
-from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import (
-    PUBLISHED,
-    Limits,
-    checked_bins,
-    choice_noises,
-    drawn_seed,
-    expectation,
-    known_values,
-    prediction_scalars,
-    step_time,
-    updated_precision,
-)
+from bfn_kernels.call import checks, keywords, rows
+from bfn_kernels.call.keywords import PUBLISHED, Limits, Target, prediction_scalars
 from bfn_kernels.call.outputs import writes
 from bfn_kernels.call.rows import Rows
-from bfn_kernels.discretised.arguments import check_output, component_noises
 from bfn_kernels.discretised.bins import bin_index, centre
+from bfn_kernels.discretised.distribution import check_output, component_noises, normal_of
 from bfn_kernels.discretised.distribution import expected_value as expected_value
 from bfn_kernels.discretised.distribution import log_prob as log_prob
 from bfn_kernels.discretised.distribution import mode as mode
-from bfn_kernels.discretised.distribution import normal_of
 from bfn_kernels.discretised.distribution import output_distribution as output_distribution
 from bfn_kernels.discretised.distribution import sample as sample
 from bfn_kernels.discretised.operators import OPERATORS
-from bfn_kernels.discretised.solver import solver_step as solver_step
-from bfn_kernels.records import CHOICES, MEAN, NO_DRAWS, LossTarget, Network, Noise, Sent, Solver
+from bfn_kernels.records import CHOICES, MEAN, NO_DRAWS
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
+from bfn_kernels.solvers import Coefficients
 
 backends.add_family("discretised", OPERATORS)
 
@@ -102,20 +89,20 @@ def continuous_time_loss(
     x, pred_mean, pred_log_std, mean `[B, ...]`; the predictions are differentiable; t in [0, 1]; x in [−1, 1], refused
     outside on the CPU (`from_levels` makes bin centres of levels 0 … K − 1).
     `parametrisation="noise"`: the predictions are of the noise (105, 106); "data": of the data, and mean may be None.
-    limits: `bfn_kernels.Limits` of the predictions' std, and of t.
-    mask: bool, of the leading dimensions or broadcastable, False where a variable costs nothing and its x is not looked
-    at. reduction: "mean" over variables, "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
+    limits: `bfn_kernels.Limits` of the predictions' std, and of t. mask, reduction and the result are as in
+    `continuous.continuous_time_loss`.
 
     >>> x, s = torch.full((1, 2), 0.5), torch.full((1, 2), -3.0)
     >>> continuous_time_loss(x, x, s, None, 0.5, sigma_1=0.1, num_bins=2, parametrisation="data")
     tensor(0.)
     """
-    schedule = continuous_schedule(sigma_1, schedule)
-    bins = checked_bins(num_bins, limits, clip)
-    output, to = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
-    library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, *output)
-    *scales, weight = prediction_scalars(library, parametrisation, t, x, dtype, schedule, limits, ("rate",), scale=0.5)
-    return library.discretised.loss(x, *output, *scales, weight, None, False, 0, *NO_DRAWS, *bins, *to)
+    bins = keywords.checked_bins(num_bins, limits, clip)
+    output = pred_mean, pred_log_std, mixture_logits
+    mean, library, dtype, to = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
+    *scales, weight = prediction_scalars(
+        library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("rate",), scale=0.5
+    )
+    return library.discretised.loss(x, *output, mean, *scales, weight, None, False, 0, *NO_DRAWS, *bins, *to)
 
 
 def discrete_time_loss(
@@ -145,11 +132,10 @@ def discrete_time_loss(
 ) -> Tensor:
     """L_n in nats: n·E_ε[−ε²/2 − ln Σ_k p_k·exp(−(y − c_k)²/2τ²)], y = x + τε, τ² = 1/α_i, i = n·t + 1 (113–119).
 
-    n_steps: n. step: i from 1 to n, an int or integers shaped as t may be, in the place of t; a t that is no (i − 1)/n
-    is refused on the CPU and costs NaN elsewhere. The expectation is a Gauss–Hermite sum over `quadrature` nodes (8
-    unless n_samples is given), or the mean of `n_samples` draws, as published (noise: `[n_samples, B, ...]`). Measured,
-    the error of a step relative to 1 plus its loss is, in 95 % of the variables and at worst, 2e-3 and 1e-2 with 4
-    nodes, 2e-4 and 2e-3 with 8, 2e-5 and 5e-4 with 16, 1e-6 and 5e-5 with 32, and 0.2 and 0.7 with ten draws.
+    n_steps, step and t: as in `continuous.discrete_time_loss`. The expectation is a Gauss–Hermite sum over `quadrature`
+    nodes (8 unless n_samples is given), or the mean of `n_samples` draws, as published (noise: `[n_samples, B, ...]`).
+    Measured, the error of a step relative to 1 plus its loss is, in 95 % of the variables and at worst, 2e-3 and 1e-2
+    with 4 nodes, 2e-4 and 2e-3 with 8, 2e-5 and 5e-4 with 16, 1e-6 and 5e-5 with 32, and 0.2 and 0.7 with ten draws.
     Everything else as in `continuous_time_loss`, to which it tends as n grows.
 
     >>> x, s = torch.full((1, 2), 0.5), torch.full((1, 2), -9.0)
@@ -157,18 +143,17 @@ def discrete_time_loss(
     tensor(True)
     """
     n_steps = checks.integer("n_steps", n_steps, 1)
-    t = step_time(t, step, n_steps)
-    schedule = continuous_schedule(sigma_1, schedule)
-    bins = checked_bins(num_bins, limits, clip)
-    output, to = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
-    library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, *output)
+    t = keywords.step_time(t, step, n_steps)
+    bins = keywords.checked_bins(num_bins, limits, clip)
+    output = pred_mean, pred_log_std, mixture_logits
+    mean, library, dtype, to = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
     *scales, alpha = prediction_scalars(
-        library, parametrisation, t, x, dtype, schedule, limits, ("alpha",), n_steps=n_steps
+        library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("alpha",), n_steps=n_steps
     )
     if n_samples is None and quadrature is None:
         quadrature = 8
-    draws = expectation(x, x.shape, quadrature, n_samples, seed, generator, noise)
-    return library.discretised.loss(x, *output, *scales, None, alpha, False, n_steps, *draws, *bins, *to)
+    draws = keywords.expectation(x, quadrature, n_samples, seed, generator, noise)
+    return library.discretised.loss(x, *output, mean, *scales, None, alpha, False, n_steps, *draws, *bins, *to)
 
 
 def reconstruction_loss(
@@ -195,12 +180,11 @@ def reconstruction_loss(
     >>> reconstruction_loss(x, x, s, None, sigma_1=0.1, num_bins=2, parametrisation="data")
     tensor(0.)
     """
-    schedule = continuous_schedule(sigma_1, schedule)
-    bins = checked_bins(num_bins, limits)
-    output, to = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
-    library = backends.library(backend, x.device)
-    scales = prediction_scalars(library, parametrisation, 1.0, x, checks.compute_dtype(x, *output), schedule, limits)
-    return library.discretised.loss(x, *output, *scales, None, None, False, 0, *NO_DRAWS, *bins, *to)
+    bins = keywords.checked_bins(num_bins, limits)
+    output = pred_mean, pred_log_std, mixture_logits
+    mean, library, dtype, to = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
+    scales = prediction_scalars(library, parametrisation, 1.0, x, dtype, sigma_1, schedule, limits)
+    return library.discretised.loss(x, *output, mean, *scales, None, None, False, 0, *NO_DRAWS, *bins, *to)
 
 
 @writes("mean")
@@ -233,11 +217,9 @@ def update_sample(
     mean updated, ρ' = ρ + α, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε.
 
     pred_mean, pred_log_std, mean `[B, ...]`; the mean is differentiable, the predictions with `choose="mean"` alone.
-    limits and a pred_log_std of None: as in `continuous_time_loss`.
-    choose: what is sent, a "sample" of the output distribution, its "mode" or its "mean". Where `known_mask` is True
-    `known` is sent instead. `out`, which may be mean itself, receives the mean; no gradient then. noise: normals of
-    the sender; draw_noise: normals that draw the value; component_noise: uniforms that draw the component of a mixture.
-    Returns the mean in the mean's type and the precision (a float if both were).
+    limits and a pred_log_std of None: as in `continuous_time_loss`. choose: what is sent, a "sample" of the output
+    distribution, its "mode" or its "mean". draw_noise: normals that draw the value; component_noise: uniforms that draw
+    the component of a mixture. Everything else, and the result, as in `continuous.update_sample`.
 
     >>> m = torch.zeros(1, 1)
     >>> update_sample(m + 0.4, m - 9, m, 1.0, 0.5, 3.0, sigma_1=0.1, num_bins=2, noise=m, choose="mode",
@@ -246,38 +228,97 @@ def update_sample(
     """
     checks.data("mean", mean)
     choice = checks.choice("choose", choose, CHOICES)
-    schedule = continuous_schedule(sigma_1, schedule)
-    bins = checked_bins(num_bins, limits)
-    check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
-    known_mask = known_values(known, known_mask, mean, mean.shape)
-    output = {"pred_mean": pred_mean, "pred_log_std": pred_log_std, "mixture_logits": mixture_logits}
-    if choose != "mean":
-        checks.no_gradient(f'a {choose} has none, only choose="mean" has one', **output)
-    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output.values(), mean)
-    scales = prediction_scalars(library, parametrisation, t, mean, dtype, schedule, limits)
+    bins = keywords.checked_bins(num_bins, limits)
+    output = pred_mean, pred_log_std, mixture_logits
+    check_output(mean, "mean", output, mean, parametrisation)
+    known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
+    if choice != MEAN:
+        names = "pred_mean", "pred_log_std", "mixture_logits"
+        checks.no_gradient(f'a {choose} has none, only choose="mean" has one', **dict(zip(names, output, strict=True)))
+    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean)
+    scales = prediction_scalars(library, parametrisation, t, mean, dtype, sigma_1, schedule, limits)
     keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
     draws = component_noises(mixture_logits, component_noise, mean.shape)
-    draws = choice_noises(choose, draw_noise, mean.shape, *draws)
-    drawn = Noise(drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws), noise)
-    if choice == MEAN and any(needs(*output.values(), mean)):  # the operator has no gradient for the predictions
+    draws = keywords.choice_noises(choose, draw_noise, mean.shape, *draws)
+    seed = keywords.drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
+    if choice == MEAN and any(needs(*output, mean)):  # the operator has no gradient for the predictions
         normal = normal_of(library, dtype, pred_mean, pred_log_std, mean, scales, bins)
-        value = library.discretised.expected_value(*normal, mixture_logits, bins.num_bins, True)
+        value = library.discretised.expected_value(*normal, mixture_logits, bins[0], True)
         value = value if known is None else torch.where(known_mask, known.to(value.dtype), value)
-        updated = library.continuous.gaussian_step(mean, keep, value, take, std, *drawn)
+        updated = library.continuous.gaussian_step(mean, keep, value, take, std, seed, noise)
     else:
-        sent, solver = Sent(choice, known, known_mask, draw_noise), Solver(keep, take, std)
-        network = Network(pred_mean, pred_log_std, mixture_logits, mean, *scales)
-        updated = library.discretised.step(*network, *solver, *bins, *sent, component_noise, *drawn, out, None)
-    return updated, updated_precision(precision, alpha, mean)
+        solver, sent = (keep, take, std, None, None), (choice, known, known_mask, draw_noise, component_noise)
+        updated = library.discretised.step(*output, mean, *scales, *solver, *bins, *sent, seed, noise, out, None)
+    return updated, keywords.updated_precision(precision, alpha, mean)
+
+
+@writes("mean", differentiable=False)
+def solver_step(
+    pred_mean: Tensor,
+    pred_log_std: Tensor | None,
+    mean: Tensor,
+    t: Rows,
+    t_next: Rows | None = None,
+    *,
+    num_bins: int,
+    rule: str = "ode1",
+    t_previous: Rows | None = None,
+    previous: Tensor | None = None,
+    coefficients: Coefficients | None = None,
+    mixture_logits: Tensor | None = None,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
+    choose: str = "mean",
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    out: Tensor | None = None,
+    predicted_out: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    draw_noise: Tensor | None = None,
+    component_noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """A sampler's step from time t to t_next: μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ, by the coefficients of a
+    rule of `bfn_kernels.solvers` [derived], where x̂ is chosen of the output distribution at time t: its "mean", as
+    solvers take it, a "sample" or its "mode".
+
+    pred_mean, pred_log_std, mixture_logits and mean: as in `update_sample`. draw_noise and component_noise: of a
+    sample. Everything else, and the result, as in `continuous.solver_step`.
+
+    >>> m = torch.zeros(1, 1)
+    >>> solver_step(m + 0.4, m - 9, m, 0.5, 1.0, rule="sde1", sigma_1=0.1, num_bins=2, noise=m, parametrisation="data")
+    tensor([[0.4500]])
+    """
+    checks.data("mean", mean)
+    choice = checks.choice("choose", choose, CHOICES)
+    schedule = continuous_schedule(sigma_1, schedule)
+    bins = keywords.checked_bins(num_bins, limits)
+    output = pred_mean, pred_log_std, mixture_logits
+    check_output(mean, "mean", output, mean, parametrisation)
+    if previous is not None:
+        checks.like("previous", previous, "the state", mean)
+    known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
+    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean, previous)
+    scales = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)
+    solver = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
+    draws = component_noises(mixture_logits, component_noise, mean.shape)
+    draws = keywords.choice_noises(choose, draw_noise, mean.shape, *draws)
+    seed = keywords.step_seed(mean, solver.std, seed, generator, noise, *draws)
+    sent = choice, known, known_mask, draw_noise, component_noise
+    return library.discretised.step(*output, mean, *scales, *solver, *bins, *sent, seed, noise, out, predicted_out)
 
 
 def _check_loss(
-    x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction
-) -> tuple[tuple, LossTarget]:
-    """The checks that the losses share; returns the network's output and the mean, None if it is not read, and the
-    target of the loss."""
-    mean_read = check_output(x, "x", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
+    x: Tensor, output: tuple, mean: Tensor | None, parametrisation: str, mask, reduction: str, backend: str | None
+) -> tuple[Tensor | None, Any, torch.dtype, Target]:
+    """The checks that the losses share; returns the mean, None if it is not read, the library that serves the call, the
+    type of the arithmetic, and the target of the loss."""
+    mean_read = check_output(x, "x", output, mean, parametrisation)
     how = checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.no_gradient("only what the network puts out has one", x=x, mean=mean)
-    to = LossTarget(checks.mask("mask", mask, "x", x, x.shape), how)
-    return (pred_mean, pred_log_std, mixture_logits, mean_read), to
+    to = checks.mask("mask", mask, "x", x, x.shape), how
+    return mean_read, backends.library(backend, x.device), checks.compute_dtype(x, *output, mean_read), to

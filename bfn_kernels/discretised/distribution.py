@@ -8,25 +8,16 @@ import torch
 from torch import Tensor
 
 from bfn_kernels import backends
-from bfn_kernels.call import checks
-from bfn_kernels.call.keywords import (
-    LOG_STD_MAX,
-    PUBLISHED,
-    STD_RANGE,
-    Limits,
-    checked_bins,
-    drawn_seed,
-    prediction_scalars,
-    read_mean,
-)
+from bfn_kernels.call import checks, keywords
+from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
 from bfn_kernels.call.reduction import NONE
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.discretised import reference
-from bfn_kernels.discretised.arguments import MAX_COMPONENTS, component_noises
-from bfn_kernels.discretised.reference import Normal
 from bfn_kernels.operators import Library
-from bfn_kernels.records import MODE, NO_DRAWS, SAMPLE, Bins, LossTarget, Network
-from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
+from bfn_kernels.records import MODE, SAMPLE
+from bfn_kernels.schedules import ContinuousSchedule
+
+MAX_COMPONENTS = 1024
 
 
 def output_distribution(
@@ -55,8 +46,7 @@ def output_distribution(
     >>> mean, std, mode(mean, std, num_bins=16)
     (tensor([[0.4000, 0.4000]]), tensor([[0.1226, 0.1226]]), tensor([[0.4375, 0.4375]]))
     """
-    schedule = continuous_schedule(sigma_1, schedule)
-    bins = checked_bins(2, limits)
+    bins = keywords.checked_bins(2, limits)
     checks.data("pred_mean", pred_mean)
     if pred_log_std is None and (pred_mean.dim() == 0 or pred_mean.shape[-1] != 2):
         raise ValueError(f"pred_mean must have shape [..., 2] without pred_log_std, got {tuple(pred_mean.shape)}")
@@ -65,10 +55,12 @@ def output_distribution(
     lead = pred_mean.shape[:-1]
     mixed = len(lead) > 0 and isinstance(mean, Tensor) and mean.shape == lead
     shape = lead if mixed else pred_mean.shape
-    mean = read_mean(pred_mean, mean, parametrisation, "pred_mean", shape)
+    mean = keywords.read_mean(pred_mean, mean, parametrisation, "pred_mean", shape)
     library = backends.library(backend, pred_mean.device)
     dtype = checks.compute_dtype(pred_mean, pred_log_std, mean)
-    scales = prediction_scalars(library, parametrisation, t, pred_mean, dtype, schedule, limits, dims=len(shape))
+    scales = prediction_scalars(
+        library, parametrisation, t, pred_mean, dtype, sigma_1, schedule, limits, dims=len(shape)
+    )
     return normal_of(library, dtype, pred_mean, pred_log_std, mean, scales, bins)
 
 
@@ -120,7 +112,7 @@ def log_prob(
     checks.like("x", x, "mean", mean, shape)
     checks.no_gradient("only mean, std and mixture_logits have one", x=x)
     library = backends.library(backend, x.device)
-    return -bin_loss(library, x, Normal(mean, std, mixture_logits), num_bins, clip, LossTarget(None, NONE))
+    return -keywords.bin_loss(library, x, (mean, std, mixture_logits), num_bins, clip, (None, NONE))
 
 
 def sample(
@@ -144,24 +136,15 @@ def sample(
     tensor([0.5000])
     """
     num_bins = checks.integer("num_bins", num_bins, 2)
-    shape = _normal(mean, std, mixture_logits)
-    checks.no_gradient(
-        "a draw has none, only expected_value and log_prob have one", mean=mean, std=std, mixture_logits=mixture_logits
-    )
-    seed = drawn_seed(
-        mean, seed, generator, ("noise", noise, shape), *component_noises(mixture_logits, component_noise, shape)
-    )
+    shape = _normal(mean, std, mixture_logits, "a draw")
+    draws = component_noises(mixture_logits, component_noise, shape)
+    seed = keywords.drawn_seed(mean, seed, generator, ("noise", noise, shape), *draws)
     library = backends.library(backend, mean.device)
     return library.discretised.choose(mean, std, mixture_logits, num_bins, SAMPLE, seed, noise, component_noise)
 
 
 def mode(
-    mean: Tensor,
-    std: Tensor,
-    *,
-    num_bins: int,
-    mixture_logits: Tensor | None = None,
-    backend: str | None = None,
+    mean: Tensor, std: Tensor, *, num_bins: int, mixture_logits: Tensor | None = None, backend: str | None = None
 ) -> Tensor:
     """The centre of the likeliest bin of the clipped output distribution; of a mixture, all K bins are tried.
 
@@ -171,22 +154,13 @@ def mode(
     tensor([0.2500, 0.7500])
     """
     num_bins = checks.integer("num_bins", num_bins, 2)
-    _normal(mean, std, mixture_logits)
-    checks.no_gradient(
-        "a mode has none, only expected_value and log_prob have one", mean=mean, std=std, mixture_logits=mixture_logits
-    )
+    _normal(mean, std, mixture_logits, "a mode")
     library = backends.library(backend, mean.device)
     return library.discretised.choose(mean, std, mixture_logits, num_bins, MODE, None, None, None)
 
 
-def bin_loss(library: Library, x: Tensor, normal: Normal, num_bins: int, clip: bool, to: LossTarget) -> Tensor:
-    """−ln p of the bin that x lies in, under an output distribution whose mean and std are given."""
-    network, bins = Network(*normal, None, None, None), Bins(num_bins, clip, *STD_RANGE, LOG_STD_MAX)
-    return library.discretised.loss(x, *network, None, None, True, 0, *NO_DRAWS, *bins, *to)
-
-
 def normal_of(
-    library: Library, dtype: torch.dtype, pred_mean, pred_log_std, mean, scales, bins: Bins
+    library: Library, dtype: torch.dtype, pred_mean, pred_log_std, mean, scales, bins: tuple
 ) -> tuple[Tensor, Tensor]:
     """Mean and std in `dtype`, the type of the arithmetic. The mean is x̂ of continuous data without its clip."""
     pred_mean, pred_log_std = reference.pair(pred_mean, pred_log_std)
@@ -197,12 +171,41 @@ def normal_of(
     return data_mean, library.discretised.output_std(pred_log_std.to(dtype), *scales, *bins[2:])
 
 
-def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Sequence[int]:
-    """Checks a normal or a mixture of normals; returns the shape of its variables."""
+def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, what: str | None = None) -> Sequence[int]:
+    """Checks a normal or a mixture of normals; returns the shape of its variables. what: what is made of it, if that
+    has no gradient."""
     checks.data("mean", mean)
     checks.like("std", std, "mean", mean)
+    if what is not None:
+        reason = f"{what} has none, only expected_value and log_prob have one"
+        checks.no_gradient(reason, mean=mean, std=std, mixture_logits=mixture_logits)
     if mixture_logits is None:
         return mean.shape
     checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
     checks.like("mixture_logits", mixture_logits, "mean", mean)
     return mean.shape[:-1]
+
+
+def component_noises(mixture_logits: Tensor | None, noise: Tensor | None, shape: Sequence[int]) -> list[tuple]:
+    """The noise that draws a component of a mixture, in the form that `drawn_seed` takes; nothing without a mixture."""
+    if mixture_logits is not None:
+        return [("component_noise", noise, shape)]
+    if noise is not None:
+        raise ValueError("component_noise must be None without mixture_logits")
+    return []
+
+
+def check_output(x: Tensor, name: str, output: tuple, mean: Tensor | None, parametrisation: str) -> Tensor | None:
+    """Checks the network's output, pred_mean, pred_log_std and mixture_logits, against x; returns the mean, or None if
+    it is not read."""
+    checks.data(name, x)
+    pred_mean, pred_log_std, mixture_logits = output
+    each: Sequence[int] = x.shape
+    if mixture_logits is not None:
+        checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
+        each = (*x.shape, mixture_logits.shape[-1])
+        checks.like("mixture_logits", mixture_logits, name, x, each)
+    checks.like("pred_mean", pred_mean, name, x, each if pred_log_std is not None else (*each, 2))
+    if pred_log_std is not None:
+        checks.like("pred_log_std", pred_log_std, name, x, each)
+    return keywords.read_mean(x, mean, parametrisation)

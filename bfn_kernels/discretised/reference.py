@@ -71,7 +71,7 @@ def output_distribution(dtype: torch.dtype, network: Network, bins: Bins) -> Nor
     """
     pred_mean, pred_log_std = pair(network.pred_mean, network.pred_log_std)
     output = Normal.of(dtype, pred_mean, pred_log_std, network.mixture_logits)
-    limits = OutputLimits(bins.std_min, bins.std_max, bins.log_std_max)
+    limits = OutputLimits(*bins[2:])
     if network.mean_scale is None:
         return output._replace(std=output_std(output.std, None, None, limits))
     mean_scale, noise_scale = output.each(network.mean_scale), output.each(network.noise_scale)
@@ -133,20 +133,13 @@ def choose(
 ) -> Tensor:
     """A sample or the mode of the output distribution, as the centre of a bin."""
     if choice == SAMPLE:
-        return sample(mean, std, mixture_logits, num_bins, noise, component_noise)
+        return sample(Normal(mean, std, mixture_logits), num_bins, noise, component_noise)
     return mode(mean, std, mixture_logits, num_bins)
 
 
-def sample(
-    mean: Tensor,
-    std: Tensor,
-    mixture_logits: Tensor | None,
-    num_bins: int,
-    noise: Noise,
-    component_noise: Tensor | None,
-) -> Tensor:
+def sample(normal: Normal, num_bins: int, noise: Noise, component_noise: Tensor | None) -> Tensor:
     """The centre of the bin of clamp(mean + std·ε); for a mixture, its component is drawn first."""
-    dtype, kind = compute_dtype(mean, std, mixture_logits), mean.dtype
+    (mean, std, mixture_logits), dtype, kind = normal, compute_dtype(*normal), normal.mean.dtype
     if mixture_logits is not None:
         uniform = component_noise
         if uniform is None:

@@ -10,6 +10,7 @@ docs/published_code.md tells where a definition differs.
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import wraps
 from types import ModuleType
 from typing import Any
@@ -17,16 +18,13 @@ from typing import Any
 from bfn_kernels.patch import bayesian_flow_networks, bfn_solver
 
 
-class Patch:
+class Patch(ExitStack):
     """Methods of their classes that were replaced, until `undo` or the end of a `with`."""
-
-    def __init__(self) -> None:
-        self.originals: list[tuple[type, str, Callable[..., Any]]] = []
 
     def replace(self, cls: type, name: str, function: Callable[..., Any]) -> None:
         """function(original, self, ...) takes the place of a method."""
         original = getattr(cls, name)
-        self.originals.append((cls, name, original))
+        self.callback(setattr, cls, name, original)
 
         @wraps(original)
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -35,14 +33,7 @@ class Patch:
         setattr(cls, name, method)
 
     def undo(self) -> None:
-        while self.originals:
-            setattr(*self.originals.pop())
-
-    def __enter__(self) -> "Patch":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.undo()
+        self.close()
 
 
 def official(model: ModuleType) -> Patch:

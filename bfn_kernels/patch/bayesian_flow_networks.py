@@ -10,7 +10,7 @@ from bfn_kernels import binary, continuous, discrete, discretised, nn, samplers
 from bfn_kernels.call import checks
 from bfn_kernels.call.keywords import Limits
 
-EACH = {"reduction": "none"}
+Settings = tuple[Any, dict[str, Any]]
 
 
 def flat(output: Tensor) -> Tensor:
@@ -32,20 +32,23 @@ def beta_1(flow: Any) -> float:
     return flow.max_sqrt_beta**2
 
 
-def normal_settings(loss: Any) -> tuple[Any, dict[str, Any]] | None:
-    """The family of a loss of theirs for continuous data, and its keyword arguments; None if there is none."""
+def normal_settings(loss: Any, name: str = "") -> Settings | None:
+    """The op of this name for a loss of theirs for continuous data, as its family and its keyword arguments; None if
+    there is none."""
     if not loss.noise_pred or loss.min_loss_variance > 0:
         return None
-    outer = loss.distribution_factory
-    inner = outer.data_dist_factory
-    common = {"sigma_1": sigma_1(loss.bayesian_flow)}
+    outer, std = loss.distribution_factory, sigma_1(loss.bayesian_flow)
+    inner, of = outer.data_dist_factory, {"sigma_1": std}
     match type(inner).__name__:
         case "DeltaFactory" if inner.clip_range > 0:
-            limits = Limits(t_min=outer.min_t)
-            return continuous, common | {"limits": limits, "clip": (-inner.clip_range, inner.clip_range)}
+            if name == "reconstruction_loss":
+                sixteen = loss.bayesian_flow.min_variance == 1e-3  # theirs knows its two experiments by this
+                of |= {"num_bins": 16 if sixteen else 256, "std": (0.7 if sixteen else 1) * std}
+            clip = -inner.clip_range, inner.clip_range
+            return continuous, of | {"limits": Limits(t_min=outer.min_t), "clip": clip}
         case "DiscretizedNormalFactory" if inner.clip and inner.min_std_dev > 0:
             limits = Limits(std=(inner.min_std_dev, inner.max_std_dev), t_min=outer.min_t)
-            return discretised, common | {"limits": limits, "num_bins": inner.num_bins}
+            return discretised, of | {"limits": limits, "num_bins": inner.num_bins}
     return None
 
 
@@ -53,6 +56,16 @@ def is_plain(loss: Any) -> bool:
     """Whether a loss of theirs for classes is of logits, one of two classes, or K."""
     names = {"BernoulliFactory": loss.K == 2, "CategoricalFactory": loss.K > 2}
     return not loss.bayesian_flow.discretize and names.get(type(loss.distribution_factory).__name__, False)
+
+
+def class_settings(loss: Any, name: str) -> Settings | None:
+    """The same of a loss of theirs for classes, with their receiver."""
+    if not is_plain(loss):
+        return None
+    of: dict[str, Any] = {} if name == "reconstruction_loss" else {"beta_1": beta_1(loss.bayesian_flow)}
+    if name == "discrete_time_loss":
+        of |= {"receiver": "factorised", "quadrature": 32}
+    return binary if loss.K == 2 else discrete, of
 
 
 def continuous_flow(original: Any, self: Any, data: Tensor, t: Tensor) -> tuple[Tensor, None]:
@@ -72,48 +85,28 @@ def classes_flow(original: Any, self: Any, data: Tensor, t: Tensor) -> tuple[Ten
         return (theta.view(*x.shape, self.n_classes),)
 
 
-def predictions(family: Any, output: Tensor) -> tuple[Tensor, ...]:
-    """The arguments of an op that stand for their network's output."""
-    return (flat(output)[..., 0],) if family is continuous else (flat(output), None)  # type: ignore[return-value]
+def predictions(family: Any, output: Tensor, mean: Tensor) -> tuple[Tensor | None, ...]:
+    """The arguments of an op that stand for their network's output, and for what the network saw."""
+    each = output if family in (discrete, discretised) else output[..., 0]
+    return {discrete: (each,), binary: (each,), continuous: (each, mean), discretised: (each, None, mean)}[family]
 
 
-def normal_loss(name: str) -> Callable[..., Tensor]:
-    """One of their losses for continuous data: of each variable, or of each example for n steps."""
+def loss_method(name: str, settings: Callable[[Any, str], Settings | None]) -> Callable[..., Tensor]:
+    """One of their losses: of each variable, or of each example for n steps."""
 
     def loss(original: Any, self: Any, data: Tensor, output_params: Tensor, input_params: Any, *more: Any) -> Tensor:
-        settings = normal_settings(self)
-        if settings is None:
+        found = settings(self, name)
+        if found is None:
             return original(self, data, output_params, input_params, *more)
-        family, of = settings
-        x, mean = data.flatten(1), input_params[0].flatten(1)
+        family, of = found
+        x = data.flatten(1).long() if family in (discrete, binary) else data.flatten(1)
+        seen = predictions(family, flat(output_params.float()), input_params[0].flatten(1))
         times = [of_rows(more[0])] if more else []
         if name == "discrete_time_loss":
             of = of | {"n_steps": more[1]}
-        if name == "reconstruction_loss" and family is continuous:
-            sixteen = self.bayesian_flow.min_variance == 1e-3  # theirs knows its two experiments by this
-            of = of | {"num_bins": 16 if sixteen else 256, "std": (0.7 if sixteen else 1) * sigma_1(self.bayesian_flow)}
-        losses = getattr(family, name)(x, *predictions(family, output_params.float()), mean, *times, **of, **EACH)
-        return losses.mean(1, keepdim=True) if family is discretised and name == "discrete_time_loss" else losses
-
-    return loss
-
-
-def classes_loss(name: str) -> Callable[..., Tensor]:
-    """One of their losses for classes likewise, with their receiver."""
-
-    def loss(original: Any, self: Any, data: Tensor, output_params: Tensor, input_params: Any, *more: Any) -> Tensor:
-        if not is_plain(self):
-            return original(self, data, output_params, input_params, *more)
-        x, z = data.flatten(1).long(), flat(output_params.float())
-        family, z = (binary, z[..., 0]) if self.K == 2 else (discrete, z)
-        if name == "reconstruction_loss":
-            return family.reconstruction_loss(x, z, **EACH)
-        of: dict[str, Any] = {"beta_1": beta_1(self.bayesian_flow), **EACH}
-        t = of_rows(more[0])
-        if name == "continuous_time_loss":
-            return family.continuous_time_loss(x, z, t, **of)
-        of |= {"n_steps": more[1], "receiver": "factorised", "quadrature": 32}
-        return family.discrete_time_loss(x, z, t, **of).mean(1, keepdim=True)
+        losses = getattr(family, name)(x, *seen, *times, **of, reduction="none")
+        of_examples = name == "discrete_time_loss" and family is not continuous
+        return losses.mean(1, keepdim=True) if of_examples else losses
 
     return loss
 
@@ -163,11 +156,11 @@ def network(
 REPLACED: dict[tuple[str, str], Callable[..., Any]] = {
     ("CtsBayesianFlow", "forward"): continuous_flow,
     ("DiscreteBayesianFlow", "forward"): classes_flow,
-    ("CtsBayesianFlowLoss", "cts_time_loss"): normal_loss("continuous_time_loss"),
-    ("CtsBayesianFlowLoss", "discrete_time_loss"): normal_loss("discrete_time_loss"),
-    ("CtsBayesianFlowLoss", "reconstruction_loss"): normal_loss("reconstruction_loss"),
-    ("DiscreteBayesianFlowLoss", "cts_time_loss"): classes_loss("continuous_time_loss"),
-    ("DiscreteBayesianFlowLoss", "discrete_time_loss"): classes_loss("discrete_time_loss"),
-    ("DiscreteBayesianFlowLoss", "reconstruction_loss"): classes_loss("reconstruction_loss"),
+    ("CtsBayesianFlowLoss", "cts_time_loss"): loss_method("continuous_time_loss", normal_settings),
+    ("CtsBayesianFlowLoss", "discrete_time_loss"): loss_method("discrete_time_loss", normal_settings),
+    ("CtsBayesianFlowLoss", "reconstruction_loss"): loss_method("reconstruction_loss", normal_settings),
+    ("DiscreteBayesianFlowLoss", "cts_time_loss"): loss_method("continuous_time_loss", class_settings),
+    ("DiscreteBayesianFlowLoss", "discrete_time_loss"): loss_method("discrete_time_loss", class_settings),
+    ("DiscreteBayesianFlowLoss", "reconstruction_loss"): loss_method("reconstruction_loss", class_settings),
     ("BFN", "sample"): sample,
 }
