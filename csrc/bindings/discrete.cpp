@@ -2,7 +2,7 @@
 
 #include "classes.h"
 
-namespace bfn {
+namespace bfn::bindings {
 namespace {
 
 Tensor theta_new(const Tensor& logits) {
@@ -19,15 +19,15 @@ Tensor theta_new(const Tensor& logits) {
 }
 
 Tensor sender_sample_new(const Tensor& x, const Tensor& alpha, const Tensor& spread, int64_t num_classes, bool probs,
-                         const MaybeTensor& seed, const MaybeTensor& noise, ScalarType dtype) {
+                         const Noise& noise, ScalarType dtype) {
   check(num_classes >= 2, "num_classes", " must be at least 2");
   const Output out = output(x, with(shape_of(x), num_classes), dtype);
-  return sender_sample<DiscreteSender, BFN_KERNEL(discrete_sender)>(x, alpha, spread, probs, seed, noise, out);
+  return sender_sample<DiscreteSender, BFN_KERNEL(discrete_sender)>(x, alpha, spread, probs, noise, out);
 }
 
 // Saves the gradient of each variable's loss, or else numbers of each row that the backward pass makes it of.
-LossAndSaved loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& weight, const MaybeTensor& mask,
-                      int64_t reduction, bool in_forward, bool need_logits) {
+LossAndSaved loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& weight, const LossTarget& to,
+                      bool in_forward, bool need_logits) {
 #ifdef BFN_CUDA
   if (in_forward) throw std::invalid_argument("in_forward must be False: only a CPU makes the gradient with the loss");
 #endif
@@ -35,7 +35,7 @@ LossAndSaved loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& 
   const Output saved = in_forward ? output_like(logits, type, need_logits)
                                   : output(logits, with(shape_of(x), kRowStats), type, need_logits);
   const auto to_save = in_forward ? &DiscreteLoss::grad_logits : &DiscreteLoss::stats;
-  return loss<DiscreteLoss, BFN_KERNEL(discrete_loss)>(x, logits, weight, mask, reduction, saved, to_save);
+  return loss<DiscreteLoss, BFN_KERNEL(discrete_loss)>(x, logits, weight, to, saved, to_save);
 }
 
 Tensor loss_backward_new(const Tensor& grad, const Tensor& scale, const Tensor& x, const Tensor& logits,
@@ -59,11 +59,7 @@ Tensor loss_backward_new(const Tensor& grad, const Tensor& scale, const Tensor& 
   return grad_logits.tensor;
 }
 
-}  // namespace
-}  // namespace bfn
-
 BFN_OPERATORS(m) {
-  using namespace bfn;
   add<&theta_new>(m, "discrete_theta");
   add<&sender_sample_new>(m, "discrete_sender_sample");
   add_both<&step_out<DiscreteUpdate, BFN_KERNEL(discrete_update)>, 1, 2>(m, "discrete_step", "discrete_step_out");
@@ -71,3 +67,6 @@ BFN_OPERATORS(m) {
   add<&loss_backward_new>(m, "discrete_loss_backward");
   add<&discrete_time_loss<DiscreteNStep, BFN_KERNEL(discrete_nstep)>>(m, "discrete_discrete_time_loss");
 }
+
+}  // namespace
+}  // namespace bfn::bindings

@@ -3,32 +3,16 @@
 #include "../ops/continuous.h"
 #include "operators.h"
 
-namespace bfn {
+namespace bfn::bindings {
 
-Draws draws_of(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples, const MaybeTensor& seed,
-               const MaybeTensor& noise, Shape shape) {
-  const size_t count = nodes ? nodes->size() : 0;
-  const bool as_many = count == (node_weights ? node_weights->size() : 0);
-  check(as_many && (count > 0 ? n_samples == 0 : n_samples >= 0), "nodes and node_weights",
-        " must be as many, and none where n_samples is not 0");
-  shape.insert(shape.begin(), n_samples);
-  return {
-      .n_samples = n_samples,
-      .num_nodes = static_cast<int64_t>(count),
-      .nodes = count ? nodes->data() : nullptr,
-      .node_weights = count ? node_weights->data() : nullptr,
-      .noise = n_samples > 0 ? noise_of(seed, noise, shape, kMonteCarlo) : Noise{},
-  };
-}
-
-Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, ScalarType type) {
+Reduced LossTarget::over(const Tensor& x, ScalarType type) const {
   const Shape shape = shape_of(x);
   check(!shape.empty(), "x", " must have a batch dimension");
   const Reduction by = code("reduction", reduction, Reduction::kMean);
   const int64_t batch = shape[0], per_batch = numel(Shape(shape.begin() + 1, shape.end()));
   const Shape out = by == Reduction::kNone ? shape : by == Reduction::kBatch ? Shape{batch} : Shape{};
   Output loss = output(x, out, type), scale = output(x, {}, type);
-  LossTarget to{
+  bfn::LossTarget to{
       .reduction = by,
       .batch = batch,
       .per_batch = per_batch,
@@ -63,6 +47,6 @@ static Tensor scaled_gradient_new(const Tensor& saved, const Tensor& grad, const
   return times(saved, leading_view("grad", factor, shape_of(saved)), output_like(saved, dtype));
 }
 
-}  // namespace bfn
+BFN_OPERATORS(m) { add<&scaled_gradient_new>(m, "common_scaled_gradient"); }
 
-BFN_OPERATORS(m) { bfn::add<&bfn::scaled_gradient_new>(m, "common_scaled_gradient"); }
+}  // namespace bfn::bindings

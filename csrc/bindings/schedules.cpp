@@ -2,7 +2,6 @@
 
 #include "../cpu/written.h"
 #include "operators.h"
-#include "tensors.h"
 
 namespace bfn {
 namespace {

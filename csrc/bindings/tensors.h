@@ -40,6 +40,10 @@ inline Shape with(Shape shape, int64_t last) {
   shape.push_back(last);
   return shape;
 }
+inline Shape without_last(Shape shape) {
+  shape.pop_back();
+  return shape;
+}
 
 // The member of an enumeration with this number; `last` is its last one.
 template <class E>
