@@ -7,17 +7,14 @@
 
 namespace bfn::bindings {
 
-// The loss, its scale, and what is saved for its gradient.
-using LossAndSaved = std::tuple<Tensor, Tensor, Tensor>;
-
-inline int64_t classes_of(const Tensor& logits) {
+inline int64_t classes_of(Given logits) {
   const int64_t num_classes = logits.dim() == 0 ? 0 : logits.size(logits.dim() - 1);
   check(num_classes >= 2, "", "there must be at least 2 classes");
   return num_classes;
 }
 
 // The shape of the variables whose logits these are.
-inline Shape lead_of(const Tensor& logits) {
+inline Shape lead_of(Given logits) {
   classes_of(logits);
   return without_last(shape_of(logits));
 }
@@ -27,15 +24,14 @@ constexpr bool kHasClasses = requires(Op op) { op.num_classes; };
 
 // Data of classes say how many there are.
 template <class Op>
-void set_classes(Op& op, const Tensor& logits) {
+void set_classes(Op& op, Given logits) {
   if constexpr (kHasClasses<Op>) op.num_classes = classes_of(logits);
 }
 
 template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
-Tensor sender_sample(const Tensor& x, const Tensor& alpha, const Tensor& spread, bool probs, const Noise& noise,
-                     const Output& out) {
+Tensor sender_sample(Given x, Given alpha, Given spread, bool probs, const Noise& noise, const Output& out) {
   const Shape rows = shape_of(x);
-  const ScalarType type = compute_type({&out.tensor});
+  const ScalarType type = compute_type(out.tensor);
   Op op{
       .count = numel(rows),
       .x = view("x", x, rows),
@@ -46,16 +42,15 @@ Tensor sender_sample(const Tensor& x, const Tensor& alpha, const Tensor& spread,
       .out = out.view,
   };
   set_classes(op, out.tensor);
-  compute(type, op, in_float, in_double);
-  return out.tensor;
+  return compute(type, op, in_float, in_double, out.tensor);
 }
 
 template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
-void step_out(const Tensor& output_logits, const Tensor& state, const Solver& solver, const Guidance& guidance,
-              const Sent& sent, const Noise& noise, const Tensor& out, const MaybeTensor& theta_out,
-              const MaybeTensor& predicted_out) {
+Tensor step(Given output_logits, Given state, const Solver& solver, const Guidance& guidance, const Sent& sent,
+            const Noise& noise, const Out& to, Maybe theta_out, Maybe predicted_out) {
   const Shape shape = shape_of(state), rows = kHasClasses<Op> ? lead_of(state) : shape;
-  const ScalarType type = compute_type({&output_logits, &state, get(solver.previous), get(guidance.unconditional)});
+  const ScalarType type = compute_type(output_logits, state, solver.previous, guidance.unconditional);
+  const Tensor out = to.or_like(state);
   Op op{
       .count = numel(rows),
       .output_logits = view("output_logits", output_logits, shape),
@@ -68,15 +63,14 @@ void step_out(const Tensor& output_logits, const Tensor& state, const Solver& so
       .theta = view_of_out(theta_out, shape),
   };
   set_classes(op, state);
-  compute(type, op, in_float, in_double);
+  return compute(type, op, in_float, in_double, out);
 }
 
 // L_inf where there is a weight, else -ln p_x. What is saved for the gradient is the field `to_save` of the op.
 template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
-LossAndSaved loss(const Tensor& x, const Tensor& logits, const MaybeTensor& weight, const LossTarget& target,
-                  const Output& saved, View Op::* to_save) {
+auto loss(Given x, Given logits, Maybe weight, const LossTarget& target, const Output& saved, View Op::* to_save) {
   const Shape rows = shape_of(x);
-  const ScalarType type = compute_type({&logits});
+  const ScalarType type = compute_type(logits);
   const Reduced to = target.over(x, type);
   Op op{
       .x = view("x", x, rows),
@@ -86,16 +80,15 @@ LossAndSaved loss(const Tensor& x, const Tensor& logits, const MaybeTensor& weig
   };
   op.*to_save = saved.view;
   set_classes(op, logits);
-  compute(type, op, in_float, in_double);
-  return {to.loss, to.scale, saved.tensor};
+  return compute(type, op, in_float, in_double, to.loss, to.scale, saved.tensor);
 }
 
 // Kernels of classes write a gradient that is contiguous.
 template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
-LossAndSaved discrete_time_loss(const Tensor& x, const Tensor& logits, const Tensor& alpha, int64_t n_steps,
-                                int64_t receiver, const Draws& draws, const LossTarget& target, bool need_logits) {
+auto discrete_time_loss(Given x, Given logits, Given alpha, int64_t n_steps, int64_t receiver, const Draws& draws,
+                        const LossTarget& target, bool need_logits) {
   const Shape rows = shape_of(x), shape = kHasClasses<Op> ? with(rows, classes_of(logits)) : rows;
-  const ScalarType type = compute_type({&logits});
+  const ScalarType type = compute_type(logits);
   const Reduced to = target.over(x, type);
   const Output grad =
       kHasClasses<Op> ? output(logits, shape, type, need_logits) : output_like(logits, type, need_logits);
@@ -110,8 +103,7 @@ LossAndSaved discrete_time_loss(const Tensor& x, const Tensor& logits, const Ten
       .to = to.to,
   };
   set_classes(op, logits);
-  compute(type, op, in_float, in_double);
-  return {to.loss, to.scale, grad.tensor};
+  return compute(type, op, in_float, in_double, to.loss, to.scale, grad.tensor);
 }
 
 }  // namespace bfn::bindings

@@ -7,13 +7,15 @@ namespace bfn::bindings {
 namespace {
 
 struct Prediction {
-  const Tensor& prediction;
-  const MaybeTensor &mean, &mean_scale, &noise_scale;
+  Tensor prediction;
+  MaybeTensor mean, mean_scale, noise_scale;
   double low, high;
   auto fields() const { return std::tie(prediction, mean, mean_scale, noise_scale, low, high); }
 
-  const Tensor& state() const { return given("mean", mean); }
-  ScalarType type_with(const Tensor* x) const { return compute_type({x, &prediction, get(mean)}); }
+  template <class... X>
+  ScalarType type_with(const X&... others) const {
+    return compute_type(prediction, mean, others...);
+  }
   bfn::Prediction over(const Shape& shape, ScalarType type) const {
     return {
         .prediction = view("prediction", prediction, shape),
@@ -26,11 +28,11 @@ struct Prediction {
   }
 };
 
-void gaussian_step_out(const Tensor& state, const MaybeTensor& state_scale, const MaybeTensor& data,
-                       const MaybeTensor& data_scale, const MaybeTensor& noise_scale, const Noise& noise,
-                       const Tensor& out) {
+Tensor gaussian_step_new(Given state, Maybe state_scale, Maybe data, Maybe data_scale, Maybe noise_scale,
+                         const Noise& noise, const Out& to) {
   const Shape shape = shape_of(state);
-  const ScalarType type = compute_type({&state, get(data)});
+  const ScalarType type = compute_type(state, data);
+  const Tensor out = to.or_like(state);
   const GaussianStep op{
       .count = numel(shape),
       .state = view("state", state, shape),
@@ -41,13 +43,15 @@ void gaussian_step_out(const Tensor& state, const MaybeTensor& state_scale, cons
       .noise = noise.over(shape, kSender, noise_scale.has_value()),
       .out = view_of_out(out, shape),
   };
-  compute(type, op, BFN_KERNEL(gaussian_step));
+  return compute(type, op, BFN_KERNEL(gaussian_step), out);
 }
 
-void step_out(const Prediction& network, const Solver& solver, const MaybeTensor& known, const MaybeTensor& known_mask,
-              const Noise& noise, const Tensor& out, const MaybeTensor& predicted_out) {
-  const Shape shape = shape_of(network.state());
-  const ScalarType type = network.type_with(get(solver.previous));
+Tensor step(const Prediction& network, const Solver& solver, Maybe known, Maybe known_mask, const Noise& noise,
+            const Out& to, Maybe predicted_out) {
+  Given mean = given("mean", network.mean);
+  const Shape shape = shape_of(mean);
+  const ScalarType type = network.type_with(solver.previous);
+  const Tensor out = to.or_like(mean);
   const ContinuousUpdate op{
       .count = numel(shape),
       .from = network.over(shape, type),
@@ -57,22 +61,20 @@ void step_out(const Prediction& network, const Solver& solver, const MaybeTensor
       .noise = noise.over(shape, kSender, solver.std.has_value()),
       .out = view_of_out(out, shape),
   };
-  compute(type, op, BFN_KERNEL(continuous_update));
+  return compute(type, op, BFN_KERNEL(continuous_update), out);
 }
 
 Tensor predict_data_new(const Prediction& network) {
   const Shape shape = shape_of(network.prediction);
-  const ScalarType type = network.type_with(nullptr);
+  const ScalarType type = network.type_with();
   const Output out = output_like(network.prediction);
   const PredictData op{.count = numel(shape), .from = network.over(shape, type), .out = out.view};
-  compute(type, op, BFN_KERNEL(predict_data));
-  return out.tensor;
+  return compute(type, op, BFN_KERNEL(predict_data), out.tensor);
 }
 
-std::tuple<Tensor, Tensor> predict_data_backward_new(const Tensor& grad, const Prediction& network,
-                                                     bool want_prediction, bool want_mean) {
+auto predict_data_backward_new(Given grad, const Prediction& network, bool want_prediction, bool want_mean) {
   const Shape shape = shape_of(network.prediction);
-  const ScalarType type = network.type_with(nullptr);
+  const ScalarType type = network.type_with();
   const Output grad_prediction = output_like(network.prediction, want_prediction);
   const Output grad_mean = output_like(network.mean ? *network.mean : network.prediction, want_mean);
   const PredictDataBackward op{
@@ -82,16 +84,13 @@ std::tuple<Tensor, Tensor> predict_data_backward_new(const Tensor& grad, const P
       .grad_prediction = grad_prediction.view,
       .grad_mean = grad_mean.view,
   };
-  compute(type, op, BFN_KERNEL(predict_data_backward));
-  return {grad_prediction.tensor, grad_mean.tensor};
+  return compute(type, op, BFN_KERNEL(predict_data_backward), grad_prediction.tensor, grad_mean.tensor);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> squared_loss_new(const Tensor& x, const Prediction& network,
-                                                                    const Tensor& weight, const MaybeTensor& offset,
-                                                                    const LossTarget& target, bool need_x,
-                                                                    bool need_prediction, bool need_mean) {
+auto squared_loss_new(Given x, const Prediction& network, Given weight, Maybe offset, const LossTarget& target,
+                      bool need_x, bool need_prediction, bool need_mean) {
   const Shape shape = shape_of(x);
-  const ScalarType type = network.type_with(&x);
+  const ScalarType type = network.type_with(x);
   const Reduced to = target.over(x, type);
   const Output grad_x = output_like(x, type, need_x);
   const Output grad_prediction = output_like(network.prediction, type, need_prediction);
@@ -106,17 +105,37 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> squared_loss_new(const Tensor
       .grad_mean = grad_mean.view,
       .to = to.to,
   };
-  compute(type, op, BFN_KERNEL(squared_loss));
-  return {to.loss, to.scale, grad_x.tensor, grad_prediction.tensor, grad_mean.tensor};
+  return compute(type, op, BFN_KERNEL(squared_loss), to.loss, to.scale, grad_x.tensor, grad_prediction.tensor,
+                 grad_mean.tensor);
+}
+
+// x times the scales, of which there are as many as it has leading dimensions.
+Tensor times(Given x, const View& scale, const Output& out) {
+  const Shape shape = shape_of(x);
+  const GaussianStep op{.count = numel(shape), .state = view("x", x, shape), .state_scale = scale, .out = out.view};
+  return compute(x.scalar_type(), op, BFN_KERNEL(gaussian_step), out.tensor);
+}
+
+// The gradient that the forward pass saved, which may have several numbers per variable, times that of the loss.
+Tensor scaled_gradient_new(Given saved, Given grad, Maybe scale, ScalarType dtype) {
+  const Tensor factor = scaled(grad, scale);
+  return times(saved, leading_view("grad", factor, shape_of(saved)), output_like(saved, dtype));
 }
 
 BFN_OPERATORS(m) {
-  add_both<&gaussian_step_out, 0>(m, "continuous_gaussian_step", "continuous_gaussian_step_out");
-  add_both<&step_out, 0, 1>(m, "continuous_step", "continuous_step_out");
+  add<&scaled_gradient_new>(m, "common_scaled_gradient");
+  add<&gaussian_step_new, 1>(m, "continuous_gaussian_step");
+  add<&step, 2>(m, "continuous_step");
   add<&predict_data_new>(m, "continuous_predict_data");
   add<&predict_data_backward_new>(m, "continuous_predict_data_backward");
   add<&squared_loss_new>(m, "continuous_squared_loss");
 }
 
 }  // namespace
+
+Tensor scaled(Given grad, Maybe scale) {
+  if (!scale || grad.dim() > 0) return grad;  // only a mean has a scale that is not 1
+  return times(grad, view("scale", scale, {}), output(grad, {}, grad.scalar_type()));
+}
+
 }  // namespace bfn::bindings

@@ -6,8 +6,6 @@
 namespace bfn::bindings {
 namespace {
 
-const MaybeTensor kNone;
-
 struct Bins {
   int64_t num_bins;
   bool clip;
@@ -30,15 +28,13 @@ struct Gradients {
 // A mean and a std may take the places of the predictions. Predictions and logits of a mixture have a last dimension
 // for its components. Without pred_log_std, pred_mean has both predictions in a last dimension of two.
 struct Network {
-  const Tensor& pred_mean;
-  const MaybeTensor &pred_log_std, &mixture_logits;
-  const MaybeTensor &mean = kNone, &mean_scale = kNone, &noise_scale = kNone;
+  Tensor pred_mean;
+  MaybeTensor pred_log_std, mixture_logits, mean, mean_scale, noise_scale;
   auto fields() const { return std::tie(pred_mean, pred_log_std, mixture_logits, mean, mean_scale, noise_scale); }
 
-  const Tensor& state() const { return given("mean", mean); }
-
-  ScalarType type_with(const Tensor* x) const {
-    return compute_type({x, &pred_mean, get(pred_log_std), get(mixture_logits), get(mean)});
+  template <class... X>
+  ScalarType type_with(const X&... others) const {
+    return compute_type(pred_mean, pred_log_std, mixture_logits, mean, others...);
   }
 
   // A tensor of one number per variable, in the predictions' type.
@@ -74,7 +70,7 @@ struct Network {
   }
 
   Gradients gradients(ScalarType type, const Needs& need) const {
-    const auto like = [&](const MaybeTensor& x, bool needed) {
+    const auto like = [&](Maybe x, bool needed) {
       return output(pred_mean, x ? shape_of(*x) : Shape{}, type, needed && x);
     };
     const Output by_mean = like(pred_mean, need.pred_mean), by_std = like(pred_log_std, need.pred_log_std);
@@ -89,11 +85,10 @@ struct Network {
   }
 };
 
-std::tuple<Tensor, Tensor> output_std_new(const Tensor& pred_log_std, const MaybeTensor& mean_scale,
-                                          const MaybeTensor& noise_scale, double std_min, double std_max,
-                                          double log_std_max, bool need_pred_log_std) {
+auto output_std_new(Given pred_log_std, Maybe mean_scale, Maybe noise_scale, double std_min, double std_max,
+                    double log_std_max, bool need_pred_log_std) {
   const Shape shape = shape_of(pred_log_std);
-  const ScalarType type = compute_type({&pred_log_std});
+  const ScalarType type = compute_type(pred_log_std);
   const Output out = output_like(pred_log_std), grad = output(pred_log_std, shape, type, need_pred_log_std);
   const OutputStd op{
       .count = numel(shape),
@@ -106,17 +101,14 @@ std::tuple<Tensor, Tensor> output_std_new(const Tensor& pred_log_std, const Mayb
       .out = out.view,
       .grad = grad.view,
   };
-  compute(type, op, BFN_KERNEL(output_std));
-  return {out.tensor, grad.tensor};
+  return compute(type, op, BFN_KERNEL(output_std), out.tensor, grad.tensor);
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> expected_value_new(const Tensor& mean, const Tensor& std,
-                                                              const MaybeTensor& mixture_logits, int64_t num_bins,
-                                                              bool clip, const Needs& need) {
+auto expected_value_new(Given mean, Given std, Maybe mixture_logits, int64_t num_bins, bool clip, const Needs& need) {
   const Network network{mean, std, mixture_logits};
   const Output out = network.one_each();
   const Shape shape = shape_of(out.tensor);
-  const ScalarType type = network.type_with(nullptr);
+  const ScalarType type = network.type_with();
   const Gradients saved = network.gradients(type, need);
   const DiscretisedExpectedValue op{
       .count = numel(shape),
@@ -124,17 +116,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> expected_value_new(const Tensor& mean
       .out = out.view,
       .gradients = saved.views,
   };
-  compute(type, op, BFN_KERNEL(expected_value));
-  return {out.tensor, saved.pred_mean, saved.pred_log_std, saved.mixture_logits};
+  return compute(type, op, BFN_KERNEL(expected_value), out.tensor, saved.pred_mean, saved.pred_log_std,
+                 saved.mixture_logits);
 }
 
-Tensor choose_new(const Tensor& mean, const Tensor& std, const MaybeTensor& mixture_logits, int64_t num_bins,
-                  int64_t choice, const Noise& noise, const MaybeTensor& component_noise) {
+Tensor choose_new(Given mean, Given std, Maybe mixture_logits, int64_t num_bins, int64_t choice, const Noise& noise,
+                  Maybe component_noise) {
   const Network network{mean, std, mixture_logits};
   const Output out = network.one_each();
   const Shape shape = shape_of(out.tensor);
-  const ScalarType type = network.type_with(nullptr);
-  const Sent sent{choice, kNone, kNone, noise.noise};
+  const ScalarType type = network.type_with();
+  const Sent sent{.choice = choice, .draw_noise = noise.noise};
   const Choose op{
       .count = numel(shape),
       .from = network.over(shape, type, {num_bins, true}, true),
@@ -142,16 +134,16 @@ Tensor choose_new(const Tensor& mean, const Tensor& std, const MaybeTensor& mixt
       .component = Noise{noise.seed, component_noise}.over(shape, kComponent, sent.draws() && mixture_logits),
       .out = out.view,
   };
-  compute(type, op, BFN_KERNEL(choose));
-  return out.tensor;
+  return compute(type, op, BFN_KERNEL(choose), out.tensor);
 }
 
-void step_out(const Network& network, const Solver& solver, const Bins& bins, const Sent& sent,
-              const MaybeTensor& component_noise, const Noise& noise, const Tensor& out,
-              const MaybeTensor& predicted_out) {
-  const Shape shape = shape_of(network.state());
-  const ScalarType type = network.type_with(get(solver.previous));
+Tensor step(const Network& network, const Solver& solver, const Bins& bins, const Sent& sent, Maybe component_noise,
+            const Noise& noise, const Out& to, Maybe predicted_out) {
+  Given mean = given("mean", network.mean);
+  const Shape shape = shape_of(mean);
+  const ScalarType type = network.type_with(solver.previous);
   const bool of_mixture = sent.draws() && network.mixture_logits;
+  const Tensor out = to.or_like(mean);
   const DiscretisedUpdate op{
       .count = numel(shape),
       .from = network.over(shape, type, bins),
@@ -161,17 +153,14 @@ void step_out(const Network& network, const Solver& solver, const Bins& bins, co
       .noise = noise.over(shape, kSender, solver.std.has_value()),
       .out = view_of_out(out, shape),
   };
-  compute(type, op, BFN_KERNEL(discretised_update));
+  return compute(type, op, BFN_KERNEL(discretised_update), out);
 }
 
 // The loss, its scale and the saved gradients.
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> loss_new(const Tensor& x, const Network& network,
-                                                            const MaybeTensor& weight, const MaybeTensor& alpha,
-                                                            bool direct, int64_t n_steps, const Draws& draws,
-                                                            const Bins& bins, const LossTarget& target,
-                                                            const Needs& need) {
+auto loss_new(Given x, const Network& network, Maybe weight, Maybe alpha, bool direct, int64_t n_steps,
+              const Draws& draws, const Bins& bins, const LossTarget& target, const Needs& need) {
   const Shape shape = shape_of(x);
-  const ScalarType type = network.type_with(&x);
+  const ScalarType type = network.type_with(x);
   const Reduced to = target.over(x, type);
   const Gradients saved = network.gradients(type, need);
   const DiscretisedLoss op{
@@ -184,15 +173,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> loss_new(const Tensor& x, con
       .gradients = saved.views,
       .to = to.to,
   };
-  compute(type, op, BFN_KERNEL(discretised_loss));
-  return {to.loss, to.scale, saved.pred_mean, saved.pred_log_std, saved.mixture_logits};
+  return compute(type, op, BFN_KERNEL(discretised_loss), to.loss, to.scale, saved.pred_mean, saved.pred_log_std,
+                 saved.mixture_logits);
 }
 
 BFN_OPERATORS(m) {
   add<&output_std_new>(m, "discretised_output_std");
   add<&expected_value_new>(m, "discretised_expected_value");
   add<&choose_new>(m, "discretised_choose");
-  add_both<&step_out, 0, 1>(m, "discretised_step", "discretised_step_out");
+  add<&step, 2>(m, "discretised_step");
   add<&loss_new>(m, "discretised_loss");
 }
 

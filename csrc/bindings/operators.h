@@ -5,9 +5,8 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <array>
-#include <numeric>
 #include <stdexcept>
+#include <string>
 #include <tuple>
 #include <utility>
 
@@ -27,101 +26,86 @@
 
 namespace bfn {
 
-// The arguments that a parameter of a binding stands for: the fields of a record, or one.
-template <class P>
-auto fields_of(const P& parameter) {
-  if constexpr (requires { parameter.fields(); }) {
-    return parameter.fields();
-  } else {
-    return std::tie(parameter);
-  }
-}
-template <class P>
-using FieldsOf = decltype(fields_of(std::declval<const P&>()));
+// The tensor that a step writes its result into. The functional form of the operator is not given one, and makes it.
+struct Out {
+  MaybeTensor tensor;
+  std::tuple<Given> fields() const;  // what torch passes
 
-// The parameter that the arguments from number kFirst on make.
-template <class P, size_t kFirst, class Arguments>
-decltype(auto) parameter_of(const Arguments& arguments) {
-  if constexpr (std::is_same_v<FieldsOf<P>, std::tuple<const P&>>) {
-    return std::get<kFirst>(arguments);
-  } else {
-    return [&]<size_t... i>(std::index_sequence<i...>) {
-      return P{std::get<kFirst + i>(arguments)...};
-    }(std::make_index_sequence<std::tuple_size_v<FieldsOf<P>>>());
-  }
-}
-
-// The binding f as torch calls it, without records. It runs on the device of its first argument, a tensor.
-template <auto f, class Parameters, class Arguments>
-struct Flat;
-template <auto f, class... P, class... A>
-struct Flat<f, std::tuple<P...>, std::tuple<A...>> {
-  static auto call(A... arguments) {
-    const auto all = std::tie(arguments...);
-#ifdef BFN_CUDA
-    const torch::stable::accelerator::DeviceGuard guard(std::get<0>(all).get_device_index());
-#endif
-    try {
-      return [&]<size_t... i>(std::index_sequence<i...>) {
-        return f(parameter_of<P, first(i)>(all)...);
-      }(std::index_sequence_for<P...>());
-    } catch (const std::invalid_argument& error) {
-      last_refusal = {Refused::kValue, error.what()};
-      throw;
-    } catch (const std::out_of_range& error) {
-      last_refusal = {Refused::kIndex, error.what()};
-      throw;
-    }
-  }
-
- private:
-  // The number of the first argument of parameter number `which`.
-  static constexpr size_t first(size_t which) {
-    constexpr size_t kCounts[] = {std::tuple_size_v<FieldsOf<P>>...};
-    return std::accumulate(kCounts, kCounts + which, size_t{0});
-  }
+  Tensor or_like(Given state) const { return tensor ? *tensor : new_like(state); }
 };
 
-template <auto f>
-void add(torch::stable::detail::StableLibrary& library, const char* name) {
-  [&]<class R, class... P>(R (*)(P...)) {
-    using Arguments = decltype(std::tuple_cat(std::declval<FieldsOf<std::remove_cvref_t<P>>>()...));
-    using Called = Flat<f, std::tuple<std::remove_cvref_t<P>...>, Arguments>;
-    signatures += name + signature(&Called::call) + "\n";
-    library.impl(name, TORCH_BOX(&Called::call));
-  }(f);
+// What torch passes for a parameter of a binding: the fields of a record, or the parameter itself.
+template <class P>
+auto fields_of(const P& parameter) {
+  return std::tie(parameter);
+}
+template <class P>
+  requires requires(const P& record) { record.fields(); }
+auto fields_of(const P& record) {
+  return record.fields();
+}
+template <class P>
+using FieldsOf = decltype(fields_of(std::declval<const std::remove_cvref_t<P>&>()));
+
+// The parameter that the next of torch's arguments make. Behind the end it is missing.
+template <class P, class... F>
+P taken(StableIValue*& next, const StableIValue* end, Type<std::tuple<F...>>) {
+  if (next == end) return P{};
+  return P{torch::stable::detail::to<std::remove_cvref_t<F>>(*next++)...};
 }
 
-// The state of a step, which is a parameter or in a record.
-template <class P>
-const Tensor& state_of(const P& parameter) {
-  if constexpr (requires { parameter.state(); }) {
-    return parameter.state();
-  } else {
-    return parameter;
+template <class R>
+void put(StableIValue* stack, const R& result) {
+  *stack = torch::stable::detail::from(result);
+}
+template <class... R>
+void put(StableIValue* stack, const std::tuple<R...>& results) {
+  std::apply([&](const auto&... each) { (put(stack++, each), ...); }, results);
+}
+
+// The operator f as torch calls it. Its first argument is a tensor, and it runs on that tensor's device.
+template <auto f>
+void boxed(StableIValue* stack, uint64_t num_arguments, uint64_t num_results) {
+#ifdef BFN_CUDA
+  int32_t index = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(torch::stable::detail::to<AtenTensorHandle>(stack[0]), &index));
+  const torch::stable::accelerator::DeviceGuard guard(index);
+#endif
+  try {
+    [&]<class R, class... P>(R (*)(P...)) {
+      StableIValue* next = stack;
+      const std::tuple<std::remove_cvref_t<P>...> parameters{
+          taken<std::remove_cvref_t<P>>(next, stack + num_arguments, Type<FieldsOf<P>>())...};
+      if constexpr (std::is_void_v<R>) {
+        std::apply(f, parameters);
+      } else {
+        const R results = std::apply(f, parameters);
+        if (num_results > 0) put(stack, results);
+      }
+    }(f);
+  } catch (const std::invalid_argument& error) {
+    last_refusal = {Refused::kValue, error.what()};
+    throw;
+  } catch (const std::out_of_range& error) {
+    last_refusal = {Refused::kIndex, error.what()};
+    throw;
   }
 }
 
-// The functional form of a step that writes into an argument `out`: it makes that tensor like the state, which
-// parameter number kState is or has. The kBeside tensors that follow `out` are not given.
-template <auto out_form, size_t kState, size_t kBeside, class... P>
-Tensor functional(P... inputs) {
-  const Tensor out = new_like(state_of(std::get<kState>(std::tie(inputs...))));
-  [&]<size_t... beside>(std::index_sequence<beside...>) {
-    out_form(inputs..., out, std::array<MaybeTensor, kBeside>()[beside]...);
-  }(std::make_index_sequence<kBeside>());
-  return out;
-}
-
-template <auto out_form, size_t kState, size_t kBeside = 0>
-void add_both(torch::stable::detail::StableLibrary& library, const char* name, const char* out_name) {
-  [&]<class... P>(void (*)(P...)) {
-    [&]<size_t... input>(std::index_sequence<input...>) {
-      using All = std::tuple<P...>;
-      add<&functional<out_form, kState, kBeside, std::tuple_element_t<input, All>...>>(library, name);
-    }(std::make_index_sequence<sizeof...(P) - 1 - kBeside>());
-  }(out_form);
-  add<out_form>(library, out_name);
+// Adds the operator f. Where its last kOuts parameters are written into, these belong to a variant `<name>_out`, which
+// returns nothing.
+template <auto f, size_t kOuts = 0>
+void add(torch::stable::detail::StableLibrary& library, const std::string& name) {
+  [&]<class R, class... P>(R (*)(P...)) {
+    const auto add_form = [&](const std::string& form, size_t passed, const std::string& results) {
+      std::vector<std::string> types{name_of(Type<FieldsOf<P>>())...};
+      types.resize(passed);
+      signatures += form + "(" + joined(types) + ") -> (" + results + ")\n";
+      library.impl(form.c_str(), &boxed<f>);
+    };
+    add_form(name, sizeof...(P) - kOuts, name_of(Type<R>()));
+    if (kOuts > 0) add_form(name + "_out", sizeof...(P), "");
+  }(f);
 }
 
 }  // namespace bfn

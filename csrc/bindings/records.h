@@ -10,7 +10,7 @@
 namespace bfn::bindings {
 
 struct Noise {
-  const MaybeTensor &seed, &noise;
+  MaybeTensor seed, noise;
   auto fields() const { return std::tie(seed, noise); }
 
   bfn::Noise over(const Shape& shape, Stream stream, bool used = true) const {
@@ -19,9 +19,9 @@ struct Noise {
 };
 
 struct Draws {
-  const Doubles &nodes, &node_weights;
+  Doubles nodes, node_weights;
   int64_t n_samples;
-  const MaybeTensor &seed, &noise;
+  MaybeTensor seed, noise;
   auto fields() const { return std::tie(nodes, node_weights, n_samples, seed, noise); }
 
   // Explicit noise has the draws in front of the data's shape.
@@ -36,19 +36,19 @@ struct Draws {
         .num_nodes = static_cast<int64_t>(count),
         .nodes = count ? nodes->data() : nullptr,
         .node_weights = count ? node_weights->data() : nullptr,
-        .noise = Noise{seed, noise}.over(shape, kMonteCarlo, n_samples > 0),
+        .noise = n_samples > 0 ? noise_of(seed, noise, shape, kMonteCarlo) : bfn::Noise{},
     };
   }
 };
 
 struct Solver {
-  const MaybeTensor& keep;
-  const Tensor& take;
-  const MaybeTensor &std, &previous, &extrapolation;
+  MaybeTensor keep;
+  Tensor take;
+  MaybeTensor std, previous, extrapolation;
   auto fields() const { return std::tie(keep, take, std, previous, extrapolation); }
 
   // `rows` is the shape that row scalars broadcast to, `shape` that of the state.
-  bfn::Solver over(const Shape& rows, const Shape& shape, ScalarType type, const MaybeTensor& predicted_out) const {
+  bfn::Solver over(const Shape& rows, const Shape& shape, ScalarType type, Maybe predicted_out) const {
     check(previous.has_value() == extrapolation.has_value(), "previous and extrapolation", " must be given together");
     return {
         .keep = view_of_rows("keep", keep, rows, type),
@@ -63,7 +63,7 @@ struct Solver {
 };
 
 struct Guidance {
-  const MaybeTensor &logit_scale, &unconditional, &unconditional_scale;
+  MaybeTensor logit_scale, unconditional, unconditional_scale;
   auto fields() const { return std::tie(logit_scale, unconditional, unconditional_scale); }
 
   bfn::Guidance over(const Shape& rows, const Shape& shape, ScalarType type) const {
@@ -79,16 +79,16 @@ struct Guidance {
 
 struct Sent {
   int64_t choice;
-  const MaybeTensor &known, &known_mask, &draw_noise;
+  MaybeTensor known, known_mask, draw_noise;
   auto fields() const { return std::tie(choice, known, known_mask, draw_noise); }
 
   bool draws() const { return choice == static_cast<int64_t>(Choice::kSample); }
-  bfn::Sent over(const Shape& shape, const MaybeTensor& seed, Stream stream) const {
+  bfn::Sent over(const Shape& shape, Maybe seed, Stream stream) const {
     return {
         .choice = code("choice", choice, Choice::kMean),
         .known = view("known", known, shape),
         .known_mask = view("known_mask", known_mask, shape),
-        .draw = Noise{seed, draw_noise}.over(shape, stream, draws()),
+        .draw = draws() ? noise_of(seed, draw_noise, shape, stream) : bfn::Noise{},
     };
   }
 };
@@ -101,15 +101,36 @@ struct Reduced {
 };
 
 struct LossTarget {
-  const MaybeTensor& mask;
+  MaybeTensor mask;
   int64_t reduction;
   auto fields() const { return std::tie(mask, reduction); }
 
   // Of losses in the shape of x.
-  Reduced over(const Tensor& x, ScalarType type) const;
+  Reduced over(Given x, ScalarType type) const {
+    const Shape shape = shape_of(x);
+    check(!shape.empty(), "x", " must have a batch dimension");
+    const Reduction by = code("reduction", reduction, Reduction::kMean);
+    const int64_t batch = shape[0], per_batch = numel(Shape(shape.begin() + 1, shape.end()));
+    const Shape out = by == Reduction::kNone ? shape : by == Reduction::kBatch ? Shape{batch} : Shape{};
+    Output loss = output(x, out, type), scale = output(x, {}, type);
+    bfn::LossTarget to{
+        .reduction = by,
+        .batch = batch,
+        .per_batch = per_batch,
+        .mask = view("mask", mask, shape),
+        .loss = loss.view,
+        .scale = scale.view,
+    };
+    MaybeTensor workspace;
+    if (const int64_t bytes = loss_workspace(to)) {
+      workspace = new_tensor(x, {bytes}, ScalarType::Byte);
+      to.workspace = workspace->mutable_data_ptr();
+    }
+    return {std::move(loss.tensor), std::move(scale.tensor), std::move(workspace), to};
+  }
 };
 
 // The gradient of the result, which has the shape of a leading part of the variables', times its scale.
-Tensor scaled(const Tensor& grad, const MaybeTensor& scale);
+Tensor scaled(Given grad, Maybe scale);
 
 }  // namespace bfn::bindings
