@@ -36,7 +36,7 @@ from bfn_kernels.call.keywords import (
 )
 from bfn_kernels.call.outputs import writes
 from bfn_kernels.call.rows import Rows
-from bfn_kernels.discretised.arguments import check_output, component_noises
+from bfn_kernels.discretised.arguments import Output, check_output, component_noises
 from bfn_kernels.discretised.bins import bin_index, centre
 from bfn_kernels.discretised.distribution import expected_value as expected_value
 from bfn_kernels.discretised.distribution import log_prob as log_prob
@@ -112,7 +112,8 @@ def continuous_time_loss(
     """
     schedule = continuous_schedule(sigma_1, schedule)
     bins = checked_bins(num_bins, limits, clip)
-    output, to = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
+    output = pred_mean, pred_log_std, mixture_logits, mean
+    output, to = _check_loss(x, output, parametrisation, mask, reduction)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, *output)
     *scales, weight = prediction_scalars(library, parametrisation, t, x, dtype, schedule, limits, ("rate",), scale=0.5)
     return library.discretised.loss(x, *output, *scales, weight, None, False, 0, *NO_DRAWS, *bins, *to)
@@ -160,7 +161,8 @@ def discrete_time_loss(
     t = step_time(t, step, n_steps)
     schedule = continuous_schedule(sigma_1, schedule)
     bins = checked_bins(num_bins, limits, clip)
-    output, to = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
+    output = pred_mean, pred_log_std, mixture_logits, mean
+    output, to = _check_loss(x, output, parametrisation, mask, reduction)
     library, dtype = backends.library(backend, x.device), checks.compute_dtype(x, *output)
     *scales, alpha = prediction_scalars(
         library, parametrisation, t, x, dtype, schedule, limits, ("alpha",), n_steps=n_steps
@@ -197,7 +199,8 @@ def reconstruction_loss(
     """
     schedule = continuous_schedule(sigma_1, schedule)
     bins = checked_bins(num_bins, limits)
-    output, to = _check_loss(x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction)
+    output = pred_mean, pred_log_std, mixture_logits, mean
+    output, to = _check_loss(x, output, parametrisation, mask, reduction)
     library = backends.library(backend, x.device)
     scales = prediction_scalars(library, parametrisation, 1.0, x, checks.compute_dtype(x, *output), schedule, limits)
     return library.discretised.loss(x, *output, *scales, None, None, False, 0, *NO_DRAWS, *bins, *to)
@@ -248,7 +251,7 @@ def update_sample(
     choice = checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)
     bins = checked_bins(num_bins, limits)
-    check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
+    check_output(mean, "mean", (pred_mean, pred_log_std, mixture_logits, mean), parametrisation)
     known_mask = known_values(known, known_mask, mean, mean.shape)
     output = {"pred_mean": pred_mean, "pred_log_std": pred_log_std, "mixture_logits": mixture_logits}
     if choose != "mean":
@@ -271,13 +274,11 @@ def update_sample(
     return updated, updated_precision(precision, alpha, mean)
 
 
-def _check_loss(
-    x, pred_mean, pred_log_std, mixture_logits, mean, parametrisation, mask, reduction
-) -> tuple[tuple, LossTarget]:
+def _check_loss(x, output: Output, parametrisation, mask, reduction) -> tuple[Output, LossTarget]:
     """The checks that the losses share; returns the network's output and the mean, None if it is not read, and the
     target of the loss."""
-    mean_read = check_output(x, "x", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
+    mean_read = check_output(x, "x", output, parametrisation)
     how = checks.choice("reduction", reduction, checks.REDUCTIONS)
-    checks.no_gradient("only what the network puts out has one", x=x, mean=mean)
+    checks.no_gradient("only what the network puts out has one", x=x, mean=output[3])
     to = LossTarget(checks.mask("mask", mask, "x", x, x.shape), how)
-    return (pred_mean, pred_log_std, mixture_logits, mean_read), to
+    return (*output[:3], mean_read), to

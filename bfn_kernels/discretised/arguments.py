@@ -8,6 +8,8 @@ from bfn_kernels.call import checks
 from bfn_kernels.call.keywords import read_mean
 
 MAX_COMPONENTS = 1024
+# The first four fields of `records.Network`: pred_mean, pred_log_std, mixture_logits and mean.
+Output = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 
 def component_noises(mixture_logits: Tensor | None, noise: Tensor | None, shape: Sequence[int]) -> list[tuple]:
@@ -19,10 +21,11 @@ def component_noises(mixture_logits: Tensor | None, noise: Tensor | None, shape:
     return []
 
 
-def check_output(x, name, pred_mean, pred_log_std, mixture_logits, mean, parametrisation) -> Tensor | None:
+def check_output(x: Tensor, name: str, output: Output, parametrisation: str) -> Tensor | None:
     """Checks the network's output against x; returns the mean, or None if it is not read."""
+    pred_mean, pred_log_std, mixture_logits, mean = output
     checks.data(name, x)
-    each = x.shape
+    each: Sequence[int] = x.shape
     if mixture_logits is not None:
         checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
         each = (*x.shape, mixture_logits.shape[-1])

@@ -67,7 +67,7 @@ def solver_step(
     choice = checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)
     bins = checked_bins(num_bins, limits)
-    check_output(mean, "mean", pred_mean, pred_log_std, mixture_logits, mean, parametrisation)
+    check_output(mean, "mean", (pred_mean, pred_log_std, mixture_logits, mean), parametrisation)
     known_mask = known_values(known, known_mask, mean, mean.shape)
     output = {"pred_mean": pred_mean, "pred_log_std": pred_log_std, "mixture_logits": mixture_logits}
     inputs = {"known": known, "known_mask": known_mask, "noise": noise, "draw_noise": draw_noise}
