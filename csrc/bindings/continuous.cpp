@@ -12,10 +12,6 @@ struct Prediction {
   double low, high;
   auto fields() const { return std::tie(prediction, mean, mean_scale, noise_scale, low, high); }
 
-  template <class... X>
-  ScalarType type_with(const X&... others) const {
-    return compute_type(prediction, mean, others...);
-  }
   bfn::Prediction over(const Shape& shape, ScalarType type) const {
     return {
         .prediction = view("prediction", prediction, shape),
@@ -50,7 +46,7 @@ Tensor step(const Prediction& network, const Solver& solver, Maybe known, Maybe 
             const Out& to, Maybe predicted_out) {
   Given mean = given("mean", network.mean);
   const Shape shape = shape_of(mean);
-  const ScalarType type = network.type_with(solver.previous);
+  const ScalarType type = compute_type(network.prediction, mean, solver.previous);
   const Tensor out = to.or_like(mean);
   const ContinuousUpdate op{
       .count = numel(shape),
@@ -66,7 +62,7 @@ Tensor step(const Prediction& network, const Solver& solver, Maybe known, Maybe 
 
 Tensor predict_data_new(const Prediction& network) {
   const Shape shape = shape_of(network.prediction);
-  const ScalarType type = network.type_with();
+  const ScalarType type = compute_type(network.prediction, network.mean);
   const Output out = output_like(network.prediction);
   const PredictData op{.count = numel(shape), .from = network.over(shape, type), .out = out.view};
   return compute(type, op, BFN_KERNEL(predict_data), out.tensor);
@@ -74,7 +70,7 @@ Tensor predict_data_new(const Prediction& network) {
 
 auto predict_data_backward_new(Given grad, const Prediction& network, bool want_prediction, bool want_mean) {
   const Shape shape = shape_of(network.prediction);
-  const ScalarType type = network.type_with();
+  const ScalarType type = compute_type(network.prediction, network.mean);
   const Output grad_prediction = output_like(network.prediction, want_prediction);
   const Output grad_mean = output_like(network.mean ? *network.mean : network.prediction, want_mean);
   const PredictDataBackward op{
@@ -90,7 +86,7 @@ auto predict_data_backward_new(Given grad, const Prediction& network, bool want_
 auto squared_loss_new(Given x, const Prediction& network, Given weight, Maybe offset, const LossTarget& target,
                       bool need_x, bool need_prediction, bool need_mean) {
   const Shape shape = shape_of(x);
-  const ScalarType type = network.type_with(x);
+  const ScalarType type = compute_type(x, network.prediction, network.mean);
   const Reduced to = target.over(x, type);
   const Output grad_x = output_like(x, type, need_x);
   const Output grad_prediction = output_like(network.prediction, type, need_prediction);

@@ -31,7 +31,7 @@ struct Out {
   MaybeTensor tensor;
   std::tuple<Given> fields() const;  // what torch passes
 
-  Tensor or_like(Given state) const { return tensor ? *tensor : new_like(state); }
+  Tensor or_like(Given state) const { return tensor ? *tensor : new_like(state, state.scalar_type()); }
 };
 
 // What torch passes for a parameter of a binding: the fields of a record, or the parameter itself.

@@ -103,7 +103,6 @@ auto compute(ScalarType type, const Op& op, std::type_identity_t<Kernel<Op>> in_
 // Fresh tensors: contiguous, or with the strides of another.
 Tensor new_tensor(Given like, const Shape& shape, ScalarType type);
 Tensor new_like(Given like, ScalarType type);
-inline Tensor new_like(Given like) { return new_like(like, like.scalar_type()); }
 
 // The tensor of an argument that this operator cannot do without.
 inline Given given(const char* name, Maybe x) {
