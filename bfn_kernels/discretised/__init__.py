@@ -275,10 +275,10 @@ def update_sample(
 
 
 def _check_loss(x, output: Output, parametrisation, mask, reduction) -> tuple[Output, LossTarget]:
-    """The checks that the losses share; returns the network's output and the mean, None if it is not read, and the
-    target of the loss."""
-    mean_read = check_output(x, "x", output, parametrisation)
+    """The checks that the losses share; returns the network's output as `check_output` does, and the target of the
+    loss."""
+    read = check_output(x, "x", output, parametrisation)
     how = checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.no_gradient("only what the network puts out has one", x=x, mean=output[3])
     to = LossTarget(checks.mask("mask", mask, "x", x, x.shape), how)
-    return (*output[:3], mean_read), to
+    return read, to

@@ -21,8 +21,8 @@ def component_noises(mixture_logits: Tensor | None, noise: Tensor | None, shape:
     return []
 
 
-def check_output(x: Tensor, name: str, output: Output, parametrisation: str) -> Tensor | None:
-    """Checks the network's output against x; returns the mean, or None if it is not read."""
+def check_output(x: Tensor, name: str, output: Output, parametrisation: str) -> Output:
+    """Checks the network's output against x; returns it, with None in the place of a mean that is not read."""
     pred_mean, pred_log_std, mixture_logits, mean = output
     checks.data(name, x)
     each: Sequence[int] = x.shape
@@ -33,4 +33,4 @@ def check_output(x: Tensor, name: str, output: Output, parametrisation: str) -> 
     checks.like("pred_mean", pred_mean, name, x, each if pred_log_std is not None else (*each, 2))
     if pred_log_std is not None:
         checks.like("pred_log_std", pred_log_std, name, x, each)
-    return read_mean(x, mean, parametrisation)
+    return pred_mean, pred_log_std, mixture_logits, read_mean(x, mean, parametrisation)
