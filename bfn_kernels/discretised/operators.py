@@ -18,6 +18,7 @@ from bfn_kernels.operators import (
     scaled_input_gradient,
     times_saved,
 )
+from bfn_kernels.records import Network
 
 
 def _one_each(prediction: Tensor, mixture_logits: Tensor | None) -> Tensor:
@@ -39,12 +40,12 @@ def _output_std_fake(pred_log_std, *others):
     return torch.empty_like(pred_log_std), gradient_fake(pred_log_std, need, compute_dtype(pred_log_std))
 
 
-def _loss_fake(x, pred_mean, pred_log_std, mixture_logits, mean, *others):
-    *_, reduction, need_mean, need_std, need_mixture_logits = others
-    dtype = compute_dtype(x, pred_mean, pred_log_std, mixture_logits, mean)
-    output = (pred_mean, *(pred_mean if t is None else t for t in (pred_log_std, mixture_logits)))
-    needed = zip(output, (need_mean, need_std, need_mixture_logits), strict=True)
-    return *loss_fakes(x, reduction, dtype), *(gradient_fake(t, need, dtype) for t, need in needed)
+def _loss_fake(x, *others):
+    network, reduction, need = Network(*others[:6]), others[-4], others[-3:]
+    dtype = compute_dtype(x, *network[:4])
+    output = (network.pred_mean if t is None else t for t in network[:3])
+    gradients = (gradient_fake(t, needed, dtype) for t, needed in zip(output, need, strict=True))
+    return *loss_fakes(x, reduction, dtype), *gradients
 
 
 def _step_backward(library: Library, grad: Tensor, forward: Forward):

@@ -4,6 +4,7 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <vector>
 
 #include "tensors.h"
 
@@ -37,16 +38,15 @@ inline std::string name_of(Type<double>) { return "float"; }
 inline std::string name_of(Type<bool>) { return "bool"; }
 inline std::string name_of(Type<void>) { return ""; }
 
-template <class... T>
-std::string name_of(Type<std::tuple<T...>>) {
-  std::string names;
-  ((names += (names.empty() ? "" : ", ") + name_of(Type<std::remove_cvref_t<T>>())), ...);
-  return names;
+inline std::string joined(const std::vector<std::string>& names) {
+  std::string all;
+  for (const std::string& name : names) all += (all.empty() ? "" : ", ") + name;
+  return all;
 }
 
-template <class R, class... A>
-std::string signature(R (*)(A...)) {
-  return "(" + name_of(Type<std::tuple<A...>>()) + ") -> (" + name_of(Type<R>()) + ")";
+template <class... T>
+std::string name_of(Type<std::tuple<T...>>) {
+  return joined({name_of(Type<std::remove_cvref_t<T>>())...});
 }
 
 }  // namespace bfn

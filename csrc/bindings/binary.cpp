@@ -2,28 +2,25 @@
 
 #include "classes.h"
 
-namespace bfn {
+namespace bfn::bindings {
 namespace {
 
-Tensor sender_sample_new(const Tensor& x, const Tensor& alpha, const Tensor& spread, bool probs,
-                         const MaybeTensor& seed, const MaybeTensor& noise, ScalarType dtype) {
+Tensor sender_sample_new(Given x, Given alpha, Given spread, bool probs, const Noise& noise, ScalarType dtype) {
   const Output out = output_like(x, dtype);
-  return sender_sample<BinarySender, BFN_KERNEL(binary_sender)>(x, alpha, spread, probs, seed, noise, out);
+  return sender_sample<BinarySender, BFN_KERNEL(binary_sender)>(x, alpha, spread, probs, noise, out);
 }
 
-LossAndSaved loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& weight, const MaybeTensor& mask,
-                      int64_t reduction, bool need_logits) {
-  const Output saved = output_like(logits, compute_type({&logits}), need_logits);
-  return loss<BinaryLoss, BFN_KERNEL(binary_loss)>(x, logits, weight, mask, reduction, saved, &BinaryLoss::grad_logits);
+auto loss_new(Given x, Given logits, Maybe weight, const LossTarget& to, bool need_logits) {
+  const Output saved = output_like(logits, compute_type(logits), need_logits);
+  return loss<BinaryLoss, BFN_KERNEL(binary_loss)>(x, logits, weight, to, saved, &BinaryLoss::grad_logits);
 }
-
-}  // namespace
-}  // namespace bfn
 
 BFN_OPERATORS(m) {
-  using namespace bfn;
   add<&sender_sample_new>(m, "binary_sender_sample");
-  add_both<&step_out<BinaryUpdate, BFN_KERNEL(binary_update)>, 1, 2>(m, "binary_step", "binary_step_out");
+  add<&step<BinaryUpdate, BFN_KERNEL(binary_update)>, 3>(m, "binary_step");
   add<&loss_new>(m, "binary_loss");
   add<&discrete_time_loss<BinaryNStep, BFN_KERNEL(binary_nstep)>>(m, "binary_discrete_time_loss");
 }
+
+}  // namespace
+}  // namespace bfn::bindings

@@ -5,23 +5,18 @@
 #include "operators.h"
 #include "records.h"
 
-namespace bfn {
+namespace bfn::bindings {
 
-// The loss, its scale, and what is saved for its gradient.
-using LossAndSaved = std::tuple<Tensor, Tensor, Tensor>;
-
-inline int64_t classes_of(const Tensor& logits) {
+inline int64_t classes_of(Given logits) {
   const int64_t num_classes = logits.dim() == 0 ? 0 : logits.size(logits.dim() - 1);
   check(num_classes >= 2, "", "there must be at least 2 classes");
   return num_classes;
 }
 
 // The shape of the variables whose logits these are.
-inline Shape lead_of(const Tensor& logits) {
+inline Shape lead_of(Given logits) {
   classes_of(logits);
-  Shape shape = shape_of(logits);
-  shape.pop_back();
-  return shape;
+  return without_last(shape_of(logits));
 }
 
 template <class Op>
@@ -29,66 +24,54 @@ constexpr bool kHasClasses = requires(Op op) { op.num_classes; };
 
 // Data of classes say how many there are.
 template <class Op>
-void set_classes(Op& op, const Tensor& logits) {
+void set_classes(Op& op, Given logits) {
   if constexpr (kHasClasses<Op>) op.num_classes = classes_of(logits);
 }
 
 template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
-Tensor sender_sample(const Tensor& x, const Tensor& alpha, const Tensor& spread, bool probs, const MaybeTensor& seed,
-                     const MaybeTensor& noise, const Output& out) {
+Tensor sender_sample(Given x, Given alpha, Given spread, bool probs, const Noise& noise, const Output& out) {
   const Shape rows = shape_of(x);
-  const ScalarType type = compute_type({&out.tensor});
+  const ScalarType type = compute_type(out.tensor);
   Op op{
       .count = numel(rows),
       .x = view("x", x, rows),
       .alpha = view_of_rows("alpha", alpha, rows, type),
       .spread = view_of_rows("spread", spread, rows, type),
       .probs = probs,
-      .noise = noise_of(seed, noise, shape_of(out.tensor), kSender),
+      .noise = noise.over(shape_of(out.tensor), kSender),
       .out = out.view,
   };
   set_classes(op, out.tensor);
-  compute(type, op, in_float, in_double);
-  return out.tensor;
+  return compute(type, op, in_float, in_double, out.tensor);
 }
 
 template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
-void step_out(const Tensor& output_logits, const Tensor& state, const MaybeTensor& keep, const Tensor& take,
-              const MaybeTensor& std, const MaybeTensor& previous, const MaybeTensor& extrapolation,
-              const MaybeTensor& logit_scale, const MaybeTensor& unconditional, const MaybeTensor& unconditional_scale,
-              int64_t choice, const MaybeTensor& known, const MaybeTensor& known_mask, const MaybeTensor& draw_noise,
-              const MaybeTensor& seed, const MaybeTensor& noise, Tensor out, const MaybeTensor& theta_out,
-              const MaybeTensor& predicted_out) {
+Tensor step(Given output_logits, Given state, const Solver& solver, const Guidance& guidance, const Sent& sent,
+            const Noise& noise, const Out& to, Maybe theta_out, Maybe predicted_out) {
   const Shape shape = shape_of(state), rows = kHasClasses<Op> ? lead_of(state) : shape;
-  const ScalarType type = compute_type({&output_logits, &state, get(previous), get(unconditional)});
-  const Choice chosen = code("choice", choice, Choice::kMean);
+  const ScalarType type = compute_type(output_logits, state, solver.previous, guidance.unconditional);
+  const Tensor out = to.or_like(state);
   Op op{
       .count = numel(rows),
       .output_logits = view("output_logits", output_logits, shape),
       .state = view("state", state, shape),
-      .alpha = view_of_rows("take", take, rows, type),
-      .spread = view_of_rows("std", std, rows, type),
-      .choice = chosen,
-      .known = view("known", known, rows),
-      .known_mask = view("known_mask", known_mask, rows),
-      .noise = std ? noise_of(seed, noise, shape, kSender) : Noise{},
-      .draw = chosen == Choice::kSample ? noise_of(seed, draw_noise, rows, kClass) : Noise{},
+      .solver = solver.over(rows, shape, type, predicted_out),
+      .guidance = guidance.over(rows, shape, type),
+      .sent = sent.over(rows, noise.seed, kClass),
+      .noise = noise.over(shape, kSender, solver.std.has_value()),
       .out = view_of_out(out, shape),
       .theta = view_of_out(theta_out, shape),
-      .solver = solver_of(keep, previous, extrapolation, predicted_out, rows, shape, type),
-      .guidance = guidance_of(logit_scale, unconditional, unconditional_scale, rows, shape, type),
   };
   set_classes(op, state);
-  compute(type, op, in_float, in_double);
+  return compute(type, op, in_float, in_double, out);
 }
 
 // L_inf where there is a weight, else -ln p_x. What is saved for the gradient is the field `to_save` of the op.
 template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
-LossAndSaved loss(const Tensor& x, const Tensor& logits, const MaybeTensor& weight, const MaybeTensor& mask,
-                  int64_t reduction, const Output& saved, View Op::* to_save) {
+auto loss(Given x, Given logits, Maybe weight, const LossTarget& target, const Output& saved, View Op::* to_save) {
   const Shape rows = shape_of(x);
-  const ScalarType type = compute_type({&logits});
-  const Reduced to = reduced(x, mask, reduction, type);
+  const ScalarType type = compute_type(logits);
+  const Reduced to = target.over(x, type);
   Op op{
       .x = view("x", x, rows),
       .logits = view("logits", logits, kHasClasses<Op> ? with(rows, classes_of(logits)) : rows),
@@ -97,25 +80,22 @@ LossAndSaved loss(const Tensor& x, const Tensor& logits, const MaybeTensor& weig
   };
   op.*to_save = saved.view;
   set_classes(op, logits);
-  compute(type, op, in_float, in_double);
-  return {to.loss, to.scale, saved.tensor};
+  return compute(type, op, in_float, in_double, to.loss, to.scale, saved.tensor);
 }
 
 // Kernels of classes write a gradient that is contiguous.
 template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
-LossAndSaved discrete_time_loss(const Tensor& x, const Tensor& logits, const Tensor& alpha, int64_t n_steps,
-                                int64_t receiver, const Doubles& nodes, const Doubles& node_weights, int64_t n_samples,
-                                const MaybeTensor& seed, const MaybeTensor& noise, const MaybeTensor& mask,
-                                int64_t reduction, bool need_logits) {
+auto discrete_time_loss(Given x, Given logits, Given alpha, int64_t n_steps, int64_t receiver, const Draws& draws,
+                        const LossTarget& target, bool need_logits) {
   const Shape rows = shape_of(x), shape = kHasClasses<Op> ? with(rows, classes_of(logits)) : rows;
-  const ScalarType type = compute_type({&logits});
-  const Reduced to = reduced(x, mask, reduction, type);
+  const ScalarType type = compute_type(logits);
+  const Reduced to = target.over(x, type);
   const Output grad =
       kHasClasses<Op> ? output(logits, shape, type, need_logits) : output_like(logits, type, need_logits);
   Op op{
       .n_steps = n_steps,
       .receiver = code("receiver", receiver, Receiver::kFactorised),
-      .draws = draws_of(nodes, node_weights, n_samples, seed, noise, shape),
+      .draws = draws.over(shape),
       .x = view("x", x, rows),
       .logits = view("logits", logits, shape),
       .alpha = view_of_rows("alpha", alpha, rows, type),
@@ -123,8 +103,7 @@ LossAndSaved discrete_time_loss(const Tensor& x, const Tensor& logits, const Ten
       .to = to.to,
   };
   set_classes(op, logits);
-  compute(type, op, in_float, in_double);
-  return {to.loss, to.scale, grad.tensor};
+  return compute(type, op, in_float, in_double, to.loss, to.scale, grad.tensor);
 }
 
-}  // namespace bfn
+}  // namespace bfn::bindings

@@ -2,10 +2,10 @@
 
 #include "classes.h"
 
-namespace bfn {
+namespace bfn::bindings {
 namespace {
 
-Tensor theta_new(const Tensor& logits) {
+Tensor theta_new(Given logits) {
   const Shape shape = shape_of(logits);
   const Output out = output_like(logits);
   const DiscreteTheta op{
@@ -14,34 +14,31 @@ Tensor theta_new(const Tensor& logits) {
       .logits = view("logits", logits, shape),
       .out = out.view,
   };
-  compute(compute_type({&logits}), op, BFN_KERNEL(discrete_theta));
-  return out.tensor;
+  return compute(compute_type(logits), op, BFN_KERNEL(discrete_theta), out.tensor);
 }
 
-Tensor sender_sample_new(const Tensor& x, const Tensor& alpha, const Tensor& spread, int64_t num_classes, bool probs,
-                         const MaybeTensor& seed, const MaybeTensor& noise, ScalarType dtype) {
+Tensor sender_sample_new(Given x, Given alpha, Given spread, int64_t num_classes, bool probs, const Noise& noise,
+                         ScalarType dtype) {
   check(num_classes >= 2, "num_classes", " must be at least 2");
   const Output out = output(x, with(shape_of(x), num_classes), dtype);
-  return sender_sample<DiscreteSender, BFN_KERNEL(discrete_sender)>(x, alpha, spread, probs, seed, noise, out);
+  return sender_sample<DiscreteSender, BFN_KERNEL(discrete_sender)>(x, alpha, spread, probs, noise, out);
 }
 
 // Saves the gradient of each variable's loss, or else numbers of each row that the backward pass makes it of.
-LossAndSaved loss_new(const Tensor& x, const Tensor& logits, const MaybeTensor& weight, const MaybeTensor& mask,
-                      int64_t reduction, bool in_forward, bool need_logits) {
+auto loss_new(Given x, Given logits, Maybe weight, const LossTarget& to, bool in_forward, bool need_logits) {
 #ifdef BFN_CUDA
   if (in_forward) throw std::invalid_argument("in_forward must be False: only a CPU makes the gradient with the loss");
 #endif
-  const ScalarType type = compute_type({&logits});
+  const ScalarType type = compute_type(logits);
   const Output saved = in_forward ? output_like(logits, type, need_logits)
                                   : output(logits, with(shape_of(x), kRowStats), type, need_logits);
   const auto to_save = in_forward ? &DiscreteLoss::grad_logits : &DiscreteLoss::stats;
-  return loss<DiscreteLoss, BFN_KERNEL(discrete_loss)>(x, logits, weight, mask, reduction, saved, to_save);
+  return loss<DiscreteLoss, BFN_KERNEL(discrete_loss)>(x, logits, weight, to, saved, to_save);
 }
 
-Tensor loss_backward_new(const Tensor& grad, const Tensor& scale, const Tensor& x, const Tensor& logits,
-                         const MaybeTensor& weight, const MaybeTensor& mask, const Tensor& stats) {
+Tensor loss_backward_new(Given grad, Given scale, Given x, Given logits, Maybe weight, Maybe mask, Given stats) {
   const Shape lead = shape_of(x), shape = with(lead, classes_of(logits));
-  const ScalarType type = compute_type({&logits});
+  const ScalarType type = compute_type(logits);
   const Tensor grad_loss = scaled(grad, scale);
   const Output grad_logits = output_like(logits);
   const DiscreteLossBackward op{
@@ -55,19 +52,17 @@ Tensor loss_backward_new(const Tensor& grad, const Tensor& scale, const Tensor& 
       .stats = view("stats", stats, with(lead, kRowStats)),
       .grad_logits = grad_logits.view,
   };
-  compute(type, op, BFN_KERNEL(discrete_loss_backward));
-  return grad_logits.tensor;
+  return compute(type, op, BFN_KERNEL(discrete_loss_backward), grad_logits.tensor);
 }
 
-}  // namespace
-}  // namespace bfn
-
 BFN_OPERATORS(m) {
-  using namespace bfn;
   add<&theta_new>(m, "discrete_theta");
   add<&sender_sample_new>(m, "discrete_sender_sample");
-  add_both<&step_out<DiscreteUpdate, BFN_KERNEL(discrete_update)>, 1, 2>(m, "discrete_step", "discrete_step_out");
+  add<&step<DiscreteUpdate, BFN_KERNEL(discrete_update)>, 3>(m, "discrete_step");
   add<&loss_new>(m, "discrete_loss");
   add<&loss_backward_new>(m, "discrete_loss_backward");
   add<&discrete_time_loss<DiscreteNStep, BFN_KERNEL(discrete_nstep)>>(m, "discrete_discrete_time_loss");
 }
+
+}  // namespace
+}  // namespace bfn::bindings

@@ -5,8 +5,8 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <array>
 #include <stdexcept>
+#include <string>
 #include <tuple>
 #include <utility>
 
@@ -26,6 +26,43 @@
 
 namespace bfn {
 
+// The tensor that a step writes its result into. The functional form of the operator is not given one, and makes it.
+struct Out {
+  MaybeTensor tensor;
+  std::tuple<Given> fields() const;  // what torch passes
+
+  Tensor or_like(Given state) const { return tensor ? *tensor : new_like(state, state.scalar_type()); }
+};
+
+// What torch passes for a parameter of a binding: the fields of a record, or the parameter itself.
+template <class P>
+auto fields_of(const P& parameter) {
+  return std::tie(parameter);
+}
+template <class P>
+  requires requires(const P& record) { record.fields(); }
+auto fields_of(const P& record) {
+  return record.fields();
+}
+template <class P>
+using FieldsOf = decltype(fields_of(std::declval<const std::remove_cvref_t<P>&>()));
+
+// The parameter that the next of torch's arguments make. Behind the end it is missing.
+template <class P, class... F>
+P taken(StableIValue*& next, const StableIValue* end, Type<std::tuple<F...>>) {
+  if (next == end) return P{};
+  return P{torch::stable::detail::to<std::remove_cvref_t<F>>(*next++)...};
+}
+
+template <class R>
+void put(StableIValue* stack, const R& result) {
+  *stack = torch::stable::detail::from(result);
+}
+template <class... R>
+void put(StableIValue* stack, const std::tuple<R...>& results) {
+  std::apply([&](const auto&... each) { (put(stack++, each), ...); }, results);
+}
+
 // The operator f as torch calls it. Its first argument is a tensor, and it runs on that tensor's device.
 template <auto f>
 void boxed(StableIValue* stack, uint64_t num_arguments, uint64_t num_results) {
@@ -35,7 +72,17 @@ void boxed(StableIValue* stack, uint64_t num_arguments, uint64_t num_results) {
   const torch::stable::accelerator::DeviceGuard guard(index);
 #endif
   try {
-    (TORCH_BOX(f))(stack, num_arguments, num_results);
+    [&]<class R, class... P>(R (*)(P...)) {
+      StableIValue* next = stack;
+      const std::tuple<std::remove_cvref_t<P>...> parameters{
+          taken<std::remove_cvref_t<P>>(next, stack + num_arguments, Type<FieldsOf<P>>())...};
+      if constexpr (std::is_void_v<R>) {
+        std::apply(f, parameters);
+      } else {
+        const R results = std::apply(f, parameters);
+        if (num_results > 0) put(stack, results);
+      }
+    }(f);
   } catch (const std::invalid_argument& error) {
     last_refusal = {Refused::kValue, error.what()};
     throw;
@@ -45,33 +92,20 @@ void boxed(StableIValue* stack, uint64_t num_arguments, uint64_t num_results) {
   }
 }
 
-template <auto f>
-void add(torch::stable::detail::StableLibrary& library, const char* name) {
-  signatures += name + signature(f) + "\n";
-  library.impl(name, &boxed<f>);
-}
-
-// The functional form of an operator that writes into an argument `out`: it makes that tensor like argument number
-// kLike. The kBeside tensors that follow `out` are not given.
-template <auto out_form, size_t kLike, size_t kBeside, class... A>
-Tensor functional(A... inputs) {
-  const MaybeTensor like = std::get<kLike>(std::tie(inputs...));
-  const Tensor out = new_like(given("the state", like));
-  [&]<size_t... beside>(std::index_sequence<beside...>) {
-    out_form(inputs..., out, std::array<MaybeTensor, kBeside>()[beside]...);
-  }(std::make_index_sequence<kBeside>());
-  return out;
-}
-
-template <auto out_form, size_t kLike, size_t kBeside = 0>
-void add_both(torch::stable::detail::StableLibrary& library, const char* name, const char* out_name) {
-  [&]<class... A>(void (*)(A...)) {
-    [&]<size_t... input>(std::index_sequence<input...>) {
-      using All = std::tuple<A...>;
-      add<&functional<out_form, kLike, kBeside, std::tuple_element_t<input, All>...>>(library, name);
-    }(std::make_index_sequence<sizeof...(A) - 1 - kBeside>());
-  }(out_form);
-  add<out_form>(library, out_name);
+// Adds the operator f. Where its last kOuts parameters are written into, these belong to a variant `<name>_out`, which
+// returns nothing.
+template <auto f, size_t kOuts = 0>
+void add(torch::stable::detail::StableLibrary& library, const std::string& name) {
+  [&]<class R, class... P>(R (*)(P...)) {
+    const auto add_form = [&](const std::string& form, size_t passed, const std::string& results) {
+      std::vector<std::string> types{name_of(Type<FieldsOf<P>>())...};
+      types.resize(passed);
+      signatures += form + "(" + joined(types) + ") -> (" + results + ")\n";
+      library.impl(form.c_str(), &boxed<f>);
+    };
+    add_form(name, sizeof...(P) - kOuts, name_of(Type<R>()));
+    if (kOuts > 0) add_form(name + "_out", sizeof...(P), "");
+  }(f);
 }
 
 }  // namespace bfn

@@ -1,51 +1,136 @@
-// These functions turn arguments that belong together into the structs of csrc/ops, for all families. The records of
-// bfn_kernels/records.py have the same fields.
+// The records of bfn_kernels/records.py: arguments that belong together, under the same names and in the same order. An
+// operator of torch takes their fields, of which operators.h makes the records again. `over` makes of a record the
+// struct that the ops take.
 #pragma once
 
 #include "../ops/loss.h"
 #include "../ops/solver.h"
 #include "tensors.h"
 
-namespace bfn {
+namespace bfn::bindings {
 
-// The draws or nodes of an expectation over data of this shape; explicit noise has one draw per leading index.
-Draws draws_of(const Doubles& nodes, const Doubles& node_weights, int64_t n_samples, const MaybeTensor& seed,
-               const MaybeTensor& noise, Shape shape);
+struct Noise {
+  MaybeTensor seed, noise;
+  auto fields() const { return std::tie(seed, noise); }
 
-// The loss and scale that a reduction of `x`-shaped losses makes, and their views.
+  bfn::Noise over(const Shape& shape, Stream stream, bool used = true) const {
+    return used ? noise_of(seed, noise, shape, stream) : bfn::Noise{};
+  }
+};
+
+struct Draws {
+  Doubles nodes, node_weights;
+  int64_t n_samples;
+  MaybeTensor seed, noise;
+  auto fields() const { return std::tie(nodes, node_weights, n_samples, seed, noise); }
+
+  // Explicit noise has the draws in front of the data's shape.
+  bfn::Draws over(Shape shape) const {
+    const size_t count = nodes ? nodes->size() : 0;
+    const bool as_many = count == (node_weights ? node_weights->size() : 0);
+    check(as_many && (count > 0 ? n_samples == 0 : n_samples >= 0), "nodes and node_weights",
+          " must be as many, and none where n_samples is not 0");
+    shape.insert(shape.begin(), n_samples);
+    return {
+        .n_samples = n_samples,
+        .num_nodes = static_cast<int64_t>(count),
+        .nodes = count ? nodes->data() : nullptr,
+        .node_weights = count ? node_weights->data() : nullptr,
+        .noise = n_samples > 0 ? noise_of(seed, noise, shape, kMonteCarlo) : bfn::Noise{},
+    };
+  }
+};
+
+struct Solver {
+  MaybeTensor keep;
+  Tensor take;
+  MaybeTensor std, previous, extrapolation;
+  auto fields() const { return std::tie(keep, take, std, previous, extrapolation); }
+
+  // `rows` is the shape that row scalars broadcast to, `shape` that of the state.
+  bfn::Solver over(const Shape& rows, const Shape& shape, ScalarType type, Maybe predicted_out) const {
+    check(previous.has_value() == extrapolation.has_value(), "previous and extrapolation", " must be given together");
+    return {
+        .keep = view_of_rows("keep", keep, rows, type),
+        .take = view_of_rows("take", take, rows, type),
+        .std = view_of_rows("std", std, rows, type),
+        .previous = view("previous", previous, shape),
+        .extrapolation = view_of_rows("extrapolation", extrapolation, rows, type),
+        .prediction = view_of_out(predicted_out, shape),
+        .predicts = previous || predicted_out,
+    };
+  }
+};
+
+struct Guidance {
+  MaybeTensor logit_scale, unconditional, unconditional_scale;
+  auto fields() const { return std::tie(logit_scale, unconditional, unconditional_scale); }
+
+  bfn::Guidance over(const Shape& rows, const Shape& shape, ScalarType type) const {
+    check(unconditional.has_value() == unconditional_scale.has_value(), "unconditional and unconditional_scale",
+          " must be given together");
+    return {
+        .logit_scale = view_of_rows("logit_scale", logit_scale, rows, type),
+        .unconditional = view("unconditional", unconditional, shape),
+        .unconditional_scale = view_of_rows("unconditional_scale", unconditional_scale, rows, type),
+    };
+  }
+};
+
+struct Sent {
+  int64_t choice;
+  MaybeTensor known, known_mask, draw_noise;
+  auto fields() const { return std::tie(choice, known, known_mask, draw_noise); }
+
+  bool draws() const { return choice == static_cast<int64_t>(Choice::kSample); }
+  bfn::Sent over(const Shape& shape, Maybe seed, Stream stream) const {
+    return {
+        .choice = code("choice", choice, Choice::kMean),
+        .known = view("known", known, shape),
+        .known_mask = view("known_mask", known_mask, shape),
+        .draw = draws() ? noise_of(seed, draw_noise, shape, stream) : bfn::Noise{},
+    };
+  }
+};
+
+// The loss and scale that a reduction makes, and their views.
 struct Reduced {
   Tensor loss, scale;
   MaybeTensor workspace;
-  LossTarget to;
+  bfn::LossTarget to;
 };
-Reduced reduced(const Tensor& x, const MaybeTensor& mask, int64_t reduction, ScalarType type);
+
+struct LossTarget {
+  MaybeTensor mask;
+  int64_t reduction;
+  auto fields() const { return std::tie(mask, reduction); }
+
+  // Of losses in the shape of x.
+  Reduced over(Given x, ScalarType type) const {
+    const Shape shape = shape_of(x);
+    check(!shape.empty(), "x", " must have a batch dimension");
+    const Reduction by = code("reduction", reduction, Reduction::kMean);
+    const int64_t batch = shape[0], per_batch = numel(Shape(shape.begin() + 1, shape.end()));
+    const Shape out = by == Reduction::kNone ? shape : by == Reduction::kBatch ? Shape{batch} : Shape{};
+    Output loss = output(x, out, type), scale = output(x, {}, type);
+    bfn::LossTarget to{
+        .reduction = by,
+        .batch = batch,
+        .per_batch = per_batch,
+        .mask = view("mask", mask, shape),
+        .loss = loss.view,
+        .scale = scale.view,
+    };
+    MaybeTensor workspace;
+    if (const int64_t bytes = loss_workspace(to)) {
+      workspace = new_tensor(x, {bytes}, ScalarType::Byte);
+      to.workspace = workspace->mutable_data_ptr();
+    }
+    return {std::move(loss.tensor), std::move(scale.tensor), std::move(workspace), to};
+  }
+};
 
 // The gradient of the result, which has the shape of a leading part of the variables', times its scale.
-Tensor scaled(const Tensor& grad, const MaybeTensor& scale);
+Tensor scaled(Given grad, Maybe scale);
 
-// `rows` is the shape that row scalars broadcast to, `shape` that of the state.
-inline Solver solver_of(const MaybeTensor& state_scale, const MaybeTensor& previous, const MaybeTensor& extrapolation,
-                        const MaybeTensor& predicted_out, const Shape& rows, const Shape& shape, ScalarType type) {
-  check(previous.has_value() == extrapolation.has_value(), "previous and extrapolation", " must be given together");
-  return {
-      .on = state_scale || previous || predicted_out,
-      .state_scale = view_of_rows("state_scale", state_scale, rows, type),
-      .previous = view("previous", previous, shape),
-      .extrapolation = view_of_rows("extrapolation", extrapolation, rows, type),
-      .prediction = view_of_out(predicted_out, shape),
-  };
-}
-
-inline Guidance guidance_of(const MaybeTensor& logit_scale, const MaybeTensor& unconditional,
-                            const MaybeTensor& unconditional_scale, const Shape& rows, const Shape& shape,
-                            ScalarType type) {
-  check(unconditional.has_value() == unconditional_scale.has_value(), "unconditional and unconditional_scale",
-        " must be given together");
-  return {
-      .logit_scale = view_of_rows("logit_scale", logit_scale, rows, type),
-      .unconditional = view("unconditional", unconditional, shape),
-      .unconditional_scale = view_of_rows("unconditional_scale", unconditional_scale, rows, type),
-  };
-}
-
-}  // namespace bfn
+}  // namespace bfn::bindings

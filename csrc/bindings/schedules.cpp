@@ -2,13 +2,12 @@
 
 #include "../cpu/written.h"
 #include "operators.h"
-#include "tensors.h"
 
 namespace bfn {
 namespace {
 
 // Widens the shape of the rows by the dimensions of `value`, which lead those of the data.
-void join(const char* name, Shape& rows, const Tensor& value, const Shape& data) {
+void join(const char* name, Shape& rows, Given value, const Shape& data) {
   const auto sizes = value.sizes();
   for (size_t d = 0; d < sizes.size(); ++d) {
     if (sizes[d] == 1) continue;
@@ -20,9 +19,8 @@ void join(const char* name, Shape& rows, const Tensor& value, const Shape& data)
   }
 }
 
-Tensors row_scalars_new(const Tensor& value, const MaybeTensor& rho, int64_t wanted, int64_t kind, double parameter,
-                        int64_t num_classes, int64_t n_steps, double scale, double t_min, const Shape& shape,
-                        bool wide) {
+Tensors row_scalars_new(Given value, Maybe rho, int64_t wanted, int64_t kind, double parameter, int64_t num_classes,
+                        int64_t n_steps, double scale, double t_min, const Shape& shape, bool wide) {
   const ScalarType type = wide ? ScalarType::Double : ScalarType::Float;
   check(wanted >= 0 && !(wanted >> (static_cast<int64_t>(RowScalar::kSpread) + 1)), "wanted",
         " has bits of no scalar of a row");

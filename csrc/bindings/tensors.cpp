@@ -14,13 +14,13 @@ namespace bfn {
 
 #ifdef BFN_CUDA
 constexpr const char* kDeviceName = "a CUDA device";
-static bool is_here(const Tensor& x) { return x.is_cuda(); }
+static bool is_here(Given x) { return x.is_cuda(); }
 #else
 constexpr const char* kDeviceName = "the CPU";
-static bool is_here(const Tensor& x) { return x.is_cpu(); }
+static bool is_here(Given x) { return x.is_cpu(); }
 #endif
 
-static DType dtype_of_tensor(const char* name, const Tensor& x) {
+static DType dtype_of_tensor(const char* name, Given x) {
   static constexpr std::pair<ScalarType, DType> kTypes[] = {
       {ScalarType::Float, DType::kFloat},       {ScalarType::Double, DType::kDouble},
       {ScalarType::BFloat16, DType::kBFloat16}, {ScalarType::Half, DType::kHalf},
@@ -35,7 +35,7 @@ static DType dtype_of_tensor(const char* name, const Tensor& x) {
 
 // Dimension d of `shape` is dimension d - offset of x, of which the first `dims` count; x has size 1 wherever it has
 // none.
-static View aligned_view(const char* name, const Tensor& x, int64_t dims, const Shape& shape, int64_t offset) {
+static View aligned_view(const char* name, Given x, int64_t dims, const Shape& shape, int64_t offset) {
   if (!is_here(x)) throw std::invalid_argument(std::string(name) + " must be on " + kDeviceName);
   check(shape.size() <= kMaxDims, name, " has too many dimensions");
   View result;
@@ -64,13 +64,13 @@ static View aligned_view(const char* name, const Tensor& x, int64_t dims, const 
   return result;
 }
 
-View view(const char* name, const Tensor& x, const Shape& shape) {
+View view(const char* name, Given x, const Shape& shape) {
   const int64_t offset = static_cast<int64_t>(shape.size()) - x.dim();
   check(offset >= 0, name, " has too many dimensions");
   return aligned_view(name, x, x.dim(), shape, offset);
 }
 
-View view_of_half(const char* name, const Tensor& x, const Shape& shape, int64_t which) {
+View view_of_half(const char* name, Given x, const Shape& shape, int64_t which) {
   const int64_t dims = x.dim() - 1;
   check(dims == static_cast<int64_t>(shape.size()) && x.size(dims) == 2, name,
         " must have a last dimension of two beside those of the data");
@@ -79,31 +79,22 @@ View view_of_half(const char* name, const Tensor& x, const Shape& shape, int64_t
   return half;
 }
 
-View leading_view(const char* name, const Tensor& x, const Shape& shape) {
-  return aligned_view(name, x, x.dim(), shape, 0);
-}
+View leading_view(const char* name, Given x, const Shape& shape) { return aligned_view(name, x, x.dim(), shape, 0); }
 
-View view_of_out(const Tensor& out, const Shape& shape) {
+View view_of_out(Given out, const Shape& shape) {
   View result = view("out", out, shape);
   if (out.numel() > 0) result.data = out.mutable_data_ptr();
   return result;
 }
 
-View view(const char* name, const MaybeTensor& x, const Shape& shape) { return x ? view(name, *x, shape) : View{}; }
+View view(const char* name, Maybe x, const Shape& shape) { return x ? view(name, *x, shape) : View{}; }
 
-View view_of_out(const MaybeTensor& out, const Shape& shape) { return out ? view_of_out(*out, shape) : View{}; }
+View view_of_out(Maybe out, const Shape& shape) { return out ? view_of_out(*out, shape) : View{}; }
 
-View view_of_rows(const char* name, const MaybeTensor& x, const Shape& shape, ScalarType type) {
+View view_of_rows(const char* name, Maybe x, const Shape& shape, ScalarType type) {
   check(!x || x->scalar_type() == type, name,
         " must have the type of the arithmetic, float64 where any argument has it");
   return view(name, x, shape);
-}
-
-ScalarType compute_type(std::initializer_list<const Tensor*> tensors) {
-  for (const Tensor* x : tensors) {
-    if (x && x->scalar_type() == ScalarType::Double) return ScalarType::Double;
-  }
-  return ScalarType::Float;
 }
 
 constexpr int64_t kMostBytes = std::numeric_limits<int64_t>::max();
@@ -111,7 +102,7 @@ constexpr const char* kTooLarge = "the result would have more bytes than can be 
 
 // It calls the shim itself, since the way through the dispatcher costs more than a small tensor. Large ones lie in huge
 // pages where the system has them.
-static Tensor strided(const Tensor& like, const Shape& shape, const Shape& strides, ScalarType type) {
+static Tensor strided(Given like, const Shape& shape, const Shape& strides, ScalarType type) {
   const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   const size_t bytes = aoti_torch_dtype_element_size(dtype) * static_cast<size_t>(numel(shape));
 #ifndef BFN_CUDA
@@ -133,7 +124,7 @@ static Tensor strided(const Tensor& like, const Shape& shape, const Shape& strid
 }
 
 // A tensor whose dimensions follow on one another in this order, of which the first is the innermost.
-static Tensor new_in_order(const Tensor& like, const Shape& shape, const Shape& order, ScalarType type) {
+static Tensor new_in_order(Given like, const Shape& shape, const Shape& order, ScalarType type) {
   check(shape.size() <= kMaxDims + 1, "",
         "too many dimensions");  // several numbers of a variable are one dimension more
   Shape strides(shape.size());
@@ -152,46 +143,26 @@ static Shape backwards(size_t dims) {
   return order;
 }
 
-Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type) {
+Tensor new_tensor(Given like, const Shape& shape, ScalarType type) {
   return new_in_order(like, shape, backwards(shape.size()), type);
-}
-
-// Whether the elements of x fill a stretch of memory, each place once: torch keeps such strides as they are.
-static bool is_dense(const Tensor& x) {
-  Shape order;
-  for (int64_t d = 0; d < x.dim(); ++d) {
-    if (x.size(d) == 0) return true;
-    if (x.size(d) > 1) order.push_back(d);
-  }
-  std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return x.stride(a) < x.stride(b); });
-  int64_t stride = 1;
-  for (const int64_t d : order) {
-    if (x.stride(d) != stride) return false;
-    stride *= x.size(d);
-  }
-  return true;
 }
 
 // Whether dimension a of x, which stands further in than b, is to change places with it: 1 or -1, and 0 where the
 // strides do not say.
-static int compare(const Tensor& x, int64_t a, int64_t b) {
+static int compare(Given x, int64_t a, int64_t b) {
   if (x.stride(a) == 0 || x.stride(b) == 0) return 0;
   if (x.stride(a) != x.stride(b)) return x.stride(a) < x.stride(b) ? -1 : 1;
   return x.size(a) > x.size(b) ? 1 : 0;
 }
 
-// The strides must be those of torch::empty_like, by which fakes are made. Its sort is repeated here as it is: another
-// one would find another order, since a stride of 0 compares with none.
-Tensor new_like(const Tensor& like, ScalarType type) {
-  if (is_dense(like)) {
-    const auto strides = like.strides();
-    return strided(like, shape_of(like), {strides.begin(), strides.end()}, type);
-  }
-  Shape order = backwards(static_cast<size_t>(like.dim()));
+// The dimensions of x, the innermost first, in the order that torch::empty_like gives them, by which fakes are made.
+// Its sort is repeated here as it is: another one would find another order, since a stride of 0 compares with none.
+static Shape order_of(Given x) {
+  Shape order = backwards(static_cast<size_t>(x.dim()));
   for (size_t next = 1; next < order.size(); ++next) {
     size_t place = next;
     for (size_t other = next; other-- > 0;) {
-      const int turn = compare(like, order[other], order[place]);
+      const int turn = compare(x, order[other], order[place]);
       if (turn < 0) break;
       if (turn > 0) {
         std::swap(order[other], order[place]);
@@ -199,22 +170,34 @@ Tensor new_like(const Tensor& like, ScalarType type) {
       }
     }
   }
-  return new_in_order(like, shape_of(like), order, type);
+  return order;
 }
 
-Output output(const Tensor& like, const Shape& shape, ScalarType type, bool needed) {
+// torch keeps strides by which the elements fill a stretch of memory, each place once.
+Tensor new_like(Given like, ScalarType type) {
+  const Shape shape = shape_of(like), order = order_of(like);
+  const bool empty = numel(shape) == 0;
+  int64_t stride = 1;
+  for (const int64_t d : order) {
+    if (!empty && shape[d] != 1 && like.stride(d) != stride) return new_in_order(like, shape, order, type);
+    stride *= shape[d];
+  }
+  return strided(like, shape, {like.strides().begin(), like.strides().end()}, type);
+}
+
+Output output(Given like, const Shape& shape, ScalarType type, bool needed) {
   if (!needed) return {new_tensor(like, {0}, type), View{}};
   const Tensor made = new_tensor(like, shape, type);
   return {made, view("output", made, shape)};
 }
 
-Output output_like(const Tensor& like, ScalarType type, bool needed) {
+Output output_like(Given like, ScalarType type, bool needed) {
   if (!needed) return output(like, {}, type, false);
   const Tensor made = new_like(like, type);
   return {made, view("output", made, shape_of(like))};
 }
 
-Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream) {
+Noise noise_of(Maybe seed, Maybe noise, const Shape& shape, Stream stream) {
   Noise result;
   result.stream = stream;
   result.explicit_values = view("noise", noise, shape);

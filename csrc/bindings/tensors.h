@@ -22,6 +22,9 @@ using MaybeTensor = std::optional<Tensor>;
 using Tensors = std::vector<Tensor>;
 using Shape = std::vector<int64_t>;
 using Doubles = std::optional<std::vector<double>>;
+// Arguments of an operator: a tensor, and one that may be missing.
+using Given = const Tensor&;
+using Maybe = const MaybeTensor&;
 
 // Refuses an argument, unless this holds. The message is the name of the argument and `what`.
 inline void check(bool holds, const char* name, const char* what) {
@@ -34,10 +37,14 @@ inline int64_t numel(const Shape& shape) {
   return count;
 }
 
-inline Shape shape_of(const Tensor& x) { return {x.sizes().begin(), x.sizes().end()}; }
+inline Shape shape_of(Given x) { return {x.sizes().begin(), x.sizes().end()}; }
 
 inline Shape with(Shape shape, int64_t last) {
   shape.push_back(last);
+  return shape;
+}
+inline Shape without_last(Shape shape) {
+  shape.pop_back();
   return shape;
 }
 
@@ -51,20 +58,25 @@ E code(const char* name, int64_t value, E last) {
 }
 
 // The tensor broadcast to `shape`, aligned at the last dimension.
-View view(const char* name, const Tensor& x, const Shape& shape);
-View view(const char* name, const MaybeTensor& x, const Shape& shape);
+View view(const char* name, Given x, const Shape& shape);
+View view(const char* name, Maybe x, const Shape& shape);
 // One half, number 0 or 1, of a tensor that has the dimensions of `shape` and a last dimension of two.
-View view_of_half(const char* name, const Tensor& x, const Shape& shape, int64_t which);
+View view_of_half(const char* name, Given x, const Shape& shape, int64_t which);
 // The view of a tensor that the caller gave to be written into: a lazy clone gets memory of its own first.
-View view_of_out(const Tensor& out, const Shape& shape);
-View view_of_out(const MaybeTensor& out, const Shape& shape);
+View view_of_out(Given out, const Shape& shape);
+View view_of_out(Maybe out, const Shape& shape);
 // The view of row scalars, which must have the type of the arithmetic.
-View view_of_rows(const char* name, const MaybeTensor& x, const Shape& shape, ScalarType type);
+View view_of_rows(const char* name, Maybe x, const Shape& shape, ScalarType type);
 // The tensor broadcast to `shape`, aligned at the first dimension.
-View leading_view(const char* name, const Tensor& x, const Shape& shape);
+View leading_view(const char* name, Given x, const Shape& shape);
 
-ScalarType compute_type(std::initializer_list<const Tensor*> tensors);
-inline const Tensor* get(const MaybeTensor& x) { return x ? &*x : nullptr; }
+// Double where any of these tensors has that type; some may be missing.
+inline bool is_double(Given x) { return x.scalar_type() == ScalarType::Double; }
+inline bool is_double(Maybe x) { return x && is_double(*x); }
+template <class... X>
+ScalarType compute_type(const X&... tensors) {
+  return (is_double(tensors) || ...) ? ScalarType::Double : ScalarType::Float;
+}
 
 // Calls f with a float or a double.
 template <class F>
@@ -73,23 +85,27 @@ void with_compute_type(ScalarType type, F&& f) {
   f(float{});
 }
 
-// Calls a kernel in that type: compute(type, op, BFN_KERNEL(name)).
+// Calls a kernel in that type, and returns the results: compute(type, op, BFN_KERNEL(name), results...).
 #define BFN_KERNEL(name) name<float>, name<double>
 template <class Op>
 using Kernel = void (*)(const Op&);
-template <class Op>
-void compute(ScalarType type, const Op& op, std::type_identity_t<Kernel<Op>> in_float,
-             std::type_identity_t<Kernel<Op>> in_double) {
+template <class Op, class... R>
+auto compute(ScalarType type, const Op& op, std::type_identity_t<Kernel<Op>> in_float,
+             std::type_identity_t<Kernel<Op>> in_double, const R&... results) {
   (type == ScalarType::Double ? in_double : in_float)(op);
+  if constexpr (sizeof...(R) == 1) {
+    return (results, ...);
+  } else {
+    return std::tuple(results...);
+  }
 }
 
 // Fresh tensors: contiguous, or with the strides of another.
-Tensor new_tensor(const Tensor& like, const Shape& shape, ScalarType type);
-Tensor new_like(const Tensor& like, ScalarType type);
-inline Tensor new_like(const Tensor& like) { return new_like(like, like.scalar_type()); }
+Tensor new_tensor(Given like, const Shape& shape, ScalarType type);
+Tensor new_like(Given like, ScalarType type);
 
 // The tensor of an argument that this operator cannot do without.
-inline const Tensor& given(const char* name, const MaybeTensor& x) {
+inline Given given(const char* name, Maybe x) {
   check(x.has_value(), name, " must be given");
   return *x;
 }
@@ -99,12 +115,10 @@ struct Output {
   Tensor tensor;
   View view;
 };
-Output output(const Tensor& like, const Shape& shape, ScalarType type, bool needed = true);
-Output output_like(const Tensor& like, ScalarType type, bool needed = true);
-inline Output output_like(const Tensor& like, bool needed = true) {
-  return output_like(like, like.scalar_type(), needed);
-}
+Output output(Given like, const Shape& shape, ScalarType type, bool needed = true);
+Output output_like(Given like, ScalarType type, bool needed = true);
+inline Output output_like(Given like, bool needed = true) { return output_like(like, like.scalar_type(), needed); }
 
-Noise noise_of(const MaybeTensor& seed, const MaybeTensor& noise, const Shape& shape, Stream stream);
+Noise noise_of(Maybe seed, Maybe noise, const Shape& shape, Stream stream);
 
 }  // namespace bfn

@@ -62,9 +62,9 @@ template <class T>
   for (int64_t i = 0; i < length; ++i) sent[i] = binary_share_of(sent[i]);
   extrapolate(op, start, length, sent);
   for (int64_t i = 0; i < length; ++i) sent[i] = 2 * sent[i] - 1;
-  if (!op.state_scale) return state;
+  if (!op.keep) return state;
   T scale_buffer[kBlock];
-  const T* keep = load(op.state_scale, start, length, scale_buffer);
+  const T* keep = load(op.keep, start, length, scale_buffer);
   for (int64_t i = 0; i < length; ++i) buffer[i] = keep[i] * state[i];
   return buffer;
 }
@@ -78,9 +78,9 @@ void choose(const BinaryUpdate& op, int64_t start, int64_t length, T* __restrict
     guide(op.guidance, start, length, z, guided_logits);
     z = guided_logits;
   }
-  switch (op.choice) {
+  switch (op.sent.choice) {
     case Choice::kSample: {
-      const T* u = uniforms_of(op.draw, start, length, uniform_buffer);
+      const T* u = uniforms_of(op.sent.draw, start, length, uniform_buffer);
       for (int64_t i = 0; i < length; ++i) sent[i] = binary_drawn(BinaryShares<T>(z[i]), u[i]);
       break;
     }
@@ -153,17 +153,17 @@ void binary_update(const BinaryUpdate& op) {
     const Ahead<T> ahead({&op.state, &op.output_logits}, start);
     const T* eps = normals_or_zeros(op.noise, start, length, normals, ahead);
     choose(op, start, length, sent);
-    if (op.known) {
+    if (op.sent.known) {
       uint8_t mask_buffer[kBlock];
       T known[kBlock];
-      const uint8_t* mask = load(op.known_mask, start, length, mask_buffer);
-      load_signs(op.known, start, length, mask, known, bad);
+      const uint8_t* mask = load(op.sent.known_mask, start, length, mask_buffer);
+      load_signs(op.sent.known, start, length, mask, known, bad);
       for (int64_t i = 0; i < length; ++i) sent[i] = mask[i] ? known[i] : sent[i];
     }
     const T* state = load(op.state, start, length, buffers[0]);
-    const T* alpha = load(op.alpha, start, length, buffers[1]);
-    const T* spread = load(op.spread, start, length, buffers[2]);
-    if (op.solver.on) state = solve(op.solver, start, length, state, sent, buffers[3]);
+    const T* alpha = load(op.solver.take, start, length, buffers[1]);
+    const T* spread = load(op.solver.std, start, length, buffers[2]);
+    if (op.solver.on()) state = solve(op.solver, start, length, state, sent, buffers[3]);
     for (int64_t i = 0; i < length; ++i) {
       updated[i] = state[i] + binary_message(sent[i], alpha[i], spread[i], eps[i]);
     }

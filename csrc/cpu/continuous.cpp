@@ -95,10 +95,10 @@ void continuous_update(const ContinuousUpdate& op) {
       for (int64_t i = 0; i < length; ++i) sent[i] = clamp(from.x_hat(i), from.low, from.high);
     });
     if (op.known) overwrite(op.known_mask, start, length, load(op.known, start, length, buffers[0]), sent);
-    if (op.solver.on) extrapolate(op.solver, start, length, sent);
-    const T* keep = load(op.keep, start, length, buffers[1], T(1));
-    const T* take = load(op.take, start, length, buffers[2]);
-    const T* noise_scale = load(op.noise_scale, start, length, buffers[3]);
+    if (op.solver.predicts) extrapolate(op.solver, start, length, sent);
+    const T* keep = load(op.solver.keep, start, length, buffers[1], T(1));
+    const T* take = load(op.solver.take, start, length, buffers[2]);
+    const T* noise_scale = load(op.solver.std, start, length, buffers[3]);
     const T* mean = load(op.from.mean, start, length, buffers[4]);
     T* out = target(op.out, start, buffers[5]);
     for (int64_t i = 0; i < length; ++i) {

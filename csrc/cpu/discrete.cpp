@@ -11,11 +11,11 @@ namespace {
 // What each lane's row sends: one class, or the distribution p_k = e_k share where that share is above 0. A row that
 // has neither sends NaN.
 template <class T>
-struct Sent {
+struct SentRows {
   int64_t one[kLanes];
   T share[kLanes] = {}, beta[kLanes], spread[kLanes];
 
-  Sent(const Rows& rows, const View& beta_view, const View& spread_view) {
+  SentRows(const Rows& rows, const View& beta_view, const View& spread_view) {
     load_lanes(beta_view, rows, beta);
     load_lanes(spread_view, rows, spread);
     std::fill_n(one, kLanes, -1);
@@ -94,12 +94,12 @@ void extrapolate_tile(const Solver& op, const Tile& tile, T* __restrict p) {
 
 // The step of a solver for a tile, whose e and scale are those of what is sent.
 template <class T>
-[[gnu::noinline]] void solve_tile(const Solver& op, const Tile& tile, const Sent<T>& sent, const T* e, const T* scale,
-                                  const T* eps, const T* state, T* out) {
+[[gnu::noinline]] void solve_tile(const Solver& op, const Tile& tile, const SentRows<T>& sent, const T* e,
+                                  const T* scale, const T* eps, const T* state, T* out) {
   T p[kBlock], keep[kLanes];
   sent.probabilities(tile, e, scale, p);
   extrapolate_tile(op, tile, p);
-  load_lanes(op.state_scale, tile.rows, keep, T(1));
+  load_lanes(op.keep, tile.rows, keep, T(1));
   const T classes = static_cast<T>(tile.rows.num_classes);
   for_numbers(tile, [&](int64_t i, int32_t, auto j) {
     out[i] = fused(keep[j], state[i], message(p[i], sent.beta[j], sent.spread[j], eps[i], classes));
@@ -150,26 +150,26 @@ void save_nothing(const DiscreteLoss& op, const Rows& rows) {
 
 // Decides what the network's rows send; the e of distributions are left in the scratch.
 template <class T>
-void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, Sent<T>& sent) {
+void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, SentRows<T>& sent) {
   const StepLogits<T> logits{op};
-  if (op.choice == Choice::kMode) return find_modes<T>(rows, logits, sent.one);
-  if (op.choice == Choice::kMean) {
+  if (op.sent.choice == Choice::kMode) return find_modes<T>(rows, logits, sent.one);
+  if (op.sent.choice == Choice::kMean) {
     const RowSums<T> sums(rows, nullptr, scratch, logits);
     for (int64_t j = 0; j < kLanes; ++j) sent.share[j] = static_cast<T>(1 / sums.rest[j]);
   } else {
     const RowSums<T, Wanted::kRounded> sums(rows, nullptr, scratch, logits);
     T uniform[kLanes];
-    uniform_lanes(op.draw, rows, uniform);
+    uniform_lanes(op.sent.draw, rows, uniform);
     draw_classes(rows, sums.rest, scratch, uniform, sent.one);
   }
 }
 
 // Rows that are known send their own class.
 template <class T>
-void send_known(const DiscreteUpdate& op, const Rows& rows, const uint8_t (&known)[kLanes], Sent<T>& sent,
+void send_known(const DiscreteUpdate& op, const Rows& rows, const uint8_t (&known)[kLanes], SentRows<T>& sent,
                 BadClass& bad) {
   int64_t x[kLanes];
-  load_classes(op.known, rows, known, x, &bad);
+  load_classes(op.sent.known, rows, known, x, &bad);
   for (int64_t j = 0; j < kLanes; ++j) {
     sent.one[j] = known[j] ? x[j] : sent.one[j];
     sent.share[j] = known[j] ? T(0) : sent.share[j];
@@ -180,7 +180,7 @@ void send_known(const DiscreteUpdate& op, const Rows& rows, const uint8_t (&know
 template <class T>
 class NewState {
  public:
-  NewState(const DiscreteUpdate& op, const Sent<T>& sent, const RowScratch<T>& scratch)
+  NewState(const DiscreteUpdate& op, const SentRows<T>& sent, const RowScratch<T>& scratch)
       : op_(op),
         sent_(sent),
         scratch_(scratch),
@@ -198,7 +198,7 @@ class NewState {
     }
     const auto onto = [state](int64_t i) { return state[i]; };
     const T *e = scratch_.e_of(tile), *scale = scratch_.sums_of(tile).scale;
-    if (op_.solver.on) {
+    if (op_.solver.on()) {
       solve_tile(op_.solver, tile, sent_, e, scale, eps, state, out);
     } else if (shared_) {
       sent_.template messages<true>(tile, eps, e, scale, onto, out);
@@ -213,7 +213,7 @@ class NewState {
 
  private:
   const DiscreteUpdate& op_;
-  const Sent<T>& sent_;
+  const SentRows<T>& sent_;
   const RowScratch<T>& scratch_;
   const bool shared_;
 };
@@ -234,7 +234,7 @@ void discrete_sender(const DiscreteSender& op) {
   BadClass bad;
   const auto make = [&] { return RowScratch<T>(op.num_classes); };
   for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
-    Sent<T> sent(rows, op.alpha, op.spread);
+    SentRows<T> sent(rows, op.alpha, op.spread);
     uint8_t all[kLanes];
     mask_lanes(rows, nullptr, all);
     load_classes(op.x, rows, all, sent.one, &bad);
@@ -263,11 +263,11 @@ void discrete_update(const DiscreteUpdate& op) {
   BadClass bad;
   const auto make = [&] { return RowScratch<T>(op.num_classes); };
   for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
-    Sent<T> sent(rows, op.alpha, op.spread);
+    SentRows<T> sent(rows, op.solver.take, op.solver.std);
     uint8_t known[kLanes] = {};
-    if (op.known) load_lanes(op.known_mask, rows, known);
+    if (op.sent.known) load_lanes(op.sent.known_mask, rows, known);
     if (std::count(known, known + kLanes, 0) > 0) choose(op, rows, scratch, sent);
-    if (op.known) send_known(op, rows, known, sent, bad);
+    if (op.sent.known) send_known(op, rows, known, sent, bad);
     const NewState<T> update(op, sent, scratch);
     if (op.theta) {
       store_probs(op.theta, rows, RowSums<T>(rows, nullptr, scratch, update).rest, scratch);

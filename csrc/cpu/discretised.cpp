@@ -47,17 +47,16 @@ void expected_values(const NetworkBlock<T>& from, const ExpectedBlock<T>& k, T* 
 }
 
 template <class T>
-void choose_block(const NetworkBlock<T>& from, Choice choice, const Noise& draw, const Noise& component, int64_t start,
-                  T* out) {
-  if (choice == Choice::kMean) {
+void choose_block(const NetworkBlock<T>& from, const Sent& sent, const Noise& component, int64_t start, T* out) {
+  if (sent.choice == Choice::kMean) {
     ExpectedBlock<T> k;
     k.sum(from.mean, from.std, from.all(), from.bins);
     expected_values(from, k, out);
-  } else if (choice == Choice::kMode) {
+  } else if (sent.choice == Choice::kMode) {
     for (int64_t i = 0; i < from.length; ++i) out[i] = likeliest(from, i);
   } else {
     T normals[noise_room(kBlock)];
-    const T* eps = normals_of(draw, start, from.length, normals);
+    const T* eps = normals_of(sent.draw, start, from.length, normals);
     for (int64_t i = 0; i < from.length; ++i) {
       const int64_t m = from.mixed ? component_of(from, i, uniform_of<T>(component, start + i)) : 0;
       const int64_t at = i * from.components + m;
@@ -245,7 +244,7 @@ void choose(const Choose& op) {
   for_blocks(op.count, op.from.components, [&](int64_t start, int64_t length) {
     const NetworkBlock<T> from(op.from, start, length);
     T out[kBlock];
-    choose_block(from, op.choice, op.draw, op.component, start, out);
+    choose_block(from, op.sent, op.component, start, out);
     store(op.out, start, length, out);
   });
 }
@@ -255,13 +254,14 @@ void discretised_update(const DiscretisedUpdate& op) {
   for_blocks(op.count, op.from.components, [&](int64_t start, int64_t length) {
     const NetworkBlock<T> from(op.from, start, length);
     T value[kBlock], buffers[5][kBlock], normals[noise_room(kBlock)];
-    choose_block(from, op.choice, op.draw, op.component, start, value);
-    if (op.known) overwrite(op.known_mask, start, length, load(op.known, start, length, buffers[0]), value);
-    if (op.solver.on) extrapolate(op.solver, start, length, value);
-    const T* state = load(op.state, start, length, buffers[1]);
-    const T* keep = load(op.keep, start, length, buffers[2], T(1));
-    const T* take = load(op.take, start, length, buffers[3]);
-    const T* noise_scale = load(op.noise_scale, start, length, buffers[4]);
+    choose_block(from, op.sent, op.component, start, value);
+    if (op.sent.known)
+      overwrite(op.sent.known_mask, start, length, load(op.sent.known, start, length, buffers[0]), value);
+    if (op.solver.predicts) extrapolate(op.solver, start, length, value);
+    const T* state = load(op.from.mean, start, length, buffers[1]);
+    const T* keep = load(op.solver.keep, start, length, buffers[2], T(1));
+    const T* take = load(op.solver.take, start, length, buffers[3]);
+    const T* noise_scale = load(op.solver.std, start, length, buffers[4]);
     const T* eps = normals_or_zeros(op.noise, start, length, normals);
     for (int64_t i = 0; i < length; ++i) {
       value[i] = updated_mean(keep[i], state[i], take[i], value[i], noise_scale[i], eps[i]);

@@ -57,26 +57,26 @@ template <class At, Choice kChoice>
 __global__ void __launch_bounds__(kThreads, 2)
     binary_update_kernel(const __grid_constant__ BinaryUpdate op, const __grid_constant__ RowMap rows) {
   using T = typename At::Compute;
-  const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.draw.seed ? *op.draw.seed : 0;
+  const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.sent.draw.seed ? *op.sent.draw.seed : 0;
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
     T sent[kCount], uniform[kCount] = {}, state[kCount], keep[kCount], alpha[kCount], spread[kCount], eps[kCount] = {};
     at.network(op.output_logits, sent);
     if (op.guidance.on()) guide(at, op.guidance, sent);
-    if constexpr (kChoice == Choice::kSample) at.uniforms(op.draw, draw_seed, uniform);
+    if constexpr (kChoice == Choice::kSample) at.uniforms(op.sent.draw, draw_seed, uniform);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) sent[j] = sent_by<kChoice>(sent[j], uniform[j]);
-    if (op.known) {
+    if (op.sent.known) {
       bool given[kCount];
-      at.mask(op.known_mask, given);
-      at.each_class(op.known, [&](int j, auto x) { sent[j] = given[j] ? binary_sign<T>(x) : sent[j]; });
+      at.mask(op.sent.known_mask, given);
+      at.each_class(op.sent.known, [&](int j, auto x) { sent[j] = given[j] ? binary_sign<T>(x) : sent[j]; });
     }
     at.data(op.state, state);
-    at.rows(op.alpha, alpha);
-    at.rows(op.spread, spread);
+    at.rows(op.solver.take, alpha);
+    at.rows(op.solver.std, spread);
     if (op.noise.any()) at.noise(op.noise, seed, eps);
-    if (op.solver.on) extrapolate_signs(at, op.solver, sent);
-    at.rows(op.solver.state_scale, keep, T(1));
+    if (op.solver.on()) extrapolate_signs(at, op.solver, sent);
+    at.rows(op.solver.keep, keep, T(1));
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       state[j] = fused(keep[j], state[j], binary_message(sent[j], alpha[j], spread[j], eps[j]));
@@ -189,21 +189,19 @@ void binary_update(const BinaryUpdate& op) {
                       .data(op.state)
                       .data(op.out)
                       .data(op.theta)
-                      .rows(op.alpha)
-                      .rows(op.spread)
-                      .classes(op.known)
-                      .bytes(op.known_mask)
+                      .classes(op.sent.known)
+                      .bytes(op.sent.known_mask)
                       .noise(op.noise)
-                      .noise(op.draw);
+                      .noise(op.sent.draw);
   with_solver(layout, op.solver)
       .network(op.guidance.unconditional)
       .rows(op.guidance.logit_scale)
       .rows(op.guidance.unconditional_scale);
   with_network_access<T>(layout, [&](auto tag) {
     using At = typename decltype(tag)::type;
-    const auto kernel = op.choice == Choice::kSample ? &binary_update_kernel<At, Choice::kSample>
-                        : op.choice == Choice::kMode ? &binary_update_kernel<At, Choice::kMode>
-                                                     : &binary_update_kernel<At, Choice::kMean>;
+    const auto kernel = op.sent.choice == Choice::kSample ? &binary_update_kernel<At, Choice::kSample>
+                        : op.sent.choice == Choice::kMode ? &binary_update_kernel<At, Choice::kMode>
+                                                          : &binary_update_kernel<At, Choice::kMean>;
     launch(kernel, grid_for<At>(op.count), kThreads, op, layout.row_map());
   });
 }

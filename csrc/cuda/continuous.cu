@@ -80,10 +80,10 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
       for (int j = 0; j < kCount; ++j) from.x_hat[j] = given[j] ? known[j] : from.x_hat[j];
     }
-    if (op.solver.on) extrapolate(at, op.solver, from.x_hat);
-    at.rows(op.keep, keep, T(1));
-    at.rows(op.take, take);
-    at.rows(op.noise_scale, noise_scale);
+    if (op.solver.predicts) extrapolate(at, op.solver, from.x_hat);
+    at.rows(op.solver.keep, keep, T(1));
+    at.rows(op.solver.take, take);
+    at.rows(op.solver.std, noise_scale);
     if (op.noise.any()) at.noise(op.noise, seed, eps);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
@@ -181,14 +181,7 @@ void gaussian_step(const GaussianStep& op) {
 
 template <class T>
 void continuous_update(const ContinuousUpdate& op) {
-  Layout layout = layout_of(op.from)
-                      .data(op.known)
-                      .data(op.out)
-                      .rows(op.keep)
-                      .rows(op.take)
-                      .rows(op.noise_scale)
-                      .bytes(op.known_mask)
-                      .noise(op.noise);
+  Layout layout = layout_of(op.from).data(op.known).data(op.out).bytes(op.known_mask).noise(op.noise);
   with_solver(layout, op.solver);
   with_network_access<T>(layout, [&](auto tag) {
     using At = typename decltype(tag)::type;

@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
 // What a network's row sends: one class or, if `of_p`, the distribution exp(z_k - top) * inverse. A row with neither,
 // whose class is -1, sends NaN.
 template <class T>
-struct Sent {
+struct SentRow {
   int64_t one;
   bool of_p;
   T top, inverse;
@@ -129,15 +129,15 @@ __device__ int draw_class(const Team& team, ClassRow<A, Team, kSlots>& row, int 
 }
 
 template <class A, class Team, int kSlots>
-__device__ Sent<typename A::Compute> choose(const Team& team, const DiscreteUpdate& op, int64_t row,
-                                            ClassRow<A, Team, kSlots>& logits, int64_t draw_seed) {
+__device__ SentRow<typename A::Compute> choose(const Team& team, const DiscreteUpdate& op, int64_t row,
+                                               ClassRow<A, Team, kSlots>& logits, int64_t draw_seed) {
   using T = typename A::Compute;
   const int count = static_cast<int>(op.num_classes);
   const auto total = logits.total();
-  if (op.choice == Choice::kMean) return {-1, true, total.top, T(1) / total.sum};
+  if (op.sent.choice == Choice::kMean) return {-1, true, total.top, T(1) / total.sum};
   if (!(total.sum > T(0))) return {-1, false, T(0), T(0)};
-  if (op.choice == Choice::kMode) return {logits.first_of(total.top), false, T(0), T(0)};
-  const T uniform = one_uniform<T>(op.draw, draw_seed, row);
+  if (op.sent.choice == Choice::kMode) return {logits.first_of(total.top), false, T(0), T(0)};
+  const T uniform = one_uniform<T>(op.sent.draw, draw_seed, row);
   return {draw_class(team, logits, count, total.top, uniform * total.sum), false, T(0), T(0)};
 }
 
@@ -147,10 +147,10 @@ struct StepRow {
   T beta, spread, extrapolation, keep;
 
   __device__ StepRow(const DiscreteUpdate& op, int64_t row, bool solves)
-      : beta(read_row<T>(op.alpha, row)),
-        spread(read_row<T>(op.spread, row)),
+      : beta(read_row<T>(op.solver.take, row)),
+        spread(read_row<T>(op.solver.std, row)),
         extrapolation(solves ? read_row<T>(op.solver.extrapolation, row) : T(0)),
-        keep(solves ? read_row<T>(op.solver.state_scale, row, T(1)) : T(1)) {}
+        keep(solves ? read_row<T>(op.solver.keep, row, T(1)) : T(1)) {}
 };
 
 // The step of a solver for four classes of a row, of which p is sent. The prediction before is read first, since p may
@@ -182,14 +182,14 @@ __global__ void __launch_bounds__(kThreads, kSolves ? 1 : kResident<A, kSlots>)
   using T = typename A::Compute;
   const Team team(team_size);
   const int count = static_cast<int>(op.num_classes);
-  const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.draw.seed ? *op.draw.seed : 0;
+  const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.sent.draw.seed ? *op.sent.draw.seed : 0;
   for_rows(team, op.count, [&](int64_t row) {
     Logits<A> guided(op.output_logits, row, count);
     if (kSolves && op.guidance.on()) guided.guide(op.guidance);
     ClassRow<A, Team, kSlots> logits(team, count, guided);
-    Sent<T> sent{-1, false, T(0), T(0)};
-    if (op.known && read<int>(op.known_mask, row)) {
-      const int64_t known = read_row<int64_t>(op.known, row);
+    SentRow<T> sent{-1, false, T(0), T(0)};
+    if (op.sent.known && read<int>(op.sent.known_mask, row)) {
+      const int64_t known = read_row<int64_t>(op.sent.known, row);
       if (is_class(known, count)) sent.one = known;
     } else {
       sent = choose(team, op, row, logits, draw_seed);
@@ -332,7 +332,7 @@ template <class T>
 void discrete_update(const DiscreteUpdate& op) {
   Layout layout = Layout().data(op.output_logits).data(op.state).data(op.out).data(op.theta);
   layout.data(op.solver.previous).data(op.solver.prediction).data(op.guidance.unconditional);
-  const bool solves = op.solver.on || op.guidance.on() || !op.noise.any();
+  const bool solves = op.solver.on() || op.guidance.on() || !op.noise.any();
   with_classes<T>(layout, op.num_classes, [&](auto a, auto team, auto slots, int threads, int size) {
     using A = typename decltype(a)::type;
     using Team = typename decltype(team)::type;

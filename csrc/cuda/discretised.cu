@@ -74,12 +74,12 @@ __global__ void __launch_bounds__(kThreads, 2)
     choose_kernel(const __grid_constant__ struct Choose op, const __grid_constant__ RowMap rows) {
   using T = typename At::Compute;
   const Bins<T> bins{op.from.num_bins, op.from.clip};
-  const int64_t seed = op.draw.seed ? *op.draw.seed : 0;
+  const int64_t seed = op.sent.draw.seed ? *op.sent.draw.seed : 0;
   for_grid<At>(op.count, rows, [&](auto at) {
     constexpr int kCount = decltype(at)::kCount;
     const Normals<T, kCount> from(at, op.from);
     T value[kCount], eps[kCount] = {};
-    if constexpr (kChoice == Choice::kSample) at.noise(op.draw, seed, eps);
+    if constexpr (kChoice == Choice::kSample) at.noise(op.sent.draw, seed, eps);
     values_of<kChoice>(from, eps, bins, value);
     at.store_network(op.out, value);
   });
@@ -90,29 +90,29 @@ __global__ void __launch_bounds__(kThreads, 2)
     update_kernel(const __grid_constant__ DiscretisedUpdate op, const __grid_constant__ RowMap rows) {
   using T = typename At::Compute;
   const Bins<T> bins{op.from.num_bins, op.from.clip};
-  const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.draw.seed ? *op.draw.seed : 0;
+  const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.sent.draw.seed ? *op.sent.draw.seed : 0;
   for_choices<At, kChoice>(op.count, rows, [&](auto at, bool there) {
     constexpr int kCount = decltype(at)::kCount;
     T value[kCount], eps[kCount] = {}, state[kCount], keep[kCount], take[kCount], noise_scale[kCount];
     {
       const Normals<T, kCount> from(at, op.from);
-      if constexpr (kChoice == Choice::kSample) at.noise(op.draw, draw_seed, eps);
+      if constexpr (kChoice == Choice::kSample) at.noise(op.sent.draw, draw_seed, eps);
       values_of<kChoice>(from, eps, bins, value);
     }
     if (!there) return;
-    if (op.known) {
+    if (op.sent.known) {
       T known[kCount];
       bool given[kCount];
-      at.data(op.known, known);
-      at.mask(op.known_mask, given);
+      at.data(op.sent.known, known);
+      at.mask(op.sent.known_mask, given);
 #pragma unroll
       for (int j = 0; j < kCount; ++j) value[j] = given[j] ? known[j] : value[j];
     }
-    if (op.solver.on) extrapolate(at, op.solver, value);
-    at.data(op.state, state);
-    at.rows(op.keep, keep, T(1));
-    at.rows(op.take, take);
-    at.rows(op.noise_scale, noise_scale);
+    if (op.solver.predicts) extrapolate(at, op.solver, value);
+    at.data(op.from.mean, state);
+    at.rows(op.solver.keep, keep, T(1));
+    at.rows(op.solver.take, take);
+    at.rows(op.solver.std, noise_scale);
     if (op.noise.any()) at.noise(op.noise, seed, eps);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
@@ -211,9 +211,9 @@ void expected_value(const DiscretisedExpectedValue& op) {
 template <class T>
 void choose(const struct Choose& op) {
   if (op.from.mixture_logits) return mixture_choose<T>(op);
-  const Layout layout = layout_of(op.from).network(op.out).noise(op.draw);
+  const Layout layout = layout_of(op.from).network(op.out).noise(op.sent.draw);
   with_access<T>(layout, [&](auto tag) {
-    with_choice<typename decltype(tag)::type>(op.choice, [&](auto at, auto choice) {
+    with_choice<typename decltype(tag)::type>(op.sent.choice, [&](auto at, auto choice) {
       using At = typename decltype(at)::type;
       constexpr Choice kChoice = decltype(choice)::value;
       if constexpr (kChoice != Choice::kMean) {  // a mean alone is `expected_value`
@@ -226,20 +226,12 @@ void choose(const struct Choose& op) {
 template <class T>
 void discretised_update(const DiscretisedUpdate& op) {
   if (op.from.mixture_logits) return mixture_update<T>(op);
-  Layout layout = layout_of(op.from)
-                      .data(op.state)
-                      .data(op.known)
-                      .data(op.out)
-                      .rows(op.keep)
-                      .rows(op.take)
-                      .rows(op.noise_scale)
-                      .bytes(op.known_mask)
-                      .noise(op.noise)
-                      .noise(op.draw);
+  Layout layout =
+      layout_of(op.from).data(op.sent.known).data(op.out).bytes(op.sent.known_mask).noise(op.noise).noise(op.sent.draw);
   with_solver(layout, op.solver);
-  if (op.choice == Choice::kMean) layout.whole_packs(op.count);
+  if (op.sent.choice == Choice::kMean) layout.whole_packs(op.count);
   with_network_access<T>(layout, [&](auto tag) {
-    with_choice<typename decltype(tag)::type>(op.choice, [&](auto at, auto choice) {
+    with_choice<typename decltype(tag)::type>(op.sent.choice, [&](auto at, auto choice) {
       using At = typename decltype(at)::type;
       launch(&update_kernel<At, decltype(choice)::value>, grid_for<At>(op.count), kThreads, op, layout.row_map());
     });

@@ -109,14 +109,13 @@ __device__ T likeliest(const Components<T>& of, Bins<T> bins) {
 }
 
 template <class T>
-__device__ T value_of(const NetworkOutput& from, Choice choice, const Noise& draw, const Noise& component,
-                      const General<T>& at) {
+__device__ T value_of(const NetworkOutput& from, const Sent& sent, const Noise& component, const General<T>& at) {
   const Components<T> of(from, at.start);
   const Bins<T> bins{from.num_bins, from.clip};
-  if (choice == Choice::kMean) return mixture_mean(of, bins);
-  if (choice == Choice::kMode) return likeliest(of, bins);
+  if (sent.choice == Choice::kMean) return mixture_mean(of, bins);
+  if (sent.choice == Choice::kMode) return likeliest(of, bins);
   T eps[1];
-  at.noise(draw, draw.seed ? *draw.seed : 0, eps);
+  at.noise(sent.draw, sent.draw.seed ? *sent.draw.seed : 0, eps);
   const T uniform = one_uniform<T>(component, component.seed ? *component.seed : 0, at.start);
   const int m = drawn_component(of.count(), uniform, [&](int component) { return of.share(component); });
   if (m < 0) return kNaN<T>;
@@ -127,7 +126,7 @@ __device__ T value_of(const NetworkOutput& from, Choice choice, const Noise& dra
 template <class T>
 __global__ void __launch_bounds__(kThreads, 1) choose_kernel(const __grid_constant__ struct Choose op) {
   for_grid<General<T>>(op.count, RowMap{}, [&](auto at) {
-    const T value[1] = {value_of(op.from, op.choice, op.draw, op.component, at)};
+    const T value[1] = {value_of(op.from, op.sent, op.component, at)};
     at.store_network(op.out, value);
   });
 }
@@ -136,13 +135,13 @@ template <class T>
 __global__ void __launch_bounds__(kThreads, 1) update_kernel(const __grid_constant__ DiscretisedUpdate op) {
   const int64_t seed = op.noise.seed ? *op.noise.seed : 0;
   for_grid<General<T>>(op.count, RowMap{}, [&](auto at) {
-    T value[1] = {value_of(op.from, op.choice, op.draw, op.component, at)}, eps[1] = {};
-    if (read<int>(op.known_mask, at.start) != 0) value[0] = read<T>(op.known, at.start);
-    if (op.solver.on) extrapolate(at, op.solver, value);
+    T value[1] = {value_of(op.from, op.sent, op.component, at)}, eps[1] = {};
+    if (read<int>(op.sent.known_mask, at.start) != 0) value[0] = read<T>(op.sent.known, at.start);
+    if (op.solver.predicts) extrapolate(at, op.solver, value);
     if (op.noise.any()) at.noise(op.noise, seed, eps);
-    const T keep = read<T>(op.keep, at.start, T(1)), take = read<T>(op.take, at.start);
-    const T noise_scale = read<T>(op.noise_scale, at.start);
-    const T out[1] = {updated_mean(keep, read<T>(op.state, at.start), take, value[0], noise_scale, eps[0])};
+    const T keep = read<T>(op.solver.keep, at.start, T(1)), take = read<T>(op.solver.take, at.start);
+    const T noise_scale = read<T>(op.solver.std, at.start);
+    const T out[1] = {updated_mean(keep, read<T>(op.from.mean, at.start), take, value[0], noise_scale, eps[0])};
     at.store_data(op.out, out);
   });
 }

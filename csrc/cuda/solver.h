@@ -32,7 +32,7 @@ __device__ __forceinline__ void guide(const At& at, const Guidance& by, T (&z)[k
 
 // The layout with the views of a solver's step.
 inline Layout& with_solver(Layout& layout, const Solver& op) {
-  return layout.data(op.previous).data(op.prediction).rows(op.state_scale).rows(op.extrapolation);
+  return layout.data(op.previous).data(op.prediction).rows(op.keep).rows(op.take).rows(op.std).rows(op.extrapolation);
 }
 
 }  // namespace bfn

@@ -18,16 +18,14 @@ struct BinarySender {
   View out;
 };
 
-// A step of a solver may have no noise.
 struct BinaryUpdate {
   int64_t count;
-  View output_logits, state, alpha, spread;
-  Choice choice;
-  View known, known_mask;
-  Noise noise, draw;
+  View output_logits, state;
+  Solver solver;
+  Guidance guidance;
+  Sent sent;
+  Noise noise;
   View out, theta;  // theta, if it is not null, gets the sigmoid of what out gets
-  Solver solver = {};
-  Guidance guidance = {};
 };
 
 // L_inf (205) where there is a weight, else -ln p_x; grad_logits is null where no gradient will be asked for.

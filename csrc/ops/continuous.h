@@ -22,15 +22,14 @@ struct Prediction {
   double low, high;
 };
 
-// Sender and update in one, of x_hat or of what is known. The state is the mean that the prediction was made of. A
-// step of a solver may have no noise.
+// Sender and update in one, of x_hat or of what is known. The state is the mean that the prediction was made of.
 struct ContinuousUpdate {
   int64_t count;
   Prediction from;
-  View keep, take, noise_scale, known, known_mask;
+  Solver solver;
+  View known, known_mask;
   Noise noise;
   View out;
-  Solver solver = {};
 };
 
 struct PredictData {

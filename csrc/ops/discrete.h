@@ -23,16 +23,14 @@ struct DiscreteSender {
   View out;
 };
 
-// A step of a solver may have no noise.
 struct DiscreteUpdate {
   int64_t count, num_classes;
-  View output_logits, state, alpha, spread;
-  Choice choice;
-  View known, known_mask;
-  Noise noise, draw;
+  View output_logits, state;
+  Solver solver;
+  Guidance guidance;
+  Sent sent;
+  Noise noise;
   View out, theta;  // theta, if it is not null, gets the softmax of what out gets
-  Solver solver = {};
-  Guidance guidance = {};
 };
 
 constexpr int64_t kRowStats = sizeof(RowStats<float>) / sizeof(float);  // the numbers that are saved of a row

@@ -42,20 +42,19 @@ struct DiscretisedExpectedValue {
 struct Choose {
   int64_t count;
   NetworkOutput from;
-  Choice choice;
-  Noise draw, component;
+  Sent sent;
+  Noise component;
   View out;
 };
 
-// A step of a solver may have no noise.
+// The state is the mean that the predictions were made of.
 struct DiscretisedUpdate {
   int64_t count;
   NetworkOutput from;
-  Choice choice;
-  View state, keep, take, noise_scale, known, known_mask;
-  Noise noise, draw, component;
+  Solver solver;
+  Sent sent;
+  Noise component, noise;
   View out;
-  Solver solver = {};
 };
 
 // L_inf has a weight, L_n an alpha and the normals of its expectation, the reconstruction loss neither.

@@ -29,4 +29,11 @@ enum class Receiver : int64_t { kJoint, kFactorised };
 // What a sampler sends of the network's output distribution.
 enum class Choice : int64_t { kSample, kMode, kMean };
 
+// The message of a step: a choice or, where the mask is not 0, what is known.
+struct Sent {
+  Choice choice;
+  View known, known_mask;
+  Noise draw;  // draws a sample
+};
+
 }  // namespace bfn

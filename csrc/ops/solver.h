@@ -1,5 +1,4 @@
-// What a solver's step has beside an update of the state. A view that is null stands for an argument that was not
-// given.
+// The numbers of a step. A view that is null stands for an argument that was not given.
 #pragma once
 
 #include "../math/solver.h"
@@ -7,11 +6,14 @@
 
 namespace bfn {
 
-// p is what would be sent: a value, or probabilities. A step takes p + extrapolation (p - previous) in its place, and
-// state_scale times the state. `prediction` receives p itself; it may be the memory of `previous`.
+// keep times the state + take times the message + std times the noise, of which the last may be missing. p is what
+// would be sent: a value, or probabilities. The message is that of p + extrapolation (p - previous). `prediction`
+// receives p itself; it may be the memory of `previous`.
 struct Solver {
-  bool on = false;  // whether there is any of these
-  View state_scale, previous, extrapolation, prediction;
+  View keep, take, std, previous, extrapolation, prediction;
+  bool predicts = false;  // whether there is a previous or a prediction
+
+  BFN_HD bool on() const { return predicts || keep; }  // whether an update of classes has less
 };
 
 // The logits of a step: logit_scale times the network's, and unconditional_scale times those of the network without

@@ -122,7 +122,7 @@ void run_continuous(int64_t batch, int64_t row, F&& make) {
   gaussian_step<T>({count, make(count), a, make(count), b, a, seeded(kSender), make(count)});
   gaussian_step<T>({count, make(count), a, {}, {}, {}, {}, make(count)});
   const Prediction from{make(count), make(count), a, b, -1, 1};
-  continuous_update<T>({count, from, a, b, a, make(count), mask_of(count), seeded(kSender), make(count)});
+  continuous_update<T>({count, from, {a, b, a}, make(count), mask_of(count), seeded(kSender), make(count)});
   predict_data<T>({count, from, make(count)});
   predict_data_backward<T>({count, make(count), from, make(count), make(count)});
   each_target<T>(batch, row, [&](const LossTarget& to) {
@@ -147,20 +147,9 @@ void run_discretised(int64_t batch, int64_t row, F&& make) {
                  dense<T>(count)});
   expected_value<T>({count, direct, make(count), gradients()});
   for (const auto choice : {Choice::kSample, Choice::kMode, Choice::kMean}) {
-    choose<T>({count, direct, choice, seeded(kOutput), {}, make(count)});
-    discretised_update<T>({count,
-                           from,
-                           choice,
-                           make(count),
-                           a,
-                           b,
-                           a,
-                           make(count),
-                           mask_of(count),
-                           seeded(kSender),
-                           seeded(kOutput),
-                           {},
-                           make(count)});
+    const Sent sent{choice, make(count), mask_of(count), seeded(kOutput)};
+    choose<T>({count, direct, sent, {}, make(count)});
+    discretised_update<T>({count, from, {a, b, a}, sent, {}, seeded(kSender), make(count)});
   }
   const double nodes[3] = {-1.7, 0, 1.7}, weights[3] = {0.2, 0.6, 0.2};
   each_target<T>(batch, row, [&](const LossTarget& to) {
@@ -192,9 +181,9 @@ void run_mixtures(int64_t batch, int64_t row, int64_t components, F&& make) {
   const auto gradients = [&] { return NetworkGradients{dense<T>(all), dense<T>(all), dense<T>(all)}; };
   expected_value<T>({count, from, make(count), gradients()});
   for (const auto choice : {Choice::kSample, Choice::kMode, Choice::kMean}) {
-    choose<T>({count, from, choice, seeded(kOutput), seeded(kComponent), make(count)});
-    discretised_update<T>({count, from, choice, make(count), a, b, a, make(count), mask_of(count), seeded(kSender),
-                           seeded(kOutput), seeded(kComponent), make(count)});
+    const Sent sent{choice, make(count), mask_of(count), seeded(kOutput)};
+    choose<T>({count, from, sent, seeded(kComponent), make(count)});
+    discretised_update<T>({count, from, {a, b, a}, sent, seeded(kComponent), seeded(kSender), make(count)});
   }
   each_target<T>(batch, row, [&](const LossTarget& to) {
     discretised_loss<T>({make(count), from, a, {}, 0, {}, gradients(), to});
@@ -213,8 +202,16 @@ void run_discrete(int64_t batch, int64_t length, int64_t num_classes, F&& make) 
     discrete_sender<T>({rows, num_classes, x, alpha, alpha, probs, seeded(kSender), make(count)});
   }
   for (const auto choice : {Choice::kSample, Choice::kMode, Choice::kMean}) {
-    discrete_update<T>({rows, num_classes, make(count), make(count), alpha, alpha, choice, x, mask_of(rows),
-                        seeded(kSender), seeded(kClass), make(count),
+    const Sent sent{choice, x, mask_of(rows), seeded(kClass)};
+    discrete_update<T>({rows,
+                        num_classes,
+                        make(count),
+                        make(count),
+                        {{}, alpha, alpha},
+                        {},
+                        sent,
+                        seeded(kSender),
+                        make(count),
                         choice == Choice::kSample ? make(count) : View{}});
   }
   const View stats = dense<T>(rows * kRowStats);
@@ -243,8 +240,9 @@ void run_binary(int64_t batch, int64_t row, F&& make) {
     binary_sender<T>({count, x, alpha, alpha, probs, seeded(kSender), make(count)});
   }
   for (const auto choice : {Choice::kSample, Choice::kMode, Choice::kMean}) {
-    binary_update<T>({count, make(count), make(count), alpha, alpha, choice, x, mask_of(count), seeded(kSender),
-                      seeded(kClass), make(count), make(count)});
+    const Sent sent{choice, x, mask_of(count), seeded(kClass)};
+    binary_update<T>(
+        {count, make(count), make(count), {{}, alpha, alpha}, {}, sent, seeded(kSender), make(count), make(count)});
   }
   const double nodes[2] = {-1, 1}, weights[2] = {0.5, 0.5};
   const Draws drawn{2, 0, nullptr, nullptr, seeded(kMonteCarlo)};
