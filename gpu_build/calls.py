@@ -167,7 +167,7 @@ def of_tiles(ops: Any, tile: torch.Tensor) -> list[Row]:
     sums = torch.zeros(10, tokens, SUMS, dtype=torch.float64)
     slopes, less, shift = torch.ones(tokens, 5), torch.ones(tokens, 4), torch.zeros(10, tokens)
     calls = [
-        ("messages", 1, lambda: ops.vocabulary.messages_tile(*sent, tile)),
+        ("messages", 1, lambda: ops.vocabulary.flow_tile(*sent, False, None, None, None, tile)),
         ("flow", 1, lambda: ops.vocabulary.flow_tile(*sent, False, each, each, each, tile)),
         ("flow again", 1, lambda: ops.vocabulary.flow_tile(*sent, True, each, each, each, tile)),
         ("sums", 1, lambda: ops.vocabulary.sums_tile(tile, x, 0, sums[0])),

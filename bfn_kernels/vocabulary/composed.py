@@ -63,14 +63,14 @@ class Head(Logits):
         """A function that makes a tile of the flow's logits y. `self.y` remains the last tile."""
         noise = Normals(self.tokens, flow.flow_seed, flow.flow_noise, dtype, random.SENDER)
         messages = Messages(self.tokens, flow.beta, flow.spread, noise)
-        kernel = messages.kernel(self.library, "messages_tile")
+        kernel = messages.kernel(self.library, "flow_tile")
 
         def y(part: slice, classes: slice) -> Tensor:
             if kernel is None:
                 self.y = messages.tile(part, classes)
             else:
                 self.y = self.other_grid.tile(part, classes)
-                kernel(*messages.of(part, classes), self.y)
+                kernel(*messages.of(part, classes), False, None, None, None, self.y)
             return self.y
 
         return y

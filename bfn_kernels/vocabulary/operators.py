@@ -90,11 +90,9 @@ def _discrete_time_loss_backward(library: Library, grad: Tensor, forward: Forwar
 _OF_TILES = {
     f"{NATIVE} {TRITON}": (
         "flow_tile(Tensor x, Tensor rows, Tensor beta, Tensor spread, Tensor seed, int first, int num_classes, "
-        "bool again, Tensor(a!) top, Tensor(b!) total, Tensor(c!) kept, Tensor(d!) out)",
+        "bool again, Tensor(a!)? top, Tensor(b!)? total, Tensor(c!)? kept, Tensor(d!) out)",
         "sums_tile(Tensor logits, Tensor x, int first, Tensor(a!) sums)",
         "slopes_tile(Tensor x, Tensor slopes, int first, Tensor(a!) logits)",
-        "messages_tile(Tensor x, Tensor rows, Tensor beta, Tensor spread, Tensor seed, int first, int num_classes, "
-        "Tensor(a!) out)",
     ),
     NATIVE: (
         "step_tile(Tensor x, Tensor rows, Tensor alpha, Tensor? spread, Tensor? keep, Tensor? seed, Tensor? noise, "
