@@ -118,7 +118,7 @@ def store_sums(at, z_x, sums, there):
 
 def flow_tile(
     x: Tensor, rows: Tensor, beta: Tensor, spread: Tensor, seed: Tensor, first: int, num_classes: int, again: bool,
-    top: Tensor | None, total: Tensor | None, kept: Tensor | None, out: Tensor,
+    out: Tensor, top: Tensor | None, total: Tensor | None, kept: Tensor | None,
 ) -> None:  # fmt: skip
     once = first % 4 == 0 and out.shape[1] <= tile_of(out.shape[1]).classes
     sent = x, rows, beta, spread
@@ -208,8 +208,8 @@ def _slopes_tile(
 
 
 def draws_tile(
-    logits: Tensor, x: Tensor, rows: Tensor, alpha: Tensor, spread: Tensor, seed: Tensor, first: int, num_classes: int,
-    sums: Tensor,
+    x: Tensor, rows: Tensor, alpha: Tensor, spread: Tensor, seed: Tensor, first: int, num_classes: int, sums: Tensor,
+    logits: Tensor,
 ) -> None:  # fmt: skip
     sent = x, rows, alpha, spread
     _launch(_draws_tile, logits, sent, seed, num_classes, sums, sums.stride(0), len(sums), first=first)

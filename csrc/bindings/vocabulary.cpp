@@ -36,8 +36,8 @@ T* numbers_of_tokens(const char* name, const MaybeTensor& values, const TileOfCl
 }
 
 void flow_tile_into(const Tensor& x, const Tensor& rows, const Tensor& beta, const Tensor& spread, const Tensor& seed,
-                    int64_t first, int64_t num_classes, bool again, MaybeTensor top, MaybeTensor total,
-                    MaybeTensor kept, Tensor out) {
+                    int64_t first, int64_t num_classes, bool again, Tensor out, MaybeTensor top, MaybeTensor total,
+                    MaybeTensor kept) {
   const TileOfClasses tile = tile_of(out, x, first);
   with_compute_type(out.scalar_type(), [&](auto t) {
     using T = decltype(t);
