@@ -35,7 +35,8 @@ struct SumsTile {
   double* sums;
 };
 
-// Writes the gradient in the place of the logits, by five numbers of each token: Slopes of the same module.
+// Writes the gradient in the place of the logits, by the five numbers of each token that Row.slopes of the same module
+// makes.
 template <class T>
 struct SlopesTile {
   TileOfClasses tile;
