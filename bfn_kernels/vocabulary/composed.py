@@ -45,6 +45,7 @@ class Head(Logits):
         scale = scale if scale is None else self.tokens.numbers(scale)
         of_tokens = head._replace(hidden=self.tokens.records(hidden), flow_scale=scale)
         super().__init__(library, of_tokens, None, compute_dtype(*head), 1 if scale is None else 2, whole)
+        self.flow_grid = self.grid.beside()
         if scale is not None:
             self.flow = self._flow(of)
         narrow = hidden.dtype == weight.dtype and weight.dtype in HALF and scale is None
@@ -54,9 +55,9 @@ class Head(Logits):
         )
 
     def _flow(self, of: FlowLogits) -> Callable[[slice, slice], Tensor]:
-        """A function that makes a tile of the flow's logits."""
+        """A function that makes a tile of the flow's logits, in the memory of `flow_grid`."""
         messages = Messages(self.library, self.tokens, of.beta, of.spread, Noise(of.flow_seed, of.flow_noise))
-        flow_tile, grid = messages.function("flow_tile"), self.grid.beside()
+        flow_tile, grid = messages.function("flow_tile"), self.flow_grid
 
         def flow(part: slice, classes: slice) -> Tensor:
             y = grid.tile(part, classes)
@@ -217,7 +218,8 @@ def _gradients(head: Head, by_logits: ByLogits, dtypes: Sequence[torch.dtype], w
             if want_bias:
                 by_bias[classes] += tile.sum(0)  # a sum in float64 would be of a copy of the tile
             if want_scale:
-                by_scale[part] += head.y.mul_(tile).sum(1)
+                y = head.flow_grid.tile(part, classes)  # the memory that still has the flow's logits
+                by_scale[part] += y.mul_(tile).sum(1)
         if want_weight and sums.dtype != by_weight.dtype:
             by_weight[classes] = sums
     if want_hidden:

@@ -193,7 +193,6 @@ class Logits:
                 yield part, classes, self.tile(part, classes)
 
     def tile(self, part: slice | Tensor, classes: slice) -> Tensor:
-        """The logits of a tile; `self.y` remains what they follow."""
         hidden, rows = self.hidden[part], self.rows(classes)
         logits = self.grid.tile(slice(0, len(hidden)), classes)
         for some in _parts(len(rows), BLOCK):
@@ -202,6 +201,5 @@ class Logits:
             if self.bias is not None:
                 block.add_(self.bias[classes][some])
         if self.flow is not None and self.scale is not None:
-            self.y = self.flow(part, classes).to(self.dtype)
-            logits.addcmul_(self.scale[part].unsqueeze(-1), self.y)
+            logits.addcmul_(self.scale[part].unsqueeze(-1), self.flow(part, classes).to(self.dtype))
         return logits
