@@ -176,18 +176,6 @@ class HeadBefore(NamedTuple):
     previous_state: Tensor | None
 
 
-class Shard(NamedTuple):
-    """The classes that this process holds.
-
-    first: the index of its first class. num_classes: how many classes all processes hold together. group: the name of
-    the process group, or None for a single process.
-    """
-
-    first: int
-    num_classes: int
-    group: str | None
-
-
 _TYPES: dict[Any, str] = {
     Tensor: "Tensor",
     Tensor | None: "Tensor?",

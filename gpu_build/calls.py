@@ -23,7 +23,7 @@ from bfn_kernels.records import (
     Sent,
     Solver,
 )
-from bfn_kernels.vocabulary.operators import SUMS
+from bfn_kernels.vocabulary.sums import SUMS
 from bfn_kernels.vocabulary.tiles import FUSED_WIDTH
 
 ALL, NO_NOISE = LossTarget(None, OF_VARIABLES), Noise(None, None)
@@ -167,12 +167,12 @@ def of_tiles(ops: Any, tile: torch.Tensor) -> list[Row]:
     sums = torch.zeros(10, tokens, SUMS, dtype=torch.float64)
     slopes, less, shift = torch.ones(tokens, 5), torch.ones(tokens, 4), torch.zeros(10, tokens)
     calls = [
-        ("messages", 1, lambda: ops.vocabulary.messages_tile(*sent, tile)),
-        ("flow", 1, lambda: ops.vocabulary.flow_tile(*sent, False, each, each, each, tile)),
-        ("flow again", 1, lambda: ops.vocabulary.flow_tile(*sent, True, each, each, each, tile)),
+        ("messages", 1, lambda: ops.vocabulary.flow_tile(*sent, False, tile, None, None, None)),
+        ("flow", 1, lambda: ops.vocabulary.flow_tile(*sent, False, tile, each, each, each)),
+        ("flow again", 1, lambda: ops.vocabulary.flow_tile(*sent, True, tile, each, each, each)),
         ("sums", 1, lambda: ops.vocabulary.sums_tile(tile, x, 0, sums[0])),
         ("slopes", 2, lambda: ops.vocabulary.slopes_tile(x, slopes, 0, tile)),
-        ("sums of 10 draws", 1, lambda: ops.vocabulary.draws_tile(tile, *sent, sums)),
+        ("sums of 10 draws", 1, lambda: ops.vocabulary.draws_tile(*sent, sums, tile)),
         ("slopes of 10 draws", 2, lambda: ops.vocabulary.draw_slopes_tile(*sent, less, shift, tile)),
     ]  # fmt: skip
     return [Row(f"tile, {name}, {classes} classes", tile.numel(), size * width, call) for name, size, call in calls]

@@ -21,7 +21,8 @@ each process, noise included. The results and the gradients of `hidden` and `flo
 processes exchange a few numbers for each token, and the sums `[B, ..., d]` where an op has any.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,17 +33,15 @@ from bfn_kernels.call import checks, rows
 from bfn_kernels.call.keywords import Seed, drawn_seed, step_time
 from bfn_kernels.call.reduction import MEAN, SUM, hide
 from bfn_kernels.call.rows import Rows
-from bfn_kernels.records import FlowLogits, LinearHead, LossTarget
+from bfn_kernels.records import NO_FLOW, FlowLogits, LinearHead, LossTarget
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
-from bfn_kernels.vocabulary.arguments import check_head, flow_logits, shard_of
 from bfn_kernels.vocabulary.operators import OPERATORS, WIDE
+from bfn_kernels.vocabulary.reference import Cost
+from bfn_kernels.vocabulary.shards import ProcessGroup, shard_of
+from bfn_kernels.vocabulary.steps import check_head
 from bfn_kernels.vocabulary.steps import mode as mode
 from bfn_kernels.vocabulary.steps import solver_step as solver_step
 from bfn_kernels.vocabulary.steps import update_sample as update_sample
-from bfn_kernels.vocabulary.tiles import Shard
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
 backends.add_family("vocabulary", OPERATORS)
 
@@ -58,7 +57,7 @@ def flow_embedding(
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
-    process_group: "ProcessGroup | None" = None,
+    process_group: ProcessGroup | None = None,
     num_classes: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -74,7 +73,7 @@ def flow_embedding(
     x = checks.classes("x", x)
     checks.weight("weight", weight)
     checks.same_device("weight", weight, "x", x)
-    shard = shard_of(weight, num_classes, process_group, backend)
+    shard = shard_of(weight, process_group, num_classes, backend)
     schedule = discrete_schedule(beta_1, schedule)
     num_classes, dtype = shard.num_classes, checks.compute_dtype(weight)
     library = backends.library(backend, x.device)
@@ -98,7 +97,7 @@ def continuous_time_loss(
     schedule: DiscreteSchedule | None = None,
     mask: Tensor | None = None,
     reduction: str = "mean",
-    process_group: "ProcessGroup | None" = None,
+    process_group: ProcessGroup | None = None,
     num_classes: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -120,14 +119,11 @@ def continuous_time_loss(
     tensor(0.1997)
     """
     head = LinearHead(hidden, weight, bias, flow_scale)
-    x, to = _check_loss(x, head, mask, reduction)
-    shard = shard_of(weight, num_classes, process_group, backend)
+    loss = _Loss(x, head, mask, reduction, process_group, num_classes, backend)
     schedule = discrete_schedule(beta_1, schedule)
-    library = backends.library(backend, x.device)
-    flow = flow_logits(library, x, head, t, schedule, flow_seed, flow_noise, shard)
-    dtype = checks.compute_dtype(*head)
-    (rate,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=shard.num_classes / 2)
-    return _loss(library, x, head, flow, rate, to, shard)
+    flow = loss.flow(t, schedule, flow_seed, flow_noise)
+    (rate,) = loss.scalars(("rate",), t, schedule, scale=loss.shard.num_classes / 2)
+    return loss(flow, Cost(rate))
 
 
 def discrete_time_loss(
@@ -150,7 +146,7 @@ def discrete_time_loss(
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
-    process_group: "ProcessGroup | None" = None,
+    process_group: ProcessGroup | None = None,
     num_classes: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -170,14 +166,12 @@ def discrete_time_loss(
     t = step_time(t, step, n_steps)
     n_samples = checks.integer("n_samples", n_samples, 1)
     head = LinearHead(hidden, weight, bias, flow_scale)
-    x, to = _check_loss(x, head, mask, reduction)
-    shard = shard_of(weight, num_classes, process_group, backend)
+    loss = _Loss(x, head, mask, reduction, process_group, num_classes, backend)
     schedule = discrete_schedule(beta_1, schedule)
-    library = backends.library(backend, x.device)
-    flow = flow_logits(library, x, head, t, schedule, flow_seed, flow_noise, shard)
-    (alpha,) = rows.scalars(library, ("alpha",), t, x, checks.compute_dtype(*head), schedule, n_steps=n_steps)
-    seed = drawn_seed(x, seed, generator, ("noise", noise, (n_samples, *x.shape, shard.num_classes)))
-    return library.vocabulary.discrete_time_loss(x, *head, *flow, alpha, seed, noise, n_steps, n_samples, *to, *shard)
+    flow = loss.flow(t, schedule, flow_seed, flow_noise)
+    (alpha,) = loss.scalars(("alpha",), t, schedule, n_steps=n_steps)
+    seed = drawn_seed(loss.x, seed, generator, ("noise", noise, (n_samples, *loss.noise_shape)))
+    return loss(flow, Cost(None, alpha, seed, noise, n_steps, n_samples))
 
 
 def reconstruction_loss(
@@ -194,7 +188,7 @@ def reconstruction_loss(
     schedule: DiscreteSchedule | None = None,
     mask: Tensor | None = None,
     reduction: str = "mean",
-    process_group: "ProcessGroup | None" = None,
+    process_group: ProcessGroup | None = None,
     num_classes: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -207,37 +201,63 @@ def reconstruction_loss(
     tensor(0.6931)
     """
     head = LinearHead(hidden, weight, bias, flow_scale)
-    x, to = _check_loss(x, head, mask, reduction)
-    shard = shard_of(weight, num_classes, process_group, backend)
-    library = backends.library(backend, x.device)
+    loss = _Loss(x, head, mask, reduction, process_group, num_classes, backend)
     of_flow = beta_1 is not None or schedule is not None or flow_scale is not None
     schedule = discrete_schedule(beta_1, schedule) if of_flow else None
-    flow = flow_logits(library, x, head, t, schedule, flow_seed, flow_noise, shard)
-    return _loss(library, x, head, flow, None, to, shard)
+    return loss(loss.flow(t, schedule, flow_seed, flow_noise), Cost())
 
 
-def _loss(
-    library: Any, x: Tensor, head: LinearHead, flow: FlowLogits, rate: Tensor | None, to: LossTarget, shard: Shard
-) -> Tensor:
-    """L∞, or without a rate the reconstruction loss.
+class _Loss:
+    """What the losses share: their checks, and the choice of the operator."""
 
-    By default, the forward and the backward pass each compute the logits. The CPU library can compute the gradients in
-    the forward pass, so that it computes the logits once. It does so under three conditions. The loss is a scalar:
-    the backward pass then multiplies the saved gradients by the gradient of the loss. d is at least `WIDE`: the tile
-    has all classes of d tokens, and products of few tokens are slow. The weight has the type of the arithmetic: else
-    the sums would take more memory than the weight.
-    """
-    with_gradients = getattr(library.vocabulary, "loss_with_gradients", None)
-    weight, single = head.weight, shard.group is None and to.reduction in (SUM, MEAN)
-    wide = weight.shape[1] >= WIDE and weight.dtype == checks.compute_dtype(*head)
-    if with_gradients and weight.is_cpu and single and wide and any(needs(*head)):
-        return with_gradients(x, *head, *flow, rate, *to)
-    return library.vocabulary.loss(x, *head, *flow, rate, *to, *shard)
+    def __init__(
+        self,
+        x: Tensor,
+        head: LinearHead,
+        mask: Tensor | None,
+        reduction: str,
+        process_group: ProcessGroup | None,
+        num_classes: int | None,
+        backend: str | None,
+    ):
+        self.x, self.head = checks.classes("x", x), head
+        check_head("x", self.x, self.x.shape, head)
+        place = checks.choice("reduction", reduction, checks.REDUCTIONS)
+        self.to = LossTarget(checks.mask("mask", mask, "x", self.x, self.x.shape), place)
+        self.shard = shard_of(head.weight, process_group, num_classes, backend)
+        self.library, self.dtype = backends.library(backend, self.x.device), checks.compute_dtype(*head)
+        self.noise_shape = *self.x.shape, self.shard.num_classes
 
+    def scalars(self, wanted: Sequence[str], t: Rows, schedule: DiscreteSchedule | None, **numbers: Any) -> Any:
+        return rows.scalars(self.library, wanted, t, self.x, self.dtype, schedule, **numbers)
 
-def _check_loss(x: Tensor, head: LinearHead, mask: Tensor | None, reduction: str) -> tuple[Tensor, LossTarget]:
-    """The checks that the losses share. Returns the classes and the target of the loss as operators take them."""
-    x = checks.classes("x", x)
-    check_head("x", x, x.shape, head)
-    place = checks.choice("reduction", reduction, checks.REDUCTIONS)
-    return x, LossTarget(checks.mask("mask", mask, "x", x, x.shape), place)
+    def flow(
+        self, t: Rows, schedule: DiscreteSchedule | None, flow_seed: Seed, flow_noise: Tensor | None
+    ) -> FlowLogits:
+        """The numbers from which the operator makes the flow's logits again; none for a head without `flow_scale`."""
+        given = {"flow_seed": flow_seed, "flow_noise": flow_noise}
+        if self.head.flow_scale is None:
+            for name, value in given.items():
+                if value is not None:
+                    raise ValueError(f"{name} must be None without flow_scale, got {value!r}")
+            return NO_FLOW
+        if (flow_seed is None) == (flow_noise is None):
+            raise ValueError(f"exactly one of flow_seed and flow_noise must be given with flow_scale, got {given}")
+        beta, spread = self.scalars(("beta", "beta_spread"), t, schedule, scale=self.shard.num_classes)
+        seed = drawn_seed(self.x, flow_seed, None, ("flow_noise", flow_noise, self.noise_shape))
+        return FlowLogits(beta, spread, seed, flow_noise)
+
+    def __call__(self, flow: FlowLogits, cost: Cost) -> Tensor:
+        """By default, the forward and the backward pass each compute the logits. The CPU library can compute the
+        gradients of L∞ and of the reconstruction loss in the forward pass, so that it computes the logits once. It does
+        so under three conditions. The loss is a scalar: the backward pass then multiplies the saved gradients by the
+        gradient of the loss. d is at least `WIDE`: the tile has all classes of d tokens, and products of few tokens are
+        slow. The weight has the type of the arithmetic: else the sums would take more memory than the weight.
+        """
+        ops, weight = self.library.vocabulary, self.head.weight
+        with_gradients = getattr(ops, "loss_with_gradients", None)
+        single = self.shard.group is None and self.to.reduction in (SUM, MEAN)
+        wide = weight.shape[1] >= WIDE and weight.dtype == self.dtype
+        if with_gradients and cost.alpha is None and weight.is_cpu and single and wide and any(needs(*self.head)):
+            return with_gradients(self.x, *self.head, *flow, cost.rate, *self.to)
+        return ops.loss(self.x, *self.head, *flow, *cost, *self.to, *self.shard)

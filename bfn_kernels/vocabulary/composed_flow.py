@@ -6,89 +6,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfn_kernels import noise as random
-from bfn_kernels import records
 from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.records import Noise
-from bfn_kernels.vocabulary.tiles import (
-    FUSED_WIDTH,
-    HALF,
-    Grid,
-    Messages,
-    Normals,
-    Products,
-    Shard,
-    Tokens,
-    exponentials,
-    for_products,
-    joined,
-)
-
-
-class Flow:
-    """The distributions θ of a flow's tokens, a tile at a time: first exp(y − top), where `top` is the largest y so far
-    and `total` the sum; then, with these of all classes, θ again."""
-
-    def __init__(self, library: Any, tokens: Tokens, beta: Tensor, spread: Tensor, noise: Noise, grid: Grid):
-        self.tokens, self.grid = tokens, grid
-        self.messages = Messages(tokens, beta, spread, Normals(tokens, *noise, beta.dtype, random.SENDER))
-        self.library, self.kernel = library, self.messages.kernel(library, "flow_tile")
-        self.top = beta.new_full(tokens.x.shape, torch.finfo(beta.dtype).min)
-        self.total, self.kept = torch.zeros_like(self.top), torch.ones_like(self.top)
-
-    def fused(self, name: str, vectors: Tensor) -> Callable | None:
-        """The library's kernel for products of θ and such vectors, if it has one; it is given all tokens and classes,
-        and what it takes behind the messages."""
-        kernel = self.messages.kernel(self.library, name)
-        if kernel is None or vectors.dtype not in HALF or vectors.shape[-1] > FUSED_WIDTH:
-            return None
-        return lambda *others: kernel(*self.messages.of(slice(None), slice(0, self.grid.num_classes)), *others)
-
-    def first(self, part: slice, classes: slice) -> Tensor:
-        """The exponentials by the new top; `kept` is the factor of those by the old one."""
-        if self.kernel is not None:
-            return self._by_kernel(part, classes, False)
-        return exponentials(self.messages.tile(part, classes), self.top[part], self.total[part], self.kept[part])
-
-    def again(self, part: slice, classes: slice) -> Tensor:
-        if self.kernel is not None:
-            return self._by_kernel(part, classes, True)
-        top, total = self.top[part].unsqueeze(-1), self.total[part].unsqueeze(-1)
-        return self.messages.tile(part, classes).sub_(top).exp_().div_(total)
-
-    def join(self, sums: Tensor) -> Tensor:
-        """Joins top, total and sums of vectors by the exponentials with those of the classes of other processes."""
-        self.top, self.total, sums = joined(self.tokens.shard, self.top, self.total, sums)
-        return sums
-
-    def _by_kernel(self, part: slice, classes: slice, again: bool) -> Tensor:
-        out = self.grid.tile(part, classes)
-        sums = self.top[part], self.total[part], self.kept[part]
-        self.kernel(*self.messages.of(part, classes), again, *sums, out)
-        return out
+from bfn_kernels.vocabulary.shards import Shard
+from bfn_kernels.vocabulary.tile_functions import Messages
+from bfn_kernels.vocabulary.tiles import FUSED_WIDTH, HALF, Exponentials, Grid, Products, Tokens, for_products
 
 
 def flow_embedding(
-    library: Any, x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, noise: Noise, shard: records.Shard
+    library: Any, x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, noise: Noise, shard: Shard
 ) -> tuple[Tensor, Tensor]:
     """The embedding, and of each token the largest y and the sum of exp(y − largest), of which the backward pass makes
     θ again."""
-    dtype, tokens = compute_dtype(weight), Tokens(x, Shard(*shard))
-    grid = Grid(x.numel(), weight.shape[0], weight.shape[1], weight, dtype)
-    flow = Flow(library, tokens, beta, spread, noise, grid)
+    dtype, tokens = compute_dtype(weight), Tokens(x, shard)
+    messages, products = Messages(library, tokens, beta, spread, noise), Products(library, dtype, weight)
+    grid, theta = Grid(x.numel(), len(weight), weight.shape[1], weight, dtype), Exponentials(messages.alpha)
     out = weight.new_zeros(x.numel(), weight.shape[1], dtype=dtype)
-    fused, products = flow.fused("flow_products", weight), Products(library, dtype, weight)
-    if fused:
-        fused(weight, flow.top, flow.total, out)
-    for classes in () if fused else grid.classes():
-        rows = weight[classes].to(products.dtype)
-        for part in grid.parts():
-            e = flow.first(part, classes)
-            products.add(out[part].mul_(flow.kept[part].unsqueeze(-1)), e, rows)
-    out = flow.join(out).div_(torch.where(tokens.valid, flow.total, torch.nan).unsqueeze(-1))
-    return out.to(weight.dtype).view(*x.shape, weight.shape[1]), torch.stack([flow.top, flow.total], -1).view(
-        *x.shape, 2
-    )
+    if fused := _fused(messages, "flow_products", weight):
+        fused(*messages.of(slice(None), slice(0, len(weight))), weight, theta.top, theta.total, out)
+    else:
+        flow_tile = messages.function("flow_tile")
+        for classes in grid.classes():
+            rows = weight[classes].to(products.dtype)
+            for part in grid.parts():
+                e = grid.tile(part, classes)
+                flow_tile(part, classes, False, e, *theta.of(part))
+                products.add(out[part].mul_(theta.kept[part].unsqueeze(-1)), e, rows)
+    out = theta.joined(shard, out).div_(torch.where(tokens.valid, theta.total, torch.nan).unsqueeze(-1))
+    stats = torch.stack([theta.top, theta.total], -1)
+    return out.to(weight.dtype).view(*x.shape, weight.shape[1]), stats.view(*x.shape, 2)
 
 
 def flow_embedding_backward(
@@ -101,22 +47,30 @@ def flow_embedding_backward(
     stats: Tensor,
     count: int,
     dtype: torch.dtype,
-    shard: records.Shard,
+    shard: Shard,
 ) -> Tensor:
     """The gradient of the weight, θᵀ·grad, in its type. The weight has `count` classes."""
-    tokens = Tokens(x, Shard(*shard))
-    grid = Grid(x.numel(), count, grad.shape[-1], grad, stats.dtype)
-    flow = Flow(library, tokens, beta, spread, noise, grid)
-    flow.top, flow.total = (each.contiguous() for each in tokens.records(stats).unbind(-1))
-    fused, products = flow.fused("flow_products_backward", grad), Products(library, stats.dtype, grad)
-    vectors = tokens.records(grad).to(grad.dtype if fused else products.dtype)
-    by_weight = for_products(grid, grad, (count, grad.shape[-1]), dtype)
-    if fused:
-        fused(vectors, flow.top, flow.total, by_weight)
-    for classes in () if fused else grid.classes():
+    tokens, width = Tokens(x, shard), grad.shape[-1]
+    messages, products = Messages(library, tokens, beta, spread, noise), Products(library, stats.dtype, grad)
+    grid = Grid(x.numel(), count, width, grad, stats.dtype)
+    top, total = (each.contiguous() for each in tokens.records(stats).unbind(-1))
+    by_weight = for_products(grid, grad, (count, width), dtype)
+    if fused := _fused(messages, "flow_products_backward", grad):
+        fused(*messages.of(slice(None), slice(0, count)), tokens.records(grad), top, total, by_weight)
+        return by_weight
+    vectors, flow_tile = tokens.records(grad).to(products.dtype), messages.function("flow_tile")
+    for classes in grid.classes():
         sums = by_weight[classes].to(stats.dtype)
         for part in grid.parts():  # what stands there before the first tokens is not read
-            products.add(sums, flow.again(part, classes).t(), vectors[part], part.start > 0)
+            theta = grid.tile(part, classes)
+            flow_tile(part, classes, True, theta, top[part], total[part], None)
+            products.add(sums, theta.t(), vectors[part], part.start > 0)
         if sums.dtype != dtype:
             by_weight[classes] = sums
     return by_weight
+
+
+def _fused(messages: Messages, name: str, vectors: Tensor) -> Callable | None:
+    """The library's kernel for products of θ and such vectors, if it has one; it is given all tokens and classes."""
+    fits = vectors.dtype in HALF and vectors.shape[-1] <= FUSED_WIDTH
+    return messages.kernel(name) if fits else None

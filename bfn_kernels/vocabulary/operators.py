@@ -13,16 +13,17 @@ from bfn_kernels import records
 from bfn_kernels.autograd import Forward
 from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.operators import NATIVE, TRITON, Library, Operator, loss_fakes, operator, times_saved
-from bfn_kernels.records import FlowLogits, LinearHead, Shard
+from bfn_kernels.records import FlowLogits, LinearHead
 from bfn_kernels.vocabulary import reference
+from bfn_kernels.vocabulary.reference import Cost
+from bfn_kernels.vocabulary.shards import Shard
+from bfn_kernels.vocabulary.sums import SUMS
 
 WIDE = 128  # from so many numbers a vector on, a CPU makes the gradient of a loss in the forward pass
-SUMS = 4  # how many numbers of each token, and of each draw, a loss saves
 _SHARD = ", ".join(records.fields(Shard))
 _LOSS_OF = f"Tensor x, {', '.join(records.fields(LinearHead) + records.fields(FlowLogits))}"  # what all losses read
-_LOSS = "(Tensor loss, Tensor scale, Tensor stats)"
 _BY_HEAD = "Tensor by_hidden, Tensor by_weight, Tensor by_bias, Tensor by_flow_scale"
-_NAMES = " ".join(LinearHead._fields + FlowLogits._fields)
+_READ = f"x {' '.join(LinearHead._fields + FlowLogits._fields)} rate alpha seed noise mask"  # tensors of a loss
 _NEEDS = ", ".join(f"bool need_{name}" for name in LinearHead._fields)
 
 
@@ -37,28 +38,9 @@ def _embedding_backward(library: Library, grad: Tensor, forward: Forward):
     return None, library.vocabulary.flow_embedding_backward(grad, *flow, *more)
 
 
-def _head(arguments) -> LinearHead:
-    """The head, which stands behind x."""
-    return LinearHead(*arguments[:4])
-
-
-def _loss_fake(x, *others, n_samples: int = 0):
-    stats = x.new_empty((*x.shape, 1 + n_samples, SUMS), dtype=torch.float64)
-    return *loss_fakes(x, others[-4], compute_dtype(*_head(others))), stats
-
-
-def _discrete_time_loss_fake(*arguments):
-    *_, n_samples, _, _, _, _, _ = arguments
-    return _loss_fake(*arguments, n_samples=n_samples)
-
-
 def types_of_head(head: LinearHead) -> list[torch.dtype]:
     """The types of the gradients of a linear head. The gradient of None is an empty tensor."""
     return [compute_dtype(*head) if each is None else each.dtype for each in head]
-
-
-def _backward_fake(grad, scale, x, *others):
-    return _gradients_fake(_head(others), types_of_head(_head(others)), others[-1])
 
 
 def _gradients_fake(head: LinearHead, dtypes: Sequence[torch.dtype], wanted: Sequence[bool]):
@@ -68,33 +50,40 @@ def _gradients_fake(head: LinearHead, dtypes: Sequence[torch.dtype], wanted: Seq
     return tuple(hidden.new_empty(shape if want else (0,), dtype=dtype) for shape, dtype, want in each)
 
 
+def _loss_fake(x, *others):
+    *_, n_samples, _, reduction, _, _, _ = others
+    stats = x.new_empty((*x.shape, 1 + n_samples, SUMS), dtype=torch.float64)
+    return loss_fakes(x, reduction, compute_dtype(*others[:4]))[0], stats
+
+
 def _loss_backward(library: Library, grad: Tensor, forward: Forward):
-    return None, *library.vocabulary.loss_backward(grad, *forward.saved, forward.needed[1:5])
+    *tensors, mask, stats, n_steps, n_samples, reduction, first, num_classes, group = forward.saved
+    others = n_steps, n_samples, mask, reduction, stats, first, num_classes, group
+    return None, *library.vocabulary.loss_backward(grad, *tensors, *others, forward.needed[1:5])
+
+
+def _loss_backward_fake(grad, x, *others):
+    head = LinearHead(*others[:4])
+    return _gradients_fake(head, types_of_head(head), others[-1])
 
 
 def _loss_with_gradients_fake(x, *others):
     *_, reduction, _, _, _, _ = others
-    head, wanted = _head(others), others[-4:]
+    head = LinearHead(*others[:4])
     dtype = compute_dtype(*head)
-    return loss_fakes(x, reduction, dtype)[0], *_gradients_fake(head, [dtype] * 4, wanted)
+    return loss_fakes(x, reduction, dtype)[0], *_gradients_fake(head, [dtype] * 4, others[-4:])
 
 
 def _loss_with_gradients_backward(library: Library, grad: Tensor, forward: Forward):
     return None, *times_saved(library, grad, None, forward.saved, forward, first=1)
 
 
-def _discrete_time_loss_backward(library: Library, grad: Tensor, forward: Forward):
-    return None, *library.vocabulary.discrete_time_loss_backward(grad, *forward.saved, forward.needed[1:5])
-
-
+_SENT = "Tensor x, Tensor rows, Tensor alpha, Tensor spread, Tensor seed, int first, int num_classes"  # of messages
 _OF_TILES = {
     f"{NATIVE} {TRITON}": (
-        "flow_tile(Tensor x, Tensor rows, Tensor beta, Tensor spread, Tensor seed, int first, int num_classes, "
-        "bool again, Tensor(a!) top, Tensor(b!) total, Tensor(c!) kept, Tensor(d!) out)",
+        f"flow_tile({_SENT}, bool again, Tensor(a!) out, Tensor(b!)? top, Tensor(c!)? total, Tensor(d!)? kept)",
         "sums_tile(Tensor logits, Tensor x, int first, Tensor(a!) sums)",
         "slopes_tile(Tensor x, Tensor slopes, int first, Tensor(a!) logits)",
-        "messages_tile(Tensor x, Tensor rows, Tensor beta, Tensor spread, Tensor seed, int first, int num_classes, "
-        "Tensor(a!) out)",
     ),
     NATIVE: (
         "step_tile(Tensor x, Tensor rows, Tensor alpha, Tensor? spread, Tensor? keep, Tensor? seed, Tensor? noise, "
@@ -102,15 +91,11 @@ _OF_TILES = {
         "Tensor(c!)? top, Tensor(d!)? total, Tensor(e!)? kept)",
     ),
     TRITON: (
-        "draws_tile(Tensor logits, Tensor x, Tensor rows, Tensor alpha, Tensor spread, Tensor seed, int first, "
-        "int num_classes, Tensor(a!) sums)",
-        "draw_slopes_tile(Tensor x, Tensor rows, Tensor alpha, Tensor spread, Tensor seed, int first, "
-        "int num_classes, Tensor slopes, Tensor shift, Tensor(a!) logits)",
+        f"draws_tile({_SENT}, Tensor(a!) sums, Tensor logits)",
+        f"draw_slopes_tile({_SENT}, Tensor slopes, Tensor shift, Tensor(a!) logits)",
         # on tensor cores, without tiles
-        "flow_products(Tensor x, Tensor rows, Tensor beta, Tensor spread, Tensor seed, int first, int num_classes, "
-        "Tensor weight, Tensor(a!) top, Tensor(b!) total, Tensor(c!) sums)",
-        "flow_products_backward(Tensor x, Tensor rows, Tensor beta, Tensor spread, Tensor seed, int first, "
-        "int num_classes, Tensor grad, Tensor top, Tensor total, Tensor(a!) by_weight)",
+        f"flow_products({_SENT}, Tensor weight, Tensor(a!) top, Tensor(b!) total, Tensor(c!) sums)",
+        f"flow_products_backward({_SENT}, Tensor grad, Tensor top, Tensor total, Tensor(a!) by_weight)",
         "head_sums(Tensor hidden, Tensor weight, Tensor? bias, Tensor x, int first, Tensor(a!) sums)",
         "product(Tensor a, Tensor b, bool add, Tensor(a!) sums)",
     ),
@@ -133,14 +118,14 @@ OPERATORS = [
     ),
     operator(
         reference.loss,
-        _LOSS,
+        "(Tensor loss, Tensor stats)",
         fake=_loss_fake,
-        saved=f"scale x {_NAMES} rate mask stats first num_classes group",
+        saved=f"{_READ} stats n_steps n_samples reduction first num_classes group",
         backward=_loss_backward,
         composed=True,
     ),
     Operator(
-        # the one above of one process on a CPU, reduced to a number, in memory as large as the weight
+        # the one above without draws, of one process on a CPU, reduced to a number, in memory as large as the weight
         f"loss_with_gradients({_LOSS_OF}, Tensor? rate, Tensor? mask, int reduction, {_NEEDS}) -> "
         f"(Tensor loss, {_BY_HEAD})",
         fake=_loss_with_gradients_fake,
@@ -149,25 +134,10 @@ OPERATORS = [
         library=NATIVE,
         composed=True,
     ),
-    operator(
-        reference.discrete_time_loss,
-        _LOSS,
-        fake=_discrete_time_loss_fake,
-        saved=f"scale x {_NAMES} alpha seed noise mask stats n_steps n_samples first num_classes group",
-        backward=_discrete_time_loss_backward,
-        composed=True,
-    ),
     Operator(
-        f"loss_backward(Tensor grad, Tensor scale, {_LOSS_OF}, Tensor? rate, Tensor? mask, Tensor stats, {_SHARD}, "
-        f"bool[] wanted) -> ({_BY_HEAD})",
-        fake=_backward_fake,
-        composed=True,
-    ),
-    Operator(
-        f"discrete_time_loss_backward(Tensor grad, Tensor scale, {_LOSS_OF}, Tensor alpha, Tensor? seed, "
-        f"Tensor? noise, Tensor? mask, Tensor stats, int n_steps, int n_samples, {_SHARD}, bool[] wanted) -> "
-        f"({_BY_HEAD})",
-        fake=_backward_fake,
+        f"loss_backward(Tensor grad, {_LOSS_OF}, {', '.join(records.fields(Cost))}, Tensor? mask, int reduction, "
+        f"Tensor stats, {_SHARD}, bool[] wanted) -> ({_BY_HEAD})",
+        fake=_loss_backward_fake,
         composed=True,
     ),
     operator(

@@ -4,6 +4,8 @@ Each op is the op of `discrete` of the logits that a linear head makes. Argument
 `discrete.reference` says.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -21,9 +23,22 @@ from bfn_kernels.records import (
     LossTarget,
     Noise,
     Sent,
-    Shard,
     Solver,
 )
+from bfn_kernels.vocabulary.shards import Shard
+
+
+class Cost(NamedTuple):
+    """What a loss of a large vocabulary costs: L∞ with a rate, L_n with the accuracy alpha of a message, and the
+    reconstruction loss with neither. The expectation of L_n is the mean of `n_samples` draws, which come from a seed or
+    are explicit noise `[n_samples, B, ..., K]`."""
+
+    rate: Tensor | None = None
+    alpha: Tensor | None = None
+    seed: Tensor | None = None
+    noise: Tensor | None = None
+    n_steps: int = 0
+    n_samples: int = 0
 
 
 def flow_embedding(x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, noise: Noise, shard: Shard) -> Tensor:
@@ -45,36 +60,18 @@ def logits(head: LinearHead, y: Tensor | None, mask: Tensor | None = None) -> Te
     return z if scale is None or y is None else z + scale * y.to(dtype)
 
 
-def logits_of_flow(x: Tensor, head: LinearHead, flow: FlowLogits, mask: Tensor | None) -> Tensor:
-    """`logits` where y is the flow's (185)."""
+def loss(x: Tensor, head: LinearHead, flow: FlowLogits, cost: Cost, to: LossTarget, shard: Shard) -> Tensor:
+    """A loss of the logits of a head, where y is the flow's (185). L_n is that of the joint receiver."""
     y = None
     if head.flow_scale is not None:
-        x, beta, spread = hide(mask, x, flow.beta, flow.spread)
+        known, beta, spread = hide(to.mask, x, flow.beta, flow.spread)
         noise = Noise(flow.flow_seed, flow.flow_noise)
-        y = discrete.sender_sample(x, beta, spread, len(head.weight), False, noise, compute_dtype(*head))
-    return logits(head, y, mask)
-
-
-def loss(x: Tensor, head: LinearHead, flow: FlowLogits, rate: Tensor | None, to: LossTarget, shard: Shard) -> Tensor:
-    """`loss` of the logits of a head."""
-    return discrete.loss(x, logits_of_flow(x, head, flow, to.mask), rate, to, False)
-
-
-def discrete_time_loss(
-    x: Tensor,
-    head: LinearHead,
-    flow: FlowLogits,
-    alpha: Tensor,
-    noise: Noise,
-    n_steps: int,
-    n_samples: int,
-    to: LossTarget,
-    shard: Shard,
-) -> Tensor:
-    """L_n of the logits of a head with the joint receiver."""
-    draws = Draws(None, None, n_samples, *noise)
-    z = logits_of_flow(x, head, flow, to.mask)
-    return discrete.discrete_time_loss(x, z, alpha, n_steps, JOINT, draws, to)
+        y = discrete.sender_sample(known, beta, spread, len(head.weight), False, noise, compute_dtype(*head))
+    z = logits(head, y, to.mask)
+    if cost.alpha is None:
+        return discrete.loss(x, z, cost.rate, to, False)
+    draws = Draws(None, None, cost.n_samples, cost.seed, cost.noise)
+    return discrete.discrete_time_loss(x, z, cost.alpha, cost.n_steps, JOINT, draws, to)
 
 
 def mode(head: LinearHead, state: Tensor | None, shard: Shard) -> Tensor:

@@ -1,19 +1,16 @@
 """Sampling with a large vocabulary: the steps of samplers, straight from the hidden states of which a linear head makes
 logits. Nothing but the state has K numbers for each token.
 
-The head is `weight` `[K, d]`, `bias` `[K]` or None and `flow_scale` `[B, ...]` or None. The hidden states are
-`[B, ..., d]`, the state is `[B, ..., K]`, each of any of the types. The logits are hidden·Wᵀ + bias + flow_scale·state.
-Arithmetic is in float32 (float64 if one has it). Memory is that of the losses. Nothing is differentiable.
-
-Processes may share the classes by `process_group=` and `num_classes=`, as for the losses. `weight`, `bias`,
-`embedding`, `state` and `out` are the part of this process. All other arguments are the same in each process, explicit
-noise `[B, ..., num_classes]` too, and so is what the network sees next.
+Tensors may be of any of the types; arithmetic is in float32 (float64 if one has it). Memory is that of the losses.
+Nothing is differentiable. Where processes share the classes, `weight`, `bias`, `embedding`, `state` and `out` are the
+part of this process. All other arguments are the same in each process, explicit noise `[B, ..., num_classes]` too, and
+so is what the network sees next.
 
 Temperature and guidance act on hidden, bias and flow_scale, since logits are linear in them: pass hidden/T, bias/T and
 flow_scale/T, or (1 + w)·hidden − w·unconditional and the same of flow_scale.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -26,11 +23,7 @@ from bfn_kernels.call.rows import Rows
 from bfn_kernels.records import CHOICES, HeadBefore, LinearHead, Noise, Sent, Solver
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
-from bfn_kernels.vocabulary.arguments import check_head, shard_of
-from bfn_kernels.vocabulary.tiles import Shard
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+from bfn_kernels.vocabulary.shards import ProcessGroup, shard_of
 
 FIRST = HeadBefore(None, None)  # of a step that reads no step before
 
@@ -53,7 +46,7 @@ def update_sample(
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     draw_noise: Tensor | None = None,
-    process_group: "ProcessGroup | None" = None,
+    process_group: ProcessGroup | None = None,
     num_classes: int | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -69,18 +62,13 @@ def update_sample(
     >>> update_sample(z, hidden, weight, None, 0.5, choose="mode", noise=z)
     tensor([[-0.5000,  0.5000]])
     """
-    choice = checks.choice("choose", choose, CHOICES)
-    checks.weight("weight", weight)
-    shard, head = shard_of(weight, num_classes, process_group, backend), LinearHead(hidden, weight, bias, flow_scale)
-    sent = Sent(choice, known, known_mask, draw_noise)
-    sent = _check(state, head, None, FIRST, embedding, sent, alpha=alpha, noise=noise)
-    library, lead = backends.library(backend, state.device), state.shape[:-1]
-    dtype = checks.compute_dtype(state, *head, embedding)
-    message = rows.scalars(library, rows.MESSAGE, alpha, state, dtype, dims=len(lead), scale=shard.num_classes)
-    draws = choice_noises(choose, draw_noise, lead)
-    seed = drawn_seed(state, seed, generator, ("noise", noise, (*lead, shard.num_classes)), *draws)
-    step = *Solver(None, *message), *FIRST, embedding, *sent, *Noise(seed, noise)
-    return _stepped(library, shard, state, head, step, embedding, out)
+    sent = Sent(checks.choice("choose", choose, CHOICES), known, known_mask, draw_noise)
+    head, of_processes = LinearHead(hidden, weight, bias, flow_scale), (process_group, num_classes)
+    step = _Step(state, head, embedding, sent, of_processes, backend, alpha=alpha, noise=noise)
+    dims, scale = len(step.lead), step.shard.num_classes
+    message = rows.scalars(step.library, rows.MESSAGE, alpha, state, step.dtype, dims=dims, scale=scale)
+    seed = drawn_seed(state, seed, generator, ("noise", noise, (*step.lead, scale)), *step.draws)
+    return step(Solver(None, *message), Noise(seed, noise), out)
 
 
 @writes("state")
@@ -110,7 +98,7 @@ def solver_step(
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     draw_noise: Tensor | None = None,
-    process_group: "ProcessGroup | None" = None,
+    process_group: ProcessGroup | None = None,
     num_classes: int | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -132,22 +120,14 @@ def solver_step(
     if previous is not None and choose != "mean":
         raise ValueError(f'previous must be None with choose="{choose}", since hidden states do not say what was taken')
     schedule = solvers.step_schedule(coefficients, beta_1, schedule)
-    checks.weight("weight", weight)
-    shard, head = shard_of(weight, num_classes, process_group, backend), LinearHead(hidden, weight, bias, flow_scale)
-    before, sent = HeadBefore(previous_scale, previous_state), Sent(choice, known, known_mask, draw_noise)
-    times = t, t_next, t_previous
-    sent = _check(
-        state, head, previous, before, embedding, sent, t=t, t_next=t_next, t_previous=t_previous, noise=noise
-    )
-    library, lead = backends.library(backend, state.device), state.shape[:-1]
-    dtype = checks.compute_dtype(state, *head, previous, *before, embedding)
-    solver = solvers.step_scalars(
-        coefficients, rule, schedule, times, previous, state, dtype, len(lead), shard.num_classes
-    )
-    draws = choice_noises(choose, draw_noise, lead)
-    seed = step_seed(state, solver.std, seed, generator, noise, *draws, shape=(*lead, shard.num_classes))
-    step = *solver, *before, embedding, *sent, *Noise(seed, noise)
-    return _stepped(library, shard, state, head, step, embedding, out)
+    sent, before = Sent(choice, known, known_mask, draw_noise), HeadBefore(previous_scale, previous_state)
+    head, of_processes = LinearHead(hidden, weight, bias, flow_scale), (process_group, num_classes)
+    times, others = (t, t_next, t_previous), {"t": t, "t_next": t_next, "t_previous": t_previous, "noise": noise}
+    step = _Step(state, head, embedding, sent, of_processes, backend, previous, before, **others)
+    dims, scale = len(step.lead), step.shard.num_classes
+    solver = solvers.step_scalars(coefficients, rule, schedule, times, previous, state, step.dtype, dims, scale)
+    seed = step_seed(state, solver.std, seed, generator, noise, *step.draws, shape=(*step.lead, scale))
+    return step(solver, Noise(seed, noise), out)
 
 
 def mode(
@@ -157,7 +137,7 @@ def mode(
     *,
     flow_scale: Tensor | None = None,
     state: Tensor | None = None,
-    process_group: "ProcessGroup | None" = None,
+    process_group: ProcessGroup | None = None,
     num_classes: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -172,71 +152,85 @@ def mode(
     """
     checks.data("hidden", hidden)
     checks.weight("weight", weight)
-    shard, lead = shard_of(weight, num_classes, process_group, backend), hidden.shape[:-1]
+    shard, lead = shard_of(weight, process_group, num_classes, backend), hidden.shape[:-1]
     head = LinearHead(hidden, weight, bias, flow_scale)
     check_head("hidden", hidden, lead, head)
-    _check_state_of("flow_scale", flow_scale, "state", state, hidden, (*lead, len(weight)))
+    _check_followed(hidden, (*lead, len(weight)), flow_scale=flow_scale, state=state)
     library = backends.library(backend, hidden.device)
     return library.vocabulary.mode(*(each if each is None else each.detach() for each in (*head, state)), *shard)
 
 
-def _check_state_of(
-    scale_name: str, scale: Tensor | None, name: str, state: Tensor | None, like: Tensor, shape: tuple[int, ...]
-) -> None:
-    """Refuses a factor of the state without the state, or the state without the factor, or one of another shape."""
+class _Step:
+    """What the steps share: their checks, and the call of the operator."""
+
+    def __init__(
+        self,
+        state: Tensor,
+        head: LinearHead,
+        embedding: Tensor | None,
+        sent: Sent,
+        of_processes: tuple[ProcessGroup | None, int | None],
+        backend: str | None,
+        previous: Tensor | None = None,
+        before: HeadBefore = FIRST,
+        **others: Rows | Tensor | None,
+    ):
+        weight = head.weight
+        checks.weight("weight", weight)
+        self.shard = shard_of(weight, *of_processes, backend)
+        checks.data("state", state)
+        if state.dim() < 2 or state.shape[-1] != len(weight):
+            raise ValueError(
+                f"state must have shape [B, ..., K] with the weight's K = {len(weight)}, got {tuple(state.shape)}"
+            )
+        self.state, self.head, self.before, self.embedding = state, head, before, embedding
+        self.lead, self.library = state.shape[:-1], backends.library(backend, state.device)
+        check_head("state", state, self.lead, head)
+        if previous is not None:
+            checks.like("previous", previous, "hidden", head.hidden)
+        elif before.previous_scale is not None:
+            raise ValueError("previous_scale must be None without previous")
+        _check_followed(state, state.shape, **before._asdict())
+        if embedding is not None:
+            checks.weight("embedding", embedding)
+            checks.same_device("embedding", embedding, "state", state)
+            if len(embedding) != len(weight):
+                got = tuple(embedding.shape)
+                raise ValueError(f"embedding must have shape [K, d] with K = {len(weight)}, got {got}")
+        known = sent.known if sent.known is None else checks.classes("known", sent.known)
+        self.sent = sent._replace(known=known, known_mask=known_values(known, sent.known_mask, state, self.lead))
+        self.draws = choice_noises(CHOICES[sent.choice], sent.draw_noise, self.lead)
+        tensors = {"state": state, "previous": previous, "embedding": embedding, **head._asdict(), **before._asdict()}
+        checks.no_gradient("a step by a linear head has none", **tensors, **self.sent._asdict(), **others)
+        self.dtype = checks.compute_dtype(state, *head, previous, *before, embedding)
+
+    def __call__(self, solver: Solver, noise: Noise, out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+        """The new state, and its embedding if one is asked for."""
+        embedding, seen = self.embedding, None
+        if embedding is not None:
+            seen = embedding.new_empty((*self.lead, embedding.shape[1]))
+        step = *self.head, *solver, *self.before, embedding, *self.sent, *noise, *self.shard
+        updated = self.library.vocabulary.step(self.state, *step, out, seen)
+        return updated if seen is None else (updated, seen)
+
+
+def check_head(name: str, like: Tensor, shape: torch.Size, head: LinearHead) -> None:
+    """Refuses a head that does not fit tokens of this shape, which is the shape of the argument `name`."""
+    hidden, weight, bias, flow_scale = head
+    checks.weight("weight", weight)
+    checks.same_device("weight", weight, name, like)
+    checks.like("hidden", hidden, name, like, (*shape, weight.shape[1]))
+    if bias is not None:
+        checks.like("bias", bias, "weight", weight, weight.shape[:1])
+    if flow_scale is not None:
+        checks.like("flow_scale", flow_scale, name, like, shape)
+
+
+def _check_followed(like: Tensor, shape: Sequence[int], **pair: Tensor | None) -> None:
+    """Refuses a factor of a state without the state, or the state without the factor, or one of another shape."""
+    (scale_name, scale), (name, state) = pair.items()
     if (scale is None) != (state is None):
         raise ValueError(f"{scale_name} and {name} must be given together")
     if scale is not None and state is not None:
         checks.like(scale_name, scale, "hidden", like, shape[:-1])
         checks.like(name, state, "hidden", like, shape)
-
-
-def _check(
-    state: Tensor,
-    head: LinearHead,
-    previous: Tensor | None,
-    before: HeadBefore,
-    embedding: Tensor | None,
-    sent: Sent,
-    **others: Rows | Tensor | None,
-) -> Sent:
-    """The checks that the steps share. Returns the known classes and their mask as operators take them."""
-    checks.data("state", state)
-    lead, weight = state.shape[:-1], head.weight
-    if state.dim() < 2 or state.shape[-1] != len(weight):
-        raise ValueError(
-            f"state must have shape [B, ..., K] with the weight's K = {len(weight)}, got {tuple(state.shape)}"
-        )
-    check_head("state", state, lead, head)
-    if previous is not None:
-        checks.like("previous", previous, "hidden", head.hidden)
-    elif before.previous_scale is not None:
-        raise ValueError("previous_scale must be None without previous")
-    _check_state_of(
-        "previous_scale", before.previous_scale, "previous_state", before.previous_state, state, state.shape
-    )
-    if embedding is not None:
-        checks.weight("embedding", embedding)
-        checks.same_device("embedding", embedding, "state", state)
-        if len(embedding) != len(weight):
-            raise ValueError(f"embedding must have shape [K, d] with K = {len(weight)}, got {tuple(embedding.shape)}")
-    known = sent.known if sent.known is None else checks.classes("known", sent.known)
-    sent = sent._replace(known=known, known_mask=known_values(known, sent.known_mask, state, lead))
-    tensors = {"state": state, "previous": previous, "embedding": embedding, **head._asdict(), **before._asdict()}
-    checks.no_gradient("a step by a linear head has none", **tensors, **sent._asdict(), **others)
-    return sent
-
-
-def _stepped(
-    library: Any,
-    shard: Shard,
-    state: Tensor,
-    head: LinearHead,
-    step: tuple,
-    embedding: Tensor | None,
-    out: Tensor | None,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """The new state, and its embedding if one is asked for."""
-    seen = None if embedding is None else embedding.new_empty((*state.shape[:-1], embedding.shape[1]))
-    updated = library.vocabulary.step(state, *head, *step, *shard, out, seen)
-    return updated if seen is None else (updated, seen)

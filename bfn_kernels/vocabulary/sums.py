@@ -11,33 +11,43 @@ import torch
 from torch import Tensor
 
 LEAST = torch.finfo(torch.float32).min  # the least t; that of no class is too small for it to count
+SUMS = 4  # how many numbers `Sums` has of each row
 
 
 class Sums(NamedTuple):
-    """Of each row: t, and the sums of e_k and of e_k² over the classes but x and that of t."""
+    """Of each row: z_x, or 0 where x is none of these classes, t, and the sums of e_k and of e_k² over the classes but
+    x and that of t. Operators keep the four numbers side by side, in the last dimension of a tensor."""
 
+    z_x: Tensor
     top: Tensor
     rest: Tensor
     square: Tensor
 
     @staticmethod
-    def of_others(others: Tensor) -> "Sums":
-        """The sums of a tile, where the logit of x is −∞."""
+    def of_tile(z_x: Tensor, others: Tensor) -> "Sums":
+        """The sums of a tile, where the logit of x is −∞ in `others`."""
         top, place = others.max(-1)
         top = top.clamp(min=LEAST)
         e = (others - top.unsqueeze(-1)).exp_()
         e.scatter_(-1, place.unsqueeze(-1), (top - top).unsqueeze(-1))  # 0, or NaN where the logit is no finite number
-        return Sums(*(number.double() for number in (top, e.sum(-1), e.square_().sum(-1))))
+        return Sums(*(number.double() for number in (z_x, top, e.sum(-1), e.square_().sum(-1))))
 
-    def joined(self, other: "Sums") -> "Sums":
+    @staticmethod
+    def of_none(like: Tensor, *shape: int) -> Tensor:
+        """The numbers of no classes, on the device of a tensor."""
+        stats = like.new_zeros(*shape, SUMS, dtype=torch.float64)
+        stats[..., 1] = LEAST
+        return stats
+
+    def add_to(self, stats: Tensor) -> None:
+        """Joins the numbers of other classes with these sums."""
+        other = Sums(*stats.unbind(-1))
         top = torch.maximum(self.top, other.top)
         one, two = (self.top - top).exp(), (other.top - top).exp()
         less = torch.minimum(one, two)  # what the smaller t adds
-        return Sums(
-            top,
-            one * self.rest + two * other.rest + less,
-            one.square() * self.square + two.square() * other.square + less.square(),
-        )
+        rest = one * self.rest + two * other.rest + less
+        square = one.square() * self.square + two.square() * other.square + less.square()
+        torch.stack([self.z_x + other.z_x, top, rest, square], -1, out=stats)
 
     def log(self) -> Tensor:
         """The logarithm of the sum of exp(z_k) over the classes but x."""
@@ -56,12 +66,12 @@ class Row(NamedTuple):
     spread: Tensor
 
     @staticmethod
-    def of(z_x: Tensor, sums: Sums) -> "Row":
-        most = torch.maximum(z_x, sums.top)
+    def of(sums: Sums) -> "Row":
+        most = torch.maximum(sums.z_x, sums.top)
         most = torch.where((most > LEAST) & most.isfinite(), most, torch.nan)  # else p is 0/0 or ∞/∞
-        x, by = (z_x - most).exp(), (sums.top - most).exp()
+        x, by = (sums.z_x - most).exp(), (sums.top - most).exp()
         rest, square = by * (1 + sums.rest), by.square() * (1 + sums.square)
-        return Row(z_x, most, x, rest, square, sums.rest - sums.square)
+        return Row(sums.z_x, most, x, rest, square, sums.rest - sums.square)
 
     def total(self) -> Tensor:
         return self.x + self.rest
@@ -79,34 +89,23 @@ class Row(NamedTuple):
         likely = self.x > 0.5
         return torch.where(likely, (self.rest / self.x).log1p(), self.total().log() + self.max - self.z_x)
 
+    def loss(self, rate: Tensor | None) -> Tensor:
+        """L∞ or, without a rate, the reconstruction loss."""
+        return self.cross_entropy() if rate is None else rate * self.squared_distance()
 
-class Slopes(NamedTuple):
-    """The derivatives of a loss of each row: that by the logit of x, and that by another class's, which is
-    e(slope·(e − origin) + level) with e = exp(z − max)."""
+    def slopes(self, rate: Tensor | None, factor: Tensor) -> Tensor:
+        """The derivatives of this loss, times a factor, as five numbers of each row: by_x, that by the logit of x, then
+        max, slope, level and origin; that by another class's logit is e(slope·(e − origin) + level), e = exp(z − max).
 
-    by_x: Tensor
-    max: Tensor
-    slope: Tensor
-    level: Tensor
-    origin: Tensor
-
-    @staticmethod
-    def of_squared_distance(row: Row) -> "Slopes":
-        """−2p_x(q² + s) by the logit of x and 2p_k(p_k − s + p_x·q) by another's, s = Σp_k² over these. Where e_k may
-        be 1 and p_k − s would cancel, it is (e_k − 1)/total + (e_x + Σe(1 − e))/total²."""
-        total, wrong = row.total(), (row.x < 1) & (row.total() < 2)
-        above = torch.where(wrong, row.x + row.spread, -row.square)
-        slope = 2 / total.square()
-        return Slopes(
-            -slope / total * row.x * (row.rest.square() + row.square), row.max, slope,
-            slope / total * (row.x * row.rest + above), wrong.double(),
-        )  # fmt: skip
-
-    @staticmethod
-    def of_cross_entropy(row: Row) -> "Slopes":
-        nothing = torch.zeros_like(row.max)
-        return Slopes(-row.q(), row.max, nothing, 1 / row.total(), nothing)
-
-    def times(self, factor: Tensor) -> "Slopes":
-        by_x, most, slope, level, origin = self
-        return Slopes(by_x * factor, most, slope * factor, level * factor, origin)
+        L∞'s are −2p_x(q² + s) by the logit of x and 2p_k(p_k − s + p_x·q) by another's, s = Σp_k² over these. Where e_k
+        may be 1 and p_k − s would cancel, it is (e_k − 1)/total + (e_x + Σe(1 − e))/total².
+        """
+        total, nothing = self.total(), torch.zeros_like(self.max)
+        if rate is None:
+            return torch.stack([-self.q() * factor, self.max, nothing, factor / total, nothing], -1)
+        wrong = (self.x < 1) & (total < 2)
+        above = torch.where(wrong, self.x + self.spread, -self.square)
+        slope = 2 * rate * factor / total.square()
+        by_x = -slope / total * self.x * (self.rest.square() + self.square)
+        level = slope / total * (self.x * self.rest + above)
+        return torch.stack([by_x, self.max, slope, level, wrong.double()], -1)

@@ -6,19 +6,19 @@ in float64. The backward pass makes the numbers again, by a matrix product or fr
 gradients in the forward pass has tiles of whole rows, and logits once.
 """
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
-from bfn_kernels import noise as random
 from bfn_kernels.call.checks import valid_classes
 from bfn_kernels.call.reduction import hide
-from bfn_kernels.discrete.reference import one_hot
-from bfn_kernels.operators import TRITON
 from bfn_kernels.records import LinearHead
+from bfn_kernels.vocabulary.shards import Shard
+from bfn_kernels.vocabulary.tile_functions import kernel_of
 
 TOKENS = 1024  # of a tile; a matrix product of fewer reads the weight more often than it can hide
 NUMBERS = {"cpu": 2**18}  # of a tile: 1 MiB in float32; with 4 MiB matrix products take up to twice as long
@@ -27,40 +27,6 @@ MANY_TOKENS, MANY_NUMBERS = 2**12, 2**24
 BLOCK = 512  # classes whose logits are made at a time, so that a bias finds them in the cache
 FUSED_WIDTH = 256  # of vectors of 16 bits, up to which a program can have the sums of tokens in its registers
 HALF = (torch.bfloat16, torch.float16)
-
-
-class Shard(NamedTuple):
-    """The classes of this process: from number `first` on, of `num_classes` in all. `group` is the name of the process
-    group that has them all, or None where they are all here."""
-
-    first: int
-    num_classes: int
-    group: str | None
-
-    @property
-    def place(self) -> int:
-        """The number of this process in the group."""
-        return 0 if self.group is None else _group_of(self.group).rank()
-
-    def gathered(self, values: Tensor) -> Tensor:
-        """The values of every process, in a new first dimension."""
-        if self.group is None:
-            return values.unsqueeze(0)
-        group = _group_of(self.group)
-        found = [torch.empty_like(values) for _ in range(group.size())]
-        distributed.all_gather(found, values, group)
-        return torch.stack(found)
-
-    def summed(self, values: Tensor) -> Tensor:
-        """Their sum, in the place of the values of this process."""
-        if self.group is not None:
-            distributed.all_reduce(values, group=_group_of(self.group))
-        return values
-
-
-def _group_of(name: str) -> Any:
-    """An operator's arguments may be strings, not groups; this is how torch's own operators find one by its name."""
-    return distributed.distributed_c10d._resolve_process_group(name)  # type: ignore[arg-type]
 
 
 class Tokens:
@@ -124,6 +90,12 @@ class Grid:
         """The memory of a tile, made with the first: behind what stays, it is free for what comes later."""
         return self.like.new_empty(self.token_step * min(self.class_step, self.num_classes), dtype=self.dtype)
 
+    def beside(self) -> "Grid":
+        """The same tiles, in memory of their own."""
+        other = copy.copy(self)
+        other.__dict__.pop("memory", None)
+        return other
+
     def classes(self) -> Iterator[slice]:
         return _parts(self.num_classes, self.class_step)
 
@@ -146,70 +118,26 @@ def for_products(grid: Grid, like: Tensor, shape: Sequence[int], dtype: torch.dt
     return (like.new_empty if grid.tokens else like.new_zeros)(shape, dtype=dtype)
 
 
-class Normals:
-    """The normals of classes, explicit or made from a seed, a tile at a time."""
+class Exponentials:
+    """Sums over the classes of each token by an online softmax. `top` is the largest number so far, `total` the sum of
+    exp(number − top), and `kept` the factor of the sums by the top before."""
 
-    def __init__(self, tokens: Tokens, seed: Tensor | None, noise: Tensor | None, dtype: torch.dtype, stream: int):
-        self.tokens, self.seed, self.noise, self.dtype, self.stream = tokens, seed, noise, dtype, stream
+    def __init__(self, like: Tensor):
+        self.top, self.total = torch.full_like(like, torch.finfo(like.dtype).min), torch.zeros_like(like)
+        self.kept = torch.ones_like(like)
 
-    def tile(self, part: slice, classes: slice, draw: int = 0) -> Tensor:
-        rows, first, count = self.tokens.rows[part], self.tokens.first(classes), classes.stop - classes.start
-        if self.noise is None:
-            return random.class_normal_tile(
-                rows, first, count, self.tokens.num_classes, self.seed, self.stream, draw, self.dtype
-            )
-        each = self.noise if self.stream == random.SENDER else self.noise[draw]
-        return each.reshape(-1, self.tokens.num_classes)[rows, first : first + count].to(self.dtype)
+    def of(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        return self.top[part], self.total[part], self.kept[part]
 
-
-class Messages:
-    """The messages y = α(Ke_x − 1) + √(Kα)·ε about tokens, a tile at a time (185)."""
-
-    def __init__(self, tokens: Tokens, alpha: Tensor, spread: Tensor, normals: Normals):
-        self.tokens, self.normals = tokens, normals
-        self.alpha, self.spread = (tokens.numbers(row).unsqueeze(-1) for row in (alpha, spread))
-
-    def tile(self, part: slice, classes: slice, draw: int = 0) -> Tensor:
-        sent = is_x(self.tokens, part, classes).to(self.alpha.dtype)
-        eps = self.normals.tile(part, classes, draw)
-        return self.alpha[part] * (self.tokens.num_classes * sent - 1) + self.spread[part] * eps
-
-    def kernel(self, library: Any, name: str) -> Callable | None:
-        """The library's kernel for what is done with a tile of them, if it has one; kernels make noise from a seed."""
-        return kernel_of(library, name, self.alpha) if self.normals.noise is None else None
-
-    def of(self, part: slice, classes: slice) -> tuple:
-        """The arguments of which such a kernel makes a tile."""
-        tokens = self.tokens
-        sent = (row[part].flatten() for row in (tokens.x, tokens.rows, self.alpha, self.spread))
-        return *sent, self.normals.seed, tokens.first(classes), tokens.num_classes
-
-
-def exponentials(numbers: Tensor, top: Tensor, total: Tensor, kept: Tensor) -> Tensor:
-    """A tile's exp(number − top), in the place of the numbers. Of each token `top`, the largest number so far, and
-    `total`, the sum of all exponentials so far, are joined with the tile's; `kept` becomes the factor of those by the
-    old top."""
-    most = torch.maximum(top, numbers.amax(-1))
-    kept.copy_(top.sub_(most).exp_())
-    top.copy_(most)
-    e = numbers.sub_(most.unsqueeze(-1)).exp_()
-    total.mul_(kept).add_(e.sum(-1))
-    return e
-
-
-def joined(shard: Shard, top: Tensor, total: Tensor, sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`top` and `total` of the exponentials of all processes, and sums `[T, d]` by them."""
-    if shard.group is None:
-        return top, total, sums
-    tops, totals = shard.gathered(torch.stack([top, total])).unbind(1)
-    most = tops.amax(0)
-    total = ((tops - most).exp() * totals).sum(0)
-    return most, total, shard.summed(sums * (top - most).exp().unsqueeze(-1))
-
-
-def kernel_of(library: Any, name: str, like: Tensor) -> Callable | None:
-    """The library's kernel of this name for tiles on the device of `like`, if it has one."""
-    return getattr(library.vocabulary, name, None) if like.is_cpu or library.kind == TRITON else None
+    def joined(self, shard: Shard, sums: Tensor) -> Tensor:
+        """The sums `[T, d]` by the exponentials of all processes, whose top and total these become."""
+        if shard.group is None:
+            return sums
+        tops, totals = shard.gathered(torch.stack([self.top, self.total])).unbind(1)
+        top = tops.amax(0)
+        sums = shard.summed(sums * (self.top - top).exp().unsqueeze(-1))
+        self.top, self.total = top, ((tops - top).exp() * totals).sum(0)
+        return sums
 
 
 class Products:
@@ -221,54 +149,57 @@ class Products:
         self.kernel = kernel_of(library, "product", vectors[0]) if narrow else None
         self.dtype = torch.bfloat16 if self.kernel else dtype
 
-    def add(self, sums: Tensor, a: Tensor, b: Tensor, add: bool = True) -> Tensor:
+    def add(self, sums: Tensor, a: Tensor, b: Tensor, add: bool = True) -> None:
         """Adds a·b or, if not `add`, writes it, and does not read what is there."""
         if self.kernel is None:
-            return sums.addmm_(a, b, beta=float(add))
-        self.kernel(a, b, add, sums)
-        return sums
+            sums.addmm_(a, b, beta=float(add))
+        else:
+            self.kernel(a, b, add, sums)
 
 
 class Logits:
     """The logits hidden·Wᵀ + bias + flow_scale·y of tokens, a tile at a time.
 
-    head: hidden `[T, d]` and flow_scale `[T]`. y: a function that makes a tile of the flow's logits, or None. dtype:
-    the type of the arithmetic. grids: how many tiles are used at the same time.
+    head: hidden `[T, d]` and flow_scale `[T]`. flow: a function that makes a tile of y, or None. dtype: the type of the
+    arithmetic. grids: how many tiles are used at the same time.
     """
 
     def __init__(
         self,
         library: Any,
         head: LinearHead,
-        y: Callable[[Any, slice], Tensor] | None,
+        flow: Callable[[Any, slice], Tensor] | None,
         dtype: torch.dtype,
         grids: int = 1,
         whole: bool = False,
     ):
         hidden, weight, bias, scale = head
-        self.dtype, self.products = dtype, Products(library, dtype, hidden, weight)
-        self.hidden, self.weight, self.flow = hidden.to(self.products.dtype), weight, y
+        self.library, self.dtype, self.products = library, dtype, Products(library, dtype, hidden, weight)
+        self.hidden, self.weight, self.flow = hidden.to(self.products.dtype), weight, flow
         self.bias, self.scale = (each if each is None else each.to(dtype) for each in (bias, scale))
-        self.grid, self.other_grid = (
-            Grid(len(hidden), weight.shape[0], weight.shape[1], weight, dtype, grids, whole) for _ in range(2)
-        )
+        self.grid = Grid(len(hidden), weight.shape[0], weight.shape[1], weight, dtype, grids, whole)
+        self._rows: tuple[slice | None, Tensor] = None, weight
 
     def rows(self, classes: slice) -> Tensor:
         """The part of the weight that belongs to some classes."""
-        return self.weight[classes].to(self.products.dtype)
+        if self._rows[0] != classes:
+            self._rows = classes, self.weight[classes].to(self.products.dtype)
+        return self._rows[1]
 
-    def tile(self, part: slice | Tensor, classes: slice, rows: Tensor) -> Tensor:
-        hidden = self.hidden[part]
-        memory = self.grid.tile(slice(0, len(hidden)), classes)
+    def tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Yields all tiles, each as its tokens, its classes and its logits."""
+        for classes in self.grid.classes():
+            for part in self.grid.parts():
+                yield part, classes, self.tile(part, classes)
+
+    def tile(self, part: slice | Tensor, classes: slice) -> Tensor:
+        hidden, rows = self.hidden[part], self.rows(classes)
+        logits = self.grid.tile(slice(0, len(hidden)), classes)
         for some in _parts(len(rows), BLOCK):
-            logits = self.products.add(memory[:, some], hidden, rows[some].t(), False)
+            block = logits[:, some]
+            self.products.add(block, hidden, rows[some].t(), False)
             if self.bias is not None:
-                logits.add_(self.bias[classes][some])
+                block.add_(self.bias[classes][some])
         if self.flow is not None and self.scale is not None:
-            memory.addcmul_(self.scale[part].unsqueeze(-1), self.flow(part, classes).to(self.dtype))
-        return memory
-
-
-def is_x(tokens: Tokens, part: slice, classes: slice) -> Tensor:
-    """Where a tile has its tokens' own classes."""
-    return one_hot(tokens.x[part] - tokens.first(classes), classes.stop - classes.start)
+            logits.addcmul_(self.scale[part].unsqueeze(-1), self.flow(part, classes).to(self.dtype))
+        return logits

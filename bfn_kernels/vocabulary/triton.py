@@ -5,7 +5,6 @@ from bfn_kernels.vocabulary.triton_tiles import (
     draw_slopes_tile,
     draws_tile,
     flow_tile,
-    messages_tile,
     slopes_tile,
     sums_tile,
 )
@@ -17,7 +16,6 @@ __all__ = [
     "flow_products_backward",
     "flow_tile",
     "head_sums",
-    "messages_tile",
     "product",
     "slopes_tile",
     "sums_tile",

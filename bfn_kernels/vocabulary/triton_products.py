@@ -191,17 +191,14 @@ def head_sums(hidden: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor, fi
     """Adds logits to the sums of each token, as `sums_tile` does."""
     (tokens, width), count, blocks = hidden.shape, len(weight), programs(len(hidden), HEAD["ROWS"])
     splits, each = _splits(count, HEAD["TILE"], blocks)
-    found = sums.new_zeros(splits, tokens, 4)
-    found[..., 1] = LEAST.value
+    found = Sums.of_none(sums, splits, tokens)
     launch(
         _head_sums, blocks * splits, (hidden, *hidden.stride()), (weight, *weight.stride()[::-1]),
         (bias, 0 if bias is None else bias.stride(0)), x, found, first, count, tokens, width, each, blocks,
         **HEAD, warps=8, num_stages=3,
     )  # fmt: skip
     for part in found:
-        sums[:, 0] += part[:, 0]
-        one, other = (Sums(*numbers[:, 1:].unbind(-1)) for numbers in (sums, part))
-        sums[:, 1:] = torch.stack(one.joined(other), -1)
+        Sums(*part.unbind(-1)).add_to(sums)
 
 
 @triton.jit

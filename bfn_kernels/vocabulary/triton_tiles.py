@@ -118,9 +118,10 @@ def store_sums(at, z_x, sums, there):
 
 def flow_tile(
     x: Tensor, rows: Tensor, beta: Tensor, spread: Tensor, seed: Tensor, first: int, num_classes: int, again: bool,
-    top: Tensor, total: Tensor, kept: Tensor, out: Tensor,
+    out: Tensor, top: Tensor | None, total: Tensor | None, kept: Tensor | None,
 ) -> None:  # fmt: skip
-    sent, once = (x, rows, beta, spread), first % 4 == 0 and out.shape[1] <= tile_of(out.shape[1]).classes
+    once = first % 4 == 0 and out.shape[1] <= tile_of(out.shape[1]).classes
+    sent = x, rows, beta, spread
     _launch(_flow_tile, out, sent, seed, num_classes, top, total, kept, first=first, AGAIN=again, ONCE=once)
 
 
@@ -134,47 +135,35 @@ def _flow_tile(
     sent, seed, num_classes, tops, totals, kepts, out, first, count, tokens,
     AGAIN: tl.constexpr, ONCE: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """ONCE: whether a row is one part, whose y stay in registers."""
+    """Writes y or, with tops, exponentials of it. ONCE: whether a row is one part, whose y stay in registers."""
     rows, seed = block_of(tokens, ROWS), tl.load(seed)
     sent = sent_to(sent, rows)
-    top, total = of_rows(tops, rows), of_rows(totals, rows)
-    most, found, by = top, tl.zeros((ROWS,), T), tl.full((ROWS,), 1.0, T)
     y = tl.zeros((ROWS, TILE), T)
-    if AGAIN:
-        by = reciprocal(total)
-    else:
-        for place in range(-(first % 4), count, TILE):
-            y = _flow_part(sent, seed, _part(out, rows, place, count, TILE)[1], first + place, num_classes, TILE, T)
-            most = tl.maximum(most, tl.max(y, 1))
+    if tops is not None:
+        top, total = of_rows(tops, rows), of_rows(totals, rows)
+        most, found, by = top, tl.zeros((ROWS,), T), tl.full((ROWS,), 1.0, T)
+        if AGAIN:
+            by = reciprocal(total)
+        else:
+            for place in range(-(first % 4), count, TILE):
+                y = _flow_part(sent, seed, _part(out, rows, place, count, TILE)[1], first + place, num_classes, TILE, T)
+                most = tl.maximum(most, tl.max(y, 1))
     for place in range(-(first % 4), count, TILE):
         at, there = _part(out, rows, place, count, TILE)
-        if AGAIN or not ONCE:
-            y = _flow_part(sent, seed, there, first + place, num_classes, TILE, T)
-        e = exp_difference(y, most[:, None])
-        found += tl.sum(e, 1)
-        tl.store(at, (e * by[:, None]).to(out.dtype.element_ty), mask=there)
-    if not AGAIN:
+        if tops is None:
+            value = messages(sent, seed, first + place, num_classes, SENDER, 0, TILE, T)
+        else:
+            if AGAIN or not ONCE:
+                y = _flow_part(sent, seed, there, first + place, num_classes, TILE, T)
+            e = exp_difference(y, most[:, None])
+            found += tl.sum(e, 1)
+            value = e * by[:, None]
+        tl.store(at, value.to(out.dtype.element_ty), mask=there)
+    if tops is not None and not AGAIN:
         kept, each = exp_difference(top, most), rows[0] + rows[1]
         tl.store(kepts + each, kept, mask=rows[2])
         tl.store(totals + each, total * kept + found, mask=rows[2])
         tl.store(tops + each, most, mask=rows[2])
-
-
-def messages_tile(
-    x: Tensor, rows: Tensor, beta: Tensor, spread: Tensor, seed: Tensor, first: int, num_classes: int, out: Tensor
-) -> None:
-    _launch(_messages_tile, out, (x, rows, beta, spread), seed, num_classes, first=first)
-
-
-@triton.jit
-def _messages_tile(
-    sent, seed, num_classes, out, first, count, tokens, ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr
-):
-    rows, seed = block_of(tokens, ROWS), tl.load(seed)
-    sent = sent_to(sent, rows)
-    for place in range(-(first % 4), count, TILE):
-        at, there = _part(out, rows, place, count, TILE)
-        tl.store(at, messages(sent, seed, first + place, num_classes, SENDER, 0, TILE, T), mask=there)
 
 
 def sums_tile(logits: Tensor, x: Tensor, first: int, sums: Tensor) -> None:
@@ -219,8 +208,8 @@ def _slopes_tile(
 
 
 def draws_tile(
-    logits: Tensor, x: Tensor, rows: Tensor, alpha: Tensor, spread: Tensor, seed: Tensor, first: int, num_classes: int,
-    sums: Tensor,
+    x: Tensor, rows: Tensor, alpha: Tensor, spread: Tensor, seed: Tensor, first: int, num_classes: int, sums: Tensor,
+    logits: Tensor,
 ) -> None:  # fmt: skip
     sent = x, rows, alpha, spread
     _launch(_draws_tile, logits, sent, seed, num_classes, sums, sums.stride(0), len(sums), first=first)

@@ -29,42 +29,30 @@ TileOfClasses tile_of(const Tensor& numbers_of_it, const Tensor& x, int64_t firs
   return {tokens, numbers_of_it.size(1), first, numbers<int64_t>("x", x, tokens)};
 }
 
+// The numbers of each token; null if there are none.
 template <class T>
-MessagesTile<T> messages_of(const Tensor& x, const Tensor& rows, const Tensor& beta, const Tensor& spread,
-                            const Tensor& seed, int64_t first, int64_t num_classes, const Tensor& out) {
-  const TileOfClasses tile = tile_of(out, x, first);
-  return {
-      .tile = tile,
-      .num_classes = num_classes,
-      .rows = numbers<int64_t>("rows", rows, tile.tokens),
-      .seed = numbers<int64_t>("seed", seed, 1),
-      .beta = numbers<T>("beta", beta, tile.tokens),
-      .spread = numbers<T>("spread", spread, tile.tokens),
-      .out = numbers<T>("out", out, tile.tokens * tile.classes),
-  };
-}
-
-void messages_tile_into(const Tensor& x, const Tensor& rows, const Tensor& beta, const Tensor& spread,
-                        const Tensor& seed, int64_t first, int64_t num_classes, Tensor out) {
-  with_compute_type(out.scalar_type(), [&](auto t) {
-    messages_tile(messages_of<decltype(t)>(x, rows, beta, spread, seed, first, num_classes, out));
-  });
+T* numbers_of_tokens(const char* name, const MaybeTensor& values, const TileOfClasses& tile) {
+  return values ? numbers<T>(name, *values, tile.tokens) : nullptr;
 }
 
 void flow_tile_into(const Tensor& x, const Tensor& rows, const Tensor& beta, const Tensor& spread, const Tensor& seed,
-                    int64_t first, int64_t num_classes, bool again, Tensor top, Tensor total, Tensor kept, Tensor out) {
+                    int64_t first, int64_t num_classes, bool again, Tensor out, MaybeTensor top, MaybeTensor total,
+                    MaybeTensor kept) {
+  const TileOfClasses tile = tile_of(out, x, first);
   with_compute_type(out.scalar_type(), [&](auto t) {
     using T = decltype(t);
-    const MessagesTile<T> messages = messages_of<T>(x, rows, beta, spread, seed, first, num_classes, out);
-    const auto each = [&](const char* name, const Tensor& values) {
-      return numbers<T>(name, values, messages.tile.tokens);
-    };
     flow_tile(FlowTile<T>{
-        .messages = messages,
+        .tile = tile,
+        .num_classes = num_classes,
+        .rows = numbers<int64_t>("rows", rows, tile.tokens),
+        .seed = numbers<int64_t>("seed", seed, 1),
+        .beta = numbers<T>("beta", beta, tile.tokens),
+        .spread = numbers<T>("spread", spread, tile.tokens),
         .again = again,
-        .top = each("top", top),
-        .total = each("total", total),
-        .kept = each("kept", kept),
+        .top = numbers_of_tokens<T>("top", top, tile),
+        .total = numbers_of_tokens<T>("total", total, tile),
+        .kept = numbers_of_tokens<T>("kept", kept, tile),
+        .out = numbers<T>("out", out, tile.tokens * tile.classes),
     });
   });
 }
@@ -97,23 +85,20 @@ void step_tile_into(const Tensor& x, const Tensor& rows, const Tensor& alpha, co
     throw std::invalid_argument("the state does not fit the tile");
   with_compute_type(tile_numbers.scalar_type(), [&](auto t) {
     using T = decltype(t);
-    const auto each = [&](const char* name, const MaybeTensor& values) -> T* {
-      return values ? numbers<T>(name, *values, tile.tokens) : nullptr;
-    };
     step_tile(StepTile<T>{
         .tile = tile,
         .num_classes = num_classes,
         .rows = numbers<int64_t>("rows", rows, tile.tokens),
-        .alpha = each("alpha", alpha),
-        .spread = each("spread", spread),
-        .keep = each("keep", keep),
+        .alpha = numbers_of_tokens<T>("alpha", alpha, tile),
+        .spread = numbers_of_tokens<T>("spread", spread, tile),
+        .keep = numbers_of_tokens<T>("keep", keep, tile),
         .noise = spread ? noise_of(seed, noise, shape, kSender) : Noise{},
         .state = view("state", state, shape),
         .out = view_of_out(out, shape),
         .shared = shared,
-        .top = each("top", top),
-        .total = each("total", total),
-        .kept = each("kept", kept),
+        .top = numbers_of_tokens<T>("top", top, tile),
+        .total = numbers_of_tokens<T>("total", total, tile),
+        .kept = numbers_of_tokens<T>("kept", kept, tile),
         .numbers = numbers<T>("numbers", tile_numbers, tile.tokens * tile.classes),
     });
   });
@@ -123,7 +108,6 @@ void step_tile_into(const Tensor& x, const Tensor& rows, const Tensor& alpha, co
 }  // namespace bfn
 
 BFN_OPERATORS(m) {
-  bfn::add<&bfn::messages_tile_into>(m, "vocabulary_messages_tile");
   bfn::add<&bfn::flow_tile_into>(m, "vocabulary_flow_tile");
   bfn::add<&bfn::sums_tile_into>(m, "vocabulary_sums_tile");
   bfn::add<&bfn::slopes_tile_into>(m, "vocabulary_slopes_tile");

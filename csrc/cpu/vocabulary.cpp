@@ -69,7 +69,7 @@ const T* normals_of_part(const Part& part, int64_t row, int64_t num_classes, uin
 
 // The numbers y of a part, with -infinity behind its end.
 template <class T>
-void messages_part(const MessagesTile<T>& op, const Part& part, T* y) {
+void flow_part(const FlowTile<T>& op, const Part& part, T* y) {
   T normals[noise_room(kBlock)];
   const T classes = static_cast<T>(op.num_classes), beta = op.beta[part.token], spread = op.spread[part.token];
   const auto seed = static_cast<uint64_t>(*op.seed);
@@ -82,20 +82,20 @@ void messages_part(const MessagesTile<T>& op, const Part& part, T* y) {
 template <class T>
 void flow_again(const FlowTile<T>& op, int64_t token) {
   const T top = op.top[token], by = 1 / op.total[token];
-  for_parts(op.messages.tile, token, [&](const Part& part) {
+  for_parts(op.tile, token, [&](const Part& part) {
     T y[kBlock], e[kBlock];
-    messages_part(op.messages, part, y);
+    flow_part(op, part, y);
     exp_rows<true>(1, part.steps() * kLanes, y, &top, e, 0);
-    T* const out = op.messages.out + part.start;
+    T* const out = op.out + part.start;
     for (int64_t k = 0; k < part.count; ++k) out[k] = e[k] * by;
   });
 }
 
 // Turns a token's numbers into exponentials by `top`, which is not below op.top, and joins their sum with op.total.
 template <class Op, class T>
-void join_exponentials(const Op& op, const TileOfClasses& tile, int64_t token, T top, T* numbers) {
+void join_exponentials(const Op& op, int64_t token, T top, T* numbers) {
   double sum = 0;
-  for_parts(tile, token, [&](const Part& part) {
+  for_parts(op.tile, token, [&](const Part& part) {
     T y[kBlock], e[kBlock];
     load_part(part, numbers, y, kMinusInfinity<T>);
     exp_rows<true>(1, part.steps() * kLanes, y, &top, e, 0);
@@ -109,15 +109,23 @@ void join_exponentials(const Op& op, const TileOfClasses& tile, int64_t token, T
 
 template <class T>
 void flow_first(const FlowTile<T>& op, int64_t token) {
-  const MessagesTile<T>& messages = op.messages;
   T top = op.top[token];
-  for_parts(messages.tile, token, [&](const Part& part) {
+  for_parts(op.tile, token, [&](const Part& part) {
     T y[kBlock];
-    messages_part(messages, part, y);
+    flow_part(op, part, y);
     top = std::max(top, largest(part, y));
-    std::copy_n(y, part.count, messages.out + part.start);
+    std::copy_n(y, part.count, op.out + part.start);
   });
-  join_exponentials(op, messages.tile, token, top, messages.out);
+  join_exponentials(op, token, top, op.out);
+}
+
+template <class T>
+void flow_alone(const FlowTile<T>& op, int64_t token) {
+  for_parts(op.tile, token, [&](const Part& part) {
+    T y[kBlock];
+    flow_part(op, part, y);
+    std::copy_n(y, part.count, op.out + part.start);
+  });
 }
 
 // The noise of a part of a step, which may have none.
@@ -199,19 +207,11 @@ struct TopSums {
 }  // namespace
 
 template <class T>
-void messages_tile(const MessagesTile<T>& op) {
-  for_tokens(op.tile, [&](int64_t token) {
-    for_parts(op.tile, token, [&](const Part& part) {
-      T y[kBlock];
-      messages_part(op, part, y);
-      std::copy_n(y, part.count, op.out + part.start);
-    });
-  });
-}
-
-template <class T>
 void flow_tile(const FlowTile<T>& op) {
-  for_tokens(op.messages.tile, [&](int64_t token) { op.again ? flow_again(op, token) : flow_first(op, token); });
+  for_tokens(op.tile, [&](int64_t token) {
+    if (!op.top) return flow_alone(op, token);
+    op.again ? flow_again(op, token) : flow_first(op, token);
+  });
 }
 
 template <class T>
@@ -258,12 +258,10 @@ void step_tile(const StepTile<T>& op) {
       top = std::max(top, largest(part, new_state));
       std::copy_n(new_state, part.count, op.numbers + part.start);
     });
-    if (op.top) join_exponentials(op, op.tile, token, top, op.numbers);
+    if (op.top) join_exponentials(op, token, top, op.numbers);
   });
 }
 
-template void messages_tile(const MessagesTile<float>&);
-template void messages_tile(const MessagesTile<double>&);
 template void flow_tile(const FlowTile<float>&);
 template void flow_tile(const FlowTile<double>&);
 template void sums_tile(const SumsTile<float>&);

@@ -11,25 +11,19 @@ struct TileOfClasses {
   const int64_t* x;                // the class of each token, which may be none of the tile's
 };
 
-// The flow's logits y (185): the normals of a token are those of the row `rows` of the seed.
+// The flow's logits y (185) where top, total and kept are null: the normals of a token are those of the row `rows` of
+// the seed. With these, a tile of an online softmax. For each token, `top` becomes the largest y of all tiles so far,
+// out = exp(y - top), and `total` becomes the sum of exp(y - top) over all tiles so far. `kept` becomes
+// exp(old top - new top), by which a caller multiplies the sums that it made with the old top. If `again` is set, top
+// and total are final and only read: out = exp(y - top) / total.
 template <class T>
-struct MessagesTile {
+struct FlowTile {
   TileOfClasses tile;
   int64_t num_classes;  // K
   const int64_t *rows, *seed;
   const T *beta, *spread;
-  T* out;
-};
-
-// A tile of an online softmax. For each token, `top` becomes the largest y of all tiles so far, out = exp(y - top), and
-// `total` becomes the sum of exp(y - top) over all tiles so far. `kept` becomes exp(old top - new top), by which a
-// caller multiplies the sums that it made with the old top. If `again` is set, top and total are final and only read:
-// out = exp(y - top) / total.
-template <class T>
-struct FlowTile {
-  MessagesTile<T> messages;
   bool again;
-  T *top, *total, *kept;
+  T *top, *total, *kept, *out;
 };
 
 // Adds logits to the sums of each token, four numbers of which bfn_kernels/vocabulary/sums.py says the meaning: z_x, t,
@@ -41,7 +35,8 @@ struct SumsTile {
   double* sums;
 };
 
-// Writes the gradient in the place of the logits, by five numbers of each token: Slopes of the same module.
+// Writes the gradient in the place of the logits, by the five numbers of each token that Row.slopes of the same module
+// makes.
 template <class T>
 struct SlopesTile {
   TileOfClasses tile;
@@ -64,8 +59,6 @@ struct StepTile {
   T *top, *total, *kept, *numbers;
 };
 
-template <class T>
-void messages_tile(const MessagesTile<T>& op);
 template <class T>
 void flow_tile(const FlowTile<T>& op);
 template <class T>

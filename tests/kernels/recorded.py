@@ -60,8 +60,8 @@ def calls_of_tiles() -> dict:
     state, nothing = torch.rand(3, 70), (None, None)
     step, of = (x, rows, each[0], each[1], None, seed, None), (0, 70, False)
     with Recorder() as recorder:
-        torch.ops.bfn_kernels.vocabulary_flow_tile(x, rows, *each[:2], seed, 0, 70, False, *each[2:], tile)
-        torch.ops.bfn_kernels.vocabulary_messages_tile(x, rows, *each[:2], seed, 0, 70, tile)
+        torch.ops.bfn_kernels.vocabulary_flow_tile(x, rows, *each[:2], seed, 0, 70, False, tile, *each[2:])
+        torch.ops.bfn_kernels.vocabulary_flow_tile(x, rows, *each[:2], seed, 0, 70, False, tile, None, None, None)
         torch.ops.bfn_kernels.vocabulary_sums_tile(tile, x, 0, torch.zeros(3, 4, dtype=torch.float64))
         torch.ops.bfn_kernels.vocabulary_slopes_tile(x, torch.rand(3, 5), 0, tile)
         torch.ops.bfn_kernels.vocabulary_step_tile(*step, *of, state, tile, torch.empty(3, 70), *each[2:])

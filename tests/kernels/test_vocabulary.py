@@ -205,9 +205,9 @@ def test_noise_of_a_part_of_the_classes(first, dtype, backend, monkeypatch, smal
         flow = each, each * k, None if noise is not None else seed, noise
         out, stats = ops.vocabulary_flow_embedding(x, weight, *flow, *of)
         grad = ops.vocabulary_flow_embedding_backward(out, x, *flow, stats, count, out.dtype, *of)
-        head = x, hidden, weight, None, *[None] * 5, each, None if draws is not None else seed, draws
-        loss, scale, stats = ops.vocabulary_discrete_time_loss(*head, 5, 2, None, 0, *of)
-        grads = ops.vocabulary_discrete_time_loss_backward(loss, scale, *head, None, stats, 5, 2, *of, wanted)
+        head = x, hidden, weight, None, *[None] * 6, each, None if draws is not None else seed, draws, 5, 2
+        loss, stats = ops.vocabulary_loss(*head, None, 0, *of)
+        grads = ops.vocabulary_loss_backward(loss, *head, None, 0, stats, *of, wanted)
         return out, grad, loss, *grads
 
     shape = torch.Size((3, 2, k))

@@ -29,7 +29,7 @@ BACKEND = "triton_ptx"
 CHOSEN = [case for case in FIRST if serves(case, BACKEND)]
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 # Kernels whose numbers are in the type of the arithmetic in every call.
-TILES = ("messages", "flow", "sums", "slopes", "draws", "draw_slopes")
+TILES = ("flow", "sums", "slopes", "draws", "draw_slopes")
 WIDE = {
     *(f"bfn_kernels.vocabulary.triton_tiles._{name}_tile" for name in TILES),
     "bfn_kernels.discretised.triton._output_std",

@@ -1,0 +1,73 @@
+"""The classes of a vocabulary that several processes share."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, distributed
+
+from bfn_kernels import backends
+from bfn_kernels.call import checks
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+else:
+    ProcessGroup = Any  # which a torch without torch.distributed does not have
+
+
+class Shard(NamedTuple):
+    """The classes that this process holds.
+
+    first: the index of its first class. num_classes: how many classes all processes hold together. group: the name of
+    the process group, or None for a single process.
+    """
+
+    first: int
+    num_classes: int
+    group: str | None
+
+    @property
+    def place(self) -> int:
+        """The number of this process in the group."""
+        return 0 if self.group is None else _group_of(self.group).rank()
+
+    def gathered(self, values: Tensor) -> Tensor:
+        """The values of every process, in a new first dimension."""
+        if self.group is None:
+            return values.unsqueeze(0)
+        group = _group_of(self.group)
+        found = [torch.empty_like(values) for _ in range(group.size())]
+        distributed.all_gather(found, values, group)
+        return torch.stack(found)
+
+    def summed(self, values: Tensor) -> Tensor:
+        """Their sum, in the place of the values of this process."""
+        if self.group is not None:
+            distributed.all_reduce(values, group=_group_of(self.group))
+        return values
+
+
+def _group_of(name: str) -> Any:
+    """An operator's arguments may be strings, not groups; this is how torch's own operators find one by its name."""
+    return distributed.distributed_c10d._resolve_process_group(name)  # type: ignore[arg-type]
+
+
+def shard_of(weight: Tensor, process_group: ProcessGroup | None, num_classes: int | None, backend: str | None) -> Shard:
+    """The classes of the rows of this weight."""
+    if (process_group is None) != (num_classes is None):
+        raise ValueError(f"process_group and num_classes must be given together, got {process_group=}, {num_classes=}")
+    if process_group is None:
+        if len(weight) < 2:
+            raise ValueError(f"weight must have shape [K, d] with K of at least 2, got {tuple(weight.shape)}")
+        return Shard(0, len(weight), None)
+    if backends.choose(backend, weight.device).library is None:
+        raise ValueError("process_group must be None for the reference, which has all classes")
+    num_classes = checks.integer("num_classes", num_classes, 2)
+    size = -(-num_classes // process_group.size())
+    first = process_group.rank() * size
+    count = max(0, min(size, num_classes - first))
+    if len(weight) != count:
+        raise ValueError(
+            f"weight must have shape {(count, weight.shape[1])}, as chunk {process_group.rank()} of "
+            f"{process_group.size()} of {num_classes} classes, got {tuple(weight.shape)}"
+        )
+    return Shard(first, num_classes, process_group.group_name)

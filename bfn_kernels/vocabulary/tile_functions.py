@@ -1,0 +1,149 @@
+"""What is done with a tile of some tokens by some classes: by an operator of the library or, where it has none, in
+plain PyTorch. csrc/ops/vocabulary.h says what the operators compute."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import noise as random
+from bfn_kernels.discrete.reference import one_hot
+from bfn_kernels.operators import TRITON
+from bfn_kernels.records import Noise
+from bfn_kernels.vocabulary.sums import Sums
+
+
+def kernel_of(library: Any, name: str, like: Tensor) -> Callable | None:
+    """The library's kernel of this name for tiles on the device of `like`, if it has one."""
+    return getattr(library.vocabulary, name, None) if like.is_cpu or library.kind == TRITON else None
+
+
+def tile_function(library: Any, name: str, like: Tensor) -> Callable:
+    """The library's kernel of this name, or the function of this module."""
+    return kernel_of(library, name, like) or globals()[name]
+
+
+def sums_tile(logits: Tensor, x: Tensor, first: int, sums: Tensor) -> None:
+    is_x = one_hot(x - first, logits.shape[1])
+    z_x = torch.where(is_x, logits, 0).sum(-1)
+    Sums.of_tile(z_x, logits.masked_fill(is_x, -torch.inf)).add_to(sums)
+
+
+def slopes_tile(x: Tensor, slopes: Tensor, first: int, logits: Tensor) -> None:
+    by_x, most, slope, level, origin = slopes.unsqueeze(-1).unbind(1)
+    e = logits.sub_(most).exp_()
+    others = (e - origin).mul_(slope).add_(level).mul_(e)
+    torch.where(one_hot(x - first, logits.shape[1]), by_x, others, out=logits)
+
+
+def step_tile(
+    x: Tensor,
+    rows: Tensor,
+    alpha: Tensor,
+    spread: Tensor | None,
+    keep: Tensor | None,
+    seed: Tensor | None,
+    noise: Tensor | None,
+    first: int,
+    num_classes: int,
+    shared: bool,
+    state: Tensor,
+    numbers: Tensor,
+    out: Tensor,
+    *sums: Tensor | None,
+) -> None:
+    count, dtype = numbers.shape[1], numbers.dtype
+    sent = torch.where(x.unsqueeze(-1) < 0, numbers if shared else torch.nan, one_hot(x - first, count).to(dtype))
+    new = alpha.unsqueeze(-1) * (num_classes * sent - 1)
+    if spread is not None:
+        if noise is None:
+            noise = random.class_normal_tile(rows, first, count, num_classes, seed, random.SENDER, 0, dtype)
+        new += spread.unsqueeze(-1) * noise
+    new += state if keep is None else keep.unsqueeze(-1) * state
+    out.copy_(new)
+    if sums[0] is not None:
+        _to_exponentials(numbers.copy_(out), *sums)
+
+
+def _to_exponentials(numbers: Tensor, top: Tensor, total: Tensor, kept: Tensor) -> None:
+    """Turns the numbers of a tile into exp(number − top). top, total and kept are those of `tiles.Exponentials`."""
+    most = torch.maximum(top, numbers.amax(-1))
+    kept.copy_(top.sub_(most).exp_())
+    top.copy_(most)
+    total.mul_(kept).add_(numbers.sub_(most.unsqueeze(-1)).exp_().sum(-1))
+
+
+def less_grown(log_p: Tensor, growth: Tensor) -> Tensor:
+    """p − p·exp(growth), whose parts may be close to each other, or out of range in the product."""
+    p = log_p.exp()
+    return torch.where(growth > 1, p - (log_p + growth).exp(), -p * growth.clamp(max=1).expm1())
+
+
+class Messages:
+    """The messages y = α(Ke_x − 1) + √(Kα)·ε about tokens, and what is done with tiles of them (185)."""
+
+    def __init__(self, library: Any, tokens: Any, alpha: Tensor, spread: Tensor, noise: Noise):
+        self.library, self.tokens, self.seed, self.noise = library, tokens, noise.seed, noise.noise
+        self.alpha, self.spread = tokens.numbers(alpha), tokens.numbers(spread)
+
+    def kernel(self, name: str) -> Callable | None:
+        """The library's kernel, if it has one; kernels make noise from a seed."""
+        return kernel_of(self.library, name, self.alpha) if self.noise is None else None
+
+    def function(self, name: str) -> Callable:
+        """The library's kernel or the method of this name, which both are given the tokens and the classes of a tile
+        first."""
+        kernel = self.kernel(name)
+        if kernel is None:
+            return getattr(self, name)
+        return lambda part, classes, *others: kernel(*self.of(part, classes), *others)
+
+    def of(self, part: slice, classes: slice) -> tuple:
+        """The arguments that tell a kernel which messages a tile has."""
+        tokens = self.tokens
+        sent = (each[part] for each in (tokens.x, tokens.rows, self.alpha, self.spread))
+        return *sent, self.seed, tokens.first(classes), tokens.num_classes
+
+    def tile(self, part: slice, classes: slice, stream: int = random.SENDER, draw: int = 0) -> Tensor:
+        _, rows, alpha, spread, seed, first, num_classes = self.of(part, classes)
+        count = classes.stop - classes.start
+        if self.noise is None:
+            eps = random.class_normal_tile(rows, first, count, num_classes, seed, stream, draw, alpha.dtype)
+        else:
+            each = self.noise if stream == random.SENDER else self.noise[draw]
+            eps = each.reshape(-1, num_classes)[rows, first : first + count].to(alpha.dtype)
+        sent = self.is_x(part, classes).to(alpha.dtype)
+        return alpha.unsqueeze(-1) * (num_classes * sent - 1) + spread.unsqueeze(-1) * eps
+
+    def is_x(self, part: slice, classes: slice) -> Tensor:
+        """Where a tile has its tokens' own classes."""
+        return one_hot(self.tokens.x[part] - self.tokens.first(classes), classes.stop - classes.start)
+
+    def flow_tile(self, part: slice, classes: slice, again: bool, out: Tensor, *sums: Tensor | None) -> None:
+        top, total, kept = sums
+        out.copy_(self.tile(part, classes))
+        if top is None or total is None:
+            return
+        if again or kept is None:
+            out.sub_(top.unsqueeze(-1)).exp_().div_(total.unsqueeze(-1))
+        else:
+            _to_exponentials(out, top, total, kept)
+
+    def draws_tile(self, part: slice, classes: slice, sums: Tensor, logits: Tensor) -> None:
+        is_x = self.is_x(part, classes)
+        others = logits.masked_fill(is_x, -torch.inf)
+        top = others.amax(-1).clamp_(min=torch.finfo(logits.dtype).min)
+        others.sub_(top.unsqueeze(-1))  # so that the sum with y, which may be small, is rounded least where it is large
+        for draw, of_draw in enumerate(sums):
+            y = self.tile(part, classes, random.MONTE_CARLO, draw)
+            y_x = torch.where(is_x, y, 0).sum(-1)
+            found = Sums.of_tile(y_x, y.add_(others))
+            found._replace(top=found.top + top).add_to(of_draw)
+
+    def draw_slopes_tile(self, part: slice, classes: slice, slopes: Tensor, shift: Tensor, logits: Tensor) -> None:
+        by_x, most, log_total, factor = slopes.unsqueeze(-1).unbind(1)
+        log_p, sums = logits.sub_(most).sub_(log_total), torch.zeros_like(logits)
+        for draw, less in enumerate(shift.unsqueeze(-1)):
+            sums += less_grown(log_p, self.tile(part, classes, random.MONTE_CARLO, draw).sub_(less))
+        torch.where(self.is_x(part, classes), by_x, sums.mul_(factor), out=logits)
