@@ -63,32 +63,40 @@ class Covering:
 
     def of(self, path: str, lines: Iterable[int], names: Sequence[str] = ()) -> set[Test]:
         """The tests that run one of the lines; of what only an import runs, those that run a line with one of the
-        names, else those that run anything in the file, else those of the file of tests with its name."""
+        names, else those that run anything in the file. If there are none, which may be since another process runs the
+        line, those of the files of tests that name the module."""
         found = self._of_lines((path, line) for line in lines)
-        if not found and names:
+        if names:
             word = re.compile(rf"\b({'|'.join(names)})\b")
-            found = self._of_lines(
+            found |= self._of_lines(
                 (other, number)
                 for other, text in self.texts.items()
                 for number, line in enumerate(text, 1)
                 if word.search(line)
             ) or self._of_lines(place for place in self.by_line if place[0] == path)
-        stem = Path(path).stem.strip("_")
-        return found or {test for test in self.tests if Path(test.name.partition("::")[0]).stem == f"test_{stem}"}
+        return found or self._that_name(Path(path).stem)
+
+    def _that_name(self, module: str) -> set[Test]:
+        """The tests of files with this word, or of the file for this module."""
+        word = re.compile(rf"\b(test_)?{module}\b")
+        files = {test.name.partition("::")[0] for test in self.tests}
+        naming = {file for file in files if word.search(f"{Path(file).stem} {(self.root / file).read_text()}")}
+        return {test for test in self.tests if test.name.partition("::")[0] in naming}
 
     def _of_lines(self, places: Iterable[tuple[str, int]]) -> set[Test]:
         return set().union(*(self.by_line.get(place, ()) for place in places))
 
 
-def chosen(tests: Iterable[Test], budget: float, count: int) -> list[Test]:
-    """As many as the seconds allow, at most `count`: of every function the cheapest test first, then the next."""
+def chosen(tests: Iterable[Test], budget: float, count: int, name: str = "") -> list[Test]:
+    """As many as the seconds allow, at most `count`: of every function the cheapest test first, then the next. Those
+    that have the name in theirs come before others."""
     turns: dict[str, int] = {}
     order = []
     for test in sorted(tests):
         turns[test.function] = turns.get(test.function, -1) + 1
-        order.append((turns[test.function], test))
+        order.append((turns[test.function], name not in test.name, test))
     taken, seconds = [], 0.0
-    for _, test in sorted(order)[:count]:
+    for *_, test in sorted(order)[:count]:
         seconds += test.seconds
         if taken and seconds > budget:
             break

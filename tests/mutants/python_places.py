@@ -65,7 +65,7 @@ class Places:
         return self.content[self.begin(node) : self.end(node)].decode()
 
     def add(self, kind: str, begin: int, end: int, new: str, lines: Iterable[int]) -> None:
-        names = () if self.functions else self.names
+        names = () if self.functions else tuple(dict.fromkeys([*self.names, *_names(self.statement)]))
         self.found.append(Mutant(self.path, kind, begin, end, new, tuple(lines), names))
 
     def change(self, kind: str, node: ast.AST, new: str) -> None:

@@ -46,6 +46,7 @@ class Sandbox:
         shutil.rmtree(self.folder / "build" / "inductor", ignore_errors=True)
         ours = {
             "OMP_NUM_THREADS": "1",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # with ninja
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": f"{self.folder}{os.pathsep}{HERE}",
             "MAX_JOBS": str(self.jobs),
