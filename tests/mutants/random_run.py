@@ -21,7 +21,7 @@ from sandbox import TIMEOUT, Pool, Sandbox, compiled
 
 KILLED, SURVIVED, EQUIVALENT = "killed", "SURVIVED", "equivalent"
 # Seconds and number of the tests that a mutant meets at first, and of those that it meets if it is alive then.
-ROUNDS = ((15.0, 40), (120.0, 300))
+ROUNDS = ((15.0, 40), (60.0, 200))
 START = 180.0  # the most seconds for pytest to collect, on a machine that does other things, too
 NATIVE_EVERY = 8  # one in so many mutants is C++
 CUDA_FILES = [f"tests/kernels/test_{name}.py" for name in ("binary", "ties", "times", "gradients", "accuracy")]
