@@ -64,7 +64,7 @@ class Covering:
     def of(self, path: str, lines: Iterable[int], names: Sequence[str] = ()) -> set[Test]:
         """The tests that run one of the lines; of what only an import runs, those that run a line with one of the
         names, else those that run anything in the file. If there are none, which may be since another process runs the
-        line, those of the files of tests that name the module."""
+        line, those of the files of tests that name the module or processes."""
         found = self._of_lines((path, line) for line in lines)
         if names:
             word = re.compile(rf"\b({'|'.join(names)})\b")
@@ -77,8 +77,8 @@ class Covering:
         return found or self._that_name(Path(path).stem)
 
     def _that_name(self, module: str) -> set[Test]:
-        """The tests of files with this word, or of the file for this module."""
-        word = re.compile(rf"\b(test_)?{module}\b")
+        """The tests of files with this word, or of the file for this module, and those of several processes."""
+        word = re.compile(rf"\b((test_)?{module}|processes)\b")
         files = {test.name.partition("::")[0] for test in self.tests}
         naming = {file for file in files if word.search(f"{Path(file).stem} {(self.root / file).read_text()}")}
         return {test for test in self.tests if test.name.partition("::")[0] in naming}
