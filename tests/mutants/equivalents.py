@@ -12,7 +12,45 @@ class Equivalent(NamedTuple):
     reason: str
 
 
-EQUIVALENTS: list[Equivalent] = []
+CAST = "autograd gives a gradient its argument's type"
+EQUIVALENTS = [
+    Equivalent(
+        "bfn_kernels/operators.py",
+        "return [s.to(t) if n else None for s, t, n in each]  # nobody else will read them",
+        "return [s if n else None for s, t, n in each]  # nobody else will read them",
+        CAST,
+    ),
+    Equivalent(
+        "bfn_kernels/continuous/operators.py",
+        "return grad_prediction.to(types[0]), grad_mean.to(types[1])",
+        "return grad_prediction, grad_mean.to(types[1])",
+        CAST,
+    ),
+    Equivalent(
+        "bfn_kernels/continuous/operators.py",
+        "return grad_prediction.to(types[0]), grad_mean.to(types[1])",
+        "return grad_prediction.to(types[0]), grad_mean",
+        CAST,
+    ),
+    Equivalent(
+        "bfn_kernels/adaptive.py",
+        "def error_of_step(of: Coefficients, p: Tensor, previous: Tensor, scale: float = 1) -> float | None:",
+        "def error_of_step(of: Coefficients, p: Tensor, previous: Tensor, scale: float = (-1)) -> float | None:",
+        "only its size counts",
+    ),
+    Equivalent(
+        "bfn_kernels/vocabulary/composed.py",
+        "return torch.where(growth > 1, p - (log_p + growth).exp(), -p * growth.clamp(max=1).expm1())",
+        "return torch.where(growth > 1, p - (log_p + growth).exp(), -p * growth.expm1())",
+        "what overflows is not chosen, and has no gradient",
+    ),
+    Equivalent(
+        "bfn/information.py",
+        "def information(num_classes: int, beta_1: float, n_steps: int, draws: int = 256, seed: int = 1) -> Tensor:",
+        "",
+        "another seed, or more draws, tell the same",
+    ),
+]
 
 
 def reason(path: str, old: str, new: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The mutants of Python."""
+"""The mutants of Python: a method of Places for each kind of node of the syntax tree that can be changed."""
 
 import ast
 import itertools
@@ -123,18 +123,19 @@ class Places:
         self.known.pop()
 
     def deleted(self, node: ast.stmt) -> None:
+        """Leaves out what a function can do without: a call, a change of what it has, an error."""
+        call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        leaves = isinstance(node, (ast.AugAssign, ast.Raise, ast.Continue, ast.Break))
+        if self.functions and (call or leaves or self.known_before(node)):
+            self.change("statement", node, "pass")
+
+    def known_before(self, node: ast.stmt) -> bool:
+        """Whether it gives another value to what has one: an attribute, an element, or a name."""
         targets = node.targets if isinstance(node, ast.Assign) else []
         parts = [part for target in targets for part in getattr(target, "elts", [target])]
-        again = [
-            isinstance(part, (ast.Attribute, ast.Subscript))
-            or (isinstance(part, ast.Name) and self.known and part.id in self.known[-1])
-            for part in parts
-        ]
-        calls = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
-        if self.functions and (
-            (again and all(again)) or calls or isinstance(node, (ast.AugAssign, ast.Raise, ast.Continue, ast.Break))
-        ):
-            self.change("statement", node, "pass")
+        names = [part.id for part in parts if isinstance(part, ast.Name)]
+        others = all(isinstance(part, (ast.Name, ast.Attribute, ast.Subscript)) for part in parts)
+        return bool(parts) and others and self.known[-1].issuperset(names)
 
     def of_BinOp(self, node: ast.BinOp) -> None:
         if not any(isinstance(side, ast.Constant) and side.value is None for side in (node.left, node.right)):
