@@ -62,9 +62,9 @@ class Covering:
         return {path: (self.root / path).read_text().splitlines() for path in {path for path, _ in self.by_line}}
 
     def of(self, path: str, lines: Iterable[int], names: Sequence[str] = ()) -> set[Test]:
-        """The tests that run one of the lines; of what only an import runs, those that run a line with one of the
-        names, else those that run anything in the file. If there are none, which may be since another process runs the
-        line, those of the files of tests that name the module or processes."""
+        """The tests that run one of the lines; with names, those too that run a line with one of these, or else
+        anything in the file. If there are none, which may be since another process runs the line, those of the files of
+        tests that name the module or processes."""
         found = self._of_lines((path, line) for line in lines)
         if names:
             word = re.compile(rf"\b({'|'.join(names)})\b")

@@ -12,7 +12,8 @@ COMPARISONS = {"<": ("<=", ">"), "<=": ("<", ">="), ">": (">=", "<"), ">=": (">"
 
 class Mutant(NamedTuple):
     """In the file `path` the bytes from `begin` to `end` become `new`. Tests see the change if they run one of `lines`;
-    where these run at import, tests see it that run a line with one of `names`."""
+    where these run at import, or in the first of several calls alone, tests see it that run a line with a name of
+    `names`."""
 
     path: str
     kind: str

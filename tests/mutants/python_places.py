@@ -65,8 +65,9 @@ class Places:
         return self.content[self.begin(node) : self.end(node)].decode()
 
     def add(self, kind: str, begin: int, end: int, new: str, lines: Iterable[int]) -> None:
-        names = () if self.functions else tuple(dict.fromkeys([*self.names, *_names(self.statement)]))
-        self.found.append(Mutant(self.path, kind, begin, end, new, tuple(lines), names))
+        cached = [each.name for each in self.functions if any("cache" in ast.unparse(d) for d in each.decorator_list)]
+        names = cached if self.functions else [*self.names, *_names(self.statement)]
+        self.found.append(Mutant(self.path, kind, begin, end, new, tuple(lines), tuple(dict.fromkeys(names))))
 
     def change(self, kind: str, node: ast.AST, new: str) -> None:
         self.add(kind, self.begin(node), self.end(node), new, self.lines(node))

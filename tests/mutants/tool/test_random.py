@@ -59,6 +59,8 @@ def test_mutants_of_what_runs_at_import(tool):
     assert found["default"] == {"size: int = 1", "size: int = (-1)", "def f(x, part=False): return x"}
     assert "LIMIT = 0.5" in found["constant"]
     assert {mutant.names for mutant in mutants} == {("LIMIT",), ("Options", "size"), ("f",)}
+    text = "@functools.cache\ndef f(x):\n    return x + y\n"
+    assert [mutant.names for mutant in sys.modules["python_places"].Places("a.py", text, OPTIONAL).found] == [("f",)]
 
 
 @pytest.mark.parametrize(
