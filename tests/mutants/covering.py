@@ -56,15 +56,16 @@ class Covering:
             for path, lines in one["lines"].items():
                 for line, numbers in lines.items():
                     self.by_line.setdefault((path, int(line)), set()).update(tests[n] for n in numbers)
+        self.of_imports = set(self.tests).difference(*self.by_line.values())  # which look at what an import made
 
     @cached_property
     def texts(self) -> dict[str, list[str]]:
         return {path: (self.root / path).read_text().splitlines() for path in {path for path, _ in self.by_line}}
 
     def of(self, path: str, lines: Iterable[int], names: Sequence[str] = ()) -> set[Test]:
-        """The tests that run one of the lines; with names, those too that run a line with one of these, or else
-        anything in the file. If there are none, which may be since another process runs the line, those of the files of
-        tests that name the module or processes."""
+        """The tests that run one of the lines; with names, those too that run no line of any file, or a line with one
+        of these, or else anything in the file. If there are none, which may be since another process runs the line,
+        those of the files of tests that name the module or processes."""
         found = self._of_lines((path, line) for line in lines)
         if names:
             word = re.compile(rf"\b({'|'.join(names)})\b")
@@ -74,7 +75,8 @@ class Covering:
                 for number, line in enumerate(text, 1)
                 if word.search(line)
             ) or self._of_lines(place for place in self.by_line if place[0] == path)
-        return found or self._that_name(Path(path).stem)
+            found |= self.of_imports
+        return found or self._that_name(module_of(path))
 
     def _that_name(self, module: str) -> set[Test]:
         """The tests of files with this word, or of the file for this module, and those of several processes."""
@@ -85,6 +87,11 @@ class Covering:
 
     def _of_lines(self, places: Iterable[tuple[str, int]]) -> set[Test]:
         return set().union(*(self.by_line.get(place, ()) for place in places))
+
+
+def module_of(path: str) -> str:
+    """The last part of the name by which a file is imported."""
+    return Path(path.removesuffix("/__init__.py")).stem.strip("_")
 
 
 def chosen(tests: Iterable[Test], budget: float, count: int, name: str = "") -> list[Test]:

@@ -13,6 +13,7 @@ class Equivalent(NamedTuple):
 
 
 CAST = "autograd gives a gradient its argument's type"
+SPEED = "another tile gives the same; gpu_build holds what it costs to a budget"
 EQUIVALENTS = [
     Equivalent(
         "bfn_kernels/operators.py",
@@ -43,6 +44,30 @@ EQUIVALENTS = [
         "return torch.where(growth > 1, p - (log_p + growth).exp(), -p * growth.clamp(max=1).expm1())",
         "return torch.where(growth > 1, p - (log_p + growth).exp(), -p * growth.expm1())",
         "what overflows is not chosen, and has no gradient",
+    ),
+    Equivalent(
+        "bfn_kernels/vocabulary/reference.py",
+        "return z if scale is None or y is None else z + scale * y.to(dtype)",
+        "return z if scale is None or y is None else z + scale * y",
+        "the product has the type of scale, which is wider",
+    ),
+    Equivalent(
+        "bfn_kernels/triton_ops/classes.py",
+        "def tile_of(num_classes: int, small: bool = False) -> Tile:",
+        "",
+        SPEED,
+    ),
+    Equivalent(
+        "bfn_kernels/triton_ops/classes.py",
+        "def launch_rows(kernel, *arguments, shape: torch.Size, T, small: bool = False, **options) -> None:",
+        "",
+        SPEED,
+    ),
+    Equivalent(
+        "bfn_kernels/discrete/triton_nstep_large.py",
+        "if tl.sum(far_x.to(tl.int32)) > 0:",
+        "if tl.sum(far_x) > 0:",
+        "Triton adds truth values as int32",
     ),
     Equivalent(
         "bfn/information.py",

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from covering import INTERPRETED, PACKAGES, PLAIN, Covering, Test, chosen, covering
+from covering import INTERPRETED, PACKAGES, PLAIN, Covering, Test, chosen, covering, module_of
 from equivalents import reason
 from mutant import Mutant, drawn
 from native_places import families, native_mutants
@@ -72,7 +72,7 @@ class Judge:
         for budget, count in ROUNDS:
             for environment in (PLAIN, INTERPRETED):
                 left = [test for test in tests - seen if test.environment == environment]
-                some = chosen(left, budget, count, Path(mutant.path).stem.strip("_"))
+                some = chosen(left, budget, count, module_of(mutant.path))
                 seen.update(some)
                 if some:
                     settings = dict(part.split("=") for part in environment.split())
