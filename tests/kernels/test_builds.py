@@ -100,4 +100,4 @@ def test_env_says_what_serves_and_what_is_missing(monkeypatch, capsys):
         assert lines[-1].startswith("to build    C++ ")
         calls = ["calls"] * (1 + torch.cuda.is_available())
         names = ["bfn_kernels", "folder", "processor", *backends.BACKENDS, *calls, "to build"]
-        assert [line[:11].strip() for line in lines] == names
+        assert all(line.startswith(f"{name} ") for line, name in zip(lines, names, strict=True)), lines

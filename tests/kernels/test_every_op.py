@@ -63,9 +63,9 @@ OPS = list(dict.fromkeys(case.op for case in CASES if case.kernels and not case.
 
 
 def poisoned(inputs: dict) -> dict:
-    """The same inputs with NaN for data and noise."""
+    """The same inputs with NaN for data and noise, spread out in memory, so that kernels copy them into buffers."""
     return {
-        name: torch.full_like(value, torch.nan)
+        name: torch.full((*value.shape, 2), torch.nan)[..., 0]
         if isinstance(value, torch.Tensor) and value.is_floating_point() and name not in ROWS
         else value
         for name, value in inputs.items()
