@@ -1,8 +1,8 @@
-from dataclasses import replace
+import dataclasses
 
 import pytest
 
-from bfn.configs import ConfigError, load
+from bfn.configs import Config, ConfigError, load
 from bfn.data import load_data
 from bfn.model import build_model
 
@@ -115,7 +115,7 @@ def test_a_file_takes_what_it_does_not_say_from_its_base(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("base: text\nnetwork: {depth: 1}\n")
     config, text = load(str(path)), load("text")
-    assert config.network == replace(text.network, depth=1) and config.data == text.data
+    assert config.network == dataclasses.replace(text.network, depth=1) and config.data == text.data
     path.write_text("base: txt\n")
     with pytest.raises(ConfigError, match=r"cannot read the configuration .*txt.yaml: No such file"):
         load(str(path))
@@ -126,3 +126,29 @@ def test_a_configuration_that_is_not_there_is_named():
         load("digit")
     with pytest.raises(ConfigError, match=r"cannot read the configuration nowhere.yaml: No such file"):
         load("nowhere.yaml")
+
+
+def test_what_a_file_does_not_say_is_what_it_was():
+    """A file of a year ago trains the same model."""
+    defaults = {
+        "out": "runs/digits",
+        "data": {"name": "digits", "folder": None, "file": "text8", "length": 64, "vocabulary": 8000, "num_bins": 256},
+        "model": {"kind": "discretised", "sigma_1": None, "beta_1": None, "schedule": None},
+        "network": {"name": "unet", "width": 32, "depth": 2, "heads": 4, "dropout": 0.0},
+        "train": {"seed": 0, "batch_size": 128, "micro_batch": None, "fully_shard": False, "cpu": False}
+        | {"learning_rate": 1e-3, "beta_2": 0.99, "weight_decay": 0.01, "decay_vectors": True, "warmup_steps": 50}
+        | {"clip_norm": 1.0, "ema_decay": 0.999, "n_steps": None, "max_steps": 10_000, "max_seconds": None}
+        | {"validate_every": 100, "patience": 10, "mixed_precision": "no", "compiler": None},
+        "evaluate": {"n_steps": None, "repeats": 32, "batch_size": 512, "seed": 0},
+        "sample": {
+            "count": 64,
+            "n_steps": 100,
+            "sampler": "ancestral",
+            "tolerance": None,
+            "max_calls": 1000,
+            "seed": 0,
+        },
+    }
+    for part in ("data", "model", "network"):
+        defaults[part]["options"] = {}
+    assert dataclasses.asdict(Config()) == defaults

@@ -166,3 +166,20 @@ def test_the_papers_networks_drop_out_in_training_alone(name, shape, depth):
     for training in (True, False):
         network.train(training)
         assert torch.equal(network(features, t), network(features, t)) != training
+
+
+@pytest.mark.parametrize("timeless", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_weight_of_a_network_matters(name, timeless):
+    """Also where what the network makes of the time is 0, by which it scales and shifts and does no more."""
+    shape = (6,) if name in ("gpt", "transformer") else (8, 8)
+    network = built(name, shape, 4, 4, width=64).double()  # with several channels in a group of a norm
+    of_time = {n for n, _ in network.named_parameters() if {"time", "own", "gain"} & set(n.split("."))}
+    assert of_time
+    for parameter in (network.get_parameter(n) for n in of_time if timeless):
+        torch.nn.init.zeros_(parameter)
+    features, t = torch.randn(2, *shape, 4, dtype=torch.float64).softmax(-1), torch.tensor([0.2, 0.7]).double()
+    network(features, t).square().mean().backward()
+    for n, parameter in network.named_parameters():
+        unseen = n.endswith("bias") or (n in of_time and timeless)  # a norm takes a bias before it away
+        assert unseen or parameter.grad.abs().max() > 1e-10, n

@@ -20,7 +20,7 @@ from optimal import (
     spread_of_normal,
 )
 
-from bfn_kernels import binary, continuous
+from bfn_kernels import binary, continuous, nn
 from bfn_kernels.adaptive import Steps, TooManyCalls, error_of_step
 from bfn_kernels.solvers import coefficients
 
@@ -102,3 +102,29 @@ def test_steps_that_are_refused():
     with pytest.raises(FloatingPointError, match="none is shorter"):
         for _ in range(20):
             steps.judge(1e9)
+
+
+MODULES = [  # with the shape of the network's output for one variable
+    (nn.Continuous(torch.nn.Identity(), sigma_1=0.1), ()),
+    (nn.Discretised(torch.nn.Identity(), sigma_1=0.1, num_bins=16), (2,)),
+    (nn.Binary(torch.nn.Identity(), beta_1=4.0), ()),
+    (nn.Discrete(torch.nn.Identity(), beta_1=2.0, num_classes=5), (5,)),
+]
+
+
+@pytest.mark.parametrize(("module", "outputs"), MODULES, ids=lambda of: type(of).__name__)
+def test_the_error_is_what_second_order_changes_in_the_state(module, outputs):
+    """In whatever units the state of the module is."""
+    generator, t = torch.Generator().manual_seed(0), torch.full((3,), 0.4)
+    before, now = (torch.randn(3, 6, *outputs, generator=generator) for _ in range(2))
+    second = coefficients("ode2", module.schedule, 0.4, 0.55, 0.3).each(float)
+    first = second._replace(extrapolation=None)
+    state = module.solver_state((3, 6), torch.device("cpu"), 0.4, seed=1)
+    module.solve(before, state, t, first, torch.tensor(0))
+    states = {made: tuple(value.clone() for value in state) for made in (first, second)}
+    for made, into in states.items():
+        module.solve(now, into, t, made, torch.tensor(0))
+    change = (states[second][0] - states[first][0]).double().square().flatten(1).mean(1).max().sqrt().item()
+    assert change > 1e-3
+    assert module.step_error(second, states[second], state) == pytest.approx(change, rel=1e-4)
+    assert module.step_error(first, states[first], state) is None

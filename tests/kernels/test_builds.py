@@ -98,3 +98,6 @@ def test_env_says_what_serves_and_what_is_missing(monkeypatch, capsys):
         assert f"calls       on cpu tensors are served by {serves}" in lines
         assert ("cpu         not available: gone" in lines) == (cpu == "gone")
         assert lines[-1].startswith("to build    C++ ")
+        calls = ["calls"] * (1 + torch.cuda.is_available())
+        names = ["bfn_kernels", "folder", "processor", *backends.BACKENDS, *calls, "to build"]
+        assert all(line.startswith(f"{name} ") for line, name in zip(lines, names, strict=True)), lines

@@ -101,6 +101,7 @@ BAD = [
     (loss, {"parametrisation": "x"}, ValueError, "parametrisation must be one of.*'x'"),
     (loss, {"reduction": "avg"}, ValueError, "reduction must be one of.*'avg'"),
     (loss, {"clip": (1, -1)}, ValueError, r"clip must be None or a pair.*\(1, -1\)"),
+    (loss, {"clip": (1, 1)}, ValueError, r"clip must be None or a pair.*\(1, 1\)"),
     (loss, {"mask": X}, TypeError, "mask must be.*bool.*float32"),
     (loss, {"mask": torch.ones(4, dtype=torch.bool)}, ValueError, r"mask must broadcast to \(2, 3\).*\(4,\)"),
     (loss, {"mask": torch.ones(2, 3, dtype=torch.bool, device="meta")}, ValueError, "mask must be on cpu.*meta"),

@@ -1,5 +1,8 @@
 """The contract of seeds and noise: known answers, positions, streams, threads, agreement of backends."""
 
+import functools
+import operator
+
 import pytest
 import torch
 from cases import CASES
@@ -122,6 +125,14 @@ def test_seeds_matter_and_torch_rules_without_one(case, backend):
     first, second = seeded(case, shape, backend, None), seeded(case, shape, backend, None)
     torch.manual_seed(0)
     assert torch.equal(seeded(case, shape, backend, None), first) and not torch.equal(first, second)
+
+
+def test_seeds_that_are_drawn_have_64_bits():
+    """Each bit is 0 in some seeds and 1 in others."""
+    drawn = [noise.draw_seed(torch.device("cpu"), torch.Generator().manual_seed(i)).item() for i in range(200)]
+    everywhere = 2**64 - 1
+    assert functools.reduce(operator.or_, drawn) & everywhere == everywhere
+    assert functools.reduce(operator.and_, drawn) & everywhere == 0
 
 
 def test_fold_in():

@@ -1,0 +1,57 @@
+"""What holds of every op: a class or a number out of range is named, wherever it stands."""
+
+import pytest
+import torch
+from cases import CASES, Case
+from support import NATIVE, serves
+
+CLASSED = [case for case in CASES if case.family in ("binary", "discrete", "vocabulary") and not case.huge]
+ON_A_CPU = [name for name in ("cpu", "reference") if name == "reference" or name in NATIVE]
+SHAPE = (2, 37)  # more rows than lanes
+
+
+def classes_of(case: Case) -> int:
+    return 2 if case.family == "binary" else case.num_classes
+
+
+@pytest.mark.parametrize("backend", ON_A_CPU)
+@pytest.mark.parametrize("case", CLASSED, ids=repr)
+def test_a_class_out_of_range_is_named(case, backend):
+    """Wherever it stands, unless a mask says that nobody looks."""
+    if not serves(case, backend):
+        pytest.skip("the reference serves")
+    inputs = case.inputs(SHAPE, torch.float32)
+    for name in ("x", "known"):
+        classes = inputs.get(name)
+        if classes is None or classes.dtype == torch.bool:
+            continue
+        limits = torch.iinfo(classes.dtype)
+        mask = inputs.get("mask" if name == "x" else "known_mask")
+        seen = torch.ones(classes.shape, dtype=torch.bool) if mask is None else mask.expand(classes.shape)
+        places = seen.flatten().nonzero().flatten()
+        last, middle = places[-1], places[len(places) // 2]
+        for place, wrong in ((places[0], classes_of(case)), (last, limits.min or limits.max), (middle, limits.max)):
+            bad = classes.clone().contiguous()
+            bad.view(-1)[place] = wrong
+            message = rf"^{name} must hold classes in \[0, {classes_of(case)}\), got {wrong}$"
+            with pytest.raises(IndexError, match=message):
+                case({**inputs, name: bad}, backend)
+
+
+NUMBERS = [case for case in CASES if case.family in ("continuous", "discretised") and case.loss and not case.huge]
+CLIPPED = [case for case in NUMBERS if "clip" not in case.options or case.family == "discretised"]
+
+
+@pytest.mark.parametrize("backend", ON_A_CPU)
+@pytest.mark.parametrize("case", CLIPPED, ids=repr)
+def test_data_out_of_range_are_named(case, backend):
+    """One number among many, wherever it stands."""
+    inputs = case.inputs(SHAPE, torch.float64)
+    mask = inputs.get("mask")
+    seen = torch.ones(SHAPE, dtype=torch.bool) if mask is None else mask.expand(SHAPE)
+    places = seen.flatten().nonzero().flatten()
+    for place, wrong in ((places[0], 1.25), (places[-1], -1.5), (places[len(places) // 2], 40.0)):
+        bad = inputs["x"].clone().contiguous()
+        bad.view(-1)[place] = wrong
+        with pytest.raises(ValueError, match=rf"^x must lie in \[-1.*, 1.*\], got {wrong:g}"):
+            case({**inputs, "x": bad}, backend)

@@ -1,0 +1,83 @@
+"""Mutants that no test can kill, since they change nothing that anybody could see."""
+
+from typing import NamedTuple
+
+
+class Equivalent(NamedTuple):
+    """In the file `path` the line `old` may become `new`; without `new`, whatever it becomes."""
+
+    path: str
+    old: str
+    new: str
+    reason: str
+
+
+CAST = "autograd gives a gradient its argument's type"
+SPEED = "another tile gives the same; gpu_build holds what it costs to a budget"
+EQUIVALENTS = [
+    Equivalent(
+        "bfn_kernels/operators.py",
+        "return [s.to(t) if n else None for s, t, n in each]  # nobody else will read them",
+        "return [s if n else None for s, t, n in each]  # nobody else will read them",
+        CAST,
+    ),
+    Equivalent(
+        "bfn_kernels/continuous/operators.py",
+        "return grad_prediction.to(types[0]), grad_mean.to(types[1])",
+        "return grad_prediction, grad_mean.to(types[1])",
+        CAST,
+    ),
+    Equivalent(
+        "bfn_kernels/continuous/operators.py",
+        "return grad_prediction.to(types[0]), grad_mean.to(types[1])",
+        "return grad_prediction.to(types[0]), grad_mean",
+        CAST,
+    ),
+    Equivalent(
+        "bfn_kernels/adaptive.py",
+        "def error_of_step(of: Coefficients, p: Tensor, previous: Tensor, scale: float = 1) -> float | None:",
+        "def error_of_step(of: Coefficients, p: Tensor, previous: Tensor, scale: float = (-1)) -> float | None:",
+        "only its size counts",
+    ),
+    Equivalent(
+        "bfn_kernels/vocabulary/composed.py",
+        "return torch.where(growth > 1, p - (log_p + growth).exp(), -p * growth.clamp(max=1).expm1())",
+        "return torch.where(growth > 1, p - (log_p + growth).exp(), -p * growth.expm1())",
+        "what overflows is not chosen, and has no gradient",
+    ),
+    Equivalent(
+        "bfn_kernels/vocabulary/reference.py",
+        "return z if scale is None or y is None else z + scale * y.to(dtype)",
+        "return z if scale is None or y is None else z + scale * y",
+        "the product has the type of scale, which is wider",
+    ),
+    Equivalent(
+        "bfn_kernels/triton_ops/classes.py",
+        "def tile_of(num_classes: int, small: bool = False) -> Tile:",
+        "",
+        SPEED,
+    ),
+    Equivalent(
+        "bfn_kernels/triton_ops/classes.py",
+        "def launch_rows(kernel, *arguments, shape: torch.Size, T, small: bool = False, **options) -> None:",
+        "",
+        SPEED,
+    ),
+    Equivalent(
+        "bfn_kernels/discrete/triton_nstep_large.py",
+        "if tl.sum(far_x.to(tl.int32)) > 0:",
+        "if tl.sum(far_x) > 0:",
+        "Triton adds truth values as int32",
+    ),
+    Equivalent(
+        "bfn/information.py",
+        "def information(num_classes: int, beta_1: float, n_steps: int, draws: int = 256, seed: int = 1) -> Tensor:",
+        "",
+        "another seed, or more draws, tell the same",
+    ),
+]
+
+
+def reason(path: str, old: str, new: str) -> str | None:
+    """Why the change is none, or None; lines are given without indentation."""
+    return next((e.reason for e in EQUIVALENTS if (e.path, e.old) == (path, old) and e.new in ("", new)), None)

@@ -1,0 +1,153 @@
+"""Mutants at random places, each with the tests that run its line."""
+
+import contextlib
+import itertools
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from covering import INTERPRETED, PACKAGES, PLAIN, Covering, Test, chosen, covering, module_of
+from equivalents import reason
+from mutant import Mutant, drawn
+from native_places import families, native_mutants
+from python_places import parses, python_mutants
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from sandbox import TIMEOUT, Pool, Sandbox, compiled
+
+KILLED, SURVIVED, EQUIVALENT = "killed", "SURVIVED", "equivalent"
+# Seconds and number of the tests that a mutant meets at first, and of those that it meets if it is alive then.
+ROUNDS = ((15.0, 40), (60.0, 200))
+START = 180.0  # the most seconds for pytest to collect, on a machine that does other things, too
+NATIVE_EVERY = 8  # one in so many mutants is C++
+CUDA_FILES = [f"tests/kernels/test_{name}.py" for name in ("binary", "ties", "times", "gradients", "accuracy")]
+
+
+class Verdict(NamedTuple):
+    mutant: Mutant
+    verdict: str
+    place: str
+    old: str
+    new: str
+    seconds: float
+    why: str  # the first line that says why a test failed, or why no test did
+
+
+class Judge:
+    """Puts a mutant into a sandbox and runs the tests that should see it."""
+
+    def __init__(self, root: Path, covered: Covering):
+        self.root, self.covered = root, covered
+
+    def __call__(self, sandbox: Sandbox, mutant: Mutant) -> Verdict | None:
+        """The verdict, or None if the change leaves no code that parses or compiles."""
+        begin, text = time.monotonic(), (self.root / mutant.path).read_text()
+        changed = mutant.put_into(text)
+        if mutant.path.endswith(".py") and not parses(changed):
+            return None
+        with sandbox.changed(mutant.path, changed):
+            if compiled(mutant.path) and sandbox.build()[0] != 0:
+                return None
+            verdict, why = self.tested(sandbox, mutant)
+        old, new = mutant.diff(text)
+        if verdict == SURVIVED and (known := reason(mutant.path, old, new)):
+            verdict, why = EQUIVALENT, known
+        place = f"{mutant.path}:{mutant.row(text)}"
+        return Verdict(mutant, verdict, place, old, new, time.monotonic() - begin, why)
+
+    def tests(self, mutant: Mutant) -> set[Test]:
+        if mutant.path.endswith(".py"):
+            return self.covered.of(mutant.path, mutant.lines, mutant.names)
+        named = re.compile(rf"::.*\bcpu\b.*\b({'|'.join(families(self.root, mutant.path))})\.|::.*\[cpu\]")
+        return {test for test in self.covered.tests if test.environment == PLAIN and named.search(test.name)}
+
+    def tested(self, sandbox: Sandbox, mutant: Mutant) -> tuple[str, str]:
+        if mutant.path.startswith("csrc/cuda/"):
+            return self.tested_on_host(sandbox, mutant)
+        tests, seen = self.tests(mutant), set()
+        for budget, count in ROUNDS:
+            for environment in (PLAIN, INTERPRETED):
+                left = [test for test in tests - seen if test.environment == environment]
+                some = chosen(left, budget, count, module_of(mutant.path))
+                seen.update(some)
+                if some:
+                    settings = dict(part.split("=") for part in environment.split())
+                    limit = START + 10 * sum(test.seconds for test in some)
+                    code, said = sandbox.test([test.name for test in some], limit, **settings)
+                    if code != 0:
+                        return KILLED, _why(code, said)
+        return SURVIVED, f"by {len(seen)} tests" if tests else "no test runs this line"
+
+    def tested_on_host(self, sandbox: Sandbox, mutant: Mutant) -> tuple[str, str]:
+        """CUDA's kernels are compiled for the host when the first of these tests asks for them."""
+        named = " or ".join(f"{family}." for family in families(self.root, mutant.path))
+        files = [file for file in CUDA_FILES if (self.root / file).exists()]
+        code, said = sandbox.test([*files, "-k", f"cuda_on_host and float32 and ({named})"])
+        return (SURVIVED, "") if code == 0 else (KILLED, _why(code, said))
+
+
+def _why(code: int, said: str) -> str:
+    if code == TIMEOUT:
+        return said
+    lines = [line[1:].strip() for line in said.splitlines() if line.startswith("E  ")]
+    return lines[0] if lines else f"pytest ended with {code}"
+
+
+def mutants(root: Path, seed: int, only: str, native: bool, cuda: bool) -> Iterator[Mutant]:
+    """The mutants in the order of their turns, C++ among Python; `only` chooses by a part of the file's name."""
+    python = drawn(python_mutants(root, PACKAGES, only), seed)
+    other = drawn(native_mutants(root, cuda, only) if native else [], seed)
+    for number in itertools.count(1):
+        one = next(other, None) if number % NATIVE_EVERY == 0 else next(python, None)
+        one = one or next(python, None) or next(other, None)
+        if one is None:
+            return
+        yield one
+
+
+def by_kind(verdicts: Sequence[Verdict]) -> Table:
+    shown = Table("kind", KILLED, SURVIVED, EQUIVALENT)
+    for kind in sorted({one.mutant.kind for one in verdicts}):
+        count = Counter(one.verdict for one in verdicts if one.mutant.kind == kind)
+        shown.add_row(kind, *(str(count[verdict]) for verdict in (KILLED, SURVIVED, EQUIVALENT)))
+    return shown
+
+
+@contextlib.contextmanager
+def bar(console: Console, what: str) -> Iterator[Progress]:
+    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield progress
+
+
+def run(root: Path, pool: Pool, chosen: Iterator[Mutant], count: int, console: Console) -> list[Verdict]:
+    """Judges so many mutants, and says each verdict as it comes."""
+    with bar(console, "which tests run which lines") as progress:
+        task = progress.add_task("")
+
+        def tell(file: str, number: int, of: int) -> None:
+            progress.update(task, completed=number, total=of)
+            console.print(f"{number} of {of}: what {file} runs", markup=False)
+
+        judge = Judge(root, covering(root, pool, tell))
+    verdicts = []
+    with bar(console, "mutants") as progress:
+        for one in progress.track(pool.map(judge, chosen, count), total=count):
+            verdicts.append(one)
+            what = f"{one.verdict} {one.mutant.kind} {one.place} ({one.seconds:.0f} s) {one.why}"
+            console.print(f"{len(verdicts)} of {count} {what}\n    - {one.old}\n    + {one.new}", markup=False)
+    return verdicts
+
+
+def report(verdicts: Sequence[Verdict], console: Console) -> int:
+    """Prints the survivors; the exit status is 1 if there are any."""
+    survivors = [one for one in verdicts if one.verdict == SURVIVED]
+    console.print(by_kind(verdicts))
+    for one in survivors:
+        console.print(f"{one.place} {one.mutant.kind}, {one.why}\n    - {one.old}\n    + {one.new}", markup=False)
+    console.print(f"{len(survivors)} of {len(verdicts)} mutants survived", markup=False)
+    return 1 if survivors else 0

@@ -1,0 +1,42 @@
+"""The tool is a folder that Python runs, and not a package: its modules are found while the fixture imports them."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+MUTANTS = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def tool() -> ModuleType:
+    sys.path.insert(0, str(MUTANTS))
+    try:
+        spec = importlib.util.spec_from_file_location("mutants_main", MUTANTS / "__main__.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)  # with all others, since it imports them
+    finally:
+        sys.path.remove(str(MUTANTS))
+    return module
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A tree of its own: a function, of whose two branches the tests look at one."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # it starts in half the time
+    root = tmp_path / "root"
+    for folder in ("tests/bfn", "bfn"):
+        (root / folder).mkdir(parents=True)
+    (root / "bfn" / "toy.py").write_text("def size(x):\n    if x < 0:\n        return -x\n    return x\n")
+    (root / "tests" / "bfn" / "test_toy.py").write_text(
+        "from bfn.toy import size\n\ndef test_negative():\n    assert size(-2) == 2\n"
+    )
+    (root / "tests" / "bfn" / "test_environment.py").write_text(
+        "import os\nfrom bfn.toy import size\n\n"
+        "def test():\n    assert os.environ.get('TOY') == 'a b' and size(-2) == 2\n"
+    )
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    return root

@@ -1,0 +1,149 @@
+"""The rules make the mutants that they should, in an order that the seed decides, and survivors are told."""
+
+import itertools
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+OPTIONAL = {"out", "min"}
+
+
+def changed(mutants, text):
+    """What each kind makes of the text: the lines that change, as they are then."""
+    found = {}
+    for mutant in mutants:
+        assert mutant.put_into(text) != text
+        found.setdefault(mutant.kind, set()).add(mutant.diff(text)[1])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("return (a) + b", {"operator": {"return (a) - b"}}),
+        ("return α ** β", {"operator": {"return α * β"}}),  # of two bytes each
+        ("return a <= b", {"comparison": {"return a < b", "return a >= b"}}),
+        ("return a is not None", {"comparison": {"return a is None"}}),
+        (
+            "return a if b and c else d",
+            {"condition": {"return a if b or c else d", "return a if (not (b and c)) else d"}},
+        ),
+        ("return 2", {"constant": {"return 3", "return 1", "return 0", "return (-2)"}}),
+        ("return -0.5", {"constant": {"return 0.0", "return 0.5", "return (-0.25)"}}),
+        ("return True", {"constant": {"return False"}}),
+        ("return f(a, b)", {"argument": {"return f(b, a)"}}),
+        ("return f(a, out=b)", {"argument": {"return f(a)"}}),
+        ("return f(out=b, needed=c)", {"argument": {"return f(needed=c)"}}),
+        ("return (a\n    ).clamp(min=b)", {"method": {")"}, "argument": {").clamp()"}}),
+        ("f(a)", {"statement": {"pass"}}),
+        ("a = b\n    new = c", {"statement": {"pass"}}),  # of which the second cannot be left out
+        ("raise ValueError(1 + 1)", {"statement": {"pass"}}),
+        ("a: dict[int, 4] = b", {}),
+        ("'a text'", {}),
+        ("return f'{1 + 1}'", {}),
+        ("import a", {}),
+    ],
+)
+def test_mutants_of_python(tool, line, wanted):
+    text = f"def function(a, b, c, d, f):\n    {line}\n"
+    found = changed(sys.modules["python_places"].Places("a.py", text, OPTIONAL).found, text)
+    assert found == wanted
+
+
+def test_mutants_of_what_runs_at_import(tool):
+    text = "LIMIT = 1.0\n\n\nclass Options:\n    size: int = 0\n\n\ndef f(x, part=True): return x\n"
+    mutants = sys.modules["python_places"].Places("a.py", text, OPTIONAL).found
+    found = changed(mutants, text)
+    assert found["default"] == {"size: int = 1", "size: int = (-1)", "def f(x, part=False): return x"}
+    assert "LIMIT = 0.5" in found["constant"]
+    assert {mutant.names for mutant in mutants} == {("LIMIT",), ("Options", "size"), ("f",)}
+    text = "@functools.cache\ndef f(x):\n    return x + y\n"
+    assert [mutant.names for mutant in sys.modules["python_places"].Places("a.py", text, OPTIONAL).found] == [("f",)]
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("return a * b;  // a + b", {"operator": "return a / b;  // a + b"}),
+        ("const T* a = \"1 + 1\";", {}),
+        ("T a = T(2.5f);", {"constant": "T a = T(1.25f);"}),
+        ("if (a && b) f();", {"condition": "if (a || b) f();"}),
+        ("x[i] = a<b>(c);", {"statement": ";"}),
+        ("uint32_t a = 0x10u;", {}),
+    ],
+)  # fmt: skip
+def test_mutants_of_cpp(tool, tmp_path, line, wanted):
+    text = f"#define A 1 + 1\nvoid f() {{\n  {line}\n}}\n"
+    (tmp_path / "csrc").mkdir()
+    (tmp_path / "csrc" / "a.cpp").write_text(text)
+    found = changed(sys.modules["native_places"].native_mutants(tmp_path, cuda=False), text)
+    assert found.keys() == {f"C++ {kind}" for kind in wanted}
+    assert all(after in found[f"C++ {kind}"] for kind, after in wanted.items())
+
+
+def test_a_header_is_of_the_families_that_include_it(tool):
+    families = sys.modules["native_places"].families
+    assert families(ROOT, "csrc/math/binary.h") == {"binary"}
+    assert families(ROOT, "csrc/cpu/discretised.cpp") == {"discretised"}
+    assert {"discrete", "binary"} <= families(ROOT, "csrc/math/philox.h")
+
+
+def test_the_seed_decides(tool):
+    def first(seed):
+        return list(itertools.islice(sys.modules["random_run"].mutants(ROOT, seed, "discrete", True, False), 50))
+
+    assert first(3) == first(3) != first(4)
+    assert len({(one.path, one.begin, one.kind) for one in first(3)}) == 50
+    kinds = [one.kind for one in first(3)]
+    assert len(set(kinds)) > 10 and any(one.path.startswith("csrc/") for one in first(3))
+
+
+def test_tests_are_of_many_functions_and_cheap(tool):
+    covering = sys.modules["covering"]
+    tests = [covering.Test(1.0 + n, f"{name}[{n}]", "") for name in "ab" for n in range(3)]
+    assert [test.name for test in covering.chosen(tests, budget=4, count=9)] == ["a[0]", "b[0]", "a[1]"]
+    assert [test.name for test in covering.chosen(tests, budget=99, count=4)] == ["a[0]", "b[0]", "a[1]", "b[1]"]
+    assert [test.name for test in covering.chosen(tests, budget=0, count=9, name="b")] == ["b[0]"]
+
+
+@pytest.fixture
+def report(toy, tool, monkeypatch, capsys):
+    """What the tool says of so many mutants of the toy, and its exit status."""
+    monkeypatch.setattr(tool, "ROOT", toy)
+
+    def run(count, *more):
+        return tool.main(["--random", str(count), "--python", "--workers", "1", *more]), capsys.readouterr().out
+
+    return run
+
+
+def test_a_survivor_is_an_error_unless_it_is_known(toy, report, monkeypatch):
+    """The tests call the function with -2 alone, and do not see another limit than 0."""
+    status, said = report(100)
+    assert status == 1
+    assert "SURVIVED constant bfn/toy.py:2" in said and "    - if x < 0:\n    + if x < " in said
+    assert "killed condition bfn/toy.py:2" in said
+    assert (toy / "bfn" / "toy.py").read_text().count("x < 0") == 1
+    equivalents = sys.modules["equivalents"]
+    known = equivalents.Equivalent("bfn/toy.py", "if x < 0:", "", "a reason")
+    monkeypatch.setattr(equivalents, "EQUIVALENTS", [known])
+    status, said = report(100)
+    assert status == 0 and "equivalent constant bfn/toy.py:2" in said and "a reason" in said
+
+
+@pytest.mark.parametrize(("named", "why"), [(False, "no test runs this line"), (True, "by 1 tests")])
+def test_what_no_test_runs_is_tried_where_its_module_is_named(toy, report, named, why):
+    (toy / "bfn" / "unseen.py").write_text("def other():\n    return 1\n")
+    if named:
+        (toy / "tests" / "bfn" / "test_toy.py").write_text("def test():\n    assert 'unseen'\n")
+    status, said = report(1, "--only", "unseen")
+    assert status == 1 and f"bfn/unseen.py:2 constant, {why}" in said
+
+
+def test_equivalents_still_stand_in_their_files(tool):
+    for one in sys.modules["equivalents"].EQUIVALENTS:
+        lines = [line.strip() for line in (ROOT / one.path).read_text().splitlines()]
+        assert one.old.split("\n")[0] in lines, f"{one.path}: {one.old}"
+        assert one.reason

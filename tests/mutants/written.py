@@ -1,0 +1,149 @@
+"""Faults that a person has thought of: the tables of faults/, and what becomes of each."""
+
+import re
+import shlex
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fault import Fault, parsed
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from sandbox import HERE, Pool, Sandbox, compiled
+
+KILLED, SURVIVED, ERROR = "killed", "SURVIVED", "ERROR"
+STYLES = {KILLED: "green", SURVIVED: "bold red", ERROR: "bold red"}
+
+
+class Outcome(NamedTuple):
+    fault: Fault
+    verdict: str
+    seconds: float
+    said: str = ""  # the output of the build or of pytest
+
+    @property
+    def reason(self) -> str:
+        """The first line of pytest's output that says why a test failed."""
+        return next((line[1:].strip() for line in self.said.splitlines() if line.startswith("E  ")), "")
+
+
+def faults() -> list[Fault]:
+    """The faults of all tables."""
+    return [fault for path in sorted((HERE / "faults").glob("*.txt")) for fault in parsed(path.read_text())]
+
+
+def command(tests: str) -> tuple[dict[str, str], list[str]]:
+    """Splits a selection of tests into environment variables, written NAME=value as in a shell, and pytest's
+    arguments."""
+    words = shlex.split(tests)
+    count = next((i for i, word in enumerate(words) if not re.match(r"[A-Z_]+=", word)), len(words))
+    return dict(word.split("=", 1) for word in words[:count]), words[count:]
+
+
+def tested(sandbox: Sandbox, tests: str) -> tuple[int, str]:
+    """The exit status of pytest for a selection of tests, and the end of its output."""
+    environment, arguments = command(tests)
+    return sandbox.test(arguments, **environment)
+
+
+def wrong(fault: Fault, root: Path) -> str | None:
+    """What is wrong with the entry of a fault, or None."""
+    path = root / fault.path
+    if not path.is_file():
+        return f"{fault.path}: there is no such file"
+    count = path.read_text().count(fault.old)
+    if count != 1:
+        return f"{fault.path}: {fault.old!r} must stand there once, and does {count} times"
+    if fault.old == fault.new:
+        return f"{fault.path}: {fault.old!r} is not changed"
+    files = files_of(fault.tests)
+    if not files:
+        return f"{fault.path}: {fault.tests!r} names no file of tests/"
+    return next((f"{fault.path}: its tests {name} are not there" for name in files if not (root / name).exists()), None)
+
+
+def files_of(tests: str) -> list[str]:
+    """The files of tests that pytest's arguments name."""
+    return [word.split("::")[0] for word in command(tests)[1] if word.startswith("tests/")]
+
+
+def joined(selections: Iterable[str]) -> dict[str, str]:
+    """For each selection the one that it is a part of: all that have the same files and environment, in one."""
+    groups: dict[str, list[str]] = {}
+    for tests in dict.fromkeys(selections):
+        groups.setdefault(tests.partition(" -k ")[0], []).append(tests)
+    whole = {}
+    for files, alike in groups.items():
+        words = [command(tests)[1] for tests in alike]
+        chosen = [f"({one[one.index('-k') + 1]})" for one in words if "-k" in one]
+        keywords = f" -k {shlex.quote(' or '.join(chosen))}" if len(chosen) == len(alike) else ""
+        whole |= dict.fromkeys(alike, files + keywords)
+    return whole
+
+
+def outcome(sandbox: Sandbox, fault: Fault) -> Outcome:
+    """A fault is killed if a test fails or the process dies; any other end of pytest says nothing about the fault."""
+    begin = time.monotonic()
+    sound = (sandbox.folder / fault.path).read_text()
+    with sandbox.changed(fault.path, sound.replace(fault.old, fault.new)):
+        code, said = sandbox.build() if compiled(fault.path) else (0, "")
+        verdict = ERROR
+        if code == 0:
+            code, said = tested(sandbox, fault.tests)
+            verdict = SURVIVED if code == 0 else KILLED if code == 1 or code < 0 else ERROR
+    return Outcome(fault, verdict, time.monotonic() - begin, said)
+
+
+def table(outcomes: Sequence[Outcome]) -> Table:
+    shown = Table("file", "fault", "tests", "outcome", "seconds", title="mutants", show_lines=True)
+    for one in outcomes:
+        fault, style = one.fault, STYLES[one.verdict]
+        change = f"{fault.old.strip()}\n→ {fault.new.strip() or '(nothing)'}"
+        verdict = f"[{style}]{one.verdict}[/]"
+        shown.add_row(fault.path, escape(change), escape(fault.tests), verdict, f"{one.seconds:.0f}")
+    return shown
+
+
+def unfit(pool: Pool, selections: Iterable[str], console: Console) -> dict[str, str]:
+    """The output of pytest for each selection of tests that does not pass without a fault."""
+    selections = list(dict.fromkeys(selections))
+    found = {}
+
+    def run(sandbox: Sandbox, tests: str) -> tuple[str, int, str]:
+        return tests, *tested(sandbox, tests)
+
+    for number, (tests, code, said) in enumerate(pool.map(run, selections), 1):
+        console.print(f"without a fault, {number} of {len(selections)}: {tests}", markup=False)
+        if code != 0:
+            found[tests] = f"{said}\nerror: without a fault, pytest {tests} gives {code}"
+            console.print(found[tests], markup=False)
+    return found
+
+
+def run(pool: Pool, chosen: Sequence[Fault], console: Console) -> list[Outcome]:
+    """What becomes of each fault, if its tests pass without it."""
+    whole = joined(fault.tests for fault in chosen)
+    failing = unfit(pool, whole.values(), console)
+
+    def outcome_of(sandbox: Sandbox, fault: Fault) -> Outcome:
+        said = failing.get(whole[fault.tests])
+        return Outcome(fault, ERROR, 0.0, said) if said else outcome(sandbox, fault)
+
+    outcomes = []
+    for one in pool.map(outcome_of, chosen):
+        outcomes.append(one)
+        change = f"{one.fault.path}: {one.fault.old.strip()} → {one.fault.new.strip()}"
+        console.print(f"{len(outcomes)} of {len(chosen)} {one.verdict} {change}", markup=False)
+        if why := one.said if one.verdict == ERROR else one.reason[:150]:
+            console.print(f"    {why}", markup=False)
+    return outcomes
+
+
+def report(outcomes: Sequence[Outcome], console: Console) -> int:
+    """The exit status is 2 if a fault's tests say nothing about it, else 1 if a fault survived."""
+    console.print(table(outcomes))
+    verdicts = [one.verdict for one in outcomes]
+    console.print(", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in STYLES), markup=False)
+    return 2 if ERROR in verdicts else 1 if SURVIVED in verdicts else 0
