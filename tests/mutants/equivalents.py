@@ -40,7 +40,7 @@ EQUIVALENTS = [
         "only its size counts",
     ),
     Equivalent(
-        "bfn_kernels/vocabulary/composed.py",
+        "bfn_kernels/vocabulary/tile_functions.py",
         "return torch.where(growth > 1, p - (log_p + growth).exp(), -p * growth.clamp(max=1).expm1())",
         "return torch.where(growth > 1, p - (log_p + growth).exp(), -p * growth.expm1())",
         "what overflows is not chosen, and has no gradient",
@@ -68,12 +68,6 @@ EQUIVALENTS = [
         "if tl.sum(far_x.to(tl.int32)) > 0:",
         "if tl.sum(far_x) > 0:",
         "Triton adds truth values as int32",
-    ),
-    Equivalent(
-        "bfn/information.py",
-        "def information(num_classes: int, beta_1: float, n_steps: int, draws: int = 256, seed: int = 1) -> Tensor:",
-        "",
-        "another seed, or more draws, tell the same",
     ),
 ]
 
