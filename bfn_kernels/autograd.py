@@ -208,9 +208,7 @@ def _call(
                 args, outputs = args[:inputs], args[inputs:]
                 if any([out is not None for out in outputs]):
                     return write(args, outputs)
-            any_needs = torch.is_grad_enabled() and (
-                transformed() or any([t is not None and t.requires_grad for t in first])
-            )
+            any_needs = torch.is_grad_enabled() and (transformed() or _any_requires_grad(first))
             if needed:
                 args = (*args, *(needs(*[args[i] for i in needed]) if any_needs else not_needed))
             if torch.compiler.is_compiling() or has_torch_function(first):
@@ -233,6 +231,13 @@ def _call(
         return result[0] if several else result
 
     return call
+
+
+def _any_requires_grad(tensors: Sequence[Tensor | None]) -> bool:
+    for t in tensors:  # noqa: SIM110, since `any` takes half as long again
+        if t is not None and t.requires_grad:
+            return True
+    return False
 
 
 def _refuse_tangents(overload: OpOverload, args: Sequence) -> None:

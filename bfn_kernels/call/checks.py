@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-CLASSES = (torch.int64, torch.int32, torch.uint8)
 SMALL_CLASSES = (torch.int16, torch.int8)  # converted to int32
+CLASSES = (torch.int64, torch.int32, torch.uint8, *SMALL_CLASSES)
 ROW_TYPES = (torch.float32, torch.float64)  # types of times and accuracies that operators take
 REDUCTIONS = ("none", "batch", "sum", "mean")
 # The relative error that n·t may have, since times may have been rounded to float32; csrc/math/schedules.h repeats it.
@@ -35,7 +35,7 @@ def data(name: str, x: Tensor, allowed: Sequence[torch.dtype] = FLOATS) -> None:
 
 def classes(name: str, x: Tensor, booleans: bool = False) -> Tensor:
     """The integer classes `[B, ...]`, or booleans if they are allowed, in a type that the operators take."""
-    data(name, x, CLASSES + SMALL_CLASSES + (torch.bool,) * booleans)
+    data(name, x, (*CLASSES, torch.bool) if booleans else CLASSES)
     if x.dtype == torch.bool:
         return x.view(torch.uint8)
     return x.int() if x.dtype in SMALL_CLASSES else x
@@ -80,6 +80,8 @@ def like(name: str, value: Tensor, model_name: str, model: Tensor, shape: Sequen
     """Refuses all but a floating-point tensor on the device of `model`, of the given shape or else of the shape of
     `model`."""
     shape = model.shape if shape is None else shape
+    if isinstance(value, Tensor) and value.dtype in FLOATS and value.shape == shape and value.device == model.device:
+        return  # without calls to the checks below, which take as long as this line
     _tensor(name, value, FLOATS)
     if value.shape != shape:
         raise ValueError(
