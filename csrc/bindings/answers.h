@@ -1,4 +1,4 @@
-// Python asks an extension for the types of its operators and for its last refusal. This file has the answers.
+// What Python asks of an extension: the types of its operators, and the last error of a call.
 #pragma once
 
 #include <string>
@@ -10,8 +10,8 @@
 
 namespace bfn {
 
-// The last refusal of an operator in this thread. From torch 2.15 on, torch forgets the type of an exception: it makes
-// a RuntimeError of every one.
+// The last exception of an operator in this thread. From version 2.15 on, torch turns every exception into a
+// RuntimeError, so Python reads the original type here.
 enum class Refused { kNothing, kValue, kIndex };
 struct Refusal {
   Refused kind = Refused::kNothing;
@@ -19,9 +19,9 @@ struct Refusal {
 };
 inline thread_local Refusal last_refusal;
 
-// The operators with the types of their arguments and results, one a line, as torch names the types of a schema. torch
-// does not compare a function with the schema that Python declares, and would call a function of other sources with
-// arguments that it misreads; bfn_kernels/operators.py compares them.
+// The types of the arguments and results of all operators, one operator a line, in the words of torch's schemas. torch
+// does not compare a C++ function with the schema that Python declares. If the extension was built from other sources,
+// the function would misread its arguments. So bfn_kernels/extensions.py compares the types.
 inline std::string signatures;
 
 template <class T>

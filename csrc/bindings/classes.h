@@ -1,4 +1,5 @@
-// The operators that binary data and classes share. Data of classes have one dimension more than their variables.
+// The operators that binary and discrete data share. The numbers of discrete data have a last dimension for the
+// classes.
 #pragma once
 
 #include "../ops/discrete.h"
@@ -22,7 +23,7 @@ inline Shape lead_of(Given logits) {
 template <class Op>
 constexpr bool kHasClasses = requires(Op op) { op.num_classes; };
 
-// Data of classes say how many there are.
+// An op of discrete data has a field for K.
 template <class Op>
 void set_classes(Op& op, Given logits) {
   if constexpr (kHasClasses<Op>) op.num_classes = classes_of(logits);
@@ -66,7 +67,8 @@ Tensor step(Given output_logits, Given state, const Solver& solver, const Guidan
   return compute(type, op, in_float, in_double, out);
 }
 
-// L_inf where there is a weight, else -ln p_x. What is saved for the gradient is the field `to_save` of the op.
+// L_inf if there is a weight, else -ln p_x. `to_save` is the field of the op that receives what is saved for the
+// gradient.
 template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
 auto loss(Given x, Given logits, Maybe weight, const LossTarget& target, const Output& saved, View Op::* to_save) {
   const Shape rows = shape_of(x);
@@ -83,7 +85,7 @@ auto loss(Given x, Given logits, Maybe weight, const LossTarget& target, const O
   return compute(type, op, in_float, in_double, to.loss, to.scale, saved.tensor);
 }
 
-// Kernels of classes write a gradient that is contiguous.
+// The kernels of discrete data write a contiguous gradient.
 template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
 auto discrete_time_loss(Given x, Given logits, Given alpha, int64_t n_steps, int64_t receiver, const Draws& draws,
                         const LossTarget& target, bool need_logits) {

@@ -105,14 +105,15 @@ auto squared_loss_new(Given x, const Prediction& network, Given weight, Maybe of
                  grad_mean.tensor);
 }
 
-// x times the scales, of which there are as many as it has leading dimensions.
+// Multiplies x by scales, which broadcast from its leading dimensions.
 Tensor times(Given x, const View& scale, const Output& out) {
   const Shape shape = shape_of(x);
   const GaussianStep op{.count = numel(shape), .state = view("x", x, shape), .state_scale = scale, .out = out.view};
   return compute(x.scalar_type(), op, BFN_KERNEL(gaussian_step), out.tensor);
 }
 
-// The gradient that the forward pass saved, which may have several numbers per variable, times that of the loss.
+// Multiplies the gradient that the forward pass saved by the gradient of the loss. The saved gradient may have several
+// numbers for each variable.
 Tensor scaled_gradient_new(Given saved, Given grad, Maybe scale, ScalarType dtype) {
   const Tensor factor = scaled(grad, scale);
   return times(saved, leading_view("grad", factor, shape_of(saved)), output_like(saved, dtype));
@@ -130,7 +131,7 @@ BFN_OPERATORS(m) {
 }  // namespace
 
 Tensor scaled(Given grad, Maybe scale) {
-  if (!scale || grad.dim() > 0) return grad;  // only a mean has a scale that is not 1
+  if (!scale || grad.dim() > 0) return grad;  // only a mean has a scale other than 1
   return times(grad, view("scale", scale, {}), output(grad, {}, grad.scalar_type()));
 }
 

@@ -1,4 +1,4 @@
-// The kernels reach the streams of a GPU and the threads of a CPU by way of torch.
+// Gives the kernels torch's current CUDA stream and torch's threads.
 #ifdef BFN_CUDA
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>

@@ -24,7 +24,7 @@ Tensor sender_sample_new(Given x, Given alpha, Given spread, int64_t num_classes
   return sender_sample<DiscreteSender, BFN_KERNEL(discrete_sender)>(x, alpha, spread, probs, noise, out);
 }
 
-// Saves the gradient of each variable's loss, or else numbers of each row that the backward pass makes it of.
+// Saves the gradient if `in_forward` is set, else the numbers of each row from which the backward pass computes it.
 auto loss_new(Given x, Given logits, Maybe weight, const LossTarget& to, bool in_forward, bool need_logits) {
 #ifdef BFN_CUDA
   if (in_forward) throw std::invalid_argument("in_forward must be False: only a CPU makes the gradient with the loss");

@@ -9,24 +9,24 @@ namespace {
 struct Bins {
   int64_t num_bins;
   bool clip;
-  double std_min = 0, std_max = 0, log_std_max = 0;  // of a std that is given they do not count
+  double std_min = 0, std_max = 0, log_std_max = 0;  // unused if the std itself is given
   auto fields() const { return std::tie(num_bins, clip, std_min, std_max, log_std_max); }
 };
 
-// What of a network needs a gradient.
+// Which outputs of the network need a gradient.
 struct Needs {
   bool pred_mean, pred_log_std, mixture_logits;
   auto fields() const { return std::tie(pred_mean, pred_log_std, mixture_logits); }
 };
 
-// The gradients that the forward pass saves, in the shapes of what they are of.
+// The gradients that the forward pass saves. Each has the shape of the tensor that it belongs to.
 struct Gradients {
   Tensor pred_mean, pred_log_std, mixture_logits;
   NetworkGradients views;
 };
 
-// A mean and a std may take the places of the predictions. Predictions and logits of a mixture have a last dimension
-// for its components. Without pred_log_std, pred_mean has both predictions in a last dimension of two.
+// The predictions may be a mean and a std themselves. The predictions and logits of a mixture have a last dimension for
+// the components. Without pred_log_std, pred_mean has both predictions in a last dimension of size two.
 struct Network {
   Tensor pred_mean;
   MaybeTensor pred_log_std, mixture_logits, mean, mean_scale, noise_scale;
@@ -37,7 +37,7 @@ struct Network {
     return compute_type(pred_mean, pred_log_std, mixture_logits, mean, others...);
   }
 
-  // A tensor of one number per variable, in the predictions' type.
+  // A tensor with one number for each variable, in the type of the predictions.
   Output one_each() const {
     if (!mixture_logits) return output_like(pred_mean);
     return output(pred_mean, without_last(shape_of(pred_mean)), pred_mean.scalar_type());

@@ -1,11 +1,11 @@
-// `import bfn_kernels._cpu_...` loads the operators; the module itself has two functions, and one more on the CPU.
-// Limited API: one file for all Pythons.
+// `import bfn_kernels._cpu_...` loads the operators. The module itself has two functions, and a third one on the CPU.
+// It uses Python's limited API, so that one file serves all versions of Python.
 #include <Python.h>
 
 #include "../cpu/pages.h"
 #include "answers.h"
 
-// What the last operator of this thread refused, as the number of its kind and the message.
+// Returns the last exception of an operator in this thread: the number of its type and its message.
 static PyObject* refusal(PyObject*, PyObject*) {
   const bfn::Refusal& last = bfn::last_refusal;
   return Py_BuildValue("is", static_cast<int>(last.kind), last.what.c_str());

@@ -1,6 +1,6 @@
-// How a family's bindings become the code of the operators that bfn_kernels/<family>/operators.py declares. The
-// bindings are the same for every implementation of the ops, each of which is linked into a library of its own: the
-// CPU's by default, CUDA's with BFN_CUDA and, for tests, CUDA's kernels run on the CPU, in a namespace of their own.
+// Registers the bindings of a family as the code of the operators that bfn_kernels/<family>/operators.py declares. The
+// same bindings serve every implementation of the ops, and each implementation is a library of its own: the CPU
+// kernels, the CUDA kernels (BFN_CUDA) and, for tests, the CUDA kernels run on the CPU, in another namespace.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -26,7 +26,7 @@
 
 namespace bfn {
 
-// The tensor that a step writes its result into. The functional form of the operator is not given one, and makes it.
+// The tensor that a step writes its result into. If a caller gave none, the binding makes it.
 struct Out {
   MaybeTensor tensor;
   std::tuple<Given> fields() const;  // what torch passes
@@ -34,7 +34,7 @@ struct Out {
   Tensor or_like(Given state) const { return tensor ? *tensor : new_like(state, state.scalar_type()); }
 };
 
-// What torch passes for a parameter of a binding: the fields of a record, or the parameter itself.
+// What torch passes for one parameter of a binding: the fields of a record, or a single argument.
 template <class P>
 auto fields_of(const P& parameter) {
   return std::tie(parameter);
@@ -47,7 +47,7 @@ auto fields_of(const P& record) {
 template <class P>
 using FieldsOf = decltype(fields_of(std::declval<const std::remove_cvref_t<P>&>()));
 
-// The parameter that the next of torch's arguments make. Behind the end it is missing.
+// Makes a parameter of a binding from torch's next arguments. If no arguments are left, the parameter is empty.
 template <class P, class... F>
 P taken(StableIValue*& next, const StableIValue* end, Type<std::tuple<F...>>) {
   if (next == end) return P{};
@@ -63,7 +63,7 @@ void put(StableIValue* stack, const std::tuple<R...>& results) {
   std::apply([&](const auto&... each) { (put(stack++, each), ...); }, results);
 }
 
-// The operator f as torch calls it. Its first argument is a tensor, and it runs on that tensor's device.
+// The binding f as torch calls it. The first argument is a tensor, and the operator runs on the device of this tensor.
 template <auto f>
 void boxed(StableIValue* stack, uint64_t num_arguments, uint64_t num_results) {
 #ifdef BFN_CUDA
@@ -92,8 +92,8 @@ void boxed(StableIValue* stack, uint64_t num_arguments, uint64_t num_results) {
   }
 }
 
-// Adds the operator f. Where its last kOuts parameters are written into, these belong to a variant `<name>_out`, which
-// returns nothing.
+// Registers the binding f as an operator. If the operator writes into its last kOuts parameters, these are arguments of
+// a variant `<name>_out` only, which returns nothing.
 template <auto f, size_t kOuts = 0>
 void add(torch::stable::detail::StableLibrary& library, const std::string& name) {
   [&]<class R, class... P>(R (*)(P...)) {

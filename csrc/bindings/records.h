@@ -1,5 +1,5 @@
-// The records of bfn_kernels/records.py: arguments that belong together, under the same names and in the same order. An
-// operator of torch takes their fields, of which operators.h makes the records again. `over` makes of a record the
+// The records of bfn_kernels/records.py: arguments that belong together, with the same names in the same order. torch
+// passes the fields of a record one by one, and operators.h puts them together again. `over` turns a record into the
 // struct that the ops take.
 #pragma once
 
@@ -24,7 +24,7 @@ struct Draws {
   MaybeTensor seed, noise;
   auto fields() const { return std::tie(nodes, node_weights, n_samples, seed, noise); }
 
-  // Explicit noise has the draws in front of the data's shape.
+  // Explicit noise has the shape of the data, with a first dimension for the draws.
   bfn::Draws over(Shape shape) const {
     const size_t count = nodes ? nodes->size() : 0;
     const bool as_many = count == (node_weights ? node_weights->size() : 0);
@@ -47,7 +47,7 @@ struct Solver {
   MaybeTensor std, previous, extrapolation;
   auto fields() const { return std::tie(keep, take, std, previous, extrapolation); }
 
-  // `rows` is the shape that row scalars broadcast to, `shape` that of the state.
+  // Row scalars broadcast to the shape `rows`. The state has the shape `shape`.
   bfn::Solver over(const Shape& rows, const Shape& shape, ScalarType type, Maybe predicted_out) const {
     check(previous.has_value() == extrapolation.has_value(), "previous and extrapolation", " must be given together");
     return {
@@ -93,7 +93,7 @@ struct Sent {
   }
 };
 
-// The loss and scale that a reduction makes, and their views.
+// The tensors that a reduction writes: the loss and its scale, and their views.
 struct Reduced {
   Tensor loss, scale;
   MaybeTensor workspace;
@@ -105,7 +105,7 @@ struct LossTarget {
   int64_t reduction;
   auto fields() const { return std::tie(mask, reduction); }
 
-  // Of losses in the shape of x.
+  // x has the shape of the losses.
   Reduced over(Given x, ScalarType type) const {
     const Shape shape = shape_of(x);
     check(!shape.empty(), "x", " must have a batch dimension");
@@ -130,7 +130,7 @@ struct LossTarget {
   }
 };
 
-// The gradient of the result, which has the shape of a leading part of the variables', times its scale.
+// Multiplies the gradient of a reduced loss by the loss's scale.
 Tensor scaled(Given grad, Maybe scale);
 
 }  // namespace bfn::bindings

@@ -6,7 +6,7 @@
 namespace bfn {
 namespace {
 
-// Widens the shape of the rows by the dimensions of `value`, which lead those of the data.
+// Widens the shape `rows` by the dimensions of `value`, which must be leading dimensions of the data.
 void join(const char* name, Shape& rows, Given value, const Shape& data) {
   const auto sizes = value.sizes();
   for (size_t d = 0; d < sizes.size(); ++d) {

@@ -33,15 +33,15 @@ static DType dtype_of_tensor(const char* name, Given x) {
   throw std::invalid_argument(std::string(name) + " has a type that the kernels do not take");
 }
 
-// Dimension d of `shape` is dimension d - offset of x, of which the first `dims` count; x has size 1 wherever it has
-// none.
+// Dimension d of `shape` is dimension d - offset of x. Only the first `dims` dimensions of x count. Where x has no
+// dimension, its size is taken to be 1.
 static View aligned_view(const char* name, Given x, int64_t dims, const Shape& shape, int64_t offset) {
   if (!is_here(x)) throw std::invalid_argument(std::string(name) + " must be on " + kDeviceName);
   check(shape.size() <= kMaxDims, name, " has too many dimensions");
   View result;
   result.data = const_cast<void*>(x.const_data_ptr());
   static char nothing;
-  if (result.data == nullptr) result.data = &nothing;  // an empty tensor, which is not a missing one
+  if (result.data == nullptr) result.data = &nothing;  // an empty tensor must not look like a missing one
   result.dtype = dtype_of_tensor(name, x);
   const auto sizes = x.sizes(), strides = x.strides();
   const int64_t end = offset + dims;
@@ -50,7 +50,7 @@ static View aligned_view(const char* name, Given x, int64_t dims, const Shape& s
     check(size == shape[d] || size == 1, name, " does not broadcast to the data's shape");
     if (shape[d] == 1) continue;
     const int64_t stride = size == 1 ? 0 : strides[d - offset];
-    // the dimensions are taken from the last one on, and reversed below
+    // the loop runs from the last dimension to the first; the order is reversed below
     const int last = result.dims - 1;
     if (last >= 0 && stride == result.stride[last] * result.size[last]) {
       result.size[last] *= shape[d];
@@ -100,8 +100,8 @@ View view_of_rows(const char* name, Maybe x, const Shape& shape, ScalarType type
 constexpr int64_t kMostBytes = std::numeric_limits<int64_t>::max();
 constexpr const char* kTooLarge = "the result would have more bytes than can be counted";
 
-// It calls the shim itself, since the way through the dispatcher costs more than a small tensor. Large ones lie in huge
-// pages where the system has them.
+// It calls torch's C function directly, since the dispatcher takes longer than making a small tensor. Large tensors lie
+// in huge pages if the system has them.
 static Tensor strided(Given like, const Shape& shape, const Shape& strides, ScalarType type) {
   const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   const size_t bytes = aoti_torch_dtype_element_size(dtype) * static_cast<size_t>(numel(shape));
@@ -123,10 +123,10 @@ static Tensor strided(Given like, const Shape& shape, const Shape& strides, Scal
   return Tensor(made);
 }
 
-// A tensor whose dimensions follow on one another in this order, of which the first is the innermost.
+// Makes a dense tensor whose dimensions have this order in memory, the innermost first.
 static Tensor new_in_order(Given like, const Shape& shape, const Shape& order, ScalarType type) {
   check(shape.size() <= kMaxDims + 1, "",
-        "too many dimensions");  // several numbers of a variable are one dimension more
+        "too many dimensions");  // several numbers of a variable take one more dimension
   Shape strides(shape.size());
   int64_t stride = 1;
   for (const int64_t d : order) {
@@ -147,16 +147,17 @@ Tensor new_tensor(Given like, const Shape& shape, ScalarType type) {
   return new_in_order(like, shape, backwards(shape.size()), type);
 }
 
-// Whether dimension a of x, which stands further in than b, is to change places with it: 1 or -1, and 0 where the
-// strides do not say.
+// Compares two dimensions of x, of which `a` is further in than `b`: 1 if they must be swapped, -1 if they must not,
+// and 0 if the strides do not decide.
 static int compare(Given x, int64_t a, int64_t b) {
   if (x.stride(a) == 0 || x.stride(b) == 0) return 0;
   if (x.stride(a) != x.stride(b)) return x.stride(a) < x.stride(b) ? -1 : 1;
   return x.size(a) > x.size(b) ? 1 : 0;
 }
 
-// The dimensions of x, the innermost first, in the order that torch::empty_like gives them, by which fakes are made.
-// Its sort is repeated here as it is: another one would find another order, since a stride of 0 compares with none.
+// The dimensions of x in the order in which torch::empty_like lays them out, the innermost first. Fakes are made by
+// empty_like. The sort is the same as in torch. Another sort could give another order, since a stride of 0 is neither
+// smaller nor larger than other strides.
 static Shape order_of(Given x) {
   Shape order = backwards(static_cast<size_t>(x.dim()));
   for (size_t next = 1; next < order.size(); ++next) {
@@ -173,7 +174,7 @@ static Shape order_of(Given x) {
   return order;
 }
 
-// torch keeps strides by which the elements fill a stretch of memory, each place once.
+// torch keeps the strides of a tensor whose elements fill a piece of memory without gaps or overlaps.
 Tensor new_like(Given like, ScalarType type) {
   const Shape shape = shape_of(like), order = order_of(like);
   const bool empty = numel(shape) == 0;

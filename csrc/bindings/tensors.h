@@ -1,4 +1,4 @@
-// Tensors as the views that the ops take.
+// Turns tensors into the views that the ops take, and makes new tensors.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -26,7 +26,7 @@ using Doubles = std::optional<std::vector<double>>;
 using Given = const Tensor&;
 using Maybe = const MaybeTensor&;
 
-// Refuses an argument, unless this holds. The message is the name of the argument and `what`.
+// Raises an error unless `holds`. The message is the name of the argument, followed by `what`.
 inline void check(bool holds, const char* name, const char* what) {
   if (!holds) throw std::invalid_argument(std::string(name) + what);
 }
@@ -48,7 +48,7 @@ inline Shape without_last(Shape shape) {
   return shape;
 }
 
-// The member of an enumeration with this number; `last` is its last one.
+// Returns the member of an enumeration with this number. `last` is the enumeration's last member.
 template <class E>
 E code(const char* name, int64_t value, E last) {
   if (value < 0 || value > static_cast<int64_t>(last)) {
@@ -57,20 +57,20 @@ E code(const char* name, int64_t value, E last) {
   return static_cast<E>(value);
 }
 
-// The tensor broadcast to `shape`, aligned at the last dimension.
+// The view of a tensor, broadcast to `shape` and aligned at the last dimension.
 View view(const char* name, Given x, const Shape& shape);
 View view(const char* name, Maybe x, const Shape& shape);
-// One half, number 0 or 1, of a tensor that has the dimensions of `shape` and a last dimension of two.
+// The view of one half of a tensor, number 0 or 1. The tensor has the shape `shape` and a last dimension of size two.
 View view_of_half(const char* name, Given x, const Shape& shape, int64_t which);
-// The view of a tensor that the caller gave to be written into: a lazy clone gets memory of its own first.
+// The view of a tensor that the op writes into. A lazy clone gets memory of its own first.
 View view_of_out(Given out, const Shape& shape);
 View view_of_out(Maybe out, const Shape& shape);
 // The view of row scalars, which must have the type of the arithmetic.
 View view_of_rows(const char* name, Maybe x, const Shape& shape, ScalarType type);
-// The tensor broadcast to `shape`, aligned at the first dimension.
+// The view of a tensor, broadcast to `shape` and aligned at the first dimension.
 View leading_view(const char* name, Given x, const Shape& shape);
 
-// Double where any of these tensors has that type; some may be missing.
+// Returns double if any of these tensors has this type. Tensors may be missing.
 inline bool is_double(Given x) { return x.scalar_type() == ScalarType::Double; }
 inline bool is_double(Maybe x) { return x && is_double(*x); }
 template <class... X>
@@ -100,17 +100,18 @@ auto compute(ScalarType type, const Op& op, std::type_identity_t<Kernel<Op>> in_
   }
 }
 
-// Fresh tensors: contiguous, or with the strides of another.
+// New tensors: contiguous, or with the strides of another tensor.
 Tensor new_tensor(Given like, const Shape& shape, ScalarType type);
 Tensor new_like(Given like, ScalarType type);
 
-// The tensor of an argument that this operator cannot do without.
+// Returns the tensor of an argument. It is an error if the argument is missing.
 inline Given given(const char* name, Maybe x) {
   check(x.has_value(), name, " must be given");
   return *x;
 }
 
-// A fresh tensor, contiguous or like another, and its view. If it is not needed, the tensor is empty and the view null.
+// A new tensor, contiguous or with the strides of another tensor, and its view. If it is not needed, the tensor is
+// empty and the view is null.
 struct Output {
   Tensor tensor;
   View view;

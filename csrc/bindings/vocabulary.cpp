@@ -13,7 +13,7 @@ constexpr ScalarType type_of() {
                                      : ScalarType::Float;
 }
 
-// The numbers of a tensor, which must have that type, lie side by side, and be `count`.
+// Returns the numbers of a tensor, which must have this type, be contiguous and have `count` elements.
 template <class T>
 T* numbers(const char* name, const Tensor& x, int64_t count) {
   if (x.scalar_type() != type_of<T>() || !x.is_contiguous() || x.numel() != count) {
@@ -22,14 +22,14 @@ T* numbers(const char* name, const Tensor& x, int64_t count) {
   return static_cast<T*>(x.mutable_data_ptr());
 }
 
-// The tile that a tensor `[tokens, classes]` has the numbers of.
+// Returns the tile whose numbers are in a tensor `[tokens, classes]`.
 TileOfClasses tile_of(const Tensor& numbers_of_it, const Tensor& x, int64_t first) {
   if (numbers_of_it.dim() != 2) throw std::invalid_argument("a tile must have two dimensions");
   const int64_t tokens = numbers_of_it.size(0);
   return {tokens, numbers_of_it.size(1), first, numbers<int64_t>("x", x, tokens)};
 }
 
-// The numbers of each token; null if there are none.
+// Returns the numbers of each token; null if the tensor is missing.
 template <class T>
 T* numbers_of_tokens(const char* name, const MaybeTensor& values, const TileOfClasses& tile) {
   return values ? numbers<T>(name, *values, tile.tokens) : nullptr;

@@ -10,8 +10,8 @@
 namespace bfn {
 namespace {
 
-// The signs of the classes [start, start + length). A class out of range, where the mask does not hide it, is left to
-// `bad`, and its sign is any number.
+// Computes the signs of the classes [start, start + length). `bad` remembers a class that is out of range, unless the
+// mask hides it; the sign of such a class is arbitrary.
 template <class T>
 void load_signs(const View& x, int64_t start, int64_t length, const uint8_t* mask, T* __restrict s, BadClass& bad) {
   bool any = false;
@@ -46,7 +46,7 @@ void load_signs(const View& x, int64_t start, int64_t length, const uint8_t* mas
   }
 }
 
-// The logits of a step, where they are not the network's alone.
+// Computes the logits of a step from the network's logits and its guidance.
 template <class T>
 [[gnu::noinline]] void guide(const Guidance& by, int64_t start, int64_t length, const T* z, T* out) {
   T buffers[3][kBlock];
@@ -56,7 +56,7 @@ template <class T>
   for (int64_t i = 0; i < length; ++i) out[i] = guided(z[i], scale[i], other[i], other_scale[i]);
 }
 
-// Turns what is sent into what a solver's step takes; returns the state that the message is added to.
+// Extrapolates what is sent, as a solver's step does. Returns the state that the message is added to.
 template <class T>
 [[gnu::noinline]] const T* solve(const Solver& op, int64_t start, int64_t length, const T* state, T* sent, T* buffer) {
   for (int64_t i = 0; i < length; ++i) sent[i] = binary_share_of(sent[i]);
@@ -93,17 +93,17 @@ void choose(const BinaryUpdate& op, int64_t start, int64_t length, T* __restrict
   for (int64_t i = 0; i < length; ++i) sent[i] = z[i] == z[i] ? sent[i] : kNaN<T>;
 }
 
-// The losses of a block by draws or nodes.
+// The losses of a block, as sums over draws or nodes.
 template <class T>
 struct NStepBlock {
   int64_t length;
   T s[kBlock], u[kBlock], p[kBlock], q[kBlock];
   T value[kBlock] = {}, slope[kBlock] = {};
 
-  // Adds a draw of the variables [begin, end), whose log-ratio is r(i).
+  // Adds a draw for the variables [begin, end). r(i) is the logarithm of its ratio of densities.
   template <class R>
   void add(int64_t begin, int64_t end, T weight, R&& r) {
-    int32_t beyond = 0;  // a number, since bool would keep the loop from SIMD
+    int32_t beyond = 0;  // an integer, since a loop over bool is not vectorised
     for (int64_t i = begin; i < end; ++i) beyond |= abs(r(i)) <= T(kMaxLogRatio) ? 0 : 1;
     if (!beyond) {
       for (int64_t i = begin; i < end; ++i) take(i, weight, binary_draw(p[i], q[i], exp_and_expm1(-r(i))));

@@ -8,7 +8,7 @@
 namespace bfn {
 namespace {
 
-// The data that a network predicts by way of its noise.
+// Reads the data that a network predicts through the noise.
 template <class T>
 struct PredictionBlock {
   T buffers[4][kBlock];
@@ -28,7 +28,7 @@ struct PredictionBlock {
   T x_hat(int64_t i) const { return predict(prediction[i], mean[i], mean_scales[i], noise_scales[i]); }
 };
 
-// The data that a network puts out itself.
+// Reads the data that a network predicts directly.
 template <class T>
 struct DataBlock {
   T buffer[kBlock];
@@ -45,7 +45,7 @@ struct DataBlock {
   T x_hat(int64_t i) const { return prediction[i]; }
 };
 
-// Calls f with what reads the predictions of a block.
+// Calls f with the object that reads the predictions of a block.
 template <class T, class F>
 void with_prediction(const Prediction& from, int64_t start, int64_t length, F&& f) {
   if (from.mean_scale || from.noise_scale) {

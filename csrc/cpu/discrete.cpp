@@ -8,7 +8,7 @@
 namespace bfn {
 namespace {
 
-// What each lane's row sends: one class, or the distribution p_k = e_k share where that share is above 0. A row that
+// What the row of each lane sends: one class or, if `share` is above 0, the distribution p_k = e_k share. A row that
 // has neither sends NaN.
 template <class T>
 struct SentRows {
@@ -21,10 +21,11 @@ struct SentRows {
     std::fill_n(one, kLanes, -1);
   }
 
-  // NaN for a row that sends nothing.
+  // Returns NaN for a row that sends nothing.
   T poison_of(int64_t j) const { return one[j] < 0 && !(share[j] > T(0)) ? kNaN<T> : T(0); }
 
-  // Writes onto(i) + y_i for a tile. Without kShared no row sends a distribution, and e and scale are not looked at.
+  // Writes onto(i) + y_i for a tile, where y is the message. Without kShared no row sends a distribution, and e and
+  // scale are not read.
   template <bool kShared, class Onto>
   void messages(const Tile& tile, const T* __restrict eps, const T* __restrict e, const T* scale, Onto onto,
                 T* __restrict y) const {
@@ -42,7 +43,7 @@ struct SentRows {
               [&](int64_t j, int64_t i) { y[i] = onto(i) + message(T(1), beta[j], spread[j], eps[i], classes); });
   }
 
-  // Writes what is sent, as probabilities.
+  // Writes what each row sends, as probabilities.
   void probabilities(const Tile& tile, const T* __restrict e, const T* scale, T* __restrict p) const {
     T poison[kLanes], by[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) {
@@ -54,7 +55,8 @@ struct SentRows {
   }
 };
 
-// The logits of a step. Like all that updates do without, what turns them into others is a function of its own.
+// Computes the logits of a step from the network's logits and its guidance. Ordinary updates do not need this code; as
+// a function of its own it keeps their loops small.
 template <class T>
 struct StepLogits {
   const DiscreteUpdate& op;
@@ -74,12 +76,12 @@ struct StepLogits {
     const T* other = unconditional ? load_tile(unconditional, tile, other_buffer, T(0)) : other_buffer;
     for_numbers(tile,
                 [&](int64_t i, int32_t, auto j) { buffer[i] = guided(z[i], scale[j], other[i], other_scale[j]); });
-    return buffer;  // behind the end of a row, where z is -infinity, it stays so
+    return buffer;  // the padding of a row, where z is -infinity, stays -infinity
   }
 };
 
-// Puts out p, and turns it into what a solver's step takes. The prediction before is read first, since p may take its
-// place.
+// Stores p as the step's prediction, then replaces p by p + extrapolation (p - previous). The previous prediction is
+// read first, since p may be stored over it.
 template <class T>
 void extrapolate_tile(const Solver& op, const Tile& tile, T* __restrict p) {
   T ahead[kBlock], buffer[kBlock], by[kLanes];
@@ -92,7 +94,7 @@ void extrapolate_tile(const Solver& op, const Tile& tile, T* __restrict p) {
   if (op.previous) std::copy_n(ahead, tile.numbers(), p);
 }
 
-// The step of a solver for a tile, whose e and scale are those of what is sent.
+// The step of a solver for a tile. e and scale give the distribution that is sent.
 template <class T>
 [[gnu::noinline]] void solve_tile(const Solver& op, const Tile& tile, const SentRows<T>& sent, const T* e,
                                   const T* scale, const T* eps, const T* state, T* out) {
@@ -106,7 +108,7 @@ template <class T>
   });
 }
 
-// The probabilities of rows whose e_k, by tiles and their scales, are in the scratch.
+// Writes the probabilities of rows. Their e_k and the scale of each tile are in the scratch.
 template <class T>
 void store_probs(const View& out, const Rows& rows, const double (&sums)[kLanes], RowScratch<T>& scratch) {
   scratch.store(out, rows, [&](const Tile& tile, const T* e, const T* scale, T* p) {
@@ -116,8 +118,8 @@ void store_probs(const View& out, const Rows& rows, const double (&sums)[kLanes]
   });
 }
 
-// All rows of a block are turned at once, so that each lane has some that follow each other: the few steps that sixteen
-// rows alone take would wait for one another.
+// Transposes all rows of a block at once, so that each lane has several rows one after the other. With only sixteen
+// rows at a time, each of the few steps would wait for the result of the step before.
 template <class T>
 void theta_of_few(const DiscreteTheta& op) {
   const int64_t classes = op.num_classes;
@@ -138,7 +140,7 @@ void theta_of_few(const DiscreteTheta& op) {
   });
 }
 
-// Saves what rows that cost nothing leave to the backward pass: zeros.
+// Saves zeros for rows that cost nothing, which the backward pass reads.
 template <class T>
 void save_nothing(const DiscreteLoss& op, const Rows& rows) {
   const T zeros[kBlock] = {};
@@ -148,7 +150,7 @@ void save_nothing(const DiscreteLoss& op, const Rows& rows) {
   });
 }
 
-// Decides what the network's rows send; the e of distributions are left in the scratch.
+// Decides what the rows of the network's output send. The scratch gets the e of distributions.
 template <class T>
 void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, SentRows<T>& sent) {
   const StepLogits<T> logits{op};
@@ -164,7 +166,7 @@ void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, 
   }
 }
 
-// Rows that are known send their own class.
+// Makes the rows whose class is known send this class.
 template <class T>
 void send_known(const DiscreteUpdate& op, const Rows& rows, const uint8_t (&known)[kLanes], SentRows<T>& sent,
                 BadClass& bad) {
@@ -176,7 +178,7 @@ void send_known(const DiscreteUpdate& op, const Rows& rows, const uint8_t (&know
   }
 }
 
-// Writes the new state of a tile, and returns it as it is after rounding to the type of the state.
+// Writes the new state of a tile. Returns it rounded to the type of the state.
 template <class T>
 class NewState {
  public:
@@ -186,7 +188,7 @@ class NewState {
         scratch_(scratch),
         shared_(std::any_of(sent.share, sent.share + kLanes, [](T share) { return !(share == T(0)); })) {}
 
-  // The e of a tile are read before sums over its new state take their place.
+  // The e of a tile are read before the sums over its new state overwrite them.
   const T* operator()(const Tile& tile, T* new_state) const {
     T normals[kBlock], buffer[kBlock];
     const T* eps = normals_or_zeros(op_.noise, tile, normals, ahead_of<T>({&op_.state, &op_.out, &op_.theta}, tile));
@@ -343,7 +345,7 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
       const LaneSlopes<T> slopes(stats, op.weight ? weight : nullptr, grad, costs);
       for_tiles(rows, [&](const Tile& tile) {
         T logits[kBlock], e[kBlock], out[kBlock];
-        // only half a tile is asked for ahead, since the output's lines come in between
+        // prefetches only half a tile ahead, since the lines of the output also take room in the cache
         exp_tile(tile, load_tile(op.logits, tile, logits, kMinusInfinity<T>), stats.max(), e, kBlock / 2);
         T* by = target_tile(op.grad_logits, tile, out);
         slopes.write(tile, x, e, nullptr, by);

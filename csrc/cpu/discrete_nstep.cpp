@@ -9,18 +9,18 @@
 namespace bfn {
 namespace {
 
-// Numbers that are kept of every class between the sweeps over a row's tiles.
+// What is stored of every class between two passes over the tiles of a row.
 template <class T>
 struct NStepScratch {
   RowScratch<T> rows;
   std::vector<T> p, growth, ratio, gradient;
-  T normals[kBlock];  // those of one tile in one draw
+  T normals[kBlock];  // the normals of one tile in one draw
 
   explicit NStepScratch(int64_t num_classes)
       : rows(num_classes), p(rows.e.size()), growth(p.size()), ratio(p.size()), gradient(p.size()) {}
 };
 
-// Sums S and M = 1 + S of the joint receiver (math/discrete.h) over the steps of a tile.
+// Computes the sums S and M = 1 + S of the joint receiver (math/discrete.h) over the steps of a tile.
 template <class T>
 [[gnu::noinline]] void sum_products(int64_t steps, const T* __restrict p, const T* __restrict growth,
                                     const T* __restrict ratio, double* __restrict excess, double* __restrict mixture) {
@@ -37,13 +37,13 @@ template <class T>
   }
 }
 
-// A draw of the joint receiver in lanes.
+// A draw of the joint receiver for the rows in the lanes.
 template <class T>
 struct JointDraws {
   T divergence[kLanes], factor[kLanes], level[kLanes];
   int32_t near_one[kLanes], beyond[kLanes];
 
-  // These are functions of their own, so that the lanes become SIMD.
+  // The compiler vectorises these loops only if they are functions of their own.
   [[gnu::noinline]] void take(const double* __restrict excess, const double* __restrict mixture, T weight) {
     for (int64_t j = 0; j < kLanes; ++j) {
       const JointDraw<T> draw(static_cast<T>(excess[j]), static_cast<T>(mixture[j]), weight);
@@ -66,7 +66,7 @@ struct JointDraws {
   }
 };
 
-// The rows in the lanes, and the numbers that all draws share.
+// The rows in the lanes, and the numbers that are the same for all draws.
 template <class T>
 struct NStepRows {
   const DiscreteNStep& op;
@@ -75,11 +75,11 @@ struct NStepRows {
   int64_t x[kLanes];
   T alpha[kLanes];
   double value[kLanes] = {};
-  // The tile and draw whose normals `made` points to.
+  // `made` points to the normals of this tile in this draw.
   int64_t made_draw = -1, made_first = -1;
   const T* made = nullptr;
 
-  // The normals of a draw. A quadrature's node is one number for all classes.
+  // Returns the normals of a draw. A node of a quadrature is one number for all classes.
   const T* normals(const Tile& tile, int64_t draw) {
     if (draw == made_draw && tile.first == made_first) return made;
     made_draw = draw;
@@ -122,7 +122,7 @@ struct NStepRows {
     Differences d;
     const T classes = static_cast<T>(rows.num_classes);
     for (int64_t j = 0; j < kLanes; ++j) {
-      // a quadrature has K = 2, where y_x - y_o ~ N(2 alpha, 4 alpha)
+      // a quadrature needs K = 2, for which y_x - y_o ~ N(2 alpha, 4 alpha)
       d.spread[j] = op.draws.n_samples ? sqrt(classes * alpha[j]) : -2 * sqrt(alpha[j]);
       d.towards[j] = classes * alpha[j];
     }
@@ -164,8 +164,8 @@ struct NStepRows {
     for (int64_t j = 0; j < kLanes; ++j) value[j] += static_cast<double>(weight(draw)) * joint.divergence[j];
   }
 
-  // Does the same where M is too small or too large for float, by the log-odds against x before and after the message.
-  // Logits are taken from the largest one, so that large ones leave the message its digits.
+  // Does the same if M is too small or too large for float, by the log-odds against x before and after the message. The
+  // largest logit is subtracted first, so that large logits do not absorb the digits of the message.
   void joint_draw_beyond(int64_t draw, const Differences& d, const int32_t (&beyond)[kLanes], T (&divergence)[kLanes]) {
     const auto logits = logits_of<T>(op.logits);
     const RowSums<T> before(rows, x, scratch.rows, logits);
@@ -212,7 +212,7 @@ struct NStepRows {
     for (int64_t j = 0; j < kLanes; ++j) value[j] += static_cast<double>(by) * sums[0][j];
   }
 
-  // Writes 1 - p into `ratio`; for the likeliest class, where it would cancel, it is the sum of the others.
+  // Writes 1 - p to `ratio`. For the likeliest class this difference would cancel, so it is the sum of the others.
   void set_rests(const int64_t (&likeliest)[kLanes]) {
     const RowSums<T> sums(rows, likeliest, scratch.rows, logits_of<T>(op.logits));
     for_tiles(rows, [&](const Tile& tile) {
@@ -223,8 +223,8 @@ struct NStepRows {
     });
   }
 
-  // Turns derivatives g by p into those by the logits, p_k (g_k - mean of g). For the likeliest class that would
-  // cancel: there the differences are summed instead.
+  // Turns the derivatives g by p into derivatives by the logits, p_k (g_k - mean of g). For the likeliest class this
+  // difference cancels, so its derivative is a sum of differences instead.
   void through_softmax(const int64_t (&likeliest)[kLanes]) {
     T largest[kLanes] = {};
     for_tiles(rows, [&](const Tile& tile) {
@@ -249,7 +249,7 @@ struct NStepRows {
     });
   }
 
-  // Leaves the losses in `value` and their gradients by the logits in the scratch.
+  // Writes the losses to `value`, and their gradients by the logits to the scratch.
   void run() {
     const int64_t draws = op.draws.count();
     if (op.receiver == Receiver::kJoint) {

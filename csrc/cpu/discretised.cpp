@@ -99,7 +99,7 @@ template <class T>
 void bin_cost(const NetworkBlock<T>& from, const View& x, int64_t start, T* loss, GradientBlock<T>& by) {
   T buffer[kBlock], log_p[kBlock];
   const T* each_x = load_each(x, start, from.length, from.components, buffer);
-  const T weight = from.mixed ? T(1) : T(-1);  // ln p's weight in the cost; a mixture's components get theirs below
+  const T weight = from.mixed ? T(1) : T(-1);  // of ln p in the cost; the components of a mixture get weights below
   const auto cost = [&](auto clip) {
     const Bins<T> bins{from.bins.count, decltype(clip)::value};
     for (int64_t i = 0; i < from.all(); ++i) {
@@ -131,7 +131,7 @@ void bin_cost(const NetworkBlock<T>& from, const View& x, int64_t start, T* loss
   }
 }
 
-// L_n (113-119). A thread has one object for all of its blocks.
+// L_n (113-119). A thread uses one object for all of its blocks.
 template <class T>
 class NStep {
  public:
@@ -175,7 +175,7 @@ class NStep {
   std::vector<T> terms, e;
   NStepSum<T> sum;
 
-  // The sum over bins is linear in p: a mixture's is that of its components, times their shares.
+  // The sum over bins is linear in p. So the sum of a mixture is the sum over its components, times their shares.
   T expect(const NetworkBlock<T>& from, int64_t first, GradientBlock<T>& by) {
     const T n = static_cast<T>(op.n_steps);
     std::fill_n(by.by_mean + first, from.components, T(0));

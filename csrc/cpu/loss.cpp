@@ -2,6 +2,6 @@
 
 namespace bfn {
 
-int64_t loss_workspace(const LossTarget&) { return 0; }  // reduce_losses keeps its partial sums itself
+int64_t loss_workspace(const LossTarget&) { return 0; }  // reduce_losses allocates its partial sums
 
 }  // namespace bfn

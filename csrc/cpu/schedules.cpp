@@ -31,7 +31,7 @@ void check_range(const char* name, const View& view, int64_t count, double high,
                               " to " + written(largest));
 }
 
-// Names the first time that no step of L_n has.
+// Refuses the first time at which no step of L_n starts.
 [[noreturn]] void refuse_time(const RowScalars& op) {
   double t = 0;
   for (int64_t i = 0; i < op.count; ++i) {
@@ -43,7 +43,7 @@ void check_range(const char* name, const View& view, int64_t count, double high,
                               "; or give step=i");
 }
 
-// Calls f with the member of an enumeration as a constant; `last` is its last one.
+// Calls f with a member of an enumeration as a compile-time constant. `last` is the enumeration's last member.
 template <auto last, class F>
 void with_constant(decltype(last) member, F&& f) {
   [&]<int64_t... which>(std::integer_sequence<int64_t, which...>) {
@@ -59,8 +59,8 @@ constexpr bool has_forms(RowScalar which) {
          which == RowScalar::kBetaSpread;
 }
 
-// Calls f with a function that computes the scalar and has no branch that is the same for all rows, so that loops in f
-// are SIMD.
+// Calls f with a function that computes the scalar. Branches that are the same for all rows were taken before, so that
+// loops in f are vectorised.
 template <class F>
 void with_formula(RowScalar wanted, const RowContext& context, F&& f) {
   with_constant<RowScalar::kSpread>(wanted, [&](auto which) {

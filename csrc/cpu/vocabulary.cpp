@@ -6,7 +6,7 @@
 namespace bfn {
 namespace {
 
-// A part of a token's row, which fits in a buffer of kBlock numbers.
+// A part of the row of a token that fits a buffer of kBlock numbers.
 struct Part {
   int64_t token, first, count, start;  // `first` is the number of its first class; it starts at this place of the tile
 
@@ -36,7 +36,7 @@ void where_in(const TileOfClasses& tile, const Part& part, F&& f) {
   if (place >= 0 && place < part.count) f(place);
 }
 
-// Copies a part, and fills the lanes behind its end.
+// Copies a part, and fills its padding.
 template <class T>
 void load_part(const Part& part, const T* from, T* to, T pad) {
   std::copy_n(from + part.start, part.count, to);
@@ -67,7 +67,7 @@ const T* normals_of_part(const Part& part, int64_t row, int64_t num_classes, uin
   return buffer + skip;
 }
 
-// The numbers y of a part, with -infinity behind its end.
+// Returns the numbers y of a part, with -infinity in the padding.
 template <class T>
 void flow_part(const FlowTile<T>& op, const Part& part, T* y) {
   T normals[noise_room(kBlock)];
@@ -91,7 +91,7 @@ void flow_again(const FlowTile<T>& op, int64_t token) {
   });
 }
 
-// Turns a token's numbers into exponentials by `top`, which is not below op.top, and joins their sum with op.total.
+// Turns the numbers of a token into exp(number - top), where top is at least op.top, and adds their sum to op.total.
 template <class Op, class T>
 void join_exponentials(const Op& op, int64_t token, T top, T* numbers) {
   double sum = 0;
@@ -128,7 +128,7 @@ void flow_alone(const FlowTile<T>& op, int64_t token) {
   });
 }
 
-// The noise of a part of a step, which may have none.
+// Returns the noise of a part, or zeros if the step has no noise.
 template <class T>
 const T* step_noise(const StepTile<T>& op, const Part& part, T* buffer) {
   if (op.noise.explicit_values) return load(op.noise.explicit_values, part.start, part.count, buffer);
@@ -137,7 +137,7 @@ const T* step_noise(const StepTile<T>& op, const Part& part, T* buffer) {
   return buffer;
 }
 
-// The new state of a part, as it is after rounding to the state's type, with -infinity behind its end.
+// Returns the new state of a part, rounded to the type of the state, with -infinity in the padding.
 template <class T>
 void step_part(const StepTile<T>& op, const Part& part, T* new_state) {
   T normals[noise_room(kBlock)], buffer[kBlock];
@@ -164,7 +164,7 @@ void step_part(const StepTile<T>& op, const Part& part, T* new_state) {
   std::fill(new_state + part.count, new_state + part.steps() * kLanes, kMinusInfinity<T>);
 }
 
-// In lanes, the sums of e and e^2 over what is not 1, and how many numbers are.
+// In lanes: the sums of e and of e^2 over all e but 1, and how many e are 1.
 template <class T>
 [[gnu::noinline]] void sum_below_one(int64_t steps, const T* __restrict e, double* __restrict sums,
                                      double* __restrict squares, double* __restrict ones) {
@@ -190,14 +190,14 @@ struct TopSums {
     sum_below_one(part.steps(), e, sums, squares, ones);
     top = most, rest = 0, square = 0;
     for (int64_t j = 0; j < kLanes; ++j) rest += sums[j], square += squares[j], count += ones[j];
-    const double more = std::max(count - 1, 0.0);  // the others that are as large; there is no one where all are -inf
+    const double more = std::max(count - 1, 0.0);  // how many others are as large; none if all are -inf
     rest += more, square += more;
   }
 
-  // Adds these sums to those of other logits.
+  // Adds these sums to the sums of other logits.
   void join(double& other_top, double& other_rest, double& other_square) const {
     const double most = std::max(top, other_top), here = ::exp(top - most), there = ::exp(other_top - most);
-    const double less = std::min(here, there);  // what the smaller of the largest ones adds
+    const double less = std::min(here, there);  // what the smaller one of the two largest logits adds
     other_top = most;
     other_rest = here * rest + there * other_rest + less;
     other_square = here * here * square + there * there * other_square + less * less;

@@ -43,7 +43,7 @@ __device__ T sent_by(T z, T uniform) {
   return z == z ? sent : kNaN<T>;
 }
 
-// Turns signs, or 2p - 1, into what a solver's step takes.
+// Extrapolates signs, or 2p - 1, as a solver's step does.
 template <class At, class T, int kCount>
 __device__ __forceinline__ void extrapolate_signs(const At& at, const Solver& op, T (&sent)[kCount]) {
 #pragma unroll
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-// Turns derivatives by s z into those by z, which are 0 where the mask is, and stores them.
+// Turns derivatives by s z into derivatives by z, sets them to 0 where the mask is 0, and stores them.
 template <class At, class T, int kCount>
 __device__ void store_gradient(const At& at, const View& to, const bool (&on)[kCount], const T (&s)[kCount],
                                T (&slope)[kCount]) {
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-// Packs of eight need the registers of two blocks.
+// Packs of eight variables need so many registers that a multiprocessor holds one block instead of two.
 template <class At>
 __global__ void __launch_bounds__(kThreads, At::kCount > 4 ? 1 : 2)
     binary_nstep_kernel(const __grid_constant__ BinaryNStep op, const __grid_constant__ RowMap rows,

@@ -7,8 +7,8 @@
 namespace bfn {
 namespace {
 
-// How many blocks a multiprocessor holds at least. In double the registers would not suffice for two, nor would they
-// for the update of sixteen classes by a thread.
+// The least number of blocks that a multiprocessor must hold. In double there are not enough registers for two blocks,
+// nor for an update in which a thread handles sixteen classes.
 template <class A, int kSlots = 0>
 constexpr int kResident = sizeof(typename A::Compute) == sizeof(double) || kSlots > 1 ? 1 : 2;
 
@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
   for_rows(team, op.count, [&](int64_t row) { store_softmax<A, Team, kSlots>(team, op.logits, op.out, row, count); });
 }
 
-// Makes the message that the class x sends, with its noise: four classes of a row at a time.
+// Makes the noisy message about class x, for four classes of a row at a time.
 template <class T>
 struct MessageRow {
   const DiscreteSender& op;
@@ -82,8 +82,8 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
   });
 }
 
-// What a network's row sends: one class or, if `of_p`, the distribution exp(z_k - top) * inverse. A row with neither,
-// whose class is -1, sends NaN.
+// What a row of the network's output sends: one class or, if `of_p`, the distribution exp(z_k - top) * inverse. If the
+// class is -1, the row sends NaN.
 template <class T>
 struct SentRow {
   int64_t one;
@@ -93,14 +93,14 @@ struct SentRow {
   __device__ T at(int64_t k, T z) const { return of_p ? exp_difference(z, top) * inverse : static_cast<T>(k == one); }
 };
 
-// Draws the first class whose cumulative e exceeds `below`; if none does, the last with a probability above 0.
+// Draws the first class whose cumulative e exceeds `below`; if none does, the last class with a probability above 0.
 template <class A, class Team, int kSlots>
 __device__ int draw_class(const Team& team, ClassRow<A, Team, kSlots>& row, int count, typename A::Compute top,
                           typename A::Compute below) {
   using T = typename A::Compute;
   int first = count, last = 0;
   T before = 0;
-  // every thread takes part in every round, also those that have no classes left
+  // every thread takes part in every round, even if it has no classes left
   const int rounds = (count + 4 * team.size - 1) / (4 * team.size);
 #pragma unroll 1
   for (int i = 0; i < rounds; ++i) {
@@ -141,7 +141,7 @@ __device__ SentRow<typename A::Compute> choose(const Team& team, const DiscreteU
   return {draw_class(team, logits, count, total.top, uniform * total.sum), false, T(0), T(0)};
 }
 
-// The numbers of a row that its update takes, of which a solver's step alone takes the last two.
+// The scalars of a row that its update uses. Only a solver's step uses the last two.
 template <class T>
 struct StepRow {
   T beta, spread, extrapolation, keep;
@@ -153,8 +153,8 @@ struct StepRow {
         keep(solves ? read_row<T>(op.solver.keep, row, T(1)) : T(1)) {}
 };
 
-// The step of a solver for four classes of a row, of which p is sent. The prediction before is read first, since p may
-// take its place.
+// The step of a solver for four classes of a row, where p is sent. The previous prediction is read first, since p may
+// be stored over it.
 template <class A>
 __device__ __forceinline__ void solve(const DiscreteUpdate& op, const StepRow<typename A::Compute>& by, int64_t seed,
                                       int64_t row, int first, typename A::Compute (&p)[4]) {
@@ -175,7 +175,7 @@ __device__ __forceinline__ void solve(const DiscreteUpdate& op, const StepRow<ty
   A::store(op.out, row, count, first, state);
 }
 
-// A kernel of its own does what a solver's step has beside an update, since the registers would not suffice for both.
+// A separate kernel does the steps of solvers, since one kernel for both would need too many registers.
 template <class A, class Team, int kSlots, bool kSolves>
 __global__ void __launch_bounds__(kThreads, kSolves ? 1 : kResident<A, kSlots>)
     update_kernel(const __grid_constant__ DiscreteUpdate op, int team_size) {
@@ -213,12 +213,12 @@ __global__ void __launch_bounds__(kThreads, kSolves ? 1 : kResident<A, kSlots>)
       }
       A::store(op.out, row, count, first, state);
     });
-    // each thread reads the classes of the new state that it has written itself
+    // each thread reads only the classes of the new state that it has written itself
     if (op.theta) store_softmax<A, Team, kSlots>(team, op.out, op.theta, row, count);
   });
 }
 
-// Calls cost(row, x, on) for the rows of a block's chunk; masked rows cost nothing, and a bad class NaN.
+// Calls cost(row, x, on) for the rows of a block's chunk. Masked rows cost 0, and rows with a bad class cost NaN.
 template <class T, class Team, class F>
 __device__ void reduce_rows(const Team& team, const LossTarget& to, const Chunks& chunks, const View& x_view,
                             int64_t num_classes, F&& cost) {
@@ -372,7 +372,7 @@ void discrete_nstep(const DiscreteNStep& op) {
            chunks.blocks, threads, op, nodes, chunks, size);
     finish_losses<T>(op.to, chunks);
   };
-  // it is bound by arithmetic, so narrower types go the general way
+  // this kernel is bound by arithmetic, so narrower types use the general access
   if constexpr (sizeof(T) == sizeof(float)) {
     if (layout.dense() && layout.data_type() == DType::kFloat) return with_team<DenseClasses<T>>(op.num_classes, run);
   }

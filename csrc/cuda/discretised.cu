@@ -59,7 +59,7 @@ __device__ void values_of(const Normals<T, kCount>& from, const T (&eps)[kCount]
   }
 }
 
-// Calls f(at, there) for all packs: in rounds where blocks sort their variables.
+// Calls f(at, there) for all packs, in rounds if the blocks sort their variables.
 template <class At, Choice kChoice, class F>
 __device__ void for_choices(int64_t count, const RowMap& rows, F&& f) {
   if constexpr (kChoice == Choice::kMean) {
@@ -174,7 +174,7 @@ Layout layout_of(const NetworkOutput& from) {
       .rows(from.noise_scale);
 }
 
-// Calls f(Tag<At>, choice). A mode takes variables one by one, since each is much work.
+// Calls f(Tag<At>, choice). For a mode a thread handles one variable at a time, since each is much work.
 template <class At, class F>
 void with_choice(Choice choice, F&& f) {
   if (choice == Choice::kSample) return f(Tag<At>{}, std::integral_constant<Choice, Choice::kSample>{});
@@ -191,7 +191,7 @@ void output_std(const OutputStd& op) {
     using At = typename decltype(tag)::type;
     launch(&output_std_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map());
   };
-  // its caller brings numbers in the type of the arithmetic
+  // callers pass numbers in the type of the arithmetic
   if constexpr (sizeof(T) == sizeof(float)) {
     if (layout.dense() && layout.data_type() == DType::kFloat) return run(Tag<Dense<float, float>>{});
   }

@@ -29,7 +29,8 @@ int64_t loss_workspace(const LossTarget& to) {
 
 template <class T>
 void finish_losses(const LossTarget& to, const Chunks& chunks) {
-  // Batches without any variables have sums of 0. Where one block summed each batch, only the scale is left.
+  // Batch elements without variables have a sum of 0. If one block summed each batch element, only the scale is
+  // missing.
   const bool by_batch = to.reduction == Reduction::kBatch, summed = by_batch && chunks.pieces == 1;
   LossTarget target = to;
   if (summed) target.reduction = Reduction::kNone;

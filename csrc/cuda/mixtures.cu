@@ -36,8 +36,8 @@ class Components {
     for (int m = 0; m < count(); ++m) sum += share(m) * f(m);
     return sum;
   }
-  // Stores the gradients by the m-th component's predictions and logit, given those by its mean, std and logit. With
-  // `add` they are added to what is stored.
+  // Stores the gradients by the predictions and the logit of component m, given the gradients by its mean, std and
+  // logit. With `add` it adds them to the stored numbers.
   __device__ void store(const NetworkGradients& to, int m, ComponentGradient<T> by, bool add = false) const {
     const OutputNormal<T> through = normal(m);
     put(to.grad_prediction, m, by.by_mean * through.mean_by_prediction, add);
@@ -197,7 +197,7 @@ struct NStepVariable {
 
   __device__ NStepVariable(const DiscretisedLoss& of, const General<T>& place) : op(of), at(place.start) {}
 
-  // Adds some draws; the first ones' gradients are stored, later ones' added to them.
+  // Adds some draws. The gradients of the first draws are stored; later gradients are added to them.
   __device__ void add(int v, const NStepDraws<T>& draws, bool first) {
     const bool mine = static_cast<int>(threadIdx.x % 32) == v;
     const int64_t variable = __shfl_sync(kWholeWarp, at, v);

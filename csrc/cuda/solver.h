@@ -1,4 +1,4 @@
-// What a solver's step does to elementwise data.
+// The extrapolation of a solver's step for elementwise data.
 #pragma once
 
 #include "../ops/solver.h"
@@ -6,7 +6,8 @@
 
 namespace bfn {
 
-// Puts out p, and turns it into what the step takes. The prediction before is read first, since p may take its place.
+// Stores p as the step's prediction, then replaces p by p + extrapolation (p - previous). The previous prediction is
+// read first, since p may be stored over it.
 template <class At, class T, int kCount>
 __device__ __forceinline__ void extrapolate(const At& at, const Solver& op, T (&p)[kCount]) {
   T previous[kCount] = {}, by[kCount] = {};
@@ -30,7 +31,7 @@ __device__ __forceinline__ void guide(const At& at, const Guidance& by, T (&z)[k
   for (int j = 0; j < kCount; ++j) z[j] = guided(z[j], scale[j], unconditional[j], unconditional_scale[j]);
 }
 
-// The layout with the views of a solver's step.
+// Adds the views of a solver's step to the layout.
 inline Layout& with_solver(Layout& layout, const Solver& op) {
   return layout.data(op.previous).data(op.prediction).rows(op.keep).rows(op.take).rows(op.std).rows(op.extrapolation);
 }

@@ -28,14 +28,14 @@ struct BinaryUpdate {
   View out, theta;  // theta, if it is not null, gets the sigmoid of what out gets
 };
 
-// L_inf (205) where there is a weight, else -ln p_x; grad_logits is null where no gradient will be asked for.
+// L_inf (205) if there is a weight, else -ln p_x. grad_logits is null if no gradient is wanted.
 struct BinaryLoss {
   View x, logits, weight;
   View grad_logits;
   LossTarget to;
 };
 
-// A node stands for s eps, since nodes lie symmetrically.
+// A node is used as s eps, which the symmetry of the nodes allows.
 struct BinaryNStep {
   int64_t n_steps;
   Receiver receiver;

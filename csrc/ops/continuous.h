@@ -7,8 +7,8 @@
 
 namespace bfn {
 
-// out = state_scale state + data_scale data + noise_scale eps: the flow (77), the sender, the update (49, 50), and
-// sender and update in one.
+// out = state_scale state + data_scale data + noise_scale eps. This is the flow (77), the sender, the update (49, 50),
+// or the sender and the update in one.
 struct GaussianStep {
   int64_t count;
   View state, state_scale, data, data_scale, noise_scale;
@@ -16,13 +16,13 @@ struct GaussianStep {
   View out;
 };
 
-// A prediction and what makes data of it (84), clipped to [low, high].
+// A prediction and the numbers that turn it into data (84), which are clipped to [low, high].
 struct Prediction {
   View prediction, mean, mean_scale, noise_scale;
   double low, high;
 };
 
-// Sender and update in one, of x_hat or of what is known. The state is the mean that the prediction was made of.
+// Sender and update in one, for a message about x_hat or about a known value. The state is the mean of `from`.
 struct ContinuousUpdate {
   int64_t count;
   Prediction from;
@@ -46,7 +46,7 @@ struct PredictDataBackward {
   View grad_prediction, grad_mean;
 };
 
-// A gradient is null where it will not be asked for.
+// A gradient is null if it is not wanted.
 struct SquaredLoss {
   View x;
   Prediction from;

@@ -33,11 +33,11 @@ struct DiscreteUpdate {
   View out, theta;  // theta, if it is not null, gets the softmax of what out gets
 };
 
-constexpr int64_t kRowStats = sizeof(RowStats<float>) / sizeof(float);  // the numbers that are saved of a row
+constexpr int64_t kRowStats = sizeof(RowStats<float>) / sizeof(float);  // how many numbers are saved of a row
 
-// L_inf (205) where there is a weight, else -ln p_x. Where a gradient will be asked for, `stats` saves the RowStats of
-// each row: zeros where the mask leaves it out. A CPU may make the gradient at once instead; only it looks at
-// `grad_logits`.
+// L_inf (205) if there is a weight, else -ln p_x. If a gradient is wanted, `stats` gets the RowStats of each row, or
+// zeros for a row that the mask leaves out. The CPU may write the gradient to `grad_logits` instead; CUDA ignores this
+// field.
 struct DiscreteLoss {
   int64_t num_classes;
   View x, logits, weight, stats, grad_logits;
@@ -54,7 +54,7 @@ struct DiscreteNStep {
   Receiver receiver;
   Draws draws;
   View x, logits, alpha;
-  View grad_logits;  // null where no gradient is asked for
+  View grad_logits;  // null if no gradient is wanted
   LossTarget to;
 };
 

@@ -10,8 +10,9 @@ namespace bfn {
 
 constexpr int64_t kMaxComponents = 1024;  // a mixture has at most so many
 
-// The two predictions, and the numbers that make a normal of them (105, 106); `kDirect` takes them for its mean and
-// std, without limits. A mixture has `components` pairs of predictions, and as many logits, per variable.
+// The two predictions, and the numbers that turn them into a normal (105, 106). With `kDirect` the predictions are its
+// mean and std themselves, and the limits do not apply. A variable of a mixture has `components` pairs of predictions
+// and as many logits.
 struct NetworkOutput {
   Parametrisation kind;
   int64_t components;
@@ -22,10 +23,10 @@ struct NetworkOutput {
 };
 
 struct NetworkGradients {
-  View grad_prediction, grad_log_std, grad_mixture_logits;  // null where none is asked for
+  View grad_prediction, grad_log_std, grad_mixture_logits;  // null if it is not wanted
 };
 
-// The std alone, and its derivative by log_std where `grad` is not null; the prediction and the mean are null.
+// The std of the output and, if `grad` is not null, its derivative by log_std. The prediction and the mean are null.
 struct OutputStd {
   int64_t count;
   NetworkOutput from;
@@ -47,7 +48,7 @@ struct Choose {
   View out;
 };
 
-// The state is the mean that the predictions were made of.
+// The state is the mean of `from`.
 struct DiscretisedUpdate {
   int64_t count;
   NetworkOutput from;
@@ -57,7 +58,7 @@ struct DiscretisedUpdate {
   View out;
 };
 
-// L_inf has a weight, L_n an alpha and the normals of its expectation, the reconstruction loss neither.
+// L_inf has a weight. L_n has an alpha, and the normals of its expectation. The reconstruction loss has none of these.
 struct DiscretisedLoss {
   View x;
   NetworkOutput from;

@@ -8,13 +8,13 @@ namespace bfn {
 
 struct Noise {
   View explicit_values;
-  const int64_t* seed = nullptr;  // on the data's device, so that a captured graph replays with the value of that time
+  const int64_t* seed = nullptr;  // on the data's device, so that a captured graph reads its current value
   uint32_t stream = kSender;
 
   BFN_HD bool any() const { return explicit_values || seed; }
 };
 
-// The normals of an expectation: `n_samples` draws of the noise or, where that is 0, the nodes of a quadrature.
+// The normals of an expectation: `n_samples` draws of the noise or, if n_samples is 0, the nodes of a quadrature.
 struct Draws {
   int64_t n_samples, num_nodes;
   const double *nodes, *node_weights;  // on the host
@@ -23,17 +23,17 @@ struct Draws {
   BFN_HD int64_t count() const { return n_samples ? n_samples : num_nodes; }
 };
 
-// The receiver of classes: that of the paper, or a mixture of its own for each coordinate of a message.
+// The receiver of classes: the receiver of the paper, or a separate mixture for each coordinate of a message.
 enum class Receiver : int64_t { kJoint, kFactorised };
 
-// What a sampler sends of the network's output distribution.
+// Which value of the network's output distribution a sampler sends.
 enum class Choice : int64_t { kSample, kMode, kMean };
 
-// The message of a step: a choice or, where the mask is not 0, what is known.
+// What a step sends: a choice of the output distribution or, where the mask is not 0, the known value.
 struct Sent {
   Choice choice;
   View known, known_mask;
-  Noise draw;  // draws a sample
+  Noise draw;  // the noise that draws a sample
 };
 
 }  // namespace bfn

@@ -6,10 +6,10 @@
 
 namespace bfn {
 
-constexpr int kMaxRowScalars = 4;  // one call makes at most so many
+constexpr int kMaxRowScalars = 4;  // the most that one call makes
 
-// On the CPU a value out of its range [0, high], a time that no step of L_n has, or a rho below 0 is
-// std::invalid_argument; elsewhere, where looking at it would cost a synchronisation, its numbers are NaN.
+// On the CPU these are std::invalid_argument: a value outside [0, high], a time at which no step of L_n starts, and a
+// rho below 0. On a GPU, where reading the value would cost a synchronisation, the scalars are NaN.
 struct RowScalars {
   int64_t count;
   View value, rho;  // rho may be missing

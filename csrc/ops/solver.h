@@ -6,14 +6,14 @@
 
 namespace bfn {
 
-// keep times the state + take times the message + std times the noise, of which the last may be missing. p is what
-// would be sent: a value, or probabilities. The message is that of p + extrapolation (p - previous). `prediction`
-// receives p itself; it may be the memory of `previous`.
+// The new state is keep state + take message + std noise; the noise may be missing. The step sends p + extrapolation (p
+// - previous), where p is the value or the probabilities that an update would send. `prediction` receives p; its memory
+// may be the memory of `previous`.
 struct Solver {
   View keep, take, std, previous, extrapolation, prediction;
-  bool predicts = false;  // whether there is a previous or a prediction
+  bool predicts = false;  // whether `previous` or `prediction` is given
 
-  BFN_HD bool on() const { return predicts || keep; }  // whether an update of classes has less
+  BFN_HD bool on() const { return predicts || keep; }  // whether this is more than an ordinary update of classes
 };
 
 // The logits of a step: logit_scale times the network's, and unconditional_scale times those of the network without

@@ -1,9 +1,9 @@
-// Tensors as the ops see them: through the data's shape, in logical order, whatever their type and strides.
+// How the ops see a tensor: broadcast to the shape of the data, in logical order, with any type and strides.
 #pragma once
 
 #include "../math/common.h"
 
-// Each implementation of the ops instantiates them for the two types of arithmetic.
+// Instantiates a function for the two types of the arithmetic.
 #define BFN_INSTANTIATE(function, ...)        \
   template void function<float>(__VA_ARGS__); \
   template void function<double>(__VA_ARGS__)
@@ -34,9 +34,9 @@ constexpr DType dtype_of<uint8_t>() {
 constexpr int kMaxDims = 16;
 
 struct View {
-  void* data = nullptr;  // null where the argument was not given
+  void* data = nullptr;  // null if the argument was not given
   DType dtype = DType::kFloat;
-  int dims = 0;  // dimensions that continue each other count as one
+  int dims = 0;  // dimensions that are contiguous with each other are merged into one
   int64_t size[kMaxDims], stride[kMaxDims];
 
   BFN_HD explicit operator bool() const { return data != nullptr; }

@@ -1,5 +1,6 @@
-// Tiles of some tokens by some classes, of which the ops of large vocabularies are composed on a CPU
-// (bfn_kernels/vocabulary/tiles.py). Numbers lie side by side: one for each token, or a row of `classes` of them.
+// Tiles: some tokens by some classes. On a CPU the ops of large vocabularies are composed of calls on tiles
+// (bfn_kernels/vocabulary/tiles.py). All numbers are contiguous: one for each token, or a row of `classes` for each
+// token.
 #pragma once
 
 #include "noise.h"
@@ -7,15 +8,15 @@
 namespace bfn {
 
 struct TileOfClasses {
-  int64_t tokens, classes, first;  // the number of its first class
-  const int64_t* x;                // the class of each token, which may be none of the tile's
+  int64_t tokens, classes, first;  // `first` is the first class of the tile
+  const int64_t* x;                // the class of each token, which may lie outside the tile
 };
 
-// The flow's logits y (185) where top, total and kept are null: the normals of a token are those of the row `rows` of
-// the seed. With these, a tile of an online softmax. For each token, `top` becomes the largest y of all tiles so far,
-// out = exp(y - top), and `total` becomes the sum of exp(y - top) over all tiles so far. `kept` becomes
-// exp(old top - new top), by which a caller multiplies the sums that it made with the old top. If `again` is set, top
-// and total are final and only read: out = exp(y - top) / total.
+// The flow's logits y (185). The normals of a token are the normals that the seed gives for the row `rows`. If top,
+// total and kept are null, out = y. Otherwise this is a tile of an online softmax. For each token, `top` becomes the
+// largest y of all tiles so far, out = exp(y - top), and `total` becomes the sum of exp(y - top) over all tiles so far.
+// `kept` becomes exp(old top - new top), by which a caller multiplies the sums that it made with the old top. If
+// `again` is set, top and total are final and only read: out = exp(y - top) / total.
 template <class T>
 struct FlowTile {
   TileOfClasses tile;
@@ -26,8 +27,8 @@ struct FlowTile {
   T *top, *total, *kept, *out;
 };
 
-// Adds logits to the sums of each token, four numbers of which bfn_kernels/vocabulary/sums.py says the meaning: z_x, t,
-// and the sums of e_k and of e_k^2.
+// Adds logits to the four sums of each token, which bfn_kernels/vocabulary/sums.py explains: z_x, t, and the sums of
+// e_k and of e_k^2.
 template <class T>
 struct SumsTile {
   TileOfClasses tile;
@@ -35,8 +36,8 @@ struct SumsTile {
   double* sums;
 };
 
-// Writes the gradient in the place of the logits, by the five numbers of each token that Row.slopes of the same module
-// makes.
+// Overwrites the logits by their gradient. `slopes` has the five numbers of each token that Row.slopes of the same
+// module returns.
 template <class T>
 struct SlopesTile {
   TileOfClasses tile;
@@ -44,16 +45,16 @@ struct SlopesTile {
   T* logits;
 };
 
-// The step z' = keep z + alpha (K p - 1) + spread eps of a state z. p is e_x or, of tokens whose x is below 0, in
-// `numbers` where it is `shared`; else their z' is NaN. Null keep and spread are 1 and 0. With top, total and kept,
-// which are as above, `numbers` gets exp(z' - top).
+// The step z' = keep z + alpha (K p - 1) + spread eps of a state z. A null keep is 1, and a null spread is 0. p is e_x.
+// If x is below 0, p is read from `numbers` if `shared` is set, else z' is NaN. If top, total and kept are given, they
+// are as in FlowTile, and `numbers` gets exp(z' - top).
 template <class T>
 struct StepTile {
   TileOfClasses tile;
   int64_t num_classes;  // K
   const int64_t* rows;
   const T *alpha, *spread, *keep;
-  Noise noise;  // explicit values are those of the tile
+  Noise noise;  // explicit values have the shape of the tile
   View state, out;
   bool shared;
   T *top, *total, *kept, *numbers;
