@@ -61,14 +61,31 @@ def flow_embedding(
     num_classes: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """The embedding θ·W of the input distribution θ after messages up to time t: `flow_sample(...) @ weight` for the
-    same seed, without its `[B, ..., K]` (185).
+    """Embeds a sample of the flow (185): returns θ·W, where θ is the input distribution after messages up to time t.
 
-    x `[B, ...]` classes; t in [0, 1]; weight `[K, d]`, differentiable. mask: bool, False where x is not read (as for
-    padding) and the result is the prior's. noise `[B, ..., K]`. Returns `[B, ..., d]` in the weight's type.
+    It is `discrete.flow_sample(...) @ weight` for the same seed, without a tensor `[B, ..., K]`.
 
-    >>> flow_embedding(torch.tensor([1]), 0.0, torch.tensor([[0.0, 4.0], [2.0, 0.0]]), beta_1=3.0)
-    tensor([[1., 2.]])
+    Args:
+        x: Classes, `[B, ...]`, int64, int32 or uint8.
+        t: Times in [0, 1]: a number, `[B]` or any leading part of x's shape.
+        weight: W, the vectors of the classes, `[K, d]`; differentiable.
+        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
+        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
+        mask: bool, False where x is not read, as for padding; the result is then the embedding of the uniform prior.
+            Broadcastable to x, or of its leading dimensions.
+        seed: An int, or an int64 tensor of one element, that determines the noise of the flow.
+        generator: Draws the seed. Without seed and generator, torch's default generator does.
+        noise: Standard normals `[B, ..., K]` to use instead of a seed.
+        process_group: The processes that share the classes; see the module. None for a single process.
+        num_classes: K, the number of classes of all processes together. Only with process_group.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        The embedding `[B, ..., d]`, in the type of the weight.
+
+    Example:
+        >>> flow_embedding(torch.tensor([1]), 0.0, torch.tensor([[0.0, 4.0], [2.0, 0.0]]), beta_1=3.0)
+        tensor([[1., 2.]])
     """
     x = checks.classes("x", x)
     checks.weight("weight", weight)
@@ -105,18 +122,35 @@ def continuous_time_loss(
 
     It is `discrete.continuous_time_loss` of these logits, which are not stored.
 
-    x `[B, ...]` classes; hidden `[B, ..., d]`, weight `[K, d]`, bias `[K]` or None and flow_scale `[B, ...]` or None,
-    differentiable, of any of the types each; t in [0, 1]. flow_seed: the seed that `flow_embedding` was given for x and
-    t, of which y is made again; or flow_noise, its explicit noise `[B, ..., K]`. mask: as in
-    `discrete.continuous_time_loss`; on a CPU, what it leaves out is not computed. reduction: "mean" over variables,
-    "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
+    Args:
+        x: Classes, `[B, ...]`, int64, int32 or uint8.
+        hidden: Hidden states `[B, ..., d]`, floating-point; differentiable.
+        weight: The weight of the head, `[K, d]`; differentiable.
+        bias: The bias of the head, `[K]`, or None; differentiable.
+        t: Times in [0, 1]: a number, `[B]` or any leading part of x's shape.
+        flow_scale: The factor of y, `[B, ...]`; differentiable. Without it the logits do not depend on y.
+        flow_seed: The seed that `flow_embedding` was given for x and t. y is made again from it. With flow_scale, pass
+            either flow_seed or flow_noise.
+        flow_noise: The explicit noise `[B, ..., K]` that `flow_embedding` was given.
+        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
+        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
+        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+            leading dimensions. On a CPU, variables that the mask leaves out take no time.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
+        process_group: The processes that share the classes; see the module. None for a single process.
+        num_classes: K, the number of classes of all processes together. Only with process_group.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
-    >>> head = torch.ones(1, 3), torch.zeros(2, 3), None
-    >>> continuous_time_loss(torch.tensor([1]), *head, 0.5, beta_1=3.0)
-    tensor(1.5000)
-    >>> scale, noise = torch.ones(1), torch.zeros(1, 2)
-    >>> continuous_time_loss(torch.tensor([1]), *head, 0.5, beta_1=3.0, flow_scale=scale, flow_noise=noise)
-    tensor(0.1997)
+    Returns:
+        The loss in nats, float32 (float64 if an argument of the head is).
+
+    Example:
+        >>> head = torch.ones(1, 3), torch.zeros(2, 3), None
+        >>> continuous_time_loss(torch.tensor([1]), *head, 0.5, beta_1=3.0)
+        tensor(1.5000)
+        >>> scale, noise = torch.ones(1), torch.zeros(1, 2)
+        >>> continuous_time_loss(torch.tensor([1]), *head, 0.5, beta_1=3.0, flow_scale=scale, flow_noise=noise)
+        tensor(0.1997)
     """
     head = LinearHead(hidden, weight, bias, flow_scale)
     loss = _Loss(x, head, mask, reduction, process_group, num_classes, backend)
@@ -154,13 +188,40 @@ def discrete_time_loss(
 
     It is `discrete.discrete_time_loss` of these logits for the same seed. The logits are not stored.
 
-    The expectation is the mean of `n_samples` draws, whose explicit noise is `[n_samples, B, ..., K]`. n_steps, t and
-    step are as in `discrete.discrete_time_loss`, all other arguments as in `continuous_time_loss`.
+    Args:
+        x: Classes, `[B, ...]`, int64, int32 or uint8.
+        hidden: Hidden states `[B, ..., d]`, floating-point; differentiable.
+        weight: The weight of the head, `[K, d]`; differentiable.
+        bias: The bias of the head, `[K]`, or None; differentiable.
+        t: Times (i − 1)/n: a number, `[B]` or any leading part of x's shape. Pass either t or step. Another time is an
+            error on the CPU and costs NaN elsewhere.
+        n_steps: n, at least 1.
+        step: i, from 1 to n: an int, or a tensor of integers shaped as t may be.
+        flow_scale: The factor of y, `[B, ...]`; differentiable. Without it the logits do not depend on y.
+        flow_seed: The seed that `flow_embedding` was given for x and t. y is made again from it. With flow_scale, pass
+            either flow_seed or flow_noise.
+        flow_noise: The explicit noise `[B, ..., K]` that `flow_embedding` was given.
+        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
+        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
+        n_samples: Number of draws, whose mean is the expectation.
+        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+            leading dimensions. On a CPU, variables that the mask leaves out take no time.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
+        seed: An int, or an int64 tensor of one element, that determines the draws.
+        generator: Draws the seed. Without seed and generator, torch's default generator does.
+        noise: Standard normals `[n_samples, B, ..., K]` to use instead of a seed.
+        process_group: The processes that share the classes; see the module. None for a single process.
+        num_classes: K, the number of classes of all processes together. Only with process_group.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
-    >>> head = torch.ones(1, 3), torch.zeros(2, 3), None
-    >>> noise = torch.zeros(1, 1, 2)
-    >>> discrete_time_loss(torch.tensor([1]), *head, 0.0, n_steps=9, beta_1=3.0, n_samples=1, noise=noise)
-    tensor(0.3272)
+    Returns:
+        The loss in nats, float32 (float64 if an argument of the head is).
+
+    Example:
+        >>> head = torch.ones(1, 3), torch.zeros(2, 3), None
+        >>> noise = torch.zeros(1, 1, 2)
+        >>> discrete_time_loss(torch.tensor([1]), *head, 0.0, n_steps=9, beta_1=3.0, n_samples=1, noise=noise)
+        tensor(0.3272)
     """
     n_steps = checks.integer("n_steps", n_steps, 1)
     t = step_time(t, step, n_steps)
@@ -192,13 +253,35 @@ def reconstruction_loss(
     num_classes: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """The cost in nats of x after the last message, −ln p_x with p = softmax(hidden·Wᵀ + bias + flow_scale·y).
+    """The cost in nats of x after the last message: −ln p_x, with p = softmax(hidden·Wᵀ + bias + flow_scale·y).
 
-    Without flow_scale it is the cross-entropy of a linear head. With it, t and either beta_1 or schedule say which flow
-    y belongs to. All other arguments and the result are as in `continuous_time_loss`.
+    Without flow_scale it is the cross-entropy of a linear head.
 
-    >>> reconstruction_loss(torch.tensor([1]), torch.ones(1, 3), torch.zeros(2, 3))
-    tensor(0.6931)
+    Args:
+        x: Classes, `[B, ...]`, int64, int32 or uint8.
+        hidden: Hidden states `[B, ..., d]`, floating-point; differentiable.
+        weight: The weight of the head, `[K, d]`; differentiable.
+        bias: The bias of the head, `[K]`, or None; differentiable.
+        flow_scale: The factor of y, `[B, ...]`; differentiable. Without it the logits do not depend on y.
+        flow_seed: The seed that `flow_embedding` was given for x and t. y is made again from it. With flow_scale, pass
+            either flow_seed or flow_noise.
+        flow_noise: The explicit noise `[B, ..., K]` that `flow_embedding` was given.
+        t: The time of the flow that y belongs to. It is read only with flow_scale.
+        beta_1: β₁ of the schedule of this flow. With flow_scale, pass either beta_1 or schedule.
+        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
+        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+            leading dimensions. On a CPU, variables that the mask leaves out take no time.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
+        process_group: The processes that share the classes; see the module. None for a single process.
+        num_classes: K, the number of classes of all processes together. Only with process_group.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        The loss in nats, float32 (float64 if an argument of the head is).
+
+    Example:
+        >>> reconstruction_loss(torch.tensor([1]), torch.ones(1, 3), torch.zeros(2, 3))
+        tensor(0.6931)
     """
     head = LinearHead(hidden, weight, bias, flow_scale)
     loss = _Loss(x, head, mask, reduction, process_group, num_classes, backend)

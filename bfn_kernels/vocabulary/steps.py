@@ -50,17 +50,39 @@ def update_sample(
     num_classes: int | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """One step of ancestral sampling: `discrete.update_sample` of the logits hidden·Wᵀ + bias + flow_scale·state for
-    the same seed, without storing these logits (171).
+    """One step of ancestral sampling: `discrete.update_sample` of the logits hidden·Wᵀ + bias + flow_scale·state (171).
 
-    hidden `[B, ..., d]`, weight `[K, d]`, bias `[K]` or None, flow_scale `[B, ...]` or None; state `[B, ..., K]`; alpha
-    at least 0. choose, known, known_mask, out and noise are as in `discrete.update_sample`. embedding: another weight
-    `[K, d']`. With it the result is a pair: the new state z', and what the network sees next, softmax(z')·embedding
-    `[B, ..., d']` in the weight's type. Returns logits in the state's type.
+    The result is the same as with `discrete.update_sample` for the same seed. The logits are not stored. No argument is
+    differentiable.
 
-    >>> z, hidden, weight = torch.zeros(1, 2), torch.ones(1, 3), torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
-    >>> update_sample(z, hidden, weight, None, 0.5, choose="mode", noise=z)
-    tensor([[-0.5000,  0.5000]])
+    Args:
+        state: The logits of the input distribution, `[B, ..., K]`, floating-point.
+        hidden: Hidden states `[B, ..., d]`, floating-point.
+        weight: The weight of the head, `[K, d]`.
+        bias: The bias of the head, `[K]`, or None.
+        alpha: The accuracy of the message, at least 0: a number, `[B]` or any leading part of the tokens' shape.
+        flow_scale: The factor by which the logits follow the state, `[B, ...]`. Without it they do not.
+        choose: What is sent: a "sample" of the output distribution, its "mode", or its "mean".
+        known: Classes `[B, ...]` that are sent instead where known_mask is True.
+        known_mask: bool, True where `known` is sent. Broadcastable to the tokens, or of their leading dimensions.
+        embedding: Another weight, `[K, d']`. With it the embedding of the new state is returned, too.
+        out: A tensor like the state that receives the new state. It may be the state itself.
+        seed: An int, or an int64 tensor of one element, that determines the noise of the message, and the class.
+        generator: Draws the seed. Without seed and generator, torch's default generator does.
+        noise: Standard normals `[B, ..., K]` of the message, to use instead of the seed.
+        draw_noise: Uniforms `[B, ...]` that draw the class, to use instead of the seed.
+        process_group: The processes that share the classes; see the module. None for a single process.
+        num_classes: K, the number of classes of all processes together. Only with process_group.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        The new state, logits `[B, ..., K]` in the state's type. With embedding, a pair: the new state z', and
+        softmax(z')·embedding `[B, ..., d']` in the type of embedding, which the network sees next.
+
+    Example:
+        >>> z, hidden, weight = torch.zeros(1, 2), torch.ones(1, 3), torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+        >>> update_sample(z, hidden, weight, None, 0.5, choose="mode", noise=z)
+        tensor([[-0.5000,  0.5000]])
     """
     sent = Sent(checks.choice("choose", choose, CHOICES), known, known_mask, draw_noise)
     head, of_processes = LinearHead(hidden, weight, bias, flow_scale), (process_group, num_classes)
@@ -103,18 +125,52 @@ def solver_step(
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """A sampler's step from time t to t_next: `discrete.solver_step` of the logits hidden·Wᵀ + bias + flow_scale·state
-    for the same seed, without storing these logits [derived].
+    [derived].
 
-    A step of second order uses the predictions of two steps, of this one and of the one before. `previous` are the
-    hidden states of the step before, of which its logits are computed again. If that step had a flow_scale, pass it as
-    `previous_scale`, and the state of that step as `previous_state`. The predictions of both steps are probabilities,
-    as with choose="mean"; no class is drawn. Where `known_mask` is True, the prediction is the class
-    `known`. hidden, weight, bias, flow_scale, state, embedding and the result are as in `update_sample`, all other
-    arguments as in `discrete.solver_step`.
+    The result is the same as with `discrete.solver_step` for the same seed. The logits are not stored. No argument is
+    differentiable. A step of second order uses the predictions of this step and of the step before. The logits of the
+    step before are computed again, from `previous`, `previous_scale` and `previous_state`.
 
-    >>> z, hidden, weight = torch.tensor([[1.0, 1.0]]), torch.ones(1, 3), torch.zeros(2, 3)
-    >>> solver_step(z, hidden, weight, None, 0.5, 1.0, beta_1=3.0, embedding=torch.tensor([[2.0], [4.0]]))
-    (tensor([[2., 2.]]), tensor([[3.]]))
+    Args:
+        state: The logits of the input distribution, `[B, ..., K]`, floating-point.
+        hidden: Hidden states `[B, ..., d]`, floating-point.
+        weight: The weight of the head, `[K, d]`.
+        bias: The bias of the head, `[K]`, or None.
+        t: The time of the state, in [0, 1]: a number, `[B]` or any leading part of the tokens' shape.
+        t_next: The time of the new state. None only with coefficients.
+        flow_scale: The factor by which the logits follow the state, `[B, ...]`. Without it they do not.
+        rule: A name of `solvers.RULES`.
+        t_previous: The time of the step before, for rules of second order.
+        previous: The hidden states of the step before, `[B, ..., d]`. Only with choose="mean".
+        previous_scale: The flow_scale of the step before, if it had one.
+        previous_state: The state of the step before, `[B, ..., K]`. Only with previous_scale.
+        coefficients: The numbers of the step, instead of a rule, times and a schedule.
+        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
+        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
+        choose: What is sent: the "mean" of the output distribution, a "sample" of it, or its "mode".
+        known: Classes `[B, ...]` that are sent instead where known_mask is True.
+        known_mask: bool, True where `known` is sent. Broadcastable to the tokens, or of their leading dimensions.
+        embedding: Another weight, `[K, d']`. With it the embedding of the new state is returned, too.
+        out: A tensor like the state that receives the new state. It may be the state itself.
+        seed: An int, or an int64 tensor of one element, that determines the noise of the step, and the class.
+        generator: Draws the seed. Without seed and generator, torch's default generator does.
+        noise: Standard normals `[B, ..., K]` of the step, to use instead of the seed.
+        draw_noise: Uniforms `[B, ...]` that draw the class, to use instead of the seed.
+        process_group: The processes that share the classes; see the module. None for a single process.
+        num_classes: K, the number of classes of all processes together. Only with process_group.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        The new state, logits `[B, ..., K]` in the state's type. With embedding, a pair: the new state z', and
+        softmax(z')·embedding `[B, ..., d']` in the type of embedding, which the network sees next.
+
+    Raises:
+        ValueError: If previous is given and choose is not "mean", since hidden states do not say which class was sent.
+
+    Example:
+        >>> z, hidden, weight = torch.tensor([[1.0, 1.0]]), torch.ones(1, 3), torch.zeros(2, 3)
+        >>> solver_step(z, hidden, weight, None, 0.5, 1.0, beta_1=3.0, embedding=torch.tensor([[2.0], [4.0]]))
+        (tensor([[2., 2.]]), tensor([[3.]]))
     """
     choice = checks.choice("choose", choose, CHOICES)
     if previous is not None and choose != "mean":
@@ -141,14 +197,26 @@ def mode(
     num_classes: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """The likeliest class of the output distribution softmax(hidden·Wᵀ + bias + flow_scale·state), which ends a
-    sampling run. Of several it is the first.
+    """The likeliest class of softmax(hidden·Wᵀ + bias + flow_scale·state), which ends a sampling run.
 
-    hidden `[B, ..., d]`, weight `[K, d]`, bias `[K]` or None; flow_scale `[B, ...]` and state `[B, ..., K]`, or both
-    None. Returns int64 `[B, ...]`.
+    Of several classes that are equally likely it returns the first.
 
-    >>> mode(torch.ones(1, 3), torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))
-    tensor([1])
+    Args:
+        hidden: Hidden states `[B, ..., d]`, floating-point.
+        weight: The weight of the head, `[K, d]`.
+        bias: The bias of the head, `[K]`, or None.
+        flow_scale: The factor by which the logits follow the state, `[B, ...]`, or None.
+        state: The logits of the input distribution, `[B, ..., K]`. Only with flow_scale.
+        process_group: The processes that share the classes; see the module. None for a single process.
+        num_classes: K, the number of classes of all processes together. Only with process_group.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        Classes `[B, ...]`, int64.
+
+    Example:
+        >>> mode(torch.ones(1, 3), torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))
+        tensor([1])
     """
     checks.data("hidden", hidden)
     checks.weight("weight", weight)
