@@ -89,8 +89,8 @@ class BFN(nn.Module, ABC):
 
         Args:
             x: Data `[B, ...]`, as each kind of data says.
-            t: Times in [0, 1], `[B]`; (i - 1)/n for steps i from 1 to n where n_steps is given. None: times that
-                `spread_times` spreads over the batch.
+            t: Times in [0, 1], `[B]`, on x's device; (i - 1)/n for steps i from 1 to n where n_steps is given. None:
+                times that `spread_times` spreads over the batch.
             seed: An int that all times, noise and draws of the call follow from. None: drawn from torch's default
                 generator.
             n_steps: None for L∞; n for L_n.
@@ -344,7 +344,7 @@ class BFN(nn.Module, ABC):
             t: The times of that, `[B]`.
 
         Returns:
-            Data `[B, ...]`: numbers in `dtype`, or int64 classes.
+            Data `[B, ...]`: floating-point numbers, or int64 classes.
         """
 
 
