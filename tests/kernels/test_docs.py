@@ -147,6 +147,20 @@ def test_the_page_of_ops_has_every_function():
     )
 
 
+def test_the_contracts_explain_every_shared_keyword():
+    """Those that two families have, or more."""
+    families = {}
+    for op in OPS:
+        for each in inspect.signature(public(op)).parameters.values():
+            if each.kind == each.KEYWORD_ONLY:
+                families.setdefault(each.name, set()).add(op.split(".")[0])
+    shared = {name for name, those in families.items() if len(those) > 1}
+    _, _, section = (ROOT / "docs" / "contracts.md").read_text().partition("\n## Keywords\n")
+    rows = re.findall(r"^\| (`.*?`) \|", section.partition("\n## ")[0], re.MULTILINE)
+    explained = set(re.findall(r"(\w+)=", " ".join(rows)))
+    assert not shared - explained, f"the keywords in docs/contracts.md need rows for {sorted(shared - explained)}"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_readme_names_every_family(family):
     assert f"\n| `{family}` |" in (ROOT / "README.md").read_text(), f"the table of README.md needs a row for {family}"
