@@ -6,7 +6,7 @@ classes by one logit, and `vocabulary` for classes that are too many to store nu
 `Limits` are the limits of a network's output. `nn` joins the ops to a network, and `samplers` draw with it, by the
 rules of `solvers`, or in `adaptive` steps that fit their error.
 
-All families share this (docs/contracts.md has more):
+All families share this (docs/contracts.md has more, and explains the keywords that several families have):
 
 Rows: times, accuracies and precisions are scalars, `[B]` or any leading part of the shape of the data or classes.
 Types: numbers are float32, bfloat16, float16 or float64; arithmetic in float32 (float64 for float64), one rounding at

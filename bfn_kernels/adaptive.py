@@ -13,7 +13,15 @@ MAX_CALLS = 1000
 
 
 class TooManyCalls(RuntimeError):
-    """Steps that fit their error take more calls of the network than they may."""
+    """Steps that fit their error take more calls of the network than they may.
+
+    Example:
+        >>> try:
+        ...     Steps(start=0.1, tolerance=0.01, max_calls=2).judge(0.0)
+        ... except TooManyCalls:
+        ...     print("the end needs more calls")
+        the end needs more calls
+    """
 
 
 @dataclass
@@ -21,19 +29,32 @@ class Steps:
     """Chooses the times of a sampling run, each step so long that its error is about the tolerance.
 
     A step of second order and one of first order differ by take·r·(p − p_prev) (times K for classes), which is the
-    error of the latter. It takes no call of the network more, nor does a step that is tried again, since the prediction
-    is there already: a run takes a call for each step that was accepted, which `accepted` counts, and one at its end.
+    error of the step of first order. The prediction is there already, so that neither this estimate nor a step that is
+    tried again takes another call of the network. A run takes a call for each step that was accepted, and one at its
+    end.
 
-    start, end: the first and the last time. tolerance: of the root of the mean square of the error, in units of the
-    state, in the example where it is largest. first: the length of the first step, whose error is not known. max_calls:
-    the most calls of the network. Raises ValueError for a tolerance that is not positive, FloatingPointError where no
-    step is short enough for it, and TooManyCalls where max_calls do not reach the end.
+    Attributes:
+        start: The first time.
+        tolerance: Of the root of the mean square of the error, in units of the state, in the example where it is
+            largest; positive.
+        end: The last time, after start.
+        first: The length of the first step, whose error is not known; positive.
+        max_calls: The most calls of the network, at least 1.
+        t: The time at which the step to be tried starts.
+        t_next: The time at which it ends.
+        t_previous: The time at which the step before started, or None for the first step.
+        accepted: The number of steps that were accepted.
+        tried: The number of steps that were tried.
 
-    >>> steps = Steps(start=0.1, tolerance=0.01)
-    >>> while steps.t < steps.end:
-    ...     _ = steps.judge(2 * (steps.t_next - steps.t) ** 2)
-    >>> steps.accepted
-    16
+    Raises:
+        ValueError: If end is not after start, or if tolerance or first is not positive.
+
+    Example:
+        >>> steps = Steps(start=0.1, tolerance=0.01)
+        >>> while steps.t < steps.end:
+        ...     _ = steps.judge(2 * (steps.t_next - steps.t) ** 2)
+        >>> steps.accepted
+        16
     """
 
     start: float
@@ -56,8 +77,22 @@ class Steps:
         self.t, self.t_next = self.start, min(self.end, self.start + self.first)
 
     def judge(self, error: float | None) -> bool:
-        """Whether the step from t to t_next is accepted, given its error, or None if it is not known. Then the next one
-        starts where it ends; else a shorter one is to be tried. The error of first order goes as the length squared."""
+        """Says whether the step from t to t_next is accepted, and chooses the next one to be tried.
+
+        After a step that is accepted, the next one starts where it ends. Else a shorter one is to be tried. Lengths
+        follow from an error that goes as the length squared, as that of first order does.
+
+        Args:
+            error: The error of the step, as `error_of_step` estimates it, or None if it is not known: such a step is
+                accepted.
+
+        Returns:
+            Whether the step is accepted.
+
+        Raises:
+            FloatingPointError: If no step is short enough for the tolerance.
+            TooManyCalls: If max_calls do not reach the end.
+        """
         length = self.t_next - self.t
         accepted = error is None or error <= self.tolerance
         if not accepted and not (math.isfinite(error) and length > SHORTEST):
@@ -78,12 +113,21 @@ class Steps:
 
 
 def error_of_step(of: Coefficients, p: Tensor, previous: Tensor, scale: float = 1) -> float | None:
-    """The difference of a step of second order from that of first order, take·r·(p − p_prev) times `scale`, which is K
-    for classes and 4 for binary data: the root of its mean square in the example where that is largest. None for a step
-    of first order.
+    """The difference of a step of second order from the step of first order: scale·take·r·(p − p_prev).
 
-    >>> error_of_step(Coefficients(1.0, 0.5, extrapolation=2.0), torch.ones(2, 3), torch.zeros(2, 3))
-    1.0
+    Args:
+        of: The coefficients of the step, floats.
+        p: The prediction of the step, `[B, ...]`.
+        previous: The prediction of the step before, in p's shape.
+        scale: K for classes, 4 for binary data, 1 for others.
+
+    Returns:
+        The root of the mean square of the difference, in the example where it is largest; None for a step of first
+        order.
+
+    Example:
+        >>> error_of_step(Coefficients(1.0, 0.5, extrapolation=2.0), torch.ones(2, 3), torch.zeros(2, 3))
+        1.0
     """
     if of.extrapolation is None:
         return None

@@ -11,7 +11,14 @@ from bfn_kernels import __version__, backends
 
 
 def state(backend: backends.Backend) -> str:
-    """In words, whether the backend can be called."""
+    """In words, whether a backend can be called.
+
+    Args:
+        backend: One of `backends.BACKENDS`.
+
+    Returns:
+        "available", or why it is not.
+    """
     if backend.missing is not None:
         return f"not available: {backend.missing}"
     if backend.device == "cuda" and not torch.cuda.is_available():
@@ -28,17 +35,34 @@ def state(backend: backends.Backend) -> str:
 
 
 def serving(device: str) -> str:
-    """What serves a call with tensors on the device that names no backend."""
+    """In words, which backend serves a call that names none.
+
+    Args:
+        device: The device of the call's tensors, "cpu" or "cuda".
+
+    Returns:
+        The backend's name, with a remark if it is the reference.
+    """
     backend = backends.choose(None, torch.device(device))
     return backend.name if backend.library is not None else "reference, which is slow: no compiled backend is there"
 
 
 def tool(name: str, *commands: str) -> str:
+    """In words, where a tool that builds extensions is.
+
+    Args:
+        name: The name to print.
+        *commands: Its commands, of which the first one that is on the path counts.
+
+    Returns:
+        The name, and the path or "not found".
+    """
     found = next(filter(None, map(shutil.which, commands)), None)
     return f"{name} {found or 'not found'}"
 
 
 def main() -> None:
+    """Prints it all."""
     print(f"bfn_kernels {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
     print(f"folder      {Path(__file__).parent}")
     capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()

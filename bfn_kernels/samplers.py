@@ -31,22 +31,38 @@ def sample(
     capture: bool | None = None,
     watch: Callable[[int, State], None] | None = None,
 ) -> Tensor:
-    """Draws data of this shape `[count, ...]`. `watch(i, state)` is called with a copy of the state after i steps, i =
-    0..n.
+    """Draws data by n steps, each with a call of the network, and one more call at t = 1.
 
-    sampler: a name in SAMPLERS.
-    capture: whether to record one step as a CUDA graph and to replay it for the others, which draws the same data; None
-    means yes on a CUDA device. With few examples most of a step's time is spent on launches, which this saves.
+    The model is in evaluation mode meanwhile. Nothing is differentiable.
 
-    >>> from bfn_kernels.nn import Binary
-    >>> class Network(torch.nn.Linear):
-    ...     def forward(self, theta, t):
-    ...         return super().forward(theta)
-    >>> network = Network(3, 3)
-    >>> _ = torch.nn.init.constant_(network.bias, -9.0)
-    >>> sample(Binary(network, beta_1=9.0), (2, 3), 5, seed=1)
-    tensor([[0, 0, 0],
-            [0, 0, 0]])
+    Args:
+        model: A module of `bfn_kernels.nn`.
+        shape: The shape of the data, `[count, ...]`.
+        n_steps: n, at least 1.
+        seed: An int that all noise follows from. None: drawn from torch's default generator.
+        sampler: A name in SAMPLERS: "ancestral", or a rule of `bfn_kernels.solvers.RULES`.
+        device: The device of the data, which is the network's.
+        capture: Whether to record one step as a CUDA graph and to replay it for the others, which draws the same data.
+            None means yes on a CUDA device. With few examples most of a step's time is spent on launches, which this
+            saves.
+        watch: `watch(i, state)` is called with a copy of the state after i steps, i from 0 to n. None: nothing is.
+
+    Returns:
+        Data of this shape, as `BFN.mode` says: floating-point numbers, or int64 classes.
+
+    Raises:
+        ValueError: If capture is True on a device that is not a CUDA device.
+
+    Example:
+        >>> from bfn_kernels.nn import Binary
+        >>> class Network(torch.nn.Linear):
+        ...     def forward(self, theta, t):
+        ...         return super().forward(theta)
+        >>> network = Network(3, 3)
+        >>> _ = torch.nn.init.constant_(network.bias, -9.0)
+        >>> sample(Binary(network, beta_1=9.0), (2, 3), 5, seed=1)
+        tensor([[0, 0, 0],
+                [0, 0, 0]])
     """
     checks.choice("sampler", sampler, tuple(SAMPLERS))
     checks.integer("n_steps", n_steps, 1)
@@ -69,7 +85,14 @@ def sample(
 
 @contextmanager
 def evaluating(model: BFN) -> Iterator[None]:
-    """Within it all of the model is in evaluation mode; afterwards each part is in the mode that it was in."""
+    """In a `with`, all of the model is in evaluation mode.
+
+    Args:
+        model: A module of `bfn_kernels.nn`.
+
+    Returns:
+        A context. At its end each part of the model is in the mode of before again.
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -80,10 +103,18 @@ def evaluating(model: BFN) -> Iterator[None]:
 
 
 class Run:
-    """A sampling run, whose steps are a method of the model: `advance(state, t, numbers, seed)`.
+    """A sampling run: the state, and the numbers of all steps.
 
-    It has the state and the numbers of all steps in tensors that keep their addresses, so that every step runs the same
-    operations on the same memory."""
+    They are tensors that keep their addresses, so that every step runs the same operations on the same memory.
+
+    Args:
+        advance: Takes a step and writes over the state: `advance(state, t, numbers, seed)`, where `numbers` are the
+            coefficients of this step.
+        state: The tensors that the run starts from.
+        times: The time in [0, 1] at which each step starts, `[n]`.
+        table: The coefficients of all steps, each None or a tensor `[n]`.
+        seed: An int that the seed of each step follows from.
+    """
 
     def __init__(self, advance: Advance, state: State, times: Tensor, table: Coefficients, seed: int):
         self.advance, self.state, device = advance, state, state[0].device
@@ -93,6 +124,8 @@ class Run:
         self.done = torch.zeros(1, dtype=torch.int64, device=device)
 
     def step(self) -> None:
+        """Takes the next step."""
+
         def now(numbers: Tensor) -> Tensor:
             return numbers.index_select(0, self.done).squeeze(0)
 
@@ -101,7 +134,18 @@ class Run:
 
 
 def ancestral(model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device) -> Run:
-    """Ancestral sampling: n messages from the model to itself, each taken with its accuracy."""
+    """Ancestral sampling: n messages from the model to itself, each taken with its accuracy.
+
+    Args:
+        model: A module of `bfn_kernels.nn`.
+        shape: The shape of the data, `[count, ...]`.
+        n_steps: n, at least 1.
+        seed: An int that all noise follows from.
+        device: The device of the state.
+
+    Returns:
+        The run, which starts from the prior.
+    """
 
     def advance(state: State, t: Tensor, now: Any, seed: Tensor) -> None:
         model.sample_step(state, t, now.take, seed)
@@ -112,8 +156,21 @@ def ancestral(model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.d
 
 
 def by_rule(rule: str, model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device) -> Run:
-    """A run of a solver of bfn_kernels.solvers. The first step of a rule of second order has no prediction before it,
-    which an extrapolation of 0 stands for."""
+    """A run of a solver.
+
+    The first step of a rule of second order has no prediction before it. Its extrapolation is 0 therefore.
+
+    Args:
+        rule: A name in `bfn_kernels.solvers.RULES`.
+        model: A module of `bfn_kernels.nn`.
+        shape: The shape of the data, `[count, ...]`.
+        n_steps: n, at least 1.
+        seed: An int that all noise follows from.
+        device: The device of the state.
+
+    Returns:
+        The run. It starts at t = 0, or at the model's `solver_start` if the rule cannot start at 0.
+    """
     start = 0.0 if RULES[rule].from_prior else model.solver_start
     state = model.solver_state(shape, device, start, part(seed, 0))
     times = torch.linspace(start, 1, n_steps + 1, dtype=torch.float64)
@@ -134,17 +191,35 @@ def sample_within(
     max_calls: int = MAX_CALLS,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, int]:
-    """Draws data of this shape by steps of "ode2" whose length fits their error, and says how often it called the
-    network. tolerance, max_calls: as in bfn_kernels.adaptive.Steps, which raises TooManyCalls.
+    """Draws data by steps of "ode2" whose length fits their error.
 
-    >>> from bfn_kernels.nn import Binary
-    >>> class Network(torch.nn.Linear):
-    ...     def forward(self, theta, t):
-    ...         return super().forward(theta)
-    >>> network = Network(3, 3)
-    >>> _ = torch.nn.init.constant_(network.bias, -9.0)
-    >>> sample_within(Binary(network, beta_1=9.0), (1, 3), 0.1, seed=1)
-    (tensor([[0, 0, 0]]), 8)
+    The model is in evaluation mode meanwhile. Nothing is differentiable.
+
+    Args:
+        model: A module of `bfn_kernels.nn`.
+        shape: The shape of the data, `[count, ...]`.
+        tolerance: Of the root of the mean square of a step's error, in units of the state, in the example where it is
+            largest; positive.
+        seed: An int, of the noise that the run starts from. None: drawn from torch's default generator.
+        max_calls: The most calls of the network, at least 1.
+        device: The device of the data, which is the network's.
+
+    Returns:
+        Data of this shape, as `BFN.mode` says, and the number of calls of the network.
+
+    Raises:
+        TooManyCalls: If max_calls do not reach t = 1.
+        FloatingPointError: If no step is short enough for the tolerance.
+
+    Example:
+        >>> from bfn_kernels.nn import Binary
+        >>> class Network(torch.nn.Linear):
+        ...     def forward(self, theta, t):
+        ...         return super().forward(theta)
+        >>> network = Network(3, 3)
+        >>> _ = torch.nn.init.constant_(network.bias, -9.0)
+        >>> sample_within(Binary(network, beta_1=9.0), (1, 3), 0.1, seed=1)
+        (tensor([[0, 0, 0]]), 8)
     """
     device, seed = torch.device(device), drawn_seed() if seed is None else seed
     with evaluating(model):
@@ -168,11 +243,27 @@ SAMPLERS: dict[str, Callable[..., Run]] = {"ancestral": ancestral, **{rule: part
 
 
 def can_capture(device: torch.device) -> bool:
+    """Whether a device has CUDA graphs.
+
+    Args:
+        device: Any device.
+
+    Returns:
+        True for a CUDA device.
+    """
     return device.type == "cuda"
 
 
 def captured(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """The step as a CUDA graph, which takes one launch instead of many. The step must have run once before."""
+    """A step as a CUDA graph, which takes one launch instead of many.
+
+    Args:
+        step: The step. It must have run once before.
+        device: A CUDA device.
+
+    Returns:
+        What replays the step.
+    """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
         step()

@@ -30,13 +30,18 @@ from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 
 
 class Coefficients(NamedTuple):
-    """The numbers of a step, floats or tensors of rows; None leaves a factor of 1 or a term out.
+    """The numbers of a step, floats or tensors of rows, without a gradient; None leaves a factor of 1 or a term out.
 
-    keep: A. take: the accuracy that the prediction is taken with, (B + C), or (B + C)/K of classes. variance: E², or
-    E²/K of classes, and E²/4 of binary data. extrapolation: r.
+    Attributes:
+        keep: A, the factor of the state. None: 1.
+        take: The accuracy that the prediction is taken with: B + C, or (B + C)/K for classes.
+        variance: The variance of the noise, at least 0: E², or E²/K for classes, and E²/4 for binary data. None: no
+            noise.
+        extrapolation: r, of a step of second order. None: the step is of first order.
 
-    >>> Coefficients(keep=0.0, take=0.9)
-    Coefficients(keep=0.0, take=0.9, variance=None, extrapolation=None)
+    Example:
+        >>> Coefficients(keep=0.0, take=0.9)
+        Coefficients(keep=0.0, take=0.9, variance=None, extrapolation=None)
     """
 
     keep: float | Tensor | None
@@ -45,13 +50,25 @@ class Coefficients(NamedTuple):
     extrapolation: float | Tensor | None = None
 
     def each(self, of: Callable[[Any], Any]) -> "Coefficients":
-        """The coefficients that `of` makes of each of these."""
+        """Applies a function to each number.
+
+        Args:
+            of: The function, of a float or a tensor. It is not called for None.
+
+        Returns:
+            The coefficients that it makes; None stays None.
+        """
         made: list[Any] = [number if number is None else of(number) for number in self]
         return Coefficients(*made)
 
 
 class Mean(NamedTuple):
-    """The flow of continuous data at a time: γ and 1 − γ."""
+    """The flow of continuous data at a time.
+
+    Attributes:
+        gamma: γ, float64.
+        rest: 1 − γ, float64.
+    """
 
     gamma: Tensor
     rest: Tensor
@@ -68,7 +85,11 @@ class Mean(NamedTuple):
 
 
 class Accuracy(NamedTuple):
-    """The flow of classes at a time: β."""
+    """The flow of classes at a time.
+
+    Attributes:
+        beta: β, float64.
+    """
 
     beta: Tensor
 
@@ -80,17 +101,30 @@ class Accuracy(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """A kind of step: the coefficients for continuous data and for classes, given the flows at s and t, and for a rule
-    of second order r, given those at the step before, s and t."""
+    """A kind of step from time s to time t. A flow is the γ and 1 − γ, or the β, of a schedule at a time.
+
+    Attributes:
+        continuous: Makes the coefficients for continuous data of the flows at s and t.
+        classes: Makes the coefficients for classes of the flows at s and t.
+        ahead: Makes r for continuous data of the flows at the start of the step before, at s and at t. None: the rule
+            is of first order.
+        classes_ahead: Makes r for classes of these three flows. None: the rule is of first order.
+        from_prior: Whether a step may start at t = 0.
+
+    Example:
+        >>> RULES["ode2"].order, RULES["ode2"].from_prior
+        (2, False)
+    """
 
     continuous: Callable[[Mean, Mean], Coefficients]
     classes: Callable[[Accuracy, Accuracy], Coefficients]
     ahead: Callable[[Mean, Mean, Mean], Tensor] | None = None
     classes_ahead: Callable[[Accuracy, Accuracy, Accuracy], Tensor] | None = None
-    from_prior: bool = True  # whether a step may start at t = 0
+    from_prior: bool = True
 
     @property
     def order(self) -> int:
+        """1 or 2: how many predictions a step uses."""
         return 1 if self.ahead is None else 2
 
 
@@ -171,11 +205,24 @@ RULES: dict[str, Rule] = {
 
 
 def rule_of(name: str) -> Rule:
+    """The rule of a name in RULES."""
     checks.choice("rule", name, list(RULES))
     return RULES[name]
 
 
 def flow_at(schedule: Any, t: float | Tensor) -> Mean | Accuracy:
+    """The flow at a time, in float64.
+
+    Args:
+        schedule: An object with one of the methods `gamma` and `beta`.
+        t: Times in [0, 1], a number or a tensor of any shape.
+
+    Returns:
+        A `Mean` for a schedule with `gamma`, an `Accuracy` for one with `beta`.
+
+    Raises:
+        ValueError: If the schedule has both methods or none.
+    """
     t = t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
     of_mean, of_classes = (callable(getattr(schedule, name, None)) for name in ("gamma", "beta"))
     if of_mean == of_classes:
@@ -186,18 +233,30 @@ def flow_at(schedule: Any, t: float | Tensor) -> Mean | Accuracy:
 def coefficients(
     rule: str, schedule: Any, t: float | Tensor, t_next: float | Tensor, t_previous: float | Tensor | None = None
 ) -> Coefficients:
-    """The numbers of a step from t to t_next, in float64 tensors of the times' shape.
+    """The numbers of a step from t to t_next.
 
-    rule: a name of RULES, of which "ode1" and "ode2" follow the flow's ordinary differential equation and start above
-    t = 0, "sde1" and "sde2" send a message at each step, as ancestral sampling does, and "renoise" makes the state
-    afresh; "ode_euler" and "sde_euler" are Euler's forms of "ode1" and "sde1". schedule: of `bfn_kernels.schedules`, or
-    an object with their methods. t_previous: the time of the step before, where the rule is of second order; without it
-    the step is of first order. Raises ValueError for a rule that there is not, and for a t_previous beside one of first
-    order.
+    "ode1" and "ode2" follow the flow's ordinary differential equation and start above t = 0. "sde1" and "sde2" send a
+    message at each step, as ancestral sampling does. "renoise" makes the state afresh. "ode_euler" and "sde_euler" are
+    Euler's forms of "ode1" and "sde1".
 
-    >>> from bfn_kernels.schedules import ExponentialVariance
-    >>> [round(float(number), 4) for number in coefficients("sde1", ExponentialVariance(0.1), 0.0, 0.5)[:3]]
-    [0.1, 0.9, 0.09]
+    Args:
+        rule: A name in RULES.
+        schedule: Of `bfn_kernels.schedules`, or an object with their methods.
+        t: The time at which the step starts, in [0, 1]: a number, or a tensor of the steps of a whole run.
+        t_next: The time at which it ends, in [0, 1]: a number, or a tensor in t's shape.
+        t_previous: The time at which the step before started, if the rule is of second order: a number, or a tensor in
+            t's shape. Without it the step is of first order.
+
+    Returns:
+        The coefficients, each None or a float64 tensor of the times' shape.
+
+    Raises:
+        ValueError: If there is no such rule, or t_previous is given for a rule of first order.
+
+    Example:
+        >>> from bfn_kernels.schedules import ExponentialVariance
+        >>> [round(float(number), 4) for number in coefficients("sde1", ExponentialVariance(0.1), 0.0, 0.5)[:3]]
+        [0.1, 0.9, 0.09]
     """
     step = rule_of(rule)
     if step.order == 1 and t_previous is not None:
@@ -212,12 +271,20 @@ def coefficients(
 
 
 def start_variance(schedule: Any, t: float | Tensor) -> Tensor:
-    """The variance of the state that a run starts from at time t: γ(1 − γ), or β, which is times K for classes and
-    times 4 for binary data.
+    """The variance of the state that a run starts from at time t: γ(1 − γ), or β.
 
-    >>> from bfn_kernels.schedules import QuadraticAccuracy
-    >>> start_variance(QuadraticAccuracy(3.0), 0.1)
-    tensor(0.0300, dtype=torch.float64)
+    Args:
+        schedule: Of `bfn_kernels.schedules`, or an object with their methods.
+        t: The time in [0, 1]: a number, or a tensor of any shape.
+
+    Returns:
+        The variance, a float64 tensor of t's shape. A schedule of classes gives β, which is to be multiplied by K, or
+        by 4 for binary data.
+
+    Example:
+        >>> from bfn_kernels.schedules import QuadraticAccuracy
+        >>> start_variance(QuadraticAccuracy(3.0), 0.1)
+        tensor(0.0300, dtype=torch.float64)
     """
     flow = flow_at(schedule, t)
     return flow.gamma * flow.rest if isinstance(flow, Mean) else flow.beta
@@ -241,12 +308,24 @@ def step_scalars(
     dims: int | None = None,
     scale: float = 1,
 ) -> Solver:
-    """The numbers of a step as operators take them: in `dtype`, the type of the arithmetic, and broadcastable to the
-    first `dims` dimensions of the state, all if None.
+    """The numbers of a step as operators take them: in the type of the arithmetic, and broadcastable to the state.
 
-    given: coefficients that stand in the place of a rule, a schedule and the times t_next and t_previous. times: t,
-    t_next and t_previous. scale: what the variance is multiplied by, K for classes. Raises ValueError where a second
-    order has no `previous`, or the other way round.
+    Args:
+        given: Coefficients that stand in the place of a rule, a schedule and the times t_next and t_previous, or None.
+        rule: A name in RULES.
+        schedule: Of `bfn_kernels.schedules`, or an object with their methods.
+        times: t, t_next and t_previous.
+        previous: The prediction of the step before, for a step of second order, or None.
+        state: The state, `[B, ...]`.
+        dtype: The type of the arithmetic.
+        dims: The numbers broadcast to so many leading dimensions of the state, to all if None.
+        scale: What the variance is multiplied by: K for classes.
+
+    Returns:
+        The numbers, and `previous`.
+
+    Raises:
+        ValueError: If a step of second order has no `previous`, or one of first order has it.
     """
     shape = state.shape[:dims]
     if given is None:
@@ -289,8 +368,19 @@ def _checked_times(rule: str, times: tuple[Any, Any, Any], shape: torch.Size, st
 def guidance_scalars(
     temperature: Any, unconditional: Tensor | None, guidance: Any, logits: Tensor, dtype: torch.dtype, dims: int | None
 ) -> Guidance:
-    """The factors of the logits and of the unconditional ones are (1 + w)/T and −w/T, or None where there is nothing
-    to multiply."""
+    """The factors of the logits and of the unconditional logits: (1 + w)/T and −w/T.
+
+    Args:
+        temperature: T, from 1e-30 to 1e30: a number or a tensor of rows. None: 1.
+        unconditional: Logits in the logits' shape, or None.
+        guidance: w, a number or a tensor of rows; None without `unconditional`.
+        logits: `[B, ..., K]`, or `[B, ...]` for binary data.
+        dtype: The type of the arithmetic.
+        dims: The factors broadcast to so many leading dimensions of the logits, to all if None.
+
+    Returns:
+        The factors, and `unconditional`; None where there is nothing to multiply.
+    """
     if (unconditional is None) != (guidance is None):
         raise ValueError("unconditional and guidance must be given together")
     shape, scale = logits.shape[:dims], None

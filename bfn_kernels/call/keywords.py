@@ -29,14 +29,18 @@ Generator = torch.Generator | None
 class Limits(NamedTuple):
     """The limits of what a network puts out; the defaults are the published ones.
 
-    std: the least and the largest standard deviation that an output distribution may have, from 1e-6 to 1e6.
-    log_std: the largest |ln std| that is taken of a prediction, up to 80; what it gives is held to `std` thereafter.
-    t_min: in a noise parametrisation, the time before which the input distribution counts as having received nothing,
-    so that x̂ is 0 and the output distribution N(0, 1); from 1e-30 to 1.
-    Predictions have a gradient where they are within the limits or at them.
+    Predictions have a gradient where they are within the limits or at them. Ops check the ranges, and raise ValueError.
 
-    >>> Limits(std=(1e-5, 10.0), log_std=12.0)
-    Limits(std=(1e-05, 10.0), log_std=12.0, t_min=1e-06)
+    Attributes:
+        std: The least and the largest standard deviation that an output distribution may have, from 1e-6 to 1e6.
+        log_std: The largest |ln std| that is taken of a prediction, from 0 to 80; what it gives is held to `std`
+            thereafter.
+        t_min: In a noise parametrisation, the time before which the input distribution counts as having received
+            nothing, so that x̂ is 0 and the output distribution N(0, 1); from 1e-30 to 1.
+
+    Example:
+        >>> Limits(std=(1e-5, 10.0), log_std=12.0)
+        Limits(std=(1e-05, 10.0), log_std=12.0, t_min=1e-06)
     """
 
     std: tuple[float, float] = (1e-3, 10.0)

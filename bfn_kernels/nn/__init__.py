@@ -4,10 +4,11 @@ There is one for each kind of data. They hold the network and a schedule, so tha
 sampling is `samplers.sample(model, shape, n_steps)`.
 """
 
-from bfn_kernels.nn.base import BFN, Network, State, down_to_step, drawn_seed, part, spread_times
+from bfn_kernels.nn.base import BFN, Network, State
 from bfn_kernels.nn.classes import Binary, Classes, Discrete
 from bfn_kernels.nn.layers import LinearHead, NoisyEmbedding
 from bfn_kernels.nn.normal import Continuous, Discretised, Normal
+from bfn_kernels.nn.seeds import down_to_step, drawn_seed, part, spread_times
 from bfn_kernels.nn.vocabulary import Vocabulary
 
 __all__ = [

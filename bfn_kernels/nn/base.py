@@ -1,4 +1,4 @@
-"""The base of the modules: what training and samplers ask of one, and the seeds and times that they share."""
+"""The base of the modules: what training and samplers ask of one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bfn_kernels.adaptive import error_of_step
 from bfn_kernels.call.checks import FLOATS
-from bfn_kernels.noise import fold_in
+from bfn_kernels.nn.seeds import drawn_seed, part, spread_times
 from bfn_kernels.schedules import ContinuousSchedule, DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 
@@ -23,19 +23,40 @@ Network = Callable[[Tensor, Tensor], Tensor]  # a module, or another function of
 
 
 class BFN(nn.Module, ABC):
-    """The base of the modules for all kinds of data.
+    """The base of the modules for all kinds of data: a network with its losses and the steps of samplers.
 
     Data are x `[B, ...]` and times t `[B]`. `theta` are the parameters of the input distribution: means `[B, ...]`,
-    probabilities of classes `[B, ..., K]`, or of class 1 `[B, ...]`. `network(theta, t)` puts out what each kind of
-    data says. Losses are in nats.
+    probabilities of classes `[B, ..., K]`, or of class 1 `[B, ...]`. Losses are in nats.
 
-    The network sees theta and t in the type of its parameters, `dtype`, which is that of continuous and discretised
-    samples too. Losses and a sampler's state have it or, where it is narrower, float32.
+    The network sees theta and t in the type of its parameters, `dtype`. Continuous and discretised samples have that
+    type too. Losses and a sampler's state have it or, where it is narrower, float32.
+
+    Args:
+        network: A module, or another function of theta and of t `[B]`. Each kind of data says what theta is and what
+            the network puts out.
+
+    Attributes:
+        network: The network.
+        schedule: The schedule of the accuracy.
+        state_scale: An error of the prediction, times the accuracy that it is taken with, is this many times as large
+            in the state: 1, K for classes, 4 for binary data.
+        solver_start: The time at which solvers start that cannot start at t = 0, as published: 0.01 for continuous and
+            discretised data, 0.001 for classes.
+
+    Example:
+        >>> from bfn_kernels.nn import Binary
+        >>> class Network(torch.nn.Linear):
+        ...     def forward(self, theta, t):
+        ...         return super().forward(theta)
+        >>> model = Binary(Network(3, 3), beta_1=9.0)
+        >>> model(torch.ones(2, 3, dtype=torch.int64)).backward()
+        >>> model.network.weight.grad.shape
+        torch.Size([3, 3])
     """
 
     schedule: ContinuousSchedule | DiscreteSchedule
-    state_scale: float = 1  # an error of the prediction, times the accuracy it is taken with, is so large in the state
-    solver_start: float  # the time at which solvers start that cannot do so at t = 0, as published
+    state_scale: float = 1
+    solver_start: float
 
     def __init__(self, network: Network):
         super().__init__()
@@ -64,8 +85,22 @@ class BFN(nn.Module, ABC):
         mask: Tensor | None = None,
         reduction: str = "mean",
     ) -> Tensor:
-        """L∞ at times t, or L_n at t = (i - 1)/n where n_steps is given; without t at times spread over the batch.
-        mask: False where a variable is left out, as padding: it costs nothing, and the network sees its prior."""
+        """The loss of a batch: L∞ at times t, or L_n where n_steps is given. `model(x)` calls it.
+
+        Args:
+            x: Data `[B, ...]`, as each kind of data says.
+            t: Times in [0, 1], `[B]`, on x's device; (i - 1)/n for steps i from 1 to n where n_steps is given. None:
+                times that `spread_times` spreads over the batch.
+            seed: An int that all times, noise and draws of the call follow from. None: drawn from torch's default
+                generator.
+            n_steps: None for L∞; n for L_n.
+            mask: False where a variable is left out, as padding: it costs nothing, and the network sees its prior.
+                Broadcastable to x, or of its leading dimensions.
+            reduction: "mean" over variables, "sum", "batch" (sums, `[B]`) or "none" (of each variable).
+
+        Returns:
+            The loss in nats, differentiable in the network's parameters. float32, or float64 for float64.
+        """
         seed = drawn_seed() if seed is None else seed
         if t is None:
             t = spread_times(len(x), torch.Generator().manual_seed(part(seed, 2)), n_steps).to(x.device)
@@ -78,120 +113,258 @@ class BFN(nn.Module, ABC):
     def reconstruction(
         self, x: Tensor, *, seed: int | None = None, mask: Tensor | None = None, reduction: str = "mean"
     ) -> Tensor:
-        """-ln p_O(x) given the input distribution that the flow reaches at t = 1."""
+        """-ln p_O(x) given the input distribution that the flow reaches at t = 1.
+
+        Args:
+            x: Data `[B, ...]`, as each kind of data says.
+            seed: An int, of the flow's noise. None: drawn from torch's default generator.
+            mask: As in `forward`: False where a variable is left out. Broadcastable to x, or of its leading dimensions.
+            reduction: "mean" over variables, "sum", "batch" (sums, `[B]`) or "none" (of each variable).
+
+        Returns:
+            The loss in nats, differentiable in the network's parameters. float32, or float64 for float64.
+        """
         t = torch.ones(len(x), device=x.device)
         theta = self.flow(x, t, drawn_seed() if seed is None else seed, mask)
         return self.reconstruction_loss(x, self.output(theta, t), theta, reduction=reduction, mask=mask)
 
     def output(self, theta: Tensor, t: Tensor) -> Tensor:
-        """The network's prediction of the output distribution."""
+        """The network's prediction of the output distribution.
+
+        Args:
+            theta: What `flow` or `theta` returned: parameters of the input distribution.
+            t: Times in [0, 1], `[B]`; the network gets them in `dtype`.
+
+        Returns:
+            What the network puts out.
+        """
         return self.network(theta, t.to(self.dtype))
 
     def sample_step(self, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
-        """A sampling step, after which the state is another: the network at time t, then a message of accuracy alpha.
-        t, alpha and seed are tensors of one number that the CPU never reads, so that a CUDA graph of one step can be
-        replayed for all of them."""
+        """A sampling step: calls the network at time t, then updates the state by a message of accuracy alpha.
+
+        The CPU never reads the numbers in t, alpha and seed, so that a CUDA graph of one step can be replayed for all
+        steps.
+
+        Args:
+            state: The tensors of `prior`, or of the step before. The step writes over them.
+            t: The time in [0, 1], a tensor of one number on the state's device.
+            alpha: The accuracy, at least 0, a tensor of one number on the state's device.
+            seed: The seed of the step's noise, an int64 tensor of one number on the state's device.
+        """
         theta = self.theta(state)
         t = t.expand(len(theta))
         self.update(self.output(theta, t), state, t, alpha, seed)
 
     def solver_step(self, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
-        """A step of a solver likewise; the coefficients are tensors of one number too."""
+        """A step of a solver: calls the network at time t, then updates the state.
+
+        Args:
+            state: The tensors of `solver_state`, or of the step before. The step writes over them.
+            t: The time in [0, 1] at which the step starts, a tensor of one number on the state's device.
+            coefficients: Those of the step, tensors of one number on the state's device; the CPU never reads them.
+            seed: As in `sample_step`: an int64 tensor of one number on the state's device.
+        """
         theta = self.theta(state)
         t = t.expand(len(theta))
         self.solve(self.output(theta, t), state, t, coefficients, seed)
 
     def sample_final(self, state: State) -> Tensor:
-        """The mode of the output distribution at t = 1, which ends a sampling run: data [B, ...]."""
+        """The mode of the output distribution at t = 1, which ends a sampling run.
+
+        Args:
+            state: The tensors that the last step left. They are only read.
+
+        Returns:
+            Data `[B, ...]`.
+        """
         theta = self.theta(state)
         t = torch.ones(len(theta), device=theta.device)
         return self.mode(self.output(theta, t), theta, t)
 
     @abstractmethod
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
-        """theta at time t of the Bayesian flow of x, and the prior where the mask is False."""
+        """A sample of the Bayesian flow of x at time t: what the network sees.
+
+        Args:
+            x: Data `[B, ...]`, as each kind of data says.
+            t: Times in [0, 1], `[B]`.
+            seed: An int, of the flow's noise.
+            mask: False where theta is the prior's and x is not read. Broadcastable to x, or of its leading dimensions.
+
+        Returns:
+            theta, in `dtype`.
+        """
 
     @abstractmethod
     def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **how: Any) -> Tensor:
-        """how: the reduction and the mask, as in all losses here."""
+        """L∞ of an output.
+
+        Args:
+            x: Data `[B, ...]`, as each kind of data says.
+            output: What `output` returned, differentiable.
+            theta: What `flow` returned.
+            t: The times of the flow, `[B]`.
+            **how: `mask` and `reduction`, as in `forward`.
+
+        Returns:
+            The loss in nats. float32, or float64 for float64.
+        """
 
     @abstractmethod
     def discrete_time_loss(
         self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **how: Any
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """L_n of an output.
+
+        Args:
+            x: Data `[B, ...]`, as each kind of data says.
+            output: What `output` returned, differentiable.
+            theta: What `flow` returned.
+            t: The times of the flow, `[B]`: (i - 1)/n for steps i from 1 to n.
+            n_steps: n, at least 1.
+            seed: An int, of the draws of an expectation; a loss by quadrature does not read it.
+            **how: `mask` and `reduction`, as in `forward`.
+
+        Returns:
+            The loss in nats. float32, or float64 for float64.
+        """
 
     @abstractmethod
-    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **how: Any) -> Tensor: ...
+    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **how: Any) -> Tensor:
+        """-ln p_O(x) of an output at t = 1.
+
+        Args:
+            x: Data `[B, ...]`, as each kind of data says.
+            output: What `output` returned, differentiable.
+            theta: What `flow` returned.
+            **how: `mask` and `reduction`, as in `forward`.
+
+        Returns:
+            The loss in nats. float32, or float64 for float64.
+        """
 
     @abstractmethod
     def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
-        """The state of data of this shape before any message."""
+        """The state before any message, from which ancestral sampling starts.
+
+        Args:
+            shape: The shape of the data, `[B, ...]`.
+            device: The device of the state.
+
+        Returns:
+            Tensors that sampling steps write over.
+        """
 
     @abstractmethod
     def theta(self, state: State) -> Tensor:
-        """The parameters of the input distribution that the network sees."""
+        """The parameters of the input distribution that the network sees.
+
+        Args:
+            state: The tensors of a sampler.
+
+        Returns:
+            theta, in `dtype`.
+        """
 
     @abstractmethod
     def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
-        """Updates the state by a message of accuracy alpha about a draw from the output distribution."""
+        """Updates the state by a message of accuracy alpha about a draw from the output distribution.
+
+        Args:
+            output: What `output` returned.
+            state: The tensors of a sampler. The update writes over them.
+            t: The time in [0, 1] at which the network was called: a tensor of one number, or `[B]`.
+            alpha: The accuracy, at least 0: a tensor of one number, or `[B]`.
+            seed: The seed of the noise, an int64 tensor of one number.
+        """
 
     @abstractmethod
     def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
-        """The state that a solver of data of this shape starts from at time t."""
+        """The state that a solver starts from at time t.
+
+        Args:
+            shape: The shape of the data, `[B, ...]`.
+            device: The device of the state.
+            t: The time in [0, 1].
+            seed: An int, of the state's noise, which is drawn on the CPU and is the same for all devices.
+
+        Returns:
+            Tensors that a solver's steps write over.
+        """
 
     @abstractmethod
     def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
-        """Takes a solver's step from the output distribution at time t."""
+        """Takes a solver's step from the output distribution at time t.
+
+        Args:
+            output: What `output` returned.
+            state: The tensors of a solver. The step writes over them.
+            t: The time in [0, 1] at which the network was called: a tensor of one number, or `[B]`.
+            coefficients: Those of the step, floats or tensors of one number. An extrapolation of None makes it a step
+                of first order.
+            seed: The seed of the noise, an int64 tensor of one number; a step without noise does not read it.
+        """
 
     def step_error(self, coefficients: Coefficients, state: State, before: State) -> float | None:
-        """The error of the step of a solver that made `state` of `before`, as `adaptive.error_of_step` says it."""
+        """The error of a solver's step, as `adaptive.error_of_step` estimates it.
+
+        Args:
+            coefficients: Those of the step, floats.
+            state: The tensors of the solver after the step.
+            before: Copies of these tensors from before the step.
+
+        Returns:
+            The error in units of the state, or None for a step of first order.
+        """
         return error_of_step(coefficients, state[-1], before[-1], self.state_scale)
 
     def solver_noise(self, shape: tuple[int, ...], variance: float, device: torch.device, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)  # of the CPU, so that all devices start from the same state
+        """Normals of this variance, drawn on the CPU, so that all devices start from the same state.
+
+        Args:
+            shape: The shape of the noise.
+            variance: Its variance, at least 0.
+            device: The device that it is moved to.
+            seed: An int.
+
+        Returns:
+            Noise in `state_dtype`.
+        """
+        generator = torch.Generator().manual_seed(seed)
         return torch.randn(shape, generator=generator).mul_(variance**0.5).to(device, self.state_dtype)
 
     @abstractmethod
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
-        """The most probable data under the output distribution."""
+        """The most probable data under the output distribution.
+
+        Args:
+            output: What `output` returned.
+            theta: What `theta` or `flow` returned, which the network saw.
+            t: The times of that, `[B]`.
+
+        Returns:
+            Data `[B, ...]`: floating-point numbers, or int64 classes.
+        """
 
 
 def given_schedule(
     name: str, parameter: float | None, schedule: Schedule | None, make: Callable[[float], Schedule]
 ) -> Schedule:
-    """The schedule, or the one that the paper makes of a number, of which one must be given."""
+    """The schedule, or the one that the paper makes of a number, of which one must be given.
+
+    Args:
+        name: The number's name, for the error.
+        parameter: The number, or None.
+        schedule: The schedule, or None.
+        make: Makes a schedule of the number.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: If both or neither are given.
+    """
     if (parameter is None) == (schedule is None):
         raise ValueError(f"give either {name} or schedule, got {name}={parameter} and schedule={schedule}")
     return make(cast(float, parameter)) if schedule is None else schedule
-
-
-def part(seed: int, index: int) -> int:
-    """The seed of a part of what `seed` rules."""
-    return int(fold_in(seed, index))
-
-
-def drawn_seed() -> int:
-    """A seed from torch's default generator."""
-    return int(torch.randint(2**63 - 1, ()))
-
-
-def spread_times(count: int, generator: torch.Generator, n_steps: int | None = None) -> Tensor:
-    """`count` low-discrepancy times in random order: t = (u + i/count) mod 1, or down to a multiple of 1/n_steps.
-
-    >>> spread_times(4, torch.Generator().manual_seed(0)).sort().values.mul(4).floor()
-    tensor([0., 1., 2., 3.])
-    """
-    t = (torch.rand((), generator=generator, dtype=torch.float64) + torch.arange(count) / count) % 1
-    if n_steps is not None:
-        t = down_to_step(t, n_steps)
-    return t[torch.randperm(count, generator=generator)].float()
-
-
-def down_to_step(t: Tensor, n_steps: int) -> Tensor:
-    """The time (i - 1)/n_steps at which the step of each time starts; a time just below 1 that rounds to 1 has i =
-    n_steps.
-
-    >>> down_to_step(torch.tensor([0.1, 0.6]), 4)
-    tensor([0.0000, 0.5000])
-    """
-    return (t * n_steps).floor().clamp(max=n_steps - 1) / n_steps

@@ -16,10 +16,19 @@ from bfn_kernels.solvers import Coefficients
 
 
 class Classes(BFN):
-    """The base for data of two and of more classes, whose state are logits and theta."""
+    """The base for data of two and of more classes, whose state are logits and theta.
+
+    Args:
+        network: A module, or another function of theta and of t `[B]`, which puts out logits.
+        beta_1: The accuracy at t = 1, positive, of the paper's schedule (182). Give either beta_1 or schedule.
+        schedule: As in `bfn_kernels.schedules`, or an object with these methods.
+
+    Attributes:
+        ops: The family's module, `discrete` or `binary`.
+    """
 
     solver_start = 0.001
-    ops: ModuleType  # of the family
+    ops: ModuleType
 
     def __init__(self, network: Network, beta_1: float | None = None, *, schedule: DiscreteSchedule | None = None):
         super().__init__(network)
@@ -27,7 +36,15 @@ class Classes(BFN):
 
     @abstractmethod
     def zeros(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """The logits of data of this shape before any message."""
+        """The logits before any message.
+
+        Args:
+            shape: The shape of the data, `[B, ...]`.
+            device: The device of the logits.
+
+        Returns:
+            Zeros in `state_dtype`, `[B, ..., K]`, or `[B, ...]` for binary data.
+        """
 
     def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **how: Any) -> Tensor:
         return self.ops.continuous_time_loss(x, output, t, schedule=self.schedule, **how)
@@ -62,18 +79,30 @@ class Classes(BFN):
 
 
 class Discrete(Classes):
-    """Classes 0 to num_classes - 1; the network takes their probabilities and puts out logits, both `[B, ..., K]`.
+    """Classes 0 to num_classes - 1. Data are `[B, ...]`, int64, int32 or uint8.
 
-    >>> class Network(torch.nn.Linear):
-    ...     def forward(self, theta, t):
-    ...         return super().forward(theta)
-    >>> model = Discrete(Network(5, 5), beta_1=3.0, num_classes=5)
-    >>> model.reconstruction(torch.zeros(2, 3, dtype=torch.int64), seed=1).shape
-    torch.Size([])
+    Args:
+        network: A module, or another function of theta and of t `[B]`. It takes probabilities `[B, ..., K]` and puts
+            out logits `[B, ..., K]`.
+        beta_1: The accuracy at t = 1, positive, of the paper's schedule (182). Give either beta_1 or schedule.
+        num_classes: K, at least 2.
+        schedule: As in `bfn_kernels.schedules`, or an object with these methods.
+
+    Attributes:
+        num_classes: K.
+        receiver: The receiver of L_n: "joint", the paper's, by 10 draws, or "factorised", by 32 nodes of a quadrature.
+
+    Example:
+        >>> class Network(torch.nn.Linear):
+        ...     def forward(self, theta, t):
+        ...         return super().forward(theta)
+        >>> model = Discrete(Network(5, 5), beta_1=3.0, num_classes=5)
+        >>> model.reconstruction(torch.zeros(2, 3, dtype=torch.int64), seed=1).shape
+        torch.Size([])
     """
 
     ops = discrete
-    receiver = "joint"  # of L_n
+    receiver = "joint"
 
     def __init__(
         self,
@@ -89,7 +118,14 @@ class Discrete(Classes):
 
     @contextmanager
     def using(self, receiver: str) -> Iterator[None]:
-        """Within it L_n is that of this receiver: "joint", the paper's, or "factorised"."""
+        """In a `with`, L_n has this receiver.
+
+        Args:
+            receiver: "joint", the paper's, or "factorised".
+
+        Returns:
+            A context, which puts the receiver of before back at its end.
+        """
         before, self.receiver = self.receiver, receiver
         try:
             yield
@@ -118,14 +154,21 @@ class Discrete(Classes):
 
 
 class Binary(Classes):
-    """Classes 0 and 1; the network takes the probability of class 1 and puts out its logit, both `[B, ...]`.
+    """Classes 0 and 1. Data are `[B, ...]`, bool, int64, int32 or uint8. L_n is computed by 32 nodes of a quadrature.
 
-    >>> class Network(torch.nn.Linear):
-    ...     def forward(self, theta, t):
-    ...         return super().forward(theta)
-    >>> model = Binary(Network(3, 3), beta_1=9.0)
-    >>> model(torch.ones(2, 3, dtype=torch.int64), torch.tensor([0.0, 0.5]), seed=1, n_steps=2, reduction="none").shape
-    torch.Size([2, 3])
+    Args:
+        network: A module, or another function of theta and of t `[B]`. It takes the probability of class 1, `[B, ...]`,
+            and puts out the logit of class 1, `[B, ...]`.
+        beta_1: The accuracy at t = 1, positive, of the paper's schedule (182). Give either beta_1 or schedule.
+        schedule: As in `bfn_kernels.schedules`, or an object with these methods.
+
+    Example:
+        >>> class Network(torch.nn.Linear):
+        ...     def forward(self, theta, t):
+        ...         return super().forward(theta)
+        >>> model, x = Binary(Network(3, 3), beta_1=9.0), torch.ones(2, 3, dtype=torch.int64)
+        >>> model(x, torch.tensor([0.0, 0.5]), seed=1, n_steps=2, reduction="none").shape
+        torch.Size([2, 3])
     """
 
     ops = binary

@@ -14,7 +14,14 @@ from bfn_kernels.solvers import Coefficients
 
 
 class Normal(BFN):
-    """The base for continuous and discretised data, whose input distribution is N(mean, 1/precision)."""
+    """The base for continuous and discretised data, whose input distribution is N(mean, 1/precision).
+
+    Args:
+        network: A module, or another function of theta and of t `[B]`; theta are means `[B, ...]`.
+        sigma_1: The standard deviation at t = 1, in (0, 1), of the paper's schedule (80). Give either sigma_1 or
+            schedule.
+        schedule: As in `bfn_kernels.schedules`, or an object with these methods.
+    """
 
     solver_start = 0.01
 
@@ -39,24 +46,41 @@ class Normal(BFN):
         return state[0].to(self.dtype)
 
     def solver_arguments(self, state: State, coefficients: Coefficients) -> dict[str, Any]:
-        """The keyword arguments of a solver's step that writes over the state: the mean and the prediction before."""
+        """The keyword arguments of a `solver_step` that writes over the state.
+
+        Args:
+            state: The mean, and the prediction of the step before.
+            coefficients: Those of the step. An extrapolation of None leaves the prediction before out.
+
+        Returns:
+            `coefficients`, `previous`, `out` and `predicted_out`.
+        """
         mean, predicted = state
         previous = None if coefficients.extrapolation is None else predicted
         return {"coefficients": coefficients, "previous": previous, "out": mean, "predicted_out": predicted}
 
 
 class Continuous(Normal):
-    """Reals in [-1, 1]; the network puts out the noise in the mean, `[B, ...]`.
+    """Reals in [-1, 1], `[B, ...]`, of a floating-point type.
 
-    sigma_1, or a schedule: as in `continuous.flow_sample`. num_bins: counts the reconstruction in bins of [-1, 1], so
-    that its nats can be compared with those of discretised data. limits, clip: as in `continuous.predict_data`.
+    Args:
+        network: A module, or another function of theta and of t `[B]`. It takes the mean `[B, ...]` and puts out the
+            noise in the mean, `[B, ...]`.
+        sigma_1: The standard deviation at t = 1, in (0, 1), of the paper's schedule (80). Give either sigma_1 or
+            schedule.
+        schedule: As in `bfn_kernels.schedules`, or an object with these methods.
+        num_bins: Counts the reconstruction in this many bins of [-1, 1], at least 2, so that its nats can be compared
+            with the nats of discretised data. None: the loss is -ln of a density.
+        limits: `bfn_kernels.Limits`, of which t_min is used: before it the data prediction is 0.
+        clip: The range (low, high) of the data, which predictions are clipped to. None for data without bounds.
 
-    >>> class Network(torch.nn.Linear):
-    ...     def forward(self, mean, t):
-    ...         return super().forward(mean)
-    >>> model = Continuous(Network(3, 3), sigma_1=0.1)
-    >>> model(torch.zeros(2, 3), torch.tensor([0.0, 0.5]), seed=1).shape
-    torch.Size([])
+    Example:
+        >>> class Network(torch.nn.Linear):
+        ...     def forward(self, mean, t):
+        ...         return super().forward(mean)
+        >>> model = Continuous(Network(3, 3), sigma_1=0.1)
+        >>> model(torch.zeros(2, 3), torch.tensor([0.0, 0.5]), seed=1).shape
+        torch.Size([])
     """
 
     def __init__(
@@ -73,7 +97,11 @@ class Continuous(Normal):
         self.num_bins, self.limits, self.clip = num_bins, limits, clip
 
     def settings(self) -> dict[str, Any]:
-        """The keyword arguments that all ops of the family share."""
+        """The keyword arguments that all ops of the family share.
+
+        Returns:
+            `schedule`, `limits` and `clip`.
+        """
         return {"schedule": self.schedule, "limits": self.limits, "clip": self.clip}
 
     def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **how: Any) -> Tensor:
@@ -103,15 +131,24 @@ class Continuous(Normal):
 
 
 class Discretised(Normal):
-    """Data at the centres of num_bins bins of [-1, 1]; the network puts out the noise's mean and log standard
-    deviation, `[B, ..., 2]`. limits: as in `discretised.continuous_time_loss`.
+    """Data at the centres of num_bins bins of [-1, 1], `[B, ...]`, of a floating-point type.
 
-    >>> class Network(torch.nn.Linear):
-    ...     def forward(self, mean, t):
-    ...         return super().forward(mean).unflatten(-1, (3, 2))
-    >>> model = Discretised(Network(3, 6), sigma_1=0.1, num_bins=16)
-    >>> model(torch.full((2, 3), 1 / 16), torch.tensor([0.0, 0.5]), seed=1, reduction="batch").shape
-    torch.Size([2])
+    Args:
+        network: A module, or another function of theta and of t `[B]`. It takes the mean `[B, ...]` and puts out the
+            noise's mean and log standard deviation, `[B, ..., 2]`.
+        sigma_1: The standard deviation at t = 1, in (0, 1), of the paper's schedule (80). Give either sigma_1 or
+            schedule.
+        num_bins: The number of bins, at least 2.
+        schedule: As in `bfn_kernels.schedules`, or an object with these methods.
+        limits: `bfn_kernels.Limits` of the output distribution's standard deviation, and of t.
+
+    Example:
+        >>> class Network(torch.nn.Linear):
+        ...     def forward(self, mean, t):
+        ...         return super().forward(mean).unflatten(-1, (3, 2))
+        >>> model = Discretised(Network(3, 6), sigma_1=0.1, num_bins=16)
+        >>> model(torch.full((2, 3), 1 / 16), torch.tensor([0.0, 0.5]), seed=1, reduction="batch").shape
+        torch.Size([2])
     """
 
     def __init__(
@@ -127,7 +164,14 @@ class Discretised(Normal):
         self.num_bins, self.limits = num_bins, limits
 
     def settings(self, output: Tensor) -> dict[str, Any]:
-        """The keyword arguments that all ops of the family share."""
+        """The keyword arguments that all ops of the family share.
+
+        Args:
+            output: What `output` returned: the two predictions, stacked, `[B, ..., 2]`.
+
+        Returns:
+            `pred_mean`, `pred_log_std`, `schedule`, `num_bins` and `limits`.
+        """
         return {
             "pred_mean": output,
             "pred_log_std": None,  # the output is both, stacked

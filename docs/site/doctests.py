@@ -7,9 +7,8 @@ import griffe
 
 
 def fenced(text: str) -> str:
-    """Puts each paragraph that begins with a prompt into a block."""
-    parts = re.split(r"\n{2,}", text)
-    return "\n\n".join(f"```pycon\n{part}\n```" if part.startswith(">>> ") else part for part in parts)
+    """Puts each paragraph that begins with a prompt into a block, which is indented as the prompt is."""
+    return re.sub(r"^( *)>>> (?:.+\n)*.+", r"\1```pycon\n\g<0>\n\1```", text, flags=re.MULTILINE)
 
 
 class Doctests(griffe.Extension):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from declared import FAMILIES, OPS, public, public_functions
+from docstrings import API, PUBLIC, arguments, entries, found_at, items, sections
 
 import bfn_kernels
 from bfn_kernels import nn
@@ -112,13 +113,11 @@ def test_every_page_is_in_the_site():
 
 def test_what_the_reference_lists_is_there():
     """Each function that a page of the reference names, of the module that it names."""
-    for page in sorted((ROOT / "docs" / "api").glob("*.md")):
-        for name, options in re.findall(r"^::: ([\w.]+)\n((?: .*\n)*)", page.read_text(), re.MULTILINE):
-            parent, _, last = name.rpartition(".")
-            found = importlib.import_module(name) if name in MODULES else getattr(importlib.import_module(parent), last)
-            for line in re.findall(r"^ +members: \[(.*)\]$|^ +- (\w+)$", options, re.MULTILINE):
-                for member in ", ".join(filter(None, line)).split(", "):
-                    assert hasattr(found, member), f"{page.name}: {name} has no {member}"
+    for page in sorted(API.glob("*.md")):
+        for name, members in entries(page):
+            found = found_at(name)
+            for member in members:
+                assert hasattr(found, member), f"{page.name}: {name} has no {member}"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -146,6 +145,20 @@ def test_the_page_of_ops_has_every_function():
     assert not left_out | gone, (
         f"the table in docs/ops.md needs rows for {sorted(left_out)}, and none for {sorted(gone)}"
     )
+
+
+def test_the_contracts_explain_every_shared_keyword():
+    """Those that two families have, or more."""
+    families = {}
+    for op in OPS:
+        for each in inspect.signature(public(op)).parameters.values():
+            if each.kind == each.KEYWORD_ONLY:
+                families.setdefault(each.name, set()).add(op.split(".")[0])
+    shared = {name for name, those in families.items() if len(those) > 1}
+    _, _, section = (ROOT / "docs" / "contracts.md").read_text().partition("\n## Keywords\n")
+    rows = re.findall(r"^\| (`.*?`) \|", section.partition("\n## ")[0], re.MULTILINE)
+    explained = set(re.findall(r"(\w+)=", " ".join(rows)))
+    assert not shared - explained, f"the keywords in docs/contracts.md need rows for {sorted(shared - explained)}"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -176,3 +189,24 @@ def test_every_public_function_has_an_example(family):
         found = Examples().find(importlib.import_module(function.__module__))
         name = f"{function.__module__}.{function.__name__}"
         assert any(each.examples for each in found if each.name == name), f"the docstring of {op} needs an example"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_docstring_names_every_parameter(name):
+    """In the order of the signature, and nothing else."""
+    section, names = arguments(PUBLIC[name])
+    assert items(sections(PUBLIC[name]).get(section, [])) == names, f"the {section} of {name}"
+
+
+@pytest.mark.parametrize("name", [name for name, each in PUBLIC.items() if inspect.isfunction(each)])
+def test_a_docstring_says_what_is_returned(name):
+    nothing = inspect.signature(PUBLIC[name]).return_annotation in (None, "None")
+    assert nothing or any(sections(PUBLIC[name]).get("Returns", [])), f"{name} needs a section Returns"
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name.rpartition(".")[0] not in PUBLIC])
+def test_a_docstring_has_an_example(name):
+    """The example of a class serves its methods. A class of which no object can be made needs none."""
+    unmade = inspect.isabstract(PUBLIC[name]) or getattr(PUBLIC[name], "_is_protocol", False)
+    lines = sections(PUBLIC[name]).get("Example", [])
+    assert unmade or any(line.startswith(">>> ") for line in lines), f"{name} needs a section Example"

@@ -1,0 +1,75 @@
+"""The seeds and the times of a batch, which training and samplers share."""
+
+import torch
+from torch import Tensor
+
+from bfn_kernels.noise import fold_in
+
+
+def part(seed: int, index: int) -> int:
+    """The seed of one of several parts of what a seed rules.
+
+    Args:
+        seed: An int.
+        index: The part's number, an int.
+
+    Returns:
+        An int of 64 bits with a sign: `noise.fold_in(seed, index)`.
+
+    Example:
+        >>> part(7, 3)
+        2891134794951100292
+    """
+    return int(fold_in(seed, index))
+
+
+def drawn_seed() -> int:
+    """A seed from torch's default generator.
+
+    Returns:
+        An int from 0 to 2^63 - 2.
+
+    Example:
+        >>> 0 <= drawn_seed() < 2**63 - 1
+        True
+    """
+    return int(torch.randint(2**63 - 1, ()))
+
+
+def spread_times(count: int, generator: torch.Generator, n_steps: int | None = None) -> Tensor:
+    """Low-discrepancy times in random order: t = (u + i/count) mod 1 for i from 0 to count - 1.
+
+    Args:
+        count: The number of times.
+        generator: A generator of the CPU, which draws u and the order.
+        n_steps: Rounds each time down to a multiple of 1/n_steps, as L_n needs. None: does not round.
+
+    Returns:
+        Times in [0, 1], `[count]`, float32, on the CPU. A time just below 1 may round to 1 without n_steps.
+
+    Example:
+        >>> spread_times(4, torch.Generator().manual_seed(0)).sort().values.mul(4).floor()
+        tensor([0., 1., 2., 3.])
+    """
+    t = (torch.rand((), generator=generator, dtype=torch.float64) + torch.arange(count) / count) % 1
+    if n_steps is not None:
+        t = down_to_step(t, n_steps)
+    return t[torch.randperm(count, generator=generator)].float()
+
+
+def down_to_step(t: Tensor, n_steps: int) -> Tensor:
+    """The time (i - 1)/n_steps at which the step of each time starts.
+
+    Args:
+        t: Times in [0, 1], a floating-point tensor of any shape. A time of 1, to which one just below 1 may have been
+            rounded, has i = n_steps.
+        n_steps: The number of steps, at least 1.
+
+    Returns:
+        Times in t's shape and type.
+
+    Example:
+        >>> down_to_step(torch.tensor([0.1, 0.6]), 4)
+        tensor([0.0000, 0.5000])
+    """
+    return (t * n_steps).floor().clamp(max=n_steps - 1) / n_steps
