@@ -16,8 +16,8 @@ from bfn_kernels.solvers import Coefficients
 
 
 class Seen:
-    """An input distribution as the network sees it: vectors `[B, ..., d]`. The logits of the distribution are the
-    `state` `[B, ..., K]` of a sampler, or are made again from the `seed` of a flow."""
+    """An input distribution as the network sees it: vectors `[B, ..., d]`. The logits of the distribution are in a
+    sampler's `state` `[B, ..., K]`, or are made again from the `seed` of a flow."""
 
     def __init__(self, vectors: Tensor, seed: int | None = None, state: Tensor | None = None):
         self.vectors, self.seed, self.state, self.device = vectors, seed, state, vectors.device
@@ -27,25 +27,38 @@ class Seen:
 
 
 class Vocabulary(Discrete):
-    """Classes of a large vocabulary. Training never makes `[B, ..., K]`; sampling keeps the state's logits, and a
-    solver keeps the logits of the step before too.
+    """Classes of a large vocabulary. Data are `[B, ...]`, int64, int32 or uint8.
 
-    `network(vectors, t)` takes vectors `[B, ..., width]`, which a `NoisyEmbedding` makes of the input distribution. It
-    puts out `[B, ..., width + 1]`: the hidden states of a `LinearHead` and, last, the factor by which the logits of the
-    output distribution follow the logits of the input distribution. A vector alone tells too little about its own
-    token, so a network does best to start with a factor of 1.
+    Training makes no tensor `[B, ..., K]`. Sampling stores the logits of the state, and a solver also stores the logits
+    of the step before.
 
-    width: the length of a vector. frequencies: `[K]` or None, the relative frequency p_k of each class in the data,
-    each above 0; they are divided by their sum. With frequencies, p is the prior over the classes: the network sees the
-    embedding of the posterior π_k = p_k·θ_k/Σ_j p_j·θ_j, where θ is the input distribution under a uniform prior, and
-    the head's bias starts as ln p. tied: whether the head's weight is the embedding's.
+    A vector alone tells too little about its own token. So the network also puts out a factor by which the logits of
+    the output distribution follow the logits of the input distribution. A network does best to start with a factor of
+    1.
 
-    >>> class Network(torch.nn.Linear):
-    ...     def forward(self, vectors, t):
-    ...         return super().forward(vectors)
-    >>> model = Vocabulary(Network(8, 9), beta_1=0.015, num_classes=1000, width=8)
-    >>> model(torch.zeros(2, 3, dtype=torch.int64), seed=1).shape
-    torch.Size([])
+    With frequencies p, the prior over the classes is p. The network then sees the embedding of the posterior π_k =
+    p_k·θ_k/Σ_j p_j·θ_j, where θ is the input distribution under a uniform prior, and the bias of the head starts as
+    ln p.
+
+    Args:
+        network: A module, or another function of vectors and of t `[B]`. It takes vectors `[B, ..., width]`, which a
+            `NoisyEmbedding` makes of the input distribution. It puts out `[B, ..., width + 1]`: the hidden states of a
+            `LinearHead` and, last, the factor.
+        beta_1: The accuracy at t = 1, positive, of the paper's schedule (182). Give either beta_1 or schedule.
+        num_classes: K, at least 2.
+        width: The length of a vector.
+        frequencies: The relative frequency of each class in the data, `[K]`, each above 0. They are divided by their
+            sum.
+        tied: Whether the weight of the head is the weight of the embedding.
+        schedule: As in `bfn_kernels.schedules`, or an object with these methods.
+
+    Example:
+        >>> class Network(torch.nn.Linear):
+        ...     def forward(self, vectors, t):
+        ...         return super().forward(vectors)
+        >>> model = Vocabulary(Network(8, 9), beta_1=0.015, num_classes=1000, width=8)
+        >>> model(torch.zeros(2, 3, dtype=torch.int64), seed=1).shape
+        torch.Size([])
     """
 
     share: Tensor | None
@@ -79,9 +92,14 @@ class Vocabulary(Discrete):
                     nn.init.zeros_(self.head.weight)
 
     def weight(self) -> Tensor:
-        """The weight of the embedding of θ. With frequencies, row k is multiplied by K·p_k. The first column of the
-        embedding starts as 1, so that the first number of a vector is the normaliser K·Σ_j p_j·θ_j. `output` divides
-        the vector by its first number, whatever training makes of that column."""
+        """The weight of the embedding of θ. With frequencies, row k is multiplied by K·p_k.
+
+        The first column of the embedding starts as 1, so that the first number of a vector is the normaliser
+        K·Σ_j p_j·θ_j. `output` divides the vector by its first number, whatever training makes of that column.
+
+        Returns:
+            The weight, `[K, width]`.
+        """
         return self.embedding.weight if self.share is None else self.embedding.weight * self.share
 
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Any:
@@ -93,8 +111,15 @@ class Vocabulary(Discrete):
         return super().output(vectors, t)
 
     def logits(self, output: Tensor, flow: Tensor) -> Tensor:
-        """The logits `[B, ..., K]` of the output distribution, given the logits of the input distribution. Training and
-        sampling do not store them."""
+        """The logits of the output distribution. Training and sampling do not store them.
+
+        Args:
+            output: What the network put out, `[B, ..., width + 1]`.
+            flow: The logits of the input distribution, `[B, ..., K]`.
+
+        Returns:
+            The logits, `[B, ..., K]`.
+        """
         hidden, scale = parted(output)
         return self.head(hidden) + scale.unsqueeze(-1) * flow
 
@@ -118,7 +143,17 @@ class Vocabulary(Discrete):
         return self.zeros(shape, device), seen.expand(*shape, len(seen)).clone()
 
     def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
-        """The logits, the vectors, and of the step before the logits and the network's output."""
+        """The state that a solver starts from at time t.
+
+        Args:
+            shape: The shape of the data, `[B, ...]`.
+            device: The device of the state.
+            t: The time in [0, 1].
+            seed: An int, of the state's noise, which is drawn on the CPU and is the same for all devices.
+
+        Returns:
+            The logits and the vectors of the state, then the logits and the network's output of the step before.
+        """
         variance = self.state_scale * float(solvers.start_variance(self.schedule, t))
         logits = self.solver_noise((*shape, self.num_classes), variance, device, seed)
         seen = embedded_state(logits, self.weight())
@@ -146,7 +181,17 @@ class Vocabulary(Discrete):
             value.copy_(now)
 
     def step_error(self, coefficients: Coefficients, state: State, before: State) -> float | None:
-        """As in the base. Probabilities are made for some tokens at a time."""
+        """The error of a solver's step, as `adaptive.error_of_step` estimates it. Probabilities are made for some tokens
+        at a time.
+
+        Args:
+            coefficients: The coefficients of the step, floats.
+            state: The tensors of the solver after the step.
+            before: Copies of these tensors from before the step.
+
+        Returns:
+            The error in units of the state, or None for a step of first order.
+        """
         numbers = (few_tokens(each, self.num_classes) for each in (*state[2:], *before[2:]))
         change = [
             (self.logits(out, one).softmax(-1) - self.logits(out_before, other).softmax(-1)).square().mean(-1).sqrt()
