@@ -181,8 +181,9 @@ class Vocabulary(Discrete):
             value.copy_(now)
 
     def step_error(self, coefficients: Coefficients, state: State, before: State) -> float | None:
-        """The error of a solver's step, as `adaptive.error_of_step` estimates it. Probabilities are made for some tokens
-        at a time.
+        """The error of a solver's step, as `adaptive.error_of_step` estimates it.
+
+        Probabilities are made for some tokens at a time.
 
         Args:
             coefficients: The coefficients of the step, floats.
