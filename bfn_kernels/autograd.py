@@ -1,4 +1,4 @@
-"""How autograd hears of an operator: what is saved for its backward pass, and the function that callers use."""
+"""Registers an operator with autograd: what its forward pass saves, and the function that callers use."""
 
 from collections import namedtuple
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ class Forward(NamedTuple):
 
     saved: the values that `Operator.saved` names, as attributes.
     needed: for each argument, whether it needs a gradient.
-    types: for each of the leading tensor arguments its dtype, or None if it was not passed.
+    types: for each of the leading tensor arguments, its dtype, or None if the argument is None.
     """
 
     saved: Any
@@ -39,7 +39,7 @@ def writing(overload: OpOverload, operator: "Operator") -> Callable:
     def write(inputs: Sequence, outputs: Sequence[Tensor | None]) -> Tensor:
         out, *beside = outputs
         if out is None:
-            out = operator.fake(*inputs)  # of real tensors it makes a real one
+            out = operator.fake(*inputs)  # called with real tensors, a fake makes real results
         _refuse_tangents(overload, (*inputs, out, *beside))
         overload(*inputs, out, *beside)
         if not torch.compiler.is_compiling():  # compiled code increases the version itself
@@ -50,8 +50,11 @@ def writing(overload: OpOverload, operator: "Operator") -> Callable:
 
 
 def needs(*tensors: Tensor | None) -> list[bool]:
-    """For each tensor, whether it needs a gradient. A tensor does not show that an outer transform of torch.func needs
-    its gradient, so under transforms all of them count as if they did."""
+    """For each tensor, whether it needs a gradient.
+
+    If an outer transform of torch.func needs the gradient of a tensor, the tensor does not show it. So under transforms
+    every tensor counts as if it needed one.
+    """
     if not torch.is_grad_enabled():
         return [False] * len(tensors)
     under_transforms = transformed()
@@ -100,8 +103,11 @@ def differentiable(library: "Library", overload: OpOverload, operator: "Operator
 
 
 class _Saving:
-    """Saves arguments and results for the backward pass: the tensors, which come first, by `save_for_backward`, other
-    values on `ctx`. The tensors in `spared` are not saved where the argument `in_forward` is True."""
+    """Saves arguments and results for the backward pass: tensors by `save_for_backward`, other values on `ctx`.
+
+    names: the arguments and results to save, tensors first. spared: the names that are not saved if the argument
+    `in_forward` is True.
+    """
 
     def __init__(self, overload: OpOverload, names: Sequence[str], spared: Sequence[str]):
         schema = overload._schema
@@ -128,8 +134,8 @@ class _Saving:
 
 
 def _picks(places: Sequence[int]) -> Callable[[tuple], tuple]:
-    """A function that returns the values at these places of a tuple, as a tuple. `itemgetter` returns a tuple only of
-    two places or more."""
+    """Returns a function that picks the values at these places of a tuple. `itemgetter` returns a tuple only for two or
+    more places."""
     return itemgetter(*places) if len(places) > 1 else lambda values: tuple(values[i] for i in places)
 
 
@@ -140,7 +146,7 @@ def _leading_tensors(overload: OpOverload) -> int:
 
 
 def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, vmap: Callable) -> Callable:
-    """The operator in the one form of `autograd.Function` that torch.func's transforms accept.
+    """The operator as an `autograd.Function` of the only form that torch.func's transforms accept.
 
     These transforms build a graph of every backward pass, so this function cannot refuse a second derivative. The
     operators that the backward pass calls refuse it. Linear ones do not: their second derivative is right.
@@ -175,8 +181,8 @@ def _call(
     If the operator has a variant that writes, callers append one argument for each tensor that it may write into: the
     tensor, or None.
 
-    It goes past the Python code that torch runs for `register_autograd`, which takes several times as long as the
-    kernel on a few thousand variables. It is a single function, since one in between would cost as much as a check.
+    It avoids the Python code that torch runs for `register_autograd`, which takes several times as long as a kernel on
+    a few thousand variables. It is a single long function, since each further call would cost as much as a check.
     """
 
     operate = below_python(overload)
@@ -193,7 +199,7 @@ def _call(
         def backward(ctx, *grads):
             return backward(ctx, *grads)
 
-    # torch's Python `apply` would look for transforms again, which `call` has handled before
+    # torch's own `apply` in Python would look for transforms once more
     apply = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]
     names = [a.name for a in overload._schema.arguments]
     needed = [names.index(name.removeprefix("need_")) for name in names if name.startswith("need_")]

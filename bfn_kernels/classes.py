@@ -15,7 +15,7 @@ from bfn_kernels.call.keywords import Target, choice_noises, drawn_seed, known_v
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.records import CHOICES, NO_GUIDANCE
 
-# The keywords of a step, as plain tuples, which are made faster than records.
+# The keywords of a step, as plain tuples, since making a record takes longer.
 Plan = tuple[Any, ...]  # times, previous, rule, coefficients, beta_1, schedule, temperature, unconditional, guidance
 Sending = tuple[Any, ...]  # choose, known, known_mask, seed, generator, noise, draw_noise
 Outputs = tuple[Tensor | None, ...]  # out, theta_out, and predicted_out of a solver's step

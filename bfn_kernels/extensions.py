@@ -1,12 +1,12 @@
-"""The errors of the operators of a compiled extension, and the types of their arguments as the extension has them."""
+"""What Python asks of a compiled extension: the errors of its operators, and the types of their arguments."""
 
 from collections.abc import Callable, Mapping
 
 from torch._ops import OpOverload
 
-# An operator of a compiled extension refuses arguments by a ValueError or an IndexError. From torch 2.15 on, torch
-# turns both into a RuntimeError. Each extension has a function that returns its last refusal: an index into REFUSED,
-# 0 for none, and the message.
+# An operator of a compiled extension raises ValueError or IndexError for wrong arguments. From version 2.15 on, torch
+# turns both into RuntimeError. So each extension has a function that returns its last error: an index into REFUSED, 0
+# for none, and the message.
 REFUSED = (RuntimeError, ValueError, IndexError)
 REFUSALS: list[Callable[[], tuple[int, str]]] = []
 
@@ -27,7 +27,7 @@ def difference(overload: OpOverload, compiled: Mapping[str, str]) -> str | None:
 
 
 def as_refused(error: RuntimeError) -> Exception:
-    """The error in the type that it was thrown in."""
+    """Returns the error with the type that the extension raised."""
     for refusal in REFUSALS:
         kind, message = refusal()
         if kind and str(error) == message:

@@ -1,7 +1,7 @@
 """How an operator is declared, and how a declaration is registered in every library of `torch.ops` that serves it.
 
-A family declares each operator once. The function of the reference says its name and arguments, and the declaration
-adds its results, fake and backward pass. The code that runs is csrc's or Triton's.
+A family declares each operator once. A function of the reference gives the operator's name and arguments. The
+declaration adds its results, its fake and its backward pass. The code that runs is in csrc or in Triton.
 """
 
 import functools
@@ -23,24 +23,24 @@ from bfn_kernels.torch_private import below_python, keeps_saved, transformed
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator of a family. `operator` below makes one of a function of the reference.
+    """An operator of a family. The function `operator` below makes one from a function of the reference.
 
-    schema: its name, arguments and results. If the operator has a backward pass, callers get its first result alone:
-    the other results are saved for that pass. The last arguments may be called `need_x`: they say whether x needs a
-    gradient, and are filled in here, not by callers.
+    schema: its name, arguments and results. If the operator has a backward pass, callers get only its first result; the
+    other results are saved for the backward pass. The last arguments may be called `need_x`. They say whether x needs a
+    gradient. Callers do not pass them; they are filled in here.
     fake: a function of the same arguments that makes results of the right shape and type without computing them.
     function: the function in the reference, or None if the reference has none. The function of the same name in
     Triton's code is called with the same records.
-    saved: the names of the arguments and results that the backward pass reads, those of tensors first.
-    spared: of these, the tensors that are not saved where the argument `in_forward` is True.
+    saved: the names of the arguments and results that the backward pass reads, tensors first.
+    spared: the names among them that are not saved if the argument `in_forward` is True.
     backward: a function `(library, grad, forward)` that returns the gradients of the leading arguments, where `grad` is
     the gradient of the first result. Without it, asking for a gradient is an error.
     in_place: whether there is a variant `<name>_out` that writes its result into a last argument `out`.
-    beside: the names of tensors that this variant writes too, if they are passed as arguments behind `out`.
-    library: which libraries have the operator; empty for all. NATIVE: the CPU kernels alone. TRITON: Triton's alone.
-    Both names: these two, but not CUDA.
-    composed: True if no library has a kernel for it. A function of its name in the family's `composed.py` computes it
-    on every device. This function takes the library first, then the arguments; it calls other operators and torch's.
+    beside: the names of further tensors that this variant writes. They are arguments after `out`, and may be None.
+    library: which libraries have the operator; empty for all. NATIVE: only the CPU kernels. TRITON: only Triton. Both
+    names: the CPU kernels and Triton, but not CUDA.
+    composed: True if no library has a kernel for it. A function with the operator's name in the family's `composed.py`
+    computes it on every device, from other operators and torch's. It takes the library first, then the arguments.
     """
 
     schema: str
@@ -60,7 +60,8 @@ class Operator:
 
     @property
     def writes(self) -> bool:
-        """Whether it writes into its arguments, and returns nothing; autograd does not hear of it."""
+        """Whether it writes into its arguments and returns nothing. Such an operator is not registered with
+        autograd."""
         return "!)" in self.schema
 
     @property
@@ -73,16 +74,19 @@ class Operator:
 def operator(
     function: Callable, results: str = "Tensor", *, fake: Callable, needs: str = "", **others: Any
 ) -> Operator:
-    """Makes an operator from a function of the reference. The operator has the function's name and its arguments. It
-    writes into the same tensors. needs: the arguments for which the operator gets a flag `need_<name>`."""
+    """Makes an operator from a function of the reference, with the function's name and arguments.
+
+    results: its results, as a schema writes them. needs: the arguments for which the operator gets a flag
+    `need_<name>`. others: fields of `Operator`.
+    """
     arguments = [*records.arguments(function), *(f"bool need_{name}" for name in needs.split())]
     schema = f"{function.__name__}({', '.join(arguments)}) -> {results}"
     out = records.written(function)
     return Operator(schema, fake, function, in_place=bool(out), beside=" ".join(out[1:]), **others)
 
 
-# The libraries of `torch.ops`. They are called as the package is, so that a copy under another name can be loaded
-# beside it; the C++ of such a copy is compiled with -DBFN_NAMESPACE.
+# The libraries of `torch.ops` have the name of the package. So a copy of the package with another name can be loaded in
+# the same process. The C++ of such a copy is compiled with -DBFN_NAMESPACE.
 NATIVE = str(__package__)
 TRITON = f"{NATIVE}_triton"
 
@@ -101,7 +105,7 @@ class Library:
         It is called when the operator is first called. keys: the dispatch keys that the function serves.
         `refuse(overload)` says why the compiled code of an operator must not be called, or None."""
         self.name, self.implement, self.keys, self.refuse = name, implement, keys, refuse
-        self.refused: list[str] = []  # what `refuse` says of the operators that were declared
+        self.refused: list[str] = []  # the reasons that `refuse` gave
         self.kind = TRITON if implement else name
         self._defined = torch.library.Library(name, "FRAGMENT")
 
@@ -124,7 +128,7 @@ class Library:
         return getattr(getattr(torch.ops, self.name), name).default
 
     def _python(self, family: str, operator: Operator) -> tuple[Callable | None, Callable | None]:
-        """The codes of an operator that is written in Python, as `python_code` returns them."""
+        """The two functions that `python_code` returns, or None for an operator that is not written in Python."""
         if operator.composed:
             module = f"{NATIVE}.{family}.composed"
             return python_code(operator, lambda: getattr(importlib.import_module(module), operator.name), self)
@@ -155,11 +159,10 @@ def _refusing(why: str) -> Callable:
 
 
 def python_code(operator: Operator, load: Callable[[], Callable], *first: Any) -> tuple[Callable, Callable]:
-    """The code of an operator that is written in Python, as torch calls it, and the code of the variant that writes
-    into `out`. The code without `out` makes that tensor.
+    """Returns two functions that torch calls: the operator, and its variant that writes into `out`.
 
-    load: returns the function of the operator. It is called once, when the operator is first called, since it imports
-    the function's module. first: what the function gets before the operator's arguments.
+    load: returns the function that computes the operator. It is called when the operator is first called, since it
+    imports the module of this function. first: arguments that this function gets before the operator's arguments.
     """
     beside = [None] * len(operator.beside.split())
 
@@ -174,7 +177,7 @@ def python_code(operator: Operator, load: Callable[[], Callable], *first: Any) -
 
     def functional(*arguments):
         function, group = loaded()
-        out = operator.fake(*arguments)  # of real tensors it makes a real one
+        out = operator.fake(*arguments)  # called with real tensors, a fake makes real results
         function(*group((*first, *arguments, out, *beside)))
         return out
 
@@ -188,7 +191,8 @@ def loss_fakes(x: Tensor, reduction: int, dtype: torch.dtype) -> tuple[Tensor, T
 
 
 def gradient_fake(like: Tensor, needed: bool, dtype: torch.dtype, dense: bool = True) -> Tensor:
-    """Fake of a saved gradient, empty where it is not needed; contiguous if `dense`, else laid out as `like` is."""
+    """Fake of a saved gradient. It is empty if it is not needed, contiguous if `dense`, else it has the strides of
+    `like`."""
     if needed and not dense:
         return torch.empty_like(like, dtype=dtype)
     return like.new_empty(like.shape if needed else (0,), dtype=dtype)
@@ -197,10 +201,11 @@ def gradient_fake(like: Tensor, needed: bool, dtype: torch.dtype, dense: bool = 
 def times_saved(
     library: Library, grad: Tensor, scale: Tensor | None, saved: Sequence[Tensor], forward: Forward, first: int = 0
 ) -> list[Tensor | None]:
-    """The gradients of the arguments from number `first` on, each in its argument's type.
+    """Multiplies saved derivatives by the gradient of the result: the gradients of the arguments from number `first`
+    on.
 
-    saved: for each of these arguments, the derivative of every variable's result. grad: the gradient of the reduced
-    result; scale: the factor that the reduction multiplied it by, or None.
+    saved: for each of these arguments, the derivative of each variable's result. grad: the gradient of the reduced
+    result. scale: the factor of the reduction, or None. Each gradient has the type of its argument.
     """
     each = zip(saved, forward.types[first:], forward.needed[first:], strict=False)
     if not transformed() and _is_one(grad) and (scale is None or _is_one(scale)) and not keeps_saved():
@@ -216,7 +221,7 @@ def saved_loss_backward(library: Library, grad: Tensor, forward: Forward, first:
 
 
 def _is_one(factor: Tensor) -> bool:
-    """Whether it is a 1, as the gradient of a loss by itself is, where looking is free."""
+    """Whether the factor is 1, as in `loss.backward()`. False if reading its value would cost a synchronisation."""
     return factor.dim() == 0 and shows(factor) and factor.item() == 1
 
 

@@ -1,8 +1,8 @@
-"""Arguments of operators that belong together. The structs of csrc/ops have the same fields.
+"""Records: arguments of operators that belong together. The records of csrc/bindings have the same fields.
 
-An operator of torch takes tensors and numbers, but no records, so callers pass the fields of a record: `*record`.
-`grouped` gives a function its records back. An operator has the arguments of its function in
-`reference.py`: `arguments` lists them for the operator's schema.
+An operator of torch takes tensors and numbers, but no records. So callers pass the fields of a record, `*record`, and
+`grouping` puts them together again. An operator has the arguments of its function in `reference.py`. `arguments` lists
+them for the operator's schema.
 """
 
 import functools
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from bfn_kernels import noise as random
 
-# An operator gets the choice of what a sampler sends as an index into CHOICES. It gets the receiver of classes as an
-# index into RECEIVERS. csrc/ops/noise.h has the same numbers.
+# Operators take the choice of what a sampler sends as an index into CHOICES, and the receiver of classes as an index
+# into RECEIVERS. csrc/ops/noise.h has the same numbers.
 CHOICES = ("sample", "mode", "mean")
 SAMPLE, MODE, MEAN = range(3)
 RECEIVERS = ("joint", "factorised")
@@ -41,7 +41,8 @@ class Draws(NamedTuple):
     noise: Tensor | None
 
     def each(self, like: Tensor, normal: Callable[..., Tensor]) -> Iterator[tuple[Tensor, float]]:
-        """Yields the normals and the weight of each node, as a scalar, or of each draw, in the shape of `like`."""
+        """Yields the normals and the weight of each node or draw. A node is a scalar; a draw has the shape of
+        `like`."""
         for node, weight in zip(self.nodes or (), self.node_weights or (), strict=True):
             yield torch.full((), node, dtype=like.dtype, device=like.device), weight
         for draw in range(self.n_samples):
@@ -51,15 +52,15 @@ class Draws(NamedTuple):
                 yield self.noise[draw].to(like.dtype), 1 / self.n_samples
 
 
-NO_DRAWS = Draws(None, None, 0, None, None)  # of a loss without an expectation
+NO_DRAWS = Draws(None, None, 0, None, None)  # for a loss without an expectation
 
 
 class Solver(NamedTuple):
     """The row scalars of a step, and the prediction of the step before.
 
-    `keep` multiplies the state. `take` multiplies the prediction p + extrapolation·(p − previous), or K times it minus
-    1 where p are probabilities of classes. `std` multiplies the noise. If `keep` is None, that factor is left out. If
-    `std` or `previous` is None, its term is left out.
+    keep: the factor of the state; None stands for 1. take: the factor of the prediction q = p + extrapolation·(p −
+    previous), or of K·q − 1 if p are probabilities of classes. std: the factor of the noise; None for a step without
+    noise. previous: None for a step of first order, in which q = p.
     """
 
     keep: Tensor | None
@@ -70,7 +71,8 @@ class Solver(NamedTuple):
 
 
 class Guidance(NamedTuple):
-    """The logits of a step are logit_scale·logits + unconditional_scale·unconditional; the scales are row scalars."""
+    """The guidance of a step, whose logits are logit_scale·logits + unconditional_scale·unconditional. The scales are
+    row scalars."""
 
     logit_scale: Tensor | None = None
     unconditional: Tensor | None = None
@@ -81,8 +83,11 @@ NO_GUIDANCE = Guidance()
 
 
 class Sent(NamedTuple):
-    """The message of a step: the place in CHOICES of what is sent of the output distribution, the values that are sent
-    instead where the mask says so, and the explicit noise that draws a sample."""
+    """What a step sends.
+
+    choice: an index into CHOICES, for the value of the output distribution. known: values that are sent instead where
+    known_mask is True. draw_noise: explicit noise that draws a sample.
+    """
 
     choice: int
     known: Tensor | None
@@ -91,15 +96,19 @@ class Sent(NamedTuple):
 
 
 class LossTarget(NamedTuple):
-    """The variables that a loss counts, None for all, and the place of its reduction in `checks.REDUCTIONS`."""
+    """mask: True for the variables that a loss counts, or None for all. reduction: an index into
+    `checks.REDUCTIONS`."""
 
     mask: Tensor | None
     reduction: int
 
 
 class Prediction(NamedTuple):
-    """The output of a network of continuous data, the mean that the network saw, the row scalars that make data of them
-    (84), and the range that the data are clipped to. Without the scales, the prediction is the data."""
+    """The output of a network of continuous data.
+
+    mean: the mean that the network saw. mean_scale, noise_scale: the row scalars that turn prediction and mean into
+    data (84); without them the prediction is the data. low, high: the range that the data are clipped to.
+    """
 
     prediction: Tensor
     mean: Tensor | None
@@ -112,8 +121,8 @@ class Prediction(NamedTuple):
 class Network(NamedTuple):
     """The output of a network of discretised data, and `mean`, the mean that the network saw.
 
-    The row scalars turn the two into the mean and std of a normal: equations (105) and (106). Without the scales,
-    pred_mean predicts the data. If pred_log_std is None, the last dimension of pred_mean holds both predictions.
+    The row scalars turn output and mean into the mean and std of a normal: equations (105) and (106). Without the
+    scales, pred_mean predicts the data. If pred_log_std is None, the last dimension of pred_mean has both predictions.
     mixture_logits has a logit for each component of a mixture.
     """
 
@@ -126,8 +135,8 @@ class Network(NamedTuple):
 
 
 class OutputLimits(NamedTuple):
-    """The limits of the std of discretised data: its logarithm is clamped to [−log_std_max, log_std_max], then the std
-    to [std_min, std_max]."""
+    """The limits of the std of discretised data. First its logarithm is clamped to [−log_std_max, log_std_max], then
+    the std to [std_min, std_max]."""
 
     std_min: float
     std_max: float
@@ -135,7 +144,8 @@ class OutputLimits(NamedTuple):
 
 
 class Bins(NamedTuple):
-    """The number of bins, whether the outer bins have the mass beyond them, and the limits of the std."""
+    """The number of bins, whether the first and the last bin have the mass beyond [−1, 1], and the limits of the
+    std."""
 
     num_bins: int
     clip: bool
@@ -166,11 +176,11 @@ class FlowLogits(NamedTuple):
     flow_noise: Tensor | None
 
 
-NO_FLOW = FlowLogits(None, None, None, None)  # of a head whose logits do not follow the flow
+NO_FLOW = FlowLogits(None, None, None, None)  # for a head without flow_scale
 
 
 class HeadBefore(NamedTuple):
-    """The flow_scale and the state that the head's logits of the step before were made with."""
+    """The flow_scale and the state of the step before, from which its logits are computed again."""
 
     previous_scale: Tensor | None
     previous_state: Tensor | None
@@ -193,8 +203,8 @@ def _is_record(kind: Any) -> bool:
 
 
 def _parameters(function: Callable) -> dict[str, Any]:
-    """The types of the parameters that have no default; parameters with one are tensors that are written into. A
-    parameter without an annotation has the type None."""
+    """The types of the parameters without a default. (Parameters with a default are tensors that the function writes
+    into.) A parameter without an annotation has the type None."""
     kinds, parameters = get_type_hints(function), inspect.signature(function).parameters.values()
     named = [each for each in parameters if each.kind is not each.VAR_POSITIONAL]
     return {each.name: kinds.get(each.name) for each in named if each.default is each.empty}
@@ -219,8 +229,8 @@ def fields(record: type) -> list[str]:
 
 
 def grouping(function: Callable) -> Callable[[Sequence], Sequence]:
-    """A function that groups the arguments of an operator into the records that the annotations of `function` name.
-    Further arguments stay as they are."""
+    """Returns a function that groups an operator's arguments into the records in the annotations of `function`. Further
+    arguments stay as they are."""
     kinds, places, start = _parameters(function).values(), [], 0
     for kind in kinds:
         stop = start + (len(kind._fields) if _is_record(kind) else 1)
@@ -237,7 +247,7 @@ def grouping(function: Callable) -> Callable[[Sequence], Sequence]:
 
 
 def grouped(function: Callable) -> Callable:
-    """The function, called with the fields of its records."""
+    """Returns the function in a form that takes the fields of its records."""
     group = grouping(function)
 
     @functools.wraps(function)

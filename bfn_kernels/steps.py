@@ -45,12 +45,12 @@ def solved(state: Tensor, p: Tensor, solver: Solver, noise: Noise, out: Tensor |
 
 
 def extrapolated(p: Tensor, previous: Tensor | None, by: Tensor | None) -> Tensor:
-    """p + by·(p − p_prev), the prediction that a second-order step takes; p itself without an earlier one."""
+    """p + by·(p − p_prev), the prediction that a step of second order uses; p itself if there is no p_prev."""
     return p if previous is None else p + of_rows(by, p) * (p - previous.to(p.dtype))
 
 
 def of_rows(scalar: Tensor, like: Tensor) -> Tensor:
-    """A row scalar that broadcasts to data, or to numbers per class, which have a dimension more."""
+    """Gives a row scalar one more dimension if it must broadcast to numbers per class."""
     return scalar if scalar.dim() == like.dim() else scalar.unsqueeze(-1)
 
 

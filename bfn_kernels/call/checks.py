@@ -81,7 +81,7 @@ def like(name: str, value: Tensor, model_name: str, model: Tensor, shape: Sequen
     `model`."""
     shape = model.shape if shape is None else shape
     if isinstance(value, Tensor) and value.dtype in FLOATS and value.shape == shape and value.device == model.device:
-        return  # without calls to the checks below, which take as long as this line
+        return  # the checks below would take twice as long
     _tensor(name, value, FLOATS)
     if value.shape != shape:
         raise ValueError(
@@ -97,7 +97,7 @@ def same_device(name: str, value: Tensor, model_name: str, model: Tensor) -> Non
 
 
 def once(name: str, value: Tensor, shape: Sequence[int]) -> Tensor:
-    """Numbers of rows without the repetitions that `expand` made: a dimension of stride 0 has size 1."""
+    """Undoes `expand`: a dimension of stride 0 gets size 1, so that each number stands once."""
     if 0 not in value.stride():
         return value
     leading(name, value, shape)
@@ -136,7 +136,8 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
 
 
 def shows(x: Tensor) -> bool:
-    """Whether its values can be read for free: fake tensors have none, and compiled code would have to wait."""
+    """Whether reading the values of x costs nothing. Fake tensors have no values, and compiled code would have to wait
+    for them."""
     return x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
 
 
@@ -200,7 +201,7 @@ def number(name: str, value: float, low: float, high: float) -> float:
 
 
 def choice(name: str, value: str, allowed: Sequence[str]) -> int:
-    """The place of the value among the allowed ones; operators know it by this number."""
+    """The index of the value among the allowed ones. Operators take this number."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {list(allowed)}, got {value!r}")
     return allowed.index(value)
@@ -241,8 +242,8 @@ def mask(name: str, value: Tensor | None, model_name: str, model: Tensor, shape:
 
 
 def no_gradient(reason: str, **tensors: object) -> None:
-    """Refuses tensors that require a gradient, for inputs for which none is defined. Most often one is what a network
-    put out in a sampling loop."""
+    """Refuses tensors that require a gradient, for inputs that have none. Most often such a tensor is the output of a
+    network in a sampling loop."""
     if not torch.is_grad_enabled():
         return
     for name, value in tensors.items():

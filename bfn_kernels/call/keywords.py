@@ -1,4 +1,4 @@
-"""Keyword arguments that the families share: their checks, and their conversion to what operators take."""
+"""Keyword arguments that the families share: checks them, and converts them to the arguments of operators."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ STEPS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 PARAMETRISATIONS = ("noise", "data")
 
-# Functions return the fields of records as plain tuples, which are made faster.
+# Functions return the fields of records as plain tuples, since making a record takes longer.
 Target = tuple[Tensor | None, int]  # of a LossTarget
 Seed = int | Tensor | None
 Generator = torch.Generator | None
@@ -49,7 +49,7 @@ class Limits(NamedTuple):
 
 
 PUBLISHED = Limits()
-# Limits lie in these ranges, since float32 has no digits left beyond them, or no numbers.
+# The ranges of the limits. Beyond them float32 overflows or has no digits left.
 STD_RANGE, LOG_STD_MAX, T_MIN_LEAST = (1e-6, 1e6), 80.0, 1e-30
 
 
@@ -85,7 +85,7 @@ def bin_loss(
 def drawn_seed(like: Tensor, seed: Seed, generator: Generator, *noises: ExplicitNoise) -> Tensor | None:
     """The seed as a tensor, from `seed=`, `generator=` or torch's default generator; None if nothing has to be drawn.
 
-    noises: those that the call takes. Nothing has to be drawn if all of them are tensors.
+    noises: the explicit noises of the call. If all of them are tensors, nothing has to be drawn.
     """
     explicit = []
     for name, noise, shape in noises:
@@ -104,7 +104,8 @@ def drawn_seed(like: Tensor, seed: Seed, generator: Generator, *noises: Explicit
 def choice_noises(
     choose: str, draw_noise: Tensor | None, shape: Sequence[int], *others: ExplicitNoise
 ) -> list[ExplicitNoise]:
-    """The noise that draws what a step sends, and others that do; nothing unless the step sends a sample."""
+    """The explicit noises that draw what a step sends: draw_noise and `others`. Empty unless the step sends a
+    sample."""
     return [("draw_noise", draw_noise, shape), *others] if choose == "sample" else []
 
 
@@ -117,8 +118,8 @@ def step_seed(
     *draws: ExplicitNoise,
     shape: Sequence[int] | None = None,
 ) -> Tensor | None:
-    """The seed of a solver's step, as `drawn_seed` makes it; None where the step has no noise and draws nothing, for
-    which any seed will do. shape: that of its noise, where it is not the state's."""
+    """The seed of a solver's step, as `drawn_seed` makes it. None if the step has no noise and draws nothing: it then
+    ignores the seed. shape: that of its noise, where it is not the state's."""
     if std is None and noise is not None:
         raise ValueError("noise must be None for a step that has none")
     noises = [*([] if std is None else [("noise", noise, state.shape if shape is None else shape)]), *draws]
@@ -164,8 +165,10 @@ def known_values(known: Tensor | None, known_mask: Tensor | None, like: Tensor, 
 def read_mean(
     x: Tensor, mean: Tensor | None, parametrisation: str, name: str = "x", shape: Sequence[int] | None = None
 ) -> Tensor | None:
-    """The mean that an op of continuous or discretised data reads: None if the network predicts the data itself. x,
-    which is called `name`, or `shape` says what shape the mean must have."""
+    """The mean that an op of continuous or discretised data reads, or None if the network predicts the data itself.
+
+    The mean must have the shape of x, whose name is `name`, or else `shape`.
+    """
     checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
     if mean is not None:
         checks.like("mean", mean, name, x, shape)

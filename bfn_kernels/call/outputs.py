@@ -19,8 +19,9 @@ def writes(state: str, differentiable: bool = True) -> Callable[[Step], Step]:
     """Declares that a public function writes into the tensors that it is given as `out`, `theta_out` and
     `predicted_out`, all of which are keywords.
 
-    These are like the argument called `state`. Whatever else the function is given may be read, so none of its tensors
-    may share memory with an output: only `out` may be the state itself, and `predicted_out` the argument `previous`.
+    The outputs must be like the argument called `state`. They must share no memory with any input, since the function
+    may read every input. There are two exceptions: `out` may be the state itself, and `predicted_out` may be the
+    argument `previous`.
     differentiable: False for a solver's step, none of whose arguments has a gradient.
     """
 
@@ -48,13 +49,13 @@ def _check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
     """Refuses outputs that cannot be written to."""
     tensors, state = _tensors(arguments), arguments.get(state_name)
     if not isinstance(state, Tensor):
-        return  # the function itself refuses this state
+        return  # the public function refuses this state
     may_be = {"out": (state_name, "the state"), "predicted_out": ("previous", "the previous prediction")}
     outputs = {name: arguments[name] for name in OUTPUTS if arguments.get(name) is not None}
     inputs = {name: tensor for name, tensor in tensors.items() if name not in outputs}
     for name, out in outputs.items():
         _check_output(name, out, state, inputs)
-    if torch.compiler.is_compiling():  # the compiler itself finds out what shares memory, and copies
+    if torch.compiler.is_compiling():  # the compiler finds out by itself what shares memory, and copies it
         return
     read = {name: _memory(tensor) for name, tensor in inputs.items()}
     for name, out in outputs.items():
@@ -70,7 +71,7 @@ def _check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
 
 
 def _tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors among the arguments, and within those that have several."""
+    """The tensors among the arguments, and the tensors in an argument `Coefficients`."""
     found = {}
     for name, value in arguments.items():
         several = isinstance(value, Coefficients)
@@ -112,7 +113,7 @@ def _overlaps_itself(x: Tensor) -> bool:
 
 
 def _memory(x: Tensor) -> tuple[int, int]:
-    """The address of the first element and the one behind the last; nothing, (0, 0), for a tensor without memory."""
+    """The address of the first element and the address after the last one. (0, 0) for a tensor without memory."""
     try:
         first = 0 if x.is_meta else x.data_ptr()  # of a fake 0 too
     except RuntimeError:  # a tensor without storage

@@ -1,8 +1,8 @@
-"""Row scalars: the numbers that an op needs of each row, computed from the times or accuracies that a caller passes.
+"""Row scalars: the numbers that an op needs for each row, computed from the times or accuracies that a caller passes.
 
-Each is computed in float64 and rounded once, to the type of the arithmetic. `FORMULAS` has them in plain PyTorch, for
-any schedule and device and for compiled code. For the built-in schedules the operator `row_scalars`, implemented in
-csrc/math/schedules.h and triton_ops/rows.py, computes all that a call needs in one launch.
+Each row scalar is computed in float64 and rounded once, to the type of the arithmetic. `FORMULAS` computes them in
+plain PyTorch, for any schedule and device and for compiled code. For the built-in schedules the operator `row_scalars`
+computes all that a call needs in one launch. csrc/math/schedules.h and triton_ops/rows.py implement it.
 """
 
 import functools
@@ -58,8 +58,8 @@ class Inputs:
         return torch.where(beta.sqrt() < ROOT_BETA_MIN, 0.0, beta)
 
 
-# The operator knows a scalar by its bit, and returns those wanted in the order of this table, which
-# csrc/math/schedules.h repeats.
+# The operator takes a bit for each wanted scalar, and returns the scalars in the order of this table.
+# csrc/math/schedules.h has the same order.
 FORMULAS: dict[str, Callable[[Inputs], Tensor]] = {
     "gamma": lambda row: row.gamma()[0],
     "flow_std": lambda row: torch.mul(*row.gamma()).sqrt(),  # √(γ(1−γ)) (77)
@@ -93,8 +93,8 @@ def _parameter(name: str, value: float | Tensor) -> float:
     return float(value)
 
 
-# How the operator knows a schedule: its number, σ₁ or β₁, and K. A subclass may override methods, so only these exact
-# types are served.
+# The numbers by which the operator knows a schedule: its kind, σ₁ or β₁, and K. A subclass may override methods, so the
+# operator serves only these exact types.
 SCHEDULES: dict[type, Callable[[Any], tuple[int, float, int]]] = {
     type(None): lambda schedule: (0, 0.0, 0),
     ExponentialVariance: lambda schedule: (1, _parameter("sigma_1", schedule.sigma_1), 0),
@@ -141,7 +141,7 @@ def scalars(
         values = _operator_input(value, data, high)
         precisions = None if precision is None else _operator_input(precision, data)
         if values is not None and (precision is None or precisions is not None):
-            # torch looks for methods of a torch.Size and of a dtype, which takes as long as the kernel
+            # torch's conversion of a torch.Size and of a dtype takes as long as the kernel
             rest = n_steps, scale, t_min, tuple(shape), dtype == torch.float64
             return library.common.row_scalars(values, precisions, _bits(tuple(wanted)), *numbers, *rest)
     wide = checks.rows(name, value, shape, data, 0, high)
@@ -156,8 +156,8 @@ def scalars(
 
 
 def _operator_input(value: float | Tensor, data: Tensor, high: float = math.inf) -> Tensor | None:
-    """The value as a tensor that the operator takes. None for subclasses of Tensor, which the formulas serve, and for
-    wrong values, which `checks` refuses with a better message."""
+    """The value as a tensor that the operator takes, or None if the formulas must compute the scalars: for subclasses
+    of Tensor, and for wrong values, which `checks` then refuses with a better message."""
     if type(value) is float or (type(value) is int and value < 2**63):
         return torch.scalar_tensor(value, dtype=torch.float64, device=data.device) if 0 <= value <= high else None
     if type(value) is not Tensor and (not isinstance(value, Tensor) or has_torch_function((value,))):

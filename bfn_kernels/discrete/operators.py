@@ -20,7 +20,7 @@ from bfn_kernels.operators import (
     times_saved,
 )
 
-SHORT_ROW = 128  # up to so many classes a CPU makes the gradient of a loss in the forward pass, which has them in cache
+SHORT_ROW = 128  # with at most so many classes, a CPU makes the gradient of a loss in the forward pass
 ROW_STATS = 4  # how many numbers of each row a loss saves for its backward pass
 
 

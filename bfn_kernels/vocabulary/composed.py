@@ -1,4 +1,4 @@
-"""The operators of the losses of a linear head, composed of tiles, which `tiles` describes, and matrix products.
+"""The operators of the losses of a linear head, composed of tiles (see `tiles`) and matrix products.
 
 An operator takes the arguments of the function of the same name in `reference.py`, whose docstring says their shapes.
 """
@@ -101,8 +101,8 @@ def loss(
 
 
 def _sums(head: Head, cost: Cost) -> Tensor:
-    """The `Sums` of the logits of each token, then those of z + y for each draw of its messages, which have y_x in the
-    place of z_x: `[1 + n_samples, T, 4]`."""
+    """The `Sums` of the logits z of each token, then the `Sums` of z + y for each draw of the message y, with y_x
+    instead of z_x: `[1 + n_samples, T, 4]`."""
     stats = Sums.of_none(head.hidden, 1 + cost.n_samples, len(head.hidden))
     if head.head_sums is not None and cost.alpha is None:
         hidden = head.hidden.to(head.weight.dtype)
@@ -182,9 +182,11 @@ def loss_with_gradients(
     to: LossTarget,
     *wanted: bool,
 ) -> Tensors:
-    """L∞ or, without a rate, the reconstruction loss, reduced to a number, and its gradients: the same of logits that
-    are made once, since a tile has all classes of its tokens. The gradients are in the type of the arithmetic, since
-    the gradient of the loss, such as the scale of mixed precision, is not known yet."""
+    """L∞ or, without a rate, the reconstruction loss, reduced to a number, and its gradients.
+
+    A tile has all classes of its tokens, so the logits are made only once. The gradients have the type of the
+    arithmetic, since they will be multiplied by the gradient of the loss, such as the scale of mixed precision.
+    """
     head = Head(library, x, of_head, flow, to.mask, Shard(0, len(of_head.weight), None), whole=True)
     stats, rates = Sums.of_none(head.hidden, 1, len(head.hidden)), head.each(rate)
     factor = torch.where(head.tokens.valid, head.scale_of(to.reduction), 0)
@@ -216,7 +218,7 @@ def _gradients(head: Head, by_logits: ByLogits, dtypes: Sequence[torch.dtype], w
             if want_weight:
                 head.products.add(sums, tile.t(), head.hidden[part], part.start > 0)
             if want_bias:
-                by_bias[classes] += tile.sum(0)  # a sum in float64 would be of a copy of the tile
+                by_bias[classes] += tile.sum(0)  # torch would copy the tile for a sum in float64
             if want_scale:
                 y = head.flow_grid.tile(part, classes)  # the memory that still has the flow's logits
                 by_scale[part] += y.mul_(tile).sum(1)

@@ -1,7 +1,6 @@
-"""The operators of sampling with a large vocabulary, composed of tiles as those of `composed` are.
-
-Sums over tiles of logits say first what each token sends. Then one sweep over the state takes the step, and makes
-the embedding of what it leaves. Logits are made again where they are needed.
+"""The operators of sampling with a large vocabulary, composed of tiles like the operators of `composed`. First, sums
+over tiles of logits decide what each token sends. Then one pass over the state takes the step, and embeds the new
+state. Logits are made again where they are needed.
 """
 
 from collections.abc import Iterator

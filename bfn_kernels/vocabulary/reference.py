@@ -1,7 +1,7 @@
 """Large vocabularies in plain PyTorch: the executable specification, which stores the logits of all classes.
 
-Each op is the op of `discrete` of the logits that a linear head makes. Arguments have the shapes that
-`discrete.reference` says.
+Each op is the op of `discrete` for the logits of a linear head. Arguments have the shapes that `discrete.reference`
+gives.
 """
 
 from typing import NamedTuple

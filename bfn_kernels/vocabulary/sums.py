@@ -1,8 +1,8 @@
-"""Losses of a row of classes by sums that are made a part of the classes at a time [derived].
+"""Losses of a row of classes, from sums over parts of the classes [derived].
 
-The class x is left out of the sums, so that nothing cancels as p_x goes to 1. So is the class with the largest of the
-other logits, t, by which the exponentials are taken: e_k = exp(z_k − t). Its own 1 would hide what is small beside it,
-and all terms being positive, sums of two parts are joined without loss. All numbers are float64.
+The class x is left out of the sums, so that nothing cancels as p_x goes to 1. With t the largest of the other logits,
+the sums are over e_k = exp(z_k − t). The class with logit t is left out, too, since its e of 1 would hide small terms.
+All terms are positive, so sums over two parts can be joined without cancellation. All numbers are float64.
 """
 
 from typing import NamedTuple
@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LEAST = torch.finfo(torch.float32).min  # the least t; that of no class is too small for it to count
+LEAST = torch.finfo(torch.float32).min  # the t of a sum over no classes, and a lower bound of every t
 SUMS = 4  # how many numbers `Sums` has of each row
 
 
 class Sums(NamedTuple):
-    """Of each row: z_x, or 0 where x is none of these classes, t, and the sums of e_k and of e_k² over the classes but
-    x and that of t. Operators keep the four numbers side by side, in the last dimension of a tensor."""
+    """The sums of each row: z_x, or 0 if x is not among these classes; t; and the sums of e_k and of e_k² over all
+    classes but x and the class of t. Operators store the four numbers in the last dimension of a tensor."""
 
     z_x: Tensor
     top: Tensor
@@ -25,7 +25,7 @@ class Sums(NamedTuple):
 
     @staticmethod
     def of_tile(z_x: Tensor, others: Tensor) -> "Sums":
-        """The sums of a tile, where the logit of x is −∞ in `others`."""
+        """The sums of a tile. In `others` the logit of x must be −∞."""
         top, place = others.max(-1)
         top = top.clamp(min=LEAST)
         e = (others - top.unsqueeze(-1)).exp_()
@@ -34,17 +34,17 @@ class Sums(NamedTuple):
 
     @staticmethod
     def of_none(like: Tensor, *shape: int) -> Tensor:
-        """The numbers of no classes, on the device of a tensor."""
+        """The stored sums over no classes, on the device of a tensor."""
         stats = like.new_zeros(*shape, SUMS, dtype=torch.float64)
         stats[..., 1] = LEAST
         return stats
 
     def add_to(self, stats: Tensor) -> None:
-        """Joins the numbers of other classes with these sums."""
+        """Adds these sums to the stored sums over other classes."""
         other = Sums(*stats.unbind(-1))
         top = torch.maximum(self.top, other.top)
         one, two = (self.top - top).exp(), (other.top - top).exp()
-        less = torch.minimum(one, two)  # what the smaller t adds
+        less = torch.minimum(one, two)  # what the class of the smaller t adds
         rest = one * self.rest + two * other.rest + less
         square = one.square() * self.square + two.square() * other.square + less.square()
         torch.stack([self.z_x + other.z_x, top, rest, square], -1, out=stats)

@@ -1,5 +1,5 @@
-"""What is done with a tile of some tokens by some classes: by an operator of the library or, where it has none, in
-plain PyTorch. csrc/ops/vocabulary.h says what the operators compute."""
+"""The computations on a tile of large vocabularies: an operator of the library or, if the library has none, the
+function of the same name in plain PyTorch. csrc/ops/vocabulary.h says what the operators compute."""
 
 from collections.abc import Callable
 from typing import Any
@@ -75,32 +75,31 @@ def _to_exponentials(numbers: Tensor, top: Tensor, total: Tensor, kept: Tensor) 
 
 
 def less_grown(log_p: Tensor, growth: Tensor) -> Tensor:
-    """p − p·exp(growth), whose parts may be close to each other, or out of range in the product."""
+    """p − p·exp(growth), without cancellation if growth is near 0, and without overflow if it is large."""
     p = log_p.exp()
     return torch.where(growth > 1, p - (log_p + growth).exp(), -p * growth.clamp(max=1).expm1())
 
 
 class Messages:
-    """The messages y = α(Ke_x − 1) + √(Kα)·ε about tokens, and what is done with tiles of them (185)."""
+    """The messages y = α(Ke_x − 1) + √(Kα)·ε about tokens, and the computations on tiles of them (185)."""
 
     def __init__(self, library: Any, tokens: Any, alpha: Tensor, spread: Tensor, noise: Noise):
         self.library, self.tokens, self.seed, self.noise = library, tokens, noise.seed, noise.noise
         self.alpha, self.spread = tokens.numbers(alpha), tokens.numbers(spread)
 
     def kernel(self, name: str) -> Callable | None:
-        """The library's kernel, if it has one; kernels make noise from a seed."""
+        """The library's kernel, or None. Kernels cannot read explicit noise."""
         return kernel_of(self.library, name, self.alpha) if self.noise is None else None
 
     def function(self, name: str) -> Callable:
-        """The library's kernel or the method of this name, which both are given the tokens and the classes of a tile
-        first."""
+        """The library's kernel or the method of this name. Both take the tokens and the classes of a tile first."""
         kernel = self.kernel(name)
         if kernel is None:
             return getattr(self, name)
         return lambda part, classes, *others: kernel(*self.of(part, classes), *others)
 
     def of(self, part: slice, classes: slice) -> tuple:
-        """The arguments that tell a kernel which messages a tile has."""
+        """The arguments of a kernel that describe the messages of a tile."""
         tokens = self.tokens
         sent = (each[part] for each in (tokens.x, tokens.rows, self.alpha, self.spread))
         return *sent, self.seed, tokens.first(classes), tokens.num_classes
@@ -117,7 +116,7 @@ class Messages:
         return alpha.unsqueeze(-1) * (num_classes * sent - 1) + spread.unsqueeze(-1) * eps
 
     def is_x(self, part: slice, classes: slice) -> Tensor:
-        """Where a tile has its tokens' own classes."""
+        """True where a number of a tile belongs to the class of its token."""
         return one_hot(self.tokens.x[part] - self.tokens.first(classes), classes.stop - classes.start)
 
     def flow_tile(self, part: slice, classes: slice, again: bool, out: Tensor, *sums: Tensor | None) -> None:
@@ -134,7 +133,7 @@ class Messages:
         is_x = self.is_x(part, classes)
         others = logits.masked_fill(is_x, -torch.inf)
         top = others.amax(-1).clamp_(min=torch.finfo(logits.dtype).min)
-        others.sub_(top.unsqueeze(-1))  # so that the sum with y, which may be small, is rounded least where it is large
+        others.sub_(top.unsqueeze(-1))  # so that the sum with a small y is rounded least where it matters most
         for draw, of_draw in enumerate(sums):
             y = self.tile(part, classes, random.MONTE_CARLO, draw)
             y_x = torch.where(is_x, y, 0).sum(-1)

@@ -1,9 +1,10 @@
-"""Ops of large vocabularies: numbers per class are made, used and forgotten tile by tile, and never stored as a whole.
+"""Tiles of large vocabularies. A tile has the numbers of some tokens for some classes.
 
-A tile is some tokens by some classes. The outer loop is over classes, so that the part of the weight that a tile needs,
-and of its gradient, stays in the cache while all tokens pass. What is known of a token's classes so far are a few sums,
-in float64. The backward pass makes the numbers again, by a matrix product or from the seed; only a loss that makes its
-gradients in the forward pass has tiles of whole rows, and logits once.
+An op makes and uses the numbers of one tile at a time, in the same memory. No tensor has the numbers of all classes.
+The outer loop is over classes, so that the rows of the weight that a tile needs, and their gradient, stay in the cache
+while all tokens pass. A few sums in float64 store what is known of the classes of a token so far. The backward pass
+makes the numbers again, by a matrix product or from the seed. The exception is a loss that makes its gradients in the
+forward pass: its tiles have all classes, and it makes the logits once.
 """
 
 import copy
@@ -20,18 +21,21 @@ from bfn_kernels.records import LinearHead
 from bfn_kernels.vocabulary.shards import Shard
 from bfn_kernels.vocabulary.tile_functions import kernel_of
 
-TOKENS = 1024  # of a tile; a matrix product of fewer reads the weight more often than it can hide
-NUMBERS = {"cpu": 2**18}  # of a tile: 1 MiB in float32; with 4 MiB matrix products take up to twice as long
-# of a tile on any other device, where a small one would leave most of it idle; Triton has 4096 classes in registers
+TOKENS = 1024  # of a tile; with fewer tokens a matrix product waits for the weight
+NUMBERS = {"cpu": 2**18}  # of a tile: 1 MiB in float32; with 4 MiB, matrix products take up to twice as long
+# The tokens and numbers of a tile on any other device. A smaller tile would leave most of a GPU idle.
 MANY_TOKENS, MANY_NUMBERS = 2**12, 2**24
-BLOCK = 512  # classes whose logits are made at a time, so that a bias finds them in the cache
-FUSED_WIDTH = 256  # of vectors of 16 bits, up to which a program can have the sums of tokens in its registers
+BLOCK = 512  # for how many classes logits are made at a time, so that they are in the cache when the bias is added
+FUSED_WIDTH = 256  # the largest d for which a Triton program can hold the sums of its tokens in registers
 HALF = (torch.bfloat16, torch.float16)
 
 
 class Tokens:
-    """The tokens of a call one after the other. On a CPU, those that the mask leaves out are not among them; elsewhere,
-    where counting them would cost a synchronisation, they are, and what they give is dropped."""
+    """The tokens of a call, in one dimension.
+
+    On a CPU, tokens that the mask leaves out are not among them. On a GPU, where counting them would cost a
+    synchronisation, they are, and their results are dropped.
+    """
 
     def __init__(self, x: Tensor, shard: Shard, mask: Tensor | None = None):
         self.shape, self.mask = x.shape, None if mask is None else mask.expand(x.shape)
@@ -42,26 +46,27 @@ class Tokens:
         self.x, self.valid = self.numbers(index), self.numbers(valid)
 
     def first(self, classes: slice) -> int:
-        """The number of the first of some classes that are here."""
+        """The index of the first of some classes of this process."""
         return self.shard.first + classes.start
 
     def numbers(self, values: Tensor) -> Tensor:
-        """Numbers that broadcast to the tokens, one for each."""
+        """One number for each token, from numbers that broadcast to the shape of the data."""
         return self._keep(values.expand(self.shape).flatten()).contiguous()
 
     def records(self, values: Tensor) -> Tensor:
-        """The values of each token, `[T, ...]`, of values that have the tokens' dimensions first."""
+        """The values of each token, `[T, ...]`, from values whose leading dimensions are the shape of the data."""
         return self._keep(values.reshape(self.shape.numel(), *values.shape[len(self.shape) :]))
 
     def put_back(self, values: Tensor) -> Tensor:
-        """The values of the tokens, a number or a vector for each, in the shape of the data; 0 for those left out."""
+        """The values of the tokens, a number or a vector for each, in the shape of the data. Tokens that the mask
+        leaves out get 0."""
         if self.kept is not None:
             values = values.new_zeros(self.shape.numel(), *values.shape[1:]).index_copy_(0, self.kept, values)
         return values.reshape(*self.shape, *values.shape[1:])
 
     def _keep(self, values: Tensor) -> Tensor:
-        """The values without those of tokens that are left out; where these are dropped later, they are 0 until then,
-        since not even NaN may reach a sum."""
+        """The values without the values of tokens that the mask leaves out. If these tokens are dropped later, their
+        values are set to 0, so that NaN does not reach a sum."""
         if self.mask is None:
             return values
         if self.kept is not None:
@@ -70,9 +75,11 @@ class Tokens:
 
 
 class Grid:
-    """The tiles of T tokens by the classes that are here, and the memory that a tile takes; as many `grids` as are used
-    at the same time share what one would take. A tile of `whole` rows has all classes of as many tokens as a vector has
-    numbers, so that it takes the memory of the gradient by the weight."""
+    """The tiles of T tokens and the classes of this process, and the memory of a tile.
+
+    grids: how many grids are used at the same time; they share the memory of one. whole: whether a tile has all
+    classes. Such a tile has d tokens, so that it takes as much memory as the gradient of the weight `[K, d]`.
+    """
 
     def __init__(
         self, tokens: int, num_classes: int, width: int, like: Tensor, dtype: torch.dtype, grids: int = 1,
@@ -87,11 +94,12 @@ class Grid:
 
     @functools.cached_property
     def memory(self) -> Tensor:
-        """The memory of a tile, made with the first: behind what stays, it is free for what comes later."""
+        """The memory of a tile. It is allocated with the first tile, after the results, so that memory after it is free
+        again."""
         return self.like.new_empty(self.token_step * min(self.class_step, self.num_classes), dtype=self.dtype)
 
     def beside(self) -> "Grid":
-        """The same tiles, in memory of their own."""
+        """A grid of the same tiles in other memory."""
         other = copy.copy(self)
         other.__dict__.pop("memory", None)
         return other
@@ -103,7 +111,7 @@ class Grid:
         return _parts(self.tokens, self.token_step)
 
     def tile(self, part: slice, classes: slice) -> Tensor:
-        """Memory for the numbers of a tile, which is that of the tile before."""
+        """Memory for the numbers of a tile. All tiles use the same memory."""
         rows, columns = part.stop - part.start, classes.stop - classes.start
         return self.memory[: rows * columns].view(rows, columns)
 
@@ -114,13 +122,13 @@ def _parts(count: int, step: int) -> Iterator[slice]:
 
 
 def for_products(grid: Grid, like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Memory for sums over tokens, which the products of the first tokens fill."""
+    """Memory for sums over tokens. It is not set to 0, since the product with the first tokens overwrites it."""
     return (like.new_empty if grid.tokens else like.new_zeros)(shape, dtype=dtype)
 
 
 class Exponentials:
-    """Sums over the classes of each token by an online softmax. `top` is the largest number so far, `total` the sum of
-    exp(number − top), and `kept` the factor of the sums by the top before."""
+    """The numbers of an online softmax for each token: `top`, the largest number so far, `total`, the sum of
+    exp(number − top), and `kept`, by which sums that used the previous top must be multiplied."""
 
     def __init__(self, like: Tensor):
         self.top, self.total = torch.full_like(like, torch.finfo(like.dtype).min), torch.zeros_like(like)
@@ -130,7 +138,7 @@ class Exponentials:
         return self.top[part], self.total[part], self.kept[part]
 
     def joined(self, shard: Shard, sums: Tensor) -> Tensor:
-        """The sums `[T, d]` by the exponentials of all processes, whose top and total these become."""
+        """Joins the sums `[T, d]` of all processes. Afterwards `top` and `total` refer to all processes, too."""
         if shard.group is None:
             return sums
         tops, totals = shard.gathered(torch.stack([self.top, self.total])).unbind(1)
@@ -141,8 +149,9 @@ class Exponentials:
 
 
 class Products:
-    """Products with vectors, in the type of the arithmetic or, where the library has a kernel for it, on tensor cores.
-    `dtype` is the type that the vectors must have. float16 would lose what they are multiplied by if that is small."""
+    """Matrix products with vectors: by torch in the type of the arithmetic or, for vectors of bfloat16, by the
+    library's kernel on tensor cores. `dtype` is the type that the vectors must have. Vectors of float16 do not use the
+    kernel, since small factors would underflow in float16."""
 
     def __init__(self, library: Any, dtype: torch.dtype, *vectors: Tensor):
         narrow = dtype == torch.float32 and all(each.dtype == torch.bfloat16 for each in vectors)
@@ -150,7 +159,7 @@ class Products:
         self.dtype = torch.bfloat16 if self.kernel else dtype
 
     def add(self, sums: Tensor, a: Tensor, b: Tensor, add: bool = True) -> None:
-        """Adds a·b or, if not `add`, writes it, and does not read what is there."""
+        """Adds a·b to the sums or, if not `add`, overwrites them."""
         if self.kernel is None:
             sums.addmm_(a, b, beta=float(add))
         else:
@@ -181,7 +190,7 @@ class Logits:
         self._rows: tuple[slice | None, Tensor] = None, weight
 
     def rows(self, classes: slice) -> Tensor:
-        """The part of the weight that belongs to some classes."""
+        """The rows of the weight for some classes."""
         if self._rows[0] != classes:
             self._rows = classes, self.weight[classes].to(self.products.dtype)
         return self._rows[1]
