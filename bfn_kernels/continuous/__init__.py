@@ -1,7 +1,7 @@
 """Ops of continuous data. The input distribution of a variable is a normal with a mean and a precision per row.
 
-Data are `[B, ...]`. Types, random numbers and errors: `help(bfn_kernels)`. Numbers in parentheses: equations of Graves
-et al. 2023.
+Data are `[B, ...]`. `help(bfn_kernels)` describes types, random numbers and errors. Numbers in parentheses are
+equations of Graves et al. 2023.
 """
 
 import torch
@@ -37,14 +37,27 @@ def flow_sample(
     noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """The input distribution's mean after messages up to time t: γx + √(γ(1−γ))·ε, γ = 1 − σ₁^{2t} (77, 80).
+    """Draws the input distribution's mean after messages up to time t: γx + √(γ(1−γ))·ε, γ = 1 − σ₁^{2t} (77, 80).
 
-    x `[B, ...]`, differentiable; t in [0, 1]. mask: bool, False where x is not read and the mean is the prior's,
-    0. Returns the mean in x's shape and type.
+    Args:
+        x: Data `[B, ...]`; differentiable.
+        t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of x.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        mask: Bool, False where x is not read and the mean is that of the prior, 0. Broadcastable to x, or of its
+            leading dimensions.
+        seed: An int, or an int64 tensor of one element; None draws one with generator.
+        generator: A `torch.Generator` on the device of x, in the place of seed; None is torch's default one.
+        noise: ε, standard normals `[B, ...]`, in the place of a seed; not differentiable.
+        backend: As in `backends`; None chooses the fastest one.
 
-    >>> x = torch.tensor([[0.5, -0.5]])
-    >>> flow_sample(x, 1.0, sigma_1=0.1, noise=torch.zeros(1, 2))
-    tensor([[ 0.4950, -0.4950]])
+    Returns:
+        The mean in the shape and type of x.
+
+    Example:
+        >>> x = torch.tensor([[0.5, -0.5]])
+        >>> flow_sample(x, 1.0, sigma_1=0.1, noise=torch.zeros(1, 2))
+        tensor([[ 0.4950, -0.4950]])
     """
     checks.data("x", x)
     schedule = continuous_schedule(sigma_1, schedule)
@@ -64,12 +77,22 @@ def sender_sample(
     noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """A message of accuracy α about x: y = x + ε/√α.
+    """Draws a message of accuracy α about x: y = x + ε/√α.
 
-    x `[B, ...]`, differentiable; alpha at least 0. Returns y in x's shape and type.
+    Args:
+        x: Data `[B, ...]`; differentiable.
+        alpha: Accuracy α, at least 0: a number, `[B]` or any leading part of the shape of x.
+        seed: An int, or an int64 tensor of one element; None draws one with generator.
+        generator: A `torch.Generator` on the device of x, in the place of seed; None is torch's default one.
+        noise: ε, standard normals `[B, ...]`, in the place of a seed; not differentiable.
+        backend: As in `backends`; None chooses the fastest one.
 
-    >>> sender_sample(torch.zeros(1, 2), 4.0, noise=torch.ones(1, 2))
-    tensor([[0.5000, 0.5000]])
+    Returns:
+        The message y in the shape and type of x.
+
+    Example:
+        >>> sender_sample(torch.zeros(1, 2), 4.0, noise=torch.ones(1, 2))
+        tensor([[0.5000, 0.5000]])
     """
     checks.data("x", x)
     library = backends.library(backend, x.device)
@@ -83,11 +106,21 @@ def bayesian_update(
 ) -> tuple[Tensor, Rows]:
     """The input distribution after a message y of accuracy α: ρ' = ρ + α, μ' = (ρμ + αy)/ρ' (49, 50).
 
-    mean, y `[B, ...]`, differentiable; precision and alpha at least 0, not both 0. Returns the mean in the mean's type
-    and the precision (a float if both were).
+    Args:
+        mean: μ, the mean before the message, `[B, ...]`; differentiable.
+        precision: ρ, the precision before the message, at least 0: a number, `[B]` or any leading part of the shape of
+            mean; not 0 where alpha is 0.
+        y: The message `[B, ...]`; differentiable.
+        alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of the shape of mean.
+        backend: As in `backends`; None chooses the fastest one.
 
-    >>> bayesian_update(torch.zeros(1, 2), 1.0, torch.ones(1, 2), 3.0)
-    (tensor([[0.7500, 0.7500]]), 4.0)
+    Returns:
+        The mean μ' in the type of mean, and the precision ρ'. The precision is a float if precision and alpha are
+            numbers, else a tensor, float64 if precision is float64 and float32 otherwise.
+
+    Example:
+        >>> bayesian_update(torch.zeros(1, 2), 1.0, torch.ones(1, 2), 3.0)
+        (tensor([[0.7500, 0.7500]]), 4.0)
     """
     checks.data("mean", mean)
     checks.like("y", y, "mean", mean)
@@ -110,11 +143,22 @@ def predict_data(
 ) -> Tensor:
     """The data that a noise prediction stands for: x̂ = μ/γ − √((1−γ)/γ)·ε̂ (84), clipped; 0 where t < t_min.
 
-    noise_pred, mean `[B, ...]`, differentiable where the clip does not bind; t in [0, 1]; clip None for none; limits:
-    `bfn_kernels.Limits`, whose t_min is 1e-6. Returns x̂ in noise_pred's shape and type.
+    Args:
+        noise_pred: ε̂, the predicted noise, `[B, ...]`; differentiable where the clip does not bind.
+        mean: μ, the mean that the network saw, `[B, ...]`; differentiable where the clip does not bind.
+        t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of mean.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        limits: `bfn_kernels.Limits`, of which t_min is read (1e-6 unless set): x̂ is 0 before this time.
+        clip: The range of the data, to which x̂ is clipped; None for data without bounds.
+        backend: As in `backends`; None chooses the fastest one.
 
-    >>> predict_data(torch.zeros(1, 2), torch.full((1, 2), 0.45), 0.5, sigma_1=0.1)
-    tensor([[0.5000, 0.5000]])
+    Returns:
+        x̂ in the shape and type of noise_pred.
+
+    Example:
+        >>> predict_data(torch.zeros(1, 2), torch.full((1, 2), 0.45), 0.5, sigma_1=0.1)
+        tensor([[0.5000, 0.5000]])
     """
     checks.data("noise_pred", noise_pred)
     checks.like("mean", mean, "noise_pred", noise_pred)

@@ -30,16 +30,30 @@ def continuous_time_loss(
 ) -> Tensor:
     """L∞ in nats: −ln σ₁·(x − x̂)²/σ₁^{2t} per variable (101).
 
-    x, prediction, mean `[B, ...]`, all differentiable; t in [0, 1]. `parametrisation="noise"`: x̂ is made of the
-    prediction and the mean, as by `predict_data`, whose limits these are; "data": the prediction is x̂, and mean may be
-    None. clip: the range of the data, which x̂ is clipped to and an x outside of which is refused on the CPU; None for
-    data without bounds.
-    mask: bool, of the leading dimensions or broadcastable, False where a variable costs nothing and its x is not looked
-    at. reduction: "mean" over variables, "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
+    Args:
+        x: Data `[B, ...]`; differentiable.
+        prediction: The network's output `[B, ...]`; differentiable.
+        mean: The mean that the network saw, `[B, ...]`; differentiable; may be None with parametrisation="data".
+        t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of x.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        parametrisation: "noise": x̂ is made of prediction and mean, as by `predict_data`; "data": x̂ is prediction.
+        limits: `bfn_kernels.Limits`, of which t_min is read (1e-6 unless set): with parametrisation="noise", x̂ is 0
+            before this time.
+        clip: The range of the data: x̂ is clipped to it, and an x outside is refused on the CPU; None for data without
+            bounds.
+        mask: Bool, False where a variable costs nothing and its x is not looked at. Broadcastable to x, or of its
+            leading dimensions.
+        reduction: "mean" over the variables that mask keeps, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
+        backend: As in `backends`; None chooses the fastest one.
 
-    >>> x = torch.zeros(1, 2)
-    >>> continuous_time_loss(x, x + 1, None, 0.5, sigma_1=0.1, parametrisation="data")
-    tensor(23.0259)
+    Returns:
+        The loss in nats, float32 (float64 for float64).
+
+    Example:
+        >>> x = torch.zeros(1, 2)
+        >>> continuous_time_loss(x, x + 1, None, 0.5, sigma_1=0.1, parametrisation="data")
+        tensor(23.0259)
     """
     mean, library, dtype, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
     *scales, weight = prediction_scalars(
@@ -68,13 +82,37 @@ def discrete_time_loss(
 ) -> Tensor:
     """L_n in nats: n·α_i/2·(x − x̂)² per variable, i = n·t + 1, t = (i − 1)/n (95, 96).
 
-    n_steps: n, at least 1. step: i from 1 to n, an int or integers shaped as t may be, in the place of t; a t that is
-    no (i − 1)/n is refused on the CPU and costs NaN elsewhere. Everything else as in `continuous_time_loss`, to which
-    it tends as n grows.
+    It tends to `continuous_time_loss` as n grows.
 
-    >>> x = torch.zeros(1, 2)
-    >>> discrete_time_loss(x, x + 1, None, step=1, sigma_1=0.1, n_steps=1, parametrisation="data")
-    tensor(49.5000)
+    Args:
+        x: Data `[B, ...]`; differentiable.
+        prediction: The network's output `[B, ...]`; differentiable.
+        mean: The mean that the network saw, `[B, ...]`; differentiable; may be None with parametrisation="data".
+        t: Times (i − 1)/n at which a step starts: a number, `[B]` or any leading part of the shape of x. Or give step.
+        n_steps: n, the number of messages, at least 1.
+        step: The step i from 1 to n in the place of t: an int, or an integer tensor shaped as t may be.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        parametrisation: "noise": x̂ is made of prediction and mean, as by `predict_data`; "data": x̂ is prediction.
+        limits: `bfn_kernels.Limits`, of which t_min is read (1e-6 unless set): with parametrisation="noise", x̂ is 0
+            before this time.
+        clip: The range of the data: x̂ is clipped to it, and an x outside is refused on the CPU; None for data without
+            bounds.
+        mask: Bool, False where a variable costs nothing and its x is not looked at. Broadcastable to x, or of its
+            leading dimensions.
+        reduction: "mean" over the variables that mask keeps, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        The loss in nats, float32 (float64 for float64).
+
+    Raises:
+        ValueError: If a time is not (i − 1)/n for a step i, on the CPU. Elsewhere the loss of its variables is NaN.
+
+    Example:
+        >>> x = torch.zeros(1, 2)
+        >>> discrete_time_loss(x, x + 1, None, step=1, sigma_1=0.1, n_steps=1, parametrisation="data")
+        tensor(49.5000)
     """
     n_steps = checks.integer("n_steps", n_steps, 1)
     t = keywords.step_time(t, step, n_steps)
@@ -102,17 +140,38 @@ def reconstruction_loss(
     reduction: str = "mean",
     backend: str | None = None,
 ) -> Tensor:
-    """The cost in nats of x after the last message, the network having seen t = 1: −ln N(x; x̂, std²), or, with
-    `num_bins`, −ln p of x's bin under that normal, which compares with discretised models.
+    """The cost in nats of x after the last message, the network having seen t = 1: −ln N(x; x̂, std²).
 
-    std: from 1e-6 to 1e6; that of the flow at t = 1, σ₁, unless given. The published code takes 0.7σ₁ for 16 bins.
-    Everything else as in `continuous_time_loss`; x lies in [−1, 1] and is not differentiable where `num_bins` is given.
+    With num_bins, it is −ln p of the bin that x lies in under that normal, which compares with discretised models.
 
-    >>> x = torch.zeros(1, 2)
-    >>> reconstruction_loss(x, x, None, sigma_1=0.1, parametrisation="data")
-    tensor(-1.3836)
-    >>> reconstruction_loss(x, x, None, sigma_1=0.1, std=0.07, num_bins=16, parametrisation="data")
-    tensor(0.7702)
+    Args:
+        x: Data `[B, ...]`; differentiable. With num_bins, in [−1, 1] and not differentiable.
+        prediction: The network's output `[B, ...]`; differentiable.
+        mean: The mean that the network saw, `[B, ...]`; differentiable; may be None with parametrisation="data".
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        num_bins: K, the number of bins of [−1, 1], at least 2; None for the density.
+        std: Standard deviation of the normal, from 1e-6 to 1e6; None takes that of the flow at t = 1, σ₁. The published
+            code takes 0.7σ₁ for 16 bins.
+        parametrisation: "noise": x̂ is made of prediction and mean, as by `predict_data`; "data": x̂ is prediction.
+        limits: `bfn_kernels.Limits`, of which t_min is read (1e-6 unless set): with parametrisation="noise", x̂ is 0
+            before this time.
+        clip: The range of the data: x̂ is clipped to it, and without num_bins an x outside is refused on the CPU; None
+            for data without bounds.
+        mask: Bool, False where a variable costs nothing and its x is not looked at. Broadcastable to x, or of its
+            leading dimensions.
+        reduction: "mean" over the variables that mask keeps, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        The loss in nats, float32 (float64 for float64).
+
+    Example:
+        >>> x = torch.zeros(1, 2)
+        >>> reconstruction_loss(x, x, None, sigma_1=0.1, parametrisation="data")
+        tensor(-1.3836)
+        >>> reconstruction_loss(x, x, None, sigma_1=0.1, std=0.07, num_bins=16, parametrisation="data")
+        tensor(0.7702)
     """
     mean, library, dtype, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
     low, high = checks.interval("clip", clip)

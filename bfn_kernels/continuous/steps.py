@@ -36,19 +36,48 @@ def update_sample(
     noise: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Rows]:
-    """Sender and update in one pass: ρ' = ρ + α, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε; y is never stored [derived].
+    """Sends x with accuracy α and updates the mean: ρ' = ρ + α, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε [derived].
 
-    x, mean `[B, ...]`, differentiable; precision and alpha at least 0, not both 0. With t, one step of sampling: x is
-    what the network put out at time t, and the data x̂ that it stands for is sent, as `predict_data` or, with
-    `parametrisation="data"`, the clip alone makes it. sigma_1, schedule, parametrisation, limits and clip are of t.
-    Where `known_mask` is True, `known` is sent instead (inpainting). `out`, which may be mean itself, receives the
-    mean; no gradient then. Returns the mean in the mean's type and the precision (a float if both were).
+    It is `sender_sample` and `bayesian_update` in one pass; the message y is never stored. With t, it is one step of
+    sampling: x is what the network put out at time t, and the data x̂ that x stands for is sent.
 
-    >>> update_sample(torch.ones(1, 2), torch.zeros(1, 2), 1.0, 3.0, noise=torch.zeros(1, 2))
-    (tensor([[0.7500, 0.7500]]), 4.0)
-    >>> noise_pred, mean = torch.zeros(1, 2), torch.full((1, 2), 0.45)
-    >>> update_sample(noise_pred, mean, 1.0, 3.0, t=0.5, sigma_1=0.1, noise=torch.zeros(1, 2))
-    (tensor([[0.4875, 0.4875]]), 4.0)
+    Args:
+        x: The data that is sent, or, with t, the network's output, `[B, ...]`; differentiable.
+        mean: μ, the mean before the message, `[B, ...]`; differentiable.
+        precision: ρ, the precision before the message, at least 0: a number, `[B]` or any leading part of the shape of
+            mean; not 0 where alpha is 0.
+        alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of the shape of mean.
+        t: Times in [0, 1] at which the network put out x, shaped as alpha may be; None if x is the data.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+            With t only.
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1. With t
+            only.
+        parametrisation: "noise": x̂ is made of x and mean, as by `predict_data`; "data": x̂ is x. With t only.
+        limits: `bfn_kernels.Limits`, of which t_min is read (1e-6 unless set): with parametrisation="noise", x̂ is 0
+            before this time. With t only.
+        clip: The range of the data, to which x̂ is clipped; None for data without bounds. With t only.
+        known: Values `[B, ...]` that are sent where known_mask is True (inpainting); not differentiable.
+        known_mask: Bool, given together with known. Broadcastable to mean, or of its leading dimensions.
+        out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean; no gradient
+            then.
+        seed: An int, or an int64 tensor of one element; None draws one with generator.
+        generator: A `torch.Generator` on the device of mean, in the place of seed; None is torch's default one.
+        noise: ε, standard normals `[B, ...]`, in the place of a seed; not differentiable.
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        The mean μ' in the type of mean, and the precision ρ'. The precision is a float if precision and alpha are
+            numbers, else a tensor, float64 if precision is float64 and float32 otherwise.
+
+    Raises:
+        ValueError: If sigma_1, schedule, parametrisation, limits or clip is given without t.
+
+    Example:
+        >>> update_sample(torch.ones(1, 2), torch.zeros(1, 2), 1.0, 3.0, noise=torch.zeros(1, 2))
+        (tensor([[0.7500, 0.7500]]), 4.0)
+        >>> noise_pred, mean = torch.zeros(1, 2), torch.full((1, 2), 0.45)
+        >>> update_sample(noise_pred, mean, 1.0, 3.0, t=0.5, sigma_1=0.1, noise=torch.zeros(1, 2))
+        (tensor([[0.4875, 0.4875]]), 4.0)
     """
     checks.data("mean", mean)
     checks.like("x", x, "mean", mean)
@@ -98,20 +127,51 @@ def solver_step(
     noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """A sampler's step from time t to t_next: μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ, by the coefficients of a
-    rule of `bfn_kernels.solvers` [derived].
+    """A sampler's step from time t to t_next by a rule of `bfn_kernels.solvers` [derived].
 
-    prediction, mean `[B, ...]`: what the network put out at time t, and what it saw; x̂ is made of them as in
-    `update_sample`. rule: a name of `solvers.RULES`. A step of second order takes `previous`, which `predicted_out`
-    received in the step before, and t_previous, the time of that step. `coefficients` may stand in the place of t_next,
-    t_previous and rule. Where `known_mask` is True, `known` is x̂ (inpainting). `out`, which may be mean itself,
-    receives the new mean, and `predicted_out`, of the mean's shape and any of the types, x̂; it may be `previous`
-    itself. noise: the normals of a stochastic rule; the others read neither noise nor seed. Times and coefficients: as
-    times elsewhere; t_previous < t ≤ t_next, on the CPU. Nothing is differentiable. Returns the new mean in its type.
+    μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ, with the coefficients of the rule. Nothing is differentiable; run it
+    under `torch.no_grad()`.
 
-    >>> noise_pred, mean = torch.zeros(1, 2), torch.full((1, 2), 0.45)
-    >>> solver_step(noise_pred, mean, 0.5, 1.0, rule="sde1", sigma_1=0.1, noise=torch.zeros(1, 2))
-    tensor([[0.4950, 0.4950]])
+    Args:
+        prediction: The network's output at time t, `[B, ...]`.
+        mean: μ, the mean that the network saw, `[B, ...]`.
+        t: Times in [0, 1], above 0 for "ode1", "ode2" and "ode_euler": a number, `[B]` or any leading part of the shape
+            of mean.
+        t_next: Times at which the step ends, t ≤ t_next ≤ 1, shaped as t may be; None only where coefficients are
+            given.
+        rule: A name of `solvers.RULES`; not read where coefficients are given.
+        t_previous: Times of the step before, t_previous < t, shaped as t may be, for a rule of second order; without it
+            the step is of first order.
+        previous: x̂ of the step before, `[B, ...]`, which predicted_out received there; given together with t_previous.
+        coefficients: `solvers.Coefficients`, numbers or tensors shaped as t may be, in the place of t_next, rule and
+            t_previous.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        parametrisation: "noise": x̂ is made of prediction and mean, as by `predict_data`; "data": x̂ is prediction.
+        limits: `bfn_kernels.Limits`, of which t_min is read (1e-6 unless set): with parametrisation="noise", x̂ is 0
+            before this time.
+        clip: The range of the data, to which x̂ is clipped; None for data without bounds.
+        known: Values `[B, ...]` that x̂ has where known_mask is True (inpainting).
+        known_mask: Bool, given together with known. Broadcastable to mean, or of its leading dimensions.
+        out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean.
+        predicted_out: A tensor of the shape of mean and of any floating-point type that receives x̂; it may be previous
+            itself.
+        seed: An int, or an int64 tensor of one element; None draws one with generator. Only a stochastic rule reads it.
+        generator: A `torch.Generator` on the device of mean, in the place of seed; None is torch's default one.
+        noise: ξ, standard normals `[B, ...]` of a stochastic rule, in the place of a seed.
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        The new mean μ' in the shape and type of mean.
+
+    Raises:
+        ValueError: If the times are not in order (on the CPU). If only one of previous and t_previous (or an
+            extrapolation in coefficients) is given. If noise is given to a step that has none.
+
+    Example:
+        >>> noise_pred, mean = torch.zeros(1, 2), torch.full((1, 2), 0.45)
+        >>> solver_step(noise_pred, mean, 0.5, 1.0, rule="sde1", sigma_1=0.1, noise=torch.zeros(1, 2))
+        tensor([[0.4950, 0.4950]])
     """
     checks.data("mean", mean)
     checks.like("prediction", prediction, "mean", mean)
