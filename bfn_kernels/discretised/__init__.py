@@ -1,16 +1,18 @@
 """Ops of discretised data. K bins of width 2/K divide [−1, 1], and a value is the centre of its bin.
 
-The network predicts a normal per variable (`pred_mean`, `pred_log_std`). The output distribution gives each bin the
-normal's mass in it: `clip=True` adds the mass beyond [−1, 1] to the end bins (107–109), `clip=False` renormalises.
-Flow, sender and update are those of `continuous`.
+The network predicts a normal for each variable, by `pred_mean` and `pred_log_std`. The output distribution gives each
+bin the mass that the normal has in it. `clip=True` adds the mass beyond [−1, 1] to the end bins (107–109). `clip=False`
+renormalises the distribution in [−1, 1]. Flow, sender and update are those of `continuous`.
 
-`mixture_logits=` `[B, ..., M]`, M at most 1024, makes the output distribution a mixture of M normals. The two
-predictions, or mean and std, then have that shape too, and the logits are differentiable where these are.
-With `pred_log_std=None`, `pred_mean` is both predictions as networks put them out, stacked in a last dimension of two,
-`[B, ..., 2]` or `[B, ..., M, 2]`, and so is its gradient, at the cost of two tensors; `unbind` costs a pass more.
+`mixture_logits` `[B, ..., M]`, M at most 1024, makes the output distribution a mixture of M normals. The two
+predictions, or mean and std, then have that shape too. The logits are differentiable where these are.
 
-Data are `[B, ...]`. Types, random numbers and errors: `help(bfn_kernels)`. Numbers in parentheses: equations of Graves
-et al. 2023.
+With `pred_log_std=None`, `pred_mean` has both predictions as networks put them out, stacked in a last dimension of two:
+`[B, ..., 2]` or `[B, ..., M, 2]`. Its gradient is stacked, too. This costs as much as two tensors do, and a pass less
+than `unbind`.
+
+Data are `[B, ...]`. `help(bfn_kernels)` describes types, random numbers and errors. Numbers in parentheses are
+equations of Graves et al. 2023.
 """
 
 import torch
@@ -35,12 +37,24 @@ backends.add_family("discretised", OPERATORS)
 
 
 def from_levels(levels: Tensor, *, num_bins: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Bin centres (2k + 1)/K − 1 of levels k = 0 … K − 1, as of an image's grey levels; `x/127.5 − 1` is off-centre.
+    """The bin centres (2k + 1)/K − 1 of levels k = 0 … K − 1, as of an image's grey levels.
 
-    levels `[B, ...]`, integers below num_bins, else IndexError on the CPU. Returns `dtype`.
+    The common `x/127.5 − 1` is off-centre.
 
-    >>> from_levels(torch.tensor([0, 255], dtype=torch.uint8), num_bins=256)
-    tensor([-0.9961,  0.9961])
+    Args:
+        levels: Levels k `[B, ...]`, int64, int32, int16, int8 or uint8.
+        num_bins: K, the number of bins, at least 2.
+        dtype: The type of the result, float32 unless given.
+
+    Returns:
+        The centres in the shape of levels and the type dtype.
+
+    Raises:
+        IndexError: If a level is not below num_bins or is negative, on the CPU. Elsewhere its centre is NaN.
+
+    Example:
+        >>> from_levels(torch.tensor([0, 255], dtype=torch.uint8), num_bins=256)
+        tensor([-0.9961,  0.9961])
     """
     num_bins = checks.integer("num_bins", num_bins, 2)
     index, valid = checks.valid_classes("levels", checks.classes("levels", levels).long(), num_bins)
@@ -49,12 +63,18 @@ def from_levels(levels: Tensor, *, num_bins: int, dtype: torch.dtype = torch.flo
 
 
 def to_levels(x: Tensor, *, num_bins: int) -> Tensor:
-    """The levels k = 0 … K − 1 of the bins that x lies in, int64: the way back from `from_levels`.
+    """The levels k = 0 … K − 1 of the bins that x lies in: the way back from `from_levels`.
 
-    x `[B, ...]` in [−1, 1], in a type that tells neighbouring centres apart. NaN has level 0.
+    Args:
+        x: Data `[B, ...]` in [−1, 1], in a type that tells neighbouring centres apart. NaN has level 0.
+        num_bins: K, the number of bins, at least 2.
 
-    >>> to_levels(torch.tensor([-1.0, 0.1, 1.0]), num_bins=4)
-    tensor([0, 2, 3])
+    Returns:
+        The levels in the shape of x, int64.
+
+    Example:
+        >>> to_levels(torch.tensor([-1.0, 0.1, 1.0]), num_bins=4)
+        tensor([0, 2, 3])
     """
     checks.data("x", x)
     wide = x.to(checks.compute_dtype(x))

@@ -41,18 +41,55 @@ def update_sample(
     component_noise: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Rows]:
-    """One step of ancestral sampling: a value of the output distribution at time t is sent with accuracy α, and the
-    mean updated, ρ' = ρ + α, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε.
+    """One step of ancestral sampling: sends a value of the output distribution with accuracy α and updates the mean.
 
-    pred_mean, pred_log_std, mean `[B, ...]`; the mean is differentiable, the predictions with `choose="mean"` alone.
-    limits and a pred_log_std of None: as in `continuous_time_loss`. choose: what is sent, a "sample" of the output
-    distribution, its "mode" or its "mean". draw_noise: normals that draw the value; component_noise: uniforms that draw
-    the component of a mixture. Everything else, and the result, as in `continuous.update_sample`.
+    ρ' = ρ + α and μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε, where x is a value of the output distribution at time t.
 
-    >>> m = torch.zeros(1, 1)
-    >>> update_sample(m + 0.4, m - 9, m, 1.0, 0.5, 3.0, sigma_1=0.1, num_bins=2, noise=m, choose="mode",
-    ...               parametrisation="data")
-    (tensor([[0.3750]]), 4.0)
+    Args:
+        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable with choose="mean" alone.
+            If pred_log_std is None, it has both predictions, stacked in a last dimension of two.
+        pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable with choose="mean"
+            alone. None if pred_mean has both.
+        mean: μ, the mean before the message, which the network saw, `[B, ...]`; differentiable.
+        precision: ρ, the precision before the message, at least 0: a number, `[B]` or any leading part of the shape of
+            mean; not 0 where alpha is 0.
+        t: Times in [0, 1] at which the network put out the predictions, shaped as alpha may be.
+        alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of the shape of mean.
+        num_bins: K, the number of bins, at least 2.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable with
+            choose="mean" alone. None for one normal.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        parametrisation: "noise": the predictions are of the noise (105, 106); "data": of the data.
+        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with parametrisation="noise", the
+            normal is N(0, 1) before its t_min.
+        choose: What is sent: a "sample" of the output distribution, its "mode" or its "mean".
+        known: Values `[B, ...]` that are sent where known_mask is True (inpainting); not differentiable.
+        known_mask: Bool, given together with known. Broadcastable to mean, or of its leading dimensions.
+        out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean; no gradient
+            then.
+        seed: An int, or an int64 tensor of one element; None draws one with generator.
+        generator: A `torch.Generator` on the device of mean, in the place of seed; None is torch's default one.
+        noise: ε, the sender's standard normals `[B, ...]`, in the place of the seed's; not differentiable.
+        draw_noise: Standard normals `[B, ...]` that draw the value with choose="sample", in the place of the seed's;
+            not differentiable.
+        component_noise: Uniforms `[B, ...]` that draw the component of a mixture, in the place of the seed's; not
+            differentiable.
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        The mean μ' in the type of mean, and the precision ρ'. The precision is a float if precision and alpha are
+            numbers, else a tensor, float64 if precision is float64 and float32 otherwise.
+
+    Raises:
+        ValueError: If a prediction requires a gradient without choose="mean", or if component_noise is given without
+            mixture_logits.
+
+    Example:
+        >>> m = torch.zeros(1, 1)
+        >>> update_sample(m + 0.4, m - 9, m, 1.0, 0.5, 3.0, sigma_1=0.1, num_bins=2, noise=m, choose="mode",
+        ...               parametrisation="data")
+        (tensor([[0.3750]]), 4.0)
     """
     checks.data("mean", mean)
     choice = checks.choice("choose", choose, CHOICES)
@@ -110,16 +147,62 @@ def solver_step(
     component_noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """A sampler's step from time t to t_next: μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ, by the coefficients of a
-    rule of `bfn_kernels.solvers` [derived], where x̂ is chosen of the output distribution at time t: its "mean", as
-    solvers take it, a "sample" or its "mode".
+    """A sampler's step from time t to t_next by a rule of `bfn_kernels.solvers` [derived].
 
-    pred_mean, pred_log_std, mixture_logits and mean: as in `update_sample`. draw_noise and component_noise: of a
-    sample. Everything else, and the result, as in `continuous.solver_step`.
+    μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ, with the coefficients of the rule. x̂ is chosen of the output
+    distribution at time t. Nothing is differentiable; run it under `torch.no_grad()`.
 
-    >>> m = torch.zeros(1, 1)
-    >>> solver_step(m + 0.4, m - 9, m, 0.5, 1.0, rule="sde1", sigma_1=0.1, num_bins=2, noise=m, parametrisation="data")
-    tensor([[0.4500]])
+    Args:
+        pred_mean: Predicted mean at time t, `[B, ...]`, or `[B, ..., M]` of a mixture. If pred_log_std is None, it has
+            both predictions, stacked in a last dimension of two.
+        pred_log_std: Logarithm of the predicted std, in the shape of pred_mean. None if pred_mean has both.
+        mean: μ, the mean that the network saw, `[B, ...]`.
+        t: Times in [0, 1], above 0 for "ode1", "ode2" and "ode_euler": a number, `[B]` or any leading part of the shape
+            of mean.
+        t_next: Times at which the step ends, t ≤ t_next ≤ 1, shaped as t may be; None only where coefficients are
+            given.
+        num_bins: K, the number of bins, at least 2.
+        rule: A name of `solvers.RULES`; not read where coefficients are given.
+        t_previous: Times of the step before, t_previous < t, shaped as t may be, for a rule of second order; without it
+            the step is of first order.
+        previous: x̂ of the step before, `[B, ...]`, which predicted_out received there; given together with t_previous.
+        coefficients: `solvers.Coefficients`, numbers or tensors shaped as t may be, in the place of t_next, rule and
+            t_previous.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024. None for one normal.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        parametrisation: "noise": the predictions are of the noise (105, 106); "data": of the data.
+        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with parametrisation="noise", the
+            normal is N(0, 1) before its t_min.
+        choose: Which value of the output distribution x̂ is: its "mean", as solvers take it, a "sample" or its "mode".
+        known: Values `[B, ...]` that x̂ has where known_mask is True (inpainting).
+        known_mask: Bool, given together with known. Broadcastable to mean, or of its leading dimensions.
+        out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean.
+        predicted_out: A tensor of the shape of mean and of any floating-point type that receives x̂; it may be previous
+            itself.
+        seed: An int, or an int64 tensor of one element; None draws one with generator. Read by a stochastic rule and by
+            a sample.
+        generator: A `torch.Generator` on the device of mean, in the place of seed; None is torch's default one.
+        noise: ξ, standard normals `[B, ...]` of a stochastic rule, in the place of the seed's.
+        draw_noise: Standard normals `[B, ...]` that draw the value with choose="sample", in the place of the seed's;
+            not differentiable.
+        component_noise: Uniforms `[B, ...]` that draw the component of a mixture with choose="sample", in the place of
+            the seed's; not differentiable.
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        The new mean μ' in the shape and type of mean.
+
+    Raises:
+        ValueError: If the times are not in order (on the CPU). If only one of previous and t_previous (or an
+            extrapolation in coefficients) is given. If noise is given to a step that has none. If component_noise is
+            given without mixture_logits.
+
+    Example:
+        >>> m = torch.zeros(1, 1)
+        >>> solver_step(m + 0.4, m - 9, m, 0.5, 1.0, rule="sde1", sigma_1=0.1, num_bins=2, noise=m,
+        ...             parametrisation="data")
+        tensor([[0.4500]])
     """
     checks.data("mean", mean)
     choice = checks.choice("choose", choose, CHOICES)
