@@ -24,6 +24,7 @@ PARAMETRISATIONS = ("noise", "data")
 Target = tuple[Tensor | None, int]  # of a LossTarget
 Seed = int | Tensor | None
 Generator = torch.Generator | None
+Clip = tuple[float, float] | None  # the range of continuous data, None for the whole real line
 
 
 class Limits(NamedTuple):

@@ -1,5 +1,7 @@
-"""The output distribution of discretised data: its normal, and what follows from that. The functions are public in
-`bfn_kernels.discretised`."""
+"""The output distribution of discretised data: its normal, and the values and probabilities that follow from it.
+
+The functions are public in `bfn_kernels.discretised`.
+"""
 
 import math
 from collections.abc import Sequence
@@ -32,19 +34,33 @@ def output_distribution(
     limits: Limits = PUBLISHED,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and std of the data that the network predicts at time t (105, 106): μ/γ − √((1−γ)/γ)·pred_mean and
-    √((1−γ)/γ)·exp(pred_log_std), or with `parametrisation="data"` pred_mean and exp(pred_log_std). `sample`, `mode`,
-    `expected_value` and `log_prob` take them.
+    """Mean and std of the normal that the network predicts for the data at time t (105, 106).
 
-    pred_mean, pred_log_std `[B, ...]` or, of a mixture, `[B, ..., M]`; mean `[B, ...]`, or None with "data". All are
-    differentiable; t in [0, 1]. limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with the
-    noise predicted, mean and std are 0 and 1 before its t_min. Returns both in that shape, in float32 (float64 for
-    float64).
+    They are μ/γ − √((1−γ)/γ)·pred_mean and √((1−γ)/γ)·exp(pred_log_std), or with `parametrisation="data"` pred_mean and
+    exp(pred_log_std). `sample`, `mode`, `expected_value` and `log_prob` take them.
 
-    >>> zero = torch.zeros(1, 2)
-    >>> mean, std = output_distribution(zero, zero - 1, zero + 0.36, 0.5, sigma_1=0.1)
-    >>> mean, std, mode(mean, std, num_bins=16)
-    (tensor([[0.4000, 0.4000]]), tensor([[0.1226, 0.1226]]), tensor([[0.4375, 0.4375]]))
+    Args:
+        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable. If pred_log_std is None,
+            it has both predictions, stacked in a last dimension of two.
+        pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable. None if pred_mean has
+            both.
+        mean: The mean μ that the network saw, `[B, ...]`; differentiable; may be None with parametrisation="data".
+        t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of mean.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        parametrisation: "noise": the predictions are of the noise (105, 106); "data": of the data.
+        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with parametrisation="noise", mean
+            and std are 0 and 1 before its t_min.
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        The mean and the std, each `[B, ...]`, or `[B, ..., M]` of a mixture, in float32 (float64 for float64).
+
+    Example:
+        >>> zero = torch.zeros(1, 2)
+        >>> mean, std = output_distribution(zero, zero - 1, zero + 0.36, 0.5, sigma_1=0.1)
+        >>> mean, std, mode(mean, std, num_bins=16)
+        (tensor([[0.4000, 0.4000]]), tensor([[0.1226, 0.1226]]), tensor([[0.4375, 0.4375]]))
     """
     bins = keywords.checked_bins(2, limits)
     checks.data("pred_mean", pred_mean)
@@ -75,12 +91,24 @@ def expected_value(
 ) -> Tensor:
     """Mean of the output distribution, k̂ = Σ p_k c_k = (1 − 1/K) − h·Σ Φ((b_j − mean)/std) over inner edges b_j.
 
-    mean, std `[B, ...]`, differentiable, std positive; num_bins: K, at least 2. `clip=False` renormalises in [−1, 1];
-    with less than 1e-5 of the mass inside, as always from std = 8e4 on, p is uniform. Returns k̂ in mean's shape and
-    type.
+    h = 2/K is the width of a bin.
 
-    >>> expected_value(torch.tensor([0.3]), torch.tensor([1e-3]), num_bins=16)
-    tensor([0.3125])
+    Args:
+        mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable.
+        std: Standard deviations of the normals, positive, of the shape of mean; differentiable.
+        num_bins: K, the number of bins, at least 2.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable. None for
+            one normal.
+        clip: True gives the mass beyond [−1, 1] to the end bins (107–109); False renormalises the distribution in
+            [−1, 1], and makes it uniform with less than 1e-5 of its mass there, as always from std = 8e4 on.
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        k̂ `[B, ...]` in the type of mean.
+
+    Example:
+        >>> expected_value(torch.tensor([0.3]), torch.tensor([1e-3]), num_bins=16)
+        tensor([0.3125])
     """
     num_bins = checks.integer("num_bins", num_bins, 2)
     _normal(mean, std, mixture_logits)
@@ -98,13 +126,27 @@ def log_prob(
     clip: bool = True,
     backend: str | None = None,
 ) -> Tensor:
-    """ln p, in nats, of the bin that x lies in, exact far into both tails (107–109), where the published code has a
-    density (docs/published_code.md).
+    """ln p, in nats, of the bin that x lies in, exact far into both tails (107–109).
 
-    x, mean, std `[B, ...]`; mean and std differentiable, std positive. Returns float32 (float64 for float64).
+    The published code has a density here (docs/published_code.md).
 
-    >>> log_prob(torch.tensor([0.1]), torch.zeros(1), torch.ones(1), num_bins=2)
-    tensor([-0.6931])
+    Args:
+        x: Data `[B, ...]` in [−1, 1]; not differentiable. An x outside is refused on the CPU.
+        mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable.
+        std: Standard deviations of the normals, positive, of the shape of mean; differentiable.
+        num_bins: K, the number of bins, at least 2.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable. None for
+            one normal.
+        clip: True gives the mass beyond [−1, 1] to the end bins (107–109); False renormalises the distribution in
+            [−1, 1].
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        ln p in the shape of x, float32 (float64 for float64).
+
+    Example:
+        >>> log_prob(torch.tensor([0.1]), torch.zeros(1), torch.ones(1), num_bins=2)
+        tensor([-0.6931])
     """
     checks.data("x", x)
     num_bins = checks.integer("num_bins", num_bins, 2)
@@ -129,11 +171,28 @@ def sample(
 ) -> Tensor:
     """A draw from the clipped output distribution: the centre of the bin of clamp(mean + std·ε).
 
-    mean, std `[B, ...]`, not differentiable. noise: normals; component_noise: uniforms that draw the component of a
-    mixture. Returns centres in mean's shape and type.
+    Args:
+        mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture; not differentiable.
+        std: Standard deviations of the normals, positive, of the shape of mean; not differentiable.
+        num_bins: K, the number of bins, at least 2.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; not differentiable. None
+            for one normal.
+        seed: An int, or an int64 tensor of one element; None draws one with generator.
+        generator: A `torch.Generator` on the device of mean, in the place of seed; None is torch's default one.
+        noise: ε, standard normals `[B, ...]`, in the place of the seed's; not differentiable.
+        component_noise: Uniforms `[B, ...]` that draw the component of a mixture, in the place of the seed's; not
+            differentiable.
+        backend: As in `backends`; None chooses the fastest one.
 
-    >>> sample(torch.tensor([0.3]), torch.tensor([0.1]), num_bins=2, noise=torch.zeros(1))
-    tensor([0.5000])
+    Returns:
+        The centres `[B, ...]` in the type of mean.
+
+    Raises:
+        ValueError: If component_noise is given without mixture_logits.
+
+    Example:
+        >>> sample(torch.tensor([0.3]), torch.tensor([0.1]), num_bins=2, noise=torch.zeros(1))
+        tensor([0.5000])
     """
     num_bins = checks.integer("num_bins", num_bins, 2)
     shape = _normal(mean, std, mixture_logits, "a draw")
@@ -146,12 +205,24 @@ def sample(
 def mode(
     mean: Tensor, std: Tensor, *, num_bins: int, mixture_logits: Tensor | None = None, backend: str | None = None
 ) -> Tensor:
-    """The centre of the likeliest bin of the clipped output distribution; of a mixture, all K bins are tried.
+    """The centre of the likeliest bin of the clipped output distribution.
 
-    mean, std `[B, ...]`, not differentiable. Returns centres in mean's shape and type.
+    Of a mixture, all K bins are tried.
 
-    >>> mode(torch.tensor([0.3, 5.0]), torch.tensor([0.1, 1.0]), num_bins=4)
-    tensor([0.2500, 0.7500])
+    Args:
+        mean: Means of the normals, `[B, ...]`, or `[B, ..., M]` of a mixture; not differentiable.
+        std: Standard deviations of the normals, positive, of the shape of mean; not differentiable.
+        num_bins: K, the number of bins, at least 2.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; not differentiable. None
+            for one normal.
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        The centres `[B, ...]` in the type of mean.
+
+    Example:
+        >>> mode(torch.tensor([0.3, 5.0]), torch.tensor([0.1, 1.0]), num_bins=4)
+        tensor([0.2500, 0.7500])
     """
     num_bins = checks.integer("num_bins", num_bins, 2)
     _normal(mean, std, mixture_logits, "a mode")

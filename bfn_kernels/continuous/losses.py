@@ -1,0 +1,207 @@
+"""The losses of continuous data. The functions are public in `bfn_kernels.continuous`."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import backends
+from bfn_kernels.call import checks, keywords, rows
+from bfn_kernels.call.keywords import PUBLISHED, Clip, Limits, Target, prediction_scalars
+from bfn_kernels.call.rows import Rows
+from bfn_kernels.schedules import ContinuousSchedule
+
+
+def continuous_time_loss(
+    x: Tensor,
+    prediction: Tensor,
+    mean: Tensor | None,
+    t: Rows,
+    *,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
+    clip: Clip = (-1, 1),
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """L∞ in nats: −ln σ₁·(x − x̂)²/σ₁^{2t} per variable (101).
+
+    Args:
+        x: Data `[B, ...]`; differentiable.
+        prediction: The network's output `[B, ...]`; differentiable.
+        mean: The mean that the network saw, `[B, ...]`; differentiable; may be None with parametrisation="data".
+        t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of x.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        parametrisation: "noise": x̂ is made of prediction and mean, as by `predict_data`; "data": x̂ is prediction.
+        limits: `bfn_kernels.Limits`, of which t_min is read (1e-6 unless set): with parametrisation="noise", x̂ is 0
+            before this time.
+        clip: The range of the data: x̂ is clipped to it, and an x outside is refused on the CPU; None for data without
+            bounds.
+        mask: Bool, False where a variable costs nothing and its x is not looked at. Broadcastable to x, or of its
+            leading dimensions.
+        reduction: "mean" over the variables that mask keeps, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        The loss in nats, float32 (float64 for float64).
+
+    Example:
+        >>> x = torch.zeros(1, 2)
+        >>> continuous_time_loss(x, x + 1, None, 0.5, sigma_1=0.1, parametrisation="data")
+        tensor(23.0259)
+    """
+    mean, library, dtype, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
+    *scales, weight = prediction_scalars(
+        library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("rate",), scale=0.5
+    )
+    network = prediction, mean, *scales, *checks.interval("clip", clip)
+    return library.continuous.squared_loss(x, *network, weight, None, *to)
+
+
+def discrete_time_loss(
+    x: Tensor,
+    prediction: Tensor,
+    mean: Tensor | None,
+    t: Rows | None = None,
+    *,
+    n_steps: int,
+    step: int | Tensor | None = None,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
+    clip: Clip = (-1, 1),
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """L_n in nats: n·α_i/2·(x − x̂)² per variable, i = n·t + 1, t = (i − 1)/n (95, 96).
+
+    It tends to `continuous_time_loss` as n grows.
+
+    Args:
+        x: Data `[B, ...]`; differentiable.
+        prediction: The network's output `[B, ...]`; differentiable.
+        mean: The mean that the network saw, `[B, ...]`; differentiable; may be None with parametrisation="data".
+        t: Times (i − 1)/n at which a step starts: a number, `[B]` or any leading part of the shape of x. Or give step.
+        n_steps: n, the number of messages, at least 1.
+        step: The step i from 1 to n in the place of t: an int, or an integer tensor shaped as t may be.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        parametrisation: "noise": x̂ is made of prediction and mean, as by `predict_data`; "data": x̂ is prediction.
+        limits: `bfn_kernels.Limits`, of which t_min is read (1e-6 unless set): with parametrisation="noise", x̂ is 0
+            before this time.
+        clip: The range of the data: x̂ is clipped to it, and an x outside is refused on the CPU; None for data without
+            bounds.
+        mask: Bool, False where a variable costs nothing and its x is not looked at. Broadcastable to x, or of its
+            leading dimensions.
+        reduction: "mean" over the variables that mask keeps, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        The loss in nats, float32 (float64 for float64).
+
+    Raises:
+        ValueError: If a time is not (i − 1)/n for a step i, on the CPU. Elsewhere the loss of its variables is NaN.
+
+    Example:
+        >>> x = torch.zeros(1, 2)
+        >>> discrete_time_loss(x, x + 1, None, step=1, sigma_1=0.1, n_steps=1, parametrisation="data")
+        tensor(49.5000)
+    """
+    n_steps = checks.integer("n_steps", n_steps, 1)
+    t = keywords.step_time(t, step, n_steps)
+    mean, library, dtype, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
+    *scales, weight = prediction_scalars(
+        library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("alpha",), n_steps=n_steps, scale=n_steps / 2
+    )
+    network = prediction, mean, *scales, *checks.interval("clip", clip)
+    return library.continuous.squared_loss(x, *network, weight, None, *to)
+
+
+def reconstruction_loss(
+    x: Tensor,
+    prediction: Tensor,
+    mean: Tensor | None,
+    *,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    num_bins: int | None = None,
+    std: float | None = None,
+    parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
+    clip: Clip = (-1, 1),
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """The cost in nats of x after the last message, the network having seen t = 1: −ln N(x; x̂, std²).
+
+    With num_bins, it is −ln p of the bin that x lies in under that normal, which compares with discretised models.
+
+    Args:
+        x: Data `[B, ...]`; differentiable. With num_bins, in [−1, 1] and not differentiable.
+        prediction: The network's output `[B, ...]`; differentiable.
+        mean: The mean that the network saw, `[B, ...]`; differentiable; may be None with parametrisation="data".
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        num_bins: K, the number of bins of [−1, 1], at least 2; None for the density.
+        std: Standard deviation of the normal, from 1e-6 to 1e6; None takes that of the flow at t = 1, σ₁. The published
+            code takes 0.7σ₁ for 16 bins.
+        parametrisation: "noise": x̂ is made of prediction and mean, as by `predict_data`; "data": x̂ is prediction.
+        limits: `bfn_kernels.Limits`, of which t_min is read (1e-6 unless set): with parametrisation="noise", x̂ is 0
+            before this time.
+        clip: The range of the data: x̂ is clipped to it, and without num_bins an x outside is refused on the CPU; None
+            for data without bounds.
+        mask: Bool, False where a variable costs nothing and its x is not looked at. Broadcastable to x, or of its
+            leading dimensions.
+        reduction: "mean" over the variables that mask keeps, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        The loss in nats, float32 (float64 for float64).
+
+    Example:
+        >>> x = torch.zeros(1, 2)
+        >>> reconstruction_loss(x, x, None, sigma_1=0.1, parametrisation="data")
+        tensor(-1.3836)
+        >>> reconstruction_loss(x, x, None, sigma_1=0.1, std=0.07, num_bins=16, parametrisation="data")
+        tensor(0.7702)
+    """
+    mean, library, dtype, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
+    low, high = checks.interval("clip", clip)
+    of_normal = ("half_precision", "log_normaliser") if num_bins is None else ("std",)
+    wanted = of_normal if std is None else ()
+    mean_scale, noise_scale, *normal = prediction_scalars(
+        library, parametrisation, 1.0, x, dtype, sigma_1, schedule, limits, wanted
+    )
+    if std is not None:
+        variance = checks.number("std", std, *keywords.STD_RANGE) ** 2
+        given = SimpleNamespace(gamma=lambda t: (1 - variance, torch.full_like(t, variance)))
+        normal = rows.scalars(library, of_normal, 1.0, x, dtype, given)
+    network = mean, mean_scale, noise_scale, low, high
+    if num_bins is None:
+        return library.continuous.squared_loss(x, prediction, *network, *normal, *to)
+    num_bins = checks.integer("num_bins", num_bins, 2)
+    checks.no_gradient("with num_bins only prediction and mean have one", x=x)
+    # x̂ has the type of its prediction, and is no result that should be rounded
+    x_hat = library.continuous.predict_data(prediction.to(dtype), *network)
+    return keywords.bin_loss(library, x, (x_hat, normal[0], None), num_bins, True, to)
+
+
+def _check_loss(
+    x: Tensor, prediction: Tensor, mean: Tensor | None, parametrisation: str, mask, reduction: str, backend: str | None
+) -> tuple[Tensor | None, Any, torch.dtype, Target]:
+    """The checks that the losses share; returns the mean that operators read, the library that serves the call, the
+    type of the arithmetic, and the target of the loss."""
+    how = checks.choice("reduction", reduction, checks.REDUCTIONS)
+    checks.data("x", x)
+    checks.like("prediction", prediction, "x", x)
+    mean = keywords.read_mean(x, mean, parametrisation)
+    to = checks.mask("mask", mask, "x", x, x.shape), how
+    return mean, backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean), to

@@ -1,0 +1,189 @@
+"""The steps of samplers of continuous data. The functions are public in `bfn_kernels.continuous`."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import backends, solvers
+from bfn_kernels.call import checks, keywords, rows
+from bfn_kernels.call.keywords import PARAMETRISATIONS, PUBLISHED, Clip, Limits, prediction_scalars
+from bfn_kernels.call.outputs import writes
+from bfn_kernels.call.rows import Rows
+from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
+from bfn_kernels.solvers import Coefficients
+
+
+@writes("mean")
+def update_sample(
+    x: Tensor,
+    mean: Tensor,
+    precision: Rows,
+    alpha: Rows,
+    *,
+    t: Rows | None = None,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
+    clip: Clip = (-1, 1),
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    out: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Rows]:
+    """Sends x with accuracy α and updates the mean: ρ' = ρ + α, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε [derived].
+
+    It is `sender_sample` and `bayesian_update` in one pass; the message y is never stored. With t, it is one step of
+    sampling: x is what the network put out at time t, and the data x̂ that x stands for is sent.
+
+    Args:
+        x: The data that is sent, or, with t, the network's output, `[B, ...]`; differentiable.
+        mean: μ, the mean before the message, `[B, ...]`; differentiable.
+        precision: ρ, the precision before the message, at least 0: a number, `[B]` or any leading part of the shape of
+            mean; not 0 where alpha is 0.
+        alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of the shape of mean.
+        t: Times in [0, 1] at which the network put out x, shaped as alpha may be; None if x is the data.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+            With t only.
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1. With t
+            only.
+        parametrisation: "noise": x̂ is made of x and mean, as by `predict_data`; "data": x̂ is x. With t only.
+        limits: `bfn_kernels.Limits`, of which t_min is read (1e-6 unless set): with parametrisation="noise", x̂ is 0
+            before this time. With t only.
+        clip: The range of the data, to which x̂ is clipped; None for data without bounds. With t only.
+        known: Values `[B, ...]` that are sent where known_mask is True (inpainting); not differentiable.
+        known_mask: Bool, given together with known. Broadcastable to mean, or of its leading dimensions.
+        out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean; no gradient
+            then.
+        seed: An int, or an int64 tensor of one element; None draws one with generator.
+        generator: A `torch.Generator` on the device of mean, in the place of seed; None is torch's default one.
+        noise: ε, standard normals `[B, ...]`, in the place of a seed; not differentiable.
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        The mean μ' in the type of mean, and the precision ρ'. The precision is a float if precision and alpha are
+            numbers, else a tensor, float64 if precision is float64 and float32 otherwise.
+
+    Raises:
+        ValueError: If sigma_1, schedule, parametrisation, limits or clip is given without t.
+
+    Example:
+        >>> update_sample(torch.ones(1, 2), torch.zeros(1, 2), 1.0, 3.0, noise=torch.zeros(1, 2))
+        (tensor([[0.7500, 0.7500]]), 4.0)
+        >>> noise_pred, mean = torch.zeros(1, 2), torch.full((1, 2), 0.45)
+        >>> update_sample(noise_pred, mean, 1.0, 3.0, t=0.5, sigma_1=0.1, noise=torch.zeros(1, 2))
+        (tensor([[0.4875, 0.4875]]), 4.0)
+    """
+    checks.data("mean", mean)
+    checks.like("x", x, "mean", mean)
+    known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
+    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(x, mean)
+    scales: Any = (None, None)
+    low, high = -math.inf, math.inf
+    if t is not None:
+        checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
+        low, high = checks.interval("clip", clip)
+        scales = prediction_scalars(library, parametrisation, t, mean, dtype, sigma_1, schedule, limits)
+    elif not (sigma_1 is schedule is None and (parametrisation, limits, clip) == ("noise", PUBLISHED, (-1, 1))):
+        raise ValueError("t must be given with sigma_1, schedule, parametrisation, limits or clip, got None")
+    keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
+    seed = keywords.drawn_seed(mean, seed, generator, ("noise", noise, mean.shape))
+    if t is None and known is None:
+        updated = library.continuous.gaussian_step(mean, keep, x, take, std, seed, noise, out)
+    else:
+        solver = keep, take, std, None, None
+        sent = known, known_mask, seed, noise, out, None
+        updated = library.continuous.step(x, mean, *scales, low, high, *solver, *sent)
+    return updated, keywords.updated_precision(precision, alpha, mean)
+
+
+@writes("mean", differentiable=False)
+def solver_step(
+    prediction: Tensor,
+    mean: Tensor,
+    t: Rows,
+    t_next: Rows | None = None,
+    *,
+    rule: str = "ode1",
+    t_previous: Rows | None = None,
+    previous: Tensor | None = None,
+    coefficients: Coefficients | None = None,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
+    clip: Clip = (-1, 1),
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    out: Tensor | None = None,
+    predicted_out: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """A sampler's step from time t to t_next by a rule of `bfn_kernels.solvers` [derived].
+
+    μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ, with the coefficients of the rule. Nothing is differentiable; run it
+    under `torch.no_grad()`.
+
+    Args:
+        prediction: The network's output at time t, `[B, ...]`.
+        mean: μ, the mean that the network saw, `[B, ...]`.
+        t: Times in [0, 1], above 0 for "ode1", "ode2" and "ode_euler": a number, `[B]` or any leading part of the shape
+            of mean.
+        t_next: Times at which the step ends, t ≤ t_next ≤ 1, shaped as t may be; None only where coefficients are
+            given.
+        rule: A name of `solvers.RULES`; not read where coefficients are given.
+        t_previous: Times of the step before, t_previous < t, shaped as t may be, for a rule of second order; without it
+            the step is of first order.
+        previous: x̂ of the step before, `[B, ...]`, which predicted_out received there; given together with t_previous.
+        coefficients: `solvers.Coefficients`, numbers or tensors shaped as t may be, in the place of t_next, rule and
+            t_previous.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        parametrisation: "noise": x̂ is made of prediction and mean, as by `predict_data`; "data": x̂ is prediction.
+        limits: `bfn_kernels.Limits`, of which t_min is read (1e-6 unless set): with parametrisation="noise", x̂ is 0
+            before this time.
+        clip: The range of the data, to which x̂ is clipped; None for data without bounds.
+        known: Values `[B, ...]` that x̂ has where known_mask is True (inpainting).
+        known_mask: Bool, given together with known. Broadcastable to mean, or of its leading dimensions.
+        out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean.
+        predicted_out: A tensor of the shape of mean and of any floating-point type that receives x̂; it may be previous
+            itself.
+        seed: An int, or an int64 tensor of one element; None draws one with generator. Only a stochastic rule reads it.
+        generator: A `torch.Generator` on the device of mean, in the place of seed; None is torch's default one.
+        noise: ξ, standard normals `[B, ...]` of a stochastic rule, in the place of a seed.
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        The new mean μ' in the shape and type of mean.
+
+    Raises:
+        ValueError: If the times are not in order (on the CPU). If only one of previous and t_previous (or an
+            extrapolation in coefficients) is given. If noise is given to a step that has none.
+
+    Example:
+        >>> noise_pred, mean = torch.zeros(1, 2), torch.full((1, 2), 0.45)
+        >>> solver_step(noise_pred, mean, 0.5, 1.0, rule="sde1", sigma_1=0.1, noise=torch.zeros(1, 2))
+        tensor([[0.4950, 0.4950]])
+    """
+    checks.data("mean", mean)
+    checks.like("prediction", prediction, "mean", mean)
+    if previous is not None:
+        checks.like("previous", previous, "the state", mean)
+    checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
+    schedule = continuous_schedule(sigma_1, schedule)
+    low, high = checks.interval("clip", clip)
+    known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
+    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(prediction, mean, previous)
+    scales = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)
+    solver = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
+    seed = keywords.step_seed(mean, solver.std, seed, generator, noise)
+    sent = known, known_mask, seed, noise, out, predicted_out
+    return library.continuous.step(prediction, mean, *scales, low, high, *solver, *sent)

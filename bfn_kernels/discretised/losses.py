@@ -1,0 +1,232 @@
+"""The losses of discretised data. The functions are public in `bfn_kernels.discretised`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import backends
+from bfn_kernels.call import checks, keywords
+from bfn_kernels.call.keywords import PUBLISHED, Limits, Target, prediction_scalars
+from bfn_kernels.call.rows import Rows
+from bfn_kernels.discretised.distribution import check_output
+from bfn_kernels.records import NO_DRAWS
+from bfn_kernels.schedules import ContinuousSchedule
+
+
+def continuous_time_loss(
+    x: Tensor,
+    pred_mean: Tensor,
+    pred_log_std: Tensor | None,
+    mean: Tensor | None,
+    t: Rows,
+    *,
+    num_bins: int,
+    mixture_logits: Tensor | None = None,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
+    clip: bool = True,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """L∞ in nats: −ln σ₁·(x − k̂)²/σ₁^{2t} per variable (101), k̂ the expected value of the output distribution.
+
+    Args:
+        x: Data `[B, ...]` in [−1, 1]; not differentiable. An x outside is refused on the CPU. `from_levels` makes bin
+            centres of levels.
+        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable. If pred_log_std is None,
+            it has both predictions, stacked in a last dimension of two.
+        pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable. None if pred_mean has
+            both.
+        mean: The mean that the network saw, `[B, ...]`; not differentiable; may be None with parametrisation="data".
+        t: Times in [0, 1]: a number, `[B]` or any leading part of the shape of x.
+        num_bins: K, the number of bins, at least 2.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable. None for
+            one normal.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        parametrisation: "noise": the predictions are of the noise (105, 106); "data": of the data.
+        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with parametrisation="noise", the
+            normal is N(0, 1) before its t_min.
+        clip: True gives the mass beyond [−1, 1] to the end bins (107–109); False renormalises the distribution in
+            [−1, 1].
+        mask: Bool, False where a variable costs nothing and its x is not looked at. Broadcastable to x, or of its
+            leading dimensions.
+        reduction: "mean" over the variables that mask keeps, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        The loss in nats, float32 (float64 for float64).
+
+    Example:
+        >>> x, s = torch.full((1, 2), 0.5), torch.full((1, 2), -3.0)
+        >>> continuous_time_loss(x, x, s, None, 0.5, sigma_1=0.1, num_bins=2, parametrisation="data")
+        tensor(0.)
+    """
+    bins = keywords.checked_bins(num_bins, limits, clip)
+    output = pred_mean, pred_log_std, mixture_logits
+    mean, library, dtype, to = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
+    *scales, weight = prediction_scalars(
+        library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("rate",), scale=0.5
+    )
+    return library.discretised.loss(x, *output, mean, *scales, weight, None, False, 0, *NO_DRAWS, *bins, *to)
+
+
+def discrete_time_loss(
+    x: Tensor,
+    pred_mean: Tensor,
+    pred_log_std: Tensor | None,
+    mean: Tensor | None,
+    t: Rows | None = None,
+    *,
+    n_steps: int,
+    num_bins: int,
+    step: int | Tensor | None = None,
+    mixture_logits: Tensor | None = None,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    quadrature: int | None = None,
+    n_samples: int | None = None,
+    parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
+    clip: bool = True,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """L_n in nats: n·E_ε[−ε²/2 − ln Σ_k p_k·exp(−(y − c_k)²/2τ²)], y = x + τε, τ² = 1/α_i, i = n·t + 1 (113–119).
+
+    It tends to `continuous_time_loss` as n grows. The expectation is a Gauss–Hermite sum, or a mean of draws as
+    published. Measured, the error of a step relative to 1 plus its loss is, in 95 % of the variables and at worst, 2e-3
+    and 1e-2 with 4 nodes, 2e-4 and 2e-3 with 8, 2e-5 and 5e-4 with 16, 1e-6 and 5e-5 with 32, and 0.2 and 0.7 with ten
+    draws.
+
+    Args:
+        x: Data `[B, ...]` in [−1, 1]; not differentiable. An x outside is refused on the CPU. `from_levels` makes bin
+            centres of levels.
+        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable. If pred_log_std is None,
+            it has both predictions, stacked in a last dimension of two.
+        pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable. None if pred_mean has
+            both.
+        mean: The mean that the network saw, `[B, ...]`; not differentiable; may be None with parametrisation="data".
+        t: Times (i − 1)/n at which a step starts: a number, `[B]` or any leading part of the shape of x. Or give step.
+        n_steps: n, the number of messages, at least 1.
+        num_bins: K, the number of bins, at least 2.
+        step: The step i from 1 to n in the place of t: an int, or an integer tensor shaped as t may be.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable. None for
+            one normal.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        quadrature: The number of nodes of the sum, from 1 to 128; 8 if neither this nor n_samples is given.
+        n_samples: The number of draws, at least 1, in the place of quadrature.
+        parametrisation: "noise": the predictions are of the noise (105, 106); "data": of the data.
+        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with parametrisation="noise", the
+            normal is N(0, 1) before its t_min.
+        clip: True gives the mass beyond [−1, 1] to the end bins (107–109); False renormalises the distribution in
+            [−1, 1].
+        mask: Bool, False where a variable costs nothing and its x is not looked at. Broadcastable to x, or of its
+            leading dimensions.
+        reduction: "mean" over the variables that mask keeps, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
+        seed: An int, or an int64 tensor of one element; None draws one with generator. With n_samples only.
+        generator: A `torch.Generator` on the device of x, in the place of seed; None is torch's default one. With
+            n_samples only.
+        noise: ε of the draws, standard normals `[n_samples, B, ...]`, in the place of a seed; not differentiable.
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        The loss in nats, float32 (float64 for float64).
+
+    Raises:
+        ValueError: If a time is not (i − 1)/n for a step i, on the CPU; elsewhere the loss of its variables is NaN. If
+            both quadrature and n_samples are given, or seed, generator or noise without n_samples.
+
+    Example:
+        >>> x, s = torch.full((1, 2), 0.5), torch.full((1, 2), -9.0)
+        >>> loss = discrete_time_loss(x, x, s, None, 0.0, sigma_1=0.1, n_steps=2, num_bins=2, parametrisation="data")
+        >>> loss.abs() < 1e-5
+        tensor(True)
+    """
+    n_steps = checks.integer("n_steps", n_steps, 1)
+    t = keywords.step_time(t, step, n_steps)
+    bins = keywords.checked_bins(num_bins, limits, clip)
+    output = pred_mean, pred_log_std, mixture_logits
+    mean, library, dtype, to = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
+    *scales, alpha = prediction_scalars(
+        library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("alpha",), n_steps=n_steps
+    )
+    if n_samples is None and quadrature is None:
+        quadrature = 8
+    draws = keywords.expectation(x, quadrature, n_samples, seed, generator, noise)
+    return library.discretised.loss(x, *output, mean, *scales, None, alpha, False, n_steps, *draws, *bins, *to)
+
+
+def reconstruction_loss(
+    x: Tensor,
+    pred_mean: Tensor,
+    pred_log_std: Tensor | None,
+    mean: Tensor | None,
+    *,
+    num_bins: int,
+    mixture_logits: Tensor | None = None,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """The cost in nats of x after the last message, the network having seen t = 1: −ln p_O(x).
+
+    Args:
+        x: Data `[B, ...]` in [−1, 1]; not differentiable. An x outside is refused on the CPU. `from_levels` makes bin
+            centres of levels.
+        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable. If pred_log_std is None,
+            it has both predictions, stacked in a last dimension of two.
+        pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable. None if pred_mean has
+            both.
+        mean: The mean that the network saw, `[B, ...]`; not differentiable; may be None with parametrisation="data".
+        num_bins: K, the number of bins, at least 2.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable. None for
+            one normal.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        parametrisation: "noise": the predictions are of the noise (105, 106); "data": of the data.
+        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with parametrisation="noise", the
+            normal is N(0, 1) before its t_min.
+        mask: Bool, False where a variable costs nothing and its x is not looked at. Broadcastable to x, or of its
+            leading dimensions.
+        reduction: "mean" over the variables that mask keeps, "sum", "batch" (sums, `[B]`) or "none" (`[B, ...]`).
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        The loss in nats, float32 (float64 for float64).
+
+    Example:
+        >>> x, s = torch.full((1, 2), 0.5), torch.full((1, 2), -9.0)
+        >>> reconstruction_loss(x, x, s, None, sigma_1=0.1, num_bins=2, parametrisation="data")
+        tensor(0.)
+    """
+    bins = keywords.checked_bins(num_bins, limits)
+    output = pred_mean, pred_log_std, mixture_logits
+    mean, library, dtype, to = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
+    scales = prediction_scalars(library, parametrisation, 1.0, x, dtype, sigma_1, schedule, limits)
+    return library.discretised.loss(x, *output, mean, *scales, None, None, False, 0, *NO_DRAWS, *bins, *to)
+
+
+def _check_loss(
+    x: Tensor, output: tuple, mean: Tensor | None, parametrisation: str, mask, reduction: str, backend: str | None
+) -> tuple[Tensor | None, Any, torch.dtype, Target]:
+    """The checks that the losses share; returns the mean, None if it is not read, the library that serves the call, the
+    type of the arithmetic, and the target of the loss."""
+    mean_read = check_output(x, "x", output, mean, parametrisation)
+    how = checks.choice("reduction", reduction, checks.REDUCTIONS)
+    checks.no_gradient("only what the network puts out has one", x=x, mean=mean)
+    to = checks.mask("mask", mask, "x", x, x.shape), how
+    return mean_read, backends.library(backend, x.device), checks.compute_dtype(x, *output, mean_read), to

@@ -1,0 +1,223 @@
+"""The steps of samplers of discretised data. The functions are public in `bfn_kernels.discretised`."""
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import backends, solvers
+from bfn_kernels.autograd import needs
+from bfn_kernels.call import checks, keywords, rows
+from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
+from bfn_kernels.call.outputs import writes
+from bfn_kernels.call.rows import Rows
+from bfn_kernels.discretised.distribution import check_output, component_noises, normal_of
+from bfn_kernels.records import CHOICES, MEAN
+from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
+from bfn_kernels.solvers import Coefficients
+
+
+@writes("mean")
+def update_sample(
+    pred_mean: Tensor,
+    pred_log_std: Tensor | None,
+    mean: Tensor,
+    precision: Rows,
+    t: Rows,
+    alpha: Rows,
+    *,
+    num_bins: int,
+    mixture_logits: Tensor | None = None,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
+    choose: str = "sample",
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    out: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    draw_noise: Tensor | None = None,
+    component_noise: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Rows]:
+    """One step of ancestral sampling: sends a value of the output distribution with accuracy α and updates the mean.
+
+    ρ' = ρ + α and μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε, where x is a value of the output distribution at time t.
+
+    Args:
+        pred_mean: Predicted mean, `[B, ...]`, or `[B, ..., M]` of a mixture; differentiable with choose="mean" alone.
+            If pred_log_std is None, it has both predictions, stacked in a last dimension of two.
+        pred_log_std: Logarithm of the predicted std, in the shape of pred_mean; differentiable with choose="mean"
+            alone. None if pred_mean has both.
+        mean: μ, the mean before the message, which the network saw, `[B, ...]`; differentiable.
+        precision: ρ, the precision before the message, at least 0: a number, `[B]` or any leading part of the shape of
+            mean; not 0 where alpha is 0.
+        t: Times in [0, 1] at which the network put out the predictions, shaped as alpha may be.
+        alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of the shape of mean.
+        num_bins: K, the number of bins, at least 2.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024; differentiable with
+            choose="mean" alone. None for one normal.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        parametrisation: "noise": the predictions are of the noise (105, 106); "data": of the data.
+        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with parametrisation="noise", the
+            normal is N(0, 1) before its t_min.
+        choose: What is sent: a "sample" of the output distribution, its "mode" or its "mean".
+        known: Values `[B, ...]` that are sent where known_mask is True (inpainting); not differentiable.
+        known_mask: Bool, given together with known. Broadcastable to mean, or of its leading dimensions.
+        out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean; no gradient
+            then.
+        seed: An int, or an int64 tensor of one element; None draws one with generator.
+        generator: A `torch.Generator` on the device of mean, in the place of seed; None is torch's default one.
+        noise: ε, the sender's standard normals `[B, ...]`, in the place of the seed's; not differentiable.
+        draw_noise: Standard normals `[B, ...]` that draw the value with choose="sample", in the place of the seed's;
+            not differentiable.
+        component_noise: Uniforms `[B, ...]` that draw the component of a mixture, in the place of the seed's; not
+            differentiable.
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        The mean μ' in the type of mean, and the precision ρ'. The precision is a float if precision and alpha are
+            numbers, else a tensor, float64 if precision is float64 and float32 otherwise.
+
+    Raises:
+        ValueError: If a prediction requires a gradient without choose="mean", or if component_noise is given without
+            mixture_logits.
+
+    Example:
+        >>> m = torch.zeros(1, 1)
+        >>> update_sample(m + 0.4, m - 9, m, 1.0, 0.5, 3.0, sigma_1=0.1, num_bins=2, noise=m, choose="mode",
+        ...               parametrisation="data")
+        (tensor([[0.3750]]), 4.0)
+    """
+    checks.data("mean", mean)
+    choice = checks.choice("choose", choose, CHOICES)
+    bins = keywords.checked_bins(num_bins, limits)
+    output = pred_mean, pred_log_std, mixture_logits
+    check_output(mean, "mean", output, mean, parametrisation)
+    known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
+    if choice != MEAN:
+        names = "pred_mean", "pred_log_std", "mixture_logits"
+        checks.no_gradient(f'a {choose} has none, only choose="mean" has one', **dict(zip(names, output, strict=True)))
+    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean)
+    scales = prediction_scalars(library, parametrisation, t, mean, dtype, sigma_1, schedule, limits)
+    keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
+    draws = component_noises(mixture_logits, component_noise, mean.shape)
+    draws = keywords.choice_noises(choose, draw_noise, mean.shape, *draws)
+    seed = keywords.drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
+    if choice == MEAN and any(needs(*output, mean)):  # the operator has no gradient for the predictions
+        normal = normal_of(library, dtype, pred_mean, pred_log_std, mean, scales, bins)
+        value = library.discretised.expected_value(*normal, mixture_logits, bins[0], True)
+        value = value if known is None else torch.where(known_mask, known.to(value.dtype), value)
+        updated = library.continuous.gaussian_step(mean, keep, value, take, std, seed, noise)
+    else:
+        solver, sent = (keep, take, std, None, None), (choice, known, known_mask, draw_noise, component_noise)
+        updated = library.discretised.step(*output, mean, *scales, *solver, *bins, *sent, seed, noise, out, None)
+    return updated, keywords.updated_precision(precision, alpha, mean)
+
+
+@writes("mean", differentiable=False)
+def solver_step(
+    pred_mean: Tensor,
+    pred_log_std: Tensor | None,
+    mean: Tensor,
+    t: Rows,
+    t_next: Rows | None = None,
+    *,
+    num_bins: int,
+    rule: str = "ode1",
+    t_previous: Rows | None = None,
+    previous: Tensor | None = None,
+    coefficients: Coefficients | None = None,
+    mixture_logits: Tensor | None = None,
+    sigma_1: float | None = None,
+    schedule: ContinuousSchedule | None = None,
+    parametrisation: str = "noise",
+    limits: Limits = PUBLISHED,
+    choose: str = "mean",
+    known: Tensor | None = None,
+    known_mask: Tensor | None = None,
+    out: Tensor | None = None,
+    predicted_out: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    draw_noise: Tensor | None = None,
+    component_noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """A sampler's step from time t to t_next by a rule of `bfn_kernels.solvers` [derived].
+
+    μ' = A·μ + take·(x̂ + r·(x̂ − x̂_prev)) + E·ξ, with the coefficients of the rule. x̂ is chosen of the output
+    distribution at time t. Nothing is differentiable; run it under `torch.no_grad()`.
+
+    Args:
+        pred_mean: Predicted mean at time t, `[B, ...]`, or `[B, ..., M]` of a mixture. If pred_log_std is None, it has
+            both predictions, stacked in a last dimension of two.
+        pred_log_std: Logarithm of the predicted std, in the shape of pred_mean. None if pred_mean has both.
+        mean: μ, the mean that the network saw, `[B, ...]`.
+        t: Times in [0, 1], above 0 for "ode1", "ode2" and "ode_euler": a number, `[B]` or any leading part of the shape
+            of mean.
+        t_next: Times at which the step ends, t ≤ t_next ≤ 1, shaped as t may be; None only where coefficients are
+            given.
+        num_bins: K, the number of bins, at least 2.
+        rule: A name of `solvers.RULES`; not read where coefficients are given.
+        t_previous: Times of the step before, t_previous < t, shaped as t may be, for a rule of second order; without it
+            the step is of first order.
+        previous: x̂ of the step before, `[B, ...]`, which predicted_out received there; given together with t_previous.
+        coefficients: `solvers.Coefficients`, numbers or tensors shaped as t may be, in the place of t_next, rule and
+            t_previous.
+        mixture_logits: Logits of the components of a mixture, `[B, ..., M]`, M at most 1024. None for one normal.
+        sigma_1: Standard deviation of the input distribution at t = 1, in (0, 1), which sets the paper's schedule (80).
+        schedule: A schedule of `bfn_kernels.schedules`, or an object with its methods, in the place of sigma_1.
+        parametrisation: "noise": the predictions are of the noise (105, 106); "data": of the data.
+        limits: `bfn_kernels.Limits`, to which pred_log_std and the std are clamped; with parametrisation="noise", the
+            normal is N(0, 1) before its t_min.
+        choose: Which value of the output distribution x̂ is: its "mean", as solvers take it, a "sample" or its "mode".
+        known: Values `[B, ...]` that x̂ has where known_mask is True (inpainting).
+        known_mask: Bool, given together with known. Broadcastable to mean, or of its leading dimensions.
+        out: A tensor of the shape and type of mean, which may be mean itself, that receives the new mean.
+        predicted_out: A tensor of the shape of mean and of any floating-point type that receives x̂; it may be previous
+            itself.
+        seed: An int, or an int64 tensor of one element; None draws one with generator. Read by a stochastic rule and by
+            a sample.
+        generator: A `torch.Generator` on the device of mean, in the place of seed; None is torch's default one.
+        noise: ξ, standard normals `[B, ...]` of a stochastic rule, in the place of the seed's.
+        draw_noise: Standard normals `[B, ...]` that draw the value with choose="sample", in the place of the seed's;
+            not differentiable.
+        component_noise: Uniforms `[B, ...]` that draw the component of a mixture with choose="sample", in the place of
+            the seed's; not differentiable.
+        backend: As in `backends`; None chooses the fastest one.
+
+    Returns:
+        The new mean μ' in the shape and type of mean.
+
+    Raises:
+        ValueError: If the times are not in order (on the CPU). If only one of previous and t_previous (or an
+            extrapolation in coefficients) is given. If noise is given to a step that has none. If component_noise is
+            given without mixture_logits.
+
+    Example:
+        >>> m = torch.zeros(1, 1)
+        >>> solver_step(m + 0.4, m - 9, m, 0.5, 1.0, rule="sde1", sigma_1=0.1, num_bins=2, noise=m,
+        ...             parametrisation="data")
+        tensor([[0.4500]])
+    """
+    checks.data("mean", mean)
+    choice = checks.choice("choose", choose, CHOICES)
+    schedule = continuous_schedule(sigma_1, schedule)
+    bins = keywords.checked_bins(num_bins, limits)
+    output = pred_mean, pred_log_std, mixture_logits
+    check_output(mean, "mean", output, mean, parametrisation)
+    if previous is not None:
+        checks.like("previous", previous, "the state", mean)
+    known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
+    library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean, previous)
+    scales = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)
+    solver = solvers.step_scalars(coefficients, rule, schedule, (t, t_next, t_previous), previous, mean, dtype)
+    draws = component_noises(mixture_logits, component_noise, mean.shape)
+    draws = keywords.choice_noises(choose, draw_noise, mean.shape, *draws)
+    seed = keywords.step_seed(mean, solver.std, seed, generator, noise, *draws)
+    sent = choice, known, known_mask, draw_noise, component_noise
+    return library.discretised.step(*output, mean, *scales, *solver, *bins, *sent, seed, noise, out, predicted_out)
