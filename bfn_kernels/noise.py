@@ -77,7 +77,9 @@ def _box_muller(words: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.stack(normals, -1)
 
 
-def normal(shape: torch.Size, seed: Tensor, stream: int = SENDER, draw: int = 0, dtype=torch.float32) -> Tensor:
+def normal(
+    shape: torch.Size, seed: Tensor, stream: int = SENDER, draw: int = 0, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Computes standard normals for elementwise data.
 
     Args:
@@ -113,7 +115,9 @@ def normals(
     return normal(like.shape, seed, stream, dtype=dtype) if noise is None else noise.to(dtype)
 
 
-def class_normal(shape: torch.Size, seed: Tensor, stream: int = SENDER, draw: int = 0, dtype=torch.float32) -> Tensor:
+def class_normal(
+    shape: torch.Size, seed: Tensor, stream: int = SENDER, draw: int = 0, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Computes standard normals for rows of K classes, each of which starts at a group of its own.
 
     Args:

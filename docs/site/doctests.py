@@ -7,9 +7,8 @@ import griffe
 
 
 def fenced(text: str) -> str:
-    """Puts each paragraph that begins with a prompt into a block."""
-    parts = re.split(r"\n{2,}", text)
-    return "\n\n".join(f"```pycon\n{part}\n```" if part.startswith(">>> ") else part for part in parts)
+    """Puts the lines from a prompt to the next empty line into a block, in a section of their own or outside of one."""
+    return re.sub(r"^( *)>>> .*(?:\n *\S.*)*", r"\1```pycon\n\g<0>\n\1```", text, flags=re.MULTILINE)
 
 
 class Doctests(griffe.Extension):
