@@ -2,7 +2,7 @@
 
 A schedule of continuous and discretised data has the methods `gamma`, `alpha` and `rate`; one of discrete data has
 `beta`, `alpha` and `rate`. Any object with these methods can be passed as `schedule=`: a new schedule needs no new
-kernel. The methods of the schedules in this file take plain numbers too, and then return floats.
+kernel. The methods of the schedules in this file take plain numbers too, and then return numbers.
 """
 
 import functools
