@@ -31,7 +31,11 @@ CPU_BUILDS = {
 
 
 def builds() -> tuple[str, ...]:
-    """The builds of the CPU kernels that run here, of which the first one that is there is loaded."""
+    """Names the builds of the CPU kernels that run here, of which the first one that is there is loaded.
+
+    Returns:
+        Names of extensions, best first.
+    """
     return CPU_BUILDS.get(torch.backends.cpu.get_cpu_capability(), ("_cpu_generic",))
 
 
@@ -121,11 +125,18 @@ def _missing_triton() -> str | None:
 
 @dataclass(frozen=True)
 class Backend:
-    """An implementation of the ops: its device, its library of torch.ops, and the reason if it is not available."""
+    """An implementation of the ops.
+
+    Attributes:
+        name: Its name, as the ops take it in `backend=`.
+        device: The type of the device that it serves; None stands for any device.
+        library: Its library of `torch.ops`; None stands for the reference.
+        missing: The reason why it is not available, or None if it is.
+    """
 
     name: str
-    device: str | None  # None stands for any device
-    library: str | None = None  # None stands for the reference
+    device: str | None
+    library: str | None = None
     missing: str | None = None
 
 
@@ -146,15 +157,25 @@ FAMILIES: dict[str, Sequence[Operator]] = {}
 
 
 def add_library(library: Library) -> None:
-    """Adds a library, which must implement the operators of all families, and declares these in it."""
+    """Adds a library, which must implement the operators of all families, and declares these in it.
+
+    Args:
+        library: A library of `torch.ops`.
+    """
     LIBRARIES[library.name] = library
     for family, operators in FAMILIES.items():
         library.declare(family, operators)
 
 
 def add_family(name: str, operators: Sequence[Operator]) -> None:
-    """Declares the operators of a family in every library, where they become the attribute `name`. In the reference,
-    operators without a function of their own are formulas and autograd."""
+    """Declares the operators of a family in every library, where they become the attribute `name`.
+
+    In the reference, operators without a function of their own are formulas and autograd.
+
+    Args:
+        name: The family's name.
+        operators: The family's operators.
+    """
     FAMILIES[name] = operators
     functions = {each.name: grouped(each.function) for each in operators if each.function is not None}
     setattr(REFERENCE, name, SimpleNamespace(**functions) if functions else None)
@@ -172,12 +193,18 @@ if BACKENDS["triton"].missing is None:
 def keep_memory(most: int) -> None:
     """Bounds the memory that large outputs of the CPU kernels leave behind, to be filled again by later outputs.
 
-    most: bytes at a time, 2³⁰ unless set; 0 ends it, and outputs come from torch's allocator. What is beyond the bound
-    is given back at once. Outputs below 2 MiB always come from torch's. Raises TypeError or ValueError for what is no
-    such number.
+    Memory beyond the bound is given back at once. Outputs below 2 MiB always come from torch's allocator.
 
-    >>> keep_memory(2**28)
-    >>> keep_memory(2**30)
+    Args:
+        most: Bytes at a time, 2³⁰ unless set. With 0 no memory is kept, and all outputs come from torch's allocator.
+
+    Raises:
+        TypeError: If most is no int.
+        ValueError: If most is below 0.
+
+    Example:
+        >>> keep_memory(2**28)
+        >>> keep_memory(2**30)
     """
     most = checks.integer("most", most, 0)
     if CPU_BUILD is not None:
@@ -185,10 +212,18 @@ def keep_memory(most: int) -> None:
 
 
 def choose(name: str | None, device: torch.device) -> Backend:
-    """The backend of that name, or the best one for the device if the name is None.
+    """Chooses the backend of a name, or the best one for the device.
 
-    Raises ValueError for a name that is unknown or does not serve the device, RuntimeError for a backend that is not
-    available.
+    Args:
+        name: A name of `BACKENDS`, or None for the first of them that is available for the device.
+        device: The device of the tensors.
+
+    Returns:
+        The backend.
+
+    Raises:
+        ValueError: If the name is unknown, or the backend does not serve the device.
+        RuntimeError: If the backend is not available.
     """
     if name is None:
         kind = device.type
@@ -223,7 +258,22 @@ def _warn_of_reference(device: str) -> None:
 
 
 def library(name: str | None, device: torch.device) -> Any:
-    """The operators of the backend that `choose` returns, as `library.<family>.<operator>`."""
+    """Returns the operators of the backend that `choose` returns, as `library.<family>.<operator>`.
+
+    It loads the CUDA kernels where they serve the call. It warns once in a process if the reference serves a device
+    though nobody asked for it.
+
+    Args:
+        name: A name of `BACKENDS`, or None for the first of them that is available for the device.
+        device: The device of the tensors.
+
+    Returns:
+        The library, with the families as attributes.
+
+    Raises:
+        ValueError: If the name is unknown, or the backend does not serve the device.
+        RuntimeError: If the backend is not available, or its compiled extension does not load.
+    """
     backend = choose(name, device)
     if backend.device != "cpu":
         if backend.name == "cuda":

@@ -120,3 +120,6 @@ class Family(NamedTuple):
         seed = step_seed(state, solver.std, seed, generator, noise, *draws)
         step = getattr(library, self.name).step
         return step(output_logits, state, *solver, *guided, *sent, draw_noise, seed, noise, *outputs)
+
+
+DISCRETE, BINARY = Family("discrete", binary=False), Family("binary", binary=True)

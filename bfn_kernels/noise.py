@@ -28,9 +28,16 @@ _LOW = 0xFFFFFFFF
 
 
 def philox(seed: Tensor, group: Tensor, stream: int, draw: int = 0) -> Tensor:
-    """The four 32-bit words of each group, as int64 `[..., 4]`.
+    """Computes the four 32-bit words of each group.
 
-    seed: int64 tensor with one element. group: int64 tensor of any shape.
+    Args:
+        seed: int64 tensor of one element.
+        group: Numbers of groups, int64 tensor of any shape, on the seed's device.
+        stream: The use of the numbers, for example `SENDER`.
+        draw: Number of the Monte-Carlo draw, 0 for all other uses.
+
+    Returns:
+        Words in [0, 2³²), int64 `[..., 4]`.
     """
     words = _rounds(seed, group, torch.full_like(group, stream), torch.full_like(group, draw))
     return torch.stack(words, -1)
@@ -70,8 +77,21 @@ def _box_muller(words: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.stack(normals, -1)
 
 
-def normal(shape: torch.Size, seed: Tensor, stream: int = SENDER, draw: int = 0, dtype=torch.float32) -> Tensor:
-    """Standard normals for elementwise data of `shape`."""
+def normal(
+    shape: torch.Size, seed: Tensor, stream: int = SENDER, draw: int = 0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Computes standard normals for elementwise data.
+
+    Args:
+        shape: The shape of the data.
+        seed: int64 tensor of one element.
+        stream: The use of the numbers, for example `SENDER`.
+        draw: Number of the Monte-Carlo draw, 0 for all other uses.
+        dtype: Type of the arithmetic and of the result, float32 or float64.
+
+    Returns:
+        Normals of this shape, on the seed's device.
+    """
     count = math.prod(shape)
     group = torch.arange((count + 3) // 4, device=seed.device)
     return _box_muller(philox(seed, group, stream, draw), dtype).flatten()[:count].reshape(shape)
@@ -80,12 +100,36 @@ def normal(shape: torch.Size, seed: Tensor, stream: int = SENDER, draw: int = 0,
 def normals(
     like: Tensor, dtype: torch.dtype, seed: Tensor | None, noise: Tensor | None, stream: int = SENDER
 ) -> Tensor:
-    """The explicit noise if there is one, else normals from the seed, in the shape of `like`."""
+    """Returns the explicit noise if there is one, else normals from the seed.
+
+    Args:
+        like: Elementwise data, whose shape the normals have.
+        dtype: Type of the arithmetic and of the result, float32 or float64.
+        seed: int64 tensor of one element; not read where noise is given.
+        noise: The explicit noise, of like's shape and any floating-point type, or None.
+        stream: The use of the numbers, for example `SENDER`.
+
+    Returns:
+        Normals in the shape of `like`.
+    """
     return normal(like.shape, seed, stream, dtype=dtype) if noise is None else noise.to(dtype)
 
 
-def class_normal(shape: torch.Size, seed: Tensor, stream: int = SENDER, draw: int = 0, dtype=torch.float32) -> Tensor:
-    """Standard normals of shape `[..., K]` for rows of K classes, each of which starts at a group of its own."""
+def class_normal(
+    shape: torch.Size, seed: Tensor, stream: int = SENDER, draw: int = 0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Computes standard normals for rows of K classes, each of which starts at a group of its own.
+
+    Args:
+        shape: The shape `[..., K]` of the numbers per class.
+        seed: int64 tensor of one element.
+        stream: The use of the numbers, for example `SENDER`.
+        draw: Number of the Monte-Carlo draw, 0 for all other uses.
+        dtype: Type of the arithmetic and of the result, float32 or float64.
+
+    Returns:
+        Normals `[..., K]`, on the seed's device.
+    """
     rows, num_classes = torch.arange(math.prod(shape[:-1]), device=seed.device), shape[-1]
     return class_normal_tile(rows, 0, num_classes, num_classes, seed, stream, draw, dtype).reshape(shape)
 
@@ -93,7 +137,21 @@ def class_normal(shape: torch.Size, seed: Tensor, stream: int = SENDER, draw: in
 def class_normal_tile(
     rows: Tensor, first: int, count: int, num_classes: int, seed: Tensor, stream: int, draw: int, dtype: torch.dtype
 ) -> Tensor:
-    """Of the normals that `class_normal` makes, those of some rows `[R]` and of `count` classes from `first` on."""
+    """Computes a part of the normals that `class_normal` makes: some classes of some rows.
+
+    Args:
+        rows: Numbers of the rows, int64 `[R]`, on the seed's device.
+        first: The first class.
+        count: Number of classes from the first on.
+        num_classes: K.
+        seed: int64 tensor of one element.
+        stream: The use of the numbers, for example `SENDER`.
+        draw: Number of the Monte-Carlo draw, 0 for all other uses.
+        dtype: Type of the arithmetic and of the result, float32 or float64.
+
+    Returns:
+        Normals `[R, count]`.
+    """
     start = first // 4
     group = torch.arange(start, (first + count + 3) // 4, device=seed.device)
     group = rows.unsqueeze(-1) * ((num_classes + 3) // 4) + group
@@ -101,27 +159,53 @@ def class_normal_tile(
 
 
 def class_uniform(shape: torch.Size, seed: Tensor, stream: int = CLASS) -> Tensor:
-    """One float32 uniform in (0, 1] for each class that is to be drawn; `shape` is the shape of these classes."""
+    """Computes one uniform in (0, 1] for each class that is to be drawn.
+
+    Args:
+        shape: The shape of these classes, `[...]`.
+        seed: int64 tensor of one element.
+        stream: The use of the numbers, for example `SENDER`.
+
+    Returns:
+        Uniforms of this shape, float32, on the seed's device.
+    """
     count = math.prod(shape)
     group = torch.arange((count + 3) // 4, device=seed.device)
     return _unit(philox(seed, group, stream)).flatten()[:count].reshape(shape)
 
 
 def draw_class(p: Tensor, uniform: Tensor) -> Tensor:
-    """The first class k whose cumulative probability exceeds u; if none does, the last k with p_k > 0."""
+    """Draws the first class k whose cumulative probability exceeds u; if none does, the last k with p_k > 0.
+
+    Args:
+        p: Probabilities `[..., K]`, floating-point.
+        uniform: Uniforms u, `[...]`, in (0, 1].
+
+    Returns:
+        Classes `[...]`, int64.
+    """
     above = p.cumsum(-1) > uniform.unsqueeze(-1)
     last = p.shape[-1] - 1 - (p > 0).flip(-1).byte().argmax(-1)
     return torch.where(above.any(-1), above.byte().argmax(-1), last)
 
 
 def fold_in(seed: int | Tensor, step: int | Tensor) -> int | Tensor:
-    """A fresh seed for each step of a loop, made from one seed: an int if both arguments are, else an int64 tensor.
+    """Makes a fresh seed for each step of a loop from one seed.
 
-    seed: int or int64 tensor with one element. step: int, or an int64 tensor of steps, on the seed's device if that is
-    a tensor. Raises TypeError for anything else, ValueError for a seed of several elements.
+    Args:
+        seed: An int, or an int64 tensor of one element.
+        step: An int, or an int64 tensor of steps, on the seed's device if that is a tensor.
 
-    >>> fold_in(7, 0) != fold_in(7, 1), fold_in(7, 1) == fold_in(7, torch.arange(2))[1]
-    (True, tensor(True))
+    Returns:
+        An int if both arguments are ints, else an int64 tensor.
+
+    Raises:
+        TypeError: If an argument is neither an int nor an int64 tensor.
+        ValueError: If the seed has several elements.
+
+    Example:
+        >>> fold_in(7, 0) != fold_in(7, 1), fold_in(7, 1) == fold_in(7, torch.arange(2))[1]
+        (True, tensor(True))
     """
     seed, step = _int_or_tensor("seed", seed), _int_or_tensor("step", step)
     for name, value in (("seed", seed), ("step", step)):
@@ -181,13 +265,33 @@ def _(like: Tensor) -> Tensor:
 
 
 def draw_seed(device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-    """A seed drawn from the generator, or from torch's default one of the device if it is None."""
+    """Draws a seed from a generator.
+
+    Args:
+        device: The device of the seed, and of the generator.
+        generator: A `torch.Generator`; None is torch's default one of the device.
+
+    Returns:
+        int64 tensor without dimensions.
+    """
     return torch.randint(-(2**63), 2**63 - 1, (), device=device, generator=generator)
 
 
 def as_seed(seed: int | Tensor | None, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """The seed as an int64 tensor with one element on the device of `like`; None draws it from the generator, or from
-    torch's default one of that device."""
+    """Makes a tensor of the keywords `seed=` and `generator=` of an op.
+
+    Args:
+        seed: An int, of which the lowest 64 bits count, an int64 tensor of one element, or None.
+        like: A tensor on the device of the seed.
+        generator: A `torch.Generator` on that device, which draws the seed. If both are None, torch's default one does.
+
+    Returns:
+        int64 tensor without dimensions, on the device of `like`.
+
+    Raises:
+        TypeError: If the seed or the generator has a wrong type.
+        ValueError: If both are given, one is on another device, or the seed does not hold one int64.
+    """
     if generator is not None:
         if seed is not None:
             raise ValueError(f"at most one of seed and generator may be given, got {seed=} and {generator=}")

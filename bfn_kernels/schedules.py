@@ -2,7 +2,7 @@
 
 A schedule of continuous and discretised data has the methods `gamma`, `alpha` and `rate`; one of discrete data has
 `beta`, `alpha` and `rate`. Any object with these methods can be passed as `schedule=`: a new schedule needs no new
-kernel. The methods of the schedules in this file take plain numbers too.
+kernel. The methods of the schedules in this file take plain numbers too, and then return numbers.
 """
 
 import functools
@@ -19,7 +19,14 @@ from bfn_kernels.call import checks
 
 
 def takes_numbers(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes a method that is written for tensors also take a number, for which it returns numbers."""
+    """Makes a method that is written for tensors take a number too, for which it returns numbers.
+
+    Args:
+        method: A method of a float64 tensor and further arguments, which returns a tensor or a tuple of tensors.
+
+    Returns:
+        The method for both. For a number it returns a float or a tuple of floats.
+    """
 
     @functools.wraps(method)
     def either(self, value, *more):
@@ -32,41 +39,78 @@ def takes_numbers(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class ContinuousSchedule(Protocol):
-    """The three methods that a schedule of continuous or discretised data must have. They work elementwise on float64
-    tensors, which they must not change."""
+    """The three methods that a schedule of continuous or discretised data must have.
+
+    They work elementwise on float64 tensors, which they must not change.
+    """
 
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """γ(t) and 1 − γ(t); computing one from the other would lose its digits at one end of time."""
+        """Returns γ(t) and 1 − γ(t), each float64 of t's shape.
+
+        Computing one from the other would lose its digits at one end of time.
+
+        Args:
+            t: Times in [0, 1], float64 of any shape.
+        """
 
     def alpha(self, i: Tensor, n: int) -> Tensor:
-        """Accuracy of the i-th of n messages."""
+        """Returns α_i, the accuracy of the i-th of n messages, float64 of i's shape.
+
+        Args:
+            i: Numbers of messages, from 1 to n, float64 of any shape.
+            n: Number of messages.
+        """
 
     def rate(self, t: Tensor) -> Tensor:
-        """Accuracy per unit of time, α(t) = dρ/dt; the weight of L∞ is half of it."""
+        """Returns the accuracy per unit of time, α(t) = dρ/dt, float64 of t's shape. The weight of L∞ is half of it.
+
+        Args:
+            t: Times in [0, 1], float64 of any shape.
+        """
 
 
 class DiscreteSchedule(Protocol):
-    """The three methods that a schedule of discrete data must have. They work elementwise on float64 tensors, which
-    they must not change."""
+    """The three methods that a schedule of discrete data must have.
+
+    They work elementwise on float64 tensors, which they must not change.
+    """
 
     def beta(self, t: Tensor) -> Tensor:
-        """Accuracy β(t) received up to time t."""
+        """Returns β(t), the accuracy that is received up to time t, float64 of t's shape.
+
+        Args:
+            t: Times in [0, 1], float64 of any shape.
+        """
 
     def alpha(self, i: Tensor, n: int) -> Tensor:
-        """Accuracy of the i-th of n messages, β(i/n) − β((i−1)/n)."""
+        """Returns the accuracy of the i-th of n messages, β(i/n) − β((i−1)/n), float64 of i's shape.
+
+        Args:
+            i: Numbers of messages, from 1 to n, float64 of any shape.
+            n: Number of messages.
+        """
 
     def rate(self, t: Tensor) -> Tensor:
-        """Accuracy per unit of time, β'(t); the weight of L∞ is K/2 times it."""
+        """Returns the accuracy per unit of time, β'(t), float64 of t's shape. The weight of L∞ is K/2 times it.
+
+        Args:
+            t: Times in [0, 1], float64 of any shape.
+        """
 
 
 @dataclass(frozen=True)
 class ExponentialVariance:
     """The paper's schedule of continuous data: the input distribution's variance falls as σ₁^{2t}.
 
-    sigma_1: standard deviation at t = 1, in (0, 1). Raises ValueError outside.
+    Attributes:
+        sigma_1: Standard deviation at t = 1, in (0, 1): a number, or a floating-point tensor of one number.
 
-    >>> [round(g, 4) for g in ExponentialVariance(0.1).gamma(0.5)]
-    [0.9, 0.1]
+    Raises:
+        ValueError: If sigma_1 is not in (0, 1).
+
+    Example:
+        >>> [round(g, 4) for g in ExponentialVariance(0.1).gamma(0.5)]
+        [0.9, 0.1]
     """
 
     sigma_1: float
@@ -79,19 +123,32 @@ class ExponentialVariance:
 
     @takes_numbers
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """γ = 1 − σ₁^{2t} (80)."""
+        """Returns γ = 1 − σ₁^{2t} (80) and 1 − γ.
+
+        Args:
+            t: Times in [0, 1], a float64 tensor or a number.
+        """
         log_variance = 2 * math.log(self.sigma_1) * t
         return -log_variance.expm1(), log_variance.exp()
 
     @takes_numbers
     def alpha(self, i: Tensor, n: int) -> Tensor:
-        """α_i = σ₁^{−2i/n}(1 − σ₁^{2/n}) (95)."""
+        """Returns α_i = σ₁^{−2i/n}(1 − σ₁^{2/n}) (95).
+
+        Args:
+            i: Numbers of messages, from 1 to n, a float64 tensor or a number.
+            n: Number of messages.
+        """
         step = 2 * math.log(self.sigma_1) / n
         return -math.expm1(step) * (-step * i).exp()
 
     @takes_numbers
     def rate(self, t: Tensor) -> Tensor:
-        """−2 ln σ₁·σ₁^{−2t}, twice the weight of (101)."""
+        """Returns −2 ln σ₁·σ₁^{−2t}, twice the weight of (101).
+
+        Args:
+            t: Times in [0, 1], a float64 tensor or a number.
+        """
         log_variance = 2 * math.log(self.sigma_1)
         return -log_variance * (-log_variance * t).exp()
 
@@ -100,10 +157,15 @@ class ExponentialVariance:
 class QuadraticAccuracy:
     """The paper's schedule of discrete data: β(t) = β₁t² (182).
 
-    beta_1: accuracy at t = 1, positive. Raises ValueError otherwise.
+    Attributes:
+        beta_1: Accuracy at t = 1, positive and finite: a number, or a floating-point tensor of one number.
 
-    >>> QuadraticAccuracy(3.0).beta(0.5)
-    0.75
+    Raises:
+        ValueError: If beta_1 is not positive and finite.
+
+    Example:
+        >>> QuadraticAccuracy(3.0).beta(0.5)
+        0.75
     """
 
     beta_1: float
@@ -112,13 +174,28 @@ class QuadraticAccuracy:
         _check_positive(self)
 
     def beta(self, t: Tensor) -> Tensor:
+        """Returns β(t) = β₁t² (182).
+
+        Args:
+            t: Times in [0, 1], a float64 tensor or a number.
+        """
         return self.beta_1 * t * t
 
     def alpha(self, i: Tensor, n: int) -> Tensor:
-        """α_i = β₁(2i − 1)/n² (193)."""
+        """Returns α_i = β₁(2i − 1)/n² (193).
+
+        Args:
+            i: Numbers of messages, from 1 to n, a float64 tensor or a number.
+            n: Number of messages.
+        """
         return self.beta_1 * (2 * i - 1) / n**2
 
     def rate(self, t: Tensor) -> Tensor:
+        """Returns β'(t) = 2β₁t.
+
+        Args:
+            t: Times in [0, 1], a float64 tensor or a number.
+        """
         return 2 * self.beta_1 * t
 
 
@@ -126,10 +203,17 @@ class QuadraticAccuracy:
 class LogarithmicAccuracy:
     """ChemBFN's schedule of discrete data: β(t) = −(4/K)·ln(1 − t + t·e^{−Kβ₁/4}), which ends at β₁.
 
-    num_classes: K. beta_1: accuracy at t = 1; ChemBFN takes 20.4054/K. Raises ValueError if not positive.
+    Attributes:
+        num_classes: K, at least 2.
+        beta_1: Accuracy at t = 1, positive and finite: a number, or a floating-point tensor of one number. ChemBFN
+            takes 20.4054/K.
 
-    >>> round(LogarithmicAccuracy(10, 2.04054).beta(1.0), 5)
-    2.04054
+    Raises:
+        ValueError: If beta_1 is not positive and finite, or num_classes is below 2.
+
+    Example:
+        >>> round(LogarithmicAccuracy(10, 2.04054).beta(1.0), 5)
+        2.04054
     """
 
     num_classes: int
@@ -151,31 +235,57 @@ class LogarithmicAccuracy:
 
     @takes_numbers
     def beta(self, t: Tensor) -> Tensor:
-        """−(4/K)·ln(1 − slope·t). The argument is written as (1 − t) + t·end where it may be near 0."""
+        """Returns β(t) = −(4/K)·ln(1 − slope·t), slope = 1 − e^{−Kβ₁/4}.
+
+        The logarithm's argument is computed as (1 − t) + t·e^{−Kβ₁/4} where it may be near 0.
+
+        Args:
+            t: Times in [0, 1], a float64 tensor or a number.
+        """
         passed = self._slope * t
         logarithm = torch.where(passed < 0.5, (-passed).log1p(), (1 - t + t * self._end).log())
         return (-4 / self.num_classes * logarithm).clamp(max=float(self.beta_1))
 
     def alpha(self, i: Tensor, n: int) -> Tensor:
+        """Returns α_i = β(i/n) − β((i−1)/n).
+
+        Args:
+            i: Numbers of messages, from 1 to n, a float64 tensor or a number.
+            n: Number of messages.
+        """
         return self.beta(i / n) - self.beta((i - 1) / n)
 
     def rate(self, t: Tensor) -> Tensor:
+        """Returns β'(t) = (4/K)·slope/(1 − t + t·e^{−Kβ₁/4}), slope = 1 − e^{−Kβ₁/4}.
+
+        Args:
+            t: Times in [0, 1], a float64 tensor or a number.
+        """
         return 4 / self.num_classes * self._slope / (1 - t + t * self._end)
 
 
 def final_accuracy(num_classes: int, *, certainty: float = 0.9865, entropy: float | None = None) -> float:
-    """β₁ for K classes: the accuracy of all messages at which x is the likeliest class with this probability [derived].
+    """Computes β₁ for K classes: all messages then make x the likeliest class with this probability [derived].
 
-    The flow's logits at t = 1 are β₁(Ke_x − 1) + √(Kβ₁)·ε (185). That of x is the largest if ε_x + √s exceeds all other
-    ε_k, s = Kβ₁, which has the probability E[Φ(ε + √s)^{K−1}]. It depends on K through s and, slowly, through K − 1, so
-    that β₁ falls a little slower than 1/K. For large K, x is found from s = 2 ln K on.
+    The flow's logits at t = 1 are β₁(Ke_x − 1) + √(Kβ₁)·ε (185). The logit of x is the largest if ε_x + √s exceeds
+    all other ε_k, s = Kβ₁. This has the probability E[Φ(ε + √s)^{K−1}]. It depends on K through s and, slowly, through
+    K − 1, so that β₁ falls a little slower than 1/K. For large K, x is found from s = 2 ln K on.
 
-    certainty: in (1/K, 1); the default is that of the paper's text8, whose β₁ is 0.75 at K = 27. entropy: of the
-    classes' frequencies in nats, in (0, ln K]: e^entropy classes then stand for K in the exponent. Raises ValueError
-    outside of these ranges.
+    Args:
+        num_classes: K, at least 2.
+        certainty: The probability, in (1/K, 1). The default is that of the paper's text8, whose β₁ is 0.75 at K = 27.
+        entropy: Entropy of the classes' frequencies in nats, in (0, ln K]. e^entropy classes then stand for K in the
+            exponent and in the range of certainty.
 
-    >>> [round(final_accuracy(k), 5) for k in (27, 8000, 128000)]
-    [0.74963, 0.00469, 0.00035]
+    Returns:
+        β₁, a float.
+
+    Raises:
+        ValueError: If an argument is outside of its range.
+
+    Example:
+        >>> [round(final_accuracy(k), 5) for k in (27, 8000, 128000)]
+        [0.74963, 0.00469, 0.00035]
     """
     num_classes = checks.integer("num_classes", num_classes, 2)
     certainty, others = float(_number("certainty", certainty)), num_classes - 1.0
@@ -217,14 +327,38 @@ def _check_positive(schedule: Any) -> None:
 
 
 def continuous_schedule(sigma_1: float | None, schedule: ContinuousSchedule | None) -> ContinuousSchedule:
-    """The schedule that the keywords `sigma_1=` and `schedule=` describe; exactly one of them must be passed."""
+    """Makes the schedule that the keywords `sigma_1=` and `schedule=` of an op describe.
+
+    Args:
+        sigma_1: σ₁ of `ExponentialVariance`, in (0, 1), or None.
+        schedule: An object with the methods of `ContinuousSchedule`, or None.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: If not exactly one of the arguments is given.
+        TypeError: If the schedule lacks a method.
+    """
     if (sigma_1 is None) == (schedule is None):
         raise ValueError(f"exactly one of sigma_1 and schedule must be given, got {sigma_1=} and {schedule=}")
     return _with_methods(("gamma", "alpha", "rate"), schedule) if sigma_1 is None else ExponentialVariance(sigma_1)
 
 
 def discrete_schedule(beta_1: float | None, schedule: DiscreteSchedule | None) -> DiscreteSchedule:
-    """The schedule that the keywords `beta_1=` and `schedule=` describe; exactly one of them must be passed."""
+    """Makes the schedule that the keywords `beta_1=` and `schedule=` of an op describe.
+
+    Args:
+        beta_1: β₁ of `QuadraticAccuracy`, positive, or None.
+        schedule: An object with the methods of `DiscreteSchedule`, or None.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: If not exactly one of the arguments is given.
+        TypeError: If the schedule lacks a method.
+    """
     if (beta_1 is None) == (schedule is None):
         raise ValueError(f"exactly one of beta_1 and schedule must be given, got {beta_1=} and {schedule=}")
     return _with_methods(("beta", "alpha", "rate"), schedule) if beta_1 is None else QuadraticAccuracy(beta_1)

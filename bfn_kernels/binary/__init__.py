@@ -1,28 +1,31 @@
-"""Ops of binary data: one of two classes per variable, by one logit, that of class 1. These are the ops of `discrete`
-for K = 2 with one number for each variable in the place of two, and all of them are elementwise.
+"""Ops of binary data: one of two classes per variable, by one logit, that of class 1.
 
-The state of a variable's input distribution is one logit too: d = y₁ − y₀, so that θ₁ = σ(d). A network that reads
-2θ₁ − 1 is given tanh(d/2).
-All tensors are `[B, ...]`. Classes are 0 and 1, bool or of a type that `discrete` takes. Types of numbers, random
-numbers and errors: `help(bfn_kernels)`. Numbers in parentheses: equations of Graves et al. 2023.
+These are the ops of `discrete` for K = 2 with one number for each variable in the place of two, and all of them are
+elementwise. The state of a variable's input distribution is one logit too: d = y₁ − y₀, so that θ₁ = σ(d). A network
+that reads 2θ₁ − 1 is given tanh(d/2).
+
+All tensors are `[B, ...]`. Classes are 0 and 1, bool or of a type that `discrete` takes. What all families share (rows,
+types, random numbers, errors) stands in `help(bfn_kernels)`. Numbers in parentheses are equations of Graves et al.
+2023.
 """
 
 import torch
 from torch import Tensor
 
 from bfn_kernels import backends
+from bfn_kernels.binary.losses import continuous_time_loss as continuous_time_loss
+from bfn_kernels.binary.losses import discrete_time_loss as discrete_time_loss
+from bfn_kernels.binary.losses import reconstruction_loss as reconstruction_loss
 from bfn_kernels.binary.operators import OPERATORS
 from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.outputs import writes
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import Rows
-from bfn_kernels.classes import Family
-from bfn_kernels.records import RECEIVERS
+from bfn_kernels.classes import BINARY
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 from bfn_kernels.solvers import Coefficients
 
 backends.add_family("binary", OPERATORS)
-FAMILY = Family("binary", binary=True)
 
 
 def flow_sample(
@@ -39,15 +42,32 @@ def flow_sample(
     noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """The input distribution after messages up to time t: θ₁ = σ(d), d ~ N(2βs, 4β), β = β₁t², s = 2x − 1 (182, 185).
+    """Draws the input distribution at time t: θ₁ = σ(d), d ~ N(2βs, 4β), β = β₁t², s = 2x − 1 (182, 185).
 
-    output: "probs", or "logits" for d itself, the state. Returns a tensor like x in `dtype` (torch's default type if
-    None); noise has that shape. All other arguments are as in `discrete.flow_sample`. Nothing is differentiable.
+    It is the distribution after the messages up to time t. Nothing is differentiable.
 
-    >>> flow_sample(torch.tensor([1]), 0.0, beta_1=3.0)
-    tensor([0.5000])
+    Args:
+        x: Classes, `[B, ...]`, bool, int64, int32 or uint8.
+        t: Times in [0, 1]: a number, `[B]` or any leading part of x's shape.
+        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
+        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
+        output: "probs" for θ₁, or "logits" for d itself, the state.
+        mask: bool, False where x is not read (as for padding) and the result is the prior. Broadcastable to x, or of
+            its leading dimensions.
+        dtype: Floating-point type of the result; None is torch's default type.
+        seed: An int, or an int64 tensor of one element, that determines the noise.
+        generator: Draws the seed. Without seed and generator, torch's default generator does.
+        noise: Standard normals `[B, ...]` to use instead of a seed.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        Probabilities of class 1 or logits, `[B, ...]`, in `dtype`.
+
+    Example:
+        >>> flow_sample(torch.tensor([1]), 0.0, beta_1=3.0)
+        tensor([0.5000])
     """
-    x, library, dtype, work = FAMILY.check_message(x, dtype, backend)
+    x, library, dtype, work = BINARY.check_message(x, dtype, backend)
     checks.choice("output", output, ("probs", "logits"))
     schedule = discrete_schedule(beta_1, schedule)
     scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, work, schedule, scale=4)
@@ -66,28 +86,46 @@ def sender_sample(
     noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """A message of accuracy α about x, as the difference y₁ − y₀ ~ N(2αs, 4α), s = 2x − 1 [derived].
+    """Draws a message of accuracy α about x, as the difference y₁ − y₀ ~ N(2αs, 4α), s = 2x − 1 [derived].
 
-    x `[B, ...]` classes; alpha at least 0. Returns a tensor like x in `dtype` (torch's default type if None); noise has
-    that shape. Nothing is differentiable.
+    Nothing is differentiable.
 
-    >>> sender_sample(torch.tensor([1, 0]), 0.5, noise=torch.zeros(2))
-    tensor([ 1., -1.])
+    Args:
+        x: Classes, `[B, ...]`, bool, int64, int32 or uint8.
+        alpha: Accuracy α, at least 0: a number, `[B]` or any leading part of x's shape.
+        dtype: Floating-point type of the result; None is torch's default type.
+        seed: An int, or an int64 tensor of one element, that determines the noise.
+        generator: Draws the seed. Without seed and generator, torch's default generator does.
+        noise: Standard normals `[B, ...]` to use instead of a seed.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        The message y₁ − y₀, `[B, ...]`, in `dtype`.
+
+    Example:
+        >>> sender_sample(torch.tensor([1, 0]), 0.5, noise=torch.zeros(2))
+        tensor([ 1., -1.])
     """
-    x, library, dtype, work = FAMILY.check_message(x, dtype, backend)
+    x, library, dtype, work = BINARY.check_message(x, dtype, backend)
     message = rows.scalars(library, rows.MESSAGE, alpha, x, work, scale=4)
     seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.binary.sender_sample(x, *message, False, seed, noise, dtype)
 
 
 def bayesian_update(logits: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
-    """The input distribution after a message y: θ' ∝ e^y·θ (171), in logits a sum, for which torch's own serves every
-    backend.
+    """Updates the input distribution by a message y: θ' ∝ e^y·θ (171), which is a sum in logits.
 
-    logits, y `[B, ...]`, differentiable. Returns logits in their own type.
+    Args:
+        logits: The state, `[B, ...]`, floating-point; differentiable.
+        y: The message y₁ − y₀, `[B, ...]`, floating-point; differentiable.
+        backend: A name of `backends.BACKENDS` or None. It is only checked: torch's own sum serves every backend.
 
-    >>> bayesian_update(torch.zeros(1), torch.tensor([0.5]))
-    tensor([0.5000])
+    Returns:
+        The new state, `[B, ...]`, in the type of logits.
+
+    Example:
+        >>> bayesian_update(torch.zeros(1), torch.tensor([0.5]))
+        tensor([0.5000])
     """
     checks.data("logits", logits)
     checks.like("y", y, "logits", logits)
@@ -96,11 +134,18 @@ def bayesian_update(logits: Tensor, y: Tensor, *, backend: str | None = None) ->
 
 
 def theta(logits: Tensor, *, backend: str | None = None) -> Tensor:
-    """The probability θ₁ = σ(d) of class 1, of a state of logits `[B, ...]`, for which torch's own serves every
-    backend; differentiable. Returns the logits' type.
+    """Computes the probability θ₁ = σ(d) of class 1 of a state.
 
-    >>> theta(torch.zeros(1))
-    tensor([0.5000])
+    Args:
+        logits: The state d, `[B, ...]`, floating-point; differentiable.
+        backend: A name of `backends.BACKENDS` or None. It is only checked: torch's own sigmoid serves every backend.
+
+    Returns:
+        Probabilities of class 1, `[B, ...]`, in the type of logits.
+
+    Example:
+        >>> theta(torch.zeros(1))
+        tensor([0.5000])
     """
     checks.data("logits", logits)
     backends.choose(backend, logits.device)
@@ -108,11 +153,18 @@ def theta(logits: Tensor, *, backend: str | None = None) -> Tensor:
 
 
 def theta_logits(theta: Tensor) -> Tensor:
-    """A state of logits for probabilities θ₁ of class 1, `[B, ...]`; differentiable. A θ₁ of 0 or 1 gives −∞ or ∞,
-    which is absorbing.
+    """Computes a state of logits for probabilities θ₁ of class 1, by torch's own function for every backend.
 
-    >>> theta_logits(torch.tensor([0.5]))
-    tensor([0.])
+    Args:
+        theta: Probabilities, `[B, ...]`, floating-point; differentiable. A θ₁ of 0 or 1 gives −∞ or ∞, which is
+            absorbing.
+
+    Returns:
+        Logits, `[B, ...]`, in the type of theta.
+
+    Example:
+        >>> theta_logits(torch.tensor([0.5]))
+        tensor([0.])
     """
     checks.data("theta", theta)
     return theta.logit()
@@ -135,18 +187,41 @@ def update_sample(
     draw_noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """One step of ancestral sampling: a class of the output distribution is sent with accuracy α, d' = d + y,
-    y ~ N(2αs, 4α), s = 2k − 1 for class k (171).
+    """Takes one step of ancestral sampling: a class k is sent, d' = d + y, y ~ N(2αs, 4α), s = 2k − 1 (171).
 
-    All tensors have the state's shape, and choose="mean" sends 2p₁ − 1 in the place of s; `theta_out` receives the new
-    state's θ₁. Everything else as in `discrete.update_sample`. Returns logits in the state's type.
+    The class k is drawn from the output distribution, unless `choose` or `known` says otherwise.
 
-    >>> d = torch.zeros(1)
-    >>> update_sample(torch.tensor([2.0]), d, 0.5, choose="mode", noise=d)
-    tensor([1.])
+    Args:
+        output_logits: What the network put out, `[B, ...]`, floating-point. Differentiable only with choose="mean".
+        state: The logits d that the network saw, `[B, ...]`, floating-point; differentiable.
+        alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of the state's shape.
+        choose: What is sent: a "sample" of the output distribution, its "mode", or its "mean" (2p₁ − 1 in the place of
+            s).
+        known: Classes `[B, ...]`, which are sent instead where known_mask is True. Pass both or neither.
+        known_mask: bool, True where `known` is sent. Broadcastable to the state, or of its leading dimensions.
+        out: Receives the new state, in the state's shape and type. It may be the state itself. No argument may
+            then require a gradient.
+        theta_out: Receives θ₁ of the new state, which the network sees next, as `theta` gives it. Of the state's shape
+            and any floating-point type; no argument may then require a gradient.
+        seed: An int, or an int64 tensor of one element, that determines the noise and the draw of the class.
+        generator: Draws the seed. Without seed and generator, torch's default generator does.
+        noise: Standard normals `[B, ...]` of the sender, to use instead of those of the seed.
+        draw_noise: Uniforms `[B, ...]` that draw the class with choose="sample", to use instead of those of the seed.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        The new state d', `[B, ...]`, in the state's type; `out` itself if it is given.
+
+    Raises:
+        ValueError: If output_logits require a gradient, but choose is not "mean".
+
+    Example:
+        >>> d = torch.zeros(1)
+        >>> update_sample(torch.tensor([2.0]), d, 0.5, choose="mode", noise=d)
+        tensor([1.])
     """
     sending = choose, known, known_mask, seed, generator, noise, draw_noise
-    return FAMILY.update_sample(output_logits, state, alpha, sending, (out, theta_out), backend)
+    return BINARY.update_sample(output_logits, state, alpha, sending, (out, theta_out), backend)
 
 
 @writes("state", differentiable=False)
@@ -177,98 +252,55 @@ def solver_step(
     draw_noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """A sampler's step from time t to t_next: d' = A·d + 2·take·(2(p + r·(p − p_prev)) − 1) + E·ξ, by the
-    coefficients of a rule of `bfn_kernels.solvers` [derived], p = σ(output_logits), the probability of class 1.
+    """Takes a sampler's step from time t to t_next: d' = A·d + 2·take·(2(p + r·(p − p_prev)) − 1) + E·ξ [derived].
 
-    output_logits, state `[B, ...]`, and so are `previous`, `unconditional`, noise, draw_noise and what `theta_out` and
-    `predicted_out` receive. Everything else as in `discrete.solver_step`.
+    p is σ(output_logits), the probability of class 1. A rule of `bfn_kernels.solvers` gives the coefficients A, take, r
+    and E. The rule "sde1" with samples from t = 0 on is ancestral sampling. Nothing is differentiable.
 
-    >>> d = torch.ones(1)
-    >>> solver_step(d, d, 0.5, 1.0, beta_1=3.0, choose="mode")
-    tensor([5.])
+    Args:
+        output_logits: What the network put out at time t, `[B, ...]`, floating-point.
+        state: The logits d that the network saw, `[B, ...]`, floating-point.
+        t: Times in [0, 1]: a number, `[B]` or any leading part of the state's shape. Above 0 where the rule cannot
+            start at 0.
+        t_next: Times in [0, 1], shaped as t may be, not before t (checked on the CPU).
+        rule: A name of `solvers.RULES`.
+        t_previous: The times of the step before, shaped as t may be, before t (checked on the CPU). For rules
+            of second order, whose step is of first order without it.
+        previous: p of the step before, which predicted_out received then, `[B, ...]`, floating-point. It goes with
+            t_previous, or with an extrapolation r among the coefficients.
+        coefficients: `solvers.Coefficients` in the place of t, t_next, t_previous, rule, beta_1 and schedule. Each is a
+            number or shaped as t may be.
+        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
+        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
+        choose: What is taken for p: the "mean", p itself, as solvers do; or a "sample" or the "mode", as 0 or 1.
+        temperature: What the logits are divided by: a number, or numbers shaped as t may be, from 1e-30 to 1e30.
+        unconditional: Logits of the network without its condition, `[B, ...]`. It goes with guidance.
+        guidance: w, a number, or numbers shaped as t may be, for
+            p = σ(((1 + w)·output_logits − w·unconditional) / temperature).
+        known: Classes `[B, ...]`, which are p where known_mask is True. Pass both or neither.
+        known_mask: bool, True where `known` is p. Broadcastable to the state, or of its leading dimensions.
+        out: Receives the new state, in the state's shape and type. It may be the state itself.
+        theta_out: Receives θ₁ of the new state, in the state's shape and any floating-point type.
+        predicted_out: Receives p, in the state's shape and any floating-point type. It may be `previous` itself.
+        seed: An int, or an int64 tensor of one element, that determines the noise of a stochastic rule and a sample.
+        generator: Draws the seed. Without seed and generator, torch's default generator does.
+        noise: Standard normals `[B, ...]` of a stochastic rule, to use instead of those of the seed.
+        draw_noise: Uniforms `[B, ...]` that draw a sample, to use instead of those of the seed.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        The new state d', `[B, ...]`, in the state's type; `out` itself if it is given.
+
+    Raises:
+        ValueError: If an argument requires a gradient where gradients are enabled, or noise is given for a rule without
+            noise.
+
+    Example:
+        >>> d = torch.ones(1)
+        >>> solver_step(d, d, 0.5, 1.0, beta_1=3.0, choose="mode")
+        tensor([5.])
     """
     times, guided = (t, t_next, t_previous), (temperature, unconditional, guidance)
     plan = times, previous, rule, coefficients, beta_1, schedule, *guided
     sending = choose, known, known_mask, seed, generator, noise, draw_noise
-    return FAMILY.solver_step(output_logits, state, plan, sending, (out, theta_out, predicted_out), backend)
-
-
-def continuous_time_loss(
-    x: Tensor,
-    logits: Tensor,
-    t: Rows,
-    *,
-    beta_1: float | None = None,
-    schedule: DiscreteSchedule | None = None,
-    mask: Tensor | None = None,
-    reduction: str = "mean",
-    backend: str | None = None,
-) -> Tensor:
-    """L∞ in nats: 4β₁t·(1 − p_x)² per variable, p₁ = σ(logits) (205); 2β'(t) for another schedule.
-
-    x and logits `[B, ...]`. Everything else as in `discrete.continuous_time_loss`.
-
-    >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1), 0.5, beta_1=3.0)
-    tensor(1.5000)
-    """
-    x, library, to = FAMILY.check_loss(x, logits, mask, reduction, backend)
-    schedule = discrete_schedule(beta_1, schedule)
-    dtype = checks.compute_dtype(logits)
-    (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=2)
-    return library.binary.loss(x, logits, weight, *to)
-
-
-def discrete_time_loss(
-    x: Tensor,
-    logits: Tensor,
-    t: Rows | None = None,
-    *,
-    n_steps: int,
-    step: int | Tensor | None = None,
-    beta_1: float | None = None,
-    schedule: DiscreteSchedule | None = None,
-    receiver: str = "joint",
-    n_samples: int | None = None,
-    quadrature: int | None = None,
-    mask: Tensor | None = None,
-    reduction: str = "mean",
-    seed: int | Tensor | None = None,
-    generator: torch.Generator | None = None,
-    noise: Tensor | None = None,
-    backend: str | None = None,
-) -> Tensor:
-    """L_n in nats: n·E[ln p_S(y) − ln p_R(y)] per variable, with α_i, i = n·t + 1 (189, 190, 193).
-
-    receiver: "joint", the paper's, or "factorised", a mixture for each of two coordinates of y, which the published
-    code evaluates. The expectation is a Gauss–Hermite sum over `quadrature` nodes (8 unless n_samples is given), or the
-    mean of `n_samples` draws, each of one normal per variable (noise `[n_samples, B, ...]`). Everything else as in
-    `discrete.discrete_time_loss`.
-
-    >>> discrete_time_loss(torch.tensor([1]), torch.zeros(1), 0.0, n_steps=9, beta_1=3.0)
-    tensor(0.1637)
-    """
-    n_steps = checks.integer("n_steps", n_steps, 1)
-    t = keywords.step_time(t, step, n_steps)
-    which = checks.choice("receiver", receiver, RECEIVERS)
-    x, library, to = FAMILY.check_loss(x, logits, mask, reduction, backend)
-    if n_samples is None and quadrature is None:
-        quadrature = 8
-    schedule = discrete_schedule(beta_1, schedule)
-    dtype = checks.compute_dtype(logits)
-    (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
-    draws = keywords.expectation(logits, quadrature, n_samples, seed, generator, noise)
-    return library.binary.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, *to)
-
-
-def reconstruction_loss(
-    x: Tensor, logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean", backend: str | None = None
-) -> Tensor:
-    """The cost in nats of x after the last message, the network having seen t = 1: −ln p_x.
-
-    Arguments and result as in `continuous_time_loss`.
-
-    >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1))
-    tensor(0.6931)
-    """
-    x, library, to = FAMILY.check_loss(x, logits, mask, reduction, backend)
-    return library.binary.loss(x, logits, None, *to)
+    return BINARY.solver_step(output_logits, state, plan, sending, (out, theta_out, predicted_out), backend)

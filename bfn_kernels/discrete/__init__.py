@@ -1,30 +1,27 @@
 """Ops of discrete data: one of K classes per variable. The state of a variable's input distribution is logits.
 
-Classes are `[B, ...]`, of int64, int32 or uint8 (int16 and int8 are copied to int32), and numbers per class are
-`[B, ..., K]`. Types of numbers, random numbers and errors: `help(bfn_kernels)`. Numbers in parentheses: equations of
-Graves et al. 2023.
+Classes are `[B, ...]`, of int64, int32 or uint8 (int16 and int8 are copied to int32). Numbers per class are
+`[B, ..., K]`, K at least 2. What all families share (rows, types, random numbers, errors) stands in
+`help(bfn_kernels)`. Numbers in parentheses are equations of Graves et al. 2023.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from bfn_kernels import backends
 from bfn_kernels.call import checks, keywords, rows
-from bfn_kernels.call.keywords import Target
 from bfn_kernels.call.outputs import writes
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import Rows
-from bfn_kernels.classes import Family
-from bfn_kernels.discrete.operators import OPERATORS, SHORT_ROW
-from bfn_kernels.operators import NATIVE
-from bfn_kernels.records import RECEIVERS
+from bfn_kernels.classes import DISCRETE
+from bfn_kernels.discrete.losses import continuous_time_loss as continuous_time_loss
+from bfn_kernels.discrete.losses import discrete_time_loss as discrete_time_loss
+from bfn_kernels.discrete.losses import reconstruction_loss as reconstruction_loss
+from bfn_kernels.discrete.operators import OPERATORS
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 from bfn_kernels.solvers import Coefficients
 
 backends.add_family("discrete", OPERATORS)
-FAMILY = Family("discrete", binary=False)
 
 
 def flow_sample(
@@ -42,16 +39,33 @@ def flow_sample(
     noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """The input distribution after messages up to time t: softmax(y), y = β(Ke_x − 1) + √(Kβ)·ε, β = β₁t² (182, 185).
+    """Draws the input distribution at time t: softmax(y), y = β(Ke_x − 1) + √(Kβ)·ε, β = β₁t² (182, 185).
 
-    x `[B, ...]` classes; t in [0, 1]. output: "probs", or "logits" for y itself, the state. mask: bool, False where x
-    is not read (as for padding) and the result is the prior. Returns `[B, ..., K]` in `dtype` (torch's default
-    type if None); noise has that shape. Nothing is differentiable.
+    It is the distribution after the messages up to time t. Nothing is differentiable.
 
-    >>> flow_sample(torch.tensor([1]), 0.0, num_classes=2, beta_1=3.0)
-    tensor([[0.5000, 0.5000]])
+    Args:
+        x: Classes, `[B, ...]`, int64, int32 or uint8.
+        t: Times in [0, 1]: a number, `[B]` or any leading part of x's shape.
+        num_classes: K, at least 2.
+        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
+        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
+        output: "probs" for softmax(y), or "logits" for y itself, the state.
+        mask: bool, False where x is not read (as for padding) and the result is the prior. Broadcastable to x, or of
+            its leading dimensions.
+        dtype: Floating-point type of the result; None is torch's default type.
+        seed: An int, or an int64 tensor of one element, that determines the noise.
+        generator: Draws the seed. Without seed and generator, torch's default generator does.
+        noise: Standard normals `[B, ..., K]` to use instead of a seed.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        Probabilities or logits, `[B, ..., K]`, in `dtype`.
+
+    Example:
+        >>> flow_sample(torch.tensor([1]), 0.0, num_classes=2, beta_1=3.0)
+        tensor([[0.5000, 0.5000]])
     """
-    x, library, dtype, work = FAMILY.check_message(x, dtype, backend)
+    x, library, dtype, work = DISCRETE.check_message(x, dtype, backend)
     checks.choice("output", output, ("probs", "logits"))
     schedule = discrete_schedule(beta_1, schedule)
     num_classes = checks.integer("num_classes", num_classes, 2)
@@ -72,15 +86,28 @@ def sender_sample(
     noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """A message of accuracy α about x: y ~ N(α(Ke_x − 1), αK·I).
+    """Draws a message of accuracy α about x: y ~ N(α(Ke_x − 1), αK·I).
 
-    x `[B, ...]` classes; alpha at least 0. Returns `[B, ..., K]` in `dtype` (torch's default type if None); noise has
-    that shape. Nothing is differentiable.
+    Nothing is differentiable.
 
-    >>> sender_sample(torch.tensor([1]), 0.5, num_classes=2, noise=torch.zeros(1, 2))
-    tensor([[-0.5000,  0.5000]])
+    Args:
+        x: Classes, `[B, ...]`, int64, int32 or uint8.
+        alpha: Accuracy α, at least 0: a number, `[B]` or any leading part of x's shape.
+        num_classes: K, at least 2.
+        dtype: Floating-point type of the result; None is torch's default type.
+        seed: An int, or an int64 tensor of one element, that determines the noise.
+        generator: Draws the seed. Without seed and generator, torch's default generator does.
+        noise: Standard normals `[B, ..., K]` to use instead of a seed.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        The message y, `[B, ..., K]`, in `dtype`.
+
+    Example:
+        >>> sender_sample(torch.tensor([1]), 0.5, num_classes=2, noise=torch.zeros(1, 2))
+        tensor([[-0.5000,  0.5000]])
     """
-    x, library, dtype, work = FAMILY.check_message(x, dtype, backend)
+    x, library, dtype, work = DISCRETE.check_message(x, dtype, backend)
     num_classes = checks.integer("num_classes", num_classes, 2)
     message = rows.scalars(library, rows.MESSAGE, alpha, x, work, scale=num_classes)
     seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
@@ -88,13 +115,19 @@ def sender_sample(
 
 
 def bayesian_update(logits: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
-    """The input distribution after a message y: θ' ∝ e^y·θ (171), in logits a sum, for which torch's own serves every
-    backend.
+    """Updates the input distribution by a message y: θ' ∝ e^y·θ (171), which is a sum in logits.
 
-    logits, y `[B, ..., K]`, differentiable. Returns logits in their own type.
+    Args:
+        logits: The state, `[B, ..., K]`, floating-point; differentiable.
+        y: The message, `[B, ..., K]`, floating-point; differentiable.
+        backend: A name of `backends.BACKENDS` or None. It is only checked: torch's own sum serves every backend.
 
-    >>> bayesian_update(torch.zeros(1, 2), torch.tensor([[0.5, -0.5]]))
-    tensor([[ 0.5000, -0.5000]])
+    Returns:
+        The new state, `[B, ..., K]`, in the type of logits.
+
+    Example:
+        >>> bayesian_update(torch.zeros(1, 2), torch.tensor([[0.5, -0.5]]))
+        tensor([[ 0.5000, -0.5000]])
     """
     checks.logits("logits", logits)
     checks.like("y", y, "logits", logits)
@@ -103,20 +136,35 @@ def bayesian_update(logits: Tensor, y: Tensor, *, backend: str | None = None) ->
 
 
 def theta(logits: Tensor, *, backend: str | None = None) -> Tensor:
-    """The probabilities of a state of logits, `[B, ..., K]`; differentiable. Returns the logits' type.
+    """Computes the probabilities θ of a state of logits, their softmax.
 
-    >>> theta(torch.zeros(1, 2))
-    tensor([[0.5000, 0.5000]])
+    Args:
+        logits: The state, `[B, ..., K]`, floating-point; differentiable.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        Probabilities, `[B, ..., K]`, in the type of logits.
+
+    Example:
+        >>> theta(torch.zeros(1, 2))
+        tensor([[0.5000, 0.5000]])
     """
     checks.logits("logits", logits)
     return backends.library(backend, logits.device).discrete.theta(logits)
 
 
 def theta_logits(theta: Tensor) -> Tensor:
-    """A state of logits for probabilities θ, `[B, ..., K]`; differentiable. A θ of 0 gives −∞, which is absorbing.
+    """Computes a state of logits for probabilities θ, ln θ, by torch's own function for every backend.
 
-    >>> theta_logits(torch.tensor([[0.5, 0.5]]))
-    tensor([[-0.6931, -0.6931]])
+    Args:
+        theta: Probabilities, `[B, ..., K]`, floating-point; differentiable. A θ of 0 gives −∞, which is absorbing.
+
+    Returns:
+        Logits, `[B, ..., K]`, in the type of theta.
+
+    Example:
+        >>> theta_logits(torch.tensor([[0.5, 0.5]]))
+        tensor([[-0.6931, -0.6931]])
     """
     checks.logits("theta", theta)
     return theta.log()
@@ -139,22 +187,40 @@ def update_sample(
     draw_noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """One step of ancestral sampling: a class of the output distribution is sent with accuracy α, z' = z + y,
-    y ~ N(α(Ke_k − 1), αK·I) (171).
+    """Takes one step of ancestral sampling: a class k is sent, z' = z + y, y ~ N(α(Ke_k − 1), αK·I) (171).
 
-    output_logits, state `[B, ..., K]`; the state is differentiable, the logits with `choose="mean"` alone; alpha at
-    least 0. choose: what is sent, a "sample" of the output distribution, its "mode", or its "mean" (p in the place of
-    e_k). Where `known_mask` is True, the class `known` `[B, ...]` is sent instead. `out`, which may be the state
-    itself, receives the new state, and `theta_out`, of the state's shape and any of the types, its probabilities, which
-    the network sees next, as `theta` gives them; no gradient then. noise: normals `[B, ..., K]` of the sender;
-    draw_noise: uniforms `[B, ...]` that draw the class. Returns logits in the state's type.
+    The class k is drawn from the output distribution, unless `choose` or `known` says otherwise.
 
-    >>> z = torch.zeros(1, 2)
-    >>> update_sample(torch.tensor([[0.0, 1.0]]), z, 0.5, choose="mode", noise=z)
-    tensor([[-0.5000,  0.5000]])
+    Args:
+        output_logits: What the network put out, `[B, ..., K]`, floating-point. Differentiable only with choose="mean".
+        state: The logits z that the network saw, `[B, ..., K]`, floating-point; differentiable.
+        alpha: Accuracy α of the message, at least 0: a number, `[B]` or any leading part of `[B, ...]`.
+        choose: What is sent: a "sample" of the output distribution, its "mode", or its "mean" (p in the place of e_k).
+        known: Classes `[B, ...]`, which are sent instead where known_mask is True. Pass both or neither.
+        known_mask: bool, True where `known` is sent. Broadcastable to `[B, ...]`, or of its leading dimensions.
+        out: Receives the new state, in the state's shape and type. It may be the state itself. No argument may
+            then require a gradient.
+        theta_out: Receives the probabilities of the new state, which the network sees next, as `theta` gives them. Of
+            the state's shape and any floating-point type; no argument may then require a gradient.
+        seed: An int, or an int64 tensor of one element, that determines the noise and the draw of the class.
+        generator: Draws the seed. Without seed and generator, torch's default generator does.
+        noise: Standard normals `[B, ..., K]` of the sender, to use instead of those of the seed.
+        draw_noise: Uniforms `[B, ...]` that draw the class with choose="sample", to use instead of those of the seed.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        The new state z', `[B, ..., K]`, in the state's type; `out` itself if it is given.
+
+    Raises:
+        ValueError: If output_logits require a gradient, but choose is not "mean".
+
+    Example:
+        >>> z = torch.zeros(1, 2)
+        >>> update_sample(torch.tensor([[0.0, 1.0]]), z, 0.5, choose="mode", noise=z)
+        tensor([[-0.5000,  0.5000]])
     """
     sending = choose, known, known_mask, seed, generator, noise, draw_noise
-    return FAMILY.update_sample(output_logits, state, alpha, sending, (out, theta_out), backend)
+    return DISCRETE.update_sample(output_logits, state, alpha, sending, (out, theta_out), backend)
 
 
 @writes("state", differentiable=False)
@@ -185,119 +251,55 @@ def solver_step(
     draw_noise: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """A sampler's step from time t to t_next: z' = A·z + take·(K(p + r·(p − p_prev)) − 1) + E·ξ, by the coefficients
-    of a rule of `bfn_kernels.solvers` [derived], p = softmax(output_logits).
+    """Takes a sampler's step from time t to t_next: z' = A·z + take·(K(p + r·(p − p_prev)) − 1) + E·ξ [derived].
 
-    output_logits, state `[B, ..., K]`: what the network put out at time t, and the state that it saw. choose: what is
-    taken for p, the "mean", p itself, as solvers do, a "sample" or the "mode", as one-hot vectors; "sde1" with samples
-    from t = 0 on is ancestral sampling. temperature: what the logits are divided by. unconditional: logits of the
-    network without its condition, and guidance: w, for p = softmax(((1 + w)·output_logits − w·unconditional) /
-    temperature); both numbers as times are. `coefficients` may stand in the place of t and schedule too. Where
-    `known_mask` is True, p is the class `known` `[B, ...]`. `theta_out` receives the probabilities of the new state,
-    in the state's shape and any of the types, and `predicted_out` p. draw_noise: uniforms `[B, ...]` of a sample.
-    Everything else, and the result, as in `continuous.solver_step`.
+    p is softmax(output_logits). A rule of `bfn_kernels.solvers` gives the coefficients A, take, r and E. The rule
+    "sde1" with samples from t = 0 on is ancestral sampling. Nothing is differentiable.
 
-    >>> z = torch.tensor([[1.0, 1.0]])
-    >>> solver_step(z, z, 0.5, 1.0, beta_1=3.0)
-    tensor([[2., 2.]])
+    Args:
+        output_logits: What the network put out at time t, `[B, ..., K]`, floating-point.
+        state: The logits z that the network saw, `[B, ..., K]`, floating-point.
+        t: Times in [0, 1]: a number, `[B]` or any leading part of `[B, ...]`. Above 0 where the rule cannot start at 0.
+        t_next: Times in [0, 1], shaped as t may be, not before t (checked on the CPU).
+        rule: A name of `solvers.RULES`.
+        t_previous: The times of the step before, shaped as t may be, before t (checked on the CPU). For rules
+            of second order, whose step is of first order without it.
+        previous: p of the step before, which predicted_out received then, `[B, ..., K]`, floating-point. It goes with
+            t_previous, or with an extrapolation r among the coefficients.
+        coefficients: `solvers.Coefficients` in the place of t, t_next, t_previous, rule, beta_1 and schedule. Each is a
+            number or shaped as t may be.
+        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
+        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
+        choose: What is taken for p: the "mean", p itself, as solvers do; or a "sample" or the "mode", as one-hot
+            vectors.
+        temperature: What the logits are divided by: a number, or numbers shaped as t may be, from 1e-30 to 1e30.
+        unconditional: Logits of the network without its condition, `[B, ..., K]`. It goes with guidance.
+        guidance: w, a number, or numbers shaped as t may be, for
+            p = softmax(((1 + w)·output_logits − w·unconditional) / temperature).
+        known: Classes `[B, ...]`, whose one-hot vectors are p where known_mask is True. Pass both or neither.
+        known_mask: bool, True where `known` is p. Broadcastable to `[B, ...]`, or of its leading dimensions.
+        out: Receives the new state, in the state's shape and type. It may be the state itself.
+        theta_out: Receives the probabilities of the new state, in the state's shape and any floating-point type.
+        predicted_out: Receives p, in the state's shape and any floating-point type. It may be `previous` itself.
+        seed: An int, or an int64 tensor of one element, that determines the noise of a stochastic rule and a sample.
+        generator: Draws the seed. Without seed and generator, torch's default generator does.
+        noise: Standard normals `[B, ..., K]` of a stochastic rule, to use instead of those of the seed.
+        draw_noise: Uniforms `[B, ...]` that draw a sample, to use instead of those of the seed.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        The new state z', `[B, ..., K]`, in the state's type; `out` itself if it is given.
+
+    Raises:
+        ValueError: If an argument requires a gradient where gradients are enabled, or noise is given for a rule without
+            noise.
+
+    Example:
+        >>> z = torch.tensor([[1.0, 1.0]])
+        >>> solver_step(z, z, 0.5, 1.0, beta_1=3.0)
+        tensor([[2., 2.]])
     """
     times, guided = (t, t_next, t_previous), (temperature, unconditional, guidance)
     plan = times, previous, rule, coefficients, beta_1, schedule, *guided
     sending = choose, known, known_mask, seed, generator, noise, draw_noise
-    return FAMILY.solver_step(output_logits, state, plan, sending, (out, theta_out, predicted_out), backend)
-
-
-def continuous_time_loss(
-    x: Tensor,
-    logits: Tensor,
-    t: Rows,
-    *,
-    beta_1: float | None = None,
-    schedule: DiscreteSchedule | None = None,
-    mask: Tensor | None = None,
-    reduction: str = "mean",
-    backend: str | None = None,
-) -> Tensor:
-    """L∞ in nats: Kβ₁t·‖e_x − p‖² per variable, p = softmax(logits) (205); ½Kβ'(t) for another schedule.
-
-    x `[B, ...]` classes; logits `[B, ..., K]`, differentiable; t in [0, 1]. mask: bool, of x's leading dimensions or
-    broadcastable to it, False where a variable costs nothing and its x is not looked at. reduction: "mean" over
-    variables, "sum", "batch" (sums `[B]`) or "none". Returns float32 (float64 for float64).
-
-    >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1, 2), 0.5, beta_1=3.0)
-    tensor(1.5000)
-    """
-    x, library, to = FAMILY.check_loss(x, logits, mask, reduction, backend)
-    schedule = discrete_schedule(beta_1, schedule)
-    dtype = checks.compute_dtype(logits)
-    (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=logits.shape[-1] / 2)
-    return _loss(library, x, logits, weight, to)
-
-
-def discrete_time_loss(
-    x: Tensor,
-    logits: Tensor,
-    t: Rows | None = None,
-    *,
-    n_steps: int,
-    step: int | Tensor | None = None,
-    beta_1: float | None = None,
-    schedule: DiscreteSchedule | None = None,
-    receiver: str = "joint",
-    n_samples: int | None = None,
-    quadrature: int | None = None,
-    mask: Tensor | None = None,
-    reduction: str = "mean",
-    seed: int | Tensor | None = None,
-    generator: torch.Generator | None = None,
-    noise: Tensor | None = None,
-    backend: str | None = None,
-) -> Tensor:
-    """L_n in nats: n·E[ln p_S(y) − ln p_R(y)] per variable, with α_i, i = n·t + 1 (189, 190, 193).
-
-    n_steps: n. step: i from 1 to n, an int or integers shaped as t may be, in the place of t; a t that is no (i − 1)/n
-    is refused on the CPU and costs NaN elsewhere. receiver: "joint", the paper's, or "factorised", a mixture for each
-    coordinate of y, which the published code evaluates. The expectation is the mean of `n_samples` draws (10 unless
-    quadrature is given; noise `[n_samples, B, ..., K]`), or a Gauss–Hermite sum over `quadrature` nodes, which the
-    joint receiver has for K = 2 alone. Everything else as in `continuous_time_loss`, to which it tends as n grows.
-
-    >>> discrete_time_loss(torch.tensor([1]), torch.zeros(1, 2), 0.0, n_steps=9, beta_1=3.0, quadrature=8)
-    tensor(0.1637)
-    """
-    n_steps = checks.integer("n_steps", n_steps, 1)
-    t = keywords.step_time(t, step, n_steps)
-    which = checks.choice("receiver", receiver, RECEIVERS)
-    x, library, to = FAMILY.check_loss(x, logits, mask, reduction, backend)
-    if n_samples is None and quadrature is None:
-        n_samples = 10
-    if quadrature is not None and receiver == "joint" and logits.shape[-1] != 2:
-        raise ValueError(
-            "quadrature must be None for the joint receiver with more than two classes, where the expectation is not "
-            f"one-dimensional; got {quadrature} for K = {logits.shape[-1]}"
-        )
-    schedule = discrete_schedule(beta_1, schedule)
-    dtype = checks.compute_dtype(logits)
-    (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
-    draws = keywords.expectation(logits, quadrature, n_samples, seed, generator, noise)
-    return library.discrete.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, *to)
-
-
-def reconstruction_loss(
-    x: Tensor, logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean", backend: str | None = None
-) -> Tensor:
-    """The cost in nats of x after the last message, the network having seen t = 1: −ln p_x.
-
-    Arguments and result as in `continuous_time_loss`.
-
-    >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1, 2))
-    tensor(0.6931)
-    """
-    x, library, to = FAMILY.check_loss(x, logits, mask, reduction, backend)
-    return _loss(library, x, logits, None, to)
-
-
-def _loss(library: Any, x: Tensor, logits: Tensor, weight: Tensor | None, to: Target) -> Tensor:
-    """L∞ or, without a weight, the reconstruction loss. The CPU kernels make the gradient of short rows, which they
-    have in cache, in the forward pass."""
-    in_forward = logits.shape[-1] <= SHORT_ROW and logits.is_cpu and library is backends.LIBRARIES.get(NATIVE)
-    return library.discrete.loss(x, logits, weight, *to, in_forward)
+    return DISCRETE.solver_step(output_logits, state, plan, sending, (out, theta_out, predicted_out), backend)

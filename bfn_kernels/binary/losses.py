@@ -1,0 +1,139 @@
+"""The losses of binary data. Users import them from `bfn_kernels.binary`."""
+
+import torch
+from torch import Tensor
+
+from bfn_kernels.call import checks, keywords, rows
+from bfn_kernels.call.rows import Rows
+from bfn_kernels.classes import BINARY
+from bfn_kernels.records import RECEIVERS
+from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
+
+
+def continuous_time_loss(
+    x: Tensor,
+    logits: Tensor,
+    t: Rows,
+    *,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """Computes the continuous-time loss L∞, 4β₁t·(1 − p_x)² per variable, p₁ = σ(logits) (205).
+
+    For another schedule than the paper's, the factor is 2β'(t).
+
+    Args:
+        x: Classes, `[B, ...]`, bool, int64, int32 or uint8.
+        logits: What the network put out at time t, `[B, ...]`, floating-point; differentiable.
+        t: Times in [0, 1]: a number, `[B]` or any leading part of x's shape.
+        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
+        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
+        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+            leading dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        The loss in nats, float32 (float64 for float64 logits).
+
+    Example:
+        >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1), 0.5, beta_1=3.0)
+        tensor(1.5000)
+    """
+    x, library, to = BINARY.check_loss(x, logits, mask, reduction, backend)
+    schedule = discrete_schedule(beta_1, schedule)
+    dtype = checks.compute_dtype(logits)
+    (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=2)
+    return library.binary.loss(x, logits, weight, *to)
+
+
+def discrete_time_loss(
+    x: Tensor,
+    logits: Tensor,
+    t: Rows | None = None,
+    *,
+    n_steps: int,
+    step: int | Tensor | None = None,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    receiver: str = "joint",
+    n_samples: int | None = None,
+    quadrature: int | None = None,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Computes the n-step loss L_n, n·E[ln p_S(y) − ln p_R(y)] per variable, with α_i, i = n·t + 1 (189, 190, 193).
+
+    The expectation is a Gauss–Hermite sum, or the mean of draws of one normal per variable. L_n tends to
+    `continuous_time_loss` as n grows.
+
+    Args:
+        x: Classes, `[B, ...]`, bool, int64, int32 or uint8.
+        logits: What the network put out at time t, `[B, ...]`, floating-point; differentiable.
+        t: Times (i − 1)/n: a number, `[B]` or any leading part of x's shape. Pass either t or step. Another time is an
+            error on the CPU and costs NaN elsewhere.
+        n_steps: n, at least 1.
+        step: i, from 1 to n: an int, or a tensor of integers shaped as t may be.
+        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
+        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
+        receiver: "joint", the paper's, or "factorised", a mixture for each of two coordinates of y, which the published
+            code evaluates.
+        n_samples: Number of draws, instead of nodes.
+        quadrature: Number of nodes of a Gauss–Hermite sum, from 1 to 128; 8 where neither it nor n_samples is given.
+        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+            leading dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
+        seed: An int, or an int64 tensor of one element, that determines the draws. None without n_samples.
+        generator: Draws the seed. Without seed and generator, torch's default generator does. None without n_samples.
+        noise: Standard normals `[n_samples, B, ...]` to use instead of a seed. None without n_samples.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        The loss in nats, float32 (float64 for float64 logits).
+
+    Example:
+        >>> discrete_time_loss(torch.tensor([1]), torch.zeros(1), 0.0, n_steps=9, beta_1=3.0)
+        tensor(0.1637)
+    """
+    n_steps = checks.integer("n_steps", n_steps, 1)
+    t = keywords.step_time(t, step, n_steps)
+    which = checks.choice("receiver", receiver, RECEIVERS)
+    x, library, to = BINARY.check_loss(x, logits, mask, reduction, backend)
+    if n_samples is None and quadrature is None:
+        quadrature = 8
+    schedule = discrete_schedule(beta_1, schedule)
+    dtype = checks.compute_dtype(logits)
+    (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
+    draws = keywords.expectation(logits, quadrature, n_samples, seed, generator, noise)
+    return library.binary.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, *to)
+
+
+def reconstruction_loss(
+    x: Tensor, logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean", backend: str | None = None
+) -> Tensor:
+    """Computes the cost of x after the last message, −ln p_x per variable, p₁ = σ(logits).
+
+    Args:
+        x: Classes, `[B, ...]`, bool, int64, int32 or uint8.
+        logits: What the network put out at t = 1, `[B, ...]`, floating-point; differentiable.
+        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+            leading dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        The loss in nats, float32 (float64 for float64 logits).
+
+    Example:
+        >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1))
+        tensor(0.6931)
+    """
+    x, library, to = BINARY.check_loss(x, logits, mask, reduction, backend)
+    return library.binary.loss(x, logits, None, *to)

@@ -1,0 +1,160 @@
+"""The losses of discrete data. Users import them from `bfn_kernels.discrete`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bfn_kernels import backends
+from bfn_kernels.call import checks, keywords, rows
+from bfn_kernels.call.keywords import Target
+from bfn_kernels.call.rows import Rows
+from bfn_kernels.classes import DISCRETE
+from bfn_kernels.discrete.operators import SHORT_ROW
+from bfn_kernels.operators import NATIVE
+from bfn_kernels.records import RECEIVERS
+from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
+
+
+def continuous_time_loss(
+    x: Tensor,
+    logits: Tensor,
+    t: Rows,
+    *,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """Computes the continuous-time loss L∞, Kβ₁t·‖e_x − p‖² per variable, p = softmax(logits) (205).
+
+    For another schedule than the paper's, the factor is ½Kβ'(t).
+
+    Args:
+        x: Classes, `[B, ...]`, int64, int32 or uint8.
+        logits: What the network put out at time t, `[B, ..., K]`, floating-point; differentiable.
+        t: Times in [0, 1]: a number, `[B]` or any leading part of x's shape.
+        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
+        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
+        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+            leading dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        The loss in nats, float32 (float64 for float64 logits).
+
+    Example:
+        >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1, 2), 0.5, beta_1=3.0)
+        tensor(1.5000)
+    """
+    x, library, to = DISCRETE.check_loss(x, logits, mask, reduction, backend)
+    schedule = discrete_schedule(beta_1, schedule)
+    dtype = checks.compute_dtype(logits)
+    (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=logits.shape[-1] / 2)
+    return _loss(library, x, logits, weight, to)
+
+
+def discrete_time_loss(
+    x: Tensor,
+    logits: Tensor,
+    t: Rows | None = None,
+    *,
+    n_steps: int,
+    step: int | Tensor | None = None,
+    beta_1: float | None = None,
+    schedule: DiscreteSchedule | None = None,
+    receiver: str = "joint",
+    n_samples: int | None = None,
+    quadrature: int | None = None,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Computes the n-step loss L_n, n·E[ln p_S(y) − ln p_R(y)] per variable, with α_i, i = n·t + 1 (189, 190, 193).
+
+    The expectation is the mean of draws, or a Gauss–Hermite sum. L_n tends to `continuous_time_loss` as n grows.
+
+    Args:
+        x: Classes, `[B, ...]`, int64, int32 or uint8.
+        logits: What the network put out at time t, `[B, ..., K]`, floating-point; differentiable.
+        t: Times (i − 1)/n: a number, `[B]` or any leading part of x's shape. Pass either t or step. Another time is an
+            error on the CPU and costs NaN elsewhere.
+        n_steps: n, at least 1.
+        step: i, from 1 to n: an int, or a tensor of integers shaped as t may be.
+        beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
+        schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
+        receiver: "joint", the paper's, or "factorised", a mixture for each coordinate of y, which the published code
+            evaluates.
+        n_samples: Number of draws; 10 where neither it nor quadrature is given.
+        quadrature: Number of nodes of a Gauss–Hermite sum, from 1 to 128, instead of draws. The joint receiver has it
+            for K = 2 alone.
+        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+            leading dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
+        seed: An int, or an int64 tensor of one element, that determines the draws. None with quadrature.
+        generator: Draws the seed. Without seed and generator, torch's default generator does. None with quadrature.
+        noise: Standard normals `[n_samples, B, ..., K]` to use instead of a seed. None with quadrature.
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        The loss in nats, float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: If quadrature is given for the joint receiver and K > 2.
+
+    Example:
+        >>> discrete_time_loss(torch.tensor([1]), torch.zeros(1, 2), 0.0, n_steps=9, beta_1=3.0, quadrature=8)
+        tensor(0.1637)
+    """
+    n_steps = checks.integer("n_steps", n_steps, 1)
+    t = keywords.step_time(t, step, n_steps)
+    which = checks.choice("receiver", receiver, RECEIVERS)
+    x, library, to = DISCRETE.check_loss(x, logits, mask, reduction, backend)
+    if n_samples is None and quadrature is None:
+        n_samples = 10
+    if quadrature is not None and receiver == "joint" and logits.shape[-1] != 2:
+        raise ValueError(
+            "quadrature must be None for the joint receiver with more than two classes, where the expectation is not "
+            f"one-dimensional; got {quadrature} for K = {logits.shape[-1]}"
+        )
+    schedule = discrete_schedule(beta_1, schedule)
+    dtype = checks.compute_dtype(logits)
+    (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
+    draws = keywords.expectation(logits, quadrature, n_samples, seed, generator, noise)
+    return library.discrete.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, *to)
+
+
+def reconstruction_loss(
+    x: Tensor, logits: Tensor, *, mask: Tensor | None = None, reduction: str = "mean", backend: str | None = None
+) -> Tensor:
+    """Computes the cost of x after the last message, −ln p_x per variable, p = softmax(logits).
+
+    Args:
+        x: Classes, `[B, ...]`, int64, int32 or uint8.
+        logits: What the network put out at t = 1, `[B, ..., K]`, floating-point; differentiable.
+        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+            leading dimensions.
+        reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
+        backend: A name of `backends.BACKENDS`; None chooses the fastest one.
+
+    Returns:
+        The loss in nats, float32 (float64 for float64 logits).
+
+    Example:
+        >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1, 2))
+        tensor(0.6931)
+    """
+    x, library, to = DISCRETE.check_loss(x, logits, mask, reduction, backend)
+    return _loss(library, x, logits, None, to)
+
+
+def _loss(library: Any, x: Tensor, logits: Tensor, weight: Tensor | None, to: Target) -> Tensor:
+    """L∞ or, without a weight, the reconstruction loss. The CPU kernels make the gradient of short rows, which they
+    have in cache, in the forward pass."""
+    in_forward = logits.shape[-1] <= SHORT_ROW and logits.is_cpu and library is backends.LIBRARIES.get(NATIVE)
+    return library.discrete.loss(x, logits, weight, *to, in_forward)
