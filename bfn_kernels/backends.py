@@ -132,6 +132,10 @@ class Backend:
         device: The type of the device that it serves; None stands for any device.
         library: Its library of `torch.ops`; None stands for the reference.
         missing: The reason why it is not available, or None if it is.
+
+    Example:
+        >>> Backend("mine", "cpu").missing is None
+        True
     """
 
     name: str
@@ -224,6 +228,10 @@ def choose(name: str | None, device: torch.device) -> Backend:
     Raises:
         ValueError: If the name is unknown, or the backend does not serve the device.
         RuntimeError: If the backend is not available.
+
+    Example:
+        >>> choose("reference", torch.device("cpu")).name
+        'reference'
     """
     if name is None:
         kind = device.type

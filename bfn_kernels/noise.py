@@ -38,6 +38,10 @@ def philox(seed: Tensor, group: Tensor, stream: int, draw: int = 0) -> Tensor:
 
     Returns:
         Words in [0, 2³²), int64 `[..., 4]`.
+
+    Example:
+        >>> philox(torch.tensor(1), torch.arange(2), SENDER).shape
+        torch.Size([2, 4])
     """
     words = _rounds(seed, group, torch.full_like(group, stream), torch.full_like(group, draw))
     return torch.stack(words, -1)
@@ -91,6 +95,10 @@ def normal(
 
     Returns:
         Normals of this shape, on the seed's device.
+
+    Example:
+        >>> normal(torch.Size([2]), torch.tensor(1))
+        tensor([ 0.3804, -0.2963])
     """
     count = math.prod(shape)
     group = torch.arange((count + 3) // 4, device=seed.device)
@@ -129,6 +137,10 @@ def class_normal(
 
     Returns:
         Normals `[..., K]`, on the seed's device.
+
+    Example:
+        >>> class_normal(torch.Size([1, 3]), torch.tensor(1)).shape
+        torch.Size([1, 3])
     """
     rows, num_classes = torch.arange(math.prod(shape[:-1]), device=seed.device), shape[-1]
     return class_normal_tile(rows, 0, num_classes, num_classes, seed, stream, draw, dtype).reshape(shape)
@@ -168,6 +180,10 @@ def class_uniform(shape: torch.Size, seed: Tensor, stream: int = CLASS) -> Tenso
 
     Returns:
         Uniforms of this shape, float32, on the seed's device.
+
+    Example:
+        >>> class_uniform(torch.Size([2]), torch.tensor(1))
+        tensor([0.0275, 0.2598])
     """
     count = math.prod(shape)
     group = torch.arange((count + 3) // 4, device=seed.device)
@@ -183,6 +199,10 @@ def draw_class(p: Tensor, uniform: Tensor) -> Tensor:
 
     Returns:
         Classes `[...]`, int64.
+
+    Example:
+        >>> draw_class(torch.tensor([0.25, 0.75]), torch.tensor(0.5))
+        tensor(1)
     """
     above = p.cumsum(-1) > uniform.unsqueeze(-1)
     last = p.shape[-1] - 1 - (p > 0).flip(-1).byte().argmax(-1)
