@@ -22,7 +22,7 @@ from bfn.training.run_lock import lock
 from bfn.training.runs import LOG_FILE, MODEL_FILE, STATE_FILE, load_run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
-COMMANDS = re.findall("^(?:torchrun|accelerate) .*", PAGE, re.M)
+COMMANDS = re.findall("^(?:torchrun|accelerate) .* -m bfn .*", PAGE, re.M)
 
 # Four micro-batches, so that each of two processes adds up the gradients of two.
 STEPS = ["train.max_steps=6", "train.validate_every=3", "train.batch_size=32"]
