@@ -18,7 +18,7 @@ from bfn_kernels.binary.losses import discrete_time_loss as discrete_time_loss
 from bfn_kernels.binary.losses import reconstruction_loss as reconstruction_loss
 from bfn_kernels.binary.operators import OPERATORS
 from bfn_kernels.call import checks, keywords, rows
-from bfn_kernels.call.outputs import writes
+from bfn_kernels.call.outputs import check_outputs, check_solver_step
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.classes import BINARY
@@ -170,7 +170,6 @@ def theta_logits(theta: Tensor) -> Tensor:
     return theta.logit()
 
 
-@writes("state")
 def update_sample(
     output_logits: Tensor,
     state: Tensor,
@@ -220,11 +219,12 @@ def update_sample(
         >>> update_sample(torch.tensor([2.0]), d, 0.5, choose="mode", noise=d)
         tensor([1.])
     """
+    if out is not None or theta_out is not None:
+        check_outputs("state", locals())
     sending = choose, known, known_mask, seed, generator, noise, draw_noise
     return BINARY.update_sample(output_logits, state, alpha, sending, (out, theta_out), backend)
 
 
-@writes("state", differentiable=False)
 def solver_step(
     output_logits: Tensor,
     state: Tensor,
@@ -300,6 +300,7 @@ def solver_step(
         >>> solver_step(d, d, 0.5, 1.0, beta_1=3.0, choose="mode")
         tensor([5.])
     """
+    check_solver_step("state", locals())
     times, guided = (t, t_next, t_previous), (temperature, unconditional, guidance)
     plan = times, previous, rule, coefficients, beta_1, schedule, *guided
     sending = choose, known, known_mask, seed, generator, noise, draw_noise

@@ -1,8 +1,6 @@
 """The checks of `out=`, `theta_out=` and `predicted_out=`, the tensors that a step writes its results into."""
 
-import functools
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,46 +10,21 @@ from bfn_kernels.solvers import Coefficients
 
 OUTPUTS = ("out", "theta_out", "predicted_out")
 
-Step = TypeVar("Step", bound=Callable)
 
+def check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
+    """Refuses tensors that a step cannot write its results into: its arguments `out`, `theta_out` and `predicted_out`.
 
-def writes(state: str, differentiable: bool = True) -> Callable[[Step], Step]:
-    """Declares that a public function writes into the tensors that it is given as `out`, `theta_out` and
-    `predicted_out`, all of which are keywords.
-
-    The outputs must be like the argument called `state`. They must share no memory with any input, since the function
+    The outputs must be like the argument called `state_name`. They must share no memory with any input, since the step
     may read every input. There are two exceptions: `out` may be the state itself, and `predicted_out` may be the
     argument `previous`.
-    differentiable: False for a solver's step, none of whose arguments has a gradient.
     """
-
-    def decorate(step: Step) -> Step:
-        names = step.__code__.co_varnames
-
-        @functools.wraps(step)
-        def checked(*arguments, **keywords):
-            given = keywords.get
-            written = given("out") is not None or given("theta_out") is not None or given("predicted_out") is not None
-            if written or (not differentiable and torch.is_grad_enabled()):
-                every = dict(zip(names, arguments, strict=False)) | keywords
-                if written:
-                    _check_outputs(state, every)
-                if not differentiable:
-                    checks.no_gradient("no argument of a solver's step has one", **every)
-            return step(*arguments, **keywords)
-
-        return checked  # type: ignore[return-value]
-
-    return decorate
-
-
-def _check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
-    """Refuses outputs that cannot be written to."""
+    outputs = {name: arguments[name] for name in OUTPUTS if arguments.get(name) is not None}
+    if not outputs:
+        return
     tensors, state = _tensors(arguments), arguments.get(state_name)
     if not isinstance(state, Tensor):
         return  # the public function refuses this state
     may_be = {"out": (state_name, "the state"), "predicted_out": ("previous", "the previous prediction")}
-    outputs = {name: arguments[name] for name in OUTPUTS if arguments.get(name) is not None}
     inputs = {name: tensor for name, tensor in tensors.items() if name not in outputs}
     for name, out in outputs.items():
         _check_output(name, out, state, inputs)
@@ -68,6 +41,12 @@ def _check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
                 allowed = f"be {called} itself or " if itself else ""
                 raise ValueError(f"{name} must {allowed}share no memory with any input, but it does with {other}")
         read[name] = written
+
+
+def check_solver_step(state_name: str, arguments: dict[str, Any]) -> None:
+    """Refuses wrong outputs of a solver's step, and arguments that require a gradient."""
+    check_outputs(state_name, arguments)
+    checks.no_gradient("no argument of a solver's step has one", **arguments)
 
 
 def _tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:

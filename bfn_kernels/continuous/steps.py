@@ -9,13 +9,12 @@ from torch import Tensor
 from bfn_kernels import backends, solvers
 from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.keywords import PARAMETRISATIONS, PUBLISHED, Clip, Limits, prediction_scalars
-from bfn_kernels.call.outputs import writes
+from bfn_kernels.call.outputs import check_outputs, check_solver_step
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 from bfn_kernels.solvers import Coefficients
 
 
-@writes("mean")
 def update_sample(
     x: Tensor,
     mean: Tensor,
@@ -79,6 +78,8 @@ def update_sample(
         >>> update_sample(noise_pred, mean, 1.0, 3.0, t=0.5, sigma_1=0.1, noise=torch.zeros(1, 2))
         (tensor([[0.4875, 0.4875]]), 4.0)
     """
+    if out is not None:
+        check_outputs("mean", locals())
     checks.data("mean", mean)
     checks.like("x", x, "mean", mean)
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
@@ -102,7 +103,6 @@ def update_sample(
     return updated, keywords.updated_precision(precision, alpha, mean)
 
 
-@writes("mean", differentiable=False)
 def solver_step(
     prediction: Tensor,
     mean: Tensor,
@@ -173,6 +173,7 @@ def solver_step(
         >>> solver_step(noise_pred, mean, 0.5, 1.0, rule="sde1", sigma_1=0.1, noise=torch.zeros(1, 2))
         tensor([[0.4950, 0.4950]])
     """
+    check_solver_step("mean", locals())
     checks.data("mean", mean)
     checks.like("prediction", prediction, "mean", mean)
     if previous is not None:

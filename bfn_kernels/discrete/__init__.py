@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bfn_kernels import backends
 from bfn_kernels.call import checks, keywords, rows
-from bfn_kernels.call.outputs import writes
+from bfn_kernels.call.outputs import check_outputs, check_solver_step
 from bfn_kernels.call.reduction import hide
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.classes import DISCRETE
@@ -170,7 +170,6 @@ def theta_logits(theta: Tensor) -> Tensor:
     return theta.log()
 
 
-@writes("state")
 def update_sample(
     output_logits: Tensor,
     state: Tensor,
@@ -219,11 +218,12 @@ def update_sample(
         >>> update_sample(torch.tensor([[0.0, 1.0]]), z, 0.5, choose="mode", noise=z)
         tensor([[-0.5000,  0.5000]])
     """
+    if out is not None or theta_out is not None:
+        check_outputs("state", locals())
     sending = choose, known, known_mask, seed, generator, noise, draw_noise
     return DISCRETE.update_sample(output_logits, state, alpha, sending, (out, theta_out), backend)
 
 
-@writes("state", differentiable=False)
 def solver_step(
     output_logits: Tensor,
     state: Tensor,
@@ -299,6 +299,7 @@ def solver_step(
         >>> solver_step(z, z, 0.5, 1.0, beta_1=3.0)
         tensor([[2., 2.]])
     """
+    check_solver_step("state", locals())
     times, guided = (t, t_next, t_previous), (temperature, unconditional, guidance)
     plan = times, previous, rule, coefficients, beta_1, schedule, *guided
     sending = choose, known, known_mask, seed, generator, noise, draw_noise

@@ -7,7 +7,7 @@ from bfn_kernels import backends, solvers
 from bfn_kernels.autograd import needs
 from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
-from bfn_kernels.call.outputs import writes
+from bfn_kernels.call.outputs import check_outputs, check_solver_step
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.discretised.distribution import check_output, component_noises, normal_of
 from bfn_kernels.records import CHOICES, MEAN
@@ -15,7 +15,6 @@ from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 from bfn_kernels.solvers import Coefficients
 
 
-@writes("mean")
 def update_sample(
     pred_mean: Tensor,
     pred_log_std: Tensor | None,
@@ -91,6 +90,8 @@ def update_sample(
         ...               parametrisation="data")
         (tensor([[0.3750]]), 4.0)
     """
+    if out is not None:
+        check_outputs("mean", locals())
     checks.data("mean", mean)
     choice = checks.choice("choose", choose, CHOICES)
     bins = keywords.checked_bins(num_bins, limits)
@@ -117,7 +118,6 @@ def update_sample(
     return updated, keywords.updated_precision(precision, alpha, mean)
 
 
-@writes("mean", differentiable=False)
 def solver_step(
     pred_mean: Tensor,
     pred_log_std: Tensor | None,
@@ -204,6 +204,7 @@ def solver_step(
         ...             parametrisation="data")
         tensor([[0.4500]])
     """
+    check_solver_step("mean", locals())
     checks.data("mean", mean)
     choice = checks.choice("choose", choose, CHOICES)
     schedule = continuous_schedule(sigma_1, schedule)

@@ -18,7 +18,7 @@ from torch import Tensor
 from bfn_kernels import backends, solvers
 from bfn_kernels.call import checks, rows
 from bfn_kernels.call.keywords import choice_noises, drawn_seed, known_values, step_seed
-from bfn_kernels.call.outputs import writes
+from bfn_kernels.call.outputs import check_outputs
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.records import CHOICES, HeadBefore, LinearHead, Noise, Sent, Solver
 from bfn_kernels.schedules import DiscreteSchedule
@@ -28,7 +28,6 @@ from bfn_kernels.vocabulary.shards import ProcessGroup, shard_of
 FIRST = HeadBefore(None, None)  # of a step that reads no step before
 
 
-@writes("state")
 def update_sample(
     state: Tensor,
     hidden: Tensor,
@@ -84,6 +83,8 @@ def update_sample(
         >>> update_sample(z, hidden, weight, None, 0.5, choose="mode", noise=z)
         tensor([[-0.5000,  0.5000]])
     """
+    if out is not None:
+        check_outputs("state", locals())
     sent = Sent(checks.choice("choose", choose, CHOICES), known, known_mask, draw_noise)
     head, of_processes = LinearHead(hidden, weight, bias, flow_scale), (process_group, num_classes)
     step = _Step(state, head, embedding, sent, of_processes, backend, alpha=alpha, noise=noise)
@@ -93,7 +94,6 @@ def update_sample(
     return step(Solver(None, *message), Noise(seed, noise), out)
 
 
-@writes("state")
 def solver_step(
     state: Tensor,
     hidden: Tensor,
@@ -172,6 +172,8 @@ def solver_step(
         >>> solver_step(z, hidden, weight, None, 0.5, 1.0, beta_1=3.0, embedding=torch.tensor([[2.0], [4.0]]))
         (tensor([[2., 2.]]), tensor([[3.]]))
     """
+    if out is not None:
+        check_outputs("state", locals())
     choice = checks.choice("choose", choose, CHOICES)
     if previous is not None and choose != "mean":
         raise ValueError(f'previous must be None with choose="{choose}", since hidden states do not say what was taken')
