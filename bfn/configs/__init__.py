@@ -23,10 +23,10 @@ class ConfigError(ValueError):
 
 @dataclass
 class DataConfig:
-    """A data set reads some of these, as `bfn.data.DATASETS` says; the others must be left as they are."""
+    """`bfn.data.DATASETS` lists the settings that each data set reads. The others must keep their defaults."""
 
     name: str = "digits"  # a name in bfn.data.DATASETS, or module:function
-    folder: str | None = None  # where the files are; text_bpe has a text without
+    folder: str | None = None  # the folder of the files; without it, text_bpe reads a text that Python ships
     file: str = "text8"  # the file's name
     length: int = 64  # characters or tokens in a window
     vocabulary: int = 8000  # entries of the byte-pair vocabulary, which is learned from the text
@@ -38,7 +38,7 @@ class DataConfig:
 class ModelConfig:
     kind: str = "discretised"  # a name in bfn.model.KINDS
     sigma_1: float | None = None  # standard deviation of the input distribution at t = 1 (continuous and discretised)
-    beta_1: float | None = None  # accuracy at t = 1 (discrete); None is final_accuracy(K), as certain as text8's
+    beta_1: float | None = None  # accuracy at t = 1 (discrete); None is final_accuracy(K), as for text8
     schedule: str | None = None  # module:function of your own, which takes the place of sigma_1 or beta_1
     options: dict[str, Any] = field(default_factory=dict)  # whatever that function reads
 
@@ -67,7 +67,7 @@ class TrainConfig:
     learning_rate: float = 1e-3
     beta_2: float = 0.99  # AdamW's second-moment decay; the first is 0.9
     weight_decay: float = 0.01
-    decay_vectors: bool = True  # whether it also shrinks biases and the weights of norms
+    decay_vectors: bool = True  # whether weight decay also shrinks biases and the weights of norms
     warmup_steps: int = 50
     clip_norm: float = 1.0  # the gradient's norm is cut to this
     ema_decay: float = 0.999
@@ -77,7 +77,7 @@ class TrainConfig:
     validate_every: int = 100  # steps from one validation, log row and checkpoint to the next
     patience: int = 10  # validations without a better bound before training stops
     mixed_precision: str = "no"  # "no", "bf16" or, on a GPU, "fp16"
-    compiler: str | None = None  # a backend of torch.compile for the network, as inductor; None does not compile it
+    compiler: str | None = None  # a backend of torch.compile for the network, such as inductor
     cpu: bool = False  # do not use a GPU that is there
 
 
@@ -94,8 +94,8 @@ class SampleConfig:
     count: int = 64
     n_steps: int = 100
     sampler: str = "ancestral"  # a name in SAMPLERS
-    tolerance: float | None = None  # of the error of a step of ode2: how many there are follows, n_steps does not count
-    max_calls: int = 1000  # of the network, which steps of this error may take
+    tolerance: float | None = None  # the largest error of a step of ode2; it decides the number of steps, not n_steps
+    max_calls: int = 1000  # with a tolerance: the most calls of the network in a run
     seed: int = 0
 
 
@@ -167,7 +167,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def read(path: Path) -> Any:
-    """The settings of a YAML file, and those that they do not replace in the shipped file that it names as `base`."""
+    """The settings of a YAML file. If it names a shipped file as `base`, they replace settings of that file."""
     try:
         tree = OmegaConf.load(path)
     except OSError as error:
@@ -208,7 +208,7 @@ def check(config: Config) -> None:
     """Refuse values that have the right type and no meaning."""
     for path, value in flatten(asdict(config)).items():
         key = path.rpartition(".")[2]
-        if ".options." in path:  # a user's own, whatever they are called
+        if ".options." in path:  # options of a user's own function may have any name
             continue
         if key in POSITIVE and value is not None and not value > 0:
             raise ConfigError(f"{path}={value} must be positive")

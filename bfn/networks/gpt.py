@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bfn.networks.layers import Size
 from bfn.networks.transformer import Layer, check_sequence
 
-BASE = 1000  # wavelengths of the position's code rise from 2π to 2π times this
+BASE = 1000  # the wavelengths of the position code rise from 2π to almost 2π·BASE
 
 
 def position_code(length: int, width: int) -> Tensor:
@@ -19,7 +19,8 @@ def position_code(length: int, width: int) -> Tensor:
 
 
 class GPT(nn.Module):
-    """Probabilities [B, L, K] and times [B] -> logits [B, L, K]. The head sees the embedding beside the last layer."""
+    """Probabilities [B, L, K] and times [B] -> logits [B, L, K]. The head takes the output of the last layer and the
+    input of the first one."""
 
     def __init__(self, shape: Size, features: int, outputs: int, *, width: int, depth: int, heads: int, dropout: float):
         super().__init__()
@@ -33,7 +34,7 @@ class GPT(nn.Module):
         self.head = nn.Linear(2 * width, outputs)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                # The sums into the residual stream start smaller the more layers there are.
+                # Weights of layers whose output is added to the residual stream start smaller in a deep network.
                 residual = name.startswith("layers.") and name.endswith((".out", ".mlp.2"))
                 nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * depth) if residual else 0.02)
                 nn.init.zeros_(module.bias)

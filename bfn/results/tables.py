@@ -108,7 +108,7 @@ def samplers(
 def samplers_table(rows: Sequence[Drawn], settings: Config) -> Table:
     numbers = "network calls", "seconds", "told apart by the nearest neighbour"
     columns = (Column(name, justify="right") for name in numbers)
-    table = Table("sampler", *columns, title=f"{settings.data.name}, samples beside as many held-out examples")
+    table = Table("sampler", *columns, title=f"{settings.data.name}, samples compared with as many held-out examples")
     for row in rows:
         table.add_row(row.sampler, str(row.calls), f"{row.seconds:.1f}", f"{row.told_apart:.3f} ± {row.error:.3f}")
     return table

@@ -18,7 +18,7 @@ from bfn.training.run_lock import RunError
 
 # The environment variables in which torchrun and MPI say how many processes they started.
 COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-# The environment variables in which torchrun, and accelerate by it, say how the processes find each other.
+# The environment variables that tell processes how to find each other. torchrun sets them; accelerate starts torchrun.
 GROUP = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 Value = TypeVar("Value")
 
@@ -53,10 +53,10 @@ def start(cpu: bool = False, mixed_precision: str = "no") -> Accelerator:
     the device does not have.
     """
     refuse_lost()
-    # accelerate leaves processes that could have no GPU alone, unless it is told that they are to use the CPU
+    # without a GPU, accelerate joins the processes only if it is told to use the CPU
     cpu = cpu or not torch.accelerator.is_available()
     steps = GradientAccumulationPlugin(num_steps=1)  # else accelerate takes a number from the launcher
-    # The strides of dimensions of size 1 differ, which costs nothing.
+    # The warning is about strides of dimensions of size 1, which cost nothing.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, gradient_accumulation_plugin=steps)
     started = int(os.environ.get("WORLD_SIZE", 1))
@@ -74,7 +74,7 @@ def start(cpu: bool = False, mixed_precision: str = "no") -> Accelerator:
 
 
 def leave() -> None:
-    """Takes leave of the other processes."""
+    """Destroys the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -93,7 +93,7 @@ def is_main() -> bool:
 
 
 def add_up(tensor: Tensor) -> Tensor:
-    """Makes a tensor the sum of those of all processes, of which every process then has the same bits."""
+    """Replaces a tensor, in place, by the sum of the tensors of all processes, with the same bits in each."""
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
@@ -114,8 +114,8 @@ def from_main(value: Value) -> Value:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """What fails in one process fails in all, so that none waits for another in vain: the first one that failed raises
-    its own error, and the others a RunError that repeats it."""
+    """If the body fails in one process, it fails in all, so that no process waits for another. The failed process of
+    the lowest rank raises its own error. Every other process raises a RunError that repeats it."""
     own: Exception | None = None
     try:
         yield
@@ -134,8 +134,8 @@ def together() -> Iterator[None]:
 
 @contextmanager
 def asked_to_stop() -> Iterator[list[int]]:
-    """A list that fills on Ctrl-C or SIGTERM, so that no step is cut in half. A second Ctrl-C acts at once, but SIGTERM
-    may come from a scheduler and, once more, from torchrun."""
+    """A list that Ctrl-C and SIGTERM add a number to, so that no step is cut in half. A second Ctrl-C interrupts at
+    once. A second SIGTERM does not, since a scheduler and torchrun may each send one."""
     asked: list[int] = []
     old: dict[int, Any] = {}
 

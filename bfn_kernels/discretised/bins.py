@@ -65,19 +65,21 @@ def log_bin_prob(index: Tensor, mean: Tensor, std: Tensor, num_bins: int, clip: 
 
 
 def unclipped_total(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """ln(Φ((1−mean)/std) − Φ((−1−mean)/std)), the mass in [−1, 1], and where it is too small to divide by."""
+    """The logarithm of the mass in [−1, 1], ln(Φ((1−mean)/std) − Φ((−1−mean)/std)), and True where the mass is too
+    small to divide by."""
     log_total = log_interval((-1 - mean) / std, (1 - mean) / std, -mean / std, 2 / std)
     return log_total, (log_total < math.log(TINY_TOTAL)) | mean.isinf()  # an infinite mean would give NaN
 
 
 def mean_of_bins(mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor:
-    """Σ p_k c_k of one normal, from its inner edges b_j: (1 − 1/K) − h·Σ Φ((b_j − mean)/std) [derived]."""
+    """Σ p_k c_k of one normal. With `clip` it is (1 − 1/K) − h·Σ Φ((b_j − mean)/std) over the inner edges b_j of the
+    bins [derived]."""
     edges = -1 + 2 / num_bins * torch.arange(1, num_bins, dtype=mean.dtype, device=mean.device)
     last = 1 - 1 / num_bins
     if clip:
         return last - 2 / num_bins * ndtr((edges - mean.unsqueeze(-1)) / std.unsqueeze(-1)).sum(-1)
-    # The result is odd in the mean, and is computed for mean ≥ 0, where no tail is close to 1. Multiplying by the sign,
-    # unlike abs, has a gradient at 0.
+    # The result is odd in the mean, so it is computed for mean ≥ 0. For a mean far below −1 every Φ would be close to
+    # 1, and their differences would lose digits. The sign is a factor, since abs has the gradient 0 at 0.
     sign = torch.where(mean < 0, -1, 1)
     log_total, uniform = unclipped_total(mean, std)
     mean, std = torch.where(uniform, 0.0, sign * mean), torch.where(uniform, 1.0, std)

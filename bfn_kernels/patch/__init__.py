@@ -1,4 +1,4 @@
-"""Code of others on these kernels, without a change in it.
+"""Makes published code use the ops, without a change of its source files.
 
     import model  # of github.com/nnaisense/bayesian-flow-networks
     from bfn_kernels import patch
@@ -19,7 +19,7 @@ from bfn_kernels.patch import bayesian_flow_networks, bfn_solver
 
 
 class Patch(ExitStack):
-    """Methods of others' classes that were replaced, until `undo` or the end of a `with`.
+    """Replaces methods of classes. `undo`, or the end of a `with`, puts the original methods back.
 
     Example:
         >>> class Theirs:
@@ -39,7 +39,7 @@ class Patch(ExitStack):
         Args:
             cls: The class, which is changed.
             name: The name of its method.
-            function: Called as `function(original, self, ...)`, with the method of before and its arguments.
+            function: Called as `function(original, self, ...)`. `original` is the replaced method.
         """
         original = getattr(cls, name)
         self.callback(setattr, cls, name, original)
@@ -51,23 +51,23 @@ class Patch(ExitStack):
         setattr(cls, name, method)
 
     def undo(self) -> None:
-        """Puts the methods of before back."""
+        """Puts the original methods back."""
         self.close()
 
 
 def official(model: ModuleType) -> Patch:
-    """Lets the authors' code (github.com/nnaisense/bayesian-flow-networks) use the ops, for models that were made
-    before too.
+    """Lets the authors' code (github.com/nnaisense/bayesian-flow-networks) use the ops.
 
-    Flows, losses and sampling of every configuration that they ship go through the ops. What the ops do not compute
-    stays theirs: mixtures, data that are turned into classes, Bernoulli outputs of bins, and a loss with
-    `min_loss_variance`. Where they draw ten messages for an n-step loss, its expectation is computed.
+    Models that were made before this call use the ops, too. Flows, losses and sampling of every configuration that they
+    ship go through the ops. Other settings still run their code: for example mixtures, flows with `discretize=True`,
+    losses with `noise_pred=False`, and losses with `min_loss_variance` above 0. Their n-step loss is an estimate from
+    draws. The ops compute its expectation.
 
     Args:
         model: Their module `model`.
 
     Returns:
-        What undoes it, by `undo` or at the end of a `with`.
+        The patch. Its method `undo`, or the end of a `with`, puts their methods back.
 
     Raises:
         AttributeError: If a class or a method is missing, so that this is another module. Nothing is changed then.
@@ -84,16 +84,16 @@ def official(model: ModuleType) -> Patch:
 def solver(module: ModuleType) -> Patch:
     """Lets the samplers of BFN-Solver (github.com/ML-GSAI/BFN-Solver, arXiv 2404.15766) use the ops likewise.
 
-    Every step of their algorithms is a `solver_step`, with one-hot samples in the place of probabilities where they say
-    `cate_samp`. What makes no step stays theirs: the last calls of the network with `last_drop` or `addi_step`, and
-    `sde_euler` of text, which returns the logits in the place of the next state. Noise comes from seeds of torch's
-    default generator, so that a run draws other samples of the same distribution than theirs.
+    Every step of their algorithms is a `solver_step`. With `cate_samp=True`, it sends one-hot samples instead of
+    probabilities. Two things still run their code: the last call with `last_drop` or `addi_step`, which makes no step,
+    and `sde_euler` of text, which returns logits instead of the next state. Noise comes from seeds that torch's default
+    generator draws. So a run draws other samples than their code, from the same distribution.
 
     Args:
         module: Their `bfnsolver_i` or `bfnsolver_t`, or one that imports a solver from there.
 
     Returns:
-        What undoes it, by `undo` or at the end of a `with`.
+        The patch. Its method `undo`, or the end of a `with`, puts their methods back.
 
     Raises:
         AttributeError: If there is neither of their classes, or a method is missing. Nothing is changed then.
@@ -113,7 +113,7 @@ def replaced(module: ModuleType, functions: dict[tuple[str, str], Callable[..., 
 
     Args:
         module: The module of the classes.
-        functions: The function for each name of a class and name of its method; `Patch.replace` says how it is called.
+        functions: Maps a pair, the names of a class and of its method, to a function as in `Patch.replace`.
 
     Returns:
         The patch.

@@ -19,7 +19,8 @@ def flat(output: Tensor) -> Tensor:
 
 
 def of_rows(t: Tensor) -> Tensor:
-    """Their times, one for each variable, as one for each row, if they are equal. On a GPU, to look is to wait."""
+    """Their code passes a time for each variable. Returns one time for each row if the times of each row are equal. On
+    a GPU the times are returned unchanged, since reading them would wait."""
     t = t.flatten(1).float()
     return t[:, 0] if checks.shows(t) and t.shape[1] > 0 and bool((t == t[:, :1]).all()) else t
 
@@ -33,8 +34,8 @@ def beta_1(flow: Any) -> float:
 
 
 def normal_settings(loss: Any, name: str = "") -> Settings | None:
-    """The op of this name for a loss of theirs for continuous data, as its family and its keyword arguments; None if
-    there is none."""
+    """For a loss of theirs for continuous data: the family whose op of this name computes the loss, and the op's
+    keyword arguments. None if no op computes the loss."""
     if not loss.noise_pred or loss.min_loss_variance > 0:
         return None
     outer, std = loss.distribution_factory, sigma_1(loss.bayesian_flow)
@@ -42,7 +43,7 @@ def normal_settings(loss: Any, name: str = "") -> Settings | None:
     match type(inner).__name__:
         case "DeltaFactory" if inner.clip_range > 0:
             if name == "reconstruction_loss":
-                sixteen = loss.bayesian_flow.min_variance == 1e-3  # theirs knows its two experiments by this
+                sixteen = loss.bayesian_flow.min_variance == 1e-3  # as in their experiment with 16 bins
                 of |= {"num_bins": 16 if sixteen else 256, "std": (0.7 if sixteen else 1) * std}
             clip = -inner.clip_range, inner.clip_range
             return continuous, of | {"limits": Limits(t_min=outer.min_t), "clip": clip}
@@ -53,13 +54,14 @@ def normal_settings(loss: Any, name: str = "") -> Settings | None:
 
 
 def is_plain(loss: Any) -> bool:
-    """Whether a loss of theirs for classes is of logits, one of two classes, or K."""
+    """Whether the ops compute a loss of theirs for classes: the network must return one logit for two classes, or K
+    logits."""
     names = {"BernoulliFactory": loss.K == 2, "CategoricalFactory": loss.K > 2}
     return not loss.bayesian_flow.discretize and names.get(type(loss.distribution_factory).__name__, False)
 
 
 def class_settings(loss: Any, name: str) -> Settings | None:
-    """The same of a loss of theirs for classes, with their receiver."""
+    """As `normal_settings`, for a loss for classes. L_n has the factorised receiver, as in their code."""
     if not is_plain(loss):
         return None
     of: dict[str, Any] = {} if name == "reconstruction_loss" else {"beta_1": beta_1(loss.bayesian_flow)}
@@ -115,7 +117,7 @@ def sample(original: Any, self: Any, data_shape: tuple[int, ...], n_steps: int) 
     model = as_module(self)
     if model is None:
         return original(self, data_shape, n_steps)
-    # A CUDA graph would record what this network does in one step, and it may do more than compute.
+    # No CUDA graph: a graph repeats only the kernels of one step, and this network may do more than launch kernels.
     drawn = samplers.sample(model, tuple(data_shape), n_steps, device=next(self.parameters()).device, capture=False)
     return drawn.float() if isinstance(model, nn.Binary) else drawn  # as theirs are
 

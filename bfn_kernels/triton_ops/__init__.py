@@ -8,8 +8,8 @@ from bfn_kernels.operators import NATIVE, TRITON, Library, Operator
 
 
 def implement(family: str, operator: Operator) -> Callable:
-    """The function of an operator in the family's `triton.py`, which has the operator's name. Triton is imported with
-    that module."""
+    """Returns the function that computes an operator and has its name, in the family's `triton.py` or in `common.py`
+    here. The import of this module imports Triton."""
     module = f"{__package__}.common" if family == "common" else f"{NATIVE}.{family}.triton"
     return getattr(importlib.import_module(module), operator.name)
 

@@ -8,8 +8,9 @@ add y to its logits: logits = hidden·Wᵀ + bias + flow_scale·y. A loss recomp
 `flow_embedding` was given. A sampler's step reads y from the state.
 
 Memory: an op allocates its results, a few numbers for each token, and one tile of logits (some tokens by some classes)
-of 1 MiB on a CPU and 64 MiB on a GPU. On a CPU, a loss with d ≥ 128 that is reduced to a scalar computes its gradients
-in the forward pass. Its tile then has the size of the weight, in addition to the gradients.
+of 1 MiB on a CPU and 64 MiB on a GPU. On a CPU, L∞ and the reconstruction loss compute
+their gradients in the forward pass if d ≥ 128 and the loss is reduced to a scalar. Its tile then has the size of the
+weight, in addition to the gradients.
 
 The matrix products are torch's, in the type of the arithmetic. Triton has kernels for products of vectors of 16 bits
 (docs/gpu.md).
@@ -76,7 +77,7 @@ def flow_embedding(
         seed: An int, or an int64 tensor of one element, that determines the noise of the flow.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
         noise: Standard normals `[B, ..., K]` to use instead of a seed.
-        process_group: The processes that share the classes; see the module. None for a single process.
+        process_group: The processes that share the classes; see above. None for a single process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
@@ -137,7 +138,7 @@ def continuous_time_loss(
         mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
             leading dimensions. On a CPU, variables that the mask leaves out take no time.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
-        process_group: The processes that share the classes; see the module. None for a single process.
+        process_group: The processes that share the classes; see above. None for a single process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
@@ -210,7 +211,7 @@ def discrete_time_loss(
         seed: An int, or an int64 tensor of one element, that determines the draws.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
         noise: Standard normals `[n_samples, B, ..., K]` to use instead of a seed.
-        process_group: The processes that share the classes; see the module. None for a single process.
+        process_group: The processes that share the classes; see above. None for a single process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
@@ -272,7 +273,7 @@ def reconstruction_loss(
         mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
             leading dimensions. On a CPU, variables that the mask leaves out take no time.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
-        process_group: The processes that share the classes; see the module. None for a single process.
+        process_group: The processes that share the classes; see above. None for a single process.
         num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 

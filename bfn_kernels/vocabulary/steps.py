@@ -1,13 +1,17 @@
-"""Sampling with a large vocabulary: the steps of samplers, straight from the hidden states of which a linear head makes
-logits. Nothing but the state has K numbers for each token.
+"""Steps of samplers for a large vocabulary. A step takes hidden states, of which a linear head computes the logits, one
+tile at a time. Only the state has K numbers for each token.
 
-Tensors may be of any of the types; arithmetic is in float32 (float64 if one has it). Memory is that of the losses.
-Nothing is differentiable. Where processes share the classes, `weight`, `bias`, `embedding`, `state` and `out` are the
-part of this process. All other arguments are the same in each process, explicit noise `[B, ..., num_classes]` too, and
-so is what the network sees next.
+Tensors may have any of the types. The arithmetic is in float32, or in float64 if a tensor has this type. A step
+allocates its results, a tile of logits, and two numbers for each token and tile (docs/contracts.md). Nothing is
+differentiable.
 
-Temperature and guidance act on hidden, bias and flow_scale, since logits are linear in them: pass hidden/T, bias/T and
-flow_scale/T, or (1 + w)·hidden − w·unconditional and the same of flow_scale.
+If processes share the classes, each process passes only its own classes of `weight`, `bias`, `embedding`, `state`,
+`previous_state` and `out`. All other arguments are equal in all processes. Explicit noise has all classes, `[B, ...,
+num_classes]`. The embedding that a step returns is equal in all processes.
+
+Logits are linear in hidden, bias and flow_scale. So for a temperature T, pass hidden/T, bias/T and flow_scale/T. For
+guidance with weight w, pass (1 + w)·hidden − w·h, where h are the hidden states without the condition, and combine the
+two flow_scales in the same way. The bias stays.
 """
 
 from collections.abc import Sequence
@@ -25,7 +29,7 @@ from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 from bfn_kernels.vocabulary.shards import ProcessGroup, shard_of
 
-FIRST = HeadBefore(None, None)  # of a step that reads no step before
+FIRST = HeadBefore(None, None)  # for a step that does not use the step before
 
 
 def update_sample(
@@ -63,15 +67,16 @@ def update_sample(
         flow_scale: The factor by which the logits follow the state, `[B, ...]`. Without it they do not.
         choose: What is sent: a "sample" of the output distribution, its "mode", or its "mean".
         known: Classes `[B, ...]` that are sent instead where known_mask is True.
-        known_mask: bool, True where `known` is sent. Broadcastable to the tokens, or of their leading dimensions.
+        known_mask: bool, True where `known` is sent. It broadcasts to `[B, ...]`, or has its leading dimensions.
         embedding: Another weight, `[K, d']`. With it the embedding of the new state is returned, too.
         out: A tensor like the state that receives the new state. It may be the state itself.
-        seed: An int, or an int64 tensor of one element, that determines the noise of the message, and the class.
+        seed: An int, or an int64 tensor of one element, that determines the noise of the message and, with
+            choose="sample", the class.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
         noise: Standard normals `[B, ..., K]` of the message, to use instead of the seed.
         draw_noise: Uniforms `[B, ...]` that draw the class, to use instead of the seed.
-        process_group: The processes that share the classes; see the module. None for a single process.
-        num_classes: K, the number of classes of all processes together. Only with process_group.
+        process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for a single
+        process. num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
@@ -149,15 +154,16 @@ def solver_step(
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
         choose: What is sent: the "mean" of the output distribution, a "sample" of it, or its "mode".
         known: Classes `[B, ...]` that are sent instead where known_mask is True.
-        known_mask: bool, True where `known` is sent. Broadcastable to the tokens, or of their leading dimensions.
+        known_mask: bool, True where `known` is sent. It broadcasts to `[B, ...]`, or has its leading dimensions.
         embedding: Another weight, `[K, d']`. With it the embedding of the new state is returned, too.
         out: A tensor like the state that receives the new state. It may be the state itself.
-        seed: An int, or an int64 tensor of one element, that determines the noise of the step, and the class.
+        seed: An int, or an int64 tensor of one element, that determines the noise of the step and, with
+            choose="sample", the class.
         generator: Draws the seed. Without seed and generator, torch's default generator does.
         noise: Standard normals `[B, ..., K]` of the step, to use instead of the seed.
         draw_noise: Uniforms `[B, ...]` that draw the class, to use instead of the seed.
-        process_group: The processes that share the classes; see the module. None for a single process.
-        num_classes: K, the number of classes of all processes together. Only with process_group.
+        process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for a single
+        process. num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
@@ -209,8 +215,8 @@ def mode(
         bias: The bias of the head, `[K]`, or None.
         flow_scale: The factor by which the logits follow the state, `[B, ...]`, or None.
         state: The logits of the input distribution, `[B, ..., K]`. Only with flow_scale.
-        process_group: The processes that share the classes; see the module. None for a single process.
-        num_classes: K, the number of classes of all processes together. Only with process_group.
+        process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for a single
+        process. num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
@@ -285,7 +291,7 @@ class _Step:
 
 
 def check_head(name: str, like: Tensor, shape: torch.Size, head: LinearHead) -> None:
-    """Refuses a head that does not fit tokens of this shape, which is the shape of the argument `name`."""
+    """Refuses a head that does not fit tokens of this shape. `name` is the argument that gave the shape."""
     hidden, weight, bias, flow_scale = head
     checks.weight("weight", weight)
     checks.same_device("weight", weight, name, like)
@@ -297,7 +303,7 @@ def check_head(name: str, like: Tensor, shape: torch.Size, head: LinearHead) -> 
 
 
 def _check_followed(like: Tensor, shape: Sequence[int], **pair: Tensor | None) -> None:
-    """Refuses a factor of a state without the state, or the state without the factor, or one of another shape."""
+    """Refuses a factor without its state, a state without its factor, and wrong shapes of the two."""
     (scale_name, scale), (name, state) = pair.items()
     if (scale is None) != (state is None):
         raise ValueError(f"{scale_name} and {name} must be given together")

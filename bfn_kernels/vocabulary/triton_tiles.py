@@ -1,10 +1,12 @@
-"""Tiles of large vocabularies in Triton, the counterpart of csrc/cpu/vocabulary.cpp: what is done with the numbers
-of some tokens by some classes between two matrix products, and the noise in them.
+"""Kernels for tiles of large vocabularies in Triton, the counterpart of csrc/cpu/vocabulary.cpp. A tile has a number
+for each of some tokens and each of some classes. The kernels compute what lies between two matrix products, and make
+noise.
 
-An operator is given the numbers that csrc/ops/vocabulary.h names, side by side. A program has some tokens, and goes
-through their rows of the tile a part at a time. Parts start at classes that are multiples of 4, as noise comes in
-groups, so that the first may begin before the tile. Noise that is needed twice and does not fit in the registers is
-made twice, which takes less time than to write it and read it again.
+csrc/ops/vocabulary.h explains the arguments of an operator. `draws_tile` and `draw_slopes_tile` have no struct there. A
+program has some tokens, and goes through their rows of the tile a part at a time. Noise comes in groups of four
+classes. So in kernels that make noise, parts start at classes that are multiples of 4, and the first part may start
+before the tile. Noise that is needed twice and does not fit in the registers is made twice, which takes less time than
+to write it and read it again.
 """
 
 import triton
@@ -32,8 +34,8 @@ def _launch(kernel, tile: Tensor, *arguments, first: int, **constants) -> None:
 
 @triton.jit
 def _part(tile, rows, place, count, TILE: tl.constexpr):
-    """Of a tile of `count` classes, the pointers to the numbers of rows from a place on, which may lie before the
-    first, and whether each one exists."""
+    """Returns pointers to TILE numbers of each row, from the column `place` of a tile on, and whether each number
+    exists. The tile has `count` columns. `place` may be negative."""
     k = (place + tl.arange(0, TILE))[None, :]
     return tile + (rows[0] * count + (rows[1][:, None] * count + k)), rows[2][:, None] & (k >= 0) & (k < count)
 
@@ -52,25 +54,26 @@ def of_rows(values, rows):
 
 @triton.jit
 def _of_records(values, rows, WIDTH: tl.constexpr, PLACE: tl.constexpr):
-    """One of WIDTH numbers that each row has, in a column."""
+    """The number at PLACE of the WIDTH numbers that each row has, shaped [ROWS, 1]."""
     return tl.load(values + (rows[0] + rows[1]) * WIDTH + PLACE, mask=rows[2], other=0)[:, None]
 
 
 @triton.jit
 def sent_to(sent, rows):
-    """What `messages` takes, of some rows: x of each, its row among those with noise, and the scalars β and √(Kβ)."""
+    """Loads the argument `sent` of `messages` for some tokens: the class x, the row whose noise the token gets, and the
+    scalars β and √(Kβ)."""
     return of_rows(sent[0], rows), of_rows(sent[1], rows), of_rows(sent[2], rows), of_rows(sent[3], rows)
 
 
 @triton.jit
 def place_of(x, first):
-    """The place of class x behind the first one, in 32 bits, as comparisons of 64 take twice as long."""
+    """x − first, the column of class x. It has 32 bits, since comparisons of 64-bit numbers take twice as long."""
     return (x - first).to(tl.int32)
 
 
 @triton.jit
 def messages(sent, seed, first, num_classes, STREAM: tl.constexpr, draw, TILE: tl.constexpr, T: tl.constexpr):
-    """The messages y to some tokens about the classes from `first` on, a multiple of 4 (185)."""
+    """The messages y (185) of some tokens, for the TILE classes from `first` on. `first` must be a multiple of 4."""
     x, row, beta, spread = sent
     group = row[:, None] * ((num_classes + 3) // 4) + (first // 4 + tl.arange(0, TILE // 4))[None, :]
     eps = normals(seed, group, STREAM, draw, T)
@@ -79,8 +82,8 @@ def messages(sent, seed, first, num_classes, STREAM: tl.constexpr, draw, TILE: t
 
 @triton.jit
 def sums_of_others(others, T: tl.constexpr):
-    """`Sums` of vocabulary/sums.py of a part: t, and the sums of e and e² over the classes but x, whose logit is −∞,
-    and one with the logit t."""
+    """t and the two sums of `Sums` (vocabulary/sums.py) for a part. The sums leave out x, whose logit in `others` must
+    be −∞, and one class with the logit t."""
     top = tl.maximum(tl.max(others, 1), LEAST)
     e = exp_difference(others, top[:, None])
     below = tl.where(e == 1.0, 0.0, e)
@@ -91,8 +94,8 @@ def sums_of_others(others, T: tl.constexpr):
 
 @triton.jit
 def joined(one, other, T: tl.constexpr):
-    """`Sums` of two parts together. In float32 the exponential of a rounded difference serves: it is off by most where
-    it adds least."""
+    """Joins the `Sums` of two parts. In float32 the difference of the two t is rounded before the exponential. The
+    error is largest where the difference is large, and there the exponential is small."""
     top = tl.maximum(one[0], other[0])
     by_one, by_other = exp((one[0] - top).to(T)), exp((other[0] - top).to(T))
     less = tl.minimum(by_one, by_other).to(tl.float64)  # what the smaller t adds
@@ -108,8 +111,8 @@ def load_sums(at, there):
 
 @triton.jit
 def store_sums(at, z_x, sums, there):
-    """Adds z_x, which is 0 where x is none of the classes, and puts the sums in the place of those that they have
-    been joined with."""
+    """Adds z_x to the stored z_x, and overwrites the stored sums, which `sums` already includes. z_x is 0 if x is not
+    in the tile."""
     tl.store(at, tl.load(at, mask=there) + z_x.to(tl.float64), mask=there)
     tl.store(at + 1, sums[0], mask=there)
     tl.store(at + 2, sums[1], mask=there)
@@ -220,7 +223,8 @@ def _draws_tile(
     sent, seed, num_classes, sums, to_next_draw, draws, logits, first, count, tokens,
     ROWS: tl.constexpr, TILE: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """Adds z + y of each draw to its sums. What z are below the largest is added to y, which may be small."""
+    """For each draw, adds z + y of the classes to the sums of the draw, with y_x in the place of z_x. The largest z is
+    subtracted from z before y is added, so that a small y keeps its digits."""
     rows, seed = block_of(tokens, ROWS), tl.load(seed)
     sent = sent_to(sent, rows)
     x = place_of(sent[0], first)
@@ -251,7 +255,7 @@ def draw_slopes_tile(
 
 @triton.jit
 def _less(log_p, growth):
-    """p − p·exp(growth), whose parts may be close to each other, or out of range in the product."""
+    """p − p·exp(growth), without cancellation if growth is near 0, and without overflow if it is large."""
     p, grows = exp(log_p), growth > 1.0
     beyond = p - exp(tl.where(grows, log_p + growth, 0.0))
     return tl.where(grows, beyond, -p * expm1(tl.where(grows, 0.0, growth)))

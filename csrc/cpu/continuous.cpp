@@ -8,7 +8,7 @@
 namespace bfn {
 namespace {
 
-// Reads the data that a network predicts through the noise.
+// For a network that predicts the noise: reads the prediction, and computes the data from it (84).
 template <class T>
 struct PredictionBlock {
   T buffers[4][kBlock];
@@ -28,7 +28,7 @@ struct PredictionBlock {
   T x_hat(int64_t i) const { return predict(prediction[i], mean[i], mean_scales[i], noise_scales[i]); }
 };
 
-// Reads the data that a network predicts directly.
+// For a network that predicts the data: reads the prediction.
 template <class T>
 struct DataBlock {
   T buffer[kBlock];

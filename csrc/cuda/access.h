@@ -113,7 +113,7 @@ struct Dense {
       for (int j = 0; j < kCount; ++j) on[j] = (words[j / 4] >> (8 * (j % 4)) & 255) != 0;
     }
   }
-  // Calls f(j, x) for each class, an integer of the view's own type.
+  // Calls f(j, x) for each variable j of the pack. x is its class, an integer of the type of the view.
   template <class F>
   __device__ void each_class(const View& view, F&& f) const {
     if (view.dtype == DType::kInt64) return each_of<int64_t>(view, f);
@@ -170,6 +170,7 @@ struct RowMap {
 };
 
 // Calls f(at) for the packs of [begin, end) that thread `rank` of `size` handles. `begin` is a multiple of At::kCount.
+// The variables behind the last whole pack come one by one, as At::One.
 template <class At, class F>
 __device__ void for_packs(int64_t begin, int64_t end, int64_t rank, int64_t size, const RowMap& rows, F&& f) {
   int64_t start = begin + rank * At::kCount;
@@ -290,8 +291,8 @@ void with_access(const Layout& layout, F&& f) {
   f(Tag<General<T>>{});
 }
 
-// Calls f(Tag<At>) with the access for data of one type and network outputs of the same or a narrower type. Outputs are
-// narrower than the data under autocast.
+// Calls f(Tag<At>) with the access for data of one type and network outputs of the same or a narrower type. Under
+// autocast the outputs have a narrower type than the data.
 template <class T, class F>
 void with_network_access(const Layout& layout, F&& f) {
   if constexpr (sizeof(T) == sizeof(float)) {

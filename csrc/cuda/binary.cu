@@ -43,7 +43,8 @@ __device__ T sent_by(T z, T uniform) {
   return z == z ? sent : kNaN<T>;
 }
 
-// Extrapolates signs, or 2p - 1, as a solver's step does.
+// Extrapolates signs, or 2p - 1. The step's prediction is stored as probabilities, so the numbers are turned into
+// probabilities and back.
 template <class At, class T, int kCount>
 __device__ __forceinline__ void extrapolate_signs(const At& at, const Solver& op, T (&sent)[kCount]) {
 #pragma unroll

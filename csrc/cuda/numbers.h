@@ -9,8 +9,8 @@
 
 namespace bfn {
 
-// Divides numbers below 2^63 by a multiplication and a shift (Granlund and Montgomery 1994). If the divisor is 0, the
-// quotient is 0.
+// Divides numbers below 2^63. It uses a multiplication and a shift (Granlund and Montgomery 1994). If the divisor is 0,
+// the quotient is 0.
 struct Divisor {
   uint64_t factor = 0;
   uint32_t shift = 0, any = 0;
@@ -76,8 +76,8 @@ __device__ T read(const View& view, int64_t index, T missing = T(0)) {
   return view ? read_any<T>(view, index) : missing;
 }
 
-// Like `read`, for row scalars of rows of classes. It makes no function call in the usual case: the numbers are of type
-// T, and one belongs to each row or to each `size[1]` rows.
+// Like `read`, for a view that has one number for each row of classes. It makes no function call in the usual case: the
+// numbers are of type T, and one belongs to each row or to each `size[1]` rows.
 template <class T>
 __device__ __forceinline__ T read_row(const View& view, int64_t row, T missing = T(0)) {
   const T* data = static_cast<const T*>(view.data);
@@ -117,8 +117,8 @@ __device__ __forceinline__ void write_row(const View& view, int64_t row, T x) {
   }
 }
 
-// A type of `kBytes` bytes that the compiler reads and writes at once. It would write the elements of an array one by
-// one.
+// A type of `kBytes` bytes, which the compiler reads and writes with one instruction. The compiler would write an array
+// one element at a time.
 template <size_t kBytes>
 struct Together;
 template <>
@@ -144,7 +144,7 @@ template <class S, int kCount>
 __device__ __forceinline__ void store_together(S* to, const S (&x)[kCount]) {
   typename Together<sizeof(x)>::type all;
   std::memcpy(&all, x, sizeof(x));
-  __stwb(reinterpret_cast<decltype(all)*>(to), all);  // the compiler splits an assignment inside a branch
+  __stwb(reinterpret_cast<decltype(all)*>(to), all);  // not `=`, which the compiler splits inside a branch
 }
 
 template <class S, int kCount>
