@@ -75,8 +75,8 @@ def update_sample(
         generator: Draws the seed. Without seed and generator, torch's default generator does.
         noise: Standard normals `[B, ..., K]` of the message, to use instead of the seed.
         draw_noise: Uniforms `[B, ...]` that draw the class, to use instead of the seed.
-        process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for a single
-        process. num_classes: K, the number of classes of all processes together. Only with process_group.
+        process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
+        num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
@@ -162,8 +162,8 @@ def solver_step(
         generator: Draws the seed. Without seed and generator, torch's default generator does.
         noise: Standard normals `[B, ..., K]` of the step, to use instead of the seed.
         draw_noise: Uniforms `[B, ...]` that draw the class, to use instead of the seed.
-        process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for a single
-        process. num_classes: K, the number of classes of all processes together. Only with process_group.
+        process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
+        num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
@@ -215,8 +215,8 @@ def mode(
         bias: The bias of the head, `[K]`, or None.
         flow_scale: The factor by which the logits follow the state, `[B, ...]`, or None.
         state: The logits of the input distribution, `[B, ..., K]`. Only with flow_scale.
-        process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for a single
-        process. num_classes: K, the number of classes of all processes together. Only with process_group.
+        process_group: The processes that share the classes; see `help(bfn_kernels.vocabulary)`. None for one process.
+        num_classes: K, the number of classes of all processes together. Only with process_group.
         backend: A name of `backends.BACKENDS`; None chooses the fastest one.
 
     Returns:
