@@ -1,7 +1,6 @@
 """The losses of continuous data. The functions are public in `bfn_kernels.continuous`."""
 
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -182,8 +181,7 @@ def reconstruction_loss(
     )
     if std is not None:
         variance = checks.number("std", std, *keywords.STD_RANGE) ** 2
-        given = SimpleNamespace(gamma=lambda t: (1 - variance, torch.full_like(t, variance)))
-        normal = rows.scalars(library, of_normal, 1.0, x, dtype, given)
+        normal = rows.scalars(library, of_normal, 1.0, x, dtype, _ConstantVariance(variance))
     network = mean, mean_scale, noise_scale, low, high
     if num_bins is None:
         return library.continuous.squared_loss(x, prediction, *network, *normal, *to)
@@ -192,6 +190,16 @@ def reconstruction_loss(
     # x̂ has the type of its prediction, and is no result that should be rounded
     x_hat = library.continuous.predict_data(prediction.to(dtype), *network)
     return keywords.bin_loss(library, x, (x_hat, normal[0], None), num_bins, True, to)
+
+
+class _ConstantVariance(NamedTuple):
+    """Takes the place of a schedule if the variance of a normal is given. (torch.compile traces no SimpleNamespace.)"""
+
+    variance: float
+
+    def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        variance = torch.full_like(t, self.variance)
+        return 1 - variance, variance
 
 
 def _check_loss(

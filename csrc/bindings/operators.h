@@ -5,6 +5,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <cstddef>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -51,6 +52,7 @@ using FieldsOf = decltype(fields_of(std::declval<const std::remove_cvref_t<P>&>(
 template <class P, class... F>
 P taken(StableIValue*& next, const StableIValue* end, Type<std::tuple<F...>>) {
   if (next == end) return P{};
+  if (end - next < static_cast<std::ptrdiff_t>(sizeof...(F))) throw std::runtime_error("too few arguments");
   return P{torch::stable::detail::to<std::remove_cvref_t<F>>(*next++)...};
 }
 
@@ -76,6 +78,7 @@ void boxed(StableIValue* stack, uint64_t num_arguments, uint64_t num_results) {
       StableIValue* next = stack;
       const std::tuple<std::remove_cvref_t<P>...> parameters{
           taken<std::remove_cvref_t<P>>(next, stack + num_arguments, Type<FieldsOf<P>>())...};
+      if (next != stack + num_arguments) throw std::runtime_error("too many arguments");
       if constexpr (std::is_void_v<R>) {
         std::apply(f, parameters);
       } else {
