@@ -2,7 +2,6 @@
 without."""
 
 import functools
-import os
 import platform
 import shutil
 from pathlib import Path
@@ -37,8 +36,6 @@ SANITIZERS = {
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"],
     "thread": ["-fsanitize=thread"],
 }
-# The library of operators that this process loads, if it is another than it would build: one that a sanitizer watches.
-GIVEN = os.environ.get("CUDA_ON_HOST")
 
 
 def _watched(sources: list[Path], sanitizer: str) -> list[Path]:
@@ -86,4 +83,4 @@ def load() -> None:
     """Loads the kernels of the backend that `register` made; they are compiled if a source has changed."""
     import torch
 
-    torch.ops.load_library(GIVEN or operators())
+    torch.ops.load_library(operators())

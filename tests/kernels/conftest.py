@@ -5,7 +5,6 @@ import importlib
 import importlib.util
 import os
 
-import cuda_on_host
 import cuda_ptx
 import pytest
 import torch
@@ -73,7 +72,7 @@ def pytest_collection_modifyitems(config, items):
         name = f"{PTX}_ptx" if PTX else "triton"
         keep = [i for i in items if name in i.nodeid and shows_something_new(i) and not is_shared(i)]
     else:
-        there = cuda_ptx.missing() is None and not cuda_on_host.GIVEN
+        there = cuda_ptx.missing() is None
         keep = [i for i in items if not is_shared(i) and not (there and run_as_ptx(i))]
     kept = set(keep)
     config.hook.pytest_deselected(items=[i for i in items if i not in kept])
