@@ -1,5 +1,5 @@
-"""Builds csrc/cuda with the host compiler and the shim: as operators for the tests of the kernels, and as a program
-that runs under sanitizers."""
+"""Builds csrc/cuda with the host compiler and the shim, as operators for the tests of the kernels, with sanitizers or
+without."""
 
 import functools
 import platform
@@ -32,32 +32,40 @@ def _fused() -> list[str]:
     return [] if torch.backends.cpu.get_cpu_capability() == "DEFAULT" else ["-mfma", "-ffp-contract=fast"]
 
 
-def operators() -> Path:
-    """A library that defines the operators of NAMESPACE by CUDA's kernels."""
-    from torch.utils.cpp_extension import include_paths, library_paths
-
-    torch_flags = [*COMPILE, *(f"-isystem{path}" for path in include_paths())]
-    torch_flags += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-O1"]
-    sources: dict = dict.fromkeys(compiled.bindings(), torch_flags)
-    sources[ROOT / "csrc" / "cpu" / "pages.cpp"] = [*COMPILE, "-O1"]
-    sources |= {kernel: [*COMPILE, "-O2", *_fused()] for kernel in compiled.KERNELS} | {SHIM: [*COMPILE, "-O2"]}
-    link = ["-shared", *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
-    return compiled.linked("libcuda_on_host", compiled.objects("cuda_on_host", sources), link)
-
-
 SANITIZERS = {
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"],
     "thread": ["-fsanitize=thread"],
 }
 
 
-def program(name: str, sanitizer: str) -> Path:
-    """`driver.cpp` or `bugs.cpp`, with all kernels, under sanitizers. These are told of the fibers by the shim, which
-    they do not look at."""
+def _watched(sources: list[Path], sanitizer: str) -> list[Path]:
+    """The objects of these sources under a sanitizer, which is told of the fibers by the shim and does not look at
+    it."""
     flags = [*COMPILE, "-g1", "-O1", *SANITIZERS[sanitizer]]
-    sources = dict.fromkeys([HERE / f"{name}.cpp", *(compiled.KERNELS if name == "driver" else [])], flags)
-    sources[SHIM] = [*COMPILE, "-O2", "-DSHIM_ASAN" if sanitizer == "address" else "-DSHIM_TSAN"]
-    return compiled.linked(f"{name}.{sanitizer}", compiled.objects(sanitizer, sources), SANITIZERS[sanitizer])
+    shim = [*COMPILE, "-O2", "-DSHIM_ASAN" if sanitizer == "address" else "-DSHIM_TSAN"]
+    return compiled.objects(sanitizer, dict.fromkeys(sources, flags) | {SHIM: shim})
+
+
+def operators(sanitizer: str | None = None) -> Path:
+    """A library that defines the operators of NAMESPACE by CUDA's kernels, which a sanitizer may watch."""
+    from torch.utils.cpp_extension import include_paths, library_paths
+
+    torch_flags = [*COMPILE, *(f"-isystem{path}" for path in include_paths())]
+    torch_flags += [f"-DBFN_NAMESPACE={NAMESPACE}", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-O1"]
+    sources: dict = dict.fromkeys(compiled.bindings(), torch_flags)
+    sources[ROOT / "csrc" / "cpu" / "pages.cpp"] = [*COMPILE, "-O1"]
+    link = ["-shared", *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
+    if sanitizer:
+        # the kernels come first: of an inline function that others have too, the linker takes the first
+        parts = [*_watched(compiled.KERNELS, sanitizer), *compiled.objects("cuda_on_host", sources)]
+        return compiled.linked(f"libcuda_on_host.{sanitizer}", parts, [*link, *SANITIZERS[sanitizer]])
+    sources |= {kernel: [*COMPILE, "-O2", *_fused()] for kernel in compiled.KERNELS} | {SHIM: [*COMPILE, "-O2"]}
+    return compiled.linked("libcuda_on_host", compiled.objects("cuda_on_host", sources), link)
+
+
+def bugs(sanitizer: str) -> Path:
+    """The program of `bugs.cpp` under a sanitizer."""
+    return compiled.linked(f"bugs.{sanitizer}", _watched([HERE / "bugs.cpp"], sanitizer), SANITIZERS[sanitizer])
 
 
 def register() -> None:

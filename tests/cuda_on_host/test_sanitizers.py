@@ -1,12 +1,13 @@
 """Every CUDA kernel on the host under ASan, UBSan and TSan; kernels with a bug each show that they find one."""
 
 import os
-import re
 import subprocess
+import sys
 
 import compiled
 import cuda_on_host
 import pytest
+from fuzz import sanitized
 
 pytestmark = pytest.mark.skipif(cuda_on_host.missing() is not None, reason=str(cuda_on_host.missing()))
 
@@ -22,44 +23,33 @@ BUGS = [  # the kernel, who finds what is wrong with it, and in which words
     ("lanes_missing_from_shuffle", "address", "not reached by every thread"),
     ("lane_outside_mask", "address", "reads a lane that the mask leaves out"),
 ]
-# A stack that ASan makes up for each fiber, to notice pointers to what has returned, would take gigabytes.
-OPTIONS = {
-    "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-    "TSAN_OPTIONS": "halt_on_error=1",
-}
+PRELOADED = {"address": ("libasan.so", "libubsan.so", "libstdc++.so"), "thread": ("libtsan.so", "libstdc++.so")}
 SOUND = ("sound_barrier", "sound_warp_barrier", "sound_mask", "sound_teams")
 
 
-def run(program: str, sanitizer: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [str(cuda_on_host.program(program, sanitizer)), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | OPTIONS | environment)
+def run(command: list, **environment: str) -> subprocess.CompletedProcess:
+    environment = os.environ | sanitized.OPTIONS | environment
+    return subprocess.run(command, cwd=compiled.ROOT, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(("name", "sanitizer", "words"), BUGS, ids=[name for name, *_ in BUGS])
 def test_bugs_are_found(name, sanitizer, words):
-    done = run("bugs", sanitizer, name)
+    done = run([cuda_on_host.bugs(sanitizer), name])
     assert done.returncode != 0 and words in done.stderr
 
 
 @pytest.mark.parametrize("sanitizer", cuda_on_host.SANITIZERS)
 @pytest.mark.parametrize("name", SOUND)
 def test_nothing_is_found_where_nothing_is(name, sanitizer):
-    done = run("bugs", sanitizer, name)
+    done = run([cuda_on_host.bugs(sanitizer), name])
     assert done.returncode == 0 and done.stdout == "done\n", done.stderr
 
 
 @pytest.mark.parametrize("order", ["up", "down"])
 @pytest.mark.parametrize("sanitizer", cuda_on_host.SANITIZERS)
 def test_kernels(sanitizer, order):
-    done = run("driver", sanitizer, HOST_SHIM_ORDER=order)
-    assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stderr[-4000:]
-
-
-def test_the_driver_runs_every_op():
-    declared = re.findall(r"(?m)^void (\w+)\(const", "".join(path.read_text() for path in cuda_on_host.OPS))
-    launching = re.findall(r"BFN_INSTANTIATE\((\w+)", "".join(path.read_text() for path in compiled.KERNELS))
-    driver = (cuda_on_host.HERE / "driver.cpp").read_text()
-    left_out = [op for op in sorted({*declared} & {*launching}) if not re.search(rf"\b{op}<\w+>\(", driver)]
-    assert not left_out, (
-        f"tests/cuda_on_host/driver.cpp needs a call of each of {left_out}, in the run_... of its family"
-    )
+    """The memory of each tensor is an allocation of its own, of exactly its size."""
+    preloaded = " ".join(map(sanitized.library, PRELOADED[sanitizer]))
+    command = [sys.executable, cuda_on_host.HERE / "every_call.py", cuda_on_host.operators(sanitizer)]
+    done = run(command, HOST_SHIM_ORDER=order, LD_PRELOAD=preloaded, PYTHONPATH=os.pathsep.join(sys.path))
+    assert done.returncode == 0 and done.stdout.endswith("done\n"), f"{done.stdout[-200:]}{done.stderr[-4000:]}"
