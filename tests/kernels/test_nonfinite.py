@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 from cases import CASES, ROWS
-from support import NATIVE, ON_CPU, joins, pairs
+from support import NATIVE, ON_CPU, evaluate, joins, pairs
 
 from bfn_kernels import discrete, discretised
 
@@ -34,6 +34,19 @@ def test_what_is_no_number_stays_none(case, backend):
         assert (got.isnan() | ~want.isnan()).all(), name
         if name.endswith("logits") or all(number != number for number in bad):
             assert (want.isnan() | ~got.isnan()).all(), name
+
+
+@pairs(NATIVE, lambda c: joins(c) and c.family == "discrete" and "logits" in c.diff and not c.long)
+def test_gradients_at_an_excluded_class_and_at_nan(case, backend):
+    """The first row has a logit of −∞ that does not belong to x, the second one of NaN; the others have neither."""
+    inputs = case.inputs((3, 4), torch.float32)
+    logits, x = inputs["logits"].clone(), inputs.get("x")
+    rows = logits.flatten(0, -2)
+    excluded = 0 if x is None else int(x.flatten()[0] == 0)
+    rows[0, excluded], rows[1, -1] = -inf, nan
+    inputs["logits"] = logits
+    want, got = (evaluate(case, inputs, b)["logits"].flatten(0, -2) for b in ("reference", backend))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 SPECIAL = [  # logits of the first class, of one in the middle and of the last, and NaN if p is NaN then
