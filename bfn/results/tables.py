@@ -94,7 +94,7 @@ class Drawn(NamedTuple):
 def samplers(
     model: BFN, data: Data, settings: Config, device: torch.device, names: Sequence[str], steps: Sequence[int]
 ) -> Iterator[Drawn]:
-    """Samples, as many as there are held-out examples but at most 1000, by each sampler in each number of steps."""
+    """Measures each sampler at each number of steps, with as many samples as held-out examples, at most 1000."""
     held_out = data.test[:1000]
     for name in names:
         for n_steps in steps:
@@ -115,10 +115,10 @@ def samplers_table(rows: Sequence[Drawn], settings: Config) -> Table:
 
 
 def told_apart(samples: Tensor, held_out: Tensor, *, differing: bool = False) -> tuple[float, float]:
-    """The share of examples whose nearest neighbour among all others is of their own kind, a sample or held out, and
-    its standard error: 0.5 where the two are drawn alike, 1 where they differ or samples repeat each other (Lopez-Paz
-    and Oquab 2017, 1-nearest-neighbour two-sample test). Both are [N, ...]; their distance is that of vectors, or how
-    many of their values differ."""
+    """The 1-nearest-neighbour two-sample test (Lopez-Paz and Oquab 2017): the share of all examples whose nearest
+    neighbour is of their own kind, and its standard error. The share is 0.5 if both kinds have one distribution, and 1
+    if they differ or samples repeat each other. Both tensors are [N, ...]. The distance is Euclidean or, with
+    `differing`, the number of values that differ."""
     everything = torch.cat([samples, held_out]).flatten(1).float()
     distances = torch.cdist(everything, everything, p=0 if differing else 2)
     distances.fill_diagonal_(math.inf)

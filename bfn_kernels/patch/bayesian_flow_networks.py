@@ -94,7 +94,7 @@ def predictions(family: Any, output: Tensor, mean: Tensor) -> tuple[Tensor | Non
 
 
 def loss_method(name: str, settings: Callable[[Any, str], Settings | None]) -> Callable[..., Tensor]:
-    """One of their losses: of each variable, or of each example for n steps."""
+    """Makes a function that replaces one of their losses."""
 
     def loss(original: Any, self: Any, data: Tensor, output_params: Tensor, input_params: Any, *more: Any) -> Tensor:
         found = settings(self, name)
