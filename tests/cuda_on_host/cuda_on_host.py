@@ -14,7 +14,6 @@ NAMESPACE = "bfn_kernels_cuda_on_host"
 COMPILE = ["g++", "-x", "c++", "-std=c++20", "-fPIC", "-fvisibility=hidden", f"-I{HERE}", "-DBFN_CUDA_ON_HOST"]
 COMPILE += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter", "-Wno-maybe-uninitialized"]
 COMPILE += ["-Wno-missing-field-initializers"]
-OPS = sorted((ROOT / "csrc" / "ops").glob("*.h"))
 SHIM = HERE / "host_shim.cpp"
 
 

@@ -41,26 +41,23 @@ def told(options: argparse.Namespace, console: Console) -> list[Fault]:
     return [] if badly_written else chosen
 
 
-def at_random(options: argparse.Namespace) -> Iterator[Mutant]:
-    return random_run.mutants(ROOT, options.seed, options.only, not options.python, options.cuda)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parsed(arguments)
     console = Console(width=None if sys.stdout.isatty() else 180)
+    more: Iterator[Mutant] = iter(())
     if options.random is None:
-        chosen = told(options, console)
-        first = chosen
+        first = told(options, console)
     else:
-        first = list(itertools.islice(at_random(options), 2 * options.random))
+        more = random_run.mutants(ROOT, options.seed, options.only, not options.python, options.cuda)
+        first = list(itertools.islice(more, 2 * options.random))
     if not first:
         return 2
     with pool(ROOT, lambda: tempfile.TemporaryDirectory(prefix="mutants-"), options.workers) as sandboxes:
         if any(compiled(one.path) for one in first):
             sandboxes.each(Sandbox.prepare)
         if options.random is None:
-            return written.report(written.run(sandboxes, chosen, console), console)
-        verdicts = random_run.run(ROOT, sandboxes, at_random(options), options.random, console)
+            return written.report(written.run(sandboxes, first, console), console)
+        verdicts = random_run.run(ROOT, sandboxes, itertools.chain(first, more), options.random, console)
         return random_run.report(verdicts, console)
 
 

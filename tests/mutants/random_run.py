@@ -17,9 +17,9 @@ from python_places import parses, python_mutants
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from sandbox import TIMEOUT, Pool, Sandbox, compiled
+from sandbox import KILLED, SURVIVED, TIMEOUT, Pool, Sandbox, compiled, first_failure
 
-KILLED, SURVIVED, EQUIVALENT = "killed", "SURVIVED", "equivalent"
+EQUIVALENT = "equivalent"
 # Seconds and number of the tests that a mutant meets at first, and of those that it meets if it is alive then.
 ROUNDS = ((15.0, 40), (60.0, 200))
 START = 180.0  # the most seconds for pytest to collect, on a machine that does other things, too
@@ -93,8 +93,7 @@ class Judge:
 def _why(code: int, said: str) -> str:
     if code == TIMEOUT:
         return said
-    lines = [line[1:].strip() for line in said.splitlines() if line.startswith("E  ")]
-    return lines[0] if lines else f"pytest ended with {code}"
+    return first_failure(said) or f"pytest ended with {code}"
 
 
 def mutants(root: Path, seed: int, only: str, native: bool, cuda: bool) -> Iterator[Mutant]:

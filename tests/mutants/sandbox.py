@@ -15,12 +15,18 @@ from typing import TypeVar
 HERE = Path(__file__).resolve().parent
 LIMIT = 900  # the most seconds for a build or a selection of tests
 TIMEOUT = 124  # the exit status of what took longer
+KILLED, SURVIVED = "killed", "SURVIVED"
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 def compiled(path: str) -> bool:
     """Whether it is in what setup.py compiles without nvcc."""
     return path.startswith("csrc/") and not path.startswith("csrc/cuda/")
+
+
+def first_failure(said: str) -> str:
+    """The first line of pytest's output that says why a test failed; "" if there is none."""
+    return next((line[1:].strip() for line in said.splitlines() if line.startswith("E  ")), "")
 
 
 class Sandbox:

@@ -11,9 +11,9 @@ from fault import Fault, parsed
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from sandbox import HERE, Pool, Sandbox, compiled
+from sandbox import HERE, KILLED, SURVIVED, Pool, Sandbox, compiled, first_failure
 
-KILLED, SURVIVED, ERROR = "killed", "SURVIVED", "ERROR"
+ERROR = "ERROR"
 STYLES = {KILLED: "green", SURVIVED: "bold red", ERROR: "bold red"}
 
 
@@ -22,11 +22,6 @@ class Outcome(NamedTuple):
     verdict: str
     seconds: float
     said: str = ""  # the output of the build or of pytest
-
-    @property
-    def reason(self) -> str:
-        """The first line of pytest's output that says why a test failed."""
-        return next((line[1:].strip() for line in self.said.splitlines() if line.startswith("E  ")), "")
 
 
 def faults() -> list[Fault]:
@@ -136,7 +131,7 @@ def run(pool: Pool, chosen: Sequence[Fault], console: Console) -> list[Outcome]:
         outcomes.append(one)
         change = f"{one.fault.path}: {one.fault.old.strip()} → {one.fault.new.strip()}"
         console.print(f"{len(outcomes)} of {len(chosen)} {one.verdict} {change}", markup=False)
-        if why := one.said if one.verdict == ERROR else one.reason[:150]:
+        if why := one.said if one.verdict == ERROR else first_failure(one.said)[:150]:
             console.print(f"    {why}", markup=False)
     return outcomes
 
