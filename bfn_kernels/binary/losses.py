@@ -102,8 +102,7 @@ def discrete_time_loss(
         >>> discrete_time_loss(torch.tensor([1]), torch.zeros(1), 0.0, n_steps=9, beta_1=3.0)
         tensor(0.1637)
     """
-    n_steps = checks.integer("n_steps", n_steps, 1)
-    t = keywords.step_time(t, step, n_steps)
+    t, n_steps = keywords.step_time(t, step, n_steps)
     which = checks.choice("receiver", receiver, RECEIVERS)
     x, library, to = BINARY.check_loss(x, logits, mask, reduction, backend)
     if n_samples is None and quadrature is None:

@@ -197,24 +197,26 @@ def prediction_scalars(
     return rows.scalars(library, (*rows.FLOW, *wanted), t, x, dtype, schedule, t_min=t_min, **numbers)
 
 
-def step_time(t: Rows | None, step: int | Tensor | None, n_steps: int) -> Rows:
-    """The time (i − 1)/n at which step i of n starts, in float64, or t itself; exactly one of them must be passed."""
+def step_time(t: Rows | None, step: int | Tensor | None, n_steps: int) -> tuple[Rows, int]:
+    """The time (i − 1)/n at which step i of n starts, in float64, or t itself, and n. Exactly one of t and step must be
+    passed."""
+    n_steps = checks.integer("n_steps", n_steps, 1)
     if (t is None) == (step is None):
         raise ValueError(f"exactly one of t and step must be given, got {t=} and {step=}")
-    if step is None:
-        return t
+    if t is not None:
+        return t, n_steps
     if not isinstance(step, Tensor):
         step = checks.integer("step", step, 1)
         if step > n_steps:
             raise ValueError(f"step must lie in [1, {n_steps}], got {step}")
-        return (step - 1) / n_steps
+        return (step - 1) / n_steps, n_steps
     if step.dtype not in STEPS:
         raise TypeError(f"step must be an int or an integer tensor, got {step.dtype}")
     if step.numel() and checks.shows(step):
         least, most = (v.item() for v in step.aminmax())
         if least < 1 or most > n_steps:
             raise ValueError(f"step must lie in [1, {n_steps}], got values from {least} to {most}")
-    return (step.double() - 1) / n_steps
+    return (step.double() - 1) / n_steps, n_steps
 
 
 def updated_precision(precision: Rows, alpha: Rows, model: Tensor) -> Rows:

@@ -113,8 +113,7 @@ def discrete_time_loss(
         >>> discrete_time_loss(x, x + 1, None, step=1, sigma_1=0.1, n_steps=1, parametrisation="data")
         tensor(49.5000)
     """
-    n_steps = checks.integer("n_steps", n_steps, 1)
-    t = keywords.step_time(t, step, n_steps)
+    t, n_steps = keywords.step_time(t, step, n_steps)
     mean, library, dtype, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
     *scales, weight = prediction_scalars(
         library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("alpha",), n_steps=n_steps, scale=n_steps / 2

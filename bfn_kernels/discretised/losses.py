@@ -152,8 +152,7 @@ def discrete_time_loss(
         >>> loss.abs() < 1e-5
         tensor(True)
     """
-    n_steps = checks.integer("n_steps", n_steps, 1)
-    t = keywords.step_time(t, step, n_steps)
+    t, n_steps = keywords.step_time(t, step, n_steps)
     bins = keywords.checked_bins(num_bins, limits, clip)
     output = pred_mean, pred_log_std, mixture_logits
     mean, library, dtype, to = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)

@@ -224,8 +224,7 @@ def discrete_time_loss(
         >>> discrete_time_loss(torch.tensor([1]), *head, 0.0, n_steps=9, beta_1=3.0, n_samples=1, noise=noise)
         tensor(0.3272)
     """
-    n_steps = checks.integer("n_steps", n_steps, 1)
-    t = step_time(t, step, n_steps)
+    t, n_steps = step_time(t, step, n_steps)
     n_samples = checks.integer("n_samples", n_samples, 1)
     head = LinearHead(hidden, weight, bias, flow_scale)
     loss = _Loss(x, head, mask, reduction, process_group, num_classes, backend)

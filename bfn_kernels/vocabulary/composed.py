@@ -107,15 +107,12 @@ def _sums(head: Head, cost: Cost) -> Tensor:
     if head.head_sums is not None and cost.alpha is None:
         hidden = head.hidden.to(head.weight.dtype)
         head.head_sums(hidden, head.weight, head.bias, head.tokens.x, head.tokens.shard.first, stats[0])
-    elif cost.alpha is None:
-        for part, classes, z in head.tiles():
-            head.sums_tile(z, head.tokens.x[part], head.tokens.first(classes), stats[0, part])
     else:
-        messages = head.sent(cost)
-        draws_tile = messages.function("draws_tile")
+        draws_tile = None if cost.alpha is None else head.sent(cost).function("draws_tile")
         for part, classes, z in head.tiles():
             head.sums_tile(z, head.tokens.x[part], head.tokens.first(classes), stats[0, part])
-            draws_tile(part, classes, stats[1:, part], z)
+            if draws_tile is not None:
+                draws_tile(part, classes, stats[1:, part], z)
     together, *others = head.tokens.shard.gathered(stats)
     for each in others:
         Sums(*each.unbind(-1)).add_to(together)
