@@ -86,7 +86,7 @@ def readme(rows: list[Row], backend: str) -> str:
 
 
 def small_network(folder: Path) -> str:
-    """What a training step of the authors' code with 256 bins takes, after and before, and how many times less."""
+    """The time of a training step of the authors' code with 256 bins after and before the patch, and their ratio."""
     rows = files.read(patched.Row, folder / "patched.csv")
     of_bins = [row for row in rows if row.configuration == "cifar10_discretized_256bins"]
     (step,) = [row for row in of_bins if row.part == "training step"]

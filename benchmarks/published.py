@@ -140,7 +140,7 @@ def factorised_loss(x, probs, t, noise, beta_1: float, n_steps: int, n_samples: 
 
 
 def both(p: Tensor) -> Tensor:
-    """The probabilities of both classes, of that of class 1."""
+    """The probabilities of both classes, given the probability of class 1."""
     return torch.cat([1 - p.unsqueeze(-1), p.unsqueeze(-1)], -1)
 
 

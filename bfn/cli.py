@@ -59,7 +59,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to replace
 Run = Annotated[Path, typer.Argument(help="The directory of a run, or its model file.")]
 Steps = Annotated[str, typer.Option(help="Numbers of steps, with commas between them.")]
 DEFAULT_STEPS = ",".join(map(str, tables.STEPS))
-shown = partial(track, description="", console=console, transient=True)  # rows of which each takes long, with a bar
+shown = partial(track, description="", console=console, transient=True)  # yields slow items and shows a progress bar
 
 
 def print_version(wanted: bool) -> None:

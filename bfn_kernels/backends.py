@@ -31,7 +31,7 @@ CPU_BUILDS = {
 
 
 def builds() -> tuple[str, ...]:
-    """Names the builds of the CPU kernels that run here, of which the first one that is there is loaded.
+    """Names the builds of the CPU kernels that run here. The first one that is installed is loaded.
 
     Returns:
         Names of extensions, best first.

@@ -126,7 +126,7 @@ def normals(
 def class_normal(
     shape: torch.Size, seed: Tensor, stream: int = SENDER, draw: int = 0, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Computes standard normals for rows of K classes, each of which starts at a group of its own.
+    """Computes standard normals for rows of K classes. Each row starts at a new group of four normals.
 
     Args:
         shape: The shape `[..., K]` of the numbers per class.

@@ -262,7 +262,7 @@ def captured(step: Callable[[], None], device: torch.device) -> Callable[[], Non
         device: A CUDA device.
 
     Returns:
-        What replays the step.
+        A function that replays the step.
     """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):

@@ -54,7 +54,7 @@ class NetworkConfig:
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """What every network takes."""
+        """The arguments that every network takes."""
         return {"width": self.width, "depth": self.depth, "heads": self.heads, "dropout": self.dropout}
 
 

@@ -1,1 +1,1 @@
-"""What a trained model is worth: bounds on held-out data, tables of them, and pictures."""
+"""The results of a trained model: bounds on held-out data, tables and pictures."""

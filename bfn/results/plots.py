@@ -216,7 +216,7 @@ def animate_flow(model: BFN, data: Data, path: Path, *, n_steps: int, seed: int,
         axes.clear()
         draw_inputs(axes, model, data, parameters(model, state).cpu(), range(count), columns=round(count**0.5))
         axes.set(title=f"Input distributions after {i} of {n_steps} messages", ylabel="sample")
-        if i == 0:  # the layout of the first frame stays that of all
+        if i == 0:  # all frames keep the layout of the first one
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
         for _ in range(11 if i == n_steps else 1):  # the end stands still for a second

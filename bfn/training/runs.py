@@ -25,7 +25,7 @@ FREE |= {"train.micro_batch", "train.fully_shard"}
 
 
 def require_room(out: Path, model: BFN) -> None:
-    """Refuse to start where the disk has no room for two checkpoints, beside the files that they replace."""
+    """Refuse to start if the disk has no room for two checkpoints. The files that they will replace count as room."""
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     there = sum(file.stat().st_size for file in (out / STATE_FILE, out / MODEL_FILE) if file.exists())
     needed = 2 * 5 * weights - there  # weights, their average, two moments, and the best average
@@ -37,7 +37,7 @@ def require_room(out: Path, model: BFN) -> None:
 
 
 def resumable(out: Path, config: Config, data: Data) -> Saved:
-    """What a trainer of this configuration goes on from: nothing, where there is no run."""
+    """The tensors and the state from which a trainer of this configuration continues; empty if there is no run."""
     path = out / STATE_FILE
     if not path.exists():
         return {}, {}

@@ -220,7 +220,7 @@ class Trainer:
 
     def save(self) -> None:
         """Have all that resuming needs written while training goes on, the log, and the best weights if they are new.
-        What failed in the last writing is raised here."""
+        If the last writing failed, its error is raised here."""
         tensors = states.snapshot(self.bare, self.ema, self.adamw)
         state = {"config": asdict(self.config), "position": asdict(self.at), "log": list(self.log)} | tokens(self.data)
         if self.accelerator.scaler is not None:

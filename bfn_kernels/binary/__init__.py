@@ -1,4 +1,4 @@
-"""Ops of binary data: one of two classes per variable, by one logit, that of class 1.
+"""Ops of binary data: one of two classes per variable, with one logit, which belongs to class 1.
 
 These are the ops of `discrete` for K = 2 with one number for each variable in the place of two, and all of them are
 elementwise. The state of a variable's input distribution is one logit too: d = y₁ − y₀, so that θ₁ = σ(d). A network

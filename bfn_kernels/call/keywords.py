@@ -120,7 +120,7 @@ def step_seed(
     shape: Sequence[int] | None = None,
 ) -> Tensor | None:
     """The seed of a solver's step, as `drawn_seed` makes it. None if the step has no noise and draws nothing: it then
-    ignores the seed. shape: that of its noise, where it is not the state's."""
+    ignores the seed. shape: the shape of the noise, if it is not the shape of the state."""
     if std is None and noise is not None:
         raise ValueError("noise must be None for a step that has none")
     noises = [*([] if std is None else [("noise", noise, state.shape if shape is None else shape)]), *draws]

@@ -351,7 +351,7 @@ class BFN(nn.Module, ABC):
 def given_schedule(
     name: str, parameter: float | None, schedule: Schedule | None, make: Callable[[float], Schedule]
 ) -> Schedule:
-    """The schedule, or the one that the paper makes of a number, of which one must be given.
+    """Returns the given schedule, or the paper's schedule for a given number. Exactly one must be given.
 
     Args:
         name: The number's name, for the error.

@@ -291,7 +291,7 @@ def reconstruction_loss(
 
 
 class _Loss:
-    """What the losses share: their checks, and the choice of the operator."""
+    """A call of a loss: checks its arguments and chooses the operator."""
 
     def __init__(
         self,

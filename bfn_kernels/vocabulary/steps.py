@@ -237,7 +237,7 @@ def mode(
 
 
 class _Step:
-    """What the steps share: their checks, and the call of the operator."""
+    """A call of a step: checks its arguments and calls the operator."""
 
     def __init__(
         self,
