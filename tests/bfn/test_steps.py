@@ -193,6 +193,7 @@ def test_validation_is_of_the_averaged_weights_on_the_validation_split_with_one_
 
 def test_a_network_is_compiled_where_that_is_asked_for(make):
     plain, compiled = make("train.max_steps=2"), make("train.max_steps=2", "train.compiler=eager")
+    torch.compiler.reset()  # or code that another test had compiled would not be compiled again
     counters.clear()
     plain.run()
     assert not counters["frames"]
