@@ -124,7 +124,7 @@ class Trainer:
         except (KeyError, TypeError) as error:
             path = self.out / STATE_FILE
             raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {first_line(error)}") from error
-        train = state["config"]["train"]
+        self.looked, train = self.at.step, state["config"]["train"]
         self.before = Choice(*state.get("choice", (train.get("mixed_precision", "no"), train.get("compiler"))))
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -235,7 +235,7 @@ class Trainer:
         return processes.total(len(asked), self.device) > 0
 
     def step(self) -> None:
-        """One optimizer step. Nothing in it waits for the device."""
+        """One optimizer step. Nothing in it waits for the device. `look` must come after at most LOOK_STEPS of them."""
         train = self.config.train
         for group in self.optimizer.param_groups:
             group["lr"] = train.learning_rate * min(1.0, (self.at.step + 1) / train.warmup_steps)

@@ -278,6 +278,19 @@ def test_nothing_in_a_step_waits_for_the_device_or_for_other_processes(name, set
     assert reads.count.total() == 1
 
 
+def test_the_losses_of_a_run_that_goes_on_are_counted_from_there(make, monkeypatch):
+    monkeypatch.setattr("bfn.training.trainer.LOOK_STEPS", 2)
+    whole, parts = make("train.max_steps=9"), make("train.max_steps=5")
+    whole.run()
+    parts.run()
+    rest = Trainer(replace(parts.config, train=replace(parts.config.train, max_steps=9)), parts.data)
+    rest.run()
+    assert rest.looked == 9 and len(rest.losses) == 2
+    assert rest.log[-1]["train_bits"] > 0
+    bits = [row["train_bits"] * steps for row, steps in zip(rest.log, (5, 4), strict=True)]
+    assert sum(bits) == pytest.approx(9 * whole.log[-1]["train_bits"], rel=1e-6)
+
+
 def test_the_seconds_of_a_run_are_those_of_its_steps_and_of_its_validations(make, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("bfn.training.trainer.time", SimpleNamespace(monotonic=lambda: clock[0]))
