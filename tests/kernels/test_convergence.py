@@ -27,7 +27,7 @@ class Size(NamedTuple):
 
 
 # Triton's interpreter takes milliseconds for a kernel. Those of tests/ptx are slower still, and run every kernel there.
-SIZES = {"cpu": Size(32, 6, 200), "cuda_on_host": Size(8, 3, 20), "triton": Size(8, 3, 10)}
+SIZES = {"cpu": Size(32, 6, 200), "triton": Size(8, 3, 10)}
 
 
 class Ops(NamedTuple):
@@ -221,7 +221,7 @@ def test_trains_as_the_reference_does(name, backend, dtype):
     check(name, Ops(backend, dtype))
     losses, _ = by_the_reference(name, SIZES[backend], dtype)
     fifth = len(losses) // 5
-    if backend == "cpu":  # the others take too few steps to learn much
+    if backend == "cpu":  # Triton takes too few steps here to learn much
         assert sum(losses[-fifth:]) < 0.8 * sum(losses[:fifth])
 
 
