@@ -176,8 +176,6 @@ def solver_step(
     check_solver_step("mean", locals())
     checks.data("mean", mean)
     checks.like("prediction", prediction, "mean", mean)
-    if previous is not None:
-        checks.like("previous", previous, "the state", mean)
     checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
     schedule = continuous_schedule(sigma_1, schedule)
     low, high = checks.interval("clip", clip)

@@ -300,7 +300,7 @@ def solver_step(
         tensor([[2., 2.]])
     """
     check_solver_step("state", locals())
-    times, guided = (t, t_next, t_previous), (temperature, unconditional, guidance)
-    plan = times, previous, rule, coefficients, beta_1, schedule, *guided
+    times, guiding = (t, t_next, t_previous), (temperature, unconditional, guidance)
+    plan = times, previous, rule, coefficients, beta_1, schedule, *guiding
     sending = choose, known, known_mask, seed, generator, noise, draw_noise
     return DISCRETE.solver_step(output_logits, state, plan, sending, (out, theta_out, predicted_out), backend)

@@ -211,8 +211,6 @@ def solver_step(
     bins = keywords.checked_bins(num_bins, limits)
     output = pred_mean, pred_log_std, mixture_logits
     check_output(mean, "mean", output, mean, parametrisation)
-    if previous is not None:
-        checks.like("previous", previous, "the state", mean)
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean, previous)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)
