@@ -1,7 +1,7 @@
 """The operators of binary data in Triton, the counterpart of csrc/cpu/binary.cpp.
 
-An operator takes the arguments of the function of the same name in `reference.py`, whose docstring says their shapes,
-and behind them whether the gradient is needed. Its kernel takes the same arguments, with views in the place of tensors.
+An operator takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes. A
+loss also takes whether its gradient is needed. The kernel takes the same arguments, with views instead of tensors.
 """
 
 import torch
@@ -36,25 +36,25 @@ from bfn_kernels.triton_ops.views import (
 )
 
 SAMPLE, MODE = tl.constexpr(records.SAMPLE), tl.constexpr(records.MODE)
-_MAX_LOG_RATIO = tl.constexpr(60.0)  # next to exp of it, shares below the normal range of float32 do not matter
+_MAX_LOG_RATIO = tl.constexpr(60.0)  # up to exp(60), it does not matter that probabilities below 1e-38 become 0
 
 
 @triton.jit
 def _signs(view, block, T: tl.constexpr):
-    """s = 1 or −1 for the classes 1 and 0, and NaN for what is neither."""
+    """s = 1 for class 1, −1 for class 0, and NaN for other numbers."""
     x = load(view, block, tl.int64)
     return tl.where(x == 1, 1.0, tl.where(x == 0, -1.0, float("nan"))).to(T)
 
 
 @triton.jit
 def _message(sign, alpha, spread, eps):
-    """y₁ − y₀ ~ N(2αs, 4α), spread = 2√α; in the place of s stands 2p − 1 where a distribution is sent (185)."""
-    return tl.fma(spread, eps, 2.0 * alpha * sign)  # as the compiler would choose, or not, depending on the kernel
+    """y₁ − y₀ ~ N(2αs, 4α), spread = 2√α; with 2p − 1 for s where probabilities are sent (185)."""
+    return tl.fma(spread, eps, 2.0 * alpha * sign)  # without fma, what the compiler rounds would depend on the kernel
 
 
 @triton.jit
 def _shares(u):
-    """p_x = σ(u) and q = 1 − p_x, where u = sz; exp(−|u|), and the larger share."""
+    """p_x = σ(u) and q = 1 − p_x, where u = sz; exp(−|u|); and the larger of the two probabilities."""
     small = exp(-tl.abs(u))
     larger = reciprocal(1.0 + small)
     smaller = small * larger
@@ -63,7 +63,7 @@ def _shares(u):
 
 @triton.jit
 def _log_mixture(growth, mixture, inverse):
-    """ln(1 + growth), given mixture = 1 + growth, which was rounded, and 1/mixture."""
+    """ln(1 + growth), corrected for the rounding of mixture = 1 + growth. inverse: 1/mixture."""
     return log_normal(mixture) + (growth - (mixture - 1.0)) * inverse
 
 
@@ -106,7 +106,7 @@ def _update(logits, state, solver, guidance, sent, noise, results, count, T: tl.
         scale, other_scale = load(guidance.logit_scale, block, T, 1.0), load(guidance.unconditional_scale, block, T)
         z = guided(z, scale, load(guidance.unconditional, block, T), other_scale)
     if sent.choice == SAMPLE:
-        # class 0 where its probability exceeds u, or where class 1 has none
+        # class 0 if its probability exceeds u, or if class 1 has the probability 0
         p, q, _, _ = _shares(z)
         u = uniforms_of(Noise(noise.seed, sent.draw_noise), block, CLASS, T)
         sign = tl.where((q > u) | (p == 0.0), -1.0, 1.0)
@@ -132,19 +132,19 @@ def _update(logits, state, solver, guidance, sent, noise, results, count, T: tl.
 
 
 class _LossCall:
-    """A call of a loss: its results, and the views of its arguments."""
+    """A call of a loss: its results, and the views of its arguments. row_scalar: the weight or α_i."""
 
-    def __init__(self, x: Tensor, logits: Tensor, row: Tensor | None, to: LossTarget, need_logits: bool):
+    def __init__(self, x: Tensor, logits: Tensor, row_scalar: Tensor | None, to: LossTarget, need_logits: bool):
         dtype = compute_dtype(logits)
         self.losses = Losses(x, *to, dtype)
         self.gradients = Gradients((logits, need_logits), dtype=dtype)
-        self.inputs = views(x.shape, x, logits, row)
+        self.inputs = views(x.shape, x, logits, row_scalar)
         self.outputs = (view(to.mask, x.shape), *self.gradients.views, self.losses.memory), x.numel()
         self.programs = programs(x.numel())
         self.constants = {"T": compute_type(logits), "BLOCK": BLOCK}
 
     def finish(self) -> tuple[Tensor, ...]:
-        """The loss, the factor that its gradient is multiplied by, and the gradient, empty if it is not needed."""
+        """The loss, the factor by which its gradient is multiplied, and the gradient, empty if it is not needed."""
         return *self.losses.finish(), *self.gradients.finish()
 
 
@@ -156,8 +156,8 @@ def loss(x: Tensor, logits: Tensor, weight: Tensor | None, to: LossTarget, need_
 
 @triton.jit
 def _write(loss, slope, sign, to, block):
-    """Writes the losses of a block and, of their derivatives by sz, those by z, which are 0 where the mask is. to: the
-    mask, the gradient and the memory of the losses."""
+    """Writes the losses of a block and their derivatives by z, from the derivatives `slope` by sz. Where the mask is
+    False the derivatives are 0. to: the mask, the gradient and the memory of the losses."""
     mask, grad_logits, losses = to
     keep = load(mask, block, tl.int1, True)
     store(grad_logits, block, tl.where(keep, sign * slope, 0.0))
@@ -193,8 +193,8 @@ def discrete_time_loss(
 
 @triton.jit
 def _draw(u, p, q, r):
-    """A draw of L_n, −ln M, M = p_x + q·e^(−r), and its derivative by u. Unless M is small it is −ln(1 + S),
-    S = q·(e^(−r) − 1). Beyond the largest log-ratio r it is softplus(−u) − softplus(−u − r)."""
+    """A draw of L_n, −ln M with M = p_x + q·e^(−r), and its derivative by u. Unless M is small, it is −ln(1 + S),
+    S = q·(e^(−r) − 1). If |r| exceeds _MAX_LOG_RATIO, it is softplus(−u) − softplus(−u − r)."""
     within = tl.abs(r) <= _MAX_LOG_RATIO
     capped = tl.where(within, -r, 0.0)
     growth = q * expm1(capped)
@@ -213,8 +213,8 @@ def _draw(u, p, q, r):
 def _nstep(
     x, logits, alpha, draws, n_steps, to, count, COORDINATES: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """n·E of the draws, where r = 2α + 2√α·sε, and for ε stand nodes, which lie symmetrically, in the place of sε. The
-    factorised receiver has two coordinates of half the accuracy."""
+    """n·E of the draws, with r = 2α + 2√α·sε. Nodes are used for sε, since they are symmetric. The factorised receiver
+    has two coordinates of half the accuracy."""
     block = block_of(count, BLOCK)
     sign, alpha = _signs(x, block, T), load(alpha, block, T) * (1.0 / COORDINATES)
     u = sign * load(logits, block, T)

@@ -1,6 +1,7 @@
 """The n-step loss of discrete data in Triton, with its gradient: n·E[ln p_S(y) − ln p_R(y)] (189, 190).
 
-If K fits in a tile, one kernel works on whole rows and computes their noise once.
+If K fits in a tile, one kernel works on whole rows and computes their noise once. `triton_nstep_large` has the kernels
+for longer rows.
 """
 
 from functools import partial
@@ -44,7 +45,7 @@ from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, draws_with_tabl
 def discrete_time_loss(
     x: Tensor, logits: Tensor, alpha, n_steps: int, receiver: int, draws: Draws, to: LossTarget, need_logits: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the loss, the factor that its gradient is multiplied by, and the gradient `[B, ..., K]`, empty if it is
+    """Returns the loss, the factor by which its gradient is multiplied, and the gradient `[B, ..., K]`, empty if it is
     not needed."""
     shape, dtype = logits.shape, compute_dtype(logits)
     tile = tile_of(shape[-1], small=True)
@@ -77,12 +78,12 @@ def _nstep(x, logits, alpha, draws, n_steps, mask, losses, grad_logits, count, S
     is_x, inside = is_class(x, 0, S.TILE), k < S.K
     p, valid = softmax(z), valid_class(x, S.K)
     if JOINT:
-        z -= tl.max(z, 1)[:, None]  # large logits would leave the messages no digits
+        z -= tl.max(z, 1)[:, None]  # the sum of a message and a large logit would lose the message's digits
         others, z_x = log_others(z, is_x, inside), sum_where(is_x, z)
     else:
         top = tl.max(p, 1)
         is_likeliest = k == tl.min(tl.where(p == top[:, None], k, S.TILE), 1)[:, None]
-        # 1 − p of the likeliest class is summed from the others, since subtracting would cancel
+        # 1 − p of the likeliest class is the sum of the other p, since a difference would cancel
         rest = tl.where(is_likeliest, sum_where(~is_likeliest, p)[:, None], 1.0 - p)
         r = tl.sqrt(S.K * alpha)
         far_x = valid & is_far(log(sum_where(is_x, p)))
@@ -123,8 +124,8 @@ def _nstep(x, logits, alpha, draws, n_steps, mask, losses, grad_logits, count, S
     write_losses(tl.where(valid, n_steps * loss, float("nan")), keep, rows, losses)
     if grad_logits[0] is not None:
         if not JOINT:
-            # The gradient is p_k·(g_k − mean of g). For the likeliest class that would cancel, so differences are
-            # summed.
+            # The gradient is p_k·(g_k − Σ p·g). For the likeliest class this would cancel, so that it is a sum of
+            # differences.
             mean = tl.sum(tl.where(inside, p * gradient, 0.0), 1)[:, None]
             largest = sum_where(is_likeliest, gradient)[:, None]
             away = sum_where(~is_likeliest & inside, p * (largest - gradient))[:, None]

@@ -190,7 +190,8 @@ def loss(
     bins: Bins,
     target: LossTarget,
 ) -> Tensor:
-    """L∞ with a weight, L_n with an alpha, else the reconstruction loss −ln p_O(x), p_O the output distribution.
+    """With a weight, L∞ = weight·(x − k̂)² (101), k̂ the expected value of the output distribution p_O; with an alpha,
+    L_n; else the reconstruction loss −ln p_O(x).
 
     x and the mean: `[B, ...]`. The predictions: `[B, ...]`, or `[B, ..., M]` like mixture_logits. direct: whether the
     predictions are the mean and std of the output distribution themselves.
@@ -202,13 +203,8 @@ def loss(
         normal = hidden(target.mask, normal._replace(std=normal.std - 1))  # the std is 1 where the mask is False
         normal = normal._replace(std=normal.std + 1)
         return reduce(-_log_prob(bin_index(x, bins.num_bins), normal, bins.num_bins, bins.clip), *target)
-    return reduce(continuous_time_loss(x, normal, weight, bins), *target)
-
-
-def continuous_time_loss(x: Tensor, normal: Normal, weight: Tensor, bins: Bins) -> Tensor:
-    """weight·(x − k̂)² with the weight −ln σ₁/σ₁^{2t} (101), k̂ the expected value of the output distribution."""
     error = x - _expected_value(normal, bins.num_bins, bins.clip)
-    return weight * error * error
+    return reduce(weight * error * error, *target)
 
 
 def discrete_time_loss(x: Tensor, normal: Normal, alpha: Tensor, draws: Draws, bins: Bins) -> Tensor:
