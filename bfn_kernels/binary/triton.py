@@ -32,7 +32,6 @@ from bfn_kernels.triton_ops.views import (
     view,
     viewed,
     views,
-    writable,
 )
 
 SAMPLE, MODE = tl.constexpr(records.SAMPLE), tl.constexpr(records.MODE)
@@ -69,11 +68,10 @@ def _log_mixture(growth, mixture, inverse):
 
 def sender_sample(x: Tensor, alpha, spread, probs: bool, noise: Noise, dtype: torch.dtype) -> Tensor:
     out = torch.empty_like(x, dtype=dtype)
-    written = writable(out)
-    inputs = *views(x.shape, x, alpha, spread), noise_views(noise, x.shape)
-    arguments = *inputs, view(written, x.shape), x.numel()
+    results = Results(out)
+    arguments = *views(x.shape, x, alpha, spread), noise_views(noise, x.shape), *results.views, x.numel()
     launch(_sender, programs(x.numel()), *arguments, PROBS=probs, T=compute_type(out), BLOCK=BLOCK)
-    return out if written is out else out.copy_(written)
+    return results.finish()
 
 
 @triton.jit

@@ -31,17 +31,15 @@ from bfn_kernels.triton_ops.views import (
     view,
     viewed,
     views,
-    writable,
 )
 
 
 def gaussian_step(state: Tensor, state_scale, data, data_scale, noise_scale, noise: Noise, out: Tensor) -> None:
-    written = writable(out)
+    results = Results(out)
     inputs = views(state.shape, state, state_scale, data, data_scale, noise_scale)
-    arguments = *inputs, noise_views(noise, state.shape), view(written, state.shape), state.numel()
+    arguments = *inputs, noise_views(noise, state.shape), *results.views, state.numel()
     launch(_gaussian_step, programs(state.numel()), *arguments, T=compute_type(state, data), BLOCK=BLOCK)
-    if written is not out:
-        out.copy_(written)
+    results.finish()
 
 
 @triton.jit
@@ -101,11 +99,10 @@ def predict(network, block, T: tl.constexpr):
 
 def predict_data(network: Prediction) -> Tensor:
     out = torch.empty_like(network.prediction)
-    written = writable(out)
-    arguments = _network_views(out.shape, network), view(written, out.shape), out.numel()
-    T = compute_type(network.prediction, network.mean)
+    results, T = Results(out), compute_type(network.prediction, network.mean)
+    arguments = _network_views(out.shape, network), *results.views, out.numel()
     launch(_predict_data, programs(out.numel()), *arguments, T=T, BLOCK=BLOCK)
-    return out if written is out else out.copy_(written)
+    return results.finish()
 
 
 @triton.jit

@@ -26,6 +26,7 @@ from bfn_kernels.triton_ops.classes import (
     launch_rows,
     load_classes,
     message,
+    no_tile,
     row_total,
     softmax,
     store_classes,
@@ -101,8 +102,7 @@ def _sender(x, beta, spread, noise, out, count, S: tl.constexpr, PROBS: tl.const
     rows = block_of(count, S.ROWS)
     x, beta, spread = load(x, rows, tl.int64), load(beta, rows, S.T), load(spread, rows, S.T)
     if PROBS and S.K > S.TILE:
-        top = tl.full((S.ROWS,), float("-inf"), S.T)
-        total = tl.zeros((S.ROWS,), S.T)
+        top, total = no_tile(rows, S)
         for first in range(0, S.K, S.TILE):
             top, total = with_tile(_flow(x, beta, spread, noise, rows, first, S), top, total)
         inverse = reciprocal(total)
@@ -182,8 +182,7 @@ def _update(logits, state, solver, sent, noise, results, count, S: tl.constexpr)
     if sent.known[0] is not None:
         x = tl.where(is_known, load(sent.known, rows, tl.int64), x)
     poison = tl.where(_in_range(x, S.K), 0.0, float("nan"))
-    new_top = tl.full((S.ROWS,), float("-inf"), S.T)
-    new_total = tl.zeros((S.ROWS,), S.T)
+    new_top, new_total = no_tile(rows, S)
     for first in range(0, S.K, S.TILE):
         p = is_class(x, first, S.TILE).to(S.T) + poison[:, None]
         if sent.choice == MEAN:
@@ -221,11 +220,8 @@ def _update(logits, state, solver, sent, noise, results, count, S: tl.constexpr)
 def _stats(view, x, rows, S):
     """With e = exp(z − max): e_x; `rest`, `rest_square` and `below_top`, the sums of e, e² and e(1 − e) over the other
     classes; max and z_x."""
-    top = tl.full(rows[1].shape, float("-inf"), S.T)
-    rest = tl.zeros(rows[1].shape, S.T)
-    rest_square = tl.zeros(rows[1].shape, S.T)
-    below_top = tl.zeros(rows[1].shape, S.T)
-    z_x = tl.zeros(rows[1].shape, S.T)
+    top, rest = no_tile(rows, S)
+    rest_square, below_top, z_x = rest, rest, rest
     for first in range(0, S.K, S.TILE):
         z = load_classes(view, rows, first, S)
         is_x = is_class(x, first, S.TILE)

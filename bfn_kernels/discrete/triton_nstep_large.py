@@ -26,6 +26,7 @@ from bfn_kernels.triton_ops.classes import (
     first_largest,
     is_class,
     load_classes,
+    no_tile,
     row_total,
     store_classes,
     sum_where,
@@ -65,15 +66,9 @@ def _probs(logits, rows, first, top, total, S):
 
 
 @triton.jit
-def _start(rows, S):
-    """The maximum and the sum that `with_tile` gets with the first tile."""
-    return tl.full(rows[1].shape, float("-inf"), S.T), tl.zeros(rows[1].shape, S.T)
-
-
-@triton.jit
 def _log_rest(logits, rows, x, row_top, S):
     """ln Σ exp(z_k) over the classes k other than x, and z_x, both less the largest logit of the row."""
-    top, total = _start(rows, S)
+    top, total = no_tile(rows, S)
     z_x = tl.zeros(rows[1].shape, S.T)
     for first in range(0, S.K, S.TILE):
         z, is_x = load_classes(logits, rows, first, S), is_class(x, first, S.TILE)
@@ -116,10 +111,10 @@ def joint_sums(x, logits, alpha, draws, n_steps, mask, losses, sums, count, S: t
             s += tl.sum(_probs(logits, rows, first, top, total, S) * growth, 1)
         served = serves(s)
         value = -log1p(tl.where(served, s, 0.0))
-        y_top, y_total = _start(rows, S)
+        y_top, y_total = no_tile(rows, S)
         mixture = tl.zeros((1,), S.T)
         if tl.sum((~served).to(tl.int32)) > 0:
-            others_top, others_total = _start(rows, S)
+            others_top, others_total = no_tile(rows, S)
             for first in range(0, S.K, S.TILE):
                 eps = class_noise(draws, rows, first, MONTE_CARLO, draw, count, S)
                 y = _shifted(logits, rows, x, first, top, message, eps, S)
@@ -237,7 +232,7 @@ def factorised(x, logits, alpha, draws, n_steps, mask, losses, grad_logits, coun
     valid, keep = valid_class(x, S.K), load(mask, rows, tl.int1, True)
     top, total = row_total(logits, rows, S)
     likeliest = first_largest(logits, rows, S)
-    top_other, others = _start(rows, S)  # the sum without the likeliest class, since 1 − its p would cancel
+    top_other, others = no_tile(rows, S)  # the sum without the likeliest class, since 1 − its p would cancel
     z_x = tl.zeros((1,), S.T)
     for first in range(0, S.K, S.TILE):
         z = load_classes(logits, rows, first, S)

@@ -49,7 +49,6 @@ from bfn_kernels.triton_ops.views import (
     view,
     viewed,
     views,
-    writable,
 )
 
 SAMPLE, MODE = tl.constexpr(records.SAMPLE), tl.constexpr(records.MODE)
@@ -85,13 +84,13 @@ def output_std(
     pred_log_std: Tensor, mean_scale: Tensor | None, noise_scale: Tensor | None, limits: OutputLimits, need: bool
 ) -> tuple[Tensor, Tensor]:
     out, dtype = torch.empty_like(pred_log_std), compute_dtype(pred_log_std)
-    written, output = writable(out), (pred_log_std, pred_log_std, None)
+    results, output = Results(out), (pred_log_std, pred_log_std, None)
     saved, views = _gradients(out.shape, output, dtype, (False, need, False))
     network = network_views(out.shape, Network(None, pred_log_std, None, None, mean_scale, noise_scale))
     C = Constants(KERNEL_TYPES[dtype], None, None, 0, kind_of(mean_scale), *limits)
-    arguments = view(written, out.shape), views[1], network
+    arguments = *results.views, views[1], network
     _launch(_output_std, *arguments, count=out.numel(), C=C, warps=WARPS, registers=None)
-    return out if written is out else out.copy_(written), saved[1]
+    return results.finish(), saved[1]
 
 
 @triton.jit
@@ -106,12 +105,12 @@ def expected_value(
     mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, clip: bool, *need: bool
 ) -> tuple[Tensor, ...]:
     out = _new_values(mean, mixture_logits)
-    written, dtype = writable(out), compute_dtype(mean, std, mixture_logits)
+    results, dtype = Results(out), compute_dtype(mean, std, mixture_logits)
     saved, views = _gradients(out.shape, (mean, std, mixture_logits), dtype, need)
-    arguments = _normals(mean, std, mixture_logits), view(written, out.shape), tuple(views)
+    arguments = _normals(mean, std, mixture_logits), *results.views, tuple(views)
     C = Constants(KERNEL_TYPES[dtype], num_bins, clip, _components(mixture_logits))
     _launch(_expected_value, *arguments, count=out.numel(), C=C)
-    return out if written is out else out.copy_(written), *saved
+    return results.finish(), *saved
 
 
 def _new_values(mean: Tensor, mixture_logits: Tensor | None) -> Tensor:
@@ -168,12 +167,12 @@ def _chosen(network, noise, component_noise, block, C, CHOICE: tl.constexpr):
 
 def choose(mean: Tensor, std: Tensor, mixture_logits, num_bins: int, choice: int, noise: Noise, component_noise):
     out = _new_values(mean, mixture_logits)
-    written, shape = writable(out), out.shape
+    results, shape = Results(out), out.shape
     noises = noise_views(noise, shape), view(component_noise, shape)
     C = Constants(compute_type(mean, std, mixture_logits), num_bins, True, _components(mixture_logits))
-    arguments = _normals(mean, std, mixture_logits), *noises, view(written, shape)
+    arguments = _normals(mean, std, mixture_logits), *noises, *results.views
     _launch(_choice, *arguments, count=out.numel(), C=C, CHOICE=choice)
-    return out if written is out else out.copy_(written)
+    return results.finish()
 
 
 @triton.jit

@@ -168,8 +168,8 @@ def _moment_of_all(n):
 
 @triton.jit
 def _wide_series(mean, std, K: tl.constexpr):
-    """k̂ and its derivatives for an unclipped distribution that is wide in [−1, 1]. The sums over edges would be a small
-    difference divided by a small mass.
+    """The base 0, k̂ as the shift, and the derivatives for an unclipped distribution that is wide in [−1, 1]. The sums
+    over edges would be a small difference divided by a small mass.
 
     With z = mean/std the density in [−1, 1] is proportional to exp(zx/std − x²/2std²) = Σ h_n·x^n/n!, h_n =
     He_n(z)/std^n. So k̂ is Σ h_n·_moment_of_bins(n) over odd n, divided by Σ h_n·_moment_of_all(n) over even n. It is 0
@@ -198,17 +198,18 @@ def _wide_series(mean, std, K: tl.constexpr):
     phi, _, _ = tail(tl.abs(z))
     tiny = phi * unit * below < TINY_TOTAL
     by_mean, by_std = w * by_slope, -2.0 * unit * (slope * by_slope + w * by_w)
-    return tl.where(tiny, 0.0, k), tl.where(tiny, 0.0, by_mean), tl.where(tiny, 0.0, by_std)
+    return z * 0.0, tl.where(tiny, 0.0, k), tl.where(tiny, 0.0, by_mean), tl.where(tiny, 0.0, by_std)
 
 
 @triton.jit
-def _renormalised(base, shift, by_mean, by_std, mean, std, K: tl.constexpr):
+def _renormalised(parts, mean, std, K: tl.constexpr):
     """k̂ of the unclipped distribution and its derivatives, from k̂ of the clipped distribution at |mean|.
 
     The end bins lose the mass beyond [−1, 1], and the rest is divided by the mass in [−1, 1]. k̂ is 0 if this mass is
     tiny. If |mean| is beyond the last bin, k̂ is computed from its distance to the last centre, since k̂ itself would
     cancel.
     """
+    base, shift, by_mean, by_std = parts
     m = tl.abs(mean)
     last = centre(m * 0.0 + (K - 1.0), K)
     sign = tl.where(mean < 0.0, -1.0, 1.0)
@@ -236,37 +237,36 @@ def _any(condition):
 
 
 @triton.jit
+def _select(condition, new, old):
+    """The base, shift and derivatives `new` where the condition is True, else `old`."""
+    base, shift = tl.where(condition, new[0], old[0]), tl.where(condition, new[1], old[1])
+    return base, shift, tl.where(condition, new[2], old[2]), tl.where(condition, new[3], old[3])
+
+
+@triton.jit
 def expected_value(mean, std, K: tl.constexpr, CLIP: tl.constexpr):
     """k̂ = Σ p_k c_k and its derivatives by mean and std. k̂ is the sum of two parts, base and shift, so that losses can
     compute (x − base) − shift, which does not cancel. A rule runs only in blocks with a variable that needs it."""
     h: tl.constexpr = 2.0 / K
+    m = mean if CLIP else tl.abs(mean)
     if mean.dtype == tl.float64:  # one rule for all, since the differences between two rules would show in float64
-        base, shift, by_mean, by_std = _edge_sum(mean if CLIP else tl.abs(mean), std, K - 1.0, K - 1, K)
+        parts = _edge_sum(m, std, K - 1.0, K - 1, K)
     else:
-        m = mean if CLIP else tl.abs(mean)
-        base, shift, by_mean, by_std = m, m * 0.0 + std * 0.0, m * 0.0, m * 0.0
+        parts = m, m * 0.0 + std * 0.0, m * 0.0, m * 0.0
         counted = clamp(tl.floor(std * (REACH * K)) + 1.0, FEWEST, K - 1.0)
         narrow, wide = std < SMOOTH * h, std >= WIDE
         wide = wide & ~narrow
         smooth = ~(narrow | wide)
         if _any(narrow):
             most = tl.max(tl.where(narrow, counted, 0.0), 0).to(tl.int32)
-            base_of, shift_of, by_mean_of, by_std_of = _edge_sum(m, std, counted, most, K)
-            base, shift = tl.where(narrow, base_of, base), tl.where(narrow, shift_of, shift)
-            by_mean, by_std = tl.where(narrow, by_mean_of, by_mean), tl.where(narrow, by_std_of, by_std)
+            parts = _select(narrow, _edge_sum(m, std, counted, most, K), parts)
         if _any(smooth):
-            base_of, shift_of, by_mean_of, by_std_of = _smooth_sum(m, std, K)
-            base, shift = tl.where(smooth, base_of, base), tl.where(smooth, shift_of, shift)
-            by_mean, by_std = tl.where(smooth, by_mean_of, by_mean), tl.where(smooth, by_std_of, by_std)
+            parts = _select(smooth, _smooth_sum(m, std, K), parts)
         if CLIP and _any(wide):
-            base_of, shift_of, by_mean_of, by_std_of = _wide_sum(m, std, K)
-            base, shift = tl.where(wide, base_of, base), tl.where(wide, shift_of, shift)
-            by_mean, by_std = tl.where(wide, by_mean_of, by_mean), tl.where(wide, by_std_of, by_std)
+            parts = _select(wide, _wide_sum(m, std, K), parts)
     if not CLIP:
-        base, shift, by_mean, by_std = _renormalised(base, shift, by_mean, by_std, mean, std, K)
+        parts = _renormalised(parts, mean, std, K)
         wide = std >= (UNCLIPPED_WIDE_FLOAT64 if mean.dtype == tl.float64 else UNCLIPPED_WIDE)
         if _any(wide):
-            shift_of, by_mean_of, by_std_of = _wide_series(mean, std, K)
-            shift, by_mean = tl.where(wide, shift_of, shift), tl.where(wide, by_mean_of, by_mean)
-            by_std = tl.where(wide, by_std_of, by_std)
-    return base, shift, by_mean, by_std
+            parts = _select(wide, _wide_series(mean, std, K), parts)
+    return parts

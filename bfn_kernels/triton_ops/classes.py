@@ -163,11 +163,16 @@ def finite(top):
 @triton.jit
 def row_total(view, rows, S):
     """The largest number of each row and the sum of exp(z − max), over all tiles of the row."""
-    top = tl.full(rows[1].shape, float("-inf"), S.T)
-    total = tl.zeros(rows[1].shape, S.T)
+    top, total = no_tile(rows, S)
     for first in range(0, S.K, S.TILE):
         top, total = with_tile(load_classes(view, rows, first, S), top, total)
     return top, total
+
+
+@triton.jit
+def no_tile(rows, S):
+    """The largest number and the sum of exp(z − max) of each row before its first tile."""
+    return tl.full(rows[1].shape, float("-inf"), S.T), tl.zeros(rows[1].shape, S.T)
 
 
 @triton.jit

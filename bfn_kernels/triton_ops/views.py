@@ -201,18 +201,19 @@ class Gradients:
 
 
 class Results:
-    """The tensors that a step writes its results into, `out` and others or None, and their views."""
+    """The tensors that a kernel writes its results into, `out` and others or None, and their views."""
 
-    def __init__(self, *outputs: Tensor | None):
-        self.outputs = outputs
-        self.written = tuple(t if t is None else writable(t) for t in outputs)
-        self.views = tuple(view(t, outputs[0].shape) for t in self.written)  # type: ignore[union-attr]
+    def __init__(self, out: Tensor, *others: Tensor | None):
+        self.outputs = out, *others
+        self.written = tuple(t if t is None else writable(t) for t in self.outputs)
+        self.views = tuple(view(t, out.shape) for t in self.written)
 
-    def finish(self) -> None:
-        """Copies the results into the outputs that no view describes."""
+    def finish(self) -> Tensor:
+        """Copies the results into the outputs that no view describes; returns `out`."""
         for output, written in zip(self.outputs, self.written, strict=True):
             if output is not None and written is not output:
                 output.copy_(written)
+        return self.outputs[0]
 
 
 @triton.jit
