@@ -112,13 +112,13 @@ class _Saving:
     def __init__(self, overload: OpOverload, names: Sequence[str], unsaved_in_forward: Sequence[str]):
         schema = overload._schema
         values = [*schema.arguments, *schema.returns]
-        place = {value.name: i for i, value in enumerate(values)}
+        index = {value.name: i for i, value in enumerate(values)}
         self.Saved = namedtuple("Saved", names)  # type: ignore[misc]
-        places = [place[name] for name in names]
-        self.all = _picks(places)
-        self.reduced = _picks([-1 if name in unsaved_in_forward else place[name] for name in names])
-        self.in_forward = place["in_forward"] if unsaved_in_forward else None
-        self.saved_tensors = sum("Tensor" in str(values[i].type) for i in places)
+        indices = [index[name] for name in names]
+        self.all = _picks(indices)
+        self.reduced = _picks([-1 if name in unsaved_in_forward else index[name] for name in names])
+        self.in_forward = index["in_forward"] if unsaved_in_forward else None
+        self.saved_tensors = sum("Tensor" in str(values[i].type) for i in indices)
         self.tensors = _leading_tensors(overload)
 
     def write(self, ctx, arguments: Sequence, results) -> None:
@@ -133,10 +133,10 @@ class _Saving:
         return self.Saved(*ctx.saved_tensors, *ctx.others)
 
 
-def _picks(places: Sequence[int]) -> Callable[[tuple], tuple]:
-    """Returns a function that picks the values at these places of a tuple. `itemgetter` returns a tuple only for two or
-    more places."""
-    return itemgetter(*places) if len(places) > 1 else lambda values: tuple(values[i] for i in places)
+def _picks(indices: Sequence[int]) -> Callable[[tuple], tuple]:
+    """Returns a function that picks the values at these indices of a tuple. `itemgetter` returns a tuple only for two
+    or more indices."""
+    return itemgetter(*indices) if len(indices) > 1 else lambda values: tuple(values[i] for i in indices)
 
 
 def _leading_tensors(overload: OpOverload) -> int:

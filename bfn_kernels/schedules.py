@@ -1,4 +1,4 @@
-"""Accuracy schedules: how accurate the messages are over time. Ops use the numbers of a schedule in float64.
+"""Accuracy schedules: the accuracy of the messages over time. Ops use the numbers of a schedule in float64.
 
 A schedule of continuous and discretised data has the methods `gamma`, `alpha` and `rate`; one of discrete data has
 `beta`, `alpha` and `rate`. Any object with these methods can be passed as `schedule=`: a new schedule needs no new

@@ -149,10 +149,10 @@ def scalars(
         checks.steps(name, wide, n_steps)
     wide_precision = None if precision is None else checks.rows("precision", precision, shape, data, 0)
     inputs = Inputs(wide, wide_precision, schedule, n_steps, scale, t_min)
-    made = [FORMULAS[name](inputs).to(dtype) for name in wanted]
-    if any(scalar.requires_grad for scalar in made):
+    row_scalars = [FORMULAS[name](inputs).to(dtype) for name in wanted]
+    if any(scalar.requires_grad for scalar in row_scalars):
         raise ValueError("schedule requires a gradient, but none is defined for it; give it parameters that have none")
-    return made
+    return row_scalars
 
 
 def _operator_input(value: float | Tensor, data: Tensor, high: float = math.inf) -> Tensor | None:

@@ -1,6 +1,6 @@
 """The operators of continuous data: the fake and backward pass of each.
 
-The function of the same name in `reference.py` shows what an operator computes, and has its arguments.
+The function of the same name in `reference.py` defines the result of an operator, and has its arguments.
 """
 
 import torch

@@ -131,7 +131,7 @@ def _nstep(x, logits, alpha, draws, n_steps, mask, losses, grad_logits, count, S
             away = sum_where(~is_likeliest & inside, p * (largest - gradient))[:, None]
             gradient = p * tl.where(is_likeliest, away, gradient - mean)
             if any_far:
-                _, _, parts = far_shares(z, is_x, is_likeliest)
-                gradient += far_gradient(by_log_p, by_log_rest, p, parts, is_x, is_likeliest)
+                _, _, shares = far_shares(z, is_x, is_likeliest)
+                gradient += far_gradient(by_log_p, by_log_rest, p, shares, is_x, is_likeliest)
         gradient = tl.where(valid[:, None], n_steps * gradient, float("nan"))
         store_classes(grad_logits, rows, 0, tl.where(keep[:, None], gradient, 0.0), S)

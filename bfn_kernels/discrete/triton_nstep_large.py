@@ -260,8 +260,8 @@ def factorised(x, logits, alpha, draws, n_steps, mask, losses, grad_logits, coun
         for first in range(0, S.K, S.TILE):
             _, p, slope, is_likeliest = _factorised_tile(logits, rows, row, first, draws, count, S)
             z = load_classes(logits, rows, first, S)
-            parts = exp_difference(z, finite(top_other)[:, None]) / tl.where(others > 0.0, others, 1.0)[:, None]
+            shares = exp_difference(z, finite(top_other)[:, None]) / tl.where(others > 0.0, others, 1.0)[:, None]
             gradient = p * tl.where(is_likeliest, away, slope - mean)
-            gradient += far_gradient(by_log_p, by_log_rest, p, parts, is_class(x, first, S.TILE), is_likeliest)
+            gradient += far_gradient(by_log_p, by_log_rest, p, shares, is_class(x, first, S.TILE), is_likeliest)
             gradient = tl.where(valid[:, None], n_steps * gradient, float("nan"))
             store_classes(grad_logits, rows, first, tl.where(keep[:, None], gradient, 0.0), S)

@@ -126,20 +126,20 @@ def is_far(log_share):
 
 @triton.jit
 def far_shares(z, is_x, is_likeliest):
-    """ln p_x; ln of the rest, 1 − p of the likeliest class; and each other class's part of the rest."""
+    """ln p_x; ln of the rest, 1 − p of the likeliest class; and each other class's share of the rest."""
     top, others = tl.max(z, 1), tl.where(is_likeliest, float("-inf"), z)
     log_total, top_other = log(tl.sum(exp_difference(z, top[:, None]), 1)), tl.max(others, 1)
     e = exp_difference(others, finite(top_other)[:, None])
     rest = tl.sum(e, 1)
-    parts = e / tl.where(rest > 0.0, rest, 1.0)[:, None]
-    return sum_where(is_x, z) - top - log_total, top_other - top + log(rest) - log_total, parts
+    shares = e / tl.where(rest > 0.0, rest, 1.0)[:, None]
+    return sum_where(is_x, z) - top - log_total, top_other - top + log(rest) - log_total, shares
 
 
 @triton.jit
-def far_gradient(by_log_p, by_log_rest, p, parts, is_x, is_likeliest):
+def far_gradient(by_log_p, by_log_rest, p, shares, is_x, is_likeliest):
     """The gradient by the logits. The derivative of ln p_x is e_x − p. The derivative of the rest's logarithm is each
-    class's part of the rest, and −p for the likeliest class."""
-    return by_log_p[:, None] * (is_x.to(p.dtype) - p) + by_log_rest[:, None] * tl.where(is_likeliest, -p, parts)
+    class's share of the rest, and −p for the likeliest class."""
+    return by_log_p[:, None] * (is_x.to(p.dtype) - p) + by_log_rest[:, None] * tl.where(is_likeliest, -p, shares)
 
 
 @triton.jit

@@ -88,9 +88,10 @@ def write_mean_error(x, error, slope, keep, gradients, network, log_total, block
     for m in range(C.M):
         mean, std, mean_slope, std_slope = component(network, m, block, C)
         base, shift, by_mean, by_std = expected_value(mean, std, C.K, C.CLIP)
-        part = slope * exp(log_share(network, log_total, m, block, C))
-        grad_logit = part * (error - ((x - base) - shift))
-        write(gradients, m, block, keep, False, part * by_mean * mean_slope, part * by_std * std_slope, grad_logit)
+        slope_m = slope * exp(log_share(network, log_total, m, block, C))
+        grad_logit = slope_m * (error - ((x - base) - shift))
+        by_mean, by_std = slope_m * by_mean * mean_slope, slope_m * by_std * std_slope
+        write(gradients, m, block, keep, False, by_mean, by_std, grad_logit)
 
 
 @triton.jit
@@ -107,15 +108,15 @@ def prob(i, network, log_total, block, C):
 
 @triton.jit
 def write_bin_cost(i, p, keep, gradients, network, log_total, block, C):
-    """Writes the gradients of −ln p of bin i."""
+    """Writes the gradients of −ln p of bin i. p: its probability, as `prob` returns it."""
     inverse = reciprocal(p[1])
     for m in range(C.M):
         mean, std, mean_slope, std_slope = component(network, m, block, C)
         log_p, by_mean, by_std = log_bin_prob(i, mean, std, C.K, C.CLIP)
         log_share_m = log_share(network, log_total, m, block, C)
-        part = exp(log_share_m + log_p - p[0]) * inverse
-        grad_logit = exp(log_share_m) - part
-        write(gradients, m, block, keep, False, -part * by_mean * mean_slope, -part * by_std * std_slope, grad_logit)
+        posterior = exp(log_share_m + log_p - p[0]) * inverse
+        by_mean, by_std = -posterior * by_mean * mean_slope, -posterior * by_std * std_slope
+        write(gradients, m, block, keep, False, by_mean, by_std, exp(log_share_m) - posterior)
 
 
 @triton.jit

@@ -344,10 +344,10 @@ def _nstep(x, network, alpha, draws, legendre, n_steps, outputs, count, C: tl.co
                 one = _without_masked((mean, std), active)
                 value, by_mean, by_std = _log_sums(x, one, tau, eps, d, draws, legendre, C, S)
                 log_share = tl.where(active, mixtures.log_share(network, log_total, m, block, C), 0.0)
-                part = exp(log_share[:, None] + value - top) / total
-                by_mean = -n_steps * _expected(weight, part * by_mean) * mean_by
-                by_std = -n_steps * _expected(weight, part * by_std) * std_by
-                grad_logit = -n_steps * _expected(weight, part - exp(log_share)[:, None])
+                posterior = exp(log_share[:, None] + value - top) / total
+                by_mean = -n_steps * _expected(weight, posterior * by_mean) * mean_by
+                by_std = -n_steps * _expected(weight, posterior * by_std) * std_by
+                grad_logit = -n_steps * _expected(weight, posterior - exp(log_share)[:, None])
                 mixtures.write(gradients, m, block, keep, first > 0, by_mean, by_std, grad_logit)
     if C.M == 0:
         store(gradients[0], block, tl.where(keep, -n_steps * slope_mean * mean_by, 0.0))
