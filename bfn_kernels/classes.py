@@ -13,13 +13,13 @@ from bfn_kernels import backends, solvers
 from bfn_kernels.autograd import needs
 from bfn_kernels.call import checks, rows
 from bfn_kernels.call.keywords import Target, choice_noises, drawn_seed, known_values, loss_target, step_seed
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.records import CHOICES, NO_GUIDANCE
 
 # The keywords of a step, as plain tuples, since making a record takes longer.
 Plan = tuple[Any, ...]  # times, previous, rule, coefficients, beta_1, schedule, temperature, unconditional, guidance
 Sending = tuple[Any, ...]  # choose, known, known_mask, seed, generator, noise, draw_noise
-Outputs = tuple[Tensor | None, ...]  # out, theta_out, and predicted_out of a solver's step
+Outs = tuple[Tensor | None, ...]  # out, theta_out, and predicted_out of a solver's step
 
 
 class Family(NamedTuple):
@@ -77,7 +77,7 @@ class Family(NamedTuple):
         return x, backends.library(backend, x.device), loss_target(x, mask, reduction)
 
     def update_sample(
-        self, output_logits: Tensor, state: Tensor, alpha: Rows, sending: Sending, outputs: Outputs, backend: str | None
+        self, output_logits: Tensor, state: Tensor, alpha: PerRow, sending: Sending, outputs: Outs, backend: str | None
     ) -> Tensor:
         """A step that sends a message of accuracy α."""
         self.check_state(state, output_logits)
@@ -101,7 +101,7 @@ class Family(NamedTuple):
         state: Tensor,
         plan: Plan,
         sending: Sending,
-        outputs: Outputs,
+        outputs: Outs,
         backend: str | None,
     ) -> Tensor:
         """A step by a rule or by coefficients."""

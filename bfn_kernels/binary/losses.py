@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels.call import checks, keywords, rows
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.classes import BINARY
 from bfn_kernels.records import RECEIVERS
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
@@ -13,7 +13,7 @@ from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 def continuous_time_loss(
     x: Tensor,
     logits: Tensor,
-    t: Rows,
+    t: PerRow,
     *,
     beta_1: float | None = None,
     schedule: DiscreteSchedule | None = None,
@@ -53,7 +53,7 @@ def continuous_time_loss(
 def discrete_time_loss(
     x: Tensor,
     logits: Tensor,
-    t: Rows | None = None,
+    t: PerRow | None = None,
     *,
     n_steps: int,
     step: int | Tensor | None = None,

@@ -9,7 +9,7 @@ from torch import Tensor
 from bfn_kernels import gauss
 from bfn_kernels import noise as random
 from bfn_kernels.call import checks, rows
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.operators import Library
 from bfn_kernels.records import NO_DRAWS
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
@@ -185,7 +185,7 @@ def read_mean(
 def prediction_scalars(
     library: Library,
     parametrisation: str,
-    t: Rows,
+    t: PerRow,
     x: Tensor,
     dtype: torch.dtype,
     sigma_1: float | None,
@@ -201,7 +201,7 @@ def prediction_scalars(
     return rows.scalars(library, (*rows.FLOW, *wanted), t, x, dtype, schedule, t_min=t_min, **numbers)
 
 
-def step_time(t: Rows | None, step: int | Tensor | None, n_steps: int) -> tuple[Rows, int]:
+def step_time(t: PerRow | None, step: int | Tensor | None, n_steps: int) -> tuple[PerRow, int]:
     """The time (i − 1)/n at which step i of n starts, in float64, or t itself, and n. Exactly one of t and step must be
     passed."""
     n_steps = checks.integer("n_steps", n_steps, 1)
@@ -223,7 +223,7 @@ def step_time(t: Rows | None, step: int | Tensor | None, n_steps: int) -> tuple[
     return (step.double() - 1) / n_steps, n_steps
 
 
-def updated_precision(precision: Rows, alpha: Rows, model: Tensor) -> Rows:
+def updated_precision(precision: PerRow, alpha: PerRow, model: Tensor) -> PerRow:
     """ρ + α: a number if both are numbers, else a tensor of a number per row, in ρ's type but at least float32."""
     terms: dict[str, Any] = {"precision": precision, "alpha": alpha}
     tensors = [value for value in terms.values() if isinstance(value, Tensor)]

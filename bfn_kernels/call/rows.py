@@ -20,7 +20,7 @@ from bfn_kernels.call import checks
 from bfn_kernels.operators import Library
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
 
-Rows = float | Tensor  # a time, accuracy or precision: a number for all rows, or one for each
+PerRow = float | Tensor  # times, accuracies or precisions: one number for all rows, or a number for each row
 
 T_MIN = 1e-6  # before this time, unless a caller sets another, no message counts as received, so that x̂ is 0
 T_MAX = 1 - 1e-6  # the time of a discrete flow is clamped to this
@@ -112,13 +112,13 @@ def _bits(names: Sequence[str]) -> int:
 def scalars(
     library: Library,
     wanted: Sequence[str],
-    value: Rows,
+    value: PerRow,
     data: Tensor,
     dtype: torch.dtype,
     schedule: Any = None,
     *,
     dims: int | None = None,
-    precision: Rows | None = None,
+    precision: PerRow | None = None,
     n_steps: int = 0,
     scale: float = 1,
     t_min: float = T_MIN,

@@ -8,7 +8,7 @@ from torch import Tensor
 from bfn_kernels import backends
 from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.keywords import PUBLISHED, Clip, Limits, Target, prediction_scalars
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.schedules import ContinuousSchedule
 
 
@@ -16,7 +16,7 @@ def continuous_time_loss(
     x: Tensor,
     prediction: Tensor,
     mean: Tensor | None,
-    t: Rows,
+    t: PerRow,
     *,
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
@@ -66,7 +66,7 @@ def discrete_time_loss(
     x: Tensor,
     prediction: Tensor,
     mean: Tensor | None,
-    t: Rows | None = None,
+    t: PerRow | None = None,
     *,
     n_steps: int,
     step: int | Tensor | None = None,

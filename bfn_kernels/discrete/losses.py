@@ -8,7 +8,7 @@ from torch import Tensor
 from bfn_kernels import backends
 from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.keywords import Target
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.classes import DISCRETE
 from bfn_kernels.discrete.operators import SHORT_ROW
 from bfn_kernels.operators import NATIVE
@@ -19,7 +19,7 @@ from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 def continuous_time_loss(
     x: Tensor,
     logits: Tensor,
-    t: Rows,
+    t: PerRow,
     *,
     beta_1: float | None = None,
     schedule: DiscreteSchedule | None = None,
@@ -59,7 +59,7 @@ def continuous_time_loss(
 def discrete_time_loss(
     x: Tensor,
     logits: Tensor,
-    t: Rows | None = None,
+    t: PerRow | None = None,
     *,
     n_steps: int,
     step: int | Tensor | None = None,

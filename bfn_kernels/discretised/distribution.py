@@ -13,7 +13,7 @@ from bfn_kernels import backends
 from bfn_kernels.call import checks, keywords
 from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
 from bfn_kernels.call.reduction import NONE
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.discretised import reference
 from bfn_kernels.operators import Library
 from bfn_kernels.records import MODE, SAMPLE
@@ -26,7 +26,7 @@ def output_distribution(
     pred_mean: Tensor,
     pred_log_std: Tensor | None,
     mean: Tensor | None,
-    t: Rows,
+    t: PerRow,
     *,
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,

@@ -8,7 +8,7 @@ from torch import Tensor
 from bfn_kernels import backends
 from bfn_kernels.call import checks, keywords
 from bfn_kernels.call.keywords import PUBLISHED, Limits, Target, prediction_scalars
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.discretised.distribution import check_output
 from bfn_kernels.records import NO_DRAWS
 from bfn_kernels.schedules import ContinuousSchedule
@@ -19,7 +19,7 @@ def continuous_time_loss(
     pred_mean: Tensor,
     pred_log_std: Tensor | None,
     mean: Tensor | None,
-    t: Rows,
+    t: PerRow,
     *,
     num_bins: int,
     mixture_logits: Tensor | None = None,
@@ -80,7 +80,7 @@ def discrete_time_loss(
     pred_mean: Tensor,
     pred_log_std: Tensor | None,
     mean: Tensor | None,
-    t: Rows | None = None,
+    t: PerRow | None = None,
     *,
     n_steps: int,
     num_bins: int,
