@@ -101,7 +101,7 @@ _CUDA_MISSING = _missing_cuda()
 
 @constant
 def _load_cuda() -> None:
-    _load_cuda_once()  # this function has no cache of its own, since the compiler would ignore it
+    _load_cuda_once()  # cached there, since the compiler would ignore a cache around this function
 
 
 @functools.cache

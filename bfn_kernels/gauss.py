@@ -22,7 +22,7 @@ def legendre(order: int) -> Rule:
 
 @constant
 def _rule(recurrence: tuple[float, ...]) -> Rule:
-    return _nodes_and_weights(recurrence)  # this function has no cache of its own, since the compiler would ignore it
+    return _nodes_and_weights(recurrence)  # cached there, since the compiler would ignore a cache around this function
 
 
 @functools.cache

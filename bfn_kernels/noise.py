@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# The table of streams, which csrc/math/philox.h repeats. A new use of noise gets a new number.
+# The streams; csrc/math/philox.h has the same table. A new use of noise gets a new number.
 SENDER = 0  # normals of the sender or of the Bayesian flow
 CLASS = 1  # uniforms that draw a class: row r uses word r % 4 of group r // 4
 MONTE_CARLO = 2  # normals of a Monte-Carlo expectation, for which `draw` counts the draws
 OUTPUT = 3  # normals that draw a value from a discretised output distribution
 FOLD_IN = 4  # words that make a new seed
-COMPONENT = 5  # uniforms that draw a component of a mixture, numbered as those of classes
+COMPONENT = 5  # uniforms that draw a component of a mixture, numbered as the uniforms of CLASS
 
 _M0, _M1, _W0, _W1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
 _LOW = 0xFFFFFFFF

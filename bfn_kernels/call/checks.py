@@ -15,7 +15,8 @@ SMALL_CLASSES = (torch.int16, torch.int8)  # converted to int32
 CLASSES = (torch.int64, torch.int32, torch.uint8, *SMALL_CLASSES)
 ROW_TYPES = (torch.float32, torch.float64)  # types of times and accuracies that operators take
 REDUCTIONS = ("none", "batch", "sum", "mean")
-# The relative error that n·t may have, since times may have been rounded to float32; csrc/math/schedules.h repeats it.
+# The relative error that n·t may have, since times may be rounded to float32; csrc/math/schedules.h has the same
+# number.
 STEP_TOLERANCE = 1e-6
 
 

@@ -186,7 +186,7 @@ def reconstruction_loss(
         return library.continuous.squared_loss(x, prediction, *network, *normal, *target)
     num_bins = checks.integer("num_bins", num_bins, 2)
     checks.no_gradient("with num_bins only prediction and mean have one", x=x)
-    # x̂ has the type of its prediction, and is no result that should be rounded
+    # predict_data returns x̂ in the type of the prediction; in the type of the arithmetic x̂ is not rounded
     x_hat = library.continuous.predict_data(prediction.to(dtype), *network)
     return keywords.bin_loss(library, x, (x_hat, normal[0], None), num_bins, True, target)
 

@@ -22,7 +22,7 @@ from bfn_kernels.operators import (
 )
 
 SHORT_ROW = 128  # the most classes for which the CPU kernels compute the gradient of a loss in the forward pass
-ROW_STATS = 4  # how many numbers of each row a loss saves for its backward pass
+ROW_STATS = 4  # the number of numbers that a loss saves of each row for its backward pass
 
 
 def _sender_fake(x, alpha, spread, num_classes, probs, seed, noise, dtype):

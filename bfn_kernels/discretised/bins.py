@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-TINY_TOTAL = 1e-5  # an unclipped distribution with less mass in [−1, 1] counts as uniform; so does any of std > 8e4
-WIDE_STD, WIDE_TERMS = 2.0, 30  # from this std on, an unclipped mean is a series; the terms left out are 1e-17 of it
+TINY_TOTAL = 1e-5  # an unclipped distribution with less mass in [−1, 1], as from std = 8e4 on, counts as uniform
+WIDE_STD, WIDE_TERMS = 2.0, 30  # the std from which on an unclipped mean is a series, with a relative error of 1e-17
 
 
 def bin_index(x: Tensor, num_bins: int) -> Tensor:

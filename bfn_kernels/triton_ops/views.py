@@ -56,13 +56,13 @@ def launch(kernel, programs: int, *arguments, warps: int = WARPS, registers: int
         kernel[(programs,)](*arguments, num_warps=warps, enable_fp_fusion=True, **constants)
 
 
-@functools.lru_cache(typed=True)  # 1 and True are two constants
+@functools.lru_cache(typed=True)  # typed, since 1 and True are equal but different constants
 def constants(*values) -> tuple:
     """A tuple of these values for a kernel, which are known when the kernel is compiled."""
     return tuple(map(tl.constexpr, values))
 
 
-@functools.lru_cache(typed=True)  # records of two kinds may be equal
+@functools.lru_cache(typed=True)  # typed, since records of different classes may be equal
 def static(record: Any) -> Any:
     """The record for a parameter `tl.constexpr` of a kernel. A compiled kernel needs a constant in each field, since
     Triton 3.6 cannot read plain numbers in a record. An interpreted kernel can multiply by plain numbers only."""
