@@ -18,6 +18,7 @@ from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.solver import extrapolated, guided
 from bfn_kernels.triton_ops.views import (
     BLOCK,
+    KERNEL_TYPES,
     Gradients,
     Results,
     block_of,
@@ -129,41 +130,36 @@ def _update(logits, state, solver, guidance, sent, noise, results, count, T: tl.
         store(theta, block, sigmoid(d.to(out[0].dtype.element_ty).to(T)))
 
 
-class _LossCall:
-    """A call of a loss: its results, and the views of its arguments. row_scalar: the weight or α_i."""
-
-    def __init__(self, x: Tensor, logits: Tensor, row_scalar: Tensor | None, to: LossTarget, need_logits: bool):
-        dtype = compute_dtype(logits)
-        self.losses = Losses(x, *to, dtype)
-        self.gradients = Gradients((logits, need_logits), dtype=dtype)
-        self.inputs = views(x.shape, x, logits, row_scalar)
-        self.outputs = (view(to.mask, x.shape), *self.gradients.views, self.losses.memory), x.numel()
-        self.programs = programs(x.numel())
-        self.constants = {"T": compute_type(logits), "BLOCK": BLOCK}
-
-    def finish(self) -> tuple[Tensor, ...]:
-        """The loss, the factor by which its gradient is multiplied, and the gradient, empty if it is not needed."""
-        return *self.losses.finish(), *self.gradients.finish()
+def _losses(
+    kernel, x: Tensor, logits: Tensor, row_scalar, target: LossTarget, need_logits: bool, *more, **options
+) -> tuple[Tensor, ...]:
+    """Runs the kernel of a loss. Returns the loss, the factor by which its gradient is multiplied, and the gradient,
+    empty if it is not needed. row_scalar: the weight or α_i."""
+    dtype, shape = compute_dtype(logits), x.shape
+    losses, gradients = Losses(x, *target, dtype), Gradients((logits, need_logits), dtype=dtype)
+    inputs = *views(shape, x, logits, row_scalar), *more
+    outputs = view(target.mask, shape), *gradients.views, losses.memory
+    options |= {"T": KERNEL_TYPES[dtype], "BLOCK": BLOCK}
+    launch(kernel, programs(x.numel()), *inputs, outputs, x.numel(), **options)
+    return *losses.finish(), *gradients.finish()
 
 
-def loss(x: Tensor, logits: Tensor, weight: Tensor | None, to: LossTarget, need_logits: bool) -> tuple[Tensor, ...]:
-    call = _LossCall(x, logits, weight, to, need_logits)
-    launch(_loss, call.programs, *call.inputs, *call.outputs, **call.constants)
-    return call.finish()
+def loss(x: Tensor, logits: Tensor, weight: Tensor | None, target: LossTarget, need_logits: bool) -> tuple[Tensor, ...]:
+    return _losses(_loss, x, logits, weight, target, need_logits)
 
 
 @triton.jit
-def _write(loss, slope, sign, to, block):
+def _write(loss, slope, sign, outputs, block):
     """Writes the losses of a block and their derivatives by z, from the derivatives `slope` by sz. Where the mask is
-    False the derivatives are 0. to: the mask, the gradient and the memory of the losses."""
-    mask, grad_logits, losses = to
+    False the derivatives are 0. outputs: the mask, the gradient and the memory of the losses."""
+    mask, grad_logits, losses = outputs
     keep = load(mask, block, tl.int1, True)
     store(grad_logits, block, tl.where(keep, sign * slope, 0.0))
     write_losses(loss, keep, block, losses)
 
 
 @triton.jit
-def _loss(x, logits, weight, to, count, T: tl.constexpr, BLOCK: tl.constexpr):
+def _loss(x, logits, weight, outputs, count, T: tl.constexpr, BLOCK: tl.constexpr):
     """L∞ = weight·q² (205), or −ln p_x if there is no weight."""
     block = block_of(count, BLOCK)
     sign = _signs(x, block, T)
@@ -175,18 +171,17 @@ def _loss(x, logits, weight, to, count, T: tl.constexpr, BLOCK: tl.constexpr):
     else:
         loss = tl.where(u < 0.0, -u, 0.0) + _log_mixture(small, 1.0 + small, larger)
         slope = -q
-    _write(loss, slope, sign, to, block)
+    _write(loss, slope, sign, outputs, block)
 
 
 def discrete_time_loss(
-    x: Tensor, logits: Tensor, alpha, n_steps: int, receiver: int, draws: Draws, to: LossTarget, need_logits: bool
+    x: Tensor, logits: Tensor, alpha, n_steps: int, receiver: int, draws: Draws, target: LossTarget, need_logits: bool
 ) -> tuple[Tensor, ...]:
-    call = _LossCall(x, logits, alpha, to, need_logits)
     noise = None if draws.noise is None else draws.noise.contiguous().view(-1)
     drawn = draws_with_tables(draws, logits, view(noise, None if noise is None else noise.shape))
-    constants = {"COORDINATES": 2 if receiver == FACTORISED else 1} | call.constants
-    launch(_nstep, call.programs, *call.inputs, drawn, n_steps, *call.outputs, **constants, registers=255)
-    return call.finish()
+    coordinates = 2 if receiver == FACTORISED else 1
+    more = drawn, n_steps
+    return _losses(_nstep, x, logits, alpha, target, need_logits, *more, COORDINATES=coordinates, registers=255)
 
 
 @triton.jit
@@ -209,7 +204,7 @@ def _draw(u, p, q, r):
 
 @triton.jit
 def _nstep(
-    x, logits, alpha, draws, n_steps, to, count, COORDINATES: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr
+    x, logits, alpha, draws, n_steps, outputs, count, COORDINATES: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr
 ):
     """n·E of the draws, with r = 2α + 2√α·sε. Nodes are used for sε, since they are symmetric. The factorised receiver
     has two coordinates of half the accuracy."""
@@ -229,4 +224,4 @@ def _nstep(
         loss += weight * value
         slope += weight * by_u
     factor = tl.zeros((), T) + COORDINATES * n_steps
-    _write(factor * loss, factor * slope, sign, to, block)
+    _write(factor * loss, factor * slope, sign, outputs, block)

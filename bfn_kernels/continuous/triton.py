@@ -138,14 +138,14 @@ def _is_clipped(x_hat, network):
     return (x_hat < network.low) | (x_hat > network.high)
 
 
-def squared_loss(x: Tensor, network: Prediction, weight: Tensor, offset, to: LossTarget, *need) -> tuple[Tensor, ...]:
+def squared_loss(x: Tensor, network: Prediction, weight, offset, target: LossTarget, *need) -> tuple[Tensor, ...]:
     """Returns the loss, the factor by which its gradients are multiplied, and the gradients by x, the prediction and
     the mean, each empty if it is not needed."""
     prediction, mean = network[:2]
     dtype, count = compute_dtype(x, prediction, mean), x.numel()
-    losses = Losses(x, *to, dtype)
+    losses = Losses(x, *target, dtype)
     gradients = Gradients(*zip((x, prediction, x if mean is None else mean), need, strict=True), dtype=dtype)
-    inputs = view(x, x.shape), _network_views(x.shape, network), *views(x.shape, weight, offset, to.mask)
+    inputs = view(x, x.shape), _network_views(x.shape, network), *views(x.shape, weight, offset, target.mask)
     arguments = *inputs, gradients.views, losses.memory, count
     launch(_squared_loss, programs(count), *arguments, T=KERNEL_TYPES[dtype], BLOCK=BLOCK)
     return *losses.finish(), *gradients.finish()

@@ -59,9 +59,9 @@ def _in_range(x, K: tl.constexpr):
 
 def theta(logits: Tensor) -> Tensor:
     shape, out = logits.shape, torch.empty_like(logits)
-    to = class_view(out, shape)  # the view of a copy if no view describes the strides of out
-    launch_rows(_theta, class_view(logits, shape), to, shape=shape, T=compute_type(logits))
-    return out if to[0].data_ptr() == out.data_ptr() else out.copy_(to[0])
+    written = class_view(out, shape)  # the view of a copy if no view describes the strides of out
+    launch_rows(_theta, class_view(logits, shape), written, shape=shape, T=compute_type(logits))
+    return out if written[0].data_ptr() == out.data_ptr() else out.copy_(written[0])
 
 
 @triton.jit
@@ -131,9 +131,9 @@ def step(
     message = Sent(*constants(sent.choice), *views(lead, *sent[1:])), _noise_views(noise, shape)
     T = compute_type(output_logits, state, solver.previous, guidance.unconditional)
     launch_rows(_update, *inputs, *message, written, shape=shape, T=T)
-    for output, to in zip(outputs, written, strict=True):
-        if output is not None and to[0].data_ptr() != output.data_ptr():
-            output.copy_(to[0])
+    for output, result in zip(outputs, written, strict=True):
+        if output is not None and result[0].data_ptr() != output.data_ptr():
+            output.copy_(result[0])
 
 
 @triton.jit
@@ -242,11 +242,11 @@ def _wrong(e_x, total):
     return (e_x < 1.0) & (total < 2.0)
 
 
-def loss(x: Tensor, logits: Tensor, weight: Tensor | None, to: LossTarget, in_forward: bool, need_logits: bool):
+def loss(x: Tensor, logits: Tensor, weight: Tensor | None, target: LossTarget, in_forward: bool, need_logits: bool):
     dtype, shape = compute_dtype(logits), logits.shape
-    losses = Losses(x, *to, dtype, tile_of(shape[-1]).rows)
+    losses = Losses(x, *target, dtype, tile_of(shape[-1]).rows)
     stats = x.new_empty((*x.shape, ROW_STATS) if need_logits else (0,), dtype=dtype)
-    inputs = view(x, x.shape), class_view(logits, shape), *views(x.shape, weight, to.mask)
+    inputs = view(x, x.shape), class_view(logits, shape), *views(x.shape, weight, target.mask)
     outputs = stats if need_logits else None, losses.memory
     launch_rows(_loss, *inputs, *outputs, shape=shape, T=KERNEL_TYPES[dtype])
     return *losses.finish(), stats
@@ -260,12 +260,12 @@ def _loss(x, logits, weight, mask, stats, losses, count, S: tl.constexpr):
     e_x, rest, rest_square, below_top, top, z_x = _stats(logits, x, rows, S)
     total = e_x + rest
     if stats is not None:
-        to = stats + 4 * (rows[0] + rows[1])
-        tl.store(to, top, mask=rows[2])
-        tl.store(to + 1, e_x, mask=rows[2])
-        tl.store(to + 2, rest, mask=rows[2])
+        at = stats + 4 * (rows[0] + rows[1])
+        tl.store(at, top, mask=rows[2])
+        tl.store(at + 1, e_x, mask=rows[2])
+        tl.store(at + 2, rest, mask=rows[2])
         # if a wrong class is likely, the backward pass computes Σe² as Σe − Σe(1 − e), so that nothing cancels
-        tl.store(to + 3, tl.where(_wrong(e_x, total), below_top, rest_square), mask=rows[2])
+        tl.store(at + 3, tl.where(_wrong(e_x, total), below_top, rest_square), mask=rows[2])
     if weight[0] is not None:
         inverse = reciprocal(total)
         loss = load(weight, rows, S.T) * (square(rest * inverse) + rest_square * square(inverse))
@@ -278,10 +278,10 @@ def _loss(x, logits, weight, mask, stats, losses, count, S: tl.constexpr):
 
 def loss_backward(grad: Tensor, scale: Tensor, x: Tensor, logits: Tensor, weight, mask, stats: Tensor) -> Tensor:
     shape, grad_logits = logits.shape, torch.empty_like(logits)
-    to = class_view(grad_logits, shape)
+    written = class_view(grad_logits, shape)
     rows = views(x.shape, scaled(grad, scale, x.dim()), x, weight, mask)
-    launch_rows(_loss_backward, *rows, class_view(logits, shape), stats, to, shape=shape, T=compute_type(logits))
-    return grad_logits if to[0].data_ptr() == grad_logits.data_ptr() else grad_logits.copy_(to[0])
+    launch_rows(_loss_backward, *rows, class_view(logits, shape), stats, written, shape=shape, T=compute_type(logits))
+    return grad_logits if written[0].data_ptr() == grad_logits.data_ptr() else grad_logits.copy_(written[0])
 
 
 @triton.jit

@@ -39,21 +39,22 @@ from bfn_kernels.triton_ops.classes import (
 from bfn_kernels.triton_ops.elementary import log, reciprocal
 from bfn_kernels.triton_ops.noise import MONTE_CARLO
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
-from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, draws_with_tables, load, view
+from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, draws_with_tables, load, views
 
 
 def discrete_time_loss(
-    x: Tensor, logits: Tensor, alpha, n_steps: int, receiver: int, draws: Draws, to: LossTarget, need_logits: bool
+    x: Tensor, logits: Tensor, alpha, n_steps: int, receiver: int, draws: Draws, target: LossTarget, need_logits: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the loss, the factor by which its gradient is multiplied, and the gradient `[B, ..., K]`, empty if it is
     not needed."""
     shape, dtype = logits.shape, compute_dtype(logits)
     tile = tile_of(shape[-1], small=True)
-    losses = Losses(x, *to, dtype, tile.rows)
+    losses = Losses(x, *target, dtype, tile.rows)
     grad_logits = torch.empty(shape if need_logits else (0,), dtype=dtype, device=x.device)
     noise = None if draws.noise is None else draws.noise.contiguous().view(-1, shape[-1])
     drawn = draws_with_tables(draws, logits, class_view(noise, None if noise is None else noise.shape))
-    inputs = view(x, x.shape), class_view(logits, shape), view(alpha, x.shape), drawn, n_steps, view(to.mask, x.shape)
+    x_view, alpha_view, mask_view = views(x.shape, x, alpha, target.mask)
+    inputs = x_view, class_view(logits, shape), alpha_view, drawn, n_steps, mask_view
     gradient = class_view(grad_logits if need_logits else None, shape)
     run = partial(launch_rows, shape=shape, T=KERNEL_TYPES[dtype], small=True, registers=255)
     if shape[-1] <= tile.classes:

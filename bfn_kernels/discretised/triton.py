@@ -208,7 +208,7 @@ def _update(network, solver, sent, component_noise, noise, out, predicted, count
 
 
 def loss(
-    x: Tensor, network: Network, weight, alpha, direct, n_steps: int, draws: Draws, bins: Bins, to: LossTarget, *need
+    x: Tensor, network: Network, weight, alpha, direct, n_steps, draws: Draws, bins: Bins, target: LossTarget, *need
 ) -> tuple[Tensor, ...]:
     dtype, M = compute_dtype(x, *network[:4]), _components(network.mixture_logits)
     saved, written = _gradients(x.shape, network[:3], dtype, need)
@@ -217,9 +217,9 @@ def loss(
         C = Constants(*C[:4], kind_of(network.mean_scale), *bins[2:])
     output = network_views(x.shape, network), tuple(written)
     if alpha is not None:
-        return *nstep_loss(x, output, alpha, n_steps, draws, to, dtype, C), *saved
-    losses = Losses(x, *to, dtype, BLOCK)
-    inputs = view(x, x.shape), output[0], *views(x.shape, weight, to.mask)
+        return *nstep_loss(x, output, alpha, n_steps, draws, target, dtype, C), *saved
+    losses = Losses(x, *target, dtype, BLOCK)
+    inputs = view(x, x.shape), output[0], *views(x.shape, weight, target.mask)
     _launch(_loss, *inputs, output[1], losses.memory, count=x.numel(), C=C)
     return *losses.finish(), *saved
 

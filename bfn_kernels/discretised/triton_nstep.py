@@ -49,7 +49,7 @@ class Sizes(NamedTuple):
 
 
 def nstep_loss(
-    x: Tensor, output: tuple, alpha, n_steps: int, draws: Draws, to: LossTarget, dtype: torch.dtype, C: Constants
+    x: Tensor, output: tuple, alpha, n_steps: int, draws: Draws, target: LossTarget, dtype: torch.dtype, C: Constants
 ) -> tuple[Tensor, Tensor]:
     """The loss and the factor by which its gradients are multiplied. x: `[B, ...]`; alpha broadcasts to it. output: the
     views of the network and of the gradients."""
@@ -58,14 +58,14 @@ def nstep_loss(
     D = min(8, triton.next_power_of_2(count))
     P = min(_MOST_LANES.value, triton.next_power_of_2(C.K))
     S = Sizes(max(4, _ELEMENTS // (D * P)), D, P)
-    losses = Losses(x, *to, dtype, S.V)
+    losses = Losses(x, *target, dtype, S.V)
     rules = [*gauss.legendre(_NODES.value), nodes, node_weights]
     tables = table([value for rule in rules for value in rule], dtype, x.device).split([len(rule) for rule in rules])
     legendre, hermite = tables[:2], (None, None) if draws.n_samples else tables[2:]
     noise = None if draws.noise is None else draws.noise.contiguous()
     drawn = Draws(hermite[0], hermite[1], count, draws.seed, noise)
     inputs = view(x, x.shape), output[0], view(alpha, x.shape), drawn, legendre
-    outputs = view(to.mask, x.shape), output[1], losses.memory
+    outputs = view(target.mask, x.shape), output[1], losses.memory
     options = {"C": static(C), "S": static(S), "warps": _WARPS, "registers": 255}
     launch(_nstep, programs(x.numel(), S.V), *inputs, n_steps, outputs, x.numel(), **options)
     return losses.finish()

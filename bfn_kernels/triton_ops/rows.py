@@ -46,9 +46,7 @@ def row_scalars(value: Tensor, precision: Tensor | None, wanted: int, others: Ar
     pairs = zip(names, (value, precision), strict=True)
     inputs = [None if t is None else t.reshape(checks.leading(name, t, shape)) for name, t in pairs]
     sizes = torch.broadcast_shapes(*(t.shape for t in inputs if t is not None))
-    named = constants(
-        *(name for name, bit in rows.BITS.items() if wanted & bit)
-    )  # Triton 3.6 reads no plain strings
+    named = constants(*(name for name, bit in rows.BITS.items() if wanted & bit))  # Triton 3.6 reads no plain strings
     out = [torch.empty(sizes, dtype=rows.type_of(wide), device=value.device) for _ in named]
     numbers = n_steps, scale, *_constants(schedule, parameter, num_classes, n_steps), t_min
     count = sizes.numel()
