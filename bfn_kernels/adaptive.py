@@ -1,4 +1,4 @@
-"""Steps of a length that fits their error, for "ode2", whose error is estimated from what the step has anyway."""
+"""Adapts the lengths of steps to their error, for "ode2", which estimates its error without a call of the network."""
 
 import math
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Registers an operator with autograd: what its forward pass saves, and the function that callers use."""
+"""Registers an operator with autograd, and makes the function by which callers use the operator."""
 
 from collections import namedtuple
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Forward(NamedTuple):
-    """The record of a forward pass that its backward pass is given.
+    """What a backward pass gets of its forward pass.
 
     saved: the values that `Operator.saved` names, as attributes.
     needed: for each argument, whether it needs a gradient.
@@ -32,18 +32,18 @@ class Forward(NamedTuple):
 
 
 def writing(overload: OpOverload, operator: "Operator") -> Callable:
-    """Makes the function that calls the writing variant of an operator. It takes the inputs and the outputs, and
-    returns the first output. If the first output is None, the function makes it."""
+    """Makes a function that calls an operator's variant that writes into tensors. The function takes the inputs and the
+    outputs, and returns the first output. It makes the first output if that is None."""
     torch.library.register_fake(overload.name(), lambda *arguments, **keywords: None)
 
     def write(inputs: Sequence, outputs: Sequence[Tensor | None]) -> Tensor:
-        out, *beside = outputs
+        out, *others = outputs
         if out is None:
             out = operator.fake(*inputs)  # called with real tensors, a fake makes real results
-        _refuse_tangents(overload, (*inputs, out, *beside))
-        overload(*inputs, out, *beside)
+        _refuse_tangents(overload, (*inputs, out, *others))
+        overload(*inputs, out, *others)
         if not torch.compiler.is_compiling():  # compiled code increases the version itself
-            torch.autograd.graph.increment_version([t for t in (out, *beside) if t is not None])
+            torch.autograd.graph.increment_version([t for t in (out, *others) if t is not None])
         return out
 
     return write
@@ -52,8 +52,8 @@ def writing(overload: OpOverload, operator: "Operator") -> Callable:
 def needs(*tensors: Tensor | None) -> list[bool]:
     """For each tensor, whether it needs a gradient.
 
-    If an outer transform of torch.func needs the gradient of a tensor, the tensor does not show it. So under transforms
-    every tensor counts as if it needed one.
+    A tensor does not show whether an outer transform of torch.func needs its gradient. So under transforms every tensor
+    counts as if it needed one.
     """
     if not torch.is_grad_enabled():
         return [False] * len(tensors)
@@ -64,11 +64,11 @@ def needs(*tensors: Tensor | None) -> list[bool]:
 def differentiable(library: "Library", overload: OpOverload, operator: "Operator", write: Callable | None) -> Callable:
     """Registers the operator's fake and backward pass with torch; returns the function that callers use.
 
-    Second derivatives, forward-mode derivatives and vmap are errors. The first two are not implemented, and zeros in
-    their place would be silently wrong; under vmap, noise and reductions would not mean what the docstrings say.
+    Second derivatives, forward-mode derivatives and vmap are errors. The derivatives are not implemented, and zeros
+    would be silently wrong. Under vmap, noise and reductions would not mean what the docstrings say.
     """
     name, arguments = overload.name(), [a.name for a in overload._schema.arguments]
-    saving = _Saving(overload, operator.saved.split(), operator.spared.split())
+    saving = _Saving(overload, operator.saved.split(), operator.unsaved_in_forward.split())
 
     def first_backward(ctx, grad, *grads_of_saved):
         if operator.backward is None:
@@ -88,7 +88,7 @@ def differentiable(library: "Library", overload: OpOverload, operator: "Operator
     def save_all(ctx, inputs, output):
         saving.write(ctx, inputs, output)
         if isinstance(output, tuple):
-            ctx.set_materialize_grads(False)  # saves making zeros as large as the results that have no gradient
+            ctx.set_materialize_grads(False)  # else torch makes zeros as large as the results that have no gradient
             ctx.mark_non_differentiable(*output[1:])
 
     def refuse_vmap(info, in_dims, *args):
@@ -105,38 +105,38 @@ def differentiable(library: "Library", overload: OpOverload, operator: "Operator
 class _Saving:
     """Saves arguments and results for the backward pass: tensors by `save_for_backward`, other values on `ctx`.
 
-    names: the arguments and results to save, tensors first. spared: the names that are not saved if the argument
-    `in_forward` is True.
+    names: the arguments and results to save, tensors first. unsaved_in_forward: the names that are not saved if the
+    argument `in_forward` is True.
     """
 
-    def __init__(self, overload: OpOverload, names: Sequence[str], spared: Sequence[str]):
+    def __init__(self, overload: OpOverload, names: Sequence[str], unsaved_in_forward: Sequence[str]):
         schema = overload._schema
         values = [*schema.arguments, *schema.returns]
-        place = {value.name: i for i, value in enumerate(values)}
+        index = {value.name: i for i, value in enumerate(values)}
         self.Saved = namedtuple("Saved", names)  # type: ignore[misc]
-        places = [place[name] for name in names]
-        self.all = _picks(places)
-        self.without = _picks([-1 if name in spared else place[name] for name in names])
-        self.in_forward = place["in_forward"] if spared else None
-        self.saved_tensors = sum("Tensor" in str(values[i].type) for i in places)
+        indices = [index[name] for name in names]
+        self.all = _picks(indices)
+        self.reduced = _picks([-1 if name in unsaved_in_forward else index[name] for name in names])
+        self.in_forward = index["in_forward"] if unsaved_in_forward else None
+        self.saved_tensors = sum("Tensor" in str(values[i].type) for i in indices)
         self.tensors = _leading_tensors(overload)
 
     def write(self, ctx, arguments: Sequence, results) -> None:
-        spares = self.in_forward is not None and arguments[self.in_forward]
-        picks = self.without if spares else self.all
-        kept = picks((*arguments, *(results if isinstance(results, tuple) else (results,)), None))
-        ctx.save_for_backward(*kept[: self.saved_tensors])
-        ctx.others = kept[self.saved_tensors :]
+        in_forward = self.in_forward is not None and arguments[self.in_forward]
+        picks = self.reduced if in_forward else self.all
+        values = picks((*arguments, *(results if isinstance(results, tuple) else (results,)), None))
+        ctx.save_for_backward(*values[: self.saved_tensors])
+        ctx.others = values[self.saved_tensors :]
         ctx.types = [None if t is None else t.dtype for t in arguments[: self.tensors]]
 
     def read(self, ctx) -> Any:
         return self.Saved(*ctx.saved_tensors, *ctx.others)
 
 
-def _picks(places: Sequence[int]) -> Callable[[tuple], tuple]:
-    """Returns a function that picks the values at these places of a tuple. `itemgetter` returns a tuple only for two or
-    more places."""
-    return itemgetter(*places) if len(places) > 1 else lambda values: tuple(values[i] for i in places)
+def _picks(indices: Sequence[int]) -> Callable[[tuple], tuple]:
+    """Returns a function that picks the values at these indices of a tuple. `itemgetter` returns a tuple only for two
+    or more indices."""
+    return itemgetter(*indices) if len(indices) > 1 else lambda values: tuple(values[i] for i in indices)
 
 
 def _leading_tensors(overload: OpOverload) -> int:
@@ -149,7 +149,7 @@ def _under_transforms(overload: OpOverload, save: Callable, backward: Callable, 
     """The operator as an `autograd.Function` of the only form that torch.func's transforms accept.
 
     These transforms build a graph of every backward pass, so this function cannot refuse a second derivative. The
-    operators that the backward pass calls refuse it. Linear ones do not: their second derivative is right.
+    operators that the backward pass calls refuse it, except for linear ones, whose second derivative is right.
     """
 
     class UnderTransforms(torch.autograd.Function):
@@ -178,11 +178,11 @@ def _call(
 ) -> Callable:
     """The operator as callers use it: a function that returns its first result.
 
-    If the operator has a variant that writes, callers append one argument for each tensor that it may write into: the
-    tensor, or None.
+    If the operator has a variant that writes, callers append an argument for each tensor that it may write into: the
+    tensor or None.
 
-    It avoids the Python code that torch runs for `register_autograd`, which takes several times as long as a kernel on
-    a few thousand variables. It is a single long function, since each further call would cost as much as a check.
+    The function avoids the Python code that torch runs for `register_autograd`, which takes several times as long as a
+    kernel on a few thousand variables. It is one long function, since each further call would cost as much as a check.
     """
 
     operate = below_python(overload)
@@ -199,7 +199,7 @@ def _call(
         def backward(ctx, *grads):
             return backward(ctx, *grads)
 
-    # torch's own `apply` in Python would look for transforms once more
+    # torch's own `apply` would look for transforms a second time
     apply = super(torch.autograd.Function, Differentiable).apply  # type: ignore[misc]
     names = [a.name for a in overload._schema.arguments]
     needed = [names.index(name.removeprefix("need_")) for name in names if name.startswith("need_")]

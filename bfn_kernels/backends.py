@@ -1,4 +1,4 @@
-"""The backends: which implementations of the operators are available, and which one serves a call.
+"""Finds the available implementations of the operators, and chooses one for each call.
 
 Every family declares its operators once, in `operators.py`. Two libraries of `torch.ops` implement them, one in C++ and
 CUDA and one in Triton. The third implementation is `reference.py`, plain PyTorch functions of the same names.
@@ -40,7 +40,7 @@ def builds() -> tuple[str, ...]:
 
 
 def _load(name: str) -> dict[str, str]:
-    """Loads an extension; returns the types of arguments and results of each of its operators, by name."""
+    """Loads an extension; returns the types of the arguments and results of each operator by the operator's name."""
     extension = importlib.import_module(f"{NATIVE}.{name}")
     REFUSALS.append(extension.refusal)
     lines = (line.partition("(") for line in extension.signatures().splitlines())
@@ -48,17 +48,17 @@ def _load(name: str) -> dict[str, str]:
 
 
 def _load_cpu() -> tuple[str | None, str | None, dict[str, str]]:
-    """Loads the CPU kernels; returns the name of the extension or None, the reason why there is none or None, and what
-    `_load` says of it."""
-    why = "the compiled extension is not there; install with a C++ compiler: pip install --no-build-isolation ."
+    """Loads the CPU kernels; returns the name of the extension or None, the reason why none was loaded or None, and the
+    result of `_load`."""
+    reason = "the compiled extension is not there; install with a C++ compiler: pip install --no-build-isolation ."
     for name in builds():
         try:
             return name, None, _load(name)
         except ModuleNotFoundError:
             continue
         except (ImportError, AttributeError) as error:
-            why = _does_not_load(name, error)
-    return None, why, {}
+            reason = _does_not_load(name, error)
+    return None, reason, {}
 
 
 def _does_not_load(name: str, error: Exception) -> str:
@@ -67,22 +67,23 @@ def _does_not_load(name: str, error: Exception) -> str:
     return f"the compiled extension {name} does not load beside torch {torch.__version__}: {error}"
 
 
-def _of_other_sources(name: str, how: str) -> str:
-    return f"the compiled extension {name} was built from other sources: {how}; rebuild: make install"
+def _of_other_sources(name: str, differs: str) -> str:
+    return f"the compiled extension {name} was built from other sources: {differs}; rebuild: make install"
 
 
 CPU_BUILD, _CPU_MISSING, _CPU_COMPILED = _load_cpu()
 
 
 def _refuse_cpu(overload: OpOverload) -> str | None:
-    """Why an operator must not be called, or None. The others may be, so that one can be written after the other."""
+    """The reason why an operator must not be called, or None. Other operators may be called, so that a developer can
+    change one operator after the other."""
     differs = difference(overload, _CPU_COMPILED)
     return differs and _of_other_sources(CPU_BUILD, differs)
 
 
 def _missing_cuda() -> str | None:
-    """The reason why there are no CUDA kernels, or None. They are loaded with the first CUDA tensor, since they cannot
-    be loaded beside a torch without CUDA."""
+    """The reason why there are no CUDA kernels, or None. They are loaded with the first CUDA tensor, since a torch
+    without CUDA cannot load them."""
     if _CPU_MISSING is not None:
         return f"it needs the CPU kernels beside it: {_CPU_MISSING}"
     if importlib.util.find_spec(f"{NATIVE}._cuda") is None:
@@ -100,7 +101,7 @@ _CUDA_MISSING = _missing_cuda()
 
 @constant
 def _load_cuda() -> None:
-    _load_cuda_once()  # cached inside, since the compiler ignores a cache around this
+    _load_cuda_once()  # cached there, since the compiler would ignore a cache around this function
 
 
 @functools.cache

@@ -1,6 +1,7 @@
-"""The code that the public functions of discrete and binary data share: the steps, and the checks of the losses.
+"""Code that the public functions of discrete and binary data share: the steps, and the checks of the losses.
 
-A state of discrete data has a last dimension for the classes, and a state of binary data has one number per variable.
+A state of discrete data has a number for each class, in its last dimension. A state of binary data has one number for
+each variable.
 """
 
 from typing import Any, NamedTuple
@@ -11,14 +12,14 @@ from torch import Tensor
 from bfn_kernels import backends, solvers
 from bfn_kernels.autograd import needs
 from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import Target, choice_noises, drawn_seed, known_values, step_seed
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.keywords import Target, choice_noises, drawn_seed, known_values, loss_target, step_seed
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.records import CHOICES, NO_GUIDANCE
 
 # The keywords of a step, as plain tuples, since making a record takes longer.
 Plan = tuple[Any, ...]  # times, previous, rule, coefficients, beta_1, schedule, temperature, unconditional, guidance
 Sending = tuple[Any, ...]  # choose, known, known_mask, seed, generator, noise, draw_noise
-Outputs = tuple[Tensor | None, ...]  # out, theta_out, and predicted_out of a solver's step
+Outs = tuple[Tensor | None, ...]  # out, theta_out, and predicted_out of a solver's step
 
 
 class Family(NamedTuple):
@@ -31,14 +32,12 @@ class Family(NamedTuple):
     binary: bool
 
     def lead(self, state: Tensor) -> torch.Size:
-        """The shape of the variables."""
+        """The shape of the variables of a state."""
         return state.shape if self.binary else state.shape[:-1]
 
     def scale(self, state: Tensor) -> int:
-        """The variance of a message divided by α: K for discrete data, 4 for binary data.
-
-        The state of binary data is the difference of two numbers.
-        """
+        """The variance of a message divided by α: K for discrete data, 4 for binary data, whose message is a difference
+        of two numbers of variance 2α."""
         return 4 if self.binary else state.shape[-1]
 
     def check_state(self, state: Tensor, output_logits: Tensor) -> None:
@@ -53,8 +52,8 @@ class Family(NamedTuple):
         return choice, known, known_values(known, known_mask, state, self.lead(state))
 
     def check_message(self, x: Tensor, dtype: torch.dtype | None, backend: str | None) -> tuple:
-        """The checks that flows and messages share; returns classes as operators take them, the library that serves the
-        call, the type of the message, torch's default one if it is None, and the type of the arithmetic."""
+        """The checks that flows and messages share. Returns the classes as operators take them, the library that serves
+        the call, the type of the message, torch's default type if dtype is None, and the type of the arithmetic."""
         x = checks.classes("x", x, booleans=self.binary)
         dtype = torch.get_default_dtype() if dtype is None else dtype
         if dtype not in checks.FLOATS:
@@ -64,8 +63,8 @@ class Family(NamedTuple):
     def check_loss(
         self, x: Tensor, logits: Tensor, mask: Tensor | None, reduction: str, backend: str | None
     ) -> tuple[Tensor, Any, Target]:
-        """The checks that the losses share; returns classes as operators take them, the library that serves the call,
-        and the target of the loss."""
+        """The checks that the losses share. Returns the classes as operators take them, the library that serves the
+        call, and the target of the loss."""
         x = checks.classes("x", x, booleans=self.binary)
         if self.binary:
             checks.like("logits", logits, "x", x)
@@ -75,13 +74,12 @@ class Family(NamedTuple):
                 want = tuple(logits.shape[:-1])
                 raise ValueError(f"x must have shape {want}, that of logits without K, got {tuple(x.shape)}")
             checks.same_device("x", x, "logits", logits)
-        how = checks.choice("reduction", reduction, checks.REDUCTIONS)
-        return x, backends.library(backend, x.device), (checks.mask("mask", mask, "x", x, x.shape), how)
+        return x, backends.library(backend, x.device), loss_target(x, mask, reduction)
 
     def update_sample(
-        self, output_logits: Tensor, state: Tensor, alpha: Rows, sending: Sending, outputs: Outputs, backend: str | None
+        self, output_logits: Tensor, state: Tensor, alpha: PerRow, sending: Sending, outputs: Outs, backend: str | None
     ) -> Tensor:
-        """The step of a message of accuracy α."""
+        """A step that sends a message of accuracy α."""
         self.check_state(state, output_logits)
         choose, known, known_mask, seed, generator, noise, draw_noise = sending
         sent, lead = self.sent(choose, known, known_mask, state), self.lead(state)
@@ -89,7 +87,7 @@ class Family(NamedTuple):
         if choose != "mean":
             checks.no_gradient(f'a {choose} has none, only choose="mean" has one', output_logits=output_logits)
         elif any(needs(output_logits)):
-            library = backends.REFERENCE  # the only one that has this gradient
+            library = backends.REFERENCE  # only the reference has this gradient
         dtype = checks.compute_dtype(output_logits, state)
         scalars = rows.scalars(library, rows.MESSAGE, alpha, state, dtype, dims=len(lead), scale=self.scale(state))
         draws = choice_noises(choose, draw_noise, lead)
@@ -98,28 +96,32 @@ class Family(NamedTuple):
         return step(output_logits, state, *solver, *NO_GUIDANCE, *sent, draw_noise, seed, noise, *outputs, None)
 
     def solver_step(
-        self, output_logits: Tensor, state: Tensor, plan: Plan, sending: Sending, outputs: Outputs, backend: str | None
+        self,
+        output_logits: Tensor,
+        state: Tensor,
+        plan: Plan,
+        sending: Sending,
+        outputs: Outs,
+        backend: str | None,
     ) -> Tensor:
-        """The step of a rule or of coefficients."""
+        """A step by a rule or by coefficients."""
         self.check_state(state, output_logits)
         times, previous, rule, coefficients, beta_1, schedule, temperature, unconditional, guidance = plan
         choose, known, known_mask, seed, generator, noise, draw_noise = sending
         sent, lead = self.sent(choose, known, known_mask, state), self.lead(state)
         if unconditional is not None:
             checks.like("unconditional", unconditional, "output_logits", output_logits)
-        if previous is not None:
-            checks.like("previous", previous, "the state", state)
         schedule = solvers.step_schedule(coefficients, beta_1, schedule)
         library = backends.library(backend, state.device)
         dtype, dims = checks.compute_dtype(output_logits, state, previous, unconditional), len(lead)
         solver = solvers.step_scalars(
             coefficients, rule, schedule, times, previous, state, dtype, dims, self.scale(state)
         )
-        guided = solvers.guidance_scalars(temperature, unconditional, guidance, state, dtype, dims)
+        guidance = solvers.guidance_scalars(temperature, unconditional, guidance, state, dtype, dims)
         draws = choice_noises(choose, draw_noise, lead)
         seed = step_seed(state, solver.std, seed, generator, noise, *draws)
         step = getattr(library, self.name).step
-        return step(output_logits, state, *solver, *guided, *sent, draw_noise, seed, noise, *outputs)
+        return step(output_logits, state, *solver, *guidance, *sent, draw_noise, seed, noise, *outputs)
 
 
 DISCRETE, BINARY = Family("discrete", binary=False), Family("binary", binary=True)

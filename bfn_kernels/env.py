@@ -1,4 +1,4 @@
-"""`python -m bfn_kernels.env`: which backends are there, what is missing, and how to get it."""
+"""`python -m bfn_kernels.env`: prints the available backends, and what the others need."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""What Python asks of a compiled extension: the errors of its operators, and the types of their arguments."""
+"""Reads the errors of a compiled extension's operators, and compares their types with the declarations."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,8 +12,8 @@ REFUSALS: list[Callable[[], tuple[int, str]]] = []
 
 
 def difference(overload: OpOverload, compiled: Mapping[str, str]) -> str | None:
-    """In words, how an operator differs from the one of its name in an extension, or None. torch does not compare them,
-    and would call the compiled code with arguments that it misreads.
+    """Says how an operator differs from the extension's operator of the same name, or returns None. torch does not
+    compare the two, and would call the compiled code with arguments that the code misreads.
 
     compiled: for the name of each operator of the extension, the types of its arguments and results.
     """
@@ -27,7 +27,7 @@ def difference(overload: OpOverload, compiled: Mapping[str, str]) -> str | None:
 
 
 def as_refused(error: RuntimeError) -> Exception:
-    """Returns the error with the type that the extension raised."""
+    """The error with the type that the extension raised, or the error itself if no extension raised it."""
     for refusal in REFUSALS:
         kind, message = refusal()
         if kind and str(error) == message:

@@ -1,4 +1,5 @@
-"""Gauss quadrature in plain Python numbers, on which no default device, mode or captured graph has an effect."""
+"""Gauss quadrature in plain Python numbers. A default device, a mode of torch or a captured graph has no effect on
+them."""
 
 import functools
 import math
@@ -21,25 +22,25 @@ def legendre(order: int) -> Rule:
 
 @constant
 def _rule(recurrence: tuple[float, ...]) -> Rule:
-    return _nodes_and_weights(recurrence)  # cached inside, since the compiler ignores a cache around this
+    return _nodes_and_weights(recurrence)  # cached there, since the compiler would ignore a cache around this function
 
 
 @functools.cache
 def _nodes_and_weights(recurrence: tuple[float, ...]) -> Rule:
-    """The rule of an even density whose orthonormal polynomials satisfy b_{k+1}p_{k+1} = x·p_k − b_k·p_{k−1}, from the
-    numbers b: the nodes are the eigenvalues of the tridiagonal matrix with zeros on the diagonal and b beside it (Golub
-    and Welsch 1969), and the weights are 1/Σp_k²."""
+    """The rule of an even density. Its orthonormal polynomials satisfy b_{k+1}p_{k+1} = x·p_k − b_k·p_{k−1}, where the
+    recurrence is the numbers b. The nodes are the eigenvalues of the symmetric tridiagonal matrix with zeros on the
+    diagonal and b on the two next to it (Golub and Welsch 1969). The weights are 1/Σp_k²."""
     order = len(recurrence) + 1
-    upper = [_eigenvalue(recurrence, place) for place in range((order + 1) // 2, order)]
+    upper = [_eigenvalue(recurrence, rank) for rank in range((order + 1) // 2, order)]
     nodes = [*(-x for x in reversed(upper)), *[0.0] * (order % 2), *upper]
     return tuple(nodes), tuple(_weight(recurrence, x) for x in nodes)
 
 
-def _eigenvalue(recurrence: tuple[float, ...], place: int) -> float:
-    """The positive eigenvalue that has `place` others below it, found by bisection down to neighbouring floats."""
+def _eigenvalue(recurrence: tuple[float, ...], rank: int) -> float:
+    """The positive eigenvalue with `rank` eigenvalues below it, found by bisection down to neighbouring floats."""
     low, high = 0.0, 2 * max(recurrence)
     while low < (middle := (low + high) / 2) < high:
-        if _count_below(recurrence, middle) > place:
+        if _count_below(recurrence, middle) > rank:
             high = middle
         else:
             low = middle
@@ -47,7 +48,7 @@ def _eigenvalue(recurrence: tuple[float, ...], place: int) -> float:
 
 
 def _count_below(recurrence: tuple[float, ...], x: float) -> int:
-    """The number of eigenvalues below x, which is the number of negative pivots of the matrix minus x (Sylvester)."""
+    """The number of eigenvalues below x: the number of negative pivots of the matrix minus x (Sylvester)."""
     count, pivot = 0, 1.0
     for b in (0.0, *recurrence):
         pivot = -x - b * b / (pivot or 1e-300)

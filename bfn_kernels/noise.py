@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# The table of streams, which csrc/math/philox.h repeats. A new use of noise gets a new number.
+# The streams; csrc/math/philox.h has the same table. A new use of noise gets a new number.
 SENDER = 0  # normals of the sender or of the Bayesian flow
 CLASS = 1  # uniforms that draw a class: row r uses word r % 4 of group r // 4
 MONTE_CARLO = 2  # normals of a Monte-Carlo expectation, for which `draw` counts the draws
 OUTPUT = 3  # normals that draw a value from a discretised output distribution
 FOLD_IN = 4  # words that make a new seed
-COMPONENT = 5  # uniforms that draw a component of a mixture, numbered as those of classes
+COMPONENT = 5  # uniforms that draw a component of a mixture, numbered as the uniforms of CLASS
 
 _M0, _M1, _W0, _W1 = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
 _LOW = 0xFFFFFFFF
@@ -48,7 +48,7 @@ def philox(seed: Tensor, group: Tensor, stream: int, draw: int = 0) -> Tensor:
 
 
 def _rounds(seed: Any, group: Any, c2: Any, c3: Any) -> tuple[Any, Any, Any, Any]:
-    """The four words that the ten rounds of Philox make of a counter; all arguments are ints or int64 tensors."""
+    """The four words that the ten rounds of Philox make of a counter. All arguments are ints or int64 tensors."""
     c0, c1 = group & _LOW, (group >> 32) & _LOW
     k0, k1 = seed & _LOW, (seed >> 32) & _LOW
     for _ in range(10):
@@ -60,7 +60,7 @@ def _rounds(seed: Any, group: Any, c2: Any, c3: Any) -> tuple[Any, Any, Any, Any
 
 def _product(word: Any, factor: int) -> tuple[Any, Any]:
     """The high and the low 32 bits of a product of 32-bit words. It is computed in parts that fit in an int64, since
-    products that overflow have other bits in compiled code."""
+    compiled code computes other bits where a product overflows."""
     upper, lower = (word >> 16) * factor, (word & 0xFFFF) * factor
     return (upper + (lower >> 16)) >> 16, (((upper & 0xFFFF) << 16) + lower) & _LOW
 
@@ -245,21 +245,21 @@ def fold_in(seed: int | Tensor, step: int | Tensor) -> int | Tensor:
 
 
 def _int_or_tensor(name: str, value: Any) -> int | Tensor:
-    """The value itself, or Python's own int in the place of a NumPy integer; TypeError for anything else."""
+    """The value itself, as a Python int if it is a NumPy integer; TypeError for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, Tensor, Integral)):
         raise TypeError(f"{name} must be an int or an int64 tensor, got {type(value).__name__}")
     return value if isinstance(value, (int, Tensor)) else int(value)
 
 
 def _signed(seed: int) -> int:
-    """The signed number whose int64 has the lowest 64 bits of the seed."""
+    """The int64 with the lowest 64 bits of the seed, as a Python int."""
     return (seed + 2**63) % 2**64 - 2**63
 
 
 def _tensor_of(seed: int, device: torch.device) -> Tensor:
     """An int64 tensor with the lowest 64 bits of the seed."""
     if torch.compiler.is_compiling():
-        # compiled code holds a changing int in an int64, where _signed would overflow; two halves of the seed do not
+        # compiled code computes with int64, in which _signed would overflow; the two halves of the seed do not
         return _join_seed(seed % 2**32, seed // 2**32 % 2**32, device)
     return torch.scalar_tensor(_signed(seed), dtype=torch.int64, device=device)
 
@@ -321,7 +321,7 @@ def as_seed(seed: int | Tensor | None, like: Tensor, generator: torch.Generator 
             raise ValueError(f"generator must be on {like.device}, got {generator.device}")
         return draw_seed(like.device, generator)
     if seed is None:
-        # the compiler would replace a traced torch.randint by its own generator; an opaque op keeps torch's
+        # the compiler replaces the generator of a traced torch.randint by its own; it cannot trace this operator
         return _draw_seed_op(like) if torch.compiler.is_compiling() else draw_seed(like.device)
     seed = _int_or_tensor("seed", seed)
     if isinstance(seed, Tensor):

@@ -1,7 +1,7 @@
-"""How an operator is declared, and how a declaration is registered in every library of `torch.ops` that serves it.
+"""Declares operators, and registers a declaration in every library of `torch.ops` that implements the operator.
 
 A family declares each operator once. A function of the reference gives the operator's name and arguments. The
-declaration adds its results, its fake and its backward pass. The code that runs is in csrc or in Triton.
+declaration adds the results, the fake and the backward pass. C++ or Triton computes the operator.
 """
 
 import functools
@@ -17,7 +17,7 @@ from torch._ops import OpOverload
 
 from bfn_kernels import records
 from bfn_kernels.autograd import Forward, differentiable, writing
-from bfn_kernels.call.checks import shows
+from bfn_kernels.call.checks import compute_dtype, shows
 from bfn_kernels.torch_private import below_python, keeps_saved, transformed
 
 
@@ -25,20 +25,21 @@ from bfn_kernels.torch_private import below_python, keeps_saved, transformed
 class Operator:
     """An operator of a family. The function `operator` below makes one from a function of the reference.
 
-    schema: its name, arguments and results. If the operator has a backward pass, callers get only its first result; the
-    other results are saved for the backward pass. The last arguments may be called `need_x`. They say whether x needs a
-    gradient. Callers do not pass them; they are filled in here.
+    schema: the name, arguments and results. If the operator has a backward pass, callers get only the first result; the
+    other results are saved for the backward pass. The last arguments may be called `need_x`: whether x needs a
+    gradient. Callers do not pass them, since `autograd` computes them.
     fake: a function of the same arguments that makes results of the right shape and type without computing them.
-    function: the function in the reference, or None if the reference has none. The function of the same name in
-    Triton's code is called with the same records.
+    function: the function of the reference, or None if the reference has none. Triton's function of the same name gets
+    the same records.
     saved: the names of the arguments and results that the backward pass reads, tensors first.
-    spared: the names among them that are not saved if the argument `in_forward` is True.
+    unsaved_in_forward: the names among them that are not saved if the argument `in_forward` is True.
     backward: a function `(library, grad, forward)` that returns the gradients of the leading arguments, where `grad` is
     the gradient of the first result. Without it, asking for a gradient is an error.
     in_place: whether there is a variant `<name>_out` that writes its result into a last argument `out`.
-    beside: the names of further tensors that this variant writes. They are arguments after `out`, and may be None.
-    library: which libraries have the operator; empty for all. NATIVE: only the CPU kernels. TRITON: only Triton. Both
-    names: the CPU kernels and Triton, but not CUDA.
+    other_outputs: the names of further tensors that this variant writes. They are arguments after `out`, and may be
+    None.
+    library: the names of the libraries that have the operator; empty for all. NATIVE: only the CPU kernels. TRITON:
+    only Triton. Both names: the CPU kernels and Triton, but not CUDA.
     composed: True if no library has a kernel for it. A function with the operator's name in the family's `composed.py`
     computes it on every device, from other operators and torch's. It takes the library first, then the arguments.
     """
@@ -47,10 +48,10 @@ class Operator:
     fake: Callable
     function: Callable | None = None
     saved: str = ""
-    spared: str = ""
+    unsaved_in_forward: str = ""
     backward: Callable | None = None
     in_place: bool = False
-    beside: str = ""
+    other_outputs: str = ""
     library: str = ""
     composed: bool = False
 
@@ -60,33 +61,32 @@ class Operator:
 
     @property
     def writes(self) -> bool:
-        """Whether it writes into its arguments and returns nothing. Such an operator is not registered with
-        autograd."""
+        """Whether the operator writes into its arguments and returns nothing. Such an operator has no gradient."""
         return "!)" in self.schema
 
     @property
     def schema_out(self) -> str:
         arguments = self.schema.partition("(")[2].rpartition(" -> ")[0].removesuffix(")")
-        beside = "".join(f", Tensor({'bc'[i]}!)? {name}" for i, name in enumerate(self.beside.split()))
-        return f"{self.name}_out({arguments}, Tensor(a!) out{beside}) -> ()"
+        others = "".join(f", Tensor({'bc'[i]}!)? {name}" for i, name in enumerate(self.other_outputs.split()))
+        return f"{self.name}_out({arguments}, Tensor(a!) out{others}) -> ()"
 
 
 def operator(
     function: Callable, results: str = "Tensor", *, fake: Callable, needs: str = "", **others: Any
 ) -> Operator:
-    """Makes an operator from a function of the reference, with the function's name and arguments.
+    """Makes an operator with the name and arguments of a function of the reference.
 
-    results: its results, as a schema writes them. needs: the arguments for which the operator gets a flag
-    `need_<name>`. others: fields of `Operator`.
+    results: the results, as a schema writes them. needs: the arguments for which the operator gets a flag
+    `need_<name>`. others: further fields of `Operator`.
     """
     arguments = [*records.arguments(function), *(f"bool need_{name}" for name in needs.split())]
     schema = f"{function.__name__}({', '.join(arguments)}) -> {results}"
     out = records.written(function)
-    return Operator(schema, fake, function, in_place=bool(out), beside=" ".join(out[1:]), **others)
+    return Operator(schema, fake, function, in_place=bool(out), other_outputs=" ".join(out[1:]), **others)
 
 
-# The libraries of `torch.ops` have the name of the package. So a copy of the package with another name can be loaded in
-# the same process. The C++ of such a copy is compiled with -DBFN_NAMESPACE.
+# The libraries of `torch.ops` have the name of the package, so that a process can load a copy of the package that has
+# another name. The C++ of such a copy is compiled with -DBFN_NAMESPACE.
 NATIVE = str(__package__)
 TRITON = f"{NATIVE}_triton"
 
@@ -103,7 +103,7 @@ class Library:
     ):
         """`implement(family, operator)` returns the function of an operator, for libraries that are written in Python.
         It is called when the operator is first called. keys: the dispatch keys that the function serves.
-        `refuse(overload)` says why the compiled code of an operator must not be called, or None."""
+        `refuse(overload)` returns the reason why the compiled code of an operator must not be called, or None."""
         self.name, self.implement, self.keys, self.refuse = name, implement, keys, refuse
         self.refused: list[str] = []  # the reasons that `refuse` gave
         self.kind = TRITON if implement else name
@@ -161,10 +161,10 @@ def _refusing(why: str) -> Callable:
 def python_code(operator: Operator, load: Callable[[], Callable], *first: Any) -> tuple[Callable, Callable]:
     """Returns two functions that torch calls: the operator, and its variant that writes into `out`.
 
-    load: returns the function that computes the operator. It is called when the operator is first called, since it
-    imports the module of this function. first: arguments that this function gets before the operator's arguments.
+    load: imports a module and returns its function that computes the operator. It is called when the operator is first
+    called. first: arguments that this function gets before the operator's arguments.
     """
-    beside = [None] * len(operator.beside.split())
+    other_outputs = [None] * len(operator.other_outputs.split())
 
     @functools.cache
     def loaded() -> tuple[Callable, Callable]:
@@ -178,7 +178,7 @@ def python_code(operator: Operator, load: Callable[[], Callable], *first: Any) -
     def functional(*arguments):
         function, group = loaded()
         out = operator.fake(*arguments)  # called with real tensors, a fake makes real results
-        function(*group((*first, *arguments, out, *beside)))
+        function(*group((*first, *arguments, out, *other_outputs)))
         return out
 
     return (functional if operator.in_place else call), call
@@ -191,8 +191,7 @@ def loss_fakes(x: Tensor, reduction: int, dtype: torch.dtype) -> tuple[Tensor, T
 
 
 def gradient_fake(like: Tensor, needed: bool, dtype: torch.dtype, dense: bool = True) -> Tensor:
-    """Fake of a saved gradient. It is empty if it is not needed, contiguous if `dense`, else it has the strides of
-    `like`."""
+    """Fake of a saved gradient: empty if it is not needed, contiguous if `dense`, else with the strides of `like`."""
     if needed and not dense:
         return torch.empty_like(like, dtype=dtype)
     return like.new_empty(like.shape if needed else (0,), dtype=dtype)
@@ -201,27 +200,68 @@ def gradient_fake(like: Tensor, needed: bool, dtype: torch.dtype, dense: bool = 
 def times_saved(
     library: Library, grad: Tensor, scale: Tensor | None, saved: Sequence[Tensor], forward: Forward, first: int = 0
 ) -> list[Tensor | None]:
-    """Multiplies saved derivatives by the gradient of the result: the gradients of the arguments from number `first`
-    on.
+    """The gradients of the arguments from number `first` on: the saved derivatives times the gradient of the result.
 
-    saved: for each of these arguments, the derivative of each variable's result. grad: the gradient of the reduced
-    result. scale: the factor of the reduction, or None. Each gradient has the type of its argument.
+    saved: for each of these arguments, the derivatives of the result of each variable. grad: the gradient of the
+    reduced result. scale: the factor of the reduction, or None. Each gradient has the type of its argument.
     """
     each = zip(saved, forward.types[first:], forward.needed[first:], strict=False)
     if not transformed() and _is_one(grad) and (scale is None or _is_one(scale)) and not keeps_saved():
-        return [s.to(t) if n else None for s, t, n in each]  # nobody else will read them
+        return [s.to(t) if n else None for s, t, n in each]  # autograd frees what was saved, so it need not be copied
     return [library.common.scaled_gradient(s, grad, scale, t) if n else None for s, t, n in each]
 
 
-def saved_loss_backward(library: Library, grad: Tensor, forward: Forward, first: int = 1) -> tuple[Tensor | None, ...]:
-    """The backward pass of a loss of x that saved its scale and the gradients of the arguments from number `first`
-    on."""
-    scale, *gradients = forward.saved
-    return *[None] * first, *times_saved(library, grad, scale, gradients, forward, first)
+def gradient_operator(function: Callable, inputs: str, fake: Callable | None = None, dense: bool = True) -> Operator:
+    """Makes an operator that computes its gradients in the forward pass and saves them.
+
+    inputs: the names of the arguments with a gradient, which stand next to each other. fake: the fake of the result;
+    None for a loss of x, which also saves the scale of its gradients. dense: whether the saved gradients are
+    contiguous; otherwise they have the strides of their inputs.
+    """
+    kinds, names = zip(*(argument.split() for argument in records.arguments(function)), strict=True)
+    needed = inputs.split()
+    first = names.index(needed[0])
+    tensors = next(number for number, kind in enumerate(kinds) if not kind.startswith("Tensor"))
+
+    def fakes(*arguments):
+        dtype, values = compute_dtype(*arguments[:tensors]), arguments[first : first + len(needed)]
+        gradients = [
+            gradient_fake(values[0] if value is None else value, need, dtype, dense)
+            for value, need in zip(values, arguments[len(names) :], strict=True)
+        ]
+        if fake is not None:
+            return fake(*arguments), *gradients
+        return *loss_fakes(arguments[0], arguments[names.index("reduction")], dtype), *gradients
+
+    def backward(library, grad, forward):
+        scale, gradients = (None, forward.saved) if fake else (forward.saved[0], forward.saved[1:])
+        return *[None] * first, *times_saved(library, grad, scale, gradients, forward, first)
+
+    saved = [*(() if fake else ("scale",)), *(f"grad_{name}" for name in needed)]
+    results = ", ".join(f"Tensor {name}" for name in ("result", *saved))
+    return operator(function, f"({results})", fake=fakes, needs=inputs, saved=" ".join(saved), backward=backward)
+
+
+def step_operator(function: Callable, state: int) -> Operator:
+    """Makes the operator of a step that sends a draw or a mode of the output distribution. These have no gradient, so
+    that only the state has one. state: the number of the state among the arguments."""
+
+    def backward(library, grad, forward):
+        keep = forward.saved.keep
+        if keep is not None and keep.dim() < grad.dim():  # a number for each row of classes
+            keep = keep.unsqueeze(-1)
+        return *[None] * state, scaled_input_gradient(library, grad, keep, forward.types[state])
+
+    return operator(function, fake=like_argument(state), saved="keep", backward=backward)
+
+
+def like_argument(number: int) -> Callable:
+    """Returns a fake that makes one result like the argument of this number."""
+    return lambda *arguments: torch.empty_like(arguments[number])
 
 
 def _is_one(factor: Tensor) -> bool:
-    """Whether the factor is 1, as in `loss.backward()`. False if reading its value would cost a synchronisation."""
+    """Whether the factor is 1, as in `loss.backward()`. False if reading the value would cost a synchronisation."""
     return factor.dim() == 0 and shows(factor) and factor.item() == 1
 
 

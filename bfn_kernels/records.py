@@ -1,8 +1,8 @@
 """Records: arguments of operators that belong together. The records of csrc/bindings have the same fields.
 
 An operator of torch takes tensors and numbers, but no records. So callers pass the fields of a record, `*record`, and
-`grouping` puts them together again. An operator has the arguments of its function in `reference.py`. `arguments` lists
-them for the operator's schema.
+`grouping` makes records of them again. An operator has the arguments of its function in `reference.py`, which
+`arguments` lists for the operator's schema.
 """
 
 import functools
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from bfn_kernels import noise as random
 
-# Operators take the choice of what a sampler sends as an index into CHOICES, and the receiver of classes as an index
-# into RECEIVERS. csrc/ops/noise.h has the same numbers.
+# What a step sends of the output distribution, and the receiver distributions of classes. Operators take an index into
+# CHOICES or RECEIVERS; csrc/ops/noise.h has the same indices.
 CHOICES = ("sample", "mode", "mean")
 SAMPLE, MODE, MEAN = range(3)
 RECEIVERS = ("joint", "factorised")
@@ -31,8 +31,8 @@ class Noise(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """The normals of an expectation: the nodes and weights of a quadrature, or `n_samples` draws, which come from a
-    seed or are explicit noise `[n_samples, ...]`."""
+    """The normals of an expectation: the nodes and weights of a quadrature, or `n_samples` draws from a seed or from
+    explicit noise `[n_samples, ...]`."""
 
     nodes: Sequence[float] | None
     node_weights: Sequence[float] | None
@@ -58,9 +58,9 @@ NO_DRAWS = Draws(None, None, 0, None, None)  # for a loss without an expectation
 class Solver(NamedTuple):
     """The row scalars of a step, and the prediction of the step before.
 
-    keep: the factor of the state; None stands for 1. take: the factor of the prediction q = p + extrapolation·(p −
-    previous), or of K·q − 1 if p are probabilities of classes. std: the factor of the noise; None for a step without
-    noise. previous: None for a step of first order, in which q = p.
+    keep: the factor of the state; None stands for 1. take: the accuracy that the prediction q = p + extrapolation·(p −
+    previous) is taken with: the factor of q, or of K·q − 1 if p are probabilities of classes. std: the factor of the
+    noise; None for a step without noise. previous: None for a step of first order, in which q = p.
     """
 
     keep: Tensor | None
@@ -71,8 +71,8 @@ class Solver(NamedTuple):
 
 
 class Guidance(NamedTuple):
-    """The guidance of a step, whose logits are logit_scale·logits + unconditional_scale·unconditional. The scales are
-    row scalars."""
+    """The guidance of a step. Its logits are logit_scale·logits + unconditional_scale·unconditional, where the scales
+    are row scalars."""
 
     logit_scale: Tensor | None = None
     unconditional: Tensor | None = None
@@ -85,8 +85,8 @@ NO_GUIDANCE = Guidance()
 class Sent(NamedTuple):
     """What a step sends.
 
-    choice: an index into CHOICES, for the value of the output distribution. known: values that are sent instead where
-    known_mask is True. draw_noise: explicit noise that draws a sample.
+    choice: the value of the output distribution that is sent, an index into CHOICES. known: values that are sent
+    instead where known_mask is True. draw_noise: explicit noise that draws a sample.
     """
 
     choice: int
@@ -96,7 +96,7 @@ class Sent(NamedTuple):
 
 
 class LossTarget(NamedTuple):
-    """mask: True for the variables that a loss counts, or None for all. reduction: an index into
+    """The variables that a loss counts, those where mask is True or all if it is None, and the reduction, an index into
     `checks.REDUCTIONS`."""
 
     mask: Tensor | None
@@ -106,8 +106,8 @@ class LossTarget(NamedTuple):
 class Prediction(NamedTuple):
     """The output of a network of continuous data.
 
-    mean: the mean that the network saw. mean_scale, noise_scale: the row scalars that turn prediction and mean into
-    data (84); without them the prediction is the data. low, high: the range that the data are clipped to.
+    mean: the mean that the network saw. mean_scale, noise_scale: the row scalars in x̂ = mean_scale·mean −
+    noise_scale·prediction (84); without them x̂ is the prediction. low, high: the range that x̂ is clipped to.
     """
 
     prediction: Tensor
@@ -121,8 +121,8 @@ class Prediction(NamedTuple):
 class Network(NamedTuple):
     """The output of a network of discretised data, and `mean`, the mean that the network saw.
 
-    The row scalars turn output and mean into the mean and std of a normal: equations (105) and (106). Without the
-    scales, pred_mean predicts the data. If pred_log_std is None, the last dimension of pred_mean has both predictions.
+    Equations (105) and (106) make the mean and std of a normal, with the scales as row scalars. Without the scales,
+    pred_mean predicts the data. If pred_log_std is None, the last dimension of pred_mean has both predictions.
     mixture_logits has a logit for each component of a mixture.
     """
 
@@ -135,8 +135,8 @@ class Network(NamedTuple):
 
 
 class OutputLimits(NamedTuple):
-    """The limits of the std of discretised data. First its logarithm is clamped to [−log_std_max, log_std_max], then
-    the std to [std_min, std_max]."""
+    """The limits of a predicted std. First its logarithm is clamped to [−log_std_max, log_std_max], then the std to
+    [std_min, std_max]."""
 
     std_min: float
     std_max: float
@@ -144,8 +144,7 @@ class OutputLimits(NamedTuple):
 
 
 class Bins(NamedTuple):
-    """The number of bins, whether the first and the last bin have the mass beyond [−1, 1], and the limits of the
-    std."""
+    """The number of bins; whether the first and the last bin get the mass beyond [−1, 1]; and the `OutputLimits`."""
 
     num_bins: int
     clip: bool
@@ -158,7 +157,7 @@ class LinearHead(NamedTuple):
     """The head of a network of many classes. Its logits are hidden·Wᵀ + bias + flow_scale·y.
 
     hidden: `[B, ..., d]`. weight: `[K, d]`. bias: `[K]`. flow_scale: `[B, ...]`, the factor of y, the logits
-    `[B, ..., K]` of the input distribution that the network saw; without it they are left out.
+    `[B, ..., K]` of the input distribution that the network saw. Without flow_scale, y is left out.
     """
 
     hidden: Tensor
@@ -180,7 +179,7 @@ NO_FLOW = FlowLogits(None, None, None, None)  # for a head without flow_scale
 
 
 class HeadBefore(NamedTuple):
-    """The flow_scale and the state of the step before, from which its logits are computed again."""
+    """The flow_scale and the state of the step before. The logits of that step are computed again from them."""
 
     previous_scale: Tensor | None
     previous_state: Tensor | None
@@ -203,8 +202,8 @@ def _is_record(kind: Any) -> bool:
 
 
 def _parameters(function: Callable) -> dict[str, Any]:
-    """The types of the parameters without a default. (Parameters with a default are tensors that the function writes
-    into.) A parameter without an annotation has the type None."""
+    """The types of the parameters without a default; None for a parameter without an annotation. (Parameters with a
+    default are tensors that the function writes into.)"""
     kinds, parameters = get_type_hints(function), inspect.signature(function).parameters.values()
     named = [each for each in parameters if each.kind is not each.VAR_POSITIONAL]
     return {each.name: kinds.get(each.name) for each in named if each.default is each.empty}
@@ -217,10 +216,10 @@ def written(function: Callable) -> list[str]:
 
 def arguments(function: Callable) -> list[str]:
     """The type and name of each argument, as a schema writes them. Each record is replaced by its fields."""
-    each = (
-        [f"{_TYPES[kind]} {name}"] if kind in _TYPES else fields(kind) for name, kind in _parameters(function).items()
-    )
-    return [argument for some in each for argument in some]
+    found: list[str] = []
+    for name, kind in _parameters(function).items():
+        found += [f"{_TYPES[kind]} {name}"] if kind in _TYPES else fields(kind)
+    return found
 
 
 def fields(record: type) -> list[str]:
@@ -231,17 +230,17 @@ def fields(record: type) -> list[str]:
 def grouping(function: Callable) -> Callable[[Sequence], Sequence]:
     """Returns a function that groups an operator's arguments into the records in the annotations of `function`. Further
     arguments stay as they are."""
-    kinds, places, start = _parameters(function).values(), [], 0
-    for kind in kinds:
+    slices, start = [], 0  # for each parameter: its record or None, and the range of its fields
+    for kind in _parameters(function).values():
         stop = start + (len(kind._fields) if _is_record(kind) else 1)
-        places.append((kind if _is_record(kind) else None, start, stop))
+        slices.append((kind if _is_record(kind) else None, start, stop))
         start = stop
-    if start == len(places):
+    if start == len(slices):
         return lambda fields: fields
 
     def group(fields: Sequence) -> Sequence:
-        each = [fields[first] if kind is None else kind(*fields[first:stop]) for kind, first, stop in places]
-        return *each, *fields[start:]
+        values = [fields[first] if kind is None else kind(*fields[first:stop]) for kind, first, stop in slices]
+        return *values, *fields[start:]
 
     return group
 

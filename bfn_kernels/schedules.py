@@ -1,4 +1,4 @@
-"""Accuracy schedules: how accurate the messages are over time. Ops use the numbers of a schedule in float64.
+"""Accuracy schedules: the accuracy of the messages over time. Ops use the numbers of a schedule in float64.
 
 A schedule of continuous and discretised data has the methods `gamma`, `alpha` and `rate`; one of discrete data has
 `beta`, `alpha` and `rate`. Any object with these methods can be passed as `schedule=`: a new schedule needs no new
@@ -297,7 +297,7 @@ def final_accuracy(num_classes: int, *, certainty: float = 0.9865, entropy: floa
         raise ValueError(f"certainty must lie in ({1 / (1 + others):.3g}, 1), got {certainty}")
     own = torch.linspace(-9, 9, 2001, dtype=torch.float64, device="cpu")  # ε_x
     weights = (-0.5 * own**2).softmax(0)
-    low, high = 0.0, 30.0  # √s; at the latter no float is as near to 1 as the certainty
+    low, high = 0.0, 30.0  # bounds of √s; at √s = 30 the probability is nearer to 1 than any float
     while high - low > 1e-14 * high:
         middle = (low + high) / 2
         doubt = -torch.expm1(others * torch.special.log_ndtr(own + middle)) @ weights
@@ -318,12 +318,12 @@ def _number(name: str, value: Any) -> float | Tensor:
 
 
 def _check_positive(schedule: Any) -> None:
-    """Makes β₁ of a schedule a number, and refuses one that is not positive."""
-    given = schedule.beta_1
-    if type(given) is not float:
-        object.__setattr__(schedule, "beta_1", _number("beta_1", given))
+    """Makes β₁ of a schedule a number, and refuses a number that is not positive."""
+    beta_1 = schedule.beta_1
+    if type(beta_1) is not float:
+        object.__setattr__(schedule, "beta_1", _number("beta_1", beta_1))
     if not 0 < schedule.beta_1 < math.inf:
-        raise ValueError(f"beta_1 must be positive and finite, got {given}")
+        raise ValueError(f"beta_1 must be positive and finite, got {beta_1}")
 
 
 def continuous_schedule(sigma_1: float | None, schedule: ContinuousSchedule | None) -> ContinuousSchedule:
@@ -365,7 +365,7 @@ def discrete_schedule(beta_1: float | None, schedule: DiscreteSchedule | None) -
 
 
 def _with_methods(methods: tuple[str, ...], schedule: Any) -> Any:
-    """The schedule, if it is an object that has these methods; else a TypeError."""
+    """The schedule itself; TypeError if it is no object with these methods."""
     if isinstance(schedule, type):
         raise TypeError(f"schedule must be an object, got the class {schedule.__name__}")
     missing = [method for method in methods if not callable(getattr(schedule, method, None))]

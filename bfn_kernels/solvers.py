@@ -1,15 +1,15 @@
-"""The steps of samplers: what a step from time s to time t makes of the state and of the network's prediction.
+"""The steps of samplers: a step from time s to time t computes a new state from the state and the network's prediction.
 
-Every step is z' = A·z + B·p + C·p_prev + D + E·ξ, where p is the data prediction x̂, or probabilities. Four numbers,
-`Coefficients`, say it: z' = A·z + take·(p + r·(p − p_prev)) + E·ξ for continuous and discretised data, and for classes
+Every step is z' = A·z + B·p + C·p_prev + D + E·ξ, where p is the data prediction x̂, or probabilities. It has four
+numbers, `Coefficients`: z' = A·z + take·(p + r·(p − p_prev)) + E·ξ for continuous and discretised data, and for classes
 z' = A·z + take·(K(p + r·(p − p_prev)) − 1) + E·ξ, so that B + C = take or K·take, D = −take, and C = −r·(B + C). Binary
 data have the difference of two such z: d' = A·d + 2·take·(2(p + r·(p − p_prev)) − 1) + E·ξ, where E² = 4·variance. A
 state that is not finite stays so, with A = 0 too.
 
-`RULES` are those of BFN-Solver (Xue et al. 2024, arXiv 2404.15766), written for any schedule [derived]. They are exact
-integrals of the flow's equations for a prediction that is constant, or a line through the last two: of γ in
-λ = ½ ln(γ/(1 − γ)), of classes in u = √β. The rules named Euler's take the slope at s for the whole step instead, in
-−ln(1 − γ) and in u, which are proportional to t in the paper's schedules.
+`RULES` has the rules of BFN-Solver (Xue et al. 2024, arXiv 2404.15766), written for any schedule [derived]. They are
+exact integrals of the flow's equations for a prediction that is constant, or that is linear through the last two
+predictions: in λ = ½ ln(γ/(1 − γ)) for continuous data, in u = √β for classes. Euler's rules take the slope at s for
+the whole step instead, in −ln(1 − γ) and in u, which are proportional to t in the paper's schedules.
 
 A sampling run: the state starts at a time t₀ above 0 from N(0, `start_variance`), or at 0 from 0 if the rule is
 stochastic. Each step calls the network at t and `solver_step` to t_next. A last call at t = 1 gives the result.
@@ -128,79 +128,58 @@ class Rule:
         return 1 if self.ahead is None else 2
 
 
-def _flow(s: Mean, t: Mean) -> Coefficients:
-    """μ_t = (σ_t/σ_s)μ_s + γ_t(1 − e^(λ_s − λ_t))x̂."""
-    return Coefficients(t.std / s.std, -t.gamma * (s.place - t.place).expm1())
-
-
-def _flow_of_classes(s: Accuracy, t: Accuracy) -> Coefficients:
-    """z_t = (u_t/u_s)z_s + u_t(u_t − u_s)(Kp − 1)."""
-    return Coefficients(t.place / s.place, t.place * (t.place - s.place))
-
-
-def _messages(s: Mean, t: Mean) -> Coefficients:
-    """μ_t = k·μ_s + (1 − k)x̂ + √((1 − γ_t)(1 − k))·ξ, k = (1 − γ_t)/(1 − γ_s): the update by a message (49, 50)."""
-    keep = t.rest / s.rest
-    return Coefficients(keep, 1 - keep, t.rest * (1 - keep))
-
-
-def _messages_of_classes(s: Accuracy, t: Accuracy) -> Coefficients:
-    """z_t = z_s + (β_t − β_s)(Kp − 1) + √(K(β_t − β_s))·ξ (171, 185)."""
-    return Coefficients(None, t.beta - s.beta, t.beta - s.beta)
+# The coefficients of a step for continuous data and for classes, from the flows s and t at its start and its end.
+_FORMULAS: dict[str, tuple[Callable[[Any, Any], Coefficients], Callable[[Any, Any], Coefficients]]] = {
+    # μ_t = (σ_t/σ_s)μ_s + γ_t(1 − e^(λ_s − λ_t))x̂ and z_t = (u_t/u_s)z_s + u_t(u_t − u_s)(Kp − 1)
+    "ode": (
+        lambda s, t: Coefficients(t.std / s.std, -t.gamma * (s.place - t.place).expm1()),
+        lambda s, t: Coefficients(t.place / s.place, t.place * (t.place - s.place)),
+    ),
+    # The update by a message: μ_t = k·μ_s + (1 − k)x̂ + √((1 − γ_t)(1 − k))·ξ, k = (1 − γ_t)/(1 − γ_s) (49, 50), and
+    # z_t = z_s + (β_t − β_s)(Kp − 1) + √(K(β_t − β_s))·ξ (171, 185)
+    "sde": (
+        lambda s, t: Coefficients(k := t.rest / s.rest, 1 - k, t.rest * (1 - k)),
+        lambda s, t: Coefficients(None, t.beta - s.beta, t.beta - s.beta),
+    ),
+    # A new draw of the flow: μ_t ~ N(γ_t·x̂, σ_t²) (77) and z_t ~ N(β_t(Kp − 1), Kβ_t) (185)
+    "renoise": (
+        lambda s, t: Coefficients(torch.zeros_like(t.gamma), t.gamma, t.gamma * t.rest),
+        lambda s, t: Coefficients(torch.zeros_like(t.beta), t.beta, t.beta),
+    ),
+    # μ_t = μ_s + h(x̂/2 + μ_s/(2γ_s) − μ_s), h = ln((1 − γ_s)/(1 − γ_t)), and
+    # z_t = z_s + (u_t − u_s)(z_s/u_s + u_s(Kp − 1))
+    "ode_euler": (
+        lambda s, t: Coefficients(1 - (h := (s.rest / t.rest).log()) + h / (2 * s.gamma), h / 2),
+        lambda s, t: Coefficients(t.place / s.place, s.place * (t.place - s.place)),
+    ),
+    # μ_t = μ_s + h(x̂ − μ_s) + √(h(1 − γ_s))·ξ, with the same h, and
+    # z_t = z_s + α(Kp − 1) + √(Kα)·ξ, α = 2u_s(u_t − u_s)
+    "sde_euler": (
+        lambda s, t: Coefficients(1 - (h := (s.rest / t.rest).log()), h, h * s.rest),
+        lambda s, t: Coefficients(None, alpha := 2 * s.place * (t.place - s.place), alpha),
+    ),
+}
 
 
 def _half_a_step(r: Any, s: Any, t: Any) -> Tensor:
-    """The mean place within a step beyond s, over the length of the step before."""
+    """r: the mean distance from s within the step, divided by the length of the step before; in λ or u."""
     return (t.place - s.place) / (2 * (s.place - r.place))
 
 
 def _by_messages(r: Accuracy, s: Accuracy, t: Accuracy) -> Tensor:
-    """The same, weighted by the accuracy β' that arrives there: ∫2u(u − u_s)du/((β_t − β_s)(u_s − u_r))."""
-    a, b, c = r.place, s.place, t.place
-    return (c - b) * (2 * c + b) / (3 * (c + b) * (b - a))
-
-
-def _renoised(s: Mean, t: Mean) -> Coefficients:
-    """μ_t ~ N(γ_t·x̂, σ_t²): the flow (77) made afresh."""
-    return Coefficients(torch.zeros_like(t.gamma), t.gamma, t.gamma * t.rest)
-
-
-def _renoised_classes(s: Accuracy, t: Accuracy) -> Coefficients:
-    """z_t ~ N(β_t(Kp − 1), Kβ_t): the flow (185) made afresh."""
-    return Coefficients(torch.zeros_like(t.beta), t.beta, t.beta)
-
-
-def _flow_by_euler(s: Mean, t: Mean) -> Coefficients:
-    """μ_t = μ_s + h(x̂/2 + μ_s/(2γ_s) − μ_s), h = ln((1 − γ_s)/(1 − γ_t))."""
-    h = (s.rest / t.rest).log()
-    return Coefficients(1 - h + h / (2 * s.gamma), h / 2)
-
-
-def _flow_of_classes_by_euler(s: Accuracy, t: Accuracy) -> Coefficients:
-    """z_t = z_s + (u_t − u_s)(z_s/u_s + u_s(Kp − 1))."""
-    return Coefficients(t.place / s.place, s.place * (t.place - s.place))
-
-
-def _messages_by_euler(s: Mean, t: Mean) -> Coefficients:
-    """μ_t = μ_s + h(x̂ − μ_s) + √(h(1 − γ_s))·ξ, with the same h."""
-    h = (s.rest / t.rest).log()
-    return Coefficients(1 - h, h, h * s.rest)
-
-
-def _messages_of_classes_by_euler(s: Accuracy, t: Accuracy) -> Coefficients:
-    """z_t = z_s + α(Kp − 1) + √(Kα)·ξ, α = 2u_s(u_t − u_s)."""
-    alpha = 2 * s.place * (t.place - s.place)
-    return Coefficients(None, alpha, alpha)
+    """The same r, weighted by the accuracy dβ = 2u·du of the messages: ∫2u(u − u_s)du/((β_t − β_s)(u_s − u_r))."""
+    u_r, u_s, u_t = r.place, s.place, t.place
+    return (u_t - u_s) * (2 * u_t + u_s) / (3 * (u_t + u_s) * (u_s - u_r))
 
 
 RULES: dict[str, Rule] = {
-    "ode1": Rule(_flow, _flow_of_classes, from_prior=False),
-    "ode2": Rule(_flow, _flow_of_classes, _half_a_step, _half_a_step, from_prior=False),
-    "sde1": Rule(_messages, _messages_of_classes),
-    "sde2": Rule(_messages, _messages_of_classes, _half_a_step, _by_messages),
-    "renoise": Rule(_renoised, _renoised_classes),
-    "ode_euler": Rule(_flow_by_euler, _flow_of_classes_by_euler, from_prior=False),
-    "sde_euler": Rule(_messages_by_euler, _messages_of_classes_by_euler),
+    "ode1": Rule(*_FORMULAS["ode"], from_prior=False),
+    "ode2": Rule(*_FORMULAS["ode"], _half_a_step, _half_a_step, from_prior=False),
+    "sde1": Rule(*_FORMULAS["sde"]),
+    "sde2": Rule(*_FORMULAS["sde"], _half_a_step, _by_messages),
+    "renoise": Rule(*_FORMULAS["renoise"]),
+    "ode_euler": Rule(*_FORMULAS["ode_euler"], from_prior=False),
+    "sde_euler": Rule(*_FORMULAS["sde_euler"]),
 }
 
 
@@ -224,10 +203,10 @@ def flow_at(schedule: Any, t: float | Tensor) -> Mean | Accuracy:
         ValueError: If the schedule has both methods or none.
     """
     t = t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
-    of_mean, of_classes = (callable(getattr(schedule, name, None)) for name in ("gamma", "beta"))
-    if of_mean == of_classes:
+    has_gamma, has_beta = (callable(getattr(schedule, name, None)) for name in ("gamma", "beta"))
+    if has_gamma == has_beta:
         raise ValueError(f"schedule must have one of the methods gamma and beta, and {schedule!r} has both or none")
-    return Mean(*schedule.gamma(t)) if of_mean else Accuracy(schedule.beta(t))
+    return Mean(*schedule.gamma(t)) if has_gamma else Accuracy(schedule.beta(t))
 
 
 def coefficients(
@@ -261,13 +240,13 @@ def coefficients(
     step = rule_of(rule)
     if step.order == 1 and t_previous is not None:
         raise ValueError(f"t_previous must be None with rule={rule!r}, which is of first order, got {t_previous}")
-    here, there = flow_at(schedule, t), flow_at(schedule, t_next)
-    of_mean = isinstance(here, Mean)
-    made: Coefficients = (step.continuous if of_mean else step.classes)(here, there)  # type: ignore[arg-type]
+    start, end = flow_at(schedule, t), flow_at(schedule, t_next)
+    continuous = isinstance(start, Mean)
+    first_order: Coefficients = (step.continuous if continuous else step.classes)(start, end)  # type: ignore[arg-type]
     if t_previous is None:
-        return made
-    ahead: Any = step.ahead if of_mean else step.classes_ahead
-    return made._replace(extrapolation=ahead(flow_at(schedule, t_previous), here, there))
+        return first_order
+    ahead: Any = step.ahead if continuous else step.classes_ahead
+    return first_order._replace(extrapolation=ahead(flow_at(schedule, t_previous), start, end))
 
 
 def start_variance(schedule: Any, t: float | Tensor) -> Tensor:
@@ -291,14 +270,14 @@ def start_variance(schedule: Any, t: float | Tensor) -> Tensor:
 
 
 def step_schedule(
-    given: Coefficients | None, beta_1: float | None, schedule: DiscreteSchedule | None
+    explicit: Coefficients | None, beta_1: float | None, schedule: DiscreteSchedule | None
 ) -> DiscreteSchedule | None:
-    """The schedule of a step of classes, which a step with given coefficients may do without."""
-    return None if given is not None and beta_1 is schedule is None else discrete_schedule(beta_1, schedule)
+    """The schedule of a step of classes; None if there are coefficients instead."""
+    return None if explicit is not None and beta_1 is schedule is None else discrete_schedule(beta_1, schedule)
 
 
 def step_scalars(
-    given: Coefficients | None,
+    explicit: Coefficients | None,
     rule: str,
     schedule: Any,
     times: tuple[Any, Any, Any],
@@ -311,7 +290,7 @@ def step_scalars(
     """The numbers of a step as operators take them: in the type of the arithmetic, and broadcastable to the state.
 
     Args:
-        given: Coefficients that stand in the place of a rule, a schedule and the times t_next and t_previous, or None.
+        explicit: Coefficients that take the place of a rule, a schedule and the times t_next and t_previous, or None.
         rule: A name in RULES.
         schedule: Of `bfn_kernels.schedules`, or an object with their methods.
         times: t, t_next and t_previous.
@@ -328,41 +307,42 @@ def step_scalars(
         ValueError: If a step of second order has no `previous`, or one of first order has it.
     """
     shape = state.shape[:dims]
-    if given is None:
-        given = coefficients(rule, schedule, *_checked_times(rule, times, shape, state))
-    elif not isinstance(given, Coefficients):
-        raise TypeError(f"coefficients must be bfn_kernels.solvers.Coefficients, got {type(given).__name__}")
+    if explicit is None:
+        chosen = coefficients(rule, schedule, *_checked_times(rule, times, shape, state))
+    elif not isinstance(explicit, Coefficients):
+        raise TypeError(f"coefficients must be bfn_kernels.solvers.Coefficients, got {type(explicit).__name__}")
     elif not times[1] is times[2] is None:
         raise ValueError("t_next and t_previous must be None where coefficients are given")
     else:
         checked: list[Any] = []
-        for name, value in zip(given._fields, given, strict=True):
+        for name, value in zip(explicit._fields, explicit, strict=True):
             low = 0 if name == "variance" else -math.inf
             checked.append(value if value is None else checks.rows(f"coefficients.{name}", value, shape, state, low))
-        given = Coefficients(*checked)
-    if (given.extrapolation is None) != (previous is None):
+        chosen = Coefficients(*checked)
+    if (chosen.extrapolation is None) != (previous is None):
         raise ValueError("previous must be given together with t_previous or the extrapolation of coefficients")
-    std = None if given.variance is None else (scale * given.variance) ** 0.5
-    made: Any = [given.keep, given.take, std, given.extrapolation]
-    if any(number is not None and number.requires_grad for number in made):
+    std = None if chosen.variance is None else (scale * chosen.variance) ** 0.5
+    numbers: Any = [chosen.keep, chosen.take, std, chosen.extrapolation]
+    if any(number is not None and number.requires_grad for number in numbers):
         raise ValueError("schedule, times and coefficients must not require a gradient, since none is defined for them")
-    keep, take, std, extrapolation = (number if number is None else number.to(dtype) for number in made)
+    keep, take, std, extrapolation = (number if number is None else number.to(dtype) for number in numbers)
     return Solver(keep, take, std, previous, extrapolation)
 
 
 def _checked_times(rule: str, times: tuple[Any, Any, Any], shape: torch.Size, state: Tensor) -> list[Tensor | None]:
-    """The times in float64, in order: t_previous < t ≤ t_next, and above 0 where the rule cannot start there."""
+    """The times in float64, which must be in order, t_previous < t ≤ t_next. t must not be 0 if the rule cannot start
+    there."""
     t, t_next, t_previous = times
     if t is None or t_next is None:
         raise ValueError(f"t and t_next must be given where coefficients are not, got {t=} and {t_next=}")
     least = 0.0 if rule_of(rule).from_prior else sys.float_info.min
-    here, there = checks.rows("t", t, shape, state, least, 1), checks.rows("t_next", t_next, shape, state, 0, 1)
+    start, end = checks.rows("t", t, shape, state, least, 1), checks.rows("t_next", t_next, shape, state, 0, 1)
     before = None if t_previous is None else checks.rows("t_previous", t_previous, shape, state, 0, 1)
-    if checks.shows(here) and (here > there).any():
+    if checks.shows(start) and (start > end).any():
         raise ValueError(f"t_next must not lie before t, got {t_next} and {t}")
-    if before is not None and checks.shows(here) and (before >= here).any():
+    if before is not None and checks.shows(start) and (before >= start).any():
         raise ValueError(f"t_previous must lie before t, got {t_previous} and {t}")
-    return [here, there, before]
+    return [start, end, before]
 
 
 def guidance_scalars(

@@ -1,4 +1,4 @@
-"""Formulas of steps and predictions in plain PyTorch, which the references of several families share."""
+"""Formulas of steps and predictions in plain PyTorch that the references of several families share."""
 
 import torch
 from torch import Tensor
@@ -38,14 +38,28 @@ def gaussian_step(
     return value.to(state.dtype) if out is None else out.copy_(value)
 
 
-def solved(state: Tensor, p: Tensor, solver: Solver, noise: Noise, out: Tensor | None) -> Tensor:
-    """keep·state + take·(p + extrapolation·(p − previous)) + std·ξ of continuous data."""
-    taken = extrapolated(p, solver.previous, solver.extrapolation)
-    return gaussian_step(state, solver.keep, taken, solver.take, solver.std, noise, out)
+def mean_step(
+    mean: Tensor,
+    x_hat: Tensor,
+    solver: Solver,
+    known: Tensor | None,
+    known_mask: Tensor | None,
+    noise: Noise,
+    out: Tensor | None,
+    predicted_out: Tensor | None,
+) -> Tensor:
+    """keep·μ + take·(x̂ + extrapolation·(x̂ − x̂_prev)) + std·ξ, where x̂ is `known` where the mask is True."""
+    if known is not None:
+        x_hat = torch.where(known_mask, known.to(x_hat.dtype), x_hat)
+    prediction = extrapolated(x_hat, solver.previous, solver.extrapolation)
+    updated = gaussian_step(mean, solver.keep, prediction, solver.take, solver.std, noise, out)
+    if predicted_out is not None:
+        predicted_out.copy_(x_hat)
+    return updated
 
 
 def extrapolated(p: Tensor, previous: Tensor | None, by: Tensor | None) -> Tensor:
-    """p + by·(p − p_prev), the prediction that a step of second order uses; p itself if there is no p_prev."""
+    """p + by·(p − p_prev), the prediction that a step of second order uses; p itself for a step of first order."""
     return p if previous is None else p + of_rows(by, p) * (p - previous.to(p.dtype))
 
 
@@ -56,7 +70,7 @@ def of_rows(scalar: Tensor, like: Tensor) -> Tensor:
 
 def guided(z: Tensor, guidance: Guidance) -> Tensor:
     """logit_scale·z + unconditional_scale·unconditional: classifier-free guidance and a temperature of logits. A z of
-    −∞ stays one, and without weight an infinite `unconditional` does not count."""
+    −∞ stays −∞, and an infinite `unconditional` with the factor 0 does not count."""
     scale, unconditional, unconditional_scale = guidance
     value = z if scale is None else of_rows(scale, z) * z
     if unconditional is not None:

@@ -20,7 +20,7 @@ from bfn_kernels.binary.operators import OPERATORS
 from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.outputs import check_outputs, check_solver_step
 from bfn_kernels.call.reduction import hide
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.classes import BINARY
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 from bfn_kernels.solvers import Coefficients
@@ -30,7 +30,7 @@ backends.add_family("binary", OPERATORS)
 
 def flow_sample(
     x: Tensor,
-    t: Rows,
+    t: PerRow,
     *,
     beta_1: float | None = None,
     schedule: DiscreteSchedule | None = None,
@@ -78,7 +78,7 @@ def flow_sample(
 
 def sender_sample(
     x: Tensor,
-    alpha: Rows,
+    alpha: PerRow,
     *,
     dtype: torch.dtype | None = None,
     seed: int | Tensor | None = None,
@@ -173,7 +173,7 @@ def theta_logits(theta: Tensor) -> Tensor:
 def update_sample(
     output_logits: Tensor,
     state: Tensor,
-    alpha: Rows,
+    alpha: PerRow,
     *,
     choose: str = "sample",
     known: Tensor | None = None,
@@ -228,19 +228,19 @@ def update_sample(
 def solver_step(
     output_logits: Tensor,
     state: Tensor,
-    t: Rows | None = None,
-    t_next: Rows | None = None,
+    t: PerRow | None = None,
+    t_next: PerRow | None = None,
     *,
     rule: str = "ode1",
-    t_previous: Rows | None = None,
+    t_previous: PerRow | None = None,
     previous: Tensor | None = None,
     coefficients: Coefficients | None = None,
     beta_1: float | None = None,
     schedule: DiscreteSchedule | None = None,
     choose: str = "mean",
-    temperature: Rows | None = None,
+    temperature: PerRow | None = None,
     unconditional: Tensor | None = None,
-    guidance: Rows | None = None,
+    guidance: PerRow | None = None,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
     out: Tensor | None = None,
@@ -301,7 +301,7 @@ def solver_step(
         tensor([5.])
     """
     check_solver_step("state", locals())
-    times, guided = (t, t_next, t_previous), (temperature, unconditional, guidance)
-    plan = times, previous, rule, coefficients, beta_1, schedule, *guided
+    times, guiding = (t, t_next, t_previous), (temperature, unconditional, guidance)
+    plan = times, previous, rule, coefficients, beta_1, schedule, *guiding
     sending = choose, known, known_mask, seed, generator, noise, draw_noise
     return BINARY.solver_step(output_logits, state, plan, sending, (out, theta_out, predicted_out), backend)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from bfn_kernels.call import checks, keywords, rows
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.classes import BINARY
 from bfn_kernels.records import RECEIVERS
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
@@ -13,7 +13,7 @@ from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 def continuous_time_loss(
     x: Tensor,
     logits: Tensor,
-    t: Rows,
+    t: PerRow,
     *,
     beta_1: float | None = None,
     schedule: DiscreteSchedule | None = None,
@@ -43,17 +43,17 @@ def continuous_time_loss(
         >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1), 0.5, beta_1=3.0)
         tensor(1.5000)
     """
-    x, library, to = BINARY.check_loss(x, logits, mask, reduction, backend)
+    x, library, target = BINARY.check_loss(x, logits, mask, reduction, backend)
     schedule = discrete_schedule(beta_1, schedule)
     dtype = checks.compute_dtype(logits)
     (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=2)
-    return library.binary.loss(x, logits, weight, *to)
+    return library.binary.loss(x, logits, weight, *target)
 
 
 def discrete_time_loss(
     x: Tensor,
     logits: Tensor,
-    t: Rows | None = None,
+    t: PerRow | None = None,
     *,
     n_steps: int,
     step: int | Tensor | None = None,
@@ -103,15 +103,15 @@ def discrete_time_loss(
         tensor(0.1637)
     """
     t, n_steps = keywords.step_time(t, step, n_steps)
-    which = checks.choice("receiver", receiver, RECEIVERS)
-    x, library, to = BINARY.check_loss(x, logits, mask, reduction, backend)
+    receiver_index = checks.choice("receiver", receiver, RECEIVERS)
+    x, library, target = BINARY.check_loss(x, logits, mask, reduction, backend)
     if n_samples is None and quadrature is None:
         quadrature = 8
     schedule = discrete_schedule(beta_1, schedule)
     dtype = checks.compute_dtype(logits)
     (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
     draws = keywords.expectation(logits, quadrature, n_samples, seed, generator, noise)
-    return library.binary.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, *to)
+    return library.binary.discrete_time_loss(x, logits, alpha, n_steps, receiver_index, *draws, *target)
 
 
 def reconstruction_loss(
@@ -134,5 +134,5 @@ def reconstruction_loss(
         >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1))
         tensor(0.6931)
     """
-    x, library, to = BINARY.check_loss(x, logits, mask, reduction, backend)
-    return library.binary.loss(x, logits, None, *to)
+    x, library, target = BINARY.check_loss(x, logits, mask, reduction, backend)
+    return library.binary.loss(x, logits, None, *target)

@@ -1,7 +1,7 @@
 """Binary data in plain PyTorch: the executable specification. Equation numbers are those of arXiv 2308.07037.
 
-These are the formulas of `discrete` for K = 2 in two differences, of which there is one for each variable [derived]: z
-is the logit of class 1 minus that of class 0, and the state is d = y₁ − y₀. A class x of 1 or 0 is the sign s = 2x − 1.
+These are the formulas of `discrete` for K = 2, with one number for each variable instead of two [derived]: z is the
+logit of class 1 minus the logit of class 0, and the state is d = y₁ − y₀. A class x of 1 or 0 has the sign s = 2x − 1.
 All tensors have the shape `[B, ...]` of the classes x. Row scalars (`alpha`, `weight`, …) come from the module `rows`,
 in the type of the arithmetic, and broadcast to x.
 """
@@ -18,13 +18,14 @@ from bfn_kernels.steps import extrapolated, guided
 
 
 def signs(name: str, x: Tensor, dtype: torch.dtype, mask: Tensor | None = None) -> Tensor:
-    """The sign of each class, and NaN for what is neither 0 nor 1 and not masked, where that is no error."""
+    """The sign of each class. A class that is neither 0 nor 1, and is not masked, is an error or has the sign NaN, as
+    `valid_classes` describes."""
     index, valid = valid_classes(name, x, 2, mask)
     return torch.where(valid, 2 * index.to(dtype) - 1, torch.nan)
 
 
 def message(sign: Tensor, alpha: Tensor, spread: Tensor, eps: Tensor) -> Tensor:
-    """y₁ − y₀ ~ N(2αs, 4α), spread = 2√α; in the place of s stands 2p − 1 where a distribution is sent (185)."""
+    """y₁ − y₀ ~ N(2αs, 4α), spread = 2√α; with 2p − 1 for s where probabilities are sent (185)."""
     return 2 * alpha * sign + spread * eps
 
 
@@ -45,8 +46,9 @@ def step(
     theta_out: Tensor | None = None,
     predicted_out: Tensor | None = None,
 ) -> Tensor:
-    """d' = keep·d + 2·take·(2(p + extrapolation·(p − p_prev)) − 1) + std·ξ [derived], where p, the probability of class
-    1, is chosen of σ(logits), guided. An update sends a class with accuracy α: take = α and std = 2√α (171).
+    """d' = keep·d + 2·take·(2(p + extrapolation·(p − p_prev)) − 1) + std·ξ [derived], where p is the probability of
+    class 1 that `chosen` makes of the guided logits. An update sends a class with accuracy α: take = α and std = 2√α
+    (171).
 
     All tensors but row scalars: `[B, ...]`. known_mask: bool, broadcasts to known. theta_out: receives the probability
     of class 1 in the new state. predicted_out: receives p, and may be `previous`.
@@ -54,10 +56,10 @@ def step(
     keep, take, std, previous, extrapolation = solver
     dtype = compute_dtype(output_logits, state, previous, guidance.unconditional)
     p = (1 + chosen(guided(output_logits.to(dtype), guidance), sent, noise.seed)) / 2
-    taken = extrapolated(p, previous, extrapolation)
-    noisy = (torch.zeros_like(take), 0) if std is None else (std, random.normals(state, dtype, *noise))
-    kept = state.to(dtype) if keep is None else keep * state.to(dtype)
-    updated = (kept + message(2 * taken - 1, take, *noisy)).to(state.dtype)
+    prediction = extrapolated(p, previous, extrapolation)
+    spread_and_eps = (torch.zeros_like(take), 0) if std is None else (std, random.normals(state, dtype, *noise))
+    scaled_state = state.to(dtype) if keep is None else keep * state.to(dtype)
+    updated = (scaled_state + message(2 * prediction - 1, take, *spread_and_eps)).to(state.dtype)
     if predicted_out is not None:
         predicted_out.copy_(p)
     if theta_out is not None:
@@ -65,44 +67,44 @@ def step(
     return updated if out is None else out.copy_(updated)
 
 
-def chosen(z: Tensor, what: Sent, seed: Tensor | None) -> Tensor:
-    """What a variable sends: the sign of a draw from its output distribution, that of its mode, or 2p − 1; the sign of
-    the known class where the mask says so."""
+def chosen(z: Tensor, sent: Sent, seed: Tensor | None) -> Tensor:
+    """What each variable sends: the sign of a draw from the output distribution, the sign of its mode, or its mean
+    2p − 1; the sign of the known class where known_mask is True."""
     dtype, p = z.dtype, z.sigmoid()
-    if what.choice == MEAN:
-        sent = 2 * p - 1
-    elif what.choice == MODE:
-        sent = torch.where(z > 0, 1.0, -1.0).to(dtype)
+    if sent.choice == MEAN:
+        sign = 2 * p - 1
+    elif sent.choice == MODE:
+        sign = torch.where(z > 0, 1.0, -1.0).to(dtype)
     else:
-        uniforms = random.class_uniform(p.shape, seed) if what.draw_noise is None else what.draw_noise
+        uniforms = random.class_uniform(p.shape, seed) if sent.draw_noise is None else sent.draw_noise
         both = torch.stack([(-z).sigmoid(), p], -1)
-        sent = 2 * random.draw_class(both, uniforms.to(dtype)).to(dtype) - 1
-    sent = torch.where(p.isnan(), torch.nan, sent)
-    if what.known is not None:
-        mask = what.known_mask.expand(what.known.shape)
-        sent = torch.where(mask, signs("known", what.known, dtype, mask), sent)
-    return sent
+        sign = 2 * random.draw_class(both, uniforms.to(dtype)).to(dtype) - 1
+    sign = torch.where(p.isnan(), torch.nan, sign)
+    if sent.known is not None:
+        mask = sent.known_mask.expand(sent.known.shape)
+        sign = torch.where(mask, signs("known", sent.known, dtype, mask), sign)
+    return sign
 
 
-def towards_x(x: Tensor, logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The signs, and sz = ln(p_x/(1 − p_x)), by which every loss is a function of one number."""
+def signed_logits(x: Tensor, logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The signs s, and sz = ln(p_x/(1 − p_x)). Every loss is a function of this one number."""
     dtype = compute_dtype(logits)
     sign = signs("x", x, dtype, mask)
     (z,) = hide(mask, logits.to(dtype))
     return sign, sign * z
 
 
-def loss(x: Tensor, logits: Tensor, weight: Tensor | None, to: LossTarget) -> Tensor:
+def loss(x: Tensor, logits: Tensor, weight: Tensor | None, target: LossTarget) -> Tensor:
     """L∞ = w(1 − p_x)², w = 2β'(t), since ‖e_x − p‖² = 2(1 − p_x)² in (205); without a weight −ln p_x."""
-    _, z_x = towards_x(x, logits, to.mask)
+    _, z_x = signed_logits(x, logits, target.mask)
     if weight is None:
-        return reduce(-logsigmoid(z_x), *to)
+        return reduce(-logsigmoid(z_x), *target)
     q = logsigmoid(-z_x).exp()  # the gradient of sigmoid would cancel as p_x goes to 0
-    return reduce(weight * q * q, *to)
+    return reduce(weight * q * q, *target)
 
 
 def discrete_time_loss(
-    x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, draws: Draws, to: LossTarget
+    x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, draws: Draws, target: LossTarget
 ) -> Tensor:
     """L_n = n·E[−ln(p_x + (1 − p_x)·e^−r)], where r = 2α + 2√α·sε is the logarithm of the ratio of the sender's
     densities for x and for the other class (189, 190). The factorised receiver has two coordinates of half the
@@ -110,11 +112,11 @@ def discrete_time_loss(
 
     x and logits: `[B, ...]`. alpha: row scalars α_i that broadcast to x. Explicit noise: `[n_samples, B, ...]`.
     """
-    sign, z_x = towards_x(x, logits, to.mask)
+    sign, z_x = signed_logits(x, logits, target.mask)
     coordinates = 2 if receiver == FACTORISED else 1
     alpha = alpha / coordinates
     loss = torch.zeros_like(z_x)
     for eps, weight in draws.each(z_x, random.normal):
         log_ratio = 2 * alpha + 2 * alpha.sqrt() * sign * eps
         loss = loss - coordinates * weight * torch.logaddexp(logsigmoid(z_x), logsigmoid(-z_x) - log_ratio)
-    return reduce(n_steps * loss, *to)
+    return reduce(n_steps * loss, *target)

@@ -1,7 +1,7 @@
 """The operators of binary data in Triton, the counterpart of csrc/cpu/binary.cpp.
 
-An operator takes the arguments of the function of the same name in `reference.py`, whose docstring says their shapes,
-and behind them whether the gradient is needed. Its kernel takes the same arguments, with views in the place of tensors.
+An operator takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes. A
+loss also takes whether its gradient is needed. The kernel takes the same arguments, with views instead of tensors.
 """
 
 import torch
@@ -18,6 +18,7 @@ from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.solver import extrapolated, guided
 from bfn_kernels.triton_ops.views import (
     BLOCK,
+    KERNEL_TYPES,
     Gradients,
     Results,
     block_of,
@@ -32,29 +33,28 @@ from bfn_kernels.triton_ops.views import (
     view,
     viewed,
     views,
-    writable,
 )
 
 SAMPLE, MODE = tl.constexpr(records.SAMPLE), tl.constexpr(records.MODE)
-_MAX_LOG_RATIO = tl.constexpr(60.0)  # next to exp of it, shares below the normal range of float32 do not matter
+_MAX_LOG_RATIO = tl.constexpr(60.0)  # up to exp(60), it does not matter that probabilities below 1e-38 become 0
 
 
 @triton.jit
 def _signs(view, block, T: tl.constexpr):
-    """s = 1 or −1 for the classes 1 and 0, and NaN for what is neither."""
+    """s = 1 for class 1, −1 for class 0, and NaN for other numbers."""
     x = load(view, block, tl.int64)
     return tl.where(x == 1, 1.0, tl.where(x == 0, -1.0, float("nan"))).to(T)
 
 
 @triton.jit
 def _message(sign, alpha, spread, eps):
-    """y₁ − y₀ ~ N(2αs, 4α), spread = 2√α; in the place of s stands 2p − 1 where a distribution is sent (185)."""
-    return tl.fma(spread, eps, 2.0 * alpha * sign)  # as the compiler would choose, or not, depending on the kernel
+    """y₁ − y₀ ~ N(2αs, 4α), spread = 2√α; with 2p − 1 for s where probabilities are sent (185)."""
+    return tl.fma(spread, eps, 2.0 * alpha * sign)  # without fma, what the compiler rounds would depend on the kernel
 
 
 @triton.jit
 def _shares(u):
-    """p_x = σ(u) and q = 1 − p_x, where u = sz; exp(−|u|), and the larger share."""
+    """p_x = σ(u) and q = 1 − p_x, where u = sz; exp(−|u|); and the larger of the two probabilities."""
     small = exp(-tl.abs(u))
     larger = reciprocal(1.0 + small)
     smaller = small * larger
@@ -63,17 +63,16 @@ def _shares(u):
 
 @triton.jit
 def _log_mixture(growth, mixture, inverse):
-    """ln(1 + growth), given mixture = 1 + growth, which was rounded, and 1/mixture."""
+    """ln(1 + growth), corrected for the rounding of mixture = 1 + growth. inverse: 1/mixture."""
     return log_normal(mixture) + (growth - (mixture - 1.0)) * inverse
 
 
 def sender_sample(x: Tensor, alpha, spread, probs: bool, noise: Noise, dtype: torch.dtype) -> Tensor:
     out = torch.empty_like(x, dtype=dtype)
-    written = writable(out)
-    inputs = *views(x.shape, x, alpha, spread), noise_views(noise, x.shape)
-    arguments = *inputs, view(written, x.shape), x.numel()
+    results = Results(out)
+    arguments = *views(x.shape, x, alpha, spread), noise_views(noise, x.shape), *results.views, x.numel()
     launch(_sender, programs(x.numel()), *arguments, PROBS=probs, T=compute_type(out), BLOCK=BLOCK)
-    return out if written is out else out.copy_(written)
+    return results.finish()
 
 
 @triton.jit
@@ -106,7 +105,7 @@ def _update(logits, state, solver, guidance, sent, noise, results, count, T: tl.
         scale, other_scale = load(guidance.logit_scale, block, T, 1.0), load(guidance.unconditional_scale, block, T)
         z = guided(z, scale, load(guidance.unconditional, block, T), other_scale)
     if sent.choice == SAMPLE:
-        # class 0 where its probability exceeds u, or where class 1 has none
+        # class 0 if its probability exceeds u, or if class 1 has the probability 0
         p, q, _, _ = _shares(z)
         u = uniforms_of(Noise(noise.seed, sent.draw_noise), block, CLASS, T)
         sign = tl.where((q > u) | (p == 0.0), -1.0, 1.0)
@@ -131,41 +130,36 @@ def _update(logits, state, solver, guidance, sent, noise, results, count, T: tl.
         store(theta, block, sigmoid(d.to(out[0].dtype.element_ty).to(T)))
 
 
-class _LossCall:
-    """A call of a loss: its results, and the views of its arguments."""
-
-    def __init__(self, x: Tensor, logits: Tensor, row: Tensor | None, to: LossTarget, need_logits: bool):
-        dtype = compute_dtype(logits)
-        self.losses = Losses(x, *to, dtype)
-        self.gradients = Gradients((logits, need_logits), dtype=dtype)
-        self.inputs = views(x.shape, x, logits, row)
-        self.outputs = (view(to.mask, x.shape), *self.gradients.views, self.losses.memory), x.numel()
-        self.programs = programs(x.numel())
-        self.constants = {"T": compute_type(logits), "BLOCK": BLOCK}
-
-    def finish(self) -> tuple[Tensor, ...]:
-        """The loss, the factor that its gradient is multiplied by, and the gradient, empty if it is not needed."""
-        return *self.losses.finish(), *self.gradients.finish()
+def _losses(
+    kernel, x: Tensor, logits: Tensor, row_scalar, target: LossTarget, need_logits: bool, *more, **options
+) -> tuple[Tensor, ...]:
+    """Runs the kernel of a loss. Returns the loss, the factor by which its gradient is multiplied, and the gradient,
+    empty if it is not needed. row_scalar: the weight or α_i."""
+    dtype, shape = compute_dtype(logits), x.shape
+    losses, gradients = Losses(x, *target, dtype), Gradients((logits, need_logits), dtype=dtype)
+    inputs = *views(shape, x, logits, row_scalar), *more
+    outputs = view(target.mask, shape), *gradients.views, losses.memory
+    options |= {"T": KERNEL_TYPES[dtype], "BLOCK": BLOCK}
+    launch(kernel, programs(x.numel()), *inputs, outputs, x.numel(), **options)
+    return *losses.finish(), *gradients.finish()
 
 
-def loss(x: Tensor, logits: Tensor, weight: Tensor | None, to: LossTarget, need_logits: bool) -> tuple[Tensor, ...]:
-    call = _LossCall(x, logits, weight, to, need_logits)
-    launch(_loss, call.programs, *call.inputs, *call.outputs, **call.constants)
-    return call.finish()
+def loss(x: Tensor, logits: Tensor, weight: Tensor | None, target: LossTarget, need_logits: bool) -> tuple[Tensor, ...]:
+    return _losses(_loss, x, logits, weight, target, need_logits)
 
 
 @triton.jit
-def _write(loss, slope, sign, to, block):
-    """Writes the losses of a block and, of their derivatives by sz, those by z, which are 0 where the mask is. to: the
-    mask, the gradient and the memory of the losses."""
-    mask, grad_logits, losses = to
+def _write(loss, slope, sign, outputs, block):
+    """Writes the losses of a block and their derivatives by z, from the derivatives `slope` by sz. Where the mask is
+    False the derivatives are 0. outputs: the mask, the gradient and the memory of the losses."""
+    mask, grad_logits, losses = outputs
     keep = load(mask, block, tl.int1, True)
     store(grad_logits, block, tl.where(keep, sign * slope, 0.0))
     write_losses(loss, keep, block, losses)
 
 
 @triton.jit
-def _loss(x, logits, weight, to, count, T: tl.constexpr, BLOCK: tl.constexpr):
+def _loss(x, logits, weight, outputs, count, T: tl.constexpr, BLOCK: tl.constexpr):
     """L∞ = weight·q² (205), or −ln p_x if there is no weight."""
     block = block_of(count, BLOCK)
     sign = _signs(x, block, T)
@@ -177,24 +171,23 @@ def _loss(x, logits, weight, to, count, T: tl.constexpr, BLOCK: tl.constexpr):
     else:
         loss = tl.where(u < 0.0, -u, 0.0) + _log_mixture(small, 1.0 + small, larger)
         slope = -q
-    _write(loss, slope, sign, to, block)
+    _write(loss, slope, sign, outputs, block)
 
 
 def discrete_time_loss(
-    x: Tensor, logits: Tensor, alpha, n_steps: int, receiver: int, draws: Draws, to: LossTarget, need_logits: bool
+    x: Tensor, logits: Tensor, alpha, n_steps: int, receiver: int, draws: Draws, target: LossTarget, need_logits: bool
 ) -> tuple[Tensor, ...]:
-    call = _LossCall(x, logits, alpha, to, need_logits)
     noise = None if draws.noise is None else draws.noise.contiguous().view(-1)
     drawn = draws_with_tables(draws, logits, view(noise, None if noise is None else noise.shape))
-    constants = {"COORDINATES": 2 if receiver == FACTORISED else 1} | call.constants
-    launch(_nstep, call.programs, *call.inputs, drawn, n_steps, *call.outputs, **constants, registers=255)
-    return call.finish()
+    coordinates = 2 if receiver == FACTORISED else 1
+    more = drawn, n_steps
+    return _losses(_nstep, x, logits, alpha, target, need_logits, *more, COORDINATES=coordinates, registers=255)
 
 
 @triton.jit
 def _draw(u, p, q, r):
-    """A draw of L_n, −ln M, M = p_x + q·e^(−r), and its derivative by u. Unless M is small it is −ln(1 + S),
-    S = q·(e^(−r) − 1). Beyond the largest log-ratio r it is softplus(−u) − softplus(−u − r)."""
+    """A draw of L_n, −ln M with M = p_x + q·e^(−r), and its derivative by u. Unless M is small, it is −ln(1 + S),
+    S = q·(e^(−r) − 1). If |r| exceeds _MAX_LOG_RATIO, it is softplus(−u) − softplus(−u − r)."""
     within = tl.abs(r) <= _MAX_LOG_RATIO
     capped = tl.where(within, -r, 0.0)
     growth = q * expm1(capped)
@@ -211,10 +204,10 @@ def _draw(u, p, q, r):
 
 @triton.jit
 def _nstep(
-    x, logits, alpha, draws, n_steps, to, count, COORDINATES: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr
+    x, logits, alpha, draws, n_steps, outputs, count, COORDINATES: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """n·E of the draws, where r = 2α + 2√α·sε, and for ε stand nodes, which lie symmetrically, in the place of sε. The
-    factorised receiver has two coordinates of half the accuracy."""
+    """n·E of the draws, with r = 2α + 2√α·sε. Nodes are used for sε, since they are symmetric. The factorised receiver
+    has two coordinates of half the accuracy."""
     block = block_of(count, BLOCK)
     sign, alpha = _signs(x, block, T), load(alpha, block, T) * (1.0 / COORDINATES)
     u = sign * load(logits, block, T)
@@ -231,4 +224,4 @@ def _nstep(
         loss += weight * value
         slope += weight * by_u
     factor = tl.zeros((), T) + COORDINATES * n_steps
-    _write(factor * loss, factor * slope, sign, to, block)
+    _write(factor * loss, factor * slope, sign, outputs, block)

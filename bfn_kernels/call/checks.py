@@ -1,6 +1,6 @@
-"""Argument checks and the small conversions that go with them.
+"""Checks of arguments, and small conversions of them.
 
-Every error is raised before anything runs, and names the argument, what it was and what it may be.
+Every error is raised before anything is computed. It names the argument, its value and the allowed values.
 """
 
 import math
@@ -15,7 +15,8 @@ SMALL_CLASSES = (torch.int16, torch.int8)  # converted to int32
 CLASSES = (torch.int64, torch.int32, torch.uint8, *SMALL_CLASSES)
 ROW_TYPES = (torch.float32, torch.float64)  # types of times and accuracies that operators take
 REDUCTIONS = ("none", "batch", "sum", "mean")
-# The relative error that n·t may have, since times may have been rounded to float32; csrc/math/schedules.h repeats it.
+# The relative error that n·t may have, since times may be rounded to float32; csrc/math/schedules.h has the same
+# number.
 STEP_TOLERANCE = 1e-6
 
 
@@ -27,7 +28,7 @@ def _tensor(name: str, value: object, allowed: Sequence[torch.dtype]) -> None:
 
 
 def data(name: str, x: Tensor, allowed: Sequence[torch.dtype] = FLOATS) -> None:
-    """Refuses all but data `[B, ...]`, which are floating-point numbers unless other types are allowed."""
+    """Refuses all but data `[B, ...]`: floating-point numbers, unless other types are allowed."""
     _tensor(name, x, allowed)
     if x.dim() == 0:
         raise ValueError(f"{name} must have a batch dimension, got a scalar")
@@ -42,10 +43,10 @@ def classes(name: str, x: Tensor, booleans: bool = False) -> Tensor:
 
 
 def valid_classes(name: str, x: Tensor, num_classes: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Classes that are safe to index with, and a mask of where x held a valid one.
+    """Classes that are safe to index with, and a mask that is True where the class in x is valid.
 
-    On the CPU, where looking at values is free, a class out of range is an IndexError; elsewhere its variable becomes
-    NaN. Where the mask is False, x may hold anything.
+    On the CPU, where reading values is free, a class out of range is an IndexError. Elsewhere its variable becomes NaN.
+    Where the mask is False, x may have any value.
     """
     index = x.long()  # uint8 cannot be compared with a number of classes above 255
     within = (index >= 0) & (index < num_classes)
@@ -77,7 +78,7 @@ def components(name: str, z: Tensor, most: int) -> None:
 
 
 def like(name: str, value: Tensor, model_name: str, model: Tensor, shape: Sequence[int] | None = None) -> None:
-    """Refuses all but a floating-point tensor on the device of `model`, of the given shape or else of the shape of
+    """Refuses all but a floating-point tensor on the device of `model`, of this shape or, without one, of the shape of
     `model`."""
     shape = model.shape if shape is None else shape
     if isinstance(value, Tensor) and value.dtype in FLOATS and value.shape == shape and value.device == model.device:
@@ -97,7 +98,7 @@ def same_device(name: str, value: Tensor, model_name: str, model: Tensor) -> Non
 
 
 def once(name: str, value: Tensor, shape: Sequence[int]) -> Tensor:
-    """Undoes `expand`: a dimension of stride 0 gets size 1, so that each number stands once."""
+    """Undoes `expand`: a dimension of stride 0 gets size 1, so that each number is there once."""
     if 0 not in value.stride():
         return value
     leading(name, value, shape)
@@ -105,20 +106,18 @@ def once(name: str, value: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, low=-math.inf, high=math.inf) -> Tensor:
-    """The numbers of rows in float64, with as many dimensions as `shape`.
+    """A number for each row in float64, with as many dimensions as `shape`.
 
     value: a scalar, or a tensor shaped like any leading part of `shape`, with or without trailing ones. In a CPU tensor
-    a number outside [low, high] is a ValueError; on other devices and in compiled code, where looking would cost a
+    a number outside [low, high] is a ValueError. On other devices and in compiled code, where reading it would cost a
     synchronisation, it becomes NaN.
     """
     if isinstance(value, Real) and not isinstance(value, bool):
         if not low <= value <= high:
             raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
-        if isinstance(value, int) and abs(value) >= 2**63:  # which torch refuses, and float() beyond its largest number
+        if isinstance(value, int) and abs(value) >= 2**63:  # torch refuses it, and float() may overflow
             value = float(min(max(value, -(2**1023)), 2**1023))
-        if (
-            torch.compiler.is_compiling()
-        ):  # torch.full would make a constant of the number; an addition keeps it variable
+        if torch.compiler.is_compiling():  # torch.full would make a constant of the number
             return torch.zeros((1,) * len(shape), dtype=torch.float64, device=model.device) + value
         return torch.full((1,) * len(shape), float(value), dtype=torch.float64, device=model.device)
     if not isinstance(value, Tensor):
@@ -136,26 +135,26 @@ def rows(name: str, value: float | Tensor, shape: Sequence[int], model: Tensor, 
 
 
 def shows(x: Tensor) -> bool:
-    """Whether reading the values of x costs nothing. Fake tensors have no values, and compiled code would have to wait
-    for them."""
+    """Whether x can be read at no cost. Fake tensors have no values, and compiled code would wait for them."""
     return x.device.type == "cpu" and type(x) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()
 
 
 def leading(name: str, value: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape of the numbers of rows, padded by trailing ones to as many dimensions as `shape` has."""
-    kept = value.dim()
-    while kept > 0 and value.shape[kept - 1] == 1:
-        kept -= 1
-    lead = value.shape[:kept]
-    if kept > len(shape) or any(n not in (1, m) for n, m in zip(lead, shape, strict=False)):
+    """The shape of a tensor of row scalars, padded by trailing ones to as many dimensions as `shape` has."""
+    dims = value.dim()
+    while dims > 0 and value.shape[dims - 1] == 1:
+        dims -= 1
+    lead = value.shape[:dims]
+    if dims > len(shape) or any(n not in (1, m) for n, m in zip(lead, shape, strict=False)):
         raise ValueError(
             f"{name} must be a scalar or have the shape of a leading part of {tuple(shape)}, got {tuple(value.shape)}"
         )
-    return *lead, *(1,) * (len(shape) - kept)
+    return *lead, *(1,) * (len(shape) - dims)
 
 
 def steps(name: str, t: Tensor, n_steps: int) -> None:
-    """Refuses times that start no step of L_n, on the CPU; elsewhere, and in compiled code, their losses become NaN."""
+    """Refuses times at which no step of L_n starts, on the CPU. Elsewhere, and in compiled code, their losses become
+    NaN."""
     if not shows(t):
         return
     bad = t[step_of(t, n_steps).isnan()]
@@ -166,7 +165,7 @@ def steps(name: str, t: Tensor, n_steps: int) -> None:
 
 
 def step_of(t: Tensor, n_steps: int) -> Tensor:
-    """The step i = nt + 1 that starts at a time t (float64, up to rounding to float32); NaN if no step starts there."""
+    """The step i = nt + 1 that starts at a time t (float64, up to rounding to float32); NaN if no step starts at t."""
     before = n_steps * t
     whole = before.round()
     is_step = ((before - whole).abs() <= STEP_TOLERANCE * before.clamp(min=1)) & (whole < n_steps)
@@ -174,7 +173,7 @@ def step_of(t: Tensor, n_steps: int) -> Tensor:
 
 
 def values(name: str, x: Tensor, low: float, high: float) -> None:
-    """Refuses data outside of [low, high] on the CPU; NaN is let through."""
+    """Refuses data outside of [low, high] on the CPU, but not NaN."""
     if not shows(x):
         return
     outside = (x < low) | (x > high)
@@ -183,7 +182,7 @@ def values(name: str, x: Tensor, low: float, high: float) -> None:
 
 
 def integer(name: str, value: int, low: int) -> int:
-    """The value as Python's own int; NumPy integers are accepted too."""
+    """The value as a Python int; NumPy integers are accepted too."""
     if isinstance(value, bool) or not isinstance(value, (int, Integral)):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < low:
@@ -192,7 +191,7 @@ def integer(name: str, value: int, low: int) -> int:
 
 
 def number(name: str, value: float, low: float, high: float) -> float:
-    """The value as Python's own float."""
+    """The value as a Python float."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not low <= value <= high:
@@ -201,7 +200,7 @@ def number(name: str, value: float, low: float, high: float) -> float:
 
 
 def choice(name: str, value: str, allowed: Sequence[str]) -> int:
-    """The index of the value among the allowed ones. Operators take this number."""
+    """The index of the value among the allowed values. Operators take this index."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {list(allowed)}, got {value!r}")
     return allowed.index(value)
@@ -219,8 +218,8 @@ def interval(name: str, value: tuple[float, float] | None) -> tuple[float, float
 def mask(name: str, value: Tensor | None, model_name: str, model: Tensor, shape: Sequence[int]) -> Tensor | None:
     """The mask with as many dimensions as `shape`, to which it broadcasts, or None.
 
-    A mask of fewer dimensions has either the leading ones, as times do, or the trailing ones, as in torch's
-    broadcasting, whichever fit; if both do and they differ, it is refused.
+    The dimensions of a mask may be the leading dimensions of `shape`, as for times, or the trailing ones, as in torch's
+    broadcasting. A mask that fits both in different ways is refused.
     """
     if value is None:
         return None
@@ -242,8 +241,8 @@ def mask(name: str, value: Tensor | None, model_name: str, model: Tensor, shape:
 
 
 def no_gradient(reason: str, **tensors: object) -> None:
-    """Refuses tensors that require a gradient, for inputs that have none. Most often such a tensor is the output of a
-    network in a sampling loop."""
+    """Refuses tensors that require a gradient, for inputs without a gradient. Most often such a tensor is the output of
+    a network in a sampling loop."""
     if not torch.is_grad_enabled():
         return
     for name, value in tensors.items():

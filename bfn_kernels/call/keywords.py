@@ -1,4 +1,4 @@
-"""Keyword arguments that the families share: checks them, and converts them to the arguments of operators."""
+"""Checks keyword arguments that the families share, and converts them to arguments of operators."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,19 +9,19 @@ from torch import Tensor
 from bfn_kernels import gauss
 from bfn_kernels import noise as random
 from bfn_kernels.call import checks, rows
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.operators import Library
 from bfn_kernels.records import NO_DRAWS
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 
 MAX_NODES = 128
-ExplicitNoise = tuple[str, Tensor | None, Sequence[int]]  # its name, and the shape that it must have
+ExplicitNoise = tuple[str, Tensor | None, Sequence[int]]  # the keyword, its value, and the shape that it must have
 STEPS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 
 PARAMETRISATIONS = ("noise", "data")
 
 # Functions return the fields of records as plain tuples, since making a record takes longer.
-Target = tuple[Tensor | None, int]  # of a LossTarget
+Target = tuple[Tensor | None, int]  # the fields of a LossTarget
 Seed = int | Tensor | None
 Generator = torch.Generator | None
 Clip = tuple[float, float] | None  # the range of continuous data, None for the whole real line
@@ -55,7 +55,7 @@ STD_RANGE, LOG_STD_MAX, T_MIN_LEAST = (1e-6, 1e6), 80.0, 1e-30
 
 
 def checked_limits(limits: Limits) -> Limits:
-    """The limits with plain numbers in them."""
+    """The limits with Python floats in them."""
     if limits == PUBLISHED:
         return PUBLISHED
     if not isinstance(limits, Limits):
@@ -76,11 +76,16 @@ def checked_bins(num_bins: int, limits: Limits, clip: bool = True) -> tuple[int,
 
 
 def bin_loss(
-    library: Library, x: Tensor, normal: tuple[Tensor, Tensor, Tensor | None], num_bins: int, clip: bool, to: Target
+    library: Library, x: Tensor, normal: tuple[Tensor, Tensor, Tensor | None], num_bins: int, clip: bool, target: Target
 ) -> Tensor:
-    """−ln p of the bin that x lies in, under an output distribution of this mean, std and logits of a mixture."""
+    """−ln p of the bin that x lies in. normal: the mean, the std and the mixture logits of the output distribution."""
     bins = num_bins, clip, *STD_RANGE, LOG_STD_MAX
-    return library.discretised.loss(x, *normal, None, None, None, None, None, True, 0, *NO_DRAWS, *bins, *to)
+    return library.discretised.loss(x, *normal, None, None, None, None, None, True, 0, *NO_DRAWS, *bins, *target)
+
+
+def loss_target(x: Tensor, mask: Tensor | None, reduction: str) -> Target:
+    """The fields of the record `LossTarget` of a loss of x."""
+    return checks.mask("mask", mask, "x", x, x.shape), checks.choice("reduction", reduction, checks.REDUCTIONS)
 
 
 def drawn_seed(like: Tensor, seed: Seed, generator: Generator, *noises: ExplicitNoise) -> Tensor | None:
@@ -105,8 +110,7 @@ def drawn_seed(like: Tensor, seed: Seed, generator: Generator, *noises: Explicit
 def choice_noises(
     choose: str, draw_noise: Tensor | None, shape: Sequence[int], *others: ExplicitNoise
 ) -> list[ExplicitNoise]:
-    """The explicit noises that draw what a step sends: draw_noise and `others`. Empty unless the step sends a
-    sample."""
+    """The explicit noises that draw what a step sends, draw_noise and `others`; none unless the step sends a sample."""
     return [("draw_noise", draw_noise, shape), *others] if choose == "sample" else []
 
 
@@ -119,7 +123,7 @@ def step_seed(
     *draws: ExplicitNoise,
     shape: Sequence[int] | None = None,
 ) -> Tensor | None:
-    """The seed of a solver's step, as `drawn_seed` makes it. None if the step has no noise and draws nothing: it then
+    """The seed of a solver's step, as `drawn_seed` makes it. None if the step has no noise and draws nothing; it then
     ignores the seed. shape: the shape of the noise, if it is not the shape of the state."""
     if std is None and noise is not None:
         raise ValueError("noise must be None for a step that has none")
@@ -130,8 +134,8 @@ def step_seed(
 def expectation(
     like: Tensor, quadrature: int | None, n_samples: int | None, seed: Seed, generator: Generator, noise: Tensor | None
 ) -> tuple:
-    """The fields of the record `Draws`. Checks that exactly one of `quadrature` and `n_samples` is a number. Explicit
-    noise is `[n_samples, *like.shape]`."""
+    """The fields of the record `Draws`. Exactly one of `quadrature` and `n_samples` must be a number. Explicit noise is
+    `[n_samples, *like.shape]`."""
     if (quadrature is None) == (n_samples is None):
         raise ValueError(f"exactly one of quadrature and n_samples must be given, got {quadrature=} and {n_samples=}")
     if quadrature is not None:
@@ -148,8 +152,8 @@ def expectation(
 
 
 def known_values(known: Tensor | None, known_mask: Tensor | None, like: Tensor, shape: Sequence[int]) -> Tensor | None:
-    """The mask with as many dimensions as `shape`, or None. `known=` and `known_mask=` must be passed together: where
-    the mask is True, the known value is sent instead."""
+    """The mask of known values with as many dimensions as `shape`, or None. `known=` and `known_mask=` must be passed
+    together."""
     if (known is None) != (known_mask is None):
         raise ValueError("known and known_mask must be given together")
     if known is None:
@@ -168,7 +172,7 @@ def read_mean(
 ) -> Tensor | None:
     """The mean that an op of continuous or discretised data reads, or None if the network predicts the data itself.
 
-    The mean must have the shape of x, whose name is `name`, or else `shape`.
+    The mean must have this shape or, without one, the shape of x. name: the name of x in errors.
     """
     checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
     if mean is not None:
@@ -181,7 +185,7 @@ def read_mean(
 def prediction_scalars(
     library: Library,
     parametrisation: str,
-    t: Rows,
+    t: PerRow,
     x: Tensor,
     dtype: torch.dtype,
     sigma_1: float | None,
@@ -190,14 +194,14 @@ def prediction_scalars(
     wanted: Sequence[str] = (),
     **numbers,
 ) -> Any:
-    """mean_scale and noise_scale, each None if the network predicts the data itself, then the wanted row scalars."""
+    """mean_scale and noise_scale, both None if the network predicts the data itself, then the wanted row scalars."""
     t_min, schedule = checked_limits(limits).t_min, continuous_schedule(sigma_1, schedule)
     if parametrisation == "data":
         return None, None, *rows.scalars(library, wanted, t, x, dtype, schedule, **numbers)
     return rows.scalars(library, (*rows.FLOW, *wanted), t, x, dtype, schedule, t_min=t_min, **numbers)
 
 
-def step_time(t: Rows | None, step: int | Tensor | None, n_steps: int) -> tuple[Rows, int]:
+def step_time(t: PerRow | None, step: int | Tensor | None, n_steps: int) -> tuple[PerRow, int]:
     """The time (i − 1)/n at which step i of n starts, in float64, or t itself, and n. Exactly one of t and step must be
     passed."""
     n_steps = checks.integer("n_steps", n_steps, 1)
@@ -219,13 +223,13 @@ def step_time(t: Rows | None, step: int | Tensor | None, n_steps: int) -> tuple[
     return (step.double() - 1) / n_steps, n_steps
 
 
-def updated_precision(precision: Rows, alpha: Rows, model: Tensor) -> Rows:
+def updated_precision(precision: PerRow, alpha: PerRow, model: Tensor) -> PerRow:
     """ρ + α: a number if both are numbers, else a tensor of a number per row, in ρ's type but at least float32."""
-    given: dict[str, Any] = {"precision": precision, "alpha": alpha}
-    tensors = [value for value in given.values() if isinstance(value, Tensor)]
+    terms: dict[str, Any] = {"precision": precision, "alpha": alpha}
+    tensors = [value for value in terms.values() if isinstance(value, Tensor)]
     if not tensors:
         return float(precision) + float(alpha)
-    rho, sent = (checks.once(name, v, model.shape) if isinstance(v, Tensor) else v for name, v in given.items())
+    rho, sent = (checks.once(name, v, model.shape) if isinstance(v, Tensor) else v for name, v in terms.items())
     if len(tensors) == 2 and (rho.shape, rho.dtype) == (sent.shape, sent.dtype) and rho.dtype in checks.ROW_TYPES:
         total = rho + sent
     else:

@@ -1,4 +1,4 @@
-"""The checks of `out=`, `theta_out=` and `predicted_out=`, the tensors that a step writes its results into."""
+"""Checks `out=`, `theta_out=` and `predicted_out=`, the tensors that a step writes its results into."""
 
 from typing import Any
 
@@ -28,35 +28,37 @@ def check_outputs(state_name: str, arguments: dict[str, Any]) -> None:
     inputs = {name: tensor for name, tensor in tensors.items() if name not in outputs}
     for name, out in outputs.items():
         _check_output(name, out, state, inputs)
-    if torch.compiler.is_compiling():  # the compiler finds out by itself what shares memory, and copies it
+    if torch.compiler.is_compiling():  # the compiler itself finds tensors that share memory, and copies them
         return
     read = {name: _memory(tensor) for name, tensor in inputs.items()}
     for name, out in outputs.items():
-        itself, called = may_be.get(name, ("", ""))
+        itself, description = may_be.get(name, ("", ""))
         written = _memory(out)
-        for other, place in read.items():
-            if written[0] >= place[1] or place[0] >= written[1]:
+        for other, memory in read.items():
+            if written[0] >= memory[1] or memory[0] >= written[1]:
                 continue
-            if other != itself or written != place or _dims(out) != _dims(tensors[other]):
-                allowed = f"be {called} itself or " if itself else ""
+            if other != itself or written != memory or _dims(out) != _dims(tensors[other]):
+                allowed = f"be {description} itself or " if itself else ""
                 raise ValueError(f"{name} must {allowed}share no memory with any input, but it does with {other}")
         read[name] = written
 
 
 def check_solver_step(state_name: str, arguments: dict[str, Any]) -> None:
-    """Refuses wrong outputs of a solver's step, and arguments that require a gradient."""
+    """Refuses wrong outputs of a solver's step, arguments that require a gradient, and a wrong `previous`."""
     check_outputs(state_name, arguments)
     checks.no_gradient("no argument of a solver's step has one", **arguments)
+    state, previous = arguments[state_name], arguments["previous"]
+    if previous is not None and isinstance(state, Tensor):
+        checks.like("previous", previous, "the state", state)
 
 
 def _tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
     """The tensors among the arguments, and the tensors in an argument `Coefficients`."""
-    found = {}
+    values = dict(arguments)
     for name, value in arguments.items():
-        several = isinstance(value, Coefficients)
-        parts = {f"{name}.{part}": each for part, each in value._asdict().items()} if several else {name: value}
-        found.update({part: each for part, each in parts.items() if isinstance(each, Tensor)})
-    return found
+        if isinstance(value, Coefficients):
+            values.update({f"{name}.{field}": number for field, number in value._asdict().items()})
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def _check_output(name: str, out: Tensor, state: Tensor, inputs: dict[str, Tensor]) -> None:
@@ -65,7 +67,7 @@ def _check_output(name: str, out: Tensor, state: Tensor, inputs: dict[str, Tenso
         raise TypeError(f"out must be {state.dtype} as the state is, got {out.dtype}")
     if torch.is_grad_enabled():
         checks.no_gradient(f"writing into {name} leaves none", **{name: out}, **inputs)
-    if not torch.compiler.is_compiling():  # the compiler cannot trace these checks, and writes into its own copies
+    if not torch.compiler.is_compiling():  # the compiler cannot trace these checks, and writes into copies
         if out.layout != torch.strided or out.is_neg():
             raise ValueError(f"{name} must be a plain tensor, got a sparse one or a view that negates what it shows")
         if out.is_inference() and not torch.is_inference_mode_enabled():
@@ -82,7 +84,7 @@ def _dims(x: Tensor) -> list[tuple[int, int]]:
 
 
 def _overlaps_itself(x: Tensor) -> bool:
-    """Whether two elements may share an address: some stride is shorter than the span of the dimensions inside it."""
+    """Whether two elements may share an address: a stride is shorter than the span of the dimensions of less stride."""
     span = 1
     for stride, size in () if x.is_contiguous() or x.numel() == 0 else sorted(_dims(x)):
         if stride < span:
@@ -94,7 +96,7 @@ def _overlaps_itself(x: Tensor) -> bool:
 def _memory(x: Tensor) -> tuple[int, int]:
     """The address of the first element and the address after the last one. (0, 0) for a tensor without memory."""
     try:
-        first = 0 if x.is_meta else x.data_ptr()  # of a fake 0 too
+        first = 0 if x.is_meta else x.data_ptr()  # also 0 for a fake tensor
     except RuntimeError:  # a tensor without storage
         first = 0
     if first == 0 or x.numel() == 0:

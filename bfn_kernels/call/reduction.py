@@ -1,26 +1,26 @@
-"""How the reference masks and reduces losses."""
+"""Masks and reduces losses in the reference."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-# A reduction is known by its place in checks.REDUCTIONS; the enum Reduction of csrc/ops/loss.h has the same numbers.
+# Operators take an index into checks.REDUCTIONS; the enum Reduction of csrc/ops/loss.h has the same indices.
 NONE, BATCH, SUM, MEAN = range(4)
 
 
 def hide(mask: Tensor | None, *tensors: Tensor | None) -> Sequence[Tensor | None]:
-    """Zeroes the tensors where the mask is False, so that no value there, not even NaN, reaches a gradient."""
+    """Zeroes the tensors where the mask is False, so that no such value, not even NaN, reaches a gradient."""
     if mask is None:
         return tensors
     return [t if t is None else torch.where(mask, t, torch.zeros_like(t)) for t in tensors]
 
 
 def reduce(loss: Tensor, mask: Tensor | None, reduction: int) -> Tensor:
-    """Reduces a loss per variable `[B, ...]`: NONE keeps it, BATCH sums it to `[B]`, SUM and MEAN give a scalar.
+    """Reduces a loss per variable `[B, ...]`: NONE returns it, BATCH sums it to `[B]`, SUM and MEAN give a scalar.
 
-    Where the mask is False the loss is 0. MEAN divides by the number of variables that the mask keeps, or by 1 if it
-    keeps none.
+    Where the mask is False the loss is 0. MEAN divides by the number of variables where the mask is True, or by 1 if
+    there is none.
     """
     (loss,) = hide(mask, loss)
     if reduction == NONE:

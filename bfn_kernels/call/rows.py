@@ -1,8 +1,9 @@
 """Row scalars: the numbers that an op needs for each row, computed from the times or accuracies that a caller passes.
 
-Each row scalar is computed in float64 and rounded once, to the type of the arithmetic. `FORMULAS` computes them in
-plain PyTorch, for any schedule and device and for compiled code. For the built-in schedules the operator `row_scalars`
-computes all that a call needs in one launch. csrc/math/schedules.h and triton_ops/rows.py implement it.
+Each row scalar is computed in float64 and rounded once, to the type of the arithmetic. `FORMULAS` computes row scalars
+in plain PyTorch, for any schedule and device and for compiled code. For the built-in schedules the operator
+`row_scalars` computes all row scalars of a call in one launch. csrc/math/schedules.h and triton_ops/rows.py implement
+it.
 """
 
 import functools
@@ -19,19 +20,19 @@ from bfn_kernels.call import checks
 from bfn_kernels.operators import Library
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
 
-Rows = float | Tensor  # a time, accuracy or precision: a number for all rows, or one for each
+PerRow = float | Tensor  # times, accuracies or precisions: one number for all rows, or a number for each row
 
-T_MIN = 1e-6  # before this time, unless a caller sets another, no message counts as received: the data prediction is 0
+T_MIN = 1e-6  # before this time, unless a caller sets another, no message counts as received, so that x̂ is 0
 T_MAX = 1 - 1e-6  # the time of a discrete flow is clamped to this
-ROOT_BETA_MIN = 1e-10  # if √β is below this, a discrete flow is the uniform prior
+ROOT_BETA_MIN = 1e-10  # if √β is below this, a discrete flow is the prior
 
 
 @dataclass(frozen=True)
 class Inputs:
     """The inputs of the formulas, in float64.
 
-    value: times if there is a schedule, else accuracies α of messages. precision: ρ before the message. n_steps: n, for
-    α_i. scale: a factor that some formulas have. t_min: before this time no message counts as received.
+    value: times if there is a schedule, else accuracies α of messages. precision: ρ before the message. n_steps: n of
+    α_i. scale: a factor in some formulas. t_min: before this time no message counts as received.
     """
 
     value: Tensor
@@ -58,7 +59,7 @@ class Inputs:
         return torch.where(beta.sqrt() < ROOT_BETA_MIN, 0.0, beta)
 
 
-# The operator takes a bit for each wanted scalar, and returns the scalars in the order of this table.
+# The operator takes a bit for each wanted row scalar, and returns them in the order of this table.
 # csrc/math/schedules.h has the same order.
 FORMULAS: dict[str, Callable[[Inputs], Tensor]] = {
     "gamma": lambda row: row.gamma()[0],
@@ -72,7 +73,7 @@ FORMULAS: dict[str, Callable[[Inputs], Tensor]] = {
     "log_normaliser": lambda row: (2 * math.pi * row.gamma()[1]).log() / 2,
     "beta": Inputs.beta,
     "beta_spread": lambda row: (row.scale * row.beta()).sqrt(),  # √(Kβ) (185)
-    # of the update μ' = (ρμ + αy)/ρ', ρ' = ρ + α (49, 50), where y's noise has the std 1/√α
+    # the update μ' = (ρμ + αy)/ρ', ρ' = ρ + α (49, 50); the noise of the message y has the std 1/√α
     "keep": lambda row: row.precision / (row.precision + row.value),
     "take": lambda row: row.value / (row.precision + row.value),
     "update_std": lambda row: row.value.sqrt() / (row.precision + row.value),
@@ -80,20 +81,20 @@ FORMULAS: dict[str, Callable[[Inputs], Tensor]] = {
     "accuracy": lambda row: row.value,
     "spread": lambda row: (row.scale * row.value).sqrt(),  # √(Kα)
 }
-BITS = {name: 1 << place for place, name in enumerate(FORMULAS)}
+BITS = {name: 1 << index for index, name in enumerate(FORMULAS)}
 FLOW = "mean_scale", "noise_scale"  # 1/γ and √((1−γ)/γ) in x̂ = μ/γ − √((1−γ)/γ)·ε̂
 UPDATE = "keep", "take", "update_std"
 MESSAGE = "accuracy", "spread"
 
 
 def _parameter(name: str, value: float | Tensor) -> float:
-    """σ₁ or β₁ of a schedule as a plain number."""
+    """σ₁ or β₁ of a schedule as a float."""
     if type(value) is not float:
         checks.no_gradient("none is defined for it", **{name: value})
     return float(value)
 
 
-# The numbers by which the operator knows a schedule: its kind, σ₁ or β₁, and K. A subclass may override methods, so the
+# The numbers that the operator gets of a schedule: its kind, σ₁ or β₁, and K. A subclass may override methods, so the
 # operator serves only these exact types.
 SCHEDULES: dict[type, Callable[[Any], tuple[int, float, int]]] = {
     type(None): lambda schedule: (0, 0.0, 0),
@@ -111,23 +112,22 @@ def _bits(names: Sequence[str]) -> int:
 def scalars(
     library: Library,
     wanted: Sequence[str],
-    value: Rows,
+    value: PerRow,
     data: Tensor,
     dtype: torch.dtype,
     schedule: Any = None,
     *,
     dims: int | None = None,
-    precision: Rows | None = None,
+    precision: PerRow | None = None,
     n_steps: int = 0,
     scale: float = 1,
     t_min: float = T_MIN,
 ) -> Sequence[Tensor]:
     """The wanted row scalars, names in the order of FORMULAS, each in `dtype` and broadcastable to the variables.
 
-    value: a number or `[B]` or any leading part of the variables' shape: times in [0, 1] with a schedule, else
-    accuracies α of messages, at least 0. data: `[B, ...]`, whose first `dims` dimensions (all if None) are those
-    of the variables. precision: ρ before the message, shaped as value may be, at least 0. n_steps, scale and t_min:
-    numbers of the whole call.
+    value: a number, `[B]` or any leading part of the variables' shape: times in [0, 1] with a schedule, else accuracies
+    α of messages, at least 0. data: `[B, ...]`; the first `dims` dimensions (all if None) are the variables'.
+    precision: ρ before the message, shaped as value may be, at least 0. n_steps, scale and t_min: see `Inputs`.
     """
     shape = data.shape if dims is None else data.shape[:dims]
     name, high = ("alpha", math.inf) if schedule is None else ("t", 1)
@@ -149,15 +149,15 @@ def scalars(
         checks.steps(name, wide, n_steps)
     wide_precision = None if precision is None else checks.rows("precision", precision, shape, data, 0)
     inputs = Inputs(wide, wide_precision, schedule, n_steps, scale, t_min)
-    made = [FORMULAS[name](inputs).to(dtype) for name in wanted]
-    if any(scalar.requires_grad for scalar in made):
+    row_scalars = [FORMULAS[name](inputs).to(dtype) for name in wanted]
+    if any(scalar.requires_grad for scalar in row_scalars):
         raise ValueError("schedule requires a gradient, but none is defined for it; give it parameters that have none")
-    return made
+    return row_scalars
 
 
 def _operator_input(value: float | Tensor, data: Tensor, high: float = math.inf) -> Tensor | None:
-    """The value as a tensor that the operator takes, or None if the formulas must compute the scalars: for subclasses
-    of Tensor, and for wrong values, which `checks` then refuses with a better message."""
+    """The value as a tensor that the operator takes, or None if the formulas must compute the row scalars: for
+    subclasses of Tensor, and for wrong values, which `checks` then refuses."""
     if type(value) is float or (type(value) is int and value < 2**63):
         return torch.scalar_tensor(value, dtype=torch.float64, device=data.device) if 0 <= value <= high else None
     if type(value) is not Tensor and (not isinstance(value, Tensor) or has_torch_function((value,))):

@@ -13,7 +13,7 @@ from bfn_kernels.call.keywords import PARAMETRISATIONS as PARAMETRISATIONS
 from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
 from bfn_kernels.call.keywords import Clip as Clip
 from bfn_kernels.call.reduction import hide
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.continuous.losses import continuous_time_loss as continuous_time_loss
 from bfn_kernels.continuous.losses import discrete_time_loss as discrete_time_loss
 from bfn_kernels.continuous.losses import reconstruction_loss as reconstruction_loss
@@ -27,7 +27,7 @@ backends.add_family("continuous", OPERATORS)
 
 def flow_sample(
     x: Tensor,
-    t: Rows,
+    t: PerRow,
     *,
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
@@ -70,7 +70,7 @@ def flow_sample(
 
 def sender_sample(
     x: Tensor,
-    alpha: Rows,
+    alpha: PerRow,
     *,
     seed: int | Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -102,8 +102,8 @@ def sender_sample(
 
 
 def bayesian_update(
-    mean: Tensor, precision: Rows, y: Tensor, alpha: Rows, *, backend: str | None = None
-) -> tuple[Tensor, Rows]:
+    mean: Tensor, precision: PerRow, y: Tensor, alpha: PerRow, *, backend: str | None = None
+) -> tuple[Tensor, PerRow]:
     """The input distribution after a message y of accuracy α: ρ' = ρ + α, μ' = (ρμ + αy)/ρ' (49, 50).
 
     Args:
@@ -133,7 +133,7 @@ def bayesian_update(
 def predict_data(
     noise_pred: Tensor,
     mean: Tensor,
-    t: Rows,
+    t: PerRow,
     *,
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,

@@ -8,7 +8,7 @@ from torch import Tensor
 from bfn_kernels import backends
 from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.keywords import PUBLISHED, Clip, Limits, Target, prediction_scalars
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.schedules import ContinuousSchedule
 
 
@@ -16,7 +16,7 @@ def continuous_time_loss(
     x: Tensor,
     prediction: Tensor,
     mean: Tensor | None,
-    t: Rows,
+    t: PerRow,
     *,
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
@@ -54,19 +54,19 @@ def continuous_time_loss(
         >>> continuous_time_loss(x, x + 1, None, 0.5, sigma_1=0.1, parametrisation="data")
         tensor(23.0259)
     """
-    mean, library, dtype, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
+    mean, library, dtype, target = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
     *scales, weight = prediction_scalars(
         library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("rate",), scale=0.5
     )
     network = prediction, mean, *scales, *checks.interval("clip", clip)
-    return library.continuous.squared_loss(x, *network, weight, None, *to)
+    return library.continuous.squared_loss(x, *network, weight, None, *target)
 
 
 def discrete_time_loss(
     x: Tensor,
     prediction: Tensor,
     mean: Tensor | None,
-    t: Rows | None = None,
+    t: PerRow | None = None,
     *,
     n_steps: int,
     step: int | Tensor | None = None,
@@ -114,12 +114,12 @@ def discrete_time_loss(
         tensor(49.5000)
     """
     t, n_steps = keywords.step_time(t, step, n_steps)
-    mean, library, dtype, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
+    mean, library, dtype, target = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
     *scales, weight = prediction_scalars(
         library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("alpha",), n_steps=n_steps, scale=n_steps / 2
     )
     network = prediction, mean, *scales, *checks.interval("clip", clip)
-    return library.continuous.squared_loss(x, *network, weight, None, *to)
+    return library.continuous.squared_loss(x, *network, weight, None, *target)
 
 
 def reconstruction_loss(
@@ -171,28 +171,28 @@ def reconstruction_loss(
         >>> reconstruction_loss(x, x, None, sigma_1=0.1, std=0.07, num_bins=16, parametrisation="data")
         tensor(0.7702)
     """
-    mean, library, dtype, to = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
+    mean, library, dtype, target = _check_loss(x, prediction, mean, parametrisation, mask, reduction, backend)
     low, high = checks.interval("clip", clip)
-    of_normal = ("half_precision", "log_normaliser") if num_bins is None else ("std",)
-    wanted = of_normal if std is None else ()
+    names = ("half_precision", "log_normaliser") if num_bins is None else ("std",)
+    wanted = names if std is None else ()
     mean_scale, noise_scale, *normal = prediction_scalars(
         library, parametrisation, 1.0, x, dtype, sigma_1, schedule, limits, wanted
     )
     if std is not None:
         variance = checks.number("std", std, *keywords.STD_RANGE) ** 2
-        normal = rows.scalars(library, of_normal, 1.0, x, dtype, _ConstantVariance(variance))
+        normal = rows.scalars(library, names, 1.0, x, dtype, _ConstantVariance(variance))
     network = mean, mean_scale, noise_scale, low, high
     if num_bins is None:
-        return library.continuous.squared_loss(x, prediction, *network, *normal, *to)
+        return library.continuous.squared_loss(x, prediction, *network, *normal, *target)
     num_bins = checks.integer("num_bins", num_bins, 2)
     checks.no_gradient("with num_bins only prediction and mean have one", x=x)
-    # x̂ has the type of its prediction, and is no result that should be rounded
+    # predict_data returns x̂ in the type of the prediction; in the type of the arithmetic x̂ is not rounded
     x_hat = library.continuous.predict_data(prediction.to(dtype), *network)
-    return keywords.bin_loss(library, x, (x_hat, normal[0], None), num_bins, True, to)
+    return keywords.bin_loss(library, x, (x_hat, normal[0], None), num_bins, True, target)
 
 
 class _ConstantVariance(NamedTuple):
-    """Takes the place of a schedule if the variance of a normal is given. (torch.compile traces no SimpleNamespace.)"""
+    """A schedule whose variance is the same at all times. (torch.compile cannot trace a SimpleNamespace.)"""
 
     variance: float
 
@@ -204,11 +204,10 @@ class _ConstantVariance(NamedTuple):
 def _check_loss(
     x: Tensor, prediction: Tensor, mean: Tensor | None, parametrisation: str, mask, reduction: str, backend: str | None
 ) -> tuple[Tensor | None, Any, torch.dtype, Target]:
-    """The checks that the losses share; returns the mean that operators read, the library that serves the call, the
+    """The checks that the losses share. Returns the mean that operators read, the library that serves the call, the
     type of the arithmetic, and the target of the loss."""
-    how = checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.data("x", x)
     checks.like("prediction", prediction, "x", x)
     mean = keywords.read_mean(x, mean, parametrisation)
-    to = checks.mask("mask", mask, "x", x, x.shape), how
-    return mean, backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean), to
+    target = keywords.loss_target(x, mask, reduction)
+    return mean, backends.library(backend, x.device), checks.compute_dtype(x, prediction, mean), target

@@ -4,13 +4,12 @@ Data, means and explicit noise have the shape `[B, ...]`. Row scalars (`mean_sca
 `rows`, in the type of the arithmetic, and broadcast to the data.
 """
 
-import torch
 from torch import Tensor
 
 from bfn_kernels.call.checks import compute_dtype, values
 from bfn_kernels.call.reduction import hide, reduce
 from bfn_kernels.records import LossTarget, Noise, Prediction, Solver
-from bfn_kernels.steps import clamped, solved
+from bfn_kernels.steps import clamped, mean_step
 from bfn_kernels.steps import gaussian_step as gaussian_step
 
 
@@ -23,19 +22,14 @@ def step(
     out: Tensor | None = None,
     predicted_out: Tensor | None = None,
 ) -> Tensor:
-    """μ' = keep·μ + take·(x̂ + extrapolation·(x̂ − x̂_prev)) + std·ξ [derived]. x̂ is the result of `predict_data`,
+    """μ' = keep·μ + take·(x̂ + extrapolation·(x̂ − x̂_prev)) + std·ξ [derived], where x̂ is the result of `predict_data`,
     or `known` where the mask is True. An update sends x̂ with accuracy α: keep = ρ/ρ', take = α/ρ' and std = √α/ρ'.
 
     known_mask: bool, broadcasts to the mean. predicted_out: receives x̂, and may be `previous`.
     """
     dtype = compute_dtype(network.prediction, network.mean, solver.previous)
-    sent = predict_data(network._replace(prediction=network.prediction.to(dtype)))
-    if known is not None:
-        sent = torch.where(known_mask, known.to(dtype), sent)
-    updated = solved(network.mean, sent, solver, noise, out)
-    if predicted_out is not None:
-        predicted_out.copy_(sent)
-    return updated
+    x_hat = predict_data(network._replace(prediction=network.prediction.to(dtype)))
+    return mean_step(network.mean, x_hat, solver, known, known_mask, noise, out, predicted_out)
 
 
 def predict_data(network: Prediction) -> Tensor:
@@ -49,12 +43,12 @@ def predict_data(network: Prediction) -> Tensor:
     return clamped(mean_scale * mean - noise_scale * noise_pred, low, high).to(prediction.dtype)
 
 
-def squared_loss(x: Tensor, network: Prediction, weight: Tensor, offset: Tensor | None, to: LossTarget) -> Tensor:
+def squared_loss(x: Tensor, network: Prediction, weight: Tensor, offset: Tensor | None, target: LossTarget) -> Tensor:
     """weight·(x − x̂)² + offset: L∞ (101), L_n (96) and −ln N(x; x̂, v) differ in their weight and offset alone."""
     prediction, mean, *_, low, high = network
     dtype = compute_dtype(x, prediction, mean)
-    x, prediction, mean = hide(to.mask, x.to(dtype), prediction.to(dtype), None if mean is None else mean.to(dtype))
+    x, prediction, mean = hide(target.mask, x.to(dtype), prediction.to(dtype), None if mean is None else mean.to(dtype))
     values("x", x, low, high)
     error = x - predict_data(network._replace(prediction=prediction, mean=mean))
     loss = weight * error * error
-    return reduce(loss if offset is None else loss + offset, *to)
+    return reduce(loss if offset is None else loss + offset, *target)

@@ -10,7 +10,7 @@ from bfn_kernels import backends, solvers
 from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.keywords import PARAMETRISATIONS, PUBLISHED, Clip, Limits, prediction_scalars
 from bfn_kernels.call.outputs import check_outputs, check_solver_step
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
 from bfn_kernels.solvers import Coefficients
 
@@ -18,10 +18,10 @@ from bfn_kernels.solvers import Coefficients
 def update_sample(
     x: Tensor,
     mean: Tensor,
-    precision: Rows,
-    alpha: Rows,
+    precision: PerRow,
+    alpha: PerRow,
     *,
-    t: Rows | None = None,
+    t: PerRow | None = None,
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
     parametrisation: str = "noise",
@@ -34,7 +34,7 @@ def update_sample(
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     backend: str | None = None,
-) -> tuple[Tensor, Rows]:
+) -> tuple[Tensor, PerRow]:
     """Sends x with accuracy α and updates the mean: ρ' = ρ + α, μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε [derived].
 
     It is `sender_sample` and `bayesian_update` in one pass; the message y is never stored. With t, it is one step of
@@ -106,11 +106,11 @@ def update_sample(
 def solver_step(
     prediction: Tensor,
     mean: Tensor,
-    t: Rows,
-    t_next: Rows | None = None,
+    t: PerRow,
+    t_next: PerRow | None = None,
     *,
     rule: str = "ode1",
-    t_previous: Rows | None = None,
+    t_previous: PerRow | None = None,
     previous: Tensor | None = None,
     coefficients: Coefficients | None = None,
     sigma_1: float | None = None,
@@ -176,8 +176,6 @@ def solver_step(
     check_solver_step("mean", locals())
     checks.data("mean", mean)
     checks.like("prediction", prediction, "mean", mean)
-    if previous is not None:
-        checks.like("previous", previous, "the state", mean)
     checks.choice("parametrisation", parametrisation, PARAMETRISATIONS)
     schedule = continuous_schedule(sigma_1, schedule)
     low, high = checks.interval("clip", clip)

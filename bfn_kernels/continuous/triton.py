@@ -1,7 +1,7 @@
 """The operators of continuous data in Triton, the counterpart of csrc/cpu/continuous.cpp.
 
-An operator takes the arguments of the function of the same name in `reference.py`, whose docstring says their shapes.
-Its kernel takes the same arguments, with views in the place of tensors.
+An operator takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes.
+Its kernel takes the same arguments, with views instead of tensors.
 """
 
 import torch
@@ -31,17 +31,15 @@ from bfn_kernels.triton_ops.views import (
     view,
     viewed,
     views,
-    writable,
 )
 
 
 def gaussian_step(state: Tensor, state_scale, data, data_scale, noise_scale, noise: Noise, out: Tensor) -> None:
-    written = writable(out)
+    results = Results(out)
     inputs = views(state.shape, state, state_scale, data, data_scale, noise_scale)
-    arguments = *inputs, noise_views(noise, state.shape), view(written, state.shape), state.numel()
+    arguments = *inputs, noise_views(noise, state.shape), *results.views, state.numel()
     launch(_gaussian_step, programs(state.numel()), *arguments, T=compute_type(state, data), BLOCK=BLOCK)
-    if written is not out:
-        out.copy_(written)
+    results.finish()
 
 
 @triton.jit
@@ -50,7 +48,7 @@ def _gaussian_step(
 ):
     block = block_of(count, BLOCK)
     value = load(state_scale, block, T, 1.0) * load(state, block, T)
-    # the compiler is not to choose what it rounds in one: its choice, and so the bits, would depend on the layout
+    # Without fma the compiler would choose what it rounds, and the bits would depend on the layout.
     if data[0] is not None:
         value = tl.fma(load(data_scale, block, T), load(data, block, T), value)
     if noise_scale[0] is not None:
@@ -70,7 +68,7 @@ def step(
 
 
 def _network_views(shape: torch.Size, network: Prediction) -> Prediction:
-    """The prediction of a network as a kernel takes it; the range is known when the kernel is compiled."""
+    """The views of a network's prediction. The range is known when the kernel is compiled."""
     return Prediction(*views(shape, *network[:4]), *constants(*network[4:]))
 
 
@@ -78,11 +76,11 @@ def _network_views(shape: torch.Size, network: Prediction) -> Prediction:
 def _update(network, solver, known, known_mask, noise, out, predicted, count, T: tl.constexpr, BLOCK: tl.constexpr):
     block = block_of(count, BLOCK)
     x_hat, _, _ = predict(network, block, T)
-    sent = clamp(x_hat, network.low, network.high)
+    x_hat = clamp(x_hat, network.low, network.high)
     if known[0] is not None:
-        sent = tl.where(load(known_mask, block, tl.int1), load(known, block, T), sent)
-    taken = extrapolated(sent, solver, predicted, block, T)
-    updated = load(solver.keep, block, T, 1.0) * load(network.mean, block, T) + load(solver.take, block, T) * taken
+        x_hat = tl.where(load(known_mask, block, tl.int1), load(known, block, T), x_hat)
+    prediction = extrapolated(x_hat, solver, predicted, block, T)
+    updated = load(solver.keep, block, T, 1.0) * load(network.mean, block, T) + load(solver.take, block, T) * prediction
     if solver.std[0] is not None:
         updated += load(solver.std, block, T) * noise_of(noise, block, SENDER, T)
     store(out, block, updated)
@@ -90,8 +88,8 @@ def _update(network, solver, known, known_mask, noise, out, predicted, count, T:
 
 @triton.jit
 def predict(network, block, T: tl.constexpr):
-    """x̂ = mean_scale·μ − noise_scale·ε̂ (84), and the two scales. If both are 0, which they are for t < t_min, x̂ is 0
-    whatever μ and ε̂ are. Without scales the prediction is x̂, as if they were 0 and −1."""
+    """x̂ = mean_scale·μ − noise_scale·ε̂ (84), and the two scales. If both scales are 0, as for t < t_min, x̂ is 0 even if
+    μ or ε̂ is infinite or NaN. Without scales x̂ is the prediction, as with the scales 0 and −1."""
     mean_scale, noise_scale = load(network.mean_scale, block, T), load(network.noise_scale, block, T, -1.0)
     x_hat = -noise_scale * load(network.prediction, block, T)
     if network.mean_scale[0] is not None:
@@ -101,11 +99,10 @@ def predict(network, block, T: tl.constexpr):
 
 def predict_data(network: Prediction) -> Tensor:
     out = torch.empty_like(network.prediction)
-    written = writable(out)
-    arguments = _network_views(out.shape, network), view(written, out.shape), out.numel()
-    T = compute_type(network.prediction, network.mean)
+    results, T = Results(out), compute_type(network.prediction, network.mean)
+    arguments = _network_views(out.shape, network), *results.views, out.numel()
     launch(_predict_data, programs(out.numel()), *arguments, T=T, BLOCK=BLOCK)
-    return out if written is out else out.copy_(written)
+    return results.finish()
 
 
 @triton.jit
@@ -116,8 +113,8 @@ def _predict_data(network, out, count, T: tl.constexpr, BLOCK: tl.constexpr):
 
 
 def predict_data_backward(grad: Tensor, network: Prediction, *wanted: bool) -> tuple[Tensor, ...]:
-    """The gradients of `reference.predict_data` for the prediction and the mean, and for each whether it is wanted.
-    grad: `[B, ...]`, as the result of `predict_data`."""
+    """The gradients of `reference.predict_data` by the prediction and the mean. wanted: for each, whether it is wanted.
+    grad: `[B, ...]`, the gradient of the result of `predict_data`."""
     prediction, mean = network[:2]
     shape, count = prediction.shape, prediction.numel()
     gradients = Gradients(*zip((prediction, prediction if mean is None else mean), wanted, strict=True))
@@ -141,14 +138,14 @@ def _is_clipped(x_hat, network):
     return (x_hat < network.low) | (x_hat > network.high)
 
 
-def squared_loss(x: Tensor, network: Prediction, weight: Tensor, offset, to: LossTarget, *need) -> tuple[Tensor, ...]:
-    """Returns the loss, the factor that its gradients are multiplied by, and the gradients of x, the prediction and the
-    mean, each empty if it is not needed."""
+def squared_loss(x: Tensor, network: Prediction, weight, offset, target: LossTarget, *need) -> tuple[Tensor, ...]:
+    """Returns the loss, the factor by which its gradients are multiplied, and the gradients by x, the prediction and
+    the mean, each empty if it is not needed."""
     prediction, mean = network[:2]
     dtype, count = compute_dtype(x, prediction, mean), x.numel()
-    losses = Losses(x, *to, dtype)
+    losses = Losses(x, *target, dtype)
     gradients = Gradients(*zip((x, prediction, x if mean is None else mean), need, strict=True), dtype=dtype)
-    inputs = view(x, x.shape), _network_views(x.shape, network), *views(x.shape, weight, offset, to.mask)
+    inputs = view(x, x.shape), _network_views(x.shape, network), *views(x.shape, weight, offset, target.mask)
     arguments = *inputs, gradients.views, losses.memory, count
     launch(_squared_loss, programs(count), *arguments, T=KERNEL_TYPES[dtype], BLOCK=BLOCK)
     return *losses.finish(), *gradients.finish()
@@ -159,12 +156,12 @@ def _squared_loss(x, network, weight, offset, mask, gradients, losses, count, T:
     block = block_of(count, BLOCK)
     keep = load(mask, block, tl.int1, True)
     x_hat, mean_scale, noise_scale = predict(network, block, T)
-    error, by = load(x, block, T) - clamp(x_hat, network.low, network.high), load(weight, block, T)
-    loss = by * square(error)
+    error, factor = load(x, block, T) - clamp(x_hat, network.low, network.high), load(weight, block, T)
+    loss = factor * square(error)
     if offset[0] is not None:
         loss += load(offset, block, T)
     write_losses(loss, keep, block, losses)
-    slope = tl.where(keep, 2.0 * by * error, 0.0)
+    slope = tl.where(keep, 2.0 * factor * error, 0.0)
     grad_x_hat = tl.where(_is_clipped(x_hat, network), 0.0, -slope)
     store(gradients[0], block, slope)
     store(gradients[1], block, -noise_scale * grad_x_hat)

@@ -12,7 +12,7 @@ from bfn_kernels import backends
 from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.outputs import check_outputs, check_solver_step
 from bfn_kernels.call.reduction import hide
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.classes import DISCRETE
 from bfn_kernels.discrete.losses import continuous_time_loss as continuous_time_loss
 from bfn_kernels.discrete.losses import discrete_time_loss as discrete_time_loss
@@ -26,7 +26,7 @@ backends.add_family("discrete", OPERATORS)
 
 def flow_sample(
     x: Tensor,
-    t: Rows,
+    t: PerRow,
     *,
     num_classes: int,
     beta_1: float | None = None,
@@ -77,7 +77,7 @@ def flow_sample(
 
 def sender_sample(
     x: Tensor,
-    alpha: Rows,
+    alpha: PerRow,
     *,
     num_classes: int,
     dtype: torch.dtype | None = None,
@@ -173,7 +173,7 @@ def theta_logits(theta: Tensor) -> Tensor:
 def update_sample(
     output_logits: Tensor,
     state: Tensor,
-    alpha: Rows,
+    alpha: PerRow,
     *,
     choose: str = "sample",
     known: Tensor | None = None,
@@ -227,19 +227,19 @@ def update_sample(
 def solver_step(
     output_logits: Tensor,
     state: Tensor,
-    t: Rows | None = None,
-    t_next: Rows | None = None,
+    t: PerRow | None = None,
+    t_next: PerRow | None = None,
     *,
     rule: str = "ode1",
-    t_previous: Rows | None = None,
+    t_previous: PerRow | None = None,
     previous: Tensor | None = None,
     coefficients: Coefficients | None = None,
     beta_1: float | None = None,
     schedule: DiscreteSchedule | None = None,
     choose: str = "mean",
-    temperature: Rows | None = None,
+    temperature: PerRow | None = None,
     unconditional: Tensor | None = None,
-    guidance: Rows | None = None,
+    guidance: PerRow | None = None,
     known: Tensor | None = None,
     known_mask: Tensor | None = None,
     out: Tensor | None = None,
@@ -300,7 +300,7 @@ def solver_step(
         tensor([[2., 2.]])
     """
     check_solver_step("state", locals())
-    times, guided = (t, t_next, t_previous), (temperature, unconditional, guidance)
-    plan = times, previous, rule, coefficients, beta_1, schedule, *guided
+    times, guiding = (t, t_next, t_previous), (temperature, unconditional, guidance)
+    plan = times, previous, rule, coefficients, beta_1, schedule, *guiding
     sending = choose, known, known_mask, seed, generator, noise, draw_noise
     return DISCRETE.solver_step(output_logits, state, plan, sending, (out, theta_out, predicted_out), backend)

@@ -8,7 +8,7 @@ from torch import Tensor
 from bfn_kernels import backends
 from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.keywords import Target
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.classes import DISCRETE
 from bfn_kernels.discrete.operators import SHORT_ROW
 from bfn_kernels.operators import NATIVE
@@ -19,7 +19,7 @@ from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 def continuous_time_loss(
     x: Tensor,
     logits: Tensor,
-    t: Rows,
+    t: PerRow,
     *,
     beta_1: float | None = None,
     schedule: DiscreteSchedule | None = None,
@@ -49,17 +49,17 @@ def continuous_time_loss(
         >>> continuous_time_loss(torch.tensor([1]), torch.zeros(1, 2), 0.5, beta_1=3.0)
         tensor(1.5000)
     """
-    x, library, to = DISCRETE.check_loss(x, logits, mask, reduction, backend)
+    x, library, target = DISCRETE.check_loss(x, logits, mask, reduction, backend)
     schedule = discrete_schedule(beta_1, schedule)
     dtype = checks.compute_dtype(logits)
     (weight,) = rows.scalars(library, ("rate",), t, x, dtype, schedule, scale=logits.shape[-1] / 2)
-    return _loss(library, x, logits, weight, to)
+    return _loss(library, x, logits, weight, target)
 
 
 def discrete_time_loss(
     x: Tensor,
     logits: Tensor,
-    t: Rows | None = None,
+    t: PerRow | None = None,
     *,
     n_steps: int,
     step: int | Tensor | None = None,
@@ -112,8 +112,8 @@ def discrete_time_loss(
         tensor(0.1637)
     """
     t, n_steps = keywords.step_time(t, step, n_steps)
-    which = checks.choice("receiver", receiver, RECEIVERS)
-    x, library, to = DISCRETE.check_loss(x, logits, mask, reduction, backend)
+    receiver_index = checks.choice("receiver", receiver, RECEIVERS)
+    x, library, target = DISCRETE.check_loss(x, logits, mask, reduction, backend)
     if n_samples is None and quadrature is None:
         n_samples = 10
     if quadrature is not None and receiver == "joint" and logits.shape[-1] != 2:
@@ -125,7 +125,7 @@ def discrete_time_loss(
     dtype = checks.compute_dtype(logits)
     (alpha,) = rows.scalars(library, ("alpha",), t, x, dtype, schedule, n_steps=n_steps)
     draws = keywords.expectation(logits, quadrature, n_samples, seed, generator, noise)
-    return library.discrete.discrete_time_loss(x, logits, alpha, n_steps, which, *draws, *to)
+    return library.discrete.discrete_time_loss(x, logits, alpha, n_steps, receiver_index, *draws, *target)
 
 
 def reconstruction_loss(
@@ -148,12 +148,12 @@ def reconstruction_loss(
         >>> reconstruction_loss(torch.tensor([1]), torch.zeros(1, 2))
         tensor(0.6931)
     """
-    x, library, to = DISCRETE.check_loss(x, logits, mask, reduction, backend)
-    return _loss(library, x, logits, None, to)
+    x, library, target = DISCRETE.check_loss(x, logits, mask, reduction, backend)
+    return _loss(library, x, logits, None, target)
 
 
-def _loss(library: Any, x: Tensor, logits: Tensor, weight: Tensor | None, to: Target) -> Tensor:
-    """L∞ or, without a weight, the reconstruction loss. The CPU kernels make the gradient of short rows, which they
-    have in cache, in the forward pass."""
+def _loss(library: Any, x: Tensor, logits: Tensor, weight: Tensor | None, target: Target) -> Tensor:
+    """L∞ or, without a weight, the reconstruction loss. The CPU kernels compute the gradient of short rows in the
+    forward pass, while the rows are in the cache."""
     in_forward = logits.shape[-1] <= SHORT_ROW and logits.is_cpu and library is backends.LIBRARIES.get(NATIVE)
-    return library.discrete.loss(x, logits, weight, *to, in_forward)
+    return library.discrete.loss(x, logits, weight, *target, in_forward)

@@ -1,6 +1,6 @@
 """The operators of discrete data: the fake and backward pass of each.
 
-The function of the same name in `reference.py` shows what an operator computes, and has its arguments.
+The function of the same name in `reference.py` defines the result of an operator, and has its arguments.
 """
 
 import torch
@@ -13,25 +13,20 @@ from bfn_kernels.operators import (
     Library,
     Operator,
     gradient_fake,
+    gradient_operator,
+    like_argument,
     loss_fakes,
     operator,
-    saved_loss_backward,
-    scaled_input_gradient,
+    step_operator,
     times_saved,
 )
 
-SHORT_ROW = 128  # with at most so many classes, a CPU makes the gradient of a loss in the forward pass
-ROW_STATS = 4  # how many numbers of each row a loss saves for its backward pass
+SHORT_ROW = 128  # the most classes for which the CPU kernels compute the gradient of a loss in the forward pass
+ROW_STATS = 4  # the number of numbers that a loss saves of each row for its backward pass
 
 
 def _sender_fake(x, alpha, spread, num_classes, probs, seed, noise, dtype):
     return x.new_empty((*x.shape, num_classes), dtype=dtype)
-
-
-def _step_backward(library: Library, grad: Tensor, forward: Forward):
-    # a draw or a mode was sent, which has no gradient, so only the state itself has one
-    keep = forward.saved.keep
-    return None, scaled_input_gradient(library, grad, keep if keep is None else keep.unsqueeze(-1), forward.types[1])
 
 
 def _loss_fake(x, logits, *others):
@@ -51,16 +46,10 @@ def _loss_backward(library: Library, grad: Tensor, forward: Forward):
     return None, library.discrete.loss_backward(grad, scale, x, logits, weight, mask, saved)
 
 
-def _discrete_time_loss_fake(x, logits, *others):
-    *_, reduction, need_logits = others
-    dtype = compute_dtype(logits)
-    return *loss_fakes(x, reduction, dtype), gradient_fake(logits, need_logits, dtype)
-
-
 def _theta_backward(library: Library, grad: Tensor, forward: Forward):
     logits, theta = forward.saved
     wide = logits.to(compute_dtype(logits))
-    if wide is not logits:  # θ was rounded, and p(g − Σ gp) would cancel
+    if wide is not logits:  # θ was rounded, so that p(g − Σ gp) would cancel
         theta, grad = library.discrete.theta(wide), grad.to(wide.dtype)
     return (torch.ops.aten._softmax_backward_data(grad, theta, -1, wide.dtype).to(logits.dtype),)
 
@@ -74,33 +63,22 @@ OPERATORS = [
         backward=_theta_backward,
     ),
     operator(reference.sender_sample, fake=_sender_fake),
-    operator(
-        reference.step,
-        fake=lambda output_logits, state, *others: torch.empty_like(state),
-        saved="keep",
-        backward=_step_backward,
-    ),
-    # A CPU makes the gradient of short rows in the forward pass. Others save numbers of each row for `loss_backward`.
+    step_operator(reference.step, state=1),
+    # The CPU kernels compute the gradient of short rows in the forward pass. Otherwise the forward pass saves ROW_STATS
+    # numbers of each row, and `loss_backward` computes the gradient.
     operator(
         reference.loss,
         "(Tensor loss, Tensor scale, Tensor saved)",
         fake=_loss_fake,
         needs="logits",
         saved="scale saved x logits weight mask in_forward",
-        spared="x logits weight mask",
+        unsaved_in_forward="x logits weight mask",
         backward=_loss_backward,
     ),
     Operator(
         "loss_backward(Tensor grad, Tensor scale, Tensor x, Tensor logits, Tensor? weight, Tensor? mask, Tensor stats) "
         "-> Tensor",
-        fake=lambda grad, scale, x, logits, *others: torch.empty_like(logits),
+        fake=like_argument(3),
     ),
-    operator(
-        reference.discrete_time_loss,
-        "(Tensor loss, Tensor scale, Tensor grad_logits)",
-        fake=_discrete_time_loss_fake,
-        needs="logits",
-        saved="scale grad_logits",
-        backward=saved_loss_backward,
-    ),
+    gradient_operator(reference.discrete_time_loss, "logits"),
 ]

@@ -56,8 +56,8 @@ def step(
     theta_out: Tensor | None = None,
     predicted_out: Tensor | None = None,
 ) -> Tensor:
-    """z' = keep·z + take·(K(p + extrapolation·(p − p_prev)) − 1) + std·ξ [derived], where p is chosen of
-    softmax(logits), guided. An update sends a class with accuracy α: take = α and std = √(Kα) (171).
+    """z' = keep·z + take·(K(p + extrapolation·(p − p_prev)) − 1) + std·ξ [derived], where `chosen` makes the
+    probabilities p of the guided logits. An update sends a class with accuracy α: take = α and std = √(Kα) (171).
 
     output_logits, state, previous, unconditional, explicit noise and the results: `[B, ..., K]`. known and draw_noise:
     `[B, ...]`. known_mask: bool, broadcasts to known. Row scalars broadcast to the classes. theta_out: receives the
@@ -66,10 +66,11 @@ def step(
     keep, take, std, previous, extrapolation = solver
     dtype = compute_dtype(output_logits, state, previous, guidance.unconditional)
     p = chosen(guided(output_logits.to(dtype), guidance), sent, noise.seed)
-    taken = extrapolated(p, previous, extrapolation)
+    prediction = extrapolated(p, previous, extrapolation)
     eps = torch.zeros_like(p) if std is None else normals(state.shape, dtype, noise)
-    kept = state.to(dtype) if keep is None else keep.unsqueeze(-1) * state.to(dtype)
-    updated = (kept + message(taken, take, torch.zeros_like(take) if std is None else std, eps)).to(state.dtype)
+    y = message(prediction, take, torch.zeros_like(take) if std is None else std, eps)
+    scaled_state = state.to(dtype) if keep is None else keep.unsqueeze(-1) * state.to(dtype)
+    updated = (scaled_state + y).to(state.dtype)
     if predicted_out is not None:
         predicted_out.copy_(p)
     if theta_out is not None:
@@ -77,83 +78,82 @@ def step(
     return updated if out is None else out.copy_(updated)
 
 
-def chosen(logits: Tensor, what: Sent, seed: Tensor | None) -> Tensor:
-    """What a row sends, as probabilities `[B, ..., K]`: a draw from its output distribution, its mode, or itself; the
-    known class where the mask says so."""
+def chosen(logits: Tensor, sent: Sent, seed: Tensor | None) -> Tensor:
+    """What each variable sends, as probabilities `[B, ..., K]`: a draw from the output distribution, its mode, or the
+    distribution itself; the known class where known_mask is True."""
     dtype, num_classes = logits.dtype, logits.shape[-1]
-    p = logits.softmax(-1)
-    if what.choice == MEAN:
-        sent = p
-    elif what.choice == MODE:
-        sent = one_hot(p.argmax(-1), num_classes).to(dtype)
+    output = logits.softmax(-1)
+    if sent.choice == MEAN:
+        p = output
+    elif sent.choice == MODE:
+        p = one_hot(output.argmax(-1), num_classes).to(dtype)
     else:
-        uniforms = random.class_uniform(p.shape[:-1], seed) if what.draw_noise is None else what.draw_noise
-        sent = one_hot(random.draw_class(p, uniforms.to(dtype)), num_classes).to(dtype)
-    sent = torch.where(p.isnan().any(-1, keepdim=True), torch.nan, sent)
-    if what.known is not None:
-        mask = what.known_mask.expand(what.known.shape)
-        index, valid = valid_classes("known", what.known, num_classes, mask)
-        given = torch.where(valid.unsqueeze(-1), one_hot(index, num_classes).to(dtype), torch.nan)
-        sent = torch.where(mask.unsqueeze(-1), given, sent)
-    return sent
+        uniforms = random.class_uniform(output.shape[:-1], seed) if sent.draw_noise is None else sent.draw_noise
+        p = one_hot(random.draw_class(output, uniforms.to(dtype)), num_classes).to(dtype)
+    p = torch.where(output.isnan().any(-1, keepdim=True), torch.nan, p)
+    if sent.known is not None:
+        mask = sent.known_mask.expand(sent.known.shape)
+        index, valid = valid_classes("known", sent.known, num_classes, mask)
+        known = torch.where(valid.unsqueeze(-1), one_hot(index, num_classes).to(dtype), torch.nan)
+        p = torch.where(mask.unsqueeze(-1), known, p)
+    return p
 
 
-def some(logits: Tensor) -> Tensor:
+def without_empty_rows(logits: Tensor) -> Tensor:
     """The logits, or zeros in a row where all are −∞. For such a row torch's functions or their gradients give NaN."""
     return torch.where((logits == -torch.inf).all(-1, keepdim=True), 0, logits)
 
 
 def log_sum(logits: Tensor) -> Tensor:
-    """LSE of each row. It is −∞, without a gradient, where all logits are."""
-    return some(logits).logsumexp(-1).masked_fill((logits == -torch.inf).all(-1), -torch.inf)
+    """LSE of each row; −∞, without a gradient, where all logits are −∞."""
+    return without_empty_rows(logits).logsumexp(-1).masked_fill((logits == -torch.inf).all(-1), -torch.inf)
 
 
-def others(logits: Tensor, is_x: Tensor) -> Tensor:
-    """ln((1 − p_x)/p_x), as LSE over k ≠ x of z_k, minus z_x; it is exact as p_x → 1, since x is left out of the
-    sum."""
+def log_odds_against(logits: Tensor, is_x: Tensor) -> Tensor:
+    """ln((1 − p_x)/p_x), as LSE over k ≠ x of z_k, minus z_x. It is exact as p_x → 1, since the sum leaves out x."""
     z_x = torch.where(is_x, logits, 0).sum(-1)
     return log_sum(logits.masked_fill(is_x, -torch.inf)) - z_x
 
 
-def looked_at(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """The logits of a loss, in the type of the arithmetic: 0 where the mask is False, and NaN in a row that has no
-    probabilities, since its largest logit is +∞ or −∞."""
+def logits_of_loss(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """The logits that a loss reads, in the type of the arithmetic: 0 where the mask is False, and NaN in a row without
+    probabilities, whose largest logit is +∞ or −∞."""
     (logits,) = hide(None if mask is None else mask.unsqueeze(-1), logits.to(compute_dtype(logits)))
     return logits + 0 * logits.detach().amax(-1, keepdim=True)
 
 
-def loss(x: Tensor, logits: Tensor, weight: Tensor | None, to: LossTarget, in_forward: bool) -> Tensor:
-    """L∞ = w‖e_x − p‖² (205), w = ½Kβ'(t); without a weight −ln p_x. in_forward: whether a kernel makes the gradient
-    with the loss, which autograd makes here."""
-    index, valid = valid_classes("x", x, logits.shape[-1], to.mask)
-    logits = looked_at(logits, to.mask)
+def loss(x: Tensor, logits: Tensor, weight: Tensor | None, target: LossTarget, in_forward: bool) -> Tensor:
+    """L∞ = w‖e_x − p‖² (205), w = ½Kβ'(t); without a weight −ln p_x. in_forward: whether a kernel computes the gradient
+    with the loss; the reference does not read it."""
+    index, valid = valid_classes("x", x, logits.shape[-1], target.mask)
+    logits = logits_of_loss(logits, target.mask)
     is_x = one_hot(index, logits.shape[-1])
-    each = -logsigmoid(-others(logits, is_x)) if weight is None else weight * squared_distance(logits, is_x)
-    return reduce(torch.where(valid, each, torch.nan), *to)
+    each = -logsigmoid(-log_odds_against(logits, is_x)) if weight is None else weight * squared_distance(logits, is_x)
+    return reduce(torch.where(valid, each, torch.nan), *target)
 
 
 def squared_distance(logits: Tensor, is_x: Tensor) -> Tensor:
     """‖e_x − p‖² as q²(1 + Σ r_k² over k ≠ x), q = 1 − p_x, r_k = p_k/q [derived]."""
-    q = logsigmoid(others(logits, is_x)).exp()  # the gradient of sigmoid would cancel as p_x goes to 0
-    r = some(logits.masked_fill(is_x, -torch.inf)).softmax(-1)  # any numbers serve if q = 0
-    # If one r is close to 1, its distance from 1 is summed from the others, since subtracting would cancel.
-    less = r.masked_fill(one_hot(r.argmax(-1), logits.shape[-1]), 0)
-    lack = less.sum(-1)
-    by_lack = 1 - lack * (1 - lack) - (less * (1 - less)).sum(-1)
-    return q * q * (1 + torch.where(lack < 0.5, by_lack, r.square().sum(-1)))
+    q = logsigmoid(log_odds_against(logits, is_x)).exp()  # the gradient of sigmoid would cancel as p_x goes to 0
+    r = without_empty_rows(logits.masked_fill(is_x, -torch.inf)).softmax(-1)  # r does not matter if q = 0
+    # If the largest r is close to 1, 1 − r is the sum of the others, since a difference would cancel.
+    smaller = r.masked_fill(one_hot(r.argmax(-1), logits.shape[-1]), 0)
+    rest = smaller.sum(-1)
+    sum_by_rest = 1 - rest * (1 - rest) - (smaller * (1 - smaller)).sum(-1)
+    return q * q * (1 + torch.where(rest < 0.5, sum_by_rest, r.square().sum(-1)))
 
 
 def discrete_time_loss(
-    x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, draws: Draws, to: LossTarget
+    x: Tensor, logits: Tensor, alpha: Tensor, n_steps: int, receiver: int, draws: Draws, target: LossTarget
 ) -> Tensor:
-    """L_n = n·E[ln p_S(y) − ln p_R(y)] (189, 190). A node of a quadrature stands for the noise of every class.
+    """L_n = n·E[ln p_S(y) − ln p_R(y)] (189, 190). A node of a quadrature is the noise of every class.
 
     x: `[B, ...]`. logits: `[B, ..., K]`. alpha: row scalars α_i that broadcast to x. Explicit noise:
     `[n_samples, B, ..., K]`.
     """
     num_classes = logits.shape[-1]
-    index, valid = valid_classes("x", x, num_classes, to.mask)
-    logits = looked_at(logits, to.mask)
+    index, valid = valid_classes("x", x, num_classes, target.mask)
+    logits = logits_of_loss(logits, target.mask)
     is_x = one_hot(index, num_classes)
     if receiver == FACTORISED:
         divergence = factorised_divergence
@@ -162,24 +162,24 @@ def discrete_time_loss(
     loss = torch.zeros_like(logits[..., 0])
     for eps, weight in draws.each(logits, random.class_normal):
         loss = loss + weight * divergence(is_x, logits, alpha, eps)
-    return reduce(torch.where(valid, n_steps * loss, torch.nan), *to)
+    return reduce(torch.where(valid, n_steps * loss, torch.nan), *target)
 
 
 def joint_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
-    """y_x + LSE(z) − LSE(z + y), computed from sums that leave x out [derived]."""
+    """y_x + LSE(z) − LSE(z + y), computed from sums that leave out x [derived]."""
     y = message(is_x.to(eps.dtype), alpha, (logits.shape[-1] * alpha).sqrt(), eps)
-    log_share = some(logits.masked_fill(is_x, -torch.inf)).log_softmax(-1)
+    log_share = without_empty_rows(logits.masked_fill(is_x, -torch.inf)).log_softmax(-1)
     drift = (log_share + y).masked_fill(is_x, -torch.inf).logsumexp(-1) - torch.where(is_x, y, 0).sum(-1)
-    return drifted(others(logits, is_x), drift)
+    return softplus_fall(log_odds_against(logits, is_x), drift)
 
 
 def binary_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tensor) -> Tensor:
     """The joint receiver for K = 2, which depends on y_x − y_o ~ N(2α, 4α) alone; o is the other class."""
-    return drifted(others(logits, is_x), -2 * alpha - 2 * alpha.sqrt() * eps)
+    return softplus_fall(log_odds_against(logits, is_x), -2 * alpha - 2 * alpha.sqrt() * eps)
 
 
-def drifted(gap: Tensor, drift: Tensor) -> Tensor:
-    """ln(1 + e^gap) − ln(1 + e^(gap + drift)), where the drift counts beside a gap that has no digits for it."""
+def softplus_fall(gap: Tensor, drift: Tensor) -> Tensor:
+    """ln(1 + e^gap) − ln(1 + e^(gap + drift)), exact also for a gap so large that gap + drift rounds to gap."""
     above = gap > 0
     side = torch.where(above, 1, -1)
     return logsigmoid(side * (gap + drift)) - logsigmoid(side * gap) - torch.where(above, drift, 0)
@@ -190,7 +190,7 @@ def factorised_divergence(is_x: Tensor, logits: Tensor, alpha: Tensor, eps: Tens
     With r = √(αK), both densities are the sender's times 1 or times exp(±rε − r²/2)."""
     r = (alpha * logits.shape[-1]).sqrt().unsqueeze(-1)
     log_p = logits.log_softmax(-1)
-    # 1 − p of the likeliest class is summed from the others, since subtracting would cancel
+    # 1 − p of the likeliest class is the sum of the other p, since a difference would cancel
     likeliest = one_hot(logits.argmax(-1), logits.shape[-1])
     rest = log_sum(logits.masked_fill(likeliest, -torch.inf)) - logits.logsumexp(-1)
     log_rest = torch.where(likeliest, rest.unsqueeze(-1), (-log_p.masked_fill(likeliest, -1).exp()).log1p())

@@ -1,8 +1,8 @@
 """The operators of discrete data in Triton, the counterpart of csrc/cpu/discrete.cpp.
 
-An operator takes the arguments of the function of the same name in `reference.py`, whose docstring says their shapes.
-Its kernel takes the same arguments, with views in the place of tensors, and `launch_rows` adds the others.
-Rows that fit in a tile are read once. Longer ones are read several times, and their noise is computed again each time.
+An operator takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes.
+Its kernel takes the same arguments, with views instead of tensors, and the arguments that `launch_rows` adds. Rows that
+fit in a tile are read once. Longer rows are read several times, and their noise is computed again each time.
 """
 
 import torch
@@ -16,16 +16,17 @@ from bfn_kernels.discrete.operators import ROW_STATS
 from bfn_kernels.discrete.triton_nstep import discrete_time_loss
 from bfn_kernels.records import Guidance, LossTarget, Noise, Sent, Solver
 from bfn_kernels.triton_ops.classes import (
+    class_mask,
     class_noise,
     class_view,
     exp_of_rows,
     finite,
     first_largest,
     is_class,
-    is_there,
     launch_rows,
     load_classes,
     message,
+    no_tile,
     row_total,
     softmax,
     store_classes,
@@ -58,9 +59,9 @@ def _in_range(x, K: tl.constexpr):
 
 def theta(logits: Tensor) -> Tensor:
     shape, out = logits.shape, torch.empty_like(logits)
-    to = class_view(out, shape)  # of a copy, where the strides are beyond it
-    launch_rows(_theta, class_view(logits, shape), to, shape=shape, T=compute_type(logits))
-    return out if to[0].data_ptr() == out.data_ptr() else out.copy_(to[0])
+    written = class_view(out, shape)  # the view of a copy if no view describes the strides of out
+    launch_rows(_theta, class_view(logits, shape), written, shape=shape, T=compute_type(logits))
+    return out if written[0].data_ptr() == out.data_ptr() else out.copy_(written[0])
 
 
 @triton.jit
@@ -93,7 +94,7 @@ def _flow(x, beta, spread, noise, rows, first, S):
     eps = class_noise(noise, rows, first, SENDER, 0, 0, S)
     y = message(is_class(x, first, S.TILE).to(S.T), beta, spread, eps, S.K)
     y = tl.where(_in_range(x, S.K)[:, None], y, float("nan"))
-    return tl.where(is_there(first, S), y, float("-inf"))
+    return tl.where(class_mask(first, S), y, float("-inf"))
 
 
 @triton.jit
@@ -101,8 +102,7 @@ def _sender(x, beta, spread, noise, out, count, S: tl.constexpr, PROBS: tl.const
     rows = block_of(count, S.ROWS)
     x, beta, spread = load(x, rows, tl.int64), load(beta, rows, S.T), load(spread, rows, S.T)
     if PROBS and S.K > S.TILE:
-        top = tl.full((S.ROWS,), float("-inf"), S.T)
-        total = tl.zeros((S.ROWS,), S.T)
+        top, total = no_tile(rows, S)
         for first in range(0, S.K, S.TILE):
             top, total = with_tile(_flow(x, beta, spread, noise, rows, first, S), top, total)
         inverse = reciprocal(total)
@@ -121,7 +121,7 @@ def step(
     output_logits: Tensor, state: Tensor, solver: Solver, guidance: Guidance, sent: Sent, noise: Noise, *outputs
 ) -> None:
     shape, lead = state.shape, state.shape[:-1]
-    written = Outputs(*(class_view(t, shape) for t in outputs))  # of a copy, if no view describes the strides
+    written = Outputs(*(class_view(t, shape) for t in outputs))  # the view of a copy if no view describes the strides
     network = class_view(output_logits, shape)
     if not guidance.logit_scale is guidance.unconditional is None:
         scale, other_scale = views(lead, guidance.logit_scale, guidance.unconditional_scale)
@@ -131,15 +131,15 @@ def step(
     message = Sent(*constants(sent.choice), *views(lead, *sent[1:])), _noise_views(noise, shape)
     T = compute_type(output_logits, state, solver.previous, guidance.unconditional)
     launch_rows(_update, *inputs, *message, written, shape=shape, T=T)
-    for given, to in zip(outputs, written, strict=True):
-        if given is not None and to[0].data_ptr() != given.data_ptr():
-            given.copy_(to[0])
+    for output, result in zip(outputs, written, strict=True):
+        if output is not None and result[0].data_ptr() != output.data_ptr():
+            output.copy_(result[0])
 
 
 @triton.jit
 def _first_beyond(e, before, threshold, first, S):
-    """In a tile: the first class with e > 0 up to which the sum of e exceeds the threshold, or K; the last class with
-    e > 0, or −1; and the sum with this tile."""
+    """For a tile: the first class k with e_k > 0 whose cumulative sum of e exceeds the threshold, or K; the last class
+    with e > 0, or −1; and the sum of e up to the end of the tile. before: the sum up to the tile."""
     k = (first + tl.arange(0, S.TILE))[None, :]
     cumulative = before[:, None] + tl.cumsum(e, 1)
     beyond = tl.min(tl.where((cumulative > threshold[:, None]) & (e > 0.0), k, S.K), 1)
@@ -178,39 +178,38 @@ def _update(logits, state, solver, sent, noise, results, count, S: tl.constexpr)
     else:
         top, total = row_total(logits, rows, S)
         inverse = reciprocal(total)
-    given = load(sent.known_mask, rows, tl.int1, False)
+    is_known = load(sent.known_mask, rows, tl.int1, False)
     if sent.known[0] is not None:
-        x = tl.where(given, load(sent.known, rows, tl.int64), x)
+        x = tl.where(is_known, load(sent.known, rows, tl.int64), x)
     poison = tl.where(_in_range(x, S.K), 0.0, float("nan"))
-    new_top = tl.full((S.ROWS,), float("-inf"), S.T)
-    new_total = tl.zeros((S.ROWS,), S.T)
+    new_top, new_total = no_tile(rows, S)
     for first in range(0, S.K, S.TILE):
-        share = is_class(x, first, S.TILE).to(S.T) + poison[:, None]
+        p = is_class(x, first, S.TILE).to(S.T) + poison[:, None]
         if sent.choice == MEAN:
             e = exp_difference(load_classes(logits, rows, first, S), top[:, None])
-            share = tl.where(given[:, None], share, e * inverse[:, None])
-        taken = share
+            p = tl.where(is_known[:, None], p, e * inverse[:, None])
+        prediction = p
         if solver.previous[0] is not None:
-            taken = extrapolation_of(share, load_classes(solver.previous, rows, first, S, 0.0), by[:, None])
-        # the views stay in their records: in other tuples, a loop knows less of them
+            prediction = extrapolation_of(p, load_classes(solver.previous, rows, first, S, 0.0), by[:, None])
+        # The views stay in their records, since Triton loses the constants of views that a loop has in other tuples.
         wait_to_write_over(solver.previous, results.predicted)
         if results.predicted[0] is not None:
-            store_classes(results.predicted, rows, first, share, S)
+            store_classes(results.predicted, rows, first, p, S)
         eps = tl.zeros((S.ROWS, S.TILE), S.T)
         if solver.std[0] is not None:
             eps = class_noise(noise, rows, first, SENDER, 0, 0, S)
-        y = message(taken, beta, spread, eps, S.K)
+        y = message(prediction, beta, spread, eps, S.K)
         z = load_classes(state, rows, first, S, 0.0)
         z = z + y if solver.keep[0] is None else tl.fma(z, load(solver.keep, rows, S.T)[:, None], y)
         store_classes(results.state, rows, first, z, S)
         if results.theta[0] is not None:
-            z = tl.where(is_there(first, S), z.to(results.state[0].dtype.element_ty).to(S.T), float("-inf"))
+            z = tl.where(class_mask(first, S), z.to(results.state[0].dtype.element_ty).to(S.T), float("-inf"))
             if S.K <= S.TILE:
                 store_classes(results.theta, rows, 0, softmax(z), S)
             else:
                 new_top, new_total = with_tile(z, new_top, new_total)
     if results.theta[0] is not None and S.K > S.TILE:
-        tl.debug_barrier()  # the new state is read again, maybe by other threads than those that wrote it
+        tl.debug_barrier()  # other threads may read the new state than the threads that wrote it
         new_inverse = reciprocal(new_total)
         for first in range(0, S.K, S.TILE):
             e = exp_difference(load_classes(results.state, rows, first, S), new_top[:, None])
@@ -219,21 +218,19 @@ def _update(logits, state, solver, sent, noise, results, count, S: tl.constexpr)
 
 @triton.jit
 def _stats(view, x, rows, S):
-    """With e = exp(z − max): e_x, the sums of e, e² and e(1 − e) over the other classes, max and z_x."""
-    top = tl.full(rows[1].shape, float("-inf"), S.T)
-    rest = tl.zeros(rows[1].shape, S.T)
-    rest_square = tl.zeros(rows[1].shape, S.T)
-    below_top = tl.zeros(rows[1].shape, S.T)
-    z_x = tl.zeros(rows[1].shape, S.T)
+    """With e = exp(z − max): e_x; `rest`, `rest_square` and `below_top`, the sums of e, e² and e(1 − e) over the other
+    classes; max and z_x."""
+    top, rest = no_tile(rows, S)
+    rest_square, below_top, z_x = rest, rest, rest
     for first in range(0, S.K, S.TILE):
         z = load_classes(view, rows, first, S)
         is_x = is_class(x, first, S.TILE)
         new = tl.maximum(top, tl.max(z, 1))
         e = tl.where(is_x, 0.0, exp_difference(z, finite(new)[:, None]))
-        kept = tl.where(top == new, 1.0, exp_difference(top, new))
-        rest = rest * kept + tl.sum(e, 1)
-        below_top = kept * (below_top + (1.0 - kept) * rest_square) + tl.sum(e * (1.0 - e), 1)
-        rest_square = rest_square * kept * kept + tl.sum(e * e, 1)
+        rescale = tl.where(top == new, 1.0, exp_difference(top, new))
+        rest = rest * rescale + tl.sum(e, 1)
+        below_top = rescale * (below_top + (1.0 - rescale) * rest_square) + tl.sum(e * (1.0 - e), 1)
+        rest_square = rest_square * rescale * rescale + tl.sum(e * e, 1)
         z_x += sum_where(is_x, z)
         top = new
     return exp_difference(z_x, top), rest, rest_square, below_top, top, z_x
@@ -245,11 +242,11 @@ def _wrong(e_x, total):
     return (e_x < 1.0) & (total < 2.0)
 
 
-def loss(x: Tensor, logits: Tensor, weight: Tensor | None, to: LossTarget, in_forward: bool, need_logits: bool):
+def loss(x: Tensor, logits: Tensor, weight: Tensor | None, target: LossTarget, in_forward: bool, need_logits: bool):
     dtype, shape = compute_dtype(logits), logits.shape
-    losses = Losses(x, *to, dtype, tile_of(shape[-1]).rows)
+    losses = Losses(x, *target, dtype, tile_of(shape[-1]).rows)
     stats = x.new_empty((*x.shape, ROW_STATS) if need_logits else (0,), dtype=dtype)
-    inputs = view(x, x.shape), class_view(logits, shape), *views(x.shape, weight, to.mask)
+    inputs = view(x, x.shape), class_view(logits, shape), *views(x.shape, weight, target.mask)
     outputs = stats if need_logits else None, losses.memory
     launch_rows(_loss, *inputs, *outputs, shape=shape, T=KERNEL_TYPES[dtype])
     return *losses.finish(), stats
@@ -263,17 +260,17 @@ def _loss(x, logits, weight, mask, stats, losses, count, S: tl.constexpr):
     e_x, rest, rest_square, below_top, top, z_x = _stats(logits, x, rows, S)
     total = e_x + rest
     if stats is not None:
-        to = stats + 4 * (rows[0] + rows[1])
-        tl.store(to, top, mask=rows[2])
-        tl.store(to + 1, e_x, mask=rows[2])
-        tl.store(to + 2, rest, mask=rows[2])
-        # if a wrong class is likely, Σe² is computed as Σe − Σe(1 − e), which does not cancel
-        tl.store(to + 3, tl.where(_wrong(e_x, total), below_top, rest_square), mask=rows[2])
+        at = stats + 4 * (rows[0] + rows[1])
+        tl.store(at, top, mask=rows[2])
+        tl.store(at + 1, e_x, mask=rows[2])
+        tl.store(at + 2, rest, mask=rows[2])
+        # if a wrong class is likely, the backward pass computes Σe² as Σe − Σe(1 − e), so that nothing cancels
+        tl.store(at + 3, tl.where(_wrong(e_x, total), below_top, rest_square), mask=rows[2])
     if weight[0] is not None:
         inverse = reciprocal(total)
         loss = load(weight, rows, S.T) * (square(rest * inverse) + rest_square * square(inverse))
     else:
-        # z_x still says how small e_x is if e_x underflows
+        # z_x is exact also if e_x underflows
         loss = tl.where(e_x > 0.5, log1p(rest / tl.where(e_x > 0.5, e_x, 1.0)), log(total) + top - z_x)
     loss = tl.where(_in_range(x, S.K), loss, float("nan"))
     write_losses(loss, load(mask, rows, tl.int1, True), rows, losses)
@@ -281,10 +278,10 @@ def _loss(x, logits, weight, mask, stats, losses, count, S: tl.constexpr):
 
 def loss_backward(grad: Tensor, scale: Tensor, x: Tensor, logits: Tensor, weight, mask, stats: Tensor) -> Tensor:
     shape, grad_logits = logits.shape, torch.empty_like(logits)
-    to = class_view(grad_logits, shape)
+    written = class_view(grad_logits, shape)
     rows = views(x.shape, scaled(grad, scale, x.dim()), x, weight, mask)
-    launch_rows(_loss_backward, *rows, class_view(logits, shape), stats, to, shape=shape, T=compute_type(logits))
-    return grad_logits if to[0].data_ptr() == grad_logits.data_ptr() else grad_logits.copy_(to[0])
+    launch_rows(_loss_backward, *rows, class_view(logits, shape), stats, written, shape=shape, T=compute_type(logits))
+    return grad_logits if written[0].data_ptr() == grad_logits.data_ptr() else grad_logits.copy_(written[0])
 
 
 @triton.jit

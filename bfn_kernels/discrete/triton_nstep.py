@@ -1,6 +1,7 @@
 """The n-step loss of discrete data in Triton, with its gradient: n·E[ln p_S(y) − ln p_R(y)] (189, 190).
 
-If K fits in a tile, one kernel works on whole rows and computes their noise once.
+If K fits in a tile, one kernel works on whole rows and computes their noise once. `triton_nstep_large` has the kernels
+for longer rows.
 """
 
 from functools import partial
@@ -38,21 +39,22 @@ from bfn_kernels.triton_ops.classes import (
 from bfn_kernels.triton_ops.elementary import log, reciprocal
 from bfn_kernels.triton_ops.noise import MONTE_CARLO
 from bfn_kernels.triton_ops.reduction import Losses, write_losses
-from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, draws_with_tables, load, view
+from bfn_kernels.triton_ops.views import KERNEL_TYPES, block_of, draws_with_tables, load, views
 
 
 def discrete_time_loss(
-    x: Tensor, logits: Tensor, alpha, n_steps: int, receiver: int, draws: Draws, to: LossTarget, need_logits: bool
+    x: Tensor, logits: Tensor, alpha, n_steps: int, receiver: int, draws: Draws, target: LossTarget, need_logits: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the loss, the factor that its gradient is multiplied by, and the gradient `[B, ..., K]`, empty if it is
+    """Returns the loss, the factor by which its gradient is multiplied, and the gradient `[B, ..., K]`, empty if it is
     not needed."""
     shape, dtype = logits.shape, compute_dtype(logits)
     tile = tile_of(shape[-1], small=True)
-    losses = Losses(x, *to, dtype, tile.rows)
+    losses = Losses(x, *target, dtype, tile.rows)
     grad_logits = torch.empty(shape if need_logits else (0,), dtype=dtype, device=x.device)
     noise = None if draws.noise is None else draws.noise.contiguous().view(-1, shape[-1])
     drawn = draws_with_tables(draws, logits, class_view(noise, None if noise is None else noise.shape))
-    inputs = view(x, x.shape), class_view(logits, shape), view(alpha, x.shape), drawn, n_steps, view(to.mask, x.shape)
+    x_view, alpha_view, mask_view = views(x.shape, x, alpha, target.mask)
+    inputs = x_view, class_view(logits, shape), alpha_view, drawn, n_steps, mask_view
     gradient = class_view(grad_logits if need_logits else None, shape)
     run = partial(launch_rows, shape=shape, T=KERNEL_TYPES[dtype], small=True, registers=255)
     if shape[-1] <= tile.classes:
@@ -77,12 +79,12 @@ def _nstep(x, logits, alpha, draws, n_steps, mask, losses, grad_logits, count, S
     is_x, inside = is_class(x, 0, S.TILE), k < S.K
     p, valid = softmax(z), valid_class(x, S.K)
     if JOINT:
-        z -= tl.max(z, 1)[:, None]  # large logits would leave the messages no digits
+        z -= tl.max(z, 1)[:, None]  # the sum of a message and a large logit would lose the message's digits
         others, z_x = log_others(z, is_x, inside), sum_where(is_x, z)
     else:
         top = tl.max(p, 1)
         is_likeliest = k == tl.min(tl.where(p == top[:, None], k, S.TILE), 1)[:, None]
-        # 1 − p of the likeliest class is summed from the others, since subtracting would cancel
+        # 1 − p of the likeliest class is the sum of the other p, since a difference would cancel
         rest = tl.where(is_likeliest, sum_where(~is_likeliest, p)[:, None], 1.0 - p)
         r = tl.sqrt(S.K * alpha)
         far_x = valid & is_far(log(sum_where(is_x, p)))
@@ -123,14 +125,14 @@ def _nstep(x, logits, alpha, draws, n_steps, mask, losses, grad_logits, count, S
     write_losses(tl.where(valid, n_steps * loss, float("nan")), keep, rows, losses)
     if grad_logits[0] is not None:
         if not JOINT:
-            # The gradient is p_k·(g_k − mean of g). For the likeliest class that would cancel, so differences are
-            # summed.
+            # The gradient is p_k·(g_k − Σ p·g). For the likeliest class this would cancel, so that it is a sum of
+            # differences.
             mean = tl.sum(tl.where(inside, p * gradient, 0.0), 1)[:, None]
             largest = sum_where(is_likeliest, gradient)[:, None]
             away = sum_where(~is_likeliest & inside, p * (largest - gradient))[:, None]
             gradient = p * tl.where(is_likeliest, away, gradient - mean)
             if any_far:
-                _, _, parts = far_shares(z, is_x, is_likeliest)
-                gradient += far_gradient(by_log_p, by_log_rest, p, parts, is_x, is_likeliest)
+                _, _, shares = far_shares(z, is_x, is_likeliest)
+                gradient += far_gradient(by_log_p, by_log_rest, p, shares, is_x, is_likeliest)
         gradient = tl.where(valid[:, None], n_steps * gradient, float("nan"))
         store_classes(grad_logits, rows, 0, tl.where(keep[:, None], gradient, 0.0), S)

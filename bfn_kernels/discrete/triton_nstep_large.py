@@ -1,5 +1,7 @@
-"""The n-step loss of discrete data in Triton for rows that do not fit in a tile. A program works on one row, tile by
-tile, and computes the noise again whenever it goes through the row."""
+"""The n-step loss of discrete data in Triton for rows that do not fit in a tile.
+
+A program works on one row, tile by tile. It computes the noise again each time that it goes through the row.
+"""
 
 from typing import Any, NamedTuple
 
@@ -18,12 +20,13 @@ from bfn_kernels.discrete.triton_receivers import (
     valid_class,
 )
 from bfn_kernels.triton_ops.classes import (
+    class_mask,
     class_noise,
     finite,
     first_largest,
     is_class,
-    is_there,
     load_classes,
+    no_tile,
     row_total,
     store_classes,
     sum_where,
@@ -38,40 +41,34 @@ from bfn_kernels.triton_ops.views import block_of, load
 @triton.jit
 def _noise_of(draws, rows, x, draw, count, S):
     """The normal of class x of each row."""
-    start, place, there, _ = rows
+    start, offsets, mask, _ = rows
     if draws.noise[0] is not None:
-        at = draws.noise[0] + (start_of_draw(start, draw, count) + place) * S.K + x
-        return tl.load(at, mask=there, other=0).to(S.T)
+        at = draws.noise[0] + (start_of_draw(start, draw, count) + offsets) * S.K + x
+        return tl.load(at, mask=mask, other=0).to(S.T)
     else:
-        group = (start + place) * ((S.K + 3) // 4) + x // 4
+        group = (start + offsets) * ((S.K + 3) // 4) + x // 4
         four = normals(tl.load(draws.seed), group[:, None], MONTE_CARLO, draw, S.T)
         return sum_where(tl.arange(0, 4)[None, :] == (x % 4)[:, None], four)
 
 
 @triton.jit
 def _shifted(logits, rows, x, first, top, message, eps, S):
-    """The logits after a message, without the terms that all classes share: the largest logit, which would leave the
-    message no digits, is one."""
+    """The logits after a message, less the terms that all classes share. One of these is the largest logit: the sum of
+    the message and large logits would lose the message's digits."""
     z = load_classes(logits, rows, first, S) - top[:, None]
     return z + message[0] * eps + tl.where(is_class(x, first, S.TILE), message[1], 0.0)
 
 
 @triton.jit
 def _probs(logits, rows, first, top, total, S):
-    """The probabilities of a tile, given the largest logit of each row and the sum of exp(z − max)."""
+    """The probabilities of a tile. top and total: the largest logit of each row and the sum of exp(z − max)."""
     return exp_difference(load_classes(logits, rows, first, S), top[:, None]) / total[:, None]
 
 
 @triton.jit
-def _start(rows, S):
-    """The maximum and the sum of `with_tile` before the first tile."""
-    return tl.full(rows[1].shape, float("-inf"), S.T), tl.zeros(rows[1].shape, S.T)
-
-
-@triton.jit
 def _log_rest(logits, rows, x, row_top, S):
-    """ln Σ exp(z_k) over the classes k other than x, and z_x, both without the largest logit of the row."""
-    top, total = _start(rows, S)
+    """ln Σ exp(z_k) over the classes k other than x, and z_x, both less the largest logit of the row."""
+    top, total = no_tile(rows, S)
     z_x = tl.zeros(rows[1].shape, S.T)
     for first in range(0, S.K, S.TILE):
         z, is_x = load_classes(logits, rows, first, S), is_class(x, first, S.TILE)
@@ -82,22 +79,22 @@ def _log_rest(logits, rows, x, row_top, S):
 
 @triton.jit
 def _difference(x, first, message, eps, eps_x, S):
-    """y_k − y_x, which is 0 for k = x, in the range where its exponential is finite."""
+    """y_k − y_x, which is 0 for k = x, clamped to the range where its exponential is finite."""
     difference = clamp(message[0] * (eps - eps_x[:, None]) - message[1], -MAX_SHIFT, MAX_SHIFT)
     return tl.where(is_class(x, first, S.TILE), 0.0, difference)
 
 
 @triton.jit
 def _message(alpha, S):
-    """√(Kα), which multiplies the noise of a message, and Kα, which is added for the class x."""
+    """√(Kα), the factor of the noise of a message, and Kα, the term of the class x."""
     towards_x = S.K * alpha[:, None]
     return tl.sqrt(towards_x), towards_x
 
 
 @triton.jit
 def joint_sums(x, logits, alpha, draws, n_steps, mask, losses, sums, count, S: tl.constexpr):
-    """The loss and, for each draw, the mean S of exp(y_k − y_x) − 1 under p. If ln(1 + S) is not accurate, it also
-    saves the mean M of exp(y_k − y_x), the largest logit after the message and the sum of exp(z − max)."""
+    """Writes the loss and, for each draw, the mean S of exp(y_k − y_x) − 1 under p. If ln(1 + S) is not accurate, it
+    also writes the mean M of exp(y_k − y_x), the largest logit after the message, and the sum of exp(z − max)."""
     rows = block_of(count, S.ROWS)
     x, message = load(x, rows, tl.int64), _message(load(alpha, rows, S.T), S)
     valid = valid_class(x, S.K)
@@ -114,10 +111,10 @@ def joint_sums(x, logits, alpha, draws, n_steps, mask, losses, sums, count, S: t
             s += tl.sum(_probs(logits, rows, first, top, total, S) * growth, 1)
         served = serves(s)
         value = -log1p(tl.where(served, s, 0.0))
-        y_top, y_total = _start(rows, S)
+        y_top, y_total = no_tile(rows, S)
         mixture = tl.zeros((1,), S.T)
         if tl.sum((~served).to(tl.int32)) > 0:
-            others_top, others_total = _start(rows, S)
+            others_top, others_total = no_tile(rows, S)
             for first in range(0, S.K, S.TILE):
                 eps = class_noise(draws, rows, first, MONTE_CARLO, draw, count, S)
                 y = _shifted(logits, rows, x, first, top, message, eps, S)
@@ -170,7 +167,8 @@ def joint_gradient(x, logits, alpha, draws, n_steps, mask, sums, grad_logits, co
 
 class _Row(NamedTuple):
     """The numbers of a row that `factorised` needs: x, r = √(Kα), the largest logit and the sum of exp(z − max), the
-    likeliest class and 1 − its probability. far_x and far_likeliest are these two again, −1 where one is not far."""
+    likeliest class and 1 − its probability. far_x is x, or −1 if p_x is not far, as `is_far` defines it. far_likeliest
+    is the likeliest class, or −1 if 1 − its p is not far."""
 
     x: Any
     r: Any
@@ -184,12 +182,12 @@ class _Row(NamedTuple):
 
 @triton.jit
 def _factorised_tile(logits, rows, row, first, draws, count, S):
-    """A tile's part of the loss, its p, the derivatives by p, and where the likeliest class is. The far classes are not
-    counted."""
+    """A tile's part of the loss, its p, the derivatives by p, and the mask of the likeliest class. Far classes are left
+    out."""
     p = _probs(logits, rows, first, row.top, row.total, S)
     is_likeliest = is_class(row.likeliest, first, S.TILE)
     rest = tl.where(is_likeliest, row.rest[:, None], 1.0 - p)
-    is_x, near = is_class(row.x, first, S.TILE), is_there(first, S)
+    is_x, near = is_class(row.x, first, S.TILE), class_mask(first, S)
     near = near & ~is_class(row.far_x, first, S.TILE) & ~is_class(row.far_likeliest, first, S.TILE)
     loss = tl.zeros((1,), S.T)
     slope = tl.zeros((1, S.TILE), S.T)
@@ -208,7 +206,7 @@ def _factorised_tile(logits, rows, row, first, draws, count, S):
 
 @triton.jit
 def _far_draws(rows, row, log_p, log_rest, draws, count, S):
-    """The part of the loss that the far classes add, and its derivatives by the logarithms of their shares."""
+    """The far classes' part of the loss, and its derivatives by ln p_x and ln(1 − p of the likeliest class)."""
     loss, by_log_p, by_log_rest = tl.zeros((1,), S.T), tl.zeros((1,), S.T), tl.zeros((1,), S.T)
     far_x, far_rest = row.far_x >= 0, row.far_likeliest >= 0
     for draw in range(draws.n_samples):
@@ -234,7 +232,7 @@ def factorised(x, logits, alpha, draws, n_steps, mask, losses, grad_logits, coun
     valid, keep = valid_class(x, S.K), load(mask, rows, tl.int1, True)
     top, total = row_total(logits, rows, S)
     likeliest = first_largest(logits, rows, S)
-    top_other, others = _start(rows, S)  # without the likeliest class, since 1 − its p would cancel
+    top_other, others = no_tile(rows, S)  # the sum without the likeliest class, since 1 − its p would cancel
     z_x = tl.zeros((1,), S.T)
     for first in range(0, S.K, S.TILE):
         z = load_classes(logits, rows, first, S)
@@ -262,8 +260,8 @@ def factorised(x, logits, alpha, draws, n_steps, mask, losses, grad_logits, coun
         for first in range(0, S.K, S.TILE):
             _, p, slope, is_likeliest = _factorised_tile(logits, rows, row, first, draws, count, S)
             z = load_classes(logits, rows, first, S)
-            parts = exp_difference(z, finite(top_other)[:, None]) / tl.where(others > 0.0, others, 1.0)[:, None]
+            shares = exp_difference(z, finite(top_other)[:, None]) / tl.where(others > 0.0, others, 1.0)[:, None]
             gradient = p * tl.where(is_likeliest, away, slope - mean)
-            gradient += far_gradient(by_log_p, by_log_rest, p, parts, is_class(x, first, S.TILE), is_likeliest)
+            gradient += far_gradient(by_log_p, by_log_rest, p, shares, is_class(x, first, S.TILE), is_likeliest)
             gradient = tl.where(valid[:, None], n_steps * gradient, float("nan"))
             store_classes(grad_logits, rows, first, tl.where(keep[:, None], gradient, 0.0), S)

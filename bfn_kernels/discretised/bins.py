@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-TINY_TOTAL = 1e-5  # an unclipped distribution with less mass in [−1, 1] counts as uniform; so does any of std > 8e4
-WIDE_STD, WIDE_TERMS = 2.0, 30  # from this std on, an unclipped mean is a series; the terms left out are 1e-17 of it
+TINY_TOTAL = 1e-5  # an unclipped distribution with less mass in [−1, 1], as from std = 8e4 on, counts as uniform
+WIDE_STD, WIDE_TERMS = 2.0, 30  # the std from which on an unclipped mean is a series, with a relative error of 1e-17
 
 
 def bin_index(x: Tensor, num_bins: int) -> Tensor:
@@ -21,13 +21,13 @@ def centre(index: Tensor, num_bins: int) -> Tensor:
 
 
 def ndtr(z: Tensor) -> Tensor:
-    """Φ(z). torch's own is computed from 1 + erf, which has no digits left where z is far below 0."""
+    """Φ(z). torch computes it as (1 + erf)/2, which has no digits left where z is far below 0."""
     return torch.erfc(-z * math.sqrt(0.5)) / 2
 
 
 def log_ndtr(z: Tensor) -> Tensor:
-    """ln Φ(z). In float32 the gradient of torch's own is wrong where z is far below 0 (by a factor of 6 at −10 000);
-    there an asymptotic series takes its place."""
+    """ln Φ(z). In float32 the gradient of torch's function is wrong where z is far below 0 (by a factor of 6 at
+    −10 000). There, this is an asymptotic series."""
     far = (z < -10) & (z.dtype == torch.float32)
     tail = torch.where(far, z, -10.0)
     w = tail**-2
@@ -38,8 +38,8 @@ def log_ndtr(z: Tensor) -> Tensor:
 
 
 def log_interval(left: Tensor, right: Tensor, middle: Tensor, width: Tensor) -> Tensor:
-    """ln(Φ(right) − Φ(left)), computed in the smaller tail. Narrow intervals use `middle` and `width` instead, which
-    describe the same interval."""
+    """ln(Φ(right) − Φ(left)), computed in the smaller tail. For a narrow interval it is a series in `middle` and
+    `width` of the same interval."""
     most_width, most_slope = (0.1, 0.3) if left.dtype == torch.float32 else (1e-3, 1e-2)
     narrow = (width < most_width) & ((middle * width).abs() < most_slope)
     flip = left > 0
@@ -52,7 +52,7 @@ def log_interval(left: Tensor, right: Tensor, middle: Tensor, width: Tensor) -> 
 
 
 def log_bin_prob(index: Tensor, mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor:
-    """ln p_k of the bins `index` (107–109). With `clip` the end bins hold the mass beyond [−1, 1]; without it the
+    """ln p_k of the bins `index` (107–109). With `clip` the end bins get the mass beyond [−1, 1]; without it the
     distribution is renormalised in [−1, 1]."""
     h = 2 / num_bins
     left, right = (-1 + h * index - mean) / std, (-1 + h * (index + 1) - mean) / std
@@ -78,8 +78,8 @@ def mean_of_bins(mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor
     last = 1 - 1 / num_bins
     if clip:
         return last - 2 / num_bins * ndtr((edges - mean.unsqueeze(-1)) / std.unsqueeze(-1)).sum(-1)
-    # The result is odd in the mean, so it is computed for mean ≥ 0. For a mean far below −1 every Φ would be close to
-    # 1, and their differences would lose digits. The sign is a factor, since abs has the gradient 0 at 0.
+    # The result is odd in the mean, so it is computed for |mean|. For a mean far below −1 every Φ would be close to 1,
+    # and their differences would lose digits. |mean| is sign·mean, since abs has the gradient 0 at 0.
     sign = torch.where(mean < 0, -1, 1)
     log_total, uniform = unclipped_total(mean, std)
     mean, std = torch.where(uniform, 0.0, sign * mean), torch.where(uniform, 1.0, std)
@@ -93,18 +93,18 @@ def mean_of_bins(mean: Tensor, std: Tensor, num_bins: int, clip: bool) -> Tensor
 
 
 def _mean_of_wide(mean: Tensor, std: Tensor, num_bins: int) -> Tensor:
-    """Σ p_k c_k of a wide unclipped normal, for which the closed form is a small difference over a small mass. With z =
-    mean/std the density in [−1, 1] is proportional to exp(zx/std − x²/2std²) = Σ He_n(z)·(x/std)^n/n!, so that
+    """Σ p_k c_k of a wide unclipped normal, for which the closed form is a small difference divided by a small mass.
+    With z = mean/std the density in [−1, 1] is proportional to exp(zx/std − x²/2std²) = Σ He_n(z)·(x/std)^n/n!, so that
     Σ c_k p_k = Σ He_n(z)/std^n·(Σ_k c_k ∫ x^n/n! over bin k) / Σ He_n(z)/std^n·(∫ x^n/n! over [−1, 1]) [derived]."""
     edges = torch.linspace(-1, 1, num_bins + 1, dtype=torch.float64, device=mean.device)
     centres = (edges[1:] + edges[:-1]) / 2
     before, he = torch.zeros_like(mean), torch.ones_like(mean)  # He_n(z)/std^n, by its recurrence
-    above, below = torch.zeros_like(mean), torch.zeros_like(mean)
+    numerator, denominator = torch.zeros_like(mean), torch.zeros_like(mean)
     for n in range(WIDE_TERMS):
         integrals = (edges ** (n + 1)).diff() / float(math.factorial(n + 1))  # ∫ x^n/n! over each bin
         if n % 2 == 1:  # the sums of the other parity are 0
-            above = above + he * (centres * integrals).sum()
+            numerator = numerator + he * (centres * integrals).sum()
         else:
-            below = below + he * integrals.sum()
+            denominator = denominator + he * integrals.sum()
         before, he = he, (mean * he - n * before) / std**2
-    return above / below
+    return numerator / denominator

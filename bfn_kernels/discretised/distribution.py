@@ -1,4 +1,4 @@
-"""The output distribution of discretised data: its normal, and the values and probabilities that follow from it.
+"""The output distribution of discretised data: its normal, and values and probabilities of the distribution.
 
 The functions are public in `bfn_kernels.discretised`.
 """
@@ -13,7 +13,7 @@ from bfn_kernels import backends
 from bfn_kernels.call import checks, keywords
 from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
 from bfn_kernels.call.reduction import NONE
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.discretised import reference
 from bfn_kernels.operators import Library
 from bfn_kernels.records import MODE, SAMPLE
@@ -26,7 +26,7 @@ def output_distribution(
     pred_mean: Tensor,
     pred_log_std: Tensor | None,
     mean: Tensor | None,
-    t: Rows,
+    t: PerRow,
     *,
     sigma_1: float | None = None,
     schedule: ContinuousSchedule | None = None,
@@ -69,8 +69,8 @@ def output_distribution(
     pred_mean, pred_log_std = reference.pair(pred_mean, pred_log_std)
     checks.like("pred_log_std", pred_log_std, "pred_mean", pred_mean)
     lead = pred_mean.shape[:-1]
-    mixed = len(lead) > 0 and isinstance(mean, Tensor) and mean.shape == lead
-    shape = lead if mixed else pred_mean.shape
+    is_mixture = len(lead) > 0 and isinstance(mean, Tensor) and mean.shape == lead
+    shape = lead if is_mixture else pred_mean.shape
     mean = keywords.read_mean(pred_mean, mean, parametrisation, "pred_mean", shape)
     library = backends.library(backend, pred_mean.device)
     dtype = checks.compute_dtype(pred_mean, pred_log_std, mean)
@@ -233,7 +233,7 @@ def mode(
 def normal_of(
     library: Library, dtype: torch.dtype, pred_mean, pred_log_std, mean, scales, bins: tuple
 ) -> tuple[Tensor, Tensor]:
-    """Mean and std in `dtype`, the type of the arithmetic. The mean is x̂ of continuous data without its clip."""
+    """Mean and std in `dtype`, the type of the arithmetic. The mean is x̂ of continuous data, unclipped."""
     pred_mean, pred_log_std = reference.pair(pred_mean, pred_log_std)
     if mean is not None and mean.dim() < pred_mean.dim():
         mean = mean.unsqueeze(-1).expand(pred_mean.shape)
@@ -243,8 +243,8 @@ def normal_of(
 
 
 def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, what: str | None = None) -> Sequence[int]:
-    """Checks a normal or a mixture of normals; returns the shape of its variables. what: what is made of it, if that
-    has no gradient."""
+    """Checks a normal or a mixture of normals; returns the shape of the variables. what: the name of the op's result,
+    if the result has no gradient."""
     checks.data("mean", mean)
     checks.like("std", std, "mean", mean)
     if what is not None:
@@ -258,7 +258,7 @@ def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, what: str 
 
 
 def component_noises(mixture_logits: Tensor | None, noise: Tensor | None, shape: Sequence[int]) -> list[tuple]:
-    """The noise that draws a component of a mixture, in the form that `drawn_seed` takes; nothing without a mixture."""
+    """The noise that draws a component of a mixture, as `drawn_seed` takes it; an empty list without a mixture."""
     if mixture_logits is not None:
         return [("component_noise", noise, shape)]
     if noise is not None:
@@ -267,16 +267,16 @@ def component_noises(mixture_logits: Tensor | None, noise: Tensor | None, shape:
 
 
 def check_output(x: Tensor, name: str, output: tuple, mean: Tensor | None, parametrisation: str) -> Tensor | None:
-    """Checks the network's output, pred_mean, pred_log_std and mixture_logits, against x; returns the mean, or None if
-    it is not read."""
+    """Checks that the network's output, pred_mean, pred_log_std and mixture_logits, fits x. Returns the mean, or None
+    if the op does not read it."""
     checks.data(name, x)
     pred_mean, pred_log_std, mixture_logits = output
-    each: Sequence[int] = x.shape
+    shape: Sequence[int] = x.shape
     if mixture_logits is not None:
         checks.components("mixture_logits", mixture_logits, MAX_COMPONENTS)
-        each = (*x.shape, mixture_logits.shape[-1])
-        checks.like("mixture_logits", mixture_logits, name, x, each)
-    checks.like("pred_mean", pred_mean, name, x, each if pred_log_std is not None else (*each, 2))
+        shape = (*x.shape, mixture_logits.shape[-1])
+        checks.like("mixture_logits", mixture_logits, name, x, shape)
+    checks.like("pred_mean", pred_mean, name, x, shape if pred_log_std is not None else (*shape, 2))
     if pred_log_std is not None:
-        checks.like("pred_log_std", pred_log_std, name, x, each)
+        checks.like("pred_log_std", pred_log_std, name, x, shape)
     return keywords.read_mean(x, mean, parametrisation)

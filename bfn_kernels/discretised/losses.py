@@ -8,7 +8,7 @@ from torch import Tensor
 from bfn_kernels import backends
 from bfn_kernels.call import checks, keywords
 from bfn_kernels.call.keywords import PUBLISHED, Limits, Target, prediction_scalars
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.discretised.distribution import check_output
 from bfn_kernels.records import NO_DRAWS
 from bfn_kernels.schedules import ContinuousSchedule
@@ -19,7 +19,7 @@ def continuous_time_loss(
     pred_mean: Tensor,
     pred_log_std: Tensor | None,
     mean: Tensor | None,
-    t: Rows,
+    t: PerRow,
     *,
     num_bins: int,
     mixture_logits: Tensor | None = None,
@@ -68,11 +68,11 @@ def continuous_time_loss(
     """
     bins = keywords.checked_bins(num_bins, limits, clip)
     output = pred_mean, pred_log_std, mixture_logits
-    mean, library, dtype, to = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
+    mean, library, dtype, target = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
     *scales, weight = prediction_scalars(
         library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("rate",), scale=0.5
     )
-    return library.discretised.loss(x, *output, mean, *scales, weight, None, False, 0, *NO_DRAWS, *bins, *to)
+    return library.discretised.loss(x, *output, mean, *scales, weight, None, False, 0, *NO_DRAWS, *bins, *target)
 
 
 def discrete_time_loss(
@@ -80,7 +80,7 @@ def discrete_time_loss(
     pred_mean: Tensor,
     pred_log_std: Tensor | None,
     mean: Tensor | None,
-    t: Rows | None = None,
+    t: PerRow | None = None,
     *,
     n_steps: int,
     num_bins: int,
@@ -155,14 +155,14 @@ def discrete_time_loss(
     t, n_steps = keywords.step_time(t, step, n_steps)
     bins = keywords.checked_bins(num_bins, limits, clip)
     output = pred_mean, pred_log_std, mixture_logits
-    mean, library, dtype, to = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
+    mean, library, dtype, target = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
     *scales, alpha = prediction_scalars(
         library, parametrisation, t, x, dtype, sigma_1, schedule, limits, ("alpha",), n_steps=n_steps
     )
     if n_samples is None and quadrature is None:
         quadrature = 8
     draws = keywords.expectation(x, quadrature, n_samples, seed, generator, noise)
-    return library.discretised.loss(x, *output, mean, *scales, None, alpha, False, n_steps, *draws, *bins, *to)
+    return library.discretised.loss(x, *output, mean, *scales, None, alpha, False, n_steps, *draws, *bins, *target)
 
 
 def reconstruction_loss(
@@ -214,18 +214,17 @@ def reconstruction_loss(
     """
     bins = keywords.checked_bins(num_bins, limits)
     output = pred_mean, pred_log_std, mixture_logits
-    mean, library, dtype, to = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
+    mean, library, dtype, target = _check_loss(x, output, mean, parametrisation, mask, reduction, backend)
     scales = prediction_scalars(library, parametrisation, 1.0, x, dtype, sigma_1, schedule, limits)
-    return library.discretised.loss(x, *output, mean, *scales, None, None, False, 0, *NO_DRAWS, *bins, *to)
+    return library.discretised.loss(x, *output, mean, *scales, None, None, False, 0, *NO_DRAWS, *bins, *target)
 
 
 def _check_loss(
     x: Tensor, output: tuple, mean: Tensor | None, parametrisation: str, mask, reduction: str, backend: str | None
 ) -> tuple[Tensor | None, Any, torch.dtype, Target]:
-    """The checks that the losses share; returns the mean, None if it is not read, the library that serves the call, the
+    """The checks that the losses share. Returns the mean that operators read, the library that serves the call, the
     type of the arithmetic, and the target of the loss."""
     mean_read = check_output(x, "x", output, mean, parametrisation)
-    how = checks.choice("reduction", reduction, checks.REDUCTIONS)
     checks.no_gradient("only what the network puts out has one", x=x, mean=mean)
-    to = checks.mask("mask", mask, "x", x, x.shape), how
-    return mean_read, backends.library(backend, x.device), checks.compute_dtype(x, *output, mean_read), to
+    target = keywords.loss_target(x, mask, reduction)
+    return mean_read, backends.library(backend, x.device), checks.compute_dtype(x, *output, mean_read), target

@@ -1,8 +1,8 @@
 """Discretised data in plain PyTorch: the executable specification. Equation numbers are those of arXiv 2308.07037.
 
-x `[B, ...]` lies in [−1, 1], which K bins of width h = 2/K divide. The ops name a bin by its centre; in this file it is
-a zero-based index held as a float, so that NaN stays NaN. Row scalars come from the module `rows`, in the type of the
-arithmetic, and broadcast to x.
+x `[B, ...]` lies in [−1, 1], which K bins of width h = 2/K divide. The ops name a bin by its centre. This file names it
+by a zero-based index, which is a float so that NaN stays NaN. Row scalars come from the module `rows`, in the type of
+the arithmetic, and broadcast to x.
 """
 
 from typing import NamedTuple
@@ -15,43 +15,43 @@ from bfn_kernels.call.checks import compute_dtype, values
 from bfn_kernels.call.reduction import hide, reduce
 from bfn_kernels.discretised.bins import bin_index, centre, log_bin_prob, mean_of_bins
 from bfn_kernels.records import MEAN, SAMPLE, Bins, Draws, LossTarget, Network, Noise, OutputLimits, Sent, Solver
-from bfn_kernels.steps import clamped, solved
+from bfn_kernels.steps import clamped, mean_step
 
-MODE_NUMBERS = 1 << 18  # how many probabilities, over bins and components, the mode of a mixture computes at a time
+MODE_PROBABILITIES = 1 << 18  # the most probabilities of bins under components that `mode` computes at a time
 
 
 class Normal(NamedTuple):
-    """The output distribution before it is divided into bins: one normal per variable `[B, ...]`, or a mixture of M
-    normals `[B, ..., M]`."""
+    """The output distribution before it is divided into bins: for each variable one normal `[B, ...]`, or a mixture of
+    M normals `[B, ..., M]`."""
 
     mean: Tensor
     std: Tensor
     mixture_logits: Tensor | None
 
-    def mixed(self, parts: Tensor) -> Tensor:
-        """Σ π_m part_m."""
-        return parts if self.mixture_logits is None else (self.mixture_logits.softmax(-1) * parts).sum(-1)
+    def mixed(self, values: Tensor) -> Tensor:
+        """Σ π_m value_m over the components, whose weights are π."""
+        return values if self.mixture_logits is None else (self.mixture_logits.softmax(-1) * values).sum(-1)
 
-    def log_mixed(self, parts: Tensor) -> Tensor:
-        """ln Σ π_m exp(part_m)."""
-        return parts if self.mixture_logits is None else (self.mixture_logits.log_softmax(-1) + parts).logsumexp(-1)
+    def log_mixed(self, logs: Tensor) -> Tensor:
+        """ln Σ π_m exp(log_m)."""
+        return logs if self.mixture_logits is None else (self.mixture_logits.log_softmax(-1) + logs).logsumexp(-1)
 
-    def each(self, x: Tensor) -> Tensor:
-        """x with a dimension for the components of each variable, if there are any."""
+    def for_components(self, x: Tensor) -> Tensor:
+        """x with a last dimension that broadcasts to the components, if this is a mixture."""
         return x if self.mixture_logits is None else x.unsqueeze(-1)
 
     def unsqueeze(self) -> "Normal":
-        """The same with one more dimension behind those of the variables."""
+        """The same normals with one more dimension after the dimensions of the variables."""
         d = -1 if self.mixture_logits is None else -2
-        return Normal(*(None if part is None else part.unsqueeze(d) for part in self))
+        return Normal(*(None if tensor is None else tensor.unsqueeze(d) for tensor in self))
 
     @classmethod
-    def of(cls, dtype: torch.dtype, *parts: Tensor | None) -> "Normal":
-        return cls(*(None if part is None else part.to(dtype) for part in parts))
+    def of(cls, dtype: torch.dtype, *tensors: Tensor | None) -> "Normal":
+        return cls(*(None if tensor is None else tensor.to(dtype) for tensor in tensors))
 
 
 def pair(pred_mean: Tensor, pred_log_std: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The two predictions, of which pred_mean has both in its last dimension where there is no pred_log_std."""
+    """The two predictions. Without pred_log_std, the last dimension of pred_mean has both."""
     if pred_log_std is not None:
         return pred_mean, pred_log_std
     pred_mean, pred_log_std = pred_mean.unbind(-1)
@@ -60,23 +60,23 @@ def pair(pred_mean: Tensor, pred_log_std: Tensor | None) -> tuple[Tensor, Tensor
 
 def hidden(mask: Tensor | None, output: Normal) -> Normal:
     """A network's output with zeros where the mask is False."""
-    return Normal(*hide(None if mask is None else output.each(mask), *output))
+    return Normal(*hide(None if mask is None else output.for_components(mask), *output))
 
 
 def output_distribution(dtype: torch.dtype, network: Network, bins: Bins) -> Normal:
     """The mean and std of the network's normal (105, 106), in `dtype`, the type of the arithmetic.
 
-    Where t < t_min, mean and std are 0 and 1, without a gradient. If the scales are None, the network predicts the mean
-    itself.
+    Where t < t_min, mean and std are 0 and 1, without a gradient. If the scales are None, the network predicts the
+    data.
     """
     pred_mean, pred_log_std = pair(network.pred_mean, network.pred_log_std)
     output = Normal.of(dtype, pred_mean, pred_log_std, network.mixture_logits)
     limits = OutputLimits(*bins[2:])
     if network.mean_scale is None:
         return output._replace(std=output_std(output.std, None, None, limits))
-    mean_scale, noise_scale = output.each(network.mean_scale), output.each(network.noise_scale)
+    mean_scale, noise_scale = map(output.for_components, (network.mean_scale, network.noise_scale))
     started = mean_scale != 0  # it is 1/γ, at least 1, from t_min on, and 0 before
-    mean, noise_pred = hide(started, output.each(network.mean.to(dtype)), output.mean)
+    mean, noise_pred = hide(started, output.for_components(network.mean.to(dtype)), output.mean)
     std = output_std(output.std, mean_scale, noise_scale, limits)
     return output._replace(mean=mean_scale * mean - noise_scale * noise_pred, std=std)
 
@@ -84,7 +84,7 @@ def output_distribution(dtype: torch.dtype, network: Network, bins: Bins) -> Nor
 def output_std(
     pred_log_std: Tensor, mean_scale: Tensor | None, noise_scale: Tensor | None, limits: OutputLimits
 ) -> Tensor:
-    """The std of `output_distribution`, in the type of pred_log_std: it depends on no other prediction."""
+    """The std of `output_distribution`, in the type of pred_log_std."""
     std_min, std_max, log_std_max = limits
     std = clamped(pred_log_std.to(compute_dtype(pred_log_std)), -log_std_max, log_std_max).exp()
     if mean_scale is None:
@@ -94,9 +94,9 @@ def output_std(
     return torch.where(started, clamped(noise_scale * std, std_min, std_max), 1.0).to(pred_log_std.dtype)
 
 
-def seen(x: Tensor, network: Network, direct: bool, bins: Bins, mask: Tensor | None) -> tuple[Tensor, Normal]:
-    """The data and the output distribution as a loss sees them: where the mask is False, x, the network's output and
-    the mean count as zeros. direct: whether the network's predictions are the mean and std themselves."""
+def inputs_of_loss(x: Tensor, network: Network, direct: bool, bins: Bins, mask: Tensor | None) -> tuple[Tensor, Normal]:
+    """The data and the output distribution of a loss. Where the mask is False, x, the network's output and the mean
+    count as zeros. direct: whether the network's predictions are the mean and std themselves."""
     dtype = compute_dtype(x, *network[:4])
     (x,) = hide(mask, x)
     values("x", x, -1, 1)
@@ -119,7 +119,7 @@ def _expected_value(normal: Normal, num_bins: int, clip: bool) -> Tensor:
 
 
 def _log_prob(index: Tensor, normal: Normal, num_bins: int, clip: bool) -> Tensor:
-    return normal.log_mixed(log_bin_prob(normal.each(index), normal.mean, normal.std, num_bins, clip))
+    return normal.log_mixed(log_bin_prob(normal.for_components(index), normal.mean, normal.std, num_bins, clip))
 
 
 def choose(
@@ -138,31 +138,31 @@ def choose(
 
 
 def sample(normal: Normal, num_bins: int, noise: Noise, component_noise: Tensor | None) -> Tensor:
-    """The centre of the bin of clamp(mean + std·ε); for a mixture, its component is drawn first."""
-    (mean, std, mixture_logits), dtype, kind = normal, compute_dtype(*normal), normal.mean.dtype
+    """The centre of the bin of clamp(mean + std·ε). The component of a mixture is drawn first."""
+    (mean, std, mixture_logits), dtype = normal, compute_dtype(*normal)
     if mixture_logits is not None:
         uniform = component_noise
         if uniform is None:
             uniform = random.class_uniform(mean.shape[:-1], noise.seed, random.COMPONENT)
-        shares = mixture_logits.to(dtype).softmax(-1)
-        component = random.draw_class(shares, uniform.to(dtype)).unsqueeze(-1)
-        mean, std = (part.gather(-1, component).squeeze(-1) for part in (mean, std))
-        mean = torch.where(shares.isnan().any(-1), torch.nan, mean)
+        weights = mixture_logits.to(dtype).softmax(-1)
+        component = random.draw_class(weights, uniform.to(dtype)).unsqueeze(-1)
+        mean, std = mean.gather(-1, component).squeeze(-1), std.gather(-1, component).squeeze(-1)
+        mean = torch.where(weights.isnan().any(-1), torch.nan, mean)
     value = mean.to(dtype) + std.to(dtype) * random.normals(mean, dtype, *noise, random.OUTPUT)
-    return centre(bin_index(value.clamp(-1, 1), num_bins), num_bins).to(kind)
+    return centre(bin_index(value.clamp(-1, 1), num_bins), num_bins).to(normal.mean.dtype)
 
 
 def likeliest(index: Tensor, normal: Normal, num_bins: int) -> tuple[Tensor, Tensor]:
-    """The bin with the most mass among the bins `index`, the first one if several have it, and ln of that mass. Both
-    are NaN if any of these bins has a mass of NaN."""
-    log_p, place = _log_prob(index, normal.unsqueeze(), num_bins, True).max(-1, keepdim=True)
-    best = torch.where(log_p.isnan(), torch.nan, index.expand(*log_p.shape[:-1], -1).gather(-1, place))
+    """The likeliest of the bins `index`, the first one of several, and ln of its probability. Both are NaN if any of
+    these probabilities is NaN."""
+    log_p, position = _log_prob(index, normal.unsqueeze(), num_bins, True).max(-1, keepdim=True)
+    best = torch.where(log_p.isnan(), torch.nan, index.expand(*log_p.shape[:-1], -1).gather(-1, position))
     return best.squeeze(-1), log_p.squeeze(-1)
 
 
 def mode(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int) -> Tensor:
-    """The centre of the likeliest bin. For one normal it is the bin of the mean, the first or the last, tried in this
-    order; for a mixture all bins are tried in order. A later bin wins only if it is strictly likelier."""
+    """The centre of the likeliest bin. For one normal, this is the bin of the mean, the first or the last, tried in
+    this order. For a mixture, all bins are tried in order. A later bin wins only if it is strictly likelier."""
     normal = Normal.of(compute_dtype(mean, std, mixture_logits), mean, std, mixture_logits)
     if mixture_logits is None:
         first = bin_index(normal.mean, num_bins)
@@ -171,9 +171,9 @@ def mode(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int
         return centre(best, num_bins).to(mean.dtype)
     best = torch.zeros_like(normal.mean[..., 0])
     best_log_p = torch.full_like(best, -torch.inf)
-    every = torch.arange(num_bins, dtype=best.dtype, device=best.device)
-    for some in every.split(max(1, MODE_NUMBERS // max(1, mean.numel()))):
-        index, log_p = likeliest(some, normal, num_bins)
+    all_bins = torch.arange(num_bins, dtype=best.dtype, device=best.device)
+    for bins in all_bins.split(max(1, MODE_PROBABILITIES // max(1, mean.numel()))):
+        index, log_p = likeliest(bins, normal, num_bins)
         better = (log_p > best_log_p) | log_p.isnan()  # a best of NaN stays, since no number is larger
         best, best_log_p = torch.where(better, index, best), torch.where(better, log_p, best_log_p)
     return centre(best, num_bins).to(mean.dtype)
@@ -188,27 +188,23 @@ def loss(
     n_steps: int,
     draws: Draws,
     bins: Bins,
-    to: LossTarget,
+    target: LossTarget,
 ) -> Tensor:
-    """L∞ with a weight, L_n with an alpha, else the reconstruction loss −ln p_O(x), p_O the output distribution.
+    """With a weight, L∞ = weight·(x − k̂)² (101), k̂ the expected value of the output distribution p_O; with an alpha,
+    L_n; else the reconstruction loss −ln p_O(x).
 
-    x and the mean: `[B, ...]`. The predictions: `[B, ...]`, or `[B, ..., M]` like mixture_logits. direct: whether they
-    are the mean and std of the output distribution themselves.
+    x and the mean: `[B, ...]`. The predictions: `[B, ...]`, or `[B, ..., M]` like mixture_logits. direct: whether the
+    predictions are the mean and std of the output distribution themselves.
     """
-    x, normal = seen(x, network, direct, bins, to.mask)
+    x, normal = inputs_of_loss(x, network, direct, bins, target.mask)
     if alpha is not None:
-        return reduce(n_steps * discrete_time_loss(x, normal, alpha, draws, bins), *to)
+        return reduce(n_steps * discrete_time_loss(x, normal, alpha, draws, bins), *target)
     if weight is None:
-        normal = hidden(to.mask, normal._replace(std=normal.std - 1))  # the std is 1 where the mask is False
+        normal = hidden(target.mask, normal._replace(std=normal.std - 1))  # the std is 1 where the mask is False
         normal = normal._replace(std=normal.std + 1)
-        return reduce(-_log_prob(bin_index(x, bins.num_bins), normal, bins.num_bins, bins.clip), *to)
-    return reduce(continuous_time_loss(x, normal, weight, bins), *to)
-
-
-def continuous_time_loss(x: Tensor, normal: Normal, weight: Tensor, bins: Bins) -> Tensor:
-    """weight·(x − k̂)² with the weight −ln σ₁/σ₁^{2t} (101), k̂ the expected value of the output distribution."""
+        return reduce(-_log_prob(bin_index(x, bins.num_bins), normal, bins.num_bins, bins.clip), *target)
     error = x - _expected_value(normal, bins.num_bins, bins.clip)
-    return weight * error * error
+    return reduce(weight * error * error, *target)
 
 
 def discrete_time_loss(x: Tensor, normal: Normal, alpha: Tensor, draws: Draws, bins: Bins) -> Tensor:
@@ -234,7 +230,7 @@ def step(
     out: Tensor | None = None,
     predicted_out: Tensor | None = None,
 ) -> Tensor:
-    """The step of `continuous.reference.step`, where x̂ is a value that is chosen of the output distribution.
+    """The step of `continuous.reference.step`, where x̂ is a sample, the mode or the mean of the output distribution.
 
     The mean, known, all explicit noise and the results: `[B, ...]`. known_mask: bool, broadcasts to the mean.
     predicted_out: receives x̂, and may be `previous`.
@@ -244,9 +240,4 @@ def step(
         value = _expected_value(normal, bins.num_bins, True)
     else:
         value = choose(*normal, bins.num_bins, sent.choice, Noise(noise.seed, sent.draw_noise), component_noise)
-    if sent.known is not None:
-        value = torch.where(sent.known_mask, sent.known.to(value.dtype), value)
-    updated = solved(network.mean, value, solver, noise, out)
-    if predicted_out is not None:
-        predicted_out.copy_(value)
-    return updated
+    return mean_step(network.mean, value, solver, sent.known, sent.known_mask, noise, out, predicted_out)

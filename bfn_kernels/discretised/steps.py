@@ -8,7 +8,7 @@ from bfn_kernels.autograd import needs
 from bfn_kernels.call import checks, keywords, rows
 from bfn_kernels.call.keywords import PUBLISHED, Limits, prediction_scalars
 from bfn_kernels.call.outputs import check_outputs, check_solver_step
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.discretised.distribution import check_output, component_noises, normal_of
 from bfn_kernels.records import CHOICES, MEAN
 from bfn_kernels.schedules import ContinuousSchedule, continuous_schedule
@@ -19,9 +19,9 @@ def update_sample(
     pred_mean: Tensor,
     pred_log_std: Tensor | None,
     mean: Tensor,
-    precision: Rows,
-    t: Rows,
-    alpha: Rows,
+    precision: PerRow,
+    t: PerRow,
+    alpha: PerRow,
     *,
     num_bins: int,
     mixture_logits: Tensor | None = None,
@@ -39,7 +39,7 @@ def update_sample(
     draw_noise: Tensor | None = None,
     component_noise: Tensor | None = None,
     backend: str | None = None,
-) -> tuple[Tensor, Rows]:
+) -> tuple[Tensor, PerRow]:
     """One step of ancestral sampling: sends a value of the output distribution with accuracy α and updates the mean.
 
     ρ' = ρ + α and μ' = (ρμ + αx)/ρ' + (√α/ρ')·ε, where x is a value of the output distribution at time t.
@@ -122,12 +122,12 @@ def solver_step(
     pred_mean: Tensor,
     pred_log_std: Tensor | None,
     mean: Tensor,
-    t: Rows,
-    t_next: Rows | None = None,
+    t: PerRow,
+    t_next: PerRow | None = None,
     *,
     num_bins: int,
     rule: str = "ode1",
-    t_previous: Rows | None = None,
+    t_previous: PerRow | None = None,
     previous: Tensor | None = None,
     coefficients: Coefficients | None = None,
     mixture_logits: Tensor | None = None,
@@ -211,8 +211,6 @@ def solver_step(
     bins = keywords.checked_bins(num_bins, limits)
     output = pred_mean, pred_log_std, mixture_logits
     check_output(mean, "mean", output, mean, parametrisation)
-    if previous is not None:
-        checks.like("previous", previous, "the state", mean)
     known_mask = keywords.known_values(known, known_mask, mean, mean.shape)
     library, dtype = backends.library(backend, mean.device), checks.compute_dtype(*output, mean, previous)
     scales = prediction_scalars(library, parametrisation, t, mean, dtype, None, schedule, limits)

@@ -1,8 +1,8 @@
 """The operators of discretised data in Triton, the counterpart of csrc/cpu/discretised.cpp.
 
-An operator takes the arguments of the function of the same name in `reference.py`, whose docstring says their shapes,
-and behind them, for each gradient, whether it is needed. Its kernel takes the same arguments, with views in the place
-of tensors. C are its `Constants`.
+An operator takes the arguments of the function of the same name in `reference.py`, whose docstring has their shapes,
+and then for each gradient whether it is needed. Its kernel takes the same arguments, with views instead of tensors. C
+is the `Constants` of a kernel.
 """
 
 from collections.abc import Sequence
@@ -49,11 +49,10 @@ from bfn_kernels.triton_ops.views import (
     view,
     viewed,
     views,
-    writable,
 )
 
 SAMPLE, MODE = tl.constexpr(records.SAMPLE), tl.constexpr(records.MODE)
-# Each block decides which rules it runs: a smaller block runs fewer of them.
+# A program runs the rules of `expected_value` that some variable of its block needs: fewer rules in a smaller block.
 BLOCK = 256
 
 
@@ -70,28 +69,28 @@ def _components(mixture_logits: Tensor | None) -> int:
 def _gradients(
     shape: torch.Size, output: Sequence[Tensor | None], dtype: torch.dtype, needed: Sequence[bool]
 ) -> tuple[list, list]:
-    """New tensors for the gradients that the forward pass saves, empty if not needed, and their views. output: the two
-    predictions and the logits of the mixture; `shape` is that of the variables."""
+    """New tensors for the gradients that the forward pass saves, empty if not needed, and their views. shape: the shape
+    of the variables. output: the two predictions and the mixture logits."""
     sizes = [t.shape if t is not None and n else (0,) for t, n in zip(output, needed, strict=True)]
     saved = [torch.empty(size, dtype=dtype, device=output[0].device) for size in sizes]
     written = [t if n else None for t, n in zip(saved, needed, strict=True)]
     if output[1] is None and written[0] is not None:
         written[:2] = written[0].unbind(-1)
-    each = view if output[2] is None else component_view
-    return saved, [each(t, shape) for t in written]
+    make_view = view if output[2] is None else component_view
+    return saved, [make_view(t, shape) for t in written]
 
 
 def output_std(
     pred_log_std: Tensor, mean_scale: Tensor | None, noise_scale: Tensor | None, limits: OutputLimits, need: bool
 ) -> tuple[Tensor, Tensor]:
     out, dtype = torch.empty_like(pred_log_std), compute_dtype(pred_log_std)
-    written, output = writable(out), (pred_log_std, pred_log_std, None)
+    results, output = Results(out), (pred_log_std, pred_log_std, None)
     saved, views = _gradients(out.shape, output, dtype, (False, need, False))
     network = network_views(out.shape, Network(None, pred_log_std, None, None, mean_scale, noise_scale))
     C = Constants(KERNEL_TYPES[dtype], None, None, 0, kind_of(mean_scale), *limits)
-    arguments = view(written, out.shape), views[1], network
+    arguments = *results.views, views[1], network
     _launch(_output_std, *arguments, count=out.numel(), C=C, warps=WARPS, registers=None)
-    return out if written is out else out.copy_(written), saved[1]
+    return results.finish(), saved[1]
 
 
 @triton.jit
@@ -105,22 +104,22 @@ def _output_std(out, grad, network, count, C: tl.constexpr, BLOCK: tl.constexpr)
 def expected_value(
     mean: Tensor, std: Tensor, mixture_logits: Tensor | None, num_bins: int, clip: bool, *need: bool
 ) -> tuple[Tensor, ...]:
-    out = _one_each(mean, mixture_logits)
-    written, dtype = writable(out), compute_dtype(mean, std, mixture_logits)
+    out = _new_values(mean, mixture_logits)
+    results, dtype = Results(out), compute_dtype(mean, std, mixture_logits)
     saved, views = _gradients(out.shape, (mean, std, mixture_logits), dtype, need)
-    arguments = _normals(mean, std, mixture_logits), view(written, out.shape), tuple(views)
+    arguments = _normals(mean, std, mixture_logits), *results.views, tuple(views)
     C = Constants(KERNEL_TYPES[dtype], num_bins, clip, _components(mixture_logits))
     _launch(_expected_value, *arguments, count=out.numel(), C=C)
-    return out if written is out else out.copy_(written), *saved
+    return results.finish(), *saved
 
 
-def _one_each(prediction: Tensor, mixture_logits: Tensor | None) -> Tensor:
-    """A new tensor of one number per variable, in the type of the predictions."""
-    return torch.empty_like(prediction) if mixture_logits is None else prediction.new_empty(prediction.shape[:-1])
+def _new_values(mean: Tensor, mixture_logits: Tensor | None) -> Tensor:
+    """A new tensor of one number per variable, in the type of the mean."""
+    return torch.empty_like(mean) if mixture_logits is None else mean.new_empty(mean.shape[:-1])
 
 
 def _normals(mean: Tensor, std: Tensor, mixture_logits: Tensor | None) -> Network:
-    """The network views of normals that the caller passes themselves."""
+    """The views of normals whose mean and std are arguments of the op."""
     shape = mean.shape if mixture_logits is None else mean.shape[:-1]
     return network_views(shape, Network(mean, std, mixture_logits, None, None, None))
 
@@ -143,7 +142,7 @@ def _expected_value(network, out, gradients, count, C: tl.constexpr, BLOCK: tl.c
 
 @triton.jit
 def _chosen(network, noise, component_noise, block, C, CHOICE: tl.constexpr):
-    """The value of each variable that is sent: a draw, the mode or the mean of its output distribution."""
+    """The value that each variable sends: a draw, the mode or the mean of its output distribution."""
     if C.M == 0:
         mean, std, _, _ = output_normal(network, block, C)
     else:
@@ -167,13 +166,13 @@ def _chosen(network, noise, component_noise, block, C, CHOICE: tl.constexpr):
 
 
 def choose(mean: Tensor, std: Tensor, mixture_logits, num_bins: int, choice: int, noise: Noise, component_noise):
-    out = _one_each(mean, mixture_logits)
-    written, shape = writable(out), out.shape
+    out = _new_values(mean, mixture_logits)
+    results, shape = Results(out), out.shape
     noises = noise_views(noise, shape), view(component_noise, shape)
     C = Constants(compute_type(mean, std, mixture_logits), num_bins, True, _components(mixture_logits))
-    arguments = _normals(mean, std, mixture_logits), *noises, view(written, shape)
+    arguments = _normals(mean, std, mixture_logits), *noises, *results.views
     _launch(_choice, *arguments, count=out.numel(), C=C, CHOICE=choice)
-    return out if written is out else out.copy_(written)
+    return results.finish()
 
 
 @triton.jit
@@ -200,16 +199,16 @@ def _update(network, solver, sent, component_noise, noise, out, predicted, count
     value = _chosen(network, Noise(noise.seed, sent.draw_noise), component_noise, block, C, sent.choice)
     if sent.known[0] is not None:
         value = tl.where(load(sent.known_mask, block, tl.int1), load(sent.known, block, C.T), value)
-    taken = extrapolated(value, solver, predicted, block, C.T)
+    prediction = extrapolated(value, solver, predicted, block, C.T)
     updated = load(solver.keep, block, C.T, 1.0) * load(network.mean, block, C.T)
-    updated += load(solver.take, block, C.T) * taken
+    updated += load(solver.take, block, C.T) * prediction
     if solver.std[0] is not None:
         updated += load(solver.std, block, C.T) * noise_of(noise, block, SENDER, C.T)
     store(out, block, updated)
 
 
 def loss(
-    x: Tensor, network: Network, weight, alpha, direct, n_steps: int, draws: Draws, bins: Bins, to: LossTarget, *need
+    x: Tensor, network: Network, weight, alpha, direct, n_steps, draws: Draws, bins: Bins, target: LossTarget, *need
 ) -> tuple[Tensor, ...]:
     dtype, M = compute_dtype(x, *network[:4]), _components(network.mixture_logits)
     saved, written = _gradients(x.shape, network[:3], dtype, need)
@@ -218,9 +217,9 @@ def loss(
         C = Constants(*C[:4], kind_of(network.mean_scale), *bins[2:])
     output = network_views(x.shape, network), tuple(written)
     if alpha is not None:
-        return *nstep_loss(x, output, alpha, n_steps, draws, to, dtype, C), *saved
-    losses = Losses(x, *to, dtype, BLOCK)
-    inputs = view(x, x.shape), output[0], *views(x.shape, weight, to.mask)
+        return *nstep_loss(x, output, alpha, n_steps, draws, target, dtype, C), *saved
+    losses = Losses(x, *target, dtype, BLOCK)
+    inputs = view(x, x.shape), output[0], *views(x.shape, weight, target.mask)
     _launch(_loss, *inputs, output[1], losses.memory, count=x.numel(), C=C)
     return *losses.finish(), *saved
 

@@ -1,7 +1,7 @@
 """The network's normal, bins and their probabilities in Triton, the counterpart of
 csrc/math/{discretised,bins,bin_prob}.h.
 
-A bin is a zero-based index, held as a float so that NaN stays NaN. C are the `Constants` of a kernel.
+A bin is a zero-based index, which is a float so that NaN stays NaN. C is the `Constants` of a kernel.
 """
 
 from typing import Any, NamedTuple
@@ -20,15 +20,15 @@ from bfn_kernels.triton_ops.views import component_view, load, view, views
 TINY_TOTAL = tl.constexpr(1e-5)  # an unclipped distribution with less mass in [−1, 1] counts as uniform
 _HALF_LOG_TWO_PI = tl.constexpr(0.91893853320467274178)
 
-# Predictions are of a normal itself, of the data, or of the noise.
+# What a network predicts: the mean and std of the normal itself, of the data, or of the noise.
 DIRECT, DATA, NOISE = range(3)
 _DIRECT, _DATA = tl.constexpr(DIRECT), tl.constexpr(DATA)
 
 
 class Constants(NamedTuple):
-    """The numbers of an output distribution that a kernel knows when it is compiled: the type of the arithmetic, the
-    number of bins, whether the outer bins have the mass beyond them, the number of a mixture's components, 0 without
-    one, what the predictions are of, and the limits of the std."""
+    """The numbers of an output distribution that are known when a kernel is compiled: the type of the arithmetic; the
+    number of bins; whether the end bins have the mass beyond [−1, 1]; the number of components of a mixture, or 0; what
+    the network predicts; and the limits of the std."""
 
     T: Any
     K: Any
@@ -41,15 +41,15 @@ class Constants(NamedTuple):
 
 
 def kind_of(mean_scale: Tensor | None) -> int:
-    """KIND of predictions of the noise if there are scales, else of the data."""
+    """KIND of a network's predictions: of the noise if there are scales, else of the data."""
     return DATA if mean_scale is None else NOISE
 
 
 def network_views(shape: torch.Size, network: Network) -> Network:
-    """The views of the network's output and of what turns it into a normal. `shape` is the shape of the variables."""
+    """The views of a network's output, mean and scales. shape: the shape of the variables."""
     output = *pair(network.pred_mean, network.pred_log_std), network.mixture_logits
-    each = view if network.mixture_logits is None else component_view
-    return Network(*(each(t, shape) for t in output), *views(shape, *network[3:]))
+    make_view = view if network.mixture_logits is None else component_view
+    return Network(*(make_view(t, shape) for t in output), *views(shape, *network[3:]))
 
 
 @triton.jit
@@ -69,7 +69,7 @@ def output_normal(network, block, C):
             early = tl.full(prediction.shape, False, tl.int1)
         else:
             mean_scale, noise_scale = load(network.mean_scale, block, C.T), load(network.noise_scale, block, C.T)
-            early = (mean_scale == 0.0) & (noise_scale == 0.0)  # t < t_min: no message was received yet
+            early = (mean_scale == 0.0) & (noise_scale == 0.0)  # t < t_min: no message counts as received
             std, slope = tl.abs(noise_scale) * exp_log_std, -noise_scale
             mu = tl.where(mean_scale == 0.0, 0.0, mean_scale * load(network.mean, block, C.T))
             mu -= tl.where(early, 0.0, noise_scale * prediction)
@@ -80,7 +80,7 @@ def output_normal(network, block, C):
 
 @triton.jit
 def position(x, K: tl.constexpr):
-    """The position of x in units of bins: bin i reaches from i to i + 1."""
+    """The position of x in units of bins. Bin i is from i to i + 1."""
     return (x * 0.5 + 0.5) * K
 
 
@@ -91,7 +91,7 @@ def index(x, K: tl.constexpr):
 
 @triton.jit
 def centre(i, K: tl.constexpr):
-    """The centre of a bin. It has the same bits wherever it is computed, since differences of centres are divided by
+    """The centre of a bin. div_rn gives it the same bits in all kernels, since differences of centres are divided by
     numbers as small as 1e-5."""
     if i.dtype == tl.float64:
         return (2.0 * i + 1.0) / K - 1.0
@@ -101,8 +101,8 @@ def centre(i, K: tl.constexpr):
 
 @triton.jit
 def origin_of(point, K: tl.constexpr):
-    """K times a point, in two parts of which the first is exact. `to_edge` computes distances in units of 1/K from it,
-    without the rounding error of −1 + 2j/K."""
+    """K times a point, as the sum of two parts of which the first is exact. From these parts, `to_edge` computes
+    distances in units of 1/K without the rounding error of −1 + 2j/K."""
     if point.dtype == tl.float64:
         leading = point
     else:
@@ -124,15 +124,18 @@ def to_centre(origin, i, K: tl.constexpr):
 
 @triton.jit
 def _by_mean_and_std(value, by_left, by_right, left, right, std):
-    """The value with its derivatives by mean and std, from those by the edges left and right in units of std."""
+    """The value with its derivatives by mean and std, from its derivatives by the edges, which are in units of std."""
     return value, -(by_left + by_right) / std, -(left * by_left + right * by_right) / std
 
 
 @triton.jit
 def log_inner_bin(left, right, z, d, log_d, std):
-    """ln of the mass of a bin, with its derivatives by mean and std. In units of std, z is its centre, d its width, and
-    left and right are its edges, which are passed besides since z ± d/2 would lose the digits of the nearer edge of a
-    wide bin. A narrow bin uses a Taylor series about its centre, since the terms of its edges would cancel."""
+    """ln of the mass of a bin, with its derivatives by mean and std.
+
+    In units of std, z is the bin's centre, d its width, and left and right its edges. The edges are arguments, since
+    z ± d/2 would lose digits of a wide bin's nearer edge. The mass of a narrow bin is a Taylor series about its centre,
+    since the terms of its edges would cancel.
+    """
     value, by_left, by_right = log_interval(left, right, z, d)
     value, by_mean, by_std = _by_mean_and_std(value, by_left, by_right, left, right, std)
     if z.dtype != tl.float64:
@@ -152,7 +155,7 @@ def log_inner_bin(left, right, z, d, log_d, std):
 
 @triton.jit
 def log_total(mean, std):
-    """ln of the mass in [−1, 1], which is a bin too, and its derivatives by mean and std."""
+    """ln of the mass in [−1, 1], computed as for one bin, and its derivatives by mean and std."""
     width = 2.0 / std
     return log_inner_bin((-1.0 - mean) / std, (1.0 - mean) / std, -mean / std, width, log(width), std)
 
@@ -164,8 +167,8 @@ def is_uniform(total):
 
 @triton.jit
 def log_end_bin(z, first, std):
-    """ln of the mass of a clipped end bin, with its derivatives; z is its edge towards the other bins. The last bin is
-    the mirror image of the first."""
+    """ln of the mass of a clipped end bin, with its derivatives by mean and std. z is its inner edge in units of std.
+    The last bin is the mirror image of the first."""
     value, slope = log_cdf(tl.where(first, z, -z))
     slope = tl.where(first, -slope, slope) / std
     return value, slope, z * slope
@@ -197,8 +200,8 @@ def log_bin_prob(i, mean, std, K: tl.constexpr, CLIP: tl.constexpr):
 
 @triton.jit
 def mode(mean, std, K: tl.constexpr):
-    """The centre of the likeliest bin: that of the mean, the first or the last, tried in this order. A later one wins
-    only if it is strictly likelier."""
+    """The centre of the likeliest bin: the bin of the mean, the first or the last, tried in this order. A later bin
+    wins only if it is strictly likelier."""
     best = index(mean, K)
     best_log_p, _, _ = log_bin_prob(best, mean, std, K, True)
     for last in tl.static_range(2):

@@ -1,8 +1,8 @@
 """k̂ = Σ p_k c_k, the mean of the output distribution, in Triton, the counterpart of csrc/math/expected_value.h.
 
-The inner edges are a uniform grid, so sums over them can cost the same for every K: a few edges are summed one by one,
-many by Euler–Maclaurin, and if std is large a Taylor series replaces the sum. A wide unclipped distribution has a
-series of its own.
+The inner edges are a uniform grid, so that sums over them can cost the same for every K. A few edges are summed one by
+one, many edges by Euler–Maclaurin. For a large std the sum is a Taylor series. A wide unclipped distribution has
+another series.
 """
 
 import triton
@@ -12,25 +12,25 @@ from bfn_kernels.discretised.triton_bins import TINY_TOTAL, centre, index, origi
 from bfn_kernels.triton_ops.elementary import clamp, reciprocal
 from bfn_kernels.triton_ops.normal import tail, within
 
-# Below std = SMOOTH·h the edges within REACH·std of the mean are summed, but at least FEWEST: beyond them zφ is at most
-# 4e-8. From std = WIDE on the terms of Euler–Maclaurin cancel, and a Taylor series takes its place.
+# Below std = SMOOTH·h the sum is over the edges within REACH·std of the mean, at least FEWEST edges. Beyond these edges
+# zφ is at most 4e-8. From std = WIDE on, a Taylor series is used, since the terms of Euler–Maclaurin would cancel.
 REACH, FEWEST, SMOOTH, WIDE = tl.constexpr(6.0), tl.constexpr(7), tl.constexpr(1.5), tl.constexpr(2.0)
 BERNOULLI = (  # B_2m/(2m)!, m = 1..12
     1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -5.2841901386874932e-10, 1.3382536530684679e-11,
     -3.3896802963225829e-13, 8.5860620562778446e-15, -2.1748686985580619e-16, 5.5090028283602295e-18,
     -1.3954464685812523e-19,
 )  # fmt: skip
-# The numbers of terms of the two rules, for errors of 1e-8 at SMOOTH and at WIDE.
+# The numbers of terms of Euler–Maclaurin and of the Taylor series, for errors of 1e-8 at SMOOTH and at WIDE.
 CORRECTIONS, SERIES = tl.constexpr(5), tl.constexpr(5)
-# The series of unclipped distributions has twelve terms in each of its sums, and the least std for which it is used:
-# its error there is 1e-9, and 1e-16 in float64.
+# The series of unclipped distributions: the number of terms of each of its sums, and the least std for which it is
+# used. With this std its error is 1e-9 in float32, and 1e-16 in float64.
 UNCLIPPED_SERIES, UNCLIPPED_WIDE, UNCLIPPED_WIDE_FLOAT64 = tl.constexpr(12), tl.constexpr(1.0), tl.constexpr(2.0)
 
 
 @triton.jit
 def _edges_left_of(mean, K: tl.constexpr):
-    """The number of inner edges left of the mean. The mean's bin is found by rounded numbers, and to a small std it
-    matters on which side of a near edge the mean lies."""
+    """The number of inner edges left of the mean. `index` computes the mean's bin from rounded numbers. This corrects
+    it, since with a small std it matters on which side of an edge the mean lies."""
     origin, bin = origin_of(mean, K), index(mean, K)
     down = tl.where(to_edge(origin, bin, K) > 0.0, 1.0, 0.0)
     up = tl.where(to_edge(origin, bin + 1.0, K) < 0.0, 1.0, 0.0)
@@ -39,9 +39,9 @@ def _edges_left_of(mean, K: tl.constexpr):
 
 @triton.jit
 def _edge_sum(mean, std, counted, most, K: tl.constexpr):
-    """The base, shift and derivatives of k̂, from a sum over the `counted` edges nearest to the mean; `most` is the
-    largest number of them in the block. An edge left of the mean adds 0 to the base and Φ(z) to the shift, one right of
-    it adds 1 and Φ(z) − 1."""
+    """The base, shift and derivatives of k̂, from a sum over the `counted` edges nearest to the mean. most: the largest
+    such number in the block. An edge left of the mean adds 0 to the base and Φ(z) to the shift. An edge right of the
+    mean adds 1 and Φ(z) − 1."""
     origin, unit, below = origin_of(mean, K), reciprocal(K * std), _edges_left_of(mean, K)
     first = clamp(tl.floor(position(mean, K) - std * (REACH * K * 0.5)) + 1.0, 1.0, K - counted)
     shift, density, moment = mean * 0.0, mean * 0.0, mean * 0.0
@@ -64,8 +64,8 @@ def _bernoulli(i):
 @triton.jit
 def _end_correction(z, phi, r):
     """Euler–Maclaurin's corrections at an end of the sums ΣΦ, Σφ and Σzφ with the step r: the sum over m of
-    B_2m/(2m)!·r^(2m−1)·f^(2m−1)(z), with the derivatives f^(2m−1) as Hermite polynomials times φ."""
-    far = clamp(z, -14.0, 14.0)  # beyond, φ is 0, and He must not be infinite there
+    B_2m/(2m)!·r^(2m−1)·f^(2m−1)(z). The derivatives f^(2m−1) are Hermite polynomials times φ."""
+    far = clamp(z, -14.0, 14.0)  # φ is 0 for |z| > 14, where He could be infinite
     cdf, density, moment = far * 0.0, far * 0.0, far * 0.0
     power, even, odd = r * phi, far * 0.0 + 1.0, far  # He_2m−2 and He_2m−1
     for i in tl.static_range(CORRECTIONS):
@@ -88,14 +88,13 @@ def _between(below, below_mass, above, above_mass):
 
 @triton.jit
 def _smooth_sum(mean, std, K: tl.constexpr):
-    """The base, shift and derivatives of k̂ by Euler–Maclaurin. It is computed for |mean|, where no tail is close to
-    1."""
+    """The base, shift and derivatives of k̂ by Euler–Maclaurin, computed for |mean|, so that no tail is close to 1."""
     h: tl.constexpr = 2.0 / K
     unit, m = reciprocal(std), tl.abs(mean)
     r = h * unit
     sign = tl.where(mean < 0.0, -1.0, 1.0)
     low, high = (h - 1.0 - m) * unit, (1.0 - h - m) * unit  # the first edge and the last one, in units of std
-    beyond = high < 0.0  # the mean lies right of every edge
+    beyond = high < 0.0  # whether the mean is right of all edges
     a_phi, a_mass, a_integral = tail(-low)
     c_phi, c_mass, c_integral = tail(tl.abs(high))
     low_cdf, low_density, low_moment = _end_correction(low, a_phi, r)
@@ -169,16 +168,19 @@ def _moment_of_all(n):
 
 @triton.jit
 def _wide_series(mean, std, K: tl.constexpr):
-    """k̂ and its derivatives for an unclipped distribution that is wide in [−1, 1], where the sums over edges would be
-    a small difference over a small mass. With z = mean/std its density there is proportional to exp(zx/std − x²/2std²)
-    = Σ h_n·x^n/n!, h_n = He_n(z)/std^n. So k̂ is Σ h_n·_moment_of_bins(n) over odd n, divided by Σ
-    h_n·_moment_of_all(n) over even n. It is 0 if the mass in [−1, 1] is tiny, as it is from std = 8e4 on."""
+    """The base 0, k̂ as the shift, and the derivatives for an unclipped distribution that is wide in [−1, 1]. The sums
+    over edges would be a small difference divided by a small mass.
+
+    With z = mean/std the density in [−1, 1] is proportional to exp(zx/std − x²/2std²) = Σ h_n·x^n/n!, h_n =
+    He_n(z)/std^n. So k̂ is Σ h_n·_moment_of_bins(n) over odd n, divided by Σ h_n·_moment_of_all(n) over even n. It is 0
+    if the mass in [−1, 1] is tiny, as it is from std = 8e4 on.
+    """
     unit = reciprocal(std)
     w, z = unit * unit, clamp(mean * unit, -6.0, 6.0)
     slope = z * unit
     h, before, last = z * 0.0 + 1.0, z * 0.0, z * 0.0  # h_n, h_n−1 and h_n−2
-    above, above_by_slope, above_by_w = z * 0.0, z * 0.0, z * 0.0
-    below, below_by_slope, below_by_w = z * 0.0, z * 0.0, z * 0.0
+    above, above_by_slope, above_by_w = z * 0.0, z * 0.0, z * 0.0  # the numerator of k̂ and its derivatives
+    below, below_by_slope, below_by_w = z * 0.0, z * 0.0, z * 0.0  # the denominator
     for n in tl.static_range(0, 2 * UNCLIPPED_SERIES, 2):
         after = slope * h - n * w * before
         below += _moment_of_all(n) * h
@@ -196,15 +198,18 @@ def _wide_series(mean, std, K: tl.constexpr):
     phi, _, _ = tail(tl.abs(z))
     tiny = phi * unit * below < TINY_TOTAL
     by_mean, by_std = w * by_slope, -2.0 * unit * (slope * by_slope + w * by_w)
-    return tl.where(tiny, 0.0, k), tl.where(tiny, 0.0, by_mean), tl.where(tiny, 0.0, by_std)
+    return z * 0.0, tl.where(tiny, 0.0, k), tl.where(tiny, 0.0, by_mean), tl.where(tiny, 0.0, by_std)
 
 
 @triton.jit
-def _renormalised(base, shift, by_mean, by_std, mean, std, K: tl.constexpr):
-    """k̂ of the unclipped distribution from k̂ of the clipped one at |mean|, with its derivatives: the end bins lose
-    the mass beyond [−1, 1], and the rest is divided by the mass inside. It is 0 if the mass inside is tiny. If the mean
-    lies beyond the last bin, the distance of k̂ from the last centre is computed instead, since there it does not
-    cancel."""
+def _renormalised(parts, mean, std, K: tl.constexpr):
+    """k̂ of the unclipped distribution and its derivatives, from k̂ of the clipped distribution at |mean|.
+
+    The end bins lose the mass beyond [−1, 1], and the rest is divided by the mass in [−1, 1]. k̂ is 0 if this mass is
+    tiny. If |mean| is beyond the last bin, k̂ is computed from its distance to the last centre, since k̂ itself would
+    cancel.
+    """
+    base, shift, by_mean, by_std = parts
     m = tl.abs(mean)
     last = centre(m * 0.0 + (K - 1.0), K)
     sign = tl.where(mean < 0.0, -1.0, 1.0)
@@ -232,37 +237,36 @@ def _any(condition):
 
 
 @triton.jit
+def _select(condition, new, old):
+    """The base, shift and derivatives `new` where the condition is True, else `old`."""
+    base, shift = tl.where(condition, new[0], old[0]), tl.where(condition, new[1], old[1])
+    return base, shift, tl.where(condition, new[2], old[2]), tl.where(condition, new[3], old[3])
+
+
+@triton.jit
 def expected_value(mean, std, K: tl.constexpr, CLIP: tl.constexpr):
-    """k̂ = Σ p_k c_k and its derivatives by mean and std. k̂ is the sum of two parts, base and shift, from which losses
-    compute x − k̂ without cancellation. Each rule runs only in blocks with a variable that needs it."""
+    """k̂ = Σ p_k c_k and its derivatives by mean and std. k̂ is the sum of two parts, base and shift, so that losses can
+    compute (x − base) − shift, which does not cancel. A rule runs only in blocks with a variable that needs it."""
     h: tl.constexpr = 2.0 / K
-    if mean.dtype == tl.float64:  # one rule for all, since the step between two would show in float64
-        base, shift, by_mean, by_std = _edge_sum(mean if CLIP else tl.abs(mean), std, K - 1.0, K - 1, K)
+    m = mean if CLIP else tl.abs(mean)
+    if mean.dtype == tl.float64:  # one rule for all, since the differences between two rules would show in float64
+        parts = _edge_sum(m, std, K - 1.0, K - 1, K)
     else:
-        m = mean if CLIP else tl.abs(mean)
-        base, shift, by_mean, by_std = m, m * 0.0 + std * 0.0, m * 0.0, m * 0.0
+        parts = m, m * 0.0 + std * 0.0, m * 0.0, m * 0.0
         counted = clamp(tl.floor(std * (REACH * K)) + 1.0, FEWEST, K - 1.0)
         narrow, wide = std < SMOOTH * h, std >= WIDE
         wide = wide & ~narrow
         smooth = ~(narrow | wide)
         if _any(narrow):
             most = tl.max(tl.where(narrow, counted, 0.0), 0).to(tl.int32)
-            base_of, shift_of, by_mean_of, by_std_of = _edge_sum(m, std, counted, most, K)
-            base, shift = tl.where(narrow, base_of, base), tl.where(narrow, shift_of, shift)
-            by_mean, by_std = tl.where(narrow, by_mean_of, by_mean), tl.where(narrow, by_std_of, by_std)
+            parts = _select(narrow, _edge_sum(m, std, counted, most, K), parts)
         if _any(smooth):
-            base_of, shift_of, by_mean_of, by_std_of = _smooth_sum(m, std, K)
-            base, shift = tl.where(smooth, base_of, base), tl.where(smooth, shift_of, shift)
-            by_mean, by_std = tl.where(smooth, by_mean_of, by_mean), tl.where(smooth, by_std_of, by_std)
+            parts = _select(smooth, _smooth_sum(m, std, K), parts)
         if CLIP and _any(wide):
-            base_of, shift_of, by_mean_of, by_std_of = _wide_sum(m, std, K)
-            base, shift = tl.where(wide, base_of, base), tl.where(wide, shift_of, shift)
-            by_mean, by_std = tl.where(wide, by_mean_of, by_mean), tl.where(wide, by_std_of, by_std)
+            parts = _select(wide, _wide_sum(m, std, K), parts)
     if not CLIP:
-        base, shift, by_mean, by_std = _renormalised(base, shift, by_mean, by_std, mean, std, K)
+        parts = _renormalised(parts, mean, std, K)
         wide = std >= (UNCLIPPED_WIDE_FLOAT64 if mean.dtype == tl.float64 else UNCLIPPED_WIDE)
         if _any(wide):
-            shift_of, by_mean_of, by_std_of = _wide_series(mean, std, K)
-            shift, by_mean = tl.where(wide, shift_of, shift), tl.where(wide, by_mean_of, by_mean)
-            by_std = tl.where(wide, by_std_of, by_std)
-    return base, shift, by_mean, by_std
+            parts = _select(wide, _wide_series(mean, std, K), parts)
+    return parts

@@ -1,7 +1,8 @@
-"""Mixtures of normals in Triton: loops over the M components, which are among the `Constants` C of a kernel.
+"""Mixtures of normals in Triton: loops over the M components. M is one of the `Constants` C of a kernel.
 
-The numbers of a component are computed again wherever they are needed again. The views of the network's output and of
-its gradients are views of the first component, followed by the stride to the others. `normaliser` returns `log_total`.
+Each loop computes the mean and std of the components again. The views of the network's output and of its gradients are
+`component_view`s: views of the first component, followed by the stride between components. The argument `log_total` is
+the result of `normaliser`. The share of a component is its weight in the mixture.
 """
 
 import triton
@@ -32,15 +33,15 @@ def component(network, m, block, C):
 
 @triton.jit
 def log_add(top, total, term):
-    """The sum Σ exp(term), held as exp(top)·total, with one more term."""
+    """Adds a term to the sum Σ exp(term) = exp(top)·total."""
     new = tl.maximum(top, term)
-    kept = tl.where(top == new, 1.0, exp(top - new))
-    return new, total * kept + exp(term - finite(new))
+    rescale = tl.where(top == new, 1.0, exp(top - new))
+    return new, total * rescale + exp(term - finite(new))
 
 
 @triton.jit
 def normaliser(network, block, C):
-    """What turns a logit into ln of its component's share: the largest logit, and ln Σ exp(logit − largest)."""
+    """The two numbers that `log_share` subtracts from a logit: the largest logit, and ln Σ exp(logit − largest)."""
     top = tl.full(block[1].shape, float("-inf"), C.T)
     total = tl.zeros(block[1].shape, C.T)
     for m in range(C.M):
@@ -55,19 +56,19 @@ def log_share(network, log_total, m, block, C):
 
 
 @triton.jit
-def _write(view, m, block, keep, more, value):
-    """Writes the gradient of component m, or adds to it if `more`; does nothing if it is not wanted."""
+def _write(view, m, block, keep, add, value):
+    """Writes the gradient of component m, or adds to it if `add`; does nothing if it is not wanted."""
     if view[0] is not None:
-        before = tl.where(more, load(_at(view, m), block, value.dtype), 0.0)
+        before = tl.where(add, load(_at(view, m), block, value.dtype), 0.0)
         store(_at(view, m), block, tl.where(keep, before + value, 0.0))
 
 
 @triton.jit
-def write(gradients, m, block, keep, more, grad_prediction, grad_log_std, grad_logit):
-    """Writes the three gradients of component m, or adds to them if `more`; they are 0 where `keep` is False."""
-    _write(gradients[0], m, block, keep, more, grad_prediction)
-    _write(gradients[1], m, block, keep, more, grad_log_std)
-    _write(gradients[2], m, block, keep, more, grad_logit)
+def write(gradients, m, block, keep, add, grad_prediction, grad_log_std, grad_logit):
+    """Writes the three gradients of component m, or adds to them if `add`; they are 0 where `keep` is False."""
+    _write(gradients[0], m, block, keep, add, grad_prediction)
+    _write(gradients[1], m, block, keep, add, grad_log_std)
+    _write(gradients[2], m, block, keep, add, grad_logit)
 
 
 @triton.jit
@@ -83,18 +84,19 @@ def mean_error(x, network, log_total, block, C):
 
 @triton.jit
 def write_mean_error(x, error, slope, keep, gradients, network, log_total, block, C):
-    """Writes the gradients of a loss whose derivative by k̂ is `slope`; error is x − k̂."""
+    """Writes the gradients of a loss whose derivative by k̂ is `slope`. error: x − k̂."""
     for m in range(C.M):
         mean, std, mean_slope, std_slope = component(network, m, block, C)
         base, shift, by_mean, by_std = expected_value(mean, std, C.K, C.CLIP)
-        part = slope * exp(log_share(network, log_total, m, block, C))
-        grad_logit = part * (error - ((x - base) - shift))
-        write(gradients, m, block, keep, False, part * by_mean * mean_slope, part * by_std * std_slope, grad_logit)
+        slope_m = slope * exp(log_share(network, log_total, m, block, C))
+        grad_logit = slope_m * (error - ((x - base) - shift))
+        by_mean, by_std = slope_m * by_mean * mean_slope, slope_m * by_std * std_slope
+        write(gradients, m, block, keep, False, by_mean, by_std, grad_logit)
 
 
 @triton.jit
 def prob(i, network, log_total, block, C):
-    """The probability of bin i, in the form of log_add."""
+    """The probability of bin i, as the two numbers of `log_add`."""
     top = tl.full(block[1].shape, float("-inf"), C.T)
     total = tl.zeros(block[1].shape, C.T)
     for m in range(C.M):
@@ -106,21 +108,21 @@ def prob(i, network, log_total, block, C):
 
 @triton.jit
 def write_bin_cost(i, p, keep, gradients, network, log_total, block, C):
-    """Writes the gradients of −ln p of bin i."""
+    """Writes the gradients of −ln p of bin i. p: its probability, as `prob` returns it."""
     inverse = reciprocal(p[1])
     for m in range(C.M):
         mean, std, mean_slope, std_slope = component(network, m, block, C)
         log_p, by_mean, by_std = log_bin_prob(i, mean, std, C.K, C.CLIP)
         log_share_m = log_share(network, log_total, m, block, C)
-        part = exp(log_share_m + log_p - p[0]) * inverse
-        grad_logit = exp(log_share_m) - part
-        write(gradients, m, block, keep, False, -part * by_mean * mean_slope, -part * by_std * std_slope, grad_logit)
+        posterior = exp(log_share_m + log_p - p[0]) * inverse
+        by_mean, by_std = -posterior * by_mean * mean_slope, -posterior * by_std * std_slope
+        write(gradients, m, block, keep, False, by_mean, by_std, exp(log_share_m) - posterior)
 
 
 @triton.jit
 def drawn(network, log_total, component_noise, block, C):
-    """The mean and std of a drawn component: the first whose cumulative share exceeds a uniform, or else the last one
-    whose share is not 0."""
+    """The mean and std of a drawn component: the first whose cumulative share exceeds a uniform, else the last one with
+    a share above 0."""
     uniform = uniforms(component_noise, block, COMPONENT, C.T)
     cumulative = uniform * 0.0
     mean, std = cumulative + float("nan"), cumulative
@@ -145,5 +147,5 @@ def likeliest(network, log_total, block, C):
             log_p, _, _ = log_bin_prob(i, mean, std, C.K, True)
             mass += exp(log_share(network, log_total, m, block, C) + log_p)
         best = tl.where(mass > best_mass, i, best)
-        best_mass = tl.where(mass <= best_mass, best_mass, mass)  # NaN is kept
+        best_mass = tl.where(mass <= best_mass, best_mass, mass)  # becomes NaN if the mass is NaN
     return tl.where(best_mass >= 0.0, centre(best, C.K), best_mass)

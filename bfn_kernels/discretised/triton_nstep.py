@@ -1,8 +1,8 @@
 """The n-step loss of discretised data in Triton (113–119), the counterpart of csrc/{math,cpu}/nstep.h.
 
-The sum over bins of p_k times the sender's normal runs over a window, since its terms are a bump of width s. A window
-of few bins is summed bin by bin, one of many bins by 28 Gauss–Legendre points. C are the `Constants` of a kernel, and S
-its `Sizes`.
+The sum over bins of p_k times the sender's normal is a sum over a window of bins, since its terms are a bump: a normal
+in k of std s. A window of few bins is summed bin by bin, a window of many bins by 28 Gauss–Legendre points. C is the
+`Constants` of a kernel, and S its `Sizes`.
 """
 
 from typing import Any, NamedTuple
@@ -33,11 +33,11 @@ from bfn_kernels.triton_ops.reduction import Losses, write_losses
 from bfn_kernels.triton_ops.views import block_of, launch, load, programs, static, store, table, view
 
 _NODES = tl.constexpr(28)
-_MOST_POINTS = tl.constexpr(128)  # the most bins that a window at the end of the bins sums one by one
-_REACH = tl.constexpr(5.5)  # the window reaches so many s beyond the peaks; a bump has 4e-8 of its mass beyond that
+_MOST_POINTS = tl.constexpr(128)  # the most bins that are summed bin by bin in a window at an end of the bins
+_REACH = tl.constexpr(5.5)  # how many s a window reaches beyond the peaks; 4e-8 of a bump's mass is beyond that
 _SPAN = tl.constexpr(8.5)  # the most s between peaks that share a window; the 28 nodes then have an error of 9e-8
 _MOST_LANES = tl.constexpr(32)  # the most points that a program works on at a time
-_NUMBERS, _WARPS = 1024, 4  # variables times draws times points of a program, and its warps
+_ELEMENTS, _WARPS = 1024, 4  # variables times draws times points of a program, and its warps
 
 
 class Sizes(NamedTuple):
@@ -49,23 +49,23 @@ class Sizes(NamedTuple):
 
 
 def nstep_loss(
-    x: Tensor, output: tuple, alpha, n_steps: int, draws: Draws, to: LossTarget, dtype: torch.dtype, C: Constants
+    x: Tensor, output: tuple, alpha, n_steps: int, draws: Draws, target: LossTarget, dtype: torch.dtype, C: Constants
 ) -> tuple[Tensor, Tensor]:
-    """The loss and the factor that its gradients are multiplied by. x: `[B, ...]`; alpha broadcasts to it. output: the
+    """The loss and the factor by which its gradients are multiplied. x: `[B, ...]`; alpha broadcasts to it. output: the
     views of the network and of the gradients."""
     nodes, node_weights = draws.nodes or (), draws.node_weights or ()
     count = draws.n_samples or len(nodes)
     D = min(8, triton.next_power_of_2(count))
     P = min(_MOST_LANES.value, triton.next_power_of_2(C.K))
-    S = Sizes(max(4, _NUMBERS // (D * P)), D, P)
-    losses = Losses(x, *to, dtype, S.V)
+    S = Sizes(max(4, _ELEMENTS // (D * P)), D, P)
+    losses = Losses(x, *target, dtype, S.V)
     rules = [*gauss.legendre(_NODES.value), nodes, node_weights]
     tables = table([value for rule in rules for value in rule], dtype, x.device).split([len(rule) for rule in rules])
     legendre, hermite = tables[:2], (None, None) if draws.n_samples else tables[2:]
     noise = None if draws.noise is None else draws.noise.contiguous()
     drawn = Draws(hermite[0], hermite[1], count, draws.seed, noise)
     inputs = view(x, x.shape), output[0], view(alpha, x.shape), drawn, legendre
-    outputs = view(to.mask, x.shape), output[1], losses.memory
+    outputs = view(target.mask, x.shape), output[1], losses.memory
     options = {"C": static(C), "S": static(S), "warps": _WARPS, "registers": 255}
     launch(_nstep, programs(x.numel(), S.V), *inputs, n_steps, outputs, x.numel(), **options)
     return losses.finish()
@@ -74,51 +74,52 @@ def nstep_loss(
 @triton.jit
 def _draws_of(draws, first, block, count, C, S):
     """The normals of D draws from number `first` on, [variables, draws]."""
-    start, place, there, _ = block
+    start, offsets, mask, _ = block
     d = first + tl.arange(0, S.D)
     if draws.nodes is not None:
         eps = tl.load(draws.nodes + d, mask=d < draws.n_samples, other=0)
-        return tl.zeros((place.shape[0], S.D), C.T) + eps[None, :]
+        return tl.zeros((offsets.shape[0], S.D), C.T) + eps[None, :]
     elif draws.noise is not None:
-        offset = d.to(tl.int64)[None, :] * count + (start + place)[:, None]
-        return tl.load(draws.noise + offset, mask=there[:, None] & (d < draws.n_samples)[None, :], other=0).to(C.T)
+        at = draws.noise + (d.to(tl.int64)[None, :] * count + (start + offsets)[:, None])
+        return tl.load(at, mask=mask[:, None] & (d < draws.n_samples)[None, :], other=0).to(C.T)
     else:
-        group = start // 4 + tl.arange(0, place.shape[0] // 4)[None, :] + tl.zeros((S.D, 1), tl.int64)
+        group = start // 4 + tl.arange(0, offsets.shape[0] // 4)[None, :] + tl.zeros((S.D, 1), tl.int64)
         return tl.trans(normals(tl.load(draws.seed), group, MONTE_CARLO, d[:, None], C.T))
 
 
 @triton.jit
 def _window(x, mean, tau, bump, least, most, C):
-    """The window of the bumps of all draws between the eps `least` and `most`.
+    """The window of the bumps of all draws with an eps from `least` to `most`. bump: the std of the normal, and s.
 
-    Returns the whole number of its first bin `base`; the offset from there to where the window begins, relative so that
-    a position far along the bins keeps its digits; its length in bins; whether the first or the last bin cuts it off;
-    and how many bins are summed one by one, or −1 if Gauss–Legendre points take their place.
+    Returns the window's first bin `base`; the offset from base to the beginning of the window, a difference, so that it
+    is exact even for a large base; the window's length in bins; whether the first bin and whether the last bin cuts the
+    window off; and how many bins are summed bin by bin, or −1 for Gauss–Legendre points.
     """
     first: tl.constexpr = 1.0 if C.CLIP else 0.0
     last: tl.constexpr = C.K - 1.0 - first
     zero, no = x * 0.0, tl.full(x.shape, False, tl.int1)
-    if x.dtype == tl.float64 or last < first:  # one rule in float64, where the step between two would show
+    if x.dtype == tl.float64 or last < first:  # in float64 the difference between two rules would show
         return zero + first, zero, zero, no, no, tl.full(x.shape, last - first + 1.0, x.dtype)
     else:
         std, s = bump
-        both = std * std + tau * tau
-        centre, by_eps = x + tau * tau / both * (mean - x), std * std / both * tau  # the peak is centre + by_eps eps
+        variance = std * std + tau * tau
+        # the peak is at centre + by_eps·eps
+        centre, by_eps = x + tau * tau / variance * (mean - x), std * std / variance * tau
         low = position(clamp(centre + by_eps * least, -1.0, 1.0) - _REACH * s, C.K) - 1.5
         high = position(clamp(centre + by_eps * most, -1.0, 1.0) + _REACH * s, C.K) + 0.5
         cut_low, cut_high = low <= first - 0.5, high >= last + 0.5
         begin, end = tl.where(cut_low, first - 0.5, low), tl.where(cut_high, last + 0.5, high)
         base = clamp(tl.floor(begin + 0.5), first, last)
         count = clamp(tl.floor(end + 0.5), first, last) - base + 1.0
-        every = count <= tl.where(cut_low | cut_high, _MOST_POINTS, _NODES)
-        return base, begin - base, end - begin, cut_low & ~every, cut_high & ~every, tl.where(every, count, -1.0)
+        by_bin = count <= tl.where(cut_low | cut_high, _MOST_POINTS, _NODES)
+        return base, begin - base, end - begin, cut_low & ~by_bin, cut_high & ~by_bin, tl.where(by_bin, count, -1.0)
 
 
 @triton.jit
 def _cut_weight(by_mean, q, eps, side, tau, std, s):
     """The correction of the midpoint rule where a window is cut off, and its derivatives. With l = ln(p_k times the
-    sender's normal) and its derivatives l' and l'' per bin inwards, the sum over bins is the integral plus exp(l) times
-    l'/24 − 7/5760·(l'³ + 3l'l'')."""
+    sender's normal) and its derivatives l' and l'' per bin, towards the inside of the window, the sum over bins is the
+    integral plus exp(l) times l'/24 − 7/5760·(l'³ + 3l'l'')."""
     third: tl.constexpr = 7.0 / 5760
     width2, std2 = side * side, std * std
     first, second = side * ((eps - q) / tau - by_mean), -width2 / (s * s)
@@ -129,27 +130,28 @@ def _cut_weight(by_mean, q, eps, side, tau, std, s):
 
 @triton.jit
 def _merge(top, sums, term, value, by_mean, by_std):
-    """Adds the sums of exp(term)·value, alone and times by_mean and by_std, over the last dimension to `sums`, which
-    are divided by exp(top)."""
+    """Adds Σ exp(term)·value, Σ exp(term)·value·by_mean and Σ exp(term)·value·by_std over the last dimension to the
+    three `sums`, which are divided by exp(top)."""
     new = tl.maximum(top, tl.max(term, 2))
-    kept = tl.where(top == new, 1.0, exp(top - new))
+    rescale = tl.where(top == new, 1.0, exp(top - new))
     e = value * exp(term - new[:, :, None])
     return new, (
-        sums[0] * kept + tl.sum(e, 2),
-        sums[1] * kept + tl.sum(e * by_mean, 2),
-        sums[2] * kept + tl.sum(e * by_std, 2),
+        sums[0] * rescale + tl.sum(e, 2),
+        sums[1] * rescale + tl.sum(e * by_mean, 2),
+        sums[2] * rescale + tl.sum(e * by_std, 2),
     )
 
 
 @triton.jit
-def _point(distance, places, std, uniform, K: tl.constexpr):
-    """q, and ln p with its derivatives, at a distance in bins from the base of the window. The bin's edges are computed
-    apart, each from a whole number of bins, since a small std magnifies any rounding of theirs."""
-    leading, rest, base, x_to_base, unit, q_unit = places
+def _point(distance, origins, std, uniform, K: tl.constexpr):
+    """q, and ln p with its derivatives, at a distance in bins from the base of the window. Each edge of the bin is
+    computed from a whole number of bins, since its rounding error is divided by a small std. origins: the two parts of
+    `origin_of` the mean, the base, K times its distance from x, 1/(K·std) and 1/(Kτ)."""
+    leading, trailing, base, x_to_base, unit, q_unit = origins
     whole, width = tl.floor(distance), 2.0 * unit
-    beyond = 2.0 * (distance - whole) - rest
+    fraction = 2.0 * (distance - whole) - trailing
     edge = 2.0 * (base + whole) - K
-    left, right = (edge - leading + beyond) * unit, (edge + 2.0 - leading + beyond) * unit
+    left, right = (edge - leading + fraction) * unit, (edge + 2.0 - leading + fraction) * unit
     z = 0.5 * (left + right)
     log_p, by_mean, by_std = log_inner_bin(left, right, z, width, log(width), std)
     log_p = tl.where(uniform, -log(log_p * 0.0 + K), log_p)
@@ -157,11 +159,11 @@ def _point(distance, places, std, uniform, K: tl.constexpr):
 
 
 @triton.jit
-def _add_cut(top, sums, where, eps, places, normal, bump, tau, K: tl.constexpr):
-    """Adds the correction of the midpoint rule to the sums of the variables whose window is cut off. where: whether it
-    is, at which distance, and the width of a bin inwards."""
-    cut, distance, side = where
-    q, log_p, by_mean, by_std = _point(distance, places, normal[1], normal[2], K)
+def _add_cut(top, sums, end, eps, origins, normal, bump, tau, K: tl.constexpr):
+    """Adds the correction of the midpoint rule to the sums of the variables whose window is cut off. end: whether it is
+    cut off, the distance of this end from the base, and the signed width of a bin, towards the inside."""
+    cut, distance, side = end
+    q, log_p, by_mean, by_std = _point(distance, origins, normal[1], normal[2], K)
     q, by_mean, by_std = q[:, None], by_mean[:, None], by_std[:, None]
     weight, weight_by_mean, weight_by_std = _cut_weight(
         by_mean, q, eps, side, tau[:, None], bump[0][:, None], bump[1][:, None]
@@ -176,7 +178,7 @@ def _add_cut(top, sums, where, eps, places, normal, bump, tau, K: tl.constexpr):
 
 @triton.jit
 def _end_term(edge, q, first, std, eps):
-    """The terms of a clipped end bin in the sums of all draws, and the derivatives of its ln p."""
+    """The terms of a clipped end bin in the sums of all draws, and the derivatives of ln p of this bin."""
     log_p, by_mean, by_std = log_end_bin(edge, first, std)
     q = q[:, None]
     return log_p[:, None] + q * (eps - 0.5 * q), by_mean[:, None], by_std[:, None]
@@ -199,37 +201,37 @@ def _ends(from_mean, from_x, unit, q_unit, std, eps, K: tl.constexpr):
 
 
 @triton.jit
-def _add_points(top, sums, first, window, legendre, eps, places, normal, K: tl.constexpr, P: tl.constexpr):
-    """Adds the P points from number `first` on to the sums."""
+def _add_points(top, sums, first, window, legendre, eps, origins, normal, K: tl.constexpr, P: tl.constexpr):
+    """Adds the P points from number `first` on to the sums: bins of weight 1, or Gauss–Legendre points."""
     offset, length, bins = window
     i = first + tl.arange(0, P)[None, :]
     distance = bins[:, None] * 0.0 + i
-    stands_for = (i < bins[:, None]).to(eps.dtype)
+    weight = (i < bins[:, None]).to(eps.dtype)
     if P == _MOST_LANES:
         inside = (i < _NODES) & (bins < 0.0)[:, None]
         node = tl.load(legendre[0] + i, mask=i < _NODES, other=0)
-        weight = tl.load(legendre[1] + i, mask=i < _NODES, other=0)
+        node_weight = tl.load(legendre[1] + i, mask=i < _NODES, other=0)
         distance = tl.where(inside, offset[:, None] + length[:, None] * node, distance)
-        stands_for = tl.where(inside, length[:, None] * weight, stands_for)
-    leading, rest, base, x_to_base, unit, q_unit = places
-    places = leading[:, None], rest[:, None], base[:, None], x_to_base[:, None], unit[:, None], q_unit[:, None]
-    q, log_p, by_mean, by_std = _point(distance, places, normal[1][:, None], normal[2][:, None], K)
-    there = stands_for > 0.0
-    q, log_p = q[:, None, :], tl.where(there, log_p, float("-inf"))[:, None, :]
-    by_mean, by_std = tl.where(there, by_mean, 0.0)[:, None, :], tl.where(there, by_std, 0.0)[:, None, :]
-    return _merge(top, sums, log_p + q * (eps[:, :, None] - 0.5 * q), stands_for[:, None, :], by_mean, by_std)
+        weight = tl.where(inside, length[:, None] * node_weight, weight)
+    leading, trailing, base, x_to_base, unit, q_unit = origins
+    origins = leading[:, None], trailing[:, None], base[:, None], x_to_base[:, None], unit[:, None], q_unit[:, None]
+    q, log_p, by_mean, by_std = _point(distance, origins, normal[1][:, None], normal[2][:, None], K)
+    counts = weight > 0.0
+    q, log_p = q[:, None, :], tl.where(counts, log_p, float("-inf"))[:, None, :]
+    by_mean, by_std = tl.where(counts, by_mean, 0.0)[:, None, :], tl.where(counts, by_std, 0.0)[:, None, :]
+    return _merge(top, sums, log_p + q * (eps[:, :, None] - 0.5 * q), weight[:, None, :], by_mean, by_std)
 
 
 @triton.jit
 def _sum_of_draws(x, normal, tau, bump, low, high, eps, legendre, C, S):
-    """Σ_k p_k·exp(q_k(eps − q_k/2)), q_k = (c_k − x)/τ, of every draw with an eps from `low` to `high`: ln of its
-    largest term, and the sum and its derivatives divided by that term. normal: the mean, the std, and whether the
+    """Σ_k p_k·exp(q_k(eps − q_k/2)), q_k = (c_k − x)/τ, of all draws with an eps from `low` to `high`: ln of the
+    largest term, and the sum and its derivatives divided by this term. normal: the mean, the std, and whether the
     distribution counts as uniform."""
     mean, std, _ = normal
     from_mean, from_x = origin_of(mean, C.K), origin_of(x, C.K)
     unit, q_unit = reciprocal(C.K * std), reciprocal(C.K * tau)
     base, offset, length, cut_low, cut_high, bins = _window(x, mean, tau, bump, low, high, C)
-    places = from_mean[0], from_mean[1], base, to_centre(from_x, base, C.K), unit, q_unit
+    origins = from_mean[0], from_mean[1], base, to_centre(from_x, base, C.K), unit, q_unit
     if C.CLIP:
         top, sums = _ends(from_mean, from_x, unit, q_unit, std, eps, C.K)
     else:
@@ -237,19 +239,19 @@ def _sum_of_draws(x, normal, tau, bump, low, high, eps, legendre, C, S):
         sums = eps * 0.0, eps * 0.0, eps * 0.0
     most = tl.max(tl.where(bins < 0.0, S.P, bins), 0).to(tl.int32)
     for first in range(0, most, S.P):
-        top, sums = _add_points(top, sums, first, (offset, length, bins), legendre, eps, places, normal, C.K, S.P)
+        top, sums = _add_points(top, sums, first, (offset, length, bins), legendre, eps, origins, normal, C.K, S.P)
     if tl.max((cut_low | cut_high).to(tl.int32), 0) > 0:
         width: tl.constexpr = 2.0 / C.K
         low_cut, high_cut = (cut_low, offset, width), (cut_high, offset + length, -width)
-        sums = _add_cut(top, sums, low_cut, eps, places, normal, bump, tau, C.K)
-        sums = _add_cut(top, sums, high_cut, eps, places, normal, bump, tau, C.K)
+        sums = _add_cut(top, sums, low_cut, eps, origins, normal, bump, tau, C.K)
+        sums = _add_cut(top, sums, high_cut, eps, origins, normal, bump, tau, C.K)
     return top, sums
 
 
 @triton.jit
 def _total(mean, std, CLIP: tl.constexpr):
-    """Whether an unclipped distribution counts as uniform, and if not, ln of its mass in [−1, 1] with its
-    derivatives."""
+    """Whether an unclipped distribution counts as uniform; and ln of its mass in [−1, 1] with its derivatives, 0 if it
+    is uniform or clipped."""
     if CLIP:
         return mean != mean, mean * 0.0, mean * 0.0, mean * 0.0
     else:
@@ -260,8 +262,8 @@ def _total(mean, std, CLIP: tl.constexpr):
 
 @triton.jit
 def _log_sums(x, normal, tau, eps, d, draws, legendre, C, S):
-    """ln Σ_k p_k·exp(q_k(eps − q_k/2)) of some draws, and its derivatives by mean and std. Draws whose peaks are near
-    each other share a window."""
+    """ln Σ_k p_k·exp(q_k(eps − q_k/2)) of the draws d, and its derivatives by mean and std. Draws with peaks near each
+    other are a group and share a window."""
     mean, std = normal
     uniform, total, total_by_mean, total_by_std = _total(mean, std, C.CLIP)
     bump_std = tl.where(uniform, 1e9, std)
@@ -276,17 +278,17 @@ def _log_sums(x, normal, tau, eps, d, draws, legendre, C, S):
     for g in range(tl.max(tl.where((groups > 0.0) & (groups < 64.0), groups, 0.0), 0).to(tl.int32) + 1):
         low, high = least + g / per_window, tl.minimum(least + (g + 1) / per_window, most)
         top, sums = _sum_of_draws(x, (mean, std, uniform), tau, bump, low, high, eps, legendre, C, S)
-        mine = group == g
-        value = tl.where(mine, top + log(sums[0]) - total[:, None], value)
-        by_mean = tl.where(mine, sums[1] / sums[0] - total_by_mean[:, None], by_mean)
-        by_std = tl.where(mine, sums[2] / sums[0] - total_by_std[:, None], by_std)
+        in_group = group == g
+        value = tl.where(in_group, top + log(sums[0]) - total[:, None], value)
+        by_mean = tl.where(in_group, sums[1] / sums[0] - total_by_mean[:, None], by_mean)
+        by_std = tl.where(in_group, sums[2] / sums[0] - total_by_std[:, None], by_std)
     poison = x + mean + std + tau
     return tl.where((poison == poison)[:, None], value, float("nan")), by_mean, by_std
 
 
 @triton.jit
 def _weights(draws, d, T: tl.constexpr):
-    """The weights of the draws d, 0 for those that do not exist."""
+    """The weights of the draws d, 0 for draws that do not exist."""
     if draws.node_weights is None:
         return tl.where(d < draws.n_samples, (tl.zeros(d.shape, T) + 1.0) / draws.n_samples, 0.0)
     else:
@@ -300,9 +302,9 @@ def _expected(weight, value):
 
 
 @triton.jit
-def _harmless(normal, there):
-    """The mean and std, replaced by 0 and 1 for variables that do not exist, so that they do not lengthen the loops."""
-    return tl.where(there, normal[0], 0.0), tl.where(there, normal[1], 1.0)
+def _without_masked(normal, active):
+    """The mean and std, but 0 and 1 for variables that are not active, so that these do not lengthen the loops."""
+    return tl.where(active, normal[0], 0.0), tl.where(active, normal[1], 1.0)
 
 
 @triton.jit
@@ -310,13 +312,13 @@ def _nstep(x, network, alpha, draws, legendre, n_steps, outputs, count, C: tl.co
     block = block_of(count, S.V)
     mask, gradients, losses = outputs
     keep = load(mask, block, tl.int1, True)
-    there = block[2] & keep
-    x, alpha = tl.where(there, load(x, block, C.T), 0.0), tl.where(there, load(alpha, block, C.T), 1.0)
+    active = block[2] & keep
+    x, alpha = tl.where(active, load(x, block, C.T), 0.0), tl.where(active, load(alpha, block, C.T), 1.0)
     tau = 1.0 / tl.sqrt(alpha)
     loss, slope_mean, slope_std = x * 0.0, x * 0.0, x * 0.0
     if C.M == 0:
         mean, std, mean_by, std_by = output_normal(network, block, C)
-        normal = _harmless((mean, std), there)
+        normal = _without_masked((mean, std), active)
     else:
         log_total = mixtures.normaliser(network, block, C)
     for first in range(0, draws.n_samples, S.D):
@@ -330,22 +332,22 @@ def _nstep(x, network, alpha, draws, legendre, n_steps, outputs, count, C: tl.co
             slope_std += _expected(weight, by_std)
         else:
             top, total = tl.full(eps.shape, float("-inf"), C.T), eps * 0.0
-            # licm would keep in registers what the components share, more than fits there
+            # With licm the numbers that all components share would stay in registers, which are too few.
             for m in tl.range(C.M, disable_licm=True):
                 mean, std, _, _ = mixtures.component(network, m, block, C)
-                value, _, _ = _log_sums(x, _harmless((mean, std), there), tau, eps, d, draws, legendre, C, S)
-                log_share = tl.where(there, mixtures.log_share(network, log_total, m, block, C), 0.0)
+                value, _, _ = _log_sums(x, _without_masked((mean, std), active), tau, eps, d, draws, legendre, C, S)
+                log_share = tl.where(active, mixtures.log_share(network, log_total, m, block, C), 0.0)
                 top, total = mixtures.log_add(top, total, log_share[:, None] + value)
             loss += _expected(weight, top + log(total))
             for m in tl.range(C.M, disable_licm=True):
                 mean, std, mean_by, std_by = mixtures.component(network, m, block, C)
-                one = _harmless((mean, std), there)
+                one = _without_masked((mean, std), active)
                 value, by_mean, by_std = _log_sums(x, one, tau, eps, d, draws, legendre, C, S)
-                log_share = tl.where(there, mixtures.log_share(network, log_total, m, block, C), 0.0)
-                part = exp(log_share[:, None] + value - top) / total
-                by_mean = -n_steps * _expected(weight, part * by_mean) * mean_by
-                by_std = -n_steps * _expected(weight, part * by_std) * std_by
-                grad_logit = -n_steps * _expected(weight, part - exp(log_share)[:, None])
+                log_share = tl.where(active, mixtures.log_share(network, log_total, m, block, C), 0.0)
+                posterior = exp(log_share[:, None] + value - top) / total
+                by_mean = -n_steps * _expected(weight, posterior * by_mean) * mean_by
+                by_std = -n_steps * _expected(weight, posterior * by_std) * std_by
+                grad_logit = -n_steps * _expected(weight, posterior - exp(log_share)[:, None])
                 mixtures.write(gradients, m, block, keep, first > 0, by_mean, by_std, grad_logit)
     if C.M == 0:
         store(gradients[0], block, tl.where(keep, -n_steps * slope_mean * mean_by, 0.0))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bfn_kernels import discrete, vocabulary
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 
 NUMBERS = 2**20  # per class, that are made at a time
 
@@ -52,7 +52,7 @@ class NoisyEmbedding(nn.Embedding):
         torch.Size([1, 2, 2])
     """
 
-    def forward(self, x: Tensor, t: Rows, **how: Any) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, t: PerRow, **how: Any) -> Tensor:  # type: ignore[override]
         """The vectors of a sample of the Bayesian flow of x at time t: `vocabulary.flow_embedding`.
 
         Args:
@@ -103,7 +103,7 @@ class LinearHead(nn.Linear):
         torch.Size([])
     """
 
-    def continuous_time_loss(self, x: Tensor, hidden: Tensor, t: Rows, **how: Any) -> Tensor:
+    def continuous_time_loss(self, x: Tensor, hidden: Tensor, t: PerRow, **how: Any) -> Tensor:
         """L∞: `vocabulary.continuous_time_loss` with this weight and bias (205).
 
         Args:
@@ -118,7 +118,7 @@ class LinearHead(nn.Linear):
         """
         return vocabulary.continuous_time_loss(x, hidden, self.weight, self.bias, t, **how)
 
-    def discrete_time_loss(self, x: Tensor, hidden: Tensor, t: Rows | None = None, **how: Any) -> Tensor:
+    def discrete_time_loss(self, x: Tensor, hidden: Tensor, t: PerRow | None = None, **how: Any) -> Tensor:
         """L_n: `vocabulary.discrete_time_loss` with this weight and bias (189).
 
         Args:
@@ -146,7 +146,7 @@ class LinearHead(nn.Linear):
         """
         return vocabulary.reconstruction_loss(x, hidden, self.weight, self.bias, **how)
 
-    def update_sample(self, state: Tensor, hidden: Tensor, alpha: Rows, **how: Any) -> Tensor | tuple[Tensor, Tensor]:
+    def update_sample(self, state: Tensor, hidden: Tensor, alpha: PerRow, **how: Any) -> Tensor | tuple[Tensor, Tensor]:
         """A step of ancestral sampling: `vocabulary.update_sample` with this weight and bias.
 
         Args:
@@ -160,7 +160,7 @@ class LinearHead(nn.Linear):
         """
         return vocabulary.update_sample(state, hidden, self.weight, self.bias, alpha, **how)
 
-    def solver_step(self, state: Tensor, hidden: Tensor, *times: Rows, **how: Any) -> Tensor | tuple[Tensor, Tensor]:
+    def solver_step(self, state: Tensor, hidden: Tensor, *times: PerRow, **how: Any) -> Tensor | tuple[Tensor, Tensor]:
         """A step of a solver: `vocabulary.solver_step` with this weight and bias.
 
         Args:

@@ -1,7 +1,8 @@
-"""Tiles of discrete data. A tile holds some whole rows of K numbers if K fits in it, else a part of one row.
+"""Tiles of numbers per class. A tile is some whole rows of K numbers, or a part of one row if K is too large.
 
-S are the `Sizes` of a tile, which are known when a kernel is compiled. The view of a tensor of numbers per class is the
-view of its rows followed by the stride of its classes. The elements of a tile beyond K are −∞ or 0.
+S is the `Sizes` of a tile, which are known when a kernel is compiled. The view of a tensor `[B, ..., K]` is the view of
+its first class `[B, ...]`, followed by the stride between classes. The elements of a tile beyond K are −∞ or 0. `rows`
+is the block of the tile's rows, as `block_of` makes it, and `first` is the tile's first class.
 """
 
 from typing import Any, NamedTuple
@@ -16,10 +17,10 @@ from bfn_kernels.triton_ops.noise import normals, start_of_draw
 from bfn_kernels.triton_ops.solver import guided
 from bfn_kernels.triton_ops.views import DENSE, GRID, View, grid_offset, joined, launch, load, programs, static, view
 
-# The most classes that a row may have for this tile, the numbers in the tile, and its warps: about 16 numbers a thread.
+# For each tile: the most classes of its rows, the numbers in it, and its warps. A thread has about 16 numbers.
 _TILES = ((2048, 2048, 4), (4096, 4096, 8), (8192, 8192, 16))
 _LARGE = 4096, 8  # the numbers and warps for longer rows, which take several tiles
-# The tiles of kernels that keep much data per number: fewer numbers a thread, so that they fit in the registers.
+# The tiles of kernels that need many registers for each number. A thread has fewer numbers, so that they fit.
 _SMALL_TILES = ((512, 512, 4), (1024, 1024, 4), (2048, 2048, 8))
 
 
@@ -47,15 +48,15 @@ def tile_of(num_classes: int, small: bool = False) -> Tile:
 
 
 def launch_rows(kernel, *arguments, shape: torch.Size, T, small: bool = False, **options) -> None:
-    """Runs a kernel on all rows of numbers of this shape, `[..., K]`. T: the type of the arithmetic. The last arguments
-    of the kernel are the number of rows and S."""
+    """Runs a kernel on all rows of numbers of this shape, `[..., K]`. The kernel gets the number of rows and S as last
+    arguments. T: the type of the arithmetic. small: whether to use _SMALL_TILES."""
     tile, count = tile_of(shape[-1], small), shape[:-1].numel()
     S = static(Sizes(shape[-1], tile.rows, tile.classes, T))
     launch(kernel, programs(count, tile.rows), *arguments, count, S=S, warps=tile.warps, **options)
 
 
 def class_view(x: Tensor | None, shape: torch.Size) -> View:
-    """The view of a tensor broadcast to `shape`, whose last dimension is that of the classes."""
+    """The view of a tensor broadcast to `shape`, `[..., K]`."""
     if x is None:
         return *view(None, shape), 1
     x = x if x.shape == shape else x.expand(shape)
@@ -69,53 +70,54 @@ def class_view(x: Tensor | None, shape: torch.Size) -> View:
 
 @triton.jit
 def _pointers(view, rows, first, S):
-    start, place, _, _ = rows
+    start, offsets, _, _ = rows
     k = first + tl.arange(0, S.TILE)
     if view[1] == DENSE:
-        return view[0] + start * S.K + (place[:, None] * S.K + k[None, :])
+        return view[0] + start * S.K + (offsets[:, None] * S.K + k[None, :])
     else:
-        return view[0] + (grid_offset(view, start, place)[:, None] + k[None, :].to(tl.int64) * view[5])
+        return view[0] + (grid_offset(view, start, offsets)[:, None] + k[None, :].to(tl.int64) * view[5])
 
 
 @triton.jit
-def is_there(first, S):
-    """Whether there is a class for each place of a tile, of any row."""
+def class_mask(first, S):
+    """True for the columns of a tile that are classes, False for the columns beyond K."""
     return (first + tl.arange(0, S.TILE) < S.K)[None, :]
 
 
 @triton.jit
 def _load(view, rows, first, S):
-    there = rows[2][:, None] & is_there(first, S)
-    return tl.load(_pointers(view, rows, first, S), mask=there, other=0).to(S.T)
+    mask = rows[2][:, None] & class_mask(first, S)
+    return tl.load(_pointers(view, rows, first, S), mask=mask, other=0).to(S.T)
 
 
 @triton.jit
 def load_classes(view, rows, first, S, OTHER: tl.constexpr = float("-inf")):
-    """The numbers of the rows for the classes from `first` on. A view may be that of logits, followed by the views of
-    their scale, of the unconditional logits, and of the scale of those."""
+    """The numbers of a tile, and OTHER beyond K. Guided logits are the view of the logits, followed by the views of
+    `Guidance`: logit_scale, unconditional and unconditional_scale."""
     z = _load(view, rows, first, S)
     if len(view) > 6:
         other = tl.zeros(z.shape, S.T)
         if view[7][0] is not None:
             other = _load(view[7], rows, first, S)
         z = guided(z, load(view[6], rows, S.T, 1.0)[:, None], other, load(view[8], rows, S.T)[:, None])
-    return tl.where(is_there(first, S), z, OTHER)
+    return tl.where(class_mask(first, S), z, OTHER)
 
 
 @triton.jit
 def store_classes(view, rows, first, value, S):
-    there = rows[2][:, None] & is_there(first, S)
-    tl.store(_pointers(view, rows, first, S), value.to(view[0].dtype.element_ty), mask=there)
+    mask = rows[2][:, None] & class_mask(first, S)
+    tl.store(_pointers(view, rows, first, S), value.to(view[0].dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def class_noise(noise, rows, first, stream: tl.constexpr, draw, count, S):
-    """The explicit normals of a draw, or those that the seed makes, for which each row starts at a group of its own."""
-    start, place, there, rest = rows
+    """The normals of a tile in one draw: explicit normals, or normals of the seed, where each row starts at a group of
+    its own."""
+    start, offsets, mask, size = rows
     if noise.noise[0] is not None:
-        return load_classes(noise.noise, (start_of_draw(start, draw, count), place, there, rest), first, S, 0.0)
+        return load_classes(noise.noise, (start_of_draw(start, draw, count), offsets, mask, size), first, S, 0.0)
     else:
-        row_group = (start + place) * ((S.K + 3) // 4)
+        row_group = (start + offsets) * ((S.K + 3) // 4)
         group = row_group[:, None] + (first // 4 + tl.arange(0, S.TILE // 4))[None, :]
         return normals(tl.load(noise.seed), group, stream, draw, S.T)
 
@@ -127,16 +129,16 @@ def is_class(x, first, TILE: tl.constexpr):
 
 
 @triton.jit
-def message(sent, beta, spread, eps, K):
+def message(p, beta, spread, eps, K):
     """y = β(Kp − 1) + √(Kβ)·ε, where p is e_x in (185)."""
-    # The compiler is not to choose which product it rounds: the bits would depend on the kernel. The first one is not,
-    # since it is the larger one for the class that is sent.
-    return tl.fma(beta[:, None], tl.fma(sent, K, -1.0), spread[:, None] * eps)
+    # Without fma the compiler would choose which product it rounds, and the bits would depend on the kernel. The first
+    # product is not rounded, since it is larger for the class that is sent.
+    return tl.fma(beta[:, None], tl.fma(p, K, -1.0), spread[:, None] * eps)
 
 
 @triton.jit
 def exp_of_rows(z):
-    """exp(z − max) and max of each row."""
+    """exp(z − max) and max of whole rows."""
     top = tl.max(z, 1)
     return exp_difference(z, top[:, None]), top
 
@@ -154,34 +156,39 @@ def sum_where(condition, z):
 
 @triton.jit
 def finite(top):
-    """The largest number so far, or 0 if all are −∞, so that it can be subtracted from them."""
+    """The largest number of a row, or 0 if it is −∞, so that it can be subtracted from the row."""
     return tl.where(top == float("-inf"), 0.0, top)
 
 
 @triton.jit
 def row_total(view, rows, S):
-    """The largest number of each row and the sum of exp(z − max), computed tile by tile."""
-    top = tl.full(rows[1].shape, float("-inf"), S.T)
-    total = tl.zeros(rows[1].shape, S.T)
+    """The largest number of each row and the sum of exp(z − max), over all tiles of the row."""
+    top, total = no_tile(rows, S)
     for first in range(0, S.K, S.TILE):
         top, total = with_tile(load_classes(view, rows, first, S), top, total)
     return top, total
 
 
 @triton.jit
+def no_tile(rows, S):
+    """The largest number and the sum of exp(z − max) of each row before its first tile."""
+    return tl.full(rows[1].shape, float("-inf"), S.T), tl.zeros(rows[1].shape, S.T)
+
+
+@triton.jit
 def with_tile(z, top, total):
-    """The largest number and the sum of exp(z − max) of a row, with one more tile of it."""
+    """Adds the tile z to the largest number and the sum of exp(z − max) of its rows."""
     new = tl.maximum(top, tl.max(z, 1))
-    kept = tl.where(top == new, 1.0, exp_difference(top, new))
-    return new, total * kept + tl.sum(exp_difference(z, finite(new)[:, None]), 1)
+    rescale = tl.where(top == new, 1.0, exp_difference(top, new))
+    return new, total * rescale + tl.sum(exp_difference(z, finite(new)[:, None]), 1)
 
 
 @triton.jit
 def first_largest(logits, rows, S):
-    """The first class with the largest logit. −1 if p is NaN, which it is if a logit is NaN or +∞ or all are −∞."""
+    """The first class with the largest logit; −1 if p is NaN: if a logit is NaN or +∞, or all logits are −∞."""
     best = tl.full(rows[1].shape, float("-inf"), S.T)
     mode = tl.full(rows[1].shape, S.K, tl.int32)
-    bad = tl.zeros(rows[1].shape, tl.int32)
+    has_nan = tl.zeros(rows[1].shape, tl.int32)
     for first in range(0, S.K, S.TILE):
         z = load_classes(logits, rows, first, S)
         k = (first + tl.arange(0, S.TILE))[None, :]
@@ -189,5 +196,5 @@ def first_largest(logits, rows, S):
         at = tl.min(tl.where(z == top[:, None], k, S.K), 1)
         mode = tl.where((top > best) | (mode == S.K), at, mode)
         best = tl.maximum(best, top)
-        bad = tl.maximum(bad, tl.max((z != z).to(tl.int32), 1))
-    return tl.where((bad == 0) & (best - best == 0.0), mode, -1)
+        has_nan = tl.maximum(has_nan, tl.max((z != z).to(tl.int32), 1))
+    return tl.where((has_nan == 0) & (best - best == 0.0), mode, -1)

@@ -1,8 +1,8 @@
 """exp, log, sine and cosine as Triton functions, the counterpart of csrc/math/elementary.h.
 
-In float32 they are the polynomials of that file, which are accurate to the last bits and give the same in the
-interpreter and on a GPU. Triton's own exp and log are approximations of the hardware, which are coarse for large
-arguments and near 1. In float64 they are Triton's own.
+In float32 they are the polynomials of that file. These are accurate to the last bits, and give the same results in the
+interpreter and on a GPU. Triton's exp and log are the hardware's approximations, which are coarse for large arguments
+and near 1. In float64 this file uses Triton's functions.
 """
 
 import triton
@@ -16,7 +16,7 @@ _LN2_LOW = tl.constexpr(-2.12194440e-4)
 
 @triton.jit
 def clamp(x, low, high):
-    """x clamped to [low, high]; the comparisons are written so that NaN stays NaN."""
+    """x clamped to [low, high]; NaN stays NaN."""
     x = tl.where(x < low, low, x)
     return tl.where(x > high, high, x)
 
@@ -28,8 +28,8 @@ def square(x):
 
 @triton.jit
 def reciprocal(x):
-    """1/x for x ≥ 1e-30, rounded to the last bit or nearly so: Triton's own division may be two units off, and costs
-    more for each of many numerators."""
+    """1/x for x ≥ 1e-30, exact to about the last bit. Triton's division may have an error of two units in the last
+    place. To divide many numerators by x, it costs more than a product with this reciprocal."""
     if x.dtype == tl.float64:
         return 1.0 / x
     else:
@@ -64,7 +64,7 @@ def expm1(x):
     """e^x − 1 for x < 88."""
     if x.dtype == tl.float64:
         e = tl.exp(x)
-        # Kahan: e and its logarithm have the same rounding error, which cancels in their ratio
+        # Kahan: e − 1 and ln e have the same rounding error, which cancels in their ratio
         near = tl.where((e == 1.0) | (e < 0.5) | (e > 2.0), 2.0, e)
         return tl.where(e == 1.0, x, tl.where(near == e, (e - 1.0) * x / tl.log(near), e - 1.0))
     else:
@@ -123,7 +123,7 @@ def sincospi(v):
         z = x * x
         s = x * (3.1415926439 + z * (-5.1677078291 + z * (2.5497672981 - z * 0.5890786556)))
         c = -4.9348021734 + z * (4.0587079045 + z * (-1.3350584645 + z * 0.2314295473))
-        c = tl.fma(z, c, 1.0)  # else the compiler rounds once or twice, by what the kernel does with the result
+        c = tl.fma(z, c, 1.0)  # without fma, the number of roundings would depend on the kernel
         quadrant = shifted.to(tl.int32, bitcast=True)
         swap = (quadrant & 1) != 0
         sine, cosine = tl.where(swap, c, s), tl.where(swap, s, c)
@@ -139,8 +139,8 @@ def softplus(x):
 
 @triton.jit
 def softplus_fall(before, after, drift):
-    """softplus(before) − softplus(after), where after = before + drift. The drift counts next to numbers that have no
-    digits for it, or are infinite."""
+    """softplus(before) − softplus(after), where after = before + drift. It is exact also where `before` is so large
+    that the sum rounds to it, or infinite."""
     fall = softplus(before) - softplus(after)
     return tl.where((before > 0.0) & (after > 0.0), softplus(-before) - softplus(-after) - drift, fall)
 
@@ -153,7 +153,7 @@ def sigmoid(x):
 
 @triton.jit
 def exp_difference(a, b):
-    """exp(a − b) for a ≤ b, without the rounding error of a − b, which is most of the error if logits are far apart."""
+    """exp(a − b) for a ≤ b, corrected for the rounding of a − b, which is most of the error if logits are far apart."""
     difference = a - b
     back = difference - a
     lost = (a - (difference - back)) - (b + back)

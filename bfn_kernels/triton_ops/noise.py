@@ -1,7 +1,7 @@
-"""Noise that depends on a seed and a position alone, the counterpart of csrc/math/philox.h: a call of Philox makes four
-normals.
+"""Noise that depends on a seed and a position alone, the counterpart of csrc/math/philox.h.
 
-`noise` is a record with a `seed` and explicit `noise`, such as `Noise` or `Draws`, that has a view of the latter.
+A call of Philox makes the four normals of a group. `noise` is a record with a `seed` and a view of explicit `noise`,
+such as `Noise` or `Draws`.
 """
 
 import triton
@@ -35,7 +35,7 @@ def unit(word):
 
 @triton.jit
 def uniforms(noise, rows, stream: tl.constexpr, T: tl.constexpr):
-    """A uniform for each row: an explicit one, or row r takes word r % 4 of group r // 4."""
+    """A uniform for each row: an explicit uniform, or word r % 4 of group r // 4 for row r."""
     if noise.noise[0] is not None:
         return load(noise.noise, rows, T)
     else:
@@ -56,13 +56,13 @@ def _box_muller(radius, angle, T: tl.constexpr):
 
 @triton.jit
 def interleave(a, b, c, d):
-    """The four arguments interleaved along the last dimension: a₀ b₀ c₀ d₀ a₁ …"""
+    """Interleaves the four arguments along the last dimension: a₀ b₀ c₀ d₀ a₁ …"""
     return tl.interleave(tl.interleave(a, c), tl.interleave(b, d))
 
 
 @triton.jit
 def normals(seed, group, stream: tl.constexpr, draw, T: tl.constexpr):
-    """The standard normals of the groups, four for each along the last dimension."""
+    """The standard normals of the groups, four for each group, along the last dimension."""
     w0, w1, w2, w3 = philox(seed, group, stream, draw)
     n0, n1 = _box_muller(w0, w1, T)
     n2, n3 = _box_muller(w2, w3, T)
@@ -71,31 +71,31 @@ def normals(seed, group, stream: tl.constexpr, draw, T: tl.constexpr):
 
 @triton.jit
 def start_of_draw(start, draw, count):
-    """The index of the first row of a draw, in explicit noise that has `count` rows for each draw. The index is int64,
-    as there may be more than 2³¹ rows."""
+    """The index of a block's first element in a draw of explicit noise, which has `count` elements for each draw. It is
+    int64, since there may be more than 2³¹ elements."""
     return start + (tl.zeros((), tl.int64) + draw) * count
 
 
 @triton.jit
 def noise_of(noise, block, stream: tl.constexpr, T: tl.constexpr, draw=0, count=0):
-    """The explicit normals of a block of elementwise data, `count` of them for each draw, or those that the seed makes
-    at its positions."""
-    start, place, there, rest = block
+    """The normals of a block of elementwise data in one draw: explicit normals, `count` for each draw, or normals of
+    the seed."""
+    start, offsets, mask, size = block
     if noise.noise[0] is not None:
-        return load(noise.noise, (start_of_draw(start, draw, count), place, there, rest), T)
+        return load(noise.noise, (start_of_draw(start, draw, count), offsets, mask, size), T)
     else:
-        group = start // 4 + tl.arange(0, place.shape[0] // 4)
+        group = start // 4 + tl.arange(0, offsets.shape[0] // 4)
         return normals(tl.load(noise.seed), group, stream, draw, T)
 
 
 @triton.jit
 def uniforms_of(noise, block, stream: tl.constexpr, T: tl.constexpr):
-    """A uniform for each variable of a block of elementwise data, as `uniforms` makes them for rows. Each word of a
-    group serves one variable."""
+    """The same uniforms as `uniforms`, for a block of elementwise data whose elements are the rows. Each call of Philox
+    serves four elements."""
     if noise.noise[0] is not None:
         return load(noise.noise, block, T)
     else:
-        start, place, _, _ = block
-        group = start // 4 + tl.arange(0, place.shape[0] // 4)
+        start, offsets, _, _ = block
+        group = start // 4 + tl.arange(0, offsets.shape[0] // 4)
         w0, w1, w2, w3 = philox(tl.load(noise.seed), group, stream, 0)
         return unit(interleave(w0, w1, w2, w3)).to(T)

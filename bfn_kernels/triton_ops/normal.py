@@ -1,5 +1,5 @@
-"""Functions of the standard normal, the counterpart of csrc/math/normal.h. Their relative precision is kept far into
-both tails."""
+"""Functions of the standard normal, the counterpart of csrc/math/normal.h. They are precise relative to their values,
+also far into both tails."""
 
 import triton
 import triton.language as tl
@@ -66,8 +66,8 @@ def tail(z):
 
 @triton.jit
 def within(z, mass):
-    """Φ(z) − ½ for z ≥ 0, where mass = Φ(−z). Near 0, where the mass has an error of 1e-7, a polynomial with an error
-    of 8e-10 takes its place."""
+    """Φ(z) − ½ for z ≥ 0, where mass = Φ(−z). For z < 1, where the mass has an error of 1e-7, it is a polynomial with
+    an error of 8e-10."""
     if z.dtype == tl.float64:
         return 0.5 - mass
     else:
@@ -93,7 +93,7 @@ def log_cdf(z):
 @triton.jit
 def log_interval(left, right, middle, width):
     """ln(Φ(right) − Φ(left)) and its derivatives by left and by right. If both edges are on one side of 0, it is
-    computed from the tail at the nearer edge, so that nothing cancels."""
+    computed from the tail beyond the nearer edge, so that nothing cancels."""
     astride, above = (left <= 0.0) & (right >= 0.0), left > 0.0
     near = tl.where(astride, -left, tl.where(above, left, -right))
     far = tl.where(astride, right, tl.where(above, right, -left))

@@ -1,4 +1,4 @@
-"""Losses per variable, masked and reduced in a fixed order: each program sums its block, then one adds these sums."""
+"""Masks and reduces losses per variable in a fixed order: each program sums its block, then one adds these sums."""
 
 from typing import Any, NamedTuple
 
@@ -14,8 +14,8 @@ _FINISH_BLOCK, _FINISH_WARPS = 4096, 8
 
 
 class Memory(NamedTuple):
-    """The memory that `write_losses` writes to: a loss for each variable where `each` is True, else a sum and a count
-    for each program. The counts are None if nobody asks for them."""
+    """The memory that `write_losses` writes to: a loss for each variable if `each` is True, else a sum and a count for
+    each program. The counts are None if the reduction does not need them."""
 
     sums: Tensor
     counts: Tensor | None
@@ -23,7 +23,7 @@ class Memory(NamedTuple):
 
 
 class Losses:
-    """The losses of variables, which a kernel writes to `memory`, and their reduction."""
+    """Reduces the losses of variables that a kernel writes to `memory`."""
 
     def __init__(self, x: Tensor, mask: Tensor | None, reduction: int, dtype: torch.dtype, block: int = BLOCK):
         self.x, self.reduction, self.dtype = x, reduction, dtype
@@ -35,7 +35,7 @@ class Losses:
         self.memory = Memory(values, counts, *constants(each))
 
     def finish(self) -> tuple[Tensor, Tensor]:
-        """The reduced loss, and the factor that its gradients must be multiplied by."""
+        """The reduced loss, and the factor by which its gradients must be multiplied."""
         values, counts, _ = self.memory
         if self.reduction == NONE:
             return values, self.x.new_ones((), dtype=self.dtype)
@@ -57,24 +57,24 @@ def scaled(grad: Tensor, scale: Tensor | None, dims: int) -> Tensor:
     dimensions."""
     if grad.dim() == 0:
         return grad if scale is None else grad * scale
-    # without the scale, which is 1 unless the result is a scalar
+    # the scale is left out, since it is 1 unless the result is a scalar
     return grad.reshape(*grad.shape, *(1,) * (dims - grad.dim()))
 
 
 def scaled_gradient(saved: Tensor, grad: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The gradient of an input: its saved derivatives times the scaled gradient of the reduced loss."""
+    """The gradient of an input: the saved derivatives times the scaled gradient of the reduced loss."""
     return (saved * scaled(grad, scale, saved.dim())).to(dtype)
 
 
 @triton.jit
 def write_losses(loss, keep, block, memory):
-    """Writes the losses of a block, or their sum and count. A variable that is not kept costs 0, even if its loss is
+    """Writes the losses of a block, or their sum and count. A variable costs 0 if `keep` is False, even if its loss is
     NaN."""
-    start, place, there, _ = block
-    keep = keep & there
+    start, offsets, mask, _ = block
+    keep = keep & mask
     loss = tl.where(keep, loss, 0.0)
     if memory.each:
-        tl.store(memory.sums + start + place, loss, mask=there)
+        tl.store(memory.sums + start + offsets, loss, mask=mask)
     else:
         program = tl.program_id(0)
         tl.store(memory.sums + program, tl.sum(loss, 0).to(tl.float64))
@@ -85,14 +85,14 @@ def write_losses(loss, keep, block, memory):
 @triton.jit
 def _finish(values, counts, length, divisor, loss, scale, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    place = tl.arange(0, BLOCK)
+    offsets = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float64)
     count = tl.zeros((BLOCK,), tl.int64)
     for done in range(0, length, BLOCK):
-        there = place < length - done
-        total += tl.load(values + row * length + done + place, mask=there, other=0).to(tl.float64)
+        mask = offsets < length - done
+        total += tl.load(values + row * length + done + offsets, mask=mask, other=0).to(tl.float64)
         if counts is not None:
-            count += tl.load(counts + done + place, mask=there, other=0)
+            count += tl.load(counts + done + offsets, mask=mask, other=0)
     count_or_one = tl.zeros((), tl.float64) + divisor
     if counts is not None:
         count_or_one = tl.maximum(tl.sum(count, 0), 1).to(tl.float64)

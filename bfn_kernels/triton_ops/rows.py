@@ -1,4 +1,4 @@
-"""Row scalars in Triton, the counterpart of csrc/math/schedules.h: one launch computes all that a call needs, in
+"""Row scalars in Triton, the counterpart of csrc/math/schedules.h. One launch computes all row scalars of a call, in
 float64."""
 
 import math
@@ -16,14 +16,14 @@ from bfn_kernels.triton_ops.views import block_of, constants, launch, load, prog
 
 T_MAX, ROOT_BETA_MIN = map(tl.constexpr, (rows.T_MAX, rows.ROOT_BETA_MIN))
 STEP_TOLERANCE = tl.constexpr(checks.STEP_TOLERANCE)
-# the numbers of the schedules in `rows.SCHEDULES`
+# the kinds of schedules in `rows.SCHEDULES`
 NO_SCHEDULE, EXPONENTIAL, QUADRATIC = (tl.constexpr(kind) for kind in range(3))
 _BLOCK, _WARPS = 128, 4
 
 
 class Arguments(NamedTuple):
-    """What `row_scalars` takes behind the tensors and the bits. shape: the shape of the variables. `wide` scalars are
-    float64, others float32."""
+    """The last arguments of `row_scalars`. shape: the shape of the variables. wide: whether the scalars are float64,
+    not float32."""
 
     schedule: int
     parameter: float
@@ -36,33 +36,29 @@ class Arguments(NamedTuple):
 
 
 def row_scalars(value: Tensor, precision: Tensor | None, wanted: int, others: Arguments) -> list[Tensor]:
-    """The row scalars whose bits are wanted, in the order of `rows.FORMULAS`.
+    """The row scalars whose bits are in `wanted`, in the order of `rows.FORMULAS`.
 
-    value and precision: `[]`, `[B]` or any leading part of the shape. A value out of range gives NaN, since looking at
-    it would cost a synchronisation.
+    value and precision: `[]`, `[B]` or any leading part of the shape. A value out of range gives NaN, since reading it
+    would cost a synchronisation.
     """
     schedule, parameter, num_classes, n_steps, scale, t_min, shape, wide = others
     names = "t" if schedule else "alpha", "precision"
     pairs = zip(names, (value, precision), strict=True)
-    inputs = [None if t is None else _leading(name, t, shape) for name, t in pairs]
+    inputs = [None if t is None else t.reshape(checks.leading(name, t, shape)) for name, t in pairs]
     sizes = torch.broadcast_shapes(*(t.shape for t in inputs if t is not None))
     named = constants(*(name for name, bit in rows.BITS.items() if wanted & bit))  # Triton 3.6 reads no plain strings
     out = [torch.empty(sizes, dtype=rows.type_of(wide), device=value.device) for _ in named]
     numbers = n_steps, scale, *_constants(schedule, parameter, num_classes, n_steps), t_min
     count = sizes.numel()
-    given = *views(sizes, *inputs), *map(float, numbers), views(sizes, *out), count
-    launch(_row_scalars, programs(count, _BLOCK), *given, KIND=schedule, WANTED=named, BLOCK=_BLOCK, warps=_WARPS)
+    arguments = *views(sizes, *inputs), *map(float, numbers), views(sizes, *out), count
+    launch(_row_scalars, programs(count, _BLOCK), *arguments, KIND=schedule, WANTED=named, BLOCK=_BLOCK, warps=_WARPS)
     return out
 
 
-def _leading(name: str, value: Tensor, shape: Sequence[int]) -> Tensor:
-    return value.reshape(checks.leading(name, value, shape))
-
-
 def _constants(schedule: int, parameter: float, num_classes: int, n_steps: int) -> tuple[float, ...]:
-    """Four numbers of the schedule that are the same for all rows. The kernel keeps them in a tuple of seven numbers,
-    between n and the scale, and t_min: the exponential schedule has 2·ln σ₁, 2·ln σ₁/n and 1 − σ₁^{2/n}, the quadratic
-    one β₁, and the logarithmic one the slope 1 − e^{−Kβ₁/4}, −4/K, e^{−Kβ₁/4} and β₁."""
+    """Four numbers of the schedule that are the same for all rows. The exponential schedule has 2·ln σ₁, 2·ln σ₁/n and
+    1 − σ₁^{2/n}; the quadratic schedule β₁; the logarithmic schedule the slope 1 − e^{−Kβ₁/4}, −4/K, e^{−Kβ₁/4} and β₁.
+    The kernel's tuple `numbers` is n, the scale, these four and t_min."""
     if schedule == EXPONENTIAL.value:
         log_variance = 2 * math.log(parameter)
         step = log_variance / max(n_steps, 1)
@@ -85,7 +81,7 @@ def _beta(numbers, t, KIND: tl.constexpr):
 
 @triton.jit
 def _step_of(t, n_steps):
-    """The step i = nt + 1 that starts at a time t, up to its rounding to float32; NaN if no step starts there."""
+    """The step i = nt + 1 that starts at a time t, up to rounding to float32; NaN if no step starts at t."""
     before = n_steps * t
     whole = tl.floor(before + 0.5)
     is_step = (tl.abs(before - whole) <= STEP_TOLERANCE * tl.maximum(before, 1.0)) & (whole < n_steps)
@@ -116,7 +112,7 @@ def _rate(numbers, t, KIND: tl.constexpr):
 
 @triton.jit
 def _from_variance(numbers, t, NAME: tl.constexpr):
-    """The scalars that are made of γ and 1 − γ."""
+    """The row scalars that are functions of γ and 1 − γ."""
     gamma, variance = -expm1(numbers[2] * t), exp(numbers[2] * t)
     if NAME == "gamma":
         return gamma
@@ -136,7 +132,7 @@ def _from_variance(numbers, t, NAME: tl.constexpr):
 
 @triton.jit
 def _from_message(numbers, alpha, precision, NAME: tl.constexpr):
-    """The scalars that are made of an accuracy α and a precision ρ."""
+    """The row scalars that are functions of an accuracy α and a precision ρ."""
     if NAME == "keep":
         return precision / (precision + alpha)
     elif NAME == "take":

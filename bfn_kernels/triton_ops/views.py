@@ -1,11 +1,10 @@
-"""Views: tensors as the kernels read them, broadcast to the data's shape, in logical order, of any type and strides.
+"""Views, by which kernels read tensors of any type and strides, broadcast to the data's shape and in logical order.
 
 A view is a tuple that a kernel takes as one argument: a pointer (None if the argument was not passed), a kind, and the
-numbers inner, outer_stride and inner_stride that locate the element with a logical index:
-offset = (index // inner)·outer_stride + (index % inner)·inner_stride. A tensor whose strides this formula cannot
-describe is copied.
+numbers inner, outer_stride and inner_stride. The element with a logical index has the offset
+(index // inner)·outer_stride + (index % inner)·inner_stride. A tensor with other strides is copied.
 
-A kernel takes a record of `records.py` as one argument too, with views in the place of tensors, and reads its fields by
+A kernel also takes a record of `records.py` as one argument, with views instead of tensors, and reads its fields by
 name. No field may be called `values` or `type`, since Triton's tuples have these attributes.
 """
 
@@ -22,28 +21,29 @@ from torch import Tensor
 from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.records import Draws, Noise
 
-# The kind of a view says how much of the formula a kernel has to compute. It is known when the kernel is compiled.
+# The kind of a view: how much of the formula a kernel computes. It is known when the kernel is compiled.
 DENSE = tl.constexpr(0)  # the offset is the index
 SCALAR = tl.constexpr(1)  # all elements are one number
-ROWS = tl.constexpr(2)  # one number for each row of at least a block, so that a block needs at most two of them
+ROWS = tl.constexpr(2)  # one number for each row; a row has at least a block, so that a block needs at most two numbers
 GRID = tl.constexpr(3)  # the whole formula
 
-# The elements that a program of an elementwise kernel computes, a multiple of 4 since noise comes in groups, and its
+# The elements of a program of an elementwise kernel, a multiple of 4 since normals come in groups of four, and its
 # warps.
 BLOCK, WARPS = 1024, 4
 
-_MOST_VALUES = 256  # in a table that one launch writes, since a kernel takes at most 4 KiB of arguments
+_MOST_VALUES = 256  # the most values that one launch writes to a table: a kernel takes at most 4 KiB of arguments
 
-View = Any  # the tuple takes the place of a tensor in a record
+View = Any  # a tuple; records of views have it in fields that are annotated as tensors
 
 KERNEL_TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 def launch(kernel, programs: int, *arguments, warps: int = WARPS, registers: int | None = None, **constants) -> None:
-    """Runs the kernel on the device of its tensors. The first argument is a tensor, or begins with one.
+    """Runs the kernel on the device of its first tensor. The first argument is this tensor or a tuple that begins with
+    it.
 
-    FP fusion is requested because its default differs between versions of Triton. registers: how many registers a
-    thread may use, for kernels in which the compiler would otherwise spill some; ROCm's compiler has no such option.
+    FP fusion is set since its default differs between versions of Triton. registers: the most registers of a thread,
+    for kernels in which the compiler would otherwise spill some; ROCm's compiler has no such option.
     """
     if programs == 0:
         return
@@ -56,16 +56,16 @@ def launch(kernel, programs: int, *arguments, warps: int = WARPS, registers: int
         kernel[(programs,)](*arguments, num_warps=warps, enable_fp_fusion=True, **constants)
 
 
-@functools.lru_cache(typed=True)  # 1 and True are two constants
+@functools.lru_cache(typed=True)  # typed, since 1 and True are equal but different constants
 def constants(*values) -> tuple:
-    """The values as members of a tuple that a kernel takes; they are known when the kernel is compiled."""
+    """A tuple of these values for a kernel, which are known when the kernel is compiled."""
     return tuple(map(tl.constexpr, values))
 
 
-@functools.lru_cache(typed=True)  # records of two kinds may be equal
+@functools.lru_cache(typed=True)  # typed, since records of different classes may be equal
 def static(record: Any) -> Any:
     """The record for a parameter `tl.constexpr` of a kernel. A compiled kernel needs a constant in each field, since
-    Triton 3.6 reads no plain numbers there. An interpreted one multiplies by plain numbers only."""
+    Triton 3.6 cannot read plain numbers in a record. An interpreted kernel can multiply by plain numbers only."""
     return record if triton.knobs.runtime.interpret else type(record)(*constants(*record))
 
 
@@ -83,7 +83,7 @@ def view(x: Tensor | None, shape: torch.Size) -> View:
     if x is None:
         return None, DENSE, 0, 0, 0
     if x.is_contiguous() and x.shape == shape and (count := x.numel()) > 1:
-        return x, DENSE, count, 0, 1  # as below, in less time
+        return x, DENSE, count, 0, 1  # the result of the code below, in less time
     dims = joined(x, shape)
     if len(dims) > 2:
         return view(x.expand(shape).contiguous(), shape)
@@ -102,7 +102,7 @@ def views(shape: torch.Size, *tensors: Tensor | None) -> tuple[View, ...]:
 
 
 def viewed(record: Any, shape: torch.Size) -> Any:
-    """The record with a view in the place of each tensor."""
+    """The record with the views of its tensors."""
     return type(record)(*views(shape, *record))
 
 
@@ -118,13 +118,13 @@ def component_view(x: Tensor | None, shape: torch.Size) -> View:
     first = x[..., 0]
     if len(joined(first, shape)) > 2:
         return component_view(x.contiguous(), shape)
-    _, *place = view(first, shape)
-    return x, *place, x.stride(-1)
+    _, *strides = view(first, shape)
+    return x, *strides, x.stride(-1)
 
 
 def joined(x: Tensor, shape: torch.Size) -> list[tuple[int, int]]:
-    """The sizes and strides of x broadcast to `shape`, with dimensions that continue each other joined into one. An
-    empty tensor has none."""
+    """The sizes and strides of x broadcast to `shape`. Two dimensions are joined if one stride describes both. An empty
+    tensor has no dimensions."""
     dims: list[tuple[int, int]] = []
     if 0 in shape:
         return dims
@@ -139,24 +139,24 @@ def joined(x: Tensor, shape: torch.Size) -> list[tuple[int, int]]:
 
 
 def writable(out: Tensor) -> Tensor:
-    """`out` itself if a view describes it, else a new dense tensor, which the caller must copy into it."""
+    """`out` itself if a view describes it, else a new dense tensor, which the caller must copy into `out`."""
     return out if out.is_contiguous() or len(joined(out, out.shape)) <= 2 else out.new_empty(out.shape)
 
 
 def table(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor of these values on the device, written by a kernel that takes them as arguments. A copy from the host
-    would break the capture of a CUDA graph, and a cached table would lie in the memory of the first graph."""
+    """A tensor of these values on the device. A kernel takes the values as arguments and writes them. A copy from the
+    host would break the capture of a CUDA graph, and a cached table would be in the memory of the first graph."""
     out = torch.empty(len(values), dtype=dtype, device=device)
     for first in range(0, len(values), _MOST_VALUES):
-        some = values[first : first + _MOST_VALUES]
-        parts = _parts(some, 3 if dtype == torch.float64 else 1)
-        launch(write_table, 1, out[first:], parts, COUNT=len(some), PARTS=len(parts), warps=1)
+        chunk = values[first : first + _MOST_VALUES]
+        parts = _parts(chunk, 3 if dtype == torch.float64 else 1)
+        launch(write_table, 1, out[first:], parts, COUNT=len(chunk), PARTS=len(parts), warps=1)
     return out
 
 
 def draws_with_tables(draws: Draws, like: Tensor, noise: View) -> Draws:
-    """The draws as a kernel takes them. The nodes and their weights are tables, or None for draws, and `n_samples` is
-    the number of nodes or draws. noise: the view of the explicit normals."""
+    """The draws as a kernel takes them. The nodes and their weights become tables, or are None for random draws.
+    `n_samples` becomes the number of nodes or draws. noise: the view of the explicit normals."""
     if draws.n_samples:
         return Draws(None, None, draws.n_samples, draws.seed, noise)
     tables: Any = table((*draws.nodes, *draws.node_weights), compute_dtype(like), like.device).chunk(2)
@@ -164,13 +164,13 @@ def draws_with_tables(draws: Draws, like: Tensor, noise: View) -> Draws:
 
 
 def _parts(values: Sequence[float], count: int) -> tuple[tuple[float, ...], ...]:
-    """Splits each value into float32 numbers that add up to it, since a kernel takes the numbers in a tuple as float32;
-    three of them hold a float64."""
-    found, rest = [], [*values]
+    """Splits each value into float32 numbers whose sum is the value, since a kernel takes the numbers in a tuple as
+    float32. The sum of three such numbers can be any float64."""
+    parts, remainders = [], [*values]
     for _ in range(count):
-        found.append(tuple(ctypes.c_float(value).value for value in rest))
-        rest = [value - part for value, part in zip(rest, found[-1], strict=True)]
-    return tuple(found)
+        parts.append(tuple(ctypes.c_float(value).value for value in remainders))
+        remainders = [value - part for value, part in zip(remainders, parts[-1], strict=True)]
+    return tuple(parts)
 
 
 @triton.jit
@@ -184,7 +184,7 @@ def write_table(out, parts, COUNT: tl.constexpr, PARTS: tl.constexpr):
 
 class Gradients:
     """New tensors for gradients, each like its input or empty if it is not wanted, and the views that kernels write
-    to. dtype: their type, if it is not that of the inputs."""
+    to. dtype: the type of the gradients, if it is not the inputs' type."""
 
     def __init__(self, *wanted: tuple[Tensor, bool], dtype: torch.dtype | None = None):
         self.results = tuple(torch.empty_like(x if n else x.new_empty(0), dtype=dtype) for x, n in wanted)
@@ -193,7 +193,7 @@ class Gradients:
         self.views = tuple(view(t if needed else None, x.shape) for t, (x, needed) in pairs)
 
     def finish(self) -> tuple[Tensor, ...]:
-        """The gradients, once a kernel has written them."""
+        """The gradients, after a kernel has written them."""
         for result, written in zip(self.results, self.written, strict=True):
             if written is not result:
                 result.copy_(written)
@@ -201,76 +201,78 @@ class Gradients:
 
 
 class Results:
-    """The views of what a step writes into, `out` and what may be passed beside it, or None."""
+    """The tensors that a kernel writes its results into, `out` and others or None, and their views."""
 
-    def __init__(self, *given: Tensor | None):
-        self.given = given
-        self.written = tuple(t if t is None else writable(t) for t in given)
-        self.views = tuple(view(t, given[0].shape) for t in self.written)  # type: ignore[union-attr]
+    def __init__(self, out: Tensor, *others: Tensor | None):
+        self.outputs = out, *others
+        self.written = tuple(t if t is None else writable(t) for t in self.outputs)
+        self.views = tuple(view(t, out.shape) for t in self.written)
 
-    def finish(self) -> None:
-        """Copies what a kernel wrote elsewhere, where no view describes the strides."""
-        for given, written in zip(self.given, self.written, strict=True):
-            if given is not None and written is not given:
-                given.copy_(written)
+    def finish(self) -> Tensor:
+        """Copies the results into the outputs that no view describes; returns `out`."""
+        for output, written in zip(self.outputs, self.written, strict=True):
+            if output is not None and written is not output:
+                output.copy_(written)
+        return self.outputs[0]
 
 
 @triton.jit
 def block_of(count, BLOCK: tl.constexpr):
-    """The elements of the program: the index of the first (int64), their places from it on, whether each one exists,
-    and how many do."""
+    """The block of elements of the program: the index of its first element (int64); the offsets of the elements from
+    there; a mask that is True for the elements that exist; and the number of these."""
     return numbered_block(tl.program_id(0), count, BLOCK)
 
 
 @triton.jit
 def numbered_block(number, count, BLOCK: tl.constexpr):
     start = (tl.zeros((), tl.int64) + number) * BLOCK
-    rest = tl.minimum(count - start, BLOCK).to(tl.int32)
-    place = tl.arange(0, BLOCK)
-    return start, place, place < rest, rest
+    size = tl.minimum(count - start, BLOCK).to(tl.int32)
+    offsets = tl.arange(0, BLOCK)
+    return start, offsets, offsets < size, size
 
 
 @triton.jit
-def grid_offset(view, start, place):
+def grid_offset(view, start, offsets):
+    """The offsets in memory of the elements of a block: a division for the block, and a cheap one for each element."""
     inner, outer_stride, inner_stride = view[2], view[3], view[4]
     row = start // inner
-    inner_type: tl.constexpr = tl.uint64 if inner.dtype == tl.int64 else tl.uint32  # the cheaper to divide
-    along = (start - row * inner).to(inner_type) + place.to(inner_type)
-    further = along // inner.to(inner_type)
-    rest = (along - further * inner.to(inner_type)).to(tl.int64)
-    return (row + further.to(tl.int64)) * outer_stride + rest * inner_stride
+    inner_type: tl.constexpr = tl.uint64 if inner.dtype == tl.int64 else tl.uint32  # unsigned division is cheaper
+    from_row = (start - row * inner).to(inner_type) + offsets.to(inner_type)
+    rows = from_row // inner.to(inner_type)
+    column = (from_row - rows * inner.to(inner_type)).to(tl.int64)
+    return (row + rows.to(tl.int64)) * outer_stride + column * inner_stride
 
 
 @triton.jit
 def load(view, block, T: tl.constexpr, missing: tl.constexpr = 0.0):
     """The elements of a block in the type of the arithmetic, or `missing` if the argument was not passed."""
     pointer, kind = view[0], view[1]
-    start, place, there, rest = block
+    start, offsets, mask, size = block
     if pointer is None:
-        return tl.full(place.shape, missing, T)
+        return tl.full(offsets.shape, missing, T)
     elif kind == SCALAR:
-        return tl.zeros(place.shape, T) + tl.load(pointer).to(T)
+        return tl.zeros(offsets.shape, T) + tl.load(pointer).to(T)
     elif kind == ROWS:
         inner, stride = view[2], view[3]
         row = start // inner
-        left = tl.minimum(inner - (start - row * inner), place.shape[0]).to(tl.int32)
+        in_first_row = tl.minimum(inner - (start - row * inner), offsets.shape[0]).to(tl.int32)
         first = tl.load(pointer + row * stride).to(T)
-        second = tl.load(pointer + (row + 1) * stride, mask=left < rest).to(T)
-        return tl.where(place < left, first, second)
+        second = tl.load(pointer + (row + 1) * stride, mask=in_first_row < size).to(T)
+        return tl.where(offsets < in_first_row, first, second)
     elif kind == DENSE:
-        return tl.load(pointer + start + place, mask=there, other=0).to(T)
+        return tl.load(pointer + start + offsets, mask=mask, other=0).to(T)
     else:
-        return tl.load(pointer + grid_offset(view, start, place), mask=there, other=0).to(T)
+        return tl.load(pointer + grid_offset(view, start, offsets), mask=mask, other=0).to(T)
 
 
 @triton.jit
 def store(view, block, value):
     """Writes the elements of a block; does nothing if the argument was not passed."""
     pointer, kind = view[0], view[1]
-    start, place, there, _ = block
+    start, offsets, mask, _ = block
     if pointer is not None:
         value = value.to(pointer.dtype.element_ty)
         if kind == GRID:
-            tl.store(pointer + grid_offset(view, start, place), value, mask=there)
+            tl.store(pointer + grid_offset(view, start, offsets), value, mask=mask)
         else:
-            tl.store(pointer + start + place, value, mask=there)
+            tl.store(pointer + start + offsets, value, mask=mask)

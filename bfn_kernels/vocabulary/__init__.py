@@ -33,7 +33,7 @@ from bfn_kernels.autograd import needs
 from bfn_kernels.call import checks, rows
 from bfn_kernels.call.keywords import Seed, drawn_seed, step_time
 from bfn_kernels.call.reduction import MEAN, SUM, hide
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.records import NO_FLOW, FlowLogits, LinearHead, LossTarget
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 from bfn_kernels.vocabulary.operators import OPERATORS, WIDE
@@ -49,7 +49,7 @@ backends.add_family("vocabulary", OPERATORS)
 
 def flow_embedding(
     x: Tensor,
-    t: Rows,
+    t: PerRow,
     weight: Tensor,
     *,
     beta_1: float | None = None,
@@ -106,7 +106,7 @@ def continuous_time_loss(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    t: Rows,
+    t: PerRow,
     *,
     flow_scale: Tensor | None = None,
     flow_seed: Seed = None,
@@ -166,7 +166,7 @@ def discrete_time_loss(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    t: Rows | None = None,
+    t: PerRow | None = None,
     *,
     n_steps: int,
     step: int | Tensor | None = None,
@@ -244,7 +244,7 @@ def reconstruction_loss(
     flow_scale: Tensor | None = None,
     flow_seed: Seed = None,
     flow_noise: Tensor | None = None,
-    t: Rows = 1.0,
+    t: PerRow = 1.0,
     beta_1: float | None = None,
     schedule: DiscreteSchedule | None = None,
     mask: Tensor | None = None,
@@ -311,11 +311,11 @@ class _Loss:
         self.library, self.dtype = backends.library(backend, self.x.device), checks.compute_dtype(*head)
         self.noise_shape = *self.x.shape, self.shard.num_classes
 
-    def scalars(self, wanted: Sequence[str], t: Rows, schedule: DiscreteSchedule | None, **numbers: Any) -> Any:
+    def scalars(self, wanted: Sequence[str], t: PerRow, schedule: DiscreteSchedule | None, **numbers: Any) -> Any:
         return rows.scalars(self.library, wanted, t, self.x, self.dtype, schedule, **numbers)
 
     def flow(
-        self, t: Rows, schedule: DiscreteSchedule | None, flow_seed: Seed, flow_noise: Tensor | None
+        self, t: PerRow, schedule: DiscreteSchedule | None, flow_seed: Seed, flow_noise: Tensor | None
     ) -> FlowLogits:
         """The numbers from which the operator makes the flow's logits again; none for a head without `flow_scale`."""
         given = {"flow_seed": flow_seed, "flow_noise": flow_noise}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.call.reduction import MEAN, reduce
-from bfn_kernels.discrete.reference import drifted
+from bfn_kernels.discrete.reference import softplus_fall
 from bfn_kernels.records import FlowLogits, LinearHead, LossTarget, Noise
 from bfn_kernels.vocabulary.composed_flow import flow_embedding as flow_embedding
 from bfn_kernels.vocabulary.composed_flow import flow_embedding_backward as flow_embedding_backward
@@ -130,7 +130,7 @@ def _divergences(stats: Tensor) -> tuple[Tensor, Tensor]:
     before, after, y_x = z.log(), of_both.log(), of_both.z_x
     gap = torch.where(_row(stats).max.isnan(), torch.nan, before - z.z_x)
     shift = torch.logaddexp(after, z.z_x + y_x) - torch.logaddexp(before, z.z_x)
-    return drifted(gap, after - before - y_x), shift
+    return softplus_fall(gap, after - before - y_x), shift
 
 
 def loss_backward(

@@ -23,7 +23,7 @@ from bfn_kernels import backends, solvers
 from bfn_kernels.call import checks, rows
 from bfn_kernels.call.keywords import choice_noises, drawn_seed, known_values, step_seed
 from bfn_kernels.call.outputs import check_outputs
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 from bfn_kernels.records import CHOICES, HeadBefore, LinearHead, Noise, Sent, Solver
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
@@ -37,7 +37,7 @@ def update_sample(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    alpha: Rows,
+    alpha: PerRow,
     *,
     flow_scale: Tensor | None = None,
     choose: str = "sample",
@@ -104,12 +104,12 @@ def solver_step(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    t: Rows | None = None,
-    t_next: Rows | None = None,
+    t: PerRow | None = None,
+    t_next: PerRow | None = None,
     *,
     flow_scale: Tensor | None = None,
     rule: str = "ode1",
-    t_previous: Rows | None = None,
+    t_previous: PerRow | None = None,
     previous: Tensor | None = None,
     previous_scale: Tensor | None = None,
     previous_state: Tensor | None = None,
@@ -249,7 +249,7 @@ class _Step:
         backend: str | None,
         previous: Tensor | None = None,
         before: HeadBefore = FIRST,
-        **others: Rows | Tensor | None,
+        **others: PerRow | Tensor | None,
     ):
         weight = head.weight
         checks.weight("weight", weight)

@@ -26,10 +26,12 @@ from makers import (
 from torch import Tensor
 
 from bfn_kernels import Limits
-from bfn_kernels.call.rows import Rows
+from bfn_kernels.call.rows import PerRow
 
-# The arguments that are numbers of rows.
-ROWS = tuple(dict.fromkeys(name for op in OPS for name, kind in annotations(op).items() if kind in (Rows, Rows | None)))
+# The arguments that have a number for each row.
+ROWS = tuple(
+    dict.fromkeys(name for op in OPS for name, kind in annotations(op).items() if kind in (PerRow, PerRow | None))
+)
 
 
 @dataclass(frozen=True)
