@@ -13,8 +13,8 @@
 namespace bfn {
 void* current_stream() { return nullptr; }
 // Every tensor is to come from torch, whose memory the interpreter knows.
-void* take_pages(size_t) { return nullptr; }
-void leave_pages(void*, size_t) {}
+void* allocate_pages(size_t) { return nullptr; }
+void free_pages(void*, size_t) {}
 }  // namespace bfn
 
 namespace {

@@ -5,7 +5,7 @@
 
 #include "costs.h"
 #include "machine.h"
-#include "numbers.h"
+#include "arithmetic.h"
 #include "program.h"
 
 namespace {

@@ -8,7 +8,7 @@
 
 #include "instructions.h"
 #include "machine.h"
-#include "numbers.h"
+#include "arithmetic.h"
 
 namespace ptx {
 
