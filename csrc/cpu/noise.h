@@ -72,8 +72,8 @@ void fill_words(uint32_t (&words)[4][kCount * kLanes], uint64_t seed, uint64_t f
   Wide even{};
   for (int64_t j = 0; j < kWide; ++j) even[j] = 2 * j * group_stride;
   for (int64_t i = 0; i < kLanes; i += 2 * kWide) {
-    typename Interleaved<2 * kCount>::Value
-        c[4];  // even and odd groups lie in different registers, and are joined at the end
+    // Even and odd groups of a set lie in different registers, and are joined at the end.
+    typename Interleaved<2 * kCount>::Value c[4];
     for (int k = 0; k < 2 * kCount; ++k) {
       c[0].registers[k] = even + (first_group + (i + k % 2) * group_stride + k / 2 * set_stride);
       c[1].registers[k] = c[0].registers[k] >> 32;

@@ -58,8 +58,8 @@ class NStepWarp {
   }
 
  private:
-  static constexpr bool kInRegisters =
-      sizeof(T) == sizeof(float);  // in double every bin is a point, so there are too many
+  // In double every bin is a point. These are too many for registers.
+  static constexpr bool kInRegisters = sizeof(T) == sizeof(float);
   static constexpr int kSlots = kInRegisters ? kMaxPoints / 32 : 1;
 
   // What the sums need of a point.

@@ -24,8 +24,8 @@ class KnownMemory final : public c10::Allocator {
     if (bytes == 0) return {nullptr, c10::Device(c10::DeviceType::CPU)};
     void* data = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
     if (!data) throw std::bad_alloc();
-    std::memset(data, 0xff,
-                bytes);  // NaN in every floating-point type, so that a read of memory that nobody wrote shows
+    // NaN in every floating-point type, so that a read of memory that was never written changes the results.
+    std::memset(data, 0xff, bytes);
     ptx::global_memory().add(data, bytes);
     return {data, data, &release, c10::Device(c10::DeviceType::CPU)};
   }

@@ -39,8 +39,7 @@ void contract(Kernel& kernel, int first, const std::vector<int>& labels) {
     for (int k = 0; k < i.num_results; ++k) ++written[i.results[k]];
     for (int k = 0; k < i.num_sources; ++k) ++read[i.sources[k]];
   }
-  std::unordered_map<int, int>
-      products;  // where each product since the last branch or label was computed, by its register
+  std::unordered_map<int, int> products;  // the place of each product since the last branch or label, by register
   for (int place = first; place < last; ++place) {
     Instruction& i = kernel.code[place];
     const bool straight = i.kind == Kind::kPlain || i.kind == Kind::kCollective;

@@ -117,7 +117,7 @@ class Module {
   struct Function {
     bool is_kernel;
     std::vector<Declared> results, parameters;
-    size_t body;  // the index of the first token of the body
+    size_t body;  // the index of its opening brace among the tokens
   };
   struct Variable {
     Declared declared;
