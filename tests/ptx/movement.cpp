@@ -116,7 +116,7 @@ void shuffle(Warp& warp, const Instruction& i, Lanes lanes) {
                                                   : first | (by & ~segment);
     valid[lane] = kShuffle == Shuffle::kUp ? from >= last : from <= last;
     const int source = valid[lane] ? from : lane;
-    if (!(lanes >> source & 1)) fail(warp, i, lane, "a shuffle reads a lane that takes no element");
+    if (!(lanes >> source & 1)) fail(warp, i, lane, "a shuffle reads a lane that takes no part");
     read[lane] = static_cast<uint32_t>(a[source]);
   });
   uint64_t *to = warp.result(i.results[0]), *is_valid = warp.result(i.num_results > 1 ? i.results[1] : -1);
