@@ -163,13 +163,13 @@ void cudart_reload() {
 }
 // Returns the PTX of a kernel.
 const char* cudart_text(const char* kernel) {
-  static std::string body;
+  static std::string kernel_text;
   for (const auto& [host, f] : functions()) {
     if (f.name != kernel) continue;
     const std::string text = text_of(*f.binary->wrapper);
     const auto [begin, count] = span_of(text, kernel);
-    body = text.substr(begin, count);
-    return body.c_str();
+    kernel_text = text.substr(begin, count);
+    return kernel_text.c_str();
   }
   return nullptr;
 }
