@@ -74,7 +74,6 @@ class NStepRow {
     if constexpr (kSlots != kSweep) return gradient_.each[i][j];
     return op_.grad_logits ? grad_logits()[k] : T(0);
   }
-  __device__ void add_gradient(int i, int j, int k, T value) { set_gradient(i, j, k, gradient_at(i, j, k) + value); }
   // Writes the gradient times a factor to grad_logits.
   __device__ void write_gradient(T factor) {
     if (!op_.grad_logits) return;
@@ -134,8 +133,9 @@ class NStepRow {
     const JointDraw<T> joint(sum, mixture, weight);
     if (joint.out_of_range) return draw_out_of_range(draw, before, weight, spread, towards_x);
     if (op_.grad_logits) {
-      each_with_normals(
-          draw, [&](int i, int j, int k, T z, T eps) { add_gradient(i, j, k, joint.slope(p(z), ratio(k, eps))); });
+      each_with_normals(draw, [&](int i, int j, int k, T z, T eps) {
+        set_gradient(i, j, k, gradient_at(i, j, k) + joint.slope(p(z), ratio(k, eps)));
+      });
     }
     return joint.divergence;
   }
@@ -164,7 +164,7 @@ class NStepRow {
       const T inverse = T(1) / (others * exp_difference(top_other, top) + exp_difference(z_x, top));
       each_with_normals(draw, [&](int i, int j, int k, T z, T eps) {
         const T p_after = exp_difference(shifted(k, z, eps), top) * inverse;
-        add_gradient(i, j, k, weight * (p(z) - p_after));
+        set_gradient(i, j, k, gradient_at(i, j, k) + weight * (p(z) - p_after));
       });
     }
     return softplus_fall(before, after, log(others) + top_other - y_x - log(rest));
@@ -229,7 +229,7 @@ class NStepRow {
         const T of_rest = tiny.others > T(0) ? exp_difference(z, tiny.top_other) / tiny.others : T(0);
         by += tiny.by_log_rest * (k == tiny.likeliest ? -p_k : of_rest);
       }
-      add_gradient(i, j, k, by);
+      set_gradient(i, j, k, gradient_at(i, j, k) + by);
     });
   }
 
@@ -247,7 +247,7 @@ class NStepRow {
         if (k == tiny.x || k == tiny.likeliest) return T(0);
         const T p_k = p(z);
         const auto t = factorised_term(k == x_, p_k, k == likeliest ? rest : 1 - p_k, r, eps);
-        add_gradient(i, j, k, weight * t.derivative);
+        set_gradient(i, j, k, gradient_at(i, j, k) + weight * t.derivative);
         return t.value;
       };
       T eps_x = op_.draws.n_samples ? T(0) : nodes_.at[draw], eps = eps_x;
