@@ -17,7 +17,7 @@ static PyObject* signatures(PyObject*, PyObject*) { return PyUnicode_FromString(
 static PyObject* keep_memory(PyObject*, PyObject* bytes) {
   const size_t most = PyLong_AsSize_t(bytes);
   if (PyErr_Occurred()) return nullptr;
-  bfn::keep_pages(most);
+  bfn::limit_cached_pages(most);
   Py_RETURN_NONE;
 }
 #endif

@@ -1,6 +1,6 @@
 #include "../ops/schedules.h"
 
-#include "../cpu/written.h"
+#include "../cpu/format.h"
 #include "operators.h"
 
 namespace bfn {
@@ -13,7 +13,7 @@ void join(const char* name, Shape& rows, Given value, const Shape& data) {
     if (sizes[d] == 1) continue;
     if (d >= rows.size() || sizes[d] != data[d]) {
       throw std::invalid_argument(std::string(name) + " must be a scalar or have the shape of a leading part of " +
-                                  written(data) + ", got " + written(shape_of(value)));
+                                  formatted(data) + ", got " + formatted(shape_of(value)));
     }
     rows[d] = sizes[d];
   }

@@ -106,10 +106,10 @@ static Tensor strided(Given like, const Shape& shape, const Shape& strides, Scal
   const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   const size_t bytes = aoti_torch_dtype_element_size(dtype) * static_cast<size_t>(numel(shape));
 #ifndef BFN_CUDA
-  if (void* const pages = take_pages(bytes)) {
+  if (void* const pages = allocate_pages(bytes)) {
     const torch::stable::Device device(torch::headeronly::DeviceType::CPU);
     return torch::stable::from_blob(pages, shape, strides, device, type,
-                                    [bytes](void* left) { leave_pages(left, bytes); });
+                                    [bytes](void* left) { free_pages(left, bytes); });
   }
 #endif
   int32_t device_type, device_index;

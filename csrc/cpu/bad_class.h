@@ -1,4 +1,4 @@
-// Remembers a class out of range that any thread met, for the error after the loops.
+// Remembers a class that is out of range. Threads record it, and the error is thrown after the parallel loop.
 #pragma once
 
 #include <atomic>
@@ -10,11 +10,11 @@ namespace bfn {
 
 class BadClass {
  public:
-  void take(int64_t x) {
+  void record(int64_t x) {
     value_ = x;
     found_ = true;
   }
-  void refuse(const char* name, int64_t num_classes) const {
+  void throw_if_found(const char* name, int64_t num_classes) const {
     if (!found_) return;
     throw std::out_of_range(std::string(name) + " must hold classes in [0, " + std::to_string(num_classes) + "), got " +
                             std::to_string(value_));

@@ -10,11 +10,11 @@
 namespace bfn {
 namespace {
 
-// Computes the signs of the classes [start, start + length). `bad` remembers a class that is out of range, unless the
-// mask hides it; the sign of such a class is arbitrary.
+// Computes the signs of the classes [start, start + length). A class that is out of range gets an arbitrary sign. `bad`
+// records such a class unless its mask is 0.
 template <class T>
 void load_signs(const View& x, int64_t start, int64_t length, const uint8_t* mask, T* __restrict s, BadClass& bad) {
-  bool any = false;
+  bool any_outside = false;
   with_type(x.dtype, x.data, [&](const auto* data) {
     using Class = std::remove_cv_t<std::remove_pointer_t<decltype(data)>>;
     if constexpr (std::is_integral_v<Class>) {
@@ -33,30 +33,32 @@ void load_signs(const View& x, int64_t start, int64_t length, const uint8_t* mas
         } else {
           read(stride);
         }
-        any |= outside != 0;
+        any_outside |= outside != 0;
       });
     } else {
       throw std::invalid_argument("classes must be integers");
     }
   });
-  for (int64_t i = 0; any && i < length; ++i) {
+  for (int64_t i = 0; any_outside && i < length; ++i) {
     int64_t buffer = 0;
     const int64_t found = *load(x, start + i, 1, &buffer);
-    if ((found < 0 || found > 1) && !(mask && !mask[i])) bad.take(found);
+    if ((found < 0 || found > 1) && !(mask && !mask[i])) bad.record(found);
   }
 }
 
-// Computes the logits of a step from the network's logits and its guidance.
+// Computes the logits of a step from the network's logits and the guidance. It is not inlined, so that the loops of
+// ordinary updates stay small.
 template <class T>
-[[gnu::noinline]] void guide(const Guidance& by, int64_t start, int64_t length, const T* z, T* out) {
+[[gnu::noinline]] void guide(const Guidance& guidance, int64_t start, int64_t length, const T* z, T* out) {
   T buffers[3][kBlock];
-  const T* scale = load(by.logit_scale, start, length, buffers[0], T(1));
-  const T* other = load(by.unconditional, start, length, buffers[1]);
-  const T* other_scale = load(by.unconditional_scale, start, length, buffers[2]);
+  const T* scale = load(guidance.logit_scale, start, length, buffers[0], T(1));
+  const T* other = load(guidance.unconditional, start, length, buffers[1]);
+  const T* other_scale = load(guidance.unconditional_scale, start, length, buffers[2]);
   for (int64_t i = 0; i < length; ++i) out[i] = guided(z[i], scale[i], other[i], other_scale[i]);
 }
 
-// Extrapolates what is sent, as a solver's step does. Returns the state that the message is added to.
+// The part of a solver's step before the message is added. It extrapolates the signs, or 2p - 1, that are sent. It
+// returns keep times the state, to which the caller adds the message.
 template <class T>
 [[gnu::noinline]] const T* solve(const Solver& op, int64_t start, int64_t length, const T* state, T* sent, T* buffer) {
   for (int64_t i = 0; i < length; ++i) sent[i] = binary_share_of(sent[i]);
@@ -69,10 +71,10 @@ template <class T>
   return buffer;
 }
 
-// Writes the number that each variable sends: the sign of a class, or 2p - 1. A logit that is NaN sends NaN.
+// Writes what each variable sends: the sign of a class, or 2p - 1. A logit that is NaN sends NaN.
 template <class T>
 void choose(const BinaryUpdate& op, int64_t start, int64_t length, T* __restrict sent) {
-  T buffer[kBlock], guided_logits[kBlock], uniform_buffer[noise_room(kBlock)];
+  T buffer[kBlock], guided_logits[kBlock], uniform_buffer[noise_buffer_size(kBlock)];
   const T* z = load(op.output_logits, start, length, buffer);
   if (op.guidance.on()) {
     guide(op.guidance, start, length, z, guided_logits);
@@ -93,35 +95,38 @@ void choose(const BinaryUpdate& op, int64_t start, int64_t length, T* __restrict
   for (int64_t i = 0; i < length; ++i) sent[i] = z[i] == z[i] ? sent[i] : kNaN<T>;
 }
 
-// The losses of a block, as sums over draws or nodes.
+// The losses L_n of a block's variables and their derivatives, as sums over draws or nodes. s, u, p and q are the
+// numbers of math/binary.h.
 template <class T>
 struct NStepBlock {
   int64_t length;
   T s[kBlock], u[kBlock], p[kBlock], q[kBlock];
   T value[kBlock] = {}, slope[kBlock] = {};
 
-  // Adds a draw for the variables [begin, end). r(i) is the logarithm of its ratio of densities.
+  // Adds a draw to the variables [begin, end). r(i) is the draw's log-ratio for variable i.
   template <class R>
   void add(int64_t begin, int64_t end, T weight, R&& r) {
-    int32_t beyond = 0;  // an integer, since a loop over bool is not vectorised
-    for (int64_t i = begin; i < end; ++i) beyond |= abs(r(i)) <= T(kMaxLogRatio) ? 0 : 1;
-    if (!beyond) {
-      for (int64_t i = begin; i < end; ++i) take(i, weight, binary_draw(p[i], q[i], exp_and_expm1(-r(i))));
+    int32_t out_of_range = 0;  // an integer, since a loop over bool is not vectorised
+    for (int64_t i = begin; i < end; ++i) out_of_range |= abs(r(i)) <= T(kMaxLogRatio) ? 0 : 1;
+    if (!out_of_range) {
+      for (int64_t i = begin; i < end; ++i) accumulate(i, weight, binary_draw(p[i], q[i], exp_and_expm1(-r(i))));
       return;
     }
     for (int64_t i = begin; i < end; ++i) {
       const bool within = abs(r(i)) <= T(kMaxLogRatio);
-      take(i, weight, within ? binary_draw(p[i], q[i], exp_and_expm1(-r(i))) : binary_draw_beyond(u[i], q[i], r(i)));
+      accumulate(i, weight,
+                 within ? binary_draw(p[i], q[i], exp_and_expm1(-r(i))) : binary_draw_out_of_range(u[i], q[i], r(i)));
     }
   }
+  // Adds a draw that has the same log-ratio for all variables [begin, end).
   void add_same(int64_t begin, int64_t end, T weight, T r) {
     if (!(abs(r) <= T(kMaxLogRatio))) return add(begin, end, weight, [r](int64_t) { return r; });
     const ExpAndExpm1<T> ratio = exp_and_expm1(-r);
-    for (int64_t i = begin; i < end; ++i) take(i, weight, binary_draw(p[i], q[i], ratio));
+    for (int64_t i = begin; i < end; ++i) accumulate(i, weight, binary_draw(p[i], q[i], ratio));
   }
 
  private:
-  void take(int64_t i, T weight, BinaryTerm<T> term) {
+  void accumulate(int64_t i, T weight, BinaryTerm<T> term) {
     value[i] += weight * term.value;
     slope[i] += weight * term.slope;
   }
@@ -133,8 +138,8 @@ template <class T>
 void binary_sender(const BinarySender& op) {
   BadClass bad;
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    T buffers[2][kBlock], s[kBlock], d[kBlock], normals[noise_room(kBlock)];
-    const T* eps = normals_of(op.noise, start, length, normals, 0, 0, Ahead<T>({&op.out}, start));
+    T buffers[2][kBlock], s[kBlock], d[kBlock], normals[noise_buffer_size(kBlock)];
+    const T* eps = normals_of(op.noise, start, length, normals, 0, 0, Prefetch<T>({&op.out}, start));
     load_signs(op.x, start, length, nullptr, s, bad);
     const T* alpha = load(op.alpha, start, length, buffers[0]);
     const T* spread = load(op.spread, start, length, buffers[1]);
@@ -142,16 +147,16 @@ void binary_sender(const BinarySender& op) {
     for (int64_t i = 0; op.probs && i < length; ++i) d[i] = BinaryShares<T>(-d[i]).q;
     store(op.out, start, length, d);
   });
-  bad.refuse("x", 2);
+  bad.throw_if_found("x", 2);
 }
 
 template <class T>
 void binary_update(const BinaryUpdate& op) {
   BadClass bad;
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    T buffers[4][kBlock], sent[kBlock], updated[kBlock], normals[noise_room(kBlock)];
-    const Ahead<T> ahead({&op.state, &op.output_logits}, start);
-    const T* eps = normals_or_zeros(op.noise, start, length, normals, ahead);
+    T buffers[4][kBlock], sent[kBlock], updated[kBlock], normals[noise_buffer_size(kBlock)];
+    const Prefetch<T> prefetch({&op.state, &op.output_logits}, start);
+    const T* eps = normals_or_zeros(op.noise, start, length, normals, prefetch);
     choose(op, start, length, sent);
     if (op.sent.known) {
       uint8_t mask_buffer[kBlock];
@@ -173,7 +178,7 @@ void binary_update(const BinaryUpdate& op) {
     for (int64_t i = 0; i < length; ++i) buffers[3][i] = sigmoid(d[i]);
     store(op.theta, start, length, buffers[3]);
   });
-  bad.refuse("known", 2);
+  bad.throw_if_found("known", 2);
 }
 
 template <class T>
@@ -189,9 +194,9 @@ void binary_loss(const BinaryLoss& op) {
       if (op.grad_logits) {
         T* __restrict slope = by_z.out;
         for (int64_t i = 0; i < length; ++i) {
-          const BinaryTerm<T> found = term(i);
-          loss[i] = found.value;
-          slope[i] = scale * s[i] * found.slope;
+          const BinaryTerm<T> cost = term(i);
+          loss[i] = cost.value;
+          slope[i] = scale * s[i] * cost.slope;
         }
         by_z.write();
       } else {
@@ -205,29 +210,30 @@ void binary_loss(const BinaryLoss& op) {
       each([&](int64_t i) { return binary_cross_entropy(s[i] * z[i]); });
     }
   });
-  return_scale<T>(op.to);
-  bad.refuse("x", 2);
+  store_unit_scale<T>(op.to);
+  bad.throw_if_found("x", 2);
 }
 
 template <class T>
 void binary_nstep(const BinaryNStep& op) {
   BadClass bad;
   const int64_t coordinates = op.receiver == Receiver::kFactorised ? 2 : 1, count = op.to.batch * op.to.per_batch;
-  const T part = T(1) / static_cast<T>(coordinates), factor = static_cast<T>(coordinates * op.n_steps);
+  // The factorised receiver has two coordinates. Each costs as much as the joint receiver with half the accuracy.
+  const T share = T(1) / static_cast<T>(coordinates), factor = static_cast<T>(coordinates * op.n_steps);
   const T scale = factor * known_scale<T>(op.to);
   reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* __restrict loss) {
     NStepBlock<T> block;
-    T buffer[kBlock], alpha[kBlock], spread[kBlock], normals[noise_room(kBlock)];
+    T buffer[kBlock], alpha[kBlock], spread[kBlock], normals[noise_buffer_size(kBlock)];
     load_signs(op.x, start, length, mask, block.s, bad);
     const T* z = load(op.logits, start, length, buffer);
     for (int64_t i = 0; i < length; ++i) {
       block.u[i] = block.s[i] * z[i];
-      const BinaryShares<T> of(block.u[i]);
-      block.p[i] = of.p;
-      block.q[i] = of.q;
+      const BinaryShares<T> shares(block.u[i]);
+      block.p[i] = shares.p;
+      block.q[i] = shares.q;
     }
-    const T* whole = load(op.alpha, start, length, normals);
-    for (int64_t i = 0; i < length; ++i) alpha[i] = part * whole[i];
+    const T* whole_alpha = load(op.alpha, start, length, normals);
+    for (int64_t i = 0; i < length; ++i) alpha[i] = share * whole_alpha[i];
     for (int64_t i = 0; i < length; ++i) spread[i] = 2 * sqrt(alpha[i]);
     for (int64_t draw = 0; draw < op.draws.count(); ++draw) {
       const T weight = weight_of<T>(op.draws, draw);
@@ -249,8 +255,8 @@ void binary_nstep(const BinaryNStep& op) {
     for (int64_t i = 0; i < length; ++i) by_z.out[i] = scale * block.s[i] * block.slope[i];
     by_z.write();
   });
-  return_scale<T>(op.to);
-  bad.refuse("x", 2);
+  store_unit_scale<T>(op.to);
+  bad.throw_if_found("x", 2);
 }
 
 BFN_INSTANTIATE(binary_sender, const BinarySender&);

@@ -8,9 +8,9 @@
 namespace bfn {
 namespace {
 
-// For a network that predicts the noise: reads the prediction, and computes the data from it (84).
+// The predictions of a block, for a network that predicts the noise. x_hat computes the data (84).
 template <class T>
-struct PredictionBlock {
+struct NoisePrediction {
   T buffers[4][kBlock];
   const T *prediction, *mean, *mean_scales, *noise_scales;
   T low, high;
@@ -28,9 +28,9 @@ struct PredictionBlock {
   T x_hat(int64_t i) const { return predict(prediction[i], mean[i], mean_scales[i], noise_scales[i]); }
 };
 
-// For a network that predicts the data: reads the prediction.
+// The predictions of a block, for a network that predicts the data.
 template <class T>
-struct DataBlock {
+struct DataPrediction {
   T buffer[kBlock];
   const T* prediction;
   T low, high;
@@ -45,15 +45,15 @@ struct DataBlock {
   T x_hat(int64_t i) const { return prediction[i]; }
 };
 
-// Calls f with the object that reads the predictions of a block.
+// Reads the predictions of a block, and calls f(NoisePrediction) or f(DataPrediction).
 template <class T, class F>
 void with_prediction(const Prediction& from, int64_t start, int64_t length, F&& f) {
   if (from.mean_scale || from.noise_scale) {
-    PredictionBlock<T> block;
+    NoisePrediction<T> block;
     block.read(from, start, length);
     f(block);
   } else {
-    DataBlock<T> block;
+    DataPrediction<T> block;
     block.read(from, start, length);
     f(block);
   }
@@ -64,9 +64,9 @@ void with_prediction(const Prediction& from, int64_t start, int64_t length, F&& 
 template <class T>
 void gaussian_step(const GaussianStep& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    T buffers[6][kBlock], normals[noise_room(kBlock)];
-    const Ahead<T> ahead({&op.state, &op.data, &op.out}, start);
-    const T* eps = op.noise_scale ? normals_of(op.noise, start, length, normals, 0, 0, ahead) : nullptr;
+    T buffers[6][kBlock], normals[noise_buffer_size(kBlock)];
+    const Prefetch<T> prefetch({&op.state, &op.data, &op.out}, start);
+    const T* eps = op.noise_scale ? normals_of(op.noise, start, length, normals, 0, 0, prefetch) : nullptr;
     const T* state = load(op.state, start, length, buffers[0]);
     const T* state_scale = load(op.state_scale, start, length, buffers[1], T(1));
     T* out = target(op.out, start, buffers[5]);
@@ -88,9 +88,9 @@ void gaussian_step(const GaussianStep& op) {
 template <class T>
 void continuous_update(const ContinuousUpdate& op) {
   for_blocks(op.count, 1, [&](int64_t start, int64_t length) {
-    T buffers[6][kBlock], sent[kBlock], normals[noise_room(kBlock)];
-    const Ahead<T> ahead({&op.from.prediction, &op.from.mean, &op.out}, start);
-    const T* eps = normals_or_zeros(op.noise, start, length, normals, ahead);
+    T buffers[6][kBlock], sent[kBlock], normals[noise_buffer_size(kBlock)];
+    const Prefetch<T> prefetch({&op.from.prediction, &op.from.mean, &op.out}, start);
+    const T* eps = normals_or_zeros(op.noise, start, length, normals, prefetch);
     with_prediction<T>(op.from, start, length, [&](const auto& from) {
       for (int64_t i = 0; i < length; ++i) sent[i] = clamp(from.x_hat(i), from.low, from.high);
     });
@@ -140,7 +140,7 @@ void predict_data_backward(const PredictDataBackward& op) {
 
 template <class T>
 void squared_loss(const SquaredLoss& op) {
-  RangeOfData<T> range(op.from.low, op.from.high);
+  RangeCheck<T> range(op.from.low, op.from.high);
   const T scale = known_scale<T>(op.to);
   reduce_losses<T>(op.to, 1, [&](int64_t start, int64_t length, const uint8_t* mask, T* loss) {
     T buffers[3][kBlock];
@@ -174,8 +174,8 @@ void squared_loss(const SquaredLoss& op) {
       save(op.grad_mean, &SquaredLossGradient<T>::grad_mean);
     });
   });
-  return_scale<T>(op.to);
-  range.refuse();
+  store_unit_scale<T>(op.to);
+  range.throw_if_found();
 }
 
 BFN_INSTANTIATE(gaussian_step, const GaussianStep&);

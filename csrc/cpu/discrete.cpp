@@ -8,26 +8,26 @@
 namespace bfn {
 namespace {
 
-// What the row of each lane sends: one class or, if `share` is above 0, the distribution p_k = e_k share. A row that
-// has neither sends NaN.
+// What each row sends: a class or, if `share` is above 0, the distribution p_k = e_k share. A row that has neither
+// sends NaN.
 template <class T>
 struct SentRows {
-  int64_t one[kLanes];
+  int64_t class_index[kLanes];  // -1 for no class
   T share[kLanes] = {}, beta[kLanes], spread[kLanes];
 
   SentRows(const Rows& rows, const View& beta_view, const View& spread_view) {
     load_lanes(beta_view, rows, beta);
     load_lanes(spread_view, rows, spread);
-    std::fill_n(one, kLanes, -1);
+    std::fill_n(class_index, kLanes, -1);
   }
 
   // Returns NaN for a row that sends nothing.
-  T poison_of(int64_t j) const { return one[j] < 0 && !(share[j] > T(0)) ? kNaN<T> : T(0); }
+  T poison_of(int64_t j) const { return class_index[j] < 0 && !(share[j] > T(0)) ? kNaN<T> : T(0); }
 
-  // Writes onto(i) + y_i for a tile, where y is the message. Without kShared no row sends a distribution, and e and
+  // Writes base(i) + y_i for a tile, where y is the message. Without kShared no row sends a distribution, and e and
   // scale are not read.
-  template <bool kShared, class Onto>
-  void messages(const Tile& tile, const T* __restrict eps, const T* __restrict e, const T* scale, Onto onto,
+  template <bool kShared, class Base>
+  void messages(const Tile& tile, const T* __restrict eps, const T* __restrict e, const T* scale, Base base,
                 T* __restrict y) const {
     const T classes = static_cast<T>(tile.rows.num_classes);
     T poison[kLanes], by[kLanes];
@@ -37,13 +37,13 @@ struct SentRows {
     }
     for_numbers(tile, [&](int64_t i, int32_t, auto j) {
       const T p = kShared && by[j] > T(0) ? e[i] * by[j] : T(0);
-      y[i] = onto(i) + (message(p, beta[j], spread[j], eps[i], classes) + poison[j]);
+      y[i] = base(i) + (message(p, beta[j], spread[j], eps[i], classes) + poison[j]);
     });
-    where_met(tile, one,
-              [&](int64_t j, int64_t i) { y[i] = onto(i) + message(T(1), beta[j], spread[j], eps[i], classes); });
+    where_in_tile(tile, class_index,
+                  [&](int64_t j, int64_t i) { y[i] = base(i) + message(T(1), beta[j], spread[j], eps[i], classes); });
   }
 
-  // Writes what each row sends, as probabilities.
+  // Writes the probabilities that each row sends. A class has the probability 1.
   void probabilities(const Tile& tile, const T* __restrict e, const T* scale, T* __restrict p) const {
     T poison[kLanes], by[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) {
@@ -51,12 +51,12 @@ struct SentRows {
       by[j] = share[j] * scale[j];
     }
     for_numbers(tile, [&](int64_t i, int32_t, auto j) { p[i] = (by[j] > T(0) ? e[i] * by[j] : T(0)) + poison[j]; });
-    where_met(tile, one, [&](int64_t, int64_t i) { p[i] = 1; });
+    where_in_tile(tile, class_index, [&](int64_t, int64_t i) { p[i] = 1; });
   }
 };
 
-// Computes the logits of a step from the network's logits and its guidance. Ordinary updates do not need this code; as
-// a function of its own it keeps their loops small.
+// Reads the logits of a step: the network's logits with the guidance applied. `guide` is not inlined, so that the loops
+// of ordinary updates stay small.
 template <class T>
 struct StepLogits {
   const DiscreteUpdate& op;
@@ -80,18 +80,18 @@ struct StepLogits {
   }
 };
 
-// Stores p as the step's prediction, then replaces p by p + extrapolation (p - previous). The previous prediction is
-// read first, since p may be stored over it.
+// Stores p as the step's prediction, then replaces p by p + extrapolation (p - previous). It reads the previous
+// prediction first, since p may be stored over it.
 template <class T>
 void extrapolate_tile(const Solver& op, const Tile& tile, T* __restrict p) {
-  T ahead[kBlock], buffer[kBlock], by[kLanes];
+  T next[kBlock], buffer[kBlock], factor[kLanes];
   if (op.previous) {
-    load_lanes(op.extrapolation, tile.rows, by);
+    load_lanes(op.extrapolation, tile.rows, factor);
     const T* previous = load_tile(op.previous, tile, buffer, T(0));
-    for_numbers(tile, [&](int64_t i, int32_t, auto j) { ahead[i] = extrapolated(p[i], previous[i], by[j]); });
+    for_numbers(tile, [&](int64_t i, int32_t, auto j) { next[i] = extrapolated(p[i], previous[i], factor[j]); });
   }
   if (op.prediction) store_tile(op.prediction, tile, p);
-  if (op.previous) std::copy_n(ahead, tile.numbers(), p);
+  if (op.previous) std::copy_n(next, tile.numbers(), p);
 }
 
 // The step of a solver for a tile. e and scale give the distribution that is sent.
@@ -108,23 +108,24 @@ template <class T>
   });
 }
 
-// Writes the probabilities of rows. Their e_k and the scale of each tile are in the scratch.
+// Writes the probabilities of rows, whose e_k and whose tiles' scales are in the scratch.
 template <class T>
 void store_probs(const View& out, const Rows& rows, const double (&sums)[kLanes], RowScratch<T>& scratch) {
   scratch.store(out, rows, [&](const Tile& tile, const T* e, const T* scale, T* p) {
-    T by[kLanes];
-    for (int64_t j = 0; j < kLanes; ++j) by[j] = static_cast<T>(1 / sums[j]) * scale[j];
-    scale_tile(tile, e, by, p);
+    T factor[kLanes];
+    for (int64_t j = 0; j < kLanes; ++j) factor[j] = static_cast<T>(1 / sums[j]) * scale[j];
+    scale_tile(tile, e, factor, p);
   });
 }
 
-// Transposes all rows of a block at once, so that each lane has several rows one after the other. With only sixteen
-// rows at a time, each of the few steps would wait for the result of the step before.
+// The softmax of rows with few classes. It transposes all rows of a block at once, so that each lane has several rows.
+// The processor then works on one row while another row waits for the result of a step. With 16 rows at a time, each
+// step would wait for the previous one.
 template <class T>
-void theta_of_few(const DiscreteTheta& op) {
+void theta_of_few_classes(const DiscreteTheta& op) {
   const int64_t classes = op.num_classes;
   for_blocks(op.count, classes, [&](int64_t start, int64_t length) {
-    const int64_t room = whole_lanes(length), first = start * classes, numbers = length * classes;
+    const int64_t room = round_up_to_lanes(length), first = start * classes, numbers = length * classes;
     T buffer[kBlock], z[kBlock], p[kBlock];
     const T* from = load(op.logits, first, numbers, buffer);
     if (length < room) {
@@ -140,9 +141,9 @@ void theta_of_few(const DiscreteTheta& op) {
   });
 }
 
-// Saves zeros for rows that cost nothing, which the backward pass reads.
+// Saves zeros for rows without a cost, since the backward pass reads them.
 template <class T>
-void save_nothing(const DiscreteLoss& op, const Rows& rows) {
+void save_zeros(const DiscreteLoss& op, const Rows& rows) {
   const T zeros[kBlock] = {};
   if (op.stats) store(op.stats, rows.first * kRowStats, rows.count * kRowStats, zeros);
   for_tiles(rows, [&](const Tile& tile) {
@@ -150,35 +151,35 @@ void save_nothing(const DiscreteLoss& op, const Rows& rows) {
   });
 }
 
-// Decides what the rows of the network's output send. The scratch gets the e of distributions.
+// Decides what each row sends by the network's output. If rows send distributions, their e_k are stored in the scratch.
 template <class T>
 void choose(const DiscreteUpdate& op, const Rows& rows, RowScratch<T>& scratch, SentRows<T>& sent) {
   const StepLogits<T> logits{op};
-  if (op.sent.choice == Choice::kMode) return find_modes<T>(rows, logits, sent.one);
+  if (op.sent.choice == Choice::kMode) return find_modes<T>(rows, logits, sent.class_index);
   if (op.sent.choice == Choice::kMean) {
     const RowSums<T> sums(rows, nullptr, scratch, logits);
     for (int64_t j = 0; j < kLanes; ++j) sent.share[j] = static_cast<T>(1 / sums.rest[j]);
   } else {
-    const RowSums<T, Wanted::kRounded> sums(rows, nullptr, scratch, logits);
+    const RowSums<T, SumMode::kRounded> sums(rows, nullptr, scratch, logits);
     T uniform[kLanes];
     uniform_lanes(op.sent.draw, rows, uniform);
-    draw_classes(rows, sums.rest, scratch, uniform, sent.one);
+    draw_classes(rows, sums.rest, scratch, uniform, sent.class_index);
   }
 }
 
-// Makes the rows whose class is known send this class.
+// Lets the rows whose class is known send this class.
 template <class T>
 void send_known(const DiscreteUpdate& op, const Rows& rows, const uint8_t (&known)[kLanes], SentRows<T>& sent,
                 BadClass& bad) {
   int64_t x[kLanes];
   load_classes(op.sent.known, rows, known, x, &bad);
   for (int64_t j = 0; j < kLanes; ++j) {
-    sent.one[j] = known[j] ? x[j] : sent.one[j];
+    sent.class_index[j] = known[j] ? x[j] : sent.class_index[j];
     sent.share[j] = known[j] ? T(0) : sent.share[j];
   }
 }
 
-// Writes the new state of a tile. Returns it rounded to the type of the state.
+// Writes the new state of a tile, and returns it as it is after rounding to the type of the state.
 template <class T>
 class NewState {
  public:
@@ -188,24 +189,24 @@ class NewState {
         scratch_(scratch),
         shared_(std::any_of(sent.share, sent.share + kLanes, [](T share) { return !(share == T(0)); })) {}
 
-  // The e of a tile are read before the sums over its new state overwrite them.
+  // Reads e of a tile. Later the sums over the tile's new state overwrite e.
   const T* operator()(const Tile& tile, T* new_state) const {
     T normals[kBlock], buffer[kBlock];
-    const T* eps = normals_or_zeros(op_.noise, tile, normals, ahead_of<T>({&op_.state, &op_.out, &op_.theta}, tile));
+    const T* eps = normals_or_zeros(op_.noise, tile, normals, prefetch_of<T>({&op_.state, &op_.out, &op_.theta}, tile));
     T* out = target_tile(op_.out, tile, new_state);
     const T* __restrict state = load_tile(op_.state, tile, buffer, T(0));
     if (state == out) {
       std::copy_n(state, tile.numbers(), buffer);
       state = buffer;
     }
-    const auto onto = [state](int64_t i) { return state[i]; };
+    const auto base = [state](int64_t i) { return state[i]; };
     const T *e = scratch_.e_of(tile), *scale = scratch_.sums_of(tile).scale;
     if (op_.solver.on()) {
       solve_tile(op_.solver, tile, sent_, e, scale, eps, state, out);
     } else if (shared_) {
-      sent_.template messages<true>(tile, eps, e, scale, onto, out);
+      sent_.template messages<true>(tile, eps, e, scale, base, out);
     } else {
-      sent_.template messages<false>(tile, eps, e, scale, onto, out);
+      sent_.template messages<false>(tile, eps, e, scale, base, out);
     }
     store_tile(op_.out, tile, out);
     if (op_.out.dtype != dtype_of<T>()) return load_tile(op_.out, tile, new_state, kMinusInfinity<T>);
@@ -224,7 +225,7 @@ class NewState {
 
 template <class T>
 void discrete_theta(const DiscreteTheta& op) {
-  if (op.num_classes <= kFewClasses) return theta_of_few<T>(op);
+  if (op.num_classes <= kFewClasses) return theta_of_few_classes<T>(op);
   const auto make = [&] { return RowScratch<T>(op.num_classes); };
   for_row_blocks(op.count, op.num_classes, make, [&](const Rows& rows, RowScratch<T>& scratch) {
     store_probs(op.out, rows, RowSums<T>(rows, nullptr, scratch, logits_of<T>(op.logits)).rest, scratch);
@@ -239,17 +240,17 @@ void discrete_sender(const DiscreteSender& op) {
     SentRows<T> sent(rows, op.alpha, op.spread);
     uint8_t all[kLanes];
     mask_lanes(rows, nullptr, all);
-    load_classes(op.x, rows, all, sent.one, &bad);
+    load_classes(op.x, rows, all, sent.class_index, &bad);
     const auto messages = [&](const Tile& tile, T* y) {
       T normals[kBlock];
       const auto nothing = [](int64_t) { return T(0); };
-      sent.template messages<false>(tile, normal_tile(op.noise, tile, normals, 0, 0, ahead_of<T>({&op.out}, tile)),
+      sent.template messages<false>(tile, normal_tile(op.noise, tile, normals, 0, 0, prefetch_of<T>({&op.out}, tile)),
                                     nullptr, nullptr, nothing, y);
       pad_tile(tile, y, kMinusInfinity<T>);
       return y;
     };
     if (op.probs) {
-      store_probs(op.out, rows, RowSums<T, Wanted::kRounded>(rows, nullptr, scratch, messages).rest, scratch);
+      store_probs(op.out, rows, RowSums<T, SumMode::kRounded>(rows, nullptr, scratch, messages).rest, scratch);
     } else {
       for_tiles(rows, [&](const Tile& tile) {
         T y[kBlock];
@@ -257,7 +258,7 @@ void discrete_sender(const DiscreteSender& op) {
       });
     }
   });
-  bad.refuse("x", op.num_classes);
+  bad.throw_if_found("x", op.num_classes);
 }
 
 template <class T>
@@ -280,7 +281,7 @@ void discrete_update(const DiscreteUpdate& op) {
       });
     }
   });
-  bad.refuse("known", op.num_classes);
+  bad.throw_if_found("known", op.num_classes);
 }
 
 template <class T>
@@ -291,22 +292,22 @@ void discrete_loss(const DiscreteLoss& op) {
   std::fill_n(factor, kLanes, known_scale<T>(op.to));
   const auto make = [&] { return RowScratch<T>(count, static_cast<bool>(op.grad_logits)); };
   const auto block = [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, RowScratch<T>& scratch) {
-    const RowNumbers<int64_t> classes(op.x, start, length);
-    const RowNumbers<T> weights(op.weight, start, length);
+    const RowValues<int64_t> classes(op.x, start, length);
+    const RowValues<T> weights(op.weight, start, length);
     for_rows(start, length, count, [&](const Rows& rows) {
       uint8_t costs[kLanes];
-      if (!mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs)) return save_nothing<T>(op, rows);
+      if (!mask_lanes(rows, mask ? mask + rows.first - start : nullptr, costs)) return save_zeros<T>(op, rows);
       int64_t x[kLanes];
       classes.lanes(rows, x);
       check_classes(rows, costs, x, &bad);
-      const RowSums<T, Wanted::kSquares> sums(rows, x, scratch, logits_of<T>(op.logits));
-      double spread[kLanes] = {};
-      if (op.weight) sums.spreads(rows, x, logits_of<T>(op.logits), spread);
+      const RowSums<T, SumMode::kExactWithSquares> sums(rows, x, scratch, logits_of<T>(op.logits));
+      double complement[kLanes] = {};
+      if (op.weight) sums.complement_sums(rows, x, logits_of<T>(op.logits), complement);
       T weight[kLanes], cost[kLanes];
       weights.lanes(rows, weight);
       LaneStats<T> stats;
       for (int64_t j = 0; j < kLanes; ++j) {
-        const RowStats<T> row = sums.stats(j, spread[j]);
+        const RowStats<T> row = sums.stats(j, complement[j]);
         stats.set(j, row);
         cost[j] = weight[j] * squared_distance(row);
       }
@@ -322,16 +323,16 @@ void discrete_loss(const DiscreteLoss& op) {
     });
   };
   reduce_losses<T>(op.to, row_width(count), make, block);
-  if (op.grad_logits) return_scale<T>(op.to);
-  bad.refuse("x", op.num_classes);
+  if (op.grad_logits) store_unit_scale<T>(op.to);
+  bad.throw_if_found("x", op.num_classes);
 }
 
 template <class T>
 void discrete_loss_backward(const DiscreteLossBackward& op) {
   for_blocks(op.count, row_width(op.num_classes), [&](int64_t start, int64_t length) {
-    const RowNumbers<int64_t> classes(op.x, start, length);
-    const RowNumbers<uint8_t> mask(op.mask, start, length, 1);
-    const RowNumbers<T> grads(op.grad, start, length), weights(op.weight, start, length);
+    const RowValues<int64_t> classes(op.x, start, length);
+    const RowValues<uint8_t> mask(op.mask, start, length, 1);
+    const RowValues<T> grads(op.grad, start, length), weights(op.weight, start, length);
     for_rows(start, length, op.num_classes, [&](const Rows& rows) {
       int64_t x[kLanes];
       T grad[kLanes], weight[kLanes];
@@ -345,11 +346,11 @@ void discrete_loss_backward(const DiscreteLossBackward& op) {
       const LaneSlopes<T> slopes(stats, op.weight ? weight : nullptr, grad, costs);
       for_tiles(rows, [&](const Tile& tile) {
         T logits[kBlock], e[kBlock], out[kBlock];
-        // prefetches only half a tile ahead, since the lines of the output also take room in the cache
+        // It prefetches only half a tile ahead, since the output also takes room in the cache.
         exp_tile(tile, load_tile(op.logits, tile, logits, kMinusInfinity<T>), stats.max(), e, kBlock / 2);
-        T* by = target_tile(op.grad_logits, tile, out);
-        slopes.write(tile, x, e, nullptr, by);
-        store_tile(op.grad_logits, tile, by);
+        T* to = target_tile(op.grad_logits, tile, out);
+        slopes.write(tile, x, e, nullptr, to);
+        store_tile(op.grad_logits, tile, to);
       });
     });
   });

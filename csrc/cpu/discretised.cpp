@@ -14,6 +14,7 @@
 namespace bfn {
 namespace {
 
+// The centre of the likeliest bin of variable i.
 template <class T>
 T likeliest(const NetworkBlock<T>& from, int64_t i) {
   if (!from.mixed) return mode(from.mean[i], from.std[i], from.bins);
@@ -26,12 +27,14 @@ T likeliest(const NetworkBlock<T>& from, int64_t i) {
   });
 }
 
+// The component of variable i that the uniform draws; -1 if the shares are NaN.
 template <class T>
 int64_t component_of(const NetworkBlock<T>& from, int64_t i, T uniform) {
   const T* share = from.share + i * from.components;
   return drawn_component(static_cast<int>(from.components), uniform, [share](int m) { return share[m]; });
 }
 
+// Writes the expected value of each variable, given k, the expected values of its components.
 template <class T>
 void expected_values(const NetworkBlock<T>& from, const ExpectedBlock<T>& k, T* out) {
   if (!from.mixed) {
@@ -46,6 +49,7 @@ void expected_values(const NetworkBlock<T>& from, const ExpectedBlock<T>& k, T* 
   }
 }
 
+// Writes the value that each variable sends.
 template <class T>
 void choose_block(const NetworkBlock<T>& from, const Sent& sent, const Noise& component, int64_t start, T* out) {
   if (sent.choice == Choice::kMean) {
@@ -55,7 +59,7 @@ void choose_block(const NetworkBlock<T>& from, const Sent& sent, const Noise& co
   } else if (sent.choice == Choice::kMode) {
     for (int64_t i = 0; i < from.length; ++i) out[i] = likeliest(from, i);
   } else {
-    T normals[noise_room(kBlock)];
+    T normals[noise_buffer_size(kBlock)];
     const T* eps = normals_of(sent.draw, start, from.length, normals);
     for (int64_t i = 0; i < from.length; ++i) {
       const int64_t m = from.mixed ? component_of(from, i, uniform_of<T>(component, start + i)) : 0;
@@ -99,7 +103,7 @@ template <class T>
 void bin_cost(const NetworkBlock<T>& from, const View& x, int64_t start, T* loss, GradientBlock<T>& by) {
   T buffer[kBlock], log_p[kBlock];
   const T* each_x = load_each(x, start, from.length, from.components, buffer);
-  const T weight = from.mixed ? T(1) : T(-1);  // of ln p in the cost; the components of a mixture get weights below
+  const T weight = from.mixed ? T(1) : T(-1);  // of ln p in the cost; log_sum_gradient weights a mixture's components
   const auto cost = [&](auto clip) {
     const Bins<T> bins{from.bins.count, decltype(clip)::value};
     for (int64_t i = 0; i < from.all(); ++i) {
@@ -131,7 +135,7 @@ void bin_cost(const NetworkBlock<T>& from, const View& x, int64_t start, T* loss
   }
 }
 
-// L_n (113-119). A thread uses one object for all of its blocks.
+// L_n (113-119). A thread uses one object for all its blocks.
 template <class T>
 class NStep {
  public:
@@ -140,7 +144,7 @@ class NStep {
         draws(loss.draws.count()),
         eps(draws),
         weights(draws),
-        normals(loss.draws.n_samples * noise_room(kBlock)),
+        normals(loss.draws.n_samples * noise_buffer_size(kBlock)),
         sums(loss.from.components, DrawSums<T>(draws)),
         terms(loss.from.components),
         e(loss.from.components),
@@ -158,7 +162,7 @@ class NStep {
     draw(start, from.length);
     for (int64_t i = 0; i < from.length; ++i) {
       if (mask && !mask[i]) continue;
-      for (int64_t d = 0; d < op.draws.n_samples; ++d) eps[d] = normals[d * noise_room(kBlock) + i];
+      for (int64_t d = 0; d < op.draws.n_samples; ++d) eps[d] = normals[d * noise_buffer_size(kBlock) + i];
       const int64_t first = i * from.components;
       for (int64_t m = 0; m < from.components; ++m) {
         sum(x[i], from.mean[first + m], from.std[first + m], 1 / sqrt(alpha[i]), eps.data(), draws, sums[m]);
@@ -175,7 +179,8 @@ class NStep {
   std::vector<T> terms, e;
   NStepSum<T> sum;
 
-  // The sum over bins is linear in p. So the sum of a mixture is the sum over its components, times their shares.
+  // Returns the loss of a variable, the expectation over its draws, and writes its gradient. The sum over bins is
+  // linear in p. So the sum of a mixture is the sum over its components, times their shares.
   T expect(const NetworkBlock<T>& from, int64_t first, GradientBlock<T>& by) {
     const T n = static_cast<T>(op.n_steps);
     std::fill_n(by.by_mean + first, from.components, T(0));
@@ -200,10 +205,11 @@ class NStep {
     return value;
   }
 
+  // Makes the normals of all draws for the variables of a block.
   void draw(int64_t start, int64_t length) {
     const int64_t all = op.to.batch * op.to.per_batch;
     for (int64_t d = 0; d < op.draws.n_samples; ++d) {
-      T* buffer = normals.data() + d * noise_room(kBlock);
+      T* buffer = normals.data() + d * noise_buffer_size(kBlock);
       const T* from = normals_of(op.draws.noise, start, length, buffer, static_cast<uint32_t>(d), all);
       std::memmove(buffer, from, length * sizeof(T));
     }
@@ -253,7 +259,7 @@ template <class T>
 void discretised_update(const DiscretisedUpdate& op) {
   for_blocks(op.count, op.from.components, [&](int64_t start, int64_t length) {
     const NetworkBlock<T> from(op.from, start, length);
-    T value[kBlock], buffers[5][kBlock], normals[noise_room(kBlock)];
+    T value[kBlock], buffers[5][kBlock], normals[noise_buffer_size(kBlock)];
     choose_block(from, op.sent, op.component, start, value);
     if (op.sent.known)
       overwrite(op.sent.known_mask, start, length, load(op.sent.known, start, length, buffers[0]), value);
@@ -273,7 +279,7 @@ void discretised_update(const DiscretisedUpdate& op) {
 template <class T>
 void discretised_loss(const DiscretisedLoss& op) {
   const auto scratch = [&] { return op.alpha ? std::make_unique<NStep<T>>(op) : nullptr; };
-  RangeOfData<T> range(-1, 1);
+  RangeCheck<T> range(-1, 1);
   const auto block = [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, auto& nstep) {
     const NetworkBlock<T> from(op.from, start, length);
     GradientBlock<T> by;
@@ -290,7 +296,7 @@ void discretised_loss(const DiscretisedLoss& op) {
     by.write(op.gradients, from, start, mask);
   };
   reduce_losses<T>(op.to, op.from.components, scratch, block);
-  range.refuse();
+  range.throw_if_found();
 }
 
 BFN_INSTANTIATE(output_std, const OutputStd&);

@@ -1,5 +1,5 @@
-// The expected values of a block of variables. Variables whose std asks for the same rule are summed together, so that
-// all SIMD lanes do the same work.
+// The expected values of a block of variables. The variables are sorted by their rules (EdgeRule), so that all SIMD
+// lanes do the same work.
 #pragma once
 
 #include "../math/expected_value.h"
@@ -7,11 +7,11 @@
 
 namespace bfn {
 
-constexpr int64_t kVariableLanes = 16;  // for how many variables edges are summed at a time
+constexpr int64_t kVariableLanes = 16;  // for how many variables the edges are added at a time
 
-template <class T, int64_t kRoom>
+template <class T, int64_t kSize>
 struct ExpectedArrays {
-  T base[kRoom], shift[kRoom], by_mean[kRoom], by_std[kRoom];
+  T base[kSize], shift[kSize], by_mean[kSize], by_std[kSize];
 
   ExpectedValue<T> at(int64_t i) const { return {base[i], shift[i], by_mean[i], by_std[i]}; }
   void set(int64_t i, const ExpectedValue<T>& k) {
@@ -27,7 +27,8 @@ struct ExpectedBlock : ExpectedArrays<T, kBlock> {
   void sum(const T* mean, const T* std, int64_t length, Bins<T> bins);
 };
 
-// The variables of a block, sorted by their rules. Behind the last variable there is room for whole lanes.
+// The variables of a block, sorted by their rules. The arrays have room for kVariableLanes more, since whole groups of
+// lanes are computed.
 template <class T>
 struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
   T mean[kBlock + kVariableLanes], std[kBlock + kVariableLanes];
@@ -51,6 +52,7 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
     std::fill_n(std + length, kVariableLanes, T(1));
   }
 
+  // Computes the values of a rule's variables by f(mean, std).
   template <class F>
   void each(EdgeRule which, F&& f) {
     for (int64_t i = begin[static_cast<int>(which)]; i < begin[static_cast<int>(which) + 1]; ++i) {
@@ -58,8 +60,8 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
     }
   }
 
-  // Computes the values of distributions that are not clipped. All rules but kWide must have been summed at |mean|
-  // before.
+  // Computes the values of distributions that are not clipped. Before, all rules but kWide must have computed the
+  // values of the clipped distributions at |mean|.
   void renormalise(const T* means, Bins<T> bins) {
     const int64_t wide = begin[static_cast<int>(EdgeRule::kWide)], end = begin[kEdgeRules];
     for (int64_t i = 0; i < end; ++i) mean[i] = means[order[i]];
@@ -68,7 +70,8 @@ struct SortedBlock : ExpectedArrays<T, kBlock + kVariableLanes> {
     for (int64_t i = wide; i < end; ++i) this->set(i, series.at(mean[i], std[i]));
   }
 
-  // The last lanes may lie beyond the rule's last variable. The next rule overwrites what they write.
+  // Computes the values of one of the first three rules. The last lanes may lie behind the rule's last variable. The
+  // next rule overwrites their results.
   void edges(EdgeRule which, Bins<T> bins) {
     const int64_t seen = edges_seen(which), count = seen < bins.count - 1 ? seen : bins.count - 1;
     for (int64_t at = begin[static_cast<int>(which)]; at < begin[static_cast<int>(which) + 1]; at += kVariableLanes) {

@@ -1,64 +1,64 @@
-// The factorised receiver of discrete data (math/discrete.h), in lanes: the terms of all coordinates of a message.
+// The factorised receiver of discrete data (math/discrete.h), in lanes: a term for each coordinate of a message.
 #pragma once
 
 #include "row_sums.h"
 
 namespace bfn {
 
-// The step at which each lane holds class x of its row; -1 if the lane does not hold it.
-struct StepOf {
+// The step at which each lane has class x of its row; -1 if the lane never has this class.
+struct StepOfClass {
   int32_t at[kLanes];
 
-  StepOf(const Tile& tile, const int64_t (&x)[kLanes]) {
-    const ClassAt k(tile, x);
+  StepOfClass(const Tile& tile, const int64_t (&x)[kLanes]) {
+    const ClassInTile k(tile, x);
     for (int32_t j = 0; j < kLanes; ++j) {
-      at[j] = !tile.rows.across || k.at[j] < 0 ? k.at[j] : k.at[j] % kLanes == j ? k.at[j] / kLanes : -1;
+      at[j] = !tile.rows.lanes_are_classes || k.at[j] < 0 ? k.at[j] : k.at[j] % kLanes == j ? k.at[j] / kLanes : -1;
     }
   }
 };
 
-// Writes the terms of the factorised receiver and adds their derivatives by p to the gradient. The compiler vectorises
+// Writes the terms of a draw, and adds their derivatives by p times `weight` to the gradient. The compiler vectorises
 // this loop only if it is a function of its own.
 template <class T>
 [[gnu::noinline]] void factorised_steps(int64_t steps, const int32_t* __restrict x, const T* __restrict p,
-                                        const T* __restrict rest, const T* __restrict eps, const T* __restrict r, T by,
-                                        T* __restrict terms, T* __restrict gradient) {
+                                        const T* __restrict rest, const T* __restrict eps, const T* __restrict r,
+                                        T weight, T* __restrict terms, T* __restrict gradient) {
   for (int64_t s = 0; s < steps; ++s) {
     for (int64_t j = 0; j < kLanes; ++j) {
       const int64_t i = s * kLanes + j;
       const FactorisedTerm<T> term = factorised_term(s == x[j], p[i], rest[i], r[j], eps[i]);
       terms[i] = term.value;
-      gradient[i] += by * term.derivative;
+      gradient[i] += weight * term.derivative;
     }
   }
 }
 
-// Whether p_x of any row is so small that the term of its coordinate must be computed in logarithms (far_term).
+// Whether p_x of any row is so small that its coordinate needs log_space_term.
 template <class T>
-bool has_far_terms(const Rows& rows, const int64_t (&x)[kLanes], const T* p) {
+bool has_tiny_shares(const Rows& rows, const int64_t (&x)[kLanes], const T* p) {
   bool any = false;
   for_tiles(rows, [&](const Tile& tile) {
-    where_met(tile, x, [&](int64_t, int64_t i) { any |= p[tile.first + i] < kFarShare<T>; });
+    where_in_tile(tile, x, [&](int64_t, int64_t i) { any |= p[tile.first + i] < kTinyShare<T>; });
   });
   return any;
 }
 
-// The terms that must be computed in logarithms: the term of class x if p_x is small, and then the term of the
-// likeliest class if the other classes together are as unlikely.
+// The terms that are computed by log_space_term: the term of class x if p_x is tiny, and then the term of the likeliest
+// class if the other classes together have a tiny probability, too.
 template <class T>
-class FarTerms {
+class LogSpaceTerms {
  public:
-  // `logits(tile, buffer)` returns the logits of a tile. Afterwards the scratch has the e of all classes but the
-  // likeliest.
+  // `logits(tile, buffer)` returns the logits of a tile. The constructor leaves e of all classes but the likeliest in
+  // the scratch, which `add` reads.
   template <class F>
-  FarTerms(const Rows& which, const int64_t (&classes)[kLanes], const int64_t (&modes)[kLanes], RowScratch<T>& scratch,
-           F&& logits)
+  LogSpaceTerms(const Rows& which, const int64_t (&classes)[kLanes], const int64_t (&modes)[kLanes],
+                RowScratch<T>& scratch, F&& logits)
       : rows(which) {
     const RowSums<T> all(rows, classes, scratch, logits);
     const RowSums<T> others(rows, nullptr, scratch, [&](const Tile& tile, T* without) {
       T buffer[kBlock];
       std::copy_n(logits(tile, buffer), tile.numbers(), without);
-      where_met(tile, modes, [&](int64_t, int64_t i) { without[i] = kMinusInfinity<T>; });
+      where_in_tile(tile, modes, [&](int64_t, int64_t i) { without[i] = kMinusInfinity<T>; });
       return without;
     });
     for (int64_t j = 0; j < kLanes; ++j) {
@@ -66,23 +66,24 @@ class FarTerms {
       log_p[j] = all.z_x[j] - all.top[j] - log_total;
       log_rest[j] = others.top[j] - all.top[j] + log(rest) - log_total;
       inverse[j] = rest > T(0) ? 1 / rest : T(0);
-      x[j] = classes[j] >= 0 && log_p[j] < log(kFarShare<T>) ? classes[j] : -1;
-      likeliest[j] = x[j] >= 0 && log_rest[j] < log(kFarShare<T>) ? modes[j] : -1;
+      x[j] = classes[j] >= 0 && log_p[j] < log(kTinyShare<T>) ? classes[j] : -1;
+      likeliest[j] = x[j] >= 0 && log_rest[j] < log(kTinyShare<T>) ? modes[j] : -1;
     }
   }
 
-  // Replaces the terms of a draw that are inaccurate, and stores the derivatives by the logarithms.
-  void take(const Tile& tile, const T* eps, const T (&r)[kLanes], T by, T* terms, T* gradient) {
+  // Replaces the inaccurate terms of a draw, and adds their derivatives by the logarithms, times `weight`, to the sums
+  // of this object.
+  void replace(const Tile& tile, const T* eps, const T (&r)[kLanes], T weight, T* terms, T* gradient) {
     const auto set = [&](int64_t i, FactorisedTerm<T> term, double& by_log) {
       terms[i] = term.value;
       gradient[i] = 0;
-      by_log += static_cast<double>(by) * term.derivative;
+      by_log += static_cast<double>(weight) * term.derivative;
     };
-    where_met(tile, x, [&](int64_t j, int64_t i) {
-      set(i, far_term(log_p[j], density_shift(true, r[j], eps[i])), by_log_p[j]);
+    where_in_tile(tile, x, [&](int64_t j, int64_t i) {
+      set(i, log_space_term(log_p[j], density_shift(true, r[j], eps[i])), by_log_p[j]);
     });
-    where_met(tile, likeliest, [&](int64_t j, int64_t i) {
-      set(i, far_term(log_rest[j], density_shift(false, r[j], eps[i])), by_log_rest[j]);
+    where_in_tile(tile, likeliest, [&](int64_t j, int64_t i) {
+      set(i, log_space_term(log_rest[j], density_shift(false, r[j], eps[i])), by_log_rest[j]);
     });
   }
 
@@ -93,23 +94,23 @@ class FarTerms {
     sum_lanes(rows, by_log_rest);
     for_tiles(rows, [&](const Tile& tile) {
       const T *e = scratch.e_of(tile), *scale = scratch.sums_of(tile).scale;
-      const ClassAt at_x(tile, x), at_likeliest(tile, likeliest);
+      const ClassInTile at_x(tile, x), at_likeliest(tile, likeliest);
       for_numbers(tile, [&](int64_t i, int32_t k, auto j) {
         const T p_k = p[tile.first + i];
-        T by = 0;
-        if (x[j] >= 0) by = static_cast<T>(by_log_p[j]) * ((k == at_x.at[j] ? T(1) : T(0)) - p_k);
+        T slope = 0;
+        if (x[j] >= 0) slope = static_cast<T>(by_log_p[j]) * ((k == at_x.at[j] ? T(1) : T(0)) - p_k);
         if (likeliest[j] >= 0) {
-          by += static_cast<T>(by_log_rest[j]) * (k == at_likeliest.at[j] ? -p_k : e[i] * (scale[j] * inverse[j]));
+          slope += static_cast<T>(by_log_rest[j]) * (k == at_likeliest.at[j] ? -p_k : e[i] * (scale[j] * inverse[j]));
         }
-        gradient[tile.first + i] += by;
+        gradient[tile.first + i] += slope;
       });
     });
   }
 
  private:
   Rows rows;
-  int64_t x[kLanes], likeliest[kLanes];                // -1 if the row has no far term
-  T log_p[kLanes], log_rest[kLanes], inverse[kLanes];  // `inverse` is 1 over the sum of e without the likeliest
+  int64_t x[kLanes], likeliest[kLanes];                // -1 if this class does not need log_space_term
+  T log_p[kLanes], log_rest[kLanes], inverse[kLanes];  // `inverse` is 1 over the sum of e without the likeliest class
   double by_log_p[kLanes] = {}, by_log_rest[kLanes] = {};
 };
 

@@ -1,5 +1,5 @@
-// Masks and reduces the losses of variables. Sums are taken over fixed blocks, and the sums of the blocks are added in
-// order. The result thus has the same bits for any number of threads.
+// Masks and reduces the losses of variables. Each block of variables is summed, and then the sums of the blocks are
+// added in order. The blocks do not depend on the number of threads, so the bits of the result do not either.
 #pragma once
 
 #include <atomic>
@@ -7,18 +7,17 @@
 #include <vector>
 
 #include "../ops/loss.h"
+#include "format.h"
 #include "parallel.h"
 #include "view.h"
-#include "written.h"
 
 namespace bfn {
 
-// Refuses data outside of their range. Without an error, such data would silently cost thousands of nats. NaN is not
-// refused.
+// Refuses data outside their range. Without an error, such data would silently cost thousands of nats. NaN is accepted.
 template <class T>
-class RangeOfData {
+class RangeCheck {
  public:
-  RangeOfData(double low, double high) : low_(static_cast<T>(low)), high_(static_cast<T>(high)) {}
+  RangeCheck(double low, double high) : low_(static_cast<T>(low)), high_(static_cast<T>(high)) {}
 
   void check(const T* x, int64_t length, const uint8_t* mask) {
     int outside = 0;
@@ -27,10 +26,10 @@ class RangeOfData {
       if ((x[i] < low_ || x[i] > high_) && !(mask && !mask[i])) found_ = x[i], any_ = true;
     }
   }
-  void refuse() const {
+  void throw_if_found() const {
     if (!any_) return;
-    throw std::invalid_argument("x must lie in [" + written(low_) + ", " + written(high_) + "], got " +
-                                written(found_));
+    throw std::invalid_argument("x must lie in [" + formatted(low_) + ", " + formatted(high_) + "], got " +
+                                formatted(found_));
   }
 
  private:
@@ -39,7 +38,7 @@ class RangeOfData {
   std::atomic<T> found_{T(0)};
 };
 
-// The sum of x. It uses many partial sums, since each addition to a single sum would wait for the addition before.
+// The sum of x. It uses many partial sums, since each addition to a single sum would wait for the previous one.
 template <class T>
 double sum_of(const T* x, int64_t length) {
   constexpr int64_t kSums = 2 * kLanes;
@@ -54,39 +53,42 @@ double sum_of(const T* x, int64_t length) {
   return sum;
 }
 
-// The factor of a mean, if it is known before the losses are summed: that is, without a mask. The gradients are then
-// multiplied by it at once, and the scale that is returned is 1.
+// The factor of a mean is 1 over the number of losses. Without a mask it is known before the losses are summed. Then
+// the forward pass multiplies the gradients by this factor, and store_unit_scale returns a scale of 1 for the backward
+// pass. With a mask known_scale is 1.
 template <class T>
 T known_scale(const LossTarget& to) {
   if (to.reduction != Reduction::kMean || to.mask) return T(1);
   return static_cast<T>(1.0 / static_cast<double>(std::max<int64_t>(1, to.batch * to.per_batch)));
 }
 
+// Stores the scale that belongs to gradients that were multiplied by known_scale.
 template <class T>
-void return_scale(const LossTarget& to) {
+void store_unit_scale(const LossTarget& to) {
   const T one = 1;
   if (!to.mask) store(to.scale, 0, 1, &one);
 }
 
-// Calls f(start, length, mask, loss, scratch), which writes the loss of each variable of a block. Without a mask `mask`
-// is null; where the mask is 0, the loss that f writes is ignored. width: how many numbers a variable has; a block has
-// the fewer variables, the more they are. make() makes the scratch of a thread.
+// Calls f(start, length, mask, loss, scratch) for each block. f writes the loss of each variable of the block. Without
+// a mask `mask` is null. If the mask of a variable is 0, its loss is ignored. A variable has `width` numbers, which
+// bounds the variables of a block. make() makes the scratch of a thread. The losses are summed in groups: one group for
+// each batch element with Reduction::kBatch, else one group in all.
 template <class T, class M, class F>
 void reduce_losses(const LossTarget& to, int64_t width, M&& make, F&& f) {
-  const int64_t size = block_of(width);
+  const int64_t size = block_size(width);
   const bool by_batch = to.reduction == Reduction::kBatch;
-  const int64_t rows = by_batch ? to.batch : 1, row = by_batch ? to.per_batch : to.batch * to.per_batch;
-  const int64_t pieces = (row + size - 1) / size, blocks = rows * pieces;
+  const int64_t groups = by_batch ? to.batch : 1, group_size = by_batch ? to.per_batch : to.batch * to.per_batch;
+  const int64_t blocks_per_group = (group_size + size - 1) / size, blocks = groups * blocks_per_group;
   std::vector<double> sums(to.reduction == Reduction::kNone ? 0 : blocks);
   std::vector<int64_t> counts(to.reduction == Reduction::kMean ? blocks : 0);
-  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, width * std::min(row, size)));
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, width * std::min(group_size, size)));
   for_range(blocks, grain, [&](int64_t begin, int64_t end) {
     T buffer[kBlock];
     uint8_t mask_buffer[kBlock];
     auto scratch = make();
     for (int64_t block = begin; block < end; ++block) {
-      const int64_t piece = block % pieces, start = block / pieces * row + piece * size;
-      const int64_t length = std::min(size, row - piece * size);
+      const int64_t index = block % blocks_per_group, start = block / blocks_per_group * group_size + index * size;
+      const int64_t length = std::min(size, group_size - index * size);
       const uint8_t* mask = to.mask ? load(to.mask, start, length, mask_buffer) : nullptr;
       f(start, length, mask, buffer, scratch);
       int64_t count = length;
@@ -107,20 +109,20 @@ void reduce_losses(const LossTarget& to, int64_t width, M&& make, F&& f) {
   });
   T scale = 1;
   if (to.reduction == Reduction::kBatch) {
-    for (int64_t b = 0; b < rows; ++b) {
+    for (int64_t group = 0; group < groups; ++group) {
       double sum = 0;
-      for (int64_t piece = 0; piece < pieces; ++piece) sum += sums[b * pieces + piece];
+      for (int64_t block = 0; block < blocks_per_group; ++block) sum += sums[group * blocks_per_group + block];
       const T value = static_cast<T>(sum);
-      store(to.loss, b, 1, &value);
+      store(to.loss, group, 1, &value);
     }
   } else if (to.reduction != Reduction::kNone) {
     double sum = 0;
     int64_t count = 0;
     for (const double s : sums) sum += s;
     for (const int64_t c : counts) count += c;
-    const double by = to.reduction == Reduction::kMean ? static_cast<double>(std::max<int64_t>(count, 1)) : 1.0;
-    const T value = static_cast<T>(sum / by);
-    scale = static_cast<T>(1 / by);
+    const double divisor = to.reduction == Reduction::kMean ? static_cast<double>(std::max<int64_t>(count, 1)) : 1.0;
+    const T value = static_cast<T>(sum / divisor);
+    scale = static_cast<T>(1 / divisor);
     store(to.loss, 0, 1, &value);
   }
   store(to.scale, 0, 1, &scale);
@@ -133,7 +135,8 @@ void reduce_losses(const LossTarget& to, int64_t width, F&& f) {
       [&](int64_t start, int64_t length, const uint8_t* mask, T* loss, NoScratch) { f(start, length, mask, loss); });
 }
 
-// The part of a saved gradient that belongs to a block. It is set to 0 where the mask is 0.
+// The gradients of a block's variables, which the forward pass saves. The caller writes them to `out`, and then calls
+// write(). A gradient is set to 0 if its mask is 0.
 template <class T>
 struct SavedGradient {
   const View& to;
@@ -142,8 +145,8 @@ struct SavedGradient {
   T buffer[kBlock];
   T* out;
 
-  SavedGradient(const View& view, int64_t first, int64_t count, const uint8_t* kept)
-      : to(view), start(first), length(count), mask(kept), out(view ? target(view, first, buffer) : nullptr) {}
+  SavedGradient(const View& view, int64_t first, int64_t count, const uint8_t* mask_or_null)
+      : to(view), start(first), length(count), mask(mask_or_null), out(view ? target(view, first, buffer) : nullptr) {}
   void write() {
     for (int64_t i = 0; mask && i < length; ++i) out[i] = mask[i] ? out[i] : T(0);
     store(to, start, length, out);

@@ -1,5 +1,5 @@
-// The output of a network for a block of variables of discretised data, turned into normals. A mixture also has the
-// share of each normal.
+// The output of a network for a block of variables of discretised data, turned into normals. A mixture also has a share
+// for each normal.
 #pragma once
 
 #include <type_traits>
@@ -12,7 +12,7 @@
 
 namespace bfn {
 
-// The numbers of variables [start, start + length), repeated for each component.
+// Reads the numbers of variables [start, start + length), and repeats each for the variable's components.
 template <class T>
 const T* load_each(const View& view, int64_t start, int64_t length, int64_t components, T* buffer) {
   if (components == 1) return load(view, start, length, buffer);
@@ -22,7 +22,8 @@ const T* load_each(const View& view, int64_t start, int64_t length, int64_t comp
   return buffer;
 }
 
-// The log-sum of an array of terms, in loops that the compiler vectorises. exp(term - top) of each term goes to `e`.
+// The log-sum of an array of terms, in loops that the compiler vectorises. It writes exp(term - top) of each term to
+// `e`.
 template <class T>
 LogSum<T> log_sum(const T* terms, int64_t components, T* e) {
   LogSum<T> total{terms[0], T(0)};
@@ -32,13 +33,13 @@ LogSum<T> log_sum(const T* terms, int64_t components, T* e) {
   return total;
 }
 
-// The components of a variable lie side by side in each array. The variables of a block have at most kBlock components
-// together.
+// The output normals of a block. The components of a variable are neighbours in each array. All variables of a block
+// have at most kBlock components together.
 template <class T>
 struct NetworkBlock {
   static_assert(kMaxComponents <= kBlock, "a block holds all components of a variable");
   int64_t length, components;
-  bool mixed;  // a mixture may have a single component, whose share is 1
+  bool mixed;  // whether the output is a mixture, which may have a single component
   Bins<T> bins;
   T mean[kBlock], std[kBlock], mean_by_prediction[kBlock], std_by_log_std[kBlock];
   T share[kBlock], log_share[kBlock];  // only a mixture has them
@@ -54,8 +55,8 @@ struct NetworkBlock {
     const T* state = load_each(from.mean, start, length, components, buffers[2]);
     const T* mean_scale = load_each(from.mean_scale, start, length, components, buffers[3]);
     const T* noise_scale = load_each(from.noise_scale, start, length, components, buffers[4]);
-    const OutputLimits limits = from.limits;  // a copy, since the compiler would reload the original after each store
-    const auto read = [&](auto kind) {        // the compiler knows `kind`, so that the loop has no branch
+    const OutputLimits limits = from.limits;  // a copy: the compiler would read the original again after each store
+    const auto read = [&](auto kind) {        // `kind` is a constant, so that the loop has no branch
       for (int64_t i = 0; i < all(); ++i) {
         const auto normal = output_normal(decltype(kind)::value, limits, prediction[i], log_std[i], state[i],
                                           mean_scale[i], noise_scale[i]);

@@ -1,4 +1,5 @@
-// The sums of the discretised n-step loss for one variable. The points of a window are made once and serve many draws.
+// The sums of the discretised n-step loss for one variable (math/nstep.h). The points of a window are computed once for
+// many draws.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +11,7 @@ namespace bfn {
 
 constexpr int64_t kDrawLanes = 8;  // how many draws are summed at a time, so that the compiler vectorises the loops
 
-// ln sum_k p_k exp(q_k (eps - q_k / 2)) for every draw (math/nstep.h), and its derivatives by mean and std.
+// ln sum_k p_k exp(q_k (eps - q_k / 2)) of every draw, and its derivatives by mean and std.
 template <class T>
 struct DrawSums {
   std::vector<T> value, by_mean, by_std;
@@ -19,11 +20,13 @@ struct DrawSums {
   WithGradient<T> at(int64_t draw) const { return {value[draw], by_mean[draw], by_std[draw]}; }
 };
 
+// Computes DrawSums. It has arrays of the points of a window, of which `weight` is the number of bins that a point
+// stands for.
 template <class T>
 class NStepSum {
  public:
-  explicit NStepSum(Bins<T> of) : bins(of) {
-    const int64_t most = sizeof(T) == sizeof(double) ? of.count : kMaxPoints;
+  explicit NStepSum(Bins<T> all_bins) : bins(all_bins) {
+    const int64_t most = sizeof(T) == sizeof(double) ? all_bins.count : kMaxPoints;
     for (auto* array : {&distance, &q, &log_p, &by_mean, &by_std, &weight}) array->resize(most + 2);
     for (int i = 0; i < kNodes; ++i) {
       nodes[i] = static_cast<T>(legendre_node(i));
@@ -36,8 +39,8 @@ class NStepSum {
     for (int64_t begin = 0, end; begin < draws; begin = end) {
       end = begin + 1;
       T least = eps[begin], most = least;
-      // One window serves as many consecutive draws as it can. Nodes of a quadrature are in order, and most normals are
-      // near to each other.
+      // One window serves as many consecutive draws as possible. These are many, since the nodes of a quadrature are in
+      // order, and most normals are near to each other.
       for (; end < draws; ++end) {
         const T low = eps[end] < least ? eps[end] : least, high = eps[end] > most ? eps[end] : most;
         if (!normal.share_window(low, high)) break;
@@ -62,14 +65,14 @@ class NStepSum {
   Cut cuts[2];
   T nodes[kNodes], node_weights[kNodes];
 
-  // The loops read a copy of the normal. The compiler knows that no store changes the copy, and vectorises the loops.
+  // `normal` is passed by value. So the compiler knows that no store changes it, and vectorises the loops.
   void make_points(const NStepNormal<T> normal, const NStepWindow<T> window) {
     count = window.count();
     const auto set = [&](int64_t i, Point<T> point) {
       distance[i] = point.distance;
       weight[i] = point.weight;
     };
-    if (window.every) {
+    if (window.every_bin) {
       for (int64_t i = 0; i < count; ++i) set(i, window.bin(static_cast<T>(i)));
     } else {
       for (int64_t i = 0; i < kNodes; ++i) set(i, window.node(nodes[i], node_weights[i]));
@@ -89,7 +92,7 @@ class NStepSum {
     T *value = log_p.data(), *mean = by_mean.data(), *std = by_std.data();
     const T* from_base = distance.data();
     if (normal.uniform) {
-      std::fill_n(value, count, normal.same_for_all().value);
+      std::fill_n(value, count, normal.uniform_log_p().value);
       std::fill_n(mean, count, T(0));
       std::fill_n(std, count, T(0));
       return;

@@ -15,31 +15,33 @@ namespace bfn {
 namespace {
 
 constexpr size_t kPage = size_t{2} << 20;
-constexpr size_t kHeld = size_t{32} << 20;  // offering so little memory to the system would cost more than it saves
+// So many bytes of cached pages stay resident: the system may not reclaim them. To offer so little memory to the system
+// would cost more time than the memory is worth.
+constexpr size_t kMostResident = size_t{32} << 20;
 
 struct Pages {
   void* at;
   size_t bytes;
-  bool held;  // whether the system may not take them
+  bool resident;  // whether the system may not reclaim them
 };
 
-struct Left {
+struct FreedPages {
   std::mutex mutex;
-  std::vector<Pages> pages;  // in the order in which they were left
-  size_t bytes = 0, held = 0, most = size_t{1} << 30;
+  std::vector<Pages> pages;  // in the order in which they were freed
+  size_t bytes = 0, resident = 0, limit = size_t{1} << 30;
 
-  void add(Pages more) {
-    pages.push_back(more);
-    bytes += more.bytes;
-    held += more.held ? more.bytes : 0;
+  void add(Pages range) {
+    pages.push_back(range);
+    bytes += range.bytes;
+    resident += range.resident ? range.bytes : 0;
   }
   void remove(size_t i) {
     bytes -= pages[i].bytes;
-    held -= pages[i].held ? pages[i].bytes : 0;
+    resident -= pages[i].resident ? pages[i].bytes : 0;
     pages.erase(pages.begin() + static_cast<std::ptrdiff_t>(i));
   }
-  void give_back() {
-    while (bytes > most) {
+  void trim() {
+    while (bytes > limit) {
       munmap(pages[0].at, pages[0].bytes);
       remove(0);
     }
@@ -47,15 +49,15 @@ struct Left {
 };
 
 // Never destroyed: outputs may live longer than this library's statics.
-Left& left() {
-  static Left& pages = *new Left;
+FreedPages& freed_pages() {
+  static FreedPages& pages = *new FreedPages;
   return pages;
 }
 
 size_t whole_pages(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
-// Returns memory that is aligned to a huge page: it asks for one page more than needed. The rest that does not fill a
-// huge page lies in small pages.
+// Returns fresh memory that begins at a huge page. It maps one page more than needed and unmaps what lies before and
+// behind the aligned memory. The last part of `used` bytes, which does not fill a huge page, lies in small pages.
 void* fresh_pages(size_t bytes, size_t used) {
   void* got = mmap(nullptr, bytes + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (got == MAP_FAILED) return nullptr;
@@ -69,48 +71,48 @@ void* fresh_pages(size_t bytes, size_t used) {
 
 }  // namespace
 
-void* take_pages(size_t used) {
+void* allocate_pages(size_t used) {
   if (used < kPage) return nullptr;
   const size_t bytes = whole_pages(used);
   {
-    Left& kept = left();
-    const std::lock_guard<std::mutex> lock(kept.mutex);
-    if (kept.most == 0) return nullptr;
-    for (size_t i = kept.pages.size(); i-- > 0;) {
-      if (kept.pages[i].bytes != bytes) continue;
-      void* const at = kept.pages[i].at;
-      kept.remove(i);
+    FreedPages& freed = freed_pages();
+    const std::lock_guard<std::mutex> lock(freed.mutex);
+    if (freed.limit == 0) return nullptr;
+    for (size_t i = freed.pages.size(); i-- > 0;) {
+      if (freed.pages[i].bytes != bytes) continue;
+      void* const at = freed.pages[i].at;
+      freed.remove(i);
       return at;
     }
   }
   return fresh_pages(bytes, used);
 }
 
-void leave_pages(void* pages, size_t used) {
+void free_pages(void* pages, size_t used) {
   const size_t bytes = whole_pages(used);
-  Left& kept = left();
-  const std::lock_guard<std::mutex> lock(kept.mutex);
-  const bool held = kept.held + bytes <= kHeld;
-  if (bytes > kept.most || (!held && madvise(pages, bytes, MADV_FREE) != 0)) {
+  FreedPages& freed = freed_pages();
+  const std::lock_guard<std::mutex> lock(freed.mutex);
+  const bool resident = freed.resident + bytes <= kMostResident;
+  if (bytes > freed.limit || (!resident && madvise(pages, bytes, MADV_FREE) != 0)) {
     munmap(pages, bytes);
     return;
   }
-  kept.add({pages, bytes, held});
-  kept.give_back();
+  freed.add({pages, bytes, resident});
+  freed.trim();
 }
 
-void keep_pages(size_t bytes) {
-  Left& kept = left();
-  const std::lock_guard<std::mutex> lock(kept.mutex);
-  kept.most = bytes;
-  kept.give_back();
+void limit_cached_pages(size_t bytes) {
+  FreedPages& freed = freed_pages();
+  const std::lock_guard<std::mutex> lock(freed.mutex);
+  freed.limit = bytes;
+  freed.trim();
 }
 
 #else
 
-void* take_pages(size_t) { return nullptr; }
-void leave_pages(void*, size_t) {}
-void keep_pages(size_t) {}
+void* allocate_pages(size_t) { return nullptr; }
+void free_pages(void*, size_t) {}
+void limit_cached_pages(size_t) {}
 
 #endif
 

@@ -1,4 +1,5 @@
-// Shares work among threads. The blocks do not depend on the number of threads, so the results do not either.
+// Shares work among threads. The work is divided into blocks that do not depend on the number of threads. So the
+// results do not depend on it either.
 #pragma once
 
 #include <algorithm>
@@ -7,14 +8,14 @@
 
 namespace bfn {
 
-// Calls body(context, begin, end) for parts of [0, count) that are at least `grain` long. The bindings define this
-// function; it uses the threads of torch.
+// Divides [0, count) into ranges of at least `grain` numbers, and calls body(context, begin, end) for each range. The
+// bindings define this function by torch's parallel_for.
 void run_parallel(int64_t count, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context);
 
-constexpr int64_t kLanes = 16;  // how many numbers the inner loops take at a time, for SIMD
-// How many variables a thread works on at a time: a multiple of 4, so that Philox groups are whole.
+constexpr int64_t kLanes = 16;  // how many numbers the inner loops work on at a time, for SIMD
+// How many variables a thread works on at a time. It is a multiple of 4, so that Philox groups are whole.
 constexpr int64_t kBlock = 1024;
-constexpr int64_t kGrain = 16384;  // with fewer variables a second thread does not pay
+constexpr int64_t kGrain = 16384;  // a thread for fewer variables costs more time than it saves
 
 template <class F>
 void for_range(int64_t count, int64_t grain, F&& f) {
@@ -26,8 +27,9 @@ void for_range(int64_t count, int64_t grain, F&& f) {
       &f);
 }
 
-// How many variables of `width` numbers a block has. It is a multiple of kLanes if the block has room for that many.
-inline int64_t block_of(int64_t width) {
+// How many variables of `width` numbers a block has. It is a multiple of kLanes if a block has room for kLanes
+// variables.
+inline int64_t block_size(int64_t width) {
   const int64_t most = std::max<int64_t>(1, kBlock / width);
   return most < kLanes ? most : most / kLanes * kLanes;
 }
@@ -37,7 +39,7 @@ struct NoScratch {};
 // Calls f(start, length, scratch) for the blocks of [0, count). make() makes the scratch of a thread.
 template <class M, class F>
 void for_blocks(int64_t count, int64_t width, M&& make, F&& f) {
-  const int64_t size = block_of(width), grain = std::max<int64_t>(1, kGrain / (size * width));
+  const int64_t size = block_size(width), grain = std::max<int64_t>(1, kGrain / (size * width));
   for_range((count + size - 1) / size, grain, [&](int64_t begin, int64_t end) {
     auto scratch = make();
     for (int64_t block = begin; block < end; ++block) {

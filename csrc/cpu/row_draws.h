@@ -1,12 +1,12 @@
-// The class that each row sends: the likeliest one, or a draw.
+// The class that each row sends: the likeliest class, or a class that is drawn.
 #pragma once
 
 #include "row_sums.h"
 
 namespace bfn {
 
-// Finds the class of each row with the largest logit, the first one of equals. The class is -1 if p is NaN: if a logit
-// is NaN or +inf, or all logits are -inf.
+// Finds the class with the largest logit of each row. Of equal logits the first wins. The class is -1 if p is NaN, that
+// is, if a logit is NaN or +inf, or if all logits are -inf.
 template <class T, class F>
 void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
   T top[kLanes];
@@ -16,7 +16,7 @@ void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
   for_tiles(rows, [&](const Tile& tile) {
     T buffer[kBlock];
     const T* numbers = logits(tile, buffer);
-    for (int64_t row = 0; row < (rows.across ? rows.count : 1); ++row) {
+    for (int64_t row = 0; row < (rows.lanes_are_classes ? rows.count : 1); ++row) {
       const T* z = numbers + row * tile.pitch();
       int32_t step[kLanes] = {}, nan[kLanes] = {};
       T most[kLanes];
@@ -30,7 +30,8 @@ void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
         }
       }
       for (int64_t j = 0; j < kLanes; ++j) {
-        const int64_t to = rows.across ? row : j, k = rows.across ? tile.first + step[j] * kLanes + j : step[j];
+        const int64_t to = rows.lanes_are_classes ? row : j,
+                      k = rows.lanes_are_classes ? tile.first + step[j] * kLanes + j : step[j];
         poisoned[to] |= nan[j];
         if (most[j] > top[to] || (most[j] == top[to] && k < mode[to])) {
           top[to] = most[j];
@@ -45,8 +46,8 @@ void find_modes(const Rows& rows, F&& logits, int64_t (&mode)[kLanes]) {
   }
 }
 
-// Finds the last class of row j with p_k > 0. It is drawn if rounding left every cumulative probability below the
-// uniform.
+// Finds the last class of row j with p_k > 0. This class is drawn if rounding left every cumulative probability below
+// the uniform.
 template <class T>
 int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
   int64_t last = 0;
@@ -60,26 +61,26 @@ int64_t last_class(const Rows& rows, const RowScratch<T>& scratch, int64_t j) {
   return last;
 }
 
-// Finds the first class of row j whose cumulative e exceeds `most`; -1 if there is none. It serves rows whose lanes are
-// classes. It finds the tile first, then the step in the tile, then the class in the step.
+// Finds the first class of row j whose cumulative e exceeds `threshold`; -1 if there is none. The lanes must be
+// classes. It first finds the tile, then the step in the tile, then the class in the step.
 template <class T>
-int64_t draw_across(const Rows& rows, int64_t j, const RowScratch<T>& scratch, double most) {
+int64_t draw_from_row(const Rows& rows, int64_t j, const RowScratch<T>& scratch, double threshold) {
   double before = 0;
   int64_t found = -1;
   for_tiles(rows, [&](const Tile& tile) {
     const double scale = scratch.sums_of(tile).scale[j], sum = scale * scratch.sums_of(tile).rest[j];
-    if (found < 0 && before + sum > most) {
+    if (found < 0 && before + sum > threshold) {
       const T* e = scratch.e_of(tile) + j * tile.pitch();
       int64_t s = 0;
       for (; s + 1 < tile.steps; ++s) {
         double parts[4] = {};
         for (int64_t lane = 0; lane < kLanes; ++lane) parts[lane % 4] += e[s * kLanes + lane];
         const double step = scale * ((parts[0] + parts[1]) + (parts[2] + parts[3]));
-        if (before + step > most) break;
+        if (before + step > threshold) break;
         before += step;
       }
       found = s * kLanes;
-      for (; found + 1 < tile.classes && !((before += scale * e[found]) > most); ++found) continue;
+      for (; found + 1 < tile.classes && !((before += scale * e[found]) > threshold); ++found) continue;
       found += tile.first;
     }
     before += sum;
@@ -87,28 +88,28 @@ int64_t draw_across(const Rows& rows, int64_t j, const RowScratch<T>& scratch, d
   return found;
 }
 
-// Draws the first class of each row whose cumulative probability exceeds u; if none does, the last class with p_k > 0.
-// The class is -1 if p is NaN: if a logit is NaN or +inf, or all logits are -inf.
+// Draws the first class of each row whose cumulative probability exceeds the uniform. If there is none, the last class
+// with p_k > 0 is drawn. The class is -1 if p is NaN, that is, if a logit is NaN or +inf, or if all logits are -inf.
 template <class T>
 void draw_classes(const Rows& rows, const double (&sums)[kLanes], const RowScratch<T>& scratch,
                   const T (&uniform)[kLanes], int64_t (&drawn)[kLanes]) {
-  double most[kLanes];
-  for (int64_t j = 0; j < kLanes; ++j) most[j] = uniform[j] * sums[j];
+  double threshold[kLanes];
+  for (int64_t j = 0; j < kLanes; ++j) threshold[j] = uniform[j] * sums[j];
   const int64_t pitch = row_width(rows.num_classes);
-  if (rows.across && kLanes * pitch > kBlock) {
-    for (int64_t j = 0; j < rows.count; ++j) set_lanes(rows, j, drawn, draw_across(rows, j, scratch, most[j]));
+  if (rows.lanes_are_classes && kLanes * pitch > kBlock) {
+    for (int64_t j = 0; j < rows.count; ++j) set_lanes(rows, j, drawn, draw_from_row(rows, j, scratch, threshold[j]));
   } else {
-    T turned[kBlock];
+    T transposed[kBlock];
     const T* e = scratch.e.data();
-    if (rows.across) {
-      rows_to_lanes(pitch, e, turned);
-      e = turned;
+    if (rows.lanes_are_classes) {
+      rows_to_lanes(pitch, e, transposed);
+      e = transposed;
     }
     double sum[kLanes] = {};
     int32_t passed[kLanes] = {};
     for (int64_t s = 0; s < rows.num_classes; ++s) {
       for (int64_t j = 0; j < kLanes; ++j) sum[j] += e[s * kLanes + j];
-      for (int64_t j = 0; j < kLanes; ++j) passed[j] += sum[j] > most[j] ? 0 : 1;
+      for (int64_t j = 0; j < kLanes; ++j) passed[j] += sum[j] > threshold[j] ? 0 : 1;
     }
     for (int64_t j = 0; j < kLanes; ++j) drawn[j] = passed[j] < rows.num_classes ? passed[j] : -1;
   }

@@ -1,4 +1,4 @@
-// In lanes: the numbers of each row that a loss saves for its gradient, and the gradient that is made of them.
+// The numbers of each row that a loss saves for its backward pass, in lanes, and the gradient that is made of them.
 #pragma once
 
 #include "row_sums.h"
@@ -14,7 +14,7 @@ class LaneStats {
     T buffer[kLanes * kRowStats] = {};
     const T* from = load(view, rows.first * kRowStats, rows.count * kRowStats, buffer);
     if (rows.count < kLanes) from = std::copy_n(from, rows.count * kRowStats, buffer) - rows.count * kRowStats;
-    take_turns_back(kLanes, from, fields_[0]);
+    deinterleave_quarters(kLanes, from, fields_[0]);
     if (rows.count < kLanes) {
       for (T(&field)[kLanes] : fields_) std::fill(field + rows.count, field + kLanes, field[rows.count - 1]);
     }
@@ -24,19 +24,19 @@ class LaneStats {
     fields_[0][j] = row.max;
     fields_[1][j] = row.x;
     fields_[2][j] = row.rest;
-    fields_[3][j] = row.moment;
+    fields_[3][j] = row.quadratic;
   }
   RowStats<T> at(int64_t j) const { return {fields_[0][j], fields_[1][j], fields_[2][j], fields_[3][j]}; }
   const T (&max() const)[kLanes] { return fields_[0]; }
 
-  // Saves the numbers of each row. Rows that cost nothing get zeros.
+  // Stores the numbers of each row. Rows without a cost get zeros.
   void store_where(const uint8_t (&costs)[kLanes], const View& view, const Rows& rows) const {
-    T kept[kRowStats][kLanes], staging[kLanes * kRowStats];
+    T stored[kRowStats][kLanes], staging[kLanes * kRowStats];
     for (int64_t c = 0; c < kRowStats; ++c) {
-      for (int64_t j = 0; j < kLanes; ++j) kept[c][j] = costs[j] ? fields_[c][j] : T(0);
+      for (int64_t j = 0; j < kLanes; ++j) stored[c][j] = costs[j] ? fields_[c][j] : T(0);
     }
     T* to = rows.count < kLanes ? staging : target(view, rows.first * kRowStats, staging);
-    take_turns(kLanes, kept[0], to);
+    interleave_quarters(kLanes, stored[0], to);
     store(view, rows.first * kRowStats, rows.count * kRowStats, to);
   }
 
@@ -48,42 +48,42 @@ class LaneStats {
 template <class T>
 class LaneSlopes {
  public:
-  // Without a weight the loss is -ln p_x. `factor` multiplies the derivatives.
+  // The loss is weight times squared_distance or, if `weight` is null, -ln p_x. `factor` multiplies the derivatives.
   LaneSlopes(const LaneStats<T>& stats, const T* weight, const T* factor, const uint8_t (&costs)[kLanes]) {
-    T by[kLanes];
-    for (int64_t j = 0; j < kLanes; ++j) by[j] = factor[j] * (weight ? weight[j] : T(1));
+    T weighted[kLanes];
+    for (int64_t j = 0; j < kLanes; ++j) weighted[j] = factor[j] * (weight ? weight[j] : T(1));
     if (weight) {
-      take(stats, by, [](const RowStats<T>& row, T times) { return squared_distance_slopes(row, times); });
+      fill(stats, weighted, [](const RowStats<T>& row, T by) { return squared_distance_slopes(row, by); });
     } else {
-      take(stats, by, [](const RowStats<T>& row, T times) { return cross_entropy_slopes(row, times); });
+      fill(stats, weighted, [](const RowStats<T>& row, T by) { return cross_entropy_slopes(row, by); });
     }
     std::copy_n(costs, kLanes, costs_);
   }
 
-  // Writes the gradient of a tile, whose e are multiplied by `scale` if it is given. The gradient of a row that costs
-  // nothing is 0, even if its logits are NaN.
+  // Writes the gradient of a tile. If `scale` is not null, it multiplies e. The gradient of a row without a cost is 0,
+  // even if the row's logits are NaN.
   void write(const Tile& tile, const int64_t* x, const T* e, const T* scale, T* out) const {
-    T by[kLanes];
-    for (int64_t j = 0; j < kLanes; ++j) by[j] = scale ? scale[j] : T(1);
-    write_others(tile, e, by, slope_, level_, origin_, out);
-    where_met(tile, x, [&](int64_t j, int64_t i) { out[i] = grad_x_[j]; });
+    T scale_or_one[kLanes];
+    for (int64_t j = 0; j < kLanes; ++j) scale_or_one[j] = scale ? scale[j] : T(1);
+    write_others(tile, e, scale_or_one, slope_, level_, origin_, out);
+    where_in_tile(tile, x, [&](int64_t j, int64_t i) { out[i] = grad_x_[j]; });
     if (std::all_of(costs_, costs_ + kLanes, [](uint8_t cost) { return cost != 0; })) return;
     for_numbers(tile, [&](int64_t i, int32_t, auto j) { out[i] = costs_[j] ? out[i] : T(0); });
   }
 
  private:
-  [[gnu::noinline]] static void write_others(const Tile& tile, const T* __restrict e, const T* __restrict by,
+  [[gnu::noinline]] static void write_others(const Tile& tile, const T* __restrict e, const T* __restrict scale,
                                              const T* __restrict slope, const T* __restrict level,
                                              const T* __restrict origin, T* __restrict out) {
     for_numbers(tile, [&](int64_t i, int32_t, auto j) {
-      out[i] = RowSlopes<T>{T(0), slope[j], level[j], origin[j]}.by_other(e[i] * by[j]);
+      out[i] = RowSlopes<T>{T(0), slope[j], level[j], origin[j]}.by_other(e[i] * scale[j]);
     });
   }
 
   template <class F>
-  void take(const LaneStats<T>& stats, const T (&by)[kLanes], F&& slopes_of) {
+  void fill(const LaneStats<T>& stats, const T (&factor)[kLanes], F&& slopes_of) {
     for (int64_t j = 0; j < kLanes; ++j) {
-      const RowSlopes<T> row = slopes_of(stats.at(j), by[j]);
+      const RowSlopes<T> row = slopes_of(stats.at(j), factor[j]);
       grad_x_[j] = row.grad_x;
       slope_[j] = row.slope;
       level_[j] = row.level;

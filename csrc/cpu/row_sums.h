@@ -1,4 +1,4 @@
-// Sums over the classes of a row of e = exp(z - top), where top is the row's largest logit.
+// Sums of e = exp(z - top) over the classes of a row, where top is the row's largest logit.
 #pragma once
 
 #include <limits>
@@ -8,8 +8,8 @@
 
 namespace bfn {
 
-// Finds the largest number of each lane over the steps of each set. g++ vectorises this loop only if it knows that
-// there is at least one step, and only if the loop is a function of its own.
+// Finds the largest number of each lane in each set. g++ vectorises this loop only if it is a function of its own, and
+// only if g++ knows that there is at least one step.
 template <class T>
 [[gnu::noinline]] void max_steps(int64_t sets, int64_t steps, const T* __restrict z, T* __restrict top) {
   if (steps < 1) return;
@@ -25,7 +25,8 @@ template <class T>
   }
 }
 
-// Sums e and, with kSquares, e^2 in double, so that many classes lose no precision.
+// Sums e and, with kSquares, e^2 over the steps of each set. The sums are in double, so that they stay precise for many
+// classes.
 template <bool kSquares, class T>
 [[gnu::noinline]] void sum_steps(int64_t sets, int64_t steps, const T* __restrict e, double* __restrict sums,
                                  double* __restrict squares = nullptr) {
@@ -44,11 +45,11 @@ template <bool kSquares, class T>
   }
 }
 
-// Reduces the 16 lanes of each row to one number by f. First each row is reduced to four numbers; then these are
-// transposed, so that the last two reductions are done for all rows at once.
+// Reduces the 16 lanes of each row to one number by f. Each row is first reduced to four numbers. Then these numbers
+// are transposed, so that the last two reductions work on all rows at once.
 template <class T, class F>
 void join_lanes(const Rows& rows, const T* lanes, T (&out)[kLanes], F&& f) {
-  T fours[4 * kLanes], turned[4 * kLanes], joined[kLanes];
+  T fours[4 * kLanes], transposed[4 * kLanes], joined[kLanes];
   for (int64_t row = 0; row < rows.count; ++row) {
     const T* const lane = lanes + row * kLanes;
     for (int64_t j = 0; j < 4; ++j) fours[row * 4 + j] = f(f(lane[j], lane[j + 4]), f(lane[j + 8], lane[j + 12]));
@@ -57,9 +58,9 @@ void join_lanes(const Rows& rows, const T* lanes, T (&out)[kLanes], F&& f) {
     std::fill_n(out, kLanes, f(f(fours[0], fours[1]), f(fours[2], fours[3])));
     return;
   }
-  rows_to_lanes(4, fours, turned);
+  rows_to_lanes(4, fours, transposed);
   for (int64_t j = 0; j < kLanes; ++j) {
-    joined[j] = f(f(turned[j], turned[kLanes + j]), f(turned[2 * kLanes + j], turned[3 * kLanes + j]));
+    joined[j] = f(f(transposed[j], transposed[kLanes + j]), f(transposed[2 * kLanes + j], transposed[3 * kLanes + j]));
   }
   copy_lanes(rows, joined, out);
 }
@@ -67,15 +68,16 @@ void join_lanes(const Rows& rows, const T* lanes, T (&out)[kLanes], F&& f) {
 // The largest number of each row of a tile.
 template <class T>
 void max_tile(const Tile& tile, const T* z, T (&top)[kLanes]) {
-  if (!tile.rows.across) return max_steps(1, tile.steps, z, top);
+  if (!tile.rows.lanes_are_classes) return max_steps(1, tile.steps, z, top);
   T lanes[kLanes * kLanes];
   max_steps(tile.rows.count, tile.steps, z, lanes);
   join_lanes(tile.rows, lanes, top, [](T a, T b) { return b > a ? b : a; });
 }
 
+// The sums of e and, with kSquares, of e^2 over each row of a tile.
 template <bool kSquares, class T>
 void sum_tile(const Tile& tile, const T* e, double (&sums)[kLanes], double (&squares)[kLanes]) {
-  if (!tile.rows.across) return sum_steps<kSquares>(1, tile.steps, e, sums, squares);
+  if (!tile.rows.lanes_are_classes) return sum_steps<kSquares>(1, tile.steps, e, sums, squares);
   double sum[kLanes * kLanes], square[kLanes * kLanes];
   sum_steps<kSquares>(tile.rows.count, tile.steps, e, sum, square);
   const auto plus = [](double a, double b) { return a + b; };
@@ -83,43 +85,44 @@ void sum_tile(const Tile& tile, const T* e, double (&sums)[kLanes], double (&squ
   if (kSquares) join_lanes(tile.rows, square, squares, plus);
 }
 
-// If all lanes belong to one row, adds them up and writes the sum to every lane.
+// If all lanes belong to one row, adds the lanes and writes the sum to every lane.
 inline void sum_lanes(const Rows& rows, double (&lanes)[kLanes]) {
-  if (!rows.across) return;
+  if (!rows.lanes_are_classes) return;
   double sum = 0;
   for (const double value : lanes) sum += value;
   std::fill_n(lanes, kLanes, sum);
 }
 
+// kExact corrects the rounding of logit - top.
 template <bool kExact, class T>
 T exp_of(T logit, T top) {
   return kExact ? exp_difference(logit, top) : exp_term(logit - top);
 }
 
-// e = exp(z - top). Each step prefetches the logits that lie `ahead` numbers further on, which the caller reads next.
-// The hardware's own prefetching stops at the end of a page of 4 KiB.
+// Writes e = exp(z - top) of some sets. Each step prefetches the logits that lie prefetch_distance numbers further on,
+// which the caller reads next. The hardware's own prefetching stops at the end of a page of 4 KiB.
 template <bool kExact, class T>
 [[gnu::noinline]] void exp_steps(int64_t sets, int64_t steps, const T* __restrict z, const T* __restrict top,
-                                 T* __restrict e, int64_t ahead) {
+                                 T* __restrict e, int64_t prefetch_distance) {
   for (int64_t set = 0; set < sets; ++set) {
     for (int64_t i = set * steps * kLanes; i < (set + 1) * steps * kLanes; i += kLanes) {
 #if defined(__GNUC__)
-      __builtin_prefetch(z + i + ahead);
+      __builtin_prefetch(z + i + prefetch_distance);
 #endif
       for (int64_t j = 0; j < kLanes; ++j) e[i + j] = exp_of<kExact>(z[i + j], top[set * kLanes + j]);
     }
   }
 }
 
-// The same for lanes that are classes: a row has `pitch` numbers and one top.
+// Writes e = exp(z - top) of rows whose lanes are classes. A row has `pitch` numbers and one top.
 template <bool kExact, class T>
 [[gnu::noinline]] void exp_rows(int64_t count, int64_t pitch, const T* __restrict z, const T* __restrict top,
-                                T* __restrict e, int64_t ahead) {
+                                T* __restrict e, int64_t prefetch_distance) {
   for (int64_t j = 0; j < count; ++j) {
     const T most = top[j];
     for (int64_t i = j * pitch; i < (j + 1) * pitch; i += kLanes) {
 #if defined(__GNUC__)
-      __builtin_prefetch(z + i + ahead);
+      __builtin_prefetch(z + i + prefetch_distance);
 #endif
       for (int64_t lane = 0; lane < kLanes; ++lane) e[i + lane] = exp_of<kExact>(z[i + lane], most);
     }
@@ -127,21 +130,22 @@ template <bool kExact, class T>
 }
 
 template <bool kExact = true, class T>
-void exp_tile(const Tile& tile, const T* z, const T (&top)[kLanes], T* e, int64_t ahead = kBlock) {
-  if (tile.rows.across) {
-    exp_rows<kExact>(tile.rows.count, tile.pitch(), z, top, e, ahead);
+void exp_tile(const Tile& tile, const T* z, const T (&top)[kLanes], T* e, int64_t prefetch_distance = kBlock) {
+  if (tile.rows.lanes_are_classes) {
+    exp_rows<kExact>(tile.rows.count, tile.pitch(), z, top, e, prefetch_distance);
   } else {
-    exp_steps<kExact>(1, tile.steps, z, top, e, ahead);
+    exp_steps<kExact>(1, tile.steps, z, top, e, prefetch_distance);
   }
 }
 
-// out = e times `by`, which has a factor for each row.
+// Multiplies e by the factor of each row.
 template <class T>
-[[gnu::noinline]] void scale_tile(const Tile& tile, const T* __restrict e, const T* __restrict by, T* __restrict out) {
-  for_numbers(tile, [&](int64_t i, int32_t, auto j) { out[i] = e[i] * by[j]; });
+[[gnu::noinline]] void scale_tile(const Tile& tile, const T* __restrict e, const T* __restrict factor,
+                                  T* __restrict out) {
+  for_numbers(tile, [&](int64_t i, int32_t, auto j) { out[i] = e[i] * factor[j]; });
 }
 
-// The softmax of sets of 16 rows in lanes.
+// The softmax of sets of 16 rows, whose lanes are rows.
 template <class T>
 void softmax_steps(int64_t sets, int64_t steps, const T* __restrict z, T* __restrict out) {
   T top[kBlock], e[kBlock];
@@ -150,16 +154,16 @@ void softmax_steps(int64_t sets, int64_t steps, const T* __restrict z, T* __rest
   exp_steps<true>(sets, steps, z, top, e, 0);
   sum_steps<false>(sets, steps, e, sums);
   for (int64_t set = 0; set < sets; ++set) {
-    T by[kLanes];
-    for (int64_t j = 0; j < kLanes; ++j) by[j] = static_cast<T>(1 / sums[set * kLanes + j]);
+    T inverse[kLanes];
+    for (int64_t j = 0; j < kLanes; ++j) inverse[j] = static_cast<T>(1 / sums[set * kLanes + j]);
     for (int64_t i = set * steps * kLanes; i < (set + 1) * steps * kLanes; i += kLanes) {
-      for (int64_t j = 0; j < kLanes; ++j) out[i + j] = e[i + j] * by[j];
+      for (int64_t j = 0; j < kLanes; ++j) out[i + j] = e[i + j] * inverse[j];
     }
   }
 }
 
-// Sums over whole rows. f(tile, sums) writes the sums of each lane over the steps of a tile. If the lanes are classes,
-// `rows` must be a single row (for_single_rows), and every lane gets the row's sums.
+// Makes kSums sums over whole rows. f(tile, sums) writes the sums of each lane over the steps of a tile. If the lanes
+// are classes, `rows` must be a single row (for_single_rows). Every lane then gets the row's sums.
 template <size_t kSums, class F>
 void sum_rows(const Rows& rows, double (&total)[kSums][kLanes], F&& f) {
   for (double (&lanes)[kLanes] : total) std::fill_n(lanes, kLanes, 0.0);
@@ -173,31 +177,31 @@ void sum_rows(const Rows& rows, double (&total)[kSums][kLanes], F&& f) {
   });
 }
 
-// What the sums of a row are used for. kRounded: the caller accepts the rounding of z - top, so that the faster
-// exp_term serves: for a draw, or if the logits themselves have just been rounded.
-enum class Wanted { kRounded, kSums, kSquares };
+// How a row is summed. kRounded uses the faster exp_term, which does not correct the rounding of z - top. This is
+// enough for a draw, or if the logits themselves have just been rounded. kExactWithSquares also sums e^2.
+enum class SumMode { kRounded, kExact, kExactWithSquares };
 
-// The sums of a tile's e_k = exp(z_k - top), where top is the tile's own largest logit. The class x is left out: its e
-// becomes 0, and its logit goes to z_x.
+// The sums of a tile's e_k = exp(z_k - top), where top is the tile's own largest logit. Class x is left out of the
+// sums: its e is set to 0, and its logit is written to z_x.
 template <class T>
 struct TileSums {
-  T top[kLanes], scale[kLanes];  // e times `scale` is exp(z - the row's top)
+  T top[kLanes], scale[kLanes];  // e times `scale` is exp(z - top of the whole row)
   double rest[kLanes], square[kLanes];
 
-  template <Wanted wanted>
-  void take(const Tile& tile, const T* z, const int64_t* x, T* e, T (&z_x)[kLanes]) {
+  template <SumMode kMode>
+  void compute(const Tile& tile, const T* z, const int64_t* x, T* e, T (&z_x)[kLanes]) {
     max_tile(tile, z, top);
-    exp_tile<wanted != Wanted::kRounded>(tile, z, top, e);
-    where_met(tile, x, [&](int64_t j, int64_t i) {
+    exp_tile<kMode != SumMode::kRounded>(tile, z, top, e);
+    where_in_tile(tile, x, [&](int64_t j, int64_t i) {
       set_lanes(tile.rows, j, z_x, z[i]);
       e[i] = 0;
     });
-    sum_tile<wanted == Wanted::kSquares>(tile, e, rest, square);
+    sum_tile<kMode == SumMode::kExactWithSquares>(tile, e, rest, square);
   }
 };
 
-// What is stored of a row between two passes over its tiles: the sums of each tile and, with `keep_e`, the e of all
-// classes.
+// What is stored of a row between two passes over its tiles: the sums of each tile and, with `keep_e`, e of all
+// classes. Without `keep_e`, the buffer has room for e of one tile.
 template <class T>
 struct RowScratch {
   bool keep_e;
@@ -212,7 +216,7 @@ struct RowScratch {
   const TileSums<T>& sums_of(const Tile& tile) const { return tiles[tile.first / kBlock]; }
   const T* e_of(const Tile& tile) const { return e.data() + tile.first; }
 
-  // Fills a view with numbers that make(tile, e, scale, out) computes from the stored e.
+  // Fills a view. make(tile, e, scale, out) computes the numbers of a tile from the stored e.
   template <class F>
   void store(const View& to, const Rows& rows, F&& make) const {
     for_tiles(rows, [&](const Tile& tile) {
@@ -224,8 +228,8 @@ struct RowScratch {
   }
 };
 
-// Sums over all classes of a row but x. If x is null, or -1 for a row, the sums are over all classes.
-template <class T, Wanted wanted = Wanted::kSums>
+// The sums over all classes of a row except x. If x is null, or -1 for a row, no class is left out.
+template <class T, SumMode kMode = SumMode::kExact>
 struct RowSums {
   T top[kLanes], z_x[kLanes] = {}, e_x[kLanes] = {};
   double rest[kLanes], square[kLanes];
@@ -238,41 +242,44 @@ struct RowSums {
       T buffer[kBlock];
       const T* z = logits(tile, buffer);
       T* e = scratch.e.data() + (scratch.keep_e ? tile.first : 0);
-      scratch.tiles[count++].template take<wanted>(tile, z, x, e, z_x);
+      scratch.tiles[count++].template compute<kMode>(tile, z, x, e, z_x);
     });
     join(scratch.tiles.data(), count);
     for (int64_t j = 0; x && j < kLanes; ++j) e_x[j] = x[j] < 0 ? T(0) : exp_difference(z_x[j], top[j]);
   }
   double total(int64_t j) const { return e_x[j] + rest[j]; }
-  RowStats<T> stats(int64_t j, double spread) const { return row_stats(top[j], e_x[j], rest[j], square[j], spread); }
+  RowStats<T> stats(int64_t j, double complement) const {
+    return row_stats(top[j], e_x[j], rest[j], square[j], complement);
+  }
 
-  // Sums of e (1 - e). If one e is 1 and the others are tiny, the difference of the two sums has lost them. The row is
-  // then summed once more, term by term.
+  // Makes the sums of e (1 - e). Each is the difference of the sums of e and e^2. If one e is 1 and the others are
+  // tiny, this difference has lost the others. Then the row is summed once more, term by term.
   template <class F>
-  void spreads(const Rows& rows, const int64_t* x, F&& logits, double (&spread)[kLanes]) const {
+  void complement_sums(const Rows& rows, const int64_t* x, F&& logits, double (&complement)[kLanes]) const {
     constexpr double kLost = std::numeric_limits<double>::epsilon() / std::numeric_limits<T>::epsilon();
     int32_t lost[kLanes], any = 0;
     for (int64_t j = 0; j < kLanes; ++j) {
-      spread[j] = rest[j] - square[j];
+      complement[j] = rest[j] - square[j];
       lost[j] = rest[j] >= 1 && rest[j] < 1 + kLost;
       any |= lost[j];
     }
-    if (!any || rows.num_classes == 2) return;  // with two classes there is one e besides x, whose difference is exact
+    if (!any || rows.num_classes == 2) return;  // with two classes the sums have one term, so the difference is exact
     double sums[kLanes] = {};
     for_tiles(rows, [&](const Tile& tile) {
       T buffer[kBlock], e[kBlock];
       exp_tile(tile, logits(tile, buffer), top, e);
-      where_met(tile, x, [&](int64_t, int64_t i) { e[i] = 0; });
+      where_in_tile(tile, x, [&](int64_t, int64_t i) { e[i] = 0; });
       for_numbers(tile, [&](int64_t i, int32_t, auto j) { sums[j] += static_cast<double>(e[i]) * (1 - e[i]); });
     });
-    for (int64_t j = 0; j < kLanes; ++j) spread[j] = lost[j] ? sums[std::min(j, rows.count - 1)] : spread[j];
+    for (int64_t j = 0; j < kLanes; ++j) complement[j] = lost[j] ? sums[std::min(j, rows.count - 1)] : complement[j];
   }
 
  private:
+  // Adds the sums of the tiles, after each is scaled to the row's top.
   void join(TileSums<T>* tiles, int64_t count) {
     std::copy_n(tiles[0].top, kLanes, top);
     std::copy_n(tiles[0].rest, kLanes, rest);
-    if (wanted == Wanted::kSquares) std::copy_n(tiles[0].square, kLanes, square);
+    if (kMode == SumMode::kExactWithSquares) std::copy_n(tiles[0].square, kLanes, square);
     std::fill_n(tiles[0].scale, kLanes, T(1));
     if (count == 1) return;
     for (int64_t t = 1; t < count; ++t) {
@@ -285,7 +292,7 @@ struct RowSums {
         const T scale = exp_difference(tiles[t].top[j], top[j]);
         tiles[t].scale[j] = scale;
         rest[j] += scale * tiles[t].rest[j];
-        if (wanted == Wanted::kSquares) square[j] += static_cast<double>(scale) * scale * tiles[t].square[j];
+        if (kMode == SumMode::kExactWithSquares) square[j] += static_cast<double>(scale) * scale * tiles[t].square[j];
       }
     }
   }

@@ -1,6 +1,5 @@
 // Rows of classes in lanes. A lane is one of the 16 places that SIMD instructions work on at a time. There are two
-// layouts, and one loop over a tile serves both. A tile of logits z[row][class] lies in memory like this, line after
-// line:
+// layouts, and one loop over a tile serves both. A tile of logits z[row][class] lies in memory line after line:
 //
 //   Few classes: a lane is a row.                       Many classes, here 40: the lanes are classes of a row.
 //
@@ -10,13 +9,11 @@
 //   ...                                                  row 0, step 2   z[0][32]  z[0][33] ...  padding
 //   step K-1   z[0][K-1] z[1][K-1] ... z[15][K-1]        row 1, step 0   z[1][0]   z[1][1]  ...  z[1][15]
 //
-// A step is one number in each lane.
-// A set is the group of steps whose numbers each lane adds up: on the left all steps of 16 rows, on the right all steps
-// of one row.
-// A tile is the part of the data that fits a buffer of kBlock numbers. On the left a tile is one set. On the right it
-// is the sets of up to 16 rows, or a part of one row, if the row is longer than the buffer.
-// A block is the part of the data that a thread takes at a time (parallel.h): as many rows as fit a buffer, and at
-// least one row.
+// A step is one line: a number in each lane.
+// A set is the steps that are summed together, lane by lane: on the left all steps of 16 rows, on the right all steps
+// of one row. A tile fits a buffer of kBlock numbers. On the left a tile is one set. On the right it is the sets of up
+// to 16 rows. If a row is longer than the buffer, a tile is a part of this row. A block is the rows that a thread works
+// on at a time (parallel.h): as many rows as fit a buffer, and at least one row.
 #pragma once
 
 #include "../math/discrete.h"
@@ -25,49 +22,54 @@
 
 namespace bfn {
 
-// With more classes than this, transposing rows into lanes costs more than the lanes that stay empty at a row's end.
+// With more classes than this, the lanes are classes. To transpose rows into lanes then costs more than the lanes that
+// stay empty at the end of a row.
 constexpr int64_t kFewClasses = 32;
 
-// Up to 16 consecutive rows, which one call of a loop's body works on.
+// Up to 16 consecutive rows, which one iteration of a loop works on.
 struct Rows {
   int64_t first, count, num_classes;
-  bool across;  // whether the lanes are classes of one row, not rows
+  bool lanes_are_classes;  // whether a lane is a class of a row; otherwise it is a row
 };
 
-inline int64_t whole_lanes(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
+inline int64_t round_up_to_lanes(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
 
-// All classes of some rows, or `classes` classes of one long row, starting with class `first`.
+// All classes of some rows, or `classes` classes of one long row from class `first` on.
 struct Tile {
   Rows rows;
-  int64_t first, classes, steps;
+  int64_t first, classes, steps;  // `steps` of each set
 
   int64_t pitch() const { return steps * kLanes; }  // the distance between rows in the buffer, if lanes are classes
-  int64_t numbers() const { return (rows.across ? rows.count : 1) * pitch(); }
-  int64_t at(int64_t j, int64_t k) const { return rows.across ? j * pitch() + k : k * kLanes + j; }
+  int64_t numbers() const { return (rows.lanes_are_classes ? rows.count : 1) * pitch(); }
+  // Where class `first` + k of row j lies in the buffer.
+  int64_t at(int64_t j, int64_t k) const { return rows.lanes_are_classes ? j * pitch() + k : k * kLanes + j; }
+  // Where the tile begins in the tensor.
   int64_t start() const { return rows.first * rows.num_classes + first; }
 };
 
 // Calls f(rows) for all rows. Each call gets as many rows as fill a tile.
 template <class F>
 void for_rows(int64_t start, int64_t length, int64_t num_classes, F&& f) {
-  const bool across = num_classes > kFewClasses;
-  const int64_t fit = across ? std::max<int64_t>(1, kBlock / whole_lanes(num_classes)) : kLanes;
+  const bool lanes_are_classes = num_classes > kFewClasses;
+  const int64_t fit = lanes_are_classes ? std::max<int64_t>(1, kBlock / round_up_to_lanes(num_classes)) : kLanes;
   const int64_t most = std::min(kLanes, fit);
-  for (int64_t i = 0; i < length; i += most) f(Rows{start + i, std::min(most, length - i), num_classes, across});
+  for (int64_t i = 0; i < length; i += most)
+    f(Rows{start + i, std::min(most, length - i), num_classes, lanes_are_classes});
 }
 
 // Calls f(rows) for all rows. If the lanes are classes, each call gets one row, so that all lanes share the row's
 // number.
 template <class F>
 void for_single_rows(int64_t start, int64_t length, int64_t num_classes, F&& f) {
-  const bool across = num_classes > kBlock / kLanes;
-  const int64_t most = across ? 1 : kLanes;
-  for (int64_t i = 0; i < length; i += most) f(Rows{start + i, std::min(most, length - i), num_classes, across});
+  const bool lanes_are_classes = num_classes > kBlock / kLanes;
+  const int64_t most = lanes_are_classes ? 1 : kLanes;
+  for (int64_t i = 0; i < length; i += most)
+    f(Rows{start + i, std::min(most, length - i), num_classes, lanes_are_classes});
 }
 
-// How many numbers of a tile one row takes, padding included.
+// How many numbers of a tile belong to one row, padding included.
 inline int64_t row_width(int64_t num_classes) {
-  return num_classes > kFewClasses ? whole_lanes(num_classes) : num_classes;
+  return num_classes > kFewClasses ? round_up_to_lanes(num_classes) : num_classes;
 }
 
 // Calls f(rows, scratch) for all rows, on several threads. make() makes the scratch of a thread.
@@ -83,28 +85,29 @@ void for_row_blocks(int64_t count, int64_t num_classes, F&& f) {
   for_row_blocks(count, num_classes, [] { return NoScratch{}; }, [&](const Rows& rows, NoScratch) { f(rows); });
 }
 
+// Calls f(tile) for all tiles of some rows.
 template <class F>
 void for_tiles(const Rows& rows, F&& f) {
-  if (!rows.across) return f(Tile{rows, 0, rows.num_classes, rows.num_classes});
+  if (!rows.lanes_are_classes) return f(Tile{rows, 0, rows.num_classes, rows.num_classes});
   for (int64_t first = 0; first < rows.num_classes; first += kBlock) {
     const int64_t classes = std::min(kBlock, rows.num_classes - first);
-    f(Tile{rows, first, classes, whole_lanes(classes) / kLanes});
+    f(Tile{rows, first, classes, round_up_to_lanes(classes) / kLanes});
   }
 }
 
-// The index of a row, if all 16 lanes of a step belong to this row.
+// The index of the row to which all 16 lanes of a step belong.
 struct SameRow {
   int64_t row;
 
   operator int64_t() const { return row; }
 };
 
-// Calls f(i, k, j) for each number of a tile: its place i in the buffer, its class k and its row j. In the two layouts
-// j has different types. The compiler thus makes two functions of f, and calls each at one place only, so it inlines
+// Calls f(i, k, j) for each number of a tile: i is its place in the buffer, k its class in the tile, and j its row. j
+// has a type of its own in each layout. So the compiler makes two functions of f, each with one caller, and inlines
 // them.
 template <class F>
 [[gnu::always_inline]] inline void for_numbers(const Tile& tile, F&& f) {
-  if (tile.rows.across) {
+  if (tile.rows.lanes_are_classes) {
     for (int64_t j = 0; j < tile.rows.count; ++j) {
       for (int64_t s = 0; s < tile.steps; ++s) {
         for (int64_t k = s * kLanes; k < (s + 1) * kLanes; ++k) {
@@ -122,23 +125,23 @@ template <class F>
 // Fills the padding at the end of each row with `pad`.
 template <class T>
 void pad_tile(const Tile& tile, T* numbers, T pad) {
-  for (int64_t j = 0; tile.rows.across && j < tile.rows.count; ++j) {
+  for (int64_t j = 0; tile.rows.lanes_are_classes && j < tile.rows.count; ++j) {
     std::fill(numbers + j * tile.pitch() + tile.classes, numbers + (j + 1) * tile.pitch(), pad);
   }
 }
 
-// One of the two rounds that transpose 16 rows into lanes. It interleaves the four quarters of `from`. The compiler
-// vectorises this loop only if it is a function of its own.
+// Interleaves the four quarters of `from`. Two such rounds transpose 16 rows into lanes. The compiler vectorises this
+// loop only if it is a function of its own.
 template <class T>
-[[gnu::noinline]] void take_turns(int64_t quarter, const T* __restrict from, T* __restrict to) {
+[[gnu::noinline]] void interleave_quarters(int64_t quarter, const T* __restrict from, T* __restrict to) {
   for (int64_t i = 0; i < quarter; ++i) {
     for (int64_t q = 0; q < 4; ++q) to[4 * i + q] = from[q * quarter + i];
   }
 }
 
-// Undoes one round of take_turns.
+// The inverse of interleave_quarters.
 template <class T>
-[[gnu::noinline]] void take_turns_back(int64_t quarter, const T* __restrict from, T* __restrict to) {
+[[gnu::noinline]] void deinterleave_quarters(int64_t quarter, const T* __restrict from, T* __restrict to) {
   for (int64_t i = 0; i < quarter; ++i) {
     for (int64_t q = 0; q < 4; ++q) to[q * quarter + i] = from[4 * i + q];
   }
@@ -148,27 +151,27 @@ template <class T>
 template <class T>
 void rows_to_lanes(int64_t classes, const T* from, T* to) {
   T halfway[kBlock];
-  take_turns(4 * classes, from, halfway);
-  take_turns(4 * classes, halfway, to);
+  interleave_quarters(4 * classes, from, halfway);
+  interleave_quarters(4 * classes, halfway, to);
 }
 
-// Undoes rows_to_lanes: lane j becomes row j.
+// The inverse of rows_to_lanes: lane j becomes row j.
 template <class T>
 void lanes_to_rows(int64_t classes, const T* from, T* to) {
   T halfway[kBlock];
-  take_turns_back(4 * classes, from, halfway);
-  take_turns_back(4 * classes, halfway, to);
+  deinterleave_quarters(4 * classes, from, halfway);
+  deinterleave_quarters(4 * classes, halfway, to);
 }
 
-// Returns a pointer to the numbers of a tile. They are copied to `buffer` unless they can be read in place. If there
-// are fewer than 16 rows, the lanes without a row repeat the last row.
+// Returns a pointer to the numbers of a tile. They are copied to `buffer` unless they can be read in place. If the
+// lanes are rows and there are fewer than 16 rows, the other lanes repeat the last row.
 template <class T>
 const T* load_tile(const View& view, const Tile& tile, T* buffer, T pad, int64_t offset = 0) {
   const int64_t start = offset + tile.start(), count = tile.rows.count, classes = tile.classes;
-  if (tile.rows.across) {
+  if (tile.rows.lanes_are_classes) {
     const T* from = load(view, start, count * classes, buffer);
     if (classes == tile.pitch()) return from;
-    for (int64_t j = count - 1; j >= 0; --j) {  // from behind, since `from` may be the buffer
+    for (int64_t j = count - 1; j >= 0; --j) {  // the last row first, since `from` may be the buffer
       std::memmove(buffer + j * tile.pitch(), from + j * classes, classes * sizeof(T));
     }
     pad_tile(tile, buffer, pad);
@@ -188,17 +191,17 @@ const T* load_tile(const View& view, const Tile& tile, T* buffer, T pad, int64_t
 }
 
 template <class T>
-Ahead<T> ahead_of(std::initializer_list<const View*> views, const Tile& tile) {
+Prefetch<T> prefetch_of(std::initializer_list<const View*> views, const Tile& tile) {
   return {views, tile.start()};
 }
 
 template <class T>
 void store_tile(const View& view, const Tile& tile, const T* from) {
   const int64_t start = tile.start(), count = tile.rows.count, classes = tile.classes;
-  if (tile.rows.across && classes == tile.pitch()) return store(view, start, count * classes, from);
+  if (tile.rows.lanes_are_classes && classes == tile.pitch()) return store(view, start, count * classes, from);
   T staging[kBlock];
-  T* to = tile.rows.across || count == kLanes ? target(view, start, staging) : staging;
-  if (tile.rows.across) {
+  T* to = tile.rows.lanes_are_classes || count == kLanes ? target(view, start, staging) : staging;
+  if (tile.rows.lanes_are_classes) {
     for (int64_t j = 0; j < count; ++j) std::copy_n(from + j * tile.pitch(), classes, to + j * classes);
   } else {
     lanes_to_rows(classes, from, to);
@@ -206,15 +209,16 @@ void store_tile(const View& view, const Tile& tile, const T* from) {
   store(view, start, count * classes, to);
 }
 
-// Returns where to write a tile: the tensor's own memory if its layout allows that, else `buffer`. In both cases the
-// caller then calls `store_tile`.
+// Returns a pointer to which the caller writes a tile. It is the tensor's own memory if its layout allows this, else
+// `buffer`. In both cases the caller then calls `store_tile`.
 template <class T>
 T* target_tile(const View& view, const Tile& tile, T* buffer) {
-  if (!tile.rows.across || tile.classes != tile.pitch()) return buffer;
+  if (!tile.rows.lanes_are_classes || tile.classes != tile.pitch()) return buffer;
   return target(view, tile.start(), buffer);
 }
 
-// Copies one number of each row to the row's lane. The lanes without a row repeat the last row's number.
+// Copies one number of each row to lane j of row j. The lanes without a row repeat the last row's number. These arrays
+// are indexed by row in both layouts.
 template <class T>
 void copy_lanes(const Rows& rows, const T* from, T (&out)[kLanes]) {
   if (rows.count == kLanes) {
@@ -230,11 +234,11 @@ void load_lanes(const View& view, const Rows& rows, T (&out)[kLanes], T missing 
   copy_lanes(rows, load(view, rows.first, rows.count, buffer, missing), out);
 }
 
-// One number of each row of a block. All are read when the object is made.
+// One number of each row of a block. The constructor reads all of them.
 template <class T>
-class RowNumbers {
+class RowValues {
  public:
-  RowNumbers(const View& view, int64_t start, int64_t length, T missing = T(0))
+  RowValues(const View& view, int64_t start, int64_t length, T missing = T(0))
       : start_(start), from_(load(view, start, length, buffer_, missing)) {}
 
   void lanes(const Rows& rows, T (&out)[kLanes]) const { copy_lanes(rows, from_ + rows.first - start_, out); }
@@ -245,8 +249,8 @@ class RowNumbers {
   const T* from_;
 };
 
-// Copies the mask of the rows to `costs`; `mask` points to the first row. Without a mask all rows cost something.
-// Returns whether any row does.
+// Copies the mask of the rows to `costs`: whether each row has a cost. `mask` points to the first row's number. Without
+// a mask all rows have a cost. Returns whether any row has one.
 inline bool mask_lanes(const Rows& rows, const uint8_t* mask, uint8_t (&costs)[kLanes]) {
   if (!mask) {
     std::fill_n(costs, kLanes, uint8_t{1});
@@ -256,12 +260,12 @@ inline bool mask_lanes(const Rows& rows, const uint8_t* mask, uint8_t (&costs)[k
   return std::any_of(costs, costs + kLanes, [](uint8_t cost) { return cost != 0; });
 }
 
-// Sets a class to -1 if it is not wanted or is out of range. `bad`, if it is given, remembers a class out of range.
+// Sets a class to -1 if it is not wanted or is out of range. `bad`, if it is not null, records a class out of range.
 inline void check_classes(const Rows& rows, const uint8_t (&wanted)[kLanes], int64_t (&x)[kLanes], BadClass* bad) {
   int64_t any_bad = 0;
   for (int64_t j = 0; j < kLanes; ++j) any_bad |= wanted[j] && !is_class(x[j], rows.num_classes) ? 1 : 0;
   for (int64_t j = 0; any_bad && bad && j < kLanes; ++j) {
-    if (wanted[j] && !is_class(x[j], rows.num_classes)) bad->take(x[j]);
+    if (wanted[j] && !is_class(x[j], rows.num_classes)) bad->record(x[j]);
   }
   for (int64_t j = 0; j < kLanes; ++j) x[j] = wanted[j] && is_class(x[j], rows.num_classes) ? x[j] : -1;
 }
@@ -272,16 +276,17 @@ inline void load_classes(const View& view, const Rows& rows, const uint8_t (&wan
   check_classes(rows, wanted, x, bad);
 }
 
+// Returns a function that reads the logits of a tile.
 template <class T>
 auto logits_of(const View& view) {
   return [&view](const Tile& tile, T* buffer) { return load_tile(view, tile, buffer, kMinusInfinity<T>); };
 }
 
-// The place of each row's class x among the tile's classes; -1 if the tile does not hold this class.
-struct ClassAt {
+// The index of each row's class x among the tile's classes; -1 if the tile does not have this class.
+struct ClassInTile {
   int32_t at[kLanes];
 
-  ClassAt(const Tile& tile, const int64_t (&x)[kLanes]) {
+  ClassInTile(const Tile& tile, const int64_t (&x)[kLanes]) {
     for (int64_t j = 0; j < kLanes; ++j) {
       const int64_t k = x[j] - tile.first;
       at[j] = x[j] >= tile.first && k < tile.classes ? static_cast<int32_t>(k) : -1;
@@ -289,18 +294,18 @@ struct ClassAt {
   }
 };
 
-// Calls f(j, i) for each row j whose class x lies in the tile; i is the place of its number in the buffer. If x is
-// null, f is not called.
+// Calls f(j, i) for each row j whose class x lies in the tile. i is the place of this class's number in the buffer. If
+// x is null, f is not called.
 template <class F>
-void where_met(const Tile& tile, const int64_t* x, F&& f) {
-  const int64_t count = !x ? 0 : tile.rows.across ? tile.rows.count : kLanes;
+void where_in_tile(const Tile& tile, const int64_t* x, F&& f) {
+  const int64_t count = !x ? 0 : tile.rows.lanes_are_classes ? tile.rows.count : kLanes;
   for (int64_t j = 0; j < count; ++j) {
     const int64_t k = x[j] - tile.first;
     if (x[j] >= tile.first && k < tile.classes) f(j, tile.at(j, k));
   }
 }
 
-// Sets the number of row j in lane j, and in the lanes that repeat row j.
+// Sets the number of row j, and of the lanes that repeat row j.
 template <class T>
 void set_lanes(const Rows& rows, int64_t j, T (&lanes)[kLanes], T value) {
   lanes[j] = value;
@@ -310,20 +315,20 @@ void set_lanes(const Rows& rows, int64_t j, T (&lanes)[kLanes], T value) {
 // Returns the normals of the numbers of a tile.
 template <class T>
 const T* normal_tile(const Noise& noise, const Tile& tile, T* buffer, uint32_t draw = 0, int64_t draw_stride = 0,
-                     const Ahead<T>& ahead = {}) {
+                     const Prefetch<T>& prefetch = {}) {
   if (noise.explicit_values) return load_tile(noise.explicit_values, tile, buffer, T(0), draw * draw_stride);
   const int64_t per_row = (tile.rows.num_classes + 3) / 4;
   const uint64_t group = static_cast<uint64_t>(tile.rows.first * per_row + tile.first / 4);
-  if (tile.rows.across) {
+  if (tile.rows.lanes_are_classes) {
     const int64_t groups = (tile.classes + 3) / 4, room = 4 * groups;
-    fill_normals(buffer, tile.rows.count * groups, key_of(noise), group, noise.stream, draw, ahead);
+    fill_normals(buffer, tile.rows.count * groups, seed_of(noise), group, noise.stream, draw, prefetch);
     for (int64_t j = tile.rows.count - 1; j > 0 && room < tile.pitch(); --j) {
       std::memmove(buffer + j * tile.pitch(), buffer + j * room, room * sizeof(T));
     }
   } else {
     for_sets(per_row, [&](int64_t g, auto size) {
       T normals[4][size * kLanes];
-      fill_lanes<size>(normals, key_of(noise), group + g, per_row, 1, noise.stream, draw);
+      fill_lanes<size>(normals, seed_of(noise), group + g, per_row, 1, noise.stream, draw);
       for (int k = 0; k < 4 * size; ++k) {
         std::copy_n(normals[k % 4] + k / 4 * kLanes, kLanes, buffer + (4 * g + k) * kLanes);
       }
@@ -334,19 +339,19 @@ const T* normal_tile(const Noise& noise, const Tile& tile, T* buffer, uint32_t d
 
 // Returns the normals of a step, or zeros if the step has no noise.
 template <class T>
-const T* normals_or_zeros(const Noise& noise, const Tile& tile, T* buffer, const Ahead<T>& ahead) {
-  if (noise.any()) return normal_tile(noise, tile, buffer, 0, 0, ahead);
+const T* normals_or_zeros(const Noise& noise, const Tile& tile, T* buffer, const Prefetch<T>& prefetch) {
+  if (noise.any()) return normal_tile(noise, tile, buffer, 0, 0, prefetch);
   std::fill_n(buffer, tile.numbers(), T(0));
   return buffer;
 }
 
-// The uniform that draws the class of each row. Row r gets word r % 4 of Philox group r / 4.
+// Reads or makes the uniform that draws the class of each row. Row r gets word r % 4 of Philox group r / 4.
 template <class T>
 void uniform_lanes(const Noise& noise, const Rows& rows, T (&out)[kLanes]) {
   if (noise.explicit_values) return load_lanes(noise.explicit_values, rows, out);
   uint32_t words[4][kLanes];
   const int64_t first = rows.first / 4;
-  fill_words<1>(words, key_of(noise), static_cast<uint64_t>(first), 1, 0, noise.stream, 0);
+  fill_words<1>(words, seed_of(noise), static_cast<uint64_t>(first), 1, 0, noise.stream, 0);
   for (int64_t j = 0; j < kLanes; ++j) {
     const int64_t row = rows.first + std::min(j, rows.count - 1);
     out[j] = static_cast<T>(unit(words[row % 4][row / 4 - first]));

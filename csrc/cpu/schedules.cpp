@@ -5,16 +5,17 @@
 #include <string>
 #include <utility>
 
+#include "format.h"
 #include "parallel.h"
 #include "view.h"
-#include "written.h"
 
 namespace bfn {
 namespace {
 
+// Throws if a number lies outside [0, high]. `most` is how the message writes `high`.
 void check_range(const char* name, const View& view, int64_t count, double high, const char* most) {
   double least = HUGE_VAL, largest = -HUGE_VAL;
-  bool none = false;  // NaN is in no range
+  bool any_nan = false;
   for (int64_t start = 0; start < count; start += kBlock) {
     double buffer[kBlock];
     const int64_t length = std::min(kBlock, count - start);
@@ -22,24 +23,24 @@ void check_range(const char* name, const View& view, int64_t count, double high,
     for (int64_t i = 0; i < length; ++i) {
       least = std::min(least, value[i]);
       largest = std::max(largest, value[i]);
-      none |= std::isnan(value[i]);
+      any_nan |= std::isnan(value[i]);
     }
   }
-  if (none) least = largest = NAN;
+  if (any_nan) least = largest = NAN;
   if (least >= 0 && largest <= high) return;
-  throw std::invalid_argument(std::string(name) + " must lie in [0, " + most + "], got values from " + written(least) +
-                              " to " + written(largest));
+  throw std::invalid_argument(std::string(name) + " must lie in [0, " + most + "], got values from " +
+                              formatted(least) + " to " + formatted(largest));
 }
 
-// Refuses the first time at which no step of L_n starts.
-[[noreturn]] void refuse_time(const RowScalars& op) {
+// Throws for the first time at which no step of L_n starts.
+[[noreturn]] void throw_for_time(const RowScalars& op) {
   double t = 0;
   for (int64_t i = 0; i < op.count; ++i) {
     t = *load(op.value, i, 1, &t);
     if (!op.starts_step(t)) break;
   }
   const std::string n = std::to_string(static_cast<int64_t>(op.context.n_steps));
-  throw std::invalid_argument("t must be (i - 1)/n for a step i from 1 to n = " + n + ", got " + written(t) +
+  throw std::invalid_argument("t must be (i - 1)/n for a step i from 1 to n = " + n + ", got " + formatted(t) +
                               "; or give step=i");
 }
 
@@ -54,26 +55,27 @@ void with_constant(decltype(last) member, F&& f) {
   }(std::make_integer_sequence<int64_t, static_cast<int64_t>(last) + 1>());
 }
 
-constexpr bool has_forms(RowScalar which) {
+// Whether the formula depends on the kind of the schedule.
+constexpr bool depends_on_schedule(RowScalar which) {
   return which == RowScalar::kRate || which == RowScalar::kAlpha || which == RowScalar::kBeta ||
          which == RowScalar::kBetaSpread;
 }
 
-// Calls f with a function that computes the scalar. Branches that are the same for all rows were taken before, so that
-// loops in f are vectorised.
+// Calls f(formula), where formula(value, rho) computes the scalar. The kinds of the scalar and of the schedule are
+// constants in `formula`, so that it has no branches on them, and loops in f are vectorised.
 template <class F>
 void with_formula(RowScalar wanted, const RowContext& context, F&& f) {
   with_constant<RowScalar::kSpread>(wanted, [&](auto which) {
-    const auto call = [&](RowContext of) {
-      f([of, which](double value, double rho) { return row_scalar(which, of, value, rho); });
+    const auto call = [&](RowContext fixed) {
+      f([fixed, which](double value, double rho) { return row_scalar(which, fixed, value, rho); });
     };
-    if constexpr (!has_forms(which)) {
+    if constexpr (!depends_on_schedule(which)) {
       call(context);
     } else {
       with_constant<ScheduleKind::kLogarithmicAccuracy>(context.schedule.kind, [&](auto kind) {
-        RowContext of = context;
-        of.schedule.kind = kind;
-        call(of);
+        RowContext fixed = context;
+        fixed.schedule.kind = kind;
+        call(fixed);
       });
     }
   });
@@ -108,7 +110,7 @@ void row_scalars(const RowScalars& op) {
   const bool timed = op.context.schedule.kind != ScheduleKind::kNone;
   check_range(timed ? "t" : "alpha", op.value, op.count, op.high(), timed ? "1" : "inf");
   check_range("precision", op.rho, op.count, HUGE_VAL, "inf");
-  refuse_time(op);
+  throw_for_time(op);
 }
 
 BFN_INSTANTIATE(row_scalars, const RowScalars&);

@@ -1,4 +1,4 @@
-// Reads and writes views in the type of the arithmetic. Contiguous numbers of this type are read without a copy.
+// Reads and writes views in the compute type T. Contiguous numbers of this type are read without a copy.
 #pragma once
 
 #include <algorithm>
@@ -34,7 +34,8 @@ void with_type(DType dtype, void* data, F&& f) {
 }
 
 // Splits the numbers [start, start + length) into runs of constant stride. Calls f(offset, stride, position, count) for
-// each run: the offset of its first number in memory, and the position of this number in [0, length).
+// each run. `offset` is where its first number lies in memory, and `position` is the index of this number in [0,
+// length).
 template <class F>
 void for_runs(const View& view, int64_t start, int64_t length, F&& f) {
   if (view.dims == 0) return f(int64_t{0}, int64_t{0}, int64_t{0}, length);
@@ -59,26 +60,26 @@ void for_runs(const View& view, int64_t start, int64_t length, F&& f) {
   }
 }
 
-// Whether the view's numbers are of this type and lie side by side.
+// Whether the view's numbers have the type T and are contiguous.
 template <class T>
 bool in_place(const View& view) {
   return view.dtype == dtype_of<T>() && view.dims == 1 && view.stride[0] == 1;
 }
 
-// Numbers that will be read soon. Code that computes something else first calls `ask` now and then, so that the
-// processor fetches the numbers from memory meanwhile.
+// Prefetches numbers that will be read or written soon. Code that computes something else first calls `run` now and
+// then. The processor fetches the numbers from memory during the computation.
 template <class T>
-struct Ahead {
+struct Prefetch {
   const T* from[3] = {};
 
-  Ahead() = default;
-  Ahead(std::initializer_list<const View*> views, int64_t start) {
+  Prefetch() = default;
+  Prefetch(std::initializer_list<const View*> views, int64_t start) {
     int64_t count = 0;
     for (const View* view : views) {
       if (*view && in_place<T>(*view)) from[count++] = static_cast<const T*>(view->data) + start;
     }
   }
-  void ask(int64_t first, int64_t count) const {
+  void run(int64_t first, int64_t count) const {
 #if defined(__GNUC__)
     for (const T* numbers : from) {
       for (int64_t i = first; numbers && i < first + count; i += 64 / sizeof(T)) __builtin_prefetch(numbers + i);
@@ -87,7 +88,7 @@ struct Ahead {
   }
 };
 
-// Writes each of `rows` numbers `times` times. kTimes is `times`, or 0 if the compiler is not to know it; the compiler
+// Writes each of `rows` numbers `times` times. kTimes is `times` for a small number, and else 0. The compiler
 // vectorises the loop if it knows the number.
 template <int64_t kTimes, class T, class E>
 void repeat_rows(const E* from, int64_t stride, int64_t times, int64_t rows, T* to) {
@@ -108,7 +109,7 @@ void repeat_rows(const E* from, int64_t stride, int64_t times, int64_t rows, T* 
   }
 }
 
-// Reads the numbers [start, start + length) of a view whose last dimension repeats a number.
+// Reads the numbers [start, start + length) of a view with two dimensions, of which the last one has stride 0.
 template <class T, class E>
 void load_repeated(const View& view, const E* data, int64_t start, int64_t length, T* to) {
   const int64_t times = view.size[1], stride = view.stride[0], skip = start % times;
@@ -145,9 +146,7 @@ const T* load(const View& view, int64_t start, int64_t length, T* buffer, T miss
     std::fill_n(buffer, length, missing);
     return buffer;
   }
-  if (in_place<T>(view)) {
-    return static_cast<const T*>(view.data) + start;
-  }
+  if (in_place<T>(view)) return static_cast<const T*>(view.data) + start;
   with_type(view.dtype, view.data, [&](const auto* data) {
     if (view.dims == 2 && view.stride[1] == 0) return load_repeated(view, data, start, length, buffer);
     for_runs(view, start, length, [&](int64_t offset, int64_t stride, int64_t at, int64_t run) {
@@ -155,7 +154,7 @@ const T* load(const View& view, int64_t start, int64_t length, T* buffer, T miss
         std::fill_n(buffer + at, run, static_cast<T>(data[offset]));
       } else if (stride == 1) {
         for (int64_t i = 0; i < run; ++i) buffer[at + i] = static_cast<T>(data[offset + i]);
-      } else if (stride == 2) {  // half of a stacked pair; the compiler vectorises a stride that it knows
+      } else if (stride == 2) {  // one half of a stacked pair. The compiler vectorises a constant stride.
         for (int64_t i = 0; i < run; ++i) buffer[at + i] = static_cast<T>(data[offset + 2 * i]);
       } else {
         for (int64_t i = 0; i < run; ++i) buffer[at + i] = static_cast<T>(data[offset + i * stride]);
@@ -165,22 +164,23 @@ const T* load(const View& view, int64_t start, int64_t length, T* buffer, T miss
   return buffer;
 }
 
-// Copies numbers to `to` where the mask of [start, start + length) is set.
+// Copies those numbers to `to` whose mask is not 0. The mask's numbers are [start, start + length).
 template <class T>
 void overwrite(const View& mask, int64_t start, int64_t length, const T* numbers, T* to) {
   uint8_t buffer[kBlock];
-  const uint8_t* set = load(mask, start, length, buffer);
-  for (int64_t i = 0; i < length; ++i) to[i] = set[i] ? numbers[i] : to[i];
+  const uint8_t* is_set = load(mask, start, length, buffer);
+  for (int64_t i = 0; i < length; ++i) to[i] = is_set[i] ? numbers[i] : to[i];
 }
 
-// Returns where to write the numbers from `start` on: the tensor's own memory if it is contiguous and of this type,
-// else `buffer`. In both cases the caller then calls `store`.
+// Returns a pointer to which the caller writes the numbers from `start` on. It is the tensor's own memory if the tensor
+// is contiguous and has the type T, else `buffer`. In both cases the caller then calls `store`.
 template <class T>
 T* target(const View& view, int64_t start, T* buffer) {
   if (view.dtype == dtype_of<T>() && view.contiguous()) return static_cast<T*>(view.data) + start;
   return buffer;
 }
 
+// Stores numbers in the type of the view, unless `target` let the caller write them there.
 template <class T>
 void store(const View& view, int64_t start, int64_t length, const T* from) {
   if (view.dtype == dtype_of<T>() && view.contiguous() && from == static_cast<T*>(view.data) + start) return;

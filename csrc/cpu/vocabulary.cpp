@@ -6,9 +6,10 @@
 namespace bfn {
 namespace {
 
-// A part of the row of a token that fits a buffer of kBlock numbers.
-struct Part {
-  int64_t token, first, count, start;  // `first` is the number of its first class; it starts at this place of the tile
+// Consecutive classes of one token, which fit a buffer of kBlock numbers.
+struct Chunk {
+  int64_t token, first, count;  // the classes are [first, first + count)
+  int64_t start;                // where the chunk begins in the memory of the tile
 
   int64_t steps() const { return (count + kLanes - 1) / kLanes; }
 };
@@ -22,149 +23,155 @@ void for_tokens(const TileOfClasses& tile, F&& f) {
   });
 }
 
+// Calls f(chunk) for the chunks of a token's row of the tile.
 template <class F>
-void for_parts(const TileOfClasses& tile, int64_t token, F&& f) {
+void for_chunks(const TileOfClasses& tile, int64_t token, F&& f) {
   for (int64_t done = 0; done < tile.classes; done += kBlock) {
-    f(Part{token, tile.first + done, std::min(kBlock, tile.classes - done), token * tile.classes + done});
+    f(Chunk{token, tile.first + done, std::min(kBlock, tile.classes - done), token * tile.classes + done});
   }
 }
 
-// Calls f(place) if the token's class is in the part.
+// Calls f(k) if the token's class is class k of the chunk.
 template <class F>
-void where_in(const TileOfClasses& tile, const Part& part, F&& f) {
-  const int64_t place = tile.x[part.token] - part.first;
-  if (place >= 0 && place < part.count) f(place);
+void where_in_chunk(const TileOfClasses& tile, const Chunk& chunk, F&& f) {
+  const int64_t k = tile.x[chunk.token] - chunk.first;
+  if (k >= 0 && k < chunk.count) f(k);
 }
 
-// Copies a part, and fills its padding.
+// Copies a chunk of the tile `from`, and fills the padding behind it.
 template <class T>
-void load_part(const Part& part, const T* from, T* to, T pad) {
-  std::copy_n(from + part.start, part.count, to);
-  std::fill(to + part.count, to + part.steps() * kLanes, pad);
+void load_chunk(const Chunk& chunk, const T* from, T* to, T pad) {
+  std::copy_n(from + chunk.start, chunk.count, to);
+  std::fill(to + chunk.count, to + chunk.steps() * kLanes, pad);
 }
 
+// Returns the largest number of a padded chunk.
 template <class T>
-T largest(const Part& part, const T* z) {
+T largest_of_chunk(const Chunk& chunk, const T* z) {
   T lanes[kLanes];
-  max_steps(1, part.steps(), z, lanes);
+  max_steps(1, chunk.steps(), z, lanes);
   return *std::max_element(lanes, lanes + kLanes);
 }
 
 template <class T>
-double sum_of_part(const Part& part, const T* e) {
+double sum_of_chunk(const Chunk& chunk, const T* e) {
   double lanes[kLanes], sum = 0;
-  sum_steps<false>(1, part.steps(), e, lanes);
+  sum_steps<false>(1, chunk.steps(), e, lanes);
   for (const double lane : lanes) sum += lane;
   return sum;
 }
 
-// The normals of a part; `buffer` has room for noise_room(kBlock).
+// Returns the normals of a chunk. `buffer` must have room for noise_buffer_size(kBlock) numbers.
 template <class T>
-const T* normals_of_part(const Part& part, int64_t row, int64_t num_classes, uint64_t seed, T* buffer) {
-  const int64_t per_row = (num_classes + 3) / 4, skip = part.first % 4;
-  const auto group = static_cast<uint64_t>(row * per_row + part.first / 4);
-  fill_normals(buffer, (skip + part.count + 3) / 4, seed, group, kSender, 0, Ahead<T>());
+const T* normals_of_chunk(const Chunk& chunk, int64_t row, int64_t num_classes, uint64_t seed, T* buffer) {
+  const int64_t per_row = (num_classes + 3) / 4, skip = chunk.first % 4;
+  const auto group = static_cast<uint64_t>(row * per_row + chunk.first / 4);
+  fill_normals(buffer, (skip + chunk.count + 3) / 4, seed, group, kSender, 0, Prefetch<T>());
   return buffer + skip;
 }
 
-// Returns the numbers y of a part, with -infinity in the padding.
+// Writes the flow's logits y of a chunk, with -infinity in the padding.
 template <class T>
-void flow_part(const FlowTile<T>& op, const Part& part, T* y) {
-  T normals[noise_room(kBlock)];
-  const T classes = static_cast<T>(op.num_classes), beta = op.beta[part.token], spread = op.spread[part.token];
+void logits_of_chunk(const FlowTile<T>& op, const Chunk& chunk, T* y) {
+  T normals[noise_buffer_size(kBlock)];
+  const T classes = static_cast<T>(op.num_classes), beta = op.beta[chunk.token], spread = op.spread[chunk.token];
   const auto seed = static_cast<uint64_t>(*op.seed);
-  const T* const eps = normals_of_part(part, op.rows[part.token], op.num_classes, seed, normals);
-  for (int64_t k = 0; k < part.count; ++k) y[k] = message(T(0), beta, spread, eps[k], classes);
-  where_in(op.tile, part, [&](int64_t k) { y[k] = message(T(1), beta, spread, eps[k], classes); });
-  std::fill(y + part.count, y + part.steps() * kLanes, kMinusInfinity<T>);
+  const T* const eps = normals_of_chunk(chunk, op.rows[chunk.token], op.num_classes, seed, normals);
+  for (int64_t k = 0; k < chunk.count; ++k) y[k] = message(T(0), beta, spread, eps[k], classes);
+  where_in_chunk(op.tile, chunk, [&](int64_t k) { y[k] = message(T(1), beta, spread, eps[k], classes); });
+  std::fill(y + chunk.count, y + chunk.steps() * kLanes, kMinusInfinity<T>);
 }
 
+// Writes the probabilities of a token, given the final top and total.
 template <class T>
-void flow_again(const FlowTile<T>& op, int64_t token) {
-  const T top = op.top[token], by = 1 / op.total[token];
-  for_parts(op.tile, token, [&](const Part& part) {
+void flow_probabilities(const FlowTile<T>& op, int64_t token) {
+  const T top = op.top[token], inverse = 1 / op.total[token];
+  for_chunks(op.tile, token, [&](const Chunk& chunk) {
     T y[kBlock], e[kBlock];
-    flow_part(op, part, y);
-    exp_rows<true>(1, part.steps() * kLanes, y, &top, e, 0);
-    T* const out = op.out + part.start;
-    for (int64_t k = 0; k < part.count; ++k) out[k] = e[k] * by;
+    logits_of_chunk(op, chunk, y);
+    exp_rows<true>(1, chunk.steps() * kLanes, y, &top, e, 0);
+    T* const out = op.out + chunk.start;
+    for (int64_t k = 0; k < chunk.count; ++k) out[k] = e[k] * inverse;
   });
 }
 
-// Turns the numbers of a token into exp(number - top), where top is at least op.top, and adds their sum to op.total.
+// A step of an online softmax over the tiles of a token's row. `top` is the largest number so far, with this tile.
+// Turns the tile's numbers into exp(number - top), and updates total, kept and top of the op.
 template <class Op, class T>
-void join_exponentials(const Op& op, int64_t token, T top, T* numbers) {
+void online_softmax(const Op& op, int64_t token, T top, T* numbers) {
   double sum = 0;
-  for_parts(op.tile, token, [&](const Part& part) {
+  for_chunks(op.tile, token, [&](const Chunk& chunk) {
     T y[kBlock], e[kBlock];
-    load_part(part, numbers, y, kMinusInfinity<T>);
-    exp_rows<true>(1, part.steps() * kLanes, y, &top, e, 0);
-    sum += sum_of_part(part, e);
-    std::copy_n(e, part.count, numbers + part.start);
+    load_chunk(chunk, numbers, y, kMinusInfinity<T>);
+    exp_rows<true>(1, chunk.steps() * kLanes, y, &top, e, 0);
+    sum += sum_of_chunk(chunk, e);
+    std::copy_n(e, chunk.count, numbers + chunk.start);
   });
   op.kept[token] = exp_difference(op.top[token], top);
   op.total[token] = static_cast<T>(op.total[token] * op.kept[token] + sum);
   op.top[token] = top;
 }
 
+// Writes exp(y - top) of a token's flow, and updates the online softmax.
 template <class T>
-void flow_first(const FlowTile<T>& op, int64_t token) {
+void flow_exponentials(const FlowTile<T>& op, int64_t token) {
   T top = op.top[token];
-  for_parts(op.tile, token, [&](const Part& part) {
+  for_chunks(op.tile, token, [&](const Chunk& chunk) {
     T y[kBlock];
-    flow_part(op, part, y);
-    top = std::max(top, largest(part, y));
-    std::copy_n(y, part.count, op.out + part.start);
+    logits_of_chunk(op, chunk, y);
+    top = std::max(top, largest_of_chunk(chunk, y));
+    std::copy_n(y, chunk.count, op.out + chunk.start);
   });
-  join_exponentials(op, token, top, op.out);
+  online_softmax(op, token, top, op.out);
 }
 
+// Writes the flow's logits y of a token.
 template <class T>
-void flow_alone(const FlowTile<T>& op, int64_t token) {
-  for_parts(op.tile, token, [&](const Part& part) {
+void flow_logits(const FlowTile<T>& op, int64_t token) {
+  for_chunks(op.tile, token, [&](const Chunk& chunk) {
     T y[kBlock];
-    flow_part(op, part, y);
-    std::copy_n(y, part.count, op.out + part.start);
+    logits_of_chunk(op, chunk, y);
+    std::copy_n(y, chunk.count, op.out + chunk.start);
   });
 }
 
-// Returns the noise of a part, or zeros if the step has no noise.
+// Returns the noise of a chunk, or zeros if the step has no noise.
 template <class T>
-const T* step_noise(const StepTile<T>& op, const Part& part, T* buffer) {
-  if (op.noise.explicit_values) return load(op.noise.explicit_values, part.start, part.count, buffer);
-  if (op.noise.seed) return normals_of_part(part, op.rows[part.token], op.num_classes, key_of(op.noise), buffer);
-  std::fill_n(buffer, part.count, T(0));
+const T* step_noise(const StepTile<T>& op, const Chunk& chunk, T* buffer) {
+  if (op.noise.explicit_values) return load(op.noise.explicit_values, chunk.start, chunk.count, buffer);
+  if (op.noise.seed) return normals_of_chunk(chunk, op.rows[chunk.token], op.num_classes, seed_of(op.noise), buffer);
+  std::fill_n(buffer, chunk.count, T(0));
   return buffer;
 }
 
-// Returns the new state of a part, rounded to the type of the state, with -infinity in the padding.
+// Stores the new state of a chunk. Also writes it to new_state, as it is after rounding to the type of the state, with
+// -infinity in the padding.
 template <class T>
-void step_part(const StepTile<T>& op, const Part& part, T* new_state) {
-  T normals[noise_room(kBlock)], buffer[kBlock];
-  const int64_t token = part.token;
-  const T classes = static_cast<T>(op.num_classes), alpha = op.alpha[token],
-          spread = op.spread ? op.spread[token] : T(0);
-  const T keep = op.keep ? op.keep[token] : T(1);
-  const bool sends_one = op.tile.x[token] >= 0;
-  const T poison = sends_one || op.shared ? T(0) : kNaN<T>;
-  const T* const eps = step_noise(op, part, normals);
-  const T* const state = load(op.state, part.start, part.count, buffer);
+void step_chunk(const StepTile<T>& op, const Chunk& chunk, T* new_state) {
+  T normals[noise_buffer_size(kBlock)], buffer[kBlock];
+  const int64_t token = chunk.token;
+  const T classes = static_cast<T>(op.num_classes), alpha = op.alpha[token];
+  const T spread = op.spread ? op.spread[token] : T(0), keep = op.keep ? op.keep[token] : T(1);
+  const bool sends_class = op.tile.x[token] >= 0;
+  const T poison = sends_class || op.shared ? T(0) : kNaN<T>;
+  const T* const eps = step_noise(op, chunk, normals);
+  const T* const state = load(op.state, chunk.start, chunk.count, buffer);
   const auto stepped = [&](T p, int64_t k) {
     return fused(keep, state[k], message(p, alpha, spread, eps[k], classes));
   };
-  if (op.shared && !sends_one) {
-    const T* const p = op.numbers + part.start;
-    for (int64_t k = 0; k < part.count; ++k) new_state[k] = stepped(p[k], k);
+  if (op.shared && !sends_class) {
+    const T* const p = op.numbers + chunk.start;
+    for (int64_t k = 0; k < chunk.count; ++k) new_state[k] = stepped(p[k], k);
   } else {
-    for (int64_t k = 0; k < part.count; ++k) new_state[k] = stepped(T(0), k) + poison;
-    where_in(op.tile, part, [&](int64_t k) { new_state[k] = stepped(T(1), k); });
+    for (int64_t k = 0; k < chunk.count; ++k) new_state[k] = stepped(T(0), k) + poison;
+    where_in_chunk(op.tile, chunk, [&](int64_t k) { new_state[k] = stepped(T(1), k); });
   }
-  store(op.out, part.start, part.count, new_state);
-  if (op.out.dtype != dtype_of<T>()) load(op.out, part.start, part.count, new_state);
-  std::fill(new_state + part.count, new_state + part.steps() * kLanes, kMinusInfinity<T>);
+  store(op.out, chunk.start, chunk.count, new_state);
+  if (op.out.dtype != dtype_of<T>()) load(op.out, chunk.start, chunk.count, new_state);
+  std::fill(new_state + chunk.count, new_state + chunk.steps() * kLanes, kMinusInfinity<T>);
 }
 
-// In lanes: the sums of e and of e^2 over all e but 1, and how many e are 1.
+// Adds, in lanes, e and e^2 of all e but those that are 1, and counts those that are 1.
 template <class T>
 [[gnu::noinline]] void sum_below_one(int64_t steps, const T* __restrict e, double* __restrict sums,
                                      double* __restrict squares, double* __restrict ones) {
@@ -178,29 +185,32 @@ template <class T>
   }
 }
 
-// The largest of some logits, and the sums over the others.
+// The largest logit of a chunk, and the sums of e = exp(z - top) and of e^2 over the other logits.
 struct TopSums {
   double top, rest, square;
 
   template <class T>
-  TopSums(const Part& part, const T* z) {
-    T most = largest(part, z), e[kBlock];
+  TopSums(const Chunk& chunk, const T* z) {
+    T largest = largest_of_chunk(chunk, z), e[kBlock];
     double sums[kLanes] = {}, squares[kLanes] = {}, ones[kLanes] = {}, count = 0;
-    exp_rows<true>(1, part.steps() * kLanes, z, &most, e, 0);
-    sum_below_one(part.steps(), e, sums, squares, ones);
-    top = most, rest = 0, square = 0;
+    exp_rows<true>(1, chunk.steps() * kLanes, z, &largest, e, 0);
+    sum_below_one(chunk.steps(), e, sums, squares, ones);
+    top = largest, rest = 0, square = 0;
     for (int64_t j = 0; j < kLanes; ++j) rest += sums[j], square += squares[j], count += ones[j];
-    const double more = std::max(count - 1, 0.0);  // how many others are as large; none if all are -inf
-    rest += more, square += more;
+    const double ties = std::max(count - 1, 0.0);  // how many other logits are as large; 0 if all logits are -inf
+    rest += ties, square += ties;
   }
 
-  // Adds these sums to the sums of other logits.
-  void join(double& other_top, double& other_rest, double& other_square) const {
-    const double most = std::max(top, other_top), here = ::exp(top - most), there = ::exp(other_top - most);
-    const double less = std::min(here, there);  // what the smaller one of the two largest logits adds
-    other_top = most;
-    other_rest = here * rest + there * other_rest + less;
-    other_square = here * here * square + there * there * other_square + less * less;
+  // Adds these sums to the sums over other logits. `scale` and `other_scale` turn exp(z - old top) into exp(z -
+  // new_top). The smaller one of the two old tops is not the new top, so its exponential, `smaller`, is added to the
+  // sums.
+  void add_to(double& other_top, double& other_rest, double& other_square) const {
+    const double new_top = std::max(top, other_top);
+    const double scale = ::exp(top - new_top), other_scale = ::exp(other_top - new_top);
+    const double smaller = std::min(scale, other_scale);
+    other_top = new_top;
+    other_rest = scale * rest + other_scale * other_rest + smaller;
+    other_square = scale * scale * square + other_scale * other_scale * other_square + smaller * smaller;
   }
 };
 
@@ -209,8 +219,8 @@ struct TopSums {
 template <class T>
 void flow_tile(const FlowTile<T>& op) {
   for_tokens(op.tile, [&](int64_t token) {
-    if (!op.top) return flow_alone(op, token);
-    op.again ? flow_again(op, token) : flow_first(op, token);
+    if (!op.top) return flow_logits(op, token);
+    op.again ? flow_probabilities(op, token) : flow_exponentials(op, token);
   });
 }
 
@@ -218,14 +228,14 @@ template <class T>
 void sums_tile(const SumsTile<T>& op) {
   for_tokens(op.tile, [&](int64_t token) {
     double* const sums = op.sums + 4 * token;
-    for_parts(op.tile, token, [&](const Part& part) {
+    for_chunks(op.tile, token, [&](const Chunk& chunk) {
       T z[kBlock];
-      load_part(part, op.logits, z, kMinusInfinity<T>);
-      where_in(op.tile, part, [&](int64_t k) {
+      load_chunk(chunk, op.logits, z, kMinusInfinity<T>);
+      where_in_chunk(op.tile, chunk, [&](int64_t k) {
         sums[0] = z[k];
         z[k] = kMinusInfinity<T>;
       });
-      TopSums(part, z).join(sums[1], sums[2], sums[3]);
+      TopSums(chunk, z).add_to(sums[1], sums[2], sums[3]);
     });
   });
 }
@@ -236,13 +246,13 @@ void slopes_tile(const SlopesTile<T>& op) {
     const T* const row = op.slopes + 5 * token;
     const T top = row[1];
     const RowSlopes<T> slopes{row[0], row[2], row[3], row[4]};
-    for_parts(op.tile, token, [&](const Part& part) {
+    for_chunks(op.tile, token, [&](const Chunk& chunk) {
       T z[kBlock] = {}, e[kBlock];
-      load_part(part, op.logits, z, T(0));
-      exp_rows<true>(1, part.steps() * kLanes, z, &top, e, 0);
-      T* const out = op.logits + part.start;
-      for (int64_t k = 0; k < part.count; ++k) out[k] = slopes.by_other(e[k]);
-      where_in(op.tile, part, [&](int64_t k) { out[k] = slopes.grad_x; });
+      load_chunk(chunk, op.logits, z, T(0));
+      exp_rows<true>(1, chunk.steps() * kLanes, z, &top, e, 0);
+      T* const out = op.logits + chunk.start;
+      for (int64_t k = 0; k < chunk.count; ++k) out[k] = slopes.by_other(e[k]);
+      where_in_chunk(op.tile, chunk, [&](int64_t k) { out[k] = slopes.grad_x; });
     });
   });
 }
@@ -251,14 +261,14 @@ template <class T>
 void step_tile(const StepTile<T>& op) {
   for_tokens(op.tile, [&](int64_t token) {
     T top = op.top ? op.top[token] : T(0);
-    for_parts(op.tile, token, [&](const Part& part) {
+    for_chunks(op.tile, token, [&](const Chunk& chunk) {
       T new_state[kBlock];
-      step_part(op, part, new_state);
+      step_chunk(op, chunk, new_state);
       if (!op.top) return;
-      top = std::max(top, largest(part, new_state));
-      std::copy_n(new_state, part.count, op.numbers + part.start);
+      top = std::max(top, largest_of_chunk(chunk, new_state));
+      std::copy_n(new_state, chunk.count, op.numbers + chunk.start);
     });
-    if (op.top) join_exponentials(op, token, top, op.numbers);
+    if (op.top) online_softmax(op, token, top, op.numbers);
   });
 }
 

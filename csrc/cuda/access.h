@@ -1,14 +1,15 @@
-// How a thread reads and writes neighbouring variables: sixteen bytes at a time if the data is dense and aligned, else
-// one by one, for any strides and types.
+// How a thread reads and writes a pack, which is some neighbouring variables. If the data is contiguous and aligned, a
+// pack has four or eight variables, which are read 16 bytes at a time. Otherwise a pack has one variable, with any
+// strides and types. The two classes of access, Dense and General, have the same methods.
 #pragma once
 
 #include "../ops/loss.h"
 #include "../ops/noise.h"
-#include "numbers.h"
+#include "elements.h"
 
 namespace bfn {
 
-// The normal of one variable.
+// Makes the normal of one variable.
 template <class T>
 __device__ __forceinline__ T one_normal(int64_t seed, int64_t index, uint32_t stream, uint32_t draw) {
   const Words w = philox(static_cast<uint64_t>(seed), static_cast<uint64_t>(index / 4), stream, draw);
@@ -18,14 +19,14 @@ __device__ __forceinline__ T one_normal(int64_t seed, int64_t index, uint32_t st
   return index & 1 ? second : first;
 }
 
-// The uniform that draws the class or the component of a row.
+// Reads or makes the uniform that draws the class or the component of a row.
 template <class T>
 __device__ T one_uniform(const Noise& from, int64_t seed, int64_t row) {
   if (from.explicit_values) return read<T>(from.explicit_values, row);
   return unit_of_row<T>(static_cast<uint64_t>(seed), row, from.stream);
 }
 
-// Four Box-Muller normals for each group of four variables.
+// Makes the normals of kCount variables, from Philox group `group` on.
 template <class T, int kCount>
 __device__ __forceinline__ void normals(int64_t seed, uint64_t group, uint32_t stream, uint32_t draw,
                                         T (&eps)[kCount]) {
@@ -37,7 +38,7 @@ __device__ __forceinline__ void normals(int64_t seed, uint64_t group, uint32_t s
   }
 }
 
-// Four uniforms for each group of four variables.
+// Makes the uniforms of kCount variables, from Philox group `group` on.
 template <class T, int kCount>
 __device__ __forceinline__ void uniforms(int64_t seed, uint64_t group, uint32_t stream, T (&u)[kCount]) {
 #pragma unroll
@@ -50,13 +51,13 @@ __device__ __forceinline__ void uniforms(int64_t seed, uint64_t group, uint32_t 
   }
 }
 
-// Access to any types and strides, one variable at a time.
+// Access to one variable at a time, for any types and strides.
 template <class T>
 struct General {
-  using Compute = T;
-  using One = General;
-  static constexpr int kCount = 1;
-  int64_t start, row;
+  using Compute = T;                // the type of the arithmetic
+  using One = General;              // the access to one variable
+  static constexpr int kCount = 1;  // the variables of a pack
+  int64_t start, row;               // the first variable, and the row of variables that shares its row scalars
 
   __device__ void data(const View& view, T (&x)[1], T missing = T(0)) const { x[0] = read(view, start, missing); }
   __device__ void network(const View& view, T (&x)[1]) const { data(view, x); }
@@ -68,7 +69,7 @@ struct General {
   }
   __device__ void store_data(const View& view, const T (&x)[1]) const { write(view, start, x[0]); }
   __device__ void store_network(const View& view, const T (&x)[1]) const { store_data(view, x); }
-  __device__ void store_own(const View& view, const T (&x)[1]) const { store_data(view, x); }
+  __device__ void store_compute(const View& view, const T (&x)[1]) const { store_data(view, x); }
 
   __device__ void noise(const Noise& from, int64_t seed, T (&eps)[1], uint32_t draw = 0,
                         int64_t draw_stride = 0) const {
@@ -80,8 +81,8 @@ struct General {
   }
 };
 
-// Access to contiguous data of type S and network outputs of type N. A row scalar may be one number for all variables,
-// for each row of variables, or for each variable. The noise is made from the seed.
+// Access to contiguous data of type S and contiguous network outputs of type N. There may be one row scalar for all
+// variables, for each row of variables, or for each variable. The noise is made from the seed.
 template <class S, class N, int count = sizeof(S) + sizeof(N) == 8 ? 4 : 8>
 struct Dense {
   using Compute = float;
@@ -122,7 +123,7 @@ struct Dense {
   }
   __device__ void store_data(const View& view, const float (&x)[kCount]) const { store<S>(view, x); }
   __device__ void store_network(const View& view, const float (&x)[kCount]) const { store<N>(view, x); }
-  __device__ void store_own(const View& view, const float (&x)[kCount]) const { store<float>(view, x); }
+  __device__ void store_compute(const View& view, const float (&x)[kCount]) const { store<float>(view, x); }
 
   __device__ void noise(const Noise& from, int64_t seed, float (&eps)[kCount], uint32_t draw = 0, int64_t = 0) const {
     if constexpr (kCount == 1) {
@@ -152,7 +153,7 @@ struct Dense {
   template <class X>
   __device__ void load(const View& view, float (&x)[kCount], float missing) const {
     if (view) {
-      load_vectors(static_cast<const X*>(view.data) + start, x);
+      load_widened(static_cast<const X*>(view.data) + start, x);
     } else {
 #pragma unroll
       for (int j = 0; j < kCount; ++j) x[j] = missing;
@@ -160,17 +161,17 @@ struct Dense {
   }
   template <class X>
   __device__ void store(const View& view, const float (&x)[kCount]) const {
-    store_vectors(static_cast<X*>(view.data) + start, x);
+    store_narrowed(static_cast<X*>(view.data) + start, x);
   }
 };
 
-// For dense data: how many consecutive variables share a row scalar.
+// For contiguous data: `length` consecutive variables share a row scalar.
 struct RowMap {
   Divisor length;
 };
 
-// Calls f(at) for the packs of [begin, end) that thread `rank` of `size` handles. `begin` is a multiple of At::kCount.
-// The variables behind the last whole pack come one by one, as At::One.
+// Calls f(at) for the packs of [begin, end) that thread `rank` of `size` threads handles. `begin` is a multiple of
+// At::kCount. For the variables behind the last whole pack, it calls f(At::One) one by one.
 template <class At, class F>
 __device__ void for_packs(int64_t begin, int64_t end, int64_t rank, int64_t size, const RowMap& rows, F&& f) {
   int64_t start = begin + rank * At::kCount;
@@ -184,36 +185,41 @@ __device__ void for_packs(int64_t begin, int64_t end, int64_t rank, int64_t size
   }
 }
 
-// Calls f(at, there) for whole packs of [begin, end), equally often in every thread of a block. If a thread has no pack
-// in the last round, it gets the last pack once more, and `there` is false.
+// Calls f(at, active) for the packs of [begin, end), equally often in every thread of a block, so that f may
+// synchronise the block. All packs must be whole. If a thread has no pack in the last round, `at` is the last pack and
+// `active` is false.
 template <class At, class F>
 __device__ void for_rounds(int64_t begin, int64_t end, int64_t rank, int64_t size, const RowMap& rows, F&& f) {
-  const int64_t mine = int64_t{threadIdx.x} * At::kCount;
+  const int64_t in_block = int64_t{threadIdx.x} * At::kCount;
 #pragma unroll 1
-  for (int64_t first = begin + rank * At::kCount - mine; first < end; first += size * At::kCount) {
-    const bool there = first + mine < end;
-    const int64_t start = there ? first + mine : end - At::kCount;
-    f(At{start, rows.length.divide(start)}, there);
+  for (int64_t first = begin + rank * At::kCount - in_block; first < end; first += size * At::kCount) {
+    const bool active = first + in_block < end;
+    const int64_t start = active ? first + in_block : end - At::kCount;
+    f(At{start, rows.length.divide(start)}, active);
   }
 }
 
+// for_packs over all threads of the grid.
 template <class At, class F>
 __device__ void for_grid(int64_t count, const RowMap& rows, F&& f) {
   for_packs<At>(0, count, int64_t{blockIdx.x} * blockDim.x + threadIdx.x, int64_t{gridDim.x} * blockDim.x, rows, f);
 }
 
+// for_rounds over all threads of the grid.
 template <class At, class F>
 __device__ void for_grid_in_rounds(int64_t count, const RowMap& rows, F&& f) {
   for_rounds<At>(0, count, int64_t{blockIdx.x} * blockDim.x + threadIdx.x, int64_t{gridDim.x} * blockDim.x, rows, f);
 }
 
+// The number of blocks of a grid for so many variables.
 template <class At>
 int64_t grid_for(int64_t count) {
   const int64_t blocks = ceil_div(count, int64_t{kThreads} * At::kCount);
   return blocks < kMaxBlocks ? blocks : kMaxBlocks;
 }
 
-// What the host must know of an op's views to choose a kernel.
+// What the host must know of an op's views to choose the access. The caller passes each view to the method for its
+// kind. dense() then says whether all of them allow Dense.
 class Layout {
  public:
   Layout& data(const View& view) { return dense_of(view, data_type_); }
@@ -269,18 +275,19 @@ class Layout {
   }
 
   static constexpr DType kUnknown = DType::kInt64;  // no data has this type
-  static constexpr int64_t kMultiple = 8;           // every At::kCount divides it
+  static constexpr int64_t kMultiple = 8;           // a multiple of every At::kCount
   int64_t row_length_ = 0;
   bool dense_ = true;
   DType data_type_ = kUnknown, network_type_ = kUnknown;
 };
 
+// Passes a type to a generic lambda.
 template <class At>
 struct Tag {
   using type = At;
 };
 
-// Calls f(Tag<At>) with the access that serves data of one type.
+// Calls f(Tag<At>) with the access for data and network outputs of one type.
 template <class T, class F>
 void with_access(const Layout& layout, F&& f) {
   if constexpr (sizeof(T) == sizeof(float)) {
@@ -291,8 +298,8 @@ void with_access(const Layout& layout, F&& f) {
   f(Tag<General<T>>{});
 }
 
-// Calls f(Tag<At>) with the access for data of one type and network outputs of the same or a narrower type. Under
-// autocast the outputs have a narrower type than the data.
+// Calls f(Tag<At>) with the access for data of one type and network outputs of the same type or a narrower type, as
+// they are under autocast.
 template <class T, class F>
 void with_network_access(const Layout& layout, F&& f) {
   if constexpr (sizeof(T) == sizeof(float)) {

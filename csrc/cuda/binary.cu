@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-// The number that a logit sends: the sign of a class, or 2p - 1. A logit that is NaN sends NaN.
+// What a variable with this logit sends: the sign of a class, or 2p - 1. A logit that is NaN sends NaN.
 template <Choice kChoice, class T>
 __device__ T sent_by(T z, T uniform) {
   T sent;
@@ -68,9 +68,9 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
     for (int j = 0; j < kCount; ++j) sent[j] = sent_by<kChoice>(sent[j], uniform[j]);
     if (op.sent.known) {
-      bool given[kCount];
-      at.mask(op.sent.known_mask, given);
-      at.each_class(op.sent.known, [&](int j, auto x) { sent[j] = given[j] ? binary_sign<T>(x) : sent[j]; });
+      bool is_known[kCount];
+      at.mask(op.sent.known_mask, is_known);
+      at.each_class(op.sent.known, [&](int j, auto x) { sent[j] = is_known[j] ? binary_sign<T>(x) : sent[j]; });
     }
     at.data(op.state, state);
     at.rows(op.solver.take, alpha);
@@ -91,13 +91,13 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-// Turns derivatives by s z into derivatives by z, sets them to 0 where the mask is 0, and stores them.
+// Turns derivatives by u = s z into derivatives by z, sets them to 0 where the mask is 0, and stores them.
 template <class At, class T, int kCount>
 __device__ void store_gradient(const At& at, const View& to, const bool (&on)[kCount], const T (&s)[kCount],
                                T (&slope)[kCount]) {
 #pragma unroll
   for (int j = 0; j < kCount; ++j) slope[j] = on[j] ? s[j] * slope[j] : T(0);
-  at.store_own(to, slope);
+  at.store_compute(to, slope);
 }
 
 template <class At, bool kSquared>
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
-// Packs of eight variables need so many registers that a multiprocessor holds one block instead of two.
+// Packs of eight variables need so many registers that a multiprocessor has room for one block instead of two.
 template <class At>
 __global__ void __launch_bounds__(kThreads, At::kCount > 4 ? 1 : 2)
     binary_nstep_kernel(const __grid_constant__ BinaryNStep op, const __grid_constant__ RowMap rows,
@@ -132,6 +132,7 @@ __global__ void __launch_bounds__(kThreads, At::kCount > 4 ? 1 : 2)
   const int64_t seed = op.draws.noise.seed ? *op.draws.noise.seed : 0, count = op.to.batch * op.to.per_batch;
   const int draws = static_cast<int>(op.draws.count());
   const bool by_nodes = op.draws.n_samples == 0;
+  // The factorised receiver has two coordinates. Each costs as much as the joint receiver with half the accuracy.
   const T coordinates = op.receiver == Receiver::kFactorised ? T(2) : T(1);
   const T factor = coordinates * static_cast<T>(op.n_steps);
   reduce_losses<At>(op.to, chunks, rows, [&](auto at, const auto& on, auto& loss) {
@@ -143,9 +144,9 @@ __global__ void __launch_bounds__(kThreads, At::kCount > 4 ? 1 : 2)
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
       u[j] *= s[j];
-      const BinaryShares<T> of(u[j]);
-      p[j] = of.p;
-      q[j] = of.q;
+      const BinaryShares<T> shares(u[j]);
+      p[j] = shares.p;
+      q[j] = shares.q;
       alpha[j] /= coordinates;
       spread[j] = 2 * sqrt(alpha[j]);
       loss[j] = slope[j] = 0;
@@ -158,8 +159,8 @@ __global__ void __launch_bounds__(kThreads, At::kCount > 4 ? 1 : 2)
 #pragma unroll
       for (int j = 0; j < kCount; ++j) {
         const T r = binary_log_ratio(alpha[j], spread[j], by_nodes ? nodes.at[draw] : s[j] * eps[j]);
-        const BinaryTerm<T> term =
-            abs(r) <= T(kMaxLogRatio) ? binary_draw(p[j], q[j], exp_and_expm1(-r)) : binary_draw_beyond(u[j], q[j], r);
+        const BinaryTerm<T> term = abs(r) <= T(kMaxLogRatio) ? binary_draw(p[j], q[j], exp_and_expm1(-r))
+                                                             : binary_draw_out_of_range(u[j], q[j], r);
         loss[j] += weight * term.value;
         slope[j] += weight * term.slope;
       }

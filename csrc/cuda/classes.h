@@ -1,5 +1,6 @@
-// A row of classes that a team of threads shares. Each thread holds groups of four classes in registers. If the row has
-// too many classes for that, each thread reads its groups again in every pass over the row.
+// A row of classes that a team of threads shares. The row is divided into groups of four classes. Each thread holds
+// some groups in registers, one in each of its slots. If the row has too many classes for this, the threads sweep the
+// row: each thread has no slots, and reads its groups again in every pass over the row.
 #pragma once
 
 #include "../math/discrete.h"
@@ -9,14 +10,18 @@
 
 namespace bfn {
 
-// Access to four classes of a row, from class `first` on, for any type and strides. Places beyond the last class are
-// neither read nor written.
+// The number of slots of a thread (kSlots) that sweeps the row.
+constexpr int kSweep = 0;
+
+// Access to the group of four classes of a row from class `first` on, for any type and strides. Numbers behind the last
+// class are neither read nor written.
 template <class T>
 struct AnyClasses {
   using Compute = T;
-  // The lanes of a warp hold as many classes as for dense data, so that sums have the same order. Blocks hold fewer, so
-  // that fewer kernels are compiled.
-  static constexpr bool kHeldByWarps = sizeof(T) == sizeof(float), kHeldByBlocks = false;
+  // Whether the threads of a WarpTeam may have many slots, and whether the threads of a BlockTeam may have them. In
+  // float warps have as many slots as for dense data, so that sums have the same order. Blocks have none, so that fewer
+  // kernels are compiled.
+  static constexpr bool kWarpsUseManySlots = sizeof(T) == sizeof(float), kBlocksUseManySlots = false;
 
   __device__ static T one(const View& view, int64_t row, int count, int64_t k) {
     return read<T>(view, row * count + k);
@@ -35,11 +40,11 @@ struct AnyClasses {
   }
 };
 
-// Access to contiguous classes of type S: sixteen or eight bytes at a time if K is a multiple of four.
+// Access to contiguous classes of type S. If K is a multiple of four, a group is read and written by one instruction.
 template <class S>
 struct DenseClasses {
   using Compute = float;
-  static constexpr bool kHeldByWarps = true, kHeldByBlocks = true;
+  static constexpr bool kWarpsUseManySlots = true, kBlocksUseManySlots = true;
 
   __device__ static float one(const View& view, int64_t row, int count, int64_t k) {
     return widen(static_cast<const S*>(view.data)[row * count + k]);
@@ -48,7 +53,7 @@ struct DenseClasses {
     const S* from = static_cast<const S*>(view.data) + row * count + first;
     if (count % 4 == 0) {
       S four[4];
-      load_together(from, four);
+      load_vector(from, four);
 #pragma unroll
       for (int j = 0; j < 4; ++j) z[j] = widen(four[j]);
     } else {
@@ -64,7 +69,7 @@ struct DenseClasses {
 #pragma unroll
     for (int j = 0; j < 4; ++j) narrow(z[j], four[j]);
     if (count % 4 == 0) {
-      store_together(to, four);
+      store_vector(to, four);
     } else {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
@@ -74,11 +79,10 @@ struct DenseClasses {
   }
 };
 
-// Calls f(slot, first class) for the groups of four of this thread. If a thread holds no groups (kSlots = 0), this is a
-// loop over the row, and the slot is 0.
+// Calls f(slot, first class) for the groups of this thread. In a sweep the slot is always 0.
 template <int kSlots, class Team, class F>
 __device__ __forceinline__ void for_groups(const Team& team, int count, F&& f) {
-  if constexpr (kSlots > 0) {
+  if constexpr (kSlots != kSweep) {
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
       const int first = 4 * (team.rank + i * team.size);
@@ -90,27 +94,28 @@ __device__ __forceinline__ void for_groups(const Team& team, int count, F&& f) {
   }
 }
 
-// The numbers of a row's classes. They are held in registers if kSlots > 0. `make(first, numbers)` makes four of them.
+// The numbers of a thread's groups. make(first, numbers) makes the four numbers of a group. The slots are filled once,
+// and then read by every pass. In a sweep every pass makes the numbers again, in the only slot.
 template <class T, int kSlots>
-struct Held {
-  T each[kSlots > 0 ? kSlots : 1][4];
+struct ClassRegisters {
+  T each[kSlots == kSweep ? 1 : kSlots][4];
 
   template <class Team, class F>
-  __device__ __forceinline__ void hold(const Team& team, int count, F&& make) {
-    if constexpr (kSlots > 0) for_groups<kSlots>(team, count, [&](int i, int first) { make(first, each[i]); });
+  __device__ __forceinline__ void fill(const Team& team, int count, F&& make) {
+    if constexpr (kSlots != kSweep) for_groups<kSlots>(team, count, [&](int i, int first) { make(first, each[i]); });
   }
-  // Returns a group: from the registers, or made again.
+  // Must be called before a pass reads the numbers of slot i.
   template <class F>
-  __device__ __forceinline__ void get(int i, int first, F&& make) {
-    if constexpr (kSlots == 0) make(first, each[i]);
+  __device__ __forceinline__ void prepare(int i, int first, F&& make) {
+    if constexpr (kSlots == kSweep) make(first, each[i]);
   }
 };
 
-// The type of sums over classes: double for many classes, so that they lose no precision.
+// The type of sums over classes. For the many classes of a sweep it is double, so that the sums stay precise.
 template <class T, int kSlots>
-using Sum = std::conditional_t<kSlots == 0, double, T>;
+using Sum = std::conditional_t<kSlots == kSweep, double, T>;
 
-// Reads the logits of a row, with the guidance of a step applied.
+// Reads the logits of a group, and applies the guidance of a step, if there is any.
 template <class A>
 struct Logits {
   using T = typename A::Compute;
@@ -122,10 +127,10 @@ struct Logits {
 
   __device__ Logits(const View& logits, int64_t which, int num_classes)
       : view(&logits), row(which), count(num_classes) {}
-  __device__ void guide(const Guidance& by) {
-    unconditional = &by.unconditional;
-    scale = read_row<T>(by.logit_scale, row, T(1));
-    unconditional_scale = read_row<T>(by.unconditional_scale, row);
+  __device__ void guide(const Guidance& guidance) {
+    unconditional = &guidance.unconditional;
+    scale = read_row<T>(guidance.logit_scale, row, T(1));
+    unconditional_scale = read_row<T>(guidance.unconditional_scale, row);
   }
 
   __device__ __forceinline__ void operator()(int first, T (&z)[4]) const {
@@ -138,8 +143,8 @@ struct Logits {
   }
 };
 
-// Adds up e = exp(z - top), where top is the largest number so far. raise() replaces top by a larger number `to`;
-// `factor` is exp(top - to), which turns the old exponentials into new ones.
+// Sums e = exp(z - top), where top is the largest number so far. start() sets the first top. raise() replaces top by a
+// larger number `to`. Its argument `factor` is exp(top - to), which turns the old exponentials into the new ones.
 template <class S, class T>
 struct ExpSum {
   S rest = 0;
@@ -153,49 +158,49 @@ struct ExpSum {
   }
 };
 
-// The sums of RowStats. `moment` is the sum of e (e - shift). The shift is 1 if class x is not the likeliest class, and
-// 0 otherwise, which gives the two sums that RowStats may hold.
+// The sums of RowStats. `quadratic` is the sum of e (e - shift). The shift is 1 if class x is not the likeliest class,
+// and 0 otherwise. stats() turns `quadratic` into the two sums of which RowStats has one.
 template <class S, class T>
-struct ExpMoments {
+struct RowStatsSums {
   T z_x, shift = 0;
-  S rest = 0, moment = 0;
+  S rest = 0, quadratic = 0;
 
-  __device__ explicit ExpMoments(T logit_of_x) : z_x(logit_of_x) {}
+  __device__ explicit RowStatsSums(T logit_of_x) : z_x(logit_of_x) {}
   __device__ T shift_by(T top) const { return z_x < top ? T(1) : T(0); }
   __device__ void start(T top) { shift = shift_by(top); }
   __device__ void raise(T factor, T to) {
     const T next = shift_by(to);
-    moment = factor * (factor * moment + (factor * shift - next) * rest);
+    quadratic = factor * (factor * quadratic + (factor * shift - next) * rest);
     rest *= factor;
     shift = next;
   }
   __device__ void add(T e) {
     rest += e;
-    moment += e * (e - shift);
+    quadratic += e * (e - shift);
   }
   template <class Team>
   __device__ void reduce(const Team& team) {
     rest = team.reduce(rest, S(0), Add());
-    moment = team.reduce(moment, S(0), Add());
+    quadratic = team.reduce(quadratic, S(0), Add());
   }
   __device__ RowStats<T> stats(T top) const {
-    return row_stats(top, exp_difference(z_x, top), rest, moment + shift * rest, -moment);
+    return row_stats(top, exp_difference(z_x, top), rest, quadratic + shift * rest, -quadratic);
   }
 };
 
-// Sums and searches over the numbers of a row's classes. make(first, numbers) makes four numbers at a time.
+// Sums and searches over the numbers of a row's classes. make(first, numbers) makes the four numbers of a group.
 template <class A, class Team, int kSlots, class Make = Logits<A>>
 class ClassRow {
  public:
   using T = typename A::Compute;
 
   __device__ ClassRow(const Team& team, int count, const Make& make) : team_(team), count_(count), make_(make) {
-    z_.hold(team, count, make_);
+    z_.fill(team, count, make_);
   }
 
-  // Reads the group of a slot. Places of z beyond the last class keep their values.
+  // Reads group i of this thread, whose first class is `first`. Elements of z behind the last class keep their values.
   __device__ __forceinline__ void group(int i, int first, T (&z)[4]) {
-    if constexpr (kSlots > 0) {
+    if constexpr (kSlots != kSweep) {
 #pragma unroll
       for (int slot = 0; slot < kSlots; ++slot) {
 #pragma unroll
@@ -209,7 +214,7 @@ class ClassRow {
   template <class F>
   __device__ __forceinline__ void each(F&& f) {
     for_groups<kSlots>(team_, count_, [&](int i, int first) {
-      z_.get(i, first, make_);
+      z_.prepare(i, first, make_);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         if (first + j < count_) f(i, j, first + j, z_.each[i][j]);
@@ -238,18 +243,19 @@ class ClassRow {
   __device__ T logit(int x) {
     return at(x, [](int, int, int, T z) { return z; });
   }
-  // Returns the first class with this number, or K if there is none.
+  // Returns the first class that has this number, or K if there is none.
   __device__ __forceinline__ int first_of(T number) {
     int first = count_;
     each([&](int, int, int k, T z) { first = z == number && k < first ? k : first; });
     return team_.reduce(first, count_, Smaller());
   }
+  // Returns ln((1 - p_x) / p_x).
   __device__ __forceinline__ T log_odds_against(int x, T z_x) {
     const T top = max_over([&](int, int, int k, T z) { return k == x ? kMinusInfinity<T> : z; });
     const T sum = sum_over([&](int, int, int k, T z) { return k == x ? T(0) : exp(z - top); });
     return log(sum) + top - z_x;
   }
-  // Adds e = exp(z - top) of all classes but one to the sums. Returns top, the largest number.
+  // Adds e = exp(z - top) of all classes but left_out to the sums. Returns top, the largest number of all classes.
   template <class Sums>
   __device__ __forceinline__ T sum_exponentials(int left_out, Sums& sums);
 
@@ -267,17 +273,17 @@ class ClassRow {
   Team team_;
   int count_;
   Make make_;
-  Held<T, kSlots> z_;
+  ClassRegisters<T, kSlots> z_;
 };
 
-// If the classes are not held, one pass over the row makes the sums: they refer to the largest number so far, and are
-// raised when a larger number is met.
+// In a sweep one pass over the row makes the sums. They refer to the largest number so far, and are raised when a
+// larger number is met.
 template <class A, class Team, int kSlots, class Make>
 template <class Sums>
 __device__ __forceinline__ auto ClassRow<A, Team, kSlots, Make>::sum_exponentials(int left_out, Sums& sums) -> T {
   T top = kMinusInfinity<T>;
-  if constexpr (kSlots > 0) {
-    T others[kSlots][4];  // -inf for the class that is left out and for places beyond the last class
+  if constexpr (kSlots != kSweep) {
+    T others[kSlots][4];  // -inf for the class that is left out and behind the last class
     const bool whole = count_ % 4 == 0, owner = left_out >= 0 && left_out / 4 % team_.size == team_.rank;
 #pragma unroll
     for (int i = 0; i < kSlots; ++i) {
@@ -329,36 +335,37 @@ __device__ __forceinline__ void class_normals(const Noise& from, int64_t seed, i
   }
 }
 
-// Returns how many threads hold the classes in `slots` groups of four each: a power of two, at most `most`.
-inline int team_size(int64_t num_classes, int slots, int most) {
+// Returns how many threads with so many slots hold all classes: a power of two, and at most `limit`.
+inline int team_size(int64_t num_classes, int slots, int limit) {
   int size = 1;
-  while (size < most && 4 * slots * size < num_classes) size *= 2;
+  while (size < limit && 4 * slots * size < num_classes) size *= 2;
   return size;
 }
 
+constexpr int kManySlots = 4;
+
 // Chooses the team of a row. Up to 512 classes it is some lanes of a warp. Up to 4096 classes it is a block that holds
-// them. With more classes it is a block that reads the row again in every pass. Each thread of a team repeats the work
-// that is done once a row. So threads hold sixteen classes each if K is larger than sixteen, which takes a half to a
-// quarter of the instructions of threads that hold four.
-constexpr int kHeldSlots = 4;
+// the row in slots. With more classes it is a block that sweeps the row. Some work is done once for each row, and each
+// thread of a team repeats it. So threads have kManySlots if K is larger than 16. This takes a half to a quarter of the
+// instructions that threads with one slot take.
 
 template <class A, class F>
 void with_team(int64_t num_classes, F&& f) {
   using OneSlot = std::integral_constant<int, 1>;
-  using Slots = std::integral_constant<int, kHeldSlots>;
-  if (num_classes <= (A::kHeldByWarps ? 16 : 128)) {
+  using ManySlots = std::integral_constant<int, kManySlots>;
+  if (num_classes <= (A::kWarpsUseManySlots ? 16 : 128)) {
     return f(Tag<A>{}, Tag<WarpTeam>{}, OneSlot{}, kThreads, team_size(num_classes, 1, 32));
   }
-  if constexpr (A::kHeldByWarps) {
-    if (num_classes <= 4 * kHeldSlots * 32) {
-      return f(Tag<A>{}, Tag<WarpTeam>{}, Slots{}, kThreads / 2, team_size(num_classes, kHeldSlots, 32));
+  if constexpr (A::kWarpsUseManySlots) {
+    if (num_classes <= 4 * kManySlots * 32) {
+      return f(Tag<A>{}, Tag<WarpTeam>{}, ManySlots{}, kThreads / 2, team_size(num_classes, kManySlots, 32));
     }
   }
-  if constexpr (A::kHeldByBlocks) {
-    const int size = team_size(num_classes, kHeldSlots, kThreads);
-    if (num_classes <= 4 * kHeldSlots * size) return f(Tag<A>{}, Tag<BlockTeam>{}, Slots{}, size, size);
+  if constexpr (A::kBlocksUseManySlots) {
+    const int size = team_size(num_classes, kManySlots, kThreads);
+    if (num_classes <= 4 * kManySlots * size) return f(Tag<A>{}, Tag<BlockTeam>{}, ManySlots{}, size, size);
   }
-  f(Tag<A>{}, Tag<BlockTeam>{}, std::integral_constant<int, 0>{}, kThreads, kThreads);
+  f(Tag<A>{}, Tag<BlockTeam>{}, std::integral_constant<int, kSweep>{}, kThreads, kThreads);
 }
 
 // Calls f(Tag<access to classes>, Tag<Team>, slots, threads per block, team size).
@@ -379,7 +386,7 @@ template <class Team, class F>
 __device__ void for_rows(const Team& team, int64_t rows, F&& f) {
   const int64_t size = int64_t{gridDim.x} * team.per_block();
 #pragma unroll 1
-  for (int64_t row = int64_t{blockIdx.x} * team.per_block() + team.number(); row < rows; row += size) f(row);
+  for (int64_t row = int64_t{blockIdx.x} * team.per_block() + team.index(); row < rows; row += size) f(row);
 }
 
 }  // namespace bfn

@@ -74,11 +74,11 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int j = 0; j < kCount; ++j) from.x_hat[j] = clamp(from.x_hat[j], clip.low, clip.high);
     if (op.known) {
       T known[kCount];
-      bool given[kCount];
+      bool is_known[kCount];
       at.data(op.known, known);
-      at.mask(op.known_mask, given);
+      at.mask(op.known_mask, is_known);
 #pragma unroll
-      for (int j = 0; j < kCount; ++j) from.x_hat[j] = given[j] ? known[j] : from.x_hat[j];
+      for (int j = 0; j < kCount; ++j) from.x_hat[j] = is_known[j] ? known[j] : from.x_hat[j];
     }
     if (op.solver.predicts) extrapolate(at, op.solver, from.x_hat);
     at.rows(op.solver.keep, keep, T(1));
@@ -150,9 +150,9 @@ __global__ void __launch_bounds__(kThreads, 2)
       grad_prediction[j] = on[j] ? by.grad_prediction : T(0);
       grad_mean[j] = on[j] ? by.grad_mean : T(0);
     }
-    if (op.grad_x) at.store_own(op.grad_x, grad_x);
-    if (op.grad_prediction) at.store_own(op.grad_prediction, grad_prediction);
-    if (op.grad_mean) at.store_own(op.grad_mean, grad_mean);
+    if (op.grad_x) at.store_compute(op.grad_x, grad_x);
+    if (op.grad_prediction) at.store_compute(op.grad_prediction, grad_prediction);
+    if (op.grad_mean) at.store_compute(op.grad_mean, grad_mean);
   });
 }
 

@@ -1,4 +1,4 @@
-// The parts of CUDA that the kernels use. Without nvcc a replacement for the host (tests/cuda_on_host) is included.
+// The parts of CUDA that the kernels use. Without nvcc, a replacement for the host is included (tests/cuda_on_host).
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@
 namespace bfn {
 
 constexpr int kThreads = 256;
-constexpr int64_t kMaxBlocks = 2048;  // of a grid that loops: a few waves of blocks on the largest GPUs
+constexpr int64_t kMaxBlocks = 2048;  // the most blocks of a grid that loops: a few waves on the largest GPUs
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -59,7 +59,7 @@ __device__ __forceinline__ void narrow(float x, float& to) { to = x; }
 
 constexpr unsigned kWholeWarp = 0xffffffffu;
 
-// The same sum for every thread of the block, in an order that its size alone determines.
+// Returns the sum over all threads of the block to each of them. The order of the sum depends only on the block's size.
 template <class T>
 __device__ T block_sum(T x) {
   __shared__ T of_warp[32];

@@ -7,11 +7,12 @@
 namespace bfn {
 namespace {
 
-// The least number of blocks that a multiprocessor must hold. In double there are not enough registers for two blocks,
-// nor for an update in which a thread handles sixteen classes.
-template <class A, int kSlots = 0>
-constexpr int kResident = sizeof(typename A::Compute) == sizeof(double) || kSlots > 1 ? 1 : 2;
+// How many blocks a multiprocessor must have room for, which bounds the registers of a thread. For a kernel in double,
+// or another kernel that needs many registers, it is one block.
+template <class A, bool kManyRegisters = false>
+constexpr int kLeastBlocks = sizeof(typename A::Compute) == sizeof(double) || kManyRegisters ? 1 : 2;
 
+// Stores the softmax of a row.
 template <class A, class Team, int kSlots>
 __device__ void store_softmax(const Team& team, const View& from, const View& out, int64_t row, int count) {
   using T = typename A::Compute;
@@ -28,14 +29,14 @@ __device__ void store_softmax(const Team& team, const View& from, const View& ou
 }
 
 template <class A, class Team, int kSlots>
-__global__ void __launch_bounds__(kThreads, kResident<A>)
+__global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
     theta_kernel(const __grid_constant__ DiscreteTheta op, int team_size) {
   const Team team(team_size);
   const int count = static_cast<int>(op.num_classes);
   for_rows(team, op.count, [&](int64_t row) { store_softmax<A, Team, kSlots>(team, op.logits, op.out, row, count); });
 }
 
-// Makes the noisy message about class x, for four classes of a row at a time.
+// Makes the sender's message about class x, for a group of classes.
 template <class T>
 struct MessageRow {
   const DiscreteSender& op;
@@ -55,7 +56,7 @@ struct MessageRow {
 };
 
 template <class A, class Team, int kSlots>
-__global__ void __launch_bounds__(kThreads, kResident<A>)
+__global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
     sender_kernel(const __grid_constant__ DiscreteSender op, int team_size) {
   using T = typename A::Compute;
   const Team team(team_size);
@@ -82,25 +83,28 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
   });
 }
 
-// What a row of the network's output sends: one class or, if `of_p`, the distribution exp(z_k - top) * inverse. If the
-// class is -1, the row sends NaN.
+// What a row sends: a class or, with is_distribution, the distribution exp(z_k - top) * inverse. If the class is -1,
+// the row sends NaN.
 template <class T>
 struct SentRow {
-  int64_t one;
-  bool of_p;
+  int64_t class_index;
+  bool is_distribution;
   T top, inverse;
 
-  __device__ T at(int64_t k, T z) const { return of_p ? exp_difference(z, top) * inverse : static_cast<T>(k == one); }
+  __device__ T at(int64_t k, T z) const {
+    return is_distribution ? exp_difference(z, top) * inverse : static_cast<T>(k == class_index);
+  }
 };
 
-// Draws the first class whose cumulative e exceeds `below`; if none does, the last class with a probability above 0.
+// Draws the first class whose cumulative e exceeds `threshold`. If there is none, the last class with a probability
+// above 0 is drawn.
 template <class A, class Team, int kSlots>
 __device__ int draw_class(const Team& team, ClassRow<A, Team, kSlots>& row, int count, typename A::Compute top,
-                          typename A::Compute below) {
+                          typename A::Compute threshold) {
   using T = typename A::Compute;
   int first = count, last = 0;
   T before = 0;
-  // every thread takes part in every round, even if it has no classes left
+  // Every thread takes part in every round, even if it has no classes left, since the team's sums need all threads.
   const int rounds = (count + 4 * team.size - 1) / (4 * team.size);
 #pragma unroll 1
   for (int i = 0; i < rounds; ++i) {
@@ -118,7 +122,7 @@ __device__ int draw_class(const Team& team, ClassRow<A, Team, kSlots>& row, int 
       cumulative += e[j];
       if (e[j] > T(0)) {
         last = k + j;
-        if (cumulative > below && k + j < first) first = k + j;
+        if (cumulative > threshold && k + j < first) first = k + j;
       }
     }
     before += team.reduce(sum, T(0), Add());
@@ -128,6 +132,7 @@ __device__ int draw_class(const Team& team, ClassRow<A, Team, kSlots>& row, int 
   return first < count ? first : last;
 }
 
+// Decides what a row sends by the network's output.
 template <class A, class Team, int kSlots>
 __device__ SentRow<typename A::Compute> choose(const Team& team, const DiscreteUpdate& op, int64_t row,
                                                ClassRow<A, Team, kSlots>& logits, int64_t draw_seed) {
@@ -141,23 +146,23 @@ __device__ SentRow<typename A::Compute> choose(const Team& team, const DiscreteU
   return {draw_class(team, logits, count, total.top, uniform * total.sum), false, T(0), T(0)};
 }
 
-// The scalars of a row that its update uses. Only a solver's step uses the last two.
+// The row scalars that an update uses. Only a solver's step uses the last two.
 template <class T>
-struct StepRow {
+struct StepScalars {
   T beta, spread, extrapolation, keep;
 
-  __device__ StepRow(const DiscreteUpdate& op, int64_t row, bool solves)
+  __device__ StepScalars(const DiscreteUpdate& op, int64_t row, bool solves)
       : beta(read_row<T>(op.solver.take, row)),
         spread(read_row<T>(op.solver.std, row)),
         extrapolation(solves ? read_row<T>(op.solver.extrapolation, row) : T(0)),
         keep(solves ? read_row<T>(op.solver.keep, row, T(1)) : T(1)) {}
 };
 
-// The step of a solver for four classes of a row, where p is sent. The previous prediction is read first, since p may
-// be stored over it.
+// The step of a solver for a group of classes, if p is sent. It reads the previous prediction first, since p may be
+// stored over it.
 template <class A>
-__device__ __forceinline__ void solve(const DiscreteUpdate& op, const StepRow<typename A::Compute>& by, int64_t seed,
-                                      int64_t row, int first, typename A::Compute (&p)[4]) {
+__device__ __forceinline__ void solve(const DiscreteUpdate& op, const StepScalars<typename A::Compute>& scalars,
+                                      int64_t seed, int64_t row, int first, typename A::Compute (&p)[4]) {
   using T = typename A::Compute;
   const int count = static_cast<int>(op.num_classes);
   T previous[4] = {}, state[4] = {}, eps[4] = {};
@@ -165,19 +170,20 @@ __device__ __forceinline__ void solve(const DiscreteUpdate& op, const StepRow<ty
   if (op.solver.prediction) A::store(op.solver.prediction, row, count, first, p);
   if (op.solver.previous) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) p[j] = extrapolated(p[j], previous[j], by.extrapolation);
+    for (int j = 0; j < 4; ++j) p[j] = extrapolated(p[j], previous[j], scalars.extrapolation);
   }
   A::load(op.state, row, count, first, state);
   if (op.noise.any()) class_normals(op.noise, seed, row, count, first, 0, 0, eps);
   const T classes = static_cast<T>(count);
 #pragma unroll
-  for (int j = 0; j < 4; ++j) state[j] = fused(by.keep, state[j], message(p[j], by.beta, by.spread, eps[j], classes));
+  for (int j = 0; j < 4; ++j)
+    state[j] = fused(scalars.keep, state[j], message(p[j], scalars.beta, scalars.spread, eps[j], classes));
   A::store(op.out, row, count, first, state);
 }
 
-// A separate kernel does the steps of solvers, since one kernel for both would need too many registers.
+// An update. With kSolves it is a solver's step. One kernel for both would need too many registers.
 template <class A, class Team, int kSlots, bool kSolves>
-__global__ void __launch_bounds__(kThreads, kSolves ? 1 : kResident<A, kSlots>)
+__global__ void __launch_bounds__(kThreads, kLeastBlocks<A, kSolves || (kSlots > 1)>)
     update_kernel(const __grid_constant__ DiscreteUpdate op, int team_size) {
   using T = typename A::Compute;
   const Team team(team_size);
@@ -190,43 +196,44 @@ __global__ void __launch_bounds__(kThreads, kSolves ? 1 : kResident<A, kSlots>)
     SentRow<T> sent{-1, false, T(0), T(0)};
     if (op.sent.known && read<int>(op.sent.known_mask, row)) {
       const int64_t known = read_row<int64_t>(op.sent.known, row);
-      if (is_class(known, count)) sent.one = known;
+      if (is_class(known, count)) sent.class_index = known;
     } else {
       sent = choose(team, op, row, logits, draw_seed);
     }
-    const StepRow<T> by(op, row, kSolves);
-    const T poison = sent.one < 0 && !sent.of_p ? kNaN<T> : T(0);
+    const StepScalars<T> scalars(op, row, kSolves);
+    const T poison = sent.class_index < 0 && !sent.is_distribution ? kNaN<T> : T(0);
     for_groups<kSlots>(team, count, [&](int i, int first) {
       T z[4], state[4], eps[4];
-      if (sent.of_p) logits.group(i, first, z);
+      if (sent.is_distribution) logits.group(i, first, z);
       if constexpr (kSolves) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) z[j] = sent.at(first + j, sent.of_p ? z[j] : T(0)) + poison;
-        return solve<A>(op, by, seed, row, first, z);
+        for (int j = 0; j < 4; ++j) z[j] = sent.at(first + j, sent.is_distribution ? z[j] : T(0)) + poison;
+        return solve<A>(op, scalars, seed, row, first, z);
       }
       A::load(op.state, row, count, first, state);
       class_normals(op.noise, seed, row, count, first, 0, 0, eps);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const T p = sent.at(first + j, sent.of_p ? z[j] : T(0));
-        state[j] += message(p, by.beta, by.spread, eps[j], static_cast<T>(count)) + poison;
+        const T p = sent.at(first + j, sent.is_distribution ? z[j] : T(0));
+        state[j] += message(p, scalars.beta, scalars.spread, eps[j], static_cast<T>(count)) + poison;
       }
       A::store(op.out, row, count, first, state);
     });
-    // each thread reads only the classes of the new state that it has written itself
+    // Each thread reads only those classes of the new state that it has written itself.
     if (op.theta) store_softmax<A, Team, kSlots>(team, op.out, op.theta, row, count);
   });
 }
 
-// Calls cost(row, x, on) for the rows of a block's chunk. Masked rows cost 0, and rows with a bad class cost NaN.
+// Calls cost(row, x, on) for the rows of a block's chunk. `on` is false for a row whose mask is 0, which costs 0, and
+// for a row whose class is out of range, which costs NaN.
 template <class T, class Team, class F>
 __device__ void reduce_rows(const Team& team, const LossTarget& to, const Chunks& chunks, const View& x_view,
                             int64_t num_classes, F&& cost) {
   const Range range = range_of(chunks);
   double sum = 0;
-  int32_t kept = 0;
+  int32_t costs = 0;
 #pragma unroll 1
-  for (int64_t row = range.begin + team.number(); row < range.end; row += team.per_block()) {
+  for (int64_t row = range.begin + team.index(); row < range.end; row += team.per_block()) {
     const bool on = read<int>(to.mask, row, 1) != 0;
     const int64_t x = on ? read_row<int64_t>(x_view, row) : -1;
     const bool valid = is_class(x, num_classes);
@@ -234,13 +241,13 @@ __device__ void reduce_rows(const Team& team, const LossTarget& to, const Chunks
     if (team.rank != 0) continue;
     if (to.reduction == Reduction::kNone) write_row(to.loss, row, loss);
     sum += loss;
-    kept += on;
+    costs += on;
   }
-  finish_block<T>(to, chunks, sum, kept);
+  finish_block<T>(to, chunks, sum, costs);
 }
 
 template <class A, class Team, int kSlots>
-__global__ void __launch_bounds__(kThreads, kResident<A>)
+__global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
     loss_kernel(const __grid_constant__ DiscreteLoss op, const Chunks chunks, int team_size) {
   using T = typename A::Compute;
   const Team team(team_size);
@@ -249,12 +256,12 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
     RowStats<T> stats{};
     if (on) {
       ClassRow<A, Team, kSlots> logits(team, count, Logits<A>(op.logits, row, count));
-      ExpMoments<Sum<T, kSlots>, T> sums(A::one(op.logits, row, count, x));
+      RowStatsSums<Sum<T, kSlots>, T> sums(A::one(op.logits, row, count, x));
       const T top = logits.sum_exponentials(static_cast<int>(x), sums);
       stats = sums.stats(top);
     }
     if (op.stats && team.rank == 0) {
-      const T numbers[kRowStats] = {stats.max, stats.x, stats.rest, stats.moment};
+      const T numbers[kRowStats] = {stats.max, stats.x, stats.rest, stats.quadratic};
       for (int64_t i = 0; i < kRowStats; ++i) write_row(op.stats, row * kRowStats + i, numbers[i]);
     }
     if (!on) return T(0);
@@ -264,7 +271,7 @@ __global__ void __launch_bounds__(kThreads, kResident<A>)
 }
 
 template <class A, class Team, int kSlots>
-__global__ void __launch_bounds__(kThreads, kResident<A>)
+__global__ void __launch_bounds__(kThreads, kLeastBlocks<A>)
     loss_backward_kernel(const __grid_constant__ DiscreteLossBackward op, int team_size) {
   using T = typename A::Compute;
   const Team team(team_size);
@@ -372,7 +379,7 @@ void discrete_nstep(const DiscreteNStep& op) {
            chunks.blocks, threads, op, nodes, chunks, size);
     finish_losses<T>(op.to, chunks);
   };
-  // this kernel is bound by arithmetic, so narrower types use the general access
+  // This kernel is bound by arithmetic. So narrower types use the general access, and fewer kernels are compiled.
   if constexpr (sizeof(T) == sizeof(float)) {
     if (layout.dense() && layout.data_type() == DType::kFloat) return with_team<DenseClasses<T>>(op.num_classes, run);
   }

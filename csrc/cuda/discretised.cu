@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   for_grid<At>(op.count, rows, [&](auto at) {
     const Normals<T, decltype(at)::kCount> normals(at, op.from);
     at.store_network(op.out, normals.std);
-    if (op.grad) at.store_own(op.grad, normals.std_by_log_std);
+    if (op.grad) at.store_compute(op.grad, normals.std_by_log_std);
   });
 }
 
@@ -26,11 +26,11 @@ __global__ void __launch_bounds__(kThreads, 2)
   using T = typename At::Compute;
   constexpr int kCount = At::kCount;
   const Bins<T> bins{op.from.num_bins, op.from.clip};
-  for_grid_in_rounds<At>(op.count, rows, [&](const At& at, bool there) {
+  for_grid_in_rounds<At>(op.count, rows, [&](const At& at, bool active) {
     const Normals<T, kCount> normals(at, op.from);
     ExpectedValue<T> k[kCount];
     expected_values(normals.mean, normals.std, bins, k);
-    if (!there) return;
+    if (!active) return;
     T out[kCount], by_mean[kCount], by_std[kCount];
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
@@ -43,6 +43,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
 }
 
+// The values that a pack of variables sends.
 template <Choice kChoice, class T, int kCount>
 __device__ void values_of(const Normals<T, kCount>& from, const T (&eps)[kCount], Bins<T> bins, T (&value)[kCount]) {
   ExpectedValue<T> k[kCount];
@@ -59,7 +60,7 @@ __device__ void values_of(const Normals<T, kCount>& from, const T (&eps)[kCount]
   }
 }
 
-// Calls f(at, there) for all packs, in rounds if the blocks sort their variables.
+// Calls f(at, active) for all packs. For a mean the blocks sort their variables, so all threads must take part.
 template <class At, Choice kChoice, class F>
 __device__ void for_choices(int64_t count, const RowMap& rows, F&& f) {
   if constexpr (kChoice == Choice::kMean) {
@@ -91,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   using T = typename At::Compute;
   const Bins<T> bins{op.from.num_bins, op.from.clip};
   const int64_t seed = op.noise.seed ? *op.noise.seed : 0, draw_seed = op.sent.draw.seed ? *op.sent.draw.seed : 0;
-  for_choices<At, kChoice>(op.count, rows, [&](auto at, bool there) {
+  for_choices<At, kChoice>(op.count, rows, [&](auto at, bool active) {
     constexpr int kCount = decltype(at)::kCount;
     T value[kCount], eps[kCount] = {}, state[kCount], keep[kCount], take[kCount], noise_scale[kCount];
     {
@@ -99,14 +100,14 @@ __global__ void __launch_bounds__(kThreads, 2)
       if constexpr (kChoice == Choice::kSample) at.noise(op.sent.draw, draw_seed, eps);
       values_of<kChoice>(from, eps, bins, value);
     }
-    if (!there) return;
+    if (!active) return;
     if (op.sent.known) {
       T known[kCount];
-      bool given[kCount];
+      bool is_known[kCount];
       at.data(op.sent.known, known);
-      at.mask(op.sent.known_mask, given);
+      at.mask(op.sent.known_mask, is_known);
 #pragma unroll
-      for (int j = 0; j < kCount; ++j) value[j] = given[j] ? known[j] : value[j];
+      for (int j = 0; j < kCount; ++j) value[j] = is_known[j] ? known[j] : value[j];
     }
     if (op.solver.predicts) extrapolate(at, op.solver, value);
     at.data(op.from.mean, state);
@@ -174,7 +175,7 @@ Layout layout_of(const NetworkOutput& from) {
       .rows(from.noise_scale);
 }
 
-// Calls f(Tag<At>, choice). For a mode a thread handles one variable at a time, since each is much work.
+// Calls f(Tag<At>, choice). For a mode a thread handles one variable at a time, since a variable takes much work.
 template <class At, class F>
 void with_choice(Choice choice, F&& f) {
   if (choice == Choice::kSample) return f(Tag<At>{}, std::integral_constant<Choice, Choice::kSample>{});
@@ -191,7 +192,7 @@ void output_std(const OutputStd& op) {
     using At = typename decltype(tag)::type;
     launch(&output_std_kernel<At>, grid_for<At>(op.count), kThreads, op, layout.row_map());
   };
-  // callers pass numbers in the type of the arithmetic
+  // Callers pass numbers in the compute type.
   if constexpr (sizeof(T) == sizeof(float)) {
     if (layout.dense() && layout.data_type() == DType::kFloat) return run(Tag<Dense<float, float>>{});
   }
@@ -216,7 +217,7 @@ void choose(const struct Choose& op) {
     with_choice<typename decltype(tag)::type>(op.sent.choice, [&](auto at, auto choice) {
       using At = typename decltype(at)::type;
       constexpr Choice kChoice = decltype(choice)::value;
-      if constexpr (kChoice != Choice::kMean) {  // a mean alone is `expected_value`
+      if constexpr (kChoice != Choice::kMean) {  // a mean is the op `expected_value`
         launch(&choose_kernel<At, kChoice>, grid_for<At>(op.count), kThreads, op, layout.row_map());
       }
     });

@@ -1,10 +1,10 @@
-// The losses of discretised data whose kernels give each thread a pack of variables.
+// The losses of discretised data for which each thread works on a pack of variables.
 #pragma once
 
 #include "../math/bin_prob.h"
 #include "../ops/discretised.h"
+#include "expected_value.h"
 #include "loss.h"
-#include "sorted.h"
 
 namespace bfn {
 
@@ -41,8 +41,8 @@ struct Normals {
       by_mean[j] *= mean_by_prediction[j];
       by_std[j] *= std_by_log_std[j];
     }
-    if (to.grad_prediction) at.store_own(to.grad_prediction, by_mean);
-    if (to.grad_log_std) at.store_own(to.grad_log_std, by_std);
+    if (to.grad_prediction) at.store_compute(to.grad_prediction, by_mean);
+    if (to.grad_log_std) at.store_compute(to.grad_log_std, by_std);
   }
 };
 
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   using T = typename At::Compute;
   constexpr int kCount = At::kCount;
   const Bins<T> bins{op.from.num_bins, op.from.clip};
-  reduce_losses_in_rounds<At>(op.to, chunks, rows, [&](const At& at, bool there, const auto& on, auto& loss) {
+  reduce_losses_in_rounds<At>(op.to, chunks, rows, [&](const At& at, bool active, const auto& on, auto& loss) {
     Normals<T, kCount> normals(at, op.from);
     T x[kCount], by_mean[kCount], by_std[kCount];
     at.data(op.x, x);
@@ -78,10 +78,10 @@ __global__ void __launch_bounds__(kThreads, 2)
         by_std[j] = -p.by_std;
       }
     }
-    if (!there) return;
+    if (!active) return;
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-      if (on[j]) continue;  // elsewhere the gradient is 0, whatever was computed
+      if (on[j]) continue;  // where the mask is 0 the gradient is 0, even if NaN was computed
       by_mean[j] = by_std[j] = normals.mean_by_prediction[j] = normals.std_by_log_std[j] = 0;
     }
     normals.store_gradients(at, op.gradients, by_mean, by_std);

@@ -3,21 +3,22 @@
 namespace bfn {
 namespace {
 
+// Each block adds the partial sums of one group.
 template <class T>
-__global__ void finish_kernel(const __grid_constant__ LossTarget to, int64_t pieces, int64_t variables) {
-  const PartialSum* partial = static_cast<const PartialSum*>(to.workspace) + blockIdx.x * pieces;
+__global__ void finish_kernel(const __grid_constant__ LossTarget to, int64_t per_group, int64_t variables) {
+  const PartialSum* partial = static_cast<const PartialSum*>(to.workspace) + blockIdx.x * per_group;
   double sum = 0;
   int64_t count = 0;
-  for (int64_t i = threadIdx.x; i < pieces; i += blockDim.x) {
+  for (int64_t i = threadIdx.x; i < per_group; i += blockDim.x) {
     sum += partial[i].sum;
     count += partial[i].count;
   }
   sum = block_sum(sum);
   count = to.mask ? block_sum(count) : variables;
   if (threadIdx.x != 0) return;
-  const double by = to.reduction == Reduction::kMean && count > 0 ? static_cast<double>(count) : 1.0;
-  if (to.reduction != Reduction::kNone) static_cast<T*>(to.loss.data)[blockIdx.x] = static_cast<T>(sum / by);
-  if (blockIdx.x == 0) *static_cast<T*>(to.scale.data) = static_cast<T>(1 / by);
+  const double divisor = to.reduction == Reduction::kMean && count > 0 ? static_cast<double>(count) : 1.0;
+  if (to.reduction != Reduction::kNone) static_cast<T*>(to.loss.data)[blockIdx.x] = static_cast<T>(sum / divisor);
+  if (blockIdx.x == 0) *static_cast<T*>(to.scale.data) = static_cast<T>(1 / divisor);
 }
 
 }  // namespace
@@ -29,13 +30,13 @@ int64_t loss_workspace(const LossTarget& to) {
 
 template <class T>
 void finish_losses(const LossTarget& to, const Chunks& chunks) {
-  // Batch elements without variables have a sum of 0. If one block summed each batch element, only the scale is
-  // missing.
-  const bool by_batch = to.reduction == Reduction::kBatch, summed = by_batch && chunks.pieces == 1;
+  // If one block summed each batch element, only the scale is missing. Batch elements without variables have no chunks.
+  // Their sum of 0 is written here.
+  const bool by_batch = to.reduction == Reduction::kBatch, summed = by_batch && chunks.per_group == 1;
   LossTarget target = to;
   if (summed) target.reduction = Reduction::kNone;
-  const int64_t pieces = target.reduction == Reduction::kNone ? 0 : chunks.pieces;
-  launch(&finish_kernel<T>, by_batch && !summed ? to.batch : 1, pieces > 32 ? kThreads : 32, target, pieces,
+  const int64_t per_group = target.reduction == Reduction::kNone ? 0 : chunks.per_group;
+  launch(&finish_kernel<T>, by_batch && !summed ? to.batch : 1, per_group > 32 ? kThreads : 32, target, per_group,
          to.batch * to.per_batch);
 }
 

@@ -1,5 +1,5 @@
 // Masks and reduces the losses of variables. Each block sums a chunk of variables, whose size does not depend on the
-// device. A second kernel adds the sums of the chunks in order, so that every run gives the same bits.
+// device. A second kernel adds the sums of the chunks in order. So every run gives the same bits.
 #pragma once
 
 #include <algorithm>
@@ -14,53 +14,55 @@ struct PartialSum {
   int64_t count;
 };
 
-// The losses are summed in parts: a part for each batch element, or one part in all. row: the losses of a part. size:
-// the losses of a chunk. pieces: the chunks of a part. blocks: all chunks.
+// How the variables are divided. The losses are summed in groups: one group for each batch element with
+// Reduction::kBatch, else one group in all. A group consists of chunks, and each block of the grid sums one chunk.
 struct Chunks {
-  int64_t row, size, pieces, blocks;
+  int64_t group_size, size;   // the variables of a group and of a chunk
+  int64_t per_group, blocks;  // the chunks of a group and of all groups
 };
 
-// The size of a chunk is a multiple of `align`, the number of variables that threads work on together. There are about
-// 2^10 chunks, of at most 2^15 variables each.
+// The size of a chunk is a multiple of `align`, which is the number of variables that a block works on at a time. There
+// are about 2^10 chunks, of at most 2^15 variables each.
 inline Chunks chunks_of(const LossTarget& to, int64_t align) {
   const bool by_batch = to.reduction == Reduction::kBatch;
-  const int64_t all = to.batch * to.per_batch, rows = by_batch ? to.batch : 1, row = by_batch ? to.per_batch : all;
+  const int64_t all = to.batch * to.per_batch, groups = by_batch ? to.batch : 1;
+  const int64_t group_size = by_batch ? to.per_batch : all;
   const int64_t size = align * std::clamp<int64_t>(ceil_div(all, 1024 * align), 1, 32768 / align);
-  const int64_t pieces = ceil_div(row, size);
-  return {row, size, pieces, rows * pieces};
+  const int64_t per_group = ceil_div(group_size, size);
+  return {group_size, size, per_group, groups * per_group};
 }
 
 struct Range {
   int64_t begin, end;
 };
 
-// Returns the variables of this block.
+// Returns the variables of this block's chunk.
 __device__ inline Range range_of(const Chunks& chunks) {
-  const uint32_t pieces = static_cast<uint32_t>(chunks.pieces), piece = blockIdx.x % pieces;
-  const int64_t first = blockIdx.x / pieces * chunks.row, begin = first + int64_t{piece} * chunks.size;
-  return {begin, piece + 1 == pieces ? first + chunks.row : begin + chunks.size};
+  const uint32_t per_group = static_cast<uint32_t>(chunks.per_group), index = blockIdx.x % per_group;
+  const int64_t first = blockIdx.x / per_group * chunks.group_size, begin = first + int64_t{index} * chunks.size;
+  return {begin, index + 1 == per_group ? first + chunks.group_size : begin + chunks.size};
 }
 
-// Writes the sum of a block to the partial sums or, if a part has only this chunk, to the loss itself.
+// Writes the sum of a block's chunk to the partial sums. If the chunk is a whole batch element, writes it to the loss.
 template <class T>
 __device__ void finish_block(const LossTarget& to, const Chunks& chunks, double sum, int32_t count) {
   if (to.reduction == Reduction::kNone) return;
   sum = block_sum(sum);
   if (to.reduction == Reduction::kMean && to.mask) count = block_sum(count);
   if (threadIdx.x != 0) return;
-  if (to.reduction == Reduction::kBatch && chunks.pieces == 1) {
+  if (to.reduction == Reduction::kBatch && chunks.per_group == 1) {
     static_cast<T*>(to.loss.data)[blockIdx.x] = static_cast<T>(sum);
   } else {
     static_cast<PartialSum*>(to.workspace)[blockIdx.x] = {sum, count};
   }
 }
 
-// The sum and the count of a thread's losses.
+// The sum of a thread's losses, and how many variables have a cost.
 struct LossSum {
   double sum = 0;
   int32_t count = 0;
 
-  // Adds the losses of a pack. Where the mask is 0, a loss counts as 0.
+  // Adds the losses of a pack. A loss whose mask is 0 is replaced by 0.
   template <class At>
   __device__ void add(const LossTarget& to, const At& at, const bool (&on)[At::kCount],
                       typename At::Compute (&loss)[At::kCount]) {
@@ -72,11 +74,12 @@ struct LossSum {
       count += on[j];
     }
     sum += of_pack;
-    if (to.reduction == Reduction::kNone) at.store_own(to.loss, loss);
+    if (to.reduction == Reduction::kNone) at.store_compute(to.loss, loss);
   }
 };
 
-// Calls f(at, on, loss) for the packs of the block's chunk. f writes the losses of a pack.
+// Calls f(at, on, loss) for the packs of the block's chunk. `on` is the mask of the pack. f writes the losses of the
+// pack.
 template <class At, class F>
 __device__ void reduce_losses(const LossTarget& to, const Chunks& chunks, const RowMap& rows, F&& f) {
   const Range range = range_of(chunks);
@@ -92,17 +95,17 @@ __device__ void reduce_losses(const LossTarget& to, const Chunks& chunks, const 
   finish_block<typename At::Compute>(to, chunks, sum.sum, sum.count);
 }
 
-// Does the same in rounds (for_rounds): calls f(at, there, on, loss).
+// Like reduce_losses, but calls f(at, active, on, loss) in rounds (for_rounds).
 template <class At, class F>
 __device__ void reduce_losses_in_rounds(const LossTarget& to, const Chunks& chunks, const RowMap& rows, F&& f) {
   const Range range = range_of(chunks);
   LossSum sum;
-  for_rounds<At>(range.begin, range.end, threadIdx.x, blockDim.x, rows, [&](auto at, bool there) {
+  for_rounds<At>(range.begin, range.end, threadIdx.x, blockDim.x, rows, [&](auto at, bool active) {
     typename At::Compute loss[At::kCount];
     bool on[At::kCount];
     at.mask(to.mask, on);
-    f(at, there, on, loss);
-    if (there) sum.add(to, at, on, loss);
+    f(at, active, on, loss);
+    if (active) sum.add(to, at, on, loss);
   });
   finish_block<typename At::Compute>(to, chunks, sum.sum, sum.count);
 }

@@ -10,7 +10,7 @@
 namespace bfn {
 namespace {
 
-// The components of one variable, read again by every function.
+// The components of one variable. Every function reads their numbers from memory again.
 template <class T>
 class Components {
  public:
@@ -36,8 +36,8 @@ class Components {
     for (int m = 0; m < count(); ++m) sum += share(m) * f(m);
     return sum;
   }
-  // Stores the gradients by the predictions and the logit of component m, given the gradients by its mean, std and
-  // logit. With `add` it adds them to the stored numbers.
+  // Turns the gradients by the mean, std and logit of component m into gradients by its predictions and logit, and
+  // stores them. With `add` it adds them to the stored numbers.
   __device__ void store(const NetworkGradients& to, int m, ComponentGradient<T> by, bool add = false) const {
     const OutputNormal<T> through = normal(m);
     put(to.grad_prediction, m, by.by_mean * through.mean_by_prediction, add);
@@ -73,14 +73,14 @@ __device__ bool any(const NetworkGradients& to) {
 }
 
 template <class T>
-__device__ ExpectedValue<T> expected_of(const Components<T>& of, int m, Bins<T> bins) {
-  const OutputNormal<T> normal = of.normal(m);
+__device__ ExpectedValue<T> expected_of(const Components<T>& components, int m, Bins<T> bins) {
+  const OutputNormal<T> normal = components.normal(m);
   return expected_value(normal.mean, normal.std, bins);
 }
 
 template <class T>
-__device__ T mixture_mean(const Components<T>& of, Bins<T> bins) {
-  return of.mean_of([&](int m) { return expected_of(of, m, bins).value(); });
+__device__ T mixture_mean(const Components<T>& components, Bins<T> bins) {
+  return components.mean_of([&](int m) { return expected_of(components, m, bins).value(); });
 }
 
 template <class T>
@@ -88,21 +88,21 @@ __global__ void __launch_bounds__(kThreads, 1)
     expected_value_kernel(const __grid_constant__ DiscretisedExpectedValue op) {
   const Bins<T> bins{op.from.num_bins, op.from.clip};
   for_grid<General<T>>(op.count, RowMap{}, [&](auto at) {
-    const Components<T> of(op.from, at.start);
-    const T out[1] = {mixture_mean(of, bins)};
+    const Components<T> components(op.from, at.start);
+    const T out[1] = {mixture_mean(components, bins)};
     at.store_network(op.out, out);
-    for (int m = 0; any(op.gradients) && m < of.count(); ++m) {
-      const auto k = expected_of(of, m, bins);
-      of.store(op.gradients, m, mean_gradient(of.share(m), k, k.value() - out[0]));
+    for (int m = 0; any(op.gradients) && m < components.count(); ++m) {
+      const auto k = expected_of(components, m, bins);
+      components.store(op.gradients, m, mean_gradient(components.share(m), k, k.value() - out[0]));
     }
   });
 }
 
 template <class T>
-__device__ T likeliest(const Components<T>& of, Bins<T> bins) {
+__device__ T likeliest(const Components<T>& components, Bins<T> bins) {
   return mixture_mode(bins, [&](T bin) {
-    return of.mean_of([&](int m) {
-      const OutputNormal<T> normal = of.normal(m);
+    return components.mean_of([&](int m) {
+      const OutputNormal<T> normal = components.normal(m);
       return exp(log_bin_prob(bin, normal.mean, normal.std, bins).value);
     });
   });
@@ -110,16 +110,17 @@ __device__ T likeliest(const Components<T>& of, Bins<T> bins) {
 
 template <class T>
 __device__ T value_of(const NetworkOutput& from, const Sent& sent, const Noise& component, const General<T>& at) {
-  const Components<T> of(from, at.start);
+  const Components<T> components(from, at.start);
   const Bins<T> bins{from.num_bins, from.clip};
-  if (sent.choice == Choice::kMean) return mixture_mean(of, bins);
-  if (sent.choice == Choice::kMode) return likeliest(of, bins);
+  if (sent.choice == Choice::kMean) return mixture_mean(components, bins);
+  if (sent.choice == Choice::kMode) return likeliest(components, bins);
   T eps[1];
   at.noise(sent.draw, sent.draw.seed ? *sent.draw.seed : 0, eps);
   const T uniform = one_uniform<T>(component, component.seed ? *component.seed : 0, at.start);
-  const int m = drawn_component(of.count(), uniform, [&](int component) { return of.share(component); });
+  const int m =
+      drawn_component(components.count(), uniform, [&](int component) { return components.share(component); });
   if (m < 0) return kNaN<T>;
-  const OutputNormal<T> normal = of.normal(m);
+  const OutputNormal<T> normal = components.normal(m);
   return bins.quantised(normal.mean + normal.std * eps[0]);
 }
 
@@ -148,29 +149,29 @@ __global__ void __launch_bounds__(kThreads, 1) update_kernel(const __grid_consta
 
 // L_inf (101).
 template <class T>
-__device__ T squared_error(const DiscretisedLoss& op, const Components<T>& of, T x, T weight, Bins<T> bins) {
-  const T error = of.mean_of([&](int m) { return expected_of(of, m, bins).error(x); });
+__device__ T squared_error(const DiscretisedLoss& op, const Components<T>& components, T x, T weight, Bins<T> bins) {
+  const T error = components.mean_of([&](int m) { return expected_of(components, m, bins).error(x); });
   const SquaredError<T> cost(weight, error);
-  for (int m = 0; any(op.gradients) && m < of.count(); ++m) {
-    const auto k = expected_of(of, m, bins);
-    of.store(op.gradients, m, mean_gradient(cost.slope * of.share(m), k, error - k.error(x)));
+  for (int m = 0; any(op.gradients) && m < components.count(); ++m) {
+    const auto k = expected_of(components, m, bins);
+    components.store(op.gradients, m, mean_gradient(cost.slope * components.share(m), k, error - k.error(x)));
   }
   return cost.loss;
 }
 
 // The cost -ln p of the bin of x (107-109).
 template <class T>
-__device__ T bin_cost(const DiscretisedLoss& op, const Components<T>& of, T x, Bins<T> bins) {
+__device__ T bin_cost(const DiscretisedLoss& op, const Components<T>& components, T x, Bins<T> bins) {
   const auto log_p = [&](int m) {
-    const OutputNormal<T> normal = of.normal(m);
+    const OutputNormal<T> normal = components.normal(m);
     return log_bin_prob(bins.index(x), normal.mean, normal.std, bins);
   };
   LogSum<T> total;
-  for (int m = 0; m < of.count(); ++m) total.add(of.log_share(m) + log_p(m).value);
-  for (int m = 0; any(op.gradients) && m < of.count(); ++m) {
+  for (int m = 0; m < components.count(); ++m) total.add(components.log_share(m) + log_p(m).value);
+  for (int m = 0; any(op.gradients) && m < components.count(); ++m) {
     const auto p = log_p(m);
-    const T part = total.part(of.log_share(m) + p.value);
-    of.store(op.gradients, m, log_sum_gradient(T(-1), part, of.share(m), p));
+    const T posterior = total.share(components.log_share(m) + p.value);
+    components.store(op.gradients, m, log_sum_gradient(T(-1), posterior, components.share(m), p));
   }
   return -total.value();
 }
@@ -180,11 +181,12 @@ __global__ void __launch_bounds__(kThreads, 1)
     loss_kernel(const __grid_constant__ DiscretisedLoss op, const Chunks chunks) {
   const Bins<T> bins{op.from.num_bins, op.from.clip};
   reduce_losses<General<T>>(op.to, chunks, RowMap{}, [&](auto at, const auto& on, auto& loss) {
-    const Components<T> of(op.from, at.start);
+    const Components<T> components(op.from, at.start);
     loss[0] = 0;
-    if (!on[0]) return of.store_zeros(op.gradients);
+    if (!on[0]) return components.store_zeros(op.gradients);
     const T x = read<T>(op.x, at.start);
-    loss[0] = op.weight ? squared_error(op, of, x, read<T>(op.weight, at.start), bins) : bin_cost(op, of, x, bins);
+    loss[0] = op.weight ? squared_error(op, components, x, read<T>(op.weight, at.start), bins)
+                        : bin_cost(op, components, x, bins);
   });
 }
 
@@ -195,39 +197,41 @@ struct NStepVariable {
   int64_t at;
   T loss = 0;
 
-  __device__ NStepVariable(const DiscretisedLoss& of, const General<T>& place) : op(of), at(place.start) {}
+  __device__ NStepVariable(const DiscretisedLoss& loss_op, const General<T>& place) : op(loss_op), at(place.start) {}
 
-  // Adds some draws. The gradients of the first draws are stored; later gradients are added to them.
+  // Adds draws to the loss of lane v. If `first`, they are its first draws, whose gradients are stored. Later gradients
+  // are added to the stored ones.
   __device__ void add(int v, const NStepDraws<T>& draws, bool first) {
-    const bool mine = static_cast<int>(threadIdx.x % 32) == v;
+    const bool is_v = static_cast<int>(threadIdx.x % 32) == v;
     const int64_t variable = __shfl_sync(kWholeWarp, at, v);
-    const Components<T> of(op.from, variable);
+    const Components<T> components(op.from, variable);
     const Bins<T> bins{op.from.num_bins, op.from.clip};
     const T x = read<T>(op.x, variable), tau = 1 / sqrt(read<T>(op.alpha, variable)), n = static_cast<T>(op.n_steps);
+    // The first pass makes the sums of the draws, and the second pass the gradients, which need these sums.
     LogSum<T> total[NStepDraws<T>::kMost];
 #pragma unroll 1
     for (int pass = 0; pass < (any(op.gradients) ? 2 : 1); ++pass) {
 #pragma unroll 1
-      for (int m = 0; m < of.count(); ++m) {
-        const OutputNormal<T> normal = of.normal(m);
-        const T log_share = of.log_share(m);
+      for (int m = 0; m < components.count(); ++m) {
+        const OutputNormal<T> normal = components.normal(m);
+        const T log_share = components.log_share(m);
         ComponentGradient<T> sum{T(0), T(0), T(0)};
         NStepWarp<T> warp(x, normal.mean, normal.std, tau, bins);
         warp.each_draw(draws.eps, draws.count, [&](int i, const WithGradient<T>& of_draw) {
           if (pass == 0) return total[i].add(log_share + of_draw.value);
-          const T part = total[i].part(log_share + of_draw.value);
-          const auto by = log_sum_gradient(-n * draws.weight[i], part, exp(log_share), of_draw);
+          const T posterior = total[i].share(log_share + of_draw.value);
+          const auto by = log_sum_gradient(-n * draws.weight[i], posterior, exp(log_share), of_draw);
           sum.by_mean += by.by_mean;
           sum.by_std += by.by_std;
           sum.by_logit += by.by_logit;
         });
-        if (pass == 1 && mine) of.store(op.gradients, m, sum, !first);
+        if (pass == 1 && is_v) components.store(op.gradients, m, sum, !first);
       }
     }
     T sum = 0;
 #pragma unroll
     for (int i = 0; i < NStepDraws<T>::kMost; ++i) sum += i < draws.count ? draws.weight[i] * total[i].value() : T(0);
-    if (mine) loss -= n * sum;
+    if (is_v) loss -= n * sum;
   }
   __device__ T finish(bool counts) {
     if (!counts) Components<T>(op.from, at).store_zeros(op.gradients);

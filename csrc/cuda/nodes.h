@@ -1,11 +1,11 @@
-// The nodes of a quadrature, as a parameter of a kernel.
+// The nodes of a quadrature and their weights, as a parameter of a kernel.
 #pragma once
 
 #include "../ops/noise.h"
 
 namespace bfn {
 
-constexpr int kMaxNodes = 128;  // the public functions refuse larger numbers
+constexpr int kMaxNodes = 128;  // the public functions refuse more nodes
 
 template <class T>
 struct Nodes {

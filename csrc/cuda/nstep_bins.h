@@ -1,4 +1,4 @@
-// The sum over bins of the discretised n-step loss (math/nstep.h). A warp computes it; each lane adds every 32nd point.
+// The sum over bins of the discretised n-step loss (math/nstep.h). A warp computes it. Each lane adds every 32nd point.
 #pragma once
 
 #include "../math/nstep.h"
@@ -21,16 +21,16 @@ __device__ T warp_sum(T x) {
   return warp_reduce(x, [](T a, T b) { return a + b; });
 }
 
-// The sums of one variable. All lanes of the warp work on the same variable.
+// The sums of one variable. All lanes of a warp work on the same variable.
 template <class T>
 class NStepWarp {
  public:
   __device__ NStepWarp(T x, T mean, T std, T tau, Bins<T> bins)
       : normal_(x, mean, std, tau, bins), lane_(threadIdx.x % 32) {}
 
-  // Calls f(i, ln sum_k p_k exp(q_k (eps_i - q_k / 2)) and its derivatives) for every draw i. Consecutive draws share
-  // the points of a window if one window serves them. Nodes of a quadrature are in order, and most normals are near to
-  // each other.
+  // For every draw i calls f(i, ln sum_k p_k exp(q_k (eps_i - q_k / 2)) with its derivatives). One window serves as
+  // many consecutive draws as possible. These are many, since the nodes of a quadrature are in order, and most normals
+  // are near to each other.
   template <int kDraws, class F>
   __device__ void each_draw(const T (&eps)[kDraws], int draws, F&& f) {
 #pragma unroll 1
@@ -49,7 +49,7 @@ class NStepWarp {
         end = i + 1;
       }
       window_ = normal_.window(least, most);
-      hold_points();
+      make_points();
 #pragma unroll
       for (int i = 0; i < kDraws; ++i) {
         if (i >= begin && i < end) f(i, of_draw(eps[i]));
@@ -58,9 +58,11 @@ class NStepWarp {
   }
 
  private:
-  static constexpr bool kHeld = sizeof(T) == sizeof(float);  // in double every bin is a point
-  static constexpr int kSlots = kHeld ? kMaxPoints / 32 : 1;
+  // In double every bin is a point. These are too many for registers.
+  static constexpr bool kInRegisters = sizeof(T) == sizeof(float);
+  static constexpr int kSlots = kInRegisters ? kMaxPoints / 32 : 1;
 
+  // What the sums need of a point.
   struct Term {
     T q, log_p, by_mean, by_std, weight;
   };
@@ -77,18 +79,20 @@ class NStepWarp {
     const Point<T> at = nstep_point(window_, i);
     return term_of(normal_.place(window_.base, at.distance), at.weight);
   }
-  __device__ void hold_points() {
-    if constexpr (kHeld) {
+  __device__ void make_points() {
+    if constexpr (kInRegisters) {
 #pragma unroll
       for (int s = 0; s < kSlots; ++s) {
         if (lane_ + 32 * s < window_.count()) points_[s] = point(lane_ + 32 * s);
       }
     }
-    if (normal_.bins.clip) end_ = term_of(normal_.end_bin(lane_ == 0), T(1));  // lane 0 adds bin 0, lane 1 bin K - 1
+    if (normal_.bins.clip)
+      end_ = term_of(normal_.end_bin(lane_ == 0), T(1));  // lane 0 adds bin 0, and lane 1 adds bin K - 1
   }
+  // Calls f(term) for the points of this lane.
   template <class F>
   __device__ void each(F&& f) const {
-    if constexpr (kHeld) {
+    if constexpr (kInRegisters) {
 #pragma unroll
       for (int s = 0; s < kSlots; ++s) {
         if (lane_ + 32 * s < window_.count()) f(points_[s]);
@@ -124,14 +128,14 @@ class NStepWarp {
   }
 };
 
-// Draws of a variable and their weights, as many as the registers hold.
+// Some draws of a variable, as many as fit the registers, and their weights.
 template <class T>
 struct NStepDraws {
   static constexpr int kMost = sizeof(T) == sizeof(double) ? 4 : 8;
   T eps[kMost], weight[kMost];
   int count;
 
-  // Makes the draws from `first` on. The thread that has the variable calls it.
+  // Makes the draws of the variable `at` from draw `first` on.
   __device__ NStepDraws(const DiscretisedLoss& op, const Nodes<T>& nodes, const General<T>& at, int first, int all) {
     const Noise& noise = op.draws.noise;
     const int64_t seed = noise.seed ? *noise.seed : 0, variables = op.to.batch * op.to.per_batch;
@@ -146,29 +150,31 @@ struct NStepDraws {
       weight[i] = op.draws.n_samples ? T(1) / static_cast<T>(all) : nodes.weight[node];
     }
   }
-  // Returns the draws of lane v to all lanes of the warp.
+  // Returns the draws of lane v. All lanes of the warp must call it.
   __device__ NStepDraws of_lane(int v) const {
-    NStepDraws there = *this;
+    NStepDraws draws = *this;
 #pragma unroll
-    for (int i = 0; i < kMost; ++i) there.eps[i] = i < count ? __shfl_sync(kWholeWarp, eps[i], v) : T(0);
-    return there;
+    for (int i = 0; i < kMost; ++i) draws.eps[i] = i < count ? __shfl_sync(kWholeWarp, eps[i], v) : T(0);
+    return draws;
   }
 };
 
-// The losses of a block. Each lane of a warp has a variable and makes its noise. Then all lanes work together on one
-// variable after the other. `Variable(op, at)` is the variable of a lane. All lanes call add(v, draws, first), which
-// adds draws to the variable of lane v. finish(counts) returns the loss of the lane's own variable.
+// Computes the losses of a block's chunk. Each lane of a warp has a variable, for which it makes the noise. All lanes
+// then work together on one variable after the other. `Variable(op, at)` is the variable of a lane. All lanes of the
+// warp call add(v, draws, first), which adds draws to the variable of lane v; `first` says whether they are its first
+// draws. finish(counts) returns the loss of the lane's own variable, where `counts` says whether the variable has a
+// cost.
 template <class T, class Variable>
 __device__ void nstep_losses(const DiscretisedLoss& op, const Nodes<T>& nodes, const Chunks& chunks) {
   const int lane = threadIdx.x % 32, all = static_cast<int>(op.draws.count());
   const Range range = range_of(chunks);
   double sum = 0;
-  int32_t kept = 0;
+  int32_t costs = 0;
 #pragma unroll 1
   for (int64_t start = range.begin + threadIdx.x / 32 * 32; start < range.end; start += blockDim.x) {
-    const bool there = start + lane < range.end;
-    const General<T> at{there ? start + lane : start, 0};
-    const bool counts = there && read<int>(op.to.mask, at.start, 1) != 0;
+    const bool active = start + lane < range.end;
+    const General<T> at{active ? start + lane : start, 0};
+    const bool counts = active && read<int>(op.to.mask, at.start, 1) != 0;
     Variable variable(op, at);
 #pragma unroll 1
     for (int draw = 0; draw < all; draw += NStepDraws<T>::kMost) {
@@ -178,13 +184,13 @@ __device__ void nstep_losses(const DiscretisedLoss& op, const Nodes<T>& nodes, c
         if (__shfl_sync(kWholeWarp, static_cast<int>(counts), v)) variable.add(v, own.of_lane(v), draw == 0);
       }
     }
-    if (!there) continue;
+    if (!active) continue;
     const T loss[1] = {variable.finish(counts)};
-    if (op.to.reduction == Reduction::kNone) at.store_own(op.to.loss, loss);
+    if (op.to.reduction == Reduction::kNone) at.store_compute(op.to.loss, loss);
     sum += loss[0];
-    kept += counts;
+    costs += counts;
   }
-  finish_block<T>(op.to, chunks, sum, kept);
+  finish_block<T>(op.to, chunks, sum, costs);
 }
 
 }  // namespace bfn

@@ -6,27 +6,28 @@
 
 namespace bfn {
 
-// Stores p as the step's prediction, then replaces p by p + extrapolation (p - previous). The previous prediction is
-// read first, since p may be stored over it.
+// Stores p as the step's prediction, then replaces p by p + extrapolation (p - previous). It reads the previous
+// prediction first, since p may be stored over it.
 template <class At, class T, int kCount>
 __device__ __forceinline__ void extrapolate(const At& at, const Solver& op, T (&p)[kCount]) {
-  T previous[kCount] = {}, by[kCount] = {};
+  T previous[kCount] = {}, factor[kCount] = {};
   if (op.previous) {
     at.data(op.previous, previous);
-    at.rows(op.extrapolation, by);
+    at.rows(op.extrapolation, factor);
   }
   if (op.prediction) at.store_data(op.prediction, p);
   if (!op.previous) return;
 #pragma unroll
-  for (int j = 0; j < kCount; ++j) p[j] = extrapolated(p[j], previous[j], by[j]);
+  for (int j = 0; j < kCount; ++j) p[j] = extrapolated(p[j], previous[j], factor[j]);
 }
 
+// Replaces the network's logits by the logits of a step with guidance.
 template <class At, class T, int kCount>
-__device__ __forceinline__ void guide(const At& at, const Guidance& by, T (&z)[kCount]) {
+__device__ __forceinline__ void guide(const At& at, const Guidance& guidance, T (&z)[kCount]) {
   T scale[kCount], unconditional[kCount], unconditional_scale[kCount];
-  at.rows(by.logit_scale, scale, T(1));
-  at.network(by.unconditional, unconditional);
-  at.rows(by.unconditional_scale, unconditional_scale);
+  at.rows(guidance.logit_scale, scale, T(1));
+  at.network(guidance.unconditional, unconditional);
+  at.rows(guidance.unconditional_scale, unconditional_scale);
 #pragma unroll
   for (int j = 0; j < kCount; ++j) z[j] = guided(z[j], scale[j], unconditional[j], unconditional_scale[j]);
 }

@@ -1,5 +1,5 @@
 // A team of threads that shares a row of classes: some lanes of a warp, or a whole block. A reduction returns the same
-// result to each thread, and its order depends only on the number of threads.
+// result to each thread of the team. Its order depends only on the number of threads.
 #pragma once
 
 #include "device.h"
@@ -32,24 +32,25 @@ struct Smaller {
   __device__ int operator()(int a, int b) const { return b < a ? b : a; }
 };
 
-// `size` is a power of two up to 32.
+// `size` lanes of a warp, a power of two up to 32.
 struct WarpTeam {
   int size, rank;
-  unsigned lanes;
+  unsigned lanes;  // the mask of the team's lanes
 
   __device__ explicit WarpTeam(int team_size) : size(team_size), rank(threadIdx.x % team_size) {
     const unsigned first = threadIdx.x % 32 - rank;
     lanes = (size == 32 ? kWholeWarp : (1u << size) - 1) << first;
   }
+  // How many teams a block has, and the index of this team in its block.
   __device__ int per_block() const { return blockDim.x / size; }
-  __device__ int number() const { return threadIdx.x / size; }
+  __device__ int index() const { return threadIdx.x / size; }
 
   template <class T, class F>
   __device__ T reduce(T x, T, F combine) const {
     for (int step = size / 2; step > 0; step /= 2) x = combine(x, __shfl_xor_sync(lanes, x, step));
     return x;
   }
-  // The sum of `value` over all threads of lower rank.
+  // Returns the sum of x over all threads of lower rank.
   template <class T>
   __device__ T sum_before(T x) const {
     for (int step = 1; step < size; step *= 2) {
@@ -61,12 +62,13 @@ struct WarpTeam {
   }
 };
 
+// All threads of a block.
 struct BlockTeam {
   int size, rank;
 
   __device__ explicit BlockTeam(int) : size(blockDim.x), rank(threadIdx.x) {}
   __device__ int per_block() const { return 1; }
-  __device__ int number() const { return 0; }
+  __device__ int index() const { return 0; }
 
   template <class T, class F>
   __device__ T reduce(T x, T neutral, F combine) const {

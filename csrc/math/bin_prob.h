@@ -11,9 +11,9 @@ BFN_HD WithGradient<T> by_mean_and_std(LogInterval<T> p, T left, T right, T std)
   return {p.value, -(p.by_left + p.by_right) / std, -(left * p.by_left + right * p.by_right) / std};
 }
 
-// ln of the mass of a bin whose centre is z and whose width is d, both in units of std; log_d = ln d. The edges are
-// arguments of their own, since z +- d/2 rounds away digits of the nearer edge if the bin is wide. If the bin is
-// narrow, the difference of the terms of its edges cancels, so a Taylor series about the centre is used.
+// ln of the mass of a bin with centre z and width d, both in units of std, and log_d = ln d. The edges left and right
+// are passed too, since z +- d/2 would lose digits of the nearer edge if the bin is wide. If the bin is narrow, the
+// difference of the terms of its edges cancels, so a Taylor series about the centre is used.
 template <class T>
 BFN_HD WithGradient<T> log_inner_bin(T left, T right, T z, T d, T log_d, T std) {
   const auto wide = by_mean_and_std(log_interval(left, right, z, d), left, right, std);
@@ -35,8 +35,8 @@ BFN_HD WithGradient<T> log_total(T mean, T std) {
   return log_inner_bin((-1 - mean) / std, (1 - mean) / std, -mean / std, width, log(width), std);
 }
 
-// ln of the mass of an end bin of a clipped distribution. z is the bin's inner edge. The last bin is computed as the
-// mirror image of the first.
+// ln of the mass of an end bin of a clipped distribution. z is the bin's inner edge, in units of std. The last bin is
+// computed as the mirror image of the first.
 template <class T>
 BFN_HD WithGradient<T> log_end_bin(T z, bool first, T std) {
   const auto p = log_cdf(first ? z : -z);

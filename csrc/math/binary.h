@@ -1,6 +1,6 @@
 // Binary data: the class x is 1 or 0, and its sign s is 1 or -1. A variable has one logit z and one state d = y_1 -
-// y_0. Equation numbers refer to arXiv 2308.07037. The formulas are the paper's for K = 2, written for the differences
-// of the two classes [derived].
+// y_0. Equation numbers refer to arXiv 2308.07037. The formulas are those of the paper for K = 2, written for the
+// difference of the two classes [derived].
 #pragma once
 
 #include "elementary.h"
@@ -13,14 +13,14 @@ BFN_HD T binary_sign(Class x) {
   return x == 1 ? T(1) : x == 0 ? T(-1) : kNaN<T>;
 }
 
-// The message y_1 - y_0 ~ N(2 alpha s, 4 alpha), with spread = 2 sqrt(alpha) (185). If a distribution is sent, `sign`
-// is 2p - 1.
+// The message y_1 - y_0 ~ N(2 alpha s, 4 alpha), with spread = 2 sqrt(alpha) (185). If a distribution is sent, s is
+// 2p - 1.
 template <class T>
 BFN_HD T binary_message(T s, T alpha, T spread, T eps) {
   return 2 * alpha * s + spread * eps;
 }
 
-// The probability of class 1, if s is sent, or 2p - 1 of a distribution.
+// The probability p of class 1, given the s = 2p - 1 that is sent.
 template <class T>
 BFN_HD T binary_share_of(T s) {
   return fused(T(0.5), s, T(0.5));
@@ -39,12 +39,12 @@ struct BinaryShares {
   }
 };
 
-// The sign of the class that a uniform draws. It is class 0 if the probability of class 0 exceeds the uniform, or if
-// class 1 has probability 0. The shares belong to class 1.
+// The sign of the class that a uniform draws, given the shares for u = z, of which p belongs to class 1. It is class 0
+// if the probability of class 0 exceeds the uniform, or if class 1 has probability 0.
 template <class T>
-BFN_HD T binary_drawn(BinaryShares<T> of, T u) {
-  const T drawn = of.q > u ? T(-1) : T(1);
-  return of.p > T(1e-37) ? drawn : T(-1);
+BFN_HD T binary_drawn(BinaryShares<T> shares, T uniform) {
+  const T drawn = shares.q > uniform ? T(-1) : T(1);
+  return shares.p > T(1e-37) ? drawn : T(-1);
 }
 
 // A loss of one variable and its derivative by u.
@@ -55,9 +55,9 @@ struct BinaryTerm {
 
 // L_inf = weight q^2, where q^2 is half of ||e_x - p||^2 (205).
 template <class T>
-BFN_HD BinaryTerm<T> binary_squared_distance(BinaryShares<T> of, T weight) {
-  const T loss = weight * square(of.q);
-  return {loss, -2 * loss * of.p};
+BFN_HD BinaryTerm<T> binary_squared_distance(BinaryShares<T> shares, T weight) {
+  const T loss = weight * square(shares.q);
+  return {loss, -2 * loss * shares.p};
 }
 
 // -ln p_x
@@ -67,17 +67,18 @@ BFN_HD BinaryTerm<T> binary_cross_entropy(T u) {
   return {(u < T(0) ? -u : T(0)) + log1p_of_unit(small), u < T(0) ? -larger : -small * larger};
 }
 
-// The logarithm of the ratio of the sender's densities for x and for the other class. eps is the normal of the message,
+// The log-ratio of the sender's densities for x and for the other class, at the message. eps is the message's normal
 // times s.
 template <class T>
 BFN_HD T binary_log_ratio(T alpha, T spread, T eps) {
   return 2 * alpha + spread * eps;
 }
 
-constexpr double kMaxLogRatio = 60;  // exp(60) times a share below the normal range of float does not matter
+constexpr double kMaxLogRatio = 60;  // exp(60) times a share below the normal range of float changes no loss
 
-// A draw of L_n (189, 190): -ln M, M = p_x + q exp(-r), for |r| of at most kMaxLogRatio; `ratio` has exp(-r). Unless M
-// is small it is computed as -ln(1 + S), S = q (exp(-r) - 1). It has no branches, so that loops over it are vectorised.
+// A draw of L_n (189, 190) for a log-ratio r with |r| <= kMaxLogRatio: -ln M with M = p_x + q exp(-r). `ratio` is
+// exp(-r). Unless M is small, the result is computed as -ln(1 + S) with S = q (exp(-r) - 1). The function has no
+// branches, so that loops over it are vectorised.
 template <class T>
 BFN_HD BinaryTerm<T> binary_draw(T p, T q, ExpAndExpm1<T> ratio) {
   const T sum = q * ratio.expm1;
@@ -87,9 +88,9 @@ BFN_HD BinaryTerm<T> binary_draw(T p, T q, ExpAndExpm1<T> ratio) {
   return {-(log_normal(mixture) + lost * inverse), p * sum * inverse};
 }
 
-// The same for |r| above kMaxLogRatio: softplus(-u) - softplus(-u - r).
+// A draw of L_n for |r| > kMaxLogRatio: softplus(-u) - softplus(-u - r).
 template <class T>
-BFN_HD_APART BinaryTerm<T> binary_draw_beyond(T u, T q, T r) {
+BFN_HD_APART BinaryTerm<T> binary_draw_out_of_range(T u, T q, T r) {
   return {softplus_fall(-u, -u - r, -r), sigmoid(-u - r) - q};
 }
 

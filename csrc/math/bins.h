@@ -26,8 +26,9 @@ constexpr T kTinyTotal = T(1e-5);  // an unclipped distribution with less mass i
 BFN_HD float leading_bits(float x) { return bit_cast<float>(bit_cast<uint32_t>(x) & 0xFFFF0000u); }
 BFN_HD double leading_bits(double x) { return x; }
 
-// Distances from a point in units of 1/K. The product of K and the leading bits of the point is exact. This avoids the
-// rounding of -1 + 2j/K, which a division by a small std would magnify.
+// Computes the distances of edges and centres from a point, in units of 1/K. `leading` is the product of K and the
+// point's leading bits, which is exact. So nothing rounds -1 + 2j/K. A division by a small std would magnify this
+// rounding.
 template <class T>
 struct Origin {
   T leading, rest, count;

@@ -14,7 +14,8 @@
 #else
 #define BFN_HD inline
 #endif
-#if defined(__CUDACC__)  // a large function that is rarely called has registers of its own
+// For a large function that is rarely called. Inlined, it would take registers from its caller on a GPU.
+#if defined(__CUDACC__)
 #define BFN_HD_APART __host__ __device__ __noinline__
 #else
 #define BFN_HD_APART BFN_HD
@@ -22,7 +23,7 @@
 
 namespace bfn {
 
-// A function of a normal, and its derivatives by the normal's mean and std.
+// The value of a function of a normal distribution, and its derivatives by the mean and the std.
 template <class T>
 struct WithGradient {
   T value, by_mean, by_std;
@@ -58,8 +59,8 @@ BFN_HD T square(T x) {
   return x * x;
 }
 
-// a b + c. On a GPU it is always rounded once, so that kernels that read their data in different ways give the same
-// bits.
+// a b + c. On a GPU it is always rounded once. Otherwise the compiler would decide in each kernel whether to fuse the
+// two operations, and kernels for different layouts would give different bits.
 BFN_HD float fused(float a, float b, float c) {
 #if defined(__CUDA_ARCH__) || defined(BFN_CUDA_ON_HOST)
   return ::fmaf(a, b, c);

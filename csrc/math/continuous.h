@@ -1,20 +1,21 @@
-// Continuous data; equation numbers are those of arXiv 2308.07037.
+// Continuous data. Equation numbers refer to arXiv 2308.07037.
 #pragma once
 
 #include "common.h"
 
 namespace bfn {
 
-// Turns a prediction of the noise into data: x = mean_scale * mean - noise_scale * prediction (84). Both scales are 0
-// if t < t_min. For a network that predicts the data itself, the scales are 0 and -1.
+// Turns a prediction of the noise into data: x_hat = mean_scale * mean - noise_scale * prediction (84). Both scales are
+// 0 if t < t_min. For a network that predicts the data itself, the scales are 0 and -1. If mean_scale is 0, the mean is
+// ignored, even if it is infinite or NaN.
 template <class T>
 BFN_HD T predict(T prediction, T mean, T mean_scale, T noise_scale) {
   if (mean_scale == T(0)) return noise_scale == T(0) ? T(0) : -noise_scale * prediction;
   return mean_scale * mean - noise_scale * prediction;
 }
 
-// The gradients by prediction and by mean, given `grad`, the gradient by the clipped x_hat. Outside of [low, high] both
-// are 0.
+// The gradients by the prediction and by the mean, given `grad`, the gradient by the clipped x_hat. Both are 0 if x_hat
+// lies outside [low, high].
 template <class T>
 struct PredictionGradient {
   T grad_prediction, grad_mean;
@@ -31,8 +32,8 @@ struct SquaredLossGradient {
   T grad_x, grad_prediction, grad_mean;
 };
 
-// weight * (x - clamp(x_hat))^2 + offset. With the right weight and offset this is L_inf (101), L_n (96) or -ln N(x;
-// x_hat, v).
+// weight * (x - clamp(x_hat))^2 + offset. Depending on weight and offset, this is L_inf (101), L_n (96) or
+// -ln N(x; x_hat, v).
 template <class T>
 BFN_HD T squared_loss(T x, T x_hat, T weight, T offset, T low, T high) {
   return weight * square(x - clamp(x_hat, low, high)) + offset;
@@ -46,8 +47,8 @@ BFN_HD SquaredLossGradient<T> squared_loss_gradient(T x, T x_hat, T weight, T me
   return {grad_x, by.grad_prediction, by.grad_mean};
 }
 
-// The mean after a message about x: keep * mean + take * x + noise_scale * eps, which is the sender and the update (49,
-// 50) in one.
+// The mean after a message about x: keep * mean + take * x + noise_scale * eps. This is the sender and the update
+// (49, 50) in one.
 template <class T>
 BFN_HD T updated_mean(T keep, T mean, T take, T x, T noise_scale, T eps) {
   return fused(noise_scale, eps, fused(take, x, keep * mean));

@@ -1,5 +1,5 @@
-// Discrete data. Equation numbers refer to arXiv 2308.07037. A row has the K logits of one variable. Sums over k leave
-// out the class x, so that nothing cancels as p_x goes to 1 [derived].
+// Discrete data. Equation numbers refer to arXiv 2308.07037. A row has the K logits of one variable, whose class is x.
+// Sums over k leave out class x, so that nothing cancels as p_x goes to 1 [derived].
 #pragma once
 
 #include "elementary.h"
@@ -8,50 +8,53 @@ namespace bfn {
 
 BFN_HD bool is_class(int64_t x, int64_t num_classes) { return x >= 0 && x < num_classes; }
 
-// y_k = beta (K e_xk - 1) + sqrt(K beta) eps (185), where `sent` is e_xk, or p_k if a distribution is sent.
+// y_k = beta (K e_xk - 1) + spread eps with spread = sqrt(K beta) (185). `sent` is e_xk, or p_k if a distribution is
+// sent.
 template <class T>
 BFN_HD T message(T sent, T beta, T spread, T eps, T num_classes) {
   return beta * (num_classes * sent - 1) + spread * eps;
 }
 
-// The sums of a row. With e_k = exp(z_k - max): `x` is e_x, `rest` the sum of the other e_k, and `moment` the sum of
-// their squares. If a wrong class has more than half of the probability, `moment` is the sum of e_k (1 - e_k) instead.
-// The gradient needs p_k - s, s = sum of the p_k^2, which cancels as p_k goes to 1; for the class with e_k = 1 it is
-// (e_x + moment)/total^2 [derived].
+// What a loss and its gradient need of a row. With e_k = exp(z_k - max): `x` is e_x, `rest` is the sum of the other
+// e_k, and `quadratic` is the sum of their squares. If a wrong class has more than half of the probability, `quadratic`
+// is the sum of e_k (1 - e_k) instead. The gradient contains p_k - s with s = sum of the p_k^2. This difference cancels
+// as p_k goes to 1. For the class with e_k = 1 it is (e_x + quadratic)/total^2, which does not cancel [derived].
 template <class T>
 struct RowStats {
-  T max, x, rest, moment;
+  T max, x, rest, quadratic;
 
   BFN_HD T total() const { return x + rest; }
   BFN_HD T q() const { return rest / total(); }  // 1 - p_x
-  BFN_HD T s() const { return (wrong() ? rest - moment : moment) / square(total()); }
+  BFN_HD T s() const { return (wrong() ? rest - quadratic : quadratic) / square(total()); }
+  // Whether a wrong class has more than half of the probability.
   BFN_HD bool wrong() const {
-    return (x < T(1)) & (total() < T(2));
-  }  // && would be a branch, which prevents vectorisation
+    return (x < T(1)) & (total() < T(2));  // && would be a branch, which prevents vectorisation
+  }
 };
 
-// Makes RowStats of the sums of e_k, e_k^2 and e_k (1 - e_k), which may have a wider type.
+// Makes RowStats. `rest`, `square` and `complement` are the sums of e_k, e_k^2 and e_k (1 - e_k). S may be wider than
+// T.
 template <class T, class S>
-BFN_HD RowStats<T> row_stats(T max, T x, S rest, S square, S spread) {
+BFN_HD RowStats<T> row_stats(T max, T x, S rest, S square, S complement) {
   const RowStats<T> row{max, x, static_cast<T>(rest), static_cast<T>(square)};
-  const T moment = static_cast<T>(spread);
-  return {max, x, row.rest, row.wrong() ? moment : row.moment};
+  const T quadratic = static_cast<T>(complement);
+  return {max, x, row.rest, row.wrong() ? quadratic : row.quadratic};
 }
 
-// L_inf = weight (q^2 + s) (205).
+// q^2 + s = ||e_x - p||^2. L_inf is this times a weight (205).
 template <class T>
 BFN_HD T squared_distance(RowStats<T> row) {
   return square(row.q()) + row.s();
 }
 
-// -ln p_x. If e_x underflows, z_x is used instead.
+// -ln p_x. It uses z_x if e_x is small, since e_x may underflow.
 template <class T>
 BFN_HD T cross_entropy(RowStats<T> row, T z_x) {
   return row.x > T(0.5) ? log1p(row.rest / row.x) : log(row.total()) + row.max - z_x;
 }
 
-// The derivatives of a row's loss, times a factor: `grad_x` by the logit of class x, by_other() by the logit of another
-// class.
+// The derivatives of a row's loss, times a factor. `grad_x` is the derivative by the logit of class x. by_other(e_k) is
+// the derivative by the logit of another class k.
 template <class T>
 struct RowSlopes {
   T grad_x, slope, level, origin;
@@ -64,7 +67,7 @@ struct RowSlopes {
 template <class T>
 BFN_HD RowSlopes<T> squared_distance_slopes(RowStats<T> row, T factor) {
   const T inverse = 1 / row.total(), slope = 2 * factor * square(inverse), by = slope * inverse;
-  const T origin = row.wrong() ? T(1) : T(0), above = origin * (row.x + 2 * row.moment) - row.moment;
+  const T origin = row.wrong() ? T(1) : T(0), above = origin * (row.x + 2 * row.quadratic) - row.quadratic;
   return {-by * row.x * (square(row.rest) + (origin * row.total() - above)), slope, by * (row.x * row.rest + above),
           origin};
 }
@@ -76,35 +79,39 @@ BFN_HD RowSlopes<T> cross_entropy_slopes(RowStats<T> row, T factor) {
 
 constexpr double kMaxShift = 80;  // exp(80) is well within the range of float
 
-// A draw of the joint receiver (189, 190): y_x + LSE(z) - LSE(z + y) = -ln M. M is the mean under p of the ratios
-// exp(d_k), d_k = y_k - y_x. There are three ways to compute it. Near M = 1 it is -ln(1 + S), where S is the mean of
-// exp(d_k) - 1. If S is below -1/2, M itself is accurate. If M leaves the range of float (`beyond`), it is
-// softplus_fall of the log-odds ln((1 - p_x)/p_x) of z and of z + y. With noise from a seed the ratios stay below
-// exp(46).
+// The divergence of one draw of the joint receiver (189, 190): y_x + LSE(z) - LSE(z + y) = -ln M. M is the mean under p
+// of the ratios exp(d_k), d_k = y_k - y_x. There are three ways to compute -ln M. Near M = 1 it is -ln(1 + S), where S
+// is the mean of exp(d_k) - 1. If S is below -1/2, M itself is accurate. If M leaves the range of float
+// (`out_of_range`), the caller computes softplus_fall of the log-odds ln((1 - p_x)/p_x) of z and of z + y. With noise
+// from a seed the ratios stay below exp(46).
 template <class T>
 struct JointDraw {
-  T divergence, factor, level;
-  int32_t near_one, beyond;  // integers, since loops over bool are not vectorised
+  T divergence;
+  T factor, level;                 // for the gradient
+  int32_t near_one, out_of_range;  // integers, since loops over bool are not vectorised
 
   // `sum` and `mixture` are S and M. If S is above -1/2, 1 + S may be passed for M.
   BFN_HD JointDraw(T sum, T mixture, T weight) {
-    beyond = mixture > T(1e-18) && mixture < T(1e30) ? 0 : 1;
-    near_one = sum > T(-0.5) ? 1 : beyond;
+    out_of_range = mixture > T(1e-18) && mixture < T(1e30) ? 0 : 1;
+    near_one = sum > T(-0.5) ? 1 : out_of_range;
     const T by_sum = log1p(sum), by_mixture = log(mixture);
     divergence = near_one ? -by_sum : -by_mixture;
-    level = beyond ? T(0) : near_one ? sum : mixture;
-    factor = beyond ? T(0) : weight / (near_one ? 1 + sum : mixture);
+    level = out_of_range ? T(0) : near_one ? sum : mixture;
+    factor = out_of_range ? T(0) : weight / (near_one ? 1 + sum : mixture);
   }
-  BFN_HD JointDraw(T by, T at, int32_t near) : factor(by), level(at), near_one(near), beyond(0) {}
+  // A draw of which only the gradient is needed.
+  BFN_HD JointDraw(T slope_factor, T slope_level, int32_t near)
+      : factor(slope_factor), level(slope_level), near_one(near), out_of_range(0) {}
 
-  // What this draw adds to the gradient by a logit, weight (softmax(z) - softmax(z + y)); 0 if the draw is `beyond`.
+  // What this draw adds to the gradient by a logit: weight (softmax(z) - softmax(z + y)), or 0 if it is out of range.
   BFN_HD T slope(T p, ExpAndExpm1<T> ratio) const {
     return factor * (p * (level - (near_one ? ratio.expm1 : ratio.exp)));
   }
 };
 
-// One coordinate of the factorised receiver. Its mixture has the weights p and 1 - p. One of the two, w, is multiplied
-// by the ratio of densities exp(shift), so the value is -ln(1 + w (exp(shift) - 1)) [derived].
+// One coordinate of the factorised receiver. Its mixture has the weights p and 1 - p. The sender's component has the
+// density 1 here, and the other component, whose weight is w, has the ratio of densities exp(shift). So the value is
+// -ln(1 + w (exp(shift) - 1)) [derived].
 template <class T>
 struct FactorisedTerm {
   T value, derivative;  // the derivative by p
@@ -115,28 +122,29 @@ BFN_HD T density_shift(bool is_x, T r, T eps) {
   return (is_x ? -r : r) * eps - T(0.5) * r * r;
 }
 
-// It has no branches, so that loops over it are vectorised.
+// `rest` is 1 - p. The function has no branches, so that loops over it are vectorised.
 template <class T>
 BFN_HD FactorisedTerm<T> factorised_term(bool is_x, T p, T rest, T r, T eps) {
   const T shift = density_shift(is_x, r, eps), w = is_x ? rest : p, other = is_x ? p : rest;
   const T capped = shift < T(kMaxShift) ? shift : T(kMaxShift);
   const ExpAndExpm1<T> e = exp_and_expm1(capped);
   const T sum = w * e.expm1;
-  // if w is near 1 and the ratio is small, `other` stands for 1 - w, which would cancel
+  // If w is near 1 and the ratio is small, 1 + sum would cancel. `other` is 1 - w without this cancellation.
   const bool small = sum < T(-0.5);
   const T mixture = small ? other + w * e.exp : 1 + sum, rounded = mixture - 1, value = log(mixture);
-  const T corrected = rounded == T(0) ? sum : value * (sum / rounded);  // log1p(sum), by the rounding of 1 + sum
+  const T corrected = rounded == T(0) ? sum : value * (sum / rounded);  // log1p(sum), as in `log1p`
   return {capped - shift - (small ? value : corrected), (is_x ? e.expm1 : -e.expm1) / mixture};
 }
 
-// Below this share the share and the ratio may both underflow. If p_x is below it, the weight that the likeliest class
-// leaves to the others may be below it, too. The terms of these two coordinates are then computed in logarithms.
+// If a share of the mixture is below kTinyShare, both the share and the ratio may underflow. Then the coordinate's term
+// is computed in logarithms. Two coordinates can need this. One is class x, if p_x is tiny. The other is then the
+// likeliest class, if the other classes together have a tiny probability.
 template <class T>
-constexpr T kFarShare = static_cast<T>(sizeof(T) == sizeof(float) ? 1e-28 : 1e-290);
+constexpr T kTinyShare = static_cast<T>(sizeof(T) == sizeof(float) ? 1e-28 : 1e-290);
 
-// The term of a coordinate in logarithms, -ln(share + exp(shift)), and its derivative by ln share.
+// The term of a coordinate with a tiny share, -ln(share + exp(shift)), and its derivative by ln share.
 template <class T>
-BFN_HD FactorisedTerm<T> far_term(T log_share, T shift) {
+BFN_HD FactorisedTerm<T> log_space_term(T log_share, T shift) {
   const T above = log_share - shift, capped = shift < T(kMaxShift) ? shift : T(kMaxShift);
   return {-(above > T(0) ? log_share : shift) - log1p(exp(-abs(above))), expm1(capped) * sigmoid(above)};
 }

@@ -1,10 +1,11 @@
-// Discretised data: the normal that a network puts out. Equation numbers are those of arXiv 2308.07037.
+// Discretised data: the normal that a network puts out. Equation numbers refer to arXiv 2308.07037.
 #pragma once
 
 #include "elementary.h"
 
 namespace bfn {
 
+// What the network predicts: mean and std themselves; the mean of the data and log_std; or the noise and log_std.
 enum class Parametrisation : int64_t { kDirect, kData, kNoise };
 
 // The limits of |log_std| and of the std that it gives.
@@ -18,9 +19,9 @@ struct OutputNormal {
   T mean, std, mean_by_prediction, std_by_log_std;
 };
 
-// The normal of the output (105, 106): its mean is mean_scale mean - noise_scale prediction, its std is |noise_scale|
-// exp(log_std). Both log_std and std are clamped. For a network that predicts the mean of the data itself, the scales
-// are 0 and -1.
+// The normal of the output (105, 106). Its mean is mean_scale mean - noise_scale prediction. Its std is
+// |noise_scale| exp(log_std). Both log_std and std are clamped. For kData the scales are 0 and -1. For kDirect the
+// arguments `prediction` and `log_std` are the mean and the std themselves.
 template <class T>
 BFN_HD OutputNormal<T> output_normal(Parametrisation kind, OutputLimits limits, T prediction, T log_std, T mean,
                                      T mean_scale, T noise_scale) {

@@ -1,6 +1,7 @@
 // exp, log, and the sine and cosine of pi v. In float they are polynomials without branches, so that compilers
-// vectorise them. The polynomials were fitted in the relative maximum norm, and the errors in the comments are theirs
-// in exact arithmetic. In double they are functions of the C library, except `exp_and_expm1`, which row scalars need.
+// vectorise them. The polynomials were fitted in the relative maximum norm. The comments give the errors of the
+// polynomials in exact arithmetic. In double they are functions of the C library, except `exp_and_expm1`: the row
+// scalars, which are computed in double, need it vectorised.
 #pragma once
 
 #include "common.h"
@@ -11,15 +12,15 @@ constexpr double kPi = 3.14159265358979323846;
 constexpr double kLogTwoPi = 1.83787706640934548356;
 constexpr double kSqrtTwoPi = 2.50662827463100050242;
 
-// x = n ln 2 + r, |r| <= ln 2 / 2: `excess` is e^r - 1, with an error of 3e-9, and n is in the low bits of `bits`, the
-// bits of the float whose rounding made it.
+// The reduction x = n ln 2 + r with |r| <= ln 2 / 2. `excess` is e^r - 1, with an error of 3e-9. The low bits of `bits`
+// hold n: adding 12582912 to a float rounds it to an integer in its low bits.
 struct ReducedExp {
   int32_t bits;
   float excess;
 };
 
 BFN_HD ReducedExp reduced_exp(float x) {
-  const float shifted = x * 1.44269504f + 12582912.0f;  // rounds to an integer in the low bits
+  const float shifted = x * 1.44269504f + 12582912.0f;
   const float n = shifted - 12582912.0f;
   const float r = x - n * 0.693359375f + n * 2.12194440e-4f;
   const float q = 0.49999994f + r * (0.16666515f + r * (0.041668456f + r * (0.0083694188f + r * 0.0013813145f)));
@@ -34,7 +35,7 @@ BFN_HD double power_of_two(int64_t n) {
   return bit_cast<double>((static_cast<uint64_t>(n) << 52) + 0x3ff0000000000000u);
 }
 
-// 2^n in two factors, so that results below the normal range stay exact.
+// e^x. It multiplies by 2^n in two factors, so that results below the normal range lose no digits.
 BFN_HD float exp(float x) {
   const ReducedExp e = reduced_exp(clamp(x, -104.0f, 89.0f));
   const int32_t exponent = e.bits - bit_cast<int32_t>(12582912.0f), half = exponent >> 1;
@@ -73,7 +74,7 @@ BFN_HD ExpAndExpm1<float> exp_and_expm1(float x) {
   return {value, scale * e.excess + (scale - 1.0f)};
 }
 
-// ln(1 + f) - f for 1 + f in [sqrt 1/2, sqrt 2); the error is 8e-10.
+// ln(1 + f) - f for 1 + f in [sqrt 1/2, sqrt 2). The error is 8e-10.
 BFN_HD float log1p_bend(float f) {
   float q = 0.067466386f;
   q = q * f - 0.11675651f;
@@ -87,14 +88,14 @@ BFN_HD float log1p_bend(float f) {
   return f * f * (f * q - 0.5f);
 }
 
-// ln(1 + x) for x in [0, 1], without rounding 1 + x.
+// ln(1 + x) for x in [0, 1]. It does not round 1 + x.
 BFN_HD float log1p_of_unit(float x) {
   const bool upper = x > 0.41421356f;
   const float f = upper ? 0.5f * x - 0.5f : x;  // 1 + x is 2 (1 + f) or 1 + f
   return f + ((upper ? -2.12194440e-4f : 0.0f) + log1p_bend(f)) + (upper ? 0.693359375f : 0.0f);
 }
 
-// ln(2^scale x) of an x that is positive, finite and not subnormal; the error is 8e-10.
+// ln(2^scale x) for x that is positive, finite and not subnormal. The error is 8e-10.
 BFN_HD float log_normal(float x, int32_t scale = 0) {
   constexpr int32_t kLeast = 0x3f3504f3;  // the mantissa lies in [sqrt 1/2, sqrt 2)
   const int32_t bits = bit_cast<int32_t>(x) - kLeast, exponent = bits >> 23;
@@ -111,14 +112,15 @@ BFN_HD float log(float x) {
   return x > 0.0f && x < infinity ? value : edge;
 }
 
-// log(1 + x) for x > -1, by the rounding of 1 + x (Kahan).
+// ln(1 + x) for x > -1. ln of the rounded 1 + x is multiplied by the ratio of x and (1 + x) - 1, which corrects the
+// rounding (Kahan).
 BFN_HD float log1p(float x) {
   const float one_plus = 1.0f + x, rounding = one_plus - 1.0f, value = log(one_plus);
   const float corrected = value * (x / rounding), small = rounding == 0.0f ? x : corrected;
   return x > 1e8f ? value : small;
 }
 
-// -x if the top bit is set, else x. It has no branch, so that compilers vectorise it.
+// -x if the top bit of `top_bit` is set, else x. It has no branch, so that compilers vectorise it.
 BFN_HD float flip_sign(float x, uint32_t top_bit) {
   return bit_cast<float>(bit_cast<uint32_t>(x) ^ (top_bit & 0x80000000u));
 }
@@ -143,9 +145,10 @@ BFN_HD double log_normal(double x) { return ::log(x); }
 BFN_HD double log1p(double x) { return ::log1p(x); }
 BFN_HD double log1p_of_unit(double x) { return ::log1p(x); }
 BFN_HD double expm1(double x) { return ::expm1(x); }
-// A form without branches, so that compilers vectorise it. With |r| <= ln 2 / 2, the first omitted term of the series
-// of e^r - 1 is 1.2e-17 of the sum. 2^n is the product of two factors, so that only results out of range overflow or
-// lose digits.
+
+// It has no branches, so that compilers vectorise it. With |r| <= ln 2 / 2, the first omitted term of the series of
+// e^r - 1 is 1.2e-17 of the sum. 2^n is the product of two factors, so that only results out of range overflow or lose
+// digits.
 BFN_HD ExpAndExpm1<double> exp_and_expm1(double x) {
 #if defined(__CUDA_ARCH__)
   return {::exp(x), ::expm1(x)};
@@ -207,15 +210,15 @@ BFN_HD T softplus(T x) {
   return (x > T(0) ? x : T(0)) + log1p(exp(-abs(x)));
 }
 
-// softplus(before) - softplus(after), where after = before + drift. The drift counts even where adding it to
-// `before` changes nothing, because `before` is large or infinite.
+// softplus(before) - softplus(after), where after = before + drift. If both are above 0, the result contains the drift
+// itself. So the drift counts even if `before` is so large, or infinite, that before + drift rounds to `before`.
 template <class T>
 BFN_HD T softplus_fall(T before, T after, T drift) {
   const T fall = softplus(before) - softplus(after);
   return before > T(0) && after > T(0) ? softplus(-before) - softplus(-after) - drift : fall;
 }
 
-// a - b, and the part that its rounding lost.
+// a - b rounded, and what the rounding lost: the exact difference is value + lost.
 template <class T>
 struct Difference {
   T value, lost;
@@ -227,8 +230,8 @@ BFN_HD Difference<T> difference_of(T a, T b) {
   return {value, (a - (value - back)) - (b + back)};
 }
 
-// exp(a - b) for a <= b, as a term of a sum whose largest term is 1. A result below the normal range is 0. The rounding
-// of a - b, which is most of the error if a and b are far apart, is corrected.
+// exp(a - b) for a <= b, as a term of a sum whose largest term is 1. A result below the normal range is 0. It corrects
+// the rounding of a - b, which is most of the error if a and b are far apart.
 BFN_HD float exp_difference(float a, float b) {
   const Difference<float> d = difference_of(a, b);
   const float value = exp_normal(d.value < -87.0f ? -87.0f : d.value);

@@ -1,6 +1,6 @@
-// k = sum p_k c_k, the mean of the output distribution, by its closed form over the inner edges b_j [derived]:
+// k = sum p_k c_k, the mean of the output distribution. It has a closed form over the inner edges b_j [derived]:
 // k = (1 - 1/K) - h sum Phi(z_j), dk/dmean = (h/std) sum phi(z_j), dk/dstd = (h/std) sum z_j phi(z_j),
-// z_j = (b_j - mean)/std. The edges are a uniform grid, so the sums cost the same for every K.
+// z_j = (b_j - mean)/std. The edges are a uniform grid, so the sums can be computed at the same cost for every K.
 #pragma once
 
 #include "bins.h"
@@ -8,7 +8,8 @@
 
 namespace bfn {
 
-// k = base + shift. Losses need x - k. If `base` is the centre of a bin, x - base is exact.
+// k = base + shift, and its derivatives by mean and std. Losses need x - k. If `base` is the centre of a bin, x - base
+// is exact.
 template <class T>
 struct ExpectedValue {
   T base, shift, by_mean, by_std;
@@ -17,7 +18,7 @@ struct ExpectedValue {
   BFN_HD T error(T x) const { return (x - base) - shift; }  // x - k
 };
 
-// L_inf = weight (x - k)^2, which is (101) with k as the prediction; and its derivative by k.
+// L_inf = weight (x - k)^2, which is (101) with k as the prediction. `slope` is its derivative by k.
 template <class T>
 struct SquaredError {
   T loss, slope;
@@ -25,17 +26,18 @@ struct SquaredError {
   BFN_HD SquaredError(T weight, T error) : loss(weight * error * error), slope(-2 * weight * error) {}
 };
 
-// The rule that sums over the edges. The first three see the few edges within 6 std of the mean; then comes
-// Euler-Maclaurin; and where std is large, so that its terms would cancel, a series.
+// The rule by which the sums over the edges are computed. For a small std, the first three rules add the 7, 13 or 19
+// edges nearest to the mean, which are those within 6 std. kSmooth is the Euler-Maclaurin formula. Its terms would
+// cancel if the std is large; then kWide is a series.
 enum class EdgeRule : int { kSeven, kThirteen, kNineteen, kSmooth, kWide };
 constexpr int kEdgeRules = 5;
 
-// How many edges each of the first three rules sums.
+// How many edges each of the first three rules adds.
 BFN_HD int64_t edges_seen(EdgeRule rule) {
   return rule == EdgeRule::kSeven ? 7 : rule == EdgeRule::kThirteen ? 13 : 19;
 }
 
-// The least std of the last rule, which is a Taylor series about the edges' middle if clipped, and WideSeries if not.
+// The least std for which kWide is used. The series is wide_sum for a clipped distribution, and WideSeries otherwise.
 template <class T>
 BFN_HD T wide_std(Bins<T> bins) {
   return bins.clip || sizeof(T) == sizeof(double) ? T(2) : T(1);
@@ -43,21 +45,23 @@ BFN_HD T wide_std(Bins<T> bins) {
 
 template <class T>
 BFN_HD EdgeRule edge_rule(T std, Bins<T> bins) {
-  const T h = bins.width(), wide = wide_std(bins),
-          smooth = bins.count > 8 ? T(1.5) * h : wide;  // few edges are always summed
+  const T h = bins.width(), wide = wide_std(bins);
+  const T smooth = bins.count > 8 ? T(1.5) * h : wide;  // a few edges are always added one by one
   const int rule = (std >= h / 2) + (std >= h) + (std >= smooth) + (std >= wide);
   return static_cast<EdgeRule>(rule);
 }
 
-// The `count` edges nearest to the mean, which a rule sums. All edges have the numbers 1 to K - 1.
+// The edges nearest to the mean, which a rule adds. The inner edges have the numbers 1 to K - 1.
 template <class T>
 struct EdgeWindow {
   Origin<T> origin;
-  T unit, below, first;  // `below` counts the edges left of the mean
+  T unit;   // 1/K in units of std
+  T below;  // how many inner edges lie left of the mean
+  T first;  // the number of the window's first edge
 };
 
-// The number of inner edges left of the mean. The bin of the mean was found with rounded numbers. If the std is small,
-// it matters on which side of the nearest edge the mean lies.
+// How many inner edges lie left of the mean. bins.index rounds, so it may give a bin next to the mean's bin. If the std
+// is small, it matters on which side of the nearest edge the mean lies. So the result is corrected by exact distances.
 template <class T>
 BFN_HD T edges_left_of(T mean, Bins<T> bins) {
   const Origin<T> origin = origin_of(mean, bins);
@@ -73,38 +77,40 @@ BFN_HD EdgeWindow<T> edge_window(T mean, T std, int64_t count, Bins<T> bins) {
           clamp(reach, T(1), bins.last() - static_cast<T>(count) + 1)};
 }
 
-// Adds the i-th edge to the sums. An edge left of the mean adds 0 to `base` and Phi(z) here. An edge right of the mean
-// adds 1 to `base` and Phi(z) - 1 here.
+// Adds the i-th edge of the window to the sums, of which `density` is the sum of phi(z), and `z_density` the sum of
+// z phi(z). An edge left of the mean adds Phi(z) to -shift. An edge right of the mean adds Phi(z) - 1, since `base`
+// contains the 1.
 template <class T>
-BFN_HD void add_edge(EdgeWindow<T> window, T i, T& shift, T& density, T& moment) {
+BFN_HD void add_edge(EdgeWindow<T> window, T i, T& shift, T& density, T& z_density) {
   const T j = window.first + i, z = window.origin.to_edge(j) * window.unit;
   const Tail<T> t = tail(abs(z));
   shift += j > window.below ? t.mass : -t.mass;
   density += t.density;
-  moment += z * t.density;
+  z_density += z * t.density;
 }
 
 template <class T>
-BFN_HD ExpectedValue<T> window_value(EdgeWindow<T> window, T shift, T density, T moment, Bins<T> bins) {
-  return {bins.centre(window.below), bins.width() * shift, 2 * window.unit * density, 2 * window.unit * moment};
+BFN_HD ExpectedValue<T> window_value(EdgeWindow<T> window, T shift, T density, T z_density, Bins<T> bins) {
+  return {bins.centre(window.below), bins.width() * shift, 2 * window.unit * density, 2 * window.unit * z_density};
 }
 
 template <class T>
 BFN_HD ExpectedValue<T> edge_sum(T mean, T std, int64_t count, Bins<T> bins) {
   const EdgeWindow<T> window = edge_window(mean, std, count, bins);
-  T shift = 0, density = 0, moment = 0;
-  for (int64_t i = 0; i < count; ++i) add_edge(window, static_cast<T>(i), shift, density, moment);
-  return window_value(window, shift, density, moment, bins);
+  T shift = 0, density = 0, z_density = 0;
+  for (int64_t i = 0; i < count; ++i) add_edge(window, static_cast<T>(i), shift, density, z_density);
+  return window_value(window, shift, density, z_density, bins);
 }
 
-// The terms of Euler-Maclaurin at an end, for the sums of Phi (without the half of Phi at the end), phi and z phi.
+// The terms of Euler-Maclaurin at an end, for the sums of Phi, phi and z phi. The half of Phi at the end is left out.
 template <class T>
 struct EndTerms {
-  T cdf, density, moment;
+  T cdf, density, z_density;
 };
 
-// The corrections of Euler-Maclaurin for the step r = h/std: over m = 1..5, B_2m/(2m)! r^(2m-1) f^(2m-1)(z). They are
-// Hermite polynomials in powers of w = (r z)^2, whose coefficients, polynomials in r^2, both ends share.
+// The corrections of Euler-Maclaurin for the step r = h/std: the sum over m = 1..5 of B_2m/(2m)! r^(2m-1) f^(2m-1)(z).
+// The derivatives of phi are Hermite polynomials times phi. The sum is written as a polynomial in w = (r z)^2, whose
+// coefficients are polynomials in r^2. Both ends share the coefficients.
 template <class T>
 struct EulerMaclaurin {
   T r, cdf[5], density[5];
@@ -123,7 +129,7 @@ struct EulerMaclaurin {
     density[4] = T(1.0 / 47900160);
   }
 
-  // The terms at the last edge, over r; those at the first are the mirrored sum's.
+  // The terms at the last edge, divided by r. The terms at the first edge follow by symmetry.
   BFN_HD EndTerms<T> at(T z, T phi) const {
     const T w = square(z * r);
     T c = cdf[4], d = density[4], slope = 9 * density[4];  // the derivative of z d
@@ -136,59 +142,63 @@ struct EulerMaclaurin {
   }
 };
 
-// The rule for std from 1.5h to 2. It sums at |mean|, by symmetry, so that no tail is 1 minus little.
+// The rule kSmooth, for std from 1.5h to 2. By symmetry it computes k at |mean|. No tail is then a number near 1, which
+// would have lost its digits.
 template <class T>
 BFN_HD ExpectedValue<T> smooth_sum(T mean, T std, Bins<T> bins) {
   const T h = bins.width(), unit = reciprocal(std), r = h * unit, sign = mean < T(0) ? T(-1) : T(1), m = abs(mean);
-  // `left` is minus the first edge, `right` the last. They are clamped where the density is all but 0, so that w is not
-  // infinite there, nor the density's factor subnormal.
+  // `left` is minus the first edge, and `right` the last edge, in units of std from the mean. They are clamped where
+  // the density is almost 0. Otherwise w could be infinite, or the density subnormal.
   const T left = clamp((1 - h + m) * unit, T(0), T(10)), right = clamp((1 - h - m) * unit, T(-10), T(10));
   const bool beyond = right < T(0);  // the mean lies right of every edge
   const Tail<T> a = tail(left, exp_normal(T(-0.5) * left * left));
   const Tail<T> c = tail(abs(right), exp_normal(T(-0.5) * right * right));
   const EulerMaclaurin<T> ends(r);
   const EndTerms<T> first = ends.at(left, a.density), last = ends.at(right, c.density);
-  const T mass = beyond ? c.mass : -c.mass;  // the mass right of the last edge, less 1 where that is most of it
+  const T mass =
+      beyond ? c.mass : -c.mass;  // the mass left of the last edge, minus 1 if the mean lies left of this edge
   const T shift = std * (a.integral - c.integral) - h / 2 * (a.mass + mass) - h * (r * (last.cdf - first.cdf));
   const T by_mean = (beyond ? T(0) : T(1)) + (mass - a.mass) + r * (last.density + first.density);
-  const T by_std = a.density - c.density + r * (last.moment - first.moment);
+  const T by_std = a.density - c.density + r * (last.z_density - first.z_density);
   return {sign * (beyond ? bins.centre(bins.last()) : m), sign * shift, by_mean, sign * by_std};
 }
 
-// The rule for std >= 2. With z = -mean/std and m_p the sum of h b_j^p, k is minus the sum over even p of
-// Phi^(p)(z)/p! m_p/std^p, of which the first term has Phi - 1/2 in the place of Phi.
+// The rule kWide of a clipped distribution: the Taylor series of the sum about the edges' middle. With z = -mean/std
+// and the edges' moments m_p = sum of h b_j^p, k is minus the sum over even p of Phi^(p)(z)/p! m_p/std^p. The first
+// term has Phi - 1/2 in the place of Phi.
 template <class T>
 BFN_HD ExpectedValue<T> wide_sum(T mean, T std, Bins<T> bins) {
   const T h = bins.width(), h2 = h * h, z = -mean / std, w = 1 / (std * std);
-  const T moments[5] = {2 - h, T(2.0 / 3) - h + h2 / 3, T(2.0 / 5) - h + h2 * (T(2.0 / 3) - h2 / 15),
-                        T(2.0 / 7) - h + h2 * (1 - h2 * (T(1.0 / 3) - h2 / 21)),
-                        T(2.0 / 9) - h + h2 * (T(4.0 / 3) - h2 * (T(14.0 / 15) - h2 * (T(4.0 / 9) - h2 / 15)))};
+  const T edge_moments[5] = {2 - h, T(2.0 / 3) - h + h2 / 3, T(2.0 / 5) - h + h2 * (T(2.0 / 3) - h2 / 15),
+                             T(2.0 / 7) - h + h2 * (1 - h2 * (T(1.0 / 3) - h2 / 21)),
+                             T(2.0 / 9) - h + h2 * (T(4.0 / 3) - h2 * (T(14.0 / 15) - h2 * (T(4.0 / 9) - h2 / 15)))};
   const Tail<T> t = tail(abs(z));
   const T far = clamp(z, T(-14), T(14));
-  T value = 0, by_mean = moments[0], by_std = moments[0] * far, power = 1, before = far, he = far * far - 1;
+  T value = 0, by_mean = edge_moments[0], by_std = edge_moments[0] * far, power = 1, before = far, he = far * far - 1;
   for (int n = 1; n < 5; ++n) {
     power *= w / ((2 * n - 1) * (2 * n));
-    value += power * moments[n] * before;
-    by_mean += power * moments[n] * he;
+    value += power * edge_moments[n] * before;
+    by_mean += power * edge_moments[n] * he;
     before = far * he - (2 * n) * before;
-    by_std += power * moments[n] * before;
+    by_std += power * edge_moments[n] * before;
     he = far * before - (2 * n + 1) * he;
   }
   const T inside = within(abs(z), t.mass), half = z < T(0) ? inside : -inside;
-  return {moments[0] * half, t.density * value, t.density * by_mean / std, t.density * by_std / std};
+  return {edge_moments[0] * half, t.density * value, t.density * by_mean / std, t.density * by_std / std};
 }
 
-// k of an unclipped distribution that is wide in [-1, 1], where it is a small difference over a small mass. With z =
-// mean/std the density there is proportional to exp(zx/std - x^2/2std^2) = the sum over n of h_n x^n/n!, h_n =
-// He_n(z)/std^n. So k is the sum over odd n of h_n bins_n, bins_n = sum c_k (integral of x^n/n! over bin k), divided by
-// the sum over even n of h_n mass_n, mass_n = (integral of x^n/n! over [-1, 1]) [derived].
+// The rule kWide of an unclipped distribution. Here k is a small difference divided by a small mass, and would lose its
+// digits. With z = mean/std, the density in [-1, 1] is proportional to exp(zx/std - x^2/2std^2), which is the sum over
+// n of h_n x^n/n! with h_n = He_n(z)/std^n. So k is a quotient [derived]. Its numerator is the sum over odd n of h_n
+// bins_n, where bins_n = sum c_k (integral of x^n/n! over bin k). Its denominator is the sum over even n of h_n mass_n,
+// where mass_n = (integral of x^n/n! over [-1, 1]).
 template <class T>
 struct WideSeries {
-  static constexpr int kTerms =
-      12;  // the error of either sum is 1e-9 at the least std of float, 1e-16 at that of double
+  // At the least std of this rule, the error of either sum is 1e-9 in float and 1e-16 in double.
+  static constexpr int kTerms = 12;
   T bins[kTerms], mass[kTerms];
 
-  // bins_n by Euler-Maclaurin, which is exact: 2(n + 1)/(n + 2)! - 2 sum B_2m/(2m)! h^2m/(n + 2 - 2m)!
+  // bins_n by Euler-Maclaurin, which is exact for polynomials: 2(n + 1)/(n + 2)! - 2 sum B_2m/(2m)! h^2m/(n + 2 - 2m)!
   BFN_HD explicit WideSeries(Bins<T> of) {
     const T bernoulli[kTerms] = {T(1.0 / 12),
                                  T(-1.0 / 720),
@@ -213,10 +223,10 @@ struct WideSeries {
     }
   }
 
-  // k is 0 where next to nothing is inside, as it is from std = 8e4 on.
+  // k is 0 if almost no mass lies in [-1, 1], which is always so from std = 8e4 on.
   BFN_HD ExpectedValue<T> at(T mean, T std) const {
     const T unit = 1 / std, w = unit * unit, z = clamp(mean * unit, T(-6), T(6)), slope = z * unit;
-    T before = 0, h = 1, last = 0;  // h_n-1, h_n and h_n-2
+    T before = 0, h = 1, last = 0;  // h_(n-1), h_n and h_(n-2)
     T above = 0, above_by_slope = 0, above_by_w = 0, below = 0, below_by_slope = 0, below_by_w = 0;
 #if defined(__CUDA_ARCH__)
 #pragma unroll
@@ -243,10 +253,10 @@ struct WideSeries {
   }
 };
 
-// Turns k of the clipped distribution at |mean| into k of the distribution that is not clipped. It subtracts the mass
-// of the end bins beyond [-1, 1] and divides by the mass inside. k is 0 if almost no mass is inside. If the mean is
-// inside, the subtraction of the two masses beyond cancels least. If the mean is outside, the distance of k from the
-// last centre is computed, which does not cancel.
+// Turns k of the clipped distribution at |mean| into k of the distribution that is not clipped. It subtracts what the
+// mass beyond [-1, 1] adds to the end bins, and divides by the mass inside. k is 0 if almost no mass lies inside. If
+// the mean lies inside, the difference of the two masses beyond is subtracted, which cancels least. If the mean lies
+// outside, the distance of k from the last bin's centre is computed, which does not cancel.
 template <class T>
 BFN_HD ExpectedValue<T> renormalised(ExpectedValue<T> k, T mean, T std, Bins<T> bins) {
   const T sign = mean < T(0) ? T(-1) : T(1), m = abs(mean), last = bins.centre(bins.last());
@@ -264,7 +274,8 @@ BFN_HD ExpectedValue<T> renormalised(ExpectedValue<T> k, T mean, T std, Bins<T> 
 
 template <class T>
 BFN_HD ExpectedValue<T> clipped_value(T mean, T std, Bins<T> bins) {
-  if (sizeof(T) == sizeof(double)) return edge_sum(mean, std, bins.count - 1, bins);  // one rule, so that no step shows
+  // In double one rule adds all edges, so that finite differences meet no step between two rules.
+  if (sizeof(T) == sizeof(double)) return edge_sum(mean, std, bins.count - 1, bins);
   const EdgeRule rule = edge_rule(std, bins);
   if (rule == EdgeRule::kSmooth) return smooth_sum(mean, std, bins);
   if (rule == EdgeRule::kWide) return wide_sum(mean, std, bins);

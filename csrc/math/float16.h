@@ -16,7 +16,8 @@ struct BFloat16 {
   BFN_HD explicit BFloat16(double x) : BFloat16(static_cast<float>(x)) {}
 };
 
-// It is converted by bits and selections alone, since compilers convert _Float16 one number at a time.
+// The conversions use only integer operations and selections, so that compilers vectorise them. Compilers convert
+// _Float16 one number at a time.
 struct Half {
   uint16_t bits;
   BFN_HD operator float() const {
@@ -24,7 +25,8 @@ struct Half {
     constexpr float kLeastNormal = 6.103515625e-5f;
     const uint32_t magnitude = (bits & 0x7FFFu) << 13, exponent = magnitude & kExponent;
     const uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude + kRebias + (1 << 23)) - kLeastNormal);
-    const uint32_t normal = magnitude + kRebias + (exponent == kExponent ? kRebias : 0);  // infinity and NaN as such
+    const uint32_t normal =
+        magnitude + kRebias + (exponent == kExponent ? kRebias : 0);  // infinity and NaN keep the largest exponent
     return bit_cast<float>((exponent == 0 ? subnormal : normal) | (bits & 0x8000u) << 16);
   }
   Half() = default;
@@ -32,7 +34,8 @@ struct Half {
     constexpr uint32_t kInfinity = 0x7F800000, kTooLarge = (127 + 16) << 23, kNormal = (127 - 14) << 23;
     const uint32_t u = bit_cast<uint32_t>(x), magnitude = u & 0x7FFFFFFF;
     const uint32_t normal = (magnitude - ((127 - 15) << 23) + 0xFFF + ((magnitude >> 13) & 1)) >> 13;
-    const uint32_t subnormal = bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) & 0x7FFFFF;  // the sum rounds it
+    const uint32_t subnormal =
+        bit_cast<uint32_t>(bit_cast<float>(magnitude) + 0.5f) & 0x7FFFFF;  // the addition rounds the subnormal number
     const uint32_t special = magnitude > kInfinity ? 0x7E00 : 0x7C00;
     const uint32_t finite = magnitude < kNormal ? subnormal : normal;
     bits = static_cast<uint16_t>((magnitude >= kTooLarge ? special : finite) | (u >> 16 & 0x8000));

@@ -1,17 +1,17 @@
-// Mixtures of M normals. Implementations store the components in different ways, so these functions take functions that
-// return the numbers of component m.
+// Mixtures of M normals. The CPU and CUDA kernels store the components in different ways. So these functions take
+// callbacks that return a number of component m.
 #pragma once
 
 #include "expected_value.h"
 
 namespace bfn {
 
-// ln sum_m exp(term_m), as the largest term and the sum of exp(term_m - largest).
+// ln sum_m exp(term_m), stored as the largest term `top` and the sum of exp(term_m - top).
 template <class T>
 struct LogSum {
   T top = kMinusInfinity<T>, sum = 0;
 
-  // Takes terms one by one.
+  // Adds a term, and raises `top` if the term is larger.
   BFN_HD void add(T term) {
     if (term > top) {
       sum = sum * exp(top - term) + 1;
@@ -21,11 +21,11 @@ struct LogSum {
     }
   }
   BFN_HD T value() const { return top + log(sum); }
-  // The share of a term in the sum. exp(term - value()) would have the rounding of value(), which may be large.
-  BFN_HD T part(T term) const { return exp(term - top) / sum; }
+  // The share of a term in the sum. exp(term - value()) would contain the rounding of value(), which may be large.
+  BFN_HD T share(T term) const { return exp(term - top) / sum; }
 };
 
-// ln pi_m of the logits of a mixture. The log-sum of the logits is stored in two parts, to avoid its rounding.
+// ln pi_m of the logits of a mixture. The log-sum of the logits is stored in two parts, so that it is not rounded.
 template <class T>
 struct LogShares {
   T top, log_sum;
@@ -68,17 +68,17 @@ struct ComponentGradient {
   T by_mean, by_std, by_logit;
 };
 
-// The derivatives of a function of k = sum_m pi_m k_m. `slope` is pi_m times the derivative by k, and `excess` is k_m -
-// k.
+// The derivatives of a function of k = sum_m pi_m k_m. `slope` is pi_m times the function's derivative by k, and
+// `excess` is k_m - k.
 template <class T>
 BFN_HD ComponentGradient<T> mean_gradient(T slope, ExpectedValue<T> of_component, T excess) {
   return {slope * of_component.by_mean, slope * of_component.by_std, slope * excess};
 }
 
-// The derivatives of weight ln sum_m pi_m p_m. `part` is pi_m p_m divided by the sum.
+// The derivatives of weight ln sum_m pi_m p_m. `share` is pi_m, and `posterior` is pi_m p_m divided by the sum.
 template <class T>
-BFN_HD ComponentGradient<T> log_sum_gradient(T weight, T part, T share, WithGradient<T> log_p) {
-  return {weight * part * log_p.by_mean, weight * part * log_p.by_std, weight * (part - share)};
+BFN_HD ComponentGradient<T> log_sum_gradient(T weight, T posterior, T share, WithGradient<T> log_p) {
+  return {weight * posterior * log_p.by_mean, weight * posterior * log_p.by_std, weight * (posterior - share)};
 }
 
 }  // namespace bfn

@@ -1,13 +1,13 @@
-// The standard normal: its density, its tails and the probability of an interval. Each has a form that keeps its
-// relative precision far from 0.
+// The standard normal: its density phi, its distribution function Phi, and the probability of an interval. Each
+// function keeps its relative precision far from 0.
 #pragma once
 
 #include "elementary.h"
 
 namespace bfn {
 
-// The Mills ratio of the density without its constant: Phi(-z) = exp(-z^2/2) mills(z) for z >= 0. It is t P(t), t =
-// 1/(1 + 0.3z), with an error of 2e-8.
+// The Mills ratio, with the density's constant left out: Phi(-z) = exp(-z^2/2) mills(z) for z >= 0. In float it is
+// t P(t) with t = 1/(1 + 0.3z) and a polynomial P. The error is 2e-8.
 BFN_HD float mills(float z) {
   const float t = reciprocal(1.0f + 0.3f * z);
   float p = -0.010760636f;
@@ -31,8 +31,8 @@ BFN_HD double mills(double z) {
   return series / (z * kSqrtTwoPi);
 }
 
-// Phi(z) - 1/2 for z >= 0, given mass = Phi(-z). Near 0 it is an odd polynomial with an error of 8e-10, since the mass
-// has an error of 1e-7.
+// Phi(z) - 1/2 for z >= 0, given mass = Phi(-z). In float the mass has an error of 1e-7. So near 0 the result is an odd
+// polynomial instead of 1/2 - mass. The error of the polynomial is 8e-10.
 BFN_HD float within(float z, float mass) {
   const float s = z * z;
   float p = -7.66260867e-06f;
@@ -52,7 +52,7 @@ struct Tail {
   T density, mass, integral;
 };
 
-// The caller knows e = exp(-z^2/2).
+// The tail at z >= 0, given e = exp(-z^2/2).
 template <class T>
 BFN_HD Tail<T> tail(T z, T e) {
   const T scale = static_cast<T>(1 / kSqrtTwoPi), ratio = mills(z);
@@ -70,7 +70,7 @@ struct LogInterval {
   T value, by_left, by_right;
 };
 
-// ln Phi(z); its derivative is by_right.
+// ln Phi(z). Its derivative is by_right.
 template <class T>
 BFN_HD LogInterval<T> log_cdf(T z) {
   const T ratio = mills(abs(z)), exponent = T(-0.5) * z * z, e = exp(exponent);
@@ -81,8 +81,8 @@ BFN_HD LogInterval<T> log_cdf(T z) {
 }
 
 // ln(Phi(right) - Phi(left)), given the exact width = right - left and middle = (left + right)/2. If both ends have the
-// same sign, it is computed from the end nearer to 0, so that nothing cancels. It has no branches, so that loops over
-// it are vectorised.
+// same sign, the probability is computed from the tail at the end nearer to 0, so that nothing cancels. The function
+// has no branches, so that loops over it are vectorised.
 template <class T>
 BFN_HD LogInterval<T> log_interval(T left, T right, T middle, T width) {
   const T scale = static_cast<T>(1 / kSqrtTwoPi);

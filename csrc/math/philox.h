@@ -1,17 +1,18 @@
-// The noise of a variable depends on seed and position alone: Philox4x32-10 (Salmon et al. 2011) and Box-Muller.
+// Seeded noise: Philox4x32-10 (Salmon et al. 2011) and Box-Muller. The noise of a variable depends only on the seed and
+// on the variable's position. A group is the four words that one Philox counter gives.
 #pragma once
 
 #include "elementary.h"
 
 namespace bfn {
 
-// The table of streams; bfn_kernels/noise.py repeats it. A new use of noise takes a new number.
+// The streams; bfn_kernels/noise.py repeats them. A new use of noise gets a new number.
 enum Stream : uint32_t {
   kSender = 0,      // normals of the sender or of the Bayesian flow
   kClass = 1,       // uniforms that draw a class
   kMonteCarlo = 2,  // normals of a Monte-Carlo expectation
   kOutput = 3,      // normals that draw a value from a discretised output distribution
-  kFoldIn = 4,      // words that make a new seed
+  kFoldIn = 4,      // words of which a new seed is made
   kComponent = 5,   // uniforms that draw a component of a mixture
 };
 
@@ -19,15 +20,15 @@ struct Words {
   uint32_t w0, w1, w2, w3;
 };
 
-// The operations of the rounds on words in the low halves of 64 bits, whose high halves hold anything. Vectors of words
-// have operations of their own (cpu/noise.h).
+// The operations of a Philox round. A word lies in the low half of 64 bits, and the high half may hold anything.
+// cpu/noise.h has the same operations for SIMD registers.
 struct WideWord {
   using Value = uint64_t;
   static BFN_HD Value product(Value a, uint32_t b) { return static_cast<uint64_t>(static_cast<uint32_t>(a)) * b; }
   static BFN_HD Value high(Value a) { return a >> 32; }
 };
 
-// The ten rounds on the counter c0..c3.
+// Applies the ten rounds to the counter c0..c3.
 template <class Wide, class Value = typename Wide::Value>
 BFN_HD void philox_rounds(uint64_t seed, Value& c0, Value& c1, Value& c2, Value& c3) {
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
@@ -53,7 +54,7 @@ BFN_HD Words philox(uint64_t seed, uint64_t group, uint32_t stream, uint32_t dra
   return {static_cast<uint32_t>(c0), static_cast<uint32_t>(c1), static_cast<uint32_t>(c2), static_cast<uint32_t>(c3)};
 }
 
-// A uniform in (0, 1], the same float32 on every backend.
+// A uniform in (0, 1]. It is the same float32 on every backend.
 BFN_HD float unit(uint32_t word) { return static_cast<float>(word) * 0x1p-32f + 0x1p-33f; }
 
 // The uniform that draws a class or a component: row r takes word r % 4 of group r / 4.

@@ -5,11 +5,11 @@
 
 namespace bfn {
 
-constexpr double kTMax = 1 - 1e-6;       // the time of a discrete flow is clamped to it
+constexpr double kTMax = 1 - 1e-6;       // the largest time of a discrete flow; later times are clamped
 constexpr double kStepTolerance = 1e-6;  // the largest error of n t, since times may have been rounded to float32
-constexpr double kRootBetaMin = 1e-10;   // below this sqrt(beta) a discrete flow is the uniform prior
+constexpr double kRootBetaMin = 1e-10;   // if sqrt(beta) is smaller, a discrete flow is the uniform prior
 
-// bfn_kernels/call/rows.py has both tables in the same order.
+// bfn_kernels/call/rows.py repeats both enumerations in the same order.
 enum class ScheduleKind : int64_t { kNone, kExponentialVariance, kQuadraticAccuracy, kLogarithmicAccuracy };
 enum class RowScalar : int64_t {
   kGamma,
@@ -31,7 +31,7 @@ enum class RowScalar : int64_t {
   kSpread
 };
 
-// `parameter` is sigma_1 of the exponential variance (80, 95), beta_1 of the others (182, 193).
+// `parameter` is sigma_1 for the exponential variance (80, 95), and beta_1 for the others (182, 193).
 struct Schedule {
   ScheduleKind kind;
   double parameter, num_classes;
@@ -42,7 +42,8 @@ struct Schedule {
 
   BFN_HD double slope() const { return -std::expm1(-num_classes * parameter / 4); }
   BFN_HD double end() const { return std::exp(-num_classes * parameter / 4); }
-  // The argument of the logarithm is written 1 - slope t if it is near 1, and (1 - t) + t end if it may be near 0.
+  // beta(t) of the logarithmic schedule is -4/K ln(1 - slope t). If the argument of the logarithm may be near 0, it is
+  // computed as (1 - t) + t end, which does not cancel.
   BFN_HD double beta(double t) const {
     if (kind == ScheduleKind::kQuadraticAccuracy) return parameter * t * t;
     const double passed = slope() * t;
@@ -61,7 +62,7 @@ struct Schedule {
     return beta(i / n) - beta((i - 1) / n);
   }
 
-  // Accuracy per unit of time.
+  // alpha(t) = d beta / dt, the accuracy per unit of time.
   BFN_HD double rate(double t) const {
     if (kind == ScheduleKind::kExponentialVariance) {
       const double log_variance = 2 * std::log(parameter);
@@ -75,9 +76,10 @@ struct Schedule {
 struct RowContext {
   Schedule schedule;
   double n_steps, scale;
-  double t_min;  // before this time nothing was received yet
+  double t_min;  // before this time no message was received
 
-  // The step i = nt + 1 of n that a time stands for, up to its rounding to float32; NaN for other times.
+  // The step i = nt + 1 of the n steps that starts at time t. A rounding of t to float32 is accepted. The result is NaN
+  // if no step starts at t.
   BFN_HD double step_of(double t) const {
     const double before = n_steps * t, whole = std::round(before);
     const double error = before < whole ? whole - before : before - whole;
@@ -85,15 +87,15 @@ struct RowContext {
   }
 };
 
-// The beta of a discrete flow (182), whose time and prior have limits.
+// The beta of a discrete flow (182). It uses the limits kTMax and kRootBetaMin.
 BFN_HD double flow_beta(const Schedule& schedule, double t) {
   const double beta = schedule.beta(t > kTMax ? kTMax : t);
   return std::sqrt(beta) < kRootBetaMin ? 0 : beta;
 }
 
-// One row scalar: `value` is a time or alpha, `rho` the precision before the message.
-BFN_HD double row_scalar(RowScalar which, const RowContext& of, double value, double rho) {
-  const Schedule& schedule = of.schedule;
+// Computes one row scalar. `value` is a time or an alpha, and `rho` is the precision before the message.
+BFN_HD double row_scalar(RowScalar which, const RowContext& context, double value, double rho) {
+  const Schedule& schedule = context.schedule;
   const double t = value, alpha = value;
   switch (which) {
     case RowScalar::kGamma:
@@ -101,13 +103,13 @@ BFN_HD double row_scalar(RowScalar which, const RowContext& of, double value, do
     case RowScalar::kFlowStd:
       return std::sqrt(schedule.gamma(t) * schedule.variance(t));
     case RowScalar::kMeanScale:
-      return t < of.t_min ? 0 : 1 / schedule.gamma(t);
+      return t < context.t_min ? 0 : 1 / schedule.gamma(t);
     case RowScalar::kNoiseScale:
-      return t < of.t_min ? 0 : std::sqrt(schedule.variance(t) / schedule.gamma(t));
+      return t < context.t_min ? 0 : std::sqrt(schedule.variance(t) / schedule.gamma(t));
     case RowScalar::kRate:
-      return of.scale * schedule.rate(t);
+      return context.scale * schedule.rate(t);
     case RowScalar::kAlpha:
-      return of.scale * schedule.alpha(of.step_of(t), of.n_steps);
+      return context.scale * schedule.alpha(context.step_of(t), context.n_steps);
     case RowScalar::kStd:
       return std::sqrt(schedule.variance(t));
     case RowScalar::kHalfPrecision:
@@ -117,7 +119,7 @@ BFN_HD double row_scalar(RowScalar which, const RowContext& of, double value, do
     case RowScalar::kBeta:
       return flow_beta(schedule, t);
     case RowScalar::kBetaSpread:
-      return std::sqrt(of.scale * flow_beta(schedule, t));
+      return std::sqrt(context.scale * flow_beta(schedule, t));
     case RowScalar::kKeep:
       return rho / (rho + alpha);
     case RowScalar::kTake:
@@ -129,7 +131,7 @@ BFN_HD double row_scalar(RowScalar which, const RowContext& of, double value, do
     case RowScalar::kAccuracy:
       return alpha;
     case RowScalar::kSpread:
-      return std::sqrt(of.scale * alpha);
+      return std::sqrt(context.scale * alpha);
   }
   return NAN;
 }

@@ -1,5 +1,5 @@
-// The ops of binary data. A view that is null stands for an argument that was not given. A class out of range is
-// std::out_of_range on the CPU; elsewhere, where looking at it would cost a synchronisation, it makes NaN.
+// The ops of binary data. A null view stands for a missing argument. For a class out of range, the CPU throws
+// std::out_of_range. A GPU would have to synchronise to report it, so its result is NaN.
 #pragma once
 
 #include "../math/binary.h"
@@ -25,7 +25,7 @@ struct BinaryUpdate {
   Guidance guidance;
   Sent sent;
   Noise noise;
-  View out, theta;  // theta, if it is not null, gets the sigmoid of what out gets
+  View out, theta;  // theta, if it is not null, gets the sigmoid of `out`
 };
 
 // L_inf (205) if there is a weight, else -ln p_x. grad_logits is null if no gradient is wanted.
@@ -35,7 +35,7 @@ struct BinaryLoss {
   LossTarget to;
 };
 
-// A node is used as s eps, which the symmetry of the nodes allows.
+// A node of a quadrature is used as s eps instead of eps. This is the same, since the nodes are symmetric.
 struct BinaryNStep {
   int64_t n_steps;
   Receiver receiver;

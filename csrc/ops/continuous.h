@@ -1,4 +1,4 @@
-// The ops of continuous data. A view that is null stands for an argument that was not given.
+// The ops of continuous data. A null view stands for a missing argument.
 #pragma once
 
 #include "loss.h"
@@ -22,7 +22,7 @@ struct Prediction {
   double low, high;
 };
 
-// Sender and update in one, for a message about x_hat or about a known value. The state is the mean of `from`.
+// The sender and the update in one, for a message about x_hat or about a known value. The state is the mean of `from`.
 struct ContinuousUpdate {
   int64_t count;
   Prediction from;

@@ -1,5 +1,5 @@
-// The ops of discrete data. A view that is null stands for an argument that was not given. A class out of range is
-// std::out_of_range on the CPU; elsewhere, where looking at it would cost a synchronisation, it makes NaN.
+// The ops of discrete data. A null view stands for a missing argument. For a class out of range, the CPU throws
+// std::out_of_range. A GPU would have to synchronise to report it, so its result is NaN.
 #pragma once
 
 #include "../math/discrete.h"
@@ -30,13 +30,13 @@ struct DiscreteUpdate {
   Guidance guidance;
   Sent sent;
   Noise noise;
-  View out, theta;  // theta, if it is not null, gets the softmax of what out gets
+  View out, theta;  // theta, if it is not null, gets the softmax of `out`
 };
 
-constexpr int64_t kRowStats = sizeof(RowStats<float>) / sizeof(float);  // how many numbers are saved of a row
+constexpr int64_t kRowStats = sizeof(RowStats<float>) / sizeof(float);  // how many numbers of each row are saved
 
 // L_inf (205) if there is a weight, else -ln p_x. If a gradient is wanted, `stats` gets the RowStats of each row, or
-// zeros for a row that the mask leaves out. The CPU may write the gradient to `grad_logits` instead; CUDA ignores this
+// zeros for a row whose mask is 0. On the CPU, the gradient can be written to `grad_logits` instead. CUDA ignores this
 // field.
 struct DiscreteLoss {
   int64_t num_classes;

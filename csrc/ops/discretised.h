@@ -1,4 +1,4 @@
-// The ops of discretised data. A view that is null stands for an argument that was not given.
+// The ops of discretised data. A null view stands for a missing argument.
 #pragma once
 
 #include "../math/discretised.h"
@@ -8,11 +8,11 @@
 
 namespace bfn {
 
-constexpr int64_t kMaxComponents = 1024;  // a mixture has at most so many
+constexpr int64_t kMaxComponents = 1024;  // the most components of a mixture
 
-// The two predictions, and the numbers that turn them into a normal (105, 106). With `kDirect` the predictions are its
-// mean and std themselves, and the limits do not apply. A variable of a mixture has `components` pairs of predictions
-// and as many logits.
+// The two predictions, and the numbers that turn them into a normal (105, 106). With `kDirect` the predictions are the
+// normal's mean and std, and the limits do not apply. A variable of a mixture has `components` pairs of predictions and
+// as many mixture logits.
 struct NetworkOutput {
   Parametrisation kind;
   int64_t components;
@@ -23,10 +23,11 @@ struct NetworkOutput {
 };
 
 struct NetworkGradients {
-  View grad_prediction, grad_log_std, grad_mixture_logits;  // null if it is not wanted
+  View grad_prediction, grad_log_std, grad_mixture_logits;  // null for a gradient that is not wanted
 };
 
-// The std of the output and, if `grad` is not null, its derivative by log_std. The prediction and the mean are null.
+// The std of the output normal and, if `grad` is not null, its derivative by log_std. The views of the prediction and
+// the mean are null.
 struct OutputStd {
   int64_t count;
   NetworkOutput from;
@@ -40,6 +41,7 @@ struct DiscretisedExpectedValue {
   NetworkGradients gradients;
 };
 
+// The value that a sampler sends.
 struct Choose {
   int64_t count;
   NetworkOutput from;

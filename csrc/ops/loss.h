@@ -10,10 +10,10 @@ enum class Reduction : int64_t { kNone, kBatch, kSum, kMean };
 struct LossTarget {
   Reduction reduction;
   int64_t batch, per_batch;
-  View mask;                  // 0 where a variable costs nothing; null if all variables count
-  View loss;                  // a number for each variable, for each batch element, or one in all
-  View scale;                 // one number, by which gradients of the reduced loss are multiplied
-  void* workspace = nullptr;  // loss_workspace() bytes
+  View mask;                  // 0 for a variable without a cost; null if all variables have one
+  View loss;                  // one number for each variable, one for each batch element, or one in all
+  View scale;                 // one number: the gradients of the reduced loss are multiplied by it
+  void* workspace = nullptr;  // scratch memory of loss_workspace() bytes
 };
 
 // Returns the bytes of scratch memory that the reduction needs. Each implementation of the ops defines this function.

@@ -14,7 +14,8 @@ struct Noise {
   BFN_HD bool any() const { return explicit_values || seed; }
 };
 
-// The normals of an expectation: `n_samples` draws of the noise or, if n_samples is 0, the nodes of a quadrature.
+// The normals over which an expectation is computed: n_samples draws of the noise or, if n_samples is 0, the nodes of a
+// quadrature.
 struct Draws {
   int64_t n_samples, num_nodes;
   const double *nodes, *node_weights;  // on the host
@@ -23,13 +24,14 @@ struct Draws {
   BFN_HD int64_t count() const { return n_samples ? n_samples : num_nodes; }
 };
 
-// The receiver of classes: the receiver of the paper, or a separate mixture for each coordinate of a message.
+// The receiver distribution of classes: the receiver of the paper (kJoint), or a product that has a mixture for each
+// coordinate of the message (kFactorised).
 enum class Receiver : int64_t { kJoint, kFactorised };
 
 // Which value of the network's output distribution a sampler sends.
 enum class Choice : int64_t { kSample, kMode, kMean };
 
-// What a step sends: a choice of the output distribution or, where the mask is not 0, the known value.
+// What a step sends: a value chosen from the output distribution or, if the mask is not 0, the known value.
 struct Sent {
   Choice choice;
   View known, known_mask;

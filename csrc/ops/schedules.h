@@ -8,8 +8,8 @@ namespace bfn {
 
 constexpr int kMaxRowScalars = 4;  // the most that one call makes
 
-// On the CPU these are std::invalid_argument: a value outside [0, high], a time at which no step of L_n starts, and a
-// rho below 0. On a GPU, where reading the value would cost a synchronisation, the scalars are NaN.
+// Three arguments are wrong: a value outside [0, high], a time at which no step of L_n starts, and a rho below 0. For
+// them the CPU throws std::invalid_argument. A GPU would have to synchronise to report them, so the scalars are NaN.
 struct RowScalars {
   int64_t count;
   View value, rho;  // rho may be missing

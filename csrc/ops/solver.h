@@ -1,4 +1,4 @@
-// The numbers of a step. A view that is null stands for an argument that was not given.
+// The numbers of a sampler's step. A null view stands for a missing argument.
 #pragma once
 
 #include "../math/solver.h"
@@ -6,9 +6,9 @@
 
 namespace bfn {
 
-// The new state is keep state + take message + std noise; the noise may be missing. The step sends p + extrapolation (p
-// - previous), where p is the value or the probabilities that an update would send. `prediction` receives p; its memory
-// may be the memory of `previous`.
+// The new state is keep state + take message + std noise; the noise may be missing. p is the value or the probabilities
+// that an ordinary update sends. The step sends p + extrapolation (p - previous) instead, and stores p in `prediction`.
+// `prediction` and `previous` may be the same memory.
 struct Solver {
   View keep, take, std, previous, extrapolation, prediction;
   bool predicts = false;  // whether `previous` or `prediction` is given
@@ -16,8 +16,8 @@ struct Solver {
   BFN_HD bool on() const { return predicts || keep; }  // whether this is more than an ordinary update of classes
 };
 
-// The logits of a step: logit_scale times the network's, and unconditional_scale times those of the network without
-// its condition.
+// The logits of a step are logit_scale times the network's logits plus unconditional_scale times the logits that the
+// network gives without its condition.
 struct Guidance {
   View logit_scale, unconditional, unconditional_scale;
 

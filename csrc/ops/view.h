@@ -1,9 +1,9 @@
-// How the ops see a tensor: broadcast to the shape of the data, in logical order, with any type and strides.
+// How the ops see a tensor: broadcast to the shape of the data, in logical order, with any type and any strides.
 #pragma once
 
 #include "../math/common.h"
 
-// Instantiates a function for the two types of the arithmetic.
+// Instantiates a function for the two compute types.
 #define BFN_INSTANTIATE(function, ...)        \
   template void function<float>(__VA_ARGS__); \
   template void function<double>(__VA_ARGS__)

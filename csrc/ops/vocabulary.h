@@ -1,6 +1,6 @@
-// Tiles: some tokens by some classes. On a CPU the ops of large vocabularies are composed of calls on tiles
-// (bfn_kernels/vocabulary/tiles.py). All numbers are contiguous: one for each token, or a row of `classes` for each
-// token.
+// A tile is some tokens by some classes. On a CPU the ops of large vocabularies are composed of calls on tiles
+// (bfn_kernels/vocabulary/tiles.py). All arrays are contiguous. They have one number for each token, or a row of
+// `classes` numbers for each token.
 #pragma once
 
 #include "noise.h"
@@ -12,11 +12,13 @@ struct TileOfClasses {
   const int64_t* x;                // the class of each token, which may lie outside the tile
 };
 
-// The flow's logits y (185). The normals of a token are the normals that the seed gives for the row `rows`. If top,
-// total and kept are null, out = y. Otherwise this is a tile of an online softmax. For each token, `top` becomes the
-// largest y of all tiles so far, out = exp(y - top), and `total` becomes the sum of exp(y - top) over all tiles so far.
-// `kept` becomes exp(old top - new top), by which a caller multiplies the sums that it made with the old top. If
-// `again` is set, top and total are final and only read: out = exp(y - top) / total.
+// The flow's logits y (185). `rows` has the row of each token, which, with the seed, gives the token's normals. If top,
+// total and kept are null, out = y.
+//
+// Otherwise this is a tile of an online softmax over a token's classes. `top` becomes the largest y of all tiles so
+// far, out = exp(y - top), and `total` becomes the sum of exp(y - top) over all tiles so far. `kept` becomes exp(old
+// top - new top). A caller multiplies by it the sums that it made with the old top. If `again` is set, top and total
+// are final and only read: out = exp(y - top) / total.
 template <class T>
 struct FlowTile {
   TileOfClasses tile;
@@ -27,8 +29,8 @@ struct FlowTile {
   T *top, *total, *kept, *out;
 };
 
-// Adds logits to the four sums of each token, which bfn_kernels/vocabulary/sums.py explains: z_x, t, and the sums of
-// e_k and of e_k^2.
+// Adds logits to the four sums of each token: z_x, t, and the sums of e_k and of e_k^2. bfn_kernels/vocabulary/sums.py
+// explains them.
 template <class T>
 struct SumsTile {
   TileOfClasses tile;
@@ -36,8 +38,8 @@ struct SumsTile {
   double* sums;
 };
 
-// Overwrites the logits by their gradient. `slopes` has the five numbers of each token that Row.slopes of the same
-// module returns.
+// Overwrites the logits by their gradient. `slopes` has five numbers for each token, which Row.slopes of
+// bfn_kernels/vocabulary/sums.py returns.
 template <class T>
 struct SlopesTile {
   TileOfClasses tile;
@@ -45,9 +47,9 @@ struct SlopesTile {
   T* logits;
 };
 
-// The step z' = keep z + alpha (K p - 1) + spread eps of a state z. A null keep is 1, and a null spread is 0. p is e_x.
-// If x is below 0, p is read from `numbers` if `shared` is set, else z' is NaN. If top, total and kept are given, they
-// are as in FlowTile, and `numbers` gets exp(z' - top).
+// The step z' = keep z + alpha (K p - 1) + spread eps of a state z. A null keep stands for 1, and a null spread for 0.
+// p is e_x. If x is below 0, p is read from `numbers` if `shared` is set, and else z' is NaN. If top, total and kept
+// are not null, they are updated as in FlowTile, and `numbers` gets exp(z' - top).
 template <class T>
 struct StepTile {
   TileOfClasses tile;

@@ -1,4 +1,4 @@
-// Kernels with a bug each, and some without: `bugs NAME` runs one of them.
+// Kernels with one bug each, and some without a bug. `bugs NAME` runs one of them.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -22,7 +22,7 @@ void missing_barrier(const float* x, float* out) {
   out[threadIdx.x] = all[kSize - 1 - threadIdx.x];
 }
 
-// A shuffle does not order memory.
+// It lacks __syncwarp(), since a shuffle does not order memory.
 void missing_warp_barrier(const float* x, float* out) {
   __shared__ float all[kSize];
   all[threadIdx.x] = x[threadIdx.x];

@@ -38,8 +38,7 @@ SANITIZERS = {
 
 
 def _watched(sources: list[Path], sanitizer: str) -> list[Path]:
-    """The objects of these sources under a sanitizer, which is told of the fibers by the shim and does not look at
-    it."""
+    """The objects of these sources under a sanitizer. The shim is compiled without it, and tells it of the fibers."""
     flags = [*COMPILE, "-g1", "-O1", *SANITIZERS[sanitizer]]
     shim = [*COMPILE, "-O2", "-DSHIM_ASAN" if sanitizer == "address" else "-DSHIM_TSAN"]
     return compiled.objects(sanitizer, dict.fromkeys(sources, flags) | {SHIM: shim})
@@ -55,7 +54,7 @@ def operators(sanitizer: str | None = None) -> Path:
     sources[ROOT / "csrc" / "cpu" / "pages.cpp"] = [*COMPILE, "-O1"]
     link = ["-shared", *(f"-L{path}" for path in library_paths()), "-ltorch_cpu", "-ltorch", "-lc10"]
     if sanitizer:
-        # the kernels come first: of an inline function that others have too, the linker takes the first
+        # The kernels come first, since the linker takes the first of several copies of an inline function.
         parts = [*_watched(compiled.KERNELS, sanitizer), *compiled.objects("cuda_on_host", sources)]
         return compiled.linked(f"libcuda_on_host.{sanitizer}", parts, [*link, *SANITIZERS[sanitizer]])
     sources |= {kernel: [*COMPILE, "-O2", *_fused()] for kernel in compiled.KERNELS} | {SHIM: [*COMPILE, "-O2"]}

@@ -1,5 +1,5 @@
-"""Calls every op on CUDA's kernels for the host, which a sanitizer watches: `every_call.py LIBRARY`. What is computed
-is held to the reference elsewhere."""
+"""Calls every op on the CUDA kernels for the host, under a sanitizer: `every_call.py LIBRARY`. Other tests compare the
+results with the reference."""
 
 import sys
 
@@ -29,15 +29,15 @@ def call(case, shape, dtype, form="dense") -> None:
 def main(library: str) -> None:
     torch.ops.load_library(library)
     for case in (case for case in CASES if serves(case, BACKEND)):
-        for how in CALLS:
-            call(case, *how)
+        for arguments in CALLS:
+            call(case, *arguments)
     for case in (case for case in FIRST if serves(case, BACKEND)):
         call(case, WHOLE, torch.float16)
         if case.family in ("binary", "continuous"):
             call(case, LONG, torch.float32)
-    # the last row is one of more classes than threads hold, beyond which nothing may be read
+    # A row of more classes than threads hold. Nothing behind the last row may be read.
     test_cuda.test_teams(4100, BACKEND)
-    # several blocks, which sort their variables by several rules
+    # Several blocks, which sort their variables by several rules.
     test_cuda.test_expected_values_do_not_depend_on_their_neighbours(True, BACKEND)
     print("done")
 

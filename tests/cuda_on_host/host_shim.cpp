@@ -1,4 +1,4 @@
-// Compiled without sanitizers, which are told of the fibers instead.
+// This file is compiled without sanitizers. It tells them when it switches to another fiber.
 #include "host_shim.h"
 
 #include <sys/mman.h>
@@ -44,12 +44,13 @@ host_shim_switch:
 namespace host_shim {
 namespace {
 
-constexpr size_t kStack = 256 << 10;  // virtual: only pages that are touched exist
+constexpr size_t kStack = 256 << 10;  // of virtual memory, of which only touched pages take room
 constexpr unsigned kMaxGroups = 32;
 
 enum class State { kReady, kAtBarrier, kAtWarp, kDone };
 
-// Lanes that meet by the same mask. Two sets of slots: a lane may arrive anew while others still read.
+// Lanes that meet by the same mask. Rounds use the two arrays of slots in turn, since a lane may arrive for the next
+// round while other lanes still read.
 struct Group {
   unsigned mask = 0, arrived = 0, round = 0;
   int line = 0;
@@ -81,7 +82,7 @@ struct Machine {
   std::vector<Warp> warps;
   unsigned live = 0, at_barrier = 0, barrier_round = 0;
   int barrier_line = 0;
-  bool votes[2] = {};  // of this round of the barrier, and of the last, which may still be being read
+  bool votes[2] = {};  // for this round of the barrier, and for the previous one, which threads may still read
   bool progress = false;
   const void* scheduler_stack = nullptr;
   size_t scheduler_stack_size = 0;
@@ -132,7 +133,7 @@ void switch_to(Fiber& from, Fiber& to) {
 
 void pause() { switch_to(*machine.current, machine.scheduler); }
 
-// A fiber is kept from block to block.
+// A fiber runs one thread of each block, block after block.
 void fiber_main() {
 #if defined(SHIM_ASAN)
   __sanitizer_finish_switch_fiber(nullptr, &machine.scheduler_stack, &machine.scheduler_stack_size);
@@ -153,7 +154,8 @@ void create(Fiber& fiber, unsigned index) {
   fiber.stack = static_cast<char*>(
       mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   if (fiber.stack == MAP_FAILED) die("no memory for a stack", 0);
-  // staggered, since equal offsets would share cache sets; a return address and six registers lie on top
+  // The tops of the stacks are staggered, since equal offsets would use the same cache sets. The return address and six
+  // registers lie at the top.
   void** top = reinterpret_cast<void**>(fiber.stack + kStack - index % 61 * 128) - 2;
   top[0] = reinterpret_cast<void*>(fiber_main);
   top[1] = nullptr;
@@ -193,7 +195,7 @@ bool can_run(const Fiber& fiber) {
   return false;
 }
 
-// HOST_SHIM_ORDER=down runs the threads of a block from the last to the first: nothing may depend on it.
+// HOST_SHIM_ORDER=down runs the threads of a block from the last to the first. Results must not depend on the order.
 bool downwards() {
   static const char* order = std::getenv("HOST_SHIM_ORDER");
   return order && std::strcmp(order, "down") == 0;
@@ -284,9 +286,9 @@ const uint64_t* exchange(unsigned mask, uint64_t value, int line) {
     group->mask = mask;
   }
   if (group->arrived && group->line != line) die("lanes of a mask meet at different warp operations", line);
-  const unsigned round = group->round, there = machine.threads - first;
-  const unsigned exist = there >= 32 ? ~0u : (1u << there) - 1;
-  if (mask & ~exist) die("a mask names lanes that the block does not have", line);
+  const unsigned round = group->round, lanes = machine.threads - first;
+  const unsigned existing = lanes >= 32 ? ~0u : (1u << lanes) - 1;
+  if (mask & ~existing) die("a mask names lanes that the block does not have", line);
   group->line = line;
   group->slots[round % 2][lane] = value;
   group->arrived |= 1u << lane;
@@ -303,7 +305,7 @@ const uint64_t* exchange(unsigned mask, uint64_t value, int line) {
   return group->slots[round % 2];
 }
 
-// Unlike a shuffle, it orders memory.
+// Unlike a shuffle, __syncwarp orders memory.
 void sync_warp(unsigned mask, int line) {
   static char tags[32];
   void* tag = &tags[machine.current->index / 32];

@@ -1,6 +1,6 @@
-// CUDA's kernels on the CPU, for tests: each thread of a block is a fiber, and blocks run one after the other. Finds
-// barriers and warp operations that not every thread they name reaches, and lanes that a mask leaves out; ASan, UBSan
-// and TSan find the rest (host_shim.cpp).
+// Runs CUDA kernels on the CPU, for tests. Each thread of a block is a fiber, and blocks run one after the other. The
+// shim finds barriers and warp operations that some of their threads do not reach, and lanes that a mask leaves out.
+// ASan, UBSan and TSan find other errors (host_shim.cpp).
 #pragma once
 
 #include <cstdint>
@@ -19,18 +19,18 @@ Index block_size();
 Index grid_size();
 
 void launch(const std::function<void()>& kernel, int64_t blocks, int threads);
-// Whether any thread of the block voted for it.
+// __syncthreads. Returns whether any thread of the block voted true.
 bool sync_block(int line, bool vote = false);
 void sync_warp(unsigned mask, int line);
-// Meets the other lanes of the mask and returns what all of them brought, by lane.
+// Waits for the other lanes of the mask. Returns the values that the lanes passed, indexed by lane.
 const uint64_t* exchange(unsigned mask, uint64_t value, int line);
-// Ends the process where a lane asks for one that the mask leaves out.
+// Ends the process if a shuffle reads a lane that the mask leaves out.
 void check_source(unsigned mask, unsigned source, int line);
 unsigned lane();
 
 template <class T>
 T shuffle(unsigned mask, T value, unsigned source, int line) {
-  static_assert(sizeof(T) <= sizeof(uint64_t), "a lane brings at most 8 bytes");
+  static_assert(sizeof(T) <= sizeof(uint64_t), "a lane passes at most 8 bytes");
   uint64_t word = 0;
   std::memcpy(&word, &value, sizeof(T));
   const uint64_t* words = exchange(mask, word, line);

@@ -1,4 +1,5 @@
-"""Every CUDA kernel on the host under ASan, UBSan and TSan; kernels with a bug each show that they find one."""
+"""Every CUDA kernel on the host under ASan, UBSan and TSan. Kernels with one bug each show that the sanitizers find
+bugs."""
 
 import os
 import subprocess
@@ -11,7 +12,7 @@ from fuzz import sanitized
 
 pytestmark = pytest.mark.skipif(cuda_on_host.missing() is not None, reason=str(cuda_on_host.missing()))
 
-BUGS = [  # the kernel, who finds what is wrong with it, and in which words
+BUGS = [  # the kernel, the sanitizer that finds its bug, and words of the report
     ("missing_barrier", "thread", "data race"),
     ("missing_warp_barrier", "thread", "data race"),
     ("read_out_of_bounds", "address", "heap-buffer-overflow"),

@@ -1,4 +1,5 @@
-// Torch's memory on the CPU, with each allocation made known to the interpreter, which lets kernels reach no other.
+// An allocator for torch's memory on the CPU. It tells the interpreter of each allocation, and the interpreter lets
+// kernels access no other memory.
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 
@@ -19,11 +20,12 @@ void release(void* data) {
 class KnownMemory final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
-    constexpr size_t kAlignment = 64;  // torch's own
+    constexpr size_t kAlignment = 64;  // as in torch
     if (bytes == 0) return {nullptr, c10::Device(c10::DeviceType::CPU)};
     void* data = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
     if (!data) throw std::bad_alloc();
-    std::memset(data, 0xff, bytes);  // NaN in every type, for whoever reads what nobody wrote
+    // NaN in every floating-point type, so that a read of memory that was never written changes the results.
+    std::memset(data, 0xff, bytes);
     ptx::global_memory().add(data, bytes);
     return {data, data, &release, c10::Device(c10::DeviceType::CPU)};
   }

@@ -1,4 +1,4 @@
-// The rows of conversions between types.
+// The table's rows for conversions between types.
 #include "table.h"
 
 namespace ptx {

@@ -13,11 +13,11 @@ namespace {
 
 constexpr uint64_t kSector = 32, kBank = 4, kBanks = 32;
 
-std::map<std::string, std::map<std::string, Executed>> known;  // by kernel and name of the instruction
+std::map<std::string, std::map<std::string, Executed>> totals;  // by kernel and name of the instruction
 
 uint64_t rounded_up(uint64_t number, uint64_t unit) { return (number + unit - 1) / unit; }
 
-// The numbers of the pieces of memory that are reached, each once.
+// Returns the indices of the pieces of memory that the lanes reach.
 std::set<uint64_t> pieces(const uint64_t* addresses, int64_t offset, Lanes lanes, uint64_t bytes, uint64_t piece) {
   std::set<uint64_t> found;
   for (; lanes; lanes &= lanes - 1) {
@@ -27,17 +27,17 @@ std::set<uint64_t> pieces(const uint64_t* addresses, int64_t offset, Lanes lanes
   return found;
 }
 
-// A round gives each bank one word; accesses of 8 or 16 bytes are served for a half or a quarter of the lanes at a
+// In a pass each bank serves one word. Accesses of 8 or 16 bytes are served for a half or a quarter of the lanes at a
 // time.
-void count_shared(Executed& of, const Instruction& i, Lanes lanes, const uint64_t* addresses, uint64_t bytes) {
-  const int together = static_cast<int>(kLanes / std::max<uint64_t>(1, bytes / kBank));
-  for (int first = 0; first < kLanes; first += together) {
-    const Lanes some = lanes & (kAllLanes >> (kLanes - together) << first);
+void count_shared(Executed& executed, const Instruction& i, Lanes lanes, const uint64_t* addresses, uint64_t bytes) {
+  const int at_a_time = static_cast<int>(kLanes / std::max<uint64_t>(1, bytes / kBank));
+  for (int first = 0; first < kLanes; first += at_a_time) {
+    const Lanes served = lanes & (kAllLanes >> (kLanes - at_a_time) << first);
     std::array<uint64_t, kBanks> words{};
-    const auto reached = pieces(addresses, i.offset, some, bytes, kBank);
+    const auto reached = pieces(addresses, i.offset, served, bytes, kBank);
     for (uint64_t word : reached) ++words[word % kBanks];
-    of.passes += *std::max_element(words.begin(), words.end());
-    of.least_passes += rounded_up(reached.size(), kBanks);
+    executed.passes += *std::max_element(words.begin(), words.end());
+    executed.least_passes += rounded_up(reached.size(), kBanks);
   }
 }
 
@@ -54,28 +54,28 @@ void Executed::add(const Executed& other) {
 
 void count_access(const Warp& warp, const Instruction& i, Lanes lanes, const uint64_t* addresses, int bytes) {
   Kernel& kernel = warp.block->kernel;
-  if (i.of_lane || i.space == Space::kLocal || i.space == Space::kParam || !lanes) return;
-  Executed& of = kernel.executed[&i - kernel.code.data()];
+  if (i.in_lane_memory || i.space == Space::kLocal || i.space == Space::kParam || !lanes) return;
+  Executed& executed = kernel.executed[&i - kernel.code.data()];
   auto& memory = warp.block->shared;
   const uint64_t first = addresses[__builtin_ctz(lanes)] + i.offset;
   const bool within = first - reinterpret_cast<uintptr_t>(memory.data()) < memory.size();
   if (i.space == Space::kShared || (i.space == Space::kGeneric && within)) {
-    return count_shared(of, i, lanes, addresses, bytes);
+    return count_shared(executed, i, lanes, addresses, bytes);
   }
-  of.sectors += pieces(addresses, i.offset, lanes, bytes, kSector).size();
-  of.least_sectors += rounded_up(pieces(addresses, i.offset, lanes, bytes, 1).size(), kSector);
+  executed.sectors += pieces(addresses, i.offset, lanes, bytes, kSector).size();
+  executed.least_sectors += rounded_up(pieces(addresses, i.offset, lanes, bytes, 1).size(), kSector);
 }
 
 void collect(Kernel& kernel) {
   for (size_t k = 0; k < kernel.executed.size(); ++k) {
-    if (kernel.executed[k].issues) known[kernel.name][*kernel.code[k].name].add(kernel.executed[k]);
+    if (kernel.executed[k].issues) totals[kernel.name][*kernel.code[k].name].add(kernel.executed[k]);
   }
   kernel.executed.clear();
 }
 
 std::string collected() {
   std::string lines;
-  for (const auto& [kernel, instructions] : known) {
+  for (const auto& [kernel, instructions] : totals) {
     for (const auto& [name, e] : instructions) {
       lines += kernel + " " + name;
       for (uint64_t n : {e.issues, e.lanes, e.sectors, e.least_sectors, e.passes, e.least_passes}) {
@@ -84,7 +84,7 @@ std::string collected() {
       lines += "\n";
     }
   }
-  known.clear();
+  totals.clear();
   return lines;
 }
 

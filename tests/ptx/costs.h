@@ -1,4 +1,4 @@
-// What kernels execute, counted while options.count is set.
+// Counts what kernels execute while options.count is set.
 #pragma once
 
 #include <cstdint>
@@ -8,13 +8,14 @@
 
 namespace ptx {
 
-// Counts an access of `bytes` for each lane, at an address and the instruction's offset.
+// Counts an access to memory. Each lane accesses `bytes` bytes at its address plus the instruction's offset.
 void count_access(const Warp& warp, const Instruction& i, Lanes lanes, const uint64_t* addresses, int bytes);
 
-// Adds what a kernel executed in a launch to what is known of it.
+// Adds the counts of a launch to the kernel's total counts.
 void collect(Kernel& kernel);
 
-// A line for each kernel and name of an instruction, with the numbers of Executed, since this was last asked.
+// Returns the total counts since the last call: a line for each kernel and name of an instruction, with the numbers of
+// Executed.
 std::string collected();
 
 }  // namespace ptx

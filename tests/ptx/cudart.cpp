@@ -1,5 +1,5 @@
-// Takes the place of the CUDA runtime below the objects that nvcc made: their kernels go to the interpreter. The PTX is
-// the one that they carry in their fat binaries.
+// Replaces the CUDA runtime for objects that nvcc made. Their kernels run in the interpreter. The PTX comes from the
+// fat binaries in these objects.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -12,9 +12,9 @@
 
 namespace bfn {
 void* current_stream() { return nullptr; }
-// Every tensor is to come from torch, whose memory the interpreter knows.
-void* take_pages(size_t) { return nullptr; }
-void leave_pages(void*, size_t) {}
+// All tensors must be allocated by torch, since the interpreter knows only torch's memory.
+void* allocate_pages(size_t) { return nullptr; }
+void free_pages(void*, size_t) {}
 }  // namespace bfn
 
 namespace {
@@ -23,8 +23,8 @@ struct Dim {
   unsigned x, y, z;
 };
 
-// The structures that nvcc lays down, see fatbinary_section.h of the toolkit: a wrapper, and behind it a header and
-// entries.
+// The structures of a fat binary (fatbinary_section.h of the toolkit). A wrapper points to a header, which entries
+// follow.
 struct Wrapper {
   int magic, version;
   const unsigned char* data;
@@ -49,7 +49,7 @@ constexpr uint16_t kPtx = 1;
   std::abort();
 }
 
-// The PTX of a fat binary, which must hold nothing else, uncompressed.
+// Returns the PTX of a fat binary. It must be the only entry, and not compressed.
 const char* text_of(const Wrapper& wrapper) {
   Header header;
   Entry entry;
@@ -61,7 +61,7 @@ const char* text_of(const Wrapper& wrapper) {
   return text;
 }
 
-// A fat binary and, from its first launch on, its module.
+// A fat binary and its module, which is loaded at the first launch.
 struct Binary {
   const Wrapper* wrapper;
   void* module = nullptr;
@@ -74,16 +74,17 @@ struct Binary {
 struct Function {
   Binary* binary;
   std::string name;
-  void* module = nullptr;  // in the place of the binary's, if a test wants it so
+  void* module = nullptr;  // replaces the module of the binary if it is not null
 };
 
-// The text of a kernel, from its .entry to the end of its body.
+// Returns where the text of a kernel begins, from its .entry on, and its length.
 std::pair<size_t, size_t> span_of(const std::string& text, const std::string& kernel) {
   const size_t begin = text.find(".entry " + kernel + "("), end = text.find("\n}\n", begin);
   if (begin == std::string::npos || end == std::string::npos) give_up("no kernel " + kernel);
   return {begin, end + 3 - begin};
 }
-// By the address of the function that stands for a kernel on the host. It is there before anything registers itself.
+// All kernels, by the address of the host function that stands for the kernel. The map is made when the first kernel is
+// registered.
 std::map<const void*, Function>& functions() {
   static auto* all = new std::map<const void*, Function>;
   return *all;
@@ -113,7 +114,7 @@ void __cudaRegisterFunction(void** binary, const char* host, char*, const char* 
                             int*) {
   functions()[host] = {.binary = reinterpret_cast<Binary*>(binary), .name = name};
 }
-// Variables lie in the PTX, and nobody on the host asks for them.
+// The interpreter finds variables in the PTX, and the host does not ask for them.
 void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}
 
 unsigned __cudaPushCallConfiguration(Dim grid, Dim block, size_t shared, void* stream) {
@@ -148,7 +149,7 @@ const char* cudaGetErrorString(int) {
   return last.c_str();
 }
 
-// The names of all kernels that objects brought, a line each.
+// Returns the names of all registered kernels, one in each line.
 const char* cudart_kernels() {
   static std::string names;
   names.clear();
@@ -156,23 +157,23 @@ const char* cudart_kernels() {
   return names.c_str();
 }
 
-// Kernels that are launched from now on are parsed anew.
+// Lets kernels be parsed again when they are launched next.
 void cudart_reload() {
   for (auto& [host, f] : functions()) f.binary->module = nullptr;
 }
-// The PTX of a kernel.
+// Returns the PTX of a kernel.
 const char* cudart_text(const char* kernel) {
-  static std::string part;
+  static std::string kernel_text;
   for (const auto& [host, f] : functions()) {
     if (f.name != kernel) continue;
     const std::string text = text_of(*f.binary->wrapper);
     const auto [begin, count] = span_of(text, kernel);
-    part = text.substr(begin, count);
-    return part.c_str();
+    kernel_text = text.substr(begin, count);
+    return kernel_text.c_str();
   }
   return nullptr;
 }
-// Puts other PTX into the place of a kernel's; null puts its own back.
+// Replaces the PTX of a kernel; null restores the kernel's own PTX.
 void cudart_replace(const char* kernel, const char* other) {
   for (auto& [host, f] : functions()) {
     if (f.name != kernel) continue;

@@ -1,4 +1,4 @@
-// The rows of floating-point numbers, and comparisons.
+// The table's rows for floating-point arithmetic and for comparisons.
 #include "table.h"
 
 namespace ptx {
@@ -26,7 +26,8 @@ bool combined(Combine by, bool is, bool with) {
   }
 }
 
-// Calls f(lane, of) for the lanes, where of(comparison) is that combined with the predicate operand.
+// Calls f(lane, combine) for the lanes. combine(outcome) combines the outcome of a comparison with the predicate
+// operand.
 template <class F>
 void for_comparisons(const Warp& warp, const Instruction& i, Lanes lanes, F&& f) {
   const uint64_t* other = i.combine == Combine::kNone ? nullptr : warp.source(i.sources[2]);
@@ -36,31 +37,31 @@ void for_comparisons(const Warp& warp, const Instruction& i, Lanes lanes, F&& f)
   });
 }
 
-// A second result is that of the opposite comparison.
+// If there is a second result, it is the combined outcome of the opposite comparison.
 template <class F, class T>
 void compare(Warp& warp, const Instruction& i, Lanes lanes) {
   const uint64_t *a = warp.source(i.sources[0]), *b = warp.source(i.sources[1]);
   uint64_t *yes = warp.result(i.results[0]), *no = warp.result(i.num_results > 1 ? i.results[1] : -1);
   const bool has_no = i.num_results > 1;
-  for_comparisons(warp, i, lanes, [&](int lane, auto&& of) {
+  for_comparisons(warp, i, lanes, [&](int lane, auto&& combine) {
     const bool is = F{}(wide(from_bits<T>(a[lane])), wide(from_bits<T>(b[lane])));
-    yes[lane] = of(is);
-    if (has_no) no[lane] = of(!is);
+    yes[lane] = combine(is);
+    if (has_no) no[lane] = combine(!is);
   });
 }
 
-// Two narrow numbers in each source: the second result is that of the upper ones.
+// Each source has two narrow numbers. The first result compares the lower ones, and the second result the upper ones.
 template <class F, class T>
 void compare_pairs(Warp& warp, const Instruction& i, Lanes lanes) {
   const uint64_t *a = warp.source(i.sources[0]), *b = warp.source(i.sources[1]);
   uint64_t *lower = warp.result(i.results[0]), *upper = warp.result(i.results[1]);
-  for_comparisons(warp, i, lanes, [&](int lane, auto&& of) {
+  for_comparisons(warp, i, lanes, [&](int lane, auto&& combine) {
     const auto is = [&](int shift) {
       return F{}(wide(from_bits<T>(a[lane] >> shift)), wide(from_bits<T>(b[lane] >> shift)));
     };
     const bool below = is(0), above = is(16);
-    lower[lane] = of(below);
-    upper[lane] = of(above);
+    lower[lane] = combine(below);
+    upper[lane] = combine(above);
   });
 }
 
@@ -94,7 +95,7 @@ void add_comparisons(Table& table) {
   add_comparison(table, "le", numbers, [](auto a, auto b) { return a <= b; });
   add_comparison(table, "gt", numbers, [](auto a, auto b) { return a > b; });
   add_comparison(table, "ge", numbers, [](auto a, auto b) { return a >= b; });
-  // of floats `ne` is false where one is NaN, and those that end in u are true
+  // For floats, `ne` is false if one number is NaN. Comparisons whose name ends in u are then true.
   add_comparison(table, "ne", std::tuple_cat(kInts, kBits), [](auto a, auto b) { return a != b; });
   add_comparison(table, "ne", floats, [](auto a, auto b) { return a < b || a > b; });
   add_comparison(table, "equ", floats, [](auto a, auto b) { return !(a < b || a > b); });
@@ -110,28 +111,30 @@ void add_comparisons(Table& table) {
 template <class T, size_t>
 using Repeated = T;
 
-// F, of so many numbers of type T.
+// Calls F with one number of type T for each index.
 template <class F, class T, class Indices>
-struct Of;
+struct WithSources;
 template <class F, class T, size_t... k>
-struct Of<F, T, std::index_sequence<k...>> {
+struct WithSources<F, T, std::index_sequence<k...>> {
   T operator()(Repeated<T, k>... x) const { return F{}(x...); }
 };
 
-// Adds an operation on so many numbers of float32 and float64, and that of float32 that flushes subnormal numbers.
+// Adds an operation with kSources sources for float32 and float64, and its form for float32 that flushes subnormal
+// numbers.
 template <int kSources, class F>
 void add_float(Table& table, const std::string& pattern, F) {
   using Indices = std::make_index_sequence<kSources>;
-  each(table, kFloats, pattern + ".#", [](auto t) { return row(Of<F, typename decltype(t)::type, Indices>()); });
-  table.add(pattern + ".ftz.f32", flushed(Of<F, float, Indices>()));
+  each(table, kFloats, pattern + ".#",
+       [](auto t) { return row(WithSources<F, typename decltype(t)::type, Indices>()); });
+  table.add(pattern + ".ftz.f32", flushed(WithSources<F, float, Indices>()));
 }
 
-// Adds an operation on so many numbers of float32, and the one that flushes subnormal numbers.
+// Adds an operation with kSources sources for float32, and its form that flushes subnormal numbers.
 template <int kSources, class F>
 void add_float32(Table& table, const std::string& name, F) {
   using Indices = std::make_index_sequence<kSources>;
-  table.add(name + ".f32", row(Of<F, float, Indices>()));
-  table.add(name + ".ftz.f32", flushed(Of<F, float, Indices>()));
+  table.add(name + ".f32", row(WithSources<F, float, Indices>()));
+  table.add(name + ".ftz.f32", flushed(WithSources<F, float, Indices>()));
 }
 
 void add_exact(Table& table) {
@@ -165,7 +168,7 @@ void add_exact(Table& table) {
   });
 }
 
-// Errors are those of the tables of the PTX manual.
+// The errors are those in the PTX manual.
 void add_approximations(Table& table) {
   add_float32<2>(table, "div{.full,.approx}",
                  [](float a, float b) { return approximate(double(a) / double(b), {.ulps = 2}); });
@@ -186,11 +189,11 @@ void add_approximations(Table& table) {
                  [](float a) { return approximate(std::cos(double(a)), {.absolute = std::exp2(-20.5)}); });
   table.add("tanh.approx.f32",
             row([](float a) { return approximate(std::tanh(double(a)), {.relative = std::exp2(-11)}); }));
-  // the lower half of the result is 0
+  // The lower half of the result is 0.
   table.add("rcp.approx.ftz.f64", row([](double a) { return from_bits<double>(to_bits(1 / a) & 0xffffffff00000000); }));
 }
 
-// A sum of a product in one rounding, as ptxas makes of two instructions.
+// The fused operation with one rounding, by which ptxas replaces two instructions.
 template <class T, bool kNegateProduct, bool kNegateSum>
 Run fused_as() {
   static const Row made = row([](T a, T b, T c) { return std::fma(kNegateProduct ? -a : a, b, kNegateSum ? -c : c); });

@@ -23,7 +23,7 @@ const std::pair<const std::string, Row>* Table::find(const std::string& name) co
   return found == rows_.end() ? nullptr : &*found;
 }
 
-const Row* find_row(const std::string& name, const std::string** kept) {
+const Row* find_row(const std::string& name, const std::string** table_name) {
   static const Table* table = [] {
     auto* made = new Table;
     add_integers(*made);
@@ -34,7 +34,7 @@ const Row* find_row(const std::string& name, const std::string** kept) {
     return made;
   }();
   const auto* found = table->find(name);
-  if (found) *kept = &found->first;
+  if (found) *table_name = &found->first;
   return found ? &found->second : nullptr;
 }
 

@@ -1,4 +1,4 @@
-// The table of instructions: their names, as PTX writes them, and what each does.
+// The table of instructions: the name of each, as PTX writes it, and what it does.
 #pragma once
 
 #include <string>
@@ -13,9 +13,9 @@ enum class Form : uint8_t {
   kMove,         // d, a; either may be a vector {x, y}
   kLoad,         // d, [a]
   kStore,        // [a], b
-  kCopy,         // [to], [from], bytes; or also the bytes that are read, where 0 makes it write zeros
+  kCopy,         // [to], [from], bytes; then maybe how many bytes are read, where 0 makes it write zeros
   kSources,      // a, b, ...
-  kBarrier,      // a number of a barrier, which is 0
+  kBarrier,      // the number of a barrier, which is 0
   kLabel,
   kBranchTable,  // an index and the name of a table
   kCall,
@@ -24,21 +24,22 @@ enum class Form : uint8_t {
 
 struct Row {
   Form form = Form::kResultFirst;
-  int sources = 0;   // of kResultFirst and kSources
+  int sources = 0;   // how many sources, for kResultFirst and kSources
   Instruction base;  // without its operands
 };
 
-// The row of an instruction of this full name, or null; and the name, for as long as the process lives.
-const Row* find_row(const std::string& name, const std::string** kept);
+// Returns the row of the instruction with this full name, or null. `table_name` becomes the table's copy of the name,
+// which lives as long as the process.
+const Row* find_row(const std::string& name, const std::string** table_name);
 
-// Runs a·b + c in one rounding, where the product or the sum may be negated.
+// Returns the function that computes a·b + c with one rounding. The product a·b or the summand c may be negated.
 Run fused(bool is_double, bool negate_product, bool negate_sum);
 
 class Table;
 void add_integers(Table& table);
 void add_floats(Table& table);
 void add_conversions(Table& table);
-void add_movement(Table& table);  // memory, control, and what lanes do together
-void add_matrices(Table& table);  // products on tensor cores, and copies that go on beside them
+void add_movement(Table& table);  // memory, control flow, and collective operations of lanes
+void add_matrices(Table& table);  // products on tensor cores, and asynchronous copies
 
 }  // namespace ptx

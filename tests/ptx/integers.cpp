@@ -1,38 +1,40 @@
-// The rows of integers and of bits.
+// The table's rows for integers and for bits.
 #include "table.h"
 
 namespace ptx {
 namespace {
 
-constexpr std::tuple kWholes{Type<uint32_t>{"u32"}, Type<uint64_t>{"u64"}, Type<int32_t>{"s32"}, Type<int64_t>{"s64"}};
+constexpr std::tuple kWords{Type<uint32_t>{"u32"}, Type<uint64_t>{"u64"}, Type<int32_t>{"s32"}, Type<int64_t>{"s64"}};
 
-// The number that a sum or difference begins with: the first source, or half of the product of two.
-enum class Begins { kFirst, kLow, kHigh };
+// The first term of a sum or difference: the first source, or one half of the product of the first two sources.
+enum class FirstTerm { kSource, kLowProduct, kHighProduct };
 
-// The sum or difference, to which the carry that a lane has kept may be added, and whose own carry it may keep.
-template <class T, Begins kBegins, bool kSubtracts, bool kTakes, bool kKeeps>
-void carry_on(Warp& warp, const Instruction& i, Lanes lanes) {
+// A sum or difference. With kAddsCarry it adds or subtracts the lane's stored carry, too. With kStoresCarry it stores
+// its own carry.
+template <class T, FirstTerm kFirstTerm, bool kSubtracts, bool kAddsCarry, bool kStoresCarry>
+void add_with_carry(Warp& warp, const Instruction& i, Lanes lanes) {
   uint64_t* const to = warp.result(i.results[0]);
   for (; lanes; lanes &= lanes - 1) {
     const int lane = __builtin_ctz(lanes);
     const auto number = [&](int k) { return from_bits<T>(warp.source(i.sources[k])[lane]); };
     T x = number(0);
-    if (kBegins == Begins::kLow) x = static_cast<T>(product<T>(x, number(1)));
-    if (kBegins == Begins::kHigh) x = high_half<T>(product<T>(x, number(1)));
+    if (kFirstTerm == FirstTerm::kLowProduct) x = static_cast<T>(product<T>(x, number(1)));
+    if (kFirstTerm == FirstTerm::kHighProduct) x = high_half<T>(product<T>(x, number(1)));
     using Wide = Wider<Unsigned<T>>;
-    const Wide a = Unsigned<T>(x), b = Wide{Unsigned<T>(number(i.num_sources - 1))} + (kTakes && warp.carries[lane]);
+    const Wide a = Unsigned<T>(x),
+               b = Wide{Unsigned<T>(number(i.num_sources - 1))} + (kAddsCarry && warp.carries[lane]);
     const Wide result = kSubtracts ? a - b : a + b;
-    if (kKeeps) warp.carries[lane] = result >> 8 * sizeof(T) & 1;
+    if (kStoresCarry) warp.carries[lane] = result >> 8 * sizeof(T) & 1;
     to[lane] = to_bits<T>(static_cast<T>(result));
   }
 }
 
-template <Begins kBegins, bool kSubtracts>
+template <FirstTerm kFirstTerm, bool kSubtracts>
 void add_carrying(Table& table, const std::string& stem, const std::string& half) {
-  const auto add = [&]<bool kTakes, bool kKeeps>(const std::string& pattern) {
-    each(table, kWholes, pattern, [](auto t) {
-      constexpr Run kRun = carry_on<typename decltype(t)::type, kBegins, kSubtracts, kTakes, kKeeps>;
-      return Row{.sources = kBegins == Begins::kFirst ? 2 : 3, .base = {.run = kRun}};
+  const auto add = [&]<bool kAddsCarry, bool kStoresCarry>(const std::string& pattern) {
+    each(table, kWords, pattern, [](auto t) {
+      constexpr Run kRun = add_with_carry<typename decltype(t)::type, kFirstTerm, kSubtracts, kAddsCarry, kStoresCarry>;
+      return Row{.sources = kFirstTerm == FirstTerm::kSource ? 2 : 3, .base = {.run = kRun}};
     });
   };
   add.template operator()<false, true>(stem + half + ".cc.#");
@@ -41,13 +43,13 @@ void add_carrying(Table& table, const std::string& stem, const std::string& half
 }
 
 void add_carries(Table& table) {
-  add_carrying<Begins::kFirst, false>(table, "add", "");
-  add_carrying<Begins::kFirst, true>(table, "sub", "");
-  add_carrying<Begins::kLow, false>(table, "mad", ".lo");
-  add_carrying<Begins::kHigh, false>(table, "mad", ".hi");
+  add_carrying<FirstTerm::kSource, false>(table, "add", "");
+  add_carrying<FirstTerm::kSource, true>(table, "sub", "");
+  add_carrying<FirstTerm::kLowProduct, false>(table, "mad", ".lo");
+  add_carrying<FirstTerm::kHighProduct, false>(table, "mad", ".hi");
 }
 
-void add_whole_numbers(Table& table) {
+void add_arithmetic(Table& table) {
   each(table, kInts, "add.#", [](auto t) {
     using T = typename decltype(t)::type;
     return row([](T a, T b) -> T { return Unsigned<T>(a) + Unsigned<T>(b); });
@@ -83,7 +85,7 @@ void add_whole_numbers(Table& table) {
     return row(
         [](T a, T b, Wider<T> c) -> Wider<T> { return Unsigned<Wider<T>>(product<T>(a, b)) + Unsigned<Wider<T>>(c); });
   });
-  // PTX leaves a division by 0 open
+  // PTX does not define a division by 0.
   each(table, kInts, "div.#", [](auto t) {
     using T = typename decltype(t)::type;
     return row([](T a, T b) -> T { return b == 0 ? T(-1) : b == T(-1) && T(-1) < 0 ? T(-Unsigned<T>(a)) : T(a / b); });
@@ -139,7 +141,7 @@ void add_logic(Table& table) {
     constexpr uint32_t kWidth = 8 * sizeof(T);
     return row([](T a, uint32_t n) -> T { return n < kWidth ? a >> n : a < 0 ? T(-1) : T(0); });
   });
-  // the upper or lower half of b:a, shifted
+  // Shifts b:a, and returns the upper or the lower half.
   table.add("shf.l.wrap.b32", row([](uint32_t a, uint32_t b, uint32_t n) -> uint32_t {
               return ((uint64_t{b} << 32 | a) << (n & 31)) >> 32;
             }));
@@ -160,7 +162,7 @@ void add_logic(Table& table) {
               uint32_t result = 0;
               for (int k = 0; k < 4; ++k) {
                 const uint32_t n = order >> 4 * k, byte = (uint64_t{b} << 32 | a) >> 8 * (n & 7) & 255;
-                result |= (n & 8 ? (byte & 128 ? 255 : 0) : byte) << 8 * k;  // the fourth bit asks for its sign
+                result |= (n & 8 ? (byte & 128 ? 255 : 0) : byte) << 8 * k;  // the fourth bit asks for the byte's sign
               }
               return result;
             }));
@@ -170,8 +172,9 @@ void add_logic(Table& table) {
               const uint64_t mask = ((uint64_t{1} << std::min(length, 32u)) - 1) << at;
               return (b & ~mask) | ((uint64_t{a} << at) & mask);
             }));
-  // beyond the field, and beyond the number, there is the sign: that of the last bit taken
-  each(table, kWholes, "bfe.#", [](auto t) {
+  // The bits above the field, and the field's bits above the number, are copies of the sign, which is the field's last
+  // bit.
+  each(table, kWords, "bfe.#", [](auto t) {
     using T = typename decltype(t)::type;
     return row([](T a, uint32_t at, uint32_t length) -> T {
       constexpr uint32_t kWidth = 8 * sizeof(T);
@@ -196,7 +199,7 @@ void add_logic(Table& table) {
 }  // namespace
 
 void add_integers(Table& table) {
-  add_whole_numbers(table);
+  add_arithmetic(table);
   add_carries(table);
   add_logic(table);
 }

@@ -1,11 +1,11 @@
-// What tests call, by ctypes, and what the fake CUDA runtime links to.
+// The functions that tests call by ctypes, and to which the replacement of the CUDA runtime links.
 #include "interface.h"
 
 #include <set>
 
+#include "arithmetic.h"
 #include "costs.h"
 #include "machine.h"
-#include "numbers.h"
 #include "program.h"
 
 namespace {
@@ -14,6 +14,7 @@ std::mutex mutex;  // one kernel runs at a time
 thread_local std::string answer;
 std::set<std::string> executed;
 
+// Calls f with the lock. If f throws, stores the message for ptx_error and returns an empty result.
 template <class F>
 auto guarded(F&& f) -> decltype(f()) {
   const std::lock_guard<std::mutex> lock(mutex);

@@ -16,7 +16,7 @@ void fail(const Warp& warp, const Instruction& i, int lane, const std::string& w
        std::to_string(block.linear) + ", thread " + std::to_string(warp.index * kLanes + lane));
 }
 
-Lanes Doubts::follow(const Instruction& i, Lanes lanes, Lanes group) {
+Lanes RacedValues::propagate(const Instruction& i, Lanes lanes, Lanes group) {
   Lanes found = 0;
   for (int k = 0; k < i.num_sources; ++k) found |= i.sources[k] >= 0 ? lanes_[i.sources[k]] & lanes : 0;
   for (int k = 0; k < i.num_results; ++k) {
@@ -46,8 +46,8 @@ uint64_t special(const Block& block, const std::string& name, int thread) {
   fail("no special register " + name);
 }
 
-// Runs the warps of a block. Of a warp's lanes those at the lowest place in the code go first, until they come to where
-// others wait.
+// Runs the warps of a block. Of a warp's lanes, those at the lowest place in the code run first, until they reach the
+// place of other lanes.
 class Schedule {
  public:
   Schedule(Block& block, std::vector<Warp>& warps) : block_(block), warps_(warps), code_(block.kernel.code) {}
@@ -82,7 +82,7 @@ class Schedule {
       warp.live = count == kLanes ? kAllLanes : (Lanes{1} << count) - 1;
       warp.waiting = warp.at_barrier = 0;
       warp.place.fill(0);
-      warp.doubts.begin(block_.kernel.num_registers);
+      warp.raced.begin(block_.kernel.num_registers);
       warp.copies.clear();
       warp.groups.fill(0);
       for (const auto& [reg, name] : block_.kernel.specials) {
@@ -112,7 +112,7 @@ class Schedule {
     for_lanes(lanes, [&](int lane) { warp.place[lane] = to; });
   }
 
-  // Runs a warp as far as it gets, and returns whether anything ran.
+  // Runs a warp until no lane can go on. Returns whether anything ran.
   bool run(Warp& warp) {
     bool progress = false;
     while (const Lanes ready = warp.live & ~warp.waiting) {
@@ -137,16 +137,16 @@ class Schedule {
     for (; lanes; lanes &= lanes - 1) f(__builtin_ctz(lanes));
   }
 
-  // Runs lanes that are at the same place, until they part or come to `limit`, where others are.
+  // Runs lanes that are at the same place, until they diverge or reach `limit`, where other lanes are.
   void run_group(Warp& warp, Lanes group, int place, int limit) {
     while (place < limit) {
       const Instruction& i = code_[place];
       Lanes lanes = group;
       if (i.guard >= 0) {
         const Lanes on = where_true(warp.result(i.guard), group);
-        lanes = i.only_unless ? group & ~on : on;
+        lanes = i.guard_negated ? group & ~on : on;
       }
-      if (warp.doubts.by()) refuse_doubts(warp, i, lanes, group);
+      if (warp.raced.last_load()) refuse_raced_values(warp, i, lanes, group);
       if (options.count) {
         Executed& executed = block_.kernel.executed[place];
         ++executed.issues;
@@ -157,7 +157,7 @@ class Schedule {
         ++place;
       } else if (i.kind == Kind::kBranch && lanes == group) {
         place = i.target;
-        if (limit != INT_MAX) break;  // it may have passed others
+        if (limit != INT_MAX) break;  // the branch may have passed other lanes
       } else {
         move(warp, group & ~lanes, place + 1);
         move(warp, lanes, place);
@@ -167,12 +167,12 @@ class Schedule {
     move(warp, group, place);
   }
 
-  static void refuse_doubts(Warp& warp, const Instruction& i, Lanes lanes, Lanes group) {
-    const Lanes used = warp.doubts.follow(i, lanes, group);
-    if (used) fail(warp, *warp.doubts.by(), __builtin_ctz(used), kRaceBetweenWarps);
+  static void refuse_raced_values(Warp& warp, const Instruction& i, Lanes lanes, Lanes group) {
+    const Lanes used = warp.raced.propagate(i, lanes, group);
+    if (used) fail(warp, *warp.raced.last_load(), __builtin_ctz(used), kRaceBetweenWarps);
   }
 
-  // What is not a plain instruction, for lanes that are all at it.
+  // Runs an instruction that is not plain, for lanes that are all at it.
   void leave(Warp& warp, const Instruction& i, Lanes lanes) {
     switch (i.kind) {
       case Kind::kBranch:
@@ -192,7 +192,7 @@ class Schedule {
         warp.at_barrier |= lanes;
         warp.waiting |= lanes;
         return;
-      case Kind::kTogether:
+      case Kind::kCollective:
         warp.waiting |= lanes;
         return meet(warp, i);
       case Kind::kPlain:
@@ -200,7 +200,7 @@ class Schedule {
     }
   }
 
-  // Others no longer wait for these lanes.
+  // Ends lanes. Other lanes no longer wait for them.
   void end(Warp& warp, Lanes lanes) {
     warp.live &= ~lanes;
     for_each(warp.live & warp.waiting & ~warp.at_barrier, [&](int lane) {
@@ -222,7 +222,7 @@ class Schedule {
     for (const Copy& c : copies) std::memcpy(warp.memory_of(lane) + c.to, warp.memory_of(lane) + c.from, c.bytes);
   }
 
-  // The register of a function holds the place after the call while it runs, and 0 otherwise.
+  // While a function runs, its return register holds the place after the call; otherwise it holds 0.
   void call(Warp& warp, const Instruction& i, Lanes lanes) {
     const Call& callee = block_.kernel.calls[i.target];
     uint64_t* back = warp.result(callee.return_register);
@@ -247,7 +247,8 @@ class Schedule {
     return i.of_whole_warp ? kAllLanes : static_cast<Lanes>(warp.source(i.sources[i.num_sources - 1])[lane]);
   }
 
-  // Runs the instruction for lanes that wait at it with the same mask, if all lanes of the mask do that have not ended.
+  // Runs a collective instruction for the lanes that wait at it with the same mask. All lanes of the mask that have not
+  // ended must wait there.
   void meet(Warp& warp, const Instruction& i) {
     Lanes here = 0;
     for_each(warp.waiting & ~warp.at_barrier, [&](int lane) {
@@ -255,22 +256,21 @@ class Schedule {
     });
     while (here) {
       const Lanes mask = mask_of(warp, i, __builtin_ctz(here));
-      Lanes together = 0;
+      Lanes meeting = 0;
       for_each(here, [&](int lane) {
-        if (mask_of(warp, i, lane) == mask) together |= Lanes{1} << lane;
+        if (mask_of(warp, i, lane) == mask) meeting |= Lanes{1} << lane;
       });
-      if (together & ~mask)
-        fail(warp, i, __builtin_ctz(together & ~mask), "the mask leaves out a lane that takes part");
-      if (together == (mask & warp.live)) {
-        i.run(warp, i, together);
-        warp.waiting &= ~together;
-        for_each(together, [&](int lane) { ++warp.place[lane]; });
+      if (meeting & ~mask) fail(warp, i, __builtin_ctz(meeting & ~mask), "the mask leaves out a lane that takes part");
+      if (meeting == (mask & warp.live)) {
+        i.run(warp, i, meeting);
+        warp.waiting &= ~meeting;
+        for_each(meeting, [&](int lane) { ++warp.place[lane]; });
       }
-      here &= ~together;
+      here &= ~meeting;
     }
   }
 
-  // All live threads wait at a barrier, which may also count votes.
+  // Lets all threads go on from the barrier at which they wait. The barrier may also combine votes.
   void open_barrier() {
     const Instruction* at = nullptr;
     bool any = false, all = true;

@@ -1,4 +1,4 @@
-// The machine that runs kernels: blocks of warps of 32 lanes, one block after the other.
+// The machine that runs kernels. It runs one block after the other. A block consists of warps of 32 lanes.
 #pragma once
 
 #include <array>
@@ -19,41 +19,42 @@ struct Block {
   Kernel& kernel;
   Dim size, grid;
   Dim number{};
-  unsigned linear = 0;  // its number among all blocks
+  unsigned linear = 0;  // the block's index among all blocks
   SharedMemory shared;
 };
 
-// What a copy will write into shared memory, once its lane waits for the group of copies that it belongs to.
+// An asynchronous copy into shared memory. It is done when its lane waits for the group of copies to which it belongs.
 struct PendingCopy {
-  const Instruction* by;
+  const Instruction* instruction;
   int lane;
   uint64_t to, group;
   std::array<char, 16> value;
 };
 
-// Numbers that a warp loaded while another one of its block wrote there. Triton lets all warps load what one of them
-// needs, so that it is a race only if the number is used: stored, given to other lanes, or branched upon.
-class Doubts {
+// The values that a warp loaded while another warp of its block wrote to the same memory. Triton lets all warps load
+// what one of them needs. So such a load is an error only if its value is used: stored, passed to other lanes, or
+// branched on. This class tracks which registers depend on such values.
+class RacedValues {
  public:
   void begin(int num_registers) {
     lanes_.assign(num_registers + 1, 0);
-    by_ = nullptr;
+    last_load_ = nullptr;
   }
-  // The load that raced last, or null.
-  const Instruction* by() const { return by_; }
-  void load(const Instruction& i, int lane) {
+  // The last load that raced, or null.
+  const Instruction* last_load() const { return last_load_; }
+  void record(const Instruction& i, int lane) {
     for (int k = 0; k < i.num_results; ++k) {
       if (i.results[k] >= 0) lanes_[i.results[k]] |= Lanes{1} << lane;
     }
-    by_ = &i;
+    last_load_ = &i;
   }
-  // Carries the doubts of the sources over to the results, and returns the lanes that use a number in doubt. lanes:
-  // those that run the instruction; group: those that look at its guard.
-  Lanes follow(const Instruction& i, Lanes lanes, Lanes group);
+  // Marks the results of an instruction that has marked sources. Returns the lanes that use a marked value. `lanes` run
+  // the instruction, and `group` are the lanes that read its guard.
+  Lanes propagate(const Instruction& i, Lanes lanes, Lanes group);
 
  private:
-  std::vector<Lanes> lanes_;  // by register
-  const Instruction* by_ = nullptr;
+  std::vector<Lanes> lanes_;  // for each register, the lanes in which it is marked
+  const Instruction* last_load_ = nullptr;
 };
 inline const char* const kRaceBetweenWarps = "race between warps in global memory";
 
@@ -65,12 +66,12 @@ struct Warp {
 
   Block* block;
   int index;
-  std::vector<uint64_t> registers;  // 32 numbers of each; the last register takes results that nobody wants
+  std::vector<uint64_t> registers;  // 32 numbers for each register; the last register receives results that are dropped
   std::vector<char> lane_memory;
   Lanes live = 0, waiting = 0, at_barrier = 0;
   std::array<int, kLanes> place{};     // the next instruction of each lane
-  std::array<bool, kLanes> carries{};  // of the last sum or difference of each lane that keeps its own
-  Doubts doubts;
+  std::array<bool, kLanes> carries{};  // the carry of each lane's last sum or difference with .cc
+  RacedValues raced;
   std::vector<PendingCopy> copies;
   std::array<uint64_t, kLanes> groups{};  // how many groups of copies each lane has closed
 
@@ -82,7 +83,7 @@ struct Warp {
   char* memory_of(int lane) { return lane_memory.data() + static_cast<size_t>(lane) * block->kernel.lane_bytes; }
 };
 
-// Calls f(lane) for some lanes; for all of them in a loop that the compiler can make SIMD of.
+// Calls f(lane) for some lanes. For all lanes it is a loop that the compiler vectorises.
 template <class F>
 void for_lanes(Lanes lanes, F&& f) {
   if (lanes == kAllLanes) {
@@ -100,7 +101,7 @@ inline Lanes where_true(const uint64_t* predicate, Lanes of) {
   return lanes & of;
 }
 
-// What is wrong, and which thread does it by which instruction.
+// Throws an error that says what is wrong, in which thread and at which instruction.
 [[noreturn]] void fail(const Warp& warp, const Instruction& instruction, int lane, const std::string& what);
 
 // In which order the blocks of a grid run.
@@ -110,12 +111,12 @@ struct Options {
   Order order = Order::kForward;
   bool races = true;     // whether to look for races
   bool count = false;    // whether to count what is executed
-  bool contract = true;  // whether to fuse products and sums as ptxas does; at the time a kernel is first launched
+  bool contract = true;  // whether to fuse products and sums as ptxas does; read when a kernel is first launched
   int architecture = 90;
 };
 inline Options options;
 
-// Runs a grid. Arguments lie where the pointers say, as cudaLaunchKernel is given them.
+// Runs a grid. `arguments` are pointers to the arguments, as for cudaLaunchKernel.
 void launch(Kernel& kernel, Dim grid, Dim block, void* const* arguments, size_t dynamic_shared);
 
 }  // namespace ptx

@@ -65,9 +65,9 @@ bool GlobalMemory::touch_in_block(Allocation& allocation, uintptr_t address, siz
                                   const char* value) {
   if (allocation.histories.empty()) allocation.histories.resize(allocation.end - allocation.begin);
   ByteHistory* const histories = &allocation.histories[address - allocation.begin];
-  const char* const there = reinterpret_cast<const char*>(address);
+  const char* const current = reinterpret_cast<const char*>(address);
   for (size_t k = 0; k < bytes; ++k) {
-    const bool changes = value && value[k] != there[k];
+    const bool changes = value && value[k] != current[k];
     if (value && !changes && !histories[k].is_written(phase_)) continue;
     if (!(value ? histories[k].write(phase_, warp, changes) : histories[k].read(phase_, warp))) return false;
   }
@@ -114,16 +114,16 @@ bool within(uintptr_t address, size_t bytes, const std::vector<char>& memory) {
   return begin <= address && address + bytes <= begin + memory.size();
 }
 
-// Finds out where the accesses of an instruction go, and refuses them if a GPU would.
+// Resolves the addresses that an instruction accesses, and throws an error for an access that a GPU forbids.
 class Accesses {
  public:
   Accesses(Warp& warp, const Instruction& i, size_t bytes, bool writes)
       : warp_(warp), i_(i), bytes_(bytes), writes_(writes) {}
 
-  // value: what is to be written.
+  // Returns the address of a lane's access. `value` is what is to be written.
   char* at(int lane, uint64_t base, const char* value = nullptr) {
     const uint64_t address = base + i_.offset;
-    if (i_.of_lane || i_.space == Space::kLocal) return own(lane, address);
+    if (i_.in_lane_memory || i_.space == Space::kLocal) return own(lane, address);
     if (i_.space == Space::kShared) return shared(lane, static_cast<uint32_t>(address), value);
     auto& memory = warp_.block->shared;
     const uint64_t in_shared = address - reinterpret_cast<uintptr_t>(memory.data());
@@ -177,7 +177,7 @@ class Accesses {
     }
     if (several(block.size, kLanes) && !global_memory().touch_in_block(*last_, address, bytes_, warp_.index, value)) {
       if (writes_) fail(warp_, i_, lane, kRaceBetweenWarps);
-      warp_.doubts.load(i_, lane);
+      warp_.raced.record(i_, lane);
     }
   }
 };
@@ -199,7 +199,7 @@ void load(Warp& warp, const Instruction& i, Lanes lanes) {
     for (int k = 0; k < i.count; ++k) {
       elements[k] = 0;
       std::memcpy(&elements[k], from + k * i.bytes, i.bytes);
-      if (i.fills_with_sign) elements[k] = with_sign(elements[k], i.bytes);
+      if (i.sign_extends) elements[k] = with_sign(elements[k], i.bytes);
     }
     for (int k = 0; k < i.count; ++k) warp.result(i.results[k])[lane] = elements[k];
   });
@@ -230,8 +230,8 @@ uint64_t window(Warp& warp, Space space, int lane) {
   }
 }
 
-// Matrices of 8 rows of 8 numbers of 16 bits. Lane 8 m + r holds the address of row r of matrix m; each lane holds two
-// numbers of each matrix: of row lane / 4 or, transposed, of column lane / 4.
+// Loads or stores matrices of 8 rows of 8 numbers of 16 bits. Lane 8 m + r has the address of row r of matrix m. Each
+// lane has two numbers of each matrix. They belong to row lane / 4 or, if transposed, to column lane / 4.
 template <bool kStores, bool kTransposed>
 void matrices(Warp& warp, const Instruction& i, Lanes lanes) {
   if (lanes != kAllLanes) fail(warp, i, 0, "a matrix operation of a part of a warp");
@@ -242,8 +242,8 @@ void matrices(Warp& warp, const Instruction& i, Lanes lanes) {
       const auto half = [&](int column) -> uint16_t* {
         const int lane = kTransposed ? column * 4 + row / 2 : row * 4 + column / 2;
         const int which = kTransposed ? row % 2 : column % 2;
-        uint64_t* held = kStores ? const_cast<uint64_t*>(warp.source(i.sources[1 + m])) : warp.result(i.results[m]);
-        return reinterpret_cast<uint16_t*>(&held[lane]) + which;
+        uint64_t* reg = kStores ? const_cast<uint64_t*>(warp.source(i.sources[1 + m])) : warp.result(i.results[m]);
+        return reinterpret_cast<uint16_t*>(&reg[lane]) + which;
       };
       const int lane = 8 * m + row;
       uint16_t numbers[8];
@@ -262,7 +262,7 @@ void matrices(Warp& warp, const Instruction& i, Lanes lanes) {
 
 namespace {
 
-// The copy's part that writes.
+// The instruction that writes what the copy has read.
 Instruction writing(const Instruction& copy) {
   Instruction to = copy;
   to.space = Space::kShared;
@@ -272,8 +272,8 @@ Instruction writing(const Instruction& copy) {
 
 }  // namespace
 
-// What is read is taken at once, and what stood where it will be written is spoilt, since nobody may read there until
-// the lane has waited and a barrier has told the others.
+// Reads the source at once. Overwrites the destination by a pattern, since no thread may read there until the lane has
+// waited for the copy and a barrier has followed.
 void begin_copy(Warp& warp, const Instruction& i, Lanes lanes) {
   const Instruction to = writing(i);
   const uint64_t *at = warp.source(i.sources[0]), *base = warp.source(i.sources[1]);
@@ -284,7 +284,7 @@ void begin_copy(Warp& warp, const Instruction& i, Lanes lanes) {
     const int lane = __builtin_ctz(left);
     const auto wanted = size ? static_cast<uint32_t>(size[lane]) : i.bytes;
     if (wanted != 0 && wanted != i.bytes) fail(warp, i, lane, "a copy of a part of its bytes");
-    PendingCopy copy{.by = &i, .lane = lane, .to = at[lane], .group = warp.groups[lane], .value = {}};
+    PendingCopy copy{.instruction = &i, .lane = lane, .to = at[lane], .group = warp.groups[lane], .value = {}};
     if (wanted) std::memcpy(copy.value.data(), reads.at(lane, base[lane]), i.bytes);
     if (wanted) reading |= Lanes{1} << lane;
     std::memset(writes.at(lane, at[lane], copy.value.data()), 0xcd, i.bytes);
@@ -297,15 +297,15 @@ void close_group(Warp& warp, const Instruction&, Lanes lanes) {
   for_lanes(lanes, [&](int lane) { ++warp.groups[lane]; });
 }
 
-// All groups of a lane that it has closed are done but the last ones, of which it says the number.
+// Does the copies of all groups that a lane has closed, except the last ones. The instruction says how many these are.
 void wait_for_groups(Warp& warp, const Instruction& i, Lanes lanes) {
   const uint64_t* last = warp.source(i.sources[0]);
   std::erase_if(warp.copies, [&](const PendingCopy& copy) {
     const int lane = copy.lane;
     if (!(lanes >> lane & 1) || copy.group + last[lane] >= warp.groups[lane]) return false;
-    const Instruction to = writing(*copy.by);
-    char* const there = Accesses(warp, to, to.bytes, true).at(lane, copy.to, copy.value.data());
-    std::memcpy(there, copy.value.data(), to.bytes);
+    const Instruction to = writing(*copy.instruction);
+    char* const destination = Accesses(warp, to, to.bytes, true).at(lane, copy.to, copy.value.data());
+    std::memcpy(destination, copy.value.data(), to.bytes);
     return true;
   });
 }

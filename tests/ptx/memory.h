@@ -1,4 +1,5 @@
-// Memory that kernels reach, and what a GPU would punish: accesses out of bounds, misaligned ones, races.
+// The memory that kernels access. It finds what is an error on a GPU: accesses out of bounds, misaligned accesses,
+// races.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +13,8 @@
 
 namespace ptx {
 
-// A tensor's memory, or a variable of a module. For each byte, which block of which launch wrote or read it last, and
-// what the warps of the running block did to it.
+// The memory of a tensor, or of a variable of a module. It stores for each byte which block of which launch wrote it
+// last, which one read it last, and what the warps of the running block did to it.
 struct Allocation {
   uintptr_t begin = 0, end = 0;
   std::vector<uint32_t> writers, readers;
@@ -22,23 +23,24 @@ struct Allocation {
   bool holds(uintptr_t address, size_t bytes) const { return begin <= address && address + bytes <= end; }
 };
 
-// All memory that kernels may reach. Threads of torch allocate while a kernel runs.
+// All memory that kernels may access. It has a lock, since threads of torch allocate memory while a kernel runs.
 class GlobalMemory {
  public:
   void add(const void* begin, size_t bytes);
   void remove(const void* begin);
-  // What holds these bytes, or null. It stays there as long as its memory does.
+  // Returns the allocation that has these bytes, or null. The pointer is valid until the memory is freed.
   Allocation* find(uintptr_t address, size_t bytes);
 
-  // Stamps of the blocks of a launch are larger than those of earlier ones.
+  // Gives each block of the launch a stamp. Later launches have larger stamps.
   void begin_launch(uint64_t blocks);
-  // Whether no other block of this launch wrote the bytes, and, where this is a write, none has read them.
+  // Records an access. Returns false for a race: if another block of this launch wrote the bytes or, for a write, read
+  // them.
   bool touch(Allocation& allocation, uintptr_t address, size_t bytes, unsigned block, bool writes);
 
-  // A block begins, or all its threads have met.
+  // Is called when a block begins, and when all its threads have met at a barrier.
   void begin_phase() { ++phase_; }
-  // Whether the access is in no race with other warps of the block. value: what is to be written, or null for a read.
-  // To write what is there already changes nothing, and is no race.
+  // Records an access. Returns false for a race with another warp of the block. `value` is what is to be written, or
+  // null for a read. To write the value that the memory has already is no race.
   bool touch_in_block(Allocation& allocation, uintptr_t address, size_t bytes, int warp, const char* value);
 
  private:
@@ -49,19 +51,20 @@ class GlobalMemory {
 };
 GlobalMemory& global_memory();
 
-// The shared memory of a block. For each byte, whether the block wrote it, and what its warps did to it.
+// The shared memory of a block. It stores for each byte whether the block wrote it, and what the block's warps did to
+// it.
 class SharedMemory {
  public:
   void resize(size_t bytes);
   // Forgets what an earlier block wrote.
   void begin_block();
-  // The block begins, or all its threads have met.
+  // Is called when the block begins, and when all its threads have met at a barrier.
   void begin_phase() { ++phase_; }
 
   char* data() { return bytes_.data(); }
   size_t size() const { return bytes_.size(); }
   bool is_written(size_t at, size_t bytes) const;
-  // Whether there is no race.
+  // Record an access, and return false for a race.
   bool read(size_t at, size_t bytes, int warp);
   bool write(size_t at, size_t bytes, int warp, const char* value);
 
@@ -71,7 +74,7 @@ class SharedMemory {
   uint64_t phase_ = 0;
 };
 
-// Instructions that access memory; their lanes are those of a warp.
+// Instructions that access memory, for some lanes of a warp.
 void load(Warp& warp, const Instruction& i, Lanes lanes);
 void store(Warp& warp, const Instruction& i, Lanes lanes);
 void to_generic(Warp& warp, const Instruction& i, Lanes lanes);
@@ -80,7 +83,7 @@ void load_matrices(Warp& warp, const Instruction& i, Lanes lanes);
 void store_matrices(Warp& warp, const Instruction& i, Lanes lanes);
 void load_matrices_transposed(Warp& warp, const Instruction& i, Lanes lanes);
 void store_matrices_transposed(Warp& warp, const Instruction& i, Lanes lanes);
-// Copies from global to shared memory that go on beside other work.
+// Asynchronous copies from global to shared memory.
 void begin_copy(Warp& warp, const Instruction& i, Lanes lanes);
 void close_group(Warp& warp, const Instruction& i, Lanes lanes);
 void wait_for_groups(Warp& warp, const Instruction& i, Lanes lanes);

@@ -1,4 +1,4 @@
-// The text of a module: its tokens, and what it declares outside of functions.
+// Parses the text of a module: its tokens, and the declarations outside of functions.
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
@@ -35,7 +35,7 @@ std::vector<Token> tokens_of(std::string_view text) {
       const size_t begin = at;
       while (at < text.size() && (in_word(text[at]) || text.substr(at, 2) == "::")) at += text[at] == ':' ? 2 : 1;
       found.push_back({text.substr(begin, at - begin), line});
-      // these say nothing of what is to be done, and end with their lines
+      // These directives change nothing for the interpreter, and end at the end of the line.
       const std::string_view name = found.back().text;
       for (const char* idle : {".loc", ".file", ".version", ".target", ".address_size"}) {
         if (name == idle) {
@@ -103,7 +103,7 @@ Declared Reader::declaration() {
       count = t[2] - '0';
     } else if (const int size = bytes_of(t.substr(1))) {
       bytes = size;
-    }  // others, .ptr and .global among them, say nothing of the size
+    }  // other words, such as .ptr and .global, do not change the size
   }
   d.name = next();
   d.element_bytes = bytes;
@@ -111,7 +111,7 @@ Declared Reader::declaration() {
   d.align = std::max(d.align, d.bytes);
   while (accept("[")) {
     if (accept("]")) {
-      d.bytes = 0;  // as large as the launch says
+      d.bytes = 0;  // the launch gives the size
     } else {
       d.bytes *= static_cast<int>(number().bits);
       expect("]");
@@ -132,7 +132,7 @@ std::vector<Declared> declarations(Reader& reader) {
   return found;
 }
 
-// The numbers that a variable starts with, of so many bytes each.
+// Returns the initial values of a variable, each of `bytes` bytes.
 std::vector<char> initial_values(Reader& reader, int bytes) {
   std::vector<char> data;
   int depth = 0;
@@ -166,7 +166,7 @@ Module::Module(std::string text) : text_(std::move(text)), tokens_(tokens_of(tex
       if (!f.is_kernel) f.results = declarations(reader);
       const std::string name(reader.next());
       f.parameters = declarations(reader);
-      while (reader.peek() != "{" && reader.peek() != ";") reader.next();  // .reqntid and the like
+      while (reader.peek() != "{" && reader.peek() != ";") reader.next();  // skips .reqntid and similar directives
       if (reader.accept(";")) continue;
       f.body = reader.at();
       reader.skip_braces();

@@ -1,17 +1,17 @@
-// The rows of memory, of control, and of what the lanes of a warp do together.
+// The table's rows for memory, for control flow, and for collective operations of a warp's lanes.
 #include "table.h"
 
 namespace ptx {
 namespace {
 
-struct Named {
+struct ElementType {
   const char* name;
   uint8_t bytes;
   bool is_signed = false;
 };
-constexpr Named kStored[] = {{"u8", 1},       {"u16", 2},       {"u32", 4},       {"u64", 8}, {"b8", 1},
-                             {"b16", 2},      {"b32", 4},       {"b64", 8},       {"f32", 4}, {"f64", 8},
-                             {"s8", 1, true}, {"s16", 2, true}, {"s32", 4, true}, {"s64", 8}};
+constexpr ElementType kStored[] = {{"u8", 1},       {"u16", 2},       {"u32", 4},       {"u64", 8}, {"b8", 1},
+                                   {"b16", 2},      {"b32", 4},       {"b64", 8},       {"f32", 4}, {"f64", 8},
+                                   {"s8", 1, true}, {"s16", 2, true}, {"s32", 4, true}, {"s64", 8}};
 constexpr std::pair<const char*, uint8_t> kCounts[] = {{"", 1}, {".v2", 2}, {".v4", 4}, {".v8", 8}};
 constexpr std::pair<const char*, Space> kSpaces[] = {{"", Space::kGeneric},       {".global", Space::kGlobal},
                                                      {".shared", Space::kShared}, {".shared::cta", Space::kShared},
@@ -20,9 +20,9 @@ constexpr std::pair<const char*, Space> kSpaces[] = {{"", Space::kGeneric},     
 void add_memory(Table& table) {
   for (const auto& [space_name, space] : kSpaces) {
     for (const auto& [count_name, count] : kCounts) {
-      for (const Named& type : kStored) {
+      for (const ElementType& type : kStored) {
         const std::string suffix = std::string(count_name) + "." + type.name;
-        Instruction i{.space = space, .bytes = type.bytes, .count = count, .fills_with_sign = type.is_signed};
+        Instruction i{.space = space, .bytes = type.bytes, .count = count, .sign_extends = type.is_signed};
         i.run = load;
         const std::string cached = space == Space::kGlobal ? "{,.nc}" : "";
         table.add(std::string("ld") + space_name + cached + suffix, {.form = Form::kLoad, .base = i});
@@ -37,7 +37,7 @@ void add_memory(Table& table) {
   }
   for (const auto& [name, count] : {std::pair<const char*, uint8_t>{"x1", 1}, {"x2", 2}, {"x4", 4}}) {
     const std::string shape = std::string("matrix.sync.aligned.m8n8.") + name;
-    Instruction i{.kind = Kind::kTogether, .space = Space::kShared, .count = count, .of_whole_warp = true};
+    Instruction i{.kind = Kind::kCollective, .space = Space::kShared, .count = count, .of_whole_warp = true};
     const auto add = [&](const std::string& full, Form form, Run run) {
       i.run = run;
       table.add(full + "{.shared,.shared::cta}.b16", {.form = form, .base = i});
@@ -49,7 +49,7 @@ void add_memory(Table& table) {
   }
 }
 
-// Moves a register, or packs and unpacks the elements of a vector.
+// Moves a register, or packs or unpacks the elements of a vector.
 void move(Warp& warp, const Instruction& i, Lanes lanes) {
   if (i.num_sources == 1 && i.num_results == 1) {
     const uint64_t *a = warp.source(i.sources[0]), mask = ~uint64_t{0} >> (64 - 8 * i.bytes);
@@ -63,15 +63,15 @@ void move(Warp& warp, const Instruction& i, Lanes lanes) {
       std::memcpy(whole + k * from, &warp.source(i.sources[k])[lane], std::min(from, 8));
     }
     for (int k = 0; k < i.num_results; ++k) {
-      uint64_t part = 0;
-      std::memcpy(&part, whole + k * to, std::min(to, 8));
-      warp.result(i.results[k])[lane] = part;
+      uint64_t element = 0;
+      std::memcpy(&element, whole + k * to, std::min(to, 8));
+      warp.result(i.results[k])[lane] = element;
     }
   });
 }
 
 void add_moves(Table& table) {
-  for (const Named& type : kStored) {
+  for (const ElementType& type : kStored) {
     table.add(std::string("mov.") + type.name, {.form = Form::kMove, .base = {.run = move, .bytes = type.bytes}});
   }
   table.add("mov.pred", {.form = Form::kMove, .base = {.run = move, .bytes = 1}});
@@ -95,14 +95,14 @@ void add_control(Table& table) {
     table.add(std::string("bar{,rier}{,.cta}.red{,.aligned}.") + name + ".pred",
               {.form = Form::kBarrier, .base = {.kind = Kind::kBarrier, .combine = combine}});
   }
-  // blocks run one after the other, and their lanes see all memory at once
+  // Blocks run one after the other, and their lanes see every write at once. So fences do nothing.
   add("{membar,fence.acq_rel}.{cta,gl,gpu}", Form::kNone, Kind::kPlain);
 }
 
 enum class Shuffle { kUp, kDown, kBfly, kIdx };
 
-// c: the last lane to read from, or the first one for kUp, and in its second byte the bits of a lane's number that
-// tell segments of a warp apart.
+// The first byte of c is the last lane to read from, or the first one for kUp. Its second byte is a mask: the bits of a
+// lane's number that distinguish the segments of a warp.
 template <Shuffle kShuffle>
 void shuffle(Warp& warp, const Instruction& i, Lanes lanes) {
   const uint64_t *a = warp.source(i.sources[0]), *b = warp.source(i.sources[1]), *c = warp.source(i.sources[2]);
@@ -126,7 +126,7 @@ void shuffle(Warp& warp, const Instruction& i, Lanes lanes) {
   });
 }
 
-// The result of all lanes together.
+// Gives all lanes one result, which F computes from the sources of all of them.
 template <class F>
 void gather(Warp& warp, const Instruction& i, Lanes lanes) {
   const uint64_t result = F{}(warp.source(i.sources[0]), i, lanes);
@@ -135,7 +135,7 @@ void gather(Warp& warp, const Instruction& i, Lanes lanes) {
 }
 template <class F>
 Row gathering(F) {
-  return {.sources = 2, .base = {.run = gather<F>, .kind = Kind::kTogether}};
+  return {.sources = 2, .base = {.run = gather<F>, .kind = Kind::kCollective}};
 }
 
 Lanes votes(const uint64_t* a, const Instruction& i, Lanes lanes) {
@@ -155,9 +155,10 @@ Row reduction(F) {
       [](const uint64_t* a, const Instruction&, Lanes lanes) { return to_bits<T>(reduced<T>(a, lanes, F{})); });
 }
 
-void add_together(Table& table) {
+void add_collectives(Table& table) {
   const auto add_shuffle = [&](const char* name, Run run) {
-    table.add(std::string("shfl.sync.") + name + ".b32", {.sources = 4, .base = {.run = run, .kind = Kind::kTogether}});
+    table.add(std::string("shfl.sync.") + name + ".b32",
+              {.sources = 4, .base = {.run = run, .kind = Kind::kCollective}});
   };
   add_shuffle("up", shuffle<Shuffle::kUp>);
   add_shuffle("down", shuffle<Shuffle::kDown>);
@@ -180,7 +181,8 @@ void add_together(Table& table) {
   table.add("redux.sync.and.b32", reduction<uint32_t>([](auto a, auto b) { return a & b; }));
   table.add("redux.sync.or.b32", reduction<uint32_t>([](auto a, auto b) { return a | b; }));
   table.add("redux.sync.xor.b32", reduction<uint32_t>([](auto a, auto b) { return a ^ b; }));
-  table.add("bar.warp.sync", {.form = Form::kSources, .sources = 1, .base = {.run = nothing, .kind = Kind::kTogether}});
+  table.add("bar.warp.sync",
+            {.form = Form::kSources, .sources = 1, .base = {.run = nothing, .kind = Kind::kCollective}});
 }
 
 }  // namespace
@@ -189,7 +191,7 @@ void add_movement(Table& table) {
   add_memory(table);
   add_moves(table);
   add_control(table);
-  add_together(table);
+  add_collectives(table);
 }
 
 }  // namespace ptx

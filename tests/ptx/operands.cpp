@@ -1,4 +1,4 @@
-// One instruction: its row of the table, and its operands.
+// Parses one instruction: finds its row of the table, and reads its operands.
 #include <algorithm>
 
 #include "parser.h"
@@ -16,19 +16,19 @@ int rounding_of(const std::string& name) {
   return FE_TONEAREST;
 }
 
-// The name without hints for the caches, which change no result.
+// Returns the name without hints for the caches, which change no result.
 std::string without_hints(std::string_view name) {
-  std::string kept;
+  std::string result;
   for (size_t from = 0; from < name.size();) {
     const size_t to = std::min(name.find('.', from), name.size());
     const std::string_view part = name.substr(from, to - from);
     if (part.substr(0, 4) != "L1::" && part.substr(0, 4) != "L2::") {
-      if (!kept.empty()) kept += '.';
-      kept += part;
+      if (!result.empty()) result += '.';
+      result += part;
     }
     from = to + 1;
   }
-  return kept;
+  return result;
 }
 
 }  // namespace
@@ -36,9 +36,9 @@ std::string without_hints(std::string_view name) {
 void Parser::instruction() {
   const int line = reader_.line();
   int guard = -1;
-  bool only_unless = false;
+  bool guard_negated = false;
   if (reader_.accept("@")) {
-    only_unless = reader_.accept("!");
+    guard_negated = reader_.accept("!");
     guard = operand().reg;
   }
   const std::string full(reader_.next()), *name = nullptr;
@@ -48,7 +48,7 @@ void Parser::instruction() {
   i.line = line;
   i.name = name;
   i.guard = guard;
-  i.only_unless = only_unless;
+  i.guard_negated = guard_negated;
   i.rounding = rounding_of(full);
   operands(*row, i);
   reader_.expect(";");
@@ -149,7 +149,7 @@ void Parser::set_address(Instruction& i, const Operand& o) {
   const Operand& base = o.parts[0];
   i.offset = o.offset + base.offset;
   if (base.kind == Operand::kSymbol) {
-    i.of_lane = base.symbol.kind == Symbol::kOfLane;
+    i.in_lane_memory = base.symbol.kind == Symbol::kLaneMemory;
     i.offset += base.symbol.value;
     i.sources.at(i.num_sources++) = constant(0);
   } else {

@@ -39,10 +39,10 @@ std::unique_ptr<Kernel> Parser::parse() {
     return_register_ = c.return_register;
     scopes_.assign(1, {});
     for (size_t k = 0; k < function.parameters.size(); ++k) {
-      scopes_[0][function.parameters[k].name] = {Symbol::kOfLane, c.parameters[k].offset};
+      scopes_[0][function.parameters[k].name] = {Symbol::kLaneMemory, c.parameters[k].offset};
     }
     for (size_t k = 0; k < function.results.size(); ++k) {
-      scopes_[0][function.results[k].name] = {Symbol::kOfLane, c.results[k].offset};
+      scopes_[0][function.results[k].name] = {Symbol::kLaneMemory, c.results[k].offset};
     }
     body(function.body);
   }
@@ -90,7 +90,7 @@ void Parser::statement() {
     reader_.next();
     const Declared d = reader_.declaration();
     scopes_.back()[d.name] = t == ".shared" ? Symbol{Symbol::kAddress, new_shared_memory(d)}
-                                            : Symbol{Symbol::kOfLane, new_lane_memory(d.bytes)};
+                                            : Symbol{Symbol::kLaneMemory, new_lane_memory(d.bytes)};
     return reader_.expect(";");
   }
   if (!reader_.accept(";")) instruction();
@@ -190,7 +190,8 @@ int Parser::constant(uint64_t bits) {
   return ~found->second;
 }
 
-// A register of a declared range, or a shared variable, gets its place when it is first used.
+// Returns what a name stands for, or null. A register of a declared range and a shared variable get their places when
+// they are first used.
 const Symbol* Parser::find(std::string_view name) {
   const std::string_view stem = name.substr(0, name.find_last_not_of("0123456789") + 1);
   for (auto scope = scopes_.rbegin(); scope != scopes_.rend(); ++scope) {
@@ -250,7 +251,7 @@ Operand Parser::named() {
   const Symbol* symbol = find(o.name);
   if (!symbol && o.name[0] == '%') {
     kernel_->specials.emplace_back(new_register(), o.name);
-    // of the outermost scope: other functions have registers of their own
+    // The outermost scope of this function, since other functions have registers of their own.
     symbol = &(scopes_.front()[o.name] = {Symbol::kRegister, kernel_->specials.back().first});
   }
   if (!symbol) return o;

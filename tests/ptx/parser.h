@@ -1,4 +1,4 @@
-// Makes instructions of the text of a kernel and of the functions that it calls.
+// Parses the text of a kernel and of the functions that it calls into instructions.
 #pragma once
 
 #include <map>
@@ -14,14 +14,14 @@
 
 namespace ptx {
 
-// The bytes of a type such as f32, or 0 if there is no such type.
+// Returns the size in bytes of a type such as f32, or 0 if there is no such type.
 int bytes_of(std::string_view type);
 
 struct Number {
   uint64_t bits;
 };
 
-// Goes through tokens.
+// Reads tokens one by one.
 class Reader {
  public:
   Reader(const std::vector<Token>& tokens, size_t at) : tokens_(&tokens), at_(at) {}
@@ -50,19 +50,19 @@ class Reader {
 
 // What a name stands for.
 struct Symbol {
-  enum Kind { kRegister, kOfLane, kAddress, kRegisters } kind;  // kRegisters: those whose names begin so
-  int64_t value;                                                // a register, or an address; of kRegisters, how many
+  enum Kind { kRegister, kLaneMemory, kAddress, kRegisters } kind;  // kRegisters: all registers whose names begin so
+  int64_t value;  // the index of the register, or the address; for kRegisters, how many there are
 };
 
 struct Operand {
   enum Kind { kRegister, kNumber, kSymbol, kName, kVector, kAddress } kind = kName;
   std::string name;
-  int reg = -1, second = -1;  // second: of a pair d|p
+  int reg = -1, second = -1;  // `second` is p of a pair d|p
   uint64_t bits = 0;
   Symbol symbol{};
-  int64_t offset = 0;  // of an address or a symbol
+  int64_t offset = 0;  // is added to an address or a symbol
   bool negated = false;
-  std::vector<Operand> parts;  // of a vector; of an address, its base
+  std::vector<Operand> parts;  // the elements of a vector, or the base of an address
 };
 
 class Parser {
@@ -71,7 +71,7 @@ class Parser {
   std::unique_ptr<Kernel> parse();
 
  private:
-  // A function that the kernel calls, with the memory of a lane where its parameters lie.
+  // A function that the kernel calls. Its results and parameters lie in lane memory.
   struct Callee {
     int first = -1, return_register = -1;
     std::vector<Parameter> results, parameters;
@@ -79,7 +79,7 @@ class Parser {
   struct PendingCall {
     int call;
     std::string callee;
-    std::vector<int> results, arguments;  // where they lie
+    std::vector<int> results, arguments;  // their places in lane memory
   };
 
   Module& module_;
@@ -90,11 +90,11 @@ class Parser {
   std::vector<std::string> to_parse_;
   std::vector<PendingCall> pending_;
   std::map<uint64_t, int> constants_;
-  int dynamic_shared_ = -1;   // where it begins; -1 if there is none
-  int return_register_ = -1;  // of the function being parsed; -1 in the kernel itself
-  // of the function being parsed
+  int dynamic_shared_ = -1;   // where dynamic shared memory begins; -1 if there is none
+  int return_register_ = -1;  // of the function that is parsed now; -1 in the kernel itself
+  // The labels of the function that is parsed now.
   std::map<std::string, int, std::less<>> labels_;
-  std::vector<std::pair<int, std::string>> branches_;  // the place of a branch, and its label
+  std::vector<std::pair<int, std::string>> branches_;  // the place of each branch, and its label
   std::map<std::string, std::vector<std::string>, std::less<>> tables_;
   std::vector<std::pair<int, std::string>> table_branches_;
 

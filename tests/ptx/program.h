@@ -26,8 +26,8 @@ constexpr Lanes kAllLanes = ~Lanes{0};
 using Run = void (*)(Warp&, const Instruction&, Lanes);
 
 enum class Space : uint8_t { kGeneric, kGlobal, kShared, kLocal, kParam };
-// kTogether: the lanes that a mask names wait for each other, and then it runs for all of them at once.
-enum class Kind : uint8_t { kPlain, kBranch, kBranchTable, kCall, kReturn, kExit, kTrap, kBarrier, kTogether };
+// A kCollective instruction waits for all lanes of its mask, and then runs for all of them at once.
+enum class Kind : uint8_t { kPlain, kBranch, kBranchTable, kCall, kReturn, kExit, kTrap, kBarrier, kCollective };
 // How a predicate operand is combined with the outcome of a comparison.
 enum class Combine : uint8_t { kNone, kAnd, kOr, kXor };
 
@@ -36,32 +36,32 @@ struct Instruction {
   Kind kind = Kind::kPlain;
   Space space = Space::kGeneric;
   Combine combine = Combine::kNone;
-  uint8_t bytes = 0, count = 1;  // of an access to memory: the bytes of an element, and the elements
-  bool fills_with_sign = false;  // of a load: whether the element is signed
-  bool of_lane = false;          // whether the address lies in the memory that each lane has of its own
-  bool of_whole_warp = false;    // of kTogether: whether it has no mask
+  uint8_t bytes = 0, count = 1;  // for an access to memory: the bytes of an element, and the number of elements
+  bool sign_extends = false;     // for a load: whether the element is signed
+  bool in_lane_memory = false;   // whether the address lies in the lane's own memory
+  bool of_whole_warp = false;    // for kCollective: whether it has no mask
   bool negated = false;          // whether the last source is negated
-  bool only_unless = false;      // whether the guard is negated
+  bool guard_negated = false;    // whether the guard is negated
   uint8_t num_results = 0, num_sources = 0;
   int rounding = FE_TONEAREST;
   int guard = -1;                 // the predicate that lets a lane take part; -1 if all do
-  std::array<int, 8> results{};   // registers; result -1 is dropped
-  std::array<int, 10> sources{};  // registers; constant number n is source ~n
+  std::array<int, 8> results{};   // registers; a result in register -1 is dropped
+  std::array<int, 10> sources{};  // registers; source ~n is constant n
   int64_t offset = 0;             // is added to the address
-  int64_t offset_to = 0;          // of a copy: is added to the address that it writes to
-  int target = -1;                // the place in the code, or the number of a call or of a table of branches
-  int line = 0;                   // of the PTX
+  int64_t offset_to = 0;          // for a copy: is added to the address that it writes to
+  int target = -1;                // a place in the code, or the index of a call or of a branch table
+  int line = 0;                   // in the PTX
   const std::string* name = nullptr;
 };
 
-// Bytes to be copied within the memory of a lane.
+// Copies bytes within the memory of a lane.
 struct Copy {
   int from, to, bytes;
 };
 
 struct Call {
   int first = -1;       // the callee's first instruction
-  int return_register;  // holds where to go on
+  int return_register;  // holds the place after the call
   std::vector<Copy> arguments, results;
 };
 
@@ -69,9 +69,9 @@ struct Parameter {
   int offset, bytes;
 };
 
-// What was executed of one instruction, or of all of one name. A warp issues an instruction once for the lanes that are
-// at it together. Sectors are the 32-byte pieces of global memory that its accesses reach, and passes the rounds in
-// which shared memory serves them; the `least` of both would do if the same bytes lay side by side.
+// The counts of one instruction, or of all instructions with one name. A warp issues an instruction once for all lanes
+// that are at it. Sectors are the pieces of 32 bytes of global memory that the accesses reach. Passes are the rounds in
+// which shared memory serves the accesses. `least_` counts are those of an access to as many contiguous bytes.
 struct Executed {
   uint64_t issues = 0, lanes = 0, sectors = 0, least_sectors = 0, passes = 0, least_passes = 0;
 
@@ -81,22 +81,22 @@ struct Executed {
 struct Kernel {
   std::string name;
   std::vector<Instruction> code;
-  std::vector<Executed> executed;  // of each instruction in this launch, if it is counted
+  std::vector<Executed> executed;  // for each instruction in this launch, if options.count is set
   std::vector<Call> calls;
   std::vector<std::vector<int>> branch_tables;
-  std::vector<uint64_t> constants;  // each of them 32 times
+  std::vector<uint64_t> constants;  // each constant is repeated 32 times
   std::vector<Parameter> parameters;
   std::vector<char> parameter_memory;
-  std::vector<std::pair<int, std::string>> specials;  // registers that hold thread numbers and the like
+  std::vector<std::pair<int, std::string>> specials;  // registers that hold %tid.x and other special values
   std::vector<int> return_registers;
   int num_registers = 0, lane_bytes = 0, shared_bytes = 0;
 };
 
-// A name for something that the text declares: .shared, .global or a parameter.
+// A declaration: of .shared or .global memory, or of a parameter.
 struct Declared {
   std::string name;
   int bytes = 1, align = 1;
-  int element_bytes = 1;  // of an array
+  int element_bytes = 1;  // the bytes of an element, for an array
 };
 
 struct Token {
@@ -117,11 +117,11 @@ class Module {
   struct Function {
     bool is_kernel;
     std::vector<Declared> results, parameters;
-    size_t body;  // the token after its opening brace
+    size_t body;  // the index of its opening brace among the tokens
   };
   struct Variable {
     Declared declared;
-    char* address;  // null if it is shared: each kernel lays out what it uses
+    char* address;  // null for shared memory, which each kernel lays out itself
   };
 
   std::string text_;
@@ -132,7 +132,7 @@ class Module {
   std::map<std::string, std::unique_ptr<Kernel>> parsed_;
 };
 
-// Replaces sums of products that ptxas would compute in one rounding.
+// Fuses the sums of products that ptxas computes with one rounding.
 void contract(Kernel& kernel, int first, const std::vector<int>& labels);
 
 [[noreturn]] inline void fail(const std::string& what) { throw std::runtime_error(what); }

@@ -5,13 +5,14 @@
 
 namespace ptx {
 
-// The warps that read and wrote a byte since the last barrier of their block. A phase is what runs between two
-// barriers; no two phases have the same number.
+// The warps that read and wrote a byte since the last barrier of their block. A phase is the time between two barriers.
+// Each phase has a number of its own.
 class ByteHistory {
  public:
   bool is_written(uint64_t phase) const { return phase_ == phase && writers_; }
 
-  // Whether there is no race. A warp may read what it wrote, although others wrote the same.
+  // Records a read, and returns false for a race. A warp may read what it wrote, even if other warps wrote the same
+  // value.
   bool read(uint64_t phase, int warp) {
     begin(phase);
     if (writers_ && !(writers_ & bit(warp))) return false;
@@ -19,7 +20,7 @@ class ByteHistory {
     return true;
   }
 
-  // Whether there is no race. Several warps may write the same value, and then read it.
+  // Records a write, and returns false for a race. Several warps may write the same value, and then read it.
   bool write(uint64_t phase, int warp, bool changes) {
     begin(phase);
     const uint32_t others = ~bit(warp);
@@ -30,7 +31,7 @@ class ByteHistory {
 
  private:
   uint64_t phase_ = 0;
-  uint32_t readers_ = 0, writers_ = 0;  // warps, by bit
+  uint32_t readers_ = 0, writers_ = 0;  // a bit for each warp
 
   static uint32_t bit(int warp) { return uint32_t{1} << warp; }
   void begin(uint64_t phase) {

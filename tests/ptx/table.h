@@ -1,4 +1,4 @@
-// What the rows of the table of instructions are made of.
+// Helpers that make the rows of the table of instructions.
 #pragma once
 
 #include <string>
@@ -6,9 +6,9 @@
 #include <unordered_map>
 #include <utility>
 
+#include "arithmetic.h"
 #include "instructions.h"
 #include "machine.h"
-#include "numbers.h"
 
 namespace ptx {
 
@@ -35,7 +35,7 @@ constexpr std::tuple kFloat{Type<float>{"f32"}};
 constexpr std::tuple kDouble{Type<double>{"f64"}};
 constexpr std::tuple kNarrow{Type<BFloat16>{"bf16"}, Type<Half>{"f16"}};
 
-// Adds `make(Type)` for each type, whose name takes the place of # in the pattern.
+// Adds the row make(Type) for each type. The type's name replaces # in the pattern.
 template <class Types, class F>
 void each(Table& table, const Types& types, const std::string& pattern, F&& make) {
   const auto one = [&](auto type) {
@@ -46,7 +46,7 @@ void each(Table& table, const Types& types, const std::string& pattern, F&& make
   std::apply([&](auto... type) { (one(type), ...); }, types);
 }
 
-// Runs F for each lane. Numbers of float32 that are NaN become the canonical one.
+// Runs F for each lane. A result of float32 that is NaN becomes the canonical NaN.
 template <class F, class R, class... S>
 void run_lanes(Warp& warp, const Instruction& i, Lanes lanes) {
   const RoundingMode rounding(i.rounding);
@@ -66,13 +66,13 @@ template <class F, class R, class... S>
 Row row_of(R (F::*)(S...) const) {
   return {.form = Form::kResultFirst, .sources = sizeof...(S), .base = {.run = run_lanes<F, R, S...>}};
 }
-// An instruction whose result is a function of its sources, lane by lane.
+// Makes the row of an instruction that computes its result from its sources, lane by lane.
 template <class F>
 Row row(F) {
   return row_of<F>(&F::operator());
 }
 
-// Of float32, with the subnormal numbers among sources and results flushed to 0.
+// Makes a function of float32 flush subnormal sources and results to 0.
 template <class F>
 struct Flushed {
   template <class... S>

@@ -1,4 +1,5 @@
-// Numbers as PTX has them. A register holds 64 bits, of which an instruction reads and writes as many as its type has.
+// The number types of PTX and their arithmetic. A register has 64 bits. An instruction reads and writes as many of them
+// as its type has.
 #pragma once
 
 #include <algorithm>
@@ -18,10 +19,10 @@ T from_bits(uint64_t bits) {
   return x;
 }
 
-// The NaN that every operation on float32 gives.
+// Replaces any NaN by the NaN that every operation on float32 gives.
 inline float canonical(float x) { return x == x ? x : from_bits<float>(0x7fffffff); }
 
-// A signed number fills the register with its sign, since it may be read as a wider one.
+// A signed number is sign-extended, since the register may be read as a wider type.
 template <class T>
 uint64_t to_bits(T x) {
   if constexpr (std::is_integral_v<T> && std::is_signed_v<T>) return static_cast<uint64_t>(static_cast<int64_t>(x));
@@ -30,7 +31,7 @@ uint64_t to_bits(T x) {
   return bits;
 }
 
-// bfloat16 and float16, by the number of bits of the exponent and of the fraction.
+// bfloat16 or float16, given the number of bits of the exponent and of the fraction.
 template <int kExponent, int kFraction>
 struct Narrow {
   uint16_t bits;
@@ -38,7 +39,7 @@ struct Narrow {
   static constexpr int kBias = (1 << (kExponent - 1)) - 1;
   static constexpr int kInfinity = ((1 << kExponent) - 1) << kFraction;
 
-  // Rounded by the mode in force.
+  // Rounds by the current rounding mode.
   static Narrow of(double x) {
     if (x != x) return {0x7fff};
     const int sign = std::signbit(x) ? 0x8000 : 0;
@@ -65,7 +66,7 @@ using Half = Narrow<5, 10>;
 // Subnormal numbers become 0 of the same sign.
 inline float flush(float x) { return std::fabs(x) < std::numeric_limits<float>::min() ? std::copysign(0.0f, x) : x; }
 
-// The smaller of two numbers: a NaN gives way to the other, and -0 is below 0.
+// The smaller of two numbers. If one is NaN, it is the other one. -0 is smaller than 0.
 template <class T>
 T smaller(T a, T b) {
   if constexpr (std::is_floating_point_v<T>) {
@@ -85,7 +86,7 @@ T larger(T a, T b) {
   return b > a ? b : a;
 }
 
-// An integer, rounded by the mode in force; numbers beyond the type become its ends.
+// Rounds to an integer by the current rounding mode. Numbers out of range become the least or the largest integer.
 template <class D, class S>
 D to_integer(S x) {
   constexpr bool kNanIsLowest = sizeof(S) == 8 || sizeof(D) == 8;
@@ -99,7 +100,7 @@ D to_integer(S x) {
 template <class T>
 using Unsigned = std::make_unsigned_t<T>;
 
-// The integer of twice the width.
+// The integer type of twice the width.
 template <class T>
 struct WiderOf;
 template <>
@@ -138,23 +139,23 @@ T high_half(Wider<T> x) {
   return static_cast<T>(x >> (8 * sizeof(T)));
 }
 
-// How far the results of approximate instructions are moved, in units of their documented error.
+// Results of approximate instructions are shifted by this multiple of their documented error.
 inline int approximation_shift = 0;
 
-// A documented error: in units of the last place, relative, or absolute.
+// A documented error, which is given in units of the last place, as a relative error, or as an absolute error.
 struct Error {
   double ulps = 0, relative = 0, absolute = 0;
 };
 
 // The result of an instruction that the hardware approximates.
-inline float approximate(double exact, Error most) {
+inline float approximate(double exact, Error error) {
   if (approximation_shift == 0 || exact == 0 || !std::isfinite(exact)) return static_cast<float>(exact);
   const double size = std::fabs(exact), last_place = std::ldexp(1.0, std::max(std::ilogb(exact), -126) - 23);
   return static_cast<float>(exact +
-                            approximation_shift * (most.ulps * last_place + most.relative * size + most.absolute));
+                            approximation_shift * (error.ulps * last_place + error.relative * size + error.absolute));
 }
 
-// Rounds as a directed instruction says, and to nearest even again afterwards.
+// Sets the rounding mode of an instruction, and sets it back to nearest even at the end.
 class RoundingMode {
  public:
   explicit RoundingMode(int mode) : directed_(mode != FE_TONEAREST) {

@@ -1,5 +1,5 @@
-// The expected values of the variables of a block. If the variables of a warp need several rules, the warp would
-// execute the rules one after the other. So the block first sorts its variables by their rules.
+// The expected values of the variables of a block. If the variables of a warp need different rules (EdgeRule), the warp
+// executes the rules one after the other. So the block first sorts its variables by their rules.
 #pragma once
 
 #include "../math/expected_value.h"
@@ -7,11 +7,11 @@
 
 namespace bfn {
 
-// Finds the places of a thread's variables in the sorted order, in which variables of one rule are neighbours.
+// Finds the places of a thread's variables in the order that is sorted by rules.
 template <class T, int kCount>
 __device__ void place_by_rule(const T (&std)[kCount], Bins<T> bins, int (&place)[kCount]) {
-  constexpr int kBits = 12;  // one number holds the counts of all rules, in kBits bits each
-  static_assert(kBits * kEdgeRules <= 64 && kThreads * kCount < 1 << kBits, "the counts have room");
+  constexpr int kBits = 12;  // one number has a count for each rule, in kBits bits each
+  static_assert(kBits * kEdgeRules <= 64 && kThreads * kCount < 1 << kBits, "a count fits its bits");
   const auto shift = [bins](T of) { return kBits * static_cast<int>(edge_rule(of, bins)); };
   uint64_t own = 0;
 #pragma unroll
@@ -27,15 +27,15 @@ __device__ void place_by_rule(const T (&std)[kCount], Bins<T> bins, int (&place)
   }
 }
 
-// All kThreads threads of a block must call it. The result of a thread does not depend on the variables of other
-// threads.
+// Computes the expected values of a thread's variables. All kThreads threads of the block must call it. The result of a
+// thread does not depend on the variables of other threads.
 template <class T, int kCount>
 __device__ void expected_values(const T (&mean)[kCount], const T (&std)[kCount], Bins<T> bins,
                                 ExpectedValue<T> (&value)[kCount]) {
   if constexpr (sizeof(T) == sizeof(double)) {  // in double there is only one rule
     for (int j = 0; j < kCount; ++j) value[j] = expected_value(mean[j], std[j], bins);
   } else {
-    // For each variable first its mean and std, later its expected value. Neighbours lie in neighbouring memory banks.
+    // First the mean and std of each variable, later its expected value. Neighbours lie in neighbouring memory banks.
     __shared__ T numbers[4][kThreads * kCount];
     int place[kCount];
     T least = std[0], most = std[0];

@@ -11,7 +11,7 @@
 namespace bfn {
 
 // Formats a number as Python does: with the fewest digits that identify it.
-inline std::string written(double x) {
+inline std::string formatted(double x) {
   const double size = std::abs(x);
   const bool plain = x == 0 || (size >= 1e-4 && size < 1e16);
   char text[64];
@@ -23,7 +23,7 @@ inline std::string written(double x) {
 }
 
 // Formats sizes as Python formats a tuple.
-inline std::string written(const std::vector<int64_t>& sizes) {
+inline std::string formatted(const std::vector<int64_t>& sizes) {
   std::string text;
   for (const int64_t size : sizes) text += (text.empty() ? "" : ", ") + std::to_string(size);
   return "(" + text + (sizes.size() == 1 ? ",)" : ")");

@@ -1,5 +1,5 @@
-// How a thread reads and writes the numbers of a view: one by one for any strides and types, or several at once if they
-// are dense and aligned.
+// How a thread reads and writes the elements of a view: one by one for any strides and types, or several at once if
+// they are contiguous and aligned.
 #pragma once
 
 #include <type_traits>
@@ -9,15 +9,15 @@
 
 namespace bfn {
 
-// Divides numbers below 2^63. It uses a multiplication and a shift (Granlund and Montgomery 1994). If the divisor is 0,
-// the quotient is 0.
+// Divides numbers below 2^63 by a multiplication and a shift (Granlund and Montgomery 1994). If the divisor is 0, the
+// quotient is 0.
 struct Divisor {
   uint64_t factor = 0;
-  uint32_t shift = 0, any = 0;
+  uint32_t shift = 0, nonzero = 0;  // `nonzero`: whether the divisor is not 0
 
   Divisor() = default;
-  explicit Divisor(int64_t by) : any(by != 0) {
-    if (!any) return;
+  explicit Divisor(int64_t by) : nonzero(by != 0) {
+    if (!nonzero) return;
     while (shift < 63 && (int64_t{1} << shift) < by) ++shift;
     const uint64_t excess = (uint64_t{1} << shift) - static_cast<uint64_t>(by);
     factor = static_cast<uint64_t>((static_cast<unsigned __int128>(excess) << 64) / static_cast<uint64_t>(by)) + 1;
@@ -25,11 +25,12 @@ struct Divisor {
   __device__ int64_t divide(int64_t x) const {
     const uint64_t n = static_cast<uint64_t>(x);
     const uint64_t high = static_cast<uint64_t>((static_cast<unsigned __int128>(n) * factor) >> 64);
-    return any ? static_cast<int64_t>((high + n) >> shift) : 0;
+    return nonzero ? static_cast<int64_t>((high + n) >> shift) : 0;
   }
 };
 
-// The offset of number `index` of a view. An index that fits 32 bits is divided in 32 bits, which is faster.
+// The offset in memory of element `index` of a view. If the index fits 32 bits, it is divided in 32 bits, which is
+// faster.
 __device__ inline int64_t offset_of(const View& view, int64_t index) {
   int64_t offset = 0;
   if (view.dims == 0) return 0;
@@ -65,7 +66,7 @@ __device__ T read_at(const View& view, int64_t offset) {
   return T(0);
 }
 
-// It is not inlined, since it has many callers, all of which are slow in any case.
+// It is not inlined, since it has many callers, and they are slow in any case.
 template <class T>
 BFN_NOINLINE __device__ T read_any(const View& view, int64_t index) {
   return read_at<T>(view, offset_of(view, index));
@@ -76,8 +77,8 @@ __device__ T read(const View& view, int64_t index, T missing = T(0)) {
   return view ? read_any<T>(view, index) : missing;
 }
 
-// Like `read`, for a view that has one number for each row of classes. It makes no function call in the usual case: the
-// numbers are of type T, and one belongs to each row or to each `size[1]` rows.
+// Like `read`, for a view with one number for each row of classes. In the usual case it makes no function call. This is
+// the case if the numbers have the type T, and there is one for each row or for each `size[1]` rows.
 template <class T>
 __device__ __forceinline__ T read_row(const View& view, int64_t row, T missing = T(0)) {
   const T* data = static_cast<const T*>(view.data);
@@ -117,51 +118,55 @@ __device__ __forceinline__ void write_row(const View& view, int64_t row, T x) {
   }
 }
 
-// A type of `kBytes` bytes, which the compiler reads and writes with one instruction. The compiler would write an array
-// one element at a time.
+// A type of `kBytes` bytes, which the compiler reads and writes with one instruction. It would write an array one
+// element at a time.
 template <size_t kBytes>
-struct Together;
+struct VectorType;
 template <>
-struct Together<4> {
+struct VectorType<4> {
   using type = unsigned;
 };
 template <>
-struct Together<8> {
+struct VectorType<8> {
   using type = uint2;
 };
 template <>
-struct Together<16> {
+struct VectorType<16> {
   using type = uint4;
 };
 
+// Reads elements that fit one vector.
 template <class S, int kCount>
-__device__ __forceinline__ void load_together(const S* from, S (&x)[kCount]) {
-  const auto all = *reinterpret_cast<const typename Together<sizeof(x)>::type*>(from);
-  std::memcpy(x, &all, sizeof(x));
+__device__ __forceinline__ void load_vector(const S* from, S (&x)[kCount]) {
+  const auto vector = *reinterpret_cast<const typename VectorType<sizeof(x)>::type*>(from);
+  std::memcpy(x, &vector, sizeof(x));
 }
 
+// Writes elements that fit one vector.
 template <class S, int kCount>
-__device__ __forceinline__ void store_together(S* to, const S (&x)[kCount]) {
-  typename Together<sizeof(x)>::type all;
-  std::memcpy(&all, x, sizeof(x));
-  __stwb(reinterpret_cast<decltype(all)*>(to), all);  // not `=`, which the compiler splits inside a branch
+__device__ __forceinline__ void store_vector(S* to, const S (&x)[kCount]) {
+  typename VectorType<sizeof(x)>::type vector;
+  std::memcpy(&vector, x, sizeof(x));
+  __stwb(reinterpret_cast<decltype(vector)*>(to), vector);  // inside a branch the compiler would split `=`
 }
 
+// Reads one element, or vectors of 16 bytes, as float.
 template <class S, int kCount>
-__device__ __forceinline__ void load_vectors(const S* from, float (&x)[kCount]) {
+__device__ __forceinline__ void load_widened(const S* from, float (&x)[kCount]) {
   if constexpr (kCount == 1) x[0] = widen(*from);
   constexpr int kEach = 16 / sizeof(S);
 #pragma unroll
   for (int i = 0; i < kCount / kEach; ++i) {
     S each[kEach];
-    load_together(from + i * kEach, each);
+    load_vector(from + i * kEach, each);
 #pragma unroll
     for (int j = 0; j < kEach; ++j) x[i * kEach + j] = widen(each[j]);
   }
 }
 
+// Writes one float, or vectors of 16 bytes, in the narrower type S.
 template <class S, int kCount>
-__device__ __forceinline__ void store_vectors(S* to, const float (&x)[kCount]) {
+__device__ __forceinline__ void store_narrowed(S* to, const float (&x)[kCount]) {
   if constexpr (kCount == 1) narrow(x[0], *to);
   constexpr int kEach = 16 / sizeof(S);
 #pragma unroll
@@ -169,7 +174,7 @@ __device__ __forceinline__ void store_vectors(S* to, const float (&x)[kCount]) {
     S each[kEach];
 #pragma unroll
     for (int j = 0; j < kEach; ++j) narrow(x[i * kEach + j], each[j]);
-    store_together(to + i * kEach, each);
+    store_vector(to + i * kEach, each);
   }
 }
 
