@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bfn_kernels.adaptive import MAX_CALLS, Steps
 from bfn_kernels.call import checks
-from bfn_kernels.nn import BFN, State, drawn_seed, part
+from bfn_kernels.nn import BFN, State, part, random_seed
 from bfn_kernels.noise import fold_in
 from bfn_kernels.solvers import RULES, Coefficients, coefficients
 
@@ -66,7 +66,7 @@ def sample(
     """
     checks.choice("sampler", sampler, tuple(SAMPLERS))
     checks.integer("n_steps", n_steps, 1)
-    device, seed = torch.device(device), drawn_seed() if seed is None else seed
+    device, seed = torch.device(device), random_seed() if seed is None else seed
     capture = can_capture(device) if capture is None else capture
     if capture and not can_capture(device):
         raise ValueError(f"capture must be None or False on {device}, which has no CUDA graphs")
@@ -221,7 +221,7 @@ def sample_within(
         >>> sample_within(Binary(network, beta_1=9.0), (1, 3), 0.1, seed=1)
         (tensor([[0, 0, 0]]), 8)
     """
-    device, seed = torch.device(device), drawn_seed() if seed is None else seed
+    device, seed = torch.device(device), random_seed() if seed is None else seed
     with evaluating(model):
         state = model.solver_state(shape, device, model.solver_start, part(seed, 0))
         steps = Steps(model.solver_start, tolerance, max_calls=max_calls)

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from bfn_kernels.adaptive import error_of_step
 from bfn_kernels.call.checks import FLOATS
-from bfn_kernels.nn.seeds import drawn_seed, part, spread_times
+from bfn_kernels.nn.seeds import part, random_seed, spread_times
 from bfn_kernels.schedules import ContinuousSchedule, DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 
-# The tensors that a sampler writes over in every step: mean and precision, or logits and theta, in whose place a large
-# vocabulary has its embedding. A solver has the mean, or logits and theta, and last the prediction of the step before,
-# or the hidden states that say it.
+# The tensors that every step of a sampler overwrites. Ancestral sampling has mean and precision, or logits and theta. A
+# solver has the mean, or logits and theta, and then the prediction of the previous step. A large vocabulary has the
+# embedding of theta instead of theta, and the network's output instead of the prediction.
 State = tuple[Tensor, ...]
 Schedule = TypeVar("Schedule")
 Network = Callable[[Tensor, Tensor], Tensor]  # a module, or another function of theta and t
@@ -38,6 +38,7 @@ class BFN(nn.Module, ABC):
     Attributes:
         network: The network.
         schedule: The schedule of the accuracy.
+        ops: The module with the ops of this kind of data, such as `bfn_kernels.discrete`.
         state_scale: An error of the prediction, times the accuracy that it is taken with, is this many times as large
             in the state: 1, K for classes, 4 for binary data.
         solver_start: The time at which solvers start that cannot start at t = 0, as published: 0.01 for continuous and
@@ -55,6 +56,7 @@ class BFN(nn.Module, ABC):
     """
 
     schedule: ContinuousSchedule | DiscreteSchedule
+    ops: Any
     state_scale: float = 1
     solver_start: float
 
@@ -68,6 +70,11 @@ class BFN(nn.Module, ABC):
         without either."""
         types = (value.dtype for value in chain(self.parameters(), self.buffers()))
         return next((dtype for dtype in types if dtype in FLOATS), torch.get_default_dtype())
+
+    @property
+    def losses(self) -> Any:
+        """The module or the layer whose functions are the losses."""
+        return self.ops
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -101,7 +108,7 @@ class BFN(nn.Module, ABC):
         Returns:
             The loss in nats, differentiable in the network's parameters. float32, or float64 for float64.
         """
-        seed = drawn_seed() if seed is None else seed
+        seed = random_seed() if seed is None else seed
         if t is None:
             t = spread_times(len(x), torch.Generator().manual_seed(part(seed, 2)), n_steps).to(x.device)
         theta = self.flow(x, t, part(seed, 0), mask)
@@ -125,7 +132,7 @@ class BFN(nn.Module, ABC):
             The loss in nats, differentiable in the network's parameters. float32, or float64 for float64.
         """
         t = torch.ones(len(x), device=x.device)
-        theta = self.flow(x, t, drawn_seed() if seed is None else seed, mask)
+        theta = self.flow(x, t, random_seed() if seed is None else seed, mask)
         return self.reconstruction_loss(x, self.output(theta, t), theta, reduction=reduction, mask=mask)
 
     def output(self, theta: Tensor, t: Tensor) -> Tensor:
@@ -197,7 +204,29 @@ class BFN(nn.Module, ABC):
         """
 
     @abstractmethod
-    def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **how: Any) -> Tensor:
+    def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor | None, ...], dict[str, Any]]:
+        """The arguments that the losses of `losses` share, and most steps of `ops`.
+
+        Args:
+            output: What `output` returned.
+            theta: What `flow` or `theta` returned.
+
+        Returns:
+            The positional arguments that describe the output distribution, and the keyword arguments.
+        """
+
+    def expectation(self, seed: int) -> dict[str, Any]:
+        """The keyword arguments that say how L_n computes its expectation.
+
+        Args:
+            seed: An int, of the draws; a quadrature does not read it.
+
+        Returns:
+            Keyword arguments of `discrete_time_loss`.
+        """
+        return {}
+
+    def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **options: Any) -> Tensor:
         """L∞ of an output.
 
         Args:
@@ -205,15 +234,16 @@ class BFN(nn.Module, ABC):
             output: What `output` returned, differentiable.
             theta: What `flow` returned.
             t: The times of the flow, `[B]`.
-            **how: `mask` and `reduction`, as in `forward`.
+            **options: `mask` and `reduction`, as in `forward`.
 
         Returns:
             The loss in nats. float32, or float64 for float64.
         """
+        tensors, settings = self.arguments(output, theta)
+        return self.losses.continuous_time_loss(x, *tensors, t, **settings, **options)
 
-    @abstractmethod
     def discrete_time_loss(
-        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **how: Any
+        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **options: Any
     ) -> Tensor:
         """L_n of an output.
 
@@ -224,25 +254,29 @@ class BFN(nn.Module, ABC):
             t: The times of the flow, `[B]`: (i - 1)/n for steps i from 1 to n.
             n_steps: n, at least 1.
             seed: An int, of the draws of an expectation; a loss by quadrature does not read it.
-            **how: `mask` and `reduction`, as in `forward`.
+            **options: `mask` and `reduction`, as in `forward`.
 
         Returns:
             The loss in nats. float32, or float64 for float64.
         """
+        tensors, settings = self.arguments(output, theta)
+        expectation = self.expectation(seed)
+        return self.losses.discrete_time_loss(x, *tensors, t, n_steps=n_steps, **expectation, **settings, **options)
 
-    @abstractmethod
-    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **how: Any) -> Tensor:
+    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **options: Any) -> Tensor:
         """-ln p_O(x) of an output at t = 1.
 
         Args:
             x: Data `[B, ...]`, as each kind of data says.
             output: What `output` returned, differentiable.
             theta: What `flow` returned.
-            **how: `mask` and `reduction`, as in `forward`.
+            **options: `mask` and `reduction`, as in `forward`.
 
         Returns:
             The loss in nats. float32, or float64 for float64.
         """
+        tensors, settings = self.arguments(output, theta)
+        return self.losses.reconstruction_loss(x, *tensors, **settings, **options)
 
     @abstractmethod
     def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
