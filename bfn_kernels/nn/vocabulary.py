@@ -32,12 +32,12 @@ class EmbeddedInput:
 class Vocabulary(Discrete):
     """Classes of a large vocabulary. Data are `[B, ...]`, int64, int32 or uint8.
 
-    Training makes no tensor `[B, ..., K]`. Sampling stores the logits of the state, and a solver also stores the logits
-    of the step before.
+    Training makes no tensor `[B, ..., K]`. Sampling stores the logits of the state. A solver also stores the logits of
+    the previous step.
 
-    A vector alone tells too little about its own token. So the network also puts out a factor by which the logits of
-    the output distribution follow the logits of the input distribution. A network does best to start with a factor of
-    1.
+    A vector alone says too little about its own token. So the network also puts out a factor. The logits of the input
+    distribution, times this factor, are added to the logits of the output distribution. A network learns best if its
+    factor starts as 1.
 
     With frequencies p, the prior over the classes is p. The network then sees the embedding of the posterior π_k =
     p_k·θ_k/Σ_j p_j·θ_j, where θ is the input distribution under a uniform prior, and the bias of the head starts as
@@ -151,10 +151,10 @@ class Vocabulary(Discrete):
             shape: The shape of the data, `[B, ...]`.
             device: The device of the state.
             t: The time in [0, 1].
-            seed: An int, of the state's noise, which is drawn on the CPU and is the same for all devices.
+            seed: An int that determines the noise of the state. It is the same for all devices.
 
         Returns:
-            The logits and the vectors of the state, then the logits and the network's output of the step before.
+            The logits and the vectors of the state, then the logits and the network's output of the previous step.
         """
         variance = self.state_scale * float(solvers.start_variance(self.schedule, t))
         logits = self.solver_noise((*shape, self.num_classes), variance, device, seed)
@@ -185,7 +185,7 @@ class Vocabulary(Discrete):
     def step_error(self, coefficients: Coefficients, state: State, before: State) -> float | None:
         """The error of a solver's step, as `adaptive.error_of_step` estimates it.
 
-        Probabilities are made for some tokens at a time.
+        Probabilities are computed for some tokens at a time.
 
         Args:
             coefficients: The coefficients of the step, floats.

@@ -29,32 +29,29 @@ def beta_1(flow: Any) -> float:
 
 
 def module_of(loss: Any) -> nn.BFN | None:
-    """The module of ours that computes a loss of theirs, still without a network; None if no module does."""
-    factory, flow, no_network = loss.distribution_factory, loss.bayesian_flow, cast(nn.Network, None)
+    """The module of ours that computes a loss of theirs, None if there is none. It has no network yet."""
+    factory, flow, network = loss.distribution_factory, loss.bayesian_flow, cast(nn.Network, None)
     if hasattr(loss, "K"):
         output_fits = {"BernoulliFactory": loss.K == 2, "CategoricalFactory": loss.K > 2}  # one logit, or K logits
         if flow.discretize or not output_fits.get(type(factory).__name__, False):
             return None
-        classes = {} if loss.K == 2 else {"num_classes": loss.K}
-        module = (nn.Discrete if classes else nn.Binary)(no_network, beta_1(flow), **classes)
+        module: nn.Classes = nn.Binary(network, beta_1(flow))
+        if loss.K > 2:
+            module = nn.Discrete(network, beta_1(flow), num_classes=loss.K)
         module.receiver = "factorised"  # as in their code
         return module
     if not loss.noise_pred or loss.min_loss_variance > 0:
         return None
-    of_data = factory.data_dist_factory
-    match type(of_data).__name__:
-        case "DeltaFactory" if of_data.clip_range > 0:
-            clip, limits = (-of_data.clip_range, of_data.clip_range), Limits(t_min=factory.min_t)
-            return nn.Continuous(no_network, sigma_1(flow), num_bins=bins_of(flow), limits=limits, clip=clip)
-        case "DiscretizedNormalFactory" if of_data.clip and of_data.min_std_dev > 0:
-            limits = Limits(std=(of_data.min_std_dev, of_data.max_std_dev), t_min=factory.min_t)
-            return nn.Discretised(no_network, sigma_1(flow), num_bins=of_data.num_bins, limits=limits)
+    inner = factory.data_dist_factory
+    match type(inner).__name__:
+        case "DeltaFactory" if inner.clip_range > 0:
+            bins = 16 if flow.min_variance == 1e-3 else 256  # 16 in their experiment with 16 bins
+            clip, limits = (-inner.clip_range, inner.clip_range), Limits(t_min=factory.min_t)
+            return nn.Continuous(network, sigma_1(flow), num_bins=bins, limits=limits, clip=clip)
+        case "DiscretizedNormalFactory" if inner.clip and inner.min_std_dev > 0:
+            limits = Limits(std=(inner.min_std_dev, inner.max_std_dev), t_min=factory.min_t)
+            return nn.Discretised(network, sigma_1(flow), num_bins=inner.num_bins, limits=limits)
     return None
-
-
-def bins_of(flow: Any) -> int:
-    """The number of bins of their reconstruction loss for continuous data: 16 in their experiment with 16 bins."""
-    return 16 if flow.min_variance == 1e-3 else 256
 
 
 def continuous_flow(original: Any, self: Any, data: Tensor, t: Tensor) -> tuple[Tensor, None]:
@@ -126,16 +123,12 @@ def network_of(bfn: Any, module: nn.BFN) -> nn.Network:
     return network
 
 
-LOSSES = {"cts_time_loss": "continuous_time_loss"} | {
-    each: each for each in ("discrete_time_loss", "reconstruction_loss")
-}
 REPLACED: dict[tuple[str, str], Callable[..., Any]] = {
     ("CtsBayesianFlow", "forward"): continuous_flow,
     ("DiscreteBayesianFlow", "forward"): classes_flow,
     ("BFN", "sample"): sample,
-    **{
-        (f"{kind}BayesianFlowLoss", theirs): loss_method(ours)
-        for kind in ("Cts", "Discrete")
-        for theirs, ours in LOSSES.items()
-    },
 }
+for kind in ("CtsBayesianFlowLoss", "DiscreteBayesianFlowLoss"):
+    REPLACED[kind, "cts_time_loss"] = loss_method("continuous_time_loss")
+    REPLACED[kind, "discrete_time_loss"] = loss_method("discrete_time_loss")
+    REPLACED[kind, "reconstruction_loss"] = loss_method("reconstruction_loss")
