@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import chain
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from bfn_kernels.solvers import Coefficients
 # solver has the mean, or logits and theta, and then the prediction of the previous step. A large vocabulary has the
 # embedding of theta instead of theta, and the network's output instead of the prediction.
 State = tuple[Tensor, ...]
-Schedule = TypeVar("Schedule")
 Network = Callable[[Tensor, Tensor], Tensor]  # a module, or another function of theta and t
 
 
@@ -203,9 +202,8 @@ class BFN(nn.Module, ABC):
             theta, in `dtype`.
         """
 
-    @abstractmethod
     def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor | None, ...], dict[str, Any]]:
-        """The arguments that the losses of `losses` share, and most steps of `ops`.
+        """The arguments that the functions of `losses` share. A subclass must define them, or all three losses.
 
         Args:
             output: What `output` returned.
@@ -214,6 +212,7 @@ class BFN(nn.Module, ABC):
         Returns:
             The positional arguments that describe the output distribution, and the keyword arguments.
         """
+        raise NotImplementedError
 
     def expectation(self, seed: int) -> dict[str, Any]:
         """The keyword arguments that say how L_n computes its expectation.
@@ -380,25 +379,3 @@ class BFN(nn.Module, ABC):
         Returns:
             Data `[B, ...]`: floating-point numbers, or int64 classes.
         """
-
-
-def given_schedule(
-    name: str, parameter: float | None, schedule: Schedule | None, make: Callable[[float], Schedule]
-) -> Schedule:
-    """Returns the given schedule, or the paper's schedule for a given number. Exactly one must be given.
-
-    Args:
-        name: The number's name, for the error.
-        parameter: The number, or None.
-        schedule: The schedule, or None.
-        make: Makes a schedule of the number.
-
-    Returns:
-        The schedule.
-
-    Raises:
-        ValueError: If both or neither are given.
-    """
-    if (parameter is None) == (schedule is None):
-        raise ValueError(f"give either {name} or schedule, got {name}={parameter} and schedule={schedule}")
-    return make(cast(float, parameter)) if schedule is None else schedule

@@ -3,19 +3,19 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from bfn_kernels import binary, discrete, solvers
-from bfn_kernels.nn.base import BFN, Network, State, given_schedule
+from bfn_kernels.nn.base import BFN, Network, State
 from bfn_kernels.schedules import DiscreteSchedule, QuadraticAccuracy
 from bfn_kernels.solvers import Coefficients
 
 
 class Classes(BFN):
-    """The base for binary data and for data with more classes. Their state are logits and theta.
+    """The base for binary data and for data with more classes. The state is logits and theta.
 
     Args:
         network: A module, or another function of theta and of t `[B]`, which puts out logits.
@@ -31,7 +31,9 @@ class Classes(BFN):
 
     def __init__(self, network: Network, beta_1: float | None = None, *, schedule: DiscreteSchedule | None = None):
         super().__init__(network)
-        self.schedule: DiscreteSchedule = given_schedule("beta_1", beta_1, schedule, QuadraticAccuracy)
+        if (beta_1 is None) == (schedule is None):
+            raise ValueError(f"give either beta_1 or schedule, got {beta_1=} and {schedule=}")
+        self.schedule: DiscreteSchedule = QuadraticAccuracy(cast(float, beta_1)) if schedule is None else schedule
 
     @contextmanager
     def using(self, receiver: str) -> Iterator[None]:
@@ -41,7 +43,7 @@ class Classes(BFN):
             receiver: "joint", the paper's, or "factorised".
 
         Returns:
-            A context, which puts the receiver of before back at its end.
+            A context, which restores the earlier receiver at its end.
         """
         before, self.receiver = self.receiver, receiver
         try:

@@ -1,6 +1,6 @@
 """The modules of continuous and of discretised data, whose input distribution is a normal distribution."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from bfn_kernels import continuous, discretised, solvers
 from bfn_kernels.call.keywords import PUBLISHED, Limits
 from bfn_kernels.continuous import Clip
-from bfn_kernels.nn.base import BFN, Network, State, given_schedule
+from bfn_kernels.nn.base import BFN, Network, State
 from bfn_kernels.schedules import ContinuousSchedule, ExponentialVariance
 from bfn_kernels.solvers import Coefficients
 
@@ -27,7 +27,9 @@ class Normal(BFN):
 
     def __init__(self, network: Network, sigma_1: float | None = None, *, schedule: ContinuousSchedule | None = None):
         super().__init__(network)
-        self.schedule: ContinuousSchedule = given_schedule("sigma_1", sigma_1, schedule, ExponentialVariance)
+        if (sigma_1 is None) == (schedule is None):
+            raise ValueError(f"give either sigma_1 or schedule, got {sigma_1=} and {schedule=}")
+        self.schedule: ContinuousSchedule = ExponentialVariance(cast(float, sigma_1)) if schedule is None else schedule
 
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
         finest = x.to(torch.promote_types(x.dtype, self.dtype))
