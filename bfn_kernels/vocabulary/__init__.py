@@ -31,7 +31,7 @@ from torch import Tensor
 from bfn_kernels import backends
 from bfn_kernels.autograd import needs
 from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import Seed, drawn_seed, step_time
+from bfn_kernels.call.keywords import Seed, noise_seed, step_time
 from bfn_kernels.call.reduction import MEAN, SUM, hide
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.records import NO_FLOW, FlowLogits, LinearHead, LossTarget
@@ -97,7 +97,7 @@ def flow_embedding(
     library = backends.library(backend, x.device)
     scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, dtype, schedule, scale=num_classes)
     x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
-    seed = drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
+    seed = noise_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
     return library.vocabulary.flow_embedding(x, weight, beta, spread, seed, noise, *shard)
 
 
@@ -231,7 +231,7 @@ def discrete_time_loss(
     schedule = discrete_schedule(beta_1, schedule)
     flow = loss.flow(t, schedule, flow_seed, flow_noise)
     (alpha,) = loss.scalars(("alpha",), t, schedule, n_steps=n_steps)
-    seed = drawn_seed(loss.x, seed, generator, ("noise", noise, (n_samples, *loss.noise_shape)))
+    seed = noise_seed(loss.x, seed, generator, ("noise", noise, (n_samples, *loss.noise_shape)))
     return loss(flow, Cost(None, alpha, seed, noise, n_steps, n_samples))
 
 
@@ -325,7 +325,7 @@ class _Loss:
         if (seed is None) == (noise is None):
             raise ValueError(f"exactly one of flow_seed and flow_noise must be given with flow_scale, got {arguments}")
         beta, spread = self.scalars(("beta", "beta_spread"), t, schedule, scale=self.shard.num_classes)
-        seed = drawn_seed(self.x, seed, None, ("flow_noise", noise, self.noise_shape))
+        seed = noise_seed(self.x, seed, None, ("flow_noise", noise, self.noise_shape))
         return FlowLogits(beta, spread, seed, noise)
 
     def __call__(self, flow: FlowLogits, cost: Cost) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bfn_kernels import backends, solvers
 from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import choice_noises, drawn_seed, known_values, step_seed
+from bfn_kernels.call.keywords import choice_noises, known_values, noise_seed, step_seed
 from bfn_kernels.call.outputs import check_outputs
 from bfn_kernels.call.rows import Rows
 from bfn_kernels.records import CHOICES, HeadBefore, LinearHead, Noise, Sent, Solver
@@ -87,7 +87,7 @@ def update_sample(
     step = _Step(state, head, embedding, sent, processes, backend, alpha=alpha, noise=noise)
     dims, scale = len(step.lead), step.shard.num_classes
     message = rows.scalars(step.library, rows.MESSAGE, alpha, state, step.dtype, dims=dims, scale=scale)
-    seed = drawn_seed(state, seed, generator, ("noise", noise, (*step.lead, scale)), *step.draws)
+    seed = noise_seed(state, seed, generator, ("noise", noise, (*step.lead, scale)), *step.draws)
     return step(Solver(None, *message), Noise(seed, noise), out)
 
 
