@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bfn_kernels import discrete, vocabulary
 from bfn_kernels.call.rows import Rows
 
-NUMBERS = 2**20  # the most numbers that are made at a time, one for each class of each token
+NUMBERS = 2**20  # the most numbers that are computed at a time, one for each class of each token
 
 
 def few_tokens(values: Tensor, num_classes: int) -> tuple[Tensor, ...]:
@@ -171,7 +171,7 @@ class LinearHead(nn.Linear):
         Args:
             state: Logits, `[B, ..., K]`.
             hidden: Hidden states, `[B, ..., d]`.
-            *times: t and t_next in [0, 1], each a number, `[B]` or any leading part of `[B, ...]`. Only t with
+            *times: t and t_next in [0, 1], each a number, `[B]` or any leading part of `[B, ...]`. Neither with
                 `coefficients`.
             **options: The keyword arguments of `vocabulary.solver_step`.
 

@@ -18,8 +18,8 @@ from bfn_kernels.solvers import Coefficients
 class EmbeddedInput:
     """An input distribution and its embedding `vectors` `[B, ..., d]`, which the network sees.
 
-    A sampler stores the logits of the distribution as `state` `[B, ..., K]`. A loss makes them again from `seed`, the
-    seed of the flow.
+    A sampler stores the logits of the distribution as `state` `[B, ..., K]`. A loss computes them again from `seed`,
+    the seed of the flow.
     """
 
     def __init__(self, vectors: Tensor, seed: int | None = None, state: Tensor | None = None):

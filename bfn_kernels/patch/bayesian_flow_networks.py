@@ -29,7 +29,7 @@ def beta_1(flow: Any) -> float:
 
 
 def module_of(loss: Any) -> nn.BFN | None:
-    """The module of ours that computes a loss of theirs, None if there is none. It has no network yet."""
+    """The module of ours that computes a loss of theirs, or None. It has no network yet."""
     factory, flow, network = loss.distribution_factory, loss.bayesian_flow, cast(nn.Network, None)
     if hasattr(loss, "K"):
         output_fits = {"BernoulliFactory": loss.K == 2, "CategoricalFactory": loss.K > 2}  # one logit, or K logits

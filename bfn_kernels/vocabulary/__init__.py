@@ -130,12 +130,12 @@ def continuous_time_loss(
         bias: The bias of the head, `[K]`, or None; differentiable.
         t: Times in [0, 1]: a number, `[B]` or any leading part of x's shape.
         flow_scale: The factor of y, `[B, ...]`; differentiable. Without it the logits do not depend on y.
-        flow_seed: The seed that `flow_embedding` was given for x and t. y is made again from it. With flow_scale, pass
-            either flow_seed or flow_noise.
+        flow_seed: The seed that `flow_embedding` was given for x and t. y is computed again from it. With flow_scale,
+            pass either flow_seed or flow_noise.
         flow_noise: The explicit noise `[B, ..., K]` that `flow_embedding` was given.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or of its
             leading dimensions. On a CPU, variables that the mask leaves out take no time.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         process_group: The processes that share the classes; see above. None for a single process.
@@ -199,13 +199,13 @@ def discrete_time_loss(
         n_steps: n, at least 1.
         step: i, from 1 to n: an int, or a tensor of integers shaped as t may be.
         flow_scale: The factor of y, `[B, ...]`; differentiable. Without it the logits do not depend on y.
-        flow_seed: The seed that `flow_embedding` was given for x and t. y is made again from it. With flow_scale, pass
-            either flow_seed or flow_noise.
+        flow_seed: The seed that `flow_embedding` was given for x and t. y is computed again from it. With flow_scale,
+            pass either flow_seed or flow_noise.
         flow_noise: The explicit noise `[B, ..., K]` that `flow_embedding` was given.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
         n_samples: Number of draws, whose mean is the expectation.
-        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or of its
             leading dimensions. On a CPU, variables that the mask leaves out take no time.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         seed: An int, or an int64 tensor of one element, that determines the draws.
@@ -263,13 +263,13 @@ def reconstruction_loss(
         weight: The weight of the head, `[K, d]`; differentiable.
         bias: The bias of the head, `[K]`, or None; differentiable.
         flow_scale: The factor of y, `[B, ...]`; differentiable. Without it the logits do not depend on y.
-        flow_seed: The seed that `flow_embedding` was given for x and t. y is made again from it. With flow_scale, pass
-            either flow_seed or flow_noise.
+        flow_seed: The seed that `flow_embedding` was given for x and t. y is computed again from it. With flow_scale,
+            pass either flow_seed or flow_noise.
         flow_noise: The explicit noise `[B, ..., K]` that `flow_embedding` was given.
         t: The time of the flow that y belongs to. It is read only with flow_scale.
         beta_1: β₁ of the schedule of this flow. With flow_scale, pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or of its
             leading dimensions. On a CPU, variables that the mask leaves out take no time.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         process_group: The processes that share the classes; see above. None for a single process.

@@ -29,21 +29,23 @@ ByLogits = Callable[[Tensor, slice, slice], None]  # overwrites a tile of logits
 def flow_embedding(
     library: Any, x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, noise: Noise, shard: Shard
 ) -> tuple[Tensor, Tensor]:
-    """The embedding θ·W, and the largest y and the sum of exp(y − largest) of each token. The backward pass computes θ
+    """The embedding θ·W, and for each token the largest y and the sum of exp(y − largest). The backward pass computes θ
     again from these two numbers."""
     dtype, tokens = compute_dtype(weight), Tokens(x, shard)
     messages, products = Messages(library, tokens, beta, spread, noise), Products(library, dtype, weight)
     grid = Grid(x.numel(), len(weight), weight.shape[1], weight, dtype)
     theta = OnlineSoftmax(messages.alpha, weight.new_zeros(x.numel(), weight.shape[1], dtype=dtype))
     if fused := _fused(messages, "flow_products", weight):
-        fused(*messages.of(slice(None), slice(0, len(weight))), weight, theta.top, theta.total, theta.sums)
+        fused(
+            *messages.kernel_arguments(slice(None), slice(0, len(weight))), weight, theta.top, theta.total, theta.sums
+        )
     else:
         flow_tile = messages.function("flow_tile")
         for classes in grid.classes():
             rows = weight[classes].to(products.dtype)
             for chunk in grid.chunks():
                 e = grid.tile(chunk, classes)
-                flow_tile(chunk, classes, False, e, *theta.of(chunk))
+                flow_tile(chunk, classes, False, e, *theta.numbers_of(chunk))
                 products.add(theta.rescaled(chunk), e, rows)
     theta.join(shard)
     out = theta.sums.div_(torch.where(tokens.valid, theta.total, torch.nan).unsqueeze(-1))
@@ -67,10 +69,10 @@ def flow_embedding_backward(
     tokens, width = Tokens(x, shard), grad.shape[-1]
     messages, products = Messages(library, tokens, beta, spread, noise), Products(library, stats.dtype, grad)
     grid = Grid(x.numel(), count, width, grad, stats.dtype)
-    top, total = (each.contiguous() for each in tokens.vectors(stats).unbind(-1))
+    top, total = (values.contiguous() for values in tokens.vectors(stats).unbind(-1))
     by_weight = for_products(grid, grad, (count, width), dtype)
     if fused := _fused(messages, "flow_products_backward", grad):
-        fused(*messages.of(slice(None), slice(0, count)), tokens.vectors(grad), top, total, by_weight)
+        fused(*messages.kernel_arguments(slice(None), slice(0, count)), tokens.vectors(grad), top, total, by_weight)
         return by_weight
     vectors, flow_tile = tokens.vectors(grad).to(products.dtype), messages.function("flow_tile")
     for classes in grid.classes():
@@ -163,10 +165,10 @@ def _sums(logits: LossLogits, cost: Cost) -> Tensor:
             logits.sums_tile(z, tokens.x[chunk], tokens.first(classes), stats[0, chunk])
             if draws_tile is not None:
                 draws_tile(chunk, classes, stats[1:, chunk], z)
-    total, *others = tokens.shard.gathered(stats)
+    joined, *others = tokens.shard.gathered(stats)
     for other in others:
-        Sums.stored(other).add_to(total)
-    return total
+        Sums.stored(other).add_to(joined)
+    return joined
 
 
 def _divergences(stats: Tensor) -> tuple[Tensor, Tensor]:

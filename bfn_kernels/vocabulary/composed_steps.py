@@ -60,7 +60,7 @@ def step(
         x = torch.where(mask.flatten(), known.flatten(), x)
         alpha = torch.where(valid.flatten(), alpha, torch.nan)
     count, grid = len(x), logits.grid
-    z, z_out = (each.reshape(count, len(head.weight)) for each in (state, out))  # copies, if their strides need it
+    z, z_out = (value.reshape(count, len(head.weight)) for value in (state, out))  # copies, if their strides need it
     explicit = noise.noise if noise.noise is None else noise.noise.reshape(count, shard.num_classes)
     rows, softmax = torch.arange(count, device=x.device), None
     if embedding is not None and embedded_out is not None:
@@ -71,10 +71,10 @@ def step(
         vectors = None if embedding is None else embedding[classes].to(dtype)
         for chunk in grid.chunks():
             numbers = grid.tile(chunk, classes) if p is None else p.tile(chunk, classes)
-            of_tokens = (each if each is None else each[chunk] for each in (x, rows, alpha, std, keep))
+            of_tokens = (value if value is None else value[chunk] for value in (x, rows, alpha, std, keep))
             eps = explicit if explicit is None else explicit[chunk, first:last]
             tiles = z[chunk, classes], numbers, z_out[chunk, classes]
-            exponentials = (None, None, None) if softmax is None else softmax.of(chunk)
+            exponentials = (None, None, None) if softmax is None else softmax.numbers_of(chunk)
             step_tile(*of_tokens, noise.seed, eps, first, shard.num_classes, p is not None, *tiles, *exponentials)
             if softmax is not None:
                 softmax.rescaled(chunk).addmm_(numbers, vectors)  # the numbers are exp(z' − top)
@@ -109,9 +109,9 @@ def _mode(logits: Logits, shard: Shard) -> tuple[Tensor, Tensor]:
     top = logits.hidden.new_full((len(logits.hidden),), -torch.inf, dtype=logits.dtype)
     mode = torch.zeros_like(top, dtype=torch.int64)
     for chunk, classes, z in logits.tiles():
-        tile_top, place = z.max(-1)
+        tile_top, index = z.max(-1)
         higher = ~((tile_top <= top[chunk]) | top[chunk].isnan())  # the first NaN counts as the highest
-        mode[chunk] = torch.where(higher, place + classes.start, mode[chunk])
+        mode[chunk] = torch.where(higher, index + classes.start, mode[chunk])
         top[chunk] = torch.where(higher, tile_top, top[chunk])
     top, process = shard.gathered(top).max(0)
     return shard.gathered(shard.first + mode).gather(0, process.unsqueeze(0)).squeeze(0), top.isfinite()
@@ -147,18 +147,18 @@ def _drawn(logits: Logits, shard: Shard, uniforms: Tensor) -> Tensor:
     for number, classes in enumerate(logits.grid.classes()):
         for tokens in _tokens_where(tile == number, logits.grid):
             e = logits.tile(tokens, classes).sub_(top[tokens].unsqueeze(-1)).exp_().t()
-            place, _ = _first_above(e.double().cumsum_(0), target[tokens], e)
-            drawn[tokens] = torch.where(tile[tokens] == number, place + shard.first + classes.start, drawn[tokens])
+            index, _ = _first_above(e.double().cumsum_(0), target[tokens], e)
+            drawn[tokens] = torch.where(tile[tokens] == number, index + shard.first + classes.start, drawn[tokens])
     return torch.where((top > LEAST) & of_processes[-1].isfinite(), shard.summed(drawn), -1)
 
 
 def _first_above(cumulative: Tensor, target: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """The place where the cumulative sums first exceed the target, or else the last place whose share is above 0; and
-    the target minus the sum before this place."""
-    place, last = (cumulative <= target).sum(0), len(cumulative) - 1 - (shares > 0).flip(0).byte().argmax(0)
-    place = torch.where(place < len(cumulative), place, last)
-    before = cumulative.gather(0, (place - 1).clamp(min=0).unsqueeze(0)).squeeze(0)
-    return place, target - torch.where(place > 0, before, 0)
+    """The index of the first cumulative sum above the target, or else of the last share above 0; and the target minus
+    the sum before this index."""
+    index, last = (cumulative <= target).sum(0), len(cumulative) - 1 - (shares > 0).flip(0).byte().argmax(0)
+    index = torch.where(index < len(cumulative), index, last)
+    before = cumulative.gather(0, (index - 1).clamp(min=0).unsqueeze(0)).squeeze(0)
+    return index, target - torch.where(index > 0, before, 0)
 
 
 def _tokens_where(mask: Tensor, grid: Grid) -> Iterator[slice | Tensor]:

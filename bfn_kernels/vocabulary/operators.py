@@ -35,8 +35,8 @@ def _embedding_fake(x, weight, *others):
 
 def _embedding_backward(library: Library, grad: Tensor, forward: Forward):
     *flow, weight, first, num_classes, group = forward.saved
-    more = len(weight), weight.dtype, first, num_classes, group
-    return None, library.vocabulary.flow_embedding_backward(grad, *flow, *more)
+    of_weight = len(weight), weight.dtype, first, num_classes, group
+    return None, library.vocabulary.flow_embedding_backward(grad, *flow, *of_weight)
 
 
 def types_of_head(head: LinearHead) -> list[torch.dtype]:
@@ -59,8 +59,8 @@ def _loss_fake(x, *others):
 
 def _loss_backward(library: Library, grad: Tensor, forward: Forward):
     *tensors, mask, stats, n_steps, n_samples, reduction, first, num_classes, group = forward.saved
-    others = n_steps, n_samples, mask, reduction, stats, first, num_classes, group
-    return None, *library.vocabulary.loss_backward(grad, *tensors, *others, forward.needed[1:5])
+    rest = n_steps, n_samples, mask, reduction, stats, first, num_classes, group
+    return None, *library.vocabulary.loss_backward(grad, *tensors, *rest, forward.needed[1:5])
 
 
 def _loss_backward_fake(grad, x, *others):

@@ -37,9 +37,9 @@ class Shard(NamedTuple):
         if self.group is None:
             return values.unsqueeze(0)
         group = _group_of(self.group)
-        each = [torch.empty_like(values) for _ in range(group.size())]
-        distributed.all_gather(each, values, group)
-        return torch.stack(each)
+        gathered = [torch.empty_like(values) for _ in range(group.size())]
+        distributed.all_gather(gathered, values, group)
+        return torch.stack(gathered)
 
     def summed(self, values: Tensor) -> Tensor:
         """The sum of the values of every process. It overwrites the values."""

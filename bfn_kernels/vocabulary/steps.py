@@ -178,8 +178,8 @@ def solver_step(
     schedule = solvers.step_schedule(coefficients, beta_1, schedule)
     sent, before = Sent(choice, known, known_mask, draw_noise), HeadBefore(previous_scale, previous_state)
     head, processes = LinearHead(hidden, weight, bias, flow_scale), (process_group, num_classes)
-    times, others = (t, t_next, t_previous), {"t": t, "t_next": t_next, "t_previous": t_previous, "noise": noise}
-    step = _Step(state, head, embedding, sent, processes, backend, previous, before, **others)
+    times, inputs = (t, t_next, t_previous), {"t": t, "t_next": t_next, "t_previous": t_previous, "noise": noise}
+    step = _Step(state, head, embedding, sent, processes, backend, previous, before, **inputs)
     dims, scale = len(step.lead), step.shard.num_classes
     solver = solvers.step_scalars(coefficients, rule, schedule, times, previous, state, step.dtype, dims, scale)
     seed = step_seed(state, solver.std, seed, generator, noise, *step.draws, shape=(*step.lead, scale))
@@ -225,11 +225,11 @@ def mode(
     check_head("hidden", hidden, lead, head)
     _check_state_and_scale(hidden, (*lead, len(weight)), flow_scale=flow_scale, state=state)
     library = backends.library(backend, hidden.device)
-    return library.vocabulary.mode(*(each if each is None else each.detach() for each in (*head, state)), *shard)
+    return library.vocabulary.mode(*(value if value is None else value.detach() for value in (*head, state)), *shard)
 
 
 class _Step:
-    """A call of a step: checks its arguments and calls the operator."""
+    """A call of a step: checks its arguments and calls the operator. inputs: further arguments without a gradient."""
 
     def __init__(
         self,
@@ -241,7 +241,7 @@ class _Step:
         backend: str | None,
         previous: Tensor | None = None,
         before: HeadBefore = FIRST,
-        **others: Rows | Tensor | None,
+        **inputs: Rows | Tensor | None,
     ):
         weight = head.weight
         checks.weight("weight", weight)
@@ -269,7 +269,7 @@ class _Step:
         self.sent = sent._replace(known=known, known_mask=known_values(known, sent.known_mask, state, self.lead))
         self.draws = choice_noises(CHOICES[sent.choice], sent.draw_noise, self.lead)
         tensors = {"state": state, "previous": previous, "embedding": embedding, **head._asdict(), **before._asdict()}
-        checks.no_gradient("a step by a linear head has none", **tensors, **self.sent._asdict(), **others)
+        checks.no_gradient("a step by a linear head has none", **tensors, **self.sent._asdict(), **inputs)
         self.dtype = checks.compute_dtype(state, *head, previous, *before, embedding)
 
     def __call__(self, solver: Solver, noise: Noise, out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:

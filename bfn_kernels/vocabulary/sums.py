@@ -27,10 +27,10 @@ class Sums(NamedTuple):
     @staticmethod
     def of_tile(z_x: Tensor, others: Tensor) -> "Sums":
         """The sums of a tile. In `others` the logit of x must be −∞."""
-        top, place = others.max(-1)
+        top, index = others.max(-1)
         top = top.clamp(min=LEAST)
         e = (others - top.unsqueeze(-1)).exp_()
-        e.scatter_(-1, place.unsqueeze(-1), (top - top).unsqueeze(-1))  # 0, or NaN where the logit is no finite number
+        e.scatter_(-1, index.unsqueeze(-1), (top - top).unsqueeze(-1))  # 0, or NaN where the logit is not finite
         return Sums(*(number.double() for number in (z_x, top, e.sum(-1), e.square_().sum(-1))))
 
     @staticmethod
@@ -49,10 +49,10 @@ class Sums(NamedTuple):
         """Adds these sums to the stored sums over other classes."""
         other = Sums.stored(stats)
         top = torch.maximum(self.top, other.top)
-        one, two = (self.top - top).exp(), (other.top - top).exp()
-        less = torch.minimum(one, two)  # what the class of the smaller t adds
-        rest = one * self.rest + two * other.rest + less
-        square = one.square() * self.square + two.square() * other.square + less.square()
+        by_self, by_other = (self.top - top).exp(), (other.top - top).exp()
+        less = torch.minimum(by_self, by_other)  # the e of the class of the smaller t
+        rest = by_self * self.rest + by_other * other.rest + less
+        square = by_self.square() * self.square + by_other.square() * other.square + less.square()
         torch.stack([self.z_x + other.z_x, top, rest, square], -1, out=stats)
 
     def log(self) -> Tensor:
@@ -78,11 +78,11 @@ class Row(NamedTuple):
     def of(stats: Tensor) -> "Row":
         """The numbers of stored sums."""
         sums = Sums.stored(stats)
-        most = torch.maximum(sums.z_x, sums.top)
-        most = torch.where((most > LEAST) & most.isfinite(), most, torch.nan)  # else p is 0/0 or ∞/∞
-        x, by = (sums.z_x - most).exp(), (sums.top - most).exp()
-        rest, square = by * (1 + sums.rest), by.square() * (1 + sums.square)
-        return Row(sums.z_x, most, x, rest, square, sums.rest - sums.square)
+        top = torch.maximum(sums.z_x, sums.top)
+        top = torch.where((top > LEAST) & top.isfinite(), top, torch.nan)  # else p is 0/0 or ∞/∞
+        x, by_top = (sums.z_x - top).exp(), (sums.top - top).exp()
+        rest, square = by_top * (1 + sums.rest), by_top.square() * (1 + sums.square)
+        return Row(sums.z_x, top, x, rest, square, sums.rest - sums.square)
 
     def total(self) -> Tensor:
         return self.x + self.rest

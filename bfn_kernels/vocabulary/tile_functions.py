@@ -97,16 +97,16 @@ class Messages:
         kernel = self.kernel(name)
         if kernel is None:
             return getattr(self, name)
-        return lambda chunk, classes, *others: kernel(*self.of(chunk, classes), *others)
+        return lambda chunk, classes, *others: kernel(*self.kernel_arguments(chunk, classes), *others)
 
-    def of(self, chunk: slice, classes: slice) -> tuple:
+    def kernel_arguments(self, chunk: slice, classes: slice) -> tuple:
         """The arguments of a kernel that describe the messages of a tile."""
         tokens = self.tokens
         of_tokens = (values[chunk] for values in (tokens.x, tokens.rows, self.alpha, self.spread))
         return *of_tokens, self.seed, tokens.first(classes), tokens.num_classes
 
     def tile(self, chunk: slice, classes: slice, stream: int = random.SENDER, draw: int = 0) -> Tensor:
-        x, rows, alpha, spread, seed, first, num_classes = self.of(chunk, classes)
+        x, rows, alpha, spread, seed, first, num_classes = self.kernel_arguments(chunk, classes)
         count = classes.stop - classes.start
         if self.noise is None:
             eps = random.class_normal_tile(rows, first, count, num_classes, seed, stream, draw, alpha.dtype)

@@ -138,7 +138,7 @@ class OnlineSoftmax:
         self.top, self.total = torch.full_like(like, torch.finfo(like.dtype).min), torch.zeros_like(like)
         self.kept, self.sums = torch.ones_like(like), sums
 
-    def of(self, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def numbers_of(self, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
         """The numbers that a tile function updates."""
         return self.top[chunk], self.total[chunk], self.kept[chunk]
 
@@ -162,7 +162,7 @@ class Products:
     kernel, since small factors would underflow in float16."""
 
     def __init__(self, library: Any, dtype: torch.dtype, *vectors: Tensor):
-        narrow = dtype == torch.float32 and all(each.dtype == torch.bfloat16 for each in vectors)
+        narrow = dtype == torch.float32 and all(v.dtype == torch.bfloat16 for v in vectors)
         self.kernel = kernel_of(library, "product", vectors[0]) if narrow else None
         self.dtype = torch.bfloat16 if self.kernel else dtype
 
@@ -187,7 +187,7 @@ class Logits:
         hidden, weight, bias, scale = head
         self.library, self.dtype, self.products = library, dtype, Products(library, dtype, hidden, weight)
         self.hidden, self.weight, self.state = hidden.to(self.products.dtype), weight, state
-        self.bias, self.scale = (each if each is None else each.to(dtype) for each in (bias, scale))
+        self.bias, self.scale = (value if value is None else value.to(dtype) for value in (bias, scale))
         self.grid = Grid(len(hidden), len(weight), weight.shape[1], weight, dtype, grids, whole)
         self._rows: tuple[slice | None, Tensor] = None, weight
 
@@ -210,11 +210,11 @@ class Logits:
     def tile(self, chunk: slice | Tensor, classes: slice) -> Tensor:
         hidden, rows = self.hidden[chunk], self.rows(classes)
         logits = self.grid.tile(slice(0, len(hidden)), classes)
-        for some in _chunks(len(rows), BLOCK):
-            block = logits[:, some]
-            self.products.add(block, hidden, rows[some].t(), False)
+        for columns in _chunks(len(rows), BLOCK):
+            block = logits[:, columns]
+            self.products.add(block, hidden, rows[columns].t(), False)
             if self.bias is not None:
-                block.add_(self.bias[classes][some])
+                block.add_(self.bias[classes][columns])
         if self.scale is not None:
             logits.addcmul_(self.scale[chunk].unsqueeze(-1), self.y(chunk, classes).to(self.dtype))
         return logits
