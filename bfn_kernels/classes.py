@@ -12,7 +12,7 @@ from torch import Tensor
 from bfn_kernels import backends, solvers
 from bfn_kernels.autograd import needs
 from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import Target, choice_noises, drawn_seed, known_values, loss_target, step_seed
+from bfn_kernels.call.keywords import Target, choice_noises, known_values, loss_target, noise_seed, step_seed
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.records import CHOICES, NO_GUIDANCE
 
@@ -91,7 +91,7 @@ class Family(NamedTuple):
         dtype = checks.compute_dtype(output_logits, state)
         scalars = rows.scalars(library, rows.MESSAGE, alpha, state, dtype, dims=len(lead), scale=self.scale(state))
         draws = choice_noises(choose, draw_noise, lead)
-        seed = drawn_seed(state, seed, generator, ("noise", noise, state.shape), *draws)
+        seed = noise_seed(state, seed, generator, ("noise", noise, state.shape), *draws)
         step, solver = getattr(library, self.name).step, (None, *scalars, None, None)
         return step(output_logits, state, *solver, *NO_GUIDANCE, *sent, draw_noise, seed, noise, *outputs, None)
 

@@ -1,4 +1,4 @@
-"""Sampling with a model of bfn_kernels.nn: n steps, each with a call of the network, then the mode of its output
+"""Sampling with a model of bfn_kernels.nn: n steps, each with a call of the network, then the mode of the output
 distribution at t = 1."""
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bfn_kernels.adaptive import MAX_CALLS, Steps
 from bfn_kernels.call import checks
-from bfn_kernels.nn import BFN, State, drawn_seed, part
+from bfn_kernels.nn import BFN, State, part, random_seed
 from bfn_kernels.noise import fold_in
 from bfn_kernels.solvers import RULES, Coefficients, coefficients
 
@@ -33,7 +33,7 @@ def sample(
 ) -> Tensor:
     """Draws data by n steps, each with a call of the network, and one more call at t = 1.
 
-    The model is in evaluation mode meanwhile. Nothing is differentiable.
+    During the run the model is in evaluation mode. Nothing is differentiable.
 
     Args:
         model: A module of `bfn_kernels.nn`.
@@ -43,9 +43,9 @@ def sample(
         sampler: A name in SAMPLERS: "ancestral", or a rule of `bfn_kernels.solvers.RULES`.
         device: The device of the data, which is the network's.
         capture: Whether to record one step as a CUDA graph and to replay it for the others, which draws the same data.
-            None means yes on a CUDA device. With few examples most of a step's time is spent on launches, which this
+            None: only on a CUDA device. A step of few examples spends most of its time on launches, which a graph
             saves.
-        watch: `watch(i, state)` is called with a copy of the state after i steps, i from 0 to n. None: nothing is.
+        watch: A function that is called as `watch(i, state)` with a copy of the state after i steps, i from 0 to n.
 
     Returns:
         Data of this shape, as `BFN.mode` says: floating-point numbers, or int64 classes.
@@ -66,7 +66,7 @@ def sample(
     """
     checks.choice("sampler", sampler, tuple(SAMPLERS))
     checks.integer("n_steps", n_steps, 1)
-    device, seed = torch.device(device), drawn_seed() if seed is None else seed
+    device, seed = torch.device(device), random_seed() if seed is None else seed
     capture = can_capture(device) if capture is None else capture
     if capture and not can_capture(device):
         raise ValueError(f"capture must be None or False on {device}, which has no CUDA graphs")
@@ -76,7 +76,7 @@ def sample(
         for i in range(n_steps + 1):
             if i > 0:
                 step()
-            if i == 1 < n_steps and capture:  # not the first step: what that one compiles must not be recorded
+            if i == 1 < n_steps and capture:  # the first step may compile kernels, which a graph must not record
                 step = captured(run.step, device)
             if watch is not None:
                 watch(i, tuple(value.clone() for value in run.state))
@@ -85,13 +85,13 @@ def sample(
 
 @contextmanager
 def evaluating(model: BFN) -> Iterator[None]:
-    """In a `with`, all of the model is in evaluation mode.
+    """Within a `with`, the model and its submodules are in evaluation mode.
 
     Args:
         model: A module of `bfn_kernels.nn`.
 
     Returns:
-        A context. At its end each part of the model is in the mode of before again.
+        A context. At its end, each submodule returns to its earlier mode.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -105,11 +105,11 @@ def evaluating(model: BFN) -> Iterator[None]:
 class Run:
     """A sampling run: the state, and the numbers of all steps.
 
-    They are tensors that keep their addresses, so that every step runs the same operations on the same memory.
+    These tensors keep their addresses. So every step runs the same operations on the same memory, as a CUDA graph
+    requires.
 
     Args:
-        advance: Takes a step and writes over the state: `advance(state, t, numbers, seed)`, where `numbers` are the
-            coefficients of this step.
+        advance: Takes a step and overwrites the state: `advance(state, t, coefficients, seed)`.
         state: The tensors that the run starts from.
         times: The time in [0, 1] at which each step starts, `[n]`.
         table: The coefficients of all steps, each None or a tensor `[n]`.
@@ -120,21 +120,21 @@ class Run:
         self.advance, self.state, device = advance, state, state[0].device
         seeds = torch.as_tensor(fold_in(seed, torch.arange(1, len(times) + 1)))
         self.times, self.seeds = times.float().to(device), seeds.to(device)
-        self.table = table.each(lambda numbers: numbers.to(device))
+        self.table = table.each(lambda column: column.to(device))
         self.done = torch.zeros(1, dtype=torch.int64, device=device)
 
     def step(self) -> None:
         """Takes the next step."""
 
-        def now(numbers: Tensor) -> Tensor:
-            return numbers.index_select(0, self.done).squeeze(0)
+        def next_of(column: Tensor) -> Tensor:
+            return column.index_select(0, self.done).squeeze(0)
 
-        self.advance(self.state, now(self.times), self.table.each(now), now(self.seeds))
+        self.advance(self.state, next_of(self.times), self.table.each(next_of), next_of(self.seeds))
         self.done += 1
 
 
 def ancestral(model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device) -> Run:
-    """Ancestral sampling: n messages from the model to itself, each taken with its accuracy.
+    """Ancestral sampling: the state receives n messages about samples of the output distribution.
 
     Args:
         model: A module of `bfn_kernels.nn`.
@@ -147,8 +147,8 @@ def ancestral(model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.d
         The run, which starts from the prior.
     """
 
-    def advance(state: State, t: Tensor, now: Any, seed: Tensor) -> None:
-        model.sample_step(state, t, now.take, seed)
+    def advance(state: State, t: Tensor, message: Any, seed: Tensor) -> None:
+        model.sample_step(state, t, message.take, seed)
 
     steps = torch.arange(1, n_steps + 1).double()
     accuracies = Coefficients(None, model.schedule.alpha(steps, n_steps))
@@ -158,7 +158,7 @@ def ancestral(model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.d
 def by_rule(rule: str, model: BFN, shape: Shape, n_steps: int, seed: int, device: torch.device) -> Run:
     """A run of a solver.
 
-    The first step of a rule of second order has no prediction before it. Its extrapolation is 0 therefore.
+    The first step of a rule of second order has no previous prediction, so its extrapolation is 0.
 
     Args:
         rule: A name in `bfn_kernels.solvers.RULES`.
@@ -176,8 +176,8 @@ def by_rule(rule: str, model: BFN, shape: Shape, n_steps: int, seed: int, device
     times = torch.linspace(start, 1, n_steps + 1, dtype=torch.float64)
     table = coefficients(rule, model.schedule, times[:-1], times[1:])
     if RULES[rule].order == 2:
-        later = coefficients(rule, model.schedule, times[1:-1], times[2:], times[:-2]).extrapolation
-        table = table._replace(extrapolation=torch.cat([torch.zeros(1), torch.as_tensor(later)]))
+        after_first = coefficients(rule, model.schedule, times[1:-1], times[2:], times[:-2]).extrapolation
+        table = table._replace(extrapolation=torch.cat([torch.zeros(1), torch.as_tensor(after_first)]))
     return Run(model.solver_step, state, times[:-1], table, seed)
 
 
@@ -191,15 +191,15 @@ def sample_within(
     max_calls: int = MAX_CALLS,
     device: torch.device | str = "cpu",
 ) -> tuple[Tensor, int]:
-    """Draws data by steps of "ode2" whose length fits their error.
+    """Draws data by steps of "ode2". The length of each step is chosen so that its error is about the tolerance.
 
-    The model is in evaluation mode meanwhile. Nothing is differentiable.
+    During the run the model is in evaluation mode. Nothing is differentiable.
 
     Args:
         model: A module of `bfn_kernels.nn`.
         shape: The shape of the data, `[count, ...]`.
-        tolerance: Of the root of the mean square of a step's error, in units of the state, in the example where it is
-            largest; positive.
+        tolerance: The root mean square of a step's error that is allowed, in units of the state, in the example where
+            it is largest; positive.
         seed: An int, of the noise that the run starts from. None: drawn from torch's default generator.
         max_calls: The most calls of the network, at least 1.
         device: The device of the data, which is the network's.
@@ -208,7 +208,7 @@ def sample_within(
         Data of this shape, as `BFN.mode` says, and the number of calls of the network.
 
     Raises:
-        TooManyCalls: If max_calls do not reach t = 1.
+        TooManyCalls: If the run does not reach t = 1 with max_calls.
         FloatingPointError: If no step is short enough for the tolerance.
 
     Example:
@@ -221,21 +221,22 @@ def sample_within(
         >>> sample_within(Binary(network, beta_1=9.0), (1, 3), 0.1, seed=1)
         (tensor([[0, 0, 0]]), 8)
     """
-    device, seed = torch.device(device), drawn_seed() if seed is None else seed
+    device, seed = torch.device(device), random_seed() if seed is None else seed
     with evaluating(model):
         state = model.solver_state(shape, device, model.solver_start, part(seed, 0))
         steps = Steps(model.solver_start, tolerance, max_calls=max_calls)
-        unread = torch.zeros((), dtype=torch.int64, device=device)
+        unread_seed = torch.zeros((), dtype=torch.int64, device=device)  # "ode2" has no noise
         while steps.t < steps.end:
-            t, accepted = torch.full((shape[0],), steps.t, device=device), False
-            kept = [value.clone() for value in state]
+            before, accepted = tuple(value.clone() for value in state), False
+            t = torch.full((shape[0],), steps.t, device=device)
             output = model.output(model.theta(state), t)
             while not accepted:
-                now = coefficients("ode2", model.schedule, steps.t, steps.t_next, steps.t_previous).each(float)
-                model.solve(output, state, t, now, unread)
-                accepted = steps.judge(model.step_error(now, state, tuple(kept)))
-                for value, before in zip(state, kept, strict=True) if not accepted else ():
-                    value.copy_(before)
+                step = coefficients("ode2", model.schedule, steps.t, steps.t_next, steps.t_previous).each(float)
+                model.solve(output, state, t, step, unread_seed)
+                accepted = steps.judge(model.step_error(step, state, before))
+                if not accepted:
+                    for value, old in zip(state, before, strict=True):
+                        value.copy_(old)
         return model.sample_final(state), steps.accepted + 1
 
 

@@ -72,7 +72,7 @@ def flow_sample(
     schedule = discrete_schedule(beta_1, schedule)
     scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, work, schedule, scale=4)
     x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
-    seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, x.shape))
+    seed = keywords.noise_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.binary.sender_sample(x, beta, spread, output == "probs", seed, noise, dtype)
 
 
@@ -108,7 +108,7 @@ def sender_sample(
     """
     x, library, dtype, work = BINARY.check_message(x, dtype, backend)
     message = rows.scalars(library, rows.MESSAGE, alpha, x, work, scale=4)
-    seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, x.shape))
+    seed = keywords.noise_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.binary.sender_sample(x, *message, False, seed, noise, dtype)
 
 

@@ -88,7 +88,7 @@ def loss_target(x: Tensor, mask: Tensor | None, reduction: str) -> Target:
     return checks.mask("mask", mask, "x", x, x.shape), checks.choice("reduction", reduction, checks.REDUCTIONS)
 
 
-def drawn_seed(like: Tensor, seed: Seed, generator: Generator, *noises: ExplicitNoise) -> Tensor | None:
+def noise_seed(like: Tensor, seed: Seed, generator: Generator, *noises: ExplicitNoise) -> Tensor | None:
     """The seed as a tensor, from `seed=`, `generator=` or torch's default generator; None if nothing has to be drawn.
 
     noises: the explicit noises of the call. If all of them are tensors, nothing has to be drawn.
@@ -123,12 +123,12 @@ def step_seed(
     *draws: ExplicitNoise,
     shape: Sequence[int] | None = None,
 ) -> Tensor | None:
-    """The seed of a solver's step, as `drawn_seed` makes it. None if the step has no noise and draws nothing; it then
+    """The seed of a solver's step, as `noise_seed` makes it. None if the step has no noise and draws nothing; it then
     ignores the seed. shape: the shape of the noise, if it is not the shape of the state."""
     if std is None and noise is not None:
         raise ValueError("noise must be None for a step that has none")
     noises = [*([] if std is None else [("noise", noise, state.shape if shape is None else shape)]), *draws]
-    return drawn_seed(state, seed, generator, *noises) if noises else None
+    return noise_seed(state, seed, generator, *noises) if noises else None
 
 
 def expectation(
@@ -147,7 +147,7 @@ def expectation(
         nodes, weights = gauss.hermite(quadrature)
         return nodes, weights, 0, None, None
     n_samples = checks.integer("n_samples", n_samples, 1)
-    seed = drawn_seed(like, seed, generator, ("noise", noise, (n_samples, *like.shape)))
+    seed = noise_seed(like, seed, generator, ("noise", noise, (n_samples, *like.shape)))
     return None, None, n_samples, seed, noise
 
 

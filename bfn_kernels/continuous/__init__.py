@@ -64,7 +64,7 @@ def flow_sample(
     library = backends.library(backend, x.device)
     gamma, std = rows.scalars(library, ("gamma", "flow_std"), t, x, checks.compute_dtype(x), schedule)
     x, gamma, std = hide(checks.mask("mask", mask, "x", x, x.shape), x, gamma, std)
-    seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, x.shape))
+    seed = keywords.noise_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.continuous.gaussian_step(x, gamma, None, None, std, seed, noise)
 
 
@@ -97,7 +97,7 @@ def sender_sample(
     checks.data("x", x)
     library = backends.library(backend, x.device)
     (std,) = rows.scalars(library, ("sender_std",), alpha, x, checks.compute_dtype(x))
-    seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, x.shape))
+    seed = keywords.noise_seed(x, seed, generator, ("noise", noise, x.shape))
     return library.continuous.gaussian_step(x, None, None, None, std, seed, noise)
 
 

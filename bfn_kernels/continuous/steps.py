@@ -93,7 +93,7 @@ def update_sample(
     elif not (sigma_1 is schedule is None and (parametrisation, limits, clip) == ("noise", PUBLISHED, (-1, 1))):
         raise ValueError("t must be given with sigma_1, schedule, parametrisation, limits or clip, got None")
     keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
-    seed = keywords.drawn_seed(mean, seed, generator, ("noise", noise, mean.shape))
+    seed = keywords.noise_seed(mean, seed, generator, ("noise", noise, mean.shape))
     if t is None and known is None:
         updated = library.continuous.gaussian_step(mean, keep, x, take, std, seed, noise, out)
     else:

@@ -71,7 +71,7 @@ def flow_sample(
     num_classes = checks.integer("num_classes", num_classes, 2)
     scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, work, schedule, scale=num_classes)
     x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
-    seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
+    seed = keywords.noise_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
     return library.discrete.sender_sample(x, beta, spread, num_classes, output == "probs", seed, noise, dtype)
 
 
@@ -110,7 +110,7 @@ def sender_sample(
     x, library, dtype, work = DISCRETE.check_message(x, dtype, backend)
     num_classes = checks.integer("num_classes", num_classes, 2)
     message = rows.scalars(library, rows.MESSAGE, alpha, x, work, scale=num_classes)
-    seed = keywords.drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
+    seed = keywords.noise_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
     return library.discrete.sender_sample(x, *message, num_classes, False, seed, noise, dtype)
 
 

@@ -197,7 +197,7 @@ def sample(
     num_bins = checks.integer("num_bins", num_bins, 2)
     shape = _normal(mean, std, mixture_logits, "a draw")
     draws = component_noises(mixture_logits, component_noise, shape)
-    seed = keywords.drawn_seed(mean, seed, generator, ("noise", noise, shape), *draws)
+    seed = keywords.noise_seed(mean, seed, generator, ("noise", noise, shape), *draws)
     library = backends.library(backend, mean.device)
     return library.discretised.choose(mean, std, mixture_logits, num_bins, SAMPLE, seed, noise, component_noise)
 
@@ -258,7 +258,7 @@ def _normal(mean: Tensor, std: Tensor, mixture_logits: Tensor | None, what: str 
 
 
 def component_noises(mixture_logits: Tensor | None, noise: Tensor | None, shape: Sequence[int]) -> list[tuple]:
-    """The noise that draws a component of a mixture, as `drawn_seed` takes it; an empty list without a mixture."""
+    """The noise that draws a component of a mixture, as `noise_seed` takes it; an empty list without a mixture."""
     if mixture_logits is not None:
         return [("component_noise", noise, shape)]
     if noise is not None:

@@ -106,7 +106,7 @@ def update_sample(
     keep, take, std = rows.scalars(library, rows.UPDATE, alpha, mean, dtype, precision=precision)
     draws = component_noises(mixture_logits, component_noise, mean.shape)
     draws = keywords.choice_noises(choose, draw_noise, mean.shape, *draws)
-    seed = keywords.drawn_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
+    seed = keywords.noise_seed(mean, seed, generator, ("noise", noise, mean.shape), *draws)
     if choice == MEAN and any(needs(*output, mean)):  # the operator has no gradient for the predictions
         normal = normal_of(library, dtype, pred_mean, pred_log_std, mean, scales, bins)
         value = library.discretised.expected_value(*normal, mixture_logits, bins[0], True)

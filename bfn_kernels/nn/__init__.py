@@ -8,7 +8,7 @@ from bfn_kernels.nn.base import BFN, Network, State
 from bfn_kernels.nn.classes import Binary, Classes, Discrete
 from bfn_kernels.nn.layers import LinearHead, NoisyEmbedding
 from bfn_kernels.nn.normal import Continuous, Discretised, Normal
-from bfn_kernels.nn.seeds import down_to_step, drawn_seed, part, spread_times
+from bfn_kernels.nn.seeds import down_to_step, part, random_seed, spread_times
 from bfn_kernels.nn.vocabulary import Vocabulary
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "State",
     "Vocabulary",
     "down_to_step",
-    "drawn_seed",
     "part",
+    "random_seed",
     "spread_times",
 ]

@@ -1,24 +1,23 @@
-"""The base of the modules: what training and samplers ask of one."""
+"""The base of the modules: the methods that training and samplers call."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import chain
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bfn_kernels.adaptive import error_of_step
 from bfn_kernels.call.checks import FLOATS
-from bfn_kernels.nn.seeds import drawn_seed, part, spread_times
+from bfn_kernels.nn.seeds import part, random_seed, spread_times
 from bfn_kernels.schedules import ContinuousSchedule, DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 
-# The tensors that a sampler writes over in every step: mean and precision, or logits and theta, in whose place a large
-# vocabulary has its embedding. A solver has the mean, or logits and theta, and last the prediction of the step before,
-# or the hidden states that say it.
+# The tensors that every step of a sampler overwrites. Ancestral sampling has mean and precision, or logits and theta. A
+# solver has the mean, or logits and theta, and then the prediction of the previous step. A large vocabulary has the
+# embedding of theta instead of theta, and the network's output instead of the prediction.
 State = tuple[Tensor, ...]
-Schedule = TypeVar("Schedule")
 Network = Callable[[Tensor, Tensor], Tensor]  # a module, or another function of theta and t
 
 
@@ -28,8 +27,8 @@ class BFN(nn.Module, ABC):
     Data are x `[B, ...]` and times t `[B]`. `theta` are the parameters of the input distribution: means `[B, ...]`,
     probabilities of classes `[B, ..., K]`, or of class 1 `[B, ...]`. Losses are in nats.
 
-    The network sees theta and t in the type of its parameters, `dtype`. Continuous and discretised samples have that
-    type too. Losses and a sampler's state have it or, where it is narrower, float32.
+    The network sees theta and t in the type of its parameters, `dtype`. Continuous and discretised samples have this
+    type, too. Losses and a sampler's state have this type or, if it is narrower, float32.
 
     Args:
         network: A module, or another function of theta and of t `[B]`. Each kind of data says what theta is and what
@@ -38,10 +37,11 @@ class BFN(nn.Module, ABC):
     Attributes:
         network: The network.
         schedule: The schedule of the accuracy.
-        state_scale: An error of the prediction, times the accuracy that it is taken with, is this many times as large
-            in the state: 1, K for classes, 4 for binary data.
-        solver_start: The time at which solvers start that cannot start at t = 0, as published: 0.01 for continuous and
-            discretised data, 0.001 for classes.
+        ops: The module with the ops of this kind of data, such as `bfn_kernels.discrete`.
+        state_scale: The factor by which the state multiplies a prediction, in addition to the accuracy: 1, K for
+            classes, 4 for binary data.
+        solver_start: The time at which solvers start if they cannot start at t = 0, as published: 0.01 for continuous
+            and discretised data, 0.001 for classes.
 
     Example:
         >>> from bfn_kernels.nn import Binary
@@ -55,6 +55,7 @@ class BFN(nn.Module, ABC):
     """
 
     schedule: ContinuousSchedule | DiscreteSchedule
+    ops: Any
     state_scale: float = 1
     solver_start: float
 
@@ -64,15 +65,20 @@ class BFN(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the first parameter, else of the first buffer, that has one which ops take; torch's default type
-        without either."""
+        """The type of the first parameter, or else buffer, whose type the ops take; torch's default type without such a
+        tensor."""
         types = (value.dtype for value in chain(self.parameters(), self.buffers()))
         return next((dtype for dtype in types if dtype in FLOATS), torch.get_default_dtype())
 
     @property
+    def losses(self) -> Any:
+        """The module or the layer whose functions are the losses."""
+        return self.ops
+
+    @property
     def state_dtype(self) -> torch.dtype:
-        """The type of a sampler's state: float32 at least, since a message late in a run is smaller than the spacing of
-        narrower numbers."""
+        """The type of a sampler's state. It is at least float32, since late messages of a run are smaller than the
+        spacing of narrower numbers."""
         return torch.promote_types(self.dtype, torch.float32)
 
     def forward(
@@ -91,17 +97,17 @@ class BFN(nn.Module, ABC):
             x: Data `[B, ...]`, as each kind of data says.
             t: Times in [0, 1], `[B]`, on x's device; (i - 1)/n for steps i from 1 to n where n_steps is given. None:
                 times that `spread_times` spreads over the batch.
-            seed: An int that all times, noise and draws of the call follow from. None: drawn from torch's default
+            seed: An int that determines all times, noise and draws of the call. None: drawn from torch's default
                 generator.
             n_steps: None for L∞; n for L_n.
-            mask: False where a variable is left out, as padding: it costs nothing, and the network sees its prior.
+            mask: False where a variable is left out, such as padding: it costs nothing, and the network sees its prior.
                 Broadcastable to x, or of its leading dimensions.
             reduction: "mean" over variables, "sum", "batch" (sums, `[B]`) or "none" (of each variable).
 
         Returns:
             The loss in nats, differentiable in the network's parameters. float32, or float64 for float64.
         """
-        seed = drawn_seed() if seed is None else seed
+        seed = random_seed() if seed is None else seed
         if t is None:
             t = spread_times(len(x), torch.Generator().manual_seed(part(seed, 2)), n_steps).to(x.device)
         theta = self.flow(x, t, part(seed, 0), mask)
@@ -117,7 +123,7 @@ class BFN(nn.Module, ABC):
 
         Args:
             x: Data `[B, ...]`, as each kind of data says.
-            seed: An int, of the flow's noise. None: drawn from torch's default generator.
+            seed: An int that determines the noise of the flow. None: drawn from torch's default generator.
             mask: As in `forward`: False where a variable is left out. Broadcastable to x, or of its leading dimensions.
             reduction: "mean" over variables, "sum", "batch" (sums, `[B]`) or "none" (of each variable).
 
@@ -125,7 +131,7 @@ class BFN(nn.Module, ABC):
             The loss in nats, differentiable in the network's parameters. float32, or float64 for float64.
         """
         t = torch.ones(len(x), device=x.device)
-        theta = self.flow(x, t, drawn_seed() if seed is None else seed, mask)
+        theta = self.flow(x, t, random_seed() if seed is None else seed, mask)
         return self.reconstruction_loss(x, self.output(theta, t), theta, reduction=reduction, mask=mask)
 
     def output(self, theta: Tensor, t: Tensor) -> Tensor:
@@ -143,11 +149,10 @@ class BFN(nn.Module, ABC):
     def sample_step(self, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
         """A sampling step: calls the network at time t, then updates the state by a message of accuracy alpha.
 
-        The CPU never reads the numbers in t, alpha and seed, so that a CUDA graph of one step can be replayed for all
-        steps.
+        The CPU never reads the numbers in t, alpha and seed. So a CUDA graph of one step can be replayed for all steps.
 
         Args:
-            state: The tensors of `prior`, or of the step before. The step writes over them.
+            state: The tensors of `prior`, or of the step before. The step overwrites them.
             t: The time in [0, 1], a tensor of one number on the state's device.
             alpha: The accuracy, at least 0, a tensor of one number on the state's device.
             seed: The seed of the step's noise, an int64 tensor of one number on the state's device.
@@ -160,9 +165,10 @@ class BFN(nn.Module, ABC):
         """A step of a solver: calls the network at time t, then updates the state.
 
         Args:
-            state: The tensors of `solver_state`, or of the step before. The step writes over them.
+            state: The tensors of `solver_state`, or of the step before. The step overwrites them.
             t: The time in [0, 1] at which the step starts, a tensor of one number on the state's device.
-            coefficients: Those of the step, tensors of one number on the state's device; the CPU never reads them.
+            coefficients: The numbers of the step, tensors of one number on the state's device; the CPU never reads
+                them.
             seed: As in `sample_step`: an int64 tensor of one number on the state's device.
         """
         theta = self.theta(state)
@@ -173,7 +179,7 @@ class BFN(nn.Module, ABC):
         """The mode of the output distribution at t = 1, which ends a sampling run.
 
         Args:
-            state: The tensors that the last step left. They are only read.
+            state: The tensors after the last step. They are only read.
 
         Returns:
             Data `[B, ...]`.
@@ -189,15 +195,37 @@ class BFN(nn.Module, ABC):
         Args:
             x: Data `[B, ...]`, as each kind of data says.
             t: Times in [0, 1], `[B]`.
-            seed: An int, of the flow's noise.
+            seed: An int that determines the noise of the flow.
             mask: False where theta is the prior's and x is not read. Broadcastable to x, or of its leading dimensions.
 
         Returns:
             theta, in `dtype`.
         """
 
-    @abstractmethod
-    def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **how: Any) -> Tensor:
+    def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor | None, ...], dict[str, Any]]:
+        """The arguments that the functions of `losses` share. A subclass must define them, or all three losses.
+
+        Args:
+            output: What `output` returned.
+            theta: What `flow` or `theta` returned.
+
+        Returns:
+            The positional arguments that describe the output distribution, and the keyword arguments.
+        """
+        raise NotImplementedError
+
+    def expectation(self, seed: int) -> dict[str, Any]:
+        """The keyword arguments that say how L_n computes its expectation.
+
+        Args:
+            seed: An int that determines the draws. A quadrature does not read it.
+
+        Returns:
+            Keyword arguments of `discrete_time_loss`.
+        """
+        return {}
+
+    def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **options: Any) -> Tensor:
         """L∞ of an output.
 
         Args:
@@ -205,15 +233,16 @@ class BFN(nn.Module, ABC):
             output: What `output` returned, differentiable.
             theta: What `flow` returned.
             t: The times of the flow, `[B]`.
-            **how: `mask` and `reduction`, as in `forward`.
+            **options: `mask` and `reduction`, as in `forward`.
 
         Returns:
             The loss in nats. float32, or float64 for float64.
         """
+        tensors, settings = self.arguments(output, theta)
+        return self.losses.continuous_time_loss(x, *tensors, t, **settings, **options)
 
-    @abstractmethod
     def discrete_time_loss(
-        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **how: Any
+        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **options: Any
     ) -> Tensor:
         """L_n of an output.
 
@@ -223,26 +252,30 @@ class BFN(nn.Module, ABC):
             theta: What `flow` returned.
             t: The times of the flow, `[B]`: (i - 1)/n for steps i from 1 to n.
             n_steps: n, at least 1.
-            seed: An int, of the draws of an expectation; a loss by quadrature does not read it.
-            **how: `mask` and `reduction`, as in `forward`.
+            seed: An int that determines the draws of the expectation. A loss by quadrature does not read it.
+            **options: `mask` and `reduction`, as in `forward`.
 
         Returns:
             The loss in nats. float32, or float64 for float64.
         """
+        tensors, settings = self.arguments(output, theta)
+        expectation = self.expectation(seed)
+        return self.losses.discrete_time_loss(x, *tensors, t, n_steps=n_steps, **expectation, **settings, **options)
 
-    @abstractmethod
-    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **how: Any) -> Tensor:
+    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **options: Any) -> Tensor:
         """-ln p_O(x) of an output at t = 1.
 
         Args:
             x: Data `[B, ...]`, as each kind of data says.
             output: What `output` returned, differentiable.
             theta: What `flow` returned.
-            **how: `mask` and `reduction`, as in `forward`.
+            **options: `mask` and `reduction`, as in `forward`.
 
         Returns:
             The loss in nats. float32, or float64 for float64.
         """
+        tensors, settings = self.arguments(output, theta)
+        return self.losses.reconstruction_loss(x, *tensors, **settings, **options)
 
     @abstractmethod
     def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
@@ -253,7 +286,7 @@ class BFN(nn.Module, ABC):
             device: The device of the state.
 
         Returns:
-            Tensors that sampling steps write over.
+            Tensors that sampling steps overwrite.
         """
 
     @abstractmethod
@@ -273,7 +306,7 @@ class BFN(nn.Module, ABC):
 
         Args:
             output: What `output` returned.
-            state: The tensors of a sampler. The update writes over them.
+            state: The tensors of a sampler. The update overwrites them.
             t: The time in [0, 1] at which the network was called: a tensor of one number, or `[B]`.
             alpha: The accuracy, at least 0: a tensor of one number, or `[B]`.
             seed: The seed of the noise, an int64 tensor of one number.
@@ -287,10 +320,10 @@ class BFN(nn.Module, ABC):
             shape: The shape of the data, `[B, ...]`.
             device: The device of the state.
             t: The time in [0, 1].
-            seed: An int, of the state's noise, which is drawn on the CPU and is the same for all devices.
+            seed: An int that determines the noise of the state. It is the same for all devices.
 
         Returns:
-            Tensors that a solver's steps write over.
+            Tensors that a solver's steps overwrite.
         """
 
     @abstractmethod
@@ -299,10 +332,10 @@ class BFN(nn.Module, ABC):
 
         Args:
             output: What `output` returned.
-            state: The tensors of a solver. The step writes over them.
+            state: The tensors of a solver. The step overwrites them.
             t: The time in [0, 1] at which the network was called: a tensor of one number, or `[B]`.
-            coefficients: Those of the step, floats or tensors of one number. An extrapolation of None makes it a step
-                of first order.
+            coefficients: The numbers of the step, floats or tensors of one number. An extrapolation of None makes it a
+                step of first order.
             seed: The seed of the noise, an int64 tensor of one number; a step without noise does not read it.
         """
 
@@ -310,7 +343,7 @@ class BFN(nn.Module, ABC):
         """The error of a solver's step, as `adaptive.error_of_step` estimates it.
 
         Args:
-            coefficients: Those of the step, floats.
+            coefficients: The numbers of the step, floats.
             state: The tensors of the solver after the step.
             before: Copies of these tensors from before the step.
 
@@ -341,30 +374,8 @@ class BFN(nn.Module, ABC):
         Args:
             output: What `output` returned.
             theta: What `theta` or `flow` returned, which the network saw.
-            t: The times of that, `[B]`.
+            t: The times of theta, `[B]`.
 
         Returns:
             Data `[B, ...]`: floating-point numbers, or int64 classes.
         """
-
-
-def given_schedule(
-    name: str, parameter: float | None, schedule: Schedule | None, make: Callable[[float], Schedule]
-) -> Schedule:
-    """Returns the given schedule, or the paper's schedule for a given number. Exactly one must be given.
-
-    Args:
-        name: The number's name, for the error.
-        parameter: The number, or None.
-        schedule: The schedule, or None.
-        make: Makes a schedule of the number.
-
-    Returns:
-        The schedule.
-
-    Raises:
-        ValueError: If both or neither are given.
-    """
-    if (parameter is None) == (schedule is None):
-        raise ValueError(f"give either {name} or schedule, got {name}={parameter} and schedule={schedule}")
-    return make(cast(float, parameter)) if schedule is None else schedule

@@ -1,22 +1,21 @@
-"""The modules of two and of more classes."""
+"""The modules of binary data and of data with more classes."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from bfn_kernels import binary, discrete, solvers
-from bfn_kernels.nn.base import BFN, Network, State, given_schedule
+from bfn_kernels.nn.base import BFN, Network, State
 from bfn_kernels.schedules import DiscreteSchedule, QuadraticAccuracy
 from bfn_kernels.solvers import Coefficients
 
 
 class Classes(BFN):
-    """The base for data of two and of more classes, whose state are logits and theta.
+    """The base for binary data and for data with more classes. The state is logits and theta.
 
     Args:
         network: A module, or another function of theta and of t `[B]`, which puts out logits.
@@ -24,15 +23,33 @@ class Classes(BFN):
         schedule: As in `bfn_kernels.schedules`, or an object with these methods.
 
     Attributes:
-        ops: The family's module, `discrete` or `binary`.
+        receiver: The receiver of L_n: "joint", the paper's, or "factorised".
     """
 
     solver_start = 0.001
-    ops: ModuleType
+    receiver = "joint"
 
     def __init__(self, network: Network, beta_1: float | None = None, *, schedule: DiscreteSchedule | None = None):
         super().__init__(network)
-        self.schedule: DiscreteSchedule = given_schedule("beta_1", beta_1, schedule, QuadraticAccuracy)
+        if (beta_1 is None) == (schedule is None):
+            raise ValueError(f"give either beta_1 or schedule, got {beta_1=} and {schedule=}")
+        self.schedule: DiscreteSchedule = QuadraticAccuracy(cast(float, beta_1)) if schedule is None else schedule
+
+    @contextmanager
+    def using(self, receiver: str) -> Iterator[None]:
+        """In a `with`, L_n has this receiver.
+
+        Args:
+            receiver: "joint", the paper's, or "factorised".
+
+        Returns:
+            A context, which restores the earlier receiver at its end.
+        """
+        before, self.receiver = self.receiver, receiver
+        try:
+            yield
+        finally:
+            self.receiver = before
 
     @abstractmethod
     def zeros(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -46,11 +63,11 @@ class Classes(BFN):
             Zeros in `state_dtype`, `[B, ..., K]`, or `[B, ...]` for binary data.
         """
 
-    def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **how: Any) -> Tensor:
-        return self.ops.continuous_time_loss(x, output, t, schedule=self.schedule, **how)
+    def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+        return (output,), {"schedule": self.schedule}
 
-    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **how: Any) -> Tensor:
-        return self.ops.reconstruction_loss(x, output, **how)
+    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **options: Any) -> Tensor:
+        return self.ops.reconstruction_loss(x, output, **options)
 
     def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
         logits = self.zeros(shape, device)
@@ -72,10 +89,8 @@ class Classes(BFN):
     def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
         logits, theta, predicted = state
         previous = None if coefficients.extrapolation is None else predicted
-        self.ops.solver_step(
-            output, logits, coefficients=coefficients, previous=previous, seed=seed, out=logits, theta_out=theta,
-            predicted_out=predicted,
-        )  # fmt: skip
+        outputs = {"out": logits, "theta_out": theta, "predicted_out": predicted}
+        self.ops.solver_step(output, logits, coefficients=coefficients, previous=previous, seed=seed, **outputs)
 
 
 class Discrete(Classes):
@@ -102,7 +117,6 @@ class Discrete(Classes):
     """
 
     ops = discrete
-    receiver = "joint"
 
     def __init__(
         self,
@@ -116,22 +130,6 @@ class Discrete(Classes):
         self.num_classes = num_classes
         self.state_scale = num_classes
 
-    @contextmanager
-    def using(self, receiver: str) -> Iterator[None]:
-        """In a `with`, L_n has this receiver.
-
-        Args:
-            receiver: "joint", the paper's, or "factorised".
-
-        Returns:
-            A context, which puts the receiver of before back at its end.
-        """
-        before, self.receiver = self.receiver, receiver
-        try:
-            yield
-        finally:
-            self.receiver = before
-
     def zeros(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.zeros(*shape, self.num_classes, dtype=self.state_dtype, device=device)
 
@@ -140,14 +138,10 @@ class Discrete(Classes):
             x, t, num_classes=self.num_classes, schedule=self.schedule, dtype=self.dtype, seed=seed, mask=mask
         )
 
-    def discrete_time_loss(
-        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **how: Any
-    ) -> Tensor:
-        # The joint receiver of more than two classes has no quadrature.
-        draws: dict[str, Any] = {"n_samples": 10, "seed": seed} if self.receiver == "joint" else {"quadrature": 32}
-        return discrete.discrete_time_loss(
-            x, output, t, schedule=self.schedule, n_steps=n_steps, receiver=self.receiver, **draws, **how
-        )
+    def expectation(self, seed: int) -> dict[str, Any]:
+        if self.receiver == "joint":  # it has no quadrature for more than two classes
+            return {"receiver": "joint", "n_samples": 10, "seed": seed}
+        return {"receiver": self.receiver, "quadrature": 32}
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         return output.argmax(-1)
@@ -180,10 +174,8 @@ class Binary(Classes):
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
         return binary.flow_sample(x, t, schedule=self.schedule, dtype=self.dtype, seed=seed, mask=mask)
 
-    def discrete_time_loss(
-        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **how: Any
-    ) -> Tensor:
-        return binary.discrete_time_loss(x, output, t, schedule=self.schedule, n_steps=n_steps, quadrature=32, **how)
+    def expectation(self, seed: int) -> dict[str, Any]:
+        return {"receiver": self.receiver, "quadrature": 32}
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         return (output > 0).long()

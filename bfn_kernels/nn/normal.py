@@ -1,4 +1,4 @@
-"""The modules of continuous and of discretised data, whose input distribution is a normal one."""
+"""The modules of continuous and of discretised data, whose input distribution is a normal distribution."""
 
 from typing import Any, cast
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from bfn_kernels import continuous, discretised, solvers
 from bfn_kernels.call.keywords import PUBLISHED, Limits
 from bfn_kernels.continuous import Clip
-from bfn_kernels.nn.base import BFN, Network, State, given_schedule
+from bfn_kernels.nn.base import BFN, Network, State
 from bfn_kernels.schedules import ContinuousSchedule, ExponentialVariance
 from bfn_kernels.solvers import Coefficients
 
@@ -27,16 +27,17 @@ class Normal(BFN):
 
     def __init__(self, network: Network, sigma_1: float | None = None, *, schedule: ContinuousSchedule | None = None):
         super().__init__(network)
-        self.schedule: ContinuousSchedule = given_schedule("sigma_1", sigma_1, schedule, ExponentialVariance)
+        if (sigma_1 is None) == (schedule is None):
+            raise ValueError(f"give either sigma_1 or schedule, got {sigma_1=} and {schedule=}")
+        self.schedule: ContinuousSchedule = ExponentialVariance(cast(float, sigma_1)) if schedule is None else schedule
 
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Tensor:
         finest = x.to(torch.promote_types(x.dtype, self.dtype))
         return continuous.flow_sample(finest, t, schedule=self.schedule, seed=seed, mask=mask).to(self.dtype)
 
     def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
-        return torch.zeros(shape, dtype=self.state_dtype, device=device), torch.ones(
-            (), dtype=torch.float64, device=device
-        )
+        mean = torch.zeros(shape, dtype=self.state_dtype, device=device)
+        return mean, torch.ones((), dtype=torch.float64, device=device)
 
     def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
         mean = self.solver_noise(shape, float(solvers.start_variance(self.schedule, t)), device, seed)
@@ -45,19 +46,18 @@ class Normal(BFN):
     def theta(self, state: State) -> Tensor:
         return state[0].to(self.dtype)
 
-    def solver_arguments(self, state: State, coefficients: Coefficients) -> dict[str, Any]:
-        """The keyword arguments of a `solver_step` that writes over the state.
+    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
+        mean, precision = state
+        tensors, settings = self.arguments(output, mean)
+        settings |= {"precision": precision, "alpha": alpha, "t": t, "out": mean, "seed": seed}
+        precision.copy_(self.ops.update_sample(*tensors, **settings)[1])
 
-        Args:
-            state: The mean, and the prediction of the step before.
-            coefficients: Those of the step. An extrapolation of None leaves the prediction before out.
-
-        Returns:
-            `coefficients`, `previous`, `out` and `predicted_out`.
-        """
+    def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
         mean, predicted = state
+        tensors, settings = self.arguments(output, mean)
+        settings |= {"coefficients": coefficients, "out": mean, "predicted_out": predicted}
         previous = None if coefficients.extrapolation is None else predicted
-        return {"coefficients": coefficients, "previous": previous, "out": mean, "predicted_out": predicted}
+        self.ops.solver_step(*tensors, t, previous=previous, seed=seed, **settings)
 
 
 class Continuous(Normal):
@@ -83,6 +83,8 @@ class Continuous(Normal):
         torch.Size([])
     """
 
+    ops = continuous
+
     def __init__(
         self,
         network: Network,
@@ -96,38 +98,15 @@ class Continuous(Normal):
         super().__init__(network, sigma_1, schedule=schedule)
         self.num_bins, self.limits, self.clip = num_bins, limits, clip
 
-    def settings(self) -> dict[str, Any]:
-        """The keyword arguments that all ops of the family share.
+    def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+        return (output, theta), {"schedule": self.schedule, "limits": self.limits, "clip": self.clip}
 
-        Returns:
-            `schedule`, `limits` and `clip`.
-        """
-        return {"schedule": self.schedule, "limits": self.limits, "clip": self.clip}
-
-    def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **how: Any) -> Tensor:
-        return continuous.continuous_time_loss(x, output, theta, t, **self.settings(), **how)
-
-    def discrete_time_loss(
-        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **how: Any
-    ) -> Tensor:
-        return continuous.discrete_time_loss(x, output, theta, t, n_steps=n_steps, **self.settings(), **how)
-
-    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **how: Any) -> Tensor:
-        return continuous.reconstruction_loss(x, output, theta, num_bins=self.num_bins, **self.settings(), **how)
-
-    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
-        mean, precision = state
-        _, updated = continuous.update_sample(
-            output, mean, precision, alpha, t=t, seed=seed, out=mean, **self.settings()
-        )
-        precision.copy_(cast(Tensor, updated))
-
-    def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
-        how = self.solver_arguments(state, coefficients)
-        continuous.solver_step(output, state[0], t, seed=seed, **how, **self.settings())
+    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **options: Any) -> Tensor:
+        return super().reconstruction_loss(x, output, theta, num_bins=self.num_bins, **options)
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
-        return continuous.predict_data(output, theta, t, **self.settings())
+        _, settings = self.arguments(output, theta)
+        return continuous.predict_data(output, theta, t, **settings)
 
 
 class Discretised(Normal):
@@ -151,6 +130,8 @@ class Discretised(Normal):
         torch.Size([2])
     """
 
+    ops = discretised
+
     def __init__(
         self,
         network: Network,
@@ -163,44 +144,9 @@ class Discretised(Normal):
         super().__init__(network, sigma_1, schedule=schedule)
         self.num_bins, self.limits = num_bins, limits
 
-    def settings(self, output: Tensor) -> dict[str, Any]:
-        """The keyword arguments that all ops of the family share.
-
-        Args:
-            output: What `output` returned: the two predictions, stacked, `[B, ..., 2]`.
-
-        Returns:
-            `pred_mean`, `pred_log_std`, `schedule`, `num_bins` and `limits`.
-        """
-        return {
-            "pred_mean": output,
-            "pred_log_std": None,  # the output is both, stacked
-            "schedule": self.schedule,
-            "num_bins": self.num_bins,
-            "limits": self.limits,
-        }
-
-    def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, **how: Any) -> Tensor:
-        return discretised.continuous_time_loss(x, mean=theta, t=t, **self.settings(output), **how)
-
-    def discrete_time_loss(
-        self, x: Tensor, output: Tensor, theta: Tensor, t: Tensor, n_steps: int, seed: int, **how: Any
-    ) -> Tensor:
-        return discretised.discrete_time_loss(x, mean=theta, t=t, n_steps=n_steps, **self.settings(output), **how)
-
-    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Tensor, **how: Any) -> Tensor:
-        return discretised.reconstruction_loss(x, mean=theta, **self.settings(output), **how)
-
-    def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
-        mean, precision = state
-        _, updated = discretised.update_sample(
-            mean=mean, precision=precision, t=t, alpha=alpha, seed=seed, out=mean, **self.settings(output)
-        )
-        precision.copy_(cast(Tensor, updated))
-
-    def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
-        how = self.solver_arguments(state, coefficients)
-        discretised.solver_step(mean=state[0], t=t, seed=seed, **how, **self.settings(output))
+    def arguments(self, output: Tensor, theta: Tensor) -> tuple[tuple[Tensor | None, ...], dict[str, Any]]:
+        stacked = output, None  # the predictions of the mean and of the log std, in one tensor
+        return (*stacked, theta), {"schedule": self.schedule, "num_bins": self.num_bins, "limits": self.limits}
 
     def mode(self, output: Tensor, theta: Tensor, t: Tensor) -> Tensor:
         normal = discretised.output_distribution(output, None, theta, t, schedule=self.schedule, limits=self.limits)

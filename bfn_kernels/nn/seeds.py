@@ -7,14 +7,14 @@ from bfn_kernels.noise import fold_in
 
 
 def part(seed: int, index: int) -> int:
-    """The seed of one of several parts of what a seed rules.
+    """A seed for one part of a call, which follows from the seed of the whole call.
 
     Args:
-        seed: An int.
-        index: The part's number, an int.
+        seed: An int, the seed of the whole call.
+        index: The number of the part, an int.
 
     Returns:
-        An int of 64 bits with a sign: `noise.fold_in(seed, index)`.
+        A signed integer of 64 bits: `noise.fold_in(seed, index)`.
 
     Example:
         >>> part(7, 3)
@@ -23,14 +23,14 @@ def part(seed: int, index: int) -> int:
     return int(fold_in(seed, index))
 
 
-def drawn_seed() -> int:
+def random_seed() -> int:
     """A seed from torch's default generator.
 
     Returns:
         An int from 0 to 2^63 - 2.
 
     Example:
-        >>> 0 <= drawn_seed() < 2**63 - 1
+        >>> 0 <= random_seed() < 2**63 - 1
         True
     """
     return int(torch.randint(2**63 - 1, ()))
@@ -58,7 +58,7 @@ def spread_times(count: int, generator: torch.Generator, n_steps: int | None = N
 
 
 def down_to_step(t: Tensor, n_steps: int) -> Tensor:
-    """The time (i - 1)/n_steps at which the step of each time starts.
+    """The time (i - 1)/n_steps at which step i, the step that contains a time, starts.
 
     Args:
         t: Times in [0, 1], a floating-point tensor of any shape. A time of 1, to which one just below 1 may have been

@@ -8,16 +8,19 @@ from torch import Tensor, nn
 from bfn_kernels import solvers, vocabulary
 from bfn_kernels.adaptive import error_of_step
 from bfn_kernels.call import checks
-from bfn_kernels.nn.base import Network, State
+from bfn_kernels.nn.base import BFN, Network, State
 from bfn_kernels.nn.classes import Discrete
 from bfn_kernels.nn.layers import LinearHead, NoisyEmbedding, embedded_state, few_tokens
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
 
 
-class Seen:
-    """An input distribution as the network sees it: vectors `[B, ..., d]`. The logits of the distribution are in a
-    sampler's `state` `[B, ..., K]`, or are made again from the `seed` of a flow."""
+class EmbeddedInput:
+    """An input distribution and its embedding `vectors` `[B, ..., d]`, which the network sees.
+
+    A sampler stores the logits of the distribution as `state` `[B, ..., K]`. A loss computes them again from `seed`,
+    the seed of the flow.
+    """
 
     def __init__(self, vectors: Tensor, seed: int | None = None, state: Tensor | None = None):
         self.vectors, self.seed, self.state, self.device = vectors, seed, state, vectors.device
@@ -29,12 +32,12 @@ class Seen:
 class Vocabulary(Discrete):
     """Classes of a large vocabulary. Data are `[B, ...]`, int64, int32 or uint8.
 
-    Training makes no tensor `[B, ..., K]`. Sampling stores the logits of the state, and a solver also stores the logits
-    of the step before.
+    Training makes no tensor `[B, ..., K]`. Sampling stores the logits of the state. A solver also stores the logits of
+    the previous step.
 
-    A vector alone tells too little about its own token. So the network also puts out a factor by which the logits of
-    the output distribution follow the logits of the input distribution. A network does best to start with a factor of
-    1.
+    A vector alone says too little about its own token. So the network also puts out a factor. The logits of the input
+    distribution, times this factor, are added to the logits of the output distribution. A network learns best if its
+    factor starts as 1.
 
     With frequencies p, the prior over the classes is p. The network then sees the embedding of the posterior π_k =
     p_k·θ_k/Σ_j p_j·θ_j, where θ is the input distribution under a uniform prior, and the bias of the head starts as
@@ -104,7 +107,7 @@ class Vocabulary(Discrete):
 
     def flow(self, x: Tensor, t: Tensor, seed: int, mask: Tensor | None = None) -> Any:
         vectors = vocabulary.flow_embedding(x, t, self.weight(), schedule=self.schedule, seed=seed, mask=mask)
-        return Seen(vectors, seed)
+        return EmbeddedInput(vectors, seed)
 
     def output(self, theta: Any, t: Tensor) -> Tensor:
         vectors = theta.vectors if self.share is None else theta.vectors / theta.vectors[..., :1]
@@ -120,27 +123,26 @@ class Vocabulary(Discrete):
         Returns:
             The logits, `[B, ..., K]`.
         """
-        hidden, scale = parted(output)
+        hidden, scale = hidden_and_scale(output)
         return self.head(hidden) + scale.unsqueeze(-1) * flow
 
-    def continuous_time_loss(self, x: Tensor, output: Tensor, theta: Any, t: Tensor, **how: Any) -> Tensor:
-        hidden, flow = following(output, theta)
-        return self.head.continuous_time_loss(x, hidden, t, schedule=self.schedule, **flow, **how)
+    @property
+    def losses(self) -> LinearHead:
+        """The head, which computes its own losses."""
+        return self.head
 
-    def discrete_time_loss(
-        self, x: Tensor, output: Tensor, theta: Any, t: Tensor, n_steps: int, seed: int, **how: Any
-    ) -> Tensor:
-        hidden, flow = following(output, theta)
-        of = {"schedule": self.schedule, "n_steps": n_steps, "seed": seed}
-        return self.head.discrete_time_loss(x, hidden, t, **of, **flow, **how)
+    def arguments(self, output: Tensor, theta: Any) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+        hidden, scale = hidden_and_scale(output)
+        return (hidden,), {"schedule": self.schedule, "flow_scale": scale, "flow_seed": theta.seed}
 
-    def reconstruction_loss(self, x: Tensor, output: Tensor, theta: Any, **how: Any) -> Tensor:
-        hidden, flow = following(output, theta)
-        return self.head.reconstruction_loss(x, hidden, schedule=self.schedule, **flow, **how)
+    def expectation(self, seed: int) -> dict[str, Any]:
+        return {"seed": seed}
+
+    reconstruction_loss = BFN.reconstruction_loss  # it needs the schedule, unlike the loss of `Classes`
 
     def prior(self, shape: tuple[int, ...], device: torch.device) -> State:
-        seen = self.weight().mean(0)  # θ is 1/K
-        return self.zeros(shape, device), seen.expand(*shape, len(seen)).clone()
+        vector = self.weight().mean(0)  # θ is 1/K
+        return self.zeros(shape, device), vector.expand(*shape, len(vector)).clone()
 
     def solver_state(self, shape: tuple[int, ...], device: torch.device, t: float, seed: int) -> State:
         """The state that a solver starts from at time t.
@@ -149,41 +151,41 @@ class Vocabulary(Discrete):
             shape: The shape of the data, `[B, ...]`.
             device: The device of the state.
             t: The time in [0, 1].
-            seed: An int, of the state's noise, which is drawn on the CPU and is the same for all devices.
+            seed: An int that determines the noise of the state. It is the same for all devices.
 
         Returns:
-            The logits and the vectors of the state, then the logits and the network's output of the step before.
+            The logits and the vectors of the state, then the logits and the network's output of the previous step.
         """
         variance = self.state_scale * float(solvers.start_variance(self.schedule, t))
         logits = self.solver_noise((*shape, self.num_classes), variance, device, seed)
-        seen = embedded_state(logits, self.weight())
-        return logits, seen, torch.zeros_like(logits), seen.new_zeros(*shape, seen.shape[-1] + 1)
+        vectors = embedded_state(logits, self.weight())
+        return logits, vectors, torch.zeros_like(logits), vectors.new_zeros(*shape, vectors.shape[-1] + 1)
 
     def theta(self, state: State) -> Any:
-        return Seen(state[1], state=state[0])
+        return EmbeddedInput(state[1], state=state[0])
 
     def update(self, output: Tensor, state: State, t: Tensor, alpha: Tensor, seed: Tensor) -> None:
-        logits, seen = state
-        hidden, scale = parted(output)
-        how = {"embedding": self.weight(), "out": logits, "seed": seed}
-        seen.copy_(self.head.update_sample(logits, hidden, alpha, flow_scale=scale, **how)[1])
+        logits, vectors = state
+        hidden, scale = hidden_and_scale(output)
+        options = {"flow_scale": scale, "embedding": self.weight(), "out": logits, "seed": seed}
+        vectors.copy_(self.head.update_sample(logits, hidden, alpha, **options)[1])
 
     def solve(self, output: Tensor, state: State, t: Tensor, coefficients: Coefficients, seed: Tensor) -> None:
-        logits, seen, logits_before, before = state
-        hidden, scale = parted(output)
-        how: dict[str, Any] = {"coefficients": coefficients, "embedding": self.weight(), "seed": seed}
+        logits, vectors, previous_logits, previous_output = state
+        hidden, scale = hidden_and_scale(output)
+        options: dict[str, Any] = {"coefficients": coefficients, "embedding": self.weight(), "seed": seed}
         if coefficients.extrapolation is not None:
-            previous, previous_scale = parted(before)
-            how |= {"previous": previous, "previous_scale": previous_scale, "previous_state": logits_before}
-        new, vectors = self.head.solver_step(logits, hidden, flow_scale=scale, **how)
-        logits_before.copy_(logits)
-        for value, now in ((logits, new), (seen, vectors), (before, output)):
-            value.copy_(now)
+            previous, previous_scale = hidden_and_scale(previous_output)
+            options |= {"previous": previous, "previous_scale": previous_scale, "previous_state": previous_logits}
+        new_logits, new_vectors = self.head.solver_step(logits, hidden, flow_scale=scale, **options)
+        previous_logits.copy_(logits)
+        for value, new in ((logits, new_logits), (vectors, new_vectors), (previous_output, output)):
+            value.copy_(new)
 
     def step_error(self, coefficients: Coefficients, state: State, before: State) -> float | None:
         """The error of a solver's step, as `adaptive.error_of_step` estimates it.
 
-        Probabilities are made for some tokens at a time.
+        Probabilities are computed for some tokens at a time.
 
         Args:
             coefficients: The coefficients of the step, floats.
@@ -193,25 +195,20 @@ class Vocabulary(Discrete):
         Returns:
             The error in units of the state, or None for a step of first order.
         """
-        numbers = (few_tokens(each, self.num_classes) for each in (*state[2:], *before[2:]))
-        change = [
-            (self.logits(out, one).softmax(-1) - self.logits(out_before, other).softmax(-1)).square().mean(-1).sqrt()
-            for one, out, other, out_before in zip(*numbers, strict=True)
-        ]
-        roots = torch.cat(change).view(state[-1].shape[:-1])
+        chunks = zip(*(few_tokens(each, self.num_classes) for each in (*state[2:], *before[2:])), strict=True)
+        changes = (
+            self.logits(output, logits).softmax(-1) - self.logits(previous_output, previous_logits).softmax(-1)
+            for logits, output, previous_logits, previous_output in chunks
+        )
+        roots = torch.cat([change.square().mean(-1).sqrt() for change in changes]).view(state[-1].shape[:-1])
         return error_of_step(coefficients, roots, torch.zeros_like(roots), self.state_scale)
 
     def mode(self, output: Tensor, theta: Any, t: Tensor) -> Tensor:
-        hidden, scale = parted(output)
+        hidden, scale = hidden_and_scale(output)
         return self.head.mode(hidden, flow_scale=scale, state=theta.state)
 
 
-def parted(output: Tensor) -> tuple[Tensor, Tensor]:
-    """The hidden states `[B, ..., width]` in a network's output, and the factor `[B, ...]` of the flow's logits."""
+def hidden_and_scale(output: Tensor) -> tuple[Tensor, Tensor]:
+    """The two parts of a network's output: hidden states `[B, ..., width]`, and the factor `[B, ...]` of the input
+    distribution's logits."""
     return output[..., :-1], output[..., -1]
-
-
-def following(output: Tensor, theta: Seen) -> tuple[Tensor, dict[str, Any]]:
-    """The hidden states in a network's output, and the arguments with which the logits of a loss follow the flow."""
-    hidden, scale = parted(output)
-    return hidden, {"flow_scale": scale, "flow_seed": theta.seed}

@@ -1,4 +1,4 @@
-"""Makes published code use the ops, without a change of its source files.
+"""Makes published code use the ops, without a change to its source files.
 
     import model  # of github.com/nnaisense/bayesian-flow-networks
     from bfn_kernels import patch
@@ -6,7 +6,7 @@
     with patch.official(model):
         ...  # train, evaluate and sample as before
 
-docs/published_code.md tells where a definition differs.
+docs/published_code.md lists the definitions that differ.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class Patch(ExitStack):
     """
 
     def replace(self, cls: type, name: str, function: Callable[..., Any]) -> None:
-        """Puts a function in the place of a method.
+        """Replaces a method by a function.
 
         Args:
             cls: The class, which is changed.
@@ -56,12 +56,12 @@ class Patch(ExitStack):
 
 
 def official(model: ModuleType) -> Patch:
-    """Lets the authors' code (github.com/nnaisense/bayesian-flow-networks) use the ops.
+    """Makes the authors' code (github.com/nnaisense/bayesian-flow-networks) use the ops.
 
-    Models that were made before this call use the ops, too. Flows, losses and sampling of every configuration that they
-    ship go through the ops. Other settings still run their code: for example mixtures, flows with `discretize=True`,
-    losses with `noise_pred=False`, and losses with `min_loss_variance` above 0. Their n-step loss is an estimate from
-    draws. The ops compute its expectation.
+    Models that were made before this call use the ops, too. The ops compute flows, losses and samples of every
+    configuration that the authors ship. Other settings still run their code: for example mixtures, flows with
+    `discretize=True`, losses with `noise_pred=False`, and losses with `min_loss_variance` above 0. Their n-step loss is
+    an estimate from draws. The ops compute its expectation.
 
     Args:
         model: Their module `model`.
@@ -70,7 +70,7 @@ def official(model: ModuleType) -> Patch:
         The patch. Its method `undo`, or the end of a `with`, puts their methods back.
 
     Raises:
-        AttributeError: If a class or a method is missing, so that this is another module. Nothing is changed then.
+        AttributeError: If a class or a method is missing, since this is another module. Nothing is changed then.
 
     Example:
         >>> from types import ModuleType
@@ -82,7 +82,7 @@ def official(model: ModuleType) -> Patch:
 
 
 def solver(module: ModuleType) -> Patch:
-    """Lets the samplers of BFN-Solver (github.com/ML-GSAI/BFN-Solver, arXiv 2404.15766) use the ops likewise.
+    """Makes the samplers of BFN-Solver (github.com/ML-GSAI/BFN-Solver, arXiv 2404.15766) use the ops.
 
     Every step of their algorithms is a `solver_step`. With `cate_samp=True`, it sends one-hot samples instead of
     probabilities. Two things still run their code: the last call with `last_drop` or `addi_step`, which makes no step,
@@ -104,12 +104,12 @@ def solver(module: ModuleType) -> Patch:
         Traceback (most recent call last):
         AttributeError: module 'another' has no attribute 'ImageBFNSolver'
     """
-    found = {of: function for of, function in bfn_solver.REPLACED.items() if hasattr(module, of[0])}
-    return replaced(module, found or bfn_solver.REPLACED)
+    functions = {(cls, name): each for (cls, name), each in bfn_solver.REPLACED.items() if hasattr(module, cls)}
+    return replaced(module, functions or bfn_solver.REPLACED)
 
 
 def replaced(module: ModuleType, functions: dict[tuple[str, str], Callable[..., Any]]) -> Patch:
-    """Puts a function in the place of each of several methods.
+    """Replaces several methods by functions.
 
     Args:
         module: The module of the classes.
@@ -121,10 +121,10 @@ def replaced(module: ModuleType, functions: dict[tuple[str, str], Callable[..., 
     Raises:
         AttributeError: If a class or a method is missing. Nothing is changed then.
     """
-    found = [(getattr(module, cls), name, function) for (cls, name), function in functions.items()]
-    for cls, name, _ in found:
+    methods = [(getattr(module, cls), name, function) for (cls, name), function in functions.items()]
+    for cls, name, _ in methods:
         getattr(cls, name)
     patch = Patch()
-    for cls, name, function in found:
+    for cls, name, function in methods:
         patch.replace(cls, name, function)
     return patch

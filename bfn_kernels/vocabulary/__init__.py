@@ -8,17 +8,17 @@ add y to its logits: logits = hidden·Wᵀ + bias + flow_scale·y. A loss recomp
 `flow_embedding` was given. A sampler's step reads y from the state.
 
 Memory: an op allocates its results, a few numbers for each token, and one tile of logits (some tokens by some classes)
-of 1 MiB on a CPU and 64 MiB on a GPU. On a CPU, L∞ and the reconstruction loss compute
-their gradients in the forward pass if d ≥ 128 and the loss is reduced to a scalar. Its tile then has the size of the
-weight, in addition to the gradients.
+of 1 MiB on a CPU and 64 MiB on a GPU. On a CPU, L∞ and the reconstruction loss compute their gradients in the forward
+pass if d ≥ 128 and the loss is reduced to a scalar. They then also allocate a tile of the size of the weight.
 
 The matrix products are torch's, in the type of the arithmetic. Triton has kernels for products of vectors of 16 bits
 (docs/gpu.md).
 
 The classes can be split over several processes. `process_group` is the group of these processes, and `num_classes` is
-K, the number of classes over the whole group. Each process passes its own rows of `weight` and `bias`, as plain
-tensors, split as `torch.chunk(..., dim=0)` or DTensor's `Shard(0)` splits them. All other arguments must be equal in
-each process, noise included. The results and the gradients of `hidden` and `flow_scale` then are equal, too. The
+K, the number of classes over the whole group. Each process passes only its own classes of `weight` and `bias`, and of
+a step's `embedding`, `state`, `previous_state` and `out`, as plain tensors. The classes are split as by
+`torch.chunk(..., dim=0)` or DTensor's `Shard(0)`. All other arguments must be equal in each process. Explicit noise has
+all K classes. The results (but not a new state) and the gradients of `hidden` and `flow_scale` then are equal, too. The
 processes exchange a few numbers for each token, and the sums `[B, ..., d]` where an op has any.
 """
 
@@ -31,14 +31,14 @@ from torch import Tensor
 from bfn_kernels import backends
 from bfn_kernels.autograd import needs
 from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import Seed, drawn_seed, step_time
+from bfn_kernels.call.keywords import Seed, noise_seed, step_time
 from bfn_kernels.call.reduction import MEAN, SUM, hide
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.records import NO_FLOW, FlowLogits, LinearHead, LossTarget
 from bfn_kernels.schedules import DiscreteSchedule, discrete_schedule
 from bfn_kernels.vocabulary.operators import OPERATORS, WIDE
 from bfn_kernels.vocabulary.reference import Cost
-from bfn_kernels.vocabulary.shards import ProcessGroup, shard_of
+from bfn_kernels.vocabulary.shards import Processes, ProcessGroup, shard_of
 from bfn_kernels.vocabulary.steps import check_head
 from bfn_kernels.vocabulary.steps import mode as mode
 from bfn_kernels.vocabulary.steps import solver_step as solver_step
@@ -97,7 +97,7 @@ def flow_embedding(
     library = backends.library(backend, x.device)
     scalars = rows.scalars(library, ("beta", "beta_spread"), t, x, dtype, schedule, scale=num_classes)
     x, beta, spread = hide(checks.mask("mask", mask, "x", x, x.shape), x, *scalars)
-    seed = drawn_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
+    seed = noise_seed(x, seed, generator, ("noise", noise, (*x.shape, num_classes)))
     return library.vocabulary.flow_embedding(x, weight, beta, spread, seed, noise, *shard)
 
 
@@ -130,12 +130,12 @@ def continuous_time_loss(
         bias: The bias of the head, `[K]`, or None; differentiable.
         t: Times in [0, 1]: a number, `[B]` or any leading part of x's shape.
         flow_scale: The factor of y, `[B, ...]`; differentiable. Without it the logits do not depend on y.
-        flow_seed: The seed that `flow_embedding` was given for x and t. y is made again from it. With flow_scale, pass
-            either flow_seed or flow_noise.
+        flow_seed: The seed that `flow_embedding` was given for x and t. y is computed again from it. With flow_scale,
+            pass either flow_seed or flow_noise.
         flow_noise: The explicit noise `[B, ..., K]` that `flow_embedding` was given.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or of its
             leading dimensions. On a CPU, variables that the mask leaves out take no time.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         process_group: The processes that share the classes; see above. None for a single process.
@@ -154,7 +154,7 @@ def continuous_time_loss(
         tensor(0.1997)
     """
     head = LinearHead(hidden, weight, bias, flow_scale)
-    loss = _Loss(x, head, mask, reduction, process_group, num_classes, backend)
+    loss = _Loss(x, head, mask, reduction, (process_group, num_classes), backend)
     schedule = discrete_schedule(beta_1, schedule)
     flow = loss.flow(t, schedule, flow_seed, flow_noise)
     (rate,) = loss.scalars(("rate",), t, schedule, scale=loss.shard.num_classes / 2)
@@ -199,13 +199,13 @@ def discrete_time_loss(
         n_steps: n, at least 1.
         step: i, from 1 to n: an int, or a tensor of integers shaped as t may be.
         flow_scale: The factor of y, `[B, ...]`; differentiable. Without it the logits do not depend on y.
-        flow_seed: The seed that `flow_embedding` was given for x and t. y is made again from it. With flow_scale, pass
-            either flow_seed or flow_noise.
+        flow_seed: The seed that `flow_embedding` was given for x and t. y is computed again from it. With flow_scale,
+            pass either flow_seed or flow_noise.
         flow_noise: The explicit noise `[B, ..., K]` that `flow_embedding` was given.
         beta_1: β₁ of the paper's schedule, positive. Pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
         n_samples: Number of draws, whose mean is the expectation.
-        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or of its
             leading dimensions. On a CPU, variables that the mask leaves out take no time.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         seed: An int, or an int64 tensor of one element, that determines the draws.
@@ -227,11 +227,11 @@ def discrete_time_loss(
     t, n_steps = step_time(t, step, n_steps)
     n_samples = checks.integer("n_samples", n_samples, 1)
     head = LinearHead(hidden, weight, bias, flow_scale)
-    loss = _Loss(x, head, mask, reduction, process_group, num_classes, backend)
+    loss = _Loss(x, head, mask, reduction, (process_group, num_classes), backend)
     schedule = discrete_schedule(beta_1, schedule)
     flow = loss.flow(t, schedule, flow_seed, flow_noise)
     (alpha,) = loss.scalars(("alpha",), t, schedule, n_steps=n_steps)
-    seed = drawn_seed(loss.x, seed, generator, ("noise", noise, (n_samples, *loss.noise_shape)))
+    seed = noise_seed(loss.x, seed, generator, ("noise", noise, (n_samples, *loss.noise_shape)))
     return loss(flow, Cost(None, alpha, seed, noise, n_steps, n_samples))
 
 
@@ -263,13 +263,13 @@ def reconstruction_loss(
         weight: The weight of the head, `[K, d]`; differentiable.
         bias: The bias of the head, `[K]`, or None; differentiable.
         flow_scale: The factor of y, `[B, ...]`; differentiable. Without it the logits do not depend on y.
-        flow_seed: The seed that `flow_embedding` was given for x and t. y is made again from it. With flow_scale, pass
-            either flow_seed or flow_noise.
+        flow_seed: The seed that `flow_embedding` was given for x and t. y is computed again from it. With flow_scale,
+            pass either flow_seed or flow_noise.
         flow_noise: The explicit noise `[B, ..., K]` that `flow_embedding` was given.
         t: The time of the flow that y belongs to. It is read only with flow_scale.
         beta_1: β₁ of the schedule of this flow. With flow_scale, pass either beta_1 or schedule.
         schedule: Another schedule β(t): an object with the methods of `schedules.DiscreteSchedule`.
-        mask: bool, False where a variable costs nothing; its x is then not looked at. Broadcastable to x, or of its
+        mask: bool, False where a variable costs nothing; its x is then not read. Broadcastable to x, or of its
             leading dimensions. On a CPU, variables that the mask leaves out take no time.
         reduction: "mean" over the variables where mask is True, "sum", "batch" (sums, `[B]`) or "none" (x's shape).
         process_group: The processes that share the classes; see above. None for a single process.
@@ -284,14 +284,14 @@ def reconstruction_loss(
         tensor(0.6931)
     """
     head = LinearHead(hidden, weight, bias, flow_scale)
-    loss = _Loss(x, head, mask, reduction, process_group, num_classes, backend)
-    of_flow = beta_1 is not None or schedule is not None or flow_scale is not None
-    schedule = discrete_schedule(beta_1, schedule) if of_flow else None
+    loss = _Loss(x, head, mask, reduction, (process_group, num_classes), backend)
+    if not beta_1 is schedule is flow_scale is None:
+        schedule = discrete_schedule(beta_1, schedule)
     return loss(loss.flow(t, schedule, flow_seed, flow_noise), Cost())
 
 
 class _Loss:
-    """A call of a loss: checks its arguments and chooses the operator."""
+    """A call of a loss: checks its arguments and chooses the operator. processes: process_group and num_classes."""
 
     def __init__(
         self,
@@ -299,36 +299,34 @@ class _Loss:
         head: LinearHead,
         mask: Tensor | None,
         reduction: str,
-        process_group: ProcessGroup | None,
-        num_classes: int | None,
+        processes: Processes,
         backend: str | None,
     ):
         self.x, self.head = checks.classes("x", x), head
         check_head("x", self.x, self.x.shape, head)
-        place = checks.choice("reduction", reduction, checks.REDUCTIONS)
-        self.to = LossTarget(checks.mask("mask", mask, "x", self.x, self.x.shape), place)
-        self.shard = shard_of(head.weight, process_group, num_classes, backend)
+        index = checks.choice("reduction", reduction, checks.REDUCTIONS)
+        self.to = LossTarget(checks.mask("mask", mask, "x", self.x, self.x.shape), index)
+        self.shard = shard_of(head.weight, *processes, backend)
         self.library, self.dtype = backends.library(backend, self.x.device), checks.compute_dtype(*head)
         self.noise_shape = *self.x.shape, self.shard.num_classes
 
     def scalars(self, wanted: Sequence[str], t: PerRow, schedule: DiscreteSchedule | None, **numbers: Any) -> Any:
         return rows.scalars(self.library, wanted, t, self.x, self.dtype, schedule, **numbers)
 
-    def flow(
-        self, t: PerRow, schedule: DiscreteSchedule | None, flow_seed: Seed, flow_noise: Tensor | None
-    ) -> FlowLogits:
-        """The numbers from which the operator makes the flow's logits again; none for a head without `flow_scale`."""
-        given = {"flow_seed": flow_seed, "flow_noise": flow_noise}
+    def flow(self, t: PerRow, schedule: DiscreteSchedule | None, seed: Seed, noise: Tensor | None) -> FlowLogits:
+        """The numbers from which the operator computes the flow's logits again; none for a head without
+        `flow_scale`."""
+        arguments = {"flow_seed": seed, "flow_noise": noise}
         if self.head.flow_scale is None:
-            for name, value in given.items():
+            for name, value in arguments.items():
                 if value is not None:
                     raise ValueError(f"{name} must be None without flow_scale, got {value!r}")
             return NO_FLOW
-        if (flow_seed is None) == (flow_noise is None):
-            raise ValueError(f"exactly one of flow_seed and flow_noise must be given with flow_scale, got {given}")
+        if (seed is None) == (noise is None):
+            raise ValueError(f"exactly one of flow_seed and flow_noise must be given with flow_scale, got {arguments}")
         beta, spread = self.scalars(("beta", "beta_spread"), t, schedule, scale=self.shard.num_classes)
-        seed = drawn_seed(self.x, flow_seed, None, ("flow_noise", flow_noise, self.noise_shape))
-        return FlowLogits(beta, spread, seed, flow_noise)
+        seed = noise_seed(self.x, seed, None, ("flow_noise", noise, self.noise_shape))
+        return FlowLogits(beta, spread, seed, noise)
 
     def __call__(self, flow: FlowLogits, cost: Cost) -> Tensor:
         """By default, the forward and the backward pass each compute the logits. The CPU library can compute the

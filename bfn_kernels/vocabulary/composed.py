@@ -1,6 +1,6 @@
-"""The operators of the losses of a linear head, composed of tiles (see `tiles`) and matrix products.
+"""The operators of flow embeddings and losses, composed of tiles (see `tiles`) and matrix products.
 
-An operator takes the arguments of the function of the same name in `reference.py`, whose docstring says their shapes.
+An operator takes the arguments of the function of the same name in `reference.py`, whose docstring gives their shapes.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,64 +13,116 @@ from bfn_kernels.call.checks import compute_dtype
 from bfn_kernels.call.reduction import MEAN, reduce
 from bfn_kernels.discrete.reference import softplus_fall
 from bfn_kernels.records import FlowLogits, LinearHead, LossTarget, Noise
-from bfn_kernels.vocabulary.composed_flow import flow_embedding as flow_embedding
-from bfn_kernels.vocabulary.composed_flow import flow_embedding_backward as flow_embedding_backward
 from bfn_kernels.vocabulary.composed_steps import mode as mode
 from bfn_kernels.vocabulary.composed_steps import step as step
 from bfn_kernels.vocabulary.operators import types_of_head
 from bfn_kernels.vocabulary.reference import Cost
 from bfn_kernels.vocabulary.shards import Shard
 from bfn_kernels.vocabulary.sums import Row, Sums
-from bfn_kernels.vocabulary.tile_functions import Messages, kernel_of, less_grown, tile_function
-from bfn_kernels.vocabulary.tiles import HALF, Logits, Tokens, for_products
+from bfn_kernels.vocabulary.tile_functions import Messages, kernel_of, p_minus_grown, tile_function
+from bfn_kernels.vocabulary.tiles import FUSED_WIDTH, HALF, Grid, Logits, OnlineSoftmax, Products, Tokens, for_products
 
 Tensors = tuple[Tensor, ...]
-ByLogits = Callable[[Tensor, slice, slice], None]  # writes the gradient by a tile of logits in the place of these
+ByLogits = Callable[[Tensor, slice, slice], None]  # overwrites a tile of logits by the gradient of the loss by them
 
 
-class Head(Logits):
-    """The logits of tokens whose classes are known."""
+def flow_embedding(
+    library: Any, x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, noise: Noise, shard: Shard
+) -> tuple[Tensor, Tensor]:
+    """The embedding θ·W, and for each token the largest y and the sum of exp(y − largest). The backward pass computes θ
+    again from these two numbers."""
+    dtype, tokens = compute_dtype(weight), Tokens(x, shard)
+    messages, products = Messages(library, tokens, beta, spread, noise), Products(library, dtype, weight)
+    grid = Grid(x.numel(), len(weight), weight.shape[1], weight, dtype)
+    theta = OnlineSoftmax(messages.alpha, weight.new_zeros(x.numel(), weight.shape[1], dtype=dtype))
+    if fused := _fused(messages, "flow_products", weight):
+        fused(
+            *messages.kernel_arguments(slice(None), slice(0, len(weight))), weight, theta.top, theta.total, theta.sums
+        )
+    else:
+        flow_tile = messages.function("flow_tile")
+        for classes in grid.classes():
+            rows = weight[classes].to(products.dtype)
+            for chunk in grid.chunks():
+                e = grid.tile(chunk, classes)
+                flow_tile(chunk, classes, False, e, *theta.numbers_of(chunk))
+                products.add(theta.rescaled(chunk), e, rows)
+    theta.join(shard)
+    out = theta.sums.div_(torch.where(tokens.valid, theta.total, torch.nan).unsqueeze(-1))
+    stats = torch.stack([theta.top, theta.total], -1)
+    return out.to(weight.dtype).view(*x.shape, weight.shape[1]), stats.view(*x.shape, 2)
+
+
+def flow_embedding_backward(
+    library: Any,
+    grad: Tensor,
+    x: Tensor,
+    beta: Tensor,
+    spread: Tensor,
+    noise: Noise,
+    stats: Tensor,
+    count: int,
+    dtype: torch.dtype,
+    shard: Shard,
+) -> Tensor:
+    """The gradient of the weight, θᵀ·grad, in its type. The weight has `count` classes."""
+    tokens, width = Tokens(x, shard), grad.shape[-1]
+    messages, products = Messages(library, tokens, beta, spread, noise), Products(library, stats.dtype, grad)
+    grid = Grid(x.numel(), count, width, grad, stats.dtype)
+    top, total = (values.contiguous() for values in tokens.vectors(stats).unbind(-1))
+    by_weight = for_products(grid, grad, (count, width), dtype)
+    if fused := _fused(messages, "flow_products_backward", grad):
+        fused(*messages.kernel_arguments(slice(None), slice(0, count)), tokens.vectors(grad), top, total, by_weight)
+        return by_weight
+    vectors, flow_tile = tokens.vectors(grad).to(products.dtype), messages.function("flow_tile")
+    for classes in grid.classes():
+        sums = by_weight[classes].to(stats.dtype)
+        for chunk in grid.chunks():
+            theta = grid.tile(chunk, classes)
+            flow_tile(chunk, classes, True, theta, top[chunk], total[chunk], None)
+            products.add(sums, theta.t(), vectors[chunk], chunk.start > 0)
+        if sums.dtype != dtype:
+            by_weight[classes] = sums
+    return by_weight
+
+
+def _fused(messages: Messages, name: str, vectors: Tensor) -> Callable | None:
+    """The library's kernel for products of θ and such vectors, or None. One call takes all tokens and classes."""
+    fits = vectors.dtype in HALF and vectors.shape[-1] <= FUSED_WIDTH
+    return messages.kernel(name) if fits else None
+
+
+class LossLogits(Logits):
+    """The logits of a loss, which add the flow's logits y if the head has a flow_scale."""
 
     def __init__(
         self,
         library: Any,
         x: Tensor,
         head: LinearHead,
-        of: FlowLogits,
+        flow: FlowLogits,
         mask: Tensor | None,
         shard: Shard,
         whole: bool = False,
     ):
         self.tokens, (hidden, weight, _, scale) = Tokens(x, shard, mask), head
-        scale = scale if scale is None else self.tokens.numbers(scale)
-        of_tokens = head._replace(hidden=self.tokens.records(hidden), flow_scale=scale)
+        of_tokens = head._replace(hidden=self.tokens.vectors(hidden), flow_scale=self.tokens.scalars(scale))
         super().__init__(library, of_tokens, None, compute_dtype(*head), 1 if scale is None else 2, whole)
-        self.flow_grid = self.grid.beside()
+        self.flow_grid = self.grid.with_own_memory()
         if scale is not None:
-            self.flow = self._flow(of)
+            messages = Messages(library, self.tokens, flow.beta, flow.spread, Noise(flow.flow_seed, flow.flow_noise))
+            self.flow_tile = messages.function("flow_tile")
         narrow = hidden.dtype == weight.dtype and weight.dtype in HALF and scale is None
         self.head_sums = kernel_of(library, "head_sums", weight) if narrow else None
-        self.sums_tile, self.slopes_tile = (
-            tile_function(library, f"{name}_tile", weight) for name in ("sums", "slopes")
-        )
+        self.sums_tile = tile_function(library, "sums_tile", weight)
+        self.slopes_tile = tile_function(library, "slopes_tile", weight)
 
-    def _flow(self, of: FlowLogits) -> Callable[[slice, slice], Tensor]:
-        """A function that makes a tile of the flow's logits, in the memory of `flow_grid`."""
-        messages = Messages(self.library, self.tokens, of.beta, of.spread, Noise(of.flow_seed, of.flow_noise))
-        flow_tile, grid = messages.function("flow_tile"), self.flow_grid
+    def y(self, chunk: Any, classes: slice) -> Tensor:
+        y = self.flow_grid.tile(chunk, classes)
+        self.flow_tile(chunk, classes, False, y, None, None, None)
+        return y
 
-        def flow(part: slice, classes: slice) -> Tensor:
-            y = grid.tile(part, classes)
-            flow_tile(part, classes, False, y, None, None, None)
-            return y
-
-        return flow
-
-    def each(self, rate: Tensor | None) -> Tensor | None:
-        """The rate of each token, if there is one."""
-        return rate if rate is None else self.tokens.numbers(rate)
-
-    def sent(self, cost: Cost) -> Messages:
+    def messages(self, cost: Cost) -> Messages:
         """The messages that the joint receiver sees."""
         spread = (self.tokens.num_classes * cost.alpha).sqrt()
         return Messages(self.library, self.tokens, cost.alpha, spread, Noise(cost.seed, cost.noise))
@@ -83,52 +135,47 @@ class Head(Logits):
         return one / (max(self.tokens.shape.numel(), 1) if mask is None else mask.sum().clamp(min=1))
 
     def reduced(self, losses: Tensor, reduction: int) -> Tensor:
-        each = self.tokens.put_back(torch.where(self.tokens.valid, losses, torch.nan))
-        return reduce(each, self.tokens.mask, reduction).to(self.dtype)
+        losses = self.tokens.scatter(torch.where(self.tokens.valid, losses, torch.nan))
+        return reduce(losses, self.tokens.mask, reduction).to(self.dtype)
 
 
 def loss(
-    library: Any, x: Tensor, of_head: LinearHead, flow: FlowLogits, cost: Cost, to: LossTarget, shard: Shard
+    library: Any, x: Tensor, head: LinearHead, flow: FlowLogits, cost: Cost, to: LossTarget, shard: Shard
 ) -> Tensors:
-    """The loss reduced, and the sums of each token, which the backward pass reads."""
-    head = Head(library, x, of_head, flow, to.mask, shard)
-    stats = _sums(head, cost)
+    """The reduced loss, and the sums of each token, which the backward pass reads."""
+    logits = LossLogits(library, x, head, flow, to.mask, shard)
+    stats = _sums(logits, cost)
     if cost.alpha is None:
-        losses = _row(stats).loss(head.each(cost.rate))
+        losses = Row.of(stats[0]).loss(logits.tokens.scalars(cost.rate))
     else:
         losses = cost.n_steps * _divergences(stats)[0].mean(0)
-    return head.reduced(losses, to.reduction), head.tokens.put_back(stats.transpose(0, 1).contiguous())
+    return logits.reduced(losses, to.reduction), logits.tokens.scatter(stats.transpose(0, 1).contiguous())
 
 
-def _sums(head: Head, cost: Cost) -> Tensor:
-    """The `Sums` of the logits z of each token, then the `Sums` of z + y for each draw of the message y, with y_x
+def _sums(logits: LossLogits, cost: Cost) -> Tensor:
+    """The `Sums` of the logits z of each token, then for each draw of the message y the `Sums` of z + y, with y_x
     instead of z_x: `[1 + n_samples, T, 4]`."""
-    stats = Sums.of_none(head.hidden, 1 + cost.n_samples, len(head.hidden))
-    if head.head_sums is not None and cost.alpha is None:
-        hidden = head.hidden.to(head.weight.dtype)
-        head.head_sums(hidden, head.weight, head.bias, head.tokens.x, head.tokens.shard.first, stats[0])
+    tokens, stats = logits.tokens, Sums.of_none(logits.hidden, 1 + cost.n_samples, len(logits.hidden))
+    if logits.head_sums is not None and cost.alpha is None:
+        hidden = logits.hidden.to(logits.weight.dtype)
+        logits.head_sums(hidden, logits.weight, logits.bias, tokens.x, tokens.shard.first, stats[0])
     else:
-        draws_tile = None if cost.alpha is None else head.sent(cost).function("draws_tile")
-        for part, classes, z in head.tiles():
-            head.sums_tile(z, head.tokens.x[part], head.tokens.first(classes), stats[0, part])
+        draws_tile = None if cost.alpha is None else logits.messages(cost).function("draws_tile")
+        for chunk, classes, z in logits.tiles():
+            logits.sums_tile(z, tokens.x[chunk], tokens.first(classes), stats[0, chunk])
             if draws_tile is not None:
-                draws_tile(part, classes, stats[1:, part], z)
-    together, *others = head.tokens.shard.gathered(stats)
-    for each in others:
-        Sums(*each.unbind(-1)).add_to(together)
-    return together
-
-
-def _row(stats: Tensor) -> Row:
-    """Of the logits' own sums."""
-    return Row.of(Sums(*stats[0].unbind(-1)))
+                draws_tile(chunk, classes, stats[1:, chunk], z)
+    joined, *others = tokens.shard.gathered(stats)
+    for other in others:
+        Sums.stored(other).add_to(joined)
+    return joined
 
 
 def _divergences(stats: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each draw and token `[n_samples, T]`: y_x + LSE(z) − LSE(z + y), and the shift LSE(z + y) − LSE(z)."""
-    z, of_both = (Sums(*part.unbind(-1)) for part in (stats[0], stats[1:]))
-    before, after, y_x = z.log(), of_both.log(), of_both.z_x
-    gap = torch.where(_row(stats).max.isnan(), torch.nan, before - z.z_x)
+    """For each draw and token `[n_samples, T]`: y_x + LSE(z) − LSE(z + y), and the shift LSE(z + y) − LSE(z)."""
+    z, z_and_y = Sums.stored(stats[0]), Sums.stored(stats[1:])
+    before, after, y_x = z.log(), z_and_y.log(), z_and_y.z_x
+    gap = torch.where(Row.of(stats[0]).max.isnan(), torch.nan, before - z.z_x)
     shift = torch.logaddexp(after, z.z_x + y_x) - torch.logaddexp(before, z.z_x)
     return softplus_fall(gap, after - before - y_x), shift
 
@@ -137,7 +184,7 @@ def loss_backward(
     library: Any,
     grad: Tensor,
     x: Tensor,
-    of_head: LinearHead,
+    head: LinearHead,
     flow: FlowLogits,
     cost: Cost,
     to: LossTarget,
@@ -146,83 +193,80 @@ def loss_backward(
     wanted: Sequence[bool],
 ) -> Tensors:
     """The gradients of the head's tensors, in their types. Gradients that are not wanted are empty."""
-    head = Head(library, x, of_head, flow, to.mask, shard)
-    tokens, stats = head.tokens, head.tokens.records(stats).transpose(0, 1)
+    logits = LossLogits(library, x, head, flow, to.mask, shard)
+    tokens, stats = logits.tokens, logits.tokens.vectors(stats).transpose(0, 1)
     by_loss = grad.double().reshape(*grad.shape, *(1,) * (len(tokens.shape) - grad.dim()))
-    factor = torch.where(tokens.valid, head.scale_of(to.reduction) * tokens.numbers(by_loss), 0)
-    by_logits = _by_slopes(head, stats, cost, factor) if cost.alpha is None else _by_draws(head, stats, cost, factor)
-    return _gradients(head, by_logits, types_of_head(of_head), wanted)
+    factor = torch.where(tokens.valid, logits.scale_of(to.reduction) * tokens.scalars(by_loss), 0)
+    by_logits = (_by_logits if cost.alpha is None else _by_logits_of_draws)(logits, stats, cost, factor)
+    return _gradients(logits, by_logits, types_of_head(head), wanted)
 
 
-def _by_slopes(head: Head, stats: Tensor, cost: Cost, factor: Tensor) -> ByLogits:
-    slopes, tokens = _row(stats).slopes(head.each(cost.rate), factor).to(head.dtype), head.tokens
-    return lambda z, part, classes: head.slopes_tile(tokens.x[part], slopes[part], tokens.first(classes), z)
+def _by_logits(logits: LossLogits, stats: Tensor, cost: Cost, factor: Tensor) -> ByLogits:
+    tokens = logits.tokens
+    slopes = Row.of(stats[0]).slopes(tokens.scalars(cost.rate), factor).to(logits.dtype)
+    return lambda z, chunk, classes: logits.slopes_tile(tokens.x[chunk], slopes[chunk], tokens.first(classes), z)
 
 
-def _by_draws(head: Head, stats: Tensor, cost: Cost, factor: Tensor) -> ByLogits:
-    """The gradient of L_n by a logit is the mean over draws of n(p − p'), p' = softmax(z + y), computed as
+def _by_logits_of_draws(logits: LossLogits, stats: Tensor, cost: Cost, factor: Tensor) -> ByLogits:
+    """The gradient of L_n by a logit is the mean over draws of n(p − p'), where p' = softmax(z + y). It is computed as
     np(1 − exp(y − shift))."""
-    row, (divergences, shift) = _row(stats), _divergences(stats)
+    row, (divergences, shift) = Row.of(stats[0]), _divergences(stats)
     factor, log_total = factor * (cost.n_steps / cost.n_samples), row.total().log()
-    by_x = factor * less_grown(row.z_x - row.max - log_total, divergences).sum(0)
-    each = torch.stack([by_x, row.max, log_total, factor], -1).to(head.dtype)
-    shift, slopes_tile = shift.to(head.dtype).contiguous(), head.sent(cost).function("draw_slopes_tile")
-    return lambda z, part, classes: slopes_tile(part, classes, each[part], shift[:, part], z)
+    by_x = factor * p_minus_grown(row.z_x - row.max - log_total, divergences).sum(0)
+    slopes = torch.stack([by_x, row.max, log_total, factor], -1).to(logits.dtype)
+    shift, slopes_tile = shift.to(logits.dtype).contiguous(), logits.messages(cost).function("draw_slopes_tile")
+    return lambda z, chunk, classes: slopes_tile(chunk, classes, slopes[chunk], shift[:, chunk], z)
 
 
 def loss_with_gradients(
-    library: Any,
-    x: Tensor,
-    of_head: LinearHead,
-    flow: FlowLogits,
-    rate: Tensor | None,
-    to: LossTarget,
-    *wanted: bool,
+    library: Any, x: Tensor, head: LinearHead, flow: FlowLogits, rate: Tensor | None, to: LossTarget, *wanted: bool
 ) -> Tensors:
     """L∞ or, without a rate, the reconstruction loss, reduced to a number, and its gradients.
 
-    A tile has all classes of its tokens, so the logits are made only once. The gradients have the type of the
+    A tile has all classes of its tokens, so the logits are computed only once. The gradients have the type of the
     arithmetic, since they will be multiplied by the gradient of the loss, such as the scale of mixed precision.
     """
-    head = Head(library, x, of_head, flow, to.mask, Shard(0, len(of_head.weight), None), whole=True)
-    stats, rates = Sums.of_none(head.hidden, 1, len(head.hidden)), head.each(rate)
-    factor = torch.where(head.tokens.valid, head.scale_of(to.reduction), 0)
+    logits = LossLogits(library, x, head, flow, to.mask, Shard(0, len(head.weight), None), whole=True)
+    tokens, stats = logits.tokens, Sums.of_none(logits.hidden, len(logits.hidden))
+    rates, factor = tokens.scalars(rate), torch.where(tokens.valid, logits.scale_of(to.reduction), 0)
 
-    def by_logits(z: Tensor, part: slice, classes: slice) -> None:
-        x, first = head.tokens.x[part], head.tokens.first(classes)
-        head.sums_tile(z, x, first, stats[0, part])
-        slopes = _row(stats[:, part]).slopes(rates if rates is None else rates[part], factor[part])
-        head.slopes_tile(x, slopes.to(head.dtype), first, z)
+    def by_logits(z: Tensor, chunk: slice, classes: slice) -> None:
+        logits.sums_tile(z, tokens.x[chunk], 0, stats[chunk])
+        slopes = Row.of(stats[chunk]).slopes(rates if rates is None else rates[chunk], factor[chunk])
+        logits.slopes_tile(tokens.x[chunk], slopes.to(logits.dtype), 0, z)
 
-    gradients = _gradients(head, by_logits, [head.dtype] * 4, wanted)
-    return head.reduced(_row(stats).loss(rates), to.reduction), *gradients
+    gradients = _gradients(logits, by_logits, [logits.dtype] * 4, wanted)
+    return logits.reduced(Row.of(stats).loss(rates), to.reduction), *gradients
 
 
-def _gradients(head: Head, by_logits: ByLogits, dtypes: Sequence[torch.dtype], wanted: Sequence[bool]) -> Tensors:
+def _gradients(
+    logits: LossLogits, by_logits: ByLogits, dtypes: Sequence[torch.dtype], wanted: Sequence[bool]
+) -> Tensors:
     """The gradients of the head's tensors, in the types `dtypes`."""
-    weight, (want_hidden, want_weight, want_bias, want_scale) = head.weight, wanted
-    by_hidden = head.hidden.new_zeros(head.hidden.shape if want_hidden else (0,), dtype=head.dtype)
-    by_weight = for_products(head.grid, weight, weight.shape if want_weight else (0,), dtypes[1])
+    weight, hidden, grid, tokens = logits.weight, logits.hidden, logits.grid, logits.tokens
+    want_hidden, want_weight, want_bias, want_scale = wanted
+    by_hidden = hidden.new_zeros(hidden.shape if want_hidden else (0,), dtype=logits.dtype)
+    by_weight = for_products(grid, weight, weight.shape if want_weight else (0,), dtypes[1])
     by_bias = weight.new_zeros(len(weight) if want_bias else 0, dtype=torch.float64)
-    by_scale = weight.new_zeros(len(head.hidden) if want_scale else 0, dtype=torch.float64)
-    for classes in head.grid.classes():
-        sums = by_weight[classes].to(head.dtype) if want_weight else by_weight
-        for part in head.grid.parts():
-            tile = head.tile(part, classes)
-            by_logits(tile, part, classes)
+    by_scale = weight.new_zeros(len(hidden) if want_scale else 0, dtype=torch.float64)
+    for classes in grid.classes():
+        sums = by_weight[classes].to(logits.dtype) if want_weight else by_weight
+        for chunk in grid.chunks():
+            tile = logits.tile(chunk, classes)
+            by_logits(tile, chunk, classes)
             if want_hidden:
-                head.products.add(by_hidden[part], tile, head.rows(classes))
+                logits.products.add(by_hidden[chunk], tile, logits.rows(classes))
             if want_weight:
-                head.products.add(sums, tile.t(), head.hidden[part], part.start > 0)
+                logits.products.add(sums, tile.t(), hidden[chunk], chunk.start > 0)
             if want_bias:
                 by_bias[classes] += tile.sum(0)  # torch would copy the tile for a sum in float64
             if want_scale:
-                y = head.flow_grid.tile(part, classes)  # the memory that still has the flow's logits
-                by_scale[part] += y.mul_(tile).sum(1)
+                y = logits.flow_grid.tile(chunk, classes)  # the memory that still has the flow's logits
+                by_scale[chunk] += y.mul_(tile).sum(1)
         if want_weight and sums.dtype != by_weight.dtype:
             by_weight[classes] = sums
     if want_hidden:
-        by_hidden = head.tokens.put_back(head.tokens.shard.summed(by_hidden))
+        by_hidden = tokens.scatter(tokens.shard.summed(by_hidden))
     if want_scale:
-        by_scale = head.tokens.put_back(head.tokens.shard.summed(by_scale))
+        by_scale = tokens.scatter(tokens.shard.summed(by_scale))
     return by_hidden.to(dtypes[0]), by_weight, by_bias.to(dtypes[2]), by_scale.to(dtypes[3])

@@ -1,6 +1,6 @@
 """The operators of sampling with a large vocabulary, composed of tiles like the operators of `composed`. First, sums
-over tiles of logits decide what each token sends. Then one pass over the state takes the step, and embeds the new
-state. Logits are made again where they are needed.
+over tiles of logits decide what each token sends. Then one pass over the state takes the step and embeds the new state.
+Logits are computed again where they are needed.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from bfn_kernels.records import MEAN, MODE, HeadBefore, LinearHead, Noise, Sent,
 from bfn_kernels.vocabulary.shards import Shard
 from bfn_kernels.vocabulary.sums import LEAST, Sums
 from bfn_kernels.vocabulary.tile_functions import tile_function
-from bfn_kernels.vocabulary.tiles import Exponentials, Grid, Logits
+from bfn_kernels.vocabulary.tiles import Grid, Logits, OnlineSoftmax
 
 
 def mode(library: Any, head: LinearHead, state: Tensor | None, shard: Shard) -> Tensor:
@@ -30,184 +30,170 @@ def step(
     solver: Solver,
     head_before: HeadBefore,
     embedding: Tensor | None,
-    what: Sent,
+    sent: Sent,
     noise: Noise,
     shard: Shard,
     out: Tensor,
     embedded_out: Tensor | None,
 ) -> None:
-    lead = state.shape[:-1]
+    """Writes z' = keep·z + α(Kp − 1) + std·ξ into `out`, where p is e of the class that a token sends, or the
+    probabilities of its classes. Writes the embedding of z' into `embedded_out`."""
+    lead, step_tile = state.shape[:-1], tile_function(library, "step_tile", state)
     dtype = compute_dtype(state, *head, solver.previous, *head_before, embedding)
-    keep, alpha, spread, ahead = (
+    keep, alpha, std, extrapolation = (
         row if row is None else row.expand(lead).flatten().contiguous()
         for row in (solver.keep, solver.take, solver.std, solver.extrapolation)
     )
     grids = 1 if solver.previous is None else 2
-    logits = _logits(library, head, state, dtype, grids)
-    sent, shares = torch.full_like(alpha, -1, dtype=torch.int64), None
-    if what.choice == MEAN:
-        before = None
+    logits, p = _logits(library, head, state, dtype, grids), None
+    if sent.choice == MEAN:
+        previous = None
         if solver.previous is not None:
             scale, y = head_before
-            previous = head._replace(hidden=solver.previous, flow_scale=scale)
-            before = _Shares(_logits(library, previous, y, dtype, grids), shard)
-        shares = _Shares(logits, shard, before, ahead)
-    elif what.choice == MODE:
-        sent, finite = _mode(logits, shard)
-        sent = torch.where(finite, sent, -1)
-    else:
-        uniforms = random.class_uniform(lead, noise.seed) if what.draw_noise is None else what.draw_noise
-        sent = _drawn(logits, shard, uniforms.flatten().to(dtype))
-    if what.known is not None and what.known_mask is not None:
-        mask = what.known_mask.expand(lead)
-        index, valid = valid_classes("known", what.known, shard.num_classes, mask)
-        sent = torch.where(mask.flatten(), index.flatten(), sent)
+            previous_head = head._replace(hidden=solver.previous, flow_scale=scale)
+            previous = _Probabilities(_logits(library, previous_head, y, dtype, grids), shard)
+        p = _Probabilities(logits, shard, previous, extrapolation)
+    x = _sent_classes(logits, shard, lead, sent, noise)
+    if sent.known is not None and sent.known_mask is not None:
+        mask = sent.known_mask.expand(lead)
+        known, valid = valid_classes("known", sent.known, shard.num_classes, mask)
+        x = torch.where(mask.flatten(), known.flatten(), x)
         alpha = torch.where(valid.flatten(), alpha, torch.nan)
-    old, new = (each.reshape(len(sent), len(head.weight)) for each in (state, out))  # copies, if rows have no order
-    embedded = None
+    count, grid = len(x), logits.grid
+    z, z_out = (value.reshape(count, len(head.weight)) for value in (state, out))  # copies, if their strides need it
+    explicit = noise.noise if noise.noise is None else noise.noise.reshape(count, shard.num_classes)
+    rows, softmax = torch.arange(count, device=x.device), None
     if embedding is not None and embedded_out is not None:
-        embedded = embedded_out.to(dtype).view(len(sent), embedding.shape[1]).zero_()  # itself where it has that type
-    of_rows = Solver(keep, alpha, spread)
-    _sweep(library, logits.grid, shard, old, sent, shares, of_rows, noise, new, embedding, embedded)
-    if embedded is not None and embedded_out is not None:
-        embedded_out.copy_(embedded.view(embedded_out.shape))
-    if new.data_ptr() != out.data_ptr():
-        out.copy_(new.view(out.shape))
+        sums = embedded_out.to(dtype).view(count, embedding.shape[1]).zero_()  # `embedded_out` itself, if its type fits
+        softmax = OnlineSoftmax(alpha, sums)
+    for classes in grid.classes():
+        first, last = shard.first + classes.start, shard.first + classes.stop
+        vectors = None if embedding is None else embedding[classes].to(dtype)
+        for chunk in grid.chunks():
+            numbers = grid.tile(chunk, classes) if p is None else p.tile(chunk, classes)
+            of_tokens = (value if value is None else value[chunk] for value in (x, rows, alpha, std, keep))
+            eps = explicit if explicit is None else explicit[chunk, first:last]
+            tiles = z[chunk, classes], numbers, z_out[chunk, classes]
+            exponentials = (None, None, None) if softmax is None else softmax.numbers_of(chunk)
+            step_tile(*of_tokens, noise.seed, eps, first, shard.num_classes, p is not None, *tiles, *exponentials)
+            if softmax is not None:
+                softmax.rescaled(chunk).addmm_(numbers, vectors)  # the numbers are exp(z' − top)
+    if softmax is not None and embedded_out is not None:
+        softmax.join(shard)
+        embedded_out.copy_(softmax.sums.div_(softmax.total.unsqueeze(-1)).view(embedded_out.shape))
+    if z_out.data_ptr() != out.data_ptr():
+        out.copy_(z_out.view(out.shape))
 
 
 def _logits(library: Any, head: LinearHead, y: Tensor | None, dtype: torch.dtype, grids: int = 1) -> Logits:
-    """The logits of a head that follow the state y, if the head has a factor for it."""
-    hidden, _, _, scale = head
-    scale = None if scale is None else scale.flatten()
-    of_tokens = head._replace(hidden=hidden.reshape(-1, hidden.shape[-1]), flow_scale=scale)
-    if scale is None or y is None:
-        return Logits(library, of_tokens, None, dtype, grids)
-    rows = y.reshape(len(of_tokens.hidden), y.shape[-1])
-    return Logits(library, of_tokens, lambda part, classes: rows[part, classes], dtype, grids)
+    """The logits of a head for tokens in one dimension. With a flow_scale they add the state y."""
+    hidden = head.hidden.reshape(-1, head.hidden.shape[-1])
+    scale = head.flow_scale if head.flow_scale is None else head.flow_scale.flatten()
+    state = y if y is None else y.reshape(len(hidden), y.shape[-1])
+    return Logits(library, head._replace(hidden=hidden, flow_scale=scale), state, dtype, grids)
+
+
+def _sent_classes(logits: Logits, shard: Shard, lead: torch.Size, sent: Sent, noise: Noise) -> Tensor:
+    """The class that each token sends `[T]`; −1 where p is NaN, and where a token sends its probabilities."""
+    if sent.choice == MEAN:
+        return logits.hidden.new_full((len(logits.hidden),), -1, dtype=torch.int64)
+    if sent.choice == MODE:
+        mode, finite = _mode(logits, shard)
+        return torch.where(finite, mode, -1)
+    uniforms = random.class_uniform(lead, noise.seed) if sent.draw_noise is None else sent.draw_noise
+    return _drawn(logits, shard, uniforms.flatten().to(logits.dtype))
 
 
 def _mode(logits: Logits, shard: Shard) -> tuple[Tensor, Tensor]:
-    """The first of the likeliest classes of each token, and whether its logit is a number."""
-    most = logits.hidden.new_full((len(logits.hidden),), -torch.inf, dtype=logits.dtype)
-    mode = torch.zeros_like(most, dtype=torch.int64)
-    for part, classes, z in logits.tiles():
-        top, place = z.max(-1)
-        higher = ~((top <= most[part]) | most[part].isnan())  # the first NaN counts as the highest
-        mode[part] = torch.where(higher, place + classes.start, mode[part])
-        most[part] = torch.where(higher, top, most[part])
-    most, place = shard.gathered(most).max(0)
-    return shard.gathered(shard.first + mode).gather(0, place.unsqueeze(0)).squeeze(0), most.isfinite()
+    """The first of the likeliest classes of each token, and whether its logit is finite."""
+    top = logits.hidden.new_full((len(logits.hidden),), -torch.inf, dtype=logits.dtype)
+    mode = torch.zeros_like(top, dtype=torch.int64)
+    for chunk, classes, z in logits.tiles():
+        tile_top, index = z.max(-1)
+        higher = ~((tile_top <= top[chunk]) | top[chunk].isnan())  # the first NaN counts as the highest
+        mode[chunk] = torch.where(higher, index + classes.start, mode[chunk])
+        top[chunk] = torch.where(higher, tile_top, top[chunk])
+    top, process = shard.gathered(top).max(0)
+    return shard.gathered(shard.first + mode).gather(0, process.unsqueeze(0)).squeeze(0), top.isfinite()
 
 
-def _sums(logits: Logits) -> tuple[Tensor, Tensor]:
-    """For each tile of classes and each token, the largest logit and the sum of the exponentials by it."""
+def _tops_and_totals(logits: Logits) -> tuple[Tensor, Tensor]:
+    """For each tile of classes and each token, the largest logit and the sum of exp(logit − largest)."""
     sums_tile = tile_function(logits.library, "sums_tile", logits.weight)
-    tops = logits.hidden.new_full(
-        (max(1, len([*logits.grid.classes()])), len(logits.hidden)), LEAST, dtype=logits.dtype
-    )
+    tiles = max(1, len([*logits.grid.classes()]))
+    tops = logits.hidden.new_full((tiles, len(logits.hidden)), LEAST, dtype=logits.dtype)
     totals = torch.zeros_like(tops, dtype=torch.float64)
-    nothing = torch.full_like(tops[0], -1, dtype=torch.int64)  # no class is left out
-    for part, classes, z in logits.tiles():
+    no_class = torch.full_like(tops[0], -1, dtype=torch.int64)  # so that the sums leave out no class
+    for chunk, classes, z in logits.tiles():
         stats = Sums.of_none(z, len(z))
-        sums_tile(z, nothing[part], 0, stats)
-        sums, tile = Sums(*stats.unbind(-1)), classes.start // logits.grid.class_step
-        tops[tile, part], totals[tile, part] = sums.top, sums.rest + 1
+        sums_tile(z, no_class[chunk], 0, stats)
+        sums, tile = Sums.stored(stats), classes.start // logits.grid.class_step
+        tops[tile, chunk], totals[tile, chunk] = sums.top, sums.rest + 1
     return tops, totals
 
 
 def _drawn(logits: Logits, shard: Shard, uniforms: Tensor) -> Tensor:
-    """The class of each token that its uniform draws, as `noise.draw_class` does; −1 where p is NaN. The process that
-    has it is found first, then the tile, whose logits are made again."""
-    tops, totals = _sums(logits)
-    most = shard.gathered(tops.amax(0)).amax(0)
-    shares = tops.sub_(most).exp_()
-    sums = totals.mul_(shares).cumsum_(0)
-    ends = shard.gathered(sums[-1]).cumsum(0)
-    place, want = _first_above(ends, uniforms * ends[-1], shard.gathered(shares.amax(0)))
-    tile, want = _first_above(sums, want, shares)
-    tile = torch.where(place == shard.place, tile, -1)
+    """The class of each token that its uniform draws, as `noise.draw_class` does; −1 where p is NaN. First the process
+    of the class is found, then its tile. The logits of this tile are computed again."""
+    tops, totals = _tops_and_totals(logits)
+    top = shard.gathered(tops.amax(0)).amax(0)
+    factors = tops.sub_(top).exp_()
+    cumulative = totals.mul_(factors).cumsum_(0)
+    of_processes = shard.gathered(cumulative[-1]).cumsum(0)
+    process, target = _first_above(of_processes, uniforms * of_processes[-1], shard.gathered(factors.amax(0)))
+    tile, target = _first_above(cumulative, target, factors)
+    tile = torch.where(process == shard.rank, tile, -1)
     drawn = torch.zeros_like(tile)
     for number, classes in enumerate(logits.grid.classes()):
         for tokens in _tokens_where(tile == number, logits.grid):
-            e = logits.tile(tokens, classes).sub_(most[tokens].unsqueeze(-1)).exp_().t()
-            place, _ = _first_above(e.double().cumsum_(0), want[tokens], e)
-            found = place + shard.first + classes.start
-            drawn[tokens] = torch.where(tile[tokens] == number, found, drawn[tokens])
-    return torch.where((most > LEAST) & ends[-1].isfinite(), shard.summed(drawn), -1)
+            e = logits.tile(tokens, classes).sub_(top[tokens].unsqueeze(-1)).exp_().t()
+            index, _ = _first_above(e.double().cumsum_(0), target[tokens], e)
+            drawn[tokens] = torch.where(tile[tokens] == number, index + shard.first + classes.start, drawn[tokens])
+    return torch.where((top > LEAST) & of_processes[-1].isfinite(), shard.summed(drawn), -1)
 
 
-def _first_above(sums: Tensor, want: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the growing sums first exceed `want`, or else the last place whose share is above 0; and by how much `want`
-    exceeds the sum before it."""
-    place, last = (sums <= want).sum(0), len(sums) - 1 - (shares > 0).flip(0).byte().argmax(0)
-    place = torch.where(place < len(sums), place, last)
-    before = sums.gather(0, (place - 1).clamp(min=0).unsqueeze(0)).squeeze(0)
-    return place, want - torch.where(place > 0, before, 0)
+def _first_above(cumulative: Tensor, target: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """The index of the first cumulative sum above the target, or else of the last share above 0; and the target minus
+    the sum before this index."""
+    index, last = (cumulative <= target).sum(0), len(cumulative) - 1 - (shares > 0).flip(0).byte().argmax(0)
+    index = torch.where(index < len(cumulative), index, last)
+    before = cumulative.gather(0, (index - 1).clamp(min=0).unsqueeze(0)).squeeze(0)
+    return index, target - torch.where(index > 0, before, 0)
 
 
 def _tokens_where(mask: Tensor, grid: Grid) -> Iterator[slice | Tensor]:
-    """Tokens among which are those of the mask. On a CPU there are no others; elsewhere, where finding them would cost
-    a synchronisation, they are all."""
+    """Chunks of the tokens where the mask is True. Off the CPU, finding them would cost a synchronisation. There the
+    chunks have all tokens."""
     if not mask.is_cpu:
-        yield from grid.parts()
+        yield from grid.chunks()
     elif mask.any():
         yield from mask.nonzero().squeeze(-1).split(grid.token_step)
 
 
-class _Shares:
-    """The probabilities p of tokens' classes, a tile at a time, or p + ahead·(p − p_prev)."""
+class _Probabilities:
+    """The probabilities p of the tokens' classes, a tile at a time, or p + extrapolation·(p − p_prev)."""
 
-    def __init__(self, logits: Logits, shard: Shard, before: "_Shares | None" = None, ahead: Tensor | None = None):
-        self.logits, self.before, self.ahead = logits, before, ahead
+    def __init__(
+        self,
+        logits: Logits,
+        shard: Shard,
+        previous: "_Probabilities | None" = None,
+        extrapolation: Tensor | None = None,
+    ):
+        self.logits, self.previous, self.extrapolation = logits, previous, extrapolation
         self.slopes_tile = tile_function(logits.library, "slopes_tile", logits.weight)
-        tops, totals = _sums(logits)
+        tops, totals = _tops_and_totals(logits)
         top = shard.gathered(tops.amax(0)).amax(0)
         total = shard.summed(totals.mul_(tops.sub_(top).exp_()).sum(0))
         top, zero = torch.where(top > LEAST, top, torch.nan), torch.zeros_like(top)
+        # With these five numbers, which `Row.slopes` explains, `slopes_tile` computes exp(z − top)/total.
         self.slopes = torch.stack([zero, top, zero, total.reciprocal().to(top.dtype), zero], -1)
-        self.nothing = torch.full_like(top, -1, dtype=torch.int64)  # no class has another slope
+        self.no_class = torch.full_like(top, -1, dtype=torch.int64)  # so that no class has another slope
 
-    def tile(self, part: slice, classes: slice) -> Tensor:
-        p = self.logits.tile(part, classes)
-        self.slopes_tile(self.nothing[part], self.slopes[part], 0, p)
-        if self.before is None or self.ahead is None:
+    def tile(self, chunk: slice, classes: slice) -> Tensor:
+        p = self.logits.tile(chunk, classes)
+        self.slopes_tile(self.no_class[chunk], self.slopes[chunk], 0, p)
+        if self.previous is None or self.extrapolation is None:
             return p
-        other = self.before.tile(part, classes)
-        return p.add_(torch.sub(p, other, out=other).mul_(self.ahead[part].unsqueeze(-1)))
-
-
-def _sweep(
-    library: Any,
-    grid: Grid,
-    shard: Shard,
-    state: Tensor,
-    sent: Tensor,
-    shares: _Shares | None,
-    solver: Solver,
-    noise: Noise,
-    out: Tensor,
-    embedding: Tensor | None,
-    embedded: Tensor | None,
-) -> None:
-    """Writes z' = keep·z + α(Kp − 1) + spread·ξ of the states of tokens `[T, K]`, where p is e of the class `sent` or,
-    where that is −1, the shares; without any it is NaN. Writes the embedding of z' into `embedded` `[T, d]`, which
-    is 0."""
-    (keep, alpha, spread, *_), step_tile = solver, tile_function(library, "step_tile", state)
-    rows, sums = torch.arange(len(sent), device=sent.device), Exponentials(alpha)
-    explicit = noise.noise if noise.noise is None else noise.noise.reshape(len(sent), shard.num_classes)
-    for classes in grid.classes():
-        first, last = shard.first + classes.start, shard.first + classes.stop
-        vectors = None if embedding is None else embedding[classes].to(alpha.dtype)
-        for part in grid.parts():
-            shared = shares is not None
-            numbers = shares.tile(part, classes) if shared else grid.tile(part, classes)
-            of_tokens = (each if each is None else each[part] for each in (sent, rows, alpha, spread, keep))
-            eps = explicit if explicit is None else explicit[part, first:last]
-            step_tile(
-                *of_tokens, noise.seed, eps, first, shard.num_classes, shared, state[part, classes], numbers,
-                out[part, classes], *((None, None, None) if embedded is None else sums.of(part)),
-            )  # fmt: skip
-            if embedded is not None and vectors is not None:  # the numbers are exp(z' − top)
-                embedded[part].mul_(sums.kept[part].unsqueeze(-1)).addmm_(numbers, vectors)
-    if embedded is not None:
-        torch.div(sums.joined(shard, embedded), sums.total.unsqueeze(-1), out=embedded)
+        previous = self.previous.tile(chunk, classes)
+        return p.add_(torch.sub(p, previous, out=previous).mul_(self.extrapolation[chunk].unsqueeze(-1)))

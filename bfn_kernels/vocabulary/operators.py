@@ -1,7 +1,7 @@
-"""The operators of large vocabularies: the fake and backward pass of each.
+"""The operators of large vocabularies: the fake and the backward pass of each.
 
-The function of the same name in `reference.py` shows what an operator computes, and has its arguments. None of the
-operators stores a number for each class of each token.
+The function of the same name in `reference.py` defines what an operator computes, and has the same arguments. No
+operator stores a number for each class of each token, except in the state of a sampler.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,12 @@ from bfn_kernels.vocabulary.reference import Cost
 from bfn_kernels.vocabulary.shards import Shard
 from bfn_kernels.vocabulary.sums import SUMS
 
-WIDE = 128  # from so many numbers a vector on, a CPU makes the gradient of a loss in the forward pass
+WIDE = 128  # the least d for which a CPU computes the gradient of a loss in the forward pass
+# Arguments and results in the schemas below.
 _SHARD = ", ".join(records.fields(Shard))
-_LOSS_OF = f"Tensor x, {', '.join(records.fields(LinearHead) + records.fields(FlowLogits))}"  # what all losses read
-_BY_HEAD = "Tensor by_hidden, Tensor by_weight, Tensor by_bias, Tensor by_flow_scale"
-_READ = f"x {' '.join(LinearHead._fields + FlowLogits._fields)} rate alpha seed noise mask"  # tensors of a loss
+_LOGITS = f"Tensor x, {', '.join(records.fields(LinearHead) + records.fields(FlowLogits))}"
+_GRADIENTS = "Tensor by_hidden, Tensor by_weight, Tensor by_bias, Tensor by_flow_scale"
+_TENSORS_OF_LOSS = f"x {' '.join(LinearHead._fields + FlowLogits._fields)} rate alpha seed noise mask"
 _NEEDS = ", ".join(f"bool need_{name}" for name in LinearHead._fields)
 
 
@@ -34,13 +35,13 @@ def _embedding_fake(x, weight, *others):
 
 def _embedding_backward(library: Library, grad: Tensor, forward: Forward):
     *flow, weight, first, num_classes, group = forward.saved
-    more = len(weight), weight.dtype, first, num_classes, group
-    return None, library.vocabulary.flow_embedding_backward(grad, *flow, *more)
+    of_weight = len(weight), weight.dtype, first, num_classes, group
+    return None, library.vocabulary.flow_embedding_backward(grad, *flow, *of_weight)
 
 
 def types_of_head(head: LinearHead) -> list[torch.dtype]:
     """The types of the gradients of a linear head. The gradient of None is an empty tensor."""
-    return [compute_dtype(*head) if each is None else each.dtype for each in head]
+    return [compute_dtype(*head) if tensor is None else tensor.dtype for tensor in head]
 
 
 def _gradients_fake(head: LinearHead, dtypes: Sequence[torch.dtype], wanted: Sequence[bool]):
@@ -58,8 +59,8 @@ def _loss_fake(x, *others):
 
 def _loss_backward(library: Library, grad: Tensor, forward: Forward):
     *tensors, mask, stats, n_steps, n_samples, reduction, first, num_classes, group = forward.saved
-    others = n_steps, n_samples, mask, reduction, stats, first, num_classes, group
-    return None, *library.vocabulary.loss_backward(grad, *tensors, *others, forward.needed[1:5])
+    rest = n_steps, n_samples, mask, reduction, stats, first, num_classes, group
+    return None, *library.vocabulary.loss_backward(grad, *tensors, *rest, forward.needed[1:5])
 
 
 def _loss_backward_fake(grad, x, *others):
@@ -78,10 +79,10 @@ def _loss_with_gradients_backward(library: Library, grad: Tensor, forward: Forwa
     return None, *times_saved(library, grad, None, forward.saved, forward, first=1)
 
 
-_SENT = "Tensor x, Tensor rows, Tensor alpha, Tensor spread, Tensor seed, int first, int num_classes"  # of messages
-_OF_TILES = {
+_MESSAGES = "Tensor x, Tensor rows, Tensor alpha, Tensor spread, Tensor seed, int first, int num_classes"
+_OF_TILES = {  # the libraries with kernels for a tile, and the schemas of these kernels
     f"{NATIVE} {TRITON}": (
-        f"flow_tile({_SENT}, bool again, Tensor(a!) out, Tensor(b!)? top, Tensor(c!)? total, Tensor(d!)? kept)",
+        f"flow_tile({_MESSAGES}, bool again, Tensor(a!) out, Tensor(b!)? top, Tensor(c!)? total, Tensor(d!)? kept)",
         "sums_tile(Tensor logits, Tensor x, int first, Tensor(a!) sums)",
         "slopes_tile(Tensor x, Tensor slopes, int first, Tensor(a!) logits)",
     ),
@@ -91,11 +92,11 @@ _OF_TILES = {
         "Tensor(c!)? top, Tensor(d!)? total, Tensor(e!)? kept)",
     ),
     TRITON: (
-        f"draws_tile({_SENT}, Tensor(a!) sums, Tensor logits)",
-        f"draw_slopes_tile({_SENT}, Tensor slopes, Tensor shift, Tensor(a!) logits)",
-        # on tensor cores, without tiles
-        f"flow_products({_SENT}, Tensor weight, Tensor(a!) top, Tensor(b!) total, Tensor(c!) sums)",
-        f"flow_products_backward({_SENT}, Tensor grad, Tensor top, Tensor total, Tensor(a!) by_weight)",
+        f"draws_tile({_MESSAGES}, Tensor(a!) sums, Tensor logits)",
+        f"draw_slopes_tile({_MESSAGES}, Tensor slopes, Tensor shift, Tensor(a!) logits)",
+        # products on tensor cores, without tiles
+        f"flow_products({_MESSAGES}, Tensor weight, Tensor(a!) top, Tensor(b!) total, Tensor(c!) sums)",
+        f"flow_products_backward({_MESSAGES}, Tensor grad, Tensor top, Tensor total, Tensor(a!) by_weight)",
         "head_sums(Tensor hidden, Tensor weight, Tensor? bias, Tensor x, int first, Tensor(a!) sums)",
         "product(Tensor a, Tensor b, bool add, Tensor(a!) sums)",
     ),
@@ -120,14 +121,14 @@ OPERATORS = [
         reference.loss,
         "(Tensor loss, Tensor stats)",
         fake=_loss_fake,
-        saved=f"{_READ} stats n_steps n_samples reduction first num_classes group",
+        saved=f"{_TENSORS_OF_LOSS} stats n_steps n_samples reduction first num_classes group",
         backward=_loss_backward,
         composed=True,
     ),
     Operator(
-        # the one above without draws, of one process on a CPU, reduced to a number, in memory as large as the weight
-        f"loss_with_gradients({_LOSS_OF}, Tensor? rate, Tensor? mask, int reduction, {_NEEDS}) -> "
-        f"(Tensor loss, {_BY_HEAD})",
+        # `loss` without draws, for one process on a CPU, reduced to a number; its tile is as large as the weight
+        f"loss_with_gradients({_LOGITS}, Tensor? rate, Tensor? mask, int reduction, {_NEEDS}) -> "
+        f"(Tensor loss, {_GRADIENTS})",
         fake=_loss_with_gradients_fake,
         saved="by_hidden by_weight by_bias by_flow_scale",
         backward=_loss_with_gradients_backward,
@@ -135,8 +136,8 @@ OPERATORS = [
         composed=True,
     ),
     Operator(
-        f"loss_backward(Tensor grad, {_LOSS_OF}, {', '.join(records.fields(Cost))}, Tensor? mask, int reduction, "
-        f"Tensor stats, {_SHARD}, bool[] wanted) -> ({_BY_HEAD})",
+        f"loss_backward(Tensor grad, {_LOGITS}, {', '.join(records.fields(Cost))}, Tensor? mask, int reduction, "
+        f"Tensor stats, {_SHARD}, bool[] wanted) -> ({_GRADIENTS})",
         fake=_loss_backward_fake,
         composed=True,
     ),
@@ -146,7 +147,6 @@ OPERATORS = [
         composed=True,
     ),
     operator(reference.step, fake=lambda state, *others: torch.empty_like(state), composed=True),
-    # A CPU has kernels for what is done with a tile, and so has Triton, also for that with the draws of L_n.
     *(
         Operator(f"{schema} -> ()", fake=lambda *arguments: None, library=library)
         for library, schemas in _OF_TILES.items()

@@ -1,7 +1,6 @@
 """Large vocabularies in plain PyTorch: the executable specification, which stores the logits of all classes.
 
-Each op is the op of `discrete` for the logits of a linear head. Arguments have the shapes that `discrete.reference`
-gives.
+Each op is the op of `discrete` for the logits of a linear head. `discrete.reference` gives the shapes of the arguments.
 """
 
 from typing import NamedTuple
@@ -29,9 +28,9 @@ from bfn_kernels.vocabulary.shards import Shard
 
 
 class Cost(NamedTuple):
-    """What a loss of a large vocabulary costs: L∞ with a rate, L_n with the accuracy alpha of a message, and the
-    reconstruction loss with neither. The expectation of L_n is the mean of `n_samples` draws, which come from a seed or
-    are explicit noise `[n_samples, B, ..., K]`."""
+    """The kind of a loss: L∞ with a rate, L_n with the accuracy alpha of a message, the reconstruction loss with
+    neither. The expectation of L_n is the mean of `n_samples` draws, which come from a seed or are explicit noise
+    `[n_samples, B, ..., K]`."""
 
     rate: Tensor | None = None
     alpha: Tensor | None = None
@@ -42,8 +41,8 @@ class Cost(NamedTuple):
 
 
 def flow_embedding(x: Tensor, weight: Tensor, beta: Tensor, spread: Tensor, noise: Noise, shard: Shard) -> Tensor:
-    """softmax(y)·W, where y is the flow's (185), and all classes are here. weight: `[K, d]`. Returns `[B, ..., d]` in
-    the weight's type."""
+    """softmax(y)·W `[B, ..., d]` in the weight's type, where y are the logits of a flow (185). weight: `[K, d]`, with
+    all classes."""
     dtype = compute_dtype(weight)
     theta = discrete.sender_sample(x, beta, spread, weight.shape[0], True, noise, dtype)
     return (theta @ weight.to(dtype)).to(weight.dtype)
@@ -53,15 +52,14 @@ def logits(head: LinearHead, y: Tensor | None, mask: Tensor | None = None) -> Te
     """hidden·Wᵀ + bias + flow_scale·y `[B, ..., K]` in the type of the arithmetic."""
     dtype = compute_dtype(*head)
     hidden, weight, bias, scale = (value if value is None else value.to(dtype) for value in head)
-    hidden, scale = hide(
-        None if mask is None else mask.unsqueeze(-1), hidden, None if scale is None else scale.unsqueeze(-1)
-    )
+    scale, mask = (value if value is None else value.unsqueeze(-1) for value in (scale, mask))
+    hidden, scale = hide(mask, hidden, scale)
     z = torch.nn.functional.linear(hidden, weight, bias)
     return z if scale is None or y is None else z + scale * y.to(dtype)
 
 
 def loss(x: Tensor, head: LinearHead, flow: FlowLogits, cost: Cost, to: LossTarget, shard: Shard) -> Tensor:
-    """A loss of the logits of a head, where y is the flow's (185). L_n is that of the joint receiver."""
+    """A loss of the logits of a head, where y are the logits of a flow (185). L_n has the joint receiver."""
     y = None
     if head.flow_scale is not None:
         known, beta, spread = hide(to.mask, x, flow.beta, flow.spread)
@@ -91,7 +89,8 @@ def step(
     out: Tensor | None = None,
     embedded_out: Tensor | None = None,
 ) -> Tensor:
-    """`step` of the logits of a head, where y is the state. p_prev is of the hidden states `previous`.
+    """`discrete.step` of the logits of a head, where y is the state. p_prev are the probabilities of the hidden states
+    `previous`.
 
     embedding: `[K, d]`. embedded_out: receives softmax(z')·embedding, `[B, ..., d]`.
     """

@@ -1,4 +1,4 @@
-"""The classes of a vocabulary that several processes share."""
+"""The classes of a vocabulary, which several processes may share."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,14 +11,16 @@ from bfn_kernels.call import checks
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 else:
-    ProcessGroup = Any  # which a torch without torch.distributed does not have
+    ProcessGroup = Any  # a torch that was built without torch.distributed has no such class
+
+Processes = tuple[ProcessGroup | None, int | None]  # the arguments process_group and num_classes of an op
 
 
 class Shard(NamedTuple):
-    """The classes that this process holds.
+    """The classes of this process.
 
-    first: the index of its first class. num_classes: how many classes all processes hold together. group: the name of
-    the process group, or None for a single process.
+    first: the index of its first class. num_classes: the number of classes of all processes. group: the name of the
+    process group, or None for a single process.
     """
 
     first: int
@@ -26,8 +28,8 @@ class Shard(NamedTuple):
     group: str | None
 
     @property
-    def place(self) -> int:
-        """The number of this process in the group."""
+    def rank(self) -> int:
+        """The rank of this process in the group."""
         return 0 if self.group is None else _group_of(self.group).rank()
 
     def gathered(self, values: Tensor) -> Tensor:
@@ -35,24 +37,25 @@ class Shard(NamedTuple):
         if self.group is None:
             return values.unsqueeze(0)
         group = _group_of(self.group)
-        found = [torch.empty_like(values) for _ in range(group.size())]
-        distributed.all_gather(found, values, group)
-        return torch.stack(found)
+        gathered = [torch.empty_like(values) for _ in range(group.size())]
+        distributed.all_gather(gathered, values, group)
+        return torch.stack(gathered)
 
     def summed(self, values: Tensor) -> Tensor:
-        """Their sum, in the place of the values of this process."""
+        """The sum of the values of every process. It overwrites the values."""
         if self.group is not None:
             distributed.all_reduce(values, group=_group_of(self.group))
         return values
 
 
 def _group_of(name: str) -> Any:
-    """An operator's arguments may be strings, not groups; this is how torch's own operators find one by its name."""
+    """The group of this name. An operator cannot take a group as an argument, but it can take a string. torch's own
+    operators find groups by this function."""
     return distributed.distributed_c10d._resolve_process_group(name)  # type: ignore[arg-type]
 
 
 def shard_of(weight: Tensor, process_group: ProcessGroup | None, num_classes: int | None, backend: str | None) -> Shard:
-    """The classes of the rows of this weight."""
+    """The classes whose vectors are the rows of this weight."""
     if (process_group is None) != (num_classes is None):
         raise ValueError(f"process_group and num_classes must be given together, got {process_group=}, {num_classes=}")
     if process_group is None:

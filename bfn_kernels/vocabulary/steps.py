@@ -1,17 +1,9 @@
 """Steps of samplers for a large vocabulary. A step takes hidden states, of which a linear head computes the logits, one
-tile at a time. Only the state has K numbers for each token.
-
-Tensors may have any of the types. The arithmetic is in float32, or in float64 if a tensor has this type. A step
-allocates its results, a tile of logits, and two numbers for each token and tile (docs/contracts.md). Nothing is
-differentiable.
-
-If processes share the classes, each process passes only its own classes of `weight`, `bias`, `embedding`, `state`,
-`previous_state` and `out`. All other arguments are equal in all processes. Explicit noise has all classes, `[B, ...,
-num_classes]`. The embedding that a step returns is equal in all processes.
+tile at a time. Only the state has K numbers for each token. Nothing is differentiable.
 
 Logits are linear in hidden, bias and flow_scale. So for a temperature T, pass hidden/T, bias/T and flow_scale/T. For
-guidance with weight w, pass (1 + w)·hidden − w·h, where h are the hidden states without the condition, and combine the
-two flow_scales in the same way. The bias stays.
+guidance with weight w, pass (1 + w)·hidden − w·h, where h are the hidden states without the condition. Combine the two
+flow_scales in the same way. The bias stays.
 """
 
 from collections.abc import Sequence
@@ -21,15 +13,15 @@ from torch import Tensor
 
 from bfn_kernels import backends, solvers
 from bfn_kernels.call import checks, rows
-from bfn_kernels.call.keywords import choice_noises, drawn_seed, known_values, step_seed
+from bfn_kernels.call.keywords import choice_noises, known_values, noise_seed, step_seed
 from bfn_kernels.call.outputs import check_outputs
 from bfn_kernels.call.rows import PerRow
 from bfn_kernels.records import CHOICES, HeadBefore, LinearHead, Noise, Sent, Solver
 from bfn_kernels.schedules import DiscreteSchedule
 from bfn_kernels.solvers import Coefficients
-from bfn_kernels.vocabulary.shards import ProcessGroup, shard_of
+from bfn_kernels.vocabulary.shards import Processes, ProcessGroup, shard_of
 
-FIRST = HeadBefore(None, None)  # for a step that does not use the step before
+FIRST = HeadBefore(None, None)  # for a step that does not use the previous step
 
 
 def update_sample(
@@ -91,11 +83,11 @@ def update_sample(
     if out is not None:
         check_outputs("state", locals())
     sent = Sent(checks.choice("choose", choose, CHOICES), known, known_mask, draw_noise)
-    head, of_processes = LinearHead(hidden, weight, bias, flow_scale), (process_group, num_classes)
-    step = _Step(state, head, embedding, sent, of_processes, backend, alpha=alpha, noise=noise)
+    head, processes = LinearHead(hidden, weight, bias, flow_scale), (process_group, num_classes)
+    step = _Step(state, head, embedding, sent, processes, backend, alpha=alpha, noise=noise)
     dims, scale = len(step.lead), step.shard.num_classes
     message = rows.scalars(step.library, rows.MESSAGE, alpha, state, step.dtype, dims=dims, scale=scale)
-    seed = drawn_seed(state, seed, generator, ("noise", noise, (*step.lead, scale)), *step.draws)
+    seed = noise_seed(state, seed, generator, ("noise", noise, (*step.lead, scale)), *step.draws)
     return step(Solver(None, *message), Noise(seed, noise), out)
 
 
@@ -185,9 +177,9 @@ def solver_step(
         raise ValueError(f'previous must be None with choose="{choose}", since hidden states do not say what was taken')
     schedule = solvers.step_schedule(coefficients, beta_1, schedule)
     sent, before = Sent(choice, known, known_mask, draw_noise), HeadBefore(previous_scale, previous_state)
-    head, of_processes = LinearHead(hidden, weight, bias, flow_scale), (process_group, num_classes)
-    times, others = (t, t_next, t_previous), {"t": t, "t_next": t_next, "t_previous": t_previous, "noise": noise}
-    step = _Step(state, head, embedding, sent, of_processes, backend, previous, before, **others)
+    head, processes = LinearHead(hidden, weight, bias, flow_scale), (process_group, num_classes)
+    times, inputs = (t, t_next, t_previous), {"t": t, "t_next": t_next, "t_previous": t_previous, "noise": noise}
+    step = _Step(state, head, embedding, sent, processes, backend, previous, before, **inputs)
     dims, scale = len(step.lead), step.shard.num_classes
     solver = solvers.step_scalars(coefficients, rule, schedule, times, previous, state, step.dtype, dims, scale)
     seed = step_seed(state, solver.std, seed, generator, noise, *step.draws, shape=(*step.lead, scale))
@@ -231,13 +223,13 @@ def mode(
     shard, lead = shard_of(weight, process_group, num_classes, backend), hidden.shape[:-1]
     head = LinearHead(hidden, weight, bias, flow_scale)
     check_head("hidden", hidden, lead, head)
-    _check_followed(hidden, (*lead, len(weight)), flow_scale=flow_scale, state=state)
+    _check_state_and_scale(hidden, (*lead, len(weight)), flow_scale=flow_scale, state=state)
     library = backends.library(backend, hidden.device)
-    return library.vocabulary.mode(*(each if each is None else each.detach() for each in (*head, state)), *shard)
+    return library.vocabulary.mode(*(value if value is None else value.detach() for value in (*head, state)), *shard)
 
 
 class _Step:
-    """A call of a step: checks its arguments and calls the operator."""
+    """A call of a step: checks its arguments and calls the operator. inputs: further arguments without a gradient."""
 
     def __init__(
         self,
@@ -245,15 +237,15 @@ class _Step:
         head: LinearHead,
         embedding: Tensor | None,
         sent: Sent,
-        of_processes: tuple[ProcessGroup | None, int | None],
+        processes: Processes,
         backend: str | None,
         previous: Tensor | None = None,
         before: HeadBefore = FIRST,
-        **others: PerRow | Tensor | None,
+        **inputs: PerRow | Tensor | None,
     ):
         weight = head.weight
         checks.weight("weight", weight)
-        self.shard = shard_of(weight, *of_processes, backend)
+        self.shard = shard_of(weight, *processes, backend)
         checks.data("state", state)
         if state.dim() < 2 or state.shape[-1] != len(weight):
             raise ValueError(
@@ -266,7 +258,7 @@ class _Step:
             checks.like("previous", previous, "hidden", head.hidden)
         elif before.previous_scale is not None:
             raise ValueError("previous_scale must be None without previous")
-        _check_followed(state, state.shape, **before._asdict())
+        _check_state_and_scale(state, state.shape, **before._asdict())
         if embedding is not None:
             checks.weight("embedding", embedding)
             checks.same_device("embedding", embedding, "state", state)
@@ -277,21 +269,21 @@ class _Step:
         self.sent = sent._replace(known=known, known_mask=known_values(known, sent.known_mask, state, self.lead))
         self.draws = choice_noises(CHOICES[sent.choice], sent.draw_noise, self.lead)
         tensors = {"state": state, "previous": previous, "embedding": embedding, **head._asdict(), **before._asdict()}
-        checks.no_gradient("a step by a linear head has none", **tensors, **self.sent._asdict(), **others)
+        checks.no_gradient("a step by a linear head has none", **tensors, **self.sent._asdict(), **inputs)
         self.dtype = checks.compute_dtype(state, *head, previous, *before, embedding)
 
     def __call__(self, solver: Solver, noise: Noise, out: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
         """The new state, and its embedding if one is asked for."""
-        embedding, seen = self.embedding, None
+        embedding, embedded = self.embedding, None
         if embedding is not None:
-            seen = embedding.new_empty((*self.lead, embedding.shape[1]))
+            embedded = embedding.new_empty((*self.lead, embedding.shape[1]))
         step = *self.head, *solver, *self.before, embedding, *self.sent, *noise, *self.shard
-        updated = self.library.vocabulary.step(self.state, *step, out, seen)
-        return updated if seen is None else (updated, seen)
+        updated = self.library.vocabulary.step(self.state, *step, out, embedded)
+        return updated if embedded is None else (updated, embedded)
 
 
 def check_head(name: str, like: Tensor, shape: torch.Size, head: LinearHead) -> None:
-    """Refuses a head that does not fit tokens of this shape. `name` is the argument that gave the shape."""
+    """Refuses a head that does not fit tokens of this shape, which is the shape of the argument `name`."""
     hidden, weight, bias, flow_scale = head
     checks.weight("weight", weight)
     checks.same_device("weight", weight, name, like)
@@ -302,8 +294,8 @@ def check_head(name: str, like: Tensor, shape: torch.Size, head: LinearHead) -> 
         checks.like("flow_scale", flow_scale, name, like, shape)
 
 
-def _check_followed(like: Tensor, shape: Sequence[int], **pair: Tensor | None) -> None:
-    """Refuses a factor without its state, a state without its factor, and wrong shapes of the two."""
+def _check_state_and_scale(like: Tensor, shape: Sequence[int], **pair: Tensor | None) -> None:
+    """Refuses a flow_scale without its state, a state without its flow_scale, and wrong shapes of the two."""
     (scale_name, scale), (name, state) = pair.items()
     if (scale is None) != (state is None):
         raise ValueError(f"{scale_name} and {name} must be given together")

@@ -1,8 +1,9 @@
-"""Losses of a row of classes, from sums over parts of the classes [derived].
+"""Losses of a row of logits z, from sums over its classes [derived].
 
-The class x is left out of the sums, so that nothing cancels as p_x goes to 1. With t the largest of the other logits,
-the sums are over e_k = exp(z_k − t). The class with logit t is left out, too, since its e of 1 would hide small terms.
-All terms are positive, so sums over two parts can be joined without cancellation. All numbers are float64.
+The sums are over e_k = exp(z_k − t) of the wrong classes k ≠ x, where t is their largest logit. The class x is left
+out, so that nothing cancels as p_x goes to 1. One class with the logit t is left out, too, since its e of 1 would hide
+small terms. All terms are positive, so sums over two parts of the classes can be joined without cancellation. All
+numbers are float64.
 """
 
 from typing import NamedTuple
@@ -11,12 +12,12 @@ import torch
 from torch import Tensor
 
 LEAST = torch.finfo(torch.float32).min  # the t of a sum over no classes, and a lower bound of every t
-SUMS = 4  # how many numbers `Sums` has of each row
+SUMS = 4  # the number of fields of `Sums`
 
 
 class Sums(NamedTuple):
-    """The sums of each row: z_x, or 0 if x is not among these classes; t; and the sums of e_k and of e_k² over all
-    classes but x and the class of t. Operators store the four numbers in the last dimension of a tensor."""
+    """The sums of each row over some classes: z_x, or 0 if x is not one of them; t; and the sums of e_k and of e_k²
+    without the class of t. Operators store the four numbers in the last dimension of a tensor."""
 
     z_x: Tensor
     top: Tensor
@@ -26,11 +27,16 @@ class Sums(NamedTuple):
     @staticmethod
     def of_tile(z_x: Tensor, others: Tensor) -> "Sums":
         """The sums of a tile. In `others` the logit of x must be −∞."""
-        top, place = others.max(-1)
+        top, index = others.max(-1)
         top = top.clamp(min=LEAST)
         e = (others - top.unsqueeze(-1)).exp_()
-        e.scatter_(-1, place.unsqueeze(-1), (top - top).unsqueeze(-1))  # 0, or NaN where the logit is no finite number
+        e.scatter_(-1, index.unsqueeze(-1), (top - top).unsqueeze(-1))  # 0, or NaN where the logit is not finite
         return Sums(*(number.double() for number in (z_x, top, e.sum(-1), e.square_().sum(-1))))
+
+    @staticmethod
+    def stored(stats: Tensor) -> "Sums":
+        """The sums that a tensor `[..., 4]` stores."""
+        return Sums(*stats.unbind(-1))
 
     @staticmethod
     def of_none(like: Tensor, *shape: int) -> Tensor:
@@ -41,12 +47,12 @@ class Sums(NamedTuple):
 
     def add_to(self, stats: Tensor) -> None:
         """Adds these sums to the stored sums over other classes."""
-        other = Sums(*stats.unbind(-1))
+        other = Sums.stored(stats)
         top = torch.maximum(self.top, other.top)
-        one, two = (self.top - top).exp(), (other.top - top).exp()
-        less = torch.minimum(one, two)  # what the class of the smaller t adds
-        rest = one * self.rest + two * other.rest + less
-        square = one.square() * self.square + two.square() * other.square + less.square()
+        by_self, by_other = (self.top - top).exp(), (other.top - top).exp()
+        less = torch.minimum(by_self, by_other)  # the e of the class of the smaller t
+        rest = by_self * self.rest + by_other * other.rest + less
+        square = by_self.square() * self.square + by_other.square() * other.square + less.square()
         torch.stack([self.z_x + other.z_x, top, rest, square], -1, out=stats)
 
     def log(self) -> Tensor:
@@ -55,8 +61,11 @@ class Sums(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Of each row, with e_k = exp(z_k − max) and `max` the largest logit of all: e_x, and sums of the other e_k, of
-    their squares, and of e_k(1 − e_k) where a wrong class is likelier than not."""
+    """The numbers of each row, with e_k = exp(z_k − max), where `max` is the largest logit of all classes.
+
+    x: e_x. rest, square: the sums of e_k and of e_k² over the wrong classes. spread: the sum of e_k(1 − e_k) over the
+    wrong classes, which holds where a wrong class has the largest logit.
+    """
 
     z_x: Tensor
     max: Tensor
@@ -66,12 +75,14 @@ class Row(NamedTuple):
     spread: Tensor
 
     @staticmethod
-    def of(sums: Sums) -> "Row":
-        most = torch.maximum(sums.z_x, sums.top)
-        most = torch.where((most > LEAST) & most.isfinite(), most, torch.nan)  # else p is 0/0 or ∞/∞
-        x, by = (sums.z_x - most).exp(), (sums.top - most).exp()
-        rest, square = by * (1 + sums.rest), by.square() * (1 + sums.square)
-        return Row(sums.z_x, most, x, rest, square, sums.rest - sums.square)
+    def of(stats: Tensor) -> "Row":
+        """The numbers of stored sums."""
+        sums = Sums.stored(stats)
+        top = torch.maximum(sums.z_x, sums.top)
+        top = torch.where((top > LEAST) & top.isfinite(), top, torch.nan)  # else p is 0/0 or ∞/∞
+        x, by_top = (sums.z_x - top).exp(), (sums.top - top).exp()
+        rest, square = by_top * (1 + sums.rest), by_top.square() * (1 + sums.square)
+        return Row(sums.z_x, top, x, rest, square, sums.rest - sums.square)
 
     def total(self) -> Tensor:
         return self.x + self.rest
@@ -94,15 +105,18 @@ class Row(NamedTuple):
         return self.cross_entropy() if rate is None else rate * self.squared_distance()
 
     def slopes(self, rate: Tensor | None, factor: Tensor) -> Tensor:
-        """The derivatives of this loss, times a factor, as five numbers of each row: by_x, that by the logit of x, then
-        max, slope, level and origin; that by another class's logit is e(slope·(e − origin) + level), e = exp(z − max).
+        """The derivatives of this loss, times a factor, as five numbers of each row: by_x, max, slope, level, origin.
 
-        L∞'s are −2p_x(q² + s) by the logit of x and 2p_k(p_k − s + p_x·q) by another's, s = Σp_k² over these. Where e_k
-        may be 1 and p_k − s would cancel, it is (e_k − 1)/total + (e_x + Σe(1 − e))/total².
+        by_x is the derivative by the logit of x. The derivative by the logit z of another class is
+        e(slope·(e − origin) + level), where e = exp(z − max).
+
+        The derivatives of L∞ are −2p_x(q² + s) by the logit of x and 2p_k(p_k − s + p_x·q) by another logit, where
+        s = Σp_k² over the wrong classes. Where a wrong class may have e_k = 1, p_k − s would cancel. There it is
+        computed as (e_k − 1)/total + (e_x + Σe(1 − e))/total².
         """
-        total, nothing = self.total(), torch.zeros_like(self.max)
+        total, zero = self.total(), torch.zeros_like(self.max)
         if rate is None:
-            return torch.stack([-self.q() * factor, self.max, nothing, factor / total, nothing], -1)
+            return torch.stack([-self.q() * factor, self.max, zero, factor / total, zero], -1)
         wrong = (self.x < 1) & (total < 2)
         above = torch.where(wrong, self.x + self.spread, -self.square)
         slope = 2 * rate * factor / total.square()

@@ -1,5 +1,5 @@
-"""The computations on a tile of large vocabularies: an operator of the library or, if the library has none, the
-function of the same name in plain PyTorch. csrc/ops/vocabulary.h says what the operators compute."""
+"""The computations on a tile of large vocabularies. They are operators of the library. If the library lacks one, the
+function of the same name here computes it in plain PyTorch. csrc/ops/vocabulary.h says what they compute."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,8 +31,8 @@ def sums_tile(logits: Tensor, x: Tensor, first: int, sums: Tensor) -> None:
 
 
 def slopes_tile(x: Tensor, slopes: Tensor, first: int, logits: Tensor) -> None:
-    by_x, most, slope, level, origin = slopes.unsqueeze(-1).unbind(1)
-    e = logits.sub_(most).exp_()
+    by_x, top, slope, level, origin = slopes.unsqueeze(-1).unbind(1)
+    e = logits.sub_(top).exp_()
     others = (e - origin).mul_(slope).add_(level).mul_(e)
     torch.where(one_hot(x - first, logits.shape[1]), by_x, others, out=logits)
 
@@ -54,8 +54,8 @@ def step_tile(
     *sums: Tensor | None,
 ) -> None:
     count, dtype = numbers.shape[1], numbers.dtype
-    sent = torch.where(x.unsqueeze(-1) < 0, numbers if shared else torch.nan, one_hot(x - first, count).to(dtype))
-    new = alpha.unsqueeze(-1) * (num_classes * sent - 1)
+    p = torch.where(x.unsqueeze(-1) < 0, numbers if shared else torch.nan, one_hot(x - first, count).to(dtype))
+    new = alpha.unsqueeze(-1) * (num_classes * p - 1)
     if spread is not None:
         if noise is None:
             noise = random.class_normal_tile(rows, first, count, num_classes, seed, random.SENDER, 0, dtype)
@@ -67,61 +67,62 @@ def step_tile(
 
 
 def _to_exponentials(numbers: Tensor, top: Tensor, total: Tensor, kept: Tensor) -> None:
-    """Turns the numbers of a tile into exp(number − top). top, total and kept are those of `tiles.Exponentials`."""
-    most = torch.maximum(top, numbers.amax(-1))
-    kept.copy_(top.sub_(most).exp_())
-    top.copy_(most)
-    total.mul_(kept).add_(numbers.sub_(most.unsqueeze(-1)).exp_().sum(-1))
+    """Overwrites the numbers of a tile by exp(number − top). Updates the fields top, total and kept of a
+    `tiles.OnlineSoftmax`."""
+    new_top = torch.maximum(top, numbers.amax(-1))
+    kept.copy_(top.sub_(new_top).exp_())
+    top.copy_(new_top)
+    total.mul_(kept).add_(numbers.sub_(new_top.unsqueeze(-1)).exp_().sum(-1))
 
 
-def less_grown(log_p: Tensor, growth: Tensor) -> Tensor:
+def p_minus_grown(log_p: Tensor, growth: Tensor) -> Tensor:
     """p − p·exp(growth), without cancellation if growth is near 0, and without overflow if it is large."""
     p = log_p.exp()
     return torch.where(growth > 1, p - (log_p + growth).exp(), -p * growth.clamp(max=1).expm1())
 
 
 class Messages:
-    """The messages y = α(Ke_x − 1) + √(Kα)·ε about tokens, and the computations on tiles of them (185)."""
+    """The messages y = α(Ke_x − 1) + √(Kα)·ε about tokens (185), and the computations on tiles of them."""
 
     def __init__(self, library: Any, tokens: Any, alpha: Tensor, spread: Tensor, noise: Noise):
         self.library, self.tokens, self.seed, self.noise = library, tokens, noise.seed, noise.noise
-        self.alpha, self.spread = tokens.numbers(alpha), tokens.numbers(spread)
+        self.alpha, self.spread = tokens.scalars(alpha), tokens.scalars(spread)
 
     def kernel(self, name: str) -> Callable | None:
         """The library's kernel, or None. Kernels cannot read explicit noise."""
         return kernel_of(self.library, name, self.alpha) if self.noise is None else None
 
     def function(self, name: str) -> Callable:
-        """The library's kernel or the method of this name. Both take the tokens and the classes of a tile first."""
+        """The library's kernel or the method of this name. Both first take the tokens and the classes of a tile."""
         kernel = self.kernel(name)
         if kernel is None:
             return getattr(self, name)
-        return lambda part, classes, *others: kernel(*self.of(part, classes), *others)
+        return lambda chunk, classes, *others: kernel(*self.kernel_arguments(chunk, classes), *others)
 
-    def of(self, part: slice, classes: slice) -> tuple:
+    def kernel_arguments(self, chunk: slice, classes: slice) -> tuple:
         """The arguments of a kernel that describe the messages of a tile."""
         tokens = self.tokens
-        sent = (each[part] for each in (tokens.x, tokens.rows, self.alpha, self.spread))
-        return *sent, self.seed, tokens.first(classes), tokens.num_classes
+        of_tokens = (values[chunk] for values in (tokens.x, tokens.rows, self.alpha, self.spread))
+        return *of_tokens, self.seed, tokens.first(classes), tokens.num_classes
 
-    def tile(self, part: slice, classes: slice, stream: int = random.SENDER, draw: int = 0) -> Tensor:
-        _, rows, alpha, spread, seed, first, num_classes = self.of(part, classes)
+    def tile(self, chunk: slice, classes: slice, stream: int = random.SENDER, draw: int = 0) -> Tensor:
+        x, rows, alpha, spread, seed, first, num_classes = self.kernel_arguments(chunk, classes)
         count = classes.stop - classes.start
         if self.noise is None:
             eps = random.class_normal_tile(rows, first, count, num_classes, seed, stream, draw, alpha.dtype)
         else:
-            each = self.noise if stream == random.SENDER else self.noise[draw]
-            eps = each.reshape(-1, num_classes)[rows, first : first + count].to(alpha.dtype)
-        sent = self.is_x(part, classes).to(alpha.dtype)
-        return alpha.unsqueeze(-1) * (num_classes * sent - 1) + spread.unsqueeze(-1) * eps
+            noise = self.noise if stream == random.SENDER else self.noise[draw]
+            eps = noise.reshape(-1, num_classes)[rows, first : first + count].to(alpha.dtype)
+        e_x = one_hot(x - first, count).to(alpha.dtype)
+        return alpha.unsqueeze(-1) * (num_classes * e_x - 1) + spread.unsqueeze(-1) * eps
 
-    def is_x(self, part: slice, classes: slice) -> Tensor:
+    def is_x(self, chunk: slice, classes: slice) -> Tensor:
         """True where a number of a tile belongs to the class of its token."""
-        return one_hot(self.tokens.x[part] - self.tokens.first(classes), classes.stop - classes.start)
+        return one_hot(self.tokens.x[chunk] - self.tokens.first(classes), classes.stop - classes.start)
 
-    def flow_tile(self, part: slice, classes: slice, again: bool, out: Tensor, *sums: Tensor | None) -> None:
+    def flow_tile(self, chunk: slice, classes: slice, again: bool, out: Tensor, *sums: Tensor | None) -> None:
         top, total, kept = sums
-        out.copy_(self.tile(part, classes))
+        out.copy_(self.tile(chunk, classes))
         if top is None or total is None:
             return
         if again or kept is None:
@@ -129,20 +130,21 @@ class Messages:
         else:
             _to_exponentials(out, top, total, kept)
 
-    def draws_tile(self, part: slice, classes: slice, sums: Tensor, logits: Tensor) -> None:
-        is_x = self.is_x(part, classes)
+    def draws_tile(self, chunk: slice, classes: slice, sums: Tensor, logits: Tensor) -> None:
+        is_x = self.is_x(chunk, classes)
         others = logits.masked_fill(is_x, -torch.inf)
         top = others.amax(-1).clamp_(min=torch.finfo(logits.dtype).min)
-        others.sub_(top.unsqueeze(-1))  # so that the sum with a small y is rounded least where it matters most
-        for draw, of_draw in enumerate(sums):
-            y = self.tile(part, classes, random.MONTE_CARLO, draw)
+        others.sub_(top.unsqueeze(-1))  # so that a small y keeps its digits in the sum
+        for draw, sums_of_draw in enumerate(sums):
+            y = self.tile(chunk, classes, random.MONTE_CARLO, draw)
             y_x = torch.where(is_x, y, 0).sum(-1)
-            found = Sums.of_tile(y_x, y.add_(others))
-            found._replace(top=found.top + top).add_to(of_draw)
+            tile_sums = Sums.of_tile(y_x, y.add_(others))
+            tile_sums._replace(top=tile_sums.top + top).add_to(sums_of_draw)
 
-    def draw_slopes_tile(self, part: slice, classes: slice, slopes: Tensor, shift: Tensor, logits: Tensor) -> None:
-        by_x, most, log_total, factor = slopes.unsqueeze(-1).unbind(1)
-        log_p, sums = logits.sub_(most).sub_(log_total), torch.zeros_like(logits)
-        for draw, less in enumerate(shift.unsqueeze(-1)):
-            sums += less_grown(log_p, self.tile(part, classes, random.MONTE_CARLO, draw).sub_(less))
-        torch.where(self.is_x(part, classes), by_x, sums.mul_(factor), out=logits)
+    def draw_slopes_tile(self, chunk: slice, classes: slice, slopes: Tensor, shift: Tensor, logits: Tensor) -> None:
+        by_x, top, log_total, factor = slopes.unsqueeze(-1).unbind(1)
+        log_p, sums = logits.sub_(top).sub_(log_total), torch.zeros_like(logits)
+        for draw, shift_of_draw in enumerate(shift.unsqueeze(-1)):
+            growth = self.tile(chunk, classes, random.MONTE_CARLO, draw).sub_(shift_of_draw)
+            sums += p_minus_grown(log_p, growth)
+        torch.where(self.is_x(chunk, classes), by_x, sums.mul_(factor), out=logits)

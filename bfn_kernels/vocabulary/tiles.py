@@ -1,15 +1,15 @@
-"""Tiles of large vocabularies. A tile has the numbers of some tokens for some classes.
+"""Tiles of large vocabularies. A tile has a number for each of some tokens and each of some classes.
 
-An op makes and uses the numbers of one tile at a time, in the same memory. No tensor has the numbers of all classes.
-The outer loop is over classes, so that the rows of the weight that a tile needs, and their gradient, stay in the cache
-while all tokens pass. A few sums in float64 store what is known of the classes of a token so far. The backward pass
-makes the numbers again, by a matrix product or from the seed. The exception is a loss that makes its gradients in the
-forward pass: its tiles have all classes, and it makes the logits once.
+An op computes and uses one tile at a time, always in the same memory. So no tensor has numbers for all classes. The
+outer loop is over classes: the rows of the weight that a tile needs, and their gradient, then stay in the cache while
+all tokens pass. Between tiles, an op stores a few sums for each token. The backward pass computes the numbers again, by
+a matrix product or from the seed. Only a loss that computes its gradients in the forward pass computes logits once: its
+tiles have all classes.
 """
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,60 +25,59 @@ TOKENS = 1024  # of a tile; with fewer tokens a matrix product waits for the wei
 NUMBERS = {"cpu": 2**18}  # of a tile: 1 MiB in float32; with 4 MiB, matrix products take up to twice as long
 # The tokens and numbers of a tile on any other device. A smaller tile would leave most of a GPU idle.
 MANY_TOKENS, MANY_NUMBERS = 2**12, 2**24
-BLOCK = 512  # for how many classes logits are made at a time, so that they are in the cache when the bias is added
+BLOCK = 512  # for how many classes logits are computed at a time: they are still in the cache when the bias is added
 FUSED_WIDTH = 256  # the largest d for which a Triton program can hold the sums of its tokens in registers
 HALF = (torch.bfloat16, torch.float16)
 
 
 class Tokens:
-    """The tokens of a call, in one dimension.
+    """The T tokens of a call, in one dimension.
 
-    On a CPU, tokens that the mask leaves out are not among them. On a GPU, where counting them would cost a
-    synchronisation, they are, and their results are dropped.
+    On a CPU, tokens where the mask is False are left out. On a GPU, counting them would cost a synchronisation. There
+    they take part, and their results are dropped.
     """
 
     def __init__(self, x: Tensor, shard: Shard, mask: Tensor | None = None):
         self.shape, self.mask = x.shape, None if mask is None else mask.expand(x.shape)
         self.shard, self.num_classes = shard, shard.num_classes
         index, valid = valid_classes("x", x, shard.num_classes, mask)
-        self.kept = None if mask is None or not x.is_cpu else self.mask.flatten().nonzero().squeeze(-1)
-        self.rows = torch.arange(x.numel(), device=x.device) if self.kept is None else self.kept
-        self.x, self.valid = self.numbers(index), self.numbers(valid)
+        self.indices = None if mask is None or not x.is_cpu else self.mask.flatten().nonzero().squeeze(-1)
+        self.rows = torch.arange(x.numel(), device=x.device) if self.indices is None else self.indices
+        self.x, self.valid = self.scalars(index), self.scalars(valid)
 
     def first(self, classes: slice) -> int:
-        """The index of the first of some classes of this process."""
+        """The index, among all classes, of the first of some classes of this process."""
         return self.shard.first + classes.start
 
-    def numbers(self, values: Tensor) -> Tensor:
-        """One number for each token, from numbers that broadcast to the shape of the data."""
-        return self._keep(values.expand(self.shape).flatten()).contiguous()
+    def scalars(self, values: Tensor | None) -> Any:
+        """One number for each token `[T]`, from numbers that broadcast to the shape of the data; None for None."""
+        return values if values is None else self._select(values.expand(self.shape).flatten()).contiguous()
 
-    def records(self, values: Tensor) -> Tensor:
-        """The values of each token, `[T, ...]`, from values whose leading dimensions are the shape of the data."""
-        return self._keep(values.reshape(self.shape.numel(), *values.shape[len(self.shape) :]))
+    def vectors(self, values: Tensor) -> Tensor:
+        """The values of each token `[T, ...]`, from values whose leading dimensions are the shape of the data."""
+        return self._select(values.reshape(self.shape.numel(), *values.shape[len(self.shape) :]))
 
-    def put_back(self, values: Tensor) -> Tensor:
-        """The values of the tokens, a number or a vector for each, in the shape of the data. Tokens that the mask
-        leaves out get 0."""
-        if self.kept is not None:
-            values = values.new_zeros(self.shape.numel(), *values.shape[1:]).index_copy_(0, self.kept, values)
+    def scatter(self, values: Tensor) -> Tensor:
+        """The values `[T, ...]` in the shape of the data. Tokens that the mask leaves out get 0."""
+        if self.indices is not None:
+            values = values.new_zeros(self.shape.numel(), *values.shape[1:]).index_copy_(0, self.indices, values)
         return values.reshape(*self.shape, *values.shape[1:])
 
-    def _keep(self, values: Tensor) -> Tensor:
-        """The values without the values of tokens that the mask leaves out. If these tokens are dropped later, their
-        values are set to 0, so that NaN does not reach a sum."""
+    def _select(self, values: Tensor) -> Tensor:
+        """The values of the tokens that take part. If masked tokens take part, their values become 0, so that NaN does
+        not reach a sum."""
         if self.mask is None:
             return values
-        if self.kept is not None:
-            return values.index_select(0, self.kept)
+        if self.indices is not None:
+            return values.index_select(0, self.indices)
         return hide(self.mask.flatten().view(-1, *(1,) * (values.dim() - 1)), values)[0]
 
 
 class Grid:
     """The tiles of T tokens and the classes of this process, and the memory of a tile.
 
-    grids: how many grids are used at the same time; they share the memory of one. whole: whether a tile has all
-    classes. Such a tile has d tokens, so that it takes as much memory as the gradient of the weight `[K, d]`.
+    grids: how many grids are used at the same time; together they take the memory of one tile. whole: whether a tile
+    has all classes. Such a tile has d tokens, so that it takes as much memory as the gradient of the weight `[K, d]`.
     """
 
     def __init__(
@@ -94,58 +93,67 @@ class Grid:
 
     @functools.cached_property
     def memory(self) -> Tensor:
-        """The memory of a tile. It is allocated with the first tile, after the results, so that memory after it is free
-        again."""
+        """The memory of a tile. It is allocated with the first tile, after the results, so that no gap between them
+        stays when it is freed."""
         return self.like.new_empty(self.token_step * min(self.class_step, self.num_classes), dtype=self.dtype)
 
-    def beside(self) -> "Grid":
+    def with_own_memory(self) -> "Grid":
         """A grid of the same tiles in other memory."""
         other = copy.copy(self)
         other.__dict__.pop("memory", None)
         return other
 
     def classes(self) -> Iterator[slice]:
-        return _parts(self.num_classes, self.class_step)
+        return _chunks(self.num_classes, self.class_step)
 
-    def parts(self) -> Iterator[slice]:
-        return _parts(self.tokens, self.token_step)
+    def chunks(self) -> Iterator[slice]:
+        """The tokens of each tile."""
+        return _chunks(self.tokens, self.token_step)
 
-    def tile(self, part: slice, classes: slice) -> Tensor:
+    def tile(self, chunk: slice, classes: slice) -> Tensor:
         """Memory for the numbers of a tile. All tiles use the same memory."""
-        rows, columns = part.stop - part.start, classes.stop - classes.start
+        rows, columns = chunk.stop - chunk.start, classes.stop - classes.start
         return self.memory[: rows * columns].view(rows, columns)
 
 
-def _parts(count: int, step: int) -> Iterator[slice]:
-    for first in range(0, count, step):
-        yield slice(first, min(first + step, count))
+def _chunks(count: int, step: int) -> Iterator[slice]:
+    return (slice(first, min(first + step, count)) for first in range(0, count, step))
 
 
 def for_products(grid: Grid, like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Memory for sums over tokens. It is not set to 0, since the product with the first tokens overwrites it."""
+    """Memory for sums over tokens. It is 0 only without tokens, since the product with the first tokens overwrites
+    it."""
     return (like.new_empty if grid.tokens else like.new_zeros)(shape, dtype=dtype)
 
 
-class Exponentials:
-    """The numbers of an online softmax for each token: `top`, the largest number so far, `total`, the sum of
-    exp(number − top), and `kept`, by which sums that used the previous top must be multiplied."""
+class OnlineSoftmax:
+    """The mean of vectors under the softmax of each token's numbers, computed tile by tile.
 
-    def __init__(self, like: Tensor):
+    top: for each token the largest number so far. total: the sum of exp(number − top). kept: the factor
+    exp(old top − top), by which sums that used the old top must be multiplied. sums: `[T, d]`, the sum of
+    exp(number − top) times the vectors.
+    """
+
+    def __init__(self, like: Tensor, sums: Tensor):
         self.top, self.total = torch.full_like(like, torch.finfo(like.dtype).min), torch.zeros_like(like)
-        self.kept = torch.ones_like(like)
+        self.kept, self.sums = torch.ones_like(like), sums
 
-    def of(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        return self.top[part], self.total[part], self.kept[part]
+    def numbers_of(self, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """The numbers that a tile function updates."""
+        return self.top[chunk], self.total[chunk], self.kept[chunk]
 
-    def joined(self, shard: Shard, sums: Tensor) -> Tensor:
-        """Joins the sums `[T, d]` of all processes. Afterwards `top` and `total` refer to all processes, too."""
+    def rescaled(self, chunk: slice) -> Tensor:
+        """The sums of some tokens, after a tile has changed `top`."""
+        return self.sums[chunk].mul_(self.kept[chunk].unsqueeze(-1))
+
+    def join(self, shard: Shard) -> None:
+        """Adds the numbers of all processes."""
         if shard.group is None:
-            return sums
+            return
         tops, totals = shard.gathered(torch.stack([self.top, self.total])).unbind(1)
         top = tops.amax(0)
-        sums = shard.summed(sums * (self.top - top).exp().unsqueeze(-1))
+        self.sums = shard.summed(self.sums * (self.top - top).exp().unsqueeze(-1))
         self.top, self.total = top, ((tops - top).exp() * totals).sum(0)
-        return sums
 
 
 class Products:
@@ -154,7 +162,7 @@ class Products:
     kernel, since small factors would underflow in float16."""
 
     def __init__(self, library: Any, dtype: torch.dtype, *vectors: Tensor):
-        narrow = dtype == torch.float32 and all(each.dtype == torch.bfloat16 for each in vectors)
+        narrow = dtype == torch.float32 and all(v.dtype == torch.bfloat16 for v in vectors)
         self.kernel = kernel_of(library, "product", vectors[0]) if narrow else None
         self.dtype = torch.bfloat16 if self.kernel else dtype
 
@@ -169,24 +177,18 @@ class Products:
 class Logits:
     """The logits hidden·Wᵀ + bias + flow_scale·y of tokens, a tile at a time.
 
-    head: hidden `[T, d]` and flow_scale `[T]`. flow: a function that makes a tile of y, or None. dtype: the type of the
-    arithmetic. grids: how many tiles are used at the same time.
+    head: hidden `[T, d]` and flow_scale `[T]`. state: y `[T, K]`, which is read only with flow_scale. dtype: the type
+    of the arithmetic. grids, whole: as for `Grid`.
     """
 
     def __init__(
-        self,
-        library: Any,
-        head: LinearHead,
-        flow: Callable[[Any, slice], Tensor] | None,
-        dtype: torch.dtype,
-        grids: int = 1,
-        whole: bool = False,
+        self, library: Any, head: LinearHead, state: Any, dtype: torch.dtype, grids: int = 1, whole: bool = False
     ):
         hidden, weight, bias, scale = head
         self.library, self.dtype, self.products = library, dtype, Products(library, dtype, hidden, weight)
-        self.hidden, self.weight, self.flow = hidden.to(self.products.dtype), weight, flow
-        self.bias, self.scale = (each if each is None else each.to(dtype) for each in (bias, scale))
-        self.grid = Grid(len(hidden), weight.shape[0], weight.shape[1], weight, dtype, grids, whole)
+        self.hidden, self.weight, self.state = hidden.to(self.products.dtype), weight, state
+        self.bias, self.scale = (value if value is None else value.to(dtype) for value in (bias, scale))
+        self.grid = Grid(len(hidden), len(weight), weight.shape[1], weight, dtype, grids, whole)
         self._rows: tuple[slice | None, Tensor] = None, weight
 
     def rows(self, classes: slice) -> Tensor:
@@ -195,20 +197,24 @@ class Logits:
             self._rows = classes, self.weight[classes].to(self.products.dtype)
         return self._rows[1]
 
+    def y(self, chunk: Any, classes: slice) -> Tensor:
+        """A tile of y."""
+        return self.state[chunk, classes]
+
     def tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """Yields all tiles, each as its tokens, its classes and its logits."""
         for classes in self.grid.classes():
-            for part in self.grid.parts():
-                yield part, classes, self.tile(part, classes)
+            for chunk in self.grid.chunks():
+                yield chunk, classes, self.tile(chunk, classes)
 
-    def tile(self, part: slice | Tensor, classes: slice) -> Tensor:
-        hidden, rows = self.hidden[part], self.rows(classes)
+    def tile(self, chunk: slice | Tensor, classes: slice) -> Tensor:
+        hidden, rows = self.hidden[chunk], self.rows(classes)
         logits = self.grid.tile(slice(0, len(hidden)), classes)
-        for some in _parts(len(rows), BLOCK):
-            block = logits[:, some]
-            self.products.add(block, hidden, rows[some].t(), False)
+        for columns in _chunks(len(rows), BLOCK):
+            block = logits[:, columns]
+            self.products.add(block, hidden, rows[columns].t(), False)
             if self.bias is not None:
-                block.add_(self.bias[classes][some])
-        if self.flow is not None and self.scale is not None:
-            logits.addcmul_(self.scale[part].unsqueeze(-1), self.flow(part, classes).to(self.dtype))
+                block.add_(self.bias[classes][columns])
+        if self.scale is not None:
+            logits.addcmul_(self.scale[chunk].unsqueeze(-1), self.y(chunk, classes).to(self.dtype))
         return logits

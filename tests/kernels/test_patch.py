@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bfn_kernels import patch
-from bfn_kernels.patch.bayesian_flow_networks import of_rows
+from bfn_kernels.patch.bayesian_flow_networks import row_times
 
 S1, BETA_1 = 0.001**0.5, 9.0
 
@@ -355,6 +355,6 @@ def test_the_published_code_has_equal_losses_and_gradients(name, monkeypatch):
 
 def test_times_that_are_equal_in_a_row_are_one():
     times = torch.tensor([[0.2, 0.2, 0.2], [0.7, 0.7, 0.7]])
-    assert torch.equal(of_rows(times), times[:, 0])
+    assert torch.equal(row_times(times), times[:, 0])
     times[1, 2] = 0.6
-    assert torch.equal(of_rows(times), times)
+    assert torch.equal(row_times(times), times)

@@ -327,8 +327,8 @@ def test_gradients_are_laid_out_as_compiled_code_expects_them(backend):
 def test_times_of_tokens_that_are_dropped_later_are_no_nan():
     """On a GPU, tokens behind a mask are dropped from the results alone, and NaN times 0 would be NaN."""
     tokens = tiles.Tokens(torch.tensor([1, 2]), tiles.Shard(0, 5, None), torch.tensor([False, True]))
-    tokens.kept = None
-    assert tokens.numbers(torch.tensor([torch.nan, 0.5])).tolist() == [0, 0.5]
+    tokens.indices = None
+    assert tokens.scalars(torch.tensor([torch.nan, 0.5])).tolist() == [0, 0.5]
 
 
 def test_refusals():

@@ -9,7 +9,7 @@ from test_vocabulary import native, on_cpu, small_tiles  # noqa: F401
 from vocabularies import MODES, SHAPES, STEPS
 
 from bfn_kernels import discrete, nn, samplers, vocabulary
-from bfn_kernels.nn.vocabulary import Seen
+from bfn_kernels.nn.vocabulary import EmbeddedInput
 from bfn_kernels.solvers import Coefficients
 
 K, WIDTH, TOKENS = 1003, 6, (3, 7)
@@ -293,7 +293,7 @@ class Stored(nn.Vocabulary):
         return nn.Discrete.solver_state(self, shape, device, t, seed)
 
     def theta(self, state):
-        return Seen(state[1] @ self.weight(), state=state[0])
+        return EmbeddedInput(state[1] @ self.weight(), state=state[0])
 
     def update(self, output, state, t, alpha, seed):
         nn.Discrete.update(self, self.logits(output, state[0]), state, t, alpha, seed)
