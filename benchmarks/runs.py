@@ -57,7 +57,7 @@ EXPERIMENTS = {
     ),
     "bins": Experiment(
         "cifar10",
-        ("data.name=benchmarks.grey:patches", "network.width=32", "network.depth=2", "train.n_steps=20", *CALM),
+        ("data.name=benchmarks.grey:patches", "network.width=64", "network.depth=2", "train.n_steps=20", *CALM),
         "mnist",
         128,
     ),
