@@ -19,22 +19,28 @@ install: $(VENV)/installed
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# The build of the CPU kernels that this machine loads. The others, which only tests load here, are not tuned.
-LOADED = $$($(BIN)/python -c 'from bfn_kernels.backends import builds; print(builds()[0])'),_cuda
+# The names of builds of the CPU kernels that run on this machine, best first: [:1] is the one that it loads.
+BUILDS = $$($(BIN)/python -c 'from bfn_kernels.backends import builds; print(*builds()$(1), sep=",")')
 
 # The environment and the extension are rebuilt only if their sources have changed. Bytecode is left to the first import,
 # since most of what is installed is never imported.
 $(VENV)/installed: pyproject.toml setup.py $(SOURCES) | $(VENV)/bin/python
 	@echo "Installing torch and all else, then compiling the kernels: minutes, in which little is said."
 	$(BIN)/python -m pip install --quiet --no-compile --upgrade 'pip>=24' 'setuptools>=77' wheel ninja numpy 'torch>=2.11'
-	BFN_TUNED=$(LOADED) BFN_NVCC=$(NVCC) PYTHONWARNINGS=ignore \
+	BFN_BUILDS=$(call BUILDS,[:1]),_cuda BFN_NVCC=$(NVCC) PYTHONWARNINGS=ignore \
 		$(BIN)/python -m pip install --quiet --no-compile --no-build-isolation --editable '.[$(EXTRAS)]'
+	touch $@
+
+# The builds that only tests load here, and which are therefore not tuned.
+$(VENV)/all-builds: $(VENV)/installed
+	BFN_BUILDS=none,$(call BUILDS,[1:]) BFN_TUNED=none BFN_NVCC= PYTHONWARNINGS=ignore \
+		$(BIN)/python setup.py -q build_ext --inplace
 	touch $@
 
 run: install
 	$(BIN)/bfn train digits
 
-test: install
+test: install $(VENV)/all-builds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --deselect tests/cuda_on_host/test_sanitizers.py::test_kernels
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto tests/kernels tests/fuzz/test_fuzz_heads.py
 	OMP_NUM_THREADS=1 BFN_PTX=cuda $(BIN)/python -m pytest -n auto tests/ptx/test_cuda_ptx.py \

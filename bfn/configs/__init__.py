@@ -76,8 +76,8 @@ class TrainConfig:
     max_seconds: float | None = None  # wall clock, resumed time included
     validate_every: int = 100  # steps from one validation, log row and checkpoint to the next
     patience: int = 10  # validations without a better bound before training stops
-    mixed_precision: str = "no"  # "no", "bf16" or, on a GPU, "fp16"
-    compiler: str | None = None  # a backend of torch.compile for the network, such as inductor
+    mixed_precision: str = "auto"  # "no", "bf16", on a GPU "fp16", or "auto": bf16 where the device is fast in it
+    compiler: str | None = "auto"  # a backend of torch.compile for the network, None, or "auto": inductor if it pays
     cpu: bool = False  # do not use a GPU that is there
 
 
@@ -216,9 +216,9 @@ def check(config: Config) -> None:
             raise ConfigError(f"{path}={value} must lie in [0, 1)")
         if key == "seed" and not -(2**63) <= value < 2**64:
             raise ConfigError(f"{path}={value} must be a number of 64 bits")
-    choose(dict.fromkeys(("no", "bf16", "fp16")), config.train.mixed_precision, "train.mixed_precision")
+    choose(dict.fromkeys(("no", "bf16", "fp16", "auto")), config.train.mixed_precision, "train.mixed_precision")
     choose(SAMPLERS, config.sample.sampler, "sample.sampler")
     if config.train.compiler is not None:
-        choose(dict.fromkeys(list_backends(None)), config.train.compiler, "train.compiler")
+        choose(dict.fromkeys(["auto", *list_backends(None)]), config.train.compiler, "train.compiler")
     if config.sample.tolerance is not None and config.sample.sampler != "ode2":
         raise ConfigError(f"sample.tolerance is of sample.sampler='ode2', got {config.sample.sampler!r}")

@@ -5,7 +5,8 @@ what is drawn, so that the result does not depend on how many processes there ar
 every n-th micro-batch of n processes, and adds up the gradients of those that it takes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -40,25 +41,43 @@ def size_of_micro_batch(train: TrainConfig, examples: int, processes: int) -> in
 
 
 class Batches:
-    """The micro-batches that process `rank` of `processes` takes."""
+    """The micro-batches that process `rank` of `processes` takes, on `device`.
 
-    def __init__(self, data: Data, train: TrainConfig, rank: int, processes: int):
-        self.data, self.train = data, train
+    The training data lie on the device whole if they take at most a quarter of its free memory: a batch is then chosen
+    and drawn there. Otherwise a thread makes the next step's batch in pinned memory while the device is busy.
+    """
+
+    def __init__(self, data: Data, train: TrainConfig, rank: int, processes: int, device: torch.device | str = "cpu"):
+        self.data, self.train, self.device = data, train, torch.device(device)
         self.size = min(train.batch_size, len(data.train))
         self.micro = size_of_micro_batch(train, len(data.train), processes)
         self.mine = range(rank, self.size // self.micro, processes)
         self.order = (-1, torch.empty(0))  # an epoch, and the order of its examples
+        self.resident = fits(data.train, self.device)
+        self.examples = moved(data.train, self.device) if self.resident else data.train
+        self.ahead: dict[int, Future[list[MicroBatch]]] = {}
+        self.thread = ThreadPoolExecutor(1)  # which starts with its first job
 
-    def of(self, step: int) -> Iterator[MicroBatch]:
-        train, chosen = self.train, self.chosen(step)
+    def of(self, step: int) -> Iterable[MicroBatch]:
+        if self.resident:
+            return (self.made(step, index) for index in self.mine)
+        now = self.ahead.pop(step, None) or self.thread.submit(self.all_made, step)
+        self.ahead = {step + 1: self.thread.submit(self.all_made, step + 1)}
+        return (MicroBatch(to(one.x, self.device), one.t, one.seed) for one in now.result())
+
+    def all_made(self, step: int) -> list[MicroBatch]:
+        return [self.made(step, index) for index in self.mine]
+
+    def made(self, step: int, index: int) -> MicroBatch:
+        """One micro-batch, whose examples are where the training data are."""
+        train, rows = self.train, slice(index * self.micro, (index + 1) * self.micro)
+        x = self.examples[to(self.chosen(step)[rows], self.examples.device)]
+        if self.data.draw is not None:
+            generator = torch.Generator(x.device).manual_seed(derive(train.seed, DRAWS, step, index))
+            x = self.data.draw(x, generator)
         spread = torch.Generator().manual_seed(derive(train.seed, STEPS, step))
-        times = spread_times(self.size, spread, train.n_steps)
-        for index in self.mine:
-            rows = slice(index * self.micro, (index + 1) * self.micro)
-            x = self.data.train[chosen[rows]]
-            if self.data.draw is not None:
-                x = self.data.draw(x, torch.Generator().manual_seed(derive(train.seed, DRAWS, step, index)))
-            yield MicroBatch(x, times[rows], derive(train.seed, STEPS, step, index))
+        t = spread_times(self.size, spread, train.n_steps)[rows]
+        return MicroBatch(pinned(x, self.device), to(t, self.device), derive(train.seed, STEPS, step, index))
 
     def chosen(self, step: int) -> Tensor:
         """The indices of the examples of a step: every epoch shuffles anew and drops what does not fill a batch."""
@@ -68,3 +87,28 @@ class Batches:
             generator = torch.Generator().manual_seed(derive(self.train.seed, ORDER, epoch))
             self.order = epoch, torch.randperm(examples, generator=generator)
         return self.order[1][index * self.size : (index + 1) * self.size]
+
+
+def fits(tensor: Tensor, device: torch.device) -> bool:
+    """Whether the memory that a tensor lies in fits on a device, which then has room for training."""
+    if device.type != "cuda":  # the CPU, where the tensor is, or a device that does not say what is free
+        return device == tensor.device
+    return tensor.untyped_storage().nbytes() <= torch.cuda.mem_get_info(device)[0] // 4
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on another device. Windows that overlap still do, so that they take no more memory than their text."""
+    if tensor.device == device:
+        return tensor
+    whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage()).to(device)
+    return whole.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+
+
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU in memory that a GPU reads while the CPU goes on; others as they are."""
+    return tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
+
+
+def to(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device, for which nothing waits."""
+    return pinned(tensor, device).to(device, non_blocking=True)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, GradientAccumulationPlugin
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
 from torch import Tensor
 
 from bfn.training.run_lock import RunError
@@ -47,7 +47,10 @@ def refuse_lost() -> None:
 
 
 def start(cpu: bool = False, mixed_precision: str = "no") -> Accelerator:
-    """Joins the other processes that torchrun or accelerate has started, if any.
+    """Joins the other processes that torchrun or accelerate has started, if any. Of the precisions, fp16 alone is
+    accelerate's, which scales its losses.
+
+    Matrix products and convolutions of float32 use a GPU's tensor cores (TF32), as in the published code.
 
     A launcher that has set up something else than DistributedDataParallel is a RunError, and so is a precision that
     the device does not have.
@@ -58,7 +61,13 @@ def start(cpu: bool = False, mixed_precision: str = "no") -> Accelerator:
     steps = GradientAccumulationPlugin(num_steps=1)  # else accelerate takes a number from the launcher
     # The warning is about strides of dimensions of size 1, which cost nothing.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=cpu, gradient_accumulation_plugin=steps)
+    views = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # gradients lie where they are added up
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    precision = "fp16" if mixed_precision == "fp16" else "no"
+    accelerator = Accelerator(
+        mixed_precision=precision, cpu=cpu, gradient_accumulation_plugin=steps, kwargs_handlers=[views]
+    )
     started = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != started:
         raise RunError(f"there are {started} processes, of which accelerate joins {accelerator.num_processes}")

@@ -20,6 +20,7 @@ class Position:
     best: float = math.inf  # validation bound of the best EMA weights, bits per dimension
     best_step: int = 0
     stale: int = 0  # validations since best_step
+    averaged: int = 0  # steps whose weights the average has; one of fp16 is left out if its gradients were not finite
 
 
 @contextmanager

@@ -19,9 +19,9 @@ from bfn.training.run_lock import RunError
 
 FILES = STATE_FILE, MODEL_FILE, LOG_FILE = "training.safetensors", "model.safetensors", "log.csv"
 # Keys that may change when a run is resumed: they say how long it lasts and where its data lie, or how the work of a
-# step is divided, where another division draws other noise, as good as the first.
+# step is divided, where another division draws other noise, as good as the first, or how fast the network runs.
 FREE = {"train.max_steps", "train.max_seconds", "train.patience", "data.folder"}
-FREE |= {"train.micro_batch", "train.fully_shard"}
+FREE |= {"train.micro_batch", "train.fully_shard", "train.mixed_precision", "train.compiler"}
 
 
 def require_room(out: Path, model: BFN) -> None:

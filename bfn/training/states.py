@@ -15,7 +15,6 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.optim.swa_utils import AveragedModel
 
 from bfn.configs import flatten
 from bfn.model import BFN
@@ -43,22 +42,22 @@ def copied(module: nn.Module) -> dict[str, Tensor]:
     return copies(get_model_state_dict(module, options=WHOLE))
 
 
-def snapshot(model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def snapshot(model: BFN, averaged: BFN, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Such copies, which training does not change, of all tensors that resuming needs."""
     state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=WHOLE)
     moments = state.get("state", {})  # nothing, if no step has been made
-    weights, averages = (get_model_state_dict(module, options=WHOLE) for module in (model, ema))
-    return copies(flatten({"model": weights, "ema": averages, "optimizer": moments}))
+    weights, averages = (get_model_state_dict(module, options=WHOLE) for module in (model, averaged))
+    return copies(flatten({"model": weights, "ema.module": averages, "optimizer": moments}))
 
 
 def copies(tensors: dict[str, Any]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
-def restore(tensors: dict[str, Tensor], model: BFN, ema: AveragedModel, optimizer: torch.optim.Optimizer) -> None:
+def restore(tensors: dict[str, Tensor], model: BFN, averaged: BFN, optimizer: torch.optim.Optimizer) -> None:
     """Gives every process its part of the main process's tensors."""
     put(model, unprefixed("model.", tensors))
-    put(ema, unprefixed("ema.", tensors))
+    put(averaged, unprefixed("ema.module.", tensors))
     if processes.from_main(bool(unprefixed("optimizer.", tensors))):  # there are none before the first step
         state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=WHOLE)
         if tensors:
@@ -76,7 +75,9 @@ def fit(path: Path, tensors: dict[str, Tensor], model: BFN) -> None:
     """Refuses tensors that a snapshot of the model's training would not have."""
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     number = torch.Size([])
-    tree: dict[str, Any] = {"model": shapes, "ema": {"module": shapes, "n_averaged": number}}
+    tree: dict[str, Any] = {"model": shapes, "ema": {"module": shapes}}
+    if "ema.n_averaged" in tensors:  # which older versions wrote
+        tree["ema"]["n_averaged"] = number
     if unprefixed("optimizer.", tensors):
         of = {name: (number, p.shape, p.shape) for name, p in model.named_parameters()}
         tree["optimizer"] = {name: dict(zip(MOMENTS, sizes, strict=True)) for name, sizes in of.items()}

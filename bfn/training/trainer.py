@@ -1,19 +1,23 @@
-"""The training loop. All randomness of a step comes from (seed, step): a resumed run repeats the uninterrupted one."""
+"""The training loop. All randomness of a step comes from (seed, step): a resumed run repeats the uninterrupted one.
+
+A step only hands work to the device. About once a second the run looks at what the device has done: it waits for the
+losses, counts the time, and learns whether a process was asked to stop.
+"""
 
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
-from torch.optim.swa_utils import AveragedModel
 
 from bfn.configs import Config, EvaluateConfig, first_line
 from bfn.data import Data
@@ -26,6 +30,10 @@ from bfn.training.progress import Position, progress
 from bfn.training.run_lock import RunError, lock
 from bfn.training.runs import FILES, LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, require_room, resumable, tokens
 from bfn.training.seeds import VALIDATION, WEIGHTS, derive
+from bfn.training.speed import Choice, Tried, choices, choose
+
+LOOK_STEPS, LOOK_SECONDS = 1000, 1.0  # a run looks at its losses at least once in so many steps, or seconds
+FUSED = ("cpu", "cuda", "mps", "xpu")  # devices that take an AdamW step in one kernel
 
 
 class Interrupted(Exception):
@@ -42,9 +50,13 @@ class Trainer:
 
     def __init__(self, config: Config, data: Data, console: Console | None = None, *, fresh: bool = False):
         self.accelerator = processes.start(config.train.cpu, config.train.mixed_precision)
+        self.device = self.accelerator.device
         self.config, self.data, self.out = config, data, Path(config.out)
         self.console = (console or Console()) if processes.is_main() else Console(quiet=True)
-        self.at = Position()
+        self.at, self.choice = Position(), Choice("no", None)
+        self.before: Choice | None = None  # of the run that is continued
+        self.losses = torch.zeros(LOOK_STEPS, device=self.device)  # of the steps since the last look
+        self.looked = 0  # the step of the last look
         self.log: list[dict[str, Any]] = []
         self.result: Saved | None = None  # the best weights, until they are saved
         self.writer = checkpoint.Writer()
@@ -65,7 +77,7 @@ class Trainer:
         with processes.together():
             self.divide(state)
             torch.manual_seed(derive(self.config.train.seed, WEIGHTS))
-            model = build_model(self.config, self.data).to(self.accelerator.device)
+            model = build_model(self.config, self.data).to(self.device)
             if tensors:
                 states.fit(self.out / STATE_FILE, tensors, model)
             if main:
@@ -81,47 +93,42 @@ class Trainer:
         """Divide batches as the settings say, or else as the run did so far."""
         train = self.config.train
         micro = train.micro_batch or state.get("config", {}).get("train", {}).get("micro_batch")
-        self.batches = Batches(self.data, replace(train, micro_batch=micro), processes.rank(), processes.count())
+        train = replace(train, micro_batch=micro)
+        self.batches = Batches(self.data, train, processes.rank(), processes.count(), self.device)
         self.config = replace(self.config, train=replace(train, micro_batch=self.batches.micro))
 
     def prepare(self, model: BFN) -> None:
         """Make the average and the optimizer of a model, and share it among the processes."""
         train = self.config.train
         self.bare = model  # without what accelerate wraps around it
-        self.ema = AveragedModel(model, multi_avg_fn=self.average)
+        self.averaged = deepcopy(model).requires_grad_(False)  # the model with the average of the weights (EMA)
         if train.fully_shard and processes.count() > 1:
             self.model = self.accelerator.prepare_model(model, evaluation_mode=True)
-            for part in (model, self.averaged):
-                states.shard(part, self.accelerator.device)
+            for one in (model, self.averaged):
+                states.shard(one, self.device)
         else:
             self.model = self.accelerator.prepare(model)
-        if train.compiler is not None:  # in its place, so that its parameters keep their names
-            model.network.compile(backend=train.compiler)
         groups, betas = decay_groups(model, train.decay_vectors), (0.9, train.beta_2)
-        self.adamw = torch.optim.AdamW(groups, train.learning_rate, betas, weight_decay=train.weight_decay)
+        # A fused step takes place even if the gradients of fp16 are not finite, and accelerate would not know it.
+        fused = self.device.type in FUSED and self.accelerator.scaler is None
+        more: dict[str, Any] = {"weight_decay": train.weight_decay, "fused": fused}
+        self.adamw = torch.optim.AdamW(groups, train.learning_rate, betas, **more)
         self.optimizer = self.accelerator.prepare(self.adamw)  # which scales the gradients of fp16
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Continue where the run in this directory was saved."""
-        states.restore(tensors, self.bare, self.ema, self.adamw)
+        states.restore(tensors, self.bare, self.averaged, self.adamw)
         try:
-            self.at, self.log = Position(**state["position"]), state["log"]
+            position = state["position"]
+            self.at, self.log = Position(**{"averaged": position["step"]} | position), state["log"]
         except (KeyError, TypeError) as error:
             path = self.out / STATE_FILE
             raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {first_line(error)}") from error
+        train = state["config"]["train"]
+        self.before = Choice(*state.get("choice", (train.get("mixed_precision", "no"), train.get("compiler"))))
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.console.print(f"continuing {self.out} at step {self.at.step}", highlight=False)
-
-    def average(self, averaged: Any, current: Any, count: Any) -> None:
-        """EMA whose decay rises to `ema_decay`, so that the first weights are soon forgotten."""
-        decay = min(self.config.train.ema_decay, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(averaged, current, 1 - decay)
-
-    @property
-    def averaged(self) -> BFN:
-        """The model with the EMA weights."""
-        return cast(BFN, self.ema.module)
 
     @property
     def sharded(self) -> bool:
@@ -140,55 +147,138 @@ class Trainer:
     def run(self) -> None:
         """Train until a limit or early stopping; raises Interrupted, having saved, if any process is asked to stop by
         Ctrl-C or SIGTERM."""
-        train = self.config.train
+        train, at = self.config.train, self.at
         if self.lock.closed:
             raise RunError(
                 f"this trainer has run, and {self.out} is no longer locked; another one continues from there"
             )
         stop, bar = False, progress(self.console, train.max_steps)
         with self.lock, self.writer, processes.asked_to_stop() as asked, bar as show:
-            show(self.at, self.log)
+            show(at, self.log)
+            self.begin_clock()
+            self.tune()
             while self.end is None and not stop:
-                self.timed(self.step)
-                if due := self.at.step % train.validate_every == 0 or self.end is not None:
-                    self.timed(self.validate)
-                stop = processes.total(len(asked), self.accelerator.device) > 0
-                if due or stop:
+                self.step()
+                validating = at.step % train.validate_every == 0 or at.step == train.max_steps
+                if not (validating or at.step >= self.next_look or (asked and processes.count() == 1)):
+                    continue
+                stop = self.look(asked)
+                if validating or self.end is not None:
+                    self.validate()
+                    self.count_time()
+                if validating or self.end is not None or stop:
                     self.save()
-                show(self.at, self.log)
+                show(at, self.log)
+                self.begin_clock()
             self.wait_for_files()
         if self.end is None:
             raise Interrupted
 
-    def timed(self, work: Callable[[], None]) -> None:
-        """Do some work and count its time, as the processes' mean, so that all of them stop at the same step."""
-        started = time.monotonic()
-        work()
-        seconds = time.monotonic() - started
-        self.at.seconds += processes.total(seconds, self.accelerator.device) / processes.count()
+    def tune(self) -> None:
+        """Choose precision and compiler as the settings say or, where they say "auto", as the run did before, or else
+        by trying. Nothing but speed and rounding depends on what is tried."""
+        allowed = choices(self.config.train, self.device)
+        if self.before in allowed:
+            self.choice = self.before
+        else:
+            self.choice = choose(allowed, self.left, self.try_out, self.say)
+            if self.before is not None:
+                self.say(f"continues with {self.choice}; until here: {self.before}")
+        self.choice.compile(self.bare.network)
+        self.next_look = self.at.step + 1
+
+    def left(self, seconds: float) -> float:
+        """The seconds that are left of the run if a step takes so many."""
+        train, at = self.config.train, self.at
+        most = math.inf if train.max_seconds is None else train.max_seconds - at.seconds
+        return min(most, seconds * (train.max_steps - at.step))
+
+    def try_out(self, choice: Choice) -> Tried:
+        """The time of some passes for the next step, whose gradients are dropped."""
+        buffers = [buffer.clone() for buffer in self.bare.buffers()]
+        self.choice = choice
+        choice.compile(self.bare.network)
+        seconds, failed = [], None
+        for _ in range(4):
+            started = time.monotonic()
+            try:
+                if failed is None:
+                    self.gradients(shared=False).item()
+            except Exception as error:  # in this process alone, perhaps, and the others must know
+                failed = error
+            seconds.append(processes.total(time.monotonic() - started, self.device) / processes.count())
+        self.optimizer.zero_grad()
+        for buffer, before in zip(self.bare.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        with processes.together():
+            if failed is not None:
+                raise failed
+        return Tried(seconds[0], min(seconds[1:]))
+
+    def say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False)
+
+    def begin_clock(self) -> None:
+        """Count time from here on."""
+        self.clock = time.monotonic()
+
+    def count_time(self) -> float:
+        """Add the time since the clock began, as the processes' mean, so that all of them stop at the same step."""
+        seconds = processes.total(time.monotonic() - self.clock, self.device) / processes.count()
+        self.at.seconds += seconds
+        self.begin_clock()
+        return seconds
+
+    def look(self, asked: Sequence[int] = ()) -> bool:
+        """Wait for the steps since the last look, and count their losses and their time; whether any process was asked
+        to stop. All processes look after the same steps."""
+        steps = self.at.step - self.looked
+        for index, loss in enumerate(processes.add_up(self.losses[:steps].double()).tolist()):
+            if not math.isfinite(loss):
+                step = self.looked + index + 1
+                raise FloatingPointError(f"the loss at step {step} is not finite; try a lower train.learning_rate")
+            self.at.loss_sum += loss / processes.count()
+        self.looked = self.at.step
+        in_a_second = steps * LOOK_SECONDS / max(self.count_time(), 1e-9)
+        self.next_look = self.at.step + min(LOOK_STEPS, max(1, int(in_a_second)))
+        return processes.total(len(asked), self.device) > 0
 
     def step(self) -> None:
-        """One optimizer step."""
-        train, device = self.config.train, self.accelerator.device
+        """One optimizer step. Nothing in it waits for the device."""
+        train = self.config.train
         for group in self.optimizer.param_groups:
             group["lr"] = train.learning_rate * min(1.0, (self.at.step + 1) / train.warmup_steps)
+        self.losses[self.at.step - self.looked] = self.gradients()
+        self.accelerator.clip_grad_norm_(self.model.parameters(), train.clip_norm)
+        self.optimizer.step()
+        if not self.optimizer.step_was_skipped:  # as after gradients of fp16 that were not finite
+            self.average()
+        self.at.step += 1
+
+    def gradients(self, *, shared: bool = True) -> Tensor:
+        """Put the gradients of the batch of this step in their place, and return the mean of its loss in this process.
+        shared: whether processes add up their gradients."""
         self.model.train()
         self.optimizer.zero_grad()
         passes, losses = len(self.batches.mine), []
         for done, batch in enumerate(self.batches.of(self.at.step)):
             torch.manual_seed(batch.seed)  # for dropout
-            with self.gradients_shared(done == passes - 1):
-                loss = self.model(batch.x.to(device), batch.t.to(device), seed=batch.seed, n_steps=train.n_steps)
+            with self.gradients_shared(shared and done == passes - 1):
+                with self.choice.autocast(self.device):
+                    loss = self.model(batch.x, batch.t, seed=batch.seed, n_steps=self.config.train.n_steps)
                 self.accelerator.backward(loss / passes)
             losses.append(loss.detach())
-        self.accelerator.clip_grad_norm_(self.model.parameters(), train.clip_norm)
-        self.optimizer.step()
-        if not self.optimizer.step_was_skipped:  # as after gradients of fp16 that were not finite
-            self.ema.update_parameters(self.bare)
-        self.at.step += 1
-        self.at.loss_sum += processes.total(torch.stack(losses).mean().item(), device) / processes.count()
-        if not math.isfinite(self.at.loss_sum):
-            raise FloatingPointError(f"the loss at step {self.at.step} is not finite; try a lower train.learning_rate")
+        return torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """EMA whose decay rises to `ema_decay`, so that the first weights are soon forgotten."""
+        count = self.at.averaged
+        decay = min(self.config.train.ema_decay, (1 + count) / (10 + count)) if count > 0 else 0.0
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.bare.parameters()), 1 - decay)
+        for averaged, current in zip(self.averaged.buffers(), self.bare.buffers(), strict=True):
+            averaged.copy_(current)
+        self.at.averaged += 1
 
     def gradients_shared(self, last: bool) -> AbstractContextManager[Any]:
         """The processes add up their gradients once in a step, in the last of its passes."""
@@ -200,8 +290,8 @@ class Trainer:
         """Bound of the EMA weights on the validation split; the weights that are best there are the run's result."""
         train, at = self.config.train, self.at
         settings = EvaluateConfig(train.n_steps, repeats=16, seed=derive(train.seed, VALIDATION))
-        with self.accelerator.autocast():
-            bound = evaluate(self.averaged, self.data.validation, settings, self.accelerator.device)
+        with self.choice.autocast(self.device), self.accelerator.autocast():
+            bound = evaluate(self.averaged, self.data.validation, settings, self.device)
         steps = at.step - (self.log[-1]["step"] if self.log else 0)
         self.log.append(
             {
@@ -221,8 +311,13 @@ class Trainer:
     def save(self) -> None:
         """Have all that resuming needs written while training goes on, the log, and the best weights if they are new.
         If the last writing failed, its error is raised here."""
-        tensors = states.snapshot(self.bare, self.ema, self.adamw)
-        state = {"config": asdict(self.config), "position": asdict(self.at), "log": list(self.log)} | tokens(self.data)
+        tensors = states.snapshot(self.bare, self.averaged, self.adamw)
+        state: dict[str, Any] = {
+            "config": asdict(self.config),
+            "position": asdict(self.at),
+            "log": list(self.log),
+        } | tokens(self.data)
+        state["choice"] = self.choice
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         result, self.result = self.result, None

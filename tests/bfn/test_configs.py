@@ -138,7 +138,7 @@ def test_what_a_file_does_not_say_is_what_it_was():
         "train": {"seed": 0, "batch_size": 128, "micro_batch": None, "fully_shard": False, "cpu": False}
         | {"learning_rate": 1e-3, "beta_2": 0.99, "weight_decay": 0.01, "decay_vectors": True, "warmup_steps": 50}
         | {"clip_norm": 1.0, "ema_decay": 0.999, "n_steps": None, "max_steps": 10_000, "max_seconds": None}
-        | {"validate_every": 100, "patience": 10, "mixed_precision": "no", "compiler": None},
+        | {"validate_every": 100, "patience": 10, "mixed_precision": "auto", "compiler": "auto"},
         "evaluate": {"n_steps": None, "repeats": 32, "batch_size": 512, "seed": 0},
         "sample": {
             "count": 64,

@@ -35,9 +35,9 @@ def test_a_step_whose_scaled_gradients_overflow_leaves_weights_and_average_alone
     for step in (1, 2):
         trainer.step()
         assert trainer.at.step == step and trainer.accelerator.scaler.get_scale() == 8.0 / 2**step
-        assert torch.equal(weight, before) and torch.equal(average, before) and trainer.ema.n_averaged == 0
+        assert torch.equal(weight, before) and torch.equal(average, before) and trainer.at.averaged == 0
     trainer.step()
-    assert not torch.equal(weight, before) and torch.equal(average, weight) and trainer.ema.n_averaged == 1
+    assert not torch.equal(weight, before) and torch.equal(average, weight) and trainer.at.averaged == 1
 
 
 def test_a_run_whose_steps_were_all_skipped_saves_and_goes_on(scaled, tmp_path):

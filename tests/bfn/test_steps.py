@@ -3,6 +3,7 @@
 import csv
 import math
 import signal
+from collections import Counter
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -10,12 +11,14 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bfn.configs import flatten, load
-from bfn.training import checkpoint
+from bfn.data import load_data
+from bfn.training import checkpoint, processes
 from bfn.training.checkpoint import CheckpointError
 from bfn.training.runs import FREE, LOG_FILE, MODEL_FILE, STATE_FILE, same_run
-from bfn.training.trainer import Interrupted
+from bfn.training.trainer import Interrupted, Trainer
 
 
 def calls(trainer, steps):
@@ -135,7 +138,7 @@ def test_a_step_takes_its_micro_batches_one_by_one_and_each_has_seeds_of_its_own
     for part in split:
         with torch.no_grad():
             losses.append(make("network.dropout=0").model(part.x, part.t, seed=part.seed, n_steps=None))
-    assert parts.at.loss_sum == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+    assert parts.losses[0].item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 
 def test_the_gradient_of_a_step_is_the_mean_of_those_of_its_micro_batches(make):
@@ -168,7 +171,7 @@ def validated(trainer, monkeypatch, bounds, losses):
         return SimpleNamespace(bits=next(bits), error=0.5)
 
     def step():
-        trainer.at.loss_sum += losses[trainer.at.step]
+        trainer.losses[trainer.at.step - trainer.looked] = losses[trainer.at.step]
         trainer.at.step += 1
 
     monkeypatch.setattr("bfn.training.trainer.evaluate", evaluate)
@@ -231,7 +234,45 @@ def test_the_loss_of_a_step_is_what_is_added_up(make):
     trainer.model.register_forward_hook(lambda module, args, loss: losses.append(loss.item()))
     for _ in range(3):
         trainer.step()
+    trainer.begin_clock()
+    assert not trainer.look()
     assert trainer.at.loss_sum == pytest.approx(sum(losses))
+
+
+class Reads(TorchDispatchMode):
+    """Counts the operations for which a program waits for the device, since it reads what a tensor holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero):
+            self.count[str(function)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def refuse(*args):
+    raise AssertionError("processes were asked for something in a step")
+
+
+@pytest.mark.parametrize("name", ["digits", "digits_binary", "digits_continuous", "text"])
+@pytest.mark.parametrize("setting", ["train.n_steps=null", "train.n_steps=7", "train.micro_batch=8"])
+def test_nothing_in_a_step_waits_for_the_device_or_for_other_processes(name, setting, tiny, monkeypatch):
+    config = tiny(name, setting)
+    trainer = Trainer(config, load_data(config))
+    monkeypatch.setattr("bfn_kernels.operators.shows", lambda x: False)  # ops read numbers that lie on the CPU alone
+    for function in ("add_up", "total", "from_main", "together"):
+        monkeypatch.setattr(processes, function, refuse)
+    with Reads() as reads:
+        for _ in range(3):
+            trainer.step()
+    assert not reads.count
+    with pytest.raises(AssertionError, match="processes were asked"):
+        trainer.look()
+    with Reads() as reads:
+        trainer.losses[0].item()
+    assert reads.count.total() == 1
 
 
 def test_the_seconds_of_a_run_are_those_of_its_steps_and_of_its_validations(make, monkeypatch):
@@ -290,8 +331,6 @@ DECISIVE = {
         "ema_decay": 0.5,
         "n_steps": 7,
         "validate_every": 7,
-        "mixed_precision": "bf16",
-        "compiler": "eager",
         "cpu": True,
     },
 }

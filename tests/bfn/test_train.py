@@ -109,7 +109,7 @@ def test_what_is_written_while_training_goes_on_are_copies_that_it_does_not_chan
     trainer = Trainer(config, load_data(config))
 
     def tensors():
-        return states.snapshot(trainer.bare, trainer.ema, trainer.optimizer.optimizer)
+        return states.snapshot(trainer.bare, trainer.averaged, trainer.optimizer.optimizer)
 
     trainer.step()
     saved = tensors()
@@ -229,7 +229,7 @@ def test_the_average_follows_its_rule(tiny):
         weights = trainer.model.network.stem.weight.detach().double()
         decay = min(0.5, (1 + step) / (10 + step))
         expected = weights if expected is None else decay * expected + (1 - decay) * weights
-    torch.testing.assert_close(trainer.ema.module.network.stem.weight.double(), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(trainer.averaged.network.stem.weight.double(), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops_training(tiny):

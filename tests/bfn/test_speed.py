@@ -1,0 +1,167 @@
+"""The precision and the compiler of a run: what is allowed, what is chosen, and that a run keeps its choice."""
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from bfn.configs import TrainConfig, load
+from bfn.data import load_data
+from bfn.training import speed
+from bfn.training.speed import Choice, Tried, can_compile, choices, choose, fast_bf16
+from bfn.training.trainer import Trainer
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+PLAIN, COMPILED = Choice("no", None), Choice("bf16", "inductor")
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """A machine that has a compiler and products of bfloat16."""
+    monkeypatch.setattr(speed, "fast_bf16", lambda device: True)
+    monkeypatch.setattr(speed, "can_compile", lambda device: True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "allowed"),
+    [
+        ({}, CPU, [PLAIN, COMPILED]),
+        ({}, GPU, [Choice("bf16", None), COMPILED]),
+        ({"fully_shard": True}, GPU, [Choice("bf16", None)]),
+        ({"mixed_precision": "no"}, GPU, [PLAIN, Choice("no", "inductor")]),
+        ({"mixed_precision": "bf16"}, CPU, [Choice("bf16", None), COMPILED]),
+        ({"compiler": None}, CPU, [PLAIN]),
+        ({"compiler": "inductor"}, CPU, [COMPILED]),
+        ({"compiler": "eager"}, CPU, [Choice("no", "eager")]),
+    ],
+)
+def test_settings_and_device_allow(settings, device, allowed, fast):
+    assert choices(TrainConfig(**settings), device) == allowed
+
+
+def test_a_machine_without_a_compiler_or_fast_bfloat16_has_one_choice(monkeypatch):
+    monkeypatch.setenv("BFN_BF16", "0")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("PATH", "")
+    assert not fast_bf16(CPU) and not can_compile(CPU)
+    assert choices(TrainConfig(), CPU) == [PLAIN]
+
+
+def chosen(seconds: dict[Choice, Tried | Exception], left: float = 1e6) -> tuple[Choice, list[Choice], list[str]]:
+    """The choice between what takes these times, what was tried, and what was said."""
+    tried, said = [], []
+
+    def try_out(choice):
+        tried.append(choice)
+        if isinstance(found := seconds[choice], Exception):
+            raise found
+        return found
+
+    return choose(list(seconds), lambda step: left, try_out, said.append), tried, said
+
+
+def test_the_faster_choice_is_taken_and_said_with_its_times():
+    choice, tried, (line,) = chosen({PLAIN: Tried(1.0, 0.5), COMPILED: Tried(40.0, 0.25)})
+    assert choice == COMPILED and tried == [PLAIN, COMPILED]
+    assert line == (
+        "bf16, compiled by inductor: a step takes 0.25 s with bf16, compiled by inductor, 0.5 s with float32, not "
+        "compiled; compiling took 40 s"
+    )
+    choice, _, (line,) = chosen({PLAIN: Tried(1.0, 0.5), COMPILED: Tried(40.0, 0.75)})
+    assert choice == PLAIN and line.startswith("float32, not compiled: a step takes 0.75 s with bf16")
+
+
+def test_nothing_is_compiled_for_a_run_that_ends_too_soon():
+    limit = speed.WORTH * speed.COMPILING
+    times = {PLAIN: Tried(1.0, 0.5), COMPILED: Tried(40.0, 0.25)}
+    assert chosen(times, limit - 1) == (PLAIN, [PLAIN], [])
+    assert chosen(times, limit + 1)[0] == COMPILED
+    assert chosen({COMPILED: RuntimeError("what is set is not tried")}) == (COMPILED, [], [])
+
+
+def test_a_network_that_cannot_be_compiled_runs_as_before_and_says_so_once():
+    choice, _, (line,) = chosen({PLAIN: Tried(1.0, 0.5), COMPILED: RuntimeError("no such operator\nand more")})
+    assert choice == PLAIN
+    assert line == "float32, not compiled: the network cannot be compiled (RuntimeError: no such operator)"
+
+
+class Text(Console):
+    """A console whose lines a test reads."""
+
+    def __init__(self):
+        super().__init__(file=io.StringIO(), width=200)
+
+    @property
+    def said(self) -> str:
+        return self.file.getvalue()
+
+
+def trainer(tiny, *overrides: str) -> tuple[Trainer, Text]:
+    config, console = tiny("digits", "train.validate_every=2", *overrides), Text()
+    return Trainer(config, load_data(config), console), console
+
+
+def test_what_is_tried_changes_neither_weights_nor_gradients_nor_buffers(tiny, monkeypatch):
+    plain, _ = trainer(tiny, "train.max_steps=4", "train.compiler=null")
+    other, _ = trainer(tiny, f"out={plain.out}-tried", "train.max_steps=4")
+
+    def count(network, args):
+        network.seen += network.training
+
+    for one in (plain, other):
+        one.bare.network.register_buffer("seen", torch.zeros(()))
+        one.bare.network.register_forward_pre_hook(count)
+        one.averaged.network.register_buffer("seen", torch.zeros(()))
+    monkeypatch.setattr("bfn.training.trainer.choices", lambda train, device: [PLAIN, Choice("no", "eager")])
+    monkeypatch.setattr(speed, "COMPILING", 0.0)
+    other.begin_clock()
+    other.tune()
+    assert all(parameter.grad is None for parameter in other.bare.parameters()) and other.bare.network.seen == 0
+    plain.run()
+    other.run()
+    want, got = plain.bare.state_dict(), other.bare.state_dict()
+    assert all(torch.equal(want[name], got[name]) for name in want) and got["network.seen"] == 4
+
+
+def test_a_run_keeps_its_choice_and_says_another_one(tiny, monkeypatch):
+    eager = Choice("no", "eager")
+    first, _ = trainer(tiny, "train.max_steps=2", "train.mixed_precision=no", "train.compiler=eager")
+    first.run()
+    assert first.choice == eager
+
+    def refuse(*args):
+        raise AssertionError("a run that goes on chose again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("bfn.training.trainer.choices", lambda train, device: [PLAIN, eager])
+        patched.setattr("bfn.training.trainer.choose", refuse)
+        second, console = trainer(tiny, "train.max_steps=4")
+        second.run()
+    assert second.choice == eager and "continues with" not in console.said
+    third, console = trainer(tiny, "train.max_steps=6", "train.compiler=null")
+    third.run()
+    assert "continues with float32, not compiled; until here: float32, compiled by eager" in console.said
+
+
+def test_an_old_run_whose_choice_is_in_its_settings_keeps_it(tiny, monkeypatch):
+    old, _ = trainer(tiny, "train.max_steps=2", "train.mixed_precision=no", "train.compiler=null")
+    old.run()
+    monkeypatch.setattr("bfn.training.trainer.choices", lambda train, device: [PLAIN, COMPILED])
+    resumed, _ = trainer(tiny, "train.max_steps=4")
+    assert resumed.before == PLAIN
+    resumed.run()
+    assert resumed.choice == PLAIN
+
+
+def test_compiling_is_undone():
+    network = nn.Linear(2, 2)
+    Choice("no", "eager").compile(network)
+    assert "forward" in vars(network) and list(network.state_dict()) == ["weight", "bias"]
+    PLAIN.compile(network)
+    assert "forward" not in vars(network)
+
+
+def test_the_settings_that_ship_choose_themselves():
+    assert (load("mnist").train.mixed_precision, load("mnist").train.compiler) == ("auto", "auto")
