@@ -117,11 +117,14 @@ class Ours:
         self.trainer = Trainer(config, data, Console(stderr=True))
 
     def begin(self) -> str:
+        self.trainer.begin_clock()
         self.trainer.tune()
         return str(self.trainer.choice)
 
     def step(self) -> None:
         self.trainer.step()
+        if self.trainer.at.step >= self.trainer.next_look:
+            self.trainer.look()
 
     def weights(self) -> Weights:
         pairs = ((AVERAGED, self.trainer.averaged), (CURRENT, self.trainer.bare))
