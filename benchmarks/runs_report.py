@@ -13,6 +13,7 @@ from benchmarks.plots import saved
 from benchmarks.report import MIB, duration, gain, number, of_columns
 
 THEIRS, OURS = "published", "bfn"
+SPEED, QUALITY, SAMPLES = "Training: speed and memory", "Training: quality", "Samples of the same weights"
 
 
 @dataclass(frozen=True)
@@ -144,18 +145,20 @@ def drawn_cells(rows: Sequence[Drawn]) -> Iterator[list[str]]:
         yield [row.experiment, str(row.samples), name, str(row.calls), f"{row.seconds:.1f}", told, faster]
 
 
-def tables(runs: Sequence[Run], drawn: Sequence[Drawn]) -> Iterator[Table]:
+def parts(runs: Sequence[Run], drawn: Sequence[Drawn]) -> dict[str, tuple[Sequence[str], list[list[str]]]]:
+    """The title of each table, its columns and its rows."""
     both = list(pairs(runs))
-    of = {
-        name: [row for row in drawn if row.experiment == name]
-        for name in dict.fromkeys(row.experiment for row in drawn)
+    names = dict.fromkeys(row.experiment for row in drawn)
+    samples = [cells for name in names for cells in drawn_cells([row for row in drawn if row.experiment == name])]
+    return {
+        SPEED: (SPEED_COLUMNS, [speed_cells(*pair) for pair in both]),
+        QUALITY: (QUALITY_COLUMNS, [quality_cells(*pair) for pair in both]),
+        SAMPLES: (DRAWN_COLUMNS, samples),
     }
-    parts = (
-        ("Training: speed and memory", SPEED_COLUMNS, [speed_cells(*pair) for pair in both]),
-        ("Training: quality", QUALITY_COLUMNS, [quality_cells(*pair) for pair in both]),
-        ("Samples of the same weights", DRAWN_COLUMNS, [cells for rows in of.values() for cells in drawn_cells(rows)]),
-    )
-    for title, columns, rows in parts:
+
+
+def tables(runs: Sequence[Run], drawn: Sequence[Drawn]) -> Iterator[Table]:
+    for title, (columns, rows) in parts(runs, drawn).items():
         made = of_columns(columns, left=("experiment", "sampler"), title=title)
         for cells in rows:
             made.add_row(*cells)

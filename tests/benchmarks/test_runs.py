@@ -6,15 +6,17 @@ import csv
 import itertools
 import math
 import os
+import shutil
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import grey, loops, runs, runs_report
+from benchmarks import figures, files, grey, loops, runs, runs_report
 from benchmarks.loops import AVERAGED, CURRENT, Timed
 from benchmarks.published_model import as_published, published_model
 from benchmarks.runs_report import OURS, THEIRS, Drawn, Point, Run
@@ -147,6 +149,17 @@ def test_a_loop_that_is_never_as_good_has_no_time():
     ours = Run("mnist", OURS, 10**6, 8, 300, 50.0, 10.0, 7.5, 130.0, 125.0, 140.0, 2**21, 1.1, 0.1, 1.0, math.nan)
     assert runs_report.speed_cells(theirs, ours)[3:] == ["500 ms", "130 ms", "3.8×", "1", "2", "10"]
     assert runs_report.quality_cells(theirs, ours)[-4:] == ["1.0000", "50", "–", "–"]
+
+
+def test_a_page_has_the_tables_and_what_ops_alone_bring(tmp_path):
+    shutil.copy(figures.SHOWN / "training.csv", tmp_path)
+    run = Run("mnist", THEIRS, 10**6, 8, 100, 50.0, 0.0, 2.0, 500.0, 490.0, 510.0, 2**20, 1.0, 0.1, 1.0, 50.0)
+    files.write(Run, [run, replace(run, loop=OURS, steps_per_s=5.0)], {"threads": "2"}, tmp_path / "runs.csv")
+    drawn = Drawn("mnist", THEIRS, "ancestral", 50, 101, 80.0, 0.6, 0.03)
+    files.write(Drawn, [drawn], {}, tmp_path / "samples.csv")
+    speed, *others = (figures.time_to_quality(title)(tmp_path).splitlines() for title in runs_report.parts([], []))
+    assert [line.split(" | ")[5] for line in speed[2:]] == ["2.5×", figures.full_size(tmp_path)]
+    assert [len(lines) for lines in others] == [3, 3]
 
 
 def test_patches_of_images(folders, tmp_path):
