@@ -2,6 +2,7 @@
 
 import io
 import os
+import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from bfn.model import BFN
 from bfn.networks.official import convert, convert_back
 from bfn.results import plots, tables
 from bfn.results.evaluate import Bound, evaluate
+from bfn.sample import fast
 from bfn.sample import sample as draw
 from bfn.sample import sample_within as draw_within
 from bfn.training import processes
@@ -248,20 +250,25 @@ def sampled(model: BFN, settings: Config, data: Data, path: Path) -> Path:
     """Draw samples, print them where they are text, and write their picture and their numbers."""
     options = settings.sample
     how: dict[str, Any] = {"seed": options.seed, "device": model.device}
-    if options.tolerance is not None:
-        samples, calls = draw_within(model, options.count, options.tolerance, max_calls=options.max_calls, **how)
-        console.print(f"calls of the network: {calls}")
-    else:
-        samples = draw(model, options.count, options.n_steps, sampler=options.sampler, **how)
+    calls = options.n_steps if options.tolerance is None else options.max_calls
+    with fast(model, settings, options.count, calls, console.print):
+        started = time.monotonic()
+        if options.tolerance is not None:
+            samples, calls = draw_within(model, options.count, options.tolerance, max_calls=options.max_calls, **how)
+            console.print(f"calls of the network: {calls}")
+        else:
+            samples = draw(model, options.count, options.n_steps, sampler=options.sampler, **how)
+        samples, seconds = samples.cpu(), time.monotonic() - started
+    console.print(f"{len(samples)} samples in {seconds:.1f} s, {len(samples) / seconds:.3g} a second")
     if data.symbols:
         table = Table("", title="samples", show_lines=True)
         for line in plots.to_text(samples, data.symbols):
             table.add_row(Text(line))  # in which nothing is markup
         console.print(table)
     numbers = io.BytesIO()
-    np.save(numbers, samples.cpu().numpy())
+    np.save(numbers, samples.numpy())
     write_atomically(path.with_suffix(".npy"), numbers.getvalue())
-    return plots.plot_samples(samples.cpu(), data, path)
+    return plots.plot_samples(samples, data, path)
 
 
 def plotted(model: BFN, settings: Config, data: Data, out: Path) -> list[Path]:

@@ -2,10 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bfn.configs import ConfigError
-from bfn.networks.layers import Size, TimeEmbedding, zero_init
+from bfn.networks.layers import Size, TimeEmbedding, attend, zero_init
 
 
 def check_sequence(name: str, shape: Size, features: int, outputs: int, width: int, heads: int) -> None:
@@ -32,7 +31,7 @@ class Layer(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm_attention(h)).unflatten(-1, (3, self.heads, -1)).movedim(-2, 1).unbind(-2)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        mixed = attend(q, k, v).transpose(1, 2).flatten(2)
         h = h + self.dropout(self.out(mixed))
         return h + self.dropout(self.mlp(self.norm_mlp(h)))
 

@@ -3,9 +3,10 @@
 import importlib.util
 import os
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -80,25 +81,39 @@ class Tried(NamedTuple):
     later: float
 
 
+def timed(work: Callable[[], Any], device: torch.device) -> Tried:
+    """The time of some work when it is done first, and the least time of three repetitions."""
+    seconds = []
+    for _ in range(4):
+        started = time.monotonic()
+        work()
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+        seconds.append(time.monotonic() - started)
+    return Tried(seconds[0], min(seconds[1:]))
+
+
 def choose(
     allowed: list[Choice],
     left: Callable[[float], float],
     try_out: Callable[[Choice], Tried],
     say: Callable[[str], None],
+    compiling: float = COMPILING,
 ) -> Choice:
-    """The choice that makes the run shortest.
+    """The choice that makes a run shortest.
 
     Args:
         allowed: What `choices` returned.
         left: The seconds that the run will last if a step takes so many seconds.
         try_out: Makes some passes with a choice.
         say: Takes a line for the user.
+        compiling: The seconds that compiling takes, about.
     """
     if len(allowed) == 1:
         return allowed[0]
     plain, compiled = allowed
     before = try_out(plain)
-    if left(before.later) < WORTH * COMPILING:
+    if left(before.later) < WORTH * compiling:
         return plain
     try:
         after = try_out(compiled)

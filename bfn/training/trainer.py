@@ -30,10 +30,10 @@ from bfn.training.progress import Position, progress
 from bfn.training.run_lock import RunError, lock
 from bfn.training.runs import FILES, LOG_FILE, MODEL_FILE, STATE_FILE, as_csv, require_room, resumable, tokens
 from bfn.training.seeds import VALIDATION, WEIGHTS, derive
-from bfn.training.speed import Choice, Tried, choices, choose
+from bfn.training.speed import Choice, Tried, choices, choose, timed
 
 LOOK_STEPS, LOOK_SECONDS = 1000, 1.0  # a run looks at its losses at least once in so many steps, or seconds
-FUSED = ("cpu", "cuda", "mps", "xpu")  # devices that take an AdamW step in one kernel
+FUSED = ("cuda", "mps", "xpu")  # devices where one kernel for all of an AdamW step saves time
 
 
 class Interrupted(Exception):
@@ -124,7 +124,7 @@ class Trainer:
         except (KeyError, TypeError) as error:
             path = self.out / STATE_FILE
             raise CheckpointError(f"checkpoint {path} does not fit this version of bfn: {first_line(error)}") from error
-        train = state["config"]["train"]
+        self.looked, train = self.at.step, state["config"]["train"]
         self.before = Choice(*state.get("choice", (train.get("mixed_precision", "no"), train.get("compiler"))))
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -184,7 +184,8 @@ class Trainer:
             self.choice = choose(allowed, self.left, self.try_out, self.say)
             if self.before is not None:
                 self.say(f"continues with {self.choice}; until here: {self.before}")
-        self.choice.compile(self.bare.network)
+        for model in (self.bare, self.averaged):
+            self.choice.compile(model.network)
         self.next_look = self.at.step + 1
 
     def left(self, seconds: float) -> float:
@@ -198,22 +199,12 @@ class Trainer:
         buffers = [buffer.clone() for buffer in self.bare.buffers()]
         self.choice = choice
         choice.compile(self.bare.network)
-        seconds, failed = [], None
-        for _ in range(4):
-            started = time.monotonic()
-            try:
-                if failed is None:
-                    self.gradients(shared=False).item()
-            except Exception as error:  # in this process alone, perhaps, and the others must know
-                failed = error
-            seconds.append(processes.total(time.monotonic() - started, self.device) / processes.count())
+        with processes.together():  # a compiler may fail in one of them
+            tried = timed(lambda: self.gradients(shared=False), self.device)
         self.optimizer.zero_grad()
         for buffer, before in zip(self.bare.buffers(), buffers, strict=True):
             buffer.copy_(before)
-        with processes.together():
-            if failed is not None:
-                raise failed
-        return Tried(seconds[0], min(seconds[1:]))
+        return Tried(*(processes.total(seconds, self.device) / processes.count() for seconds in tried))
 
     def say(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False)
@@ -244,7 +235,7 @@ class Trainer:
         return processes.total(len(asked), self.device) > 0
 
     def step(self) -> None:
-        """One optimizer step. Nothing in it waits for the device."""
+        """One optimizer step. Nothing in it waits for the device. `look` must come after at most LOOK_STEPS of them."""
         train = self.config.train
         for group in self.optimizer.param_groups:
             group["lr"] = train.learning_rate * min(1.0, (self.at.step + 1) / train.warmup_steps)
@@ -290,6 +281,9 @@ class Trainer:
         """Bound of the EMA weights on the validation split; the weights that are best there are the run's result."""
         train, at = self.config.train, self.at
         settings = EvaluateConfig(train.n_steps, repeats=16, seed=derive(train.seed, VALIDATION))
+        # Parts of one size, so that a compiled network sees one shape.
+        examples = len(self.data.validation)
+        settings.batch_size = math.ceil(examples / math.ceil(examples / settings.batch_size))
         with self.choice.autocast(self.device), self.accelerator.autocast():
             bound = evaluate(self.averaged, self.data.validation, settings, self.device)
         steps = at.step - (self.log[-1]["step"] if self.log else 0)
@@ -312,12 +306,8 @@ class Trainer:
         """Have all that resuming needs written while training goes on, the log, and the best weights if they are new.
         If the last writing failed, its error is raised here."""
         tensors = states.snapshot(self.bare, self.averaged, self.adamw)
-        state: dict[str, Any] = {
-            "config": asdict(self.config),
-            "position": asdict(self.at),
-            "log": list(self.log),
-        } | tokens(self.data)
-        state["choice"] = self.choice
+        state: dict[str, Any] = {"config": asdict(self.config), "position": asdict(self.at), "choice": self.choice}
+        state |= {"log": list(self.log)} | tokens(self.data)
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         result, self.result = self.result, None

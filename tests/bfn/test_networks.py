@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bfn.configs import ConfigError, NetworkConfig
-from bfn.networks import NETWORKS, build_network
+from bfn.networks import NETWORKS, build_network, layers
 from bfn.networks.layers import Attention, TimeEmbedding
 from bfn.networks.transformer import Layer, Transformer
 
@@ -183,3 +183,23 @@ def test_every_weight_of_a_network_matters(name, timeless):
     for n, parameter in network.named_parameters():
         unseen = n.endswith("bias") or (n in of_time and timeless)  # a norm takes a bias before it away
         assert unseen or parameter.grad.abs().max() > 1e-10, n
+
+
+@pytest.mark.parametrize("length", [layers.SHORT, layers.SHORT + 1])
+def test_attention_is_the_same_where_it_is_compiled(length):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 4, length, 8, generator=generator, requires_grad=True) for _ in range(3))
+    weights = torch.randn(2, 4, length, 8, generator=generator)
+    names = []
+
+    def noted(graph, inputs):
+        names.extend(node.name for node in graph.graph.nodes)
+        return graph
+
+    results = []
+    for attend in (layers.attend, torch.compile(layers.attend, backend=noted)):
+        mixed = attend(q, k, v)
+        results.append((mixed, *torch.autograd.grad(mixed, (q, k, v), weights)))
+    assert any("softmax" in name for name in names) == (length == layers.SHORT)  # torch's kernel beyond
+    for plain, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, plain, atol=1e-5, rtol=1e-5)
