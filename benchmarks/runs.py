@@ -82,7 +82,7 @@ def plan_of(options: argparse.Namespace, experiment: Experiment) -> Plan:
     if options.quick:
         return Plan(options.seconds or 0.5, 0.1, 4, 1, 4, (2, 4), (1, 2))
     steps = tuple(n for n in (10, 25, 50, 100, 250, 1000) if n <= options.steps)
-    return Plan(options.seconds or 300.0, FIRST, experiment.examples, 4, options.samples, steps, OURS_STEPS)
+    return Plan(options.seconds or 600.0, FIRST, experiment.examples, 4, options.samples, steps, OURS_STEPS)
 
 
 def config_of(experiment: Experiment, folder: Path, out: str, quick: bool) -> Config:
@@ -250,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mnist", type=Path, default=None, metavar="FOLDER", help="the folder of MNIST's files")
     parser.add_argument("--text", type=Path, default=None, metavar="FOLDER", help="the folder of shakespeare.txt")
     parser.add_argument("--only", default="", metavar="TEXT", help="experiments whose name has this in it")
-    parser.add_argument("--seconds", type=float, default=None, help="of training, for each loop (300)")
+    parser.add_argument("--seconds", type=float, default=None, help="of training, for each loop (600)")
     parser.add_argument("--samples", type=int, default=200, help="samples that are compared (200)")
     parser.add_argument("--steps", type=int, default=100, help="the most steps of the published sampler (100)")
     parser.add_argument("--quick", action="store_true", help="tiny networks, for a second; only checks that all runs")

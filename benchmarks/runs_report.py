@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import matplotlib.pyplot as plt
+from matplotlib import ticker
 from rich.table import Table
 
 from benchmarks.plots import saved
@@ -186,9 +186,10 @@ def picture(points: Sequence[Point], path: Path) -> Path:
             axes.fill_between(seconds, low, high, color=f"C{number_}", alpha=0.2)
         axes.set_title(name, fontsize="medium")
         axes.set(yscale="log", xlabel="seconds of training")
-        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            axis(matplotlib.ticker.StrMethodFormatter("{x:g}"))
-        axes.grid(alpha=0.3, which="both")
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_locator(ticker.NullLocator())
+        axes.grid(alpha=0.3)
     panels[0, 0].legend(frameon=False)
     figure.supylabel("bits per dimension on held-out data", fontsize="medium")
     return saved(figure, path)
