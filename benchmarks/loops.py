@@ -86,7 +86,6 @@ class Published:
         return "float32, not compiled"
 
     def step(self) -> None:
-        loss_of_step = 0.0
         with self.accelerator.accumulate(self.model):
             batch = as_published(next(self.batches), self.data)
             loss = self.model(batch, n_steps=self.train.n_steps)
@@ -95,7 +94,7 @@ class Published:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-        loss_of_step += loss.item()
+        loss.item()  # which they log
         update_average(self.average, self.model, self.train.ema_decay)
 
     def weights(self) -> Weights:
