@@ -9,4 +9,5 @@ measure.py     time; memory.py  peak extra memory, in a process of its own
 report.py      tables, CSV and plot
 
 `python -m benchmarks.patched`: the authors' code before and after it is patched.
+`python -m benchmarks.runs`: time to quality, of the published training loop and of `bfn`.
 """

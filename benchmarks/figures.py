@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import clients, experiments, files, page, patched, shares, vocabularies
+from benchmarks import clients, experiments, files, page, patched, runs_report, shares, vocabularies
 from benchmarks.competitors import COMPILED, EAGER
 from benchmarks.report import Row, duration, factor, gain, median
 
@@ -98,6 +98,21 @@ def full_size(folder: Path) -> str:
     shown = [share for share in files.read(shares.Share, folder / "training.csv") if share.config in PAPER]
     gains = sorted(share.gain(share.published_ms) for share in shown)
     return f"{gains[0]:.3f} to {gains[-1]:.3f} times as fast"
+
+
+def time_to_quality(title: str) -> Callable[[Path], str]:
+    """A table of `benchmarks.runs`. The last row of the table of speeds is what the ops alone bring."""
+
+    def text(folder: Path) -> str:
+        runs = files.read(runs_report.Run, folder / "runs.csv")
+        columns, lines = runs_report.parts(runs, files.read(runs_report.Drawn, folder / "samples.csv"))[title]
+        if title == runs_report.SPEED:
+            alone = ["full-size networks, by ops alone", *[""] * (len(columns) - 1)]
+            alone[columns.index("steps a second")] = full_size(folder)
+            lines.append(alone)
+        return page.markdown_table(columns, lines)
+
+    return text
 
 
 GUIDE = "docs/guides/{}.md".format

@@ -1,0 +1,33 @@
+"""MNIST's images of 256 grey levels, in patches of 4 x 4 pixels: `data.name=benchmarks.grey:patches` for `bfn`."""
+
+import torch
+from torch import Tensor
+
+from bfn.configs import Config
+from bfn.data.files import find_file, read_idx
+from bfn.data.published import hold_out
+from bfn.data.splits import Data, image_baseline
+from bfn_kernels.discretised import from_levels
+
+SIDE, BINS = 4, 256
+
+
+def patched(levels: Tensor) -> Tensor:
+    """Images [N, H, W] as [N, H / 4, W / 4, 16]: a place for each patch, with a channel for each of its pixels."""
+    rows = levels.unflatten(1, (-1, SIDE)).unflatten(3, (-1, SIDE))
+    return rows.transpose(2, 3).flatten(3).contiguous()
+
+
+def centres(levels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """The centres of the bins of [-1, 1] that levels fall into."""
+    return from_levels(levels, num_bins=BINS)
+
+
+def patches(config: Config) -> Data:
+    """The images in data.folder, split as `bfn` splits MNIST."""
+    names = (f"{part}-images-idx3-ubyte" for part in ("train", "t10k"))
+    files = (find_file(config, [name, f"{name}.gz"], ["", "raw", "MNIST/raw"]) for name in names)
+    train, test = (patched(torch.from_numpy(read_idx(path).copy())) for path in files)
+    kept, held_out = hold_out(len(train))
+    baseline = image_baseline(train[kept], train[held_out], test, BINS)
+    return Data(train[kept], centres(train[held_out]), centres(test), BINS, baseline, draw=centres)

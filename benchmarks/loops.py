@@ -1,0 +1,238 @@
+"""Training loops that are compared, each in a process of its own: the published one, and the one of `bfn`.
+
+A loop has `begin`, which readies it and whose time counts, `step`, `weights` and `sample`. Its process keeps a clock
+that runs during `begin` and steps alone, so that loops can take turns on the same cores.
+"""
+
+import contextlib
+import copy
+import importlib
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks import memory
+from benchmarks.published_model import as_published, published_model
+from bfn.configs import Config
+from bfn.data import Data, load_data
+from bfn.model import build_model
+from bfn.sample import sample
+from bfn.training.seeds import WEIGHTS, derive
+from bfn.training.trainer import Trainer, decay_groups
+
+AVERAGED, CURRENT = "averaged", "current"  # the weights that a loop has
+Weights = dict[str, dict[str, Tensor]]  # the network's, of each of the two
+
+
+class Examples(Dataset):
+    """Training data one by one, drawn anew whenever they are asked for."""
+
+    def __init__(self, data: Data, seed: int):
+        self.data, self.generator = data, torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return len(self.data.train)
+
+    def __getitem__(self, index: int) -> Tensor:
+        x = self.data.train[index]
+        return x if self.data.draw is None else self.data.draw(x, self.generator)
+
+
+def without_end(loader: Any) -> Iterator[Tensor]:
+    while True:
+        yield from loader
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    for averaged, current in zip(average.parameters(), model.parameters(), strict=True):
+        averaged.sub_((1 - decay) * (averaged - current))
+
+
+class Published:
+    """The loop of their train.py, without its progress bar, validation and checkpoints."""
+
+    def __init__(self, config: Config, data: Data, official: Path | None):
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+        self.data, self.train = data, config.train
+        torch.manual_seed(derive(self.train.seed, WEIGHTS))  # as a trainer does
+        network = build_model(config, data).network
+        model = published_model(network, config.model, data, official)
+        torch.manual_seed(self.train.seed)
+        groups = decay_groups(model, self.train.decay_vectors)  # type: ignore[arg-type]
+        rates: dict[str, Any] = {"betas": (0.9, self.train.beta_2), "weight_decay": self.train.weight_decay}
+        optimizer = torch.optim.AdamW(groups, self.train.learning_rate, **rates)
+        examples = Examples(data, self.train.seed)
+        loader: Any = DataLoader(examples, self.train.batch_size, shuffle=True, drop_last=True)
+        self.average = copy.deepcopy(model)
+        self.accelerator = Accelerator(gradient_accumulation_steps=1, cpu=True)
+        self.model, self.optimizer, loader = self.accelerator.prepare(model, optimizer, loader)
+        self.batches = without_end(loader)
+
+    def begin(self) -> str:
+        self.model.train()
+        return "float32, not compiled"
+
+    def step(self) -> None:
+        with self.accelerator.accumulate(self.model):
+            batch = as_published(next(self.batches), self.data)
+            loss = self.model(batch, n_steps=self.train.n_steps)
+            self.accelerator.backward(loss)
+            if self.accelerator.sync_gradients:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        loss.item()  # which they log
+        update_average(self.average, self.model, self.train.ema_decay)
+
+    def weights(self) -> Weights:
+        pairs = ((AVERAGED, self.average), (CURRENT, self.accelerator.unwrap_model(self.model)))
+        return {name: model.net.network.state_dict() for name, model in pairs}  # type: ignore[union-attr]
+
+    def sample(self, weights: dict[str, Tensor], count: int, n_steps: int, sampler: str) -> Tensor:
+        """sampler: the published code has the ancestral one alone."""
+        model: Any = self.average.eval()
+        model.net.network.load_state_dict(weights)
+        shape = as_published(torch.empty(count, *self.data.shape), self.data).shape
+        return model.sample(tuple(shape), n_steps).reshape(count, *self.data.shape)
+
+
+class Ours:
+    """The loop of `bfn train`."""
+
+    def __init__(self, config: Config, data: Data, official: Path | None):
+        self.trainer = Trainer(config, data, Console(stderr=True))
+
+    def begin(self) -> str:
+        self.trainer.begin_clock()
+        self.trainer.tune()
+        return str(self.trainer.choice)
+
+    def step(self) -> None:
+        self.trainer.step()
+        if self.trainer.at.step >= self.trainer.next_look:
+            self.trainer.look()
+
+    def weights(self) -> Weights:
+        pairs = ((AVERAGED, self.trainer.averaged), (CURRENT, self.trainer.bare))
+        return {name: model.network.state_dict() for name, model in pairs}
+
+    def sample(self, weights: dict[str, Tensor], count: int, n_steps: int, sampler: str) -> Tensor:
+        model = self.trainer.averaged
+        model.network.load_state_dict(weights)
+        return sample(model, count, n_steps, seed=0, sampler=sampler)
+
+
+LOOPS: dict[str, Callable[[Config, Data, Path | None], Any]] = {"published": Published, "bfn": Ours}
+
+
+class Clock(NamedTuple):
+    """What a loop has done: the seconds that it has run, and of them those of `begin` and of each step."""
+
+    seconds: float
+    begun: float
+    steps: tuple[float, ...]
+
+
+class Timed:
+    """A loop and its clock."""
+
+    def __init__(self, loop: Any):
+        self.loop, self.begun = loop, 0.0
+        self.steps: list[float] = []
+
+    def begin(self) -> str:
+        self.begun, told = timed(self.loop.begin)
+        return told
+
+    def train(self, until: float) -> Clock:
+        """Makes steps until the clock shows so many seconds."""
+        seconds = self.begun + sum(self.steps)
+        while seconds < until:
+            self.steps.append(timed(self.loop.step)[0])
+            seconds += self.steps[-1]
+        return Clock(seconds, self.begun, tuple(self.steps))
+
+    def weights(self) -> dict[str, bytes]:
+        """The weights as a process can send them."""
+        return {
+            name: safetensors.torch.save({key: value.contiguous() for key, value in of.items()})
+            for name, of in self.loop.weights().items()
+        }
+
+    def sample(self, weights: bytes, *how: Any) -> tuple[float, bytes]:
+        """The seconds that sampling took, and the samples."""
+        tensors = safetensors.torch.load(weights)
+        seconds, samples = timed(lambda: self.loop.sample(tensors, *how))
+        return seconds, safetensors.torch.save({"samples": samples.contiguous()})
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+class Process:
+    """A loop in a process of its own. `process.ask("train", 30.0)` calls a method of its `Timed`
+    there.
+
+    The loop is built and begun by "begin". Training ends with "peak", which returns by how many bytes the process grew
+    since it had its code and data, or None if the system does not say. Samples can be drawn after that.
+    """
+
+    def __init__(self, name: str, config: Config, official: Path | None):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, there = context.Pipe()
+        self.process = context.Process(target=serve, args=(there, name, config, official), daemon=True)
+        self.process.start()
+        there.close()
+
+    def ask(self, name: str, *arguments: Any) -> Any:
+        self.pipe.send((name, arguments))
+        answer = self.pipe.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        self.pipe.close()
+        self.process.join(10)
+        self.process.kill()
+
+
+def serve(pipe: Connection, name: str, config: Config, official: Path | None) -> None:
+    """Answers until the pipe is closed."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(config.out) / "compiled")  # nothing is compiled already
+    importlib.import_module("torch._inductor.compile_fx")  # code and data must not count as memory of training
+    data = load_data(config)
+    made: list[Timed] = []
+
+    def until_peak() -> tuple:
+        """Calls methods of the loop, which it makes first, until it is asked for the peak."""
+        while True:
+            asked, arguments = pipe.recv()
+            if asked == "peak":
+                return ()
+            try:
+                if not made:
+                    made.append(Timed(LOOPS[name](config, data, official)))
+                pipe.send(getattr(made[0], asked)(*arguments))
+            except Exception as error:
+                pipe.send(error)
+
+    with contextlib.suppress(EOFError):
+        pipe.send(memory.peak_of(until_peak))
+        until_peak()

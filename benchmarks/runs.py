@@ -1,0 +1,279 @@
+"""Time to quality: one network trained in the published loop and in `bfn`, and samples of it drawn by both.
+
+    python -m benchmarks.runs --official CHECKOUT --mnist FOLDER --text FOLDER
+
+CHECKOUT has the code of github.com/nnaisense/bayesian-flow-networks; without it our transcription of their model
+serves. Both loops start from the same weights and have the same data, batch, learning rate, betas, weight decay, clip
+and decay of averages. They take turns on the same cores, each in a process of its own. Between turns the bound on
+held-out data is measured, in float32, by `bfn.results.evaluate` for both, and no clock runs.
+"""
+
+import argparse
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import safetensors.torch
+from rich.console import Console
+
+from benchmarks import files, measure, runs_report
+from benchmarks.devices import Cpu
+from benchmarks.loops import AVERAGED, CURRENT, LOOPS, Clock, Process
+from benchmarks.runs_report import OURS, THEIRS, Drawn, Point, Run, reaches
+from bfn.configs import Config, EvaluateConfig, load
+from bfn.data import Data, load_data
+from bfn.model import BFN, build_model
+from bfn.results.evaluate import evaluate
+from bfn.results.tables import told_apart
+
+WIDTH = 150
+FIRST, LONGEST = 5.0, 30.0  # seconds of the first turns, and of those after them
+CALM = ("train.cpu=true", "network.dropout=0", "train.learning_rate=0.001", "train.max_steps=1000000")
+OURS_STEPS, SAMPLERS = (5, 10, 15, 20, 25, 50), ("ode2", "sde2")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A configuration of the paper with a small network, and how it is measured.
+
+    folder: the option that names the folder of its data. examples: how many of the held-out ones are evaluated.
+    """
+
+    config: str
+    overrides: tuple[str, ...]
+    folder: str
+    examples: int
+
+
+GPT = ("network.width=128", "network.depth=4", "network.heads=4")
+EXPERIMENTS = {
+    "mnist": Experiment("mnist", ("network.width=32", "train.batch_size=32", *CALM), "mnist", 128),
+    "shakespeare": Experiment(
+        "text8", (*GPT, "data.file=shakespeare.txt", "data.length=64", "train.batch_size=128", *CALM), "text", 256
+    ),
+    "bins": Experiment(
+        "cifar10",
+        ("data.name=benchmarks.grey:patches", "network.width=64", "network.depth=2", "train.n_steps=20", *CALM),
+        "mnist",
+        128,
+    ),
+}
+QUICK = ("network.width=32", "network.depth=1", "train.batch_size=2", "train.mixed_precision=no", "train.compiler=null")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is done: seconds of training for each loop, turns, held-out examples, samples and their steps."""
+
+    seconds: float
+    first: float
+    examples: int
+    repeats: int
+    samples: int
+    theirs: tuple[int, ...]
+    ours: tuple[int, ...]
+
+
+def plan_of(options: argparse.Namespace, experiment: Experiment) -> Plan:
+    if options.quick:
+        return Plan(options.seconds or 0.5, 0.1, 4, 1, 4, (2, 4), (1, 2))
+    steps = tuple(n for n in (10, 25, 50, 100, 250, 1000) if n <= options.steps)
+    return Plan(options.seconds or 600.0, FIRST, experiment.examples, 4, options.samples, steps, OURS_STEPS)
+
+
+def config_of(experiment: Experiment, folder: Path, out: str, quick: bool) -> Config:
+    more = QUICK if quick else ()
+    return load(experiment.config, [*experiment.overrides, *more, f"data.folder={folder}", f"out={out}"])
+
+
+def turns(seconds: float, first: float) -> Iterator[float]:
+    """When each turn ends on the clocks: turns get longer, up to LONGEST."""
+    end = 0.0
+    while end < seconds:
+        end = min(seconds, end + min(max(first, end), LONGEST))
+        yield end
+
+
+class Held:
+    """The bound of a network's weights on some held-out examples, the same ones at the same times for all weights."""
+
+    def __init__(self, model: BFN, data: Data, plan: Plan, n_steps: int | None):
+        self.model, self.examples = model, data.test[: plan.examples]
+        self.settings = EvaluateConfig(n_steps, plan.repeats, batch_size=32)
+
+    def bits(self, weights: bytes) -> tuple[float, float]:
+        self.model.network.load_state_dict(safetensors.torch.load(weights))
+        bound = evaluate(self.model, self.examples, self.settings)
+        return bound.bits, bound.error
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+class Race:
+    """An experiment: two loops that take turns, and the curves of their bounds."""
+
+    def __init__(self, name: str, loops: dict[str, Process], held: Held, plan: Plan):
+        self.name, self.loops, self.held, self.plan = name, loops, held, plan
+        self.points: list[Point] = []
+        self.clocks: dict[str, Clock] = {}
+        self.best = (math.inf, b"")  # the bits of the best weights, and these
+
+    def point(self, loop: str, seconds: float, step: int) -> None:
+        """Adds the bound of a loop's weights: the better of the averaged and the current ones, since a short run may
+        end long before an average has forgotten the first weights."""
+        weights = self.loops[loop].ask("weights")
+        found = {name: self.held.bits(weights[name]) for name in (AVERAGED, CURRENT)}
+        better = min(found, key=lambda name: found[name][0])
+        bits, error = found[better]
+        self.best = min(self.best, (bits, weights[better]), key=lambda best: best[0])
+        both = found[AVERAGED][0], found[CURRENT][0]
+        self.points.append(Point(self.name, loop, seconds, step, bits, error, *both))
+        say(f"{self.name}, {loop}: {seconds:.0f} s, step {step}: {bits:.4f} bits (averaged {both[0]:.4f})")
+
+    def run(self) -> None:
+        for loop, process in self.loops.items():
+            told = process.ask("begin")
+            self.clocks[loop] = process.ask("train", 0.0)
+            say(f"{self.name}, {loop}: {told}, after {self.clocks[loop].begun:.0f} s")
+            self.point(loop, 0.0, 0)
+            self.points.append(replace(self.points[-1], seconds=self.clocks[loop].begun))
+        for end in turns(self.plan.seconds, self.plan.first):
+            for loop, process in self.loops.items():
+                before, self.clocks[loop] = self.clocks[loop], process.ask("train", end)
+                if len(self.clocks[loop].steps) > len(before.steps):
+                    self.point(loop, self.clocks[loop].seconds, len(self.clocks[loop].steps))
+
+    def summary(self, config: Config, parameters: int) -> list[Run]:
+        """What the runs came to; this ends the training of the processes."""
+        found = []
+        target = self.points_of(THEIRS)[-1].bits
+        for loop, process in self.loops.items():
+            clock, points = self.clocks[loop], self.points_of(loop)
+            ms = measure.Timing(tuple(1e3 * seconds for seconds in clock.steps))
+            peak = process.ask("peak")
+            found.append(
+                Run(
+                    self.name,
+                    loop,
+                    parameters,
+                    config.train.batch_size,
+                    len(clock.steps),
+                    clock.seconds,
+                    clock.begun,
+                    len(clock.steps) / sum(clock.steps),
+                    ms.median,
+                    ms.percentile(20),
+                    ms.percentile(80),
+                    math.nan if peak is None else peak,
+                    points[-1].bits,
+                    points[-1].error,
+                    target,
+                    runs_report.seconds_to(points, target),
+                )
+            )
+        return found
+
+    def points_of(self, loop: str) -> list[Point]:
+        return [point for point in self.points if point.loop == loop]
+
+    def sampled(self, data: Data) -> Iterator[Drawn]:
+        """Samples of the best weights: as published at all numbers of steps, then by each of our samplers until one is
+        as good as the published one with the most steps."""
+        held_out = data.test[: self.plan.samples]
+
+        def drawn(loop: str, sampler: str, n_steps: int) -> Drawn:
+            how = self.best[1], len(held_out), n_steps, sampler
+            seconds, content = self.loops[loop].ask("sample", *how)
+            samples = safetensors.torch.load(content)["samples"].to(held_out.dtype)
+            share, error = told_apart(samples, held_out, differing=bool(data.symbols))
+            say(f"{self.name}, {loop}, {sampler}: {n_steps + 1} calls, {seconds:.1f} s, told apart {share:.3f}")
+            return Drawn(self.name, loop, sampler, len(held_out), n_steps + 1, seconds, share, error)
+
+        for n_steps in self.plan.theirs:
+            goal = drawn(THEIRS, "ancestral", n_steps)
+            yield goal
+        for sampler in SAMPLERS:
+            for n_steps in self.plan.ours:
+                one = drawn(OURS, sampler, n_steps)
+                yield one
+                if reaches(one, goal):
+                    break
+
+
+@dataclass
+class Results:
+    """All rows so far, which `write` puts into files of a folder."""
+
+    points: list[Point]
+    runs: list[Run]
+    drawn: list[Drawn]
+
+    def write(self, machine: dict[str, str], out: Path) -> None:
+        files.write(Point, self.points, machine, out / "curves.csv")
+        files.write(Run, self.runs, machine, out / "runs.csv")
+        files.write(Drawn, self.drawn, machine, out / "samples.csv")
+        runs_report.picture(self.points, out / "runs.png")
+
+
+def experiment(name: str, options: argparse.Namespace, results: Results, save: Callable[[], None]) -> None:
+    """Runs an experiment, and saves what is there after each part of it."""
+    of = EXPERIMENTS[name]
+    plan = plan_of(options, of)
+    with tempfile.TemporaryDirectory() as folder:
+        config = config_of(of, getattr(options, of.folder), folder, options.quick)
+        data = load_data(config)
+        loops = {loop: Process(loop, config, options.official) for loop in LOOPS}
+        try:
+            model = build_model(config, data)
+            race = Race(name, loops, Held(model, data, plan, config.train.n_steps), plan)
+            race.run()
+            results.points += race.points
+            results.runs += race.summary(config, sum(p.numel() for p in model.network.parameters()))
+            save()
+            for one in race.sampled(data):
+                results.drawn.append(one)
+                save()
+        finally:
+            for process in loops.values():
+                process.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.runs", description=__doc__.split("\n")[0])
+    parser.add_argument("--official", type=Path, default=None, metavar="CHECKOUT", help="their code")
+    parser.add_argument("--mnist", type=Path, default=None, metavar="FOLDER", help="the folder of MNIST's files")
+    parser.add_argument("--text", type=Path, default=None, metavar="FOLDER", help="the folder of shakespeare.txt")
+    parser.add_argument("--only", default="", metavar="TEXT", help="experiments whose name has this in it")
+    parser.add_argument("--seconds", type=float, default=None, help="of training, for each loop (600)")
+    parser.add_argument("--samples", type=int, default=200, help="samples that are compared (200)")
+    parser.add_argument("--steps", type=int, default=100, help="the most steps of the published sampler (100)")
+    parser.add_argument("--quick", action="store_true", help="tiny networks, for a second; only checks that all runs")
+    parser.add_argument("--out", type=Path, default=None, help="directory of the results (runs/runs/<date>)")
+    options = parser.parse_args(arguments)
+    names = [name for name in EXPERIMENTS if options.only in name and getattr(options, EXPERIMENTS[name].folder)]
+    if not names:
+        parser.error("no experiment is left: give --mnist or --text, and an --only that fits")
+    began, out = time.monotonic(), options.out or files.new_folder("runs")
+    out.mkdir(parents=True, exist_ok=True)
+    source = "published code" if options.official else "transcription of the published code"
+    machine = measure.machine(Cpu()) | {"against": source, "quick": str(options.quick)}
+    console = Console(width=WIDTH, record=True, highlight=False)
+    console.print(measure.told(machine))
+    results = Results([], [], [])
+    for name in names:
+        experiment(name, options, results, lambda: results.write(machine, out))
+    for table in runs_report.tables(results.runs, results.drawn):
+        console.print(table)
+    console.print(f"{runs_report.NOTES}\n{time.monotonic() - began:.0f} s; results in {out}")
+    (out / "report.txt").write_text(console.export_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

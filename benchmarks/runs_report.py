@@ -1,0 +1,195 @@
+"""What `benchmarks.runs` found: its rows, the tables that are made of them, and a picture."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib import ticker
+from rich.table import Table
+
+from benchmarks.plots import saved
+from benchmarks.report import MIB, duration, gain, number, of_columns
+
+THEIRS, OURS = "published", "bfn"
+SPEED, QUALITY, SAMPLES = "Training: speed and memory", "Training: quality", "Samples of the same weights"
+
+
+@dataclass(frozen=True)
+class Point:
+    """The bound of a loop's weights on held-out data, in bits per dimension, after so many seconds on its clock.
+    bits: the lower one of the bounds of the averaged and of the current weights."""
+
+    experiment: str
+    loop: str
+    seconds: float
+    step: int
+    bits: float
+    error: float
+    averaged_bits: float
+    current_bits: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A loop in an experiment. seconds: on its clock, of which `begun_seconds` went before the first step.
+    target_seconds: when its bound was `target_bits`, where the published loop ended; NaN if it was never that low."""
+
+    experiment: str
+    loop: str
+    parameters: int
+    batch: int
+    steps: int
+    seconds: float
+    begun_seconds: float
+    steps_per_s: float
+    step_ms: float
+    step_p20_ms: float
+    step_p80_ms: float
+    peak_bytes: float
+    bits: float
+    error: float
+    target_bits: float
+    target_seconds: float
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples of a sampler: the network calls and seconds of all of them, and the share that `told_apart` finds."""
+
+    experiment: str
+    loop: str
+    sampler: str
+    samples: int
+    calls: int
+    seconds: float
+    told_apart: float
+    error: float
+
+
+def seconds_to(points: Sequence[Point], bits: float) -> float:
+    """When a curve, with straight lines between its points, first is as low as so many bits; NaN if never."""
+    before = points[0]
+    for point in points:
+        if point.bits <= bits:
+            if point.bits == before.bits:
+                return before.seconds
+            share = (before.bits - bits) / (before.bits - point.bits)
+            return before.seconds + share * (point.seconds - before.seconds)
+        before = point
+    return math.nan
+
+
+def reaches(one: Drawn, goal: Drawn) -> bool:
+    """Whether samples are as good as others, within the standard error of the difference."""
+    return one.told_apart <= goal.told_apart + math.hypot(one.error, goal.error)
+
+
+def pairs(runs: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
+    """The published run and ours of each experiment."""
+    of = {(run.experiment, run.loop): run for run in runs}
+    for name in dict.fromkeys(run.experiment for run in runs):
+        yield of[name, THEIRS], of[name, OURS]
+
+
+SPEED_COLUMNS = (
+    *("experiment", "parameters", "batch", "a step, published", "a step, bfn", "steps a second"),
+    *("MiB, published", "MiB, bfn", "seconds before the first step"),
+)
+QUALITY_COLUMNS = (
+    *("experiment", "seconds", "bits, published", "bits, bfn"),
+    *("target", "s to it, published", "s to it, bfn", "faster by"),
+)
+
+
+def speed_cells(theirs: Run, ours: Run) -> list[str]:
+    """The cells of an experiment under SPEED_COLUMNS."""
+    both = theirs, ours
+    return [
+        theirs.experiment,
+        f"{theirs.parameters / 1e6:.2f} M",
+        str(theirs.batch),
+        *(duration(run.step_ms) for run in both),
+        gain(ours.steps_per_s / theirs.steps_per_s),
+        *(number(run.peak_bytes / MIB, ".0f") for run in both),
+        f"{ours.begun_seconds:.0f}",
+    ]
+
+
+def quality_cells(theirs: Run, ours: Run) -> list[str]:
+    """The cells of an experiment under QUALITY_COLUMNS."""
+    both = theirs, ours
+    return [
+        theirs.experiment,
+        f"{theirs.seconds:.0f}",
+        *(f"{run.bits:.4f} ± {run.error:.4f}" for run in both),
+        f"{theirs.target_bits:.4f}",
+        *(number(run.target_seconds, ".0f") for run in both),
+        gain(theirs.target_seconds / ours.target_seconds),
+    ]
+
+
+DRAWN_COLUMNS = ("experiment", "samples", "sampler", "calls", "seconds", "told apart", "faster by")
+
+
+def drawn_cells(rows: Sequence[Drawn]) -> Iterator[list[str]]:
+    """The cells of the rows of an experiment. Samplers that are as good as the published one with the most steps say by
+    how much they are faster."""
+    theirs = [row for row in rows if row.loop == THEIRS]
+    goal = theirs[-1]
+    for row in rows:
+        name = "published, ancestral" if row.loop == THEIRS else f"bfn, {row.sampler}"
+        faster = gain(goal.seconds / row.seconds) if reaches(row, goal) else "not as good"
+        told = f"{row.told_apart:.3f} ± {row.error:.3f}"
+        yield [row.experiment, str(row.samples), name, str(row.calls), f"{row.seconds:.1f}", told, faster]
+
+
+def parts(runs: Sequence[Run], drawn: Sequence[Drawn]) -> dict[str, tuple[Sequence[str], list[list[str]]]]:
+    """The title of each table, its columns and its rows."""
+    both = list(pairs(runs))
+    names = dict.fromkeys(row.experiment for row in drawn)
+    samples = [cells for name in names for cells in drawn_cells([row for row in drawn if row.experiment == name])]
+    return {
+        SPEED: (SPEED_COLUMNS, [speed_cells(*pair) for pair in both]),
+        QUALITY: (QUALITY_COLUMNS, [quality_cells(*pair) for pair in both]),
+        SAMPLES: (DRAWN_COLUMNS, samples),
+    }
+
+
+def tables(runs: Sequence[Run], drawn: Sequence[Drawn]) -> Iterator[Table]:
+    for title, (columns, rows) in parts(runs, drawn).items():
+        made = of_columns(columns, left=("experiment", "sampler"), title=title)
+        for cells in rows:
+            made.add_row(*cells)
+        yield made
+
+
+NOTES = """\
+a step: the median. steps a second: bfn / published, without the seconds before the first step, in which bfn chooses a
+precision and compiles; everything else counts these. MiB: by how much a process grew in training. bits: per dimension
+of held-out data, of the averaged or the current weights, whichever are better. target: the bits of the published loop
+at its end. told apart: how often the nearest neighbour among samples and held-out examples is of the same kind, ideally
+0.5. faster by: relative to the published sampler with the most steps, of samplers that are as good within the error."""
+
+
+def picture(points: Sequence[Point], path: Path) -> Path:
+    """Bits against seconds, a panel for each experiment."""
+    names = list(dict.fromkeys(point.experiment for point in points))
+    figure, panels = plt.subplots(1, len(names), figsize=(1 + 4 * len(names), 4), layout="constrained", squeeze=False)
+    for axes, name in zip(panels.flat, names, strict=True):
+        for number_, loop in enumerate((THEIRS, OURS)):
+            of = [point for point in points if (point.experiment, point.loop) == (name, loop)]
+            seconds, bits, errors = ([getattr(p, field) for p in of] for field in ("seconds", "bits", "error"))
+            axes.plot(seconds, bits, "o-", markersize=3, color=f"C{number_}", label=loop)
+            low, high = ([bit + sign * error for bit, error in zip(bits, errors, strict=True)] for sign in (-1, 1))
+            axes.fill_between(seconds, low, high, color=f"C{number_}", alpha=0.2)
+        axes.set_title(name, fontsize="medium")
+        axes.set(yscale="log", xlabel="seconds of training")
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_locator(ticker.NullLocator())
+        axes.grid(alpha=0.3)
+    panels[0, 0].legend(frameon=False)
+    figure.supylabel("bits per dimension on held-out data", fontsize="medium")
+    return saved(figure, path)
