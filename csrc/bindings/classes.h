@@ -30,7 +30,7 @@ void set_classes(Op& op, Given logits) {
 }
 
 template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
-Tensor sender_sample(Given x, Given alpha, Given spread, bool probs, const Noise& noise, const Output& out) {
+auto sender_sample(Given x, Given alpha, Given spread, bool probs, const Noise& noise, const Output& out) {
   const Shape rows = shape_of(x);
   const ScalarType type = compute_type(out.tensor);
   Op op{
@@ -47,8 +47,8 @@ Tensor sender_sample(Given x, Given alpha, Given spread, bool probs, const Noise
 }
 
 template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
-Tensor step(Given output_logits, Given state, const Solver& solver, const Guidance& guidance, const Sent& sent,
-            const Noise& noise, const Out& to, Maybe theta_out, Maybe predicted_out) {
+auto step(Given output_logits, Given state, const Solver& solver, const Guidance& guidance, const Sent& sent,
+          const Noise& noise, const Out& to, Maybe theta_out, Maybe predicted_out) {
   const Shape shape = shape_of(state), rows = kHasClasses<Op> ? lead_of(state) : shape;
   const ScalarType type = compute_type(output_logits, state, solver.previous, guidance.unconditional);
   const Tensor out = to.or_like(state);

@@ -120,8 +120,8 @@ auto expected_value_new(Given mean, Given std, Maybe mixture_logits, int64_t num
                  saved.mixture_logits);
 }
 
-Tensor choose_new(Given mean, Given std, Maybe mixture_logits, int64_t num_bins, int64_t choice, const Noise& noise,
-                  Maybe component_noise) {
+auto choose_new(Given mean, Given std, Maybe mixture_logits, int64_t num_bins, int64_t choice, const Noise& noise,
+                Maybe component_noise) {
   const Network network{mean, std, mixture_logits};
   const Output out = network.one_each();
   const Shape shape = shape_of(out.tensor);
@@ -137,8 +137,8 @@ Tensor choose_new(Given mean, Given std, Maybe mixture_logits, int64_t num_bins,
   return compute(type, op, BFN_KERNEL(choose), out.tensor);
 }
 
-Tensor step(const Network& network, const Solver& solver, const Bins& bins, const Sent& sent, Maybe component_noise,
-            const Noise& noise, const Out& to, Maybe predicted_out) {
+auto step(const Network& network, const Solver& solver, const Bins& bins, const Sent& sent, Maybe component_noise,
+          const Noise& noise, const Out& to, Maybe predicted_out) {
   Given mean = given("mean", network.mean);
   const Shape shape = shape_of(mean);
   const ScalarType type = network.type_with(solver.previous);
