@@ -9,7 +9,7 @@ auto theta_new(Given logits) {
   const Shape shape = shape_of(logits);
   const Output out = output_like(logits);
   const DiscreteTheta op{
-      .count = numel(lead_of(logits)),
+      .count = numel(without_last(shape)),
       .num_classes = classes_of(logits),
       .logits = view("logits", logits, shape),
       .out = out.view,

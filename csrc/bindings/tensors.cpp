@@ -78,12 +78,6 @@ View view_of_out(Given out, const Shape& shape) {
   return result;
 }
 
-View view_of_rows(const char* name, Maybe x, const Shape& shape, ScalarType type) {
-  check(!x || x->scalar_type() == type, name,
-        " must have the type of the arithmetic, float64 where any argument has it");
-  return view(name, x, shape);
-}
-
 // It calls torch's C function directly, since the dispatcher takes longer than making a small tensor. Large tensors lie
 // in huge pages if the system has them.
 static Tensor strided(Given like, const Shape& shape, const Shape& strides, ScalarType type) {
@@ -163,18 +157,6 @@ Tensor new_like(Given like, ScalarType type) {
     stride *= shape[d];
   }
   return strided(like, shape, {like.strides().begin(), like.strides().end()}, type);
-}
-
-Output output(Given like, const Shape& shape, ScalarType type, bool needed) {
-  if (!needed) return {new_tensor(like, {0}, type), View{}};
-  const Tensor made = new_tensor(like, shape, type);
-  return {made, view("output", made, shape)};
-}
-
-Output output_like(Given like, ScalarType type, bool needed) {
-  if (!needed) return output(like, {}, type, false);
-  const Tensor made = new_like(like, type);
-  return {made, view("output", made, shape_of(like))};
 }
 
 Noise noise_of(Maybe seed, Maybe noise, const Shape& shape, Stream stream) {

@@ -44,6 +44,7 @@ inline Shape with(Shape shape, int64_t last) {
   return shape;
 }
 inline Shape without_last(Shape shape) {
+  check(!shape.empty(), "", "there must be a last dimension");
   shape.pop_back();
   return shape;
 }
@@ -69,7 +70,11 @@ View view_of_half(const char* name, Given x, const Shape& shape, int64_t which);
 View view_of_out(Given out, const Shape& shape);
 inline View view_of_out(Maybe out, const Shape& shape) { return out ? view_of_out(*out, shape) : View{}; }
 // The view of row scalars, which must have the type of the arithmetic.
-View view_of_rows(const char* name, Maybe x, const Shape& shape, ScalarType type);
+inline View view_of_rows(const char* name, Maybe x, const Shape& shape, ScalarType type) {
+  check(!x || x->scalar_type() == type, name,
+        " must have the type of the arithmetic, float64 where any argument has it");
+  return view(name, x, shape);
+}
 
 // Returns double if any of these tensors has this type. Tensors may be missing.
 inline bool is_double(Given x) { return x.scalar_type() == ScalarType::Double; }
@@ -106,8 +111,16 @@ struct Output {
   Tensor tensor;
   View view;
 };
-Output output(Given like, const Shape& shape, ScalarType type, bool needed = true);
-Output output_like(Given like, ScalarType type, bool needed = true);
+inline Output output(Given like, const Shape& shape, ScalarType type, bool needed = true) {
+  if (!needed) return {new_tensor(like, {0}, type), View{}};
+  const Tensor made = new_tensor(like, shape, type);
+  return {made, view("output", made, shape)};
+}
+inline Output output_like(Given like, ScalarType type, bool needed = true) {
+  if (!needed) return output(like, {}, type, false);
+  const Tensor made = new_like(like, type);
+  return {made, view("output", made, shape_of(like))};
+}
 inline Output output_like(Given like, bool needed = true) { return output_like(like, like.scalar_type(), needed); }
 
 Noise noise_of(Maybe seed, Maybe noise, const Shape& shape, Stream stream);
