@@ -13,6 +13,7 @@ from torch import Tensor
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SMALL_CLASSES = (torch.int16, torch.int8)  # converted to int32
 CLASSES = (torch.int64, torch.int32, torch.uint8, *SMALL_CLASSES)
+KNOWN = (*FLOATS, torch.int64, torch.int32, torch.uint8, torch.bool)  # types of known values that operators take
 ROW_TYPES = (torch.float32, torch.float64)  # types of times and accuracies that operators take
 REDUCTIONS = ("none", "batch", "sum", "mean")
 # The relative error that n·t may have, since times may be rounded to float32; csrc/math/schedules.h has the same

@@ -158,8 +158,7 @@ def known_values(known: Tensor | None, known_mask: Tensor | None, like: Tensor, 
         raise ValueError("known and known_mask must be given together")
     if known is None:
         return None
-    if not isinstance(known, Tensor):
-        raise TypeError(f"known must be a tensor, got {type(known).__name__}")
+    checks.data("known", known, checks.KNOWN)
     if tuple(known.shape) != tuple(shape):
         raise ValueError(f"known must have shape {tuple(shape)}, got {tuple(known.shape)}")
     checks.same_device("known", known, "the data", like)

@@ -36,7 +36,6 @@ inline std::string name_of(Type<int64_t>) { return "int"; }
 inline std::string name_of(Type<ScalarType>) { return "int"; }
 inline std::string name_of(Type<double>) { return "float"; }
 inline std::string name_of(Type<bool>) { return "bool"; }
-inline std::string name_of(Type<void>) { return ""; }
 
 inline std::string joined(const std::vector<std::string>& names) {
   std::string all;

@@ -5,7 +5,7 @@
 namespace bfn::bindings {
 namespace {
 
-Tensor sender_sample_new(Given x, Given alpha, Given spread, bool probs, const Noise& noise, ScalarType dtype) {
+auto sender_sample_new(Given x, Given alpha, Given spread, bool probs, const Noise& noise, ScalarType dtype) {
   const Output out = output_like(x, dtype);
   return sender_sample<BinarySender, BFN_KERNEL(binary_sender)>(x, alpha, spread, probs, noise, out);
 }

@@ -14,23 +14,12 @@ inline int64_t classes_of(Given logits) {
   return num_classes;
 }
 
-// The shape of the variables whose logits these are.
-inline Shape lead_of(Given logits) {
-  classes_of(logits);
-  return without_last(shape_of(logits));
-}
-
+// An op of discrete data has a field for K.
 template <class Op>
 constexpr bool kHasClasses = requires(Op op) { op.num_classes; };
 
-// An op of discrete data has a field for K.
-template <class Op>
-void set_classes(Op& op, Given logits) {
-  if constexpr (kHasClasses<Op>) op.num_classes = classes_of(logits);
-}
-
 template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
-Tensor sender_sample(Given x, Given alpha, Given spread, bool probs, const Noise& noise, const Output& out) {
+auto sender_sample(Given x, Given alpha, Given spread, bool probs, const Noise& noise, const Output& out) {
   const Shape rows = shape_of(x);
   const ScalarType type = compute_type(out.tensor);
   Op op{
@@ -42,14 +31,14 @@ Tensor sender_sample(Given x, Given alpha, Given spread, bool probs, const Noise
       .noise = noise.over(shape_of(out.tensor), kSender),
       .out = out.view,
   };
-  set_classes(op, out.tensor);
+  if constexpr (kHasClasses<Op>) op.num_classes = classes_of(out.tensor);
   return compute(type, op, in_float, in_double, out.tensor);
 }
 
 template <class Op, Kernel<Op> in_float, Kernel<Op> in_double>
-Tensor step(Given output_logits, Given state, const Solver& solver, const Guidance& guidance, const Sent& sent,
-            const Noise& noise, const Out& to, Maybe theta_out, Maybe predicted_out) {
-  const Shape shape = shape_of(state), rows = kHasClasses<Op> ? lead_of(state) : shape;
+auto step(Given output_logits, Given state, const Solver& solver, const Guidance& guidance, const Sent& sent,
+          const Noise& noise, const Out& to, Maybe theta_out, Maybe predicted_out) {
+  const Shape shape = shape_of(state), rows = kHasClasses<Op> ? without_last(shape) : shape;
   const ScalarType type = compute_type(output_logits, state, solver.previous, guidance.unconditional);
   const Tensor out = to.or_like(state);
   Op op{
@@ -63,7 +52,7 @@ Tensor step(Given output_logits, Given state, const Solver& solver, const Guidan
       .out = view_of_out(out, shape),
       .theta = view_of_out(theta_out, shape),
   };
-  set_classes(op, state);
+  if constexpr (kHasClasses<Op>) op.num_classes = classes_of(state);
   return compute(type, op, in_float, in_double, out);
 }
 
@@ -81,7 +70,7 @@ auto loss(Given x, Given logits, Maybe weight, const LossTarget& target, const O
       .to = to.to,
   };
   op.*to_save = saved.view;
-  set_classes(op, logits);
+  if constexpr (kHasClasses<Op>) op.num_classes = classes_of(logits);
   return compute(type, op, in_float, in_double, to.loss, to.scale, saved.tensor);
 }
 
@@ -104,7 +93,7 @@ auto discrete_time_loss(Given x, Given logits, Given alpha, int64_t n_steps, int
       .grad_logits = grad.view,
       .to = to.to,
   };
-  set_classes(op, logits);
+  if constexpr (kHasClasses<Op>) op.num_classes = classes_of(logits);
   return compute(type, op, in_float, in_double, to.loss, to.scale, grad.tensor);
 }
 

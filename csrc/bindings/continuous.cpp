@@ -24,8 +24,8 @@ struct Prediction {
   }
 };
 
-Tensor gaussian_step_new(Given state, Maybe state_scale, Maybe data, Maybe data_scale, Maybe noise_scale,
-                         const Noise& noise, const Out& to) {
+auto gaussian_step_new(Given state, Maybe state_scale, Maybe data, Maybe data_scale, Maybe noise_scale,
+                       const Noise& noise, const Out& to) {
   const Shape shape = shape_of(state);
   const ScalarType type = compute_type(state, data);
   const Tensor out = to.or_like(state);
@@ -42,8 +42,8 @@ Tensor gaussian_step_new(Given state, Maybe state_scale, Maybe data, Maybe data_
   return compute(type, op, BFN_KERNEL(gaussian_step), out);
 }
 
-Tensor step(const Prediction& network, const Solver& solver, Maybe known, Maybe known_mask, const Noise& noise,
-            const Out& to, Maybe predicted_out) {
+auto step(const Prediction& network, const Solver& solver, Maybe known, Maybe known_mask, const Noise& noise,
+          const Out& to, Maybe predicted_out) {
   Given mean = given("mean", network.mean);
   const Shape shape = shape_of(mean);
   const ScalarType type = compute_type(network.prediction, mean, solver.previous);
@@ -60,7 +60,7 @@ Tensor step(const Prediction& network, const Solver& solver, Maybe known, Maybe 
   return compute(type, op, BFN_KERNEL(continuous_update), out);
 }
 
-Tensor predict_data_new(const Prediction& network) {
+auto predict_data_new(const Prediction& network) {
   const Shape shape = shape_of(network.prediction);
   const ScalarType type = compute_type(network.prediction, network.mean);
   const Output out = output_like(network.prediction);
@@ -106,7 +106,7 @@ auto squared_loss_new(Given x, const Prediction& network, Given weight, Maybe of
 }
 
 // Multiplies x by scales, which broadcast from its leading dimensions.
-Tensor times(Given x, const View& scale, const Output& out) {
+auto times(Given x, const View& scale, const Output& out) {
   const Shape shape = shape_of(x);
   const GaussianStep op{.count = numel(shape), .state = view("x", x, shape), .state_scale = scale, .out = out.view};
   return compute(x.scalar_type(), op, BFN_KERNEL(gaussian_step), out.tensor);
@@ -114,7 +114,7 @@ Tensor times(Given x, const View& scale, const Output& out) {
 
 // Multiplies the gradient that the forward pass saved by the gradient of the loss. The saved gradient may have several
 // numbers for each variable.
-Tensor scaled_gradient_new(Given saved, Given grad, Maybe scale, ScalarType dtype) {
+auto scaled_gradient_new(Given saved, Given grad, Maybe scale, ScalarType dtype) {
   const Tensor factor = scaled(grad, scale);
   return times(saved, leading_view("grad", factor, shape_of(saved)), output_like(saved, dtype));
 }
@@ -132,7 +132,7 @@ BFN_OPERATORS(m) {
 
 Tensor scaled(Given grad, Maybe scale) {
   if (!scale || grad.dim() > 0) return grad;  // only a mean has a scale other than 1
-  return times(grad, view("scale", scale, {}), output(grad, {}, grad.scalar_type()));
+  return std::get<0>(times(grad, view("scale", scale, {}), output(grad, {}, grad.scalar_type())));
 }
 
 }  // namespace bfn::bindings

@@ -5,11 +5,11 @@
 namespace bfn::bindings {
 namespace {
 
-Tensor theta_new(Given logits) {
+auto theta_new(Given logits) {
   const Shape shape = shape_of(logits);
   const Output out = output_like(logits);
   const DiscreteTheta op{
-      .count = numel(lead_of(logits)),
+      .count = numel(without_last(shape)),
       .num_classes = classes_of(logits),
       .logits = view("logits", logits, shape),
       .out = out.view,
@@ -17,8 +17,8 @@ Tensor theta_new(Given logits) {
   return compute(compute_type(logits), op, BFN_KERNEL(discrete_theta), out.tensor);
 }
 
-Tensor sender_sample_new(Given x, Given alpha, Given spread, int64_t num_classes, bool probs, const Noise& noise,
-                         ScalarType dtype) {
+auto sender_sample_new(Given x, Given alpha, Given spread, int64_t num_classes, bool probs, const Noise& noise,
+                       ScalarType dtype) {
   check(num_classes >= 2, "num_classes", " must be at least 2");
   const Output out = output(x, with(shape_of(x), num_classes), dtype);
   return sender_sample<DiscreteSender, BFN_KERNEL(discrete_sender)>(x, alpha, spread, probs, noise, out);
@@ -36,7 +36,7 @@ auto loss_new(Given x, Given logits, Maybe weight, const LossTarget& to, bool in
   return loss<DiscreteLoss, BFN_KERNEL(discrete_loss)>(x, logits, weight, to, saved, to_save);
 }
 
-Tensor loss_backward_new(Given grad, Given scale, Given x, Given logits, Maybe weight, Maybe mask, Given stats) {
+auto loss_backward_new(Given grad, Given scale, Given x, Given logits, Maybe weight, Maybe mask, Given stats) {
   const Shape lead = shape_of(x), shape = with(lead, classes_of(logits));
   const ScalarType type = compute_type(logits);
   const Tensor grad_loss = scaled(grad, scale);

@@ -13,16 +13,10 @@ struct Bins {
   auto fields() const { return std::tie(num_bins, clip, std_min, std_max, log_std_max); }
 };
 
-// Which outputs of the network need a gradient.
-struct Needs {
-  bool pred_mean, pred_log_std, mixture_logits;
-  auto fields() const { return std::tie(pred_mean, pred_log_std, mixture_logits); }
-};
-
 // The gradients that the forward pass saves. Each has the shape of the tensor that it belongs to.
 struct Gradients {
-  Tensor pred_mean, pred_log_std, mixture_logits;
-  NetworkGradients views;
+  Output by_mean, by_std, by_logits;
+  NetworkGradients views() const { return {by_mean.view, by_std.view, by_logits.view}; }
 };
 
 // The predictions may be a mean and a std themselves. The predictions and logits of a mixture have a last dimension for
@@ -46,10 +40,7 @@ struct Network {
   NetworkOutput over(const Shape& shape, ScalarType type, const Bins& bins, bool direct = false) const {
     check(bins.num_bins >= 2, "num_bins", " must be at least 2");
     const int64_t components = mixture_logits ? mixture_logits->size(mixture_logits->dim() - 1) : 1;
-    if (components < 1 || components > kMaxComponents) {
-      throw std::invalid_argument("mixture_logits must be of 1 to " + std::to_string(kMaxComponents) +
-                                  " components, got " + std::to_string(components));
-    }
+    check(components >= 1 && components <= kMaxComponents, "mixture_logits", " has no components or too many");
     const Shape each = mixture_logits ? with(shape, components) : shape;
     const auto half = [&](int64_t which) { return view_of_half("pred_mean", pred_mean, each, which); };
     return {
@@ -69,17 +60,15 @@ struct Network {
     };
   }
 
-  Gradients gradients(ScalarType type, const Needs& need) const {
+  Gradients gradients(ScalarType type, bool need_mean, bool need_std, bool need_logits) const {
     const auto like = [&](Maybe x, bool needed) {
       return output(pred_mean, x ? shape_of(*x) : Shape{}, type, needed && x);
     };
-    const Output by_mean = like(pred_mean, need.pred_mean), by_std = like(pred_log_std, need.pred_log_std);
-    const Output by_logits = like(mixture_logits, need.mixture_logits);
-    Gradients made{by_mean.tensor, by_std.tensor, by_logits.tensor, {by_mean.view, by_std.view, by_logits.view}};
-    if (!pred_log_std && need.pred_mean) {
+    Gradients made{like(pred_mean, need_mean), like(pred_log_std, need_std), like(mixture_logits, need_logits)};
+    if (!pred_log_std && need_mean) {
       const Shape each = without_last(shape_of(pred_mean));
-      made.views.grad_prediction = view_of_half("gradient", made.pred_mean, each, 0);
-      made.views.grad_log_std = view_of_half("gradient", made.pred_mean, each, 1);
+      made.by_std.view = view_of_half("gradient", made.by_mean.tensor, each, 1);
+      made.by_mean.view = view_of_half("gradient", made.by_mean.tensor, each, 0);
     }
     return made;
   }
@@ -104,24 +93,25 @@ auto output_std_new(Given pred_log_std, Maybe mean_scale, Maybe noise_scale, dou
   return compute(type, op, BFN_KERNEL(output_std), out.tensor, grad.tensor);
 }
 
-auto expected_value_new(Given mean, Given std, Maybe mixture_logits, int64_t num_bins, bool clip, const Needs& need) {
+auto expected_value_new(Given mean, Given std, Maybe mixture_logits, int64_t num_bins, bool clip, bool need_mean,
+                        bool need_std, bool need_logits) {
   const Network network{mean, std, mixture_logits};
   const Output out = network.one_each();
   const Shape shape = shape_of(out.tensor);
   const ScalarType type = network.type_with();
-  const Gradients saved = network.gradients(type, need);
+  const Gradients saved = network.gradients(type, need_mean, need_std, need_logits);
   const DiscretisedExpectedValue op{
       .count = numel(shape),
       .from = network.over(shape, type, {num_bins, clip}, true),
       .out = out.view,
-      .gradients = saved.views,
+      .gradients = saved.views(),
   };
-  return compute(type, op, BFN_KERNEL(expected_value), out.tensor, saved.pred_mean, saved.pred_log_std,
-                 saved.mixture_logits);
+  return compute(type, op, BFN_KERNEL(expected_value), out.tensor, saved.by_mean.tensor, saved.by_std.tensor,
+                 saved.by_logits.tensor);
 }
 
-Tensor choose_new(Given mean, Given std, Maybe mixture_logits, int64_t num_bins, int64_t choice, const Noise& noise,
-                  Maybe component_noise) {
+auto choose_new(Given mean, Given std, Maybe mixture_logits, int64_t num_bins, int64_t choice, const Noise& noise,
+                Maybe component_noise) {
   const Network network{mean, std, mixture_logits};
   const Output out = network.one_each();
   const Shape shape = shape_of(out.tensor);
@@ -137,8 +127,8 @@ Tensor choose_new(Given mean, Given std, Maybe mixture_logits, int64_t num_bins,
   return compute(type, op, BFN_KERNEL(choose), out.tensor);
 }
 
-Tensor step(const Network& network, const Solver& solver, const Bins& bins, const Sent& sent, Maybe component_noise,
-            const Noise& noise, const Out& to, Maybe predicted_out) {
+auto step(const Network& network, const Solver& solver, const Bins& bins, const Sent& sent, Maybe component_noise,
+          const Noise& noise, const Out& to, Maybe predicted_out) {
   Given mean = given("mean", network.mean);
   const Shape shape = shape_of(mean);
   const ScalarType type = network.type_with(solver.previous);
@@ -158,11 +148,12 @@ Tensor step(const Network& network, const Solver& solver, const Bins& bins, cons
 
 // The loss, its scale and the saved gradients.
 auto loss_new(Given x, const Network& network, Maybe weight, Maybe alpha, bool direct, int64_t n_steps,
-              const Draws& draws, const Bins& bins, const LossTarget& target, const Needs& need) {
+              const Draws& draws, const Bins& bins, const LossTarget& target, bool need_mean, bool need_std,
+              bool need_logits) {
   const Shape shape = shape_of(x);
   const ScalarType type = network.type_with(x);
   const Reduced to = target.over(x, type);
-  const Gradients saved = network.gradients(type, need);
+  const Gradients saved = network.gradients(type, need_mean, need_std, need_logits);
   const DiscretisedLoss op{
       .x = view("x", x, shape),
       .from = network.over(shape, type, bins, direct),
@@ -170,11 +161,11 @@ auto loss_new(Given x, const Network& network, Maybe weight, Maybe alpha, bool d
       .alpha = view_of_rows("alpha", alpha, shape, type),
       .n_steps = n_steps,
       .draws = alpha ? draws.over(shape) : bfn::Draws{},
-      .gradients = saved.views,
+      .gradients = saved.views(),
       .to = to.to,
   };
-  return compute(type, op, BFN_KERNEL(discretised_loss), to.loss, to.scale, saved.pred_mean, saved.pred_log_std,
-                 saved.mixture_logits);
+  return compute(type, op, BFN_KERNEL(discretised_loss), to.loss, to.scale, saved.by_mean.tensor, saved.by_std.tensor,
+                 saved.by_logits.tensor);
 }
 
 BFN_OPERATORS(m) {

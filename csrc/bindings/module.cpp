@@ -33,7 +33,6 @@ static PyMethodDef kMethods[] = {{"refusal", refusal, METH_NOARGS, nullptr},
 #define BFN_INIT(name) BFN_CONCATENATE(PyInit_, name)
 
 PyMODINIT_FUNC BFN_INIT(BFN_MODULE)(void) {
-  static PyModuleDef module = {
-      PyModuleDef_HEAD_INIT, "bfn_kernels", nullptr, -1, kMethods, nullptr, nullptr, nullptr, nullptr};
+  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "bfn_kernels", nullptr, -1, kMethods};
   return PyModule_Create(&module);
 }

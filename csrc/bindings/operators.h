@@ -38,12 +38,11 @@ struct Out {
 // What torch passes for one parameter of a binding: the fields of a record, or a single argument.
 template <class P>
 auto fields_of(const P& parameter) {
-  return std::tie(parameter);
-}
-template <class P>
-  requires requires(const P& record) { record.fields(); }
-auto fields_of(const P& record) {
-  return record.fields();
+  if constexpr (requires { parameter.fields(); }) {
+    return parameter.fields();
+  } else {
+    return std::tie(parameter);
+  }
 }
 template <class P>
 using FieldsOf = decltype(fields_of(std::declval<const std::remove_cvref_t<P>&>()));
@@ -56,16 +55,8 @@ P taken(StableIValue*& next, const StableIValue* end, Type<std::tuple<F...>>) {
   return P{torch::stable::detail::to<std::remove_cvref_t<F>>(*next++)...};
 }
 
-template <class R>
-void put(StableIValue* stack, const R& result) {
-  *stack = torch::stable::detail::from(result);
-}
-template <class... R>
-void put(StableIValue* stack, const std::tuple<R...>& results) {
-  std::apply([&](const auto&... each) { (put(stack++, each), ...); }, results);
-}
-
 // The binding f as torch calls it. The first argument is a tensor, and the operator runs on the device of this tensor.
+// f returns a tuple of its results.
 template <auto f>
 void boxed(StableIValue* stack, uint64_t num_arguments, uint64_t num_results) {
 #ifdef BFN_CUDA
@@ -79,12 +70,9 @@ void boxed(StableIValue* stack, uint64_t num_arguments, uint64_t num_results) {
       const std::tuple<std::remove_cvref_t<P>...> parameters{
           taken<std::remove_cvref_t<P>>(next, stack + num_arguments, Type<FieldsOf<P>>())...};
       if (next != stack + num_arguments) throw std::runtime_error("too many arguments");
-      if constexpr (std::is_void_v<R>) {
-        std::apply(f, parameters);
-      } else {
-        const R results = std::apply(f, parameters);
-        if (num_results > 0) put(stack, results);
-      }
+      const R results = std::apply(f, parameters);
+      const auto put = [&](const auto&... each) { ((*stack++ = torch::stable::detail::from(each)), ...); };
+      if (num_results > 0) std::apply(put, results);
     }(f);
   } catch (const std::invalid_argument& error) {
     last_refusal = {Refused::kValue, error.what()};

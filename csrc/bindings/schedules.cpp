@@ -19,8 +19,8 @@ void join(const char* name, Shape& rows, Given value, const Shape& data) {
   }
 }
 
-Tensors row_scalars_new(Given value, Maybe rho, int64_t wanted, int64_t kind, double parameter, int64_t num_classes,
-                        int64_t n_steps, double scale, double t_min, const Shape& shape, bool wide) {
+auto row_scalars_new(Given value, Maybe rho, int64_t wanted, int64_t kind, double parameter, int64_t num_classes,
+                     int64_t n_steps, double scale, double t_min, const Shape& shape, bool wide) {
   const ScalarType type = wide ? ScalarType::Double : ScalarType::Float;
   check(wanted >= 0 && !(wanted >> (static_cast<int64_t>(RowScalar::kSpread) + 1)), "wanted",
         " has bits of no scalar of a row");
@@ -44,7 +44,7 @@ Tensors row_scalars_new(Given value, Maybe rho, int64_t wanted, int64_t kind, do
     op.out[op.wanted++] = view("scalars", scalars.back(), sizes);
   }
   compute(type, op, BFN_KERNEL(row_scalars));
-  return scalars;
+  return std::tuple(scalars);
 }
 
 }  // namespace

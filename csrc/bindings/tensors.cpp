@@ -3,7 +3,6 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #ifndef BFN_CUDA
@@ -33,72 +32,51 @@ static DType dtype_of_tensor(const char* name, Given x) {
   throw std::invalid_argument(std::string(name) + " has a type that the kernels do not take");
 }
 
-// Dimension d of `shape` is dimension d - offset of x. Only the first `dims` dimensions of x count. Where x has no
-// dimension, its size is taken to be 1.
-static View aligned_view(const char* name, Given x, int64_t dims, const Shape& shape, int64_t offset) {
+View leading_view(const char* name, Given x, const Shape& shape, int64_t first) {
   if (!is_here(x)) throw std::invalid_argument(std::string(name) + " must be on " + kDeviceName);
-  check(shape.size() <= kMaxDims, name, " has too many dimensions");
+  check(first >= 0 && shape.size() <= kMaxDims, name, " has too many dimensions");
   View result;
   result.data = const_cast<void*>(x.const_data_ptr());
   static char nothing;
   if (result.data == nullptr) result.data = &nothing;  // an empty tensor must not look like a missing one
   result.dtype = dtype_of_tensor(name, x);
   const auto sizes = x.sizes(), strides = x.strides();
-  const int64_t end = offset + dims;
-  for (int64_t d = static_cast<int64_t>(shape.size()) - 1; d >= 0; --d) {
-    const int64_t size = d < offset || d >= end ? 1 : sizes[d - offset];
+  const int64_t dims = static_cast<int64_t>(shape.size()), end = first + x.dim();
+  for (int64_t d = 0; d < dims; ++d) {
+    const int64_t size = d < first || d >= end ? 1 : sizes[d - first];
     check(size == shape[d] || size == 1, name, " does not broadcast to the data's shape");
     if (shape[d] == 1) continue;
-    const int64_t stride = size == 1 ? 0 : strides[d - offset];
-    // the loop runs from the last dimension to the first; the order is reversed below
+    const int64_t stride = size == 1 ? 0 : strides[d - first];
     const int last = result.dims - 1;
-    if (last >= 0 && stride == result.stride[last] * result.size[last]) {
+    if (last >= 0 && result.stride[last] == stride * shape[d]) {
       result.size[last] *= shape[d];
+      result.stride[last] = stride;
     } else {
       result.size[result.dims] = shape[d];
       result.stride[result.dims++] = stride;
     }
   }
-  std::reverse(result.size, result.size + result.dims);
-  std::reverse(result.stride, result.stride + result.dims);
   return result;
 }
 
 View view(const char* name, Given x, const Shape& shape) {
-  const int64_t offset = static_cast<int64_t>(shape.size()) - x.dim();
-  check(offset >= 0, name, " has too many dimensions");
-  return aligned_view(name, x, x.dim(), shape, offset);
+  return leading_view(name, x, shape, static_cast<int64_t>(shape.size()) - x.dim());
 }
 
 View view_of_half(const char* name, Given x, const Shape& shape, int64_t which) {
   const int64_t dims = x.dim() - 1;
   check(dims == static_cast<int64_t>(shape.size()) && x.size(dims) == 2, name,
         " must have a last dimension of two beside those of the data");
-  View half = aligned_view(name, x, dims, shape, 0);
+  View half = leading_view(name, x, shape);
   half.data = static_cast<char*>(half.data) + which * x.stride(dims) * static_cast<int64_t>(x.element_size());
   return half;
 }
-
-View leading_view(const char* name, Given x, const Shape& shape) { return aligned_view(name, x, x.dim(), shape, 0); }
 
 View view_of_out(Given out, const Shape& shape) {
   View result = view("out", out, shape);
   if (out.numel() > 0) result.data = out.mutable_data_ptr();
   return result;
 }
-
-View view(const char* name, Maybe x, const Shape& shape) { return x ? view(name, *x, shape) : View{}; }
-
-View view_of_out(Maybe out, const Shape& shape) { return out ? view_of_out(*out, shape) : View{}; }
-
-View view_of_rows(const char* name, Maybe x, const Shape& shape, ScalarType type) {
-  check(!x || x->scalar_type() == type, name,
-        " must have the type of the arithmetic, float64 where any argument has it");
-  return view(name, x, shape);
-}
-
-constexpr int64_t kMostBytes = std::numeric_limits<int64_t>::max();
-constexpr const char* kTooLarge = "the result would have more bytes than can be counted";
 
 // It calls torch's C function directly, since the dispatcher takes longer than making a small tensor. Large tensors lie
 // in huge pages if the system has them.
@@ -123,52 +101,45 @@ static Tensor strided(Given like, const Shape& shape, const Shape& strides, Scal
   return Tensor(made);
 }
 
-// Makes a dense tensor whose dimensions have this order in memory, the innermost first.
-static Tensor new_in_order(Given like, const Shape& shape, const Shape& order, ScalarType type) {
-  check(shape.size() <= kMaxDims + 1, "",
-        "too many dimensions");  // several numbers of a variable take one more dimension
-  Shape strides(shape.size());
-  int64_t stride = 1;
-  for (const int64_t d : order) {
-    strides[d] = stride;
-    if (__builtin_mul_overflow(stride, std::max<int64_t>(shape[d], 1), &stride)) throw std::runtime_error(kTooLarge);
-  }
-  if (stride > kMostBytes / static_cast<int64_t>(sizeof(double))) throw std::runtime_error(kTooLarge);
-  return strided(like, shape, strides, type);
-}
-
-static Shape backwards(size_t dims) {
-  Shape order(dims);
-  for (size_t d = 0; d < dims; ++d) order[d] = static_cast<int64_t>(dims - 1 - d);
+static Shape backwards(int64_t dims) {
+  Shape order;
+  while (dims > 0) order.push_back(--dims);
   return order;
 }
 
-Tensor new_tensor(Given like, const Shape& shape, ScalarType type) {
-  return new_in_order(like, shape, backwards(shape.size()), type);
+// Returns the strides of a dense tensor whose dimensions have this order in memory, the innermost first.
+static Shape dense_strides(const Shape& shape, const Shape& order) {
+  Shape strides(shape.size());
+  constexpr int64_t kWidest = sizeof(double);
+  int64_t bytes = kWidest;
+  for (const int64_t d : order) {
+    strides[d] = bytes / kWidest;
+    if (__builtin_mul_overflow(bytes, std::max<int64_t>(shape[d], 1), &bytes)) {
+      throw std::runtime_error("the result would have more bytes than can be counted");
+    }
+  }
+  return strides;
 }
 
-// Compares two dimensions of x, of which `a` is further in than `b`: 1 if they must be swapped, -1 if they must not,
-// and 0 if the strides do not decide.
-static int compare(Given x, int64_t a, int64_t b) {
-  if (x.stride(a) == 0 || x.stride(b) == 0) return 0;
-  if (x.stride(a) != x.stride(b)) return x.stride(a) < x.stride(b) ? -1 : 1;
-  return x.size(a) > x.size(b) ? 1 : 0;
+Tensor new_tensor(Given like, const Shape& shape, ScalarType type) {
+  return strided(like, shape, dense_strides(shape, backwards(static_cast<int64_t>(shape.size()))), type);
 }
 
 // The dimensions of x in the order in which torch::empty_like lays them out, the innermost first. Fakes are made by
 // empty_like. The sort is the same as in torch. Another sort could give another order, since a stride of 0 is neither
 // smaller nor larger than other strides.
 static Shape order_of(Given x) {
-  Shape order = backwards(static_cast<size_t>(x.dim()));
+  const auto sizes = x.sizes(), strides = x.strides();
+  Shape order = backwards(x.dim());
   for (size_t next = 1; next < order.size(); ++next) {
     size_t place = next;
     for (size_t other = next; other-- > 0;) {
-      const int turn = compare(x, order[other], order[place]);
-      if (turn < 0) break;
-      if (turn > 0) {
-        std::swap(order[other], order[place]);
-        place = other;
-      }
+      const int64_t a = order[other], b = order[place];
+      if (strides[a] == 0 || strides[b] == 0) continue;
+      if (strides[a] < strides[b]) break;
+      if (strides[a] == strides[b] && sizes[a] <= sizes[b]) continue;
+      std::swap(order[other], order[place]);
+      place = other;
     }
   }
   return order;
@@ -180,22 +151,12 @@ Tensor new_like(Given like, ScalarType type) {
   const bool empty = numel(shape) == 0;
   int64_t stride = 1;
   for (const int64_t d : order) {
-    if (!empty && shape[d] != 1 && like.stride(d) != stride) return new_in_order(like, shape, order, type);
+    if (!empty && shape[d] != 1 && like.stride(d) != stride) {
+      return strided(like, shape, dense_strides(shape, order), type);
+    }
     stride *= shape[d];
   }
   return strided(like, shape, {like.strides().begin(), like.strides().end()}, type);
-}
-
-Output output(Given like, const Shape& shape, ScalarType type, bool needed) {
-  if (!needed) return {new_tensor(like, {0}, type), View{}};
-  const Tensor made = new_tensor(like, shape, type);
-  return {made, view("output", made, shape)};
-}
-
-Output output_like(Given like, ScalarType type, bool needed) {
-  if (!needed) return output(like, {}, type, false);
-  const Tensor made = new_like(like, type);
-  return {made, view("output", made, shape_of(like))};
 }
 
 Noise noise_of(Maybe seed, Maybe noise, const Shape& shape, Stream stream) {

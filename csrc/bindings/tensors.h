@@ -44,6 +44,7 @@ inline Shape with(Shape shape, int64_t last) {
   return shape;
 }
 inline Shape without_last(Shape shape) {
+  check(!shape.empty(), "", "there must be a last dimension");
   shape.pop_back();
   return shape;
 }
@@ -59,16 +60,21 @@ E code(const char* name, int64_t value, E last) {
 
 // The view of a tensor, broadcast to `shape` and aligned at the last dimension.
 View view(const char* name, Given x, const Shape& shape);
-View view(const char* name, Maybe x, const Shape& shape);
+inline View view(const char* name, Maybe x, const Shape& shape) { return x ? view(name, *x, shape) : View{}; }
+// The view of a tensor, broadcast to `shape`, of which the tensor's first dimension is dimension `first`. Where the
+// tensor has no dimension, its size is taken to be 1. Only index 0 of the tensor's dimensions beyond `shape` is seen.
+View leading_view(const char* name, Given x, const Shape& shape, int64_t first = 0);
 // The view of one half of a tensor, number 0 or 1. The tensor has the shape `shape` and a last dimension of size two.
 View view_of_half(const char* name, Given x, const Shape& shape, int64_t which);
 // The view of a tensor that the op writes into. A lazy clone gets memory of its own first.
 View view_of_out(Given out, const Shape& shape);
-View view_of_out(Maybe out, const Shape& shape);
+inline View view_of_out(Maybe out, const Shape& shape) { return out ? view_of_out(*out, shape) : View{}; }
 // The view of row scalars, which must have the type of the arithmetic.
-View view_of_rows(const char* name, Maybe x, const Shape& shape, ScalarType type);
-// The view of a tensor, broadcast to `shape` and aligned at the first dimension.
-View leading_view(const char* name, Given x, const Shape& shape);
+inline View view_of_rows(const char* name, Maybe x, const Shape& shape, ScalarType type) {
+  check(!x || x->scalar_type() == type, name,
+        " must have the type of the arithmetic, float64 where any argument has it");
+  return view(name, x, shape);
+}
 
 // Returns double if any of these tensors has this type. Tensors may be missing.
 inline bool is_double(Given x) { return x.scalar_type() == ScalarType::Double; }
@@ -78,26 +84,15 @@ ScalarType compute_type(const X&... tensors) {
   return (is_double(tensors) || ...) ? ScalarType::Double : ScalarType::Float;
 }
 
-// Calls f with a float or a double.
-template <class F>
-void with_compute_type(ScalarType type, F&& f) {
-  if (type == ScalarType::Double) return f(double{});
-  f(float{});
-}
-
-// Calls a kernel in that type, and returns the results: compute(type, op, BFN_KERNEL(name), results...).
+// Calls a kernel in that type, and returns a tuple of the results: compute(type, op, BFN_KERNEL(name), results...).
 #define BFN_KERNEL(name) name<float>, name<double>
 template <class Op>
 using Kernel = void (*)(const Op&);
 template <class Op, class... R>
-auto compute(ScalarType type, const Op& op, std::type_identity_t<Kernel<Op>> in_float,
-             std::type_identity_t<Kernel<Op>> in_double, const R&... results) {
+std::tuple<R...> compute(ScalarType type, const Op& op, std::type_identity_t<Kernel<Op>> in_float,
+                         std::type_identity_t<Kernel<Op>> in_double, const R&... results) {
   (type == ScalarType::Double ? in_double : in_float)(op);
-  if constexpr (sizeof...(R) == 1) {
-    return (results, ...);
-  } else {
-    return std::tuple(results...);
-  }
+  return {results...};
 }
 
 // New tensors: contiguous, or with the strides of another tensor.
@@ -116,8 +111,16 @@ struct Output {
   Tensor tensor;
   View view;
 };
-Output output(Given like, const Shape& shape, ScalarType type, bool needed = true);
-Output output_like(Given like, ScalarType type, bool needed = true);
+inline Output output(Given like, const Shape& shape, ScalarType type, bool needed = true) {
+  if (!needed) return {new_tensor(like, {0}, type), View{}};
+  const Tensor made = new_tensor(like, shape, type);
+  return {made, view("output", made, shape)};
+}
+inline Output output_like(Given like, ScalarType type, bool needed = true) {
+  if (!needed) return output(like, {}, type, false);
+  const Tensor made = new_like(like, type);
+  return {made, view("output", made, shape_of(like))};
+}
 inline Output output_like(Given like, bool needed = true) { return output_like(like, like.scalar_type(), needed); }
 
 Noise noise_of(Maybe seed, Maybe noise, const Shape& shape, Stream stream);

@@ -129,6 +129,7 @@ BAD = [
     (step, {"choose": "best"}, ValueError, "choose must be one of.*'best'"),
     (step, {"known": X}, ValueError, "known and known_mask must be given together"),
     (step, {"known": "x", "known_mask": X > 0}, TypeError, "known must be a tensor, got str"),
+    (step, {"known": X.to(torch.int8), "known_mask": X > 0}, TypeError, "known must be one of.*float32.*int8"),
     (step, {"known": X[0], "known_mask": X > 0}, ValueError, r"known must have shape \(2, 3\), got \(3,\)"),
     (step, {"out": X[:1]}, ValueError, r"out must have shape.*\(1, 3\)"),
     (step, {"out": X.double()}, TypeError, "out must be torch.float32.*float64"),
