@@ -1,6 +1,6 @@
 """`python -m benchmarks`: what the kernels cost beside the published formulation and the closed forms in torch.
 
-cases.py       the table: a new case is one line
+timed_cases.py  the table: a new case is one line
 published.py   the published formulation, transcribed
 closed_forms.py  what a user would otherwise write in torch
 competitors.py who runs in a case, and how

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.cases import Case
 from benchmarks.competitors import Competitor, leaves, step
+from benchmarks.timed_cases import Case
 
 # How many numbers the float64 truth computes; in larger cases only a part of the variables of each row is compared.
 MAX_NUMBERS = 2**22

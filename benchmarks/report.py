@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.accuracy import Errors
-from benchmarks.cases import Case
 from benchmarks.competitors import BASE, COMPILED, EAGER, PRODUCTS, PUBLISHED, UNFUSED
+from benchmarks.timed_cases import Case
 
 MIB = 2**20
 SLOWER = 1.05  # by how much a case may become slower from one revision to the next

@@ -12,12 +12,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cases, files, gate, measure
-from benchmarks.cases import Case
+from benchmarks import files, gate, measure, timed_cases
 from benchmarks.competitors import EAGER, PUBLISHED, available, competitors, prepared
 from benchmarks.devices import DEVICES, Device
 from benchmarks.report import of_columns
 from benchmarks.shares import COLUMNS, Share, cells
+from benchmarks.timed_cases import Case
 from bfn.configs import load
 from bfn.networks import build_network
 
@@ -67,7 +67,7 @@ def share(work: Workload, device: Device) -> Share:
         output = network(theta, t)
         return torch.autograd.grad(output, parameters, torch.ones_like(output))
 
-    tensors, noise = cases.inputs(case, device=device.name)
+    tensors, noise = timed_cases.inputs(case, device=device.name)
     runs: dict = {"network": pass_through}
     for competitor in competitors(case, available(device.name)[:1]):
         if competitor.compiled:

@@ -11,9 +11,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import __main__ as runner
-from benchmarks import accuracy, cases, closed_forms, files, gate, measure, memory, published, report
-from benchmarks.base import Base
-from benchmarks.cases import CASES, Case
+from benchmarks import accuracy, closed_forms, files, gate, measure, memory, published, report, timed_cases
 from benchmarks.competitors import (
     COMPILED,
     EAGER,
@@ -27,7 +25,9 @@ from benchmarks.competitors import (
     step,
 )
 from benchmarks.devices import DEVICES, Cpu, Gpu
+from benchmarks.other_revision import OtherRevision
 from benchmarks.report import FAILED, OK, Row
+from benchmarks.timed_cases import CASES, Case
 
 BACKENDS = [*available(), "reference"]
 NODES = next(case for case in CASES if "quadrature" in case.options)
@@ -35,7 +35,7 @@ NODES = next(case for case in CASES if "quadrature" in case.options)
 
 def tiny(case: Case) -> Case:
     """Few variables, and no more bins or classes than show the same."""
-    small = cases.few(case)
+    small = timed_cases.few(case)
     return replace(small, k=min(small.k, 300))
 
 
@@ -48,7 +48,7 @@ def test_compiled_agrees_and_is_compiled_once(monkeypatch):
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda call, **options: compile(call, backend="eager", **options))
     case = tiny(next(case for case in CASES if case.op == "discrete.continuous_time_loss"))
-    tensors, noise = cases.inputs(case)
+    tensors, noise = timed_cases.inputs(case)
     (competitor,) = (c for c in competitors(case, BACKENDS) if c.compiled)
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
@@ -72,7 +72,7 @@ def test_every_op_has_its_forms(module):
 
 @pytest.mark.parametrize("case", [tiny(case) for case in CASES], ids=[case.name for case in CASES])
 def test_all_who_take_part_agree(case):
-    tensors, noise = cases.inputs(case)
+    tensors, noise = timed_cases.inputs(case)
     names = set()
     for competitor in uncompiled(case):
         names.add(competitor.name)
@@ -121,7 +121,7 @@ def not_a_number(call):
 @pytest.mark.parametrize("op", ["discretised.continuous_time_loss", "discrete.discrete_time_loss"])
 def test_the_gate_refuses(op, spoil):
     case = tiny(next(case for case in CASES if case.op == op))
-    tensors, noise = cases.inputs(case)
+    tensors, noise = timed_cases.inputs(case)
     good = competitors(case, BACKENDS)[0]
     bad = replace(good, function=lambda case, reduction: spoil(good.function(case, reduction)))
     assert gate.check(case, good, tensors, noise).agrees
@@ -160,7 +160,7 @@ def test_a_failed_gate_has_no_time_and_status_1(monkeypatch, tmp_path, capsys):
 def test_what_is_timed_is_the_mean_of_what_the_gate_saw():
     drawn = lambda case: "n_samples" in case.options or "flow" in case.op or case.weights  # noqa: E731
     for case in (tiny(case) for case in CASES if case.diff and not drawn(case)):
-        tensors, _ = cases.inputs(case)
+        tensors, _ = timed_cases.inputs(case)
         for competitor in uncompiled(case):
             timed = prepared(competitor, case, tensors)()
             each = step(competitor.function(case, "none"), gate.leaves(competitor, case, tensors), {})
@@ -198,7 +198,7 @@ def test_repetitions_take_turns():
 def test_threads_of_another_process_stop_before_they_could_disturb_a_run(monkeypatch):
     did = []
 
-    class Elsewhere(Base):
+    class Elsewhere(OtherRevision):
         __init__ = object.__init__  # without a process
 
         def clock(self, calls=1):
@@ -249,7 +249,7 @@ def test_a_gpu_is_timed_by_its_events_with_a_cold_cache(monkeypatch):
 def test_peers_follow_the_device(case, monkeypatch):
     """The peers make every tensor on the device of their inputs; tensors on another one cannot be joined with these."""
     monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", False)
-    tensors, noise = cases.inputs(case, device="meta")
+    tensors, noise = timed_cases.inputs(case, device="meta")
     for competitor in uncompiled(case):
         if competitor.name not in BACKENDS:
             taken = gate.leaves(competitor, case, tensors)
@@ -267,8 +267,8 @@ def test_a_run_on_a_gpu_that_is_not_there(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setitem(DEVICES, "cuda", Pretended)
     monkeypatch.setattr(runner, "available", lambda device: {"cuda": ["cpu"]}[device])
-    monkeypatch.setattr(cases, "ON_GPU", 2)
-    case = replace(tiny(CASES[0]), shape=cases.TEXT8)
+    monkeypatch.setattr(timed_cases, "ON_GPU", 2)
+    case = replace(tiny(CASES[0]), shape=timed_cases.TEXT8)
     monkeypatch.setattr(runner, "CASES", [case])
     arguments = ["--device", "cuda", "--without", "compiled", "--without", "published", "--no-memory"]
     assert runner.main([*arguments, "--out", str(tmp_path)]) == 0
@@ -284,9 +284,9 @@ def test_a_run_on_a_gpu_that_is_not_there(monkeypatch, tmp_path, capsys):
 
 def test_cases_are_larger_on_a_gpu():
     for case in CASES:
-        larger = math.prod(cases.on_gpu(case).shape) // math.prod(case.shape)
-        small = case.shape in (cases.CIFAR, cases.TEXT8)
-        assert larger == (cases.ON_GPU if small and "n_samples" not in case.options else 1)
+        larger = math.prod(timed_cases.on_gpu(case).shape) // math.prod(case.shape)
+        small = case.shape in (timed_cases.CIFAR, timed_cases.TEXT8)
+        assert larger == (timed_cases.ON_GPU if small and "n_samples" not in case.options else 1)
 
 
 def test_peak_extra_memory():
@@ -360,7 +360,7 @@ def test_durations():
 
 def test_the_fine_rule_agrees_with_many_nodes():
     case = replace(NODES, shape=(4, 3), k=16)
-    tensors, _ = cases.inputs(case)
+    tensors, _ = timed_cases.inputs(case)
     wide = {k: v.double() for k, v in tensors.items()}
     want = accuracy.fine_rule(tensors, case.k)
     got = kernel("reference", replace(case, options={"quadrature": 100}), "none")(**wide)

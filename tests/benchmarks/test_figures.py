@@ -77,7 +77,7 @@ def test_vectors_from_many_classes_on():
 
 def test_what_was_read_from_a_terminal():
     """Figures that no program wrote to a file stand in one that says how they were measured, and where they are."""
-    with open(RESULTS / "told.csv", newline="") as file:
+    with open(RESULTS / "figures.csv", newline="") as file:
         for row in csv.DictReader(file):
             assert row["figure"] in " ".join((ROOT / row["page"]).read_text().split()), row
 

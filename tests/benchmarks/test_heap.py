@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks import __main__ as everything
-from benchmarks import base, clients, heap, measure, patched, training, vocabularies
+from benchmarks import clients, heap, measure, other_revision, patched, training, vocabularies
 from benchmarks.devices import Cpu
 from benchmarks.memory import HUGE_PAGES
 
@@ -72,5 +72,5 @@ def test_the_process_of_another_revision_trains_too(monkeypatch):
 
     did = []
     monkeypatch.setattr(heap, "warm", lambda: did.append("warm"))
-    base.serve(Closed(), "cpu")
+    other_revision.serve(Closed(), "cpu")
     assert did == ["warm"]

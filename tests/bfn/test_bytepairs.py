@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_settings import TINY
 from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
@@ -24,6 +23,7 @@ from bfn.training.trainer import Trainer
 from bfn_kernels import discrete
 from bfn_kernels.schedules import final_accuracy
 from bfn_kernels.vocabulary import tiles
+from tests.bfn.tiny_settings import TINY
 
 SETTINGS = ["data.vocabulary=300", "data.length=8", "data.file=play.txt"]
 TEXT = "To be, or not to be: that is the “question” – Être ou ne pas être? [bold]$x_1$\n\tWhether 'tis nobler. " * 40

@@ -1,11 +1,11 @@
 import math
 
-import information
 import pytest
 import torch
 
 from bfn_kernels import discrete
 from bfn_kernels.schedules import final_accuracy
+from docs.pictures import information
 
 
 @pytest.mark.parametrize("num_classes", [27, 500])

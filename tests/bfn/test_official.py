@@ -4,7 +4,6 @@ import json
 import re
 from dataclasses import asdict
 
-import published
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -23,6 +22,7 @@ from bfn.networks.official import (
 from bfn.training import checkpoint
 from bfn.training.checkpoint import CheckpointError
 from bfn.training.runs import MODEL_FILE
+from tests.bfn import published
 
 NUMBERS = json.loads(published.NUMBERS.read_text())
 each_network = pytest.mark.parametrize("network", OFFICIAL)

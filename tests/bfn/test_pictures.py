@@ -3,10 +3,8 @@
 import math
 from collections.abc import Callable, Iterator
 
-import information
 import matplotlib.pyplot as plt
 import pytest
-import story
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,6 +14,7 @@ from bfn.data import load_data
 from bfn.results import plots
 from bfn.results.evaluate import Bound
 from bfn.results.tables import Drawn, Measured
+from docs.pictures import information, story
 
 LOG = "step,validation_bits,train_bits\n" + "".join(f"{10 * i},{2 + 0.4 / i},{1.9 + 0.5 / i}\n" for i in range(1, 9))
 BOUNDS = [Measured(n, Bound(1.5 + 1 / (n or 1e9), 0.2, 0.05, 16), None) for n in (10, 25, 100, None)]

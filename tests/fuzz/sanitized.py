@@ -55,7 +55,8 @@ def main() -> int:
     tests = [str(ROOT / "tests" / "fuzz"), *(str(ROOT / "tests" / "kernels" / f"test_{name}.py") for name in KERNELS)]
     # from that folder, the package in it is the one that is imported
     command = [sys.executable, "-m", "pytest", "-n", "auto", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
-    command += ["-c", str(ROOT / "pyproject.toml"), "-k", CHOSEN, *tests]
+    # pytest would put the root, and the package there, first
+    command += ["-c", str(ROOT / "pyproject.toml"), "-o", "pythonpath=", "-k", CHOSEN, *tests]
     # what is not in the folder, like gpu_build, comes from the root
     environment = os.environ | OPTIONS | {"LD_PRELOAD": preloaded, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -5,15 +5,16 @@ import dataclasses
 
 import pytest
 import torch
-from aliases import ITSELF, OUTPUTS, over, tensors_of
-from calls import Plan, backends, examples, plans, remember
-from cases import CASES
-from declared import parameters, public
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from oracle import ERRORS
-from support import serves
 from torch import Tensor
+
+from tests.fuzz.comparison import ERRORS
+from tests.fuzz.drawn_calls import Plan, backends, examples, plans, remember
+from tests.kernels.aliases import ITSELF, OUTPUTS, over, tensors_of
+from tests.kernels.declared import parameters, public
+from tests.kernels.op_cases import CASES
+from tests.kernels.support import serves
 
 LONG = (1025, 2047, 4096, 8192)  # classes, of which a kernel has blocks of its own
 

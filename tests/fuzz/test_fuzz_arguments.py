@@ -6,13 +6,14 @@ from random import Random
 from typing import NamedTuple
 
 import torch
-from calls import Plan, backends, examples, plans, remember
-from declared import parameters
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from oracle import ERRORS, allowed
-from support import serves
 from torch import Tensor
+
+from tests.fuzz.comparison import ERRORS, allowed
+from tests.fuzz.drawn_calls import Plan, backends, examples, plans, remember
+from tests.kernels.declared import parameters
+from tests.kernels.support import serves
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 TYPES = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.uint8, torch.bool, torch.complex64)

@@ -2,14 +2,14 @@
 one class's bias, give what the reference gives of the stored logits."""
 
 import pytest
-from calls import BACKENDS, examples, heads, remember
 from hypothesis import given
-from oracle import check
-from support import INTERPRETED, serves
-from test_fuzz_values import check_plan
 
 from bfn_kernels import vocabulary
 from bfn_kernels.vocabulary import tiles
+from tests.fuzz.comparison import check
+from tests.fuzz.drawn_calls import BACKENDS, examples, heads, remember
+from tests.fuzz.test_fuzz_values import check_plan
+from tests.kernels.support import INTERPRETED, serves
 
 each = pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "reference"])
 COUNT = 40

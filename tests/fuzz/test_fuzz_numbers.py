@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from calls import examples, remember
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import ERRORS
 
 from bfn_kernels import noise
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
+from tests.fuzz.comparison import ERRORS
+from tests.fuzz.drawn_calls import examples, remember
 
 NATIVE_CODE = False  # is called: no process of its own is needed
 anything = st.none() | st.text(max_size=3) | st.booleans() | st.integers() | st.floats() | st.just(torch.ones(2))

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from calls import BACKENDS, examples, plans, remember
-from declared import FAMILIES
 from hypothesis import given
-from oracle import check
-from support import serves
 from torch import Tensor
+
+from tests.fuzz.comparison import check
+from tests.fuzz.drawn_calls import BACKENDS, examples, plans, remember
+from tests.kernels.declared import FAMILIES
+from tests.kernels.support import serves
 
 
 def snapshot(inputs: dict) -> dict:

@@ -71,7 +71,7 @@ def work(rank, count, k, backend, folder):
     warnings.simplefilter("error", FutureWarning)
     torch.set_num_threads(1)
     if os.environ.get("TRITON_INTERPRET") == "1":
-        importlib.import_module("support")  # repairs the interpreter
+        importlib.import_module("tests.kernels.support")  # repairs the interpreter
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=count)
     weight, bias, between = parameters(k)
     group = {"backend": backend, "process_group": distributed.group.WORLD, "num_classes": k}

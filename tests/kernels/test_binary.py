@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from support import DTYPES, NATIVE, ON_CPU
 
 from bfn_kernels import binary, discrete, noise
 from bfn_kernels.schedules import LogarithmicAccuracy
+from tests.kernels.support import DTYPES, NATIVE, ON_CPU
 
 SHAPE, BETA = (5, 4, 9), {"beta_1": 3.0}
 backends = pytest.mark.parametrize("backend", ON_CPU)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from recorded import KINDS, RECORDINGS
-from support import FIRST, NATIVE, evaluate, named, serves, weights_like
 
 from bfn_kernels import continuous, discrete, discretised
+from tests.kernels.recorded import KINDS, RECORDINGS
+from tests.kernels.support import FIRST, NATIVE, evaluate, named, serves, weights_like
 
 ON_REFERENCE = [
     "continuous.reconstruction_loss[bins std]",
@@ -113,7 +113,7 @@ def test_every_operator_is_recorded():
     names = {name.split(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("bfn_kernels::")}
     left_out = names - seen - {"bfn_kernels::draw_seed", "bfn_kernels::join_seed"}
     assert not left_out, (
-        f"tests/kernels/cases.py (or vocabularies.py) needs a case that calls each of {sorted(left_out)}"
+        f"tests/kernels/op_cases.py (or vocabulary_cases.py) needs a case that calls each of {sorted(left_out)}"
     )
 
 

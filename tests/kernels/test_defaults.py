@@ -4,10 +4,10 @@ sampler, in one table."""
 import inspect
 
 import torch
-from declared import OPS, public
 
 import bfn_kernels
 from bfn_kernels import Limits, nn, samplers, schedules
+from tests.kernels.declared import OPS, public
 
 DEFAULTS = {  # of a parameter, or of one of a family or a function alone
     "bias": True,

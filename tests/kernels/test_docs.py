@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from declared import FAMILIES, OPS, public, public_functions
-from docstrings import API, PUBLIC, arguments, entries, found_at, items, sections
 
 import bfn_kernels
 from bfn_kernels import nn
+from tests.kernels.declared import FAMILIES, OPS, public, public_functions
+from tests.kernels.docstrings import API, PUBLIC, arguments, entries, found_at, items, sections
 
 MODULES = sorted(
     m.name

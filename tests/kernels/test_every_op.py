@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from cases import CASES, Case
-from support import NATIVE, serves
+
+from tests.kernels.op_cases import CASES, Case
+from tests.kernels.support import NATIVE, serves
 
 CLASSED = [case for case in CASES if case.family in ("binary", "discrete", "vocabulary") and not case.huge]
 ON_A_CPU = [name for name in ("cpu", "reference") if name == "reference" or name in NATIVE]

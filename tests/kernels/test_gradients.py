@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from cases import CASES
-from support import NATIVE, ON_CPU, error, evaluate, joins, named, pairs, scale, ulp, weights_like
 from torch.autograd import forward_ad
 
 from bfn_kernels import backends, continuous, discrete, discretised
+from tests.kernels.op_cases import CASES
+from tests.kernels.support import NATIVE, ON_CPU, error, evaluate, joins, named, pairs, scale, ulp, weights_like
 
 
 def differentiable(case) -> bool:

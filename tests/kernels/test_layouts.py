@@ -5,10 +5,10 @@ import random
 
 import pytest
 import torch
-from support import INTERPRETED, NATIVE
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bfn_kernels import continuous, discrete, discretised
+from tests.kernels.support import INTERPRETED, NATIVE
 
 DIMS = 5
 LAYOUTS = 2000

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from support import NATIVE, ON_CPU
 
 from bfn_kernels import binary, discrete, vocabulary
+from tests.kernels.support import NATIVE, ON_CPU
 
 inf = torch.inf
 FLOORS = (-inf, -1e30)

@@ -5,11 +5,11 @@ import weakref
 
 import pytest
 import torch
-from cases import CASES
-from support import INTERPRETED, NATIVE, ON_CPU, evaluate, joins, serves, weights_like
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bfn_kernels import continuous, discrete, discretised, gauss, noise, schedules
+from tests.kernels.op_cases import CASES
+from tests.kernels.support import INTERPRETED, NATIVE, ON_CPU, evaluate, joins, serves, weights_like
 
 X, Z, CLASSES = torch.linspace(-1, 1, 12).view(3, 4), torch.linspace(-2, 2, 24).view(3, 4, 2), torch.ones(3, 4).long()
 SEEDS = [0, 1, 2, -1, -(2**63), 2**63, 2**64 - 1, 2**64 + 5, 3, 4, 5, 6]

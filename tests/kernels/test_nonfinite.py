@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from cases import CASES, ROWS
-from support import NATIVE, ON_CPU, evaluate, joins, pairs
 
 from bfn_kernels import discrete, discretised
+from tests.kernels.op_cases import CASES, ROWS
+from tests.kernels.support import NATIVE, ON_CPU, evaluate, joins, pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # NumPy's, in Triton's interpreter
 inf, nan = torch.inf, torch.nan

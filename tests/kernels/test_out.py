@@ -5,14 +5,14 @@ import itertools
 
 import pytest
 import torch
-import vocabularies
-from aliases import ITSELF, OUTPUTS, over, tensors_of
-from cases import CASES, Case
-from declared import parameters, public
-from support import ON_CPU
 
 from bfn_kernels import binary, continuous, discrete, discretised
 from bfn_kernels.solvers import Coefficients
+from tests.kernels import vocabulary_cases
+from tests.kernels.aliases import ITSELF, OUTPUTS, over, tensors_of
+from tests.kernels.declared import parameters, public
+from tests.kernels.op_cases import CASES, Case
+from tests.kernels.support import ON_CPU
 
 X, M = torch.linspace(-1, 1, 12).reshape(3, 4), torch.linspace(0.5, -0.5, 12).reshape(3, 4)
 ON_EACH = pytest.mark.parametrize("backend", ON_CPU)
@@ -160,7 +160,7 @@ def test_theta_has_memory_of_its_own(step, theta_of, backend):
     assert torch.equal(state, M) and torch.equal(x, X) and (memory == 0).all()
 
 
-WRITING = [case for case in CASES + vocabularies.STEPS if not case.long and {*OUTPUTS} & {*parameters(case.op)}]
+WRITING = [case for case in CASES + vocabulary_cases.STEPS if not case.long and {*OUTPUTS} & {*parameters(case.op)}]
 
 
 def variants(case: Case):

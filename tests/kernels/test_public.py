@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from cases import ROWS
-from support import FIRST, INTERPRETED, ON_CPU, error, evaluate, pairs, scale, ulp, widened
 
 from bfn_kernels import binary, continuous, discrete, discretised, noise
+from tests.kernels.op_cases import ROWS
+from tests.kernels.support import FIRST, INTERPRETED, ON_CPU, error, evaluate, pairs, scale, ulp, widened
 
 CLASSES = torch.tensor([[0, 2, 1], [1, 1, 2]])
 S = {"sigma_1": 0.1}

@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
-from support import ON_CPU
 
 from bfn_kernels import discrete, discretised
 from bfn_kernels.discretised import reference
+from tests.kernels.support import ON_CPU
 
 
 @pytest.fixture(autouse=True)

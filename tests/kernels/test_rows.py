@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from support import NATIVE
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bfn_kernels import continuous
 from bfn_kernels.backends import BACKENDS, LIBRARIES
 from bfn_kernels.call import checks, rows
 from bfn_kernels.schedules import ExponentialVariance, LogarithmicAccuracy, QuadraticAccuracy
+from tests.kernels.support import NATIVE
 
 DATA = torch.zeros(5, 3)
 TIMES = torch.tensor([0.0, 9.9e-7, 0.3, 1 - 1e-7, 1.0], dtype=torch.float64)

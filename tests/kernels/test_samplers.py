@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from support import ON_CPU
 
 from bfn_kernels import continuous, discrete, discretised
+from tests.kernels.support import ON_CPU
 
 COUNT = 20_000
 SIGMAS = 5

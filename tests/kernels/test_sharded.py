@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from sharded import DTYPES, parameters, sampled, step, work
-from support import NATIVE, error, scale, ulp
 from torch import multiprocessing
-from vocabulary_guide import follow
 
 from bfn_kernels import vocabulary
+from tests.kernels.sharded import DTYPES, parameters, sampled, step, work
+from tests.kernels.support import NATIVE, error, scale, ulp
+from tests.kernels.vocabulary_guide import follow
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from optimal import (
+
+from bfn_kernels import binary, continuous, discrete, discretised, solvers
+from bfn_kernels.schedules import LogarithmicAccuracy, QuadraticAccuracy
+from bfn_kernels.solvers import RULES, Coefficients, coefficients, start_variance
+from tests.kernels.optimal import (
     BETA_1,
     CLASSES,
     NORMAL,
@@ -27,12 +31,8 @@ from optimal import (
     step_of_normal,
     step_of_two_classes,
 )
-from support import ON_CPU
-from test_samplers import has_moments
-
-from bfn_kernels import binary, continuous, discrete, discretised, solvers
-from bfn_kernels.schedules import LogarithmicAccuracy, QuadraticAccuracy
-from bfn_kernels.solvers import RULES, Coefficients, coefficients, start_variance
+from tests.kernels.support import ON_CPU
+from tests.kernels.test_samplers import has_moments
 
 on_each = pytest.mark.parametrize("backend", ON_CPU)
 

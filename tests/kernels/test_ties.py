@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from support import INTERPRETED, ON_CPU
 
 from bfn_kernels import continuous, discrete, discretised
+from tests.kernels.support import INTERPRETED, ON_CPU
 
 on_each = pytest.mark.parametrize("backend", ON_CPU)
 # Rows that fit in a vector, in a tile or block, and in several of these; the interpreter has smaller tiles.

@@ -7,10 +7,10 @@ import mpmath  # comes with torch, by way of sympy
 import pytest
 import torch
 from mpmath import mpf
-from support import INTERPRETED, ON_CPU
 
 from bfn_kernels import discretised
 from bfn_kernels.gauss import hermite as gauss_hermite
+from tests.kernels.support import INTERPRETED, ON_CPU
 
 BINS = (2, 3, 16, 255) if not INTERPRETED else (3, 16)
 TINY_TOTAL = 1e-5  # a distribution with less mass in [−1, 1] is uniform by definition

@@ -6,15 +6,15 @@ import itertools
 
 import pytest
 import torch
-from support import DTYPES, INTERPRETED, NATIVE, ON_CPU, error, evaluate, scale, ulp, widened
-from test_accuracy import FORMS, check, laid_out
-from test_gradients import check_gradients, second_derivatives
-from vocabularies import LARGE, SHAPES, WIDE
 
 from bfn_kernels import discrete, vocabulary
 from bfn_kernels import noise as random
 from bfn_kernels.backends import BACKENDS
 from bfn_kernels.vocabulary import tiles
+from tests.kernels.support import DTYPES, INTERPRETED, NATIVE, ON_CPU, error, evaluate, scale, ulp, widened
+from tests.kernels.test_accuracy import FORMS, check, laid_out
+from tests.kernels.test_gradients import check_gradients, second_derivatives
+from tests.kernels.vocabulary_cases import LARGE, SHAPES, WIDE
 
 cases = pytest.mark.parametrize("case", LARGE, ids=str)
 FEW = [c for c in LARGE if not c.hard and not c.huge and c not in WIDE]

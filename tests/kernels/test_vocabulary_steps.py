@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from support import DTYPES, INTERPRETED, NATIVE
-from test_accuracy import FORMS, check, laid_out
-from test_samplers import has_frequencies, has_moments
-from test_vocabulary import native, on_cpu, small_tiles  # noqa: F401
-from vocabularies import MODES, SHAPES, STEPS
 
 from bfn_kernels import discrete, nn, samplers, vocabulary
 from bfn_kernels.nn.vocabulary import Seen
 from bfn_kernels.solvers import Coefficients
+from tests.kernels.support import DTYPES, INTERPRETED, NATIVE
+from tests.kernels.test_accuracy import FORMS, check, laid_out
+from tests.kernels.test_samplers import has_frequencies, has_moments
+from tests.kernels.test_vocabulary import native, on_cpu, small_tiles  # noqa: F401
+from tests.kernels.vocabulary_cases import MODES, SHAPES, STEPS
 
 K, WIDTH, TOKENS = 1003, 6, (3, 7)
 CHOOSE = ("sample", "mode", "mean")

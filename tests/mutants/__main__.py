@@ -9,18 +9,18 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import random_run
-import written
-from fault import Fault
-from mutant import Mutant
 from rich.console import Console
-from sandbox import Sandbox, compiled, pool
+
+from tests.mutants import random_run, written
+from tests.mutants.fault import Fault
+from tests.mutants.mutant import Mutant
+from tests.mutants.sandbox import Sandbox, compiled, pool
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python tests/mutants", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--only", default="", metavar="SUBSTRING", help="what has this in its file, change or tests")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N", help="changes at a time")
     parser.add_argument("--random", type=int, metavar="N", help="N changes at random places")

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from sandbox import Pool, Sandbox
+from tests.mutants.sandbox import Pool, Sandbox
 
 PACKAGES = ("bfn", "bfn_kernels")
 PLAIN, INTERPRETED = "", "TRITON_INTERPRET=1"

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import mutant
-from mutant import Mutant, others
+from tests.mutants import mutant
+from tests.mutants.mutant import Mutant, others
 
 OPERATORS = mutant.OPERATORS | {"//": ("*",), "**": ("*",), "^": ("|",)}
 OPERATORS |= {f"{old}=": (f"{new}=",) for old, (new,) in OPERATORS.items()}

@@ -12,10 +12,9 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import compiled
-import ptx
-
 from gpu_build.sass import find_tool
+from tests import compiled
+from tests.ptx import ptx
 
 ROOT = compiled.ROOT
 NAMESPACE = "bfn_kernels_cuda_ptx"

@@ -6,7 +6,8 @@ import struct
 from fractions import Fraction
 
 import numpy as np
-import ptx
+
+from tests.ptx import ptx
 
 HEADER = ".version 9.0\n.target sm_90\n.address_size 64\n"
 # What a snippet may use without declaring it: %t is the number of a thread in the grid.

@@ -3,9 +3,10 @@
 import struct
 
 import numpy as np
-import ptx
 import pytest
-from snippets import module, run
+
+from tests.ptx import ptx
+from tests.ptx.snippets import module, run
 
 pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
 

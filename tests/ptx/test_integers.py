@@ -2,9 +2,10 @@
 
 import itertools
 
-import ptx
 import pytest
-from snippets import bits, evaluate, width
+
+from tests.ptx import ptx
+from tests.ptx.snippets import bits, evaluate, width
 
 pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
 

@@ -1,9 +1,10 @@
 """Products of matrices by a warp, and copies that go on beside them."""
 
 import numpy as np
-import ptx
 import pytest
-from snippets import bits, number, run
+
+from tests.ptx import ptx
+from tests.ptx.snippets import bits, number, run
 
 pytestmark = pytest.mark.skipif(ptx.missing() is not None, reason=str(ptx.missing()))
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-import compiled
-import ptx
+from tests import compiled
+from tests.ptx import ptx
 
 NAMESPACE = "bfn_kernels_triton_ptx"
 FORMATS = {

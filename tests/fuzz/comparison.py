@@ -1,9 +1,10 @@
 """Compares the result of a call with that of the reference in float64 on contiguous copies, as tests/kernels do."""
 
 import torch
-from calls import Call, Plan
-from support import error, scale, ulp, weights_like
 from torch import Tensor
+
+from tests.fuzz.drawn_calls import Call, Plan
+from tests.kernels.support import error, scale, ulp, weights_like
 
 ERRORS = (ValueError, TypeError, IndexError, RuntimeError)
 FLOAT64, FLOAT64_FLOOR = 1e-9, 1e-11  # allowed in float64, in which the reference itself has rounding errors

@@ -12,11 +12,12 @@ from random import Random
 import hypothesis
 import pytest
 import torch
-from cases import CASES, ROWS, Case
 from hypothesis import strategies as st
-from support import DTYPES, INTERPRETED, ON_CPU
 from torch import Tensor
-from vocabularies import LARGE, STEPS
+
+from tests.kernels.op_cases import CASES, ROWS, Case
+from tests.kernels.support import DTYPES, INTERPRETED, ON_CPU
+from tests.kernels.vocabulary_cases import LARGE, STEPS
 
 SEED = os.environ.get("FUZZ_SEED")  # set by `make fuzz`; without it every run has the same examples
 SCALE = float(os.environ.get("FUZZ_SCALE", 1))

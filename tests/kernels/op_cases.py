@@ -6,8 +6,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from declared import OPS, annotations, parameters, public
-from makers import (
+from torch import Tensor
+
+from bfn_kernels import Limits
+from bfn_kernels.call.rows import Rows
+from tests.kernels.declared import OPS, annotations, parameters, public
+from tests.kernels.makers import (
     among,
     classes,
     draws,
@@ -23,10 +27,6 @@ from makers import (
     some,
     uniform,
 )
-from torch import Tensor
-
-from bfn_kernels import Limits
-from bfn_kernels.call.rows import Rows
 
 # The arguments that are numbers of rows.
 ROWS = tuple(dict.fromkeys(name for op in OPS for name, kind in annotations(op).items() if kind in (Rows, Rows | None)))
