@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "sanitized"
 BUILD = builds()[0]
 KERNELS = (
-    "accuracy", "binary", "bins", "calls", "errors", "gradients", "vocabulary", "vocabulary_steps", "layouts", "limits",
-    "masked_classes", "mixtures", "modes", "noise", "nonfinite", "out", "pages", "properties", "receivers", "rows",
-    "samplers", "ties", "tiles", "times", "unclipped",
+    "accuracy", "binary", "bins", "calls", "distributions", "errors", "gradients", "known_values", "layouts",
+    "limits", "masked_classes", "mixtures", "modes", "noise", "nonfinite", "out", "pages", "properties",
+    "receivers", "rows", "ties", "tiles", "times", "unclipped", "vocabulary", "vocabulary_steps",
 )  # fmt: skip
 CHOSEN = "not cuda_on_host and not reference and not triton and not memory_does_not_grow"  # ASan keeps what was freed
 REPORTS = ("AddressSanitizer", "runtime error:")

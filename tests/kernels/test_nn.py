@@ -155,18 +155,6 @@ def test_padding_is_neither_read_nor_shown():
 
 
 @each_kind
-@pytest.mark.parametrize("sampler", ["ancestral", "ode2", "sde1"])
-def test_samples_have_the_shape_that_is_asked_for(kind, sampler):
-    model, x = make(kind)
-    drawn = samplers.sample(model, (6, 7), 4, seed=2, sampler=sampler)
-    assert drawn.shape == (6, 7) and drawn.dtype == x.dtype
-    again, other = (samplers.sample(model, (6, 7), 4, seed=s, sampler=sampler) for s in (2, 3))
-    assert torch.equal(drawn, again) and (kind != "continuous" or not torch.equal(drawn, other))
-    drawn, calls = samplers.sample_within(model, (6, 7), 0.5, seed=2)
-    assert drawn.shape == (6, 7) and calls > 2
-
-
-@each_kind
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_a_module_takes_the_type_of_its_network(kind, dtype):
     """Losses have the type of the arithmetic, as those of ops do. States stay as fine as float32, since a message late
@@ -213,17 +201,6 @@ def test_the_type_of_a_network_without_parameters():
     assert seen[2:] == [torch.float32] * 2
 
 
-def test_sampling_is_without_dropout_and_leaves_the_modes_of_modules():
-    model, _ = make("continuous")
-    model.network.outer = torch_nn.Sequential(torch_nn.Dropout(0.5), model.network.outer)
-    model.network.inner.eval()  # as of a part that is not trained
-    modes = [module.training for module in model.modules()]
-    drawn = [samplers.sample(model, (4, 5), 3, seed=1) for _ in range(2)]
-    assert torch.equal(*drawn) and [module.training for module in model.modules()] == modes
-    samplers.sample_within(model, (4, 5), 1.0, seed=1)
-    assert [module.training for module in model.modules()] == modes and True in modes and False in modes
-
-
 def test_a_schedule_takes_the_place_of_a_number():
     for kind, given, other in (
         (nn.Continuous, {"sigma_1": 0.1}, ExponentialVariance(0.1)),
@@ -237,13 +214,3 @@ def test_a_schedule_takes_the_place_of_a_number():
         for wrong in ({}, given | {"schedule": other}):
             with pytest.raises(ValueError, match=f"give either {name} or schedule, got {name}="):
                 kind(network, **wrong)
-
-
-def test_arguments_of_a_sampler_are_checked():
-    model, _ = make("binary")
-    with pytest.raises(ValueError, match=r"sampler must be one of \['ancestral', 'ode1', .*, got 'euler'"):
-        samplers.sample(model, (2, 3), 4, sampler="euler")
-    with pytest.raises(ValueError, match="n_steps must be at least 1, got 0"):
-        samplers.sample(model, (2, 3), 0)
-    with pytest.raises(ValueError, match="capture must be None or False on cpu"):
-        samplers.sample(model, (2, 3), 2, capture=True)

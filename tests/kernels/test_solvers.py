@@ -32,7 +32,7 @@ from tests.kernels.optimal import (
     step_of_two_classes,
 )
 from tests.kernels.support import ON_CPU
-from tests.kernels.test_samplers import has_moments
+from tests.kernels.test_distributions import has_moments
 
 on_each = pytest.mark.parametrize("backend", ON_CPU)
 

@@ -8,7 +8,7 @@ from bfn_kernels.nn.vocabulary import Seen
 from bfn_kernels.solvers import Coefficients
 from tests.kernels.support import DTYPES, INTERPRETED, NATIVE
 from tests.kernels.test_accuracy import FORMS, check, laid_out
-from tests.kernels.test_samplers import has_frequencies, has_moments
+from tests.kernels.test_distributions import has_frequencies, has_moments
 from tests.kernels.test_vocabulary import native, on_cpu, small_tiles  # noqa: F401
 from tests.kernels.vocabulary_cases import MODES, SHAPES, STEPS
 
