@@ -48,8 +48,9 @@ def test_compiled_equals_eager(case, backend):
 
 
 @pytest.mark.parametrize("name", ["discretised.continuous_time_loss", "discrete.update_sample[K=3]"])
-@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("backend", NATIVE[:1])
 def test_inductor(name, backend):
+    """Inductor sees an operator's schema and fake, which are the same on all backends."""
     inputs = named(name).inputs((3, 4), torch.float32)
     torch.testing.assert_close(
         compiled(named(name), "inductor")(inputs, backend), named(name)(inputs, backend), rtol=1e-5, atol=1e-6

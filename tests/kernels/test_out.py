@@ -12,7 +12,7 @@ from tests.kernels import vocabulary_cases
 from tests.kernels.aliases import ITSELF, OUTPUTS, over, tensors_of
 from tests.kernels.declared import parameters, public
 from tests.kernels.op_cases import CASES, Case
-from tests.kernels.support import ON_CPU
+from tests.kernels.support import NATIVE, ON_CPU
 
 X, M = torch.linspace(-1, 1, 12).reshape(3, 4), torch.linspace(0.5, -0.5, 12).reshape(3, 4)
 ON_EACH = pytest.mark.parametrize("backend", ON_CPU)
@@ -237,7 +237,8 @@ def test_theta_in_compiled_code(backend):
     for out in (False, True):
         torch._dynamo.reset()
         want = loop(M.clone(), X.exp(), out)
-        for name in ("aot_eager", *([] if backend == "reference" else ["inductor"])):  # it has no operators
+        # Inductor sees an operator's schema and fake, which are the same on all backends that have operators.
+        for name in ("aot_eager", *(["inductor"] if backend in NATIVE[:1] else [])):
             state, theta = M.clone(), X.exp()
             got = torch.compile(loop, fullgraph=True, backend=name)(state, theta, out)
             torch.testing.assert_close((*got, theta), (*want, want[1] / 2))
