@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine["copy_gb_per_s"] = f"{measure.copy_bandwidth(device):.1f}"
     if base is not None:
         machine["base"] = base.revision
-    console.print(measure.told(machine))
+    console.print(measure.lines_of(machine))
     rows = run_cases(options, backends, device, base)
     needed = any(case.op.endswith("discrete_time_loss") for case in options.cases)
     errors = accuracy.of_expectations(backends[0], device.name) if needed else {}

@@ -115,7 +115,7 @@ def machine(device: Device) -> dict[str, str]:
     }
 
 
-def told(machine: dict[str, str]) -> str:
+def lines_of(machine: dict[str, str]) -> str:
     return "\n".join(f"{key:<14} {value}" for key, value in machine.items())
 
 

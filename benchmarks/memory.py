@@ -42,11 +42,11 @@ def peak_of(run: Run) -> int | None:
         with open("/proc/self/clear_refs", "w") as clear:
             clear.write("5")  # resets the peak
         before = _status("VmRSS")
-        kept = run()  # the results count as well
+        results = run()  # the results count as well
         peak = _status("VmHWM")
     except (OSError, AttributeError):
         return None
-    del kept
+    del results
     return peak - before
 
 

@@ -253,9 +253,9 @@ def test_peers_follow_the_device(case, monkeypatch):
     tensors, noise = timed_cases.inputs(case, device="meta")
     for competitor in uncompiled(case):
         if competitor.name not in BACKENDS:
-            taken = gate.leaves(competitor, case, tensors)
-            for given in ({}, competitor.noise(noise, tensors)):
-                outputs = step(competitor.function(case, "none"), taken, given)
+            leaves = gate.leaves(competitor, case, tensors)
+            for explicit in ({}, competitor.noise(noise, tensors)):
+                outputs = step(competitor.function(case, "none"), leaves, explicit)
                 assert {output.device.type for output in outputs} == {"meta"}
 
 
@@ -275,10 +275,10 @@ def test_a_run_on_a_gpu_that_is_not_there(monkeypatch, tmp_path, capsys):
     assert runner.main([*arguments, "--out", str(tmp_path)]) == 0
     rows = files.read(report.Row, tmp_path / "results.csv")
     assert [(row.competitor, row.status, row.shape) for row in rows] == [(n, OK, "104×256") for n in ("cpu", EAGER)]
-    told = (tmp_path / "report.txt").read_text()
-    assert "gpu            none" in told and "What must hold" not in told
-    copying = float(next(line for line in told.splitlines() if "copy_gb_per_s" in line).split()[1])
-    words = " ".join(told.split())  # a narrow table breaks its title into lines
+    text = (tmp_path / "report.txt").read_text()
+    assert "gpu            none" in text and "What must hold" not in text
+    copying = float(next(line for line in text.splitlines() if "copy_gb_per_s" in line).split()[1])
+    words = " ".join(text.split())  # a narrow table breaks its title into lines
     speed, share = re.search(rf"that a copy does .*?{re.escape(case.name)} (\S+), (\d+)%", words).groups()
     assert float(share) == pytest.approx(100 * float(speed) / copying, abs=100 / copying)
 

@@ -23,9 +23,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(how: str) -> int:
+def faults(state: str) -> int:
     small = {k: v for k, v in os.environ.items() if k != HUGE_PAGES}  # which a test before may have set
-    done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True, env=small)
+    done = subprocess.run([sys.executable, "-c", FAULTS, state], capture_output=True, text=True, check=True, env=small)
     return int(done.stdout)
 
 

@@ -24,15 +24,15 @@ DRAWN = [Drawn(name, n, 0.1, 0.5 + better / n, 0.02) for name, better in (("a", 
 @pytest.fixture
 def figures(monkeypatch) -> Iterator[Callable[..., list[Figure]]]:
     """The figures that a function draws, which are not written."""
-    kept = []
+    written_figures = []
     for module in (plots, story, information):
-        monkeypatch.setattr(module, "write", lambda figure, path: kept.append(figure) or path)
+        monkeypatch.setattr(module, "write", lambda figure, path: written_figures.append(figure) or path)
 
     def drawn(function: Callable, *args, **more) -> list[Figure]:
-        kept.clear()
+        written_figures.clear()
         function(*args, **more)
-        assert kept, "nothing was drawn"
-        return list(kept)
+        assert written_figures, "nothing was drawn"
+        return list(written_figures)
 
     yield drawn
     plt.close("all")
@@ -114,9 +114,9 @@ def test_pictures_of_numbers(tiny, tmp_path, figures):
 
 
 def test_pictures_of_the_pages(tmp_path, figures, monkeypatch):
-    (told,) = figures(story.tell, tmp_path / "story.png", Console(quiet=True))
-    check(told)
-    assert [axes.get_title()[:2] for axes in told.axes] == ["1.", "2.", "3.", "4."]
+    (figure,) = figures(story.tell, tmp_path / "story.png", Console(quiet=True))
+    check(figure)
+    assert [axes.get_title()[:2] for axes in figure.axes] == ["1.", "2.", "3.", "4."]
     monkeypatch.setattr(information, "CLASSES", (27, 50))
     (shown,) = figures(information.picture, tmp_path / "information.png")
     check(shown)

@@ -30,8 +30,8 @@ def call(case, shape, dtype, form="dense") -> None:
 def main(library: str) -> None:
     torch.ops.load_library(library)
     for case in (case for case in CASES if serves(case, BACKEND)):
-        for how in CALLS:
-            call(case, *how)
+        for arguments in CALLS:
+            call(case, *arguments)
     for case in (case for case in FIRST if serves(case, BACKEND)):
         call(case, WHOLE, torch.float16)
         if case.family in ("binary", "continuous"):

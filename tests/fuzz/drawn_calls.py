@@ -217,12 +217,12 @@ def _recount(inputs: dict, shape: tuple, old: int, new: int) -> dict:
 
 def _rows(form: Random, make, shape: tuple, generator: torch.Generator) -> float | Tensor:
     """Numbers of a leading part of the shape, with or without trailing ones, or a single one."""
-    kept = form.randrange(len(shape) + 1)
-    lead = [n if form.random() < 0.8 else 1 for n in shape[:kept]]
+    num_leading = form.randrange(len(shape) + 1)
+    lead = [n if form.random() < 0.8 else 1 for n in shape[:num_leading]]
     numbers = make((math.prod(lead),), form.choice((torch.float32, torch.float64)), generator).reshape(lead)
-    if kept == 0 and form.random() < 0.5:
+    if num_leading == 0 and form.random() < 0.5:
         return numbers.item()
-    return numbers.reshape([*lead, *(1,) * form.randrange(len(shape) - kept + 1)])
+    return numbers.reshape([*lead, *(1,) * form.randrange(len(shape) - num_leading + 1)])
 
 
 def _touch(name: str, value: Tensor, form: Random, extremes: tuple, touched: Tensor) -> Tensor:

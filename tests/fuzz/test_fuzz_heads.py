@@ -15,7 +15,7 @@ each = pytest.mark.parametrize("backend", [name for name in BACKENDS if name != 
 COUNT = 40
 
 
-def kept(backend: str):
+def cases_to_try(backend: str):
     """Under the interpreter, which is slow, the losses that have kernels for 16 bits there, of few classes."""
     losses = ("vocabulary.continuous_time_loss", "vocabulary.reconstruction_loss")
     few = lambda case: case.op in losses and not case.huge  # noqa: E731
@@ -34,7 +34,7 @@ def small_tiles(monkeypatch):
 @each
 def test_layouts(backend):
     @examples(COUNT)
-    @given(plan=heads(kept(backend)))
+    @given(plan=heads(cases_to_try(backend)))
     def agrees(plan):
         check_plan(plan, backend)
 
@@ -44,7 +44,7 @@ def test_layouts(backend):
 @each
 def test_one_place_that_is_not_finite(backend):
     @examples(COUNT)
-    @given(plan=heads(kept(backend), ("not finite",)))
+    @given(plan=heads(cases_to_try(backend), ("not finite",)))
     def shows(plan):
         remember(plan)
         check(plan.make(), backend)

@@ -48,8 +48,8 @@ def test_accuracies(kind):
     @given(beta_1=st.floats() | anything, classes=st.integers(2, 300) | anything, t=times, n=st.integers(1, 200))
     def is_received_step_by_step(beta_1, classes, t, n):
         remember((beta_1, classes, t, n))
-        given = (beta_1,) if kind is QuadraticAccuracy else (classes, beta_1)
-        schedule = refused(kind, *given, names=("num_classes", "beta_1"))
+        arguments = (beta_1,) if kind is QuadraticAccuracy else (classes, beta_1)
+        schedule = refused(kind, *arguments, names=("num_classes", "beta_1"))
         if schedule is None or not 1e-6 < beta_1 < 1e6:
             return
         beta = schedule.beta(torch.tensor(sorted(t), dtype=torch.float64))

@@ -76,6 +76,6 @@ def pytest_collection_modifyitems(config, items):
     else:
         there = cuda_ptx.missing() is None
         keep = [i for i in items if not is_shared(i) and not (there and run_as_ptx(i))]
-    kept = set(keep)
-    config.hook.pytest_deselected(items=[i for i in items if i not in kept])
+    chosen = set(keep)
+    config.hook.pytest_deselected(items=[i for i in items if i not in chosen])
     items[:] = keep

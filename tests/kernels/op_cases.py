@@ -352,10 +352,13 @@ for op, extra, options in [("continuous_time_loss", {"t": TIME}, BETA), ("recons
     BINARY.append(Case(f"binary.{op}[masked]", {**masked, **extra}, {"reduction": "batch", **options}, ("logits",)))
 for receiver in ("joint", "factorised"):
     few = {"n_steps": 7, "receiver": receiver, **BETA}
-    for note, how, extra in [("", {"n_samples": 3}, {"noise": draws(normal(), 3)}), (" nodes", {"quadrature": 8}, {})]:
+    for note, estimate, extra in [
+        ("", {"n_samples": 3}, {"noise": draws(normal(), 3)}),
+        (" nodes", {"quadrature": 8}, {}),
+    ]:
         BINARY += [
-            Case(f"binary.discrete_time_loss[{receiver}{note}]", {"x": classes(2), "logits": normal(3), "t": STEP, **extra}, {"reduction": "none", **how, **few}, ("logits",)),
-            Case(f"binary.discrete_time_loss[{receiver}{note} masked]", {**masked, "t": STEP, **extra}, {"reduction": "sum", **how, **few}, ("logits",)),
+            Case(f"binary.discrete_time_loss[{receiver}{note}]", {"x": classes(2), "logits": normal(3), "t": STEP, **extra}, {"reduction": "none", **estimate, **few}, ("logits",)),
+            Case(f"binary.discrete_time_loss[{receiver}{note} masked]", {**masked, "t": STEP, **extra}, {"reduction": "sum", **estimate, **few}, ("logits",)),
         ]  # fmt: skip
 for gap in (10, 30, 100):
     of = partial(Case, gap=gap, hard=True)

@@ -89,9 +89,9 @@ class Step(torch.nn.Module):
 
 def test_a_module_with_an_op_is_exported():
     """torch.export takes the place of TorchScript, which compiles no op."""
-    step, given = Step().eval(), (torch.rand(2, 4, 3), torch.rand(2))
-    exported = torch.export.export(step, given).module()
-    for values in (given, (torch.rand(2, 4, 3), torch.rand(2))):
+    step, inputs = Step().eval(), (torch.rand(2, 4, 3), torch.rand(2))
+    exported = torch.export.export(step, inputs).module()
+    for values in (inputs, (torch.rand(2, 4, 3), torch.rand(2))):
         torch.testing.assert_close(exported(*values), step(*values))
 
 

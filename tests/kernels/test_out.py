@@ -172,9 +172,9 @@ def variants(case: Case):
         yield {k: v for k, v in inputs.items() if k not in noises} | {"seed": torch.tensor(3)}
     if "t_next" in inputs:
         has = {"keep": True, "take": True, "variance": "noise" in inputs, "extrapolation": "previous" in inputs}
-        given = Coefficients(**{name: torch.rand(4) + 0.1 if there else None for name, there in has.items()})
+        coefficients = Coefficients(**{name: torch.rand(4) + 0.1 if there else None for name, there in has.items()})
         replaced = {"t_next", "t_previous", "rule", *(["t"] if "state" in inputs else [])}
-        yield {k: v for k, v in inputs.items() if k not in replaced} | {"coefficients": given}
+        yield {k: v for k, v in inputs.items() if k not in replaced} | {"coefficients": coefficients}
 
 
 @pytest.mark.parametrize("case", WRITING, ids=str)

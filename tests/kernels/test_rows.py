@@ -166,8 +166,8 @@ def test_out_of_range(bad, backend):
                 scalars("reference", wanted, value, **options)
             assert str(error.value) == str(want.value)
         else:
-            given = bad if "schedule" in options else bad.neg()
-            inside = (given >= 0) & (given <= (1 if "schedule" in options else torch.inf))
+            checked = bad if "schedule" in options else bad.neg()
+            inside = (checked >= 0) & (checked <= (1 if "schedule" in options else torch.inf))
             (got,) = scalars(backend, wanted, value, **options)
             assert torch.equal(got.isnan().flatten(), ~inside)
 

@@ -342,12 +342,12 @@ def test_results_share_no_memory(name):
     for other in ("previous", "unconditional", "noise", "t"):
         more = {"previous": X, **second} if other != "unconditional" else {"guidance": 1.0}
         more = {"rule": "sde1"} if other == "noise" else more
-        given = {other: memory if other != "t" else memory[:, 0]}
+        shared = {other: memory if other != "t" else memory[:, 0]}
         if (name, other) != ("predicted_out", "previous"):
             with pytest.raises(
                 ValueError, match=f"{name} must .*share no memory with any input, but it does with {other}"
             ):
-                of_bits(state=state, **{name: memory, **more, **given, "t_next": 1.0})
+                of_bits(state=state, **{name: memory, **more, **shared, "t_next": 1.0})
 
 
 def test_coefficients_that_a_caller_gives():

@@ -55,9 +55,9 @@ def points(num_bins):
     index = ((x / 2 + 0.5) * num_bins).long().clamp(0, num_bins - 1)
     rows = zip(index.tolist(), mean.tolist(), std.tolist(), strict=True)
     rows = [(k, m, s, exact(m, s, num_bins, k)) for k, m, s in rows]
-    kept = [((2 * k + 1) / num_bins - 1, m, s, *of) for k, m, s, of in rows if of is not None]
-    assert len(kept) > count * 0.9
-    x, mean, std, *want = torch.tensor(kept, dtype=torch.float64).unbind(1)
+    exact_rows = [((2 * k + 1) / num_bins - 1, m, s, *of) for k, m, s, of in rows if of is not None]
+    assert len(exact_rows) > count * 0.9
+    x, mean, std, *want = torch.tensor(exact_rows, dtype=torch.float64).unbind(1)
     return (x, mean, std), want[:3], want[3:]
 
 

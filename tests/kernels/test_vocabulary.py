@@ -75,11 +75,11 @@ def test_a_wide_bias_is_read_where_it_lies(form, dtype, backend):
     hidden.requires_grad_()
 
     def results(bias):
-        head, how = (x, hidden, weight, bias), {"beta_1": 0.01, "backend": backend}
+        head, options = (x, hidden, weight, bias), {"beta_1": 0.01, "backend": backend}
         losses = [
-            vocabulary.continuous_time_loss(*head, 0.5, **how),
+            vocabulary.continuous_time_loss(*head, 0.5, **options),
             vocabulary.reconstruction_loss(*head, backend=backend),
-            vocabulary.discrete_time_loss(*head, 0.4, n_steps=5, n_samples=2, seed=1, **how),
+            vocabulary.discrete_time_loss(*head, 0.4, n_steps=5, n_samples=2, seed=1, **options),
         ]
         mode = vocabulary.mode(hidden.detach(), weight, bias, backend=backend)
         return *losses, mode, *torch.autograd.grad(sum(losses), hidden)
@@ -106,8 +106,8 @@ def test_what_autograd_asks_for(case, backend, at_once):
     leaves = {k: inputs[k].clone().requires_grad_() for k in case.diff}
     result = case(inputs | leaves, backend).sum()
     first = torch.autograd.grad(result, leaves.values(), retain_graph=True)
-    kept = [g.clone() for g in first]
-    for before, after, saved in zip(first, torch.autograd.grad(result, leaves.values()), kept, strict=True):
+    copies = [g.clone() for g in first]
+    for before, after, saved in zip(first, torch.autograd.grad(result, leaves.values()), copies, strict=True):
         assert torch.equal(before, after) and torch.equal(before, saved)
     with pytest.raises(RuntimeError, match="second derivative"):
         second_derivatives(case, inputs, backend)

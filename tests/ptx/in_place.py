@@ -39,8 +39,8 @@ def steps(lengths: tuple[int, ...]) -> Iterator[tuple[Case, tuple[int, ...]]]:
 
 
 def inputs_of(case: Case, shape: tuple[int, ...], carried: torch.dtype, network: torch.dtype) -> dict:
-    kept, inputs = case.inputs(shape, carried), case.inputs(shape, network)
-    return {name: kept[name] if name in CARRIED else value for name, value in inputs.items()}
+    carried_inputs, inputs = case.inputs(shape, carried), case.inputs(shape, network)
+    return {name: carried_inputs[name] if name in CARRIED else value for name, value in inputs.items()}
 
 
 def check_in_place(case: Case, inputs: dict, backend: str) -> None:

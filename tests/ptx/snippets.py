@@ -42,15 +42,15 @@ def module(body: str, before: str = "") -> ptx.Module:
 
 def run(body: str, inputs, threads: int = 32, blocks: int = 1, number: int = 0, shared: int = 0, before: str = ""):
     """Runs a snippet and returns the words that the threads of all blocks wrote. inputs: 64 bits for each of them."""
-    given = np.asarray(inputs, np.uint64)
+    values = np.asarray(inputs, np.uint64)
     out = np.zeros(threads * blocks, np.uint64)
-    for memory in (given, out):
+    for memory in (values, out):
         ptx.library().ptx_allow(memory.ctypes.data, memory.nbytes)
     try:
-        arguments = [struct.pack("Q", given.ctypes.data), struct.pack("Q", out.ctypes.data), struct.pack("I", number)]
+        arguments = [struct.pack("Q", values.ctypes.data), struct.pack("Q", out.ctypes.data), struct.pack("I", number)]
         module(body, before).launch("k", (blocks,), (threads,), arguments, shared)
     finally:
-        for memory in (given, out):
+        for memory in (values, out):
             ptx.library().ptx_forget(memory.ctypes.data)
     return out
 

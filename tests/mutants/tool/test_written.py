@@ -90,6 +90,8 @@ def test_exit_status(toy, monkeypatch, capsys, fields, only, status, message):
 
 def test_selections_of_the_same_files_are_joined():
     a, b, c = "tests/test_a.py", "TOY='a b' tests/test_a.py", "tests/test_b.py"
-    given = [f"{a} -k one", f"{a} -k 'two and not three'", b, f"{b} -k one", f"{c} -k one"]
+    selections = [f"{a} -k one", f"{a} -k 'two and not three'", b, f"{b} -k one", f"{c} -k one"]
     both = f"{a} -k '(one) or (two and not three)'"
-    assert list(written.joined(given).items()) == list(zip(given, [both, both, b, b, f"{c} -k '(one)'"], strict=True))
+    assert list(written.joined(selections).items()) == list(
+        zip(selections, [both, both, b, b, f"{c} -k '(one)'"], strict=True)
+    )
