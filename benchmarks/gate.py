@@ -1,4 +1,4 @@
-"""The gate: only competitors whose outputs and gradients agree with float64, given the same noise, are timed."""
+"""The gate: a competitor is timed only if its outputs and gradients agree with float64, given the same noise."""
 
 import math
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
-"""The kernels of another revision as one more competitor: they live in a process of their own, in which today's cases
-call them and which times them by its own clock."""
+"""The kernels of another revision as one more competitor. They live in a process of their own. Today's cases call them
+there, and that process times them by its own clock."""
 
 import os
 import subprocess

@@ -1,5 +1,6 @@
-"""How much of a training step the ops are: the network's forward and backward pass beside a flow sample and the loss,
-by our ops and by others, for configurations of `bfn` as they ship, but for the number of examples."""
+"""The share of the ops in a training step. It times the network's forward and backward pass, and next to it a flow
+sample and the loss, by our ops and by others. The configurations are those that `bfn` ships, with another number of
+examples."""
 
 import argparse
 import math

@@ -1,4 +1,4 @@
-"""What all folders of tests share: how the compiled backends of the tests are found."""
+"""Code for all folders of tests: it finds the compiled backends that only tests use."""
 
 import importlib
 import os

@@ -1,4 +1,5 @@
-"""The runner at tiny sizes: nobody who is wrong is timed, and what is measured is told as it is."""
+"""The runner of the benchmarks at tiny sizes: a wrong implementation is not timed, and the report shows what was
+measured."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Benchmarks measure as in training: in memory that a network's step has left."""
+"""Benchmarks measure in memory that a network's step has left, as in training."""
 
 import os
 import subprocess

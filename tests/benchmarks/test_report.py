@@ -1,4 +1,4 @@
-"""The page of a run, another revision beside this one, and the share that the ops have of a training step."""
+"""The page of a run, a comparison with another revision, and the share that the ops have of a training step."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The paper's networks and their published checkpoints, held to numbers that the official code put out."""
+"""The paper's networks and their published checkpoints, compared with outputs of the official code."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Runs that are the work of two processes, which end as that of one process does."""
+"""Runs of two processes end as the run of one process does."""
 
 import json
 import os

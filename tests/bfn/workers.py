@@ -1,5 +1,5 @@
-"""Groups of processes as torchrun starts them, but forked from one that has imported all they need, which saves
-seconds for each; and what they do."""
+"""Groups of processes as torchrun starts them, and the functions that they run. They are forked from a process that has
+imported all they need, which saves seconds for each."""
 
 import json
 import multiprocessing

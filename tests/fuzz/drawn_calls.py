@@ -1,5 +1,5 @@
-"""Calls of the public ops for the fuzz, made of the table of cases: any shape, layout, type, number of classes, form of
-rows and masks, and extreme values."""
+"""Calls of the public ops that hypothesis draws from the table of cases: any shape, layout, type, number of classes,
+form of rows and masks, and extreme values."""
 
 import dataclasses
 import functools

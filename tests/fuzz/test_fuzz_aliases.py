@@ -1,5 +1,5 @@
-"""No output shares memory with anything that a step is given, but for what a step reads where it writes: there the
-result is that of memory of its own."""
+"""Memory that an output shares with an argument of a step. It is refused, unless the step reads each place before it
+writes there. Then the result is the same as in memory of its own."""
 
 import dataclasses
 

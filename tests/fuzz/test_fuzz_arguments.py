@@ -1,4 +1,4 @@
-"""A wrong argument is one error that names it; what is not wrong after all gives what the reference gives."""
+"""A wrong argument is one error that names it. An argument that turns out to be right gives the reference's result."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""Schedules and seeds: every number is taken and means what it says, or is refused by name."""
+"""Schedules and seeds: a number is either accepted and means what it says, or refused by an error that names it."""
 
 import math
 

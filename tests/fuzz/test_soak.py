@@ -1,4 +1,4 @@
-"""Use for long: memory that does not grow, threads, forks and interrupts. `make fuzz` makes ten times as many calls."""
+"""Long use: memory that does not grow, threads, forks and interrupts. `make fuzz` makes ten times as many calls."""
 
 import multiprocessing
 import signal

@@ -1,4 +1,5 @@
-"""The work of each process of test_sharded.py; it imports no more than that needs, since every process imports it."""
+"""The work of each process of test_sharded.py. Every process imports this module, so it imports no more than it
+needs."""
 
 import importlib
 import os

@@ -1,4 +1,5 @@
-"""Discretised data at every number of bins: sums that do not visit every bin, held to sums that do, in float64."""
+"""Discretised data with every number of bins. The ops' sums do not visit every bin; the tests compare them with float64
+sums that do."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""torch.compile without graph breaks, the registration of every operator, and transforms that there are none of."""
+"""torch.compile without graph breaks, the registration of every operator, and transforms that are refused."""
 
 import pytest
 import torch

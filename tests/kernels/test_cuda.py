@@ -1,5 +1,5 @@
-"""Tests of the CUDA kernels alone: their ways to read data, and operators that are traced for a GPU without having
-one."""
+"""Tests of the CUDA kernels alone: the ways in which they read data, and operators that are traced for a GPU on a
+machine without one."""
 
 import dataclasses
 

@@ -1,5 +1,5 @@
-"""What a call means that does not say everything is a promise: every default of every public function, module and
-sampler, in one table."""
+"""Every default of every public function, module and sampler, in one table. A default is a promise: it must not change
+unnoticed."""
 
 import inspect
 

@@ -1,4 +1,5 @@
-"""Random ops by distribution. Bounds are five standard errors: each assertion fails by chance once in two million."""
+"""The distribution of what random ops draw. A bound is five standard errors, which chance exceeds once in two
+million."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Logits of −∞ are a mask of valid classes: everything that follows from the others stays finite."""
+"""A logit of −∞ masks its class: everything that follows from the other classes stays finite."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The table of cases is complete, and what a case says of itself is so."""
+"""The table of cases is complete, and what a case says about itself is true."""
 
 import torch
 

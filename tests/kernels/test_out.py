@@ -1,4 +1,4 @@
-"""`out=`: what may be written into, and that autograd and those who share memory notice."""
+"""`out=`: which tensors may be written into, and that autograd notices, as do tensors that share the memory."""
 
 import inspect
 import itertools

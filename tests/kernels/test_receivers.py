@@ -1,5 +1,5 @@
-"""The factorised receiver for logits so far apart, and messages so accurate, that shares and densities underflow: their
-sum has to be computed from logarithms."""
+"""The factorised receiver for logits so far apart, and messages so accurate, that shares and densities underflow. The
+loss then has to be computed from logarithms."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Classes that several processes share give what one process gives that has them all."""
+"""Several processes that share the classes compute what one process computes that has all classes."""
 
 import pytest
 import torch

@@ -1,5 +1,5 @@
-"""An extension that was compiled of other sources than the Python files beside it: what differs is said, and no
-operator is called with arguments that it misreads."""
+"""An extension that was compiled from other sources than the Python files next to it. An error says what differs, and
+no operator is called with arguments that it would misread."""
 
 import subprocess
 import sys

@@ -1,4 +1,5 @@
-"""Ops of large vocabularies, whose table of cases has its own tests, since weights are not of the data's shape."""
+"""Ops of large vocabularies. Their weights do not have the data's shape, so the tests of the other ops' table do not
+fit."""
 
 import dataclasses
 import gc

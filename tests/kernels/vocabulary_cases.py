@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (a table: one case a line)
-"""The cases of large vocabularies, whose inputs are not all of the data's shape, so that they have tests of their own."""
+"""The cases of large vocabularies. Their weights do not have the data's shape, so they have tests of their own."""
 
 from functools import partial
 

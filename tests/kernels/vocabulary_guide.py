@@ -1,5 +1,5 @@
-"""The work of each process of test_sharded.py with the code of docs/guides/vocabularies.md; it imports no more than
-that needs."""
+"""The work of each process of test_sharded.py with the code of docs/guides/vocabularies.md. Every process imports this
+module, so it imports no more than it needs."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What the backends of PTX do with cases of the table."""
+"""Checks of a backend of PTX with a case of the table."""
 
 import dataclasses
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""What a GPU would punish is refused; and beside each fault stands what is sound."""
+"""The interpreter refuses what would go wrong on a GPU. Next to each faulty kernel stands a sound one."""
 
 import struct
 

@@ -1,4 +1,5 @@
-"""What is counted of a kernel: instructions by warps and lanes, sectors of global memory, passes of shared memory."""
+"""What the interpreter counts for a kernel: instructions by warps and lanes, sectors of global memory, passes of shared
+memory."""
 
 import pytest
 
